@@ -1,0 +1,89 @@
+/**
+ * The contract between a block device and the disk behind it: `VirtioBacking` and `BackingError`.
+ * Nothing here knows virtio, PCI or a file system; an embedder's own disk implements this interface.
+ */
+
+/**
+ * A disk. `size`, `readOnly`, `pread`, `pwrite` and `close` are required; every optional method is a capability that the device
+ * offers to the guest only when the method is there (no `discard`, no VIRTIO_BLK_F_DISCARD; no `flush`, no VIRTIO_BLK_F_FLUSH).
+ *
+ * All offsets and lengths are bytes. Buffers are views of guest RAM and are borrowed: until the method returns, or until the
+ * promise that it returned settles. Every method does all of its work or fails with a `BackingError`; a short count does not
+ * exist. A method may return a promise; one that returns nothing has finished.
+ */
+export interface VirtioBacking {
+  /** Guest-visible size in bytes. A tail shorter than a sector of 512 bytes is not reachable by the guest. May change while
+   * the disk is in use: announce it with the device's `capacityChanged()`. */
+  readonly size: number
+  /** When true, nothing is ever written and the device offers VIRTIO_BLK_F_RO. */
+  readonly readOnly: boolean
+  /** Bytes: the unit in which `discard` can free space (a qcow2 cluster). Default 512. A multiple of 512. */
+  readonly discardGranularity?: number
+  /** Fills `buffer` whole from `offset`. */
+  pread(buffer: Uint8Array, offset: number): void | Promise<void>
+  /** Stores `buffer` whole at `offset`. */
+  pwrite(buffer: Uint8Array, offset: number): void | Promise<void>
+  /** `pread` into several buffers, one after the other on the disk. Never called with an empty list or an empty buffer. */
+  preadv?(buffers: readonly Uint8Array[], offset: number): void | Promise<void>
+  /** `pwrite` from several buffers, one after the other on the disk. Never called with an empty list or an empty buffer. */
+  pwritev?(buffers: readonly Uint8Array[], offset: number): void | Promise<void>
+  /** Everything whose write completed before this call is on stable storage when it completes. */
+  flush?(): void | Promise<void>
+  /** The content of the range is no longer needed. Bytes outside of it stay; those inside read as anything but an error. */
+  discard?(offset: number, length: number): void | Promise<void>
+  /** The range reads as zeroes afterwards. `mayUnmap` permits freeing the space behind it. */
+  writeZeroes?(offset: number, length: number, mayUnmap: boolean): void | Promise<void>
+  /** Flushes what the backing itself holds and releases it. A second call does nothing; any other method fails afterwards. */
+  close(): void | Promise<void>
+}
+
+/** What went wrong, for programs. The message says it to people. */
+export type BackingErrorCode =
+  | "io" // the host failed to read or write
+  | "no-space" // the host or the image format has no room left
+  | "out-of-bounds" // beyond the end of the disk, or an offset that is no byte position
+  | "read-only" // a change to something opened read-only
+  | "corrupt" // metadata that cannot be right
+  | "invalid-format" // not an image of the stated format
+  | "unsupported" // a valid image or call that this version does not implement
+  | "not-found" // no such file
+  | "permission" // the host does not allow it
+  | "busy" // in use by somebody else
+  | "closed" // used after close
+  | "invalid-argument" // an option or argument that makes no sense
+
+/** Where and why, for `BackingError`. `offset` is a byte position: in the file named by `path`, or on the disk without one. */
+export interface BackingErrorDetails {
+  readonly path?: string | undefined
+  readonly offset?: number | undefined
+  readonly cause?: unknown
+}
+
+/** The one error that a backing throws, or rejects with. Its message is one line: the path if there is one, what is wrong, where. */
+export class BackingError extends Error {
+  override readonly name = "BackingError"
+  readonly code: BackingErrorCode
+  readonly path: string | undefined
+  readonly offset: number | undefined
+
+  constructor(code: BackingErrorCode, message: string, details: BackingErrorDetails = {}) {
+    super(details.path === undefined ? message : `${details.path}: ${message}`, { cause: details.cause })
+    this.code = code
+    this.path = details.path
+    this.offset = details.offset
+  }
+}
+
+/** Sum of the lengths of `buffers`, in bytes. */
+export function totalLength(buffers: readonly Uint8Array[]): number {
+  let total = 0
+  for (const buffer of buffers) total += buffer.length
+  return total
+}
+
+/** Throws `out-of-bounds` unless `offset` .. `offset + length` are byte positions inside a disk of `size` bytes. */
+export function checkRange(size: number, offset: number, length: number, path?: string): void {
+  // NaN and fractions fail here as well: neither is a safe integer. `offset + length` is not formed, so nothing can wrap.
+  if (Number.isSafeInteger(offset) && Number.isSafeInteger(length) && offset >= 0 && length >= 0 && offset <= size && length <= size - offset) return
+  throw new BackingError("out-of-bounds", `bytes ${offset} to ${offset + length} are not inside the disk of ${size} bytes`, { path, offset })
+}

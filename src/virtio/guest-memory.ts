@@ -1,0 +1,91 @@
+/**
+ * GuestMemory: how a device reaches the RAM of its guest, and LinearMemory, the usual implementation.
+ * Addresses are guest-physical, in bytes, as plain numbers: a 64-bit address above 2^53 loses low bits, but is still far outside
+ * of any RAM, so the one range check that every access makes refuses it.
+ */
+
+/** A stretch of guest-physical addresses that lie in one buffer, in order. */
+export interface RamRegion {
+  /** First guest-physical address. */
+  readonly start: number
+  /** One past the last guest-physical address. */
+  readonly end: number
+  /** The RAM itself: `bytes[0]` is at `start`. Starts at an even offset of its buffer. */
+  readonly bytes: Uint8Array
+  /** The same bytes. */
+  readonly data: DataView
+}
+
+/**
+ * The RAM of a guest. Devices keep what `region` returned until `generation` changes; they compare it before each batch of
+ * requests and after each wait, never in between, so a buffer may be replaced whenever no device code is on the stack.
+ */
+export interface GuestMemory {
+  /** Any other number than before once a buffer has been replaced (a WebAssembly memory that grew) or the layout has changed. */
+  readonly generation: number
+  /** The region that holds the byte at `address`, or undefined where there is no RAM. Neighbouring regions may be separate. */
+  region(address: number): RamRegion | undefined
+  /** Called after the device stored into `length` bytes at `address`: drop compiled code there, mark pages dirty. Descriptor
+   * data, status bytes and used rings are all announced. Leave it out where nobody needs to know. */
+  written?(address: number, length: number): void
+}
+
+/** A view of `length` bytes at `address`, or undefined unless all of them are in one region. */
+export function viewOf(memory: GuestMemory, address: number, length: number): Uint8Array | undefined {
+  const region = memory.region(address)
+  if (region === undefined || length > region.end - address) return undefined
+  return new Uint8Array(region.bytes.buffer, region.bytes.byteOffset + (address - region.start), length)
+}
+
+export interface LinearMemoryOptions {
+  /** Guest-physical address of the first byte. Default 0. */
+  readonly start?: number
+  /** See `GuestMemory.written`. */
+  readonly written?: (address: number, length: number) => void
+}
+
+/**
+ * RAM in one buffer: an ArrayBuffer, a SharedArrayBuffer (other threads may run the guest), a view of either, or a
+ * WebAssembly.Memory, which may grow at any time: growth is noticed by itself.
+ */
+export class LinearMemory implements GuestMemory {
+  readonly written?: (address: number, length: number) => void
+  readonly #wasm: { readonly buffer: ArrayBufferLike } | undefined
+  readonly #start: number
+  #buffer: ArrayBufferLike
+  #region: RamRegion
+  #generation = 0
+
+  constructor(ram: ArrayBufferLike | Uint8Array | { readonly buffer: ArrayBufferLike; grow(pages: number): number }, options: LinearMemoryOptions = {}) {
+    this.#start = options.start ?? 0
+    if (!Number.isSafeInteger(this.#start) || this.#start < 0) throw new RangeError(`start ${options.start} is no guest-physical address`)
+    if (options.written !== undefined) this.written = options.written
+    if (ArrayBuffer.isView(ram)) {
+      this.#buffer = ram.buffer
+      this.#region = regionOf(this.#start, ram)
+      return
+    }
+    this.#wasm = "buffer" in ram ? ram : undefined
+    this.#buffer = "buffer" in ram ? ram.buffer : ram
+    this.#region = regionOf(this.#start, new Uint8Array(this.#buffer))
+  }
+
+  get generation(): number {
+    if (this.#wasm !== undefined && this.#wasm.buffer !== this.#buffer) {
+      this.#buffer = this.#wasm.buffer
+      this.#region = regionOf(this.#start, new Uint8Array(this.#buffer))
+      this.#generation++
+    }
+    return this.#generation
+  }
+
+  region(address: number): RamRegion | undefined {
+    const region = this.#region
+    return address >= region.start && address < region.end ? region : undefined
+  }
+}
+
+function regionOf(start: number, bytes: Uint8Array): RamRegion {
+  if (bytes.byteOffset % 2 !== 0) throw new RangeError(`RAM starts at the odd offset ${bytes.byteOffset} of its buffer; ring indices need an even one`)
+  return { start, end: start + bytes.length, bytes, data: new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength) }
+}
