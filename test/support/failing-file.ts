@@ -1,0 +1,93 @@
+/** An ImageFile that fails at a chosen call, once or from then on, as a dying or a full disk does. */
+import { BackingError } from "../../src/backing/backing.ts"
+import type { ImageFile } from "../../src/backing/file.ts"
+
+export type FileCall = "read" | "write" | "truncate" | "sync"
+
+export interface FailurePlan {
+  /** The call that fails, counted from 1 over those whose kind is in `calls`. */
+  readonly at: number
+  readonly code: "io" | "no-space"
+  readonly calls: readonly FileCall[]
+  /** "once": only that call. "for-good": it and all later ones of these kinds. */
+  readonly duration: "once" | "for-good"
+  /** A failing write stores this share of its bytes before it fails. Default 0. */
+  readonly partial?: number
+}
+
+export class FailingFile implements ImageFile {
+  readonly path: string
+  readonly readOnly: boolean
+  /** Calls that failed so far. */
+  failures = 0
+  /** Calls counted so far. */
+  calls = 0
+  plan: FailurePlan | undefined
+  readonly #inner: ImageFile
+
+  constructor(inner: ImageFile, plan?: FailurePlan) {
+    this.#inner = inner
+    this.path = inner.path
+    this.readOnly = inner.readOnly
+    this.plan = plan
+  }
+
+  size(): number {
+    return this.#inner.size()
+  }
+
+  read(buffer: Uint8Array, offset: number): number {
+    if (this.#fails("read")) throw this.#error("read", offset)
+    return this.#inner.read(buffer, offset)
+  }
+
+  readv(buffers: readonly Uint8Array[], offset: number): number {
+    if (this.#fails("read")) throw this.#error("read", offset)
+    return this.#inner.readv(buffers, offset)
+  }
+
+  write(buffer: Uint8Array, offset: number): void {
+    if (this.#fails("write")) {
+      const stored = Math.floor(buffer.length * (this.plan?.partial ?? 0))
+      if (stored > 0) this.#inner.write(buffer.subarray(0, stored), offset)
+      throw this.#error("write", offset)
+    }
+    this.#inner.write(buffer, offset)
+  }
+
+  writev(buffers: readonly Uint8Array[], offset: number): void {
+    if (this.#fails("write")) throw this.#error("write", offset)
+    this.#inner.writev(buffers, offset)
+  }
+
+  truncate(size: number): void {
+    if (this.#fails("truncate")) throw this.#error("truncate", size)
+    this.#inner.truncate(size)
+  }
+
+  punchHole(offset: number, length: number): boolean {
+    return this.#inner.punchHole?.(offset, length) ?? false
+  }
+
+  sync(): void {
+    if (this.#fails("sync")) throw this.#error("sync", 0)
+    this.#inner.sync()
+  }
+
+  close(): void {
+    this.#inner.close()
+  }
+
+  #fails(call: FileCall): boolean {
+    const plan = this.plan
+    if (plan === undefined || !plan.calls.includes(call)) return false
+    this.calls++
+    const fails = plan.duration === "once" ? this.calls === plan.at : this.calls >= plan.at
+    if (fails) this.failures++
+    return fails
+  }
+
+  #error(call: FileCall, offset: number): BackingError {
+    return new BackingError(this.plan?.code ?? "io", `injected: ${call} failed at byte ${offset}`, { path: this.path, offset })
+  }
+}

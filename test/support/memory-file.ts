@@ -1,0 +1,123 @@
+/** An ImageFile in memory: sparse, and cheap to copy, so that a crash can be tried at every write. */
+import { readFileSync, writeFileSync } from "node:fs"
+import { BackingError } from "../../src/backing/backing.ts"
+import type { ImageFile } from "../../src/backing/file.ts"
+import { SparseBytes } from "./sparse-bytes.ts"
+
+export interface MemoryFileOptions {
+  readonly path?: string
+  readonly readOnly?: boolean
+}
+
+export class MemoryFile implements ImageFile {
+  readonly path: string
+  readonly readOnly: boolean
+  #bytes = new SparseBytes()
+  #size = 0
+  #closed = false
+  /** Calls that changed something, for tests that expect none. */
+  changes = 0
+
+  constructor(options: MemoryFileOptions = {}) {
+    this.path = options.path ?? "memory.img"
+    this.readOnly = options.readOnly ?? false
+  }
+
+  static of(bytes: Uint8Array, options: MemoryFileOptions = {}): MemoryFile {
+    const file = new MemoryFile(options)
+    file.#bytes.write(bytes, 0)
+    file.#size = bytes.length
+    return file
+  }
+
+  static load(hostPath: string, options: MemoryFileOptions = {}): MemoryFile {
+    return MemoryFile.of(readFileSync(hostPath), options)
+  }
+
+  /** The same content in a file of its own, open even when this one is closed. */
+  clone(options: MemoryFileOptions = {}): MemoryFile {
+    const copy = new MemoryFile({ path: this.path, ...options })
+    copy.#bytes = this.#bytes.clone()
+    copy.#size = this.#size
+    return copy
+  }
+
+  size(): number {
+    this.#checkOpen()
+    return this.#size
+  }
+
+  read(buffer: Uint8Array, offset: number): number {
+    this.#checkOpen()
+    const count = Math.max(0, Math.min(buffer.length, this.#size - offset))
+    this.#bytes.read(buffer.subarray(0, count), offset)
+    return count
+  }
+
+  readv(buffers: readonly Uint8Array[], offset: number): number {
+    let done = 0
+    for (const buffer of buffers) {
+      const count = this.read(buffer, offset + done)
+      done += count
+      if (count < buffer.length) break
+    }
+    return done
+  }
+
+  write(buffer: Uint8Array, offset: number): void {
+    this.#checkWritable()
+    if (!Number.isSafeInteger(offset) || offset < 0) throw new Error(`write at ${offset}: no byte position`)
+    this.#bytes.write(buffer, offset)
+    this.#size = Math.max(this.#size, offset + buffer.length)
+  }
+
+  writev(buffers: readonly Uint8Array[], offset: number): void {
+    let at = offset
+    for (const buffer of buffers) {
+      this.write(buffer, at)
+      at += buffer.length
+    }
+  }
+
+  truncate(size: number): void {
+    this.#checkWritable()
+    if (size < this.#size) this.#bytes.zero(size, this.#size - size)
+    this.#size = size
+  }
+
+  punchHole(offset: number, length: number): boolean {
+    this.#checkWritable()
+    this.#bytes.zero(offset, Math.max(0, Math.min(length, this.#size - offset)))
+    return true
+  }
+
+  sync(): void {
+    this.#checkOpen()
+  }
+
+  close(): void {
+    this.#closed = true
+  }
+
+  /** The whole content in one piece, also after close. For small files. */
+  toBytes(): Uint8Array {
+    const bytes = new Uint8Array(this.#size)
+    this.#bytes.read(bytes, 0)
+    return bytes
+  }
+
+  /** Stores the content as a file of the host. */
+  save(hostPath: string): void {
+    writeFileSync(hostPath, this.toBytes())
+  }
+
+  #checkOpen(): void {
+    if (this.#closed) throw new BackingError("closed", "the image is closed", { path: this.path })
+  }
+
+  #checkWritable(): void {
+    this.#checkOpen()
+    if (this.readOnly) throw new BackingError("read-only", "the image is open read-only", { path: this.path })
+    this.changes++
+  }
+}

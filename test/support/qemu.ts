@@ -1,0 +1,70 @@
+/**
+ * QEMU's own tools as an oracle: qemu-img and qemu-io. Where CI is set a missing tool fails the tests; elsewhere they show as skipped.
+ */
+import { spawnSync } from "node:child_process"
+import { it } from "vitest"
+
+function has(tool: string): boolean {
+  return spawnSync(tool, ["--version"], { encoding: "utf8" }).status === 0
+}
+
+export const hasQemu: boolean = has("qemu-img") && has("qemu-io")
+
+/** `it` for tests that need QEMU's tools: runs where they are, fails in CI where they are not, is shown as skipped otherwise. */
+export const itWithQemu = it.runIf(hasQemu || process.env["CI"] !== undefined)
+
+/** Runs `qemu-img`, and fails the test when it does. Returns what it printed. */
+export function qemuImg(...words: string[]): string {
+  return run("qemu-img", words)
+}
+
+/** Runs qemu-io commands on an image, in order, and fails the test when one of them fails. */
+export function qemuIo(image: string, commands: readonly string[], ...options: string[]): string {
+  const words = commands.flatMap((command) => ["-c", command])
+  const output = run("qemu-io", [...options, image], commands.join("\n") + "\n")
+  // qemu-io exits with 0 after a failed command unless it came by -c; reading patterns reports a mismatch in words only.
+  if (/verification failed|failed:|Input\/output error|invalid/i.test(output)) throw new Error(`qemu-io ${words.join(" ")}: ${output}`)
+  return output
+}
+
+function run(tool: string, words: readonly string[], input?: string): string {
+  const result = spawnSync(tool, words, { encoding: "utf8", ...(input === undefined ? {} : { input }) })
+  if (result.error !== undefined) throw result.error
+  if (result.status !== 0) throw new Error(`${tool} ${words.join(" ")}: exit ${result.status}: ${result.stderr}${result.stdout}`)
+  return result.stdout + result.stderr
+}
+
+/** What `qemu-img check --output=json` says; the counts are 0 when it leaves them out. */
+export interface QemuCheck {
+  readonly exitCode: number
+  readonly corruptions: number
+  readonly leaks: number
+  readonly checkErrors: number
+  readonly imageEndOffset: number
+  readonly totalClusters: number
+  readonly allocatedClusters: number
+  readonly fragmentedClusters: number
+  readonly compressedClusters: number
+  readonly text: string
+}
+
+/** Checks an image; never fails by itself. Exit codes: 0 clean, 1 not checked, 2 corruptions, 3 leaks only. */
+export function qemuCheck(image: string, ...options: string[]): QemuCheck {
+  const result = spawnSync("qemu-img", ["check", "--output=json", "-f", "qcow2", ...options, image], { encoding: "utf8", maxBuffer: 1 << 28 })
+  if (result.error !== undefined) throw result.error
+  const begin = result.stdout.indexOf("{")
+  const report: Record<string, unknown> = begin < 0 ? {} : JSON.parse(result.stdout.slice(begin))
+  const count = (name: string): number => (typeof report[name] === "number" ? report[name] : 0)
+  return {
+    exitCode: result.status ?? -1,
+    corruptions: count("corruptions"),
+    leaks: count("leaks"),
+    checkErrors: count("check-errors"),
+    imageEndOffset: count("image-end-offset"),
+    totalClusters: count("total-clusters"),
+    allocatedClusters: count("allocated-clusters"),
+    fragmentedClusters: count("fragmented-clusters"),
+    compressedClusters: count("compressed-clusters"),
+    text: result.stderr + result.stdout,
+  }
+}

@@ -1,0 +1,112 @@
+/**
+ * An ImageFile that writes down every change with its content, so that a crash at any point can be built afterwards: any prefix
+ * of the log, or any subset and order of the changes between two syncs.
+ */
+import type { ImageFile } from "../../src/backing/file.ts"
+import { MemoryFile } from "./memory-file.ts"
+import type { Rng } from "./rng.ts"
+
+export type FileChange =
+  | { readonly kind: "write"; readonly offset: number; readonly data: Uint8Array }
+  | { readonly kind: "truncate"; readonly size: number }
+  | { readonly kind: "punch"; readonly offset: number; readonly length: number }
+  | { readonly kind: "sync" }
+
+export class RecordingFile implements ImageFile {
+  readonly path: string
+  readonly readOnly: boolean
+  readonly log: FileChange[] = []
+  readonly #inner: ImageFile
+
+  constructor(inner: ImageFile) {
+    this.#inner = inner
+    this.path = inner.path
+    this.readOnly = inner.readOnly
+  }
+
+  size(): number {
+    return this.#inner.size()
+  }
+
+  read(buffer: Uint8Array, offset: number): number {
+    return this.#inner.read(buffer, offset)
+  }
+
+  readv(buffers: readonly Uint8Array[], offset: number): number {
+    return this.#inner.readv(buffers, offset)
+  }
+
+  write(buffer: Uint8Array, offset: number): void {
+    this.#inner.write(buffer, offset)
+    this.log.push({ kind: "write", offset, data: buffer.slice() })
+  }
+
+  writev(buffers: readonly Uint8Array[], offset: number): void {
+    let at = offset
+    // Each buffer is an entry of its own: nothing promises that a vectored write reaches the disk in one piece.
+    for (const buffer of buffers) {
+      this.write(buffer, at)
+      at += buffer.length
+    }
+  }
+
+  truncate(size: number): void {
+    this.#inner.truncate(size)
+    this.log.push({ kind: "truncate", size })
+  }
+
+  punchHole(offset: number, length: number): boolean {
+    const done = this.#inner.punchHole?.(offset, length) ?? false
+    if (done) this.log.push({ kind: "punch", offset, length })
+    return done
+  }
+
+  sync(): void {
+    this.#inner.sync()
+    this.log.push({ kind: "sync" })
+  }
+
+  close(): void {
+    this.#inner.close()
+  }
+}
+
+/** Applies one change to `file`; a sync changes nothing. */
+export function applyChange(file: ImageFile, change: FileChange): void {
+  if (change.kind === "write") file.write(change.data, change.offset)
+  else if (change.kind === "truncate") file.truncate(change.size)
+  else if (change.kind === "punch") file.punchHole?.(change.offset, change.length)
+}
+
+/** What the disk may hold when power fails during the `length`-th change: all that was synced, and of the later changes any, torn at a sector. */
+export function crashedFile(base: MemoryFile, log: readonly FileChange[], length: number, rng: Rng): MemoryFile {
+  const file = base.clone()
+  let synced = 0
+  for (let at = 0; at < length; at++) if (log[at]?.kind === "sync") synced = at + 1
+  for (let at = 0; at < synced; at++) applyChange(file, log[at] as FileChange)
+  // Whatever is not synced may arrive in any order, in part, or not at all; the order is kept only within one sector, as a
+  // disk's cache does: the later content of a sector replaces the earlier one.
+  const pending = sectorWrites(log.slice(synced, length))
+  const keep = rng.pick([0.1, 0.5, 0.9])
+  for (const change of pending) if (rng.chance(keep)) applyChange(file, change)
+  return file
+}
+
+/** Cuts writes at multiples of 512 bytes: a sector is the most that a disk promises to write in one piece. */
+function sectorWrites(changes: readonly FileChange[]): FileChange[] {
+  const parts: FileChange[] = []
+  for (const change of changes) {
+    if (change.kind !== "write") {
+      parts.push(change)
+      continue
+    }
+    let at = 0
+    while (at < change.data.length) {
+      const offset = change.offset + at
+      const length = Math.min(512 - (offset % 512), change.data.length - at)
+      parts.push({ kind: "write", offset, data: change.data.subarray(at, at + length) })
+      at += length
+    }
+  }
+  return parts
+}
