@@ -1,0 +1,75 @@
+/**
+ * Unmodified guests in v86 on our disk: `npm run test:guest [-- NAME...]`. Not a part of `npm test`: it fetches an emulator, a kernel
+ * and firmware, and takes minutes. Each test runs in a process of its own, so that a guest which hangs, or hangs us, ends at its limit.
+ */
+import { appendFileSync, mkdirSync, rmSync } from "node:fs"
+import { join } from "node:path"
+import { spawn } from "node:child_process"
+import { fileURLToPath } from "node:url"
+import { cacheFolder } from "./cache.ts"
+import { GuestContext, type GuestTest } from "./suite.ts"
+import { linuxTests } from "./linux.ts"
+
+const TESTS: readonly GuestTest[] = [...linuxTests]
+
+if (process.argv[2] === "--child") await child(process.argv[3] ?? "", process.argv[4] ?? "")
+else await parent(process.argv.slice(2))
+
+/** Runs one test in this process. Its line goes to stdout, why it failed to stderr. */
+async function child(name: string, log: string): Promise<void> {
+  const test = TESTS.find((candidate) => candidate.name === name)
+  if (test === undefined) throw new Error(`no guest test ${name}`)
+  const context = new GuestContext((text) => appendFileSync(log, text))
+  try {
+    console.log(await test.run(context))
+  } catch (error) {
+    console.error(error instanceof Error ? error.stack : error)
+    process.exitCode = 1
+  }
+  context.close()
+  process.exit() // an emulator that still runs would keep the process alive
+}
+
+async function parent(words: readonly string[]): Promise<void> {
+  if (words.includes("--list") || words.some((word) => word.startsWith("-"))) {
+    console.log(TESTS.map((test) => `${test.name.padEnd(24)}${test.title}`).join("\n"))
+    return
+  }
+  const chosen = words.length === 0 ? TESTS : TESTS.filter((test) => words.some((word) => test.name === word || test.name.startsWith(`${word}-`)))
+  if (chosen.length === 0) throw new Error(`no guest test is called ${words.join(", ")}; --list shows them`)
+  const logs = join(cacheFolder(), "logs")
+  mkdirSync(logs, { recursive: true })
+  let failed = 0
+  for (const test of chosen) if (!(await runTest(test, join(logs, `${test.name}.log`)))) failed++
+  console.log(failed === 0 ? `${chosen.length} guest tests passed` : `${failed} of ${chosen.length} guest tests FAILED`)
+  process.exitCode = failed === 0 ? 0 : 1
+}
+
+async function runTest(test: GuestTest, log: string): Promise<boolean> {
+  rmSync(log, { force: true })
+  const started = performance.now()
+  const self = spawn(process.execPath, [...process.execArgv, fileURLToPath(import.meta.url), "--child", test.name, log], { stdio: ["ignore", "pipe", "pipe"] })
+  let output = ""
+  let errors = ""
+  self.stdout.on("data", (data: Buffer) => {
+    output += data.toString()
+  })
+  self.stderr.on("data", (data: Buffer) => {
+    errors += data.toString()
+  })
+  let late = false
+  const timer = setTimeout(() => {
+    late = true
+    self.kill("SIGKILL")
+  }, test.limit * 1000)
+  const status = await new Promise<number | null>((resolve) => self.on("close", resolve))
+  clearTimeout(timer)
+  const seconds = ((performance.now() - started) / 1000).toFixed(0)
+  if (status === 0) {
+    rmSync(log, { force: true })
+    console.log(`ok      ${test.name.padEnd(24)}${seconds.padStart(4)} s  ${output.trim().split("\n").at(-1) ?? ""}`)
+    return true
+  }
+  console.log(`FAILED  ${test.name.padEnd(24)}${seconds.padStart(4)} s  ${late ? `not done after ${test.limit} s` : errors.trim()}\n        what the guest printed: ${log}`)
+  return false
+}

@@ -1,0 +1,87 @@
+/**
+ * What the guest is made of, fetched by package name through the ordinary clients: v86 from npm, kernel, busybox and firmware
+ * from Debian through apt. apt runs with a state folder and an architecture of its own, so the machine's is left as it is.
+ */
+import { existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs"
+import { join } from "node:path"
+import { type RunOptions, cacheFolder, once, run } from "./cache.ts"
+
+export const V86_VERSION = "0.5.462"
+
+/** Folder of the npm package `v86`: build/libv86.mjs, build/v86.wasm. */
+export function v86Package(): string {
+  const folder = once(`v86-${V86_VERSION}`, (path) => {
+    const packed = run("npm", ["pack", "--silent", `v86@${V86_VERSION}`], { cwd: path }).trim().split("\n").at(-1) ?? ""
+    run("tar", ["xzf", packed], { cwd: path })
+  })
+  return join(folder, "package")
+}
+
+/** apt for i386 packages, with lists and status of its own; the sources and keys are the machine's. */
+function apt(program: "apt-get" | "apt-cache", args: readonly string[], options: RunOptions = {}): string {
+  const root = join(cacheFolder(), "apt")
+  for (const folder of ["state/lists/partial", "cache/archives/partial"]) mkdirSync(join(root, folder), { recursive: true })
+  const status = join(root, "status")
+  if (!existsSync(status)) writeFileSync(status, "")
+  const settings = {
+    "Dir::State": join(root, "state"), "Dir::State::status": status, "Dir::Cache": join(root, "cache"), "Dir::Log": root,
+    "APT::Architecture": "i386", "APT::Architectures": "i386", "APT::Sandbox::User": "root", "Acquire::Languages": "none", "Acquire::Retries": "3",
+    "APT::Get::List-Cleanup": "0",
+  }
+  return run(program, [...Object.entries(settings).map(([key, value]) => `-o${key}=${value}`), "-qq", ...args], options)
+}
+
+/** A source that has nothing for i386 or does not answer is no reason to stop: the packages below are asked for by name. */
+function updateLists(): void {
+  once("apt-lists", () => {
+    apt("apt-get", ["update"], { allowed: [0, 100] })
+  })
+}
+
+/** Downloads Debian packages and unpacks them together in one folder (`dpkg-deb`: nothing is installed). */
+export function debianPackages(name: string, packages: readonly string[]): string {
+  return once(name, (path) => {
+    updateLists()
+    apt("apt-get", ["download", ...packages], { cwd: path })
+    for (const file of readdirSync(path).filter((entry) => entry.endsWith(".deb"))) run("dpkg-deb", ["-x", join(path, file), path])
+  })
+}
+
+/** The package that a metapackage stands for, e.g. linux-image-686 for linux-image-6.1.0-37-686. */
+function dependency(metapackage: string, pattern: RegExp): string {
+  updateLists()
+  const found = apt("apt-cache", ["depends", "--no-recommends", "--no-suggests", metapackage]).split("\n")
+    .map((line) => /Depends: (\S+)/.exec(line)?.[1] ?? "").find((candidate) => pattern.test(candidate))
+  if (found === undefined) throw new Error(`${metapackage} is not in the machine's apt sources; the guest tests need Debian 12's i386 kernel`)
+  return found.replace(/:i386$/, "")
+}
+
+export interface Kernel { readonly image: string; readonly modules: string; readonly release: string }
+
+/** Debian's kernel for old 32-bit machines (v86 has no PAE that Linux can rely on). */
+export function debianKernel(): Kernel {
+  const folder = once("kernel", (path) => {
+    const name = dependency("linux-image-686", /^linux-image-\d/)
+    apt("apt-get", ["download", name], { cwd: path })
+    for (const file of readdirSync(path).filter((entry) => entry.endsWith(".deb"))) run("dpkg-deb", ["-x", join(path, file), path])
+  })
+  const release = readdirSync(join(folder, "lib/modules"))[0]
+  if (release === undefined) throw new Error(`${folder}: no kernel modules in the package`)
+  return { image: join(folder, `boot/vmlinuz-${release}`), modules: join(folder, "lib/modules", release), release }
+}
+
+/** SeaBIOS and its VGA BIOS, from Debian (the same files QEMU uses). */
+export function firmware(): { readonly bios: ArrayBuffer; readonly vgaBios: ArrayBuffer } {
+  const folder = join(debianPackages("seabios", ["seabios"]), "usr/share/seabios")
+  return { bios: fileBuffer(join(folder, "bios.bin")), vgaBios: fileBuffer(join(folder, "vgabios-stdvga.bin")) }
+}
+
+export function busybox(): string {
+  return join(debianPackages("busybox", ["busybox-static"]), "bin/busybox")
+}
+
+/** A file as an ArrayBuffer of exactly its size, as v86 wants it (a Node Buffer may sit in a larger pool). */
+export function fileBuffer(path: string): ArrayBuffer {
+  return new Uint8Array(readFileSync(path)).buffer
+}
+
