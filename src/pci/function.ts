@@ -1,0 +1,278 @@
+/**
+ * PciFunction: a PCI function as software sees it: type 0 configuration space, BARs, capabilities, INTx and MSI-X. A device extends
+ * it with what is behind the BARs. Any bus can host one: it needs only the methods below and a `PciInterrupts`.
+ */
+import { type AccessWidth, allOnes, truncate } from "./access.ts"
+import { type BarDefinition, BaseAddressRegisters } from "./base-address.ts"
+import { CapabilityList } from "./capabilities.ts"
+import { CONFIG_SPACE_SIZE, ConfigSpace, PCI_COMMAND, PCI_CONFIG, PCI_STATUS, type RegisterAccess } from "./config-space.ts"
+import { Msix, MSIX_CAPABILITY_ID, MSIX_CONTROL, msixCapability, type MsixOptions } from "./msix.ts"
+
+export type { AccessWidth } from "./access.ts"
+export type { BarDefinition } from "./base-address.ts"
+
+/** Where the interrupts of a function go. */
+export interface PciInterrupts {
+  /** The level of the INTA# pin, as others see it: after Command bit 10 and MSI-X Enable. Called on change only; it starts low. */
+  intx(level: boolean): void
+  /** MSI-X: a store of 32 bits of `data` at a 64-bit address, a multiple of 4 (exact below 2^53). */
+  message(address: number, data: number): void
+}
+
+export interface PciFunctionOptions {
+  readonly vendorId: number
+  readonly deviceId: number
+  readonly revision: number
+  /** 24 bits: base class, sub-class, programming interface. */
+  readonly classCode: number
+  readonly subsystemVendorId: number
+  readonly subsystemId: number
+  readonly bars: readonly BarDefinition[]
+  /** Table and pending bits in memory BAR `bar`; offsets in bytes, multiples of 8. Left out: no MSI-X capability. */
+  readonly msix?: MsixOptions
+  /** 1: the function uses INTA#. 0: it has no pin. Default 1. */
+  readonly interruptPin?: 0 | 1
+  readonly interrupts: PciInterrupts
+}
+
+export abstract class PciFunction {
+  /** The MSI-X state, undefined without the capability. */
+  readonly msix: Msix | undefined
+  /** The bus listens here: the address of a BAR or its decoding changed. */
+  onMappingChange: (() => void) | undefined
+  readonly #config = new ConfigSpace()
+  readonly #capabilities = new CapabilityList(this.#config)
+  readonly #registers: BaseAddressRegisters
+  readonly #interrupts: PciInterrupts
+  readonly #msixOptions: MsixOptions | undefined
+  /** Offset of Message Control. */
+  readonly #msixControl: number = 0
+  /** What was last acted upon; the registers may be newer only while `configWrite` is on the stack. */
+  #command = 0
+  #intxAsserted = false
+  #pin = false
+
+  /** @throws RangeError when the BARs, the MSI-X structures or a capability have no room */
+  constructor(options: PciFunctionOptions) {
+    this.#interrupts = options.interrupts
+    this.#registers = new BaseAddressRegisters(this.#config, options.bars)
+    defineHeader(this.#config, options)
+    const msix = options.msix
+    if (msix === undefined) return
+    this.msix = new Msix(msix.vectors, (address, data) => this.#interrupts.message(address, data))
+    this.#msixOptions = msix
+    checkMsixPlace(this.msix, msix, this.#registers.definition(msix.bar))
+    const { body, writable } = msixCapability(msix)
+    this.#msixControl = this.addCapability(MSIX_CAPABILITY_ID, body, writable) + 2
+  }
+
+  /** In order of index. */
+  get bars(): readonly BarDefinition[] {
+    return this.#registers.definitions
+  }
+
+  /** The Command register. */
+  get command(): number {
+    return this.#command
+  }
+
+  /** Command bit 2: may the function access memory by itself? */
+  get busMaster(): boolean {
+    return (this.#command & PCI_COMMAND.BUS_MASTER) !== 0
+  }
+
+  /** Sets Command bit 2, for a device that does so on behalf of old drivers. */
+  setBusMaster(on: boolean): void {
+    const others = this.#command & ~PCI_COMMAND.BUS_MASTER
+    this.#config.store(PCI_CONFIG.COMMAND, 2, on ? others | PCI_COMMAND.BUS_MASTER : others)
+    this.#act()
+  }
+
+  /** Where BAR `index` answers (I/O port or guest-physical address); undefined while its decoding (Command bit 0 or 1) is off or it has no address. */
+  barAddress(index: number): number | undefined {
+    return this.#registers.address(index)
+  }
+
+  /** Reads configuration space: any offset and width; what is not there, up to offset 4095 and beyond, reads 0. */
+  configRead(offset: number, width: AccessWidth): number {
+    return this.#config.read(offset, width)
+  }
+
+  /** Writes configuration space: any offset and width. Changes what software may change and acts on it. */
+  configWrite(offset: number, width: AccessWidth, value: number): void {
+    this.#config.write(offset, width, value)
+    this.#act()
+  }
+
+  /** Reads from BAR `index`, whether it is decoded or not. A BAR or an offset that does not exist: all ones. */
+  barRead(index: number, offset: number, width: AccessWidth): number {
+    const bar = this.#registers.definition(index)
+    if (bar === undefined || !isWithin(offset, width, bar.size)) return allOnes(width)
+    if (index === this.#msixOptions?.bar) return this.#readMsixBar(this.#msixOptions, offset, width)
+    return truncate(this.readBar(index, offset, width), width)
+  }
+
+  /** Writes to BAR `index`, whether it is decoded or not. A BAR or an offset that does not exist: dropped. */
+  barWrite(index: number, offset: number, width: AccessWidth, value: number): void {
+    const bar = this.#registers.definition(index)
+    if (bar === undefined || !isWithin(offset, width, bar.size)) return
+    if (index === this.#msixOptions?.bar) this.#writeMsixBar(this.#msixOptions, offset, width, truncate(value, width))
+    else this.writeBar(index, offset, width, truncate(value, width))
+  }
+
+  /**
+   * RST#, or the power is gone: every register as after construction, interrupts low, nothing pending. A device overrides it, calls
+   * it, and resets itself as well.
+   */
+  reset(): void {
+    this.#intxAsserted = false
+    this.msix?.reset()
+    this.#config.reset()
+    this.#act()
+  }
+
+  /** What is behind BAR `index`, the MSI-X structures apart. The access lies inside the BAR. */
+  protected abstract readBar(index: number, offset: number, width: AccessWidth): number
+
+  /** What is behind BAR `index`, the MSI-X structures apart. The access lies inside the BAR, `value` is unsigned and within `width`. */
+  protected abstract writeBar(index: number, offset: number, width: AccessWidth, value: number): void
+
+  /**
+   * Appends a capability to the list. Returns its offset in configuration space.
+   * @param body the bytes after id and next
+   * @param writable the bits that software may write, as long as `body`; left out, none
+   * @throws RangeError when configuration space is full
+   */
+  protected addCapability(id: number, body: Uint8Array, writable?: Uint8Array): number {
+    return this.#capabilities.add(id, body, writable)
+  }
+
+  /** Defines a register of the device's own behind the header, where there is no capability. */
+  protected defineRegister(offset: number, width: AccessWidth, value: number, access?: RegisterAccess): void {
+    if (offset < PCI_CONFIG.HEADER_END || offset + width > CONFIG_SPACE_SIZE) throw new RangeError(`register at ${offset}: outside of the device's part of configuration space`)
+    this.#config.define(offset, width, value, access)
+  }
+
+  /** The device wants its INTx interrupt: Status bit 3 unless MSI-X is enabled, and the pin unless Command bit 10 says no. */
+  protected setIntx(asserted: boolean): void {
+    if (asserted === this.#intxAsserted) return
+    this.#intxAsserted = asserted
+    this.#updateIntx()
+  }
+
+  /** Called after the Command register has changed. */
+  protected commandChanged(_command: number, _previous: number): void {}
+
+  /** Called after MSI-X Enable or Function Mask has changed. */
+  protected msixChanged(): void {}
+
+  /** Makes everything follow the registers. State first, then the hooks, which may call in here again. */
+  #act(): void {
+    const previous = this.#command
+    const command = this.#config.read(PCI_CONFIG.COMMAND, 2)
+    this.#command = command
+    const moved = this.#registers.update(command)
+    const msixChanged = this.#configureMsix()
+    this.#updateIntx()
+    if (moved) this.onMappingChange?.()
+    if (command !== previous) this.commandChanged(command, previous)
+    if (msixChanged) this.msixChanged()
+  }
+
+  /** Returns whether MSI-X Enable or Function Mask has changed. */
+  #configureMsix(): boolean {
+    const msix = this.msix
+    if (msix === undefined) return false
+    const control = this.#config.read(this.#msixControl, 2)
+    const enabled = (control & MSIX_CONTROL.ENABLE) !== 0
+    const masked = (control & MSIX_CONTROL.FUNCTION_MASK) !== 0
+    const changed = enabled !== msix.enabled || masked !== msix.masked
+    msix.configure({ enabled, masked, busMaster: this.busMaster })
+    return changed
+  }
+
+  #updateIntx(): void {
+    const status = this.#intxAsserted && this.msix?.enabled !== true
+    const old = this.#config.read(PCI_CONFIG.STATUS, 2)
+    this.#config.store(PCI_CONFIG.STATUS, 2, status ? old | PCI_STATUS.INTERRUPT : old & ~PCI_STATUS.INTERRUPT)
+    const pin = status && (this.#command & PCI_COMMAND.INTERRUPT_DISABLE) === 0
+    if (pin === this.#pin) return
+    // First the field: who hears of it may at once do what lowers the pin again.
+    this.#pin = pin
+    this.#interrupts.intx(pin)
+  }
+
+  #readMsixBar(options: MsixOptions, offset: number, width: AccessWidth): number {
+    const msix = this.msix
+    if (msix === undefined) return allOnes(width)
+    const table = offset - options.tableOffset
+    if (isWithin(table, width, msix.tableSize)) return msix.readTable(table, width)
+    const pba = offset - options.pbaOffset
+    if (isWithin(pba, width, msix.pbaSize)) return msix.readPba(pba, width)
+    if (isOutside(table, width, msix.tableSize) && isOutside(pba, width, msix.pbaSize)) return truncate(this.readBar(options.bar, offset, width), width)
+    // Partly in a structure: each byte from where it is.
+    let value = 0
+    for (let i = 0; i < width; i++) value |= this.#readMsixBar(options, offset + i, 1) << (8 * i)
+    return value >>> 0
+  }
+
+  #writeMsixBar(options: MsixOptions, offset: number, width: AccessWidth, value: number): void {
+    const msix = this.msix
+    if (msix === undefined) return
+    const table = offset - options.tableOffset
+    const pba = offset - options.pbaOffset
+    if (isWithin(table, width, msix.tableSize)) msix.writeTable(table, width, value)
+    else if (isWithin(pba, width, msix.pbaSize)) return
+    else if (isOutside(table, width, msix.tableSize) && isOutside(pba, width, msix.pbaSize)) this.writeBar(options.bar, offset, width, value)
+    else for (let i = 0; i < width; i++) this.#writeMsixBar(options, offset + i, 1, (value >>> (8 * i)) & 0xff)
+  }
+}
+
+function isWithin(offset: number, width: AccessWidth, size: number): boolean {
+  return offset >= 0 && width <= size - offset
+}
+
+function isOutside(offset: number, width: AccessWidth, size: number): boolean {
+  return offset >= size || offset + width <= 0
+}
+
+/** The type 0 header, [PCI] 6.2, without the BARs. Expansion ROM, cardbus pointer and self test are not there and read 0. */
+function defineHeader(config: ConfigSpace, options: PciFunctionOptions): void {
+  config.define(PCI_CONFIG.VENDOR_ID, 2, options.vendorId)
+  config.define(PCI_CONFIG.DEVICE_ID, 2, options.deviceId)
+  const command = PCI_COMMAND.IO_SPACE | PCI_COMMAND.MEMORY_SPACE | PCI_COMMAND.BUS_MASTER | PCI_COMMAND.INTERRUPT_DISABLE
+  // Parity and SERR reporting can be switched on, there is only never an error to report.
+  config.define(PCI_CONFIG.COMMAND, 2, 0, { writable: command | PCI_COMMAND.PARITY_ERROR_RESPONSE | PCI_COMMAND.SERR_ENABLE })
+  const errors =
+    PCI_STATUS.MASTER_DATA_PARITY_ERROR |
+    PCI_STATUS.SIGNALED_TARGET_ABORT |
+    PCI_STATUS.RECEIVED_TARGET_ABORT |
+    PCI_STATUS.RECEIVED_MASTER_ABORT |
+    PCI_STATUS.SIGNALED_SYSTEM_ERROR |
+    PCI_STATUS.DETECTED_PARITY_ERROR
+  config.define(PCI_CONFIG.STATUS, 2, 0, { clearedByOne: errors })
+  config.define(PCI_CONFIG.REVISION_ID, 1, options.revision)
+  config.define(PCI_CONFIG.CLASS_CODE, 1, options.classCode)
+  config.define(PCI_CONFIG.CLASS_CODE + 1, 2, options.classCode >>> 8)
+  config.define(PCI_CONFIG.CACHE_LINE_SIZE, 1, 0, { writable: 0xff })
+  config.define(PCI_CONFIG.LATENCY_TIMER, 1, 0, { writable: 0xff })
+  config.define(PCI_CONFIG.SUBSYSTEM_VENDOR_ID, 2, options.subsystemVendorId)
+  config.define(PCI_CONFIG.SUBSYSTEM_ID, 2, options.subsystemId)
+  config.define(PCI_CONFIG.INTERRUPT_LINE, 1, 0, { writable: 0xff })
+  config.define(PCI_CONFIG.INTERRUPT_PIN, 1, options.interruptPin ?? 1)
+}
+
+/** The rules of [PCI] 6.8.2 for where the structures may be. */
+function checkMsixPlace(msix: Msix, options: MsixOptions, bar: BarDefinition | undefined): void {
+  if (bar === undefined || bar.kind === "io") throw new RangeError(`MSI-X: BAR ${options.bar} is no memory BAR`)
+  const structures = [
+    { name: "table", offset: options.tableOffset, size: msix.tableSize },
+    { name: "pending bits", offset: options.pbaOffset, size: msix.pbaSize },
+  ]
+  for (const { name, offset, size } of structures) {
+    if (!Number.isSafeInteger(offset) || offset < 0 || offset % 8 !== 0) throw new RangeError(`MSI-X: ${name} at ${offset}: a multiple of 8 is needed`)
+    if (offset >= 2 ** 32 || offset + size > bar.size) throw new RangeError(`MSI-X: ${name}, ${size} bytes at ${offset}, do not fit in BAR ${bar.index} of ${bar.size}`)
+  }
+  const apart = options.tableOffset + msix.tableSize <= options.pbaOffset || options.pbaOffset + msix.pbaSize <= options.tableOffset
+  if (!apart) throw new RangeError(`MSI-X: table at ${options.tableOffset} and pending bits at ${options.pbaOffset} overlap`)
+}

@@ -1,0 +1,189 @@
+/**
+ * Msix: the message-signalled interrupts of a function ([PCI] 6.8.2): table, pending bits, masks, and the capability that announces
+ * them. The function owns the registers around it and tells `configure` what they say.
+ */
+import type { AccessWidth } from "./access.ts"
+
+/** Capability id of MSI-X, [PCI] appendix H. */
+export const MSIX_CAPABILITY_ID = 0x11
+
+/** Bits of Message Control, [PCI] 6.8.2.3. */
+export const MSIX_CONTROL = {
+  TABLE_SIZE_MASK: 0x07ff,
+  FUNCTION_MASK: 0x4000,
+  ENABLE: 0x8000,
+} as const
+
+/** A table entry, [PCI] 6.8.2.6 to 6.8.2.9. */
+const ENTRY = {
+  ADDRESS_LOW: 0,
+  ADDRESS_HIGH: 4,
+  DATA: 8,
+  VECTOR_CONTROL: 12,
+  SIZE: 16,
+} as const
+
+/** Vector Control bit 0. */
+const VECTOR_MASKED = 0x01
+
+/** The 11-bit Table Size field counts up to here. */
+export const MSIX_MAX_VECTORS = 2048
+
+/** Where the table and the pending bits live: both in memory BAR `bar`, offsets in bytes, multiples of 8. */
+export interface MsixOptions {
+  readonly bar: number
+  readonly vectors: number
+  readonly tableOffset: number
+  readonly pbaOffset: number
+}
+
+/** What the registers outside of the table say about sending messages. */
+export interface MsixConfiguration {
+  readonly enabled: boolean
+  /** Function Mask: all vectors are masked, whatever their own bits say. */
+  readonly masked: boolean
+  /** A message is a memory write, which a function may only make while Command bit 2 is set. */
+  readonly busMaster: boolean
+}
+
+export class Msix {
+  /** Number of table entries. */
+  readonly vectors: number
+  /** Bytes of the table and of the pending bit array. */
+  readonly tableSize: number
+  readonly pbaSize: number
+  readonly #table: Uint8Array
+  readonly #entries: DataView
+  readonly #pending: Uint8Array
+  readonly #send: (address: number, data: number) => void
+  #state: MsixConfiguration = { enabled: false, masked: false, busMaster: false }
+
+  /** @param send stores 32 bits of `data` at the guest-physical `address` */
+  constructor(vectors: number, send: (address: number, data: number) => void) {
+    if (!Number.isInteger(vectors) || vectors < 1 || vectors > MSIX_MAX_VECTORS) throw new RangeError(`${vectors} MSI-X vectors: 1 to ${MSIX_MAX_VECTORS} can be`)
+    this.vectors = vectors
+    this.tableSize = vectors * ENTRY.SIZE
+    this.pbaSize = Math.ceil(vectors / 64) * 8
+    this.#table = new Uint8Array(this.tableSize)
+    this.#entries = new DataView(this.#table.buffer)
+    this.#pending = new Uint8Array(this.pbaSize)
+    this.#send = send
+    this.reset()
+  }
+
+  /** Message Control bit 15: the function interrupts by messages, INTx is silent. */
+  get enabled(): boolean {
+    return this.#state.enabled
+  }
+
+  /** Message Control bit 14. */
+  get masked(): boolean {
+    return this.#state.masked
+  }
+
+  /**
+   * An event for `vector`: sends its message, or remembers it in the pending bit while it must not be sent. Nothing happens while
+   * MSI-X is disabled (the function then uses INTx) or when there is no such vector (0xffff, NO_VECTOR, is none).
+   */
+  trigger(vector: number): void {
+    if (!this.#state.enabled || vector >= this.vectors) return
+    if (this.#mustWait(vector)) this.#setPending(vector, true)
+    else this.#fire(vector)
+  }
+
+  /** The event behind a pending message is gone: it is not sent any more ([PCI] 6.8.3.4). Without `vector`: all of them. */
+  clearPending(vector?: number): void {
+    if (vector === undefined) this.#pending.fill(0)
+    else if (vector < this.vectors) this.#setPending(vector, false)
+  }
+
+  /** Is a message of `vector` waiting to be sent? */
+  isPending(vector: number): boolean {
+    return ((this.#pending[vector >> 3] ?? 0) & (1 << (vector & 7))) !== 0
+  }
+
+  /** Takes over what the function's registers say, and sends what had to wait for it. */
+  configure(state: MsixConfiguration): void {
+    this.#state = state
+    for (let vector = 0; vector < this.vectors; vector++) this.#release(vector)
+  }
+
+  /** Power-on state of table and pending bits: every vector masked, the rest zero. Enable and Function Mask are the function's. */
+  reset(): void {
+    this.#table.fill(0)
+    this.#pending.fill(0)
+    for (let at = ENTRY.VECTOR_CONTROL; at < this.tableSize; at += ENTRY.SIZE) this.#table[at] = VECTOR_MASKED
+  }
+
+  /** Table register read; the whole access lies inside the table. */
+  readTable(offset: number, width: AccessWidth): number {
+    return readBytes(this.#table, offset, width)
+  }
+
+  /** Table register write; the whole access lies inside the table. An entry that gets unmasked sends its pending message. */
+  writeTable(offset: number, width: AccessWidth, value: number): void {
+    for (let i = 0; i < width; i++) {
+      const at = offset + i
+      this.#table[at] = (value >>> (8 * i)) & writableBits(at % ENTRY.SIZE)
+    }
+    // An access of 4 bytes that is not aligned may touch two entries.
+    this.#release(Math.floor(offset / ENTRY.SIZE))
+    this.#release(Math.floor((offset + width - 1) / ENTRY.SIZE))
+  }
+
+  /** Pending bit array read; the whole access lies inside it. It is read-only ([PCI] 6.8.2.10), so there is no write. */
+  readPba(offset: number, width: AccessWidth): number {
+    return readBytes(this.#pending, offset, width)
+  }
+
+  #mustWait(vector: number): boolean {
+    const { enabled, masked, busMaster } = this.#state
+    if (!enabled || masked || !busMaster) return true
+    return ((this.#table[vector * ENTRY.SIZE + ENTRY.VECTOR_CONTROL] ?? 0) & VECTOR_MASKED) !== 0
+  }
+
+  #release(vector: number): void {
+    if (!this.isPending(vector) || this.#mustWait(vector)) return
+    this.#setPending(vector, false)
+    this.#fire(vector)
+  }
+
+  #fire(vector: number): void {
+    const entry = vector * ENTRY.SIZE
+    const low = this.#entries.getUint32(entry + ENTRY.ADDRESS_LOW, true)
+    const high = this.#entries.getUint32(entry + ENTRY.ADDRESS_HIGH, true)
+    this.#send(high * 2 ** 32 + low, this.#entries.getUint32(entry + ENTRY.DATA, true))
+  }
+
+  #setPending(vector: number, pending: boolean): void {
+    const at = vector >> 3
+    const bit = 1 << (vector & 7)
+    const old = this.#pending[at] ?? 0
+    this.#pending[at] = pending ? old | bit : old & ~bit
+  }
+}
+
+/** What software may change of the byte at `offset` in an entry: not the low address bits (a message is an aligned 32-bit store), and only bit 0 of Vector Control. */
+function writableBits(offset: number): number {
+  if (offset === ENTRY.ADDRESS_LOW) return 0xfc
+  if (offset < ENTRY.VECTOR_CONTROL) return 0xff
+  return offset === ENTRY.VECTOR_CONTROL ? VECTOR_MASKED : 0
+}
+
+function readBytes(bytes: Uint8Array, offset: number, width: AccessWidth): number {
+  let value = 0
+  for (let i = 0; i < width; i++) value |= (bytes[offset + i] ?? 0) << (8 * i)
+  return value >>> 0
+}
+
+/** The capability's bytes after id and next, and which of them software may write. */
+export function msixCapability(options: MsixOptions): { readonly body: Uint8Array; readonly writable: Uint8Array } {
+  const body = new Uint8Array(10)
+  const view = new DataView(body.buffer)
+  view.setUint16(0, options.vectors - 1, true)
+  view.setUint32(2, options.tableOffset + options.bar, true)
+  view.setUint32(6, options.pbaOffset + options.bar, true)
+  const writable = new Uint8Array(10)
+  new DataView(writable.buffer).setUint16(0, MSIX_CONTROL.FUNCTION_MASK | MSIX_CONTROL.ENABLE, true)
+  return { body, writable }
+}
