@@ -40,6 +40,8 @@ export function viewOf(memory: GuestMemory, address: number, length: number): Ui
 export interface LinearMemoryOptions {
   /** Guest-physical address of the first byte. Default 0. */
   readonly start?: number
+  /** At most this many bytes are RAM, also after growth. Default: all there are. */
+  readonly length?: number
   /** See `GuestMemory.written`. */
   readonly written?: (address: number, length: number) => void
 }
@@ -52,6 +54,7 @@ export class LinearMemory implements GuestMemory {
   readonly written?: (address: number, length: number) => void
   readonly #wasm: { readonly buffer: ArrayBufferLike } | undefined
   readonly #start: number
+  readonly #length: number
   #buffer: ArrayBufferLike
   #region: RamRegion
   #generation = 0
@@ -59,21 +62,22 @@ export class LinearMemory implements GuestMemory {
   constructor(ram: ArrayBufferLike | Uint8Array | { readonly buffer: ArrayBufferLike; grow(pages: number): number }, options: LinearMemoryOptions = {}) {
     this.#start = options.start ?? 0
     if (!Number.isSafeInteger(this.#start) || this.#start < 0) throw new RangeError(`start ${options.start} is no guest-physical address`)
+    this.#length = options.length ?? Infinity
     if (options.written !== undefined) this.written = options.written
     if (ArrayBuffer.isView(ram)) {
       this.#buffer = ram.buffer
-      this.#region = regionOf(this.#start, ram)
+      this.#region = regionOf(this.#start, ram.subarray(0, this.#length))
       return
     }
     this.#wasm = "buffer" in ram ? ram : undefined
     this.#buffer = "buffer" in ram ? ram.buffer : ram
-    this.#region = regionOf(this.#start, new Uint8Array(this.#buffer))
+    this.#region = regionOf(this.#start, new Uint8Array(this.#buffer).subarray(0, this.#length))
   }
 
   get generation(): number {
     if (this.#wasm !== undefined && this.#wasm.buffer !== this.#buffer) {
       this.#buffer = this.#wasm.buffer
-      this.#region = regionOf(this.#start, new Uint8Array(this.#buffer))
+      this.#region = regionOf(this.#start, new Uint8Array(this.#buffer).subarray(0, this.#length))
       this.#generation++
     }
     return this.#generation

@@ -1,0 +1,62 @@
+/**
+ * ConfigMechanism1: configuration mechanism #1 ([PCI] 3.2.2.3.2): an address register at port 0xCF8, data at 0xCFC to 0xCFF.
+ */
+import { type AccessWidth, allOnes } from "./access.ts"
+import type { PciBus } from "./bus.ts"
+
+/** The eight ports, and the bits of CONFIG_ADDRESS. */
+const PORTS = { ADDRESS: 0xcf8, DATA: 0xcfc, END: 0xd00 } as const
+const ENABLE = 0x8000_0000
+/** Enable, bus, device, function, register. The reserved bits 30-24 and 1-0 read 0, as in Intel's host bridges. */
+const STORED_BITS = 0x80ff_fffc
+
+export class ConfigMechanism1 {
+  readonly #bus: PciBus
+  #address = 0
+
+  constructor(bus: PciBus) {
+    this.#bus = bus
+  }
+
+  /** Does the access start at one of the mechanism's ports? */
+  claims(port: number): boolean {
+    return port >= PORTS.ADDRESS && port < PORTS.END
+  }
+
+  /**
+   * A read at a port for which `claims` is true. Only an access of 4 bytes at 0xCF8 meets the address register: smaller ones belong
+   * to whatever else is at these ports (the reset control register at 0xCF9 of PIIX and ICH; nothing here), so they read all ones.
+   * Data of which part lies past 0xCFF: those bytes are all ones, as when the processor splits the access.
+   */
+  read(port: number, width: AccessWidth): number {
+    if (port === PORTS.ADDRESS && width === 4) return this.#address
+    const { bus, device, fn, register } = this.#target(port)
+    if (port < PORTS.DATA || (this.#address & ENABLE) === 0) return allOnes(width)
+    if (port + width <= PORTS.END) return this.#bus.configRead(bus, device, fn, register, width)
+    let value = allOnes(width)
+    for (let i = 0; port + i < PORTS.END; i++) value -= (0xff - this.#bus.configRead(bus, device, fn, register + i, 1)) * 2 ** (8 * i)
+    return value
+  }
+
+  /** A write at a port for which `claims` is true, as `read`: what meets nothing is dropped. */
+  write(port: number, width: AccessWidth, value: number): void {
+    if (port === PORTS.ADDRESS && width === 4) {
+      this.#address = (value & STORED_BITS) >>> 0
+      return
+    }
+    const { bus, device, fn, register } = this.#target(port)
+    if (port < PORTS.DATA || (this.#address & ENABLE) === 0) return
+    if (port + width <= PORTS.END) return this.#bus.configWrite(bus, device, fn, register, width, value)
+    for (let i = 0; port + i < PORTS.END; i++) this.#bus.configWrite(bus, device, fn, register + i, 1, (value >>> (8 * i)) & 0xff)
+  }
+
+  /** After the reset line. */
+  reset(): void {
+    this.#address = 0
+  }
+
+  #target(port: number): { readonly bus: number; readonly device: number; readonly fn: number; readonly register: number } {
+    const address = this.#address
+    return { bus: (address >>> 16) & 0xff, device: (address >>> 11) & 0x1f, fn: (address >>> 8) & 7, register: (address & 0xfc) + (port - PORTS.DATA) }
+  }
+}

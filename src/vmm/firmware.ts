@@ -1,0 +1,70 @@
+/**
+ * What firmware does for a PCI function before an operating system looks: addresses for its BARs, its interrupt line, decoding on.
+ * It works through configuration accesses only; the guest may do all of it anew.
+ */
+import type { PciBus } from "../pci/bus.ts"
+import { PCI_SLOTS } from "../pci/bus.ts"
+import type { BarDefinition } from "../pci/function.ts"
+import { PCI_COMMAND, PCI_CONFIG } from "../pci/config-space.ts"
+import { type AddressWindow, IO_WINDOW, MMIO32_WINDOW, MMIO64_WINDOW } from "./memory-map.ts"
+
+/** Memory BARs begin on a page, so that a guest can give them to different owners. */
+const PAGE_SIZE = 4096
+
+/** Places the BARs of the function in `slot`, writes its interrupt line and turns I/O and memory decoding on. Bus mastering is the driver's to turn on. */
+export function assignResources(bus: PciBus, slot: number, line: number): void {
+  const bars = bus.function(slot)?.bars ?? []
+  // Largest first: fewer gaps for alignment.
+  for (const bar of [...bars].sort((a, b) => b.size - a.size)) {
+    writeAddress(bus, slot, bar, place(bar, addressesInUse(bus, bar.kind === "io")))
+  }
+  bus.configWrite(0, slot, 0, PCI_CONFIG.INTERRUPT_LINE, 1, line)
+  bus.configWrite(0, slot, 0, PCI_CONFIG.COMMAND, 2, PCI_COMMAND.IO_SPACE | PCI_COMMAND.MEMORY_SPACE)
+}
+
+function place(bar: BarDefinition, inUse: readonly AddressWindow[]): number {
+  const windows = bar.kind === "io" ? [IO_WINDOW] : bar.kind === "memory32" ? [MMIO32_WINDOW] : [MMIO32_WINDOW, MMIO64_WINDOW]
+  const alignment = bar.kind === "io" ? bar.size : Math.max(bar.size, PAGE_SIZE)
+  for (const window of windows) {
+    const address = firstFit(window, bar.size, alignment, inUse)
+    if (address !== undefined) return address
+  }
+  throw new RangeError(`no room for BAR ${bar.index}, ${bar.size} bytes of ${bar.kind === "io" ? "I/O" : "memory"} space; unplug something`)
+}
+
+/** The lowest aligned address in `window` with `size` free bytes. `inUse` is in ascending order. */
+function firstFit(window: AddressWindow, size: number, alignment: number, inUse: readonly AddressWindow[]): number | undefined {
+  let address = alignUp(window.start, alignment)
+  for (const used of inUse) if (used.start < address + size && used.end > address) address = alignUp(used.end, alignment)
+  return address + size <= window.end ? address : undefined
+}
+
+/** What the BAR registers on the bus say now, whoever wrote them, decoded or not; in ascending order. */
+function addressesInUse(bus: PciBus, io: boolean): readonly AddressWindow[] {
+  const inUse: AddressWindow[] = []
+  for (let slot = 0; slot < PCI_SLOTS; slot++) {
+    for (const bar of bus.function(slot)?.bars ?? []) {
+      if ((bar.kind === "io") !== io) continue
+      const start = readAddress(bus, slot, bar)
+      if (start !== 0) inUse.push({ start, end: start + bar.size })
+    }
+  }
+  return inUse.sort((a, b) => a.start - b.start)
+}
+
+function readAddress(bus: PciBus, slot: number, bar: BarDefinition): number {
+  const offset = PCI_CONFIG.BASE_ADDRESS_0 + 4 * bar.index
+  const low = bus.configRead(0, slot, 0, offset, 4)
+  const high = bar.kind === "memory64" ? bus.configRead(0, slot, 0, offset + 4, 4) : 0
+  return high * 2 ** 32 + low - (low % (bar.kind === "io" ? 4 : 16))
+}
+
+function writeAddress(bus: PciBus, slot: number, bar: BarDefinition, address: number): void {
+  const offset = PCI_CONFIG.BASE_ADDRESS_0 + 4 * bar.index
+  bus.configWrite(0, slot, 0, offset, 4, address % 2 ** 32)
+  if (bar.kind === "memory64") bus.configWrite(0, slot, 0, offset + 4, 4, Math.floor(address / 2 ** 32))
+}
+
+function alignUp(address: number, alignment: number): number {
+  return Math.ceil(address / alignment) * alignment
+}

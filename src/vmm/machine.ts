@@ -1,0 +1,167 @@
+/**
+ * Machine: RAM, a PCI bus and an interrupt sink, wired: a virtual machine without a processor. What runs the guest (an emulator, the
+ * driver in driver/, a test) reaches everything by port I/O, MMIO, RAM and the interrupt state. The map is in memory-map.ts.
+ */
+import type { AccessWidth } from "../pci/access.ts"
+import { PCI_SLOTS, PciBus } from "../pci/bus.ts"
+import { ConfigMechanism1 } from "../pci/config-mechanism.ts"
+import type { PciFunction, PciInterrupts } from "../pci/function.ts"
+import { type GuestMemory, LinearMemory } from "../virtio/guest-memory.ts"
+import { assignResources } from "./firmware.ts"
+import { HostBridge } from "./host-bridge.ts"
+import { type InterruptConnection, Interrupts } from "./interrupts.ts"
+import { ECAM_WINDOW, interruptLine, MAX_RAM_SIZE } from "./memory-map.ts"
+
+export interface MachineOptions {
+  /** Bytes of RAM, from guest-physical 0, at most 3 GiB. May be left out when `memory` is given: all of it then, also what it grows by. */
+  readonly ramSize?: number
+  /** Where the RAM is. A WebAssembly.Memory may grow while the machine runs. Default: a new ArrayBuffer. */
+  readonly memory?: ArrayBufferLike | Uint8Array | { readonly buffer: ArrayBufferLike; grow(pages: number): number }
+  /** Called after a device stored into `length` bytes of RAM at `address`. */
+  readonly written?: (address: number, length: number) => void
+}
+
+/** What a function on the bus is wired to. */
+export interface PciWiring {
+  readonly memory: GuestMemory
+  readonly interrupts: PciInterrupts
+}
+
+/** A function on the bus. */
+export interface PluggedFunction<F extends PciFunction = PciFunction> {
+  readonly slot: number
+  readonly function: F
+  /** The interrupt line that its pin is wired to. */
+  readonly line: number
+}
+
+export class Machine {
+  /** Guest RAM as the devices see it. */
+  readonly memory: GuestMemory
+  /** The level of every interrupt line, and the MSI messages in order. */
+  readonly interrupts = new Interrupts()
+  /** Bus 0. Use `plug` and `unplug` of the machine rather than those of the bus: they see to interrupts and addresses. */
+  readonly pci = new PciBus()
+  readonly #configMechanism = new ConfigMechanism1(this.pci)
+  readonly #connections = new Map<number, InterruptConnection>()
+
+  /** @throws RangeError for a RAM size that cannot be */
+  constructor(options: MachineOptions) {
+    this.memory = ramOf(options)
+    this.pci.plug(0, new HostBridge())
+  }
+
+  /** The guest's RAM: index = guest-physical address. Do not keep it where a WebAssembly.Memory may grow: that makes a new one. */
+  get ram(): Uint8Array {
+    // To read the generation is to notice that the memory has grown.
+    void this.memory.generation
+    const region = this.memory.region(0)
+    if (region === undefined) throw new Error("the machine's RAM is gone: its buffer was detached")
+    return region.bytes
+  }
+
+  /** Reads `width` bytes at I/O port `port`, as `in` does: PCI configuration mechanism #1, then I/O BARs. All ones where nothing answers. */
+  portRead(port: number, width: AccessWidth): number {
+    checkWidth(width)
+    return this.#configMechanism.claims(port) ? this.#configMechanism.read(port, width) : this.pci.ioRead(port, width)
+  }
+
+  /** Writes the low `width` bytes of `value` to I/O port `port`, as `out` does. Dropped where nothing answers. */
+  portWrite(port: number, width: AccessWidth, value: number): void {
+    checkWidth(width)
+    if (this.#configMechanism.claims(port)) this.#configMechanism.write(port, width, value)
+    else this.pci.ioWrite(port, width, value)
+  }
+
+  /** Reads `width` bytes at guest-physical `address`, as a load does: RAM (which wins over a BAR), the ECAM, then memory BARs. All ones where nothing answers. */
+  mmioRead(address: number, width: AccessWidth): number {
+    checkWidth(width)
+    if (address < MAX_RAM_SIZE) {
+      const data = this.#ramAt(address, width)
+      if (data !== undefined) return width === 1 ? data.getUint8(address) : width === 2 ? data.getUint16(address, true) : data.getUint32(address, true)
+    } else if (address < ECAM_WINDOW.end) {
+      return this.pci.ecamRead(address - ECAM_WINDOW.start, width)
+    }
+    return this.pci.memoryRead(address, width)
+  }
+
+  /** Writes the low `width` bytes of `value` at guest-physical `address`, as a store does; decoded as in `mmioRead`. Dropped where nothing answers. */
+  mmioWrite(address: number, width: AccessWidth, value: number): void {
+    checkWidth(width)
+    if (address < MAX_RAM_SIZE) {
+      const data = this.#ramAt(address, width)
+      if (data !== undefined) return width === 1 ? data.setUint8(address, value) : width === 2 ? data.setUint16(address, value, true) : data.setUint32(address, value, true)
+    } else if (address < ECAM_WINDOW.end) {
+      return this.pci.ecamWrite(address - ECAM_WINDOW.start, width, value)
+    }
+    this.pci.memoryWrite(address, width, value)
+  }
+
+  /**
+   * Puts a function into `slot` (left out: the first empty one from 1 on), also while the machine runs. It gets addresses, an
+   * interrupt line, and I/O and memory decoding, as from firmware.
+   * @param make makes the function, given the RAM and the interrupts it is to use
+   * @throws RangeError when there is no such slot or no room for its BARs, Error when the slot is occupied or none is free
+   */
+  plug<F extends PciFunction>(slot: number | undefined, make: (wiring: PciWiring) => F): PluggedFunction<F> {
+    const place = slot ?? this.#emptySlot()
+    const line = interruptLine(place)
+    const connection = this.interrupts.connect(line)
+    try {
+      const fn = make({ memory: this.memory, interrupts: connection })
+      this.pci.plug(place, fn)
+      this.#connections.set(place, connection)
+      assignResources(this.pci, place, line)
+      return { slot: place, function: fn, line }
+    } catch (error) {
+      if (this.#connections.get(place) === connection) this.unplug(place)
+      connection.disconnect()
+      throw error
+    }
+  }
+
+  /** Takes the function out of `slot` at once, as when a card is pulled: nothing of it can be reached, its interrupt is dropped, its addresses are free. Returns it; undefined when the slot is empty. */
+  unplug(slot: number): PciFunction | undefined {
+    const connection = this.#connections.get(slot)
+    if (connection === undefined) return undefined
+    this.#connections.delete(slot)
+    const fn = this.pci.unplug(slot)
+    connection.disconnect()
+    return fn
+  }
+
+  /** The reset line: every function as after power-on, then firmware's work again. RAM keeps its contents, messages not yet taken stay. */
+  reset(): void {
+    this.#configMechanism.reset()
+    // All of them first: what is left of the old addresses must not stand in the way of the new ones.
+    for (let slot = 0; slot < PCI_SLOTS; slot++) this.pci.function(slot)?.reset()
+    for (const slot of this.#connections.keys()) assignResources(this.pci, slot, interruptLine(slot))
+  }
+
+  #emptySlot(): number {
+    for (let slot = 1; slot < PCI_SLOTS; slot++) if (this.pci.function(slot) === undefined) return slot
+    throw new Error(`all ${PCI_SLOTS} slots of the PCI bus are occupied; unplug something`)
+  }
+
+  /** The RAM, when it holds `width` bytes at `address`. */
+  #ramAt(address: number, width: AccessWidth): DataView | undefined {
+    void this.memory.generation
+    const region = this.memory.region(address)
+    return region !== undefined && address + width <= region.end ? region.data : undefined
+  }
+}
+
+function ramOf(options: MachineOptions): LinearMemory {
+  const { ramSize, memory } = options
+  const available = memory === undefined ? MAX_RAM_SIZE : "buffer" in memory && !ArrayBuffer.isView(memory) ? memory.buffer.byteLength : memory.byteLength
+  const size = ramSize ?? Math.min(available, MAX_RAM_SIZE)
+  if (ramSize === undefined && memory === undefined) throw new RangeError("a machine needs ramSize, memory or both")
+  if (!Number.isInteger(size) || size <= 0 || size > MAX_RAM_SIZE) throw new RangeError(`ramSize ${size}: RAM has 1 to ${MAX_RAM_SIZE} bytes (3 GiB); devices begin there`)
+  if (size > available) throw new RangeError(`ramSize ${size} is more than the ${available} bytes of the memory given`)
+  return new LinearMemory(memory ?? new ArrayBuffer(size), { length: ramSize ?? MAX_RAM_SIZE, ...(options.written === undefined ? {} : { written: options.written }) })
+}
+
+/** JavaScript callers have no compiler to tell them. */
+function checkWidth(width: number): void {
+  if (width !== 1 && width !== 2 && width !== 4) throw new RangeError(`access width ${width}: 1, 2 or 4 bytes can be moved at once`)
+}
