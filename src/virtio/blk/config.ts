@@ -1,0 +1,116 @@
+/** The block device's options, and the configuration space and feature bits that follow from them ([VIRTIO] 5.2.3 to 5.2.5). */
+import type { VirtioBacking } from "../../backing/backing.ts"
+import { featureMask, VIRTIO_F } from "../spec.ts"
+import { ID_SIZE, SECTOR_SIZE, VIRTIO_BLK_CONFIG, VIRTIO_BLK_F } from "./spec.ts"
+
+/** Names of feature bits, as the specification spells them. */
+export type BlkFeatureName = keyof typeof VIRTIO_BLK_F | Exclude<keyof typeof VIRTIO_F, "VERSION_1">
+
+export interface VirtioBlkOptions {
+  /** What GET_ID answers: up to 20 printable ASCII characters; longer ones are cut. Default "". */
+  readonly serial?: string
+  /** Number of request queues, 1 to 65535; more than one offers MQ. Default 1. */
+  readonly queues?: number
+  /** Descriptors of each queue, at most: a power of two from 1 to 32768. Default 256. */
+  readonly queueSize?: number
+  /** Bytes of a logical block, a hint for the guest: a power of two from 512 to 65536. Requests in sectors of 512 work all the same. Default 512. */
+  readonly blockSize?: number
+  /** Bytes of a physical block: `blockSize` times a power of two. Default `blockSize`. */
+  readonly physicalBlockSize?: number
+  /** Bytes: the size of request that the guest should prefer, a multiple of `blockSize`. Default 0, which says nothing. */
+  readonly optimalIoSize?: number
+  /** Feature bits not to offer. Leaving out FLUSH says that the disk does not survive a crash, and takes CONFIG_WCE along. */
+  readonly withoutFeatures?: readonly BlkFeatureName[]
+}
+
+/** Most segments of a DISCARD, and of a WRITE_ZEROES request. */
+export const MAX_DISCARD_SEGMENTS = 256
+export const MAX_WRITE_ZEROES_SEGMENTS = 16
+/** Most sectors of one segment: just under 2 GiB to discard; 512 MiB to zero, for somebody may have to write them. */
+export const MAX_DISCARD_SECTORS = 0x3f_ffff
+export const MAX_WRITE_ZEROES_SECTORS = 0x10_0000
+
+const GEOMETRY_HEADS = 16
+const GEOMETRY_SECTORS = 63
+
+/** Options with their defaults, checked. */
+export interface BlkParameters {
+  readonly serial: Uint8Array
+  readonly queues: number
+  readonly queueSize: number
+  readonly blockSize: number
+  readonly physicalBlockSize: number
+  readonly optimalIoSize: number
+  readonly withoutFeatures: bigint
+}
+
+/** Checks the options. Throws RangeError with one line that says what is wrong. */
+export function blkParameters(options: VirtioBlkOptions): BlkParameters {
+  const { serial = "", queues = 1, queueSize = 256, blockSize = SECTOR_SIZE, physicalBlockSize = blockSize, optimalIoSize = 0, withoutFeatures = [] } = options
+  if (!isPowerOfTwo(blockSize) || blockSize < SECTOR_SIZE || blockSize > 65536) throw new RangeError(`blockSize: ${blockSize} is no power of two from 512 to 65536`)
+  if (!isPowerOfTwo(physicalBlockSize) || physicalBlockSize < blockSize || physicalBlockSize / blockSize > 2 ** 15)
+    throw new RangeError(`physicalBlockSize: ${physicalBlockSize} is no power of two from blockSize (${blockSize}) up`)
+  if (!Number.isInteger(optimalIoSize / blockSize) || optimalIoSize < 0 || optimalIoSize / blockSize > 0xffff_ffff)
+    throw new RangeError(`optimalIoSize: ${optimalIoSize} is no multiple of blockSize (${blockSize})`)
+  if (!/^[\x20-\x7e]*$/.test(serial)) throw new RangeError("serial: only printable ASCII characters can be shown to a guest")
+  const bits = withoutFeatures.map((name) => ({ ...VIRTIO_BLK_F, ...VIRTIO_F })[name])
+  if (withoutFeatures.includes("FLUSH")) bits.push(VIRTIO_BLK_F.CONFIG_WCE)
+  return {
+    serial: Uint8Array.from(serial.slice(0, ID_SIZE), (char) => char.charCodeAt(0)),
+    queues,
+    queueSize,
+    blockSize,
+    physicalBlockSize,
+    optimalIoSize,
+    withoutFeatures: featureMask(bits),
+  }
+}
+
+/** The feature bits of the device type: what the backing can do decides. */
+export function blkFeatures(backing: VirtioBacking, parameters: BlkParameters): bigint {
+  const bits: number[] = [VIRTIO_BLK_F.SEG_MAX, VIRTIO_BLK_F.GEOMETRY, VIRTIO_BLK_F.BLK_SIZE, VIRTIO_BLK_F.TOPOLOGY]
+  if (parameters.queues > 1) bits.push(VIRTIO_BLK_F.MQ)
+  if (backing.readOnly) bits.push(VIRTIO_BLK_F.RO)
+  if (backing.flush !== undefined) bits.push(VIRTIO_BLK_F.FLUSH, VIRTIO_BLK_F.CONFIG_WCE)
+  if (backing.discard !== undefined && !backing.readOnly) bits.push(VIRTIO_BLK_F.DISCARD)
+  if (backing.writeZeroes !== undefined && !backing.readOnly) bits.push(VIRTIO_BLK_F.WRITE_ZEROES)
+  return featureMask(bits)
+}
+
+/** Fills in all fields but the capacity and `writeback`, which change. */
+export function writeStaticConfig(config: DataView, backing: VirtioBacking, parameters: BlkParameters, offered: bigint): void {
+  const { blockSize, physicalBlockSize, optimalIoSize, queues, queueSize } = parameters
+  const offers = (bit: number) => (offered & (1n << BigInt(bit))) !== 0n
+  // The header and the status take a descriptor each.
+  config.setUint32(VIRTIO_BLK_CONFIG.seg_max, Math.max(queueSize - 2, 1), true)
+  config.setUint32(VIRTIO_BLK_CONFIG.blk_size, blockSize, true)
+  config.setUint8(VIRTIO_BLK_CONFIG.topology_physical_block_exp, Math.log2(physicalBlockSize / blockSize))
+  config.setUint16(VIRTIO_BLK_CONFIG.topology_min_io_size, physicalBlockSize / blockSize, true)
+  config.setUint32(VIRTIO_BLK_CONFIG.topology_opt_io_size, optimalIoSize / blockSize, true)
+  config.setUint16(VIRTIO_BLK_CONFIG.num_queues, queues, true)
+  if (offers(VIRTIO_BLK_F.DISCARD)) {
+    const alignment = Math.max(Math.floor((backing.discardGranularity ?? SECTOR_SIZE) / SECTOR_SIZE), 1)
+    config.setUint32(VIRTIO_BLK_CONFIG.max_discard_sectors, MAX_DISCARD_SECTORS, true)
+    config.setUint32(VIRTIO_BLK_CONFIG.max_discard_seg, MAX_DISCARD_SEGMENTS, true)
+    config.setUint32(VIRTIO_BLK_CONFIG.discard_sector_alignment, alignment, true)
+  }
+  if (offers(VIRTIO_BLK_F.WRITE_ZEROES)) {
+    config.setUint32(VIRTIO_BLK_CONFIG.max_write_zeroes_sectors, MAX_WRITE_ZEROES_SECTORS, true)
+    config.setUint32(VIRTIO_BLK_CONFIG.max_write_zeroes_seg, MAX_WRITE_ZEROES_SEGMENTS, true)
+    // A disk that cannot discard cannot free space by zeroing either.
+    config.setUint8(VIRTIO_BLK_CONFIG.write_zeroes_may_unmap, offers(VIRTIO_BLK_F.DISCARD) ? 1 : 0)
+  }
+}
+
+/** Writes the capacity in sectors, and the cylinders that go with it. */
+export function writeCapacity(config: DataView, sectors: number): void {
+  config.setUint32(VIRTIO_BLK_CONFIG.capacity, sectors % 0x1_0000_0000, true)
+  config.setUint32(VIRTIO_BLK_CONFIG.capacity + 4, Math.floor(sectors / 0x1_0000_0000), true)
+  config.setUint16(VIRTIO_BLK_CONFIG.geometry_cylinders, Math.min(Math.floor(sectors / (GEOMETRY_HEADS * GEOMETRY_SECTORS)), 0xffff), true)
+  config.setUint8(VIRTIO_BLK_CONFIG.geometry_heads, GEOMETRY_HEADS)
+  config.setUint8(VIRTIO_BLK_CONFIG.geometry_sectors, GEOMETRY_SECTORS)
+}
+
+function isPowerOfTwo(value: number): boolean {
+  return Number.isInteger(Math.log2(value))
+}

@@ -1,0 +1,456 @@
+/**
+ * VirtioBlk: the block device ([VIRTIO] 5.2). Takes a batch of requests from a queue, merges neighbours into one vectored call on
+ * the backing, and completes each request exactly once, at once or when the backing's promise settles.
+ */
+import { BackingError, type BackingErrorCode, type VirtioBacking } from "../../backing/backing.ts"
+import { VirtioDevice } from "../device.ts"
+import { type SplitQueue, VirtqueueError } from "../split-queue.ts"
+import { DEVICE_STATUS } from "../spec.ts"
+import { inTurn, readBuffers, writeBuffers } from "./backing-calls.ts"
+import { BufferList } from "./buffer-list.ts"
+import { blkFeatures, type BlkParameters, blkParameters, MAX_DISCARD_SECTORS, MAX_DISCARD_SEGMENTS, MAX_WRITE_ZEROES_SECTORS, MAX_WRITE_ZEROES_SEGMENTS, type VirtioBlkOptions, writeCapacity, writeStaticConfig } from "./config.ts"
+import { BlkRequest, parseRequest, type RangeSegment, readRangeSegments, storeData } from "./request.ts"
+import { type BlkStatus, ID_SIZE, SECTOR_SIZE, SEGMENT_SIZE, VIRTIO_BLK_CONFIG, VIRTIO_BLK_CONFIG_SIZE, VIRTIO_BLK_F, VIRTIO_BLK_S, VIRTIO_BLK_T, VIRTIO_BLK_WRITE_ZEROES_F, VIRTIO_ID_BLOCK } from "./spec.ts"
+import { type BlkStatistics, countsOf, emptyStatistics } from "./statistics.ts"
+
+/** Requests taken from a queue before any of them is acted upon. */
+const BATCH_REQUESTS = 256
+/** The batch is closed once it has this many segments, so that its memory stays bounded whatever chains look like. */
+const BATCH_SEGMENTS = 8192
+/** Bytes and buffers that one merged call moves at most: larger calls gain nothing. */
+const MERGE_BYTES = 1 << 20
+const MERGE_BUFFERS = 1024
+
+/** What a failure of the backing tells the guest. Total, so that a new code does not compile until somebody has thought about it. */
+const STATUS_BY_CODE: Readonly<Record<BackingErrorCode, BlkStatus>> = {
+  io: VIRTIO_BLK_S.IOERR,
+  "no-space": VIRTIO_BLK_S.IOERR,
+  "out-of-bounds": VIRTIO_BLK_S.IOERR,
+  "read-only": VIRTIO_BLK_S.IOERR,
+  corrupt: VIRTIO_BLK_S.IOERR,
+  "invalid-format": VIRTIO_BLK_S.IOERR,
+  unsupported: VIRTIO_BLK_S.UNSUPP,
+  "not-found": VIRTIO_BLK_S.IOERR,
+  permission: VIRTIO_BLK_S.IOERR,
+  busy: VIRTIO_BLK_S.IOERR,
+  closed: VIRTIO_BLK_S.IOERR,
+  "invalid-argument": VIRTIO_BLK_S.IOERR,
+}
+
+/** Requests that one call on the backing serves: those from `first` to before `end` of `batch`. */
+type Step = (batch: readonly BlkRequest[], first: number, end: number) => void | Promise<void>
+
+/**
+ * A virtio block device over a backing, to be put behind a transport, such as VirtioPciFunction. The backing stays its owner's: closing
+ * it is theirs to do, after the device is unplugged and `whenIdle`.
+ */
+export class VirtioBlk extends VirtioDevice {
+  readonly deviceType = VIRTIO_ID_BLOCK
+  readonly backing: VirtioBacking
+  readonly statistics: BlkStatistics = emptyStatistics()
+  /** The last failure of the backing, for people: the guest hears of it as a status only. */
+  lastError: unknown
+  readonly #parameters: BlkParameters
+  readonly #batch: BlkRequest[] = []
+  readonly #buffers = new BufferList()
+  /** Writes of the batch that are done but, in write-through mode, not yet on stable storage. */
+  #unstable: BlkRequest[] = []
+  /** In sectors. */
+  #capacity = 0
+  /** Thrown by a backing, but no BackingError: somebody's bug, thrown on once the guest has its answers. */
+  #bugs: unknown[] = []
+
+  /** Throws RangeError when an option makes no sense. */
+  constructor(backing: VirtioBacking, options: VirtioBlkOptions = {}) {
+    const parameters = blkParameters(options)
+    super({ ...parameters, configSize: VIRTIO_BLK_CONFIG_SIZE, features: blkFeatures(backing, parameters) })
+    this.backing = backing
+    this.#parameters = parameters
+    writeStaticConfig(this.config, backing, parameters, this.offeredFeatures)
+    this.#readCapacity()
+    this.wasReset()
+  }
+
+  /** Size of the disk as the guest sees it, in sectors of 512 bytes. A tail of the backing that is no whole sector is left out. */
+  get capacity(): number {
+    return this.#capacity
+  }
+
+  /** To be called after the backing's size has changed: tells the guest. Requests that are under way were judged by the old size. */
+  capacityChanged(): void {
+    const before = this.#capacity
+    this.#readCapacity()
+    if (this.#capacity !== before) this.configChanged()
+  }
+
+  #readCapacity(): void {
+    this.#capacity = Math.floor(this.backing.size / SECTOR_SIZE)
+    writeCapacity(this.config, this.#capacity)
+  }
+
+  // --- Cache mode ([VIRTIO] 5.2.5.1, 5.2.6.2) ------------------------------------------------------------------------------
+
+  /** The mode after a reset is write-back, if there is anything to write back. */
+  protected override wasReset(): void {
+    this.config.setUint8(VIRTIO_BLK_CONFIG.writeback, this.#offersFlush ? 1 : 0)
+  }
+
+  protected override negotiated(): void {
+    if (!this.#offersFlush) return
+    const flush = this.hasFeature(VIRTIO_BLK_F.FLUSH)
+    // A driver that can flush and cannot choose expects write-back; one that cannot flush gets write-through, even if it could choose.
+    if (!flush || !this.hasFeature(VIRTIO_BLK_F.CONFIG_WCE)) this.config.setUint8(VIRTIO_BLK_CONFIG.writeback, flush ? 1 : 0)
+  }
+
+  protected override writeConfigByte(offset: number, value: number): void {
+    if (offset !== VIRTIO_BLK_CONFIG.writeback || !this.#offersWce) return
+    const frozen = (this.status & (DEVICE_STATUS.FEATURES_OK | DEVICE_STATUS.DRIVER_OK)) !== 0
+    // Legacy drivers may touch the field before they have accepted anything.
+    if (frozen && !this.hasFeature(VIRTIO_BLK_F.CONFIG_WCE)) return
+    this.config.setUint8(VIRTIO_BLK_CONFIG.writeback, value !== 0 ? 1 : 0)
+  }
+
+  get #offersFlush(): boolean {
+    return (this.offeredFeatures & (1n << BigInt(VIRTIO_BLK_F.FLUSH))) !== 0n
+  }
+
+  get #offersWce(): boolean {
+    return (this.offeredFeatures & (1n << BigInt(VIRTIO_BLK_F.CONFIG_WCE))) !== 0n
+  }
+
+  /** A write must be on stable storage before it completes. So must those of a legacy driver that has not said yet what it can do. */
+  get #writeThrough(): boolean {
+    return this.backing.flush !== undefined && (this.config.getUint8(VIRTIO_BLK_CONFIG.writeback) === 0 || (this.status & DEVICE_STATUS.DRIVER_OK) === 0)
+  }
+
+  // --- Taking requests -----------------------------------------------------------------------------------------------------
+
+  protected override serve(ring: SplitQueue, queue: number): boolean {
+    let broken: VirtqueueError | undefined
+    // Two rounds through the ring are all that a driver can ask for while we hold its thread.
+    for (let budget = 2 * ring.size; budget > 0; ) {
+      let count = 0
+      try {
+        count = this.#take(ring, queue)
+      } catch (error) {
+        if (!(error instanceof VirtqueueError)) throw error
+        broken = error
+        count = this.#taken
+      }
+      budget -= Math.max(count, 1)
+      this.#execute(ring, queue, count)
+      this.publish(ring, queue)
+      if (broken !== undefined) throw broken
+      // Interrupting may have run the driver, and the driver may have reset us.
+      if (!this.isCurrent(ring, queue)) return this.#throwBugs()
+      if (count === 0 && !ring.enableKicks()) return this.#throwBugs()
+    }
+    this.#throwBugs()
+    return true
+  }
+
+  /** Requests of the batch that `#take` had finished when it threw. */
+  #taken = 0
+
+  /** Fills the batch. Returns the number of requests in it. */
+  #take(ring: SplitQueue, queue: number): number {
+    const legacy = this.queue(queue)?.legacy === true
+    const { memory } = this
+    let segments = 0
+    this.#taken = 0
+    while (this.#taken < BATCH_REQUESTS && segments < BATCH_SEGMENTS) {
+      const request = this.#slot(this.#taken)
+      if (!ring.pop(request.chain)) break
+      parseRequest(request, memory, legacy)
+      segments += request.chain.count
+      this.#taken++
+    }
+    return this.#taken
+  }
+
+  #slot(index: number): BlkRequest {
+    return (this.#batch[index] ??= new BlkRequest())
+  }
+
+  /** Acts on the first `count` requests of the batch, in order. */
+  #execute(ring: SplitQueue, queue: number, count: number): void {
+    for (let first = 0; first < count; ) {
+      const status = this.#check(this.#slot(first))
+      if (status !== VIRTIO_BLK_S.OK) {
+        this.#complete(ring, this.#slot(first), status, 0)
+        first++
+        continue
+      }
+      const end = this.#mergeEnd(first, count)
+      this.#perform(ring, queue, this.#batch, first, end)
+      first = end
+    }
+    if (this.#unstable.length === 0) return
+    const written = this.#unstable
+    this.#unstable = []
+    this.#stabilise(ring, queue, written)
+  }
+
+  /** Whether the request may be acted upon, and what to answer if not. */
+  #check(request: BlkRequest): BlkStatus {
+    switch (request.type) {
+      case VIRTIO_BLK_T.OUT:
+        if (this.backing.readOnly) return VIRTIO_BLK_S.IOERR
+        return this.#checkTransfer(request)
+      case VIRTIO_BLK_T.IN:
+        return this.#checkTransfer(request)
+      case VIRTIO_BLK_T.FLUSH:
+      case VIRTIO_BLK_T.GET_ID:
+        return VIRTIO_BLK_S.OK
+      case VIRTIO_BLK_T.DISCARD:
+        if (this.backing.readOnly) return VIRTIO_BLK_S.IOERR
+        return this.#checkRanges(request, VIRTIO_BLK_F.DISCARD, MAX_DISCARD_SEGMENTS)
+      case VIRTIO_BLK_T.WRITE_ZEROES:
+        if (this.backing.readOnly) return VIRTIO_BLK_S.IOERR
+        return this.#checkRanges(request, VIRTIO_BLK_F.WRITE_ZEROES, MAX_WRITE_ZEROES_SEGMENTS)
+      default:
+        return VIRTIO_BLK_S.UNSUPP
+    }
+  }
+
+  #checkTransfer(request: BlkRequest): BlkStatus {
+    const sectors = request.dataLength / SECTOR_SIZE
+    const fits = Number.isInteger(sectors) && request.sector <= this.#capacity && sectors <= this.#capacity - request.sector
+    return fits ? VIRTIO_BLK_S.OK : VIRTIO_BLK_S.IOERR
+  }
+
+  #checkRanges(request: BlkRequest, feature: number, maxSegments: number): BlkStatus {
+    if (!this.hasFeature(feature)) return VIRTIO_BLK_S.UNSUPP
+    if (request.dataLength % SEGMENT_SIZE !== 0 || request.dataLength / SEGMENT_SIZE > maxSegments) return VIRTIO_BLK_S.IOERR
+    return VIRTIO_BLK_S.OK
+  }
+
+  /** The requests from `first` on that one call on the backing can serve: reads, or writes, of neighbouring sectors. */
+  #mergeEnd(first: number, count: number): number {
+    const request = this.#slot(first)
+    let end = first + 1
+    if ((request.type !== VIRTIO_BLK_T.IN && request.type !== VIRTIO_BLK_T.OUT) || request.dataLength === 0) return end
+    let bytes = request.dataLength
+    let buffers = request.chain.count
+    while (end < count) {
+      const next = this.#slot(end)
+      if (next.type !== request.type || next.dataLength === 0 || (next.sector - request.sector) * SECTOR_SIZE !== bytes) break
+      bytes += next.dataLength
+      buffers += next.chain.count
+      if (bytes > MERGE_BYTES || buffers > MERGE_BUFFERS || this.#check(next) !== VIRTIO_BLK_S.OK) break
+      end++
+    }
+    this.statistics.merged += end - first - 1
+    return end
+  }
+
+  // --- Acting ------------------------------------------------------------------------------------------------------------------
+
+  /** One call on the backing for the requests from `first` to before `end`, and what follows from it. */
+  #perform(ring: SplitQueue, queue: number, batch: readonly BlkRequest[], first: number, end: number): void {
+    let result: void | Promise<void>
+    try {
+      result = this.#act(batch, first, end)
+    } catch (error) {
+      this.#failed(ring, queue, batch, first, end, error)
+      return
+    }
+    if (result === undefined) this.#succeeded(ring, batch, first, end)
+    else this.#wait(ring, queue, this.#detach(batch, first, end), result, this.#act)
+  }
+
+  readonly #act: Step = (batch, first, end) => {
+    const request = batch[first]
+    if (request === undefined) return
+    switch (request.type) {
+      case VIRTIO_BLK_T.IN:
+        this.#gather(batch, first, end)
+        return readBuffers(this.backing, this.#buffers.buffers, request.sector * SECTOR_SIZE)
+      case VIRTIO_BLK_T.OUT:
+        this.#gather(batch, first, end)
+        return writeBuffers(this.backing, this.#buffers.buffers, request.sector * SECTOR_SIZE)
+      case VIRTIO_BLK_T.FLUSH:
+        return this.backing.flush?.()
+      case VIRTIO_BLK_T.DISCARD:
+        return this.#discard(readRangeSegments(request, this.memory))
+      case VIRTIO_BLK_T.WRITE_ZEROES:
+        return this.#writeZeroes(readRangeSegments(request, this.memory))
+    }
+  }
+
+  #gather(batch: readonly BlkRequest[], first: number, end: number): void {
+    const buffers = this.#buffers
+    buffers.clear()
+    for (let index = first; index < end; index++) {
+      const request = batch[index]
+      if (request !== undefined) buffers.add(request, this.memory)
+    }
+    buffers.finish()
+  }
+
+  #discard(segments: readonly RangeSegment[]): void | Promise<void> {
+    this.#checkSegments(segments, 0, MAX_DISCARD_SECTORS)
+    return inTurn(segments.length, (index) => {
+      const { sector, sectors } = segments[index] ?? NO_SEGMENT
+      if (sectors > 0) return this.backing.discard?.(sector * SECTOR_SIZE, sectors * SECTOR_SIZE)
+    })
+  }
+
+  #writeZeroes(segments: readonly RangeSegment[]): void | Promise<void> {
+    this.#checkSegments(segments, VIRTIO_BLK_WRITE_ZEROES_F.UNMAP, MAX_WRITE_ZEROES_SECTORS)
+    return inTurn(segments.length, (index) => {
+      const { sector, sectors, flags } = segments[index] ?? NO_SEGMENT
+      if (sectors > 0) return this.backing.writeZeroes?.(sector * SECTOR_SIZE, sectors * SECTOR_SIZE, (flags & VIRTIO_BLK_WRITE_ZEROES_F.UNMAP) !== 0)
+    })
+  }
+
+  /** All segments are looked at before any is acted upon: a bad one leaves the disk as it was. */
+  #checkSegments(segments: readonly RangeSegment[], allowedFlags: number, maxSectors: number): void {
+    if (segments.some(({ flags }) => (flags & ~allowedFlags) !== 0)) throw new BackingError("unsupported", "a segment has flags that are not allowed")
+    for (const { sector, sectors } of segments)
+      if (sectors > maxSectors || sector > this.#capacity || sectors > this.#capacity - sector) throw new BackingError("out-of-bounds", `a segment of ${sectors} sectors at ${sector}`)
+  }
+
+  // --- Completing ----------------------------------------------------------------------------------------------------------------
+
+  /** The backing has done what the requests asked for. */
+  #succeeded(ring: SplitQueue, batch: readonly BlkRequest[], first: number, end: number): void {
+    const throughCache = this.#writeThrough
+    for (let index = first; index < end; index++) {
+      const request = batch[index]
+      if (request === undefined) continue
+      if (throughCache && (request.type === VIRTIO_BLK_T.OUT || request.type === VIRTIO_BLK_T.WRITE_ZEROES)) this.#unstable.push(request)
+      else this.#answer(ring, request)
+    }
+  }
+
+  /** Answers OK. */
+  #answer(ring: SplitQueue, request: BlkRequest): void {
+    let filled = 0
+    if (request.type === VIRTIO_BLK_T.IN) filled = request.dataLength
+    else if (request.type === VIRTIO_BLK_T.GET_ID) filled = storeData(request, this.memory, this.#id())
+    this.#complete(ring, request, VIRTIO_BLK_S.OK, filled)
+  }
+
+  #id(): Uint8Array {
+    const id = new Uint8Array(ID_SIZE)
+    id.set(this.#parameters.serial)
+    return id
+  }
+
+  /** The call failed. Where it was for several requests, each is tried alone: only those that fail by themselves shall hear of it. */
+  #failed(ring: SplitQueue, queue: number, batch: readonly BlkRequest[], first: number, end: number, error: unknown): void {
+    if (end - first > 1) {
+      for (let index = first; index < end; index++) this.#perform(ring, queue, batch, index, index + 1)
+      return
+    }
+    const request = batch[first]
+    if (request !== undefined) this.#complete(ring, request, this.#statusOf(error), 0)
+  }
+
+  #statusOf(error: unknown): BlkStatus {
+    this.lastError = error
+    if (error instanceof BackingError) return STATUS_BY_CODE[error.code]
+    this.#bugs.push(error)
+    return VIRTIO_BLK_S.IOERR
+  }
+
+  /**
+   * The only writer of status bytes and used entries. `filled`: bytes of data written from the first writable byte on, all of them
+   * when the status byte follows directly, so that the used length never covers a byte that was not written ([VIRTIO] 2.7.8.2).
+   */
+  #complete(ring: SplitQueue, request: BlkRequest, status: BlkStatus, filled: number): void {
+    const { memory } = this
+    const { chain, statusAddress } = request
+    const region = memory.region(statusAddress)
+    region?.data.setUint8(statusAddress - region.start, status)
+    const writable = chain.writableLength
+    ring.addUsed(chain.head, filled === writable - 1 ? writable : filled)
+    const counts = countsOf(this.statistics, request.type)
+    counts.requests++
+    if (status === VIRTIO_BLK_S.OK) counts.bytes += request.type === VIRTIO_BLK_T.IN || request.type === VIRTIO_BLK_T.OUT ? request.dataLength : 0
+    else counts.errors++
+    if (memory.written !== undefined) this.#announce(request)
+  }
+
+  /** Tells the memory what the request may have stored: a failed read counts as well. */
+  #announce(request: BlkRequest): void {
+    const { chain } = request
+    const mayFill = request.type === VIRTIO_BLK_T.IN || request.type === VIRTIO_BLK_T.GET_ID
+    if (mayFill) for (let segment = chain.readableCount; segment < chain.count; segment++) this.memory.written?.(chain.addresses[segment] ?? 0, chain.lengths[segment] ?? 0)
+    else this.memory.written?.(request.statusAddress, 1)
+  }
+
+  /** Write-through: one flush makes all of these writes stable, then they complete. */
+  #stabilise(ring: SplitQueue, queue: number, written: readonly BlkRequest[]): void {
+    let result: void | Promise<void>
+    try {
+      result = this.#flush()
+    } catch (error) {
+      const status = this.#statusOf(error)
+      for (const request of written) this.#complete(ring, request, status, 0)
+      return
+    }
+    if (result === undefined) {
+      for (const request of written) this.#complete(ring, request, VIRTIO_BLK_S.OK, 0)
+      return
+    }
+    // The requests outlive the batch, and the batch is through.
+    this.#batch.length = 0
+    this.#wait(ring, queue, written, result, this.#flush)
+  }
+
+  readonly #flush = (): void | Promise<void> => this.backing.flush?.()
+
+  // --- Waiting: the one place that knows about promises -----------------------------------------------------------------------
+
+  /** Requests that outlive the batch get objects of their own, and their views an array of its own. */
+  #detach(batch: readonly BlkRequest[], first: number, end: number): readonly BlkRequest[] {
+    this.#buffers.buffers = []
+    const requests = batch.slice(first, end)
+    if (batch === this.#batch) for (let index = first; index < end; index++) this.#batch[index] = new BlkRequest()
+    return requests
+  }
+
+  /** Completes the requests when the backing has answered `step`. */
+  #wait(ring: SplitQueue, queue: number, requests: readonly BlkRequest[], answer: Promise<void>, step: Step): void {
+    const { generation } = this.memory
+    const settle = (act: () => void) => {
+      if (this.isCurrent(ring, queue)) {
+        this.guard(ring, queue, act)
+        if (this.#unstable.length > 0) this.#stabilise(ring, queue, this.#unstable.splice(0))
+        this.publish(ring, queue)
+      } else {
+        for (const _ of requests) ring.abandon()
+      }
+      this.requestFinished(queue)
+      this.#throwBugs()
+    }
+    const again = () => this.#perform(ring, queue, requests, 0, requests.length)
+    this.requestStarted()
+    Promise.resolve(answer).then(
+      () =>
+        settle(() => {
+          // The guest's memory has been replaced: the backing worked on a buffer that is gone. The new one holds what the old one did.
+          if (step === this.#act && this.memory.generation !== generation) again()
+          else if (step === this.#act) this.#succeeded(ring, requests, 0, requests.length)
+          else for (const request of requests) this.#complete(ring, request, VIRTIO_BLK_S.OK, 0)
+        }),
+      (error: unknown) =>
+        settle(() => {
+          if (step === this.#act && this.memory.generation !== generation) again()
+          else if (step === this.#act) this.#failed(ring, queue, requests, 0, requests.length, error)
+          else for (const request of requests) this.#complete(ring, request, this.#statusOf(error), 0)
+        }),
+    )
+  }
+
+  /** Throws on what a backing threw without being a BackingError; from the waiting place this ends up as an unhandled rejection. */
+  #throwBugs(): false {
+    const [bug] = this.#bugs.splice(0)
+    if (bug !== undefined) throw bug
+    return false
+  }
+}
+
+const NO_SEGMENT: RangeSegment = { sector: 0, sectors: 0, flags: 0 }

@@ -1,0 +1,67 @@
+/** Constants of the block device, [VIRTIO] 5.2 (the version that ../spec.ts names), one object for each table, in its spelling. */
+
+/** [VIRTIO] 5.2: the device type. */
+export const VIRTIO_ID_BLOCK = 2
+
+/** [VIRTIO] 5.2.3 "Feature bits": bit numbers. */
+export const VIRTIO_BLK_F = {
+  SIZE_MAX: 1,
+  SEG_MAX: 2,
+  GEOMETRY: 4,
+  RO: 5,
+  BLK_SIZE: 6,
+  FLUSH: 9,
+  TOPOLOGY: 10,
+  CONFIG_WCE: 11,
+  MQ: 12,
+  DISCARD: 13,
+  WRITE_ZEROES: 14,
+} as const
+
+/** [VIRTIO] 5.2.6: request types. */
+export const VIRTIO_BLK_T = { IN: 0, OUT: 1, FLUSH: 4, FLUSH_OUT: 5, GET_ID: 8, DISCARD: 11, WRITE_ZEROES: 13 } as const
+
+/** [VIRTIO] 5.2.6.4: bit 31 of a legacy request's type, which this device never offers and therefore ignores. */
+export const VIRTIO_BLK_T_BARRIER = 0x8000_0000
+
+/** [VIRTIO] 5.2.6: the status byte. */
+export const VIRTIO_BLK_S = { OK: 0, IOERR: 1, UNSUPP: 2 } as const
+export type BlkStatus = (typeof VIRTIO_BLK_S)[keyof typeof VIRTIO_BLK_S]
+
+/** [VIRTIO] 5.2.6: flags of a discard or write-zeroes segment. */
+export const VIRTIO_BLK_WRITE_ZEROES_F = { UNMAP: 1 } as const
+
+/** Bytes of a sector, whatever blk_size says. */
+export const SECTOR_SIZE = 512
+/** Bytes of a request's header: le32 type, le32 reserved, le64 sector. */
+export const HEADER_SIZE = 16
+/** Bytes of a discard or write-zeroes segment: le64 sector, le32 num_sectors, le32 flags. */
+export const SEGMENT_SIZE = 16
+/** Bytes that GET_ID returns. */
+export const ID_SIZE = 20
+
+/** [VIRTIO] 5.2.4 "Device configuration layout": byte offsets. */
+export const VIRTIO_BLK_CONFIG = {
+  capacity: 0x00,
+  size_max: 0x08,
+  seg_max: 0x0c,
+  geometry_cylinders: 0x10,
+  geometry_heads: 0x12,
+  geometry_sectors: 0x13,
+  blk_size: 0x14,
+  topology_physical_block_exp: 0x18,
+  topology_alignment_offset: 0x19,
+  topology_min_io_size: 0x1a,
+  topology_opt_io_size: 0x1c,
+  writeback: 0x20,
+  num_queues: 0x22,
+  max_discard_sectors: 0x24,
+  max_discard_seg: 0x28,
+  discard_sector_alignment: 0x2c,
+  max_write_zeroes_sectors: 0x30,
+  max_write_zeroes_seg: 0x34,
+  write_zeroes_may_unmap: 0x38,
+} as const
+
+/** Bytes of the whole structure, the fields of features that we do not offer included. */
+export const VIRTIO_BLK_CONFIG_SIZE = 0x60

@@ -1,0 +1,52 @@
+/** Statistics of a block device, counted since it was made. */
+import { VIRTIO_BLK_T } from "./spec.ts"
+
+/** Counts of one type of request. */
+export interface RequestCounts {
+  requests: number
+  /** Bytes of data of those that succeeded. */
+  bytes: number
+  /** Requests answered with IOERR or UNSUPP. */
+  errors: number
+}
+
+export interface BlkStatistics {
+  readonly read: RequestCounts
+  readonly write: RequestCounts
+  readonly flush: RequestCounts
+  readonly getId: RequestCounts
+  readonly discard: RequestCounts
+  readonly writeZeroes: RequestCounts
+  /** Requests of types that the device does not know. */
+  readonly unknown: RequestCounts
+  /** Requests that went to the backing together with the one before them. */
+  merged: number
+}
+
+export function emptyStatistics(): BlkStatistics {
+  return { read: counts(), write: counts(), flush: counts(), getId: counts(), discard: counts(), writeZeroes: counts(), unknown: counts(), merged: 0 }
+}
+
+/** The counts that a request of `type` belongs to. */
+export function countsOf(statistics: BlkStatistics, type: number): RequestCounts {
+  switch (type) {
+    case VIRTIO_BLK_T.IN:
+      return statistics.read
+    case VIRTIO_BLK_T.OUT:
+      return statistics.write
+    case VIRTIO_BLK_T.FLUSH:
+      return statistics.flush
+    case VIRTIO_BLK_T.GET_ID:
+      return statistics.getId
+    case VIRTIO_BLK_T.DISCARD:
+      return statistics.discard
+    case VIRTIO_BLK_T.WRITE_ZEROES:
+      return statistics.writeZeroes
+    default:
+      return statistics.unknown
+  }
+}
+
+function counts(): RequestCounts {
+  return { requests: 0, bytes: 0, errors: 0 }
+}

@@ -1,0 +1,57 @@
+/**
+ * Constants of the virtio specification that do not belong to one device type, one object for each table, in its spelling.
+ *
+ * [VIRTIO] = OASIS "Virtual I/O Device (VIRTIO) Version 1.3", csd01; section numbers in this folder are those of that text.
+ */
+
+/** [VIRTIO] 2.1 "Device Status Field". */
+export const DEVICE_STATUS = { ACKNOWLEDGE: 0x01, DRIVER: 0x02, DRIVER_OK: 0x04, FEATURES_OK: 0x08, DEVICE_NEEDS_RESET: 0x40, FAILED: 0x80 } as const
+
+/** [VIRTIO] 6 "Reserved Feature Bits" and 6.3 "Legacy Interface: Reserved Feature Bits": bit numbers. */
+export const VIRTIO_F = {
+  NOTIFY_ON_EMPTY: 24,
+  ANY_LAYOUT: 27,
+  INDIRECT_DESC: 28,
+  EVENT_IDX: 29,
+  VERSION_1: 32,
+  RING_RESET: 40,
+} as const
+
+/** Bits that exist for drivers without VERSION_1 only, and are not shown through the modern registers. */
+export const LEGACY_ONLY_FEATURES: bigint = featureMask([VIRTIO_F.NOTIFY_ON_EMPTY, VIRTIO_F.ANY_LAYOUT])
+
+/** [VIRTIO] 2.7.5 "The Virtqueue Descriptor Table". */
+export const VIRTQ_DESC_F = { NEXT: 1, WRITE: 2, INDIRECT: 4 } as const
+
+/** [VIRTIO] 2.7.6 "The Virtqueue Available Ring". */
+export const VIRTQ_AVAIL_F = { NO_INTERRUPT: 1 } as const
+
+/** Bytes of one descriptor: le64 address, le32 length, le16 flags, le16 next. */
+export const VIRTQ_DESC_SIZE = 16
+/** Byte offset of `ring` in the available and in the used ring, behind le16 flags and le16 idx. */
+export const VIRTQ_RING_OFFSET = 4
+/** Bytes of one element of the available ring: le16 head. */
+export const VIRTQ_AVAIL_ELEM_SIZE = 2
+/** Bytes of one element of the used ring: le32 id, le32 len. */
+export const VIRTQ_USED_ELEM_SIZE = 8
+/** Bytes of the event index behind each ring: le16 used_event or avail_event. */
+export const VIRTQ_EVENT_SIZE = 2
+/** [VIRTIO] 2.7: "The maximum Queue Size value is 32768." */
+export const VIRTQ_MAX_SIZE = 32768
+
+/** Bytes of an available ring of `size` elements; the event index counts even when it is not used. */
+export function availRingSize(size: number): number {
+  return VIRTQ_RING_OFFSET + VIRTQ_AVAIL_ELEM_SIZE * size + VIRTQ_EVENT_SIZE
+}
+
+/** Bytes of a used ring of `size` elements; the event index counts even when it is not used. */
+export function usedRingSize(size: number): number {
+  return VIRTQ_RING_OFFSET + VIRTQ_USED_ELEM_SIZE * size + VIRTQ_EVENT_SIZE
+}
+
+/** The 64-bit feature word with the given bits set. */
+export function featureMask(bits: readonly number[]): bigint {
+  let mask = 0n
+  for (const bit of bits) mask |= 1n << BigInt(bit)
+  return mask
+}

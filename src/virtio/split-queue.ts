@@ -1,0 +1,265 @@
+/**
+ * SplitQueue: the device's side of a split virtqueue ([VIRTIO] 2.7) that the driver has enabled.
+ * `pop` takes chains in, validated; `addUsed` gives them back; `publish` shows them to the driver and says whether to interrupt.
+ */
+import type { DescriptorChain } from "./descriptor-chain.ts"
+import type { GuestMemory, RamRegion } from "./guest-memory.ts"
+import { availRingSize, usedRingSize, VIRTQ_AVAIL_ELEM_SIZE, VIRTQ_AVAIL_F, VIRTQ_DESC_F, VIRTQ_DESC_SIZE, VIRTQ_RING_OFFSET, VIRTQ_USED_ELEM_SIZE } from "./spec.ts"
+
+/** The driver broke the rules of the ring: the device cannot go on without a reset. Says what and where. */
+export class VirtqueueError extends Error {
+  override readonly name = "VirtqueueError"
+}
+
+/** Guest-physical addresses of the three parts, in bytes, and the number of descriptors. */
+export interface RingLayout {
+  readonly size: number
+  readonly descriptorTable: number
+  readonly availRing: number
+  readonly usedRing: number
+}
+
+/** What was negotiated that changes how a ring works. */
+export interface RingFeatures {
+  readonly indirect: boolean
+  readonly eventIdx: boolean
+  readonly notifyOnEmpty: boolean
+}
+
+/** [VIRTIO] 2.7.5.3.1 asks drivers for no more descriptors in a chain than the queue size. Like QEMU, we take 1024 in any queue. */
+const CHAIN_LIMIT = 1024
+
+/** "The total length of [a chain] must not exceed 2^32 bytes" ([VIRTIO] 2.7.4). */
+const MAX_CHAIN_LENGTH = 2 ** 32
+
+export class SplitQueue {
+  readonly size: number
+  features: RingFeatures
+  /** Chains popped and not yet given back. */
+  inFlight = 0
+  readonly #layout: RingLayout
+  readonly #memory: GuestMemory
+  readonly #chainLimit: number
+  /** Of the memory that the views below belong to. */
+  #generation = -1
+  // The RAM that each part lies in, and the part's byte offset in it.
+  #desc: DataView = EMPTY
+  #descOffset = 0
+  #avail: DataView = EMPTY
+  #availOffset = 0
+  #used: DataView = EMPTY
+  #usedOffset = 0
+  // flags and idx of each ring, for Atomics: another thread may be the driver ([VIRTIO] 2.7.13.3, 2.7.14). Each is touched once a batch.
+  #availHeader: Uint16Array = new Uint16Array(2)
+  #usedHeader: Uint16Array = new Uint16Array(2)
+  // The event indices: used_event, the driver's, behind the available ring; avail_event, ours, behind the used ring.
+  #usedEvent: Uint16Array = new Uint16Array(1)
+  #availEvent: Uint16Array = new Uint16Array(1)
+  /** The region of the last segment; nearly always that of the next one too. */
+  #region: RamRegion | undefined
+  // Free-running 16-bit indices ([VIRTIO] 2.7.6): never taken modulo the queue size but to find a slot.
+  #availIdx = 0
+  #lastAvail = 0
+  #usedIdx = 0
+  /** #usedIdx as the driver sees it, and as it was when the last interrupt decision was made. */
+  #publishedIdx = 0
+
+  constructor(memory: GuestMemory, layout: RingLayout, features: RingFeatures) {
+    this.#memory = memory
+    this.#layout = layout
+    this.size = layout.size
+    this.features = features
+    this.#chainLimit = Math.max(layout.size, CHAIN_LIMIT)
+    if (layout.availRing % 2 !== 0) throw new VirtqueueError(`available ring at odd address ${hex(layout.availRing)}`)
+    if (layout.usedRing % 2 !== 0) throw new VirtqueueError(`used ring at odd address ${hex(layout.usedRing)}`)
+    this.refresh()
+  }
+
+  /** Looks up the rings again when the guest's memory has been replaced. To be called before each run of pops, and before completions. */
+  refresh(): void {
+    const generation = this.#memory.generation
+    if (generation === this.#generation) return
+    const { size, descriptorTable, availRing, usedRing } = this.#layout
+    const desc = this.#part("descriptor table", descriptorTable, size * VIRTQ_DESC_SIZE)
+    const avail = this.#part("available ring", availRing, availRingSize(size))
+    const used = this.#part("used ring", usedRing, usedRingSize(size))
+    this.#desc = desc.data
+    this.#descOffset = descriptorTable - desc.start
+    this.#avail = avail.data
+    this.#availOffset = availRing - avail.start
+    this.#used = used.data
+    this.#usedOffset = usedRing - used.start
+    this.#availHeader = words(avail, this.#availOffset, 2)
+    this.#usedHeader = words(used, this.#usedOffset, 2)
+    this.#usedEvent = words(avail, this.#availOffset + VIRTQ_RING_OFFSET + VIRTQ_AVAIL_ELEM_SIZE * size, 1)
+    this.#availEvent = words(used, this.#usedOffset + VIRTQ_RING_OFFSET + VIRTQ_USED_ELEM_SIZE * size, 1)
+    this.#region = undefined
+    this.#generation = generation
+  }
+
+  /**
+   * Takes the next available chain into `chain`. Returns false when there is none. Throws VirtqueueError when the ring or the
+   * chain is broken; the queue must not be used further then.
+   */
+  pop(chain: DescriptorChain): boolean {
+    if (this.#lastAvail === this.#availIdx && !this.#lookForMore()) return false
+    // A driver that offers descriptors again before it got them back could make us hold any number of requests.
+    if (this.inFlight >= this.size) throw new VirtqueueError(`more than ${this.size} chains in flight: the driver reused descriptors that it had not got back`)
+    const slot = this.#lastAvail & (this.size - 1)
+    const head = this.#avail.getUint16(this.#availOffset + VIRTQ_RING_OFFSET + VIRTQ_AVAIL_ELEM_SIZE * slot, true)
+    this.#walk(chain, head)
+    this.#lastAvail = (this.#lastAvail + 1) & 0xffff
+    this.inFlight++
+    return true
+  }
+
+  /** Reads the available index again. True when chains wait. */
+  #lookForMore(): boolean {
+    // The acquire of this load orders it before the reads of ring slots and descriptors.
+    const availIdx = Atomics.load(this.#availHeader, 1)
+    const waiting = (availIdx - this.#lastAvail) & 0xffff
+    if (waiting > this.size) throw new VirtqueueError(`available index ${availIdx} is ${waiting} ahead of ${this.#lastAvail} in a queue of ${this.size}`)
+    this.#availIdx = availIdx
+    return waiting !== 0
+  }
+
+  /** Follows the chain from descriptor `head`, into an indirect table where it leads to one. */
+  #walk(chain: DescriptorChain, head: number): void {
+    chain.reset(head)
+    let table = this.#desc
+    let tableOffset = this.#descOffset
+    let entries = this.size
+    let index = head
+    let indirect = false
+    for (let budget = this.#chainLimit + 1; budget > 0; budget--) {
+      if (index >= entries) throw new VirtqueueError(`descriptor index ${index} in a table of ${entries}, chain ${head}`)
+      const at = tableOffset + index * VIRTQ_DESC_SIZE
+      const address = table.getUint32(at, true) + table.getUint32(at + 4, true) * 0x1_0000_0000
+      const length = table.getUint32(at + 8, true)
+      const flags = table.getUint16(at + 12, true)
+      if ((flags & VIRTQ_DESC_F.INDIRECT) !== 0) {
+        this.#checkIndirect(head, flags, address, length, indirect)
+        const region = this.#ram(address, length, "indirect table", head)
+        table = region.data
+        tableOffset = address - region.start
+        entries = length / VIRTQ_DESC_SIZE
+        index = 0
+        indirect = true
+        continue
+      }
+      const writable = (flags & VIRTQ_DESC_F.WRITE) !== 0
+      if (!writable && chain.writableLength > 0) throw new VirtqueueError(`device-readable descriptor ${index} behind a writable one, chain ${head}`)
+      this.#segment(chain, address, length, writable)
+      if ((flags & VIRTQ_DESC_F.NEXT) === 0) {
+        if (chain.readableLength + chain.writableLength > MAX_CHAIN_LENGTH) throw new VirtqueueError(`chain ${head} describes more than 2^32 bytes`)
+        return
+      }
+      index = table.getUint16(at + 14, true)
+    }
+    throw new VirtqueueError(`chain ${head} loops, or is longer than ${this.#chainLimit} descriptors`)
+  }
+
+  #checkIndirect(head: number, flags: number, address: number, length: number, nested: boolean): void {
+    if (!this.features.indirect) throw new VirtqueueError(`indirect descriptor in chain ${head}, but INDIRECT_DESC was not negotiated`)
+    if (nested) throw new VirtqueueError(`indirect descriptor inside an indirect table, chain ${head}`)
+    if ((flags & VIRTQ_DESC_F.NEXT) !== 0) throw new VirtqueueError(`indirect descriptor with NEXT, chain ${head}`)
+    if (length === 0 || length % VIRTQ_DESC_SIZE !== 0) throw new VirtqueueError(`indirect table of ${length} bytes at ${hex(address)}, chain ${head}`)
+  }
+
+  /** Adds a descriptor's RAM to the chain, as several segments where it runs from one region into the next. Empty descriptors add nothing. */
+  #segment(chain: DescriptorChain, address: number, length: number, writable: boolean): void {
+    const last = this.#region
+    if (last !== undefined && length !== 0 && address >= last.start && length <= last.end - address) {
+      chain.push(address, length, writable)
+      return
+    }
+    while (length > 0) {
+      const region = this.#memory.region(address)
+      if (region === undefined) throw new VirtqueueError(`${hex(address)} is not RAM, chain ${chain.head}`)
+      this.#region = region
+      const part = Math.min(length, region.end - address)
+      chain.push(address, part, writable)
+      address += part
+      length -= part
+    }
+  }
+
+  /** Gives a chain back. `length`: bytes that the device has written into it, counted from its first writable byte. */
+  addUsed(head: number, length: number): void {
+    const at = this.#usedOffset + VIRTQ_RING_OFFSET + VIRTQ_USED_ELEM_SIZE * (this.#usedIdx & (this.size - 1))
+    this.#used.setUint32(at, head, true)
+    this.#used.setUint32(at + 4, length, true)
+    this.#usedIdx = (this.#usedIdx + 1) & 0xffff
+    this.inFlight--
+  }
+
+  /** Forgets about a chain without telling the driver: its queue has been reset. */
+  abandon(): void {
+    this.inFlight--
+  }
+
+  /** Shows the driver what `addUsed` has collected, if anything. Returns true when the driver wants an interrupt for it. */
+  publish(): boolean {
+    const old = this.#publishedIdx
+    const now = this.#usedIdx
+    if (now === old) return false
+    // Sequentially consistent: the entries are visible before it, and the driver's event index is read after it ([VIRTIO] 2.7.8.2, 2.7.7.2).
+    Atomics.store(this.#usedHeader, 1, now)
+    this.#publishedIdx = now
+    if (this.#memory.written !== undefined) this.#announce(this.#memory.written.bind(this.#memory), old, now)
+    if (this.features.notifyOnEmpty && this.inFlight === 0 && Atomics.load(this.#availHeader, 1) === this.#lastAvail) return true
+    if (!this.features.eventIdx) return (Atomics.load(this.#availHeader, 0) & VIRTQ_AVAIL_F.NO_INTERRUPT) === 0
+    return needsEvent(Atomics.load(this.#usedEvent, 0), now, old)
+  }
+
+  /** Asks for a kick with the next chain. Returns true when one has come in meanwhile, which the driver may not kick for ([VIRTIO] 2.7.10). */
+  enableKicks(): boolean {
+    if (!this.features.eventIdx) return this.#lastAvail !== this.#availIdx || this.#lookForMore()
+    Atomics.store(this.#availEvent, 0, this.#lastAvail)
+    return this.#lastAvail !== this.#availIdx || this.#lookForMore()
+  }
+
+  /** Tells the memory which bytes of the used ring have changed. */
+  #announce(written: (address: number, length: number) => void, old: number, now: number): void {
+    const { size, usedRing } = this.#layout
+    const first = old & (size - 1)
+    const count = Math.min((now - old) & 0xffff, size)
+    const wrapped = Math.max(first + count - size, 0)
+    written(usedRing, VIRTQ_RING_OFFSET + VIRTQ_USED_ELEM_SIZE * wrapped)
+    written(usedRing + VIRTQ_RING_OFFSET + VIRTQ_USED_ELEM_SIZE * first, VIRTQ_USED_ELEM_SIZE * (count - wrapped))
+    written(usedRing + VIRTQ_RING_OFFSET + VIRTQ_USED_ELEM_SIZE * size, 2)
+  }
+
+  #part(name: string, address: number, length: number): RamRegion {
+    const region = this.#memory.region(address)
+    if (region === undefined || length > region.end - address) throw new VirtqueueError(`${name} at ${hex(address)}: its ${length} bytes are not in one piece of RAM`)
+    return region
+  }
+
+  #ram(address: number, length: number, name: string, head: number): RamRegion {
+    const region = this.#memory.region(address)
+    if (region === undefined || length > region.end - address) throw new VirtqueueError(`${name} at ${hex(address)}, ${length} bytes, is not RAM, chain ${head}`)
+    return region
+  }
+}
+
+const LITTLE_ENDIAN_HOST = new Uint8Array(Uint16Array.of(1).buffer)[0] === 1
+const EMPTY = new DataView(new ArrayBuffer(0))
+
+/**
+ * [VIRTIO] 2.7.10, `vring_need_event`: has the index passed `event` on its way from `old` to `now`? All modulo 2^16: the
+ * distances are compared, not the indices.
+ */
+export function needsEvent(event: number, now: number, old: number): boolean {
+  return ((now - event - 1) & 0xffff) < ((now - old) & 0xffff)
+}
+
+/** `count` 16-bit words at byte `offset` of a region, for Atomics, which know the host's byte order only: virtio's must be the same. */
+function words(region: RamRegion, offset: number, count: number): Uint16Array {
+  if (!LITTLE_ENDIAN_HOST) throw new Error("virtqueues need a little-endian host")
+  return new Uint16Array(region.bytes.buffer, region.bytes.byteOffset + offset, count)
+}
+
+function hex(address: number): string {
+  return `0x${address.toString(16)}`
+}
