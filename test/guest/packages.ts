@@ -17,40 +17,44 @@ export function v86Package(): string {
   return join(folder, "package")
 }
 
-/** apt for i386 packages, with lists and status of its own; the sources and keys are the machine's. */
-function apt(program: "apt-get" | "apt-cache", args: readonly string[], options: RunOptions = {}): string {
-  const root = join(cacheFolder(), "apt")
+/** Architecture of the packages: the guest's, or that of programs that run here. */
+type Architecture = "i386" | "host"
+
+/** apt with lists and status of its own for each architecture; the sources and keys are the machine's. */
+function apt(architecture: Architecture, program: "apt-get" | "apt-cache", args: readonly string[], options: RunOptions = {}): string {
+  const root = join(cacheFolder(), `apt-${architecture}`)
   for (const folder of ["state/lists/partial", "cache/archives/partial"]) mkdirSync(join(root, folder), { recursive: true })
   const status = join(root, "status")
   if (!existsSync(status)) writeFileSync(status, "")
+  const name = architecture === "host" ? run("dpkg", ["--print-architecture"]).trim() : architecture
   const settings = {
     "Dir::State": join(root, "state"), "Dir::State::status": status, "Dir::Cache": join(root, "cache"), "Dir::Log": root,
-    "APT::Architecture": "i386", "APT::Architectures": "i386", "APT::Sandbox::User": "root", "Acquire::Languages": "none", "Acquire::Retries": "3",
+    "APT::Architecture": name, "APT::Architectures": name, "APT::Sandbox::User": "root", "Acquire::Languages": "none", "Acquire::Retries": "3",
     "APT::Get::List-Cleanup": "0",
   }
   return run(program, [...Object.entries(settings).map(([key, value]) => `-o${key}=${value}`), "-qq", ...args], options)
 }
 
 /** A source that has nothing for i386 or does not answer is no reason to stop: the packages below are asked for by name. */
-function updateLists(): void {
-  once("apt-lists", () => {
-    apt("apt-get", ["update"], { allowed: [0, 100] })
+function updateLists(architecture: Architecture): void {
+  once(`apt-lists-${architecture}`, () => {
+    apt(architecture, "apt-get", ["update"], { allowed: [0, 100] })
   })
 }
 
 /** Downloads Debian packages and unpacks them together in one folder (`dpkg-deb`: nothing is installed). */
-export function debianPackages(name: string, packages: readonly string[]): string {
+export function debianPackages(name: string, packages: readonly string[], architecture: Architecture = "i386"): string {
   return once(name, (path) => {
-    updateLists()
-    apt("apt-get", ["download", ...packages], { cwd: path })
+    updateLists(architecture)
+    apt(architecture, "apt-get", ["download", ...packages], { cwd: path })
     for (const file of readdirSync(path).filter((entry) => entry.endsWith(".deb"))) run("dpkg-deb", ["-x", join(path, file), path])
   })
 }
 
 /** The package that a metapackage stands for, e.g. linux-image-686 for linux-image-6.1.0-37-686. */
 function dependency(metapackage: string, pattern: RegExp): string {
-  updateLists()
-  const found = apt("apt-cache", ["depends", "--no-recommends", "--no-suggests", metapackage]).split("\n")
+  updateLists("i386")
+  const found = apt("i386", "apt-cache", ["depends", "--no-recommends", "--no-suggests", metapackage]).split("\n")
     .map((line) => /Depends: (\S+)/.exec(line)?.[1] ?? "").find((candidate) => pattern.test(candidate))
   if (found === undefined) throw new Error(`${metapackage} is not in the machine's apt sources; the guest tests need Debian 12's i386 kernel`)
   return found.replace(/:i386$/, "")
@@ -60,11 +64,7 @@ export interface Kernel { readonly image: string; readonly modules: string; read
 
 /** Debian's kernel for old 32-bit machines (v86 has no PAE that Linux can rely on). */
 export function debianKernel(): Kernel {
-  const folder = once("kernel", (path) => {
-    const name = dependency("linux-image-686", /^linux-image-\d/)
-    apt("apt-get", ["download", name], { cwd: path })
-    for (const file of readdirSync(path).filter((entry) => entry.endsWith(".deb"))) run("dpkg-deb", ["-x", join(path, file), path])
-  })
+  const folder = existsSync(join(cacheFolder(), "kernel")) ? join(cacheFolder(), "kernel") : debianPackages("kernel", [dependency("linux-image-686", /^linux-image-\d/)])
   const release = readdirSync(join(folder, "lib/modules"))[0]
   if (release === undefined) throw new Error(`${folder}: no kernel modules in the package`)
   return { image: join(folder, `boot/vmlinuz-${release}`), modules: join(folder, "lib/modules", release), release }
