@@ -1,0 +1,40 @@
+/** Big-endian access to 64-bit fields, and text in headers. */
+
+/** The view over exactly these bytes. */
+export function viewOf(bytes: Uint8Array): DataView {
+  return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+}
+
+/** A u64 as a number: exact below 2^53, above that rounded but still at least 2^53, so one comparison refuses it. */
+export function getU64(view: DataView, offset: number): number {
+  return view.getUint32(offset) * 2 ** 32 + view.getUint32(offset + 4)
+}
+
+/** Stores a safe integer >= 0 as a u64. */
+export function setU64(view: DataView, offset: number, value: number): void {
+  view.setUint32(offset, Math.floor(value / 2 ** 32))
+  view.setUint32(offset + 4, value % 2 ** 32)
+}
+
+/** `value` rounded up to a multiple of `unit`, both numbers that stay exact. */
+export function roundUp(value: number, unit: number): number {
+  return Math.ceil(value / unit) * unit
+}
+
+const decoder = new TextDecoder("utf-8")
+const encoder = new TextEncoder()
+
+/** Bytes as text; what is not UTF-8 becomes U+FFFD. */
+export function decodeText(bytes: Uint8Array): string {
+  return decoder.decode(bytes)
+}
+
+/** Text as UTF-8. */
+export function encodeText(text: string): Uint8Array {
+  return encoder.encode(text)
+}
+
+/** Text from an image as a person may see it: control characters, which a terminal would obey, are replaced. */
+export function printable(text: string): string {
+  return text.replace(/[\p{Cc}\p{Cf}\u2028\u2029]/gu, "\ufffd")
+}

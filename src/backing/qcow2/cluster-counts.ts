@@ -1,0 +1,83 @@
+/**
+ * ClusterCounts and ClusterSet: a number, or a yes or no, for each cluster of an image file. Only the touched parts of the file
+ * take memory, and never more than a limit, so that a hostile image cannot take it all.
+ */
+import { BackingError } from "../backing.ts"
+
+/** Clusters in a chunk, a power of two. */
+const CHUNK = 1024
+/** Chunks in all: counts for 268 million clusters, 16 TiB of 64 KiB ones, in 1 GiB of memory. */
+const MAX_CHUNKS = 1 << 18
+const MAX_COUNT = 0xffffffff
+
+/** How many references each cluster has. A count that would pass 2^32 - 1 stays there: it is beyond what any repair could store. */
+export class ClusterCounts {
+  /** The highest cluster with a count, -1 without any. */
+  highest = -1
+  readonly #chunks = new Map<number, Uint32Array>()
+  // Neighbours are counted one after the other mostly: remembering the last chunk saves the Map nearly every time.
+  #lastIndex = -1
+  #last: Uint32Array | undefined
+
+  add(cluster: number, weight: number): void {
+    const within = cluster % CHUNK
+    const index = (cluster - within) / CHUNK
+    let chunk = index === this.#lastIndex ? this.#last : this.#chunks.get(index)
+    if (chunk === undefined) {
+      chunk = new Uint32Array(CHUNK)
+      insert(this.#chunks, index, chunk)
+    }
+    this.#lastIndex = index
+    this.#last = chunk
+    chunk[within] = Math.min(MAX_COUNT, (chunk[within] ?? 0) + weight)
+    if (cluster > this.highest) this.highest = cluster
+  }
+
+  get(cluster: number): number {
+    const within = cluster % CHUNK
+    const index = (cluster - within) / CHUNK
+    if (index !== this.#lastIndex) {
+      this.#lastIndex = index
+      this.#last = this.#chunks.get(index)
+    }
+    return this.#last?.[within] ?? 0
+  }
+
+  /** Calls `visit` for each cluster with a count, in ascending order. Nothing may be added meanwhile. */
+  forEach(visit: (cluster: number, count: number) => void): void {
+    for (const index of [...this.#chunks.keys()].sort((a, b) => a - b)) {
+      this.#chunks.get(index)?.forEach((count, within) => {
+        if (count !== 0) visit(index * CHUNK + within, count)
+      })
+    }
+  }
+}
+
+/** A set of clusters. */
+export class ClusterSet {
+  readonly #chunks = new Map<number, Uint32Array>()
+
+  add(cluster: number): void {
+    const within = cluster % CHUNK
+    const index = (cluster - within) / CHUNK
+    let chunk = this.#chunks.get(index)
+    if (chunk === undefined) {
+      chunk = new Uint32Array(CHUNK / 32)
+      insert(this.#chunks, index, chunk)
+    }
+    chunk[within >>> 5] = ((chunk[within >>> 5] ?? 0) | (1 << (within & 31))) >>> 0
+  }
+
+  has(cluster: number): boolean {
+    const within = cluster % CHUNK
+    const word = this.#chunks.get((cluster - within) / CHUNK)?.[within >>> 5] ?? 0
+    return (word & (1 << (within & 31))) !== 0
+  }
+}
+
+function insert(chunks: Map<number, Uint32Array>, index: number, chunk: Uint32Array): void {
+  if (chunks.size >= MAX_CHUNKS) {
+    throw new BackingError("unsupported", `the image's clusters are scattered too widely to check in memory: more than ${MAX_CHUNKS * CHUNK} of them`)
+  }
+  chunks.set(index, chunk)
+}

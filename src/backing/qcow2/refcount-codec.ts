@@ -1,0 +1,48 @@
+/** Reads and writes one refcount in a refcount block, for every width that the format allows. [QCOW2] "Host cluster management" */
+
+/** Access to the refcounts of one width. `index` counts refcounts from the start of the block. */
+export interface RefcountCodec {
+  /** The refcount at `index`. A 64-bit one above 2^53 comes back rounded, but still above 2^53. */
+  get(block: DataView, index: number): number
+  /** Stores `value`, an integer from 0 to the width's largest (at most 2^53 - 1), at `index`. */
+  set(block: DataView, index: number, value: number): void
+}
+
+/** Widths below a byte fill each byte from its least significant bits (QC-REF-03). */
+function packed(order: 0 | 1 | 2): RefcountCodec {
+  const bits = 1 << order
+  const perByteShift = 3 - order
+  const withinMask = (1 << perByteShift) - 1
+  const valueMask = (1 << bits) - 1
+  return {
+    get: (block, index) => (block.getUint8(index >>> perByteShift) >>> ((index & withinMask) * bits)) & valueMask,
+    set(block, index, value) {
+      const shift = (index & withinMask) * bits
+      const byte = block.getUint8(index >>> perByteShift)
+      block.setUint8(index >>> perByteShift, (byte & ~(valueMask << shift)) | (value << shift))
+    },
+  }
+}
+
+const CODECS: readonly RefcountCodec[] = [
+  packed(0),
+  packed(1),
+  packed(2),
+  { get: (block, index) => block.getUint8(index), set: (block, index, value) => block.setUint8(index, value) },
+  { get: (block, index) => block.getUint16(index * 2), set: (block, index, value) => block.setUint16(index * 2, value) },
+  { get: (block, index) => block.getUint32(index * 4), set: (block, index, value) => block.setUint32(index * 4, value) },
+  {
+    get: (block, index) => block.getUint32(index * 8) * 2 ** 32 + block.getUint32(index * 8 + 4),
+    set(block, index, value) {
+      block.setUint32(index * 8, Math.floor(value / 2 ** 32))
+      block.setUint32(index * 8 + 4, value % 2 ** 32)
+    },
+  },
+]
+
+/** The codec for refcounts of 2 ** `refcountOrder` bits; the order is 0 to 6. */
+export function refcountCodec(refcountOrder: number): RefcountCodec {
+  const codec = CODECS[refcountOrder]
+  if (codec === undefined) throw new RangeError(`refcount order ${refcountOrder} is not 0 to 6`)
+  return codec
+}

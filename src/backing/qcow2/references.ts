@@ -1,0 +1,173 @@
+/**
+ * Counts every reference to every cluster of an image (QC-REF-04): header, active and snapshot L1 tables, L2 tables, data,
+ * compressed ranges, refcount table, snapshot table, bitmaps, encryption header. Reports entries that cannot be right on the way.
+ * Each L1 range and each L2 table is read once however often it is referenced, so the work is bounded by the size of the file.
+ */
+import { countBitmapReferences } from "./check-bitmaps.ts"
+import { countSnapshotReferences } from "./check-snapshots.ts"
+import type { CheckedImage } from "./checked-image.ts"
+import { ClusterCounts, type ClusterSet } from "./cluster-counts.ts"
+import { compressedLength, compressedOffset, decodeL1Entry, decodeL2Entry, hostOffset, isCopied, L2_KIND, l2Kind } from "./entries.ts"
+import type { Findings, FindingKind } from "./findings.ts"
+import type { Geometry } from "./geometry.ts"
+import { coveredRanges, type Range } from "./overlaps.ts"
+import type { ReferenceSink } from "./reference-sink.ts"
+import { L2_ENTRY, TABLE_ENTRY_SIZE } from "./spec.ts"
+import { visitWords } from "./table-reader.ts"
+
+/** L2 tables that are gathered before they are visited: 50 MB at the most. */
+const L2_BATCH = 1 << 20
+
+/** How the guest's disk lies in the file: counts of guest clusters in the active tables. */
+export interface AllocationStatistics {
+  allocatedClusters: number
+  /** Not the neighbour of the cluster before; compressed ones are all counted. */
+  fragmentedClusters: number
+  compressedClusters: number
+}
+
+export class ReferenceCounter implements ReferenceSink {
+  readonly counts = new ClusterCounts()
+  readonly statistics: AllocationStatistics = { allocatedClusters: 0, fragmentedClusters: 0, compressedClusters: 0 }
+  /** False when something that may hold references could not be followed: then nothing that looks unused may be freed. */
+  complete = true
+  readonly #image: CheckedImage
+  readonly #geometry: Geometry
+  readonly #findings: Findings
+  /** Clusters whose stored refcount is exactly one: those whose references must carry COPIED. */
+  readonly #storedOne: ClusterSet
+
+  constructor(image: CheckedImage, storedOne: ClusterSet, findings: Findings) {
+    this.#image = image
+    this.#geometry = image.geometry
+    this.#storedOne = storedOne
+    this.#findings = findings
+  }
+
+  /** Counts all references but those to the refcount table and blocks. */
+  countAll(): void {
+    const { header, bitmaps, encryptionHeader } = this.#image
+    this.add(0, this.#geometry.clusterSize, "the header")
+    const active = { start: header.l1TableOffset, end: header.l1TableOffset + header.l1Size * TABLE_ENTRY_SIZE }
+    this.add(active.start, active.end - active.start, "the L1 table")
+    this.#countL1Tables([active], true)
+    this.#countL1Tables(countSnapshotReferences(this.#image, this), false)
+    if (encryptionHeader !== undefined) this.add(encryptionHeader.offset, encryptionHeader.length, "the encryption header")
+    if (bitmaps !== undefined) countBitmapReferences(this.#image, bitmaps, this)
+  }
+
+  countRefcountTable(): void {
+    const { refcountTableOffset, refcountTableClusters } = this.#image.header
+    this.add(refcountTableOffset, refcountTableClusters * this.#geometry.clusterSize, "the refcount table")
+  }
+
+  report(kind: FindingKind, message: string, offset: number): void {
+    this.#findings.add(kind, message, offset)
+  }
+
+  /** A structure that may hold references is broken. */
+  reportUnfollowed(kind: FindingKind, message: string, offset: number): void {
+    this.complete = false
+    this.report(kind, message, offset)
+  }
+
+  /** Counts `times` references to each cluster of a range of bytes. `at` is the entry that refers to it. */
+  add(offset: number, length: number, what: string, times = 1, at = offset): void {
+    if (length <= 0 || this.#isBeyondEnd(offset, length, what, at)) return
+    const { clusterSize } = this.#geometry
+    const last = Math.floor((offset + length - 1) / clusterSize)
+    for (let cluster = Math.floor(offset / clusterSize); cluster <= last; cluster++) this.counts.add(cluster, times)
+  }
+
+  /** Counts a reference to each cluster of each range, which may overlap. */
+  addAll(ranges: readonly Range[], what: string): void {
+    const { clusterSize } = this.#geometry
+    const inside = ranges.filter((range) => range.start < range.end && !this.#isBeyondEnd(range.start, range.end - range.start, what, range.start))
+    const clusters = inside.map((range) => ({ start: Math.floor(range.start / clusterSize), end: Math.ceil(range.end / clusterSize) }))
+    for (const { start, end, times } of coveredRanges(clusters)) {
+      for (let cluster = start; cluster < end; cluster++) this.counts.add(cluster, times)
+    }
+  }
+
+  /** Less than a cluster past the end of the file is fine: a file may end inside its last cluster (QC-CHK-05). */
+  #isBeyondEnd(offset: number, length: number, what: string, at: number): boolean {
+    if (offset + length - this.#image.fileSize < this.#geometry.clusterSize) return false
+    this.report("beyond-end", `${what} at byte ${offset} lies past the end of the file, which has ${this.#image.fileSize} bytes`, at)
+    return true
+  }
+
+  /** Counts the L2 tables that L1 tables refer to, and what these refer to. Counts add up, so it may be done in batches. */
+  #countL1Tables(tables: readonly Range[], active: boolean): void {
+    const l2Tables = new Map<number, number>()
+    for (const { start, end, times } of coveredRanges(tables)) {
+      visitWords(this.#image.file, start, (end - start) / TABLE_ENTRY_SIZE, (hi, lo, at) => {
+        const offset = this.#checkL1Entry(hi, lo, at, active)
+        if (offset === undefined) return
+        this.add(offset, this.#geometry.clusterSize, "an L2 table", times, at)
+        l2Tables.set(offset, (l2Tables.get(offset) ?? 0) + times)
+        if (l2Tables.size >= L2_BATCH) this.#countL2Tables(l2Tables, active)
+      })
+    }
+    this.#countL2Tables(l2Tables, active)
+  }
+
+  /** Returns the offset of the L2 table, if there is one that can be read. */
+  #checkL1Entry(hi: number, lo: number, at: number, active: boolean): number | undefined {
+    const entry = decodeL1Entry(hi, lo, this.#geometry)
+    if (entry.reserved) this.report("reserved-bits", `the L1 entry at byte ${at} has reserved bits set`, at)
+    if (entry.kind === "empty") return undefined
+    if (entry.kind === "corrupt") {
+      this.reportUnfollowed("alignment", `the L1 entry at byte ${at} points to byte ${entry.offset}: ${entry.reason}`, at)
+      return undefined
+    }
+    if (active) this.#checkCopied(entry.offset, entry.copied, "L1", at)
+    return entry.offset
+  }
+
+  #countL2Tables(tables: Map<number, number>, active: boolean): void {
+    for (const [offset, times] of tables) {
+      const next = { offset: 0 } // where the next cluster would lie if the disk were in one piece
+      visitWords(this.#image.file, offset, this.#geometry.l2Entries, (hi, lo, at) => this.#countL2Entry(hi, lo, at, times, active ? next : undefined))
+    }
+    tables.clear()
+  }
+
+  #countL2Entry(hi: number, lo: number, at: number, times: number, next: { offset: number } | undefined): void {
+    const { clusterSize } = this.#geometry
+    const kind = l2Kind(hi, lo, this.#geometry)
+    if (kind !== L2_KIND.COMPRESSED && ((hi & L2_ENTRY.RESERVED_HI) !== 0 || (lo & L2_ENTRY.RESERVED_LO) !== 0)) {
+      this.report("reserved-bits", `the L2 entry at byte ${at} has reserved bits set`, at)
+    }
+    switch (kind) {
+      case L2_KIND.NORMAL:
+      case L2_KIND.ZERO_ALLOCATED: {
+        const offset = hostOffset(hi, lo)
+        this.add(offset, clusterSize, "a data cluster", times, at)
+        if (next === undefined) return
+        this.#checkCopied(offset, isCopied(hi), "L2", at)
+        this.statistics.allocatedClusters += times
+        if (next.offset !== 0 && next.offset !== offset) this.statistics.fragmentedClusters += times
+        next.offset = offset + clusterSize
+        return
+      }
+      case L2_KIND.COMPRESSED:
+        this.add(compressedOffset(hi, lo, this.#geometry), compressedLength(hi, lo, this.#geometry), "a compressed cluster", times, at)
+        if (isCopied(hi)) this.report("compressed-copied", `the L2 entry at byte ${at} is of a compressed cluster but has COPIED set`, at)
+        if (next === undefined) return
+        this.statistics.allocatedClusters += times
+        this.statistics.compressedClusters += times
+        this.statistics.fragmentedClusters += times
+        return
+      case L2_KIND.CORRUPT: {
+        const entry = decodeL2Entry(hi, lo, this.#geometry)
+        this.reportUnfollowed("alignment", `the L2 entry at byte ${at} cannot be right${entry.kind === "corrupt" ? `: ${entry.reason}` : ""}`, at)
+      }
+    }
+  }
+
+  #checkCopied(offset: number, copied: boolean, level: "L1" | "L2", at: number): void {
+    const one = this.#storedOne.has(offset / this.#geometry.clusterSize)
+    if (one === copied) return
+    this.report("copied", `the ${level} entry at byte ${at} has COPIED ${copied ? "set, but the refcount is not one" : "clear, but the refcount is one"}`, at)
+  }
+}
