@@ -42,7 +42,8 @@ export class StoredRefcounts {
   /** Collects the clusters whose stored refcount is exactly one. */
   collectOnes(ones: ClusterSet): void {
     const { get } = refcountCodec(this.#image.geometry.refcountOrder)
-    this.#forEachBlock((view, first, count) => {
+    // One more than the file has: a reference may reach past its end by less than a cluster.
+    this.#forEachBlock(this.#fileClusters + 1, (view, first, count) => {
       for (let index = 0; index < count; index++) if (get(view, index) === 1) ones.add(first + index)
       return false
     })
@@ -65,7 +66,7 @@ export class StoredRefcounts {
   forEachMismatch(counts: ClusterCounts, visit: MismatchVisitor): number {
     const { get, set } = refcountCodec(this.#image.geometry.refcountOrder)
     let highest = counts.highest
-    this.#forEachBlock((view, first, count) => {
+    this.#forEachBlock(Math.max(this.#fileClusters, counts.highest + 1), (view, first, count) => {
       let changed = false
       for (let index = 0; index < count; index++) {
         const stored = get(view, index)
@@ -108,14 +109,14 @@ export class StoredRefcounts {
     return entry.offset
   }
 
-  /** Visits each block that covers a part of the file with the refcounts that matter; writes it back when `visit` returns true. */
-  #forEachBlock(visit: (view: DataView, firstCluster: number, count: number) => boolean): void {
+  /** Visits each block that covers some of the first `clusters` clusters, and how many; writes it back when `visit` returns true. */
+  #forEachBlock(clusters: number, visit: (view: DataView, firstCluster: number, count: number) => boolean): void {
     const { file, geometry } = this.#image
     const block = new Uint8Array(geometry.clusterSize)
     const view = viewOf(block)
     for (const [index, offset] of this.#blocks) {
       const first = index * geometry.refcountBlockEntries
-      const count = Math.min(geometry.refcountBlockEntries, this.#fileClusters - first)
+      const count = Math.min(geometry.refcountBlockEntries, clusters - first)
       if (count <= 0) continue
       readPadded(file, block, offset)
       if (visit(view, first, count)) file.write(block, offset)

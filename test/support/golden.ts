@@ -1,0 +1,41 @@
+/** The golden images and what QEMU says about them. */
+import { createHash } from "node:crypto"
+import { cpSync, readFileSync } from "node:fs"
+import { fileURLToPath } from "node:url"
+import { dirname, join } from "node:path"
+
+export interface GoldenImage {
+  /** Relative to the directory of the golden images. */
+  readonly file: string
+  readonly about: string
+  /** Bytes the guest sees. */
+  readonly size: number
+  /** Of all that the guest sees, in hexadecimal. */
+  readonly sha256: string
+  readonly snapshots: readonly { readonly name: string; readonly sha256: string }[]
+  /** What `qemu-img check --output=json` says; absent counts are 0. */
+  readonly check: Readonly<Record<string, number | string>>
+}
+
+export const goldenDirectory: string = join(dirname(fileURLToPath(import.meta.url)), "..", "golden")
+
+export const goldenImages: readonly GoldenImage[] = JSON.parse(readFileSync(join(goldenDirectory, "manifest.json"), "utf8"))
+
+export function goldenPath(file: string): string {
+  return join(goldenDirectory, file)
+}
+
+export function goldenBytes(file: string): Uint8Array {
+  return new Uint8Array(readFileSync(goldenPath(file)))
+}
+
+/** Copies all golden images, so that names relative to one another hold, and returns where they are now. */
+export function copyGolden(directory: string): string {
+  const copy = join(directory, "golden")
+  cpSync(goldenDirectory, copy, { recursive: true })
+  return copy
+}
+
+export function sha256(bytes: Uint8Array): string {
+  return createHash("sha256").update(bytes).digest("hex")
+}
