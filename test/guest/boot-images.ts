@@ -17,12 +17,12 @@ export const BOOT_SECTOR = { TEXT_SECTOR: 16, TEXT_SECTORS: 8, WRITTEN_SECTOR: 1
  */
 const BOOT_CODE = [
   "fa 31c0 8ed8 8ec0 8ed0 bc007c fb fc", //              cli; ds = es = ss = 0; sp = 0x7C00; sti; cld
-  "be557c b442 cd13 721e", //                            si = packet; ah = 42h; int 13h; jc failed
+  "be577c b442 cd13 721e", //                            si = packet; ah = 42h; int 13h; jc failed
   "be0080 e82000", //                                    si = 0x8000; call print
-  "c6065d7c64 be557c b80043 cd13 7209", //               packet.lba = 100; ah = 43h; int 13h; jc failed
-  "be657c e80b00 f4 ebfd", //                            print done; halt
-  "be767c e80200 ebf5", //                               failed: print; halt
-  "ac 84c0 7412 88c3 bafd03 ec a820 74f8 88d8 baf803 ee ebe9 c3", // print: each byte when the line status says empty
+  "c6065f7c64 be577c b80043 cd13 7209", //               packet.lba = 100; ah = 43h; int 13h; jc failed
+  "be677c e80b00 f4 ebfd", //                            print done; halt
+  "be787c e80200 ebf5", //                               failed: print; halt
+  "52 ac 84c0 7412 88c3 bafd03 ec a820 74f8 88d8 baf803 ee ebe9 5a c3", // print, keeps dl: each byte when the line status says empty
   "1000 0800 0080 0000 1000000000000000", //             packet: 8 sectors, to 0000:8000, from sector 16
 ].join("").replaceAll(" ", "")
 

@@ -8,9 +8,11 @@ import { spawn } from "node:child_process"
 import { fileURLToPath } from "node:url"
 import { cacheFolder } from "./cache.ts"
 import { GuestContext, type GuestTest } from "./suite.ts"
+import { bootTests } from "./boot.ts"
+import { filesystemTests } from "./filesystem.ts"
 import { linuxTests } from "./linux.ts"
 
-const TESTS: readonly GuestTest[] = [...linuxTests]
+const TESTS: readonly GuestTest[] = [...linuxTests, ...filesystemTests, ...bootTests]
 
 if (process.argv[2] === "--child") await child(process.argv[3] ?? "", process.argv[4] ?? "")
 else await parent(process.argv.slice(2))
