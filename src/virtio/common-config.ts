@@ -57,6 +57,18 @@ export class CommonConfig {
     this.#registers.write(offset, width, value)
   }
 
+  /** The three selectors, in the order of their registers. */
+  get selects(): readonly number[] {
+    return [this.#deviceFeatureSelect, this.#driverFeatureSelect, this.#queueSelect]
+  }
+
+  set selects(values: readonly number[]) {
+    const [device = 0, driver = 0, queue = 0] = values
+    this.#deviceFeatureSelect = device
+    this.#driverFeatureSelect = driver
+    this.#queueSelect = queue
+  }
+
   reset(): void {
     this.#deviceFeatureSelect = 0
     this.#driverFeatureSelect = 0

@@ -4,6 +4,7 @@
  */
 import type { GuestMemory } from "./guest-memory.ts"
 import { type RingFeatures, SplitQueue, VirtqueueError } from "./split-queue.ts"
+import { parseDeviceState, type SavedQueue, type VirtioDeviceState } from "./state.ts"
 import { DEVICE_STATUS, featureMask, LEGACY_ONLY_FEATURES, VIRTIO_F, VIRTQ_MAX_SIZE } from "./spec.ts"
 
 /** What a device asks of the transport that it sits behind. */
@@ -37,6 +38,8 @@ interface Queue {
   /** Guards against a driver that kicks from inside an interrupt handler that we are calling. */
   serving: boolean
   kicked: boolean
+  /** Where a ring that is not there yet begins: 0, or where it stood when its state was saved. */
+  position: number
 }
 
 const RING_FEATURES = featureMask([VIRTIO_F.NOTIFY_ON_EMPTY, VIRTIO_F.ANY_LAYOUT, VIRTIO_F.INDIRECT_DESC, VIRTIO_F.EVENT_IDX, VIRTIO_F.VERSION_1, VIRTIO_F.RING_RESET])
@@ -77,6 +80,7 @@ export abstract class VirtioDevice {
   /** The configuration has changed since the driver last read the generation. */
   #generationStale = false
   #dmaEnabled = true
+  #paused = false
   /** Requests whose backing has not answered, those of rings that have been reset included. */
   #outstanding = 0
   #idleWaiters: (() => void)[] = []
@@ -91,7 +95,7 @@ export abstract class VirtioDevice {
     this.maxQueueSize = queueSize
     this.offeredFeatures = (options.features | RING_FEATURES) & ~(options.withoutFeatures & ~featureMask([VIRTIO_F.VERSION_1]))
     this.config = new DataView(new ArrayBuffer(options.configSize))
-    this.#queues = Array.from({ length: queues }, () => ({ registers: initialRegisters(queueSize), ring: undefined, resetting: false, serving: false, kicked: false }))
+    this.#queues = Array.from({ length: queues }, () => ({ registers: initialRegisters(queueSize), ring: undefined, resetting: false, serving: false, kicked: false, position: 0 }))
   }
 
   // --- What a device type implements -------------------------------------------------------------------------------------
@@ -107,6 +111,8 @@ export abstract class VirtioDevice {
   protected negotiated(): void {}
   /** The device has been reset. */
   protected wasReset(): void {}
+  /** The state of a device with this configuration has been restored: take over what the driver can write, tell it what has changed. */
+  protected restoreConfig(_config: Uint8Array): void {}
 
   // --- For device types ----------------------------------------------------------------------------------------------------
 
@@ -292,6 +298,59 @@ export abstract class VirtioDevice {
     return this.#outstanding === 0 ? Promise.resolve() : new Promise((resolve) => this.#idleWaiters.push(resolve))
   }
 
+  /** Takes no more requests; resolves when none is in flight. Those that the driver makes available meanwhile wait for `resume`. */
+  pause(): Promise<void> {
+    this.#paused = true
+    return this.whenIdle()
+  }
+
+  /** Ends `pause`, and serves what has come in. */
+  resume(): void {
+    this.#paused = false
+    this.#kickAll()
+  }
+
+  /** What the driver has set up, as JSON values: of a device that is paused and idle. Throws an Error while a request is in flight. */
+  saveState(): VirtioDeviceState {
+    if (this.#outstanding !== 0 || this.#resetting) throw new Error(`${this.#outstanding} requests in flight: pause the device, and save its state when that has resolved`)
+    return {
+      status: this.#status,
+      features: [this.driverFeatures(0), this.driverFeatures(1)],
+      generation: this.readConfigGeneration(),
+      queues: this.#queues.map(({ registers, ring, position }) => ({ ...registers, position: ring?.position ?? position })),
+      config: Array.from({ length: this.config.byteLength }, (_, offset) => this.config.getUint8(offset)),
+    }
+  }
+
+  /**
+   * Puts the device where `saveState` found it, by what a driver would write, in its order. The device is paused afterwards: guest
+   * memory is not touched before `resume`. Throws an Error, with the device reset, for a state that this device could not have had.
+   */
+  restoreState(saved: unknown): void {
+    if (this.#outstanding !== 0) throw new Error(`${this.#outstanding} requests in flight: pause the device before its state is restored`)
+    this.#paused = true
+    this.#reset()
+    const state = parseDeviceState(saved, { queues: this.queueCount, queueSize: this.maxQueueSize, configSize: this.configSize })
+    for (const [select, bits] of state.features.entries()) this.setDriverFeatures(select, bits)
+    for (const [index, queue] of state.queues.entries()) this.#restoreQueue(index, queue)
+    this.writeStatus(state.status & ~DEVICE_STATUS.DEVICE_NEEDS_RESET)
+    if ((this.#status ^ state.status) & DEVICE_STATUS.FEATURES_OK) {
+      this.#reset()
+      throw new Error("saved state: the driver uses features that this device does not offer: open the disk as it was (read-only or not, discard, flush)")
+    }
+    this.#generation = state.generation
+    this.restoreConfig(Uint8Array.from(state.config))
+    if ((state.status & DEVICE_STATUS.DEVICE_NEEDS_RESET) !== 0) this.#breakDown(new VirtqueueError("it was broken when its state was saved"))
+  }
+
+  #restoreQueue(index: number, saved: SavedQueue): void {
+    this.setQueueSize(index, saved.size)
+    for (const part of ["descriptorTable", "availRing", "usedRing"] as const) this.setQueueAddress(index, part, saved[part])
+    if (saved.enabled) this.enableQueue(index, { legacy: saved.legacy })
+    const queue = this.#queues[index]
+    if (queue !== undefined) queue.position = saved.position
+  }
+
   /** PCI bus mastering: while it is off, nothing of the guest's memory is touched. */
   setDmaEnabled(enabled: boolean): void {
     if (enabled === this.#dmaEnabled) return
@@ -345,7 +404,7 @@ export abstract class VirtioDevice {
   }
 
   #isLive(queue: Queue): boolean {
-    if (!queue.registers.enabled || queue.resetting || this.#resetting || !this.#dmaEnabled || this.#memory === undefined) return false
+    if (!queue.registers.enabled || queue.resetting || this.#resetting || this.#paused || !this.#dmaEnabled || this.#memory === undefined) return false
     if ((this.#status & (DEVICE_STATUS.DEVICE_NEEDS_RESET | DEVICE_STATUS.FAILED)) !== 0) return false
     const up = DEVICE_STATUS.DRIVER_OK | DEVICE_STATUS.FEATURES_OK
     return queue.registers.legacy || (this.#status & up) === up
@@ -353,7 +412,7 @@ export abstract class VirtioDevice {
 
   #serveQueue(queue: Queue, index: number): void {
     try {
-      queue.ring ??= new SplitQueue(this.memory, { ...queue.registers }, this.#ringFeatures())
+      queue.ring ??= new SplitQueue(this.memory, { ...queue.registers }, this.#ringFeatures(), queue.position)
       queue.ring.refresh()
       if (this.serve(queue.ring, index)) setTimeout(() => this.notify(index), 0)
     } catch (error) {
@@ -396,6 +455,7 @@ export abstract class VirtioDevice {
     Object.assign(queue.registers, initialRegisters(this.maxQueueSize))
     queue.ring = undefined
     queue.resetting = false
+    queue.position = 0
   }
 }
 

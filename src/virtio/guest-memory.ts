@@ -5,15 +5,39 @@
  */
 
 /** A stretch of guest-physical addresses that lie in one buffer, in order. */
-export interface RamRegion {
+export class RamRegion {
   /** First guest-physical address. */
   readonly start: number
   /** One past the last guest-physical address. */
   readonly end: number
-  /** The RAM itself: `bytes[0]` is at `start`. Starts at an even offset of its buffer. */
+  /** The RAM itself: `bytes[0]` is at `start`. */
   readonly bytes: Uint8Array
   /** The same bytes. */
   readonly data: DataView
+  // What `bytes.buffer` and `bytes.byteOffset` say: asking a typed array for them costs more than the view that is made of them (measured).
+  readonly #buffer: ArrayBufferLike
+  readonly #byteOffset: number
+
+  /** Throws RangeError when `bytes` starts at an odd offset of its buffer: ring indices are accessed as 16-bit words of it. */
+  constructor(start: number, bytes: Uint8Array) {
+    if (bytes.byteOffset % 2 !== 0) throw new RangeError(`RAM starts at the odd offset ${bytes.byteOffset} of its buffer; ring indices need an even one`)
+    this.start = start
+    this.end = start + bytes.length
+    this.bytes = bytes
+    this.data = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+    this.#buffer = bytes.buffer
+    this.#byteOffset = bytes.byteOffset
+  }
+
+  /** The `length` bytes at guest-physical `address`, which the caller knows to be inside. */
+  view(address: number, length: number): Uint8Array {
+    return new Uint8Array(this.#buffer, this.#byteOffset + (address - this.start), length)
+  }
+
+  /** `count` 16-bit words at `address`, which must be even, in the host's byte order: for Atomics. */
+  words(address: number, count: number): Uint16Array {
+    return new Uint16Array(this.#buffer, this.#byteOffset + (address - this.start), count)
+  }
 }
 
 /**
@@ -34,7 +58,7 @@ export interface GuestMemory {
 export function viewOf(memory: GuestMemory, address: number, length: number): Uint8Array | undefined {
   const region = memory.region(address)
   if (region === undefined || length > region.end - address) return undefined
-  return new Uint8Array(region.bytes.buffer, region.bytes.byteOffset + (address - region.start), length)
+  return region.view(address, length)
 }
 
 export interface LinearMemoryOptions {
@@ -66,18 +90,18 @@ export class LinearMemory implements GuestMemory {
     if (options.written !== undefined) this.written = options.written
     if (ArrayBuffer.isView(ram)) {
       this.#buffer = ram.buffer
-      this.#region = regionOf(this.#start, ram.subarray(0, this.#length))
+      this.#region = new RamRegion(this.#start, ram.subarray(0, this.#length))
       return
     }
     this.#wasm = "buffer" in ram ? ram : undefined
     this.#buffer = "buffer" in ram ? ram.buffer : ram
-    this.#region = regionOf(this.#start, new Uint8Array(this.#buffer).subarray(0, this.#length))
+    this.#region = new RamRegion(this.#start, new Uint8Array(this.#buffer).subarray(0, this.#length))
   }
 
   get generation(): number {
     if (this.#wasm !== undefined && this.#wasm.buffer !== this.#buffer) {
       this.#buffer = this.#wasm.buffer
-      this.#region = regionOf(this.#start, new Uint8Array(this.#buffer).subarray(0, this.#length))
+      this.#region = new RamRegion(this.#start, new Uint8Array(this.#buffer).subarray(0, this.#length))
       this.#generation++
     }
     return this.#generation
@@ -87,9 +111,4 @@ export class LinearMemory implements GuestMemory {
     const region = this.#region
     return address >= region.start && address < region.end ? region : undefined
   }
-}
-
-function regionOf(start: number, bytes: Uint8Array): RamRegion {
-  if (bytes.byteOffset % 2 !== 0) throw new RangeError(`RAM starts at the odd offset ${bytes.byteOffset} of its buffer; ring indices need an even one`)
-  return { start, end: start + bytes.length, bytes, data: new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength) }
 }

@@ -71,6 +71,14 @@ export class LegacyRegisters {
     this.#queueSelect = 0
   }
 
+  get queueSelect(): number {
+    return this.#queueSelect
+  }
+
+  set queueSelect(value: number) {
+    this.#queueSelect = value
+  }
+
   #pageNumber(): number {
     const queue = this.#device.queue(this.#queueSelect)
     return queue?.enabled === true ? Math.floor(queue.descriptorTable / PAGE_SIZE) % 0x1_0000_0000 : 0

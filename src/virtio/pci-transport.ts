@@ -7,7 +7,9 @@ import { CommonConfig, COMMON_CONFIG_SIZE } from "./common-config.ts"
 import type { VirtioDevice, VirtioTransport } from "./device.ts"
 import type { GuestMemory } from "./guest-memory.ts"
 import { LegacyRegisters, legacyBarSize } from "./legacy-registers.ts"
+import { type PciFunctionState, savedNumber, savedNumbers, savedObject } from "../pci/state.ts"
 import { DEVICE_STATUS } from "./spec.ts"
+import type { VirtioDeviceState } from "./state.ts"
 
 /** [VIRTIO] 4.1.2.1 "PCI Device Discovery". */
 const VIRTIO_VENDOR_ID = 0x1af4
@@ -45,6 +47,21 @@ export interface VirtioPciOptions {
   readonly modernBar?: "memory" | "io"
   /** Number of MSI-X vectors, 0 (no MSI-X) to 2048. Default: one for each queue and one for configuration changes. */
   readonly vectors?: number
+}
+
+/** Changes with the meaning of what is saved. */
+const STATE_VERSION = 1
+
+/** What `saveState` returns: JSON values. */
+export interface VirtioPciState {
+  readonly version: number
+  readonly function: PciFunctionState
+  readonly isr: number
+  /** Of configuration changes, then of each queue. */
+  readonly vectors: readonly number[]
+  /** Device feature, driver feature and queue selectors of the modern registers, queue selector of the legacy ones. */
+  readonly selects: readonly number[]
+  readonly device: VirtioDeviceState
 }
 
 /** What a function needs of the machine that it is plugged into. */
@@ -182,6 +199,44 @@ export class VirtioPciFunction extends PciFunction implements VirtioTransport {
   override reset(): void {
     super.reset()
     this.device.writeStatus(0)
+  }
+
+  /** Everything but guest memory and the disk, as JSON values. Throws an Error while a request is in flight (`device.pause`). */
+  saveState(): VirtioPciState {
+    return {
+      version: STATE_VERSION,
+      function: this.saveRegisters(),
+      isr: this.#isr,
+      vectors: [this.#configVector, ...this.#queueVectors],
+      selects: [...this.#common.selects, this.#legacy?.queueSelect ?? 0],
+      device: this.device.saveState(),
+    }
+  }
+
+  /**
+   * Puts the function and its device where `saveState` found them. The interrupt pin follows; the device is paused: restore guest
+   * memory, then call `device.resume()`. Throws an Error, with everything reset, for what is no state of such a function.
+   */
+  restoreState(saved: unknown): void {
+    this.reset()
+    const state = savedObject(saved, "virtio function")
+    if (state["version"] !== STATE_VERSION) throw new Error(`saved state: version ${JSON.stringify(state["version"])}, this program knows ${STATE_VERSION}`)
+    const isr = savedNumber(state["isr"], "ISR", ISR.QUEUE | ISR.CONFIG)
+    const [configVector = NO_VECTOR, ...queueVectors] = savedNumbers(state["vectors"], "vectors", { length: 1 + this.#queueVectors.length, max: NO_VECTOR })
+    const selects = savedNumbers(state["selects"], "selects", { length: 4 })
+    try {
+      this.device.restoreState(state["device"])
+      this.restoreRegisters(state["function"])
+    } catch (error) {
+      this.reset()
+      throw error
+    }
+    this.configVector = configVector
+    for (const [queue, vector] of queueVectors.entries()) this.setQueueVector(queue, vector)
+    this.#common.selects = selects
+    if (this.#legacy !== undefined) this.#legacy.queueSelect = selects[3] ?? 0
+    this.#isr |= isr
+    this.setIntx(this.#isr !== 0)
   }
 
   protected override commandChanged(): void {

@@ -64,7 +64,12 @@ export class SplitQueue {
   /** #usedIdx as the driver sees it, and as it was when the last interrupt decision was made. */
   #publishedIdx = 0
 
-  constructor(memory: GuestMemory, layout: RingLayout, features: RingFeatures) {
+  /** `position`: where a queue in the same memory stood that this one takes over from; 0 for a driver that begins. */
+  constructor(memory: GuestMemory, layout: RingLayout, features: RingFeatures, position = 0) {
+    this.#availIdx = position
+    this.#lastAvail = position
+    this.#usedIdx = position
+    this.#publishedIdx = position
     this.#memory = memory
     this.#layout = layout
     this.size = layout.size
@@ -73,6 +78,11 @@ export class SplitQueue {
     if (layout.availRing % 2 !== 0) throw new VirtqueueError(`available ring at odd address ${hex(layout.availRing)}`)
     if (layout.usedRing % 2 !== 0) throw new VirtqueueError(`used ring at odd address ${hex(layout.usedRing)}`)
     this.refresh()
+  }
+
+  /** The index that both rings have reached. To be asked when nothing is in flight: then all that was popped has been given back. */
+  get position(): number {
+    return this.#usedIdx
   }
 
   /** Looks up the rings again when the guest's memory has been replaced. To be called before each run of pops, and before completions. */
@@ -89,10 +99,10 @@ export class SplitQueue {
     this.#availOffset = availRing - avail.start
     this.#used = used.data
     this.#usedOffset = usedRing - used.start
-    this.#availHeader = words(avail, this.#availOffset, 2)
-    this.#usedHeader = words(used, this.#usedOffset, 2)
-    this.#usedEvent = words(avail, this.#availOffset + VIRTQ_RING_OFFSET + VIRTQ_AVAIL_ELEM_SIZE * size, 1)
-    this.#availEvent = words(used, this.#usedOffset + VIRTQ_RING_OFFSET + VIRTQ_USED_ELEM_SIZE * size, 1)
+    this.#availHeader = words(avail, availRing, 2)
+    this.#usedHeader = words(used, usedRing, 2)
+    this.#usedEvent = words(avail, availRing + VIRTQ_RING_OFFSET + VIRTQ_AVAIL_ELEM_SIZE * size, 1)
+    this.#availEvent = words(used, usedRing + VIRTQ_RING_OFFSET + VIRTQ_USED_ELEM_SIZE * size, 1)
     this.#region = undefined
     this.#generation = generation
   }
@@ -254,10 +264,10 @@ export function needsEvent(event: number, now: number, old: number): boolean {
   return ((now - event - 1) & 0xffff) < ((now - old) & 0xffff)
 }
 
-/** `count` 16-bit words at byte `offset` of a region, for Atomics, which know the host's byte order only: virtio's must be the same. */
-function words(region: RamRegion, offset: number, count: number): Uint16Array {
+/** `count` 16-bit words at `address`, for Atomics, which know the host's byte order only: virtio's must be the same. */
+function words(region: RamRegion, address: number, count: number): Uint16Array {
   if (!LITTLE_ENDIAN_HOST) throw new Error("virtqueues need a little-endian host")
-  return new Uint16Array(region.bytes.buffer, region.bytes.byteOffset + offset, count)
+  return region.words(address, count)
 }
 
 function hex(address: number): string {

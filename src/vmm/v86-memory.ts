@@ -2,7 +2,7 @@
  * V86Memory: the RAM of a v86 machine as GuestMemory. It lies inside v86's WebAssembly memory, which grows, and code that was
  * compiled from a page must be dropped when a device stores there.
  */
-import type { GuestMemory, RamRegion } from "../virtio/guest-memory.ts"
+import { type GuestMemory, RamRegion } from "../virtio/guest-memory.ts"
 
 /** What is used of v86's CPU object here. */
 export interface V86Ram {
@@ -54,7 +54,6 @@ export class V86Memory implements GuestMemory {
   }
 
   #regionOf(start: number, end: number): RamRegion {
-    const bytes = new Uint8Array(this.#buffer, this.#offset + start, end - start)
-    return { start, end, bytes, data: new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength) }
+    return new RamRegion(start, new Uint8Array(this.#buffer, this.#offset + start, end - start))
   }
 }

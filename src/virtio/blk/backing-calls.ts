@@ -1,31 +1,30 @@
 /** Calls on a VirtioBacking that may be several calls: vectors where it has no vectored methods, and lists of ranges. */
 import type { VirtioBacking } from "../../backing/backing.ts"
+import type { BufferList } from "./buffer-list.ts"
 
-/** Fills the buffers, at least one, from byte `offset` of the disk. */
-export function readBuffers(backing: VirtioBacking, buffers: readonly Uint8Array[], offset: number): void | Promise<void> {
-  const [first] = buffers
-  if (first === undefined) return
-  if (buffers.length === 1) return backing.pread(first, offset)
-  if (backing.preadv !== undefined) return backing.preadv(buffers, offset)
-  return inTurn(buffers.length, (index) => {
-    const buffer = buffers[index] ?? first
-    const at = offset
-    offset += buffer.length
-    return backing.pread(buffer, at)
-  })
+/** Fills the buffers from byte `offset` of the disk. */
+export function readBuffers(backing: VirtioBacking, buffers: BufferList, offset: number): void | Promise<void> {
+  if (buffers.count === 0) return
+  if (buffers.count === 1) return backing.pread(buffers.first, offset)
+  if (backing.preadv !== undefined) return backing.preadv(buffers.all, offset)
+  return eachBuffer(buffers.all, offset, (buffer, at) => backing.pread(buffer, at))
 }
 
-/** Stores the buffers, at least one, at byte `offset` of the disk. */
-export function writeBuffers(backing: VirtioBacking, buffers: readonly Uint8Array[], offset: number): void | Promise<void> {
-  const [first] = buffers
-  if (first === undefined) return
-  if (buffers.length === 1) return backing.pwrite(first, offset)
-  if (backing.pwritev !== undefined) return backing.pwritev(buffers, offset)
+/** Stores the buffers at byte `offset` of the disk. */
+export function writeBuffers(backing: VirtioBacking, buffers: BufferList, offset: number): void | Promise<void> {
+  if (buffers.count === 0) return
+  if (buffers.count === 1) return backing.pwrite(buffers.first, offset)
+  if (backing.pwritev !== undefined) return backing.pwritev(buffers.all, offset)
+  return eachBuffer(buffers.all, offset, (buffer, at) => backing.pwrite(buffer, at))
+}
+
+function eachBuffer(buffers: readonly Uint8Array[], offset: number, call: (buffer: Uint8Array, offset: number) => void | Promise<void>): void | Promise<void> {
   return inTurn(buffers.length, (index) => {
-    const buffer = buffers[index] ?? first
+    const buffer = buffers[index]
+    if (buffer === undefined) return
     const at = offset
     offset += buffer.length
-    return backing.pwrite(buffer, at)
+    return call(buffer, at)
   })
 }
 

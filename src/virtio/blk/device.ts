@@ -110,6 +110,12 @@ export class VirtioBlk extends VirtioDevice {
     this.config.setUint8(VIRTIO_BLK_CONFIG.writeback, value !== 0 ? 1 : 0)
   }
 
+  /** The cache mode is the driver's; a capacity that is another now is news to it. */
+  protected override restoreConfig(config: Uint8Array): void {
+    if (this.#offersWce) this.config.setUint8(VIRTIO_BLK_CONFIG.writeback, config[VIRTIO_BLK_CONFIG.writeback] === 0 ? 0 : 1)
+    for (let offset = 0; offset < 8; offset++) if (config[VIRTIO_BLK_CONFIG.capacity + offset] !== this.config.getUint8(VIRTIO_BLK_CONFIG.capacity + offset)) return this.configChanged()
+  }
+
   get #offersFlush(): boolean {
     return (this.offeredFeatures & (1n << BigInt(VIRTIO_BLK_F.FLUSH))) !== 0n
   }
@@ -265,10 +271,10 @@ export class VirtioBlk extends VirtioDevice {
     switch (request.type) {
       case VIRTIO_BLK_T.IN:
         this.#gather(batch, first, end)
-        return readBuffers(this.backing, this.#buffers.buffers, request.sector * SECTOR_SIZE)
+        return readBuffers(this.backing, this.#buffers, request.sector * SECTOR_SIZE)
       case VIRTIO_BLK_T.OUT:
         this.#gather(batch, first, end)
-        return writeBuffers(this.backing, this.#buffers.buffers, request.sector * SECTOR_SIZE)
+        return writeBuffers(this.backing, this.#buffers, request.sector * SECTOR_SIZE)
       case VIRTIO_BLK_T.FLUSH:
         return this.backing.flush?.()
       case VIRTIO_BLK_T.DISCARD:
@@ -404,9 +410,8 @@ export class VirtioBlk extends VirtioDevice {
 
   // --- Waiting: the one place that knows about promises -----------------------------------------------------------------------
 
-  /** Requests that outlive the batch get objects of their own, and their views an array of its own. */
+  /** Requests that outlive the batch get objects of their own. */
   #detach(batch: readonly BlkRequest[], first: number, end: number): readonly BlkRequest[] {
-    this.#buffers.buffers = []
     const requests = batch.slice(first, end)
     if (batch === this.#batch) for (let index = first; index < end; index++) this.#batch[index] = new BlkRequest()
     return requests

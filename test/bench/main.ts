@@ -1,0 +1,14 @@
+/** `npm run bench [section ...]`: speed as ratios within one run, against bare file calls and against qemu-img on the same image. */
+import { benchDevice } from "./device.ts"
+import { benchQemu } from "./qemu.ts"
+import { benchRing } from "./ring.ts"
+
+const sections: Readonly<Record<string, () => void>> = { ring: benchRing, device: benchDevice, qemu: benchQemu }
+
+const wanted = process.argv.slice(2)
+const unknown = wanted.find((name) => !(name in sections))
+if (unknown !== undefined) {
+  console.error(`bench: no section "${unknown}"; there are ${Object.keys(sections).join(", ")}`)
+  process.exit(2)
+}
+for (const [name, run] of Object.entries(sections)) if (wanted.length === 0 || wanted.includes(name)) run()

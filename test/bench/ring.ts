@@ -1,0 +1,51 @@
+/** The ring alone: a backing that does nothing, so that what is left is the queue, the parser and the completion. */
+import type { VirtioBacking } from "../../src/backing/backing.ts"
+import { GuestRing } from "./guest-ring.ts"
+import { IMAGE_BYTES, offsets } from "./image.ts"
+import { type Contender, format, interleave } from "./measure.ts"
+
+const nothing: VirtioBacking = { size: IMAGE_BYTES, readOnly: false, pread() {}, pwrite() {}, preadv() {}, pwritev() {}, flush() {}, close() {} }
+
+export function benchRing(): void {
+  const at = offsets(1 << 16, 8192, "random")
+  const contender = (name: string, batch: number, indirect: boolean): Contender => {
+    const ring = new GuestRing({ backing: nothing, batch, bytes: 4096, type: "read", indirect, placement: "apart" })
+    return {
+      name,
+      run(count) {
+        for (let done = 0; done < count; done += batch) ring.kick(at, done % at.length)
+        ring.check()
+      },
+    }
+  }
+  console.log("\nRing alone: a backing that does nothing, random 4 KiB reads of 3 descriptors; ns a request, driver's share included")
+  const timings = interleave([contender("direct, 64 a kick (goal 25)", 64, false), contender("indirect, 64 a kick (goal 30)", 64, true), contender("direct, 1 a kick", 1, false)], 1 << 20)
+  for (const { name, ns } of timings) console.log(`  ${name.padEnd(58)} ${format(ns)}`)
+  const views = interleave([{ name: "", run: makeViews }], 1 << 20)[0]
+  console.log(`  ${"of which: one view of RAM, new Uint8Array(...)".padEnd(58)} ${format(views?.ns ?? Number.NaN)}`)
+  benchHeap(at)
+}
+
+const ram = new ArrayBuffer(1 << 20)
+let sink = 0
+
+function makeViews(count: number): void {
+  for (let i = 0; i < count; i++) sink += new Uint8Array(ram, (i & 0xff) * 4096, 4096).length
+}
+
+/** Ten million requests must leave the heap as it was. */
+function benchHeap(at: Float64Array): void {
+  const ring = new GuestRing({ backing: nothing, batch: 64, bytes: 4096, type: "read", placement: "apart" })
+  const run = (requests: number) => {
+    for (let done = 0; done < requests; done += 64) ring.kick(at, done % at.length)
+  }
+  const collect = globalThis.gc ?? (() => {})
+  run(1_000_000)
+  collect()
+  const before = process.memoryUsage().heapUsed
+  run(10_000_000)
+  collect()
+  const grown = process.memoryUsage().heapUsed - before
+  console.log(`  ${"heap growth over 10,000,000 requests, bytes".padEnd(58)} ${String(grown).padStart(10)}${globalThis.gc === undefined ? "   (run with --expose-gc for an exact figure)" : ""}`)
+  if (sink < 0) console.log(sink)
+}
