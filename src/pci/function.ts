@@ -6,6 +6,7 @@ import { type AccessWidth, allOnes, truncate } from "./access.ts"
 import { type BarDefinition, BaseAddressRegisters } from "./base-address.ts"
 import { CapabilityList } from "./capabilities.ts"
 import { CONFIG_SPACE_SIZE, ConfigSpace, PCI_COMMAND, PCI_CONFIG, PCI_STATUS, type RegisterAccess } from "./config-space.ts"
+import { type PciFunctionState, savedNumbers, savedObject } from "./state.ts"
 import { Msix, MSIX_CAPABILITY_ID, MSIX_CONTROL, msixCapability, type MsixOptions } from "./msix.ts"
 
 export type { AccessWidth } from "./access.ts"
@@ -129,6 +130,29 @@ export abstract class PciFunction {
     this.msix?.reset()
     this.#config.reset()
     this.#act()
+  }
+
+  /** What software has programmed, to be saved; a device adds its own. */
+  protected saveRegisters(): PciFunctionState {
+    return { config: Array.from({ length: CONFIG_SPACE_SIZE / 4 }, (_, dword) => this.#config.read(4 * dword, 4)), msix: this.msix?.saveState() }
+  }
+
+  /**
+   * Takes back what `saveRegisters` returned, from a function of the same make. To be called after `reset`; acts as software's writes
+   * do (BARs move, decoding, bus mastering and interrupts follow). Throws an Error, with nothing changed, when it is something else.
+   */
+  protected restoreRegisters(state: unknown): void {
+    const { config, msix } = savedObject(state, "PCI function")
+    const registers = savedNumbers(config, "configuration space", { length: CONFIG_SPACE_SIZE / 4 })
+    const identity = [PCI_CONFIG.VENDOR_ID, PCI_CONFIG.REVISION_ID, PCI_CONFIG.SUBSYSTEM_VENDOR_ID, PCI_CONFIG.CAPABILITIES_POINTER]
+    for (const offset of identity) {
+      const [saved, ours] = [registers[offset >> 2], this.#config.read(offset & ~3, 4)]
+      if (saved !== ours) throw new Error(`saved state: it is of another PCI function: register ${offset & ~3} was ${saved}, is ${ours}`)
+    }
+    if ((msix === undefined) !== (this.msix === undefined)) throw new Error("saved state: MSI-X on one side only")
+    for (const [dword, value] of registers.entries()) this.#config.write(4 * dword, 4, value)
+    this.#act()
+    this.msix?.restoreState(msix)
   }
 
   /** What is behind BAR `index`, the MSI-X structures apart. The access lies inside the BAR. */

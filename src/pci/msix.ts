@@ -3,6 +3,7 @@
  * them. The function owns the registers around it and tells `configure` what they say.
  */
 import type { AccessWidth } from "./access.ts"
+import { savedNumbers, savedObject } from "./state.ts"
 
 /** Capability id of MSI-X, [PCI] appendix H. */
 export const MSIX_CAPABILITY_ID = 0x11
@@ -113,6 +114,22 @@ export class Msix {
     this.#table.fill(0)
     this.#pending.fill(0)
     for (let at = ENTRY.VECTOR_CONTROL; at < this.tableSize; at += ENTRY.SIZE) this.#table[at] = VECTOR_MASKED
+  }
+
+  /** Table and pending messages, to be saved. */
+  saveState(): { readonly table: readonly number[]; readonly pending: readonly number[] } {
+    const table = Array.from({ length: this.tableSize / 4 }, (_, index) => this.readTable(4 * index, 4))
+    return { table, pending: Array.from({ length: this.vectors }, (_, vector) => vector).filter((vector) => this.isPending(vector)) }
+  }
+
+  /** Takes back what `saveState` returned; the caller configures the rest first. Throws an Error when it is not that. */
+  restoreState(state: unknown): void {
+    const { table, pending } = savedObject(state, "MSI-X")
+    const entries = savedNumbers(table, "MSI-X table", { length: this.tableSize / 4 })
+    const waiting = savedNumbers(pending, "MSI-X pending", { max: this.vectors - 1 })
+    this.#pending.fill(0)
+    for (const [index, value] of entries.entries()) this.writeTable(4 * index, 4, value)
+    for (const vector of waiting) this.#setPending(vector, true)
   }
 
   /** Table register read; the whole access lies inside the table. */
