@@ -18,12 +18,15 @@ const BAR_BITS = {
 /** How many BARs a type 0 header has. */
 const BAR_COUNT = 6
 
-/** Per kind: the smallest BAR that leaves room for the low bits, and where its address space ends. I/O space is that of x86; a
- * number is exact up to 2^53, and no processor reaches memory above 2^52. */
+/**
+ * Per kind: the smallest BAR that leaves room for the low bits, the largest that can be decoded, and where the addresses that are decoded end. I/O space is that of
+ * x86, and no processor reaches memory above 2^52. A 32-bit BAR that touches 4 GiB is one that is being sized, as in QEMU: all ones
+ * were written to it.
+ */
 const LIMITS = {
-  io: { smallest: 4, end: 2 ** 16 },
-  memory32: { smallest: 16, end: 2 ** 32 },
-  memory64: { smallest: 16, end: 2 ** 52 },
+  io: { smallest: 4, largest: 2 ** 15, end: 2 ** 16 },
+  memory32: { smallest: 16, largest: 2 ** 30, end: 2 ** 32 - 1 },
+  memory64: { smallest: 16, largest: 2 ** 51, end: 2 ** 52 },
 } as const
 
 export class BaseAddressRegisters {
@@ -67,14 +70,11 @@ export class BaseAddressRegisters {
     return changed
   }
 
-  /**
-   * A BAR at address 0 is one that nobody has placed, and one that ends where its address space does is being sized (all ones were
-   * written): neither is decoded, as in QEMU.
-   */
+  /** A BAR at address 0 is one that nobody has placed. */
   #decode(bar: BarDefinition, command: number): number | undefined {
     if ((command & (bar.kind === "io" ? PCI_COMMAND.IO_SPACE : PCI_COMMAND.MEMORY_SPACE)) === 0) return undefined
     const address = registerAddress(this.#config, bar)
-    return address === 0 || address + bar.size >= LIMITS[bar.kind].end ? undefined : address
+    return address === 0 || address + bar.size > LIMITS[bar.kind].end ? undefined : address
   }
 }
 
@@ -90,9 +90,9 @@ function check(bar: BarDefinition, firstFree: number): void {
   const last = bar.kind === "memory64" ? BAR_COUNT - 2 : BAR_COUNT - 1
   if (!Number.isInteger(bar.index) || bar.index < 0 || bar.index > last) throw new RangeError(`BAR ${bar.index}: a ${bar.kind} BAR has an index from 0 to ${last}`)
   if (bar.index < firstFree) throw new RangeError(`BAR ${bar.index}: its register belongs to another BAR already`)
-  const { smallest, end } = LIMITS[bar.kind]
-  if (!isPowerOfTwo(bar.size) || bar.size < smallest || bar.size >= end) {
-    throw new RangeError(`BAR ${bar.index}: ${bar.size} bytes; the size of a ${bar.kind} BAR is a power of two, at least ${smallest}, below ${end}`)
+  const { smallest, largest } = LIMITS[bar.kind]
+  if (!isPowerOfTwo(bar.size) || bar.size < smallest || bar.size > largest) {
+    throw new RangeError(`BAR ${bar.index}: ${bar.size} bytes; the size of a ${bar.kind} BAR is a power of two from ${smallest} to ${largest}`)
   }
   if (bar.kind === "io" && bar.prefetchable === true) throw new RangeError(`BAR ${bar.index}: I/O space cannot be prefetchable`)
 }

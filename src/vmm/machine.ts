@@ -2,11 +2,15 @@
  * Machine: RAM, a PCI bus and an interrupt sink, wired: a virtual machine without a processor. What runs the guest (an emulator, the
  * driver in driver/, a test) reaches everything by port I/O, MMIO, RAM and the interrupt state. The map is in memory-map.ts.
  */
+import type { VirtioBacking } from "../backing/backing.ts"
 import type { AccessWidth } from "../pci/access.ts"
 import { PCI_SLOTS, PciBus } from "../pci/bus.ts"
 import { ConfigMechanism1 } from "../pci/config-mechanism.ts"
 import type { PciFunction, PciInterrupts } from "../pci/function.ts"
+import type { VirtioBlkOptions } from "../virtio/blk/config.ts"
+import { VirtioBlk } from "../virtio/blk/device.ts"
 import { type GuestMemory, LinearMemory } from "../virtio/guest-memory.ts"
+import { VirtioPciFunction, type VirtioPciOptions } from "../virtio/pci-transport.ts"
 import { assignResources } from "./firmware.ts"
 import { HostBridge } from "./host-bridge.ts"
 import { type InterruptConnection, Interrupts } from "./interrupts.ts"
@@ -33,6 +37,16 @@ export interface PluggedFunction<F extends PciFunction = PciFunction> {
   readonly function: F
   /** The interrupt line that its pin is wired to. */
   readonly line: number
+}
+
+export interface AttachDiskOptions extends VirtioBlkOptions, VirtioPciOptions {
+  /** 1 to 31. Default: the first empty one. */
+  readonly slot?: number
+}
+
+/** A disk on the bus. */
+export interface AttachedDisk extends PluggedFunction<VirtioPciFunction> {
+  readonly device: VirtioBlk
 }
 
 export class Machine {
@@ -95,6 +109,27 @@ export class Machine {
       return this.pci.ecamWrite(address - ECAM_WINDOW.start, width, value)
     }
     this.pci.memoryWrite(address, width, value)
+  }
+
+  /**
+   * Puts a virtio-blk disk over `backing` on the bus, also while the machine runs. Who opened the backing closes it, see `detachDisk`.
+   * @throws RangeError for an option that makes no sense, and what `plug` throws
+   */
+  attachDisk(backing: VirtioBacking, options: AttachDiskOptions = {}): AttachedDisk {
+    const device = new VirtioBlk(backing, options)
+    return { ...this.plug(options.slot, (wiring) => new VirtioPciFunction(device, { ...options, ...wiring })), device }
+  }
+
+  /**
+   * Takes the disk out of `slot` at once, as when a cable is pulled: see `unplug`. Returns its device: once its `whenIdle` has
+   * resolved nothing uses the backing any more, and it may be closed.
+   * @throws Error when there is no disk in the slot
+   */
+  detachDisk(slot: number): VirtioBlk {
+    const fn = this.pci.function(slot)
+    if (!(fn instanceof VirtioPciFunction) || !(fn.device instanceof VirtioBlk)) throw new Error(`slot ${slot} holds no disk`)
+    this.unplug(slot)
+    return fn.device
   }
 
   /**
