@@ -1,0 +1,44 @@
+/**
+ * The errors of the driver. Whatever a caller may want to tell apart has a code; wrong arguments are plain `RangeError`s.
+ */
+
+/**
+ * - `no-device`: nothing there, or not what was looked for
+ * - `unsupported`: the device lacks what was asked of it, or the feature was not negotiated
+ * - `features-refused`: FEATURES_OK did not stick
+ * - `protocol`: the device broke a rule of the specification
+ * - `needs-reset`: the device has set DEVICE_NEEDS_RESET; nothing works until `reset()`
+ * - `reset`: the request was dropped because the driver reset or closed the device
+ * - `timeout`: a register did not show what it must within the time allowed
+ * - `no-memory`: the guest RAM given to the driver is used up
+ */
+export type DriverErrorCode = "no-device" | "unsupported" | "features-refused" | "protocol" | "needs-reset" | "reset" | "timeout" | "no-memory"
+
+/** The device, or the way to it, does not work. */
+export class DriverError extends Error {
+  override readonly name = "DriverError"
+  readonly code: DriverErrorCode
+
+  constructor(code: DriverErrorCode, message: string) {
+    super(message)
+    this.code = code
+  }
+}
+
+/** The device answered a request with a status other than VIRTIO_BLK_S_OK. The device goes on working. */
+export class BlockRequestError extends Error {
+  override readonly name = "BlockRequestError"
+  readonly status: "IOERR" | "UNSUPP"
+  /** The request, for example "IN". */
+  readonly request: string
+  /** First sector of the request, where it has one. */
+  readonly sector: number | bigint
+
+  constructor(status: "IOERR" | "UNSUPP", request: string, sector: number | bigint) {
+    const why = status === "IOERR" ? "device or driver error" : "not supported by the device"
+    super(`${request} at sector ${sector} failed: ${status} (${why})`)
+    this.status = status
+    this.request = request
+    this.sector = sector
+  }
+}

@@ -1,0 +1,109 @@
+/**
+ * Feature bits by name, and what a driver accepts of what a device offers. [VIRTIO] 2.2, 5.2.3 and 6.
+ */
+
+/** Bit numbers, by their names in the specification less VIRTIO_F_ and VIRTIO_BLK_F_. */
+export const FEATURE_BIT = {
+  /** Legacy only. */
+  BARRIER: 0,
+  SIZE_MAX: 1,
+  SEG_MAX: 2,
+  GEOMETRY: 4,
+  RO: 5,
+  BLK_SIZE: 6,
+  /** Legacy only. */
+  SCSI: 7,
+  FLUSH: 9,
+  TOPOLOGY: 10,
+  CONFIG_WCE: 11,
+  MQ: 12,
+  DISCARD: 13,
+  WRITE_ZEROES: 14,
+  LIFETIME: 15,
+  SECURE_ERASE: 16,
+  ZONED: 17,
+  /** Legacy only. */
+  NOTIFY_ON_EMPTY: 24,
+  /** Legacy only. */
+  ANY_LAYOUT: 27,
+  INDIRECT_DESC: 28,
+  EVENT_IDX: 29,
+  VERSION_1: 32,
+  ACCESS_PLATFORM: 33,
+  RING_PACKED: 34,
+  IN_ORDER: 35,
+  ORDER_PLATFORM: 36,
+  SR_IOV: 37,
+  NOTIFICATION_DATA: 38,
+  NOTIF_CONFIG_DATA: 39,
+  RING_RESET: 40,
+  ADMIN_VQ: 41,
+  SUSPEND: 43,
+} as const
+
+export type FeatureName = keyof typeof FEATURE_BIT
+
+/** What the block driver here knows how to use through either interface. */
+const COMMON_FEATURES = [
+  "SIZE_MAX", "SEG_MAX", "GEOMETRY", "RO", "BLK_SIZE", "FLUSH", "TOPOLOGY", "CONFIG_WCE", "MQ", "DISCARD", "WRITE_ZEROES", "LIFETIME", "SECURE_ERASE",
+  "INDIRECT_DESC", "EVENT_IDX",
+] as const satisfies readonly FeatureName[]
+
+/** What a driver may accept: bits not described, reserved, or of another transport are never accepted ([VIRTIO] 2.2.1). */
+const KNOWN: Readonly<Record<"modern" | "legacy", readonly FeatureName[]>> = {
+  modern: [...COMMON_FEATURES, "VERSION_1", "NOTIFICATION_DATA", "NOTIF_CONFIG_DATA", "RING_RESET"],
+  // [VIRTIO] 6.3. BARRIER and SCSI went with the drivers that used them.
+  legacy: [...COMMON_FEATURES, "NOTIFY_ON_EMPTY", "ANY_LAYOUT"],
+}
+
+/** Known, but only for those who ask: NOTIFY_ON_EMPTY makes the device interrupt against the driver's wish. */
+const NOT_BY_DEFAULT: readonly FeatureName[] = ["NOTIFY_ON_EMPTY"]
+
+/** [VIRTIO] 2.2.1: what depends on another feature is not accepted without it. Ring features came with VERSION_1. */
+const REQUIRES: Partial<Readonly<Record<FeatureName, FeatureName>>> = {
+  NOTIFICATION_DATA: "VERSION_1",
+  NOTIF_CONFIG_DATA: "VERSION_1",
+  RING_RESET: "VERSION_1",
+}
+
+export interface FeatureChoice {
+  /** Accept these where offered, nothing else (VERSION_1 is always accepted: [VIRTIO] 6.1). Default: all that the driver knows. */
+  readonly want?: readonly FeatureName[]
+  /** Do not accept these. */
+  readonly refuse?: readonly FeatureName[]
+}
+
+/** Feature bits, one bit for each name. */
+export function featureMask(names: Iterable<FeatureName>): bigint {
+  let mask = 0n
+  for (const name of names) mask |= 1n << BigInt(FEATURE_BIT[name])
+  return mask
+}
+
+/** Whether `features` contains the feature. */
+export function hasFeature(features: bigint, name: FeatureName): boolean {
+  return ((features >> BigInt(FEATURE_BIT[name])) & 1n) !== 0n
+}
+
+/** Names of the bits set, lowest first; "bit 31" where the specification has no name. */
+export function featureNames(features: bigint): string[] {
+  const names = new Map<number, string>(Object.entries(FEATURE_BIT).map(([name, bit]) => [bit, name]))
+  const found: string[] = []
+  for (let bit = 0; features >> BigInt(bit) !== 0n; bit++) {
+    if (((features >> BigInt(bit)) & 1n) !== 0n) found.push(names.get(bit) ?? `bit ${bit}`)
+  }
+  return found
+}
+
+/** What to accept of `offered`: known for this interface, wanted, not refused, and complete with all it depends on. */
+export function chooseFeatures(offered: bigint, kind: "modern" | "legacy", choice: FeatureChoice = {}): bigint {
+  const known = KNOWN[kind]
+  const wanted = choice.want ?? known.filter((name) => !NOT_BY_DEFAULT.includes(name))
+  const isWanted = (name: FeatureName): boolean => (name === "VERSION_1" || wanted.includes(name)) && !(choice.refuse ?? []).includes(name)
+  let accepted = featureMask(known.filter(isWanted)) & offered
+  for (const name of known) {
+    const needed = REQUIRES[name]
+    if (needed !== undefined && !hasFeature(accepted, needed)) accepted &= ~featureMask([name])
+  }
+  return accepted
+}

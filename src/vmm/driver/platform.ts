@@ -1,0 +1,35 @@
+/**
+ * Platform: all that the driver knows of the machine it runs on. A guest kernel has the same: port I/O, memory-mapped I/O, RAM
+ * and interrupts. `Machine` satisfies it by its shape; an emulator can, too.
+ */
+
+/** Bytes of one register access. */
+export type Width = 1 | 2 | 4
+
+/** A message-signalled interrupt: the device stored `data` at `address`. */
+export interface InterruptMessage {
+  readonly address: number
+  readonly data: number
+}
+
+/** What the interrupt controller shows. */
+export interface PlatformInterrupts {
+  /** Calls `listener` whenever a line changes its level or a message arrives, possibly while an access to a register is under
+   * way. Returns a function that ends the subscription. */
+  subscribe(listener: () => void): () => void
+  /** Whether interrupt line `line` (as in PCI configuration space, 0x3C) is asserted. */
+  level(line: number): boolean
+  /** The messages since the last call, in order. */
+  takeMessages(): readonly InterruptMessage[]
+}
+
+/** The machine as its guest sees it. Values are unsigned, little-endian numbers of `width` bytes. */
+export interface Platform {
+  portRead(port: number, width: Width): number
+  portWrite(port: number, width: Width, value: number): void
+  mmioRead(address: number, width: Width): number
+  mmioWrite(address: number, width: Width, value: number): void
+  /** Guest-physical memory from 0. May be another view at any time (a WebAssembly memory that grew): ask anew before each use. */
+  readonly ram: Uint8Array
+  readonly interrupts: PlatformInterrupts
+}
