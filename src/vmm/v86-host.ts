@@ -53,6 +53,7 @@ export interface V86Cpu extends V86Ram {
 /** The emulator object, as far as it is patched. */
 export interface V86Saver {
   save_state(): Promise<ArrayBuffer>
+  restore_state(state: ArrayBuffer): Promise<void>
 }
 
 const CONFIG_DATA = 0xcfc
@@ -245,14 +246,18 @@ export class V86Host {
       this.#restore(state)
     }
     const save = emulator.save_state.bind(emulator)
-    emulator.save_state = async () => {
-      const devices = [...this.#slots.values()].map((slot) => slot.device)
-      await Promise.all(devices.map((device) => device.pause()))
-      try {
-        return await save()
-      } finally {
-        for (const device of devices) device.resume()
-      }
+    emulator.save_state = () => this.#whilePaused(save)
+    const restore = emulator.restore_state.bind(emulator)
+    emulator.restore_state = (image) => this.#whilePaused(() => restore(image))
+  }
+
+  async #whilePaused<T>(act: () => Promise<T>): Promise<T> {
+    const devices = [...this.#slots.values()].map((slot) => slot.device)
+    await Promise.all(devices.map((device) => device.pause()))
+    try {
+      return await act()
+    } finally {
+      for (const device of devices) device.resume()
     }
   }
 

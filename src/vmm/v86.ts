@@ -93,12 +93,17 @@ function hostedDisk(device: VirtioBlk, fn: VirtioPciFunction): V86Device {
     name: "virtio-blk",
     fn,
     pause: async () => {
-      await device.whenIdle()
+      await device.pause()
       await device.backing.flush?.()
     },
-    resume: () => undefined,
-    saveState: () => "",
-    restoreState: () => fn.reset(),
+    resume: () => device.resume(),
+    saveState: () => JSON.stringify(fn.saveState()),
+    restoreState: (state) => {
+      if (state === undefined) fn.reset()
+      else fn.restoreState(JSON.parse(state))
+      // v86 fills RAM before it comes back to the event loop: then requests that wait in it can be served
+      setTimeout(() => device.resume(), 0)
+    },
   }
 }
 

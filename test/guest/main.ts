@@ -11,8 +11,9 @@ import { GuestContext, type GuestTest } from "./suite.ts"
 import { bootTests } from "./boot.ts"
 import { filesystemTests } from "./filesystem.ts"
 import { linuxTests } from "./linux.ts"
+import { stateTests } from "./state.ts"
 
-const TESTS: readonly GuestTest[] = [...linuxTests, ...filesystemTests, ...bootTests]
+const TESTS: readonly GuestTest[] = [...linuxTests, ...filesystemTests, ...bootTests, ...stateTests]
 
 if (process.argv[2] === "--child") await child(process.argv[3] ?? "", process.argv[4] ?? "")
 else await parent(process.argv.slice(2))
