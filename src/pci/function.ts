@@ -211,7 +211,7 @@ export abstract class PciFunction {
     const enabled = (control & MSIX_CONTROL.ENABLE) !== 0
     const masked = (control & MSIX_CONTROL.FUNCTION_MASK) !== 0
     const changed = enabled !== msix.enabled || masked !== msix.masked
-    msix.configure({ enabled, masked, busMaster: this.busMaster })
+    if (changed || this.busMaster !== msix.busMaster) msix.configure({ enabled, masked, busMaster: this.busMaster })
     return changed
   }
 

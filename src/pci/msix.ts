@@ -82,6 +82,11 @@ export class Msix {
     return this.#state.masked
   }
 
+  /** May messages be sent, as far as the Command register is concerned? */
+  get busMaster(): boolean {
+    return this.#state.busMaster
+  }
+
   /**
    * An event for `vector`: sends its message, or remembers it in the pending bit while it must not be sent. Nothing happens while
    * MSI-X is disabled (the function then uses INTx) or when there is no such vector (0xffff, NO_VECTOR, is none).
