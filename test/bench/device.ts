@@ -3,7 +3,7 @@ import { closeSync, openSync, readSync, writeSync } from "node:fs"
 import { HostFile } from "../../src/backing/file.ts"
 import { RawBacking } from "../../src/backing/raw.ts"
 import { GuestRing, type GuestRingOptions } from "./guest-ring.ts"
-import { offsets, withImage } from "./image.ts"
+import { offsets, pageAligned, withImage } from "./image.ts"
 import { interleave, row } from "./measure.ts"
 
 interface Case extends Omit<GuestRingOptions, "backing"> {
@@ -42,8 +42,8 @@ function compare(path: string, one: Case): string {
   const fd = openSync(path, "r+")
   const at = offsets(1 << 14, one.bytes, one.order)
   // The loop's buffer is in memory of the same kind, and as well aligned, as the guest's.
-  const buffer = new Uint8Array(new WebAssembly.Memory({ initial: one.bytes / 65536 + 1 }).buffer, 0, one.bytes)
-  const bare = one.type === "read" ? readSync : writeSync
+  const buffer = pageAligned(one.bytes)
+  const bare: (fd: number, buffer: Uint8Array, offset: number, length: number, position: number) => number = one.type === "read" ? readSync : writeSync
   const count = one.bytes > 4096 ? 1 << 12 : 1 << 15
   const [device, loop] = interleave(
     [

@@ -6,7 +6,9 @@ import type { VirtioBacking } from "../../src/backing/backing.ts"
 import { VirtioBlk } from "../../src/virtio/blk/device.ts"
 import { LinearMemory } from "../../src/virtio/guest-memory.ts"
 import { VirtioPciFunction } from "../../src/virtio/pci-transport.ts"
+import { pageAligned } from "./image.ts"
 
+const RAM_BYTES = 1 << 26
 const QUEUE_SIZE = 256
 const DESC = 0x1000
 const AVAIL = 0x3000
@@ -39,11 +41,10 @@ export class GuestRing {
 
   constructor(options: GuestRingOptions) {
     this.#options = options
-    // A WebAssembly memory begins on a page of the host, as an emulator's RAM does.
-    const memory = new WebAssembly.Memory({ initial: 1024 })
-    this.#data = new DataView(memory.buffer)
+    const ram = pageAligned(RAM_BYTES)
+    this.#data = new DataView(ram.buffer, ram.byteOffset, ram.length)
     this.device = new VirtioBlk(options.backing)
-    this.#fn = new VirtioPciFunction(this.device, { memory: new LinearMemory(memory), interrupts: { intx() {}, message() {} } })
+    this.#fn = new VirtioPciFunction(this.device, { memory: new LinearMemory(ram), interrupts: { intx() {}, message() {} } })
     this.#start()
     this.#layOut()
   }
@@ -52,7 +53,7 @@ export class GuestRing {
   dataView(request: number): Uint8Array {
     const { bytes, segments = 1, placement } = this.#options
     if (placement === "apart" && segments > 1) throw new Error("the data is in pieces")
-    return new Uint8Array(this.#data.buffer, DATA + request * (bytes + (placement === "apart" ? 4096 : 0)), bytes)
+    return new Uint8Array(this.#data.buffer, this.#data.byteOffset + DATA + request * (bytes + (placement === "apart" ? 4096 : 0)), bytes)
   }
 
   /** One kick with `batch` requests, for the disk offsets in `offsets` from `first` on. */

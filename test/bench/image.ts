@@ -30,3 +30,11 @@ export function offsets(count: number, bytes: number, order: "random" | "sequent
     return Math.floor((state / 2 ** 32) * places) * align
   })
 }
+
+/**
+ * `length` bytes that begin on a page of the host, as an emulator's RAM does (a WebAssembly memory): copies into them are faster.
+ * Node puts a large ArrayBuffer 16 bytes behind the start of a page.
+ */
+export function pageAligned(length: number): Uint8Array {
+  return new Uint8Array(new ArrayBuffer(length + 4096), 4080, length)
+}

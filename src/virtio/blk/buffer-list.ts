@@ -22,12 +22,11 @@ export class BufferList {
 
   /** Appends the data of `request`. All of it is RAM: the queue has checked it. */
   add(request: BlkRequest, memory: GuestMemory): void {
-    const { addresses, lengths } = request.chain
     let segment = request.dataSegment
     let offset = request.dataOffset
     for (let left = request.dataLength; left > 0; segment++, offset = 0) {
-      const address = (addresses[segment] ?? 0) + offset
-      const length = Math.min(left, (lengths[segment] ?? 0) - offset)
+      const address = request.address(segment) + offset
+      const length = Math.min(left, request.length(segment) - offset)
       if (address === this.#end && this.#region !== undefined && address < this.#region.end) {
         this.#end += length
       } else {

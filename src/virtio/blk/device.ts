@@ -4,6 +4,7 @@
  */
 import { BackingError, type BackingErrorCode, type VirtioBacking } from "../../backing/backing.ts"
 import { VirtioDevice } from "../device.ts"
+import { SegmentList } from "../descriptor-chain.ts"
 import { type SplitQueue, VirtqueueError } from "../split-queue.ts"
 import { DEVICE_STATUS } from "../spec.ts"
 import { inTurn, readBuffers, writeBuffers } from "./backing-calls.ts"
@@ -52,6 +53,9 @@ export class VirtioBlk extends VirtioDevice {
   lastError: unknown
   readonly #parameters: BlkParameters
   readonly #batch: BlkRequest[] = []
+  /** Number of requests in the batch. */
+  #taken = 0
+  readonly #segments = new SegmentList()
   readonly #buffers = new BufferList()
   /** Writes of the batch that are done but, in write-through mode, not yet on stable storage. */
   #unstable: BlkRequest[] = []
@@ -134,60 +138,55 @@ export class VirtioBlk extends VirtioDevice {
   protected override serve(ring: SplitQueue, queue: number): boolean {
     let broken: VirtqueueError | undefined
     // Two rounds through the ring are all that a driver can ask for while we hold its thread.
-    for (let budget = 2 * ring.size; budget > 0; ) {
-      let count = 0
+    for (let budget = 2 * ring.size; budget > 0; budget -= this.#taken) {
+      let drained = false
       try {
-        count = this.#take(ring, queue)
+        drained = this.#take(ring, queue)
       } catch (error) {
         if (!(error instanceof VirtqueueError)) throw error
         broken = error
-        count = this.#taken
       }
-      budget -= Math.max(count, 1)
-      this.#execute(ring, queue, count)
+      this.#execute(ring, queue, this.#taken)
       this.publish(ring, queue)
       if (broken !== undefined) throw broken
       // Interrupting may have run the driver, and the driver may have reset us.
-      if (!this.isCurrent(ring, queue)) return this.#throwBugs()
-      if (count === 0 && !ring.enableKicks()) return this.#throwBugs()
+      if (!this.isCurrent(ring, queue) || (drained && !ring.enableKicks())) return this.#throwBugs()
     }
     this.#throwBugs()
     return true
   }
 
-  /** Requests of the batch that `#take` had finished when it threw. */
-  #taken = 0
-
-  /** Fills the batch. Returns the number of requests in it. */
-  #take(ring: SplitQueue, queue: number): number {
+  /** Fills the batch. Returns whether the ring was empty then. What was taken before an error is in the batch, and good. */
+  #take(ring: SplitQueue, queue: number): boolean {
     const legacy = this.queue(queue)?.legacy === true
     const { memory } = this
-    let segments = 0
+    const segments = this.#segments
+    segments.count = 0
     this.#taken = 0
-    while (this.#taken < BATCH_REQUESTS && segments < BATCH_SEGMENTS) {
+    while (this.#taken < BATCH_REQUESTS && segments.count < BATCH_SEGMENTS) {
       const request = this.#slot(this.#taken)
-      if (!ring.pop(request.chain)) break
+      if (!ring.pop(request)) return true
       parseRequest(request, memory, legacy)
-      segments += request.chain.count
+      request.refusal = this.#check(request)
       this.#taken++
     }
-    return this.#taken
+    return false
   }
 
   #slot(index: number): BlkRequest {
-    return (this.#batch[index] ??= new BlkRequest())
+    return (this.#batch[index] ??= new BlkRequest(this.#segments))
   }
 
   /** Acts on the first `count` requests of the batch, in order. */
   #execute(ring: SplitQueue, queue: number, count: number): void {
     for (let first = 0; first < count; ) {
-      const status = this.#check(this.#slot(first))
-      if (status !== VIRTIO_BLK_S.OK) {
-        this.#complete(ring, this.#slot(first), status, 0)
+      const request = this.#slot(first)
+      if (request.refusal !== VIRTIO_BLK_S.OK) {
+        this.#complete(ring, request, request.refusal, 0)
         first++
         continue
       }
-      const end = this.#mergeEnd(first, count)
+      const end = this.#mergeEnd(request, first, count)
       this.#perform(ring, queue, this.#batch, first, end)
       first = end
     }
@@ -231,22 +230,20 @@ export class VirtioBlk extends VirtioDevice {
     return VIRTIO_BLK_S.OK
   }
 
-  /** The requests from `first` on that one call on the backing can serve: reads, or writes, of neighbouring sectors. */
-  #mergeEnd(first: number, count: number): number {
-    const request = this.#slot(first)
+  /** The end of the requests from `first` on that one call on the backing can serve: reads, or writes, of neighbouring sectors. */
+  #mergeEnd(request: BlkRequest, first: number, count: number): number {
     let end = first + 1
     if ((request.type !== VIRTIO_BLK_T.IN && request.type !== VIRTIO_BLK_T.OUT) || request.dataLength === 0) return end
     let bytes = request.dataLength
-    let buffers = request.chain.count
-    while (end < count) {
+    let buffers = request.count
+    for (; end < count; end++) {
       const next = this.#slot(end)
-      if (next.type !== request.type || next.dataLength === 0 || (next.sector - request.sector) * SECTOR_SIZE !== bytes) break
+      if (next.type !== request.type || (next.sector - request.sector) * SECTOR_SIZE !== bytes || next.refusal !== VIRTIO_BLK_S.OK || next.dataLength === 0) break
       bytes += next.dataLength
-      buffers += next.chain.count
-      if (bytes > MERGE_BYTES || buffers > MERGE_BUFFERS || this.#check(next) !== VIRTIO_BLK_S.OK) break
-      end++
+      buffers += next.count
+      if (bytes > MERGE_BYTES || buffers > MERGE_BUFFERS) break
+      this.statistics.merged++
     }
-    this.statistics.merged += end - first - 1
     return end
   }
 
@@ -367,11 +364,10 @@ export class VirtioBlk extends VirtioDevice {
    */
   #complete(ring: SplitQueue, request: BlkRequest, status: BlkStatus, filled: number): void {
     const { memory } = this
-    const { chain, statusAddress } = request
+    const { statusAddress, writableLength } = request
     const region = memory.region(statusAddress)
     region?.data.setUint8(statusAddress - region.start, status)
-    const writable = chain.writableLength
-    ring.addUsed(chain.head, filled === writable - 1 ? writable : filled)
+    ring.addUsed(request.head, filled === writableLength - 1 ? writableLength : filled)
     const counts = countsOf(this.statistics, request.type)
     counts.requests++
     if (status === VIRTIO_BLK_S.OK) counts.bytes += request.type === VIRTIO_BLK_T.IN || request.type === VIRTIO_BLK_T.OUT ? request.dataLength : 0
@@ -381,9 +377,8 @@ export class VirtioBlk extends VirtioDevice {
 
   /** Tells the memory what the request may have stored: a failed read counts as well. */
   #announce(request: BlkRequest): void {
-    const { chain } = request
     const mayFill = request.type === VIRTIO_BLK_T.IN || request.type === VIRTIO_BLK_T.GET_ID
-    if (mayFill) for (let segment = chain.readableCount; segment < chain.count; segment++) this.memory.written?.(chain.addresses[segment] ?? 0, chain.lengths[segment] ?? 0)
+    if (mayFill) for (let segment = request.readableCount; segment < request.count; segment++) this.memory.written?.(request.address(segment), request.length(segment))
     else this.memory.written?.(request.statusAddress, 1)
   }
 
@@ -401,8 +396,9 @@ export class VirtioBlk extends VirtioDevice {
       for (const request of written) this.#complete(ring, request, VIRTIO_BLK_S.OK, 0)
       return
     }
-    // The requests outlive the batch, and the batch is through.
+    // The requests outlive the batch, which is through.
     this.#batch.length = 0
+    for (const request of written) request.detach()
     this.#wait(ring, queue, written, result, this.#flush)
   }
 
@@ -413,7 +409,9 @@ export class VirtioBlk extends VirtioDevice {
   /** Requests that outlive the batch get objects of their own. */
   #detach(batch: readonly BlkRequest[], first: number, end: number): readonly BlkRequest[] {
     const requests = batch.slice(first, end)
-    if (batch === this.#batch) for (let index = first; index < end; index++) this.#batch[index] = new BlkRequest()
+    if (batch !== this.#batch) return requests
+    for (let index = first; index < end; index++) this.#batch[index] = new BlkRequest(this.#segments)
+    for (const request of requests) request.detach()
     return requests
   }
 

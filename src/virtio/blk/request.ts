@@ -2,11 +2,12 @@
 import { DescriptorChain } from "../descriptor-chain.ts"
 import { type GuestMemory, viewOf } from "../guest-memory.ts"
 import { VirtqueueError } from "../split-queue.ts"
-import { HEADER_SIZE, SEGMENT_SIZE, VIRTIO_BLK_T, VIRTIO_BLK_T_BARRIER } from "./spec.ts"
+import { type BlkStatus, HEADER_SIZE, SEGMENT_SIZE, VIRTIO_BLK_S, VIRTIO_BLK_T, VIRTIO_BLK_T_BARRIER } from "./spec.ts"
 
-/** One request. Objects are filled anew for each request: nothing is allocated for a request of the usual size. */
-export class BlkRequest {
-  readonly chain = new DescriptorChain()
+/** A chain and what it asks for. Objects are filled anew for each request. */
+export class BlkRequest extends DescriptorChain {
+  /** Other than OK: the request is to be refused with this status, and nothing done for it. */
+  refusal: BlkStatus = VIRTIO_BLK_S.OK
   /** As in the header; of a legacy request, without the barrier bit. */
   type = 0
   /** First sector; above 2^53 inexact, which is far beyond every capacity all the same. */
@@ -32,50 +33,46 @@ export interface RangeSegment {
  * cannot be answered: no whole header, or no byte for a status.
  */
 export function parseRequest(request: BlkRequest, memory: GuestMemory, legacy: boolean): void {
-  const { chain } = request
-  if (chain.readableLength < HEADER_SIZE) throw new VirtqueueError(`chain ${chain.head} has ${chain.readableLength} readable bytes, a request header takes ${HEADER_SIZE}`)
-  if (chain.writableLength === 0) throw new VirtqueueError(`chain ${chain.head} has no writable byte for a status`)
-  const last = chain.count - 1
-  request.statusAddress = number(chain.addresses, last) + number(chain.lengths, last) - 1
+  if (request.readableLength < HEADER_SIZE) throw new VirtqueueError(`chain ${request.head} has ${request.readableLength} readable bytes, a request header takes ${HEADER_SIZE}`)
+  if (request.writableLength === 0) throw new VirtqueueError(`chain ${request.head} has no writable byte for a status`)
+  const last = request.count - 1
+  request.statusAddress = request.address(last) + request.length(last) - 1
   parseHeader(request, memory)
   if (legacy) {
     request.type = (request.type & ~VIRTIO_BLK_T_BARRIER) >>> 0
     if (request.type === VIRTIO_BLK_T.FLUSH_OUT) request.type = VIRTIO_BLK_T.FLUSH
   }
   if (request.type === VIRTIO_BLK_T.IN || request.type === VIRTIO_BLK_T.GET_ID) {
-    request.dataLength = chain.writableLength - 1
-    request.dataSegment = chain.readableCount
+    request.dataLength = request.writableLength - 1
+    request.dataSegment = request.readableCount
     request.dataOffset = 0
   } else {
-    request.dataLength = chain.readableLength - HEADER_SIZE
-    seek(request, HEADER_SIZE)
+    request.dataLength = request.readableLength - HEADER_SIZE
+    seekReadable(request, HEADER_SIZE)
   }
 }
 
 function parseHeader(request: BlkRequest, memory: GuestMemory): void {
-  const { chain } = request
-  const address = number(chain.addresses, 0)
+  const address = request.address(0)
   const region = memory.region(address)
-  if (region !== undefined && number(chain.lengths, 0) >= HEADER_SIZE) {
-    const { data } = region
-    const at = address - region.start
-    request.type = data.getUint32(at, true)
-    request.sector = data.getUint32(at + 8, true) + data.getUint32(at + 12, true) * 0x1_0000_0000
+  if (region !== undefined && request.length(0) >= HEADER_SIZE) {
+    setHeader(request, region.data, address - region.start)
     return
   }
-  request.dataSegment = 0
-  request.dataOffset = 0
-  const data = new DataView(copyData(request, memory, HEADER_SIZE).buffer)
-  request.type = data.getUint32(0, true)
-  request.sector = data.getUint32(8, true) + data.getUint32(12, true) * 0x1_0000_0000
+  seekReadable(request, 0)
+  setHeader(request, new DataView(copyData(request, memory, HEADER_SIZE).buffer), 0)
+}
+
+function setHeader(request: BlkRequest, data: DataView, at: number): void {
+  request.type = data.getUint32(at, true)
+  request.sector = data.getUint32(at + 8, true) + data.getUint32(at + 12, true) * 0x1_0000_0000
 }
 
 /** Lets the data begin `offset` bytes into the readable part of the chain. */
-function seek(request: BlkRequest, offset: number): void {
-  const { chain } = request
+function seekReadable(request: BlkRequest, offset: number): void {
   let segment = 0
-  while (segment < chain.readableCount && offset >= number(chain.lengths, segment)) {
-    offset -= number(chain.lengths, segment)
+  while (segment < request.readableCount && offset >= request.length(segment)) {
+    offset -= request.length(segment)
     segment++
   }
   request.dataSegment = segment
@@ -85,27 +82,27 @@ function seek(request: BlkRequest, offset: number): void {
 /** The first `length` bytes of the request's data, copied out of guest memory. */
 function copyData(request: BlkRequest, memory: GuestMemory, length: number): Uint8Array {
   const bytes = new Uint8Array(length)
-  let segment = request.dataSegment
-  let offset = request.dataOffset
-  for (let done = 0; done < length; segment++, offset = 0) {
-    const part = Math.min(length - done, number(request.chain.lengths, segment) - offset)
-    const view = viewOf(memory, number(request.chain.addresses, segment) + offset, part)
-    if (view !== undefined) bytes.set(view, done)
-    done += part
-  }
+  eachPiece(request, memory, length, (view, done) => bytes.set(view, done))
   return bytes
 }
 
 /** Stores `bytes` at the start of the request's writable data, as far as they fit. Returns the bytes stored. */
 export function storeData(request: BlkRequest, memory: GuestMemory, bytes: Uint8Array): number {
   const length = Math.min(bytes.length, request.dataLength)
+  eachPiece(request, memory, length, (view, done) => view.set(bytes.subarray(done, done + view.length)))
+  return length
+}
+
+/** Walks over the first `length` bytes of the request's data as views of guest RAM. For what is small and rare. */
+function eachPiece(request: BlkRequest, memory: GuestMemory, length: number, use: (view: Uint8Array, done: number) => void): void {
   let segment = request.dataSegment
-  for (let done = 0; done < length; segment++) {
-    const part = Math.min(length - done, number(request.chain.lengths, segment))
-    viewOf(memory, number(request.chain.addresses, segment), part)?.set(bytes.subarray(done, done + part))
+  let offset = request.dataOffset
+  for (let done = 0; done < length; segment++, offset = 0) {
+    const part = Math.min(length - done, request.length(segment) - offset)
+    const view = viewOf(memory, request.address(segment) + offset, part)
+    if (view !== undefined) use(view, done)
     done += part
   }
-  return length
 }
 
 /** The segments of a DISCARD or WRITE_ZEROES request whose data is a whole number of them. Copied once, for the guest may change them. */
@@ -116,9 +113,4 @@ export function readRangeSegments(request: BlkRequest, memory: GuestMemory): Ran
     sectors: data.getUint32(index * SEGMENT_SIZE + 8, true),
     flags: data.getUint32(index * SEGMENT_SIZE + 12, true),
   }))
-}
-
-/** Element `index` of a segment array, which the caller knows to be there. */
-function number(values: Float64Array, index: number): number {
-  return values[index] ?? 0
 }
