@@ -10,7 +10,6 @@ export const MSIX_CAPABILITY_ID = 0x11
 
 /** Bits of Message Control, [PCI] 6.8.2.3. */
 export const MSIX_CONTROL = {
-  TABLE_SIZE_MASK: 0x07ff,
   FUNCTION_MASK: 0x4000,
   ENABLE: 0x8000,
 } as const

@@ -2,10 +2,9 @@
  * What firmware does for a PCI function before an operating system looks: addresses for its BARs, its interrupt line, decoding on.
  * It works through configuration accesses only; the guest may do all of it anew.
  */
-import type { PciBus } from "../pci/bus.ts"
-import { PCI_SLOTS } from "../pci/bus.ts"
-import type { BarDefinition } from "../pci/function.ts"
+import { PCI_SLOTS, type PciBus } from "../pci/bus.ts"
 import { PCI_COMMAND, PCI_CONFIG } from "../pci/config-space.ts"
+import type { BarDefinition } from "../pci/function.ts"
 import { type AddressWindow, IO_WINDOW, MMIO32_WINDOW, MMIO64_WINDOW } from "./memory-map.ts"
 
 /** Memory BARs begin on a page, so that a guest can give them to different owners. */

@@ -2,8 +2,7 @@
  * HostBridge: the function in slot 0, by which a guest recognizes that there is a PCI bus: an Intel Q35 (82G33) host bridge that has
  * nothing to configure.
  */
-import type { AccessWidth } from "../pci/access.ts"
-import { allOnes } from "../pci/access.ts"
+import { type AccessWidth, allOnes } from "../pci/access.ts"
 import { PciFunction } from "../pci/function.ts"
 import { ECAM_WINDOW } from "./memory-map.ts"
 
