@@ -1,8 +1,8 @@
 /** The references that persistent bitmaps hold: directory, tables and data (QC-BMP-01 to 07). Their content does not matter here. */
 import { getU64, roundUp, viewOf } from "./bytes.ts"
 import type { BitmapDirectory, CheckedImage } from "./checked-image.ts"
-import { coveredRanges, type Range } from "./overlaps.ts"
-import type { ReferenceSink } from "./reference-sink.ts"
+import { coveredRanges, type Range } from "./covered-ranges.ts"
+import { type ReferenceSink, STRUCTURE } from "./reference-sink.ts"
 import { TABLE_ENTRY_SIZE } from "./spec.ts"
 import { readPadded, visitWords } from "./table-reader.ts"
 
@@ -21,9 +21,9 @@ export function countBitmapReferences(image: CheckedImage, directory: BitmapDire
     sink.reportUnfollowed("bitmap", `the bitmap directory of ${length} bytes at byte ${offset} cannot be right`, offset)
     return
   }
-  sink.add(offset, length, "the bitmap directory")
+  sink.add(STRUCTURE.BITMAP_DIRECTORY, offset, length)
   const tables = readTables(image, directory, sink)
-  sink.addAll(tables, "a bitmap table")
+  sink.addAll(STRUCTURE.BITMAP_TABLE, tables)
   for (const { start, end, times } of coveredRanges(tables)) {
     visitWords(image.file, start, (end - start) / TABLE_ENTRY_SIZE, (hi, lo, at) => countTableEntry(hi, lo, at, times, image, sink))
   }
@@ -66,5 +66,5 @@ function countTableEntry(hi: number, lo: number, at: number, times: number, imag
     sink.reportUnfollowed("bitmap", `the bitmap table entry at byte ${at} points to byte ${offset}, which is not a cluster`, at)
     return
   }
-  sink.add(offset, image.geometry.clusterSize, "bitmap data", times, at)
+  sink.add(STRUCTURE.BITMAP_DATA, offset, image.geometry.clusterSize, times, at)
 }

@@ -1,8 +1,8 @@
 /** The references that internal snapshots hold: their table and their L1 tables, and what is wrong with them (QC-SNAP-03, QC-CHK-06). */
 import { BackingError } from "../backing.ts"
 import type { CheckedImage } from "./checked-image.ts"
-import type { Range } from "./overlaps.ts"
-import type { ReferenceSink } from "./reference-sink.ts"
+import type { Range } from "./covered-ranges.ts"
+import { type ReferenceSink, STRUCTURE } from "./reference-sink.ts"
 import { readSnapshotTable, snapshotL1Problem, type SnapshotTable } from "./snapshot-table.ts"
 import { TABLE_ENTRY_SIZE } from "./spec.ts"
 
@@ -13,7 +13,7 @@ const EXTRA_DATA_MINIMUM_V3 = 16
 export function countSnapshotReferences(image: CheckedImage, sink: ReferenceSink): Range[] {
   const { header, geometry } = image
   const table = readTable(image, sink)
-  sink.add(header.snapshotsOffset, table.byteLength, "the snapshot table")
+  sink.add(STRUCTURE.SNAPSHOT_TABLE, header.snapshotsOffset, table.byteLength)
   const l1Tables: Range[] = []
   for (const snapshot of table.snapshots) {
     if (header.version >= 3 && snapshot.extraData.length < EXTRA_DATA_MINIMUM_V3) {
@@ -23,7 +23,7 @@ export function countSnapshotReferences(image: CheckedImage, sink: ReferenceSink
     if (problem === undefined) l1Tables.push({ start: snapshot.l1TableOffset, end: snapshot.l1TableOffset + snapshot.l1Size * TABLE_ENTRY_SIZE })
     else sink.reportUnfollowed("snapshot", `the snapshot at byte ${snapshot.offset} cannot be followed: ${problem}`, snapshot.offset)
   }
-  sink.addAll(l1Tables, "a snapshot's L1 table")
+  sink.addAll(STRUCTURE.SNAPSHOT_L1_TABLE, l1Tables)
   return l1Tables
 }
 

@@ -8,9 +8,14 @@ import { BackingError } from "../backing.ts"
 const CHUNK = 1024
 /** Chunks in all: counts for 268 million clusters, 16 TiB of 64 KiB ones, in 1 GiB of memory. */
 const MAX_CHUNKS = 1 << 18
-const MAX_COUNT = 0xffffffff
 
-/** How many references each cluster has. A count that would pass 2^32 - 1 stays there: it is beyond what any repair could store. */
+/** What a cluster is used as, in the upper bits of its count: more than one when structures overlap. */
+export const CLUSTER_USE = { DATA: 0x10000000, L1_TABLE: 0x20000000, L2_TABLE: 0x40000000, OTHER: 0x80000000 } as const
+export type ClusterUse = (typeof CLUSTER_USE)[keyof typeof CLUSTER_USE]
+
+const COUNT_MASK = 0x0fffffff
+
+/** How many references each cluster has, and as what. A count that would pass 2^28 - 1 stays there: no honest image comes near. */
 export class ClusterCounts {
   /** The highest cluster with a count, -1 without any. */
   highest = -1
@@ -19,7 +24,7 @@ export class ClusterCounts {
   #lastIndex = -1
   #last: Uint32Array | undefined
 
-  add(cluster: number, weight: number): void {
+  add(cluster: number, weight: number, use: ClusterUse): void {
     const within = cluster % CHUNK
     const index = (cluster - within) / CHUNK
     let chunk = index === this.#lastIndex ? this.#last : this.#chunks.get(index)
@@ -29,7 +34,8 @@ export class ClusterCounts {
     }
     this.#lastIndex = index
     this.#last = chunk
-    chunk[within] = Math.min(MAX_COUNT, (chunk[within] ?? 0) + weight)
+    const word = chunk[within] ?? 0
+    chunk[within] = (word & ~COUNT_MASK) | use | Math.min(COUNT_MASK, (word & COUNT_MASK) + weight)
     if (cluster > this.highest) this.highest = cluster
   }
 
@@ -40,14 +46,21 @@ export class ClusterCounts {
       this.#lastIndex = index
       this.#last = this.#chunks.get(index)
     }
-    return this.#last?.[within] ?? 0
+    return (this.#last?.[within] ?? 0) & COUNT_MASK
+  }
+
+  /** Whether the cluster is used as something other than `use` and guest data. */
+  hasOtherUse(cluster: number, use: ClusterUse): boolean {
+    const within = cluster % CHUNK
+    const word = this.#chunks.get((cluster - within) / CHUNK)?.[within] ?? 0
+    return (word & ~(COUNT_MASK | CLUSTER_USE.DATA | use)) !== 0
   }
 
   /** Calls `visit` for each cluster with a count, in ascending order. Nothing may be added meanwhile. */
   forEach(visit: (cluster: number, count: number) => void): void {
     for (const index of [...this.#chunks.keys()].sort((a, b) => a - b)) {
-      this.#chunks.get(index)?.forEach((count, within) => {
-        if (count !== 0) visit(index * CHUNK + within, count)
+      this.#chunks.get(index)?.forEach((word, within) => {
+        if (word !== 0) visit(index * CHUNK + within, word & COUNT_MASK)
       })
     }
   }

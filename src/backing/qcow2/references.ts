@@ -10,8 +10,8 @@ import { ClusterCounts, type ClusterSet } from "./cluster-counts.ts"
 import { compressedLength, compressedOffset, decodeL1Entry, decodeL2Entry, hostOffset, isCopied, L2_KIND, l2Kind } from "./entries.ts"
 import type { Findings, FindingKind } from "./findings.ts"
 import type { Geometry } from "./geometry.ts"
-import { coveredRanges, type Range } from "./overlaps.ts"
-import type { ReferenceSink } from "./reference-sink.ts"
+import { coveredRanges, type Range } from "./covered-ranges.ts"
+import { type ReferenceSink, STRUCTURE, type Structure } from "./reference-sink.ts"
 import { L2_ENTRY, TABLE_ENTRY_SIZE } from "./spec.ts"
 import { visitWords } from "./table-reader.ts"
 
@@ -31,6 +31,8 @@ export class ReferenceCounter implements ReferenceSink {
   readonly statistics: AllocationStatistics = { allocatedClusters: 0, fragmentedClusters: 0, compressedClusters: 0 }
   /** False when something that may hold references could not be followed: then nothing that looks unused may be freed. */
   complete = true
+  /** Where the L1 tables of the snapshots are. */
+  snapshotL1Tables: readonly Range[] = []
   readonly #image: CheckedImage
   readonly #geometry: Geometry
   readonly #findings: Findings
@@ -47,18 +49,19 @@ export class ReferenceCounter implements ReferenceSink {
   /** Counts all references but those to the refcount table and blocks. */
   countAll(): void {
     const { header, bitmaps, encryptionHeader } = this.#image
-    this.add(0, this.#geometry.clusterSize, "the header")
+    this.add(STRUCTURE.HEADER, 0, this.#geometry.clusterSize)
     const active = { start: header.l1TableOffset, end: header.l1TableOffset + header.l1Size * TABLE_ENTRY_SIZE }
-    this.add(active.start, active.end - active.start, "the L1 table")
+    this.add(STRUCTURE.L1_TABLE, active.start, active.end - active.start)
     this.#countL1Tables([active], true)
-    this.#countL1Tables(countSnapshotReferences(this.#image, this), false)
-    if (encryptionHeader !== undefined) this.add(encryptionHeader.offset, encryptionHeader.length, "the encryption header")
+    this.snapshotL1Tables = countSnapshotReferences(this.#image, this)
+    this.#countL1Tables(this.snapshotL1Tables, false)
+    if (encryptionHeader !== undefined) this.add(STRUCTURE.ENCRYPTION_HEADER, encryptionHeader.offset, encryptionHeader.length)
     if (bitmaps !== undefined) countBitmapReferences(this.#image, bitmaps, this)
   }
 
   countRefcountTable(): void {
     const { refcountTableOffset, refcountTableClusters } = this.#image.header
-    this.add(refcountTableOffset, refcountTableClusters * this.#geometry.clusterSize, "the refcount table")
+    this.add(STRUCTURE.REFCOUNT_TABLE, refcountTableOffset, refcountTableClusters * this.#geometry.clusterSize)
   }
 
   report(kind: FindingKind, message: string, offset: number): void {
@@ -71,28 +74,26 @@ export class ReferenceCounter implements ReferenceSink {
     this.report(kind, message, offset)
   }
 
-  /** Counts `times` references to each cluster of a range of bytes. `at` is the entry that refers to it. */
-  add(offset: number, length: number, what: string, times = 1, at = offset): void {
-    if (length <= 0 || this.#isBeyondEnd(offset, length, what, at)) return
+  add(structure: Structure, offset: number, length: number, times = 1, at = offset): void {
+    if (length <= 0 || this.#isBeyondEnd(structure, offset, length, at)) return
     const { clusterSize } = this.#geometry
     const last = Math.floor((offset + length - 1) / clusterSize)
-    for (let cluster = Math.floor(offset / clusterSize); cluster <= last; cluster++) this.counts.add(cluster, times)
+    for (let cluster = Math.floor(offset / clusterSize); cluster <= last; cluster++) this.counts.add(cluster, times, structure.use)
   }
 
-  /** Counts a reference to each cluster of each range, which may overlap. */
-  addAll(ranges: readonly Range[], what: string): void {
+  addAll(structure: Structure, ranges: readonly Range[]): void {
     const { clusterSize } = this.#geometry
-    const inside = ranges.filter((range) => range.start < range.end && !this.#isBeyondEnd(range.start, range.end - range.start, what, range.start))
+    const inside = ranges.filter((range) => range.start < range.end && !this.#isBeyondEnd(structure, range.start, range.end - range.start, range.start))
     const clusters = inside.map((range) => ({ start: Math.floor(range.start / clusterSize), end: Math.ceil(range.end / clusterSize) }))
     for (const { start, end, times } of coveredRanges(clusters)) {
-      for (let cluster = start; cluster < end; cluster++) this.counts.add(cluster, times)
+      for (let cluster = start; cluster < end; cluster++) this.counts.add(cluster, times, structure.use)
     }
   }
 
   /** Less than a cluster past the end of the file is fine: a file may end inside its last cluster (QC-CHK-05). */
-  #isBeyondEnd(offset: number, length: number, what: string, at: number): boolean {
+  #isBeyondEnd(structure: Structure, offset: number, length: number, at: number): boolean {
     if (offset + length - this.#image.fileSize < this.#geometry.clusterSize) return false
-    this.report("beyond-end", `${what} at byte ${offset} lies past the end of the file, which has ${this.#image.fileSize} bytes`, at)
+    this.report("beyond-end", `${structure.name} at byte ${offset} lies past the end of the file, which has ${this.#image.fileSize} bytes`, at)
     return true
   }
 
@@ -103,7 +104,7 @@ export class ReferenceCounter implements ReferenceSink {
       visitWords(this.#image.file, start, (end - start) / TABLE_ENTRY_SIZE, (hi, lo, at) => {
         const offset = this.#checkL1Entry(hi, lo, at, active)
         if (offset === undefined) return
-        this.add(offset, this.#geometry.clusterSize, "an L2 table", times, at)
+        this.add(STRUCTURE.L2_TABLE, offset, this.#geometry.clusterSize, times, at)
         l2Tables.set(offset, (l2Tables.get(offset) ?? 0) + times)
         if (l2Tables.size >= L2_BATCH) this.#countL2Tables(l2Tables, active)
       })
@@ -135,14 +136,14 @@ export class ReferenceCounter implements ReferenceSink {
   #countL2Entry(hi: number, lo: number, at: number, times: number, next: { offset: number } | undefined): void {
     const { clusterSize } = this.#geometry
     const kind = l2Kind(hi, lo, this.#geometry)
-    if (kind !== L2_KIND.COMPRESSED && ((hi & L2_ENTRY.RESERVED_HI) !== 0 || (lo & L2_ENTRY.RESERVED_LO) !== 0)) {
+    if ((hi & L2_ENTRY.COMPRESSED_HI) === 0 && ((hi & L2_ENTRY.RESERVED_HI) !== 0 || (lo & L2_ENTRY.RESERVED_LO) !== 0)) {
       this.report("reserved-bits", `the L2 entry at byte ${at} has reserved bits set`, at)
     }
     switch (kind) {
       case L2_KIND.NORMAL:
       case L2_KIND.ZERO_ALLOCATED: {
         const offset = hostOffset(hi, lo)
-        this.add(offset, clusterSize, "a data cluster", times, at)
+        this.add(STRUCTURE.DATA, offset, clusterSize, times, at)
         if (next === undefined) return
         this.#checkCopied(offset, isCopied(hi), "L2", at)
         this.statistics.allocatedClusters += times
@@ -151,18 +152,26 @@ export class ReferenceCounter implements ReferenceSink {
         return
       }
       case L2_KIND.COMPRESSED:
-        this.add(compressedOffset(hi, lo, this.#geometry), compressedLength(hi, lo, this.#geometry), "a compressed cluster", times, at)
+        this.add(STRUCTURE.COMPRESSED, compressedOffset(hi, lo, this.#geometry), compressedLength(hi, lo, this.#geometry), times, at)
         if (isCopied(hi)) this.report("compressed-copied", `the L2 entry at byte ${at} is of a compressed cluster but has COPIED set`, at)
         if (next === undefined) return
         this.statistics.allocatedClusters += times
         this.statistics.compressedClusters += times
         this.statistics.fragmentedClusters += times
         return
-      case L2_KIND.CORRUPT: {
-        const entry = decodeL2Entry(hi, lo, this.#geometry)
-        this.reportUnfollowed("alignment", `the L2 entry at byte ${at} cannot be right${entry.kind === "corrupt" ? `: ${entry.reason}` : ""}`, at)
-      }
+      case L2_KIND.CORRUPT:
+        this.#countCorruptEntry(hi, lo, at, times)
     }
+  }
+
+  #countCorruptEntry(hi: number, lo: number, at: number, times: number): void {
+    const entry = decodeL2Entry(hi, lo, this.#geometry)
+    const reason = entry.kind === "corrupt" ? `: ${entry.reason}` : ""
+    if ((hi & L2_ENTRY.COMPRESSED_HI) !== 0) return this.report("beyond-end", `the L2 entry at byte ${at} cannot be right${reason}`, at)
+    this.reportUnfollowed("alignment", `the L2 entry at byte ${at} cannot be right${reason}`, at)
+    // A zero flag in version 2: whoever clears it finds the cluster still there.
+    const offset = hostOffset(hi, lo)
+    if (offset !== 0 && offset % this.#geometry.clusterSize === 0) this.add(STRUCTURE.DATA, offset, this.#geometry.clusterSize, times, at)
   }
 
   #checkCopied(offset: number, copied: boolean, level: "L1" | "L2", at: number): void {

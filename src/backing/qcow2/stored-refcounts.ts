@@ -5,7 +5,7 @@ import type { ClusterCounts, ClusterSet } from "./cluster-counts.ts"
 import { decodeRefcountTableEntry } from "./entries.ts"
 import type { Findings } from "./findings.ts"
 import { refcountCodec } from "./refcount-codec.ts"
-import type { ReferenceSink } from "./reference-sink.ts"
+import { type ReferenceSink, STRUCTURE } from "./reference-sink.ts"
 import { TABLE_ENTRY_SIZE } from "./spec.ts"
 import { readPadded, visitWords } from "./table-reader.ts"
 
@@ -52,7 +52,7 @@ export class StoredRefcounts {
   /** Counts the blocks themselves, after everything else was counted: one that something else uses as well is no good. */
   countReferences(sink: ReferenceSink, counts: ClusterCounts): void {
     const { clusterSize } = this.#image.geometry
-    for (const block of this.#blocks.values()) sink.add(block, clusterSize, "a refcount block")
+    for (const block of this.#blocks.values()) sink.add(STRUCTURE.REFCOUNT_BLOCK, block, clusterSize)
     for (const block of this.#blocks.values()) {
       const references = counts.get(block / clusterSize)
       if (references !== 1) this.#reportBroken(`the refcount block at byte ${block} has ${references} references`, block)
