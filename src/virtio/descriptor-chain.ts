@@ -40,35 +40,15 @@ export class DescriptorChain {
   readableLength = 0
   /** Bytes in the writable segments. */
   writableLength = 0
+  /** One past the guest-physical address of the last byte of the last segment. */
+  end = 0
   /** Where the segments are: this many from `first` on. */
   segments: SegmentList
   first = 0
 
-  /** The chain's segments will be appended to `segments`. */
+  /** Whoever fills the chain appends its segments to `segments`. */
   constructor(segments: SegmentList) {
     this.segments = segments
-  }
-
-  /** Empties the chain; its segments will follow those that the list has. */
-  reset(head: number): void {
-    this.head = head
-    this.count = 0
-    this.readableCount = 0
-    this.readableLength = 0
-    this.writableLength = 0
-    this.first = this.segments.count
-  }
-
-  /** Appends a segment of `length` > 0 bytes. The caller has checked that readable ones come first and that all of it is RAM. */
-  push(address: number, length: number, writable: boolean): void {
-    this.segments.push(address, length)
-    this.count++
-    if (writable) {
-      this.writableLength += length
-    } else {
-      this.readableCount = this.count
-      this.readableLength += length
-    }
   }
 
   /** Guest-physical address of segment `index`, which is one of the chain's. */

@@ -2,7 +2,7 @@
  * SplitQueue: the device's side of a split virtqueue ([VIRTIO] 2.7) that the driver has enabled.
  * `pop` takes chains in, validated; `addUsed` gives them back; `publish` shows them to the driver and says whether to interrupt.
  */
-import type { DescriptorChain } from "./descriptor-chain.ts"
+import type { DescriptorChain, SegmentList } from "./descriptor-chain.ts"
 import type { GuestMemory, RamRegion } from "./guest-memory.ts"
 import { availRingSize, usedRingSize, VIRTQ_AVAIL_ELEM_SIZE, VIRTQ_AVAIL_F, VIRTQ_DESC_F, VIRTQ_DESC_SIZE, VIRTQ_RING_OFFSET, VIRTQ_USED_ELEM_SIZE } from "./spec.ts"
 
@@ -133,9 +133,17 @@ export class SplitQueue {
     return waiting !== 0
   }
 
-  /** Follows the chain from descriptor `head`, into an indirect table where it leads to one. */
+  /**
+   * Follows the chain from descriptor `head`, into an indirect table where it leads to one, and fills `chain` with its segments.
+   * What grows is kept in local variables until the end: storing it with each descriptor costs a third of the walk (measured).
+   */
   #walk(chain: DescriptorChain, head: number): void {
-    chain.reset(head)
+    const { segments } = chain
+    const first = segments.count
+    let readableCount = 0
+    let readableLength = 0
+    let writableLength = 0
+    let end = 0
     let table = this.#desc
     let tableOffset = this.#descOffset
     let entries = this.size
@@ -149,7 +157,7 @@ export class SplitQueue {
       const flags = table.getUint16(at + 12, true)
       if ((flags & VIRTQ_DESC_F.INDIRECT) !== 0) {
         this.#checkIndirect(head, flags, address, length, indirect)
-        const region = this.#ram(address, length, "indirect table", head)
+        const region = this.#part(`indirect table of chain ${head}`, address, length)
         table = region.data
         tableOffset = address - region.start
         entries = length / VIRTQ_DESC_SIZE
@@ -157,11 +165,26 @@ export class SplitQueue {
         indirect = true
         continue
       }
-      const writable = (flags & VIRTQ_DESC_F.WRITE) !== 0
-      if (!writable && chain.writableLength > 0) throw new VirtqueueError(`device-readable descriptor ${index} behind a writable one, chain ${head}`)
-      this.#segment(chain, address, length, writable)
+      const region = this.#region
+      if (region !== undefined && address >= region.start && length <= region.end - address && length !== 0) segments.push(address, length)
+      else this.#pushSlowly(segments, head, address, length)
+      if (length !== 0) end = address + length
+      if ((flags & VIRTQ_DESC_F.WRITE) !== 0) {
+        writableLength += length
+      } else {
+        if (writableLength > 0) throw new VirtqueueError(`device-readable descriptor ${index} behind a writable one, chain ${head}`)
+        readableLength += length
+        readableCount = segments.count - first
+      }
       if ((flags & VIRTQ_DESC_F.NEXT) === 0) {
-        if (chain.readableLength + chain.writableLength > MAX_CHAIN_LENGTH) throw new VirtqueueError(`chain ${head} describes more than 2^32 bytes`)
+        if (readableLength + writableLength > MAX_CHAIN_LENGTH) throw new VirtqueueError(`chain ${head} describes more than 2^32 bytes`)
+        chain.head = head
+        chain.first = first
+        chain.count = segments.count - first
+        chain.readableCount = readableCount
+        chain.readableLength = readableLength
+        chain.writableLength = writableLength
+        chain.end = end
         return
       }
       index = table.getUint16(at + 14, true)
@@ -176,19 +199,14 @@ export class SplitQueue {
     if (length === 0 || length % VIRTQ_DESC_SIZE !== 0) throw new VirtqueueError(`indirect table of ${length} bytes at ${hex(address)}, chain ${head}`)
   }
 
-  /** Adds a descriptor's RAM to the chain, as several segments where it runs from one region into the next. Empty descriptors add nothing. */
-  #segment(chain: DescriptorChain, address: number, length: number, writable: boolean): void {
-    const last = this.#region
-    if (last !== undefined && length !== 0 && address >= last.start && length <= last.end - address) {
-      chain.push(address, length, writable)
-      return
-    }
+  /** Adds RAM that is not all in the region of the segment before: as several segments where it runs from one region into the next, as none where it is empty. */
+  #pushSlowly(segments: SegmentList, head: number, address: number, length: number): void {
     while (length > 0) {
       const region = this.#memory.region(address)
-      if (region === undefined) throw new VirtqueueError(`${hex(address)} is not RAM, chain ${chain.head}`)
+      if (region === undefined) throw new VirtqueueError(`${hex(address)} is not RAM, chain ${head}`)
       this.#region = region
       const part = Math.min(length, region.end - address)
-      chain.push(address, part, writable)
+      segments.push(address, part)
       address += part
       length -= part
     }
@@ -243,12 +261,6 @@ export class SplitQueue {
   #part(name: string, address: number, length: number): RamRegion {
     const region = this.#memory.region(address)
     if (region === undefined || length > region.end - address) throw new VirtqueueError(`${name} at ${hex(address)}: its ${length} bytes are not in one piece of RAM`)
-    return region
-  }
-
-  #ram(address: number, length: number, name: string, head: number): RamRegion {
-    const region = this.#memory.region(address)
-    if (region === undefined || length > region.end - address) throw new VirtqueueError(`${name} at ${hex(address)}, ${length} bytes, is not RAM, chain ${head}`)
     return region
   }
 }

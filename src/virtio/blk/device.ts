@@ -9,9 +9,10 @@ import { type SplitQueue, VirtqueueError } from "../split-queue.ts"
 import { DEVICE_STATUS } from "../spec.ts"
 import { inTurn, readBuffers, writeBuffers } from "./backing-calls.ts"
 import { BufferList } from "./buffer-list.ts"
-import { blkFeatures, type BlkParameters, blkParameters, MAX_DISCARD_SECTORS, MAX_DISCARD_SEGMENTS, MAX_WRITE_ZEROES_SECTORS, MAX_WRITE_ZEROES_SEGMENTS, type VirtioBlkOptions, writeCapacity, writeStaticConfig } from "./config.ts"
-import { BlkRequest, parseRequest, type RangeSegment, readRangeSegments, storeData } from "./request.ts"
-import { type BlkStatus, ID_SIZE, SECTOR_SIZE, SEGMENT_SIZE, VIRTIO_BLK_CONFIG, VIRTIO_BLK_CONFIG_SIZE, VIRTIO_BLK_F, VIRTIO_BLK_S, VIRTIO_BLK_T, VIRTIO_BLK_WRITE_ZEROES_F, VIRTIO_ID_BLOCK } from "./spec.ts"
+import { blkFeatures, type BlkParameters, blkParameters, type VirtioBlkOptions, writeCapacity, writeStaticConfig } from "./config.ts"
+import { rangeListRefusal, rangeRefusal, transferRefusal } from "./refusal.ts"
+import { BlkRequest, parseRequest, readRangeSegments, storeData } from "./request.ts"
+import { type BlkStatus, ID_SIZE, SECTOR_SIZE, VIRTIO_BLK_CONFIG, VIRTIO_BLK_CONFIG_SIZE, VIRTIO_BLK_F, VIRTIO_BLK_S, VIRTIO_BLK_T, VIRTIO_BLK_WRITE_ZEROES_F, VIRTIO_ID_BLOCK } from "./spec.ts"
 import { type BlkStatistics, countsOf, emptyStatistics } from "./statistics.ts"
 
 /** Requests taken from a queue before any of them is acted upon. */
@@ -37,9 +38,6 @@ const STATUS_BY_CODE: Readonly<Record<BackingErrorCode, BlkStatus>> = {
   closed: VIRTIO_BLK_S.IOERR,
   "invalid-argument": VIRTIO_BLK_S.IOERR,
 }
-
-/** Requests that one call on the backing serves: those from `first` to before `end` of `batch`. */
-type Step = (batch: readonly BlkRequest[], first: number, end: number) => void | Promise<void>
 
 /**
  * A virtio block device over a backing, to be put behind a transport, such as VirtioPciFunction. The backing stays its owner's: closing
@@ -78,6 +76,10 @@ export class VirtioBlk extends VirtioDevice {
   /** Size of the disk as the guest sees it, in sectors of 512 bytes. A tail of the backing that is no whole sector is left out. */
   get capacity(): number {
     return this.#capacity
+  }
+
+  get readOnly(): boolean {
+    return this.backing.readOnly
   }
 
   /** To be called after the backing's size has changed: tells the guest. Requests that are under way were judged by the old size. */
@@ -167,7 +169,7 @@ export class VirtioBlk extends VirtioDevice {
       const request = this.#slot(this.#taken)
       if (!ring.pop(request)) return true
       parseRequest(request, memory, legacy)
-      request.refusal = this.#check(request)
+      request.refusal = this.#refusal(request)
       this.#taken++
     }
     return false
@@ -196,38 +198,30 @@ export class VirtioBlk extends VirtioDevice {
     this.#stabilise(ring, queue, written)
   }
 
-  /** Whether the request may be acted upon, and what to answer if not. */
-  #check(request: BlkRequest): BlkStatus {
+  /** The status to refuse the request with, or OK. */
+  #refusal(request: BlkRequest): BlkStatus {
     switch (request.type) {
-      case VIRTIO_BLK_T.OUT:
-        if (this.backing.readOnly) return VIRTIO_BLK_S.IOERR
-        return this.#checkTransfer(request)
       case VIRTIO_BLK_T.IN:
-        return this.#checkTransfer(request)
+      case VIRTIO_BLK_T.OUT:
+        return transferRefusal(request, this)
       case VIRTIO_BLK_T.FLUSH:
       case VIRTIO_BLK_T.GET_ID:
         return VIRTIO_BLK_S.OK
       case VIRTIO_BLK_T.DISCARD:
-        if (this.backing.readOnly) return VIRTIO_BLK_S.IOERR
-        return this.#checkRanges(request, VIRTIO_BLK_F.DISCARD, MAX_DISCARD_SEGMENTS)
+        return this.#rangeRefusal(request, VIRTIO_BLK_F.DISCARD)
       case VIRTIO_BLK_T.WRITE_ZEROES:
-        if (this.backing.readOnly) return VIRTIO_BLK_S.IOERR
-        return this.#checkRanges(request, VIRTIO_BLK_F.WRITE_ZEROES, MAX_WRITE_ZEROES_SEGMENTS)
+        return this.#rangeRefusal(request, VIRTIO_BLK_F.WRITE_ZEROES)
       default:
         return VIRTIO_BLK_S.UNSUPP
     }
   }
 
-  #checkTransfer(request: BlkRequest): BlkStatus {
-    const sectors = request.dataLength / SECTOR_SIZE
-    const fits = Number.isInteger(sectors) && request.sector <= this.#capacity && sectors <= this.#capacity - request.sector
-    return fits ? VIRTIO_BLK_S.OK : VIRTIO_BLK_S.IOERR
-  }
-
-  #checkRanges(request: BlkRequest, feature: number, maxSegments: number): BlkStatus {
-    if (!this.hasFeature(feature)) return VIRTIO_BLK_S.UNSUPP
-    if (request.dataLength % SEGMENT_SIZE !== 0 || request.dataLength / SEGMENT_SIZE > maxSegments) return VIRTIO_BLK_S.IOERR
-    return VIRTIO_BLK_S.OK
+  #rangeRefusal(request: BlkRequest, feature: number): BlkStatus {
+    if (!this.readOnly && !this.hasFeature(feature)) return VIRTIO_BLK_S.UNSUPP
+    const refusal = rangeListRefusal(request, this)
+    if (refusal !== VIRTIO_BLK_S.OK) return refusal
+    request.ranges = readRangeSegments(request, this.memory)
+    return rangeRefusal(request, this)
   }
 
   /** The end of the requests from `first` on that one call on the backing can serve: reads, or writes, of neighbouring sectors. */
@@ -258,11 +252,14 @@ export class VirtioBlk extends VirtioDevice {
       this.#failed(ring, queue, batch, first, end, error)
       return
     }
-    if (result === undefined) this.#succeeded(ring, batch, first, end)
-    else this.#wait(ring, queue, this.#detach(batch, first, end), result, this.#act)
+    if (result !== undefined) {
+      this.#wait(ring, queue, this.#detach(batch, first, end), result, "act")
+      return
+    }
+    this.#succeeded(ring, batch, first, end)
   }
 
-  readonly #act: Step = (batch, first, end) => {
+  #act(batch: readonly BlkRequest[], first: number, end: number): void | Promise<void> {
     const request = batch[first]
     if (request === undefined) return
     switch (request.type) {
@@ -275,12 +272,13 @@ export class VirtioBlk extends VirtioDevice {
       case VIRTIO_BLK_T.FLUSH:
         return this.backing.flush?.()
       case VIRTIO_BLK_T.DISCARD:
-        return this.#discard(readRangeSegments(request, this.memory))
+        return eachRange(request, (offset, length) => this.backing.discard?.(offset, length))
       case VIRTIO_BLK_T.WRITE_ZEROES:
-        return this.#writeZeroes(readRangeSegments(request, this.memory))
+        return eachRange(request, (offset, length, flags) => this.backing.writeZeroes?.(offset, length, (flags & VIRTIO_BLK_WRITE_ZEROES_F.UNMAP) !== 0))
     }
   }
 
+  /** Collects the data of the requests as views of guest RAM. */
   #gather(batch: readonly BlkRequest[], first: number, end: number): void {
     const buffers = this.#buffers
     buffers.clear()
@@ -291,48 +289,18 @@ export class VirtioBlk extends VirtioDevice {
     buffers.finish()
   }
 
-  #discard(segments: readonly RangeSegment[]): void | Promise<void> {
-    this.#checkSegments(segments, 0, MAX_DISCARD_SECTORS)
-    return inTurn(segments.length, (index) => {
-      const { sector, sectors } = segments[index] ?? NO_SEGMENT
-      if (sectors > 0) return this.backing.discard?.(sector * SECTOR_SIZE, sectors * SECTOR_SIZE)
-    })
-  }
-
-  #writeZeroes(segments: readonly RangeSegment[]): void | Promise<void> {
-    this.#checkSegments(segments, VIRTIO_BLK_WRITE_ZEROES_F.UNMAP, MAX_WRITE_ZEROES_SECTORS)
-    return inTurn(segments.length, (index) => {
-      const { sector, sectors, flags } = segments[index] ?? NO_SEGMENT
-      if (sectors > 0) return this.backing.writeZeroes?.(sector * SECTOR_SIZE, sectors * SECTOR_SIZE, (flags & VIRTIO_BLK_WRITE_ZEROES_F.UNMAP) !== 0)
-    })
-  }
-
-  /** All segments are looked at before any is acted upon: a bad one leaves the disk as it was. */
-  #checkSegments(segments: readonly RangeSegment[], allowedFlags: number, maxSectors: number): void {
-    if (segments.some(({ flags }) => (flags & ~allowedFlags) !== 0)) throw new BackingError("unsupported", "a segment has flags that are not allowed")
-    for (const { sector, sectors } of segments)
-      if (sectors > maxSectors || sector > this.#capacity || sectors > this.#capacity - sector) throw new BackingError("out-of-bounds", `a segment of ${sectors} sectors at ${sector}`)
-  }
-
   // --- Completing ----------------------------------------------------------------------------------------------------------------
 
-  /** The backing has done what the requests asked for. */
+  /** The backing has done what the requests asked for. In write-through mode a write is not done until it is stable. */
   #succeeded(ring: SplitQueue, batch: readonly BlkRequest[], first: number, end: number): void {
-    const throughCache = this.#writeThrough
     for (let index = first; index < end; index++) {
       const request = batch[index]
       if (request === undefined) continue
-      if (throughCache && (request.type === VIRTIO_BLK_T.OUT || request.type === VIRTIO_BLK_T.WRITE_ZEROES)) this.#unstable.push(request)
-      else this.#answer(ring, request)
+      if (request.type === VIRTIO_BLK_T.IN) this.#complete(ring, request, VIRTIO_BLK_S.OK, request.dataLength)
+      else if (request.type === VIRTIO_BLK_T.GET_ID) this.#complete(ring, request, VIRTIO_BLK_S.OK, storeData(request, this.memory, this.#id()))
+      else if ((request.type === VIRTIO_BLK_T.OUT || request.type === VIRTIO_BLK_T.WRITE_ZEROES) && this.#writeThrough) this.#unstable.push(request)
+      else this.#complete(ring, request, VIRTIO_BLK_S.OK, 0)
     }
-  }
-
-  /** Answers OK. */
-  #answer(ring: SplitQueue, request: BlkRequest): void {
-    let filled = 0
-    if (request.type === VIRTIO_BLK_T.IN) filled = request.dataLength
-    else if (request.type === VIRTIO_BLK_T.GET_ID) filled = storeData(request, this.memory, this.#id())
-    this.#complete(ring, request, VIRTIO_BLK_S.OK, filled)
   }
 
   #id(): Uint8Array {
@@ -386,7 +354,7 @@ export class VirtioBlk extends VirtioDevice {
   #stabilise(ring: SplitQueue, queue: number, written: readonly BlkRequest[]): void {
     let result: void | Promise<void>
     try {
-      result = this.#flush()
+      result = this.backing.flush?.()
     } catch (error) {
       const status = this.#statusOf(error)
       for (const request of written) this.#complete(ring, request, status, 0)
@@ -399,10 +367,8 @@ export class VirtioBlk extends VirtioDevice {
     // The requests outlive the batch, which is through.
     this.#batch.length = 0
     for (const request of written) request.detach()
-    this.#wait(ring, queue, written, result, this.#flush)
+    this.#wait(ring, queue, written, result, "stabilise")
   }
-
-  readonly #flush = (): void | Promise<void> => this.backing.flush?.()
 
   // --- Waiting: the one place that knows about promises -----------------------------------------------------------------------
 
@@ -415,36 +381,36 @@ export class VirtioBlk extends VirtioDevice {
     return requests
   }
 
-  /** Completes the requests when the backing has answered `step`. */
-  #wait(ring: SplitQueue, queue: number, requests: readonly BlkRequest[], answer: Promise<void>, step: Step): void {
+  /** Completes the requests when the backing has answered. `step`: what it was asked for, the requests' own action or the flush behind writes. */
+  #wait(ring: SplitQueue, queue: number, requests: readonly BlkRequest[], answer: Promise<void>, step: "act" | "stabilise"): void {
     const { generation } = this.memory
     const settle = (act: () => void) => {
       if (this.isCurrent(ring, queue)) {
-        this.guard(ring, queue, act)
-        if (this.#unstable.length > 0) this.#stabilise(ring, queue, this.#unstable.splice(0))
-        this.publish(ring, queue)
+        this.guard(ring, queue, () => {
+          // The guest's memory has been replaced: the backing worked on a buffer that is gone. The new one holds what the old one did.
+          if (step === "act" && this.memory.generation !== generation) this.#perform(ring, queue, requests, 0, requests.length)
+          else act()
+          if (this.#unstable.length > 0) this.#stabilise(ring, queue, this.#unstable.splice(0))
+          this.publish(ring, queue)
+        })
       } else {
         for (const _ of requests) ring.abandon()
       }
       this.requestFinished(queue)
       this.#throwBugs()
     }
-    const again = () => this.#perform(ring, queue, requests, 0, requests.length)
+    const done = () => {
+      if (step === "act") this.#succeeded(ring, requests, 0, requests.length)
+      else for (const request of requests) this.#complete(ring, request, VIRTIO_BLK_S.OK, 0)
+    }
+    const failed = (error: unknown) => {
+      if (step === "act") this.#failed(ring, queue, requests, 0, requests.length, error)
+      else for (const request of requests) this.#complete(ring, request, this.#statusOf(error), 0)
+    }
     this.requestStarted()
     Promise.resolve(answer).then(
-      () =>
-        settle(() => {
-          // The guest's memory has been replaced: the backing worked on a buffer that is gone. The new one holds what the old one did.
-          if (step === this.#act && this.memory.generation !== generation) again()
-          else if (step === this.#act) this.#succeeded(ring, requests, 0, requests.length)
-          else for (const request of requests) this.#complete(ring, request, VIRTIO_BLK_S.OK, 0)
-        }),
-      (error: unknown) =>
-        settle(() => {
-          if (step === this.#act && this.memory.generation !== generation) again()
-          else if (step === this.#act) this.#failed(ring, queue, requests, 0, requests.length, error)
-          else for (const request of requests) this.#complete(ring, request, this.#statusOf(error), 0)
-        }),
+      () => settle(done),
+      (error: unknown) => settle(() => failed(error)),
     )
   }
 
@@ -456,4 +422,11 @@ export class VirtioBlk extends VirtioDevice {
   }
 }
 
-const NO_SEGMENT: RangeSegment = { sector: 0, sectors: 0, flags: 0 }
+/** Calls `act` with each range of the request in turn, in bytes, and its flags. */
+function eachRange(request: BlkRequest, act: (offset: number, length: number, flags: number) => void | Promise<void>): void | Promise<void> {
+  const ranges = request.ranges.filter(({ sectors }) => sectors > 0)
+  return inTurn(ranges.length, (index) => {
+    const range = ranges[index]
+    if (range !== undefined) return act(range.sector * SECTOR_SIZE, range.sectors * SECTOR_SIZE, range.flags)
+  })
+}

@@ -19,7 +19,11 @@ export class BlkRequest extends DescriptorChain {
   /** Where the data begin: a segment of the chain, and a byte offset in it. */
   dataSegment = 0
   dataOffset = 0
+  /** Of DISCARD and WRITE_ZEROES, once they have been read. */
+  ranges: readonly RangeSegment[] = NO_RANGES
 }
+
+const NO_RANGES: readonly RangeSegment[] = []
 
 /** One segment of a DISCARD or WRITE_ZEROES request, as it stands there. */
 export interface RangeSegment {
@@ -35,8 +39,7 @@ export interface RangeSegment {
 export function parseRequest(request: BlkRequest, memory: GuestMemory, legacy: boolean): void {
   if (request.readableLength < HEADER_SIZE) throw new VirtqueueError(`chain ${request.head} has ${request.readableLength} readable bytes, a request header takes ${HEADER_SIZE}`)
   if (request.writableLength === 0) throw new VirtqueueError(`chain ${request.head} has no writable byte for a status`)
-  const last = request.count - 1
-  request.statusAddress = request.address(last) + request.length(last) - 1
+  request.statusAddress = request.end - 1
   parseHeader(request, memory)
   if (legacy) {
     request.type = (request.type & ~VIRTIO_BLK_T_BARRIER) >>> 0
