@@ -1,0 +1,59 @@
+/** Lists of buffers as one run of bytes: guest memory is scattered, clusters are too, and their borders do not fall together. */
+
+/** Hands out a list of buffers piece by piece, in order, without copying. */
+export class BufferCursor {
+  readonly #buffers: readonly Uint8Array[]
+  #index = 0
+  #within = 0
+
+  constructor(buffers: readonly Uint8Array[]) {
+    this.#buffers = buffers
+  }
+
+  /** Views of the next `length` bytes; there are that many left. */
+  take(length: number): Uint8Array[] {
+    const parts: Uint8Array[] = []
+    this.append(parts, length)
+    return parts
+  }
+
+  /** `take`, put at the end of `parts`. */
+  append(parts: Uint8Array[], length: number): void {
+    let missing = length
+    while (missing > 0) {
+      const buffer = this.#buffers[this.#index]
+      if (buffer === undefined) throw new RangeError(`${missing} bytes more were asked for than the buffers hold`)
+      const count = Math.min(missing, buffer.length - this.#within)
+      if (count > 0) parts.push(count === buffer.length ? buffer : new Uint8Array(buffer.buffer, buffer.byteOffset + this.#within, count))
+      missing -= count
+      this.#within += count
+      if (this.#within === buffer.length) {
+        this.#index++
+        this.#within = 0
+      }
+    }
+  }
+}
+
+/** Fills all of `buffers` with zeroes. */
+export function fillZero(buffers: readonly Uint8Array[]): void {
+  for (const buffer of buffers) buffer.fill(0)
+}
+
+/** Fills `buffers` with zeroes from byte `start` of their run on. */
+export function fillZeroFrom(buffers: readonly Uint8Array[], start: number): void {
+  let position = 0
+  for (const buffer of buffers) {
+    if (position + buffer.length > start) buffer.fill(0, Math.max(0, start - position))
+    position += buffer.length
+  }
+}
+
+/** Copies `source` from byte `from` on into `buffers` until they are full. */
+export function scatter(source: Uint8Array, from: number, buffers: readonly Uint8Array[]): void {
+  let position = from
+  for (const buffer of buffers) {
+    buffer.set(source.subarray(position, position + buffer.length))
+    position += buffer.length
+  }
+}

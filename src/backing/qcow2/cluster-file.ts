@@ -1,0 +1,95 @@
+/** The image file as the rest of qcow2 sees it: what lies past its end reads as zeroes, and it is known which bytes were never written. */
+import type { ImageFile } from "../file.ts"
+import { fillZeroFrom } from "./buffers.ts"
+
+export class ClusterFile {
+  readonly path: string
+  readonly #file: ImageFile
+  /**
+   * No byte from here on was ever written: a file that grows past here reads as zeroes where nothing was stored. Raised before a write is
+   * tried, because one that fails may have stored a part.
+   */
+  #usedEnd: number
+  #isChanged = false
+
+  constructor(file: ImageFile) {
+    this.#file = file
+    this.path = file.path
+    this.#usedEnd = file.size()
+  }
+
+  /** Whether everything from `offset` on is a hole that reads as zeroes. */
+  isUnused(offset: number): boolean {
+    return offset >= this.#usedEnd
+  }
+
+  /** End of what was ever written, in bytes: the file's size, or a little beyond. */
+  get usedEnd(): number {
+    return this.#usedEnd
+  }
+
+  /** Treats everything below `end` as written from now on. */
+  claim(end: number): void {
+    if (end > this.#usedEnd) this.#usedEnd = end
+  }
+
+  /** Fills `buffer`; bytes past the end of the file are zero (QC-L2-09). */
+  read(buffer: Uint8Array, offset: number): void {
+    const done = this.#file.read(buffer, offset)
+    if (done < buffer.length) buffer.fill(0, done)
+  }
+
+  /** Reads what there is and returns the count. */
+  readSome(buffer: Uint8Array, offset: number): number {
+    return this.#file.read(buffer, offset)
+  }
+
+  /** Fills all of `buffers`; bytes past the end of the file are zero. */
+  readv(buffers: readonly Uint8Array[], offset: number, length: number): void {
+    const only = buffers.length === 1 ? buffers[0] : undefined
+    if (only !== undefined) {
+      this.read(only, offset)
+      return
+    }
+    const done = this.#file.readv(buffers, offset)
+    if (done < length) fillZeroFrom(buffers, done)
+  }
+
+  write(buffer: Uint8Array, offset: number): void {
+    this.claim(offset + buffer.length)
+    this.#isChanged = true
+    this.#file.write(buffer, offset)
+  }
+
+  writev(buffers: readonly Uint8Array[], offset: number, length: number): void {
+    const only = buffers.length === 1 ? buffers[0] : undefined
+    if (only !== undefined) {
+      this.write(only, offset)
+      return
+    }
+    this.claim(offset + length)
+    this.#isChanged = true
+    this.#file.writev(buffers, offset)
+  }
+
+  sync(): void {
+    this.#file.sync()
+  }
+
+  /** Makes a file that was written to end on a cluster border, as other programs leave it. */
+  padTo(clusterSize: number): void {
+    if (!this.#isChanged) return
+    const size = this.#file.size()
+    const padded = Math.ceil(size / clusterSize) * clusterSize
+    if (padded !== size) this.#file.truncate(padded)
+  }
+
+  /** Gives the host's space behind an unreferenced range back, where the file can. What fails here is only space. */
+  punch(offset: number, length: number): void {
+    this.#file.punchHole?.(offset, length)
+  }
+
+  close(): void {
+    this.#file.close()
+  }
+}

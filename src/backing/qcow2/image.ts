@@ -1,0 +1,349 @@
+/** Qcow2Image: a qcow2 file as a disk. Opens it, wires the parts, and keeps the rules that hold for all of them: bounds, read-only, corrupt, closed. */
+import { BackingError, checkRange, totalLength, type VirtioBacking } from "../backing.ts"
+import type { ImageFile } from "../file.ts"
+import { Allocator } from "./allocator.ts"
+import { BufferCursor } from "./buffers.ts"
+import { decodeText, getU64, viewOf } from "./bytes.ts"
+import { ClusterFile } from "./cluster-file.ts"
+import { L2_KIND } from "./entries.ts"
+import type { Geometry } from "./geometry.ts"
+import { announcedClusterSize, backingFormat, hasFeature, headerGeometry, parseHeader, type Qcow2Header } from "./header.ts"
+import { Extent, Mapping } from "./mapping.ts"
+import { MetadataWriter } from "./metadata-writer.ts"
+import { MetadataMap } from "./overlap.ts"
+import { type BackingDisk, Reader } from "./reader.ts"
+import { REFCOUNT_TABLE_NAME, Refcounts } from "./refcounts.ts"
+import { readSnapshotTable, snapshotL1Problem } from "./snapshot-table.ts"
+import { HEADER_FIELD, INCOMPATIBLE_BIT, LIMIT, TABLE_ENTRY_SIZE } from "./spec.ts"
+import { refuseCorruptForWriting, refuseUnsupported } from "./support.ts"
+import { TableCache } from "./table-cache.ts"
+import { Writer } from "./writer.ts"
+import { Zeroing } from "./zeroing.ts"
+
+/** The backing file that an image names. */
+export interface BackingReference {
+  /** As it stands in the image: trust it no more than the image. */
+  readonly name: string
+  /** The format that the image states, if it does. */
+  readonly format: string | undefined
+  /** The image that names it. */
+  readonly imagePath: string
+}
+
+export interface Qcow2Options {
+  /** Default: as the file was opened. */
+  readonly readOnly?: boolean
+  /** Opens the backing file, which the image then owns and closes. An image that names one is refused without this. */
+  readonly openBacking?: (reference: BackingReference) => BackingDisk
+  /** Repairs a dirty image that is opened for writing. Without it such an image is refused. */
+  readonly repair?: (file: ImageFile) => void
+  /** Bytes of memory for cached L2 tables and refcount blocks. Default 32 MiB. */
+  readonly cacheSize?: number
+}
+
+/** A run of guest bytes and where it lives. */
+export interface MapExtent {
+  /** Guest byte and length in bytes. */
+  readonly offset: number
+  readonly length: number
+  /** "data": in the file at `hostOffset`. "zero": reads as zeroes; `hostOffset` if a place is kept for it. "compressed": one cluster. "backing": not in this image, so what the backing image holds, or zeroes. */
+  readonly kind: "data" | "zero" | "compressed" | "backing"
+  /** Byte in the image file. */
+  readonly hostOffset: number | undefined
+}
+
+const DEFAULT_CACHE_SIZE = 32 * 1024 * 1024
+/** Refcount blocks cover four times as much as L2 tables of the same size (at 16 bits), and only allocation needs them. */
+const REFCOUNT_CACHE_SHARE = 1 / 4
+
+/** Reads and checks the header of a qcow2 file. Reads at most one cluster. */
+export function readHeader(file: ImageFile): Qcow2Header {
+  const start = new Uint8Array(LIMIT.BACKING_FILE_NAME_BYTES)
+  const clusterSize = announcedClusterSize(start.subarray(0, file.read(start, 0)), file.path)
+  const cluster = new Uint8Array(clusterSize)
+  return parseHeader(cluster.subarray(0, file.read(cluster, 0)), file.path)
+}
+
+/**
+ * Opens the qcow2 image in `file`, and owns `file` from then on; when it throws, the caller still does. Opened for writing, a dirty image is
+ * repaired, and feature bits that this program does not keep up are cleared; a refusal comes before any write (QC-LIM-06).
+ */
+export function openQcow2(file: ImageFile, options: Qcow2Options = {}): Qcow2Image {
+  const readOnly = options.readOnly ?? file.readOnly
+  if (!readOnly && file.readOnly) throw new BackingError("read-only", "the file is open read-only, so the image cannot be opened for writing", { path: file.path })
+  const header = readHeader(file)
+  refuseUnsupported(header, file.path)
+  if (!readOnly) refuseCorruptForWriting(header, file.path)
+  readSnapshotTable(file, header)
+  const backing = openBacking(header, options, file.path)
+  try {
+    if (readOnly || !hasFeature(header.incompatibleFeatures, INCOMPATIBLE_BIT.DIRTY)) return new Qcow2Image({ file, header, readOnly, backing, cacheSize: options.cacheSize })
+    repairDirty(file, options)
+    const repaired = readHeader(file)
+    return new Qcow2Image({ file, header: repaired, readOnly, backing, cacheSize: options.cacheSize })
+  } catch (error) {
+    backing?.close()
+    throw error
+  }
+}
+
+function openBacking(header: Qcow2Header, options: Qcow2Options, imagePath: string): BackingDisk | undefined {
+  if (header.backingFile === undefined) return undefined
+  const name = decodeText(header.backingFile)
+  if (options.openBacking === undefined) throw new BackingError("unsupported", `it needs its backing file "${name}", which was not supplied`, { path: imagePath })
+  return options.openBacking({ name, format: backingFormat(header), imagePath })
+}
+
+/** Refcounts of a dirty image may be too low: writing would hand out clusters that are in use (QC-FEAT-04). */
+function repairDirty(file: ImageFile, options: Qcow2Options): void {
+  if (options.repair === undefined) {
+    throw new BackingError("unsupported", "the image was not closed properly (dirty bit, byte 72) and has to be repaired before it is written; open it read-only, or repair it", { path: file.path })
+  }
+  options.repair(file)
+  const header = readHeader(file)
+  if (hasFeature(header.incompatibleFeatures, INCOMPATIBLE_BIT.DIRTY) || hasFeature(header.incompatibleFeatures, INCOMPATIBLE_BIT.CORRUPT)) {
+    throw new BackingError("corrupt", "the image was not closed properly and could not be repaired; open it read-only", { path: file.path })
+  }
+}
+
+interface Qcow2Parts {
+  readonly file: ImageFile
+  readonly header: Qcow2Header
+  readonly readOnly: boolean
+  readonly backing: BackingDisk | undefined
+  readonly cacheSize: number | undefined
+}
+
+/** The parts that only a writable image has. */
+interface WritingParts {
+  readonly writer: Writer
+  readonly zeroing: Zeroing
+  readonly metadataWriter: MetadataWriter
+}
+
+/** A qcow2 image as a disk; made by `openQcow2`. All calls are synchronous. What is written is on stable storage after `flush` or `close`. */
+export class Qcow2Image implements VirtioBacking {
+  /** Guest-visible bytes, exactly as the header has them. */
+  readonly size: number
+  readonly readOnly: boolean
+  readonly discardGranularity: number
+  /** The header as it was read. Its feature words change on disk when the image is opened for writing, or found corrupt. */
+  readonly header: Qcow2Header
+  readonly geometry: Geometry
+  readonly backing: BackingDisk | undefined
+  readonly #path: string
+  readonly #file: ClusterFile
+  readonly #mapping: Mapping
+  readonly #reader: Reader
+  readonly #writing: WritingParts | undefined
+  /** Why nothing may be written any more. */
+  #corruption: string | undefined
+  #isClosed = false
+
+  constructor(parts: Qcow2Parts) {
+    const { header } = parts
+    this.header = header
+    this.geometry = headerGeometry(header)
+    this.size = header.size
+    this.readOnly = parts.readOnly
+    this.discardGranularity = this.geometry.clusterSize
+    this.backing = parts.backing
+    this.#path = parts.file.path
+    this.#file = new ClusterFile(parts.file)
+    const { clusterSize } = this.geometry
+    const cacheSize = parts.cacheSize ?? DEFAULT_CACHE_SIZE
+    const l2Cache = new TableCache(this.#file, { clusterSize, capacity: cacheSize * (1 - REFCOUNT_CACHE_SHARE) })
+    const corrupt = this.#reportCorruption.bind(this)
+    this.#mapping = new Mapping({ file: this.#file, geometry: this.geometry, cache: l2Cache, l1TableOffset: header.l1TableOffset, l1Size: header.l1Size, corrupt })
+    this.#reader = new Reader({ file: this.#file, geometry: this.geometry, mapping: this.#mapping, backing: parts.backing, compressionType: header.compressionType })
+    if (parts.readOnly) return
+    const refcountCache = new TableCache(this.#file, { clusterSize, capacity: cacheSize * REFCOUNT_CACHE_SHARE })
+    this.#writing = this.#makeWritable(parts.file, { l2Cache, refcountCache })
+  }
+
+  pread(buffer: Uint8Array, offset: number): void {
+    this.#checkAccess(offset, buffer.length)
+    this.#reader.readOne(buffer, offset)
+  }
+
+  preadv(buffers: readonly Uint8Array[], offset: number): void {
+    const length = totalLength(buffers)
+    this.#checkAccess(offset, length)
+    this.#reader.read(buffers, offset, length)
+  }
+
+  pwrite(buffer: Uint8Array, offset: number): void {
+    this.pwritev([buffer], offset)
+  }
+
+  pwritev(buffers: readonly Uint8Array[], offset: number): void {
+    const length = totalLength(buffers)
+    this.#checkAccess(offset, length)
+    this.#writable().writer.write(new BufferCursor(buffers), offset, length)
+  }
+
+  flush(): void {
+    this.#checkAccess(0, 0)
+    if (this.#writing === undefined) return
+    this.#writable().metadataWriter.flush()
+  }
+
+  discard(offset: number, length: number): void {
+    this.#checkAccess(offset, length)
+    this.#writable().zeroing.discard(offset, length)
+  }
+
+  writeZeroes(offset: number, length: number, mayUnmap: boolean): void {
+    this.#checkAccess(offset, length)
+    this.#writable().zeroing.writeZeroes(offset, length, mayUnmap)
+  }
+
+  /** Stores all that is cached and releases the file and the backing image, these also when storing fails; the first error is thrown. */
+  close(): void {
+    if (this.#isClosed) return
+    this.#isClosed = true
+    try {
+      if (this.#writing !== undefined && this.#corruption === undefined) {
+        this.#writing.metadataWriter.finish()
+        this.#file.padTo(this.geometry.clusterSize)
+      }
+    } finally {
+      try {
+        this.#file.close()
+      } finally {
+        this.backing?.close()
+      }
+    }
+  }
+
+  /** Where the bytes of a range live, in order, neighbours of one kind merged. Nothing is read but tables. Throws like `pread`. */
+  *map(offset: number, length: number): Generator<MapExtent> {
+    this.#checkAccess(offset, length)
+    const extent = new Extent()
+    let pending: MapExtent | undefined
+    for (let done = 0; done < length; done += extent.length) {
+      this.#checkAccess(offset, length)
+      this.#mapping.find(offset + done, length - done, extent)
+      const next = describeExtent(extent, offset + done)
+      const merged: MapExtent | undefined = pending === undefined ? undefined : mergeExtents(pending, next)
+      if (pending !== undefined && merged === undefined) yield pending
+      pending = merged ?? next
+    }
+    if (pending !== undefined) yield pending
+  }
+
+  #checkAccess(offset: number, length: number): void {
+    if (this.#isClosed) throw new BackingError("closed", "the image is closed", { path: this.#path })
+    checkRange(this.size, offset, length, this.#path)
+  }
+
+  #writable(): WritingParts {
+    if (this.#writing === undefined) throw new BackingError("read-only", "the image is open read-only", { path: this.#path })
+    if (this.#corruption !== undefined) throw new BackingError("corrupt", `the image is corrupt and is not written any more: ${this.#corruption}`, { path: this.#path })
+    return this.#writing
+  }
+
+  /** Everything that can refuse the image comes first; then its first write, which drops the feature bits that would not be kept up (QC-FEAT-03, QC-BMP-03). */
+  #makeWritable(imageFile: ImageFile, caches: { readonly l2Cache: TableCache; readonly refcountCache: TableCache }): WritingParts {
+    const { header, geometry } = this
+    const file = this.#file
+    const mapping = this.#mapping
+    const corrupt = this.#reportCorruption.bind(this)
+    const refcounts = new Refcounts({
+      file,
+      geometry,
+      cache: caches.refcountCache,
+      tableOffset: header.refcountTableOffset,
+      tableClusters: header.refcountTableClusters,
+      corrupt,
+    })
+    const metadata = this.#mapMetadata(imageFile, refcounts)
+    refcounts.refuseSharedBlocks()
+    refcounts.protect(metadata)
+    const allocator = new Allocator({ file, geometry, refcounts })
+    mapping.makeWritable({ allocator, refcounts, metadata })
+    const metadataWriter = new MetadataWriter({ file, geometry, mapping, refcounts, allocator, ...caches })
+    const writer = new Writer({ file, geometry, mapping, reader: this.#reader, allocator, metadata, metadataWriter, corrupt })
+    const zeroing = new Zeroing({ geometry, mapping, writer, metadataWriter, hasBacking: this.backing !== undefined })
+    if (header.autoclearFeatures !== 0n) {
+      file.write(new Uint8Array(8), HEADER_FIELD.AUTOCLEAR_FEATURES)
+      file.sync()
+    }
+    return { writer, zeroing, metadataWriter }
+  }
+
+  #mapMetadata(imageFile: ImageFile, refcounts: Refcounts): MetadataMap {
+    const { header, geometry } = this
+    const snapshots = readSnapshotTable(imageFile, header)
+    const metadata = new MetadataMap(geometry.clusterSize, { l2Tables: this.#mapping, refcountBlocks: refcounts })
+    metadata.addRanges([
+      { offset: 0, length: geometry.clusterSize, name: "the header" },
+      { offset: header.l1TableOffset, length: header.l1Size * TABLE_ENTRY_SIZE, name: "the L1 table" },
+      { offset: header.refcountTableOffset, length: refcounts.table.bytes.length, name: REFCOUNT_TABLE_NAME },
+      { offset: header.snapshotsOffset, length: snapshots.byteLength, name: "the snapshot table" },
+    ])
+    const collision = metadata.findCollision()
+    if (collision !== undefined) {
+      throw new BackingError("corrupt", `${collision[0]} and ${collision[1]} share a cluster: the image can only be opened read-only`, { path: this.#path })
+    }
+    const l1Tables = snapshots.snapshots.filter((snapshot) => snapshotL1Problem(snapshot, geometry) === undefined)
+    metadata.addRanges(l1Tables.map((snapshot) => ({ offset: snapshot.l1TableOffset, length: snapshot.l1Size * TABLE_ENTRY_SIZE, name: "a snapshot's L1 table" })))
+    metadata.build(Math.ceil(imageFile.size() / geometry.clusterSize))
+    return metadata
+  }
+
+  /** Notes metadata that cannot be right: marks the image corrupt, where that is possible, and stops writing to it (QC-FEAT-10). */
+  #reportCorruption(message: string, offset: number): BackingError {
+    if (this.#writing !== undefined && this.#corruption === undefined) {
+      // What was written before is sound and counts as written: store it, then stop.
+      try {
+        if (!this.#writing.metadataWriter.isBusy) this.#writing.metadataWriter.flush()
+      } catch {
+        // The corruption is what has to be reported.
+      }
+      this.#corruption = message
+      this.#markCorrupt()
+    }
+    return new BackingError("corrupt", message, { path: this.#path, offset })
+  }
+
+  /** Version 2 has no bit for it. A failure changes nothing: this process writes no more in any case. */
+  #markCorrupt(): void {
+    if (this.header.version < 3) return
+    try {
+      const word = new Uint8Array(8)
+      this.#file.read(word, HEADER_FIELD.INCOMPATIBLE_FEATURES)
+      const low = getU64(viewOf(word), 0) % 2 ** 32
+      viewOf(word).setUint32(4, (low | (1 << INCOMPATIBLE_BIT.CORRUPT)) >>> 0)
+      this.#file.write(word, HEADER_FIELD.INCOMPATIBLE_FEATURES)
+      this.#file.sync()
+    } catch {
+      return
+    }
+  }
+}
+
+function describeExtent(extent: Extent, offset: number): MapExtent {
+  const { kind, length, host } = extent
+  switch (kind) {
+    case L2_KIND.NORMAL:
+      return { offset, length, kind: "data", hostOffset: host }
+    case L2_KIND.ZERO_ALLOCATED:
+      return { offset, length, kind: "zero", hostOffset: host }
+    case L2_KIND.ZERO:
+      return { offset, length, kind: "zero", hostOffset: undefined }
+    case L2_KIND.COMPRESSED:
+      return { offset, length, kind: "compressed", hostOffset: undefined }
+    case L2_KIND.UNALLOCATED:
+      return { offset, length, kind: "backing", hostOffset: undefined }
+    case L2_KIND.CORRUPT:
+      throw new Error("the mapping found a corrupt entry and went on")
+  }
+}
+
+/** Both as one extent, or undefined when they are not one. Compressed clusters stay apart: each is stored on its own. */
+function mergeExtents(first: MapExtent, next: MapExtent): MapExtent | undefined {
+  if (first.kind !== next.kind || first.kind === "compressed") return undefined
+  const continues = first.hostOffset === undefined ? next.hostOffset === undefined : first.hostOffset + first.length === next.hostOffset
+  return continues ? { ...first, length: first.length + next.length } : undefined
+}

@@ -1,0 +1,154 @@
+/** Reads guest bytes: finds where they live and fetches them from the file, the backing image, a compressed cluster, or nowhere. */
+import { BackingError } from "../backing.ts"
+import { BufferCursor, fillZero, fillZeroFrom, scatter } from "./buffers.ts"
+import type { ClusterFile } from "./cluster-file.ts"
+import { canDecompress, decompressCluster } from "./compression.ts"
+import { compressedLength, compressedOffset, L2_KIND, type L2Kind } from "./entries.ts"
+import type { Geometry } from "./geometry.ts"
+import { Extent, type Mapping } from "./mapping.ts"
+
+/** What an image reads where it has nothing of its own. Synchronous, unlike a `VirtioBacking` in general. */
+export interface BackingDisk {
+  /** Bytes. */
+  readonly size: number
+  pread(buffer: Uint8Array, offset: number): void
+  preadv(buffers: readonly Uint8Array[], offset: number): void
+  close(): void
+}
+
+export interface ReaderOptions {
+  readonly file: ClusterFile
+  readonly geometry: Geometry
+  readonly mapping: Mapping
+  readonly backing: BackingDisk | undefined
+  readonly compressionType: number
+}
+
+/** Decompressed clusters that are kept: so many bytes, but at least one cluster. */
+const DECOMPRESSED_BYTES = 1024 * 1024
+
+interface Decompressed {
+  readonly hi: number
+  readonly lo: number
+  readonly bytes: Uint8Array
+}
+
+export class Reader {
+  readonly #file: ClusterFile
+  readonly #geometry: Geometry
+  readonly #mapping: Mapping
+  readonly #backing: BackingDisk | undefined
+  /** Guest bytes from here on have nothing behind them: the end of the backing image, but never beyond this disk (QC-BF-02, QC-BF-04). */
+  readonly #backingEnd: number
+  readonly #compressionType: number
+  /** Latest last. */
+  readonly #decompressed: Decompressed[] = []
+  readonly #extent = new Extent()
+
+  constructor(options: ReaderOptions) {
+    this.#file = options.file
+    this.#geometry = options.geometry
+    this.#mapping = options.mapping
+    this.#backing = options.backing
+    this.#backingEnd = Math.min(options.backing?.size ?? 0, options.geometry.size)
+    this.#compressionType = options.compressionType
+  }
+
+  /** Fills `buffer` from guest byte `offset`. The range is inside the clusters of the disk. */
+  readOne(buffer: Uint8Array, offset: number): void {
+    const extent = this.#extent
+    this.#mapping.find(offset, buffer.length, extent)
+    if (extent.kind === L2_KIND.NORMAL && extent.length === buffer.length) this.#file.read(buffer, extent.host)
+    else this.#readExtents([buffer], offset, buffer.length)
+  }
+
+  /** Fills `buffers`, `length` bytes in all, from guest byte `offset`. */
+  read(buffers: readonly Uint8Array[], offset: number, length: number): void {
+    this.#mapping.find(offset, length, this.#extent)
+    this.#readExtents(buffers, offset, length)
+  }
+
+  /** Whether guest bytes from `offset`, in a cluster of this kind, read as zeroes up to the cluster's end. */
+  isZero(kind: L2Kind, offset: number): boolean {
+    if (kind === L2_KIND.UNALLOCATED) return offset >= this.#backingEnd
+    return kind === L2_KIND.ZERO || kind === L2_KIND.ZERO_ALLOCATED
+  }
+
+  /** `this.#extent` is the first piece. */
+  #readExtents(buffers: readonly Uint8Array[], offset: number, length: number): void {
+    const extent = this.#extent
+    if (extent.length === length) {
+      this.#readExtent(buffers, offset)
+      return
+    }
+    const cursor = new BufferCursor(buffers)
+    let done = 0
+    for (;;) {
+      const piece = extent.length
+      this.#readExtent(cursor.take(piece), offset + done)
+      done += piece
+      if (done === length) return
+      this.#mapping.find(offset + done, length - done, extent)
+    }
+  }
+
+  #readExtent(buffers: readonly Uint8Array[], offset: number): void {
+    const extent = this.#extent
+    switch (extent.kind) {
+      case L2_KIND.NORMAL:
+        this.#file.readv(buffers, extent.host, extent.length)
+        return
+      case L2_KIND.ZERO:
+      case L2_KIND.ZERO_ALLOCATED:
+        fillZero(buffers)
+        return
+      case L2_KIND.UNALLOCATED:
+        this.#readBacking(buffers, offset, extent.length)
+        return
+      case L2_KIND.COMPRESSED:
+        scatter(this.#decompress(extent.hi, extent.lo), extent.within, buffers)
+        return
+      case L2_KIND.CORRUPT:
+        throw new Error("the mapping found a corrupt entry and went on")
+    }
+  }
+
+  #readBacking(buffers: readonly Uint8Array[], offset: number, length: number): void {
+    const backing = this.#backing
+    const available = this.#backingEnd - offset
+    if (backing === undefined || available <= 0) fillZero(buffers)
+    else if (available >= length) backing.preadv(buffers, offset)
+    else {
+      backing.preadv(new BufferCursor(buffers).take(available), offset)
+      fillZeroFrom(buffers, available)
+    }
+  }
+
+  /** The whole cluster behind a compressed entry. Such a cluster is never written again, so its entry names its content. */
+  #decompress(hi: number, lo: number): Uint8Array {
+    const known = this.#decompressed.findIndex((cluster) => cluster.lo === lo && cluster.hi === hi)
+    const hit = this.#decompressed[known]
+    if (hit !== undefined) {
+      if (known < this.#decompressed.length - 1) this.#decompressed.push(...this.#decompressed.splice(known, 1))
+      return hit.bytes
+    }
+    const offset = compressedOffset(hi, lo, this.#geometry)
+    const stored = new Uint8Array(compressedLength(hi, lo, this.#geometry))
+    // The last sector may reach past the end of the file (QC-CMP-14).
+    const bytes = this.#inflate(stored.subarray(0, this.#file.readSome(stored, offset)), offset)
+    if (this.#decompressed.length >= Math.max(1, DECOMPRESSED_BYTES / this.#geometry.clusterSize)) this.#decompressed.shift()
+    this.#decompressed.push({ hi, lo, bytes })
+    return bytes
+  }
+
+  #inflate(stored: Uint8Array, offset: number): Uint8Array {
+    const path = this.#file.path
+    if (!canDecompress(this.#compressionType)) throw new BackingError("unsupported", "the image is compressed with zstd, which needs Node.js 22.15 or later", { path, offset })
+    try {
+      return decompressCluster(stored, this.#geometry.clusterSize, this.#compressionType)
+    } catch (error) {
+      const reason = error instanceof Error ? error.message : String(error)
+      throw new BackingError("io", `the compressed cluster at byte ${offset} cannot be decompressed: ${reason}`, { path, offset, cause: error })
+    }
+  }
+}

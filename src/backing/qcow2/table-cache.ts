@@ -1,0 +1,148 @@
+/** A bounded cache of metadata clusters (L2 tables, refcount blocks), kept byte for byte as on disk so that loading and storing convert nothing. */
+import { viewOf } from "./bytes.ts"
+import type { ClusterFile } from "./cluster-file.ts"
+
+/** One metadata cluster in memory. */
+export class CachedTable {
+  /** Host byte. */
+  readonly offset: number
+  readonly bytes: Uint8Array
+  readonly view: DataView
+  /** Bytes that differ, or may differ, from the disk: from `dirtyFrom` up to `dirtyTo`; none when they are equal. */
+  dirtyFrom = 0
+  dirtyTo = 0
+  /** Nothing on the disk points here yet: its content may be stored ahead of what it refers to. */
+  fresh = false
+  /** Looked at since the cache's hand passed. */
+  used = true
+  /** Still the cache's copy. Changing one that is not would lose the change. */
+  resident = true
+
+  constructor(offset: number, bytes: Uint8Array) {
+    this.offset = offset
+    this.bytes = bytes
+    this.view = viewOf(bytes)
+  }
+}
+
+export interface TableCacheOptions {
+  readonly clusterSize: number
+  /** Bytes of memory for tables. At least a few tables are always kept. */
+  readonly capacity: number
+}
+
+/** What a table costs besides its bytes, roughly: matters with clusters of 512 bytes. */
+const OVERHEAD = 512
+const FEWEST_TABLES = 16
+
+export class TableCache {
+  readonly #file: ClusterFile
+  readonly #clusterSize: number
+  readonly #most: number
+  readonly #byOffset = new Map<number, CachedTable>()
+  readonly #ring: CachedTable[] = []
+  readonly #dirty = new Set<CachedTable>()
+  #hand = 0
+
+  constructor(file: ClusterFile, options: TableCacheOptions) {
+    this.#file = file
+    this.#clusterSize = options.clusterSize
+    this.#most = Math.max(FEWEST_TABLES, Math.floor(options.capacity / (options.clusterSize + OVERHEAD)))
+  }
+
+  /** The tables that are not as on disk. */
+  get dirtyTables(): ReadonlySet<CachedTable> {
+    return this.#dirty
+  }
+
+  /** Half of the cache is dirty: store it before changing more, for dirty tables cannot make room for others. */
+  get isCrowded(): boolean {
+    return this.#dirty.size >= this.#most / 2
+  }
+
+  /** The table at `offset`, read from the file when it is not here. Throws what reading throws. */
+  load(offset: number): CachedTable {
+    const known = this.#byOffset.get(offset)
+    if (known !== undefined) {
+      known.used = true
+      return known
+    }
+    const bytes = new Uint8Array(this.#clusterSize)
+    this.#file.read(bytes, offset)
+    return this.#insert(new CachedTable(offset, bytes))
+  }
+
+  /** Puts a new table at `offset`, which nothing on disk refers to, holding `bytes` (a cluster's worth, kept). All of it is dirty. */
+  create(offset: number, bytes: Uint8Array): CachedTable {
+    this.drop(offset)
+    const table = this.#insert(new CachedTable(offset, bytes))
+    table.fresh = true
+    this.touch(table, 0, this.#clusterSize)
+    return table
+  }
+
+  /** Notes that bytes `from` to `to` of `table` have changed. */
+  touch(table: CachedTable, from: number, to: number): void {
+    if (!table.resident) throw new Error(`the table at ${table.offset} was changed after the cache had dropped it`)
+    if (table.dirtyFrom === table.dirtyTo) {
+      table.dirtyFrom = from
+      table.dirtyTo = to
+      this.#dirty.add(table)
+      return
+    }
+    if (from < table.dirtyFrom) table.dirtyFrom = from
+    if (to > table.dirtyTo) table.dirtyTo = to
+  }
+
+  /** Writes the dirty part of `table`. It stays dirty until `clean`, because the write means nothing before a sync. */
+  store(table: CachedTable): void {
+    this.#file.write(table.bytes.subarray(table.dirtyFrom, table.dirtyTo), table.offset + table.dirtyFrom)
+  }
+
+  /** The dirty part of `table` is on stable storage. */
+  clean(table: CachedTable): void {
+    table.dirtyFrom = 0
+    table.dirtyTo = 0
+    this.#dirty.delete(table)
+  }
+
+  /** Forgets the table at `offset`, dirty or not: its cluster is no table any more. */
+  drop(offset: number): void {
+    const table = this.#byOffset.get(offset)
+    if (table === undefined) return
+    this.clean(table)
+    table.resident = false
+    this.#byOffset.delete(offset)
+    const last = this.#ring.pop()
+    const at = this.#ring.indexOf(table)
+    if (last !== undefined && at >= 0) this.#ring[at] = last
+  }
+
+  #insert(table: CachedTable): CachedTable {
+    const slot = this.#ring.length < this.#most ? -1 : this.#victim()
+    if (slot < 0) this.#ring.push(table)
+    else {
+      const old = this.#ring[slot]
+      if (old !== undefined) {
+        old.resident = false
+        this.#byOffset.delete(old.offset)
+      }
+      this.#ring[slot] = table
+    }
+    this.#byOffset.set(table.offset, table)
+    return table
+  }
+
+  /** Clock: the next clean table that was not used since the hand passed; -1 when all are dirty. */
+  #victim(): number {
+    for (let step = 0; step < this.#ring.length * 2; step++) {
+      const slot = this.#hand
+      this.#hand = (this.#hand + 1) % this.#ring.length
+      const table = this.#ring[slot]
+      if (table === undefined || table.dirtyFrom !== table.dirtyTo) continue
+      if (!table.used) return slot
+      table.used = false
+    }
+    return -1
+  }
+}

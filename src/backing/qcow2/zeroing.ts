@@ -1,0 +1,123 @@
+/** Discard and write-zeroes: mostly a matter of L2 entries (QC-DZ-01 to QC-DZ-07). */
+import { BufferCursor } from "./buffers.ts"
+import { L2_KIND, l2Kind } from "./entries.ts"
+import type { Geometry } from "./geometry.ts"
+import type { Mapping } from "./mapping.ts"
+import type { MetadataWriter } from "./metadata-writer.ts"
+import { L2_ENTRY, TABLE_ENTRY_SIZE } from "./spec.ts"
+import type { CachedTable } from "./table-cache.ts"
+import type { Writer } from "./writer.ts"
+
+export interface ZeroingOptions {
+  readonly geometry: Geometry
+  readonly mapping: Mapping
+  readonly writer: Writer
+  readonly metadataWriter: MetadataWriter
+  readonly hasBacking: boolean
+}
+
+/** What becomes of allocated clusters. "drop": they are freed. "keep": they stay, marked as reading zeroes. */
+type Allocated = "drop" | "keep"
+
+export class Zeroing {
+  readonly #geometry: Geometry
+  readonly #mapping: Mapping
+  readonly #writer: Writer
+  readonly #metadataWriter: MetadataWriter
+  readonly #hasBacking: boolean
+  readonly #zeroes: Uint8Array
+
+  constructor(options: ZeroingOptions) {
+    this.#geometry = options.geometry
+    this.#mapping = options.mapping
+    this.#writer = options.writer
+    this.#metadataWriter = options.metadataWriter
+    this.#hasBacking = options.hasBacking
+    this.#zeroes = new Uint8Array(options.geometry.clusterSize)
+  }
+
+  /** Frees the whole clusters in the range, the last one of the disk included; other parts stay. Discarded clusters read as zeroes. */
+  discard(offset: number, length: number): void {
+    // Without a zero flag, freeing would let the backing image's old content show through (QC-DZ-03).
+    if (this.#geometry.version < 3 && this.#hasBacking) return
+    const { first, end } = this.#wholeClusters(offset, length)
+    this.#zeroClusters(first, end, "drop")
+  }
+
+  /** Makes the range read as zeroes. `mayUnmap`: whole clusters may be freed. */
+  writeZeroes(offset: number, length: number, mayUnmap: boolean): void {
+    const { clusterSize, version } = this.#geometry
+    const { first, end } = this.#wholeClusters(offset, length)
+    if (first >= end || (version < 3 && this.#hasBacking)) {
+      this.#storeZeroes(offset, length)
+      return
+    }
+    this.#storeZeroes(offset, first * clusterSize - offset)
+    this.#storeZeroes(end * clusterSize, offset + length - end * clusterSize)
+    this.#zeroClusters(first, end, mayUnmap || version < 3 ? "drop" : "keep")
+  }
+
+  /** The clusters that lie in the range as a whole, as far as the disk goes. */
+  #wholeClusters(offset: number, length: number): { readonly first: number; readonly end: number } {
+    const { clusterSize, size } = this.#geometry
+    const last = offset + length
+    return { first: Math.ceil(offset / clusterSize), end: last === size ? Math.ceil(last / clusterSize) : Math.floor(last / clusterSize) }
+  }
+
+  #storeZeroes(offset: number, length: number): void {
+    if (length > 0) this.#writer.writeZeroes(offset, length, (piece) => new BufferCursor([this.#zeroes.subarray(0, piece)]))
+  }
+
+  #zeroClusters(first: number, end: number, allocated: Allocated): void {
+    const { l2Entries } = this.#geometry
+    for (let cluster = first; cluster < end; ) {
+      const l1Index = Math.floor(cluster / l2Entries)
+      const from = cluster - l1Index * l2Entries
+      const to = Math.min(l2Entries, end - l1Index * l2Entries)
+      if (this.#metadataWriter.isCrowded) this.#metadataWriter.flush()
+      this.#zeroEntries(l1Index, { from, to }, allocated)
+      cluster = l1Index * l2Entries + to
+    }
+  }
+
+  #zeroEntries(l1Index: number, range: { readonly from: number; readonly to: number }, allocated: Allocated): void {
+    const existing = this.#mapping.table(l1Index)
+    // Nothing here and nothing below: zeroes already.
+    if (existing === undefined && !this.#hasBacking) return
+    let index = range.from
+    // A table is only made its own, or dirty, for an entry that changes.
+    while (existing !== undefined && index < range.to && !this.#changes(existing, index, allocated)) index++
+    if (index === range.to) return
+    const table = this.#mapping.tableForWrite(l1Index)
+    for (; index < range.to; index++) if (this.#changes(table, index, allocated)) this.#zeroEntry(table, index, allocated)
+  }
+
+  #changes(table: CachedTable, index: number, allocated: Allocated): boolean {
+    const kind = l2Kind(table.view.getUint32(index * TABLE_ENTRY_SIZE), table.view.getUint32(index * TABLE_ENTRY_SIZE + 4), this.#geometry)
+    switch (kind) {
+      case L2_KIND.UNALLOCATED:
+        return this.#hasBacking
+      case L2_KIND.ZERO:
+        return false
+      case L2_KIND.ZERO_ALLOCATED:
+        return allocated === "drop"
+      case L2_KIND.NORMAL:
+      case L2_KIND.COMPRESSED:
+        return true
+      case L2_KIND.CORRUPT:
+        throw this.#mapping.corruptEntry(table, index)
+    }
+  }
+
+  #zeroEntry(table: CachedTable, index: number, allocated: Allocated): void {
+    const hi = table.view.getUint32(index * TABLE_ENTRY_SIZE)
+    const lo = table.view.getUint32(index * TABLE_ENTRY_SIZE + 4)
+    if (allocated === "keep" && l2Kind(hi, lo, this.#geometry) === L2_KIND.NORMAL) {
+      // The place stays with the cluster, and so does COPIED, or its absence (QC-DZ-07).
+      this.#mapping.setEntry(table, index, hi, (lo | L2_ENTRY.ZERO_LO) >>> 0)
+      return
+    }
+    this.#mapping.setEntry(table, index, 0, this.#geometry.version < 3 ? 0 : L2_ENTRY.ZERO_LO)
+    this.#writer.releaseEntry(hi, lo)
+  }
+}
