@@ -37,6 +37,8 @@ export class RawBacking implements VirtioBacking {
   readonly #file: ImageFile
   readonly #guard: boolean
   #size: number
+  /** The file says so itself wherever it is called; a short discard does not call it. */
+  #closed = false
 
   constructor(file: ImageFile, options: RawBackingOptions = {}) {
     this.#file = file
@@ -96,10 +98,12 @@ export class RawBacking implements VirtioBacking {
   }
 
   close(): void {
+    this.#closed = true
     this.#file.close()
   }
 
   #discard(offset: number, length: number): void {
+    if (this.#closed) throw new BackingError("closed", "the image is closed", { path: this.#file.path })
     checkRange(this.#size, offset, length, this.#file.path)
     if (length >= PUNCH_MINIMUM) this.#file.punchHole?.(offset, length)
   }

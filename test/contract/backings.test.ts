@@ -1,0 +1,18 @@
+/** Every backing that we have, and every shape of qcow2 image, through the contract suite. */
+import { MemoryBacking } from "../../src/backing/memory.ts"
+import { RawBacking } from "../../src/backing/raw.ts"
+import { FlatModel } from "../support/flat-model.ts"
+import { MemoryFile } from "../support/memory-file.ts"
+import { promiseBacking } from "../support/promise-backing.ts"
+import { contractSuite } from "./suite.ts"
+
+contractSuite({ name: "memory", open: (size) => ({ disk: new MemoryBacking({ size }), model: new FlatModel(size) }) })
+contractSuite({ name: "promises over memory", open: (size) => ({ disk: promiseBacking(new MemoryBacking({ size })), model: new FlatModel(size) }) })
+contractSuite({
+  name: "raw",
+  open: (size) => {
+    const file = new MemoryFile()
+    file.truncate(size)
+    return { disk: new RawBacking(file), model: new FlatModel(size) }
+  },
+})

@@ -1,0 +1,131 @@
+/** Random operations on a disk, and on a flat model of it that says what the disk must hold. */
+import type { VirtioBacking } from "../../src/backing/backing.ts"
+import type { FlatModel } from "./flat-model.ts"
+import type { Rng } from "./rng.ts"
+
+export type Operation =
+  | { readonly kind: "write"; readonly offset: number; readonly data: Uint8Array; readonly parts: number }
+  | { readonly kind: "read"; readonly offset: number; readonly length: number; readonly parts: number }
+  | { readonly kind: "discard"; readonly offset: number; readonly length: number }
+  | { readonly kind: "writeZeroes"; readonly offset: number; readonly length: number; readonly mayUnmap: boolean }
+  | { readonly kind: "flush" }
+  | { readonly kind: "reopen" }
+
+export interface OperationLimits {
+  /** Bytes of the disk. */
+  readonly size: number
+  /** Operations keep to the first so many bytes and to as many at the end, so that a big disk is not all visited once. */
+  readonly focus?: number
+  /** Most bytes of one operation. */
+  readonly longest: number
+  /** Offsets and lengths are multiples of this. Default: bytes and sectors mixed. */
+  readonly unit?: number
+}
+
+/** Draws one operation. */
+export function randomOperation(rng: Rng, limits: OperationLimits): Operation {
+  const unit = limits.unit ?? rng.pick([1, 512, 512, 4096])
+  const { offset, length } = randomRange(rng, limits, unit)
+  const roll = rng.below(100)
+  if (roll < 45) return { kind: "write", offset, data: rng.bytes(length), parts: rng.pick([1, 1, 1, 3]) }
+  if (roll < 70) return { kind: "read", offset, length, parts: rng.pick([1, 1, 3]) }
+  if (roll < 82) return { kind: "discard", offset, length }
+  if (roll < 92) return { kind: "writeZeroes", offset, length, mayUnmap: rng.chance(0.5) }
+  return roll < 97 ? { kind: "flush" } : { kind: "reopen" }
+}
+
+function randomRange(rng: Rng, limits: OperationLimits, unit: number): { offset: number; length: number } {
+  const { size, longest } = limits
+  const focus = Math.min(size, limits.focus ?? size)
+  const start = rng.chance(0.85) ? 0 : size - focus
+  const offset = Math.floor((start + rng.below(focus)) / unit) * unit
+  // Short ones mostly, and now and then everything up to the end.
+  const length = rng.chance(0.05) ? size - offset : 1 + rng.below(rng.chance(0.7) ? Math.min(longest, 3 * unit) : longest)
+  return { offset, length: Math.min(Math.max(unit, Math.floor(length / unit) * unit), size - offset, longest) }
+}
+
+/** Cuts `bytes` into `parts` views, none empty. */
+export function split(bytes: Uint8Array, parts: number): Uint8Array[] {
+  const step = Math.max(1, Math.ceil(bytes.length / parts))
+  const views: Uint8Array[] = []
+  for (let at = 0; at < bytes.length; at += step) views.push(bytes.subarray(at, at + step))
+  return views
+}
+
+/** What a discard of a range must do: "zero" whole clusters of that size, or leave each sector as it is or zero it. */
+export type DiscardRule = { readonly zeroesClustersOf: number } | "anything"
+
+/** Does `operation` (a `reopen` is the caller's) to both, and throws an Error at the first byte that is not what it must be. */
+export function applyOperation(disk: VirtioBacking, model: FlatModel, operation: Operation, discardRule: DiscardRule): void {
+  switch (operation.kind) {
+    case "write":
+      if (operation.parts > 1 && disk.pwritev !== undefined) disk.pwritev(split(operation.data, operation.parts), operation.offset)
+      else disk.pwrite(operation.data, operation.offset)
+      model.write(operation.data, operation.offset)
+      return
+    case "read": {
+      const data = new Uint8Array(operation.length).fill(0xee)
+      if (operation.parts > 1 && disk.preadv !== undefined) disk.preadv(split(data, operation.parts), operation.offset)
+      else disk.pread(data, operation.offset)
+      expectSame(model, data, operation.offset, "a read")
+      return
+    }
+    case "discard":
+      if (disk.discard === undefined) return
+      disk.discard(operation.offset, operation.length)
+      modelDiscard(disk, model, operation, discardRule)
+      return
+    case "writeZeroes":
+      if (disk.writeZeroes === undefined) return
+      disk.writeZeroes(operation.offset, operation.length, operation.mayUnmap)
+      model.zero(operation.offset, operation.length)
+      return
+    case "flush":
+      disk.flush?.()
+      return
+    case "reopen":
+      return
+  }
+}
+
+function modelDiscard(disk: VirtioBacking, model: FlatModel, { offset, length }: { offset: number; length: number }, rule: DiscardRule): void {
+  if (rule !== "anything") {
+    const cluster = rule.zeroesClustersOf
+    const first = Math.ceil(offset / cluster) * cluster
+    // A last cluster that the disk's end cuts short counts as whole.
+    const end = offset + length === model.size ? model.size : Math.floor((offset + length) / cluster) * cluster
+    if (end > first) model.zero(first, end - first)
+    return
+  }
+  const data = new Uint8Array(length)
+  disk.pread(data, offset)
+  for (let at = 0; at < length; ) {
+    const part = data.subarray(at, Math.min(length, at + 512 - ((offset + at) % 512)))
+    if (part.every((byte) => byte === 0)) model.zero(offset + at, part.length)
+    else expectSame(model, part, offset + at, "a read after a discard")
+    at += part.length
+  }
+}
+
+export function expectSame(model: FlatModel, data: Uint8Array, offset: number, what: string): void {
+  const difference = model.firstDifference(data, offset)
+  if (difference < 0) return
+  const [expected] = model.read(difference, 1)
+  throw new Error(`${what} of ${data.length} bytes at ${offset}: byte ${difference} is ${data[difference - offset]}, not ${expected}`)
+}
+
+/** For messages: the operation without its data. */
+export function describeOperation(operation: Operation): string {
+  switch (operation.kind) {
+    case "write":
+      return `write ${operation.data.length} bytes at ${operation.offset} in ${operation.parts}`
+    case "read":
+      return `read ${operation.length} bytes at ${operation.offset} in ${operation.parts}`
+    case "discard":
+      return `discard ${operation.length} bytes at ${operation.offset}`
+    case "writeZeroes":
+      return `write ${operation.length} zeroes at ${operation.offset}${operation.mayUnmap ? ", may unmap" : ""}`
+    default:
+      return operation.kind
+  }
+}
