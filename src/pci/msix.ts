@@ -147,9 +147,8 @@ export class Msix {
       const at = offset + i
       this.#table[at] = (value >>> (8 * i)) & writableBits(at % ENTRY.SIZE)
     }
-    // An access of 4 bytes that is not aligned may touch two entries.
+    // An unaligned access may touch two entries, but never the mask of the second.
     this.#release(Math.floor(offset / ENTRY.SIZE))
-    this.#release(Math.floor((offset + width - 1) / ENTRY.SIZE))
   }
 
   /** Pending bit array read; the whole access lies inside it. It is read-only ([PCI] 6.8.2.10), so there is no write. */

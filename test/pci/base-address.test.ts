@@ -75,6 +75,14 @@ describe("base address registers", () => {
     expect(fn.barAddress(0)).toBe(0xffc0)
   })
 
+  it("the smallest BARs are decoded at every multiple of their size", () => {
+    const fn = testFunction({ bars: [{ index: 0, kind: "io", size: 4 }, { index: 1, kind: "memory32", size: 16 }] })
+    fn.configWrite(0x04, 2, 0x0003)
+    fn.configWrite(bar(0), 4, 0xc005)
+    fn.configWrite(bar(1), 4, 0xe000_0010)
+    expect([0, 1].map((index) => fn.barAddress(index))).toEqual([0xc004, 0xe000_0010])
+  })
+
   it("a write while decoding is on moves the BAR, and the bus hears of every change and of nothing else", () => {
     const fn = testFunction()
     const heard: (number | undefined)[] = []

@@ -157,6 +157,12 @@ describe("I/O and memory decoding", () => {
     bus.configWrite(0, 5, 0, 0x04, 2, 0)
     bus.memoryRead(0xe000_0000, 4)
     expect([first.accesses, second.accesses]).toEqual([["r1+0:4"], ["r1+0:4"]])
+    // An access that only the other one holds whole is the other one's.
+    bus.configWrite(0, 6, 0, 0x20, 4, 0xdfff_c000)
+    bus.configWrite(0, 5, 0, 0x04, 2, 2)
+    bus.configWrite(0, 5, 0, 0x14, 4, 0xdfff_e000)
+    bus.memoryRead(0xdfff_effe, 4)
+    expect([first.accesses, second.accesses]).toEqual([["r1+0:4"], ["r1+0:4", "r4+12286:4"]])
   })
 
   it("a BAR that is written while decoding is on answers at its new place and no longer at the old one", () => {

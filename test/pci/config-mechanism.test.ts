@@ -73,9 +73,10 @@ describe("configuration mechanism #1", () => {
     ports.write(0xcf8, 4, address(2, 0x10))
     for (const [port, width] of [[0xcf8, 1], [0xcf8, 2], [0xcf9, 1], [0xcfa, 2], [0xcfb, 1], [0xcf9, 4], [0xcfa, 4], [0xcfb, 2]] as const) {
       expect(ports.read(port, width)).toBe(2 ** (8 * width) - 1)
-      ports.write(port, width, 0)
+      ports.write(port, width, 0xffff_ffff)
     }
     expect(ports.read(0xcf8, 4)).toBe(address(2, 0x10))
+    expect([0x04, 0x0c, 0x10].map((register) => bus.configRead(0, 2, 0, register, 4))).toEqual([0, 0, 1])
   })
 
   it("of an access across the end of the data port only the bytes before 0xD00 count, the rest is all ones", () => {
@@ -83,10 +84,10 @@ describe("configuration mechanism #1", () => {
     expect(ports.read(0xcff, 2)).toBe(0xff10)
     expect(ports.read(0xcfe, 4)).toBe(0xffff_1042)
     expect(ports.read(0xcfd, 4)).toBe(0xff10_421a)
-    ports.write(0xcf8, 4, address(2, 0x14))
+    ports.write(0xcf8, 4, address(2, 0x20))
     ports.write(0xcfe, 4, 0x1234_e000)
-    expect(bus.configRead(0, 2, 0, 0x14, 4)).toBe(0xe000_0000)
-    expect(bus.configRead(0, 2, 0, 0x18, 4)).toBe(0)
+    expect(bus.configRead(0, 2, 0, 0x20, 4)).toBe(0xe000_000c)
+    expect(bus.configRead(0, 2, 0, 0x24, 4)).toBe(0)
   })
 
   it("random writes by ports leave the same configuration space as the same writes to the function", () => {

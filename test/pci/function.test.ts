@@ -145,7 +145,14 @@ describe("BAR accesses", () => {
     fn.barWrite(1, 0, 2, -1)
     fn.barWrite(1, 0, 4, -1)
     expect(fn.accesses).toEqual(["w1+0:1=255", "w1+0:2=65535", "w1+0:4=4294967295"])
-    expect([fn.barRead(1, 0, 1), fn.barRead(1, 0, 2), fn.barRead(1, 0, 4)]).toEqual([0xff, 0xffff, 0xffff_ffff])
+    class Careless extends TestFunction {
+      protected override readBar(): number {
+        return -2
+      }
+    }
+    for (const device of [new Careless(OPTIONS), new Careless({ ...OPTIONS, msix: { bar: 1, vectors: 1, tableOffset: 64, pbaOffset: 128 } })]) {
+      expect([device.barRead(1, 0, 1), device.barRead(1, 0, 2), device.barRead(1, 0, 4)]).toEqual([0xfe, 0xfffe, 0xffff_fffe])
+    }
   })
 })
 

@@ -213,10 +213,21 @@ describe("what firmware does for a function", () => {
     expect(vm.mmioRead(MMIO64_WINDOW.start + 8, 4)).toBe(0xcafe_f00d)
   })
 
+  it("a BAR that its guest has unplaced, however large, and one in the other space stand in nobody's way", () => {
+    const vm = machine()
+    const { slot } = plug(vm, undefined, [{ index: 0, kind: "memory64", size: 2 ** 33 }, { index: 2, kind: "memory32", size: 4096 }])
+    configWrite32(vm, slot, 0x10, 0)
+    configWrite32(vm, slot, 0x14, 0)
+    configWrite32(vm, slot, 0x18, 0xc000)
+    const next = plug(vm)
+    expect(next.function.barAddress(0)).toBe(0xc000)
+    expect(next.function.barAddress(1)).toBeLessThan(MMIO32_WINDOW.end)
+  })
+
   it("when there is no room the function does not stay on the bus", () => {
     const vm = machine()
-    const bars: readonly BarDefinition[] = [{ index: 0, kind: "memory32", size: 2 ** 30 }]
-    expect(() => plug(vm, 4, bars)).toThrow("no room for BAR 0, 1073741824 bytes of memory space")
+    // Aligned to its size it would end at 4 GiB, or begin below the window.
+    expect(() => plug(vm, 4, [{ index: 0, kind: "memory32", size: 2 ** 29 }])).toThrow("no room for BAR 0, 536870912 bytes of memory space")
     expect(configRead32(vm, 4, 0)).toBe(0xffff_ffff)
     expect(plug(vm, 4).slot).toBe(4)
     const half: readonly BarDefinition[] = [{ index: 0, kind: "io", size: 8192 }, { index: 1, kind: "memory32", size: 4096 }]
