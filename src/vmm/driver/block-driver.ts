@@ -172,7 +172,7 @@ export class BlockDriver {
 
   /**
    * Sends any request, sensible or not, as one chain, and says what came back; a status other than OK is no error here.
-   * Rejects with `RangeError` for a framing that does not fit the request or the queue.
+   * Rejects with `RangeError` for a framing that does not fit the queue.
    */
   request(request: BlockRequest): Promise<BlockReply> {
     return this.#sender.request(request)

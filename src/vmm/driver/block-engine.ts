@@ -40,8 +40,12 @@ export class BlockEngine {
   #isPolling = false
 
   constructor(device: PciDevice, options: BlockEngineOptions) {
-    const used = (queue: { readonly index: number }): void => this.#onUsed(queue.index)
-    this.virtio = new VirtioDriver(device, { used, configurationChanged: () => this.#onConfiguration() }, options)
+    const events = {
+      used: (queue: { readonly index: number }) => this.#onUsed(queue.index),
+      configurationChanged: () => this.#onConfiguration(),
+      superseded: () => this.#end(new DriverError("reset", "another driver has taken the device over")),
+    }
+    this.virtio = new VirtioDriver(device, events, options)
     this.buffers = new RequestBuffers(this.virtio.memory)
     this.#queueCount = options.queues ?? 1
   }
@@ -82,11 +86,10 @@ export class BlockEngine {
       await this.virtio.resetDevice()
     } catch (error) {
       // What was unplugged does not write any more.
-      if (error instanceof DriverError && error.code === "no-device") this.#giveBack(this.#lost.splice(0))
+      if (error instanceof DriverError && error.code === "no-device") this.#end(error)
       throw error
     }
-    this.#giveBack(this.#lost.splice(0))
-    this.#queues = []
+    this.#end(new DriverError("reset", reason))
   }
 
   /** Resets one queue. Its chains fail ("reset"). Throws `DriverError`. */
@@ -218,6 +221,13 @@ export class BlockEngine {
   #fail(error: DriverError): void {
     this.#failure ??= error
     for (const queue of this.#queues) this.#lost.push(...queue.fail(error))
+  }
+
+  /** The device has been reset, or is gone: the queues are no more. */
+  #end(error: DriverError): void {
+    this.#fail(error)
+    this.#giveBack(this.#lost.splice(0))
+    this.#queues = []
   }
 
   /** The device no longer touches the memory of these chains. */

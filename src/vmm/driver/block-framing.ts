@@ -8,8 +8,8 @@ import type { Segment } from "./split-ring.ts"
 
 /** How to cut a request up. Default: the header, the data in segments as large as the device takes, and the status on its own. */
 export interface BlockFraming {
-  /** Bytes of the device-readable descriptors in turn, counted from the header's first byte. What is left makes one more. 0 makes
-   * a descriptor of no bytes. */
+  /** Bytes of the device-readable descriptors in turn, counted from the header's first byte, as far as the request has bytes. What
+   * is left makes one more. 0 makes a descriptor of no bytes. */
   readonly readable?: readonly number[]
   /** Bytes of the device-writable descriptors in turn; the last writable byte is the status. */
   readonly writable?: readonly number[]
@@ -39,8 +39,8 @@ export interface FrameInput {
   readonly descriptors: number
 }
 
-/** Decides on the descriptors of a request. Throws `RangeError` when `framing` asks for more bytes than there are, or for more
- * descriptors than a chain may have. */
+/** Decides on the descriptors of a request. Throws `RangeError` for sizes that are none, and when `framing` asks for more descriptors
+ * than a chain may have. */
 export function planFrame(input: FrameInput, framing: BlockFraming = {}): FramePlan {
   const readableBytes = BLK_HEADER.SIZE + input.dataOut
   const writableBytes = input.dataIn + 1
@@ -78,7 +78,15 @@ function cut(bytes: number, size: number): number[] {
 }
 
 function withRest(sizes: readonly number[], total: number): number[] {
-  const sum = sizes.reduce((left, right) => left + right, 0)
-  if (sizes.some((size) => !Number.isSafeInteger(size) || size < 0) || sum > total) throw new RangeError(`descriptors of ${sizes.join(", ")} bytes do not fit ${total} bytes`)
-  return sum < total ? [...sizes, total - sum] : [...sizes]
+  const bad = sizes.find((size) => !Number.isSafeInteger(size) || size < 0)
+  if (bad !== undefined) throw new RangeError(`a descriptor cannot have ${bad} bytes`)
+  const used: number[] = []
+  let left = total
+  for (const size of sizes) {
+    if (left === 0) break
+    used.push(Math.min(size, left))
+    left -= Math.min(size, left)
+  }
+  if (left > 0) used.push(left)
+  return used
 }

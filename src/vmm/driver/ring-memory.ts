@@ -32,13 +32,11 @@ export class RingMemory {
   readonly size: number
   protected readonly ram: GuestRam
 
-  /** Throws `RangeError` when the layout is misaligned or not in RAM ([VIRTIO] 2.7). Does not touch memory. */
+  /** Throws `RangeError` when a part is misaligned or not in RAM, or parts overlap ([VIRTIO] 2.7). Does not touch memory. */
   constructor(ram: GuestRam, layout: RingLayout) {
     checkQueueSize(layout.queueSize)
     ram.refresh()
-    checkPart("descriptor table", layout.descriptorTable, RING_ALIGNMENT.DESCRIPTOR_TABLE, descriptorTableSize(layout.queueSize), ram)
-    checkPart("available ring", layout.availableRing, RING_ALIGNMENT.AVAILABLE_RING, availableRingSize(layout.queueSize), ram)
-    checkPart("used ring", layout.usedRing, RING_ALIGNMENT.USED_RING, usedRingSize(layout.queueSize), ram)
+    checkParts(layout, ram)
     this.ram = ram
     this.layout = layout
     this.size = layout.queueSize
@@ -145,7 +143,17 @@ export function writeTableEntry(ram: GuestRam, table: number, index: number, des
   ram.data.setUint16(at + DESCRIPTOR.NEXT, descriptor.next ?? 0, true)
 }
 
-function checkPart(name: string, address: number, alignment: number, length: number, ram: GuestRam): void {
-  if (!Number.isSafeInteger(address) || address < 0 || address % alignment !== 0) throw new RangeError(`the ${name} must start at a multiple of ${alignment}, not at ${address}`)
-  if (length > ram.bytes.length - address) throw new RangeError(`the ${name} at ${address} (${length} bytes) is not in guest RAM`)
+function checkParts(layout: RingLayout, ram: GuestRam): void {
+  const { queueSize, descriptorTable, availableRing, usedRing } = layout
+  const parts = [
+    { name: "descriptor table", start: descriptorTable, length: descriptorTableSize(queueSize), alignment: RING_ALIGNMENT.DESCRIPTOR_TABLE },
+    { name: "available ring", start: availableRing, length: availableRingSize(queueSize), alignment: RING_ALIGNMENT.AVAILABLE_RING },
+    { name: "used ring", start: usedRing, length: usedRingSize(queueSize), alignment: RING_ALIGNMENT.USED_RING },
+  ]
+  for (const { name, start, length, alignment } of parts) {
+    if (!Number.isSafeInteger(start) || start < 0 || start % alignment !== 0) throw new RangeError(`the ${name} must start at a multiple of ${alignment}, not at ${start}`)
+    if (length > ram.bytes.length - start) throw new RangeError(`the ${name} at ${start} (${length} bytes) is not in guest RAM`)
+    const other = parts.find((part) => part.name !== name && part.start < start + length && start < part.start + part.length)
+    if (other !== undefined) throw new RangeError(`the ${name} at ${start} overlaps the ${other.name} at ${other.start}`)
+  }
 }

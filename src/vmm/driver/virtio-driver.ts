@@ -11,6 +11,7 @@ import { ModernTransport } from "./modern-transport.ts"
 import type { MsixTable } from "./msix.ts"
 import type { PciDevice } from "./pci-device.ts"
 import { PCI_COMMAND } from "./pci-spec.ts"
+import type { Platform } from "./platform.ts"
 import { RamAllocator } from "./ram-allocator.ts"
 import { SplitRing } from "./split-ring.ts"
 import type { RingAllocation, VirtioTransport } from "./transport.ts"
@@ -42,6 +43,8 @@ export interface VirtioDriverEvents {
   used(queue: VirtioQueue): void
   /** The configuration may have changed, or the device needs a reset: read both. */
   configurationChanged(): void
+  /** Another driver has taken the device over and reset it: this one has no part in it any more. */
+  superseded(): void
 }
 
 /** One virtqueue that is in use. */
@@ -56,6 +59,9 @@ interface OpenQueue extends VirtioQueue {
   readonly ring: SplitRing
   readonly memory: RingAllocation
 }
+
+/** By platform and PCI address: the driver that negotiated last. Two on one device would take each other's interrupts. */
+const owners = new WeakMap<Platform, Map<string, VirtioDriver>>()
 
 /** A virtio device under the control of a driver. */
 export class VirtioDriver {
@@ -105,11 +111,12 @@ export class VirtioDriver {
   }
 
   /**
-   * Resets the device and agrees on features. Throws `DriverError`: "timeout" when the reset does not end, "unsupported" for a
+   * Resets the device, takes it over from whatever driver had it, and agrees on features. Throws `DriverError`: "timeout" when the reset does not end, "unsupported" for a
    * modern device without VERSION_1, "features-refused".
    */
   async negotiate(): Promise<void> {
     await this.resetDevice()
+    this.#takeOver()
     this.setStatus(DEVICE_STATUS.ACKNOWLEDGE)
     this.setStatus(DEVICE_STATUS.DRIVER)
     const offered = this.transport.offeredFeatures()
@@ -204,6 +211,17 @@ export class VirtioDriver {
     if (queue.vector !== NO_VECTOR) this.#mapped(this.transport.mapQueueVector(index, queue.vector), queue.vector)
     this.transport.enableQueue(index, queue.ring.layout)
     this.#askForNotifications(queue.ring)
+  }
+
+  #takeOver(): void {
+    const { platform, name } = this.pci
+    const ownerByName = owners.get(platform) ?? new Map<string, VirtioDriver>()
+    owners.set(platform, ownerByName)
+    const before = ownerByName.get(name)
+    ownerByName.set(name, this)
+    if (before === undefined || before === this) return
+    before.#forget()
+    before.#events.superseded()
   }
 
   #openQueue(index: number, vector: number): void {
