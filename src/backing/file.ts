@@ -3,7 +3,7 @@
  * Image formats are written against ImageFile only, so that they also run over memory, a recorder or a browser's file system.
  */
 import { spawnSync } from "node:child_process"
-import { closeSync, constants, fdatasyncSync, fstatSync, ftruncateSync, openSync, readSync, readvSync, writeSync, writevSync } from "node:fs"
+import { closeSync, constants, fdatasyncSync, fstatSync, ftruncateSync, openSync, readFileSync, readSync, readvSync, unlinkSync, writeSync, writevSync } from "node:fs"
 import { BackingError, type BackingErrorCode, totalLength } from "./backing.ts"
 
 /**
@@ -62,6 +62,7 @@ const REASON_BY_ERRNO: Readonly<Record<string, string>> = {
   ENOSPC: "no space left on the file system",
   EDQUOT: "disk quota exceeded",
   EFBIG: "larger than the file system allows",
+  EEXIST: "it exists already; choose another name or remove it first",
   EIO: "the host reports an input/output error",
   EISDIR: "it is a directory",
   EMFILE: "too many open files",
@@ -86,6 +87,8 @@ export interface HostFileOptions {
 export class HostFile implements ImageFile {
   readonly path: string
   readonly readOnly: boolean
+  /** Names the file whatever path leads to it: device and inode in the form of /proc/locks, such as `fe:00:2188455`. */
+  readonly identity: string
   #fd: number
   /** Something was written since the last sync that succeeded: fdatasync of a clean file still costs 47 us (measured). */
   #dirty = false
@@ -107,6 +110,7 @@ export class HostFile implements ImageFile {
       const stat = fstatSync(this.#fd, { bigint: true })
       if (stat.isDirectory()) throw new BackingError("invalid-format", "it is a directory, not a disk image", { path })
       if (!stat.isFile()) throw new BackingError("unsupported", "it is not a regular file", { path })
+      this.identity = fileIdentity(stat.dev, stat.ino)
       if (stat.size > BigInt(Number.MAX_SAFE_INTEGER)) throw new BackingError("unsupported", `its size of ${stat.size} bytes is beyond 2^53, the largest that can be addressed`, { path })
     } catch (error) {
       closeSync(this.#fd)
@@ -218,6 +222,32 @@ export class HostFile implements ImageFile {
     this.#checkOpen()
     if (this.readOnly) throw new BackingError("read-only", "the image is open read-only", { path: this.path })
     this.#dirty = true
+  }
+}
+
+/** The numbers of `makedev(3)` taken apart, as Linux prints them in /proc/locks. */
+function fileIdentity(device: bigint, inode: bigint): string {
+  const major = ((device >> 8n) & 0xfffn) | ((device >> 32n) & ~0xfffn)
+  const minor = (device & 0xffn) | ((device >> 12n) & ~0xffn)
+  const hex = (number: bigint): string => number.toString(16).padStart(2, "0")
+  return `${hex(major)}:${hex(minor)}:${inode}`
+}
+
+/** The locks that all processes hold on files, as Linux lists them in /proc/locks; empty where there is no such list. */
+export function hostLocks(): string {
+  try {
+    return readFileSync("/proc/locks", "latin1")
+  } catch {
+    return ""
+  }
+}
+
+/** Removes a file that was made in vain. */
+export function removeHostFile(path: string): void {
+  try {
+    unlinkSync(path)
+  } catch (error) {
+    throw hostError(error, "remove", path)
   }
 }
 

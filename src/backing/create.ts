@@ -1,0 +1,55 @@
+/** Makes new disk images by path, as `qemu-img create` does. */
+import { dirname, resolve } from "node:path"
+import { BackingError } from "./backing.ts"
+import { HostFile, type ImageFile, removeHostFile } from "./file.ts"
+import { type ImageFormat, openImage } from "./open.ts"
+import { type CreateQcow2Options, createQcow2 } from "./qcow2/create.ts"
+
+export interface CreateImageOptions extends Omit<CreateQcow2Options, "size"> {
+  /** Guest-visible bytes; rounded up to a multiple of 512. May be left out with a backing file: then that one's size. */
+  readonly size?: number
+  /** Default "qcow2". A raw image takes no option but the size. */
+  readonly format?: ImageFormat
+}
+
+/**
+ * Makes a new image at `path`, which must not exist yet. Throws `invalid-argument` for options that contradict each other or exceed the format's
+ * limits, and what opening the backing file throws; then nothing is left behind.
+ */
+export function createImage(path: string, options: CreateImageOptions): void {
+  const size = options.size ?? backingSize(path, options)
+  const { format = "qcow2", ...qcow2 } = options
+  if (format === "raw") refuseRawOptions(path, options, size)
+  else if (options.backing !== undefined && options.size !== undefined && options.backingFormat !== undefined) backingSize(path, options)
+  writeNew(path, (file) => (format === "raw" ? file.truncate(Math.ceil(size / 512) * 512) : createQcow2(file, { ...qcow2, size })))
+}
+
+function writeNew(path: string, write: (file: ImageFile) => void): void {
+  const file = new HostFile(path, { create: true })
+  try {
+    write(file)
+    file.sync()
+    file.close()
+  } catch (error) {
+    file.close()
+    removeHostFile(path)
+    throw error
+  }
+}
+
+function backingSize(path: string, options: CreateImageOptions): number {
+  if (options.backing === undefined) throw new BackingError("invalid-argument", "a new image needs a size, or a backing file to take it from", { path })
+  if (options.backingFormat === undefined) throw new BackingError("invalid-argument", `the format of the backing file "${options.backing}" must be given`, { path })
+  const backing = openImage(resolve(dirname(path), options.backing), { format: options.backingFormat, readOnly: true, ignoreLocks: true })
+  try {
+    return backing.size
+  } finally {
+    backing.close()
+  }
+}
+
+function refuseRawOptions(path: string, options: CreateImageOptions, size: number): void {
+  if (!Number.isSafeInteger(size) || size < 0) throw new BackingError("invalid-argument", `the size ${size} is no number of bytes`, { path })
+  const given = Object.entries(options).find(([name, value]) => name !== "size" && name !== "format" && value !== undefined)
+  if (given !== undefined) throw new BackingError("invalid-argument", `a raw image has no option "${given[0]}"`, { path })
+}

@@ -1,0 +1,198 @@
+/** Makes new qcow2 images: header, refcounts, an empty L1 table and, when asked for, all mapping ahead of time. */
+import { BackingError } from "../backing.ts"
+import type { ImageFile } from "../file.ts"
+import { encodeText, roundUp, setU64, viewOf } from "./bytes.ts"
+import { encodeEntry } from "./entries.ts"
+import type { HeaderExtension } from "./extensions.ts"
+import { type Geometry, makeGeometry } from "./geometry.ts"
+import { type Qcow2Header, serialiseHeader } from "./header.ts"
+import { refcountCodec } from "./refcount-codec.ts"
+import { AUTOCLEAR_BIT, COMPATIBLE_BIT, COMPRESSION_TYPE, CRYPT_METHOD, EXTENSION_TYPE, FEATURE_NAME, HEADER_FIELD, HEADER_SIZE, INCOMPATIBLE_BIT, LIMIT, SECTOR_SIZE, TABLE_ENTRY_SIZE } from "./spec.ts"
+
+export interface CreateQcow2Options {
+  /** Guest-visible bytes; rounded up to a multiple of 512. */
+  readonly size: number
+  /** Bytes: a power of two from 512 to 2 MiB. Default 65536. */
+  readonly clusterSize?: number
+  /** Name of the backing file as it is to stand in the image: relative to the image's own directory, or absolute. */
+  readonly backing?: string
+  /** Format of the backing file; required with one. */
+  readonly backingFormat?: "raw" | "qcow2"
+  /** Bits of a refcount: 1, 2, 4, 8, 16, 32 or 64. Default 16, the only one that "0.10" has. */
+  readonly refcountBits?: number
+  /** Version 2 of the format, which QEMU calls "0.10", or version 3, "1.1". Default "1.1". */
+  readonly compat?: "0.10" | "1.1"
+  /** "metadata": every guest cluster has its place in the (sparse) file from the start. Default "off". */
+  readonly preallocation?: "off" | "metadata"
+  /** Sets the feature bit by which other programs may defer refcounts. This program never does. Default false. */
+  readonly lazyRefcounts?: boolean
+}
+
+const DEFAULT_CLUSTER_SIZE = 65536
+const DEFAULT_REFCOUNT_BITS = 16
+
+/** In clusters, in the order of the file. */
+interface Layout {
+  readonly refcountTable: number
+  readonly refcountBlocks: number
+  readonly l1Table: number
+  readonly l2Tables: number
+  readonly data: number
+  readonly total: number
+}
+
+/** Writes a new image into `file`, which is empty. The header comes last, so that a half-made image is none. Throws `invalid-argument` with nothing written. */
+export function createQcow2(file: ImageFile, options: CreateQcow2Options): void {
+  const geometry = checkOptions(options, file.path)
+  const layout = planLayout(geometry, options.preallocation === "metadata", file.path)
+  const header = makeHeader(options, geometry, layout)
+  const start = serialiseHeader(header, file.path)
+  const { clusterSize } = geometry
+  let offset = clusterSize
+  writeRefcounts(file, geometry, layout, offset)
+  offset += (layout.refcountTable + layout.refcountBlocks) * clusterSize
+  writeMapping(file, geometry, layout, offset)
+  file.truncate(layout.total * clusterSize)
+  file.sync()
+  file.write(start, 0)
+  file.sync()
+}
+
+/** Refuses what QEMU refuses (QC-LIM-04), and what cannot be. */
+function checkOptions(options: CreateQcow2Options, path: string): Geometry {
+  const refuse = (message: string): BackingError => new BackingError("invalid-argument", message, { path })
+  const clusterSize = options.clusterSize ?? DEFAULT_CLUSTER_SIZE
+  const refcountBits = options.refcountBits ?? DEFAULT_REFCOUNT_BITS
+  const version = options.compat === "0.10" ? 2 : 3
+  const clusterBits = Math.log2(clusterSize)
+  const refcountOrder = Math.log2(refcountBits)
+  if (!Number.isSafeInteger(options.size) || options.size < 0) throw refuse(`the size ${options.size} is no number of bytes`)
+  if (!Number.isInteger(clusterBits) || clusterBits < LIMIT.CLUSTER_BITS_MIN || clusterBits > LIMIT.CLUSTER_BITS_MAX) throw refuse(`the cluster size ${clusterSize} is not a power of two from 512 to 2097152`)
+  if (!Number.isInteger(refcountOrder) || refcountOrder < 0 || refcountOrder > LIMIT.REFCOUNT_ORDER_MAX) throw refuse(`refcounts of ${refcountBits} bits: the width must be a power of two from 1 to 64`)
+  if (version === 2 && refcountBits !== DEFAULT_REFCOUNT_BITS) throw refuse(`refcounts of ${refcountBits} bits need compat "1.1"; "0.10" has 16`)
+  if (version === 2 && options.lazyRefcounts === true) throw refuse('lazy refcounts need compat "1.1"')
+  if (options.backing === undefined && options.backingFormat !== undefined) throw refuse("a backing format was given without a backing file")
+  if (options.backing !== undefined && options.backingFormat === undefined) throw refuse(`the format of the backing file "${options.backing}" must be given`)
+  if (options.backing === "") throw refuse("the name of the backing file is empty")
+  if (options.backing !== undefined && encodeText(options.backing).length > LIMIT.BACKING_FILE_NAME_BYTES) throw refuse(`the name of the backing file is longer than ${LIMIT.BACKING_FILE_NAME_BYTES} bytes`)
+  if (options.backing !== undefined && options.preallocation === "metadata") throw refuse("preallocation would hide the backing file's content")
+  const geometry = makeGeometry({ version, clusterBits, refcountOrder, size: roundUp(options.size, SECTOR_SIZE) })
+  const most = (LIMIT.L1_TABLE_BYTES / TABLE_ENTRY_SIZE) * geometry.l2Coverage
+  if (geometry.size > most || !Number.isSafeInteger(geometry.size)) throw refuse(`a disk of ${options.size} bytes is too large for clusters of ${clusterSize} bytes, which allow ${most} at most`)
+  return geometry
+}
+
+function planLayout(geometry: Geometry, preallocate: boolean, path: string): Layout {
+  const { clusterSize } = geometry
+  // An L1 table of no entries still has a place, as in images that QEMU makes.
+  const l1Table = Math.max(1, Math.ceil((geometry.l1EntriesNeeded * TABLE_ENTRY_SIZE) / clusterSize))
+  const data = preallocate ? Math.ceil(geometry.size / clusterSize) : 0
+  const l2Tables = preallocate ? geometry.l1EntriesNeeded : 0
+  let refcountTable = 1
+  let refcountBlocks = 1
+  for (;;) {
+    const total = 1 + refcountTable + refcountBlocks + l1Table + l2Tables + data
+    const blocks = Math.ceil(total / geometry.refcountBlockEntries)
+    const table = Math.ceil((blocks * TABLE_ENTRY_SIZE) / clusterSize)
+    if (table * clusterSize > LIMIT.REFCOUNT_TABLE_BYTES || !Number.isSafeInteger(total * clusterSize)) {
+      throw new BackingError("invalid-argument", `the preallocated image would need more refcounts than ${LIMIT.REFCOUNT_TABLE_BYTES} bytes of refcount table hold; use larger clusters`, { path })
+    }
+    if (blocks === refcountBlocks && table === refcountTable) return { refcountTable, refcountBlocks, l1Table, l2Tables, data, total }
+    refcountBlocks = blocks
+    refcountTable = table
+  }
+}
+
+function makeHeader(options: CreateQcow2Options, geometry: Geometry, layout: Layout): Qcow2Header {
+  const { version, clusterSize } = geometry
+  const headerLength = version === 2 ? HEADER_SIZE.V2 : HEADER_SIZE.V3_WRITTEN
+  return {
+    version,
+    clusterBits: geometry.clusterBits,
+    size: geometry.size,
+    cryptMethod: CRYPT_METHOD.NONE,
+    l1Size: geometry.l1EntriesNeeded,
+    l1TableOffset: (1 + layout.refcountTable + layout.refcountBlocks) * clusterSize,
+    refcountTableOffset: clusterSize,
+    refcountTableClusters: layout.refcountTable,
+    snapshotCount: 0,
+    snapshotsOffset: 0,
+    incompatibleFeatures: 0n,
+    compatibleFeatures: options.lazyRefcounts === true ? 1n << BigInt(COMPATIBLE_BIT.LAZY_REFCOUNTS) : 0n,
+    autoclearFeatures: 0n,
+    refcountOrder: geometry.refcountOrder,
+    headerLength,
+    compressionType: COMPRESSION_TYPE.ZLIB,
+    trailing: new Uint8Array(Math.max(0, headerLength - HEADER_FIELD.COMPRESSION_TYPE - 1)),
+    extensions: makeExtensions(options, geometry),
+    backingFile: options.backing === undefined ? undefined : encodeText(options.backing),
+  }
+}
+
+function makeExtensions(options: CreateQcow2Options, geometry: Geometry): HeaderExtension[] {
+  const extensions: HeaderExtension[] = []
+  if (options.backingFormat !== undefined) extensions.push({ type: EXTENSION_TYPE.BACKING_FORMAT, data: encodeText(options.backingFormat) })
+  // A small first cluster has better uses: QEMU leaves the table out there as well (QC-EXT-08).
+  if (geometry.version === 3 && geometry.clusterSize > 4096) extensions.push({ type: EXTENSION_TYPE.FEATURE_NAME_TABLE, data: featureNameTable() })
+  return extensions
+}
+
+function featureNameTable(): Uint8Array {
+  const { TYPE_INCOMPATIBLE, TYPE_COMPATIBLE, TYPE_AUTOCLEAR, ENTRY_SIZE } = FEATURE_NAME
+  const features: readonly (readonly [number, number, string])[] = [
+    [TYPE_INCOMPATIBLE, INCOMPATIBLE_BIT.DIRTY, "dirty bit"],
+    [TYPE_INCOMPATIBLE, INCOMPATIBLE_BIT.CORRUPT, "corrupt bit"],
+    [TYPE_INCOMPATIBLE, INCOMPATIBLE_BIT.EXTERNAL_DATA_FILE, "external data file"],
+    [TYPE_INCOMPATIBLE, INCOMPATIBLE_BIT.COMPRESSION_TYPE, "compression type"],
+    [TYPE_INCOMPATIBLE, INCOMPATIBLE_BIT.EXTENDED_L2, "extended L2 entries"],
+    [TYPE_COMPATIBLE, COMPATIBLE_BIT.LAZY_REFCOUNTS, "lazy refcounts"],
+    [TYPE_AUTOCLEAR, AUTOCLEAR_BIT.BITMAPS, "bitmaps"],
+    [TYPE_AUTOCLEAR, AUTOCLEAR_BIT.RAW_EXTERNAL_DATA, "raw external data"],
+  ]
+  const table = new Uint8Array(features.length * ENTRY_SIZE)
+  features.forEach(([type, bit, name], index) => {
+    table[index * ENTRY_SIZE] = type
+    table[index * ENTRY_SIZE + 1] = bit
+    table.set(encodeText(name), index * ENTRY_SIZE + 2)
+  })
+  return table
+}
+
+/** Every cluster of the new file is used once. */
+function writeRefcounts(file: ImageFile, geometry: Geometry, layout: Layout, offset: number): void {
+  const { clusterSize, refcountBlockEntries } = geometry
+  const table = new Uint8Array(layout.refcountTable * clusterSize)
+  const firstBlock = offset + table.length
+  for (let index = 0; index < layout.refcountBlocks; index++) setU64(viewOf(table), index * TABLE_ENTRY_SIZE, firstBlock + index * clusterSize)
+  file.write(table, offset)
+  const codec = refcountCodec(geometry.refcountOrder)
+  const block = new Uint8Array(clusterSize)
+  const view = viewOf(block)
+  const inLast = layout.total - (layout.refcountBlocks - 1) * refcountBlockEntries
+  for (let index = 0; index < inLast; index++) codec.set(view, index, 1)
+  file.write(block, firstBlock + (layout.refcountBlocks - 1) * clusterSize)
+  for (let index = inLast; index < refcountBlockEntries; index++) codec.set(view, index, 1)
+  for (let index = 0; index < layout.refcountBlocks - 1; index++) file.write(block, firstBlock + index * clusterSize)
+}
+
+function writeMapping(file: ImageFile, geometry: Geometry, layout: Layout, offset: number): void {
+  const { clusterSize, l2Entries } = geometry
+  const l1 = new Uint8Array(layout.l1Table * clusterSize)
+  const firstTable = offset + l1.length
+  for (let index = 0; index < layout.l2Tables; index++) putEntry(viewOf(l1), index, firstTable + index * clusterSize)
+  file.write(l1, offset)
+  const firstData = firstTable + layout.l2Tables * clusterSize
+  const table = new Uint8Array(clusterSize)
+  for (let index = 0; index < layout.l2Tables; index++) {
+    const count = Math.min(l2Entries, layout.data - index * l2Entries)
+    table.fill(0, count * TABLE_ENTRY_SIZE)
+    for (let entry = 0; entry < count; entry++) putEntry(viewOf(table), entry, firstData + (index * l2Entries + entry) * clusterSize)
+    file.write(table, firstTable + index * clusterSize)
+  }
+}
+
+function putEntry(view: DataView, index: number, offset: number): void {
+  const entry = encodeEntry({ offset, copied: true })
+  view.setUint32(index * TABLE_ENTRY_SIZE, entry.hi)
+  view.setUint32(index * TABLE_ENTRY_SIZE + 4, entry.lo)
+}
