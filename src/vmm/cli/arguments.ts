@@ -1,0 +1,41 @@
+/** Arguments of the command line: node:util's parser, with errors of our own. */
+import { parseArgs, type ParseArgsConfig } from "node:util"
+
+/** The arguments, or the image's name in them, make no sense: exit code 2. */
+export class UsageError extends Error {
+  override readonly name = "UsageError"
+}
+
+/** A command: its arguments without its own name, to the exit code. */
+export type Command = (args: readonly string[]) => Promise<number>
+
+type Options = NonNullable<ParseArgsConfig["options"]>
+
+/** Values of the options, and the positionals. */
+type Parsed<O extends Options> = ReturnType<typeof parseArgs<{ args: string[]; options: O; allowPositionals: true; strict: true }>>
+
+/** Parses `args`. Throws UsageError, in one line, for anything that `options` does not know. */
+export function parse<O extends Options>(args: readonly string[], options: O): Parsed<O> {
+  try {
+    return parseArgs({ args: [...args], options, allowPositionals: true, strict: true })
+  } catch (error) {
+    // node's message goes on to explain how to write what nobody meant.
+    throw new UsageError(error instanceof Error ? (error.message.split(". ")[0] ?? error.message) : String(error))
+  }
+}
+
+/** The whole number that option `name` was given as, from `least` to `most`, or `fallback` without the option. */
+export function wholeNumber(name: string, text: string | undefined, least: number, most: number, fallback: number): number {
+  if (text === undefined) return fallback
+  const value = Number(text)
+  if (!/^\d+$/.test(text) || value < least || value > most) throw new UsageError(`--${name} ${text}: a whole number from ${least} to ${most} is wanted`)
+  return value
+}
+
+/** The one of `choices` that option `name` was given as, or undefined without the option. */
+export function oneOf<T extends string>(name: string, text: string | undefined, choices: readonly T[]): T | undefined {
+  if (text === undefined) return undefined
+  const found = choices.find((choice) => choice === text)
+  if (found === undefined) throw new UsageError(`--${name} ${text}: ${choices.join(" or ")} is wanted`)
+  return found
+}

@@ -1,0 +1,22 @@
+/** Numbers as people read them. */
+
+/** "64 MiB", "1.5 GiB", "512 bytes". */
+export function formatBytes(bytes: number): string {
+  const units = ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"]
+  let unit = 0
+  while (bytes >= 1024 && unit < units.length - 1) {
+    bytes /= 1024
+    unit++
+  }
+  return `${Number.isInteger(bytes) ? bytes : bytes.toFixed(bytes < 10 ? 2 : 1)} ${units[unit] ?? ""}`
+}
+
+/** "64 MiB in 0.051 s, 1.2 GiB/s". */
+export function formatThroughput(bytes: number, seconds: number): string {
+  return `${formatBytes(bytes)} in ${seconds.toFixed(3)} s, ${formatBytes(Math.round(bytes / Math.max(seconds, 1e-6)))}/s`
+}
+
+/** "0xd0000000" without the prefix, as lspci prints addresses. */
+export function formatHex(value: number, digits: number): string {
+  return value.toString(16).padStart(digits, "0")
+}

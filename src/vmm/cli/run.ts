@@ -1,0 +1,213 @@
+/**
+ * The main job: a machine with a disk, driven through its virtqueues as a guest would. Without an image, a disk in a temporary file
+ * is written, flushed and read back; with one, all of it is read and summed up.
+ */
+import { createHash } from "node:crypto"
+import { mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import type { VirtioBacking } from "../../backing/backing.ts"
+import { openImage } from "../../backing/open.ts"
+import type { VirtioBlk } from "../../virtio/blk/device.ts"
+import { BlockDriver, findBlockDevices } from "../driver/block-driver.ts"
+import { Machine } from "../machine.ts"
+import { oneOf, parse, UsageError, wholeNumber } from "./arguments.ts"
+import { type Description, describe, descriptionLines } from "./describe.ts"
+import { formatBytes, formatThroughput } from "./format.ts"
+import { parsePartitionTable, PARTITION_TABLE_SECTORS, type PartitionTable } from "./partition-table.ts"
+import { Progress } from "./progress.ts"
+
+const HELP = `vioblk: a virtio-blk disk for virtual machines written in JavaScript
+
+vioblk [options]                 try the device on a disk in a temporary file
+vioblk [options] IMAGE           read a whole image through the device and print its SHA-256
+vioblk COMMAND ...               COMMAND is info, check, create or map; vioblk COMMAND --help says more
+
+      --format raw|qcow2  the image's format; without it the image is looked at
+      --write             open the image for writing, and rewrite its first MiB unchanged
+      --legacy            drive the device as a driver from before virtio 1.0 does
+      --queues N          give the device N request queues (1 to 64; default 1)
+      --queue-size N      descriptors of each queue, a power of two (default 256)
+      --json              print values for programs
+  -h, --help              print this
+
+Exit code: 0 done, 1 it failed, 2 the arguments make no sense.`
+
+const RAM_SIZE = 64 << 20
+const DEMO_SIZE = 64 << 20
+const SECTOR = 512
+/** What goes to one queue before the next one has its turn. */
+const STRETCH = 16 << 20
+const REWRITE = 1 << 20
+
+interface Settings {
+  readonly legacy: boolean
+  readonly queues: number
+  readonly queueSize: number
+  readonly json: boolean
+}
+
+/** A driven disk, ready for requests. */
+interface Session {
+  readonly driver: BlockDriver
+  readonly device: VirtioBlk
+  readonly description: Description
+  readonly settings: Settings
+}
+
+export async function run(args: readonly string[]): Promise<number> {
+  const { values, positionals } = parse(args, {
+    format: { type: "string" },
+    write: { type: "boolean", default: false },
+    legacy: { type: "boolean", default: false },
+    queues: { type: "string" },
+    "queue-size": { type: "string" },
+    json: { type: "boolean", default: false },
+    help: { type: "boolean", short: "h", default: false },
+  })
+  if (values.help) {
+    console.log(HELP)
+    return 0
+  }
+  const [path, second] = positionals
+  if (second !== undefined) throw new UsageError(`one image at a time: "${second}" is one too many`)
+  const queueSize = wholeNumber("queue-size", values["queue-size"], 4, 32768, 256)
+  if (!Number.isInteger(Math.log2(queueSize))) throw new UsageError(`--queue-size ${queueSize}: a power of two is wanted`)
+  const settings: Settings = { legacy: values.legacy, queues: wholeNumber("queues", values.queues, 1, 64, 1), queueSize, json: values.json }
+  const format = oneOf("format", values.format, ["raw", "qcow2"])
+  if (path === undefined) {
+    if (format !== undefined || values.write) throw new UsageError(`--${values.write ? "write" : "format"} goes with an image`)
+    return tryDevice(settings)
+  }
+  const backing = openImage(path, { readOnly: !values.write, ...(format !== undefined && { format }) })
+  try {
+    return await readImage(backing, path, settings)
+  } finally {
+    await backing.close()
+  }
+}
+
+/** A machine with one disk, probed. */
+async function start(backing: VirtioBacking, serial: string, settings: Settings): Promise<Session> {
+  const { legacy, queues, queueSize } = settings
+  const machine = new Machine({ ramSize: RAM_SIZE })
+  const { device } = machine.attachDisk(backing, { serial, queues, queueSize })
+  const [pci] = findBlockDevices(machine)
+  if (pci === undefined) throw new Error("the machine has no disk")
+  const driver = await BlockDriver.open(pci, { queues, ...(legacy && { transport: "legacy" }) })
+  return { driver, device, description: describe(driver, await driver.getId()), settings }
+}
+
+/** Moves `bytes` bytes in stretches that take turns on the queues. Returns the seconds that it took. */
+async function inStretches(session: Session, bytes: number, move: (offset: number, length: number, queue: number) => Promise<void>): Promise<number> {
+  const started = process.hrtime.bigint()
+  for (let offset = 0, turn = 0; offset < bytes; offset += STRETCH, turn++) await move(offset, Math.min(STRETCH, bytes - offset), turn % session.driver.queueCount)
+  return Number(process.hrtime.bigint() - started) / 1e9
+}
+
+/** Reads the first `bytes` bytes of the disk. Returns their SHA-256 and the seconds that it took. */
+async function sumUp(session: Session, bytes: number): Promise<{ sha256: string; seconds: number }> {
+  const hash = createHash("sha256")
+  const progress = new Progress(bytes)
+  const seconds = await inStretches(session, bytes, (offset, length, queue) =>
+    session.driver.readStream(
+      offset / SECTOR,
+      length / SECTOR,
+      (data, sector) => {
+        hash.update(data)
+        progress.show(sector * SECTOR + data.length)
+      },
+      { queue },
+    ),
+  )
+  progress.clear()
+  return { sha256: hash.digest("hex"), seconds }
+}
+
+/** The main job without an image: write, flush, read back, compare. */
+async function tryDevice(settings: Settings): Promise<number> {
+  const folder = mkdtempSync(join(tmpdir(), "vioblk-"))
+  try {
+    const path = join(folder, "disk.raw")
+    writeFileSync(path, "")
+    truncateSync(path, DEMO_SIZE)
+    const backing = openImage(path, { format: "raw" })
+    const session = await start(backing, "vioblk-demo", settings)
+    const { driver } = session
+    const hash = createHash("sha256")
+    const pattern = new Uint8Array(STRETCH)
+    const writeSeconds = await inStretches(session, DEMO_SIZE, async (offset, length, queue) => {
+      fillPattern(pattern, offset)
+      hash.update(pattern)
+      await driver.write(offset / SECTOR, pattern.subarray(0, length), { queue })
+    })
+    const flushStarted = process.hrtime.bigint()
+    await driver.flush()
+    const flushSeconds = Number(process.hrtime.bigint() - flushStarted) / 1e9
+    const back = await sumUp(session, DEMO_SIZE)
+    const written = hash.digest("hex")
+    const equal = written === back.sha256
+    report(session, { written: { bytes: DEMO_SIZE, seconds: writeSeconds, sha256: written }, flush: { seconds: flushSeconds }, read: { bytes: DEMO_SIZE, ...back }, equal }, [
+      `wrote     ${formatThroughput(DEMO_SIZE, writeSeconds)}`,
+      `flushed   in ${flushSeconds.toFixed(3)} s`,
+      `read      ${formatThroughput(DEMO_SIZE, back.seconds)}`,
+      equal ? `verified  what came back is what was written (SHA-256 ${written})` : `FAILED    wrote SHA-256 ${written}, read ${back.sha256}`,
+    ])
+    await driver.close()
+    backing.close()
+    return equal ? 0 : 1
+  } finally {
+    rmSync(folder, { recursive: true })
+  }
+}
+
+/** The main job with an image: read all of it, and say what it is. */
+async function readImage(backing: VirtioBacking, path: string, settings: Settings): Promise<number> {
+  const session = await start(backing, "vioblk", settings)
+  const { driver, description } = session
+  const { size } = description
+  const { sha256, seconds } = await sumUp(session, size)
+  const tail = backing.size - size
+  const table = parsePartitionTable(await driver.read(0, Math.min(PARTITION_TABLE_SECTORS, description.capacity)))
+  const rewritten = backing.readOnly ? undefined : await rewrite(driver, Math.min(REWRITE, size))
+  report(session, { image: path, read: { bytes: size, seconds, sha256 }, tail, partitions: table, rewritten }, [
+    `image     ${path}`,
+    `read      ${formatThroughput(size, seconds)}`,
+    `SHA-256   ${sha256}`,
+    ...(tail > 0 ? [`note      the last ${tail} bytes of the image are no whole sector; a guest cannot reach them`] : []),
+    ...(table === undefined ? [] : partitionLines(table)),
+    ...(rewritten === undefined ? [] : [`rewrote   the first ${formatBytes(rewritten.bytes)} unchanged, flushed, read back: ${rewritten.equal ? "equal" : "DIFFERENT"}`]),
+  ])
+  await driver.close()
+  return rewritten?.equal === false ? 1 : 0
+}
+
+/** Writes the start of the disk as it is: whatever interrupts this, the disk's content stays. */
+async function rewrite(driver: BlockDriver, bytes: number): Promise<{ bytes: number; equal: boolean }> {
+  const before = await driver.read(0, bytes / SECTOR)
+  await driver.write(0, before)
+  await driver.flush()
+  const after = await driver.read(0, bytes / SECTOR)
+  return { bytes, equal: Buffer.compare(before, after) === 0 }
+}
+
+/** Bytes that tell where they belong, cheaply: each 32-bit word is its own offset, mixed. */
+function fillPattern(target: Uint8Array, offset: number): void {
+  const words = new Uint32Array(target.buffer, target.byteOffset, target.length / 4)
+  for (let index = 0; index < words.length; index++) words[index] = Math.imul(offset / 4 + index + 1, 0x9e37_79b1)
+}
+
+function partitionLines({ kind, partitions }: PartitionTable): string[] {
+  const lines = partitions.map(({ number, start, sectors, type, name, bootable }) => {
+    const extra = [...(name ? [`"${name}"`] : []), ...(bootable ? ["bootable"] : [])]
+    return `  ${String(number).padStart(2)}      sectors ${start} to ${start + sectors - 1}, ${formatBytes(sectors * SECTOR)}, type ${type}${extra.length > 0 ? `, ${extra.join(", ")}` : ""}`
+  })
+  return [`table     ${kind.toUpperCase()}, ${partitions.length} partition${partitions.length === 1 ? "" : "s"}`, ...lines]
+}
+
+/** Prints the disk and what was done with it: as values, or as lines. */
+function report(session: Session, values: Readonly<Record<string, unknown>>, lines: readonly string[]): void {
+  const { description, device, settings } = session
+  if (settings.json) console.log(JSON.stringify({ ...description, ...values, statistics: device.statistics }, undefined, 2))
+  else for (const line of [...descriptionLines(description), ...lines]) console.log(line)
+}
