@@ -129,3 +129,43 @@ export function describeOperation(operation: Operation): string {
       return operation.kind
   }
 }
+
+export interface OperationRun {
+  readonly disk: VirtioBacking
+  readonly model: FlatModel
+  readonly rng: Rng
+  readonly count: number
+  readonly limits: OperationLimits
+  readonly discardRule: DiscardRule
+  /** Closes the disk, looks at what it left behind, and opens it again. */
+  reopen(disk: VirtioBacking): VirtioBacking
+}
+
+/** Does `count` random operations, compares all of the disk now and then and at the end, and closes it by a last `reopen`. */
+export function runOperations(run: OperationRun): void {
+  let { disk } = run
+  const history: string[] = []
+  try {
+    for (let index = 0; index < run.count; index++) {
+      const operation = randomOperation(run.rng, run.limits)
+      history.push(`${index}: ${describeOperation(operation)}`)
+      if (operation.kind === "reopen") disk = run.reopen(disk)
+      else applyOperation(disk, run.model, operation, run.discardRule)
+      if (index % 50 === 49) expectAllSame(disk, run.model)
+    }
+    disk = run.reopen(disk)
+    expectAllSame(disk, run.model)
+    disk.close()
+  } catch (error) {
+    if (error instanceof Error) error.message += `\nthe last operations were:\n${history.slice(-12).join("\n")}`
+    throw error
+  }
+}
+
+function expectAllSame(disk: VirtioBacking, model: FlatModel): void {
+  const difference = model.firstDifferenceOf(disk)
+  if (difference < 0) return
+  const byte = new Uint8Array(1)
+  disk.pread(byte, difference)
+  throw new Error(`byte ${difference} of the disk is ${byte[0]}, not ${model.read(difference, 1)[0]}`)
+}

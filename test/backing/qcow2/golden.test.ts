@@ -1,0 +1,84 @@
+/** Images that QEMU made, read by us: every byte as QEMU reads it, without a tool of QEMU's at hand. */
+import { describe, expect, it } from "vitest"
+import { BackingError } from "../../../src/backing/backing.ts"
+import { canDecompress } from "../../../src/backing/qcow2/compression.ts"
+import { goldenBytes, goldenImages, sha256 } from "../../support/golden.ts"
+import { openGolden } from "../../support/images.ts"
+import { MemoryFile } from "../../support/memory-file.ts"
+import { Qcow2Bytes } from "../../support/qcow2-bytes.ts"
+import { Rng } from "../../support/rng.ts"
+
+const REFUSED: Readonly<Record<string, RegExp>> = {
+  "extended-l2.qcow2": /unsupported incompatible feature bit 4 \("extended L2 entries"\) at byte 72/,
+  "data-file.qcow2": /unsupported incompatible feature bit 2 \("(external data file|data file)[^"]*"\) at byte 72/,
+}
+const readable = goldenImages.filter(({ file }) => REFUSED[file] === undefined && (canDecompress(1) || !file.startsWith("zstd")))
+
+/** The disk that a snapshot holds: the image with the snapshot's L1 table in the place of the active one. */
+function snapshotAsActive(bytes: Uint8Array, index: number): Uint8Array {
+  const image = new Qcow2Bytes(bytes)
+  let at = image.snapshotsOffset
+  const u16 = (position: number): number => (image.u8(position) << 8) | image.u8(position + 1)
+  for (let skip = 0; skip < index; skip++) at += Math.ceil((40 + image.u32(at + 36) + u16(at + 12) + u16(at + 14)) / 8) * 8
+  return image.setU64(40, image.u64(at)).setU32(36, image.u32(at + 8)).bytes
+}
+
+describe("golden images", () => {
+  for (const golden of readable) {
+    it(`QC-HDR-02 QC-L2-02 QC-BF-01 QC-CMP-09 reads ${golden.file} (${golden.about}) as QEMU does`, () => {
+      const file = MemoryFile.of(goldenBytes(golden.file), { path: golden.file, readOnly: true })
+      const disk = openGolden(golden.file, { readOnly: true, file })
+      const content = new Uint8Array(disk.size)
+      disk.pread(content, 0)
+      // QEMU counts whole sectors only; the golden sizes are multiples of a sector.
+      expect({ size: disk.size, sha256: sha256(content) }).toEqual({ size: golden.size, sha256: golden.sha256 })
+
+      const rng = new Rng(golden.size)
+      for (let round = 0; round < 200; round++) {
+        const offset = rng.below(disk.size)
+        const part = new Uint8Array(1 + rng.below(Math.min(20_000, disk.size - offset))).fill(0xcc)
+        const first = part.subarray(0, Math.ceil(part.length / 3))
+        disk.preadv(first.length < part.length ? [first, part.subarray(first.length)] : [part], offset)
+        expect(Buffer.compare(part, content.subarray(offset, offset + part.length))).toBe(0)
+      }
+      disk.close()
+      expect(file.changes, "a read-only opening writes nothing").toBe(0)
+    })
+
+    for (const [index, snapshot] of golden.snapshots.entries()) {
+      it(`QC-SNAP-01 reads snapshot "${snapshot.name}" of ${golden.file} as QEMU does`, () => {
+        const disk = openGolden(golden.file, { readOnly: true, file: MemoryFile.of(snapshotAsActive(goldenBytes(golden.file), index), { readOnly: true }) })
+        const content = new Uint8Array(disk.size)
+        disk.pread(content, 0)
+        expect(sha256(content)).toBe(snapshot.sha256)
+      })
+
+      it(`QC-SNAP-06 QC-L1-04 QC-L2-06 snapshot "${snapshot.name}" of ${golden.file} is the same after the disk was overwritten`, () => {
+        const file = MemoryFile.of(goldenBytes(golden.file))
+        const disk = openGolden(golden.file, { file })
+        disk.pwrite(new Rng(index).bytes(disk.size), 0)
+        disk.close()
+        const before = openGolden(golden.file, { readOnly: true, file: MemoryFile.of(snapshotAsActive(file.toBytes(), index), { readOnly: true }) })
+        const content = new Uint8Array(before.size)
+        before.pread(content, 0)
+        expect(sha256(content)).toBe(snapshot.sha256)
+      })
+    }
+  }
+
+  for (const [name, message] of Object.entries(REFUSED)) {
+    it(`QC-FEAT-01 QC-LIM-06 refuses ${name} by name, read-write and read-only, and leaves it alone`, () => {
+      for (const readOnly of [false, true]) {
+        const file = MemoryFile.of(goldenBytes(name), { readOnly })
+        expect(() => openGolden(name, { readOnly, file })).toThrow(message)
+        expect(() => openGolden(name, { readOnly, file })).toThrow(BackingError)
+        expect(file.changes).toBe(0)
+      }
+    })
+  }
+
+  it.runIf(!canDecompress(1))("QC-CMP-07 QC-CMP-08 says what zstd needs where Node has none, and fails no sooner than a compressed cluster is read", () => {
+    const disk = openGolden("zstd-4k.qcow2", { readOnly: true })
+    expect(() => disk.pread(new Uint8Array(512), 0)).toThrow(/zstd, which needs Node.js 22.15/)
+  })
+})

@@ -1,0 +1,37 @@
+/** Opening qcow2 images in memory, with their backing files, as the tests need it. */
+import { dirname, join, normalize } from "node:path"
+import { RawBacking } from "../../src/backing/raw.ts"
+import type { ImageFile } from "../../src/backing/file.ts"
+import { openQcow2, type BackingReference, type Qcow2Image, type Qcow2Options } from "../../src/backing/qcow2/image.ts"
+import { repairImage } from "../../src/backing/qcow2/repair.ts"
+import type { BackingDisk } from "../../src/backing/qcow2/reader.ts"
+import { FlatModel } from "./flat-model.ts"
+import { goldenBytes } from "./golden.ts"
+import { MemoryFile } from "./memory-file.ts"
+
+/** Opens the image in `file`; a dirty one is repaired, as `openImage` does it. */
+export function openInMemory(file: ImageFile, options: Qcow2Options = {}): Qcow2Image {
+  return openQcow2(file, { repair: (dirty) => void repairImage(dirty, "all"), ...options })
+}
+
+/** Opens a golden image over `file`, or over a copy of it in memory; its backing files are golden images too. */
+export function openGolden(name: string, options: { readonly readOnly?: boolean; readonly file?: ImageFile } = {}): Qcow2Image {
+  const file = options.file ?? MemoryFile.of(goldenBytes(name), { path: name, readOnly: options.readOnly ?? false })
+  return openInMemory(file, { openBacking: goldenBacking(name) })
+}
+
+/** Opens backing files of the golden image `name`, read-only. */
+export function goldenBacking(name: string): (reference: BackingReference) => BackingDisk {
+  return (reference) => {
+    const backing = normalize(join(dirname(name), reference.name))
+    const file = MemoryFile.of(goldenBytes(backing), { path: backing, readOnly: true })
+    return reference.format === "raw" ? new RawBacking(file) : openInMemory(file, { openBacking: goldenBacking(backing) })
+  }
+}
+
+/** A model of all that a disk holds now. */
+export function modelOf(disk: { readonly size: number; pread(buffer: Uint8Array, offset: number): void }): FlatModel {
+  const content = new Uint8Array(disk.size)
+  disk.pread(content, 0)
+  return FlatModel.of(content)
+}
