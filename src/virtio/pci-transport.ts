@@ -193,6 +193,8 @@ export class VirtioPciFunction extends PciFunction implements VirtioTransport {
     this.#configVector = NO_VECTOR
     this.#common.reset()
     this.#legacy?.reset()
+    // Messages that wait behind a mask would come out after the reset.
+    this.msix?.clearPending()
     this.readIsr()
   }
 
