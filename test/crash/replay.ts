@@ -1,0 +1,114 @@
+/** Crash replay: runs operations on a recorded image, then builds the file as a power cut at any write may have left it, and looks at it. */
+import { BackingError } from "../../src/backing/backing.ts"
+import { checkImage } from "../../src/backing/qcow2/check.ts"
+import type { Qcow2Image, Qcow2Options } from "../../src/backing/qcow2/image.ts"
+import { DurableModel } from "../support/durable-model.ts"
+import { modelOf, openInMemory } from "../support/images.ts"
+import type { MemoryFile } from "../support/memory-file.ts"
+import { applyOperation, describeOperation, type DiscardRule, type Operation, type OperationLimits, randomOperation } from "../support/random-operations.ts"
+import { applyChange, crashedFile, RecordingFile } from "../support/recording-file.ts"
+import type { Rng } from "../support/rng.ts"
+
+export interface CrashRound {
+  readonly base: MemoryFile
+  readonly options: Qcow2Options
+  readonly rng: Rng
+  readonly operations: number
+  readonly limits?: Partial<OperationLimits>
+  readonly discardRule: DiscardRule
+  /** Of all crash points, try this share. Default 1. */
+  readonly share?: number
+  /** Called with some of the crashed files, for a second opinion. */
+  readonly sample?: (crashed: MemoryFile) => void
+}
+
+/** From this many recorded changes on, `durable` says what the disk may hold. */
+interface Stage {
+  readonly from: number
+  readonly durable: DurableModel
+  readonly doing: string
+}
+
+/** Runs one round; throws an Error that names the crash point when a crashed file is not what it must be. Returns the points tried. */
+export function crashRound(round: CrashRound): number {
+  const { rng } = round
+  const recorder = new RecordingFile(round.base.clone())
+  const stages = runRecorded(recorder, round)
+  const prefix = round.base.clone()
+  let points = 0
+  let stage = 0
+  for (let length = 0; length <= recorder.log.length; length++) {
+    while ((stages[stage + 1]?.from ?? Infinity) <= length) stage++
+    const now = stages[stage]
+    if (now !== undefined && rng.chance(round.share ?? 1)) {
+      points += 2
+      tryPoint(prefix.clone(), now, `cut after ${length} of ${recorder.log.length} changes, in order`, round)
+      tryPoint(crashedFile(round.base, recorder.log, length, rng), now, `cut after ${length} of ${recorder.log.length} changes, the unsynced ones in part`, round)
+    }
+    const change = recorder.log[length]
+    if (change !== undefined) applyChange(prefix, change)
+  }
+  return points
+}
+
+/** Does the operations, and notes what each stretch of the log may leave behind. */
+function runRecorded(recorder: RecordingFile, round: CrashRound): Stage[] {
+  const disk = openInMemory(recorder, round.options)
+  const model = modelOf(disk)
+  let durable = DurableModel.flushed(model)
+  const stages: Stage[] = [{ from: 0, durable, doing: "open" }]
+  for (let index = 0; index < round.operations; index++) {
+    const operation = randomOperation(round.rng, { size: disk.size, longest: 8192, ...round.limits })
+    const doing = `${index}: ${describeOperation(operation)}`
+    durable = durable.clone()
+    noteChange(durable, operation)
+    // From its first write on, an operation may show.
+    stages.push({ from: recorder.log.length, durable, doing })
+    applyOperation(disk, model, operation, round.discardRule)
+    if (operation.kind !== "flush") continue
+    durable = DurableModel.flushed(model)
+    stages.push({ from: recorder.log.length, durable, doing: `after ${doing}` })
+  }
+  disk.close()
+  stages.push({ from: recorder.log.length, durable: DurableModel.flushed(model), doing: "after close" })
+  return stages
+}
+
+function noteChange(durable: DurableModel, operation: Operation): void {
+  if (operation.kind === "write") durable.write(operation.data, operation.offset)
+  else if (operation.kind === "discard" || operation.kind === "writeZeroes") durable.zero(operation.offset, operation.length)
+}
+
+function tryPoint(crashed: MemoryFile, stage: Stage, where: string, round: CrashRound): void {
+  try {
+    const isDirty = (new DataView(crashed.toBytes().buffer).getUint32(76) & 1) !== 0
+    const found = checkImage(crashed)
+    // Under lazy refcounts the dirty bit stands for corruptions that the next opening repairs.
+    if (found.corruptions > 0 && !isDirty) throw new Error(`the check finds: ${found.findings.slice(0, 5).map((finding) => finding.message).join("; ")}`)
+    checkContent(crashed, stage, round)
+    if (round.rng.chance(0.02)) round.sample?.(crashed)
+  } catch (error) {
+    if (error instanceof Error) error.message = `${where}, during ${stage.doing}: ${error.message}`
+    throw error
+  }
+}
+
+/** Reads it as it is, then opens it for writing, uses it, and closes it: all must work. */
+function checkContent(crashed: MemoryFile, stage: Stage, round: CrashRound): void {
+  const asFound = openInMemory(crashed.clone({ readOnly: true }), round.options)
+  stage.durable.check(asFound)
+  asFound.close()
+  if (!round.rng.chance(0.25)) return
+
+  const file = crashed.clone()
+  const disk: Qcow2Image = openInMemory(file, round.options)
+  stage.durable.check(disk)
+  const model = modelOf(disk)
+  for (let index = 0; index < 10; index++) applyOperation(disk, model, randomOperation(round.rng, { size: disk.size, longest: 4096 }), round.discardRule)
+  disk.close()
+  const after = file.clone()
+  const found = checkImage(after)
+  if (found.corruptions > 0) throw new BackingError("corrupt", `used after the crash, the check finds: ${found.findings.slice(0, 5).map((finding) => finding.message).join("; ")}`)
+  const difference = model.firstDifferenceOf(openInMemory(after, round.options))
+  if (difference >= 0) throw new Error(`used after the crash, byte ${difference} is wrong`)
+}
