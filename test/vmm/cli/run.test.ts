@@ -1,0 +1,114 @@
+/** The command line as its user meets it: exit codes, one line for an error, and sums that other programs agree with. */
+import { spawnSync } from "node:child_process"
+import { createHash } from "node:crypto"
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { afterAll, beforeAll, describe, expect, it } from "vitest"
+
+let folder: string
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), "vioblk-cli-"))
+})
+afterAll(() => {
+  rmSync(folder, { recursive: true })
+})
+
+function vioblk(...args: string[]): { code: number | null; out: string; err: string } {
+  const { status, stdout, stderr } = spawnSync(process.execPath, ["--import", "tsx", "src/vmm/cli/main.ts", ...args], { encoding: "utf8", env: { ...process.env, TMPDIR: folder } })
+  return { code: status, out: stdout, err: stderr }
+}
+
+/** A file of `bytes` bytes that are nowhere alike, with what `change` does to it. */
+function image(name: string, bytes: number, change: (content: Buffer) => void = () => {}): { path: string; content: Buffer } {
+  const content = Buffer.alloc(bytes)
+  for (let at = 0; at < bytes; at++) content[at] = (at * 2654435761) >>> 13
+  change(content)
+  const path = join(folder, name)
+  writeFileSync(path, content)
+  return { path, content }
+}
+
+function sha256(content: Uint8Array): string {
+  return createHash("sha256").update(content).digest("hex")
+}
+
+describe("vioblk without an image", () => {
+  it("tries the device, verifies what it wrote, and leaves nothing behind", () => {
+    const { code, out, err } = vioblk()
+    expect(err).toBe("")
+    expect(code).toBe(0)
+    expect(out).toMatch(/^00:01\.0 SCSI storage controller \[0100\]: Red Hat, Inc\. Virtio block device \[1af4:1001\]/)
+    expect(out).toContain("VERSION_1")
+    expect(out).toMatch(/^serial {4}vioblk-demo$/m)
+    expect(out).toMatch(/^verified {2}what came back is what was written/m)
+    expect(readdirSync(folder).filter((name) => name.startsWith("vioblk-"))).toEqual([])
+  })
+
+  it("drives several queues as a legacy driver, and says so as JSON", () => {
+    const { code, out } = vioblk("--legacy", "--queues", "3", "--queue-size", "64", "--json")
+    expect(code).toBe(0)
+    const report = JSON.parse(out)
+    expect(report).toMatchObject({ driver: { interface: "legacy", queues: 3, queueSize: 64 }, capacity: 131072, equal: true })
+    expect(report.written.sha256).toBe(report.read.sha256)
+    expect(report.statistics.write.bytes).toBe(64 << 20)
+  })
+})
+
+describe("vioblk IMAGE", () => {
+  it("prints the SHA-256 of the raw content, and does not touch the image", () => {
+    const { path, content } = image("plain.raw", 3 << 20)
+    const { code, out } = vioblk(path, "--format", "raw")
+    expect(code).toBe(0)
+    expect(out).toContain(sha256(content))
+    expect(out).toMatch(/^capacity {2}6144 sectors, 3 MiB, read-only/m)
+    expect(readFileSync(path).equals(content)).toBe(true)
+  })
+
+  it("sums up whole sectors only, and says that a tail is out of reach", () => {
+    const { path, content } = image("odd.raw", 5 * 512 + 100)
+    const { out } = vioblk(path, "--format", "raw")
+    expect(out).toContain(sha256(content.subarray(0, 5 * 512)))
+    expect(out).toContain("the last 100 bytes of the image are no whole sector")
+  })
+
+  it("shows the partitions", () => {
+    const { path } = image("mbr.raw", 1 << 20, (content) => {
+      content.fill(0, 446, 510)
+      content.set([0x80, 0, 0, 0, 0x83, 0, 0, 0, 64, 0, 0, 0, 0xe8, 3, 0, 0], 446)
+      content.set([0x55, 0xaa], 510)
+    })
+    expect(vioblk(path, "--format", "raw").out).toMatch(/^table {5}MBR, 1 partition\n {3}1 {6}sectors 64 to 1063, 500 KiB, type 83, bootable$/m)
+  })
+
+  it("with --write rewrites the start unchanged", () => {
+    const { path, content } = image("write.raw", 2 << 20)
+    const { code, out } = vioblk(path, "--format", "raw", "--write", "--json")
+    expect(code).toBe(0)
+    expect(JSON.parse(out)).toMatchObject({ readOnly: false, rewritten: { bytes: 1 << 20, equal: true }, statistics: { write: { bytes: 1 << 20 } } })
+    expect(readFileSync(path).equals(content)).toBe(true)
+  })
+})
+
+describe("vioblk says in one line what is wrong", () => {
+  it.each([
+    ["an image that is not there", ["nowhere.raw"], 1, "vioblk: nowhere.raw: cannot open: no such file\n"],
+    ["a directory", ["src"], 1, "vioblk: src: it is a directory, not a disk image\n"],
+    ["an option that does not exist", ["--frobnicate"], 2, "vioblk: Unknown option '--frobnicate'; see vioblk --help\n"],
+    ["an option without its value", ["--queues"], 2, "vioblk: Option '--queues <value>' argument missing; see vioblk --help\n"],
+    ["a number that is none", ["--queues", "many"], 2, "vioblk: --queues many: a whole number from 1 to 64 is wanted; see vioblk --help\n"],
+    ["a queue size that cannot be", ["--queue-size", "100"], 2, "vioblk: --queue-size 100: a power of two is wanted; see vioblk --help\n"],
+    ["a format that nobody knows", ["--format", "vhd", "x"], 2, "vioblk: --format vhd: raw or qcow2 is wanted; see vioblk --help\n"],
+    ["two images", ["a", "b"], 2, 'vioblk: one image at a time: "b" is one too many; see vioblk --help\n'],
+    ["--write without an image", ["--write"], 2, "vioblk: --write goes with an image; see vioblk --help\n"],
+  ])("%s", (_what, args, code, line) => {
+    expect(vioblk(...args)).toEqual({ code, out: "", err: line })
+    expect(existsSync("nowhere.raw")).toBe(false)
+  })
+
+  it("--help goes to standard output and is no error", () => {
+    const { code, out, err } = vioblk("--help")
+    expect({ code, err }).toEqual({ code: 0, err: "" })
+    expect(out).toContain("--queue-size N")
+  })
+})
