@@ -92,6 +92,18 @@ export class BlockEngine {
     this.#end(new DriverError("reset", reason))
   }
 
+  /** Like `stop`, for good. Does nothing when another driver has the device now. */
+  async close(): Promise<void> {
+    const error = new DriverError("reset", "the driver was closed")
+    this.#fail(error)
+    try {
+      await this.virtio.close()
+    } finally {
+      // What failed to reset keeps its memory: it may still write there.
+      if (this.virtio.queues.length === 0) this.#end(error)
+    }
+  }
+
   /** Resets one queue. Its chains fail ("reset"). Throws `DriverError`. */
   async resetQueue(index: number): Promise<void> {
     const lost = this.#queue(index).fail(new DriverError("reset", `the driver reset queue ${index}`))
@@ -220,12 +232,14 @@ export class BlockEngine {
 
   #fail(error: DriverError): void {
     this.#failure ??= error
+    this.buffers.rejectWaiting(this.#failure)
     for (const queue of this.#queues) this.#lost.push(...queue.fail(error))
   }
 
   /** The device has been reset, or is gone: the queues are no more. */
   #end(error: DriverError): void {
     this.#fail(error)
+    this.#failure = error
     this.#giveBack(this.#lost.splice(0))
     this.#queues = []
   }

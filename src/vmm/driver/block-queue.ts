@@ -18,6 +18,9 @@ export interface Chain {
   failed(error: Error): void
 }
 
+/** Chains that have left the line are cut off its array when they are this many, and more than those still in it. */
+const COMPACT_AT = 1024
+
 /** Keeps chains in order of submission and hands them to the ring as descriptors become free. */
 export class BlockQueue {
   readonly queue: VirtioQueue
@@ -64,7 +67,7 @@ export class BlockQueue {
   refill(): void {
     while (this.#firstWaiting < this.#waiting.length) {
       const chain = this.#waiting[this.#firstWaiting]
-      if (chain === undefined || !this.#start(chain)) return
+      if (chain === undefined || !this.#start(chain)) return this.#compact()
       this.#firstWaiting++
     }
     this.#waiting = []
@@ -79,6 +82,12 @@ export class BlockQueue {
     this.#firstWaiting = 0
     for (const chain of lost) chain.failed(error)
     return lost
+  }
+
+  #compact(): void {
+    if (this.#firstWaiting < COMPACT_AT || this.#firstWaiting < this.waiting) return
+    this.#waiting = this.#waiting.slice(this.#firstWaiting)
+    this.#firstWaiting = 0
   }
 
   #start(chain: Chain): boolean {

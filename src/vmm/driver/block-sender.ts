@@ -75,8 +75,10 @@ export class BlockSender {
 
   /** Sends one request. Resolves with what came back, whatever the status. */
   async request(request: BlockRequest): Promise<BlockReply> {
-    const shape = this.#shape(request, request.dataOut?.length ?? 0, request.dataIn ?? 0)
-    const { dataOut, dataIn, descriptors } = shape
+    const { dataIn = 0 } = request
+    if (!Number.isSafeInteger(dataIn) || dataIn < 0) throw new RangeError(`dataIn cannot be ${dataIn} bytes`)
+    const shape = this.#shape(request, request.dataOut?.length ?? 0, dataIn)
+    const { dataOut, descriptors } = shape
     const buffers = this.#engine.buffers
     const buffer = buffers.tryTake(dataOut + dataIn, descriptors) ?? (await buffers.take(dataOut + dataIn, descriptors))
     try {

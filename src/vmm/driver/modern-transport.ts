@@ -92,10 +92,21 @@ export class ModernTransport implements VirtioTransport {
 
   /** The three parts lie apart, each where its alignment allows. */
   allocateRing(allocator: RamAllocator, queueSize: number): RingAllocation {
-    const descriptorTable = allocator.allocate(descriptorTableSize(queueSize), RING_ALIGNMENT.DESCRIPTOR_TABLE)
-    const availableRing = allocator.allocate(availableRingSize(queueSize), RING_ALIGNMENT.AVAILABLE_RING)
-    const usedRing = allocator.allocate(usedRingSize(queueSize), RING_ALIGNMENT.USED_RING)
-    return { layout: { queueSize, descriptorTable, availableRing, usedRing }, pieces: [descriptorTable, availableRing, usedRing] }
+    const pieces: number[] = []
+    const allocate = (length: number, alignment: number): number => {
+      const piece = allocator.allocate(length, alignment)
+      pieces.push(piece)
+      return piece
+    }
+    try {
+      const descriptorTable = allocate(descriptorTableSize(queueSize), RING_ALIGNMENT.DESCRIPTOR_TABLE)
+      const availableRing = allocate(availableRingSize(queueSize), RING_ALIGNMENT.AVAILABLE_RING)
+      const usedRing = allocate(usedRingSize(queueSize), RING_ALIGNMENT.USED_RING)
+      return { layout: { queueSize, descriptorTable, availableRing, usedRing }, pieces }
+    } catch (error) {
+      for (const piece of pieces) allocator.free(piece)
+      throw error
+    }
   }
 
   enableQueue(queue: number, layout: RingLayout): void {

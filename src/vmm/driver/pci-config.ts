@@ -26,7 +26,7 @@ export function formatPciAddress(at: PciAddress): string {
 }
 
 /** Mechanism #1, [PCI] 3.2.2.3.2: reaches the first 256 bytes of each function. */
-export class ConfigMechanism1 implements ConfigAccess {
+export class ConfigMechanism1Access implements ConfigAccess {
   readonly #platform: Platform
 
   constructor(platform: Platform) {

@@ -4,7 +4,7 @@
  */
 import { DriverError } from "./errors.ts"
 import { MsixTable } from "./msix.ts"
-import { type ConfigAccess, ConfigMechanism1, formatPciAddress, type PciAddress } from "./pci-config.ts"
+import { type ConfigAccess, ConfigMechanism1Access, formatPciAddress, type PciAddress } from "./pci-config.ts"
 import { PCI_BAR, PCI_CAPABILITY, PCI_COMMAND, PCI_HEADER, PCI_STATUS } from "./pci-spec.ts"
 import type { Platform } from "./platform.ts"
 import { MemoryRegisters, PortRegisters, type Registers } from "./registers.ts"
@@ -46,7 +46,7 @@ export class PciDevice {
   readonly address: PciAddress
   #bars: readonly { readonly index: number; readonly size: number }[] | undefined
 
-  constructor(platform: Platform, address: PciAddress, config: ConfigAccess = new ConfigMechanism1(platform)) {
+  constructor(platform: Platform, address: PciAddress, config: ConfigAccess = new ConfigMechanism1Access(platform)) {
     this.platform = platform
     this.config = config
     this.address = address
@@ -227,7 +227,7 @@ export class PciDevice {
 
 /** All functions on the buses, in the order of their addresses. */
 export function enumeratePci(platform: Platform, options: EnumerateOptions = {}): PciDevice[] {
-  const config = options.config ?? new ConfigMechanism1(platform)
+  const config = options.config ?? new ConfigMechanism1Access(platform)
   const found: PciDevice[] = []
   for (const bus of options.buses ?? [0]) {
     for (let device = 0; device < 32; device++) {

@@ -26,19 +26,67 @@ export interface RequestBuffer {
   readonly pieces: number[]
 }
 
+/** Somebody who waits for a buffer. */
+interface Waiter {
+  readonly capacity: number
+  readonly tableEntries: number
+  resolve(buffer: RequestBuffer): void
+  reject(error: DriverError): void
+}
+
 /** The request buffers of one driver. */
 export class RequestBuffers {
   readonly #memory: RamAllocator
+  readonly #waiting: Waiter[] = []
   #orphans: RequestBuffer[] = []
-  #waiting: (() => void)[] = []
   #taken = 0
 
   constructor(memory: RamAllocator) {
     this.#memory = memory
   }
 
-  /** A buffer, or undefined when there is no room for it now. */
+  /** A buffer, or undefined when there is no room for it now, or others have been waiting for room. */
   tryTake(capacity: number, tableEntries: number): RequestBuffer | undefined {
+    return this.#waiting.length > 0 ? undefined : this.#allocate(capacity, tableEntries)
+  }
+
+  /** A buffer, as soon as there is room. Rejects with `DriverError` ("no-memory") when no request is left that could make room. */
+  take(capacity: number, tableEntries: number): Promise<RequestBuffer> {
+    return new Promise((resolve, reject) => {
+      this.#waiting.push({ capacity, tableEntries, resolve, reject })
+      this.#serveWaiting()
+    })
+  }
+
+  /** Gives a buffer back; one that is still the device's is kept until `reclaim`. */
+  release(buffer: RequestBuffer): void {
+    if (buffer.isInDevice) this.#orphans.push(buffer)
+    else this.#free(buffer)
+    this.#serveWaiting()
+  }
+
+  /** After a reset: frees what was given back while it was the device's, and is so no longer. */
+  reclaim(): void {
+    const orphans = this.#orphans
+    this.#orphans = orphans.filter((buffer) => buffer.isInDevice)
+    for (const buffer of orphans) if (!buffer.isInDevice) this.#free(buffer)
+    this.#serveWaiting()
+  }
+
+  /** Turns away all who wait. */
+  rejectWaiting(error: DriverError): void {
+    for (const waiter of this.#waiting.splice(0)) waiter.reject(error)
+  }
+
+  /** Separate memory for the descriptors of a scattered request, freed with the buffer. Throws `DriverError` ("no-memory"). */
+  addPiece(buffer: RequestBuffer, length: number): number {
+    // One byte more than needed: pieces that touch by chance would hide a device's mistake.
+    const piece = this.#memory.allocate(length + 1)
+    buffer.pieces.push(piece)
+    return piece
+  }
+
+  #allocate(capacity: number, tableEntries: number): RequestBuffer | undefined {
     const alignment = capacity >= PAGE_SIZE ? PAGE_SIZE : BLK_HEADER.SIZE
     const before = Math.ceil((tableEntries * DESCRIPTOR.SIZE + BLK_HEADER.SIZE) / alignment) * alignment
     const table = this.#memory.tryAllocate(before + capacity + 1, alignment)
@@ -48,47 +96,19 @@ export class RequestBuffers {
     return { table, tableEntries, header: data - BLK_HEADER.SIZE, data, capacity, isInDevice: false, pieces: [table] }
   }
 
-  /** A buffer, as soon as there is room. Throws `DriverError` ("no-memory") when no request is left that could make room. */
-  async take(capacity: number, tableEntries: number): Promise<RequestBuffer> {
-    for (;;) {
-      const buffer = this.tryTake(capacity, tableEntries)
-      if (buffer !== undefined) return buffer
-      if (this.#taken === this.#orphans.length) throw new DriverError("no-memory", `guest RAM has no room for a request of ${capacity} bytes; give the driver more memory`)
-      await new Promise<void>((resolve) => this.#waiting.push(resolve))
+  /** First come, first served: a large request is not starved by small ones. */
+  #serveWaiting(): void {
+    for (let first = this.#waiting[0]; first !== undefined; first = this.#waiting[0]) {
+      const buffer = this.#allocate(first.capacity, first.tableEntries)
+      if (buffer !== undefined) first.resolve(buffer)
+      else if (this.#taken > this.#orphans.length) return
+      else first.reject(new DriverError("no-memory", `guest RAM has no room for a request of ${first.capacity} bytes; give the driver more memory`))
+      this.#waiting.shift()
     }
-  }
-
-  /** Gives a buffer back; one that is still the device's is kept until `reclaim`. */
-  release(buffer: RequestBuffer): void {
-    if (buffer.isInDevice) this.#orphans.push(buffer)
-    else this.#free(buffer)
-    this.#wake()
-  }
-
-  /** After a reset: frees what was given back while it was the device's, and is so no longer. */
-  reclaim(): void {
-    const orphans = this.#orphans
-    this.#orphans = orphans.filter((buffer) => buffer.isInDevice)
-    for (const buffer of orphans) if (!buffer.isInDevice) this.#free(buffer)
-    this.#wake()
-  }
-
-  /** Separate memory for the descriptors of a scattered request, freed with the buffer. Throws `DriverError` ("no-memory"). */
-  addPiece(buffer: RequestBuffer, length: number): number {
-    // One byte more than needed on either side of the next piece: what touches by chance would hide a mistake.
-    const piece = this.#memory.allocate(length + 1)
-    buffer.pieces.push(piece)
-    return piece
   }
 
   #free(buffer: RequestBuffer): void {
     for (const piece of buffer.pieces.splice(0)) this.#memory.free(piece)
     this.#taken--
-  }
-
-  #wake(): void {
-    const waiting = this.#waiting
-    this.#waiting = []
-    for (const resume of waiting) resume()
   }
 }

@@ -1,14 +1,12 @@
 /**
- * VirtioDriver: brings a virtio PCI function up and down and keeps its queues: reset, negotiation, MSI-X vectors, rings,
- * DRIVER_OK, kicks, interrupts. It knows nothing of blocks. [VIRTIO] 3.1 and 4.1.5.
+ * VirtioDriver: brings a virtio PCI function up and down and keeps its queues: reset, negotiation, rings, DRIVER_OK, kicks. It knows
+ * nothing of blocks. [VIRTIO] 3.1 and 4.1.5.
  */
 import { DriverError } from "./errors.ts"
 import { chooseFeatures, type FeatureChoice, featureNames, hasFeature } from "./features.ts"
 import { GuestRam } from "./guest-ram.ts"
-import { InterruptRouter } from "./interrupts.ts"
 import { LegacyTransport } from "./legacy-transport.ts"
 import { ModernTransport } from "./modern-transport.ts"
-import type { MsixTable } from "./msix.ts"
 import type { PciDevice } from "./pci-device.ts"
 import { PCI_COMMAND } from "./pci-spec.ts"
 import type { Platform } from "./platform.ts"
@@ -16,10 +14,8 @@ import { RamAllocator } from "./ram-allocator.ts"
 import { SplitRing } from "./split-ring.ts"
 import type { RingAllocation, VirtioTransport } from "./transport.ts"
 import { virtioCapabilities } from "./virtio-capabilities.ts"
-import { DEVICE_STATUS, ISR, NO_VECTOR, VIRTIO_PCI_CAP } from "./virtio-spec.ts"
-
-/** How the driver learns of completions: "none" means that its owner polls. */
-export type InterruptMode = "msix" | "intx" | "none"
+import { type InterruptMode, VirtioInterrupts } from "./virtio-interrupts.ts"
+import { DEVICE_STATUS, NO_VECTOR, VIRTIO_PCI_CAP, VIRTIO_PCI_ID } from "./virtio-spec.ts"
 
 export interface VirtioDriverOptions {
   /** Which interface to use. Default: modern where the device has it. */
@@ -56,43 +52,53 @@ export interface VirtioQueue {
 }
 
 interface OpenQueue extends VirtioQueue {
-  readonly ring: SplitRing
   readonly memory: RingAllocation
 }
 
+const DEFAULT_RESET_TIMEOUT = 5000
+/** What a register reads when nothing answers. */
+const NOBODY = 0xff
+
 /** By platform and PCI address: the driver that negotiated last. Two on one device would take each other's interrupts. */
-const owners = new WeakMap<Platform, Map<string, VirtioDriver>>()
+const ownersByPlatform = new WeakMap<Platform, Map<string, VirtioDriver>>()
+
+function ownersOf(platform: Platform): Map<string, VirtioDriver> {
+  let owners = ownersByPlatform.get(platform)
+  if (owners === undefined) ownersByPlatform.set(platform, (owners = new Map()))
+  return owners
+}
 
 /** A virtio device under the control of a driver. */
 export class VirtioDriver {
   readonly pci: PciDevice
   readonly ram: GuestRam
   readonly memory: RamAllocator
-  readonly transport: VirtioTransport
-  readonly interrupts: InterruptMode
-  /** Counted since the driver was made: notifications sent, notifications that the device did not want, interrupts received. */
+  /** Counted since the driver was made. `kicksSuppressed`: times that the device did not want one. `interrupts`: used buffer
+   * notifications; `configurationChanges`: configuration change notifications; one interrupt may be both. */
   readonly counters = { kicks: 0, kicksSuppressed: 0, interrupts: 0, configurationChanges: 0 }
   readonly #options: VirtioDriverOptions
   readonly #events: VirtioDriverEvents
-  readonly #router: InterruptRouter
-  #msix: MsixTable | undefined
+  readonly #interrupts: VirtioInterrupts
+  #transport: VirtioTransport
   #queues: OpenQueue[] = []
   #features = 0n
-  #undoInterrupts: (() => void)[] = []
 
   /** Switches the function on (address decoding, bus mastering) and looks for its registers. Throws `DriverError`. */
   constructor(pci: PciDevice, events: VirtioDriverEvents, options: VirtioDriverOptions = {}) {
+    if (pci.vendorId !== VIRTIO_PCI_ID.VENDOR) throw new DriverError("no-device", `${pci.name}: there is no virtio device`)
     this.pci = pci
     this.#events = events
     this.#options = options
     this.ram = new GuestRam(pci.platform)
     this.memory = options.memory ?? RamAllocator.of(pci.platform)
-    this.#router = InterruptRouter.of(pci.platform)
     pci.enable()
-    this.transport = openTransport(pci, options)
-    this.#msix = pci.msix()
-    this.interrupts = options.interrupts ?? (this.#msix !== undefined ? "msix" : pci.interruptLine !== undefined ? "intx" : "none")
-    if (this.interrupts === "msix" && this.#msix === undefined) throw new DriverError("unsupported", `${pci.name}: the device has no MSI-X`)
+    this.#transport = openTransport(pci, options)
+    this.#interrupts = new VirtioInterrupts(pci, { queues: (vector) => this.#onQueues(vector), configuration: () => this.#onConfiguration() }, options.interrupts)
+  }
+
+  /** The device's registers. Another object after `negotiate`. */
+  get transport(): VirtioTransport {
+    return this.#transport
   }
 
   /** The queues in use, by index. */
@@ -105,16 +111,23 @@ export class VirtioDriver {
     return this.#features
   }
 
+  get interrupts(): InterruptMode {
+    return this.#interrupts.mode
+  }
+
   /** The number of MSI-X vectors that the device has; 0 without MSI-X. */
   get vectors(): number {
-    return this.#msix?.size ?? 0
+    return this.#interrupts.vectors
   }
 
   /**
-   * Resets the device, takes it over from whatever driver had it, and agrees on features. Throws `DriverError`: "timeout" when the reset does not end, "unsupported" for a
-   * modern device without VERSION_1, "features-refused".
+   * Resets the device, takes it over from whatever driver had it, and agrees on features. Throws `DriverError`: "timeout" when the
+   * reset does not end, "unsupported" for a modern device without VERSION_1, "features-refused".
    */
   async negotiate(): Promise<void> {
+    // The machine may have been reset since: then decoding is off and the BARs may be elsewhere.
+    this.pci.enable()
+    this.#transport = openTransport(this.pci, this.#options)
     await this.resetDevice()
     this.#takeOver()
     this.setStatus(DEVICE_STATUS.ACKNOWLEDGE)
@@ -138,10 +151,11 @@ export class VirtioDriver {
   /** Sets up interrupts and queues 0 to `count` - 1, and sets DRIVER_OK. Throws `DriverError`; the status then has FAILED. */
   start(count: number): void {
     try {
-      const vectors = this.#connectInterrupts(count)
+      const vectors = this.#interrupts.connect(this.transport, count)
       for (let index = 0; index < count; index++) this.#openQueue(index, vectors[index] ?? NO_VECTOR)
     } catch (error) {
       this.setStatus(DEVICE_STATUS.FAILED)
+      this.#forget()
       throw error
     }
     this.setStatus(DEVICE_STATUS.DRIVER_OK)
@@ -149,12 +163,9 @@ export class VirtioDriver {
 
   /** Sets bits of the device status; none is ever cleared but by a reset. */
   setStatus(bits: number): void {
-    this.#router.hold()
-    try {
+    this.#interrupts.after(() => {
       this.transport.status = this.transport.status | bits
-    } finally {
-      this.#router.release()
-    }
+    })
   }
 
   /** Shows what was added to the ring to the device, and kicks it if it wants that. */
@@ -167,12 +178,7 @@ export class VirtioDriver {
   /** An available buffer notification, wanted or not. Interrupts that it causes are served when it is over. */
   kick(queue: VirtioQueue): void {
     this.counters.kicks++
-    this.#router.hold()
-    try {
-      this.transport.notify(queue.index, queue.ring.availableIndex)
-    } finally {
-      this.#router.release()
-    }
+    this.#interrupts.after(() => this.transport.notify(queue.index, queue.ring.availableIndex))
   }
 
   /**
@@ -181,16 +187,30 @@ export class VirtioDriver {
    */
   async resetDevice(): Promise<void> {
     this.transport.status = 0
-    const timeout = this.#options.resetTimeout ?? 5000
-    if (this.transport.status === 0xff) {
+    if (this.transport.status === NOBODY) {
       this.#forget()
       throw new DriverError("no-device", `${this.pci.name}: nothing answers; the device is gone`)
     }
-    await until(() => this.transport.status === 0, timeout, () => {
-      throw new DriverError("timeout", `${this.pci.name}: the device has not finished its reset after ${timeout} ms`)
-    })
+    await this.#until(() => this.transport.status === 0, "the device")
     // Only now: until here the device may still write to rings and buffers, and interrupts may still arrive.
     this.#forget()
+  }
+
+  /**
+   * Leaves the device reset, without MSI-X and without access to memory. A device that is gone is no error; one that another driver
+   * has taken over is left alone. Throws `DriverError` ("timeout").
+   */
+  async close(): Promise<void> {
+    const owners = ownersOf(this.pci.platform)
+    if (owners.get(this.pci.name) !== this) return
+    try {
+      await this.resetDevice()
+      this.#interrupts.disable()
+      this.pci.changeCommand({ clear: PCI_COMMAND.BUS_MASTER })
+    } catch (error) {
+      if (!(error instanceof DriverError) || error.code !== "no-device") throw error
+    }
+    owners.delete(this.pci.name)
   }
 
   /**
@@ -203,22 +223,15 @@ export class VirtioDriver {
     if (queue === undefined) throw new RangeError(`queue ${index} is not in use`)
     if (!hasFeature(this.#features, "RING_RESET") || transport.resetQueue === undefined) throw new DriverError("unsupported", "RING_RESET is not negotiated")
     transport.resetQueue(index)
-    const timeout = this.#options.resetTimeout ?? 5000
-    await until(() => transport.isQueueReset?.(index) ?? true, timeout, () => {
-      throw new DriverError("timeout", `${this.pci.name}: queue ${index} has not finished its reset after ${timeout} ms`)
-    })
+    await this.#until(() => transport.isQueueReset?.(index) ?? true, `queue ${index}`)
     queue.ring.clear()
-    if (queue.vector !== NO_VECTOR) this.#mapped(this.transport.mapQueueVector(index, queue.vector), queue.vector)
-    this.transport.enableQueue(index, queue.ring.layout)
-    this.#askForNotifications(queue.ring)
+    this.#switchOn(queue)
   }
 
   #takeOver(): void {
-    const { platform, name } = this.pci
-    const ownerByName = owners.get(platform) ?? new Map<string, VirtioDriver>()
-    owners.set(platform, ownerByName)
-    const before = ownerByName.get(name)
-    ownerByName.set(name, this)
+    const owners = ownersOf(this.pci.platform)
+    const before = owners.get(this.pci.name)
+    owners.set(this.pci.name, this)
     if (before === undefined || before === this) return
     before.#forget()
     before.#events.superseded()
@@ -232,84 +245,46 @@ export class VirtioDriver {
     const ring = new SplitRing(this.ram, { layout: memory.layout, eventIdx: hasFeature(this.#features, "EVENT_IDX") })
     const queue = { index, ring, memory, vector }
     this.#queues.push(queue)
-    if (vector !== NO_VECTOR) this.#mapped(this.transport.mapQueueVector(index, vector), vector)
-    this.#askForNotifications(ring)
-    this.transport.enableQueue(index, memory.layout)
+    this.#switchOn(queue)
   }
 
-  #askForNotifications(ring: SplitRing): void {
+  #switchOn({ index, ring, vector }: OpenQueue): void {
+    if (vector !== NO_VECTOR) this.#interrupts.checkMapping(this.transport.mapQueueVector(index, vector), vector)
     if (this.interrupts === "none") ring.suppressNotifications()
     else ring.requestNotifications()
-  }
-
-  /** Returns the vector for each queue. */
-  #connectInterrupts(queues: number): number[] {
-    const msix = this.#msix
-    if (msix !== undefined) msix.enabled = this.interrupts === "msix"
-    this.pci.changeCommand(this.interrupts === "none" ? { set: PCI_COMMAND.INTERRUPT_DISABLE } : { clear: PCI_COMMAND.INTERRUPT_DISABLE })
-    if (this.interrupts === "none") return []
-    if (this.interrupts === "intx" || msix === undefined) {
-      const line = this.pci.interruptLine
-      if (line === undefined) throw new DriverError("unsupported", `${this.pci.name}: nobody has routed its interrupt pin to a line`)
-      this.#undoInterrupts.push(this.#router.onLine(line, () => this.#onLine()))
-      return []
-    }
-    // One vector for the configuration and one for each queue; with fewer, queues share; with one, everything does.
-    const last = msix.size - 1
-    const perQueue = Array.from({ length: queues }, (_, index) => (queues <= last ? index + 1 : Math.min(last, 1)))
-    for (const vector of new Set([0, ...perQueue])) {
-      const message = this.#router.assignMessage(() => this.#onVector(vector))
-      this.#undoInterrupts.push(() => message.release())
-      msix.program(vector, message)
-    }
-    this.#mapped(this.transport.mapConfigVector(0), 0)
-    return perQueue
-  }
-
-  /** [VIRTIO] 4.1.5.1.2.2: a driver verifies that a mapping succeeded. */
-  #mapped(got: number, wanted: number): void {
-    if (got !== wanted) throw new DriverError("unsupported", `${this.pci.name}: MSI-X vector ${wanted} was not accepted, the device shows ${got}`)
+    this.transport.enableQueue(index, ring.layout)
   }
 
   /** Gives back interrupts and the memory of the rings. */
   #forget(): void {
-    for (const undo of this.#undoInterrupts) undo()
-    this.#undoInterrupts = []
+    this.#interrupts.disconnect()
     for (const queue of this.#queues) for (const piece of queue.memory.pieces) this.memory.free(piece)
     this.#queues = []
   }
 
-  #onLine(): boolean {
-    const isr = this.transport.readIsr()
-    if ((isr & (ISR.QUEUE | ISR.CONFIGURATION)) === 0) return false
-    this.counters.interrupts++
-    if ((isr & ISR.CONFIGURATION) !== 0) this.#onConfiguration()
-    if ((isr & ISR.QUEUE) !== 0) for (const queue of this.#queues) this.#events.used(queue)
-    return true
-  }
-
-  #onVector(vector: number): void {
-    this.counters.interrupts++
-    if (vector === 0) this.#onConfiguration()
-    for (const queue of this.#queues) if (queue.vector === vector) this.#events.used(queue)
+  #onQueues(vector: number | undefined): void {
+    const notified = this.#queues.filter((queue) => vector === undefined || queue.vector === vector)
+    if (notified.length > 0) this.counters.interrupts++
+    for (const queue of notified) this.#events.used(queue)
   }
 
   #onConfiguration(): void {
     this.counters.configurationChanges++
     this.#events.configurationChanged()
   }
+
+  /** Waits for a register without keeping the thread from the work that makes it change. */
+  async #until(isDone: () => boolean, what: string): Promise<void> {
+    const timeout = this.#options.resetTimeout ?? DEFAULT_RESET_TIMEOUT
+    const end = Date.now() + timeout
+    while (!isDone()) {
+      if (Date.now() >= end) throw new DriverError("timeout", `${this.pci.name}: ${what} has not finished its reset after ${timeout} ms`)
+      await new Promise((resolve) => setTimeout(resolve, 1))
+    }
+  }
 }
 
 function openTransport(pci: PciDevice, options: VirtioDriverOptions): VirtioTransport {
   const kind = options.transport ?? (virtioCapabilities(pci).some(({ type }) => type === VIRTIO_PCI_CAP.COMMON) ? "modern" : "legacy")
   return kind === "legacy" ? new LegacyTransport(pci) : new ModernTransport(pci, { access: options.access ?? "bar" })
-}
-
-/** Waits for a register without keeping the thread from the work that makes it change. */
-async function until(isDone: () => boolean, timeout: number, fail: () => never): Promise<void> {
-  const end = Date.now() + timeout
-  while (!isDone()) {
-    if (Date.now() >= end) fail()
-    await new Promise((resolve) => setTimeout(resolve, 1))
-  }
 }

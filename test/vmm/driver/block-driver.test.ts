@@ -101,6 +101,50 @@ describe("the block driver against a small model device", () => {
     expect(target).toEqual(sectors(4, 64))
   })
 
+  it("a consumer that throws ends a long read, once nothing of it is in flight any more", async () => {
+    const disk = new ModelDisk()
+    const blk = await open(disk, { maxRequestBytes: 512, depth: 4 })
+    const before = disk.memory.allocations
+    await expect(
+      blk.readStream(0, 64, (_, sector) => {
+        disk.isHolding = true
+        if (sector === 3) {
+          setImmediate(() => disk.let())
+          throw new Error("enough")
+        }
+      }),
+    ).rejects.toThrow("enough")
+    expect(disk.memory.allocations).toBe(before)
+    disk.isHolding = false
+    expect(await blk.read(9, 1)).toEqual(sectors(9, 1))
+  })
+
+  it("of a long write, the first failure in order is what the caller hears of", async () => {
+    const disk = new ModelDisk()
+    const blk = await open(disk, { maxRequestBytes: 512, depth: 4 })
+    disk.answer = (answer, request) => {
+      if (request.sector === 6n) answer.status = 1
+      if (request.sector === 5n) answer.status = 2
+    }
+    await expect(blk.write(0, sectors(0, 20))).rejects.toMatchObject({ status: "UNSUPP", sector: 5, request: "OUT" })
+  })
+
+  it("those who wait for memory when the device fails are turned away as well", async () => {
+    const disk = new ModelDisk()
+    disk.isHolding = true
+    const memory = new RamAllocator({ start: 0x1000, length: 0x8000 })
+    const blk = await open(disk, { memory })
+    const reads = Array.from({ length: 30 }, (_, index) => blk.read(index, 8))
+    disk.status |= 0x40
+    disk.interrupt(2)
+    for (const read of reads) await expect(read).rejects.toMatchObject({ code: "needs-reset" })
+    disk.isHolding = false
+    await blk.reset()
+    expect(await blk.read(5, 8)).toEqual(sectors(5, 8))
+    await blk.close()
+    expect(memory.allocations).toBe(0)
+  })
+
   it("one kick shows a whole batch", async () => {
     const disk = new ModelDisk()
     const blk = await open(disk)

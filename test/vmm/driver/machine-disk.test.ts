@@ -211,6 +211,66 @@ describe("a disk driven by the guest's driver", () => {
     }
   })
 
+  it("LEG-03 LEG-04 the configuration moves when MSI-X is switched, and the driver follows at run time", async () => {
+    const { pci, machine } = bench()
+    const blk = await BlockDriver.open(pci, { transport: "legacy", interrupts: "intx" })
+    const msix = pci.msix()
+    const base = pci.bars()[0]?.address ?? 0
+    if (msix === undefined) throw new Error("no MSI-X")
+    for (const [enabled, offset] of [[false, 20], [true, 24], [false, 20]] as const) {
+      msix.enabled = enabled
+      expect(machine.portRead(base + offset, 4)).toBe(SECTORS)
+      expect(blk.identify().capacity).toBe(SECTORS)
+    }
+  })
+
+  it("ST-07 FT-06 a device that refuses the features gets FAILED, and the driver gives its memory back", async () => {
+    const { pci } = bench({ interface: "modern" })
+    const memory = new RamAllocator({ start: 1 << 20, length: 1 << 20 })
+    await expect(BlockDriver.open(pci, { memory, features: { want: [], refuse: ["VERSION_1"] } })).rejects.toMatchObject({ code: "features-refused" })
+    const status = pci.registers(4).read(0x14, 1)
+    expect(status & 0x80).toBe(0x80)
+    for (const length of [100, 5000, 6000, 12_000]) {
+      const little = new RamAllocator({ start: 1 << 20, length })
+      for (const transport of ["modern", "legacy"] as const) {
+        const other = bench()
+        const opened = BlockDriver.open(other.pci, { memory: little, transport })
+        if (length < 12_000 || transport === "legacy") await expect(opened).rejects.toMatchObject({ code: "no-memory" })
+        else await (await opened).close()
+        expect(little.allocations).toBe(0)
+      }
+    }
+  })
+
+  it("a machine that was reset is no obstacle to the driver's own reset", async () => {
+    const { machine, pci } = bench()
+    const blk = await BlockDriver.open(pci)
+    const model = await exercise(blk, new Rng(1), 3)
+    machine.reset()
+    await blk.reset()
+    await exercise(blk, new Rng(2), 3, model)
+  })
+
+  it("PCI-32 the driver's MSI-X table: masks, pending bits, messages", async () => {
+    const { machine, pci } = bench()
+    const blk = await BlockDriver.open(pci)
+    const msix = pci.msix()
+    if (msix === undefined) throw new Error("no MSI-X")
+    expect([msix.enabled, msix.functionMasked, msix.isMasked(1), msix.message(1).data === msix.message(0).data]).toEqual([true, false, false, false])
+    for (const mask of [(on: boolean) => msix.setMasked(1, on), (on: boolean) => (msix.functionMasked = on)]) {
+      mask(true)
+      let isDone = false
+      const flush = blk.flush().then(() => (isDone = true))
+      await new Promise((resolve) => setImmediate(resolve))
+      expect([isDone, msix.isPending(1), msix.isPending(0)]).toEqual([false, true, false])
+      mask(false)
+      await flush
+      expect(msix.isPending(1)).toBe(false)
+    }
+    expect(() => msix.message(2)).toThrow(RangeError)
+    expect(machine.interrupts.messages).toEqual([])
+  })
+
   it("LEG-17 FT-14 ST-04 modern and legacy sessions follow one another on the same disk", async () => {
     const { pci } = bench()
     const model = new Uint8Array(SECTORS * 512)

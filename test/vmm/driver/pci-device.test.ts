@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest"
-import { ConfigMechanism1, Ecam } from "../../../src/vmm/driver/pci-config.ts"
+import { ConfigMechanism1Access, Ecam } from "../../../src/vmm/driver/pci-config.ts"
 import { enumeratePci, PciDevice } from "../../../src/vmm/driver/pci-device.ts"
 import type { Platform } from "../../../src/vmm/driver/platform.ts"
 import { virtioCapabilities } from "../../../src/vmm/driver/virtio-capabilities.ts"
@@ -21,7 +21,7 @@ describe("configuration accesses", () => {
       portRead: (port, width) => (log.push(["in", port, width]), 0x12),
       portWrite: (port, width, value) => log.push(["out", port, width, value]),
     }
-    const config = new ConfigMechanism1(platform)
+    const config = new ConfigMechanism1Access(platform)
     expect(config.read({ bus: 0xab, device: 31, function: 7 }, 0x3d, 1)).toBe(0x12)
     config.write({ bus: 0, device: 4, function: 0 }, 0x06, 2, 0x1234)
     expect(log).toEqual([
@@ -49,7 +49,7 @@ describe("configuration accesses", () => {
   })
 
   it("misaligned accesses, and such as leave the space, are refused", () => {
-    const config = new ConfigMechanism1(PLATFORM)
+    const config = new ConfigMechanism1Access(PLATFORM)
     for (const [offset, width] of [[1, 2], [2, 4], [256, 1], [-1, 1], [0.5, 1]] as const) expect(() => config.read(AT, offset, width)).toThrow(RangeError)
     expect(() => config.read({ ...AT, device: 32 }, 0, 1)).toThrow(/no PCI address/)
     expect(() => new Ecam(PLATFORM, { base: 0 }).read(AT, 4096, 1)).toThrow(RangeError)
