@@ -52,6 +52,11 @@ export class RawBacking implements VirtioBacking {
     return this.#size
   }
 
+  /** The file's name. */
+  get path(): string {
+    return this.#file.path
+  }
+
   /** Takes over the file's present size, after somebody has grown or cut it; then tell the device (`capacityChanged`). */
   refreshSize(): void {
     this.#size = this.#file.size()

@@ -2,7 +2,6 @@
 import { BackingError, checkRange, totalLength, type VirtioBacking } from "../backing.ts"
 import type { ImageFile } from "../file.ts"
 import { Allocator } from "./allocator.ts"
-import { BufferCursor } from "./buffers.ts"
 import { decodeText, getU64, viewOf } from "./bytes.ts"
 import { ClusterFile } from "./cluster-file.ts"
 import { L2_KIND } from "./entries.ts"
@@ -161,6 +160,11 @@ export class Qcow2Image implements VirtioBacking {
     this.#writing = this.#makeWritable(parts.file, { l2Cache, refcountCache })
   }
 
+  /** The file's name. */
+  get path(): string {
+    return this.#path
+  }
+
   pread(buffer: Uint8Array, offset: number): void {
     this.#checkAccess(offset, buffer.length)
     this.#reader.readOne(buffer, offset)
@@ -179,7 +183,7 @@ export class Qcow2Image implements VirtioBacking {
   pwritev(buffers: readonly Uint8Array[], offset: number): void {
     const length = totalLength(buffers)
     this.#checkAccess(offset, length)
-    this.#writable().writer.write(new BufferCursor(buffers), offset, length)
+    this.#writable().writer.write(buffers, offset, length)
   }
 
   flush(): void {

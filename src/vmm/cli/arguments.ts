@@ -39,3 +39,26 @@ export function oneOf<T extends string>(name: string, text: string | undefined, 
   if (found === undefined) throw new UsageError(`--${name} ${text}: ${choices.join(" or ")} is wanted`)
   return found
 }
+
+/** What every command that looks at one image is given. */
+export interface ImageArguments {
+  readonly path: string
+  readonly format: "raw" | "qcow2" | undefined
+  readonly json: boolean
+  /** All options, those of the command's own included. */
+  readonly values: Readonly<Record<string, unknown>>
+}
+
+/** Parses the arguments of such a command. Returns undefined when help was asked for, and printed. */
+export function imageArguments(args: readonly string[], help: string, own: Options = {}): ImageArguments | undefined {
+  const common = { format: { type: "string" }, json: { type: "boolean" }, help: { type: "boolean", short: "h" } } as const
+  const { values, positionals } = parse(args, { ...own, ...common })
+  if (values.help === true) {
+    console.log(help)
+    return undefined
+  }
+  const [path, extra] = positionals
+  if (path === undefined) throw new UsageError("the name of an image is missing")
+  if (extra !== undefined) throw new UsageError(`one image at a time: "${extra}" is one too many`)
+  return { path, format: oneOf("format", values.format, ["raw", "qcow2"]), json: values.json === true, values }
+}

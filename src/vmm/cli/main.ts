@@ -3,10 +3,14 @@
 import { BackingError } from "../../backing/backing.ts"
 import { BlockRequestError, DriverError } from "../driver/errors.ts"
 import { type Command, UsageError } from "./arguments.ts"
+import { check } from "./check.ts"
+import { create } from "./create.ts"
+import { info } from "./info.ts"
+import { map } from "./map.ts"
 import { run } from "./run.ts"
 
 /** Without the name of a command, the arguments are those of `run`. */
-const COMMANDS: Readonly<Record<string, Command>> = {}
+const COMMANDS: Readonly<Record<string, Command>> = { info, check, create, map }
 
 async function main(args: readonly string[]): Promise<number> {
   const [first = ""] = args

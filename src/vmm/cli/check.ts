@@ -1,0 +1,81 @@
+/** `vioblk check`: is a qcow2 image consistent, and can it be made so? Exit codes as those of `qemu-img check`. */
+import { HostFile } from "../../backing/file.ts"
+import { LockedFile } from "../../backing/image-lock.ts"
+import { probeFormat } from "../../backing/open.ts"
+import { type CheckResult, checkImage } from "../../backing/qcow2/check.ts"
+import { repairImage } from "../../backing/qcow2/repair.ts"
+import { BackingError } from "../../backing/backing.ts"
+import { imageArguments, oneOf, UsageError } from "./arguments.ts"
+
+const HELP = `vioblk check [--repair leaks|all] [--json] IMAGE
+
+Counts all references in a qcow2 image and compares them with its refcounts.
+
+      --repair leaks   give back space that nothing uses; changes nothing else
+      --repair all     also mend what endangers data
+
+Exit code: 0 consistent, 1 it could not be checked, 2 corrupt, 3 leaks only.`
+
+export async function check(args: readonly string[]): Promise<number> {
+  try {
+    return run(args)
+  } catch (error) {
+    // 2 would say that the image is corrupt.
+    if (!(error instanceof UsageError)) throw error
+    console.error(`vioblk: ${error.message}; see vioblk check --help`)
+    return 1
+  }
+}
+
+function run(args: readonly string[]): number {
+  const given = imageArguments(args, HELP, { repair: { type: "string" } })
+  if (given === undefined) return 0
+  const { path, json, values } = given
+  const repair = oneOf("repair", typeof values["repair"] === "string" ? values["repair"] : undefined, ["leaks", "all"])
+  const result = repair === undefined ? checkFile(path) : repairFile(path, repair)
+  if (json) console.log(JSON.stringify({ filename: path, ...result }, undefined, 2))
+  else for (const line of resultLines(result)) console.log(line)
+  return result.exitCode
+}
+
+function checkFile(path: string): CheckResult {
+  const file = new HostFile(path, { readOnly: true })
+  try {
+    refuseRaw(file)
+    return checkImage(file)
+  } finally {
+    file.close()
+  }
+}
+
+function repairFile(path: string, mode: "leaks" | "all"): CheckResult {
+  const file = new LockedFile(path)
+  try {
+    refuseRaw(file)
+    file.claim({ ignoreLocks: false })
+    return repairImage(file, mode)
+  } finally {
+    file.close()
+  }
+}
+
+function refuseRaw(file: HostFile): void {
+  if (probeFormat(file) === "raw") throw new BackingError("unsupported", "it is no qcow2 image; a raw one has nothing to check", { path: file.path })
+}
+
+function resultLines(result: CheckResult): string[] {
+  const { corruptions, leaks, corruptionsFixed, leaksFixed, allocatedClusters, totalClusters, fragmentedClusters, compressedClusters } = result
+  const percent = (part: number, whole: number) => `${whole === 0 ? "0.00" : ((100 * part) / whole).toFixed(2)}%`
+  const listed = result.findings.map(({ kind, message }) => `${kind === "leak" ? "leak" : "ERROR"}: ${message}`)
+  const unlisted = corruptions + leaks - result.findings.length
+  return [
+    ...listed,
+    ...(unlisted > 0 ? [`... and ${unlisted} more`] : []),
+    ...(corruptionsFixed + leaksFixed > 0 ? [`repaired: ${corruptionsFixed} errors, ${leaksFixed} leaked clusters`] : []),
+    ...(corruptions > 0 ? [`${corruptions} errors: data may be damaged already, and writing to the image may damage more`] : []),
+    ...(leaks > 0 ? [`${leaks} leaked clusters: they waste space and do no other harm`] : []),
+    ...(corruptions + leaks === 0 ? ["The image is consistent."] : []),
+    `${allocatedClusters}/${totalClusters} = ${percent(allocatedClusters, totalClusters)} allocated, ${percent(fragmentedClusters, allocatedClusters)} fragmented, ${percent(compressedClusters, allocatedClusters)} compressed clusters`,
+    `Image end offset: ${result.imageEndOffset}`,
+  ]
+}
