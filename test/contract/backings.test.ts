@@ -2,8 +2,10 @@
 import { MemoryBacking } from "../../src/backing/memory.ts"
 import { RawBacking } from "../../src/backing/raw.ts"
 import { FlatModel } from "../support/flat-model.ts"
+import { openInMemory } from "../support/images.ts"
 import { MemoryFile } from "../support/memory-file.ts"
 import { promiseBacking } from "../support/promise-backing.ts"
+import { makeShape, qcow2Shapes } from "../support/shapes.ts"
 import { contractSuite } from "./suite.ts"
 
 contractSuite({ name: "memory", open: (size) => ({ disk: new MemoryBacking({ size }), model: new FlatModel(size) }) })
@@ -14,5 +16,23 @@ contractSuite({
     const file = new MemoryFile()
     file.truncate(size)
     return { disk: new RawBacking(file), model: new FlatModel(size) }
+  },
+})
+
+for (const shape of qcow2Shapes) {
+  contractSuite({
+    name: shape.name,
+    open(size) {
+      const { file, model, openBacking } = makeShape(shape, size)
+      return { disk: openInMemory(file, openBacking === undefined ? {} : { openBacking }), model }
+    },
+  })
+}
+
+contractSuite({
+  name: "promises over qcow2",
+  open(size) {
+    const { file, model } = makeShape({ name: "", options: {} }, size)
+    return { disk: promiseBacking(openInMemory(file)), model }
   },
 })

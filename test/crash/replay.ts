@@ -18,6 +18,8 @@ export interface CrashRound {
   readonly discardRule: DiscardRule
   /** Of all crash points, try this share. Default 1. */
   readonly share?: number
+  /** Looks at what else must be as it was, in each crashed file. */
+  readonly alsoCheck?: (crashed: MemoryFile) => void
   /** Called with some of the crashed files, for a second opinion. */
   readonly sample?: (crashed: MemoryFile) => void
 }
@@ -86,7 +88,8 @@ function tryPoint(crashed: MemoryFile, stage: Stage, where: string, round: Crash
     // Under lazy refcounts the dirty bit stands for corruptions that the next opening repairs.
     if (found.corruptions > 0 && !isDirty) throw new Error(`the check finds: ${found.findings.slice(0, 5).map((finding) => finding.message).join("; ")}`)
     checkContent(crashed, stage, round)
-    if (round.rng.chance(0.02)) round.sample?.(crashed)
+    round.alsoCheck?.(crashed)
+    if (round.rng.chance(0.05)) round.sample?.(crashed)
   } catch (error) {
     if (error instanceof Error) error.message = `${where}, during ${stage.doing}: ${error.message}`
     throw error

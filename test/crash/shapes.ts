@@ -1,20 +1,63 @@
 /** The images that the crash tests start from. */
+import type { BackingReference } from "../../src/backing/qcow2/image.ts"
+import type { BackingDisk } from "../../src/backing/qcow2/reader.ts"
 import { canDecompress } from "../../src/backing/qcow2/compression.ts"
-import { goldenBytes, goldenImages } from "../support/golden.ts"
-import { goldenBacking } from "../support/images.ts"
+import { type GoldenImage, goldenBytes, goldenImages, sha256 } from "../support/golden.ts"
+import { goldenBacking, openInMemory, snapshotAsActive } from "../support/images.ts"
 import { MemoryFile } from "../support/memory-file.ts"
 import { Qcow2Bytes } from "../support/qcow2-bytes.ts"
 import type { Rng } from "../support/rng.ts"
+import { makeShape, qcow2Shapes } from "../support/shapes.ts"
 import type { CrashRound } from "./replay.ts"
 
 export interface CrashShape {
   readonly name: string
   readonly base: MemoryFile
+  readonly openBacking: (reference: BackingReference) => BackingDisk
+  /** Fails when something that no operation may touch has changed. */
+  readonly alsoCheck?: (crashed: MemoryFile) => void
+  /** Most bytes of one operation. */
+  readonly longest: number
+  /** Share of the crash points that a quick run tries. */
+  readonly share: number
 }
 
-export const crashShapes: readonly CrashShape[] = goldenImages
+/** Images that QEMU made, which also have what we do not make: snapshots, compressed clusters. */
+const goldenShapes: readonly CrashShape[] = goldenImages
   .filter(({ file }) => !/extended-l2|data-file/.test(file) && (canDecompress(1) || !file.startsWith("zstd")))
-  .map(({ file }) => ({ name: file, base: MemoryFile.of(goldenBytes(file), { path: file }) }))
+  .map((golden) => ({
+    name: golden.file,
+    base: MemoryFile.of(goldenBytes(golden.file), { path: golden.file }),
+    openBacking: goldenBacking(golden.file),
+    alsoCheck: (crashed) => checkSnapshots(crashed, golden),
+    longest: 8192,
+    share: 0.3,
+  }))
+
+function checkSnapshots(crashed: MemoryFile, golden: GoldenImage): void {
+  for (const [index, snapshot] of golden.snapshots.entries()) {
+    const disk = openInMemory(MemoryFile.of(snapshotAsActive(crashed.toBytes(), index), { readOnly: true }))
+    const content = new Uint8Array(disk.size)
+    disk.pread(content, 0)
+    if (sha256(content) !== snapshot.sha256) throw new Error(`snapshot ${snapshot.name} has changed`)
+  }
+}
+
+/** 64-bit refcounts in clusters of 512 bytes: past 2 MiB of file the refcount table has to grow, and does so again and again. */
+const GROWING_SIZE = 3 << 20
+
+export const crashShapes: readonly CrashShape[] = [
+  ...goldenShapes,
+  ...qcow2Shapes.map((shape) => {
+    const grows = shape.options.refcountBits === 64
+    const { file, openBacking } = makeShape(shape, grows ? GROWING_SIZE : 200_192)
+    return { name: shape.name, base: file, openBacking: openBacking ?? noBacking, longest: grows ? 400_000 : 20_000, share: grows ? 0.02 : 0.2 }
+  }),
+]
+
+function noBacking(): never {
+  throw new Error("this image has no backing file")
+}
 
 /** A round on that shape, with few or many tables in memory. */
 export function roundFor(shape: CrashShape, rng: Rng): Omit<CrashRound, "operations"> {
@@ -22,8 +65,10 @@ export function roundFor(shape: CrashShape, rng: Rng): Omit<CrashRound, "operati
   const hasBacking = image.u64(8) !== 0n
   return {
     base: shape.base,
-    options: { openBacking: goldenBacking(shape.name), cacheSize: rng.pick([4, 4, 1000]) * image.clusterSize },
+    options: { openBacking: shape.openBacking, cacheSize: rng.pick([4, 4, 1000]) * image.clusterSize },
     rng,
+    ...(shape.alsoCheck === undefined ? {} : { alsoCheck: shape.alsoCheck }),
+    limits: { longest: shape.longest },
     discardRule: image.version === 2 && hasBacking ? "anything" : { zeroesClustersOf: image.clusterSize },
   }
 }

@@ -8,6 +8,7 @@ import type { BackingDisk } from "../../src/backing/qcow2/reader.ts"
 import { FlatModel } from "./flat-model.ts"
 import { goldenBytes } from "./golden.ts"
 import { MemoryFile } from "./memory-file.ts"
+import { Qcow2Bytes } from "./qcow2-bytes.ts"
 
 /** Opens the image in `file`; a dirty one is repaired, as `openImage` does it. */
 export function openInMemory(file: ImageFile, options: Qcow2Options = {}): Qcow2Image {
@@ -34,4 +35,13 @@ export function modelOf(disk: { readonly size: number; pread(buffer: Uint8Array,
   const content = new Uint8Array(disk.size)
   disk.pread(content, 0)
   return FlatModel.of(content)
+}
+
+/** The disk that a snapshot holds: the image with the snapshot's L1 table in the place of the active one. */
+export function snapshotAsActive(bytes: Uint8Array, index: number): Uint8Array {
+  const image = new Qcow2Bytes(bytes)
+  let at = image.snapshotsOffset
+  const u16 = (position: number): number => (image.u8(position) << 8) | image.u8(position + 1)
+  for (let skip = 0; skip < index; skip++) at += Math.ceil((40 + image.u32(at + 36) + u16(at + 12) + u16(at + 14)) / 8) * 8
+  return image.setU64(40, image.u64(at)).setU32(36, image.u32(at + 8)).bytes
 }

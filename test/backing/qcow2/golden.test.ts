@@ -3,9 +3,8 @@ import { describe, expect, it } from "vitest"
 import { BackingError } from "../../../src/backing/backing.ts"
 import { canDecompress } from "../../../src/backing/qcow2/compression.ts"
 import { goldenBytes, goldenImages, sha256 } from "../../support/golden.ts"
-import { openGolden } from "../../support/images.ts"
+import { openGolden, snapshotAsActive } from "../../support/images.ts"
 import { MemoryFile } from "../../support/memory-file.ts"
-import { Qcow2Bytes } from "../../support/qcow2-bytes.ts"
 import { Rng } from "../../support/rng.ts"
 
 const REFUSED: Readonly<Record<string, RegExp>> = {
@@ -13,15 +12,6 @@ const REFUSED: Readonly<Record<string, RegExp>> = {
   "data-file.qcow2": /unsupported incompatible feature bit 2 \("(external data file|data file)[^"]*"\) at byte 72/,
 }
 const readable = goldenImages.filter(({ file }) => REFUSED[file] === undefined && (canDecompress(1) || !file.startsWith("zstd")))
-
-/** The disk that a snapshot holds: the image with the snapshot's L1 table in the place of the active one. */
-function snapshotAsActive(bytes: Uint8Array, index: number): Uint8Array {
-  const image = new Qcow2Bytes(bytes)
-  let at = image.snapshotsOffset
-  const u16 = (position: number): number => (image.u8(position) << 8) | image.u8(position + 1)
-  for (let skip = 0; skip < index; skip++) at += Math.ceil((40 + image.u32(at + 36) + u16(at + 12) + u16(at + 14)) / 8) * 8
-  return image.setU64(40, image.u64(at)).setU32(36, image.u32(at + 8)).bytes
-}
 
 describe("golden images", () => {
   for (const golden of readable) {

@@ -1,0 +1,66 @@
+/** Fresh qcow2 images of many shapes, made in memory by our own `createQcow2`, empty or over a backing image. */
+import { RawBacking } from "../../src/backing/raw.ts"
+import { createQcow2, type CreateQcow2Options } from "../../src/backing/qcow2/create.ts"
+import type { BackingDisk } from "../../src/backing/qcow2/reader.ts"
+import { FlatModel } from "./flat-model.ts"
+import { openInMemory } from "./images.ts"
+import { MemoryFile } from "./memory-file.ts"
+import { Rng } from "./rng.ts"
+
+export interface Qcow2Shape {
+  readonly name: string
+  readonly options: Omit<CreateQcow2Options, "size" | "backing" | "backingFormat">
+  /** Bytes of the backing image, as a share of the disk's, and its format; its content is random. */
+  readonly backing?: { readonly share: number; readonly format: "raw" | "qcow2" }
+}
+
+export const qcow2Shapes: readonly Qcow2Shape[] = [
+  { name: "qcow2 as by default", options: {} },
+  { name: "qcow2 version 2", options: { compat: "0.10" } },
+  { name: "qcow2 with 512-byte clusters", options: { clusterSize: 512 } },
+  { name: "qcow2 with 512-byte clusters and 64-bit refcounts", options: { clusterSize: 512, refcountBits: 64 } },
+  { name: "qcow2 with 512-byte clusters and 1-bit refcounts", options: { clusterSize: 512, refcountBits: 1 } },
+  { name: "qcow2 with 4 KiB clusters and 4-bit refcounts", options: { clusterSize: 4096, refcountBits: 4 } },
+  { name: "qcow2 with 2 MiB clusters", options: { clusterSize: 2 << 20 } },
+  { name: "qcow2 with metadata preallocated", options: { clusterSize: 1024, preallocation: "metadata" } },
+  { name: "qcow2 with lazy refcounts", options: { clusterSize: 512, lazyRefcounts: true } },
+  { name: "qcow2 over a raw image", options: { clusterSize: 4096 }, backing: { share: 1, format: "raw" } },
+  { name: "qcow2 over a shorter raw image", options: { clusterSize: 4096 }, backing: { share: 0.37, format: "raw" } },
+  { name: "qcow2 over a longer qcow2 image", options: { clusterSize: 512 }, backing: { share: 2, format: "qcow2" } },
+  { name: "qcow2 version 2 over a shorter qcow2 image", options: { clusterSize: 2048, compat: "0.10" }, backing: { share: 0.61, format: "qcow2" } },
+]
+
+export interface MadeImage {
+  readonly file: MemoryFile
+  /** What the fresh disk reads as. */
+  readonly model: FlatModel
+  /** For `openQcow2`; each call opens the backing image anew. */
+  readonly openBacking?: () => BackingDisk
+}
+
+/** Makes an image of that shape with a disk of `size` bytes, a multiple of 512. */
+export function makeShape(shape: Qcow2Shape, size: number, path = "shape.qcow2"): MadeImage {
+  const file = new MemoryFile({ path })
+  const { backing } = shape
+  createQcow2(file, { ...shape.options, size, ...(backing === undefined ? {} : { backing: "base", backingFormat: backing.format }) })
+  if (backing === undefined) return { file, model: new FlatModel(size) }
+  // Not a multiple of a sector: the last one is the disk's in part.
+  const content = new Rng(1234).bytes(Math.floor(size * backing.share) + (backing.format === "raw" ? 100 : 0))
+  const base = makeBase(content, backing.format)
+  return { file, model: FlatModel.of(content, size), openBacking: () => openBase(base, backing.format) }
+}
+
+function makeBase(content: Uint8Array, format: "raw" | "qcow2"): MemoryFile {
+  if (format === "raw") return MemoryFile.of(content, { path: "base" })
+  const file = new MemoryFile({ path: "base" })
+  createQcow2(file, { size: content.length, clusterSize: 1024 })
+  const disk = openInMemory(file)
+  disk.pwrite(content, 0)
+  disk.close()
+  return file.clone()
+}
+
+function openBase(base: MemoryFile, format: "raw" | "qcow2"): BackingDisk {
+  const file = base.clone({ readOnly: true })
+  return format === "raw" ? new RawBacking(file) : openInMemory(file)
+}
