@@ -45,7 +45,7 @@ export type RefcountTableEntry =
   | { readonly kind: "block"; readonly offset: number; readonly reserved: boolean }
   | { readonly kind: "corrupt"; readonly offset: number; readonly reason: string; readonly reserved: boolean }
 
-/** Bits 9-55 of a standard entry, in bytes. Exact below 2^53. */
+/** Bits 9-55 of an L1 entry or a standard L2 entry, in bytes. Exact below 2^53. */
 export function hostOffset(hi: number, lo: number): number {
   return (hi & L2_ENTRY.OFFSET_HI) * TWO_32 + ((lo & L2_ENTRY.OFFSET_LO) >>> 0)
 }
@@ -70,6 +70,12 @@ export function l2Kind(hi: number, lo: number, geometry: Geometry): L2Kind {
   return unaligned ? L2_KIND.CORRUPT : L2_KIND.NORMAL
 }
 
+/** Host byte of the L2 table that an L1 entry names; 0 without one, -1 when it cannot be right. `decodeL1Entry` without an object. */
+export function l1TableOffset(hi: number, lo: number, geometry: Geometry): number {
+  const unaligned = (lo & L1_ENTRY.OFFSET_LO & (geometry.clusterSize - 1)) !== 0 || (hi & L1_ENTRY.OFFSET_HI) >= OFFSET_LIMIT / TWO_32
+  return unaligned ? -1 : hostOffset(hi, lo)
+}
+
 /** Host byte where a compressed cluster starts. */
 export function compressedOffset(hi: number, lo: number, geometry: Geometry): number {
   // x - 32, from 17 for clusters of 2 MiB to 29 for 512 bytes.
@@ -86,7 +92,7 @@ export function compressedLength(hi: number, lo: number, geometry: Geometry): nu
 /** Decodes an L1 entry. Unaligned, or at 2^53 and beyond: corrupt. */
 export function decodeL1Entry(hi: number, lo: number, geometry: Geometry): L1Entry {
   const reserved = (hi & L1_ENTRY.RESERVED_HI) !== 0 || (lo & L1_ENTRY.RESERVED_LO) !== 0
-  const offset = (hi & L1_ENTRY.OFFSET_HI) * TWO_32 + ((lo & L1_ENTRY.OFFSET_LO) >>> 0)
+  const offset = hostOffset(hi, lo)
   if (offset === 0) return { kind: "empty", reserved }
   const reason = badOffset(offset, geometry)
   return reason === undefined ? { kind: "table", offset, copied: isCopied(hi), reserved } : { kind: "corrupt", offset, reason, reserved }

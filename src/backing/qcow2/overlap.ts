@@ -73,6 +73,8 @@ export class MetadataMap {
   #ranges: Range[] = []
   /** For each range, the one that reaches furthest among it and those before. */
   #furthest: Range[] = []
+  /** Where the last range ends: most data lies beyond. */
+  #rangesEnd = 0
 
   constructor(clusterSize: number, lists: { readonly l2Tables: ClusterList; readonly refcountBlocks: ClusterList }) {
     this.#clusterSize = clusterSize
@@ -122,8 +124,7 @@ export class MetadataMap {
   findForData(offset: number, length: number): string | undefined {
     const first = Math.floor(offset / this.#clusterSize)
     const end = Math.ceil((offset + length) / this.#clusterSize)
-    const range = this.#findRange(first * this.#clusterSize, end * this.#clusterSize)
-    return range ?? this.findWithin({ offset, length })
+    return this.#findRange(first * this.#clusterSize, end * this.#clusterSize) ?? this.#findTable(first, end)
   }
 
   /** What else than an L2 table the L2 table at `offset` is, or undefined. */
@@ -138,8 +139,11 @@ export class MetadataMap {
 
   /** What single metadata cluster lies within a contiguous structure, or undefined. */
   findWithin(range: { readonly offset: number; readonly length: number }): string | undefined {
-    const end = Math.ceil((range.offset + range.length) / this.#clusterSize)
-    for (let cluster = Math.floor(range.offset / this.#clusterSize); cluster < end; cluster++) {
+    return this.#findTable(Math.floor(range.offset / this.#clusterSize), Math.ceil((range.offset + range.length) / this.#clusterSize))
+  }
+
+  #findTable(first: number, end: number): string | undefined {
+    for (let cluster = first; cluster < end; cluster++) {
       if (this.#l2Tables.has(cluster)) return "an L2 table"
       if (this.#refcountBlocks.has(cluster)) return "a refcount block"
     }
@@ -147,6 +151,7 @@ export class MetadataMap {
   }
 
   #findRange(start: number, end: number): string | undefined {
+    if (start >= this.#rangesEnd) return undefined
     let low = 0
     let high = this.#ranges.length
     while (low < high) {
@@ -167,5 +172,6 @@ export class MetadataMap {
       if (furthest === undefined || range.end > furthest.end) furthest = range
       this.#furthest.push(furthest)
     }
+    this.#rangesEnd = furthest?.end ?? 0
   }
 }

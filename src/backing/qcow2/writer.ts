@@ -3,7 +3,7 @@
  * in from where it was before. The entry changes, in memory, only after the data is in the file: an error leaves the old content.
  */
 import type { Allocator } from "./allocator.ts"
-import type { BufferCursor } from "./buffers.ts"
+import { BufferCursor } from "./buffers.ts"
 import type { ClusterFile } from "./cluster-file.ts"
 import { compressedLength, compressedOffset, encodeEntry, hostOffset, isCopied, L2_KIND, type L2Kind, l2Kind } from "./entries.ts"
 import type { Geometry } from "./geometry.ts"
@@ -63,18 +63,25 @@ export class Writer {
     this.#zeroes = new Uint8Array(options.geometry.clusterSize)
   }
 
-  /** Stores the next `length` bytes of `cursor` at guest byte `offset`. */
-  write(cursor: BufferCursor, offset: number, length: number): void {
+  /** Stores `buffers`, `length` bytes in all, at guest byte `offset`. */
+  write(buffers: readonly Uint8Array[], offset: number, length: number): void {
+    const host = this.#ownPlace(offset, length)
+    if (host >= 0) {
+      this.#protect(host, length)
+      this.#file.writev(buffers, host, length)
+      return
+    }
+    const cursor = new BufferCursor(buffers)
     for (let done = 0; done < length; ) done += this.#writeStep(cursor, offset + done, length - done)
   }
 
   /** Makes `length` guest bytes zero by writing zeroes, except where they are zero already. */
-  writeZeroes(offset: number, length: number, zeroCursor: (length: number) => BufferCursor): void {
+  writeZeroes(offset: number, length: number): void {
     const { clusterSize } = this.#geometry
     for (let done = 0; done < length; ) {
       const at = offset + done
       const piece = Math.min(length - done, clusterSize - (at - this.#mapping.clusterOf(at) * clusterSize))
-      if (!this.#readsZero(at)) this.write(zeroCursor(piece), at, piece)
+      if (!this.#readsZero(at)) this.write([this.#zeroes.subarray(0, piece)], at, piece)
       done += piece
     }
   }
@@ -90,6 +97,23 @@ export class Writer {
     const first = Math.floor(start / clusterSize)
     const last = Math.floor((start + compressedLength(hi, lo, this.#geometry) - 1) / clusterSize)
     this.#allocator.releaseLater(first, last - first + 1)
+  }
+
+  /** Host byte for the whole range when all of it can be written in place and in one piece, or -1. The path of most writes. */
+  #ownPlace(offset: number, length: number): number {
+    const { clusterSize, l2Entries } = this.#geometry
+    const cluster = this.#mapping.clusterOf(offset)
+    const l1Index = Math.floor(cluster / l2Entries)
+    const table = this.#mapping.ownTable(l1Index)
+    if (table === undefined) return -1
+    let index = cluster - l1Index * l2Entries
+    const within = offset - cluster * clusterSize
+    const host = hostOffset(table.view.getUint32(index * TABLE_ENTRY_SIZE), table.view.getUint32(index * TABLE_ENTRY_SIZE + 4))
+    for (let found = -within; found < length; found += clusterSize) {
+      if (index === l2Entries || !this.#isOwnAt(table, index, host + within + found)) return -1
+      index++
+    }
+    return host + within
   }
 
   #readsZero(offset: number): boolean {

@@ -1,5 +1,4 @@
 /** Discard and write-zeroes: mostly a matter of L2 entries (QC-DZ-01 to QC-DZ-07). */
-import { BufferCursor } from "./buffers.ts"
 import { L2_KIND, l2Kind } from "./entries.ts"
 import type { Geometry } from "./geometry.ts"
 import type { Mapping } from "./mapping.ts"
@@ -25,7 +24,6 @@ export class Zeroing {
   readonly #writer: Writer
   readonly #metadataWriter: MetadataWriter
   readonly #hasBacking: boolean
-  readonly #zeroes: Uint8Array
 
   constructor(options: ZeroingOptions) {
     this.#geometry = options.geometry
@@ -33,7 +31,6 @@ export class Zeroing {
     this.#writer = options.writer
     this.#metadataWriter = options.metadataWriter
     this.#hasBacking = options.hasBacking
-    this.#zeroes = new Uint8Array(options.geometry.clusterSize)
   }
 
   /** Frees the whole clusters in the range, the last one of the disk included; other parts stay. Discarded clusters read as zeroes. */
@@ -65,7 +62,7 @@ export class Zeroing {
   }
 
   #storeZeroes(offset: number, length: number): void {
-    if (length > 0) this.#writer.writeZeroes(offset, length, (piece) => new BufferCursor([this.#zeroes.subarray(0, piece)]))
+    if (length > 0) this.#writer.writeZeroes(offset, length)
   }
 
   #zeroClusters(first: number, end: number, allocated: Allocated): void {
