@@ -6,6 +6,9 @@ import { VIRTIO_F } from "./spec.ts"
 /** Bytes of the structure, the fields of features that we do not offer included. */
 export const COMMON_CONFIG_SIZE = 0x40
 
+/** [VIRTIO] 4.1.5.1.2: no vector is mapped. */
+export const NO_VECTOR = 0xffff
+
 /** What the registers need of the transport. */
 export interface ModernTransport {
   configVector: number
@@ -19,6 +22,7 @@ type QueueAddress = "descriptorTable" | "availRing" | "usedRing"
 
 export class CommonConfig {
   readonly #device: VirtioDevice
+  readonly #transport: ModernTransport
   readonly #registers: RegisterBlock
   #deviceFeatureSelect = 0
   #driverFeatureSelect = 0
@@ -26,6 +30,7 @@ export class CommonConfig {
 
   constructor(device: VirtioDevice, transport: ModernTransport) {
     this.#device = device
+    this.#transport = transport
     const queue = () => device.queue(this.#queueSelect)
     this.#registers = new RegisterBlock([
       { offset: 0x00, width: 4, read: () => this.#deviceFeatureSelect, write: (value) => (this.#deviceFeatureSelect = value) },
@@ -75,8 +80,11 @@ export class CommonConfig {
     this.#queueSelect = 0
   }
 
+  /** The vector belongs to what is reset ([VIRTIO] 2.6.1.1.1): nothing is told for the queue from here on. */
   #resetQueue(value: number): void {
-    if (value === 1 && this.#device.hasFeature(VIRTIO_F.RING_RESET)) this.#device.resetQueue(this.#queueSelect)
+    if (value !== 1 || !this.#device.hasFeature(VIRTIO_F.RING_RESET)) return
+    this.#transport.setQueueVector(this.#queueSelect, NO_VECTOR)
+    this.#device.resetQueue(this.#queueSelect)
   }
 
   /** A 64-bit address as two dwords, each of which can be written alone. Addresses above 2^53 lose low bits, but stay far outside of RAM. */

@@ -42,6 +42,9 @@ interface Queue {
   position: number
 }
 
+/** What a driver can say. SUSPEND is not offered, and the rest of the bits have no meaning. */
+const DRIVER_STATUS = DEVICE_STATUS.ACKNOWLEDGE | DEVICE_STATUS.DRIVER | DEVICE_STATUS.DRIVER_OK | DEVICE_STATUS.FEATURES_OK | DEVICE_STATUS.FAILED
+
 const RING_FEATURES = featureMask([VIRTIO_F.NOTIFY_ON_EMPTY, VIRTIO_F.ANY_LAYOUT, VIRTIO_F.INDIRECT_DESC, VIRTIO_F.EVENT_IDX, VIRTIO_F.VERSION_1, VIRTIO_F.RING_RESET])
 
 export interface VirtioDeviceOptions {
@@ -83,6 +86,8 @@ export abstract class VirtioDevice {
   #paused = false
   /** Requests whose backing has not answered, those of rings that have been reset included. */
   #outstanding = 0
+  /** Those of them that the backing has answered, but while bus mastering was off. */
+  #held: { readonly ring: SplitQueue; readonly queue: number; readonly act: () => void }[] = []
   #idleWaiters: (() => void)[] = []
   #resetting = false
 
@@ -154,7 +159,14 @@ export abstract class VirtioDevice {
     if (this.#resetting && this.#outstanding === 0) this.#finishReset()
     const own = this.#queues[queue]
     if (own?.resetting === true) this.#finishQueueReset(own)
-    if (this.#outstanding === 0) for (const resolve of this.#idleWaiters.splice(0)) resolve()
+    this.#tellIdle()
+  }
+
+  /** Runs `act`, by which a request of `ring` comes to its end in the guest's memory: once bus mastering is on, at once where `ring` has been reset. */
+  protected whenReachable(ring: SplitQueue, queue: number, act: () => void): void {
+    if (this.#dmaEnabled || !this.isCurrent(ring, queue)) return act()
+    this.#held.push({ ring, queue, act })
+    this.#tellIdle()
   }
 
   /** Runs `act` on the ring in the guest's present memory. A VirtqueueError stops the device. */
@@ -193,14 +205,16 @@ export abstract class VirtioDevice {
     return this.#status
   }
 
-  /** 0 resets the device. Anything else sets bits; DEVICE_NEEDS_RESET is ours, and FEATURES_OK sticks only for a set that we can serve. */
+  /** 0 resets the device. Anything else does not: DEVICE_NEEDS_RESET is ours, FAILED stays until a reset, and FEATURES_OK sticks only for a set that we can serve. */
   writeStatus(value: number): void {
     if (value === 0) {
       this.#reset()
       return
     }
-    if (this.#resetting) return
-    let next = (value & ~DEVICE_STATUS.DEVICE_NEEDS_RESET) | (this.#status & DEVICE_STATUS.DEVICE_NEEDS_RESET)
+    const bits = value & DRIVER_STATUS
+    // With none of them the status would read 0, as after a reset.
+    if (this.#resetting || bits === 0) return
+    let next = bits | (this.#status & (DEVICE_STATUS.DEVICE_NEEDS_RESET | DEVICE_STATUS.FAILED))
     if (!this.#featuresFrozen && (next & DEVICE_STATUS.FEATURES_OK) !== 0 && !this.#featuresAcceptable()) next &= ~DEVICE_STATUS.FEATURES_OK
     const rising = next & ~this.#status
     this.#status = next
@@ -268,6 +282,7 @@ export abstract class VirtioDevice {
     const queue = this.#queues[index]
     if (queue === undefined || this.#resetting) return
     queue.resetting = true
+    this.#releaseHeld()
     this.#finishQueueReset(queue)
   }
 
@@ -295,7 +310,7 @@ export abstract class VirtioDevice {
 
   /** Resolves when no request waits for the backing: at once, where the backing is synchronous. Saving state and closing want that. */
   whenIdle(): Promise<void> {
-    return this.#outstanding === 0 ? Promise.resolve() : new Promise((resolve) => this.#idleWaiters.push(resolve))
+    return this.#idle ? Promise.resolve() : new Promise((resolve) => this.#idleWaiters.push(resolve))
   }
 
   /** Takes no more requests; resolves when none is in flight. Those that the driver makes available meanwhile wait for `resume`. */
@@ -310,8 +325,9 @@ export abstract class VirtioDevice {
     this.#kickAll()
   }
 
-  /** What the driver has set up, as JSON values: of a device that is paused and idle. Throws an Error while a request is in flight. */
+  /** What the driver has set up, as JSON values: of a device that is paused and idle. Throws an Error while a request is in flight, or answered but held back by bus mastering that is off. */
   saveState(): VirtioDeviceState {
+    if (this.#held.length > 0) throw new Error(`${this.#held.length} answers wait until the guest turns bus mastering on again: save the state later`)
     if (this.#outstanding !== 0 || this.#resetting) throw new Error(`${this.#outstanding} requests in flight: pause the device, and save its state when that has resolved`)
     return {
       status: this.#status,
@@ -327,7 +343,7 @@ export abstract class VirtioDevice {
    * memory is not touched before `resume`. Throws an Error, with the device reset, for a state that this device could not have had.
    */
   restoreState(saved: unknown): void {
-    if (this.#outstanding !== 0) throw new Error(`${this.#outstanding} requests in flight: pause the device before its state is restored`)
+    if (!this.#idle) throw new Error(`${this.#outstanding} requests in flight: pause the device before its state is restored`)
     this.#paused = true
     this.#reset()
     const state = parseDeviceState(saved, { queues: this.queueCount, queueSize: this.maxQueueSize, configSize: this.configSize })
@@ -355,7 +371,9 @@ export abstract class VirtioDevice {
   setDmaEnabled(enabled: boolean): void {
     if (enabled === this.#dmaEnabled) return
     this.#dmaEnabled = enabled
-    if (enabled) this.#kickAll()
+    if (!enabled) return
+    this.#releaseHeld()
+    this.#kickAll()
   }
 
   get configSize(): number {
@@ -429,8 +447,25 @@ export abstract class VirtioDevice {
     for (let index = 0; index < this.#queues.length; index++) this.notify(index)
   }
 
+  /** Nothing waits for the backing. */
+  get #idle(): boolean {
+    return this.#outstanding === this.#held.length
+  }
+
+  #tellIdle(): void {
+    if (this.#idle) for (const resolve of this.#idleWaiters.splice(0)) resolve()
+  }
+
+  #releaseHeld(): void {
+    const held = this.#held
+    this.#held = []
+    for (const { ring, queue, act } of held) this.whenReachable(ring, queue, act)
+  }
+
   #reset(): void {
     for (const queue of this.#queues) queue.ring = undefined
+    // Before the flag: the last of them would finish a reset that has not begun.
+    this.#releaseHeld()
     this.#resetting = true
     if (this.#outstanding === 0) this.#finishReset()
   }

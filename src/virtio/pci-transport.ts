@@ -3,7 +3,7 @@
  * It knows nothing of the device type behind it.
  */
 import { type AccessWidth, type BarDefinition, PciFunction, type PciInterrupts } from "../pci/function.ts"
-import { CommonConfig, COMMON_CONFIG_SIZE } from "./common-config.ts"
+import { CommonConfig, COMMON_CONFIG_SIZE, NO_VECTOR } from "./common-config.ts"
 import type { VirtioDevice, VirtioTransport } from "./device.ts"
 import type { GuestMemory } from "./guest-memory.ts"
 import { LegacyRegisters, legacyBarSize } from "./legacy-registers.ts"
@@ -29,8 +29,6 @@ const WINDOW = { bar: 4, offset: 8, length: 12, data: 16, size: 20 } as const
 
 /** [VIRTIO] 4.1.4.5: bits of the ISR status. */
 const ISR = { QUEUE: 1, CONFIG: 2 } as const
-/** [VIRTIO] 4.1.5.1.2: no vector is mapped. */
-const NO_VECTOR = 0xffff
 const MAX_VECTORS = 2048
 
 const LEGACY_BAR = 0

@@ -150,9 +150,10 @@ export class VirtioBlk extends VirtioDevice {
       }
       this.#execute(ring, queue, this.#taken)
       this.publish(ring, queue)
+      // Interrupting may have run the driver, and the driver may have reset us: then nothing of this ring matters any more.
+      if (!this.isCurrent(ring, queue)) return this.#throwBugs()
       if (broken !== undefined) throw broken
-      // Interrupting may have run the driver, and the driver may have reset us.
-      if (!this.isCurrent(ring, queue) || (drained && !ring.enableKicks())) return this.#throwBugs()
+      if (drained && !ring.enableKicks()) return this.#throwBugs()
     }
     this.#throwBugs()
     return true
@@ -384,7 +385,7 @@ export class VirtioBlk extends VirtioDevice {
   /** Completes the requests when the backing has answered. `step`: what it was asked for, the requests' own action or the flush behind writes. */
   #wait(ring: SplitQueue, queue: number, requests: readonly BlkRequest[], answer: Promise<void>, step: "act" | "stabilise"): void {
     const { generation } = this.memory
-    const settle = (act: () => void) => {
+    const end = (act: () => void) => {
       if (this.isCurrent(ring, queue)) {
         this.guard(ring, queue, () => {
           // The guest's memory has been replaced: the backing worked on a buffer that is gone. The new one holds what the old one did.
@@ -399,6 +400,7 @@ export class VirtioBlk extends VirtioDevice {
       this.requestFinished(queue)
       this.#throwBugs()
     }
+    const settle = (act: () => void) => this.whenReachable(ring, queue, () => end(act))
     const done = () => {
       if (step === "act") this.#succeeded(ring, requests, 0, requests.length)
       else for (const request of requests) this.#complete(ring, request, VIRTIO_BLK_S.OK, 0)

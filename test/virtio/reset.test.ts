@@ -1,0 +1,315 @@
+/** Resets with requests in flight, of the device and of one queue ([VIRTIO] 2.4, 2.6.1), over a disk that answers when the test says so. */
+import { beforeEach, describe, expect, it } from "vitest"
+import { BackingError } from "../../src/backing/backing.ts"
+import { type AttachedDisk, Machine } from "../../src/vmm/machine.ts"
+import { BIT, COMMON, LegacyGuest, mask, ModernGuest, NO_VECTOR, UP, VERSION_1 } from "./guest.ts"
+import { HeldBacking, turn } from "./held-backing.ts"
+import { FLUSH, IN, OUT, Ring, UNTOUCHED } from "./ring.ts"
+
+const SECTOR = 512
+const [OK, IOERR] = [0, 1]
+const MESSAGE = { address: 0xfee0_1000, data: 0x51 }
+
+let vm: Machine
+let backing: HeldBacking
+let disk: AttachedDisk
+let guest: ModernGuest
+let ring: Ring
+let second: Ring
+beforeEach(() => {
+  vm = new Machine({ ramSize: 1 << 20 })
+  backing = new HeldBacking(Uint8Array.from({ length: 64 * SECTOR }, (_, at) => at / SECTOR + 1))
+  disk = vm.attachDisk(backing, { queues: 2 })
+  guest = new ModernGuest(vm, disk.slot)
+  ring = new Ring(vm)
+  second = new Ring(vm, { base: 0x2_0000, buffers: 0x8_0000 })
+})
+
+/** Runs `act`, after which no byte of RAM may be another, and no interrupt may have come. */
+async function expectSilence(act: () => Promise<void>): Promise<void> {
+  const before = vm.ram.slice()
+  vm.interrupts.takeMessages()
+  await act()
+  expect(Buffer.compare(before, vm.ram)).toBe(0)
+  expect([vm.interrupts.raised, vm.interrupts.takeMessages()]).toEqual([[], []])
+}
+
+async function expectService(): Promise<void> {
+  const before = ring.usedIdx
+  const request = ring.request(IN, 2, SECTOR)
+  guest.kick()
+  await backing.finishNext()
+  expect([ring.usedIdx, ring.status(request)]).toEqual([before + 1, OK])
+  expect(ring.data(request, SECTOR)).toEqual(new Uint8Array(SECTOR).fill(3))
+}
+
+describe("reset of the device", () => {
+  it("ST-02 ST-03 PCI-24 with requests in flight: status shows 0 when the last one is through, and nothing comes after that", async () => {
+    guest.start([ring, second], VERSION_1 | mask(BIT.MQ))
+    const requests = [ring.request(IN, 1, SECTOR, 0), ring.request(IN, 9, SECTOR, 1)]
+    const written = second.request(OUT, 5, SECTOR)
+    guest.kick(0)
+    guest.kick(1)
+    expect(backing.calls.map(({ name }) => name)).toEqual(["pread", "pread", "pwrite"])
+    guest.status = 0
+    for (let left = 3; left > 0; left--) {
+      expect(guest.status).toBe(UP)
+      // A driver does not wait for a reset with more of its own.
+      guest.kick(0)
+      await backing.finishNext()
+    }
+    expect(guest.status).toBe(0)
+    expect([...requests.map((request) => ring.status(request)), second.status(written)]).toEqual([UNTOUCHED, UNTOUCHED, UNTOUCHED])
+    expect([ring.usedIdx, second.usedIdx, guest.readIsr(), vm.interrupts.raised]).toEqual([0, 0, 0, []])
+    await expectSilence(turn)
+    ring.clear()
+    guest.start([ring])
+    await expectService()
+  })
+
+  it("ST-02 what is written while a reset is under way has no effect", async () => {
+    guest.start([ring], mask(BIT.EVENT_IDX))
+    ring.request(FLUSH, 0, 0)
+    guest.kick()
+    guest.status = 0
+    guest.status = 0x01
+    guest.acceptWord(0, 1 << BIT.FLUSH)
+    guest.setQueueRegister(0, COMMON.queueSize, 2, 2)
+    guest.setQueueRegister(0, COMMON.queueReset, 2, 1)
+    expect(guest.status).toBe(UP)
+    await backing.finishNext()
+    expect([guest.status, guest.accepted, guest.queueRegister(0, COMMON.queueSize, 2), guest.queueRegister(0, COMMON.queueReset, 2)]).toEqual([0, 0n, 256, 0])
+  })
+
+  it("ST-03 a write that was answered but not yet flushed (write-through) is not reported after a reset", async () => {
+    guest.start([ring])
+    const request = ring.request(OUT, 5, SECTOR)
+    guest.kick()
+    await backing.finishNext()
+    expect(backing.calls.map(({ name }) => name)).toEqual(["flush"])
+    guest.status = 0
+    expect(guest.status).toBe(UP)
+    await expectSilence(() => backing.finishNext())
+    expect([guest.status, ring.status(request)]).toEqual([0, UNTOUCHED])
+  })
+
+  it("ST-03 a request that fails after the reset is not reported either", async () => {
+    guest.start([ring])
+    ring.request(IN, 1, SECTOR)
+    guest.kick()
+    guest.status = 0
+    await expectSilence(async () => {
+      backing.calls[0]?.fail(new BackingError("io", "the host says no"))
+      await turn()
+    })
+    expect([guest.status, guest.readIsr()]).toEqual([0, 0])
+  })
+
+  it("ST-03 a message that waited behind a mask is not sent after a reset", async () => {
+    guest.start([ring])
+    guest.programVector(0, { ...MESSAGE, masked: true })
+    guest.setQueueRegister(0, COMMON.queueVector, 2, 0)
+    await expectService()
+    expect(disk.function.msix?.isPending(0)).toBe(true)
+    guest.status = 0
+    await expectSilence(async () => guest.programVector(0, MESSAGE))
+  })
+
+  it("ST-04 features, queues, ring positions, vectors and ISR are forgotten; the first request afterwards is at index 0", async () => {
+    const small = new Ring(vm, { size: 4 })
+    guest.start([small], VERSION_1 | mask(BIT.EVENT_IDX, BIT.MQ))
+    guest.common.write(COMMON.configVector, 2, 1)
+    guest.setQueueRegister(1, COMMON.queueVector, 2, 2)
+    for (let round = 0; round < 7; round++) {
+      small.usedEvent = round
+      small.request(IN, round, SECTOR)
+      guest.kick()
+      await backing.finishNext()
+    }
+    expect([small.usedIdx, guest.interrupted]).toEqual([7, true])
+    disk.device.capacityChanged()
+    guest.status = 0
+    expect([COMMON.deviceFeatureSelect, COMMON.driverFeatureSelect].map((offset) => guest.common.read(offset, 4))).toEqual([0, 0])
+    expect([guest.status, guest.accepted, guest.interrupted, guest.readIsr(), guest.common.read(COMMON.configVector, 2)]).toEqual([0, 0n, false, 0, NO_VECTOR])
+    for (const queue of [0, 1]) {
+      const registers = [COMMON.queueSize, COMMON.queueVector, COMMON.queueEnable, COMMON.queueReset] as const
+      expect(registers.map((offset) => guest.queueRegister(queue, offset, 2))).toEqual([256, NO_VECTOR, 0, 0])
+      for (let offset: number = COMMON.queueDesc; offset < COMMON.queueNotifConfigData; offset += 4) expect(guest.queueRegister(queue, offset, 4)).toBe(0)
+    }
+    small.clear()
+    guest.start([small])
+    // EVENT_IDX is off now, and the junk in used_event means nothing.
+    small.usedEvent = 1000
+    const request = small.request(IN, 2, SECTOR, 0)
+    guest.kick()
+    await backing.finishNext()
+    expect([small.usedIdx, small.usedEntry(0), small.status(request), guest.interrupted]).toEqual([1, { id: 0, length: SECTOR + 1 }, OK, true])
+  })
+
+  it("ST-02 LEG-14 through the legacy status register as well", async () => {
+    const legacy = new LegacyGuest(vm, disk.slot)
+    const whole = new Ring(vm, { size: 256 })
+    legacy.start(whole)
+    const request = whole.request(IN, 1, SECTOR)
+    legacy.kick()
+    legacy.status = 0
+    expect(legacy.status).toBe(0x07)
+    await backing.finishNext()
+    expect([legacy.status, whole.usedIdx, whole.status(request), legacy.interrupted]).toEqual([0, 0, UNTOUCHED, false])
+  })
+
+  it("ST-03 a disk that is unplugged with requests in flight is silent from then on, and its device idle when they are through", async () => {
+    guest.start([ring])
+    ring.request(FLUSH, 0, 0, 0)
+    ring.request(FLUSH, 0, 0, 1)
+    guest.kick()
+    await backing.finishNext()
+    expect([ring.usedIdx, guest.interrupted]).toEqual([1, true])
+    const device = vm.detachDisk(disk.slot)
+    let idle = false
+    const whenIdle = device.whenIdle().then(() => (idle = true))
+    expect([guest.config(0, 4), guest.common.read(COMMON.status, 1)]).toEqual([0xffff_ffff, 0xff])
+    await expectSilence(async () => {
+      await turn()
+      expect(idle).toBe(false)
+      await backing.finishNext()
+    })
+    await whenIdle
+  })
+})
+
+describe("reset of a queue", () => {
+  beforeEach(() => guest.start([ring, second], VERSION_1 | mask(BIT.MQ, BIT.RING_RESET)))
+
+  it("VQ-32 PCI-23 FT-20 with requests in flight: queue_reset reads 1 until they are through, then both registers read 0; other queues go on", async () => {
+    const request = ring.request(IN, 1, SECTOR)
+    guest.kick(0)
+    const other = second.request(FLUSH, 0, 0)
+    guest.kick(1)
+    guest.setQueueRegister(0, COMMON.queueReset, 2, 1)
+    expect(guest.queueRegister(0, COMMON.queueReset, 2)).toBe(1)
+    expect(guest.queueRegister(1, COMMON.queueReset, 2)).toBe(0)
+    // Neither kicks nor registers of the queue do anything meanwhile.
+    ring.request(IN, 2, SECTOR, 1)
+    guest.kick(0)
+    guest.enable(0, ring)
+    expect(backing.calls.length).toBe(2)
+    expect(guest.queueRegister(0, COMMON.queueReset, 2)).toBe(1)
+    await backing.finishNext()
+    expect([COMMON.queueReset, COMMON.queueEnable].map((offset) => guest.queueRegister(0, offset, 2))).toEqual([0, 0])
+    expect([ring.usedIdx, ring.status(request), guest.interrupted]).toEqual([0, UNTOUCHED, false])
+    await backing.finishNext()
+    expect([second.usedIdx, second.status(other), guest.interrupted]).toEqual([1, OK, true])
+  })
+
+  it("VQ-32 the queue is as new: its memory may be used for something else, and it can be enabled elsewhere with another size", async () => {
+    for (const slot of [0, 1, 2]) {
+      ring.request(IN, slot, SECTOR, slot)
+      guest.kick(0)
+    }
+    await backing.finishNext()
+    expect(ring.usedIdx).toBe(1)
+    guest.readIsr()
+    guest.setQueueRegister(0, COMMON.queueReset, 2, 1)
+    while (backing.calls.length > 0) await backing.finishNext()
+    const registers = [COMMON.queueSize, COMMON.queueEnable, COMMON.queueReset] as const
+    expect(registers.map((offset) => guest.queueRegister(0, offset, 2))).toEqual([256, 0, 0])
+    vm.ram.fill(0xee, ring.desc, 0x2_0000)
+    await expectSilence(async () => guest.kick(0))
+    const next = new Ring(vm, { size: 4, base: 0x3_0000 }).clear()
+    guest.enable(0, next)
+    expect([COMMON.queueEnable, COMMON.queueReset, COMMON.queueSize].map((offset) => guest.queueRegister(0, offset, 2))).toEqual([1, 0, 4])
+    const request = next.request(IN, 7, SECTOR)
+    guest.kick(0)
+    await backing.finishNext()
+    expect([next.usedIdx, next.usedEntry(0), next.status(request)]).toEqual([1, { id: 0, length: SECTOR + 1 }, OK])
+    expect(next.data(request, SECTOR)).toEqual(new Uint8Array(SECTOR).fill(8))
+  })
+
+  it("VQ-32 its vector is unmapped: nothing is told for it, and whoever enables it maps it again", () => {
+    guest.setQueueRegister(0, COMMON.queueVector, 2, 1)
+    guest.setQueueRegister(1, COMMON.queueVector, 2, 1)
+    guest.setQueueRegister(0, COMMON.queueReset, 2, 1)
+    expect([guest.queueRegister(0, COMMON.queueVector, 2), guest.queueRegister(1, COMMON.queueVector, 2)]).toEqual([NO_VECTOR, 1])
+  })
+
+  it("PCI-23 a device reset ends the reset of a queue, and queue_reset reads 0 then", async () => {
+    ring.request(FLUSH, 0, 0)
+    guest.kick(0)
+    guest.setQueueRegister(0, COMMON.queueReset, 2, 1)
+    guest.status = 0
+    expect(guest.status).toBe(UP)
+    await backing.finishNext()
+    expect([guest.status, guest.queueRegister(0, COMMON.queueReset, 2)]).toEqual([0, 0])
+    ring.clear()
+    guest.start([ring])
+    await expectService()
+  })
+
+  it("PCI-23 without RING_RESET the register does not exist; 0, 2 and a queue that is not there do nothing with it", () => {
+    for (const value of [0, 2, 0xffff]) {
+      guest.setQueueRegister(0, COMMON.queueReset, 2, value)
+      expect(guest.queueRegister(0, COMMON.queueEnable, 2)).toBe(1)
+    }
+    guest.setQueueRegister(2, COMMON.queueReset, 2, 1)
+    expect(guest.queueRegister(2, COMMON.queueReset, 2)).toBe(0)
+    ring.clear()
+    guest.start([ring], VERSION_1)
+    ring.request(FLUSH, 0, 0)
+    guest.kick(0)
+    guest.setQueueRegister(0, COMMON.queueReset, 2, 1)
+    expect([COMMON.queueReset, COMMON.queueEnable].map((offset) => guest.queueRegister(0, offset, 2))).toEqual([0, 1])
+  })
+})
+
+describe("bus mastering while requests are in flight", () => {
+  beforeEach(() => guest.start([ring]))
+
+  it("PCI-36 what the disk answers while it is off is told once it is on again", async () => {
+    const requests = [ring.request(FLUSH, 0, 0, 0), ring.request(OUT, 4, SECTOR, 1)]
+    guest.kick()
+    guest.command = 3
+    await expectSilence(async () => {
+      backing.calls[1]?.fail(new BackingError("io", "the host says no"))
+      await backing.finishNext()
+    })
+    guest.command = 7
+    expect([ring.usedIdx, ...requests.map((request) => ring.status(request)), guest.interrupted]).toEqual([2, OK, IOERR, true])
+    await expectService()
+  })
+
+  it("PCI-36 a reset does not wait for it to be on again, and forgets the answers", async () => {
+    ring.request(FLUSH, 0, 0)
+    guest.kick()
+    guest.command = 3
+    await backing.finishNext()
+    guest.status = 0
+    expect(guest.status).toBe(0)
+    await expectSilence(async () => {
+      guest.command = 7
+    })
+    ring.clear()
+    guest.start([ring])
+    await expectService()
+  })
+
+  it("PCI-36 neither do a queue reset and whoever closes the disk", async () => {
+    guest.status = 0
+    guest.start([ring.clear(), second.clear()], VERSION_1 | mask(BIT.RING_RESET))
+    ring.request(FLUSH, 0, 0)
+    guest.kick(0)
+    const other = second.request(FLUSH, 0, 0)
+    guest.kick(1)
+    guest.command = 3
+    await backing.finishNext()
+    await backing.finishNext()
+    await disk.device.whenIdle()
+    expect(() => disk.device.saveState()).toThrow("bus mastering")
+    guest.setQueueRegister(0, COMMON.queueReset, 2, 1)
+    expect(guest.queueRegister(0, COMMON.queueReset, 2)).toBe(0)
+    expect([ring.usedIdx, second.usedIdx]).toEqual([0, 0])
+    guest.command = 7
+    expect([ring.usedIdx, second.usedIdx, second.status(other)]).toEqual([0, 1, OK])
+    expect(disk.device.saveState().status).toBe(UP)
+  })
+})
