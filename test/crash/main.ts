@@ -1,27 +1,58 @@
-/** Crash replay for as long as one likes: `tsx test/crash/main.ts --seconds 600 [--seed N] [--only SHAPE]`. Ends with one line; exits with 1 at the first failure. */
+/**
+ * The long crash tests: `tsx test/crash/main.ts --seconds 600 [--seed N] [--only SHAPE]` replays power cuts at every write of recorded images;
+ * with `--kill` it kills real processes instead. Ends with one line; exits with 1 at the first failure and says how to see it again.
+ */
+import { mkdtempSync, rmSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
 import { parseArgs } from "node:util"
+import { createImage } from "../../src/backing/create.ts"
+import { FlatModel } from "../support/flat-model.ts"
 import { Rng } from "../support/rng.ts"
+import { KILL_CLUSTER_SIZE, killRound } from "./kill.ts"
 import { crashRound } from "./replay.ts"
 import { crashShapes, roundFor } from "./shapes.ts"
 
-const { values } = parseArgs({ options: { seconds: { type: "string", default: "60" }, seed: { type: "string" }, only: { type: "string", default: "" } } })
+const { values } = parseArgs({
+  options: { seconds: { type: "string", default: "60" }, seed: { type: "string" }, only: { type: "string", default: "" }, kill: { type: "boolean", default: false } },
+})
 const first = values.seed === undefined ? Date.now() % 2 ** 32 : Number(values.seed)
 const end = Date.now() + Number(values.seconds) * 1000
-const shapes = crashShapes.filter((shape) => shape.name.includes(values.only))
-console.log(`crash replay: seed ${first}, ${shapes.length} shapes, ${values.seconds} seconds`)
-
-let points = 0
-let rounds = 0
 let seed = first
-for (; Date.now() < end; seed++) {
-  const rng = new Rng(seed)
-  const shape = rng.pick(shapes)
-  try {
+try {
+  console.log(values.kill ? await killAll() : replayAll())
+} catch (error) {
+  console.error(`crash test failed: --seed ${seed}${values.kill ? " --kill" : ""} --only "${values.only}": ${error instanceof Error ? error.stack : String(error)}`)
+  process.exitCode = 1
+}
+
+function replayAll(): string {
+  const shapes = crashShapes.filter((shape) => shape.name.includes(values.only))
+  console.log(`crash replay: seed ${first}, ${shapes.length} shapes, ${values.seconds} seconds`)
+  let points = 0
+  for (; Date.now() < end; seed++) {
+    const rng = new Rng(seed)
+    const shape = rng.pick(shapes)
     points += crashRound({ ...roundFor(shape, rng), operations: rng.between(5, 80), share: shape.share })
-    rounds++
-  } catch (error) {
-    console.error(`crash replay failed: --seed ${seed} --only "${shape.name}": ${error instanceof Error ? error.stack : String(error)}`)
-    process.exit(1)
+  }
+  return `crash replay: ${points} crash points, seeds ${first} to ${seed - 1}: no corruption, nothing lost`
+}
+
+async function killAll(): Promise<string> {
+  console.log(`crash by SIGKILL: seed ${first}, ${values.seconds} seconds`)
+  const directory = mkdtempSync(join(tmpdir(), "vioblk-kill-"))
+  try {
+    const path = join(directory, "killed.qcow2")
+    createImage(path, { size: 1 << 20, clusterSize: KILL_CLUSTER_SIZE })
+    let model = new FlatModel(1 << 20)
+    let operations = 0
+    for (; Date.now() < end; seed++) {
+      const left = await killRound(path, model, { seed, after: new Rng(seed).between(1, 2000) })
+      operations += left.progress.done
+      model = left.model
+    }
+    return `crash by SIGKILL: ${seed - first} processes killed after ${operations} operations on one image: no corruption, nothing lost`
+  } finally {
+    rmSync(directory, { recursive: true, force: true })
   }
 }
-console.log(`crash replay: ${points} crash points in ${rounds} rounds, seeds ${first} to ${seed - 1}: no corruption, nothing lost`)
