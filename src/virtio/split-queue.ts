@@ -221,7 +221,7 @@ export class SplitQueue {
     this.inFlight--
   }
 
-  /** Forgets about a chain without telling the driver: its queue has been reset. */
+  /** Forgets about a chain without telling the driver: its queue has been reset, or it cannot be answered. */
   abandon(): void {
     this.inFlight--
   }

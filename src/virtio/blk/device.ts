@@ -169,7 +169,13 @@ export class VirtioBlk extends VirtioDevice {
     while (this.#taken < BATCH_REQUESTS && segments.count < BATCH_SEGMENTS) {
       const request = this.#slot(this.#taken)
       if (!ring.pop(request)) return true
-      parseRequest(request, memory, legacy)
+      try {
+        parseRequest(request, memory, legacy)
+      } catch (error) {
+        // It will never be given back, and a reset of the queue must not wait for it.
+        ring.abandon()
+        throw error
+      }
       request.refusal = this.#refusal(request)
       this.#taken++
     }

@@ -1,0 +1,32 @@
+/** What must be seen of a device whose driver has broken the rules of a ring, whichever rule it was. */
+import { expect } from "vitest"
+import { CONFIG_IRQ, NEEDS_RESET, OK, type RingGuest } from "./ring-guest.ts"
+
+/**
+ * Kicks, and expects DEVICE_NEEDS_RESET, one configuration interrupt, a reason for people, nothing more from this device, and
+ * everything as new after a reset. `returned`: heads that are to come back all the same, those before the broken one.
+ */
+export function expectBroken(guest: RingGuest, reason: RegExp, returned: readonly number[] = []): void {
+  const ring = guest.ring
+  guest.irqs()
+  guest.kick()
+  expect(guest.status & NEEDS_RESET).toBe(NEEDS_RESET)
+  expect(guest.disk.device.brokenBy?.message).toMatch(reason)
+  expect(guest.disk.device.brokenBy?.message).not.toContain("\n")
+  expect(guest.irqs().filter((irq) => irq === CONFIG_IRQ)).toEqual([CONFIG_IRQ])
+  expect(guest.takeUsed(ring).map(({ id }) => id)).toEqual(returned)
+  const before = guest.usedIdx(ring)
+  guest.kick()
+  guest.kick()
+  expect([guest.usedIdx(ring), guest.irqs()]).toEqual([before, []])
+  expectSound(guest)
+}
+
+/** After a reset the device does what it is asked again. */
+export function expectSound(guest: RingGuest): void {
+  expect(guest.start()).toBe(guest.legacy ? 0x07 : 0x0f)
+  expect(guest.disk.device.brokenBy).toBeUndefined()
+  // With one descriptor a request needs an indirect table.
+  const { status, length } = guest.run({ type: 0, sector: 0, in: 512 }, { indirect: guest.ring.size < 4 })
+  expect([status, length]).toEqual([OK, 513])
+}
