@@ -11,7 +11,7 @@ export interface FailurePlan {
   readonly calls: readonly FileCall[]
   /** "once": only that call. "for-good": it and all later ones of these kinds. */
   readonly duration: "once" | "for-good"
-  /** A failing write stores this share of its bytes before it fails. Default 0. */
+  /** A failing write stores about this share of its bytes before it fails, whole sectors only, as a host does. Default 0. */
   readonly partial?: number
 }
 
@@ -48,7 +48,7 @@ export class FailingFile implements ImageFile {
 
   write(buffer: Uint8Array, offset: number): void {
     if (this.#fails("write")) {
-      const stored = Math.floor(buffer.length * (this.plan?.partial ?? 0))
+      const stored = Math.floor((offset + buffer.length * (this.plan?.partial ?? 0)) / 512) * 512 - offset
       if (stored > 0) this.#inner.write(buffer.subarray(0, stored), offset)
       throw this.#error("write", offset)
     }
