@@ -5,10 +5,11 @@ import { Rng, seedFromEnvironment } from "../support/rng.ts"
 import { F, header, IOERR, NEXT, OK, pattern, type Piece, ranges, RingGuest, type RingGuestOptions, T, UNTOUCHED, WRITE } from "./ring-guest.ts"
 
 const SECTORS = 2048
+const CONTENT = pattern(0, SECTORS)
 
 function guest(options: Partial<RingGuestOptions> = {}): RingGuest {
   const backing = new MemoryBacking({ size: 512 * SECTORS })
-  backing.pwrite(pattern(0, SECTORS), 0)
+  backing.pwrite(CONTENT, 0)
   return new RingGuest({ backing, ...options })
 }
 
@@ -113,7 +114,7 @@ describe("the parts of a split ring", () => {
 
 describe("chains", () => {
   it("VQ-06 only used ring, status and device-writable data change; the previous content of a writable buffer does not matter", () => {
-    const one = guest({ features: [F.EVENT_IDX, F.INDIRECT_DESC, F.FLUSH, F.DISCARD, F.WRITE_ZEROES], ringSize: 16 })
+    const one = guest({ features: [F.EVENT_IDX, F.INDIRECT_DESC, F.FLUSH, F.DISCARD, F.WRITE_ZEROES], ringSize: 16, machine: { ramSize: 1 << 17 } })
     const requests = [{ type: T.IN, sector: 3, in: 1024 }, { type: T.OUT, sector: 9, out: pattern(0, 3) }, { type: T.FLUSH }, { type: T.GET_ID, in: 20 }, { type: T.WRITE_ZEROES, out: ranges({ sector: 20, sectors: 2 }) }, { type: T.DISCARD, out: ranges({ sector: 30, sectors: 2 }) }, { type: 99, in: 64, out: pattern(1, 1) }, { type: T.IN, sector: SECTORS, in: 512 }]
     for (const request of requests) {
       for (const layout of [{}, { indirect: true }, { indirect: true, direct: 1 }]) {
