@@ -48,7 +48,7 @@ export function grubDisk(context: GuestContext, path: string, options: { readonl
   copyFileSync(debianKernel().image, join(root, "boot/vmlinuz"))
   writeFileSync(join(root, "boot/initrd"), new Uint8Array(options.initrd))
   run("qemu-img", ["create", "-q", "-f", "raw", path, `${options.mebibytes}M`])
-  run("mke2fs", ["-q", "-t", options.type ?? "ext2", "-d", root, "-E", `offset=${PARTITION_START * SECTOR},root_owner=0:0`, "-L", "boot", path, `${options.mebibytes - 1}M`])
+  run("mke2fs", ["-q", "-t", options.type ?? "ext2", "-d", root, ...(options.type === "ext4" ? ["-O", "^metadata_csum_seed,^orphan_file"] : []), "-E", `offset=${PARTITION_START * SECTOR},root_owner=0:0`, "-L", "boot", path, `${options.mebibytes - 1}M`])
   installGrub(context, path, options)
 }
 

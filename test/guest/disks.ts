@@ -1,9 +1,7 @@
 /** Disk images for the guests, made and judged by QEMU's tools, opened through our backings. */
 import { createHash } from "node:crypto"
 import { closeSync, openSync, readSync, writeSync } from "node:fs"
-import { HostFile } from "../../src/backing/file.ts"
-import { RawBacking } from "../../src/backing/raw.ts"
-import type { VirtioBacking } from "../../src/backing/backing.ts"
+import { openImage } from "../../src/backing/open.ts"
 import { run } from "./cache.ts"
 import { same } from "./suite.ts"
 
@@ -47,8 +45,8 @@ export function emptyImage(path: string, format: "raw" | "qcow2", size: number):
   run("qemu-img", ["create", "-q", "-f", format, path, String(size)])
 }
 
-export function open(path: string, format: "raw" | "qcow2", options: { readonly readOnly?: boolean } = {}): Promise<VirtioBacking> {
-  return Promise.resolve(new RawBacking(new HostFile(path, { readOnly: false })))
+export function open(path: string, format: "raw" | "qcow2"): ReturnType<typeof openImage> {
+  return openImage(path, { format })
 }
 
 /** `qemu-img check` must find nothing at all, leaks included. */

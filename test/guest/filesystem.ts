@@ -39,7 +39,7 @@ async function ext4(context: GuestContext): Promise<string> {
   emptyImage(path, "qcow2", 256 * MIB)
   const payload = pattern(5 * MIB + 123, 7)
   const initrd = initramfs({ kernel: debianKernel(), modules: ["virtio_pci", "virtio_blk", "ext4", "crc32c_generic"], files: [file("payload", payload), ...ext4Tools()] })
-  const backing = await open(path, "qcow2")
+  const backing = open(path, "qcow2")
   const guest = await Guest.start({ v86: linuxOptions(initrd), attach: (emulator) => attachToV86(emulator, backing), log: context.log })
   await guest.expect(/VIOBLK-READY/)
   await guest.command("/sbin/mke2fs -q -t ext4 -O ^has_journal /dev/vda && /sbin/mke2fs -q -F -t ext4 /dev/vda")
@@ -54,7 +54,7 @@ async function ext4(context: GuestContext): Promise<string> {
   same(await guest.command(`sha256sum ${names}; cat /mnt/many/* | sha256sum`), before, "checksums after umount and mount")
   await guest.command("umount /mnt")
   await guest.stop()
-  await backing.close()
+  backing.close()
   same(before.split(" ")[0], sha256(payload), "SHA-256 of the copied file")
   return `mke2fs, ext4 with 306 files, umount, e2fsck, mount again: checksums hold; ${hostCheck(context, path, payload)}`
 }

@@ -1,5 +1,4 @@
 /** Linux finds our disks, reads what the host wrote and writes what the host finds: through the modern and the legacy interface. */
-import type { VirtioBacking } from "../../src/backing/backing.ts"
 import { attachToV86 } from "../../src/vmm/v86.ts"
 import { file } from "./cpio.ts"
 import { checkClean, compare, contentOf, type DiskKind, makeImage, open, pattern, sha256 } from "./disks.ts"
@@ -16,19 +15,19 @@ export function linuxOptions(initrd: ArrayBuffer, more = ""): Record<string, unk
   return { bzimage: { buffer: fileBuffer(debianKernel().image) }, initrd: { buffer: initrd }, cmdline: `${KERNEL_LINE} ${more}` }
 }
 
-interface Disk { readonly kind: DiskKind; readonly path: string; readonly format: "raw" | "qcow2"; readonly before: Uint8Array; readonly backing: VirtioBacking }
+interface Disk { readonly kind: DiskKind; readonly path: string; readonly format: "raw" | "qcow2"; readonly before: Uint8Array; readonly backing: ReturnType<typeof open> }
 
 /** 64 MiB: 4 MiB of pattern at 16 MiB, zeroes elsewhere. */
-async function makeDisk(context: GuestContext, kind: DiskKind, seed: number): Promise<Disk> {
+function makeDisk(context: GuestContext, kind: DiskKind, seed: number): Disk {
   const before = new Uint8Array(64 * MIB)
   before.set(pattern(4 * MIB, seed), 16 * MIB)
   const path = context.path(`${kind}.img`)
   const format = makeImage(path, kind, before)
-  return { kind, path, format, before, backing: await open(path, format) }
+  return { kind, path, format, before, backing: open(path, format) }
 }
 
 async function linux(context: GuestContext, legacy: boolean): Promise<string> {
-  const disks = [await makeDisk(context, "raw", 1), await makeDisk(context, "qcow2", 2), await makeDisk(context, "overlay", 3)]
+  const disks = [makeDisk(context, "raw", 1), makeDisk(context, "qcow2", 2), makeDisk(context, "overlay", 3)]
   const payload = pattern(3 * MIB + 512, 99)
   const initrd = initramfs({
     kernel: debianKernel(), modules: ["virtio_pci", "virtio_blk"], moduleArguments: legacy ? { virtio_pci: "force_legacy=1" } : {}, files: [file("payload", payload)],
@@ -43,7 +42,7 @@ async function linux(context: GuestContext, legacy: boolean): Promise<string> {
   await guest.command("sync")
   await guest.stop()
   for (const disk of disks) {
-    await disk.backing.close()
+    disk.backing.close()
     if (disk.format === "qcow2") checkClean(disk.path)
     const expected = disk.before.slice()
     for (const at of WRITES) expected.set(payload, at)

@@ -9,11 +9,12 @@ import { fileURLToPath } from "node:url"
 import { cacheFolder } from "./cache.ts"
 import { GuestContext, type GuestTest } from "./suite.ts"
 import { bootTests } from "./boot.ts"
+import { debianTests } from "./debian.ts"
 import { filesystemTests } from "./filesystem.ts"
 import { linuxTests } from "./linux.ts"
 import { stateTests } from "./state.ts"
 
-const TESTS: readonly GuestTest[] = [...linuxTests, ...filesystemTests, ...bootTests, ...stateTests]
+const TESTS: readonly GuestTest[] = [...linuxTests, ...filesystemTests, ...bootTests, ...debianTests, ...stateTests]
 
 if (process.argv[2] === "--child") await child(process.argv[3] ?? "", process.argv[4] ?? "")
 else await parent(process.argv.slice(2))

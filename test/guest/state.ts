@@ -40,7 +40,7 @@ async function saveAndRestore(context: GuestContext, waits: boolean): Promise<st
   const options = { v86: linuxOptions(initrd), memory: 128 << 20, log: context.log }
   const first = context.path("first.qcow2")
   emptyImage(first, "qcow2", 64 * MIB)
-  const backing = await open(first, "qcow2")
+  const backing = open(first, "qcow2")
   const delayed = waits ? slow(backing) : undefined
   const guest = await Guest.start({ ...options, attach: (emulator) => attachToV86(emulator, delayed ?? backing, { slot: 9, serial: "saved" }) })
   await guest.expect(/VIOBLK-READY/)
@@ -55,16 +55,16 @@ async function saveAndRestore(context: GuestContext, waits: boolean): Promise<st
   if (delayed !== undefined) same(delayed.most > 0, true, "the slow disk was used")
   await guest.expect(/COPIED/) // the machine that was saved goes on undisturbed
   await guest.stop()
-  await backing.close()
+  backing.close()
 
-  const copy = await open(second, "qcow2")
+  const copy = open(second, "qcow2")
   const again = await Guest.start({ ...options, v86: { ...options.v86, initial_state: { buffer: state } }, attach: (emulator) => attachToV86(emulator, waits ? slow(copy) : copy, { slot: 9, serial: "saved" }) })
   await again.expect(/COPIED/)
   const rounds = [...again.output.matchAll(/ROUND (\d+)/g)].length
   same(/DIFFERS/.test(guest.output + again.output), false, "the guest found other bytes than it had written")
   same(rounds > 0 && rounds < COPIES, true, "the copy went on where it was saved")
   await again.stop()
-  await copy.close()
+  copy.close()
   for (const path of [first, second]) {
     checkClean(path)
     const expected = new Uint8Array(64 * MIB)
@@ -77,7 +77,7 @@ async function saveAndRestore(context: GuestContext, waits: boolean): Promise<st
 async function resize(context: GuestContext): Promise<string> {
   const path = context.path("grow.raw")
   emptyImage(path, "raw", 32 * MIB)
-  const backing = await open(path, "raw")
+  const backing = open(path, "raw")
   if (!("refreshSize" in backing) || typeof backing.refreshSize !== "function") throw new Error("a raw backing can look at its file's size again")
   let disk: V86Disk | undefined
   const initrd = initramfs({ kernel: debianKernel(), modules: ["virtio_pci", "virtio_blk"] })
@@ -92,7 +92,7 @@ async function resize(context: GuestContext): Promise<string> {
   same(await guest.command("while [ $(cat /sys/block/vda/size) = 65536 ]; do usleep 20000; done; cat /sys/block/vda/size"), String((96 * MIB) / 512), "sectors after growing")
   await guest.command("echo TAIL | dd of=/dev/vda bs=512 seek=196607 conv=sync,fsync 2>/dev/null")
   await guest.stop()
-  await backing.close()
+  backing.close()
   same(Buffer.from(contentOf(path, "raw").subarray(96 * MIB - 512, 96 * MIB - 507)).toString(), "TAIL\n", "last sector")
   return "32 MiB grew to 96 MiB under a running guest, which wrote the new last sector"
 }
@@ -100,7 +100,7 @@ async function resize(context: GuestContext): Promise<string> {
 async function discard(context: GuestContext): Promise<string> {
   const path = context.path("trim.qcow2")
   emptyImage(path, "qcow2", 256 * MIB)
-  const backing = await open(path, "qcow2")
+  const backing = open(path, "qcow2")
   const initrd = initramfs({ kernel: debianKernel(), modules: ["virtio_pci", "virtio_blk", "ext4", "crc32c_generic"], files: ext4Tools() })
   const guest = await Guest.start({ v86: linuxOptions(initrd), attach: (emulator) => attachToV86(emulator, backing), log: context.log })
   await guest.expect(/VIOBLK-READY/)
@@ -112,7 +112,7 @@ async function discard(context: GuestContext): Promise<string> {
   same(await guest.command("cat /mnt/small"), "kept", "the file that was kept")
   await guest.command("umount /mnt; /sbin/e2fsck -fn /dev/vda")
   await guest.stop()
-  await backing.close()
+  backing.close()
   checkClean(path)
   const end = Number((JSON.parse(run("qemu-img", ["check", "--output=json", "-f", "qcow2", path])) as { "allocated-clusters"?: number })["allocated-clusters"] ?? 0)
   same(full - trimmed > 80 * MIB, true, `bytes on the host before (${full}) and after fstrim (${trimmed}): 80 MiB less`)
