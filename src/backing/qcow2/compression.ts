@@ -41,7 +41,7 @@ function inflateDeflate(stored: Uint8Array, clusterSize: number): Uint8Array {
  * block is fine when it yields a cluster, so the input's end is a flush, not a finish (QC-CMP-05, QC-CMP-06).
  */
 function inflatePart(stored: Uint8Array, clusterSize: number): Uint8Array {
-  // One output buffer a little larger than a cluster: with exactly a cluster Node allocates a second one to see whether more comes (measured: -10 %).
+  // The output buffer has room for what a stream may yield beyond a cluster within one byte of input (see `inflateBeginning`).
   const chunkSize = clusterSize + MOST_PER_INPUT_BYTE
   return zlib.inflateRawSync(stored, { windowBits: 15, chunkSize, maxOutputLength: chunkSize, finishFlush: zlib.constants.Z_SYNC_FLUSH })
 }

@@ -70,8 +70,13 @@ export class MetadataWriter {
   /** `flush`, and the frees as well: afterwards the file is as if nothing had ever been cached. */
   finish(): void {
     this.flush()
-    this.#storeFrees()
-    if (this.#parts.refcountCache.dirtyTables.size > 0) this.#storeAllocations()
+    this.#busy = true
+    try {
+      this.#storeFrees()
+      if (this.#parts.refcountCache.dirtyTables.size > 0) this.#storeAllocations()
+    } finally {
+      this.#busy = false
+    }
   }
 
   #storeAllocations(): void {

@@ -111,7 +111,6 @@ export class Refcounts implements ClusterList {
 
   /** The refcount of a host cluster; 0 where there is no block. */
   get(cluster: number): number {
-    if (cluster >= this.coveredClusters) return 0
     const block = this.block(Math.floor(cluster / this.#geometry.refcountBlockEntries))
     return block === undefined ? 0 : this.#codec.get(block.view, cluster % this.#geometry.refcountBlockEntries)
   }
@@ -154,11 +153,12 @@ export class Refcounts implements ClusterList {
     }
   }
 
-  /** The block at `index` of the table, or undefined without one. */
+  /** The block at `index` of the table; undefined without one, and beyond the table. */
   block(index: number): CachedTable | undefined {
     // Consecutive questions are about neighbours: the memo saves decoding and the cache's map.
     if (index === this.#memoIndex && this.#memo?.resident === true) return this.#memo
     const at = index * TABLE_ENTRY_SIZE
+    if (at >= this.#table.length) return undefined
     const entry = decodeRefcountTableEntry(this.#view.getUint32(at), this.#view.getUint32(at + 4), this.#geometry)
     if (entry.kind === "empty") return undefined
     if (entry.kind === "corrupt") throw this.#corrupt(`refcount table entry ${index}: ${entry.reason} (${entry.offset})`, this.#offset + at)
