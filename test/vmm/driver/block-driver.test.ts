@@ -83,6 +83,24 @@ describe("the block driver against a small model device", () => {
     expect(memory.allocations).toBe(0)
   })
 
+  it("who waits for descriptors is not overtaken by one who needs fewer", async () => {
+    const disk = new ModelDisk()
+    disk.isHolding = true
+    const blk = await open(disk)
+    const order: string[] = []
+    const reads = Array.from({ length: 6 }, (_, index) => blk.read(index, 1).then(() => order.push(`read ${index}`)))
+    // 15 of 16 descriptors are taken: the sixth read waits, and this one, of a single descriptor, behind it.
+    const status = disk.memory.allocate(16)
+    const single = blk.submit([{ address: status, length: 1, writable: true }]).then(() => order.push("single"))
+    expect([disk.held, blk.virtio.queues[0]?.ring.freeDescriptors]).toEqual([5, 1])
+    while (order.length < 7) {
+      disk.let(1)
+      await new Promise((resolve) => setImmediate(resolve))
+    }
+    await Promise.all([...reads, single])
+    expect(order.slice(5)).toEqual(["read 5", "single"])
+  })
+
   it("a long read keeps many requests in flight and delivers their data in order", async () => {
     const disk = new ModelDisk()
     disk.isHolding = true

@@ -123,7 +123,7 @@ export class ModelDisk {
     const gather = (writable: boolean): number[] => chain.segments.filter((each) => each.writable === writable).flatMap(({ address, length }) => Array.from({ length }, (_, index) => address + index))
     const readable = gather(false)
     const writable = gather(true)
-    const header = new DataView(Uint8Array.from(readable.slice(0, 16), (address) => this.ram[address] ?? 0).buffer)
+    const header = new DataView(Uint8Array.from({ length: 16 }, (_, index) => this.ram[readable[index] ?? 0] ?? 0).buffer)
     const request = { type: header.getUint32(0, true), sector: header.getBigUint64(8, true), chain }
     this.seen.push(request)
     const at = Number(request.sector) * 512
