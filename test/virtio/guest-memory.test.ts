@@ -11,15 +11,16 @@ const SECTOR = 512
 const PAGE = 65536
 const PAGES = 16
 
-/** The types of Node know of WebAssembly as a name only. */
+/** The types of Node have the name only. */
+declare const WebAssembly: { readonly Memory: new (limits: { initial: number; maximum: number; shared: boolean }) => WasmMemory }
+
 interface WasmMemory {
   readonly buffer: ArrayBufferLike
   grow(pages: number): number
 }
-const { Memory } = Reflect.get(globalThis, "WebAssembly") as { Memory: new (options: { initial: number; maximum: number; shared: boolean }) => WasmMemory }
 
 function wasmMemory(shared: boolean): WasmMemory {
-  return new Memory({ initial: PAGES, maximum: 64, shared })
+  return new WebAssembly.Memory({ initial: PAGES, maximum: 64, shared })
 }
 
 const KINDS = [
