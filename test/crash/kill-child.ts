@@ -1,9 +1,9 @@
 /** The process that kill.ts kills: does random operations on an image and says after each one how far it is. */
 import { writeSync } from "node:fs"
 import { openImage } from "../../src/backing/open.ts"
+import { perform } from "../support/perform.ts"
 import { randomOperation } from "../support/random-operations.ts"
 import { Rng } from "../support/rng.ts"
-import { perform } from "./kill.ts"
 
 const [path = "", seed = "0"] = process.argv.slice(2)
 const disk = openImage(path, { format: "qcow2", cacheSize: 1 << 14 })

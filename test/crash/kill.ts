@@ -3,7 +3,6 @@ import { spawn } from "node:child_process"
 import { dirname, join } from "node:path"
 import { createInterface } from "node:readline"
 import { fileURLToPath } from "node:url"
-import type { VirtioBacking } from "../../src/backing/backing.ts"
 import { HostFile } from "../../src/backing/file.ts"
 import { openImage } from "../../src/backing/open.ts"
 import { checkImage } from "../../src/backing/qcow2/check.ts"
@@ -14,14 +13,6 @@ import { type Operation, randomOperation } from "../support/random-operations.ts
 import { Rng } from "../support/rng.ts"
 
 const here = dirname(fileURLToPath(import.meta.url))
-
-/** Does an operation and nothing else; reads and reopenings are left out. */
-export function perform(disk: VirtioBacking, operation: Operation): void {
-  if (operation.kind === "write") disk.pwrite(operation.data, operation.offset)
-  else if (operation.kind === "writeZeroes") disk.writeZeroes?.(operation.offset, operation.length, operation.mayUnmap)
-  else if (operation.kind === "discard") disk.discard?.(operation.offset, operation.length)
-  else if (operation.kind === "flush") disk.flush?.()
-}
 
 /** How far the child came: operations done, and how many of them a flush has covered. */
 interface Progress {

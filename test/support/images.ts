@@ -1,12 +1,13 @@
 /** Opening qcow2 images in memory, with their backing files, as the tests need it. */
 import { dirname, join, normalize } from "node:path"
+import { BackingError } from "../../src/backing/backing.ts"
 import { RawBacking } from "../../src/backing/raw.ts"
 import type { ImageFile } from "../../src/backing/file.ts"
 import { openQcow2, type BackingReference, type Qcow2Image, type Qcow2Options } from "../../src/backing/qcow2/image.ts"
 import { repairImage } from "../../src/backing/qcow2/repair.ts"
 import type { BackingDisk } from "../../src/backing/qcow2/reader.ts"
 import { FlatModel } from "./flat-model.ts"
-import { goldenBytes } from "./golden.ts"
+import { goldenBytes, goldenFiles } from "./golden.ts"
 import { MemoryFile } from "./memory-file.ts"
 import { Qcow2Bytes } from "./qcow2-bytes.ts"
 
@@ -25,6 +26,8 @@ export function openGolden(name: string, options: { readonly readOnly?: boolean;
 export function goldenBacking(name: string): (reference: BackingReference) => BackingDisk {
   return (reference) => {
     const backing = normalize(join(dirname(name), reference.name))
+    // A damaged name finds nothing, as in a directory.
+    if (!goldenFiles.has(backing)) throw new BackingError("not-found", "no such golden image", { path: "backing file" })
     const file = MemoryFile.of(goldenBytes(backing), { path: backing, readOnly: true })
     return reference.format === "raw" ? new RawBacking(file) : openInMemory(file, { openBacking: goldenBacking(backing) })
   }

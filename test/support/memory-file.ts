@@ -37,9 +37,14 @@ export class MemoryFile implements ImageFile {
   /** The same content in a file of its own, open even when this one is closed. */
   clone(options: MemoryFileOptions = {}): MemoryFile {
     const copy = new MemoryFile({ path: this.path, ...options })
-    copy.#bytes = this.#bytes.clone()
-    copy.#size = this.#size
+    copy.adopt(this)
     return copy
+  }
+
+  /** Takes over a copy of the content of `other`. */
+  adopt(other: MemoryFile): void {
+    this.#bytes = other.#bytes.clone()
+    this.#size = other.#size
   }
 
   size(): number {

@@ -10,7 +10,7 @@ export type Mutation = (image: Qcow2Bytes, rng: Rng) => void
 
 /** Byte position of an L1 entry with a table; of any L1 entry if there is none. */
 function someL1(image: Qcow2Bytes, rng: Rng): number {
-  const entries = Array.from({ length: image.l1Size }, (_, index) => image.l1Offset + 8 * index).filter((at) => at + 8 <= image.bytes.length)
+  const entries = Array.from({ length: Math.min(image.l1Size, image.bytes.length / 8) }, (_, index) => image.l1Offset + 8 * index).filter((at) => at + 8 <= image.bytes.length)
   const used = entries.filter((at) => (image.u64(at) & OFFSET_BITS) !== 0n)
   return rng.pick(used.length > 0 ? used : entries)
 }
@@ -18,7 +18,7 @@ function someL1(image: Qcow2Bytes, rng: Rng): number {
 /** Byte position of an L2 entry, in use if `used`. */
 function someL2(image: Qcow2Bytes, rng: Rng, used: boolean): number {
   const table = Number(image.u64(someL1(image, rng)) & OFFSET_BITS)
-  const entries = Array.from({ length: image.clusterSize / 8 }, (_, index) => table + 8 * index).filter((at) => at + 8 <= image.bytes.length)
+  const entries = Array.from({ length: Math.min(image.clusterSize, image.bytes.length) / 8 }, (_, index) => table + 8 * index).filter((at) => at + 8 <= image.bytes.length)
   const filled = entries.filter((at) => image.u64(at) !== 0n)
   return rng.pick(used && filled.length > 0 ? filled : entries.length > 0 ? entries : [image.l1Offset])
 }

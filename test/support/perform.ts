@@ -1,0 +1,29 @@
+/** Does an operation on a disk, with no model at hand. */
+import type { VirtioBacking } from "../../src/backing/backing.ts"
+import { type Operation, split } from "./random-operations.ts"
+
+/** Reopenings are left out. Reads go to a buffer of their own. */
+export function perform(disk: VirtioBacking, operation: Operation): void {
+  switch (operation.kind) {
+    case "write":
+      disk.pwrite(operation.data, operation.offset)
+      return
+    case "read": {
+      const buffer = new Uint8Array(operation.length)
+      if (operation.parts > 1 && disk.preadv !== undefined) disk.preadv(split(buffer, operation.parts), operation.offset)
+      else disk.pread(buffer, operation.offset)
+      return
+    }
+    case "writeZeroes":
+      disk.writeZeroes?.(operation.offset, operation.length, operation.mayUnmap)
+      return
+    case "discard":
+      disk.discard?.(operation.offset, operation.length)
+      return
+    case "flush":
+      disk.flush?.()
+      return
+    case "reopen":
+      return
+  }
+}
