@@ -4,7 +4,7 @@ import { HostFile } from "../../src/backing/file.ts"
 import { RawBacking } from "../../src/backing/raw.ts"
 import { GuestRing, type GuestRingOptions } from "./guest-ring.ts"
 import { offsets, pageAligned, withImage } from "./image.ts"
-import { interleave, row } from "./measure.ts"
+import { heading, interleave, row } from "./measure.ts"
 
 interface Case extends Omit<GuestRingOptions, "backing"> {
   readonly name: string
@@ -30,8 +30,7 @@ const CASES: readonly Case[] = [
 
 export function benchDevice(): void {
   withImage((path) => {
-    console.log("\nRaw image through the device against a bare readSync or writeSync loop, into one buffer; ns a request")
-    console.log(`${"".padEnd(58)} ${"device".padStart(10)} ${"bare".padStart(10)}   ${"ratio".padStart(7)}   target`)
+    heading("Raw image through the device against a bare readSync or writeSync loop, with one buffer; ns a request", "device", "bare")
     for (const one of CASES) console.log(compare(path, one))
   })
 }

@@ -1,9 +1,10 @@
 /** `npm run bench [section ...]`: speed as ratios within one run, against bare file calls and against qemu-img on the same image. */
 import { benchDevice } from "./device.ts"
+import { benchQcow2 } from "./qcow2.ts"
 import { benchQemu } from "./qemu.ts"
 import { benchRing } from "./ring.ts"
 
-const sections: Readonly<Record<string, () => void>> = { ring: benchRing, device: benchDevice, qemu: benchQemu }
+const sections: Readonly<Record<string, () => void>> = { ring: benchRing, device: benchDevice, qemu: benchQemu, qcow2: benchQcow2 }
 
 const wanted = process.argv.slice(2)
 const unknown = wanted.find((name) => !(name in sections))

@@ -30,6 +30,12 @@ export function median(values: readonly number[]): number {
   return sorted[Math.floor(sorted.length / 2)] ?? Number.NaN
 }
 
+/** Prints the title of a table, and its columns. */
+export function heading(title: string, ours: string, theirs: string): void {
+  console.log(`\n${title}`)
+  console.log(`${"".padEnd(58)} ${ours.padStart(10)} ${theirs.padStart(10)}   ${"ratio".padStart(7)}   target`)
+}
+
 /** One line of the report: what was measured, both figures, their ratio and what it should be. */
 export function row(what: string, ours: number, theirs: number, target: string): string {
   return `${what.padEnd(58)} ${format(ours)} ${format(theirs)}   ${(theirs / ours).toFixed(3).padStart(7)}   ${target}`

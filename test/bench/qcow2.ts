@@ -1,0 +1,176 @@
+/** qcow2 through the device: against raw through the device, against `qemu-img bench`, and against the decompressor alone. */
+import { spawnSync } from "node:child_process"
+import { closeSync, openSync, rmSync, writeSync } from "node:fs"
+import { join } from "node:path"
+import { deflateRawSync, inflateRawSync } from "node:zlib"
+import type { VirtioBacking } from "../../src/backing/backing.ts"
+import { createImage } from "../../src/backing/create.ts"
+import { openImage } from "../../src/backing/open.ts"
+import { GuestRing } from "./guest-ring.ts"
+import { IMAGE_BYTES, offsets, withImage } from "./image.ts"
+import { heading, interleave, median, row } from "./measure.ts"
+import { hasQemuImg, qemuBench } from "./qemu-bench.ts"
+
+const CLUSTER = 65536
+
+export function benchQcow2(): void {
+  withImage((raw, folder) => {
+    const qcow2 = join(folder, "disk.qcow2")
+    copyIntoQcow2(raw, qcow2)
+    againstRaw(raw, qcow2)
+    if (hasQemuImg) againstQemu(raw, qcow2, folder)
+    else console.log("\nqemu-img is not installed: no comparison with it")
+    compressed(folder)
+    opening(folder)
+  })
+}
+
+/** All clusters allocated, in order. */
+function copyIntoQcow2(raw: string, qcow2: string): void {
+  createImage(qcow2, { size: IMAGE_BYTES })
+  const source = openImage(raw, { format: "raw", readOnly: true })
+  const target = openImage(qcow2)
+  const buffer = new Uint8Array(1 << 20)
+  for (let offset = 0; offset < IMAGE_BYTES; offset += buffer.length) {
+    source.pread(buffer, offset)
+    target.pwrite(buffer, offset)
+  }
+  source.close()
+  target.close()
+}
+
+function againstRaw(raw: string, qcow2: string): void {
+  heading("qcow2 through the device against raw through the device; ns a request", "qcow2", "raw")
+  for (const [name, type, batch, order, target] of [
+    ["read 4 KiB random, 64 a kick", "read", 64, "random", ">= 0.93"],
+    ["read 4 KiB random, 1 a kick", "read", 1, "random", ">= 0.93"],
+    ["read 4 KiB sequential, 64 a kick", "read", 64, "sequential", ">= 0.9"],
+    ["write 4 KiB random, 64 a kick", "write", 64, "random", ">= 0.9"],
+    ["write 4 KiB sequential, 64 a kick", "write", 64, "sequential", ">= 0.9"],
+  ] as const) {
+    const backings = [openImage(qcow2), openImage(raw, { format: "raw" })]
+    const at = offsets(1 << 14, 4096, order)
+    const [ours, theirs] = interleave(
+      backings.map((backing) => ({ name, run: runner(new GuestRing({ backing, batch, bytes: 4096, type, placement: "apart" }), at, batch) })),
+      1 << 15,
+      15,
+    )
+    for (const backing of backings) backing.close()
+    console.log(row(name, ours?.ns ?? Number.NaN, theirs?.ns ?? Number.NaN, target))
+  }
+}
+
+function runner(ring: GuestRing, at: Float64Array, batch: number): (total: number) => void {
+  return (total) => {
+    for (let done = 0; done < total; done += batch) ring.kick(at, done % at.length)
+    ring.check()
+  }
+}
+
+interface WriteCase {
+  readonly name: string
+  readonly bytes: number
+  readonly step: number
+  readonly depth: number
+  readonly count: number
+  readonly target: string
+  /** Makes the image anew for each run; left out: one whose clusters are all allocated. */
+  readonly fresh?: { readonly backing?: string }
+  readonly type?: "read"
+}
+
+function againstQemu(raw: string, qcow2: string, folder: string): void {
+  heading("qcow2 through the device against qemu-img bench on an image of the same making; ns a request, no flush", "device", "qemu-img")
+  const overlay = { fresh: { backing: raw } }
+  const cases: readonly WriteCase[] = [
+    { name: "write 64 KiB, new clusters, depth 1", bytes: CLUSTER, step: CLUSTER, depth: 1, count: 4096, target: ">= 2", fresh: {} },
+    { name: "write 64 KiB, new clusters, depth 64", bytes: CLUSTER, step: CLUSTER, depth: 64, count: 4096, target: ">= 1.3", fresh: {} },
+    { name: "write 4 KiB, new clusters, depth 64", bytes: 4096, step: CLUSTER, depth: 64, count: 8192, target: ">= 2", fresh: {} },
+    { name: "write 4 KiB, copy on write, depth 1", bytes: 4096, step: CLUSTER, depth: 1, count: 8192, target: ">= 2", ...overlay },
+    { name: "write 4 KiB, copy on write, depth 64", bytes: 4096, step: CLUSTER, depth: 64, count: 8192, target: ">= 1", ...overlay },
+    { name: "write 4 KiB, allocated clusters, depth 64", bytes: 4096, step: CLUSTER, depth: 64, count: 16384, target: ">= 4" },
+    { name: "read 4 KiB, unallocated, depth 64", bytes: 4096, step: CLUSTER, depth: 64, count: 16384, target: ">= 2", fresh: {}, type: "read" },
+  ]
+  for (const one of cases) {
+    const path = one.fresh === undefined ? qcow2 : join(folder, "fresh.qcow2")
+    const make = () => {
+      if (one.fresh === undefined) return
+      rmSync(path, { force: true })
+      createImage(path, { size: IMAGE_BYTES, ...(one.fresh.backing !== undefined && { backing: one.fresh.backing, backingFormat: "raw" }) })
+    }
+    const ours: number[] = []
+    const theirs: { threads: number[]; io_uring: number[] } = { threads: [], io_uring: [] }
+    for (let round = 0; round < 3; round++) {
+      make()
+      ours.push(timeOurs(path, one))
+      for (const engine of ["threads", "io_uring"] as const) {
+        make()
+        theirs[engine].push(qemuBench({ path, format: "qcow2", engine, write: one.type !== "read", ...one }))
+      }
+    }
+    console.log(row(one.name, median(ours), Math.min(median(theirs.threads), median(theirs.io_uring)), one.target))
+  }
+}
+
+function timeOurs(path: string, one: WriteCase): number {
+  const backing: VirtioBacking = openImage(path)
+  const ring = new GuestRing({ backing, batch: one.depth, bytes: one.bytes, type: one.type ?? "write", placement: "apart" })
+  const at = Float64Array.from({ length: one.count }, (_, index) => (index * one.step) % IMAGE_BYTES)
+  const start = process.hrtime.bigint()
+  for (let done = 0; done < one.count; done += one.depth) ring.kick(at, done)
+  const ns = Number(process.hrtime.bigint() - start) / one.count
+  ring.check()
+  void backing.close()
+  return ns
+}
+
+/** Reading compressed clusters against inflating the same streams. */
+function compressed(folder: string): void {
+  if (!hasQemuImg) return
+  heading("Compressed clusters of 64 KiB through the device against inflateRawSync alone; ns a request", "device", "inflate")
+  const plain = join(folder, "text.raw")
+  const fd = openSync(plain, "w")
+  const count = 256
+  const clusters = Array.from({ length: count }, (_, index) => Buffer.from(Array.from({ length: 4096 }, (_, word) => `${(index * 4096 + word) * 2654435761}`.padStart(16)).join("").slice(0, CLUSTER)))
+  for (const cluster of clusters) writeSync(fd, cluster)
+  closeSync(fd)
+  const path = join(folder, "compressed.qcow2")
+  if (spawnSync("qemu-img", ["convert", "-c", "-O", "qcow2", "-f", "raw", plain, path]).status !== 0) throw new Error("qemu-img convert failed")
+  const streams = clusters.map((cluster) => deflateRawSync(cluster, { windowBits: 12 }))
+  const backing = openImage(path, { readOnly: true })
+  const ring = new GuestRing({ backing, batch: 1, bytes: CLUSTER, type: "read", placement: "touching" })
+  const at = Float64Array.from({ length: count }, (_, index) => index * CLUSTER)
+  const [ours, theirs] = interleave(
+    [
+      { name: "device", run: runner(ring, at, 1) },
+      { name: "inflate", run: (total) => { for (let i = 0; i < total; i++) inflateRawSync(streams[i % count] ?? Buffer.alloc(0), { chunkSize: CLUSTER }) } },
+    ],
+    count * 4,
+  )
+  console.log(row("read 64 KiB", ours?.ns ?? Number.NaN, theirs?.ns ?? Number.NaN, ">= 0.9"))
+  const small = new GuestRing({ backing, batch: 64, bytes: 1024, type: "read", placement: "apart" })
+  const inOrder = Float64Array.from({ length: (count * CLUSTER) / 1024 }, (_, index) => index * 1024)
+  const [pieces] = interleave([{ name: "1 KiB", run: runner(small, inOrder, 64) }], inOrder.length)
+  console.log(row("read 64 KiB in 64 requests of 1 KiB, each cluster once", (pieces?.ns ?? Number.NaN) * 64, theirs?.ns ?? Number.NaN, "about 1"))
+  backing.close()
+}
+
+/** Opening an image of 1 TiB whose L1 table is full, as a process: Node's own start against Node's start and the opening. */
+function opening(folder: string): void {
+  const path = join(folder, "large.qcow2")
+  createImage(path, { size: 2 ** 40 })
+  const image = openImage(path)
+  const word = new Uint8Array(512).fill(1)
+  for (let offset = 0; offset < image.size; offset += 2 ** 29) image.pwrite(word, offset)
+  image.close()
+  const times = Array.from({ length: 9 }, () => {
+    const start = process.hrtime.bigint()
+    openImage(path, { readOnly: true }).close()
+    const readOnly = Number(process.hrtime.bigint() - start) / 1e6
+    const again = process.hrtime.bigint()
+    openImage(path).close()
+    return [readOnly, Number(process.hrtime.bigint() - again) / 1e6] as const
+  })
+  console.log("\nOpening and closing an image of 1 TiB with a full L1 table, ms (target: under 50)")
+  console.log(`  read-only ${median(times.map(([readOnly]) => readOnly)).toFixed(1)}, for writing ${median(times.map(([, writable]) => writable)).toFixed(1)}; the first time ${times[0]?.[0].toFixed(1)} and ${times[0]?.[1].toFixed(1)}`)
+}
