@@ -1,4 +1,4 @@
-// What a TypeScript project compiles against.
+/** What a TypeScript project compiles against. */
 import { BackingError, BlockDriver, findBlockDevices, LinearMemory, Machine, type VirtioBacking, VirtioBlk, VirtioPciFunction } from "vioblk"
 
 class Zeroes implements VirtioBacking {

@@ -1,3 +1,4 @@
+/** Base address registers: sizing, placing, decoding. */
 import { describe, expect, it } from "vitest"
 import type { BarDefinition } from "../../src/pci/function.ts"
 import { DEFAULT_BARS, testFunction } from "./test-function.ts"

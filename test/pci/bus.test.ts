@@ -1,3 +1,4 @@
+/** The bus: slots, decoding of BARs, ECAM. */
 import { beforeEach, describe, expect, it } from "vitest"
 import { PciBus } from "../../src/pci/bus.ts"
 import { Rng, seedFromEnvironment } from "../support/rng.ts"

@@ -1,3 +1,4 @@
+/** The linked list of capabilities. */
 import { describe, expect, it } from "vitest"
 import { Rng, seedFromEnvironment } from "../support/rng.ts"
 import { msixFunction, type TestFunction, testFunction } from "./test-function.ts"

@@ -1,3 +1,4 @@
+/** Configuration mechanism #1: ports 0xCF8 and 0xCFC. */
 import { beforeEach, describe, expect, it } from "vitest"
 import { PciBus } from "../../src/pci/bus.ts"
 import { ConfigMechanism1 } from "../../src/pci/config-mechanism.ts"

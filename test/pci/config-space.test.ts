@@ -1,3 +1,4 @@
+/** Configuration space as storage: what software can change, and what not. */
 import { describe, expect, it } from "vitest"
 import { ConfigSpace } from "../../src/pci/config-space.ts"
 import { Rng, seedFromEnvironment } from "../support/rng.ts"

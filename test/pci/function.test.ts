@@ -1,3 +1,4 @@
+/** A function: command register, BARs, INTx, reset. */
 import { describe, expect, it } from "vitest"
 import type { PciInterrupts } from "../../src/pci/function.ts"
 import { MSIX_PBA, MSIX_TABLE, msixFunction, OPTIONS, RecordedInterrupts, TestFunction, testFunction, WIDTHS } from "./test-function.ts"

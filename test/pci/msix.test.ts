@@ -1,3 +1,4 @@
+/** MSI-X: table, pending bits, masks. */
 import { describe, expect, it } from "vitest"
 import { Rng, seedFromEnvironment } from "../support/rng.ts"
 import { composed, MSIX_PBA, MSIX_TABLE, msixFunction, RecordedInterrupts, type TestFunction, testFunction, WIDTHS } from "./test-function.ts"

@@ -1,3 +1,4 @@
+/** Where interrupts end up: lines, messages, listeners. */
 import { describe, expect, it } from "vitest"
 import { Interrupts } from "../../src/vmm/interrupts.ts"
 

@@ -1,3 +1,4 @@
+/** A machine: RAM, port and memory accesses, plugging, firmware. */
 import { describe, expect, it } from "vitest"
 import type { BarDefinition } from "../../src/pci/function.ts"
 import { Machine, type PluggedFunction } from "../../src/vmm/machine.ts"

@@ -1,3 +1,4 @@
+/** The words of L1, L2 and refcount tables, decoded and encoded. */
 import { describe, expect, it } from "vitest"
 import { decodeL1Entry, decodeL2Entry, decodeRefcountTableEntry, encodeCompressed, encodeEntry, L2_KIND, l2Kind } from "../../../src/backing/qcow2/entries.ts"
 import { makeGeometry } from "../../../src/backing/qcow2/geometry.ts"

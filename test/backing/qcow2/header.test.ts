@@ -1,3 +1,4 @@
+/** The qcow2 header and its extensions: read, refused, written back. */
 import { describe, expect, it } from "vitest"
 import { BackingError } from "../../../src/backing/backing.ts"
 import { parseExtensions, serialiseExtensions } from "../../../src/backing/qcow2/extensions.ts"

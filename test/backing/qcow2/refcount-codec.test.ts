@@ -1,3 +1,4 @@
+/** Reference counts of 1 to 64 bits in their blocks. */
 import { describe, expect, it } from "vitest"
 import { refcountCodec } from "../../../src/backing/qcow2/refcount-codec.ts"
 import { Rng } from "../../support/rng.ts"

@@ -1,3 +1,4 @@
+/** The block driver over a model of a disk, without a real device. */
 import { describe, expect, it } from "vitest"
 import { BlockDriver, type BlockDriverOptions } from "../../../src/vmm/driver/block-driver.ts"
 import { BlockRequestError, DriverError } from "../../../src/vmm/driver/errors.ts"

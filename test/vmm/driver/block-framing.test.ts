@@ -1,3 +1,4 @@
+/** How the driver cuts a request into descriptors. */
 import { describe, expect, it } from "vitest"
 import { planFrame, segmentsOf } from "../../../src/vmm/driver/block-framing.ts"
 

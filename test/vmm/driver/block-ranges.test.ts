@@ -1,3 +1,4 @@
+/** Range lists of discard and write zeroes, as the driver makes them. */
 import { describe, expect, it } from "vitest"
 import { encodeRanges, splitRanges } from "../../../src/vmm/driver/block-ranges.ts"
 

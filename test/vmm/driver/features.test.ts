@@ -1,3 +1,4 @@
+/** What the driver accepts of what is offered. */
 import { describe, expect, it } from "vitest"
 import { chooseFeatures, FEATURE_BIT, type FeatureName, featureMask, featureNames, hasFeature } from "../../../src/vmm/driver/features.ts"
 

@@ -1,3 +1,4 @@
+/** The guest's interrupt router: lines, messages, holding. */
 import { describe, expect, it } from "vitest"
 import { InterruptRouter } from "../../../src/vmm/driver/interrupts.ts"
 import type { InterruptMessage, Platform } from "../../../src/vmm/driver/platform.ts"

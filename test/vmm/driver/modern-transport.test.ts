@@ -1,3 +1,4 @@
+/** The driver's modern transport over a fake configuration space. */
 import { describe, expect, it } from "vitest"
 import { ModernTransport } from "../../../src/vmm/driver/modern-transport.ts"
 import { PciDevice } from "../../../src/vmm/driver/pci-device.ts"

@@ -1,3 +1,4 @@
+/** Enumeration, capabilities and BARs, as the driver sees them. */
 import { describe, expect, it } from "vitest"
 import { ConfigMechanism1Access, Ecam } from "../../../src/vmm/driver/pci-config.ts"
 import { enumeratePci, PciDevice } from "../../../src/vmm/driver/pci-device.ts"

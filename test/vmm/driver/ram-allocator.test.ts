@@ -1,3 +1,4 @@
+/** The allocator of guest RAM. */
 import { describe, expect, it } from "vitest"
 import { RamAllocator } from "../../../src/vmm/driver/ram-allocator.ts"
 import { Rng } from "../../support/rng.ts"

@@ -1,3 +1,4 @@
+/** Where the parts of a ring lie. */
 import { describe, expect, it } from "vitest"
 import { GuestRam } from "../../../src/vmm/driver/guest-ram.ts"
 import { ModernTransport } from "../../../src/vmm/driver/modern-transport.ts"

@@ -1,3 +1,4 @@
+/** The driver's side of a split virtqueue over a model of the device's. */
 import { describe, expect, it } from "vitest"
 import { DriverError } from "../../../src/vmm/driver/errors.ts"
 import { GuestRam } from "../../../src/vmm/driver/guest-ram.ts"
