@@ -10,6 +10,7 @@ export interface Emulator {
   run(): Promise<void> | void
   stop(): Promise<void> | void
   is_running(): boolean
+  get_instruction_counter(): number
   restart(): void
   destroy(): Promise<void> | void
   save_state(): Promise<ArrayBuffer>
