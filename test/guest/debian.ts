@@ -88,7 +88,7 @@ async function session(context: GuestContext, path: string, act: (terminal: Term
       seconds = ((performance.now() - started) / 1000).toFixed(0)
       guest.emulator.serial0_send("root\n")
       await guest.expect(/# $/)
-      guest.emulator.serial0_send("stty -echo; PS1=; PS2=; dmesg -n 1; echo LOGGED''-IN\n")
+      guest.emulator.serial0_send("exec env PS1= dash\nstty -echo; dmesg -n 1; echo LOGGED''-IN\n") // without a line editor
       await guest.expect(/LOGGED-IN\s/)
     },
     shell: (line) => guest.command(line),
