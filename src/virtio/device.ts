@@ -112,7 +112,7 @@ export abstract class VirtioDevice {
   protected abstract serve(ring: SplitQueue, queue: number): boolean
   /** A byte of the configuration space written by the driver, already known to be inside of it. Default: all fields are read-only. */
   protected writeConfigByte(_offset: number, _value: number): void {}
-  /** FEATURES_OK or DRIVER_OK has just been set. */
+  /** FEATURES_OK has just been set, or DRIVER_OK by a legacy driver, which knows no FEATURES_OK. */
   protected negotiated(): void {}
   /** The device has been reset. */
   protected wasReset(): void {}
@@ -219,7 +219,8 @@ export abstract class VirtioDevice {
     const rising = next & ~this.#status
     this.#status = next
     if ((rising & DEVICE_STATUS.FEATURES_OK) !== 0) this.#featuresFrozen = true
-    if ((rising & (DEVICE_STATUS.FEATURES_OK | DEVICE_STATUS.DRIVER_OK)) !== 0) this.negotiated()
+    const settles = (next & DEVICE_STATUS.FEATURES_OK) !== 0 ? DEVICE_STATUS.FEATURES_OK : DEVICE_STATUS.DRIVER_OK
+    if ((rising & settles) !== 0) this.negotiated()
     // Buffers that were made available before DRIVER_OK were kicked for in vain, if at all.
     if ((rising & DEVICE_STATUS.DRIVER_OK) !== 0) this.#kickAll()
   }

@@ -104,8 +104,11 @@ export class VirtioBlk extends VirtioDevice {
   protected override negotiated(): void {
     if (!this.#offersFlush) return
     const flush = this.hasFeature(VIRTIO_BLK_F.FLUSH)
-    // A driver that can flush and cannot choose expects write-back; one that cannot flush gets write-through, even if it could choose.
-    if (!flush || !this.hasFeature(VIRTIO_BLK_F.CONFIG_WCE)) this.config.setUint8(VIRTIO_BLK_CONFIG.writeback, flush ? 1 : 0)
+    // A driver that cannot choose expects write-back if it can flush, and write-through if not. One that can choose and cannot flush
+    // begins with write-through; but DRIVER_OK of a legacy driver that can choose changes nothing ([VIRTIO] 5.2.5.2, 5.2.5.3).
+    const legacy = (this.status & DEVICE_STATUS.FEATURES_OK) === 0
+    if (!this.hasFeature(VIRTIO_BLK_F.CONFIG_WCE)) this.config.setUint8(VIRTIO_BLK_CONFIG.writeback, flush ? 1 : 0)
+    else if (!flush && !legacy) this.config.setUint8(VIRTIO_BLK_CONFIG.writeback, 0)
   }
 
   protected override writeConfigByte(offset: number, value: number): void {
