@@ -67,7 +67,9 @@ export class BackingError extends Error {
   readonly offset: number | undefined
 
   constructor(code: BackingErrorCode, message: string, details: BackingErrorDetails = {}) {
-    super(details.path === undefined ? message : `${details.path}: ${message}`, { cause: details.cause })
+    const text = details.path === undefined ? message : `${details.path}: ${message}`
+    // Names that come from an image or a directory may hold control characters, which a terminal would obey.
+    super(text.replace(/[\p{Cc}\p{Cf}\u2028\u2029]/gu, "\ufffd"), { cause: details.cause })
     this.code = code
     this.path = details.path
     this.offset = details.offset
