@@ -75,7 +75,7 @@ export class BlockEngine {
   async start(): Promise<void> {
     await this.virtio.negotiate()
     this.virtio.start(Math.max(1, Math.min(this.#queueCount, this.identify().queues ?? 1)))
-    this.#queues = this.virtio.queues.map((queue) => new BlockQueue(queue))
+    this.#queues = this.virtio.queues.map((queue) => new BlockQueue(queue, { isPolled: this.virtio.interrupts === "none" }))
     this.#failure = undefined
   }
 
@@ -204,7 +204,7 @@ export class BlockEngine {
   #drain(queue: BlockQueue): boolean {
     if (this.#failure !== undefined) return false
     try {
-      return queue.drain(this.virtio.interrupts === "none")
+      return queue.drain()
     } catch (error) {
       if (!(error instanceof DriverError)) throw error
       this.#fail(error)

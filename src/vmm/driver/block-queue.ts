@@ -24,12 +24,15 @@ const COMPACT_AT = 1024
 /** Keeps chains in order of submission and hands them to the ring as descriptors become free. */
 export class BlockQueue {
   readonly queue: VirtioQueue
+  readonly #isPolled: boolean
   readonly #inFlight = new Map<number, Chain>()
   #waiting: Chain[] = []
   #firstWaiting = 0
 
-  constructor(queue: VirtioQueue) {
+  /** `isPolled`: nobody wants notifications. */
+  constructor(queue: VirtioQueue, options: { readonly isPolled: boolean }) {
     this.queue = queue
+    this.#isPolled = options.isPolled
   }
 
   /** Chains that wait for descriptors. */
@@ -48,7 +51,7 @@ export class BlockQueue {
   }
 
   /** Takes what the device has returned. Returns whether there was anything. Throws `DriverError` as `SplitRing.takeUsed` does. */
-  drain(isPolling: boolean): boolean {
+  drain(): boolean {
     const ring = this.queue.ring
     let found = false
     for (;;) {
@@ -59,7 +62,7 @@ export class BlockQueue {
         if (chain?.buffer !== undefined) chain.buffer.isInDevice = false
         chain?.used(used.length)
       }
-      if (isPolling || ring.requestNotifications()) return found
+      if (this.#isPolled || ring.requestNotifications()) return found
     }
   }
 

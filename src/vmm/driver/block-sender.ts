@@ -158,7 +158,7 @@ export class BlockSender {
     const table = this.#table(framing, segments.length, buffer)
     const usedLength = await this.#engine.submit({ queue: request.queue ?? 0, segments, table, buffer })
     ram.refresh()
-    if (framing.scattered === true) this.#gather(segments, staged)
+    if (framing.scattered === true) this.#gather(segments, staged, buffer)
     return usedLength
   }
 
@@ -178,11 +178,12 @@ export class BlockSender {
   }
 
   /** Brings what the device wrote back to where the request was staged. */
-  #gather(segments: readonly Segment[], staged: readonly Segment[]): void {
+  #gather(segments: readonly Segment[], staged: readonly Segment[], buffer: RequestBuffer): void {
     segments.forEach(({ address, length, writable }, index) => {
       const home = staged[index]
       if (writable && home !== undefined) this.#ram.view(home.address, length).set(this.#ram.view(address, length))
     })
+    this.#engine.buffers.dropPieces(buffer)
   }
 
   #check(name: keyof typeof BLK_T, sector: number | bigint, status: number, usedLength: number, dataIn: number): void {

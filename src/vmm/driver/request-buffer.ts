@@ -22,7 +22,7 @@ export interface RequestBuffer {
   readonly capacity: number
   /** The device has it: it must stay as it is until the device returns it or has been reset. */
   isInDevice: boolean
-  /** Further pieces of RAM to free with it. */
+  /** All pieces of RAM that belong to it, its own first. */
   readonly pieces: number[]
 }
 
@@ -78,12 +78,17 @@ export class RequestBuffers {
     for (const waiter of this.#waiting.splice(0)) waiter.reject(error)
   }
 
-  /** Separate memory for the descriptors of a scattered request, freed with the buffer. Throws `DriverError` ("no-memory"). */
+  /** Separate memory for a descriptor of a scattered request, freed with the buffer if not before. Throws `DriverError` ("no-memory"). */
   addPiece(buffer: RequestBuffer, length: number): number {
     // One byte more than needed: pieces that touch by chance would hide a device's mistake.
     const piece = this.#memory.allocate(length + 1)
     buffer.pieces.push(piece)
     return piece
+  }
+
+  /** Frees the separate memory again. The buffer is not the device's. */
+  dropPieces(buffer: RequestBuffer): void {
+    for (const piece of buffer.pieces.splice(1)) this.#memory.free(piece)
   }
 
   #allocate(capacity: number, tableEntries: number): RequestBuffer | undefined {
