@@ -395,18 +395,20 @@ export class VirtioBlk extends VirtioDevice {
   #wait(ring: SplitQueue, queue: number, requests: readonly BlkRequest[], answer: Promise<void>, step: "act" | "stabilise"): void {
     const { generation } = this.memory
     const end = (act: () => void) => {
-      if (this.isCurrent(ring, queue)) {
+      const current = this.isCurrent(ring, queue)
+      if (current) {
         this.guard(ring, queue, () => {
           // The guest's memory has been replaced: the backing worked on a buffer that is gone. The new one holds what the old one did.
           if (step === "act" && this.memory.generation !== generation) this.#perform(ring, queue, requests, 0, requests.length)
           else act()
           if (this.#unstable.length > 0) this.#stabilise(ring, queue, this.#unstable.splice(0))
-          this.publish(ring, queue)
         })
       } else {
         for (const _ of requests) ring.abandon()
       }
+      // Before the interrupt: whoever handles it may reset the device, which then has nothing to wait for, or may throw.
       this.requestFinished(queue)
+      if (current) this.publish(ring, queue)
       this.#throwBugs()
     }
     const settle = (act: () => void) => this.whenReachable(ring, queue, () => end(act))

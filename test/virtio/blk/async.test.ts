@@ -1,0 +1,374 @@
+/** A backing that answers later: in any order, with failures, during resets, with memory that is replaced meanwhile. */
+import { describe, expect, it } from "vitest"
+import type { VirtioBacking } from "../../../src/backing/backing.ts"
+import { Rng, seedFromEnvironment } from "../../support/rng.ts"
+import { eio, FakeDisk, settled } from "../fake-disk.ts"
+import { F, IOERR, OK, pattern, type Placed, ranges, type Request, RingGuest, type RingGuestOptions, T, UNTOUCHED } from "../ring-guest.ts"
+
+function pair(options: Partial<RingGuestOptions> = {}, disk = new FakeDisk({ size: 1 << 18 })): { disk: FakeDisk; guest: RingGuest } {
+  disk.cache.set(pattern(0, disk.size / 512))
+  disk.waits = () => true
+  return { disk, guest: new RingGuest({ backing: disk.backing, ...options }) }
+}
+
+function send(guest: RingGuest, requests: readonly Request[]): { heads: number[]; placed: Placed[] } {
+  const placed = requests.map((request) => guest.place(request))
+  const heads = placed.map(({ pieces }) => guest.chain(pieces, { indirect: true }))
+  guest.publish(heads)
+  guest.kick()
+  return { heads, placed }
+}
+
+/** Sectors that are no neighbours, so that each request is a call of its own. */
+const reads = (count: number): Request[] => Array.from({ length: count }, (_, at) => ({ type: T.IN, sector: 3 * at, in: 512 }))
+
+describe("completion in the order of the answers", () => {
+  it("VQ-22 two reads with inverse latency come back inverted, each with its own data, each with an interrupt", async () => {
+    const { disk, guest } = pair()
+    const { heads, placed } = send(guest, reads(2))
+    const [first, second] = disk.waiting.splice(0)
+    expect([guest.takeUsed(), guest.irqs()]).toEqual([[], []])
+    second?.finish()
+    await settled()
+    expect([guest.takeUsed(), guest.queueIrqs()]).toEqual([[{ id: heads[1], length: 513 }], 1])
+    expect(placed.map((one) => guest.reply(one, 0).status)).toEqual([UNTOUCHED, OK])
+    first?.finish()
+    await settled()
+    expect([guest.takeUsed(), guest.queueIrqs()]).toEqual([[{ id: heads[0], length: 513 }], 1])
+    expect(placed.map((one) => guest.reply(one, 0).data)).toEqual([pattern(0, 1), pattern(3, 1)])
+  })
+
+  it("VQ-22 BLK-36 hundreds of requests of all kinds, answered and failed in random order while new ones come in: each once, with its own outcome", async () => {
+    const rng = new Rng(seedFromEnvironment(20260806))
+    const { disk, guest } = pair({ ringSize: 64, features: [F.INDIRECT_DESC, F.DISCARD, F.WRITE_ZEROES, F.FLUSH] })
+    const open = new Map<number, { placed: Placed; request: Request }>()
+    let [sent, returned, failures] = [0, 0, 0]
+    const failed = new Set<number>()
+    while (returned < 600) {
+      if (sent < 600 && open.size < 40 && rng.chance(0.6)) {
+        const sector = 2 * sent % 500
+        const request = rng.pick<Request>([{ type: T.IN, sector, in: 512 }, { type: T.OUT, sector, out: pattern(sector, 1) }, { type: T.FLUSH }, { type: T.DISCARD, out: ranges({ sector: 511, sectors: 1 }) }])
+        while (open.has(guest.ring.nextDesc % 64)) guest.ring.nextDesc++
+        const { heads, placed } = send(guest, [request])
+        const [head] = heads
+        const [one] = placed
+        if (head === undefined || one === undefined || open.has(head)) throw new Error("the test reuses a head")
+        open.set(head, { placed: one, request })
+        sent++
+      } else if (disk.waiting.length > 0) {
+        const [waiting] = disk.waiting.splice(rng.below(disk.waiting.length), 1)
+        if (rng.chance(0.2)) {
+          waiting?.fail(eio())
+          failures++
+        } else waiting?.finish()
+        await settled()
+        const used = guest.takeUsed()
+        expect(used).toHaveLength(1)
+        for (const { id } of used) {
+          const back = open.get(id)
+          if (back === undefined) throw new Error(`head ${id} was returned and not in flight`)
+          open.delete(id)
+          returned++
+          const { status, data } = guest.reply(back.placed, 0)
+          if (status === IOERR) failed.add(returned)
+          else if (back.request.type === T.IN) expect(data).toEqual(pattern(back.request.sector as number, 1))
+        }
+      }
+      if (open.size === 0) guest.top = 0x8_0000
+    }
+    expect([failed.size, open.size, disk.waiting.length]).toEqual([failures, 0, 0])
+    expect(failures).toBeGreaterThan(50)
+  })
+
+  it("a flush overtakes nothing that it has to wait for, and holds up nothing", async () => {
+    const { disk, guest } = pair()
+    const { heads } = send(guest, [{ type: T.OUT, sector: 1, out: pattern(9, 1) }, { type: T.FLUSH }, { type: T.IN, sector: 9, in: 512 }])
+    disk.next("read").finish()
+    await settled()
+    expect(guest.takeUsed().map(({ id }) => id)).toEqual([heads[2]])
+    disk.next("flush").finish()
+    disk.next("write").finish()
+    await settled()
+    expect(guest.takeUsed().map(({ id }) => id).toSorted((a, b) => a - b)).toEqual([heads[0], heads[1]])
+  })
+
+  it("used.idx moves once for requests that are answered together, and the batch behind is served while others wait", async () => {
+    const { disk, guest } = pair({ features: [F.INDIRECT_DESC, F.EVENT_IDX] })
+    disk.waits = ({ offset }) => offset === 0
+    send(guest, reads(3))
+    expect([guest.usedIdx(), disk.waiting.length]).toEqual([2, 1])
+    send(guest, reads(3).slice(1))
+    expect([guest.usedIdx(), guest.availEvent()]).toEqual([4, 5])
+    disk.next().finish()
+    await settled()
+    expect(guest.usedIdx()).toBe(5)
+  })
+
+  it("a driver that offers more chains than its ring has, before it gets any back, breaks the device", () => {
+    const { guest } = pair({ ringSize: 8 })
+    send(guest, reads(8))
+    expect(guest.status).toBe(0x0f)
+    send(guest, reads(1))
+    expect([guest.status & 0x40, guest.disk.device.brokenBy?.message]).toEqual([0x40, expect.stringMatching(/more than 8 chains in flight/)])
+  })
+
+  it("what was in flight when the device broke completes all the same, in memory and in the used ring", async () => {
+    const { disk, guest } = pair()
+    const { heads, placed } = send(guest, reads(1))
+    guest.publish([0xffff])
+    guest.kick()
+    expect(guest.status & 0x40).toBe(0x40)
+    disk.next().finish()
+    await settled()
+    expect(guest.takeUsed()).toEqual([{ id: heads[0], length: 513 }])
+    expect(placed.map((one) => guest.reply(one, 0))).toEqual([{ status: OK, length: 0, data: pattern(0, 1) }])
+  })
+})
+
+describe("calls for several requests", () => {
+  it("BLK-36 a merged call that fails is tried again one by one: only the request that caused it hears of it", async () => {
+    for (const waits of [false, true]) {
+      for (const type of [T.IN, T.OUT]) {
+        const { disk, guest } = pair()
+        disk.waits = () => waits
+        const bad = 12 * 512
+        if (!waits) disk.failing = ({ offset, length }) => (offset <= bad && offset + length > bad ? eio() : undefined)
+        const requests = [10, 11, 12, 13].map((sector) => (type === T.IN ? { type, sector, in: 512 } : { type, sector, out: pattern(sector + 100, 1) }))
+        const { heads, placed } = send(guest, requests)
+        if (waits) {
+          disk.next().fail(eio())
+          await settled()
+          expect(disk.waiting.map(({ call }) => call.offset / 512)).toEqual([10, 11, 12, 13])
+          // In any order again.
+          for (const waiting of disk.waiting.splice(0).reverse()) waiting.call.offset === bad ? waiting.fail(eio()) : waiting.finish()
+          await settled()
+        }
+        expect(disk.log.map(({ offset, length }) => [offset / 512, length / 512])).toEqual([[10, 4], [10, 1], [11, 1], [12, 1], [13, 1]])
+        expect(guest.takeUsed().map(({ id }) => id).toSorted((a, b) => a - b)).toEqual(heads)
+        expect(placed.map((one) => guest.reply(one, 0).status)).toEqual([OK, OK, IOERR, OK])
+        for (const [at, sector] of [10, 11, 13].entries()) {
+          if (type === T.IN) expect(guest.reply(placed[at === 2 ? 3 : at] as Placed, 0).data).toEqual(pattern(sector, 1))
+          else expect(disk.cache.subarray(512 * sector, 512 * sector + 512)).toEqual(pattern(sector + 100, 1))
+        }
+      }
+    }
+  })
+
+  it("ranges of one request are worked off one after the other, and a failure ends the request", async () => {
+    const { disk, guest } = pair()
+    const { placed } = send(guest, [{ type: T.WRITE_ZEROES, out: ranges({ sector: 0, sectors: 1 }, { sector: 0, sectors: 0 }, { sector: 5, sectors: 1 }, { sector: 9, sectors: 1 }) }])
+    expect(disk.waiting.map(({ call }) => call.offset)).toEqual([0])
+    disk.next().finish()
+    await settled()
+    expect(disk.waiting.map(({ call }) => call.offset)).toEqual([5 * 512])
+    disk.next().fail(eio())
+    await settled()
+    expect([disk.waiting, placed.map((one) => guest.reply(one, 0).status), guest.takeUsed().length]).toEqual([[], [IOERR], 1])
+  })
+
+  it("a backing without vectored methods is called once for each buffer, in order, each after the one before", async () => {
+    const disk = new FakeDisk({ size: 1 << 18, without: ["preadv", "pwritev"] })
+    const { guest } = pair({}, disk)
+    const { placed } = send(guest, [10, 11, 12].map((sector) => ({ type: T.IN, sector, in: 512 })))
+    for (const sector of [10, 11, 12]) {
+      expect(disk.waiting.map(({ call }) => [call.name, call.offset / 512, call.buffers])).toEqual([["read", sector, 1]])
+      disk.next().finish()
+      await settled()
+    }
+    expect(placed.map((one) => guest.reply(one, 0).data)).toEqual([pattern(10, 1), pattern(11, 1), pattern(12, 1)])
+    disk.waits = () => false
+    send(guest, [20, 21].map((sector) => ({ type: T.OUT, sector, out: pattern(sector + 50, 1) })))
+    expect(disk.cache.subarray(20 * 512, 22 * 512)).toEqual(pattern(70, 2))
+  })
+})
+
+describe("what the embedder sees", () => {
+  /** Runs `act` while unhandled rejections go into the list that is returned, as an embedder's own handler would take them. */
+  async function unhandled(act: () => void): Promise<unknown[]> {
+    const listeners = process.listeners("unhandledRejection")
+    process.removeAllListeners("unhandledRejection")
+    const seen: unknown[] = []
+    const take = (reason: unknown) => void seen.push(reason)
+    process.on("unhandledRejection", take)
+    try {
+      act()
+      await settled()
+      await settled()
+    } finally {
+      process.off("unhandledRejection", take)
+      for (const listener of listeners) process.on("unhandledRejection", listener)
+    }
+    return seen
+  }
+
+  it("a promise that is rejected with something that is no BackingError: IOERR to the guest, an unhandled rejection to the embedder", async () => {
+    const { disk, guest } = pair()
+    const { placed } = send(guest, reads(2))
+    const bug = new TypeError("injected: a bug of the backing")
+    expect(await unhandled(() => disk.next().fail(bug))).toEqual([bug])
+    expect(placed.map((one) => guest.reply(one, 0).status)).toEqual([IOERR, UNTOUCHED])
+    expect(await unhandled(() => disk.next().fail(eio()))).toEqual([])
+    expect(placed.map((one) => guest.reply(one, 0).status)).toEqual([IOERR, IOERR])
+    expect(guest.status).toBe(0x0f)
+  })
+
+  it("an interrupt handler that throws leaves nothing waiting for ever", async () => {
+    const { disk, guest } = pair()
+    send(guest, reads(1))
+    const oops = new Error("injected: the embedder's own bug")
+    const stop = guest.machine.interrupts.subscribe(() => {
+      throw oops
+    })
+    expect(await unhandled(() => disk.next().finish())).toEqual([oops])
+    stop()
+    await guest.disk.device.whenIdle()
+    expect(guest.start()).toBe(0x0f)
+  })
+
+  it("ST-02 ST-03 no answer comes through after a reset, which waits for all of them", async () => {
+    const { disk, guest } = pair()
+    const { placed } = send(guest, [...reads(3), { type: T.OUT, sector: 100, out: pattern(1, 1) }])
+    guest.status = 0
+    expect(guest.status).not.toBe(0)
+    for (const waiting of disk.waiting.splice(0, 3)) waiting.fail(eio())
+    await settled()
+    expect(guest.status).not.toBe(0)
+    disk.next().finish()
+    await settled()
+    expect([guest.status, guest.takeUsed(), guest.irqs()]).toEqual([0, [], []])
+    expect(placed.map((one) => guest.reply(one, 0).status)).toEqual(placed.map(() => UNTOUCHED))
+  })
+
+  it("a reset from inside the interrupt of the last completion is through at once, and the device can be started there", async () => {
+    for (const waits of [false, true]) {
+      const { disk, guest } = pair()
+      disk.waits = () => waits
+      const seen: number[] = []
+      const stop = guest.machine.interrupts.subscribe(() => {
+        stop()
+        guest.status = 0
+        seen.push(guest.status)
+        seen.push(guest.start())
+        send(guest, reads(1))
+      })
+      send(guest, reads(1))
+      for (let round = 0; round < 3; round++) {
+        disk.waiting.splice(0).forEach((waiting) => waiting.finish())
+        await settled()
+      }
+      expect([waits, seen]).toEqual([waits, [0, 0x0f]])
+      expect([guest.usedIdx(), guest.disk.device.brokenBy]).toEqual([1, undefined])
+    }
+  })
+
+  it("a kick from inside an interrupt handler, hundreds deep if it were a call: served in a loop, in order", async () => {
+    for (const waits of [false, true]) {
+      const { disk, guest } = pair({ ringSize: 16 })
+      disk.waits = () => waits
+      const mark = guest.top
+      let left = 3000
+      const stop = guest.machine.interrupts.subscribe(() => {
+        guest.takeUsed()
+        if (left-- <= 0) return
+        guest.top = mark
+        send(guest, reads(1))
+      })
+      send(guest, reads(1))
+      for (let round = 0; waits && round < 3100 && disk.waiting.length > 0; round++) {
+        disk.next().finish()
+        await Promise.resolve().then(() => undefined).then(() => undefined)
+      }
+      stop()
+      expect([waits, left, guest.usedIdx()]).toEqual([waits, -1, 3001])
+    }
+  })
+
+  it("a kick for another queue from inside an interrupt handler: the batch of the first is not disturbed", () => {
+    const { disk, guest } = pair({ features: [F.MQ, F.INDIRECT_DESC], queues: 2, disk: { queues: 2 } })
+    disk.waits = () => false
+    const [first, second] = guest.rings
+    if (first === undefined || second === undefined) throw new Error("no rings")
+    const other = Array.from({ length: 300 }, (_, at) => guest.place({ type: T.IN, sector: at, in: 512 }))
+    const stop = guest.machine.interrupts.subscribe(() => {
+      stop()
+      guest.publish(other.slice(0, 200).map(({ pieces }) => guest.chain(pieces, { indirect: true }, second)), second)
+      guest.kick(second)
+    })
+    // More than a batch holds, so that the first queue interrupts in the middle of its work.
+    const placed = Array.from({ length: 256 }, (_, at) => guest.place({ type: T.IN, sector: 511 - at, in: 512 }))
+    guest.publish(placed.map(({ pieces }) => guest.chain(pieces, { indirect: true }, first)), first)
+    guest.kick(first)
+    expect([guest.usedIdx(first), guest.usedIdx(second)]).toEqual([256, 200])
+    for (const [at, one] of placed.entries()) if (Buffer.compare(guest.reply(one, 0).data, pattern(511 - at, 1)) !== 0) throw new Error(`request ${at} has wrong data`)
+    for (const [at, one] of other.slice(0, 200).entries()) if (Buffer.compare(guest.reply(one, 0).data, pattern(at, 1)) !== 0) throw new Error(`request ${at} of the second queue has wrong data`)
+  })
+
+  it("RAM that is replaced while a request waits (a WebAssembly memory that grows): the read arrives in the new one", async () => {
+    const memory = new WebAssembly.Memory({ initial: 64, maximum: 128 })
+    const disk = new FakeDisk({ size: 1 << 18 })
+    const { guest } = pair({ machine: { memory } }, disk)
+    const { placed } = send(guest, [{ type: T.IN, sector: 4, in: 1024 }, { type: T.OUT, sector: 100, out: pattern(7, 1) }])
+    memory.grow(1)
+    disk.waits = () => false
+    for (const waiting of disk.waiting.splice(0)) {
+      // The views that the backing was given are of a buffer that is gone.
+      try {
+        waiting.finish()
+      } catch {
+        waiting.fail(eio())
+      }
+    }
+    await settled()
+    expect(guest.takeUsed().map(({ length }) => length)).toEqual([1025, 1])
+    expect(guest.reply(placed[0] as Placed, 0)).toMatchObject({ status: OK, data: pattern(4, 2) })
+    expect(disk.cache.subarray(100 * 512, 101 * 512)).toEqual(pattern(7, 1))
+  })
+
+  it("BLK-35 a request in flight when the disk shrinks was judged by the old size: it ends as the backing ends it", async () => {
+    const { disk, guest } = pair()
+    const { placed } = send(guest, [{ type: T.IN, sector: 511, in: 512 }, { type: T.IN, sector: 0, in: 512 }])
+    disk.size = 1 << 17
+    guest.disk.device.capacityChanged()
+    expect(guest.capacity).toBe(256)
+    disk.waiting.splice(0).forEach((waiting) => (waiting.call.offset > 0 ? waiting.fail(eio()) : waiting.finish()))
+    await settled()
+    expect(placed.map((one) => guest.reply(one, 0).status)).toEqual([IOERR, OK])
+  })
+
+  it("whenIdle, pause and resume: nothing in flight, nothing taken, nothing lost", async () => {
+    const { disk, guest } = pair()
+    const { device } = guest.disk
+    send(guest, reads(1))
+    let idle = false
+    const paused = device.pause().then(() => (idle = true))
+    await settled()
+    expect(idle).toBe(false)
+    send(guest, reads(2))
+    expect(disk.waiting).toHaveLength(1)
+    disk.next().finish()
+    await paused
+    expect([guest.usedIdx(), disk.waiting.length]).toEqual([1, 0])
+    disk.waits = () => false
+    device.resume()
+    expect(guest.usedIdx()).toBe(3)
+    await device.whenIdle()
+  })
+
+  it("a thenable that is no promise, from a backing in plain JavaScript, is waited for as well", async () => {
+    const calls: (() => void)[] = []
+    const backing = {
+      size: 4096,
+      readOnly: false,
+      pread: (buffer: Uint8Array) => ({ then: (resolve: () => void) => void calls.push(() => resolve(void buffer.fill(0x33))) }),
+      pwrite() {},
+      close() {},
+    }
+    const guest = new RingGuest({ backing: backing as unknown as VirtioBacking })
+    const { placed } = send(guest, reads(1))
+    await settled()
+    expect(guest.takeUsed()).toEqual([])
+    calls.forEach((call) => call())
+    await settled()
+    expect(guest.reply(placed[0] as Placed, 0)).toMatchObject({ status: OK, data: new Uint8Array(512).fill(0x33) })
+  })
+})
