@@ -76,6 +76,11 @@ export class BackingError extends Error {
   }
 }
 
+/** Text as a person may see it: names come from images and guests, and control characters in them, which a terminal would obey, are replaced. */
+export function printable(text: string): string {
+  return text.replace(/[\p{Cc}\p{Cf}\u2028\u2029]/gu, "\ufffd")
+}
+
 /** Sum of the lengths of `buffers`, in bytes. */
 export function totalLength(buffers: readonly Uint8Array[]): number {
   let total = 0

@@ -33,8 +33,3 @@ export function decodeText(bytes: Uint8Array): string {
 export function encodeText(text: string): Uint8Array {
   return encoder.encode(text)
 }
-
-/** Text from an image as a person may see it: control characters, which a terminal would obey, are replaced. */
-export function printable(text: string): string {
-  return text.replace(/[\p{Cc}\p{Cf}\u2028\u2029]/gu, "\ufffd")
-}

@@ -27,27 +27,30 @@ export function decompressCluster(stored: Uint8Array, clusterSize: number, compr
   return cluster.length === clusterSize ? cluster : cluster.subarray(0, clusterSize)
 }
 
+/**
+ * Streams are made with a window of 4 KiB, yet other readers accept any, so the largest is allowed (QC-CMP-05). The usual stream yields a cluster and ends.
+ * One that goes on behind it, or is followed by what is no deflate data, is fine as well (QC-CMP-06), but then Node throws and gives nothing.
+ */
 function inflateDeflate(stored: Uint8Array, clusterSize: number): Uint8Array {
   try {
     return inflatePart(stored, clusterSize)
   } catch (error) {
-    if (!isTooLarge(error)) throw error
-    return inflateBeginning(stored, clusterSize)
+    return inflateBeginning(stored, clusterSize) ?? fail(error)
   }
 }
 
-/**
- * Inflates what it can. Streams are made with a window of 4 KiB, yet older readers accept any, so the largest is allowed. A stream without its last
- * block is fine when it yields a cluster, so the input's end is a flush, not a finish (QC-CMP-05, QC-CMP-06).
- */
-function inflatePart(stored: Uint8Array, clusterSize: number): Uint8Array {
-  // The output buffer has room for what a stream may yield beyond a cluster within one byte of input (see `inflateBeginning`).
-  const chunkSize = clusterSize + MOST_PER_INPUT_BYTE
-  return zlib.inflateRawSync(stored, { windowBits: 15, chunkSize, maxOutputLength: chunkSize, finishFlush: zlib.constants.Z_SYNC_FLUSH })
+function fail(error: unknown): never {
+  throw error
 }
 
-/** For a stream that goes on after a cluster: Node gives nothing of an output that is too long, so find the input that yields just enough. */
-function inflateBeginning(stored: Uint8Array, clusterSize: number): Uint8Array {
+/** Inflates what it can: a stream that is cut off yields what came before. Room is left for what one byte of input may yield beyond a cluster. */
+function inflatePart(stored: Uint8Array, clusterSize: number): Uint8Array {
+  const most = clusterSize + MOST_PER_INPUT_BYTE
+  return zlib.inflateRawSync(stored, { windowBits: 15, chunkSize: most, maxOutputLength: most, finishFlush: zlib.constants.Z_SYNC_FLUSH })
+}
+
+/** Finds the shortest input that yields a cluster, by halving: more input yields more, up to where it is too much or no deflate data. */
+function inflateBeginning(stored: Uint8Array, clusterSize: number): Uint8Array | undefined {
   let tooShort = 0
   let tooLong = stored.length
   while (tooLong - tooShort > 1) {
@@ -56,16 +59,11 @@ function inflateBeginning(stored: Uint8Array, clusterSize: number): Uint8Array {
       const output = inflatePart(stored.subarray(0, middle), clusterSize)
       if (output.length >= clusterSize) return output
       tooShort = middle
-    } catch (error) {
-      if (!isTooLarge(error)) throw error
+    } catch {
       tooLong = middle
     }
   }
-  throw new Error("the compressed data yields too much at once")
-}
-
-function isTooLarge(error: unknown): boolean {
-  return error instanceof Error && "code" in error && error.code === "ERR_BUFFER_TOO_LARGE"
+  return undefined
 }
 
 /** Decodes frame after frame until a cluster is full; it must end with a frame (QC-CMP-07). */

@@ -1,6 +1,5 @@
 /** Which valid images this program does not handle, and which it only reads: refused by name, with the file untouched. */
 import { BackingError } from "../backing.ts"
-import { printable } from "./bytes.ts"
 import { featureName } from "./extensions.ts"
 import { hasFeature, type Qcow2Header } from "./header.ts"
 import { CRYPT_METHOD, HEADER_FIELD, INCOMPATIBLE_BIT } from "./spec.ts"
@@ -18,7 +17,7 @@ export function refuseUnsupported(header: Qcow2Header, path: string): void {
   for (let bit = 0; bit < 64; bit++) {
     if (!hasFeature(header.incompatibleFeatures, bit) || HANDLED_INCOMPATIBLE.has(bit)) continue
     const name = KNOWN_NAMES[bit] ?? featureName(header.extensions, "incompatible", bit)
-    const quoted = name === undefined ? "" : ` ("${printable(name)}")`
+    const quoted = name === undefined ? "" : ` ("${name}")`
     throw new BackingError("unsupported", `unsupported incompatible feature bit ${bit}${quoted} at byte ${HEADER_FIELD.INCOMPATIBLE_FEATURES}; open it with the program that wrote it`, {
       path,
       offset: HEADER_FIELD.INCOMPATIBLE_FEATURES,
