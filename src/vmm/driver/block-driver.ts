@@ -8,7 +8,7 @@ import { BlockEngine } from "./block-engine.ts"
 import type { BlockFraming } from "./block-framing.ts"
 import { encodeRanges, type SectorRange, splitRanges } from "./block-ranges.ts"
 import { type BlockReply, type BlockRequest, BlockSender, type RequestOptions } from "./block-sender.ts"
-import { runTransfer, type Transfer } from "./block-transfer.ts"
+import { runTransfer, type Transfer, type TransferPort } from "./block-transfer.ts"
 import { DriverError } from "./errors.ts"
 import { hasFeature } from "./features.ts"
 import { enumeratePci, type EnumerateOptions, type PciDevice } from "./pci-device.ts"
@@ -67,6 +67,7 @@ export class BlockDriver {
   readonly #engine: BlockEngine
   readonly #sender: BlockSender
   readonly #depth: number
+  #resetting: Promise<void> | undefined
 
   private constructor(device: PciDevice, options: BlockDriverOptions) {
     this.#engine = new BlockEngine(device, options)
@@ -198,18 +199,23 @@ export class BlockDriver {
     return this.#engine.poll()
   }
 
-  /** Calls `listener` after each configuration change notification: `identify` tells what is new. Returns a function that ends it. */
+  /** Calls `listener`, which must not throw, after each configuration change notification: `identify` tells what is new. Returns a
+   * function that ends it. */
   onConfigurationChange(listener: () => void): () => void {
     return this.#engine.onConfigurationChange(listener)
   }
 
-  /** Resets the device and starts it anew with the same options. Requests in flight are rejected ("reset"). Throws `DriverError`. */
-  async reset(): Promise<void> {
-    await this.#engine.stop("the driver reset the device")
-    await this.#engine.start()
+  /** Resets the device and starts it anew with the same options. Requests in flight are rejected ("reset"), and so are those made
+   * before it is done. A second call meanwhile waits for the same reset. Rejects with `DriverError`. */
+  reset(): Promise<void> {
+    this.#resetting ??= this.#restart().finally(() => {
+      this.#resetting = undefined
+    })
+    return this.#resetting
   }
 
-  /** VIRTIO_F_RING_RESET: empties one queue; its requests are rejected ("reset"). Throws `DriverError`. */
+  /** VIRTIO_F_RING_RESET: empties one queue; its requests are rejected ("reset"), those made before it is done wait. Rejects with
+   * `DriverError`. */
   resetQueue(index: number): Promise<void> {
     return this.#engine.resetQueue(index)
   }
@@ -220,11 +226,22 @@ export class BlockDriver {
     await this.#engine.close()
   }
 
+  async #restart(): Promise<void> {
+    await this.#engine.stop("the driver reset the device")
+    await this.#engine.start()
+  }
+
   #need(feature: "CONFIG_WCE" | "LIFETIME"): void {
     if (!hasFeature(this.virtio.features, feature)) throw new DriverError("unsupported", `${feature} is not negotiated`)
   }
 
-  async #ranges(name: "DISCARD" | "WRITE_ZEROES" | "SECURE_ERASE", ranges: readonly SectorRange[], flags: number, limits: RangeLimits | undefined, options: RequestOptions): Promise<void> {
+  async #ranges(
+    name: "DISCARD" | "WRITE_ZEROES" | "SECURE_ERASE",
+    ranges: readonly SectorRange[],
+    flags: number,
+    limits: RangeLimits | undefined,
+    options: RequestOptions,
+  ): Promise<void> {
     if (limits === undefined) throw new DriverError("unsupported", `${name} is not negotiated`)
     const pieces = splitRanges(ranges, limits.maxSectors)
     const perRequest = Math.max(1, limits.maxRanges)
@@ -245,8 +262,12 @@ export class BlockDriver {
     if (!Number.isSafeInteger(sector) || sector < 0) throw new RangeError(`${sector} is no sector`)
     if (!Number.isSafeInteger(length) || length < 0 || length % SECTOR_SIZE !== 0) throw new RangeError(`${length} bytes are no whole number of sectors`)
     const chunk = this.#sender.largestRequest(options)
-    const openSlots = (count: number): ReturnType<BlockSender["openSlots"]> => this.#sender.openSlots(name, Math.min(chunk, length), Math.min(count, this.#depth), pick(options))
-    await runTransfer({ openSlots, batch: (submit) => this.batch(submit) }, { ...transfer, chunk })
+    const bytes = Math.min(chunk, length)
+    const port: TransferPort = {
+      openSlots: (count) => this.#sender.openSlots(name, bytes, Math.min(count, this.#depth), pick(options)),
+      batch: (submit) => this.batch(submit),
+    }
+    await runTransfer(port, { ...transfer, chunk })
   }
 }
 

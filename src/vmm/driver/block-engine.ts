@@ -5,6 +5,7 @@
 import { type BlockIdentity, readBlockConfig } from "./block-config.ts"
 import { BlockQueue, type Chain } from "./block-queue.ts"
 import { DriverError } from "./errors.ts"
+import { hasFeature } from "./features.ts"
 import type { PciDevice } from "./pci-device.ts"
 import { type RequestBuffer, RequestBuffers } from "./request-buffer.ts"
 import type { IndirectTable, Segment } from "./split-ring.ts"
@@ -104,16 +105,23 @@ export class BlockEngine {
     }
   }
 
-  /** Resets one queue. Its chains fail ("reset"). Throws `DriverError`. */
+  /** Resets one queue. Its chains fail ("reset"); those submitted meanwhile wait. Throws `DriverError`; after "timeout" the whole
+   * device must be reset. */
   async resetQueue(index: number): Promise<void> {
-    const lost = this.#queue(index).fail(new DriverError("reset", `the driver reset queue ${index}`))
+    const queue = this.#queue(index)
+    if (!hasFeature(this.virtio.features, "RING_RESET")) throw new DriverError("unsupported", "RING_RESET is not negotiated")
+    queue.pause()
+    const lost = queue.fail(new DriverError("reset", `the driver reset queue ${index}`))
     try {
       await this.virtio.resetQueue(index)
     } catch (error) {
       this.#lost.push(...lost)
+      if (error instanceof DriverError) this.#fail(error)
       throw error
     }
     this.#giveBack(lost)
+    queue.resume()
+    this.#push()
   }
 
   /** Descriptors in the ring of a queue. Throws `RangeError` for a queue that is not in use, `DriverError` when the device failed. */

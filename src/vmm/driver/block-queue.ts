@@ -28,6 +28,7 @@ export class BlockQueue {
   readonly #inFlight = new Map<number, Chain>()
   #waiting: Chain[] = []
   #firstWaiting = 0
+  #isPaused = false
 
   /** `isPolled`: nobody wants notifications. */
   constructor(queue: VirtioQueue, options: { readonly isPolled: boolean }) {
@@ -42,7 +43,7 @@ export class BlockQueue {
 
   /** Adds a chain to the ring, or to those that wait. The owner exposes the ring afterwards. */
   submit(chain: Chain): void {
-    if (this.waiting > 0 || !this.#start(chain)) this.#waiting.push(chain)
+    if (this.#isPaused || this.waiting > 0 || !this.#start(chain)) this.#waiting.push(chain)
   }
 
   /** Gives a chain that somebody wrote by hand and reserved in the ring a place to be reported to. */
@@ -66,8 +67,19 @@ export class BlockQueue {
     }
   }
 
+  /** From here on all chains wait, until `resume`. */
+  pause(): void {
+    this.#isPaused = true
+  }
+
+  /** Lets chains into the ring again, with the next `refill`. */
+  resume(): void {
+    this.#isPaused = false
+  }
+
   /** Moves waiting chains into the ring while there is room. */
   refill(): void {
+    if (this.#isPaused) return
     while (this.#firstWaiting < this.#waiting.length) {
       const chain = this.#waiting[this.#firstWaiting]
       if (chain === undefined || !this.#start(chain)) return this.#compact()

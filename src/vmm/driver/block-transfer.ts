@@ -2,6 +2,7 @@
  * Long reads and writes: a window of large requests that stays full while their data is copied or looked at in order.
  * No object or promise for each sector: one for each request, of a mebibyte as a rule.
  */
+import { SECTOR_SIZE } from "./blk-spec.ts"
 
 /** A request slot: memory for one request, used again and again. */
 export interface TransferSlot {
@@ -37,9 +38,6 @@ interface Running {
   reply: Promise<void>
   isDone: boolean
 }
-
-/** Bytes of a sector. */
-const SECTOR_SIZE = 512
 
 /** Carries a transfer out. Rejects with the error of the first request in order that failed, when no request is left in flight. */
 export async function runTransfer(port: TransferPort, transfer: Transfer): Promise<void> {

@@ -65,8 +65,8 @@ export class RamAllocator {
   /** `length` bytes at a multiple of `alignment`. Throws `DriverError` ("no-memory") when no free extent holds them. */
   allocate(length: number, alignment = 16): number {
     const address = this.tryAllocate(length, alignment)
-    if (address === undefined) throw new DriverError("no-memory", `no ${length} bytes of guest RAM are free at an alignment of ${alignment}; give the driver more memory`)
-    return address
+    if (address !== undefined) return address
+    throw new DriverError("no-memory", `no ${length} bytes of guest RAM are free at an alignment of ${alignment}; give the driver more memory`)
   }
 
   /** Like `allocate`, but undefined when there is no room. */

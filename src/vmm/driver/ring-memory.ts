@@ -151,7 +151,8 @@ function checkParts(layout: RingLayout, ram: GuestRam): void {
     { name: "used ring", start: usedRing, length: usedRingSize(queueSize), alignment: RING_ALIGNMENT.USED_RING },
   ]
   for (const { name, start, length, alignment } of parts) {
-    if (!Number.isSafeInteger(start) || start < 0 || start % alignment !== 0) throw new RangeError(`the ${name} must start at a multiple of ${alignment}, not at ${start}`)
+    const isAligned = Number.isSafeInteger(start) && start >= 0 && start % alignment === 0
+    if (!isAligned) throw new RangeError(`the ${name} must start at a multiple of ${alignment}, not at ${start}`)
     if (length > ram.bytes.length - start) throw new RangeError(`the ${name} at ${start} (${length} bytes) is not in guest RAM`)
     const other = parts.find((part) => part.name !== name && part.start < start + length && start < part.start + part.length)
     if (other !== undefined) throw new RangeError(`the ${name} at ${start} overlaps the ${other.name} at ${other.start}`)

@@ -111,7 +111,9 @@ export class SplitRing extends RingMemory {
     const direct = table === undefined ? segments.length : (table.direct ?? 0)
     const needed = table === undefined ? direct : direct + 1
     const writable = checkSegments(segments, this.size)
-    if (table !== undefined && (direct < 0 || direct >= segments.length)) throw new RangeError(`${direct} direct descriptors leave nothing of ${segments.length} segments for the indirect table`)
+    if (table !== undefined && (direct < 0 || direct >= segments.length)) {
+      throw new RangeError(`${direct} direct descriptors leave nothing of ${segments.length} segments for the indirect table`)
+    }
     if (needed > this.#freeCount) throw new RangeError(`${needed} descriptors are needed, ${this.#freeCount} are free`)
     this.ram.refresh()
     const head = this.#take(needed, writable)

@@ -477,6 +477,25 @@ describe("a backing that takes its time", () => {
     all.forEach((bytes, index) => expectSame(bytes, data.subarray(index * 64 * 512, (index * 64 + 3) * 512)))
   })
 
+  it("VQ-32 a queue reset rejects what its queue has in flight; requests made meanwhile, and other queues, are served", async () => {
+    const machine = new Machine({ ramSize: 8 << 20 })
+    const backing = new SlowBacking()
+    machine.attachDisk(backing, { queues: 2 })
+    const blk = await BlockDriver.open(firstDisk(machine), { queues: 2 })
+    backing.content.fill(0x5a)
+    const lost = Promise.allSettled([blk.read(1, 1, { queue: 1 }), blk.read(9, 1, { queue: 1 })])
+    const kept = blk.read(20, 1)
+    const reset = blk.resetQueue(1)
+    const later = blk.read(30, 1, { queue: 1 })
+    await serve(backing, Promise.all([reset, later, kept]))
+    for (const outcome of await lost) expect(outcome).toMatchObject({ status: "rejected", reason: { code: "reset" } })
+    expectSame(await later, new Uint8Array(512).fill(0x5a))
+    const memory = blk.virtio.memory
+    await serve(backing, Promise.all([blk.reset(), blk.reset()]))
+    await blk.close()
+    expect(memory.allocations).toBe(0)
+  })
+
   it("ST-02 ST-03 a reset ends the requests in flight; what the backing does later reaches neither memory nor the driver", async () => {
     const machine = new Machine({ ramSize: 8 << 20 })
     const backing = new SlowBacking()
