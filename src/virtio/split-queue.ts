@@ -4,7 +4,7 @@
  */
 import type { DescriptorChain, SegmentList } from "./descriptor-chain.ts"
 import type { GuestMemory, RamRegion } from "./guest-memory.ts"
-import { availRingSize, usedRingSize, VIRTQ_AVAIL_ELEM_SIZE, VIRTQ_AVAIL_F, VIRTQ_DESC_F, VIRTQ_DESC_SIZE, VIRTQ_RING_OFFSET, VIRTQ_USED_ELEM_SIZE } from "./spec.ts"
+import { availRingSize, usedRingSize, VIRTQ_AVAIL_ELEM_SIZE, VIRTQ_AVAIL_F, VIRTQ_DESC_F, VIRTQ_DESC_SIZE, VIRTQ_EVENT_SIZE, VIRTQ_RING_OFFSET, VIRTQ_USED_ELEM_SIZE } from "./spec.ts"
 
 /** The driver broke the rules of the ring: the device cannot go on without a reset. Says what and where. */
 export class VirtqueueError extends Error {
@@ -244,10 +244,11 @@ export class SplitQueue {
   enableKicks(): boolean {
     if (!this.features.eventIdx) return this.#lastAvail !== this.#availIdx || this.#lookForMore()
     Atomics.store(this.#availEvent, 0, this.#lastAvail)
+    this.#memory.written?.(this.#layout.usedRing + VIRTQ_RING_OFFSET + VIRTQ_USED_ELEM_SIZE * this.size, VIRTQ_EVENT_SIZE)
     return this.#lastAvail !== this.#availIdx || this.#lookForMore()
   }
 
-  /** Tells the memory which bytes of the used ring have changed. */
+  /** Tells the memory which bytes of the used ring have changed, avail_event apart. */
   #announce(written: (address: number, length: number) => void, old: number, now: number): void {
     const { size, usedRing } = this.#layout
     const first = old & (size - 1)
@@ -255,7 +256,6 @@ export class SplitQueue {
     const wrapped = Math.max(first + count - size, 0)
     written(usedRing, VIRTQ_RING_OFFSET + VIRTQ_USED_ELEM_SIZE * wrapped)
     written(usedRing + VIRTQ_RING_OFFSET + VIRTQ_USED_ELEM_SIZE * first, VIRTQ_USED_ELEM_SIZE * (count - wrapped))
-    written(usedRing + VIRTQ_RING_OFFSET + VIRTQ_USED_ELEM_SIZE * size, 2)
   }
 
   #part(name: string, address: number, length: number): RamRegion {

@@ -404,7 +404,11 @@ export class VirtioBlk extends VirtioDevice {
           if (this.#unstable.length > 0) this.#stabilise(ring, queue, this.#unstable.splice(0))
         })
       } else {
-        for (const _ of requests) ring.abandon()
+        for (const request of requests) {
+          // The backing may have stored data, though nobody waits for them any more.
+          if (this.memory.written !== undefined) this.#announce(request)
+          ring.abandon()
+        }
       }
       // Before the interrupt: whoever handles it may reset the device, which then has nothing to wait for, or may throw.
       this.requestFinished(queue)
