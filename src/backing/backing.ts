@@ -67,16 +67,14 @@ export class BackingError extends Error {
   readonly offset: number | undefined
 
   constructor(code: BackingErrorCode, message: string, details: BackingErrorDetails = {}) {
-    const text = details.path === undefined ? message : `${details.path}: ${message}`
-    // Names that come from an image or a directory may hold control characters, which a terminal would obey.
-    super(text.replace(/[\p{Cc}\p{Cf}\u2028\u2029]/gu, "\ufffd"), { cause: details.cause })
+    super(printable(details.path === undefined ? message : `${details.path}: ${message}`), { cause: details.cause })
     this.code = code
     this.path = details.path
     this.offset = details.offset
   }
 }
 
-/** Text as a person may see it: names come from images and guests, and control characters in them, which a terminal would obey, are replaced. */
+/** Text as a person may see it: names come from images and directories, and control characters in them, which a terminal would obey, are replaced. */
 export function printable(text: string): string {
   return text.replace(/[\p{Cc}\p{Cf}\u2028\u2029]/gu, "\ufffd")
 }

@@ -51,6 +51,7 @@ const CODE_BY_ERRNO: Readonly<Record<string, BackingErrorCode>> = {
   ENOSPC: "no-space",
   EDQUOT: "no-space",
   EFBIG: "no-space",
+  EISDIR: "invalid-format",
 }
 
 const REASON_BY_ERRNO: Readonly<Record<string, string>> = {

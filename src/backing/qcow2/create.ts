@@ -84,8 +84,7 @@ function checkOptions(options: CreateQcow2Options, path: string): Geometry {
 
 function planLayout(geometry: Geometry, preallocate: boolean, path: string): Layout {
   const { clusterSize } = geometry
-  // An L1 table of no entries still has a place, as in images that QEMU makes.
-  const l1Table = Math.max(1, Math.ceil((geometry.l1EntriesNeeded * TABLE_ENTRY_SIZE) / clusterSize))
+  const l1Table = Math.ceil((geometry.l1EntriesNeeded * TABLE_ENTRY_SIZE) / clusterSize)
   const data = preallocate ? Math.ceil(geometry.size / clusterSize) : 0
   const l2Tables = preallocate ? geometry.l1EntriesNeeded : 0
   let refcountTable = 1
@@ -112,7 +111,7 @@ function makeHeader(options: CreateQcow2Options, geometry: Geometry, layout: Lay
     size: geometry.size,
     cryptMethod: CRYPT_METHOD.NONE,
     l1Size: geometry.l1EntriesNeeded,
-    l1TableOffset: (1 + layout.refcountTable + layout.refcountBlocks) * clusterSize,
+    l1TableOffset: layout.l1Table === 0 ? 0 : (1 + layout.refcountTable + layout.refcountBlocks) * clusterSize,
     refcountTableOffset: clusterSize,
     refcountTableClusters: layout.refcountTable,
     snapshotCount: 0,
@@ -180,7 +179,7 @@ function writeMapping(file: ImageFile, geometry: Geometry, layout: Layout, offse
   const l1 = new Uint8Array(layout.l1Table * clusterSize)
   const firstTable = offset + l1.length
   for (let index = 0; index < layout.l2Tables; index++) putEntry(viewOf(l1), index, firstTable + index * clusterSize)
-  file.write(l1, offset)
+  if (l1.length > 0) file.write(l1, offset)
   const firstData = firstTable + layout.l2Tables * clusterSize
   const table = new Uint8Array(clusterSize)
   for (let index = 0; index < layout.l2Tables; index++) {

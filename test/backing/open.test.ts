@@ -1,0 +1,180 @@
+import { spawn } from "node:child_process"
+import { linkSync, readFileSync, statSync, writeFileSync } from "node:fs"
+import { join } from "node:path"
+import { describe, expect, it } from "vitest"
+import { createImage } from "../../src/backing/create.ts"
+import { findForeignLock } from "../../src/backing/image-lock.ts"
+import { openImage, type OpenImageOptions } from "../../src/backing/open.ts"
+import { Qcow2Image } from "../../src/backing/qcow2/image.ts"
+import { RawBacking } from "../../src/backing/raw.ts"
+import { itWithQemu, qemuImg } from "../support/qemu.ts"
+import { temporaryDirectory } from "../support/temporary.ts"
+import { failureOf, filled } from "./qcow2/small-images.ts"
+
+/** Opens, lets `work` look, closes. */
+function using<T>(path: string, options: OpenImageOptions, work: (image: RawBacking | Qcow2Image) => T): T {
+  const image = openImage(path, options)
+  try {
+    return work(image)
+  } finally {
+    image.close()
+  }
+}
+
+describe("openImage: the format", () => {
+  it("is found out from the first bytes, unless it is stated", () => {
+    const directory = temporaryDirectory()
+    const [raw, qcow2] = [join(directory, "raw"), join(directory, "qcow2")]
+    createImage(raw, { format: "raw", size: 4096 })
+    createImage(qcow2, { size: 4096 })
+    expect(using(raw, {}, (image) => image instanceof RawBacking)).toBe(true)
+    expect(using(qcow2, {}, (image) => image instanceof Qcow2Image)).toBe(true)
+    expect(using(qcow2, { format: "raw", readOnly: true }, (image) => image.size)).toBe(statSync(qcow2).size)
+    expect(failureOf(() => openImage(raw, { format: "qcow2" })).code).toBe("invalid-format")
+  })
+
+  it("a raw disk whose format was found out cannot be turned into a qcow2 image by its guest; one stated as raw can", () => {
+    const path = join(temporaryDirectory(), "raw")
+    createImage(path, { format: "raw", size: 4096 })
+    const signature = new TextEncoder().encode("QFI")
+    const header = Uint8Array.from([...signature, 0xfb])
+    expect(failureOf(() => using(path, {}, (image) => image.pwrite(header, 0))).code).toBe("permission")
+    using(path, { format: "raw" }, (image) => image.pwrite(header, 0))
+  })
+
+  it.each(["QED\0", "KDMV", "COWD", "# Disk DescriptorFile\n", "vhdxfile", "conectix", "<<< Oracle VM VirtualBox Disk Image >>>", "WithoutFreeSpace"])("an image that begins with %j is refused, unless it is stated to be raw", (signature) => {
+    const path = join(temporaryDirectory(), "other")
+    writeFileSync(path, signature.padEnd(1024, "\0"))
+    expect(failureOf(() => openImage(path)).code).toBe("unsupported")
+    using(path, { format: "raw" }, () => {})
+  })
+
+  it("says what is missing, or is no image, in one line with the path", () => {
+    const directory = temporaryDirectory()
+    const error = failureOf(() => openImage(join(directory, "none.qcow2")))
+    expect([error.code, error.message]).toEqual(["not-found", `${join(directory, "none.qcow2")}: cannot open: no such file`])
+    expect(failureOf(() => openImage(directory)).code).toBe("invalid-format")
+    expect(failureOf(() => openImage(join(directory, "a\0b"))).message).not.toContain("\0")
+  })
+})
+
+describe("openImage: backing files", () => {
+  /** base.raw <- middle.qcow2 <- top.qcow2, each with a byte of its own. */
+  function chain(): { directory: string; top: string } {
+    const directory = temporaryDirectory()
+    const at = (name: string): string => join(directory, name)
+    createImage(at("base.raw"), { format: "raw", size: 100_000 })
+    using(at("base.raw"), {}, (image) => image.pwrite(filled(99_000, 1), 0))
+    createImage(at("middle.qcow2"), { size: 300_000, clusterSize: 512, backing: "base.raw", backingFormat: "raw" })
+    using(at("middle.qcow2"), {}, (image) => image.pwrite(filled(10_000, 2), 50_000))
+    createImage(at("top.qcow2"), { backing: "middle.qcow2", backingFormat: "qcow2" })
+    using(at("top.qcow2"), {}, (image) => image.pwrite(filled(100, 3), 55_000))
+    return { directory, top: at("top.qcow2") }
+  }
+
+  it("QC-BF-05 QC-BF-06 a chain of other formats, sizes and cluster sizes is read through and never written", () => {
+    const { directory, top } = chain()
+    const below = ["base.raw", "middle.qcow2"].map((name) => readFileSync(join(directory, name)))
+    using(top, {}, (image) => {
+      expect(image.size).toBe(Math.ceil(300_000 / 512) * 512)
+      const content = new Uint8Array(image.size)
+      image.pread(content, 0)
+      expect([0, 49_999, 50_000, 54_999, 55_000, 55_099, 55_100, 60_000, 98_999, 99_000, 299_999].map((at) => content[at])).toEqual([1, 1, 2, 2, 3, 3, 2, 1, 1, 0, 0])
+      image.pwrite(filled(70_000, 4), 1)
+      if (image instanceof Qcow2Image) image.discard(131_072, 65_536)
+    })
+    expect(["base.raw", "middle.qcow2"].map((name) => Buffer.compare(readFileSync(join(directory, name)), below[name === "base.raw" ? 0 : 1] ?? Buffer.alloc(0)))).toEqual([0, 0])
+  })
+
+  it("resolveBacking may send a name elsewhere, or forbid it", () => {
+    const { directory, top } = chain()
+    const names: string[] = []
+    using(top, { resolveBacking: ({ name }) => { names.push(name); return join(directory, name) } }, () => {})
+    expect(names).toEqual(["middle.qcow2", "base.raw"])
+    expect(() => openImage(top, { resolveBacking: () => { throw new Error("forbidden") } })).toThrow("forbidden")
+    // Nothing stays open or claimed.
+    using(top, {}, () => {})
+  })
+
+  it("a backing image that cannot be opened is named together with the image that needs it, and leaves nothing claimed", () => {
+    const { directory, top } = chain()
+    writeFileSync(join(directory, "middle.qcow2"), "no image")
+    const error = failureOf(() => openImage(top))
+    expect([error.code, error.message]).toEqual(["invalid-format", expect.stringMatching(/top\.qcow2: cannot open its backing file: .*middle\.qcow2: it is not a qcow2 image/)])
+    using(join(directory, "middle.qcow2"), { format: "raw" }, () => {})
+  })
+
+  it("other formats of a backing file are refused by name", () => {
+    const { directory } = chain()
+    const path = join(directory, "odd.qcow2")
+    createImage(path, { size: 4096, backing: "base.raw", backingFormat: "raw" })
+    const bytes = readFileSync(path)
+    bytes.write("vdi", bytes.indexOf("raw"))
+    writeFileSync(path, bytes)
+    expect(failureOf(() => openImage(path)).message).toContain('has the format "vdi"')
+  })
+})
+
+describe("openImage: two openings of one image", () => {
+  it("a second writable opening is refused, by any path that leads to the file; readers may be many", () => {
+    const directory = temporaryDirectory()
+    const path = join(directory, "disk.qcow2")
+    createImage(path, { size: 1 << 20 })
+    linkSync(path, join(directory, "other-name"))
+    const writer = openImage(path)
+    for (const again of [path, join(directory, ".", "disk.qcow2"), join(directory, "other-name")]) {
+      expect(failureOf(() => openImage(again)).code).toBe("busy")
+      expect(failureOf(() => openImage(again, { readOnly: true })).code).toBe("busy")
+    }
+    using(path, { readOnly: true, ignoreLocks: true }, () => {})
+    writer.close()
+    writer.close()
+    const readers = [openImage(path, { readOnly: true }), openImage(path, { readOnly: true })]
+    expect(failureOf(() => openImage(path)).code).toBe("busy")
+    for (const reader of readers) reader.close()
+    using(path, {}, () => {})
+  })
+
+  it("a backing file of an open image cannot be opened for writing, and not the other way round", () => {
+    const directory = temporaryDirectory()
+    createImage(join(directory, "base"), { format: "raw", size: 4096 })
+    createImage(join(directory, "top"), { backing: "base", backingFormat: "raw" })
+    using(join(directory, "top"), {}, () => expect(failureOf(() => openImage(join(directory, "base"))).code).toBe("busy"))
+    using(join(directory, "base"), {}, () => expect(failureOf(() => openImage(join(directory, "top"))).code).toBe("busy"))
+  })
+
+  // What qemu-io leaves in /proc/locks while it holds an image, writable and read-only (seen with QEMU 7.2).
+  const WRITER = "1: OFDLCK ADVISORY  READ -1 fe:00:42 203 203\n2: OFDLCK ADVISORY  READ -1 fe:00:42 201 201\n3: OFDLCK ADVISORY  READ -1 fe:00:42 103 103\n4: OFDLCK ADVISORY  READ -1 fe:00:42 100 101\n"
+  const READER = "1: OFDLCK ADVISORY  READ -1 fe:00:42 203 203\n2: OFDLCK ADVISORY  READ -1 fe:00:42 201 201\n3: OFDLCK ADVISORY  READ -1 fe:00:42 100 100\n"
+  it.each<[string, string, boolean, number | undefined]>([
+    ["QEMU writes, we would write", WRITER, false, -1],
+    ["QEMU writes, we would read", WRITER, true, -1],
+    ["QEMU reads, we would write", READER, false, -1],
+    ["QEMU reads, we would read", READER, true, undefined],
+    ["another file", WRITER.replaceAll(":42 ", ":43 "), false, undefined],
+    ["somebody waits for a lock", "1: -> OFDLCK ADVISORY WRITE -1 fe:00:42 0 EOF\n", false, undefined],
+    ["a whole-file lock for writing", "7: POSIX  ADVISORY  WRITE 1234 fe:00:42 0 EOF\n", true, 1234],
+    ["a whole-file lock for reading, we would write", "7: FLOCK  ADVISORY  READ 1234 fe:00:42 0 EOF\n", false, 1234],
+    ["a whole-file lock for reading, we would read", "7: FLOCK  ADVISORY  READ 1234 fe:00:42 0 EOF\n", true, undefined],
+    ["an empty list", "", false, undefined],
+  ])("locks of other processes: %s", (_, list, readOnly, expected) => {
+    expect(findForeignLock(list, "fe:00:42", { readOnly })).toBe(expected)
+  })
+
+  itWithQemu("an image that QEMU has open is refused as QEMU would refuse it, and opens when QEMU is gone", async () => {
+    const path = join(temporaryDirectory(), "disk.qcow2")
+    qemuImg("create", "-q", "-f", "qcow2", path, "1M")
+    for (const words of [[path], ["-r", path]]) {
+      const qemu = spawn("qemu-io", words, { stdio: ["pipe", "pipe", "ignore"] })
+      await new Promise((resolve) => qemu.stdout.once("data", resolve))
+      const error = failureOf(() => openImage(path))
+      expect([error.code, error.message]).toEqual(["busy", expect.stringContaining("locked")])
+      if (words.length === 1) expect(failureOf(() => openImage(path, { readOnly: true })).code).toBe("busy")
+      else using(path, { readOnly: true }, () => {})
+      const gone = new Promise((resolve) => qemu.once("exit", resolve))
+      qemu.stdin.end()
+      await gone
+      using(path, {}, () => {})
+    }
+  })
+})
