@@ -5,6 +5,9 @@ import { Rng, seedFromEnvironment } from "../../support/rng.ts"
 import { eio, FakeDisk, settled } from "../fake-disk.ts"
 import { F, IOERR, OK, pattern, type Placed, ranges, type Request, RingGuest, type RingGuestOptions, T, UNTOUCHED } from "../ring-guest.ts"
 
+/** The type is in the DOM's library only. */
+declare const WebAssembly: { readonly Memory: new (limits: { initial: number; maximum: number }) => { readonly buffer: ArrayBuffer; grow(pages: number): number } }
+
 function pair(options: Partial<RingGuestOptions> = {}, disk = new FakeDisk({ size: 1 << 18 })): { disk: FakeDisk; guest: RingGuest } {
   disk.cache.set(pattern(0, disk.size / 512))
   disk.waits = () => true
@@ -359,7 +362,7 @@ describe("what the embedder sees", () => {
     const backing = {
       size: 4096,
       readOnly: false,
-      pread: (buffer: Uint8Array) => ({ then: (resolve: () => void) => void calls.push(() => resolve(void buffer.fill(0x33))) }),
+      pread: (buffer: Uint8Array) => ({ then: (resolve: (value: unknown) => void) => void calls.push(() => resolve(buffer.fill(0x33))) }),
       pwrite() {},
       close() {},
     }
