@@ -1,0 +1,165 @@
+/**
+ * One round of the ring fuzzer: a batch of sound requests with one that is damaged among them, or a ring that is, or nothing but
+ * garbage. Every byte of RAM, of what is around it and of the disk must be afterwards as the kind of damage foretells.
+ */
+import type { Rng } from "../support/rng.ts"
+import { FakeDisk } from "../virtio/fake-disk.ts"
+import { CONFIG_IRQ, F, NEEDS_RESET, RingGuest } from "../virtio/ring-guest.ts"
+import { type Chain, damages, type Entry, layOut, STALE, type Verdict } from "./ring-chains.ts"
+import { type FuzzRequest, judge, mutateRequest, type Negotiated, SECTORS, SERIAL, soundRequest } from "./ring-requests.ts"
+
+const RAM = 1 << 16
+const MARGIN = 4096
+const CANARY = 0x5c
+const RING = 128
+
+interface Sent {
+  readonly request: FuzzRequest
+  readonly chain: Chain
+}
+
+/** A machine that lives over many rounds: a reset must bring it back from whatever was done to it. */
+export class RingFuzzer {
+  /** Rounds by kind of damage. */
+  readonly counts = new Map<string, number>()
+  readonly #rng: Rng
+  readonly #around = new Uint8Array(RAM + 2 * MARGIN).fill(CANARY)
+  readonly #disk = new FakeDisk({ size: 512 * SECTORS })
+  readonly #guest: RingGuest
+  readonly #model: Uint8Array
+  readonly #maxSegments: Negotiated["maxSegments"]
+
+  constructor(rng: Rng) {
+    this.#rng = rng
+    this.#disk.cache.set(rng.bytes(512 * SECTORS))
+    this.#model = this.#disk.cache.slice()
+    this.#guest = new RingGuest({ backing: this.#disk.backing, ringSize: RING, machine: { memory: this.#around.subarray(MARGIN, MARGIN + RAM) }, disk: { serial: SERIAL } })
+    this.#maxSegments = { discard: this.#guest.config(0x28, 4), writeZeroes: this.#guest.config(0x34, 4) }
+  }
+
+  /** Runs one round. Throws an Error that says what was done and what should have come of it. */
+  round(): void {
+    const rng = this.#rng
+    const has = (probability: number) => rng.chance(probability)
+    const negotiated = { indirect: has(0.8), eventIdx: has(0.5), discard: has(0.8), writeZeroes: has(0.8), maxSegments: this.#maxSegments }
+    const { indirect, eventIdx, discard, writeZeroes } = negotiated
+    this.#guest.start([F.FLUSH, ...(indirect ? [F.INDIRECT_DESC] : []), ...(eventIdx ? [F.EVENT_IDX] : []), ...(discard ? [F.DISCARD] : []), ...(writeZeroes ? [F.WRITE_ZEROES] : [])])
+    const name = has(0.05) ? this.#garbage() : this.#foretold(negotiated)
+    this.counts.set(name, (this.counts.get(name) ?? 0) + 1)
+    const stray = this.#around.findIndex((byte, at) => (at < MARGIN || at >= MARGIN + RAM) && byte !== CANARY)
+    if (stray >= 0) throw new Error(`${name}: byte ${stray - MARGIN} was written, outside of RAM`)
+  }
+
+  #foretold(negotiated: Negotiated & { readonly indirect: boolean; readonly eventIdx: boolean }): string {
+    const guest = this.#guest
+    const rng = this.#rng
+    const sent: Sent[] = []
+    const send = (request: FuzzRequest) => sent.push({ request, chain: layOut(guest, rng, request, negotiated.indirect) })
+    for (let count = rng.below(4); count > 0; count--) send(soundRequest(rng))
+    const request = soundRequest(rng)
+    const kind = rng.pick(["request", "chain", "chain", "ring"])
+    const name = kind === "request" ? mutateRequest(request, rng) : ""
+    send(request)
+    const victim = sent.length - 1
+    for (let count = rng.below(3); count > 0; count--) send(soundRequest(rng))
+    const heads = sent.map(({ chain }) => chain.head)
+    if (kind === "ring") return this.#ring(sent, heads, victim, negotiated)
+    const [what, verdict] = kind === "chain" ? this.#damage((sent[victim] as Sent).chain) : [name, "same" as const]
+    guest.publish(heads)
+    this.#expect(what, verdict === "broken" ? sent.slice(0, victim) : sent, verdict === "broken", negotiated)
+    return what
+  }
+
+  #damage(chain: Chain): [string, Verdict] {
+    for (;;) {
+      const name = this.#rng.pick(Object.keys(damages))
+      const verdict = damages[name]?.(this.#guest, this.#rng, chain)
+      if (verdict !== undefined) return [name, verdict]
+    }
+  }
+
+  /** Damage to the available ring instead of to a chain. */
+  #ring(sent: readonly Sent[], heads: readonly number[], victim: number, negotiated: Negotiated & { readonly eventIdx: boolean }): string {
+    const guest = this.#guest
+    const rng = this.#rng
+    const what = rng.pick(["a head beyond the table", "an available index too far ahead", "the same head twice", "junk that means nothing"])
+    if (what === "a head beyond the table") {
+      guest.publish(heads.map((head, at) => (at === victim ? rng.pick([RING, RING + 1, 0x8000, 0xffff]) : head)))
+      this.#expect(what, sent.slice(0, victim), true, negotiated)
+    } else if (what === "an available index too far ahead") {
+      guest.publish(heads)
+      guest.setU16(guest.ring.avail + 2, rng.between(RING + 1, 65535))
+      this.#expect(what, [], true, negotiated)
+    } else if (what === "the same head twice") {
+      guest.publish(heads.flatMap((head, at) => (at === victim ? [head, head] : [head])))
+      this.#expect(what, sent.flatMap((one, at) => (at === victim ? [one, one] : [one])), false, negotiated)
+    } else {
+      guest.setAvailFlags(rng.below(0x8000) * 2)
+      if (!negotiated.eventIdx) guest.setUsedEvent(rng.below(65536))
+      guest.publish(heads)
+      this.#expect(what, sent, false, negotiated)
+    }
+    return what
+  }
+
+  /** Kicks, and compares everything with what must be when exactly `answered` are answered, in order. */
+  #expect(what: string, answered: readonly Sent[], broken: boolean, negotiated: Negotiated & { readonly eventIdx: boolean }): void {
+    const guest = this.#guest
+    const { used } = guest.ring
+    const expected = guest.machine.ram.slice()
+    const view = new DataView(expected.buffer)
+    for (const [at, { request, chain }] of answered.entries()) {
+      const { status, data } = judge(request, this.#model, negotiated)
+      storeAll(expected, chain.entries, data, 0)
+      storeAll(expected, chain.entries, Uint8Array.of(status), request.in)
+      view.setUint32(used + 4 + 8 * at, chain.head, true)
+      view.setUint32(used + 8 + 8 * at, data.length === request.in ? request.in + 1 : data.length, true)
+    }
+    view.setUint16(used + 2, answered.length, true)
+    if (negotiated.eventIdx && !broken) view.setUint16(used + 4 + 8 * RING, answered.length, true)
+    guest.irqs()
+    guest.kick()
+    const fail = (problem: string) => {
+      throw new Error(`${what}: ${problem}; expected ${answered.length} answers and ${broken ? "a broken" : "a sound"} device, which says: ${guest.disk.device.brokenBy?.message ?? "sound"}`)
+    }
+    if (((guest.status & NEEDS_RESET) !== 0) !== broken) fail(`status ${guest.status}`)
+    if (guest.usedIdx() !== answered.length) fail(`used.idx ${guest.usedIdx()}`)
+    const irqs = guest.irqs()
+    if (irqs.includes(CONFIG_IRQ) !== broken || irqs.includes(1) !== answered.length > 0) fail(`interrupts ${irqs.join()}`)
+    const different = Buffer.compare(guest.machine.ram, expected) === 0 ? -1 : expected.findIndex((byte, at) => byte !== guest.machine.ram[at])
+    if (different >= 0) fail(`RAM differs at ${different} (used ring at ${used}): ${guest.machine.ram[different]} for ${expected[different]}`)
+    if (Buffer.compare(this.#disk.cache, this.#model) !== 0) fail(`the disk differs at ${this.#model.findIndex((byte, at) => byte !== this.#disk.cache[at])}`)
+  }
+
+  get #answered(): number {
+    const { merged: _, ...counts } = this.#guest.disk.device.statistics
+    return Object.values(counts).reduce((sum, { requests }) => sum + requests, 0)
+  }
+
+  /** Random bytes for descriptors, tables and heads: whatever it is, it ends, and nothing is left behind silently. */
+  #garbage(): string {
+    const guest = this.#guest
+    const rng = this.#rng
+    const small = () => rng.pick([0, 1, 16, 32, 512, rng.below(RAM), rng.u32()])
+    for (let index = 0; index < RING; index++) guest.desc(index, rng.chance(0.9) ? rng.below(RAM) : rng.u32() * 2 ** 20, small(), rng.below(8), rng.below(RING + 1))
+    const heads = Array.from({ length: rng.between(1, RING) }, () => rng.below(RING))
+    // Chains may write over the ring itself: then nothing is foretold but that it ends.
+    guest.publish(heads)
+    const before = this.#answered
+    guest.kick()
+    // All heads are taken in before the first is acted upon.
+    if ((guest.status & NEEDS_RESET) === 0 && this.#answered - before < heads.length) throw new Error(`garbage: ${this.#answered - before} of ${heads.length} heads were answered by a sound device`)
+    this.#model.set(this.#disk.cache)
+    return "garbage"
+  }
+}
+
+/** Stores `bytes` from position `offset` of the writable part on. */
+function storeAll(ram: Uint8Array, entries: readonly Entry[], bytes: Uint8Array, offset: number): void {
+  let at = -offset
+  for (const { address, length, writable } of entries) {
+    if (!writable) continue
+    for (let index = Math.max(0, -at); index < length && at + index < bytes.length; index++) ram[Number(address) + index] = bytes[at + index] ?? STALE
+    at += length
+  }
+}
