@@ -80,6 +80,7 @@ describe("the window in configuration space", () => {
   it.each([
     ["length 0", 4, 0x1000, 0],
     ["length 3", 4, 0x1000, 3],
+    ["length 3 at a multiple of it", 4, 0x0015, 3],
     ["length 8", 4, 0x1000, 8],
     ["length 2^32 - 1", 4, 0x1000, 0xffff_ffff],
     ["the upper half of the BAR's address", 5, 0x1000, 1],

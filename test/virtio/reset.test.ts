@@ -68,7 +68,7 @@ describe("reset of the device", () => {
   })
 
   it("ST-02 what is written while a reset is under way has no effect", async () => {
-    guest.start([ring], mask(BIT.EVENT_IDX))
+    guest.start([ring], mask(BIT.EVENT_IDX, BIT.RING_RESET))
     ring.request(FLUSH, 0, 0)
     guest.kick()
     guest.status = 0
@@ -76,7 +76,7 @@ describe("reset of the device", () => {
     guest.acceptWord(0, 1 << BIT.FLUSH)
     guest.setQueueRegister(0, COMMON.queueSize, 2, 2)
     guest.setQueueRegister(0, COMMON.queueReset, 2, 1)
-    expect(guest.status).toBe(UP)
+    expect([guest.status, guest.accepted, guest.queueRegister(0, COMMON.queueEnable, 2), guest.queueRegister(0, COMMON.queueSize, 2)]).toEqual([UP, mask(BIT.EVENT_IDX, BIT.RING_RESET, BIT.VERSION_1), 1, 16])
     await backing.finishNext()
     expect([guest.status, guest.accepted, guest.queueRegister(0, COMMON.queueSize, 2), guest.queueRegister(0, COMMON.queueReset, 2)]).toEqual([0, 0n, 256, 0])
   })
