@@ -4,10 +4,10 @@ import type { ImageFile } from "../file.ts"
 import { Allocator } from "./allocator.ts"
 import { decodeText, getU64, viewOf } from "./bytes.ts"
 import { ClusterFile } from "./cluster-file.ts"
-import { L2_KIND } from "./entries.ts"
 import type { Geometry } from "./geometry.ts"
 import { announcedClusterSize, backingFormat, hasFeature, headerGeometry, parseHeader, type Qcow2Header } from "./header.ts"
-import { Extent, Mapping } from "./mapping.ts"
+import { type MapExtent, mapExtents } from "./map-extents.ts"
+import { Mapping } from "./mapping.ts"
 import { MetadataWriter } from "./metadata-writer.ts"
 import { MetadataMap } from "./overlap.ts"
 import { type BackingDisk, Reader } from "./reader.ts"
@@ -18,6 +18,8 @@ import { refuseCorruptForWriting, refuseUnsupported } from "./support.ts"
 import { TableCache } from "./table-cache.ts"
 import { Writer } from "./writer.ts"
 import { Zeroing } from "./zeroing.ts"
+
+export type { MapExtent } from "./map-extents.ts"
 
 /** The backing file that an image names. */
 export interface BackingReference {
@@ -38,17 +40,6 @@ export interface Qcow2Options {
   readonly repair?: (file: ImageFile) => void
   /** Bytes of memory for cached L2 tables and refcount blocks. Default 32 MiB. */
   readonly cacheSize?: number
-}
-
-/** A run of guest bytes and where it lives. */
-export interface MapExtent {
-  /** Guest byte and length in bytes. */
-  readonly offset: number
-  readonly length: number
-  /** "data": in the file at `hostOffset`. "zero": reads as zeroes; `hostOffset` if a place is kept for it. "compressed": one cluster. "backing": not in this image, so what the backing image holds, or zeroes. */
-  readonly kind: "data" | "zero" | "compressed" | "backing"
-  /** Byte in the image file. */
-  readonly hostOffset: number | undefined
 }
 
 const DEFAULT_CACHE_SIZE = 32 * 1024 * 1024
@@ -223,17 +214,11 @@ export class Qcow2Image implements VirtioBacking {
   /** Where the bytes of a range live, in order, neighbours of one kind merged. Nothing is read but tables. Throws like `pread`. */
   *map(offset: number, length: number): Generator<MapExtent> {
     this.#checkAccess(offset, length)
-    const extent = new Extent()
-    let pending: MapExtent | undefined
-    for (let done = 0; done < length; done += extent.length) {
+    for (const extent of mapExtents(this.#mapping, offset, length)) {
+      yield extent
+      // The caller may have closed the image in between.
       this.#checkAccess(offset, length)
-      this.#mapping.find(offset + done, length - done, extent)
-      const next = describeExtent(extent, offset + done)
-      const merged: MapExtent | undefined = pending === undefined ? undefined : mergeExtents(pending, next)
-      if (pending !== undefined && merged === undefined) yield pending
-      pending = merged ?? next
     }
-    if (pending !== undefined) yield pending
   }
 
   #checkAccess(offset: number, length: number): void {
@@ -268,7 +253,7 @@ export class Qcow2Image implements VirtioBacking {
     mapping.makeWritable({ allocator, refcounts, metadata })
     const metadataWriter = new MetadataWriter({ file, geometry, mapping, refcounts, allocator, ...caches })
     const writer = new Writer({ file, geometry, mapping, reader: this.#reader, allocator, metadata, metadataWriter, corrupt })
-    const zeroing = new Zeroing({ geometry, mapping, writer, metadataWriter, hasBacking: this.backing !== undefined })
+    const zeroing = new Zeroing({ geometry, mapping, writer, metadataWriter, backingEnd: this.#reader.backingEnd })
     if (header.autoclearFeatures !== 0n) {
       file.write(new Uint8Array(8), HEADER_FIELD.AUTOCLEAR_FEATURES)
       file.sync()
@@ -325,29 +310,4 @@ export class Qcow2Image implements VirtioBacking {
       return
     }
   }
-}
-
-function describeExtent(extent: Extent, offset: number): MapExtent {
-  const { kind, length, host } = extent
-  switch (kind) {
-    case L2_KIND.NORMAL:
-      return { offset, length, kind: "data", hostOffset: host }
-    case L2_KIND.ZERO_ALLOCATED:
-      return { offset, length, kind: "zero", hostOffset: host }
-    case L2_KIND.ZERO:
-      return { offset, length, kind: "zero", hostOffset: undefined }
-    case L2_KIND.COMPRESSED:
-      return { offset, length, kind: "compressed", hostOffset: undefined }
-    case L2_KIND.UNALLOCATED:
-      return { offset, length, kind: "backing", hostOffset: undefined }
-    case L2_KIND.CORRUPT:
-      throw new Error("the mapping found a corrupt entry and went on")
-  }
-}
-
-/** Both as one extent, or undefined when they are not one. Compressed clusters stay apart: each is stored on its own. */
-function mergeExtents(first: MapExtent, next: MapExtent): MapExtent | undefined {
-  if (first.kind !== next.kind || first.kind === "compressed") return undefined
-  const continues = first.hostOffset === undefined ? next.hostOffset === undefined : first.hostOffset + first.length === next.hostOffset
-  return continues ? { ...first, length: first.length + next.length } : undefined
 }

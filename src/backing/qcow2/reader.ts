@@ -34,12 +34,12 @@ interface Decompressed {
 }
 
 export class Reader {
+  /** Guest bytes from here on have nothing behind them: the end of the backing image, but never beyond this disk (QC-BF-02, QC-BF-04). */
+  readonly backingEnd: number
   readonly #file: ClusterFile
   readonly #geometry: Geometry
   readonly #mapping: Mapping
   readonly #backing: BackingDisk | undefined
-  /** Guest bytes from here on have nothing behind them: the end of the backing image, but never beyond this disk (QC-BF-02, QC-BF-04). */
-  readonly #backingEnd: number
   readonly #compressionType: number
   /** Latest last. */
   readonly #decompressed: Decompressed[] = []
@@ -50,7 +50,7 @@ export class Reader {
     this.#geometry = options.geometry
     this.#mapping = options.mapping
     this.#backing = options.backing
-    this.#backingEnd = Math.min(options.backing?.size ?? 0, options.geometry.size)
+    this.backingEnd = Math.min(options.backing?.size ?? 0, options.geometry.size)
     this.#compressionType = options.compressionType
   }
 
@@ -70,7 +70,7 @@ export class Reader {
 
   /** Whether guest bytes from `offset`, in a cluster of this kind, read as zeroes up to the cluster's end. */
   isZero(kind: L2Kind, offset: number): boolean {
-    if (kind === L2_KIND.UNALLOCATED) return offset >= this.#backingEnd
+    if (kind === L2_KIND.UNALLOCATED) return offset >= this.backingEnd
     return kind === L2_KIND.ZERO || kind === L2_KIND.ZERO_ALLOCATED
   }
 
@@ -115,7 +115,7 @@ export class Reader {
 
   #readBacking(buffers: readonly Uint8Array[], offset: number, length: number): void {
     const backing = this.#backing
-    const available = this.#backingEnd - offset
+    const available = this.backingEnd - offset
     if (backing === undefined || available <= 0) fillZero(buffers)
     else if (available >= length) backing.preadv(buffers, offset)
     else {

@@ -33,7 +33,7 @@ export interface TableCacheOptions {
 
 /** What a table costs besides its bytes, roughly: matters with clusters of 512 bytes. */
 const OVERHEAD = 512
-const FEWEST_TABLES = 16
+const FEWEST_TABLES = 8
 
 export class TableCache {
   readonly #file: ClusterFile

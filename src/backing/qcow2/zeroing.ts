@@ -12,7 +12,8 @@ export interface ZeroingOptions {
   readonly mapping: Mapping
   readonly writer: Writer
   readonly metadataWriter: MetadataWriter
-  readonly hasBacking: boolean
+  /** Guest bytes from here on have no backing image behind them: 0 without one. */
+  readonly backingEnd: number
 }
 
 /** What becomes of allocated clusters. "drop": they are freed. "keep": they stay, marked as reading zeroes. */
@@ -23,20 +24,20 @@ export class Zeroing {
   readonly #mapping: Mapping
   readonly #writer: Writer
   readonly #metadataWriter: MetadataWriter
-  readonly #hasBacking: boolean
+  readonly #backingEnd: number
 
   constructor(options: ZeroingOptions) {
     this.#geometry = options.geometry
     this.#mapping = options.mapping
     this.#writer = options.writer
     this.#metadataWriter = options.metadataWriter
-    this.#hasBacking = options.hasBacking
+    this.#backingEnd = options.backingEnd
   }
 
   /** Frees the whole clusters in the range, the last one of the disk included; other parts stay. Discarded clusters read as zeroes. */
   discard(offset: number, length: number): void {
     // Without a zero flag, freeing would let the backing image's old content show through (QC-DZ-03).
-    if (this.#geometry.version < 3 && this.#hasBacking) return
+    if (this.#geometry.version < 3 && this.#backingEnd > 0) return
     const { first, end } = this.#wholeClusters(offset, length)
     this.#zeroClusters(first, end, "drop")
   }
@@ -45,7 +46,7 @@ export class Zeroing {
   writeZeroes(offset: number, length: number, mayUnmap: boolean): void {
     const { clusterSize, version } = this.#geometry
     const { first, end } = this.#wholeClusters(offset, length)
-    if (first >= end || (version < 3 && this.#hasBacking)) {
+    if (first >= end || (version < 3 && this.#backingEnd > 0)) {
       this.#storeZeroes(offset, length)
       return
     }
@@ -78,22 +79,27 @@ export class Zeroing {
   }
 
   #zeroEntries(l1Index: number, range: { readonly from: number; readonly to: number }, allocated: Allocated): void {
+    const { clusterSize, l2Coverage } = this.#geometry
     const existing = this.#mapping.table(l1Index)
-    // Nothing here and nothing below: zeroes already.
-    if (existing === undefined && !this.#hasBacking) return
+    // Entries from here on have nothing behind them: where they are unallocated, they read as zeroes already.
+    const backed = Math.ceil((this.#backingEnd - l1Index * l2Coverage) / clusterSize)
     let index = range.from
-    // A table is only made its own, or dirty, for an entry that changes.
-    while (existing !== undefined && index < range.to && !this.#changes(existing, index, allocated)) index++
-    if (index === range.to) return
+    if (existing === undefined) {
+      if (index >= backed) return
+    } else {
+      // A table is only made its own, or dirty, for an entry that changes.
+      while (index < range.to && !this.#changes(existing, index, index < backed, allocated)) index++
+      if (index === range.to) return
+    }
     const table = this.#mapping.tableForWrite(l1Index)
-    for (; index < range.to; index++) if (this.#changes(table, index, allocated)) this.#zeroEntry(table, index, allocated)
+    for (; index < range.to; index++) if (this.#changes(table, index, index < backed, allocated)) this.#zeroEntry(table, index, allocated)
   }
 
-  #changes(table: CachedTable, index: number, allocated: Allocated): boolean {
+  #changes(table: CachedTable, index: number, isBacked: boolean, allocated: Allocated): boolean {
     const kind = l2Kind(table.view.getUint32(index * TABLE_ENTRY_SIZE), table.view.getUint32(index * TABLE_ENTRY_SIZE + 4), this.#geometry)
     switch (kind) {
       case L2_KIND.UNALLOCATED:
-        return this.#hasBacking
+        return isBacked
       case L2_KIND.ZERO:
         return false
       case L2_KIND.ZERO_ALLOCATED:

@@ -38,6 +38,14 @@ describe("discard", () => {
     expect(contentOf(disk, 12_288, 4096)).toEqual(filled(4096, 5))
   })
 
+  it("behind the end of a shorter backing image nothing changes: zeroes already, and no L2 table for them", () => {
+    const { file, openBacking } = newOverlay(filled(6000, 5), { clusterSize: 4096, size: 64 << 20 })
+    const size = file.size()
+    const after = withImage(file, (disk) => disk.discard(0, 64 << 20), { openBacking })
+    expect([0, 4096, 8192].map((offset) => after.l2(offset))).toEqual([ZERO, ZERO, 0n])
+    expect(file.size()).toBe(size + 4096)
+  })
+
   it("QC-DZ-03 version 2: freed without a backing file, left alone with one", () => {
     const before = everyKind({ compat: "0.10" })
     const after = withImage(fileOf(before), (disk) => disk.discard(0, CLUSTER))
