@@ -92,7 +92,8 @@ function faultRound(name: string, plan: FailurePlan): boolean {
 
   const found = checkImage(run.file.clone({ readOnly: true }))
   expect(found.findings.filter((finding) => finding.kind !== "leak")).toEqual([])
-  if (errors === 0 && !failed) expect(found.leaks).toBe(0)
+  // What failed once has been undone or done again by the end, to the last cluster.
+  if (!failed) expect(found.leaks).toBe(0)
   const reopened = openInMemory(run.file.clone(), { ...(run.openBacking === undefined ? {} : { openBacking: run.openBacking }) })
   durable.check(reopened)
   reopened.pwrite(new Rng(1).bytes(20_000), 0)

@@ -203,6 +203,17 @@ describe("seed defects: reading and writing", () => {
     expect(checkImage(file.clone())).toMatchObject({ exitCode: 0 })
   })
 
+  it("seed defect 15: a disk that is filled leaves no gap in the file", () => {
+    const { file } = makeShape({ name: "", options: { clusterSize: 512 } }, 256 << 10)
+    const disk = openInMemory(file)
+    for (let at = 0; at < disk.size; at += 3000) disk.pwrite(new Rng(at).bytes(Math.min(3000, disk.size - at)), at)
+    disk.close()
+    const image = new Qcow2Bytes(file.toBytes())
+    const unused = Array.from({ length: image.clusters }, (_, cluster) => image.refcount(cluster)).filter((refcount) => refcount === 0n)
+    expect(unused.length).toBe(0)
+    expect(checkImage(file.clone())).toMatchObject({ exitCode: 0, fragmentedClusters: expect.any(Number), allocatedClusters: 512 })
+  })
+
   it("seed defect 16: QC-REF-05 QC-REF-06 refcount blocks count themselves, and the refcount table grows", () => {
     const { file } = makeShape({ name: "", options: { clusterSize: 512, refcountBits: 64 } }, 6 << 20)
     const before = new Qcow2Bytes(file.toBytes())
