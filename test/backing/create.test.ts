@@ -1,3 +1,4 @@
+/** createImage: new images by path, and what is refused. */
 import { existsSync, readFileSync, statSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { describe, expect, it } from "vitest"

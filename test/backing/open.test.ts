@@ -1,3 +1,4 @@
+/** openImage: formats, backing files by path, locks, and what is refused. */
 import { spawn } from "node:child_process"
 import { linkSync, readFileSync, statSync, writeFileSync } from "node:fs"
 import { join } from "node:path"

@@ -102,6 +102,9 @@ describe("access", () => {
         expect(overwrite(guest.device)).toEqual(writeback === 0 && changed.length > 0 ? changed : [])
         // Anything that is not 0 is 1.
         if (changed.length > 0) expect(guest.device.read(WRITEBACK, 1)).toBe(1)
+        // Its neighbours do not lead to it.
+        for (let at = 0; at < SIZE; at++) if (at !== WRITEBACK) guest.device.write(at, 1, 0)
+        if (changed.length > 0) expect(guest.device.read(WRITEBACK, 1)).toBe(1)
       }
     }
     const without = new ModernGuest(vm, vm.attachDisk(new MemoryBacking({ size: SECTOR }), { withoutFeatures: ["CONFIG_WCE"] }).slot)

@@ -173,6 +173,8 @@ describe("a driver without VERSION_1", () => {
     expect(read()).toBe(0)
     guest.place(0, 0)
     expect([guest.io.read(LEGACY.queueAddress, 4), read()]).toEqual([0, UNTOUCHED])
+    // No ring at address 0 either.
+    expect(read(guest, new Ring(vm, { size: 256, base: 0 }))).toBe(UNTOUCHED)
     const next = new Ring(vm, { size: 256, base: 0x3_0000 })
     guest.place(0, next.desc / 4096)
     expect([guest.io.read(LEGACY.queueAddress, 4), read(guest, next)]).toEqual([0x30, 0])

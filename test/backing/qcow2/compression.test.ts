@@ -1,3 +1,4 @@
+/** Compressed clusters: streams of zlib and zstd, whole and broken. */
 import * as zlib from "node:zlib"
 import { describe, expect, it } from "vitest"
 import { canDecompress, decompressCluster, zstdFrameLength } from "../../../src/backing/qcow2/compression.ts"

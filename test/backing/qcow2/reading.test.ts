@@ -1,3 +1,4 @@
+/** Reading qcow2 images: every kind of cluster, backing files, broken tables. */
 import { deflateRawSync } from "node:zlib"
 import { describe, expect, it } from "vitest"
 import { openQcow2 } from "../../../src/backing/qcow2/image.ts"

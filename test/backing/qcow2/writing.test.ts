@@ -1,3 +1,4 @@
+/** Writing qcow2 images: allocation, copying, order of writes, full images. */
 import { describe, expect, it } from "vitest"
 import { checkImage } from "../../../src/backing/qcow2/check.ts"
 import { openQcow2 } from "../../../src/backing/qcow2/image.ts"
