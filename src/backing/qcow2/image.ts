@@ -168,7 +168,8 @@ export class Qcow2Image implements VirtioBacking {
   }
 
   pwrite(buffer: Uint8Array, offset: number): void {
-    this.pwritev([buffer], offset)
+    this.#checkAccess(offset, buffer.length)
+    this.#writable().writer.writeOne(buffer, offset)
   }
 
   pwritev(buffers: readonly Uint8Array[], offset: number): void {

@@ -114,13 +114,18 @@ export class Mapping implements ClusterList {
     return Math.floor(offset * this.#perByte)
   }
 
+  /** L1 index of the table that maps guest cluster `cluster`. */
+  tableOf(cluster: number): number {
+    return Math.floor(cluster * this.#perCluster)
+  }
+
   /**
    * Fills `extent` for the guest bytes from `offset`, at most `length` of them and not beyond the L2 table's coverage; clusters that
    * lie one after the other in the host file become one extent. Throws `corrupt` for entries that cannot be right.
    */
   find(offset: number, length: number, extent: Extent): void {
-    const cluster = Math.floor(offset * this.#perByte)
-    const l1Index = Math.floor(cluster * this.#perCluster)
+    const cluster = this.clusterOf(offset)
+    const l1Index = this.tableOf(cluster)
     const table = this.table(l1Index)
     const { clusterSize, l2Entries } = this.#geometry
     const within = offset - cluster * clusterSize

@@ -63,6 +63,17 @@ export class Writer {
     this.#zeroes = new Uint8Array(options.geometry.clusterSize)
   }
 
+  /** Stores `buffer` at guest byte `offset`. */
+  writeOne(buffer: Uint8Array, offset: number): void {
+    const host = this.#ownPlace(offset, buffer.length)
+    if (host < 0) {
+      this.write([buffer], offset, buffer.length)
+      return
+    }
+    this.#protect(host, buffer.length)
+    this.#file.write(buffer, host)
+  }
+
   /** Stores `buffers`, `length` bytes in all, at guest byte `offset`. */
   write(buffers: readonly Uint8Array[], offset: number, length: number): void {
     const host = this.#ownPlace(offset, length)
@@ -103,22 +114,24 @@ export class Writer {
   #ownPlace(offset: number, length: number): number {
     const { clusterSize, l2Entries } = this.#geometry
     const cluster = this.#mapping.clusterOf(offset)
-    const l1Index = Math.floor(cluster / l2Entries)
+    const l1Index = this.#mapping.tableOf(cluster)
     const table = this.#mapping.ownTable(l1Index)
     if (table === undefined) return -1
     let index = cluster - l1Index * l2Entries
+    const hi = table.view.getUint32(index * TABLE_ENTRY_SIZE)
+    const lo = table.view.getUint32(index * TABLE_ENTRY_SIZE + 4)
+    if (!isCopied(hi) || l2Kind(hi, lo, this.#geometry) !== L2_KIND.NORMAL) return -1
     const within = offset - cluster * clusterSize
-    const host = hostOffset(table.view.getUint32(index * TABLE_ENTRY_SIZE), table.view.getUint32(index * TABLE_ENTRY_SIZE + 4))
-    for (let found = -within; found < length; found += clusterSize) {
-      if (index === l2Entries || !this.#isOwnAt(table, index, host + within + found)) return -1
-      index++
+    const host = hostOffset(hi, lo)
+    for (let found = clusterSize; found < within + length; found += clusterSize) {
+      if (++index === l2Entries || !this.#isOwnAt(table, index, host + found)) return -1
     }
     return host + within
   }
 
   #readsZero(offset: number): boolean {
     const cluster = this.#mapping.clusterOf(offset)
-    const l1Index = Math.floor(cluster / this.#geometry.l2Entries)
+    const l1Index = this.#mapping.tableOf(cluster)
     const table = this.#mapping.table(l1Index)
     const kind = table === undefined ? L2_KIND.UNALLOCATED : this.#kind(table, cluster - l1Index * this.#geometry.l2Entries)
     return this.#reader.isZero(kind, offset)
@@ -129,7 +142,7 @@ export class Writer {
     if (this.#metadataWriter.isCrowded) this.#metadataWriter.flush()
     const { clusterSize, l2Entries } = this.#geometry
     const cluster = this.#mapping.clusterOf(offset)
-    const l1Index = Math.floor(cluster / l2Entries)
+    const l1Index = this.#mapping.tableOf(cluster)
     const index = cluster - l1Index * l2Entries
     const within = offset - cluster * clusterSize
     const table = this.#mapping.tableForWrite(l1Index)
