@@ -39,6 +39,8 @@ export interface ImageFile {
 
 /** preadv(2) and pwritev(2) take at most IOV_MAX buffers. */
 const IOV_MAX = 1024
+/** Bytes that one call moves at most: node:fs refuses 2^31 and more, and takes lengths modulo 2^32 in places. */
+const MAX_TRANSFER = 2 ** 30
 
 const CODE_BY_ERRNO: Readonly<Record<string, BackingErrorCode>> = {
   ENOENT: "not-found",
@@ -93,6 +95,8 @@ export class HostFile implements ImageFile {
   #fd: number
   /** Something was written since the last sync that succeeded: fdatasync of a clean file still costs 47 us (measured). */
   #dirty = false
+  /** The first sync that failed. */
+  #syncFailure: BackingError | undefined
   /** Punching failed once: it is not tried again on this file. */
   #cannotPunch = process.platform !== "linux"
 
@@ -131,9 +135,9 @@ export class HostFile implements ImageFile {
   read(buffer: Uint8Array, offset: number): number {
     this.#checkOpen()
     try {
-      let done = readSync(this.#fd, buffer, 0, buffer.length, offset)
+      let done = readSync(this.#fd, buffer, 0, Math.min(buffer.length, MAX_TRANSFER), offset)
       while (done < buffer.length) {
-        const more = readSync(this.#fd, buffer, done, buffer.length - done, offset + done)
+        const more = readSync(this.#fd, buffer, done, Math.min(buffer.length - done, MAX_TRANSFER), offset + done)
         if (more === 0) break
         done += more
       }
@@ -155,8 +159,8 @@ export class HostFile implements ImageFile {
   write(buffer: Uint8Array, offset: number): void {
     this.#checkWritable()
     try {
-      let done = writeSync(this.#fd, buffer, 0, buffer.length, offset)
-      while (done < buffer.length) done += progress(writeSync(this.#fd, buffer, done, buffer.length - done, offset + done))
+      let done = writeSync(this.#fd, buffer, 0, Math.min(buffer.length, MAX_TRANSFER), offset)
+      while (done < buffer.length) done += progress(writeSync(this.#fd, buffer, done, Math.min(buffer.length - done, MAX_TRANSFER), offset + done))
     } catch (error) {
       throw hostError(error, `write ${buffer.length} bytes`, this.path, offset)
     }
@@ -193,13 +197,16 @@ export class HostFile implements ImageFile {
     return status === 0
   }
 
+  /** Once it has failed it goes on failing: the host may have dropped what it could not write, and would call the rest a success. */
   sync(): void {
     this.#checkOpen()
+    if (this.#syncFailure !== undefined) throw this.#syncFailure
     if (!this.#dirty) return
     try {
       fdatasyncSync(this.#fd)
     } catch (error) {
-      throw hostError(error, "sync", this.path)
+      this.#syncFailure = hostError(error, "sync", this.path)
+      throw this.#syncFailure
     }
     this.#dirty = false
   }
@@ -260,6 +267,7 @@ function progress(count: number): number {
 
 /** Moves all buffers by `step`, at most IOV_MAX at a time, going on after short counts. Returns the bytes moved; fewer than all at the end of the file. */
 function transferAll(buffers: readonly Uint8Array[], step: (part: readonly Uint8Array[], position: number) => number, offset: number): number {
+  if (totalLength(buffers) > MAX_TRANSFER) buffers = buffers.flatMap(cutLarge)
   let done = 0
   let index = 0 // the first buffer that is not finished
   let within = 0 // bytes of it that are
@@ -278,4 +286,9 @@ function transferAll(buffers: readonly Uint8Array[], step: (part: readonly Uint8
     within = count
   }
   return done
+}
+
+/** A buffer in pieces that one call can move. */
+function cutLarge(buffer: Uint8Array): Uint8Array[] {
+  return Array.from({ length: Math.ceil(buffer.length / MAX_TRANSFER) }, (_, index) => buffer.subarray(index * MAX_TRANSFER, (index + 1) * MAX_TRANSFER))
 }

@@ -10,6 +10,7 @@ import { isQcow2 } from "./qcow2/header.ts"
 import { type BackingReference, openQcow2, type Qcow2Image } from "./qcow2/image.ts"
 import { repairImage } from "./qcow2/repair.ts"
 import { RawBacking } from "./raw.ts"
+import { FOREIGN_SIGNATURES } from "./signatures.ts"
 
 export type ImageFormat = "raw" | "qcow2"
 
@@ -40,18 +41,7 @@ export interface OpenImageOptions {
 /** Images in a chain, the one that is opened included. */
 const MOST_IMAGES = 64
 
-/** First bytes of formats that would be a nuisance, or a danger, to take for a raw disk. */
-const FOREIGN_SIGNATURES: readonly (readonly [string, string])[] = [
-  ["QED\0", "QED"],
-  ["KDMV", "VMDK"],
-  ["COWD", "VMDK"],
-  ["# Disk DescriptorFile", "VMDK"],
-  ["vhdxfile", "VHDX"],
-  ["conectix", "VHD"],
-  ["<<< ", "VDI"],
-  ["WithoutFreeSpace", "Parallels"],
-  ["WithouFreSpacExt", "Parallels"],
-]
+/** Enough of a file's start for every signature. */
 const PROBE_BYTES = 64
 
 /**

@@ -1,6 +1,7 @@
 /** RawBacking: a file whose bytes are the disk's bytes. */
 import { BackingError, checkRange, totalLength, type VirtioBacking } from "./backing.ts"
 import type { ImageFile } from "./file.ts"
+import { FOREIGN_SIGNATURES, QCOW_SIGNATURE } from "./signatures.ts"
 
 export interface RawBackingOptions {
   /**
@@ -11,9 +12,9 @@ export interface RawBackingOptions {
   readonly guardSignatures?: boolean
 }
 
-/** Starts of files that image tools recognise: qcow and qcow2, QED, VMDK (two kinds), VHDX, VHD. */
-const SIGNATURES: readonly Uint8Array[] = ["QFI\xfb", "QED\0", "KDMV", "COWD", "vhdxfile", "conectix"].map((text) => Uint8Array.from(text, (char) => char.charCodeAt(0)))
-const LONGEST_SIGNATURE = 8
+/** What a guest must not write over the start of a disk whose format was guessed. */
+const SIGNATURES: readonly Uint8Array[] = [QCOW_SIGNATURE, ...FOREIGN_SIGNATURES.map(([text]) => text)].map((text) => Uint8Array.from(text, (char) => char.charCodeAt(0)))
+const LONGEST_SIGNATURE = Math.max(...SIGNATURES.map(({ length }) => length))
 
 /** Zeroes are looked for, and written, in pieces of this many bytes. */
 const ZERO_CHUNK = 1 << 18
