@@ -6,7 +6,7 @@ import type { BackingError } from "../backing.ts"
 import type { Allocator } from "./allocator.ts"
 import { viewOf } from "./bytes.ts"
 import type { ClusterFile } from "./cluster-file.ts"
-import { decodeL1Entry, decodeL2Entry, encodeEntry, hostOffset, isCopied, l1TableOffset, L2_KIND, type L2Kind, l2Kind } from "./entries.ts"
+import { decodeL1Entry, decodeL2Entry, encodeEntry, hostOffset, isCopied, l1TableOffset, L2_KIND, type L2Kind, l2Kind, plainHostOffset } from "./entries.ts"
 import type { Geometry } from "./geometry.ts"
 import type { ClusterList, MetadataMap } from "./overlap.ts"
 import type { CorruptionReporter, Refcounts } from "./refcounts.ts"
@@ -117,6 +117,27 @@ export class Mapping implements ClusterList {
   /** L1 index of the table that maps guest cluster `cluster`. */
   tableOf(cluster: number): number {
     return Math.floor(cluster * this.#perCluster)
+  }
+
+  /**
+   * Host byte of guest byte `offset` when `length` bytes from there lie in one normal cluster whose table is at hand, and for "write" the cluster
+   * may be written in place. Otherwise -1: then ask in another way.
+   */
+  hostOf(offset: number, length: number, access: "read" | "write"): number {
+    const geometry = this.#geometry
+    const cluster = Math.floor(offset * this.#perByte)
+    const l1Index = Math.floor(cluster * this.#perCluster)
+    const slot = this.#slots[l1Index & (SLOTS - 1)]
+    const within = offset - cluster * geometry.clusterSize
+    if (slot === undefined || slot.l1Index !== l1Index || within + length > geometry.clusterSize) return -1
+    const table = slot.table
+    if (table === undefined || !table.resident) return -1
+    table.used = true
+    const at = (cluster - l1Index * geometry.l2Entries) * TABLE_ENTRY_SIZE
+    const hi = table.view.getUint32(at)
+    if (access === "write" && !(slot.isOwn && isCopied(hi))) return -1
+    const host = plainHostOffset(hi, table.view.getUint32(at + 4), geometry)
+    return host < 0 ? -1 : host + within
   }
 
   /**

@@ -56,10 +56,13 @@ export class Reader {
 
   /** Fills `buffer` from guest byte `offset`. The range is inside the clusters of the disk. */
   readOne(buffer: Uint8Array, offset: number): void {
-    const extent = this.#extent
-    this.#mapping.find(offset, buffer.length, extent)
-    if (extent.kind === L2_KIND.NORMAL && extent.length === buffer.length) this.#file.read(buffer, extent.host)
-    else this.#readExtents([buffer], offset, buffer.length)
+    const host = this.#mapping.hostOf(offset, buffer.length, "read")
+    if (host >= 0) {
+      this.#file.read(buffer, host)
+      return
+    }
+    this.#mapping.find(offset, buffer.length, this.#extent)
+    this.#readExtents([buffer], offset, buffer.length)
   }
 
   /** Fills `buffers`, `length` bytes in all, from guest byte `offset`. */

@@ -65,7 +65,7 @@ export class Writer {
 
   /** Stores `buffer` at guest byte `offset`. */
   writeOne(buffer: Uint8Array, offset: number): void {
-    const host = this.#ownPlace(offset, buffer.length)
+    const host = this.#mapping.hostOf(offset, buffer.length, "write")
     if (host < 0) {
       this.write([buffer], offset, buffer.length)
       return
@@ -110,7 +110,7 @@ export class Writer {
     this.#allocator.releaseLater(first, last - first + 1)
   }
 
-  /** Host byte for the whole range when all of it can be written in place and in one piece, or -1. The path of most writes. */
+  /** Host byte for the whole range when all of it can be written in place and in one piece, or -1. */
   #ownPlace(offset: number, length: number): number {
     const { clusterSize, l2Entries } = this.#geometry
     const cluster = this.#mapping.clusterOf(offset)
