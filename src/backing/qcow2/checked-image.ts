@@ -4,8 +4,9 @@ import type { ImageFile } from "../file.ts"
 import { getU64, viewOf } from "./bytes.ts"
 import { featureName, findExtension } from "./extensions.ts"
 import type { Geometry } from "./geometry.ts"
-import { announcedClusterSize, hasFeature, headerGeometry, parseHeader, type Qcow2Header } from "./header.ts"
-import { AUTOCLEAR_BIT, EXTENSION_TYPE, HEADER_FIELD, HEADER_SIZE, INCOMPATIBLE_BIT } from "./spec.ts"
+import { hasFeature, headerGeometry, type Qcow2Header } from "./header.ts"
+import { readHeader } from "./image.ts"
+import { AUTOCLEAR_BIT, EXTENSION_TYPE, HEADER_FIELD, INCOMPATIBLE_BIT } from "./spec.ts"
 
 /** A run of bytes in the image file. */
 export interface FileRange {
@@ -52,13 +53,6 @@ export function readCheckedImage(file: ImageFile): CheckedImage {
     bitmaps: hasFeature(header.autoclearFeatures, AUTOCLEAR_BIT.BITMAPS) ? bitmapDirectory(header) : undefined,
     encryptionHeader: encryptionHeader(header),
   }
-}
-
-function readHeader(file: ImageFile): Qcow2Header {
-  const start = new Uint8Array(HEADER_SIZE.V3_MINIMUM)
-  const clusterSize = announcedClusterSize(start.subarray(0, file.read(start, 0)), file.path)
-  const cluster = new Uint8Array(clusterSize)
-  return parseHeader(cluster.subarray(0, file.read(cluster, 0)), file.path)
 }
 
 const BITMAPS_EXTENSION = { SIZE: 24, COUNT: 0, DIRECTORY_SIZE: 8, DIRECTORY_OFFSET: 16 } as const

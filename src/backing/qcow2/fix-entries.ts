@@ -5,9 +5,9 @@
 import { viewOf } from "./bytes.ts"
 import type { CheckedImage } from "./checked-image.ts"
 import { CLUSTER_USE, type ClusterUse } from "./cluster-counts.ts"
+import { coveredRanges, type Range } from "./covered-ranges.ts"
 import { decodeL1Entry, hostOffset, L2_KIND, l2Kind, type Word } from "./entries.ts"
 import type { Examination } from "./examination.ts"
-import { coveredRanges, type Range } from "./covered-ranges.ts"
 import { L1_ENTRY, L2_ENTRY, TABLE_ENTRY_SIZE } from "./spec.ts"
 import { readPadded, visitWords } from "./table-reader.ts"
 

@@ -16,7 +16,8 @@ export type RepairMode = "leaks" | "all"
 
 /**
  * Repairs the image in `file`, and checks it again: the result says what was fixed and what is still wrong. When no corruption is left,
- * the dirty and corrupt bits are cleared. Leaks are kept while something that may hold references cannot be followed.
+ * the dirty and corrupt bits are cleared. Leaks are kept while something that may hold references cannot be followed, and in mode "leaks"
+ * while a refcount block cannot be trusted.
  * Throws a `BackingError` when the image cannot be checked or written; what was done until then does no harm.
  */
 export function repairImage(file: ImageFile, mode: RepairMode): CheckResult {
@@ -43,8 +44,12 @@ function repairRound(found: Examination, mode: RepairMode): Examination {
   return examine(file)
 }
 
-/** Stores the counted references in the blocks that there are. Each refcount stands alone, so a torn write does no harm. */
+/**
+ * Stores the counted references in the blocks that there are. Each refcount stands alone, so a torn write does no harm. What only claims
+ * to be a block may hold anything: with one of these about, nothing is written.
+ */
 function storeRefcounts({ references, refcounts, image }: Examination, mode: RepairMode): void {
+  if (refcounts.broken) return
   const { refcountMax } = image.geometry
   refcounts.forEachMismatch(references.counts, (_cluster, stored, count) => {
     if (stored > count) return references.complete ? count : undefined

@@ -62,6 +62,14 @@ describe("repair", () => {
     expect(file.toBytes()).toEqual(image.bytes)
   })
 
+  it("QC-CHK-07 leaks: writes nothing while the refcount table names something else as a block", () => {
+    for (const place of [(image: Qcow2Bytes): number => image.hostOffset(512), (image: Qcow2Bytes): number => image.l1Offset, (): number => 0]) {
+      const { image, file } = damaged("snapshots.qcow2", (bytes) => bytes.setRefcount(7, 60n).setU64(bytes.refcountTableOffset + 8, BigInt(place(bytes)) | 1n))
+      expect(repairImage(file, "leaks")).toMatchObject({ exitCode: 2 })
+      expect(file.toBytes()).toEqual(image.bytes)
+    }
+  })
+
   it("QC-CHK-07 all: raises refcounts where there are blocks, without a new structure", () => {
     const { image, file } = damaged("v3-512.qcow2", (bytes) => {
       for (let cluster = 0; cluster < bytes.clusters; cluster += 3) bytes.setRefcount(cluster, 0n)
