@@ -253,8 +253,8 @@ export class V86Host {
 
   async #whilePaused<T>(act: () => Promise<T>): Promise<T> {
     const devices = [...this.#slots.values()].map((slot) => slot.device)
-    await Promise.all(devices.map((device) => device.pause()))
     try {
+      await Promise.all(devices.map((device) => device.pause()))
       return await act()
     } finally {
       for (const device of devices) device.resume()
