@@ -112,6 +112,15 @@ describe("repair", () => {
     expect([after.l2(0) & COPIED, after.l2(4096) & COPIED]).toEqual([0n, 0n])
   })
 
+  it("QC-CHK-07 all: what an L1 entry takes for an L2 table, but is something else, is not corrected as one", () => {
+    for (const place of [(image: Qcow2Bytes): number => image.snapshotsOffset, (image: Qcow2Bytes): number => Number(image.u64(image.snapshotsOffset))]) {
+      const { image, file } = damaged("snapshots.qcow2", (bytes) => bytes.setU64(bytes.l1At(0), BigInt(place(bytes)) | COPIED))
+      repairImage(file, "all")
+      const start = place(image)
+      expect(Buffer.compare(file.toBytes().subarray(start, start + 512), image.bytes.subarray(start, start + 512))).toBe(0)
+    }
+  })
+
   it("QC-CHK-08 clears dirty and corrupt once no corruption is left, and not before", () => {
     const { file } = damaged("v3-4k.qcow2", (bytes) => bytes.setU64(72, DIRTY_AND_CORRUPT))
     expect(repairImage(file, "leaks").exitCode).toBe(0)
