@@ -4,18 +4,22 @@ import type { BufferList } from "./buffer-list.ts"
 
 /** Fills the buffers from byte `offset` of the disk. */
 export function readBuffers(backing: VirtioBacking, buffers: BufferList, offset: number): void | Promise<void> {
-  if (buffers.count === 0) return
-  if (buffers.count === 1) return backing.pread(buffers.first, offset)
-  if (backing.preadv !== undefined) return backing.preadv(buffers.all, offset)
-  return eachBuffer(buffers.all, offset, (buffer, at) => backing.pread(buffer, at))
+  const last = buffers.last()
+  if (last === undefined) return
+  if (buffers.rest.length === 0) return backing.pread(last, offset)
+  buffers.rest.push(last)
+  if (backing.preadv !== undefined) return backing.preadv(buffers.rest, offset)
+  return eachBuffer(buffers.rest, offset, (buffer, at) => backing.pread(buffer, at))
 }
 
 /** Stores the buffers at byte `offset` of the disk. */
 export function writeBuffers(backing: VirtioBacking, buffers: BufferList, offset: number): void | Promise<void> {
-  if (buffers.count === 0) return
-  if (buffers.count === 1) return backing.pwrite(buffers.first, offset)
-  if (backing.pwritev !== undefined) return backing.pwritev(buffers.all, offset)
-  return eachBuffer(buffers.all, offset, (buffer, at) => backing.pwrite(buffer, at))
+  const last = buffers.last()
+  if (last === undefined) return
+  if (buffers.rest.length === 0) return backing.pwrite(last, offset)
+  buffers.rest.push(last)
+  if (backing.pwritev !== undefined) return backing.pwritev(buffers.rest, offset)
+  return eachBuffer(buffers.rest, offset, (buffer, at) => backing.pwrite(buffer, at))
 }
 
 function eachBuffer(buffers: readonly Uint8Array[], offset: number, call: (buffer: Uint8Array, offset: number) => void | Promise<void>): void | Promise<void> {

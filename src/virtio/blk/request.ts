@@ -2,12 +2,15 @@
 import { DescriptorChain } from "../descriptor-chain.ts"
 import { type GuestMemory, viewOf } from "../guest-memory.ts"
 import { VirtqueueError } from "../split-queue.ts"
-import { type BlkStatus, HEADER_SIZE, SEGMENT_SIZE, VIRTIO_BLK_S, VIRTIO_BLK_T, VIRTIO_BLK_T_BARRIER } from "./spec.ts"
+import { type BlkStatus, HEADER_SIZE, SEGMENT_SIZE, VIRTIO_BLK_T, VIRTIO_BLK_T_BARRIER } from "./spec.ts"
+
+/** The outcome of a request that the backing has not answered yet. */
+export const WAITING = -1
 
 /** A chain and what it asks for. Objects are filled anew for each request. */
 export class BlkRequest extends DescriptorChain {
-  /** Other than OK: the request is to be refused with this status, and nothing done for it. */
-  refusal: BlkStatus = VIRTIO_BLK_S.OK
+  /** How it ends: OK until something is wrong with it, WAITING while the backing works on it. */
+  outcome: BlkStatus | typeof WAITING = WAITING
   /** As in the header; of a legacy request, without the barrier bit. */
   type = 0
   /** First sector; above 2^53 inexact, which is far beyond every capacity all the same. */
