@@ -278,7 +278,7 @@ export class Qcow2Image implements VirtioBacking {
     }
     const l1Tables = snapshots.snapshots.filter((snapshot) => snapshotL1Problem(snapshot, geometry) === undefined)
     metadata.addRanges(l1Tables.map((snapshot) => ({ offset: snapshot.l1TableOffset, length: snapshot.l1Size * TABLE_ENTRY_SIZE, name: "a snapshot's L1 table" })))
-    metadata.build(Math.ceil(imageFile.size() / geometry.clusterSize))
+    metadata.build()
     return metadata
   }
 

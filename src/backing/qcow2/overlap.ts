@@ -9,9 +9,10 @@ interface Range {
   readonly name: string
 }
 
-/** Fewest and most bits of a filter: 8 KiB to 8 MiB. */
+/** Fewest and most bits of a filter: 8 KiB to 8 MiB. In between, so many bits for each cluster that is listed that few others share one. */
 const FEWEST_BITS = 2 ** 16
 const MOST_BITS = 2 ** 26
+const BITS_PER_MEMBER = 256
 
 /** A contiguous structure of the file: bytes, and what to call it in a message. */
 export interface MetadataRange {
@@ -29,29 +30,34 @@ export interface ClusterList {
 }
 
 /**
- * Answers quickly whether a list names a cluster: a bitmap over cluster number modulo its size. A clear bit is a sure no; a
- * set bit is confirmed by walking the list, so files too large for the bitmap, and clusters that have left the list, cost time but not truth.
+ * Answers quickly whether a list names a cluster: a bitmap over cluster number modulo its size. A clear bit is a sure no; a set bit is confirmed by
+ * walking the list, so clusters that share a bit, and clusters that have left the list, cost time but not truth.
  */
 class ClusterFilter {
   readonly #list: ClusterList
   #bits = new Uint32Array(0)
   #size = 0
+  #members = 0
 
   constructor(list: ClusterList) {
     this.#list = list
   }
 
-  /** Starts over for a file of `clusters` clusters. */
-  build(clusters: number): void {
+  /** Takes over the list as it is now. */
+  build(): void {
+    this.#members = 0
+    this.#list.forEach(() => this.#members++)
     this.#size = FEWEST_BITS
-    while (this.#size < clusters * 2 && this.#size < MOST_BITS) this.#size *= 2
+    while (this.#size < this.#members * BITS_PER_MEMBER && this.#size < MOST_BITS) this.#size *= 2
     this.#bits = new Uint32Array(this.#size / 32)
     this.#list.forEach((cluster) => this.#set(cluster))
   }
 
+  /** A cluster has joined the list. */
   add(cluster: number): void {
-    if (cluster >= this.#size && this.#size < MOST_BITS) this.build(cluster)
-    this.#set(cluster)
+    this.#members++
+    if (this.#members * BITS_PER_MEMBER > this.#size * 2 && this.#size < MOST_BITS) this.build()
+    else this.#set(cluster)
   }
 
   has(cluster: number): boolean {
@@ -83,10 +89,10 @@ export class MetadataMap {
     this.#refcountBlocks = new ClusterFilter(lists.refcountBlocks)
   }
 
-  /** Reads the lists, for a file of `clusters` clusters. */
-  build(clusters: number): void {
-    this.#l2Tables.build(clusters)
-    this.#refcountBlocks.build(clusters)
+  /** Reads the lists. */
+  build(): void {
+    this.#l2Tables.build()
+    this.#refcountBlocks.build()
   }
 
   /** Adds contiguous structures; their lengths are rounded up to whole clusters. */
