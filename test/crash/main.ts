@@ -8,6 +8,7 @@ import { join } from "node:path"
 import { parseArgs } from "node:util"
 import { createImage } from "../../src/backing/create.ts"
 import { FlatModel } from "../support/flat-model.ts"
+import type { MemoryFile } from "../support/memory-file.ts"
 import { Rng } from "../support/rng.ts"
 import { KILL_CLUSTER_SIZE, killRound } from "./kill.ts"
 import { crashRound } from "./replay.ts"
@@ -33,7 +34,12 @@ function replayAll(): string {
   for (; Date.now() < end; seed++) {
     const rng = new Rng(seed)
     const shape = rng.pick(shapes)
-    points += crashRound({ ...roundFor(shape, rng), operations: rng.between(5, 80), share: shape.share })
+    let crashed: MemoryFile | undefined
+    // One crash after another: the second round starts from what some crash of the first has left, leaks and all.
+    for (let crash = rng.pick([1, 1, 1, 3]); crash > 0; crash--) {
+      const round = roundFor(crashed === undefined ? shape : { ...shape, base: crashed }, rng)
+      points += crashRound({ ...round, operations: rng.between(5, 80), share: shape.share, sample: (file) => (crashed = file.clone()) })
+    }
   }
   return `crash replay: ${points} crash points, seeds ${first} to ${seed - 1}: no corruption, nothing lost`
 }
