@@ -12,9 +12,10 @@ import { bootTests } from "./boot.ts"
 import { debianTests } from "./debian.ts"
 import { filesystemTests } from "./filesystem.ts"
 import { linuxTests } from "./linux.ts"
+import { readmeTests } from "./readme.ts"
 import { stateTests } from "./state.ts"
 
-const TESTS: readonly GuestTest[] = [...linuxTests, ...filesystemTests, ...bootTests, ...debianTests, ...stateTests]
+const TESTS: readonly GuestTest[] = [...linuxTests, ...filesystemTests, ...bootTests, ...debianTests, ...stateTests, ...readmeTests]
 
 if (process.argv[2] === "--child") await child(process.argv[3] ?? "", process.argv[4] ?? "")
 else await parent(process.argv.slice(2))
