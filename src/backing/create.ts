@@ -39,7 +39,8 @@ function writeNew(path: string, write: (file: ImageFile) => void): void {
 
 function backingSize(path: string, options: CreateImageOptions): number {
   if (options.backing === undefined) throw new BackingError("invalid-argument", "a new image needs a size, or a backing file to take it from", { path })
-  if (options.backingFormat === undefined) throw new BackingError("invalid-argument", `the format of the backing file "${options.backing}" must be given`, { path })
+  if (options.backingFormat === undefined)
+    throw new BackingError("invalid-argument", `the format of the backing file "${options.backing}" must be given`, { path })
   const backing = openImage(resolve(dirname(path), options.backing), { format: options.backingFormat, readOnly: true, ignoreLocks: true })
   try {
     return backing.size

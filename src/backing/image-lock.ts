@@ -79,7 +79,9 @@ export function findForeignLock(list: string, identity: string, opening: { reado
     const from = Number(first)
     const to = last === "EOF" ? Number.POSITIVE_INFINITY : Number(last)
     const covers = (byte: number): boolean => from <= byte && byte <= to
-    const bytes = opening.readOnly ? [QEMU_USES_WRITE, QEMU_USES_RESIZE, QEMU_KEEPS_READ] : [QEMU_USES_WRITE, QEMU_USES_RESIZE, QEMU_KEEPS_WRITE, QEMU_KEEPS_RESIZE]
+    const bytes = opening.readOnly
+      ? [QEMU_USES_WRITE, QEMU_USES_RESIZE, QEMU_KEEPS_READ]
+      : [QEMU_USES_WRITE, QEMU_USES_RESIZE, QEMU_KEEPS_WRITE, QEMU_KEEPS_RESIZE]
     // A shared lock over the whole file is a reader's, in other programs than QEMU.
     const isReader = access === "READ" && to === Number.POSITIVE_INFINITY
     if (isReader ? !opening.readOnly : bytes.some(covers)) return Number(pid)

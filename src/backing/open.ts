@@ -121,5 +121,9 @@ export function probeFormat(file: ImageFile): ImageFormat {
   const text = String.fromCharCode(...start.subarray(0, length))
   const foreign = FOREIGN_SIGNATURES.find(([signature]) => text.startsWith(signature))
   if (foreign === undefined) return "raw"
-  throw new BackingError("unsupported", `it looks like a ${foreign[1]} image; convert it with qemu-img, or state the format "raw" if its content is the disk itself`, { path: file.path, offset: 0 })
+  throw new BackingError(
+    "unsupported",
+    `it looks like a ${foreign[1]} image; convert it with qemu-img, or state the format "raw" if its content is the disk itself`,
+    { path: file.path, offset: 0 },
+  )
 }

@@ -43,12 +43,15 @@ describe("openImage: the format", () => {
     using(path, { format: "raw" }, (image) => image.pwrite(header, 0))
   })
 
-  it.each(["QED\0", "KDMV", "COWD", "# Disk DescriptorFile\n", "vhdxfile", "conectix", "<<< Oracle VM VirtualBox Disk Image >>>", "WithoutFreeSpace"])("an image that begins with %j is refused, unless it is stated to be raw", (signature) => {
-    const path = join(temporaryDirectory(), "other")
-    writeFileSync(path, signature.padEnd(1024, "\0"))
-    expect(failureOf(() => openImage(path)).code).toBe("unsupported")
-    using(path, { format: "raw" }, () => {})
-  })
+  it.each(["QED\0", "KDMV", "COWD", "# Disk DescriptorFile\n", "vhdxfile", "conectix", "<<< Oracle VM VirtualBox Disk Image >>>", "WithoutFreeSpace"])(
+    "an image that begins with %j is refused, unless it is stated to be raw",
+    (signature) => {
+      const path = join(temporaryDirectory(), "other")
+      writeFileSync(path, signature.padEnd(1024, "\0"))
+      expect(failureOf(() => openImage(path)).code).toBe("unsupported")
+      using(path, { format: "raw" }, () => {})
+    },
+  )
 
   it("says what is missing, or is no image, in one line with the path", () => {
     const directory = temporaryDirectory()
@@ -80,19 +83,38 @@ describe("openImage: backing files", () => {
       expect(image.size).toBe(Math.ceil(300_000 / 512) * 512)
       const content = new Uint8Array(image.size)
       image.pread(content, 0)
-      expect([0, 49_999, 50_000, 54_999, 55_000, 55_099, 55_100, 60_000, 98_999, 99_000, 299_999].map((at) => content[at])).toEqual([1, 1, 2, 2, 3, 3, 2, 1, 1, 0, 0])
+      expect([0, 49_999, 50_000, 54_999, 55_000, 55_099, 55_100, 60_000, 98_999, 99_000, 299_999].map((at) => content[at])).toEqual([
+        1, 1, 2, 2, 3, 3, 2, 1, 1, 0, 0,
+      ])
       image.pwrite(filled(70_000, 4), 1)
       if (image instanceof Qcow2Image) image.discard(131_072, 65_536)
     })
-    expect(["base.raw", "middle.qcow2"].map((name) => Buffer.compare(readFileSync(join(directory, name)), below[name === "base.raw" ? 0 : 1] ?? Buffer.alloc(0)))).toEqual([0, 0])
+    expect(
+      ["base.raw", "middle.qcow2"].map((name) => Buffer.compare(readFileSync(join(directory, name)), below[name === "base.raw" ? 0 : 1] ?? Buffer.alloc(0))),
+    ).toEqual([0, 0])
   })
 
   it("resolveBacking may send a name elsewhere, or forbid it", () => {
     const { directory, top } = chain()
     const names: string[] = []
-    using(top, { resolveBacking: ({ name }) => { names.push(name); return join(directory, name) } }, () => {})
+    using(
+      top,
+      {
+        resolveBacking: ({ name }) => {
+          names.push(name)
+          return join(directory, name)
+        },
+      },
+      () => {},
+    )
     expect(names).toEqual(["middle.qcow2", "base.raw"])
-    expect(() => openImage(top, { resolveBacking: () => { throw new Error("forbidden") } })).toThrow("forbidden")
+    expect(() =>
+      openImage(top, {
+        resolveBacking: () => {
+          throw new Error("forbidden")
+        },
+      }),
+    ).toThrow("forbidden")
     // Nothing stays open or claimed.
     using(top, {}, () => {})
   })
@@ -101,7 +123,10 @@ describe("openImage: backing files", () => {
     const { directory, top } = chain()
     writeFileSync(join(directory, "middle.qcow2"), "no image")
     const error = failureOf(() => openImage(top))
-    expect([error.code, error.message]).toEqual(["invalid-format", expect.stringMatching(/top\.qcow2: cannot open its backing file: .*middle\.qcow2: it is not a qcow2 image/)])
+    expect([error.code, error.message]).toEqual([
+      "invalid-format",
+      expect.stringMatching(/top\.qcow2: cannot open its backing file: .*middle\.qcow2: it is not a qcow2 image/),
+    ])
     using(join(directory, "middle.qcow2"), { format: "raw" }, () => {})
   })
 
@@ -145,7 +170,8 @@ describe("openImage: two openings of one image", () => {
   })
 
   // What qemu-io leaves in /proc/locks while it holds an image, writable and read-only (seen with QEMU 7.2).
-  const WRITER = "1: OFDLCK ADVISORY  READ -1 fe:00:42 203 203\n2: OFDLCK ADVISORY  READ -1 fe:00:42 201 201\n3: OFDLCK ADVISORY  READ -1 fe:00:42 103 103\n4: OFDLCK ADVISORY  READ -1 fe:00:42 100 101\n"
+  const WRITER =
+    "1: OFDLCK ADVISORY  READ -1 fe:00:42 203 203\n2: OFDLCK ADVISORY  READ -1 fe:00:42 201 201\n3: OFDLCK ADVISORY  READ -1 fe:00:42 103 103\n4: OFDLCK ADVISORY  READ -1 fe:00:42 100 101\n"
   const READER = "1: OFDLCK ADVISORY  READ -1 fe:00:42 203 203\n2: OFDLCK ADVISORY  READ -1 fe:00:42 201 201\n3: OFDLCK ADVISORY  READ -1 fe:00:42 100 100\n"
   it.each<[string, string, boolean, number | undefined]>([
     ["QEMU writes, we would write", WRITER, false, -1],

@@ -7,7 +7,20 @@ import type { HeaderExtension } from "./extensions.ts"
 import { type Geometry, makeGeometry } from "./geometry.ts"
 import { type Qcow2Header, serialiseHeader } from "./header.ts"
 import { refcountCodec } from "./refcount-codec.ts"
-import { AUTOCLEAR_BIT, COMPATIBLE_BIT, COMPRESSION_TYPE, CRYPT_METHOD, EXTENSION_TYPE, FEATURE_NAME, HEADER_FIELD, HEADER_SIZE, INCOMPATIBLE_BIT, LIMIT, SECTOR_SIZE, TABLE_ENTRY_SIZE } from "./spec.ts"
+import {
+  AUTOCLEAR_BIT,
+  COMPATIBLE_BIT,
+  COMPRESSION_TYPE,
+  CRYPT_METHOD,
+  EXTENSION_TYPE,
+  FEATURE_NAME,
+  HEADER_FIELD,
+  HEADER_SIZE,
+  INCOMPATIBLE_BIT,
+  LIMIT,
+  SECTOR_SIZE,
+  TABLE_ENTRY_SIZE,
+} from "./spec.ts"
 
 export interface CreateQcow2Options {
   /** Guest-visible bytes; rounded up to a multiple of 512. */
@@ -67,18 +80,22 @@ function checkOptions(options: CreateQcow2Options, path: string): Geometry {
   const clusterBits = Math.log2(clusterSize)
   const refcountOrder = Math.log2(refcountBits)
   if (!Number.isSafeInteger(options.size) || options.size < 0) throw refuse(`the size ${options.size} is no number of bytes`)
-  if (!Number.isInteger(clusterBits) || clusterBits < LIMIT.CLUSTER_BITS_MIN || clusterBits > LIMIT.CLUSTER_BITS_MAX) throw refuse(`the cluster size ${clusterSize} is not a power of two from 512 to 2097152`)
-  if (!Number.isInteger(refcountOrder) || refcountOrder < 0 || refcountOrder > LIMIT.REFCOUNT_ORDER_MAX) throw refuse(`refcounts of ${refcountBits} bits: the width must be a power of two from 1 to 64`)
+  if (!Number.isInteger(clusterBits) || clusterBits < LIMIT.CLUSTER_BITS_MIN || clusterBits > LIMIT.CLUSTER_BITS_MAX)
+    throw refuse(`the cluster size ${clusterSize} is not a power of two from 512 to 2097152`)
+  if (!Number.isInteger(refcountOrder) || refcountOrder < 0 || refcountOrder > LIMIT.REFCOUNT_ORDER_MAX)
+    throw refuse(`refcounts of ${refcountBits} bits: the width must be a power of two from 1 to 64`)
   if (version === 2 && refcountBits !== DEFAULT_REFCOUNT_BITS) throw refuse(`refcounts of ${refcountBits} bits need compat "1.1"; "0.10" has 16`)
   if (version === 2 && options.lazyRefcounts === true) throw refuse('lazy refcounts need compat "1.1"')
   if (options.backing === undefined && options.backingFormat !== undefined) throw refuse("a backing format was given without a backing file")
   if (options.backing !== undefined && options.backingFormat === undefined) throw refuse(`the format of the backing file "${options.backing}" must be given`)
   if (options.backing === "") throw refuse("the name of the backing file is empty")
-  if (options.backing !== undefined && encodeText(options.backing).length > LIMIT.BACKING_FILE_NAME_BYTES) throw refuse(`the name of the backing file is longer than ${LIMIT.BACKING_FILE_NAME_BYTES} bytes`)
+  if (options.backing !== undefined && encodeText(options.backing).length > LIMIT.BACKING_FILE_NAME_BYTES)
+    throw refuse(`the name of the backing file is longer than ${LIMIT.BACKING_FILE_NAME_BYTES} bytes`)
   if (options.backing !== undefined && options.preallocation === "metadata") throw refuse("preallocation would hide the backing file's content")
   const geometry = makeGeometry({ version, clusterBits, refcountOrder, size: roundUp(options.size, SECTOR_SIZE) })
   const most = (LIMIT.L1_TABLE_BYTES / TABLE_ENTRY_SIZE) * geometry.l2Coverage
-  if (geometry.size > most || !Number.isSafeInteger(geometry.size)) throw refuse(`a disk of ${options.size} bytes is too large for clusters of ${clusterSize} bytes, which allow ${most} at most`)
+  if (geometry.size > most || !Number.isSafeInteger(geometry.size))
+    throw refuse(`a disk of ${options.size} bytes is too large for clusters of ${clusterSize} bytes, which allow ${most} at most`)
   return geometry
 }
 
@@ -94,7 +111,11 @@ function planLayout(geometry: Geometry, preallocate: boolean, path: string): Lay
     const blocks = Math.ceil(total / geometry.refcountBlockEntries)
     const table = Math.ceil((blocks * TABLE_ENTRY_SIZE) / clusterSize)
     if (table * clusterSize > LIMIT.REFCOUNT_TABLE_BYTES || !Number.isSafeInteger(total * clusterSize)) {
-      throw new BackingError("invalid-argument", `the preallocated image would need more refcounts than ${LIMIT.REFCOUNT_TABLE_BYTES} bytes of refcount table hold; use larger clusters`, { path })
+      throw new BackingError(
+        "invalid-argument",
+        `the preallocated image would need more refcounts than ${LIMIT.REFCOUNT_TABLE_BYTES} bytes of refcount table hold; use larger clusters`,
+        { path },
+      )
     }
     if (blocks === refcountBlocks && table === refcountTable) return { refcountTable, refcountBlocks, l1Table, l2Tables, data, total }
     refcountBlocks = blocks

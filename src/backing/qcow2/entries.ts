@@ -153,7 +153,7 @@ function badOffset(offset: number, geometry: Geometry): string | undefined {
 /** A standard entry: L1 with a table, or L2 with a normal cluster. */
 export function encodeEntry(entry: { readonly offset: number; readonly copied: boolean; readonly zero?: boolean }): Word {
   const hi = Math.floor(entry.offset / TWO_32)
-  return { hi: (entry.copied ? (hi | L2_ENTRY.COPIED_HI) >>> 0 : hi), lo: (entry.offset % TWO_32) + (entry.zero === true ? L2_ENTRY.ZERO_LO : 0) }
+  return { hi: entry.copied ? (hi | L2_ENTRY.COPIED_HI) >>> 0 : hi, lo: (entry.offset % TWO_32) + (entry.zero === true ? L2_ENTRY.ZERO_LO : 0) }
 }
 
 /**
@@ -163,7 +163,9 @@ export function encodeEntry(entry: { readonly offset: number; readonly copied: b
 export function encodeCompressed(entry: { readonly offset: number; readonly length: number }, geometry: Geometry): Word {
   const offsetBitsHi = 38 - geometry.clusterBits
   const furtherSectors = Math.floor((entry.offset + entry.length - 1) / SECTOR_SIZE) - Math.floor(entry.offset / SECTOR_SIZE)
-  if (entry.offset >= 2 ** Math.min(56, offsetBitsHi + 32) || !Number.isSafeInteger(entry.offset)) throw new RangeError(`compressed cluster offset ${entry.offset} does not fit its entry`)
-  if (entry.length < 1 || furtherSectors >= 2 ** (geometry.clusterBits - 8)) throw new RangeError(`compressed cluster length ${entry.length} does not fit its entry`)
+  if (entry.offset >= 2 ** Math.min(56, offsetBitsHi + 32) || !Number.isSafeInteger(entry.offset))
+    throw new RangeError(`compressed cluster offset ${entry.offset} does not fit its entry`)
+  if (entry.length < 1 || furtherSectors >= 2 ** (geometry.clusterBits - 8))
+    throw new RangeError(`compressed cluster length ${entry.length} does not fit its entry`)
   return { hi: (L2_ENTRY.COMPRESSED_HI | (furtherSectors << offsetBitsHi) | Math.floor(entry.offset / TWO_32)) >>> 0, lo: entry.offset % TWO_32 }
 }

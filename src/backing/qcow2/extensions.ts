@@ -25,11 +25,15 @@ export function parseExtensions(cluster: Uint8Array, area: { readonly start: num
   const found: HeaderExtension[] = []
   let offset = area.start
   while (offset < area.end) {
-    if (area.end - offset < HEAD_SIZE) throw new BackingError("invalid-format", `the header extensions are cut off at byte ${offset}`, { path: area.path, offset })
+    if (area.end - offset < HEAD_SIZE)
+      throw new BackingError("invalid-format", `the header extensions are cut off at byte ${offset}`, { path: area.path, offset })
     const type = view.getUint32(offset)
     const length = view.getUint32(offset + 4)
     if (length > area.end - offset - HEAD_SIZE) {
-      throw new BackingError("invalid-format", `header extension 0x${type.toString(16)} at byte ${offset} has ${length} bytes, more than there is room for`, { path: area.path, offset })
+      throw new BackingError("invalid-format", `header extension 0x${type.toString(16)} at byte ${offset} has ${length} bytes, more than there is room for`, {
+        path: area.path,
+        offset,
+      })
     }
     if (type === EXTENSION_TYPE.END) break
     if (KNOWN_TYPES.has(type) && found.some((other) => other.type === type)) {

@@ -2,18 +2,19 @@
 import { BackingError, checkRange, totalLength, type VirtioBacking } from "../backing.ts"
 import type { ImageFile } from "../file.ts"
 import { Allocator } from "./allocator.ts"
-import { decodeText, getU64, viewOf } from "./bytes.ts"
+import { decodeText } from "./bytes.ts"
 import { ClusterFile } from "./cluster-file.ts"
+import { clearAutoclear, markCorrupt } from "./feature-bits.ts"
 import type { Geometry } from "./geometry.ts"
 import { announcedClusterSize, backingFormat, hasFeature, headerGeometry, parseHeader, type Qcow2Header } from "./header.ts"
 import { type MapExtent, mapExtents } from "./map-extents.ts"
 import { Mapping } from "./mapping.ts"
+import { mapMetadata } from "./metadata-regions.ts"
 import { MetadataWriter } from "./metadata-writer.ts"
-import { MetadataMap } from "./overlap.ts"
 import { type BackingDisk, Reader } from "./reader.ts"
-import { REFCOUNT_TABLE_NAME, Refcounts } from "./refcounts.ts"
-import { readSnapshotTable, snapshotL1Problem } from "./snapshot-table.ts"
-import { HEADER_FIELD, INCOMPATIBLE_BIT, LIMIT, TABLE_ENTRY_SIZE } from "./spec.ts"
+import { Refcounts } from "./refcounts.ts"
+import { readSnapshotTable } from "./snapshot-table.ts"
+import { INCOMPATIBLE_BIT, LIMIT } from "./spec.ts"
 import { refuseCorruptForWriting, refuseUnsupported } from "./support.ts"
 import { TableCache } from "./table-cache.ts"
 import { Writer } from "./writer.ts"
@@ -60,14 +61,16 @@ export function readHeader(file: ImageFile): Qcow2Header {
  */
 export function openQcow2(file: ImageFile, options: Qcow2Options = {}): Qcow2Image {
   const readOnly = options.readOnly ?? file.readOnly
-  if (!readOnly && file.readOnly) throw new BackingError("read-only", "the file is open read-only, so the image cannot be opened for writing", { path: file.path })
+  if (!readOnly && file.readOnly)
+    throw new BackingError("read-only", "the file is open read-only, so the image cannot be opened for writing", { path: file.path })
   const header = readHeader(file)
   refuseUnsupported(header, file.path)
   if (!readOnly) refuseCorruptForWriting(header, file.path)
   readSnapshotTable(file, header)
   const backing = openBacking(header, options, file.path)
   try {
-    if (readOnly || !hasFeature(header.incompatibleFeatures, INCOMPATIBLE_BIT.DIRTY)) return new Qcow2Image({ file, header, readOnly, backing, cacheSize: options.cacheSize })
+    if (readOnly || !hasFeature(header.incompatibleFeatures, INCOMPATIBLE_BIT.DIRTY))
+      return new Qcow2Image({ file, header, readOnly, backing, cacheSize: options.cacheSize })
     repairDirty(file, options)
     const repaired = readHeader(file)
     return new Qcow2Image({ file, header: repaired, readOnly, backing, cacheSize: options.cacheSize })
@@ -80,14 +83,19 @@ export function openQcow2(file: ImageFile, options: Qcow2Options = {}): Qcow2Ima
 function openBacking(header: Qcow2Header, options: Qcow2Options, imagePath: string): BackingDisk | undefined {
   if (header.backingFile === undefined) return undefined
   const name = decodeText(header.backingFile)
-  if (options.openBacking === undefined) throw new BackingError("unsupported", `it needs its backing file "${name}", which was not supplied`, { path: imagePath })
+  if (options.openBacking === undefined)
+    throw new BackingError("unsupported", `it needs its backing file "${name}", which was not supplied`, { path: imagePath })
   return options.openBacking({ name, format: backingFormat(header), imagePath })
 }
 
 /** Refcounts of a dirty image may be too low: writing would hand out clusters that are in use (QC-FEAT-04). */
 function repairDirty(file: ImageFile, options: Qcow2Options): void {
   if (options.repair === undefined) {
-    throw new BackingError("unsupported", "the image was not closed properly (dirty bit, byte 72) and has to be repaired before it is written; open it read-only, or repair it", { path: file.path })
+    throw new BackingError(
+      "unsupported",
+      "the image was not closed properly (dirty bit, byte 72) and has to be repaired before it is written; open it read-only, or repair it",
+      { path: file.path },
+    )
   }
   options.repair(file)
   const header = readHeader(file)
@@ -144,8 +152,21 @@ export class Qcow2Image implements VirtioBacking {
     const cacheSize = parts.cacheSize ?? DEFAULT_CACHE_SIZE
     const l2Cache = new TableCache(this.#file, { clusterSize, capacity: cacheSize * (1 - REFCOUNT_CACHE_SHARE) })
     const corrupt = this.#reportCorruption.bind(this)
-    this.#mapping = new Mapping({ file: this.#file, geometry: this.geometry, cache: l2Cache, l1TableOffset: header.l1TableOffset, l1Size: header.l1Size, corrupt })
-    this.#reader = new Reader({ file: this.#file, geometry: this.geometry, mapping: this.#mapping, backing: parts.backing, compressionType: header.compressionType })
+    this.#mapping = new Mapping({
+      file: this.#file,
+      geometry: this.geometry,
+      cache: l2Cache,
+      l1TableOffset: header.l1TableOffset,
+      l1Size: header.l1Size,
+      corrupt,
+    })
+    this.#reader = new Reader({
+      file: this.#file,
+      geometry: this.geometry,
+      mapping: this.#mapping,
+      backing: parts.backing,
+      compressionType: header.compressionType,
+    })
     if (parts.readOnly) return
     const refcountCache = new TableCache(this.#file, { clusterSize, capacity: cacheSize * REFCOUNT_CACHE_SHARE })
     this.#writing = this.#makeWritable(parts.file, { l2Cache, refcountCache })
@@ -229,7 +250,8 @@ export class Qcow2Image implements VirtioBacking {
 
   #writable(): WritingParts {
     if (this.#writing === undefined) throw new BackingError("read-only", "the image is open read-only", { path: this.#path })
-    if (this.#corruption !== undefined) throw new BackingError("corrupt", `the image is corrupt and is not written any more: ${this.#corruption}`, { path: this.#path })
+    if (this.#corruption !== undefined)
+      throw new BackingError("corrupt", `the image is corrupt and is not written any more: ${this.#corruption}`, { path: this.#path })
     return this.#writing
   }
 
@@ -247,7 +269,7 @@ export class Qcow2Image implements VirtioBacking {
       tableClusters: header.refcountTableClusters,
       corrupt,
     })
-    const metadata = this.#mapMetadata(imageFile, refcounts)
+    const metadata = mapMetadata({ file: imageFile, header, geometry, mapping, refcounts })
     refcounts.refuseSharedBlocks()
     refcounts.protect(metadata)
     const allocator = new Allocator({ file, geometry, refcounts })
@@ -255,31 +277,8 @@ export class Qcow2Image implements VirtioBacking {
     const metadataWriter = new MetadataWriter({ file, geometry, mapping, refcounts, allocator, ...caches })
     const writer = new Writer({ file, geometry, mapping, reader: this.#reader, allocator, metadata, metadataWriter, corrupt })
     const zeroing = new Zeroing({ geometry, mapping, writer, metadataWriter, backingEnd: this.#reader.backingEnd })
-    if (header.autoclearFeatures !== 0n) {
-      file.write(new Uint8Array(8), HEADER_FIELD.AUTOCLEAR_FEATURES)
-      file.sync()
-    }
+    clearAutoclear(file, header)
     return { writer, zeroing, metadataWriter }
-  }
-
-  #mapMetadata(imageFile: ImageFile, refcounts: Refcounts): MetadataMap {
-    const { header, geometry } = this
-    const snapshots = readSnapshotTable(imageFile, header)
-    const metadata = new MetadataMap(geometry.clusterSize, { l2Tables: this.#mapping, refcountBlocks: refcounts })
-    metadata.addRanges([
-      { offset: 0, length: geometry.clusterSize, name: "the header" },
-      { offset: header.l1TableOffset, length: header.l1Size * TABLE_ENTRY_SIZE, name: "the L1 table" },
-      { offset: header.refcountTableOffset, length: refcounts.table.bytes.length, name: REFCOUNT_TABLE_NAME },
-      { offset: header.snapshotsOffset, length: snapshots.byteLength, name: "the snapshot table" },
-    ])
-    const collision = metadata.findCollision()
-    if (collision !== undefined) {
-      throw new BackingError("corrupt", `${collision[0]} and ${collision[1]} share a cluster: the image can only be opened read-only`, { path: this.#path })
-    }
-    const l1Tables = snapshots.snapshots.filter((snapshot) => snapshotL1Problem(snapshot, geometry) === undefined)
-    metadata.addRanges(l1Tables.map((snapshot) => ({ offset: snapshot.l1TableOffset, length: snapshot.l1Size * TABLE_ENTRY_SIZE, name: "a snapshot's L1 table" })))
-    metadata.build()
-    return metadata
   }
 
   /** Notes metadata that cannot be right: marks the image corrupt, where that is possible, and stops writing to it (QC-FEAT-10). */
@@ -292,23 +291,8 @@ export class Qcow2Image implements VirtioBacking {
         // The corruption is what has to be reported.
       }
       this.#corruption = message
-      this.#markCorrupt()
+      markCorrupt(this.#file, this.header)
     }
     return new BackingError("corrupt", message, { path: this.#path, offset })
-  }
-
-  /** Version 2 has no bit for it. A failure changes nothing: this process writes no more in any case. */
-  #markCorrupt(): void {
-    if (this.header.version < 3) return
-    try {
-      const word = new Uint8Array(8)
-      this.#file.read(word, HEADER_FIELD.INCOMPATIBLE_FEATURES)
-      const low = getU64(viewOf(word), 0) % 2 ** 32
-      viewOf(word).setUint32(4, (low | (1 << INCOMPATIBLE_BIT.CORRUPT)) >>> 0)
-      this.#file.write(word, HEADER_FIELD.INCOMPATIBLE_FEATURES)
-      this.#file.sync()
-    } catch {
-      return
-    }
   }
 }

@@ -239,7 +239,8 @@ export class Mapping implements ClusterList {
 
   contains(cluster: number): boolean {
     const offset = cluster * this.#geometry.clusterSize
-    for (let at = 0; at < this.#l1.length; at += TABLE_ENTRY_SIZE) if (hostOffset(this.#l1View.getUint32(at), this.#l1View.getUint32(at + 4)) === offset) return true
+    for (let at = 0; at < this.#l1.length; at += TABLE_ENTRY_SIZE)
+      if (hostOffset(this.#l1View.getUint32(at), this.#l1View.getUint32(at + 4)) === offset) return true
     return false
   }
 

@@ -146,7 +146,8 @@ export class Reader {
 
   #inflate(stored: Uint8Array, offset: number): Uint8Array {
     const path = this.#file.path
-    if (!canDecompress(this.#compressionType)) throw new BackingError("unsupported", "the image is compressed with zstd, which needs Node.js 22.15 or later", { path, offset })
+    if (!canDecompress(this.#compressionType))
+      throw new BackingError("unsupported", "the image is compressed with zstd, which needs Node.js 22.15 or later", { path, offset })
     try {
       return decompressCluster(stored, this.#geometry.clusterSize, this.#compressionType)
     } catch (error) {

@@ -121,8 +121,15 @@ export class Refcounts implements ClusterList {
     const block = this.block((cluster - index) / this.#geometry.refcountBlockEntries)
     const before = block === undefined ? 0 : this.#codec.get(block.view, index)
     const after = before + delta
-    if (block === undefined || after < 0) throw this.#corrupt(`the refcount of the cluster at byte ${cluster * this.#geometry.clusterSize} is too small for the references to it`, cluster * this.#geometry.clusterSize)
-    if (after > this.#geometry.refcountMax) throw new BackingError("no-space", `the refcount of the cluster at byte ${cluster * this.#geometry.clusterSize} cannot grow beyond ${before}`, { path: this.#path })
+    if (block === undefined || after < 0)
+      throw this.#corrupt(
+        `the refcount of the cluster at byte ${cluster * this.#geometry.clusterSize} is too small for the references to it`,
+        cluster * this.#geometry.clusterSize,
+      )
+    if (after > this.#geometry.refcountMax)
+      throw new BackingError("no-space", `the refcount of the cluster at byte ${cluster * this.#geometry.clusterSize} cannot grow beyond ${before}`, {
+        path: this.#path,
+      })
     this.#set(block, index, after)
     return after
   }
@@ -179,7 +186,10 @@ export class Refcounts implements ClusterList {
       const cluster = sorted[at] ?? 0
       if (cluster === sorted[at - 1]) {
         const offset = cluster * this.#geometry.clusterSize
-        throw new BackingError("corrupt", `two refcount table entries name the block at byte ${offset}: the image can only be opened read-only`, { path: this.#path, offset })
+        throw new BackingError("corrupt", `two refcount table entries name the block at byte ${offset}: the image can only be opened read-only`, {
+          path: this.#path,
+          offset,
+        })
       }
     }
   }
@@ -259,7 +269,9 @@ export class Refcounts implements ClusterList {
     while (blocks * entries < clusters + blocks) blocks++
     const newEntries = (clusters * clusterSize) / TABLE_ENTRY_SIZE
     if (oldEntries + blocks > newEntries || !Number.isSafeInteger((start + clusters + blocks) * clusterSize)) {
-      throw new BackingError("no-space", `the image cannot grow: its refcount table has reached the limit of ${LIMIT.REFCOUNT_TABLE_BYTES} bytes`, { path: this.#path })
+      throw new BackingError("no-space", `the image cannot grow: its refcount table has reached the limit of ${LIMIT.REFCOUNT_TABLE_BYTES} bytes`, {
+        path: this.#path,
+      })
     }
     this.#checkFree(start, clusters + blocks)
     this.#checkTable()

@@ -40,7 +40,10 @@ export function readSnapshotTable(file: ImageFile, header: Qcow2Header): Snapsho
     snapshots.push(snapshot.entry)
     offset += snapshot.byteLength
     if (offset - header.snapshotsOffset > LIMIT.SNAPSHOT_TABLE_BYTES) {
-      throw new BackingError("invalid-format", `the snapshot table at byte ${header.snapshotsOffset} is larger than ${LIMIT.SNAPSHOT_TABLE_BYTES} bytes`, { path: file.path, offset: header.snapshotsOffset })
+      throw new BackingError("invalid-format", `the snapshot table at byte ${header.snapshotsOffset} is larger than ${LIMIT.SNAPSHOT_TABLE_BYTES} bytes`, {
+        path: file.path,
+        offset: header.snapshotsOffset,
+      })
     }
   }
   return { snapshots, byteLength: offset - header.snapshotsOffset }
@@ -53,7 +56,11 @@ function readEntry(file: ImageFile, offset: number, index: number): { entry: Sna
   const idSize = view.getUint16(SNAPSHOT_FIELD.ID_SIZE)
   const nameSize = view.getUint16(SNAPSHOT_FIELD.NAME_SIZE)
   if (extraSize > LIMIT.SNAPSHOT_EXTRA_DATA_BYTES) {
-    throw new BackingError("invalid-format", `snapshot ${index} at byte ${offset} has ${extraSize} bytes of extra data, more than ${LIMIT.SNAPSHOT_EXTRA_DATA_BYTES}`, { path: file.path, offset })
+    throw new BackingError(
+      "invalid-format",
+      `snapshot ${index} at byte ${offset} has ${extraSize} bytes of extra data, more than ${LIMIT.SNAPSHOT_EXTRA_DATA_BYTES}`,
+      { path: file.path, offset },
+    )
   }
   const rest = readWhole(file, offset + SNAPSHOT_FIELD.EXTRA_DATA, extraSize + idSize + nameSize, index)
   const extraData = rest.subarray(0, extraSize)

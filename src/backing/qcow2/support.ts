@@ -18,31 +18,47 @@ export function refuseUnsupported(header: Qcow2Header, path: string): void {
     if (!hasFeature(header.incompatibleFeatures, bit) || HANDLED_INCOMPATIBLE.has(bit)) continue
     const name = KNOWN_NAMES[bit] ?? featureName(header.extensions, "incompatible", bit)
     const quoted = name === undefined ? "" : ` ("${name}")`
-    throw new BackingError("unsupported", `unsupported incompatible feature bit ${bit}${quoted} at byte ${HEADER_FIELD.INCOMPATIBLE_FEATURES}; open it with the program that wrote it`, {
-      path,
-      offset: HEADER_FIELD.INCOMPATIBLE_FEATURES,
-    })
+    throw new BackingError(
+      "unsupported",
+      `unsupported incompatible feature bit ${bit}${quoted} at byte ${HEADER_FIELD.INCOMPATIBLE_FEATURES}; open it with the program that wrote it`,
+      {
+        path,
+        offset: HEADER_FIELD.INCOMPATIBLE_FEATURES,
+      },
+    )
   }
   if (header.cryptMethod !== CRYPT_METHOD.NONE) {
     const method = header.cryptMethod === CRYPT_METHOD.AES ? "AES" : "LUKS"
-    throw new BackingError("unsupported", `the image is encrypted (${method}, byte ${HEADER_FIELD.CRYPT_METHOD}), which this version cannot open; decrypt it with qemu-img convert`, {
-      path,
-      offset: HEADER_FIELD.CRYPT_METHOD,
-    })
+    throw new BackingError(
+      "unsupported",
+      `the image is encrypted (${method}, byte ${HEADER_FIELD.CRYPT_METHOD}), which this version cannot open; decrypt it with qemu-img convert`,
+      {
+        path,
+        offset: HEADER_FIELD.CRYPT_METHOD,
+      },
+    )
   }
   if (header.refcountTableClusters === 0) {
-    throw new BackingError("invalid-format", `refcount_table_clusters at byte ${HEADER_FIELD.REFCOUNT_TABLE_CLUSTERS} is 0: the image has no refcount table; check and repair it`, {
-      path,
-      offset: HEADER_FIELD.REFCOUNT_TABLE_CLUSTERS,
-    })
+    throw new BackingError(
+      "invalid-format",
+      `refcount_table_clusters at byte ${HEADER_FIELD.REFCOUNT_TABLE_CLUSTERS} is 0: the image has no refcount table; check and repair it`,
+      {
+        path,
+        offset: HEADER_FIELD.REFCOUNT_TABLE_CLUSTERS,
+      },
+    )
   }
 }
 
 /** Throws `corrupt` when the image is marked corrupt, which only a repair may write to (QC-FEAT-05). */
 export function refuseCorruptForWriting(header: Qcow2Header, path: string): void {
   if (!hasFeature(header.incompatibleFeatures, INCOMPATIBLE_BIT.CORRUPT)) return
-  throw new BackingError("corrupt", `the image is marked corrupt (byte ${HEADER_FIELD.INCOMPATIBLE_FEATURES}) and can only be opened read-only; repair it first`, {
-    path,
-    offset: HEADER_FIELD.INCOMPATIBLE_FEATURES,
-  })
+  throw new BackingError(
+    "corrupt",
+    `the image is marked corrupt (byte ${HEADER_FIELD.INCOMPATIBLE_FEATURES}) and can only be opened read-only; repair it first`,
+    {
+      path,
+      offset: HEADER_FIELD.INCOMPATIBLE_FEATURES,
+    },
+  )
 }

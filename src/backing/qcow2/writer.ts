@@ -83,13 +83,13 @@ export class Writer {
       return
     }
     const cursor = new BufferCursor(buffers)
-    for (let done = 0; done < length; ) done += this.#writeStep(cursor, offset + done, length - done)
+    for (let done = 0; done < length;) done += this.#writeStep(cursor, offset + done, length - done)
   }
 
   /** Makes `length` guest bytes zero by writing zeroes, except where they are zero already. */
   writeZeroes(offset: number, length: number): void {
     const { clusterSize } = this.#geometry
-    for (let done = 0; done < length; ) {
+    for (let done = 0; done < length;) {
       const at = offset + done
       const piece = Math.min(length - done, clusterSize - (at - this.#mapping.clusterOf(at) * clusterSize))
       if (!this.#readsZero(at)) this.write([this.#zeroes.subarray(0, piece)], at, piece)

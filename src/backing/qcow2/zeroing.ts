@@ -68,7 +68,7 @@ export class Zeroing {
 
   #zeroClusters(first: number, end: number, allocated: Allocated): void {
     const { l2Entries } = this.#geometry
-    for (let cluster = first; cluster < end; ) {
+    for (let cluster = first; cluster < end;) {
       const l1Index = Math.floor(cluster / l2Entries)
       const from = cluster - l1Index * l2Entries
       const to = Math.min(l2Entries, end - l1Index * l2Entries)

@@ -12,7 +12,7 @@ function storedClusters(name: string): { stored: Uint8Array; offset: number }[] 
   const found = []
   for (let offset = 0; offset < image.size; offset += image.clusterSize) {
     const entry = image.l2(offset)
-    if ((entry >> 62n) !== 1n) continue
+    if (entry >> 62n !== 1n) continue
     const host = Number(entry & ((1n << x) - 1n))
     const sectors = Number((entry & ((1n << 62n) - 1n)) >> x)
     found.push({ stored: image.bytes.subarray(host, host + (sectors + 1) * 512 - (host % 512)), offset })

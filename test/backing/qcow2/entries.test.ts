@@ -15,11 +15,14 @@ describe("geometry", () => {
     [12, 512, 2097152, 2048],
     [16, 8192, 536870912, 32768],
     [21, 262144, 549755813888, 1048576],
-  ])("QC-L1-01 QC-REF-02 clusters of 2^%i bytes: %i entries, %i bytes to an L2 table, %i refcounts of 16 bits to a block", (clusterBits, entries, coverage, refcounts) => {
-    const made = geometry(clusterBits)
-    expect([made.l2Entries, made.l2Coverage, made.refcountBlockEntries]).toEqual([entries, coverage, refcounts])
-    expect(Object.isFrozen(made)).toBe(true)
-  })
+  ])(
+    "QC-L1-01 QC-REF-02 clusters of 2^%i bytes: %i entries, %i bytes to an L2 table, %i refcounts of 16 bits to a block",
+    (clusterBits, entries, coverage, refcounts) => {
+      const made = geometry(clusterBits)
+      expect([made.l2Entries, made.l2Coverage, made.refcountBlockEntries]).toEqual([entries, coverage, refcounts])
+      expect(Object.isFrozen(made)).toBe(true)
+    },
+  )
 
   it("QC-L1-01 the L1 table covers the disk's last byte and no more", () => {
     const needed = (size: number): number => makeGeometry({ version: 3, clusterBits: 16, refcountOrder: 4, size }).l1EntriesNeeded
@@ -69,24 +72,27 @@ describe("L2 entries", () => {
     expect(l2(COMPRESSED | (3n << 54n) | 0x50123n)).toEqual({ kind: "compressed", offset: 0x50123, length: 1757, copied: false })
   })
 
-  it.each([9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21])("QC-CMP-01 QC-CMP-03 compressed entries of 2^%i byte clusters survive encoding and decoding", (clusterBits) => {
-    const x = BigInt(62 - (clusterBits - 8))
-    const most = 2 ** (clusterBits - 8) * 512
-    const offsets = [1, 511, 0x50123, 2 ** 32 - 1, 2 ** 32, 2 ** Math.min(49, Number(x)) - 1]
-    for (const offset of offsets) {
-      for (const length of [1, 512, most - (offset % 512)]) {
-        const word = encodeCompressed({ offset, length }, geometry(clusterBits))
-        const value = (BigInt(word.hi) << 32n) | BigInt(word.lo)
-        expect(value >> 62n).toBe(1n)
-        expect(value & ((1n << x) - 1n)).toBe(BigInt(offset))
-        expect((value & (COMPRESSED - 1n)) >> x).toBe(BigInt(Math.floor((offset + length - 1) / 512) - Math.floor(offset / 512)))
-        const decoded = decodeL2Entry(word.hi, word.lo, geometry(clusterBits))
-        expect(decoded).toMatchObject({ kind: "compressed", offset })
-        expect(decoded.kind === "compressed" && decoded.length >= length && decoded.length < length + 512).toBe(true)
+  it.each([9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21])(
+    "QC-CMP-01 QC-CMP-03 compressed entries of 2^%i byte clusters survive encoding and decoding",
+    (clusterBits) => {
+      const x = BigInt(62 - (clusterBits - 8))
+      const most = 2 ** (clusterBits - 8) * 512
+      const offsets = [1, 511, 0x50123, 2 ** 32 - 1, 2 ** 32, 2 ** Math.min(49, Number(x)) - 1]
+      for (const offset of offsets) {
+        for (const length of [1, 512, most - (offset % 512)]) {
+          const word = encodeCompressed({ offset, length }, geometry(clusterBits))
+          const value = (BigInt(word.hi) << 32n) | BigInt(word.lo)
+          expect(value >> 62n).toBe(1n)
+          expect(value & ((1n << x) - 1n)).toBe(BigInt(offset))
+          expect((value & (COMPRESSED - 1n)) >> x).toBe(BigInt(Math.floor((offset + length - 1) / 512) - Math.floor(offset / 512)))
+          const decoded = decodeL2Entry(word.hi, word.lo, geometry(clusterBits))
+          expect(decoded).toMatchObject({ kind: "compressed", offset })
+          expect(decoded.kind === "compressed" && decoded.length >= length && decoded.length < length + 512).toBe(true)
+        }
       }
-    }
-    expect(() => encodeCompressed({ offset: 512, length: most + 1 }, geometry(clusterBits))).toThrow(RangeError)
-  })
+      expect(() => encodeCompressed({ offset: 512, length: most + 1 }, geometry(clusterBits))).toThrow(RangeError)
+    },
+  )
 
   it("QC-CMP-03 a compressed cluster of 2 MiB cannot lie at 2^49", () => {
     expect(() => encodeCompressed({ offset: 2 ** 49, length: 512 }, geometry(21))).toThrow(RangeError)

@@ -55,17 +55,34 @@ const put = (bytes: Uint8Array, at: number, text: string): void => bytes.set(new
 
 describe("qcow2 header", () => {
   it("QC-HDR-02 QC-HDR-03 reads every field of a version 3 header", () => {
-    const header = parse(v3((view) => {
-      view.setBigUint64(64, 0x50000n)
-      view.setUint32(60, 3)
-      view.setBigUint64(80, 1n)
-      view.setBigUint64(88, 1n << 40n)
-      view.setUint32(96, 6)
-    }))
+    const header = parse(
+      v3((view) => {
+        view.setBigUint64(64, 0x50000n)
+        view.setUint32(60, 3)
+        view.setBigUint64(80, 1n)
+        view.setBigUint64(88, 1n << 40n)
+        view.setUint32(96, 6)
+      }),
+    )
     expect(header).toMatchObject({
-      version: 3, clusterBits: 16, size: 0x40000000, cryptMethod: 0, l1Size: 2, l1TableOffset: 0x30000, refcountTableOffset: 0x10000, refcountTableClusters: 1,
-      snapshotCount: 3, snapshotsOffset: 0x50000, incompatibleFeatures: 0n, compatibleFeatures: 1n, autoclearFeatures: 1n << 40n, refcountOrder: 6, headerLength: 112,
-      compressionType: 0, backingFile: undefined, extensions: [],
+      version: 3,
+      clusterBits: 16,
+      size: 0x40000000,
+      cryptMethod: 0,
+      l1Size: 2,
+      l1TableOffset: 0x30000,
+      refcountTableOffset: 0x10000,
+      refcountTableClusters: 1,
+      snapshotCount: 3,
+      snapshotsOffset: 0x50000,
+      incompatibleFeatures: 0n,
+      compatibleFeatures: 1n,
+      autoclearFeatures: 1n << 40n,
+      refcountOrder: 6,
+      headerLength: 112,
+      compressionType: 0,
+      backingFile: undefined,
+      extensions: [],
     })
   })
 
@@ -76,12 +93,22 @@ describe("qcow2 header", () => {
   })
 
   it("QC-HDR-04 version 2: what follows byte 72 is extensions, not fields", () => {
-    const header = parse(v2((view, bytes) => {
-      view.setUint32(72, 0x12345678)
-      view.setUint32(76, 24)
-      bytes.fill(0xff, 80, 104)
-    }))
-    expect(header).toMatchObject({ version: 2, incompatibleFeatures: 0n, compatibleFeatures: 0n, autoclearFeatures: 0n, refcountOrder: 4, headerLength: 72, compressionType: 0 })
+    const header = parse(
+      v2((view, bytes) => {
+        view.setUint32(72, 0x12345678)
+        view.setUint32(76, 24)
+        bytes.fill(0xff, 80, 104)
+      }),
+    )
+    expect(header).toMatchObject({
+      version: 2,
+      incompatibleFeatures: 0n,
+      compatibleFeatures: 0n,
+      autoclearFeatures: 0n,
+      refcountOrder: 4,
+      headerLength: 72,
+      compressionType: 0,
+    })
     expect(header.extensions).toHaveLength(1)
   })
 
@@ -91,11 +118,13 @@ describe("qcow2 header", () => {
   })
 
   it("QC-HDR-06 with header_length 104, byte 104 belongs to the first extension and compression is zlib", () => {
-    const header = parse(v3((view) => {
-      view.setUint32(100, 104)
-      view.setUint32(104, 0x01345678)
-      view.setUint32(108, 8)
-    }))
+    const header = parse(
+      v3((view) => {
+        view.setUint32(100, 104)
+        view.setUint32(104, 0x01345678)
+        view.setUint32(108, 8)
+      }),
+    )
     expect(header.compressionType).toBe(0)
     expect(header.extensions.map((extension) => extension.type)).toEqual([0x01345678])
   })
@@ -161,15 +190,18 @@ describe("qcow2 header", () => {
   it("QC-HDR-10 tables are cluster aligned and end before 2^53", () => {
     for (const field of [40, 48, 64]) {
       expect(refused((view) => view.setBigUint64(field, 0x30200n))).toBe("invalid-format")
-      for (const offset of [(1n << 63n) - 0x10000n, 1n << 53n, (1n << 64n) - 0x10000n]) expect(refused((view) => view.setBigUint64(field, offset))).toBe("invalid-format")
+      for (const offset of [(1n << 63n) - 0x10000n, 1n << 53n, (1n << 64n) - 0x10000n])
+        expect(refused((view) => view.setBigUint64(field, offset))).toBe("invalid-format")
     }
   })
 
   it("QC-HDR-12 the backing name lies in the first cluster and has at most 1023 bytes", () => {
-    const named = (offset: bigint, length: number) => (view: DataView): void => {
-      view.setBigUint64(8, offset)
-      view.setUint32(16, length)
-    }
+    const named =
+      (offset: bigint, length: number) =>
+      (view: DataView): void => {
+        view.setBigUint64(8, offset)
+        view.setUint32(16, length)
+      }
     expect(parse(v3(named(0x1000n, 1023))).backingFile).toHaveLength(1023)
     expect(refused(named(0x1000n, 1024))).toBe("invalid-format")
     expect(refused(named(0xffffn, 2))).toBe("invalid-format")
@@ -181,12 +213,14 @@ describe("qcow2 header", () => {
   it("QC-HDR-13 QC-EXT-10 crypt_method is 0 to 2, and LUKS goes with its extension", () => {
     expect(refused((view) => view.setUint32(32, 3))).toBe("unsupported")
     expect(refused((view) => view.setUint32(32, 2))).toBe("invalid-format")
-    const pointer = (method: number, length: number, offset: bigint) => (view: DataView): void => {
-      view.setUint32(32, method)
-      view.setUint32(112, 0x0537be77)
-      view.setUint32(116, length)
-      view.setBigUint64(120, offset)
-    }
+    const pointer =
+      (method: number, length: number, offset: bigint) =>
+      (view: DataView): void => {
+        view.setUint32(32, method)
+        view.setUint32(112, 0x0537be77)
+        view.setUint32(116, length)
+        view.setBigUint64(120, offset)
+      }
     for (const method of [0, 1]) expect(refused(pointer(method, 16, 0x40000n))).toBe("invalid-format")
     expect(refused(pointer(2, 8, 0x40000n))).toBe("invalid-format")
     expect(refused(pointer(2, 16, 0x40200n))).toBe("invalid-format")
@@ -210,41 +244,49 @@ describe("qcow2 header", () => {
 describe("qcow2 feature bits", () => {
   it("QC-FEAT-01 an unknown incompatible bit is refused, with its name when the image has one", () => {
     const unnamed = parse(v3((view) => view.setBigUint64(72, 1n << 63n)))
-    expect(fault(() => refuseUnsupported(unnamed, PATH)).message).toBe(`${PATH}: unsupported incompatible feature bit 63 at byte 72; open it with the program that wrote it`)
-    const named = parse(v3((view, bytes) => {
-      view.setBigUint64(72, 1n << 5n)
-      view.setUint32(112, 0x6803f857)
-      view.setUint32(116, 96)
-      bytes.set([1, 5], 120)
-      put(bytes, 122, "wrong kind")
-      bytes.set([0, 5], 168)
-      put(bytes, 170, "frobnicate")
-    }))
+    expect(fault(() => refuseUnsupported(unnamed, PATH)).message).toBe(
+      `${PATH}: unsupported incompatible feature bit 63 at byte 72; open it with the program that wrote it`,
+    )
+    const named = parse(
+      v3((view, bytes) => {
+        view.setBigUint64(72, 1n << 5n)
+        view.setUint32(112, 0x6803f857)
+        view.setUint32(116, 96)
+        bytes.set([1, 5], 120)
+        put(bytes, 122, "wrong kind")
+        bytes.set([0, 5], 168)
+        put(bytes, 170, "frobnicate")
+      }),
+    )
     const error = fault(() => refuseUnsupported(named, PATH))
     expect(error.code).toBe("unsupported")
     expect(error.message).toContain('bit 5 ("frobnicate")')
   })
 
   it("QC-EXT-08 a feature name of 46 characters and a table that ends inside an entry are read safely", () => {
-    const header = parse(v3((view, bytes) => {
-      view.setBigUint64(72, 1n << 6n)
-      view.setUint32(112, 0x6803f857)
-      view.setUint32(116, 48 + 7)
-      bytes.set([0, 6], 120)
-      put(bytes, 122, "x".repeat(46))
-      bytes.set([0, 7], 168)
-    }))
+    const header = parse(
+      v3((view, bytes) => {
+        view.setBigUint64(72, 1n << 6n)
+        view.setUint32(112, 0x6803f857)
+        view.setUint32(116, 48 + 7)
+        bytes.set([0, 6], 120)
+        put(bytes, 122, "x".repeat(46))
+        bytes.set([0, 7], 168)
+      }),
+    )
     expect(fault(() => refuseUnsupported(header, PATH)).message).toContain(`("${"x".repeat(46)}")`)
   })
 
   it("QC-FEAT-01 a feature name cannot drive the terminal", () => {
-    const header = parse(v3((view, bytes) => {
-      view.setBigUint64(72, 1n << 6n)
-      view.setUint32(112, 0x6803f857)
-      view.setUint32(116, 48)
-      bytes.set([0, 6], 120)
-      put(bytes, 122, "\u001b[2Jgone\n")
-    }))
+    const header = parse(
+      v3((view, bytes) => {
+        view.setBigUint64(72, 1n << 6n)
+        view.setUint32(112, 0x6803f857)
+        view.setUint32(116, 48)
+        bytes.set([0, 6], 120)
+        put(bytes, 122, "\u001b[2Jgone\n")
+      }),
+    )
     expect(fault(() => refuseUnsupported(header, PATH)).message).not.toMatch(/[\u0000-\u001f]/)
   })
 
@@ -266,8 +308,20 @@ describe("qcow2 feature bits", () => {
   it("QC-FEAT-06 compression bit and type go together", () => {
     expect(refused((view) => view.setBigUint64(72, 8n))).toBe("invalid-format")
     expect(refused((view) => view.setUint8(104, 1))).toBe("invalid-format")
-    expect(refused((view) => { view.setBigUint64(72, 8n); view.setUint8(104, 2) })).toBe("unsupported")
-    expect(parse(v3((view) => { view.setBigUint64(72, 8n); view.setUint8(104, 1) })).compressionType).toBe(1)
+    expect(
+      refused((view) => {
+        view.setBigUint64(72, 8n)
+        view.setUint8(104, 2)
+      }),
+    ).toBe("unsupported")
+    expect(
+      parse(
+        v3((view) => {
+          view.setBigUint64(72, 8n)
+          view.setUint8(104, 1)
+        }),
+      ).compressionType,
+    ).toBe(1)
   })
 
   it("QC-FEAT-08 QC-BF-09 raw external data needs a data file and excludes a backing file", () => {
@@ -277,7 +331,13 @@ describe("qcow2 feature bits", () => {
       view.setBigUint64(88, 2n)
     }
     expect(parse(v3(both)).autoclearFeatures).toBe(2n)
-    expect(refused((view) => { both(view); view.setBigUint64(8, 0x1000n); view.setUint32(16, 4) })).toBe("invalid-format")
+    expect(
+      refused((view) => {
+        both(view)
+        view.setBigUint64(8, 0x1000n)
+        view.setUint32(16, 4)
+      }),
+    ).toBe("invalid-format")
   })
 
   it("QC-HDR-11 no refcount table: parsed, so that it can be repaired, but not opened", () => {
@@ -297,7 +357,11 @@ describe("qcow2 header extensions", () => {
   })
 
   it("QC-EXT-03 a record that runs past the area is refused, the end marker too", () => {
-    for (const type of [[0, 0, 0, 9], [0xe2, 0x79, 0x2a, 0xca], [0, 0, 0, 0]]) {
+    for (const type of [
+      [0, 0, 0, 9],
+      [0xe2, 0x79, 0x2a, 0xca],
+      [0, 0, 0, 0],
+    ]) {
       expect(fault(() => area([...type, 0xff, 0xff, 0xff, 0xf8, 0, 0, 0, 0])).code).toBe("invalid-format")
       expect(fault(() => area([...type, 0, 0, 0, 5, 0, 0, 0, 0])).code).toBe("invalid-format")
     }
@@ -315,19 +379,23 @@ describe("qcow2 header extensions", () => {
   })
 
   it("QC-EXT-06 strings end at their length, whatever the padding holds", () => {
-    const header = parse(v3((view, bytes) => {
-      view.setUint32(112, 0xe2792aca)
-      view.setUint32(116, 5)
-      put(bytes, 120, "qcow2junk")
-    }))
+    const header = parse(
+      v3((view, bytes) => {
+        view.setUint32(112, 0xe2792aca)
+        view.setUint32(116, 5)
+        put(bytes, 120, "qcow2junk")
+      }),
+    )
     expect(backingFormat(header)).toBe("qcow2")
   })
 
   it("QC-EXT-07 a backing format of 16 bytes is refused, one of 15 is not", () => {
-    const format = (length: number) => (view: DataView): void => {
-      view.setUint32(112, 0xe2792aca)
-      view.setUint32(116, length)
-    }
+    const format =
+      (length: number) =>
+      (view: DataView): void => {
+        view.setUint32(112, 0xe2792aca)
+        view.setUint32(116, length)
+      }
     expect(parse(v3(format(15))).extensions).toHaveLength(1)
     expect(refused(format(16))).toBe("invalid-format")
   })

@@ -97,7 +97,16 @@ describe("where bytes come from", () => {
 
   it("seed defect 10: an error of the backing image is an error, no zeroes", () => {
     const { file } = newOverlay(filled(1 << 20, 5))
-    const broken = { size: 1 << 20, pread: () => { throw new Error("gone") }, preadv: () => { throw new Error("gone") }, close: () => {} }
+    const broken = {
+      size: 1 << 20,
+      pread: () => {
+        throw new Error("gone")
+      },
+      preadv: () => {
+        throw new Error("gone")
+      },
+      close: () => {},
+    }
     const disk = openQcow2(file, { openBacking: () => broken })
     expect(() => disk.pread(new Uint8Array(512), 0)).toThrow("gone")
     expect(() => disk.pwrite(new Uint8Array(512), 0)).toThrow("gone")

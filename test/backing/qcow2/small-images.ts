@@ -18,7 +18,10 @@ export function newImage(options: Partial<CreateQcow2Options> = {}): MemoryFile 
 }
 
 /** A new overlay over a raw backing image with this content: its file, what opens the backing image, and what opens a copy of the overlay. */
-export function newOverlay(content: Uint8Array, options: Partial<CreateQcow2Options> = {}): { file: MemoryFile; openBacking: () => RawBacking; open: () => Qcow2Image } {
+export function newOverlay(
+  content: Uint8Array,
+  options: Partial<CreateQcow2Options> = {},
+): { file: MemoryFile; openBacking: () => RawBacking; open: () => Qcow2Image } {
   const base = MemoryFile.of(content, { path: "base.raw" })
   const file = newImage({ backing: "base.raw", backingFormat: "raw", ...options })
   const openBacking = (): RawBacking => new RawBacking(base.clone({ readOnly: true }))

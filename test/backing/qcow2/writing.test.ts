@@ -42,7 +42,16 @@ describe("where written bytes go", () => {
 
   it("seed defect 20: a cluster that is overwritten whole is not read from the backing image first", () => {
     const { file } = newOverlay(filled(1 << 20, 5))
-    const unread = { size: 1 << 20, pread: () => { throw new Error("read") }, preadv: () => { throw new Error("read") }, close: () => {} }
+    const unread = {
+      size: 1 << 20,
+      pread: () => {
+        throw new Error("read")
+      },
+      preadv: () => {
+        throw new Error("read")
+      },
+      close: () => {},
+    }
     openQcow2(file, { openBacking: () => unread }).pwrite(filled(3 * CLUSTER, 9), CLUSTER)
   })
 
@@ -91,7 +100,10 @@ describe("where written bytes go", () => {
     const place = image.hostOffset(0)
     const table = Number(image.u64(image.l1At(0)) & 0x00fffffffffffe00n)
     // As if a snapshot shared both, and somebody had forgotten to clear the entry's flag.
-    image.setU64(image.l1At(0), BigInt(table)).setRefcount(table / CLUSTER, 2n).setRefcount(place / CLUSTER, 2n)
+    image
+      .setU64(image.l1At(0), BigInt(table))
+      .setRefcount(table / CLUSTER, 2n)
+      .setRefcount(place / CLUSTER, 2n)
     const after = withImage(fileOf(image), (disk) => disk.pwrite(filled(512, 9), 0))
     expect(after.bytes.subarray(place, place + CLUSTER)).toEqual(filled(CLUSTER, 7))
     expect([after.refcount(table / CLUSTER), after.refcount(place / CLUSTER)]).toEqual([1n, 1n])
@@ -138,7 +150,10 @@ describe("allocation", () => {
         disk.discard(0, 1 << 18)
         disk.flush()
       }
-      if (session === "one") withImage(file, (disk) => { for (let step = 0; step < 10; step++) round(disk) })
+      if (session === "one")
+        withImage(file, (disk) => {
+          for (let step = 0; step < 10; step++) round(disk)
+        })
       else for (let step = 0; step < 10; step++) withImage(file, round)
       expect(file.size()).toBeLessThan(2 * (1 << 18))
       expect(checkImage(file).exitCode).toBe(0)
@@ -158,7 +173,9 @@ describe("allocation", () => {
 
   it.each([0, 1, 2, 3, 4, 5, 6])("QC-REF-05 QC-REF-06 QC-WO-06 refcount blocks and the table grow with the file, refcounts of 2^%i bits", (order) => {
     const file = newImage({ size: 6 << 20, clusterSize: 512, refcountBits: 2 ** order })
-    withImage(file, (disk) => { for (let offset = 0; offset < 6 << 20; offset += 65536) disk.pwrite(filled(65536, 7), offset) })
+    withImage(file, (disk) => {
+      for (let offset = 0; offset < 6 << 20; offset += 65536) disk.pwrite(filled(65536, 7), offset)
+    })
     const result = checkImage(file)
     expect([result.exitCode, result.findings]).toEqual([0, []])
     expect(result.allocatedClusters).toBe((6 << 20) / 512)
@@ -296,7 +313,12 @@ describe("feature bits at opening and closing", () => {
   it("a writable opening without a write leaves every byte as it was", () => {
     const file = newImage()
     const before = file.toBytes()
-    withImage(file, (disk) => { disk.pread(new Uint8Array(512), 0); disk.flush(); disk.discard(0, 1 << 20); disk.writeZeroes(0, 1 << 20, true) })
+    withImage(file, (disk) => {
+      disk.pread(new Uint8Array(512), 0)
+      disk.flush()
+      disk.discard(0, 1 << 20)
+      disk.writeZeroes(0, 1 << 20, true)
+    })
     expect(file.toBytes()).toEqual(before)
   })
 
@@ -309,7 +331,8 @@ describe("feature bits at opening and closing", () => {
 
   it("refuses writing where the file or the image is read-only", () => {
     const disk = openQcow2(newImage(), { readOnly: true })
-    for (const work of [() => disk.pwrite(new Uint8Array(1), 0), () => disk.discard(0, 512), () => disk.writeZeroes(0, 512, true)]) expect(failureOf(work).code).toBe("read-only")
+    for (const work of [() => disk.pwrite(new Uint8Array(1), 0), () => disk.discard(0, 512), () => disk.writeZeroes(0, 512, true)])
+      expect(failureOf(work).code).toBe("read-only")
     expect(failureOf(() => openQcow2(newImage().clone({ readOnly: true }), { readOnly: false })).code).toBe("read-only")
   })
 })
@@ -341,7 +364,12 @@ describe("order of writes", () => {
     disk.discard(0, CLUSTER)
     disk.flush()
     const table = Number(layout.u64(layout.l1At(0)) & 0x00fffffffffffe00n)
-    expect(file.log.map((change) => (change.kind === "write" ? (change.offset === table ? "L2" : "refcounts") : change.kind))).toEqual(["sync", "L2", "sync", "refcounts"])
+    expect(file.log.map((change) => (change.kind === "write" ? (change.offset === table ? "L2" : "refcounts") : change.kind))).toEqual([
+      "sync",
+      "L2",
+      "sync",
+      "refcounts",
+    ])
   })
 
   it("a flush without metadata to store is one sync", () => {

@@ -52,7 +52,14 @@ describe("discard", () => {
     const after = withImage(fileOf(before), (disk) => disk.discard(0, CLUSTER))
     expect([after.l2(0), after.refcount(before.hostOffset(0) / CLUSTER)]).toEqual([0n, 0n])
     const { file, openBacking } = newOverlay(filled(1 << 20, 5), { compat: "0.10" })
-    withImage(file, (disk) => { disk.pwrite(filled(CLUSTER, 7), 0); disk.discard(0, 2 * CLUSTER) }, { openBacking })
+    withImage(
+      file,
+      (disk) => {
+        disk.pwrite(filled(CLUSTER, 7), 0)
+        disk.discard(0, 2 * CLUSTER)
+      },
+      { openBacking },
+    )
     expect(contentOf(openQcow2(file, { openBacking }), 0, 2 * CLUSTER)).toEqual(Uint8Array.from([...filled(CLUSTER, 7), ...filled(CLUSTER, 5)]))
   })
 
@@ -109,9 +116,11 @@ describe("write-zeroes", () => {
 
   it("QC-DZ-04 compressed clusters are always given up", () => {
     const before = new Qcow2Bytes(goldenBytes("zlib-4k.qcow2"))
-    const compressed = Array.from({ length: before.size / 4096 }, (_, index) => index * 4096).filter((offset) => (before.l2(offset) >> 62n) === 1n)
+    const compressed = Array.from({ length: before.size / 4096 }, (_, index) => index * 4096).filter((offset) => before.l2(offset) >> 62n === 1n)
     expect(compressed.length).toBeGreaterThan(0)
-    const after = withImage(fileOf(before), (disk) => { for (const offset of compressed) disk.writeZeroes(offset, 4096, false) })
+    const after = withImage(fileOf(before), (disk) => {
+      for (const offset of compressed) disk.writeZeroes(offset, 4096, false)
+    })
     expect(compressed.every((offset) => after.l2(offset) === ZERO)).toBe(true)
     expect(checkImage(fileOf(after)).exitCode).toBe(0)
   })
@@ -127,7 +136,14 @@ describe("write-zeroes", () => {
     expect([contentOf(disk, 99, 1)[0], contentOf(disk, 100_100, 1)[0]]).toEqual([5, 5])
   })
 
-  it.each([[1, 1], [5, 513 * 512], [CLUSTER - 1, 2], [CLUSTER - 512, CLUSTER + 1024], [0, CLUSTER + 1], [3, 3 * CLUSTER]])("QC-DZ-06 from byte %i, %i bytes: neighbours unchanged", (offset, length) => {
+  it.each([
+    [1, 1],
+    [5, 513 * 512],
+    [CLUSTER - 1, 2],
+    [CLUSTER - 512, CLUSTER + 1024],
+    [0, CLUSTER + 1],
+    [3, 3 * CLUSTER],
+  ])("QC-DZ-06 from byte %i, %i bytes: neighbours unchanged", (offset, length) => {
     for (const base of [undefined, filled(1 << 20, 5)]) {
       const overlay = newOverlay(base ?? new Uint8Array(0))
       const disk = overlay.open()
@@ -150,7 +166,7 @@ describe("write-zeroes", () => {
     const before = new Qcow2Bytes(goldenBytes("snapshots.qcow2"))
     const { clusterSize } = before
     const guest = Array.from({ length: before.size / clusterSize }, (_, index) => index * clusterSize).find(
-      (offset) => before.hostOffset(offset) !== 0 && (before.l2(offset) >> 62n) === 0n && (before.l2(offset) & ZERO) === 0n,
+      (offset) => before.hostOffset(offset) !== 0 && before.l2(offset) >> 62n === 0n && (before.l2(offset) & ZERO) === 0n,
     )
     if (guest === undefined) throw new Error("the golden image no longer has a shared cluster")
     const place = before.hostOffset(guest)

@@ -1,0 +1,41 @@
+/** Draws up the map of an image's metadata, for the checks before each write. */
+import { BackingError } from "../backing.ts"
+import type { ImageFile } from "../file.ts"
+import type { Geometry } from "./geometry.ts"
+import type { Qcow2Header } from "./header.ts"
+import type { Mapping } from "./mapping.ts"
+import { MetadataMap } from "./overlap.ts"
+import { REFCOUNT_TABLE_NAME, type Refcounts } from "./refcounts.ts"
+import { readSnapshotTable, snapshotL1Problem } from "./snapshot-table.ts"
+import { TABLE_ENTRY_SIZE } from "./spec.ts"
+
+export interface MetadataSources {
+  readonly file: ImageFile
+  readonly header: Qcow2Header
+  readonly geometry: Geometry
+  readonly mapping: Mapping
+  readonly refcounts: Refcounts
+}
+
+/** The map of all metadata (QC-OVL-01). Throws `corrupt` when two of the tables that the header names share a cluster. */
+export function mapMetadata(sources: MetadataSources): MetadataMap {
+  const { file, header, geometry, mapping, refcounts } = sources
+  const snapshots = readSnapshotTable(file, header)
+  const metadata = new MetadataMap(geometry.clusterSize, { l2Tables: mapping, refcountBlocks: refcounts })
+  metadata.addRanges([
+    { offset: 0, length: geometry.clusterSize, name: "the header" },
+    { offset: header.l1TableOffset, length: header.l1Size * TABLE_ENTRY_SIZE, name: "the L1 table" },
+    { offset: header.refcountTableOffset, length: refcounts.table.bytes.length, name: REFCOUNT_TABLE_NAME },
+    { offset: header.snapshotsOffset, length: snapshots.byteLength, name: "the snapshot table" },
+  ])
+  const collision = metadata.findCollision()
+  if (collision !== undefined) {
+    throw new BackingError("corrupt", `${collision[0]} and ${collision[1]} share a cluster: the image can only be opened read-only`, { path: file.path })
+  }
+  // A table that cannot be right cannot be protected either: it is refused when the snapshot is used.
+  const l1Tables = snapshots.snapshots.filter((snapshot) => snapshotL1Problem(snapshot, geometry) === undefined)
+  const name = "a snapshot's L1 table"
+  metadata.addRanges(l1Tables.map((snapshot) => ({ offset: snapshot.l1TableOffset, length: snapshot.l1Size * TABLE_ENTRY_SIZE, name })))
+  metadata.build()
+  return metadata
+}
