@@ -62,7 +62,7 @@ function parseHeader(request: BlkRequest, memory: GuestMemory): void {
   const address = request.address(0)
   const region = memory.region(address)
   if (region !== undefined && request.length(0) >= HEADER_SIZE) {
-    setHeader(request, region.data, address - region.start)
+    setHeader(request, region.data, region.offset(address))
     return
   }
   seekReadable(request, 0)
@@ -71,7 +71,9 @@ function parseHeader(request: BlkRequest, memory: GuestMemory): void {
 
 function setHeader(request: BlkRequest, data: DataView, at: number): void {
   request.type = data.getUint32(at, true)
-  request.sector = data.getUint32(at + 8, true) + data.getUint32(at + 12, true) * 0x1_0000_0000
+  const high = data.getUint32(at + 12, true)
+  // As in SplitQueue: small numbers stay small integers.
+  request.sector = high === 0 ? data.getUint32(at + 8, true) : data.getUint32(at + 8, true) + high * 0x1_0000_0000
 }
 
 /** Lets the data begin `offset` bytes into the readable part of the chain. */
