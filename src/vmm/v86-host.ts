@@ -5,6 +5,7 @@
  *
  * v86's objects are described by what is used of them; the names are those of its published build (0.5.462).
  */
+import { allOnes } from "../pci/access.ts"
 import type { AccessWidth, PciFunction } from "../pci/function.ts"
 import type { V86Ram } from "./v86-memory.ts"
 
@@ -123,13 +124,12 @@ export class V86Host {
     this.#copyConfig(entry)
   }
 
-  /** Takes the function of `slot` off the bus. */
+  /** Takes the function of `slot` off the bus and resets it: requests in flight do not touch the guest any more. */
   unplug(slot: number): void {
     const entry = this.#slots.get(slot << 3)
     if (entry === undefined) return
+    entry.device.fn.reset() // unmaps its BARs and lowers its interrupt
     entry.device.fn.onMappingChange = undefined
-    for (const bar of entry.bars) this.#unmap(bar)
-    this.setInterrupt(entry.id, false)
     this.#slots.delete(entry.id)
     this.#pci.devices[entry.id] = undefined
     this.#pci.device_spaces[entry.id] = undefined
@@ -142,7 +142,8 @@ export class V86Host {
   setInterrupt(id: number, level: boolean): void {
     if (level) this.#asserted.add(id)
     else this.#asserted.delete(id)
-    if (this.#restoring) return
+    // v86 has no pin for a device that is not on the bus (any more)
+    if (this.#restoring || this.#pci.device_spaces[id] === undefined) return
     if (level) this.#raise(id)
     else if (!this.#shared(id)) this.#lower(id)
   }
@@ -176,20 +177,20 @@ export class V86Host {
     entry.write32 = (value) => this.#configWrite(byte, 4, value >>> 0) || before.write32.call(before.device, value)
   }
 
-  /** The function that the address register selects, if it is one of ours. */
-  #selected(): Slot | undefined {
-    const address = this.#pci.pci_addr32[0] ?? 0
-    return address < 0 ? this.#slots.get((address >> 8) & 0x7fff) : undefined // bit 31 enables
-  }
-
+  /** `undefined` where the address register selects no function of ours. Bit 31 of it enables: without it nothing answers. */
   #configRead(byte: number, width: AccessWidth): number | undefined {
-    return this.#selected()?.device.fn.configRead(((this.#pci.pci_addr32[0] ?? 0) & 0xfc) + byte, width)
+    const address = this.#pci.pci_addr32[0] ?? 0
+    const slot = this.#slots.get((address >> 8) & 0xffff)
+    if (slot === undefined) return undefined
+    return address < 0 ? slot.device.fn.configRead((address & 0xfc) + byte, width) : allOnes(width)
   }
 
   #configWrite(byte: number, width: AccessWidth, value: number): boolean {
-    const slot = this.#selected()
+    const address = this.#pci.pci_addr32[0] ?? 0
+    const slot = this.#slots.get((address >> 8) & 0xffff)
     if (slot === undefined) return false
-    slot.device.fn.configWrite(((this.#pci.pci_addr32[0] ?? 0) & 0xfc) + byte, width, value)
+    if (address >= 0) return true
+    slot.device.fn.configWrite((address & 0xfc) + byte, width, value)
     this.#copyConfig(slot)
     return true
   }

@@ -3,6 +3,8 @@ import { describe, expect, it } from "vitest"
 import { MemoryBacking } from "../../src/backing/memory.ts"
 import { BlockDriver, findBlockDevices } from "../../src/vmm/driver/block-driver.ts"
 import { attachToV86, type V86DiskOptions } from "../../src/vmm/v86.ts"
+import { viewOf } from "../../src/virtio/guest-memory.ts"
+import { V86Memory, type V86Ram } from "../../src/vmm/v86-memory.ts"
 import { promiseBacking } from "../support/promise-backing.ts"
 import { FakeV86 } from "./fake-v86.ts"
 
@@ -119,9 +121,40 @@ describe("a disk in v86", () => {
 
   it("goes away when it is detached: nothing on the bus, nothing at its ports, the line low", async () => {
     const { vm, disk } = machine({ interface: "legacy" })
-    vm.pci.raise_irq(9 << 3)
+    expect(vm.portRead(0xc00c, 2)).toBe(256)
     await disk.detach()
-    expect([vm.config(9, 0, 4), vm.portRead(0xc00c, 2), vm.pci.lines.get(10) ?? false, disk.slot]).toEqual([0xffff_ffff, 0xffff, false, undefined])
+    expect([vm.config(9, 0, 4), vm.portRead(0xc00c, 2), disk.slot]).toEqual([0xffff_ffff, 0xffff, undefined])
+  })
+
+  it("does not touch the guest any more once it is detached, with requests in flight", async () => {
+    const { vm, disk } = machine({}, promiseBacking(new MemoryBacking({ size: SIZE })))
+    const blk = await driver(vm)
+    const read = blk.read(0, 8).catch((error: unknown) => error)
+    const gone = disk.detach()
+    const before = vm.ram.slice()
+    const raised = vm.pci.raised
+    await gone
+    expect(Buffer.compare(vm.ram, before)).toBe(0)
+    expect([vm.pci.raised, vm.pci.lines.get(10) ?? false]).toEqual([raised, false])
+    void read
+  })
+
+  it("answers on bus 0 only, and only while the address register says enable", () => {
+    const { vm } = machine()
+    for (const address of [0x8000_0000, 0x8080_0000, 0x8001_0000, 0x0000_0000]) {
+      vm.portWrite(0xcf8, 4, address + 9 * 0x800)
+      expect(vm.portRead(0xcfc, 4) === 0x1001_1af4).toBe(address === 0x8000_0000)
+    }
+  })
+
+  it("sees RAM on both sides of the VGA window, and none in it or beyond the end", () => {
+    const vm = new FakeV86()
+    vm.start()
+    const memory = new V86Memory((vm.v86 as { cpu: V86Ram }).cpu)
+    expect([0x9_ffff, 0xa_0000, 0xb_ffff, 0xc_0000, 0x1f_ffff, 0x20_0000, -1, 2 ** 53].map((address) => memory.region(address) !== undefined)).toEqual([true, false, false, true, true, false, false, false])
+    vm.ram[0x9_fffe] = 1
+    vm.ram[0xc_0000] = 2
+    expect([viewOf(memory, 0x9_fffe, 2)?.[0], viewOf(memory, 0x9_fffe, 3), viewOf(memory, 0xc_0000, 1)?.[0]]).toEqual([1, undefined, 2])
   })
 })
 
