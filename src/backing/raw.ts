@@ -78,14 +78,13 @@ export class RawBacking implements VirtioBacking {
 
   pwrite(buffer: Uint8Array, offset: number): void {
     checkRange(this.#size, offset, buffer.length, this.#file.path)
-    if (this.#guard && offset < LONGEST_SIGNATURE) this.#refuseSignature([buffer], offset)
-    this.#file.write(buffer, offset)
+    if (this.#guard && offset < LONGEST_SIGNATURE) for (const judged of this.#judged([buffer], offset)) this.#file.write(judged, offset)
+    else this.#file.write(buffer, offset)
   }
 
   pwritev(buffers: readonly Uint8Array[], offset: number): void {
     checkRange(this.#size, offset, totalLength(buffers), this.#file.path)
-    if (this.#guard && offset < LONGEST_SIGNATURE) this.#refuseSignature(buffers, offset)
-    this.#file.writev(buffers, offset)
+    this.#file.writev(this.#guard && offset < LONGEST_SIGNATURE ? this.#judged(buffers, offset) : buffers, offset)
   }
 
   flush(): void {
@@ -129,6 +128,13 @@ export class RawBacking implements VirtioBacking {
   #failShort(end: number): never {
     const path = this.#file.path
     throw new BackingError("io", `the file ends at byte ${end}, but the disk has ${this.#size} bytes: somebody has cut the file while it was open`, { path, offset: end })
+  }
+
+  /** A copy of what is to be written, once it has been found harmless: guest RAM may change in between, where another thread runs the guest. */
+  #judged(buffers: readonly Uint8Array[], offset: number): Uint8Array[] {
+    const copies = buffers.map((buffer) => buffer.slice())
+    this.#refuseSignature(copies, offset)
+    return copies
   }
 
   #refuseSignature(buffers: readonly Uint8Array[], offset: number): void {

@@ -271,10 +271,30 @@ describe("a disk whose format was guessed", () => {
     }
   })
 
+  it("nor by changing its buffer on another thread, between the look at it and the write", () => {
+    for (const vectored of [false, true]) {
+      const inner = MemoryFile.of(new Uint8Array(4096).fill(1))
+      const shared = new Uint8Array(new SharedArrayBuffer(512)).fill(2)
+      const file = bare(inner)
+      const disk = new RawBacking(
+        {
+          ...file,
+          write: (buffer, offset) => file.write((shared.set(bytes("QFI\xfb")), buffer), offset),
+          writev: (buffers, offset) => file.writev((shared.set(bytes("QFI\xfb")), buffers), offset),
+        },
+        { guardSignatures: true },
+      )
+      if (vectored) disk.pwritev([shared.subarray(0, 2), shared.subarray(2)], 0)
+      else disk.pwrite(shared, 0)
+      expect([...inner.toBytes().subarray(0, 4), inner.toBytes()[511], inner.toBytes()[512]]).toEqual([2, 2, 2, 2, 2, 1])
+    }
+  })
+
   it("boot sectors, partition tables and zeroes are none of these; nor is anything refused where the format was stated", () => {
     const { disk } = guessed()
     for (const start of ["\xeb\x3c\x90mkfs.fat", "\xfa\x33\xc0\x8e\xd0\xbc", "\0\0\0\0\0\0\0\0", "EFI PART", "LUKS\xba\xbe", "QFI\xfa", "qed\0", "<<<<"]) disk.pwrite(bytes(start, 512), 0)
     disk.writeZeroes(0, 512, true)
+    disk.pwrite(new Uint8Array(0), 0)
     const stated = new RawBacking(MemoryFile.of(new Uint8Array(4096)))
     for (const text of SIGNATURES) stated.pwrite(bytes(text, 512), 0)
   })

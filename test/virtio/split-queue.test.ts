@@ -66,7 +66,8 @@ describe("the parts of a split ring", () => {
       one.fill(status, 1, UNTOUCHED)
       one.publish(order)
       one.kick()
-      expect(one.takeUsed()).toEqual(order.map((id) => ({ id, length: 1 })))
+      // As text: to print how two lists of 32768 objects differ takes minutes.
+      expect(JSON.stringify(one.takeUsed()) === JSON.stringify(order.map((id) => ({ id, length: 1 })))).toBe(true)
       expect(one.bytes(status, 1)).toEqual(Uint8Array.of(OK))
     }
   })
