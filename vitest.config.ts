@@ -1,3 +1,5 @@
+/** The test suite: seconds for each file, within two minutes on two cores in all. Longer work has scripts of its own (see the README). */
+import { availableParallelism } from "node:os"
 import { defineConfig } from "vitest/config"
 
 export default defineConfig({
@@ -5,7 +7,8 @@ export default defineConfig({
     include: ["test/**/*.test.ts"],
     // A virtqueue test that hangs is a defect of its own kind: let it fail, not stall the run.
     testTimeout: 30_000,
-    // Long-running work has scripts of its own (see README); the suite stays within two minutes on two cores.
     pool: "forks",
+    // vitest leaves a core free; on two cores that is half of them.
+    maxWorkers: availableParallelism(),
   },
 })

@@ -1,25 +1,23 @@
 /** Calls on a VirtioBacking that may be several calls: vectors where it has no vectored methods, and lists of ranges. */
 import type { VirtioBacking } from "../../backing/backing.ts"
-import type { BufferList } from "./buffer-list.ts"
+import type { BlkRequest } from "./request.ts"
 
-/** Fills the buffers from byte `offset` of the disk. */
-export function readBuffers(backing: VirtioBacking, buffers: BufferList, offset: number): void | Promise<void> {
-  const last = buffers.last()
-  if (last === undefined) return
-  if (buffers.rest.length === 0) return backing.pread(last, offset)
-  buffers.rest.push(last)
-  if (backing.preadv !== undefined) return backing.preadv(buffers.rest, offset)
-  return eachBuffer(buffers.rest, offset, (buffer, at) => backing.pread(buffer, at))
+/** Fills the buffers that `gatherBuffers` has collected for `request`, from byte `offset` of the disk. */
+export function readBuffers(backing: VirtioBacking, request: BlkRequest, offset: number): void | Promise<void> {
+  const { buffer, buffers } = request
+  if (buffer !== undefined) return backing.pread(buffer, offset)
+  if (buffers === undefined) return
+  if (backing.preadv !== undefined) return backing.preadv(buffers, offset)
+  return eachBuffer(buffers, offset, (each, at) => backing.pread(each, at))
 }
 
-/** Stores the buffers at byte `offset` of the disk. */
-export function writeBuffers(backing: VirtioBacking, buffers: BufferList, offset: number): void | Promise<void> {
-  const last = buffers.last()
-  if (last === undefined) return
-  if (buffers.rest.length === 0) return backing.pwrite(last, offset)
-  buffers.rest.push(last)
-  if (backing.pwritev !== undefined) return backing.pwritev(buffers.rest, offset)
-  return eachBuffer(buffers.rest, offset, (buffer, at) => backing.pwrite(buffer, at))
+/** Stores the buffers that `gatherBuffers` has collected for `request`, at byte `offset` of the disk. */
+export function writeBuffers(backing: VirtioBacking, request: BlkRequest, offset: number): void | Promise<void> {
+  const { buffer, buffers } = request
+  if (buffer !== undefined) return backing.pwrite(buffer, offset)
+  if (buffers === undefined) return
+  if (backing.pwritev !== undefined) return backing.pwritev(buffers, offset)
+  return eachBuffer(buffers, offset, (each, at) => backing.pwrite(each, at))
 }
 
 function eachBuffer(buffers: readonly Uint8Array[], offset: number, call: (buffer: Uint8Array, offset: number) => void | Promise<void>): void | Promise<void> {

@@ -24,6 +24,12 @@ export class BlkRequest extends DescriptorChain {
   dataOffset = 0
   /** Of DISCARD and WRITE_ZEROES, once they have been read. */
   ranges: readonly RangeSegment[] = NO_RANGES
+  /** Of the first request that a call on the backing serves: where in the batch those end that it serves too. */
+  groupEnd = 0
+  /** Of the same, IN or OUT: the data of all of them in the order of the disk, where that is one stretch of RAM; undefined where it is none or several. */
+  buffer: Uint8Array | undefined
+  /** The same, where it is several. */
+  buffers: Uint8Array[] | undefined
 }
 
 const NO_RANGES: readonly RangeSegment[] = []
