@@ -209,8 +209,15 @@ describe("moving bytes", () => {
       return clipped.filter(({ length }) => length > 0)
     }
     let calls = 0
-    for (const name of ["readSync", "writeSync"] as const) faults[name] = (real: Call, fd: number, buffer: Uint8Array, offset: number, length: number, position: number) => real(fd, buffer, offset, (calls++, some(length)), position)
-    for (const name of ["readvSync", "writevSync"] as const) faults[name] = (real: Call, fd: number, buffers: Uint8Array[], position: number) => (calls++, real(fd, clip(buffers), position))
+    const single = (real: Call, fd: number, buffer: Uint8Array, offset: number, length: number, position: number) => {
+      calls++
+      return real(fd, buffer, offset, some(length), position)
+    }
+    const vectored = (real: Call, fd: number, buffers: Uint8Array[], position: number) => {
+      calls++
+      return real(fd, clip(buffers), position)
+    }
+    Object.assign(faults, { readSync: single, writeSync: single, readvSync: vectored, writevSync: vectored })
     for (let round = 0; round < 30; round++) {
       const parts = Array.from({ length: rng.between(1, 40) }, () => rng.bytes(rng.between(1, 50)))
       const whole = Buffer.concat(parts)
@@ -299,7 +306,14 @@ describe("a host that fails", () => {
     }
     for (const name of ["readSync", "readvSync", "writeSync", "writevSync", "ftruncateSync"] as const) faults[name] = fail
     const buffer = new Uint8Array(4)
-    for (const [work, what] of [[() => file.read(buffer, 3), "read 4 bytes at byte 3"], [() => file.readv([buffer, buffer], 3), "read 8 bytes at byte 3"], [() => file.write(buffer, 3), "write 4 bytes at byte 3"], [() => file.writev([buffer, buffer], 3), "write 8 bytes at byte 3"], [() => file.truncate(99), "set the size to 99 bytes"]] as const) {
+    const attempts = [
+      [() => file.read(buffer, 3), "read 4 bytes at byte 3"],
+      [() => file.readv([buffer, buffer], 3), "read 8 bytes at byte 3"],
+      [() => file.write(buffer, 3), "write 4 bytes at byte 3"],
+      [() => file.writev([buffer, buffer], 3), "write 8 bytes at byte 3"],
+      [() => file.truncate(99), "set the size to 99 bytes"],
+    ] as const
+    for (const [work, what] of attempts) {
       const error = errorOf(work, path)
       expect([error.code, error.message]).toEqual([code, expect.stringMatching(reason)])
       expect(error.message).toContain(`cannot ${what}: `)
@@ -358,7 +372,8 @@ describe("read-only and closed files", () => {
   it("a read-only file refuses every change, and does not change", () => {
     const path = temporaryFile("abc")
     const file = open(path, { readOnly: true })
-    for (const work of [() => file.write(Uint8Array.of(1), 0), () => file.writev([Uint8Array.of(1)], 0), () => file.truncate(0), () => file.punchHole(0, 1)]) expect(errorOf(work, path).code).toBe("read-only")
+    const one = Uint8Array.of(1)
+    for (const work of [() => file.write(one, 0), () => file.writev([one], 0), () => file.truncate(0), () => file.punchHole(0, 1)]) expect(errorOf(work, path).code).toBe("read-only")
     file.sync()
     expect(readFileSync(path, "latin1")).toBe("abc")
   })
@@ -369,7 +384,8 @@ describe("read-only and closed files", () => {
     file.close()
     file.close()
     const buffer = new Uint8Array(1)
-    for (const work of [() => file.size(), () => file.read(buffer, 0), () => file.readv([buffer], 0), () => file.write(buffer, 0), () => file.writev([buffer], 0), () => file.truncate(0), () => file.punchHole(0, 1), () => file.sync()]) expect(errorOf(work, path).code).toBe("closed")
+    const changes = [() => file.write(buffer, 0), () => file.writev([buffer], 0), () => file.truncate(0), () => file.punchHole(0, 1), () => file.sync()]
+    for (const work of [() => file.size(), () => file.read(buffer, 0), () => file.readv([buffer], 0), ...changes]) expect(errorOf(work, path).code).toBe("closed")
     // Its number is somebody else's by now.
     const other = openSync(path, "r")
     file.close()

@@ -54,7 +54,8 @@ describe("sizes and ends", () => {
       disk.pwrite(Uint8Array.of(7), size - 1)
       expect(readFileSync(path)[size - 1]).toBe(7)
     }
-    for (const work of [() => disk.pwrite(Uint8Array.of(7), size), () => disk.pread(new Uint8Array(2), Math.max(size - 1, 0)), () => disk.writeZeroes(size, 1, false), () => disk.discard?.(0, size + 1)]) {
+    const beyond = [() => disk.pwrite(Uint8Array.of(7), size), () => disk.pread(new Uint8Array(2), Math.max(size - 1, 0)), () => disk.writeZeroes(size, 1, false), () => disk.discard?.(0, size + 1)]
+    for (const work of beyond) {
       expect(errorOf(work)).toMatchObject({ code: "out-of-bounds", path })
     }
     expect(statSync(path).size).toBe(size)
@@ -84,7 +85,9 @@ describe("sizes and ends", () => {
   it("a file that somebody cuts short while it is open: an error for what is gone, no zeroes; the rest can be read", () => {
     const { disk, path } = hosted(new Uint8Array(10_000).fill(0x77))
     truncateSync(path, 5000)
-    for (const work of [() => disk.pread(new Uint8Array(512), 4900), () => disk.preadv([new Uint8Array(50), new Uint8Array(512)], 4900), () => disk.pread(new Uint8Array(512), 9000), () => disk.writeZeroes(4900, 1000, false)]) {
+    const sector = new Uint8Array(512)
+    const gone = [() => disk.pread(sector, 4900), () => disk.preadv([new Uint8Array(50), sector], 4900), () => disk.pread(sector, 9000), () => disk.writeZeroes(4900, 1000, false)]
+    for (const work of gone) {
       expect(errorOf(work)).toMatchObject({ code: "io", message: expect.stringContaining("somebody has cut the file") as string })
     }
     expect(errorOf(() => disk.pread(new Uint8Array(512), 4900)).message).toContain("ends at byte 5000, but the disk has 10000 bytes")

@@ -50,7 +50,10 @@ export function mutateRequest(request: FuzzRequest, rng: Rng): string {
   const isRange = request.type === T.DISCARD || request.type === T.WRITE_ZEROES
   const mutations: Readonly<Record<string, () => void>> = {
     "another type": () => (request.type = rng.pick([0, 1, 2, 3, 4, 5, 8, 9, 10, 11, 13, 14, 15, 0x8000_0000, 0x8000_0001, rng.u32()])),
-    "another sector": () => (request.sector = rng.pick([BigInt(SECTORS), BigInt(SECTORS - 1), BigInt(rng.below(SECTORS + 4)), 1n << 23n, 1n << 32n, 1n << 53n, (1n << 55n) + 1n, (1n << 63n) + 3n, (1n << 64n) - 1n])),
+    "another sector": () => {
+      const near = [SECTORS, SECTORS - 1, rng.below(SECTORS + 4)].map(BigInt)
+      request.sector = rng.pick([...near, 1n << 23n, 1n << 32n, 1n << 53n, (1n << 55n) + 1n, (1n << 63n) + 3n, (1n << 64n) - 1n])
+    },
     "reserved word": () => (request.reserved = rng.u32()),
     "longer or shorter data": () => {
       if (request.out.length > 0) request.out = rng.chance(0.5) ? Uint8Array.from([...request.out, 7]) : request.out.slice(1)
@@ -100,7 +103,11 @@ export function judge(request: FuzzRequest, disk: Uint8Array, negotiated: Negoti
 function judgeRanges(list: Uint8Array, disk: Uint8Array, kind: { readonly flags: number; readonly fill: number; readonly max: number }): number {
   if (list.length % 16 !== 0 || list.length > 16 * kind.max) return IOERR
   const view = new DataView(list.buffer, list.byteOffset, list.length)
-  const segments = Array.from({ length: list.length / 16 }, (_, at) => ({ sector: view.getBigUint64(16 * at, true), sectors: BigInt(view.getUint32(16 * at + 8, true)), flags: view.getUint32(16 * at + 12, true) }))
+  const segments = Array.from({ length: list.length / 16 }, (_, at) => ({
+    sector: view.getBigUint64(16 * at, true),
+    sectors: BigInt(view.getUint32(16 * at + 8, true)),
+    flags: view.getUint32(16 * at + 12, true),
+  }))
   if (segments.some(({ flags }) => (flags | kind.flags) !== kind.flags)) return UNSUPP
   if (segments.some(({ sector, sectors }) => (sector + sectors) * 512n > BigInt(disk.length))) return IOERR
   for (const { sector, sectors } of segments) disk.fill(kind.fill, Number(sector) * 512, Number(sector + sectors) * 512)

@@ -266,8 +266,9 @@ export class RingGuest extends GuestRegisters {
     this.publish([head], ring)
     this.kick(ring)
     const [used, ...more] = this.takeUsed(ring)
-    if (used === undefined || used.id !== head || more.length > 0) throw new Error(`head ${head} was not returned, but ${JSON.stringify([used, ...more])}; device status ${this.status}: ${this.disk.device.brokenBy?.message ?? "sound"}`)
-    return used.length
+    if (used !== undefined && used.id === head && more.length === 0) return used.length
+    const reason = this.disk.device.brokenBy?.message ?? "sound"
+    throw new Error(`head ${head} was not returned, but ${JSON.stringify([used, ...more])}; device status ${this.status}: ${reason}`)
   }
 
   read(sector: number | bigint, sectors: number, layout: Layout = {}): Reply {

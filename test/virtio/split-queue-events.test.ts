@@ -90,7 +90,11 @@ describe("used buffer notifications", () => {
 
   it("VQ-26 the arithmetic itself, near 0, 32768 and 65536, against the same walk", () => {
     const near = [0, 0x7fff, 0x8000, 0xffff].flatMap((edge) => [-2, -1, 0, 1, 2].map((step) => (edge + step + 65536) % 65536))
-    for (const old of near) for (const step of [0, 1, 2, 255, 32768]) for (const event of near) expect([old, step, event, needsEvent(event, (old + step) % 65536, old)]).toEqual([old, step, event, passes(event, old, (old + step) % 65536)])
+    for (const old of near) {
+      for (const now of [0, 1, 2, 255, 32768].map((step) => (old + step) % 65536)) {
+        for (const event of near) expect([old, now, event, needsEvent(event, now, old)]).toEqual([old, now, event, passes(event, old, now)])
+      }
+    }
   })
 
   it("VQ-27 after a reset nothing is left of the old position: used_event 0 makes the first completion interrupt", () => {
@@ -198,7 +202,21 @@ describe("available buffer notifications", () => {
         const heads = [one.chain(first.pieces), one.chain(second.pieces)]
         one.publish(heads)
         const { avail, used, size } = one.ring
-        const names = new Map([[first.status, "status 1"], [second.status, "status 2"], [used + 4, "id 1"], [used + 8, "len 1"], [used + 12, "id 2"], [used + 16, "len 2"], [used + 2, "used.idx"], [avail, "avail.flags"], [avail + 2, "avail.idx"], [avail + 4 + 2 * size, "used_event"], [used + 4 + 8 * size, "avail_event"], [avail + 4, "slot 1"], [avail + 6, "slot 2"]])
+        const names = new Map([
+          [avail, "avail.flags"],
+          [avail + 2, "avail.idx"],
+          [avail + 4, "slot 1"],
+          [avail + 6, "slot 2"],
+          [avail + 4 + 2 * size, "used_event"],
+          [first.status, "status 1"],
+          [second.status, "status 2"],
+          [used + 2, "used.idx"],
+          [used + 4, "id 1"],
+          [used + 8, "len 1"],
+          [used + 12, "id 2"],
+          [used + 16, "len 2"],
+          [used + 4 + 8 * size, "avail_event"],
+        ])
         const note = (what: string, address: number) => names.has(address) && trace.push(`${what} ${names.get(address)}`)
         disk.failing = ({ offset }) => void trace.push(`data ${offset === 512 ? 1 : 2}`)
         const { setUint8, setUint32, getUint16 } = DataView.prototype

@@ -116,7 +116,16 @@ describe("the parts of a split ring", () => {
 describe("chains", () => {
   it("VQ-06 only used ring, status and device-writable data change; the previous content of a writable buffer does not matter", () => {
     const one = guest({ features: [F.EVENT_IDX, F.INDIRECT_DESC, F.FLUSH, F.DISCARD, F.WRITE_ZEROES], ringSize: 16, machine: { ramSize: 1 << 17 } })
-    const requests = [{ type: T.IN, sector: 3, in: 1024 }, { type: T.OUT, sector: 9, out: pattern(0, 3) }, { type: T.FLUSH }, { type: T.GET_ID, in: 20 }, { type: T.WRITE_ZEROES, out: ranges({ sector: 20, sectors: 2 }) }, { type: T.DISCARD, out: ranges({ sector: 30, sectors: 2 }) }, { type: 99, in: 64, out: pattern(1, 1) }, { type: T.IN, sector: SECTORS, in: 512 }]
+    const requests = [
+      { type: T.IN, sector: 3, in: 1024 },
+      { type: T.OUT, sector: 9, out: pattern(0, 3) },
+      { type: T.FLUSH },
+      { type: T.GET_ID, in: 20 },
+      { type: T.WRITE_ZEROES, out: ranges({ sector: 20, sectors: 2 }) },
+      { type: T.DISCARD, out: ranges({ sector: 30, sectors: 2 }) },
+      { type: 99, in: 64, out: pattern(1, 1) },
+      { type: T.IN, sector: SECTORS, in: 512 },
+    ]
     for (const request of requests) {
       for (const layout of [{}, { indirect: true }, { indirect: true, direct: 1 }]) {
         const placed = one.place(request)
@@ -314,7 +323,11 @@ describe("chains", () => {
     const one = guest({ ringSize: size, disk: { queueSize: Math.max(size, 256) } })
     const placed = one.place({ type: T.FLUSH })
     const filler = one.alloc(1)
-    const chain = (count: number): Piece[] => [{ address: placed.header, length: 16, writable: false }, ...Array.from({ length: count - 2 }, () => ({ address: filler, length: 1, writable: false })), { address: placed.status, length: 1, writable: true }]
+    const chain = (count: number): Piece[] => [
+      { address: placed.header, length: 16, writable: false },
+      ...Array.from({ length: count - 2 }, () => ({ address: filler, length: 1, writable: false })),
+      { address: placed.status, length: 1, writable: true },
+    ]
     for (const count of [size + 1, limit - 1, limit].filter((count) => count <= limit)) {
       one.fill(placed.status, 1, UNTOUCHED)
       expect(one.runPieces(chain(count), { indirect: true })).toBe(1)

@@ -50,7 +50,12 @@ describe("completion in the order of the answers", () => {
     while (returned < 600) {
       if (sent < 600 && open.size < 40 && rng.chance(0.6)) {
         const sector = 2 * sent % 500
-        const request = rng.pick<Request>([{ type: T.IN, sector, in: 512 }, { type: T.OUT, sector, out: pattern(sector, 1) }, { type: T.FLUSH }, { type: T.DISCARD, out: ranges({ sector: 511, sectors: 1 }) }])
+        const request = rng.pick<Request>([
+          { type: T.IN, sector, in: 512 },
+          { type: T.OUT, sector, out: pattern(sector, 1) },
+          { type: T.FLUSH },
+          { type: T.DISCARD, out: ranges({ sector: 511, sectors: 1 }) },
+        ])
         while (open.has(guest.ring.nextDesc % 64)) guest.ring.nextDesc++
         const { heads, placed } = send(guest, [request])
         const [head] = heads

@@ -68,7 +68,8 @@ describe("merging", () => {
       const at = guest.alloc(16)
       guest.store(at, header({ type: T.IN, sector }))
       const data = guest.alloc(516 * count)
-      return [{ address: at, length: 16, writable: false }, ...Array.from({ length: count }, (_, index) => ({ address: data + 516 * index, length: 512, writable: true })), { address: guest.alloc(1), length: 1, writable: true }]
+      const pieces = Array.from({ length: count }, (_, index) => ({ address: data + 516 * index, length: 512, writable: true }))
+      return [{ address: at, length: 16, writable: false }, ...pieces, { address: guest.alloc(1), length: 1, writable: true }]
     }
     guest.publish([0, 1, 2].map((at) => guest.chain(scattered(600 * at, 600), { indirect: true })))
     guest.kick()
@@ -104,7 +105,8 @@ describe("statistics", () => {
   it("requests, bytes, errors and merges, by type", () => {
     const { disk, guest } = pair()
     send(guest, [read(0, 2), read(2), write(8, 4), { type: T.FLUSH }, { type: T.GET_ID, in: 20 }])
-    send(guest, [read(2048), { type: T.OUT, sector: 0, out: new Uint8Array(100) }, { type: 99 }, { type: T.DISCARD, out: ranges({ sector: 0, sectors: 1 }) }, { type: T.WRITE_ZEROES, out: ranges({ sector: 0, sectors: 1, flags: 2 }) }])
+    const wrong = [read(2048), { type: T.OUT, sector: 0, out: new Uint8Array(100) }, { type: 99 }, { type: T.WRITE_ZEROES, out: ranges({ sector: 0, sectors: 1, flags: 2 }) }]
+    send(guest, [...wrong, { type: T.DISCARD, out: ranges({ sector: 0, sectors: 1 }) }])
     disk.failing = () => eio()
     send(guest, [read(0), write(0), { type: T.FLUSH }])
     expect(guest.disk.device.statistics).toEqual({
