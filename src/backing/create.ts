@@ -1,8 +1,7 @@
 /** Makes new disk images by path, as `qemu-img create` does. */
-import { dirname, resolve } from "node:path"
 import { BackingError } from "./backing.ts"
 import { HostFile, type ImageFile, removeHostFile } from "./file.ts"
-import { type ImageFormat, openImage } from "./open.ts"
+import { backingPath, type ImageFormat, openImage } from "./open.ts"
 import { type CreateQcow2Options, createQcow2 } from "./qcow2/create.ts"
 
 export interface CreateImageOptions extends Omit<CreateQcow2Options, "size"> {
@@ -41,7 +40,7 @@ function backingSize(path: string, options: CreateImageOptions): number {
   if (options.backing === undefined) throw new BackingError("invalid-argument", "a new image needs a size, or a backing file to take it from", { path })
   if (options.backingFormat === undefined)
     throw new BackingError("invalid-argument", `the format of the backing file "${options.backing}" must be given`, { path })
-  const backing = openImage(resolve(dirname(path), options.backing), { format: options.backingFormat, readOnly: true, ignoreLocks: true })
+  const backing = openImage(backingPath(path, options.backing), { format: options.backingFormat, readOnly: true, ignoreLocks: true })
   try {
     return backing.size
   } finally {

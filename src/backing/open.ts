@@ -89,14 +89,21 @@ function openBackingFile(reference: BackingReference, place: ChainPlace): RawBac
   const { options } = place
   const { name, imagePath } = reference
   const format = backingFormat(reference, options)
-  // Names like "json:{...}" or "nbd://host" are file names here, no instructions to connect somewhere (QC-BF-08).
-  const path = options.resolveBacking === undefined ? resolve(dirname(imagePath), name) : options.resolveBacking(reference)
+  const path = options.resolveBacking === undefined ? backingPath(imagePath, name) : options.resolveBacking(reference)
   try {
     return openInChain(path, { ...place, format, readOnly: true })
   } catch (error) {
     if (!(error instanceof BackingError)) throw error
     throw new BackingError(error.code, `cannot open its backing file: ${error.message}`, { path: imagePath, cause: error })
   }
+}
+
+/**
+ * The path that a backing file name means: relative to the directory of the image that names it (QC-BF-07). Names like "json:{...}" or "nbd://host" are
+ * file names as well, no instructions to connect somewhere (QC-BF-08).
+ */
+export function backingPath(imagePath: string, name: string): string {
+  return resolve(dirname(imagePath), name)
 }
 
 function backingFormat(reference: BackingReference, options: OpenImageOptions): ImageFormat | undefined {
