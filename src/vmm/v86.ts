@@ -15,6 +15,8 @@ export interface V86Emulator extends V86Saver {
 }
 
 export interface V86DiskOptions extends VirtioBlkOptions {
+  /** Number of request queues. Default 2: Linux then uses no I/O scheduler (see `QUEUES`). */
+  readonly queues?: number
   /** PCI device number, 1 to 31. Default: the first free one of those whose interrupt v86's usual network card does not share. */
   readonly slot?: number
   /** Which drivers can use it: any (the default), those of virtio 1.0 and later only, those of before 1.0 only. */
@@ -36,6 +38,13 @@ export interface V86Disk {
  */
 const SLOTS = [15, 16, 19, 20, 23, 24, 27, 28, 13, 14, 17, 21, 22, 25, 26, 29, 31]
 
+/**
+ * v86 has one processor, but Linux leaves room for a second one (nr_cpu_ids is 2), so it takes both queues; and for a disk with more
+ * than one queue it chooses no I/O scheduler. Without one it issues a request where it is made, instead of through a kernel
+ * thread: 11 thousand instructions for a 4 KiB read instead of 19 thousand, 117 us instead of 279 us (measured, Linux 6.1).
+ */
+const QUEUES = 2
+
 const hosts = new WeakMap<V86Emulator, V86Host>()
 
 /**
@@ -43,13 +52,13 @@ const hosts = new WeakMap<V86Emulator, V86Host>()
  * that are attached while the machine runs are found when the guest looks (Linux: `echo 1 > /sys/bus/pci/rescan`).
  *
  * The disk is reset with the machine. `emulator.save_state()` waits for requests in flight, flushes the backing and includes the
- * device; what is on the disk is not in the state: keep the image as it was when the state was saved. Restore into a machine with the
- * same disks in the same slots. The backing stays the caller's to close.
+ * device; what is on the disk is not in the state: stop the emulator, save the state, copy the image, go on. Restore into a machine
+ * with the same disks in the same slots over that copy. The backing stays the caller's to close.
  *
  * @throws RangeError when an option makes no sense; Error when the slot is taken (from v86's event when the machine did not exist yet)
  */
 export function attachToV86(emulator: V86Emulator, backing: VirtioBacking, options: V86DiskOptions = {}): V86Disk {
-  const device = new VirtioBlk(backing, options)
+  const device = new VirtioBlk(backing, { queues: QUEUES, ...options })
   if (options.slot !== undefined && (!Number.isInteger(options.slot) || options.slot < 1 || options.slot > 31)) throw new RangeError(`slot ${options.slot}: 1 to 31`)
   let place: { readonly host: V86Host; readonly slot: number } | undefined
   let detached = false

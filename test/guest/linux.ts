@@ -37,7 +37,6 @@ async function linux(context: GuestContext, legacy: boolean): Promise<string> {
   }
   const guest = await Guest.start({ v86: linuxOptions(initrd), attach, log: context.log })
   await guest.expect(/VIOBLK-READY/)
-  const interrupts = await guest.command("grep virtio /proc/interrupts | tr -s ' '")
   for (const [index, disk] of disks.entries()) await useDisk(guest, disk, `vd${"abc"[index]}`, { payload, legacy })
   await guest.command("sync")
   await guest.stop()
@@ -48,7 +47,7 @@ async function linux(context: GuestContext, legacy: boolean): Promise<string> {
     for (const at of WRITES) expected.set(payload, at)
     compare(contentOf(disk.path, disk.format), expected, disk.kind)
   }
-  return `raw, qcow2, overlay as vda, vdb, vdc: sizes, serials, 4 MiB read, ${(WRITES.length * payload.length) / MIB} MiB written each; images clean; ${interrupts.split("\n").length} interrupts`
+  return `raw, qcow2, overlay as vda, vdb, vdc: sizes, serials, 4 MiB read, ${Math.floor((WRITES.length * payload.length) / MIB)} MiB written to each and found by QEMU; images clean`
 }
 
 /** Where the payload goes, in bytes: to a place with data, to one without, across both, up to the very end. */
@@ -62,9 +61,9 @@ async function useDisk(guest: Guest, disk: Disk, name: string, test: { readonly 
   same(features.length === 64 ? features[32] : features, test.legacy ? "0" : "1", `${disk.kind}: VIRTIO_F_VERSION_1`)
   const read = await guest.command(`dd if=/dev/${name} bs=64k skip=256 count=64 2>/dev/null | sha256sum`)
   same(read.split(" ")[0], sha256(disk.before.subarray(16 * MIB, 20 * MIB)), `${disk.kind}: SHA-256 of what the host wrote`)
-  for (const at of WRITES) await guest.command(`dd if=/payload of=/dev/${name} bs=512 seek=${at / 512} conv=fsync,notrunc 2>/dev/null`)
+  for (const at of WRITES) await guest.command(`dd if=/payload of=/dev/${name} bs=64k seek=${at} oflag=seek_bytes conv=fsync,notrunc 2>/dev/null`)
   await guest.command("echo 3 >/proc/sys/vm/drop_caches")
-  const back = await guest.command(`dd if=/dev/${name} bs=512 skip=${40 * MIB / 512} count=${test.payload.length / 512} 2>/dev/null | sha256sum`)
+  const back = await guest.command(`dd if=/dev/${name} bs=64k skip=${40 * MIB} count=${test.payload.length} iflag=skip_bytes,count_bytes 2>/dev/null | sha256sum`)
   same(back.split(" ")[0], sha256(test.payload), `${disk.kind}: SHA-256 of what the guest wrote`)
 }
 
