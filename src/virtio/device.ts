@@ -38,6 +38,8 @@ interface Queue {
   /** Guards against a driver that kicks from inside an interrupt handler that we are calling. */
   serving: boolean
   kicked: boolean
+  /** A timer is set that serves it again: one is enough, however often the driver kicks meanwhile. */
+  due: boolean
   /** Where a ring that is not there yet begins: 0, or where it stood when its state was saved. */
   position: number
 }
@@ -100,7 +102,7 @@ export abstract class VirtioDevice {
     this.maxQueueSize = queueSize
     this.offeredFeatures = (options.features | RING_FEATURES) & ~(options.withoutFeatures & ~featureMask([VIRTIO_F.VERSION_1]))
     this.config = new DataView(new ArrayBuffer(options.configSize))
-    this.#queues = Array.from({ length: queues }, () => ({ registers: initialRegisters(queueSize), ring: undefined, resetting: false, serving: false, kicked: false, position: 0 }))
+    this.#queues = Array.from({ length: queues }, () => ({ registers: initialRegisters(queueSize), ring: undefined, resetting: false, serving: false, kicked: false, due: false, position: 0 }))
   }
 
   // --- What a device type implements -------------------------------------------------------------------------------------
@@ -130,6 +132,12 @@ export abstract class VirtioDevice {
   protected isCurrent(ring: SplitQueue, queue: number): boolean {
     const own = this.#queues[queue]
     return own !== undefined && own.ring === ring && !own.resetting
+  }
+
+  /** Whether requests may be taken from `ring`: not once it has been reset, nor while the device is paused, broken or kept from memory. */
+  protected mayServe(ring: SplitQueue, queue: number): boolean {
+    const own = this.#queues[queue]
+    return own !== undefined && own.ring === ring && this.#isLive(own)
   }
 
   /** True when the driver has accepted feature `bit` and may rely on it. */
@@ -433,10 +441,19 @@ export abstract class VirtioDevice {
     try {
       queue.ring ??= new SplitQueue(this.memory, { ...queue.registers }, this.#ringFeatures(), queue.position)
       queue.ring.refresh()
-      if (this.serve(queue.ring, index)) setTimeout(() => this.notify(index), 0)
+      if (this.serve(queue.ring, index)) this.#serveLater(queue, index)
     } catch (error) {
       this.#handleRingError(error, index)
     }
+  }
+
+  #serveLater(queue: Queue, index: number): void {
+    if (queue.due) return
+    queue.due = true
+    setTimeout(() => {
+      queue.due = false
+      this.notify(index)
+    }, 0)
   }
 
   #handleRingError(error: unknown, queue: number): void {
@@ -460,7 +477,16 @@ export abstract class VirtioDevice {
   #releaseHeld(): void {
     const held = this.#held
     this.#held = []
-    for (const { ring, queue, act } of held) this.whenReachable(ring, queue, act)
+    const failures: unknown[] = []
+    for (const { ring, queue, act } of held) {
+      // What one of them throws (a bug of the backing, an interrupt handler) must not keep the others from their end.
+      try {
+        this.whenReachable(ring, queue, act)
+      } catch (error) {
+        failures.push(error)
+      }
+    }
+    if (failures.length > 0) throw failures[0]
   }
 
   #reset(): void {

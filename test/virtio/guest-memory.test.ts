@@ -1,6 +1,9 @@
 /** Guest RAM of every kind, from end to end: an ArrayBuffer, a part of one, a SharedArrayBuffer, and a WebAssembly memory that grows under requests in flight. */
 import { describe, expect, it } from "vitest"
 import { MemoryBacking } from "../../src/backing/memory.ts"
+import { VirtioBlk } from "../../src/virtio/blk/device.ts"
+import { type GuestMemory, RamRegion } from "../../src/virtio/guest-memory.ts"
+import { VirtioPciFunction } from "../../src/virtio/pci-transport.ts"
 import { BlockDriver, findBlockDevices } from "../../src/vmm/driver/block-driver.ts"
 import { Machine } from "../../src/vmm/machine.ts"
 import { BIT, mask, ModernGuest, UP } from "./guest.ts"
@@ -150,5 +153,69 @@ describe.each([["a WebAssembly memory", false], ["a shared WebAssembly memory", 
       expect([ring.status(request), ring.usedIdx]).toEqual([0, round + 1])
       expect(vm.ram.slice(target)).toEqual(content(64).slice(round * SECTOR, (round + 1) * SECTOR))
     }
+  })
+})
+
+describe("a memory of the embedder's own, of several regions", () => {
+  const CUT = 0x8_0000
+
+  /** A machine whose disk sees the RAM in two regions, up to CUT and from there on. `limit` takes the RAM from there on away. */
+  function start(): { backing: HeldBacking; device: VirtioBlk; guest: ModernGuest; ring: Ring; limit: (end: number) => void } {
+    const vm = new Machine({ ramSize: PAGES * PAGE })
+    const region = (from: number, to: number): RamRegion => new RamRegion(from, vm.ram.subarray(from, to))
+    let regions = [region(0, CUT), region(CUT, vm.ram.length)]
+    let generation = 0
+    const memory: GuestMemory = {
+      get generation() {
+        return generation
+      },
+      region: (address) => regions.find(({ start, end }) => start <= address && address < end),
+    }
+    const backing = new HeldBacking(new Uint8Array(64 * SECTOR))
+    const device = new VirtioBlk(backing)
+    const { slot } = vm.plug(undefined, ({ interrupts }) => new VirtioPciFunction(device, { memory, interrupts }))
+    const guest = new ModernGuest(vm, slot)
+    const ring = new Ring(vm)
+    guest.start([ring])
+    const limit = (end: number): void => {
+      regions = end > CUT ? [region(0, CUT), region(CUT, end)] : [region(0, CUT)]
+      generation++
+    }
+    return { backing, device, guest, ring, limit }
+  }
+
+  /** A write of two sectors at sector 5: one of 0x11 from `first`, one of 0x22 from the low region. */
+  function write(guest: ModernGuest, ring: Ring, first: number): void {
+    const request = ring.prepare(OUT, 5, SECTOR)
+    ring.describe(1, first, SECTOR, NEXT, 3)
+    ring.describe(3, request.data, SECTOR, NEXT, 2)
+    guest.vm.ram.fill(0x11, first, first + SECTOR)
+    guest.vm.ram.fill(0x22, request.data, request.data + SECTOR)
+    ring.publish(0)
+    guest.kick()
+  }
+
+  const values = ({ content }: HeldBacking) => [4, 5, 6, 7].map((sector) => [...new Set(content.subarray(sector * SECTOR, (sector + 1) * SECTOR))])
+
+  async function finishAll(backing: HeldBacking): Promise<void> {
+    while (backing.calls.length > 0) await backing.finishNext()
+  }
+
+  it("a buffer may run from one region into the next", async () => {
+    const { backing, guest, ring } = start()
+    write(guest, ring, CUT - 100)
+    await finishAll(backing)
+    expect([values(backing), ring.usedIdx]).toEqual([[[0], [0x11], [0x22], [0]], 1])
+  })
+
+  it.each([["a region", CUT], ["the end of a region", CUT + SECTOR]])("%s goes away under a write: the device breaks, and what is left of the request lands nowhere else", async (_, end) => {
+    const { backing, device, guest, ring, limit } = start()
+    write(guest, ring, CUT + 256)
+    limit(end)
+    await finishAll(backing)
+    expect(values(backing)).toEqual([[0], [0x11], [0x22], [0]])
+    expect([device.brokenBy?.message, ring.usedIdx]).toEqual(["queue 0: 0x80100 is not RAM any more, chain 0", 0])
+    guest.status = 0
+    expect(guest.status).toBe(0)
   })
 })

@@ -11,7 +11,7 @@ import { inTurn, readBuffers, writeBuffers } from "./backing-calls.ts"
 import { gatherBuffers } from "./gather.ts"
 import { blkFeatures, type BlkParameters, blkParameters, type VirtioBlkOptions, writeCapacity, writeStaticConfig } from "./config.ts"
 import { rangeListRefusal, rangeRefusal, transferRefusal } from "./refusal.ts"
-import { BlkRequest, parseRequest, readRangeSegments, storeData, WAITING } from "./request.ts"
+import { BlkRequest, checkStillRam, parseRequest, readRangeSegments, storeData, WAITING } from "./request.ts"
 import { type BlkStatus, ID_SIZE, SECTOR_SIZE, VIRTIO_BLK_CONFIG, VIRTIO_BLK_CONFIG_SIZE, VIRTIO_BLK_F, VIRTIO_BLK_S, VIRTIO_BLK_T, VIRTIO_BLK_WRITE_ZEROES_F, VIRTIO_ID_BLOCK } from "./spec.ts"
 import { type BlkStatistics, countsOf, emptyStatistics } from "./statistics.ts"
 
@@ -146,7 +146,7 @@ export class VirtioBlk extends VirtioDevice {
   protected override serve(ring: SplitQueue, queue: number): boolean {
     let broken: VirtqueueError | undefined
     // Two rounds through the ring are all that a driver can ask for while we hold its thread.
-    for (let budget = 2 * ring.size; budget > 0; budget -= this.#taken) {
+    for (let budget = 2 * ring.size; budget > 0; ) {
       let drained = false
       try {
         drained = this.#take(ring, queue)
@@ -158,10 +158,13 @@ export class VirtioBlk extends VirtioDevice {
       this.#plan(this.#taken)
       this.#actOnAll(ring, queue, this.#taken)
       this.#settle(ring, queue, this.#batch, this.#taken)
+      // Before the interrupt, in which another queue may be served: the batch is then that one's.
+      budget -= this.#taken
       this.publish(ring, queue)
-      // Interrupting may have run the driver, and the driver may have reset us: then nothing of this ring matters any more.
-      if (!this.isCurrent(ring, queue)) return this.#throwBugs()
-      if (broken !== undefined) throw broken
+      // Interrupting may have run the driver. If it has reset us, nothing of this ring matters any more; if we are paused or kept from
+      // memory since, whoever ends that serves the rest.
+      if (broken !== undefined && this.isCurrent(ring, queue)) throw broken
+      if (!this.mayServe(ring, queue)) return this.#throwBugs()
       if (drained && !ring.enableKicks()) return this.#throwBugs()
     }
     this.#throwBugs()
@@ -274,10 +277,13 @@ export class VirtioBlk extends VirtioDevice {
     if (answer !== undefined) this.#wait(ring, queue, this.#detach(batch, first, end), answer, "act")
   }
 
-  /** `#perform` for requests whose buffers are no longer those that were collected. */
+  /** `#perform` for requests whose buffers are no longer those that were collected. Throws VirtqueueError when the RAM that held them is gone. */
   #performAnew(ring: SplitQueue, queue: number, batch: readonly BlkRequest[], first: number, end: number): void {
     const type = batch[first]?.type
-    if (type === IN || type === OUT) gatherBuffers(batch, first, end, this.memory)
+    if (type === IN || type === OUT) {
+      for (let index = first; index < end; index++) checkStillRam(batch[index], this.memory)
+      gatherBuffers(batch, first, end, this.memory)
+    }
     this.#perform(ring, queue, batch, first, end)
   }
 

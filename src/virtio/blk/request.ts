@@ -64,6 +64,14 @@ export function parseRequest(request: BlkRequest, memory: GuestMemory, legacy: b
   }
 }
 
+/** Throws VirtqueueError unless each segment still is in one piece of RAM, as the queue found it: the layout of memory may have changed since. */
+export function checkStillRam(request: BlkRequest | undefined, memory: GuestMemory): void {
+  for (let segment = 0; request !== undefined && segment < request.count; segment++) {
+    if (viewOf(memory, request.address(segment), request.length(segment)) !== undefined) continue
+    throw new VirtqueueError(`0x${request.address(segment).toString(16)} is not RAM any more, chain ${request.head}`)
+  }
+}
+
 function parseHeader(request: BlkRequest, memory: GuestMemory): void {
   const address = request.address(0)
   const region = memory.region(address)

@@ -1,5 +1,5 @@
 /** A backing that answers later: in any order, with failures, during resets, with memory that is replaced meanwhile. */
-import { describe, expect, it } from "vitest"
+import { describe, expect, it, vi } from "vitest"
 import type { VirtioBacking } from "../../../src/backing/backing.ts"
 import { Rng, seedFromEnvironment } from "../../support/rng.ts"
 import { eio, FakeDisk, settled } from "../fake-disk.ts"
@@ -309,6 +309,58 @@ describe("what the embedder sees", () => {
     expect([guest.usedIdx(first), guest.usedIdx(second)]).toEqual([256, 200])
     for (const [at, one] of placed.entries()) if (Buffer.compare(guest.reply(one, 0).data, pattern(511 - at, 1)) !== 0) throw new Error(`request ${at} has wrong data`)
     for (const [at, one] of other.slice(0, 200).entries()) if (Buffer.compare(guest.reply(one, 0).data, pattern(at, 1)) !== 0) throw new Error(`request ${at} of the second queue has wrong data`)
+  })
+
+  it.each(["bus mastering", "the device"] as const)("PCI-36 %s is stopped from inside an interrupt handler: nothing more is taken, nor stored, until it goes on", (what) => {
+    const { disk, guest } = pair({ features: [F.INDIRECT_DESC, F.EVENT_IDX] })
+    disk.waits = () => false
+    const { device, function: fn } = guest.disk
+    const stop = guest.machine.interrupts.subscribe(() => {
+      stop()
+      if (what === "the device") void device.pause()
+      else fn.configWrite(4, 2, 3)
+      send(guest, reads(2))
+    })
+    send(guest, reads(1))
+    expect([guest.usedIdx(), guest.availEvent(), device.statistics.read.requests]).toEqual([1, 0, 1])
+    if (what === "the device") device.resume()
+    else fn.configWrite(4, 2, 7)
+    expect([guest.usedIdx(), guest.availEvent()]).toEqual([3, 3])
+  })
+
+  it("PCI-36 of several answers that wait for bus mastering one throws at the embedder: the others come through", async () => {
+    const { disk, guest } = pair()
+    const { placed } = send(guest, reads(3))
+    guest.disk.function.configWrite(4, 2, 3)
+    disk.next().fail(new TypeError("injected: a bug of the backing"))
+    disk.waiting.splice(0).forEach((waiting) => waiting.finish())
+    await settled()
+    expect(() => guest.disk.function.configWrite(4, 2, 7)).toThrow("injected: a bug of the backing")
+    expect(placed.map((one) => guest.reply(one, 0).status)).toEqual([IOERR, OK, OK])
+    await guest.disk.device.whenIdle()
+    expect(guest.start()).toBe(0x0f)
+  })
+
+  it("a driver that keeps its ring full while we serve it gets one timer, however often it kicks", () => {
+    vi.useFakeTimers({ toFake: ["setTimeout"] })
+    try {
+      let refill = (): void => {}
+      const disk = new FakeDisk()
+      const guest = new RingGuest({ backing: disk.backing, ringSize: 8, machine: { ramSize: 1 << 20, written: () => refill() } })
+      const head = guest.chain(guest.place({ type: T.FLUSH }).pieces, { indirect: true })
+      // What another thread would do: as soon as entries are used, all slots are available again.
+      refill = () => guest.publish(Array.from({ length: (guest.usedIdx() + 8 - guest.ring.idx + 65536) % 65536 }, () => head))
+      refill()
+      for (let kicks = 0; kicks < 50; kicks++) guest.kick()
+      expect([disk.log.length, vi.getTimerCount()]).toEqual([50 * 16, 1])
+      for (let ticks = 0; ticks < 5; ticks++) vi.runOnlyPendingTimers()
+      expect([disk.log.length, vi.getTimerCount()]).toEqual([55 * 16, 1])
+      refill = () => {}
+      vi.runOnlyPendingTimers()
+      expect([guest.usedIdx(), vi.getTimerCount(), guest.disk.device.brokenBy]).toEqual([guest.ring.idx, 0, undefined])
+    } finally {
+      vi.useRealTimers()
+    }
   })
 
   it("RAM that is replaced while a request waits (a WebAssembly memory that grows): the read arrives in the new one", async () => {
