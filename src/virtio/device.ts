@@ -358,7 +358,9 @@ export abstract class VirtioDevice {
     const state = parseDeviceState(saved, { queues: this.queueCount, queueSize: this.maxQueueSize, configSize: this.configSize })
     for (const [select, bits] of state.features.entries()) this.setDriverFeatures(select, bits)
     for (const [index, queue] of state.queues.entries()) this.#restoreQueue(index, queue)
-    this.writeStatus(state.status & ~DEVICE_STATUS.DEVICE_NEEDS_RESET)
+    const status = state.status & ~DEVICE_STATUS.DEVICE_NEEDS_RESET
+    // A status of 0 is there already; writing it would be a reset.
+    if (status !== 0) this.writeStatus(status)
     if ((this.#status ^ state.status) & DEVICE_STATUS.FEATURES_OK) {
       this.#reset()
       throw new Error("saved state: the driver uses features that this device does not offer: open the disk as it was (read-only or not, discard, flush)")

@@ -235,6 +235,8 @@ export class VirtioPciFunction extends PciFunction implements VirtioTransport {
     for (const [queue, vector] of queueVectors.entries()) this.setQueueVector(queue, vector)
     this.#common.selects = selects
     if (this.#legacy !== undefined) this.#legacy.queueSelect = selects[3] ?? 0
+    // What the device had to tell (another capacity) it told before its vector was back.
+    if ((this.#isr & ISR.CONFIG) !== 0) this.configInterrupt()
     this.#isr |= isr
     this.setIntx(this.#isr !== 0)
   }

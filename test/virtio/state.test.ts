@@ -5,6 +5,7 @@ import type { VirtioBacking } from "../../src/backing/backing.ts"
 import { BlockDriver, findBlockDevices } from "../../src/vmm/driver/block-driver.ts"
 import { type AttachedDisk, Machine } from "../../src/vmm/machine.ts"
 import { promiseBacking } from "../support/promise-backing.ts"
+import { CONFIG_IRQ, RingGuest } from "./ring-guest.ts"
 
 const SIZE = 1 << 20
 const RAM = 4 << 20
@@ -99,6 +100,25 @@ describe("saveState and restoreState", () => {
     expect(again.device.readConfig(32, 1)).toBe(0)
     expect(again.device.readConfig(0, 4)).toBe((2 * SIZE) / 512)
     expect(generation).not.toBe((state["device"] as { generation: number }).generation)
+  })
+
+  it("tell the driver of another capacity by the vector that it had mapped, too", () => {
+    const guest = new RingGuest({ backing: new MemoryBacking({ size: SIZE }) })
+    const state = saved(guest.disk)
+    const { slot } = guest.disk
+    guest.machine.detachDisk(slot)
+    guest.machine.attachDisk(new MemoryBacking({ size: 2 * SIZE }), { slot }).function.restoreState(state)
+    expect(guest.irqs()).toEqual([CONFIG_IRQ])
+  })
+
+  it("keep what a driver has set up before it wrote a status", () => {
+    const guest = new RingGuest({ backing: new MemoryBacking({ size: SIZE }), legacy: true })
+    guest.status = 0
+    guest.openRing(0)
+    const state = saved(guest.disk)
+    guest.disk.function.restoreState(state)
+    expect(saved(guest.disk)).toEqual(state)
+    expect(guest.disk.device.queue(0)?.enabled).toBe(true)
   })
 
   it.each<[string, (state: { version: number; isr: number; vectors: number[]; device: { status: number; features: number[]; queues: { size: unknown; usedRing: unknown }[] }; function: { config: number[]; msix?: unknown } }) => void, RegExp]>([
