@@ -21,8 +21,11 @@ function slow(backing: VirtioBacking): VirtioBacking & { inFlight: number; most:
   const later = async (act: () => void | Promise<void>): Promise<void> => {
     result.most = Math.max(result.most, ++result.inFlight)
     await new Promise((resolve) => setTimeout(resolve, 1 + (result.most * 7 + result.inFlight * 3) % 5))
-    await act()
-    result.inFlight--
+    try {
+      await act()
+    } finally {
+      result.inFlight-- // v86's memory may have grown meanwhile: then the buffer is gone, and the device asks again
+    }
   }
   const result = {
     size: backing.size, readOnly: backing.readOnly, inFlight: 0, most: 0,
