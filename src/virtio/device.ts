@@ -383,8 +383,12 @@ export abstract class VirtioDevice {
     if (enabled === this.#dmaEnabled) return
     this.#dmaEnabled = enabled
     if (!enabled) return
-    this.#releaseHeld()
-    this.#kickAll()
+    // Whatever an answer that was held throws: the kicks that came meanwhile must not be lost.
+    try {
+      this.#releaseHeld()
+    } finally {
+      this.#kickAll()
+    }
   }
 
   get configSize(): number {

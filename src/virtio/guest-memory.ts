@@ -58,7 +58,8 @@ export class RamRegion {
 
 /**
  * The RAM of a guest. Devices keep what `region` returned until `generation` changes; they compare it before each batch of
- * requests and after each wait, never in between, so a buffer may be replaced whenever no device code is on the stack.
+ * requests, after each wait and after each interrupt, never in between: a buffer may be replaced whenever no device code is on the
+ * stack, and by whom an interrupt calls.
  */
 export interface GuestMemory {
   /** Any other number than before once a buffer has been replaced (a WebAssembly memory that grew) or the layout has changed. */

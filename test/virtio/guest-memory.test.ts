@@ -140,6 +140,25 @@ describe.each([["a WebAssembly memory", false], ["a shared WebAssembly memory", 
     expect([guest.status, ring.usedIdx, ring.status(request)]).toEqual([0, 0, UNTOUCHED])
   })
 
+  it("inside an interrupt handler, which offers another request there: both are served", () => {
+    const { memory, backing, vm, guest, ring } = start()
+    const sync = new MemoryBacking({ size: 64 * SECTOR })
+    sync.pwrite(content(64), 0)
+    Object.assign(backing, { pread: sync.pread.bind(sync) })
+    guest.start([ring.clear()], mask(BIT.EVENT_IDX))
+    const first = ring.prepare(IN, 5, SECTOR)
+    const second = ring.prepare(IN, 6, SECTOR, 1)
+    const stop = vm.interrupts.subscribe(() => {
+      stop()
+      memory.grow(1)
+      ring.publish(second.head)
+    })
+    ring.publish(first.head)
+    guest.kick()
+    expect([ring.usedIdx, ring.status(first), ring.status(second), guest.status]).toEqual([2, 0, 0, UP])
+    expect(ring.data(second, SECTOR)).toEqual(content(64).slice(6 * SECTOR, 7 * SECTOR))
+  })
+
   it("between requests: the new memory is used, its new pages too", async () => {
     const { memory, backing, vm, guest, ring } = start()
     for (let round = 0; round < 4; round++) {

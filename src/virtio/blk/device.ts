@@ -165,6 +165,8 @@ export class VirtioBlk extends VirtioDevice {
       // memory since, whoever ends that serves the rest.
       if (broken !== undefined && this.isCurrent(ring, queue)) throw broken
       if (!this.mayServe(ring, queue)) return this.#throwBugs()
+      // The guest's memory may have grown in there, too.
+      ring.refresh()
       if (drained && !ring.enableKicks()) return this.#throwBugs()
     }
     this.#throwBugs()
