@@ -146,6 +146,7 @@ export class SplitQueue {
     let entries = this.size
     let index = head
     let indirect = false
+    let region = this.#region
     for (let budget = this.#chainLimit + 1; budget > 0; budget--) {
       if (index >= entries) throw new VirtqueueError(`descriptor index ${index} in a table of ${entries}, chain ${head}`)
       const at = (tableOffset + index * DESC_SIZE) >>> 0 // below 2^32, see RamRegion.offset
@@ -156,17 +157,16 @@ export class SplitQueue {
       const flags = table.getUint16(at + 12, true)
       if ((flags & INDIRECT) !== 0) {
         this.#checkIndirect(head, flags, address, length, indirect)
-        const region = this.#part(`indirect table of chain ${head}`, address, length)
-        table = region.data
-        tableOffset = region.offset(address)
+        const place = this.#part(`indirect table of chain ${head}`, address, length)
+        table = place.data
+        tableOffset = place.offset(address)
         entries = length / DESC_SIZE
         index = 0
         indirect = true
         continue
       }
-      const region = this.#region
       if (region !== undefined && address >= region.start && length <= region.end - address && length !== 0) segments.push(address, length)
-      else this.#pushSlowly(segments, head, address, length)
+      else region = this.#pushSlowly(segments, head, address, length)
       if (length !== 0) end = address + length
       if ((flags & WRITE) !== 0) {
         writableLength += length
@@ -198,8 +198,8 @@ export class SplitQueue {
     if (length === 0 || length % DESC_SIZE !== 0) throw new VirtqueueError(`indirect table of ${length} bytes at ${hex(address)}, chain ${head}`)
   }
 
-  /** Adds RAM that is not all in the region of the segment before: as several segments where it runs from one region into the next, as none where it is empty. */
-  #pushSlowly(segments: SegmentList, head: number, address: number, length: number): void {
+  /** Adds RAM that is not all in the region of the segment before, and returns the region of the last byte: as several segments where it runs from one region into the next, as none where it is empty. */
+  #pushSlowly(segments: SegmentList, head: number, address: number, length: number): RamRegion | undefined {
     while (length > 0) {
       const region = this.#memory.region(address)
       if (region === undefined) throw new VirtqueueError(`${hex(address)} is not RAM, chain ${head}`)
@@ -209,6 +209,7 @@ export class SplitQueue {
       address += part
       length -= part
     }
+    return this.#region
   }
 
   /** Gives a chain back. `length`: bytes that the device has written into it, counted from its first writable byte. */

@@ -17,8 +17,8 @@ const WRITE_ZEROES_LIMITS = { segments: MAX_WRITE_ZEROES_SEGMENTS, sectors: MAX_
 export function transferRefusal(request: BlkRequest, limits: RequestLimits): BlkStatus {
   if (limits.readOnly && request.type === VIRTIO_BLK_T.OUT) return VIRTIO_BLK_S.IOERR
   const sectors = request.dataLength / SECTOR_SIZE
-  // Nothing is added to the sector, which may be anything up to 2^64, so nothing can wrap.
-  const fits = Number.isInteger(sectors) && request.sector <= limits.capacity && sectors <= limits.capacity - request.sector
+  // The remainder is in the low bits, however long the data is. Nothing is added to the sector, which may be anything up to 2^64, so nothing can wrap.
+  const fits = (request.dataLength & (SECTOR_SIZE - 1)) === 0 && request.sector <= limits.capacity && sectors <= limits.capacity - request.sector
   return fits ? VIRTIO_BLK_S.OK : VIRTIO_BLK_S.IOERR
 }
 
