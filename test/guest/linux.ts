@@ -8,7 +8,8 @@ import { debianKernel, fileBuffer } from "./packages.ts"
 import { type GuestContext, type GuestTest, same } from "./suite.ts"
 
 const MIB = 1 << 20
-export const KERNEL_LINE = "console=ttyS0 tsc=reliable mitigations=off random.trust_cpu=on panic=-1"
+/** No watchdog: on a host that stood still for a while it would speak up in the middle of a command's output. */
+export const KERNEL_LINE = "console=ttyS0 tsc=reliable mitigations=off random.trust_cpu=on panic=-1 nowatchdog"
 
 /** Options of v86 to boot Debian's kernel with `initrd`, without a disk of v86's own. */
 export function linuxOptions(initrd: ArrayBuffer, more = ""): Record<string, unknown> {

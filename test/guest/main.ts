@@ -7,7 +7,7 @@ import { join } from "node:path"
 import { spawn } from "node:child_process"
 import { fileURLToPath } from "node:url"
 import { cacheFolder } from "./cache.ts"
-import { GuestContext, type GuestTest } from "./suite.ts"
+import { GuestContext, type GuestTest, temporaryFolder } from "./suite.ts"
 import { bootTests } from "./boot.ts"
 import { debianTests } from "./debian.ts"
 import { filesystemTests } from "./filesystem.ts"
@@ -17,21 +17,20 @@ import { stateTests } from "./state.ts"
 
 const TESTS: readonly GuestTest[] = [...linuxTests, ...filesystemTests, ...bootTests, ...debianTests, ...stateTests, ...readmeTests]
 
-if (process.argv[2] === "--child") await child(process.argv[3] ?? "", process.argv[4] ?? "")
+if (process.argv[2] === "--child") await child(process.argv[3] ?? "", process.argv[4] ?? "", process.argv[5] ?? "")
 else await parent(process.argv.slice(2))
 
 /** Runs one test in this process. Its line goes to stdout, why it failed to stderr. */
-async function child(name: string, log: string): Promise<void> {
+async function child(name: string, log: string, folder: string): Promise<void> {
   const test = TESTS.find((candidate) => candidate.name === name)
   if (test === undefined) throw new Error(`no guest test ${name}`)
-  const context = new GuestContext((text) => appendFileSync(log, text))
+  const context = new GuestContext((text) => appendFileSync(log, text), folder)
   try {
     console.log(await test.run(context))
   } catch (error) {
     console.error(error instanceof Error ? error.stack : error)
     process.exitCode = 1
   }
-  context.close()
   process.exit() // an emulator that still runs would keep the process alive
 }
 
@@ -53,7 +52,17 @@ async function parent(words: readonly string[]): Promise<void> {
 async function runTest(test: GuestTest, log: string): Promise<boolean> {
   rmSync(log, { force: true })
   const started = performance.now()
-  const self = spawn(process.execPath, [...process.execArgv, fileURLToPath(import.meta.url), "--child", test.name, log], { stdio: ["ignore", "pipe", "pipe"] })
+  const folder = temporaryFolder() // removed here, because a test that is ended at its limit cannot
+  const self = spawn(process.execPath, [...process.execArgv, fileURLToPath(import.meta.url), "--child", test.name, log, folder], { stdio: ["ignore", "pipe", "pipe"], detached: true })
+  const kill = (): void => {
+    if (self.pid !== undefined) process.kill(-self.pid, "SIGKILL") // its own group: whatever it has started ends with it
+  }
+  const interrupted = (): void => {
+    kill()
+    rmSync(folder, { recursive: true, force: true })
+    process.exit(130)
+  }
+  process.once("SIGINT", interrupted)
   let output = ""
   let errors = ""
   self.stdout.on("data", (data: Buffer) => {
@@ -65,10 +74,12 @@ async function runTest(test: GuestTest, log: string): Promise<boolean> {
   let late = false
   const timer = setTimeout(() => {
     late = true
-    self.kill("SIGKILL")
+    kill()
   }, test.limit * 1000)
   const status = await new Promise<number | null>((resolve) => self.on("close", resolve))
   clearTimeout(timer)
+  process.off("SIGINT", interrupted)
+  rmSync(folder, { recursive: true, force: true })
   const seconds = ((performance.now() - started) / 1000).toFixed(0)
   if (status === 0) {
     rmSync(log, { force: true })

@@ -16,11 +16,13 @@ export interface GuestTest {
 
 export class GuestContext {
   /** A temporary folder for this test alone. */
-  readonly folder = mkdtempSync(join(tmpdir(), "vioblk-guest-test-"))
+  readonly folder: string
   /** Where everything goes that a guest prints: kept when the test fails. */
   readonly log: (text: string) => void
 
-  constructor(log: (text: string) => void) {
+  /** `folder`: where somebody else has made it and removes it. */
+  constructor(log: (text: string) => void, folder = temporaryFolder()) {
+    this.folder = folder
     this.log = log
   }
 
@@ -31,6 +33,10 @@ export class GuestContext {
   close(): void {
     rmSync(this.folder, { recursive: true, force: true })
   }
+}
+
+export function temporaryFolder(): string {
+  return mkdtempSync(join(tmpdir(), "vioblk-guest-test-"))
 }
 
 /** Throws unless `actual` is `expected`; `what` names the thing in the message. */
