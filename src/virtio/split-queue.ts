@@ -87,8 +87,12 @@ export class SplitQueue {
 
   /** Looks up the rings again when the guest's memory has been replaced. To be called before each run of pops, and before completions. */
   refresh(): void {
-    const generation = this.#memory.generation
-    if (generation === this.#generation) return
+    const { generation } = this.#memory
+    if (generation !== this.#generation) this.#lookUp(generation)
+  }
+
+  /** The rare part of `refresh`, apart: what stands in front of every batch is to be inlined. */
+  #lookUp(generation: number): void {
     const { size, descriptorTable, availRing, usedRing } = this.#layout
     const desc = this.#part("descriptor table", descriptorTable, size * VIRTQ_DESC_SIZE)
     const avail = this.#part("available ring", availRing, availRingSize(size))
