@@ -94,6 +94,8 @@ export class VirtioPciFunction extends PciFunction implements VirtioTransport {
   /** Puts `device` behind a new PCI function. Throws RangeError when an option makes no sense. */
   constructor(device: VirtioDevice, options: VirtioPciOptions & VirtioPciWiring) {
     const kind = options.interface ?? "transitional"
+    // JavaScript callers have no compiler to tell them.
+    if (!["transitional", "modern", "legacy"].includes(kind)) throw new RangeError(`interface: ${kind} is none of transitional, modern and legacy`)
     const vectors = options.vectors ?? Math.min(Math.max(device.queueCount + 1, 2), MAX_VECTORS)
     if (!Number.isInteger(vectors) || vectors < 0 || vectors > MAX_VECTORS) throw new RangeError(`vectors: ${vectors} is no number from 0 to ${MAX_VECTORS}`)
     const modern = kind === "legacy" ? undefined : modernLayout(device, options.modernBar ?? "memory")
@@ -327,6 +329,7 @@ function modernLayout(device: VirtioDevice, bar: "memory" | "io"): ModernLayout 
     const layout = { common: 0x00, isr: 0x40, notify: 0x44, notifyLength: 4, notifyMultiplier: 0, device: 0x80 }
     return { bar: { index: MODERN_BAR, kind: "io", size: 256 }, ...layout }
   }
+  if (bar !== "memory") throw new RangeError(`modernBar: ${String(bar)} is neither memory nor io`)
   const notify = 0x3000
   const notifyLength = 4 * device.queueCount
   const size = 2 ** Math.ceil(Math.log2(notify + notifyLength))

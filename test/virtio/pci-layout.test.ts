@@ -131,6 +131,10 @@ describe("capabilities", () => {
     expect(attach({ vectors: 0 }).capabilities().some(({ id }) => id === 0x11)).toBe(false)
     expect(() => attach({ vectors: 2049 })).toThrow(RangeError)
   })
+
+  it.each([[{ interface: "legcay" }, "interface: legcay is none of transitional, modern and legacy"], [{ modernBar: "mem" }, "modernBar: mem is neither memory nor io"]])("%o, which a compiler would have refused, is not taken for the default", (options, reason) => {
+    expect(() => attach(options as AttachDiskOptions)).toThrow(new RangeError(reason))
+  })
 })
 
 describe("common configuration", () => {

@@ -53,7 +53,13 @@ export function blkParameters(options: VirtioBlkOptions): BlkParameters {
   if (!Number.isInteger(optimalIoSize / blockSize) || optimalIoSize < 0 || optimalIoSize / blockSize > 0xffff_ffff)
     throw new RangeError(`optimalIoSize: ${optimalIoSize} is no multiple of blockSize (${blockSize})`)
   if (!/^[\x20-\x7e]*$/.test(serial)) throw new RangeError("serial: only printable ASCII characters can be shown to a guest")
-  const bits = withoutFeatures.map((name) => ({ ...VIRTIO_BLK_F, ...VIRTIO_F })[name])
+  const known: Readonly<Record<string, number>> = { ...VIRTIO_BLK_F, ...VIRTIO_F }
+  const bits = withoutFeatures.map((name) => {
+    const bit = known[name]
+    // JavaScript callers have no compiler to tell them.
+    if (bit === undefined) throw new RangeError(`withoutFeatures: ${String(name)} is no feature of this device`)
+    return bit
+  })
   if (withoutFeatures.includes("FLUSH")) bits.push(VIRTIO_BLK_F.CONFIG_WCE)
   return {
     serial: Uint8Array.from(serial.slice(0, ID_SIZE), (char) => char.charCodeAt(0)),
