@@ -5,7 +5,8 @@ import { formatBytes, parseSize } from "./format.ts"
 
 const HELP = `vioblk create [options] IMAGE [SIZE]
 
-Makes an empty image of SIZE bytes; K, M, G and T after the number multiply by 1024 and its powers. Nothing is overwritten.
+Makes an empty image of SIZE bytes, rounded up to whole sectors of 512; K, M, G and T after the number multiply by 1024 and its
+powers. Nothing is overwritten.
 
       --format qcow2|raw         default qcow2
       --cluster-size SIZE        512 to 2M, a power of two; default 64K
@@ -16,6 +17,8 @@ Makes an empty image of SIZE bytes; K, M, G and T after the number multiply by 1
       --backing FILE             what is not written shows FILE, named as from the image's folder; SIZE may be left out
       --backing-format raw|qcow2 its format; must be given with --backing
       --json                     print values for programs`
+
+const SECTOR = 512
 
 export async function create(args: readonly string[]): Promise<number> {
   const { values, positionals } = parse(args, {
@@ -42,7 +45,7 @@ export async function create(args: readonly string[]): Promise<number> {
   const compat = oneOf("compat", values.compat, ["0.10", "1.1"])
   const preallocation = oneOf("preallocation", values.preallocation, ["off", "metadata"])
   const backingFormat = oneOf("backing-format", values["backing-format"], ["raw", "qcow2"])
-  const size = sizeText === undefined ? undefined : sizeOf("SIZE", sizeText)
+  const size = sizeText === undefined ? undefined : Math.ceil(sizeOf("SIZE", sizeText) / SECTOR) * SECTOR
   const refcountBits = values["refcount-bits"]
   const options = {
     ...(format !== undefined && { format }),

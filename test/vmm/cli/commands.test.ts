@@ -98,6 +98,12 @@ describe("vioblk create", () => {
     expect(readFileSync(path).equals(before)).toBe(true)
   })
 
+  it.each(["raw", "qcow2"])("says how large the disk is that it has made: whole sectors, %s", (format) => {
+    const path = join(temporaryDirectory(), "odd")
+    expect(vioblk("create", "--format", format, path, "700")).toEqual({ code: 0, out: `created ${path}: ${format}, 1 KiB\n`, err: "" })
+    expect(JSON.parse(vioblk("info", "--json", path).out)).toMatchObject({ format, "virtual-size": 1024 })
+  })
+
   it.each([
     [["create"], "create needs the name of an image"],
     [["create", "x.qcow2"], "create needs a size, or a backing file to take it from"],
