@@ -119,12 +119,16 @@ function timeOurs(path: string, one: WriteCase): number {
   const backing: VirtioBacking = openImage(path)
   const ring = new GuestRing({ backing, batch: one.depth, bytes: one.bytes, type: one.type ?? "write", placement: "apart" })
   const at = Float64Array.from({ length: one.count }, (_, index) => (index * one.step) % IMAGE_BYTES)
-  const start = process.hrtime.bigint()
-  for (let done = 0; done < one.count; done += one.depth) ring.kick(at, done)
-  const ns = Number(process.hrtime.bigint() - start) / one.count
+  // A first write is one only once; everything else can be repeated.
+  const passes = one.fresh === undefined || one.type === "read" ? 9 : 1
+  const times = Array.from({ length: passes }, () => {
+    const start = process.hrtime.bigint()
+    for (let done = 0; done < one.count; done += one.depth) ring.kick(at, done)
+    return Number(process.hrtime.bigint() - start) / one.count
+  })
   ring.check()
   void backing.close()
-  return ns
+  return median(times)
 }
 
 /** Reading compressed clusters against inflating the same streams. */
