@@ -112,6 +112,8 @@ export abstract class VirtioDevice {
    * called again soon, after other work of the host: a driver on another thread could keep it busy for ever. May throw VirtqueueError.
    */
   protected abstract serve(ring: SplitQueue, queue: number): boolean
+  /** A kick has been served. May throw what is somebody's bug rather than the guest's affair: nothing is left undone by that. */
+  protected served(): void {}
   /** A byte of the configuration space written by the driver, already known to be inside of it. Default: all fields are read-only. */
   protected writeConfigByte(_offset: number, _value: number): void {}
   /** FEATURES_OK has just been set, or DRIVER_OK by a legacy driver, which knows no FEATURES_OK. */
@@ -315,6 +317,7 @@ export abstract class VirtioDevice {
       queue.serving = false
       queue.kicked = false
     }
+    this.served()
   }
 
   /** Resolves when no request waits for the backing: at once, where the backing is synchronous. Saving state and closing want that. */

@@ -84,7 +84,10 @@ export class LegacyRegisters {
     return queue?.enabled === true ? Math.floor(queue.descriptorTable / PAGE_SIZE) % 0x1_0000_0000 : 0
   }
 
-  /** Places the whole ring at a page, and starts the queue; page 0 stops it ([VIRTIO] 4.1.5.1.3.1). */
+  /**
+   * Places the whole ring at a page, and starts the queue; page 0 stops it ([VIRTIO] 4.1.5.1.3.1). While requests of the old ring still
+   * wait for the backing the old page goes on to be read, and a new one is not taken.
+   */
   #setPageNumber(page: number): void {
     const device = this.#device
     const index = this.#queueSelect

@@ -164,13 +164,16 @@ export class VirtioBlk extends VirtioDevice {
       // Interrupting may have run the driver. If it has reset us, nothing of this ring matters any more; if we are paused or kept from
       // memory since, whoever ends that serves the rest.
       if (broken !== undefined && this.isCurrent(ring, queue)) throw broken
-      if (!this.mayServe(ring, queue)) return this.#throwBugs()
+      if (!this.mayServe(ring, queue)) return false
       // The guest's memory may have grown in there, too.
       ring.refresh()
-      if (drained && !ring.enableKicks()) return this.#throwBugs()
+      if (drained && !ring.enableKicks()) return false
     }
-    this.#throwBugs()
     return true
+  }
+
+  protected override served(): void {
+    this.#throwBugs()
   }
 
   /** Fills the batch. Returns whether the ring was empty then. What was taken before an error is in the batch, and good. */
@@ -444,9 +447,8 @@ export class VirtioBlk extends VirtioDevice {
   }
 
   /** Throws on what a backing threw without being a BackingError; from the waiting place this ends up as an unhandled rejection. */
-  #throwBugs(): false {
+  #throwBugs(): void {
     if (this.#bugs.length > 0) throw this.#bugs.splice(0)[0]
-    return false
   }
 }
 

@@ -366,6 +366,27 @@ describe("what the embedder sees", () => {
     }
   })
 
+  it("a bug of the backing, among more requests than are served at once: the rest is served all the same", () => {
+    vi.useFakeTimers({ toFake: ["setTimeout"] })
+    try {
+      let [refill, fills] = [(): void => {}, 0]
+      const disk = new FakeDisk()
+      const guest = new RingGuest({ backing: disk.backing, ringSize: 8, machine: { ramSize: 1 << 20, written: () => refill() } })
+      const head = guest.chain(guest.place({ type: T.FLUSH }).pieces, { indirect: true })
+      refill = () => {
+        if (fills++ < 40) guest.publish(Array.from({ length: (guest.usedIdx() + 8 - guest.ring.idx + 65536) % 65536 }, () => head))
+      }
+      disk.failing = () => (disk.log.length === 1 ? new TypeError("injected: a bug of the backing") : undefined)
+      refill()
+      expect(() => guest.kick()).toThrow("injected: a bug of the backing")
+      expect(guest.ring.idx).toBeGreaterThan(guest.usedIdx())
+      vi.runAllTimers()
+      expect(guest.usedIdx()).toBe(guest.ring.idx)
+    } finally {
+      vi.useRealTimers()
+    }
+  })
+
   it("RAM that is replaced while a request waits (a WebAssembly memory that grows): the read arrives in the new one", async () => {
     const memory = new WebAssembly.Memory({ initial: 64, maximum: 128 })
     const disk = new FakeDisk({ size: 1 << 18 })
