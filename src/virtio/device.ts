@@ -5,7 +5,7 @@
 import type { GuestMemory } from "./guest-memory.ts"
 import { type RingFeatures, SplitQueue, VirtqueueError } from "./split-queue.ts"
 import { parseDeviceState, type SavedQueue, type VirtioDeviceState } from "./state.ts"
-import { DEVICE_STATUS, featureMask, LEGACY_ONLY_FEATURES, VIRTIO_F, VIRTQ_MAX_SIZE } from "./spec.ts"
+import { DEVICE_STATUS, featureMask, hasBit, LEGACY_ONLY_FEATURES, VIRTIO_F, VIRTQ_MAX_SIZE } from "./spec.ts"
 
 /** What a device asks of the transport that it sits behind. */
 export interface VirtioTransport {
@@ -144,7 +144,7 @@ export abstract class VirtioDevice {
 
   /** True when the driver has accepted feature `bit` and may rely on it. */
   hasFeature(bit: number): boolean {
-    return (this.#driverFeatures & this.offeredFeatures & (1n << BigInt(bit))) !== 0n
+    return hasBit(this.#driverFeatures & this.offeredFeatures, bit)
   }
 
   /** Makes the used entries of `ring` visible, and interrupts if the driver wants it. */

@@ -33,8 +33,8 @@ export class RamRegion {
   }
 
   /**
-   * Where guest-physical `address`, which the caller knows to be inside, is in `bytes` and `data`. A region ends before 2^32, so nothing is
-   * cut off; but the compiler learns that it is a whole number, which makes each access through `data` 4 ns cheaper (measured).
+   * Where guest-physical `address`, which the caller knows to be inside, is in `bytes` and `data`. A region has at most 2^32 bytes, so nothing
+   * is cut off; but the compiler learns that it is a whole number, which makes each access through `data` 4 ns cheaper (measured).
    */
   offset(address: number): number {
     return (address - this.start) >>> 0

@@ -23,33 +23,26 @@ export class RegisterBlock {
   /** Reads `width` bytes at `offset`: of each register that they touch, the bytes that they touch. 0 where there is no register. */
   read(offset: number, width: number): number {
     let value = 0
-    for (let done = 0; done < width; ) {
-      const register = this.#byByte[offset + done]
-      if (register === undefined) {
-        done++
-        continue
-      }
-      const skip = offset + done - register.offset
-      const part = Math.min(register.width - skip, width - done)
-      value += bytesOf(register.read(), skip, part) * 2 ** (8 * done)
-      done += part
-    }
+    this.#touch(offset, width, (register, skip, count, done) => (value += bytesOf(register.read(), skip, count) * 2 ** (8 * done)))
     return value
   }
 
   /** Writes `width` bytes at `offset`. A register that is touched in part keeps its other bytes. Nothing happens where there is none. */
   write(offset: number, width: number, value: number): void {
+    this.#touch(offset, width, (register, skip, count, done) => {
+      const written = bytesOf(value, done, count)
+      register.write?.(count === register.width ? written : replaceBytes(register.read(), skip, count, written))
+    })
+  }
+
+  /** Calls `use` for each register that the access touches: with how many of its bytes are passed over, how many are touched, and how many bytes of the access came before. */
+  #touch(offset: number, width: number, use: (register: Register, skip: number, count: number, done: number) => void): void {
     for (let done = 0; done < width; ) {
       const register = this.#byByte[offset + done]
-      if (register === undefined) {
-        done++
-        continue
-      }
-      const skip = offset + done - register.offset
-      const part = Math.min(register.width - skip, width - done)
-      const written = bytesOf(value, done, part)
-      if (register.write !== undefined) register.write(part === register.width ? written : replaceBytes(register.read(), skip, part, written))
-      done += part
+      const skip = register === undefined ? 0 : offset + done - register.offset
+      const count = register === undefined ? 1 : Math.min(register.width - skip, width - done)
+      if (register !== undefined) use(register, skip, count, done)
+      done += count
     }
   }
 }

@@ -49,6 +49,11 @@ export function usedRingSize(size: number): number {
   return VIRTQ_RING_OFFSET + VIRTQ_USED_ELEM_SIZE * size + VIRTQ_EVENT_SIZE
 }
 
+/** Whether `bit` is set in a 64-bit feature word. */
+export function hasBit(features: bigint, bit: number): boolean {
+  return ((features >> BigInt(bit)) & 1n) !== 0n
+}
+
 /** The 64-bit feature word with the given bits set. */
 export function featureMask(bits: readonly number[]): bigint {
   let mask = 0n

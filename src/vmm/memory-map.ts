@@ -2,6 +2,7 @@
  * The address map of `Machine`: where RAM ends, and the windows that belong to PCI. It is that of a PC with a Q35 host bridge, made
  * simple: RAM in one piece from 0, everything else above it.
  */
+import { ECAM_SIZE } from "../pci/bus.ts"
 
 /** Addresses or ports from `start` up to, not including, `end`. */
 export interface AddressWindow {
@@ -13,7 +14,7 @@ export interface AddressWindow {
 export const MAX_RAM_SIZE = 0xc000_0000
 
 /** The enhanced configuration access mechanism: 4096 bytes for each function of 256 buses (there is only bus 0). Register PCIEXBAR of the host bridge says so too. */
-export const ECAM_WINDOW: AddressWindow = { start: 0xc000_0000, end: 0xd000_0000 }
+export const ECAM_WINDOW: AddressWindow = { start: MAX_RAM_SIZE, end: MAX_RAM_SIZE + ECAM_SIZE }
 
 /** Where firmware places memory BARs, 64-bit ones too as long as there is room: every guest can reach it. It ends at the I/O APIC. */
 export const MMIO32_WINDOW: AddressWindow = { start: 0xd000_0000, end: 0xfec0_0000 }

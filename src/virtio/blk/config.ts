@@ -1,6 +1,6 @@
 /** The block device's options, and the configuration space and feature bits that follow from them ([VIRTIO] 5.2.3 to 5.2.5). */
 import type { VirtioBacking } from "../../backing/backing.ts"
-import { featureMask, VIRTIO_F } from "../spec.ts"
+import { featureMask, hasBit, VIRTIO_F } from "../spec.ts"
 import { ID_SIZE, SECTOR_SIZE, VIRTIO_BLK_CONFIG, VIRTIO_BLK_F } from "./spec.ts"
 
 /** Names of feature bits, as the specification spells them. */
@@ -86,7 +86,7 @@ export function blkFeatures(backing: VirtioBacking, parameters: BlkParameters): 
 /** Fills in all fields but the capacity and `writeback`, which change. */
 export function writeStaticConfig(config: DataView, backing: VirtioBacking, parameters: BlkParameters, offered: bigint): void {
   const { blockSize, physicalBlockSize, optimalIoSize, queues, queueSize } = parameters
-  const offers = (bit: number) => (offered & (1n << BigInt(bit))) !== 0n
+  const offers = (bit: number) => hasBit(offered, bit)
   // The header and the status take a descriptor each.
   config.setUint32(VIRTIO_BLK_CONFIG.seg_max, Math.max(queueSize - 2, 1), true)
   config.setUint32(VIRTIO_BLK_CONFIG.blk_size, blockSize, true)

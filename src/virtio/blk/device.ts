@@ -6,12 +6,12 @@ import { BackingError, type BackingErrorCode, type VirtioBacking } from "../../b
 import { VirtioDevice } from "../device.ts"
 import { SegmentList } from "../descriptor-chain.ts"
 import { type SplitQueue, VirtqueueError } from "../split-queue.ts"
-import { DEVICE_STATUS } from "../spec.ts"
+import { DEVICE_STATUS, hasBit } from "../spec.ts"
 import { inTurn, readBuffers, writeBuffers } from "./backing-calls.ts"
 import { gatherBuffers } from "./gather.ts"
 import { blkFeatures, type BlkParameters, blkParameters, type VirtioBlkOptions, writeCapacity, writeStaticConfig } from "./config.ts"
 import { rangeListRefusal, rangeRefusal, transferRefusal } from "./refusal.ts"
-import { BlkRequest, checkStillRam, parseRequest, readRangeSegments, storeData, WAITING } from "./request.ts"
+import { BlkRequest, checkStillRam, parseRequest, readRangeSegments, storeData, WAITING as STILL_WAITING } from "./request.ts"
 import { type BlkStatus, ID_SIZE, SECTOR_SIZE, VIRTIO_BLK_CONFIG, VIRTIO_BLK_CONFIG_SIZE, VIRTIO_BLK_F, VIRTIO_BLK_S, VIRTIO_BLK_T, VIRTIO_BLK_WRITE_ZEROES_F, VIRTIO_ID_BLOCK } from "./spec.ts"
 import { type BlkStatistics, countsOf, emptyStatistics } from "./statistics.ts"
 
@@ -19,7 +19,7 @@ import { type BlkStatistics, countsOf, emptyStatistics } from "./statistics.ts"
 const { OK, IOERR, UNSUPP } = VIRTIO_BLK_S
 const { IN, OUT, FLUSH, GET_ID, DISCARD, WRITE_ZEROES } = VIRTIO_BLK_T
 const SECTOR = SECTOR_SIZE
-const PENDING = WAITING
+const WAITING = STILL_WAITING
 
 /** Requests taken from a queue before any of them is acted upon. */
 const BATCH_REQUESTS = 256
@@ -129,11 +129,11 @@ export class VirtioBlk extends VirtioDevice {
   }
 
   get #offersFlush(): boolean {
-    return (this.offeredFeatures & (1n << BigInt(VIRTIO_BLK_F.FLUSH))) !== 0n
+    return hasBit(this.offeredFeatures, VIRTIO_BLK_F.FLUSH)
   }
 
   get #offersWce(): boolean {
-    return (this.offeredFeatures & (1n << BigInt(VIRTIO_BLK_F.CONFIG_WCE))) !== 0n
+    return hasBit(this.offeredFeatures, VIRTIO_BLK_F.CONFIG_WCE)
   }
 
   /** A write must be on stable storage before it completes. So must those of a legacy driver that has not said yet what it can do. */
@@ -317,7 +317,7 @@ export class VirtioBlk extends VirtioDevice {
     const isThrough = this.#writeThrough
     for (let index = 0; index < count; index++) {
       const request = batch[index]
-      if (request === undefined || request.outcome === PENDING) continue
+      if (request === undefined || request.outcome === WAITING) continue
       const isWrite = request.type === OUT || request.type === WRITE_ZEROES
       if (isThrough && isWrite && request.outcome === OK) (unstable ??= []).push(request)
       else this.#complete(ring, request, request.outcome)
@@ -407,7 +407,7 @@ export class VirtioBlk extends VirtioDevice {
   /** Completes the requests when the backing has answered. `step`: what it was asked for, the requests' own action or the flush behind writes. */
   #wait(ring: SplitQueue, queue: number, requests: readonly BlkRequest[], answer: Promise<void>, step: "act" | "stabilise"): void {
     const { generation } = this.memory
-    for (const request of requests) request.outcome = PENDING
+    for (const request of requests) request.outcome = WAITING
     this.requestStarted()
     const answered = (act: () => void) =>
       this.whenReachable(ring, queue, () => {
@@ -425,7 +425,7 @@ export class VirtioBlk extends VirtioDevice {
       if (step === "act" && this.memory.generation !== generation) this.#performAnew(ring, queue, requests, 0, requests.length)
       else fail()
       if (step === "act") this.#settle(ring, queue, requests, requests.length)
-      else for (const request of requests) if (request.outcome !== PENDING) this.#complete(ring, request, request.outcome)
+      else for (const request of requests) if (request.outcome !== WAITING) this.#complete(ring, request, request.outcome)
     }
     const failed = (error: unknown) => {
       if (step === "act") return this.#failed(ring, queue, requests, 0, requests.length, error)
