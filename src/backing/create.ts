@@ -1,6 +1,7 @@
 /** Makes new disk images by path, as `qemu-img create` does. */
 import { BackingError } from "./backing.ts"
-import { HostFile, type ImageFile, removeHostFile } from "./file.ts"
+import { HostFile, removeHostFile } from "./host/host-file.ts"
+import type { ImageFile } from "./image-file.ts"
 import { backingPath, type ImageFormat, openImage } from "./open.ts"
 import { type CreateQcow2Options, createQcow2 } from "./qcow2/create.ts"
 

@@ -4,11 +4,11 @@
  */
 import { dirname, resolve } from "node:path"
 import { BackingError } from "./backing.ts"
-import type { ImageFile } from "./file.ts"
-import { LockedFile } from "./image-lock.ts"
-import { isQcow2 } from "./qcow2/header.ts"
+import type { ImageFile } from "./image-file.ts"
+import { LockedFile } from "./host/image-lock.ts"
+import { isQcow2 } from "./qcow2/format/header.ts"
 import { type BackingReference, openQcow2, type Qcow2Image } from "./qcow2/image.ts"
-import { repairImage } from "./qcow2/repair.ts"
+import { repairImage } from "./qcow2/check/repair.ts"
 import { RawBacking } from "./raw.ts"
 import { FOREIGN_SIGNATURES } from "./signatures.ts"
 

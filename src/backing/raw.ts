@@ -1,6 +1,6 @@
 /** RawBacking: a file whose bytes are the disk's bytes. */
 import { BackingError, checkRange, totalLength, type VirtioBacking } from "./backing.ts"
-import type { ImageFile } from "./file.ts"
+import type { ImageFile } from "./image-file.ts"
 import { FOREIGN_SIGNATURES, QCOW_SIGNATURE } from "./signatures.ts"
 
 export interface RawBackingOptions {

@@ -3,7 +3,7 @@
  * the device configuration space. A device type (virtio-blk) extends it; a transport (PCI) reads and writes it.
  */
 import type { GuestMemory } from "./guest-memory.ts"
-import { type RingFeatures, SplitQueue, VirtqueueError } from "./split-queue.ts"
+import { type RingFeatures, SplitQueue, VirtqueueError } from "./queue/split-queue.ts"
 import { parseDeviceState, type SavedQueue, type VirtioDeviceState } from "./state.ts"
 import { DEVICE_STATUS, featureMask, hasBit, LEGACY_ONLY_FEATURES, VIRTIO_F, VIRTQ_MAX_SIZE } from "./spec.ts"
 

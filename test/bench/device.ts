@@ -3,7 +3,7 @@
  * the buffers that the guest has, with new views of them, and in as few calls as the offsets allow. That is the ceiling: no device exceeds it.
  */
 import { closeSync, openSync, readSync, readvSync, writeSync, writevSync } from "node:fs"
-import { HostFile } from "../../src/backing/file.ts"
+import { HostFile } from "../../src/backing/host/host-file.ts"
 import { RawBacking } from "../../src/backing/raw.ts"
 import { GuestRing, type GuestRingOptions } from "./guest-ring.ts"
 import { offsets, pageAligned, withImage } from "./image.ts"

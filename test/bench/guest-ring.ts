@@ -5,7 +5,7 @@
 import type { VirtioBacking } from "../../src/backing/backing.ts"
 import { VirtioBlk } from "../../src/virtio/blk/device.ts"
 import { LinearMemory } from "../../src/virtio/guest-memory.ts"
-import { VirtioPciFunction } from "../../src/virtio/pci-transport.ts"
+import { VirtioPciFunction } from "../../src/virtio/pci/pci-transport.ts"
 import { pageAligned } from "./image.ts"
 
 const RAM_BYTES = 1 << 26

@@ -1,5 +1,5 @@
 /** The device against `qemu-img bench` on the same raw image with the same offsets, its best engine taken. */
-import { HostFile } from "../../src/backing/file.ts"
+import { HostFile } from "../../src/backing/host/host-file.ts"
 import { RawBacking } from "../../src/backing/raw.ts"
 import { GuestRing } from "./guest-ring.ts"
 import { IMAGE_BYTES, withImage } from "./image.ts"

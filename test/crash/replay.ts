@@ -1,6 +1,6 @@
 /** Crash replay: runs operations on a recorded image, then builds the file as a power cut at any write may have left it, and looks at it. */
 import { BackingError } from "../../src/backing/backing.ts"
-import { checkImage } from "../../src/backing/qcow2/check.ts"
+import { checkImage } from "../../src/backing/qcow2/check/check.ts"
 import type { Qcow2Image, Qcow2Options } from "../../src/backing/qcow2/image.ts"
 import { DurableModel } from "../support/durable-model.ts"
 import { modelOf, openInMemory } from "../support/images.ts"

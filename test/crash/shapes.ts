@@ -1,7 +1,7 @@
 /** The images that the crash tests start from. */
 import type { BackingReference } from "../../src/backing/qcow2/image.ts"
 import type { BackingDisk } from "../../src/backing/qcow2/reader.ts"
-import { canDecompress } from "../../src/backing/qcow2/compression.ts"
+import { canDecompress } from "../../src/backing/host/inflate.ts"
 import { type GoldenImage, goldenBytes, goldenImages, sha256 } from "../support/golden.ts"
 import { goldenBacking, openInMemory, snapshotAsActive } from "../support/images.ts"
 import { MemoryFile } from "../support/memory-file.ts"

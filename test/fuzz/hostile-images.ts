@@ -3,9 +3,9 @@
  * may come of it; a read-only opening and a refused one write nothing; work and memory stay within a budget.
  */
 import { BackingError } from "../../src/backing/backing.ts"
-import { checkImage } from "../../src/backing/qcow2/check.ts"
+import { checkImage } from "../../src/backing/qcow2/check/check.ts"
 import type { Qcow2Image } from "../../src/backing/qcow2/image.ts"
-import { repairImage } from "../../src/backing/qcow2/repair.ts"
+import { repairImage } from "../../src/backing/qcow2/check/repair.ts"
 import { goldenBytes, goldenImages } from "../support/golden.ts"
 import { goldenBacking, openInMemory } from "../support/images.ts"
 import { MemoryFile, type MemoryFileOptions } from "../support/memory-file.ts"

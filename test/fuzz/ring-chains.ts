@@ -1,6 +1,6 @@
 /** Random chains for requests, laid out in guest RAM, and damage to them: each kind of damage says what must come of it. */
 import type { Rng } from "../support/rng.ts"
-import { INDIRECT, NEXT, type Piece, type RingGuest, WRITE } from "../virtio/ring-guest.ts"
+import { INDIRECT, NEXT, type Piece, type RingGuest, WRITE } from "../harness/ring-guest.ts"
 import { type FuzzRequest, readableBytes } from "./ring-requests.ts"
 
 /** What a writable byte holds before the device has written it. */

@@ -3,8 +3,8 @@
  * garbage. Every byte of RAM, of what is around it and of the disk must be afterwards as the kind of damage foretells.
  */
 import type { Rng } from "../support/rng.ts"
-import { FakeDisk } from "../virtio/fake-disk.ts"
-import { CONFIG_IRQ, F, NEEDS_RESET, RingGuest } from "../virtio/ring-guest.ts"
+import { FakeDisk } from "../harness/fake-disk.ts"
+import { CONFIG_IRQ, F, NEEDS_RESET, RingGuest } from "../harness/ring-guest.ts"
 import { type Chain, damages, type Entry, layOut, STALE, type Verdict } from "./ring-chains.ts"
 import { type FuzzRequest, judge, mutateRequest, type Negotiated, SECTORS, SERIAL, soundRequest } from "./ring-requests.ts"
 

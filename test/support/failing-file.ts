@@ -1,6 +1,6 @@
 /** An ImageFile that fails at a chosen call, once or from then on, as a dying or a full disk does. */
 import { BackingError } from "../../src/backing/backing.ts"
-import type { ImageFile } from "../../src/backing/file.ts"
+import type { ImageFile } from "../../src/backing/image-file.ts"
 
 export type FileCall = "read" | "write" | "truncate" | "sync"
 

@@ -1,7 +1,7 @@
 /** An ImageFile in memory: sparse, and cheap to copy, so that a crash can be tried at every write. */
 import { readFileSync, writeFileSync } from "node:fs"
 import { BackingError } from "../../src/backing/backing.ts"
-import type { ImageFile } from "../../src/backing/file.ts"
+import type { ImageFile } from "../../src/backing/image-file.ts"
 import { SparseBytes } from "./sparse-bytes.ts"
 
 export interface MemoryFileOptions {

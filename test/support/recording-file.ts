@@ -2,7 +2,7 @@
  * An ImageFile that writes down every change with its content, so that a crash at any point can be built afterwards: any prefix
  * of the log, or any subset and order of the changes between two syncs.
  */
-import type { ImageFile } from "../../src/backing/file.ts"
+import type { ImageFile } from "../../src/backing/image-file.ts"
 import { MemoryFile } from "./memory-file.ts"
 import type { Rng } from "./rng.ts"
 

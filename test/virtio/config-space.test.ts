@@ -4,8 +4,8 @@ import type { VirtioBacking } from "../../src/backing/backing.ts"
 import { MemoryBacking } from "../../src/backing/memory.ts"
 import type { VirtioBlk } from "../../src/virtio/blk/device.ts"
 import { Machine } from "../../src/vmm/machine.ts"
-import { BIT, COMMON, LEGACY, LegacyGuest, LEGACY_UP, mask, ModernGuest, type Space, VERSION_1, type Width } from "./guest.ts"
-import { Ring } from "./ring.ts"
+import { BIT, COMMON, LEGACY, LegacyGuest, LEGACY_UP, mask, ModernGuest, type Space, VERSION_1, type Width } from "../harness/guest.ts"
+import { Ring } from "../harness/ring.ts"
 
 const SECTOR = 512
 /** [VIRTIO] 5.2.4: `struct virtio_blk_config`, all of it. */

@@ -4,9 +4,9 @@ import type { VirtioBacking } from "../../src/backing/backing.ts"
 import { MemoryBacking } from "../../src/backing/memory.ts"
 import type { BlkFeatureName } from "../../src/virtio/blk/config.ts"
 import { type AttachDiskOptions, Machine } from "../../src/vmm/machine.ts"
-import { BIT, COMMON, LegacyGuest, mask, ModernGuest, UP, VERSION_1 } from "./guest.ts"
-import { HeldBacking } from "./held-backing.ts"
-import { IN, INDIRECT, NEXT, OUT, Ring, UNTOUCHED, WRITE } from "./ring.ts"
+import { BIT, COMMON, LegacyGuest, mask, ModernGuest, UP, VERSION_1 } from "../harness/guest.ts"
+import { HeldBacking } from "../harness/held-backing.ts"
+import { IN, INDIRECT, NEXT, OUT, Ring, UNTOUCHED, WRITE } from "../harness/ring.ts"
 
 const SECTOR = 512
 const [OK, IOERR, UNSUPP] = [0, 1, 2]

@@ -3,12 +3,12 @@ import { describe, expect, it } from "vitest"
 import { MemoryBacking } from "../../src/backing/memory.ts"
 import { VirtioBlk } from "../../src/virtio/blk/device.ts"
 import { type GuestMemory, RamRegion } from "../../src/virtio/guest-memory.ts"
-import { VirtioPciFunction } from "../../src/virtio/pci-transport.ts"
-import { BlockDriver, findBlockDevices } from "../../src/vmm/driver/block-driver.ts"
+import { VirtioPciFunction } from "../../src/virtio/pci/pci-transport.ts"
+import { BlockDriver, findBlockDevices } from "../../src/vmm/driver/block/driver.ts"
 import { Machine } from "../../src/vmm/machine.ts"
-import { BIT, mask, ModernGuest, UP } from "./guest.ts"
-import { HeldBacking, turn } from "./held-backing.ts"
-import { IN, NEXT, OUT, Ring, UNTOUCHED, WRITE } from "./ring.ts"
+import { BIT, mask, ModernGuest, UP } from "../harness/guest.ts"
+import { HeldBacking, turn } from "../harness/held-backing.ts"
+import { IN, NEXT, OUT, Ring, UNTOUCHED, WRITE } from "../harness/ring.ts"
 
 const SECTOR = 512
 const PAGE = 65536

@@ -2,9 +2,9 @@
 import { beforeEach, describe, expect, it } from "vitest"
 import { BackingError } from "../../src/backing/backing.ts"
 import { type AttachedDisk, Machine } from "../../src/vmm/machine.ts"
-import { BIT, COMMON, LegacyGuest, mask, ModernGuest, NO_VECTOR, UP, VERSION_1 } from "./guest.ts"
-import { HeldBacking, turn } from "./held-backing.ts"
-import { FLUSH, IN, OUT, Ring, UNTOUCHED } from "./ring.ts"
+import { BIT, COMMON, LegacyGuest, mask, ModernGuest, NO_VECTOR, UP, VERSION_1 } from "../harness/guest.ts"
+import { HeldBacking, turn } from "../harness/held-backing.ts"
+import { FLUSH, IN, OUT, Ring, UNTOUCHED } from "../harness/ring.ts"
 
 const SECTOR = 512
 const [OK, IOERR] = [0, 1]

@@ -2,8 +2,8 @@
 import { beforeEach, describe, expect, it } from "vitest"
 import { MemoryBacking } from "../../src/backing/memory.ts"
 import { Machine } from "../../src/vmm/machine.ts"
-import { BIT, COMMON, LegacyGuest, mask, ModernGuest, STATUS, UP, VERSION_1 } from "./guest.ts"
-import { IN, NEXT, Ring, UNTOUCHED, WRITE } from "./ring.ts"
+import { BIT, COMMON, LegacyGuest, mask, ModernGuest, STATUS, UP, VERSION_1 } from "../harness/guest.ts"
+import { IN, NEXT, Ring, UNTOUCHED, WRITE } from "../harness/ring.ts"
 
 const SECTOR = 512
 const OK = 0

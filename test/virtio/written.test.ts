@@ -1,8 +1,8 @@
 /** GuestMemory.written: every byte that a device stores into RAM is announced, after it was stored: an emulator drops compiled code by it. */
 import { describe, expect, it } from "vitest"
 import { Rng, seedFromEnvironment } from "../support/rng.ts"
-import { eio, FakeDisk, settled } from "./fake-disk.ts"
-import { F, pattern, ranges, type Request, RingGuest, T } from "./ring-guest.ts"
+import { eio, FakeDisk, settled } from "../harness/fake-disk.ts"
+import { F, pattern, ranges, type Request, RingGuest, T } from "../harness/ring-guest.ts"
 
 /** RAM as somebody sees it who copies only what is announced. */
 function follow(options: { readonly eventIdx: boolean; readonly waits: boolean }): { guest: RingGuest; disk: FakeDisk; check: () => void } {

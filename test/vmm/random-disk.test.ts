@@ -4,10 +4,10 @@
  */
 import { describe, expect, it } from "vitest"
 import type { VirtioBacking } from "../../src/backing/backing.ts"
-import { checkImage } from "../../src/backing/qcow2/check.ts"
+import { checkImage } from "../../src/backing/qcow2/check/check.ts"
 import { createQcow2 } from "../../src/backing/qcow2/create.ts"
 import { RawBacking } from "../../src/backing/raw.ts"
-import { BlockDriver, type BlockDriverOptions, findBlockDevices } from "../../src/vmm/driver/block-driver.ts"
+import { BlockDriver, type BlockDriverOptions, findBlockDevices } from "../../src/vmm/driver/block/driver.ts"
 import { Machine } from "../../src/vmm/machine.ts"
 import { FlatModel } from "../support/flat-model.ts"
 import { openInMemory } from "../support/images.ts"

@@ -3,7 +3,7 @@
  * reference is on stable storage: until then it waits in the list of pending frees (QC-WO-04, QC-REF-10).
  */
 import type { ClusterFile } from "./cluster-file.ts"
-import type { Geometry } from "./geometry.ts"
+import type { Geometry } from "./format/geometry.ts"
 import type { Refcounts } from "./refcounts.ts"
 
 /** So many separate pending runs, or so many bytes and this share of the file, are reason enough to make them free for reuse. */

@@ -1,5 +1,5 @@
 /** The image file as the rest of qcow2 sees it: what lies past its end reads as zeroes, and it is known which bytes were never written. */
-import type { ImageFile } from "../file.ts"
+import type { ImageFile } from "../image-file.ts"
 import { fillZeroFrom } from "./buffers.ts"
 
 export class ClusterFile {

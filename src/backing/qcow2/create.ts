@@ -1,12 +1,12 @@
 /** Makes new qcow2 images: header, refcounts, an empty L1 table and, when asked for, all mapping ahead of time. */
 import { BackingError } from "../backing.ts"
-import type { ImageFile } from "../file.ts"
-import { encodeText, roundUp, setU64, viewOf } from "./bytes.ts"
-import { encodeEntry } from "./entries.ts"
-import type { HeaderExtension } from "./extensions.ts"
-import { type Geometry, makeGeometry } from "./geometry.ts"
-import { type Qcow2Header, serialiseHeader } from "./header.ts"
-import { refcountCodec } from "./refcount-codec.ts"
+import type { ImageFile } from "../image-file.ts"
+import { encodeText, roundUp, setU64, viewOf } from "./format/bytes.ts"
+import { encodeEntry } from "./format/entries.ts"
+import type { HeaderExtension } from "./format/extensions.ts"
+import { type Geometry, makeGeometry } from "./format/geometry.ts"
+import { type Qcow2Header, serialiseHeader } from "./format/header.ts"
+import { refcountCodec } from "./format/refcount-codec.ts"
 import {
   AUTOCLEAR_BIT,
   COMPATIBLE_BIT,
@@ -20,7 +20,7 @@ import {
   LIMIT,
   SECTOR_SIZE,
   TABLE_ENTRY_SIZE,
-} from "./spec.ts"
+} from "./format/spec.ts"
 
 export interface CreateQcow2Options {
   /** Guest-visible bytes; rounded up to a multiple of 512. */

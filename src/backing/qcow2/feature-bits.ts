@@ -1,8 +1,8 @@
 /** The two feature words that a running image changes in its header, each by one write of 8 bytes. [QCOW2] "Header" */
-import { getU64, viewOf } from "./bytes.ts"
+import { getU64, viewOf } from "./format/bytes.ts"
 import type { ClusterFile } from "./cluster-file.ts"
-import type { Qcow2Header } from "./header.ts"
-import { HEADER_FIELD, INCOMPATIBLE_BIT } from "./spec.ts"
+import type { Qcow2Header } from "./format/header.ts"
+import { HEADER_FIELD, INCOMPATIBLE_BIT } from "./format/spec.ts"
 
 /**
  * Clears all autoclear bits before anything else is written: they vouch for what this program does not keep up, bitmaps among them

@@ -1,5 +1,5 @@
 /** The mapping as a list for people and tools: what `vioblk map` shows. */
-import { L2_KIND } from "./entries.ts"
+import { L2_KIND } from "./format/entries.ts"
 import { Extent, type Mapping } from "./mapping.ts"
 
 /** A run of guest bytes and where it lives. */

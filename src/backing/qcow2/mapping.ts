@@ -4,13 +4,13 @@
  */
 import type { BackingError } from "../backing.ts"
 import type { Allocator } from "./allocator.ts"
-import { viewOf } from "./bytes.ts"
+import { viewOf } from "./format/bytes.ts"
 import type { ClusterFile } from "./cluster-file.ts"
-import { decodeL1Entry, decodeL2Entry, encodeEntry, hostOffset, isCopied, l1TableOffset, L2_KIND, type L2Kind, l2Kind, plainHostOffset } from "./entries.ts"
-import type { Geometry } from "./geometry.ts"
-import type { ClusterList, MetadataMap } from "./overlap.ts"
+import { decodeL1Entry, decodeL2Entry, encodeEntry, hostOffset, isCopied, l1TableOffset, L2_KIND, type L2Kind, l2Kind, plainHostOffset } from "./format/entries.ts"
+import type { Geometry } from "./format/geometry.ts"
+import type { ClusterList, MetadataMap } from "./metadata-map.ts"
 import type { CorruptionReporter, Refcounts } from "./refcounts.ts"
-import { L2_ENTRY, TABLE_ENTRY_SIZE } from "./spec.ts"
+import { L2_ENTRY, TABLE_ENTRY_SIZE } from "./format/spec.ts"
 import type { CachedTable, TableCache } from "./table-cache.ts"
 
 /** A run of guest bytes of one kind, and of contiguous host bytes where it has them. One object is filled again and again. */

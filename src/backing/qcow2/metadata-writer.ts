@@ -13,12 +13,12 @@
  * A part stays dirty until its sync has succeeded, so after an error the next attempt does all of it again.
  */
 import type { Allocator } from "./allocator.ts"
-import { setU64, viewOf } from "./bytes.ts"
+import { setU64, viewOf } from "./format/bytes.ts"
 import type { ClusterFile } from "./cluster-file.ts"
-import type { Geometry } from "./geometry.ts"
+import type { Geometry } from "./format/geometry.ts"
 import type { Mapping } from "./mapping.ts"
 import type { Refcounts } from "./refcounts.ts"
-import { HEADER_FIELD } from "./spec.ts"
+import { HEADER_FIELD } from "./format/spec.ts"
 import type { TableCache } from "./table-cache.ts"
 
 export interface MetadataParts {

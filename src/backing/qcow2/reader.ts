@@ -2,9 +2,9 @@
 import { BackingError } from "../backing.ts"
 import { BufferCursor, fillZero, fillZeroFrom, scatter } from "./buffers.ts"
 import type { ClusterFile } from "./cluster-file.ts"
-import { canDecompress, decompressCluster } from "./compression.ts"
-import { compressedLength, compressedOffset, L2_KIND, type L2Kind } from "./entries.ts"
-import type { Geometry } from "./geometry.ts"
+import { canDecompress, decompressCluster } from "../host/inflate.ts"
+import { compressedLength, compressedOffset, L2_KIND, type L2Kind } from "./format/entries.ts"
+import type { Geometry } from "./format/geometry.ts"
 import { Extent, type Mapping } from "./mapping.ts"
 
 /** What an image reads where it has nothing of its own. Synchronous, unlike a `VirtioBacking` in general. */

@@ -3,13 +3,13 @@
  * Everything here changes memory only; `MetadataWriter` brings it to disk in order. A count in memory is never below what the disk refers to.
  */
 import { BackingError } from "../backing.ts"
-import { getU64, setU64, viewOf } from "./bytes.ts"
+import { getU64, setU64, viewOf } from "./format/bytes.ts"
 import type { ClusterFile } from "./cluster-file.ts"
-import { decodeRefcountTableEntry } from "./entries.ts"
-import type { Geometry } from "./geometry.ts"
-import type { ClusterList, MetadataMap } from "./overlap.ts"
-import { type RefcountCodec, refcountCodec } from "./refcount-codec.ts"
-import { LIMIT, TABLE_ENTRY_SIZE } from "./spec.ts"
+import { decodeRefcountTableEntry } from "./format/entries.ts"
+import type { Geometry } from "./format/geometry.ts"
+import type { ClusterList, MetadataMap } from "./metadata-map.ts"
+import { type RefcountCodec, refcountCodec } from "./format/refcount-codec.ts"
+import { LIMIT, TABLE_ENTRY_SIZE } from "./format/spec.ts"
 import type { CachedTable, TableCache } from "./table-cache.ts"
 
 /** Makes the error for metadata that cannot be right, after marking the image corrupt where it may be written. */

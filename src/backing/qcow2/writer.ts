@@ -5,14 +5,14 @@
 import type { Allocator } from "./allocator.ts"
 import { BufferCursor } from "./buffers.ts"
 import type { ClusterFile } from "./cluster-file.ts"
-import { compressedLength, compressedOffset, encodeEntry, hostOffset, isCopied, L2_KIND, type L2Kind, l2Kind } from "./entries.ts"
-import type { Geometry } from "./geometry.ts"
+import { compressedLength, compressedOffset, encodeEntry, hostOffset, isCopied, L2_KIND, type L2Kind, l2Kind } from "./format/entries.ts"
+import type { Geometry } from "./format/geometry.ts"
 import type { Mapping } from "./mapping.ts"
 import type { MetadataWriter } from "./metadata-writer.ts"
-import type { MetadataMap } from "./overlap.ts"
+import type { MetadataMap } from "./metadata-map.ts"
 import type { Reader } from "./reader.ts"
 import type { CorruptionReporter } from "./refcounts.ts"
-import { TABLE_ENTRY_SIZE } from "./spec.ts"
+import { TABLE_ENTRY_SIZE } from "./format/spec.ts"
 import type { CachedTable } from "./table-cache.ts"
 
 export interface WriterOptions {

@@ -4,8 +4,8 @@
  */
 import { BackingError, type BackingErrorCode, type VirtioBacking } from "../../backing/backing.ts"
 import { VirtioDevice } from "../device.ts"
-import { SegmentList } from "../descriptor-chain.ts"
-import { type SplitQueue, VirtqueueError } from "../split-queue.ts"
+import { SegmentList } from "../queue/descriptor-chain.ts"
+import { type SplitQueue, VirtqueueError } from "../queue/split-queue.ts"
 import { DEVICE_STATUS, hasBit } from "../spec.ts"
 import { inTurn, readBuffers, writeBuffers } from "./backing-calls.ts"
 import { gatherBuffers } from "./gather.ts"

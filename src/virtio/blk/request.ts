@@ -1,7 +1,7 @@
 /** BlkRequest: a descriptor chain read as a block request ([VIRTIO] 5.2.6). No input or output happens here. */
-import { DescriptorChain } from "../descriptor-chain.ts"
+import { DescriptorChain } from "../queue/descriptor-chain.ts"
 import { type GuestMemory, viewOf } from "../guest-memory.ts"
-import { VirtqueueError } from "../split-queue.ts"
+import { VirtqueueError } from "../queue/split-queue.ts"
 import { type BlkStatus, HEADER_SIZE, SEGMENT_SIZE, VIRTIO_BLK_T, VIRTIO_BLK_T_BARRIER } from "./spec.ts"
 
 /** The outcome of a request that the backing has not answered yet. */

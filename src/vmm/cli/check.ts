@@ -1,9 +1,9 @@
 /** `vioblk check`: is a qcow2 image consistent, and can it be made so? Exit codes as those of `qemu-img check`. */
-import { HostFile } from "../../backing/file.ts"
-import { LockedFile } from "../../backing/image-lock.ts"
+import { HostFile } from "../../backing/host/host-file.ts"
+import { LockedFile } from "../../backing/host/image-lock.ts"
 import { probeFormat } from "../../backing/open.ts"
-import { type CheckResult, checkImage } from "../../backing/qcow2/check.ts"
-import { repairImage } from "../../backing/qcow2/repair.ts"
+import { type CheckResult, checkImage } from "../../backing/qcow2/check/check.ts"
+import { repairImage } from "../../backing/qcow2/check/repair.ts"
 import { BackingError } from "../../backing/backing.ts"
 import { imageArguments, oneOf, UsageError } from "./arguments.ts"
 

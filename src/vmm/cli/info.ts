@@ -1,13 +1,13 @@
 /** `vioblk info`: what an image says of itself. Backing files are named, not opened. */
 import { statSync } from "node:fs"
 import { dirname, resolve } from "node:path"
-import { decodeText } from "../../backing/qcow2/bytes.ts"
-import { HostFile } from "../../backing/file.ts"
+import { decodeText } from "../../backing/qcow2/format/bytes.ts"
+import { HostFile } from "../../backing/host/host-file.ts"
 import { probeFormat } from "../../backing/open.ts"
-import { backingFormat, hasFeature, type Qcow2Header } from "../../backing/qcow2/header.ts"
+import { backingFormat, hasFeature, type Qcow2Header } from "../../backing/qcow2/format/header.ts"
 import { readHeader } from "../../backing/qcow2/image.ts"
-import { readSnapshotTable, type Snapshot } from "../../backing/qcow2/snapshot-table.ts"
-import { AUTOCLEAR_BIT, COMPATIBLE_BIT, COMPRESSION_TYPE, CRYPT_METHOD, INCOMPATIBLE_BIT } from "../../backing/qcow2/spec.ts"
+import { readSnapshotTable, type Snapshot } from "../../backing/qcow2/format/snapshot-table.ts"
+import { AUTOCLEAR_BIT, COMPATIBLE_BIT, COMPRESSION_TYPE, CRYPT_METHOD, INCOMPATIBLE_BIT } from "../../backing/qcow2/format/spec.ts"
 import { imageArguments } from "./arguments.ts"
 import { formatBytes } from "./format.ts"
 

@@ -1,7 +1,7 @@
 /** EIO and ENOSPC at every call of a workload: the request that meets it fails, the image stays consistent, and what it held can be read. */
 import { describe, expect, it } from "vitest"
 import { BackingError } from "../../../src/backing/backing.ts"
-import { checkImage } from "../../../src/backing/qcow2/check.ts"
+import { checkImage } from "../../../src/backing/qcow2/check/check.ts"
 import type { Qcow2Image } from "../../../src/backing/qcow2/image.ts"
 import { DurableModel } from "../../support/durable-model.ts"
 import { FailingFile, type FailurePlan } from "../../support/failing-file.ts"

@@ -1,7 +1,7 @@
 /** Images that QEMU made, read by us: every byte as QEMU reads it, without a tool of QEMU's at hand. */
 import { describe, expect, it } from "vitest"
 import { BackingError } from "../../../src/backing/backing.ts"
-import { canDecompress } from "../../../src/backing/qcow2/compression.ts"
+import { canDecompress } from "../../../src/backing/host/inflate.ts"
 import { goldenBytes, goldenImages, sha256 } from "../../support/golden.ts"
 import { openGolden, snapshotAsActive } from "../../support/images.ts"
 import { MemoryFile } from "../../support/memory-file.ts"

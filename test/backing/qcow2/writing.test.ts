@@ -1,6 +1,6 @@
 /** Writing qcow2 images: allocation, copying, order of writes, full images. */
 import { describe, expect, it } from "vitest"
-import { checkImage } from "../../../src/backing/qcow2/check.ts"
+import { checkImage } from "../../../src/backing/qcow2/check/check.ts"
 import { openQcow2 } from "../../../src/backing/qcow2/image.ts"
 import { goldenBytes } from "../../support/golden.ts"
 import { openGolden, snapshotAsActive } from "../../support/images.ts"

@@ -1,6 +1,6 @@
 /** Discard and zeroes in qcow2 images. */
 import { describe, expect, it } from "vitest"
-import { checkImage } from "../../../src/backing/qcow2/check.ts"
+import { checkImage } from "../../../src/backing/qcow2/check/check.ts"
 import { openQcow2 } from "../../../src/backing/qcow2/image.ts"
 import { goldenBytes } from "../../support/golden.ts"
 import { Qcow2Bytes } from "../../support/qcow2-bytes.ts"

@@ -2,8 +2,8 @@
 import { describe, expect, it, vi } from "vitest"
 import type { VirtioBacking } from "../../../src/backing/backing.ts"
 import { Rng, seedFromEnvironment } from "../../support/rng.ts"
-import { eio, FakeDisk, settled } from "../fake-disk.ts"
-import { F, IOERR, OK, pattern, type Placed, ranges, type Request, RingGuest, type RingGuestOptions, T, UNTOUCHED } from "../ring-guest.ts"
+import { eio, FakeDisk, settled } from "../../harness/fake-disk.ts"
+import { F, IOERR, OK, pattern, type Placed, ranges, type Request, RingGuest, type RingGuestOptions, T, UNTOUCHED } from "../../harness/ring-guest.ts"
 
 /** The type is in the DOM's library only. */
 declare const WebAssembly: { readonly Memory: new (limits: { initial: number; maximum: number }) => { readonly buffer: ArrayBuffer; grow(pages: number): number } }

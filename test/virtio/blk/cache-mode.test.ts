@@ -1,7 +1,7 @@
 /** What is on stable storage when: FLUSH, write-back and write-through, over a disk with a volatile cache. */
 import { describe, expect, it } from "vitest"
-import { eio, FakeDisk, settled } from "../fake-disk.ts"
-import { F, IOERR, OK, pattern, ranges, RingGuest, type RingGuestOptions, T, UNSUPP } from "../ring-guest.ts"
+import { eio, FakeDisk, settled } from "../../harness/fake-disk.ts"
+import { F, IOERR, OK, pattern, ranges, RingGuest, type RingGuestOptions, T, UNSUPP } from "../../harness/ring-guest.ts"
 
 const WRITEBACK = 0x20
 

@@ -2,8 +2,8 @@
 import { describe, expect, it } from "vitest"
 import { MemoryBacking } from "../../../src/backing/memory.ts"
 import { VirtioBlk } from "../../../src/virtio/blk/device.ts"
-import { FakeDisk } from "../fake-disk.ts"
-import { CONFIG_IRQ, F, IOERR, OK, pattern, ranges, RingGuest, T } from "../ring-guest.ts"
+import { FakeDisk } from "../../harness/fake-disk.ts"
+import { CONFIG_IRQ, F, IOERR, OK, pattern, ranges, RingGuest, T } from "../../harness/ring-guest.ts"
 
 const MIB = 1 << 20
 

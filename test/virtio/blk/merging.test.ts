@@ -1,8 +1,8 @@
 /** Which requests go to the backing in one call, and what is counted. */
 import { describe, expect, it } from "vitest"
 import { MemoryBacking } from "../../../src/backing/memory.ts"
-import { eio, FakeDisk } from "../fake-disk.ts"
-import { F, header, OK, pattern, type Piece, type Placed, ranges, type Request, RingGuest, T, UNSUPP } from "../ring-guest.ts"
+import { eio, FakeDisk } from "../../harness/fake-disk.ts"
+import { F, header, OK, pattern, type Piece, type Placed, ranges, type Request, RingGuest, T, UNSUPP } from "../../harness/ring-guest.ts"
 
 function pair(size = 1 << 20): { disk: FakeDisk; guest: RingGuest } {
   const disk = new FakeDisk({ size })

@@ -2,8 +2,8 @@
 import { describe, expect, it } from "vitest"
 import { MemoryBacking } from "../../../src/backing/memory.ts"
 import { Rng, seedFromEnvironment } from "../../support/rng.ts"
-import { eio, FakeDisk } from "../fake-disk.ts"
-import { F, IOERR, OK, pattern, ranges, RingGuest, T, UNSUPP } from "../ring-guest.ts"
+import { eio, FakeDisk } from "../../harness/fake-disk.ts"
+import { F, IOERR, OK, pattern, ranges, RingGuest, T, UNSUPP } from "../../harness/ring-guest.ts"
 
 const SECTORS = 2048
 

@@ -4,8 +4,8 @@ import type { VirtioBlkOptions } from "../../../src/virtio/blk/config.ts"
 import { MemoryBacking } from "../../../src/backing/memory.ts"
 import { BackingError } from "../../../src/backing/backing.ts"
 import { Rng, seedFromEnvironment } from "../../support/rng.ts"
-import { eio, FakeDisk } from "../fake-disk.ts"
-import { F, header, IOERR, OK, pattern, type Piece, ranges, type Request, RingGuest, T, UNSUPP } from "../ring-guest.ts"
+import { eio, FakeDisk } from "../../harness/fake-disk.ts"
+import { F, header, IOERR, OK, pattern, type Piece, ranges, type Request, RingGuest, T, UNSUPP } from "../../harness/ring-guest.ts"
 
 const SECTORS = 64
 

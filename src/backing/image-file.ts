@@ -1,0 +1,32 @@
+/** ImageFile: the few file operations that disk images need. Formats are written against it alone, so that they also run over memory, a recorder or a browser's files. */
+
+/**
+ * Positional, synchronous file access. Offsets and lengths are bytes; offsets are safe integers >= 0 (the caller has checked).
+ * Errors are `BackingError`s. One owner, no cursor.
+ */
+export interface ImageFile {
+  /** The file's name, for messages and for resolving names relative to it. */
+  readonly path: string
+  readonly readOnly: boolean
+  /** Current size of the file. */
+  size(): number
+  /** Fills `buffer` from `offset`. Returns the bytes read: fewer than `buffer.length` only where the file ends. */
+  read(buffer: Uint8Array, offset: number): number
+  /** `read` into several non-empty buffers, any number of them. Returns the bytes read in all. */
+  readv(buffers: readonly Uint8Array[], offset: number): number
+  /** Stores `buffer` whole, growing the file when it must. */
+  write(buffer: Uint8Array, offset: number): void
+  /** `write` from several non-empty buffers, any number of them. */
+  writev(buffers: readonly Uint8Array[], offset: number): void
+  /** Sets the size: cuts off, or grows by a hole that reads as zeroes. */
+  truncate(size: number): void
+  /**
+   * Frees the host's space behind the range, which reads as zeroes afterwards; the size stays. Returns false, with nothing done,
+   * where the host cannot. Left out by files that never can.
+   */
+  punchHole?(offset: number, length: number): boolean
+  /** What was written so far is on stable storage afterwards. */
+  sync(): void
+  /** Releases the file. A second call does nothing. Does not sync. */
+  close(): void
+}

@@ -1,0 +1,70 @@
+/** The references that persistent bitmaps hold: directory, tables and data (QC-BMP-01 to 07). Their content does not matter here. */
+import { getU64, roundUp, viewOf } from "../format/bytes.ts"
+import type { BitmapDirectory, CheckedImage } from "./checked-image.ts"
+import { coveredRanges, type Range } from "./covered-ranges.ts"
+import { type ReferenceSink, STRUCTURE } from "./reference-sink.ts"
+import { TABLE_ENTRY_SIZE } from "../format/spec.ts"
+import { readPadded, visitWords } from "./table-reader.ts"
+
+/** Fixed part of a directory entry. [QCOW2] "Bitmap directory" */
+const DIRECTORY_FIELD = { TABLE_OFFSET: 0, TABLE_SIZE: 8, NAME_SIZE: 18, EXTRA_DATA_SIZE: 20, EXTRA_DATA: 24 } as const
+/** Table entry: bits 9-55 offset; bit 0 means all ones, only without an offset. [QCOW2] "Bitmap table" */
+const TABLE_ENTRY = { OFFSET_HI: 0x00ffffff, OFFSET_LO: 0xfffffe00, RESERVED_HI: 0xff000000, RESERVED_LO: 0x000001fe, ALL_ONES_LO: 1 } as const
+/** QEMU's limits (QC-BMP-06). */
+const BITMAP_LIMIT = { DIRECTORY_BYTES: 67107840, TABLE_ENTRIES: 0x8000000 } as const
+const ALIGNMENT = 8
+
+/** Counts the references of all bitmaps. */
+export function countBitmapReferences(image: CheckedImage, directory: BitmapDirectory, sink: ReferenceSink): void {
+  const { offset, length } = directory
+  if (length > BITMAP_LIMIT.DIRECTORY_BYTES || offset % image.geometry.clusterSize !== 0 || !Number.isSafeInteger(offset + length)) {
+    sink.reportUnfollowed("bitmap", `the bitmap directory of ${length} bytes at byte ${offset} cannot be right`, offset)
+    return
+  }
+  sink.add(STRUCTURE.BITMAP_DIRECTORY, offset, length)
+  const tables = readTables(image, directory, sink)
+  sink.addAll(STRUCTURE.BITMAP_TABLE, tables)
+  for (const { start, end, times } of coveredRanges(tables)) {
+    visitWords(image.file, start, (end - start) / TABLE_ENTRY_SIZE, (hi, lo, at) => countTableEntry(hi, lo, at, times, image, sink))
+  }
+}
+
+function readTables(image: CheckedImage, directory: BitmapDirectory, sink: ReferenceSink): Range[] {
+  const tables: Range[] = []
+  const fixed = new Uint8Array(DIRECTORY_FIELD.EXTRA_DATA)
+  const view = viewOf(fixed)
+  const end = Math.min(directory.offset + directory.length, image.fileSize)
+  let at = directory.offset
+  for (let index = 0; index < directory.count; index++) {
+    if (at + fixed.length > end) {
+      sink.reportUnfollowed("bitmap", `the bitmap directory at byte ${directory.offset} ends after ${index} of ${directory.count} bitmaps`, directory.offset)
+      break
+    }
+    readPadded(image.file, fixed, at)
+    const offset = getU64(view, DIRECTORY_FIELD.TABLE_OFFSET)
+    const entries = view.getUint32(DIRECTORY_FIELD.TABLE_SIZE)
+    const aligned = offset % image.geometry.clusterSize === 0 && offset <= Number.MAX_SAFE_INTEGER - BITMAP_LIMIT.TABLE_ENTRIES * TABLE_ENTRY_SIZE
+    if (!aligned || entries > BITMAP_LIMIT.TABLE_ENTRIES) {
+      sink.reportUnfollowed("bitmap", `bitmap ${index} at byte ${at} has a table of ${entries} entries at byte ${offset}, which cannot be right`, at)
+    } else {
+      tables.push({ start: offset, end: offset + entries * TABLE_ENTRY_SIZE })
+    }
+    const length = fixed.length + view.getUint32(DIRECTORY_FIELD.EXTRA_DATA_SIZE) + view.getUint16(DIRECTORY_FIELD.NAME_SIZE)
+    at += roundUp(length, ALIGNMENT)
+  }
+  return tables
+}
+
+function countTableEntry(hi: number, lo: number, at: number, times: number, image: CheckedImage, sink: ReferenceSink): void {
+  const offset = (hi & TABLE_ENTRY.OFFSET_HI) * 2 ** 32 + ((lo & TABLE_ENTRY.OFFSET_LO) >>> 0)
+  const reserved = (hi & TABLE_ENTRY.RESERVED_HI) !== 0 || (lo & TABLE_ENTRY.RESERVED_LO) !== 0
+  if (reserved || (offset !== 0 && (lo & TABLE_ENTRY.ALL_ONES_LO) !== 0)) {
+    sink.report("bitmap", `the bitmap table entry at byte ${at} has reserved bits set`, at)
+  }
+  if (offset === 0) return
+  if (offset % image.geometry.clusterSize !== 0 || offset > Number.MAX_SAFE_INTEGER - image.geometry.clusterSize) {
+    sink.reportUnfollowed("bitmap", `the bitmap table entry at byte ${at} points to byte ${offset}, which is not a cluster`, at)
+    return
+  }
+  sink.add(STRUCTURE.BITMAP_DATA, offset, image.geometry.clusterSize, times, at)
+}

@@ -1,0 +1,74 @@
+/** What a check knows of an image before it looks at the tables: the header, read leniently enough to check damaged images too. */
+import { BackingError } from "../../backing.ts"
+import type { ImageFile } from "../../image-file.ts"
+import { getU64, viewOf } from "../format/bytes.ts"
+import { featureName, findExtension } from "../format/extensions.ts"
+import type { Geometry } from "../format/geometry.ts"
+import { hasFeature, headerGeometry, type Qcow2Header } from "../format/header.ts"
+import { readHeader } from "../image.ts"
+import { AUTOCLEAR_BIT, EXTENSION_TYPE, HEADER_FIELD, INCOMPATIBLE_BIT } from "../format/spec.ts"
+
+/** A run of bytes in the image file. */
+export interface FileRange {
+  readonly offset: number
+  readonly length: number
+}
+
+/** Where the bitmap directory is. */
+export interface BitmapDirectory extends FileRange {
+  /** Bitmaps in it. */
+  readonly count: number
+}
+
+export interface CheckedImage {
+  readonly file: ImageFile
+  /** Bytes in the file when the check began. */
+  readonly fileSize: number
+  readonly header: Qcow2Header
+  readonly geometry: Geometry
+  /** The bitmap directory, when the image says that its bitmaps are valid (QC-BMP-02). */
+  readonly bitmaps: BitmapDirectory | undefined
+  readonly encryptionHeader: FileRange | undefined
+}
+
+/** Incompatible features that do not change how references are counted. */
+const CHECKABLE: ReadonlySet<number> = new Set([INCOMPATIBLE_BIT.DIRTY, INCOMPATIBLE_BIT.CORRUPT, INCOMPATIBLE_BIT.COMPRESSION_TYPE])
+
+/** Reads the header. Throws a `BackingError` when the file is no qcow2 image or uses a feature that the check does not know. */
+export function readCheckedImage(file: ImageFile): CheckedImage {
+  const header = readHeader(file)
+  for (let bit = 0; bit < 64; bit++) {
+    if (!hasFeature(header.incompatibleFeatures, bit) || CHECKABLE.has(bit)) continue
+    const name = featureName(header.extensions, "incompatible", bit)
+    throw new BackingError("unsupported", `cannot check an image with incompatible feature bit ${bit}${name === undefined ? "" : ` ("${name}")`} at byte ${HEADER_FIELD.INCOMPATIBLE_FEATURES}`, {
+      path: file.path,
+      offset: HEADER_FIELD.INCOMPATIBLE_FEATURES,
+    })
+  }
+  return {
+    file,
+    fileSize: file.size(),
+    header,
+    geometry: headerGeometry(header),
+    bitmaps: hasFeature(header.autoclearFeatures, AUTOCLEAR_BIT.BITMAPS) ? bitmapDirectory(header) : undefined,
+    encryptionHeader: encryptionHeader(header),
+  }
+}
+
+const BITMAPS_EXTENSION = { SIZE: 24, COUNT: 0, DIRECTORY_SIZE: 8, DIRECTORY_OFFSET: 16 } as const
+
+function bitmapDirectory(header: Qcow2Header): BitmapDirectory | undefined {
+  const data = findExtension(header.extensions, EXTENSION_TYPE.BITMAPS)
+  if (data === undefined || data.length < BITMAPS_EXTENSION.SIZE) return undefined
+  const view = viewOf(data)
+  return {
+    count: view.getUint32(BITMAPS_EXTENSION.COUNT),
+    offset: getU64(view, BITMAPS_EXTENSION.DIRECTORY_OFFSET),
+    length: getU64(view, BITMAPS_EXTENSION.DIRECTORY_SIZE),
+  }
+}
+
+function encryptionHeader(header: Qcow2Header): FileRange | undefined {
+  const data = findExtension(header.extensions, EXTENSION_TYPE.FULL_DISK_ENCRYPTION)
+  return data === undefined ? undefined : { offset: getU64(viewOf(data), 0), length: getU64(viewOf(data), 8) }
+}

@@ -1,0 +1,107 @@
+/**
+ * ClusterCounts and ClusterSet: a number, or a yes or no, for each cluster of an image file. Only the touched parts of the file
+ * take memory, and never more than a limit, so that a hostile image cannot take it all.
+ */
+import { BackingError } from "../../backing.ts"
+
+/** Clusters in a chunk, a power of two. */
+const CHUNK = 1024
+/** Multiplying by a power of two is exact, and far cheaper than a remainder of doubles. */
+const PER_CHUNK = 1 / CHUNK
+/** Chunks in all: counts for 268 million clusters, 16 TiB of 64 KiB ones, in 1 GiB of memory. */
+const MAX_CHUNKS = 1 << 18
+
+/** What a cluster is used as, in the upper bits of its count: more than one when structures overlap. */
+export const CLUSTER_USE = { DATA: 0x10000000, L1_TABLE: 0x20000000, L2_TABLE: 0x40000000, OTHER: 0x80000000 } as const
+export type ClusterUse = (typeof CLUSTER_USE)[keyof typeof CLUSTER_USE]
+
+const COUNT_MASK = 0x0fffffff
+
+/** How many references each cluster has, and as what. A count that would pass 2^28 - 1 stays there: no honest image comes near. */
+export class ClusterCounts {
+  /** The highest cluster with a count, -1 without any. */
+  highest = -1
+  readonly #chunks = new Map<number, Uint32Array>()
+  // Neighbours are counted one after the other mostly: remembering the last chunk saves the Map nearly every time.
+  #lastIndex = -1
+  #last: Uint32Array | undefined
+
+  add(cluster: number, weight: number, use: ClusterUse): void {
+    const index = Math.floor(cluster * PER_CHUNK)
+    const within = cluster - index * CHUNK
+    let chunk = index === this.#lastIndex ? this.#last : this.#chunks.get(index)
+    if (chunk === undefined) {
+      chunk = new Uint32Array(CHUNK)
+      insert(this.#chunks, index, chunk)
+    }
+    this.#lastIndex = index
+    this.#last = chunk
+    const word = chunk[within] ?? 0
+    chunk[within] = (word & ~COUNT_MASK) | use | Math.min(COUNT_MASK, (word & COUNT_MASK) + weight)
+    if (cluster > this.highest) this.highest = cluster
+  }
+
+  get(cluster: number): number {
+    const index = Math.floor(cluster * PER_CHUNK)
+    const within = cluster - index * CHUNK
+    if (index !== this.#lastIndex) {
+      this.#lastIndex = index
+      this.#last = this.#chunks.get(index)
+    }
+    return (this.#last?.[within] ?? 0) & COUNT_MASK
+  }
+
+  /** Whether the cluster is used as something other than `use` and guest data. */
+  hasOtherUse(cluster: number, use: ClusterUse): boolean {
+    const index = Math.floor(cluster * PER_CHUNK)
+    const word = this.#chunks.get(index)?.[cluster - index * CHUNK] ?? 0
+    return (word & ~(COUNT_MASK | CLUSTER_USE.DATA | use)) !== 0
+  }
+
+  /** Calls `visit` for each cluster with a count, in ascending order. Nothing may be added meanwhile. */
+  forEach(visit: (cluster: number, count: number) => void): void {
+    for (const index of [...this.#chunks.keys()].sort((a, b) => a - b)) {
+      this.#chunks.get(index)?.forEach((word, within) => {
+        if (word !== 0) visit(index * CHUNK + within, word & COUNT_MASK)
+      })
+    }
+  }
+}
+
+/** A set of clusters. */
+export class ClusterSet {
+  readonly #chunks = new Map<number, Uint32Array>()
+  #lastIndex = -1
+  #last: Uint32Array | undefined
+
+  add(cluster: number): void {
+    const index = Math.floor(cluster * PER_CHUNK)
+    const within = cluster - index * CHUNK
+    let chunk = index === this.#lastIndex ? this.#last : this.#chunks.get(index)
+    if (chunk === undefined) {
+      chunk = new Uint32Array(CHUNK / 32)
+      insert(this.#chunks, index, chunk)
+    }
+    this.#lastIndex = index
+    this.#last = chunk
+    chunk[within >>> 5] = ((chunk[within >>> 5] ?? 0) | (1 << (within & 31))) >>> 0
+  }
+
+  has(cluster: number): boolean {
+    const index = Math.floor(cluster * PER_CHUNK)
+    const within = cluster - index * CHUNK
+    if (index !== this.#lastIndex) {
+      this.#lastIndex = index
+      this.#last = this.#chunks.get(index)
+    }
+    const word = this.#last?.[within >>> 5] ?? 0
+    return (word & (1 << (within & 31))) !== 0
+  }
+}
+
+function insert(chunks: Map<number, Uint32Array>, index: number, chunk: Uint32Array): void {
+  if (chunks.size >= MAX_CHUNKS) {
+    throw new BackingError("unsupported", `the image's clusters are scattered too widely to check in memory: more than ${MAX_CHUNKS * CHUNK} of them`)
+  }
+  chunks.set(index, chunk)
+}

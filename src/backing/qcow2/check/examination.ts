@@ -1,0 +1,45 @@
+/** One look at a whole image: all references counted and compared with the stored refcounts. What checks and repairs start from. */
+import type { ImageFile } from "../../image-file.ts"
+import { type CheckedImage, readCheckedImage } from "./checked-image.ts"
+import { ClusterSet } from "./cluster-counts.ts"
+import { Findings } from "./findings.ts"
+import { ReferenceCounter } from "./references.ts"
+import { StoredRefcounts } from "./stored-refcounts.ts"
+
+export interface Examination {
+  readonly image: CheckedImage
+  readonly findings: Findings
+  readonly references: ReferenceCounter
+  readonly refcounts: StoredRefcounts
+  /** Clusters whose stored refcount is exactly one. */
+  readonly ones: ClusterSet
+  /** End of the last cluster in use, in bytes. */
+  readonly imageEndOffset: number
+  /** Some cluster in use has no refcount block that could hold its refcount. */
+  readonly needsRebuild: boolean
+}
+
+/** Examines an image; writes nothing. Throws a `BackingError` when it cannot: no qcow2 image, a feature that it does not know, an I/O error. */
+export function examine(file: ImageFile): Examination {
+  const image = readCheckedImage(file)
+  const findings = new Findings()
+  const refcounts = new StoredRefcounts(image, findings)
+  const ones = new ClusterSet()
+  refcounts.collectOnes(ones)
+  const references = new ReferenceCounter(image, ones, findings)
+  references.countAll()
+  references.countRefcountTable()
+  refcounts.countReferences(references, references.counts)
+
+  const { clusterSize } = image.geometry
+  const highest = refcounts.forEachMismatch(references.counts, (cluster, stored, count) => {
+    const message = `cluster ${cluster} at byte ${cluster * clusterSize} has refcount ${stored} and ${count} references`
+    findings.add(stored > count ? "leak" : "refcount", message, cluster * clusterSize)
+  })
+  let uncovered = false
+  refcounts.forEachUncovered(references.counts, (cluster, count) => {
+    uncovered = true
+    findings.add("refcount", `cluster ${cluster} at byte ${cluster * clusterSize} has no refcount block and ${count} references`, cluster * clusterSize)
+  })
+  return { image, findings, references, refcounts, ones, imageEndOffset: (highest + 1) * clusterSize, needsRebuild: uncovered || refcounts.broken }
+}

@@ -1,0 +1,120 @@
+/**
+ * Corrects flags in L1 and L2 entries: COPIED in the active tables, and, when asked, reserved bits, COPIED of compressed clusters and
+ * unaligned preallocated zero clusters. Changes nothing that a reader sees.
+ */
+import { viewOf } from "../format/bytes.ts"
+import type { CheckedImage } from "./checked-image.ts"
+import { CLUSTER_USE, type ClusterUse } from "./cluster-counts.ts"
+import { coveredRanges, type Range } from "./covered-ranges.ts"
+import { decodeL1Entry, hostOffset, L2_KIND, l2Kind, type Word } from "../format/entries.ts"
+import type { Examination } from "./examination.ts"
+import { L1_ENTRY, L2_ENTRY, TABLE_ENTRY_SIZE } from "../format/spec.ts"
+import { readPadded, visitWords } from "./table-reader.ts"
+
+export type FixScope = "copied" | "all"
+
+/** L2 tables whose offsets are remembered, not to correct one twice; beyond that one may be read again. */
+const REMEMBERED = 1 << 20
+
+/** Corrects the entries of all tables. The refcounts that `examination` saw must be those on the disk. */
+export function fixEntries(examination: Examination, scope: FixScope): void {
+  const { image, references } = examination
+  const { l1TableOffset, l1Size } = image.header
+  const active = { start: l1TableOffset, end: l1TableOffset + l1Size * TABLE_ENTRY_SIZE }
+  const fixer = new EntryFixer(examination, scope)
+  fixer.fixL1([active], true)
+  // COPIED means nothing in the tables of snapshots (QC-SNAP-08).
+  if (scope === "all") fixer.fixL1(coveredRanges(references.snapshotL1Tables), false)
+}
+
+class EntryFixer {
+  readonly #image: CheckedImage
+  readonly #examination: Examination
+  readonly #scope: FixScope
+
+  constructor(examination: Examination, scope: FixScope) {
+    this.#image = examination.image
+    this.#examination = examination
+    this.#scope = scope
+  }
+
+  /** Corrects L1 tables, and the L2 tables that they refer to. */
+  fixL1(tables: readonly Range[], active: boolean): void {
+    const { clusterSize } = this.#image.geometry
+    const done = new Set<number>()
+    for (const { start, end } of tables) {
+      this.#fixTable(start, end, CLUSTER_USE.L1_TABLE, (hi, lo) => this.#fixedL1(hi, lo, active))
+      visitWords(this.#image.file, start, (end - start) / TABLE_ENTRY_SIZE, (hi, lo) => {
+        const entry = decodeL1Entry(hi, lo, this.#image.geometry)
+        if (entry.kind !== "table" || done.has(entry.offset)) return
+        if (done.size >= REMEMBERED) done.clear()
+        done.add(entry.offset)
+        this.#fixTable(entry.offset, entry.offset + clusterSize, CLUSTER_USE.L2_TABLE, (l2Hi, l2Lo) => this.#fixedL2(l2Hi, l2Lo, active))
+      })
+    }
+  }
+
+  #fixedL1(hi: number, lo: number, active: boolean): Word {
+    const entry = decodeL1Entry(hi, lo, this.#image.geometry)
+    const clean = this.#scope === "all" ? { hi: (hi & ~L1_ENTRY.RESERVED_HI) >>> 0, lo: (lo & ~L1_ENTRY.RESERVED_LO) >>> 0 } : { hi, lo }
+    return entry.kind === "table" && active ? this.#withCopied(clean, entry.offset) : clean
+  }
+
+  #fixedL2(hi: number, lo: number, active: boolean): Word {
+    const all = this.#scope === "all"
+    const withoutReserved = all ? { hi: (hi & ~L2_ENTRY.RESERVED_HI) >>> 0, lo: (lo & ~L2_ENTRY.RESERVED_LO) >>> 0 } : { hi, lo }
+    switch (l2Kind(hi, lo, this.#image.geometry)) {
+      case L2_KIND.UNALLOCATED:
+      case L2_KIND.ZERO:
+        return withoutReserved
+      case L2_KIND.NORMAL:
+      case L2_KIND.ZERO_ALLOCATED:
+        return active ? this.#withCopied(withoutReserved, hostOffset(hi, lo)) : withoutReserved
+      case L2_KIND.COMPRESSED:
+        return all ? { hi: (hi & ~L2_ENTRY.COPIED_HI) >>> 0, lo } : { hi, lo }
+      case L2_KIND.CORRUPT:
+        // An unaligned preallocated zero cluster reads as zeroes whatever its offset says, so the offset can go (QC-CHK-07).
+        return all && this.#isZero(hi, lo) ? { hi: 0, lo: L2_ENTRY.ZERO_LO } : { hi, lo }
+    }
+  }
+
+  #isZero(hi: number, lo: number): boolean {
+    return this.#image.geometry.version >= 3 && (hi & L2_ENTRY.COMPRESSED_HI) === 0 && (lo & L2_ENTRY.ZERO_LO) !== 0
+  }
+
+  #withCopied(word: Word, offset: number): Word {
+    const one = this.#examination.ones.has(offset / this.#image.geometry.clusterSize)
+    return { hi: one ? (word.hi | L2_ENTRY.COPIED_HI) >>> 0 : (word.hi & ~L2_ENTRY.COPIED_HI) >>> 0, lo: word.lo }
+  }
+
+  /** Rewrites the clusters of a table in which `fix` changes an entry. A cluster that is also another structure is left alone. */
+  #fixTable(tableStart: number, tableEnd: number, use: ClusterUse, fix: (hi: number, lo: number) => Word): void {
+    const { clusterSize } = this.#image.geometry
+    const end = Math.min(tableEnd, this.#image.fileSize)
+    for (let start = tableStart; start < end; ) {
+      const cluster = Math.floor(start / clusterSize)
+      const next = Math.min((cluster + 1) * clusterSize, tableEnd)
+      if (!this.#examination.references.counts.hasOtherUse(cluster, use)) {
+        const bytes = new Uint8Array(next - start)
+        readPadded(this.#image.file, bytes, start)
+        if (fixWords(viewOf(bytes), fix)) this.#image.file.write(bytes, start)
+      }
+      start = next
+    }
+  }
+}
+
+function fixWords(view: DataView, fix: (hi: number, lo: number) => Word): boolean {
+  let changed = false
+  for (let at = 0; at < view.byteLength; at += TABLE_ENTRY_SIZE) {
+    const hi = view.getUint32(at)
+    const lo = view.getUint32(at + 4)
+    if (hi === 0 && lo === 0) continue
+    const fixed = fix(hi, lo)
+    if (fixed.hi === hi && fixed.lo === lo) continue
+    view.setUint32(at, fixed.hi)
+    view.setUint32(at + 4, fixed.lo)
+    changed = true
+  }
+  return changed
+}

@@ -1,0 +1,91 @@
+/**
+ * Builds a new refcount table and new blocks from the references, in new clusters at the end of the file. The old structure is
+ * not touched: until the header is switched with one write, a crash leaves the image as it was.
+ */
+import { BackingError } from "../../backing.ts"
+import { setU64, viewOf } from "../format/bytes.ts"
+import type { CheckedImage } from "./checked-image.ts"
+import { CLUSTER_USE, type ClusterCounts, ClusterSet } from "./cluster-counts.ts"
+import type { Examination } from "./examination.ts"
+import { Findings } from "./findings.ts"
+import { refcountCodec } from "../format/refcount-codec.ts"
+import { ReferenceCounter } from "./references.ts"
+import { HEADER_FIELD, LIMIT, TABLE_ENTRY_SIZE } from "../format/spec.ts"
+
+/** Where the new structure goes. */
+interface Layout {
+  /** Table indices that get a block, ascending. */
+  readonly indices: readonly number[]
+  readonly tableClusters: number
+  /** The first of the new clusters: the table, then the blocks. */
+  readonly firstCluster: number
+}
+
+/** Replaces the refcount structure of the image. Throws `no-space` when it would need a table above the limit. */
+export function rebuildRefcounts({ image, references, refcounts }: Examination): void {
+  // Counted again without the old structure, which is free afterwards.
+  const counter = new ReferenceCounter(image, new ClusterSet(), new Findings())
+  counter.countAll()
+  const counts = counter.counts
+  if (!references.complete) {
+    // What could not be followed may hold references: what the old blocks say is in use stays in use.
+    refcounts.forEachMismatch(counts, (cluster, stored, count) => {
+      if (stored > count) counts.add(cluster, stored - count, CLUSTER_USE.OTHER)
+    })
+  }
+  const layout = planLayout(image, counts)
+  for (let cluster = 0; cluster < layout.tableClusters + layout.indices.length; cluster++) counts.add(layout.firstCluster + cluster, 1, CLUSTER_USE.OTHER)
+  writeStructure(image, counts, layout)
+  image.file.sync()
+  switchHeader(image, layout)
+  image.file.sync()
+}
+
+/** The new clusters need refcounts themselves, for which more blocks may be needed: goes round until nothing is added. */
+function planLayout(image: CheckedImage, counts: ClusterCounts): Layout {
+  const { clusterSize, refcountBlockEntries } = image.geometry
+  const firstCluster = Math.max(Math.ceil(image.fileSize / clusterSize), counts.highest + 1)
+  const indices = new Set<number>()
+  counts.forEach((cluster) => indices.add(Math.floor(cluster / refcountBlockEntries)))
+  let tableClusters = 0
+  for (let before = -1; before !== indices.size + tableClusters; ) {
+    before = indices.size + tableClusters
+    const end = firstCluster + tableClusters + indices.size
+    for (let index = Math.floor(firstCluster / refcountBlockEntries); index * refcountBlockEntries < end; index++) indices.add(index)
+    const highest = Math.floor((Math.max(end, firstCluster + 1) - 1) / refcountBlockEntries)
+    tableClusters = Math.ceil(((highest + 1) * TABLE_ENTRY_SIZE) / clusterSize)
+    if (tableClusters * clusterSize > LIMIT.REFCOUNT_TABLE_BYTES) {
+      const message = `the refcounts cannot be rebuilt: their table for a file of ${image.fileSize} bytes would be larger than ${LIMIT.REFCOUNT_TABLE_BYTES} bytes`
+      throw new BackingError("no-space", message, { path: image.file.path })
+    }
+  }
+  return { indices: [...indices].sort((a, b) => a - b), tableClusters, firstCluster }
+}
+
+function writeStructure(image: CheckedImage, counts: ClusterCounts, layout: Layout): void {
+  const { clusterSize, refcountBlockEntries, refcountOrder, refcountMax } = image.geometry
+  const { set } = refcountCodec(refcountOrder)
+  const table = new Uint8Array(layout.tableClusters * clusterSize)
+  const block = new Uint8Array(clusterSize)
+  const view = viewOf(block)
+  let offset = (layout.firstCluster + layout.tableClusters) * clusterSize
+  for (const index of layout.indices) {
+    block.fill(0)
+    const first = index * refcountBlockEntries
+    const count = Math.min(refcountBlockEntries, counts.highest + 1 - first)
+    // A count that the width cannot hold is stored as its largest: the check goes on reporting it.
+    for (let within = 0; within < count; within++) set(view, within, Math.min(refcountMax, counts.get(first + within)))
+    image.file.write(block, offset)
+    setU64(viewOf(table), index * TABLE_ENTRY_SIZE, offset)
+    offset += clusterSize
+  }
+  image.file.write(table, layout.firstCluster * clusterSize)
+}
+
+/** Offset and size of the table lie side by side in the header: one write of 12 bytes within a sector switches both (QC-WO-06). */
+function switchHeader(image: CheckedImage, layout: Layout): void {
+  const fields = new Uint8Array(HEADER_FIELD.NB_SNAPSHOTS - HEADER_FIELD.REFCOUNT_TABLE_OFFSET)
+  setU64(viewOf(fields), 0, layout.firstCluster * image.geometry.clusterSize)
+  viewOf(fields).setUint32(HEADER_FIELD.REFCOUNT_TABLE_CLUSTERS - HEADER_FIELD.REFCOUNT_TABLE_OFFSET, layout.tableClusters)
+  image.file.write(fields, HEADER_FIELD.REFCOUNT_TABLE_OFFSET)
+}

@@ -1,0 +1,182 @@
+/**
+ * Counts every reference to every cluster of an image (QC-REF-04): header, active and snapshot L1 tables, L2 tables, data,
+ * compressed ranges, refcount table, snapshot table, bitmaps, encryption header. Reports entries that cannot be right on the way.
+ * Each L1 range and each L2 table is read once however often it is referenced, so the work is bounded by the size of the file.
+ */
+import { countBitmapReferences } from "./check-bitmaps.ts"
+import { countSnapshotReferences } from "./check-snapshots.ts"
+import type { CheckedImage } from "./checked-image.ts"
+import { ClusterCounts, type ClusterSet } from "./cluster-counts.ts"
+import { coveredRanges, type Range } from "./covered-ranges.ts"
+import { compressedLength, compressedOffset, decodeL1Entry, decodeL2Entry, hostOffset, isCopied, L2_KIND, l2Kind } from "../format/entries.ts"
+import type { Findings, FindingKind } from "./findings.ts"
+import type { Geometry } from "../format/geometry.ts"
+import { type ReferenceSink, STRUCTURE, type Structure } from "./reference-sink.ts"
+import { L2_ENTRY, TABLE_ENTRY_SIZE } from "../format/spec.ts"
+import { visitWords } from "./table-reader.ts"
+
+/** L2 tables that are gathered before they are visited: 50 MB at the most. */
+const L2_BATCH = 1 << 20
+
+/** How the guest's disk lies in the file: counts of guest clusters in the active tables. */
+export interface AllocationStatistics {
+  allocatedClusters: number
+  /** Not the neighbour of the cluster before; compressed ones are all counted. */
+  fragmentedClusters: number
+  compressedClusters: number
+}
+
+export class ReferenceCounter implements ReferenceSink {
+  readonly counts = new ClusterCounts()
+  readonly statistics: AllocationStatistics = { allocatedClusters: 0, fragmentedClusters: 0, compressedClusters: 0 }
+  /** False when something that may hold references could not be followed: then nothing that looks unused may be freed. */
+  complete = true
+  /** Where the L1 tables of the snapshots are. */
+  snapshotL1Tables: readonly Range[] = []
+  readonly #image: CheckedImage
+  readonly #geometry: Geometry
+  readonly #findings: Findings
+  /** Clusters whose stored refcount is exactly one: those whose references must carry COPIED. */
+  readonly #storedOne: ClusterSet
+
+  constructor(image: CheckedImage, storedOne: ClusterSet, findings: Findings) {
+    this.#image = image
+    this.#geometry = image.geometry
+    this.#storedOne = storedOne
+    this.#findings = findings
+  }
+
+  /** Counts all references but those to the refcount table and blocks. */
+  countAll(): void {
+    const { header, bitmaps, encryptionHeader } = this.#image
+    this.add(STRUCTURE.HEADER, 0, this.#geometry.clusterSize)
+    const active = { start: header.l1TableOffset, end: header.l1TableOffset + header.l1Size * TABLE_ENTRY_SIZE }
+    this.add(STRUCTURE.L1_TABLE, active.start, active.end - active.start)
+    this.#countL1Tables([active], true)
+    this.snapshotL1Tables = countSnapshotReferences(this.#image, this)
+    this.#countL1Tables(this.snapshotL1Tables, false)
+    if (encryptionHeader !== undefined) this.add(STRUCTURE.ENCRYPTION_HEADER, encryptionHeader.offset, encryptionHeader.length)
+    if (bitmaps !== undefined) countBitmapReferences(this.#image, bitmaps, this)
+  }
+
+  countRefcountTable(): void {
+    const { refcountTableOffset, refcountTableClusters } = this.#image.header
+    this.add(STRUCTURE.REFCOUNT_TABLE, refcountTableOffset, refcountTableClusters * this.#geometry.clusterSize)
+  }
+
+  report(kind: FindingKind, message: string, offset: number): void {
+    this.#findings.add(kind, message, offset)
+  }
+
+  /** A structure that may hold references is broken. */
+  reportUnfollowed(kind: FindingKind, message: string, offset: number): void {
+    this.complete = false
+    this.report(kind, message, offset)
+  }
+
+  add(structure: Structure, offset: number, length: number, times = 1, at = offset): void {
+    if (length <= 0 || this.#isBeyondEnd(structure, offset, length, at)) return
+    const { clusterSize } = this.#geometry
+    const last = Math.floor((offset + length - 1) / clusterSize)
+    for (let cluster = Math.floor(offset / clusterSize); cluster <= last; cluster++) this.counts.add(cluster, times, structure.use)
+  }
+
+  addAll(structure: Structure, ranges: readonly Range[]): void {
+    const { clusterSize } = this.#geometry
+    const inside = ranges.filter((range) => range.start < range.end && !this.#isBeyondEnd(structure, range.start, range.end - range.start, range.start))
+    const clusters = inside.map((range) => ({ start: Math.floor(range.start / clusterSize), end: Math.ceil(range.end / clusterSize) }))
+    for (const { start, end, times } of coveredRanges(clusters)) {
+      for (let cluster = start; cluster < end; cluster++) this.counts.add(cluster, times, structure.use)
+    }
+  }
+
+  /** Less than a cluster past the end of the file is fine: a file may end inside its last cluster (QC-CHK-05). */
+  #isBeyondEnd(structure: Structure, offset: number, length: number, at: number): boolean {
+    if (offset + length - this.#image.fileSize < this.#geometry.clusterSize) return false
+    this.report("beyond-end", `${structure.name} at byte ${offset} lies past the end of the file, which has ${this.#image.fileSize} bytes`, at)
+    return true
+  }
+
+  /** Counts the L2 tables that L1 tables refer to, and what these refer to. Counts add up, so it may be done in batches. */
+  #countL1Tables(tables: readonly Range[], active: boolean): void {
+    const l2Tables = new Map<number, number>()
+    for (const { start, end, times } of coveredRanges(tables)) {
+      visitWords(this.#image.file, start, (end - start) / TABLE_ENTRY_SIZE, (hi, lo, at) => {
+        const offset = this.#checkL1Entry(hi, lo, at, active)
+        if (offset === undefined) return
+        this.add(STRUCTURE.L2_TABLE, offset, this.#geometry.clusterSize, times, at)
+        l2Tables.set(offset, (l2Tables.get(offset) ?? 0) + times)
+        if (l2Tables.size >= L2_BATCH) this.#countL2Tables(l2Tables, active)
+      })
+    }
+    this.#countL2Tables(l2Tables, active)
+  }
+
+  /** Returns the offset of the L2 table, if there is one that can be read. */
+  #checkL1Entry(hi: number, lo: number, at: number, active: boolean): number | undefined {
+    const entry = decodeL1Entry(hi, lo, this.#geometry)
+    if (entry.reserved) this.report("reserved-bits", `the L1 entry at byte ${at} has reserved bits set`, at)
+    if (entry.kind === "empty") return undefined
+    if (entry.kind === "corrupt") {
+      this.reportUnfollowed("alignment", `the L1 entry at byte ${at} points to byte ${entry.offset}: ${entry.reason}`, at)
+      return undefined
+    }
+    if (active) this.#checkCopied(entry.offset, entry.copied, "L1", at)
+    return entry.offset
+  }
+
+  #countL2Tables(tables: Map<number, number>, active: boolean): void {
+    for (const [offset, times] of tables) {
+      const next = { offset: 0 } // where the next cluster would lie if the disk were in one piece
+      visitWords(this.#image.file, offset, this.#geometry.l2Entries, (hi, lo, at) => this.#countL2Entry(hi, lo, at, times, active ? next : undefined))
+    }
+    tables.clear()
+  }
+
+  #countL2Entry(hi: number, lo: number, at: number, times: number, next: { offset: number } | undefined): void {
+    const { clusterSize } = this.#geometry
+    const kind = l2Kind(hi, lo, this.#geometry)
+    if ((hi & L2_ENTRY.COMPRESSED_HI) === 0 && ((hi & L2_ENTRY.RESERVED_HI) !== 0 || (lo & L2_ENTRY.RESERVED_LO) !== 0)) {
+      this.report("reserved-bits", `the L2 entry at byte ${at} has reserved bits set`, at)
+    }
+    switch (kind) {
+      case L2_KIND.NORMAL:
+      case L2_KIND.ZERO_ALLOCATED: {
+        const offset = hostOffset(hi, lo)
+        this.add(STRUCTURE.DATA, offset, clusterSize, times, at)
+        if (next === undefined) return
+        this.#checkCopied(offset, isCopied(hi), "L2", at)
+        this.statistics.allocatedClusters += times
+        if (next.offset !== 0 && next.offset !== offset) this.statistics.fragmentedClusters += times
+        next.offset = offset + clusterSize
+        return
+      }
+      case L2_KIND.COMPRESSED:
+        this.add(STRUCTURE.COMPRESSED, compressedOffset(hi, lo, this.#geometry), compressedLength(hi, lo, this.#geometry), times, at)
+        if (isCopied(hi)) this.report("compressed-copied", `the L2 entry at byte ${at} is of a compressed cluster but has COPIED set`, at)
+        if (next === undefined) return
+        this.statistics.allocatedClusters += times
+        this.statistics.compressedClusters += times
+        this.statistics.fragmentedClusters += times
+        return
+      case L2_KIND.CORRUPT:
+        this.#countCorruptEntry(hi, lo, at, times)
+    }
+  }
+
+  #countCorruptEntry(hi: number, lo: number, at: number, times: number): void {
+    const entry = decodeL2Entry(hi, lo, this.#geometry)
+    const reason = entry.kind === "corrupt" ? `: ${entry.reason}` : ""
+    if ((hi & L2_ENTRY.COMPRESSED_HI) !== 0) return this.report("beyond-end", `the L2 entry at byte ${at} cannot be right${reason}`, at)
+    this.reportUnfollowed("alignment", `the L2 entry at byte ${at} cannot be right${reason}`, at)
+    // A zero flag in version 2: whoever clears it finds the cluster still there.
+    const offset = hostOffset(hi, lo)
+    if (offset !== 0 && offset % this.#geometry.clusterSize === 0) this.add(STRUCTURE.DATA, offset, this.#geometry.clusterSize, times, at)
+  }
+
+  #checkCopied(offset: number, copied: boolean, level: "L1" | "L2", at: number): void {
+    const one = this.#storedOne.has(offset / this.#geometry.clusterSize)
+    if (one === copied) return
+    this.report("copied", `the ${level} entry at byte ${at} has COPIED ${copied ? "set, but the refcount is not one" : "clear, but the refcount is one"}`, at)
+  }
+}

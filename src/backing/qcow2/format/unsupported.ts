@@ -1,0 +1,64 @@
+/** Which valid images this program does not handle, and which it only reads: refused by name, with the file untouched. */
+import { BackingError } from "../../backing.ts"
+import { featureName } from "./extensions.ts"
+import { hasFeature, type Qcow2Header } from "./header.ts"
+import { CRYPT_METHOD, HEADER_FIELD, INCOMPATIBLE_BIT } from "./spec.ts"
+
+const HANDLED_INCOMPATIBLE: ReadonlySet<number> = new Set([INCOMPATIBLE_BIT.DIRTY, INCOMPATIBLE_BIT.CORRUPT, INCOMPATIBLE_BIT.COMPRESSION_TYPE])
+
+/** Names of the incompatible features that are known but not implemented, for images without a feature name table. */
+const KNOWN_NAMES: Readonly<Record<number, string>> = {
+  [INCOMPATIBLE_BIT.EXTERNAL_DATA_FILE]: "external data file",
+  [INCOMPATIBLE_BIT.EXTENDED_L2]: "extended L2 entries",
+}
+
+/** Throws `unsupported` when the image uses what this program does not implement, reading included. */
+export function refuseUnsupported(header: Qcow2Header, path: string): void {
+  for (let bit = 0; bit < 64; bit++) {
+    if (!hasFeature(header.incompatibleFeatures, bit) || HANDLED_INCOMPATIBLE.has(bit)) continue
+    const name = KNOWN_NAMES[bit] ?? featureName(header.extensions, "incompatible", bit)
+    const quoted = name === undefined ? "" : ` ("${name}")`
+    throw new BackingError(
+      "unsupported",
+      `unsupported incompatible feature bit ${bit}${quoted} at byte ${HEADER_FIELD.INCOMPATIBLE_FEATURES}; open it with the program that wrote it`,
+      {
+        path,
+        offset: HEADER_FIELD.INCOMPATIBLE_FEATURES,
+      },
+    )
+  }
+  if (header.cryptMethod !== CRYPT_METHOD.NONE) {
+    const method = header.cryptMethod === CRYPT_METHOD.AES ? "AES" : "LUKS"
+    throw new BackingError(
+      "unsupported",
+      `the image is encrypted (${method}, byte ${HEADER_FIELD.CRYPT_METHOD}), which this version cannot open; decrypt it with qemu-img convert`,
+      {
+        path,
+        offset: HEADER_FIELD.CRYPT_METHOD,
+      },
+    )
+  }
+  if (header.refcountTableClusters === 0) {
+    throw new BackingError(
+      "invalid-format",
+      `refcount_table_clusters at byte ${HEADER_FIELD.REFCOUNT_TABLE_CLUSTERS} is 0: the image has no refcount table; check and repair it`,
+      {
+        path,
+        offset: HEADER_FIELD.REFCOUNT_TABLE_CLUSTERS,
+      },
+    )
+  }
+}
+
+/** Throws `corrupt` when the image is marked corrupt, which only a repair may write to (QC-FEAT-05). */
+export function refuseCorruptForWriting(header: Qcow2Header, path: string): void {
+  if (!hasFeature(header.incompatibleFeatures, INCOMPATIBLE_BIT.CORRUPT)) return
+  throw new BackingError(
+    "corrupt",
+    `the image is marked corrupt (byte ${HEADER_FIELD.INCOMPATIBLE_FEATURES}) and can only be opened read-only; repair it first`,
+    {
+      path,
+      offset: HEADER_FIELD.INCOMPATIBLE_FEATURES,
+    },
+  )
+}

@@ -1,0 +1,100 @@
+/** The common configuration structure of virtio over PCI ([VIRTIO] 4.1.4.3), as a table of registers. */
+import type { QueueRegisters, VirtioDevice } from "../device.ts"
+import { type Register, RegisterBlock } from "./register-block.ts"
+import { VIRTIO_F } from "../spec.ts"
+
+/** Bytes of the structure, the fields of features that we do not offer included. */
+export const COMMON_CONFIG_SIZE = 0x40
+
+/** [VIRTIO] 4.1.5.1.2: no vector is mapped. */
+export const NO_VECTOR = 0xffff
+
+/** What the registers need of the transport. */
+export interface ModernTransport {
+  configVector: number
+  queueVector(queue: number): number
+  setQueueVector(queue: number, vector: number): void
+  /** Where kicks for a queue go, in units of the notification capability's multiplier. */
+  notifyOffset(queue: number): number
+}
+
+type QueueAddress = "descriptorTable" | "availRing" | "usedRing"
+
+export class CommonConfig {
+  readonly #device: VirtioDevice
+  readonly #transport: ModernTransport
+  readonly #registers: RegisterBlock
+  #deviceFeatureSelect = 0
+  #driverFeatureSelect = 0
+  #queueSelect = 0
+
+  constructor(device: VirtioDevice, transport: ModernTransport) {
+    this.#device = device
+    this.#transport = transport
+    const queue = () => device.queue(this.#queueSelect)
+    this.#registers = new RegisterBlock([
+      { offset: 0x00, width: 4, read: () => this.#deviceFeatureSelect, write: (value) => (this.#deviceFeatureSelect = value) },
+      { offset: 0x04, width: 4, read: () => device.deviceFeatures(this.#deviceFeatureSelect) },
+      { offset: 0x08, width: 4, read: () => this.#driverFeatureSelect, write: (value) => (this.#driverFeatureSelect = value) },
+      { offset: 0x0c, width: 4, read: () => device.driverFeatures(this.#driverFeatureSelect), write: (value) => device.setDriverFeatures(this.#driverFeatureSelect, value) },
+      { offset: 0x10, width: 2, read: () => transport.configVector, write: (value) => (transport.configVector = value) },
+      { offset: 0x12, width: 2, read: () => device.queueCount },
+      { offset: 0x14, width: 1, read: () => device.status, write: (value) => device.writeStatus(value) },
+      { offset: 0x15, width: 1, read: () => device.readConfigGeneration() },
+      { offset: 0x16, width: 2, read: () => this.#queueSelect, write: (value) => (this.#queueSelect = value) },
+      { offset: 0x18, width: 2, read: () => queue()?.size ?? 0, write: (value) => device.setQueueSize(this.#queueSelect, value) },
+      { offset: 0x1a, width: 2, read: () => transport.queueVector(this.#queueSelect), write: (value) => transport.setQueueVector(this.#queueSelect, value) },
+      // There is no way to disable a queue but a reset: 0 is ignored, and so is everything but 1.
+      { offset: 0x1c, width: 2, read: () => (queue()?.enabled === true ? 1 : 0), write: (value) => value === 1 && device.enableQueue(this.#queueSelect) },
+      { offset: 0x1e, width: 2, read: () => (queue() === undefined ? 0 : transport.notifyOffset(this.#queueSelect)) },
+      ...this.#addressRegisters(0x20, "descriptorTable"),
+      ...this.#addressRegisters(0x28, "availRing"),
+      ...this.#addressRegisters(0x30, "usedRing"),
+      { offset: 0x3a, width: 2, read: () => (device.queueResetting(this.#queueSelect) ? 1 : 0), write: (value) => this.#resetQueue(value) },
+    ])
+  }
+
+  read(offset: number, width: number): number {
+    return this.#registers.read(offset, width)
+  }
+
+  write(offset: number, width: number, value: number): void {
+    this.#registers.write(offset, width, value)
+  }
+
+  /** The three selectors, in the order of their registers. */
+  get selects(): readonly number[] {
+    return [this.#deviceFeatureSelect, this.#driverFeatureSelect, this.#queueSelect]
+  }
+
+  set selects(values: readonly number[]) {
+    const [device = 0, driver = 0, queue = 0] = values
+    this.#deviceFeatureSelect = device
+    this.#driverFeatureSelect = driver
+    this.#queueSelect = queue
+  }
+
+  reset(): void {
+    this.#deviceFeatureSelect = 0
+    this.#driverFeatureSelect = 0
+    this.#queueSelect = 0
+  }
+
+  /** The vector belongs to what is reset ([VIRTIO] 2.6.1.1.1): nothing is told for the queue from here on. */
+  #resetQueue(value: number): void {
+    if (value !== 1 || !this.#device.hasFeature(VIRTIO_F.RING_RESET)) return
+    this.#transport.setQueueVector(this.#queueSelect, NO_VECTOR)
+    this.#device.resetQueue(this.#queueSelect)
+  }
+
+  /** A 64-bit address as two dwords, each of which can be written alone. Addresses above 2^53 lose low bits, but stay far outside of RAM. */
+  #addressRegisters(offset: number, part: QueueAddress): Register[] {
+    const address = () => this.#device.queue(this.#queueSelect)?.[part satisfies keyof QueueRegisters] ?? 0
+    const low = () => address() % 0x1_0000_0000
+    const high = () => Math.floor(address() / 0x1_0000_0000)
+    return [
+      { offset, width: 4, read: low, write: (value) => this.#device.setQueueAddress(this.#queueSelect, part, high() * 0x1_0000_0000 + value) },
+      { offset: offset + 4, width: 4, read: high, write: (value) => this.#device.setQueueAddress(this.#queueSelect, part, value * 0x1_0000_0000 + low()) },
+    ]
+  }
+}

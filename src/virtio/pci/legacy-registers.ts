@@ -1,0 +1,104 @@
+/** The legacy interface: the registers of a driver from before virtio 1.0 ([VIRTIO] 4.1.4.10), in an I/O BAR. */
+import type { VirtioDevice } from "../device.ts"
+import { RegisterBlock } from "./register-block.ts"
+import { availRingSize, VIRTQ_DESC_SIZE } from "../spec.ts"
+
+/** Unit of the queue address register, and alignment of the used ring ([VIRTIO] 2.7.2 "Legacy Interfaces: A Note on Virtqueue Layout"). */
+const PAGE_SIZE = 4096
+/** Where the device configuration begins: behind the vectors when MSI-X is enabled, in their place otherwise. */
+const CONFIG_OFFSET = 20
+const CONFIG_OFFSET_MSIX = 24
+
+/** Bytes that the registers and a device configuration of `configSize` bytes take: the size of BAR 0, a power of two. */
+export function legacyBarSize(configSize: number): number {
+  return 2 ** Math.ceil(Math.log2(CONFIG_OFFSET_MSIX + configSize))
+}
+
+/** What the registers need of the transport. */
+export interface LegacyTransport {
+  /** MSI-X is enabled, which moves the device configuration: the bit in Message Control counts, not the capability. */
+  readonly msixEnabled: boolean
+  configVector: number
+  queueVector(queue: number): number
+  setQueueVector(queue: number, vector: number): void
+  /** Returns the interrupt status and clears it. */
+  readIsr(): number
+  /** A status that a legacy driver writes. */
+  writeStatus(status: number): void
+}
+
+export class LegacyRegisters {
+  readonly #device: VirtioDevice
+  readonly #transport: LegacyTransport
+  readonly #registers: RegisterBlock
+  readonly #vectors: RegisterBlock
+  #queueSelect = 0
+
+  constructor(device: VirtioDevice, transport: LegacyTransport) {
+    this.#device = device
+    this.#transport = transport
+    const selected = () => device.queue(this.#queueSelect)
+    this.#registers = new RegisterBlock([
+      { offset: 0x00, width: 4, read: () => device.legacyDeviceFeatures },
+      { offset: 0x04, width: 4, read: () => device.driverFeatures(0), write: (value) => device.setDriverFeatures(0, value) },
+      { offset: 0x08, width: 4, read: () => this.#pageNumber(), write: (value) => this.#setPageNumber(value) },
+      { offset: 0x0c, width: 2, read: () => (selected() === undefined ? 0 : device.maxQueueSize) },
+      { offset: 0x0e, width: 2, read: () => this.#queueSelect, write: (value) => (this.#queueSelect = value) },
+      { offset: 0x10, width: 2, read: () => 0, write: (value) => device.notify(value) },
+      { offset: 0x12, width: 1, read: () => device.status, write: (value) => transport.writeStatus(value) },
+      { offset: 0x13, width: 1, read: () => transport.readIsr() },
+    ])
+    this.#vectors = new RegisterBlock([
+      { offset: 0x14, width: 2, read: () => transport.configVector, write: (value) => (transport.configVector = value) },
+      { offset: 0x16, width: 2, read: () => transport.queueVector(this.#queueSelect), write: (value) => transport.setQueueVector(this.#queueSelect, value) },
+    ])
+  }
+
+  read(offset: number, width: number): number {
+    if (offset < CONFIG_OFFSET) return this.#registers.read(offset, width)
+    if (!this.#transport.msixEnabled) return this.#device.readConfig(offset - CONFIG_OFFSET, width)
+    return offset < CONFIG_OFFSET_MSIX ? this.#vectors.read(offset, width) : this.#device.readConfig(offset - CONFIG_OFFSET_MSIX, width)
+  }
+
+  write(offset: number, width: number, value: number): void {
+    if (offset < CONFIG_OFFSET) this.#registers.write(offset, width, value)
+    else if (!this.#transport.msixEnabled) this.#device.writeConfig(offset - CONFIG_OFFSET, width, value)
+    else if (offset < CONFIG_OFFSET_MSIX) this.#vectors.write(offset, width, value)
+    else this.#device.writeConfig(offset - CONFIG_OFFSET_MSIX, width, value)
+  }
+
+  reset(): void {
+    this.#queueSelect = 0
+  }
+
+  get queueSelect(): number {
+    return this.#queueSelect
+  }
+
+  set queueSelect(value: number) {
+    this.#queueSelect = value
+  }
+
+  #pageNumber(): number {
+    const queue = this.#device.queue(this.#queueSelect)
+    return queue?.enabled === true ? Math.floor(queue.descriptorTable / PAGE_SIZE) % 0x1_0000_0000 : 0
+  }
+
+  /**
+   * Places the whole ring at a page, and starts the queue; page 0 stops it ([VIRTIO] 4.1.5.1.3.1). While requests of the old ring still
+   * wait for the backing the old page goes on to be read, and a new one is not taken.
+   */
+  #setPageNumber(page: number): void {
+    const device = this.#device
+    const index = this.#queueSelect
+    if (device.queue(index)?.enabled === true) device.resetQueue(index)
+    if (page === 0) return
+    const base = page * PAGE_SIZE
+    const availRing = base + VIRTQ_DESC_SIZE * device.maxQueueSize
+    const availEnd = availRing + availRingSize(device.maxQueueSize)
+    device.setQueueAddress(index, "descriptorTable", base)
+    device.setQueueAddress(index, "availRing", availRing)
+    device.setQueueAddress(index, "usedRing", Math.ceil(availEnd / PAGE_SIZE) * PAGE_SIZE)
+    device.enableQueue(index, { legacy: true })
+  }
+}

@@ -1,0 +1,277 @@
+/**
+ * BlockDriver: what a guest kernel's virtio-blk driver does, for whoever wants to use or test a virtio block device: reads, writes,
+ * flushes, discards, and whatever request a test thinks up, over a modern or a legacy device. [VIRTIO] 5.2.
+ */
+import { BLK_CONFIG, BLK_ID_SIZE, BLK_LIFETIME_SIZE, BLK_RANGE, SECTOR_SIZE } from "./spec.ts"
+import type { BlockIdentity } from "./config.ts"
+import { BlockEngine } from "./engine.ts"
+import type { BlockFraming } from "./framing.ts"
+import { encodeRanges, type SectorRange, splitRanges } from "./ranges.ts"
+import { type BlockReply, type BlockRequest, BlockSender, type RequestOptions } from "./sender.ts"
+import { runTransfer, type Transfer, type TransferPort } from "./transfer.ts"
+import { DriverError } from "../errors.ts"
+import { hasFeature } from "../virtio/features.ts"
+import { enumeratePci, type EnumerateOptions, type PciDevice } from "../pci/device.ts"
+import type { Platform } from "../platform.ts"
+import type { IndirectTable, Segment } from "../virtio/split-ring.ts"
+import type { VirtioDriver, VirtioDriverOptions } from "../virtio/driver.ts"
+import { VIRTIO_ID, VIRTIO_PCI_ID } from "../virtio/spec.ts"
+
+export interface BlockDriverOptions extends VirtioDriverOptions {
+  /** Queues to use, as far as the device has them and MQ is negotiated. Default 1. */
+  readonly queues?: number
+  /** How requests are framed unless they say otherwise. */
+  readonly framing?: BlockFraming
+  /** Bytes of one read or write request, at most; longer ones are split. Default 1 MiB, or what the device takes. */
+  readonly maxRequestBytes?: number
+  /** Requests in flight for one long read or write. Default 8. */
+  readonly depth?: number
+  /** Whether data must be covered by the used length. Default: true for modern devices; legacy ones are known to put odd values there. */
+  readonly strictUsedLength?: boolean
+}
+
+export interface WriteZeroesOptions extends RequestOptions {
+  /** The device may free the space. Default false. */
+  readonly unmap?: boolean
+}
+
+/** Device lifetime estimates, [VIRTIO] 5.2.6. */
+export interface BlockLifetime {
+  readonly preEolInfo: number
+  readonly typeA: number
+  readonly typeB: number
+}
+
+interface RangeLimits {
+  readonly maxSectors: number
+  readonly maxRanges: number
+}
+
+const DEFAULT_DEPTH = 8
+
+/** All virtio block functions of a machine, in bus order. */
+export function findBlockDevices(platform: Platform, options: EnumerateOptions = {}): PciDevice[] {
+  return enumeratePci(platform, options).filter((device) => {
+    const id = device.deviceId
+    return device.vendorId === VIRTIO_PCI_ID.VENDOR && (id === VIRTIO_PCI_ID.TRANSITIONAL_BLOCK || id === VIRTIO_PCI_ID.MODERN_BASE + VIRTIO_ID.BLOCK)
+  })
+}
+
+/**
+ * A virtio block device under the control of a driver. Methods send their request before they return; their promises settle when
+ * the device has returned it, and reject with `BlockRequestError` when the device reports a failure, or with `DriverError` when the
+ * device or the driver no longer works. Requests that find no free descriptor or no memory wait. Arrays that are written must stay
+ * as they are until the promise settles.
+ */
+export class BlockDriver {
+  readonly #engine: BlockEngine
+  readonly #sender: BlockSender
+  readonly #depth: number
+  #resetting: Promise<void> | undefined
+
+  private constructor(device: PciDevice, options: BlockDriverOptions) {
+    this.#engine = new BlockEngine(device, options)
+    this.#sender = new BlockSender(this.#engine, options)
+    this.#depth = Math.max(1, options.depth ?? DEFAULT_DEPTH)
+  }
+
+  /** Resets the device, negotiates, sets up queues and interrupts, and makes it live. Throws `DriverError`. */
+  static async open(device: PciDevice, options: BlockDriverOptions = {}): Promise<BlockDriver> {
+    const driver = new BlockDriver(device, options)
+    await driver.#engine.start()
+    return driver
+  }
+
+  /** The layer below: transport, rings, features, counters. */
+  get virtio(): VirtioDriver {
+    return this.#engine.virtio
+  }
+
+  /** Number of queues in use. */
+  get queueCount(): number {
+    return this.#engine.queueCount
+  }
+
+  /** Why the device is unusable, or undefined. */
+  get failure(): DriverError | undefined {
+    return this.#engine.failure
+  }
+
+  /** Capacity and all configuration fields that are valid, read from the device now. */
+  identify(): BlockIdentity {
+    return this.#engine.identify()
+  }
+
+  /** Reads `count` sectors. Whatever the device says of a range beyond its capacity is what the caller gets. */
+  async read(sector: number, count: number, options: RequestOptions = {}): Promise<Uint8Array> {
+    if (!Number.isSafeInteger(count) || count < 0) throw new RangeError(`cannot read ${count} sectors`)
+    const target = new Uint8Array(count * SECTOR_SIZE)
+    await this.readInto(sector, target, options)
+    return target
+  }
+
+  /** Reads as many sectors as `target` holds, with many requests in flight when they are many. */
+  readInto(sector: number, target: Uint8Array, options: RequestOptions = {}): Promise<void> {
+    const drain = (data: Uint8Array, offset: number): void => target.set(data, offset)
+    return this.#transfer("IN", { sector, length: target.length, drain }, options)
+  }
+
+  /** Reads `count` sectors and shows them to `consume` in order, piece by piece, in guest RAM: no copy is made. A piece is good only
+   * until `consume` returns, or until the promise that it returned has settled. */
+  readStream(sector: number, count: number, consume: (data: Uint8Array, sector: number) => void | Promise<void>, options: RequestOptions = {}): Promise<void> {
+    const drain = (data: Uint8Array, offset: number): void | Promise<void> => consume(data, sector + offset / SECTOR_SIZE)
+    return this.#transfer("IN", { sector, length: count * SECTOR_SIZE, drain }, options)
+  }
+
+  /** Writes `data`, whole sectors. */
+  write(sector: number, data: Uint8Array, options: RequestOptions = {}): Promise<void> {
+    const fill = (target: Uint8Array, offset: number): void => target.set(data.subarray(offset, offset + target.length))
+    return this.#transfer("OUT", { sector, length: data.length, fill }, options)
+  }
+
+  /** What was written before is on stable storage afterwards. */
+  async flush(options: RequestOptions = {}): Promise<void> {
+    await this.#sender.checked("FLUSH", pick(options))
+  }
+
+  /** The device need not keep these sectors. Split to the device's limits. Rejects with `DriverError` ("unsupported") without DISCARD. */
+  async discard(ranges: readonly SectorRange[], options: RequestOptions = {}): Promise<void> {
+    await this.#ranges("DISCARD", ranges, 0, this.#engine.identity.discard, options)
+  }
+
+  /** These sectors read as zeroes afterwards. Split to the device's limits. Rejects with `DriverError` ("unsupported") without WRITE_ZEROES. */
+  async writeZeroes(ranges: readonly SectorRange[], options: WriteZeroesOptions = {}): Promise<void> {
+    const flags = options.unmap === true ? BLK_RANGE.UNMAP : 0
+    await this.#ranges("WRITE_ZEROES", ranges, flags, this.#engine.identity.writeZeroes, options)
+  }
+
+  /** These sectors cannot be recovered afterwards. Rejects with `DriverError` ("unsupported") without SECURE_ERASE. */
+  async secureErase(ranges: readonly SectorRange[], options: RequestOptions = {}): Promise<void> {
+    await this.#ranges("SECURE_ERASE", ranges, 0, this.#engine.identity.secureErase, options)
+  }
+
+  /** The device's id (serial number): up to 20 characters. */
+  async getId(options: RequestOptions = {}): Promise<string> {
+    const data = await this.#sender.checked("GET_ID", { ...pick(options), dataIn: BLK_ID_SIZE })
+    const end = data.indexOf(0)
+    return String.fromCharCode(...data.subarray(0, end < 0 ? BLK_ID_SIZE : end))
+  }
+
+  /** Wear of the storage behind the device. Rejects with `DriverError` ("unsupported") without LIFETIME. */
+  async getLifetime(options: RequestOptions = {}): Promise<BlockLifetime> {
+    this.#need("LIFETIME")
+    const data = await this.#sender.checked("GET_LIFETIME", { ...pick(options), dataIn: BLK_LIFETIME_SIZE })
+    const view = new DataView(data.buffer, data.byteOffset, data.length)
+    return { preEolInfo: view.getUint16(0, true), typeA: view.getUint16(2, true), typeB: view.getUint16(4, true) }
+  }
+
+  /** Switches between write-back (true) and write-through. Throws `DriverError` ("unsupported") without CONFIG_WCE. */
+  setWriteback(writeback: boolean): void {
+    this.#need("CONFIG_WCE")
+    this.virtio.transport.writeConfig(BLK_CONFIG.WRITEBACK, 1, writeback ? 1 : 0)
+  }
+
+  /**
+   * Sends any request, sensible or not, as one chain, and says what came back; a status other than OK is no error here.
+   * Rejects with `RangeError` for a framing that does not fit the queue.
+   */
+  request(request: BlockRequest): Promise<BlockReply> {
+    return this.#sender.request(request)
+  }
+
+  /** Sends a chain of any segments. Resolves with the used length. The memory is the caller's. */
+  async submit(segments: readonly Segment[], options: { readonly queue?: number; readonly table?: IndirectTable } = {}): Promise<number> {
+    return this.#engine.submit({ queue: options.queue ?? 0, segments, table: options.table })
+  }
+
+  /** Resolves with the used length of a chain that was written by hand into descriptors from `SplitRing.reserve`. */
+  async whenUsed(head: number, options: { readonly queue?: number } = {}): Promise<number> {
+    return this.#engine.whenUsed(head, options.queue ?? 0)
+  }
+
+  /** Runs `submit` and shows all requests that it makes to the device at once, with one kick for each queue. */
+  batch<T>(submit: () => T): T {
+    return this.#engine.batch(submit)
+  }
+
+  /** Looks for completions without waiting for an interrupt. Returns whether there were any. */
+  poll(): boolean {
+    return this.#engine.poll()
+  }
+
+  /** Calls `listener`, which must not throw, after each configuration change notification: `identify` tells what is new. Returns a
+   * function that ends it. */
+  onConfigurationChange(listener: () => void): () => void {
+    return this.#engine.onConfigurationChange(listener)
+  }
+
+  /** Resets the device and starts it anew with the same options. Requests in flight are rejected ("reset"), and so are those made
+   * before it is done. A second call meanwhile waits for the same reset. Rejects with `DriverError`. */
+  reset(): Promise<void> {
+    this.#resetting ??= this.#restart().finally(() => {
+      this.#resetting = undefined
+    })
+    return this.#resetting
+  }
+
+  /** VIRTIO_F_RING_RESET: empties one queue; its requests are rejected ("reset"), those made before it is done wait. Rejects with
+   * `DriverError`. */
+  resetQueue(index: number): Promise<void> {
+    return this.#engine.resetQueue(index)
+  }
+
+  /** Leaves the device reset and gives all memory and interrupts back. Requests in flight are rejected ("reset"). A device that is
+   * gone, or that another driver has taken over, is no error. */
+  async close(): Promise<void> {
+    await this.#engine.close()
+  }
+
+  async #restart(): Promise<void> {
+    await this.#engine.stop("the driver reset the device")
+    await this.#engine.start()
+  }
+
+  #need(feature: "CONFIG_WCE" | "LIFETIME"): void {
+    if (!hasFeature(this.virtio.features, feature)) throw new DriverError("unsupported", `${feature} is not negotiated`)
+  }
+
+  async #ranges(
+    name: "DISCARD" | "WRITE_ZEROES" | "SECURE_ERASE",
+    ranges: readonly SectorRange[],
+    flags: number,
+    limits: RangeLimits | undefined,
+    options: RequestOptions,
+  ): Promise<void> {
+    if (limits === undefined) throw new DriverError("unsupported", `${name} is not negotiated`)
+    const pieces = splitRanges(ranges, limits.maxSectors)
+    const perRequest = Math.max(1, limits.maxRanges)
+    const requests: Promise<Uint8Array>[] = []
+    this.batch(() => {
+      for (let first = 0; first < pieces.length; first += perRequest) {
+        const dataOut = encodeRanges(pieces.slice(first, first + perRequest), flags)
+        requests.push(this.#sender.checked(name, { ...pick(options), dataOut }))
+      }
+    })
+    // All of them first: a caller that is told of a failure may act on it only when nothing is under way any more.
+    for (const settled of await Promise.allSettled(requests)) if (settled.status === "rejected") throw settled.reason
+  }
+
+  /** Async, so that wrong arguments reject like everything else. */
+  async #transfer(name: "IN" | "OUT", transfer: Omit<Transfer, "chunk">, options: RequestOptions): Promise<void> {
+    const { sector, length } = transfer
+    if (!Number.isSafeInteger(sector) || sector < 0) throw new RangeError(`${sector} is no sector`)
+    if (!Number.isSafeInteger(length) || length < 0 || length % SECTOR_SIZE !== 0) throw new RangeError(`${length} bytes are no whole number of sectors`)
+    const chunk = this.#sender.largestRequest(options)
+    const bytes = Math.min(chunk, length)
+    const port: TransferPort = {
+      openSlots: (count) => this.#sender.openSlots(name, bytes, Math.min(count, this.#depth), pick(options)),
+      batch: (submit) => this.batch(submit),
+    }
+    await runTransfer(port, { ...transfer, chunk })
+  }
+}
+
+/** Only what every request knows of its options. */
+function pick(options: RequestOptions): RequestOptions {
+  return { ...(options.queue !== undefined && { queue: options.queue }), ...(options.framing !== undefined && { framing: options.framing }) }
+}

@@ -1,0 +1,260 @@
+/**
+ * BlockEngine: moves chains through the queues of a virtio block device: submission and kicks, completions by interrupt or by polling,
+ * failure of the device, reset. It does not know what is in a chain.
+ */
+import { type BlockIdentity, readBlockConfig } from "./config.ts"
+import { BlockQueue, type Chain } from "./queue.ts"
+import { DriverError } from "../errors.ts"
+import { hasFeature } from "../virtio/features.ts"
+import type { PciDevice } from "../pci/device.ts"
+import { type RequestBuffer, RequestBuffers } from "./request-buffer.ts"
+import type { IndirectTable, Segment } from "../virtio/split-ring.ts"
+import { VirtioDriver, type VirtioDriverOptions } from "../virtio/driver.ts"
+import { DEVICE_STATUS } from "../virtio/spec.ts"
+
+export interface BlockEngineOptions extends VirtioDriverOptions {
+  /** Queues to use, as far as the device has them and MQ is negotiated. Default 1. */
+  readonly queues?: number
+}
+
+/** A chain to send. */
+export interface Submission {
+  readonly queue: number
+  readonly segments: readonly Segment[]
+  readonly table?: IndirectTable | undefined
+  /** Its memory, if the engine is to watch over it. */
+  readonly buffer?: RequestBuffer
+}
+
+/** The queues of one device. */
+export class BlockEngine {
+  readonly virtio: VirtioDriver
+  readonly buffers: RequestBuffers
+  readonly #queueCount: number
+  readonly #listeners = new Set<() => void>()
+  #queues: BlockQueue[] = []
+  #identity: BlockIdentity | undefined
+  #failure: DriverError | undefined = new DriverError("reset", "the driver has not started the device")
+  /** Chains that were in flight when the device failed. */
+  #lost: Chain[] = []
+  #batches = 0
+  #isPolling = false
+
+  constructor(device: PciDevice, options: BlockEngineOptions) {
+    const events = {
+      used: (queue: { readonly index: number }) => this.#onUsed(queue.index),
+      configurationChanged: () => this.#onConfiguration(),
+      superseded: () => this.#end(new DriverError("reset", "another driver has taken the device over")),
+    }
+    this.virtio = new VirtioDriver(device, events, options)
+    this.buffers = new RequestBuffers(this.virtio.memory)
+    this.#queueCount = options.queues ?? 1
+  }
+
+  /** Number of queues in use. */
+  get queueCount(): number {
+    return this.#queues.length
+  }
+
+  /** Why nothing can be sent, or undefined. */
+  get failure(): DriverError | undefined {
+    return this.#failure
+  }
+
+  /** The configuration as last read; read again after a notification of change. */
+  get identity(): BlockIdentity {
+    return this.#identity ?? this.identify()
+  }
+
+  /** Reads the configuration. */
+  identify(): BlockIdentity {
+    this.#identity = readBlockConfig(this.virtio.transport, this.virtio.features, this.virtio.transport.offeredFeatures())
+    return this.#identity
+  }
+
+  /** Negotiates and makes the device live. Throws `DriverError`. */
+  async start(): Promise<void> {
+    await this.virtio.negotiate()
+    this.virtio.start(Math.max(1, Math.min(this.#queueCount, this.identify().queues ?? 1)))
+    this.#queues = this.virtio.queues.map((queue) => new BlockQueue(queue, { isPolled: this.virtio.interrupts === "none" }))
+    this.#failure = undefined
+  }
+
+  /** Resets the device. All chains fail ("reset"); their memory is free once the device has let go of it. Throws `DriverError`. */
+  async stop(reason: string): Promise<void> {
+    this.#fail(new DriverError("reset", reason))
+    try {
+      await this.virtio.resetDevice()
+    } catch (error) {
+      // What was unplugged does not write any more.
+      if (error instanceof DriverError && error.code === "no-device") this.#end(error)
+      throw error
+    }
+    this.#end(new DriverError("reset", reason))
+  }
+
+  /** Like `stop`, for good. Does nothing when another driver has the device now. */
+  async close(): Promise<void> {
+    const error = new DriverError("reset", "the driver was closed")
+    this.#fail(error)
+    try {
+      await this.virtio.close()
+    } finally {
+      // What failed to reset keeps its memory: it may still write there.
+      if (this.virtio.queues.length === 0) this.#end(error)
+    }
+  }
+
+  /** Resets one queue. Its chains fail ("reset"); those submitted meanwhile wait. Throws `DriverError`; after "timeout" the whole
+   * device must be reset. */
+  async resetQueue(index: number): Promise<void> {
+    const queue = this.#queue(index)
+    if (!hasFeature(this.virtio.features, "RING_RESET")) throw new DriverError("unsupported", "RING_RESET is not negotiated")
+    queue.pause()
+    const lost = queue.fail(new DriverError("reset", `the driver reset queue ${index}`))
+    try {
+      await this.virtio.resetQueue(index)
+    } catch (error) {
+      this.#lost.push(...lost)
+      if (error instanceof DriverError) this.#fail(error)
+      throw error
+    }
+    this.#giveBack(lost)
+    queue.resume()
+    this.#push()
+  }
+
+  /** Descriptors in the ring of a queue. Throws `RangeError` for a queue that is not in use, `DriverError` when the device failed. */
+  ringSize(queue: number): number {
+    return this.#queue(queue).queue.ring.size
+  }
+
+  /** Sends a chain, or puts it in line until descriptors are free. Resolves with the used length. */
+  submit(submission: Submission): Promise<number> {
+    const queue = this.#queue(submission.queue)
+    const { segments, table, buffer } = submission
+    const returned = new Promise<number>((used, failed) => queue.submit({ segments, table, used, failed, ...(buffer !== undefined && { buffer }) }))
+    this.#push()
+    return returned
+  }
+
+  /** Resolves with the used length of a chain that somebody else puts into the ring. */
+  whenUsed(head: number, queue: number): Promise<number> {
+    const owner = this.#queue(queue)
+    return new Promise((used, failed) => owner.expect(head, { segments: [], used, failed }))
+  }
+
+  /** Holds back what `submit` submits, then shows it all to the device at once. */
+  batch<T>(submit: () => T): T {
+    this.#batches++
+    try {
+      return submit()
+    } finally {
+      this.#batches--
+      this.#push()
+    }
+  }
+
+  /** Looks for completions, and for a device that has failed. Returns whether there was any completion. */
+  poll(): boolean {
+    if (this.#isPolling) return false
+    this.#isPolling = true
+    try {
+      let found = false
+      while (this.#drainAll()) {
+        found = true
+        this.#push()
+      }
+      if (!found && this.#failure === undefined) this.#checkStatus()
+      return found
+    } finally {
+      this.#isPolling = false
+    }
+  }
+
+  /** Returns a function that ends it. */
+  onConfigurationChange(listener: () => void): () => void {
+    this.#listeners.add(listener)
+    return () => this.#listeners.delete(listener)
+  }
+
+  #queue(index: number): BlockQueue {
+    if (this.#failure !== undefined) throw this.#failure
+    const queue = this.#queues[index]
+    if (queue === undefined) throw new RangeError(`there is no queue ${index}; ${this.#queues.length} are in use`)
+    return queue
+  }
+
+  /** Hands waiting chains to the rings and tells the device about everything new. */
+  #push(): void {
+    if (this.#batches > 0) return
+    for (const queue of this.#queues) {
+      if (this.#failure !== undefined) return
+      queue.refill()
+      this.virtio.push(queue.queue)
+    }
+    if (this.virtio.interrupts === "none") this.poll()
+  }
+
+  #onUsed(index: number): void {
+    const queue = this.#queues[index]
+    if (queue === undefined) return
+    this.#drain(queue)
+    this.#push()
+  }
+
+  #drainAll(): boolean {
+    let found = false
+    for (const queue of this.#queues) if (this.#drain(queue)) found = true
+    return found
+  }
+
+  #drain(queue: BlockQueue): boolean {
+    if (this.#failure !== undefined) return false
+    try {
+      return queue.drain()
+    } catch (error) {
+      if (!(error instanceof DriverError)) throw error
+      this.#fail(error)
+      return false
+    }
+  }
+
+  #onConfiguration(): void {
+    if (!this.#checkStatus()) return
+    // Read again when somebody asks: with a single vector this runs for every completion.
+    this.#identity = undefined
+    for (const listener of this.#listeners) listener()
+  }
+
+  /** Returns whether the device is well. */
+  #checkStatus(): boolean {
+    const status = this.virtio.transport.status
+    const name = this.virtio.pci.name
+    if (status === 0xff) this.#fail(new DriverError("no-device", `${name}: nothing answers; the device is gone`))
+    else if ((status & DEVICE_STATUS.DEVICE_NEEDS_RESET) !== 0) {
+      this.#fail(new DriverError("needs-reset", `${name}: the device met an error that only a reset can cure (DEVICE_NEEDS_RESET)`))
+    }
+    return this.#failure === undefined
+  }
+
+  #fail(error: DriverError): void {
+    this.#failure ??= error
+    this.buffers.rejectWaiting(this.#failure)
+    for (const queue of this.#queues) this.#lost.push(...queue.fail(error))
+  }
+
+  /** The device has been reset, or is gone: the queues are no more. */
+  #end(error: DriverError): void {
+    this.#fail(error)
+    this.#failure = error
+    this.#giveBack(this.#lost.splice(0))
+    this.#queues = []
+  }
+
+  /** The device no longer touches the memory of these chains. */
+  #giveBack(chains: readonly Chain[]): void {
+    for (const { buffer } of chains) if (buffer !== undefined) buffer.isInDevice = false
+    this.buffers.reclaim()
+  }
+}

@@ -1,0 +1,92 @@
+/**
+ * How the bytes of a block request are spread over descriptors. The device must not care ([VIRTIO] 2.7.4.1); tests choose odd ways.
+ *
+ * A request is two runs of bytes: what the device reads (header, then data), and what it writes (data, then the status byte).
+ */
+import { BLK_HEADER } from "./spec.ts"
+import type { Segment } from "../virtio/split-ring.ts"
+
+/** How to cut a request up. Default: the header, the data in segments as large as the device takes, and the status on its own. */
+export interface BlockFraming {
+  /** Bytes of the device-readable descriptors in turn, counted from the header's first byte, as far as the request has bytes. What
+   * is left makes one more. 0 makes a descriptor of no bytes. */
+  readonly readable?: readonly number[]
+  /** Bytes of the device-writable descriptors in turn; the last writable byte is the status. */
+  readonly writable?: readonly number[]
+  /** Bytes of one data segment, where `readable` or `writable` do not say. Default: as many as the device takes. */
+  readonly segmentSize?: number
+  /** Puts each descriptor's memory somewhere else, so that none touch. Costs a copy. Default false: one piece of memory. */
+  readonly scattered?: boolean
+  /** True: all descriptors in an indirect table. `{ direct: n }`: the first n in the ring, the others in a table. False: all in the
+   * ring. Default: a table where INDIRECT_DESC is negotiated. */
+  readonly indirect?: boolean | { readonly direct: number }
+}
+
+/** Sizes of the descriptors of one request, readable ones and writable ones. */
+export interface FramePlan {
+  readonly readable: readonly number[]
+  readonly writable: readonly number[]
+}
+
+export interface FrameInput {
+  /** Data bytes that the device reads. */
+  readonly dataOut: number
+  /** Data bytes that the device writes. */
+  readonly dataIn: number
+  /** Bytes of one data segment, at most. */
+  readonly segmentSize: number
+  /** Descriptors of one request, at most: the queue's size. */
+  readonly descriptors: number
+}
+
+/** Decides on the descriptors of a request. Throws `RangeError` for sizes that are none, and when `framing` asks for more descriptors
+ * than a chain may have. */
+export function planFrame(input: FrameInput, framing: BlockFraming = {}): FramePlan {
+  const readableBytes = BLK_HEADER.SIZE + input.dataOut
+  const writableBytes = input.dataIn + 1
+  const segmentSize = framing.segmentSize ?? input.segmentSize
+  const plan = {
+    readable: framing.readable === undefined ? [BLK_HEADER.SIZE, ...cut(input.dataOut, segmentSize)] : withRest(framing.readable, readableBytes),
+    writable: framing.writable === undefined ? [...cut(input.dataIn, segmentSize), 1] : withRest(framing.writable, writableBytes),
+  }
+  if (plan.readable.length + plan.writable.length <= input.descriptors) return plan
+  // A queue of two has room for one readable and one writable descriptor.
+  const isFree = framing.readable === undefined && framing.writable === undefined && framing.segmentSize === undefined
+  if (isFree && input.descriptors >= 2) return { readable: [readableBytes], writable: [writableBytes] }
+  throw new RangeError(`a request of ${plan.readable.length + plan.writable.length} descriptors is longer than the queue (${input.descriptors})`)
+}
+
+/** The segments of a plan over one piece of memory for each run of bytes. */
+export function segmentsOf(plan: FramePlan, readable: number, writable: number): Segment[] {
+  const segments: Segment[] = []
+  for (const length of plan.readable) {
+    segments.push({ address: readable, length, writable: false })
+    readable += length
+  }
+  for (const length of plan.writable) {
+    segments.push({ address: writable, length, writable: true })
+    writable += length
+  }
+  return segments
+}
+
+function cut(bytes: number, size: number): number[] {
+  if (!Number.isSafeInteger(size) || size < 1) throw new RangeError(`${size} is no segment size`)
+  const sizes: number[] = []
+  for (let left = bytes; left > 0; left -= size) sizes.push(Math.min(left, size))
+  return sizes
+}
+
+function withRest(sizes: readonly number[], total: number): number[] {
+  const bad = sizes.find((size) => !Number.isSafeInteger(size) || size < 0)
+  if (bad !== undefined) throw new RangeError(`a descriptor cannot have ${bad} bytes`)
+  const used: number[] = []
+  let left = total
+  for (const size of sizes) {
+    if (left === 0) break
+    used.push(Math.min(size, left))
+    left -= Math.min(size, left)
+  }
+  if (left > 0) used.push(left)
+  return used
+}

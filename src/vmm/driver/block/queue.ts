@@ -1,0 +1,116 @@
+/**
+ * BlockQueue: the requests of one virtqueue: waiting for descriptors, in flight, done.
+ */
+import type { DriverError } from "../errors.ts"
+import type { RequestBuffer } from "./request-buffer.ts"
+import type { IndirectTable, Segment } from "../virtio/split-ring.ts"
+import type { VirtioQueue } from "../virtio/driver.ts"
+
+/** A chain on its way. */
+export interface Chain {
+  readonly segments: readonly Segment[]
+  readonly table?: IndirectTable | undefined
+  /** Its memory, marked as the device's while it is. */
+  readonly buffer?: RequestBuffer
+  /** The device has returned it. */
+  used(length: number): void
+  /** It will not come back, or was never sent. */
+  failed(error: Error): void
+}
+
+/** Chains that have left the line are cut off its array when they are this many, and more than those still in it. */
+const COMPACT_AT = 1024
+
+/** Keeps chains in order of submission and hands them to the ring as descriptors become free. */
+export class BlockQueue {
+  readonly queue: VirtioQueue
+  readonly #isPolled: boolean
+  readonly #inFlight = new Map<number, Chain>()
+  #waiting: Chain[] = []
+  #firstWaiting = 0
+  #isPaused = false
+
+  /** `isPolled`: nobody wants notifications. */
+  constructor(queue: VirtioQueue, options: { readonly isPolled: boolean }) {
+    this.queue = queue
+    this.#isPolled = options.isPolled
+  }
+
+  /** Chains that wait for descriptors. */
+  get waiting(): number {
+    return this.#waiting.length - this.#firstWaiting
+  }
+
+  /** Adds a chain to the ring, or to those that wait. The owner exposes the ring afterwards. */
+  submit(chain: Chain): void {
+    if (this.#isPaused || this.waiting > 0 || !this.#start(chain)) this.#waiting.push(chain)
+  }
+
+  /** Gives a chain that somebody wrote by hand and reserved in the ring a place to be reported to. */
+  expect(head: number, chain: Chain): void {
+    this.#inFlight.set(head, chain)
+  }
+
+  /** Takes what the device has returned. Returns whether there was anything. Throws `DriverError` as `SplitRing.takeUsed` does. */
+  drain(): boolean {
+    const ring = this.queue.ring
+    let found = false
+    for (;;) {
+      for (let used = ring.takeUsed(); used !== undefined; used = ring.takeUsed()) {
+        found = true
+        const chain = this.#inFlight.get(used.id)
+        this.#inFlight.delete(used.id)
+        if (chain?.buffer !== undefined) chain.buffer.isInDevice = false
+        chain?.used(used.length)
+      }
+      if (this.#isPolled || ring.requestNotifications()) return found
+    }
+  }
+
+  /** From here on all chains wait, until `resume`. */
+  pause(): void {
+    this.#isPaused = true
+  }
+
+  /** Lets chains into the ring again, with the next `refill`. */
+  resume(): void {
+    this.#isPaused = false
+  }
+
+  /** Moves waiting chains into the ring while there is room. */
+  refill(): void {
+    if (this.#isPaused) return
+    while (this.#firstWaiting < this.#waiting.length) {
+      const chain = this.#waiting[this.#firstWaiting]
+      if (chain === undefined || !this.#start(chain)) return this.#compact()
+      this.#firstWaiting++
+    }
+    this.#waiting = []
+    this.#firstWaiting = 0
+  }
+
+  /** Tells all chains that they are lost. Returns them: their memory is the device's until a reset. */
+  fail(error: DriverError): Chain[] {
+    const lost = [...this.#inFlight.values(), ...this.#waiting.slice(this.#firstWaiting)]
+    this.#inFlight.clear()
+    this.#waiting = []
+    this.#firstWaiting = 0
+    for (const chain of lost) chain.failed(error)
+    return lost
+  }
+
+  #compact(): void {
+    if (this.#firstWaiting < COMPACT_AT || this.#firstWaiting < this.waiting) return
+    this.#waiting = this.#waiting.slice(this.#firstWaiting)
+    this.#firstWaiting = 0
+  }
+
+  #start(chain: Chain): boolean {
+    const ring = this.queue.ring
+    const needed = chain.table === undefined ? chain.segments.length : (chain.table.direct ?? 0) + 1
+    if (needed > ring.freeDescriptors) return false
+    this.#inFlight.set(ring.add(chain.segments, chain.table), chain)
+    if (chain.buffer !== undefined) chain.buffer.isInDevice = true
+    return true
+  }
+}

@@ -1,0 +1,290 @@
+/**
+ * VirtioDriver: brings a virtio PCI function up and down and keeps its queues: reset, negotiation, rings, DRIVER_OK, kicks. It knows
+ * nothing of blocks. [VIRTIO] 3.1 and 4.1.5.
+ */
+import { DriverError } from "../errors.ts"
+import { chooseFeatures, type FeatureChoice, featureNames, hasFeature } from "./features.ts"
+import { GuestRam } from "../guest-ram.ts"
+import { LegacyTransport } from "./legacy-transport.ts"
+import { ModernTransport } from "./modern-transport.ts"
+import type { PciDevice } from "../pci/device.ts"
+import { PCI_COMMAND } from "../pci/spec.ts"
+import type { Platform } from "../platform.ts"
+import { RamAllocator } from "../ram-allocator.ts"
+import { SplitRing } from "./split-ring.ts"
+import type { RingAllocation, VirtioTransport } from "./transport.ts"
+import { virtioCapabilities } from "./capabilities.ts"
+import { type InterruptMode, VirtioInterrupts } from "./virtio-interrupts.ts"
+import { DEVICE_STATUS, NO_VECTOR, VIRTIO_PCI_CAP, VIRTIO_PCI_ID } from "./spec.ts"
+
+export interface VirtioDriverOptions {
+  /** Which interface to use. Default: modern where the device has it. */
+  readonly transport?: "modern" | "legacy"
+  /** How to reach a modern device's registers: through its BARs (default), or through the window in configuration space. */
+  readonly access?: "bar" | "window"
+  readonly features?: FeatureChoice
+  /** Default: MSI-X where the device has it, else its interrupt line, else none. */
+  readonly interrupts?: InterruptMode
+  /** The largest ring wanted: a power of two. Ignored by legacy devices, whose queue size is fixed. Default: the device's. */
+  readonly queueSize?: number
+  /** Where rings and buffers come from. Default: `RamAllocator.of(platform)`. */
+  readonly memory?: RamAllocator
+  /** How long a reset may take, in milliseconds. Default 5000. */
+  readonly resetTimeout?: number
+}
+
+/** What the owner of a `VirtioDriver` is told. Called from interrupts; must not throw. */
+export interface VirtioDriverEvents {
+  /** Buffers of this queue may have been used. */
+  used(queue: VirtioQueue): void
+  /** The configuration may have changed, or the device needs a reset: read both. */
+  configurationChanged(): void
+  /** Another driver has taken the device over and reset it: this one has no part in it any more. */
+  superseded(): void
+}
+
+/** One virtqueue that is in use. */
+export interface VirtioQueue {
+  readonly index: number
+  readonly ring: SplitRing
+  /** Its MSI-X vector, or `NO_VECTOR`. */
+  readonly vector: number
+}
+
+interface OpenQueue extends VirtioQueue {
+  readonly memory: RingAllocation
+}
+
+const DEFAULT_RESET_TIMEOUT = 5000
+/** What a register reads when nothing answers. */
+const NOBODY = 0xff
+
+/** By platform and PCI address: the driver that negotiated last. Two on one device would take each other's interrupts. */
+const ownersByPlatform = new WeakMap<Platform, Map<string, VirtioDriver>>()
+
+function ownersOf(platform: Platform): Map<string, VirtioDriver> {
+  let owners = ownersByPlatform.get(platform)
+  if (owners === undefined) ownersByPlatform.set(platform, (owners = new Map()))
+  return owners
+}
+
+/** A virtio device under the control of a driver. */
+export class VirtioDriver {
+  readonly pci: PciDevice
+  readonly ram: GuestRam
+  readonly memory: RamAllocator
+  /** Counted since the driver was made. `kicksSuppressed`: times that the device did not want one. `interrupts`: used buffer
+   * notifications; `configurationChanges`: configuration change notifications; one interrupt may be both. */
+  readonly counters = { kicks: 0, kicksSuppressed: 0, interrupts: 0, configurationChanges: 0 }
+  readonly #options: VirtioDriverOptions
+  readonly #events: VirtioDriverEvents
+  readonly #interrupts: VirtioInterrupts
+  #transport: VirtioTransport
+  #queues: OpenQueue[] = []
+  #features = 0n
+
+  /** Switches the function on (address decoding, bus mastering) and looks for its registers. Throws `DriverError`. */
+  constructor(pci: PciDevice, events: VirtioDriverEvents, options: VirtioDriverOptions = {}) {
+    if (pci.vendorId !== VIRTIO_PCI_ID.VENDOR) throw new DriverError("no-device", `${pci.name}: there is no virtio device`)
+    this.pci = pci
+    this.#events = events
+    this.#options = options
+    this.ram = new GuestRam(pci.platform)
+    this.memory = options.memory ?? RamAllocator.of(pci.platform)
+    pci.enable()
+    this.#transport = openTransport(pci, options)
+    this.#interrupts = new VirtioInterrupts(pci, { queues: (vector) => this.#onQueues(vector), configuration: () => this.#onConfiguration() }, options.interrupts)
+  }
+
+  /** The device's registers. Another object after `negotiate`. */
+  get transport(): VirtioTransport {
+    return this.#transport
+  }
+
+  /** The queues in use, by index. */
+  get queues(): readonly VirtioQueue[] {
+    return this.#queues
+  }
+
+  /** The negotiated feature bits. */
+  get features(): bigint {
+    return this.#features
+  }
+
+  get interrupts(): InterruptMode {
+    return this.#interrupts.mode
+  }
+
+  /** The number of MSI-X vectors that the device has; 0 without MSI-X. */
+  get vectors(): number {
+    return this.#interrupts.vectors
+  }
+
+  /**
+   * Resets the device, takes it over from whatever driver had it, and agrees on features. Throws `DriverError`: "timeout" when the
+   * reset does not end, "unsupported" for a modern device without VERSION_1, "features-refused".
+   */
+  async negotiate(): Promise<void> {
+    // The machine may have been reset since: then decoding is off and the BARs may be elsewhere.
+    this.pci.enable()
+    this.#transport = openTransport(this.pci, this.#options)
+    await this.resetDevice()
+    this.#takeOver()
+    this.setStatus(DEVICE_STATUS.ACKNOWLEDGE)
+    this.setStatus(DEVICE_STATUS.DRIVER)
+    const offered = this.transport.offeredFeatures()
+    if (this.transport.kind === "modern" && !hasFeature(offered, "VERSION_1")) {
+      this.setStatus(DEVICE_STATUS.FAILED)
+      throw new DriverError("unsupported", `${this.pci.name}: a modern device that does not offer VERSION_1`)
+    }
+    this.#features = chooseFeatures(offered, this.transport.kind, this.#options.features)
+    this.transport.acceptFeatures(this.#features)
+    // [VIRTIO] 3.1.2: a legacy device knows no FEATURES_OK.
+    if (this.transport.kind === "legacy") return
+    this.setStatus(DEVICE_STATUS.FEATURES_OK)
+    if ((this.transport.status & DEVICE_STATUS.FEATURES_OK) === 0) {
+      this.setStatus(DEVICE_STATUS.FAILED)
+      throw new DriverError("features-refused", `${this.pci.name}: the device refuses the features ${featureNames(this.#features).join(", ")}`)
+    }
+  }
+
+  /** Sets up interrupts and queues 0 to `count` - 1, and sets DRIVER_OK. Throws `DriverError`; the status then has FAILED. */
+  start(count: number): void {
+    try {
+      const vectors = this.#interrupts.connect(this.transport, count)
+      for (let index = 0; index < count; index++) this.#openQueue(index, vectors[index] ?? NO_VECTOR)
+    } catch (error) {
+      this.setStatus(DEVICE_STATUS.FAILED)
+      this.#forget()
+      throw error
+    }
+    this.setStatus(DEVICE_STATUS.DRIVER_OK)
+  }
+
+  /** Sets bits of the device status; none is ever cleared but by a reset. */
+  setStatus(bits: number): void {
+    this.#interrupts.after(() => {
+      this.transport.status = this.transport.status | bits
+    })
+  }
+
+  /** Shows what was added to the ring to the device, and kicks it if it wants that. */
+  push(queue: VirtioQueue): void {
+    const before = queue.ring.exposedIndex
+    if (queue.ring.expose()) this.kick(queue)
+    else if (queue.ring.exposedIndex !== before) this.counters.kicksSuppressed++
+  }
+
+  /** An available buffer notification, wanted or not. Interrupts that it causes are served when it is over. */
+  kick(queue: VirtioQueue): void {
+    this.counters.kicks++
+    this.#interrupts.after(() => this.transport.notify(queue.index, queue.ring.availableIndex))
+  }
+
+  /**
+   * Resets the device, waits until it says that it is done, and gives the memory of the rings back.
+   * Throws `DriverError`: "timeout", or "no-device" when nothing answers (it was unplugged).
+   */
+  async resetDevice(): Promise<void> {
+    this.transport.status = 0
+    if (this.transport.status === NOBODY) {
+      this.#forget()
+      throw new DriverError("no-device", `${this.pci.name}: nothing answers; the device is gone`)
+    }
+    await this.#until(() => this.transport.status === 0, "the device")
+    // Only now: until here the device may still write to rings and buffers, and interrupts may still arrive.
+    this.#forget()
+  }
+
+  /**
+   * Leaves the device reset, without MSI-X and without access to memory. A device that is gone is no error; one that another driver
+   * has taken over is left alone. Throws `DriverError` ("timeout").
+   */
+  async close(): Promise<void> {
+    const owners = ownersOf(this.pci.platform)
+    if (owners.get(this.pci.name) !== this) return
+    try {
+      await this.resetDevice()
+      this.#interrupts.disable()
+      this.pci.changeCommand({ clear: PCI_COMMAND.BUS_MASTER })
+    } catch (error) {
+      if (!(error instanceof DriverError) || error.code !== "no-device") throw error
+    }
+    owners.delete(this.pci.name)
+  }
+
+  /**
+   * VIRTIO_F_RING_RESET: resets one queue and switches it on again with an empty ring in the same memory. What was in flight never
+   * comes back. Throws `DriverError`: "unsupported" when not negotiated, "timeout".
+   */
+  async resetQueue(index: number): Promise<void> {
+    const queue = this.#queues[index]
+    const transport = this.transport
+    if (queue === undefined) throw new RangeError(`queue ${index} is not in use`)
+    if (!hasFeature(this.#features, "RING_RESET") || transport.resetQueue === undefined) throw new DriverError("unsupported", "RING_RESET is not negotiated")
+    transport.resetQueue(index)
+    await this.#until(() => transport.isQueueReset?.(index) ?? true, `queue ${index}`)
+    queue.ring.clear()
+    this.#switchOn(queue)
+  }
+
+  #takeOver(): void {
+    const owners = ownersOf(this.pci.platform)
+    const before = owners.get(this.pci.name)
+    owners.set(this.pci.name, this)
+    if (before === undefined || before === this) return
+    before.#forget()
+    before.#events.superseded()
+  }
+
+  #openQueue(index: number, vector: number): void {
+    const offered = this.transport.queueSize(index)
+    if (offered === 0) throw new DriverError("unsupported", `${this.pci.name}: there is no queue ${index}`)
+    const size = this.transport.kind === "legacy" ? offered : Math.min(offered, this.#options.queueSize ?? offered)
+    const memory = this.transport.allocateRing(this.memory, size)
+    const ring = new SplitRing(this.ram, { layout: memory.layout, eventIdx: hasFeature(this.#features, "EVENT_IDX") })
+    const queue = { index, ring, memory, vector }
+    this.#queues.push(queue)
+    this.#switchOn(queue)
+  }
+
+  #switchOn({ index, ring, vector }: OpenQueue): void {
+    if (vector !== NO_VECTOR) this.#interrupts.checkMapping(this.transport.mapQueueVector(index, vector), vector)
+    if (this.interrupts === "none") ring.suppressNotifications()
+    else ring.requestNotifications()
+    this.transport.enableQueue(index, ring.layout)
+  }
+
+  /** Gives back interrupts and the memory of the rings. */
+  #forget(): void {
+    this.#interrupts.disconnect()
+    for (const queue of this.#queues) for (const piece of queue.memory.pieces) this.memory.free(piece)
+    this.#queues = []
+  }
+
+  #onQueues(vector: number | undefined): void {
+    const notified = this.#queues.filter((queue) => vector === undefined || queue.vector === vector)
+    if (notified.length > 0) this.counters.interrupts++
+    for (const queue of notified) this.#events.used(queue)
+  }
+
+  #onConfiguration(): void {
+    this.counters.configurationChanges++
+    this.#events.configurationChanged()
+  }
+
+  /** Waits for a register without keeping the thread from the work that makes it change. */
+  async #until(isDone: () => boolean, what: string): Promise<void> {
+    const timeout = this.#options.resetTimeout ?? DEFAULT_RESET_TIMEOUT
+    const end = Date.now() + timeout
+    while (!isDone()) {
+      if (Date.now() >= end) throw new DriverError("timeout", `${this.pci.name}: ${what} has not finished its reset after ${timeout} ms`)
+      await new Promise((resolve) => setTimeout(resolve, 1))
+    }
+  }
+}
+
+function openTransport(pci: PciDevice, options: VirtioDriverOptions): VirtioTransport {
+  const kind = options.transport ?? (virtioCapabilities(pci).some(({ type }) => type === VIRTIO_PCI_CAP.COMMON) ? "modern" : "legacy")
+  return kind === "legacy" ? new LegacyTransport(pci) : new ModernTransport(pci, { access: options.access ?? "bar" })
+}

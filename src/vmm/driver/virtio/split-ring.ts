@@ -1,0 +1,261 @@
+/**
+ * SplitRing: the driver's side of a split virtqueue: free descriptors, chains (direct, indirect, or both), publication, the
+ * decision to kick, and used entries that are checked before anybody believes them. [VIRTIO] 2.7.13 and 2.7.14.
+ */
+import { DriverError } from "../errors.ts"
+import type { GuestRam } from "../guest-ram.ts"
+import type { RingLayout } from "./ring-layout.ts"
+import { RingMemory, type UsedElement } from "./ring-memory.ts"
+import { AVAILABLE, DESCRIPTOR, DESCRIPTOR_FLAG, USED } from "./spec.ts"
+
+/** One element of a buffer: a stretch of guest RAM that the device reads or writes. */
+export interface Segment {
+  readonly address: number
+  /** Bytes. */
+  readonly length: number
+  /** Device-writable. All readable segments come first ([VIRTIO] 2.7.4.2). */
+  readonly writable: boolean
+}
+
+/** Where to put an indirect table. */
+export interface IndirectTable {
+  /** Guest-physical address of room for `segments - direct` descriptors. */
+  readonly address: number
+  /** Descriptors in the ring before the one that refers to the table. Default 0. */
+  readonly direct?: number
+}
+
+export interface SplitRingOptions {
+  readonly layout: RingLayout
+  /** VIRTIO_F_EVENT_IDX is negotiated. Default false. */
+  readonly eventIdx?: boolean
+}
+
+/** Marks the end of the free list. Never a descriptor: the largest index is 32767. */
+const NONE = 0xffff
+/** [VIRTIO] 2.7.5.2: a chain describes at most 2^32 bytes. */
+const CHAIN_BYTES_MAX = 0x1_0000_0000
+
+/**
+ * Whether moving an index from `previous` to `next` passes `event`, in 16-bit arithmetic: the entry with index `event` is among
+ * those with indices previous .. next-1. [VIRTIO] 2.7.7.2 and 2.7.10.2.
+ */
+export function indexPassed(event: number, next: number, previous: number): boolean {
+  return ((next - event - 1) & 0xffff) < ((next - previous) & 0xffff)
+}
+
+/** The driver's side of one split virtqueue. */
+export class SplitRing extends RingMemory {
+  readonly eventIdx: boolean
+  /** For each descriptor: the one after it in the free list, or in the chain it is in. Kept out of guest RAM: the device must not
+   * be able to break it. */
+  readonly #next: Uint16Array
+  /** For each head in flight: descriptors of its chain in the ring. 0: not in flight. */
+  readonly #chainLength: Uint16Array
+  /** For each head in flight: bytes that the device may write. */
+  readonly #writable: Float64Array
+  #freeHead = 0
+  #freeCount = 0
+  #inFlight = 0
+  /** avail.idx as it will be once everything placed has been exposed, and as it is in memory. */
+  #placed = 0
+  #exposed = 0
+  #lastUsed = 0
+
+  /** Zeroes the ring's memory. Throws `RangeError` for a layout that is misaligned or not in RAM. */
+  constructor(ram: GuestRam, options: SplitRingOptions) {
+    super(ram, options.layout)
+    this.eventIdx = options.eventIdx ?? false
+    this.#next = new Uint16Array(this.size)
+    this.#chainLength = new Uint16Array(this.size)
+    this.#writable = new Float64Array(this.size)
+    this.clear()
+  }
+
+  /** Empties the ring: zeroed memory, all descriptors free, indices 0. Only while the device does not use it. */
+  override clear(): void {
+    super.clear()
+    for (let index = 0; index < this.size; index++) this.#next[index] = index + 1 < this.size ? index + 1 : NONE
+    this.#chainLength.fill(0)
+    this.#freeHead = 0
+    this.#freeCount = this.size
+    this.#inFlight = this.#placed = this.#exposed = this.#lastUsed = 0
+  }
+
+  /** Descriptors that are free. */
+  get freeDescriptors(): number {
+    return this.#freeCount
+  }
+
+  /** Chains that were added and have not come back. */
+  get inFlight(): number {
+    return this.#inFlight
+  }
+
+  /** avail.idx as the driver last exposed it. */
+  get exposedIndex(): number {
+    return this.#exposed
+  }
+
+  /** Index of the next used entry that the driver will look at. */
+  get lastUsed(): number {
+    return this.#lastUsed
+  }
+
+  /**
+   * Puts a buffer into free descriptors and its head into the available ring; `expose` shows it to the device. Returns the head.
+   * Throws `RangeError` for a buffer that a driver must not make: none or too many segments, readable after writable, more than
+   * 2^32 bytes, or more descriptors than are free (look at `freeDescriptors` first).
+   */
+  add(segments: readonly Segment[], table?: IndirectTable): number {
+    const direct = table === undefined ? segments.length : (table.direct ?? 0)
+    const needed = table === undefined ? direct : direct + 1
+    const writable = checkSegments(segments, this.size)
+    if (table !== undefined && (direct < 0 || direct >= segments.length)) {
+      throw new RangeError(`${direct} direct descriptors leave nothing of ${segments.length} segments for the indirect table`)
+    }
+    if (needed > this.#freeCount) throw new RangeError(`${needed} descriptors are needed, ${this.#freeCount} are free`)
+    this.ram.refresh()
+    const head = this.#take(needed, writable)
+    let index = head
+    for (let at = 0; at < direct; at++) {
+      const next = this.#next[index] ?? NONE
+      this.#store(this.layout.descriptorTable, index, segments[at], at + 1 < needed ? next : NONE)
+      index = next
+    }
+    if (table !== undefined) {
+      const entries = segments.length - direct
+      this.writeDescriptor(index, { address: table.address, length: entries * DESCRIPTOR.SIZE, flags: DESCRIPTOR_FLAG.INDIRECT })
+      for (let entry = 0; entry < entries; entry++) this.#store(table.address, entry, segments[direct + entry], entry + 1 < entries ? entry + 1 : NONE)
+    }
+    this.#place(head)
+    return head
+  }
+
+  /**
+   * Takes `count` free descriptors for a chain that the caller writes by hand. They count as in flight, the first as the head,
+   * until the device returns it. `writable` bounds the used length that is accepted; default: any.
+   */
+  reserve(count: number, writable = Number.POSITIVE_INFINITY): number[] {
+    if (!Number.isInteger(count) || count < 1 || count > this.#freeCount) throw new RangeError(`cannot reserve ${count} descriptors, ${this.#freeCount} are free`)
+    const indices: number[] = []
+    let index = this.#take(count, writable)
+    for (let taken = 0; taken < count; taken++) {
+      indices.push(index)
+      index = this.#next[index] ?? NONE
+    }
+    return indices
+  }
+
+  /** Puts any 16-bit `head` into the available ring and exposes it. Returns whether the device asks for a kick. */
+  publish(head: number): boolean {
+    this.#place(head)
+    return this.expose()
+  }
+
+  /** Shows everything added so far to the device. Returns whether the device asks for a kick ([VIRTIO] 2.7.10.1). */
+  expose(): boolean {
+    const previous = this.#exposed
+    if (this.#placed === previous) return false
+    this.#exposed = this.#placed
+    // Sequentially consistent store, then load: the device either sees the new index or has shown that it wants the kick.
+    this.availableIndex = this.#exposed
+    if (this.eventIdx) return indexPassed(this.availableEvent, this.#exposed, previous)
+    return (this.usedFlags & USED.FLAG_NO_NOTIFY) === 0
+  }
+
+  /** Whether the device has returned chains that `takeUsed` has not seen yet. */
+  get hasUsed(): boolean {
+    return this.usedIndex !== this.#lastUsed
+  }
+
+  /**
+   * The next chain that the device returned, or undefined; its descriptors are free afterwards.
+   * Throws `DriverError` ("protocol") when the device says what cannot be: an id that is not in flight, more written than was
+   * writable, or more entries than chains in flight. The ring is unusable after that.
+   */
+  takeUsed(): UsedElement | undefined {
+    const ahead = (this.usedIndex - this.#lastUsed) & 0xffff
+    if (ahead === 0) return undefined
+    if (ahead > this.#inFlight) throw new DriverError("protocol", `used.idx is ${ahead} ahead, but ${this.#inFlight} chains are in flight`)
+    const element = this.usedElement(this.#lastUsed)
+    const length = element.id < this.size ? this.#chainLength[element.id] : 0
+    if (length === undefined || length === 0) throw new DriverError("protocol", `used id ${element.id} is not the head of a chain in flight`)
+    const writable = this.#writable[element.id] ?? 0
+    if (element.length > writable) throw new DriverError("protocol", `used length ${element.length} of head ${element.id} exceeds its ${writable} writable bytes`)
+    this.#release(element.id, length)
+    this.#lastUsed = (this.#lastUsed + 1) & 0xffff
+    return element
+  }
+
+  /** Tells the device that the driver does not want used buffer notifications. A hint: they may come all the same. */
+  suppressNotifications(): void {
+    // With EVENT_IDX flags stay 0, and the event is put as far ahead as 16 bits allow.
+    if (this.eventIdx) this.usedEvent = this.#lastUsed - 1
+    else this.availableFlags = AVAILABLE.FLAG_NO_INTERRUPT
+  }
+
+  /** Asks for a notification with the next used buffer. Returns false when one has come in the meantime: look again, no
+   * notification may follow ([VIRTIO] 2.7.14, note). */
+  requestNotifications(): boolean {
+    if (this.eventIdx) this.usedEvent = this.#lastUsed
+    else this.availableFlags = 0
+    return !this.hasUsed
+  }
+
+  #place(head: number): void {
+    this.setAvailableEntry(this.#placed, head)
+    this.#placed = (this.#placed + 1) & 0xffff
+  }
+
+  /** Takes `count` descriptors off the free list; they stay linked in order. The caller has checked that they are there. */
+  #take(count: number, writable: number): number {
+    const head = this.#freeHead
+    let last = head
+    for (let taken = 1; taken < count; taken++) last = this.#next[last] ?? NONE
+    this.#freeHead = this.#next[last] ?? NONE
+    this.#freeCount -= count
+    this.#chainLength[head] = count
+    this.#writable[head] = writable
+    this.#inFlight++
+    return head
+  }
+
+  #release(head: number, length: number): void {
+    let last = head
+    for (let seen = 1; seen < length; seen++) last = this.#next[last] ?? NONE
+    this.#next[last] = this.#freeHead
+    this.#freeHead = head
+    this.#freeCount += length
+    this.#chainLength[head] = 0
+    this.#inFlight--
+  }
+
+  #store(table: number, index: number, segment: Segment | undefined, next: number): void {
+    if (segment === undefined) return
+    const at = table + index * DESCRIPTOR.SIZE
+    const data = this.ram.data
+    this.ram.setU64(at + DESCRIPTOR.ADDRESS, segment.address)
+    data.setUint32(at + DESCRIPTOR.LENGTH, segment.length, true)
+    data.setUint16(at + DESCRIPTOR.FLAGS, (segment.writable ? DESCRIPTOR_FLAG.WRITE : 0) | (next === NONE ? 0 : DESCRIPTOR_FLAG.NEXT), true)
+    data.setUint16(at + DESCRIPTOR.NEXT, next === NONE ? 0 : next, true)
+  }
+}
+
+/** Refuses a buffer that a driver must not make. Returns how many bytes the device may write. */
+function checkSegments(segments: readonly Segment[], queueSize: number): number {
+  if (segments.length === 0) throw new RangeError("a buffer has at least one segment")
+  if (segments.length > queueSize) throw new RangeError(`a chain of ${segments.length} descriptors is longer than the queue (${queueSize})`)
+  let total = 0
+  let writable = 0
+  let isPastReadable = false
+  for (const segment of segments) {
+    if (segment.writable) {
+      isPastReadable = true
+      writable += segment.length
+    } else if (isPastReadable) throw new RangeError("a device-readable segment follows a device-writable one")
+    total += segment.length
+  }
+  if (total > CHAIN_BYTES_MAX) throw new RangeError(`a chain describes at most 2^32 bytes, not ${total}`)
+  return writable
+}

@@ -1,0 +1,51 @@
+/**
+ * VirtioTransport: what the driver needs of a way to reach a virtio device. Modern PCI and legacy PCI implement it.
+ */
+import type { Width } from "../platform.ts"
+import type { RamAllocator } from "../ram-allocator.ts"
+import type { RingLayout } from "./ring-layout.ts"
+
+/** Memory of one ring: its layout, and the pieces to give back to the allocator later. */
+export interface RingAllocation {
+  readonly layout: RingLayout
+  readonly pieces: readonly number[]
+}
+
+/** Register level, without any policy: a test may call these in any order. */
+export interface VirtioTransport {
+  readonly kind: "modern" | "legacy"
+  /** Device status, [VIRTIO] 2.1. */
+  status: number
+  /** The bits that the device offers. */
+  offeredFeatures(): bigint
+  /** Writes the bits that the driver accepts. A legacy device has room for bits 0 to 31 only. */
+  acceptFeatures(features: bigint): void
+  /** What the device shows as accepted. */
+  acceptedFeatures(): bigint
+  /** The size of a queue as the device shows it: the largest possible after a reset. 0: there is no such queue. */
+  queueSize(queue: number): number
+  /** Takes memory for a ring of `queueSize` descriptors. */
+  allocateRing(allocator: RamAllocator, queueSize: number): RingAllocation
+  /** Tells the device where a ring is, and switches the queue on. */
+  enableQueue(queue: number, layout: RingLayout): void
+  /** VIRTIO_F_RING_RESET: asks for the reset of one queue. Absent where the transport has no such thing. */
+  resetQueue?(queue: number): void
+  /** Whether the reset of a queue is finished. */
+  isQueueReset?(queue: number): boolean
+  /** An available buffer notification. `availableIndex` goes along where NOTIFICATION_DATA is negotiated. */
+  notify(queue: number, availableIndex: number): void
+  /** ISR status. Reading clears it and drops the interrupt line. */
+  readIsr(): number
+  /** Maps configuration changes to an MSI-X vector, or to none (`NO_VECTOR`). Returns what the device has made of it. */
+  mapConfigVector(vector: number): number
+  /** Maps a queue to an MSI-X vector, or to none. Returns what the device has made of it. */
+  mapQueueVector(queue: number, vector: number): number
+  /** One access to the device configuration. */
+  readConfig(offset: number, width: Width): number
+  writeConfig(offset: number, width: Width, value: number): void
+  /** Runs `read` until nothing changed meanwhile, so that what it has read belongs together ([VIRTIO] 2.5.1). */
+  stableConfig<T>(read: () => T): T
+}
+
+/** Give-up point of `stableConfig`: no device changes its configuration between any two reads. */
+export const STABLE_CONFIG_TRIES = 100

@@ -1,0 +1,109 @@
+/**
+ * VirtioInterrupts: how the interrupts of one virtio function reach its driver: through its line and the ISR status, through MSI-X
+ * vectors, or not at all. [VIRTIO] 4.1.5.1.2 and 4.1.5.5.
+ */
+import { DriverError } from "../errors.ts"
+import { InterruptRouter } from "./interrupts.ts"
+import type { MsixTable } from "../pci/msix.ts"
+import type { PciDevice } from "../pci/device.ts"
+import { PCI_COMMAND } from "../pci/spec.ts"
+import type { VirtioTransport } from "./transport.ts"
+import { ISR } from "./spec.ts"
+
+/** How the driver learns of completions: "none" means that its owner polls. */
+export type InterruptMode = "msix" | "intx" | "none"
+
+export interface VirtioInterruptEvents {
+  /** Queues with this vector may have been served; without a vector: any queue. */
+  queues(vector: number | undefined): void
+  configuration(): void
+}
+
+/** The vector of configuration changes; queues have those after it. */
+const CONFIG_VECTOR = 0
+
+/** The interrupts of one function. */
+export class VirtioInterrupts {
+  readonly mode: InterruptMode
+  /** Vectors that the device has; 0 without MSI-X. */
+  readonly vectors: number
+  readonly #pci: PciDevice
+  readonly #events: VirtioInterruptEvents
+  readonly #router: InterruptRouter
+  readonly #msix: MsixTable | undefined
+  #undo: (() => void)[] = []
+
+  /** `mode` undefined: MSI-X where the device has it, else its line, else none. Throws `DriverError` ("unsupported"). */
+  constructor(pci: PciDevice, events: VirtioInterruptEvents, mode: InterruptMode | undefined) {
+    this.#pci = pci
+    this.#events = events
+    this.#router = InterruptRouter.of(pci.platform)
+    this.#msix = pci.msix()
+    this.vectors = this.#msix?.size ?? 0
+    this.mode = mode ?? (this.#msix !== undefined ? "msix" : pci.interruptLine !== undefined ? "intx" : "none")
+    if (this.mode === "msix" && this.#msix === undefined) throw new DriverError("unsupported", `${pci.name}: the device has no MSI-X`)
+    if (this.mode === "intx" && pci.interruptLine === undefined) throw new DriverError("unsupported", `${pci.name}: nobody has routed its interrupt pin to a line`)
+  }
+
+  /** Sets interrupts up for so many queues. Returns the vector of each queue; none without MSI-X. */
+  connect(transport: VirtioTransport, queues: number): number[] {
+    if (this.#msix !== undefined) this.#msix.enabled = this.mode === "msix"
+    this.#pci.changeCommand(this.mode === "none" ? { set: PCI_COMMAND.INTERRUPT_DISABLE } : { clear: PCI_COMMAND.INTERRUPT_DISABLE })
+    const line = this.#pci.interruptLine
+    if (this.mode === "intx" && line !== undefined) this.#undo.push(this.#router.onLine(line, () => this.#onLine(transport)))
+    return this.mode === "msix" && this.#msix !== undefined ? this.#connectVectors(this.#msix, transport, queues) : []
+  }
+
+  /** Takes the handlers away. The device must have been reset: nobody would listen to it. */
+  disconnect(): void {
+    for (const undo of this.#undo) undo()
+    this.#undo = []
+  }
+
+  /** Switches MSI-X off. */
+  disable(): void {
+    if (this.#msix !== undefined) this.#msix.enabled = false
+  }
+
+  /** Runs an access that may raise interrupts; they are served when it is over, as a CPU would. */
+  after(access: () => void): void {
+    this.#router.hold()
+    try {
+      access()
+    } finally {
+      this.#router.release()
+    }
+  }
+
+  /** [VIRTIO] 4.1.5.1.2.2: a driver verifies that a mapping succeeded. */
+  checkMapping(got: number, wanted: number): void {
+    if (got !== wanted) throw new DriverError("unsupported", `${this.#pci.name}: MSI-X vector ${wanted} was not accepted, the device shows ${got}`)
+  }
+
+  #connectVectors(msix: MsixTable, transport: VirtioTransport, queues: number): number[] {
+    // One vector for the configuration and one for each queue; with fewer, queues share; with one, everything does.
+    const last = msix.size - 1
+    const perQueue = Array.from({ length: queues }, (_, index) => (queues <= last ? index + 1 : Math.min(last, 1)))
+    for (const vector of new Set([CONFIG_VECTOR, ...perQueue])) {
+      const message = this.#router.assignMessage(() => this.#onVector(vector))
+      this.#undo.push(() => message.release())
+      msix.program(vector, message)
+    }
+    this.checkMapping(transport.mapConfigVector(CONFIG_VECTOR), CONFIG_VECTOR)
+    return perQueue
+  }
+
+  /** Returns whether the line was ours. Reading the ISR status lowers it. */
+  #onLine(transport: VirtioTransport): boolean {
+    const isr = transport.readIsr()
+    if ((isr & ISR.CONFIGURATION) !== 0) this.#events.configuration()
+    if ((isr & ISR.QUEUE) !== 0) this.#events.queues(undefined)
+    return (isr & (ISR.QUEUE | ISR.CONFIGURATION)) !== 0
+  }
+
+  #onVector(vector: number): void {
+    // The two may share a vector.
+    if (vector === CONFIG_VECTOR) this.#events.configuration()
+    this.#events.queues(vector)
+  }
+}

@@ -1,0 +1,215 @@
+/** checkImage against what QEMU said of the golden images, and against images with one thing wrong. */
+import { describe, expect, it } from "vitest"
+import { BackingError } from "../../../../src/backing/backing.ts"
+import { checkImage, type CheckResult } from "../../../../src/backing/qcow2/check/check.ts"
+import { goldenBytes, goldenImages } from "../../../support/golden.ts"
+import { MemoryFile } from "../../../support/memory-file.ts"
+import { Qcow2Bytes } from "../../../support/qcow2-bytes.ts"
+
+const COPIED = 1n << 63n
+
+describe("golden images", () => {
+  for (const golden of goldenImages) {
+    it(`QC-CHK-01 QC-REF-04 counts ${golden.file} (${golden.about}) as qemu-img check does`, () => {
+      const file = MemoryFile.of(goldenBytes(golden.file), { readOnly: true })
+      if (/extended-l2|data-file/.test(golden.file)) {
+        expect(() => checkImage(file)).toThrow(/cannot check an image with incompatible feature bit [24]( \("[^"]+"\))? at byte 72/)
+        return
+      }
+      const expected = (name: string): number => Number(golden.check[name] ?? 0)
+      expect(checkImage(file)).toMatchObject({
+        corruptions: expected("corruptions"),
+        leaks: expected("leaks"),
+        imageEndOffset: expected("image-end-offset"),
+        totalClusters: expected("total-clusters"),
+        allocatedClusters: expected("allocated-clusters"),
+        fragmentedClusters: expected("fragmented-clusters"),
+        compressedClusters: expected("compressed-clusters"),
+      })
+    })
+  }
+})
+
+/** Checks a golden image after `damage`. */
+function checkDamaged(name: string, damage: (image: Qcow2Bytes) => void): CheckResult {
+  const image = new Qcow2Bytes(goldenBytes(name))
+  damage(image)
+  const file = MemoryFile.of(image.bytes)
+  const result = checkImage(file)
+  expect(file.changes).toBe(0)
+  return result
+}
+
+function kinds(result: CheckResult): string[] {
+  return [...new Set(result.findings.map((finding) => finding.kind))].sort()
+}
+
+describe("one thing wrong", () => {
+  it("QC-CHK-01 a refcount above the references is a leak, exit code 3", () => {
+    const result = checkDamaged("v3-4k.qcow2", (image) => image.setRefcount(6, 5n))
+    // The cluster's COPIED flag is set, and its refcount is no longer one.
+    expect(result).toMatchObject({ leaks: 1, exitCode: 2 })
+    expect(checkDamaged("snapshots.qcow2", (image) => image.setRefcount(image.hostOffset(512) / 512, 9n))).toMatchObject({ leaks: 1, corruptions: 0, exitCode: 3 })
+  })
+
+  it("QC-CHK-01 a refcount below the references is a corruption, exit code 2", () => {
+    const result = checkDamaged("snapshots.qcow2", (image) => image.setRefcount(image.hostOffset(512) / 512, 2n))
+    expect(result).toMatchObject({ leaks: 0, corruptions: 1, exitCode: 2 })
+    expect(result.findings[0]).toMatchObject({ kind: "refcount", message: expect.stringMatching(/has refcount 2 and 3 references/) })
+  })
+
+  it("QC-CHK-02 COPIED is reported where it is missing and where it is too much, in L1 and L2", () => {
+    for (const name of ["v3-4k.qcow2", "snapshots.qcow2", "zero.qcow2"]) {
+      for (const at of [(image: Qcow2Bytes): number => image.l1At(0), (image: Qcow2Bytes): number => image.l2At(0) ?? 0]) {
+        const result = checkDamaged(name, (image) => image.setU64(at(image), image.u64(at(image)) ^ COPIED))
+        expect(kinds(result)).toEqual(["copied"])
+        expect(result).toMatchObject({ corruptions: 1, exitCode: 2 })
+      }
+    }
+  })
+
+  it("QC-CHK-03 reserved bits are reported in L1, L2 and refcount table entries, every one of them", () => {
+    const bits = Array.from({ length: 64 }, (_, bit) => bit)
+    const l1 = bits.filter((bit) => bit < 9 || (bit > 55 && bit < 63))
+    const l2 = bits.filter((bit) => (bit > 0 && bit < 9) || (bit > 55 && bit < 62))
+    const table = bits.filter((bit) => bit < 9)
+    for (const bit of l1) expect(kinds(checkDamaged("v3-4k.qcow2", (image) => image.setU64(image.l1Offset, image.u64(image.l1Offset) | (1n << BigInt(bit)))))).toEqual(["reserved-bits"])
+    for (const bit of l2) expect(kinds(checkDamaged("v3-4k.qcow2", (image) => image.setL2(0, image.l2(0) | (1n << BigInt(bit)))))).toEqual(["reserved-bits"])
+    for (const bit of table) {
+      const damaged = (image: Qcow2Bytes): unknown => image.setU64(image.refcountTableOffset, image.u64(image.refcountTableOffset) | (1n << BigInt(bit)))
+      expect(kinds(checkDamaged("v3-4k.qcow2", damaged))).toEqual(["reserved-bits"])
+    }
+  })
+
+  it("QC-CHK-04 unaligned L2 tables, data clusters, refcount blocks and snapshot L1 tables are reported", () => {
+    expect(kinds(checkDamaged("v3-4k.qcow2", (image) => image.setU64(image.l1Offset, image.u64(image.l1Offset) + 512n)))).toContain("alignment")
+    expect(kinds(checkDamaged("v3-4k.qcow2", (image) => image.setL2(0, image.l2(0) + 512n)))).toContain("alignment")
+    expect(kinds(checkDamaged("v3-4k.qcow2", (image) => image.setU64(image.refcountTableOffset, image.u64(image.refcountTableOffset) + 512n)))).toContain("refcount-block")
+    expect(kinds(checkDamaged("snapshots-v2.qcow2", (image) => image.setU64(image.snapshotsOffset, image.u64(image.snapshotsOffset) + 512n)))).toContain("snapshot")
+  })
+
+  it("QC-CHK-04 QC-CMP-04 COPIED on a compressed cluster is reported", () => {
+    expect(kinds(checkDamaged("zlib-4k.qcow2", (image) => image.setL2(0, image.l2(0) | COPIED)))).toEqual(["compressed-copied"])
+  })
+
+  it("QC-CHK-05 references a cluster or more past the end of the file are corruptions, less is fine", () => {
+    const cut = (bytes: number) => (image: Qcow2Bytes): void => {
+      image.bytes = image.bytes.slice(0, image.bytes.length - bytes)
+    }
+    expect(checkDamaged("v3-4k.qcow2", cut(4095))).toMatchObject({ exitCode: 0 })
+    const result = checkDamaged("v3-4k.qcow2", cut(4096))
+    expect(result).toMatchObject({ exitCode: 2 })
+    expect(kinds(result)).toContain("beyond-end")
+  })
+
+  it("QC-CHK-05 a refcount block outside the file, named twice, or used by something else is a corruption", () => {
+    for (const entry of [1n << 40n, 0n]) {
+      const result = checkDamaged("v3-4k.qcow2", (image) => image.setU64(image.refcountTableOffset, entry))
+      expect(result.exitCode).toBe(2)
+      expect(kinds(result)).toContain("refcount")
+    }
+    const twice = checkDamaged("v3-4k.qcow2", (image) => image.setU64(image.refcountTableOffset + 8, image.u64(image.refcountTableOffset)))
+    expect(kinds(twice)).toEqual(["refcount-block"])
+    const shared = checkDamaged("v3-4k.qcow2", (image) => image.setL2(20480, image.u64(image.refcountTableOffset)))
+    expect(kinds(shared)).toContain("refcount-block")
+  })
+
+  it("QC-CHK-06 QC-SNAP-02 QC-SNAP-03 a broken snapshot table is reported, and hides no other finding", () => {
+    const shortExtra = checkDamaged("snapshots.qcow2", (image) => image.setU32(image.snapshotsOffset + 36, 8))
+    expect(kinds(shortExtra)).toContain("snapshot")
+    const bigL1 = checkDamaged("snapshots.qcow2", (image) => image.setU32(image.snapshotsOffset + 8, 4194305))
+    expect(kinds(bigL1)).toContain("snapshot")
+    const bigExtra = checkDamaged("snapshots.qcow2", (image) => image.setU32(image.snapshotsOffset + 36, 1025))
+    expect(kinds(bigExtra)).toContain("snapshot")
+    expect(kinds(checkDamaged("snapshots.qcow2", (image) => image.setU32(60, 40000)))).toContain("snapshot")
+  })
+
+  it("QC-CHK-06 a broken bitmap directory or table is reported", () => {
+    const directory = (image: Qcow2Bytes): number => findExtension(image, 0x23852875)
+    expect(kinds(checkDamaged("bitmap.qcow2", (image) => image.setU64(directory(image) + 8, 8n)))).toContain("bitmap")
+    expect(kinds(checkDamaged("bitmap.qcow2", (image) => image.setU64(directory(image) + 16, 512n)))).toContain("bitmap")
+    const table = (image: Qcow2Bytes): number => Number(image.u64(Number(image.u64(directory(image) + 16))))
+    expect(kinds(checkDamaged("bitmap.qcow2", (image) => image.setU64(table(image), image.u64(table(image)) | 2n)))).toEqual(["bitmap"])
+    expect(kinds(checkDamaged("bitmap.qcow2", (image) => image.setU64(table(image), 512n | (1n << 12n))))).toContain("bitmap")
+  })
+
+  it("QC-L2-04 a zero flag in a version 2 image is a corruption", () => {
+    expect(kinds(checkDamaged("v2.qcow2", (image) => image.setL2(0, image.l2(0) | 1n)))).toEqual(["alignment"])
+  })
+
+  it("QC-FEAT-01 an unknown incompatible feature is refused by name, since it may mean anything", () => {
+    const image = new Qcow2Bytes(goldenBytes("v3-4k.qcow2")).setU64(72, 1n << 63n)
+    expect(() => checkImage(MemoryFile.of(image.bytes))).toThrow(BackingError)
+    expect(() => checkImage(MemoryFile.of(image.bytes))).toThrow(/feature bit 63 at byte 72/)
+  })
+})
+
+/** Byte position of an extension's data. */
+function findExtension(image: Qcow2Bytes, type: number): number {
+  for (let at = image.u32(100); image.u32(at) !== 0; at += 8 + Math.ceil(image.u32(at + 4) / 8) * 8) if (image.u32(at) === type) return at + 8
+  throw new Error("no such extension")
+}
+
+/** Counts what is read of a file. */
+class CountingFile extends MemoryFile {
+  bytesRead = 0
+
+  override read(buffer: Uint8Array, offset: number): number {
+    this.bytesRead += buffer.length
+    return super.read(buffer, offset)
+  }
+}
+
+describe("bounded work", () => {
+  it("QC-LIM-05 an L1 table of 4 million entries that all name one L2 table has it read once", () => {
+    const golden = new Qcow2Bytes(goldenBytes("v3-4k.qcow2"))
+    const file = new CountingFile()
+    file.write(golden.bytes, 0)
+    const entries = 4194304
+    const l1Offset = 1 << 20
+    const l1 = new Uint8Array(entries * 8)
+    new DataView(l1.buffer).setBigUint64(0, golden.u64(golden.l1Offset))
+    for (let filled = 8; filled < l1.length; filled *= 2) l1.copyWithin(filled, 0, filled)
+    file.write(l1, l1Offset)
+    const header = new Qcow2Bytes(golden.bytes).setU32(36, entries).setU64(40, BigInt(l1Offset))
+    file.write(header.bytes.subarray(0, 112), 0)
+    const result = checkImage(file)
+    expect(result.exitCode).toBe(2)
+    expect(result.findings.length).toBeLessThanOrEqual(1000)
+    expect(result.corruptions).toBeGreaterThan(1000)
+    expect(file.bytesRead).toBeLessThan(2 * file.size())
+  })
+
+  it("QC-LIM-05 65536 snapshots that share one large L1 table have it read once", () => {
+    const golden = new Qcow2Bytes(goldenBytes("v3-4k.qcow2"))
+    const file = new CountingFile()
+    file.write(golden.bytes, 0)
+    const tableOffset = 1 << 20
+    const table = new Uint8Array(65536 * 56)
+    const view = new DataView(table.buffer)
+    for (let index = 0; index < 65536; index++) {
+      view.setBigUint64(index * 56, BigInt(4096 * 4096))
+      view.setUint32(index * 56 + 8, 4194304 - index) // no two alike
+      view.setUint32(index * 56 + 36, 16)
+    }
+    file.write(table, tableOffset)
+    file.write(new Uint8Array(8), 4096 * 4096 + 4194304 * 8 - 8)
+    file.write(new Qcow2Bytes(golden.bytes).setU32(60, 65536).setU64(64, BigInt(tableOffset)).bytes.subarray(0, 112), 0)
+    expect(checkImage(file).exitCode).toBe(2)
+    expect(file.bytesRead).toBeLessThan(2 * file.size())
+  })
+
+  it("QC-LIM-05 a refcount table whose entries all name one block has it read once", () => {
+    const golden = new Qcow2Bytes(goldenBytes("v3-4k.qcow2"))
+    const file = new CountingFile()
+    const tableOffset = 1 << 20
+    const table = new Uint8Array(8 << 20)
+    const view = new DataView(table.buffer)
+    for (let at = 0; at < table.length; at += 8) view.setBigUint64(at, golden.u64(golden.refcountTableOffset))
+    file.write(golden.bytes, 0)
+    file.write(table, tableOffset)
+    file.write(new Qcow2Bytes(golden.bytes).setU64(48, BigInt(tableOffset)).setU32(56, table.length / 4096).bytes.subarray(0, 112), 0)
+    expect(checkImage(file).exitCode).toBe(2)
+    expect(file.bytesRead).toBeLessThan(2 * file.size())
+  })
+})

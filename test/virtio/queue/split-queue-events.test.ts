@@ -1,0 +1,322 @@
+/** Who tells whom, and when: interrupts, kicks, the order of stores, and what a queue does when it is reset. */
+import { afterEach, describe, expect, it, vi } from "vitest"
+import { MemoryBacking } from "../../../src/backing/memory.ts"
+import { needsEvent } from "../../../src/virtio/queue/split-queue.ts"
+import { Rng, seedFromEnvironment } from "../../support/rng.ts"
+import { FakeDisk, settled } from "../../harness/fake-disk.ts"
+import { F, OK, pattern, RingGuest, type RingGuestOptions, T, UNTOUCHED } from "../../harness/ring-guest.ts"
+
+function guest(options: Partial<RingGuestOptions> = {}): RingGuest {
+  return new RingGuest({ backing: new MemoryBacking({ size: 1 << 20 }), machine: { ramSize: 4 << 20 }, ...options })
+}
+
+/** One chain that can be published any number of times at once: FLUSH, header and status. */
+function flushChain(one: RingGuest): number {
+  return one.chain(one.place({ type: T.FLUSH }).pieces, { indirect: true })
+}
+
+function batch(one: RingGuest, head: number, count: number): void {
+  one.publish(Array.from({ length: count }, () => head))
+  one.kick()
+}
+
+/** The rule of [VIRTIO] 2.7.7.2 in its plainest words: was the entry with index `event` among those just written? */
+function passes(event: number, old: number, now: number): boolean {
+  for (let index = old; index !== now; index = (index + 1) % 65536) if (index === event) return true
+  return false
+}
+
+describe("used buffer notifications", () => {
+  it("VQ-24 without EVENT_IDX avail.flags decide: 0 asks for an interrupt with each batch, 1 for none", () => {
+    const one = guest({ features: [F.INDIRECT_DESC] })
+    const head = flushChain(one)
+    for (const [flags, irqs] of [[0, 1], [1, 0], [0, 1], [1, 0], [0, 1]] as const) {
+      one.setAvailFlags(flags)
+      batch(one, head, 3)
+      expect(one.queueIrqs()).toBe(irqs)
+    }
+    // Only bit 0 says no.
+    one.setAvailFlags(0xfffe)
+    batch(one, head, 1)
+    expect(one.queueIrqs()).toBe(1)
+  })
+
+  it("VQ-05 without EVENT_IDX junk in used_event changes nothing", () => {
+    const one = guest({ features: [F.INDIRECT_DESC] })
+    const head = flushChain(one)
+    for (const event of [0, 1, 2, 3, 0x7fff, 0x8000, 0xffff]) {
+      for (const flags of [0, 1]) {
+        one.setUsedEvent(event)
+        one.setAvailFlags(flags)
+        batch(one, head, 1)
+        expect(one.queueIrqs()).toBe(1 - flags)
+      }
+    }
+  })
+
+  it("VQ-25 with EVENT_IDX and used_event 0 the 1st and the 65537th buffer interrupt, and none between, whatever the flags are", () => {
+    const one = guest({ features: [F.INDIRECT_DESC, F.EVENT_IDX] })
+    const head = flushChain(one)
+    const interrupted: number[] = []
+    for (let done = 0; done < 65536 + 512; done++) {
+      one.setAvailFlags(done % 2)
+      batch(one, head, 1)
+      if (one.queueIrqs() > 0) interrupted.push(done + 1)
+    }
+    expect(interrupted).toEqual([1, 65537])
+  })
+
+  it("VQ-26 batches of random sizes with random used_events, over several wraps: as a walk over the entries says", () => {
+    const rng = new Rng(seedFromEnvironment(20260802))
+    const one = guest({ features: [F.INDIRECT_DESC, F.EVENT_IDX], ringSize: 256 })
+    const head = flushChain(one)
+    const counts = { irqs: 0, silences: 0 }
+    for (let old = 0, wraps = 0; wraps < 4; ) {
+      const count = rng.pick([1, 2, 3, rng.between(1, 256)])
+      const now = (old + count) % 65536
+      // Near the batch, where the rule has its edges; and anywhere.
+      const event = rng.chance(0.9) ? (rng.pick([old, now]) + rng.between(-3, 3) + 65536) % 65536 : rng.below(65536)
+      one.setUsedEvent(event)
+      batch(one, head, count)
+      const expected = passes(event, old, now)
+      if (one.queueIrqs() !== (expected ? 1 : 0)) throw new Error(`used_event ${event}, from ${old} to ${now}: expected ${expected ? "an interrupt" : "none"}`)
+      counts[expected ? "irqs" : "silences"]++
+      if (now < old) wraps++
+      old = now
+    }
+    expect(counts.irqs).toBeGreaterThan(500)
+    expect(counts.silences).toBeGreaterThan(500)
+  })
+
+  it("VQ-26 the arithmetic itself, near 0, 32768 and 65536, against the same walk", () => {
+    const near = [0, 0x7fff, 0x8000, 0xffff].flatMap((edge) => [-2, -1, 0, 1, 2].map((step) => (edge + step + 65536) % 65536))
+    for (const old of near) {
+      for (const now of [0, 1, 2, 255, 32768].map((step) => (old + step) % 65536)) {
+        for (const event of near) expect([old, now, event, needsEvent(event, now, old)]).toEqual([old, now, event, passes(event, old, now)])
+      }
+    }
+  })
+
+  it("VQ-27 after a reset nothing is left of the old position: used_event 0 makes the first completion interrupt", () => {
+    const one = guest({ features: [F.INDIRECT_DESC, F.EVENT_IDX] })
+    const old = flushChain(one)
+    for (let done = 0; done < 500; done++) batch(one, old, 1)
+    one.start([F.INDIRECT_DESC, F.EVENT_IDX])
+    batch(one, flushChain(one), 1)
+    expect([one.queueIrqs(), one.usedIdx()]).toEqual([1, 1])
+  })
+
+  it("a legacy driver with NOTIFY_ON_EMPTY hears of an empty ring, though it wants no interrupts; and not while requests are in flight", async () => {
+    const disk = new FakeDisk()
+    const one = new RingGuest({ backing: disk.backing, legacy: true, features: [F.NOTIFY_ON_EMPTY, F.INDIRECT_DESC] })
+    one.setAvailFlags(1)
+    one.readIsr()
+    const placed = one.place({ type: T.IN, in: 512 })
+    batch(one, one.chain(placed.pieces), 1)
+    expect(one.readIsr()).toBe(1)
+    disk.waits = ({ name }) => name === "read"
+    one.publish([one.chain(placed.pieces), one.chain(placed.pieces)])
+    one.publish([one.chain(one.place({ type: T.FLUSH }).pieces)])
+    one.kick()
+    expect([one.takeUsed().length, one.readIsr()]).toEqual([2, 0])
+    disk.next().finish()
+    await settled()
+    disk.waiting.splice(0).forEach((waiting) => waiting.finish())
+    await settled()
+    expect(one.readIsr()).toBe(1)
+  })
+})
+
+describe("available buffer notifications", () => {
+  it("VQ-28 used.flags stay 0, and with EVENT_IDX avail_event is the index whose publication is to be told", () => {
+    for (const features of [[F.INDIRECT_DESC], [F.INDIRECT_DESC, F.EVENT_IDX]]) {
+      const one = guest({ features })
+      const head = flushChain(one)
+      for (let done = 0; done < 10; done++) {
+        batch(one, head, 1 + done)
+        expect(one.usedFlags()).toBe(0)
+        expect(one.availEvent()).toBe(features.length === 2 ? one.ring.idx : 0)
+      }
+    }
+  })
+
+  it("VQ-28 a driver that kicks only when avail_event has been passed gets all its buffers back", () => {
+    const rng = new Rng(seedFromEnvironment(20260803))
+    const one = guest({ features: [F.INDIRECT_DESC, F.EVENT_IDX], ringSize: 64 })
+    const head = flushChain(one)
+    let kicks = 0
+    for (let round = 0; round < 20_000; round++) {
+      const old = one.ring.idx
+      one.publish(Array.from({ length: rng.between(1, 8) }, () => head))
+      if (passes(one.availEvent(), old, one.ring.idx)) {
+        kicks++
+        one.kick()
+      }
+      if (one.usedIdx() !== one.ring.idx) throw new Error(`round ${round}: used.idx ${one.usedIdx()}, avail.idx ${one.ring.idx}, avail_event ${one.availEvent()}`)
+    }
+    expect(kicks).toBe(20_000)
+  })
+
+  describe("what another thread could do between two instructions", () => {
+    afterEach(() => void vi.restoreAllMocks())
+
+    it("VQ-29 a buffer published after the last look at avail.idx, and before avail_event moves, is found: nobody will kick for it", () => {
+      const one = guest({ features: [F.INDIRECT_DESC, F.EVENT_IDX] })
+      const head = flushChain(one)
+      const availEvent = one.ring.used + 4 + 8 * one.ring.size
+      const { store } = Atomics
+      let published = 0
+      vi.spyOn(Atomics, "store").mockImplementation(((array: Uint16Array, index: number, value: number) => {
+        if (array.byteOffset + 2 * index === availEvent && published++ < 3) one.publish([head])
+        return store(array, index, value)
+      }) as typeof Atomics.store)
+      batch(one, head, 1)
+      vi.restoreAllMocks()
+      expect([one.ring.idx, one.usedIdx(), one.availEvent()]).toEqual([4, 4, 4])
+    })
+
+    it("VQ-29 VQ-24 and a buffer published while the device makes its decision about the interrupt", () => {
+      for (const features of [[F.INDIRECT_DESC], [F.INDIRECT_DESC, F.EVENT_IDX]]) {
+        const one = guest({ features })
+        const head = flushChain(one)
+        const usedIdx = one.ring.used + 2
+        const { store } = Atomics
+        let published = 0
+        vi.spyOn(Atomics, "store").mockImplementation(((array: Uint16Array, index: number, value: number) => {
+          if (array.byteOffset + 2 * index === usedIdx && published++ < 3) one.publish([head])
+          return store(array, index, value)
+        }) as typeof Atomics.store)
+        batch(one, head, 1)
+        vi.restoreAllMocks()
+        expect([one.ring.idx, one.usedIdx()]).toEqual([4, 4])
+      }
+    })
+
+    it("VQ-20 VQ-31 BLK-12 the order of stores: data, status, used element, used.idx; only then is the driver's wish read", () => {
+      for (const features of [[F.INDIRECT_DESC], [F.INDIRECT_DESC, F.EVENT_IDX]]) {
+        const trace: string[] = []
+        const disk = new FakeDisk()
+        const one = new RingGuest({ backing: disk.backing, features })
+        const first = one.place({ type: T.IN, sector: 1, in: 512 })
+        const second = one.place({ type: T.IN, sector: 2000, in: 512 })
+        const heads = [one.chain(first.pieces), one.chain(second.pieces)]
+        one.publish(heads)
+        const { avail, used, size } = one.ring
+        const names = new Map([
+          [avail, "avail.flags"],
+          [avail + 2, "avail.idx"],
+          [avail + 4, "slot 1"],
+          [avail + 6, "slot 2"],
+          [avail + 4 + 2 * size, "used_event"],
+          [first.status, "status 1"],
+          [second.status, "status 2"],
+          [used + 2, "used.idx"],
+          [used + 4, "id 1"],
+          [used + 8, "len 1"],
+          [used + 12, "id 2"],
+          [used + 16, "len 2"],
+          [used + 4 + 8 * size, "avail_event"],
+        ])
+        const note = (what: string, address: number) => names.has(address) && trace.push(`${what} ${names.get(address)}`)
+        disk.failing = ({ offset }) => void trace.push(`data ${offset === 512 ? 1 : 2}`)
+        const { setUint8, setUint32, getUint16 } = DataView.prototype
+        const { store, load } = Atomics
+        vi.spyOn(DataView.prototype, "setUint8").mockImplementation(function (this: DataView, at, value) {
+          note("store", this.byteOffset + at)
+          setUint8.call(this, at, value)
+        })
+        vi.spyOn(DataView.prototype, "setUint32").mockImplementation(function (this: DataView, at, value, little) {
+          note("store", this.byteOffset + at)
+          setUint32.call(this, at, value, little)
+        })
+        vi.spyOn(DataView.prototype, "getUint16").mockImplementation(function (this: DataView, at, little) {
+          note("load", this.byteOffset + at)
+          return getUint16.call(this, at, little)
+        })
+        vi.spyOn(Atomics, "store").mockImplementation(((array: Uint16Array, index: number, value: number) => {
+          note("atomic store", array.byteOffset + 2 * index)
+          return store(array, index, value)
+        }) as typeof Atomics.store)
+        vi.spyOn(Atomics, "load").mockImplementation(((array: Uint16Array, index: number) => {
+          note("atomic load", array.byteOffset + 2 * index)
+          return load(array, index)
+        }) as typeof Atomics.load)
+        one.kick()
+        vi.restoreAllMocks()
+        const order = (...steps: string[]) => {
+          const places = steps.map((step) => trace.indexOf(step))
+          expect([steps, places.includes(-1), places.toSorted((a, b) => a - b)]).toEqual([steps, false, places])
+        }
+        order("atomic load avail.idx", "load slot 1", "load slot 2", "data 1", "store status 1", "store id 1", "atomic store used.idx")
+        order("data 2", "store status 2", "store len 2", "atomic store used.idx", features.length === 2 ? "atomic load used_event" : "atomic load avail.flags")
+        order("store len 1", "atomic store used.idx")
+        order("store id 2", "atomic store used.idx")
+        expect(trace.filter((step) => step === "atomic store used.idx")).toHaveLength(1)
+        // Kicks are asked for again after the decision, and avail.idx is read once more after that.
+        if (features.length === 2) expect(trace.lastIndexOf("atomic load avail.idx")).toBeGreaterThan(trace.indexOf("atomic store avail_event"))
+        expect(one.takeUsed().map(({ id }) => id)).toEqual(heads)
+      }
+    })
+  })
+})
+
+describe("a queue that is reset", () => {
+  it("VQ-32 waits for what is in flight, returns none of it, interrupts for none of it, and starts anew with another size and place", async () => {
+    const disk = new FakeDisk()
+    disk.cache.set(pattern(0, 4))
+    const one = new RingGuest({ backing: disk.backing, features: [F.RING_RESET, F.INDIRECT_DESC], ringSize: 16 })
+    expect(one.read(0, 1).status).toBe(OK)
+    disk.waits = ({ name }) => name === "read"
+    const placed = [0, 2, 900].map((sector) => one.place({ type: T.IN, sector, in: 512 }))
+    one.publish(placed.map(({ pieces }) => one.chain(pieces)))
+    one.kick()
+    expect(disk.waiting).toHaveLength(3)
+    one.irqs()
+    one.setCommon(0x16, 2, 0)
+    one.setCommon(0x3a, 2, 1)
+    expect(one.common(0x3a, 2)).toBe(1)
+    // Neither kicks nor registers reach it meanwhile.
+    one.kick()
+    one.setCommon(0x18, 2, 4)
+    expect(one.common(0x18, 2)).toBe(16)
+    const { used, size, avail } = one.ring
+    const rings = one.bytes(used, 6 + 8 * size)
+    disk.next().finish()
+    disk.next().fail(new Error("too late to matter"))
+    await settled()
+    expect(one.common(0x3a, 2)).toBe(1)
+    disk.next().finish()
+    await settled()
+    expect([one.common(0x3a, 2), one.common(0x1c, 2), one.common(0x18, 2)]).toEqual([0, 0, 256])
+    expect([one.common(0x20, 4), one.common(0x28, 4), one.common(0x30, 4), one.common(0x1a, 2)]).toEqual([0, 0, 0, 0xffff])
+    expect([one.bytes(used, 6 + 8 * size), one.irqs()]).toEqual([rings, []])
+    expect(placed.map(({ status }) => one.bytes(status, 1)[0])).toEqual([UNTOUCHED, UNTOUCHED, UNTOUCHED])
+    // The memory is the driver's again.
+    one.fill(avail, 16, 0xff)
+    disk.waits = () => false
+    one.ring = one.openRing(0, 4)
+    expect([one.common(0x1c, 2), one.common(0x3a, 2), one.common(0x18, 2)]).toEqual([1, 0, 4])
+    one.irqs()
+    expect(one.read(1, 1)).toEqual({ status: OK, length: 513, data: pattern(1, 1) })
+    expect([one.usedIdx(), one.queueIrqs(), one.status]).toEqual([1, 1, 0x0f])
+  })
+
+  it("VQ-32 other queues go on meanwhile", async () => {
+    const disk = new FakeDisk()
+    const one = new RingGuest({ backing: disk.backing, features: [F.RING_RESET, F.MQ], queues: 2, disk: { queues: 2 } })
+    const [first, second] = one.rings
+    if (first === undefined || second === undefined) throw new Error("no rings")
+    disk.waits = ({ offset }) => offset === 0
+    one.publish([one.chain(one.place({ type: T.IN, sector: 0, in: 512 }).pieces, {}, first)], first)
+    one.kick(first)
+    one.setCommon(0x16, 2, 0)
+    one.setCommon(0x3a, 2, 1)
+    expect(one.run({ type: T.IN, sector: 1, in: 512 }, {}, second).status).toBe(OK)
+    one.setCommon(0x16, 2, 0)
+    expect(one.common(0x3a, 2)).toBe(1)
+    disk.next().finish()
+    await settled()
+    expect(one.common(0x3a, 2)).toBe(0)
+    expect(one.run({ type: T.IN, sector: 1, in: 512 }, {}, second).status).toBe(OK)
+  })
+})
