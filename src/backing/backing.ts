@@ -19,10 +19,20 @@ export interface VirtioBacking {
   readonly readOnly: boolean
   /** Bytes: the unit in which `discard` can free space (a qcow2 cluster). Default 512. A multiple of 512. */
   readonly discardGranularity?: number
+  /** Bytes that one `discard` or `writeZeroes` call does within a few milliseconds; the device cuts longer ranges into several calls. Default
+   * 16 MiB. May change while the disk is in use. */
+  readonly zeroesAtOnce?: number
+  /** False when `discard`, and `writeZeroes` that may unmap, free no space: the host cannot. Default true where there is a `discard`. */
+  readonly canUnmap?: boolean
   /** Fills `buffer` whole from `offset`. */
   pread(buffer: Uint8Array, offset: number): void | Promise<void>
   /** Stores `buffer` whole at `offset`. */
   pwrite(buffer: Uint8Array, offset: number): void | Promise<void>
+  /** `pread` into `ram[start .. start + length)`, which the caller has found to be inside `ram`: the usual request needs no view object then.
+   * Synchronous: a backing whose methods may return promises leaves it out. */
+  preadInto?(ram: Uint8Array, start: number, length: number, offset: number): void
+  /** `pwrite` from `ram[start .. start + length)`, as `preadInto`. */
+  pwriteFrom?(ram: Uint8Array, start: number, length: number, offset: number): void
   /** `pread` into several buffers, one after the other on the disk. Never called with an empty list or an empty buffer. */
   preadv?(buffers: readonly Uint8Array[], offset: number): void | Promise<void>
   /** `pwrite` from several buffers, one after the other on the disk. Never called with an empty list or an empty buffer. */

@@ -12,10 +12,14 @@ export interface ImageFile {
   size(): number
   /** Fills `buffer` from `offset`. Returns the bytes read: fewer than `buffer.length` only where the file ends. */
   read(buffer: Uint8Array, offset: number): number
+  /** `read` into `buffer[start .. start + length)`, which the caller has found to be inside `buffer`: no view object is needed. */
+  readInto(buffer: Uint8Array, start: number, length: number, offset: number): number
   /** `read` into several non-empty buffers, any number of them. Returns the bytes read in all. */
   readv(buffers: readonly Uint8Array[], offset: number): number
   /** Stores `buffer` whole, growing the file when it must. */
   write(buffer: Uint8Array, offset: number): void
+  /** `write` from `buffer[start .. start + length)`, as `readInto`. */
+  writeFrom(buffer: Uint8Array, start: number, length: number, offset: number): void
   /** `write` from several non-empty buffers, any number of them. */
   writev(buffers: readonly Uint8Array[], offset: number): void
   /** Sets the size: cuts off, or grows by a hole that reads as zeroes. */

@@ -283,6 +283,7 @@ describe("a disk whose format was guessed", () => {
       const disk = new RawBacking(
         {
           ...file,
+          writeFrom: (buffer, start, length, offset) => file.writeFrom((shared.set(bytes("QFI\xfb")), buffer), start, length, offset),
           write: (buffer, offset) => file.write((shared.set(bytes("QFI\xfb")), buffer), offset),
           writev: (buffers, offset) => file.writev((shared.set(bytes("QFI\xfb")), buffers), offset),
         },
@@ -312,7 +313,9 @@ function bare(file: MemoryFile): ImageFile & { punchHole(offset: number, length:
     size: () => file.size(),
     read: (buffer, offset) => file.read(buffer, offset),
     readv: (buffers, offset) => file.readv(buffers, offset),
+    readInto: (buffer, start, length, offset) => file.readInto(buffer, start, length, offset),
     write: (buffer, offset) => file.write(buffer, offset),
+    writeFrom: (buffer, start, length, offset) => file.writeFrom(buffer, start, length, offset),
     writev: (buffers, offset) => file.writev(buffers, offset),
     truncate: (size) => file.truncate(size),
     punchHole: (offset, length) => file.punchHole(offset, length),

@@ -32,10 +32,10 @@ class BudgetFile extends MemoryFile {
     return opened
   }
 
-  override read(buffer: Uint8Array, offset: number): number {
-    this.#left -= buffer.length
+  override readInto(buffer: Uint8Array, start: number, length: number, offset: number): number {
+    this.#left -= length
     if (this.#left < 0) throw new Error("the read budget is used up: this never ends")
-    return super.read(buffer, offset)
+    return super.readInto(buffer, start, length, offset)
   }
 }
 

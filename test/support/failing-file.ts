@@ -37,8 +37,12 @@ export class FailingFile implements ImageFile {
   }
 
   read(buffer: Uint8Array, offset: number): number {
+    return this.readInto(buffer, 0, buffer.length, offset)
+  }
+
+  readInto(buffer: Uint8Array, start: number, length: number, offset: number): number {
     if (this.#fails("read")) throw this.#error("read", offset)
-    return this.#inner.read(buffer, offset)
+    return this.#inner.readInto(buffer, start, length, offset)
   }
 
   readv(buffers: readonly Uint8Array[], offset: number): number {
@@ -47,12 +51,16 @@ export class FailingFile implements ImageFile {
   }
 
   write(buffer: Uint8Array, offset: number): void {
+    this.writeFrom(buffer, 0, buffer.length, offset)
+  }
+
+  writeFrom(buffer: Uint8Array, start: number, length: number, offset: number): void {
     if (this.#fails("write")) {
-      const stored = Math.floor((offset + buffer.length * (this.plan?.partial ?? 0)) / 512) * 512 - offset
-      if (stored > 0) this.#inner.write(buffer.subarray(0, stored), offset)
+      const stored = Math.floor((offset + length * (this.plan?.partial ?? 0)) / 512) * 512 - offset
+      if (stored > 0) this.#inner.writeFrom(buffer, start, stored, offset)
       throw this.#error("write", offset)
     }
-    this.#inner.write(buffer, offset)
+    this.#inner.writeFrom(buffer, start, length, offset)
   }
 
   writev(buffers: readonly Uint8Array[], offset: number): void {

@@ -53,9 +53,15 @@ export class MemoryFile implements ImageFile {
   }
 
   read(buffer: Uint8Array, offset: number): number {
+    return this.readInto(buffer, 0, buffer.length, offset)
+  }
+
+  /** Every read ends here: what a test wants to see or to change of them, it overrides here. */
+  readInto(buffer: Uint8Array, start: number, length: number, offset: number): number {
     this.#checkOpen()
-    const count = Math.max(0, Math.min(buffer.length, this.#size - offset))
-    this.#bytes.read(buffer.subarray(0, count), offset)
+    checkInside(buffer, start, length)
+    const count = Math.max(0, Math.min(length, this.#size - offset))
+    this.#bytes.read(buffer.subarray(start, start + count), offset)
     return count
   }
 
@@ -70,10 +76,16 @@ export class MemoryFile implements ImageFile {
   }
 
   write(buffer: Uint8Array, offset: number): void {
+    this.writeFrom(buffer, 0, buffer.length, offset)
+  }
+
+  /** Every write ends here, as every read does in `readInto`. */
+  writeFrom(buffer: Uint8Array, start: number, length: number, offset: number): void {
     this.#checkWritable()
-    if (!Number.isSafeInteger(offset) || offset < 0) throw new Error(`write at ${offset}: no byte position`)
-    this.#bytes.write(buffer, offset)
-    this.#size = Math.max(this.#size, offset + buffer.length)
+    checkInside(buffer, start, length)
+    if (!Number.isSafeInteger(offset) || offset < 0) throw new Error(`write at ${offset}: not a byte position`)
+    this.#bytes.write(buffer.subarray(start, start + length), offset)
+    this.#size = Math.max(this.#size, offset + length)
   }
 
   writev(buffers: readonly Uint8Array[], offset: number): void {
@@ -125,4 +137,9 @@ export class MemoryFile implements ImageFile {
     if (this.readOnly) throw new BackingError("read-only", "the image is open read-only", { path: this.path })
     this.changes++
   }
+}
+
+/** As node:fs does. */
+function checkInside(buffer: Uint8Array, start: number, length: number): void {
+  if (start < 0 || length < 0 || start + length > buffer.length) throw new RangeError(`bytes ${start} to ${start + length} of a buffer of ${buffer.length}`)
 }

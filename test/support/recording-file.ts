@@ -32,6 +32,10 @@ export class RecordingFile implements ImageFile {
     return this.#inner.read(buffer, offset)
   }
 
+  readInto(buffer: Uint8Array, start: number, length: number, offset: number): number {
+    return this.#inner.readInto(buffer, start, length, offset)
+  }
+
   readv(buffers: readonly Uint8Array[], offset: number): number {
     return this.#inner.readv(buffers, offset)
   }
@@ -39,6 +43,10 @@ export class RecordingFile implements ImageFile {
   write(buffer: Uint8Array, offset: number): void {
     this.#inner.write(buffer, offset)
     this.log.push({ kind: "write", offset, data: buffer.slice() })
+  }
+
+  writeFrom(buffer: Uint8Array, start: number, length: number, offset: number): void {
+    this.write(buffer.subarray(start, start + length), offset)
   }
 
   writev(buffers: readonly Uint8Array[], offset: number): void {

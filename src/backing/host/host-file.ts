@@ -100,17 +100,21 @@ export class HostFile implements ImageFile {
   }
 
   read(buffer: Uint8Array, offset: number): number {
+    return this.readInto(buffer, 0, buffer.length, offset)
+  }
+
+  readInto(buffer: Uint8Array, start: number, length: number, offset: number): number {
     this.#checkOpen()
     try {
-      let done = readSync(this.#fd, buffer, 0, Math.min(buffer.length, MAX_TRANSFER), offset)
-      while (done < buffer.length) {
-        const more = readSync(this.#fd, buffer, done, Math.min(buffer.length - done, MAX_TRANSFER), offset + done)
+      let done = readSync(this.#fd, buffer, start, Math.min(length, MAX_TRANSFER), offset)
+      while (done < length) {
+        const more = readSync(this.#fd, buffer, start + done, Math.min(length - done, MAX_TRANSFER), offset + done)
         if (more === 0) break
         done += more
       }
       return done
     } catch (error) {
-      throw hostError(error, `read ${buffer.length} bytes`, this.path, offset)
+      throw hostError(error, `read ${length} bytes`, this.path, offset)
     }
   }
 
@@ -124,12 +128,16 @@ export class HostFile implements ImageFile {
   }
 
   write(buffer: Uint8Array, offset: number): void {
+    this.writeFrom(buffer, 0, buffer.length, offset)
+  }
+
+  writeFrom(buffer: Uint8Array, start: number, length: number, offset: number): void {
     this.#checkWritable()
     try {
-      let done = writeSync(this.#fd, buffer, 0, Math.min(buffer.length, MAX_TRANSFER), offset)
-      while (done < buffer.length) done += progress(writeSync(this.#fd, buffer, done, Math.min(buffer.length - done, MAX_TRANSFER), offset + done))
+      let done = writeSync(this.#fd, buffer, start, Math.min(length, MAX_TRANSFER), offset)
+      while (done < length) done += progress(writeSync(this.#fd, buffer, start + done, Math.min(length - done, MAX_TRANSFER), offset + done))
     } catch (error) {
-      throw hostError(error, `write ${buffer.length} bytes`, this.path, offset)
+      throw hostError(error, `write ${length} bytes`, this.path, offset)
     }
   }
 

@@ -292,9 +292,9 @@ describe("seed defects: reading and writing", () => {
     }
     class CountingFile extends MemoryFile {
       reads = 0
-      override read(buffer: Uint8Array, offset: number): number {
+      override readInto(buffer: Uint8Array, start: number, length: number, offset: number): number {
         this.reads++
-        return super.read(buffer, offset)
+        return super.readInto(buffer, start, length, offset)
       }
     }
     const file = new CountingFile()

@@ -50,12 +50,12 @@ class KeptOpen extends MemoryFile {
     return this.#file.size()
   }
 
-  override read(buffer: Uint8Array, offset: number): number {
-    return this.#file.read(buffer, offset)
+  override readInto(buffer: Uint8Array, start: number, length: number, offset: number): number {
+    return this.#file.readInto(buffer, start, length, offset)
   }
 
-  override write(buffer: Uint8Array, offset: number): void {
-    this.#file.write(buffer, offset)
+  override writeFrom(buffer: Uint8Array, start: number, length: number, offset: number): void {
+    this.#file.writeFrom(buffer, start, length, offset)
   }
 
   override truncate(size: number): void {

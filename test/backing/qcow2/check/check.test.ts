@@ -154,9 +154,9 @@ function findExtension(image: Qcow2Bytes, type: number): number {
 class CountingFile extends MemoryFile {
   bytesRead = 0
 
-  override read(buffer: Uint8Array, offset: number): number {
-    this.bytesRead += buffer.length
-    return super.read(buffer, offset)
+  override readInto(buffer: Uint8Array, start: number, length: number, offset: number): number {
+    this.bytesRead += length
+    return super.readInto(buffer, start, length, offset)
   }
 }
 
