@@ -4,7 +4,7 @@ import { RawBacking } from "../../src/backing/raw.ts"
 import { FlatModel } from "../support/flat-model.ts"
 import { openInMemory } from "../support/images.ts"
 import { MemoryFile } from "../support/memory-file.ts"
-import { promiseBacking } from "../support/promise-backing.ts"
+import { promiseBacking } from "../harness/fake-disk.ts"
 import { makeShape, qcow2Shapes } from "../support/shapes.ts"
 import { contractSuite } from "./suite.ts"
 

@@ -1,6 +1,8 @@
 /** Random chains for requests, laid out in guest RAM, and damage to them: each kind of damage says what must come of it. */
 import type { Rng } from "../support/rng.ts"
-import { INDIRECT, NEXT, type Piece, type RingGuest, WRITE } from "../harness/ring-guest.ts"
+import { RingGuest } from "../harness/guest.ts"
+import type { Piece } from "../harness/ring.ts"
+import { INDIRECT, NEXT, WRITE } from "../harness/words.ts"
 import { type FuzzRequest, readableBytes } from "./ring-requests.ts"
 
 /** What a writable byte holds before the device has written it. */
@@ -73,9 +75,9 @@ export function layOut(guest: RingGuest, rng: Rng, request: FuzzRequest, indirec
 export type Verdict = "broken" | "same" | undefined
 export type Damage = (guest: RingGuest, rng: Rng, chain: Chain) => Verdict
 
-const flags = (guest: RingGuest, at: number) => guest.u16(at + 12)
-const setFlags = (guest: RingGuest, at: number, value: number) => guest.setU16(at + 12, value)
-const setNext = (guest: RingGuest, at: number, value: number) => guest.setU16(at + 14, value)
+const flags = (guest: RingGuest, at: number) => guest.data.getUint16(at + 12, true)
+const setFlags = (guest: RingGuest, at: number, value: number) => guest.data.setUint16(at + 12, value, true)
+const setNext = (guest: RingGuest, at: number, value: number) => guest.data.setUint16(at + 14, value, true)
 const setLength = (guest: RingGuest, at: number, value: number) => guest.data.setUint32(at + 8, value, true)
 const setAddress = (guest: RingGuest, at: number, value: bigint) => guest.data.setBigUint64(at, value, true)
 

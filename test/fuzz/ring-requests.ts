@@ -1,6 +1,7 @@
 /** Random block requests, and what must become of each: an independent reading of [VIRTIO] 5.2.6 over a flat array. */
 import type { Rng } from "../support/rng.ts"
-import { header, IOERR, OK, ranges, type Request, T, UNSUPP } from "../harness/ring-guest.ts"
+import { header, ranges, type Request } from "../harness/requests.ts"
+import { IOERR, OK, T, UNSUPP } from "../harness/words.ts"
 
 export const SECTORS = 96
 export const SERIAL = "fuzz"

@@ -4,7 +4,8 @@
  */
 import type { Rng } from "../support/rng.ts"
 import { FakeDisk } from "../harness/fake-disk.ts"
-import { CONFIG_IRQ, F, NEEDS_RESET, RingGuest } from "../harness/ring-guest.ts"
+import { CONFIG_IRQ, RingGuest } from "../harness/guest.ts"
+import { F, NEEDS_RESET } from "../harness/words.ts"
 import { type Chain, damages, type Entry, layOut, STALE, type Verdict } from "./ring-chains.ts"
 import { type FuzzRequest, judge, mutateRequest, type Negotiated, SECTORS, SERIAL, soundRequest } from "./ring-requests.ts"
 
@@ -33,7 +34,7 @@ export class RingFuzzer {
     this.#rng = rng
     this.#disk.cache.set(rng.bytes(512 * SECTORS))
     this.#model = this.#disk.cache.slice()
-    this.#guest = new RingGuest({ backing: this.#disk.backing, ringSize: RING, machine: { memory: this.#around.subarray(MARGIN, MARGIN + RAM) }, disk: { serial: SERIAL } })
+    this.#guest = new RingGuest({ backing: this.#disk, ringSize: RING, machine: { memory: this.#around.subarray(MARGIN, MARGIN + RAM) }, disk: { serial: SERIAL } })
     this.#maxSegments = { discard: this.#guest.config(0x28, 4), writeZeroes: this.#guest.config(0x34, 4) }
   }
 
@@ -46,8 +47,10 @@ export class RingFuzzer {
     this.#guest.start([F.FLUSH, ...(indirect ? [F.INDIRECT_DESC] : []), ...(eventIdx ? [F.EVENT_IDX] : []), ...(discard ? [F.DISCARD] : []), ...(writeZeroes ? [F.WRITE_ZEROES] : [])])
     const name = has(0.05) ? this.#garbage() : this.#foretold(negotiated)
     this.counts.set(name, (this.counts.get(name) ?? 0) + 1)
-    const stray = this.#around.findIndex((byte, at) => (at < MARGIN || at >= MARGIN + RAM) && byte !== CANARY)
-    if (stray >= 0) throw new Error(`${name}: byte ${stray - MARGIN} was written, outside of RAM`)
+    for (const start of [0, MARGIN + RAM]) {
+      const stray = this.#around.subarray(start, start + MARGIN).findIndex((byte) => byte !== CANARY)
+      if (stray >= 0) throw new Error(`${name}: byte ${start + stray - MARGIN} was written, outside of RAM`)
+    }
   }
 
   #foretold(negotiated: Negotiated & { readonly indirect: boolean; readonly eventIdx: boolean }): string {
@@ -88,14 +91,14 @@ export class RingFuzzer {
       this.#expect(what, sent.slice(0, victim), true, negotiated)
     } else if (what === "an available index too far ahead") {
       guest.publish(heads)
-      guest.setU16(guest.ring.avail + 2, rng.between(RING + 1, 65535))
+      guest.data.setUint16(guest.ring.avail + 2, rng.between(RING + 1, 65535), true)
       this.#expect(what, [], true, negotiated)
     } else if (what === "the same head twice") {
       guest.publish(heads.flatMap((head, at) => (at === victim ? [head, head] : [head])))
       this.#expect(what, sent.flatMap((one, at) => (at === victim ? [one, one] : [one])), false, negotiated)
     } else {
-      guest.setAvailFlags(rng.below(0x8000) * 2)
-      if (!negotiated.eventIdx) guest.setUsedEvent(rng.below(65536))
+      guest.ring.availFlags = rng.below(0x8000) * 2
+      if (!negotiated.eventIdx) guest.ring.usedEvent = rng.below(65536)
       guest.publish(heads)
       this.#expect(what, sent, false, negotiated)
     }

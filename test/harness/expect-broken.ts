@@ -1,6 +1,7 @@
 /** What must be seen of a device whose driver has broken the rules of a ring, whichever rule it was. */
 import { expect } from "vitest"
-import { CONFIG_IRQ, NEEDS_RESET, OK, type RingGuest } from "./ring-guest.ts"
+import { CONFIG_IRQ, RingGuest } from "./guest.ts"
+import { NEEDS_RESET, OK } from "./words.ts"
 
 /**
  * Kicks, and expects DEVICE_NEEDS_RESET, one configuration interrupt, a reason for people, nothing more from this device, and

@@ -26,16 +26,20 @@ export interface Waiting {
   fail(error: unknown): void
 }
 
+type Optional = "flush" | "discard" | "writeZeroes" | "preadv" | "pwritev"
+
 export interface FakeDiskOptions {
   /** Bytes. Default 1 MiB. */
   readonly size?: number
+  /** What is on the disk, in place of `size` zeroes. It is not copied. */
+  readonly content?: Uint8Array
   readonly readOnly?: boolean
   /** Methods to leave out. */
-  readonly without?: readonly ("flush" | "discard" | "writeZeroes" | "preadv" | "pwritev")[]
+  readonly without?: readonly Optional[]
   readonly discardGranularity?: number
 }
 
-export class FakeDisk {
+export class FakeDisk implements VirtioBacking {
   readonly cache: Uint8Array
   readonly stable: Uint8Array
   readonly log: Call[] = []
@@ -43,23 +47,45 @@ export class FakeDisk {
   failing: (call: Call) => unknown = () => undefined
   /** Calls of which it says so wait in `waiting`. */
   waits: (call: Call) => boolean = () => false
+  /** The calls that have not been answered, oldest first. */
   waiting: Waiting[] = []
   size: number
-  readonly backing: VirtioBacking
+  readonly readOnly: boolean
+  declare readonly discardGranularity?: number
+  declare readonly preadv?: (buffers: readonly Uint8Array[], offset: number) => void | Promise<void>
+  declare readonly pwritev?: (buffers: readonly Uint8Array[], offset: number) => void | Promise<void>
+  declare readonly flush?: () => void | Promise<void>
+  declare readonly discard?: (offset: number, length: number) => void | Promise<void>
+  declare readonly writeZeroes?: (offset: number, length: number, mayUnmap: boolean) => void | Promise<void>
 
   constructor(options: FakeDiskOptions = {}) {
-    this.size = options.size ?? 1 << 20
-    this.cache = new Uint8Array(this.size)
+    const { readOnly = false, without = [], discardGranularity } = options
+    this.cache = options.content ?? new Uint8Array(options.size ?? 1 << 20)
+    this.size = this.cache.length
     this.stable = new Uint8Array(this.size)
-    this.backing = this.#backing(options)
+    this.readOnly = readOnly
+    if (discardGranularity !== undefined) this.discardGranularity = discardGranularity
+    const methods = this.#optional()
+    for (const name of without) delete methods[name]
+    Object.assign(this, methods)
   }
+
+  pread(buffer: Uint8Array, offset: number): void | Promise<void> {
+    return this.#read([buffer], offset)
+  }
+
+  pwrite(buffer: Uint8Array, offset: number): void | Promise<void> {
+    return this.#write([buffer], offset)
+  }
+
+  close(): void {}
 
   /** Names of the calls so far, and forgets them. */
   takeNames(): CallName[] {
     return this.log.splice(0).map(({ name }) => name)
   }
 
-  /** The first call that waits. */
+  /** Takes the first call that waits. */
   next(name?: CallName): Waiting {
     const at = this.waiting.findIndex(({ call }) => name === undefined || call.name === name)
     const [waiting] = at < 0 ? [] : this.waiting.splice(at, 1)
@@ -67,27 +93,21 @@ export class FakeDisk {
     return waiting
   }
 
-  #backing({ readOnly = false, without = [], discardGranularity }: FakeDiskOptions): VirtioBacking {
-    const disk = this
-    const methods = {
-      preadv: (buffers: readonly Uint8Array[], offset: number) => this.#read(buffers, offset),
-      pwritev: (buffers: readonly Uint8Array[], offset: number) => this.#write(buffers, offset),
-      flush: () => this.#call({ name: "flush", offset: 0, length: 0, buffers: 0, mayUnmap: false }, () => this.stable.set(this.cache)),
-      discard: (offset: number, length: number) => this.#call({ name: "discard", offset, length, buffers: 0, mayUnmap: true }, () => void this.cache.fill(0xdd, offset, offset + length)),
-      writeZeroes: (offset: number, length: number, mayUnmap: boolean) =>
-        this.#call({ name: "writeZeroes", offset, length, buffers: 0, mayUnmap }, () => void this.cache.fill(0, offset, offset + length)),
-    }
-    for (const name of without) delete (methods as Partial<typeof methods>)[name]
+  /** Answers the oldest call, and lets everything that follows from it happen. */
+  async finishNext(): Promise<void> {
+    this.next().finish()
+    await settled()
+  }
+
+  #optional(): Partial<Pick<FakeDisk, Optional>> {
+    const fill = (name: "discard" | "writeZeroes", [offset, length]: readonly [number, number], mayUnmap: boolean, value: number) =>
+      this.#call({ name, offset, length, buffers: 0, mayUnmap }, () => void this.cache.fill(value, offset, offset + length))
     return {
-      get size() {
-        return disk.size
-      },
-      readOnly,
-      ...(discardGranularity === undefined ? {} : { discardGranularity }),
-      pread: (buffer, offset) => this.#read([buffer], offset),
-      pwrite: (buffer, offset) => this.#write([buffer], offset),
-      ...methods,
-      close() {},
+      preadv: (buffers, offset) => this.#read(buffers, offset),
+      pwritev: (buffers, offset) => this.#write(buffers, offset),
+      flush: () => this.#call({ name: "flush", offset: 0, length: 0, buffers: 0, mayUnmap: false }, () => this.stable.set(this.cache)),
+      discard: (offset, length) => fill("discard", [offset, length], true, 0xdd),
+      writeZeroes: (offset, length, mayUnmap) => fill("writeZeroes", [offset, length], mayUnmap, 0),
     }
   }
 
@@ -118,16 +138,34 @@ export class FakeDisk {
     if (call.offset + call.length > this.size) throw new BackingError("out-of-bounds", "the fake disk ends before that")
     if (!this.waits(call)) return work()
     return new Promise((resolve, reject) => {
-      this.waiting.push({
+      const forget = () => void (this.waiting = this.waiting.filter((each) => each !== waiting))
+      const waiting: Waiting = {
         call,
         finish: () => {
-          work()
-          resolve()
+          forget()
+          // A disk rejects when its buffer is gone: WebAssembly memory that has grown.
+          try {
+            work()
+            resolve()
+          } catch (error) {
+            reject(error)
+          }
         },
-        fail: reject,
-      })
+        fail: (error) => {
+          forget()
+          reject(error)
+        },
+      }
+      this.waiting.push(waiting)
     })
   }
+}
+
+/** A disk of which every call waits until the test answers it, and which can read, write and flush. */
+export function heldDisk(content: Uint8Array): FakeDisk {
+  const disk = new FakeDisk({ content, without: ["preadv", "pwritev", "discard", "writeZeroes"] })
+  disk.waits = () => true
+  return disk
 }
 
 /** The error of a dying disk. */
@@ -142,4 +180,29 @@ export function settled(): Promise<void> {
 
 function total(buffers: readonly Uint8Array[]): number {
   return buffers.reduce((sum, { length }) => sum + length, 0)
+}
+
+/** `inner` with promises that settle later, as a disk behind a network has them. Methods that `inner` lacks are lacking here too. */
+export function promiseBacking(inner: VirtioBacking): VirtioBacking {
+  const later = async <T>(work: () => T | Promise<T>): Promise<T> => {
+    await new Promise((resolve) => setImmediate(resolve))
+    return await work()
+  }
+  return {
+    get size() {
+      return inner.size
+    },
+    get readOnly() {
+      return inner.readOnly
+    },
+    ...(inner.discardGranularity === undefined ? {} : { discardGranularity: inner.discardGranularity }),
+    pread: (buffer, offset) => later(() => inner.pread(buffer, offset)),
+    pwrite: (buffer, offset) => later(() => inner.pwrite(buffer, offset)),
+    ...(inner.preadv === undefined ? {} : { preadv: (buffers: readonly Uint8Array[], offset: number) => later(() => inner.preadv?.(buffers, offset)) }),
+    ...(inner.pwritev === undefined ? {} : { pwritev: (buffers: readonly Uint8Array[], offset: number) => later(() => inner.pwritev?.(buffers, offset)) }),
+    ...(inner.flush === undefined ? {} : { flush: () => later(() => inner.flush?.()) }),
+    ...(inner.discard === undefined ? {} : { discard: (offset: number, length: number) => later(() => inner.discard?.(offset, length)) }),
+    ...(inner.writeZeroes === undefined ? {} : { writeZeroes: (offset: number, length: number, mayUnmap: boolean) => later(() => inner.writeZeroes?.(offset, length, mayUnmap)) }),
+    close: () => later(() => inner.close()),
+  }
 }

@@ -1,79 +1,138 @@
-/** A split virtqueue and block requests, written byte by byte into the RAM of a Machine. Layouts from [VIRTIO] 2.7 and 5.2.6, typed anew. */
+/** A split virtqueue, written byte by byte into the RAM of a Machine ([VIRTIO] 2.7). It checks nothing: tests break the rules with it. */
 import type { Machine } from "../../src/vmm/machine.ts"
-import type { Rings } from "./guest.ts"
+import { header } from "./requests.ts"
+import { NEXT, T, UNTOUCHED, WRITE } from "./words.ts"
 
-export const NEXT = 1
-export const WRITE = 2
-export const INDIRECT = 4
-export const IN = 0
-export const OUT = 1
-export const FLUSH = 4
-export const GET_ID = 8
-
-/** What status bytes hold before the device has written them. */
-export const UNTOUCHED = 0xaa
+/** Guest-physical addresses of a ring's parts, and its number of descriptors. */
+export interface RingPlace {
+  readonly size: number
+  readonly desc: number
+  readonly avail: number
+  readonly used: number
+}
 
 export interface RingOptions {
   /** Default 16. */
   readonly size?: number
-  /** Default 0x10000; a multiple of 4096. */
+  /** Default 0x10000; a multiple of 4096. The parts lie as the legacy interface has them, which suits the modern one as well. */
   readonly base?: number
-  /** Where buffers lie: 0x2000 bytes for each request. Default 0x40000. */
+  /** Where the parts lie, instead of at `base`. */
+  readonly place?: Omit<RingPlace, "size"> | undefined
+  /** Where the buffers of `prepare` lie: 0x2000 bytes for each request. Default 0x40000. */
   readonly buffers?: number
+  /** The queue's index. Default 0. */
+  readonly index?: number
 }
 
-/** A request in RAM. */
-export interface Request {
+/** A stretch of guest RAM in a chain. */
+export interface Piece {
+  readonly address: number | bigint
+  readonly length: number
+  readonly writable: boolean
+}
+
+export interface Used {
+  readonly id: number
+  readonly length: number
+}
+
+/** A request that `prepare` has put into RAM. */
+export interface Prepared {
   readonly head: number
   readonly header: number
   readonly data: number
   readonly statusAt: number
 }
 
-/** The parts are laid out as the legacy interface has it, which suits the modern one as well. */
-export class Ring implements Rings {
+/** The legacy layout of a ring at `base`, and the bytes that it takes ([VIRTIO] 2.7.2). */
+export function legacyPlace(base: number, size: number): RingPlace & { readonly length: number } {
+  const used = Math.ceil((18 * size + 6) / 4096) * 4096
+  return { size, desc: base, avail: base + 16 * size, used: base + used, length: used + 6 + 8 * size }
+}
+
+export class Ring implements RingPlace {
   readonly vm: Machine
+  readonly index: number
   readonly size: number
   readonly desc: number
   readonly avail: number
   readonly used: number
   readonly buffers: number
+  /** `takeUsed` goes on from here. */
+  lastUsed = 0
+  /** `chain` takes this descriptor next. */
+  nextDesc = 0
 
   constructor(vm: Machine, options: RingOptions = {}) {
     this.vm = vm
+    this.index = options.index ?? 0
     this.size = options.size ?? 16
-    this.desc = options.base ?? 0x1_0000
-    this.avail = this.desc + 16 * this.size
-    this.used = this.desc + Math.ceil((16 * this.size + 6 + 2 * this.size) / 4096) * 4096
+    const { desc, avail, used } = options.place ?? legacyPlace(options.base ?? 0x1_0000, this.size)
+    this.desc = desc
+    this.avail = avail
+    this.used = used
     this.buffers = options.buffers ?? 0x4_0000
   }
 
-  /** RAM, asked for anew: it may have been replaced. */
+  /** A view of RAM, made for each access: RAM may have been replaced. */
   get ram(): DataView {
     const { buffer, byteOffset, byteLength } = this.vm.ram
     return new DataView(buffer, byteOffset, byteLength)
   }
 
-  /** All three parts zeroed, as a driver must leave them to the device. */
+  /** Zeroes all three parts, as a driver must before it enables the queue. */
   clear(): this {
-    this.vm.ram.fill(0, this.desc, this.used + 6 + 8 * this.size)
+    const { ram } = this.vm
+    ram.fill(0, this.desc, this.desc + 16 * this.size)
+    ram.fill(0, this.avail, this.avail + 6 + 2 * this.size)
+    ram.fill(0, this.used, this.used + 6 + 8 * this.size)
+    this.lastUsed = 0
     return this
   }
 
-  describe(index: number, address: number, length: number, flags: number, next = 0, table = this.desc): void {
+  // --- Descriptors ---
+
+  /** Entry `index` of the ring's own table, or of the indirect table at `table`. */
+  describe(index: number, address: number | bigint, length: number, flags: number, next = 0, table = this.desc): void {
     const { ram } = this
     const at = table + 16 * index
-    ram.setUint32(at, address % 2 ** 32, true)
-    ram.setUint32(at + 4, Math.floor(address / 2 ** 32), true)
+    ram.setBigUint64(at, BigInt(address), true)
     ram.setUint32(at + 8, length, true)
     ram.setUint16(at + 12, flags, true)
     ram.setUint16(at + 14, next, true)
   }
 
-  /** Makes `head` available. */
-  publish(head: number): void {
-    this.ram.setUint16(this.avail + 4 + 2 * (this.availIdx % this.size), head, true)
-    this.availIdx++
+  /** Takes the next descriptor. Returns its index. */
+  takeDescriptor(): number {
+    return this.nextDesc++ % this.size
+  }
+
+  /** Chains `pieces` in the next descriptors; `more` says that one more descriptor follows them. Returns the head. */
+  chain(pieces: readonly Piece[], { more = false } = {}): number {
+    const head = this.nextDesc % this.size
+    for (const [at, piece] of pieces.entries()) {
+      const index = this.takeDescriptor()
+      const isLast = at === pieces.length - 1 && !more
+      this.describe(index, piece.address, piece.length, (piece.writable ? WRITE : 0) | (isLast ? 0 : NEXT), isLast ? 0 : this.nextDesc % this.size)
+    }
+    return head
+  }
+
+  /** Writes an indirect table of `pieces` to `address`. */
+  table(pieces: readonly Piece[], address: number): void {
+    for (const [at, piece] of pieces.entries()) {
+      const isLast = at === pieces.length - 1
+      this.describe(at, piece.address, piece.length, (piece.writable ? WRITE : 0) | (isLast ? 0 : NEXT), isLast ? 0 : at + 1, address)
+    }
+  }
+
+  // --- The available ring ---
+
+  /** Makes heads available: the entries first, then the index. */
+  publish(...heads: readonly number[]): void {
+    const { ram, availIdx } = this
+    for (const [at, head] of heads.entries()) ram.setUint16(this.avail + 4 + 2 * ((availIdx + at) % this.size), head, true)
+    this.availIdx = (availIdx + heads.length) % 65536
   }
 
   get availIdx(): number {
@@ -89,47 +148,62 @@ export class Ring implements Rings {
   }
 
   set usedEvent(value: number) {
-    this.ram.setUint16(this.avail + 4 + 2 * this.size, value, true)
+    this.ram.setUint16(this.avail + 4 + 2 * this.size, value % 65536, true)
+  }
+
+  // --- The used ring ---
+
+  get usedFlags(): number {
+    return this.ram.getUint16(this.used, true)
   }
 
   get usedIdx(): number {
     return this.ram.getUint16(this.used + 2, true)
   }
 
-  usedEntry(index: number): { readonly id: number; readonly length: number } {
+  get availEvent(): number {
+    return this.ram.getUint16(this.used + 4 + 8 * this.size, true)
+  }
+
+  usedEntry(index: number): Used {
     const at = this.used + 4 + 8 * (index % this.size)
     return { id: this.ram.getUint32(at, true), length: this.ram.getUint32(at + 4, true) }
   }
 
+  /** The entries that the device has added since the last call. */
+  takeUsed(): Used[] {
+    const entries: Used[] = []
+    for (const end = this.usedIdx; this.lastUsed !== end; this.lastUsed = (this.lastUsed + 1) % 65536) entries.push(this.usedEntry(this.lastUsed))
+    return entries
+  }
+
+  // --- Requests at places of their own ---
+
   /** Header, `length` bytes of data (none for 0) and status in descriptors 3*slot and up; not yet made available. */
-  prepare(type: number, sector: number, length: number, slot = 0): Request {
-    const header = this.buffers + 0x2000 * slot
-    const request = { head: 3 * slot, header, statusAt: header + 0x10, data: header + 0x1000 }
-    const { ram } = this
-    ram.setUint32(header, type, true)
-    ram.setUint32(header + 4, 0, true)
-    ram.setUint32(header + 8, sector % 2 ** 32, true)
-    ram.setUint32(header + 12, Math.floor(sector / 2 ** 32), true)
-    ram.setUint8(request.statusAt, UNTOUCHED)
-    const writable = type === IN || type === GET_ID ? WRITE : 0
-    this.describe(request.head, header, 16, NEXT, length === 0 ? request.head + 2 : request.head + 1)
+  prepare(type: number, sector: number, length: number, slot = 0): Prepared {
+    const at = this.buffers + 0x2000 * slot
+    const request = { head: 3 * slot, header: at, statusAt: at + 0x10, data: at + 0x1000 }
+    this.vm.ram.set(header({ type, sector }), at)
+    this.ram.setUint8(request.statusAt, UNTOUCHED)
+    const writable = type === T.IN || type === T.GET_ID ? WRITE : 0
+    this.describe(request.head, at, 16, NEXT, length === 0 ? request.head + 2 : request.head + 1)
     if (length !== 0) this.describe(request.head + 1, request.data, length, NEXT | writable, request.head + 2)
     this.describe(request.head + 2, request.statusAt, 1, WRITE)
     return request
   }
 
-  /** `prepare`, and made available. */
-  request(type: number, sector: number, length: number, slot = 0): Request {
+  /** `prepare`, and makes it available. */
+  request(type: number, sector: number, length: number, slot = 0): Prepared {
     const request = this.prepare(type, sector, length, slot)
     this.publish(request.head)
     return request
   }
 
-  status(request: Request): number {
+  status(request: Prepared): number {
     return this.vm.ram[request.statusAt] ?? NaN
   }
 
-  data(request: Request, length: number): Uint8Array {
+  data(request: Prepared, length: number): Uint8Array {
     return this.vm.ram.slice(request.data, request.data + length)
   }
 }

@@ -4,8 +4,10 @@ import type { VirtioBacking } from "../../src/backing/backing.ts"
 import { MemoryBacking } from "../../src/backing/memory.ts"
 import type { VirtioBlk } from "../../src/virtio/blk/device.ts"
 import { Machine } from "../../src/vmm/machine.ts"
-import { BIT, COMMON, LEGACY, LegacyGuest, LEGACY_UP, mask, ModernGuest, type Space, VERSION_1, type Width } from "../harness/guest.ts"
+import type { Space, Width } from "../harness/pci.ts"
+import { LegacyGuest, ModernGuest } from "../harness/registers.ts"
 import { Ring } from "../harness/ring.ts"
+import { COMMON, F, LEGACY, LEGACY_UP, mask, VERSION_1 } from "../harness/words.ts"
 
 const SECTOR = 512
 /** [VIRTIO] 5.2.4: `struct virtio_blk_config`, all of it. */
@@ -93,7 +95,7 @@ describe("access", () => {
       for (const width of [1, 2, 4] as const) for (let at = 0; at < SIZE; at += width) space.write(at, width, 0xffff_ffff)
       return bytes(space).flatMap((byte, at) => (byte === before[at] ? [] : [at]))
     }
-    for (const [features, changed] of [[mask(BIT.FLUSH, BIT.CONFIG_WCE), [WRITEBACK]], [mask(BIT.FLUSH), []], [0n, []]] as const) {
+    for (const [features, changed] of [[mask(F.FLUSH, F.CONFIG_WCE), [WRITEBACK]], [mask(F.FLUSH), []], [0n, []]] as const) {
       for (const value of [0, 1]) {
         guest.start([ring.clear()], VERSION_1 | features)
         guest.device.write(WRITEBACK, 1, value)

@@ -4,39 +4,40 @@ import type { VirtioBacking } from "../../src/backing/backing.ts"
 import { MemoryBacking } from "../../src/backing/memory.ts"
 import type { BlkFeatureName } from "../../src/virtio/blk/config.ts"
 import { type AttachDiskOptions, Machine } from "../../src/vmm/machine.ts"
-import { BIT, COMMON, LegacyGuest, mask, ModernGuest, UP, VERSION_1 } from "../harness/guest.ts"
-import { HeldBacking } from "../harness/held-backing.ts"
-import { IN, INDIRECT, NEXT, OUT, Ring, UNTOUCHED, WRITE } from "../harness/ring.ts"
+import { heldDisk } from "../harness/fake-disk.ts"
+import { LegacyGuest, ModernGuest } from "../harness/registers.ts"
+import { Ring } from "../harness/ring.ts"
+import { COMMON, F, INDIRECT, mask, NEXT, T, UNTOUCHED, UP, VERSION_1, WRITE } from "../harness/words.ts"
 
 const SECTOR = 512
 const [OK, IOERR, UNSUPP] = [0, 1, 2]
 const [DISCARD, WRITE_ZEROES] = [11, 13]
 
 /** [VIRTIO] 2.2 and 6, 5.2.3: what a block device on PCI may offer through the modern interface, and through the legacy one. */
-const ALLOWED_MODERN = mask(BIT.SIZE_MAX, BIT.SEG_MAX, BIT.GEOMETRY, BIT.RO, BIT.BLK_SIZE, BIT.FLUSH, BIT.TOPOLOGY, BIT.CONFIG_WCE, BIT.MQ, BIT.DISCARD, BIT.WRITE_ZEROES,
-  BIT.INDIRECT_DESC, BIT.EVENT_IDX, BIT.VERSION_1, BIT.RING_RESET)
-const ALLOWED_LEGACY = (ALLOWED_MODERN & 0xffff_ffffn) | mask(BIT.NOTIFY_ON_EMPTY, BIT.ANY_LAYOUT)
+const ALLOWED_MODERN = mask(F.SIZE_MAX, F.SEG_MAX, F.GEOMETRY, F.RO, F.BLK_SIZE, F.FLUSH, F.TOPOLOGY, F.CONFIG_WCE, F.MQ, F.DISCARD, F.WRITE_ZEROES,
+  F.INDIRECT_DESC, F.EVENT_IDX, F.VERSION_1, F.RING_RESET)
+const ALLOWED_LEGACY = (ALLOWED_MODERN & 0xffff_ffffn) | mask(F.NOTIFY_ON_EMPTY, F.ANY_LAYOUT)
 
 /** What our devices do not offer, and why it must never be there or need not be. */
 const NEVER = [
-  ["FT-13 ACCESS_PLATFORM: addresses are guest-physical", BIT.ACCESS_PLATFORM],
-  ["FT-14 RING_PACKED: split rings only", BIT.RING_PACKED],
-  ["FT-15 IN_ORDER: completions may overtake each other", BIT.IN_ORDER],
-  ["FT-16 ORDER_PLATFORM: no barriers but those of the processor", BIT.ORDER_PLATFORM],
-  ["FT-17 SR_IOV: there is no SR-IOV capability", BIT.SR_IOV],
-  ["FT-18 NOTIFICATION_DATA: kicks carry the queue's index only", BIT.NOTIFICATION_DATA],
-  ["FT-19 NOTIF_CONFIG_DATA: likewise", BIT.NOTIF_CONFIG_DATA],
-  ["FT-21 ADMIN_VQ: no administration queues", BIT.ADMIN_VQ],
-  ["FT-22 ST-15 SUSPEND", BIT.SUSPEND],
-  ["FT-28 LIFETIME: there are no metrics", BIT.LIFETIME],
-  ["FT-28 ZONED: an ordinary disk", BIT.ZONED],
-  ["FT-23 SECURE_ERASE: nobody can promise it", BIT.SECURE_ERASE],
-  ["FT-23 FT-10 bit 30, a trap for drivers that accept everything", BIT.UNUSED_30],
+  ["FT-13 ACCESS_PLATFORM: addresses are guest-physical", F.ACCESS_PLATFORM],
+  ["FT-14 RING_PACKED: split rings only", F.RING_PACKED],
+  ["FT-15 IN_ORDER: completions may overtake each other", F.IN_ORDER],
+  ["FT-16 ORDER_PLATFORM: no barriers but those of the processor", F.ORDER_PLATFORM],
+  ["FT-17 SR_IOV: there is no SR-IOV capability", F.SR_IOV],
+  ["FT-18 NOTIFICATION_DATA: kicks carry the queue's index only", F.NOTIFICATION_DATA],
+  ["FT-19 NOTIF_CONFIG_DATA: likewise", F.NOTIF_CONFIG_DATA],
+  ["FT-21 ADMIN_VQ: no administration queues", F.ADMIN_VQ],
+  ["FT-22 ST-15 SUSPEND", F.SUSPEND],
+  ["FT-28 LIFETIME: there are no metrics", F.LIFETIME],
+  ["FT-28 ZONED: an ordinary disk", F.ZONED],
+  ["FT-23 SECURE_ERASE: nobody can promise it", F.SECURE_ERASE],
+  ["FT-23 FT-10 bit 30, a trap for drivers that accept everything", F.UNUSED_30],
   ["FT-23 bit 31, the sign of a 32-bit number", 31],
   ["FT-23 bit 0, BARRIER", 0],
   ["FT-23 bit 7, SCSI", 7],
-  ["FT-23 NOTIFY_ON_EMPTY is for legacy drivers", BIT.NOTIFY_ON_EMPTY],
-  ["FT-23 ANY_LAYOUT is for legacy drivers", BIT.ANY_LAYOUT],
+  ["FT-23 NOTIFY_ON_EMPTY is for legacy drivers", F.NOTIFY_ON_EMPTY],
+  ["FT-23 ANY_LAYOUT is for legacy drivers", F.ANY_LAYOUT],
   ["FT-23 bit 25", 25],
   ["FT-23 bit 26", 26],
   ["FT-23 bit 42", 42],
@@ -67,7 +68,7 @@ function modern(backing: VirtioBacking = disk(), options: AttachDiskOptions = {}
 }
 
 function read(guest: ModernGuest | LegacyGuest, rings = ring): number {
-  const request = rings.request(IN, 3, SECTOR)
+  const request = rings.request(T.IN, 3, SECTOR)
   guest.kick()
   return rings.status(request)
 }
@@ -85,7 +86,7 @@ const DEVICES: readonly [string, () => ModernGuest][] = [
   ["a disk in memory", () => modern()],
   ["a read-only disk", () => modern(new MemoryBacking({ size: 1 << 20, readOnly: true }))],
   ["a backing that can do nothing but read and write", () => modern(bare())],
-  ["a backing that answers later", () => modern(new HeldBacking(new Uint8Array(1 << 20)))],
+  ["a backing that answers later", () => modern(heldDisk(new Uint8Array(1 << 20)))],
   ["four queues", () => modern(disk(), { queues: 4 })],
   ["a modern-only device", () => modern(disk(), { interface: "modern" })],
   ["registers in I/O space", () => modern(disk(), { modernBar: "io" })],
@@ -97,7 +98,7 @@ describe("what is offered", () => {
     const { offered } = make()
     expect(offered & ~ALLOWED_MODERN).toBe(0n)
     // FT-02: the only prerequisites among these bits.
-    if ((offered & mask(BIT.CONFIG_WCE)) !== 0n) expect(offered & mask(BIT.FLUSH)).not.toBe(0n)
+    if ((offered & mask(F.CONFIG_WCE)) !== 0n) expect(offered & mask(F.FLUSH)).not.toBe(0n)
     expect(offered & VERSION_1).toBe(VERSION_1)
   })
 
@@ -105,8 +106,8 @@ describe("what is offered", () => {
     const guest = modern()
     const legacy = BigInt(new LegacyGuest(vm, guest.slot).offered)
     expect(legacy & ~ALLOWED_LEGACY).toBe(0n)
-    expect(legacy & mask(BIT.ANY_LAYOUT)).not.toBe(0n)
-    expect(legacy & ~mask(BIT.ANY_LAYOUT, BIT.NOTIFY_ON_EMPTY)).toBe(guest.offered & 0xffff_ffffn)
+    expect(legacy & mask(F.ANY_LAYOUT)).not.toBe(0n)
+    expect(legacy & ~mask(F.ANY_LAYOUT, F.NOTIFY_ON_EMPTY)).toBe(guest.offered & 0xffff_ffffn)
   })
 
   it.each(NEVER)("%s: not offered, and refused", (_, bit) => {
@@ -154,71 +155,71 @@ describe("what is offered", () => {
     for (const options of [{}, { interface: "modern" }] as const) {
       const guest = modern(disk(), options)
       expect(guest.offeredWord(1) & 1).toBe(1)
-      expect(guest.negotiate(mask(BIT.FLUSH))).toBe(false)
-      expect(guest.negotiate(VERSION_1 | mask(BIT.FLUSH))).toBe(true)
+      expect(guest.negotiate(mask(F.FLUSH))).toBe(false)
+      expect(guest.negotiate(VERSION_1 | mask(F.FLUSH))).toBe(true)
     }
   })
 
   it("FT-24 FT-26 every condition has its bit", () => {
     const offers = (guest: ModernGuest, bit: number): boolean => (guest.offered & mask(bit)) !== 0n
-    const always = [BIT.SEG_MAX, BIT.GEOMETRY, BIT.BLK_SIZE, BIT.TOPOLOGY, BIT.INDIRECT_DESC, BIT.EVENT_IDX, BIT.RING_RESET]
-    const conditions = [BIT.RO, BIT.FLUSH, BIT.CONFIG_WCE, BIT.MQ, BIT.DISCARD, BIT.WRITE_ZEROES]
+    const always = [F.SEG_MAX, F.GEOMETRY, F.BLK_SIZE, F.TOPOLOGY, F.INDIRECT_DESC, F.EVENT_IDX, F.RING_RESET]
+    const conditions = [F.RO, F.FLUSH, F.CONFIG_WCE, F.MQ, F.DISCARD, F.WRITE_ZEROES]
     const seen = (guest: ModernGuest): number[] => [...always, ...conditions].filter((bit) => offers(guest, bit))
     expect(seen(modern(bare()))).toEqual(always)
-    expect(seen(modern(bare(true)))).toEqual([...always, BIT.RO])
-    expect(seen(modern({ ...bare(), flush: () => {} }))).toEqual([...always, BIT.FLUSH, BIT.CONFIG_WCE])
-    expect(seen(modern({ ...bare(), discard: () => {} }))).toEqual([...always, BIT.DISCARD])
-    expect(seen(modern({ ...bare(), writeZeroes: () => {} }))).toEqual([...always, BIT.WRITE_ZEROES])
-    expect(seen(modern({ ...bare(true), discard: () => {}, writeZeroes: () => {} }))).toEqual([...always, BIT.RO])
-    expect(seen(modern(bare(), { queues: 2 }))).toEqual([...always, BIT.MQ])
-    expect(seen(modern())).toEqual([...always, BIT.FLUSH, BIT.CONFIG_WCE, BIT.DISCARD, BIT.WRITE_ZEROES])
+    expect(seen(modern(bare(true)))).toEqual([...always, F.RO])
+    expect(seen(modern({ ...bare(), flush: () => {} }))).toEqual([...always, F.FLUSH, F.CONFIG_WCE])
+    expect(seen(modern({ ...bare(), discard: () => {} }))).toEqual([...always, F.DISCARD])
+    expect(seen(modern({ ...bare(), writeZeroes: () => {} }))).toEqual([...always, F.WRITE_ZEROES])
+    expect(seen(modern({ ...bare(true), discard: () => {}, writeZeroes: () => {} }))).toEqual([...always, F.RO])
+    expect(seen(modern(bare(), { queues: 2 }))).toEqual([...always, F.MQ])
+    expect(seen(modern())).toEqual([...always, F.FLUSH, F.CONFIG_WCE, F.DISCARD, F.WRITE_ZEROES])
   })
 
   it("FT-25 FT-26 FLUSH is offered unless somebody says no, and CONFIG_WCE never without it", () => {
-    expect(modern().offered & mask(BIT.FLUSH, BIT.CONFIG_WCE)).toBe(mask(BIT.FLUSH, BIT.CONFIG_WCE))
+    expect(modern().offered & mask(F.FLUSH, F.CONFIG_WCE)).toBe(mask(F.FLUSH, F.CONFIG_WCE))
     for (const withoutFeatures of [["FLUSH"], ["FLUSH", "DISCARD"]] satisfies BlkFeatureName[][]) {
-      expect(modern(disk(), { withoutFeatures }).offered & mask(BIT.FLUSH, BIT.CONFIG_WCE)).toBe(0n)
+      expect(modern(disk(), { withoutFeatures }).offered & mask(F.FLUSH, F.CONFIG_WCE)).toBe(0n)
     }
-    expect(modern(disk(), { withoutFeatures: ["CONFIG_WCE"] }).offered & mask(BIT.FLUSH, BIT.CONFIG_WCE)).toBe(mask(BIT.FLUSH))
+    expect(modern(disk(), { withoutFeatures: ["CONFIG_WCE"] }).offered & mask(F.FLUSH, F.CONFIG_WCE)).toBe(mask(F.FLUSH))
   })
 })
 
 describe("what the bits do", () => {
   /** FT-03: one probe for each bit that the devices of this file offer. It returns whether the bit was honoured. */
   const PROBES: Readonly<Record<number, (guest: ModernGuest) => boolean>> = {
-    [BIT.SEG_MAX]: (guest) => guest.device.read(0x0c, 4) === 254,
-    [BIT.GEOMETRY]: (guest) => guest.device.read(0x10, 2) * guest.device.read(0x12, 1) * guest.device.read(0x13, 1) <= guest.capacity && guest.device.read(0x12, 2) !== 0,
-    [BIT.BLK_SIZE]: (guest) => guest.device.read(0x14, 4) === 512,
-    [BIT.TOPOLOGY]: (guest) => guest.device.read(0x18, 1) === 0 && guest.device.read(0x1a, 2) === 1,
-    [BIT.FLUSH]: (guest) => {
+    [F.SEG_MAX]: (guest) => guest.device.read(0x0c, 4) === 254,
+    [F.GEOMETRY]: (guest) => guest.device.read(0x10, 2) * guest.device.read(0x12, 1) * guest.device.read(0x13, 1) <= guest.capacity && guest.device.read(0x12, 2) !== 0,
+    [F.BLK_SIZE]: (guest) => guest.device.read(0x14, 4) === 512,
+    [F.TOPOLOGY]: (guest) => guest.device.read(0x18, 1) === 0 && guest.device.read(0x1a, 2) === 1,
+    [F.FLUSH]: (guest) => {
       const request = ring.request(4, 0, 0)
       guest.kick()
       return ring.status(request) === OK
     },
-    [BIT.CONFIG_WCE]: (guest) => {
+    [F.CONFIG_WCE]: (guest) => {
       guest.device.write(0x20, 1, 0)
       return guest.device.read(0x20, 1) === 0
     },
-    [BIT.MQ]: (guest) => guest.device.read(0x22, 2) === 2 && guest.common.read(COMMON.numQueues, 2) === 2,
-    [BIT.DISCARD]: (guest) => range(guest, DISCARD, 3, 1) === OK,
-    [BIT.WRITE_ZEROES]: (guest) => range(guest, WRITE_ZEROES, 3, 1) === OK,
-    [BIT.INDIRECT_DESC]: (guest) => {
-      const request = ring.prepare(IN, 3, SECTOR)
+    [F.MQ]: (guest) => guest.device.read(0x22, 2) === 2 && guest.common.read(COMMON.numQueues, 2) === 2,
+    [F.DISCARD]: (guest) => range(guest, DISCARD, 3, 1) === OK,
+    [F.WRITE_ZEROES]: (guest) => range(guest, WRITE_ZEROES, 3, 1) === OK,
+    [F.INDIRECT_DESC]: (guest) => {
+      const request = ring.prepare(T.IN, 3, SECTOR)
       vm.ram.copyWithin(0xf_0000, ring.desc, ring.desc + 48)
       ring.describe(0, 0xf_0000, 48, INDIRECT)
       ring.publish(0)
       guest.kick()
       return ring.status(request) === OK
     },
-    [BIT.EVENT_IDX]: (guest) => {
+    [F.EVENT_IDX]: (guest) => {
       ring.usedEvent = 1
       read(guest)
       const first = guest.readIsr()
       read(guest)
       return first === 0 && guest.readIsr() === 1
     },
-    [BIT.VERSION_1]: (guest) => read(guest) === OK,
-    [BIT.RING_RESET]: (guest) => {
+    [F.VERSION_1]: (guest) => read(guest) === OK,
+    [F.RING_RESET]: (guest) => {
       guest.setQueueRegister(0, COMMON.queueReset, 2, 1)
       return guest.queueRegister(0, COMMON.queueEnable, 2) === 0
     },
@@ -248,7 +249,7 @@ describe("what the bits do", () => {
 
   it("FT-07 LEG-06 without VERSION_1 nothing of bits 32 to 63 is in force: no queue reset for a legacy driver, also after a modern one had it", () => {
     const guest = modern()
-    guest.start([ring], mask(BIT.RING_RESET))
+    guest.start([ring], mask(F.RING_RESET))
     guest.setQueueRegister(0, COMMON.queueReset, 2, 1)
     expect(guest.queueRegister(0, COMMON.queueEnable, 2)).toBe(0)
     const legacy = new LegacyGuest(vm, guest.slot)
@@ -262,7 +263,7 @@ describe("what the bits do", () => {
   it("FT-08 NOTIFY_ON_EMPTY: an interrupt when the ring has run dry, although the driver wants none", () => {
     const legacy = new LegacyGuest(vm, modern().slot)
     const whole = new Ring(vm, { size: 256 })
-    for (const [features, interrupts] of [[0, false], [1 << BIT.NOTIFY_ON_EMPTY, true], [(1 << BIT.NOTIFY_ON_EMPTY) | (1 << BIT.EVENT_IDX), true], [1 << BIT.EVENT_IDX, false]] as const) {
+    for (const [features, interrupts] of [[0, false], [1 << F.NOTIFY_ON_EMPTY, true], [(1 << F.NOTIFY_ON_EMPTY) | (1 << F.EVENT_IDX), true], [1 << F.EVENT_IDX, false]] as const) {
       legacy.start(whole.clear(), features)
       whole.availFlags = 1
       whole.usedEvent = 100
@@ -274,8 +275,8 @@ describe("what the bits do", () => {
   it("FT-09 ANY_LAYOUT: a legacy request in odd pieces", () => {
     const legacy = new LegacyGuest(vm, modern().slot)
     const whole = new Ring(vm, { size: 256 })
-    legacy.start(whole, 2 ** BIT.ANY_LAYOUT)
-    const request = whole.prepare(IN, 3, SECTOR)
+    legacy.start(whole, 2 ** F.ANY_LAYOUT)
+    const request = whole.prepare(T.IN, 3, SECTOR)
     // The header in 5 + 11 bytes, the data in 1 + 511 + the status.
     const pieces = [[request.header, 5, 0], [request.header + 5, 11, 0], [request.data, 1, WRITE], [request.data + 1, SECTOR, WRITE]] as const
     for (const [index, [address, length, flags]] of pieces.entries()) whole.describe(index, address, length, flags | (index < 3 ? NEXT : 0), index + 1)
@@ -299,7 +300,7 @@ describe("what the bits do", () => {
   it("FT-11 an indirect descriptor without INDIRECT_DESC is the driver's error: its table is not looked at", () => {
     const guest = modern()
     guest.start([ring])
-    const request = ring.prepare(OUT, 3, SECTOR)
+    const request = ring.prepare(T.OUT, 3, SECTOR)
     vm.ram.copyWithin(0xf_0000, ring.desc, ring.desc + 48)
     ring.describe(0, 0xf_0000, 48, INDIRECT)
     ring.publish(0)
@@ -313,7 +314,7 @@ describe("what the bits do", () => {
 
   it("FT-12 EVENT_IDX decides whether the flag or used_event is looked at", () => {
     const guest = modern()
-    for (const [features, flags, event, interrupts] of [[0n, 0, 7, true], [0n, 1, 0, false], [mask(BIT.EVENT_IDX), 0, 7, false], [mask(BIT.EVENT_IDX), 1, 0, true]] as const) {
+    for (const [features, flags, event, interrupts] of [[0n, 0, 7, true], [0n, 1, 0, false], [mask(F.EVENT_IDX), 0, 7, false], [mask(F.EVENT_IDX), 1, 0, true]] as const) {
       guest.start([ring.clear()], features)
       ring.availFlags = flags
       ring.usedEvent = event
@@ -328,7 +329,7 @@ describe("what the bits do", () => {
     const guest = modern()
     guest.start([ring])
     for (const address of [0, 0x1001, (1 << 20) - SECTOR]) {
-      const request = ring.prepare(IN, 3, SECTOR)
+      const request = ring.prepare(T.IN, 3, SECTOR)
       ring.describe(1, address, SECTOR, NEXT | WRITE, 2)
       ring.publish(0)
       guest.kick()
@@ -338,17 +339,17 @@ describe("what the bits do", () => {
 
   it("FT-27 CONFIG_WCE without FLUSH is legal: FEATURES_OK sticks, and writeback starts at 0", () => {
     const guest = modern()
-    expect(guest.negotiate(VERSION_1 | mask(BIT.CONFIG_WCE))).toBe(true)
+    expect(guest.negotiate(VERSION_1 | mask(F.CONFIG_WCE))).toBe(true)
     expect(guest.device.read(0x20, 1)).toBe(0)
-    expect(guest.negotiate(VERSION_1 | mask(BIT.CONFIG_WCE, BIT.FLUSH))).toBe(true)
+    expect(guest.negotiate(VERSION_1 | mask(F.CONFIG_WCE, F.FLUSH))).toBe(true)
     expect(guest.device.read(0x20, 1)).toBe(1)
   })
 
   it("FT-29 a read-only disk refuses writes, whether the driver has accepted RO or not", () => {
     const guest = modern(new MemoryBacking({ size: 1 << 20, readOnly: true }))
-    for (const features of [0n, mask(BIT.RO)]) {
+    for (const features of [0n, mask(F.RO)]) {
       guest.start([ring.clear()], features)
-      const request = ring.request(OUT, 3, SECTOR)
+      const request = ring.request(T.OUT, 3, SECTOR)
       guest.kick()
       expect(ring.status(request)).toBe(IOERR)
     }

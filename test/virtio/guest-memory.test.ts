@@ -6,9 +6,10 @@ import { type GuestMemory, RamRegion } from "../../src/virtio/guest-memory.ts"
 import { VirtioPciFunction } from "../../src/virtio/pci/pci-transport.ts"
 import { BlockDriver, findBlockDevices } from "../../src/vmm/driver/block/driver.ts"
 import { Machine } from "../../src/vmm/machine.ts"
-import { BIT, mask, ModernGuest, UP } from "../harness/guest.ts"
-import { HeldBacking, turn } from "../harness/held-backing.ts"
-import { IN, NEXT, OUT, Ring, UNTOUCHED, WRITE } from "../harness/ring.ts"
+import { FakeDisk, heldDisk, settled } from "../harness/fake-disk.ts"
+import { ModernGuest } from "../harness/registers.ts"
+import { Ring } from "../harness/ring.ts"
+import { F, mask, NEXT, T, UNTOUCHED, UP, WRITE } from "../harness/words.ts"
 
 const SECTOR = 512
 const PAGE = 65536
@@ -45,10 +46,10 @@ describe.each(KINDS)("RAM in %s", (_, make) => {
     backing.pwrite(content(64), 0)
     const guest = new ModernGuest(vm, vm.attachDisk(backing).slot)
     const ring = new Ring(vm, { size: 4 })
-    guest.start([ring], mask(BIT.EVENT_IDX))
+    guest.start([ring], mask(F.EVENT_IDX))
     for (let round = 0; round < 10; round++) {
       ring.usedEvent = round
-      const request = ring.request(IN, round, 4 * SECTOR)
+      const request = ring.request(T.IN, round, 4 * SECTOR)
       guest.kick()
       expect([ring.usedIdx, ring.usedEntry(round), ring.status(request), guest.readIsr()]).toEqual([round + 1, { id: 0, length: 4 * SECTOR + 1 }, 0, 1])
       expect(ring.data(request, 4 * SECTOR)).toEqual(content(64).slice(round * SECTOR, (round + 4) * SECTOR))
@@ -69,25 +70,25 @@ describe.each(KINDS)("RAM in %s", (_, make) => {
 })
 
 describe.each([["a WebAssembly memory", false], ["a shared WebAssembly memory", true]] as const)("%s that grows", (_, shared) => {
-  function start(): { memory: WasmMemory; backing: HeldBacking; vm: Machine; guest: ModernGuest; ring: Ring } {
+  function start(): { memory: WasmMemory; backing: FakeDisk; vm: Machine; guest: ModernGuest; ring: Ring } {
     const memory = wasmMemory(shared)
     const vm = new Machine({ memory })
-    const backing = new HeldBacking(content(64))
+    const backing = heldDisk(content(64))
     const guest = new ModernGuest(vm, vm.attachDisk(backing).slot)
     const ring = new Ring(vm)
-    guest.start([ring], mask(BIT.FLUSH))
+    guest.start([ring], mask(F.FLUSH))
     return { memory, backing, vm, guest, ring }
   }
 
   /** Answers whatever the disk is asked for, until it is asked for nothing. */
-  async function finishAll(backing: HeldBacking): Promise<void> {
-    while (backing.calls.length > 0) await backing.finishNext()
+  async function finishAll(backing: FakeDisk): Promise<void> {
+    while (backing.waiting.length > 0) await backing.finishNext()
   }
 
   it("while a read is in flight: the data, the status and the used entry arrive in the memory that the guest has now", async () => {
     const { memory, backing, vm, guest, ring } = start()
     // Data in two pieces, so that one call on the disk is behind the other.
-    const request = ring.prepare(IN, 5, SECTOR)
+    const request = ring.prepare(T.IN, 5, SECTOR)
     ring.describe(1, request.data, 100, NEXT | WRITE, 3)
     ring.describe(3, request.data + 0x800, SECTOR - 100, NEXT | WRITE, 2)
     ring.publish(0)
@@ -103,12 +104,12 @@ describe.each([["a WebAssembly memory", false], ["a shared WebAssembly memory", 
 
   it("between two pieces of a read, and again while it is redone", async () => {
     const { memory, backing, guest, ring } = start()
-    const request = ring.prepare(IN, 5, SECTOR)
+    const request = ring.prepare(T.IN, 5, SECTOR)
     ring.describe(1, request.data, 100, NEXT | WRITE, 3)
     ring.describe(3, request.data + 100, SECTOR - 100, NEXT | WRITE, 2)
     ring.publish(0)
     guest.kick()
-    for (let calls = 0; backing.calls.length > 0; calls++) {
+    for (let calls = 0; backing.waiting.length > 0; calls++) {
       if (calls % 2 === 0 && calls < 6) memory.grow(1)
       await backing.finishNext()
     }
@@ -118,25 +119,25 @@ describe.each([["a WebAssembly memory", false], ["a shared WebAssembly memory", 
 
   it("while a write and a flush are in flight: what the guest wrote is on the disk", async () => {
     const { memory, backing, guest, ring } = start()
-    const written = ring.request(OUT, 9, SECTOR)
+    const written = ring.request(T.OUT, 9, SECTOR)
     const data = new Uint8Array(SECTOR).map((_, at) => 255 - at)
     ring.vm.ram.set(data, written.data)
     const flushed = ring.request(4, 0, 0, 1)
     guest.kick()
     memory.grow(2)
     await finishAll(backing)
-    expect(backing.content.slice(9 * SECTOR, 10 * SECTOR)).toEqual(data)
+    expect(backing.cache.slice(9 * SECTOR, 10 * SECTOR)).toEqual(data)
     expect([ring.status(written), ring.status(flushed), ring.usedIdx]).toEqual([0, 0, 2])
   })
 
   it("while a request is in flight that a reset then ends: its end is told in neither memory", async () => {
     const { memory, backing, guest, ring } = start()
-    const request = ring.request(IN, 5, SECTOR)
+    const request = ring.request(T.IN, 5, SECTOR)
     guest.kick()
     memory.grow(1)
     guest.status = 0
     await finishAll(backing)
-    await turn()
+    await settled()
     expect([guest.status, ring.usedIdx, ring.status(request)]).toEqual([0, 0, UNTOUCHED])
   })
 
@@ -145,9 +146,9 @@ describe.each([["a WebAssembly memory", false], ["a shared WebAssembly memory", 
     const sync = new MemoryBacking({ size: 64 * SECTOR })
     sync.pwrite(content(64), 0)
     Object.assign(backing, { pread: sync.pread.bind(sync) })
-    guest.start([ring.clear()], mask(BIT.EVENT_IDX))
-    const first = ring.prepare(IN, 5, SECTOR)
-    const second = ring.prepare(IN, 6, SECTOR, 1)
+    guest.start([ring.clear()], mask(F.EVENT_IDX))
+    const first = ring.prepare(T.IN, 5, SECTOR)
+    const second = ring.prepare(T.IN, 6, SECTOR, 1)
     const stop = vm.interrupts.subscribe(() => {
       stop()
       memory.grow(1)
@@ -163,7 +164,7 @@ describe.each([["a WebAssembly memory", false], ["a shared WebAssembly memory", 
     const { memory, backing, vm, guest, ring } = start()
     for (let round = 0; round < 4; round++) {
       memory.grow(1)
-      const request = ring.prepare(IN, round, SECTOR)
+      const request = ring.prepare(T.IN, round, SECTOR)
       const target = vm.ram.length - SECTOR
       ring.describe(1, target, SECTOR, NEXT | WRITE, 2)
       ring.publish(0)
@@ -179,7 +180,7 @@ describe("a memory of the embedder's own, of several regions", () => {
   const CUT = 0x8_0000
 
   /** A machine whose disk sees the RAM in two regions, up to CUT and from there on. `limit` takes the RAM from there on away. */
-  function start(): { backing: HeldBacking; device: VirtioBlk; guest: ModernGuest; ring: Ring; limit: (end: number) => void } {
+  function start(): { backing: FakeDisk; device: VirtioBlk; guest: ModernGuest; ring: Ring; limit: (end: number) => void } {
     const vm = new Machine({ ramSize: PAGES * PAGE })
     const region = (from: number, to: number): RamRegion => new RamRegion(from, vm.ram.subarray(from, to))
     let regions = [region(0, CUT), region(CUT, vm.ram.length)]
@@ -190,7 +191,7 @@ describe("a memory of the embedder's own, of several regions", () => {
       },
       region: (address) => regions.find(({ start, end }) => start <= address && address < end),
     }
-    const backing = new HeldBacking(new Uint8Array(64 * SECTOR))
+    const backing = heldDisk(new Uint8Array(64 * SECTOR))
     const device = new VirtioBlk(backing)
     const { slot } = vm.plug(undefined, ({ interrupts }) => new VirtioPciFunction(device, { memory, interrupts }))
     const guest = new ModernGuest(vm, slot)
@@ -205,7 +206,7 @@ describe("a memory of the embedder's own, of several regions", () => {
 
   /** A write of two sectors at sector 5: one of 0x11 from `first`, one of 0x22 from the low region. */
   function write(guest: ModernGuest, ring: Ring, first: number): void {
-    const request = ring.prepare(OUT, 5, SECTOR)
+    const request = ring.prepare(T.OUT, 5, SECTOR)
     ring.describe(1, first, SECTOR, NEXT, 3)
     ring.describe(3, request.data, SECTOR, NEXT, 2)
     guest.vm.ram.fill(0x11, first, first + SECTOR)
@@ -214,10 +215,10 @@ describe("a memory of the embedder's own, of several regions", () => {
     guest.kick()
   }
 
-  const values = ({ content }: HeldBacking) => [4, 5, 6, 7].map((sector) => [...new Set(content.subarray(sector * SECTOR, (sector + 1) * SECTOR))])
+  const values = ({ cache }: FakeDisk) => [4, 5, 6, 7].map((sector) => [...new Set(cache.subarray(sector * SECTOR, (sector + 1) * SECTOR))])
 
-  async function finishAll(backing: HeldBacking): Promise<void> {
-    while (backing.calls.length > 0) await backing.finishNext()
+  async function finishAll(backing: FakeDisk): Promise<void> {
+    while (backing.waiting.length > 0) await backing.finishNext()
   }
 
   it("a buffer may run from one region into the next", async () => {

@@ -2,23 +2,24 @@
 import { beforeEach, describe, expect, it } from "vitest"
 import { BackingError } from "../../src/backing/backing.ts"
 import { type AttachedDisk, Machine } from "../../src/vmm/machine.ts"
-import { BIT, COMMON, LegacyGuest, mask, ModernGuest, NO_VECTOR, UP, VERSION_1 } from "../harness/guest.ts"
-import { HeldBacking, turn } from "../harness/held-backing.ts"
-import { FLUSH, IN, OUT, Ring, UNTOUCHED } from "../harness/ring.ts"
+import { FakeDisk, heldDisk, settled } from "../harness/fake-disk.ts"
+import { LegacyGuest, ModernGuest } from "../harness/registers.ts"
+import { Ring } from "../harness/ring.ts"
+import { COMMON, F, mask, NO_VECTOR, T, UNTOUCHED, UP, VERSION_1 } from "../harness/words.ts"
 
 const SECTOR = 512
 const [OK, IOERR] = [0, 1]
 const MESSAGE = { address: 0xfee0_1000, data: 0x51 }
 
 let vm: Machine
-let backing: HeldBacking
+let backing: FakeDisk
 let disk: AttachedDisk
 let guest: ModernGuest
 let ring: Ring
 let second: Ring
 beforeEach(() => {
   vm = new Machine({ ramSize: 1 << 20 })
-  backing = new HeldBacking(Uint8Array.from({ length: 64 * SECTOR }, (_, at) => at / SECTOR + 1))
+  backing = heldDisk(Uint8Array.from({ length: 64 * SECTOR }, (_, at) => at / SECTOR + 1))
   disk = vm.attachDisk(backing, { queues: 2 })
   guest = new ModernGuest(vm, disk.slot)
   ring = new Ring(vm)
@@ -36,7 +37,7 @@ async function expectSilence(act: () => Promise<void>): Promise<void> {
 
 async function expectService(): Promise<void> {
   const before = ring.usedIdx
-  const request = ring.request(IN, 2, SECTOR)
+  const request = ring.request(T.IN, 2, SECTOR)
   guest.kick()
   await backing.finishNext()
   expect([ring.usedIdx, ring.status(request)]).toEqual([before + 1, OK])
@@ -45,12 +46,12 @@ async function expectService(): Promise<void> {
 
 describe("reset of the device", () => {
   it("ST-02 ST-03 PCI-24 with requests in flight: status shows 0 when the last one is through, and nothing comes after that", async () => {
-    guest.start([ring, second], VERSION_1 | mask(BIT.MQ))
-    const requests = [ring.request(IN, 1, SECTOR, 0), ring.request(IN, 9, SECTOR, 1)]
-    const written = second.request(OUT, 5, SECTOR)
+    guest.start([ring, second], VERSION_1 | mask(F.MQ))
+    const requests = [ring.request(T.IN, 1, SECTOR, 0), ring.request(T.IN, 9, SECTOR, 1)]
+    const written = second.request(T.OUT, 5, SECTOR)
     guest.kick(0)
     guest.kick(1)
-    expect(backing.calls.map(({ name }) => name)).toEqual(["pread", "pread", "pwrite"])
+    expect(backing.waiting.map(({ call }) => call.name)).toEqual(["read", "read", "write"])
     guest.status = 0
     for (let left = 3; left > 0; left--) {
       expect(guest.status).toBe(UP)
@@ -61,32 +62,32 @@ describe("reset of the device", () => {
     expect(guest.status).toBe(0)
     expect([...requests.map((request) => ring.status(request)), second.status(written)]).toEqual([UNTOUCHED, UNTOUCHED, UNTOUCHED])
     expect([ring.usedIdx, second.usedIdx, guest.readIsr(), vm.interrupts.raised]).toEqual([0, 0, 0, []])
-    await expectSilence(turn)
+    await expectSilence(settled)
     ring.clear()
     guest.start([ring])
     await expectService()
   })
 
   it("ST-02 what is written while a reset is under way has no effect", async () => {
-    guest.start([ring], mask(BIT.EVENT_IDX, BIT.RING_RESET))
-    ring.request(FLUSH, 0, 0)
+    guest.start([ring], mask(F.EVENT_IDX, F.RING_RESET))
+    ring.request(T.FLUSH, 0, 0)
     guest.kick()
     guest.status = 0
     guest.status = 0x01
-    guest.acceptWord(0, 1 << BIT.FLUSH)
+    guest.acceptWord(0, 1 << F.FLUSH)
     guest.setQueueRegister(0, COMMON.queueSize, 2, 2)
     guest.setQueueRegister(0, COMMON.queueReset, 2, 1)
-    expect([guest.status, guest.accepted, guest.queueRegister(0, COMMON.queueEnable, 2), guest.queueRegister(0, COMMON.queueSize, 2)]).toEqual([UP, mask(BIT.EVENT_IDX, BIT.RING_RESET, BIT.VERSION_1), 1, 16])
+    expect([guest.status, guest.accepted, guest.queueRegister(0, COMMON.queueEnable, 2), guest.queueRegister(0, COMMON.queueSize, 2)]).toEqual([UP, mask(F.EVENT_IDX, F.RING_RESET, F.VERSION_1), 1, 16])
     await backing.finishNext()
     expect([guest.status, guest.accepted, guest.queueRegister(0, COMMON.queueSize, 2), guest.queueRegister(0, COMMON.queueReset, 2)]).toEqual([0, 0n, 256, 0])
   })
 
   it("ST-03 a write that was answered but not yet flushed (write-through) is not reported after a reset", async () => {
     guest.start([ring])
-    const request = ring.request(OUT, 5, SECTOR)
+    const request = ring.request(T.OUT, 5, SECTOR)
     guest.kick()
     await backing.finishNext()
-    expect(backing.calls.map(({ name }) => name)).toEqual(["flush"])
+    expect(backing.waiting.map(({ call }) => call.name)).toEqual(["flush"])
     guest.status = 0
     expect(guest.status).toBe(UP)
     await expectSilence(() => backing.finishNext())
@@ -95,12 +96,12 @@ describe("reset of the device", () => {
 
   it("ST-03 a request that fails after the reset is not reported either", async () => {
     guest.start([ring])
-    ring.request(IN, 1, SECTOR)
+    ring.request(T.IN, 1, SECTOR)
     guest.kick()
     guest.status = 0
     await expectSilence(async () => {
-      backing.calls[0]?.fail(new BackingError("io", "the host says no"))
-      await turn()
+      backing.waiting[0]?.fail(new BackingError("io", "the host says no"))
+      await settled()
     })
     expect([guest.status, guest.readIsr()]).toEqual([0, 0])
   })
@@ -117,12 +118,12 @@ describe("reset of the device", () => {
 
   it("ST-04 features, queues, ring positions, vectors and ISR are forgotten; the first request afterwards is at index 0", async () => {
     const small = new Ring(vm, { size: 4 })
-    guest.start([small], VERSION_1 | mask(BIT.EVENT_IDX, BIT.MQ))
+    guest.start([small], VERSION_1 | mask(F.EVENT_IDX, F.MQ))
     guest.common.write(COMMON.configVector, 2, 1)
     guest.setQueueRegister(1, COMMON.queueVector, 2, 2)
     for (let round = 0; round < 7; round++) {
       small.usedEvent = round
-      small.request(IN, round, SECTOR)
+      small.request(T.IN, round, SECTOR)
       guest.kick()
       await backing.finishNext()
     }
@@ -140,7 +141,7 @@ describe("reset of the device", () => {
     guest.start([small])
     // EVENT_IDX is off now, and the junk in used_event means nothing.
     small.usedEvent = 1000
-    const request = small.request(IN, 2, SECTOR, 0)
+    const request = small.request(T.IN, 2, SECTOR, 0)
     guest.kick()
     await backing.finishNext()
     expect([small.usedIdx, small.usedEntry(0), small.status(request), guest.interrupted]).toEqual([1, { id: 0, length: SECTOR + 1 }, OK, true])
@@ -150,7 +151,7 @@ describe("reset of the device", () => {
     const legacy = new LegacyGuest(vm, disk.slot)
     const whole = new Ring(vm, { size: 256 })
     legacy.start(whole)
-    const request = whole.request(IN, 1, SECTOR)
+    const request = whole.request(T.IN, 1, SECTOR)
     legacy.kick()
     legacy.status = 0
     expect(legacy.status).toBe(0x07)
@@ -160,8 +161,8 @@ describe("reset of the device", () => {
 
   it("ST-03 a disk that is unplugged with requests in flight is silent from then on, and its device idle when they are through", async () => {
     guest.start([ring])
-    ring.request(FLUSH, 0, 0, 0)
-    ring.request(FLUSH, 0, 0, 1)
+    ring.request(T.FLUSH, 0, 0, 0)
+    ring.request(T.FLUSH, 0, 0, 1)
     guest.kick()
     await backing.finishNext()
     expect([ring.usedIdx, guest.interrupted]).toEqual([1, true])
@@ -170,7 +171,7 @@ describe("reset of the device", () => {
     const whenIdle = device.whenIdle().then(() => (idle = true))
     expect([guest.config(0, 4), guest.common.read(COMMON.status, 1)]).toEqual([0xffff_ffff, 0xff])
     await expectSilence(async () => {
-      await turn()
+      await settled()
       expect(idle).toBe(false)
       await backing.finishNext()
     })
@@ -179,21 +180,21 @@ describe("reset of the device", () => {
 })
 
 describe("reset of a queue", () => {
-  beforeEach(() => guest.start([ring, second], VERSION_1 | mask(BIT.MQ, BIT.RING_RESET)))
+  beforeEach(() => guest.start([ring, second], VERSION_1 | mask(F.MQ, F.RING_RESET)))
 
   it("VQ-32 PCI-23 FT-20 with requests in flight: queue_reset reads 1 until they are through, then both registers read 0; other queues go on", async () => {
-    const request = ring.request(IN, 1, SECTOR)
+    const request = ring.request(T.IN, 1, SECTOR)
     guest.kick(0)
-    const other = second.request(FLUSH, 0, 0)
+    const other = second.request(T.FLUSH, 0, 0)
     guest.kick(1)
     guest.setQueueRegister(0, COMMON.queueReset, 2, 1)
     expect(guest.queueRegister(0, COMMON.queueReset, 2)).toBe(1)
     expect(guest.queueRegister(1, COMMON.queueReset, 2)).toBe(0)
     // Neither kicks nor registers of the queue do anything meanwhile.
-    ring.request(IN, 2, SECTOR, 1)
+    ring.request(T.IN, 2, SECTOR, 1)
     guest.kick(0)
     guest.enable(0, ring)
-    expect(backing.calls.length).toBe(2)
+    expect(backing.waiting.length).toBe(2)
     expect(guest.queueRegister(0, COMMON.queueReset, 2)).toBe(1)
     await backing.finishNext()
     expect([COMMON.queueReset, COMMON.queueEnable].map((offset) => guest.queueRegister(0, offset, 2))).toEqual([0, 0])
@@ -204,14 +205,14 @@ describe("reset of a queue", () => {
 
   it("VQ-32 the queue is as new: its memory may be used for something else, and it can be enabled elsewhere with another size", async () => {
     for (const slot of [0, 1, 2]) {
-      ring.request(IN, slot, SECTOR, slot)
+      ring.request(T.IN, slot, SECTOR, slot)
       guest.kick(0)
     }
     await backing.finishNext()
     expect(ring.usedIdx).toBe(1)
     guest.readIsr()
     guest.setQueueRegister(0, COMMON.queueReset, 2, 1)
-    while (backing.calls.length > 0) await backing.finishNext()
+    while (backing.waiting.length > 0) await backing.finishNext()
     const registers = [COMMON.queueSize, COMMON.queueEnable, COMMON.queueReset] as const
     expect(registers.map((offset) => guest.queueRegister(0, offset, 2))).toEqual([256, 0, 0])
     vm.ram.fill(0xee, ring.desc, 0x2_0000)
@@ -219,7 +220,7 @@ describe("reset of a queue", () => {
     const next = new Ring(vm, { size: 4, base: 0x3_0000 }).clear()
     guest.enable(0, next)
     expect([COMMON.queueEnable, COMMON.queueReset, COMMON.queueSize].map((offset) => guest.queueRegister(0, offset, 2))).toEqual([1, 0, 4])
-    const request = next.request(IN, 7, SECTOR)
+    const request = next.request(T.IN, 7, SECTOR)
     guest.kick(0)
     await backing.finishNext()
     expect([next.usedIdx, next.usedEntry(0), next.status(request)]).toEqual([1, { id: 0, length: SECTOR + 1 }, OK])
@@ -234,7 +235,7 @@ describe("reset of a queue", () => {
   })
 
   it("PCI-23 a device reset ends the reset of a queue, and queue_reset reads 0 then", async () => {
-    ring.request(FLUSH, 0, 0)
+    ring.request(T.FLUSH, 0, 0)
     guest.kick(0)
     guest.setQueueRegister(0, COMMON.queueReset, 2, 1)
     guest.status = 0
@@ -255,7 +256,7 @@ describe("reset of a queue", () => {
     expect(guest.queueRegister(2, COMMON.queueReset, 2)).toBe(0)
     ring.clear()
     guest.start([ring], VERSION_1)
-    ring.request(FLUSH, 0, 0)
+    ring.request(T.FLUSH, 0, 0)
     guest.kick(0)
     guest.setQueueRegister(0, COMMON.queueReset, 2, 1)
     expect([COMMON.queueReset, COMMON.queueEnable].map((offset) => guest.queueRegister(0, offset, 2))).toEqual([0, 1])
@@ -266,11 +267,11 @@ describe("bus mastering while requests are in flight", () => {
   beforeEach(() => guest.start([ring]))
 
   it("PCI-36 what the disk answers while it is off is told once it is on again", async () => {
-    const requests = [ring.request(FLUSH, 0, 0, 0), ring.request(OUT, 4, SECTOR, 1)]
+    const requests = [ring.request(T.FLUSH, 0, 0, 0), ring.request(T.OUT, 4, SECTOR, 1)]
     guest.kick()
     guest.command = 3
     await expectSilence(async () => {
-      backing.calls[1]?.fail(new BackingError("io", "the host says no"))
+      backing.waiting[1]?.fail(new BackingError("io", "the host says no"))
       await backing.finishNext()
     })
     guest.command = 7
@@ -279,7 +280,7 @@ describe("bus mastering while requests are in flight", () => {
   })
 
   it("PCI-36 a reset does not wait for it to be on again, and forgets the answers", async () => {
-    ring.request(FLUSH, 0, 0)
+    ring.request(T.FLUSH, 0, 0)
     guest.kick()
     guest.command = 3
     await backing.finishNext()
@@ -295,10 +296,10 @@ describe("bus mastering while requests are in flight", () => {
 
   it("PCI-36 neither do a queue reset and whoever closes the disk", async () => {
     guest.status = 0
-    guest.start([ring.clear(), second.clear()], VERSION_1 | mask(BIT.RING_RESET))
-    ring.request(FLUSH, 0, 0)
+    guest.start([ring.clear(), second.clear()], VERSION_1 | mask(F.RING_RESET))
+    ring.request(T.FLUSH, 0, 0)
     guest.kick(0)
-    const other = second.request(FLUSH, 0, 0)
+    const other = second.request(T.FLUSH, 0, 0)
     guest.kick(1)
     guest.command = 3
     await backing.finishNext()

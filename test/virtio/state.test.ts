@@ -4,8 +4,8 @@ import { MemoryBacking } from "../../src/backing/memory.ts"
 import type { VirtioBacking } from "../../src/backing/backing.ts"
 import { BlockDriver, findBlockDevices } from "../../src/vmm/driver/block/driver.ts"
 import { type AttachedDisk, Machine } from "../../src/vmm/machine.ts"
-import { promiseBacking } from "../support/promise-backing.ts"
-import { CONFIG_IRQ, RingGuest } from "../harness/ring-guest.ts"
+import { promiseBacking } from "../harness/fake-disk.ts"
+import { CONFIG_IRQ, RingGuest } from "../harness/guest.ts"
 
 const SIZE = 1 << 20
 const RAM = 4 << 20

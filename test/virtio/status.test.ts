@@ -2,8 +2,9 @@
 import { beforeEach, describe, expect, it } from "vitest"
 import { MemoryBacking } from "../../src/backing/memory.ts"
 import { Machine } from "../../src/vmm/machine.ts"
-import { BIT, COMMON, LegacyGuest, mask, ModernGuest, STATUS, UP, VERSION_1 } from "../harness/guest.ts"
-import { IN, NEXT, Ring, UNTOUCHED, WRITE } from "../harness/ring.ts"
+import { LegacyGuest, ModernGuest } from "../harness/registers.ts"
+import { Ring } from "../harness/ring.ts"
+import { COMMON, F, mask, NEXT, STATUS, T, UNTOUCHED, UP, VERSION_1, WRITE } from "../harness/words.ts"
 
 const SECTOR = 512
 const OK = 0
@@ -22,7 +23,7 @@ beforeEach(() => {
 /** A read of sector 3 that must be served, by a kick unless told otherwise. */
 function expectService(): void {
   const before = ring.usedIdx
-  const request = ring.request(IN, 3, SECTOR)
+  const request = ring.request(T.IN, 3, SECTOR)
   guest.kick()
   expect([ring.usedIdx, ring.status(request)]).toEqual([before + 1, OK])
   expect(ring.data(request, SECTOR)).toEqual(new Uint8Array(SECTOR).fill(0x5a))
@@ -47,7 +48,7 @@ describe("the handshake", () => {
   })
 
   it("ST-07 an unacceptable set of features: FEATURES_OK reads 0, the other bits written stick", () => {
-    for (const [low, high] of [[0, 0], [1 << BIT.SIZE_MAX, 1], [0, 1 | (1 << (BIT.RING_PACKED - 32))]] as const) {
+    for (const [low, high] of [[0, 0], [1 << F.SIZE_MAX, 1], [0, 1 | (1 << (F.RING_PACKED - 32))]] as const) {
       guest.status = 0
       guest.status = 0x01
       guest.acceptWord(0, low)
@@ -58,9 +59,9 @@ describe("the handshake", () => {
   })
 
   it("ST-07 DRIVER_OK without FEATURES_OK does not start a device", () => {
-    expect(guest.negotiate(mask(BIT.VERSION_1, BIT.RING_PACKED))).toBe(false)
+    expect(guest.negotiate(mask(F.VERSION_1, F.RING_PACKED))).toBe(false)
     guest.enable(0, ring)
-    const request = ring.request(IN, 3, SECTOR)
+    const request = ring.request(T.IN, 3, SECTOR)
     guest.status = 0x0f
     guest.kick()
     expect([guest.status, ring.usedIdx, ring.status(request)]).toEqual([0x07, 0, UNTOUCHED])
@@ -68,7 +69,7 @@ describe("the handshake", () => {
 
   it("ST-08 every subset of the offered features that has VERSION_1 is accepted, and reads work with it", () => {
     const { offered } = guest
-    const bits = [...Array(64).keys()].filter((bit) => bit !== BIT.VERSION_1 && (offered & mask(bit)) !== 0n)
+    const bits = [...Array(64).keys()].filter((bit) => bit !== F.VERSION_1 && (offered & mask(bit)) !== 0n)
     expect(bits.length).toBeGreaterThan(8)
     for (let choice = 0; choice < 2 ** bits.length; choice++) {
       const features = VERSION_1 | mask(...bits.filter((_, index) => (choice & (1 << index)) !== 0))
@@ -76,7 +77,7 @@ describe("the handshake", () => {
       ring.clear()
       guest.enable(0, ring)
       guest.status = UP
-      const request = ring.request(IN, 3, SECTOR)
+      const request = ring.request(T.IN, 3, SECTOR)
       guest.kick()
       if (ring.usedIdx !== 1 || ring.status(request) !== OK) throw new Error(`no service: ${features.toString(16)}`)
     }
@@ -95,10 +96,10 @@ describe("the handshake", () => {
   })
 
   it("ST-10 features are frozen from FEATURES_OK to reset: EVENT_IDX stays on, whatever is written", () => {
-    guest.start([ring], mask(BIT.EVENT_IDX))
+    guest.start([ring], mask(F.EVENT_IDX))
     guest.acceptWord(0, 0)
     guest.acceptWord(1, 0)
-    expect(guest.accepted).toBe(mask(BIT.EVENT_IDX, BIT.VERSION_1))
+    expect(guest.accepted).toBe(mask(F.EVENT_IDX, F.VERSION_1))
     // With EVENT_IDX, flag NO_INTERRUPT means nothing, and used_event 0 asks for an interrupt with the first buffer.
     ring.availFlags = 1
     ring.usedEvent = 0
@@ -107,7 +108,7 @@ describe("the handshake", () => {
     // Dropping FEATURES_OK does not thaw them: only a reset does.
     guest.status = 0x03
     guest.acceptWord(0, 0)
-    expect(guest.accepted).toBe(mask(BIT.EVENT_IDX, BIT.VERSION_1))
+    expect(guest.accepted).toBe(mask(F.EVENT_IDX, F.VERSION_1))
     guest.status = 0
     expect(guest.accepted).toBe(0n)
   })
@@ -117,7 +118,7 @@ describe("DRIVER_OK", () => {
   it("ST-05 ST-06 nothing is taken and nothing is told before DRIVER_OK; then what waits is served without another kick", () => {
     guest.negotiate(VERSION_1)
     guest.enable(0, ring)
-    const request = ring.request(IN, 3, SECTOR)
+    const request = ring.request(T.IN, 3, SECTOR)
     guest.kick()
     expect([ring.usedIdx, ring.status(request), guest.interrupted, guest.readIsr()]).toEqual([0, UNTOUCHED, false, 0])
     guest.status = UP
@@ -128,7 +129,7 @@ describe("DRIVER_OK", () => {
     guest.negotiate(VERSION_1)
     guest.enable(0, ring)
     guest.status = UP
-    const request = ring.request(IN, 3, SECTOR)
+    const request = ring.request(T.IN, 3, SECTOR)
     guest.status = UP
     expect([ring.usedIdx, ring.status(request)]).toEqual([0, UNTOUCHED])
     guest.kick()
@@ -137,7 +138,7 @@ describe("DRIVER_OK", () => {
 
   it("ST-06 a queue that was not enabled at DRIVER_OK is not looked at", () => {
     guest.negotiate(VERSION_1)
-    const request = ring.request(IN, 3, SECTOR)
+    const request = ring.request(T.IN, 3, SECTOR)
     guest.status = UP
     guest.kick()
     expect([ring.usedIdx, ring.status(request)]).toEqual([0, UNTOUCHED])
@@ -173,7 +174,7 @@ describe("DEVICE_NEEDS_RESET", () => {
     }
     guest.status = UP
     ring.clear()
-    const request = ring.request(IN, 3, SECTOR)
+    const request = ring.request(T.IN, 3, SECTOR)
     guest.kick()
     expect([ring.usedIdx, ring.status(request)]).toEqual([0, UNTOUCHED])
     ring.clear()
@@ -195,7 +196,7 @@ describe("DEVICE_NEEDS_RESET", () => {
       guest.start([ring])
     })
     // One kick finds both: what was good is answered first, and the answer makes the driver start anew.
-    ring.request(IN, 3, SECTOR)
+    ring.request(T.IN, 3, SECTOR)
     ring.describe(9, ring.buffers, 16, NEXT | WRITE, 9)
     ring.publish(9)
     guest.kick()
@@ -208,7 +209,7 @@ describe("status writes that are no reset", () => {
   it("ST-14 FAILED stops service until a reset", () => {
     guest.start([ring])
     guest.status = UP | STATUS.FAILED
-    const request = ring.request(IN, 3, SECTOR)
+    const request = ring.request(T.IN, 3, SECTOR)
     guest.kick()
     expect([guest.status, ring.usedIdx, ring.status(request)]).toEqual([0x8f, 0, UNTOUCHED])
     guest.status = UP
@@ -222,13 +223,13 @@ describe("status writes that are no reset", () => {
   })
 
   it("ST-14 a write that drops bits is no reset: features and queues stay", () => {
-    guest.start([ring], mask(BIT.EVENT_IDX))
+    guest.start([ring], mask(F.EVENT_IDX))
     expectService()
     guest.status = STATUS.ACKNOWLEDGE
     expect(guest.status).toBe(STATUS.ACKNOWLEDGE)
-    expect(guest.accepted).toBe(mask(BIT.EVENT_IDX, BIT.VERSION_1))
+    expect(guest.accepted).toBe(mask(F.EVENT_IDX, F.VERSION_1))
     expect(guest.queueRegister(0, COMMON.queueEnable, 2)).toBe(1)
-    const request = ring.request(IN, 3, SECTOR)
+    const request = ring.request(T.IN, 3, SECTOR)
     guest.kick()
     expect([ring.usedIdx, ring.status(request)]).toEqual([1, UNTOUCHED])
     guest.status = UP
@@ -237,7 +238,7 @@ describe("status writes that are no reset", () => {
 
   it("ST-15 SUSPEND is not offered: its bit, and the bits that have no meaning, do nothing, and never make the status read 0", () => {
     guest.start([ring])
-    expect(guest.offered & mask(BIT.SUSPEND)).toBe(0n)
+    expect(guest.offered & mask(F.SUSPEND)).toBe(0n)
     for (const status of [0x10, 0x20, 0x40, 0x70]) {
       guest.status = status
       expect(guest.status).toBe(UP)

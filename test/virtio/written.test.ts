@@ -2,7 +2,9 @@
 import { describe, expect, it } from "vitest"
 import { Rng, seedFromEnvironment } from "../support/rng.ts"
 import { eio, FakeDisk, settled } from "../harness/fake-disk.ts"
-import { F, pattern, ranges, type Request, RingGuest, T } from "../harness/ring-guest.ts"
+import { RingGuest } from "../harness/guest.ts"
+import { pattern, ranges, type Request } from "../harness/requests.ts"
+import { F, T } from "../harness/words.ts"
 
 /** RAM as somebody sees it who copies only what is announced. */
 function follow(options: { readonly eventIdx: boolean; readonly waits: boolean }): { guest: RingGuest; disk: FakeDisk; check: () => void } {
@@ -15,7 +17,7 @@ function follow(options: { readonly eventIdx: boolean; readonly waits: boolean }
     if (length < 0 || address + length > ram.length) throw new Error(`announced ${length} bytes at ${address}`)
     copy.set(ram.subarray(address, address + length), address)
   }
-  const guest = new RingGuest({ backing: disk.backing, features, ringSize: 8, machine: { memory: ram, written } })
+  const guest = new RingGuest({ backing: disk, features, ringSize: 8, machine: { memory: ram, written } })
   disk.waits = () => options.waits
   const check = () => {
     const at = ram.findIndex((byte, index) => byte !== copy[index])
@@ -25,7 +27,7 @@ function follow(options: { readonly eventIdx: boolean; readonly waits: boolean }
   // What the guest itself stores is no device's business.
   guest.kick = (ring = guest.ring) => {
     copy = ram.slice()
-    guest.kickQueue(ring.index)
+    guest.registers.kick(ring.index)
   }
   return { guest, disk, check }
 }
@@ -55,7 +57,7 @@ describe("what the device stores is announced", () => {
         guest.kick()
         check()
       }
-      expect(guest.usedIdx()).toBe(guest.ring.idx)
+      expect(guest.usedIdx()).toBe(guest.ring.availIdx)
     })
 
     it(`a kick that finds nothing to return stores avail_event at most; late answers; EVENT_IDX ${eventIdx ? "on" : "off"}`, async () => {
@@ -65,7 +67,7 @@ describe("what the device stores is announced", () => {
         guest.publish([guest.chain(guest.place({ type: T.IN, sector: 2, in: 512 }).pieces, { indirect: true })])
         guest.kick()
         check()
-        expect(guest.availEvent()).toBe(eventIdx ? guest.ring.idx : 0)
+        expect(guest.ring.availEvent).toBe(eventIdx ? guest.ring.availIdx : 0)
         disk.next().finish()
         await settled()
         check()

@@ -3,7 +3,9 @@ import { describe, expect, it, vi } from "vitest"
 import type { VirtioBacking } from "../../../src/backing/backing.ts"
 import { Rng, seedFromEnvironment } from "../../support/rng.ts"
 import { eio, FakeDisk, settled } from "../../harness/fake-disk.ts"
-import { F, IOERR, OK, pattern, type Placed, ranges, type Request, RingGuest, type RingGuestOptions, T, UNTOUCHED } from "../../harness/ring-guest.ts"
+import { type Placed, RingGuest, type RingGuestOptions } from "../../harness/guest.ts"
+import { pattern, ranges, type Request } from "../../harness/requests.ts"
+import { F, IOERR, OK, T, UNTOUCHED } from "../../harness/words.ts"
 
 /** The type is in the DOM's library only. */
 declare const WebAssembly: { readonly Memory: new (limits: { initial: number; maximum: number }) => { readonly buffer: ArrayBuffer; grow(pages: number): number } }
@@ -11,7 +13,7 @@ declare const WebAssembly: { readonly Memory: new (limits: { initial: number; ma
 function pair(options: Partial<RingGuestOptions> = {}, disk = new FakeDisk({ size: 1 << 18 })): { disk: FakeDisk; guest: RingGuest } {
   disk.cache.set(pattern(0, disk.size / 512))
   disk.waits = () => true
-  return { disk, guest: new RingGuest({ backing: disk.backing, ...options }) }
+  return { disk, guest: new RingGuest({ backing: disk, ...options }) }
 }
 
 function send(guest: RingGuest, requests: readonly Request[]): { heads: number[]; placed: Placed[] } {
@@ -106,7 +108,7 @@ describe("completion in the order of the answers", () => {
     send(guest, reads(3))
     expect([guest.usedIdx(), disk.waiting.length]).toEqual([2, 1])
     send(guest, reads(3).slice(1))
-    expect([guest.usedIdx(), guest.availEvent()]).toEqual([4, 5])
+    expect([guest.usedIdx(), guest.ring.availEvent]).toEqual([4, 5])
     disk.next().finish()
     await settled()
     expect(guest.usedIdx()).toBe(5)
@@ -322,10 +324,10 @@ describe("what the embedder sees", () => {
       send(guest, reads(2))
     })
     send(guest, reads(1))
-    expect([guest.usedIdx(), guest.availEvent(), device.statistics.read.requests]).toEqual([1, 0, 1])
+    expect([guest.usedIdx(), guest.ring.availEvent, device.statistics.read.requests]).toEqual([1, 0, 1])
     if (what === "the device") device.resume()
     else fn.configWrite(4, 2, 7)
-    expect([guest.usedIdx(), guest.availEvent()]).toEqual([3, 3])
+    expect([guest.usedIdx(), guest.ring.availEvent]).toEqual([3, 3])
   })
 
   it("PCI-36 of several answers that wait for bus mastering one throws at the embedder: the others come through, and what was offered meanwhile is served", async () => {
@@ -349,10 +351,10 @@ describe("what the embedder sees", () => {
     try {
       let refill = (): void => {}
       const disk = new FakeDisk()
-      const guest = new RingGuest({ backing: disk.backing, ringSize: 8, machine: { ramSize: 1 << 20, written: () => refill() } })
+      const guest = new RingGuest({ backing: disk, ringSize: 8, machine: { ramSize: 1 << 20, written: () => refill() } })
       const head = guest.chain(guest.place({ type: T.FLUSH }).pieces, { indirect: true })
       // What another thread would do: as soon as entries are used, all slots are available again.
-      refill = () => guest.publish(Array.from({ length: (guest.usedIdx() + 8 - guest.ring.idx + 65536) % 65536 }, () => head))
+      refill = () => guest.publish(Array.from({ length: (guest.usedIdx() + 8 - guest.ring.availIdx + 65536) % 65536 }, () => head))
       refill()
       for (let kicks = 0; kicks < 50; kicks++) guest.kick()
       expect([disk.log.length, vi.getTimerCount()]).toEqual([50 * 16, 1])
@@ -360,7 +362,7 @@ describe("what the embedder sees", () => {
       expect([disk.log.length, vi.getTimerCount()]).toEqual([55 * 16, 1])
       refill = () => {}
       vi.runOnlyPendingTimers()
-      expect([guest.usedIdx(), vi.getTimerCount(), guest.disk.device.brokenBy]).toEqual([guest.ring.idx, 0, undefined])
+      expect([guest.usedIdx(), vi.getTimerCount(), guest.disk.device.brokenBy]).toEqual([guest.ring.availIdx, 0, undefined])
     } finally {
       vi.useRealTimers()
     }
@@ -371,17 +373,17 @@ describe("what the embedder sees", () => {
     try {
       let [refill, fills] = [(): void => {}, 0]
       const disk = new FakeDisk()
-      const guest = new RingGuest({ backing: disk.backing, ringSize: 8, machine: { ramSize: 1 << 20, written: () => refill() } })
+      const guest = new RingGuest({ backing: disk, ringSize: 8, machine: { ramSize: 1 << 20, written: () => refill() } })
       const head = guest.chain(guest.place({ type: T.FLUSH }).pieces, { indirect: true })
       refill = () => {
-        if (fills++ < 40) guest.publish(Array.from({ length: (guest.usedIdx() + 8 - guest.ring.idx + 65536) % 65536 }, () => head))
+        if (fills++ < 40) guest.publish(Array.from({ length: (guest.usedIdx() + 8 - guest.ring.availIdx + 65536) % 65536 }, () => head))
       }
       disk.failing = () => (disk.log.length === 1 ? new TypeError("injected: a bug of the backing") : undefined)
       refill()
       expect(() => guest.kick()).toThrow("injected: a bug of the backing")
-      expect(guest.ring.idx).toBeGreaterThan(guest.usedIdx())
+      expect(guest.ring.availIdx).toBeGreaterThan(guest.usedIdx())
       vi.runAllTimers()
-      expect(guest.usedIdx()).toBe(guest.ring.idx)
+      expect(guest.usedIdx()).toBe(guest.ring.availIdx)
     } finally {
       vi.useRealTimers()
     }

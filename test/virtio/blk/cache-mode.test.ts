@@ -1,12 +1,14 @@
 /** What is on stable storage when: FLUSH, write-back and write-through, over a disk with a volatile cache. */
 import { describe, expect, it } from "vitest"
 import { eio, FakeDisk, settled } from "../../harness/fake-disk.ts"
-import { F, IOERR, OK, pattern, ranges, RingGuest, type RingGuestOptions, T, UNSUPP } from "../../harness/ring-guest.ts"
+import { RingGuest, type RingGuestOptions } from "../../harness/guest.ts"
+import { pattern, ranges } from "../../harness/requests.ts"
+import { F, IOERR, OK, T, UNSUPP } from "../../harness/words.ts"
 
 const WRITEBACK = 0x20
 
 function pair(options: Partial<RingGuestOptions> = {}, disk = new FakeDisk()): { disk: FakeDisk; guest: RingGuest } {
-  return { disk, guest: new RingGuest({ backing: disk.backing, ...options }) }
+  return { disk, guest: new RingGuest({ backing: disk, ...options }) }
 }
 
 let writes = 0
@@ -115,10 +117,10 @@ describe("cache modes of modern drivers", () => {
 
   it("BLK-17 CONFIG_WCE without FLUSH: writeback starts as 0, and the driver may set it before DRIVER_OK as well as after", () => {
     const disk = new FakeDisk()
-    const guest = new RingGuest({ backing: disk.backing, features: [F.CONFIG_WCE] })
+    const guest = new RingGuest({ backing: disk, features: [F.CONFIG_WCE] })
     expect([guest.config(WRITEBACK, 1), isStable(disk, guest)]).toEqual([0, true])
     for (const status of [0, 1, 3]) guest.status = status
-    guest.acceptFeatures((1n << BigInt(F.VERSION_1)) | (1n << BigInt(F.CONFIG_WCE)))
+    guest.registers.accept((1n << BigInt(F.VERSION_1)) | (1n << BigInt(F.CONFIG_WCE)))
     guest.status = 0x0b
     expect(guest.config(WRITEBACK, 1)).toBe(0)
     guest.setConfig(WRITEBACK, 1, 1)
@@ -212,7 +214,7 @@ describe("BLK-20 cache modes of legacy drivers", () => {
   function legacy(features: readonly number[]): { disk: FakeDisk; guest: RingGuest } {
     const { disk, guest } = pair({ legacy: true })
     for (const status of [0, 1, 3]) guest.status = status
-    guest.acceptFeatures(features.reduce((mask, bit) => mask | (1n << BigInt(bit)), 0n))
+    guest.registers.accept(features.reduce((mask, bit) => mask | (1n << BigInt(bit)), 0n))
     guest.ring = guest.openRing(0)
     return { disk, guest }
   }
@@ -228,7 +230,7 @@ describe("BLK-20 cache modes of legacy drivers", () => {
         seen.push(guest.config(WRITEBACK, 1))
       }
       for (const features of [1n << BigInt(F.CONFIG_WCE), 0n, 1n << BigInt(F.FLUSH), (1n << BigInt(F.FLUSH)) | (1n << BigInt(F.CONFIG_WCE))]) {
-        guest.acceptFeatures(features)
+        guest.registers.accept(features)
         seen.push(guest.config(WRITEBACK, 1))
       }
       expect(seen).toEqual(seen.map(() => value))

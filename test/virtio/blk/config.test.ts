@@ -3,7 +3,9 @@ import { describe, expect, it } from "vitest"
 import { MemoryBacking } from "../../../src/backing/memory.ts"
 import { VirtioBlk } from "../../../src/virtio/blk/device.ts"
 import { FakeDisk } from "../../harness/fake-disk.ts"
-import { CONFIG_IRQ, F, IOERR, OK, pattern, ranges, RingGuest, T } from "../../harness/ring-guest.ts"
+import { CONFIG_IRQ, RingGuest } from "../../harness/guest.ts"
+import { pattern, ranges } from "../../harness/requests.ts"
+import { F, IOERR, OK, T } from "../../harness/words.ts"
 
 const MIB = 1 << 20
 
@@ -19,7 +21,7 @@ function configBytes(guest: RingGuest): number[] {
 describe("the configuration space", () => {
   it("BC-01 BC-02 BC-03 BC-04 BC-05 BC-08 the layout, byte for byte, of a disk with every option", () => {
     const disk = new FakeDisk({ size: 10 * MIB, discardGranularity: 65536 })
-    const guest = new RingGuest({ backing: disk.backing, disk: { queues: 3, queueSize: 128, blockSize: 1024, physicalBlockSize: 8192, optimalIoSize: 1 << 20 } })
+    const guest = new RingGuest({ backing: disk, disk: { queues: 3, queueSize: 128, blockSize: 1024, physicalBlockSize: 8192, optimalIoSize: 1 << 20 } })
     const view = new DataView(Uint8Array.from(configBytes(guest)).buffer)
     expect(view.getBigUint64(0x00, true)).toBe(20480n)
     expect(view.getUint32(0x08, true)).toBe(0) // size_max, which is not offered
@@ -80,7 +82,7 @@ describe("the configuration space", () => {
   })
 
   it("BC-10 write_zeroes_may_unmap is 0 where nothing can be freed, and without WRITE_ZEROES", () => {
-    const bit = (without: readonly ("discard" | "writeZeroes")[]) => new RingGuest({ backing: new FakeDisk({ without }).backing }).config(0x38, 1)
+    const bit = (without: readonly ("discard" | "writeZeroes")[]) => new RingGuest({ backing: new FakeDisk({ without }) }).config(0x38, 1)
     expect([bit([]), bit(["discard"]), bit(["writeZeroes"]), bit(["discard", "writeZeroes"])]).toEqual([1, 0, 0, 0])
   })
 
@@ -102,7 +104,7 @@ describe("the configuration space", () => {
   it("BC-12 a size that is no whole number of sectors is rounded down, and the rest is out of reach", () => {
     for (const [size, sectors] of [[1000, 1], [511, 0], [512, 1], [1535, 2], [0, 0]] as const) {
       const disk = new FakeDisk({ size })
-      const guest = new RingGuest({ backing: disk.backing })
+      const guest = new RingGuest({ backing: disk })
       expect(guest.capacity).toBe(sectors)
       disk.log.length = 0
       expect([guest.read(sectors, 1).status, guest.write(sectors, pattern(0, 1)).status]).toEqual([IOERR, IOERR])
@@ -115,8 +117,8 @@ describe("the configuration space", () => {
 
 describe("feature bits", () => {
   const bitsOf = (options: ConstructorParameters<typeof FakeDisk>[0], disk = {}) => {
-    const guest = new RingGuest({ backing: new FakeDisk(options).backing, disk })
-    const offered = guest.offeredFeatures()
+    const guest = new RingGuest({ backing: new FakeDisk(options), disk })
+    const offered = guest.offered
     return Object.entries(F).filter(([, bit]) => ((offered >> BigInt(bit)) & 1n) === 1n).map(([name]) => name)
   }
   const always = ["SEG_MAX", "GEOMETRY", "BLK_SIZE", "TOPOLOGY", "INDIRECT_DESC", "EVENT_IDX", "VERSION_1", "RING_RESET"]
@@ -135,19 +137,19 @@ describe("feature bits", () => {
 
   it("BC-06 BC-07 BLK-33 BLK-34 BLK-38 ZN-01 no bit of lifetime, secure erase, zones, SCSI, barrier or size_max, on either interface", () => {
     for (const legacy of [false, true]) {
-      const guest = new RingGuest({ backing: new FakeDisk().backing, legacy })
+      const guest = new RingGuest({ backing: new FakeDisk(), legacy })
       for (const bit of [F.LIFETIME, F.SECURE_ERASE, F.ZONED, F.SCSI, F.BARRIER, F.SIZE_MAX]) expect([bit, guest.offers(bit)]).toEqual([bit, false])
     }
   })
 
   it("BC-09 with MQ num_queues rings work; without it only the first is the driver's business", () => {
-    const guest = new RingGuest({ backing: new FakeDisk().backing, features: [F.MQ], queues: 4, disk: { queues: 4 } })
-    expect([guest.config(0x22, 2), guest.common(0x12, 2)]).toEqual([4, 4])
+    const guest = new RingGuest({ backing: new FakeDisk(), features: [F.MQ], queues: 4, disk: { queues: 4 } })
+    expect([guest.config(0x22, 2), guest.modern.common.read(0x12, 2)]).toEqual([4, 4])
     for (const ring of guest.rings) {
       expect(guest.run({ type: T.IN, sector: ring.index, in: 512 }, {}, ring).status).toBe(OK)
       expect(guest.irqs()).toEqual([1 + ring.index])
     }
-    const single = new RingGuest({ backing: new FakeDisk().backing, features: [], disk: { queues: 4 } })
+    const single = new RingGuest({ backing: new FakeDisk(), features: [], disk: { queues: 4 } })
     expect([single.offers(F.MQ), single.read(0, 1).status, single.irqs()]).toEqual([true, OK, [1]])
   })
 
@@ -166,7 +168,7 @@ describe("feature bits", () => {
     [{ serial: "a\nb" }, /serial/],
     [{ withoutFeatures: ["MQ", "FLUSHING"] }, /withoutFeatures: FLUSHING/],
   ])("an option that makes no sense is refused in one line: %o", (options, reason) => {
-    const make = () => new VirtioBlk(new FakeDisk().backing, options)
+    const make = () => new VirtioBlk(new FakeDisk(), options)
     expect(make).toThrow(RangeError)
     expect(make).toThrow(reason)
   })
@@ -176,7 +178,7 @@ describe("a capacity that changes while the device runs", () => {
   it("BLK-35 growing: an interrupt, a new generation, and the new area can be used", () => {
     const backing = new MemoryBacking({ size: MIB })
     const guest = new RingGuest({ backing })
-    const generation = guest.common(0x15, 1)
+    const generation = guest.modern.common.read(0x15, 1)
     expect(guest.read(2048, 1).status).toBe(IOERR)
     guest.irqs()
     backing.resize(2 * MIB)
@@ -185,7 +187,7 @@ describe("a capacity that changes while the device runs", () => {
     guest.irqs()
     guest.disk.device.capacityChanged()
     expect([guest.irqs(), guest.capacity]).toEqual([[CONFIG_IRQ], 4096])
-    expect(guest.common(0x15, 1)).not.toBe(generation)
+    expect(guest.modern.common.read(0x15, 1)).not.toBe(generation)
     expect([guest.write(4095, pattern(1, 1)).status, guest.read(4095, 1).data]).toEqual([OK, pattern(1, 1)])
     expect(guest.config(0x10, 2)).toBe(Math.floor(4096 / (16 * 63)))
   })

@@ -2,12 +2,15 @@
 import { describe, expect, it } from "vitest"
 import { MemoryBacking } from "../../../src/backing/memory.ts"
 import { eio, FakeDisk } from "../../harness/fake-disk.ts"
-import { F, header, OK, pattern, type Piece, type Placed, ranges, type Request, RingGuest, T, UNSUPP } from "../../harness/ring-guest.ts"
+import { type Placed, RingGuest } from "../../harness/guest.ts"
+import { header, pattern, ranges, type Request } from "../../harness/requests.ts"
+import type { Piece } from "../../harness/ring.ts"
+import { F, OK, T, UNSUPP } from "../../harness/words.ts"
 
 function pair(size = 1 << 20): { disk: FakeDisk; guest: RingGuest } {
   const disk = new FakeDisk({ size })
   disk.cache.set(pattern(0, Math.min(size / 512, 4096)))
-  return { disk, guest: new RingGuest({ backing: disk.backing, features: [F.INDIRECT_DESC, F.DISCARD, F.WRITE_ZEROES, F.FLUSH] }) }
+  return { disk, guest: new RingGuest({ backing: disk, features: [F.INDIRECT_DESC, F.DISCARD, F.WRITE_ZEROES, F.FLUSH] }) }
 }
 
 function send(guest: RingGuest, requests: readonly Request[]): Placed[] {

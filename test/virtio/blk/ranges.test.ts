@@ -3,14 +3,16 @@ import { describe, expect, it } from "vitest"
 import { MemoryBacking } from "../../../src/backing/memory.ts"
 import { Rng, seedFromEnvironment } from "../../support/rng.ts"
 import { eio, FakeDisk } from "../../harness/fake-disk.ts"
-import { F, IOERR, OK, pattern, ranges, RingGuest, T, UNSUPP } from "../../harness/ring-guest.ts"
+import { RingGuest } from "../../harness/guest.ts"
+import { pattern, ranges } from "../../harness/requests.ts"
+import { F, IOERR, OK, T, UNSUPP } from "../../harness/words.ts"
 
 const SECTORS = 2048
 
 function pair(features: readonly number[] = [F.DISCARD, F.WRITE_ZEROES, F.FLUSH, F.INDIRECT_DESC]): { disk: FakeDisk; guest: RingGuest } {
   const disk = new FakeDisk({ size: 512 * SECTORS })
   disk.cache.fill(0x77)
-  return { disk, guest: new RingGuest({ backing: disk.backing, features }) }
+  return { disk, guest: new RingGuest({ backing: disk, features }) }
 }
 
 const BOTH = [["DISCARD", T.DISCARD], ["WRITE_ZEROES", T.WRITE_ZEROES]] as const

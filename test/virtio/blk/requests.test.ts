@@ -5,14 +5,17 @@ import { MemoryBacking } from "../../../src/backing/memory.ts"
 import { BackingError } from "../../../src/backing/backing.ts"
 import { Rng, seedFromEnvironment } from "../../support/rng.ts"
 import { eio, FakeDisk } from "../../harness/fake-disk.ts"
-import { F, header, IOERR, OK, pattern, type Piece, ranges, type Request, RingGuest, T, UNSUPP } from "../../harness/ring-guest.ts"
+import { RingGuest } from "../../harness/guest.ts"
+import { header, pattern, ranges, type Request } from "../../harness/requests.ts"
+import type { Piece } from "../../harness/ring.ts"
+import { F, IOERR, OK, T, UNSUPP } from "../../harness/words.ts"
 
 const SECTORS = 64
 
 function pair(options: ConstructorParameters<typeof FakeDisk>[0] = {}, blk: VirtioBlkOptions = {}, legacy = false): { disk: FakeDisk; guest: RingGuest } {
   const disk = new FakeDisk({ size: 512 * SECTORS, ...options })
   disk.cache.set(pattern(0, Math.floor(disk.size / 512)))
-  return { disk, guest: new RingGuest({ backing: disk.backing, disk: blk, legacy }) }
+  return { disk, guest: new RingGuest({ backing: disk, disk: blk, legacy }) }
 }
 
 describe("reads and writes", () => {

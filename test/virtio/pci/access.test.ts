@@ -3,8 +3,10 @@ import { beforeEach, describe, expect, it } from "vitest"
 import { MemoryBacking } from "../../../src/backing/memory.ts"
 import { findBlockDevices, BlockDriver } from "../../../src/vmm/driver/block/driver.ts"
 import { Machine } from "../../../src/vmm/machine.ts"
-import { CAP, COMMON, LEGACY, ModernGuest, PciGuest, type Structure, UP, VERSION_1, type Width } from "../../harness/guest.ts"
-import { IN, Ring, UNTOUCHED } from "../../harness/ring.ts"
+import { PciGuest, type Structure, type Width } from "../../harness/pci.ts"
+import { ModernGuest } from "../../harness/registers.ts"
+import { Ring } from "../../harness/ring.ts"
+import { CAP, COMMON, LEGACY, T, UNTOUCHED, UP, VERSION_1 } from "../../harness/words.ts"
 
 const SECTOR = 512
 
@@ -52,7 +54,7 @@ describe("the window in configuration space", () => {
     for (const [offset, address] of [[COMMON.queueDesc, ring.desc], [COMMON.queueDriver, ring.avail], [COMMON.queueDevice, ring.used]] as const) write(guest.common, offset, 4, address)
     write(guest.common, COMMON.queueEnable, 2, 1)
     write(guest.common, COMMON.status, 1, UP)
-    const request = ring.request(IN, 3, SECTOR)
+    const request = ring.request(T.IN, 3, SECTOR)
     write(guest.notify, 0, 2, 0)
     expect([ring.status(request), guest.interrupted]).toEqual([0, true])
     expect(read(guest.isr, 0, 1)).toBe(1)
@@ -68,7 +70,7 @@ describe("the window in configuration space", () => {
 
   it("PCI-33 only touching the data acts: neither aiming, nor reading and writing elsewhere in configuration space", () => {
     guest.start([ring])
-    ring.request(IN, 3, SECTOR)
+    ring.request(T.IN, 3, SECTOR)
     guest.kick()
     aim(guest.isr.bar, guest.isr.offset, 1)
     for (let at = 0; at < 0x100; at += 4) if (at !== window.at + 16) guest.config(at, 4)
@@ -93,7 +95,7 @@ describe("the window in configuration space", () => {
     ["an offset that is no multiple of the length", 4, 0x0fff, 2],
   ])("PCI-33 %s: nothing happens, and the data stay what they are", (_, bar, offset, length) => {
     guest.start([ring])
-    ring.request(IN, 3, SECTOR)
+    ring.request(T.IN, 3, SECTOR)
     guest.kick()
     aim(guest.common.bar, 0x2000, 4)
     guest.config(window.at + 16, 4)
@@ -126,7 +128,7 @@ describe("BARs", () => {
       guest.setConfig(0x14 + 4 * bar, 4, Math.floor(address / 2 ** 32))
       expect(guest.barAddress(bar).address).toBe(address)
       expect([vm.mmioRead(before + COMMON.status, 1), vm.mmioRead(address + COMMON.status, 1)]).toEqual([0xff, UP])
-      const request = ring.request(IN, 3, SECTOR)
+      const request = ring.request(T.IN, 3, SECTOR)
       guest.kick()
       expect([ring.status(request), guest.readIsr()]).toEqual([0, 1])
     }
@@ -139,7 +141,7 @@ describe("BARs", () => {
     expect([guest.status, legacy.read(LEGACY.status, 1)]).toEqual([UP, 0xff])
     guest.command = 5
     expect([guest.status, legacy.read(LEGACY.status, 1)]).toEqual([0xff, UP])
-    const request = ring.request(IN, 3, SECTOR)
+    const request = ring.request(T.IN, 3, SECTOR)
     guest.kick()
     expect(ring.status(request)).toBe(UNTOUCHED)
     legacy.write(LEGACY.queueNotify, 2, 0)
@@ -152,14 +154,14 @@ describe("bus mastering", () => {
     guest.command = 3
     guest.negotiate(VERSION_1)
     guest.enable(0, ring)
-    const request = ring.request(IN, 3, SECTOR)
+    const request = ring.request(T.IN, 3, SECTOR)
     guest.status = UP
     guest.kick()
     expect([ring.usedIdx, ring.status(request), guest.interrupted, guest.status]).toEqual([0, UNTOUCHED, false, UP])
     guest.command = 7
     expect([ring.usedIdx, ring.status(request), guest.interrupted]).toEqual([1, 0, true])
     guest.command = 3
-    const second = ring.request(IN, 3, SECTOR, 1)
+    const second = ring.request(T.IN, 3, SECTOR, 1)
     guest.kick()
     expect([ring.usedIdx, ring.status(second)]).toEqual([1, UNTOUCHED])
     guest.command = 7

@@ -1,8 +1,9 @@
 /** How a virtio function interrupts ([VIRTIO] 4.1.4.5, 4.1.5.1, 4.1.5.3, 4.1.5.4): ISR and INTx, MSI-X vectors, lines that are shared. */
 import { beforeEach, describe, expect, it } from "vitest"
 import { type AttachedDisk, Machine } from "../../../src/vmm/machine.ts"
-import { BIT, COMMON, LegacyGuest, mask, ModernGuest, NO_VECTOR, VERSION_1 } from "../../harness/guest.ts"
-import { FLUSH, Ring } from "../../harness/ring.ts"
+import { LegacyGuest, ModernGuest } from "../../harness/registers.ts"
+import { Ring } from "../../harness/ring.ts"
+import { COMMON, F, mask, NO_VECTOR, T, VERSION_1 } from "../../harness/words.ts"
 
 const SECTOR = 512
 /** What vectors 0, 1 and 2 send; 1 and 2 are the queues' where the test maps them so. */
@@ -21,7 +22,7 @@ beforeEach(() => {
   disk = attach()
   guest = new ModernGuest(vm, disk.slot)
   rings = [new Ring(vm), new Ring(vm, { base: 0x2_0000, buffers: 0x8_0000 })]
-  guest.start(rings, VERSION_1 | mask(BIT.MQ))
+  guest.start(rings, VERSION_1 | mask(F.MQ))
 })
 
 function attach(slot?: number): AttachedDisk {
@@ -32,7 +33,7 @@ function attach(slot?: number): AttachedDisk {
 
 /** A request that causes an interrupt of its queue. */
 function traffic(queue = 0, from = guest): void {
-  rings[queue]?.request(FLUSH, 0, 0)
+  rings[queue]?.request(T.FLUSH, 0, 0)
   from.kick(queue)
 }
 
@@ -88,7 +89,7 @@ describe("INTx", () => {
     const ring = new Ring(vm, { base: 0x3_0000, buffers: 0xc_0000 })
     other.start([ring])
     traffic()
-    ring.request(FLUSH, 0, 0)
+    ring.request(T.FLUSH, 0, 0)
     other.kick()
     expect([guest.interrupted, guest.interruptStatus, other.interruptStatus]).toEqual([true, true, true])
     expect(guest.readIsr()).toBe(1)
@@ -98,7 +99,7 @@ describe("INTx", () => {
     expect(guest.interrupted).toBe(true)
     expect(other.readIsr()).toBe(1)
     expect(guest.interrupted).toBe(false)
-    ring.request(FLUSH, 0, 0)
+    ring.request(T.FLUSH, 0, 0)
     other.kick()
     vm.detachDisk(other.slot)
     expect(guest.interrupted).toBe(false)
@@ -186,7 +187,7 @@ describe("MSI-X", () => {
       legacy.io.write(offset, 2, vector)
       expect(legacy.io.read(offset, 2)).toBe(vector)
     }
-    ring.request(FLUSH, 0, 0)
+    ring.request(T.FLUSH, 0, 0)
     legacy.kick()
     resize()
     expect([vm.interrupts.takeMessages(), legacy.interrupted]).toEqual([[FOR_QUEUE_0, FOR_QUEUE_1], false])

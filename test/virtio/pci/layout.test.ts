@@ -2,8 +2,10 @@
 import { beforeEach, describe, expect, it } from "vitest"
 import { MemoryBacking } from "../../../src/backing/memory.ts"
 import { type AttachDiskOptions, Machine } from "../../../src/vmm/machine.ts"
-import { BIT, CAP, COMMON, LEGACY, mask, ModernGuest, NO_VECTOR, PciGuest, type Structure, UP, VERSION_1, type Width } from "../../harness/guest.ts"
-import { IN, OUT, Ring, UNTOUCHED } from "../../harness/ring.ts"
+import { PciGuest, type Structure, type Width } from "../../harness/pci.ts"
+import { ModernGuest } from "../../harness/registers.ts"
+import { Ring } from "../../harness/ring.ts"
+import { CAP, COMMON, F, LEGACY, mask, NO_VECTOR, T, UNTOUCHED, UP, VERSION_1 } from "../../harness/words.ts"
 
 const SECTOR = 512
 const VARIANTS = [
@@ -141,7 +143,7 @@ describe("common configuration", () => {
   it("PCI-13 PCI-14 PCI-15 PCI-19 each register has its place and width, and is writable or not as the specification says", () => {
     const guest = attach({ queues: 3 })
     guest.status = 0x03
-    guest.acceptWord(1, 1 + 2 ** (BIT.RING_RESET - 32))
+    guest.acceptWord(1, 1 + 2 ** (F.RING_RESET - 32))
     guest.common.write(COMMON.queueSelect, 2, 1)
     const table: readonly [keyof typeof COMMON, Width, initial: number, written: number, then: number][] = [
       ["deviceFeatureSelect", 4, 0, 0x8765_4321, 0x8765_4321],
@@ -210,7 +212,7 @@ describe("common configuration", () => {
     guest.start([ring])
     expect(guest.queueRegister(0, COMMON.queueSize, 2)).toBe(8)
     for (let round = 0; round < 20; round++) {
-      const request = ring.request(IN, 3, SECTOR)
+      const request = ring.request(T.IN, 3, SECTOR)
       guest.kick()
       expect([ring.usedIdx, ring.status(request)]).toEqual([round + 1, 0])
     }
@@ -233,7 +235,7 @@ describe("common configuration", () => {
     guest.setQueueRegister(0, COMMON.queueEnable, 2, 0)
     guest.setQueueRegister(0, COMMON.queueDesc, 4, 0x8000)
     expect([guest.queueRegister(0, COMMON.queueEnable, 2), guest.queueRegister(0, COMMON.queueDesc, 4)]).toEqual([1, ring.desc])
-    const request = ring.request(IN, 3, SECTOR)
+    const request = ring.request(T.IN, 3, SECTOR)
     guest.kick()
     expect(ring.status(request)).toBe(0)
     guest.status = 0
@@ -280,11 +282,11 @@ describe("the other structures", () => {
   it("PCI-20 PCI-22 each queue has its own address to kick: the offset times the multiplier, whatever the value", () => {
     const guest = attach({ queues: 5 })
     const rings = [3, 4].map((queue) => new Ring(vm, { base: 0x1_0000 * (queue - 2), buffers: 0x4_0000 * (queue - 2) }))
-    guest.negotiate(VERSION_1 | mask(BIT.MQ))
+    guest.negotiate(VERSION_1 | mask(F.MQ))
     for (const [index, ring] of rings.entries()) guest.enable(3 + index, ring)
     guest.status = UP
     expect([guest.multiplier, guest.queueRegister(3, COMMON.queueNotifyOff, 2)]).toEqual([4, 3])
-    const requests = rings.map((ring) => ring.request(IN, 3, SECTOR))
+    const requests = rings.map((ring) => ring.request(T.IN, 3, SECTOR))
     const statuses = (): number[] => rings.map((ring, index) => ring.status(requests[index] ?? { head: 0, header: 0, data: 0, statusAt: 0 }))
     guest.notify.write(4 * 4 + 1, 2, 4)
     guest.notify.write(3 * 4 + 2, 2, 3)
@@ -298,9 +300,9 @@ describe("the other structures", () => {
   it("PCI-21 PCI-22 with a multiplier of 0 all queues share an address, and the value tells which", () => {
     const guest = attach({ queues: 2, modernBar: "io" })
     const rings = [new Ring(vm), new Ring(vm, { base: 0x2_0000, buffers: 0x8_0000 })]
-    guest.start(rings, VERSION_1 | mask(BIT.MQ))
+    guest.start(rings, VERSION_1 | mask(F.MQ))
     expect([guest.multiplier, guest.queueRegister(1, COMMON.queueNotifyOff, 2)]).toEqual([0, 0])
-    for (const ring of rings) ring.request(OUT, 3, SECTOR)
+    for (const ring of rings) ring.request(T.OUT, 3, SECTOR)
     guest.notify.write(0, 2, 1)
     expect(rings.map(({ usedIdx }) => usedIdx)).toEqual([0, 1])
     guest.notify.write(0, 2, 0)

@@ -3,8 +3,10 @@ import { beforeEach, describe, expect, it } from "vitest"
 import { MemoryBacking } from "../../../src/backing/memory.ts"
 import { Machine } from "../../../src/vmm/machine.ts"
 import { BlockDriver, findBlockDevices } from "../../../src/vmm/driver/block/driver.ts"
-import { BIT, COMMON, LEGACY, LegacyGuest, mask, ModernGuest, NO_VECTOR, UP, type Width } from "../../harness/guest.ts"
-import { IN, NEXT, OUT, Ring, UNTOUCHED, WRITE } from "../../harness/ring.ts"
+import type { Width } from "../../harness/pci.ts"
+import { LegacyGuest, ModernGuest } from "../../harness/registers.ts"
+import { Ring } from "../../harness/ring.ts"
+import { COMMON, F, LEGACY, mask, NEXT, NO_VECTOR, T, UNTOUCHED, UP, WRITE } from "../../harness/words.ts"
 
 const SECTOR = 512
 const CAPACITY = 2048 + 1
@@ -25,7 +27,7 @@ beforeEach(() => {
 
 /** A read of sector 3; returns its status byte. */
 function read(with_: LegacyGuest | ModernGuest = guest, rings = ring): number {
-  const request = rings.request(IN, 3, SECTOR)
+  const request = rings.request(T.IN, 3, SECTOR)
   with_.kick()
   if (rings.status(request) === 0) expect(rings.data(request, SECTOR)).toEqual(new Uint8Array(SECTOR).fill(0x5a))
   return rings.status(request)
@@ -40,8 +42,8 @@ describe("registers", () => {
       guest.status = status
       expect([guest.status, modern.status]).toEqual([status, status])
     }
-    guest.io.write(LEGACY.driverFeatures, 4, 2 ** BIT.FLUSH)
-    expect(modern.accepted).toBe(mask(BIT.FLUSH))
+    guest.io.write(LEGACY.driverFeatures, 4, 2 ** F.FLUSH)
+    expect(modern.accepted).toBe(mask(F.FLUSH))
     guest.place(1, 0x40)
     expect([modern.queueRegister(1, COMMON.queueEnable, 2), modern.queueRegister(1, COMMON.queueDesc, 4)]).toEqual([1, 0x4_0000])
     modern.status = 0
@@ -108,7 +110,7 @@ describe("registers", () => {
     const second = new Ring(vm, { size: 256, base: 0x10_0000, buffers: 0x18_0000 })
     guest.start(ring)
     guest.place(1, second.desc / 4096)
-    const [first, other] = [ring.request(IN, 3, SECTOR), second.request(IN, 3, SECTOR)]
+    const [first, other] = [ring.request(T.IN, 3, SECTOR), second.request(T.IN, 3, SECTOR)]
     guest.kick(1)
     expect([ring.status(first), second.status(other), guest.interrupted]).toEqual([UNTOUCHED, 0, true])
     expect([guest.readIsr(), guest.interrupted, guest.readIsr()]).toEqual([1, false, 0])
@@ -132,7 +134,7 @@ describe("registers", () => {
 describe("a driver without VERSION_1", () => {
   it("LEG-06 only bits 0 to 31 can be accepted, also after a modern session had more", () => {
     const modern = new ModernGuest(vm, slot)
-    modern.start([new Ring(vm, { base: 0x2_0000 })], mask(BIT.RING_RESET, BIT.EVENT_IDX))
+    modern.start([new Ring(vm, { base: 0x2_0000 })], mask(F.RING_RESET, F.EVENT_IDX))
     expect(modern.accepted >> 32n).not.toBe(0n)
     guest.start(ring, 0xffff_ffff)
     expect(modern.accepted).toBe(0xffff_ffffn)
@@ -150,7 +152,7 @@ describe("a driver without VERSION_1", () => {
     expect(guest.interrupted).toBe(true)
     guest.readIsr()
     // Accepted with the ring in use already.
-    guest.io.write(LEGACY.driverFeatures, 4, 2 ** BIT.EVENT_IDX)
+    guest.io.write(LEGACY.driverFeatures, 4, 2 ** F.EVENT_IDX)
     ring.usedEvent = 5
     expect([read(), guest.interrupted]).toEqual([0, false])
     expect(guest.status).toBe(0x03)
@@ -195,9 +197,9 @@ describe("a driver without VERSION_1", () => {
     legacy.status = 0x03
     legacy.place(0, base / 4096)
     // One descriptor is all that fits into the smallest ring: header, data and status are in an indirect table.
-    legacy.io.write(LEGACY.driverFeatures, 4, 2 ** BIT.INDIRECT_DESC)
+    legacy.io.write(LEGACY.driverFeatures, 4, 2 ** F.INDIRECT_DESC)
     const table = new Ring(big, { size: 4, base: 0x8000, buffers: 0x2_0000 })
-    const request = table.prepare(IN, 3, SECTOR)
+    const request = table.prepare(T.IN, 3, SECTOR)
     table.describe(0, table.desc, 48, 4, 0, base)
     const { ram } = table
     for (let index = 0; index < 3; index++) {
@@ -212,7 +214,7 @@ describe("a driver without VERSION_1", () => {
 
   it("LEG-15 the layout of drivers without ANY_LAYOUT: a header of 16 bytes, data, one byte of status, each in a descriptor of its own", () => {
     guest.start(ring)
-    const request = ring.request(OUT, 9, 3 * SECTOR)
+    const request = ring.request(T.OUT, 9, 3 * SECTOR)
     vm.ram.fill(0x77, request.data, request.data + 3 * SECTOR)
     guest.kick()
     expect([ring.status(request), ring.usedEntry(0)]).toEqual([0, { id: 0, length: 1 }])
@@ -222,8 +224,8 @@ describe("a driver without VERSION_1", () => {
   })
 
   it("LEG-16 the status is the last writable byte, also in one descriptor with the data; the used length is right here, too", () => {
-    guest.start(ring, 2 ** BIT.ANY_LAYOUT)
-    const request = ring.prepare(IN, 3, SECTOR)
+    guest.start(ring, 2 ** F.ANY_LAYOUT)
+    const request = ring.prepare(T.IN, 3, SECTOR)
     ring.describe(1, request.data, SECTOR + 1, WRITE)
     vm.ram[request.data + SECTOR] = UNTOUCHED
     ring.publish(0)
@@ -231,7 +233,7 @@ describe("a driver without VERSION_1", () => {
     expect([vm.ram[request.data + SECTOR], ring.usedEntry(0), ring.status(request)]).toEqual([0, { id: 0, length: SECTOR + 1 }, UNTOUCHED])
     expect(ring.data(request, SECTOR)).toEqual(new Uint8Array(SECTOR).fill(0x5a))
     // A read that fails has written its status only.
-    ring.prepare(IN, CAPACITY, SECTOR)
+    ring.prepare(T.IN, CAPACITY, SECTOR)
     ring.describe(1, request.data, SECTOR + 1, WRITE)
     ring.publish(0)
     guest.kick()
@@ -278,7 +280,7 @@ describe("one driver after another", () => {
 
   it("LEG-17 a modern BIOS that hands over without a reset of its own: the legacy system's reset is enough, and the other way round", () => {
     const modern = new ModernGuest(vm, slot)
-    modern.start([new Ring(vm, { size: 8, base: 0x2_0000 }).clear()], mask(BIT.EVENT_IDX))
+    modern.start([new Ring(vm, { size: 8, base: 0x2_0000 }).clear()], mask(F.EVENT_IDX))
     modern.programVector(1, { address: 0xfee0_0000, data: 0x33 })
     modern.setQueueRegister(0, COMMON.queueVector, 2, 1)
     expect(modern.queueRegister(0, COMMON.queueSize, 2)).toBe(8)

@@ -2,7 +2,10 @@
 import { describe, expect, it } from "vitest"
 import { MemoryBacking } from "../../../src/backing/memory.ts"
 import { expectBroken, expectSound } from "../../harness/expect-broken.ts"
-import { F, header, INDIRECT, NEEDS_RESET, NEXT, OK, pattern, type Piece, RingGuest, type RingGuestOptions, T, UNTOUCHED, WRITE } from "../../harness/ring-guest.ts"
+import { RingGuest, type RingGuestOptions } from "../../harness/guest.ts"
+import { header, pattern } from "../../harness/requests.ts"
+import type { Piece } from "../../harness/ring.ts"
+import { F, INDIRECT, NEEDS_RESET, NEXT, OK, T, UNTOUCHED, WRITE } from "../../harness/words.ts"
 
 const RAM = 4 << 20
 
@@ -208,12 +211,12 @@ describe("rings that cannot be", () => {
     for (const jump of [9, 10, 0x7fff, 0x8000, 0xffff]) {
       const one = guest()
       one.chain(one.place({ type: T.FLUSH }).pieces)
-      one.setU16(one.ring.avail + 2, jump)
+      one.data.setUint16(one.ring.avail + 2, jump, true)
       expectBroken(one, /available index/)
     }
     const late = guest()
     for (let count = 0; count < 5; count++) expect(late.read(0, 1).status).toBe(OK)
-    late.setU16(late.ring.avail + 2, 4)
+    late.ring.availIdx = 4
     expectBroken(late, /available index 4 is 65535 ahead of 5/)
   })
 
@@ -231,17 +234,17 @@ describe("rings that cannot be", () => {
     for (const wrong of bad) {
       const one = guest()
       for (const status of [0, 1, 3]) one.status = status
-      one.acceptFeatures(1n << BigInt(F.VERSION_1))
+      one.registers.accept(1n << BigInt(F.VERSION_1))
       one.status = 0x0b
-      one.setCommon(0x16, 2, 0)
-      one.setCommon(0x18, 2, 8)
-      one.setCommon(0x10, 2, 0)
+      one.modern.common.write(0x16, 2, 0)
+      one.modern.common.write(0x18, 2, 8)
+      one.modern.common.write(0x10, 2, 0)
       const place = { ...good, ...wrong }
       for (const [register, address] of [[0x20, place.desc], [0x28, place.avail], [0x30, place.used]] as const) {
-        one.setCommon(register, 4, address % 2 ** 32)
-        one.setCommon(register + 4, 4, Math.floor(address / 2 ** 32))
+        one.modern.common.write(register, 4, address % 2 ** 32)
+        one.modern.common.write(register + 4, 4, Math.floor(address / 2 ** 32))
       }
-      one.setCommon(0x1c, 2, 1)
+      one.modern.common.write(0x1c, 2, 1)
       one.irqs()
       one.status = 0x0f
       one.kick()
@@ -261,7 +264,7 @@ describe("rings that cannot be", () => {
     one.kick()
     expect(one.takeUsed()).toHaveLength(1)
     expect(one.bytes(status, 1)).toEqual(Uint8Array.of(OK))
-    expect(one.u16(avail + 2)).toBe(0xffff)
+    expect(one.data.getUint16(avail + 2, true)).toBe(0xffff)
     expect(one.status & NEEDS_RESET).toBe(NEEDS_RESET)
     expect(one.disk.device.brokenBy?.message).toMatch(/available index 65535/)
     expectSound(one)
@@ -309,9 +312,9 @@ describe("rings that cannot be", () => {
       one.publish([write(one)])
       one.kick()
       expect(one.status & NEEDS_RESET).toBe(NEEDS_RESET)
-      one.setCommon(0x16, 2, 0)
-      one.setCommon(0x3a, 2, 1)
-      expect([one.common(0x3a, 2), one.common(0x1c, 2)]).toEqual([0, 0])
+      one.modern.common.write(0x16, 2, 0)
+      one.modern.common.write(0x3a, 2, 1)
+      expect([one.modern.common.read(0x3a, 2), one.modern.common.read(0x1c, 2)]).toEqual([0, 0])
       expectSound(one)
     }
   })

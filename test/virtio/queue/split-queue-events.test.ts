@@ -4,7 +4,9 @@ import { MemoryBacking } from "../../../src/backing/memory.ts"
 import { needsEvent } from "../../../src/virtio/queue/split-queue.ts"
 import { Rng, seedFromEnvironment } from "../../support/rng.ts"
 import { FakeDisk, settled } from "../../harness/fake-disk.ts"
-import { F, OK, pattern, RingGuest, type RingGuestOptions, T, UNTOUCHED } from "../../harness/ring-guest.ts"
+import { RingGuest, type RingGuestOptions } from "../../harness/guest.ts"
+import { pattern } from "../../harness/requests.ts"
+import { F, OK, T, UNTOUCHED } from "../../harness/words.ts"
 
 function guest(options: Partial<RingGuestOptions> = {}): RingGuest {
   return new RingGuest({ backing: new MemoryBacking({ size: 1 << 20 }), machine: { ramSize: 4 << 20 }, ...options })
@@ -31,12 +33,12 @@ describe("used buffer notifications", () => {
     const one = guest({ features: [F.INDIRECT_DESC] })
     const head = flushChain(one)
     for (const [flags, irqs] of [[0, 1], [1, 0], [0, 1], [1, 0], [0, 1]] as const) {
-      one.setAvailFlags(flags)
+      one.ring.availFlags = flags
       batch(one, head, 3)
       expect(one.queueIrqs()).toBe(irqs)
     }
     // Only bit 0 says no.
-    one.setAvailFlags(0xfffe)
+    one.ring.availFlags = 0xfffe
     batch(one, head, 1)
     expect(one.queueIrqs()).toBe(1)
   })
@@ -46,8 +48,8 @@ describe("used buffer notifications", () => {
     const head = flushChain(one)
     for (const event of [0, 1, 2, 3, 0x7fff, 0x8000, 0xffff]) {
       for (const flags of [0, 1]) {
-        one.setUsedEvent(event)
-        one.setAvailFlags(flags)
+        one.ring.usedEvent = event
+        one.ring.availFlags = flags
         batch(one, head, 1)
         expect(one.queueIrqs()).toBe(1 - flags)
       }
@@ -59,7 +61,7 @@ describe("used buffer notifications", () => {
     const head = flushChain(one)
     const interrupted: number[] = []
     for (let done = 0; done < 65536 + 512; done++) {
-      one.setAvailFlags(done % 2)
+      one.ring.availFlags = done % 2
       batch(one, head, 1)
       if (one.queueIrqs() > 0) interrupted.push(done + 1)
     }
@@ -76,7 +78,7 @@ describe("used buffer notifications", () => {
       const now = (old + count) % 65536
       // Near the batch, where the rule has its edges; and anywhere.
       const event = rng.chance(0.9) ? (rng.pick([old, now]) + rng.between(-3, 3) + 65536) % 65536 : rng.below(65536)
-      one.setUsedEvent(event)
+      one.ring.usedEvent = event
       batch(one, head, count)
       const expected = passes(event, old, now)
       if (one.queueIrqs() !== (expected ? 1 : 0)) throw new Error(`used_event ${event}, from ${old} to ${now}: expected ${expected ? "an interrupt" : "none"}`)
@@ -108,22 +110,22 @@ describe("used buffer notifications", () => {
 
   it("a legacy driver with NOTIFY_ON_EMPTY hears of an empty ring, though it wants no interrupts; and not while requests are in flight", async () => {
     const disk = new FakeDisk()
-    const one = new RingGuest({ backing: disk.backing, legacy: true, features: [F.NOTIFY_ON_EMPTY, F.INDIRECT_DESC] })
-    one.setAvailFlags(1)
-    one.readIsr()
+    const one = new RingGuest({ backing: disk, legacy: true, features: [F.NOTIFY_ON_EMPTY, F.INDIRECT_DESC] })
+    one.ring.availFlags = 1
+    one.registers.readIsr()
     const placed = one.place({ type: T.IN, in: 512 })
     batch(one, one.chain(placed.pieces), 1)
-    expect(one.readIsr()).toBe(1)
+    expect(one.registers.readIsr()).toBe(1)
     disk.waits = ({ name }) => name === "read"
     one.publish([one.chain(placed.pieces), one.chain(placed.pieces)])
     one.publish([one.chain(one.place({ type: T.FLUSH }).pieces)])
     one.kick()
-    expect([one.takeUsed().length, one.readIsr()]).toEqual([2, 0])
+    expect([one.takeUsed().length, one.registers.readIsr()]).toEqual([2, 0])
     disk.next().finish()
     await settled()
     disk.waiting.splice(0).forEach((waiting) => waiting.finish())
     await settled()
-    expect(one.readIsr()).toBe(1)
+    expect(one.registers.readIsr()).toBe(1)
   })
 })
 
@@ -134,8 +136,8 @@ describe("available buffer notifications", () => {
       const head = flushChain(one)
       for (let done = 0; done < 10; done++) {
         batch(one, head, 1 + done)
-        expect(one.usedFlags()).toBe(0)
-        expect(one.availEvent()).toBe(features.length === 2 ? one.ring.idx : 0)
+        expect(one.ring.usedFlags).toBe(0)
+        expect(one.ring.availEvent).toBe(features.length === 2 ? one.ring.availIdx : 0)
       }
     }
   })
@@ -146,13 +148,13 @@ describe("available buffer notifications", () => {
     const head = flushChain(one)
     let kicks = 0
     for (let round = 0; round < 20_000; round++) {
-      const old = one.ring.idx
+      const old = one.ring.availIdx
       one.publish(Array.from({ length: rng.between(1, 8) }, () => head))
-      if (passes(one.availEvent(), old, one.ring.idx)) {
+      if (passes(one.ring.availEvent, old, one.ring.availIdx)) {
         kicks++
         one.kick()
       }
-      if (one.usedIdx() !== one.ring.idx) throw new Error(`round ${round}: used.idx ${one.usedIdx()}, avail.idx ${one.ring.idx}, avail_event ${one.availEvent()}`)
+      if (one.usedIdx() !== one.ring.availIdx) throw new Error(`round ${round}: used.idx ${one.usedIdx()}, avail.idx ${one.ring.availIdx}, avail_event ${one.ring.availEvent}`)
     }
     expect(kicks).toBe(20_000)
   })
@@ -172,7 +174,7 @@ describe("available buffer notifications", () => {
       }) as typeof Atomics.store)
       batch(one, head, 1)
       vi.restoreAllMocks()
-      expect([one.ring.idx, one.usedIdx(), one.availEvent()]).toEqual([4, 4, 4])
+      expect([one.ring.availIdx, one.usedIdx(), one.ring.availEvent]).toEqual([4, 4, 4])
     })
 
     it("VQ-29 VQ-24 and a buffer published while the device makes its decision about the interrupt", () => {
@@ -188,7 +190,7 @@ describe("available buffer notifications", () => {
         }) as typeof Atomics.store)
         batch(one, head, 1)
         vi.restoreAllMocks()
-        expect([one.ring.idx, one.usedIdx()]).toEqual([4, 4])
+        expect([one.ring.availIdx, one.usedIdx()]).toEqual([4, 4])
       }
     })
 
@@ -196,7 +198,7 @@ describe("available buffer notifications", () => {
       for (const features of [[F.INDIRECT_DESC], [F.INDIRECT_DESC, F.EVENT_IDX]]) {
         const trace: string[] = []
         const disk = new FakeDisk()
-        const one = new RingGuest({ backing: disk.backing, features })
+        const one = new RingGuest({ backing: disk, features })
         const first = one.place({ type: T.IN, sector: 1, in: 512 })
         const second = one.place({ type: T.IN, sector: 2000, in: 512 })
         const heads = [one.chain(first.pieces), one.chain(second.pieces)]
@@ -264,7 +266,7 @@ describe("a queue that is reset", () => {
   it("VQ-32 waits for what is in flight, returns none of it, interrupts for none of it, and starts anew with another size and place", async () => {
     const disk = new FakeDisk()
     disk.cache.set(pattern(0, 4))
-    const one = new RingGuest({ backing: disk.backing, features: [F.RING_RESET, F.INDIRECT_DESC], ringSize: 16 })
+    const one = new RingGuest({ backing: disk, features: [F.RING_RESET, F.INDIRECT_DESC], ringSize: 16 })
     expect(one.read(0, 1).status).toBe(OK)
     disk.waits = ({ name }) => name === "read"
     const placed = [0, 2, 900].map((sector) => one.place({ type: T.IN, sector, in: 512 }))
@@ -272,30 +274,30 @@ describe("a queue that is reset", () => {
     one.kick()
     expect(disk.waiting).toHaveLength(3)
     one.irqs()
-    one.setCommon(0x16, 2, 0)
-    one.setCommon(0x3a, 2, 1)
-    expect(one.common(0x3a, 2)).toBe(1)
+    one.modern.common.write(0x16, 2, 0)
+    one.modern.common.write(0x3a, 2, 1)
+    expect(one.modern.common.read(0x3a, 2)).toBe(1)
     // Neither kicks nor registers reach it meanwhile.
     one.kick()
-    one.setCommon(0x18, 2, 4)
-    expect(one.common(0x18, 2)).toBe(16)
+    one.modern.common.write(0x18, 2, 4)
+    expect(one.modern.common.read(0x18, 2)).toBe(16)
     const { used, size, avail } = one.ring
     const rings = one.bytes(used, 6 + 8 * size)
     disk.next().finish()
     disk.next().fail(new Error("too late to matter"))
     await settled()
-    expect(one.common(0x3a, 2)).toBe(1)
+    expect(one.modern.common.read(0x3a, 2)).toBe(1)
     disk.next().finish()
     await settled()
-    expect([one.common(0x3a, 2), one.common(0x1c, 2), one.common(0x18, 2)]).toEqual([0, 0, 256])
-    expect([one.common(0x20, 4), one.common(0x28, 4), one.common(0x30, 4), one.common(0x1a, 2)]).toEqual([0, 0, 0, 0xffff])
+    expect([one.modern.common.read(0x3a, 2), one.modern.common.read(0x1c, 2), one.modern.common.read(0x18, 2)]).toEqual([0, 0, 256])
+    expect([one.modern.common.read(0x20, 4), one.modern.common.read(0x28, 4), one.modern.common.read(0x30, 4), one.modern.common.read(0x1a, 2)]).toEqual([0, 0, 0, 0xffff])
     expect([one.bytes(used, 6 + 8 * size), one.irqs()]).toEqual([rings, []])
     expect(placed.map(({ status }) => one.bytes(status, 1)[0])).toEqual([UNTOUCHED, UNTOUCHED, UNTOUCHED])
     // The memory is the driver's again.
     one.fill(avail, 16, 0xff)
     disk.waits = () => false
     one.ring = one.openRing(0, 4)
-    expect([one.common(0x1c, 2), one.common(0x3a, 2), one.common(0x18, 2)]).toEqual([1, 0, 4])
+    expect([one.modern.common.read(0x1c, 2), one.modern.common.read(0x3a, 2), one.modern.common.read(0x18, 2)]).toEqual([1, 0, 4])
     one.irqs()
     expect(one.read(1, 1)).toEqual({ status: OK, length: 513, data: pattern(1, 1) })
     expect([one.usedIdx(), one.queueIrqs(), one.status]).toEqual([1, 1, 0x0f])
@@ -303,20 +305,20 @@ describe("a queue that is reset", () => {
 
   it("VQ-32 other queues go on meanwhile", async () => {
     const disk = new FakeDisk()
-    const one = new RingGuest({ backing: disk.backing, features: [F.RING_RESET, F.MQ], queues: 2, disk: { queues: 2 } })
+    const one = new RingGuest({ backing: disk, features: [F.RING_RESET, F.MQ], queues: 2, disk: { queues: 2 } })
     const [first, second] = one.rings
     if (first === undefined || second === undefined) throw new Error("no rings")
     disk.waits = ({ offset }) => offset === 0
     one.publish([one.chain(one.place({ type: T.IN, sector: 0, in: 512 }).pieces, {}, first)], first)
     one.kick(first)
-    one.setCommon(0x16, 2, 0)
-    one.setCommon(0x3a, 2, 1)
+    one.modern.common.write(0x16, 2, 0)
+    one.modern.common.write(0x3a, 2, 1)
     expect(one.run({ type: T.IN, sector: 1, in: 512 }, {}, second).status).toBe(OK)
-    one.setCommon(0x16, 2, 0)
-    expect(one.common(0x3a, 2)).toBe(1)
+    one.modern.common.write(0x16, 2, 0)
+    expect(one.modern.common.read(0x3a, 2)).toBe(1)
     disk.next().finish()
     await settled()
-    expect(one.common(0x3a, 2)).toBe(0)
+    expect(one.modern.common.read(0x3a, 2)).toBe(0)
     expect(one.run({ type: T.IN, sector: 1, in: 512 }, {}, second).status).toBe(OK)
   })
 })

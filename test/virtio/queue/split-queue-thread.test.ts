@@ -2,7 +2,8 @@
 import { Worker } from "node:worker_threads"
 import { describe, expect, it } from "vitest"
 import { MemoryBacking } from "../../../src/backing/memory.ts"
-import { F, RingGuest } from "../../harness/ring-guest.ts"
+import { RingGuest } from "../../harness/guest.ts"
+import { F } from "../../harness/words.ts"
 
 const REQUESTS = 20_000
 

@@ -2,7 +2,10 @@
 import { describe, expect, it } from "vitest"
 import { MemoryBacking } from "../../../src/backing/memory.ts"
 import { Rng, seedFromEnvironment } from "../../support/rng.ts"
-import { F, header, IOERR, NEXT, OK, pattern, type Piece, ranges, RingGuest, type RingGuestOptions, T, UNTOUCHED, WRITE } from "../../harness/ring-guest.ts"
+import { RingGuest, type RingGuestOptions } from "../../harness/guest.ts"
+import { header, pattern, ranges } from "../../harness/requests.ts"
+import type { Piece } from "../../harness/ring.ts"
+import { F, IOERR, NEXT, OK, T, UNTOUCHED, WRITE } from "../../harness/words.ts"
 
 const SECTORS = 2048
 const CONTENT = pattern(0, SECTORS)
@@ -45,11 +48,11 @@ describe("the parts of a split ring", () => {
     const beyond = at(ramSize - 72)
     beyond.status = 0
     for (const status of [1, 3]) beyond.status = status
-    beyond.acceptFeatures(1n << 32n)
+    beyond.registers.accept(1n << 32n)
     beyond.status = 0x0b
-    beyond.setCommon(0x18, 2, 8)
-    for (const [register, address] of [[0x20, 0x1_0000], [0x28, 0x2_0000], [0x30, ramSize - used + 2]] as const) beyond.setCommon(register, 4, address)
-    beyond.setCommon(0x1c, 2, 1)
+    beyond.modern.common.write(0x18, 2, 8)
+    for (const [register, address] of [[0x20, 0x1_0000], [0x28, 0x2_0000], [0x30, ramSize - used + 2]] as const) beyond.modern.common.write(register, 4, address)
+    beyond.modern.common.write(0x1c, 2, 1)
     beyond.status = 0x0f
     beyond.kick()
     expect(beyond.disk.device.brokenBy?.message).toMatch(/used ring/)
@@ -90,7 +93,7 @@ describe("the parts of a split ring", () => {
 
   it("VQ-03 VQ-28 avail_event lies behind the used ring, and used_event behind the available one", () => {
     const one = guest({ ringSize: 4, features: [F.EVENT_IDX, F.INDIRECT_DESC], place: { desc: 0x2000, avail: 0x3000, used: 0x4000 } })
-    one.setUsedEvent(1)
+    one.ring.usedEvent = 1
     expect(one.read(0, 1, { indirect: true }).status).toBe(OK)
     expect([one.queueIrqs(), one.bytes(0x4000 + 4 + 8 * 4, 2)]).toEqual([0, Uint8Array.of(1, 0)])
     one.store(0x3000 + 4 + 2 * 4, Uint8Array.of(1, 0))
@@ -105,7 +108,7 @@ describe("the parts of a split ring", () => {
     for (let done = 1; done <= 70_000; done++) {
       one.publish([0])
       one.kick()
-      if (one.usedIdx() !== done % 65536 || one.usedElement(done - 1).length !== 513) throw new Error(`request ${done}: used.idx is ${one.usedIdx()}`)
+      if (one.usedIdx() !== done % 65536 || one.ring.usedEntry(done - 1).length !== 513) throw new Error(`request ${done}: used.idx is ${one.usedIdx()}`)
       one.data.setUint32(one.ring.used + 4 + 8 * ((done - 1) % 4) + 4, 0xbad, true)
     }
     expect(one.usedIdx()).toBe(70_000 % 65536)
@@ -361,7 +364,7 @@ describe("chains", () => {
     const one = guest({ disk: { queues: 3 } })
     const before = one.machine.ram.slice()
     for (let count = 0; count < 1000; count++) one.kick()
-    for (const index of [1, 2, 3, 4, 200]) one.kick({ ...one.ring, index })
+    for (const index of [1, 2, 3, 4, 200]) one.modern.notify.write(index * one.modern.multiplier, 2, index)
     expect(Buffer.compare(one.machine.ram, before)).toBe(0)
     expect([one.irqs(), one.status]).toEqual([[], 0x0f])
     expect(one.read(5, 1).status).toBe(OK)
@@ -377,7 +380,7 @@ describe("chains", () => {
     for (const bit of [F.IN_ORDER, F.NOTIFICATION_DATA, F.RING_PACKED]) {
       expect(one.offers(bit)).toBe(false)
       for (const status of [0, 1, 3]) one.status = status
-      one.acceptFeatures((1n << BigInt(F.VERSION_1)) | (1n << BigInt(bit)))
+      one.registers.accept((1n << BigInt(F.VERSION_1)) | (1n << BigInt(bit)))
       one.status = 0x0b
       expect(one.status & 0x08).toBe(0)
     }
@@ -385,7 +388,7 @@ describe("chains", () => {
     // The address of a kick says which queue it is for; what is written there is nobody's business.
     const placed = one.place({ type: T.IN, sector: 1, in: 512 })
     one.publish([one.chain(placed.pieces), one.chain(placed.pieces)])
-    one.kick({ ...one.ring })
+    one.kick()
     expect(one.takeUsed()).toHaveLength(2)
   })
 })

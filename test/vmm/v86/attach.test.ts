@@ -5,7 +5,7 @@ import { BlockDriver, findBlockDevices } from "../../../src/vmm/driver/block/dri
 import { attachToV86, type V86DiskOptions } from "../../../src/vmm/v86/attach.ts"
 import { viewOf } from "../../../src/virtio/guest-memory.ts"
 import { V86Memory, type V86Ram } from "../../../src/vmm/v86/memory.ts"
-import { promiseBacking } from "../../support/promise-backing.ts"
+import { promiseBacking } from "../../harness/fake-disk.ts"
 import { FakeV86 } from "./fake-v86.ts"
 
 const SIZE = 1 << 20
