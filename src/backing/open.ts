@@ -6,9 +6,10 @@ import { dirname, resolve } from "node:path"
 import { BackingError } from "./backing.ts"
 import type { ImageFile } from "./image-file.ts"
 import { LockedFile } from "./host/image-lock.ts"
+import { openQcow2 } from "./host/open-qcow2.ts"
 import { isQcow2 } from "./qcow2/format/header.ts"
-import { type BackingReference, openQcow2, type Qcow2Image } from "./qcow2/image.ts"
-import { repairImage } from "./qcow2/check/repair.ts"
+import type { Qcow2Image } from "./qcow2/image.ts"
+import type { BackingReference } from "./qcow2/open.ts"
 import { RawBacking } from "./raw.ts"
 import { FOREIGN_SIGNATURES } from "./signatures.ts"
 
@@ -76,7 +77,6 @@ function openInChain(path: string, place: ChainPlace): RawBacking | Qcow2Image {
     return openQcow2(file, {
       readOnly,
       openBacking: (reference) => openBackingFile(reference, { ...place, above: chain }),
-      repair: (image) => void repairImage(image, "all"),
       ...(options.cacheSize === undefined ? {} : { cacheSize: options.cacheSize }),
     })
   } catch (error) {

@@ -1,7 +1,8 @@
 /** Crash replay: runs operations on a recorded image, then builds the file as a power cut at any write may have left it, and looks at it. */
 import { BackingError } from "../../src/backing/backing.ts"
 import { checkImage } from "../../src/backing/qcow2/check/check.ts"
-import type { Qcow2Image, Qcow2Options } from "../../src/backing/qcow2/image.ts"
+import type { Qcow2Image } from "../../src/backing/qcow2/image.ts"
+import type { Qcow2Options } from "../../src/backing/qcow2/open.ts"
 import { DurableModel } from "../support/durable-model.ts"
 import { modelOf, openInMemory } from "../support/images.ts"
 import type { MemoryFile } from "../support/memory-file.ts"

@@ -1,5 +1,5 @@
 /** The images that the crash tests start from. */
-import type { BackingReference } from "../../src/backing/qcow2/image.ts"
+import type { BackingReference } from "../../src/backing/qcow2/open.ts"
 import type { BackingDisk } from "../../src/backing/qcow2/reader.ts"
 import { canDecompress } from "../../src/backing/host/inflate.ts"
 import { type GoldenImage, goldenBytes, goldenImages, sha256 } from "../support/golden.ts"

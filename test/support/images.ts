@@ -3,17 +3,18 @@ import { dirname, join, normalize } from "node:path"
 import { BackingError } from "../../src/backing/backing.ts"
 import { RawBacking } from "../../src/backing/raw.ts"
 import type { ImageFile } from "../../src/backing/image-file.ts"
-import { openQcow2, type BackingReference, type Qcow2Image, type Qcow2Options } from "../../src/backing/qcow2/image.ts"
-import { repairImage } from "../../src/backing/qcow2/check/repair.ts"
+import { openQcow2 } from "../../src/backing/host/open-qcow2.ts"
+import type { Qcow2Image } from "../../src/backing/qcow2/image.ts"
+import type { BackingReference, Qcow2Options } from "../../src/backing/qcow2/open.ts"
 import type { BackingDisk } from "../../src/backing/qcow2/reader.ts"
 import { FlatModel } from "./flat-model.ts"
 import { goldenBytes, goldenFiles } from "./golden.ts"
 import { MemoryFile } from "./memory-file.ts"
 import { Qcow2Bytes } from "./qcow2-bytes.ts"
 
-/** Opens the image in `file`; a dirty one is repaired, as `openImage` does it. */
+/** Opens the image in `file`. */
 export function openInMemory(file: ImageFile, options: Qcow2Options = {}): Qcow2Image {
-  return openQcow2(file, { repair: (dirty) => void repairImage(dirty, "all"), ...options })
+  return openQcow2(file, options)
 }
 
 /** Opens a golden image over `file`, or over a copy of it in memory; its backing files are golden images too. */

@@ -2,114 +2,33 @@
 import { BackingError, checkRange, totalLength, type VirtioBacking } from "../backing.ts"
 import type { ImageFile } from "../image-file.ts"
 import { Allocator } from "./allocator.ts"
-import { decodeText } from "./format/bytes.ts"
 import { ClusterFile } from "./cluster-file.ts"
 import { clearAutoclear, markCorrupt } from "./feature-bits.ts"
+import type { Decompressor } from "./format/compression.ts"
 import type { Geometry } from "./format/geometry.ts"
-import { announcedClusterSize, backingFormat, hasFeature, headerGeometry, parseHeader, type Qcow2Header } from "./format/header.ts"
+import { headerGeometry, type Qcow2Header } from "./format/header.ts"
 import { type MapExtent, mapExtents } from "./map-extents.ts"
 import { Mapping } from "./mapping.ts"
 import { mapMetadata } from "./metadata-regions.ts"
 import { MetadataWriter } from "./metadata-writer.ts"
 import { type BackingDisk, Reader } from "./reader.ts"
 import { Refcounts } from "./refcounts.ts"
-import { readSnapshotTable } from "./format/snapshot-table.ts"
-import { INCOMPATIBLE_BIT, LIMIT } from "./format/spec.ts"
-import { refuseCorruptForWriting, refuseUnsupported } from "./format/unsupported.ts"
 import { TableCache } from "./table-cache.ts"
 import { Writer } from "./writer.ts"
 import { Zeroing } from "./zeroing.ts"
 
-export type { MapExtent } from "./map-extents.ts"
-
-/** The backing file that an image names. */
-export interface BackingReference {
-  /** As it stands in the image: trust it no more than the image. */
-  readonly name: string
-  /** The format that the image states, if it does. */
-  readonly format: string | undefined
-  /** The image that names it. */
-  readonly imagePath: string
-}
-
-export interface Qcow2Options {
-  /** Default: as the file was opened. */
-  readonly readOnly?: boolean
-  /** Opens the backing file, which the image then owns and closes. An image that names one is refused without this. */
-  readonly openBacking?: (reference: BackingReference) => BackingDisk
-  /** Repairs a dirty image that is opened for writing. Without it such an image is refused. */
-  readonly repair?: (file: ImageFile) => void
-  /** Bytes of memory for cached L2 tables and refcount blocks. Default 32 MiB. */
-  readonly cacheSize?: number
-}
-
-const DEFAULT_CACHE_SIZE = 32 * 1024 * 1024
 /** Refcount blocks cover four times as much as L2 tables of the same size (at 16 bits), and only allocation needs them. */
 const REFCOUNT_CACHE_SHARE = 1 / 4
 
-/** Reads and checks the header of a qcow2 file. Reads at most one cluster. */
-export function readHeader(file: ImageFile): Qcow2Header {
-  const start = new Uint8Array(LIMIT.BACKING_FILE_NAME_BYTES)
-  const clusterSize = announcedClusterSize(start.subarray(0, file.read(start, 0)), file.path)
-  const cluster = new Uint8Array(clusterSize)
-  return parseHeader(cluster.subarray(0, file.read(cluster, 0)), file.path)
-}
-
-/**
- * Opens the qcow2 image in `file`, and owns `file` from then on; when it throws, the caller still does. Opened for writing, a dirty image is
- * repaired, and feature bits that this program does not keep up are cleared; a refusal comes before any write (QC-LIM-06).
- */
-export function openQcow2(file: ImageFile, options: Qcow2Options = {}): Qcow2Image {
-  const readOnly = options.readOnly ?? file.readOnly
-  if (!readOnly && file.readOnly)
-    throw new BackingError("read-only", "the file is open read-only, so the image cannot be opened for writing", { path: file.path })
-  const header = readHeader(file)
-  refuseUnsupported(header, file.path)
-  if (!readOnly) refuseCorruptForWriting(header, file.path)
-  readSnapshotTable(file, header)
-  const backing = openBacking(header, options, file.path)
-  try {
-    if (readOnly || !hasFeature(header.incompatibleFeatures, INCOMPATIBLE_BIT.DIRTY))
-      return new Qcow2Image({ file, header, readOnly, backing, cacheSize: options.cacheSize })
-    repairDirty(file, options)
-    const repaired = readHeader(file)
-    return new Qcow2Image({ file, header: repaired, readOnly, backing, cacheSize: options.cacheSize })
-  } catch (error) {
-    backing?.close()
-    throw error
-  }
-}
-
-function openBacking(header: Qcow2Header, options: Qcow2Options, imagePath: string): BackingDisk | undefined {
-  if (header.backingFile === undefined) return undefined
-  const name = decodeText(header.backingFile)
-  if (options.openBacking === undefined)
-    throw new BackingError("unsupported", `it needs its backing file "${name}", which was not supplied`, { path: imagePath })
-  return options.openBacking({ name, format: backingFormat(header), imagePath })
-}
-
-/** Refcounts of a dirty image may be too low: writing would hand out clusters that are in use (QC-FEAT-04). */
-function repairDirty(file: ImageFile, options: Qcow2Options): void {
-  if (options.repair === undefined) {
-    throw new BackingError(
-      "unsupported",
-      "the image was not closed properly (dirty bit, byte 72) and has to be repaired before it is written; open it read-only, or repair it",
-      { path: file.path },
-    )
-  }
-  options.repair(file)
-  const header = readHeader(file)
-  if (hasFeature(header.incompatibleFeatures, INCOMPATIBLE_BIT.DIRTY) || hasFeature(header.incompatibleFeatures, INCOMPATIBLE_BIT.CORRUPT)) {
-    throw new BackingError("corrupt", "the image was not closed properly and could not be repaired; open it read-only", { path: file.path })
-  }
-}
-
-interface Qcow2Parts {
+/** What `openQcow2Image` has found and checked. */
+export interface Qcow2Parts {
   readonly file: ImageFile
   readonly header: Qcow2Header
   readonly readOnly: boolean
   readonly backing: BackingDisk | undefined
-  readonly cacheSize: number | undefined
+  readonly decompressor: Decompressor | undefined
+  /** Bytes. */
+  readonly cacheSize: number
 }
 
 /** The parts that only a writable image has. */
@@ -119,7 +38,7 @@ interface WritingParts {
   readonly metadataWriter: MetadataWriter
 }
 
-/** A qcow2 image as a disk; made by `openQcow2`. All calls are synchronous. What is written is on stable storage after `flush` or `close`. */
+/** A qcow2 image as a disk; made by `openQcow2Image`. All calls are synchronous. What is written is on stable storage after `flush` or `close`. */
 export class Qcow2Image implements VirtioBacking {
   /** Guest-visible bytes, exactly as the header has them. */
   readonly size: number
@@ -149,7 +68,7 @@ export class Qcow2Image implements VirtioBacking {
     this.#path = parts.file.path
     this.#file = new ClusterFile(parts.file)
     const { clusterSize } = this.geometry
-    const cacheSize = parts.cacheSize ?? DEFAULT_CACHE_SIZE
+    const { cacheSize } = parts
     const l2Cache = new TableCache(this.#file, { clusterSize, capacity: cacheSize * (1 - REFCOUNT_CACHE_SHARE) })
     const corrupt = this.#reportCorruption.bind(this)
     this.#mapping = new Mapping({
@@ -166,6 +85,7 @@ export class Qcow2Image implements VirtioBacking {
       mapping: this.#mapping,
       backing: parts.backing,
       compressionType: header.compressionType,
+      decompressor: parts.decompressor,
     })
     if (parts.readOnly) return
     const refcountCache = new TableCache(this.#file, { clusterSize, capacity: cacheSize * REFCOUNT_CACHE_SHARE })

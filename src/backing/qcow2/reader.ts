@@ -2,7 +2,7 @@
 import { BackingError } from "../backing.ts"
 import { BufferCursor, fillZero, fillZeroFrom, scatter } from "./buffers.ts"
 import type { ClusterFile } from "./cluster-file.ts"
-import { canDecompress, decompressCluster } from "../host/inflate.ts"
+import { DecompressionError, type Decompressor } from "./format/compression.ts"
 import { compressedLength, compressedOffset, L2_KIND, type L2Kind } from "./format/entries.ts"
 import type { Geometry } from "./format/geometry.ts"
 import { Extent, type Mapping } from "./mapping.ts"
@@ -22,6 +22,7 @@ export interface ReaderOptions {
   readonly mapping: Mapping
   readonly backing: BackingDisk | undefined
   readonly compressionType: number
+  readonly decompressor: Decompressor | undefined
 }
 
 /** Decompressed clusters that are kept: so many bytes, but at least one cluster. */
@@ -41,6 +42,7 @@ export class Reader {
   readonly #mapping: Mapping
   readonly #backing: BackingDisk | undefined
   readonly #compressionType: number
+  readonly #decompressor: Decompressor | undefined
   /** Latest last. */
   readonly #decompressed: Decompressed[] = []
   readonly #extent = new Extent()
@@ -52,6 +54,7 @@ export class Reader {
     this.#backing = options.backing
     this.backingEnd = Math.min(options.backing?.size ?? 0, options.geometry.size)
     this.#compressionType = options.compressionType
+    this.#decompressor = options.decompressor
   }
 
   /** Fills `buffer` from guest byte `offset`. The range is inside the clusters of the disk. */
@@ -146,13 +149,17 @@ export class Reader {
 
   #inflate(stored: Uint8Array, offset: number): Uint8Array {
     const path = this.#file.path
-    if (!canDecompress(this.#compressionType))
-      throw new BackingError("unsupported", "the image is compressed with zstd, which needs Node.js 22.15 or later", { path, offset })
+    const decompressor = this.#decompressor
+    if (decompressor === undefined)
+      throw new BackingError("unsupported", "the image has compressed clusters, and no decompressor was supplied", { path, offset })
+    const missing = decompressor.missing(this.#compressionType)
+    if (missing !== undefined) throw new BackingError("unsupported", `the image is compressed with ${missing}`, { path, offset })
     try {
-      return decompressCluster(stored, this.#geometry.clusterSize, this.#compressionType)
+      return decompressor.decompress(stored, this.#geometry.clusterSize, this.#compressionType)
     } catch (error) {
-      const reason = error instanceof Error ? error.message : String(error)
-      throw new BackingError("io", `the compressed cluster at byte ${offset} cannot be decompressed: ${reason}`, { path, offset, cause: error })
+      if (!(error instanceof DecompressionError)) throw error
+      const message = `the compressed cluster at byte ${offset} cannot be decompressed: ${error.message}`
+      throw new BackingError("io", message, { path, offset, cause: error })
     }
   }
 }

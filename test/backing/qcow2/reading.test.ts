@@ -1,7 +1,10 @@
 /** Reading qcow2 images: every kind of cluster, backing files, broken tables. */
 import { deflateRawSync } from "node:zlib"
 import { describe, expect, it } from "vitest"
-import { openQcow2 } from "../../../src/backing/qcow2/image.ts"
+import { nodeDecompressor } from "../../../src/backing/host/inflate.ts"
+import { openQcow2 } from "../../../src/backing/host/open-qcow2.ts"
+import type { Decompressor } from "../../../src/backing/qcow2/format/compression.ts"
+import { openQcow2Image } from "../../../src/backing/qcow2/open.ts"
 import { goldenBytes, goldenImages, sha256 } from "../../support/golden.ts"
 import { openGolden } from "../../support/images.ts"
 import { MemoryFile } from "../../support/memory-file.ts"
@@ -36,6 +39,34 @@ describe("reading images that QEMU made", () => {
     const file = MemoryFile.of(goldenBytes(name), { path: name })
     expect(failureOf(() => openQcow2(file)).code).toBe("unsupported")
     expect(file.changes).toBe(0)
+  })
+})
+
+describe("a decompressor is the host's affair", () => {
+  const open = (decompressor?: Decompressor) =>
+    openQcow2Image(MemoryFile.of(goldenBytes("zlib-512.qcow2"), { readOnly: true }), decompressor === undefined ? {} : { decompressor })
+
+  it("without one, a compressed cluster says so, and everything else is read", () => {
+    const image = open()
+    for (const { kind, offset, length } of image.map(0, image.size)) {
+      if (kind === "compressed") expect(failureOf(() => contentOf(image, offset, length))).toMatchObject({ code: "unsupported", message: expect.stringContaining("no decompressor") })
+      else contentOf(image, offset, length)
+    }
+  })
+
+  it("one that is not ready is asked again, and what it throws reaches the caller as it is", () => {
+    const notYet = new Error("not loaded")
+    let ready = false
+    const image = open({
+      missing: () => undefined,
+      decompress(stored, clusterSize, type) {
+        if (!ready) throw notYet
+        return nodeDecompressor.decompress(stored, clusterSize, type)
+      },
+    })
+    expect(() => contentOf(image)).toThrow(notYet)
+    ready = true
+    expect(sha256(contentOf(image))).toBe(goldenImages.find(({ file }) => file === "zlib-512.qcow2")?.sha256)
   })
 })
 

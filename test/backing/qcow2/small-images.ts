@@ -1,7 +1,9 @@
 /** Small images in memory for the tests of this directory. */
 import { BackingError } from "../../../src/backing/backing.ts"
 import { createQcow2, type CreateQcow2Options } from "../../../src/backing/qcow2/create.ts"
-import { openQcow2, type Qcow2Image, type Qcow2Options } from "../../../src/backing/qcow2/image.ts"
+import { openQcow2 } from "../../../src/backing/host/open-qcow2.ts"
+import type { Qcow2Image } from "../../../src/backing/qcow2/image.ts"
+import type { Qcow2Options } from "../../../src/backing/qcow2/open.ts"
 import { RawBacking } from "../../../src/backing/raw.ts"
 import { MemoryFile } from "../../support/memory-file.ts"
 import { Qcow2Bytes } from "../../support/qcow2-bytes.ts"

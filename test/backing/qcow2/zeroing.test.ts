@@ -1,7 +1,7 @@
 /** Discard and zeroes in qcow2 images. */
 import { describe, expect, it } from "vitest"
 import { checkImage } from "../../../src/backing/qcow2/check/check.ts"
-import { openQcow2 } from "../../../src/backing/qcow2/image.ts"
+import { openQcow2 } from "../../../src/backing/host/open-qcow2.ts"
 import { goldenBytes } from "../../support/golden.ts"
 import { Qcow2Bytes } from "../../support/qcow2-bytes.ts"
 import { contentOf, COPIED, fileOf, filled, isZero, newImage, newOverlay, withImage, ZERO } from "./small-images.ts"

@@ -5,7 +5,7 @@ import { getU64, viewOf } from "../format/bytes.ts"
 import { featureName, findExtension } from "../format/extensions.ts"
 import type { Geometry } from "../format/geometry.ts"
 import { hasFeature, headerGeometry, type Qcow2Header } from "../format/header.ts"
-import { readHeader } from "../image.ts"
+import { readHeader } from "../format/parse-header.ts"
 import { AUTOCLEAR_BIT, EXTENSION_TYPE, HEADER_FIELD, INCOMPATIBLE_BIT } from "../format/spec.ts"
 
 /** A run of bytes in the image file. */

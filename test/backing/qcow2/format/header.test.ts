@@ -2,7 +2,8 @@
 import { describe, expect, it } from "vitest"
 import { BackingError } from "../../../../src/backing/backing.ts"
 import { parseExtensions, serialiseExtensions } from "../../../../src/backing/qcow2/format/extensions.ts"
-import { backingFormat, parseHeader, type Qcow2Header, serialiseHeader } from "../../../../src/backing/qcow2/format/header.ts"
+import { backingFormat, type Qcow2Header, serialiseHeader } from "../../../../src/backing/qcow2/format/header.ts"
+import { parseHeader } from "../../../../src/backing/qcow2/format/parse-header.ts"
 import { refuseCorruptForWriting, refuseUnsupported } from "../../../../src/backing/qcow2/format/unsupported.ts"
 
 const PATH = "disk.qcow2"

@@ -1,0 +1,77 @@
+/** Opens a qcow2 image: everything that can refuse it comes before the first write (QC-LIM-06). Repairs a dirty image that is opened for writing. */
+import { BackingError } from "../backing.ts"
+import type { ImageFile } from "../image-file.ts"
+import { repairImage } from "./check/repair.ts"
+import { decodeText } from "./format/bytes.ts"
+import type { Decompressor } from "./format/compression.ts"
+import { backingFormat, hasFeature, type Qcow2Header } from "./format/header.ts"
+import { readHeader } from "./format/parse-header.ts"
+import { readSnapshotTable } from "./format/snapshot-table.ts"
+import { INCOMPATIBLE_BIT } from "./format/spec.ts"
+import { refuseCorruptForWriting, refuseUnsupported } from "./format/unsupported.ts"
+import { Qcow2Image } from "./image.ts"
+import type { BackingDisk } from "./reader.ts"
+
+/** The backing file that an image names. */
+export interface BackingReference {
+  /** As it stands in the image: trust it no more than the image. */
+  readonly name: string
+  /** The format that the image states, if it does. */
+  readonly format: string | undefined
+  /** The image that names it. */
+  readonly imagePath: string
+}
+
+export interface Qcow2Options {
+  /** Default: as the file was opened. */
+  readonly readOnly?: boolean
+  /** Opens the backing file, which the image then owns and closes. Without this, an image that names one is refused. */
+  readonly openBacking?: (reference: BackingReference) => BackingDisk
+  /** Reads compressed clusters. Without one, reading such a cluster fails with `unsupported`. */
+  readonly decompressor?: Decompressor
+  /** Bytes of memory for cached L2 tables and refcount blocks. Default 32 MiB. */
+  readonly cacheSize?: number
+}
+
+const DEFAULT_CACHE_SIZE = 32 * 1024 * 1024
+
+/**
+ * Opens the image in `file` and owns `file` from then on; when it throws, the caller still does. Opening for writing repairs a dirty image
+ * (QC-FEAT-04) and clears the autoclear bits (QC-FEAT-03).
+ * @throws BackingError `invalid-format`, `unsupported`, `corrupt`, or what the file and the backing file throw
+ */
+export function openQcow2Image(file: ImageFile, options: Qcow2Options = {}): Qcow2Image {
+  const readOnly = options.readOnly ?? file.readOnly
+  if (!readOnly && file.readOnly)
+    throw new BackingError("read-only", "the file is open read-only, so the image cannot be opened for writing", { path: file.path })
+  const found = readHeader(file)
+  refuseUnsupported(found, file.path)
+  if (!readOnly) refuseCorruptForWriting(found, file.path)
+  readSnapshotTable(file, found)
+  const backing = openBacking(found, options, file.path)
+  try {
+    const header = !readOnly && hasFeature(found.incompatibleFeatures, INCOMPATIBLE_BIT.DIRTY) ? repairDirty(file) : found
+    const { decompressor, cacheSize = DEFAULT_CACHE_SIZE } = options
+    return new Qcow2Image({ file, header, readOnly, backing, decompressor, cacheSize })
+  } catch (error) {
+    backing?.close()
+    throw error
+  }
+}
+
+function openBacking(header: Qcow2Header, options: Qcow2Options, imagePath: string): BackingDisk | undefined {
+  if (header.backingFile === undefined) return undefined
+  const name = decodeText(header.backingFile)
+  if (options.openBacking === undefined)
+    throw new BackingError("unsupported", `it needs its backing file "${name}", which was not supplied`, { path: imagePath })
+  return options.openBacking({ name, format: backingFormat(header), imagePath })
+}
+
+/** Refcounts of a dirty image may be too low, and a writer would hand out clusters that are in use. Returns the repaired image's header. */
+function repairDirty(file: ImageFile): Qcow2Header {
+  repairImage(file, "all")
+  const header = readHeader(file)
+  if (hasFeature(header.incompatibleFeatures, INCOMPATIBLE_BIT.DIRTY) || hasFeature(header.incompatibleFeatures, INCOMPATIBLE_BIT.CORRUPT))
+    throw new BackingError("corrupt", "the image was not closed properly and could not be repaired; open it read-only", { path: file.path })
+  return header
+}
