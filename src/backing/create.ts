@@ -1,6 +1,7 @@
 /** Makes new disk images by path, as `qemu-img create` does. */
 import { BackingError } from "./backing.ts"
-import { HostFile, removeHostFile } from "./host/host-file.ts"
+import { removeHostFile } from "./host/host-file.ts"
+import { LockedFile } from "./host/image-lock.ts"
 import type { ImageFile } from "./image-file.ts"
 import { backingPath, type ImageFormat, openImage } from "./open.ts"
 import { type CreateQcow2Options, createQcow2 } from "./qcow2/create.ts"
@@ -25,8 +26,9 @@ export function createImage(path: string, options: CreateImageOptions): void {
 }
 
 function writeNew(path: string, write: (file: ImageFile) => void): void {
-  const file = new HostFile(path, { create: true })
+  const file = new LockedFile(path, { create: true })
   try {
+    file.claim()
     write(file)
     file.sync()
     file.close()

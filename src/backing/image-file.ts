@@ -1,6 +1,12 @@
 /** ImageFile: the few file operations that disk images need. Formats are written against it alone, so that they also run over memory, a recorder or a browser's files. */
 
 /**
+ * What keeps other programs from opening an image while it is open. "qemu": locks that QEMU and openings of ours respect. "flock": a lock of flock(2),
+ * which openings of ours respect, and QEMU does not. "none": nothing.
+ */
+export type ImageLock = "qemu" | "flock" | "none"
+
+/**
  * Positional, synchronous file access. Offsets and lengths are bytes; offsets are safe integers >= 0 (the caller has checked).
  * Errors are `BackingError`s. One owner, no cursor.
  */
@@ -8,6 +14,8 @@ export interface ImageFile {
   /** The file's name, for messages and for resolving names relative to it. */
   readonly path: string
   readonly readOnly: boolean
+  /** Left out: "none". */
+  readonly lock?: ImageLock
   /** Current size of the file. */
   size(): number
   /** Fills `buffer` from `offset`. Returns the bytes read: fewer than `buffer.length` only where the file ends. */

@@ -1,6 +1,6 @@
 /** RawBacking: a file whose bytes are the disk's bytes. */
 import { BackingError, checkRange, totalLength, type VirtioBacking } from "./backing.ts"
-import type { ImageFile } from "./image-file.ts"
+import type { ImageFile, ImageLock } from "./image-file.ts"
 import { FOREIGN_SIGNATURES, QCOW_SIGNATURE } from "./signatures.ts"
 
 export interface RawBackingOptions {
@@ -56,6 +56,11 @@ export class RawBacking implements VirtioBacking {
   /** The file's name. */
   get path(): string {
     return this.#file.path
+  }
+
+  /** What keeps other programs from opening the image. */
+  get lock(): ImageLock {
+    return this.#file.lock ?? "none"
   }
 
   /** Takes over the file's present size, after somebody has grown or cut it; then tell the device (`capacityChanged`). */

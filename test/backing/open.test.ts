@@ -1,14 +1,11 @@
 /** openImage: formats, backing files by path, locks, and what is refused. */
-import { spawn } from "node:child_process"
 import { linkSync, readFileSync, statSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { describe, expect, it } from "vitest"
 import { createImage } from "../../src/backing/create.ts"
-import { findForeignLock } from "../../src/backing/host/image-lock.ts"
 import { openImage, type OpenImageOptions } from "../../src/backing/open.ts"
 import { Qcow2Image } from "../../src/backing/qcow2/image.ts"
 import { RawBacking } from "../../src/backing/raw.ts"
-import { itWithQemu, qemuImg } from "../support/qemu.ts"
 import { temporaryDirectory } from "../support/temporary.ts"
 import { failureOf, filled } from "./qcow2/small-images.ts"
 
@@ -167,41 +164,5 @@ describe("openImage: two openings of one image", () => {
     createImage(join(directory, "top"), { backing: "base", backingFormat: "raw" })
     using(join(directory, "top"), {}, () => expect(failureOf(() => openImage(join(directory, "base"))).code).toBe("busy"))
     using(join(directory, "base"), {}, () => expect(failureOf(() => openImage(join(directory, "top"))).code).toBe("busy"))
-  })
-
-  // What qemu-io leaves in /proc/locks while it holds an image, writable and read-only (seen with QEMU 7.2).
-  const WRITER =
-    "1: OFDLCK ADVISORY  READ -1 fe:00:42 203 203\n2: OFDLCK ADVISORY  READ -1 fe:00:42 201 201\n3: OFDLCK ADVISORY  READ -1 fe:00:42 103 103\n4: OFDLCK ADVISORY  READ -1 fe:00:42 100 101\n"
-  const READER = "1: OFDLCK ADVISORY  READ -1 fe:00:42 203 203\n2: OFDLCK ADVISORY  READ -1 fe:00:42 201 201\n3: OFDLCK ADVISORY  READ -1 fe:00:42 100 100\n"
-  it.each<[string, string, boolean, number | undefined]>([
-    ["QEMU writes, we would write", WRITER, false, -1],
-    ["QEMU writes, we would read", WRITER, true, -1],
-    ["QEMU reads, we would write", READER, false, -1],
-    ["QEMU reads, we would read", READER, true, undefined],
-    ["another file", WRITER.replaceAll(":42 ", ":43 "), false, undefined],
-    ["somebody waits for a lock", "1: -> OFDLCK ADVISORY WRITE -1 fe:00:42 0 EOF\n", false, undefined],
-    ["a whole-file lock for writing", "7: POSIX  ADVISORY  WRITE 1234 fe:00:42 0 EOF\n", true, 1234],
-    ["a whole-file lock for reading, we would write", "7: FLOCK  ADVISORY  READ 1234 fe:00:42 0 EOF\n", false, 1234],
-    ["a whole-file lock for reading, we would read", "7: FLOCK  ADVISORY  READ 1234 fe:00:42 0 EOF\n", true, undefined],
-    ["an empty list", "", false, undefined],
-  ])("locks of other processes: %s", (_, list, readOnly, expected) => {
-    expect(findForeignLock(list, "fe:00:42", { readOnly })).toBe(expected)
-  })
-
-  itWithQemu("an image that QEMU has open is refused as QEMU would refuse it, and opens when QEMU is gone", async () => {
-    const path = join(temporaryDirectory(), "disk.qcow2")
-    qemuImg("create", "-q", "-f", "qcow2", path, "1M")
-    for (const words of [[path], ["-r", path]]) {
-      const qemu = spawn("qemu-io", words, { stdio: ["pipe", "pipe", "ignore"] })
-      await new Promise((resolve) => qemu.stdout.once("data", resolve))
-      const error = failureOf(() => openImage(path))
-      expect([error.code, error.message]).toEqual(["busy", expect.stringContaining("locked")])
-      if (words.length === 1) expect(failureOf(() => openImage(path, { readOnly: true })).code).toBe("busy")
-      else using(path, { readOnly: true }, () => {})
-      const gone = new Promise((resolve) => qemu.once("exit", resolve))
-      qemu.stdin.end()
-      await gone
-      using(path, {}, () => {})
-    }
   })
 })

@@ -1,6 +1,6 @@
 /** HostFile: an ImageFile over a regular file of the host, by node:fs. What the host reports becomes a BackingError. */
 import { spawnSync } from "node:child_process"
-import { closeSync, constants, fdatasyncSync, fstatSync, ftruncateSync, openSync, readFileSync, readSync, readvSync, unlinkSync, writeSync, writevSync } from "node:fs"
+import { closeSync, constants, fdatasyncSync, fstatSync, ftruncateSync, openSync, readSync, readvSync, unlinkSync, writeSync, writevSync } from "node:fs"
 import { BackingError, type BackingErrorCode, totalLength } from "../backing.ts"
 import type { ImageFile } from "../image-file.ts"
 
@@ -197,6 +197,12 @@ export class HostFile implements ImageFile {
     }
   }
 
+  /** For what only a child process can do with the open file. */
+  protected get descriptor(): number {
+    this.#checkOpen()
+    return this.#fd
+  }
+
   #checkOpen(): void {
     if (this.#fd < 0) throw new BackingError("closed", "the image is closed", { path: this.path })
   }
@@ -214,15 +220,6 @@ function fileIdentity(device: bigint, inode: bigint): string {
   const minor = (device & 0xffn) | ((device >> 12n) & ~0xffn)
   const hex = (number: bigint): string => number.toString(16).padStart(2, "0")
   return `${hex(major)}:${hex(minor)}:${inode}`
-}
-
-/** The locks that all processes hold on files, as Linux lists them in /proc/locks; empty where there is no such list. */
-export function hostLocks(): string {
-  try {
-    return readFileSync("/proc/locks", "latin1")
-  } catch {
-    return ""
-  }
 }
 
 /** Removes a file that was made in vain. */

@@ -1,6 +1,6 @@
 /** Qcow2Image: a qcow2 file as a disk. Opens it, wires the parts, and keeps the rules that hold for all of them: bounds, read-only, corrupt, closed. */
 import { BackingError, checkRange, totalLength, type VirtioBacking } from "../backing.ts"
-import type { ImageFile } from "../image-file.ts"
+import type { ImageFile, ImageLock } from "../image-file.ts"
 import { Allocator } from "./allocator.ts"
 import { ClusterFile } from "./cluster-file.ts"
 import { clearAutoclear, markCorrupt } from "./feature-bits.ts"
@@ -48,6 +48,8 @@ export class Qcow2Image implements VirtioBacking {
   readonly header: Qcow2Header
   readonly geometry: Geometry
   readonly backing: BackingDisk | undefined
+  /** What keeps other programs from opening the image. Its backing files have locks of their own. */
+  readonly lock: ImageLock
   readonly #path: string
   readonly #file: ClusterFile
   readonly #mapping: Mapping
@@ -65,6 +67,7 @@ export class Qcow2Image implements VirtioBacking {
     this.readOnly = parts.readOnly
     this.discardGranularity = this.geometry.clusterSize
     this.backing = parts.backing
+    this.lock = parts.file.lock ?? "none"
     this.#path = parts.file.path
     this.#file = new ClusterFile(parts.file)
     const { clusterSize } = this.geometry

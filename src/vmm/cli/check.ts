@@ -52,7 +52,7 @@ function repairFile(path: string, mode: "leaks" | "all"): CheckResult {
   const file = new LockedFile(path)
   try {
     refuseRaw(file)
-    file.claim({ ignoreLocks: false })
+    file.claim()
     return repairImage(file, mode)
   } finally {
     file.close()
