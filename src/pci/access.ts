@@ -6,7 +6,7 @@
 /** Bytes moved by one port, memory or configuration access. */
 export type AccessWidth = 1 | 2 | 4
 
-/** What a read of `width` bytes returns where nothing answers: every bit set ([PCI] 3.2.2.3.4, master abort). */
+/** What a read of `width` bytes returns where nothing answers: every bit set ([PCI] 6.1). */
 export function allOnes(width: AccessWidth): number {
   return width === 1 ? 0xff : width === 2 ? 0xffff : 0xffff_ffff
 }

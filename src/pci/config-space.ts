@@ -2,7 +2,7 @@
  * ConfigSpace: the 256 bytes of configuration space of a PCI function, as storage: every bit is read-only, writable, or cleared by
  * writing 1. What a register means is its owner's business (function.ts); nothing here has a side effect.
  *
- * [PCI] here and in the whole folder = PCI Local Bus Specification, revision 3.0.
+ * test/spec/README.md names the revisions of [PCI] and [PCIe].
  */
 import type { AccessWidth } from "./access.ts"
 

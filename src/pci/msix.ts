@@ -96,7 +96,7 @@ export class Msix {
     else this.#fire(vector)
   }
 
-  /** The event behind a pending message is gone: it is not sent any more ([PCI] 6.8.3.4). Without `vector`: all of them. */
+  /** The event behind a pending message is gone: it is not sent any more ([PCI] 6.8.3.5). Without `vector`: all of them. */
   clearPending(vector?: number): void {
     if (vector === undefined) this.#pending.fill(0)
     else if (vector < this.vectors) this.#setPending(vector, false)

@@ -410,7 +410,7 @@ export abstract class VirtioDevice {
   }
 
   /**
-   * [VIRTIO] 2.5.1, configuration atomicity value. It moves when it is read after a change, not with each change: 256 changes
+   * [VIRTIO] 4.1.4.3.1, config_generation. It moves when it is read after a change, not with each change: 256 changes
    * between two reads would bring an eight-bit counter back to where it was.
    */
   readConfigGeneration(): number {

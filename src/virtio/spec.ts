@@ -1,7 +1,6 @@
 /**
- * Constants of the virtio specification that do not belong to one device type, one object for each table, in its spelling.
- *
- * [VIRTIO] = OASIS "Virtual I/O Device (VIRTIO) Version 1.3", csd01; section numbers in this folder are those of that text.
+ * Constants of [VIRTIO] that do not belong to one device type, one object for each table, in its spelling. test/spec/README.md names
+ * the revision of [VIRTIO] and of every other source that comments cite.
  */
 
 /** [VIRTIO] 2.1 "Device Status Field". */

@@ -6,7 +6,7 @@ import { composed, msixFunction, testFunction, WIDTHS } from "./test-function.ts
 
 const SEED = seedFromEnvironment(0x50c1)
 
-/** What software may change of a type 0 header with BARs of 64 bytes I/O, 4 KiB memory and 16 KiB 64-bit memory, [PCI] 3.0 chapter 6, by offset of the dword. */
+/** What software may change of a type 0 header with BARs of 64 bytes I/O, 4 KiB memory and 16 KiB 64-bit memory, [PCI] chapter 6, by offset of the dword. */
 const HEADER_WRITABLE: Readonly<Record<number, number>> = {
   0x04: 0x0000_0547, // Command: I/O, memory, master, parity response, SERR, interrupt disable
   0x0c: 0x0000_ffff, // cache line size, latency timer

@@ -1,4 +1,4 @@
-/** Decompresses clusters with node:zlib: raw deflate and zstd streams. [QCOW2] "Compressed clusters" */
+/** Decompresses clusters with node:zlib: raw deflate and zstd streams. [QCOW2] "Cluster mapping" */
 import * as zlib from "node:zlib"
 import { viewOf } from "../qcow2/format/bytes.ts"
 import { DecompressionError, type Decompressor } from "../qcow2/format/compression.ts"

@@ -1,4 +1,4 @@
-/** Constants of the block device, [VIRTIO] 5.2 (the version that ../spec.ts names), one object for each table, in its spelling. */
+/** Constants of the block device, [VIRTIO] 5.2, one object for each table, in its spelling. */
 
 /** [VIRTIO] 5.2: the device type. */
 export const VIRTIO_ID_BLOCK = 2
@@ -18,10 +18,10 @@ export const VIRTIO_BLK_F = {
   WRITE_ZEROES: 14,
 } as const
 
-/** [VIRTIO] 5.2.6: request types. */
+/** [VIRTIO] 5.2.6: request types; 5.2.6.3 for FLUSH_OUT. */
 export const VIRTIO_BLK_T = { IN: 0, OUT: 1, FLUSH: 4, FLUSH_OUT: 5, GET_ID: 8, DISCARD: 11, WRITE_ZEROES: 13 } as const
 
-/** [VIRTIO] 5.2.6.4: bit 31 of a legacy request's type, which this device never offers and therefore ignores. */
+/** [VIRTIO] 5.2.6.3: bit 31 of a legacy request's type, which this device never offers and therefore ignores. */
 export const VIRTIO_BLK_T_BARRIER = 0x8000_0000
 
 /** [VIRTIO] 5.2.6: the status byte. */

@@ -85,7 +85,7 @@ export class LegacyRegisters {
   }
 
   /**
-   * Places the whole ring at a page, and starts the queue; page 0 stops it ([VIRTIO] 4.1.5.1.3.1). While requests of the old ring still
+   * Places the whole ring at a page ([VIRTIO] 4.1.5.1.3.1), and starts the queue; page 0 stops it (LEG-09). While requests of the old ring still
    * wait for the backing the old page goes on to be read, and a new one is not taken.
    */
   #setPageNumber(page: number): void {

@@ -33,7 +33,7 @@ export interface RingFeatures {
 /** [VIRTIO] 2.7.5.3.1 asks drivers for no more descriptors in a chain than the queue size. Like QEMU, we take 1024 in any queue. */
 const CHAIN_LIMIT = 1024
 
-/** "The total length of [a chain] must not exceed 2^32 bytes" ([VIRTIO] 2.7.4). */
+/** A chain describes at most this many bytes ([VIRTIO] 2.7.5.2). */
 const MAX_CHAIN_LENGTH = 2 ** 32
 
 export class SplitQueue {
@@ -244,7 +244,7 @@ export class SplitQueue {
     return needsEvent(Atomics.load(this.#usedEvent, 0), now, old)
   }
 
-  /** Asks for a kick with the next chain. Returns true when one has come in meanwhile, which the driver may not kick for ([VIRTIO] 2.7.10). */
+  /** Asks for a kick with the next chain. Returns true when one has come in meanwhile, which the driver may not kick for ([VIRTIO] 2.7.10.2). */
   enableKicks(): boolean {
     if (!this.features.eventIdx) return this.#lastAvail !== this.#availIdx || this.#lookForMore()
     Atomics.store(this.#availEvent, 0, this.#lastAvail)
@@ -273,7 +273,7 @@ const LITTLE_ENDIAN_HOST = new Uint8Array(Uint16Array.of(1).buffer)[0] === 1
 const EMPTY = new DataView(new ArrayBuffer(0))
 
 /**
- * [VIRTIO] 2.7.10, `vring_need_event`: has the index passed `event` on its way from `old` to `now`? All modulo 2^16: the
+ * [VIRTIO] 2.7.7.2, `virtq_need_event` in its appendix A: has the index passed `event` on its way from `old` to `now`? All modulo 2^16: the
  * distances are compared, not the indices.
  */
 export function needsEvent(event: number, now: number, old: number): boolean {

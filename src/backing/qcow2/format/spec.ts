@@ -1,6 +1,7 @@
 /**
  * Constants of the qcow2 format, one object for each table of its description.
- * [QCOW2] = docs/interop/qcow2.txt of QEMU 7.2. Bit positions are counted from the least significant bit of a 64-bit word; every number in a file is big-endian.
+ * test/spec/README.md names the revision of [QCOW2]. Bit 0 is the least significant bit of a 64-bit word; every number in a file is
+ * big-endian.
  * Masks come in two halves (HI: bits 32-63, LO: bits 0-31), because numbers here are doubles and never bit-operated beyond 32 bits.
  */
 

@@ -1,7 +1,6 @@
 /**
- * Constants of PCI that a driver needs, typed from the sources, not shared with the device.
- * [PCI] = PCI Local Bus Specification 3.0; chapter 6 is configuration space, 6.8.2 is MSI-X. [PCIe] = PCI Express Base
- * Specification, 7.2.2: enhanced configuration access (ECAM).
+ * Constants of PCI that a driver needs, typed from [PCI] and [PCIe] (test/spec/README.md names their revisions) and not shared with the
+ * device.
  */
 
 /** Configuration mechanism #1, [PCI] 3.2.2.3.2. */

@@ -52,7 +52,7 @@ const COMMON_FEATURES = [
 /** What a driver may accept: bits not described, reserved, or of another transport are never accepted ([VIRTIO] 2.2.1). */
 const KNOWN: Readonly<Record<"modern" | "legacy", readonly FeatureName[]>> = {
   modern: [...COMMON_FEATURES, "VERSION_1", "NOTIFICATION_DATA", "NOTIF_CONFIG_DATA", "RING_RESET"],
-  // [VIRTIO] 6.3. BARRIER and SCSI went with the drivers that used them.
+  // [VIRTIO] 6.3. BARRIER and SCSI (5.2.3.1) went with the drivers that used them.
   legacy: [...COMMON_FEATURES, "NOTIFY_ON_EMPTY", "ANY_LAYOUT"],
 }
 

@@ -32,7 +32,7 @@ export class RingMemory {
   readonly size: number
   protected readonly ram: GuestRam
 
-  /** Throws `RangeError` when a part is misaligned or not in RAM, or parts overlap ([VIRTIO] 2.7). Does not touch memory. */
+  /** Throws `RangeError` when a part is misaligned or not in RAM, or parts overlap ([VIRTIO] 2.7, 2.7.1). Does not touch memory. */
   constructor(ram: GuestRam, layout: RingLayout) {
     checkQueueSize(layout.queueSize)
     ram.refresh()

@@ -1,6 +1,5 @@
 /**
- * Constants of virtio that a driver needs, typed from the specification, not shared with the device.
- * [VIRTIO] = OASIS virtio v1.4 cs01 (2026-04-08). Numbers in brackets are its sections.
+ * Constants of virtio that a driver needs, typed from [VIRTIO] (test/spec/README.md names its revision) and not shared with the device.
  */
 
 /** [VIRTIO] 4.1.2: PCI ids of a virtio device. Transitional ids go by type; 0x1001 is the block device. */
@@ -35,7 +34,7 @@ export const USED = { FLAGS: 0, INDEX: 2, RING: 4, ENTRY_SIZE: 8, ENTRY_ID: 0, E
 /** [VIRTIO] 2.7: the largest split virtqueue. */
 export const QUEUE_SIZE_MAX = 32768
 
-/** [VIRTIO] 2.7.2 and 4.1.5.1.3: legacy rings start, and their used ring starts, on a multiple of this. */
+/** [VIRTIO] 2.7.2 and 4.1.5.1.3.1: legacy rings start, and their used ring starts, on a multiple of this. */
 export const LEGACY_QUEUE_ALIGN = 4096
 
 /** [VIRTIO] 4.1.4: cfg_type of a virtio structure capability. */
