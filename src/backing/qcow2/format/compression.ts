@@ -1,6 +1,6 @@
 /** What an image needs to read compressed clusters. The host supplies it, because no JavaScript runtime has it in the language. */
 
-/** Decompresses clusters of the types in `COMPRESSION_TYPE`. [QCOW2] "Compressed clusters" */
+/** Decompresses clusters of the types in `COMPRESSION_TYPE`. [QCOW2] "Cluster mapping" */
 export interface Decompressor {
   /** What this host lacks to read clusters of `compressionType`, as a clause for a message; undefined when it can read them. */
   missing(compressionType: number): string | undefined
