@@ -3,7 +3,8 @@
  */
 
 /**
- * - `no-device`: nothing there, or not what was looked for
+ * - `no-device`: there is no device, or it is not the one looked for
+ * - `gone`: the device was unplugged while it was in use, or the machine, or somebody else, reset it; `reset()` starts it anew if it is there
  * - `unsupported`: the device lacks what was asked of it, or the feature was not negotiated
  * - `features-refused`: FEATURES_OK did not stick
  * - `protocol`: the device broke a rule of the specification
@@ -12,7 +13,7 @@
  * - `timeout`: a register did not show what it must within the time allowed
  * - `no-memory`: the guest RAM given to the driver is used up
  */
-export type DriverErrorCode = "no-device" | "unsupported" | "features-refused" | "protocol" | "needs-reset" | "reset" | "timeout" | "no-memory"
+export type DriverErrorCode = "no-device" | "gone" | "unsupported" | "features-refused" | "protocol" | "needs-reset" | "reset" | "timeout" | "no-memory"
 
 /** The device, or the way to it, does not work. */
 export class DriverError extends Error {

@@ -4,7 +4,7 @@
  */
 import { BLK_CONFIG, BLK_ID_SIZE, BLK_LIFETIME_SIZE, BLK_RANGE, SECTOR_SIZE } from "./spec.ts"
 import type { BlockIdentity } from "./config.ts"
-import { BlockEngine } from "./engine.ts"
+import { BlockEngine, type BlockEngineOptions } from "./engine.ts"
 import type { BlockFraming } from "./framing.ts"
 import { encodeRanges, type SectorRange, splitRanges } from "./ranges.ts"
 import { type BlockReply, type BlockRequest, BlockSender, type RequestOptions } from "./sender.ts"
@@ -14,12 +14,10 @@ import { hasFeature } from "../virtio/features.ts"
 import { enumeratePci, type EnumerateOptions, type PciDevice } from "../pci/device.ts"
 import type { Platform } from "../platform.ts"
 import type { IndirectTable, Segment } from "../virtio/split-ring.ts"
-import type { VirtioDriver, VirtioDriverOptions } from "../virtio/driver.ts"
+import type { VirtioDriver } from "../virtio/driver.ts"
 import { VIRTIO_ID, VIRTIO_PCI_ID } from "../virtio/spec.ts"
 
-export interface BlockDriverOptions extends VirtioDriverOptions {
-  /** Queues to use, as far as the device has them and MQ is negotiated. Default 1. */
-  readonly queues?: number
+export interface BlockDriverOptions extends BlockEngineOptions {
   /** How requests are framed unless they say otherwise. */
   readonly framing?: BlockFraming
   /** Bytes of one read or write request, at most; longer ones are split. Default 1 MiB, or what the device takes. */

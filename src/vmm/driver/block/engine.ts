@@ -10,11 +10,16 @@ import type { PciDevice } from "../pci/device.ts"
 import { type RequestBuffer, RequestBuffers } from "./request-buffer.ts"
 import type { IndirectTable, Segment } from "../virtio/split-ring.ts"
 import { VirtioDriver, type VirtioDriverOptions } from "../virtio/driver.ts"
-import { DEVICE_STATUS } from "../virtio/spec.ts"
+import { Watch } from "./watch.ts"
+
+const DEFAULT_WATCH_INTERVAL = 50
 
 export interface BlockEngineOptions extends VirtioDriverOptions {
   /** Queues to use, as far as the device has them and MQ is negotiated. Default 1. */
   readonly queues?: number
+  /** While requests are in flight the driver looks this often whether the device is still well, and whether an interrupt was lost.
+   * Milliseconds. Default 50. */
+  readonly watchInterval?: number
 }
 
 /** A chain to send. */
@@ -37,6 +42,7 @@ export class BlockEngine {
   #failure: DriverError | undefined = new DriverError("reset", "the driver has not started the device")
   /** Chains that were in flight when the device failed. */
   #lost: Chain[] = []
+  readonly #watch: Watch
   #batches = 0
   #isPolling = false
 
@@ -49,6 +55,7 @@ export class BlockEngine {
     this.virtio = new VirtioDriver(device, events, options)
     this.buffers = new RequestBuffers(this.virtio.memory)
     this.#queueCount = options.queues ?? 1
+    this.#watch = new Watch({ interval: options.watchInterval ?? DEFAULT_WATCH_INTERVAL, look: () => this.#look() })
   }
 
   /** Number of queues in use. */
@@ -66,10 +73,15 @@ export class BlockEngine {
     return this.#identity ?? this.identify()
   }
 
-  /** Reads the configuration. */
+  /** Reads the configuration. Throws `DriverError` when the device is gone. */
   identify(): BlockIdentity {
-    this.#identity = readBlockConfig(this.virtio.transport, this.virtio.features, this.virtio.transport.offeredFeatures())
-    return this.#identity
+    const { transport, features } = this.virtio
+    const identity = readBlockConfig(transport, features, transport.offeredFeatures())
+    // Only now: a device that went away meanwhile has answered with ones.
+    if (this.#failure === undefined) this.#checkStatus()
+    if (this.#failure?.code === "gone") throw this.#failure
+    this.#identity = identity
+    return identity
   }
 
   /** Negotiates and makes the device live. Throws `DriverError`. */
@@ -134,6 +146,7 @@ export class BlockEngine {
     const queue = this.#queue(submission.queue)
     const { segments, table, buffer } = submission
     const returned = new Promise<number>((used, failed) => queue.submit({ segments, table, used, failed, ...(buffer !== undefined && { buffer }) }))
+    this.#watch.start()
     this.#push()
     return returned
   }
@@ -141,6 +154,7 @@ export class BlockEngine {
   /** Resolves with the used length of a chain that somebody else puts into the ring. */
   whenUsed(head: number, queue: number): Promise<number> {
     const owner = this.#queue(queue)
+    this.#watch.start()
     return new Promise((used, failed) => owner.expect(head, { segments: [], used, failed }))
   }
 
@@ -229,17 +243,23 @@ export class BlockEngine {
 
   /** Returns whether the device is well. */
   #checkStatus(): boolean {
-    const status = this.virtio.transport.status
-    const name = this.virtio.pci.name
-    if (status === 0xff) this.#fail(new DriverError("no-device", `${name}: nothing answers; the device is gone`))
-    else if ((status & DEVICE_STATUS.DEVICE_NEEDS_RESET) !== 0) {
-      this.#fail(new DriverError("needs-reset", `${name}: the device met an error that only a reset can cure (DEVICE_NEEDS_RESET)`))
-    }
+    const fault = this.virtio.fault()
+    if (fault !== undefined) this.#fail(fault)
     return this.#failure === undefined
+  }
+
+  /** Finds what no interrupt has told. Returns whether to look again: requests are in flight. */
+  #look(): boolean {
+    if (this.#failure !== undefined || !this.#checkStatus()) return false
+    let isLate = false
+    for (const queue of this.#queues) if (queue.isLate()) isLate = true
+    if (isLate) this.poll()
+    return this.#queues.some((queue) => queue.isBusy)
   }
 
   #fail(error: DriverError): void {
     this.#failure ??= error
+    this.#watch.stop()
     this.buffers.rejectWaiting(this.#failure)
     for (const queue of this.#queues) this.#lost.push(...queue.fail(error))
   }

@@ -29,6 +29,8 @@ export class BlockQueue {
   #waiting: Chain[] = []
   #firstWaiting = 0
   #isPaused = false
+  /** What `isLate` found last time: the index of the first used entry that nobody had taken. */
+  #untaken: number | undefined
 
   /** `isPolled`: nobody wants notifications. */
   constructor(queue: VirtioQueue, options: { readonly isPolled: boolean }) {
@@ -39,6 +41,20 @@ export class BlockQueue {
   /** Chains that wait for descriptors. */
   get waiting(): number {
     return this.#waiting.length - this.#firstWaiting
+  }
+
+  /** Chains are in flight, or wait to be. */
+  get isBusy(): boolean {
+    return this.#inFlight.size > 0 || this.waiting > 0
+  }
+
+  /** Whether the device returned something before the last call already that nobody has taken since: no interrupt told of it. */
+  isLate(): boolean {
+    const { ring } = this.queue
+    const untaken = ring.hasUsed ? ring.lastUsed : undefined
+    const isLate = untaken !== undefined && untaken === this.#untaken
+    this.#untaken = untaken
+    return isLate
   }
 
   /** Adds a chain to the ring, or to those that wait. The owner exposes the ring afterwards. */

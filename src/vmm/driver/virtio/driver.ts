@@ -15,7 +15,7 @@ import { SplitRing } from "./split-ring.ts"
 import type { RingAllocation, VirtioTransport } from "./transport.ts"
 import { virtioCapabilities } from "./capabilities.ts"
 import { type InterruptMode, VirtioInterrupts } from "./virtio-interrupts.ts"
-import { DEVICE_STATUS, NO_VECTOR, VIRTIO_PCI_CAP, VIRTIO_PCI_ID } from "./spec.ts"
+import { DEVICE_STATUS, NO_VECTOR, NOBODY, VIRTIO_PCI_CAP, VIRTIO_PCI_ID } from "./spec.ts"
 
 export interface VirtioDriverOptions {
   /** Which interface to use. Default: modern where the device has it. */
@@ -56,8 +56,6 @@ interface OpenQueue extends VirtioQueue {
 }
 
 const DEFAULT_RESET_TIMEOUT = 5000
-/** What a register reads when nothing answers. */
-const NOBODY = 0xff
 
 /** By platform and PCI address: the driver that negotiated last. Two on one device would take each other's interrupts. */
 const ownersByPlatform = new WeakMap<Platform, Map<string, VirtioDriver>>()
@@ -80,6 +78,8 @@ export class VirtioDriver {
   readonly #events: VirtioDriverEvents
   readonly #interrupts: VirtioInterrupts
   #transport: VirtioTransport
+  /** Where the BARs were when the transport was opened. */
+  #bars: string
   #queues: OpenQueue[] = []
   #features = 0n
 
@@ -93,6 +93,7 @@ export class VirtioDriver {
     this.memory = options.memory ?? RamAllocator.of(pci.platform)
     pci.enable()
     this.#transport = openTransport(pci, options)
+    this.#bars = barsOf(pci)
     this.#interrupts = new VirtioInterrupts(pci, { queues: (vector) => this.#onQueues(vector), configuration: () => this.#onConfiguration() }, options.interrupts)
   }
 
@@ -128,6 +129,7 @@ export class VirtioDriver {
     // The machine may have been reset since: then decoding is off and the BARs may be elsewhere.
     this.pci.enable()
     this.#transport = openTransport(this.pci, this.#options)
+    this.#bars = barsOf(this.pci)
     await this.resetDevice()
     this.#takeOver()
     this.setStatus(DEVICE_STATUS.ACKNOWLEDGE)
@@ -168,6 +170,18 @@ export class VirtioDriver {
     })
   }
 
+  /** Why the device that this driver started does not work any more, or undefined: it is gone, or it wants a reset. */
+  fault(): DriverError | undefined {
+    const { name } = this.pci
+    // The registers may belong to another device by now: first look whether they are still where they were.
+    if (barsOf(this.pci) !== this.#bars) return new DriverError("gone", `${name}: the device was unplugged, or its BARs have moved`)
+    const { status } = this.transport
+    if (status === NOBODY) return new DriverError("gone", `${name}: nothing answers; the device is gone`)
+    if ((status & DEVICE_STATUS.DRIVER_OK) === 0) return new DriverError("gone", `${name}: somebody else has reset the device`)
+    if ((status & DEVICE_STATUS.DEVICE_NEEDS_RESET) === 0) return undefined
+    return new DriverError("needs-reset", `${name}: the device met an error that only a reset can cure (DEVICE_NEEDS_RESET)`)
+  }
+
   /** Shows what was added to the ring to the device, and kicks it if it wants that. */
   push(queue: VirtioQueue): void {
     const before = queue.ring.exposedIndex
@@ -187,13 +201,10 @@ export class VirtioDriver {
    */
   async resetDevice(): Promise<void> {
     this.transport.status = 0
-    if (this.transport.status === NOBODY) {
-      this.#forget()
-      throw new DriverError("no-device", `${this.pci.name}: nothing answers; the device is gone`)
-    }
-    await this.#until(() => this.transport.status === 0, "the device")
+    await this.#until(() => this.transport.status === 0 || this.transport.status === NOBODY, "the device")
     // Only now: until here the device may still write to rings and buffers, and interrupts may still arrive.
     this.#forget()
+    if (this.transport.status === NOBODY) throw new DriverError("no-device", `${this.pci.name}: nothing answers; the device is gone`)
   }
 
   /**
@@ -215,7 +226,7 @@ export class VirtioDriver {
 
   /**
    * VIRTIO_F_RING_RESET: resets one queue and switches it on again with an empty ring in the same memory. What was in flight never
-   * comes back. Throws `DriverError`: "unsupported" when not negotiated, "timeout".
+   * comes back. Throws `DriverError`: "unsupported" when not negotiated, "timeout", "gone".
    */
   async resetQueue(index: number): Promise<void> {
     const queue = this.#queues[index]
@@ -223,7 +234,9 @@ export class VirtioDriver {
     if (queue === undefined) throw new RangeError(`queue ${index} is not in use`)
     if (!hasFeature(this.#features, "RING_RESET") || transport.resetQueue === undefined) throw new DriverError("unsupported", "RING_RESET is not negotiated")
     transport.resetQueue(index)
-    await this.#until(() => transport.isQueueReset?.(index) ?? true, `queue ${index}`)
+    let fault: DriverError | undefined
+    await this.#until(() => (transport.isQueueReset?.(index) ?? true) || (fault = this.fault()) !== undefined, `queue ${index}`)
+    if (fault !== undefined) throw fault
     queue.ring.clear()
     this.#switchOn(queue)
   }
@@ -282,6 +295,11 @@ export class VirtioDriver {
       await new Promise((resolve) => setTimeout(resolve, 1))
     }
   }
+}
+
+/** The addresses of a function's BARs; of one that is gone, something else than before. */
+function barsOf(pci: PciDevice): string {
+  return pci.bars().map(({ address }) => address).join()
 }
 
 function openTransport(pci: PciDevice, options: VirtioDriverOptions): VirtioTransport {

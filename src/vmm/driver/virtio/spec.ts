@@ -8,6 +8,9 @@ export const VIRTIO_PCI_ID = { VENDOR: 0x1af4, FIRST_DEVICE: 0x1000, MODERN_BASE
 /** [VIRTIO] 5: device ids. */
 export const VIRTIO_ID = { BLOCK: 2 } as const
 
+/** A byte register reads this when no device answers. */
+export const NOBODY = 0xff
+
 /** [VIRTIO] 2.1: device status. Masks. */
 export const DEVICE_STATUS = {
   ACKNOWLEDGE: 0x01,

@@ -8,7 +8,7 @@ import type { MsixTable } from "../pci/msix.ts"
 import type { PciDevice } from "../pci/device.ts"
 import { PCI_COMMAND } from "../pci/spec.ts"
 import type { VirtioTransport } from "./transport.ts"
-import { ISR } from "./spec.ts"
+import { ISR, NOBODY } from "./spec.ts"
 
 /** How the driver learns of completions: "none" means that its owner polls. */
 export type InterruptMode = "msix" | "intx" | "none"
@@ -47,7 +47,7 @@ export class VirtioInterrupts {
 
   /** Sets interrupts up for so many queues. Returns the vector of each queue; none without MSI-X. */
   connect(transport: VirtioTransport, queues: number): number[] {
-    if (this.#msix !== undefined) this.#msix.enabled = this.mode === "msix"
+    if (this.#msix !== undefined) this.#prepare(this.#msix)
     this.#pci.changeCommand(this.mode === "none" ? { set: PCI_COMMAND.INTERRUPT_DISABLE } : { clear: PCI_COMMAND.INTERRUPT_DISABLE })
     const line = this.#pci.interruptLine
     if (this.mode === "intx" && line !== undefined) this.#undo.push(this.#router.onLine(line, () => this.#onLine(transport)))
@@ -90,12 +90,24 @@ export class VirtioInterrupts {
       msix.program(vector, message)
     }
     this.checkMapping(transport.mapConfigVector(CONFIG_VECTOR), CONFIG_VECTOR)
+    msix.functionMasked = false
     return perQueue
+  }
+
+  /** Whoever had the device before may have left Function Mask and any entry set. Function Mask stays set while the table is written. */
+  #prepare(msix: MsixTable): void {
+    msix.functionMasked = this.mode === "msix"
+    msix.enabled = this.mode === "msix"
   }
 
   /** Returns whether the line was ours. Reading the ISR status lowers it. */
   #onLine(transport: VirtioTransport): boolean {
     const isr = transport.readIsr()
+    if (isr === NOBODY) {
+      // The device is gone, and the line is somebody else's. The owner finds out when it reads the status.
+      this.#events.configuration()
+      return false
+    }
     if ((isr & ISR.CONFIGURATION) !== 0) this.#events.configuration()
     if ((isr & ISR.QUEUE) !== 0) this.#events.queues(undefined)
     return (isr & (ISR.QUEUE | ISR.CONFIGURATION)) !== 0

@@ -392,7 +392,7 @@ describe("events from the device", () => {
     const blk = await BlockDriver.open(pci, { memory, interrupts: "none" })
     machine.unplug(disk.slot)
     const read = blk.read(0, 1)
-    await expect(read).rejects.toMatchObject({ code: "no-device" })
+    await expect(read).rejects.toMatchObject({ code: "gone" })
     await expect(blk.reset()).rejects.toMatchObject({ code: "no-device" })
     await blk.close()
     expect(memory.allocations).toBe(0)
