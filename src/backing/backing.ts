@@ -57,6 +57,7 @@ export type BackingErrorCode =
   | "invalid-format" // not an image of the stated format
   | "unsupported" // a valid image or call that this version does not implement
   | "not-found" // no such file
+  | "exists" // a new file's name is taken
   | "permission" // the host does not allow it
   | "busy" // in use by somebody else
   | "closed" // used after close

@@ -1,9 +1,10 @@
 /** Makes new disk images by path, as `qemu-img create` does. */
 import { BackingError } from "./backing.ts"
+import { backingPath } from "./host/backing-path.ts"
 import { removeHostFile } from "./host/host-file.ts"
 import { LockedFile } from "./host/image-lock.ts"
 import type { ImageFile } from "./image-file.ts"
-import { backingPath, type ImageFormat, openImage } from "./open.ts"
+import { type ImageFormat, openImage } from "./open.ts"
 import { type CreateQcow2Options, createQcow2 } from "./qcow2/create.ts"
 
 export interface CreateImageOptions extends Omit<CreateQcow2Options, "size"> {
@@ -43,7 +44,8 @@ function backingSize(path: string, options: CreateImageOptions): number {
   if (options.backing === undefined) throw new BackingError("invalid-argument", "a new image needs a size, or a backing file to take it from", { path })
   if (options.backingFormat === undefined)
     throw new BackingError("invalid-argument", `the format of the backing file "${options.backing}" must be given`, { path })
-  const backing = openImage(backingPath(path, options.backing), { format: options.backingFormat, readOnly: true, ignoreLocks: true })
+  const backingFile = backingPath({ name: options.backing, format: options.backingFormat, imagePath: path })
+  const backing = openImage(backingFile, { format: options.backingFormat, readOnly: true, ignoreLocks: true })
   try {
     return backing.size
   } finally {

@@ -2,6 +2,10 @@
  * How image files begin, format by format: what openImage does not take for a raw disk, and what a guest may not write over a raw
  * disk whose format was guessed.
  */
+import { BackingError } from "./backing.ts"
+import type { ImageFile } from "./image-file.ts"
+
+export type ImageFormat = "raw" | "qcow2"
 
 /** Formats that we do not read: the first bytes of a file, as Latin-1 text, and the format's name. */
 export const FOREIGN_SIGNATURES: readonly (readonly [string, string])[] = [
@@ -18,3 +22,21 @@ export const FOREIGN_SIGNATURES: readonly (readonly [string, string])[] = [
 
 /** Of qcow (whose version 1 we do not read either) and qcow2. */
 export const QCOW_SIGNATURE = "QFI\xfb"
+
+/** Enough of a file's start for every signature. */
+const PROBE_BYTES = 64
+
+/** The format that the first bytes announce. Throws `unsupported` for one that is neither raw nor qcow2. */
+export function probeFormat(file: ImageFile): ImageFormat {
+  const start = new Uint8Array(PROBE_BYTES)
+  const length = file.read(start, 0)
+  const text = String.fromCharCode(...start.subarray(0, length))
+  if (text.startsWith(QCOW_SIGNATURE)) return "qcow2"
+  const foreign = FOREIGN_SIGNATURES.find(([signature]) => text.startsWith(signature))
+  if (foreign === undefined) return "raw"
+  throw new BackingError(
+    "unsupported",
+    `it looks like a ${foreign[1]} image; convert it with qemu-img, or state the format "raw" if its content is the disk itself`,
+    { path: file.path, offset: 0 },
+  )
+}

@@ -5,7 +5,7 @@ import { describe, expect, it } from "vitest"
 import { createImage, type CreateImageOptions } from "../../src/backing/create.ts"
 import { HostFile } from "../../src/backing/host/host-file.ts"
 import { openImage } from "../../src/backing/open.ts"
-import { checkImage } from "../../src/backing/qcow2/check/check.ts"
+import { checkQcow2 } from "../../src/backing/qcow2/check/check.ts"
 import { createQcow2 } from "../../src/backing/qcow2/create.ts"
 import { MemoryFile } from "../support/memory-file.ts"
 import { Qcow2Bytes } from "../support/qcow2-bytes.ts"
@@ -33,7 +33,7 @@ describe("createImage", () => {
     const path = join(temporaryDirectory(), "disk.qcow2")
     createImage(path, options)
     const file = new HostFile(path, { readOnly: true })
-    expect(checkImage(file)).toMatchObject({ exitCode: 0, findings: [] })
+    expect(checkQcow2(file)).toMatchObject({ exitCode: 0, findings: [] })
     file.close()
     const image = openImage(path)
     const size = Math.ceil((options.size ?? 0) / 512) * 512
@@ -91,7 +91,8 @@ describe("createImage", () => {
   it("never overwrites a file, and leaves none behind when it fails", () => {
     const path = join(temporaryDirectory(), "disk.qcow2")
     writeFileSync(path, "precious")
-    expect(() => createImage(path, { size: 512 })).toThrow("exists already")
+    const { code, message } = failureOf(() => createImage(path, { size: 512 }))
+    expect([code, message]).toEqual(["exists", expect.stringContaining("exists already; choose another name")])
     expect(readFileSync(path, "utf8")).toBe("precious")
     const other = join(temporaryDirectory(), "other.qcow2")
     expect(failureOf(() => createImage(other, { size: 2 ** 50, clusterSize: 512 })).code).toBe("invalid-argument")

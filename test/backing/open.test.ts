@@ -1,11 +1,13 @@
 /** openImage: formats, backing files by path, locks, and what is refused. */
 import { linkSync, readFileSync, statSync, writeFileSync } from "node:fs"
-import { join } from "node:path"
+import { join, relative } from "node:path"
 import { describe, expect, it } from "vitest"
 import { createImage } from "../../src/backing/create.ts"
 import { openImage, type OpenImageOptions } from "../../src/backing/open.ts"
+import { createQcow2 } from "../../src/backing/qcow2/create.ts"
 import { Qcow2Image } from "../../src/backing/qcow2/image.ts"
 import { RawBacking } from "../../src/backing/raw.ts"
+import { MemoryFile } from "../support/memory-file.ts"
 import { temporaryDirectory } from "../support/temporary.ts"
 import { failureOf, filled } from "./qcow2/small-images.ts"
 
@@ -17,6 +19,12 @@ function using<T>(path: string, options: OpenImageOptions, work: (image: RawBack
   } finally {
     image.close()
   }
+}
+
+function firstByte(image: RawBacking | Qcow2Image): number | undefined {
+  const start = new Uint8Array(1)
+  image.pread(start, 0)
+  return start[0]
 }
 
 describe("openImage: the format", () => {
@@ -125,6 +133,40 @@ describe("openImage: backing files", () => {
       expect.stringMatching(/top\.qcow2: cannot open its backing file: .*middle\.qcow2: it is not a qcow2 image/),
     ])
     using(join(directory, "middle.qcow2"), { format: "raw" }, () => {})
+  })
+
+  /** An image over `name`, made without looking at it. */
+  function over(path: string, name: string): string {
+    const file = new MemoryFile()
+    createQcow2(file, { size: 4096, backing: name, backingFormat: "raw" })
+    file.save(path)
+    return path
+  }
+
+  it.each([
+    ["json:{}", "is not a file but a description for QEMU in JSON; copy its content to a file, and name that with"],
+    ["nbd://host/x", "is not a file but the address of an NBD server; copy"],
+    ["nbd+unix:///x?socket=s", "is not a file but the address of an NBD server; copy"],
+    ["https://host/x.raw", "is not a file but the address of a web server; copy"],
+    ["a:b", `is not a file but an address for QEMU's protocol "a" (as the name of a file it is written "./a:b"); copy`],
+    ["constructor:b", `is not a file but an address for QEMU's protocol "constructor"`],
+  ])("QC-BF-08 a backing file named %s is explained, and resolveBacking can say which file it is", (name, reason) => {
+    const directory = temporaryDirectory()
+    const path = over(join(directory, "top"), name)
+    writeFileSync(join(directory, "copy"), filled(4096, 7))
+    const { code, message } = failureOf(() => openImage(path))
+    expect([code, message]).toEqual(["unsupported", expect.stringContaining(`top: its backing file "${name}" ${reason}`)])
+    using(path, { resolveBacking: () => join(directory, "copy") }, (image) => expect(firstByte(image)).toBe(7))
+  })
+
+  it("QC-BF-08 file: is the path behind it, as QEMU takes it: not decoded, and relative to the current directory; ./ makes a name of anything", () => {
+    const directory = temporaryDirectory()
+    writeFileSync(join(directory, "a%20:b"), filled(4096, 7))
+    const fromHere = relative(process.cwd(), join(directory, "a%20:b"))
+    for (const name of [`file://${directory}/a%20:b`, `file:${directory}/a%20:b`, `file:${fromHere}`, "./a%20:b", `${directory}/a%20:b`]) {
+      using(over(join(directory, "top"), name), {}, (image) => expect(firstByte(image), name).toBe(7))
+    }
+    expect(failureOf(() => openImage(over(join(directory, "top"), "file:a%20:b"))).message).toContain(`${process.cwd()}/a%20:b: cannot open`)
   })
 
   it("other formats of a backing file are refused by name", () => {

@@ -5,7 +5,7 @@ import { createInterface } from "node:readline"
 import { fileURLToPath } from "node:url"
 import { HostFile } from "../../src/backing/host/host-file.ts"
 import { openImage } from "../../src/backing/open.ts"
-import { checkImage } from "../../src/backing/qcow2/check/check.ts"
+import { checkQcow2 } from "../../src/backing/qcow2/check/check.ts"
 import { DurableModel } from "../support/durable-model.ts"
 import type { FlatModel } from "../support/flat-model.ts"
 import { modelOf } from "../support/images.ts"
@@ -28,7 +28,7 @@ export async function killRound(path: string, model: FlatModel, round: { readonl
   const progress = await runAndKill(path, round)
   const durable = whatMayBe(model, round.seed, progress)
   const file = new HostFile(path, { readOnly: true })
-  const found = checkImage(file)
+  const found = checkQcow2(file)
   file.close()
   if (found.corruptions > 0) throw new Error(`after ${progress.done} operations: ${found.findings.slice(0, 5).map((finding) => finding.message).join("; ")}`)
   const asFound = openImage(path, { format: "qcow2", readOnly: true })

@@ -1,6 +1,6 @@
 /** Crash replay: runs operations on a recorded image, then builds the file as a power cut at any write may have left it, and looks at it. */
 import { BackingError } from "../../src/backing/backing.ts"
-import { checkImage } from "../../src/backing/qcow2/check/check.ts"
+import { checkQcow2 } from "../../src/backing/qcow2/check/check.ts"
 import type { Qcow2Image } from "../../src/backing/qcow2/image.ts"
 import type { Qcow2Options } from "../../src/backing/qcow2/open.ts"
 import { DurableModel } from "../support/durable-model.ts"
@@ -85,7 +85,7 @@ function noteChange(durable: DurableModel, operation: Operation): void {
 function tryPoint(crashed: MemoryFile, stage: Stage, where: string, round: CrashRound): void {
   try {
     const isDirty = (new DataView(crashed.toBytes().buffer).getUint32(76) & 1) !== 0
-    const found = checkImage(crashed)
+    const found = checkQcow2(crashed)
     // Under lazy refcounts the dirty bit stands for corruptions that the next opening repairs.
     if (found.corruptions > 0 && !isDirty) throw new Error(`the check finds: ${found.findings.slice(0, 5).map((finding) => finding.message).join("; ")}`)
     checkContent(crashed, stage, round)
@@ -111,7 +111,7 @@ function checkContent(crashed: MemoryFile, stage: Stage, round: CrashRound): voi
   for (let index = 0; index < 10; index++) applyOperation(disk, model, randomOperation(round.rng, { size: disk.size, longest: 4096 }), round.discardRule)
   disk.close()
   const after = file.clone()
-  const found = checkImage(after)
+  const found = checkQcow2(after)
   if (found.corruptions > 0) throw new BackingError("corrupt", `used after the crash, the check finds: ${found.findings.slice(0, 5).map((finding) => finding.message).join("; ")}`)
   const difference = model.firstDifferenceOf(openInMemory(after, round.options))
   if (difference >= 0) throw new Error(`used after the crash, byte ${difference} is wrong`)

@@ -3,9 +3,9 @@
  * may come of it; a read-only opening and a refused one write nothing; work and memory stay within a budget.
  */
 import { BackingError } from "../../src/backing/backing.ts"
-import { checkImage } from "../../src/backing/qcow2/check/check.ts"
+import { checkQcow2 } from "../../src/backing/qcow2/check/check.ts"
 import type { Qcow2Image } from "../../src/backing/qcow2/image.ts"
-import { repairImage } from "../../src/backing/qcow2/check/repair.ts"
+import { repairQcow2 } from "../../src/backing/qcow2/check/repair.ts"
 import { goldenBytes, goldenImages } from "../support/golden.ts"
 import { goldenBacking, openInMemory } from "../support/images.ts"
 import { MemoryFile, type MemoryFileOptions } from "../support/memory-file.ts"
@@ -138,11 +138,11 @@ function fixedFields(file: MemoryFile): Uint8Array {
 
 function checkRound(bytes: Uint8Array, name: string, rng: Rng): void {
   const checked = BudgetFile.over(bytes, { path: name, readOnly: true })
-  allowed(() => void checkImage(checked))
+  allowed(() => void checkQcow2(checked))
   const repaired = BudgetFile.over(bytes, { path: name })
   allowed(() => {
-    const result = repairImage(repaired, rng.pick(["leaks", "all"]))
-    const again = checkImage(repaired)
+    const result = repairQcow2(repaired, rng.pick(["leaks", "all"]))
+    const again = checkQcow2(repaired)
     if (again.exitCode !== result.exitCode) throw new Error(`a repair says ${result.exitCode}, the check after it ${again.exitCode}`)
   })
 }

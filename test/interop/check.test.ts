@@ -2,8 +2,8 @@
 import { join } from "node:path"
 import { describe, expect } from "vitest"
 import { BackingError } from "../../src/backing/backing.ts"
-import { checkImage } from "../../src/backing/qcow2/check/check.ts"
-import { repairImage } from "../../src/backing/qcow2/check/repair.ts"
+import { checkQcow2 } from "../../src/backing/qcow2/check/check.ts"
+import { repairQcow2 } from "../../src/backing/qcow2/check/repair.ts"
 import { goldenBytes, goldenImages } from "../support/golden.ts"
 import { MemoryFile } from "../support/memory-file.ts"
 import { type Mutation, tableMutations } from "../support/mutations.ts"
@@ -19,7 +19,7 @@ const corpus = goldenImages.filter(({ file }) => !/extended-l2|data-file|overlay
 
 function exitCodeOf(file: MemoryFile): number {
   try {
-    return checkImage(file).exitCode
+    return checkQcow2(file).exitCode
   } catch (error) {
     if (error instanceof BackingError) return 1
     throw error
@@ -50,7 +50,7 @@ function compareOnce(name: string, mutate: Mutation, rng: Rng, path: string): vo
   expect(ours, `${golden.file}: ${theirs.text}`).toBe(wanted)
   expect(file.changes, "a check writes nothing").toBe(0)
 
-  const repaired = repairImage(file, rng.pick(["leaks", "all"]))
+  const repaired = repairQcow2(file, rng.pick(["leaks", "all"]))
   file.save(path)
   const after = qemuCheck(path)
   expect(after.exitCode, `${golden.file} after our repair: ${after.text}`).toBe(repaired.exitCode)

@@ -4,7 +4,7 @@
  */
 import { describe, expect, it } from "vitest"
 import type { VirtioBacking } from "../../src/backing/backing.ts"
-import { checkImage } from "../../src/backing/qcow2/check/check.ts"
+import { checkQcow2 } from "../../src/backing/qcow2/check/check.ts"
 import { createQcow2 } from "../../src/backing/qcow2/create.ts"
 import { RawBacking } from "../../src/backing/raw.ts"
 import { BlockDriver, type BlockDriverOptions, findBlockDevices } from "../../src/vmm/driver/block/driver.ts"
@@ -124,7 +124,7 @@ describe(`random operations through the device, seed ${SEED}`, () => {
       await driver.close()
       await backing.close()
       file = file.clone()
-      if (shape.isQcow2) expect(checkImage(file)).toMatchObject({ corruptions: 0, leaks: 0 })
+      if (shape.isQcow2) expect(checkQcow2(file)).toMatchObject({ corruptions: 0, leaks: 0 })
       backing = shape.open(file)
       driver = await start()
     }

@@ -12,6 +12,7 @@ const MAX_TRANSFER = 2 ** 30
 const CODE_BY_ERRNO: Readonly<Record<string, BackingErrorCode>> = {
   ENOENT: "not-found",
   ENOTDIR: "not-found",
+  EEXIST: "exists",
   EACCES: "permission",
   EPERM: "permission",
   EROFS: "permission",

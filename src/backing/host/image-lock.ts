@@ -4,7 +4,7 @@
  */
 import { BackingError } from "../backing.ts"
 import type { ImageLock } from "../image-file.ts"
-import { HostFile } from "./host-file.ts"
+import { HostFile, type HostFileOptions } from "./host-file.ts"
 import { type LockPrograms, lockPrograms, takeLock } from "./lock-child.ts"
 import { findForeignLock, findHolder, hostLocks } from "./proc-locks.ts"
 
@@ -16,7 +16,7 @@ interface Claims {
 /** By identity of the file. */
 const openings = new Map<string, Claims>()
 
-export interface ClaimOptions {
+export interface LockedFileOptions extends HostFileOptions {
   /** Looks at no lock and takes none. Default false. */
   readonly ignoreLocks?: boolean
   /** Whether a read-only opening locks the file, for the price of a process. It looks at others' locks either way. Default true. */
@@ -27,8 +27,14 @@ export interface ClaimOptions {
 
 /** A `HostFile` that can be claimed against others. */
 export class LockedFile extends HostFile {
+  readonly #options: LockedFileOptions
   #lock: ImageLock = "none"
   #isClaimed = false
+
+  constructor(path: string, options: LockedFileOptions = {}) {
+    super(path, { readOnly: options.readOnly ?? false, create: options.create ?? false })
+    this.#options = options
+  }
 
   /** What keeps others out, once the file is claimed. */
   get lock(): ImageLock {
@@ -39,7 +45,8 @@ export class LockedFile extends HostFile {
    * Counts this opening, and locks the file, until it is closed.
    * @throws {BackingError} `busy` when somebody else writes to the file, or has it open at all while this opening is writable.
    */
-  claim(options: ClaimOptions = {}): void {
+  claim(): void {
+    const options = this.#options
     if (options.ignoreLocks !== true) {
       this.#refuseOwn()
       if (findForeignLock(hostLocks(), this.identity, this) !== undefined) this.#failBusy()

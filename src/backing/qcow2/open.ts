@@ -1,7 +1,7 @@
 /** Opens a qcow2 image: everything that can refuse it comes before the first write (QC-LIM-06). Repairs a dirty image that is opened for writing. */
 import { BackingError } from "../backing.ts"
 import type { ImageFile } from "../image-file.ts"
-import { repairImage } from "./check/repair.ts"
+import { repairQcow2 } from "./check/repair.ts"
 import { decodeText } from "./format/bytes.ts"
 import type { Decompressor } from "./format/compression.ts"
 import { backingFormat, hasFeature, type Qcow2Header } from "./format/header.ts"
@@ -69,7 +69,7 @@ function openBacking(header: Qcow2Header, options: Qcow2Options, imagePath: stri
 
 /** Refcounts of a dirty image may be too low, and a writer would hand out clusters that are in use. Returns the repaired image's header. */
 function repairDirty(file: ImageFile): Qcow2Header {
-  repairImage(file, "all")
+  repairQcow2(file, "all")
   const header = readHeader(file)
   if (hasFeature(header.incompatibleFeatures, INCOMPATIBLE_BIT.DIRTY) || hasFeature(header.incompatibleFeatures, INCOMPATIBLE_BIT.CORRUPT))
     throw new BackingError("corrupt", "the image was not closed properly and could not be repaired; open it read-only", { path: file.path })

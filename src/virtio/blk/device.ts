@@ -39,6 +39,7 @@ const STATUS_BY_CODE: Readonly<Record<BackingErrorCode, BlkStatus>> = {
   "invalid-format": IOERR,
   unsupported: UNSUPP,
   "not-found": IOERR,
+  exists: IOERR,
   permission: IOERR,
   busy: IOERR,
   closed: IOERR,

@@ -1,10 +1,6 @@
 /** `vioblk check`: is a qcow2 image consistent, and can it be made so? Exit codes as those of `qemu-img check`. */
-import { HostFile } from "../../backing/host/host-file.ts"
-import { LockedFile } from "../../backing/host/image-lock.ts"
-import { probeFormat } from "../../backing/open.ts"
-import { type CheckResult, checkImage } from "../../backing/qcow2/check/check.ts"
-import { repairImage } from "../../backing/qcow2/check/repair.ts"
-import { BackingError } from "../../backing/backing.ts"
+import { checkImage, repairImage } from "../../backing/check.ts"
+import type { CheckResult } from "../../backing/qcow2/check/check.ts"
 import { imageArguments, oneOf, UsageError } from "./arguments.ts"
 
 const HELP = `vioblk check [--repair leaks|all] [--json] IMAGE
@@ -32,35 +28,10 @@ function run(args: readonly string[]): number {
   if (given === undefined) return 0
   const { path, json, values } = given
   const repair = oneOf("repair", typeof values["repair"] === "string" ? values["repair"] : undefined, ["leaks", "all"])
-  const result = repair === undefined ? checkFile(path) : repairFile(path, repair)
+  const result = repair === undefined ? checkImage(path) : repairImage(path, repair)
   if (json) console.log(JSON.stringify({ filename: path, ...result }, undefined, 2))
   else for (const line of resultLines(result)) console.log(line)
   return result.exitCode
-}
-
-function checkFile(path: string): CheckResult {
-  const file = new HostFile(path, { readOnly: true })
-  try {
-    refuseRaw(file)
-    return checkImage(file)
-  } finally {
-    file.close()
-  }
-}
-
-function repairFile(path: string, mode: "leaks" | "all"): CheckResult {
-  const file = new LockedFile(path)
-  try {
-    refuseRaw(file)
-    file.claim()
-    return repairImage(file, mode)
-  } finally {
-    file.close()
-  }
-}
-
-function refuseRaw(file: HostFile): void {
-  if (probeFormat(file) === "raw") throw new BackingError("unsupported", "it is no qcow2 image; a raw one has nothing to check", { path: file.path })
 }
 
 function resultLines(result: CheckResult): string[] {

@@ -26,9 +26,9 @@ function opened(path: string, options: OpenImageOptions = {}) {
 }
 
 function claimed(path: string, programs: Partial<LockPrograms>, readOnly = false): LockedFile {
-  const file = new LockedFile(path, { readOnly })
+  const file = new LockedFile(path, { readOnly, programs: { ...lockPrograms(), ...programs } })
   open.push(file)
-  file.claim({ programs: { ...lockPrograms(), ...programs } })
+  file.claim()
   return file
 }
 

@@ -1,7 +1,7 @@
 /** EIO and ENOSPC at every call of a workload: the request that meets it fails, the image stays consistent, and what it held can be read. */
 import { describe, expect, it } from "vitest"
 import { BackingError } from "../../../src/backing/backing.ts"
-import { checkImage } from "../../../src/backing/qcow2/check/check.ts"
+import { checkQcow2 } from "../../../src/backing/qcow2/check/check.ts"
 import type { Qcow2Image } from "../../../src/backing/qcow2/image.ts"
 import { DurableModel } from "../../support/durable-model.ts"
 import { FailingFile, type FailurePlan } from "../../support/failing-file.ts"
@@ -90,7 +90,7 @@ function faultRound(name: string, plan: FailurePlan): boolean {
   if (plan.duration === "once" && !failed) durable = DurableModel.flushed(run.model)
   run.failing.plan = undefined
 
-  const found = checkImage(run.file.clone({ readOnly: true }))
+  const found = checkQcow2(run.file.clone({ readOnly: true }))
   expect(found.findings.filter((finding) => finding.kind !== "leak")).toEqual([])
   // What failed once has been undone or done again by the end, to the last cluster.
   if (!failed) expect(found.leaks).toBe(0)

@@ -2,7 +2,7 @@
 import { describe, expect, it } from "vitest"
 import { RawBacking } from "../../../src/backing/raw.ts"
 import type { VirtioBacking } from "../../../src/backing/backing.ts"
-import { checkImage } from "../../../src/backing/qcow2/check/check.ts"
+import { checkQcow2 } from "../../../src/backing/qcow2/check/check.ts"
 import { canDecompress } from "../../../src/backing/host/inflate.ts"
 import { FlatModel } from "../../support/flat-model.ts"
 import { goldenBytes, goldenImages } from "../../support/golden.ts"
@@ -38,7 +38,7 @@ describe(`random operations, seed ${seed}`, () => {
             // A clone: closing the image has closed the file.
             file = file.clone()
             // Bitmaps that nobody keeps up are given up at the first opening for writing, and their three clusters with them.
-            expect(checkImage(file)).toMatchObject({ corruptions: 0, leaks: name === "bitmap.qcow2" ? 3 : 0 })
+            expect(checkQcow2(file)).toMatchObject({ corruptions: 0, leaks: name === "bitmap.qcow2" ? 3 : 0 })
             return open()
           },
         })

@@ -5,7 +5,7 @@ import { BackingError } from "../../../src/backing/backing.ts"
 import { createImage } from "../../../src/backing/create.ts"
 import { openImage } from "../../../src/backing/open.ts"
 import { RawBacking } from "../../../src/backing/raw.ts"
-import { checkImage } from "../../../src/backing/qcow2/check/check.ts"
+import { checkQcow2 } from "../../../src/backing/qcow2/check/check.ts"
 import { createQcow2 } from "../../../src/backing/qcow2/create.ts"
 import type { BackingDisk } from "../../../src/backing/qcow2/reader.ts"
 import { FailingFile } from "../../support/failing-file.ts"
@@ -45,7 +45,7 @@ describe("seed defects: reading and writing", () => {
     const again = openInMemory(file.clone({ readOnly: true }))
     for (const place of places) expect(Buffer.compare(contentOf(again, place, data.length), data)).toBe(0)
     expect(isAll(contentOf(again, 0, 1 << 20), 0)).toBe(true)
-    expect(checkImage(file.clone())).toMatchObject({ exitCode: 0 })
+    expect(checkQcow2(file.clone())).toMatchObject({ exitCode: 0 })
     expect([...again.map(2 ** 32 + 65536, 512)][0]?.hostOffset).toBeGreaterThan(2 ** 32)
   })
 
@@ -56,7 +56,7 @@ describe("seed defects: reading and writing", () => {
       disk.pwrite(new Rng(bits).bytes(disk.size), 0)
       disk.discard(0, 40_000)
       disk.close()
-      expect(checkImage(file.clone()), `${bits} bits`).toMatchObject({ exitCode: 0 })
+      expect(checkQcow2(file.clone()), `${bits} bits`).toMatchObject({ exitCode: 0 })
     }
   })
 
@@ -200,7 +200,7 @@ describe("seed defects: reading and writing", () => {
     disk.close()
     expect(Math.max(...sizes)).toBeLessThan(1.3 * (sizes[0] ?? 0) + 500_000)
     expect(sizes[11]).toBe(sizes[5])
-    expect(checkImage(file.clone())).toMatchObject({ exitCode: 0 })
+    expect(checkQcow2(file.clone())).toMatchObject({ exitCode: 0 })
   })
 
   it("seed defect 15: a disk that is filled leaves no gap in the file", () => {
@@ -211,7 +211,7 @@ describe("seed defects: reading and writing", () => {
     const image = new Qcow2Bytes(file.toBytes())
     const unused = Array.from({ length: image.clusters }, (_, cluster) => image.refcount(cluster)).filter((refcount) => refcount === 0n)
     expect(unused.length).toBe(0)
-    expect(checkImage(file.clone())).toMatchObject({ exitCode: 0, fragmentedClusters: expect.any(Number), allocatedClusters: 512 })
+    expect(checkQcow2(file.clone())).toMatchObject({ exitCode: 0, fragmentedClusters: expect.any(Number), allocatedClusters: 512 })
   })
 
   it("seed defect 16: QC-REF-05 QC-REF-06 refcount blocks count themselves, and the refcount table grows", () => {
@@ -223,7 +223,7 @@ describe("seed defects: reading and writing", () => {
     disk.close()
     const after = new Qcow2Bytes(file.toBytes())
     expect(after.refcountTableClusters).toBeGreaterThan(before.refcountTableClusters)
-    expect(checkImage(file.clone())).toMatchObject({ exitCode: 0 })
+    expect(checkQcow2(file.clone())).toMatchObject({ exitCode: 0 })
     expect(Buffer.compare(contentOf(openInMemory(file.clone({ readOnly: true })), 0, data.length), data)).toBe(0)
   })
 
@@ -343,7 +343,7 @@ describe("seed defects: reading and writing", () => {
       const disk = openInMemory(file, { openBacking: goldenBacking(golden.file) })
       disk.pwrite(new Rng(1).bytes(9000), 1000)
       disk.close()
-      expect(checkImage(file.clone()), golden.file).toMatchObject({ exitCode: 0 })
+      expect(checkQcow2(file.clone()), golden.file).toMatchObject({ exitCode: 0 })
     }
     const image = new Qcow2Bytes(goldenBytes("snapshots-v2.qcow2"))
     const shared = image.hostOffset(0) / 1024
@@ -383,6 +383,6 @@ describe("seed defects: reading and writing", () => {
     expect(isAll(contentOf(disk, 10_000, 3000), 0)).toBe(true)
     disk.close()
     expect(new Qcow2Bytes(file.toBytes()).l2(1024)).toBe(1n)
-    expect(checkImage(file.clone())).toMatchObject({ exitCode: 0 })
+    expect(checkQcow2(file.clone())).toMatchObject({ exitCode: 0 })
   })
 })

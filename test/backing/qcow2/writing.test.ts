@@ -1,6 +1,6 @@
 /** Writing qcow2 images: allocation, copying, order of writes, full images. */
 import { describe, expect, it } from "vitest"
-import { checkImage } from "../../../src/backing/qcow2/check/check.ts"
+import { checkQcow2 } from "../../../src/backing/qcow2/check/check.ts"
 import { openQcow2 } from "../../../src/backing/host/open-qcow2.ts"
 import { goldenBytes } from "../../support/golden.ts"
 import { openGolden, snapshotAsActive } from "../../support/images.ts"
@@ -91,7 +91,7 @@ describe("where written bytes go", () => {
       const after = file.toBytes()
       expect(Buffer.compare(contentOf(openQcow2(MemoryFile.of(after, { readOnly: true }))), model), name).toBe(0)
       expect(Buffer.compare(contentOf(openQcow2(MemoryFile.of(snapshotAsActive(after, 0), { readOnly: true }))), snapshot), name).toBe(0)
-      expect(checkImage(MemoryFile.of(after)).exitCode, name).toBe(0)
+      expect(checkQcow2(MemoryFile.of(after)).exitCode, name).toBe(0)
     }
   })
 
@@ -122,7 +122,7 @@ describe("where written bytes go", () => {
       const disk = openQcow2(file)
       expect(contentOf(disk, coverage - 700, data.length)).toEqual(data)
       expect(contentOf(disk, 2 * coverage - 2, 2)).toEqual(Uint8Array.of(0, 3))
-      expect(checkImage(file).exitCode).toBe(0)
+      expect(checkQcow2(file).exitCode).toBe(0)
     }
   })
 
@@ -156,7 +156,7 @@ describe("allocation", () => {
         })
       else for (let step = 0; step < 10; step++) withImage(file, round)
       expect(file.size()).toBeLessThan(2 * (1 << 18))
-      expect(checkImage(file).exitCode).toBe(0)
+      expect(checkQcow2(file).exitCode).toBe(0)
     }
   })
 
@@ -176,7 +176,7 @@ describe("allocation", () => {
     withImage(file, (disk) => {
       for (let offset = 0; offset < 6 << 20; offset += 65536) disk.pwrite(filled(65536, 7), offset)
     })
-    const result = checkImage(file)
+    const result = checkQcow2(file)
     expect([result.exitCode, result.findings]).toEqual([0, []])
     expect(result.allocatedClusters).toBe((6 << 20) / 512)
   })

@@ -1,6 +1,6 @@
 /** Discard and zeroes in qcow2 images. */
 import { describe, expect, it } from "vitest"
-import { checkImage } from "../../../src/backing/qcow2/check/check.ts"
+import { checkQcow2 } from "../../../src/backing/qcow2/check/check.ts"
 import { openQcow2 } from "../../../src/backing/host/open-qcow2.ts"
 import { goldenBytes } from "../../support/golden.ts"
 import { Qcow2Bytes } from "../../support/qcow2-bytes.ts"
@@ -27,7 +27,7 @@ describe("discard", () => {
     expect([0, 1, 2, 3].map((cluster) => after.l2(cluster * CLUSTER))).toEqual([ZERO, ZERO, ZERO, 0n])
     expect(after.refcount(before.hostOffset(0) / CLUSTER)).toBe(0n)
     expect(after.refcount(before.hostOffset(2 * CLUSTER) / CLUSTER)).toBe(0n)
-    expect(checkImage(fileOf(after)).exitCode).toBe(0)
+    expect(checkQcow2(fileOf(after)).exitCode).toBe(0)
   })
 
   it("QC-DZ-02 with a backing file also what was not allocated becomes zero, in ranges without an L2 table too", () => {
@@ -111,7 +111,7 @@ describe("write-zeroes", () => {
     const kept = (cluster: number): bigint => (mayUnmap ? ZERO : COPIED | BigInt(before.hostOffset(cluster * CLUSTER)) | ZERO)
     expect([0, 1, 2, 3].map((cluster) => after.l2(cluster * CLUSTER))).toEqual([kept(0), ZERO, kept(2), 0n])
     expect(after.refcount(before.hostOffset(0) / CLUSTER)).toBe(mayUnmap ? 0n : 1n)
-    expect(checkImage(fileOf(after)).exitCode).toBe(0)
+    expect(checkQcow2(fileOf(after)).exitCode).toBe(0)
   })
 
   it("QC-DZ-04 compressed clusters are always given up", () => {
@@ -122,7 +122,7 @@ describe("write-zeroes", () => {
       for (const offset of compressed) disk.writeZeroes(offset, 4096, false)
     })
     expect(compressed.every((offset) => after.l2(offset) === ZERO)).toBe(true)
-    expect(checkImage(fileOf(after)).exitCode).toBe(0)
+    expect(checkQcow2(fileOf(after)).exitCode).toBe(0)
   })
 
   it("QC-DZ-05 version 2: freed without a backing file, real zeroes over one", () => {
@@ -177,7 +177,7 @@ describe("write-zeroes", () => {
     const written = withImage(fileOf(after), (disk) => disk.pwrite(filled(512, 9), guest))
     expect(written.hostOffset(guest)).not.toBe(place)
     expect(written.bytes.subarray(place, place + clusterSize)).toEqual(before.bytes.subarray(place, place + clusterSize))
-    expect(checkImage(fileOf(written)).exitCode).toBe(0)
+    expect(checkQcow2(fileOf(written)).exitCode).toBe(0)
   })
 
   it("a partial write after write-zeroes does not bring the backing content back", () => {

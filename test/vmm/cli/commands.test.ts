@@ -61,7 +61,7 @@ describe("vioblk check", () => {
   })
 
   it.each([
-    ["a raw image", "base-long.raw", "it is no qcow2 image; a raw one has nothing to check"],
+    ["a raw image", "base-long.raw", "it is not a qcow2 image; a raw one has nothing to check"],
     ["an image that is not there", "gone.qcow2", "cannot open: no such file"],
   ])("exits with 1, could not check, for %s", (_what, name, reason) => {
     const path = join(copyGolden(temporaryDirectory()), name)

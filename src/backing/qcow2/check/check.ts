@@ -1,4 +1,4 @@
-/** checkImage: is a qcow2 image consistent? The result says what `qemu-img check` would, with the same exit codes. */
+/** checkQcow2: is a qcow2 image consistent? The result says what `qemu-img check` would, with the same exit codes. */
 import type { ImageFile } from "../../image-file.ts"
 import { type Examination, examine } from "./examination.ts"
 import type { Finding } from "./findings.ts"
@@ -28,7 +28,7 @@ export interface CheckResult {
  * Checks the image in `file`: reads all metadata, writes nothing, and does not look at backing files. Memory and time are bounded by
  * the size of the file. Throws a `BackingError` when the image cannot be checked.
  */
-export function checkImage(file: ImageFile): CheckResult {
+export function checkQcow2(file: ImageFile): CheckResult {
   return checkResult(examine(file))
 }
 

@@ -1,4 +1,4 @@
-/** repairImage: makes a qcow2 image consistent again, in an order that a crash at any point cannot make worse. */
+/** repairQcow2: makes a qcow2 image consistent again, in an order that a crash at any point cannot make worse. */
 import { BackingError } from "../../backing.ts"
 import type { ImageFile } from "../../image-file.ts"
 import { viewOf } from "../format/bytes.ts"
@@ -20,7 +20,7 @@ export type RepairMode = "leaks" | "all"
  * while a refcount block cannot be trusted.
  * Throws a `BackingError` when the image cannot be checked or written; what was done until then does no harm.
  */
-export function repairImage(file: ImageFile, mode: RepairMode): CheckResult {
+export function repairQcow2(file: ImageFile, mode: RepairMode): CheckResult {
   if (file.readOnly) throw new BackingError("read-only", "cannot repair an image that is open read-only", { path: file.path })
   const before = examine(file)
   let now = before

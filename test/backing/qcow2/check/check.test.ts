@@ -1,7 +1,7 @@
-/** checkImage against what QEMU said of the golden images, and against images with one thing wrong. */
+/** checkQcow2 against what QEMU said of the golden images, and against images with one thing wrong. */
 import { describe, expect, it } from "vitest"
 import { BackingError } from "../../../../src/backing/backing.ts"
-import { checkImage, type CheckResult } from "../../../../src/backing/qcow2/check/check.ts"
+import { checkQcow2, type CheckResult } from "../../../../src/backing/qcow2/check/check.ts"
 import { goldenBytes, goldenImages } from "../../../support/golden.ts"
 import { MemoryFile } from "../../../support/memory-file.ts"
 import { Qcow2Bytes } from "../../../support/qcow2-bytes.ts"
@@ -13,11 +13,11 @@ describe("golden images", () => {
     it(`QC-CHK-01 QC-REF-04 counts ${golden.file} (${golden.about}) as qemu-img check does`, () => {
       const file = MemoryFile.of(goldenBytes(golden.file), { readOnly: true })
       if (/extended-l2|data-file/.test(golden.file)) {
-        expect(() => checkImage(file)).toThrow(/cannot check an image with incompatible feature bit [24]( \("[^"]+"\))? at byte 72/)
+        expect(() => checkQcow2(file)).toThrow(/cannot check an image with incompatible feature bit [24]( \("[^"]+"\))? at byte 72/)
         return
       }
       const expected = (name: string): number => Number(golden.check[name] ?? 0)
-      expect(checkImage(file)).toMatchObject({
+      expect(checkQcow2(file)).toMatchObject({
         corruptions: expected("corruptions"),
         leaks: expected("leaks"),
         imageEndOffset: expected("image-end-offset"),
@@ -35,7 +35,7 @@ function checkDamaged(name: string, damage: (image: Qcow2Bytes) => void): CheckR
   const image = new Qcow2Bytes(goldenBytes(name))
   damage(image)
   const file = MemoryFile.of(image.bytes)
-  const result = checkImage(file)
+  const result = checkQcow2(file)
   expect(file.changes).toBe(0)
   return result
 }
@@ -139,8 +139,8 @@ describe("one thing wrong", () => {
 
   it("QC-FEAT-01 an unknown incompatible feature is refused by name, since it may mean anything", () => {
     const image = new Qcow2Bytes(goldenBytes("v3-4k.qcow2")).setU64(72, 1n << 63n)
-    expect(() => checkImage(MemoryFile.of(image.bytes))).toThrow(BackingError)
-    expect(() => checkImage(MemoryFile.of(image.bytes))).toThrow(/feature bit 63 at byte 72/)
+    expect(() => checkQcow2(MemoryFile.of(image.bytes))).toThrow(BackingError)
+    expect(() => checkQcow2(MemoryFile.of(image.bytes))).toThrow(/feature bit 63 at byte 72/)
   })
 })
 
@@ -173,7 +173,7 @@ describe("bounded work", () => {
     file.write(l1, l1Offset)
     const header = new Qcow2Bytes(golden.bytes).setU32(36, entries).setU64(40, BigInt(l1Offset))
     file.write(header.bytes.subarray(0, 112), 0)
-    const result = checkImage(file)
+    const result = checkQcow2(file)
     expect(result.exitCode).toBe(2)
     expect(result.findings.length).toBeLessThanOrEqual(1000)
     expect(result.corruptions).toBeGreaterThan(1000)
@@ -195,7 +195,7 @@ describe("bounded work", () => {
     file.write(table, tableOffset)
     file.write(new Uint8Array(8), 4096 * 4096 + 4194304 * 8 - 8)
     file.write(new Qcow2Bytes(golden.bytes).setU32(60, 65536).setU64(64, BigInt(tableOffset)).bytes.subarray(0, 112), 0)
-    expect(checkImage(file).exitCode).toBe(2)
+    expect(checkQcow2(file).exitCode).toBe(2)
     expect(file.bytesRead).toBeLessThan(2 * file.size())
   })
 
@@ -209,7 +209,7 @@ describe("bounded work", () => {
     file.write(golden.bytes, 0)
     file.write(table, tableOffset)
     file.write(new Qcow2Bytes(golden.bytes).setU64(48, BigInt(tableOffset)).setU32(56, table.length / 4096).bytes.subarray(0, 112), 0)
-    expect(checkImage(file).exitCode).toBe(2)
+    expect(checkQcow2(file).exitCode).toBe(2)
     expect(file.bytesRead).toBeLessThan(2 * file.size())
   })
 })

@@ -1,8 +1,8 @@
-/** repairImage: what it changes, what it leaves alone, and that a crash in the middle of it does no harm. */
+/** repairQcow2: what it changes, what it leaves alone, and that a crash in the middle of it does no harm. */
 import { describe, expect, it } from "vitest"
 import { BackingError } from "../../../../src/backing/backing.ts"
-import { checkImage } from "../../../../src/backing/qcow2/check/check.ts"
-import { repairImage } from "../../../../src/backing/qcow2/check/repair.ts"
+import { checkQcow2 } from "../../../../src/backing/qcow2/check/check.ts"
+import { repairQcow2 } from "../../../../src/backing/qcow2/check/repair.ts"
 import { goldenBytes, goldenImages } from "../../../support/golden.ts"
 import { MemoryFile } from "../../../support/memory-file.ts"
 import { tableMutations } from "../../../support/mutations.ts"
@@ -40,7 +40,7 @@ function mappingOf(file: MemoryFile): string {
 describe("repair", () => {
   it("QC-CHK-07 leaks: lowers refcounts and changes nothing else", () => {
     const { image, file } = damaged("snapshots.qcow2", (bytes) => bytes.setRefcount(7, 60n).setRefcount(bytes.hostOffset(512) / 512, 44n))
-    const result = repairImage(file, "leaks")
+    const result = repairQcow2(file, "leaks")
     expect(result).toMatchObject({ exitCode: 0, leaksFixed: 2, leaks: 0, corruptions: 0 })
     expect(file.toBytes()).toEqual(goldenBytes("snapshots.qcow2"))
     expect(image.bytes).not.toEqual(goldenBytes("snapshots.qcow2"))
@@ -51,21 +51,21 @@ describe("repair", () => {
       const cluster = bytes.hostOffset(0) / 4096
       bytes.setRefcount(cluster, 2n).setL2(0, bytes.l2(0) & ~COPIED)
     })
-    expect(checkImage(file).exitCode).toBe(3)
-    expect(repairImage(file, "leaks")).toMatchObject({ exitCode: 0, leaksFixed: 1 })
+    expect(checkQcow2(file).exitCode).toBe(3)
+    expect(repairQcow2(file, "leaks")).toMatchObject({ exitCode: 0, leaksFixed: 1 })
     expect(file.toBytes()).toEqual(goldenBytes("v3-4k.qcow2"))
   })
 
   it("QC-CHK-07 leaks: leaves corruptions, and says so", () => {
     const { image, file } = damaged("v3-4k.qcow2", (bytes) => bytes.setRefcount(0, 0n))
-    expect(repairImage(file, "leaks")).toMatchObject({ exitCode: 2, corruptions: 1, corruptionsFixed: 0 })
+    expect(repairQcow2(file, "leaks")).toMatchObject({ exitCode: 2, corruptions: 1, corruptionsFixed: 0 })
     expect(file.toBytes()).toEqual(image.bytes)
   })
 
   it("QC-CHK-07 leaks: writes nothing while the refcount table names something else as a block", () => {
     for (const place of [(image: Qcow2Bytes): number => image.hostOffset(512), (image: Qcow2Bytes): number => image.l1Offset, (): number => 0]) {
       const { image, file } = damaged("snapshots.qcow2", (bytes) => bytes.setRefcount(7, 60n).setU64(bytes.refcountTableOffset + 8, BigInt(place(bytes)) | 1n))
-      expect(repairImage(file, "leaks")).toMatchObject({ exitCode: 2 })
+      expect(repairQcow2(file, "leaks")).toMatchObject({ exitCode: 2 })
       expect(file.toBytes()).toEqual(image.bytes)
     }
   })
@@ -74,7 +74,7 @@ describe("repair", () => {
     const { image, file } = damaged("v3-512.qcow2", (bytes) => {
       for (let cluster = 0; cluster < bytes.clusters; cluster += 3) bytes.setRefcount(cluster, 0n)
     })
-    expect(repairImage(file, "all")).toMatchObject({ exitCode: 0, leaks: 0 })
+    expect(repairQcow2(file, "all")).toMatchObject({ exitCode: 0, leaks: 0 })
     expect(file.toBytes()).toEqual(goldenBytes("v3-512.qcow2"))
     expect(file.size()).toBe(image.bytes.length)
   })
@@ -90,8 +90,8 @@ describe("repair", () => {
       ]) {
         const { file } = damaged(name, damage)
         const mapping = mappingOf(file)
-        expect(repairImage(file, "all"), name).toMatchObject({ exitCode: 0 })
-        expect(checkImage(file).exitCode).toBe(0)
+        expect(repairQcow2(file, "all"), name).toMatchObject({ exitCode: 0 })
+        expect(checkQcow2(file).exitCode).toBe(0)
         expect(mappingOf(file)).toBe(mapping)
       }
     }
@@ -99,14 +99,14 @@ describe("repair", () => {
 
   it("QC-CHK-07 all: an unaligned preallocated zero cluster becomes a plain zero cluster", () => {
     const { file } = damaged("v3-4k.qcow2", (bytes) => bytes.setL2(0, bytes.l2(0) + 512n + 1n))
-    const result = repairImage(file, "all")
+    const result = repairQcow2(file, "all")
     expect(result).toMatchObject({ exitCode: 0 })
     expect(new Qcow2Bytes(file.toBytes()).l2(0)).toBe(1n)
   })
 
   it("QC-CHK-07 all: two guest clusters in one host cluster share it from then on", () => {
     const { file } = damaged("v3-4k.qcow2", (bytes) => bytes.setL2(4096, bytes.l2(0)))
-    expect(repairImage(file, "all")).toMatchObject({ exitCode: 0 })
+    expect(repairQcow2(file, "all")).toMatchObject({ exitCode: 0 })
     const after = new Qcow2Bytes(file.toBytes())
     expect(after.refcount(after.hostOffset(0) / 4096)).toBe(2n)
     expect([after.l2(0) & COPIED, after.l2(4096) & COPIED]).toEqual([0n, 0n])
@@ -115,7 +115,7 @@ describe("repair", () => {
   it("QC-CHK-07 all: what an L1 entry takes for an L2 table, but is something else, is not corrected as one", () => {
     for (const place of [(image: Qcow2Bytes): number => image.snapshotsOffset, (image: Qcow2Bytes): number => Number(image.u64(image.snapshotsOffset))]) {
       const { image, file } = damaged("snapshots.qcow2", (bytes) => bytes.setU64(bytes.l1At(0), BigInt(place(bytes)) | COPIED))
-      repairImage(file, "all")
+      repairQcow2(file, "all")
       const start = place(image)
       expect(Buffer.compare(file.toBytes().subarray(start, start + 512), image.bytes.subarray(start, start + 512))).toBe(0)
     }
@@ -123,11 +123,11 @@ describe("repair", () => {
 
   it("QC-CHK-08 clears dirty and corrupt once no corruption is left, and not before", () => {
     const { file } = damaged("v3-4k.qcow2", (bytes) => bytes.setU64(72, DIRTY_AND_CORRUPT))
-    expect(repairImage(file, "leaks").exitCode).toBe(0)
+    expect(repairQcow2(file, "leaks").exitCode).toBe(0)
     expect(new Qcow2Bytes(file.toBytes()).incompatible).toBe(0n)
 
     const broken = damaged("v3-4k.qcow2", (bytes) => bytes.setU64(72, DIRTY_AND_CORRUPT).setL2(0, bytes.l2(0) + 512n))
-    expect(repairImage(broken.file, "all").exitCode).toBe(2)
+    expect(repairQcow2(broken.file, "all").exitCode).toBe(2)
     expect(new Qcow2Bytes(broken.file.toBytes()).incompatible).toBe(DIRTY_AND_CORRUPT)
   })
 
@@ -135,7 +135,7 @@ describe("repair", () => {
     const { image, file } = damaged("dirty.qcow2", () => undefined)
     const mapping = mappingOf(file)
     expect(image.incompatible).toBe(1n)
-    const result = repairImage(file, "all")
+    const result = repairQcow2(file, "all")
     expect(result).toMatchObject({ exitCode: 0, corruptionsFixed: 80 })
     expect(new Qcow2Bytes(file.toBytes()).incompatible).toBe(0n)
     expect(mappingOf(file)).toBe(mapping)
@@ -143,29 +143,29 @@ describe("repair", () => {
 
   it("keeps what looks unused while a table that may refer to it cannot be found", () => {
     const { file } = damaged("v3-4k.qcow2", (bytes) => bytes.setU64(bytes.l1Offset, bytes.u64(bytes.l1Offset) + 512n))
-    const found = checkImage(file)
+    const found = checkQcow2(file)
     expect(found.leaks).toBeGreaterThan(0)
     for (const mode of ["leaks", "all"] as const) {
-      const result = repairImage(file, mode)
+      const result = repairQcow2(file, mode)
       expect(result).toMatchObject({ exitCode: 2, leaks: found.leaks, leaksFixed: 0 })
     }
     // Somebody who knows better puts the entry right: everything is still there.
     const image = new Qcow2Bytes(file.toBytes())
     image.setU64(image.l1Offset, image.u64(image.l1Offset) - 512n)
-    expect(checkImage(MemoryFile.of(image.bytes)).exitCode).toBe(0)
+    expect(checkQcow2(MemoryFile.of(image.bytes)).exitCode).toBe(0)
   })
 
   it("QC-REF-07 a reference count that the width cannot hold stays a corruption", () => {
     const { file } = damaged("refcount-1.qcow2", (bytes) => bytes.setL2(512, bytes.l2(0)))
-    expect(repairImage(file, "all")).toMatchObject({ exitCode: 2 })
+    expect(repairQcow2(file, "all")).toMatchObject({ exitCode: 2 })
   })
 
   it("QC-CHK-09 refuses a file that is open read-only, and writes nothing to a clean image", () => {
     const readOnly = MemoryFile.of(goldenBytes("dirty.qcow2"), { readOnly: true })
-    expect(() => repairImage(readOnly, "all")).toThrow(BackingError)
+    expect(() => repairQcow2(readOnly, "all")).toThrow(BackingError)
     for (const { file: name } of corpus.filter((golden) => golden.file !== "dirty.qcow2")) {
       const file = MemoryFile.of(goldenBytes(name))
-      expect(repairImage(file, "all").exitCode).toBe(0)
+      expect(repairQcow2(file, "all").exitCode).toBe(0)
       expect(file.changes, name).toBe(0)
     }
   })
@@ -180,14 +180,14 @@ describe(`seeded damage, seed ${seed}`, () => {
       for (let round = 0; round < 25; round++) {
         const rng = new Rng(seed + round * 977)
         const { file } = damaged(rng.pick(corpus).file, (image) => mutate(image, rng))
-        const before = checkImage(file)
+        const before = checkQcow2(file)
         const mapping = mappingOf(file)
-        const result = repairImage(file, "all")
+        const result = repairQcow2(file, "all")
         expect(result.corruptions + result.leaks).toBeLessThanOrEqual(before.corruptions + before.leaks)
         if (!movesTables.test(name)) expect(mappingOf(file)).toBe(mapping)
-        expect(checkImage(file)).toMatchObject({ exitCode: result.exitCode, corruptions: result.corruptions, leaks: result.leaks })
+        expect(checkQcow2(file)).toMatchObject({ exitCode: result.exitCode, corruptions: result.corruptions, leaks: result.leaks })
         const again = file.clone()
-        repairImage(again, "all")
+        repairQcow2(again, "all")
         if (result.exitCode === 0) expect(again.changes).toBe(0)
       }
     })
@@ -201,13 +201,13 @@ describe(`seeded damage, seed ${seed}`, () => {
       const base = file.clone()
       const mapping = mappingOf(file)
       const recorder = new RecordingFile(file)
-      const result = repairImage(recorder, "all")
+      const result = repairQcow2(recorder, "all")
       if (result.exitCode !== 0) continue
       const prefix = base.clone()
       for (const [index, change] of recorder.log.entries()) {
         for (const crashed of [prefix.clone(), crashedFile(base, recorder.log, index, rng)]) {
           expect(mappingOf(crashed)).toBe(mapping)
-          expect(repairImage(crashed, "all")).toMatchObject({ exitCode: 0 })
+          expect(repairQcow2(crashed, "all")).toMatchObject({ exitCode: 0 })
         }
         applyChange(prefix, change)
       }

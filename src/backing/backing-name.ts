@@ -1,0 +1,40 @@
+/** What the name of a backing file means. QEMU writes names of files, and addresses that only its own drivers understand. */
+import { BackingError } from "./backing.ts"
+import type { BackingReference } from "./qcow2/open.ts"
+
+/** The protocols of QEMU that people meet, in words. */
+const PROTOCOLS: Readonly<Record<string, string>> = {
+  json: "a description for QEMU in JSON",
+  nbd: "the address of an NBD server",
+  http: "the address of a web server",
+  https: "the address of a web server",
+  ftp: "the address of an FTP server",
+  ftps: "the address of an FTP server",
+  ssh: "the address of an SSH server",
+  nfs: "the address of an NFS server",
+  iscsi: "the address of an iSCSI target",
+  rbd: "the address of a Ceph image",
+  fat: "a folder that QEMU shows as a disk",
+}
+
+/** A file name. `toImage`: relative to the folder of the image that has the name; otherwise to the current directory. */
+export interface FileName {
+  readonly path: string
+  readonly toImage: boolean
+}
+
+/**
+ * The file that `reference` names (QC-BF-07, QC-BF-08). Like QEMU, takes what stands before a colon for a protocol, unless a slash comes first,
+ * and reads "file:" as the path behind it, which is not decoded and, where it is relative, relative to the current directory.
+ * @throws BackingError `unsupported` when it is no file: nothing found in an image makes us connect somewhere
+ */
+export function backingFileName({ name, imagePath }: BackingReference): FileName {
+  const protocol = /^([^:/]*):/.exec(name)?.[1]
+  if (protocol === undefined) return { path: name, toImage: true }
+  if (protocol === "file") return { path: name.slice("file:".length), toImage: false }
+  const base = protocol.replace(/\+.*/, "")
+  const known = Object.hasOwn(PROTOCOLS, base) ? PROTOCOLS[base] : undefined
+  const what = known ?? `an address for QEMU's protocol "${protocol}" (as the name of a file it is written "./${name}")`
+  const remedy = 'copy its content to a file, and name that with "qemu-img rebase -u -b FILE -F FORMAT", or in resolveBacking'
+  throw new BackingError("unsupported", `its backing file "${name}" is not a file but ${what}; ${remedy}`, { path: imagePath })
+}

@@ -1,0 +1,42 @@
+/** Checks and repairs qcow2 images by path, or in a file that is open already. */
+import { BackingError } from "./backing.ts"
+import { LockedFile } from "./host/image-lock.ts"
+import type { ImageFile } from "./image-file.ts"
+import { type CheckResult, checkQcow2 } from "./qcow2/check/check.ts"
+import { type RepairMode, repairQcow2 } from "./qcow2/check/repair.ts"
+import { probeFormat } from "./signatures.ts"
+
+export interface CheckImageOptions {
+  /** For a path: check even if somebody else has the image open, and take no locks. What is written meanwhile shows as errors. Default false. */
+  readonly ignoreLocks?: boolean
+}
+
+/**
+ * Checks a qcow2 image: reads all metadata, writes nothing, and does not look at backing files. Memory and time are bounded by the size of
+ * the file.
+ * @param image a path, or a file, which stays open
+ * @throws BackingError when it cannot be checked: no qcow2 image, an unknown feature, an I/O error, `busy` when somebody writes to it
+ */
+export function checkImage(image: string | ImageFile, options: CheckImageOptions = {}): CheckResult {
+  return typeof image === "string" ? withFile(image, { ...options, readOnly: true }, checkQcow2) : checkQcow2(image)
+}
+
+/**
+ * Repairs a qcow2 image, and checks it again: the result says what was fixed and what is still wrong. A crash in between does no harm.
+ * @param image a path, or a file that is open for writing, which stays open
+ * @throws BackingError when it cannot be checked or written, `busy` when somebody else has it open; what was done until then does no harm
+ */
+export function repairImage(image: string | ImageFile, mode: RepairMode, options: CheckImageOptions = {}): CheckResult {
+  return typeof image === "string" ? withFile(image, options, (file) => repairQcow2(file, mode)) : repairQcow2(image, mode)
+}
+
+function withFile<T>(path: string, options: CheckImageOptions & { readonly readOnly?: boolean }, work: (file: ImageFile) => T): T {
+  const file = new LockedFile(path, options)
+  try {
+    file.claim()
+    if (probeFormat(file) === "raw") throw new BackingError("unsupported", "it is not a qcow2 image; a raw one has nothing to check", { path })
+    return work(file)
+  } finally {
+    file.close()
+  }
+}

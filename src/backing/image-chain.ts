@@ -1,0 +1,99 @@
+/**
+ * Opens an image with all its backing files, through files that the host supplies: finds out formats, bounds the chain, and says who named what.
+ * Nothing here needs Node; `open.ts` supplies Node's files.
+ */
+import { BackingError } from "./backing.ts"
+import type { ImageFile } from "./image-file.ts"
+import type { Decompressor } from "./qcow2/format/compression.ts"
+import type { Qcow2Image } from "./qcow2/image.ts"
+import { type BackingReference, openQcow2Image } from "./qcow2/open.ts"
+import { RawBacking } from "./raw.ts"
+import { type ImageFormat, probeFormat } from "./signatures.ts"
+
+/** A file that can be told from others, and claimed. */
+export interface ChainFile extends ImageFile {
+  /** The same for every path that leads to one file. */
+  readonly identity: string
+  /** Keeps others out until the file is closed. @throws BackingError `busy` when somebody else has it */
+  claim(): void
+}
+
+export interface ChainOptions {
+  /** Of the first image. Undefined: found out. */
+  readonly format: ImageFormat | undefined
+  /** For the first image. Backing files are always opened read-only. */
+  readonly readOnly: boolean
+  /** Finds out the format of a backing file where the image does not state it. */
+  readonly probeBackingFormat: boolean
+  /** Bytes. */
+  readonly cacheSize: number | undefined
+  readonly decompressor: Decompressor | undefined
+  readonly openFile: (path: string, options: { readonly readOnly: boolean }) => ChainFile
+  /** The path that a name found in an image means. Whatever it throws stops the opening. */
+  readonly resolveBacking: (reference: BackingReference) => string
+}
+
+/** Images in a chain, the one that is opened included. */
+const MOST_IMAGES = 64
+
+/** Opens the image at `path`, and what it names. @throws BackingError; then nothing stays open, and nothing was written */
+export function openChain(path: string, options: ChainOptions): RawBacking | Qcow2Image {
+  return openLink(path, { options, format: options.format, readOnly: options.readOnly, above: [] })
+}
+
+interface Link {
+  readonly options: ChainOptions
+  readonly format: ImageFormat | undefined
+  readonly readOnly: boolean
+  /** Identities of the images that lead here. */
+  readonly above: readonly string[]
+}
+
+function openLink(path: string, link: Link): RawBacking | Qcow2Image {
+  const { options, readOnly, above } = link
+  const file = options.openFile(path, { readOnly })
+  try {
+    // Before the claim: an image in its own chain is not somebody else.
+    if (above.includes(file.identity)) throw new BackingError("invalid-format", "it is in its own chain of backing files", { path })
+    if (above.length >= MOST_IMAGES)
+      throw new BackingError("unsupported", `the chain of backing files is longer than ${MOST_IMAGES} images`, { path })
+    file.claim()
+    const format = link.format ?? probeFormat(file)
+    if (format === "raw") return new RawBacking(file, { guardSignatures: link.format === undefined })
+    const chain = [...above, file.identity]
+    return openQcow2Image(file, {
+      readOnly,
+      openBacking: (reference) => openBacking(reference, { ...link, above: chain }),
+      ...(options.decompressor === undefined ? {} : { decompressor: options.decompressor }),
+      ...(options.cacheSize === undefined ? {} : { cacheSize: options.cacheSize }),
+    })
+  } catch (error) {
+    file.close()
+    throw error
+  }
+}
+
+function openBacking(reference: BackingReference, link: Link): RawBacking | Qcow2Image {
+  const format = backingFormat(reference, link.options)
+  const path = link.options.resolveBacking(reference)
+  try {
+    return openLink(path, { ...link, format, readOnly: true })
+  } catch (error) {
+    if (!(error instanceof BackingError)) throw error
+    throw new BackingError(error.code, `cannot open its backing file: ${error.message}`, { path: reference.imagePath, cause: error })
+  }
+}
+
+function backingFormat(reference: BackingReference, options: ChainOptions): ImageFormat | undefined {
+  const { format, name, imagePath } = reference
+  if (format === "raw" || format === "qcow2") return format
+  if (format !== undefined) {
+    const message = `its backing file "${name}" has the format "${format}"; only raw and qcow2 can be read`
+    throw new BackingError("unsupported", message, { path: imagePath })
+  }
+  if (options.probeBackingFormat) return undefined
+  // The name is not put into the command: it may hold what a shell obeys.
+  const remedy = 'state it with "qemu-img rebase -u -b NAME -F raw|qcow2", or allow guessing'
+  const message = `it does not say which format its backing file "${name}" has, and guessing is not safe; ${remedy}`
+  throw new BackingError("unsupported", message, { path: imagePath })
+}
