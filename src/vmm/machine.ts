@@ -15,6 +15,7 @@ import { assignResources } from "./firmware.ts"
 import { HostBridge } from "./host-bridge.ts"
 import { type InterruptConnection, Interrupts } from "./interrupts.ts"
 import { ECAM_WINDOW, interruptLine, MAX_RAM_SIZE } from "./memory-map.ts"
+import { PciHotplug, SCI_LINE } from "./pci-hotplug.ts"
 
 export interface MachineOptions {
   /** Bytes of RAM, from guest-physical 0, at most 3 GiB. May be left out when `memory` is given: all of it then, also what it grows by. */
@@ -23,6 +24,8 @@ export interface MachineOptions {
   readonly memory?: ArrayBufferLike | Uint8Array | { readonly buffer: ArrayBufferLike; grow(pages: number): number }
   /** Called after a device stored into `length` bytes of RAM at `address`. */
   readonly written?: (address: number, length: number) => void
+  /** Called when the guest has given up the function in `slot`, or the machine was reset while it was asked to: the function has left the bus. */
+  readonly ejected?: (slot: number, fn: PciFunction) => void
 }
 
 /** What a function on the bus is wired to. */
@@ -49,6 +52,9 @@ export interface AttachedDisk extends PluggedFunction<VirtioPciFunction> {
   readonly device: VirtioBlk
 }
 
+/** Slots 1 to 31, a bit for each. */
+const ALL_BUT_HOST_BRIDGE = 0xffff_fffe
+
 export class Machine {
   /** Guest RAM as the devices see it. */
   readonly memory: GuestMemory
@@ -58,11 +64,20 @@ export class Machine {
   readonly pci = new PciBus()
   readonly #configMechanism = new ConfigMechanism1(this.pci)
   readonly #connections = new Map<number, InterruptConnection>()
+  readonly #hotplug: PciHotplug
 
   /** @throws RangeError for a RAM size that cannot be */
   constructor(options: MachineOptions) {
     this.memory = ramOf(options)
     this.pci.plug(0, new HostBridge())
+    this.#hotplug = new PciHotplug({
+      sci: this.interrupts.connect(SCI_LINE).intx,
+      eject: (slot) => {
+        const fn = this.#remove(slot)
+        if (fn !== undefined) options.ejected?.(slot, fn)
+      },
+      removable: () => ALL_BUT_HOST_BRIDGE,
+    })
   }
 
   /** The guest's RAM: index = guest-physical address. Do not keep it where a WebAssembly.Memory may grow: that makes a new one. */
@@ -74,16 +89,18 @@ export class Machine {
     return region.bytes
   }
 
-  /** Reads `width` bytes at I/O port `port`, as `in` does: PCI configuration mechanism #1, then I/O BARs. All ones where nothing answers. */
+  /** Reads `width` bytes at I/O port `port`, as `in` does: PCI configuration mechanism #1, ACPI hot-plug, then I/O BARs. All ones where nothing answers. */
   portRead(port: number, width: AccessWidth): number {
     checkWidth(width)
-    return this.#configMechanism.claims(port) ? this.#configMechanism.read(port, width) : this.pci.ioRead(port, width)
+    if (this.#configMechanism.claims(port)) return this.#configMechanism.read(port, width)
+    return this.#hotplug.claims(port) ? this.#hotplug.read(port, width) : this.pci.ioRead(port, width)
   }
 
   /** Writes the low `width` bytes of `value` to I/O port `port`, as `out` does. Dropped where nothing answers. */
   portWrite(port: number, width: AccessWidth, value: number): void {
     checkWidth(width)
     if (this.#configMechanism.claims(port)) this.#configMechanism.write(port, width, value)
+    else if (this.#hotplug.claims(port)) this.#hotplug.write(port, width, value)
     else this.pci.ioWrite(port, width, value)
   }
 
@@ -134,7 +151,7 @@ export class Machine {
 
   /**
    * Puts a function into `slot` (left out: the first empty one from 1 on), also while the machine runs. It gets addresses, an
-   * interrupt line, and I/O and memory decoding, as from firmware.
+   * interrupt line, and I/O and memory decoding, as from firmware. A guest that listens to ACPI hot-plug events is told.
    * @param make makes the function, given the RAM and the interrupts it is to use
    * @throws RangeError when there is no such slot or no room for its BARs, Error when the slot is occupied or none is free
    */
@@ -147,30 +164,51 @@ export class Machine {
       this.pci.plug(place, fn)
       this.#connections.set(place, connection)
       assignResources(this.pci, place, line)
+      this.#hotplug.plugged(place)
       return { slot: place, function: fn, line }
     } catch (error) {
-      if (this.#connections.get(place) === connection) this.unplug(place)
+      if (this.#connections.get(place) === connection) this.#remove(place)
       connection.disconnect()
       throw error
     }
   }
 
-  /** Takes the function out of `slot` at once, as when a card is pulled: nothing of it can be reached, its interrupt is dropped, its addresses are free. Returns it; undefined when the slot is empty. */
+  /**
+   * Takes the function out of `slot` at once, as when a card is pulled: nothing of it can be reached, its interrupt is dropped, its
+   * addresses are free. A guest that listens to ACPI hot-plug events is told. Returns the function; undefined when the slot is empty.
+   */
   unplug(slot: number): PciFunction | undefined {
+    const fn = this.#remove(slot)
+    if (fn !== undefined) this.#hotplug.unplugged(slot)
+    return fn
+  }
+
+  /**
+   * Asks the guest to give up the function in `slot`, by ACPI hot-plug (pci-hotplug.ts). When it does, the function leaves the bus and
+   * `ejected` of the options is called. A guest may never answer; `unplug` is still possible then.
+   * @throws Error when there is nothing in the slot that `plug` put there
+   */
+  requestEject(slot: number): void {
+    if (!this.#connections.has(slot)) throw new Error(`slot ${slot} holds nothing that can be ejected`)
+    this.#hotplug.requestEject(slot)
+  }
+
+  /** The reset line: every function as after power-on, then firmware's work again. RAM keeps its contents, messages not yet taken stay. */
+  reset(): void {
+    this.#configMechanism.reset()
+    this.#hotplug.reset()
+    // All of them first: what is left of the old addresses must not stand in the way of the new ones.
+    for (let slot = 0; slot < PCI_SLOTS; slot++) this.pci.function(slot)?.reset()
+    for (const slot of this.#connections.keys()) assignResources(this.pci, slot, interruptLine(slot))
+  }
+
+  #remove(slot: number): PciFunction | undefined {
     const connection = this.#connections.get(slot)
     if (connection === undefined) return undefined
     this.#connections.delete(slot)
     const fn = this.pci.unplug(slot)
     connection.disconnect()
     return fn
-  }
-
-  /** The reset line: every function as after power-on, then firmware's work again. RAM keeps its contents, messages not yet taken stay. */
-  reset(): void {
-    this.#configMechanism.reset()
-    // All of them first: what is left of the old addresses must not stand in the way of the new ones.
-    for (let slot = 0; slot < PCI_SLOTS; slot++) this.pci.function(slot)?.reset()
-    for (const slot of this.#connections.keys()) assignResources(this.pci, slot, interruptLine(slot))
   }
 
   #emptySlot(): number {

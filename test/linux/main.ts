@@ -11,11 +11,12 @@ import { GuestContext, type GuestTest, temporaryFolder } from "./suite.ts"
 import { bootTests } from "./boot.ts"
 import { debianTests } from "./debian.ts"
 import { filesystemTests } from "./filesystem.ts"
+import { hotPlugTests } from "./hot-plug.ts"
 import { linuxTests } from "./linux.ts"
 import { readmeTests } from "./readme.ts"
 import { stateTests } from "./state.ts"
 
-const TESTS: readonly GuestTest[] = [...linuxTests, ...filesystemTests, ...bootTests, ...debianTests, ...stateTests, ...readmeTests]
+const TESTS: readonly GuestTest[] = [...linuxTests, ...filesystemTests, ...bootTests, ...debianTests, ...stateTests, ...hotPlugTests, ...readmeTests]
 
 if (process.argv[2] === "--child") await child(process.argv[3] ?? "", process.argv[4] ?? "", process.argv[5] ?? "")
 else await parent(process.argv.slice(2))

@@ -1,13 +1,11 @@
-/**
- * attachToV86: a virtio disk for v86 (github.com/copy/v86). Nothing of v86 is imported, and v86 needs no change: what is used of it is
- * described structurally, by the names of its published build.
- */
+/** attachToV86: a virtio disk for v86 (github.com/copy/v86), which needs no change for it. */
 import type { VirtioBacking } from "../../backing/backing.ts"
 import type { VirtioBlkOptions } from "../../virtio/blk/config.ts"
 import { VirtioBlk } from "../../virtio/blk/device.ts"
 import { VirtioPciFunction, type VirtioPciInterface } from "../../virtio/pci/pci-transport.ts"
-import { type V86Cpu, type V86Device, V86Host, type V86Saver } from "./host.ts"
+import { type V86Device, V86Host } from "./host.ts"
 import { V86Memory } from "./memory.ts"
+import type { V86Cpu, V86Saver } from "./v86.ts"
 
 /** What is used of v86's `V86` object. */
 export interface V86Emulator extends V86Saver {
@@ -26,10 +24,20 @@ export interface V86DiskOptions extends VirtioBlkOptions {
 /** A disk in a v86 machine. */
 export interface V86Disk {
   readonly device: VirtioBlk
-  /** Its PCI slot, once the machine exists. */
+  /** Its PCI slot; undefined before the machine exists, and once the disk has left it. */
   readonly slot: number | undefined
-  /** Takes the disk out of the machine (the guest is not asked), and resolves when no request is in flight: then the backing may be closed. */
+  /**
+   * Takes the disk out of the machine at once, as when a cable is pulled. A guest that listens to ACPI hot-plug events is told afterwards;
+   * ask it with `eject` first where you can, for Linux's modern driver then waits forever for the reset of a device that is gone (6.1).
+   * Resolves when no request is in flight: then the backing may be closed.
+   */
   detach(): Promise<void>
+  /**
+   * Asks the guest to give up the disk, which takes ACPI hot-plug (see `attachToV86`). Resolves when the disk has left the machine and
+   * no request is in flight: then the backing may be closed. A guest may never answer; `detach` is still possible then.
+   * @throws Error (as a rejection) when the machine has no ACPI
+   */
+  eject(): Promise<void>
 }
 
 /**
@@ -48,8 +56,11 @@ const QUEUES = 2
 const hosts = new WeakMap<V86Emulator, V86Host>()
 
 /**
- * Puts a disk over `backing` on the PCI bus of a v86 machine. Call it right after `new V86(...)`, so that the BIOS finds the disk; disks
- * that are attached while the machine runs are found when the guest looks (Linux: `echo 1 > /sys/bus/pci/rescan`).
+ * Puts a disk over `backing` on the PCI bus of a v86 machine. Call it right after `new V86(...)`, so that the BIOS finds the disk.
+ *
+ * Disks can also come and go while the machine runs. With `acpi: true` and a disk attached before the start the guest is told (Linux: it
+ * finds the disk, and gives it up when `eject` asks); otherwise the guest must look for itself (Linux: `echo 1 >/sys/bus/pci/rescan`, and
+ * before `detach` `echo 1 >/sys/bus/pci/devices/0000:00:0f.0/remove`).
  *
  * The disk is reset with the machine. `emulator.save_state()` waits for requests in flight, flushes the backing and includes the
  * device; what is on the disk is not in the state: stop the emulator, save the state, copy the image, go on. Restore into a machine
@@ -60,47 +71,73 @@ const hosts = new WeakMap<V86Emulator, V86Host>()
 export function attachToV86(emulator: V86Emulator, backing: VirtioBacking, options: V86DiskOptions = {}): V86Disk {
   const device = new VirtioBlk(backing, { queues: QUEUES, ...options })
   if (options.slot !== undefined && (!Number.isInteger(options.slot) || options.slot < 1 || options.slot > 31)) throw new RangeError(`slot ${options.slot}: 1 to 31`)
-  let place: { readonly host: V86Host; readonly slot: number } | undefined
+  let place: Place | undefined
   let detached = false
-  const plug = (cpu: V86Cpu): void => {
-    if (detached) return
-    place = plugInto(emulator, cpu, device, options)
+  let left = (): void => undefined
+  const gone = new Promise<void>((resolve) => {
+    left = resolve
+  })
+  const removed = (): void => {
+    place = undefined
+    left()
   }
   const cpu = machineOf(emulator)
-  if (cpu === undefined) emulator.add_listener("emulator-ready", () => plug(readyMachine(emulator)))
-  else plug(cpu)
+  if (cpu === undefined) {
+    emulator.add_listener("emulator-ready", () => {
+      if (detached) return
+      const found = findPlace(emulator, readyMachine(emulator), options)
+      found.host.plug(found.slot, hostedDisk(device, found, { ...options, removed }))
+      place = found
+    })
+  } else {
+    const found = findPlace(emulator, cpu, options)
+    found.host.hotPlug(found.slot, hostedDisk(device, found, { ...options, removed }))
+    place = found
+  }
+  const detach = (): Promise<void> => {
+    detached = true
+    place?.host.unplug(place.slot)
+    return device.whenIdle()
+  }
   return {
     device,
     get slot() {
       return place?.slot
     },
-    detach: () => {
-      detached = true
-      place?.host.unplug(place.slot)
-      place = undefined
-      return device.whenIdle()
+    detach,
+    eject: async () => {
+      if (place === undefined) return detach()
+      place.host.requestEject(place.slot)
+      await gone
+      await device.whenIdle()
     },
   }
 }
 
-function plugInto(emulator: V86Emulator, cpu: V86Cpu, device: VirtioBlk, options: V86DiskOptions): { host: V86Host; slot: number } {
+interface Place {
+  readonly host: V86Host
+  readonly cpu: V86Cpu
+  readonly slot: number
+}
+
+function findPlace(emulator: V86Emulator, cpu: V86Cpu, options: V86DiskOptions): Place {
   const host = hosts.get(emulator) ?? new V86Host(cpu, emulator)
   hosts.set(emulator, host)
   const slot = options.slot ?? SLOTS.find((candidate) => !host.occupied(candidate))
   if (slot === undefined) throw new Error("no PCI slot of the v86 machine is free")
-  // v86 has no message signalled interrupts, and its memory BARs cannot move
-  const fn = new VirtioPciFunction(device, {
-    memory: new V86Memory(cpu), interrupts: { intx: (level) => host.setInterrupt(slot << 3, level), message: () => undefined },
-    modernBar: "io", vectors: 0, interface: options.interface ?? "transitional",
-  })
-  host.plug(slot, hostedDisk(device, fn))
-  return { host, slot }
+  return { host, cpu, slot }
 }
 
-function hostedDisk(device: VirtioBlk, fn: VirtioPciFunction): V86Device {
+function hostedDisk(device: VirtioBlk, place: Place, options: V86DiskOptions & { readonly removed: () => void }): V86Device {
+  // v86 has no message signalled interrupts, and its memory BARs cannot move
+  const fn = new VirtioPciFunction(device, {
+    memory: new V86Memory(place.cpu), interrupts: { intx: (level) => place.host.setInterrupt(place.slot, level), message: () => undefined },
+    modernBar: "io", vectors: 0, interface: options.interface ?? "transitional",
+  })
   return {
     name: "virtio-blk",
     fn,
+    removed: options.removed,
     pause: async () => {
       await device.pause()
       await device.backing.flush?.()

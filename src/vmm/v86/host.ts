@@ -1,13 +1,17 @@
 /**
- * V86Host: v86's PCI bus as a place for functions that keep their own configuration space. v86 itself keeps a plain table of
- * 256 bytes for each device and moves port handlers when a BAR is written; functions here see every configuration access, decode
- * their I/O BARs under the command register, share interrupt lines, are reset with the machine and saved with its state.
- *
- * v86's objects are described by what is used of them; the names are those of its published build (0.5.462).
+ * V86Host: v86's PCI bus as a place for functions that keep their own configuration space. v86 keeps a plain table of 256 bytes for
+ * each device and moves port handlers when a BAR is written. Functions here see every configuration access, decode their I/O BARs
+ * under the command register, share interrupt lines, are reset with the machine, saved with its state, and come and go while it runs.
  */
-import { allOnes } from "../../pci/access.ts"
-import type { AccessWidth, PciFunction } from "../../pci/function.ts"
-import type { V86Ram } from "./memory.ts"
+import { type AccessWidth, allOnes } from "../../pci/access.ts"
+import { PCI_SLOTS } from "../../pci/bus.ts"
+import { PCI_CONFIG } from "../../pci/config-space.ts"
+import type { PciFunction } from "../../pci/function.ts"
+import type { PciHotplug } from "../pci-hotplug.ts"
+import { installAcpiHotplug } from "./acpi-hotplug.ts"
+import { InterruptLines } from "./interrupt-lines.ts"
+import { IoBars } from "./ports.ts"
+import type { V86Cpu, V86Pci, V86Port, V86Saver } from "./v86.ts"
 
 /** A device that can live in the machine: its PCI function, and what happens to it when the machine stops, is saved or restored. */
 export interface V86Device {
@@ -20,145 +24,106 @@ export interface V86Device {
   saveState(): string
   /** `undefined`: the state was saved without this device. RAM has not been restored yet. */
   restoreState(state: string | undefined): void
-}
-
-/** A port's handlers. v86 calls them with `device` as `this`; 32-bit values are signed. */
-interface PortEntry {
-  read8: (port: number) => number
-  read16: (port: number) => number
-  read32: (port: number) => number
-  write8: (value: number) => void
-  write16: (value: number) => void
-  write32: (value: number) => void
-  device: unknown
-}
-
-interface V86Pci {
-  readonly pci_addr32: Int32Array
-  readonly devices: unknown[]
-  readonly device_spaces: (Int32Array | undefined)[]
-  readonly isa_bridge_space8: Uint8Array
-  register_device(device: { pci_id: number; pci_space: Uint8Array; pci_bars: never[]; name: string }): Int32Array
-  raise_irq(id: number): void
-  lower_irq(id: number): void
-  get_state(): unknown[]
-  set_state(state: unknown[]): void
-}
-
-export interface V86Cpu extends V86Ram {
-  readonly devices: { readonly pci?: V86Pci }
-  readonly io: { readonly ports: PortEntry[] }
-  reboot_internal(): void
-}
-
-/** The emulator object, as far as it is patched. */
-export interface V86Saver {
-  save_state(): Promise<ArrayBuffer>
-  restore_state(state: ArrayBuffer): Promise<void>
+  /** It has left the bus, taken off by us or ejected by the guest. */
+  removed(): void
 }
 
 const CONFIG_DATA = 0xcfc
-/** Offset of Interrupt Line and Interrupt Pin in configuration space. */
-const INTERRUPT = 0x3c
-/** Where in v86's ISA bridge the interrupt routing registers PIRQA to PIRQD are. */
-const PIRQ_ROUTES = 0x60
 /** Heads our entry in v86's saved PCI state. */
 const STATE_TAG = "vioblk-pci-1"
-
-interface IoBar {
-  readonly index: number
-  readonly entries: readonly PortEntry[]
-  /** First port at present, and what stood there before us. */
-  mapped: { readonly port: number; readonly displaced: readonly (PortEntry | undefined)[] } | undefined
-}
+/** The key of the hot-plug registers in that entry; those of devices are numbers. */
+const HOTPLUG_STATE = "hot-plug"
 
 interface Slot {
   readonly id: number
   readonly device: V86Device
-  readonly bars: readonly IoBar[]
+  readonly bars: IoBars
   /** v86's own copy of the configuration space: it looks up the interrupt pin there. */
   readonly mirror: Int32Array
 }
 
 export class V86Host {
   readonly #pci: V86Pci
-  readonly #ports: PortEntry[]
+  readonly #ports: V86Port[]
+  readonly #lines: InterruptLines
   readonly #slots = new Map<number, Slot>()
-  /** Devices, ours and v86's, that hold their interrupt line. */
-  readonly #asserted = new Set<number>()
-  #restoring = false
-  readonly #raise: (id: number) => void
-  readonly #lower: (id: number) => void
+  /** Tells the guest of functions that come and go. There with `acpi: true`. */
+  readonly #hotplug: PciHotplug | undefined
 
   /** Once for each emulator. */
   constructor(cpu: V86Cpu, emulator: V86Saver) {
-    const pci = cpu.devices.pci
+    const { pci, acpi } = cpu.devices
     if (pci === undefined) throw new Error("this v86 machine has no PCI bus")
     this.#pci = pci
     this.#ports = cpu.io.ports
-    this.#raise = pci.raise_irq.bind(pci)
-    this.#lower = pci.lower_irq.bind(pci)
-    pci.raise_irq = (id) => this.setInterrupt(id, true)
-    pci.lower_irq = (id) => this.setInterrupt(id, false)
+    this.#lines = new InterruptLines(pci)
     for (let byte = 0; byte < 4; byte++) this.#wrapConfigPort(byte)
+    this.#hotplug = acpi && installAcpiHotplug(cpu, acpi, { eject: (slot) => this.#remove(slot), removable: () => this.#removable() })
     this.#wrapReset(cpu)
     this.#wrapState(pci, emulator)
   }
 
-  /** Is something on `slot` (device number, function 0)? */
+  /** Is something in `slot` (device number, function 0)? */
   occupied(slot: number): boolean {
     return this.#pci.devices[slot << 3] !== undefined
   }
 
-  /** Puts `device` on the bus. Memory BARs stay out of reach: v86 cannot move them. */
+  /** Puts `device` on the bus, before firmware runs or later. Memory BARs stay out of reach: v86 cannot move them. */
   plug(slot: number, device: V86Device): void {
     const id = slot << 3
     if (this.occupied(slot)) throw new Error(`PCI slot ${slot} of the v86 machine is taken`)
     const { fn, name } = device
     const mirror = this.#pci.register_device({ pci_id: id, pci_space: new Uint8Array(256), pci_bars: [], name })
-    const bars = fn.bars.filter((bar) => bar.kind === "io").map((bar) => ioBar(fn, bar.index, bar.size))
+    const bars = new IoBars(this.#ports, fn)
     const entry: Slot = { id, device, bars, mirror }
     this.#slots.set(id, entry)
-    fn.onMappingChange = () => this.#move(entry)
-    this.#move(entry)
+    fn.onMappingChange = () => bars.update()
+    bars.update()
+    this.#copyConfig(entry) // the pin, for the next line
+    // Firmware does this when it runs. In a running machine it does not run again, and without ACPI a guest knows the interrupt from here only.
+    fn.configWrite(PCI_CONFIG.INTERRUPT_LINE, 1, this.#lines.interruptLine(id))
     this.#copyConfig(entry)
   }
 
-  /** Takes the function of `slot` off the bus and resets it: requests in flight do not touch the guest any more. */
+  /** `plug` into a running machine: a guest that listens to ACPI hot-plug events is told. */
+  hotPlug(slot: number, device: V86Device): void {
+    this.plug(slot, device)
+    this.#hotplug?.plugged(slot)
+  }
+
+  /** Takes the function of `slot` off the bus and resets it: requests in flight do not touch the guest any more. The guest is told, as in `hotPlug`. */
   unplug(slot: number): void {
+    if (this.#remove(slot)) this.#hotplug?.unplugged(slot)
+  }
+
+  /** Asks the guest to give up the function in `slot`; `removed` of the device is called when it does. @throws Error when the machine has no ACPI */
+  requestEject(slot: number): void {
+    if (this.#hotplug === undefined) throw new Error("the v86 machine was made without acpi: true, so its guest cannot be asked to eject a disk; remove it in the guest, then detach it")
+    this.#hotplug.requestEject(slot)
+  }
+
+  /** Drives the interrupt pin of the function in `slot`. */
+  setInterrupt(slot: number, level: boolean): void {
+    this.#lines.set(slot << 3, level)
+  }
+
+  #remove(slot: number): boolean {
     const entry = this.#slots.get(slot << 3)
-    if (entry === undefined) return
+    if (entry === undefined) return false
     entry.device.fn.reset() // unmaps its BARs and lowers its interrupt
     entry.device.fn.onMappingChange = undefined
     this.#slots.delete(entry.id)
     this.#pci.devices[entry.id] = undefined
     this.#pci.device_spaces[entry.id] = undefined
+    entry.device.removed()
+    return true
   }
 
-  /**
-   * Drives the interrupt pin of device `id`. Lines are shared, and v86 would lower one for all when the first device lowers it,
-   * which loses the interrupts of the others: here a line is high while any device holds it ([PCI] 2.2.6).
-   */
-  setInterrupt(id: number, level: boolean): void {
-    if (level) this.#asserted.add(id)
-    else this.#asserted.delete(id)
-    // v86 has no pin for a device that is not on the bus (any more)
-    if (this.#restoring || this.#pci.device_spaces[id] === undefined) return
-    if (level) this.#raise(id)
-    else if (!this.#shared(id)) this.#lower(id)
-  }
-
-  #shared(id: number): boolean {
-    if (this.#asserted.size === 0) return false
-    const line = this.#line(id)
-    for (const other of this.#asserted) if (this.#line(other) === line) return true
-    return false
-  }
-
-  /** The interrupt number that a device's pin is routed to, as v86 computes it. */
-  #line(id: number): number {
-    const pin = ((this.#pci.device_spaces[id]?.[INTERRUPT >> 2] ?? 0) >> 8) & 0xff
-    return this.#pci.isa_bridge_space8[PIRQ_ROUTES + ((pin + (id >> 3) - 2) & 3)] ?? 0
+  /** Slots that are empty or ours: v86's own devices stay. */
+  #removable(): number {
+    let slots = 0
+    for (let slot = 0; slot < PCI_SLOTS; slot++) if (this.#slots.has(slot << 3) || !this.occupied(slot)) slots |= 1 << slot
+    return slots
   }
 
   /** Configuration mechanism #1: accesses to 0xCFC..0xCFF go to our functions, or on to v86. */
@@ -185,10 +150,12 @@ export class V86Host {
     return address < 0 ? slot.device.fn.configRead((address & 0xfc) + byte, width) : allOnes(width)
   }
 
+  /** Returns whether the write is done: v86 stops with an exception at a write of 1 or 2 bytes to a function that is not there (any more). */
   #configWrite(byte: number, width: AccessWidth, value: number): boolean {
     const address = this.#pci.pci_addr32[0] ?? 0
-    const slot = this.#slots.get((address >> 8) & 0xffff)
-    if (slot === undefined) return false
+    const id = (address >> 8) & 0xffff
+    const slot = this.#slots.get(id)
+    if (slot === undefined) return this.#pci.device_spaces[id] === undefined
     if (address >= 0) return true
     slot.device.fn.configWrite((address & 0xfc) + byte, width, value)
     this.#copyConfig(slot)
@@ -197,39 +164,13 @@ export class V86Host {
 
   /** The header only: what follows it may be a window into the device, where a read has effects. */
   #copyConfig(slot: Slot): void {
-    for (let offset = 0; offset <= INTERRUPT; offset += 4) slot.mirror[offset >> 2] = slot.device.fn.configRead(offset, 4)
-  }
-
-  /** Port handlers follow the I/O BARs. */
-  #move(slot: Slot): void {
-    for (const bar of slot.bars) {
-      const port = slot.device.fn.barAddress(bar.index)
-      if (port === bar.mapped?.port) continue
-      this.#unmap(bar)
-      if (port !== undefined) this.#map(bar, port)
-    }
-  }
-
-  /** A port where another device stands stays with that device. */
-  #map(bar: IoBar, port: number): void {
-    const displaced = bar.entries.map((_, offset) => this.#ports[port + offset])
-    bar.mapped = { port, displaced }
-    for (const [offset, entry] of bar.entries.entries()) if (displaced[offset]?.device === undefined) this.#ports[port + offset] = entry
-  }
-
-  /** Where v86 has moved a device of its own over ours meanwhile, that one stays. */
-  #unmap(bar: IoBar): void {
-    if (bar.mapped === undefined) return
-    const { port, displaced } = bar.mapped
-    for (const [offset, entry] of displaced.entries()) {
-      if (entry !== undefined && this.#ports[port + offset] === bar.entries[offset]) this.#ports[port + offset] = entry
-    }
-    bar.mapped = undefined
+    for (let offset = 0; offset < PCI_CONFIG.HEADER_END; offset += 4) slot.mirror[offset >> 2] = slot.device.fn.configRead(offset, 4)
   }
 
   #wrapReset(cpu: V86Cpu): void {
     const reboot = cpu.reboot_internal.bind(cpu)
     cpu.reboot_internal = () => {
+      this.#hotplug?.reset()
       for (const slot of this.#slots.values()) {
         slot.device.fn.reset()
         this.#copyConfig(slot)
@@ -240,7 +181,11 @@ export class V86Host {
 
   #wrapState(pci: V86Pci, emulator: V86Saver): void {
     const getState = pci.get_state.bind(pci)
-    pci.get_state = () => [...getState(), [STATE_TAG, [...this.#asserted], ...[...this.#slots.values()].flatMap((slot) => [slot.id, slot.device.saveState()])]]
+    pci.get_state = () => {
+      const devices = [...this.#slots.values()].flatMap((slot) => [slot.id, slot.device.saveState()])
+      const hotplug = this.#hotplug === undefined ? [] : [HOTPLUG_STATE, this.#hotplug.saveState()]
+      return [...getState(), [STATE_TAG, this.#lines.asserted, ...devices, ...hotplug]]
+    }
     const setState = pci.set_state.bind(pci)
     pci.set_state = (state) => {
       setState(state)
@@ -270,33 +215,14 @@ export class V86Host {
     const [, asserted, ...pairs] = state.find((part): part is unknown[] => Array.isArray(part) && part[0] === STATE_TAG) ?? []
     const saved = new Map<unknown, unknown>()
     for (let i = 0; i + 1 < pairs.length; i += 2) saved.set(pairs[i], pairs[i + 1])
-    this.#restoring = true
-    try {
+    const ids = Array.isArray(asserted) ? asserted.filter((id): id is number => typeof id === "number") : []
+    this.#lines.restore(ids, () => {
+      this.#hotplug?.restoreState(saved.get(HOTPLUG_STATE))
       for (const slot of this.#slots.values()) {
         const text = saved.get(slot.id)
         slot.device.restoreState(typeof text === "string" ? text : undefined)
         this.#copyConfig(slot)
       }
-    } finally {
-      this.#restoring = false
-    }
-    this.#asserted.clear()
-    for (const id of Array.isArray(asserted) ? asserted : []) if (typeof id === "number") this.#asserted.add(id)
-  }
-}
-
-function ioBar(fn: PciFunction, index: number, size: number): IoBar {
-  return { index, entries: Array.from({ length: size }, (_, offset) => portEntry(fn, index, offset)), mapped: undefined }
-}
-
-function portEntry(fn: PciFunction, bar: number, offset: number): PortEntry {
-  return {
-    read8: () => fn.barRead(bar, offset, 1),
-    read16: () => fn.barRead(bar, offset, 2),
-    read32: () => fn.barRead(bar, offset, 4) | 0,
-    write8: (value) => fn.barWrite(bar, offset, 1, value & 0xff),
-    write16: (value) => fn.barWrite(bar, offset, 2, value & 0xffff),
-    write32: (value) => fn.barWrite(bar, offset, 4, value >>> 0),
-    device: fn,
+    })
   }
 }

@@ -1,6 +1,6 @@
 /**
  * As much of a v86 machine as attachToV86 touches, behaving as v86 0.5.462 does (its src/pci.js, src/io.js, src/cpu.js), so that the
- * adapter can be tested in milliseconds; test/guest runs the real one. It is also a platform for our guest driver.
+ * adapter can be tested in milliseconds; test/linux runs the real one. It is also a platform for our guest driver.
  */
 import type { PlatformInterrupts, Platform } from "../../../src/vmm/driver/platform.ts"
 
@@ -47,6 +47,10 @@ export class FakePci {
       data.read8 = () => (word() >>> (8 * byte)) & 0xff
       data.read16 = () => (word() >>> (8 * byte)) & 0xffff
       data.read32 = word
+      // v86 takes the buffer of a table that is not there, and stops
+      data.write8 = data.write16 = () => {
+        if (selected() === undefined) throw new TypeError("v86 stops at a write to a function that is not there")
+      }
       ports[0xcfc + byte] = data
     }
   }
@@ -66,12 +70,15 @@ export class FakePci {
 
   raise_irq(id: number): void {
     this.raised++
-    this.lines.set(this.line(id), true)
-    this.onInterrupt()
+    this.setLine(this.line(id), true)
   }
 
   lower_irq(id: number): void {
-    this.lines.set(this.line(id), false)
+    this.setLine(this.line(id), false)
+  }
+
+  setLine(line: number, level: boolean): void {
+    this.lines.set(line, level)
     this.onInterrupt()
   }
 
@@ -87,14 +94,43 @@ export class FakePci {
   }
 }
 
+/** As v86's src/acpi.js: plain bytes for the event registers, and a timer that lowers the line when it does not raise it. */
+class FakeAcpi {
+  pm1_status = 0
+  pm1_enable = 0
+  readonly #gpe = [0, 0, 0, 0]
+  readonly #pci: FakePci
+
+  constructor(ports: Entry[], pci: FakePci) {
+    this.#pci = pci
+    for (let byte = 0; byte < 4; byte++) {
+      const entry = emptyEntry()
+      entry.device = this
+      entry.read8 = () => this.#gpe[byte] ?? 0
+      entry.write8 = (value) => void (this.#gpe[byte] = value)
+      ports[0xafe0 + byte] = entry
+    }
+  }
+
+  timer(_now: number): number {
+    this.#pci.setLine(9, (this.pm1_status & this.pm1_enable) !== 0)
+    return 100
+  }
+}
+
 export class FakeV86 implements Platform {
   readonly memory = new WebAssembly.Memory({ initial: 33, maximum: 64 })
   readonly ports: Entry[] = Array.from({ length: 0x1_0000 }, emptyEntry)
   readonly pci = new FakePci(this.ports)
   readonly dirty: (readonly [number, number])[] = []
+  readonly acpi: FakeAcpi | undefined
   reboots = 0
   #ready: (() => void)[] = []
   v86: unknown
+
+  constructor(options: { readonly acpi?: boolean } = {}) {
+    this.acpi = options.acpi === true ? new FakeAcpi(this.ports, this.pci) : undefined
+  }
 
   /** The machine comes to be later, as in v86. */
   start(): void {
@@ -110,8 +146,10 @@ export class FakeV86 implements Platform {
           if (start >= end) throw new Error(`v86 wants no empty range: ${start} to ${end}`)
           this.dirty.push([start, end])
         },
-        devices: { pci },
+        devices: { pci, ...(this.acpi === undefined ? {} : { acpi: this.acpi }) },
         io: { ports },
+        device_raise_irq: (line: number) => pci.setLine(line, true),
+        device_lower_irq: (line: number) => pci.setLine(line, false),
         reboot_internal: () => void this.reboots++,
       },
     }

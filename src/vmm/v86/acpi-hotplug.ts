@@ -1,0 +1,26 @@
+/**
+ * ACPI PCI hot-plug in a v86 machine with `acpi: true`. v86 has plain bytes where the event registers should be, and nothing at the
+ * hot-plug ports. These read all ones, and SeaBIOS's tables make of that a request to eject every PCI device, which Linux obeys.
+ */
+import { PCI_HOTPLUG_PORTS, PciHotplug, type PciHotplugOptions, SCI_LINE } from "../pci-hotplug.ts"
+import { registerPort } from "./ports.ts"
+import type { V86Acpi, V86Cpu } from "./v86.ts"
+
+/** Puts the registers of ACPI PCI hot-plug into the machine. Once for each machine, before firmware runs: it asks then which slots it serves. */
+export function installAcpiHotplug(cpu: V86Cpu, acpi: V86Acpi, options: Omit<PciHotplugOptions, "sci">): PciHotplug {
+  let raised = false
+  // The PM timer shares the line. v86 lowers it at each call of `timer`, so that is where we raise it.
+  const sci = (level: boolean): void => {
+    raised = level
+    if (!level && (acpi.pm1_status & acpi.pm1_enable) === 0) cpu.device_lower_irq(SCI_LINE)
+  }
+  const timer = acpi.timer.bind(acpi)
+  acpi.timer = (now) => {
+    const next = timer(now)
+    if (raised) cpu.device_raise_irq(SCI_LINE)
+    return next
+  }
+  const hotplug = new PciHotplug({ ...options, sci })
+  for (const { start, end } of PCI_HOTPLUG_PORTS) for (let port = start; port < end; port++) cpu.io.ports[port] = registerPort(hotplug, port)
+  return hotplug
+}

@@ -1,0 +1,78 @@
+/** InterruptLines: PCI interrupt pins in v86, shared by its devices and ours, and how its PIIX3 bridge routes them. */
+import type { V86Pci } from "./v86.ts"
+
+/** Offset of Interrupt Line and Interrupt Pin in configuration space. */
+const INTERRUPT = 0x3c
+/** Offset of the interrupt routing registers, PIRQA to PIRQD, in the ISA bridge's configuration space ([PIIX] PIRQRC[A:D]). */
+const PIRQ_ROUTES = 0x60
+/** A routing register: bit 7 switches the routing off, bits 3-0 are the interrupt number. */
+const PIRQ = { DISABLED: 0x80, NUMBER: 0x0f } as const
+/** Interrupt Line of a pin without a connection ([PCI] 6.2.4). */
+const NOT_CONNECTED = 0xff
+
+export class InterruptLines {
+  readonly #pci: V86Pci
+  /** Ids of the devices, ours and v86's, that hold their line up. */
+  readonly #asserted = new Set<number>()
+  readonly #raise: (id: number) => void
+  readonly #lower: (id: number) => void
+  #frozen = false
+
+  /** Once for each bus: from then on v86's own devices come through here. */
+  constructor(pci: V86Pci) {
+    this.#pci = pci
+    this.#raise = pci.raise_irq.bind(pci)
+    this.#lower = pci.lower_irq.bind(pci)
+    pci.raise_irq = (id) => this.set(id, true)
+    pci.lower_irq = (id) => this.set(id, false)
+  }
+
+  /** Ids of the devices that interrupt at present. */
+  get asserted(): readonly number[] {
+    return [...this.#asserted]
+  }
+
+  /**
+   * Drives the interrupt pin of device `id`. Lines are shared, and v86 would lower a line for all when one device lowers it, so that
+   * the others' interrupts are lost: here a line is up while any device holds it ([PCI] 2.2.6).
+   */
+  set(id: number, level: boolean): void {
+    if (level) this.#asserted.add(id)
+    else this.#asserted.delete(id)
+    // v86 fails for a device that is not on its bus
+    if (this.#frozen || this.#pci.device_spaces[id] === undefined) return
+    if (level) this.#raise(id)
+    else if (!this.#shared(id)) this.#lower(id)
+  }
+
+  /** What firmware writes to Interrupt Line of device `id`: the interrupt number that its pin is routed to. 0 until firmware has set the router up. */
+  interruptLine(id: number): number {
+    const route = this.#route(id)
+    return (route & PIRQ.DISABLED) !== 0 ? NOT_CONNECTED : route & PIRQ.NUMBER
+  }
+
+  /** Restores the devices' pins: `act` restores the devices, `asserted` says who interrupts afterwards. v86 restores the lines themselves. */
+  restore(asserted: readonly number[], act: () => void): void {
+    this.#frozen = true
+    try {
+      act()
+    } finally {
+      this.#frozen = false
+    }
+    this.#asserted.clear()
+    for (const id of asserted) this.#asserted.add(id)
+  }
+
+  #shared(id: number): boolean {
+    if (this.#asserted.size === 0) return false
+    const route = this.#route(id)
+    for (const other of this.#asserted) if (this.#route(other) === route) return true
+    return false
+  }
+
+  /** The routing register of a device's pin, chosen as v86 chooses it. */
+  #route(id: number): number {
+    const pin = ((this.#pci.device_spaces[id]?.[INTERRUPT >> 2] ?? 0) >> 8) & 0xff
+    return this.#pci.isa_bridge_space8[PIRQ_ROUTES + ((pin + (id >> 3) - 2) & 3)] ?? 0
+  }
+}

@@ -1,0 +1,72 @@
+/** Registers of ours among v86's ports: a handler for each port, and I/O BARs whose handlers move when the guest moves the BAR. */
+import type { AccessWidth } from "../../pci/access.ts"
+import type { PciFunction } from "../../pci/function.ts"
+import type { V86Port } from "./v86.ts"
+
+interface Registers {
+  read(offset: number, width: AccessWidth): number
+  write(offset: number, width: AccessWidth, value: number): void
+}
+
+/** The port at `offset` of `registers`. v86 wants signed values from a 32-bit read, and hands signed ones to a write. */
+export function registerPort(registers: Registers, offset: number): V86Port {
+  return {
+    read8: () => registers.read(offset, 1),
+    read16: () => registers.read(offset, 2),
+    read32: () => registers.read(offset, 4) | 0,
+    write8: (value) => registers.write(offset, 1, value & 0xff),
+    write16: (value) => registers.write(offset, 2, value & 0xffff),
+    write32: (value) => registers.write(offset, 4, value >>> 0),
+    device: registers,
+  }
+}
+
+interface IoBar {
+  readonly index: number
+  readonly entries: readonly V86Port[]
+  /** The first port at present, and what stood there before us. */
+  mapped: { readonly port: number; readonly displaced: readonly (V86Port | undefined)[] } | undefined
+}
+
+/** The I/O BARs of one function. */
+export class IoBars {
+  readonly #ports: (V86Port | undefined)[]
+  readonly #fn: PciFunction
+  readonly #bars: readonly IoBar[]
+
+  constructor(ports: (V86Port | undefined)[], fn: PciFunction) {
+    this.#ports = ports
+    this.#fn = fn
+    this.#bars = fn.bars.filter((bar) => bar.kind === "io").map(({ index, size }) => {
+      const registers: Registers = { read: (offset, width) => fn.barRead(index, offset, width), write: (offset, width, value) => fn.barWrite(index, offset, width, value) }
+      return { index, entries: Array.from({ length: size }, (_, offset) => registerPort(registers, offset)), mapped: undefined }
+    })
+  }
+
+  /** Puts the handlers where the BARs are decoded now. */
+  update(): void {
+    for (const bar of this.#bars) {
+      const port = this.#fn.barAddress(bar.index)
+      if (port === bar.mapped?.port) continue
+      this.#unmap(bar)
+      if (port !== undefined) this.#map(bar, port)
+    }
+  }
+
+  /** A port that another device has stays with that device. */
+  #map(bar: IoBar, port: number): void {
+    const displaced = bar.entries.map((_, offset) => this.#ports[port + offset])
+    bar.mapped = { port, displaced }
+    for (const [offset, entry] of bar.entries.entries()) if (displaced[offset]?.device === undefined) this.#ports[port + offset] = entry
+  }
+
+  /** Where v86 has since moved a device of its own over ours, that device stays. */
+  #unmap(bar: IoBar): void {
+    if (bar.mapped === undefined) return
+    const { port, displaced } = bar.mapped
+    for (const [offset, entry] of displaced.entries()) {
+      if (entry !== undefined && this.#ports[port + offset] === bar.entries[offset]) this.#ports[port + offset] = entry
+    }
+    bar.mapped = undefined
+  }
+}

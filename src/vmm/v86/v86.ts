@@ -1,0 +1,53 @@
+/**
+ * What we use of v86's objects, under the names of its published build (0.5.462). Nothing of v86 is imported.
+ */
+import type { V86Ram } from "./memory.ts"
+
+/** The handlers of one port. v86 calls them with `device` as `this`; 32-bit values are signed. */
+export interface V86Port {
+  read8: (port: number) => number
+  read16: (port: number) => number
+  read32: (port: number) => number
+  write8: (value: number) => void
+  write16: (value: number) => void
+  write32: (value: number) => void
+  /** Undefined where nobody answers. */
+  device: unknown
+}
+
+/** v86's PCI bus. A function's id is its device number times 8. */
+export interface V86Pci {
+  /** CONFIG_ADDRESS (port 0xCF8). */
+  readonly pci_addr32: Int32Array
+  readonly devices: unknown[]
+  readonly device_spaces: (Int32Array | undefined)[]
+  /** Configuration space of the PIIX3 ISA bridge, which routes the interrupt pins. */
+  readonly isa_bridge_space8: Uint8Array
+  register_device(device: { pci_id: number; pci_space: Uint8Array; pci_bars: never[]; name: string }): Int32Array
+  raise_irq(id: number): void
+  lower_irq(id: number): void
+  get_state(): unknown[]
+  set_state(state: unknown[]): void
+}
+
+/** v86's power management function (PIIX4), there with `acpi: true` only. */
+export interface V86Acpi {
+  readonly pm1_status: number
+  readonly pm1_enable: number
+  /** Drives interrupt line 9 for the PM timer; v86 calls it every few milliseconds. */
+  timer(now: number): number
+}
+
+export interface V86Cpu extends V86Ram {
+  readonly devices: { readonly pci?: V86Pci; readonly acpi?: V86Acpi }
+  readonly io: { readonly ports: V86Port[] }
+  device_raise_irq(line: number): void
+  device_lower_irq(line: number): void
+  reboot_internal(): void
+}
+
+/** The emulator object, as far as we patch it. */
+export interface V86Saver {
+  save_state(): Promise<ArrayBuffer>
+  restore_state(state: ArrayBuffer): Promise<void>
+}
