@@ -1,13 +1,27 @@
-/** The image file as the rest of qcow2 sees it: what lies past its end reads as zeroes, and it is known which bytes were never written. */
+/** The image file as the rest of qcow2 sees it: what lies past its end reads as zeroes, and it knows which bytes were never written. */
+import { BackingError } from "../backing.ts"
 import type { ImageFile } from "../image-file.ts"
 import { fillZeroFrom } from "./buffers.ts"
+
+/** Metadata of the image in `file` that cannot be right. The image that meets it marks itself corrupt; one above it in a backing chain does not. */
+export class CorruptMetadata extends BackingError {
+  readonly file: ClusterFile
+  /** The message without the path. */
+  readonly reason: string
+
+  constructor(file: ClusterFile, reason: string, offset: number) {
+    super("corrupt", reason, { path: file.path, offset })
+    this.file = file
+    this.reason = reason
+  }
+}
 
 export class ClusterFile {
   readonly path: string
   readonly #file: ImageFile
   /**
-   * No byte from here on was ever written: a file that grows past here reads as zeroes where nothing was stored. Raised before a write is
-   * tried, because one that fails may have stored a part.
+   * No byte from here on was ever written, so a file that grows past here reads as zeroes where nothing was stored. Raised before a write is
+   * tried, because a failed write may have stored a part.
    */
   #usedEnd: number
   #isChanged = false
@@ -16,6 +30,11 @@ export class ClusterFile {
     this.#file = file
     this.path = file.path
     this.#usedEnd = file.size()
+  }
+
+  /** The error for metadata at byte `offset` that cannot be right. */
+  corrupt(reason: string, offset: number): CorruptMetadata {
+    return new CorruptMetadata(this, reason, offset)
   }
 
   /** Whether everything from `offset` on is a hole that reads as zeroes. */
@@ -76,7 +95,7 @@ export class ClusterFile {
     this.#file.sync()
   }
 
-  /** Makes a file that was written to end on a cluster border, as other programs leave it. */
+  /** Makes a file that was written end on a cluster border, as other programs leave it. */
   padTo(clusterSize: number): void {
     if (!this.#isChanged) return
     const size = this.#file.size()
@@ -84,7 +103,7 @@ export class ClusterFile {
     if (padded !== size) this.#file.truncate(padded)
   }
 
-  /** Gives the host's space behind an unreferenced range back, where the file can. What fails here is only space. */
+  /** Gives the host's space behind an unreferenced range back, where the file can. */
   punch(offset: number, length: number): void {
     this.#file.punchHole?.(offset, length)
   }

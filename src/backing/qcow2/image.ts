@@ -1,12 +1,12 @@
-/** Qcow2Image: a qcow2 file as a disk. Opens it, wires the parts, and keeps the rules that hold for all of them: bounds, read-only, corrupt, closed. */
+/** Qcow2Image: a qcow2 file as a disk. Wires the parts, and keeps the rules that hold for all of them: bounds, read-only, corrupt, closed. */
 import { BackingError, checkRange, totalLength, type VirtioBacking } from "../backing.ts"
 import type { ImageFile, ImageLock } from "../image-file.ts"
 import { Allocator } from "./allocator.ts"
-import { ClusterFile } from "./cluster-file.ts"
-import { clearAutoclear, markCorrupt } from "./feature-bits.ts"
+import { ClusterFile, CorruptMetadata } from "./cluster-file.ts"
 import type { Decompressor } from "./format/compression.ts"
 import type { Geometry } from "./format/geometry.ts"
 import { headerGeometry, type Qcow2Header } from "./format/header.ts"
+import { HeaderStore } from "./header-store.ts"
 import { type MapExtent, mapExtents } from "./map-extents.ts"
 import { Mapping } from "./mapping.ts"
 import { mapMetadata } from "./metadata-regions.ts"
@@ -38,20 +38,22 @@ interface WritingParts {
   readonly metadataWriter: MetadataWriter
 }
 
-/** A qcow2 image as a disk; made by `openQcow2Image`. All calls are synchronous. What is written is on stable storage after `flush` or `close`. */
+/**
+ * A qcow2 image as a disk; made by `openQcow2Image`. All calls are synchronous. What is written is on stable storage after `flush` or `close`.
+ * An error, at any read or write of the file, leaves nothing to undo: the call can be repeated, and then ends as if the error had not been.
+ */
 export class Qcow2Image implements VirtioBacking {
   /** Guest-visible bytes, exactly as the header has them. */
   readonly size: number
   readonly readOnly: boolean
   readonly discardGranularity: number
-  /** The header as it was read. Its feature words change on disk when the image is opened for writing, or found corrupt. */
-  readonly header: Qcow2Header
   readonly geometry: Geometry
   readonly backing: BackingDisk | undefined
   /** What keeps other programs from opening the image. Its backing files have locks of their own. */
   readonly lock: ImageLock
   readonly #path: string
   readonly #file: ClusterFile
+  readonly #header: HeaderStore
   readonly #mapping: Mapping
   readonly #reader: Reader
   readonly #writing: WritingParts | undefined
@@ -60,39 +62,24 @@ export class Qcow2Image implements VirtioBacking {
   #isClosed = false
 
   constructor(parts: Qcow2Parts) {
-    const { header } = parts
-    this.header = header
+    const { header, file, backing, decompressor, cacheSize } = parts
     this.geometry = headerGeometry(header)
     this.size = header.size
     this.readOnly = parts.readOnly
     this.discardGranularity = this.geometry.clusterSize
-    this.backing = parts.backing
-    this.lock = parts.file.lock ?? "none"
-    this.#path = parts.file.path
-    this.#file = new ClusterFile(parts.file)
+    this.backing = backing
+    this.lock = file.lock ?? "none"
+    this.#path = file.path
+    this.#file = new ClusterFile(file)
+    this.#header = new HeaderStore(this.#file, header)
     const { clusterSize } = this.geometry
-    const { cacheSize } = parts
     const l2Cache = new TableCache(this.#file, { clusterSize, capacity: cacheSize * (1 - REFCOUNT_CACHE_SHARE) })
-    const corrupt = this.#reportCorruption.bind(this)
-    this.#mapping = new Mapping({
-      file: this.#file,
-      geometry: this.geometry,
-      cache: l2Cache,
-      l1TableOffset: header.l1TableOffset,
-      l1Size: header.l1Size,
-      corrupt,
-    })
-    this.#reader = new Reader({
-      file: this.#file,
-      geometry: this.geometry,
-      mapping: this.#mapping,
-      backing: parts.backing,
-      compressionType: header.compressionType,
-      decompressor: parts.decompressor,
-    })
+    const shared = { file: this.#file, geometry: this.geometry }
+    this.#mapping = new Mapping({ ...shared, cache: l2Cache, l1TableOffset: header.l1TableOffset, l1Size: header.l1Size })
+    this.#reader = new Reader({ ...shared, mapping: this.#mapping, backing, decompressor, compressionType: header.compressionType })
     if (parts.readOnly) return
     const refcountCache = new TableCache(this.#file, { clusterSize, capacity: cacheSize * REFCOUNT_CACHE_SHARE })
-    this.#writing = this.#makeWritable(parts.file, { l2Cache, refcountCache })
+    this.#writing = this.#makeWritable(file, { l2Cache, refcountCache })
   }
 
   /** The file's name. */
@@ -100,69 +87,127 @@ export class Qcow2Image implements VirtioBacking {
     return this.#path
   }
 
+  /** The header as it is on disk. */
+  get header(): Qcow2Header {
+    return this.#header.header
+  }
+
   pread(buffer: Uint8Array, offset: number): void {
     this.#checkAccess(offset, buffer.length)
-    this.#reader.readOne(buffer, offset)
+    try {
+      this.#reader.readOne(buffer, offset)
+    } catch (error) {
+      throw this.#noted(error)
+    }
   }
 
   preadv(buffers: readonly Uint8Array[], offset: number): void {
     const length = totalLength(buffers)
     this.#checkAccess(offset, length)
-    this.#reader.read(buffers, offset, length)
+    try {
+      this.#reader.read(buffers, offset, length)
+    } catch (error) {
+      throw this.#noted(error)
+    }
   }
 
   pwrite(buffer: Uint8Array, offset: number): void {
     this.#checkAccess(offset, buffer.length)
-    this.#writable().writer.writeOne(buffer, offset)
+    const { writer } = this.#writable()
+    try {
+      writer.writeOne(buffer, offset)
+    } catch (error) {
+      throw this.#noted(error)
+    }
   }
 
   pwritev(buffers: readonly Uint8Array[], offset: number): void {
     const length = totalLength(buffers)
     this.#checkAccess(offset, length)
-    this.#writable().writer.write(buffers, offset, length)
+    const { writer } = this.#writable()
+    try {
+      writer.write(buffers, offset, length)
+    } catch (error) {
+      throw this.#noted(error)
+    }
   }
 
   flush(): void {
     this.#checkAccess(0, 0)
     if (this.#writing === undefined) return
-    this.#writable().metadataWriter.flush()
+    const { metadataWriter } = this.#writable()
+    try {
+      metadataWriter.store()
+    } catch (error) {
+      throw this.#noted(error)
+    }
+    try {
+      metadataWriter.free()
+    } catch (error) {
+      // All that was asked for is stored. What could not be freed stays on the list, and shows at the latest in `close`.
+      if (!(this.#noted(error) instanceof BackingError)) throw error
+    }
   }
 
   discard(offset: number, length: number): void {
     this.#checkAccess(offset, length)
-    this.#writable().zeroing.discard(offset, length)
+    const { zeroing } = this.#writable()
+    try {
+      zeroing.discard(offset, length)
+    } catch (error) {
+      throw this.#noted(error)
+    }
   }
 
   writeZeroes(offset: number, length: number, mayUnmap: boolean): void {
     this.#checkAccess(offset, length)
-    this.#writable().zeroing.writeZeroes(offset, length, mayUnmap)
+    const { zeroing } = this.#writable()
+    try {
+      zeroing.writeZeroes(offset, length, mayUnmap)
+    } catch (error) {
+      throw this.#noted(error)
+    }
   }
 
-  /** Stores all that is cached and releases the file and the backing image, these also when storing fails; the first error is thrown. */
+  /**
+   * Stores all that is cached and releases the file and the backing image, these also when storing fails; the first error is thrown. An error that is
+   * not a `BackingError` releases nothing: the call can be repeated.
+   */
   close(): void {
     if (this.#isClosed) return
-    this.#isClosed = true
     try {
       if (this.#writing !== undefined && this.#corruption === undefined) {
         this.#writing.metadataWriter.finish()
         this.#file.padTo(this.geometry.clusterSize)
       }
+    } catch (error) {
+      const noted = this.#noted(error)
+      if (noted instanceof BackingError) this.#release()
+      throw noted
+    }
+    this.#release()
+  }
+
+  #release(): void {
+    this.#isClosed = true
+    try {
+      this.#file.close()
     } finally {
-      try {
-        this.#file.close()
-      } finally {
-        this.backing?.close()
-      }
+      this.backing?.close()
     }
   }
 
   /** Where the bytes of a range live, in order, neighbours of one kind merged. Nothing is read but tables. Throws like `pread`. */
   *map(offset: number, length: number): Generator<MapExtent> {
     this.#checkAccess(offset, length)
-    for (const extent of mapExtents(this.#mapping, offset, length)) {
-      yield extent
-      // The caller may have closed the image in between.
-      this.#checkAccess(offset, length)
+    try {
+      for (const extent of mapExtents(this.#mapping, offset, length)) {
+        yield extent
+        // The caller may have closed the image in between.
+        this.#checkAccess(offset, length)
+      }
+    } catch (error) {
+      throw this.#noted(error)
     }
   }
 
@@ -178,44 +223,47 @@ export class Qcow2Image implements VirtioBacking {
     return this.#writing
   }
 
-  /** Everything that can refuse the image comes first; then its first write, which drops the feature bits that would not be kept up (QC-FEAT-03, QC-BMP-03). */
+  /** Everything that can refuse the image comes first; then its first write, which clears the feature bits that this program does not keep up. */
   #makeWritable(imageFile: ImageFile, caches: { readonly l2Cache: TableCache; readonly refcountCache: TableCache }): WritingParts {
     const { header, geometry } = this
     const file = this.#file
     const mapping = this.#mapping
-    const corrupt = this.#reportCorruption.bind(this)
-    const refcounts = new Refcounts({
-      file,
-      geometry,
-      cache: caches.refcountCache,
-      tableOffset: header.refcountTableOffset,
-      tableClusters: header.refcountTableClusters,
-      corrupt,
-    })
+    const { refcountTableOffset: tableOffset, refcountTableClusters: tableClusters } = header
+    const refcounts = new Refcounts({ file, geometry, cache: caches.refcountCache, tableOffset, tableClusters })
     const metadata = mapMetadata({ file: imageFile, header, geometry, mapping, refcounts })
     refcounts.refuseSharedBlocks()
     refcounts.protect(metadata)
     const allocator = new Allocator({ file, geometry, refcounts })
     mapping.makeWritable({ allocator, refcounts, metadata })
-    const metadataWriter = new MetadataWriter({ file, geometry, mapping, refcounts, allocator, ...caches })
-    const writer = new Writer({ file, geometry, mapping, reader: this.#reader, allocator, metadata, metadataWriter, corrupt })
+    const metadataWriter = new MetadataWriter({ file, geometry, header: this.#header, mapping, refcounts, allocator, ...caches })
+    const writer = new Writer({ file, geometry, mapping, reader: this.#reader, allocator, metadata, metadataWriter })
     const zeroing = new Zeroing({ geometry, mapping, writer, metadataWriter, backingEnd: this.#reader.backingEnd })
-    clearAutoclear(file, header)
+    this.#header.clearAutoclear()
     return { writer, zeroing, metadataWriter }
   }
 
-  /** Notes metadata that cannot be right: marks the image corrupt, where that is possible, and stops writing to it (QC-FEAT-10). */
-  #reportCorruption(message: string, offset: number): BackingError {
-    if (this.#writing !== undefined && this.#corruption === undefined) {
-      // What was written before is sound and counts as written: store it, then stop.
-      try {
-        if (!this.#writing.metadataWriter.isBusy) this.#writing.metadataWriter.flush()
-      } catch {
-        // The corruption is what has to be reported.
-      }
-      this.#corruption = message
-      markCorrupt(this.#file, this.header)
-    }
-    return new BackingError("corrupt", message, { path: this.#path, offset })
+  /**
+   * `error`, after what it asks for: when metadata of this image cannot be right, marks the image corrupt and stops writing to it (QC-FEAT-10).
+   * What was written before counts as written, so it is stored first.
+   */
+  #noted(error: unknown): unknown {
+    if (!(error instanceof CorruptMetadata) || error.file !== this.#file || this.#writing === undefined || this.#corruption !== undefined) return error
+    const { metadataWriter } = this.#writing
+    attempt(() => {
+      metadataWriter.store()
+      metadataWriter.free()
+    })
+    this.#corruption = error.reason
+    attempt(() => this.#header.markCorrupt())
+    return error
+  }
+}
+
+/** Does what may fail: the corruption is what has to be reported. */
+function attempt(work: () => void): void {
+  try {
+    work()
+  } catch (error) {
+    if (!(error instanceof BackingError)) throw error
   }
 }

@@ -103,8 +103,8 @@ export class MetadataMap {
     this.#sort()
   }
 
-  /** Removes the range that starts at `offset` and has this name. */
-  removeRange(offset: number, name: string): void {
+  /** Removes the range that starts there and has this name. */
+  removeRange({ offset, name }: MetadataRange): void {
     this.#ranges = this.#ranges.filter((range) => range.start !== offset || range.name !== name)
     this.#sort()
   }

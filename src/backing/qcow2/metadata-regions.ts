@@ -5,7 +5,7 @@ import type { Geometry } from "./format/geometry.ts"
 import type { Qcow2Header } from "./format/header.ts"
 import type { Mapping } from "./mapping.ts"
 import { MetadataMap } from "./metadata-map.ts"
-import { REFCOUNT_TABLE_NAME, type Refcounts } from "./refcounts.ts"
+import type { Refcounts } from "./refcounts.ts"
 import { readSnapshotTable, snapshotL1Problem } from "./format/snapshot-table.ts"
 import { TABLE_ENTRY_SIZE } from "./format/spec.ts"
 
@@ -24,8 +24,8 @@ export function mapMetadata(sources: MetadataSources): MetadataMap {
   const metadata = new MetadataMap(geometry.clusterSize, { l2Tables: mapping, refcountBlocks: refcounts })
   metadata.addRanges([
     { offset: 0, length: geometry.clusterSize, name: "the header" },
-    { offset: header.l1TableOffset, length: header.l1Size * TABLE_ENTRY_SIZE, name: "the L1 table" },
-    { offset: header.refcountTableOffset, length: refcounts.table.bytes.length, name: REFCOUNT_TABLE_NAME },
+    mapping.l1.place,
+    refcounts.table.place,
     { offset: header.snapshotsOffset, length: snapshots.byteLength, name: "the snapshot table" },
   ])
   const collision = metadata.findCollision()

@@ -12,18 +12,19 @@
  *
  * A part stays dirty until its sync has succeeded, so after an error the next attempt does all of it again.
  */
+import { BackingError } from "../backing.ts"
 import type { Allocator } from "./allocator.ts"
-import { setU64, viewOf } from "./format/bytes.ts"
-import type { ClusterFile } from "./cluster-file.ts"
+import { type ClusterFile, CorruptMetadata } from "./cluster-file.ts"
 import type { Geometry } from "./format/geometry.ts"
+import type { HeaderStore } from "./header-store.ts"
 import type { Mapping } from "./mapping.ts"
 import type { Refcounts } from "./refcounts.ts"
-import { HEADER_FIELD } from "./format/spec.ts"
 import type { TableCache } from "./table-cache.ts"
 
 export interface MetadataParts {
   readonly file: ClusterFile
   readonly geometry: Geometry
+  readonly header: HeaderStore
   readonly mapping: Mapping
   readonly refcounts: Refcounts
   readonly allocator: Allocator
@@ -33,50 +34,46 @@ export interface MetadataParts {
 
 export class MetadataWriter {
   readonly #parts: MetadataParts
-  #busy = false
 
   constructor(parts: MetadataParts) {
     this.#parts = parts
   }
 
-  /** So much is dirty, or waits to be freed, that it is time to store it. */
-  get isCrowded(): boolean {
+  /** Before a change: when much is dirty, or waits to be freed, stores it. @throws BackingError what `store` throws, and CorruptMetadata */
+  makeRoom(): void {
     const { l2Cache, refcountCache, allocator } = this.#parts
-    return l2Cache.isCrowded || refcountCache.isCrowded || allocator.isCrowded
-  }
-
-  /** Storing is under way: an error found now must not start it again. */
-  get isBusy(): boolean {
-    return this.#busy
-  }
-
-  /** Puts everything written so far, data and metadata, on stable storage. Throws the first error; calling again tries again. */
-  flush(): void {
-    this.#busy = true
+    if (!l2Cache.isCrowded && !refcountCache.isCrowded && !allocator.isCrowded) return
+    this.store()
     try {
-      this.#storeAllocations()
-      this.#storeRefcountTable()
-      this.#storeReferences()
-      try {
-        this.#storeFrees()
-      } catch {
-        // All that was asked for is stored. What could not be freed stays on the list, and shows at the latest in `finish`.
-      }
-    } finally {
-      this.#busy = false
+      this.free()
+    } catch (error) {
+      // What could not be freed stays on the list, and shows at the latest in `finish`.
+      if (!(error instanceof BackingError) || error instanceof CorruptMetadata) throw error
     }
   }
 
-  /** `flush`, and the frees as well: afterwards the file is as if nothing had ever been cached. */
+  /** Puts everything written so far, data and metadata, on stable storage: phases 1 to 3. Throws the first error; calling again tries again. */
+  store(): void {
+    this.#storeAllocations()
+    this.#storeRefcountTable()
+    this.#storeReferences()
+  }
+
+  /** Phase 4, after `store`. Not synced: a crash before the lower refcounts arrive leaks clusters, no more. So the blocks stay dirty. */
+  free(): void {
+    const { allocator, refcountCache } = this.#parts
+    if (!allocator.hasPending) return
+    const runs = allocator.pendingRunsToPunch()
+    allocator.releasePending()
+    for (const run of runs) allocator.punch(run)
+    for (const block of refcountCache.dirtyTables) refcountCache.store(block)
+  }
+
+  /** All phases: afterwards the file is as if nothing had ever been cached. */
   finish(): void {
-    this.flush()
-    this.#busy = true
-    try {
-      this.#storeFrees()
-      if (this.#parts.refcountCache.dirtyTables.size > 0) this.#storeAllocations()
-    } finally {
-      this.#busy = false
-    }
+    this.store()
+    this.free()
+    if (this.#parts.refcountCache.dirtyTables.size > 0) this.#storeAllocations()
   }
 
   #storeAllocations(): void {
@@ -85,7 +82,7 @@ export class MetadataWriter {
     const tables = [...l2Cache.dirtyTables].filter((table) => table.fresh)
     for (const block of blocks) refcountCache.store(block)
     for (const table of tables) l2Cache.store(table)
-    if (refcounts.isUnplaced) file.write(refcounts.table.bytes, refcounts.table.offset)
+    refcounts.table.storeMoved()
     file.sync()
     for (const block of blocks) refcountCache.clean(block)
     for (const table of tables) {
@@ -93,45 +90,27 @@ export class MetadataWriter {
       // From now on an L1 entry may name it, even one whose write reports an error.
       table.fresh = false
     }
-    if (refcounts.isUnplaced) refcounts.placed()
+    refcounts.table.placed()
   }
 
   #storeRefcountTable(): void {
-    const { file, geometry, refcounts, allocator } = this.#parts
-    const change = refcounts.tableChange
-    if (change === undefined && !refcounts.isPointerStale) return
-    const { offset, bytes } = refcounts.table
-    if (change !== undefined) file.write(bytes.subarray(change.from, change.to), offset + change.from)
-    if (refcounts.isPointerStale) {
-      // Offset and size stand side by side: one write within a sector switches both (QC-WO-06).
-      const pointer = new Uint8Array(12)
-      setU64(viewOf(pointer), 0, offset)
-      viewOf(pointer).setUint32(8, bytes.length / geometry.clusterSize)
-      file.write(pointer, HEADER_FIELD.REFCOUNT_TABLE_OFFSET)
-    }
+    const { file, geometry, header, refcounts, allocator } = this.#parts
+    const { table } = refcounts
+    if (!table.isDirty && !table.isPointerStale) return
+    table.store()
+    if (table.isPointerStale) header.switchRefcountTable(table.place.offset, table.place.length / geometry.clusterSize)
     file.sync()
-    for (const place of refcounts.stored()) allocator.releaseLater(place.offset / geometry.clusterSize, place.length / geometry.clusterSize)
+    for (const place of table.stored()) allocator.releaseLater(place.offset / geometry.clusterSize, place.length / geometry.clusterSize)
   }
 
   #storeReferences(): void {
     const { file, mapping, l2Cache } = this.#parts
     const tables = [...l2Cache.dirtyTables]
-    const change = mapping.l1Change
-    if (tables.length === 0 && change === undefined) return
+    if (tables.length === 0 && !mapping.l1.isDirty) return
     for (const table of tables) l2Cache.store(table)
-    if (change !== undefined) file.write(mapping.l1.bytes.subarray(change.from, change.to), mapping.l1.offset + change.from)
+    mapping.l1.store()
     file.sync()
     for (const table of tables) l2Cache.clean(table)
-    mapping.l1Stored()
-  }
-
-  /** Not synced: a crash before the lower refcounts arrive leaks clusters, no more. So the blocks stay dirty. */
-  #storeFrees(): void {
-    const { allocator, refcountCache } = this.#parts
-    if (!allocator.hasPending) return
-    const runs = allocator.pendingRunsToPunch()
-    allocator.releasePending()
-    for (const run of runs) allocator.punch(run)
-    for (const block of refcountCache.dirtyTables) refcountCache.store(block)
+    mapping.l1.stored()
   }
 }

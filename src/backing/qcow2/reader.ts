@@ -2,10 +2,11 @@
 import { BackingError } from "../backing.ts"
 import { BufferCursor, fillZero, fillZeroFrom, scatter } from "./buffers.ts"
 import type { ClusterFile } from "./cluster-file.ts"
+import { Extent } from "./extent.ts"
 import { DecompressionError, type Decompressor } from "./format/compression.ts"
-import { compressedLength, compressedOffset, L2_KIND, type L2Kind } from "./format/entries.ts"
+import { L2_KIND, type L2Kind } from "./format/entries.ts"
 import type { Geometry } from "./format/geometry.ts"
-import { Extent, type Mapping } from "./mapping.ts"
+import type { Mapping } from "./mapping.ts"
 
 /** What an image reads where it has nothing of its own. Synchronous, unlike a `VirtioBacking` in general. */
 export interface BackingDisk {
@@ -29,8 +30,9 @@ export interface ReaderOptions {
 const DECOMPRESSED_BYTES = 1024 * 1024
 
 interface Decompressed {
-  readonly hi: number
-  readonly lo: number
+  /** Where the stored data lies. */
+  readonly host: number
+  readonly stored: number
   readonly bytes: Uint8Array
 }
 
@@ -59,7 +61,7 @@ export class Reader {
 
   /** Fills `buffer` from guest byte `offset`. The range is inside the clusters of the disk. */
   readOne(buffer: Uint8Array, offset: number): void {
-    const host = this.#mapping.hostOf(offset, buffer.length, "read")
+    const host = this.#mapping.hostOf(offset, buffer.length)
     if (host >= 0) {
       this.#file.read(buffer, host)
       return
@@ -112,7 +114,7 @@ export class Reader {
         this.#readBacking(buffers, offset, extent.length)
         return
       case L2_KIND.COMPRESSED:
-        scatter(this.#decompress(extent.hi, extent.lo), extent.within, buffers)
+        scatter(this.#decompress(extent.host, extent.stored), extent.within, buffers)
         return
       case L2_KIND.CORRUPT:
         throw new Error("the mapping found a corrupt entry and went on")
@@ -130,20 +132,19 @@ export class Reader {
     }
   }
 
-  /** The whole cluster behind a compressed entry. Such a cluster is never written again, so its entry names its content. */
-  #decompress(hi: number, lo: number): Uint8Array {
-    const known = this.#decompressed.findIndex((cluster) => cluster.lo === lo && cluster.hi === hi)
+  /** The whole cluster behind a compressed entry. Such a cluster is never written again, so its place identifies its content. */
+  #decompress(host: number, stored: number): Uint8Array {
+    const known = this.#decompressed.findIndex((cluster) => cluster.host === host && cluster.stored === stored)
     const hit = this.#decompressed[known]
     if (hit !== undefined) {
       if (known < this.#decompressed.length - 1) this.#decompressed.push(...this.#decompressed.splice(known, 1))
       return hit.bytes
     }
-    const offset = compressedOffset(hi, lo, this.#geometry)
-    const stored = new Uint8Array(compressedLength(hi, lo, this.#geometry))
+    const data = new Uint8Array(stored)
     // The last sector may reach past the end of the file (QC-CMP-14).
-    const bytes = this.#inflate(stored.subarray(0, this.#file.readSome(stored, offset)), offset)
+    const bytes = this.#inflate(data.subarray(0, this.#file.readSome(data, host)), host)
     if (this.#decompressed.length >= Math.max(1, DECOMPRESSED_BYTES / this.#geometry.clusterSize)) this.#decompressed.shift()
-    this.#decompressed.push({ hi, lo, bytes })
+    this.#decompressed.push({ host, stored, bytes })
     return bytes
   }
 

@@ -1,6 +1,7 @@
-/** A bounded cache of metadata clusters (L2 tables, refcount blocks), kept byte for byte as on disk so that loading and storing convert nothing. */
+/** A bounded cache of metadata clusters (L2 tables, refcount blocks), kept byte for byte as on disk, so that loading and storing convert nothing. */
 import { viewOf } from "./format/bytes.ts"
 import type { ClusterFile } from "./cluster-file.ts"
+import { DirtyRange } from "./dirty-range.ts"
 
 /** One metadata cluster in memory. */
 export class CachedTable {
@@ -8,14 +9,13 @@ export class CachedTable {
   readonly offset: number
   readonly bytes: Uint8Array
   readonly view: DataView
-  /** Bytes that differ, or may differ, from the disk: from `dirtyFrom` up to `dirtyTo`; none when they are equal. */
-  dirtyFrom = 0
-  dirtyTo = 0
-  /** Nothing on the disk points here yet: its content may be stored ahead of what it refers to. */
+  /** Changed by `TableCache.touch` only. */
+  readonly dirty = new DirtyRange()
+  /** Nothing on disk refers to it yet: its content may be stored ahead of what it refers to. */
   fresh = false
-  /** Looked at since the cache's hand passed. */
+  /** It was looked at since the cache's hand passed. */
   used = true
-  /** Still the cache's copy. Changing one that is not would lose the change. */
+  /** It is still the cache's copy. A change to one that is not would be lost. */
   resident = true
 
   constructor(offset: number, bytes: Uint8Array) {
@@ -31,7 +31,7 @@ export interface TableCacheOptions {
   readonly capacity: number
 }
 
-/** What a table costs besides its bytes, roughly: matters with clusters of 512 bytes. */
+/** What a table costs besides its bytes, roughly: it matters with clusters of 512 bytes. */
 const OVERHEAD = 512
 const FEWEST_TABLES = 8
 
@@ -50,17 +50,17 @@ export class TableCache {
     this.#most = Math.max(FEWEST_TABLES, Math.floor(options.capacity / (options.clusterSize + OVERHEAD)))
   }
 
-  /** The tables that are not as on disk. */
+  /** The tables that differ from the disk. */
   get dirtyTables(): ReadonlySet<CachedTable> {
     return this.#dirty
   }
 
-  /** Half of the cache is dirty: store it before changing more, for dirty tables cannot make room for others. */
+  /** Half of the cache is dirty. Store it before changing more: dirty tables cannot make room for others. */
   get isCrowded(): boolean {
     return this.#dirty.size >= this.#most / 2
   }
 
-  /** The table at `offset`, read from the file when it is not here. Throws what reading throws. */
+  /** The table at `offset`, read from the file when it is not here. @throws BackingError what reading throws */
   load(offset: number): CachedTable {
     const known = this.#byOffset.get(offset)
     if (known !== undefined) {
@@ -72,7 +72,7 @@ export class TableCache {
     return this.#insert(new CachedTable(offset, bytes))
   }
 
-  /** Puts a new table at `offset`, which nothing on disk refers to, holding `bytes` (a cluster's worth, kept). All of it is dirty. */
+  /** Puts a new table at `offset`, which nothing on disk refers to, with `bytes` as its content (a cluster's worth, kept). All of it is dirty. */
   create(offset: number, bytes: Uint8Array): CachedTable {
     this.drop(offset)
     const table = this.#insert(new CachedTable(offset, bytes))
@@ -84,25 +84,19 @@ export class TableCache {
   /** Notes that bytes `from` to `to` of `table` have changed. */
   touch(table: CachedTable, from: number, to: number): void {
     if (!table.resident) throw new Error(`the table at ${table.offset} was changed after the cache had dropped it`)
-    if (table.dirtyFrom === table.dirtyTo) {
-      table.dirtyFrom = from
-      table.dirtyTo = to
-      this.#dirty.add(table)
-      return
-    }
-    if (from < table.dirtyFrom) table.dirtyFrom = from
-    if (to > table.dirtyTo) table.dirtyTo = to
+    if (table.dirty.isEmpty) this.#dirty.add(table)
+    table.dirty.add(from, to)
   }
 
   /** Writes the dirty part of `table`. It stays dirty until `clean`, because the write means nothing before a sync. */
   store(table: CachedTable): void {
-    this.#file.write(table.bytes.subarray(table.dirtyFrom, table.dirtyTo), table.offset + table.dirtyFrom)
+    const { from, to } = table.dirty
+    this.#file.write(table.bytes.subarray(from, to), table.offset + from)
   }
 
   /** The dirty part of `table` is on stable storage. */
   clean(table: CachedTable): void {
-    table.dirtyFrom = 0
-    table.dirtyTo = 0
+    table.dirty.clear()
     this.#dirty.delete(table)
   }
 
@@ -139,7 +133,7 @@ export class TableCache {
       const slot = this.#hand
       this.#hand = (this.#hand + 1) % this.#ring.length
       const table = this.#ring[slot]
-      if (table === undefined || table.dirtyFrom !== table.dirtyTo) continue
+      if (table === undefined || !table.dirty.isEmpty) continue
       if (!table.used) return slot
       table.used = false
     }

@@ -1,9 +1,8 @@
 /** Discard and write-zeroes: mostly a matter of L2 entries (QC-DZ-01 to QC-DZ-07). */
-import { L2_KIND, l2Kind } from "./format/entries.ts"
+import { L2_KIND } from "./format/entries.ts"
 import type { Geometry } from "./format/geometry.ts"
 import type { Mapping } from "./mapping.ts"
 import type { MetadataWriter } from "./metadata-writer.ts"
-import { L2_ENTRY, TABLE_ENTRY_SIZE } from "./format/spec.ts"
 import type { CachedTable } from "./table-cache.ts"
 import type { Writer } from "./writer.ts"
 
@@ -69,10 +68,10 @@ export class Zeroing {
   #zeroClusters(first: number, end: number, allocated: Allocated): void {
     const { l2Entries } = this.#geometry
     for (let cluster = first; cluster < end;) {
-      const l1Index = Math.floor(cluster / l2Entries)
+      const l1Index = this.#mapping.tableOf(cluster)
       const from = cluster - l1Index * l2Entries
       const to = Math.min(l2Entries, end - l1Index * l2Entries)
-      if (this.#metadataWriter.isCrowded) this.#metadataWriter.flush()
+      this.#metadataWriter.makeRoom()
       this.#zeroEntries(l1Index, { from, to }, allocated)
       cluster = l1Index * l2Entries + to
     }
@@ -87,7 +86,7 @@ export class Zeroing {
     if (existing === undefined) {
       if (index >= backed) return
     } else {
-      // A table is only made its own, or dirty, for an entry that changes.
+      // A table is only made this disk's own, or dirty, for an entry that changes.
       while (index < range.to && !this.#changes(existing, index, index < backed, allocated)) index++
       if (index === range.to) return
     }
@@ -96,7 +95,7 @@ export class Zeroing {
   }
 
   #changes(table: CachedTable, index: number, isBacked: boolean, allocated: Allocated): boolean {
-    const kind = l2Kind(table.view.getUint32(index * TABLE_ENTRY_SIZE), table.view.getUint32(index * TABLE_ENTRY_SIZE + 4), this.#geometry)
+    const kind = this.#mapping.l2.kind(table, index)
     switch (kind) {
       case L2_KIND.UNALLOCATED:
         return isBacked
@@ -113,14 +112,8 @@ export class Zeroing {
   }
 
   #zeroEntry(table: CachedTable, index: number, allocated: Allocated): void {
-    const hi = table.view.getUint32(index * TABLE_ENTRY_SIZE)
-    const lo = table.view.getUint32(index * TABLE_ENTRY_SIZE + 4)
-    if (allocated === "keep" && l2Kind(hi, lo, this.#geometry) === L2_KIND.NORMAL) {
-      // The place stays with the cluster, and so does COPIED, or its absence (QC-DZ-07).
-      this.#mapping.setEntry(table, index, hi, (lo | L2_ENTRY.ZERO_LO) >>> 0)
-      return
-    }
-    this.#mapping.setEntry(table, index, 0, this.#geometry.version < 3 ? 0 : L2_ENTRY.ZERO_LO)
-    this.#writer.releaseEntry(hi, lo)
+    const { l2 } = this.#mapping
+    if (allocated === "keep" && l2.kind(table, index) === L2_KIND.NORMAL) l2.setZeroFlag(table, index)
+    else this.#mapping.clear(table, index)
   }
 }

@@ -10,7 +10,8 @@ import type { Examination } from "./examination.ts"
 import { Findings } from "./findings.ts"
 import { refcountCodec } from "../format/refcount-codec.ts"
 import { ReferenceCounter } from "./references.ts"
-import { HEADER_FIELD, LIMIT, TABLE_ENTRY_SIZE } from "../format/spec.ts"
+import { LIMIT, TABLE_ENTRY_SIZE } from "../format/spec.ts"
+import { HeaderStore } from "../header-store.ts"
 
 /** Where the new structure goes. */
 interface Layout {
@@ -37,7 +38,7 @@ export function rebuildRefcounts({ image, references, refcounts }: Examination):
   for (let cluster = 0; cluster < layout.tableClusters + layout.indices.length; cluster++) counts.add(layout.firstCluster + cluster, 1, CLUSTER_USE.OTHER)
   writeStructure(image, counts, layout)
   image.file.sync()
-  switchHeader(image, layout)
+  new HeaderStore(image.file, image.header).switchRefcountTable(layout.firstCluster * image.geometry.clusterSize, layout.tableClusters)
   image.file.sync()
 }
 
@@ -80,12 +81,4 @@ function writeStructure(image: CheckedImage, counts: ClusterCounts, layout: Layo
     offset += clusterSize
   }
   image.file.write(table, layout.firstCluster * clusterSize)
-}
-
-/** Offset and size of the table lie side by side in the header: one write of 12 bytes within a sector switches both (QC-WO-06). */
-function switchHeader(image: CheckedImage, layout: Layout): void {
-  const fields = new Uint8Array(HEADER_FIELD.NB_SNAPSHOTS - HEADER_FIELD.REFCOUNT_TABLE_OFFSET)
-  setU64(viewOf(fields), 0, layout.firstCluster * image.geometry.clusterSize)
-  viewOf(fields).setUint32(HEADER_FIELD.REFCOUNT_TABLE_CLUSTERS - HEADER_FIELD.REFCOUNT_TABLE_OFFSET, layout.tableClusters)
-  image.file.write(fields, HEADER_FIELD.REFCOUNT_TABLE_OFFSET)
 }

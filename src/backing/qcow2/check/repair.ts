@@ -1,12 +1,11 @@
 /** repairQcow2: makes a qcow2 image consistent again, in an order that a crash at any point cannot make worse. */
 import { BackingError } from "../../backing.ts"
 import type { ImageFile } from "../../image-file.ts"
-import { viewOf } from "../format/bytes.ts"
 import { type CheckResult, checkResult } from "./check.ts"
 import { type Examination, examine } from "./examination.ts"
 import { fixEntries } from "./fix-entries.ts"
 import { rebuildRefcounts } from "./rebuild-refcounts.ts"
-import { HEADER_FIELD, INCOMPATIBLE_BIT } from "../format/spec.ts"
+import { HeaderStore } from "../header-store.ts"
 
 /**
  * What a repair may change. "leaks": lowers refcounts that are too high, and COPIED flags once all refcounts are right. "all": also
@@ -26,7 +25,7 @@ export function repairQcow2(file: ImageFile, mode: RepairMode): CheckResult {
   let now = before
   // Corrected entries may let references be followed that were out of reach in the first round.
   for (let round = 0; round < 2 && (now.findings.corruptions > 0 || now.findings.leaks > 0); round++) now = repairRound(now, mode)
-  if (now.findings.corruptions === 0) clearMarks(now)
+  if (now.findings.corruptions === 0) new HeaderStore(file, now.image.header).clearMarks()
   return checkResult(now, before)
 }
 
@@ -55,16 +54,4 @@ function storeRefcounts({ references, refcounts, image }: Examination, mode: Rep
     if (stored > count) return references.complete ? count : undefined
     return mode === "all" ? Math.min(count, refcountMax) : undefined
   })
-}
-
-/** Clears the dirty and corrupt bits on the disk (QC-CHK-08). */
-function clearMarks({ image }: Examination): void {
-  const { file, header } = image
-  const marks = (1n << BigInt(INCOMPATIBLE_BIT.DIRTY)) | (1n << BigInt(INCOMPATIBLE_BIT.CORRUPT))
-  if ((header.incompatibleFeatures & marks) === 0n) return
-  const word = new Uint8Array(8)
-  viewOf(word).setBigUint64(0, header.incompatibleFeatures & ~marks)
-  file.sync()
-  file.write(word, HEADER_FIELD.INCOMPATIBLE_FEATURES)
-  file.sync()
 }

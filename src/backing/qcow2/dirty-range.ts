@@ -1,0 +1,27 @@
+/** Which bytes of a table in memory differ, or may differ, from the disk: one range that covers them all. */
+export class DirtyRange {
+  /** From `from` up to `to`; both are 0 when nothing is dirty. */
+  from = 0
+  to = 0
+
+  get isEmpty(): boolean {
+    return this.from === this.to
+  }
+
+  /** Bytes `from` up to `to` have changed. */
+  add(from: number, to: number): void {
+    if (this.isEmpty) {
+      this.from = from
+      this.to = to
+      return
+    }
+    if (from < this.from) this.from = from
+    if (to > this.to) this.to = to
+  }
+
+  /** All bytes are on stable storage. */
+  clear(): void {
+    this.from = 0
+    this.to = 0
+  }
+}

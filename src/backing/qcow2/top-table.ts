@@ -1,0 +1,120 @@
+/**
+ * TopTable: the L1 table or the refcount table, which names the metadata clusters of one kind. All of it is in memory, byte for byte as on disk.
+ * It can move to another place and grow there; until the header names the new place, the old one stays in use.
+ */
+import { viewOf } from "./format/bytes.ts"
+import type { ClusterFile } from "./cluster-file.ts"
+import { DirtyRange } from "./dirty-range.ts"
+import { TABLE_ENTRY_SIZE } from "./format/spec.ts"
+import type { MetadataMap, MetadataRange } from "./metadata-map.ts"
+
+export class TopTable {
+  /** For messages. */
+  readonly name: string
+  readonly #file: ClusterFile
+  readonly #dirty = new DirtyRange()
+  #offset: number
+  #bytes: Uint8Array
+  #view: DataView
+  /** The content is on disk at `#offset`, but for the dirty bytes. */
+  #isPlaced = true
+  /** Places that the header on disk may still name. */
+  #formerPlaces: MetadataRange[] = []
+  #isChecked = false
+
+  /** Reads the table. @throws BackingError what reading throws */
+  constructor(file: ClusterFile, place: MetadataRange) {
+    this.name = place.name
+    this.#file = file
+    this.#offset = place.offset
+    this.#bytes = new Uint8Array(place.length)
+    this.#view = viewOf(this.#bytes)
+    if (place.length > 0) file.read(this.#bytes, place.offset)
+  }
+
+  /** Where it lies in the file. */
+  get place(): MetadataRange {
+    return { offset: this.#offset, length: this.#bytes.length, name: this.name }
+  }
+
+  /** Byte of the file where entry `index` lies. */
+  offsetOf(index: number): number {
+    return this.#offset + index * TABLE_ENTRY_SIZE
+  }
+
+  get entryCount(): number {
+    return this.#bytes.length / TABLE_ENTRY_SIZE
+  }
+
+  /** The upper half of entry `index`; 0 beyond the end. */
+  hi(index: number): number {
+    return index < this.entryCount ? this.#view.getUint32(index * TABLE_ENTRY_SIZE) : 0
+  }
+
+  /** The lower half of entry `index`; 0 beyond the end. */
+  lo(index: number): number {
+    return index < this.entryCount ? this.#view.getUint32(index * TABLE_ENTRY_SIZE + 4) : 0
+  }
+
+  /** Stores entry `index`, in memory. `prepareChange` comes first. */
+  set(index: number, hi: number, lo: number): void {
+    const at = index * TABLE_ENTRY_SIZE
+    this.#view.setUint32(at, hi)
+    this.#view.setUint32(at + 4, lo)
+    this.#dirty.add(at, at + TABLE_ENTRY_SIZE)
+  }
+
+  /** Before the first change: nothing else may lie in the table. @throws CorruptMetadata */
+  prepareChange(metadata: MetadataMap): void {
+    if (this.#isChecked) return
+    const other = metadata.findWithin(this.place)
+    if (other !== undefined) throw this.#file.corrupt(`${this.name} at byte ${this.#offset} holds ${other}`, this.#offset)
+    this.#isChecked = true
+  }
+
+  /** Moves the table to `offset`, which is free, with room for `length` bytes; new entries are 0. */
+  move(offset: number, length: number): void {
+    this.#formerPlaces.push(this.place)
+    const bytes = new Uint8Array(length)
+    bytes.set(this.#bytes)
+    this.#bytes = bytes
+    this.#view = viewOf(bytes)
+    this.#offset = offset
+    this.#isPlaced = false
+  }
+
+  /** Writes a table that has moved to its new place, which nothing on disk refers to yet. */
+  storeMoved(): void {
+    if (!this.#isPlaced) this.#file.write(this.#bytes, this.#offset)
+  }
+
+  /** What `storeMoved` wrote is on stable storage. */
+  placed(): void {
+    if (this.#isPlaced) return
+    this.#isPlaced = true
+    this.#dirty.clear()
+  }
+
+  /** The header on disk may name a place that the table has left. */
+  get isPointerStale(): boolean {
+    return this.#formerPlaces.length > 0
+  }
+
+  get isDirty(): boolean {
+    return !this.#dirty.isEmpty
+  }
+
+  /** Writes the dirty entries. */
+  store(): void {
+    const { from, to } = this.#dirty
+    if (from < to) this.#file.write(this.#bytes.subarray(from, to), this.#offset + from)
+  }
+
+  /** The entries are on stable storage, and the header there names this place. Returns the places that the table has left, to be freed. */
+  stored(): readonly MetadataRange[] {
+    this.#dirty.clear()
+    const left = this.#formerPlaces
+    this.#formerPlaces = []
+    return left
+  }
+}
