@@ -7,7 +7,7 @@ const ROOT = resolve(import.meta.dirname, "..")
 
 /** What may use Node's own modules, and which: the rest also runs in a browser or a worker. */
 const NODE_MODULES: readonly (readonly [file: RegExp, modules: readonly string[]])[] = [
-  [/^backing\/host\//, ["node:fs", "node:child_process", "node:path", "node:zlib", "node:crypto"]],
+  [/^backing\/host\//, ["node:fs", "node:child_process", "node:os", "node:path", "node:zlib", "node:crypto"]],
   [/^vmm\/cli\//, ["node:crypto", "node:fs", "node:os", "node:path", "node:process", "node:url", "node:util"]],
 ]
 

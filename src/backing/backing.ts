@@ -22,6 +22,8 @@ export interface VirtioBacking {
   /** Bytes that one `discard` or `writeZeroes` call does within a few milliseconds; the device cuts longer ranges into several calls. Default
    * 16 MiB. May change while the disk is in use. */
   readonly zeroesAtOnce?: number
+  /** The same for `discard`, and `writeZeroes` that may unmap, where that is another number. Default `zeroesAtOnce`. May change. */
+  readonly unmapsAtOnce?: number
   /** False when `discard`, and `writeZeroes` that may unmap, free no space: the host cannot. Default true where there is a `discard`. */
   readonly canUnmap?: boolean
   /** Fills `buffer` whole from `offset`. */

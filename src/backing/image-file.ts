@@ -33,10 +33,18 @@ export interface ImageFile {
   /** Sets the size: cuts off, or grows by a hole that reads as zeroes. */
   truncate(size: number): void
   /**
-   * Frees the host's space behind the range, which reads as zeroes afterwards; the size stays. Returns false, with nothing done,
-   * where the host cannot. Left out by files that never can.
+   * Frees the host's space behind the range, which is inside the file and reads as zeroes afterwards; the size stays. Returns false where the host
+   * cannot, or failed: then a part of the range may be zeroes. Left out by files that never can.
    */
   punchHole?(offset: number, length: number): boolean
+  /** Whether `punchHole` works here, as far as the host can tell. Default true where there is a `punchHole`. */
+  readonly canPunchHole?: boolean
+  /** Bytes that one `punchHole` does within a few milliseconds: 0 where it cannot. May change. Default: any number. */
+  readonly punchesAtOnce?: number
+  /** Makes the range, which is inside the file, read as zeroes without writing them, and keeps its space allocated. Returns as `punchHole` does. */
+  zeroRange?(offset: number, length: number): boolean
+  /** Bytes that one `zeroRange` does within a few milliseconds: 0 while it is not known to work. May change. Default: any number. */
+  readonly zeroesAtOnce?: number
   /** What was written so far is on stable storage afterwards. */
   sync(): void
   /** Releases the file. A second call does nothing. Does not sync. */

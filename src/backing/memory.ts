@@ -41,25 +41,33 @@ export class MemoryBacking implements VirtioBacking {
   }
 
   pread(buffer: Uint8Array, offset: number): void {
-    this.#check(offset, buffer.length)
-    for (let done = 0; done < buffer.length; ) {
+    this.preadInto(buffer, 0, buffer.length, offset)
+  }
+
+  preadInto(ram: Uint8Array, start: number, length: number, offset: number): void {
+    this.#check(offset, length)
+    for (let done = 0; done < length; ) {
       const within = (offset + done) % CHUNK_SIZE
-      const length = Math.min(CHUNK_SIZE - within, buffer.length - done)
+      const part = Math.min(CHUNK_SIZE - within, length - done)
       const chunk = this.#chunks.get((offset + done - within) / CHUNK_SIZE)
-      if (chunk === undefined) buffer.fill(0, done, done + length)
-      else buffer.set(chunk.subarray(within, within + length), done)
-      done += length
+      if (chunk === undefined) ram.fill(0, start + done, start + done + part)
+      else ram.set(new Uint8Array(chunk.buffer, within, part), start + done)
+      done += part
     }
   }
 
   pwrite(buffer: Uint8Array, offset: number): void {
-    this.#check(offset, buffer.length)
+    this.pwriteFrom(buffer, 0, buffer.length, offset)
+  }
+
+  pwriteFrom(ram: Uint8Array, start: number, length: number, offset: number): void {
+    this.#check(offset, length)
     this.#checkWritable()
-    for (let done = 0; done < buffer.length; ) {
+    for (let done = 0; done < length; ) {
       const within = (offset + done) % CHUNK_SIZE
-      const length = Math.min(CHUNK_SIZE - within, buffer.length - done)
-      this.#chunk((offset + done - within) / CHUNK_SIZE).set(buffer.subarray(done, done + length), within)
-      done += length
+      const part = Math.min(CHUNK_SIZE - within, length - done)
+      this.#chunk((offset + done - within) / CHUNK_SIZE).set(new Uint8Array(ram.buffer, ram.byteOffset + start + done, part), within)
+      done += part
     }
   }
 
@@ -111,7 +119,7 @@ export class MemoryBacking implements VirtioBacking {
   /** Drops whole chunks, and zeroes what exists of partial ones. */
   #clear(offset: number, length: number): void {
     const end = offset + length
-    // A range may span millions of chunks that do not exist: walk whichever is fewer, the range's chunks or the existing ones.
+    // A range may span millions of chunks that do not exist: walks whichever is fewer, the range's chunks or the existing ones.
     const first = Math.floor(offset / CHUNK_SIZE)
     const last = Math.ceil(end / CHUNK_SIZE)
     const indices = last - first < this.#chunks.size ? Array.from({ length: last - first }, (_, i) => first + i) : [...this.#chunks.keys()]
@@ -134,5 +142,5 @@ export class MemoryBacking implements VirtioBacking {
 }
 
 function checkSize(size: number): void {
-  if (!Number.isSafeInteger(size) || size < 0) throw new BackingError("invalid-argument", `size ${size} is no number of bytes between 0 and 2^53`)
+  if (!Number.isSafeInteger(size) || size < 0) throw new BackingError("invalid-argument", `size ${size} is not a number of bytes from 0 to 2^53`)
 }

@@ -295,6 +295,35 @@ describe("a disk whose format was guessed", () => {
     }
   })
 
+  it("only the first bytes are copied to be looked at: the rest of a write goes on from the guest's RAM", () => {
+    const inner = MemoryFile.of(new Uint8Array(MIB))
+    const ram = new Rng(6).bytes(MIB)
+    const writes: Uint8Array[] = []
+    const note = (...buffers: readonly Uint8Array[]) => void writes.push(...buffers)
+    const file = bare(inner)
+    const disk = new RawBacking(
+      {
+        ...file,
+        writeFrom: (buffer, start, length, offset) => (note(buffer.subarray(start, start + length)), file.writeFrom(buffer, start, length, offset)),
+        writev: (buffers, offset) => (note(...buffers), file.writev(buffers, offset)),
+      },
+      { guardSignatures: true },
+    )
+    const cuts = [[MIB], [4, MIB - 4], [100, MIB - 100], [...Array<number>(50).fill(1), MIB - 50]]
+    for (const lengths of cuts) {
+      inner.truncate(0)
+      inner.truncate(MIB)
+      writes.length = 0
+      let at = 0
+      const buffers = lengths.map((length) => ram.subarray(at, (at += length)))
+      if (lengths.length === 1) disk.pwriteFrom(ram, 0, MIB, 0)
+      else disk.pwritev(buffers, 0)
+      expect(Buffer.compare(inner.toBytes(), ram)).toBe(0)
+      const copied = writes.filter(({ buffer }) => buffer !== ram.buffer).reduce((sum, { length }) => sum + length, 0)
+      expect([copied > 0, copied <= 512]).toEqual([true, true])
+    }
+  })
+
   it("boot sectors, partition tables and zeroes are none of these; nor is anything refused where the format was stated", () => {
     const { disk } = guessed()
     for (const start of ["\xeb\x3c\x90mkfs.fat", "\xfa\x33\xc0\x8e\xd0\xbc", "\0\0\0\0\0\0\0\0", "EFI PART", "LUKS\xba\xbe", "QFI\xfa", "qed\0", "<<<<"]) disk.pwrite(bytes(start, 512), 0)

@@ -91,6 +91,35 @@ export function contractSuite({ name, open }: Contestant): void {
       await expectAll(disk, model)
     })
 
+    it("reads and writes of a part of a larger array move the same bytes, and touch nothing beside it", async () => {
+      const { disk, model } = start()
+      if (disk.preadInto === undefined || disk.pwriteFrom === undefined) {
+        expect([disk.preadInto, disk.pwriteFrom]).toEqual([undefined, undefined])
+        return
+      }
+      const rng = new Rng(7)
+      // Guest RAM may itself begin inside of a buffer.
+      const ram = new Uint8Array(new ArrayBuffer(250_000), 100, 249_900)
+      for (const length of [0, 1, 512, 4096, 65_537, 200_000]) {
+        const [start, offset] = [rng.below(ram.length - length), rng.below(model.size - length)]
+        ram.set(rng.bytes(ram.length))
+        const before = ram.slice()
+        disk.pwriteFrom(ram, start, length, offset)
+        model.write(ram.subarray(start, start + length), offset)
+        expect(Buffer.compare(ram, before)).toBe(0)
+        ram.fill(0, start, start + length)
+        disk.preadInto(ram, start, length, offset)
+        expect(Buffer.compare(ram, before)).toBe(0)
+      }
+      for (const offset of [model.size - 511, -1, 0.5, Number.NaN]) {
+        const before = ram.slice()
+        expect(await codeOf(() => disk.preadInto?.(ram, 10, 512, offset))).toBe("out-of-bounds")
+        expect(await codeOf(() => disk.pwriteFrom?.(ram, 10, 512, offset))).toBe("out-of-bounds")
+        expect(Buffer.compare(ram, before)).toBe(0)
+      }
+      await expectAll(disk, model)
+    })
+
     it("seed defect 9: a range that leaves the disk, or is none, is refused whole, and nothing changes", async () => {
       const { disk, model } = start()
       const size = model.size
@@ -171,6 +200,8 @@ export function contractSuite({ name, open }: Contestant): void {
       const buffer = new Uint8Array(512)
       expect(await codeOf(() => disk.pread(buffer, 0))).toBe("closed")
       expect(await codeOf(() => disk.pwrite(buffer, 0))).toBe("closed")
+      if (disk.preadInto !== undefined) expect(await codeOf(() => disk.preadInto?.(buffer, 0, 512, 0))).toBe("closed")
+      if (disk.pwriteFrom !== undefined) expect(await codeOf(() => disk.pwriteFrom?.(buffer, 0, 512, 0))).toBe("closed")
       if (disk.preadv !== undefined) expect(await codeOf(() => disk.preadv?.([buffer, buffer], 0))).toBe("closed")
       if (disk.pwritev !== undefined) expect(await codeOf(() => disk.pwritev?.([buffer, buffer], 0))).toBe("closed")
       if (disk.flush !== undefined) expect(await codeOf(() => disk.flush?.())).toBe("closed")

@@ -1,0 +1,138 @@
+/**
+ * fallocate(2) on open files: holes and ranges of zeroes. Node has no such call, so util-linux's fallocate(1) makes it. A process forked from this
+ * one costs more the more memory this one has (90 ms with 1 GiB of guest RAM, measured), so one small shell, started once, forks them.
+ */
+import { spawn, spawnSync } from "node:child_process"
+import { closeSync, constants, existsSync, mkdtempSync, openSync, readSync, rmSync, writeSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { errnoOf } from "./host-errors.ts"
+
+/** fallocate(1)'s options: punch a hole, or zero a range. Both leave the file's size alone; "-zn" keeps the space allocated. */
+export type FallocateMode = "-p" | "-zn"
+
+/** Not $PATH: somebody else's program would run with the image open. */
+const DIRECTORIES = ["/usr/bin", "/bin", "/usr/local/bin", "/run/current-system/sw/bin"]
+
+/** A line is a mode, an offset, a length and a descriptor of ours, the answer is fallocate's exit status. It ends when we do: then its input ends. */
+const SCRIPT = 'while read -r mode offset length fd; do "$1" "$mode" -o "$offset" -l "$length" "/proc/$2/fd/$fd"; echo $?; done'
+
+/** How often a shell is started in all: one that goes away is not wanted here. */
+const MOST_STARTS = 3
+
+/** Our ends of the two pipes to the shell. */
+interface Helper {
+  readonly questions: number
+  readonly answers: number
+}
+
+let helper: Helper | undefined
+let starts = 0
+
+/**
+ * Makes the call on `length` > 0 bytes at `offset` of the open file `fd`, and waits for its end. Returns whether it was done; false where this host
+ * or the file system cannot, or when it failed: then a part of the range may be zeroes.
+ */
+export function fallocate(fd: number, mode: FallocateMode, offset: number, length: number): boolean {
+  helper ??= startHelper()
+  if (helper === undefined) return false
+  const status = ask(helper, `${mode} ${offset} ${length} ${fd}\n`)
+  if (status === undefined) stopHelper(helper)
+  return status === "0"
+}
+
+/** File systems, by their device number, on which a hole was punched. */
+const punchingDevices = new Set<bigint>()
+
+/** Whether holes can be punched into the open file `fd` of `size` bytes on `device`. Asks the host once for each file system that can. */
+export function canPunchHoles(fd: number, device: bigint, size: number): boolean {
+  if (punchingDevices.has(device)) return true
+  // Behind the end of the file there is nothing to free: the host only says whether it could.
+  const canPunch = fallocate(fd, "-p", Math.ceil(size / 4096) * 4096, 4096)
+  if (canPunch) punchingDevices.add(device)
+  return canPunch
+}
+
+/** Sends a line and waits for its answer. Undefined when the shell is gone. */
+function ask({ questions, answers }: Helper, line: string): string | undefined {
+  const answer = new Uint8Array(16)
+  try {
+    writeSync(questions, line)
+    // The pipe ends when the shell is gone, and with it the fallocate(1) that it had started: that one has the pipe open as well.
+    for (let length = 0; ; ) {
+      const count = readSync(answers, answer, length, answer.length - length, null)
+      if (count === 0) return undefined
+      length += count
+      if (answer[length - 1] === NEWLINE) return String.fromCharCode(...answer.subarray(0, length - 1))
+    }
+  } catch (error) {
+    if (errnoOf(error) === "EPIPE") return undefined
+    throw error
+  }
+}
+
+const NEWLINE = 0x0a
+
+function startHelper(): Helper | undefined {
+  if (process.platform !== "linux" || starts >= MOST_STARTS) return undefined
+  starts++
+  const [program, shell, mkfifo] = ["fallocate", "sh", "mkfifo"].map(findProgram)
+  if (program === undefined || shell === undefined || mkfifo === undefined) return undefined
+  const opened: number[] = []
+  try {
+    const [forShell, ours] = makePipes(mkfifo, opened)
+    const args = ["-c", SCRIPT, "sh", program, String(process.pid)]
+    // Detached: a terminal's interrupt must not end it, for we may go on for a while.
+    const child = spawn(shell, args, { stdio: [forShell.questions, forShell.answers, "ignore"], env: {}, detached: true })
+    child.on("error", () => {}) // There is no shell then: the first question finds the pipe broken.
+    child.unref()
+    closeSync(forShell.questions)
+    closeSync(forShell.answers)
+    return ours
+  } catch (error) {
+    if (errnoOf(error) === "") throw error
+    for (const fd of opened) closeSync(fd)
+    return undefined
+  }
+}
+
+function stopHelper({ questions, answers }: Helper): void {
+  helper = undefined
+  closeSync(questions)
+  closeSync(answers)
+}
+
+/** Two pipes, by way of two names that are gone again at the return: Node has no pipe(2). Puts what it opens into `opened`. Throws what node:fs throws. */
+function makePipes(mkfifo: string, opened: number[]): [forShell: Helper, ours: Helper] {
+  const directory = mkdtempSync(join(tmpdir(), "vioblk-"))
+  try {
+    const names = [join(directory, "questions"), join(directory, "answers")] as const
+    spawnSync(mkfifo, names, { stdio: "ignore", env: {} })
+    const open = (path: string, flags: number): number => {
+      const fd = openSync(path, flags)
+      opened.push(fd)
+      return fd
+    }
+    const ends = (path: string): { reader: number; writer: number } => {
+      // An opening for one direction waits for the other end, one for both does not.
+      const both = openSync(path, constants.O_RDWR)
+      try {
+        return { reader: open(path, constants.O_RDONLY), writer: open(path, constants.O_WRONLY) }
+      } finally {
+        closeSync(both)
+      }
+    }
+    const questions = ends(names[0])
+    const answers = ends(names[1])
+    return [
+      { questions: questions.reader, answers: answers.writer },
+      { questions: questions.writer, answers: answers.reader },
+    ]
+  } finally {
+    rmSync(directory, { recursive: true, force: true })
+  }
+}
+
+function findProgram(name: string): string | undefined {
+  return DIRECTORIES.map((directory) => `${directory}/${name}`).find((path) => existsSync(path))
+}

@@ -1,0 +1,45 @@
+/** What the host's calls throw, as `BackingError`s that say what was tried, where, and why it failed. */
+import { BackingError, type BackingErrorCode } from "../backing.ts"
+
+const CODE_BY_ERRNO: Readonly<Record<string, BackingErrorCode>> = {
+  ENOENT: "not-found",
+  ENOTDIR: "not-found",
+  EEXIST: "exists",
+  EACCES: "permission",
+  EPERM: "permission",
+  EROFS: "permission",
+  ETXTBSY: "busy",
+  EBUSY: "busy",
+  ENOSPC: "no-space",
+  EDQUOT: "no-space",
+  EFBIG: "no-space",
+  EISDIR: "invalid-format",
+}
+
+const REASON_BY_ERRNO: Readonly<Record<string, string>> = {
+  ENOENT: "no such file",
+  ENOTDIR: "a part of its path is not a directory",
+  EACCES: "permission denied",
+  EPERM: "operation not permitted",
+  EROFS: "it is on a read-only file system",
+  ENOSPC: "no space left on the file system",
+  EDQUOT: "disk quota exceeded",
+  EFBIG: "larger than the file system allows",
+  EEXIST: "it exists already; choose another name or remove it first",
+  EIO: "the host reports an input/output error",
+  EISDIR: "it is a directory",
+  EMFILE: "too many open files",
+}
+
+/** The errno name that node:fs and node:child_process put on their errors, such as "ENOENT"; "" where there is none. */
+export function errnoOf(error: unknown): string {
+  return error instanceof Error && "code" in error && typeof error.code === "string" ? error.code : ""
+}
+
+/** Turns what node:fs threw into a `BackingError`. `doing` follows "cannot": "read 512 bytes". */
+export function hostError(error: unknown, doing: string, path: string, offset?: number): BackingError {
+  const errno = errnoOf(error)
+  const reason = REASON_BY_ERRNO[errno] ?? (error instanceof Error ? error.message : String(error))
+  const where = offset === undefined ? "" : ` at byte ${offset}`
+  return new BackingError(CODE_BY_ERRNO[errno] ?? "io", `cannot ${doing}${where}: ${reason}`, { path, offset, cause: error })
+}
