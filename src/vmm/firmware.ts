@@ -15,7 +15,7 @@ export function assignResources(bus: PciBus, slot: number, line: number): void {
   const bars = bus.function(slot)?.bars ?? []
   // Largest first: fewer gaps for alignment.
   for (const bar of [...bars].sort((a, b) => b.size - a.size)) {
-    writeAddress(bus, slot, bar, place(bar, addressesInUse(bus, bar.kind === "io")))
+    writeAddress(bus, slot, bar, place(bar, addressesInUse(bus, bar.kind === "io" ? "io" : "memory")))
   }
   bus.configWrite(0, slot, 0, PCI_CONFIG.INTERRUPT_LINE, 1, line)
   bus.configWrite(0, slot, 0, PCI_CONFIG.COMMAND, 2, PCI_COMMAND.IO_SPACE | PCI_COMMAND.MEMORY_SPACE)
@@ -39,11 +39,11 @@ function firstFit(window: AddressWindow, size: number, alignment: number, inUse:
 }
 
 /** What the BAR registers on the bus say now, whoever wrote them, decoded or not; in ascending order. */
-function addressesInUse(bus: PciBus, io: boolean): readonly AddressWindow[] {
+function addressesInUse(bus: PciBus, space: "io" | "memory"): readonly AddressWindow[] {
   const inUse: AddressWindow[] = []
   for (let slot = 0; slot < PCI_SLOTS; slot++) {
     for (const bar of bus.function(slot)?.bars ?? []) {
-      if ((bar.kind === "io") !== io) continue
+      if ((bar.kind === "io") !== (space === "io")) continue
       const start = readAddress(bus, slot, bar)
       if (start !== 0) inUse.push({ start, end: start + bar.size })
     }

@@ -5,8 +5,6 @@
  */
 import type { Platform } from "./platform.ts"
 
-const TWO_32 = 0x1_0000_0000
-
 /** Little-endian access to guest RAM. Addresses are guest-physical bytes; an access outside of RAM throws `RangeError`. */
 export class GuestRam {
   /** All of RAM. Good until the next `refresh`. */
@@ -51,13 +49,13 @@ export class GuestRam {
       this.data.setBigUint64(address, value, true)
       return
     }
-    this.data.setUint32(address, value % TWO_32, true)
-    this.data.setUint32(address + 4, Math.floor(value / TWO_32), true)
+    this.data.setUint32(address, value % 2 ** 32, true)
+    this.data.setUint32(address + 4, Math.floor(value / 2 ** 32), true)
   }
 
   /** Loads 64 bits; exact up to 2^53. */
   u64(address: number): number {
-    return this.data.getUint32(address, true) + this.data.getUint32(address + 4, true) * TWO_32
+    return this.data.getUint32(address, true) + this.data.getUint32(address + 4, true) * 2 ** 32
   }
 
   /** A view of `length` bytes at `address`. Good until RAM is replaced. */

@@ -2,10 +2,8 @@
  * What a virtio block device says of itself: its configuration fields, read the way its negotiated features allow. [VIRTIO] 5.2.4.
  */
 import { BLK_CONFIG, SECTOR_SIZE } from "./spec.ts"
-import { featureNames, hasFeature } from "../virtio/features.ts"
-import type { VirtioTransport } from "../virtio/transport.ts"
-
-const TWO_32 = 0x1_0000_0000
+import { featureNames, includesFeature } from "../virtio/features.ts"
+import type { DriverTransport } from "../virtio/transport.ts"
 
 /** Limits of DISCARD and SECURE_ERASE. */
 export interface DiscardLimits {
@@ -45,7 +43,7 @@ export interface BlockIdentity {
 }
 
 /** Reads all fields that `features` (negotiated) and `offered` make valid, all of one moment. */
-export function readBlockConfig(transport: VirtioTransport, features: bigint, offered: bigint): BlockIdentity {
+export function readBlockConfig(transport: DriverTransport, features: bigint, offered: bigint): BlockIdentity {
   return transport.stableConfig(() => {
     const u8 = (offset: number): number => transport.readConfig(offset, 1)
     const u16 = (offset: number): number => transport.readConfig(offset, 2)
@@ -55,19 +53,19 @@ export function readBlockConfig(transport: VirtioTransport, features: bigint, of
       maxRanges: u32(count),
       sectorAlignment: u32(alignment),
     })
-    const capacity = u32(BLK_CONFIG.CAPACITY) + u32(BLK_CONFIG.CAPACITY + 4) * TWO_32
+    const capacity = u32(BLK_CONFIG.CAPACITY) + u32(BLK_CONFIG.CAPACITY + 4) * 2 ** 32
     return {
       capacity,
       size: capacity * SECTOR_SIZE,
       features: featureNames(features),
-      readOnly: hasFeature(offered, "RO"),
-      ...(hasFeature(features, "SIZE_MAX") && { sizeMax: u32(BLK_CONFIG.SIZE_MAX) }),
-      ...(hasFeature(features, "SEG_MAX") && { segMax: u32(BLK_CONFIG.SEG_MAX) }),
-      ...(hasFeature(features, "GEOMETRY") && {
+      readOnly: includesFeature(offered, "RO"),
+      ...(includesFeature(features, "SIZE_MAX") && { sizeMax: u32(BLK_CONFIG.SIZE_MAX) }),
+      ...(includesFeature(features, "SEG_MAX") && { segMax: u32(BLK_CONFIG.SEG_MAX) }),
+      ...(includesFeature(features, "GEOMETRY") && {
         geometry: { cylinders: u16(BLK_CONFIG.CYLINDERS), heads: u8(BLK_CONFIG.HEADS), sectors: u8(BLK_CONFIG.SECTORS) },
       }),
-      ...(hasFeature(features, "BLK_SIZE") && { blockSize: u32(BLK_CONFIG.BLK_SIZE) }),
-      ...(hasFeature(features, "TOPOLOGY") && {
+      ...(includesFeature(features, "BLK_SIZE") && { blockSize: u32(BLK_CONFIG.BLK_SIZE) }),
+      ...(includesFeature(features, "TOPOLOGY") && {
         topology: {
           physicalBlockExp: u8(BLK_CONFIG.PHYSICAL_BLOCK_EXP),
           alignmentOffset: u8(BLK_CONFIG.ALIGNMENT_OFFSET),
@@ -75,19 +73,19 @@ export function readBlockConfig(transport: VirtioTransport, features: bigint, of
           optIoSize: u32(BLK_CONFIG.OPT_IO_SIZE),
         },
       }),
-      ...(hasFeature(features, "CONFIG_WCE") && { writeback: u8(BLK_CONFIG.WRITEBACK) !== 0 }),
-      ...(hasFeature(features, "MQ") && { queues: u16(BLK_CONFIG.NUM_QUEUES) }),
-      ...(hasFeature(features, "DISCARD") && {
+      ...(includesFeature(features, "CONFIG_WCE") && { writeback: u8(BLK_CONFIG.WRITEBACK) !== 0 }),
+      ...(includesFeature(features, "MQ") && { queues: u16(BLK_CONFIG.NUM_QUEUES) }),
+      ...(includesFeature(features, "DISCARD") && {
         discard: ranges(BLK_CONFIG.MAX_DISCARD_SECTORS, BLK_CONFIG.MAX_DISCARD_SEG, BLK_CONFIG.DISCARD_SECTOR_ALIGNMENT),
       }),
-      ...(hasFeature(features, "WRITE_ZEROES") && {
+      ...(includesFeature(features, "WRITE_ZEROES") && {
         writeZeroes: {
           maxSectors: u32(BLK_CONFIG.MAX_WRITE_ZEROES_SECTORS),
           maxRanges: u32(BLK_CONFIG.MAX_WRITE_ZEROES_SEG),
           mayUnmap: u8(BLK_CONFIG.WRITE_ZEROES_MAY_UNMAP) !== 0,
         },
       }),
-      ...(hasFeature(features, "SECURE_ERASE") && {
+      ...(includesFeature(features, "SECURE_ERASE") && {
         secureErase: ranges(BLK_CONFIG.MAX_SECURE_ERASE_SECTORS, BLK_CONFIG.MAX_SECURE_ERASE_SEG, BLK_CONFIG.SECURE_ERASE_SECTOR_ALIGNMENT),
       }),
     }

@@ -10,7 +10,7 @@ import { encodeRanges, type SectorRange, splitRanges } from "./ranges.ts"
 import { type BlockReply, type BlockRequest, BlockSender, type RequestOptions } from "./sender.ts"
 import { runTransfer, type Transfer, type TransferPort } from "./transfer.ts"
 import { DriverError } from "../errors.ts"
-import { hasFeature } from "../virtio/features.ts"
+import { includesFeature } from "../virtio/features.ts"
 import { enumeratePci, type EnumerateOptions, type PciDevice } from "../pci/device.ts"
 import type { Platform } from "../platform.ts"
 import type { IndirectTable, Segment } from "../virtio/split-ring.ts"
@@ -230,7 +230,7 @@ export class BlockDriver {
   }
 
   #need(feature: "CONFIG_WCE" | "LIFETIME"): void {
-    if (!hasFeature(this.virtio.features, feature)) throw new DriverError("unsupported", `${feature} is not negotiated`)
+    if (!includesFeature(this.virtio.features, feature)) throw new DriverError("unsupported", `${feature} is not negotiated`)
   }
 
   async #ranges(

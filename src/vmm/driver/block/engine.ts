@@ -5,7 +5,7 @@
 import { type BlockIdentity, readBlockConfig } from "./config.ts"
 import { BlockQueue, type Chain } from "./queue.ts"
 import { DriverError } from "../errors.ts"
-import { hasFeature } from "../virtio/features.ts"
+import { includesFeature } from "../virtio/features.ts"
 import type { PciDevice } from "../pci/device.ts"
 import { type RequestBuffer, RequestBuffers } from "./request-buffer.ts"
 import type { IndirectTable, Segment } from "../virtio/split-ring.ts"
@@ -121,7 +121,7 @@ export class BlockEngine {
    * device must be reset. */
   async resetQueue(index: number): Promise<void> {
     const queue = this.#queue(index)
-    if (!hasFeature(this.virtio.features, "RING_RESET")) throw new DriverError("unsupported", "RING_RESET is not negotiated")
+    if (!includesFeature(this.virtio.features, "RING_RESET")) throw new DriverError("unsupported", "RING_RESET is not negotiated")
     queue.pause()
     const lost = queue.fail(new DriverError("reset", `the driver reset queue ${index}`))
     try {

@@ -6,7 +6,7 @@ import type { BlockEngine } from "./engine.ts"
 import { type BlockFraming, type FramePlan, planFrame, segmentsOf } from "./framing.ts"
 import type { TransferSlot } from "./transfer.ts"
 import { BlockRequestError, DriverError } from "../errors.ts"
-import { hasFeature } from "../virtio/features.ts"
+import { includesFeature } from "../virtio/features.ts"
 import type { GuestRam } from "../guest-ram.ts"
 import type { RequestBuffer } from "./request-buffer.ts"
 import type { IndirectTable, Segment } from "../virtio/split-ring.ts"
@@ -163,7 +163,7 @@ export class BlockSender {
   }
 
   #table(framing: BlockFraming, segments: number, buffer: RequestBuffer): IndirectTable | undefined {
-    const wanted = framing.indirect ?? hasFeature(this.#engine.virtio.features, "INDIRECT_DESC")
+    const wanted = framing.indirect ?? includesFeature(this.#engine.virtio.features, "INDIRECT_DESC")
     if (wanted === false) return undefined
     return { address: buffer.table, direct: wanted === true ? 0 : Math.min(wanted.direct, segments - 1) }
   }

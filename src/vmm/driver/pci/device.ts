@@ -7,9 +7,7 @@ import { MsixTable } from "./msix.ts"
 import { type ConfigAccess, ConfigMechanism1Access, formatPciAddress, type PciAddress } from "./config.ts"
 import { PCI_BAR, PCI_CAPABILITY, PCI_COMMAND, PCI_HEADER, PCI_STATUS } from "./spec.ts"
 import type { Platform } from "../platform.ts"
-import { MemoryRegisters, PortRegisters, type Registers } from "./registers.ts"
-
-const TWO_32 = 0x1_0000_0000
+import { type Registers, registersAt } from "./registers.ts"
 
 /** A base address register that is implemented. */
 export interface Bar {
@@ -39,7 +37,7 @@ export interface EnumerateOptions {
   readonly buses?: readonly number[]
 }
 
-/** One function on the bus. Makes no access until asked to, and remembers nothing that the device could change but BAR sizes. */
+/** One function on the bus. It makes no access until it is asked to, and of what the device could change it remembers only the sizes of BARs. */
 export class PciDevice {
   readonly platform: Platform
   readonly config: ConfigAccess
@@ -155,10 +153,10 @@ export class PciDevice {
   setBarAddress(index: number, address: number): void {
     const bar = this.#bar(index)
     if (address % bar.size !== 0) throw new RangeError(`BAR ${index} of ${bar.size} bytes cannot start at ${address}`)
-    if (address >= TWO_32 && !bar.is64Bit) throw new RangeError(`BAR ${index} holds 32 bits, not ${address}`)
+    if (address >= 2 ** 32 && !bar.is64Bit) throw new RangeError(`BAR ${index} holds 32 bits, not ${address}`)
     const decoding = this.#stopDecoding()
-    this.write32(PCI_HEADER.BAR0 + 4 * index, address % TWO_32)
-    if (bar.is64Bit) this.write32(PCI_HEADER.BAR0 + 4 * index + 4, Math.floor(address / TWO_32))
+    this.write32(PCI_HEADER.BAR0 + 4 * index, address % 2 ** 32)
+    if (bar.is64Bit) this.write32(PCI_HEADER.BAR0 + 4 * index + 4, Math.floor(address / 2 ** 32))
     this.write16(PCI_HEADER.COMMAND, decoding)
     const now = this.#decode(index, bar.size).address
     if (now !== address) throw new DriverError("protocol", `${this.name}: BAR ${index} was set to ${address} and reads ${now}`)
@@ -168,7 +166,7 @@ export class PciDevice {
   registers(index: number, offset = 0): Registers {
     const bar = this.#bar(index)
     if (bar.address === 0) throw new DriverError("no-device", `${this.name}: BAR ${index} has no address; place it with setBarAddress`)
-    return bar.space === "io" ? new PortRegisters(this.platform, bar.address + offset) : new MemoryRegisters(this.platform, bar.address + offset)
+    return registersAt(this.platform, { space: bar.space, base: bar.address + offset })
   }
 
   #bar(index: number): Bar {
@@ -184,7 +182,7 @@ export class PciDevice {
     }
     const is64Bit = (low & PCI_BAR.MEMORY_TYPE) === PCI_BAR.MEMORY_TYPE_64
     const high = is64Bit ? this.read32(PCI_HEADER.BAR0 + 4 * index + 4) : 0
-    const address = ((low & ~PCI_BAR.MEMORY_FLAGS) >>> 0) + high * TWO_32
+    const address = ((low & ~PCI_BAR.MEMORY_FLAGS) >>> 0) + high * 2 ** 32
     return { index, space: "memory", address, size, is64Bit, prefetchable: (low & PCI_BAR.PREFETCHABLE) !== 0 }
   }
 
@@ -200,7 +198,7 @@ export class PciDevice {
       // An I/O BAR may leave its upper half unimplemented: those bits then read as zero and do not count.
       const lowMask = isIo ? ((low & ~PCI_BAR.IO_FLAGS) | (low >>> 16 === 0 ? 0xffff_0000 : 0)) >>> 0 : (low & ~PCI_BAR.MEMORY_FLAGS) >>> 0
       const highMask = is64Bit && index + 1 < PCI_BAR.COUNT ? this.#probe(index + 1) : 0xffff_ffff
-      const size = lowMask !== 0 ? TWO_32 - lowMask : (TWO_32 - highMask) * TWO_32
+      const size = lowMask !== 0 ? 2 ** 32 - lowMask : (2 ** 32 - highMask) * 2 ** 32
       bars.push({ index, size })
       if (is64Bit) index++
     }

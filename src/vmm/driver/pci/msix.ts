@@ -5,8 +5,6 @@ import { MSIX } from "./spec.ts"
 import type { InterruptMessage } from "../platform.ts"
 import type { Registers } from "./registers.ts"
 
-const TWO_32 = 0x1_0000_0000
-
 /** What the table needs of its function. */
 export interface MsixFunction {
   read16(offset: number): number
@@ -15,7 +13,12 @@ export interface MsixFunction {
   registers(bar: number, offset?: number): Registers
 }
 
-/** The MSI-X capability of one function. Keeps no state: every question goes to the device. */
+interface BitChange {
+  readonly set?: number
+  readonly clear?: number
+}
+
+/** The MSI-X capability of one function. It keeps no state: every question goes to the device. */
 export class MsixTable {
   /** Number of vectors, 1 to 2048. */
   readonly size: number
@@ -35,7 +38,7 @@ export class MsixTable {
   }
 
   set enabled(value: boolean) {
-    this.#change(MSIX.CONTROL_ENABLE, value)
+    this.#changeControl(value ? { set: MSIX.CONTROL_ENABLE } : { clear: MSIX.CONTROL_ENABLE })
   }
 
   /** Function Mask: masks all vectors at once. */
@@ -44,7 +47,7 @@ export class MsixTable {
   }
 
   set functionMasked(value: boolean) {
-    this.#change(MSIX.CONTROL_FUNCTION_MASK, value)
+    this.#changeControl(value ? { set: MSIX.CONTROL_FUNCTION_MASK } : { clear: MSIX.CONTROL_FUNCTION_MASK })
   }
 
   /** Sets what a vector sends, and unmasks it. */
@@ -52,18 +55,18 @@ export class MsixTable {
     const entry = this.#entry(vector)
     const table = this.#table(MSIX.TABLE)
     // An entry changes only while it is masked, [PCI] 6.8.3.5.
-    this.setMasked(vector, true)
-    table.write(entry + MSIX.ENTRY_ADDRESS, 4, message.address % TWO_32)
-    table.write(entry + MSIX.ENTRY_ADDRESS_HIGH, 4, Math.floor(message.address / TWO_32))
+    this.mask(vector)
+    table.write(entry + MSIX.ENTRY_ADDRESS, 4, message.address % 2 ** 32)
+    table.write(entry + MSIX.ENTRY_ADDRESS_HIGH, 4, Math.floor(message.address / 2 ** 32))
     table.write(entry + MSIX.ENTRY_DATA, 4, message.data)
-    this.setMasked(vector, false)
+    this.unmask(vector)
   }
 
   /** What a vector sends. */
   message(vector: number): InterruptMessage {
     const entry = this.#entry(vector)
     const table = this.#table(MSIX.TABLE)
-    const address = table.read(entry + MSIX.ENTRY_ADDRESS, 4) + table.read(entry + MSIX.ENTRY_ADDRESS_HIGH, 4) * TWO_32
+    const address = table.read(entry + MSIX.ENTRY_ADDRESS, 4) + table.read(entry + MSIX.ENTRY_ADDRESS_HIGH, 4) * 2 ** 32
     return { address, data: table.read(entry + MSIX.ENTRY_DATA, 4) }
   }
 
@@ -71,12 +74,14 @@ export class MsixTable {
     return (this.#table(MSIX.TABLE).read(this.#entry(vector) + MSIX.ENTRY_CONTROL, 4) & MSIX.ENTRY_CONTROL_MASK) !== 0
   }
 
-  /** Masks or unmasks one vector. The other bits of its control word are preserved. */
-  setMasked(vector: number, masked: boolean): void {
-    const at = this.#entry(vector) + MSIX.ENTRY_CONTROL
-    const table = this.#table(MSIX.TABLE)
-    const control = table.read(at, 4)
-    table.write(at, 4, masked ? (control | MSIX.ENTRY_CONTROL_MASK) >>> 0 : (control & ~MSIX.ENTRY_CONTROL_MASK) >>> 0)
+  /** Masks one vector. The other bits of its control word stay. */
+  mask(vector: number): void {
+    this.#changeEntry(vector, { set: MSIX.ENTRY_CONTROL_MASK })
+  }
+
+  /** Unmasks one vector: a message that is pending is sent. The other bits of its control word stay. */
+  unmask(vector: number): void {
+    this.#changeEntry(vector, { clear: MSIX.ENTRY_CONTROL_MASK })
   }
 
   /** Whether a vector waits to be unmasked: its bit in the pending bit array. */
@@ -90,9 +95,14 @@ export class MsixTable {
     return this.#device.read16(this.#offset + MSIX.MESSAGE_CONTROL)
   }
 
-  #change(mask: number, isSet: boolean): void {
-    const control = this.#control
-    this.#device.write16(this.#offset + MSIX.MESSAGE_CONTROL, isSet ? control | mask : control & ~mask)
+  #changeControl({ set = 0, clear = 0 }: BitChange): void {
+    this.#device.write16(this.#offset + MSIX.MESSAGE_CONTROL, (this.#control & ~clear) | set)
+  }
+
+  #changeEntry(vector: number, { set = 0, clear = 0 }: BitChange): void {
+    const at = this.#entry(vector) + MSIX.ENTRY_CONTROL
+    const table = this.#table(MSIX.TABLE)
+    table.write(at, 4, ((table.read(at, 4) & ~clear) | set) >>> 0)
   }
 
   #table(register: number): Registers {

@@ -1,6 +1,6 @@
 /**
- * Registers: one way to reach a block of device registers, be it behind I/O ports, in memory space, or through the window that
- * virtio puts into PCI configuration space.
+ * Registers: one way to reach a block of device registers, be it in I/O space, in memory space, or through the window that virtio puts
+ * into PCI configuration space.
  */
 import type { Platform, Width } from "../platform.ts"
 
@@ -10,40 +10,16 @@ export interface Registers {
   write(offset: number, width: Width, value: number): void
 }
 
-/** Registers in I/O space. */
-export class PortRegisters implements Registers {
-  readonly #platform: Platform
-  readonly #base: number
-
-  constructor(platform: Platform, base: number) {
-    this.#platform = platform
-    this.#base = base
+/** The registers at `base`: a port, or a guest-physical address. */
+export function registersAt(platform: Platform, { space, base }: { readonly space: "io" | "memory"; readonly base: number }): Registers {
+  if (space === "io") {
+    return {
+      read: (offset, width) => platform.portRead(base + offset, width),
+      write: (offset, width, value) => platform.portWrite(base + offset, width, value),
+    }
   }
-
-  read(offset: number, width: Width): number {
-    return this.#platform.portRead(this.#base + offset, width)
-  }
-
-  write(offset: number, width: Width, value: number): void {
-    this.#platform.portWrite(this.#base + offset, width, value)
-  }
-}
-
-/** Registers in memory space. */
-export class MemoryRegisters implements Registers {
-  readonly #platform: Platform
-  readonly #base: number
-
-  constructor(platform: Platform, base: number) {
-    this.#platform = platform
-    this.#base = base
-  }
-
-  read(offset: number, width: Width): number {
-    return this.#platform.mmioRead(this.#base + offset, width)
-  }
-
-  write(offset: number, width: Width, value: number): void {
-    this.#platform.mmioWrite(this.#base + offset, width, value)
+  return {
+    read: (offset, width) => platform.mmioRead(base + offset, width),
+    write: (offset, width, value) => platform.mmioWrite(base + offset, width, value),
   }
 }

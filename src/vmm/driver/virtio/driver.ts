@@ -3,16 +3,16 @@
  * nothing of blocks. [VIRTIO] 3.1 and 4.1.5.
  */
 import { DriverError } from "../errors.ts"
-import { chooseFeatures, type FeatureChoice, featureNames, hasFeature } from "./features.ts"
+import { chooseFeatures, type FeatureChoice, featureNames, includesFeature } from "./features.ts"
 import { GuestRam } from "../guest-ram.ts"
-import { LegacyTransport } from "./legacy-transport.ts"
-import { ModernTransport } from "./modern-transport.ts"
+import { LegacyDriverTransport } from "./legacy-transport.ts"
+import { ModernDriverTransport } from "./modern-transport.ts"
 import type { PciDevice } from "../pci/device.ts"
 import { PCI_COMMAND } from "../pci/spec.ts"
-import type { Platform } from "../platform.ts"
+import { giveUp, isOwner, type Owner, takeOver } from "./owners.ts"
 import { RamAllocator } from "../ram-allocator.ts"
 import { SplitRing } from "./split-ring.ts"
-import type { RingAllocation, VirtioTransport } from "./transport.ts"
+import type { RingAllocation, DriverTransport } from "./transport.ts"
 import { virtioCapabilities } from "./capabilities.ts"
 import { type InterruptMode, VirtioInterrupts } from "./virtio-interrupts.ts"
 import { DEVICE_STATUS, NO_VECTOR, NOBODY, VIRTIO_PCI_CAP, VIRTIO_PCI_ID } from "./spec.ts"
@@ -57,15 +57,6 @@ interface OpenQueue extends VirtioQueue {
 
 const DEFAULT_RESET_TIMEOUT = 5000
 
-/** By platform and PCI address: the driver that negotiated last. Two on one device would take each other's interrupts. */
-const ownersByPlatform = new WeakMap<Platform, Map<string, VirtioDriver>>()
-
-function ownersOf(platform: Platform): Map<string, VirtioDriver> {
-  let owners = ownersByPlatform.get(platform)
-  if (owners === undefined) ownersByPlatform.set(platform, (owners = new Map()))
-  return owners
-}
-
 /** A virtio device under the control of a driver. */
 export class VirtioDriver {
   readonly pci: PciDevice
@@ -77,7 +68,13 @@ export class VirtioDriver {
   readonly #options: VirtioDriverOptions
   readonly #events: VirtioDriverEvents
   readonly #interrupts: VirtioInterrupts
-  #transport: VirtioTransport
+  readonly #owner: Owner = {
+    superseded: () => {
+      this.#forget()
+      this.#events.superseded()
+    },
+  }
+  #transport: DriverTransport
   /** Where the BARs were when the transport was opened. */
   #bars: string
   #queues: OpenQueue[] = []
@@ -98,7 +95,7 @@ export class VirtioDriver {
   }
 
   /** The device's registers. Another object after `negotiate`. */
-  get transport(): VirtioTransport {
+  get transport(): DriverTransport {
     return this.#transport
   }
 
@@ -131,11 +128,11 @@ export class VirtioDriver {
     this.#transport = openTransport(this.pci, this.#options)
     this.#bars = barsOf(this.pci)
     await this.resetDevice()
-    this.#takeOver()
+    takeOver(this.pci.platform, this.pci.name, this.#owner)
     this.setStatus(DEVICE_STATUS.ACKNOWLEDGE)
     this.setStatus(DEVICE_STATUS.DRIVER)
     const offered = this.transport.offeredFeatures()
-    if (this.transport.kind === "modern" && !hasFeature(offered, "VERSION_1")) {
+    if (this.transport.kind === "modern" && !includesFeature(offered, "VERSION_1")) {
       this.setStatus(DEVICE_STATUS.FAILED)
       throw new DriverError("unsupported", `${this.pci.name}: a modern device that does not offer VERSION_1`)
     }
@@ -212,8 +209,8 @@ export class VirtioDriver {
    * has taken over is left alone. Throws `DriverError` ("timeout").
    */
   async close(): Promise<void> {
-    const owners = ownersOf(this.pci.platform)
-    if (owners.get(this.pci.name) !== this) return
+    const { platform, name } = this.pci
+    if (!isOwner(platform, name, this.#owner)) return
     try {
       await this.resetDevice()
       this.#interrupts.disable()
@@ -221,7 +218,7 @@ export class VirtioDriver {
     } catch (error) {
       if (!(error instanceof DriverError) || error.code !== "no-device") throw error
     }
-    owners.delete(this.pci.name)
+    giveUp(platform, name)
   }
 
   /**
@@ -232,7 +229,7 @@ export class VirtioDriver {
     const queue = this.#queues[index]
     const transport = this.transport
     if (queue === undefined) throw new RangeError(`queue ${index} is not in use`)
-    if (!hasFeature(this.#features, "RING_RESET") || transport.resetQueue === undefined) throw new DriverError("unsupported", "RING_RESET is not negotiated")
+    if (!includesFeature(this.#features, "RING_RESET") || transport.resetQueue === undefined) throw new DriverError("unsupported", "RING_RESET is not negotiated")
     transport.resetQueue(index)
     let fault: DriverError | undefined
     await this.#until(() => (transport.isQueueReset?.(index) ?? true) || (fault = this.fault()) !== undefined, `queue ${index}`)
@@ -241,21 +238,12 @@ export class VirtioDriver {
     this.#switchOn(queue)
   }
 
-  #takeOver(): void {
-    const owners = ownersOf(this.pci.platform)
-    const before = owners.get(this.pci.name)
-    owners.set(this.pci.name, this)
-    if (before === undefined || before === this) return
-    before.#forget()
-    before.#events.superseded()
-  }
-
   #openQueue(index: number, vector: number): void {
     const offered = this.transport.queueSize(index)
     if (offered === 0) throw new DriverError("unsupported", `${this.pci.name}: there is no queue ${index}`)
     const size = this.transport.kind === "legacy" ? offered : Math.min(offered, this.#options.queueSize ?? offered)
     const memory = this.transport.allocateRing(this.memory, size)
-    const ring = new SplitRing(this.ram, { layout: memory.layout, eventIdx: hasFeature(this.#features, "EVENT_IDX") })
+    const ring = new SplitRing(this.ram, { layout: memory.layout, eventIdx: includesFeature(this.#features, "EVENT_IDX") })
     const queue = { index, ring, memory, vector }
     this.#queues.push(queue)
     this.#switchOn(queue)
@@ -302,7 +290,7 @@ function barsOf(pci: PciDevice): string {
   return pci.bars().map(({ address }) => address).join()
 }
 
-function openTransport(pci: PciDevice, options: VirtioDriverOptions): VirtioTransport {
+function openTransport(pci: PciDevice, options: VirtioDriverOptions): DriverTransport {
   const kind = options.transport ?? (virtioCapabilities(pci).some(({ type }) => type === VIRTIO_PCI_CAP.COMMON) ? "modern" : "legacy")
-  return kind === "legacy" ? new LegacyTransport(pci) : new ModernTransport(pci, { access: options.access ?? "bar" })
+  return kind === "legacy" ? new LegacyDriverTransport(pci) : new ModernDriverTransport(pci, { access: options.access ?? "bar" })
 }

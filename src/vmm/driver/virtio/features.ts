@@ -81,7 +81,7 @@ export function featureMask(names: Iterable<FeatureName>): bigint {
 }
 
 /** Whether `features` contains the feature. */
-export function hasFeature(features: bigint, name: FeatureName): boolean {
+export function includesFeature(features: bigint, name: FeatureName): boolean {
   return ((features >> BigInt(FEATURE_BIT[name])) & 1n) !== 0n
 }
 
@@ -103,7 +103,7 @@ export function chooseFeatures(offered: bigint, kind: "modern" | "legacy", choic
   let accepted = featureMask(known.filter(isWanted)) & offered
   for (const name of known) {
     const needed = REQUIRES[name]
-    if (needed !== undefined && !hasFeature(accepted, needed)) accepted &= ~featureMask([name])
+    if (needed !== undefined && !includesFeature(accepted, needed)) accepted &= ~featureMask([name])
   }
   return accepted
 }

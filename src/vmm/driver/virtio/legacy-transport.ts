@@ -1,5 +1,5 @@
 /**
- * LegacyTransport: the interface that drivers used before virtio 1.0, in I/O BAR0. [VIRTIO] 4.1.4.10.
+ * LegacyDriverTransport: the interface that drivers used before virtio 1.0, in I/O BAR0. [VIRTIO] 4.1.4.10.
  * Fields of rings, requests and configuration are in the guest's byte order; this guest is little-endian.
  */
 import { DriverError } from "../errors.ts"
@@ -8,12 +8,12 @@ import type { PciDevice } from "../pci/device.ts"
 import type { Width } from "../platform.ts"
 import type { RamAllocator } from "../ram-allocator.ts"
 import type { Registers } from "../pci/registers.ts"
-import { legacyRingLayout, legacyRingSize, type RingLayout } from "./ring-layout.ts"
-import { type RingAllocation, STABLE_CONFIG_TRIES, type VirtioTransport } from "./transport.ts"
+import { legacyRingLayout, legacyRingSize, type RingAddresses } from "./ring-layout.ts"
+import { type RingAllocation, STABLE_CONFIG_TRIES, type DriverTransport } from "./transport.ts"
 import { LEGACY, LEGACY_QUEUE_ALIGN, NO_VECTOR } from "./spec.ts"
 
 /** The registers of a legacy or transitional device. */
-export class LegacyTransport implements VirtioTransport {
+export class LegacyDriverTransport implements DriverTransport {
   readonly kind = "legacy"
   /** BAR0, for accesses that the methods do not offer. */
   readonly registers: Registers
@@ -58,7 +58,7 @@ export class LegacyTransport implements VirtioTransport {
   }
 
   /** Writes the page number; everything else about the ring follows from the queue size. */
-  enableQueue(queue: number, layout: RingLayout): void {
+  enableQueue(queue: number, layout: RingAddresses): void {
     const page = layout.descriptorTable / LEGACY_QUEUE_ALIGN
     const expected = legacyRingLayout(layout.queueSize, layout.descriptorTable)
     if (layout.availableRing !== expected.availableRing || layout.usedRing !== expected.usedRing || page > 0xffff_ffff) {

@@ -1,27 +1,25 @@
 /**
- * ModernTransport: virtio 1.x over PCI, through BARs or through the configuration access window. [VIRTIO] 4.1.4.
+ * ModernDriverTransport: virtio 1.x over PCI, through BARs or through the configuration access window. [VIRTIO] 4.1.4.
  */
 import { WindowRegisters } from "../pci/config-window.ts"
 import { DriverError } from "../errors.ts"
-import { hasFeature } from "./features.ts"
+import { includesFeature } from "./features.ts"
 import type { PciDevice } from "../pci/device.ts"
 import type { Width } from "../platform.ts"
 import type { RamAllocator } from "../ram-allocator.ts"
 import type { Registers } from "../pci/registers.ts"
-import { availableRingSize, descriptorTableSize, RING_ALIGNMENT, type RingLayout, usedRingSize } from "./ring-layout.ts"
-import { type RingAllocation, STABLE_CONFIG_TRIES, type VirtioTransport } from "./transport.ts"
+import { availableRingSize, descriptorTableSize, RING_ALIGNMENT, type RingAddresses, usedRingSize } from "./ring-layout.ts"
+import { type RingAllocation, STABLE_CONFIG_TRIES, type DriverTransport } from "./transport.ts"
 import { type VirtioCapability, virtioCapabilities } from "./capabilities.ts"
 import { CAP_FIELD, COMMON, VIRTIO_PCI_CAP } from "./spec.ts"
 
-const TWO_32 = 0x1_0000_0000
-
-export interface ModernTransportOptions {
+export interface ModernDriverTransportOptions {
   /** How to reach the registers. Default "bar". */
   readonly access?: "bar" | "window"
 }
 
 /** The registers of a virtio 1.x device. */
-export class ModernTransport implements VirtioTransport {
+export class ModernDriverTransport implements DriverTransport {
   readonly kind = "modern"
   /** struct virtio_pci_common_cfg, for accesses that the methods do not offer. */
   readonly common: Registers
@@ -35,7 +33,7 @@ export class ModernTransport implements VirtioTransport {
   #features = 0n
 
   /** Throws `DriverError` ("unsupported") when a structure that must be there is not. */
-  constructor(device: PciDevice, options: ModernTransportOptions = {}) {
+  constructor(device: PciDevice, options: ModernDriverTransportOptions = {}) {
     const capabilities = virtioCapabilities(device)
     const find = (type: number, name: string): VirtioCapability => {
       const found = capabilities.find((capability) => capability.type === type)
@@ -109,7 +107,7 @@ export class ModernTransport implements VirtioTransport {
     }
   }
 
-  enableQueue(queue: number, layout: RingLayout): void {
+  enableQueue(queue: number, layout: RingAddresses): void {
     this.#select(queue)
     this.common.write(COMMON.QUEUE_SIZE, 2, layout.queueSize)
     this.#writeAddress(COMMON.QUEUE_DESC, layout.descriptorTable)
@@ -132,7 +130,7 @@ export class ModernTransport implements VirtioTransport {
   notify(queue: number, availableIndex: number): void {
     const { offset, value } = (this.#notifyAt[queue] ??= this.#locateNotify(queue))
     // [VIRTIO] 4.1.5.2: 16 bits, or 32 with next_off in bits 16-30 and next_wrap in bit 31, which together are the index.
-    if (hasFeature(this.#features, "NOTIFICATION_DATA")) this.#notify.write(offset, 4, value + (availableIndex & 0xffff) * 0x1_0000)
+    if (includesFeature(this.#features, "NOTIFICATION_DATA")) this.#notify.write(offset, 4, value + (availableIndex & 0xffff) * 0x1_0000)
     else this.#notify.write(offset, 2, value)
   }
 
@@ -181,19 +179,19 @@ export class ModernTransport implements VirtioTransport {
 
   /** A 64-bit field is two of 32 bits, the low one first. */
   #writeAddress(field: number, address: number): void {
-    this.common.write(field, 4, address % TWO_32)
-    this.common.write(field + 4, 4, Math.floor(address / TWO_32))
+    this.common.write(field, 4, address % 2 ** 32)
+    this.common.write(field + 4, 4, Math.floor(address / 2 ** 32))
   }
 
   /** Where and with what to kick a queue: [VIRTIO] 4.1.4.4. */
   #locateNotify(queue: number): { offset: number; value: number } {
     this.#select(queue)
     const offset = this.common.read(COMMON.QUEUE_NOTIFY_OFF, 2) * this.#notifyMultiplier
-    const width = hasFeature(this.#features, "NOTIFICATION_DATA") ? 4 : 2
+    const width = includesFeature(this.#features, "NOTIFICATION_DATA") ? 4 : 2
     if (offset + width > this.#notifyLength) {
       throw new DriverError("protocol", `queue ${queue} is to be notified at ${offset}, beyond the ${this.#notifyLength} bytes of the notification structure`)
     }
-    const value = hasFeature(this.#features, "NOTIF_CONFIG_DATA") ? this.common.read(COMMON.QUEUE_NOTIF_CONFIG_DATA, 2) : queue
+    const value = includesFeature(this.#features, "NOTIF_CONFIG_DATA") ? this.common.read(COMMON.QUEUE_NOTIF_CONFIG_DATA, 2) : queue
     return { offset, value }
   }
 }

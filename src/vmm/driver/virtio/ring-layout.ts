@@ -5,7 +5,7 @@
 import { AVAILABLE, DESCRIPTOR, LEGACY_QUEUE_ALIGN, QUEUE_SIZE_MAX, USED } from "./spec.ts"
 
 /** Guest-physical addresses of the parts of one virtqueue. */
-export interface RingLayout {
+export interface RingAddresses {
   /** Number of descriptors: a power of two, at most 32768. */
   readonly queueSize: number
   /** Descriptor area. */
@@ -48,7 +48,7 @@ export function legacyRingSize(queueSize: number): number {
 }
 
 /** The layout of a legacy ring that starts at `base`, a multiple of 4096. */
-export function legacyRingLayout(queueSize: number, base: number): RingLayout {
+export function legacyRingLayout(queueSize: number, base: number): RingAddresses {
   checkQueueSize(queueSize)
   if (base % LEGACY_QUEUE_ALIGN !== 0) throw new RangeError(`a legacy ring starts at a multiple of ${LEGACY_QUEUE_ALIGN}, not at ${base}`)
   return { queueSize, descriptorTable: base, availableRing: base + descriptorTableSize(queueSize), usedRing: base + legacyUsedOffset(queueSize) }

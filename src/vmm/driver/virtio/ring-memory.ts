@@ -3,7 +3,7 @@
  * want to break a ring use it as it is; SplitRing puts the driver's bookkeeping on top.
  */
 import type { GuestRam } from "../guest-ram.ts"
-import { availableRingSize, checkQueueSize, descriptorTableSize, RING_ALIGNMENT, type RingLayout, usedRingSize } from "./ring-layout.ts"
+import { availableRingSize, checkQueueSize, descriptorTableSize, RING_ALIGNMENT, type RingAddresses, usedRingSize } from "./ring-layout.ts"
 import { AVAILABLE, DESCRIPTOR, USED } from "./spec.ts"
 
 /** One entry of a descriptor table. */
@@ -28,12 +28,12 @@ export interface UsedElement {
 
 /** Raw access to one ring. Indices that address a slot are taken modulo the queue size. */
 export class RingMemory {
-  readonly layout: RingLayout
+  readonly layout: RingAddresses
   readonly size: number
   protected readonly ram: GuestRam
 
   /** Throws `RangeError` when a part is misaligned or not in RAM, or parts overlap ([VIRTIO] 2.7, 2.7.1). Does not touch memory. */
-  constructor(ram: GuestRam, layout: RingLayout) {
+  constructor(ram: GuestRam, layout: RingAddresses) {
     checkQueueSize(layout.queueSize)
     ram.refresh()
     checkParts(layout, ram)
@@ -143,7 +143,7 @@ export function writeTableEntry(ram: GuestRam, table: number, index: number, des
   ram.data.setUint16(at + DESCRIPTOR.NEXT, descriptor.next ?? 0, true)
 }
 
-function checkParts(layout: RingLayout, ram: GuestRam): void {
+function checkParts(layout: RingAddresses, ram: GuestRam): void {
   const { queueSize, descriptorTable, availableRing, usedRing } = layout
   const parts = [
     { name: "descriptor table", start: descriptorTable, length: descriptorTableSize(queueSize), alignment: RING_ALIGNMENT.DESCRIPTOR_TABLE },

@@ -4,7 +4,7 @@
  */
 import { DriverError } from "../errors.ts"
 import type { GuestRam } from "../guest-ram.ts"
-import type { RingLayout } from "./ring-layout.ts"
+import type { RingAddresses } from "./ring-layout.ts"
 import { RingMemory, type UsedElement } from "./ring-memory.ts"
 import { AVAILABLE, DESCRIPTOR, DESCRIPTOR_FLAG, USED } from "./spec.ts"
 
@@ -26,7 +26,7 @@ export interface IndirectTable {
 }
 
 export interface SplitRingOptions {
-  readonly layout: RingLayout
+  readonly layout: RingAddresses
   /** VIRTIO_F_EVENT_IDX is negotiated. Default false. */
   readonly eventIdx?: boolean
 }
@@ -34,7 +34,7 @@ export interface SplitRingOptions {
 /** Marks the end of the free list. Never a descriptor: the largest index is 32767. */
 const NONE = 0xffff
 /** [VIRTIO] 2.7.5.2: a chain describes at most 2^32 bytes. */
-const CHAIN_BYTES_MAX = 0x1_0000_0000
+const CHAIN_BYTES_MAX = 2 ** 32
 
 /**
  * Whether moving an index from `previous` to `next` passes `event`, in 16-bit arithmetic: the entry with index `event` is among

@@ -1,18 +1,18 @@
 /**
- * VirtioTransport: what the driver needs of a way to reach a virtio device. Modern PCI and legacy PCI implement it.
+ * DriverTransport: what the driver needs of a way to reach a virtio device. Modern PCI and legacy PCI implement it.
  */
 import type { Width } from "../platform.ts"
 import type { RamAllocator } from "../ram-allocator.ts"
-import type { RingLayout } from "./ring-layout.ts"
+import type { RingAddresses } from "./ring-layout.ts"
 
 /** Memory of one ring: its layout, and the pieces to give back to the allocator later. */
 export interface RingAllocation {
-  readonly layout: RingLayout
+  readonly layout: RingAddresses
   readonly pieces: readonly number[]
 }
 
 /** Register level, without any policy: a test may call these in any order. */
-export interface VirtioTransport {
+export interface DriverTransport {
   readonly kind: "modern" | "legacy"
   /** Device status, [VIRTIO] 2.1. */
   status: number
@@ -27,7 +27,7 @@ export interface VirtioTransport {
   /** Takes memory for a ring of `queueSize` descriptors. */
   allocateRing(allocator: RamAllocator, queueSize: number): RingAllocation
   /** Tells the device where a ring is, and switches the queue on. */
-  enableQueue(queue: number, layout: RingLayout): void
+  enableQueue(queue: number, layout: RingAddresses): void
   /** VIRTIO_F_RING_RESET: asks for the reset of one queue. Absent where the transport has no such thing. */
   resetQueue?(queue: number): void
   /** Whether the reset of a queue is finished. */

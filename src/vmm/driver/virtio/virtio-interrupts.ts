@@ -7,7 +7,7 @@ import { InterruptRouter } from "./interrupts.ts"
 import type { MsixTable } from "../pci/msix.ts"
 import type { PciDevice } from "../pci/device.ts"
 import { PCI_COMMAND } from "../pci/spec.ts"
-import type { VirtioTransport } from "./transport.ts"
+import type { DriverTransport } from "./transport.ts"
 import { ISR, NOBODY } from "./spec.ts"
 
 /** How the driver learns of completions: "none" means that its owner polls. */
@@ -46,7 +46,7 @@ export class VirtioInterrupts {
   }
 
   /** Sets interrupts up for so many queues. Returns the vector of each queue; none without MSI-X. */
-  connect(transport: VirtioTransport, queues: number): number[] {
+  connect(transport: DriverTransport, queues: number): number[] {
     if (this.#msix !== undefined) this.#prepare(this.#msix)
     this.#pci.changeCommand(this.mode === "none" ? { set: PCI_COMMAND.INTERRUPT_DISABLE } : { clear: PCI_COMMAND.INTERRUPT_DISABLE })
     const line = this.#pci.interruptLine
@@ -80,7 +80,7 @@ export class VirtioInterrupts {
     if (got !== wanted) throw new DriverError("unsupported", `${this.#pci.name}: MSI-X vector ${wanted} was not accepted, the device shows ${got}`)
   }
 
-  #connectVectors(msix: MsixTable, transport: VirtioTransport, queues: number): number[] {
+  #connectVectors(msix: MsixTable, transport: DriverTransport, queues: number): number[] {
     // One vector for the configuration and one for each queue; with fewer, queues share; with one, everything does.
     const last = msix.size - 1
     const perQueue = Array.from({ length: queues }, (_, index) => (queues <= last ? index + 1 : Math.min(last, 1)))
@@ -101,7 +101,7 @@ export class VirtioInterrupts {
   }
 
   /** Returns whether the line was ours. Reading the ISR status lowers it. */
-  #onLine(transport: VirtioTransport): boolean {
+  #onLine(transport: DriverTransport): boolean {
     const isr = transport.readIsr()
     if (isr === NOBODY) {
       // The device is gone, and the line is somebody else's. The owner finds out when it reads the status.

@@ -294,7 +294,7 @@ describe("a disk driven by the guest's driver", () => {
     const msix = pci.msix()
     if (msix === undefined) throw new Error("no MSI-X")
     expect([msix.enabled, msix.functionMasked, msix.isMasked(1), msix.message(1).data === msix.message(0).data]).toEqual([true, false, false, false])
-    for (const mask of [(on: boolean) => msix.setMasked(1, on), (on: boolean) => (msix.functionMasked = on)]) {
+    for (const mask of [(on: boolean) => (on ? msix.mask(1) : msix.unmask(1)), (on: boolean) => (msix.functionMasked = on)]) {
       mask(true)
       let isDone = false
       const flush = blk.flush().then(() => (isDone = true))

@@ -1,6 +1,6 @@
 /** The driver's modern transport over a fake configuration space. */
 import { describe, expect, it } from "vitest"
-import { ModernTransport } from "../../../../src/vmm/driver/virtio/modern-transport.ts"
+import { ModernDriverTransport } from "../../../../src/vmm/driver/virtio/modern-transport.ts"
 import { PciDevice } from "../../../../src/vmm/driver/pci/device.ts"
 import { fakeConfig, FakeFunction } from "../pci/fake-config.ts"
 import { ramPlatform } from "../ram-platform.ts"
@@ -46,7 +46,7 @@ function fakeDevice(options: { multiplier?: number; notifyLength?: number; witho
 describe("the registers of the modern transport", () => {
   it("PCI-13 PCI-14 a queue is described by size and three addresses, low halves first, and enabled last", () => {
     const { pci, log } = fakeDevice()
-    new ModernTransport(pci).enableQueue(3, { queueSize: 8, descriptorTable: 0x1_2345_6780, availableRing: 0xa_0000_0002, usedRing: 0xffff_fffc })
+    new ModernDriverTransport(pci).enableQueue(3, { queueSize: 8, descriptorTable: 0x1_2345_6780, availableRing: 0xa_0000_0002, usedRing: 0xffff_fffc })
     expect(log).toEqual([
       [0x16, 2, 3],
       [0x18, 2, 8],
@@ -63,7 +63,7 @@ describe("the registers of the modern transport", () => {
 
   it("FT-04 features are read and written in two words of 32 bits", () => {
     const { pci, log, registers } = fakeDevice()
-    const transport = new ModernTransport(pci)
+    const transport = new ModernDriverTransport(pci)
     registers.setUint32(0x04, 0x8000_0001, true)
     expect(transport.offeredFeatures()).toBe(0x8000_0001_8000_0001n)
     transport.acceptFeatures(0x1_8000_0002n)
@@ -74,14 +74,14 @@ describe("the registers of the modern transport", () => {
     for (const [multiplier, offset] of [[4, 20], [2, 10], [0, 0]] as const) {
       const { pci, log, registers } = fakeDevice({ multiplier })
       registers.setUint16(0x1e, 5, true)
-      new ModernTransport(pci).notify(3, 0x1234)
+      new ModernDriverTransport(pci).notify(3, 0x1234)
       expect(log.at(-1)).toEqual([0x1000 + offset, 2, 3])
     }
   })
 
   it("FT-18 VQ-33 with NOTIFICATION_DATA a kick carries the available index in its upper 16 bits", () => {
     const { pci, log } = fakeDevice()
-    const transport = new ModernTransport(pci)
+    const transport = new ModernDriverTransport(pci)
     transport.acceptFeatures(BIT(38))
     transport.notify(7, 0x8003)
     expect(log.at(-1)).toEqual([0x1000, 4, 0x8003_0007])
@@ -90,7 +90,7 @@ describe("the registers of the modern transport", () => {
   it("FT-19 PCI-22 with NOTIF_CONFIG_DATA a kick carries what the device gave for the queue", () => {
     const { pci, log, registers } = fakeDevice()
     registers.setUint16(0x38, 0xbeef, true)
-    const transport = new ModernTransport(pci)
+    const transport = new ModernDriverTransport(pci)
     transport.acceptFeatures(BIT(39))
     transport.notify(7, 1)
     expect(log.at(-1)).toEqual([0x1000, 2, 0xbeef])
@@ -99,18 +99,18 @@ describe("the registers of the modern transport", () => {
   it("PCI-21 a notification address beyond its structure is an error", () => {
     const { pci, registers } = fakeDevice({ notifyLength: 22 })
     registers.setUint16(0x1e, 5, true)
-    expect(() => new ModernTransport(pci).notify(0, 0)).not.toThrow()
+    expect(() => new ModernDriverTransport(pci).notify(0, 0)).not.toThrow()
     registers.setUint16(0x1e, 6, true)
-    expect(() => new ModernTransport(pci).notify(0, 0)).toThrow(expect.objectContaining({ code: "protocol" }))
+    expect(() => new ModernDriverTransport(pci).notify(0, 0)).toThrow(expect.objectContaining({ code: "protocol" }))
     registers.setUint16(0x1e, 5, true)
-    const wide = new ModernTransport(pci)
+    const wide = new ModernDriverTransport(pci)
     wide.acceptFeatures(BIT(38))
     expect(() => wide.notify(0, 0)).toThrow(expect.objectContaining({ code: "protocol" }))
   })
 
   it("CF-03 the configuration is read again until its generation stands still, but not forever", () => {
     const { pci, registers, onRead } = fakeDevice()
-    const transport = new ModernTransport(pci)
+    const transport = new ModernDriverTransport(pci)
     const reads: number[] = []
     let changes = 3
     onRead.hook = (offset) => {
@@ -127,7 +127,7 @@ describe("the registers of the modern transport", () => {
 
   it("PCI-23 a queue reset is over when queue_reset and queue_enable both read 0", () => {
     const { pci, log, registers } = fakeDevice()
-    const transport = new ModernTransport(pci)
+    const transport = new ModernDriverTransport(pci)
     transport.resetQueue(2)
     expect(log).toEqual([[0x16, 2, 2], [0x3a, 2, 1]])
     for (const [reset, enable, isDone] of [[1, 1, false], [1, 0, false], [0, 1, false], [0, 0, true]] as const) {
@@ -138,7 +138,7 @@ describe("the registers of the modern transport", () => {
   })
 
   it("PCI-08 a function that lacks one of the structures is no modern device", () => {
-    for (const without of [1, 2, 3, 4]) expect(() => new ModernTransport(fakeDevice({ without }).pci)).toThrow(expect.objectContaining({ code: "unsupported" }))
-    expect(() => new ModernTransport(fakeDevice().pci, { access: "window" })).toThrow(/configuration access/)
+    for (const without of [1, 2, 3, 4]) expect(() => new ModernDriverTransport(fakeDevice({ without }).pci)).toThrow(expect.objectContaining({ code: "unsupported" }))
+    expect(() => new ModernDriverTransport(fakeDevice().pci, { access: "window" })).toThrow(/configuration access/)
   })
 })

@@ -2,7 +2,7 @@
  * The device's side of a split ring, as simple as can be: it reads bytes at offsets typed from [VIRTIO] 2.7, walks chains with a
  * loop, and finds out by stepping index by index what the driver's event arithmetic must find out at once.
  */
-import type { RingLayout } from "../../../../src/vmm/driver/virtio/ring-layout.ts"
+import type { RingAddresses } from "../../../../src/vmm/driver/virtio/ring-layout.ts"
 
 export interface SeenSegment {
   address: number
@@ -19,12 +19,12 @@ export interface SeenChain {
 
 export class RingDevice {
   readonly #ram: () => Uint8Array
-  readonly #layout: RingLayout
+  readonly #layout: RingAddresses
   /** Next avail.idx to take, and used.idx. */
   taken = 0
   used = 0
 
-  constructor(ram: () => Uint8Array, layout: RingLayout) {
+  constructor(ram: () => Uint8Array, layout: RingAddresses) {
     this.#ram = ram
     this.#layout = layout
   }

@@ -1,7 +1,7 @@
 /** Where the parts of a ring lie. */
 import { describe, expect, it } from "vitest"
 import { GuestRam } from "../../../../src/vmm/driver/guest-ram.ts"
-import { ModernTransport } from "../../../../src/vmm/driver/virtio/modern-transport.ts"
+import { ModernDriverTransport } from "../../../../src/vmm/driver/virtio/modern-transport.ts"
 import { RamAllocator } from "../../../../src/vmm/driver/ram-allocator.ts"
 import {
   availableRingSize,
@@ -63,7 +63,7 @@ describe("the layout of the driver's rings", () => {
     for (const size of SIZES) {
       const memory = new RamAllocator({ start: 4098, length: 2 << 20 })
       // Only the allocation is of interest: no device stands behind it.
-      const { layout, pieces } = ModernTransport.prototype.allocateRing.call(undefined as never, memory, size)
+      const { layout, pieces } = ModernDriverTransport.prototype.allocateRing.call(undefined as never, memory, size)
       expect([layout.descriptorTable % 16, layout.availableRing % 2, layout.usedRing % 4]).toEqual([0, 0, 0])
       const parts = [
         [layout.descriptorTable, 16 * size],
