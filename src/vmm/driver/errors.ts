@@ -1,10 +1,10 @@
 /**
- * The errors of the driver. Whatever a caller may want to tell apart has a code; wrong arguments are plain `RangeError`s.
+ * The errors of the driver. Errors that a caller may want to tell apart have a code; wrong arguments are plain `RangeError`s.
  */
 
 /**
  * - `no-device`: there is no device, or it is not the one looked for
- * - `gone`: the device was unplugged while it was in use, or the machine, or somebody else, reset it; `reset()` starts it anew if it is there
+ * - `gone`: while the driver used it, the device was unplugged, or reset by somebody else (a machine reset); `reset()` starts it again
  * - `unsupported`: the device lacks what was asked of it, or the feature was not negotiated
  * - `features-refused`: FEATURES_OK did not stick
  * - `protocol`: the device broke a rule of the specification
@@ -15,7 +15,7 @@
  */
 export type DriverErrorCode = "no-device" | "gone" | "unsupported" | "features-refused" | "protocol" | "needs-reset" | "reset" | "timeout" | "no-memory"
 
-/** The device, or the way to it, does not work. */
+/** The device, or the access to it, does not work. */
 export class DriverError extends Error {
   override readonly name = "DriverError"
   readonly code: DriverErrorCode

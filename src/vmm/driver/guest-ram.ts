@@ -1,7 +1,7 @@
 /**
- * GuestRam: the driver's own accesses to memory it shares with the device.
- * Ring indices, flags and event words go through Atomics (sequentially consistent), so the same driver runs over a
- * SharedArrayBuffer with the device on another thread: plain stores before an index store are seen by whoever loads the index.
+ * GuestRam: the driver's accesses to the memory that it shares with the device.
+ * Ring indices, flags and event words go through Atomics, which are sequentially consistent. So the driver also works over a
+ * SharedArrayBuffer with the device on another thread: whoever loads an index sees the plain stores before its store.
  */
 import type { Platform } from "./platform.ts"
 
@@ -12,7 +12,7 @@ export class GuestRam {
   /** The same as a DataView. */
   data: DataView
   readonly #platform: Platform
-  /** For Atomics. Host byte order: little-endian wherever Node and browsers run today, but for s390x. */
+  /** For Atomics. It has the host's byte order, which is little-endian on all platforms of Node and browsers except s390x. */
   #words: Uint16Array
 
   constructor(platform: Platform) {
@@ -22,7 +22,7 @@ export class GuestRam {
     this.#words = wordsOf(this.bytes)
   }
 
-  /** Takes up RAM that was replaced (a WebAssembly memory that grew). Call once at the start of each operation. */
+  /** Notices that RAM was replaced (a WebAssembly memory that has grown). Call it at the start of each operation. */
   refresh(): void {
     const ram = this.#platform.ram
     if (ram === this.bytes) return

@@ -1,6 +1,6 @@
 /**
- * Platform: all that the driver knows of the machine it runs on. A guest kernel has the same: port I/O, memory-mapped I/O, RAM
- * and interrupts. `Machine` satisfies it by its shape; an emulator can, too.
+ * Platform: all that the driver knows about its machine, which is what a guest kernel has: port I/O, memory-mapped I/O, RAM and
+ * interrupts. A `Machine` is a platform; an emulator can be one, too.
  */
 
 /** Bytes of one register access. */
@@ -14,8 +14,10 @@ export interface InterruptMessage {
 
 /** What the interrupt controller shows. */
 export interface PlatformInterrupts {
-  /** Calls `listener` whenever a line changes its level or a message arrives, possibly while an access to a register is under
-   * way. Returns a function that ends the subscription. */
+  /**
+   * Calls `listener` whenever a line changes its level or a message arrives, possibly in the middle of a register access. Returns a
+   * function that ends the subscription.
+   */
   subscribe(listener: () => void): () => void
   /** Whether interrupt line `line` (as in PCI configuration space, 0x3C) is asserted. */
   level(line: number): boolean
@@ -29,7 +31,7 @@ export interface Platform {
   portWrite(port: number, width: Width, value: number): void
   mmioRead(address: number, width: Width): number
   mmioWrite(address: number, width: Width, value: number): void
-  /** Guest-physical memory from 0. May be another view at any time (a WebAssembly memory that grew): ask anew before each use. */
+  /** Guest-physical memory from 0. It may be replaced at any time (a WebAssembly memory that grows): read it before each use. */
   readonly ram: Uint8Array
   readonly interrupts: PlatformInterrupts
 }

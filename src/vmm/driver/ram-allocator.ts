@@ -17,7 +17,7 @@ interface Extent {
   end: number
 }
 
-/** Below 1 MiB a PC has its BIOS and video memory; the default allocator leaves it alone where there is more. */
+/** Below 1 MiB a PC has its BIOS and video memory: the default allocator does not use that where there is more. */
 const LOW_MEMORY_END = 0x10_0000
 const PAGE_SIZE = 4096
 
@@ -25,22 +25,24 @@ const shared = new WeakMap<Platform, RamAllocator>()
 
 /** Hands out guest RAM from one range. */
 export class RamAllocator {
-  /** Bytes that were there to hand out at the start. */
+  /** The bytes that there are to hand out, free or not. */
   readonly capacity: number
   readonly #free: Extent[]
   readonly #allocated = new Map<number, number>()
 
-  /** Throws `RangeError` when the range is no range of addresses. */
+  /** @throws RangeError when the range is not a range of addresses */
   constructor(range: RamRange) {
     if (!Number.isSafeInteger(range.start) || !Number.isSafeInteger(range.length) || range.start < 0 || range.length < 0) {
-      throw new RangeError(`${range.start} + ${range.length} is no range of guest RAM`)
+      throw new RangeError(`${range.start} + ${range.length} is not a range of guest RAM`)
     }
     this.capacity = range.length
     this.#free = range.length === 0 ? [] : [{ start: range.start, end: range.start + range.length }]
   }
 
-  /** The one that all drivers of a platform share unless told otherwise: all RAM from 1 MiB up, or all but the first page of a
-   * machine with less than 2 MiB. Only for machines whose RAM nobody else uses. */
+  /**
+   * The allocator that all drivers of a platform share by default: all RAM from 1 MiB up, or all but the first page of a machine with less
+   * than 2 MiB. Only for machines whose RAM nobody else uses.
+   */
   static of(platform: Platform): RamAllocator {
     let allocator = shared.get(platform)
     if (allocator === undefined) {
@@ -52,7 +54,7 @@ export class RamAllocator {
     return allocator
   }
 
-  /** Bytes that are free, in pieces of any size. */
+  /** The bytes that are free, in all pieces together. */
   get available(): number {
     return this.#free.reduce((sum, extent) => sum + extent.end - extent.start, 0)
   }
@@ -62,7 +64,10 @@ export class RamAllocator {
     return this.#allocated.size
   }
 
-  /** `length` bytes at a multiple of `alignment`. Throws `DriverError` ("no-memory") when no free extent holds them. */
+  /**
+   * `length` bytes at a multiple of `alignment`.
+   * @throws DriverError ("no-memory") when no free extent holds them
+   */
   allocate(length: number, alignment = 16): number {
     const address = this.tryAllocate(length, alignment)
     if (address !== undefined) return address
@@ -72,7 +77,7 @@ export class RamAllocator {
   /** Like `allocate`, but undefined when there is no room. */
   tryAllocate(length: number, alignment = 16): number | undefined {
     if (!Number.isSafeInteger(length) || length <= 0) throw new RangeError(`cannot allocate ${length} bytes`)
-    if (!Number.isSafeInteger(alignment) || alignment <= 0) throw new RangeError(`${alignment} is no alignment`)
+    if (!Number.isSafeInteger(alignment) || alignment <= 0) throw new RangeError(`alignment ${alignment} is not a whole number from 1 up`)
     for (let index = 0; index < this.#free.length; index++) {
       const extent = this.#free[index]
       if (extent === undefined) break
@@ -85,7 +90,10 @@ export class RamAllocator {
     return undefined
   }
 
-  /** Gives back what `allocate` returned. Throws `RangeError` for any other address: it was freed twice or never handed out. */
+  /**
+   * Gives back what `allocate` returned.
+   * @throws RangeError for an address that was freed twice or never handed out
+   */
   free(address: number): void {
     const length = this.#allocated.get(address)
     if (length === undefined) throw new RangeError(`guest address ${address} is not allocated`)
@@ -104,7 +112,7 @@ export class RamAllocator {
     else this.#free.splice(at, 0, { start: address, end: address + length })
   }
 
-  /** Takes start..end out of the free extent that holds it; what is left on either side stays free. */
+  /** Takes start..end out of the free extent that contains it. The rest on either side stays free. */
   #cut(index: number, extent: Extent, start: number, end: number): void {
     const rest = { start: end, end: extent.end }
     const isRest = rest.start < rest.end

@@ -1,5 +1,5 @@
 /**
- * What a virtio block device says of itself: its configuration fields, read the way its negotiated features allow. [VIRTIO] 5.2.4.
+ * The configuration fields of a virtio block device, as far as its negotiated features make them valid. [VIRTIO] 5.2.4.
  */
 import { BLK_CONFIG, SECTOR_SIZE } from "./spec.ts"
 import { featureNames, includesFeature } from "../virtio/features.ts"
@@ -15,7 +15,7 @@ export interface DiscardLimits {
   readonly sectorAlignment: number
 }
 
-/** Fields are there when their feature was negotiated. Sectors are 512 bytes, whatever `blockSize` says. */
+/** A field is there when its feature was negotiated. Sectors have 512 bytes, whatever `blockSize` says. */
 export interface BlockIdentity {
   /** Sectors. */
   readonly capacity: number
@@ -42,7 +42,7 @@ export interface BlockIdentity {
   readonly secureErase?: DiscardLimits
 }
 
-/** Reads all fields that `features` (negotiated) and `offered` make valid, all of one moment. */
+/** Reads all fields that `features` (negotiated) and `offered` make valid, as they are at one moment. */
 export function readBlockConfig(transport: DriverTransport, features: bigint, offered: bigint): BlockIdentity {
   return transport.stableConfig(() => {
     const u8 = (offset: number): number => transport.readConfig(offset, 1)

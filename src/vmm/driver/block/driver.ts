@@ -1,6 +1,6 @@
 /**
- * BlockDriver: what a guest kernel's virtio-blk driver does, for whoever wants to use or test a virtio block device: reads, writes,
- * flushes, discards, and whatever request a test thinks up, over a modern or a legacy device. [VIRTIO] 5.2.
+ * BlockDriver: does what a guest kernel's virtio-blk driver does, to use or to test a virtio block device: reads, writes, flushes,
+ * discards, and any request that a test makes up, over a modern or a legacy device. [VIRTIO] 5.2.
  */
 import { BLK_CONFIG, BLK_ID_SIZE, BLK_LIFETIME_SIZE, BLK_RANGE, SECTOR_SIZE } from "./spec.ts"
 import type { BlockIdentity } from "./config.ts"
@@ -20,11 +20,11 @@ import { VIRTIO_ID, VIRTIO_PCI_ID } from "../virtio/spec.ts"
 export interface BlockDriverOptions extends BlockEngineOptions {
   /** How requests are framed unless they say otherwise. */
   readonly framing?: BlockFraming
-  /** Bytes of one read or write request, at most; longer ones are split. Default 1 MiB, or what the device takes. */
+  /** The largest read or write request, in bytes; longer ones are split. Default 1 MiB, or less where the device takes less. */
   readonly maxRequestBytes?: number
   /** Requests in flight for one long read or write. Default 8. */
   readonly depth?: number
-  /** Whether data must be covered by the used length. Default: true for modern devices; legacy ones are known to put odd values there. */
+  /** The used length must cover the data. Default: true for modern devices; some legacy devices put odd values there. */
   readonly strictUsedLength?: boolean
 }
 
@@ -56,10 +56,10 @@ export function findBlockDevices(platform: Platform, options: EnumerateOptions =
 }
 
 /**
- * A virtio block device under the control of a driver. Methods send their request before they return; their promises settle when
- * the device has returned it, and reject with `BlockRequestError` when the device reports a failure, or with `DriverError` when the
- * device or the driver no longer works. Requests that find no free descriptor or no memory wait. Arrays that are written must stay
- * as they are until the promise settles.
+ * A driver for one virtio block device. Methods send their request before they return. Their promises settle when the device returns the
+ * request; they reject with `BlockRequestError` when the device reports a failure, and with `DriverError` when the device or the driver no
+ * longer works, for example when the disk was unplugged ("gone"). Requests that find no free descriptor or no memory wait. Do not change an
+ * array that is being written before its promise settles.
  */
 export class BlockDriver {
   readonly #engine: BlockEngine
@@ -73,7 +73,10 @@ export class BlockDriver {
     this.#depth = Math.max(1, options.depth ?? DEFAULT_DEPTH)
   }
 
-  /** Resets the device, negotiates, sets up queues and interrupts, and makes it live. Throws `DriverError`. */
+  /**
+   * Resets the device, negotiates, sets up queues and interrupts, and makes it live.
+   * @throws DriverError
+   */
   static async open(device: PciDevice, options: BlockDriverOptions = {}): Promise<BlockDriver> {
     const driver = new BlockDriver(device, options)
     await driver.#engine.start()
@@ -100,7 +103,7 @@ export class BlockDriver {
     return this.#engine.identify()
   }
 
-  /** Reads `count` sectors. Whatever the device says of a range beyond its capacity is what the caller gets. */
+  /** Reads `count` sectors. The device decides about a range beyond its capacity: it is not checked here. */
   async read(sector: number, count: number, options: RequestOptions = {}): Promise<Uint8Array> {
     if (!Number.isSafeInteger(count) || count < 0) throw new RangeError(`cannot read ${count} sectors`)
     const target = new Uint8Array(count * SECTOR_SIZE)
@@ -108,14 +111,16 @@ export class BlockDriver {
     return target
   }
 
-  /** Reads as many sectors as `target` holds, with many requests in flight when they are many. */
+  /** Reads as many sectors as `target` holds. A long read has several requests in flight, see `depth`. */
   readInto(sector: number, target: Uint8Array, options: RequestOptions = {}): Promise<void> {
     const drain = (data: Uint8Array, offset: number): void => target.set(data, offset)
     return this.#transfer("IN", { sector, length: target.length, drain }, options)
   }
 
-  /** Reads `count` sectors and shows them to `consume` in order, piece by piece, in guest RAM: no copy is made. A piece is good only
-   * until `consume` returns, or until the promise that it returned has settled. */
+  /**
+   * Reads `count` sectors and passes them to `consume` in order, piece by piece. A piece is a view of guest RAM, not a copy: it is valid
+   * until `consume` returns, or until the promise that it returns has settled.
+   */
   readStream(sector: number, count: number, consume: (data: Uint8Array, sector: number) => void | Promise<void>, options: RequestOptions = {}): Promise<void> {
     const drain = (data: Uint8Array, offset: number): void | Promise<void> => consume(data, sector + offset / SECTOR_SIZE)
     return this.#transfer("IN", { sector, length: count * SECTOR_SIZE, drain }, options)
@@ -127,23 +132,23 @@ export class BlockDriver {
     return this.#transfer("OUT", { sector, length: data.length, fill }, options)
   }
 
-  /** What was written before is on stable storage afterwards. */
+  /** Resolves when everything written before is on stable storage. */
   async flush(options: RequestOptions = {}): Promise<void> {
     await this.#sender.checked("FLUSH", pick(options))
   }
 
-  /** The device need not keep these sectors. Split to the device's limits. Rejects with `DriverError` ("unsupported") without DISCARD. */
+  /** Tells the device that it need not keep these sectors. Splits them to the device's limits. Rejects with `DriverError` ("unsupported") without DISCARD. */
   async discard(ranges: readonly SectorRange[], options: RequestOptions = {}): Promise<void> {
     await this.#ranges("DISCARD", ranges, 0, this.#engine.identity.discard, options)
   }
 
-  /** These sectors read as zeroes afterwards. Split to the device's limits. Rejects with `DriverError` ("unsupported") without WRITE_ZEROES. */
+  /** Makes these sectors read as zeroes. Splits them to the device's limits. Rejects with `DriverError` ("unsupported") without WRITE_ZEROES. */
   async writeZeroes(ranges: readonly SectorRange[], options: WriteZeroesOptions = {}): Promise<void> {
     const flags = options.unmap === true ? BLK_RANGE.UNMAP : 0
     await this.#ranges("WRITE_ZEROES", ranges, flags, this.#engine.identity.writeZeroes, options)
   }
 
-  /** These sectors cannot be recovered afterwards. Rejects with `DriverError` ("unsupported") without SECURE_ERASE. */
+  /** Erases these sectors so that nobody can recover them. Rejects with `DriverError` ("unsupported") without SECURE_ERASE. */
   async secureErase(ranges: readonly SectorRange[], options: RequestOptions = {}): Promise<void> {
     await this.#ranges("SECURE_ERASE", ranges, 0, this.#engine.identity.secureErase, options)
   }
@@ -155,7 +160,7 @@ export class BlockDriver {
     return String.fromCharCode(...data.subarray(0, end < 0 ? BLK_ID_SIZE : end))
   }
 
-  /** Wear of the storage behind the device. Rejects with `DriverError` ("unsupported") without LIFETIME. */
+  /** Reads the wear of the storage behind the device. Rejects with `DriverError` ("unsupported") without LIFETIME. */
   async getLifetime(options: RequestOptions = {}): Promise<BlockLifetime> {
     this.#need("LIFETIME")
     const data = await this.#sender.checked("GET_LIFETIME", { ...pick(options), dataIn: BLK_LIFETIME_SIZE })
@@ -163,14 +168,17 @@ export class BlockDriver {
     return { preEolInfo: view.getUint16(0, true), typeA: view.getUint16(2, true), typeB: view.getUint16(4, true) }
   }
 
-  /** Switches between write-back (true) and write-through. Throws `DriverError` ("unsupported") without CONFIG_WCE. */
+  /**
+   * Switches between write-back (true) and write-through.
+   * @throws DriverError ("unsupported") without CONFIG_WCE
+   */
   setWriteback(writeback: boolean): void {
     this.#need("CONFIG_WCE")
     this.virtio.transport.writeConfig(BLK_CONFIG.WRITEBACK, 1, writeback ? 1 : 0)
   }
 
   /**
-   * Sends any request, sensible or not, as one chain, and says what came back; a status other than OK is no error here.
+   * Sends any request, sensible or not, as one chain, and resolves with what came back. A status other than OK is not an error here.
    * Rejects with `RangeError` for a framing that does not fit the queue.
    */
   request(request: BlockRequest): Promise<BlockReply> {
@@ -187,7 +195,7 @@ export class BlockDriver {
     return this.#engine.whenUsed(head, options.queue ?? 0)
   }
 
-  /** Runs `submit` and shows all requests that it makes to the device at once, with one kick for each queue. */
+  /** Runs `submit`, then sends all the requests that it made with one kick for each queue. */
   batch<T>(submit: () => T): T {
     return this.#engine.batch(submit)
   }
@@ -197,14 +205,18 @@ export class BlockDriver {
     return this.#engine.poll()
   }
 
-  /** Calls `listener`, which must not throw, after each configuration change notification: `identify` tells what is new. Returns a
-   * function that ends it. */
+  /**
+   * Calls `listener` after each configuration change notification; `identify` then reads what is new. The listener must not throw. Returns
+   * a function that ends the subscription.
+   */
   onConfigurationChange(listener: () => void): () => void {
     return this.#engine.onConfigurationChange(listener)
   }
 
-  /** Resets the device and starts it anew with the same options. Requests in flight are rejected ("reset"), and so are those made
-   * before it is done. A second call meanwhile waits for the same reset. Rejects with `DriverError`. */
+  /**
+   * Resets the device and starts it again with the same options. Requests in flight, and requests made before the reset is done, reject
+   * ("reset"). A second call meanwhile waits for the same reset. Rejects with `DriverError`.
+   */
   reset(): Promise<void> {
     this.#resetting ??= this.#restart().finally(() => {
       this.#resetting = undefined
@@ -212,14 +224,18 @@ export class BlockDriver {
     return this.#resetting
   }
 
-  /** VIRTIO_F_RING_RESET: empties one queue; its requests are rejected ("reset"), those made before it is done wait. Rejects with
-   * `DriverError`. */
+  /**
+   * Empties one queue (VIRTIO_F_RING_RESET). Its requests reject ("reset"); requests made before it is done wait. Rejects with
+   * `DriverError`.
+   */
   resetQueue(index: number): Promise<void> {
     return this.#engine.resetQueue(index)
   }
 
-  /** Leaves the device reset and gives all memory and interrupts back. Requests in flight are rejected ("reset"). A device that is
-   * gone, or that another driver has taken over, is no error. */
+  /**
+   * Leaves the device reset and releases all memory and interrupts. Requests in flight reject ("reset"). It is not an error when the device
+   * is gone, or when another driver has taken it over.
+   */
   async close(): Promise<void> {
     await this.#engine.close()
   }
@@ -250,15 +266,15 @@ export class BlockDriver {
         requests.push(this.#sender.checked(name, { ...pick(options), dataOut }))
       }
     })
-    // All of them first: a caller that is told of a failure may act on it only when nothing is under way any more.
+    // Wait for all of them: a caller that hears of a failure may rely on it that nothing is in flight any more.
     for (const settled of await Promise.allSettled(requests)) if (settled.status === "rejected") throw settled.reason
   }
 
-  /** Async, so that wrong arguments reject like everything else. */
+  /** Async, so that wrong arguments reject, as all other failures do. */
   async #transfer(name: "IN" | "OUT", transfer: Omit<Transfer, "chunk">, options: RequestOptions): Promise<void> {
     const { sector, length } = transfer
-    if (!Number.isSafeInteger(sector) || sector < 0) throw new RangeError(`${sector} is no sector`)
-    if (!Number.isSafeInteger(length) || length < 0 || length % SECTOR_SIZE !== 0) throw new RangeError(`${length} bytes are no whole number of sectors`)
+    if (!Number.isSafeInteger(sector) || sector < 0) throw new RangeError(`sector ${sector} is not a whole number from 0 up`)
+    if (!Number.isSafeInteger(length) || length < 0 || length % SECTOR_SIZE !== 0) throw new RangeError(`${length} bytes are not a whole number of sectors`)
     const chunk = this.#sender.largestRequest(options)
     const bytes = Math.min(chunk, length)
     const port: TransferPort = {
@@ -269,7 +285,7 @@ export class BlockDriver {
   }
 }
 
-/** Only what every request knows of its options. */
+/** The options that every kind of request has. */
 function pick(options: RequestOptions): RequestOptions {
   return { ...(options.queue !== undefined && { queue: options.queue }), ...(options.framing !== undefined && { framing: options.framing }) }
 }

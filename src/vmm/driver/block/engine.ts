@@ -1,6 +1,6 @@
 /**
- * BlockEngine: moves chains through the queues of a virtio block device: submission and kicks, completions by interrupt or by polling,
- * failure of the device, reset. It does not know what is in a chain.
+ * BlockEngine: moves chains through the queues of a virtio block device: submission, kicks, completions by interrupt or by polling, failure
+ * of the device, reset. It does not know what is in a chain.
  */
 import { type BlockIdentity, readBlockConfig } from "./config.ts"
 import { BlockQueue, type Chain } from "./queue.ts"
@@ -17,8 +17,10 @@ const DEFAULT_WATCH_INTERVAL = 50
 export interface BlockEngineOptions extends VirtioDriverOptions {
   /** Queues to use, as far as the device has them and MQ is negotiated. Default 1. */
   readonly queues?: number
-  /** While requests are in flight the driver looks this often whether the device is still well, and whether an interrupt was lost.
-   * Milliseconds. Default 50. */
+  /**
+   * While requests are in flight, the driver checks at this interval that the device still works and that no interrupt was lost.
+   * Milliseconds. Default 50.
+   */
   readonly watchInterval?: number
 }
 
@@ -27,7 +29,7 @@ export interface Submission {
   readonly queue: number
   readonly segments: readonly Segment[]
   readonly table?: IndirectTable | undefined
-  /** Its memory, if the engine is to watch over it. */
+  /** Its memory. Left out: the caller sees to it. */
   readonly buffer?: RequestBuffer
 }
 
@@ -73,18 +75,24 @@ export class BlockEngine {
     return this.#identity ?? this.identify()
   }
 
-  /** Reads the configuration. Throws `DriverError` when the device is gone. */
+  /**
+   * Reads the configuration.
+   * @throws DriverError when the device is gone
+   */
   identify(): BlockIdentity {
     const { transport, features } = this.virtio
     const identity = readBlockConfig(transport, features, transport.offeredFeatures())
-    // Only now: a device that went away meanwhile has answered with ones.
+    // Checked afterwards: a device that has gone away meanwhile has answered with ones.
     if (this.#failure === undefined) this.#checkStatus()
     if (this.#failure?.code === "gone") throw this.#failure
     this.#identity = identity
     return identity
   }
 
-  /** Negotiates and makes the device live. Throws `DriverError`. */
+  /**
+   * Negotiates and makes the device live.
+   * @throws DriverError
+   */
   async start(): Promise<void> {
     await this.virtio.negotiate()
     this.virtio.start(Math.max(1, Math.min(this.#queueCount, this.identify().queues ?? 1)))
@@ -92,13 +100,16 @@ export class BlockEngine {
     this.#failure = undefined
   }
 
-  /** Resets the device. All chains fail ("reset"); their memory is free once the device has let go of it. Throws `DriverError`. */
+  /**
+   * Resets the device. All chains fail ("reset"); their memory is free once the device has let go of it.
+   * @throws DriverError
+   */
   async stop(reason: string): Promise<void> {
     this.#fail(new DriverError("reset", reason))
     try {
       await this.virtio.resetDevice()
     } catch (error) {
-      // What was unplugged does not write any more.
+      // A device that was unplugged does not write any more.
       if (error instanceof DriverError && error.code === "no-device") this.#end(error)
       throw error
     }
@@ -112,13 +123,15 @@ export class BlockEngine {
     try {
       await this.virtio.close()
     } finally {
-      // What failed to reset keeps its memory: it may still write there.
+      // A device that did not finish its reset keeps the memory: it may still write there.
       if (this.virtio.queues.length === 0) this.#end(error)
     }
   }
 
-  /** Resets one queue. Its chains fail ("reset"); those submitted meanwhile wait. Throws `DriverError`; after "timeout" the whole
-   * device must be reset. */
+  /**
+   * Resets one queue. Its chains fail ("reset"); those submitted meanwhile wait.
+   * @throws DriverError; after "timeout" the whole device must be reset
+   */
   async resetQueue(index: number): Promise<void> {
     const queue = this.#queue(index)
     if (!includesFeature(this.virtio.features, "RING_RESET")) throw new DriverError("unsupported", "RING_RESET is not negotiated")
@@ -136,12 +149,15 @@ export class BlockEngine {
     this.#push()
   }
 
-  /** Descriptors in the ring of a queue. Throws `RangeError` for a queue that is not in use, `DriverError` when the device failed. */
+  /**
+   * Descriptors in the ring of a queue.
+   * @throws RangeError for a queue that is not in use, DriverError when the device failed
+   */
   ringSize(queue: number): number {
     return this.#queue(queue).queue.ring.size
   }
 
-  /** Sends a chain, or puts it in line until descriptors are free. Resolves with the used length. */
+  /** Sends a chain, or queues it until descriptors are free. Resolves with the used length. */
   submit(submission: Submission): Promise<number> {
     const queue = this.#queue(submission.queue)
     const { segments, table, buffer } = submission
@@ -158,7 +174,7 @@ export class BlockEngine {
     return new Promise((used, failed) => owner.expect(head, { segments: [], used, failed }))
   }
 
-  /** Holds back what `submit` submits, then shows it all to the device at once. */
+  /** Runs `submit`, then shows the device all that it has submitted at once. */
   batch<T>(submit: () => T): T {
     this.#batches++
     try {
@@ -236,7 +252,7 @@ export class BlockEngine {
 
   #onConfiguration(): void {
     if (!this.#checkStatus()) return
-    // Read again when somebody asks: with a single vector this runs for every completion.
+    // Read again only when somebody asks: with a single vector this runs for every completion.
     this.#identity = undefined
     for (const listener of this.#listeners) listener()
   }
@@ -248,7 +264,7 @@ export class BlockEngine {
     return this.#failure === undefined
   }
 
-  /** Finds what no interrupt has told. Returns whether to look again: requests are in flight. */
+  /** Finds what no interrupt has announced. Returns whether requests are still in flight. */
   #look(): boolean {
     if (this.#failure !== undefined || !this.#checkStatus()) return false
     let isLate = false
@@ -264,7 +280,7 @@ export class BlockEngine {
     for (const queue of this.#queues) this.#lost.push(...queue.fail(error))
   }
 
-  /** The device has been reset, or is gone: the queues are no more. */
+  /** Drops the queues: the device has been reset, or is gone. */
   #end(error: DriverError): void {
     this.#fail(error)
     this.#failure = error

@@ -8,17 +8,21 @@ import type { Segment } from "../virtio/split-ring.ts"
 
 /** How to cut a request up. Default: the header, the data in segments as large as the device takes, and the status on its own. */
 export interface BlockFraming {
-  /** Bytes of the device-readable descriptors in turn, counted from the header's first byte, as far as the request has bytes. What
-   * is left makes one more. 0 makes a descriptor of no bytes. */
+  /**
+   * Sizes of the device-readable descriptors in turn, from the header's first byte on, as far as the request has bytes. The rest makes one
+   * more. 0 makes an empty descriptor.
+   */
   readonly readable?: readonly number[]
-  /** Bytes of the device-writable descriptors in turn; the last writable byte is the status. */
+  /** Sizes of the device-writable descriptors in turn; the last writable byte is the status. */
   readonly writable?: readonly number[]
-  /** Bytes of one data segment, where `readable` or `writable` do not say. Default: as many as the device takes. */
+  /** Size of one data segment where `readable` or `writable` do not say. Bytes. Default: as much as the device takes. */
   readonly segmentSize?: number
-  /** Puts each descriptor's memory somewhere else, so that none touch. Costs a copy. Default false: one piece of memory. */
+  /** Puts each descriptor's memory apart from the others. Costs a copy. Default false: one piece of memory. */
   readonly scattered?: boolean
-  /** True: all descriptors in an indirect table. `{ direct: n }`: the first n in the ring, the others in a table. False: all in the
-   * ring. Default: a table where INDIRECT_DESC is negotiated. */
+  /**
+   * True: all descriptors in an indirect table. `{ direct: n }`: the first n in the ring, the others in a table. False: all in the ring.
+   * Default: a table where INDIRECT_DESC is negotiated.
+   */
   readonly indirect?: boolean | { readonly direct: number }
 }
 
@@ -39,8 +43,10 @@ export interface FrameInput {
   readonly descriptors: number
 }
 
-/** Decides on the descriptors of a request. Throws `RangeError` for sizes that are none, and when `framing` asks for more descriptors
- * than a chain may have. */
+/**
+ * Decides on the descriptors of a request.
+ * @throws RangeError for a size that is not a whole number of bytes, and when `framing` needs more descriptors than a chain may have
+ */
 export function planFrame(input: FrameInput, framing: BlockFraming = {}): FramePlan {
   const readableBytes = BLK_HEADER.SIZE + input.dataOut
   const writableBytes = input.dataIn + 1
@@ -71,7 +77,7 @@ export function segmentsOf(plan: FramePlan, readable: number, writable: number):
 }
 
 function cut(bytes: number, size: number): number[] {
-  if (!Number.isSafeInteger(size) || size < 1) throw new RangeError(`${size} is no segment size`)
+  if (!Number.isSafeInteger(size) || size < 1) throw new RangeError(`segment size ${size} is not a whole number from 1 up`)
   const sizes: number[] = []
   for (let left = bytes; left > 0; left -= size) sizes.push(Math.min(left, size))
   return sizes

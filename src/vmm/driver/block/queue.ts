@@ -6,11 +6,11 @@ import type { RequestBuffer } from "./request-buffer.ts"
 import type { IndirectTable, Segment } from "../virtio/split-ring.ts"
 import type { VirtioQueue } from "../virtio/driver.ts"
 
-/** A chain on its way. */
+/** A chain that waits for descriptors or is in flight. */
 export interface Chain {
   readonly segments: readonly Segment[]
   readonly table?: IndirectTable | undefined
-  /** Its memory, marked as the device's while it is. */
+  /** Its memory; `isInDevice` is set while the chain is in flight. */
   readonly buffer?: RequestBuffer
   /** The device has returned it. */
   used(length: number): void
@@ -18,10 +18,10 @@ export interface Chain {
   failed(error: Error): void
 }
 
-/** Chains that have left the line are cut off its array when they are this many, and more than those still in it. */
+/** The array of waiting chains drops the ones that have left it when they are this many, and more than half of it. */
 const COMPACT_AT = 1024
 
-/** Keeps chains in order of submission and hands them to the ring as descriptors become free. */
+/** Keeps chains in order of submission and adds them to the ring as descriptors become free. */
 export class BlockQueue {
   readonly queue: VirtioQueue
   readonly #isPolled: boolean
@@ -29,7 +29,7 @@ export class BlockQueue {
   #waiting: Chain[] = []
   #firstWaiting = 0
   #isPaused = false
-  /** What `isLate` found last time: the index of the first used entry that nobody had taken. */
+  /** What `isLate` found last time: the index of the first used entry that was not taken. */
   #untaken: number | undefined
 
   /** `isPolled`: nobody wants notifications. */
@@ -43,12 +43,12 @@ export class BlockQueue {
     return this.#waiting.length - this.#firstWaiting
   }
 
-  /** Chains are in flight, or wait to be. */
+  /** Some chain is in flight or waits. */
   get isBusy(): boolean {
     return this.#inFlight.size > 0 || this.waiting > 0
   }
 
-  /** Whether the device returned something before the last call already that nobody has taken since: no interrupt told of it. */
+  /** Whether a used entry that was there at the last call still is: no interrupt has announced it. */
   isLate(): boolean {
     const { ring } = this.queue
     const untaken = ring.hasUsed ? ring.lastUsed : undefined
@@ -62,12 +62,15 @@ export class BlockQueue {
     if (this.#isPaused || this.waiting > 0 || !this.#start(chain)) this.#waiting.push(chain)
   }
 
-  /** Gives a chain that somebody wrote by hand and reserved in the ring a place to be reported to. */
+  /** Registers a chain that somebody has written by hand into descriptors reserved in the ring. */
   expect(head: number, chain: Chain): void {
     this.#inFlight.set(head, chain)
   }
 
-  /** Takes what the device has returned. Returns whether there was anything. Throws `DriverError` as `SplitRing.takeUsed` does. */
+  /**
+   * Takes what the device has returned. Returns whether there was anything.
+   * @throws DriverError as `SplitRing.takeUsed` does
+   */
   drain(): boolean {
     const ring = this.queue.ring
     let found = false
@@ -83,7 +86,7 @@ export class BlockQueue {
     }
   }
 
-  /** From here on all chains wait, until `resume`. */
+  /** Makes all chains wait until `resume`. */
   pause(): void {
     this.#isPaused = true
   }
@@ -105,7 +108,7 @@ export class BlockQueue {
     this.#firstWaiting = 0
   }
 
-  /** Tells all chains that they are lost. Returns them: their memory is the device's until a reset. */
+  /** Fails all chains. Returns them: the device may use their memory until it is reset. */
   fail(error: DriverError): Chain[] {
     const lost = [...this.#inFlight.values(), ...this.#waiting.slice(this.#firstWaiting)]
     this.#inFlight.clear()

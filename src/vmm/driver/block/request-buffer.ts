@@ -1,13 +1,13 @@
 /**
  * RequestBuffer: guest RAM for one block request: room for an indirect table, then header, data and status in one run of bytes.
- * RequestBuffers hands them out and keeps those that a broken device may still write to, until it has been reset.
+ * RequestBuffers hands them out. It keeps the ones that a broken device may still write to until the device has been reset.
  */
 import { BLK_HEADER } from "./spec.ts"
 import { DriverError } from "../errors.ts"
 import type { RamAllocator } from "../ram-allocator.ts"
 import { DESCRIPTOR } from "../virtio/spec.ts"
 
-/** Data of this size and up starts on a page: the host then copies up to a fifth faster. */
+/** Data of this size or more starts on a page: the host then copies up to a fifth faster. */
 const PAGE_SIZE = 4096
 
 /** Memory of one request. Addresses are guest-physical. */
@@ -20,13 +20,13 @@ export interface RequestBuffer {
   readonly data: number
   /** Bytes of data that fit; the status byte comes right after the data in use. */
   readonly capacity: number
-  /** The device has it: it must stay as it is until the device returns it or has been reset. */
+  /** The device may access it until it returns it or has been reset. */
   isInDevice: boolean
   /** All pieces of RAM that belong to it, its own first. */
   readonly pieces: number[]
 }
 
-/** Somebody who waits for a buffer. */
+/** A request that waits for a buffer. */
 interface Waiter {
   readonly capacity: number
   readonly tableEntries: number
@@ -45,12 +45,12 @@ export class RequestBuffers {
     this.#memory = memory
   }
 
-  /** A buffer, or undefined when there is no room for it now, or others have been waiting for room. */
+  /** A buffer, or undefined when there is no room now or others wait already. */
   tryTake(capacity: number, tableEntries: number): RequestBuffer | undefined {
     return this.#waiting.length > 0 ? undefined : this.#allocate(capacity, tableEntries)
   }
 
-  /** A buffer, as soon as there is room. Rejects with `DriverError` ("no-memory") when no request is left that could make room. */
+  /** A buffer, as soon as there is room. Rejects with `DriverError` ("no-memory") when no other request is left to make room. */
   take(capacity: number, tableEntries: number): Promise<RequestBuffer> {
     return new Promise((resolve, reject) => {
       this.#waiting.push({ capacity, tableEntries, resolve, reject })
@@ -58,14 +58,14 @@ export class RequestBuffers {
     })
   }
 
-  /** Gives a buffer back; one that is still the device's is kept until `reclaim`. */
+  /** Gives a buffer back. One that the device may still access is kept until `reclaim`. */
   release(buffer: RequestBuffer): void {
     if (buffer.isInDevice) this.#orphans.push(buffer)
     else this.#free(buffer)
     this.#serveWaiting()
   }
 
-  /** After a reset: frees what was given back while it was the device's, and is so no longer. */
+  /** After a reset: frees the buffers that were given back while the device could access them. */
   reclaim(): void {
     const orphans = this.#orphans
     this.#orphans = orphans.filter((buffer) => buffer.isInDevice)
@@ -73,14 +73,17 @@ export class RequestBuffers {
     this.#serveWaiting()
   }
 
-  /** Turns away all who wait. */
+  /** Rejects all who wait. */
   rejectWaiting(error: DriverError): void {
     for (const waiter of this.#waiting.splice(0)) waiter.reject(error)
   }
 
-  /** Separate memory for a descriptor of a scattered request, freed with the buffer if not before. Throws `DriverError` ("no-memory"). */
+  /**
+   * Separate memory for a descriptor of a scattered request, freed with the buffer if not before.
+   * @throws DriverError ("no-memory")
+   */
   addPiece(buffer: RequestBuffer, length: number): number {
-    // One byte more than needed: pieces that touch by chance would hide a device's mistake.
+    // One byte more than needed: adjacent pieces would hide a device's mistake.
     const piece = this.#memory.allocate(length + 1)
     buffer.pieces.push(piece)
     return piece

@@ -1,5 +1,5 @@
 /**
- * BlockSender: makes chains of block requests: header, data and status in guest RAM, framed as asked, and looks at what came back.
+ * BlockSender: turns block requests into chains (header, data and status in guest RAM, framed as asked) and checks what came back.
  */
 import { BLK_HEADER, BLK_S, BLK_T, SECTOR_SIZE } from "./spec.ts"
 import type { BlockEngine } from "./engine.ts"
@@ -99,7 +99,7 @@ export class BlockSender {
     return reply.data
   }
 
-  /** Bytes of one read or write that the caller, the device and the memory allow. */
+  /** The size of the largest read or write that the caller, the device and the memory allow. Bytes. */
   largestRequest(options: RequestOptions): number {
     const framing = options.framing ?? this.#options.framing ?? {}
     const identity = this.#engine.identity
@@ -109,7 +109,7 @@ export class BlockSender {
     return Math.max(SECTOR_SIZE, bytes - (bytes % SECTOR_SIZE))
   }
 
-  /** Up to `count` slots for reads or writes of up to `bytes` each: as many as there is memory for, one at least. */
+  /** Up to `count` slots for reads or writes of up to `bytes` each: as many as there is memory for, at least one. */
   openSlots(name: "IN" | "OUT", bytes: number, count: number, options: RequestOptions): readonly TransferSlot[] | Promise<readonly TransferSlot[]> {
     const { descriptors } = this.#shape(options, name === "OUT" ? bytes : 0, name === "IN" ? bytes : 0)
     const slots: TransferSlot[] = []
@@ -144,7 +144,7 @@ export class BlockSender {
     return { dataOut, dataIn, plan, descriptors: plan.readable.length + plan.writable.length }
   }
 
-  /** Fills in header and status and sends the chain. Resolves with the used length; RAM is fresh then. */
+  /** Fills in header and status and sends the chain. Resolves with the used length; RAM has been refreshed then. */
   async #send(request: BlockRequest, shape: Shape, buffer: RequestBuffer): Promise<number> {
     const ram = this.#ram
     const framing = request.framing ?? this.#options.framing ?? {}
@@ -177,7 +177,7 @@ export class BlockSender {
     })
   }
 
-  /** Brings what the device wrote back to where the request was staged. */
+  /** Copies what the device wrote back to where the request was staged. */
   #gather(segments: readonly Segment[], staged: readonly Segment[], buffer: RequestBuffer): void {
     segments.forEach(({ address, length, writable }, index) => {
       const home = staged[index]
@@ -192,7 +192,7 @@ export class BlockSender {
     if (status === STATUS_UNWRITTEN) throw new DriverError("protocol", `the device returned ${name} without writing its status`)
     if (status !== BLK_S.OK) throw new DriverError("protocol", `the device answered ${name} with the unknown status ${status}`)
     const isStrict = this.#options.strictUsedLength ?? this.#engine.virtio.transport.kind === "modern"
-    // [VIRTIO] 2.7.8.3: nothing may be assumed of what lies beyond the used length.
+    // [VIRTIO] 2.7.8.3: a driver must not make assumptions about data beyond the used length.
     if (isStrict && usedLength < dataIn) throw new DriverError("protocol", `the used length ${usedLength} of ${name} does not cover its ${dataIn} bytes of data`)
   }
 }

@@ -1,10 +1,9 @@
 /**
- * Long reads and writes: a window of large requests that stays full while their data is copied or looked at in order.
- * No object or promise for each sector: one for each request, of a mebibyte as a rule.
+ * Long reads and writes: a window of large requests (1 MiB by default) that stays full while their data is copied or consumed in order.
  */
 import { SECTOR_SIZE } from "./spec.ts"
 
-/** A request slot: memory for one request, used again and again. */
+/** A request slot: the memory of one request, used for many requests in turn. */
 export interface TransferSlot {
   /** Its data, `length` bytes of it, in guest RAM as it is now. */
   data(length: number): Uint8Array
@@ -27,9 +26,9 @@ export interface Transfer {
 }
 
 export interface TransferPort {
-  /** One slot at least, and up to `count` as far as there is memory. */
+  /** At least one slot, and up to `count` while there is memory. */
   openSlots(count: number): readonly TransferSlot[] | Promise<readonly TransferSlot[]>
-  /** Runs `submit` and sends what it has submitted with one kick. */
+  /** Runs `submit`, then sends what it has submitted with one kick. */
   batch(submit: () => void): void
 }
 
@@ -39,12 +38,12 @@ interface Running {
   isDone: boolean
 }
 
-/** Carries a transfer out. Rejects with the error of the first request in order that failed, when no request is left in flight. */
+/** Runs a transfer. When requests fail, it waits until none is in flight, then rejects with the error of the first one in order. */
 export async function runTransfer(port: TransferPort, transfer: Transfer): Promise<void> {
   const count = Math.ceil(transfer.length / transfer.chunk)
   if (count === 0) return
   const opened = port.openSlots(count)
-  // Awaited only where it must be: with memory at hand the first requests are sent before the caller goes on.
+  // Awaited only when it is a promise: while there is memory, the first requests are sent before the caller goes on.
   const slots = opened instanceof Promise ? await opened : opened
   const running: Running[] = slots.map((slot) => ({ slot, reply: Promise.resolve(), isDone: false }))
   const lengthOf = (chunk: number): number => Math.min(transfer.chunk, transfer.length - chunk * transfer.chunk)
@@ -61,7 +60,7 @@ export async function runTransfer(port: TransferPort, transfer: Transfer): Promi
       port.batch(sendMore)
       let at = running[taken % running.length]
       await at?.reply
-      // Whatever else is there already is taken now too, so that the next batch is as large as it can be.
+      // Take all that have come back already, so that the next batch is as large as possible.
       for (; at?.isDone === true && taken < sent; at = running[taken % running.length]) {
         const pending = transfer.drain?.(at.slot.data(lengthOf(taken)), taken * transfer.chunk)
         if (pending !== undefined) await pending
@@ -80,6 +79,6 @@ function send(at: Running, transfer: Transfer, offset: number, length: number): 
   at.reply = at.slot.send(transfer.sector + offset / SECTOR_SIZE, length).then(() => {
     at.isDone = true
   })
-  // Its failure is looked at in its turn; until then nobody shall call it unhandled.
+  // Its failure is handled in its turn; until then Node must not report it as unhandled.
   at.reply.catch(() => undefined)
 }

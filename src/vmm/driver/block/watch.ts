@@ -1,12 +1,12 @@
 /**
- * Watch: looks at a device now and then while requests are in flight. A device that was unplugged, or reset by somebody else, tells
- * nobody; an interrupt may be lost. A guest kernel has its hot-plug events and time limits for that.
+ * Watch: checks a device from time to time while requests are in flight. Nothing announces that a device was unplugged, or reset by
+ * somebody else, or that an interrupt was lost. A guest kernel has hot-plug events and request timeouts for that.
  */
 
 export interface WatchOptions {
-  /** Milliseconds between two looks. */
+  /** Milliseconds. */
   readonly interval: number
-  /** Looks. Returns whether there is reason to look again. */
+  /** Checks the device. Returns whether to check again. */
   look(): boolean
 }
 

@@ -82,7 +82,7 @@ export class Ecam implements ConfigAccess {
 /** A driver makes aligned accesses only: both mechanisms leave others undefined. */
 function check(at: PciAddress, offset: number, width: Width, size: number): void {
   if (!(at.bus >= 0 && at.bus <= 255 && at.device >= 0 && at.device <= 31 && at.function >= 0 && at.function <= 7)) {
-    throw new RangeError(`${formatPciAddress(at)} is no PCI address`)
+    throw new RangeError(`${formatPciAddress(at)} is not a PCI address`)
   }
   if (!Number.isInteger(offset) || offset < 0 || offset + width > size || offset % width !== 0) {
     throw new RangeError(`configuration offset ${offset} with width ${width} is misaligned or beyond ${size}`)

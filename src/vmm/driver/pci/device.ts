@@ -37,7 +37,7 @@ export interface EnumerateOptions {
   readonly buses?: readonly number[]
 }
 
-/** One function on the bus. It makes no access until it is asked to, and of what the device could change it remembers only the sizes of BARs. */
+/** One function on the bus. It makes no access until it is asked to, and remembers nothing but the sizes of the BARs. */
 export class PciDevice {
   readonly platform: Platform
   readonly config: ConfigAccess
@@ -117,12 +117,15 @@ export class PciDevice {
     if (wanted !== command) this.write16(PCI_HEADER.COMMAND, wanted)
   }
 
-  /** Lets the device answer in both address spaces and access memory by itself. */
+  /** Turns on decoding in both address spaces, and bus mastering. */
   enable(): void {
     this.changeCommand({ set: PCI_COMMAND.IO_SPACE | PCI_COMMAND.MEMORY_SPACE | PCI_COMMAND.BUS_MASTER })
   }
 
-  /** The capability list in its order, [PCI] 6.7. Throws `DriverError` ("protocol") for a list that loops or leaves its place. */
+  /**
+   * The capability list in its order, [PCI] 6.7.
+   * @throws DriverError ("protocol") for a list that loops or points into the header
+   */
   capabilities(): PciCapability[] {
     const found: PciCapability[] = []
     if ((this.read16(PCI_HEADER.STATUS) & PCI_STATUS.CAPABILITIES_LIST) === 0) return found
@@ -149,7 +152,10 @@ export class PciDevice {
     return this.#bars.map(({ index, size }) => this.#decode(index, size))
   }
 
-  /** Places a BAR: at a multiple of its size. Throws `DriverError` ("protocol") when the register does not take the address. */
+  /**
+   * Places a BAR: at a multiple of its size.
+   * @throws DriverError ("protocol") when the register does not take the address
+   */
   setBarAddress(index: number, address: number): void {
     const bar = this.#bar(index)
     if (address % bar.size !== 0) throw new RangeError(`BAR ${index} of ${bar.size} bytes cannot start at ${address}`)

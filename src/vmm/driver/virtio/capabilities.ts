@@ -40,7 +40,7 @@ export function virtioCapabilities(device: PciDevice): VirtioCapability[] {
     .filter((capability) => KNOWN_TYPES.includes(capability.type) && isUsableBar(capability))
 }
 
-/** The window's bar, offset and length are the driver's own to write; a vendor's data has other fields there. */
+/** The driver itself writes bar, offset and length of the window; vendor data has other fields there. */
 function isUsableBar(capability: VirtioCapability): boolean {
   return capability.type === VIRTIO_PCI_CAP.PCI_CFG || capability.type === VIRTIO_PCI_CAP.VENDOR || capability.bar < PCI_BAR.COUNT
 }

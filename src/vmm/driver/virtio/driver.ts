@@ -1,31 +1,25 @@
 /**
- * VirtioDriver: brings a virtio PCI function up and down and keeps its queues: reset, negotiation, rings, DRIVER_OK, kicks. It knows
- * nothing of blocks. [VIRTIO] 3.1 and 4.1.5.
+ * VirtioDriver: brings a virtio PCI function up and down, and keeps its queues: reset, negotiation, rings, DRIVER_OK, kicks. It knows
+ * nothing about blocks. [VIRTIO] 3.1 and 4.1.5.
  */
 import { DriverError } from "../errors.ts"
 import { chooseFeatures, type FeatureChoice, featureNames, includesFeature } from "./features.ts"
 import { GuestRam } from "../guest-ram.ts"
-import { LegacyDriverTransport } from "./legacy-transport.ts"
-import { ModernDriverTransport } from "./modern-transport.ts"
 import type { PciDevice } from "../pci/device.ts"
 import { PCI_COMMAND } from "../pci/spec.ts"
 import { giveUp, isOwner, type Owner, takeOver } from "./owners.ts"
 import { RamAllocator } from "../ram-allocator.ts"
 import { SplitRing } from "./split-ring.ts"
 import type { RingAllocation, DriverTransport } from "./transport.ts"
-import { virtioCapabilities } from "./capabilities.ts"
+import { barsOf, openTransport, type TransportOptions } from "./open-transport.ts"
 import { type InterruptMode, VirtioInterrupts } from "./virtio-interrupts.ts"
-import { DEVICE_STATUS, NO_VECTOR, NOBODY, VIRTIO_PCI_CAP, VIRTIO_PCI_ID } from "./spec.ts"
+import { DEVICE_STATUS, NO_VECTOR, NOBODY, VIRTIO_PCI_ID } from "./spec.ts"
 
-export interface VirtioDriverOptions {
-  /** Which interface to use. Default: modern where the device has it. */
-  readonly transport?: "modern" | "legacy"
-  /** How to reach a modern device's registers: through its BARs (default), or through the window in configuration space. */
-  readonly access?: "bar" | "window"
+export interface VirtioDriverOptions extends TransportOptions {
   readonly features?: FeatureChoice
   /** Default: MSI-X where the device has it, else its interrupt line, else none. */
   readonly interrupts?: InterruptMode
-  /** The largest ring wanted: a power of two. Ignored by legacy devices, whose queue size is fixed. Default: the device's. */
+  /** The largest ring to use: a power of two. Legacy devices ignore it: their queue size is fixed. Default: the device's. */
   readonly queueSize?: number
   /** Where rings and buffers come from. Default: `RamAllocator.of(platform)`. */
   readonly memory?: RamAllocator
@@ -33,13 +27,13 @@ export interface VirtioDriverOptions {
   readonly resetTimeout?: number
 }
 
-/** What the owner of a `VirtioDriver` is told. Called from interrupts; must not throw. */
+/** What a `VirtioDriver` tells its owner, from interrupt handlers. Must not throw. */
 export interface VirtioDriverEvents {
   /** Buffers of this queue may have been used. */
   used(queue: VirtioQueue): void
   /** The configuration may have changed, or the device needs a reset: read both. */
   configurationChanged(): void
-  /** Another driver has taken the device over and reset it: this one has no part in it any more. */
+  /** Another driver has reset the device and taken it over. */
   superseded(): void
 }
 
@@ -57,13 +51,15 @@ interface OpenQueue extends VirtioQueue {
 
 const DEFAULT_RESET_TIMEOUT = 5000
 
-/** A virtio device under the control of a driver. */
+/** A driver for one virtio device. */
 export class VirtioDriver {
   readonly pci: PciDevice
   readonly ram: GuestRam
   readonly memory: RamAllocator
-  /** Counted since the driver was made. `kicksSuppressed`: times that the device did not want one. `interrupts`: used buffer
-   * notifications; `configurationChanges`: configuration change notifications; one interrupt may be both. */
+  /**
+   * Counted since the driver was made. `kicksSuppressed`: times that the device wanted no kick. `interrupts`: used buffer notifications.
+   * `configurationChanges`: configuration change notifications. One interrupt may be both.
+   */
   readonly counters = { kicks: 0, kicksSuppressed: 0, interrupts: 0, configurationChanges: 0 }
   readonly #options: VirtioDriverOptions
   readonly #events: VirtioDriverEvents
@@ -80,7 +76,10 @@ export class VirtioDriver {
   #queues: OpenQueue[] = []
   #features = 0n
 
-  /** Switches the function on (address decoding, bus mastering) and looks for its registers. Throws `DriverError`. */
+  /**
+   * Switches the function on (address decoding, bus mastering) and looks for its registers.
+   * @throws DriverError
+   */
   constructor(pci: PciDevice, events: VirtioDriverEvents, options: VirtioDriverOptions = {}) {
     if (pci.vendorId !== VIRTIO_PCI_ID.VENDOR) throw new DriverError("no-device", `${pci.name}: there is no virtio device`)
     this.pci = pci
@@ -94,7 +93,7 @@ export class VirtioDriver {
     this.#interrupts = new VirtioInterrupts(pci, { queues: (vector) => this.#onQueues(vector), configuration: () => this.#onConfiguration() }, options.interrupts)
   }
 
-  /** The device's registers. Another object after `negotiate`. */
+  /** The device's registers. `negotiate` makes a new one. */
   get transport(): DriverTransport {
     return this.#transport
   }
@@ -119,11 +118,11 @@ export class VirtioDriver {
   }
 
   /**
-   * Resets the device, takes it over from whatever driver had it, and agrees on features. Throws `DriverError`: "timeout" when the
-   * reset does not end, "unsupported" for a modern device without VERSION_1, "features-refused".
+   * Resets the device, takes it over from whatever driver had it, and agrees on features.
+   * @throws DriverError: "timeout" when the reset does not end, "unsupported" for a modern device without VERSION_1, "features-refused"
    */
   async negotiate(): Promise<void> {
-    // The machine may have been reset since: then decoding is off and the BARs may be elsewhere.
+    // After a reset of the machine decoding is off, and the BARs may be elsewhere.
     this.pci.enable()
     this.#transport = openTransport(this.pci, this.#options)
     this.#bars = barsOf(this.pci)
@@ -138,7 +137,7 @@ export class VirtioDriver {
     }
     this.#features = chooseFeatures(offered, this.transport.kind, this.#options.features)
     this.transport.acceptFeatures(this.#features)
-    // [VIRTIO] 3.1.2: a legacy device knows no FEATURES_OK.
+    // [VIRTIO] 3.1.2: a legacy device does not know FEATURES_OK.
     if (this.transport.kind === "legacy") return
     this.setStatus(DEVICE_STATUS.FEATURES_OK)
     if ((this.transport.status & DEVICE_STATUS.FEATURES_OK) === 0) {
@@ -147,7 +146,10 @@ export class VirtioDriver {
     }
   }
 
-  /** Sets up interrupts and queues 0 to `count` - 1, and sets DRIVER_OK. Throws `DriverError`; the status then has FAILED. */
+  /**
+   * Sets up interrupts and queues 0 to `count` - 1, and sets DRIVER_OK.
+   * @throws DriverError; the status then has FAILED
+   */
   start(count: number): void {
     try {
       const vectors = this.#interrupts.connect(this.transport, count)
@@ -160,17 +162,17 @@ export class VirtioDriver {
     this.setStatus(DEVICE_STATUS.DRIVER_OK)
   }
 
-  /** Sets bits of the device status; none is ever cleared but by a reset. */
+  /** Sets bits of the device status. Only a reset clears them. */
   setStatus(bits: number): void {
     this.#interrupts.after(() => {
       this.transport.status = this.transport.status | bits
     })
   }
 
-  /** Why the device that this driver started does not work any more, or undefined: it is gone, or it wants a reset. */
+  /** Why the device that this driver started no longer works: it is gone, or it needs a reset. Undefined when it works. */
   fault(): DriverError | undefined {
     const { name } = this.pci
-    // The registers may belong to another device by now: first look whether they are still where they were.
+    // Another device may have its registers there by now, so look first whether ours are still in place.
     if (barsOf(this.pci) !== this.#bars) return new DriverError("gone", `${name}: the device was unplugged, or its BARs have moved`)
     const { status } = this.transport
     if (status === NOBODY) return new DriverError("gone", `${name}: nothing answers; the device is gone`)
@@ -186,7 +188,7 @@ export class VirtioDriver {
     else if (queue.ring.exposedIndex !== before) this.counters.kicksSuppressed++
   }
 
-  /** An available buffer notification, wanted or not. Interrupts that it causes are served when it is over. */
+  /** Sends an available buffer notification, wanted or not. Interrupts that it causes are handled when it has returned. */
   kick(queue: VirtioQueue): void {
     this.counters.kicks++
     this.#interrupts.after(() => this.transport.notify(queue.index, queue.ring.availableIndex))
@@ -194,19 +196,20 @@ export class VirtioDriver {
 
   /**
    * Resets the device, waits until it says that it is done, and gives the memory of the rings back.
-   * Throws `DriverError`: "timeout", or "no-device" when nothing answers (it was unplugged).
+   * @throws DriverError: "timeout", or "no-device" when nothing answers (it was unplugged)
    */
   async resetDevice(): Promise<void> {
     this.transport.status = 0
     await this.#until(() => this.transport.status === 0 || this.transport.status === NOBODY, "the device")
-    // Only now: until here the device may still write to rings and buffers, and interrupts may still arrive.
+    // Not earlier: until here the device may write to rings and buffers, and interrupts may arrive.
     this.#forget()
     if (this.transport.status === NOBODY) throw new DriverError("no-device", `${this.pci.name}: nothing answers; the device is gone`)
   }
 
   /**
-   * Leaves the device reset, without MSI-X and without access to memory. A device that is gone is no error; one that another driver
-   * has taken over is left alone. Throws `DriverError` ("timeout").
+   * Leaves the device reset, without MSI-X and without access to memory. A device that is gone is no error; one that another driver has
+   * taken over is left alone.
+   * @throws DriverError ("timeout")
    */
   async close(): Promise<void> {
     const { platform, name } = this.pci
@@ -222,8 +225,9 @@ export class VirtioDriver {
   }
 
   /**
-   * VIRTIO_F_RING_RESET: resets one queue and switches it on again with an empty ring in the same memory. What was in flight never
-   * comes back. Throws `DriverError`: "unsupported" when not negotiated, "timeout", "gone".
+   * VIRTIO_F_RING_RESET: resets one queue and switches it on again with an empty ring in the same memory. What was in flight never comes
+   * back.
+   * @throws DriverError: "unsupported" when not negotiated, "timeout", "gone"
    */
   async resetQueue(index: number): Promise<void> {
     const queue = this.#queues[index]
@@ -256,7 +260,7 @@ export class VirtioDriver {
     this.transport.enableQueue(index, ring.layout)
   }
 
-  /** Gives back interrupts and the memory of the rings. */
+  /** Releases interrupts and the memory of the rings. */
   #forget(): void {
     this.#interrupts.disconnect()
     for (const queue of this.#queues) for (const piece of queue.memory.pieces) this.memory.free(piece)
@@ -274,7 +278,7 @@ export class VirtioDriver {
     this.#events.configurationChanged()
   }
 
-  /** Waits for a register without keeping the thread from the work that makes it change. */
+  /** Waits until a register shows something. It yields the thread, since the device may need it. */
   async #until(isDone: () => boolean, what: string): Promise<void> {
     const timeout = this.#options.resetTimeout ?? DEFAULT_RESET_TIMEOUT
     const end = Date.now() + timeout
@@ -283,14 +287,4 @@ export class VirtioDriver {
       await new Promise((resolve) => setTimeout(resolve, 1))
     }
   }
-}
-
-/** The addresses of a function's BARs; of one that is gone, something else than before. */
-function barsOf(pci: PciDevice): string {
-  return pci.bars().map(({ address }) => address).join()
-}
-
-function openTransport(pci: PciDevice, options: VirtioDriverOptions): DriverTransport {
-  const kind = options.transport ?? (virtioCapabilities(pci).some(({ type }) => type === VIRTIO_PCI_CAP.COMMON) ? "modern" : "legacy")
-  return kind === "legacy" ? new LegacyDriverTransport(pci) : new ModernDriverTransport(pci, { access: options.access ?? "bar" })
 }

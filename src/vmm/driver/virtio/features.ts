@@ -56,7 +56,7 @@ const KNOWN: Readonly<Record<"modern" | "legacy", readonly FeatureName[]>> = {
   legacy: [...COMMON_FEATURES, "NOTIFY_ON_EMPTY", "ANY_LAYOUT"],
 }
 
-/** Known, but only for those who ask: NOTIFY_ON_EMPTY makes the device interrupt against the driver's wish. */
+/** Accepted only on request: NOTIFY_ON_EMPTY makes the device interrupt although the driver wants no interrupt. */
 const NOT_BY_DEFAULT: readonly FeatureName[] = ["NOTIFY_ON_EMPTY"]
 
 /** [VIRTIO] 2.2.1: what depends on another feature is not accepted without it. Ring features came with VERSION_1. */
@@ -67,7 +67,7 @@ const REQUIRES: Partial<Readonly<Record<FeatureName, FeatureName>>> = {
 }
 
 export interface FeatureChoice {
-  /** Accept these where offered, nothing else (VERSION_1 is always accepted: [VIRTIO] 6.1). Default: all that the driver knows. */
+  /** Accept only these, where offered, and VERSION_1 ([VIRTIO] 6.1). Default: all that the driver knows. */
   readonly want?: readonly FeatureName[]
   /** Do not accept these. */
   readonly refuse?: readonly FeatureName[]

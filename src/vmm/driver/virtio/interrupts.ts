@@ -1,14 +1,14 @@
 /**
- * InterruptRouter: the guest's interrupt controller driver. One for each platform; it takes the platform's notices and calls the
- * handlers of the lines and messages they were for.
+ * InterruptRouter: the guest's driver for its interrupt controller, one for each platform. It hears of every interrupt and calls the
+ * handlers of its line or message.
  *
- * An access to a device register may raise an interrupt while the access is still under way. A real CPU takes it afterwards;
- * so do drivers here, by putting `hold` and `release` around such accesses.
+ * An access to a device register may raise an interrupt before the access returns. A real CPU takes the interrupt afterwards; drivers here
+ * put `hold` and `release` around such accesses for the same effect.
  */
 import { DriverError } from "../errors.ts"
 import type { InterruptMessage, Platform } from "../platform.ts"
 
-/** Handles an interrupt of a line. Returns whether it was for this handler's device: lines are shared. */
+/** Handles an interrupt of a line. Returns whether the handler's device caused it: lines are shared. */
 export type LineHandler = () => boolean
 export type MessageHandler = () => void
 
@@ -22,17 +22,17 @@ export interface AssignedMessage extends InterruptMessage {
 const MESSAGE_BASE = 0xfee0_0000
 const MESSAGE_DESTINATION_STEP = 0x1000
 const MESSAGE_DESTINATIONS = 256
-/** Vectors below belong to exceptions and the old interrupt controller, those above to the APIC itself. */
+/** The vectors below belong to exceptions and the old interrupt controller, the ones above to the APIC itself. */
 const FIRST_VECTOR = 0x30
 const VECTORS = 0xf0 - FIRST_VECTOR
-/** A line that stays asserted although its devices have been served this often is left alone until its next change. */
+/** The router gives a line up, until its next change, when it is still asserted after this many rounds of handlers. */
 const ROUNDS_MAX = 1000
 
 const routers = new WeakMap<Platform, InterruptRouter>()
 
-/** Calls interrupt handlers. Use `InterruptRouter.of(platform)`: messages can be taken only once. */
+/** Calls interrupt handlers. Get it from `InterruptRouter.of(platform)`: a message can be taken only once. */
 export class InterruptRouter {
-  /** Interrupts that no handler wanted. */
+  /** Counts interrupts that no handler claimed. */
   spurious = 0
   readonly #platform: Platform
   readonly #lines = new Map<number, Set<LineHandler>>()
@@ -65,7 +65,7 @@ export class InterruptRouter {
     }
   }
 
-  /** Finds a message that nobody has and calls `handler` whenever it arrives. */
+  /** Picks a free message, and calls `handler` whenever it arrives. */
   assignMessage(handler: MessageHandler): AssignedMessage {
     for (let number = 0; number < VECTORS * MESSAGE_DESTINATIONS; number++) {
       const address = MESSAGE_BASE + Math.floor(number / VECTORS) * MESSAGE_DESTINATION_STEP
@@ -83,12 +83,12 @@ export class InterruptRouter {
     throw new DriverError("unsupported", "all interrupt messages are in use")
   }
 
-  /** Keeps handlers from running until `release`. Nests. */
+  /** Keeps handlers from running until `release`. Calls may nest. */
   hold(): void {
     this.#held++
   }
 
-  /** Ends one `hold`; after the last, handlers run for whatever came in the meantime. */
+  /** Ends one `hold`. After the last one, handlers run for all that came meanwhile. */
   release(): void {
     this.#held--
     if (this.#held === 0 && this.#isPending) this.#dispatch()
@@ -119,7 +119,7 @@ export class InterruptRouter {
   }
 
   #deliverMessages(): void {
-    // Messages stay where they are while nobody here wants any: a test may look at them itself.
+    // Without handlers, messages stay where they are: a test may take them itself.
     if (this.#messages.size === 0) return
     for (const message of this.#platform.interrupts.takeMessages()) {
       const handler = this.#messages.get(keyOf(message.address, message.data))
@@ -133,7 +133,7 @@ export class InterruptRouter {
     let isOurs = false
     for (const handler of handlers) if (handler()) isOurs = true
     if (!isOurs) this.spurious++
-    // Still asserted by a device that was served: it has raised again since. One that nobody knows would keep us here forever.
+    // The line is still asserted after its device was served: the device has raised it again. An unclaimed line would loop here forever.
     else if (this.#platform.interrupts.level(line)) this.#isPending = true
   }
 }

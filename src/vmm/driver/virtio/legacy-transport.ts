@@ -19,7 +19,7 @@ export class LegacyDriverTransport implements DriverTransport {
   readonly registers: Registers
   readonly #msix: MsixTable | undefined
 
-  /** Throws `DriverError` ("unsupported") when BAR0 is not in I/O space. */
+  /** @throws DriverError ("unsupported") when BAR0 is not in I/O space */
   constructor(device: PciDevice) {
     const bar = device.bars().find((each) => each.index === 0)
     if (bar?.space !== "io") throw new DriverError("unsupported", `${device.name}: BAR0 is not in I/O space; there is no legacy virtio interface`)

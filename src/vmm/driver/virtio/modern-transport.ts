@@ -32,12 +32,12 @@ export class ModernDriverTransport implements DriverTransport {
   readonly #notifyAt: { readonly offset: number; readonly value: number }[] = []
   #features = 0n
 
-  /** Throws `DriverError` ("unsupported") when a structure that must be there is not. */
+  /** @throws DriverError ("unsupported") when a structure that must be there is not */
   constructor(device: PciDevice, options: ModernDriverTransportOptions = {}) {
     const capabilities = virtioCapabilities(device)
     const find = (type: number, name: string): VirtioCapability => {
       const found = capabilities.find((capability) => capability.type === type)
-      if (found === undefined) throw new DriverError("unsupported", `${device.name}: no virtio ${name} capability; it is no modern virtio device`)
+      if (found === undefined) throw new DriverError("unsupported", `${device.name}: no virtio ${name} capability; it is not a modern virtio device`)
       return found
     }
     const open = (capability: VirtioCapability): Registers => {
@@ -88,7 +88,7 @@ export class ModernDriverTransport implements DriverTransport {
     return this.common.read(COMMON.QUEUE_SIZE, 2)
   }
 
-  /** The three parts lie apart, each where its alignment allows. */
+  /** Allocates the three parts separately, each with its own alignment. */
   allocateRing(allocator: RamAllocator, queueSize: number): RingAllocation {
     const pieces: number[] = []
     const allocate = (length: number, alignment: number): number => {

@@ -1,6 +1,6 @@
 /**
- * Where the three parts of a split virtqueue lie: sizes and alignments, in memory of their own each (modern), or one after the
- * other in contiguous pages (legacy). [VIRTIO] 2.7 and 2.7.2.
+ * Where the three parts of a split virtqueue lie, their sizes and alignments: each in memory of its own (modern), or one after the other
+ * in contiguous pages (legacy). [VIRTIO] 2.7 and 2.7.2.
  */
 import { AVAILABLE, DESCRIPTOR, LEGACY_QUEUE_ALIGN, QUEUE_SIZE_MAX, USED } from "./spec.ts"
 
@@ -37,24 +37,24 @@ export function usedRingSize(queueSize: number): number {
   return RING_EXTRA + USED.ENTRY_SIZE * queueSize
 }
 
-/** Where a legacy ring's used ring starts, from its first byte. */
+/** Offset of the used ring in a legacy ring. Bytes. */
 export function legacyUsedOffset(queueSize: number): number {
   return roundUp(descriptorTableSize(queueSize) + availableRingSize(queueSize), LEGACY_QUEUE_ALIGN)
 }
 
-/** Bytes of a whole legacy ring. The macro printed in [VIRTIO] 2.7.2 is right only when given the alignment less one. */
+/** Bytes of a whole legacy ring. The macro in [VIRTIO] 2.7.2 is right only when its argument is the alignment less one. */
 export function legacyRingSize(queueSize: number): number {
   return legacyUsedOffset(queueSize) + roundUp(usedRingSize(queueSize), LEGACY_QUEUE_ALIGN)
 }
 
-/** The layout of a legacy ring that starts at `base`, a multiple of 4096. */
+/** The addresses of a legacy ring that starts at `base`, a multiple of 4096. */
 export function legacyRingLayout(queueSize: number, base: number): RingAddresses {
   checkQueueSize(queueSize)
   if (base % LEGACY_QUEUE_ALIGN !== 0) throw new RangeError(`a legacy ring starts at a multiple of ${LEGACY_QUEUE_ALIGN}, not at ${base}`)
   return { queueSize, descriptorTable: base, availableRing: base + descriptorTableSize(queueSize), usedRing: base + legacyUsedOffset(queueSize) }
 }
 
-/** Throws `RangeError` unless `queueSize` is a power of two from 1 to 32768. */
+/** @throws RangeError unless `queueSize` is a power of two from 1 to 32768 */
 export function checkQueueSize(queueSize: number): void {
   const isPowerOfTwo = Number.isInteger(queueSize) && queueSize > 0 && queueSize <= QUEUE_SIZE_MAX && (queueSize & (queueSize - 1)) === 0
   if (!isPowerOfTwo) throw new RangeError(`queue size ${queueSize} is not a power of two from 1 to ${QUEUE_SIZE_MAX}`)

@@ -1,6 +1,6 @@
 /**
- * RingMemory: the words of a split virtqueue in guest RAM, read and written one by one and without any check of sense. Tests that
- * want to break a ring use it as it is; SplitRing puts the driver's bookkeeping on top.
+ * RingMemory: the words of a split virtqueue in guest RAM, read and written one by one without any check. Tests use it to break a ring;
+ * SplitRing adds the driver's bookkeeping.
  */
 import type { GuestRam } from "../guest-ram.ts"
 import { availableRingSize, checkQueueSize, descriptorTableSize, RING_ALIGNMENT, type RingAddresses, usedRingSize } from "./ring-layout.ts"
@@ -32,7 +32,10 @@ export class RingMemory {
   readonly size: number
   protected readonly ram: GuestRam
 
-  /** Throws `RangeError` when a part is misaligned or not in RAM, or parts overlap ([VIRTIO] 2.7, 2.7.1). Does not touch memory. */
+  /**
+   * Does not touch memory.
+   * @throws RangeError when a part is misaligned or not in RAM, or parts overlap ([VIRTIO] 2.7, 2.7.1)
+   */
   constructor(ram: GuestRam, layout: RingAddresses) {
     checkQueueSize(layout.queueSize)
     ram.refresh()

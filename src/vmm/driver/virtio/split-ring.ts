@@ -1,6 +1,6 @@
 /**
- * SplitRing: the driver's side of a split virtqueue: free descriptors, chains (direct, indirect, or both), publication, the
- * decision to kick, and used entries that are checked before anybody believes them. [VIRTIO] 2.7.13 and 2.7.14.
+ * SplitRing: the driver's side of a split virtqueue: free descriptors, chains (direct, indirect, or both), publication, and the decision
+ * to kick. It checks used entries before anybody believes them. [VIRTIO] 2.7.13 and 2.7.14.
  */
 import { DriverError } from "../errors.ts"
 import type { GuestRam } from "../guest-ram.ts"
@@ -47,8 +47,9 @@ export function indexPassed(event: number, next: number, previous: number): bool
 /** The driver's side of one split virtqueue. */
 export class SplitRing extends RingMemory {
   readonly eventIdx: boolean
-  /** For each descriptor: the one after it in the free list, or in the chain it is in. Kept out of guest RAM: the device must not
-   * be able to break it. */
+  /**
+   * For each descriptor: the next one in the free list, or in its chain. It is not in guest RAM, so that the device cannot break it.
+   */
   readonly #next: Uint16Array
   /** For each head in flight: descriptors of its chain in the ring. 0: not in flight. */
   readonly #chainLength: Uint16Array
@@ -57,12 +58,15 @@ export class SplitRing extends RingMemory {
   #freeHead = 0
   #freeCount = 0
   #inFlight = 0
-  /** avail.idx as it will be once everything placed has been exposed, and as it is in memory. */
+  /** `#exposed` is avail.idx in memory; `#placed` is what it will be once everything placed has been exposed. */
   #placed = 0
   #exposed = 0
   #lastUsed = 0
 
-  /** Zeroes the ring's memory. Throws `RangeError` for a layout that is misaligned or not in RAM. */
+  /**
+   * Zeroes the ring's memory.
+   * @throws RangeError for a layout that is misaligned or not in RAM
+   */
   constructor(ram: GuestRam, options: SplitRingOptions) {
     super(ram, options.layout)
     this.eventIdx = options.eventIdx ?? false
@@ -72,7 +76,7 @@ export class SplitRing extends RingMemory {
     this.clear()
   }
 
-  /** Empties the ring: zeroed memory, all descriptors free, indices 0. Only while the device does not use it. */
+  /** Empties the ring: memory zeroed, all descriptors free, indices 0. The device must not be using it. */
   override clear(): void {
     super.clear()
     for (let index = 0; index < this.size; index++) this.#next[index] = index + 1 < this.size ? index + 1 : NONE
@@ -104,8 +108,8 @@ export class SplitRing extends RingMemory {
 
   /**
    * Puts a buffer into free descriptors and its head into the available ring; `expose` shows it to the device. Returns the head.
-   * Throws `RangeError` for a buffer that a driver must not make: none or too many segments, readable after writable, more than
-   * 2^32 bytes, or more descriptors than are free (look at `freeDescriptors` first).
+   * @throws RangeError for a buffer that a driver must not make (no segments or too many, readable after writable, more than 2^32 bytes),
+   * and for one that needs more descriptors than are free: see `freeDescriptors`
    */
   add(segments: readonly Segment[], table?: IndirectTable): number {
     const direct = table === undefined ? segments.length : (table.direct ?? 0)
@@ -133,8 +137,8 @@ export class SplitRing extends RingMemory {
   }
 
   /**
-   * Takes `count` free descriptors for a chain that the caller writes by hand. They count as in flight, the first as the head,
-   * until the device returns it. `writable` bounds the used length that is accepted; default: any.
+   * Takes `count` free descriptors for a chain that the caller writes by hand. The first is the head; all are in flight until the device
+   * returns it. `writable` is the largest used length to accept. Default: any.
    */
   reserve(count: number, writable = Number.POSITIVE_INFINITY): number[] {
     if (!Number.isInteger(count) || count < 1 || count > this.#freeCount) throw new RangeError(`cannot reserve ${count} descriptors, ${this.#freeCount} are free`)
@@ -158,7 +162,7 @@ export class SplitRing extends RingMemory {
     const previous = this.#exposed
     if (this.#placed === previous) return false
     this.#exposed = this.#placed
-    // Sequentially consistent store, then load: the device either sees the new index or has shown that it wants the kick.
+    // The store and the load are sequentially consistent: either the device sees the new index, or we see that it wants a kick.
     this.availableIndex = this.#exposed
     if (this.eventIdx) return indexPassed(this.availableEvent, this.#exposed, previous)
     return (this.usedFlags & USED.FLAG_NO_NOTIFY) === 0
@@ -171,8 +175,8 @@ export class SplitRing extends RingMemory {
 
   /**
    * The next chain that the device returned, or undefined; its descriptors are free afterwards.
-   * Throws `DriverError` ("protocol") when the device says what cannot be: an id that is not in flight, more written than was
-   * writable, or more entries than chains in flight. The ring is unusable after that.
+   * @throws DriverError ("protocol") for an id that is not in flight, more written bytes than were writable, or more entries than chains
+   * in flight; the ring cannot be used after that
    */
   takeUsed(): UsedElement | undefined {
     const ahead = (this.usedIndex - this.#lastUsed) & 0xffff
@@ -188,15 +192,17 @@ export class SplitRing extends RingMemory {
     return element
   }
 
-  /** Tells the device that the driver does not want used buffer notifications. A hint: they may come all the same. */
+  /** Tells the device that the driver wants no used buffer notifications. This is a hint: they may still come. */
   suppressNotifications(): void {
-    // With EVENT_IDX flags stay 0, and the event is put as far ahead as 16 bits allow.
+    // With EVENT_IDX the flags stay 0; the event is as far ahead as 16 bits allow.
     if (this.eventIdx) this.usedEvent = this.#lastUsed - 1
     else this.availableFlags = AVAILABLE.FLAG_NO_INTERRUPT
   }
 
-  /** Asks for a notification with the next used buffer. Returns false when one has come in the meantime: look again, no
-   * notification may follow ([VIRTIO] 2.7.14, note). */
+  /**
+   * Asks for a notification with the next used buffer. Returns false when a buffer has come back meanwhile: then look again, since no
+   * notification may follow ([VIRTIO] 2.7.14, note).
+   */
   requestNotifications(): boolean {
     if (this.eventIdx) this.usedEvent = this.#lastUsed
     else this.availableFlags = 0
@@ -208,7 +214,7 @@ export class SplitRing extends RingMemory {
     this.#placed = (this.#placed + 1) & 0xffff
   }
 
-  /** Takes `count` descriptors off the free list; they stay linked in order. The caller has checked that they are there. */
+  /** Takes `count` descriptors off the free list; they stay linked in order. The caller has checked that there are so many. */
   #take(count: number, writable: number): number {
     const head = this.#freeHead
     let last = head
@@ -242,7 +248,7 @@ export class SplitRing extends RingMemory {
   }
 }
 
-/** Refuses a buffer that a driver must not make. Returns how many bytes the device may write. */
+/** Checks the rules for a buffer. Returns the number of bytes that the device may write. */
 function checkSegments(segments: readonly Segment[], queueSize: number): number {
   if (segments.length === 0) throw new RangeError("a buffer has at least one segment")
   if (segments.length > queueSize) throw new RangeError(`a chain of ${segments.length} descriptors is longer than the queue (${queueSize})`)

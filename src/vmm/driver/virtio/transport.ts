@@ -11,7 +11,7 @@ export interface RingAllocation {
   readonly pieces: readonly number[]
 }
 
-/** Register level, without any policy: a test may call these in any order. */
+/** Access to registers, without any policy: a test may call these methods in any order. */
 export interface DriverTransport {
   readonly kind: "modern" | "legacy"
   /** Device status, [VIRTIO] 2.1. */

@@ -1,5 +1,5 @@
 /**
- * VirtioInterrupts: how the interrupts of one virtio function reach its driver: through its line and the ISR status, through MSI-X
+ * VirtioInterrupts: brings the interrupts of one virtio function to its driver: through its line and the ISR status, through MSI-X
  * vectors, or not at all. [VIRTIO] 4.1.5.1.2 and 4.1.5.5.
  */
 import { DriverError } from "../errors.ts"
@@ -19,7 +19,7 @@ export interface VirtioInterruptEvents {
   configuration(): void
 }
 
-/** The vector of configuration changes; queues have those after it. */
+/** The vector of configuration changes; the queues have the ones after it. */
 const CONFIG_VECTOR = 0
 
 /** The interrupts of one function. */
@@ -33,7 +33,10 @@ export class VirtioInterrupts {
   readonly #msix: MsixTable | undefined
   #undo: (() => void)[] = []
 
-  /** `mode` undefined: MSI-X where the device has it, else its line, else none. Throws `DriverError` ("unsupported"). */
+  /**
+   * `mode` undefined: MSI-X where the device has it, else its line, else none.
+   * @throws DriverError ("unsupported")
+   */
   constructor(pci: PciDevice, events: VirtioInterruptEvents, mode: InterruptMode | undefined) {
     this.#pci = pci
     this.#events = events
@@ -42,7 +45,7 @@ export class VirtioInterrupts {
     this.vectors = this.#msix?.size ?? 0
     this.mode = mode ?? (this.#msix !== undefined ? "msix" : pci.interruptLine !== undefined ? "intx" : "none")
     if (this.mode === "msix" && this.#msix === undefined) throw new DriverError("unsupported", `${pci.name}: the device has no MSI-X`)
-    if (this.mode === "intx" && pci.interruptLine === undefined) throw new DriverError("unsupported", `${pci.name}: nobody has routed its interrupt pin to a line`)
+    if (this.mode === "intx" && pci.interruptLine === undefined) throw new DriverError("unsupported", `${pci.name}: its interrupt pin is not routed to a line`)
   }
 
   /** Sets interrupts up for so many queues. Returns the vector of each queue; none without MSI-X. */
@@ -54,7 +57,7 @@ export class VirtioInterrupts {
     return this.mode === "msix" && this.#msix !== undefined ? this.#connectVectors(this.#msix, transport, queues) : []
   }
 
-  /** Takes the handlers away. The device must have been reset: nobody would listen to it. */
+  /** Removes the handlers. The device must have been reset: nobody listens to it any more. */
   disconnect(): void {
     for (const undo of this.#undo) undo()
     this.#undo = []
@@ -65,7 +68,7 @@ export class VirtioInterrupts {
     if (this.#msix !== undefined) this.#msix.enabled = false
   }
 
-  /** Runs an access that may raise interrupts; they are served when it is over, as a CPU would. */
+  /** Runs an access that may raise interrupts. They are handled when it has returned, as on a CPU. */
   after(access: () => void): void {
     this.#router.hold()
     try {
@@ -81,7 +84,7 @@ export class VirtioInterrupts {
   }
 
   #connectVectors(msix: MsixTable, transport: DriverTransport, queues: number): number[] {
-    // One vector for the configuration and one for each queue; with fewer, queues share; with one, everything does.
+    // One vector for the configuration and one for each queue. With fewer vectors the queues share one; with one vector all share it.
     const last = msix.size - 1
     const perQueue = Array.from({ length: queues }, (_, index) => (queues <= last ? index + 1 : Math.min(last, 1)))
     for (const vector of new Set([CONFIG_VECTOR, ...perQueue])) {
@@ -94,7 +97,7 @@ export class VirtioInterrupts {
     return perQueue
   }
 
-  /** Whoever had the device before may have left Function Mask and any entry set. Function Mask stays set while the table is written. */
+  /** A former owner may have left anything in the table. Function Mask stays set until the table has been written. */
   #prepare(msix: MsixTable): void {
     msix.functionMasked = this.mode === "msix"
     msix.enabled = this.mode === "msix"
@@ -104,7 +107,7 @@ export class VirtioInterrupts {
   #onLine(transport: DriverTransport): boolean {
     const isr = transport.readIsr()
     if (isr === NOBODY) {
-      // The device is gone, and the line is somebody else's. The owner finds out when it reads the status.
+      // The device is gone: somebody else asserts the line. The owner finds out when it reads the status.
       this.#events.configuration()
       return false
     }

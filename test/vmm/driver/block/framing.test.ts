@@ -15,7 +15,7 @@ describe("the framing of a block request", () => {
   it("BC-11 data is cut into segments as large as the device takes, or as large as asked", () => {
     expect(planFrame({ dataOut: 0, dataIn: 1300, segmentSize: 512, descriptors: 16 }).writable).toEqual([512, 512, 276, 1])
     expect(planFrame({ dataOut: 1300, dataIn: 0, ...limits }, { segmentSize: 1000 }).readable).toEqual([16, 1000, 300])
-    expect(() => planFrame({ dataOut: 8, dataIn: 0, ...limits }, { segmentSize: 0 })).toThrow(/no segment size/)
+    expect(() => planFrame({ dataOut: 8, dataIn: 0, ...limits }, { segmentSize: 0 })).toThrow(/segment size 0 is not a whole number/)
   })
 
   it("VQ-08 VQ-12 sizes may be given, down to single bytes and none; what is left makes one more", () => {
