@@ -1,5 +1,5 @@
 /** What the host's calls throw, as `BackingError`s that say what was tried, where, and why it failed. */
-import { BackingError, type BackingErrorCode } from "../backing.ts"
+import { BackingError, type BackingErrorCode, printable } from "../backing.ts"
 
 const CODE_BY_ERRNO: Readonly<Record<string, BackingErrorCode>> = {
   ENOENT: "not-found",
@@ -41,5 +41,7 @@ export function hostError(error: unknown, doing: string, path: string, offset?: 
   const errno = errnoOf(error)
   const reason = REASON_BY_ERRNO[errno] ?? (error instanceof Error ? error.message : String(error))
   const where = offset === undefined ? "" : ` at byte ${offset}`
-  return new BackingError(CODE_BY_ERRNO[errno] ?? "io", `cannot ${doing}${where}: ${reason}`, { path, offset, cause: error })
+  // Node prints causes, and this one quotes the path, which an image may have named.
+  const cause = error instanceof Error && printable(error.message) !== error.message ? undefined : error
+  return new BackingError(CODE_BY_ERRNO[errno] ?? "io", `cannot ${doing}${where}: ${reason}`, { path, offset, cause })
 }

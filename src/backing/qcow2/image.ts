@@ -3,7 +3,7 @@ import { BackingError, checkRange, totalLength, type VirtioBacking } from "../ba
 import type { ImageFile, ImageLock } from "../image-file.ts"
 import { Allocator } from "./allocator.ts"
 import { ClusterFile, CorruptMetadata } from "./cluster-file.ts"
-import type { Decompressor } from "./format/compression.ts"
+import { compressionWarnings, type Decompressor } from "./format/compression.ts"
 import type { Geometry } from "./format/geometry.ts"
 import { headerGeometry, type Qcow2Header } from "./format/header.ts"
 import { HeaderStore } from "./header-store.ts"
@@ -51,6 +51,8 @@ export class Qcow2Image implements VirtioBacking {
   readonly backing: BackingDisk | undefined
   /** What keeps other programs from opening the image. Its backing files have locks of their own. */
   readonly lock: ImageLock
+  /** What a person should know, about this image or one behind it, a line each: compressed clusters that this host cannot read. */
+  readonly warnings: readonly string[]
   readonly #path: string
   readonly #file: ClusterFile
   readonly #header: HeaderStore
@@ -69,6 +71,7 @@ export class Qcow2Image implements VirtioBacking {
     this.discardGranularity = this.geometry.clusterSize
     this.backing = backing
     this.lock = file.lock ?? "none"
+    this.warnings = [...compressionWarnings(header.compressionType, decompressor, file.path), ...(backing?.warnings ?? [])]
     this.#path = file.path
     this.#file = new ClusterFile(file)
     this.#header = new HeaderStore(this.#file, header)

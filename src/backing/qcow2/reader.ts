@@ -12,6 +12,8 @@ import type { Mapping } from "./mapping.ts"
 export interface BackingDisk {
   /** Bytes. */
   readonly size: number
+  /** What a person should know of it. */
+  readonly warnings?: readonly string[]
   pread(buffer: Uint8Array, offset: number): void
   preadv(buffers: readonly Uint8Array[], offset: number): void
   close(): void
@@ -154,7 +156,7 @@ export class Reader {
     if (decompressor === undefined)
       throw new BackingError("unsupported", "the image has compressed clusters, and no decompressor was supplied", { path, offset })
     const missing = decompressor.missing(this.#compressionType)
-    if (missing !== undefined) throw new BackingError("unsupported", `the image is compressed with ${missing}`, { path, offset })
+    if (missing !== undefined) throw new BackingError("unsupported", `the cluster at byte ${offset} is compressed with ${missing}`, { path, offset })
     try {
       return decompressor.decompress(stored, this.#geometry.clusterSize, this.#compressionType)
     } catch (error) {

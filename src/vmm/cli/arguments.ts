@@ -1,5 +1,6 @@
 /** Arguments of the command line: node:util's parser, with errors of our own. */
 import { parseArgs, type ParseArgsConfig } from "node:util"
+import { printHelp } from "./output.ts"
 
 /** The arguments, or the image's name in them, make no sense: exit code 2. */
 export class UsageError extends Error {
@@ -54,7 +55,7 @@ export function imageArguments(args: readonly string[], help: string, own: Optio
   const common = { format: { type: "string" }, json: { type: "boolean" }, help: { type: "boolean", short: "h" } } as const
   const { values, positionals } = parse(args, { ...own, ...common })
   if (values.help === true) {
-    console.log(help)
+    printHelp(help)
     return undefined
   }
   const [path, extra] = positionals

@@ -2,6 +2,8 @@
 import { checkImage, repairImage } from "../../backing/check.ts"
 import type { CheckResult } from "../../backing/qcow2/check/check.ts"
 import { imageArguments, oneOf, UsageError } from "./arguments.ts"
+import { complain, print, printJson } from "./output.ts"
+import { printFileWarnings } from "./warnings.ts"
 
 const HELP = `vioblk check [--repair leaks|all] [--json] IMAGE
 
@@ -18,7 +20,7 @@ export async function check(args: readonly string[]): Promise<number> {
   } catch (error) {
     // 2 would say that the image is corrupt.
     if (!(error instanceof UsageError)) throw error
-    console.error(`vioblk: ${error.message}; see vioblk check --help`)
+    complain(`${error.message}; see vioblk check --help`)
     return 1
   }
 }
@@ -29,8 +31,9 @@ function run(args: readonly string[]): number {
   const { path, json, values } = given
   const repair = oneOf("repair", typeof values["repair"] === "string" ? values["repair"] : undefined, ["leaks", "all"])
   const result = repair === undefined ? checkImage(path) : repairImage(path, repair)
-  if (json) console.log(JSON.stringify({ filename: path, ...result }, undefined, 2))
-  else for (const line of resultLines(result)) console.log(line)
+  printFileWarnings(path)
+  if (json) printJson({ filename: path, ...result })
+  else for (const line of resultLines(result)) print(line)
   return result.exitCode
 }
 

@@ -2,6 +2,7 @@
 import { createImage } from "../../backing/create.ts"
 import { oneOf, parse, UsageError, wholeNumber } from "./arguments.ts"
 import { formatBytes, parseSize } from "./format.ts"
+import { print, printHelp, printJson } from "./output.ts"
 
 const HELP = `vioblk create [options] IMAGE [SIZE]
 
@@ -34,7 +35,7 @@ export async function create(args: readonly string[]): Promise<number> {
     help: { type: "boolean", short: "h", default: false },
   })
   if (values.help) {
-    console.log(HELP)
+    printHelp(HELP)
     return 0
   }
   const [path, sizeText, extra] = positionals
@@ -59,8 +60,8 @@ export async function create(args: readonly string[]): Promise<number> {
     ...(backingFormat !== undefined && { backingFormat }),
   }
   createImage(path, options)
-  if (values.json) console.log(JSON.stringify({ filename: path, ...options }, undefined, 2))
-  else console.log(`created ${path}: ${format ?? "qcow2"}${size === undefined ? "" : `, ${formatBytes(size)}`}${values.backing === undefined ? "" : `, over ${values.backing}`}`)
+  if (values.json) printJson({ filename: path, ...options })
+  else print(`created ${path}: ${format ?? "qcow2"}${size === undefined ? "" : `, ${formatBytes(size)}`}${values.backing === undefined ? "" : `, over ${values.backing}`}`)
   return 0
 }
 

@@ -10,6 +10,8 @@ import { readSnapshotTable, type Snapshot } from "../../backing/qcow2/format/sna
 import { AUTOCLEAR_BIT, COMPATIBLE_BIT, COMPRESSION_TYPE, CRYPT_METHOD, INCOMPATIBLE_BIT } from "../../backing/qcow2/format/spec.ts"
 import { imageArguments } from "./arguments.ts"
 import { formatBytes } from "./format.ts"
+import { print, printJson } from "./output.ts"
+import { printFileWarnings } from "./warnings.ts"
 
 const HELP = `vioblk info [--format raw|qcow2] [--json] IMAGE
 
@@ -22,8 +24,9 @@ export async function info(args: readonly string[]): Promise<number> {
   const file = new HostFile(path, { readOnly: true })
   try {
     const facts = format === "raw" || (format === undefined && probeFormat(file) === "raw") ? rawFacts(file) : qcow2Facts(file)
-    if (json) console.log(JSON.stringify(facts, undefined, 2))
-    else for (const line of factLines(facts)) console.log(line)
+    if (json) printJson(facts)
+    else for (const line of factLines(facts)) print(line)
+    if (facts.format === "qcow2") printFileWarnings(path)
     return 0
   } finally {
     file.close()

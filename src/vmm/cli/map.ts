@@ -3,6 +3,7 @@ import { openImage } from "../../backing/open.ts"
 import { Qcow2Image } from "../../backing/qcow2/image.ts"
 import { RawBacking } from "../../backing/raw.ts"
 import { imageArguments } from "./arguments.ts"
+import { print, toJson } from "./output.ts"
 
 const HELP = `vioblk map [--format raw|qcow2] [--json] IMAGE
 
@@ -85,21 +86,21 @@ function jsonWriter() {
   let separator = "["
   return {
     part(part: Part) {
-      console.log(`${separator}${JSON.stringify(part)}`)
+      print(`${separator}${toJson(part)}`)
       separator = ","
     },
     end() {
-      console.log(separator === "[" ? "[]" : "]")
+      print(separator === "[" ? "[]" : "]")
     },
   }
 }
 
 function tableWriter() {
   const hex = (value: number) => (value === 0 ? "0" : `0x${value.toString(16)}`).padEnd(15)
-  console.log(`${"Offset".padEnd(15)} ${"Length".padEnd(15)} ${"Mapped to".padEnd(15)} File`)
+  print(`${"Offset".padEnd(15)} ${"Length".padEnd(15)} ${"Mapped to".padEnd(15)} File`)
   return {
     part(part: Part) {
-      if (part.data) console.log(`${hex(part.start)} ${hex(part.length)} ${part.offset === undefined ? "compressed".padEnd(15) : hex(part.offset)} ${part.filename ?? ""}`)
+      if (part.data) print(`${hex(part.start)} ${hex(part.length)} ${part.offset === undefined ? "compressed".padEnd(15) : hex(part.offset)} ${part.filename ?? ""}`)
     },
     end() {},
   }

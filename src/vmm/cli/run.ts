@@ -6,16 +6,19 @@ import { createHash } from "node:crypto"
 import { mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import type { VirtioBacking } from "../../backing/backing.ts"
+import { BackingError, type VirtioBacking } from "../../backing/backing.ts"
 import { openImage } from "../../backing/open.ts"
 import type { VirtioBlk } from "../../virtio/blk/device.ts"
 import { BlockDriver, findBlockDevices } from "../driver/block/driver.ts"
+import { BlockRequestError } from "../driver/errors.ts"
 import { Machine } from "../machine.ts"
 import { oneOf, parse, UsageError, wholeNumber } from "./arguments.ts"
 import { type Description, describe, descriptionLines } from "./describe.ts"
 import { formatBytes, formatThroughput } from "./format.ts"
 import { parsePartitionTable, PARTITION_TABLE_SECTORS, type PartitionTable } from "./partition-table.ts"
 import { Progress } from "./progress.ts"
+import { print, printHelp, printJson } from "./output.ts"
+import { printWarnings } from "./warnings.ts"
 
 const HELP = `vioblk: a virtio-blk disk for virtual machines written in JavaScript
 
@@ -66,7 +69,7 @@ export async function run(args: readonly string[]): Promise<number> {
     help: { type: "boolean", short: "h", default: false },
   })
   if (values.help) {
-    console.log(HELP)
+    printHelp(HELP)
     return 0
   }
   const [path, second] = positionals
@@ -79,11 +82,12 @@ export async function run(args: readonly string[]): Promise<number> {
     if (format !== undefined || values.write) throw new UsageError(`--${values.write ? "write" : "format"} goes with an image`)
     return tryDevice(settings)
   }
-  const backing = openImage(path, { readOnly: !values.write, ...(format !== undefined && { format }) })
+  const image = openImage(path, { readOnly: !values.write, ...(format !== undefined && { format }) })
+  printWarnings(image.warnings)
   try {
-    return await readImage(backing, path, settings)
+    return await readImage(image, path, settings)
   } finally {
-    await backing.close()
+    image.close()
   }
 }
 
@@ -109,19 +113,16 @@ async function inStretches(session: Session, bytes: number, move: (offset: numbe
 async function sumUp(session: Session, bytes: number): Promise<{ sha256: string; seconds: number }> {
   const hash = createHash("sha256")
   const progress = new Progress(bytes)
-  const seconds = await inStretches(session, bytes, (offset, length, queue) =>
-    session.driver.readStream(
-      offset / SECTOR,
-      length / SECTOR,
-      (data, sector) => {
-        hash.update(data)
-        progress.show(sector * SECTOR + data.length)
-      },
-      { queue },
-    ),
-  )
-  progress.clear()
-  return { sha256: hash.digest("hex"), seconds }
+  const take = (data: Uint8Array, sector: number): void => {
+    hash.update(data)
+    progress.show(sector * SECTOR + data.length)
+  }
+  try {
+    const seconds = await inStretches(session, bytes, (offset, length, queue) => session.driver.readStream(offset / SECTOR, length / SECTOR, take, { queue }))
+    return { sha256: hash.digest("hex"), seconds }
+  } finally {
+    progress.clear()
+  }
 }
 
 /** The main job without an image: write, flush, read back, compare. */
@@ -164,6 +165,21 @@ async function tryDevice(settings: Settings): Promise<number> {
 /** The main job with an image: read all of it, and say what it is. */
 async function readImage(backing: VirtioBacking, path: string, settings: Settings): Promise<number> {
   const session = await start(backing, "vioblk", settings)
+  try {
+    return await readAndReport(session, backing, path)
+  } catch (error) {
+    throw error instanceof BlockRequestError ? reasonOf(error, session.device.lastError) : error
+  }
+}
+
+/** Why a request failed: the guest heard of a status only. */
+function reasonOf(error: BlockRequestError, reason: unknown): Error {
+  if (!(reason instanceof BackingError)) return error
+  const remedy = reason.code === "corrupt" ? '; "vioblk check" says what else is wrong with it' : ""
+  return new BackingError(reason.code, `${error.request} at sector ${error.sector} failed: ${reason.message}${remedy}`, { cause: reason })
+}
+
+async function readAndReport(session: Session, backing: VirtioBacking, path: string): Promise<number> {
   const { driver, description } = session
   const { size } = description
   const { sha256, seconds } = await sumUp(session, size)
@@ -208,6 +224,6 @@ function partitionLines({ kind, partitions }: PartitionTable): string[] {
 /** Prints the disk and what was done with it: as values, or as lines. */
 function report(session: Session, values: Readonly<Record<string, unknown>>, lines: readonly string[]): void {
   const { description, device, settings } = session
-  if (settings.json) console.log(JSON.stringify({ ...description, ...values, statistics: device.statistics }, undefined, 2))
-  else for (const line of [...descriptionLines(description), ...lines]) console.log(line)
+  if (settings.json) printJson({ ...description, ...values, statistics: device.statistics })
+  else for (const line of [...descriptionLines(description), ...lines]) print(line)
 }

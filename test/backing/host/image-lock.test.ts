@@ -8,6 +8,7 @@ import { LockedFile } from "../../../src/backing/host/image-lock.ts"
 import { type LockPrograms, lockPrograms } from "../../../src/backing/host/lock-child.ts"
 import { findForeignLock } from "../../../src/backing/host/proc-locks.ts"
 import { openImage, type OpenImageOptions } from "../../../src/backing/open.ts"
+import { commandLine } from "../../support/command-line.ts"
 import { Opener, qemuIoHolding } from "../../support/processes.ts"
 import { itWithQemu } from "../../support/qemu.ts"
 import { temporaryDirectory } from "../../support/temporary.ts"
@@ -136,9 +137,8 @@ describe("between processes of ours", () => {
     const other = await Opener.start()
     for (const options of [{}, { readOnly: true }]) {
       await other.open(path, options)
-      const words = ["--import", "tsx", "src/vmm/cli/main.ts", "check", "--repair", "all", path]
-      const { status, stderr } = spawnSync(process.execPath, words, { encoding: "utf8" })
-      expect([status, stderr]).toEqual([1, expect.stringMatching(/process \d+ \(node\) has locked it/)])
+      const { code, err } = await commandLine("check", "--repair", "all", path)
+      expect([code, err]).toEqual([1, expect.stringMatching(/process \d+ \(node\) has locked it/)])
       await other.close()
     }
   })

@@ -43,6 +43,18 @@ describe("reading images that QEMU made", () => {
 })
 
 describe("a decompressor is the host's affair", () => {
+  it("an image says at opening what cannot be read, also of one behind it", () => {
+    const lacking: Decompressor = { missing: () => "zstd, which needs more", decompress: nodeDecompressor.decompress }
+    const below = openQcow2Image(newImage(), { decompressor: lacking })
+    const above = openQcow2Image(newImage({ backing: "b", backingFormat: "raw" }), { decompressor: lacking, openBacking: () => below })
+    const warning = "disk.qcow2: its compressed clusters cannot be read here: they are compressed with zstd, which needs more; use that, or convert"
+    expect(below.warnings).toEqual([expect.stringContaining(warning)])
+    expect(above.warnings).toEqual([...below.warnings, ...below.warnings])
+    expect(openGolden("zlib-4k.qcow2").warnings).toEqual([])
+    expect(openGolden("zstd-4k.qcow2").warnings).toHaveLength(hasZstd ? 0 : 1)
+    above.close()
+  })
+
   const open = (decompressor?: Decompressor) =>
     openQcow2Image(MemoryFile.of(goldenBytes("zlib-512.qcow2"), { readOnly: true }), decompressor === undefined ? {} : { decompressor })
 

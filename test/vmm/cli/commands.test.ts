@@ -1,16 +1,11 @@
 /** The commands info, check, create and map, against qemu-img on the same images. */
-import { spawnSync } from "node:child_process"
 import { existsSync, readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { describe, expect, it } from "vitest"
+import { commandLine } from "../../support/command-line.ts"
 import { copyGolden, goldenImages } from "../../support/golden.ts"
 import { itWithQemu, qemuCheck, qemuImg, qemuIo } from "../../support/qemu.ts"
 import { temporaryDirectory } from "../../support/temporary.ts"
-
-function vioblk(...args: string[]): { code: number | null; out: string; err: string } {
-  const { status, stdout, stderr } = spawnSync(process.execPath, ["--import", "tsx", "src/vmm/cli/main.ts", ...args], { encoding: "utf8" })
-  return { code: status, out: stdout, err: stderr }
-}
 
 /** An overlay with data of its own, zeroes, and a backing file that is shorter. */
 function overlay(folder: string): string {
@@ -25,59 +20,59 @@ function overlay(folder: string): string {
 }
 
 describe("vioblk info", () => {
-  itWithQemu("says of an image with everything what qemu-img info says", () => {
+  itWithQemu("says of an image with everything what qemu-img info says", async () => {
     const path = overlay(temporaryDirectory())
-    const ours = JSON.parse(vioblk("info", "--json", path).out)
+    const ours = JSON.parse((await commandLine("info", "--json", path)).out)
     const theirs = JSON.parse(qemuImg("info", "--output=json", path))
     const { snapshots, ...rest } = theirs
     expect(ours).toMatchObject(rest)
     expect(ours.snapshots).toMatchObject([{ id: "1", name: "before", "vm-state-size": 0, "date-sec": snapshots[0]["date-sec"] }])
-    expect(vioblk("info", path).out).toMatch(/^virtual size: 4 MiB \(4194304 bytes\)$/m)
+    expect((await commandLine("info", path)).out).toMatch(/^virtual size: 4 MiB \(4194304 bytes\)$/m)
   })
 
-  it("shows an image that cannot be opened, and does not need its backing file", () => {
+  it("shows an image that cannot be opened, and does not need its backing file", async () => {
     const golden = copyGolden(temporaryDirectory())
-    expect(vioblk("info", join(golden, "extended-l2.qcow2")).out).toContain("extended l2: true")
-    expect(JSON.parse(vioblk("info", "--json", join(golden, "dirty.qcow2")).out)).toMatchObject({ "dirty-flag": true })
+    expect((await commandLine("info", join(golden, "extended-l2.qcow2"))).out).toContain("extended l2: true")
+    expect(JSON.parse((await commandLine("info", "--json", join(golden, "dirty.qcow2"))).out)).toMatchObject({ "dirty-flag": true })
   })
 })
 
 describe("vioblk check", () => {
-  itWithQemu("exits and counts as qemu-img check does, and repairs", () => {
+  itWithQemu("exits and counts as qemu-img check does, and repairs", async () => {
     const folder = temporaryDirectory()
     const path = join(folder, "leak.qcow2")
     qemuImg("create", "-q", "-f", "qcow2", path, "1M")
     qemuIo(path, ["write -P 1 0 128k"])
-    expect(vioblk("check", path)).toMatchObject({ code: 0, err: "" })
+    expect(await commandLine("check", path)).toMatchObject({ code: 0, err: "" })
     // The L2 entry of the second cluster goes away: its cluster is leaked.
     const bytes = readFileSync(path)
     const l2 = Number(bytes.readBigUInt64BE(Number(bytes.readBigUInt64BE(40))) & 0x00ff_ffff_ffff_fe00n)
     bytes.fill(0, l2 + 8, l2 + 16)
     writeFileSync(path, bytes)
-    const { code, out } = vioblk("check", "--json", path)
+    const { code, out } = await commandLine("check", "--json", path)
     expect({ code, ...JSON.parse(out) }).toMatchObject({ code: qemuCheck(path).exitCode, exitCode: 3, leaks: 1, corruptions: 0 })
-    expect(vioblk("check", "--repair", "leaks", path).out).toContain("repaired: 0 errors, 1 leaked clusters")
+    expect((await commandLine("check", "--repair", "leaks", path)).out).toContain("repaired: 0 errors, 1 leaked clusters")
     expect(qemuCheck(path).exitCode).toBe(0)
   })
 
   it.each([
     ["a raw image", "base-long.raw", "it is not a qcow2 image; a raw one has nothing to check"],
     ["an image that is not there", "gone.qcow2", "cannot open: no such file"],
-  ])("exits with 1, could not check, for %s", (_what, name, reason) => {
+  ])("exits with 1, could not check, for %s", async (_what, name, reason) => {
     const path = join(copyGolden(temporaryDirectory()), name)
-    expect(vioblk("check", path)).toEqual({ code: 1, out: "", err: `vioblk: ${path}: ${reason}\n` })
+    expect(await commandLine("check", path)).toEqual({ code: 1, out: "", err: `vioblk: ${path}: ${reason}\n` })
   })
 
-  it("exits with 1, not with 2 for corrupt, when its arguments make no sense", () => {
-    expect(vioblk("check", "--repair", "everything", "x")).toMatchObject({ code: 1, out: "" })
+  it("exits with 1, not with 2 for corrupt, when its arguments make no sense", async () => {
+    expect(await commandLine("check", "--repair", "everything", "x")).toMatchObject({ code: 1, out: "" })
   })
 })
 
 describe("vioblk create", () => {
-  itWithQemu("makes what qemu-img create makes of the same options", () => {
+  itWithQemu("makes what qemu-img create makes of the same options", async () => {
     const folder = temporaryDirectory()
     const [ours, theirs] = [join(folder, "ours.qcow2"), join(folder, "theirs.qcow2")]
-    expect(vioblk("create", "--cluster-size", "4K", "--refcount-bits", "1", "--lazy-refcounts", ours, "10G")).toMatchObject({ code: 0, err: "" })
+    expect(await commandLine("create", "--cluster-size", "4K", "--refcount-bits", "1", "--lazy-refcounts", ours, "10G")).toMatchObject({ code: 0, err: "" })
     qemuImg("create", "-q", "-f", "qcow2", "-o", "cluster_size=4k,refcount_bits=1,lazy_refcounts=on", theirs, "10G")
     const facts = (path: string) => {
       const { filename, "actual-size": size, ...rest } = JSON.parse(qemuImg("info", "--output=json", path))
@@ -87,21 +82,21 @@ describe("vioblk create", () => {
     expect(qemuCheck(ours).exitCode).toBe(0)
   })
 
-  it("takes the size from the backing file, and never overwrites", () => {
+  it("takes the size from the backing file, and never overwrites", async () => {
     const golden = copyGolden(temporaryDirectory())
     const path = join(golden, "new.qcow2")
     const size = goldenImages.find(({ file }) => file === "v3-4k.qcow2")?.size
-    expect(vioblk("create", "--backing", "v3-4k.qcow2", "--backing-format", "qcow2", path)).toMatchObject({ code: 0, err: "" })
-    expect(JSON.parse(vioblk("info", "--json", path).out)).toMatchObject({ "virtual-size": size, "backing-filename": "v3-4k.qcow2" })
+    expect(await commandLine("create", "--backing", "v3-4k.qcow2", "--backing-format", "qcow2", path)).toMatchObject({ code: 0, err: "" })
+    expect(JSON.parse((await commandLine("info", "--json", path)).out)).toMatchObject({ "virtual-size": size, "backing-filename": "v3-4k.qcow2" })
     const before = readFileSync(path)
-    expect(vioblk("create", path, "1M").code).toBe(1)
+    expect((await commandLine("create", path, "1M")).code).toBe(1)
     expect(readFileSync(path).equals(before)).toBe(true)
   })
 
-  it.each(["raw", "qcow2"])("says how large the disk is that it has made: whole sectors, %s", (format) => {
+  it.each(["raw", "qcow2"])("says how large the disk is that it has made: whole sectors, %s", async (format) => {
     const path = join(temporaryDirectory(), "odd")
-    expect(vioblk("create", "--format", format, path, "700")).toEqual({ code: 0, out: `created ${path}: ${format}, 1 KiB\n`, err: "" })
-    expect(JSON.parse(vioblk("info", "--json", path).out)).toMatchObject({ format, "virtual-size": 1024 })
+    expect(await commandLine("create", "--format", format, path, "700")).toEqual({ code: 0, out: `created ${path}: ${format}, 1 KiB\n`, err: "" })
+    expect(JSON.parse((await commandLine("info", "--json", path)).out)).toMatchObject({ format, "virtual-size": 1024 })
   })
 
   it.each([
@@ -109,14 +104,14 @@ describe("vioblk create", () => {
     [["create", "x.qcow2"], "create needs a size, or a backing file to take it from"],
     [["create", "x.qcow2", "lots"], "SIZE lots: a number of bytes is wanted, with K, M, G or T behind it if you like"],
     [["create", "x.qcow2", "99999999T"], "SIZE 99999999T: a number of bytes is wanted, with K, M, G or T behind it if you like"],
-  ])("refuses %j", (args, reason) => {
-    expect(vioblk(...args)).toEqual({ code: 2, out: "", err: `vioblk: ${reason}; see vioblk --help\n` })
+  ])("refuses %j", async (args, reason) => {
+    expect(await commandLine(...args)).toEqual({ code: 2, out: "", err: `vioblk: ${reason}; see vioblk --help\n` })
     expect(existsSync("x.qcow2")).toBe(false)
   })
 })
 
 describe("vioblk map", () => {
-  itWithQemu("finds the same places as qemu-img map, through the backing file", () => {
+  itWithQemu("finds the same places as qemu-img map, through the backing file", async () => {
     const path = overlay(temporaryDirectory())
     interface Part {
       start: number
@@ -131,7 +126,7 @@ describe("vioblk map", () => {
       parts.flatMap(({ start, length, depth, zero, data, offset }) =>
         Array.from({ length: length / 65536 }, (_, i) => ({ at: start + i * 65536, zero, ...(data && { depth, offset: (offset ?? Number.NaN) + i * 65536 }) })),
       )
-    const ours = clusters(JSON.parse(vioblk("map", "--json", path).out))
+    const ours = clusters(JSON.parse((await commandLine("map", "--json", path)).out))
     expect(ours).toEqual(clusters(JSON.parse(qemuImg("map", "--output=json", path))))
     expect(ours).toHaveLength(64)
   })

@@ -4,20 +4,19 @@ import { createHash } from "node:crypto"
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { afterAll, beforeAll, describe, expect, it } from "vitest"
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest"
+import { commandLine } from "../../support/command-line.ts"
 
 let folder: string
 beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), "vioblk-cli-"))
+  // Temporary files of the program go where a test can see them.
+  vi.stubEnv("TMPDIR", folder)
 })
 afterAll(() => {
+  vi.unstubAllEnvs()
   rmSync(folder, { recursive: true })
 })
-
-function vioblk(...args: string[]): { code: number | null; out: string; err: string } {
-  const { status, stdout, stderr } = spawnSync(process.execPath, ["--import", "tsx", "src/vmm/cli/main.ts", ...args], { encoding: "utf8", env: { ...process.env, TMPDIR: folder } })
-  return { code: status, out: stdout, err: stderr }
-}
 
 /** A file of `bytes` bytes that are nowhere alike, with what `change` does to it. */
 function image(name: string, bytes: number, change: (content: Buffer) => void = () => {}): { path: string; content: Buffer } {
@@ -34,8 +33,8 @@ function sha256(content: Uint8Array): string {
 }
 
 describe("vioblk without an image", () => {
-  it("tries the device, verifies what it wrote, and leaves nothing behind", () => {
-    const { code, out, err } = vioblk()
+  it("tries the device, verifies what it wrote, and leaves nothing behind", async () => {
+    const { code, out, err } = await commandLine()
     expect(err).toBe("")
     expect(code).toBe(0)
     expect(out).toMatch(/^00:01\.0 SCSI storage controller \[0100\]: Red Hat, Inc\. Virtio block device \[1af4:1001\]/)
@@ -45,8 +44,8 @@ describe("vioblk without an image", () => {
     expect(readdirSync(folder).filter((name) => name.startsWith("vioblk-"))).toEqual([])
   })
 
-  it("drives several queues as a legacy driver, and says so as JSON", () => {
-    const { code, out } = vioblk("--legacy", "--queues", "3", "--queue-size", "64", "--json")
+  it("drives several queues as a legacy driver, and says so as JSON", async () => {
+    const { code, out } = await commandLine("--legacy", "--queues", "3", "--queue-size", "64", "--json")
     expect(code).toBe(0)
     const report = JSON.parse(out)
     expect(report).toMatchObject({ driver: { interface: "legacy", queues: 3, queueSize: 64 }, capacity: 131072, equal: true })
@@ -56,34 +55,34 @@ describe("vioblk without an image", () => {
 })
 
 describe("vioblk IMAGE", () => {
-  it("prints the SHA-256 of the raw content, and does not touch the image", () => {
+  it("prints the SHA-256 of the raw content, and does not touch the image", async () => {
     const { path, content } = image("plain.raw", 3 << 20)
-    const { code, out } = vioblk(path, "--format", "raw")
+    const { code, out } = await commandLine(path, "--format", "raw")
     expect(code).toBe(0)
     expect(out).toContain(sha256(content))
     expect(out).toMatch(/^capacity {2}6144 sectors, 3 MiB, read-only/m)
     expect(readFileSync(path).equals(content)).toBe(true)
   })
 
-  it("sums up whole sectors only, and says that a tail is out of reach", () => {
+  it("sums up whole sectors only, and says that a tail is out of reach", async () => {
     const { path, content } = image("odd.raw", 5 * 512 + 100)
-    const { out } = vioblk(path, "--format", "raw")
+    const { out } = await commandLine(path, "--format", "raw")
     expect(out).toContain(sha256(content.subarray(0, 5 * 512)))
     expect(out).toContain("the last 100 bytes of the image are no whole sector")
   })
 
-  it("shows the partitions", () => {
+  it("shows the partitions", async () => {
     const { path } = image("mbr.raw", 1 << 20, (content) => {
       content.fill(0, 446, 510)
       content.set([0x80, 0, 0, 0, 0x83, 0, 0, 0, 64, 0, 0, 0, 0xe8, 3, 0, 0], 446)
       content.set([0x55, 0xaa], 510)
     })
-    expect(vioblk(path, "--format", "raw").out).toMatch(/^table {5}MBR, 1 partition\n {3}1 {6}sectors 64 to 1063, 500 KiB, type 83, bootable$/m)
+    expect((await commandLine(path, "--format", "raw")).out).toMatch(/^table {5}MBR, 1 partition\n {3}1 {6}sectors 64 to 1063, 500 KiB, type 83, bootable$/m)
   })
 
-  it("with --write rewrites the start unchanged", () => {
+  it("with --write rewrites the start unchanged", async () => {
     const { path, content } = image("write.raw", 2 << 20)
-    const { code, out } = vioblk(path, "--format", "raw", "--write", "--json")
+    const { code, out } = await commandLine(path, "--format", "raw", "--write", "--json")
     expect(code).toBe(0)
     expect(JSON.parse(out)).toMatchObject({ readOnly: false, rewritten: { bytes: 1 << 20, equal: true }, statistics: { write: { bytes: 1 << 20 } } })
     expect(readFileSync(path).equals(content)).toBe(true)
@@ -101,14 +100,22 @@ describe("vioblk says in one line what is wrong", () => {
     ["a format that nobody knows", ["--format", "vhd", "x"], 2, "vioblk: --format vhd: raw or qcow2 is wanted; see vioblk --help\n"],
     ["two images", ["a", "b"], 2, 'vioblk: one image at a time: "b" is one too many; see vioblk --help\n'],
     ["--write without an image", ["--write"], 2, "vioblk: --write goes with an image; see vioblk --help\n"],
-  ])("%s", (_what, args, code, line) => {
-    expect(vioblk(...args)).toEqual({ code, out: "", err: line })
+  ])("%s", async (_what, args, code, line) => {
+    expect(await commandLine(...args)).toEqual({ code, out: "", err: line })
     expect(existsSync("nowhere.raw")).toBe(false)
   })
 
-  it("--help goes to standard output and is no error", () => {
-    const { code, out, err } = vioblk("--help")
+  it("--help goes to standard output and is no error", async () => {
+    const { code, out, err } = await commandLine("--help")
     expect({ code, err }).toEqual({ code: 0, err: "" })
     expect(out).toContain("--queue-size N")
+  })
+})
+
+describe("vioblk as a program", () => {
+  it("ends with the exit code, and prints on the two outputs", () => {
+    const main = (...words: string[]) => spawnSync(process.execPath, ["--import", "tsx", "src/vmm/cli/main.ts", ...words], { encoding: "utf8" })
+    expect(main("--help")).toMatchObject({ status: 0, stdout: expect.stringContaining("vioblk [options] IMAGE"), stderr: "" })
+    expect(main("/gone")).toMatchObject({ status: 1, stdout: "", stderr: "vioblk: /gone: cannot open: no such file\n" })
   })
 })

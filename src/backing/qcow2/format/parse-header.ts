@@ -36,8 +36,11 @@ export function readHeader(file: Pick<ImageFile, "path" | "read">): Qcow2Header 
 /** The cluster size that the first bytes of a file announce, so that the whole first cluster can be read. */
 function announcedClusterSize(start: Uint8Array, fail: Failure): number {
   if (!isQcow2(start)) throw fail.at(HEADER_FIELD.MAGIC, 'it is not a qcow2 image: its first four bytes are not "QFI" 0xfb')
-  if (start.length < HEADER_SIZE.V2) throw endsInside(start, fail)
   const view = viewOf(start)
+  if (start.length < HEADER_SIZE.V2) {
+    const isV3 = start.length >= HEADER_FIELD.VERSION + 4 && view.getUint32(HEADER_FIELD.VERSION) === 3
+    throw cutShort(start, isV3 ? HEADER_SIZE.V3_MINIMUM : HEADER_SIZE.V2, fail)
+  }
   const version = view.getUint32(HEADER_FIELD.VERSION)
   if (version !== 2 && version !== 3) throw fail.field(HEADER_FIELD.VERSION, `qcow2 version ${version}`, "is not 2 or 3", "unsupported")
   const clusterBits = view.getUint32(HEADER_FIELD.CLUSTER_BITS)
@@ -46,8 +49,9 @@ function announcedClusterSize(start: Uint8Array, fail: Failure): number {
   return 2 ** clusterBits
 }
 
-function endsInside(start: Uint8Array, fail: Failure): BackingError {
-  return fail.at(start.length, `the file ends inside the qcow2 header, after ${start.length} bytes`)
+function cutShort(start: Uint8Array, headerLength: number, fail: Failure): BackingError {
+  const message = `qcow2 header cut short: ${start.length} of ${headerLength} bytes; the file is truncated, so copy it again`
+  return fail.at(start.length, message)
 }
 
 /**
@@ -99,13 +103,13 @@ function parseFields(cluster: Uint8Array, clusterSize: number, path: string): Qc
 function parseHeaderLength(cluster: Uint8Array, version: 2 | 3, clusterSize: number, fail: Failure): number {
   // Version 2 has no field beyond byte 72: its extensions start there (QC-HDR-04).
   if (version === 2) return HEADER_SIZE.V2
-  if (cluster.length < HEADER_SIZE.V3_MINIMUM) throw endsInside(cluster, fail)
+  if (cluster.length < HEADER_SIZE.V3_MINIMUM) throw cutShort(cluster, HEADER_SIZE.V3_MINIMUM, fail)
   const length = viewOf(cluster).getUint32(HEADER_FIELD.HEADER_LENGTH)
   if (length < HEADER_SIZE.V3_MINIMUM || length > clusterSize || length % 8 !== 0) {
     const allowed = `a multiple of 8 from ${HEADER_SIZE.V3_MINIMUM} to the cluster size`
     throw fail.field(HEADER_FIELD.HEADER_LENGTH, `header_length ${length}`, `is not ${allowed}`)
   }
-  if (length > cluster.length) throw endsInside(cluster, fail)
+  if (length > cluster.length) throw cutShort(cluster, length, fail)
   return length
 }
 

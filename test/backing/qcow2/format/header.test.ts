@@ -91,6 +91,13 @@ describe("qcow2 header", () => {
     expect(refused((view) => view.setUint32(0, 0xfb494651))).toBe("invalid-format")
     for (const version of [0, 1, 4, 0xffffffff]) expect(refused((view) => view.setUint32(4, version))).toBe("unsupported")
     for (const length of [0, 3, 4, 71, 72, 103]) expect(fault(() => parse(v3().subarray(0, length))).code).toBe("invalid-format")
+    const cut = (bytes: Uint8Array, length: number): string => fault(() => parse(bytes.subarray(0, length))).message
+    const message = (length: number, whole: number): string =>
+      `${PATH}: qcow2 header cut short: ${length} of ${whole} bytes; the file is truncated, so copy it again`
+    for (const [length, whole] of [[4, 72], [8, 104], [71, 104], [72, 104], [103, 104], [104, 112], [111, 112]] as const) {
+      expect(cut(v3(), length)).toBe(message(length, whole))
+    }
+    expect(cut(v2(), 71)).toBe(message(71, 72))
   })
 
   it("QC-HDR-04 version 2: what follows byte 72 is extensions, not fields", () => {

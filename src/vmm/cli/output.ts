@@ -1,0 +1,28 @@
+/** All that the command line prints. Names come from images and directories, and what a terminal would obey in them is replaced. */
+import { printable } from "../../backing/backing.ts"
+
+/** Prints one line. */
+export function print(line: string): void {
+  console.log(printable(line))
+}
+
+/** Prints a text of ours, of several lines. */
+export function printHelp(help: string): void {
+  console.log(help)
+}
+
+/** Prints a value for programs. */
+export function printJson(value: unknown): void {
+  console.log(toJson(value, 2))
+}
+
+/** Prints what went wrong, or may, on standard error. */
+export function complain(message: string): void {
+  console.error(`vioblk: ${printable(message)}`)
+}
+
+/** JSON that a terminal shows as it is: JSON.stringify escapes control characters below 0x20, but neither those from 0x7f on nor what turns text around. */
+export function toJson(value: unknown, indent?: number): string {
+  const escape = (found: string): string => Array.from({ length: found.length }, (_, at) => `\\u${found.charCodeAt(at).toString(16).padStart(4, "0")}`).join("")
+  return JSON.stringify(value, undefined, indent).replace(/[\p{Cf}\x7f-\x9f\u2028\u2029]/gu, escape)
+}
