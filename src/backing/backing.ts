@@ -2,6 +2,7 @@
  * The contract between a block device and the disk behind it: `VirtioBacking` and `BackingError`.
  * Nothing here knows virtio, PCI or a file system; an embedder's own disk implements this interface.
  */
+import { checkMembers, described, type Rules } from "../options.ts"
 
 /**
  * A disk. `size`, `readOnly`, `pread`, `pwrite` and `close` are required; every optional method is a capability that the device
@@ -47,6 +48,37 @@ export interface VirtioBacking {
   writeZeroes?(offset: number, length: number, mayUnmap: boolean): void | Promise<void>
   /** Flushes what the backing itself holds and releases it. A second call does nothing; any other method fails afterwards. */
   close(): void | Promise<void>
+}
+
+const BACKING_RULES: Rules<VirtioBacking> = {
+  size: "number", readOnly: "boolean", discardGranularity: "number?", zeroesAtOnce: "any?", unmapsAtOnce: "any?",
+  canUnmap: "any?", pread: "function",
+  pwrite: "function",
+  preadInto: "function?", pwriteFrom: "function?", preadv: "function?", pwritev: "function?",
+  flush: "function?", discard: "function?", writeZeroes: "function?", close: "function",
+}
+
+const SEE = "see the interface VirtioBacking"
+
+/**
+ * Checks a disk that somebody hands to `who`, the name of a function.
+ * @throws TypeError when it is not a `VirtioBacking`
+ */
+export function checkBacking(who: string, backing: VirtioBacking): void {
+  const given: unknown = backing
+  if (typeof given === "string")
+    throw new TypeError(`${who}: the backing must implement VirtioBacking, not ${described(given)}; openImage opens a file`)
+  checkMembers(who, "the backing", backing, BACKING_RULES, "VirtioBacking")
+  checkBackingSize(who, backing.size)
+  const { discardGranularity = 512 } = backing
+  if (!Number.isSafeInteger(discardGranularity) || discardGranularity <= 0 || discardGranularity % 512 !== 0)
+    throw new TypeError(`${who}: discardGranularity of the backing is ${discardGranularity}; it must be a multiple of 512 bytes: ${SEE}`)
+}
+
+/** @throws TypeError when `size`, that of a backing, is not a number of bytes */
+export function checkBackingSize(who: string, size: number): void {
+  if (Number.isSafeInteger(size) && size >= 0) return
+  throw new TypeError(`${who}: size of the backing is ${String(size)}; it must be a whole number of bytes from 0 to 2^53 - 1: ${SEE}`)
 }
 
 /** What went wrong, for programs. The message says it to people. */

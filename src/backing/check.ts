@@ -1,7 +1,8 @@
 /** Checks and repairs qcow2 images by path, or in a file that is open already. */
+import { checkOptions, checkValue, type Rules } from "../options.ts"
 import { BackingError } from "./backing.ts"
 import { LockedFile } from "./host/image-lock.ts"
-import type { ImageFile } from "./image-file.ts"
+import { checkImageFile, type ImageFile } from "./image-file.ts"
 import { type CheckResult, checkQcow2 } from "./qcow2/check/check.ts"
 import { type RepairMode, repairQcow2 } from "./qcow2/check/repair.ts"
 import { probeFormat } from "./signatures.ts"
@@ -11,13 +12,18 @@ export interface CheckImageOptions {
   readonly ignoreLocks?: boolean
 }
 
+const CHECK_IMAGE_RULES: Rules<CheckImageOptions> = { ignoreLocks: "boolean?" }
+const REPAIR_MODES: readonly RepairMode[] = ["leaks", "all"]
+
 /**
  * Checks a qcow2 image: reads all metadata, writes nothing, and does not look at backing files. Memory and time are bounded by the size of
  * the file.
  * @param image a path, or a file, which stays open
  * @throws BackingError when it cannot be checked: no qcow2 image, an unknown feature, an I/O error, `busy` when somebody writes to it
+ * @throws TypeError for wrong arguments
  */
 export function checkImage(image: string | ImageFile, options: CheckImageOptions = {}): CheckResult {
+  checkArguments("checkImage", image, options)
   return typeof image === "string" ? withFile(image, { ...options, readOnly: true }, checkQcow2) : checkQcow2(image)
 }
 
@@ -25,9 +31,17 @@ export function checkImage(image: string | ImageFile, options: CheckImageOptions
  * Repairs a qcow2 image, and checks it again: the result says what was fixed and what is still wrong. A crash in between does no harm.
  * @param image a path, or a file that is open for writing, which stays open
  * @throws BackingError when it cannot be checked or written, `busy` when somebody else has it open; what was done until then does no harm
+ * @throws TypeError for wrong arguments
  */
 export function repairImage(image: string | ImageFile, mode: RepairMode, options: CheckImageOptions = {}): CheckResult {
+  checkArguments("repairImage", image, options)
+  checkValue("repairImage", "mode", mode, REPAIR_MODES)
   return typeof image === "string" ? withFile(image, options, (file) => repairQcow2(file, mode)) : repairQcow2(image, mode)
+}
+
+function checkArguments(who: string, image: string | ImageFile, options: CheckImageOptions): void {
+  if (typeof image !== "string") checkImageFile(who, image)
+  checkOptions(who, options, CHECK_IMAGE_RULES)
 }
 
 function withFile<T>(path: string, options: CheckImageOptions & { readonly readOnly?: boolean }, work: (file: ImageFile) => T): T {

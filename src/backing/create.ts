@@ -1,11 +1,12 @@
 /** Makes new disk images by path, as `qemu-img create` does. */
+import { checkOptions, checkValue, type Rules } from "../options.ts"
 import { BackingError } from "./backing.ts"
 import { backingPath } from "./host/backing-path.ts"
 import { removeHostFile } from "./host/host-file.ts"
 import { LockedFile } from "./host/image-lock.ts"
 import type { ImageFile } from "./image-file.ts"
 import { type ImageFormat, openImage } from "./open.ts"
-import { type CreateQcow2Options, createQcow2 } from "./qcow2/create.ts"
+import { CREATE_QCOW2_RULES, type CreateQcow2Options, createQcow2 } from "./qcow2/create.ts"
 
 export interface CreateImageOptions extends Omit<CreateQcow2Options, "size"> {
   /** Guest-visible bytes; rounded up to a multiple of 512. May be left out with a backing file: then that one's size. */
@@ -14,11 +15,16 @@ export interface CreateImageOptions extends Omit<CreateQcow2Options, "size"> {
   readonly format?: ImageFormat
 }
 
+const CREATE_IMAGE_RULES: Rules<CreateImageOptions> = { ...CREATE_QCOW2_RULES, size: "number?", format: ["raw", "qcow2"] }
+
 /**
  * Makes a new image at `path`, which must not exist yet. Throws `invalid-argument` for options that contradict each other or exceed the format's
  * limits, and what opening the backing file throws; then nothing is left behind.
+ * @throws TypeError for a wrong argument: an option that does not exist, or a value of the wrong type
  */
 export function createImage(path: string, options: CreateImageOptions): void {
+  checkValue("createImage", "path", path, "string")
+  checkOptions("createImage", options, CREATE_IMAGE_RULES)
   const size = options.size ?? backingSize(path, options)
   const { format = "qcow2", ...qcow2 } = options
   if (format === "raw") refuseRawOptions(path, options, size)

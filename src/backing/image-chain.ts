@@ -2,6 +2,7 @@
  * Opens an image with all its backing files, through files that the host supplies: finds out formats, bounds the chain, and says who named what.
  * Nothing here needs Node; `open.ts` supplies Node's files.
  */
+import { checkValue } from "../options.ts"
 import { BackingError } from "./backing.ts"
 import type { ImageFile } from "./image-file.ts"
 import type { Decompressor } from "./qcow2/format/compression.ts"
@@ -76,6 +77,7 @@ function openLink(path: string, link: Link): RawBacking | Qcow2Image {
 function openBacking(reference: BackingReference, link: Link): RawBacking | Qcow2Image {
   const format = backingFormat(reference, link.options)
   const path = link.options.resolveBacking(reference)
+  checkValue("openImage", "what resolveBacking returns", path, "string")
   try {
     return openLink(path, { ...link, format, readOnly: true })
   } catch (error) {

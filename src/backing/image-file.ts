@@ -1,5 +1,7 @@
 /** ImageFile: the few file operations that disk images need. Formats are written against it alone, so that they also run over memory, a recorder or a browser's files. */
 
+import { checkMembers, type Rules } from "../options.ts"
+
 /**
  * What keeps other programs from opening an image while it is open. "qemu": locks that QEMU and openings of ours respect. "flock": a lock of flock(2),
  * which openings of ours respect, and QEMU does not. "none": nothing.
@@ -49,4 +51,41 @@ export interface ImageFile {
   sync(): void
   /** Releases the file. A second call does nothing. Does not sync. */
   close(): void
+}
+
+const IMAGE_FILE_RULES: Rules<ImageFile> = {
+  path: "string", readOnly: "boolean", size: "function", read: "function", readInto: "function", readv: "function", write: "function",
+  writeFrom: "function", writev: "function",
+  truncate: "function", punchHole: "function?", sync: "function", close: "function", lock: "any?",
+  canPunchHole: "any?", punchesAtOnce: "any?", zeroRange: "function?", zeroesAtOnce: "any?",
+}
+
+const NOTHING = new Uint8Array(0)
+
+/**
+ * Checks a file that somebody hands to `who`, the name of a function. Methods that return promises are refused: a promise taken for a
+ * number of bytes makes an empty image of any file. Makes two calls that change nothing: `size`, and a `read` of no bytes.
+ * @throws TypeError when it is not an `ImageFile`
+ */
+export function checkImageFile(who: string, file: ImageFile): void {
+  checkMembers(who, "the file", file, IMAGE_FILE_RULES, "ImageFile")
+  for (const [name, rule] of Object.entries(IMAGE_FILE_RULES)) {
+    if (rule !== "function" && rule !== "function?") continue
+    const method: unknown = Reflect.get(file, name)
+    if (typeof method === "function" && method.constructor.name === "AsyncFunction") throw notSynchronous(who, name)
+  }
+  if (isPromise(file.size())) throw notSynchronous(who, "size")
+  if (isPromise(file.read(NOTHING, 0))) throw notSynchronous(who, "read")
+}
+
+function isPromise(value: unknown): boolean {
+  if (typeof value !== "object" || value === null || typeof Reflect.get(value, "then") !== "function") return false
+  // It has been asked for in vain, and must not end the process when it rejects.
+  void Promise.resolve(value).catch(() => undefined)
+  return true
+}
+
+function notSynchronous(who: string, name: string): TypeError {
+  const rule = "the methods of an ImageFile are synchronous: see the interface ImageFile"
+  return new TypeError(`${who}: ${name} of the file returns a promise; ${rule}`)
 }

@@ -1,4 +1,5 @@
 /** MemoryBacking: a disk in memory that takes up only what was written to it. */
+import { checkOptions, type Rules } from "../options.ts"
 import { BackingError, checkRange, totalLength, type VirtioBacking } from "./backing.ts"
 
 /** Bytes that are allocated together. */
@@ -10,6 +11,8 @@ export interface MemoryBackingOptions {
   readonly readOnly?: boolean
 }
 
+const MEMORY_BACKING_RULES: Rules<MemoryBackingOptions> = { size: "number", readOnly: "boolean?" }
+
 /** A sparse disk in memory: chunks of 64 KiB come into being with the first write, so an empty disk of 1 TiB takes no room. */
 export class MemoryBacking implements VirtioBacking {
   readonly readOnly: boolean
@@ -18,7 +21,9 @@ export class MemoryBacking implements VirtioBacking {
   #size: number
   #closed = false
 
+  /** @throws TypeError for wrong options; BackingError ("invalid-argument") for a size that is not a number of bytes from 0 to 2^53 */
   constructor(options: MemoryBackingOptions) {
+    checkOptions("MemoryBacking", options, MEMORY_BACKING_RULES)
     checkSize(options.size)
     this.#size = options.size
     this.readOnly = options.readOnly ?? false

@@ -1,4 +1,5 @@
 /** openImage: opens disk images by path, on a host with Node. `resolveBacking` lets an embedder forbid or redirect names found in images. */
+import { checkOptions, checkValue, type Rules } from "../options.ts"
 import { backingPath } from "./host/backing-path.ts"
 import { LockedFile } from "./host/image-lock.ts"
 import { nodeDecompressor } from "./host/inflate.ts"
@@ -40,12 +41,20 @@ export interface OpenImageOptions {
   readonly cacheSize?: number
 }
 
+const OPEN_IMAGE_RULES: Rules<OpenImageOptions> = {
+  format: ["raw", "qcow2"], readOnly: "boolean?", probeBackingFormat: "boolean?", resolveBacking: "function?", ignoreLocks: "boolean?",
+  lockReadOnly: "boolean?", cacheSize: "number?",
+}
+
 /**
  * Opens a raw or qcow2 image with all its backing files. Throws `BackingError`: `not-found`, `permission`, `busy` when somebody else has it open,
  * `invalid-format`, `unsupported`, `corrupt`. Nothing is written before everything has been found in order; then a dirty image that is opened for
  * writing is repaired, and feature bits that are not kept up are cleared.
+ * @throws TypeError for a wrong argument: an option that does not exist, or a value of the wrong type
  */
 export function openImage(path: string, options: OpenImageOptions = {}): RawBacking | Qcow2Image {
+  checkValue("openImage", "path", path, "string")
+  checkOptions("openImage", options, OPEN_IMAGE_RULES)
   const { format, readOnly = false, cacheSize, ignoreLocks = false } = options
   // Whoever writes to a backing file destroys what was written on top of it.
   const lockReadOnly = !readOnly || options.lockReadOnly !== false

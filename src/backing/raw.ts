@@ -1,6 +1,7 @@
 /** RawBacking: a file whose bytes are the disk's bytes. */
+import { checkOptions, type Rules } from "../options.ts"
 import { BackingError, checkRange, totalLength, type VirtioBacking } from "./backing.ts"
-import type { ImageFile, ImageLock } from "./image-file.ts"
+import { checkImageFile, type ImageFile, type ImageLock } from "./image-file.ts"
 import { FOREIGN_SIGNATURES, QCOW_SIGNATURE } from "./signatures.ts"
 
 export interface RawBackingOptions {
@@ -11,6 +12,8 @@ export interface RawBackingOptions {
    */
   readonly guardSignatures?: boolean
 }
+
+const RAW_BACKING_RULES: Rules<RawBackingOptions> = { guardSignatures: "boolean?" }
 
 /** What a guest must not write over the start of a disk whose format was guessed. */
 const SIGNATURES: readonly Uint8Array[] = [QCOW_SIGNATURE, ...FOREIGN_SIGNATURES.map(([text]) => text)].map((text) => Uint8Array.from(text, (char) => char.charCodeAt(0)))
@@ -53,7 +56,10 @@ export class RawBacking implements VirtioBacking {
   /** The file says so itself wherever it is called; a short discard does not call it. */
   #closed = false
 
+  /** @throws TypeError for a file or an option that is none */
   constructor(file: ImageFile, options: RawBackingOptions = {}) {
+    checkImageFile("RawBacking", file)
+    checkOptions("RawBacking", options, RAW_BACKING_RULES)
     this.#file = file
     this.#guard = options.guardSignatures ?? false
     this.readOnly = file.readOnly

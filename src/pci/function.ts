@@ -2,6 +2,7 @@
  * PciFunction: a PCI function as software sees it: type 0 configuration space, BARs, capabilities, INTx and MSI-X. A device extends
  * it with what is behind the BARs. Any bus can host one: it needs only the methods below and a `PciInterrupts`.
  */
+import { checkMembers, checkOptions, type Rules } from "../options.ts"
 import { type AccessWidth, allOnes, truncate } from "./access.ts"
 import { type BarDefinition, BaseAddressRegisters } from "./base-address.ts"
 import { CapabilityList } from "./capabilities.ts"
@@ -36,6 +37,11 @@ export interface PciFunctionOptions {
   readonly interrupts: PciInterrupts
 }
 
+const PCI_FUNCTION_RULES: Rules<PciFunctionOptions> = {
+  vendorId: "number", deviceId: "number", revision: "number", classCode: "number", subsystemVendorId: "number", subsystemId: "number",
+  bars: "array", msix: "object?", interruptPin: "number?", interrupts: "object",
+}
+
 export abstract class PciFunction {
   /** The MSI-X state, undefined without the capability. */
   readonly msix: Msix | undefined
@@ -53,8 +59,13 @@ export abstract class PciFunction {
   #intxAsserted = false
   #pin = false
 
-  /** @throws RangeError when the BARs, the MSI-X structures or a capability have no room */
+  /**
+   * @throws RangeError when the BARs, the MSI-X structures or a capability have no room
+   * @throws TypeError for wrong options
+   */
   constructor(options: PciFunctionOptions) {
+    checkOptions("PciFunction", options, PCI_FUNCTION_RULES)
+    checkMembers("PciFunction", "interrupts", options.interrupts, { intx: "function", message: "function" }, "PciInterrupts")
     this.#interrupts = options.interrupts
     this.#registers = new BaseAddressRegisters(this.#config, options.bars)
     defineHeader(this.#config, options)

@@ -3,6 +3,7 @@
  * Addresses are guest-physical, in bytes, as plain numbers: a 64-bit address above 2^53 loses low bits, but is still far outside
  * of any RAM, so the one range check that every access makes refuses it.
  */
+import { checkOptions, described, type Rules, tagOf } from "../options.ts"
 
 const MAX_REGION_LENGTH = 2 ** 32
 
@@ -71,6 +72,8 @@ export interface GuestMemory {
   written?(address: number, length: number): void
 }
 
+export const GUEST_MEMORY_RULES: Rules<GuestMemory> = { generation: "number", region: "function", written: "function?" }
+
 /** A view of `length` bytes at `address`, or undefined unless all of them are in one region. */
 export function viewOf(memory: GuestMemory, address: number, length: number): Uint8Array | undefined {
   const region = memory.region(address)
@@ -87,6 +90,8 @@ export interface LinearMemoryOptions {
   readonly written?: (address: number, length: number) => void
 }
 
+const LINEAR_MEMORY_RULES: Rules<LinearMemoryOptions> = { start: "number?", length: "number?", written: "function?" }
+
 /**
  * RAM in one buffer: an ArrayBuffer, a SharedArrayBuffer (other threads may run the guest), a view of either, or a
  * WebAssembly.Memory, which may grow at any time: growth is noticed by itself.
@@ -100,10 +105,15 @@ export class LinearMemory implements GuestMemory {
   #region: RamRegion
   #generation = 0
 
+  /** @throws TypeError for RAM of another kind or wrong options, RangeError for a start or a length that cannot be */
   constructor(ram: ArrayBufferLike | Uint8Array | { readonly buffer: ArrayBufferLike; grow(pages: number): number }, options: LinearMemoryOptions = {}) {
+    checkOptions("LinearMemory", options, LINEAR_MEMORY_RULES)
+    checkRam("LinearMemory", "ram", ram)
     this.#start = options.start ?? 0
-    if (!Number.isSafeInteger(this.#start) || this.#start < 0) throw new RangeError(`start ${options.start} is no guest-physical address`)
+    if (!Number.isSafeInteger(this.#start) || this.#start < 0)
+      throw new RangeError(`start ${options.start} is not a guest-physical address`)
     this.#length = options.length ?? Infinity
+    if (!(this.#length >= 0)) throw new RangeError(`length ${options.length} is not a number of bytes`)
     if (options.written !== undefined) this.written = options.written
     if (ArrayBuffer.isView(ram)) {
       this.#buffer = ram.buffer
@@ -128,4 +138,13 @@ export class LinearMemory implements GuestMemory {
     const region = this.#region
     return address >= region.start && address < region.end ? region : undefined
   }
+}
+
+/** @throws TypeError unless `ram` is something that a guest's RAM may be in. Other typed arrays would count in units of several bytes. */
+export function checkRam(who: string, name: string, ram: unknown): void {
+  const isBuffer = (value: unknown): boolean => tagOf(value) === "ArrayBuffer" || tagOf(value) === "SharedArrayBuffer"
+  if (isBuffer(ram) || tagOf(ram) === "Uint8Array") return
+  const isWasm = typeof ram === "object" && ram !== null && !ArrayBuffer.isView(ram) && isBuffer(Reflect.get(ram, "buffer"))
+  const wanted = "an ArrayBuffer, a SharedArrayBuffer, a Uint8Array or a WebAssembly.Memory"
+  if (!isWasm) throw new TypeError(`${who}: ${name} must be ${wanted}, not ${described(ram)}`)
 }

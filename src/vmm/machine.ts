@@ -2,15 +2,16 @@
  * Machine: RAM, a PCI bus and an interrupt sink, wired: a virtual machine without a processor. What runs the guest (an emulator, the
  * driver in driver/, a test) reaches everything by port I/O, MMIO, RAM and the interrupt state. The map is in memory-map.ts.
  */
-import type { VirtioBacking } from "../backing/backing.ts"
+import { type VirtioBacking, checkBacking } from "../backing/backing.ts"
+import { checkOptions, checkValue, pickOptions, type Rules } from "../options.ts"
 import type { AccessWidth } from "../pci/access.ts"
 import { PCI_SLOTS, PciBus } from "../pci/bus.ts"
 import { ConfigMechanism1 } from "../pci/config-mechanism.ts"
 import type { PciFunction, PciInterrupts } from "../pci/function.ts"
-import type { VirtioBlkOptions } from "../virtio/blk/config.ts"
+import { VIRTIO_BLK_RULES, type VirtioBlkOptions } from "../virtio/blk/config.ts"
 import { VirtioBlk } from "../virtio/blk/device.ts"
-import { type GuestMemory, LinearMemory } from "../virtio/guest-memory.ts"
-import { VirtioPciFunction, type VirtioPciOptions } from "../virtio/pci/pci-transport.ts"
+import { checkRam, type GuestMemory, LinearMemory } from "../virtio/guest-memory.ts"
+import { VIRTIO_PCI_RULES, VirtioPciFunction, type VirtioPciOptions } from "../virtio/pci/pci-transport.ts"
 import { assignResources } from "./firmware.ts"
 import { HostBridge } from "./host-bridge.ts"
 import { type InterruptConnection, Interrupts } from "./interrupts.ts"
@@ -47,6 +48,9 @@ export interface AttachDiskOptions extends VirtioBlkOptions, VirtioPciOptions {
   readonly slot?: number
 }
 
+const MACHINE_RULES: Rules<MachineOptions> = { ramSize: "number?", memory: "object?", written: "function?", ejected: "function?" }
+const ATTACH_DISK_RULES: Rules<AttachDiskOptions> = { ...VIRTIO_BLK_RULES, ...VIRTIO_PCI_RULES, slot: "number?" }
+
 /** A disk on the bus. */
 export interface AttachedDisk extends PluggedFunction<VirtioPciFunction> {
   readonly device: VirtioBlk
@@ -66,8 +70,9 @@ export class Machine {
   readonly #connections = new Map<number, InterruptConnection>()
   readonly #hotplug: PciHotplug
 
-  /** @throws RangeError for a RAM size that cannot be */
+  /** @throws TypeError for wrong options, RangeError for a RAM size that cannot be */
   constructor(options: MachineOptions) {
+    checkOptions("Machine", options, MACHINE_RULES)
     this.memory = ramOf(options)
     this.pci.plug(0, new HostBridge())
     this.#hotplug = new PciHotplug({
@@ -130,11 +135,14 @@ export class Machine {
 
   /**
    * Puts a virtio-blk disk over `backing` on the bus, also while the machine runs. Who opened the backing closes it, see `detachDisk`.
-   * @throws RangeError for an option that makes no sense, and what `plug` throws
+   * @throws TypeError for a backing or an option that is none, RangeError for an option out of range, and what `plug` throws
    */
   attachDisk(backing: VirtioBacking, options: AttachDiskOptions = {}): AttachedDisk {
-    const device = new VirtioBlk(backing, options)
-    return { ...this.plug(options.slot, (wiring) => new VirtioPciFunction(device, { ...options, ...wiring })), device }
+    checkBacking("Machine.attachDisk", backing)
+    checkOptions("Machine.attachDisk", options, ATTACH_DISK_RULES)
+    const device = new VirtioBlk(backing, pickOptions(options, VIRTIO_BLK_RULES))
+    const transport = pickOptions(options, VIRTIO_PCI_RULES)
+    return { ...this.plug(options.slot, (wiring) => new VirtioPciFunction(device, { ...transport, ...wiring })), device }
   }
 
   /**
@@ -154,8 +162,11 @@ export class Machine {
    * interrupt line, and I/O and memory decoding, as from firmware. A guest that listens to ACPI hot-plug events is told.
    * @param make makes the function, given the RAM and the interrupts it is to use
    * @throws RangeError when there is no such slot or no room for its BARs, Error when the slot is occupied or none is free
+   * @throws TypeError for arguments of the wrong type
    */
   plug<F extends PciFunction>(slot: number | undefined, make: (wiring: PciWiring) => F): PluggedFunction<F> {
+    checkValue("Machine.plug", "slot", slot, "number?")
+    checkValue("Machine.plug", "make", make, "function")
     const place = slot ?? this.#emptySlot()
     const line = interruptLine(place)
     const connection = this.interrupts.connect(line)
@@ -226,6 +237,7 @@ export class Machine {
 
 function ramOf(options: MachineOptions): LinearMemory {
   const { ramSize, memory } = options
+  if (memory !== undefined) checkRam("Machine", "memory", memory)
   const available = memory === undefined ? MAX_RAM_SIZE : "buffer" in memory && !ArrayBuffer.isView(memory) ? memory.buffer.byteLength : memory.byteLength
   const size = ramSize ?? Math.min(available, MAX_RAM_SIZE)
   if (ramSize === undefined && memory === undefined) throw new RangeError("a machine needs ramSize, memory or both")

@@ -1,5 +1,6 @@
 /** HostFile: an ImageFile over a regular file of the host, by node:fs. What the host reports becomes a BackingError. */
 import { closeSync, constants, fdatasyncSync, fstatSync, ftruncateSync, openSync, readSync, readvSync, unlinkSync, writeSync, writevSync } from "node:fs"
+import { checkOptions, checkValue, type Rules } from "../../options.ts"
 import { BackingError, totalLength } from "../backing.ts"
 import type { ImageFile } from "../image-file.ts"
 import { canPunchHoles, fallocate } from "./fallocate.ts"
@@ -21,6 +22,8 @@ export interface HostFileOptions {
   readonly create?: boolean
 }
 
+const HOST_FILE_RULES: Rules<HostFileOptions> = { readOnly: "boolean?", create: "boolean?" }
+
 /** An `ImageFile` over a regular file of the host. */
 export class HostFile implements ImageFile {
   readonly path: string
@@ -39,6 +42,8 @@ export class HostFile implements ImageFile {
 
   /** Opens `path`. Throws `BackingError` when it is missing, not a regular file, not accessible, or larger than 2^53 bytes. */
   constructor(path: string, options: HostFileOptions = {}) {
+    checkValue("HostFile", "path", path, "string")
+    checkOptions("HostFile", options, HOST_FILE_RULES)
     this.path = path
     this.readOnly = options.readOnly ?? false
     const access = this.readOnly ? constants.O_RDONLY : constants.O_RDWR

@@ -1,5 +1,6 @@
 /** Makes new qcow2 images: header, refcounts, an empty L1 table and, when asked for, all mapping ahead of time. */
 import { BackingError } from "../backing.ts"
+import type { Rules } from "../../options.ts"
 import type { ImageFile } from "../image-file.ts"
 import { encodeText, roundUp, setU64, viewOf } from "./format/bytes.ts"
 import { encodeEntry } from "./format/entries.ts"
@@ -39,6 +40,12 @@ export interface CreateQcow2Options {
   readonly preallocation?: "off" | "metadata"
   /** Sets the feature bit by which other programs may defer refcounts. This program never does. Default false. */
   readonly lazyRefcounts?: boolean
+}
+
+export const CREATE_QCOW2_RULES: Rules<CreateQcow2Options> = {
+  size: "number", clusterSize: "number?", backing: "string?", backingFormat: ["raw", "qcow2"], refcountBits: "number?",
+  compat: ["0.10", "1.1"],
+  preallocation: ["off", "metadata"], lazyRefcounts: "boolean?",
 }
 
 const DEFAULT_CLUSTER_SIZE = 65536

@@ -1,6 +1,7 @@
 /** Opens a qcow2 image: everything that can refuse it comes before the first write (QC-LIM-06). Repairs a dirty image that is opened for writing. */
+import type { Rules } from "../../options.ts"
 import { BackingError } from "../backing.ts"
-import type { ImageFile } from "../image-file.ts"
+import { checkImageFile, type ImageFile } from "../image-file.ts"
 import { repairQcow2 } from "./check/repair.ts"
 import { decodeText } from "./format/bytes.ts"
 import type { Decompressor } from "./format/compression.ts"
@@ -33,14 +34,20 @@ export interface Qcow2Options {
   readonly cacheSize?: number
 }
 
+export const QCOW2_RULES: Rules<Qcow2Options> = {
+  readOnly: "boolean?", openBacking: "function?", decompressor: "object?", cacheSize: "number?",
+}
+
 const DEFAULT_CACHE_SIZE = 32 * 1024 * 1024
 
 /**
  * Opens the image in `file` and owns `file` from then on; when it throws, the caller still does. Opening for writing repairs a dirty image
  * (QC-FEAT-04) and clears the autoclear bits (QC-FEAT-03).
  * @throws BackingError `invalid-format`, `unsupported`, `corrupt`, or what the file and the backing file throw
+ * @throws TypeError for a file that is none
  */
 export function openQcow2Image(file: ImageFile, options: Qcow2Options = {}): Qcow2Image {
+  checkImageFile("openQcow2", file)
   const readOnly = options.readOnly ?? file.readOnly
   if (!readOnly && file.readOnly)
     throw new BackingError("read-only", "the file is open read-only, so the image cannot be opened for writing", { path: file.path })

@@ -1,4 +1,5 @@
 /** The block device's options, and the configuration space and feature bits that follow from them ([VIRTIO] 5.2.3 to 5.2.5). */
+import { checkNames, checkOptions, type Rules } from "../../options.ts"
 import type { VirtioBacking } from "../../backing/backing.ts"
 import { featureMask, hasBit, VIRTIO_F } from "../spec.ts"
 import { ID_SIZE, SECTOR_SIZE, VIRTIO_BLK_CONFIG, VIRTIO_BLK_F } from "./spec.ts"
@@ -23,6 +24,11 @@ export interface VirtioBlkOptions {
   readonly withoutFeatures?: readonly BlkFeatureName[]
 }
 
+export const VIRTIO_BLK_RULES: Rules<VirtioBlkOptions> = {
+  serial: "string?", queues: "number?", queueSize: "number?", blockSize: "number?", physicalBlockSize: "number?", optimalIoSize: "number?",
+  withoutFeatures: "array?",
+}
+
 /** Most segments of a DISCARD, and of a WRITE_ZEROES request. */
 export const MAX_DISCARD_SEGMENTS = 256
 export const MAX_WRITE_ZEROES_SEGMENTS = 16
@@ -44,8 +50,9 @@ export interface BlkParameters {
   readonly withoutFeatures: bigint
 }
 
-/** Checks the options. Throws RangeError with one line that says what is wrong. */
+/** Checks the options. Throws TypeError or RangeError with one line that says what is wrong. */
 export function blkParameters(options: VirtioBlkOptions): BlkParameters {
+  checkOptions("VirtioBlk", options, VIRTIO_BLK_RULES)
   const { serial = "", queues = 1, queueSize = 256, blockSize = SECTOR_SIZE, physicalBlockSize = blockSize, optimalIoSize = 0, withoutFeatures = [] } = options
   if (!isPowerOfTwo(blockSize) || blockSize < SECTOR_SIZE || blockSize > 65536) throw new RangeError(`blockSize: ${blockSize} is no power of two from 512 to 65536`)
   if (!isPowerOfTwo(physicalBlockSize) || physicalBlockSize < blockSize || physicalBlockSize / blockSize > 2 ** 15)
@@ -53,13 +60,10 @@ export function blkParameters(options: VirtioBlkOptions): BlkParameters {
   if (!Number.isInteger(optimalIoSize / blockSize) || optimalIoSize < 0 || optimalIoSize / blockSize > 0xffff_ffff)
     throw new RangeError(`optimalIoSize: ${optimalIoSize} is no multiple of blockSize (${blockSize})`)
   if (!/^[\x20-\x7e]*$/.test(serial)) throw new RangeError("serial: only printable ASCII characters can be shown to a guest")
-  const known: Readonly<Record<string, number>> = { ...VIRTIO_BLK_F, ...VIRTIO_F }
-  const bits = withoutFeatures.map((name) => {
-    const bit = known[name]
-    // JavaScript callers have no compiler to tell them.
-    if (bit === undefined) throw new RangeError(`withoutFeatures: ${String(name)} is no feature of this device`)
-    return bit
-  })
+  const { VERSION_1: _, ...ringFeatures } = VIRTIO_F
+  const known: Readonly<Record<BlkFeatureName, number>> = { ...VIRTIO_BLK_F, ...ringFeatures }
+  checkNames("VirtioBlk", "withoutFeatures", withoutFeatures, Object.keys(known))
+  const bits = withoutFeatures.map((name) => known[name])
   if (withoutFeatures.includes("FLUSH")) bits.push(VIRTIO_BLK_F.CONFIG_WCE)
   return {
     serial: Uint8Array.from(serial.slice(0, ID_SIZE), (char) => char.charCodeAt(0)),

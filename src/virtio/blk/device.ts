@@ -2,7 +2,7 @@
  * VirtioBlk: the block device ([VIRTIO] 5.2). Takes a batch of requests from a queue, merges neighbours into one vectored call on
  * the backing, and completes each request exactly once, at once or when the backing's promise settles.
  */
-import { BackingError, type BackingErrorCode, type VirtioBacking } from "../../backing/backing.ts"
+import { BackingError, type BackingErrorCode, checkBacking, checkBackingSize, type VirtioBacking } from "../../backing/backing.ts"
 import { VirtioDevice } from "../device.ts"
 import { SegmentList } from "../queue/descriptor-chain.ts"
 import { type SplitQueue, VirtqueueError } from "../queue/split-queue.ts"
@@ -66,8 +66,12 @@ export class VirtioBlk extends VirtioDevice {
   /** Thrown by a backing, but no BackingError: somebody's bug, thrown on once the guest has its answers. */
   #bugs: unknown[] = []
 
-  /** Throws RangeError when an option makes no sense. */
+  /**
+   * @throws TypeError when `backing` is not a `VirtioBacking`, or for an option that does not exist or has the wrong type
+   * @throws RangeError for an option that is out of range
+   */
   constructor(backing: VirtioBacking, options: VirtioBlkOptions = {}) {
+    checkBacking("VirtioBlk", backing)
     const parameters = blkParameters(options)
     super({ ...parameters, configSize: VIRTIO_BLK_CONFIG_SIZE, features: blkFeatures(backing, parameters) })
     this.backing = backing
@@ -86,8 +90,12 @@ export class VirtioBlk extends VirtioDevice {
     return this.backing.readOnly
   }
 
-  /** To be called after the backing's size has changed: tells the guest. Requests that are under way were judged by the old size. */
+  /**
+   * To be called after the backing's size has changed: tells the guest. Requests that are under way were judged by the old size.
+   * @throws TypeError when the backing's size is not a number of bytes
+   */
   capacityChanged(): void {
+    checkBackingSize("VirtioBlk", this.backing.size)
     const before = this.#capacity
     this.#readCapacity()
     if (this.#capacity !== before) this.configChanged()

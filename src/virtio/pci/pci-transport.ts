@@ -2,10 +2,11 @@
  * VirtioPciFunction: a virtio device as a PCI function ([VIRTIO] 4.1): transitional (both interfaces), modern or legacy only.
  * It knows nothing of the device type behind it.
  */
+import { checkMembers, checkOptions, type Rules } from "../../options.ts"
 import { type AccessWidth, type BarDefinition, PciFunction, type PciInterrupts } from "../../pci/function.ts"
 import { CommonConfig, COMMON_CONFIG_SIZE, NO_VECTOR } from "./common-config.ts"
 import type { VirtioDevice, VirtioTransport } from "../device.ts"
-import type { GuestMemory } from "../guest-memory.ts"
+import { GUEST_MEMORY_RULES, type GuestMemory } from "../guest-memory.ts"
 import { LegacyRegisters, legacyBarSize } from "./legacy-registers.ts"
 import { type PciFunctionState, savedNumber, savedNumbers, savedObject } from "../../pci/state.ts"
 import { DEVICE_STATUS } from "../spec.ts"
@@ -45,6 +46,10 @@ export interface VirtioPciOptions {
   readonly modernBar?: "memory" | "io"
   /** Number of MSI-X vectors, 0 (no MSI-X) to 2048. Default: one for each queue and one for configuration changes. */
   readonly vectors?: number
+}
+
+export const VIRTIO_PCI_RULES: Rules<VirtioPciOptions> = {
+  interface: ["transitional", "modern", "legacy"], modernBar: ["memory", "io"], vectors: "number?",
 }
 
 /** Changes with the meaning of what is saved. */
@@ -91,11 +96,14 @@ export class VirtioPciFunction extends PciFunction implements VirtioTransport {
   /** Offset in configuration space of the access window capability; 0: there is none. */
   #window = 0
 
-  /** Puts `device` behind a new PCI function. Throws RangeError when an option makes no sense. */
+  /**
+   * Puts `device` behind a new PCI function.
+   * @throws TypeError for wrong options, RangeError for a number of vectors that cannot be
+   */
   constructor(device: VirtioDevice, options: VirtioPciOptions & VirtioPciWiring) {
+    checkOptions("VirtioPciFunction", options, { ...VIRTIO_PCI_RULES, memory: "object", interrupts: "object" })
+    checkMembers("VirtioPciFunction", "memory", options.memory, GUEST_MEMORY_RULES, "GuestMemory")
     const kind = options.interface ?? "transitional"
-    // JavaScript callers have no compiler to tell them.
-    if (!["transitional", "modern", "legacy"].includes(kind)) throw new RangeError(`interface: ${kind} is none of transitional, modern and legacy`)
     const vectors = options.vectors ?? Math.min(Math.max(device.queueCount + 1, 2), MAX_VECTORS)
     if (!Number.isInteger(vectors) || vectors < 0 || vectors > MAX_VECTORS) throw new RangeError(`vectors: ${vectors} is no number from 0 to ${MAX_VECTORS}`)
     const modern = kind === "legacy" ? undefined : modernLayout(device, options.modernBar ?? "memory")
@@ -329,7 +337,6 @@ function modernLayout(device: VirtioDevice, bar: "memory" | "io"): ModernLayout 
     const layout = { common: 0x00, isr: 0x40, notify: 0x44, notifyLength: 4, notifyMultiplier: 0, device: 0x80 }
     return { bar: { index: MODERN_BAR, kind: "io", size: 256 }, ...layout }
   }
-  if (bar !== "memory") throw new RangeError(`modernBar: ${String(bar)} is neither memory nor io`)
   const notify = 0x3000
   const notifyLength = 4 * device.queueCount
   const size = 2 ** Math.ceil(Math.log2(notify + notifyLength))

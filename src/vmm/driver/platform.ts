@@ -2,6 +2,7 @@
  * Platform: all that the driver knows about its machine, which is what a guest kernel has: port I/O, memory-mapped I/O, RAM and
  * interrupts. A `Machine` is a platform; an emulator can be one, too.
  */
+import { checkMembers, type Rules } from "../../options.ts"
 
 /** Bytes of one register access. */
 export type Width = 1 | 2 | 4
@@ -34,4 +35,13 @@ export interface Platform {
   /** Guest-physical memory from 0. It may be replaced at any time (a WebAssembly memory that grows): read it before each use. */
   readonly ram: Uint8Array
   readonly interrupts: PlatformInterrupts
+}
+
+const PLATFORM_RULES: Rules<Platform> = {
+  portRead: "function", portWrite: "function", mmioRead: "function", mmioWrite: "function", ram: "object", interrupts: "object",
+}
+
+/** @throws TypeError when what `who`, a function's name, was given is not a `Platform` */
+export function checkPlatform(who: string, platform: Platform): void {
+  checkMembers(who, "the platform", platform, PLATFORM_RULES, "Platform")
 }

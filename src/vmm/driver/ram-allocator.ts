@@ -2,6 +2,7 @@
  * RamAllocator: hands out pieces of guest RAM for rings and buffers, as a kernel's allocator would. First fit over a sorted list
  * of free extents; neighbours merge when freed.
  */
+import { checkOptions } from "../../options.ts"
 import { DriverError } from "./errors.ts"
 import type { Platform } from "./platform.ts"
 
@@ -30,8 +31,9 @@ export class RamAllocator {
   readonly #free: Extent[]
   readonly #allocated = new Map<number, number>()
 
-  /** @throws RangeError when the range is not a range of addresses */
+  /** @throws TypeError for wrong options, RangeError when the range is not a range of addresses */
   constructor(range: RamRange) {
+    checkOptions("RamAllocator", range, { start: "number", length: "number" })
     if (!Number.isSafeInteger(range.start) || !Number.isSafeInteger(range.length) || range.start < 0 || range.length < 0) {
       throw new RangeError(`${range.start} + ${range.length} is not a range of guest RAM`)
     }

@@ -1,6 +1,7 @@
 /** attachToV86: a virtio disk for v86 (github.com/copy/v86), which needs no change for it. */
-import type { VirtioBacking } from "../../backing/backing.ts"
-import type { VirtioBlkOptions } from "../../virtio/blk/config.ts"
+import { checkBacking, type VirtioBacking } from "../../backing/backing.ts"
+import { checkMembers, checkOptions, pickOptions, type Rules } from "../../options.ts"
+import { VIRTIO_BLK_RULES, type VirtioBlkOptions } from "../../virtio/blk/config.ts"
 import { VirtioBlk } from "../../virtio/blk/device.ts"
 import { VirtioPciFunction, type VirtioPciInterface } from "../../virtio/pci/pci-transport.ts"
 import { type V86Device, V86Host } from "./host.ts"
@@ -20,6 +21,9 @@ export interface V86DiskOptions extends VirtioBlkOptions {
   /** Which drivers can use it: any (the default), those of virtio 1.0 and later only, those of before 1.0 only. */
   readonly interface?: VirtioPciInterface
 }
+
+const V86_DISK_RULES: Rules<V86DiskOptions> = { ...VIRTIO_BLK_RULES, slot: "number?", interface: ["transitional", "modern", "legacy"] }
+const V86_EMULATOR_RULES: Rules<V86Emulator> = { add_listener: "function", save_state: "function", restore_state: "function" }
 
 /** A disk in a v86 machine. */
 export interface V86Disk {
@@ -66,10 +70,14 @@ const hosts = new WeakMap<V86Emulator, V86Host>()
  * device; what is on the disk is not in the state: stop the emulator, save the state, copy the image, go on. Restore into a machine
  * with the same disks in the same slots over that copy. The backing stays the caller's to close.
  *
- * @throws RangeError when an option makes no sense; Error when the slot is taken (from v86's event when the machine did not exist yet)
+ * @throws TypeError for an emulator, a backing or an option that is none; RangeError for an option out of range
+ * @throws Error when the slot is taken (from v86's event when the machine did not exist yet)
  */
 export function attachToV86(emulator: V86Emulator, backing: VirtioBacking, options: V86DiskOptions = {}): V86Disk {
-  const device = new VirtioBlk(backing, { queues: QUEUES, ...options })
+  checkMembers("attachToV86", "the emulator", emulator, V86_EMULATOR_RULES, "V86Emulator")
+  checkBacking("attachToV86", backing)
+  checkOptions("attachToV86", options, V86_DISK_RULES)
+  const device = new VirtioBlk(backing, { queues: QUEUES, ...pickOptions(options, VIRTIO_BLK_RULES) })
   if (options.slot !== undefined && (!Number.isInteger(options.slot) || options.slot < 1 || options.slot > 31)) throw new RangeError(`slot ${options.slot}: 1 to 31`)
   let place: Place | undefined
   let detached = false

@@ -134,8 +134,11 @@ describe("capabilities", () => {
     expect(() => attach({ vectors: 2049 })).toThrow(RangeError)
   })
 
-  it.each([[{ interface: "legcay" }, "interface: legcay is none of transitional, modern and legacy"], [{ modernBar: "mem" }, "modernBar: mem is neither memory nor io"]])("%o, which a compiler would have refused, is not taken for the default", (options, reason) => {
-    expect(() => attach(options as AttachDiskOptions)).toThrow(new RangeError(reason))
+  it.each([
+    [{ interface: "legcay" }, 'interface must be "transitional", "modern" or "legacy", not the string "legcay"; did you mean "legacy"?'],
+    [{ modernBar: "mem" }, 'modernBar must be "memory" or "io", not the string "mem"; did you mean "memory"?'],
+  ])("%o, which a compiler would have refused, is not taken for the default", (options, reason) => {
+    expect(() => attach(options as AttachDiskOptions)).toThrow(new TypeError(`Machine.attachDisk: ${reason}`))
   })
 })
 

@@ -2,16 +2,19 @@
  * BlockDriver: does what a guest kernel's virtio-blk driver does, to use or to test a virtio block device: reads, writes, flushes,
  * discards, and any request that a test makes up, over a modern or a legacy device. [VIRTIO] 5.2.
  */
+import { checkBytes, checkOptions, checkValue, pickOptions, type Rules } from "../../../options.ts"
 import { BLK_CONFIG, BLK_ID_SIZE, BLK_LIFETIME_SIZE, BLK_RANGE, SECTOR_SIZE } from "./spec.ts"
 import type { BlockIdentity } from "./config.ts"
-import { BlockEngine, type BlockEngineOptions } from "./engine.ts"
-import type { BlockFraming } from "./framing.ts"
+import { BLOCK_ENGINE_RULES, BlockEngine, type BlockEngineOptions } from "./engine.ts"
+import { type BlockFraming, checkFraming } from "./framing.ts"
 import { encodeRanges, type SectorRange, splitRanges } from "./ranges.ts"
-import { type BlockReply, type BlockRequest, BlockSender, type RequestOptions } from "./sender.ts"
+import {
+  type BlockReply, type BlockRequest, BlockSender, checkBlockRequest, checkRequest, NO_OPTIONS, REQUEST_RULES, type RequestOptions,
+} from "./sender.ts"
 import { runTransfer, type Transfer, type TransferPort } from "./transfer.ts"
 import { DriverError } from "../errors.ts"
 import { includesFeature } from "../virtio/features.ts"
-import { enumeratePci, type EnumerateOptions, type PciDevice } from "../pci/device.ts"
+import { checkPciDevice, enumeratePci, type EnumerateOptions, type PciDevice } from "../pci/device.ts"
 import type { Platform } from "../platform.ts"
 import type { IndirectTable, Segment } from "../virtio/split-ring.ts"
 import type { VirtioDriver } from "../virtio/driver.ts"
@@ -32,6 +35,11 @@ export interface WriteZeroesOptions extends RequestOptions {
   /** The device may free the space. Default false. */
   readonly unmap?: boolean
 }
+
+const BLOCK_DRIVER_RULES: Rules<BlockDriverOptions> = {
+  ...BLOCK_ENGINE_RULES, framing: "object?", maxRequestBytes: "number?", depth: "number?", strictUsedLength: "boolean?",
+}
+const WRITE_ZEROES_RULES: Rules<WriteZeroesOptions> = { ...REQUEST_RULES, unmap: "boolean?" }
 
 /** Device lifetime estimates, [VIRTIO] 5.2.6. */
 export interface BlockLifetime {
@@ -68,6 +76,9 @@ export class BlockDriver {
   #resetting: Promise<void> | undefined
 
   private constructor(device: PciDevice, options: BlockDriverOptions) {
+    checkPciDevice("BlockDriver.open", device)
+    checkOptions("BlockDriver.open", options, BLOCK_DRIVER_RULES)
+    if (options.framing !== undefined) checkFraming("BlockDriver.open", options.framing)
     this.#engine = new BlockEngine(device, options)
     this.#sender = new BlockSender(this.#engine, options)
     this.#depth = Math.max(1, options.depth ?? DEFAULT_DEPTH)
@@ -75,7 +86,8 @@ export class BlockDriver {
 
   /**
    * Resets the device, negotiates, sets up queues and interrupts, and makes it live.
-   * @throws DriverError
+   * @throws DriverError, as a rejection like all that follow
+   * @throws TypeError for a device or an option that is none
    */
   static async open(device: PciDevice, options: BlockDriverOptions = {}): Promise<BlockDriver> {
     const driver = new BlockDriver(device, options)
@@ -104,7 +116,7 @@ export class BlockDriver {
   }
 
   /** Reads `count` sectors. The device decides about a range beyond its capacity: it is not checked here. */
-  async read(sector: number, count: number, options: RequestOptions = {}): Promise<Uint8Array> {
+  async read(sector: number, count: number, options: RequestOptions = NO_OPTIONS): Promise<Uint8Array> {
     if (!Number.isSafeInteger(count) || count < 0) throw new RangeError(`cannot read ${count} sectors`)
     const target = new Uint8Array(count * SECTOR_SIZE)
     await this.readInto(sector, target, options)
@@ -112,58 +124,72 @@ export class BlockDriver {
   }
 
   /** Reads as many sectors as `target` holds. A long read has several requests in flight, see `depth`. */
-  readInto(sector: number, target: Uint8Array, options: RequestOptions = {}): Promise<void> {
+  async readInto(sector: number, target: Uint8Array, options: RequestOptions = NO_OPTIONS): Promise<void> {
+    checkBytes("BlockDriver.readInto", "target", target)
     const drain = (data: Uint8Array, offset: number): void => target.set(data, offset)
-    return this.#transfer("IN", { sector, length: target.length, drain }, options)
+    await this.#transfer("IN", { sector, length: target.length, drain }, options)
   }
 
   /**
    * Reads `count` sectors and passes them to `consume` in order, piece by piece. A piece is a view of guest RAM, not a copy: it is valid
    * until `consume` returns, or until the promise that it returns has settled.
    */
-  readStream(sector: number, count: number, consume: (data: Uint8Array, sector: number) => void | Promise<void>, options: RequestOptions = {}): Promise<void> {
+  async readStream(
+    sector: number,
+    count: number,
+    consume: (data: Uint8Array, sector: number) => void | Promise<void>,
+    options: RequestOptions = NO_OPTIONS,
+  ): Promise<void> {
+    checkValue("BlockDriver.readStream", "consume", consume, "function")
     const drain = (data: Uint8Array, offset: number): void | Promise<void> => consume(data, sector + offset / SECTOR_SIZE)
-    return this.#transfer("IN", { sector, length: count * SECTOR_SIZE, drain }, options)
+    await this.#transfer("IN", { sector, length: count * SECTOR_SIZE, drain }, options)
   }
 
   /** Writes `data`, whole sectors. */
-  write(sector: number, data: Uint8Array, options: RequestOptions = {}): Promise<void> {
+  async write(sector: number, data: Uint8Array, options: RequestOptions = NO_OPTIONS): Promise<void> {
+    checkBytes("BlockDriver.write", "data", data)
     const fill = (target: Uint8Array, offset: number): void => target.set(data.subarray(offset, offset + target.length))
-    return this.#transfer("OUT", { sector, length: data.length, fill }, options)
+    await this.#transfer("OUT", { sector, length: data.length, fill }, options)
   }
 
   /** Resolves when everything written before is on stable storage. */
-  async flush(options: RequestOptions = {}): Promise<void> {
-    await this.#sender.checked("FLUSH", pick(options))
+  async flush(options: RequestOptions = NO_OPTIONS): Promise<void> {
+    checkRequest("BlockDriver.flush", options, REQUEST_RULES)
+    await this.#sender.checked("FLUSH", options)
   }
 
   /** Tells the device that it need not keep these sectors. Splits them to the device's limits. Rejects with `DriverError` ("unsupported") without DISCARD. */
-  async discard(ranges: readonly SectorRange[], options: RequestOptions = {}): Promise<void> {
+  async discard(ranges: readonly SectorRange[], options: RequestOptions = NO_OPTIONS): Promise<void> {
+    checkRequest("BlockDriver.discard", options, REQUEST_RULES)
     await this.#ranges("DISCARD", ranges, 0, this.#engine.identity.discard, options)
   }
 
   /** Makes these sectors read as zeroes. Splits them to the device's limits. Rejects with `DriverError` ("unsupported") without WRITE_ZEROES. */
-  async writeZeroes(ranges: readonly SectorRange[], options: WriteZeroesOptions = {}): Promise<void> {
+  async writeZeroes(ranges: readonly SectorRange[], options: WriteZeroesOptions = NO_OPTIONS): Promise<void> {
+    checkRequest("BlockDriver.writeZeroes", options, WRITE_ZEROES_RULES)
     const flags = options.unmap === true ? BLK_RANGE.UNMAP : 0
     await this.#ranges("WRITE_ZEROES", ranges, flags, this.#engine.identity.writeZeroes, options)
   }
 
   /** Erases these sectors so that nobody can recover them. Rejects with `DriverError` ("unsupported") without SECURE_ERASE. */
-  async secureErase(ranges: readonly SectorRange[], options: RequestOptions = {}): Promise<void> {
+  async secureErase(ranges: readonly SectorRange[], options: RequestOptions = NO_OPTIONS): Promise<void> {
+    checkRequest("BlockDriver.secureErase", options, REQUEST_RULES)
     await this.#ranges("SECURE_ERASE", ranges, 0, this.#engine.identity.secureErase, options)
   }
 
   /** The device's id (serial number): up to 20 characters. */
-  async getId(options: RequestOptions = {}): Promise<string> {
-    const data = await this.#sender.checked("GET_ID", { ...pick(options), dataIn: BLK_ID_SIZE })
+  async getId(options: RequestOptions = NO_OPTIONS): Promise<string> {
+    checkRequest("BlockDriver.getId", options, REQUEST_RULES)
+    const data = await this.#sender.checked("GET_ID", { ...options, dataIn: BLK_ID_SIZE })
     const end = data.indexOf(0)
     return String.fromCharCode(...data.subarray(0, end < 0 ? BLK_ID_SIZE : end))
   }
 
   /** Reads the wear of the storage behind the device. Rejects with `DriverError` ("unsupported") without LIFETIME. */
-  async getLifetime(options: RequestOptions = {}): Promise<BlockLifetime> {
+  async getLifetime(options: RequestOptions = NO_OPTIONS): Promise<BlockLifetime> {
+    checkRequest("BlockDriver.getLifetime", options, REQUEST_RULES)
     this.#need("LIFETIME")
-    const data = await this.#sender.checked("GET_LIFETIME", { ...pick(options), dataIn: BLK_LIFETIME_SIZE })
+    const data = await this.#sender.checked("GET_LIFETIME", { ...options, dataIn: BLK_LIFETIME_SIZE })
     const view = new DataView(data.buffer, data.byteOffset, data.length)
     return { preEolInfo: view.getUint16(0, true), typeA: view.getUint16(2, true), typeB: view.getUint16(4, true) }
   }
@@ -181,17 +207,21 @@ export class BlockDriver {
    * Sends any request, sensible or not, as one chain, and resolves with what came back. A status other than OK is not an error here.
    * Rejects with `RangeError` for a framing that does not fit the queue.
    */
-  request(request: BlockRequest): Promise<BlockReply> {
+  async request(request: BlockRequest): Promise<BlockReply> {
+    checkBlockRequest("BlockDriver.request", request)
     return this.#sender.request(request)
   }
 
   /** Sends a chain of any segments. Resolves with the used length. The memory is the caller's. */
   async submit(segments: readonly Segment[], options: { readonly queue?: number; readonly table?: IndirectTable } = {}): Promise<number> {
+    checkValue("BlockDriver.submit", "segments", segments, "array")
+    checkOptions("BlockDriver.submit", options, { queue: "number?", table: "object?" })
     return this.#engine.submit({ queue: options.queue ?? 0, segments, table: options.table })
   }
 
   /** Resolves with the used length of a chain that was written by hand into descriptors from `SplitRing.reserve`. */
   async whenUsed(head: number, options: { readonly queue?: number } = {}): Promise<number> {
+    checkOptions("BlockDriver.whenUsed", options, { queue: "number?" })
     return this.#engine.whenUsed(head, options.queue ?? 0)
   }
 
@@ -256,6 +286,7 @@ export class BlockDriver {
     limits: RangeLimits | undefined,
     options: RequestOptions,
   ): Promise<void> {
+    checkValue("BlockDriver", "ranges", ranges, "array")
     if (limits === undefined) throw new DriverError("unsupported", `${name} is not negotiated`)
     const pieces = splitRanges(ranges, limits.maxSectors)
     const perRequest = Math.max(1, limits.maxRanges)
@@ -263,7 +294,7 @@ export class BlockDriver {
     this.batch(() => {
       for (let first = 0; first < pieces.length; first += perRequest) {
         const dataOut = encodeRanges(pieces.slice(first, first + perRequest), flags)
-        requests.push(this.#sender.checked(name, { ...pick(options), dataOut }))
+        requests.push(this.#sender.checked(name, { ...pickOptions(options, REQUEST_RULES), dataOut }))
       }
     })
     // Wait for all of them: a caller that hears of a failure may rely on it that nothing is in flight any more.
@@ -273,19 +304,15 @@ export class BlockDriver {
   /** Async, so that wrong arguments reject, as all other failures do. */
   async #transfer(name: "IN" | "OUT", transfer: Omit<Transfer, "chunk">, options: RequestOptions): Promise<void> {
     const { sector, length } = transfer
+    checkRequest(name === "IN" ? "BlockDriver.read" : "BlockDriver.write", options, REQUEST_RULES)
     if (!Number.isSafeInteger(sector) || sector < 0) throw new RangeError(`sector ${sector} is not a whole number from 0 up`)
     if (!Number.isSafeInteger(length) || length < 0 || length % SECTOR_SIZE !== 0) throw new RangeError(`${length} bytes are not a whole number of sectors`)
     const chunk = this.#sender.largestRequest(options)
     const bytes = Math.min(chunk, length)
     const port: TransferPort = {
-      openSlots: (count) => this.#sender.openSlots(name, bytes, Math.min(count, this.#depth), pick(options)),
+      openSlots: (count) => this.#sender.openSlots(name, bytes, Math.min(count, this.#depth), options),
       batch: (submit) => this.batch(submit),
     }
     await runTransfer(port, { ...transfer, chunk })
   }
-}
-
-/** The options that every kind of request has. */
-function pick(options: RequestOptions): RequestOptions {
-  return { ...(options.queue !== undefined && { queue: options.queue }), ...(options.framing !== undefined && { framing: options.framing }) }
 }

@@ -2,6 +2,7 @@
  * BlockEngine: moves chains through the queues of a virtio block device: submission, kicks, completions by interrupt or by polling, failure
  * of the device, reset. It does not know what is in a chain.
  */
+import { pickOptions, type Rules } from "../../../options.ts"
 import { type BlockIdentity, readBlockConfig } from "./config.ts"
 import { BlockQueue, type Chain } from "./queue.ts"
 import { DriverError } from "../errors.ts"
@@ -9,7 +10,7 @@ import { includesFeature } from "../virtio/features.ts"
 import type { PciDevice } from "../pci/device.ts"
 import { type RequestBuffer, RequestBuffers } from "./request-buffer.ts"
 import type { IndirectTable, Segment } from "../virtio/split-ring.ts"
-import { VirtioDriver, type VirtioDriverOptions } from "../virtio/driver.ts"
+import { VIRTIO_DRIVER_RULES, VirtioDriver, type VirtioDriverOptions } from "../virtio/driver.ts"
 import { Watch } from "./watch.ts"
 
 const DEFAULT_WATCH_INTERVAL = 50
@@ -23,6 +24,8 @@ export interface BlockEngineOptions extends VirtioDriverOptions {
    */
   readonly watchInterval?: number
 }
+
+export const BLOCK_ENGINE_RULES: Rules<BlockEngineOptions> = { ...VIRTIO_DRIVER_RULES, queues: "number?", watchInterval: "number?" }
 
 /** A chain to send. */
 export interface Submission {
@@ -54,7 +57,7 @@ export class BlockEngine {
       configurationChanged: () => this.#onConfiguration(),
       superseded: () => this.#end(new DriverError("reset", "another driver has taken the device over")),
     }
-    this.virtio = new VirtioDriver(device, events, options)
+    this.virtio = new VirtioDriver(device, events, pickOptions(options, VIRTIO_DRIVER_RULES))
     this.buffers = new RequestBuffers(this.virtio.memory)
     this.#queueCount = options.queues ?? 1
     this.#watch = new Watch({ interval: options.watchInterval ?? DEFAULT_WATCH_INTERVAL, look: () => this.#look() })

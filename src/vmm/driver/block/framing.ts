@@ -3,6 +3,7 @@
  *
  * A request is two runs of bytes: what the device reads (header, then data), and what it writes (data, then the status byte).
  */
+import { checkOptions, type Rules } from "../../../options.ts"
 import { BLK_HEADER } from "./spec.ts"
 import type { Segment } from "../virtio/split-ring.ts"
 
@@ -24,6 +25,15 @@ export interface BlockFraming {
    * Default: a table where INDIRECT_DESC is negotiated.
    */
   readonly indirect?: boolean | { readonly direct: number }
+}
+
+const FRAMING_RULES: Rules<BlockFraming> = {
+  readable: "array?", writable: "array?", segmentSize: "number?", scattered: "boolean?", indirect: "any?",
+}
+
+/** @throws TypeError for a wrong option of a framing */
+export function checkFraming(who: string, framing: BlockFraming): void {
+  checkOptions(`${who}, framing`, framing, FRAMING_RULES)
 }
 
 /** Sizes of the descriptors of one request, readable ones and writable ones. */

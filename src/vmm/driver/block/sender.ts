@@ -1,9 +1,10 @@
 /**
  * BlockSender: turns block requests into chains (header, data and status in guest RAM, framed as asked) and checks what came back.
  */
+import { checkBytes, checkOptions, type Rules } from "../../../options.ts"
 import { BLK_HEADER, BLK_S, BLK_T, SECTOR_SIZE } from "./spec.ts"
 import type { BlockEngine } from "./engine.ts"
-import { type BlockFraming, type FramePlan, planFrame, segmentsOf } from "./framing.ts"
+import { type BlockFraming, checkFraming, type FramePlan, planFrame, segmentsOf } from "./framing.ts"
 import type { TransferSlot } from "./transfer.ts"
 import { BlockRequestError, DriverError } from "../errors.ts"
 import { includesFeature } from "../virtio/features.ts"
@@ -29,6 +30,27 @@ export interface BlockRequest extends RequestOptions {
   readonly dataOut?: Uint8Array
   /** Bytes for the device to write before the status. Default 0. */
   readonly dataIn?: number
+}
+
+export const REQUEST_RULES: Rules<RequestOptions> = { queue: "number?", framing: "object?" }
+const BLOCK_REQUEST_RULES: Rules<BlockRequest> = {
+  ...REQUEST_RULES, type: "number", sector: "any?", reserved: "number?", dataOut: "object?", dataIn: "number?",
+}
+
+/** What most calls pass: there is nothing to check. */
+export const NO_OPTIONS: RequestOptions = {}
+
+/** @throws TypeError for a wrong option of a request */
+export function checkRequest<O extends RequestOptions>(who: string, options: O, rules: Rules<O>): void {
+  if (options === NO_OPTIONS) return
+  checkOptions(who, options, rules)
+  if (options.framing !== undefined) checkFraming(who, options.framing)
+}
+
+/** @throws TypeError for a request that is none */
+export function checkBlockRequest(who: string, request: BlockRequest): void {
+  checkRequest(who, request, BLOCK_REQUEST_RULES)
+  if (request.dataOut !== undefined) checkBytes(who, "dataOut", request.dataOut)
 }
 
 /** What came back. */

@@ -1,7 +1,8 @@
 /**
  * PCI configuration space access: mechanism #1 (ports 0xCF8 and 0xCFC), and ECAM (memory space) as the alternative.
  */
-import type { Platform, Width } from "../platform.ts"
+import { checkOptions } from "../../../options.ts"
+import { checkPlatform, type Platform, type Width } from "../platform.ts"
 import { CONFIG_PORT } from "./spec.ts"
 
 /** Where a PCI function sits. */
@@ -29,7 +30,9 @@ export function formatPciAddress(at: PciAddress): string {
 export class ConfigMechanism1Access implements ConfigAccess {
   readonly #platform: Platform
 
+  /** @throws TypeError when `platform` is not a `Platform` */
   constructor(platform: Platform) {
+    checkPlatform("ConfigMechanism1Access", platform)
     this.#platform = platform
   }
 
@@ -60,7 +63,10 @@ export class Ecam implements ConfigAccess {
   readonly #platform: Platform
   readonly #base: number
 
+  /** @throws TypeError for a platform or an option that is none */
   constructor(platform: Platform, options: EcamOptions) {
+    checkPlatform("Ecam", platform)
+    checkOptions("Ecam", options, { base: "number" })
     this.#platform = platform
     this.#base = options.base
   }

@@ -2,11 +2,12 @@
  * PciDevice: one PCI function as a driver sees it (configuration space, capabilities, BARs, MSI-X, interrupt line), and the
  * enumeration that finds them.
  */
+import { checkMembers, checkOptions, described, type Rules } from "../../../options.ts"
 import { DriverError } from "../errors.ts"
 import { MsixTable } from "./msix.ts"
 import { type ConfigAccess, ConfigMechanism1Access, formatPciAddress, type PciAddress } from "./config.ts"
 import { PCI_BAR, PCI_CAPABILITY, PCI_COMMAND, PCI_HEADER, PCI_STATUS } from "./spec.ts"
-import type { Platform } from "../platform.ts"
+import { checkPlatform, type Platform } from "../platform.ts"
 import { type Registers, registersAt } from "./registers.ts"
 
 /** A base address register that is implemented. */
@@ -36,6 +37,8 @@ export interface EnumerateOptions {
   /** Bus numbers to look at. Default: bus 0. */
   readonly buses?: readonly number[]
 }
+
+const ENUMERATE_RULES: Rules<EnumerateOptions> = { config: "object?", buses: "array?" }
 
 /** One function on the bus. It makes no access until it is asked to, and remembers nothing but the sizes of the BARs. */
 export class PciDevice {
@@ -112,6 +115,7 @@ export class PciDevice {
 
   /** Sets and clears bits of the command register (`PCI_COMMAND`). */
   changeCommand(change: { readonly set?: number; readonly clear?: number }): void {
+    checkOptions("PciDevice.changeCommand", change, { set: "number?", clear: "number?" })
     const command = this.read16(PCI_HEADER.COMMAND)
     const wanted = (command & ~(change.clear ?? 0)) | (change.set ?? 0)
     if (wanted !== command) this.write16(PCI_HEADER.COMMAND, wanted)
@@ -229,8 +233,21 @@ export class PciDevice {
   }
 }
 
-/** All functions on the buses, in the order of their addresses. */
+/** @throws TypeError when `pci`, given to `who`, is not a `PciDevice` */
+export function checkPciDevice(who: string, pci: unknown): asserts pci is PciDevice {
+  if (pci instanceof PciDevice) return
+  throw new TypeError(`${who}: the device must be a PciDevice, not ${described(pci)}; findBlockDevices finds them`)
+}
+
+/**
+ * All functions on the buses, in the order of their addresses.
+ * @throws TypeError for a platform or an option that is none
+ */
 export function enumeratePci(platform: Platform, options: EnumerateOptions = {}): PciDevice[] {
+  checkPlatform("enumeratePci", platform)
+  checkOptions("enumeratePci", options, ENUMERATE_RULES)
+  const rules: Rules<ConfigAccess> = { read: "function", write: "function" }
+  if (options.config !== undefined) checkMembers("enumeratePci", "config", options.config, rules, "ConfigAccess")
   const config = options.config ?? new ConfigMechanism1Access(platform)
   const found: PciDevice[] = []
   for (const bus of options.buses ?? [0]) {

@@ -2,10 +2,11 @@
  * VirtioDriver: brings a virtio PCI function up and down, and keeps its queues: reset, negotiation, rings, DRIVER_OK, kicks. It knows
  * nothing about blocks. [VIRTIO] 3.1 and 4.1.5.
  */
+import { checkMembers, checkOptions, type Rules } from "../../../options.ts"
 import { DriverError } from "../errors.ts"
-import { chooseFeatures, type FeatureChoice, featureNames, includesFeature } from "./features.ts"
+import { checkFeatureChoice, chooseFeatures, type FeatureChoice, featureNames, includesFeature } from "./features.ts"
 import { GuestRam } from "../guest-ram.ts"
-import type { PciDevice } from "../pci/device.ts"
+import { checkPciDevice, type PciDevice } from "../pci/device.ts"
 import { PCI_COMMAND } from "../pci/spec.ts"
 import { giveUp, isOwner, type Owner, takeOver } from "./owners.ts"
 import { RamAllocator } from "../ram-allocator.ts"
@@ -25,6 +26,11 @@ export interface VirtioDriverOptions extends TransportOptions {
   readonly memory?: RamAllocator
   /** How long a reset may take, in milliseconds. Default 5000. */
   readonly resetTimeout?: number
+}
+
+export const VIRTIO_DRIVER_RULES: Rules<VirtioDriverOptions> = {
+  transport: ["modern", "legacy"], access: ["bar", "window"], features: "object?", interrupts: ["msix", "intx", "none"],
+  queueSize: "number?", memory: "object?", resetTimeout: "number?",
 }
 
 /** What a `VirtioDriver` tells its owner, from interrupt handlers. Must not throw. */
@@ -78,9 +84,10 @@ export class VirtioDriver {
 
   /**
    * Switches the function on (address decoding, bus mastering) and looks for its registers.
-   * @throws DriverError
+   * @throws DriverError when there is no virtio device, TypeError for wrong arguments
    */
   constructor(pci: PciDevice, events: VirtioDriverEvents, options: VirtioDriverOptions = {}) {
+    checkVirtioDriverArguments(pci, events, options)
     if (pci.vendorId !== VIRTIO_PCI_ID.VENDOR) throw new DriverError("no-device", `${pci.name}: there is no virtio device`)
     this.pci = pci
     this.#events = events
@@ -287,4 +294,12 @@ export class VirtioDriver {
       await new Promise((resolve) => setTimeout(resolve, 1))
     }
   }
+}
+
+function checkVirtioDriverArguments(pci: PciDevice, events: VirtioDriverEvents, options: VirtioDriverOptions): void {
+  checkPciDevice("VirtioDriver", pci)
+  const rules: Rules<VirtioDriverEvents> = { used: "function", configurationChanged: "function", superseded: "function" }
+  checkMembers("VirtioDriver", "events", events, rules, "VirtioDriverEvents")
+  checkOptions("VirtioDriver", options, VIRTIO_DRIVER_RULES)
+  if (options.features !== undefined) checkFeatureChoice("VirtioDriver", options.features)
 }

@@ -1,6 +1,7 @@
 /**
  * Feature bits by name, and what a driver accepts of what a device offers. [VIRTIO] 2.2, 5.2.3 and 6.
  */
+import { checkNames, checkOptions, type Rules } from "../../../options.ts"
 
 /** Bit numbers, by their names in the specification less VIRTIO_F_ and VIRTIO_BLK_F_. */
 export const FEATURE_BIT = {
@@ -71,6 +72,16 @@ export interface FeatureChoice {
   readonly want?: readonly FeatureName[]
   /** Do not accept these. */
   readonly refuse?: readonly FeatureName[]
+}
+
+const FEATURE_CHOICE_RULES: Rules<FeatureChoice> = { want: "array?", refuse: "array?" }
+const FEATURE_NAMES = Object.keys(FEATURE_BIT)
+
+/** @throws TypeError when `choice` names what is not a feature */
+export function checkFeatureChoice(who: string, choice: FeatureChoice): void {
+  checkOptions(`${who}, features`, choice, FEATURE_CHOICE_RULES)
+  checkNames(who, "features.want", choice.want ?? [], FEATURE_NAMES)
+  checkNames(who, "features.refuse", choice.refuse ?? [], FEATURE_NAMES)
 }
 
 /** Feature bits, one bit for each name. */

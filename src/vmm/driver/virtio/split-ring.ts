@@ -2,6 +2,7 @@
  * SplitRing: the driver's side of a split virtqueue: free descriptors, chains (direct, indirect, or both), publication, and the decision
  * to kick. It checks used entries before anybody believes them. [VIRTIO] 2.7.13 and 2.7.14.
  */
+import { checkOptions } from "../../../options.ts"
 import { DriverError } from "../errors.ts"
 import type { GuestRam } from "../guest-ram.ts"
 import type { RingAddresses } from "./ring-layout.ts"
@@ -68,6 +69,7 @@ export class SplitRing extends RingMemory {
    * @throws RangeError for a layout that is misaligned or not in RAM
    */
   constructor(ram: GuestRam, options: SplitRingOptions) {
+    checkOptions("SplitRing", options, { layout: "object", eventIdx: "boolean?" })
     super(ram, options.layout)
     this.eventIdx = options.eventIdx ?? false
     this.#next = new Uint16Array(this.size)
