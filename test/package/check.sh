@@ -9,7 +9,7 @@ trap 'rm -rf "$work"' EXIT
 npm pack --silent --pack-destination "$work" >/dev/null
 tarball=$(ls "$work"/vioblk-*.tgz)
 # Whatever is not built from src does not belong in it.
-if tar -tzf "$tarball" | grep -vE '^package/(dist/.*\.(js|d\.ts)|package\.json|README\.md|LICENSE)$'; then
+if tar -tzf "$tarball" | grep -vE '^package/(dist/.*\.(js|d\.ts)|package\.json|README\.md|CHANGELOG\.md|LICENSE)$'; then
   echo "the package contains what it should not"
   exit 1
 fi
@@ -21,6 +21,22 @@ mkdir "$work/js" "$work/ts"
   npm install --silent --no-audit --no-fund "$tarball"
   cp "$root/test/package/use.mjs" .
   node use.mjs
+  # The package has no CommonJS build. Node that can require ES modules (20.19, 22.12 and later) gives the same module to both.
+  cat >use.cjs <<'JS'
+if (process.features.require_module) {
+  const vioblk = require("vioblk")
+  import("vioblk").then((module) => process.exit(module.VirtioBlk === vioblk.VirtioBlk ? 0 : 1))
+} else {
+  try {
+    require("vioblk")
+    process.exit(1)
+  } catch (error) {
+    process.exit(error.code === "ERR_REQUIRE_ESM" ? 0 : 1)
+  }
+}
+JS
+  node use.cjs
+  echo "require: ok"
   npx --no-install vioblk --json | node -e 'const r = JSON.parse(require("node:fs").readFileSync(0, "utf8")); if (!r.equal) process.exit(1); console.log("command: ok")'
   test "$(npm ls --omit=dev --parseable --all | grep -c node_modules)" = 1
 )
@@ -29,8 +45,25 @@ mkdir "$work/js" "$work/ts"
   npm init -y >/dev/null
   npm pkg set type=module
   npm install --silent --no-audit --no-fund "$tarball"
+  # The oldest compiler that the README names, and the one that builds the package.
+  npm install --silent --no-audit --no-fund --prefix oldest typescript@5.4
   cp "$root/test/package/use.ts" .
-  # Types must be good for a strict consumer that checks declarations and has no @types/node.
-  "$root/node_modules/.bin/tsc" --strict --noEmit --module nodenext --moduleResolution nodenext --target es2022 --lib es2023 --types "" use.ts
-  echo "types: ok"
+  for tsc in oldest/node_modules/.bin/tsc "$root/node_modules/.bin/tsc"; do
+    for resolution in nodenext bundler; do
+      module=$resolution
+      [ "$resolution" = bundler ] && module=esnext
+      # A strict consumer that checks declarations, and has neither @types/node nor the DOM's types.
+      cat >tsconfig.json <<JSON
+{
+  "compilerOptions": {
+    "strict": true, "exactOptionalPropertyTypes": true, "noUncheckedIndexedAccess": true, "skipLibCheck": false, "noEmit": true,
+    "module": "$module", "moduleResolution": "$resolution", "target": "es2022", "lib": ["es2022"], "types": []
+  },
+  "files": ["use.ts"]
+}
+JSON
+      "$tsc" -p .
+    done
+    echo "types: ok with TypeScript $("$tsc" --version | grep -oE '[0-9.]+')"
+  done
 )
