@@ -7,6 +7,7 @@ import { type CheckResult, checkQcow2 } from "./qcow2/check/check.ts"
 import { type RepairMode, repairQcow2 } from "./qcow2/check/repair.ts"
 import { probeFormat } from "./signatures.ts"
 
+/** Options of `checkImage` and `repairImage`. */
 export interface CheckImageOptions {
   /** For a path: check even if somebody else has the image open, and take no locks. What is written meanwhile shows as errors. Default false. */
   readonly ignoreLocks?: boolean

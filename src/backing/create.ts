@@ -8,6 +8,7 @@ import type { ImageFile } from "./image-file.ts"
 import { type ImageFormat, openImage } from "./open.ts"
 import { CREATE_QCOW2_RULES, type CreateQcow2Options, createQcow2 } from "./qcow2/create.ts"
 
+/** Options of `createImage`. Sizes are in bytes. */
 export interface CreateImageOptions extends Omit<CreateQcow2Options, "size"> {
   /** Guest-visible bytes; rounded up to a multiple of 512. May be left out with a backing file: then that one's size. */
   readonly size?: number
@@ -18,8 +19,9 @@ export interface CreateImageOptions extends Omit<CreateQcow2Options, "size"> {
 const CREATE_IMAGE_RULES: Rules<CreateImageOptions> = { ...CREATE_QCOW2_RULES, size: "number?", format: ["raw", "qcow2"] }
 
 /**
- * Makes a new image at `path`, which must not exist yet. Throws `invalid-argument` for options that contradict each other or exceed the format's
- * limits, and what opening the backing file throws; then nothing is left behind.
+ * Makes a new image at `path`, which must not exist yet.
+ * @throws BackingError `exists`; `invalid-argument` for options that contradict each other or exceed the format's limits; what opening the
+ * backing file throws. Then nothing is left behind.
  * @throws TypeError for a wrong argument: an option that does not exist, or a value of the wrong type
  */
 export function createImage(path: string, options: CreateImageOptions): void {

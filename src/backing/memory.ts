@@ -5,6 +5,7 @@ import { BackingError, checkRange, totalLength, type VirtioBacking } from "./bac
 /** Bytes that are allocated together. */
 const CHUNK_SIZE = 1 << 16
 
+/** Options of `MemoryBacking`. */
 export interface MemoryBackingOptions {
   /** Bytes. */
   readonly size: number

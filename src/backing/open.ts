@@ -11,6 +11,7 @@ import type { ImageFormat } from "./signatures.ts"
 
 export type { ImageFormat } from "./signatures.ts"
 
+/** Options of `openImage`. */
 export interface OpenImageOptions {
   /**
    * Default: found out from the file's first bytes. A raw disk whose format was found out that way refuses writes that would make it look like
@@ -47,9 +48,9 @@ const OPEN_IMAGE_RULES: Rules<OpenImageOptions> = {
 }
 
 /**
- * Opens a raw or qcow2 image with all its backing files. Throws `BackingError`: `not-found`, `permission`, `busy` when somebody else has it open,
- * `invalid-format`, `unsupported`, `corrupt`. Nothing is written before everything has been found in order; then a dirty image that is opened for
- * writing is repaired, and feature bits that are not kept up are cleared.
+ * Opens a raw or qcow2 image with all its backing files. Nothing is written before everything has been found in order. Then an image that is
+ * opened for writing is repaired if it is dirty, and loses the feature bits that are not kept up.
+ * @throws BackingError `not-found`, `permission`, `busy` when somebody else has it open, `invalid-format`, `unsupported`, `corrupt`
  * @throws TypeError for a wrong argument: an option that does not exist, or a value of the wrong type
  */
 export function openImage(path: string, options: OpenImageOptions = {}): RawBacking | Qcow2Image {

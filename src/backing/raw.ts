@@ -4,6 +4,7 @@ import { BackingError, checkRange, totalLength, type VirtioBacking } from "./bac
 import { checkImageFile, type ImageFile, type ImageLock } from "./image-file.ts"
 import { FOREIGN_SIGNATURES, QCOW_SIGNATURE } from "./signatures.ts"
 
+/** Options of `RawBacking`. */
 export interface RawBackingOptions {
   /**
    * Refuse writes that would put the signature of another image format at the start of the disk. Set it when the format was

@@ -5,6 +5,7 @@
 import { BackingError } from "./backing.ts"
 import type { ImageFile } from "./image-file.ts"
 
+/** The formats of disk images that can be opened and created. */
 export type ImageFormat = "raw" | "qcow2"
 
 /** Formats that we do not read: the first bytes of a file, as Latin-1 text, and the format's name. */

@@ -22,6 +22,7 @@ interface DecodedBar {
   readonly index: number
 }
 
+/** Bus 0 of a machine: finds the function that an access is for. Accesses that no function answers read as all ones and write nothing. */
 export class PciBus {
   readonly #slots: (PciFunction | undefined)[] = new Array<PciFunction | undefined>(PCI_SLOTS).fill(undefined)
   /** In order of slot, then BAR. Replaced, never changed: an access may replace them while it is on its way. */

@@ -10,6 +10,7 @@ const ENABLE = 0x8000_0000
 /** Enable, bus, device, function, register. The reserved bits 30-24 and 1-0 read 0, as in Intel's host bridges. */
 const STORED_BITS = 0x80ff_fffc
 
+/** The ports 0xCF8 to 0xCFF, through which programs reach the configuration space of the functions on a bus. */
 export class ConfigMechanism1 {
   readonly #bus: PciBus
   #address = 0

@@ -21,6 +21,7 @@ export interface PciInterrupts {
   message(address: number, data: number): void
 }
 
+/** What a `PciFunction` is made of: the registers of its header ([PCI] 6.2), its BARs and its interrupts. */
 export interface PciFunctionOptions {
   readonly vendorId: number
   readonly deviceId: number
@@ -42,6 +43,7 @@ const PCI_FUNCTION_RULES: Rules<PciFunctionOptions> = {
   bars: "array", msix: "object?", interruptPin: "number?", interrupts: "object",
 }
 
+/** A PCI function. A device extends it and implements what is behind the BARs. */
 export abstract class PciFunction {
   /** The MSI-X state, undefined without the capability. */
   readonly msix: Msix | undefined

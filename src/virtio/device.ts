@@ -61,6 +61,7 @@ export interface VirtioDeviceOptions {
   readonly withoutFeatures: bigint
 }
 
+/** What every virtio device is to the transport in front of it. */
 export abstract class VirtioDevice {
   /** [VIRTIO] 5: the device type's number. */
   abstract readonly deviceType: number

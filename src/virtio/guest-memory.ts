@@ -81,6 +81,7 @@ export function viewOf(memory: GuestMemory, address: number, length: number): Ui
   return region.view(address, length)
 }
 
+/** Options of `LinearMemory`. Addresses and lengths are in bytes. */
 export interface LinearMemoryOptions {
   /** Guest-physical address of the first byte. Default 0. */
   readonly start?: number

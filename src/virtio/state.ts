@@ -12,6 +12,7 @@ export interface SavedQueue {
   readonly position: number
 }
 
+/** What `saveState` of a device returns: JSON values. */
 export interface VirtioDeviceState {
   readonly status: number
   /** Feature bits of the driver, 0 to 31 and 32 to 63. */

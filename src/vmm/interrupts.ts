@@ -22,6 +22,7 @@ export interface InterruptConnection extends PciInterrupts {
 /** Messages that nobody takes are kept up to here; then the oldest go. */
 export const MAX_KEPT_MESSAGES = 65536
 
+/** Where the interrupts of the devices of a machine end up: levels by line, and messages in order. */
 export class Interrupts {
   /** By line: how many functions hold it up. */
   readonly #holders: number[] = []

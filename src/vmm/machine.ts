@@ -18,6 +18,7 @@ import { type InterruptConnection, Interrupts } from "./interrupts.ts"
 import { ECAM_WINDOW, interruptLine, MAX_RAM_SIZE } from "./memory-map.ts"
 import { PciHotplug, SCI_LINE } from "./pci-hotplug.ts"
 
+/** Options of `Machine`. Sizes and addresses are in bytes. */
 export interface MachineOptions {
   /** Bytes of RAM, from guest-physical 0, at most 3 GiB. May be left out when `memory` is given: all of it then, also what it grows by. */
   readonly ramSize?: number
@@ -43,6 +44,7 @@ export interface PluggedFunction<F extends PciFunction = PciFunction> {
   readonly line: number
 }
 
+/** Options of `Machine.attachDisk`: those of the device, of its PCI function, and its place. */
 export interface AttachDiskOptions extends VirtioBlkOptions, VirtioPciOptions {
   /** 1 to 31. Default: the first empty one. */
   readonly slot?: number
@@ -59,6 +61,7 @@ export interface AttachedDisk extends PluggedFunction<VirtioPciFunction> {
 /** Slots 1 to 31, a bit for each. */
 const ALL_BUT_HOST_BRIDGE = 0xffff_fffe
 
+/** RAM, a PCI bus and an interrupt sink, wired: all of a virtual machine but the processor. */
 export class Machine {
   /** Guest RAM as the devices see it. */
   readonly memory: GuestMemory

@@ -15,6 +15,7 @@ const LONGEST_HOLE = 2 ** 30
 const PUNCH_AT_ONCE = 1 << 25
 const ZERO_AT_ONCE = 1 << 26
 
+/** Options of `HostFile`. */
 export interface HostFileOptions {
   /** Opens without the right to write. Default false. */
   readonly readOnly?: boolean
@@ -40,7 +41,11 @@ export class HostFile implements ImageFile {
   #canPunch: boolean | undefined
   #canZero: boolean | undefined
 
-  /** Opens `path`. Throws `BackingError` when it is missing, not a regular file, not accessible, or larger than 2^53 bytes. */
+  /**
+   * Opens `path`.
+   * @throws BackingError when it is missing, not a regular file, not accessible, or larger than 2^53 bytes; `exists` with `create`
+   * @throws TypeError for wrong arguments
+   */
   constructor(path: string, options: HostFileOptions = {}) {
     checkValue("HostFile", "path", path, "string")
     checkOptions("HostFile", options, HOST_FILE_RULES)

@@ -5,7 +5,12 @@ import type { Qcow2Image } from "../qcow2/image.ts"
 import { openQcow2Image, QCOW2_RULES, type Qcow2Options } from "../qcow2/open.ts"
 import { nodeDecompressor } from "./inflate.ts"
 
-/** `openQcow2Image`, with Node's decompressor unless the options name another. Throws as that does, and TypeError for wrong options. */
+/**
+ * Opens the qcow2 image in `file`, and owns `file` from then on; when it throws, the caller still does. Node's decompressor reads compressed
+ * clusters unless the options name another. Opened for writing, a dirty image is repaired.
+ * @throws BackingError `invalid-format`, `unsupported`, `corrupt`, or what the file and the backing file throw
+ * @throws TypeError for wrong arguments
+ */
 export function openQcow2(file: ImageFile, options: Qcow2Options = {}): Qcow2Image {
   checkOptions("openQcow2", options, QCOW2_RULES)
   return openQcow2Image(file, { ...options, decompressor: options.decompressor ?? nodeDecompressor })

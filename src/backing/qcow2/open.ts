@@ -23,6 +23,7 @@ export interface BackingReference {
   readonly imagePath: string
 }
 
+/** Options of `openQcow2`. */
 export interface Qcow2Options {
   /** Default: as the file was opened. */
   readonly readOnly?: boolean

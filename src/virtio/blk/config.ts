@@ -7,6 +7,7 @@ import { ID_SIZE, SECTOR_SIZE, VIRTIO_BLK_CONFIG, VIRTIO_BLK_F } from "./spec.ts
 /** Names of feature bits, as the specification spells them. */
 export type BlkFeatureName = keyof typeof VIRTIO_BLK_F | Exclude<keyof typeof VIRTIO_F, "VERSION_1">
 
+/** Options of `VirtioBlk`. Sizes are in bytes. */
 export interface VirtioBlkOptions {
   /** What GET_ID answers: up to 20 printable ASCII characters; longer ones are cut. Default "". */
   readonly serial?: string

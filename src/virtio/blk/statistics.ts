@@ -10,6 +10,7 @@ export interface RequestCounts {
   errors: number
 }
 
+/** What a block device has done, by type of request. */
 export interface BlkStatistics {
   readonly read: RequestCounts
   readonly write: RequestCounts

@@ -39,6 +39,7 @@ const MODERN_BAR = 4
 /** Which interfaces a driver finds. */
 export type VirtioPciInterface = "transitional" | "modern" | "legacy"
 
+/** Options of `VirtioPciFunction`. */
 export interface VirtioPciOptions {
   /** Default "transitional": id 0x1001 for block devices, with the legacy registers next to the modern ones. */
   readonly interface?: VirtioPciInterface
@@ -85,6 +86,7 @@ interface ModernLayout {
   readonly notifyMultiplier: number
 }
 
+/** A virtio device as a PCI function, for any bus: [VIRTIO] 4.1. */
 export class VirtioPciFunction extends PciFunction implements VirtioTransport {
   readonly device: VirtioDevice
   readonly #modern: ModernLayout | undefined

@@ -6,6 +6,7 @@ import { checkOptions } from "../../options.ts"
 import { DriverError } from "./errors.ts"
 import type { Platform } from "./platform.ts"
 
+/** A range of guest RAM. */
 export interface RamRange {
   /** First guest-physical address. */
   readonly start: number

@@ -13,6 +13,7 @@ export interface V86Emulator extends V86Saver {
   add_listener(event: "emulator-ready", listener: () => void): void
 }
 
+/** Options of `attachToV86`: those of `VirtioBlk`, and how v86 sees the disk. */
 export interface V86DiskOptions extends VirtioBlkOptions {
   /** Number of request queues. Default 2: Linux then uses no I/O scheduler (see `QUEUES`). */
   readonly queues?: number

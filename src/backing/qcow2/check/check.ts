@@ -4,6 +4,7 @@ import { type Examination, examine } from "./examination.ts"
 import type { Finding } from "./findings.ts"
 import { SECTOR_SIZE } from "../format/spec.ts"
 
+/** What a check or a repair found. */
 export interface CheckResult {
   /** As `qemu-img check` exits: 0 clean, 2 corruptions, 3 leaks only. (Its 1, "could not check", is a thrown `BackingError` here.) */
   readonly exitCode: 0 | 2 | 3

@@ -20,6 +20,7 @@ export type FindingKind =
   | "snapshot"
   | "bitmap"
 
+/** One thing that is wrong with an image. */
 export interface Finding {
   readonly kind: FindingKind
   /** One line for people. */

@@ -20,6 +20,7 @@ import type { IndirectTable, Segment } from "../virtio/split-ring.ts"
 import type { VirtioDriver } from "../virtio/driver.ts"
 import { VIRTIO_ID, VIRTIO_PCI_ID } from "../virtio/spec.ts"
 
+/** Options of `BlockDriver.open`. */
 export interface BlockDriverOptions extends BlockEngineOptions {
   /** How requests are framed unless they say otherwise. */
   readonly framing?: BlockFraming
@@ -31,6 +32,7 @@ export interface BlockDriverOptions extends BlockEngineOptions {
   readonly strictUsedLength?: boolean
 }
 
+/** Options of `BlockDriver.writeZeroes`. */
 export interface WriteZeroesOptions extends RequestOptions {
   /** The device may free the space. Default false. */
   readonly unmap?: boolean

@@ -12,6 +12,7 @@ import type { GuestRam } from "../guest-ram.ts"
 import type { RequestBuffer } from "./request-buffer.ts"
 import type { IndirectTable, Segment } from "../virtio/split-ring.ts"
 
+/** Options of every request. */
 export interface RequestOptions {
   /** Index of the queue. Default 0. */
   readonly queue?: number

@@ -31,6 +31,7 @@ export interface PciCapability {
   readonly offset: number
 }
 
+/** Options of `enumeratePci` and `findBlockDevices`. */
 export interface EnumerateOptions {
   /** Default: mechanism #1. */
   readonly config?: ConfigAccess

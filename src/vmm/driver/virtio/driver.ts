@@ -16,6 +16,7 @@ import { barsOf, openTransport, type TransportOptions } from "./open-transport.t
 import { type InterruptMode, VirtioInterrupts } from "./virtio-interrupts.ts"
 import { DEVICE_STATUS, NO_VECTOR, NOBODY, VIRTIO_PCI_ID } from "./spec.ts"
 
+/** Options of `VirtioDriver`. */
 export interface VirtioDriverOptions extends TransportOptions {
   readonly features?: FeatureChoice
   /** Default: MSI-X where the device has it, else its interrupt line, else none. */

@@ -42,6 +42,7 @@ export const FEATURE_BIT = {
   SUSPEND: 43,
 } as const
 
+/** The name of a feature bit, as the specification spells it less VIRTIO_F_ and VIRTIO_BLK_F_. */
 export type FeatureName = keyof typeof FEATURE_BIT
 
 /** What the block driver here knows how to use through either interface. */
@@ -67,6 +68,7 @@ const REQUIRES: Partial<Readonly<Record<FeatureName, FeatureName>>> = {
   RING_RESET: "VERSION_1",
 }
 
+/** Which of the features that a device offers the driver accepts. */
 export interface FeatureChoice {
   /** Accept only these, where offered, and VERSION_1 ([VIRTIO] 6.1). Default: all that the driver knows. */
   readonly want?: readonly FeatureName[]

@@ -26,6 +26,7 @@ export interface IndirectTable {
   readonly direct?: number
 }
 
+/** Options of `SplitRing`. */
 export interface SplitRingOptions {
   readonly layout: RingAddresses
   /** VIRTIO_F_EVENT_IDX is negotiated. Default false. */
