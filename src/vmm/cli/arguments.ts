@@ -20,8 +20,9 @@ export function parse<O extends Options>(args: readonly string[], options: O): P
   try {
     return parseArgs({ args: [...args], options, allowPositionals: true, strict: true })
   } catch (error) {
-    // node's message goes on to explain how to write what nobody meant.
-    throw new UsageError(error instanceof Error ? (error.message.split(". ")[0] ?? error.message) : String(error))
+    // Node's message goes on to explain how to write what nobody meant.
+    const [what = ""] = (error instanceof Error ? error.message : String(error)).split(/\.(?:\s|$)/)
+    throw new UsageError(what.replace(/^Option '(.*)' argument is ambiguous$/, "Option '$1 <value>' argument missing"))
   }
 }
 
@@ -41,25 +42,46 @@ export function oneOf<T extends string>(name: string, text: string | undefined, 
   return found
 }
 
+/** The one image that a command is about: its only positional. */
+export function imageName(positionals: readonly string[]): string {
+  const [path, extra] = positionals
+  if (extra !== undefined) throw new UsageError(`one image at a time: "${extra}" is one too many`)
+  if (path === undefined || path === "") throw new UsageError(`the name of an image is ${path === undefined ? "missing" : "empty"}`)
+  return path
+}
+
 /** What every command that looks at one image is given. */
-export interface ImageArguments {
+export interface ImageArguments<N extends string> {
   readonly path: string
   readonly format: "raw" | "qcow2" | undefined
   readonly json: boolean
-  /** All options, those of the command's own included. */
-  readonly values: Readonly<Record<string, unknown>>
+  /** What the command's own options were given as; undefined for those that were not given. */
+  readonly own: Readonly<Partial<Record<N, string>>>
 }
 
-/** Parses the arguments of such a command. Returns undefined when help was asked for, and printed. */
-export function imageArguments(args: readonly string[], help: string, own: Options = {}): ImageArguments | undefined {
+/**
+ * Parses the arguments of such a command. Returns undefined when help was asked for, and printed.
+ * @param choices the command's own options, and the words that each takes
+ */
+export function imageArguments<N extends string = never>(
+  args: readonly string[],
+  help: string,
+  choices: Readonly<Record<N, readonly string[]>>,
+): ImageArguments<N> | undefined {
+  const names = Object.keys(choices) as N[]
+  const words: Options = Object.fromEntries(names.map((name) => [name, { type: "string" }]))
   const common = { format: { type: "string" }, json: { type: "boolean" }, help: { type: "boolean", short: "h" } } as const
-  const { values, positionals } = parse(args, { ...own, ...common })
+  const { values, positionals } = parse(args, { ...words, ...common })
   if (values.help === true) {
     printHelp(help)
     return undefined
   }
-  const [path, extra] = positionals
-  if (path === undefined) throw new UsageError("the name of an image is missing")
-  if (extra !== undefined) throw new UsageError(`one image at a time: "${extra}" is one too many`)
-  return { path, format: oneOf("format", values.format, ["raw", "qcow2"]), json: values.json === true, values }
+  const own: Partial<Record<N, string>> = {}
+  // Before the name: a forgotten word takes the name for its own.
+  for (const name of names) {
+    const text: unknown = Reflect.get(values, name)
+    if (typeof text === "string") own[name] = oneOf(name, text, choices[name])
+  }
+  const format = oneOf("format", values.format, ["raw", "qcow2"])
+  return { path: imageName(positionals), format, json: values.json === true, own }
 }

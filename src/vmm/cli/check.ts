@@ -1,7 +1,8 @@
 /** `vioblk check`: is a qcow2 image consistent, and can it be made so? Exit codes as those of `qemu-img check`. */
 import { checkImage, repairImage } from "../../backing/check.ts"
 import type { CheckResult } from "../../backing/qcow2/check/check.ts"
-import { imageArguments, oneOf, UsageError } from "./arguments.ts"
+import type { RepairMode } from "../../backing/qcow2/check/repair.ts"
+import { imageArguments, UsageError } from "./arguments.ts"
 import { complain, print, printJson } from "./output.ts"
 import { printFileWarnings } from "./warnings.ts"
 
@@ -13,6 +14,8 @@ Counts all references in a qcow2 image and compares them with its refcounts.
       --repair all     also mend what endangers data
 
 Exit code: 0 consistent, 1 it could not be checked, 2 corrupt, 3 leaks only.`
+
+const REPAIR_MODES: readonly RepairMode[] = ["leaks", "all"]
 
 export async function check(args: readonly string[]): Promise<number> {
   try {
@@ -26,10 +29,11 @@ export async function check(args: readonly string[]): Promise<number> {
 }
 
 function run(args: readonly string[]): number {
-  const given = imageArguments(args, HELP, { repair: { type: "string" } })
+  const given = imageArguments(args, HELP, { repair: REPAIR_MODES })
   if (given === undefined) return 0
-  const { path, json, values } = given
-  const repair = oneOf("repair", typeof values["repair"] === "string" ? values["repair"] : undefined, ["leaks", "all"])
+  const { path, json, own, format } = given
+  if (format === "raw") throw new UsageError("--format raw: a raw image has nothing to check")
+  const repair = REPAIR_MODES.find((mode) => mode === own.repair)
   const result = repair === undefined ? checkImage(path) : repairImage(path, repair)
   printFileWarnings(path)
   if (json) printJson({ filename: path, ...result })

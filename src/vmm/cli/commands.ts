@@ -25,9 +25,13 @@ function explain(error: unknown): number {
     complain(`${error.message}; see vioblk --help`)
     return 2
   }
-  if (error instanceof BackingError || error instanceof BlockRequestError || error instanceof DriverError || error instanceof RangeError) {
-    complain(error.message)
-    return 1
-  }
-  throw error
+  if (!isForPeople(error)) throw error
+  complain(error.message)
+  return 1
+}
+
+function isForPeople(error: unknown): error is Error {
+  if ([BackingError, BlockRequestError, DriverError, RangeError].some((kind) => error instanceof kind)) return true
+  // What the host answered to a call of Node's: no room for a temporary file, no such folder.
+  return error instanceof Error && "syscall" in error
 }

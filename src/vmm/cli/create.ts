@@ -40,6 +40,8 @@ export async function create(args: readonly string[]): Promise<number> {
   }
   const [path, sizeText, extra] = positionals
   if (path === undefined) throw new UsageError("create needs the name of an image")
+  if (path === "") throw new UsageError("the name of the image is empty")
+  if (values.backing === "") throw new UsageError("--backing: the name of the backing file is empty")
   if (extra !== undefined) throw new UsageError(`create makes one image of one size: "${extra}" is one word too many`)
   if (sizeText === undefined && values.backing === undefined) throw new UsageError("create needs a size, or a backing file to take it from")
   const format = oneOf("format", values.format, ["qcow2", "raw"])

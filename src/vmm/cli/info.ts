@@ -18,7 +18,7 @@ const HELP = `vioblk info [--format raw|qcow2] [--json] IMAGE
 Says what an image is: its format, sizes, features, backing file and snapshots.`
 
 export async function info(args: readonly string[]): Promise<number> {
-  const given = imageArguments(args, HELP)
+  const given = imageArguments(args, HELP, {})
   if (given === undefined) return 0
   const { path, format, json } = given
   const file = new HostFile(path, { readOnly: true })

@@ -1,10 +1,11 @@
 #!/usr/bin/env node
 /** The program. */
 import { vioblk } from "./commands.ts"
+import { complain } from "./output.ts"
 
-// Who reads our output may have had enough of it (`| head`).
+// Who reads our output may have had enough of it (`| head`), or may have no room for it.
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-  if (error.code !== "EPIPE") throw error
-  process.exit(0)
+  if (error.code !== "EPIPE") complain(`cannot write the output: ${error.message}`)
+  process.exit(error.code === "EPIPE" ? 0 : 1)
 })
 process.exitCode = await vioblk(process.argv.slice(2))

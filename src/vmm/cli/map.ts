@@ -25,7 +25,7 @@ interface Part {
 }
 
 export async function map(args: readonly string[]): Promise<number> {
-  const given = imageArguments(args, HELP)
+  const given = imageArguments(args, HELP, {})
   if (given === undefined) return 0
   const { path, format, json } = given
   const image = openImage(path, { readOnly: true, ...(format !== undefined && { format }) })

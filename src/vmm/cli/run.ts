@@ -8,11 +8,12 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { BackingError, type VirtioBacking } from "../../backing/backing.ts"
 import { openImage } from "../../backing/open.ts"
+import { nearest } from "../../options.ts"
 import type { VirtioBlk } from "../../virtio/blk/device.ts"
 import { BlockDriver, findBlockDevices } from "../driver/block/driver.ts"
 import { BlockRequestError } from "../driver/errors.ts"
 import { Machine } from "../machine.ts"
-import { oneOf, parse, UsageError, wholeNumber } from "./arguments.ts"
+import { imageName, oneOf, parse, UsageError, wholeNumber } from "./arguments.ts"
 import { type Description, describe, descriptionLines } from "./describe.ts"
 import { formatBytes, formatThroughput } from "./format.ts"
 import { parsePartitionTable, PARTITION_TABLE_SECTORS, type PartitionTable } from "./partition-table.ts"
@@ -36,6 +37,7 @@ vioblk COMMAND ...               COMMAND is info, check, create or map; vioblk C
 
 Exit code: 0 done, 1 it failed, 2 the arguments make no sense.`
 
+const COMMAND_NAMES = ["info", "check", "create", "map"]
 const RAM_SIZE = 64 << 20
 const DEMO_SIZE = 64 << 20
 const SECTOR = 512
@@ -72,8 +74,8 @@ export async function run(args: readonly string[]): Promise<number> {
     printHelp(HELP)
     return 0
   }
-  const [path, second] = positionals
-  if (second !== undefined) throw new UsageError(`one image at a time: "${second}" is one too many`)
+  refuseMisplacedCommand(positionals)
+  const path = positionals.length === 0 ? undefined : imageName(positionals)
   const queueSize = wholeNumber("queue-size", values["queue-size"], 4, 32768, 256)
   if (!Number.isInteger(Math.log2(queueSize))) throw new UsageError(`--queue-size ${queueSize}: a power of two is wanted`)
   const settings: Settings = { legacy: values.legacy, queues: wholeNumber("queues", values.queues, 1, 64, 1), queueSize, json: values.json }
@@ -89,6 +91,14 @@ export async function run(args: readonly string[]): Promise<number> {
   } finally {
     image.close()
   }
+}
+
+/** Refuses a mistyped or misplaced command: the words behind it would be taken for images. */
+function refuseMisplacedCommand([first, second]: readonly string[]): void {
+  if (first === undefined || second === undefined) return
+  const near = nearest(first, COMMAND_NAMES)
+  if (near === first) throw new UsageError(`the command comes first: vioblk ${near} ...`)
+  if (near !== undefined) throw new UsageError(`"${first}" is not a command (did you mean "${near}"?)`)
 }
 
 /** A machine with one disk, probed. */

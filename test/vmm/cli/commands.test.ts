@@ -63,8 +63,14 @@ describe("vioblk check", () => {
     expect(await commandLine("check", path)).toEqual({ code: 1, out: "", err: `vioblk: ${path}: ${reason}\n` })
   })
 
-  it("exits with 1, not with 2 for corrupt, when its arguments make no sense", async () => {
-    expect(await commandLine("check", "--repair", "everything", "x")).toMatchObject({ code: 1, out: "" })
+  it.each([
+    [["--repair", "everything", "x"], "--repair everything: leaks or all is wanted"],
+    [["--repair", "x.qcow2"], "--repair x.qcow2: leaks or all is wanted"],
+    [["--format", "raw", "x"], "--format raw: a raw image has nothing to check"],
+    [[], "the name of an image is missing"],
+    [[""], "the name of an image is empty"],
+  ])("exits with 1, not with 2 for corrupt, when its arguments make no sense: %j", async (args, reason) => {
+    expect(await commandLine("check", ...args)).toEqual({ code: 1, out: "", err: `vioblk: ${reason}; see vioblk check --help\n` })
   })
 })
 
@@ -101,6 +107,8 @@ describe("vioblk create", () => {
 
   it.each([
     [["create"], "create needs the name of an image"],
+    [["create", "", "1M"], "the name of the image is empty"],
+    [["create", "x.qcow2", "1M", "--backing", ""], "--backing: the name of the backing file is empty"],
     [["create", "x.qcow2"], "create needs a size, or a backing file to take it from"],
     [["create", "x.qcow2", "lots"], "SIZE lots: a number of bytes is wanted, with K, M, G or T behind it if you like"],
     [["create", "x.qcow2", "99999999T"], "SIZE 99999999T: a number of bytes is wanted, with K, M, G or T behind it if you like"],

@@ -1,7 +1,7 @@
 /** The command line as its user meets it: exit codes, one line for an error, and sums that other programs agree with. */
 import { spawnSync } from "node:child_process"
 import { createHash } from "node:crypto"
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { closeSync, existsSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest"
@@ -99,10 +99,33 @@ describe("vioblk says in one line what is wrong", () => {
     ["a queue size that cannot be", ["--queue-size", "100"], 2, "vioblk: --queue-size 100: a power of two is wanted; see vioblk --help\n"],
     ["a format that nobody knows", ["--format", "vhd", "x"], 2, "vioblk: --format vhd: raw or qcow2 is wanted; see vioblk --help\n"],
     ["two images", ["a", "b"], 2, 'vioblk: one image at a time: "b" is one too many; see vioblk --help\n'],
+    ["an option in place of a value", ["--queues", "-1"], 2, "vioblk: Option '--queues <value>' argument missing; see vioblk --help\n"],
+    ["an empty name", [""], 2, "vioblk: the name of an image is empty; see vioblk --help\n"],
+    ["a command that does not exist", ["chekc", "x"], 2, 'vioblk: "chekc" is not a command (did you mean "check"?); see vioblk --help\n'],
+    ["a command behind an option", ["--json", "info", "x"], 2, "vioblk: the command comes first: vioblk info ...; see vioblk --help\n"],
+    ["control characters", ["--format", "\u001b[m\n"], 2, "vioblk: --format \ufffd[m\ufffd: raw or qcow2 is wanted; see vioblk --help\n"],
     ["--write without an image", ["--write"], 2, "vioblk: --write goes with an image; see vioblk --help\n"],
   ])("%s", async (_what, args, code, line) => {
     expect(await commandLine(...args)).toEqual({ code, out: "", err: line })
     expect(existsSync("nowhere.raw")).toBe(false)
+  })
+
+  it("nowhere to put a temporary file", () => {
+    // Set behind tsx, which would make the folder.
+    const late = `data:text/javascript,process.env.TMPDIR=${JSON.stringify(join(folder, "none"))}`
+    const command = ["--import", "tsx", "--import", late, "src/vmm/cli/main.ts"]
+    const { status, stderr } = spawnSync(process.execPath, command, { encoding: "utf8" })
+    expect(stderr).toMatch(/^vioblk: ENOENT: no such file or directory, mkdtemp '[^\n]*\n$/)
+    expect(status).toBe(1)
+  })
+
+  it.runIf(existsSync("/dev/full"))("no room for what it prints", () => {
+    const full = openSync("/dev/full", "w")
+    const { path } = image("full.raw", 512)
+    const command = ["--import", "tsx", "src/vmm/cli/main.ts", "info", path]
+    const { status, stderr } = spawnSync(process.execPath, command, { encoding: "utf8", stdio: ["ignore", full, "pipe"] })
+    closeSync(full)
+    expect({ status, stderr }).toEqual({ status: 1, stderr: "vioblk: cannot write the output: ENOSPC: no space left on device, write\n" })
   })
 
   it("--help goes to standard output and is no error", async () => {
