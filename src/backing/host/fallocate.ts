@@ -3,16 +3,14 @@
  * one costs more the more memory this one has (90 ms with 1 GiB of guest RAM, measured), so one small shell, started once, forks them.
  */
 import { spawn, spawnSync } from "node:child_process"
-import { closeSync, constants, existsSync, mkdtempSync, openSync, readSync, rmSync, writeSync } from "node:fs"
+import { closeSync, constants, mkdtempSync, openSync, readSync, rmSync, writeSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { errnoOf } from "./host-errors.ts"
+import { findProgram } from "./programs.ts"
 
 /** fallocate(1)'s options: punch a hole, or zero a range. Both leave the file's size alone; "-zn" keeps the space allocated. */
 export type FallocateMode = "-p" | "-zn"
-
-/** Not $PATH: somebody else's program would run with the image open. */
-const DIRECTORIES = ["/usr/bin", "/bin", "/usr/local/bin", "/run/current-system/sw/bin"]
 
 /** A line is a mode, an offset, a length and a descriptor of ours, the answer is fallocate's exit status. It ends when we do: then its input ends. */
 const SCRIPT = 'while read -r mode offset length fd; do "$1" "$mode" -o "$offset" -l "$length" "/proc/$2/fd/$fd"; echo $?; done'
@@ -131,8 +129,4 @@ function makePipes(mkfifo: string, opened: number[]): [forShell: Helper, ours: H
   } finally {
     rmSync(directory, { recursive: true, force: true })
   }
-}
-
-function findProgram(name: string): string | undefined {
-  return DIRECTORIES.map((directory) => `${directory}/${name}`).find((path) => existsSync(path))
 }

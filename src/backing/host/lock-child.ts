@@ -6,9 +6,9 @@
  * locks the whole file, so a reader of ours would keep QEMU's readers out.)
  */
 import { spawnSync } from "node:child_process"
-import { existsSync } from "node:fs"
 import type { ImageLock } from "../image-file.ts"
 import { descriptorLocks, holdsFlock, holdsQemuBytes, qemuBytes } from "./proc-locks.ts"
+import { findProgram } from "./programs.ts"
 
 /** The programs that take locks, by absolute path, and how long each may take. */
 export interface LockPrograms {
@@ -18,18 +18,11 @@ export interface LockPrograms {
   readonly timeout: number
 }
 
-/** Not $PATH: somebody else's `perl` would run with the image open. */
-const DIRECTORIES = ["/usr/bin", "/bin", "/usr/local/bin", "/run/current-system/sw/bin"]
-
-function find(name: string): string | undefined {
-  return DIRECTORIES.map((directory) => `${directory}/${name}`).find((path) => existsSync(path))
-}
-
 let found: LockPrograms | undefined
 
 /** The programs of this host, looked for once. */
 export function lockPrograms(): LockPrograms {
-  found ??= { perl: find("perl"), flock: find("flock"), timeout: 10_000 }
+  found ??= { perl: findProgram("perl"), flock: findProgram("flock"), timeout: 10_000 }
   return found
 }
 

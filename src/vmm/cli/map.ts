@@ -28,7 +28,7 @@ export async function map(args: readonly string[]): Promise<number> {
   const given = imageArguments(args, HELP, {})
   if (given === undefined) return 0
   const { path, format, json } = given
-  const image = openImage(path, { readOnly: true, ...(format !== undefined && { format }) })
+  const image = openImage(path, { readOnly: true, lockReadOnly: true, ...(format !== undefined && { format }) })
   try {
     const write = json ? jsonWriter() : tableWriter()
     let pending: Part | undefined

@@ -84,7 +84,7 @@ export async function run(args: readonly string[]): Promise<number> {
     if (format !== undefined || values.write) throw new UsageError(`--${values.write ? "write" : "format"} goes with an image`)
     return tryDevice(settings)
   }
-  const image = openImage(path, { readOnly: !values.write, ...(format !== undefined && { format }) })
+  const image = openImage(path, { readOnly: !values.write, lockReadOnly: true, ...(format !== undefined && { format }) })
   printWarnings(image.warnings)
   try {
     return await readImage(image, path, settings)

@@ -2,7 +2,7 @@
 import { spawnSync } from "node:child_process"
 import { chmodSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
-import { afterEach, describe, expect, it } from "vitest"
+import { afterEach, describe, expect, it, vi } from "vitest"
 import { createImage } from "../../../src/backing/create.ts"
 import { LockedFile } from "../../../src/backing/host/image-lock.ts"
 import { type LockPrograms, lockPrograms } from "../../../src/backing/host/lock-child.ts"
@@ -56,6 +56,8 @@ function refusedByQemu(...words: [string, ...string[]]): boolean {
   return status !== 0
 }
 
+const READ_ONLY = { readOnly: true, lockReadOnly: true } as const
+
 const WRITE = ["-c", "write 0 512"]
 const READ = ["-r", "-c", "read 0 512"]
 
@@ -75,7 +77,7 @@ describe("between processes of ours", () => {
     const path = newImage()
     const openers = await Promise.all([Opener.start(), Opener.start()])
     for (let round = 0; round < 15; round++) {
-      const answers = await Promise.all(openers.map((opener, index) => opener.open(path, { readOnly: (index + round) % 2 === 0 })))
+      const answers = await Promise.all(openers.map((opener, index) => opener.open(path, { readOnly: (index + round) % 2 === 0, lockReadOnly: true })))
       expect(answers.filter((answer) => answer === "open qemu"), `round ${round}: ${answers.join()}`).toHaveLength(1)
       await Promise.all(openers.map((opener) => opener.close()))
     }
@@ -84,16 +86,16 @@ describe("between processes of ours", () => {
   it("readers are many, and a writer waits for all of them; a reader without a lock still sees a writer", async () => {
     const path = newImage()
     const [first, second] = await Promise.all([Opener.start(), Opener.start()])
-    expect([await first.open(path, { readOnly: true }), await second.open(path, { readOnly: true })]).toEqual(["open qemu", "open qemu"])
-    expect(opened(path, { readOnly: true }).lock).toBe("qemu")
+    expect([await first.open(path, READ_ONLY), await second.open(path, READ_ONLY)]).toEqual(["open qemu", "open qemu"])
+    expect(opened(path, READ_ONLY).lock).toBe("qemu")
     open.pop()?.close()
     await first.close()
     expect(failureOf(() => openImage(path)).code).toBe("busy")
     await second.close()
-    expect(await first.open(path, { readOnly: true, lockReadOnly: false })).toBe("open none")
+    expect(await first.open(path, { readOnly: true })).toBe("open none")
     expect(opened(path).lock).toBe("qemu")
     await first.close()
-    expect(await first.open(path, { readOnly: true, lockReadOnly: false })).toMatch(/^failed busy/)
+    expect(await first.open(path, { readOnly: true })).toMatch(/^failed busy/)
   })
 
   it("the error names the process; a killed process holds nothing any more", async () => {
@@ -135,12 +137,19 @@ describe("between processes of ours", () => {
   it("check --repair leaves an image alone that another process has open", async () => {
     const path = newImage()
     const other = await Opener.start()
-    for (const options of [{}, { readOnly: true }]) {
+    for (const options of [{}, READ_ONLY]) {
       await other.open(path, options)
       const { code, err } = await commandLine("check", "--repair", "all", path)
       expect([code, err]).toEqual([1, expect.stringMatching(/process \d+ \(node\) has locked it/)])
       await other.close()
     }
+  })
+
+  it("a new image is locked while it is made", () => {
+    const claim = vi.spyOn(LockedFile.prototype, "claim")
+    newImage()
+    expect(claim).toHaveBeenCalledOnce()
+    claim.mockRestore()
   })
 
   it("a child process of the one that has an image open does not inherit it", () => {
@@ -157,7 +166,7 @@ describe("beside QEMU", () => {
     for (const words of [WRITE, READ]) expect(refusedByQemu("qemu-io", ...words, path)).toBe(true)
     for (const command of ["info", "check"]) expect(refusedByQemu("qemu-img", command, path)).toBe(true)
     open.pop()?.close()
-    opened(path, { readOnly: true })
+    opened(path, READ_ONLY)
     expect(refusedByQemu("qemu-io", ...WRITE, path)).toBe(true)
     expect(refusedByQemu("qemu-io", ...READ, path)).toBe(false)
     expect(refusedByQemu("qemu-img", "check", path)).toBe(false)
@@ -178,11 +187,11 @@ describe("beside QEMU", () => {
     for (const readOnly of [true, false]) {
       expect(failureOf(() => openImage(top, { readOnly })).message).toMatch(/process \d+ \(qemu-io\) has locked it/)
     }
-    expect(opened(base, { format: "raw", readOnly: true }).lock).toBe("qemu")
+    expect(opened(base, { format: "raw", ...READ_ONLY }).lock).toBe("qemu")
     await writer.close()
     const reader = await qemuIoHolding("-r", top)
     expect(failureOf(() => openImage(top)).code).toBe("busy")
-    expect(opened(top, { readOnly: true }).lock).toBe("qemu")
+    expect(opened(top, READ_ONLY).lock).toBe("qemu")
     await reader.close()
   })
 
@@ -224,7 +233,7 @@ describe("where programs are missing", () => {
 
     expect(claimed(path, without, true).lock).toBe("flock")
     expect(await other.open(path)).toMatch(/^failed busy/)
-    expect(await other.open(path, { readOnly: true })).toBe("open qemu")
+    expect(await other.open(path, READ_ONLY)).toBe("open qemu")
     expect(claimed(path, without, true).lock).toBe("flock")
     for (const each of open.splice(0)) each.close()
     expect(failureOf(() => claimed(path, without)).code).toBe("busy")
