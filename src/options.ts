@@ -85,6 +85,16 @@ export function checkValue(who: string, name: string, value: unknown, rule: stri
 }
 
 /**
+ * Checks a number that counts something: a whole one from `least` to `most` (default: 2^53 - 1). One that is undefined was left out.
+ * @throws RangeError
+ */
+export function checkCount(who: string, name: string, value: number | undefined, least: number, most = Number.MAX_SAFE_INTEGER): void {
+  if (value === undefined || (Number.isSafeInteger(value) && value >= least && value <= most)) return
+  const wanted = most === Number.MAX_SAFE_INTEGER ? `${least} up` : `${least} to ${most}`
+  throw new RangeError(`${who}: ${name} must be a whole number from ${wanted}, not ${value}`)
+}
+
+/**
  * Checks the names in the array that option `option` is.
  * @throws TypeError for one that is not `known`
  */

@@ -507,3 +507,29 @@ describe("the driver", () => {
     await driver.close()
   })
 })
+
+describe("a number that counts something is a whole one in its range", () => {
+  const image = emptyQcow2
+  const openDriver = (options: object) => vioblk.BlockDriver.open(machine().pci, options)
+  it.each<[string, (value: number) => unknown]>([
+    ["openImage: cacheSize", (cacheSize) => vioblk.openImage(image(), { cacheSize })],
+    ["openQcow2: cacheSize", (cacheSize) => vioblk.openQcow2(new vioblk.HostFile(image()), { cacheSize })],
+    ["LinearMemory: start", (start) => new vioblk.LinearMemory(new ArrayBuffer(8), { start })],
+    ["LinearMemory: length", (length) => new vioblk.LinearMemory(new ArrayBuffer(8), { length })],
+    ["RamRegion: start", (start) => new vioblk.RamRegion(start, new Uint8Array(8))],
+    ["enumeratePci: a bus", (bus) => vioblk.enumeratePci(machine().vm, { buses: [bus] })],
+    ["Ecam: base", (base) => new vioblk.Ecam(machine().vm, { base })],
+    ["BlockDriver.open: queues", (queues) => openDriver({ queues })],
+    ["BlockDriver.open: depth", (depth) => openDriver({ depth })],
+    ["BlockDriver.open: maxRequestBytes", (maxRequestBytes) => openDriver({ maxRequestBytes })],
+    ["BlockDriver.open: watchInterval", (watchInterval) => openDriver({ watchInterval })],
+    ["VirtioDriver: queueSize", (queueSize) => openDriver({ queueSize })],
+    ["VirtioDriver: resetTimeout", (resetTimeout) => openDriver({ resetTimeout })],
+  ])("%s", async (what, call) => {
+    for (const value of [-1, 0.5, Number.NaN, Number.POSITIVE_INFINITY, 2 ** 53]) {
+      const error: unknown = await Promise.resolve(value).then(call).then(() => "taken", (reason: unknown) => reason)
+      expect(error).toBeInstanceOf(RangeError)
+      expect(String(error)).toMatch(new RegExp(`^RangeError: ${what} must be a whole number from \\d+ (up|to \\d+), not ${value}$`))
+    }
+  })
+})

@@ -1,5 +1,5 @@
 /** openImage: opens disk images by path, on a host with Node. `resolveBacking` lets an embedder forbid or redirect names found in images. */
-import { checkOptions, checkValue, type Rules } from "../options.ts"
+import { checkCount, checkOptions, checkValue, type Rules } from "../options.ts"
 import { backingPath } from "./host/backing-path.ts"
 import { LockedFile } from "./host/image-lock.ts"
 import { nodeDecompressor } from "./host/inflate.ts"
@@ -57,6 +57,7 @@ const OPEN_IMAGE_RULES: Rules<OpenImageOptions> = {
 export function openImage(path: string, options: OpenImageOptions = {}): RawBacking | Qcow2Image {
   checkValue("openImage", "path", path, "string")
   checkOptions("openImage", options, OPEN_IMAGE_RULES)
+  checkCount("openImage", "cacheSize", options.cacheSize, 0)
   const { format, readOnly = false, cacheSize, ignoreLocks = false } = options
   // Whoever writes to a backing file destroys what was written on top of it.
   const lockReadOnly = !readOnly || options.lockReadOnly === true

@@ -3,7 +3,7 @@
  * Addresses are guest-physical, in bytes, as plain numbers: a 64-bit address above 2^53 loses low bits, but is still far outside
  * of any RAM, so the one range check that every access makes refuses it.
  */
-import { checkOptions, described, type Rules, tagOf } from "../options.ts"
+import { checkCount, checkOptions, described, type Rules, tagOf } from "../options.ts"
 
 const MAX_REGION_LENGTH = 2 ** 32
 
@@ -21,8 +21,9 @@ export class RamRegion {
   readonly #buffer: ArrayBufferLike
   readonly #byteOffset: number
 
-  /** Throws RangeError when `bytes` starts at an odd offset of its buffer, for ring indices are accessed as 16-bit words of it, or has more than 4 GiB. */
+  /** Throws RangeError when `start` is not an address, or `bytes` starts at an odd offset of its buffer, for ring indices are accessed as 16-bit words of it, or has more than 4 GiB. */
   constructor(start: number, bytes: Uint8Array) {
+    checkCount("RamRegion", "start", start, 0)
     if (bytes.length > MAX_REGION_LENGTH) throw new RangeError(`a region of RAM has at most 4 GiB, not ${bytes.length} bytes; give it as several`)
     if (bytes.byteOffset % 2 !== 0) throw new RangeError(`RAM starts at the odd offset ${bytes.byteOffset} of its buffer; ring indices need an even one`)
     this.start = start
@@ -110,11 +111,10 @@ export class LinearMemory implements GuestMemory {
   constructor(ram: ArrayBufferLike | Uint8Array | { readonly buffer: ArrayBufferLike; grow(pages: number): number }, options: LinearMemoryOptions = {}) {
     checkOptions("LinearMemory", options, LINEAR_MEMORY_RULES)
     checkRam("LinearMemory", "ram", ram)
+    checkCount("LinearMemory", "start", options.start, 0)
+    checkCount("LinearMemory", "length", options.length, 0)
     this.#start = options.start ?? 0
-    if (!Number.isSafeInteger(this.#start) || this.#start < 0)
-      throw new RangeError(`start ${options.start} is not a guest-physical address`)
     this.#length = options.length ?? Infinity
-    if (!(this.#length >= 0)) throw new RangeError(`length ${options.length} is not a number of bytes`)
     if (options.written !== undefined) this.written = options.written
     if (ArrayBuffer.isView(ram)) {
       this.#buffer = ram.buffer

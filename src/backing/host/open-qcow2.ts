@@ -1,5 +1,5 @@
 /** Opens qcow2 images with what Node supplies: its decompressor. */
-import { checkOptions } from "../../options.ts"
+import { checkCount, checkOptions } from "../../options.ts"
 import type { ImageFile } from "../image-file.ts"
 import type { Qcow2Image } from "../qcow2/image.ts"
 import { openQcow2Image, QCOW2_RULES, type Qcow2Options } from "../qcow2/open.ts"
@@ -13,5 +13,6 @@ import { nodeDecompressor } from "./inflate.ts"
  */
 export function openQcow2(file: ImageFile, options: Qcow2Options = {}): Qcow2Image {
   checkOptions("openQcow2", options, QCOW2_RULES)
+  checkCount("openQcow2", "cacheSize", options.cacheSize, 0)
   return openQcow2Image(file, { ...options, decompressor: options.decompressor ?? nodeDecompressor })
 }

@@ -2,7 +2,7 @@
  * BlockDriver: does what a guest kernel's virtio-blk driver does, to use or to test a virtio block device: reads, writes, flushes,
  * discards, and any request that a test makes up, over a modern or a legacy device. [VIRTIO] 5.2.
  */
-import { checkBytes, checkOptions, checkValue, pickOptions, type Rules } from "../../../options.ts"
+import { checkBytes, checkCount, checkOptions, checkValue, pickOptions, type Rules } from "../../../options.ts"
 import { BLK_CONFIG, BLK_ID_SIZE, BLK_LIFETIME_SIZE, BLK_RANGE, SECTOR_SIZE } from "./spec.ts"
 import type { BlockIdentity } from "./config.ts"
 import { BLOCK_ENGINE_RULES, BlockEngine, type BlockEngineOptions } from "./engine.ts"
@@ -78,12 +78,10 @@ export class BlockDriver {
   #resetting: Promise<void> | undefined
 
   private constructor(device: PciDevice, options: BlockDriverOptions) {
-    checkPciDevice("BlockDriver.open", device)
-    checkOptions("BlockDriver.open", options, BLOCK_DRIVER_RULES)
-    if (options.framing !== undefined) checkFraming("BlockDriver.open", options.framing)
+    checkDriverOptions("BlockDriver.open", device, options)
     this.#engine = new BlockEngine(device, options)
     this.#sender = new BlockSender(this.#engine, options)
-    this.#depth = Math.max(1, options.depth ?? DEFAULT_DEPTH)
+    this.#depth = options.depth ?? DEFAULT_DEPTH
   }
 
   /**
@@ -317,4 +315,14 @@ export class BlockDriver {
     }
     await runTransfer(port, { ...transfer, chunk })
   }
+}
+
+function checkDriverOptions(who: string, device: PciDevice, options: BlockDriverOptions): void {
+  checkPciDevice(who, device)
+  checkOptions(who, options, BLOCK_DRIVER_RULES)
+  if (options.framing !== undefined) checkFraming(who, options.framing)
+  checkCount(who, "queues", options.queues, 1)
+  checkCount(who, "maxRequestBytes", options.maxRequestBytes, SECTOR_SIZE)
+  checkCount(who, "depth", options.depth, 1)
+  checkCount(who, "watchInterval", options.watchInterval, 1)
 }

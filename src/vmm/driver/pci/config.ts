@@ -1,7 +1,7 @@
 /**
  * PCI configuration space access: mechanism #1 (ports 0xCF8 and 0xCFC), and ECAM (memory space) as the alternative.
  */
-import { checkOptions } from "../../../options.ts"
+import { checkCount, checkOptions } from "../../../options.ts"
 import { checkPlatform, type Platform, type Width } from "../platform.ts"
 import { CONFIG_PORT } from "./spec.ts"
 
@@ -67,6 +67,7 @@ export class Ecam implements ConfigAccess {
   constructor(platform: Platform, options: EcamOptions) {
     checkPlatform("Ecam", platform)
     checkOptions("Ecam", options, { base: "number" })
+    checkCount("Ecam", "base", options.base, 0)
     this.#platform = platform
     this.#base = options.base
   }

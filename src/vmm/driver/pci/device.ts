@@ -2,7 +2,7 @@
  * PciDevice: one PCI function as a driver sees it (configuration space, capabilities, BARs, MSI-X, interrupt line), and the
  * enumeration that finds them.
  */
-import { checkMembers, checkOptions, described, type Rules } from "../../../options.ts"
+import { checkCount, checkMembers, checkOptions, described, type Rules } from "../../../options.ts"
 import { DriverError } from "../errors.ts"
 import { MsixTable } from "./msix.ts"
 import { type ConfigAccess, ConfigMechanism1Access, formatPciAddress, type PciAddress } from "./config.ts"
@@ -252,6 +252,7 @@ export function enumeratePci(platform: Platform, options: EnumerateOptions = {})
   const config = options.config ?? new ConfigMechanism1Access(platform)
   const found: PciDevice[] = []
   for (const bus of options.buses ?? [0]) {
+    checkCount("enumeratePci", "a bus", bus, 0, 255)
     for (let device = 0; device < 32; device++) {
       const first = new PciDevice(platform, { bus, device, function: 0 }, config)
       if (first.vendorId === 0xffff) continue

@@ -2,7 +2,7 @@
  * VirtioDriver: brings a virtio PCI function up and down, and keeps its queues: reset, negotiation, rings, DRIVER_OK, kicks. It knows
  * nothing about blocks. [VIRTIO] 3.1 and 4.1.5.
  */
-import { checkMembers, checkOptions, type Rules } from "../../../options.ts"
+import { checkCount, checkMembers, checkOptions, type Rules } from "../../../options.ts"
 import { DriverError } from "../errors.ts"
 import { checkFeatureChoice, chooseFeatures, type FeatureChoice, featureNames, includesFeature } from "./features.ts"
 import { GuestRam } from "../guest-ram.ts"
@@ -302,5 +302,7 @@ function checkVirtioDriverArguments(pci: PciDevice, events: VirtioDriverEvents, 
   const rules: Rules<VirtioDriverEvents> = { used: "function", configurationChanged: "function", superseded: "function" }
   checkMembers("VirtioDriver", "events", events, rules, "VirtioDriverEvents")
   checkOptions("VirtioDriver", options, VIRTIO_DRIVER_RULES)
+  checkCount("VirtioDriver", "queueSize", options.queueSize, 1, 32768)
+  checkCount("VirtioDriver", "resetTimeout", options.resetTimeout, 0)
   if (options.features !== undefined) checkFeatureChoice("VirtioDriver", options.features)
 }
