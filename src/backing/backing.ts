@@ -8,9 +8,11 @@ import { checkMembers, described, type Rules } from "../options.ts"
  * A disk. `size`, `readOnly`, `pread`, `pwrite` and `close` are required; every optional method is a capability that the device
  * offers to the guest only when the method is there (no `discard`, no VIRTIO_BLK_F_DISCARD; no `flush`, no VIRTIO_BLK_F_FLUSH).
  *
- * All offsets and lengths are bytes. Buffers are views of guest RAM and are borrowed: until the method returns, or until the
- * promise that it returned settles. Every method does all of its work or fails with a `BackingError`; a short count does not
- * exist. A method may return a promise; one that returns nothing has finished.
+ * All offsets and lengths are bytes. Every method does all of its work or fails with a `BackingError`; a short count does not exist.
+ *
+ * A method that returns nothing has finished. A backing whose methods may return promises says so with `asynchronous: true`. The
+ * buffers of a synchronous backing are views of guest RAM, borrowed until the method returns. An asynchronous one gets buffers of the
+ * device's own, borrowed until the promise settles: the guest may reset the device, or its RAM may be replaced, meanwhile.
  */
 export interface VirtioBacking {
   /** Guest-visible size in bytes. A tail shorter than a sector of 512 bytes is not reachable by the guest. May change while
@@ -27,6 +29,8 @@ export interface VirtioBacking {
   readonly unmapsAtOnce?: number
   /** False when `discard`, and `writeZeroes` that may unmap, free no space: the host cannot. Default true where there is a `discard`. */
   readonly canUnmap?: boolean
+  /** True when a method may return a promise. Default false: a promise is then refused as a programming error, and the guest gets IOERR. */
+  readonly asynchronous?: boolean
   /** Fills `buffer` whole from `offset`. */
   pread(buffer: Uint8Array, offset: number): void | Promise<void>
   /** Stores `buffer` whole at `offset`. */
@@ -40,6 +44,12 @@ export interface VirtioBacking {
   preadv?(buffers: readonly Uint8Array[], offset: number): void | Promise<void>
   /** `pwrite` from several buffers, one after the other on the disk. Never called with an empty list or an empty buffer. */
   pwritev?(buffers: readonly Uint8Array[], offset: number): void | Promise<void>
+  /** For an asynchronous backing: `preadv` into views of guest RAM if it can be done at once, for instance from a cache; then it returns true.
+   * Otherwise it returns false, and the device calls `pread` with a buffer of its own. What it has put into `buffers` then does not matter. */
+  preadNow?(buffers: readonly Uint8Array[], offset: number): boolean
+  /** For an asynchronous backing: `pwritev` from views of guest RAM if it can be done at once; then it returns true. Otherwise it has changed
+   * nothing and returns false, and the device calls `pwrite` with a copy. */
+  pwriteNow?(buffers: readonly Uint8Array[], offset: number): boolean
   /** Everything whose write completed before this call is on stable storage when it completes. */
   flush?(): void | Promise<void>
   /** The content of the range is no longer needed. Bytes outside of it stay; those inside read as anything but an error. */
@@ -52,8 +62,7 @@ export interface VirtioBacking {
 
 const BACKING_RULES: Rules<VirtioBacking> = {
   size: "number", readOnly: "boolean", discardGranularity: "number?", zeroesAtOnce: "any?", unmapsAtOnce: "any?",
-  canUnmap: "any?", pread: "function",
-  pwrite: "function",
+  canUnmap: "any?", asynchronous: "boolean?", pread: "function", pwrite: "function", preadNow: "function?", pwriteNow: "function?",
   preadInto: "function?", pwriteFrom: "function?", preadv: "function?", pwritev: "function?",
   flush: "function?", discard: "function?", writeZeroes: "function?", close: "function",
 }

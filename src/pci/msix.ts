@@ -3,7 +3,7 @@
  * them. The function owns the registers around it and tells `configure` what they say.
  */
 import type { AccessWidth } from "./access.ts"
-import { savedNumbers, savedObject } from "./state.ts"
+import { savedNumbers, savedObject } from "../saved-state.ts"
 
 /** Capability id of MSI-X, [PCI] appendix H. */
 export const MSIX_CAPABILITY_ID = 0x11

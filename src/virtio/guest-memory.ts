@@ -17,11 +17,16 @@ export class RamRegion {
   readonly bytes: Uint8Array
   /** The same bytes. */
   readonly data: DataView
-  // What `bytes.buffer` and `bytes.byteOffset` say: asking a typed array for them costs more than the view that is made of them (measured).
+  /** Other threads may access it: it is in a SharedArrayBuffer. */
+  readonly shared: boolean
+  // Copies of `bytes.buffer` and `bytes.byteOffset`: reading them from a typed array costs more than making a view (measured).
   readonly #buffer: ArrayBufferLike
   readonly #byteOffset: number
 
-  /** Throws RangeError when `start` is not an address, or `bytes` starts at an odd offset of its buffer, for ring indices are accessed as 16-bit words of it, or has more than 4 GiB. */
+  /**
+   * @throws RangeError when `start` is not an address, or `bytes` starts at an odd offset of its buffer (ring indices are 16-bit words of
+   * it) or has more than 4 GiB
+   */
   constructor(start: number, bytes: Uint8Array) {
     checkCount("RamRegion", "start", start, 0)
     if (bytes.length > MAX_REGION_LENGTH) throw new RangeError(`a region of RAM has at most 4 GiB, not ${bytes.length} bytes; give it as several`)
@@ -30,13 +35,14 @@ export class RamRegion {
     this.end = start + bytes.length
     this.bytes = bytes
     this.data = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+    this.shared = typeof SharedArrayBuffer !== "undefined" && bytes.buffer instanceof SharedArrayBuffer
     this.#buffer = bytes.buffer
     this.#byteOffset = bytes.byteOffset
   }
 
   /**
-   * Where guest-physical `address`, which the caller knows to be inside, is in `bytes` and `data`. A region has at most 2^32 bytes, so nothing
-   * is cut off; but the compiler learns that it is a whole number, which makes each access through `data` 4 ns cheaper (measured).
+   * The offset in `bytes` and `data` of guest-physical `address`, which the caller knows to be inside. A region has at most 2^32 bytes, so
+   * `>>>` cuts nothing off. It tells V8 that the result is an integer, which saves 4 ns an access (measured).
    */
   offset(address: number): number {
     return (address - this.start) >>> 0
@@ -50,6 +56,11 @@ export class RamRegion {
   /** The `length` bytes at guest-physical `address`, which the caller knows to be inside. */
   view(address: number, length: number): Uint8Array {
     return new Uint8Array(this.#buffer, this.#byteOffset + (address - this.start), length)
+  }
+
+  /** The `length` bytes from byte `offset` of the region on, which the caller knows to be inside. */
+  viewAt(offset: number, length: number): Uint8Array {
+    return new Uint8Array(this.#buffer, this.#byteOffset + offset, length)
   }
 
   /** `count` 16-bit words at `address`, which must be even, in the host's byte order: for Atomics. */
@@ -75,8 +86,8 @@ export interface GuestMemory {
 
 export const GUEST_MEMORY_RULES: Rules<GuestMemory> = { generation: "number", region: "function", written: "function?" }
 
-/** A view of `length` bytes at `address`, or undefined unless all of them are in one region. */
-export function viewOf(memory: GuestMemory, address: number, length: number): Uint8Array | undefined {
+/** A view of `length` bytes of guest RAM at `address`, or undefined unless all of them are in one region. */
+export function guestBytes(memory: GuestMemory, address: number, length: number): Uint8Array | undefined {
   const region = memory.region(address)
   if (region === undefined || length > region.end - address) return undefined
   return region.view(address, length)
@@ -127,12 +138,16 @@ export class LinearMemory implements GuestMemory {
   }
 
   get generation(): number {
-    if (this.#wasm !== undefined && this.#wasm.buffer !== this.#buffer) {
-      this.#buffer = this.#wasm.buffer
-      this.#region = new RamRegion(this.#start, new Uint8Array(this.#buffer).subarray(0, this.#length))
-      this.#generation++
-    }
+    this.refresh()
     return this.#generation
+  }
+
+  /** Takes the new buffer of a WebAssembly.Memory that has grown. */
+  refresh(): void {
+    if (this.#wasm === undefined || this.#wasm.buffer === this.#buffer) return
+    this.#buffer = this.#wasm.buffer
+    this.#region = new RamRegion(this.#start, new Uint8Array(this.#buffer).subarray(0, this.#length))
+    this.#generation++
   }
 
   region(address: number): RamRegion | undefined {

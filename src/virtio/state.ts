@@ -1,15 +1,22 @@
 /** The saved state of a virtio device, as JSON values, and the check that it makes when it comes back: it may come from anywhere. */
+import { savedList, savedNumber, savedNumbers, savedObject } from "../saved-state.ts"
 import { VIRTQ_MAX_SIZE } from "./spec.ts"
 
-/** Registers of a queue, and the index that its rings had reached. Addresses in bytes. */
+/** A 64-bit address: a number, or its low and high half where a number is not exact. */
+export type SavedAddress = number | readonly [low: number, high: number]
+
+/** Registers of a queue, and how far its ring has come. Addresses in bytes. */
 export interface SavedQueue {
   readonly size: number
   readonly enabled: boolean
   readonly legacy: boolean
-  readonly descriptorTable: number
-  readonly availRing: number
-  readonly usedRing: number
+  readonly descriptorTable: SavedAddress
+  readonly availRing: SavedAddress
+  readonly usedRing: SavedAddress
+  /** The index of the next used entry. */
   readonly position: number
+  /** Chains taken and not given back: they are taken again. */
+  readonly heads: readonly number[]
 }
 
 /** What `saveState` of a device returns: JSON values. */
@@ -30,49 +37,51 @@ export interface DeviceShape {
   readonly configSize: number
 }
 
-/** Throws an Error with one line for anything that is no state of a device of this shape. What addresses point to is looked at when they are used. */
+/** @throws Error for what is not a state of a device of this shape. What addresses point to is looked at when they are used. */
 export function parseDeviceState(value: unknown, shape: DeviceShape): VirtioDeviceState {
-  const state = record(value, "virtio device")
+  const state = savedObject(value, "virtio device")
   return {
-    status: whole(state["status"], "status", 0xff),
-    features: list(state["features"], "features", 2).map((bits) => whole(bits, "features", 0xffff_ffff)),
-    generation: whole(state["generation"], "configuration generation", 0xff),
-    queues: list(state["queues"], "queues", shape.queues).map((queue) => parseQueue(queue, shape.queueSize)),
-    config: list(state["config"], "configuration", shape.configSize).map((byte) => whole(byte, "configuration", 0xff)),
+    status: savedNumber(state["status"], "status", 0xff),
+    features: savedNumbers(state["features"], "features", { length: 2 }),
+    generation: savedNumber(state["generation"], "configuration generation", 0xff),
+    queues: savedList(state["queues"], "queues", shape.queues).map((queue) => parseQueue(queue, shape.queueSize)),
+    config: savedNumbers(state["config"], "configuration", { length: shape.configSize, max: 0xff }),
   }
 }
 
 function parseQueue(value: unknown, maxSize: number): SavedQueue {
-  const queue = record(value, "queue")
-  const size = whole(queue["size"], "queue size", Math.min(maxSize, VIRTQ_MAX_SIZE))
-  if (size < 1 || (size & (size - 1)) !== 0) throw new Error(`saved state: queue size ${size} is no power of two`)
-  const address = (part: string): number => {
-    const number = queue[part]
-    if (typeof number === "number" && number >= 0 && number <= 2 ** 64) return number
-    throw new Error(`saved state: ${part}: ${JSON.stringify(number)} is no address`)
-  }
+  const queue = savedObject(value, "queue")
+  const size = savedNumber(queue["size"], "queue size", Math.min(maxSize, VIRTQ_MAX_SIZE))
+  if (size < 1 || (size & (size - 1)) !== 0) throw new Error(`saved state: queue size ${size} is not a power of two`)
+  // States from before requests in flight could be saved have no heads.
+  const heads = savedNumbers(queue["heads"] ?? [], "heads of chains", { max: 0xffff })
+  if (heads.length > size) throw new Error(`saved state: ${heads.length} chains in flight in a queue of ${size}`)
   return {
     size,
     enabled: queue["enabled"] === true,
     legacy: queue["legacy"] === true,
-    descriptorTable: address("descriptorTable"),
-    availRing: address("availRing"),
-    usedRing: address("usedRing"),
-    position: whole(queue["position"], "queue position", 0xffff),
+    descriptorTable: parseAddress(queue["descriptorTable"], "descriptorTable"),
+    availRing: parseAddress(queue["availRing"], "availRing"),
+    usedRing: parseAddress(queue["usedRing"], "usedRing"),
+    position: savedNumber(queue["position"], "queue position", 0xffff),
+    heads,
   }
 }
 
-function record(value: unknown, what: string): Readonly<Record<string, unknown>> {
-  if (typeof value !== "object" || value === null) throw new Error(`saved state: ${what}: no object`)
-  return { ...value }
+function parseAddress(value: unknown, what: string): SavedAddress {
+  if (typeof value === "number" && value >= 0 && value < 2 ** 64) return value
+  if (!Array.isArray(value)) throw new Error(`saved state: ${what}: ${JSON.stringify(value)} is not an address`)
+  const [low = 0, high = 0] = savedNumbers(value, what, { length: 2 })
+  return [low, high]
 }
 
-function list(value: unknown, what: string, length: number): unknown[] {
-  if (!Array.isArray(value) || value.length !== length) throw new Error(`saved state: ${what}: no list of ${length}`)
-  return value
+/** The low and the high half of an address. */
+export function addressWords(address: SavedAddress): readonly [low: number, high: number] {
+  return typeof address === "number" ? [address % 0x1_0000_0000, Math.floor(address / 0x1_0000_0000)] : address
 }
 
-function whole(value: unknown, what: string, max: number): number {
-  if (typeof value !== "number" || !Number.isSafeInteger(value) || value < 0 || value > max) throw new Error(`saved state: ${what}: ${JSON.stringify(value)} is no number from 0 to ${max}`)
-  return value
+/** An address from its two halves. */
+export function savedAddress(low: number, high: number): SavedAddress {
+  const address = low + high * 0x1_0000_0000
+  return Number.isSafeInteger(address) ? address : [low, high]
 }

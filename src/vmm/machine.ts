@@ -63,8 +63,7 @@ const ALL_BUT_HOST_BRIDGE = 0xffff_fffe
 
 /** RAM, a PCI bus and an interrupt sink, wired: all of a virtual machine but the processor. */
 export class Machine {
-  /** Guest RAM as the devices see it. */
-  readonly memory: GuestMemory
+  readonly #memory: LinearMemory
   /** The level of every interrupt line, and the MSI messages in order. */
   readonly interrupts = new Interrupts()
   /** Bus 0. Use `plug` and `unplug` of the machine rather than those of the bus: they see to interrupts and addresses. */
@@ -76,7 +75,7 @@ export class Machine {
   /** @throws TypeError for wrong options, RangeError for a RAM size that cannot be */
   constructor(options: MachineOptions) {
     checkOptions("Machine", options, MACHINE_RULES)
-    this.memory = ramOf(options)
+    this.#memory = ramOf(options)
     this.pci.plug(0, new HostBridge())
     this.#hotplug = new PciHotplug({
       sci: this.interrupts.connect(SCI_LINE).intx,
@@ -88,11 +87,15 @@ export class Machine {
     })
   }
 
+  /** Guest RAM as the devices see it. */
+  get memory(): GuestMemory {
+    return this.#memory
+  }
+
   /** The guest's RAM: index = guest-physical address. Do not keep it where a WebAssembly.Memory may grow: that makes a new one. */
   get ram(): Uint8Array {
-    // To read the generation is to notice that the memory has grown.
-    void this.memory.generation
-    const region = this.memory.region(0)
+    this.#memory.refresh()
+    const region = this.#memory.region(0)
     if (region === undefined) throw new Error("the machine's RAM is gone: its buffer was detached")
     return region.bytes
   }
@@ -232,8 +235,8 @@ export class Machine {
 
   /** The RAM, when it holds `width` bytes at `address`. */
   #ramAt(address: number, width: AccessWidth): DataView | undefined {
-    void this.memory.generation
-    const region = this.memory.region(address)
+    this.#memory.refresh()
+    const region = this.#memory.region(address)
     return region !== undefined && address + width <= region.end ? region.data : undefined
   }
 }

@@ -5,7 +5,7 @@
  */
 import type { AccessWidth } from "../pci/access.ts"
 import { PCI_SLOTS } from "../pci/bus.ts"
-import { savedNumbers } from "../pci/state.ts"
+import { savedNumbers } from "../saved-state.ts"
 import type { AddressWindow } from "./memory-map.ts"
 
 /** The registers' ports. Slot N is bit N of the first four, which have 32 bits. */

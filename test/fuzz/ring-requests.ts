@@ -102,7 +102,7 @@ export function judge(request: FuzzRequest, disk: Uint8Array, negotiated: Negoti
 }
 
 function judgeRanges(list: Uint8Array, disk: Uint8Array, kind: { readonly flags: number; readonly fill: number; readonly max: number }): number {
-  if (list.length % 16 !== 0 || list.length > 16 * kind.max) return IOERR
+  if (list.length % 16 !== 0) return IOERR
   const view = new DataView(list.buffer, list.byteOffset, list.length)
   const segments = Array.from({ length: list.length / 16 }, (_, at) => ({
     sector: view.getBigUint64(16 * at, true),
@@ -110,6 +110,7 @@ function judgeRanges(list: Uint8Array, disk: Uint8Array, kind: { readonly flags:
     flags: view.getUint32(16 * at + 12, true),
   }))
   if (segments.some(({ flags }) => (flags | kind.flags) !== kind.flags)) return UNSUPP
+  if (segments.length > kind.max) return IOERR
   if (segments.some(({ sector, sectors }) => (sector + sectors) * 512n > BigInt(disk.length))) return IOERR
   for (const { sector, sectors } of segments) disk.fill(kind.fill, Number(sector) * 512, Number(sector + sectors) * 512)
   return OK

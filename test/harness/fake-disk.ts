@@ -45,8 +45,9 @@ export class FakeDisk implements VirtioBacking {
   readonly log: Call[] = []
   /** Asked before each call: what it returns, other than undefined, is thrown. */
   failing: (call: Call) => unknown = () => undefined
-  /** Calls of which it says so wait in `waiting`. */
-  waits: (call: Call) => boolean = () => false
+  /** True once `waits` has been set: its methods may return promises. */
+  asynchronous = false
+  #waits: (call: Call) => boolean = () => false
   /** The calls that have not been answered, oldest first. */
   waiting: Waiting[] = []
   size: number
@@ -68,6 +69,16 @@ export class FakeDisk implements VirtioBacking {
     const methods = this.#optional()
     for (const name of without) delete methods[name]
     Object.assign(this, methods)
+  }
+
+  /** Calls of which it says so wait in `waiting`. */
+  get waits(): (call: Call) => boolean {
+    return this.#waits
+  }
+
+  set waits(waits: (call: Call) => boolean) {
+    this.#waits = waits
+    this.asynchronous = true
   }
 
   pread(buffer: Uint8Array, offset: number): void | Promise<void> {
@@ -136,7 +147,7 @@ export class FakeDisk implements VirtioBacking {
     const failure = this.failing(call)
     if (failure !== undefined) throw failure
     if (call.offset + call.length > this.size) throw new BackingError("out-of-bounds", "the fake disk ends before that")
-    if (!this.waits(call)) return work()
+    if (!this.#waits(call)) return work()
     return new Promise((resolve, reject) => {
       const forget = () => void (this.waiting = this.waiting.filter((each) => each !== waiting))
       const waiting: Waiting = {
@@ -189,6 +200,7 @@ export function promiseBacking(inner: VirtioBacking): VirtioBacking {
     return await work()
   }
   return {
+    asynchronous: true,
     get size() {
       return inner.size
     },

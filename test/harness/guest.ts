@@ -1,6 +1,7 @@
 /** RingGuest: a machine with one virtio block device, and a guest that drives it by hand and checks nothing. */
 import type { VirtioBacking } from "../../src/backing/backing.ts"
 import { type AttachDiskOptions, Machine, type MachineOptions } from "../../src/vmm/machine.ts"
+import { settled } from "./fake-disk.ts"
 import type { Width } from "./pci.ts"
 import { LegacyGuest, ModernGuest } from "./registers.ts"
 import { header, type Request } from "./requests.ts"
@@ -276,6 +277,28 @@ export class RingGuest {
     const reply = this.reply(placed, length)
     this.top = mark
     return reply
+  }
+
+  /** `run` for a request that may take the device longer than a turn on the host's thread. */
+  async runLong(request: Request, layout: Layout = {}, ring = this.ring): Promise<Reply> {
+    const mark = this.top
+    const placed = this.place(request)
+    this.publish([this.chain(placed.pieces, layout, ring)], ring)
+    this.kick(ring)
+    await this.served(ring)
+    const [used] = this.takeUsed(ring)
+    const reply = this.reply(placed, used?.length ?? -1)
+    this.top = mark
+    return reply
+  }
+
+  /** Waits until the device has returned all that was made available. @throws when it is broken */
+  async served(ring = this.ring): Promise<void> {
+    while (ring.usedIdx !== ring.availIdx) {
+      await settled()
+      const { brokenBy } = this.disk.device
+      if (brokenBy !== undefined) throw brokenBy
+    }
   }
 
   /** Runs one chain of any pieces. Returns the used length. */

@@ -4,8 +4,10 @@ import { MemoryBacking } from "../../src/backing/memory.ts"
 import type { VirtioBacking } from "../../src/backing/backing.ts"
 import { BlockDriver, findBlockDevices } from "../../src/vmm/driver/block/driver.ts"
 import { type AttachedDisk, Machine } from "../../src/vmm/machine.ts"
-import { promiseBacking } from "../harness/fake-disk.ts"
-import { CONFIG_IRQ, RingGuest } from "../harness/guest.ts"
+import { eio, FakeDisk, promiseBacking } from "../harness/fake-disk.ts"
+import { CONFIG_IRQ, type Placed, RingGuest } from "../harness/guest.ts"
+import { pattern } from "../harness/requests.ts"
+import { OK, T, UNTOUCHED } from "../harness/words.ts"
 
 const SIZE = 1 << 20
 const RAM = 4 << 20
@@ -87,18 +89,67 @@ describe("saveState and restoreState", () => {
     await write
   })
 
+  it.each(["answers that came", "answers that failed", "a request that was too long for one turn"])("PCI-36 while bus mastering is off, %s: saved as not done, and done again elsewhere", async (what) => {
+    const disk = new FakeDisk({ size: 64 << 20 })
+    disk.cache.set(pattern(0, 512))
+    const long = what.startsWith("a request")
+    if (!long) disk.waits = () => true
+    const guest = new RingGuest({ backing: disk, disk: { slot: 4 }, machine: { ramSize: 64 << 20 } })
+    const placed = long
+      ? [guest.place({ type: T.IN, sector: 0, in: 24 << 20 })]
+      : [guest.place({ type: T.IN, sector: 7, in: 1024 }), guest.place({ type: T.OUT, sector: 100, out: pattern(3, 1) })]
+    guest.publish(placed.map(({ pieces }) => guest.chain(pieces)))
+    guest.kick()
+    guest.registers.command = 3
+    for (const waiting of disk.waiting.splice(0)) what === "answers that failed" ? waiting.fail(eio()) : waiting.finish()
+    await guest.disk.device.pause()
+    expect([guest.usedIdx(), placed.map((one) => guest.reply(one, 0).status)]).toEqual([0, placed.map(() => UNTOUCHED)])
+    const state = saved(guest.disk)
+    expect((state["device"] as { queues: unknown[] }).queues).toMatchObject([{ position: 0, heads: long ? [0] : [0, 3] }])
+
+    guest.machine.detachDisk(4)
+    const other = new FakeDisk({ size: 64 << 20 })
+    other.cache.set(pattern(1000, 512))
+    const again = guest.machine.attachDisk(other, { slot: 4 })
+    again.function.restoreState(state)
+    // Still off; and what is saved now is the same.
+    again.device.resume()
+    expect([guest.usedIdx(), saved(again)]).toEqual([0, state])
+    guest.registers.command = 7
+    await guest.served()
+    expect(placed.map((one) => guest.reply(one, 0).status)).toEqual(placed.map(() => OK))
+    const data = guest.reply(placed[0] as Placed, 0).data
+    expect(Buffer.compare(data, other.cache.subarray(long ? 0 : 7 * 512, (long ? 0 : 7 * 512) + data.length))).toBe(0)
+    if (!long) expect(other.cache.subarray(100 * 512, 101 * 512)).toEqual(pattern(3, 1))
+    guest.takeUsed()
+    expect(guest.read(1, 1)).toMatchObject({ status: OK, data: pattern(1001, 1) })
+  })
+
+  it("keep a queue address above 2^53 to the last bit, and take a state from before requests in flight could be saved", async () => {
+    const { vm, disk } = machine()
+    await driver(vm)
+    disk.device.virtio.writeStatus(0)
+    for (const [word, value] of [0x89ab_cdef, 0xffff_fff1, 1, 2, 0xffff_ffff, 0xffff_ffff].entries()) disk.device.virtio.setQueueAreaWord(0, word, value)
+    const state = saved(disk)
+    expect((state["device"] as { queues: unknown[] }).queues[0]).toMatchObject({ descriptorTable: [0x89ab_cdef, 0xffff_fff1], availRing: 2 * 2 ** 32 + 1, usedRing: [0xffff_ffff, 0xffff_ffff] })
+    disk.function.restoreState(state)
+    expect(saved(disk)).toEqual(state)
+    for (const queue of (state["device"] as { queues: { heads?: unknown }[] }).queues) delete queue.heads
+    disk.function.restoreState(state)
+  })
+
   it("keep the cache mode that the driver chose, and tell it of a capacity that is another now", async () => {
     const { vm, disk } = machine()
     await driver(vm)
-    disk.device.writeConfig(32, 1, 0) // writeback = 0
+    disk.device.virtio.writeConfig(32, 1, 0) // writeback = 0
     const state = saved(disk)
     vm.detachDisk(4)
     const again = vm.attachDisk(new MemoryBacking({ size: 2 * SIZE }), { slot: 4 })
     again.function.restoreState(state)
-    const generation = again.device.readConfigGeneration()
+    const generation = again.device.virtio.config.readGeneration()
     again.device.resume()
-    expect(again.device.readConfig(32, 1)).toBe(0)
-    expect(again.device.readConfig(0, 4)).toBe((2 * SIZE) / 512)
+    expect(again.device.virtio.config.read(32, 1)).toBe(0)
+    expect(again.device.virtio.config.read(0, 4)).toBe((2 * SIZE) / 512)
     expect(generation).not.toBe((state["device"] as { generation: number }).generation)
   })
 
@@ -118,26 +169,28 @@ describe("saveState and restoreState", () => {
     const state = saved(guest.disk)
     guest.disk.function.restoreState(state)
     expect(saved(guest.disk)).toEqual(state)
-    expect(guest.disk.device.queue(0)?.enabled).toBe(true)
+    expect(guest.disk.device.virtio.queue(0)?.enabled).toBe(true)
   })
 
   it.each<[string, (state: { version: number; isr: number; vectors: number[]; device: { status: number; features: number[]; queues: { size: unknown; usedRing: unknown }[] }; function: { config: number[]; msix?: unknown } }) => void, RegExp]>([
     ["another version", (state) => (state.version = 2), /^saved state: version 2, this program knows 1$/],
-    ["an interrupt status that cannot be", (state) => (state.isr = 8), /^saved state: ISR: 8 is no number from 0 to 3$/],
-    ["too few vectors", (state) => state.vectors.pop(), /^saved state: vectors: no list of 2 numbers$/],
-    ["a queue size of no power of two", (state) => Object.assign(state.device.queues[0] ?? {}, { size: 100 }), /^saved state: queue size 100 is no power of two$/],
-    ["an address that is no number", (state) => Object.assign(state.device.queues[0] ?? {}, { usedRing: "x" }), /^saved state: usedRing: "x" is no address$/],
+    ["an interrupt status that cannot be", (state) => (state.isr = 8), /^saved state: ISR: 8 is not a number from 0 to 3$/],
+    ["more chains in flight than the queue has descriptors", (state) => Object.assign(state.device.queues[0] ?? {}, { size: 2, heads: [0, 1, 1] }), /^saved state: 3 chains in flight in a queue of 2$/],
+    ["half an address", (state) => Object.assign(state.device.queues[0] ?? {}, { usedRing: [1] }), /^saved state: usedRing: not a list of 2$/],
+    ["too few vectors", (state) => state.vectors.pop(), /^saved state: vectors: not a list of 2$/],
+    ["a queue size of no power of two", (state) => Object.assign(state.device.queues[0] ?? {}, { size: 100 }), /^saved state: queue size 100 is not a power of two$/],
+    ["an address that is no number", (state) => Object.assign(state.device.queues[0] ?? {}, { usedRing: "x" }), /^saved state: usedRing: "x" is not an address$/],
     ["features that nobody offers", (state) => (state.device.features[1] = 0x8000_0001), /^saved state: the driver uses features that this device does not offer/],
     ["another device's configuration space", (state) => (state.function.config[0] = 0x1234_5678), /^saved state: it is of another PCI function: register 0 was/],
     ["no MSI-X state", (state) => delete state.function.msix, /^saved state: MSI-X on one side only$/],
-    ["a configuration space cut short", (state) => state.function.config.pop(), /^saved state: configuration space: no list of 64 numbers$/],
+    ["a configuration space cut short", (state) => state.function.config.pop(), /^saved state: configuration space: not a list of 64$/],
   ])("refuse %s with one line, and leave the device reset", async (_, damage, message) => {
     const { vm, disk } = machine()
     await driver(vm)
     const state = saved(disk)
     damage(state as never)
     expect(() => disk.function.restoreState(state)).toThrow(message)
-    expect([disk.device.status, disk.device.queue(0)?.enabled, disk.function.command]).toEqual([0, false, 0])
+    expect([disk.device.virtio.status, disk.device.virtio.queue(0)?.enabled, disk.function.command]).toEqual([0, false, 0])
   })
 
   it.each([undefined, null, 7, "state", [], {}])("refuse %j", (value) => {
@@ -152,7 +205,7 @@ describe("saveState and restoreState", () => {
     Object.assign(state.device.queues[0] ?? {}, { descriptorTable: 2 ** 60 })
     disk.function.restoreState(state)
     disk.device.resume()
-    expect(disk.device.status & 64).toBe(64)
+    expect(disk.device.virtio.status & 64).toBe(64)
     expect(disk.device.brokenBy?.message).toMatch(/descriptor table at 0x1000000000000000/)
   })
 })

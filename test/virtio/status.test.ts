@@ -48,7 +48,7 @@ describe("the handshake", () => {
   })
 
   it("ST-07 an unacceptable set of features: FEATURES_OK reads 0, the other bits written stick", () => {
-    for (const [low, high] of [[0, 0], [1 << F.SIZE_MAX, 1], [0, 1 | (1 << (F.RING_PACKED - 32))]] as const) {
+    for (const [low, high] of [[1 << F.SIZE_MAX, 0], [1 << F.SIZE_MAX, 1], [0, 1 | (1 << (F.RING_PACKED - 32))]] as const) {
       guest.status = 0
       guest.status = 0x01
       guest.acceptWord(0, low)
@@ -151,7 +151,8 @@ describe("DEVICE_NEEDS_RESET", () => {
     breakRing()
     expect(guest.status).toBe(0x4f)
     expect(guest.interrupted).toBe(true)
-    expect(guest.readIsr()).toBe(2)
+    // Both bits, as QEMU has it: its own test suite waits for bit 0.
+    expect(guest.readIsr()).toBe(3)
     guest.kick()
     expect([guest.interrupted, guest.readIsr(), ring.usedIdx]).toEqual([false, 0, 0])
   })

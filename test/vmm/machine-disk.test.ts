@@ -83,7 +83,7 @@ describe("attachDisk", () => {
     expect(disk.slot).toBe(6)
     expect(config(6, 0x00)).toBe(0x1042_1af4)
     expect(disk.function.msix?.vectors).toBe(7)
-    expect(disk.device.queueCount).toBe(3)
+    expect(disk.device.virtio.queueCount).toBe(3)
     expect(() => vm.attachDisk(new MemoryBacking({ size: SECTOR }), { slot: 6 })).toThrow("slot 6 is occupied")
     expect(() => vm.attachDisk(new MemoryBacking({ size: SECTOR }), { queues: 0 })).toThrow(RangeError)
     expect(() => vm.attachDisk(new MemoryBacking({ size: SECTOR }), { vectors: 4000 })).toThrow(RangeError)
@@ -137,6 +137,7 @@ describe("detachDisk", () => {
     const slow: VirtioBacking = {
       size: 1 << 20,
       readOnly: false,
+      asynchronous: true,
       pread: () => new Promise((resolve) => answers.push(resolve)),
       pwrite: () => {},
       close: () => {},

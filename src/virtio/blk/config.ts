@@ -21,13 +21,17 @@ export interface VirtioBlkOptions {
   readonly physicalBlockSize?: number
   /** Bytes: the size of request that the guest should prefer, a multiple of `blockSize`. Default 0, which says nothing. */
   readonly optimalIoSize?: number
+  /** True: nothing is ever written, though the backing could. Default: as the backing is. */
+  readonly readOnly?: boolean
+  /** Called with each failure of the backing: the guest hears of it as a status only. */
+  readonly onError?: (error: unknown) => void
   /** Feature bits not to offer. Leaving out FLUSH says that the disk does not survive a crash, and takes CONFIG_WCE along. */
   readonly withoutFeatures?: readonly BlkFeatureName[]
 }
 
 export const VIRTIO_BLK_RULES: Rules<VirtioBlkOptions> = {
   serial: "string?", queues: "number?", queueSize: "number?", blockSize: "number?", physicalBlockSize: "number?", optimalIoSize: "number?",
-  withoutFeatures: "array?",
+  withoutFeatures: "array?", readOnly: "boolean?", onError: "function?",
 }
 
 /** Most segments of a DISCARD, and of a WRITE_ZEROES request. */
@@ -48,13 +52,15 @@ export interface BlkParameters {
   readonly blockSize: number
   readonly physicalBlockSize: number
   readonly optimalIoSize: number
+  readonly readOnly: boolean
   readonly withoutFeatures: bigint
 }
 
 /** Checks the options. Throws TypeError or RangeError with one line that says what is wrong. */
 export function blkParameters(options: VirtioBlkOptions): BlkParameters {
   checkOptions("VirtioBlk", options, VIRTIO_BLK_RULES)
-  const { serial = "", queues = 1, queueSize = 256, blockSize = SECTOR_SIZE, physicalBlockSize = blockSize, optimalIoSize = 0, withoutFeatures = [] } = options
+  const { serial = "", queues = 1, queueSize = 256, blockSize = SECTOR_SIZE, physicalBlockSize = blockSize } = options
+  const { optimalIoSize = 0, readOnly = false, withoutFeatures = [] } = options
   if (!isPowerOfTwo(blockSize) || blockSize < SECTOR_SIZE || blockSize > 65536) throw new RangeError(`blockSize: ${blockSize} is no power of two from 512 to 65536`)
   if (!isPowerOfTwo(physicalBlockSize) || physicalBlockSize < blockSize || physicalBlockSize / blockSize > 2 ** 15)
     throw new RangeError(`physicalBlockSize: ${physicalBlockSize} is no power of two from blockSize (${blockSize}) up`)
@@ -73,6 +79,7 @@ export function blkParameters(options: VirtioBlkOptions): BlkParameters {
     blockSize,
     physicalBlockSize,
     optimalIoSize,
+    readOnly,
     withoutFeatures: featureMask(bits),
   }
 }
@@ -81,10 +88,10 @@ export function blkParameters(options: VirtioBlkOptions): BlkParameters {
 export function blkFeatures(backing: VirtioBacking, parameters: BlkParameters): bigint {
   const bits: number[] = [VIRTIO_BLK_F.SEG_MAX, VIRTIO_BLK_F.GEOMETRY, VIRTIO_BLK_F.BLK_SIZE, VIRTIO_BLK_F.TOPOLOGY]
   if (parameters.queues > 1) bits.push(VIRTIO_BLK_F.MQ)
-  if (backing.readOnly) bits.push(VIRTIO_BLK_F.RO)
+  if (parameters.readOnly) bits.push(VIRTIO_BLK_F.RO)
   if (backing.flush !== undefined) bits.push(VIRTIO_BLK_F.FLUSH, VIRTIO_BLK_F.CONFIG_WCE)
-  if (backing.discard !== undefined && !backing.readOnly) bits.push(VIRTIO_BLK_F.DISCARD)
-  if (backing.writeZeroes !== undefined && !backing.readOnly) bits.push(VIRTIO_BLK_F.WRITE_ZEROES)
+  if (!parameters.readOnly && backing.discard !== undefined && backing.canUnmap !== false) bits.push(VIRTIO_BLK_F.DISCARD)
+  if (backing.writeZeroes !== undefined && !parameters.readOnly) bits.push(VIRTIO_BLK_F.WRITE_ZEROES)
   return featureMask(bits)
 }
 
@@ -108,8 +115,7 @@ export function writeStaticConfig(config: DataView, backing: VirtioBacking, para
   if (offers(VIRTIO_BLK_F.WRITE_ZEROES)) {
     config.setUint32(VIRTIO_BLK_CONFIG.max_write_zeroes_sectors, MAX_WRITE_ZEROES_SECTORS, true)
     config.setUint32(VIRTIO_BLK_CONFIG.max_write_zeroes_seg, MAX_WRITE_ZEROES_SEGMENTS, true)
-    // A disk that cannot discard cannot free space by zeroing either.
-    config.setUint8(VIRTIO_BLK_CONFIG.write_zeroes_may_unmap, offers(VIRTIO_BLK_F.DISCARD) ? 1 : 0)
+    config.setUint8(VIRTIO_BLK_CONFIG.write_zeroes_may_unmap, backing.canUnmap ?? backing.discard !== undefined ? 1 : 0)
   }
 }
 

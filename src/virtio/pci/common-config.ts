@@ -1,7 +1,7 @@
 /** The common configuration structure of virtio over PCI ([VIRTIO] 4.1.4.3), as a table of registers. */
-import type { QueueRegisters, VirtioDevice } from "../device.ts"
-import { type Register, RegisterBlock } from "./register-block.ts"
 import { VIRTIO_F } from "../spec.ts"
+import type { TransportedDevice } from "../transport.ts"
+import { type Register, RegisterBlock } from "./register-block.ts"
 
 /** Bytes of the structure, the fields of features that we do not offer included. */
 export const COMMON_CONFIG_SIZE = 0x40
@@ -10,7 +10,7 @@ export const COMMON_CONFIG_SIZE = 0x40
 export const NO_VECTOR = 0xffff
 
 /** What the registers need of the transport. */
-export interface ModernTransport {
+export interface CommonConfigHost {
   configVector: number
   queueVector(queue: number): number
   setQueueVector(queue: number, vector: number): void
@@ -18,39 +18,39 @@ export interface ModernTransport {
   notifyOffset(queue: number): number
 }
 
-type QueueAddress = "descriptorTable" | "availRing" | "usedRing"
+/** Dwords of the three 64-bit queue addresses. */
+const AREA_WORDS = 6
 
 export class CommonConfig {
-  readonly #device: VirtioDevice
-  readonly #transport: ModernTransport
+  readonly #device: TransportedDevice
+  readonly #transport: CommonConfigHost
   readonly #registers: RegisterBlock
   #deviceFeatureSelect = 0
   #driverFeatureSelect = 0
   #queueSelect = 0
 
-  constructor(device: VirtioDevice, transport: ModernTransport) {
+  constructor(device: TransportedDevice, transport: CommonConfigHost) {
     this.#device = device
     this.#transport = transport
     const queue = () => device.queue(this.#queueSelect)
     this.#registers = new RegisterBlock([
       { offset: 0x00, width: 4, read: () => this.#deviceFeatureSelect, write: (value) => (this.#deviceFeatureSelect = value) },
-      { offset: 0x04, width: 4, read: () => device.deviceFeatures(this.#deviceFeatureSelect) },
+      { offset: 0x04, width: 4, read: () => device.negotiation.deviceFeatures(this.#deviceFeatureSelect) },
       { offset: 0x08, width: 4, read: () => this.#driverFeatureSelect, write: (value) => (this.#driverFeatureSelect = value) },
-      { offset: 0x0c, width: 4, read: () => device.driverFeatures(this.#driverFeatureSelect), write: (value) => device.setDriverFeatures(this.#driverFeatureSelect, value) },
+      { offset: 0x0c, width: 4, read: () => device.negotiation.driverFeatures(this.#driverFeatureSelect), write: (value) => device.setDriverFeatures(this.#driverFeatureSelect, value) },
       { offset: 0x10, width: 2, read: () => transport.configVector, write: (value) => (transport.configVector = value) },
       { offset: 0x12, width: 2, read: () => device.queueCount },
       { offset: 0x14, width: 1, read: () => device.status, write: (value) => device.writeStatus(value) },
-      { offset: 0x15, width: 1, read: () => device.readConfigGeneration() },
+      { offset: 0x15, width: 1, read: () => device.config.readGeneration() },
       { offset: 0x16, width: 2, read: () => this.#queueSelect, write: (value) => (this.#queueSelect = value) },
       { offset: 0x18, width: 2, read: () => queue()?.size ?? 0, write: (value) => device.setQueueSize(this.#queueSelect, value) },
       { offset: 0x1a, width: 2, read: () => transport.queueVector(this.#queueSelect), write: (value) => transport.setQueueVector(this.#queueSelect, value) },
       // There is no way to disable a queue but a reset: 0 is ignored, and so is everything but 1.
       { offset: 0x1c, width: 2, read: () => (queue()?.enabled === true ? 1 : 0), write: (value) => value === 1 && device.enableQueue(this.#queueSelect) },
       { offset: 0x1e, width: 2, read: () => (queue() === undefined ? 0 : transport.notifyOffset(this.#queueSelect)) },
-      ...this.#addressRegisters(0x20, "descriptorTable"),
-      ...this.#addressRegisters(0x28, "availRing"),
-      ...this.#addressRegisters(0x30, "usedRing"),
-      { offset: 0x3a, width: 2, read: () => (device.queueResetting(this.#queueSelect) ? 1 : 0), write: (value) => this.#resetQueue(value) },
+      ...this.#addressRegisters(0x20),
+      // A reset is over at once: there is nothing to wait for.
+      { offset: 0x3a, width: 2, read: () => 0, write: (value) => this.#resetQueue(value) },
     ])
   }
 
@@ -82,19 +82,18 @@ export class CommonConfig {
 
   /** The vector belongs to what is reset ([VIRTIO] 2.6.1.1.1): nothing is told for the queue from here on. */
   #resetQueue(value: number): void {
-    if (value !== 1 || !this.#device.hasFeature(VIRTIO_F.RING_RESET)) return
+    if (value !== 1 || !this.#device.negotiation.isNegotiated(VIRTIO_F.RING_RESET)) return
     this.#transport.setQueueVector(this.#queueSelect, NO_VECTOR)
     this.#device.resetQueue(this.#queueSelect)
   }
 
-  /** A 64-bit address as two dwords, each of which can be written alone. Addresses above 2^53 lose low bits, but stay far outside of RAM. */
-  #addressRegisters(offset: number, part: QueueAddress): Register[] {
-    const address = () => this.#device.queue(this.#queueSelect)?.[part satisfies keyof QueueRegisters] ?? 0
-    const low = () => address() % 0x1_0000_0000
-    const high = () => Math.floor(address() / 0x1_0000_0000)
-    return [
-      { offset, width: 4, read: low, write: (value) => this.#device.setQueueAddress(this.#queueSelect, part, high() * 0x1_0000_0000 + value) },
-      { offset: offset + 4, width: 4, read: high, write: (value) => this.#device.setQueueAddress(this.#queueSelect, part, value * 0x1_0000_0000 + low()) },
-    ]
+  /** Each half of an address can be written alone, and keeps what was written ([VIRTIO] 4.1.3.1). */
+  #addressRegisters(offset: number): Register[] {
+    return Array.from({ length: AREA_WORDS }, (_, word) => ({
+      offset: offset + 4 * word,
+      width: 4,
+      read: () => this.#device.queue(this.#queueSelect)?.areaWord(word) ?? 0,
+      write: (value) => this.#device.setQueueAreaWord(this.#queueSelect, word, value),
+    }))
   }
 }

@@ -1,7 +1,7 @@
 /** The legacy interface: the registers of a driver from before virtio 1.0 ([VIRTIO] 4.1.4.10), in an I/O BAR. */
-import type { VirtioDevice } from "../device.ts"
-import { RegisterBlock } from "./register-block.ts"
 import { availRingSize, VIRTQ_DESC_SIZE } from "../spec.ts"
+import type { TransportedDevice } from "../transport.ts"
+import { RegisterBlock } from "./register-block.ts"
 
 /** Unit of the queue address register, and alignment of the used ring ([VIRTIO] 2.7.2 "Legacy Interfaces: A Note on Virtqueue Layout"). */
 const PAGE_SIZE = 4096
@@ -15,7 +15,7 @@ export function legacyBarSize(configSize: number): number {
 }
 
 /** What the registers need of the transport. */
-export interface LegacyTransport {
+export interface LegacyRegistersHost {
   /** MSI-X is enabled, which moves the device configuration: the bit in Message Control counts, not the capability. */
   readonly msixEnabled: boolean
   configVector: number
@@ -28,19 +28,19 @@ export interface LegacyTransport {
 }
 
 export class LegacyRegisters {
-  readonly #device: VirtioDevice
-  readonly #transport: LegacyTransport
+  readonly #device: TransportedDevice
+  readonly #transport: LegacyRegistersHost
   readonly #registers: RegisterBlock
   readonly #vectors: RegisterBlock
   #queueSelect = 0
 
-  constructor(device: VirtioDevice, transport: LegacyTransport) {
+  constructor(device: TransportedDevice, transport: LegacyRegistersHost) {
     this.#device = device
     this.#transport = transport
     const selected = () => device.queue(this.#queueSelect)
     this.#registers = new RegisterBlock([
-      { offset: 0x00, width: 4, read: () => device.legacyDeviceFeatures },
-      { offset: 0x04, width: 4, read: () => device.driverFeatures(0), write: (value) => device.setDriverFeatures(0, value) },
+      { offset: 0x00, width: 4, read: () => device.negotiation.legacyDeviceFeatures },
+      { offset: 0x04, width: 4, read: () => device.negotiation.driverFeatures(0), write: (value) => device.setDriverFeatures(0, value) },
       { offset: 0x08, width: 4, read: () => this.#pageNumber(), write: (value) => this.#setPageNumber(value) },
       { offset: 0x0c, width: 2, read: () => (selected() === undefined ? 0 : device.maxQueueSize) },
       { offset: 0x0e, width: 2, read: () => this.#queueSelect, write: (value) => (this.#queueSelect = value) },
@@ -56,8 +56,8 @@ export class LegacyRegisters {
 
   read(offset: number, width: number): number {
     if (offset < CONFIG_OFFSET) return this.#registers.read(offset, width)
-    if (!this.#transport.msixEnabled) return this.#device.readConfig(offset - CONFIG_OFFSET, width)
-    return offset < CONFIG_OFFSET_MSIX ? this.#vectors.read(offset, width) : this.#device.readConfig(offset - CONFIG_OFFSET_MSIX, width)
+    if (!this.#transport.msixEnabled) return this.#device.config.read(offset - CONFIG_OFFSET, width)
+    return offset < CONFIG_OFFSET_MSIX ? this.#vectors.read(offset, width) : this.#device.config.read(offset - CONFIG_OFFSET_MSIX, width)
   }
 
   write(offset: number, width: number, value: number): void {
@@ -84,10 +84,7 @@ export class LegacyRegisters {
     return queue?.enabled === true ? Math.floor(queue.descriptorTable / PAGE_SIZE) % 0x1_0000_0000 : 0
   }
 
-  /**
-   * Places the whole ring at a page ([VIRTIO] 4.1.5.1.3.1), and starts the queue; page 0 stops it (LEG-09). While requests of the old ring still
-   * wait for the backing the old page goes on to be read, and a new one is not taken.
-   */
+  /** Places the whole ring at a page ([VIRTIO] 4.1.5.1.3.1), and starts the queue; page 0 stops it (LEG-09). */
   #setPageNumber(page: number): void {
     const device = this.#device
     const index = this.#queueSelect
@@ -96,9 +93,9 @@ export class LegacyRegisters {
     const base = page * PAGE_SIZE
     const availRing = base + VIRTQ_DESC_SIZE * device.maxQueueSize
     const availEnd = availRing + availRingSize(device.maxQueueSize)
-    device.setQueueAddress(index, "descriptorTable", base)
-    device.setQueueAddress(index, "availRing", availRing)
-    device.setQueueAddress(index, "usedRing", Math.ceil(availEnd / PAGE_SIZE) * PAGE_SIZE)
+    device.setQueueArea(index, "descriptorTable", base)
+    device.setQueueArea(index, "availRing", availRing)
+    device.setQueueArea(index, "usedRing", Math.ceil(availEnd / PAGE_SIZE) * PAGE_SIZE)
     device.enableQueue(index, { legacy: true })
   }
 }

@@ -4,40 +4,26 @@
  */
 import { checkMembers, checkOptions, type Rules } from "../../options.ts"
 import { type AccessWidth, type BarDefinition, PciFunction, type PciInterrupts } from "../../pci/function.ts"
-import { CommonConfig, COMMON_CONFIG_SIZE, NO_VECTOR } from "./common-config.ts"
-import type { VirtioDevice, VirtioTransport } from "../device.ts"
+import type { PciFunctionState } from "../../pci/state.ts"
+import { savedNumber, savedNumbers, savedObject } from "../../saved-state.ts"
 import { GUEST_MEMORY_RULES, type GuestMemory } from "../guest-memory.ts"
-import { LegacyRegisters, legacyBarSize } from "./legacy-registers.ts"
-import { type PciFunctionState, savedNumber, savedNumbers, savedObject } from "../../pci/state.ts"
 import { DEVICE_STATUS } from "../spec.ts"
 import type { VirtioDeviceState } from "../state.ts"
+import type { DeviceSignals, Transportable, TransportedDevice } from "../transport.ts"
+import { COMMON_CONFIG_SIZE, CommonConfig, NO_VECTOR } from "./common-config.ts"
+import { legacyBarSize, LegacyRegisters } from "./legacy-registers.ts"
+import {
+  CLASS_CODE, identity, LEGACY_BAR, MAX_VECTORS, type ModernLayout, modernLayout, MSIX_BAR, msixLayout, PCI_CAP_ID_VENDOR, structureCapabilities, VIRTIO_PCI_CAP, VIRTIO_VENDOR_ID,
+  virtioCapability, type VirtioPciInterface,
+} from "./structures.ts"
 
-/** [VIRTIO] 4.1.2.1 "PCI Device Discovery". */
-const VIRTIO_VENDOR_ID = 0x1af4
-const MODERN_DEVICE_ID_BASE = 0x1040
-/** [VIRTIO] 4.1.2.1: the transitional id of each device type that we know. */
-const TRANSITIONAL_DEVICE_ID: Readonly<Record<number, number>> = { 2: 0x1001 }
-/** A modern-only device's subsystem id must be 0x40 or higher, to keep old drivers away; this one is QEMU's. */
-const MODERN_SUBSYSTEM_ID = 0x1100
-/** Mass storage, SCSI controller, as QEMU has it; virtio itself leaves the class open. */
-const CLASS_CODE = 0x010000
+export type { VirtioPciInterface } from "./structures.ts"
 
-const PCI_CAP_ID_VENDOR = 0x09
-/** [VIRTIO] 4.1.4 "Virtio Structure PCI Capabilities". */
-const VIRTIO_PCI_CAP = { COMMON_CFG: 1, NOTIFY_CFG: 2, ISR_CFG: 3, DEVICE_CFG: 4, PCI_CFG: 5 } as const
 /** Offsets in a capability of type PCI_CFG, from its first byte. */
 const WINDOW = { bar: 4, offset: 8, length: 12, data: 16, size: 20 } as const
 
 /** [VIRTIO] 4.1.4.5: bits of the ISR status. */
 const ISR = { QUEUE: 1, CONFIG: 2 } as const
-const MAX_VECTORS = 2048
-
-const LEGACY_BAR = 0
-const MSIX_BAR = 1
-const MODERN_BAR = 4
-
-/** Which interfaces a driver finds. */
-export type VirtioPciInterface = "transitional" | "modern" | "legacy"
 
 /** Options of `VirtioPciFunction`. */
 export interface VirtioPciOptions {
@@ -74,21 +60,11 @@ export interface VirtioPciWiring {
   readonly interrupts: PciInterrupts
 }
 
-/** Byte offsets of the structures in the modern BAR. */
-interface ModernLayout {
-  readonly bar: BarDefinition
-  readonly common: number
-  readonly isr: number
-  readonly device: number
-  readonly notify: number
-  readonly notifyLength: number
-  /** Bytes from one queue's notification address to the next; 0 when they share one. */
-  readonly notifyMultiplier: number
-}
-
 /** A virtio device as a PCI function, for any bus: [VIRTIO] 4.1. */
-export class VirtioPciFunction extends PciFunction implements VirtioTransport {
-  readonly device: VirtioDevice
+export class VirtioPciFunction extends PciFunction implements DeviceSignals {
+  /** What is behind the function. */
+  readonly device: Transportable
+  readonly #virtio: TransportedDevice
   readonly #modern: ModernLayout | undefined
   readonly #common: CommonConfig
   readonly #legacy: LegacyRegisters | undefined
@@ -102,21 +78,22 @@ export class VirtioPciFunction extends PciFunction implements VirtioTransport {
    * Puts `device` behind a new PCI function.
    * @throws TypeError for wrong options, RangeError for a number of vectors that cannot be
    */
-  constructor(device: VirtioDevice, options: VirtioPciOptions & VirtioPciWiring) {
+  constructor(device: Transportable, options: VirtioPciOptions & VirtioPciWiring) {
     checkOptions("VirtioPciFunction", options, { ...VIRTIO_PCI_RULES, memory: "object", interrupts: "object" })
     checkMembers("VirtioPciFunction", "memory", options.memory, GUEST_MEMORY_RULES, "GuestMemory")
+    const { virtio } = device
     const kind = options.interface ?? "transitional"
-    const vectors = options.vectors ?? Math.min(Math.max(device.queueCount + 1, 2), MAX_VECTORS)
-    if (!Number.isInteger(vectors) || vectors < 0 || vectors > MAX_VECTORS) throw new RangeError(`vectors: ${vectors} is no number from 0 to ${MAX_VECTORS}`)
-    const modern = kind === "legacy" ? undefined : modernLayout(device, options.modernBar ?? "memory")
+    const vectors = options.vectors ?? Math.min(Math.max(virtio.queueCount + 1, 2), MAX_VECTORS)
+    if (!Number.isInteger(vectors) || vectors < 0 || vectors > MAX_VECTORS) throw new RangeError(`vectors: ${vectors} is not a number from 0 to ${MAX_VECTORS}`)
+    const modern = kind === "legacy" ? undefined : modernLayout(virtio, options.modernBar ?? "memory")
     const msix = vectors === 0 ? undefined : msixLayout(vectors)
     const bars: BarDefinition[] = []
-    if (kind !== "modern") bars.push({ index: LEGACY_BAR, kind: "io", size: legacyBarSize(device.configSize) })
+    if (kind !== "modern") bars.push({ index: LEGACY_BAR, kind: "io", size: legacyBarSize(virtio.config.size) })
     if (msix !== undefined) bars.push(msix.bar)
     if (modern !== undefined) bars.push(modern.bar)
     super({
       vendorId: VIRTIO_VENDOR_ID,
-      ...identity(device, kind),
+      ...identity(virtio, kind),
       classCode: CLASS_CODE,
       subsystemVendorId: VIRTIO_VENDOR_ID,
       bars,
@@ -124,13 +101,14 @@ export class VirtioPciFunction extends PciFunction implements VirtioTransport {
       interrupts: options.interrupts,
     })
     this.device = device
-    this.#queueVectors = new Uint16Array(device.queueCount).fill(NO_VECTOR)
+    this.#virtio = virtio
+    this.#queueVectors = new Uint16Array(virtio.queueCount).fill(NO_VECTOR)
     this.#modern = modern
-    this.#common = new CommonConfig(device, this)
-    this.#legacy = kind === "modern" ? undefined : new LegacyRegisters(device, this)
+    this.#common = new CommonConfig(virtio, this)
+    this.#legacy = kind === "modern" ? undefined : new LegacyRegisters(virtio, this)
     if (modern !== undefined) this.#addCapabilities(modern)
-    device.attach(options.memory, this)
-    device.setDmaEnabled(this.busMaster)
+    virtio.attach({ memory: options.memory, signals: this, transitional: kind === "transitional" })
+    virtio.setBusMaster(this.busMaster)
   }
 
   // --- Interrupts ------------------------------------------------------------------------------------------------------------
@@ -140,13 +118,13 @@ export class VirtioPciFunction extends PciFunction implements VirtioTransport {
     this.#interrupt(ISR.QUEUE, this.queueVector(index))
   }
 
-  /** [VIRTIO] 4.1.5.4. */
+  /** [VIRTIO] 4.1.5.4. Like QEMU, it sets the queue bit too: drivers that wait for it look at their queues, which is harmless. */
   configInterrupt(): void {
-    this.#interrupt(ISR.CONFIG, this.#configVector)
+    this.#interrupt(ISR.CONFIG | ISR.QUEUE, this.#configVector)
   }
 
-  #interrupt(bit: number, vector: number): void {
-    this.#isr |= bit
+  #interrupt(bits: number, vector: number): void {
+    this.#isr |= bits
     this.setIntx(true)
     if (this.msixEnabled && vector !== NO_VECTOR) this.msix?.trigger(vector)
   }
@@ -194,10 +172,10 @@ export class VirtioPciFunction extends PciFunction implements VirtioTransport {
   writeStatus(status: number): void {
     // Drivers from before Linux 2.6.34 never enable bus mastering; like QEMU, we take this status as the sign that they are at work.
     if (status === (DEVICE_STATUS.ACKNOWLEDGE | DEVICE_STATUS.DRIVER)) this.setBusMaster(true)
-    this.device.writeStatus(status)
+    this.#virtio.writeStatus(status)
   }
 
-  /** The device's reset is through. */
+  /** The device has been reset. */
   deviceReset(): void {
     this.#queueVectors.fill(NO_VECTOR)
     this.#configVector = NO_VECTOR
@@ -210,10 +188,10 @@ export class VirtioPciFunction extends PciFunction implements VirtioTransport {
 
   override reset(): void {
     super.reset()
-    this.device.writeStatus(0)
+    this.#virtio.writeStatus(0)
   }
 
-  /** Everything but guest memory and the disk, as JSON values. Throws an Error while a request is in flight (`device.pause`). */
+  /** Everything but guest memory and the disk, as JSON values. @throws Error while a request is in flight: pause the device first */
   saveState(): VirtioPciState {
     return {
       version: STATE_VERSION,
@@ -221,13 +199,13 @@ export class VirtioPciFunction extends PciFunction implements VirtioTransport {
       isr: this.#isr,
       vectors: [this.#configVector, ...this.#queueVectors],
       selects: [...this.#common.selects, this.#legacy?.queueSelect ?? 0],
-      device: this.device.saveState(),
+      device: this.#virtio.saveState(),
     }
   }
 
   /**
    * Puts the function and its device where `saveState` found them. The interrupt pin follows; the device is paused: restore guest
-   * memory, then call `device.resume()`. Throws an Error, with everything reset, for what is no state of such a function.
+   * memory, then call `device.resume()`. @throws Error, with everything reset, for what is not a state of such a function
    */
   restoreState(saved: unknown): void {
     this.reset()
@@ -237,7 +215,7 @@ export class VirtioPciFunction extends PciFunction implements VirtioTransport {
     const [configVector = NO_VECTOR, ...queueVectors] = savedNumbers(state["vectors"], "vectors", { length: 1 + this.#queueVectors.length, max: NO_VECTOR })
     const selects = savedNumbers(state["selects"], "selects", { length: 4 })
     try {
-      this.device.restoreState(state["device"])
+      this.#virtio.restoreState(state["device"])
       this.restoreRegisters(state["function"])
     } catch (error) {
       this.reset()
@@ -254,7 +232,7 @@ export class VirtioPciFunction extends PciFunction implements VirtioTransport {
   }
 
   protected override commandChanged(): void {
-    this.device.setDmaEnabled(this.busMaster)
+    this.#virtio.setBusMaster(this.busMaster)
   }
 
   protected override readBar(index: number, offset: number, width: AccessWidth): number {
@@ -263,7 +241,7 @@ export class VirtioPciFunction extends PciFunction implements VirtioTransport {
     if (modern === undefined || index !== modern.bar.index) return 0
     if (within(offset, modern.common, COMMON_CONFIG_SIZE)) return this.#common.read(offset - modern.common, width)
     if (offset === modern.isr) return this.readIsr()
-    if (within(offset, modern.device, this.device.configSize)) return this.device.readConfig(offset - modern.device, width)
+    if (within(offset, modern.device, this.#virtio.config.size)) return this.#virtio.config.read(offset - modern.device, width)
     return 0
   }
 
@@ -276,27 +254,22 @@ export class VirtioPciFunction extends PciFunction implements VirtioTransport {
     if (modern === undefined || index !== modern.bar.index) return
     if (within(offset, modern.notify, modern.notifyLength)) this.#kick(offset - modern.notify, value, modern.notifyMultiplier)
     else if (within(offset, modern.common, COMMON_CONFIG_SIZE)) this.#common.write(offset - modern.common, width, value)
-    else if (within(offset, modern.device, this.device.configSize)) this.device.writeConfig(offset - modern.device, width, value)
+    else if (within(offset, modern.device, this.#virtio.config.size)) this.#virtio.writeConfig(offset - modern.device, width, value)
   }
 
   /** The address tells the queue where each has its own ([VIRTIO] 4.1.4.4), the value where they share one. */
   #kick(offset: number, value: number, multiplier: number): void {
-    if (multiplier === 0) this.device.notify(value % 0x1_0000)
-    else if (offset % multiplier === 0) this.device.notify(offset / multiplier)
+    if (multiplier === 0) this.#virtio.notify(value % 0x1_0000)
+    else if (offset % multiplier === 0) this.#virtio.notify(offset / multiplier)
   }
 
   // --- Capabilities ------------------------------------------------------------------------------------------------------------
 
   #addCapabilities(modern: ModernLayout): void {
-    const bar = modern.bar.index
-    const add = (type: number, offset: number, length: number, extra: readonly number[] = []) => this.addCapability(PCI_CAP_ID_VENDOR, capability(type, bar, offset, length, extra))
-    add(VIRTIO_PCI_CAP.COMMON_CFG, modern.common, COMMON_CONFIG_SIZE)
-    add(VIRTIO_PCI_CAP.NOTIFY_CFG, modern.notify, modern.notifyLength, [modern.notifyMultiplier])
-    add(VIRTIO_PCI_CAP.ISR_CFG, modern.isr, 1)
-    add(VIRTIO_PCI_CAP.DEVICE_CFG, modern.device, this.device.configSize)
+    for (const body of structureCapabilities(modern, this.#virtio.config.size)) this.addCapability(PCI_CAP_ID_VENDOR, body)
     const writable = new Uint8Array(WINDOW.size - 2)
     for (const [start, end] of [[WINDOW.bar, WINDOW.bar + 1], [WINDOW.offset, WINDOW.size]] as const) writable.fill(0xff, start - 2, end - 2)
-    this.#window = this.addCapability(PCI_CAP_ID_VENDOR, capability(VIRTIO_PCI_CAP.PCI_CFG, 0, 0, 0, [0]), writable)
+    this.#window = this.addCapability(PCI_CAP_ID_VENDOR, virtioCapability(VIRTIO_PCI_CAP.PCI_CFG, { bar: 0, offset: 0, length: 0 }, 0), writable)
   }
 
   /** Reading the window's data reads the BAR that it points to, into the data ([VIRTIO] 4.1.4.9). */
@@ -324,42 +297,6 @@ export class VirtioPciFunction extends PciFunction implements VirtioTransport {
     if (bar === undefined || (length !== 1 && length !== 2 && length !== 4)) return undefined
     return target % length === 0 && target + length <= bar.size ? { bar: index, offset: target, width: length } : undefined
   }
-}
-
-function identity(device: VirtioDevice, kind: VirtioPciInterface): { deviceId: number; revision: number; subsystemId: number } {
-  if (kind === "modern") return { deviceId: MODERN_DEVICE_ID_BASE + device.deviceType, revision: 1, subsystemId: MODERN_SUBSYSTEM_ID }
-  const deviceId = TRANSITIONAL_DEVICE_ID[device.deviceType]
-  if (deviceId === undefined) throw new RangeError(`device type ${device.deviceType} has no legacy interface`)
-  return { deviceId, revision: 0, subsystemId: device.deviceType }
-}
-
-function modernLayout(device: VirtioDevice, bar: "memory" | "io"): ModernLayout {
-  if (bar === "io") {
-    // 256 bytes are all that an I/O BAR may have, so the queues share one notification address.
-    const layout = { common: 0x00, isr: 0x40, notify: 0x44, notifyLength: 4, notifyMultiplier: 0, device: 0x80 }
-    return { bar: { index: MODERN_BAR, kind: "io", size: 256 }, ...layout }
-  }
-  const notify = 0x3000
-  const notifyLength = 4 * device.queueCount
-  const size = 2 ** Math.ceil(Math.log2(notify + notifyLength))
-  return { bar: { index: MODERN_BAR, kind: "memory64", size }, common: 0, isr: 0x1000, device: 0x2000, notify, notifyLength, notifyMultiplier: 4 }
-}
-
-/** The table in the lower half of the BAR, the pending bits in the upper one. */
-function msixLayout(vectors: number): { readonly bar: BarDefinition; readonly pbaOffset: number } {
-  const size = Math.max(2 ** Math.ceil(Math.log2(2 * 16 * vectors)), 4096)
-  return { bar: { index: MSIX_BAR, kind: "memory32", size }, pbaOffset: size / 2 }
-}
-
-/** A virtio capability from its third byte on ([VIRTIO] 4.1.4): cap_len, cfg_type, bar, id, padding, offset, length, and what the type adds. */
-function capability(type: number, bar: number, offset: number, length: number, extra: readonly number[]): Uint8Array {
-  const body = new Uint8Array(14 + 4 * extra.length)
-  const data = new DataView(body.buffer)
-  body.set([2 + body.length, type, bar])
-  data.setUint32(6, offset, true)
-  data.setUint32(10, length, true)
-  extra.forEach((value, index) => data.setUint32(14 + 4 * index, value, true))
-  return body
 }
 
 function within(offset: number, start: number, length: number): boolean {

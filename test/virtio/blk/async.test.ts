@@ -176,18 +176,19 @@ describe("calls for several requests", () => {
     expect([disk.waiting, placed.map((one) => guest.reply(one, 0).status), guest.takeUsed().length]).toEqual([[], [IOERR], 1])
   })
 
-  it("a backing without vectored methods is called once for each buffer, in order, each after the one before", async () => {
+  it("a backing without vectored methods: one call with a buffer of the device's own where it answers later, one for each buffer where not", async () => {
     const disk = new FakeDisk({ size: 1 << 18, without: ["preadv", "pwritev"] })
     const { guest } = pair({}, disk)
     const { placed } = send(guest, [10, 11, 12].map((sector) => ({ type: T.IN, sector, in: 512 })))
-    for (const sector of [10, 11, 12]) {
-      expect(disk.waiting.map(({ call }) => [call.name, call.offset / 512, call.buffers])).toEqual([["read", sector, 1]])
-      disk.next().finish()
-      await settled()
-    }
+    expect(disk.waiting.map(({ call }) => [call.name, call.offset / 512, call.length])).toEqual([["read", 10, 3 * 512]])
+    disk.next().finish()
+    await settled()
     expect(placed.map((one) => guest.reply(one, 0).data)).toEqual([pattern(10, 1), pattern(11, 1), pattern(12, 1)])
     disk.waits = () => false
+    disk.asynchronous = false
+    disk.log.length = 0
     send(guest, [20, 21].map((sector) => ({ type: T.OUT, sector, out: pattern(sector + 50, 1) })))
+    expect(disk.log.map(({ name, offset, length }) => [name, offset / 512, length])).toEqual([["write", 20, 512], ["write", 21, 512]])
     expect(disk.cache.subarray(20 * 512, 22 * 512)).toEqual(pattern(70, 2))
   })
 })
@@ -235,14 +236,13 @@ describe("what the embedder sees", () => {
     expect(guest.start()).toBe(0x0f)
   })
 
-  it("ST-02 ST-03 no answer comes through after a reset, which waits for all of them", async () => {
+  it("ST-02 ST-03 no answer comes through after a reset, which waits for none of them", async () => {
     const { disk, guest } = pair()
     const { placed } = send(guest, [...reads(3), { type: T.OUT, sector: 100, out: pattern(1, 1) }])
     guest.status = 0
-    expect(guest.status).not.toBe(0)
+    expect(guest.status).toBe(0)
     for (const waiting of disk.waiting.splice(0, 3)) waiting.fail(eio())
     await settled()
-    expect(guest.status).not.toBe(0)
     disk.next().finish()
     await settled()
     expect([guest.status, guest.takeUsed(), guest.irqs()]).toEqual([0, [], []])
@@ -284,9 +284,10 @@ describe("what the embedder sees", () => {
         send(guest, reads(1))
       })
       send(guest, reads(1))
-      for (let round = 0; waits && round < 3100 && disk.waiting.length > 0; round++) {
-        disk.next().finish()
-        await Promise.resolve().then(() => undefined).then(() => undefined)
+      // A turn of the device ends before 3000 requests do; it goes on by itself.
+      for (let round = 0; round < 6000 && left >= 0; round++) {
+        if (disk.waiting.length > 0) disk.next().finish()
+        await settled()
       }
       stop()
       expect([waits, left, guest.usedIdx()]).toEqual([waits, -1, 3001])
@@ -347,7 +348,7 @@ describe("what the embedder sees", () => {
   })
 
   it("a driver that keeps its ring full while we serve it gets one timer, however often it kicks", () => {
-    vi.useFakeTimers({ toFake: ["setTimeout"] })
+    vi.useFakeTimers({ toFake: ["setImmediate"] })
     try {
       let refill = (): void => {}
       const disk = new FakeDisk()
@@ -369,7 +370,7 @@ describe("what the embedder sees", () => {
   })
 
   it("a bug of the backing, among more requests than are served at once: the rest is served all the same", () => {
-    vi.useFakeTimers({ toFake: ["setTimeout"] })
+    vi.useFakeTimers({ toFake: ["setImmediate"] })
     try {
       let [refill, fills] = [(): void => {}, 0]
       const disk = new FakeDisk()
@@ -445,6 +446,7 @@ describe("what the embedder sees", () => {
     const backing = {
       size: 4096,
       readOnly: false,
+      asynchronous: true,
       pread: (buffer: Uint8Array) => ({ then: (resolve: (value: unknown) => void) => void calls.push(() => resolve(buffer.fill(0x33))) }),
       pwrite() {},
       close() {},

@@ -57,7 +57,7 @@ describe("INTx", () => {
     traffic()
     expect([guest.interrupted, guest.readIsr(), guest.interrupted, guest.readIsr()]).toEqual([true, 1, false, 0])
     resize()
-    expect([guest.interrupted, guest.readIsr(), guest.interrupted, guest.readIsr()]).toEqual([true, 2, false, 0])
+    expect([guest.interrupted, guest.readIsr(), guest.interrupted, guest.readIsr()]).toEqual([true, 3, false, 0])
     traffic(1)
     resize()
     expect([guest.interrupted, guest.readIsr(), guest.interrupted, guest.readIsr()]).toEqual([true, 3, false, 0])
@@ -126,7 +126,7 @@ describe("MSI-X", () => {
 
   it("PCI-29 an index that is not in the table, and 0xffff, leave the event unmapped, which reads back; so does a reset", () => {
     const { device } = disk
-    const vectors = device.queueCount + 1
+    const vectors = device.virtio.queueCount + 1
     expect(map(vectors, 0xfffe, 0x7ff)).toEqual([NO_VECTOR, NO_VECTOR, NO_VECTOR])
     expect(map(0, 1, 2)).toEqual([0, 1, 2])
     expect(map(NO_VECTOR, vectors, NO_VECTOR)).toEqual([NO_VECTOR, NO_VECTOR, NO_VECTOR])
@@ -151,7 +151,7 @@ describe("MSI-X", () => {
     resize()
     traffic()
     end()
-    expect([seen, guest.interruptStatus, guest.interrupted]).toEqual([[2, 1], false, false])
+    expect([seen, guest.interruptStatus, guest.interrupted]).toEqual([[3, 1], false, false])
   })
 
   it("PCI-32 a masked entry and the function mask hold messages back, once each; they go out with the unmasking", () => {

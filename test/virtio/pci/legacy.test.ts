@@ -251,7 +251,7 @@ describe("a driver without VERSION_1", () => {
     ring.describe(0, ring.buffers, 16, NEXT, 0)
     ring.publish(0)
     guest.kick()
-    expect([guest.status, guest.readIsr()]).toEqual([0x47, 2])
+    expect([guest.status, guest.readIsr()]).toEqual([0x47, 3])
     guest.start(ring.clear())
     expect(read()).toBe(0)
   })

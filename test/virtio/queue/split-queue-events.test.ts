@@ -263,7 +263,7 @@ describe("available buffer notifications", () => {
 })
 
 describe("a queue that is reset", () => {
-  it("VQ-32 waits for what is in flight, returns none of it, interrupts for none of it, and starts anew with another size and place", async () => {
+  it("VQ-32 at once: nothing of what is in flight is returned, or interrupted for, and it starts anew with another size and place", async () => {
     const disk = new FakeDisk()
     disk.cache.set(pattern(0, 4))
     const one = new RingGuest({ backing: disk, features: [F.RING_RESET, F.INDIRECT_DESC], ringSize: 16 })
@@ -276,20 +276,15 @@ describe("a queue that is reset", () => {
     one.irqs()
     one.modern.common.write(0x16, 2, 0)
     one.modern.common.write(0x3a, 2, 1)
-    expect(one.modern.common.read(0x3a, 2)).toBe(1)
-    // Neither kicks nor registers reach it meanwhile.
+    expect([one.modern.common.read(0x3a, 2), one.modern.common.read(0x1c, 2), one.modern.common.read(0x18, 2)]).toEqual([0, 0, 256])
     one.kick()
-    one.modern.common.write(0x18, 2, 4)
-    expect(one.modern.common.read(0x18, 2)).toBe(16)
     const { used, size, avail } = one.ring
     const rings = one.bytes(used, 6 + 8 * size)
     disk.next().finish()
     disk.next().fail(new Error("too late to matter"))
     await settled()
-    expect(one.modern.common.read(0x3a, 2)).toBe(1)
     disk.next().finish()
     await settled()
-    expect([one.modern.common.read(0x3a, 2), one.modern.common.read(0x1c, 2), one.modern.common.read(0x18, 2)]).toEqual([0, 0, 256])
     expect([one.modern.common.read(0x20, 4), one.modern.common.read(0x28, 4), one.modern.common.read(0x30, 4), one.modern.common.read(0x1a, 2)]).toEqual([0, 0, 0, 0xffff])
     expect([one.bytes(used, 6 + 8 * size), one.irqs()]).toEqual([rings, []])
     expect(placed.map(({ status }) => one.bytes(status, 1)[0])).toEqual([UNTOUCHED, UNTOUCHED, UNTOUCHED])
@@ -303,7 +298,7 @@ describe("a queue that is reset", () => {
     expect([one.usedIdx(), one.queueIrqs(), one.status]).toEqual([1, 1, 0x0f])
   })
 
-  it("VQ-32 other queues go on meanwhile", async () => {
+  it("VQ-32 other queues go on, while a read of the old life is out and afterwards", async () => {
     const disk = new FakeDisk()
     const one = new RingGuest({ backing: disk, features: [F.RING_RESET, F.MQ], queues: 2, disk: { queues: 2 } })
     const [first, second] = one.rings
@@ -314,11 +309,8 @@ describe("a queue that is reset", () => {
     one.modern.common.write(0x16, 2, 0)
     one.modern.common.write(0x3a, 2, 1)
     expect(one.run({ type: T.IN, sector: 1, in: 512 }, {}, second).status).toBe(OK)
-    one.modern.common.write(0x16, 2, 0)
-    expect(one.modern.common.read(0x3a, 2)).toBe(1)
     disk.next().finish()
     await settled()
-    expect(one.modern.common.read(0x3a, 2)).toBe(0)
     expect(one.run({ type: T.IN, sector: 1, in: 512 }, {}, second).status).toBe(OK)
   })
 })

@@ -3,7 +3,7 @@ import { describe, expect, it } from "vitest"
 import { MemoryBacking } from "../../../src/backing/memory.ts"
 import { BlockDriver, findBlockDevices } from "../../../src/vmm/driver/block/driver.ts"
 import { attachToV86, type V86DiskOptions } from "../../../src/vmm/v86/attach.ts"
-import { viewOf } from "../../../src/virtio/guest-memory.ts"
+import { guestBytes } from "../../../src/virtio/guest-memory.ts"
 import { V86Memory, type V86Ram } from "../../../src/vmm/v86/memory.ts"
 import { promiseBacking } from "../../harness/fake-disk.ts"
 import { FakeV86 } from "./fake-v86.ts"
@@ -105,9 +105,9 @@ describe("a disk in v86", () => {
   it("is reset with the machine: nothing that was set up before is used after it", async () => {
     const { vm, disk } = machine()
     await driver(vm)
-    expect(disk.device.status).not.toBe(0)
+    expect(disk.device.virtio.status).not.toBe(0)
     vm.reboot()
-    expect([disk.device.status, vm.reboots, vm.config(9, 0x04, 2)]).toEqual([0, 1, 0])
+    expect([disk.device.virtio.status, vm.reboots, vm.config(9, 0x04, 2)]).toEqual([0, 1, 0])
   })
 
   it("picks free slots by itself, in the order of attaching, and refuses one that is taken", () => {
@@ -154,7 +154,7 @@ describe("a disk in v86", () => {
     expect([0x9_ffff, 0xa_0000, 0xb_ffff, 0xc_0000, 0x1f_ffff, 0x20_0000, -1, 2 ** 53].map((address) => memory.region(address) !== undefined)).toEqual([true, false, false, true, true, false, false, false])
     vm.ram[0x9_fffe] = 1
     vm.ram[0xc_0000] = 2
-    expect([viewOf(memory, 0x9_fffe, 2)?.[0], viewOf(memory, 0x9_fffe, 3), viewOf(memory, 0xc_0000, 1)?.[0]]).toEqual([1, undefined, 2])
+    expect([guestBytes(memory, 0x9_fffe, 2)?.[0], guestBytes(memory, 0x9_fffe, 3), guestBytes(memory, 0xc_0000, 1)?.[0]]).toEqual([1, undefined, 2])
   })
 })
 
@@ -173,7 +173,7 @@ describe("save_state and restore_state", () => {
     await target.restore_state(state)
     await new Promise((resolve) => setTimeout(resolve, 1))
     // The driver's own memory is what v86 would have restored with the processor: let it drive the other machine.
-    expect(copy.device.status).toBe(kind === "legacy" ? 7 : 15)
+    expect(copy.device.virtio.status).toBe(kind === "legacy" ? 7 : 15)
     expect(target.portRead(0xc000 + 0x12, kind === "legacy" ? 1 : 2)).toBe(kind === "legacy" ? 7 : 2) // device status; number of queues
     replace(vm, target)
     expect(await blk.read(5, 1)).toEqual(sector("other disk"))
@@ -201,11 +201,11 @@ describe("save_state and restore_state", () => {
     const { vm: other, disk } = machine()
     await driver(other)
     await other.restore_state(bare)
-    expect(disk.device.status).toBe(0)
+    expect(disk.device.virtio.status).toBe(0)
     const forged = JSON.parse(Buffer.from(bare).toString()) as { pci: unknown[] }
     forged.pci.push(["vioblk-pci-1", [], 9 << 3, JSON.stringify({ version: 1, isr: 0, vectors: [65535, 65535, 65535], selects: [0, 0, 0, 0], device: { status: 15 } })])
-    await expect(other.restore_state(new Uint8Array(Buffer.from(JSON.stringify(forged))).buffer)).rejects.toThrow(/^saved state: features: no list of 2$/)
-    expect(disk.device.status).toBe(0)
+    await expect(other.restore_state(new Uint8Array(Buffer.from(JSON.stringify(forged))).buffer)).rejects.toThrow(/^saved state: features: not a list of 2$/)
+    expect(disk.device.virtio.status).toBe(0)
   })
 })
 

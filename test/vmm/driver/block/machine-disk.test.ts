@@ -418,6 +418,7 @@ describe("events from the device", () => {
 /** Serves from memory, but only when the test says so, and in any order. */
 class SlowBacking {
   readonly readOnly = false
+  readonly asynchronous = true
   readonly size = SECTORS * 512
   readonly content = new Uint8Array(SECTORS * 512)
   readonly pending: (() => void)[] = []

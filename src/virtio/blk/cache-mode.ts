@@ -1,0 +1,70 @@
+/** CacheMode: write-back or write-through, as the driver has negotiated and chosen ([VIRTIO] 5.2.5.1 to 5.2.5.3, 5.2.6.2). */
+import type { Negotiation } from "../negotiation.ts"
+import { DEVICE_STATUS, hasBit } from "../spec.ts"
+import { VIRTIO_BLK_CONFIG, VIRTIO_BLK_F } from "./spec.ts"
+
+/** What the mode depends on. */
+export interface CacheModeDevice {
+  readonly config: { readonly fields: DataView }
+  readonly negotiation: Pick<Negotiation, "offered" | "status" | "isNegotiated">
+}
+
+export class CacheMode {
+  readonly #fields: DataView
+  readonly #negotiation: CacheModeDevice["negotiation"]
+  readonly #canFlush: boolean
+
+  /** `canFlush`: the backing has something to flush, whether FLUSH is offered or not. */
+  constructor(device: CacheModeDevice, canFlush: boolean) {
+    this.#fields = device.config.fields
+    this.#negotiation = device.negotiation
+    this.#canFlush = canFlush
+    this.reset()
+  }
+
+  /** A write must be on stable storage before it completes. So must those of a legacy driver that has not said yet what it can do. */
+  get writeThrough(): boolean {
+    return this.#canFlush && (!this.#writeback || (this.#negotiation.status & DEVICE_STATUS.DRIVER_OK) === 0)
+  }
+
+  /** The mode after a reset is write-back, if there is anything to write back. */
+  reset(): void {
+    this.#writeback = this.#offers(VIRTIO_BLK_F.FLUSH)
+  }
+
+  /**
+   * The features are settled. A driver that cannot choose expects write-back if it can flush, and write-through if not. One that can
+   * choose and cannot flush begins with write-through; but DRIVER_OK of a legacy driver that can choose changes nothing.
+   */
+  negotiated(): void {
+    if (!this.#offers(VIRTIO_BLK_F.FLUSH)) return
+    const canFlush = this.#negotiation.isNegotiated(VIRTIO_BLK_F.FLUSH)
+    const legacy = (this.#negotiation.status & DEVICE_STATUS.FEATURES_OK) === 0
+    if (!this.#negotiation.isNegotiated(VIRTIO_BLK_F.CONFIG_WCE)) this.#writeback = canFlush
+    else if (!canFlush && !legacy) this.#writeback = false
+  }
+
+  /** The driver writes the field. */
+  choose(writeback: boolean): void {
+    if (!this.#offers(VIRTIO_BLK_F.CONFIG_WCE)) return
+    // Legacy drivers may touch the field before they have accepted anything.
+    const settled = (this.#negotiation.status & (DEVICE_STATUS.FEATURES_OK | DEVICE_STATUS.DRIVER_OK)) !== 0
+    if (!settled || this.#negotiation.isNegotiated(VIRTIO_BLK_F.CONFIG_WCE)) this.#writeback = writeback
+  }
+
+  restore(writeback: boolean): void {
+    if (this.#offers(VIRTIO_BLK_F.CONFIG_WCE)) this.#writeback = writeback
+  }
+
+  get #writeback(): boolean {
+    return this.#fields.getUint8(VIRTIO_BLK_CONFIG.writeback) !== 0
+  }
+
+  set #writeback(on: boolean) {
+    this.#fields.setUint8(VIRTIO_BLK_CONFIG.writeback, on ? 1 : 0)
+  }
+
+  #offers(bit: number): boolean {
+    return hasBit(this.#negotiation.offered, bit)
+  }
+}

@@ -1,0 +1,46 @@
+/** Completion: the only writer of status bytes and used entries. Each request passes here once. */
+import type { GuestMemory } from "../guest-memory.ts"
+import type { Ring } from "../queue/ring.ts"
+import { type BlkRequest, storeData } from "./request.ts"
+import { type BlkStatus, ID_SIZE, VIRTIO_BLK_S, VIRTIO_BLK_T } from "./spec.ts"
+import { type BlkStatistics, countsOf } from "./statistics.ts"
+
+// Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
+const { OK } = VIRTIO_BLK_S
+const { IN, OUT, GET_ID } = VIRTIO_BLK_T
+
+export class Completion {
+  readonly #statistics: BlkStatistics
+  /** What GET_ID answers. */
+  readonly #id = new Uint8Array(ID_SIZE)
+
+  constructor(statistics: BlkStatistics, serial: Uint8Array) {
+    this.#statistics = statistics
+    this.#id.set(serial)
+  }
+
+  /**
+   * Stores the status byte and the used entry. The used length counts bytes from the first writable byte on; the status byte among
+   * them when it follows directly, so that no byte is counted that was not written ([VIRTIO] 2.7.8.2).
+   */
+  complete(memory: GuestMemory, ring: Ring, request: BlkRequest, status: BlkStatus): void {
+    let filled = 0
+    if (status === OK && request.type === IN) filled = request.dataLength
+    else if (status === OK && request.type === GET_ID) filled = storeData(request, this.#id)
+    const { statusSegment, writableLength } = request
+    request.region(statusSegment).data.setUint8(request.offset(statusSegment) + request.length(statusSegment) - 1, status)
+    ring.addUsed(request, filled === writableLength - 1 ? writableLength : filled)
+    const counts = countsOf(this.#statistics, request.type)
+    counts.requests++
+    if (status === OK) counts.bytes += request.type === IN || request.type === OUT ? request.dataLength : 0
+    else counts.errors++
+    if (memory.written !== undefined) announce(memory, request)
+  }
+}
+
+/** Tells the memory what the request may have stored: a failed read counts as well. */
+function announce(memory: GuestMemory, request: BlkRequest): void {
+  const last = request.statusSegment
+  if (request.type !== IN && request.type !== GET_ID) memory.written?.(request.address(last) + request.length(last) - 1, 1)
+  else for (let segment = request.readableCount; segment < request.count; segment++) memory.written?.(request.address(segment), request.length(segment))
+}

@@ -1,0 +1,245 @@
+/**
+ * Pending: a group of requests that wait for a promise of the backing; the one place that knows about promises. It belongs to one life
+ * of its queue: after a reset it touches neither the guest nor, for what had not been begun, the disk.
+ */
+import type { VirtioDevice } from "../device.ts"
+import type { Outstanding } from "../in-flight.ts"
+import type { Ring } from "../queue/ring.ts"
+import type { Turn } from "../turn.ts"
+import type { Virtqueue } from "../virtqueue.ts"
+import type { CacheMode } from "./cache-mode.ts"
+import type { Completion } from "./completion.ts"
+import type { Executor } from "./executor.ts"
+import type { Failures } from "./failures.ts"
+import { type BlkRequest, relocateAll } from "./request.ts"
+import { type BlkStatus, VIRTIO_BLK_S, VIRTIO_BLK_T } from "./spec.ts"
+import type { BlkStatistics } from "./statistics.ts"
+import { FLUSH_WEIGHT, spend } from "./weights.ts"
+
+const { OK } = VIRTIO_BLK_S
+const { OUT, DISCARD, WRITE_ZEROES } = VIRTIO_BLK_T
+
+/** The parts of a block device that serving its requests takes. */
+export interface BlkWiring {
+  readonly device: VirtioDevice
+  readonly executor: Executor
+  readonly completion: Completion
+  readonly cacheMode: CacheMode
+  readonly failures: Failures
+  readonly statistics: BlkStatistics
+}
+
+/** Bytes that a waiting request and one of its segments take, roughly: objects, arrays, and what a promise needs. */
+const REQUEST_BYTES = 1024
+const SEGMENT_BYTES = 12
+
+/** What the promise was for: the requests' own action, or the flush behind writes (write-through). */
+type Stage = "act" | "stabilise"
+
+export class Pending implements Outstanding {
+  readonly queue: Virtqueue
+  readonly ring: Ring
+  calling = false
+  readonly #wiring: BlkWiring
+  readonly #requests: readonly BlkRequest[]
+  #stage: Stage
+  /** What the backing has said: undefined while nothing, or what is to be looked at by `run`. */
+  #answer: { readonly error?: unknown; readonly failed: boolean } | undefined
+  #generation: number
+  /** Bytes counted as held. */
+  #held = 0
+  /** The requests have been completed, or each goes on alone. */
+  #ended = false
+
+  constructor(wiring: BlkWiring, queue: Virtqueue, ring: Ring, requests: readonly BlkRequest[], stage: Stage = "act") {
+    this.#wiring = wiring
+    this.queue = queue
+    this.ring = ring
+    this.#requests = requests
+    this.#stage = stage
+    this.#generation = wiring.device.memory.generation
+    // A backing may have reset the device from inside the call: then it is of an ended life from the start.
+    if (queue.ring === ring) wiring.device.inFlight.add(this)
+  }
+
+  get heads(): readonly number[] {
+    return this.#requests.map(({ head }) => head)
+  }
+
+  get changesDisk(): boolean {
+    const type = this.#requests[0]?.type
+    return this.#stage === "act" && (type === OUT || type === DISCARD || type === WRITE_ZEROES)
+  }
+
+  /** Waits for `answer`, to the call that has been made. */
+  wait(answer: PromiseLike<void>): void {
+    const { device } = this.#wiring
+    this.calling = true
+    this.#hold()
+    device.inFlight.called(this)
+    Promise.resolve(answer).then(
+      () => this.#answered({ failed: false }),
+      (error: unknown) => this.#answered({ failed: true, error }),
+    )
+  }
+
+  forgotten(): void {
+    this.#wiring.device.inFlight.hold(-this.#held)
+    this.#held = 0
+  }
+
+  /** Goes on with what the backing has answered. */
+  run(turn: Turn): boolean {
+    const { device } = this.#wiring
+    if (this.#ended || this.queue.ring !== this.ring) return false
+    let through: boolean
+    try {
+      this.#refresh()
+      through = this.#proceed(turn)
+    } catch (error) {
+      this.#end()
+      for (const _ of this.#requests) this.ring.abandon()
+      device.breakDown(this.queue, error)
+      return false
+    }
+    if (!through) return !this.calling && !this.#ended && this.queue.ring === this.ring
+    this.#end()
+    // The last thing: it may interrupt.
+    device.publish(this.queue, this.ring)
+    return false
+  }
+
+  #answered(answer: { readonly error?: unknown; readonly failed: boolean }): void {
+    const { device } = this.#wiring
+    this.calling = false
+    this.#answer = answer
+    if (device.inFlight.answered(this)) {
+      device.answered(this)
+    } else {
+      const { changesDisk } = this
+      this.forgotten()
+      device.oldLifeAnswered(changesDisk)
+    }
+  }
+
+  /** The guest's memory may have been replaced since. @throws VirtqueueError when what the requests need is gone */
+  #refresh(): void {
+    const { memory } = this.#wiring.device
+    this.ring.refresh()
+    const { generation } = memory
+    if (generation === this.#generation) return
+    relocateAll(this.#requests, 0, this.#requests.length, memory)
+    this.#generation = generation
+  }
+
+  /** Goes as far as the turn and the backing allow. Returns true when the requests have been completed. */
+  #proceed(turn: Turn): boolean {
+    if (this.#stage === "act") {
+      if (!this.#act(turn)) return false
+      if (!this.#stabilise(turn)) return false
+    } else {
+      this.#takeFlushAnswer()
+    }
+    if (this.queue.ring !== this.ring) return false
+    const { device, completion } = this.#wiring
+    for (const request of this.#requests) completion.complete(device.memory, this.ring, request, request.outcome as BlkStatus)
+    return true
+  }
+
+  /** Takes the answer, and makes the calls that are left. Returns true when the outcome of all requests is known. */
+  #act(turn: Turn): boolean {
+    const { executor, device } = this.#wiring
+    const requests = this.#requests
+    const [leader] = requests
+    const answer = this.#answer
+    this.#answer = undefined
+    if (leader === undefined) return true
+    if (answer?.failed === true) return this.#failed(leader, answer.error, turn)
+    if (answer !== undefined) {
+      executor.advance(requests, 0, requests.length)
+      spend(turn, leader)
+    }
+    while (leader.done < leader.total) {
+      if (turn.over || !device.work.open) return false
+      let next: PromiseLike<void> | undefined
+      try {
+        next = executor.step(requests, 0, requests.length)
+      } catch (error) {
+        return this.#failed(leader, error, turn)
+      }
+      if (next !== undefined) {
+        this.wait(next)
+        return false
+      }
+      spend(turn, leader)
+      if (this.queue.ring !== this.ring) return false
+    }
+    for (const request of requests) request.outcome = OK
+    return true
+  }
+
+  /** The call failed. Where it was for several requests, each is tried alone: only those that fail by themselves shall hear of it. */
+  #failed(leader: BlkRequest, error: unknown, turn: Turn): boolean {
+    const { failures, device } = this.#wiring
+    leader.own = undefined
+    if (this.#requests.length === 1) {
+      leader.outcome = failures.statusOf(error)
+      return true
+    }
+    this.#end()
+    for (const request of this.#requests) {
+      request.done = 0
+      request.total = request.dataLength
+      const alone = new Pending(this.#wiring, this.queue, this.ring, [request])
+      alone.#hold()
+      if (alone.run(turn)) device.work.add(alone)
+    }
+    return false
+  }
+
+  /** In write-through mode writes are not done until they are stable. Returns true when they are, or need not be. */
+  #stabilise(turn: Turn): boolean {
+    const { executor, cacheMode, failures } = this.#wiring
+    const unstable = cacheMode.writeThrough ? this.#requests.filter((request) => request.outcome === OK && isWrite(request)) : []
+    if (unstable.length === 0) return true
+    this.#stage = "stabilise"
+    try {
+      const answer = executor.flush()
+      if (answer !== undefined) {
+        this.wait(answer)
+        return false
+      }
+      turn.spend(FLUSH_WEIGHT, 0)
+    } catch (error) {
+      const status = failures.statusOf(error)
+      for (const request of unstable) request.outcome = status
+    }
+    return true
+  }
+
+  #takeFlushAnswer(): void {
+    const answer = this.#answer
+    const status = answer?.failed === true ? this.#wiring.failures.statusOf(answer.error) : OK
+    for (const request of this.#requests) request.outcome = status
+  }
+
+  /** Counts what the requests hold now. */
+  #hold(): void {
+    const { device } = this.#wiring
+    const segments = this.#requests.reduce((sum, { count }) => sum + count, 0)
+    const bytes = REQUEST_BYTES * this.#requests.length + SEGMENT_BYTES * segments + (this.#requests[0]?.own?.length ?? 0)
+    device.inFlight.hold(bytes - this.#held)
+    this.#held = bytes
+  }
+
+  #end(): void {
+    this.#ended = true
+    this.#wiring.device.inFlight.remove(this)
+    this.forgotten()
+  }
+}
+
+/** Whether write-through is about it. */
+export function isWrite({ type }: BlkRequest): boolean {
+  return type === OUT || type === WRITE_ZEROES
+}

@@ -1,0 +1,21 @@
+/** What requests cost, as a `Turn` counts it: in bytes moved, or what takes as long. */
+import { LOOK_WEIGHT, type Turn } from "../turn.ts"
+import type { BlkRequest } from "./request.ts"
+import { VIRTIO_BLK_T } from "./spec.ts"
+
+const { IN, OUT, FLUSH } = VIRTIO_BLK_T
+
+/** A small request: the clock is looked at after 32 of them. */
+export const REQUEST_WEIGHT = LOOK_WEIGHT / 32
+/** A flush: little work for the processor, but a wait for the disk. */
+export const FLUSH_WEIGHT = LOOK_WEIGHT / 4
+/** A call that discards or zeroes so many bytes may have to start a program of the host's: a look after each. */
+const LONG_RANGE = 1 << 20
+
+/** Counts the call that has been made for the group that `leader` begins. */
+export function spend(turn: Turn, leader: BlkRequest): void {
+  const { type, slice } = leader
+  if (type === IN || type === OUT) turn.spend(slice > REQUEST_WEIGHT ? slice : REQUEST_WEIGHT, slice)
+  else if (type === FLUSH) turn.spend(FLUSH_WEIGHT, 0)
+  else turn.spend(slice >= LONG_RANGE ? LOOK_WEIGHT : REQUEST_WEIGHT, 0)
+}

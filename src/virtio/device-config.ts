@@ -1,0 +1,50 @@
+/** DeviceConfig: the device configuration space ([VIRTIO] 2.5) and its generation. Fields are little-endian. */
+
+export class DeviceConfig {
+  /** The fields. Whoever changes them on the device's own account calls `changed`. */
+  readonly fields: DataView
+  #generation = 0
+  /** The fields have changed since the driver last read the generation. */
+  #stale = false
+
+  /** `size`: bytes. */
+  constructor(size: number) {
+    this.fields = new DataView(new ArrayBuffer(size))
+  }
+
+  /** Bytes. */
+  get size(): number {
+    return this.fields.byteLength
+  }
+
+  changed(): void {
+    this.#stale = true
+  }
+
+  /**
+   * [VIRTIO] 4.1.4.3.1, config_generation. It moves when it is read after a change, not with each change: 256 changes
+   * between two reads would bring an 8-bit counter back to where it was.
+   */
+  readGeneration(): number {
+    if (this.#stale) {
+      this.#stale = false
+      this.#generation = (this.#generation + 1) & 0xff
+    }
+    return this.#generation
+  }
+
+  restoreGeneration(value: number): void {
+    this.#generation = value
+  }
+
+  /** An unsigned value of `width` bytes at any offset; 0 past the end. */
+  read(offset: number, width: number): number {
+    let value = 0
+    for (let i = 0; i < width; i++) if (offset + i < this.size) value += this.fields.getUint8(offset + i) * 2 ** (8 * i)
+    return value
+  }
+
+  bytes(): number[] {
+    return [...new Uint8Array(this.fields.buffer)]
+  }
+}

@@ -1,0 +1,25 @@
+/** DeviceHandler: what a device type (virtio-blk) does, as the device that it is behind asks it to. */
+import type { Ring } from "./queue/ring.ts"
+import type { Turn } from "./turn.ts"
+import type { Virtqueue } from "./virtqueue.ts"
+
+export interface DeviceHandler {
+  /** Requests have been taken from a queue, whose life has not ended, and wait for the next turn. */
+  readonly unfinished: boolean
+  /** Goes on with what is unfinished. Returns false when it still is unfinished, but waits for memory rather than for the next turn. */
+  finish(turn: Turn): boolean
+  /** Serves `queue`, whose ring is `ring`; nothing is unfinished. Returns true when there is more to do. @throws VirtqueueError when the driver has broken the ring */
+  serve(queue: Virtqueue, ring: Ring, turn: Turn): boolean
+  /** Heads of the chains of `queue` that are unfinished. */
+  heads(queue: Virtqueue): readonly number[]
+  /** The end of a turn. May throw what is somebody's bug rather than the guest's affair. */
+  turnEnded(): void
+  /** The driver has written a byte of the configuration space, inside of it. */
+  writeConfigByte(offset: number, value: number): void
+  /** The features are settled: FEATURES_OK has been set, or DRIVER_OK by a legacy driver, which knows no FEATURES_OK. */
+  negotiated(): void
+  /** The device has been reset. */
+  wasReset(): void
+  /** The state of a device with this configuration has been restored: take over what the driver can write, tell it what has changed. */
+  restoreConfig(config: Uint8Array): void
+}

@@ -1,0 +1,128 @@
+/** Negotiation: the device status field ([VIRTIO] 2.1), the feature bits (2.2), and what follows from both. */
+import type { RingFeatures } from "./queue/ring.ts"
+import { DEVICE_STATUS, featureMask, hasBit, LEGACY_ONLY_FEATURES, VIRTIO_F } from "./spec.ts"
+
+/** What a driver can say. SUSPEND is not offered, and the rest of the bits have no meaning. */
+const DRIVER_STATUS = DEVICE_STATUS.ACKNOWLEDGE | DEVICE_STATUS.DRIVER | DEVICE_STATUS.DRIVER_OK | DEVICE_STATUS.FEATURES_OK | DEVICE_STATUS.FAILED
+const BROKEN = DEVICE_STATUS.DEVICE_NEEDS_RESET | DEVICE_STATUS.FAILED
+const UP = DEVICE_STATUS.DRIVER_OK | DEVICE_STATUS.FEATURES_OK
+const VERSION_1 = featureMask([VIRTIO_F.VERSION_1])
+
+/** What a new status asks the device to do. */
+export interface StatusChange {
+  /** The features are settled: FEATURES_OK has risen, or DRIVER_OK of a legacy driver, which knows no FEATURES_OK. */
+  readonly settled: boolean
+  /** DRIVER_OK has risen. */
+  readonly started: boolean
+}
+
+export class Negotiation {
+  /** Every feature bit that the device offers through some interface. */
+  readonly offered: bigint
+  /** The transport has a legacy interface too: then a driver on the modern one may leave VERSION_1 out, as with QEMU. */
+  transitional = false
+  #status = 0
+  #driverFeatures = 0n
+  /** The driver wrote something other than 0 to feature bits above 63, which nobody offers. */
+  #driverFeaturesAbove = false
+  /** From FEATURES_OK to reset ([VIRTIO] 3.1.1). */
+  #frozen = false
+
+  constructor(offered: bigint) {
+    this.offered = offered
+  }
+
+  get status(): number {
+    return this.#status
+  }
+
+  /** DRIVER_OK is set. */
+  get running(): boolean {
+    return (this.#status & DEVICE_STATUS.DRIVER_OK) !== 0
+  }
+
+  /** Whether a queue may be served: `legacy` ones before DRIVER_OK too. */
+  allowsService(legacy: boolean): boolean {
+    return (this.#status & BROKEN) === 0 && (legacy || (this.#status & UP) === UP)
+  }
+
+  /**
+   * A status other than 0. DEVICE_NEEDS_RESET is the device's, FAILED stays until a reset, and FEATURES_OK sticks only for features
+   * that the device can serve.
+   */
+  writeStatus(value: number): StatusChange {
+    const bits = value & DRIVER_STATUS
+    // Without any of them the status would read 0, as after a reset.
+    if (bits === 0) return { settled: false, started: false }
+    let next = bits | (this.#status & BROKEN)
+    if (!this.#frozen && (next & DEVICE_STATUS.FEATURES_OK) !== 0 && !this.#isAcceptable()) next &= ~DEVICE_STATUS.FEATURES_OK
+    const rising = next & ~this.#status
+    this.#status = next
+    if ((rising & DEVICE_STATUS.FEATURES_OK) !== 0) this.#frozen = true
+    const settles = (next & DEVICE_STATUS.FEATURES_OK) !== 0 ? DEVICE_STATUS.FEATURES_OK : DEVICE_STATUS.DRIVER_OK
+    return { settled: (rising & settles) !== 0, started: (rising & DEVICE_STATUS.DRIVER_OK) !== 0 }
+  }
+
+  /** Sets DEVICE_NEEDS_RESET. */
+  breakDown(): void {
+    this.#status |= DEVICE_STATUS.DEVICE_NEEDS_RESET
+  }
+
+  reset(): void {
+    this.#status = 0
+    this.#driverFeatures = 0n
+    this.#driverFeaturesAbove = false
+    this.#frozen = false
+  }
+
+  /** 32 feature bits offered to a modern driver: bits 32*select and up ([VIRTIO] 4.1.4.3). */
+  deviceFeatures(select: number): number {
+    return featureWord(this.offered & ~LEGACY_ONLY_FEATURES, select)
+  }
+
+  /** Bits 0 to 31 as a legacy driver sees them: without VERSION_1 there is nothing above. */
+  get legacyDeviceFeatures(): number {
+    return featureWord(this.offered, 0)
+  }
+
+  /** What the driver has written, bits that nobody offers included. */
+  driverFeatures(select: number): number {
+    return featureWord(this.#driverFeatures, select)
+  }
+
+  /** Returns false when it is too late for that: the features are frozen. */
+  setDriverFeatures(select: number, value: number): boolean {
+    if (this.#frozen) return false
+    if (select > 1) {
+      if (value !== 0) this.#driverFeaturesAbove = true
+      return true
+    }
+    const shift = BigInt(32 * select)
+    this.#driverFeatures = (this.#driverFeatures & ~(0xffff_ffffn << shift)) | (BigInt(value >>> 0) << shift)
+    return true
+  }
+
+  /** True when the driver has accepted feature `bit` and may rely on it. */
+  isNegotiated(bit: number): boolean {
+    return hasBit(this.#driverFeatures & this.offered, bit)
+  }
+
+  get ringFeatures(): RingFeatures {
+    return {
+      indirect: this.isNegotiated(VIRTIO_F.INDIRECT_DESC),
+      eventIdx: this.isNegotiated(VIRTIO_F.EVENT_IDX),
+      notifyOnEmpty: this.isNegotiated(VIRTIO_F.NOTIFY_ON_EMPTY),
+    }
+  }
+
+  /** FEATURES_OK exists for drivers of virtio 1.0 and later, which must accept VERSION_1 ([VIRTIO] 6.1); a transitional device is not strict. */
+  #isAcceptable(): boolean {
+    if (this.#driverFeaturesAbove || (this.#driverFeatures & ~(this.offered & ~LEGACY_ONLY_FEATURES)) !== 0n) return false
+    return this.transitional || (this.#driverFeatures & VERSION_1) !== 0n
+  }
+}
+
+/** Bits 32*select to 32*select+31 as an unsigned number; nothing is defined above bit 63. */
+function featureWord(features: bigint, select: number): number {
+  return select > 1 ? 0 : Number((features >> BigInt(32 * select)) & 0xffff_ffffn)
+}

@@ -1,0 +1,85 @@
+/** What a device and the transport in front of it (PCI, MMIO) ask of each other. */
+import type { DeviceConfig } from "./device-config.ts"
+import type { GuestMemory } from "./guest-memory.ts"
+import type { Negotiation } from "./negotiation.ts"
+import type { VirtioDeviceState } from "./state.ts"
+import type { QueueArea } from "./virtqueue.ts"
+
+/** What a device tells the transport. */
+export interface DeviceSignals {
+  /** A used buffer notification for queue `index`. */
+  queueInterrupt(index: number): void
+  /** A configuration change notification. */
+  configInterrupt(): void
+  /** The device has been reset: forget vectors and pending interrupts. */
+  deviceReset(): void
+}
+
+/** What a transport is given when it is put in front of a device. */
+export interface TransportWiring {
+  readonly memory: GuestMemory
+  readonly signals: DeviceSignals
+  /** The transport has the legacy interface as well as the modern one. */
+  readonly transitional: boolean
+}
+
+/** The registers of one queue, as a transport shows them. */
+export interface QueueRegisters {
+  /** Number of descriptors; the maximum until the driver lowers it. */
+  readonly size: number
+  readonly enabled: boolean
+  /** Guest-physical address, inexact above 2^53: `areaWord` is exact. */
+  readonly descriptorTable: number
+  /** Dword `word` of the three addresses, low half first: descriptor table, available ring, used ring. */
+  areaWord(word: number): number
+}
+
+/** A virtio device, as a transport uses it. Registers are read and written with unsigned numbers. */
+export interface TransportedDevice {
+  /** [VIRTIO] 5: the device type's number. */
+  readonly deviceType: number
+  readonly queueCount: number
+  /** Descriptors of a queue at most. */
+  readonly maxQueueSize: number
+  /** Connects the device to its guest, once. */
+  attach(wiring: TransportWiring): void
+  /** PCI bus mastering: while it is off, guest memory is not touched. Others leave it on. */
+  setBusMaster(enabled: boolean): void
+
+  /** [VIRTIO] 2.1. */
+  readonly status: number
+  /** 0 resets the device at once: `status` reads 0, and nothing of its past reaches the guest. */
+  writeStatus(value: number): void
+  /** The feature bits, as words of 32 bits: those offered, and those that the driver has written. */
+  readonly negotiation: Pick<Negotiation, "deviceFeatures" | "legacyDeviceFeatures" | "driverFeatures" | "isNegotiated">
+  setDriverFeatures(select: number, value: number): void
+
+  /** Undefined when there is no such queue. */
+  queue(index: number): QueueRegisters | undefined
+  /** Lowers the size of a queue that is not enabled. Anything but a power of two up to the maximum is ignored ([VIRTIO] 4.1.4.3.2). */
+  setQueueSize(index: number, size: number): void
+  /** Sets a dword of the addresses of a queue that is not enabled, see `QueueRegisters.areaWord`. */
+  setQueueAreaWord(index: number, word: number, value: number): void
+  /** Sets a whole address of a queue that is not enabled. */
+  setQueueArea(index: number, area: QueueArea, address: number): void
+  /** Starts a queue. There is no way back but a reset, of the queue or of the device. */
+  enableQueue(index: number, options?: { readonly legacy: boolean }): void
+  /** Stops a queue and sets its registers to their initial values, at once ([VIRTIO] 2.6.1). */
+  resetQueue(index: number): void
+  /** A kick. Spurious ones do no harm. */
+  notify(index: number): void
+
+  /** The device configuration space. */
+  readonly config: Pick<DeviceConfig, "size" | "read" | "readGeneration">
+  writeConfig(offset: number, width: number, value: number): void
+
+  /** What the driver has set up, as JSON values. @throws Error while a request is in flight: `pause` first */
+  saveState(): VirtioDeviceState
+  /** Puts the device where `saveState` found it, and pauses it. @throws Error, with the device reset, for a state that it could not have had */
+  restoreState(saved: unknown): void
+}
+
+/** A device type's object, which has a device for transports. */
+export interface Transportable {
+  readonly virtio: TransportedDevice
+}

@@ -1,0 +1,55 @@
+/**
+ * Turn: how much of the host's thread one kick, or one answer of the backing, may take before the event loop gets the thread back.
+ * A look at the clock costs 30 to 40 ns, as much as a small request, so it is taken after some work only.
+ */
+
+/** Milliseconds of a turn, from the first look at the clock on. */
+const TURN_MS = 5
+/** Bytes that a turn moves at most, whatever the clock says. */
+const TURN_BYTES = 16 << 20
+/** Work between two looks, in bytes moved or what takes as long. */
+export const LOOK_WEIGHT = 1 << 20
+/** Milliseconds between two looks after which the next one comes sooner: the backing is slow. */
+const SLOW_MS = 1
+/** Milliseconds that count between two looks: a host that runs something else meanwhile does not make a short turn a long one. */
+const COUNTED_MS = 2
+
+export class Turn {
+  /** The rest of the work is for later. */
+  over = false
+  #weight = 0
+  #bytes = 0
+  /** Milliseconds counted in this turn. */
+  #spent = 0
+  /** `performance.now()` at the last look of this turn; 0 before the first. */
+  #looked = 0
+  /** Work until the next look. It outlives the turn. */
+  #pace = LOOK_WEIGHT
+
+  begin(): void {
+    this.over = false
+    this.#weight = 0
+    this.#bytes = 0
+    this.#spent = 0
+    this.#looked = 0
+  }
+
+  /** Counts `bytes` that were moved, and `weight`: the work in all, in bytes or what takes as long. */
+  spend(weight: number, bytes: number): void {
+    this.#bytes += bytes
+    this.#weight += weight
+    if (this.#weight >= this.#pace) this.#look()
+  }
+
+  #look(): void {
+    const now = performance.now()
+    if (this.#looked !== 0) {
+      const elapsed = now - this.#looked
+      this.#spent += Math.min(elapsed, COUNTED_MS)
+      this.#pace = elapsed > SLOW_MS ? Math.max(this.#pace / 8, 1) : Math.min(2 * this.#pace, LOOK_WEIGHT)
+    }
+    this.#looked = now
+    this.#weight = 0
+    this.over = this.#bytes >= TURN_BYTES || this.#spent >= TURN_MS
+  }
+}

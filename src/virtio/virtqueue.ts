@@ -1,0 +1,115 @@
+/** Virtqueue: one queue of a device: its registers, and the ring once it is in use. Dropping the ring ends the life of all its requests. */
+import type { GuestMemory } from "./guest-memory.ts"
+import { FIRST_START, type QueueAreas, type Ring, type RingFeatures, type RingStart } from "./queue/ring.ts"
+import { SplitQueue } from "./queue/split-queue.ts"
+import { addressWords, savedAddress, type SavedAddress, type SavedQueue } from "./state.ts"
+import type { Turn } from "./turn.ts"
+import type { Task } from "./work.ts"
+
+/** The queue address registers as dwords, in the order of [VIRTIO] 4.1.4.3: the low and the high half of each. */
+const AREA_WORD = { descriptorTable: 0, availRing: 2, usedRing: 4 } as const
+const AREA_WORDS = 6
+
+/** The name of a queue address. */
+export type QueueArea = keyof typeof AREA_WORD
+
+/** Nothing is programmed. Shared: most queues of a device with thousands stay like that. */
+const NO_AREAS = new Uint32Array(AREA_WORDS)
+
+export class Virtqueue implements Task, QueueAreas {
+  readonly index: number
+  /** Descriptors at most, and initially. */
+  readonly maxSize: number
+  /** Number of descriptors. */
+  size: number
+  enabled = false
+  /** Enabled through the legacy page number register: then the queue may be used before DRIVER_OK ([VIRTIO] 3.1.2). */
+  legacy = false
+  /** The present life of the queue. Requests of any other ring are dead: they must not touch the guest. */
+  ring: Ring | undefined
+  #areas = NO_AREAS
+  #start = FIRST_START
+  readonly #serve: (queue: Virtqueue, turn: Turn) => boolean
+
+  constructor(index: number, maxSize: number, serve: (queue: Virtqueue, turn: Turn) => boolean) {
+    this.index = index
+    this.maxSize = maxSize
+    this.size = maxSize
+    this.#serve = serve
+  }
+
+  get descriptorTable(): number {
+    return this.#area(AREA_WORD.descriptorTable)
+  }
+
+  get availRing(): number {
+    return this.#area(AREA_WORD.availRing)
+  }
+
+  get usedRing(): number {
+    return this.#area(AREA_WORD.usedRing)
+  }
+
+  /** Dword `word` of the address registers: low and high half of descriptor table, available ring and used ring. */
+  areaWord(word: number): number {
+    return this.#areas[word] ?? 0
+  }
+
+  setAreaWord(word: number, value: number): void {
+    if (this.#areas === NO_AREAS) this.#areas = new Uint32Array(AREA_WORDS)
+    this.#areas[word] = value
+  }
+
+  /** Sets a whole address, below 2^53. */
+  setArea(area: QueueArea, address: number): void {
+    this.setAreaWord(AREA_WORD[area], address % 0x1_0000_0000)
+    this.setAreaWord(AREA_WORD[area] + 1, Math.floor(address / 0x1_0000_0000))
+  }
+
+  /** Serves the queue. */
+  run(turn: Turn): boolean {
+    return this.#serve(this, turn)
+  }
+
+  /** Makes the ring, at the first use of the queue. @throws VirtqueueError when it is not in RAM */
+  open(memory: GuestMemory, features: RingFeatures): Ring {
+    const { size, descriptorTable, availRing, usedRing } = this
+    return (this.ring = new SplitQueue(memory, { size, descriptorTable, availRing, usedRing }, features, this.#start))
+  }
+
+  /** Back to the initial state, at once. */
+  reset(): void {
+    this.size = this.maxSize
+    this.enabled = false
+    this.legacy = false
+    this.ring = undefined
+    this.#areas = NO_AREAS
+    this.#start = FIRST_START
+  }
+
+  /** `heads`: the requests in flight of the ring. They are taken again after `restore`. */
+  save(heads: readonly number[]): SavedQueue {
+    const { size, enabled, legacy, ring } = this
+    const start: RingStart = ring === undefined ? this.#start : { ...ring.position, heads: [...heads, ...ring.headsToTake] }
+    const area = (name: QueueArea): SavedAddress => savedAddress(this.areaWord(AREA_WORD[name]), this.areaWord(AREA_WORD[name] + 1))
+    const areas = { descriptorTable: area("descriptorTable"), availRing: area("availRing"), usedRing: area("usedRing") }
+    return { size, enabled, legacy, ...areas, position: start.used, heads: start.heads }
+  }
+
+  restore(saved: SavedQueue): void {
+    this.size = saved.size
+    for (const name of ["descriptorTable", "availRing", "usedRing"] as const) {
+      const [low, high] = addressWords(saved[name])
+      this.setAreaWord(AREA_WORD[name], low)
+      this.setAreaWord(AREA_WORD[name] + 1, high)
+    }
+    this.enabled = saved.enabled
+    this.legacy = saved.legacy
+    this.#start = { used: saved.position, avail: (saved.position + saved.heads.length) & 0xffff, heads: saved.heads }
+  }
+
+  /** An address from its two halves. It loses low bits above 2^53, which is far outside of all RAM. */
+  #area(word: number): number {
+    return this.areaWord(word) + this.areaWord(word + 1) * 0x1_0000_0000
+  }
+}

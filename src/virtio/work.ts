@@ -1,0 +1,129 @@
+/**
+ * Work: what a device has to do on the host's thread, one task after the other, a turn at a time. Nothing here recurses: what an
+ * interrupt handler asks for while a task runs comes after that task, so thousands of queues that kick each other need one stack.
+ */
+import { later } from "./later.ts"
+import { Turn } from "./turn.ts"
+
+/** Something to do, in pieces. */
+export interface Task {
+  /** Does what the turn allows. Returns true when there is more to do in the next turn. */
+  run(turn: Turn): boolean
+}
+
+/** What an empty task costs, as a `Turn` counts it: a driver with 65535 queues must not hold the thread either. */
+const TASK_WEIGHT = 4096
+
+export class Work {
+  /** Each task once, the oldest first. */
+  readonly #ready = new Set<Task>()
+  /** Those that are for the next turn. */
+  readonly #unfinished = new Set<Task>()
+  readonly #turn = new Turn()
+  /** The turn of tasks that promises wake: promises that settle at once would give each of them a turn of its own, without end. */
+  readonly #wakeTurn = new Turn()
+  #wakeTurnOpen = false
+  #running = false
+  /** The task that is running. */
+  #current: Task | undefined
+  #scheduled = false
+  #open = true
+  readonly #ended: () => void
+
+  /** `ended` is called at the end of each turn. It may throw. */
+  constructor(ended: () => void) {
+    this.#ended = ended
+  }
+
+  /** False while guest memory may not be touched (bus mastering is off): tasks wait. */
+  get open(): boolean {
+    return this.#open
+  }
+
+  set open(open: boolean) {
+    this.#open = open
+  }
+
+  /** Runs `task` now, or after those that are waiting. */
+  do(task: Task): void {
+    if (this.#running || !this.#open) {
+      this.#ready.add(task)
+      return
+    }
+    if (this.#ready.size > 0) this.#ready.delete(task)
+    this.#turn.begin()
+    this.#run(this.#turn, task)
+  }
+
+  /** Runs the tasks that are waiting. */
+  go(): void {
+    if (this.#running || !this.#open) return
+    this.#turn.begin()
+    this.#run(this.#turn, undefined)
+  }
+
+  /** Lets `task` wait; whoever calls this calls `go` or `wake` then. */
+  add(task: Task): void {
+    this.#ready.add(task)
+  }
+
+  /** Runs the tasks that are waiting, when a promise has woken one. */
+  wake(): void {
+    if (this.#running || !this.#open) return
+    if (!this.#wakeTurnOpen) {
+      this.#wakeTurnOpen = true
+      this.#wakeTurn.begin()
+      later(() => (this.#wakeTurnOpen = false))
+    }
+    if (this.#wakeTurn.over) this.#schedule()
+    else this.#run(this.#wakeTurn, undefined)
+  }
+
+  /** `task` is not to be run any more. */
+  drop(task: Task): void {
+    this.#ready.delete(task)
+    this.#unfinished.delete(task)
+  }
+
+  #run(turn: Turn, first: Task | undefined): void {
+    this.#running = true
+    this.#current = first
+    try {
+      if (first?.run(turn) === true) this.#unfinished.add(first)
+      while (this.#ready.size > 0 && !turn.over && this.#open) this.#runNext(turn)
+      this.#current = undefined
+    } finally {
+      this.#running = false
+      // Also after an exception of the embedder's interrupt handler, or of a backing with a bug: nothing may wait for ever. What threw
+      // runs again, for it has not said that it is done.
+      if (this.#current !== undefined) this.#unfinished.add(this.#current)
+      if (this.#unfinished.size > 0 || this.#ready.size > 0) this.#postpone()
+    }
+    this.#ended()
+  }
+
+  #runNext(turn: Turn): void {
+    const [next] = this.#ready
+    if (next === undefined) return
+    this.#ready.delete(next)
+    this.#current = next
+    if (next.run(turn)) this.#unfinished.add(next)
+    turn.spend(TASK_WEIGHT, 0)
+  }
+
+  /** The rest is for the next turn. */
+  #postpone(): void {
+    for (const task of this.#unfinished) this.#ready.add(task)
+    this.#unfinished.clear()
+    if (this.#open) this.#schedule()
+  }
+
+  #schedule(): void {
+    if (this.#scheduled) return
+    this.#scheduled = true
+    later(() => {
+      this.#scheduled = false
+      this.go()
+    })
+  }
+}

@@ -1,0 +1,336 @@
+/** Long requests: done in slices, so that the host's thread is held for some milliseconds only; what may happen between two slices. */
+import { afterEach, describe, expect, it, vi } from "vitest"
+import type { VirtioBacking } from "../../../src/backing/backing.ts"
+import { FakeDisk, settled } from "../../harness/fake-disk.ts"
+import { type Placed, RingGuest, type RingGuestOptions } from "../../harness/guest.ts"
+import { header, pattern, ranges } from "../../harness/requests.ts"
+import { F, IOERR, OK, T, UNTOUCHED } from "../../harness/words.ts"
+
+const MIB = 1 << 20
+
+/** The type is in the DOM's library only. */
+declare const WebAssembly: { readonly Memory: new (limits: { initial: number; maximum: number }) => { readonly buffer: ArrayBuffer; grow(pages: number): number } }
+
+afterEach(() => vi.restoreAllMocks())
+
+/** A clock that only stands still or is moved by hand. */
+function stoppedClock(): { now: number } {
+  const clock = { now: 1000 }
+  vi.spyOn(performance, "now").mockImplementation(() => clock.now)
+  return clock
+}
+
+/** A disk of any size on which every call takes `ms` of the clock and does nothing. */
+function emptyDisk(size: number, clock: { now: number }, ms: number, more: Partial<VirtioBacking> = {}): { backing: VirtioBacking; calls: [string, number, number][] } {
+  const calls: [string, number, number][] = []
+  const call = (name: string, offset: number, length: number): void => {
+    calls.push([name, offset, length])
+    clock.now += ms
+  }
+  const total = (buffers: readonly Uint8Array[]) => buffers.reduce((sum, { length }) => sum + length, 0)
+  const backing: VirtioBacking = {
+    size,
+    readOnly: false,
+    pread: (buffer, offset) => call("read", offset, buffer.length),
+    pwrite: (buffer, offset) => call("write", offset, buffer.length),
+    preadv: (buffers, offset) => call("read", offset, total(buffers)),
+    pwritev: (buffers, offset) => call("write", offset, total(buffers)),
+    flush: () => call("flush", 0, 0),
+    discard: (offset, length) => call("discard", offset, length),
+    writeZeroes: (offset, length) => call("writeZeroes", offset, length),
+    close() {},
+    ...more,
+  }
+  return { backing, calls }
+}
+
+/** A request whose data are `count` times the same `length` bytes of RAM. */
+function repeated(guest: RingGuest, type: number, count: number, length: number): { head: number; status: number } {
+  const at = guest.alloc(16)
+  guest.store(at, header({ type, sector: 0 }))
+  const data = guest.alloc(length)
+  const status = guest.alloc(1)
+  guest.fill(status, 1, UNTOUCHED)
+  const pieces = Array.from({ length: count }, () => ({ address: data, length, writable: type === T.IN }))
+  const head = guest.chain([{ address: at, length: 16, writable: false }, ...pieces, { address: status, length: 1, writable: true }], { indirect: true })
+  return { head, status }
+}
+
+describe("how long one turn is", () => {
+  it("reads of 400 MiB over the same RAM: 16 MiB in a turn, in calls of 1 MiB, and all of it in the end", async () => {
+    const clock = stoppedClock()
+    const { backing, calls } = emptyDisk(2 ** 40, clock, 0)
+    const guest = new RingGuest({ backing, features: [F.INDIRECT_DESC], machine: { ramSize: 64 * MIB } })
+    const sent = [0, 1].map(() => repeated(guest, T.IN, 100, 4 * MIB + 512))
+    guest.publish(sent.map(({ head }) => head))
+    let seen = 0
+    const turn = (): number => {
+      const bytes = calls.slice(seen).reduce((sum, [, , length]) => sum + length, 0)
+      seen = calls.length
+      return bytes
+    }
+    guest.kick()
+    expect(turn()).toBe(16 * MIB)
+    let turns = 1
+    for (; guest.usedIdx() < 2; turns++) {
+      await settled()
+      // The last look at the clock may be a call ago.
+      expect(turn()).toBeLessThan(17 * MIB)
+    }
+    expect(Math.max(...calls.map(([, , length]) => length))).toBe(MIB)
+    const total = 100 * (4 * MIB + 512)
+    expect(calls.reduce((sum, [, , length]) => sum + length, 0)).toBe(2 * total)
+    expect(turns).toBeGreaterThan((2 * total) / (17 * MIB))
+    expect(sent.map(({ status }) => guest.bytes(status, 1)[0])).toEqual([OK, OK])
+    // Each went through the disk from its first to its last byte.
+    const offsets = calls.slice(0, calls.length / 2).map(([, offset, length]) => [offset, offset + length])
+    expect(offsets.every(([from], at) => from === (offsets[at - 1]?.[1] ?? 0))).toBe(true)
+  })
+
+  it("a slow disk: the turn ends after some milliseconds, whatever the number of requests", async () => {
+    const clock = stoppedClock()
+    const { backing, calls } = emptyDisk(2 ** 30, clock, 3)
+    const guest = new RingGuest({ backing, features: [F.INDIRECT_DESC], ringSize: 256 })
+    const placed = Array.from({ length: 250 }, (_, at) => guest.place({ type: T.IN, sector: 16 * at, in: 4096 }))
+    guest.publish(placed.map(({ pieces }) => guest.chain(pieces, { indirect: true })))
+    const before = clock.now
+    guest.kick()
+    // The first look at the clock comes after 32 small requests, once: then it is looked at more often.
+    expect(clock.now - before).toBeLessThan(3 * 80)
+    for (let turns = 0; guest.usedIdx() < 250; turns++) {
+      const start = clock.now
+      await settled()
+      expect(turns < 2 || clock.now - start <= 15).toBe(true)
+    }
+    expect(calls).toHaveLength(250)
+    expect(placed.map((one) => guest.reply(one, 0).status)).toEqual(placed.map(() => OK))
+  })
+
+  it("WRITE_ZEROES of 16 ranges of 512 MiB, DISCARD of 256 ranges: as much in a call as the backing says, and a look at the clock after each", async () => {
+    for (const [type, name, zeroesAtOnce] of [[T.WRITE_ZEROES, "writeZeroes", undefined], [T.WRITE_ZEROES, "writeZeroes", 128 * MIB], [T.DISCARD, "discard", 64 * MIB]] as const) {
+      const clock = stoppedClock()
+      const { backing, calls } = emptyDisk(2 ** 42, clock, 2, zeroesAtOnce === undefined ? {} : { zeroesAtOnce })
+      const guest = new RingGuest({ backing })
+      const count = type === T.DISCARD ? 256 : 16
+      // Gaps of one sector: nothing to join.
+      const list = Array.from({ length: count }, (_, at) => ({ sector: at * (2 ** 20 + 1), sectors: 2 ** 20 }))
+      const placed = guest.place({ type, out: ranges(...list) })
+      guest.publish([guest.chain(placed.pieces)])
+      guest.kick()
+      expect(calls.length).toBeLessThanOrEqual(5)
+      await guest.served()
+      expect(guest.reply(placed, 0).status).toBe(OK)
+      const most = zeroesAtOnce ?? 16 * MIB
+      expect(calls.every(([called, , length]) => called === name && length === most)).toBe(true)
+      expect(calls.reduce((sum, [, , length]) => sum + length, 0)).toBe(count * 2 ** 29)
+      vi.restoreAllMocks()
+    }
+  })
+
+  it("what the backing says it does at once may change while it is open, and nonsense counts as nothing said", () => {
+    const clock = stoppedClock()
+    let atOnce = MIB
+    const { backing, calls } = emptyDisk(2 ** 30, clock, 0)
+    Object.defineProperty(backing, "zeroesAtOnce", { get: () => atOnce })
+    const guest = new RingGuest({ backing })
+    const zero = () => expect(guest.run({ type: T.WRITE_ZEROES, out: ranges({ sector: 0, sectors: 8192 }) }).status).toBe(OK)
+    for (const [value, count] of [[MIB, 4], [2 * MIB, 2], [Infinity, 1], [NaN, 1], [-1, 1], [0, 1], [3 * MIB + 100, 2]] as const) {
+      atOnce = value
+      calls.length = 0
+      zero()
+      expect([value, calls.length, calls.reduce((sum, [, , length]) => sum + length, 0), calls.every(([, offset]) => offset % 512 === 0)]).toEqual([value, count, 4 * MIB, true])
+    }
+  })
+
+  it("slices are cut where the backing can free space on both sides", () => {
+    const clock = stoppedClock()
+    const { backing, calls } = emptyDisk(2 ** 30, clock, 0, { zeroesAtOnce: MIB, discardGranularity: 65536 })
+    const guest = new RingGuest({ backing })
+    guest.run({ type: T.DISCARD, out: ranges({ sector: 3, sectors: 5000 }) })
+    expect(calls.length).toBe(3)
+    for (const [, offset] of calls.slice(1)) expect(offset % 65536).toBe(0)
+    expect(calls.at(0)?.[1]).toBe(3 * 512)
+    expect(calls.reduce((end, [, offset, length]) => (offset === end ? end + length : NaN), 3 * 512)).toBe(5003 * 512)
+  })
+
+  it("ranges of one request that continue each other are one call; those that may be unmapped stay apart from those that may not", () => {
+    const disk = new FakeDisk()
+    const guest = new RingGuest({ backing: disk })
+    guest.run({ type: T.DISCARD, out: ranges(...Array.from({ length: 256 }, (_, at) => ({ sector: 4 * at, sectors: 4 }))) })
+    expect(disk.log.map(({ name, offset, length }) => [name, offset, length])).toEqual([["discard", 0, 256 * 2048]])
+    disk.log.length = 0
+    const zeroes = [[0, 1], [2, 1], [4, 0], [6, 0], [8, 1], [20, 1], [18, 1]] as const
+    guest.run({ type: T.WRITE_ZEROES, out: ranges(...zeroes.map(([sector, flags]) => ({ sector, sectors: 2, flags }))) })
+    expect(disk.log.map(({ offset, length, mayUnmap }) => [offset / 512, length / 512, mayUnmap])).toEqual([[0, 4, true], [4, 4, false], [8, 2, true], [20, 2, true], [18, 2, true]])
+  })
+
+  it("a driver with thousands of queues does not hold the thread by starting the device", async () => {
+    const clock = stoppedClock()
+    let interrupts = 0
+    const { backing } = emptyDisk(2 ** 30, clock, 0)
+    const guest = new RingGuest({ backing, queues: 600, ringSize: 4, features: [F.MQ], disk: { queues: 600, queueSize: 4 }, machine: { ramSize: 64 * MIB } })
+    guest.machine.interrupts.subscribe(() => interrupts++)
+    void guest.disk.device.pause()
+    for (const ring of guest.rings) guest.publish([guest.chain(guest.place({ type: T.FLUSH }).pieces, {}, ring)], ring)
+    const now = vi.mocked(performance.now)
+    now.mockImplementation(() => (clock.now += 2))
+    guest.disk.device.resume()
+    const first = guest.rings.filter((ring) => ring.usedIdx === 1).length
+    expect(first).toBeGreaterThan(0)
+    expect(first).toBeLessThan(600)
+    for (const ring of guest.rings) await guest.served(ring)
+    expect(interrupts).toBe(600)
+  })
+})
+
+describe("between two slices", () => {
+  const SECTORS = 2 ** 17
+
+  /** A guest with one long read of `mib` MiB under way: its first turn is over. The disk holds `pattern`. */
+  function reading(options: Partial<RingGuestOptions> = {}, mib = 40): { guest: RingGuest; disk: FakeDisk; placed: Placed } {
+    stoppedClock()
+    const disk = new FakeDisk({ size: 512 * SECTORS })
+    disk.cache.set(pattern(0, 4096))
+    const guest = new RingGuest({ backing: disk, machine: { ramSize: 64 * MIB }, ...options })
+    const placed = guest.place({ type: T.IN, sector: 0, in: mib * MIB })
+    guest.publish([guest.chain(placed.pieces)])
+    guest.kick()
+    expect([disk.log.length, guest.usedIdx()]).toEqual([16, 0])
+    return { guest, disk, placed }
+  }
+
+  async function quiet(): Promise<void> {
+    for (let round = 0; round < 6; round++) await settled()
+  }
+
+  it("it goes on by itself, and arrives whole", async () => {
+    const { guest, disk, placed } = reading()
+    await guest.served()
+    expect([disk.log.length, guest.reply(placed, 0).status]).toEqual([40, OK])
+    expect(Buffer.compare(guest.reply(placed, 0).data, disk.cache.subarray(0, 40 * MIB))).toBe(0)
+    expect(guest.takeUsed()).toEqual([{ id: 0, length: 40 * MIB + 1 }])
+  })
+
+  it.each(["the device", "the queue", "the machine", "a pulled cable"])("a reset of %s ends it: the rest is not read, and nothing is stored", async (what) => {
+    const { guest, disk } = reading()
+    if (what === "the device") guest.status = 0
+    if (what === "the queue") guest.modern.setQueueRegister(0, 0x3a, 2, 1)
+    if (what === "the machine") guest.machine.reset()
+    if (what === "a pulled cable") guest.machine.detachDisk(guest.disk.slot)
+    const ram = guest.machine.ram.slice()
+    await guest.disk.device.whenIdle()
+    await quiet()
+    expect([disk.log.length, Buffer.compare(ram, guest.machine.ram)]).toEqual([16, 0])
+    if (what === "a pulled cable") return
+    if (what === "the queue") guest.ring = guest.openRing(0)
+    else if (what === "the device") guest.start()
+    else return
+    expect(guest.read(7, 1).data).toEqual(pattern(7, 1))
+  })
+
+  it("a failing slice ends the request with IOERR, and the rest is not read", async () => {
+    const { guest, disk, placed } = reading()
+    disk.failing = ({ offset }) => (offset === 20 * MIB ? new Error("injected") : undefined)
+    const listeners = process.listeners("uncaughtException")
+    process.removeAllListeners("uncaughtException")
+    const seen: unknown[] = []
+    process.on("uncaughtException", (error) => seen.push(error))
+    await guest.served()
+    await quiet()
+    process.removeAllListeners("uncaughtException")
+    for (const listener of listeners) process.on("uncaughtException", listener)
+    expect([disk.log.length, guest.reply(placed, 0).status, guest.takeUsed()]).toEqual([21, IOERR, [{ id: 0, length: 0 }]])
+    // It is no BackingError: somebody's bug, which is thrown on.
+    expect(seen).toEqual([new Error("injected")])
+  })
+
+  it("PCI-36 bus mastering off: it waits, the device is idle and can be saved; on: it goes on", async () => {
+    const { guest, disk, placed } = reading()
+    const ram = guest.machine.ram.slice()
+    guest.registers.command = 3
+    await guest.disk.device.whenIdle()
+    await quiet()
+    expect([disk.log.length, Buffer.compare(ram, guest.machine.ram)]).toEqual([16, 0])
+    expect(guest.disk.device.virtio.saveState().queues).toMatchObject([{ position: 0, heads: [0] }])
+    guest.registers.command = 7
+    await guest.served()
+    expect([disk.log.length, guest.reply(placed, 0).status]).toEqual([40, OK])
+  })
+
+  it("pause waits for it; the state then has nothing in flight", async () => {
+    const { guest, disk, placed } = reading()
+    expect(() => guest.disk.device.virtio.saveState()).toThrow("requests in flight: pause the device")
+    await guest.disk.device.pause()
+    expect([disk.log.length, guest.usedIdx(), guest.reply(placed, 0).status]).toEqual([40, 1, OK])
+    expect(guest.disk.device.virtio.saveState().queues).toMatchObject([{ position: 1, heads: [] }])
+  })
+
+  it("RAM that is replaced (a WebAssembly memory that grows): the rest goes into the new one, and the status too", async () => {
+    const memory = new WebAssembly.Memory({ initial: 1024, maximum: 1100 })
+    const { guest, disk, placed } = reading({ machine: { memory } })
+    memory.grow(1)
+    await guest.served()
+    expect(guest.reply(placed, 0).status).toBe(OK)
+    expect(Buffer.compare(guest.reply(placed, 0).data, disk.cache.subarray(0, 40 * MIB))).toBe(0)
+  })
+
+  it("requests of the same batch, of the same queue and of others come after it, and lose nothing", async () => {
+    stoppedClock()
+    const disk = new FakeDisk({ size: 512 * SECTORS })
+    const guest = new RingGuest({ backing: disk, machine: { ramSize: 64 * MIB }, features: [F.MQ, F.INDIRECT_DESC], queues: 2, disk: { queues: 2 } })
+    const [first, second] = guest.rings
+    if (first === undefined || second === undefined) throw new Error("no rings")
+    const long = guest.place({ type: T.OUT, sector: 0, out: new Uint8Array(2 ** 25).fill(0x11) })
+    const overlapping = guest.place({ type: T.OUT, sector: 2 ** 16 - 1, out: pattern(5, 1) })
+    guest.publish([long, overlapping].map(({ pieces }) => guest.chain(pieces, {}, first)), first)
+    guest.kick(first)
+    expect(first.usedIdx).toBe(0)
+    const other = guest.place({ type: T.IN, sector: 2 ** 16 - 1, in: 512 })
+    guest.publish([guest.chain(other.pieces, {}, second)], second)
+    guest.kick(second)
+    await guest.served(first)
+    await guest.served(second)
+    expect([long, overlapping, other].map((one) => guest.reply(one, 0).status)).toEqual([OK, OK, OK])
+    expect(Buffer.compare(disk.cache.subarray(0, 512 * (2 ** 16 - 1)), new Uint8Array(512 * (2 ** 16 - 1)).fill(0x11))).toBe(0)
+    expect(guest.reply(other, 0).data).toEqual(pattern(5, 1))
+  })
+
+  it("write-through: one flush behind the last slice, then the status", async () => {
+    stoppedClock()
+    const disk = new FakeDisk({ size: 512 * SECTORS })
+    const guest = new RingGuest({ backing: disk, machine: { ramSize: 64 * MIB }, features: [] })
+    const data = new Uint8Array(2 ** 25).fill(0x11)
+    const placed = guest.place({ type: T.OUT, sector: 0, out: data })
+    guest.publish([guest.chain(placed.pieces)])
+    guest.kick()
+    await guest.served()
+    expect(disk.takeNames()).toEqual([...Array.from({ length: 32 }, () => "write"), "flush"])
+    expect([guest.reply(placed, 0).status, Buffer.compare(disk.stable.subarray(0, 2 ** 25), data)]).toEqual([OK, 0])
+  })
+
+  it("an asynchronous backing: one call of 1 MiB after the other, each in a buffer of the device's own; a reset ends it", async () => {
+    const disk = new FakeDisk({ size: 512 * SECTORS })
+    disk.cache.set(pattern(0, 8192))
+    disk.waits = () => true
+    const guest = new RingGuest({ backing: disk, machine: { ramSize: 64 * MIB } })
+    const placed = guest.place({ type: T.IN, sector: 0, in: 4 * MIB - 512 })
+    guest.publish([guest.chain(placed.pieces)])
+    guest.kick()
+    for (const [at, length] of [MIB, MIB, MIB, MIB - 512].entries()) {
+      expect(disk.waiting.map(({ call }) => [call.offset, call.length])).toEqual([[at * MIB, length]])
+      await disk.finishNext()
+    }
+    expect([guest.usedIdx(), guest.reply(placed, 0).status, Buffer.compare(guest.reply(placed, 0).data, pattern(0, 8191))]).toEqual([1, OK, 0])
+    guest.start()
+    const again = guest.place({ type: T.IN, sector: 0, in: 4 * MIB })
+    guest.publish([guest.chain(again.pieces)])
+    guest.kick()
+    await disk.finishNext()
+    guest.status = 0
+    const ram = guest.machine.ram.slice()
+    await disk.finishNext()
+    await quiet()
+    expect([disk.waiting, Buffer.compare(ram, guest.machine.ram)]).toEqual([[], 0])
+    await guest.disk.device.whenIdle()
+  })
+})

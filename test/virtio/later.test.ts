@@ -1,0 +1,39 @@
+/** How the device gives the host's thread back: on Node, in a page, and where there is neither. */
+import { describe, expect, it, vi } from "vitest"
+import { later, type LaterHost } from "../../src/virtio/later.ts"
+
+describe("later", () => {
+  it("runs a task once, after what is running, by setImmediate where there is one", async () => {
+    const order: string[] = []
+    await new Promise<void>((resolve) => {
+      later(() => {
+        order.push("later")
+        resolve()
+      })
+      void Promise.resolve().then(() => order.push("promises first"))
+      order.push("now")
+    })
+    expect(order).toEqual(["now", "promises first", "later"])
+  })
+
+  it("a page: by a message, which no clamp of 4 ms delays; nothing stays open", async () => {
+    const setTimeout = vi.fn()
+    const host = { MessageChannel, setTimeout } as unknown as LaterHost
+    let runs = 0
+    for (let round = 1; round <= 50; round++) {
+      await new Promise<void>((resolve) => later(() => {
+        runs++
+        resolve()
+      }, host))
+      expect(runs).toBe(round)
+    }
+    expect(setTimeout).not.toHaveBeenCalled()
+    // Ports that are open would be counted, and keep the process alive.
+    await new Promise((resolve) => setImmediate(resolve))
+    expect(process.getActiveResourcesInfo().filter((name) => name === "MessagePort").length).toBeLessThanOrEqual(1)
+  })
+
+  it("neither: by a timer", async () => {
+    await new Promise<void>((resolve) => later(resolve, { setTimeout: (task, ms) => globalThis.setTimeout(task, ms) }))
+  })
+})
