@@ -9,7 +9,10 @@ import { probeFormat } from "./signatures.ts"
 
 /** Options of `checkImage` and `repairImage`. */
 export interface CheckImageOptions {
-  /** For a path: check even if somebody else has the image open, and take no locks. What is written meanwhile shows as errors. Default false. */
+  /**
+   * For a path: check even if somebody else has the image open, and take no locks. What is written meanwhile shows as errors.
+   * Default false.
+   */
   readonly ignoreLocks?: boolean
 }
 
@@ -49,7 +52,8 @@ function withFile<T>(path: string, options: CheckImageOptions & { readonly readO
   const file = new LockedFile(path, options)
   try {
     file.claim()
-    if (probeFormat(file) === "raw") throw new BackingError("unsupported", "it is not a qcow2 image; a raw one has nothing to check", { path })
+    if (probeFormat(file) === "raw")
+      throw new BackingError("unsupported", "it is not a qcow2 image; a raw one has nothing to check", { path })
     return work(file)
   } finally {
     file.close()

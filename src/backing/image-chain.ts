@@ -1,6 +1,6 @@
 /**
- * Opens an image with all its backing files, through files that the host supplies: finds out formats, bounds the chain, and says who named what.
- * Nothing here needs Node; `open.ts` supplies Node's files.
+ * Opens an image with all its backing files, through files that the host supplies: finds out formats, bounds the chain, and says who
+ * named what. Nothing here needs Node; `open.ts` supplies Node's files.
  */
 import { checkValue } from "../options.ts"
 import { BackingError } from "./backing.ts"

@@ -53,7 +53,8 @@ describe("checkImage and repairImage", () => {
   it("say of a raw image that there is nothing to check, and of a missing one that it is missing", () => {
     const path = join(temporaryDirectory(), "disk.raw")
     createImage(path, { format: "raw", size: 4096 })
-    expect(failureOf(() => checkImage(path))).toMatchObject({ code: "unsupported", message: `${path}: it is not a qcow2 image; a raw one has nothing to check` })
+    const { code, message } = failureOf(() => checkImage(path))
+    expect([code, message]).toEqual(["unsupported", `${path}: it is not a qcow2 image; a raw one has nothing to check`])
     expect(failureOf(() => repairImage(`${path}2`, "all")).code).toBe("not-found")
   })
 })

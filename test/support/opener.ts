@@ -1,6 +1,6 @@
 /**
- * A process of its own that opens images on demand. Its lines on standard input: `open PATH OPTIONS` (JSON), `write TEXT`, `close`. It answers each
- * with one line: `open LOCK`, `failed CODE MESSAGE`, `done`.
+ * A process of its own that opens images on demand. Its lines on standard input: `open PATH OPTIONS` (JSON), `write TEXT`, `close`. It
+ * answers each with one line: `open LOCK`, `failed CODE MESSAGE`, `done`.
  */
 import { createInterface } from "node:readline"
 import { BackingError } from "../../src/backing/backing.ts"

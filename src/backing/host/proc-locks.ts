@@ -51,7 +51,10 @@ function covers({ first, last }: Lock, byte: number): boolean {
   return first <= byte && byte <= last
 }
 
-/** The process whose lock in `list`, in the form of /proc/locks, forbids opening the file `identity`. 0 or less: unknown. Undefined: none. */
+/**
+ * The process whose lock in `list`, in the form of /proc/locks, forbids opening the file `identity`. 0 or less: unknown. Undefined:
+ * none.
+ */
 export function findForeignLock(list: string, identity: string, opening: Opening): number | undefined {
   const { forbids } = qemuBytes(opening)
   return parseLocks(list).find((lock) => {

@@ -21,8 +21,12 @@ export function complain(message: string): void {
   console.error(`vioblk: ${printable(message)}`)
 }
 
-/** JSON that a terminal shows as it is: JSON.stringify escapes control characters below 0x20, but neither those from 0x7f on nor what turns text around. */
+/**
+ * JSON that a terminal shows as it is: JSON.stringify escapes control characters below 0x20, but neither those from 0x7f on nor what
+ * turns text around.
+ */
 export function toJson(value: unknown, indent?: number): string {
-  const escape = (found: string): string => Array.from({ length: found.length }, (_, at) => `\\u${found.charCodeAt(at).toString(16).padStart(4, "0")}`).join("")
+  const escape = (found: string): string =>
+    Array.from({ length: found.length }, (_, at) => `\\u${found.charCodeAt(at).toString(16).padStart(4, "0")}`).join("")
   return JSON.stringify(value, undefined, indent).replace(/[\p{Cf}\x7f-\x9f\u2028\u2029]/gu, escape)
 }
