@@ -9,10 +9,15 @@ import { savedNumbers } from "../saved-state.ts"
 import type { AddressWindow } from "./memory-map.ts"
 
 /** The registers' ports. Slot N is bit N of the first four, which have 32 bits. */
-const PORT = { UP: 0xae00, DOWN: 0xae04, EJECT: 0xae08, REMOVABLE: 0xae0c, END: 0xae10, GPE_STATUS: 0xafe0, GPE_ENABLE: 0xafe2, GPE_END: 0xafe4 } as const
+const PORT = {
+  UP: 0xae00, DOWN: 0xae04, EJECT: 0xae08, REMOVABLE: 0xae0c, END: 0xae10, GPE_STATUS: 0xafe0, GPE_ENABLE: 0xafe2, GPE_END: 0xafe4,
+} as const
 
 /** All ports of the interface: hot-plug, then the general-purpose event block (GPE0) of a PIIX4. */
-export const PCI_HOTPLUG_PORTS: readonly AddressWindow[] = [{ start: PORT.UP, end: PORT.END }, { start: PORT.GPE_STATUS, end: PORT.GPE_END }]
+export const PCI_HOTPLUG_PORTS: readonly AddressWindow[] = [
+  { start: PORT.UP, end: PORT.END },
+  { start: PORT.GPE_STATUS, end: PORT.GPE_END },
+]
 
 /** The interrupt line of ACPI's system control interrupt (SCI). */
 export const SCI_LINE = 9
@@ -41,7 +46,7 @@ export class PciHotplug {
   #next = 0
   #status = 0
   #enable = 0
-  #sci = false
+  #isRaised = false
 
   constructor(options: PciHotplugOptions) {
     this.#options = options
@@ -160,8 +165,8 @@ export class PciHotplug {
 
   #update(): void {
     const level = (this.#status & this.#enable) !== 0
-    if (level === this.#sci) return
-    this.#sci = level
+    if (level === this.#isRaised) return
+    this.#isRaised = level
     this.#options.sci(level)
   }
 }

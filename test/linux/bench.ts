@@ -1,7 +1,9 @@
 /**
- * `npx tsx test/linux/bench.ts`: our disk beside v86's own IDE disk (RAM behind it) in one guest: the same content, dd with direct I/O, each row
- * after a pass that warms v86's compiler, best of the rounds. Times are the host's; instructions are those of the guest's processor, for each request.
+ * `npm run bench:guest [-- acpi]`: our disk beside v86's own IDE disk (RAM behind it) in one guest, on request one with ACPI. The same
+ * content, dd with direct I/O; each row after a pass that warms v86's compiler, best of the rounds. Times are the host's; instructions
+ * are those of the guest's processor, for each request.
  */
+import { argv } from "node:process"
 import { attachToV86 } from "../../src/vmm/v86/attach.ts"
 import { makeImage, open, pattern } from "./disks.ts"
 import { Guest } from "./emulator.ts"
@@ -18,10 +20,15 @@ interface Row { readonly name: string; readonly command: (device: string) => str
 
 const dd = (name: string, direction: "read" | "write", block: string, count: number, bytes: number): Row => ({
   name: `${direction} ${name}`, requests: count, bytes,
-  command: (device) => (direction === "read" ? `dd if=/dev/${device} of=/dev/null bs=${block} count=${count} iflag=direct` : `dd if=/dev/zero of=/dev/${device} bs=${block} count=${count} oflag=direct`),
+  command: (device) => (
+    direction === "read"
+      ? `dd if=/dev/${device} of=/dev/null bs=${block} count=${count} iflag=direct`
+      : `dd if=/dev/zero of=/dev/${device} bs=${block} count=${count} oflag=direct`
+  ),
 })
 const ROWS: readonly Row[] = [
-  dd("1 MiB", "read", "1M", 128, 128 * MIB), dd("4 KiB", "read", "4k", 4096, 16 * MIB), dd("1 MiB", "write", "1M", 128, 128 * MIB), dd("4 KiB", "write", "4k", 4096, 16 * MIB),
+  dd("1 MiB", "read", "1M", 128, 128 * MIB), dd("4 KiB", "read", "4k", 4096, 16 * MIB), dd("1 MiB", "write", "1M", 128, 128 * MIB),
+  dd("4 KiB", "write", "4k", 4096, 16 * MIB),
 ]
 
 async function main(): Promise<void> {
@@ -31,12 +38,17 @@ async function main(): Promise<void> {
   const raw = open(context.path("raw"), makeImage(context.path("raw"), "raw", content))
   const qcow2 = open(context.path("qcow2"), makeImage(context.path("qcow2"), "qcow2", content))
   const initrd = initramfs({ kernel: debianKernel(), modules: ["virtio_pci", "virtio_blk", "ata_piix", "sd_mod"] })
-  const guest = await Guest.start({ v86: { ...linuxOptions(initrd), hda: { buffer: content.buffer } }, attach: (emulator) => {
+  const v86 = { ...linuxOptions(initrd), acpi: argv.includes("acpi"), hda: { buffer: content.buffer } }
+  const guest = await Guest.start({ v86, attach: (emulator) => {
     attachToV86(emulator, raw, { slot: 15 })
     attachToV86(emulator, qcow2, { slot: 16 })
   } })
   await guest.expect(/VIOBLK-READY/)
-  const disks = [{ name: "v86 IDE, in RAM", device: "sda" }, { name: "vioblk, raw file", device: "vda" }, { name: "vioblk, qcow2 file", device: "vdb" }]
+  const disks = [
+    { name: "v86 IDE, in RAM", device: "sda" },
+    { name: "vioblk, raw file", device: "vda" },
+    { name: "vioblk, qcow2 file", device: "vdb" },
+  ]
   console.log(`${"".padEnd(14)}${disks.map(({ name }) => name.padStart(34)).join("")}`)
   const chosen = await guest.command(`cat ${disks.map(({ device }) => `/sys/block/${device}/queue/scheduler`).join(" ")}`)
   console.log(`I/O scheduler, as Linux chooses it: ${[...chosen.matchAll(/\[(.*?)\]/g)].map(([, name]) => name).join(", ")}`)
@@ -51,7 +63,7 @@ async function main(): Promise<void> {
   process.exit()
 }
 
-/** One row of the table. The disks take turns, so that a busy moment of the machine meets them all. */
+/** Prints one row of the table. The disks take turns, so that a busy moment of the host affects them all. */
 async function measure(guest: Guest, row: Row, disks: readonly { readonly device: string }[]): Promise<void> {
   const best = disks.map(() => ({ seconds: Infinity, instructions: Infinity }))
   for (let round = 0; round <= ROUNDS; round++) {
@@ -65,7 +77,9 @@ async function measure(guest: Guest, row: Row, disks: readonly { readonly device
   }
   const ide = best[0]?.seconds ?? NaN
   const cells = best.map(({ seconds, instructions }) => {
-    const rate = row.requests > 1000 ? `${((seconds * 1e6) / row.requests).toFixed(0)} us` : `${(row.bytes / MIB / seconds).toFixed(0)} MiB/s`
+    const rate = row.requests > 1000
+      ? `${((seconds * 1e6) / row.requests).toFixed(0)} us`
+      : `${(row.bytes / MIB / seconds).toFixed(0)} MiB/s`
     return `${rate} ${(ide / seconds).toFixed(2)}x ${(instructions / row.requests / 1000).toFixed(1)}k instr.`.padStart(34)
   })
   console.log(`${row.name.padEnd(14)}${cells.join("")}`)
@@ -79,4 +93,3 @@ async function timed(guest: Guest, command: string): Promise<{ seconds: number; 
 }
 
 await main()
-

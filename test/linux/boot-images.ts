@@ -1,4 +1,4 @@
-/** Disks that a BIOS boots from: a boot sector of our own, and GRUB with a kernel on a file system. Made without mounting anything. */
+/** Disks that a BIOS boots from: a boot sector of our own, and GRUB with a kernel on a file system. No image is mounted to make them. */
 import { closeSync, copyFileSync, mkdirSync, openSync, readFileSync, writeFileSync, writeSync } from "node:fs"
 import { join } from "node:path"
 import { run } from "./cache.ts"
@@ -8,8 +8,10 @@ import type { GuestContext } from "./suite.ts"
 const SECTOR = 512
 const MIB = 1 << 20
 
-/** What the boot sector's program does, seen from outside. */
-export const BOOT_SECTOR = { TEXT_SECTOR: 16, TEXT_SECTORS: 8, WRITTEN_SECTOR: 100, DONE: "VIOBLK-WRITTEN", FAILED: "VIOBLK-INT13-FAILED" } as const
+/** What a test sees of the boot sector's program. */
+export const BOOT_SECTOR = {
+  TEXT_SECTOR: 16, TEXT_SECTORS: 8, WRITTEN_SECTOR: 100, DONE: "VIOBLK-WRITTEN", FAILED: "VIOBLK-INT13-FAILED",
+} as const
 
 /**
  * Real-mode code at 0x7C00: reads 8 sectors from sector 16 to 0x8000 (int 13h, AH=42h), prints that text on COM1, writes the same 8
@@ -22,11 +24,11 @@ const BOOT_CODE = [
   "c6065f7c64 be577c b80043 cd13 7209", //               packet.lba = 100; ah = 43h; int 13h; jc failed
   "be677c e80b00 f4 ebfd", //                            print done; halt
   "be787c e80200 ebf5", //                               failed: print; halt
-  "52 ac 84c0 7412 88c3 bafd03 ec a820 74f8 88d8 baf803 ee ebe9 5a c3", // print, keeps dl: each byte when the line status says empty
+  "52 ac 84c0 7412 88c3 bafd03 ec a820 74f8 88d8 baf803 ee ebe9 5a c3", // print, keeps dl: sends each byte when the line status says empty
   "1000 0800 0080 0000 1000000000000000", //             packet: 8 sectors, to 0000:8000, from sector 16
 ].join("").replaceAll(" ", "")
 
-/** A disk of 1 MiB with that boot sector; `text` is what it finds in sector 16. */
+/** A disk of 1 MiB with that boot sector and `text` in sector 16. */
 export function bootSectorDisk(text: string): Uint8Array {
   const disk = new Uint8Array(MIB)
   disk.set(Buffer.from(BOOT_CODE, "hex"))
@@ -39,16 +41,28 @@ export function bootSectorDisk(text: string): Uint8Array {
 const PARTITION_START = 2048 // sectors
 
 /**
- * Makes a raw disk at `path`: GRUB in the master boot record and the gap behind it, one partition with an ext2 file system that
- * holds Debian's kernel, `initrd` and GRUB's configuration. `root`: a folder to copy there as well.
+ * Makes a raw disk at `path`: GRUB in the master boot record and the gap after it, and one partition with an ext2 file system that
+ * holds Debian's kernel and `initrd`. The files in the folder `root` are copied to the file system too.
  */
-export function grubDisk(context: GuestContext, path: string, options: { readonly initrd: ArrayBuffer; readonly commandLine: string; readonly mebibytes: number; readonly root?: string; readonly type?: string }): void {
+export function grubDisk(
+  context: GuestContext,
+  path: string,
+  options: {
+    readonly initrd: ArrayBuffer
+    readonly commandLine: string
+    readonly mebibytes: number
+    readonly root?: string
+    readonly type?: string
+  },
+): void {
   const root = options.root ?? context.path("boot-root")
   mkdirSync(join(root, "boot"), { recursive: true })
   copyFileSync(debianKernel().image, join(root, "boot/vmlinuz"))
   writeFileSync(join(root, "boot/initrd"), new Uint8Array(options.initrd))
   run("qemu-img", ["create", "-q", "-f", "raw", path, `${options.mebibytes}M`])
-  run("mke2fs", ["-q", "-t", options.type ?? "ext2", "-d", root, ...(options.type === "ext4" ? ["-O", "^metadata_csum_seed,^orphan_file"] : []), "-E", `offset=${PARTITION_START * SECTOR},root_owner=0:0`, "-L", "boot", path, `${options.mebibytes - 1}M`])
+  const features = options.type === "ext4" ? ["-O", "^metadata_csum_seed,^orphan_file"] : []
+  const place = ["-E", `offset=${PARTITION_START * SECTOR},root_owner=0:0`]
+  run("mke2fs", ["-q", "-t", options.type ?? "ext2", "-d", root, ...features, ...place, "-L", "boot", path, `${options.mebibytes - 1}M`])
   installGrub(context, path, options)
 }
 
@@ -65,10 +79,11 @@ boot
 `)
   const core = context.path("core.img")
   const modules = join(packages, "usr/lib/grub/i386-pc")
-  run(join(packages, "usr/bin/grub-mkimage"), ["-O", "i386-pc", "-d", modules, "-p", "(hd0,msdos1)/boot/grub", "-c", configuration, "-o", core,
-    "biosdisk", "part_msdos", "ext2", "linux", "serial", "terminal", "echo", "boot", "normal"], { env: { LD_LIBRARY_PATH: libraryFolders(packages) } })
+  const makeImage = ["-O", "i386-pc", "-d", modules, "-p", "(hd0,msdos1)/boot/grub", "-c", configuration, "-o", core]
+  const included = ["biosdisk", "part_msdos", "ext2", "linux", "serial", "terminal", "echo", "boot", "normal"]
+  run(join(packages, "usr/bin/grub-mkimage"), [...makeImage, ...included], { env: { LD_LIBRARY_PATH: libraryFolders(packages) } })
   const boot = new Uint8Array(SECTOR)
-  boot.set(readFileSync(join(modules, "boot.img")).subarray(0, 440)) // it expects the rest in sector 1 and up, where it goes below
+  boot.set(readFileSync(join(modules, "boot.img")).subarray(0, 440)) // it loads the rest from sector 1 on
   boot.set(partitionEntry(PARTITION_START, (options.mebibytes * MIB) / SECTOR - PARTITION_START), 446)
   boot.set([0x55, 0xaa], SECTOR - 2)
   const image = openSync(path, "r+")
@@ -79,17 +94,18 @@ boot
   closeSync(image)
 }
 
-/** An active Linux partition in the master boot record's table, by sector numbers alone. */
+/** An active Linux partition for the master boot record's table, given by sector numbers alone. */
 function partitionEntry(start: number, sectors: number): Uint8Array {
   const entry = new DataView(new ArrayBuffer(16))
-  entry.setUint32(0, 0x80_fe_ff_ff) // active; cylinders, heads and sectors beyond their range
-  entry.setUint32(4, 0x83_fe_ff_ff) // Linux
+  entry.setUint32(0, 0x80fe_ffff) // active; first cylinder, head and sector out of range
+  entry.setUint32(4, 0x83fe_ffff) // Linux
   entry.setUint32(8, start, true)
   entry.setUint32(12, sectors, true)
   return new Uint8Array(entry.buffer)
 }
 
 function libraryFolders(packages: string): string {
-  const triplet = run("sh", ["-c", "ls -d \"$1\"/usr/lib/*-linux-gnu \"$1\"/lib/*-linux-gnu 2>/dev/null | tr '\\n' ':'", "sh", packages]).trim()
+  const list = "ls -d \"$1\"/usr/lib/*-linux-gnu \"$1\"/lib/*-linux-gnu 2>/dev/null | tr '\\n' ':'"
+  const triplet = run("sh", ["-c", list, "sh", packages]).trim()
   return triplet.replace(/:$/, "")
 }

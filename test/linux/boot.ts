@@ -1,4 +1,4 @@
-/** A BIOS that nobody changed, SeaBIOS, boots from our disk: a boot sector, then GRUB, kernel and initramfs. */
+/** SeaBIOS, unmodified, boots from our disk: a boot sector, then GRUB, kernel and initramfs. */
 import { attachToV86 } from "../../src/vmm/v86/attach.ts"
 import type { VirtioPciInterface } from "../../src/virtio/pci/pci-transport.ts"
 import { BOOT_SECTOR, bootSectorDisk, grubDisk } from "./boot-images.ts"
@@ -18,7 +18,11 @@ async function bootSector(context: GuestContext, pci: VirtioPciInterface, kind: 
   const path = context.path(`sector-${pci}-${kind}.img`)
   const format = makeImage(path, kind, before)
   const backing = open(path, format)
-  const guest = await Guest.start({ memory: 32 << 20, attach: (emulator) => attachToV86(emulator, backing, { interface: pci }), log: context.log })
+  const guest = await Guest.start({
+    memory: 32 << 20,
+    attach: (emulator) => attachToV86(emulator, backing, { interface: pci }),
+    log: context.log,
+  })
   const [word] = await guest.expect(new RegExp(`${BOOT_SECTOR.DONE}|${BOOT_SECTOR.FAILED}`))
   same(word, BOOT_SECTOR.DONE, `boot sector, ${pci}`)
   matches(guest.output, new RegExp(text.trim()), `boot sector, ${pci}: text from sector 16`)
@@ -63,6 +67,16 @@ async function grub(context: GuestContext, pci: VirtioPciInterface): Promise<str
 
 export const bootTests: readonly GuestTest[] = [
   { name: "boot-sector", title: "SeaBIOS boots a boot sector, which reads and writes by int 13h", limit: 60, run: sectors },
-  { name: "boot-grub-legacy", title: "SeaBIOS boots GRUB and Linux from qcow2, legacy device", limit: 180, run: (context) => grub(context, "legacy") },
-  { name: "boot-grub-modern", title: "SeaBIOS boots GRUB and Linux from qcow2, modern device", limit: 180, run: (context) => grub(context, "modern") },
+  {
+    name: "boot-grub-legacy",
+    title: "SeaBIOS boots GRUB and Linux from qcow2, legacy device",
+    limit: 180,
+    run: (context) => grub(context, "legacy"),
+  },
+  {
+    name: "boot-grub-modern",
+    title: "SeaBIOS boots GRUB and Linux from qcow2, modern device",
+    limit: 180,
+    run: (context) => grub(context, "modern"),
+  },
 ]

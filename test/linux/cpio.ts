@@ -1,14 +1,21 @@
-/** A writer for the "newc" cpio archive, the form of a Linux initramfs ([Linux] Documentation/driver-api/early-userspace/buffer-format.rst). */
+/** Writes a "newc" cpio archive, the format of a Linux initramfs ([Linux] Documentation/driver-api/early-userspace/buffer-format.rst). */
 
-export interface ArchiveEntry { readonly name: string; readonly mode: number; readonly data?: Uint8Array; readonly device?: readonly [major: number, minor: number] }
+export interface ArchiveEntry {
+  readonly name: string
+  readonly mode: number
+  readonly data?: Uint8Array
+  readonly device?: readonly [major: number, minor: number]
+}
 
 export const directory = (name: string): ArchiveEntry => ({ name, mode: 0o040755 })
 export const file = (name: string, data: Uint8Array | string, permissions = 0o644): ArchiveEntry =>
   ({ name, mode: 0o100000 + permissions, data: typeof data === "string" ? Buffer.from(data) : data })
 export const symlink = (name: string, target: string): ArchiveEntry => ({ name, mode: 0o120777, data: Buffer.from(target) })
-export const characterDevice = (name: string, major: number, minor: number): ArchiveEntry => ({ name, mode: 0o020600, device: [major, minor] })
+export const characterDevice = (name: string, major: number, minor: number): ArchiveEntry => ({
+  name, mode: 0o020600, device: [major, minor],
+})
 
-/** The archive, trailer included. Entries keep their order: a directory stands before what is in it. */
+/** The archive with its trailer. Entries keep their order; a directory must come before what is in it. */
 export function archive(entries: readonly ArchiveEntry[]): Uint8Array<ArrayBuffer> {
   const parts: Uint8Array[] = []
   let inode = 1

@@ -1,4 +1,4 @@
-/** A whole Debian in a qcow2 image: BIOS, GRUB, kernel, init and package manager all live on our disk. */
+/** A whole Debian in a qcow2 image: SeaBIOS, GRUB, the kernel, init and the package manager all use our disk. */
 import { copyFileSync, readdirSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { attachToV86 } from "../../src/vmm/v86/attach.ts"
@@ -13,18 +13,29 @@ import { type GuestContext, type GuestTest, matches, same } from "./suite.ts"
 
 const MEBIBYTES = 512
 
-/** A root file system made by debootstrap, i386, with System V init and a login on the serial line. Needs root: it makes device nodes and runs maintainer scripts in a chroot. */
+/**
+ * An i386 root file system made by debootstrap, with System V init and a login on the serial line. This needs root: debootstrap makes
+ * device nodes and runs maintainer scripts in a chroot.
+ */
 function debianRoot(): string {
   return join(once("debian-root", (path) => {
     if (process.getuid?.() !== 0) throw new Error("debootstrap needs root")
     const tools = debianPackages("debootstrap", ["debootstrap"])
     const [suite, mirror] = run("apt-get", ["indextargets", "--format", "$(CODENAME) $(REPO_URI) $(COMPONENT)", "Created-By: Packages"])
-      .split("\n").map((line) => line.split(" ")).find(([codename = "", , component]) => component === "main" && /^[a-z]+$/.test(codename)) ?? []
+      .split("\n")
+        .map((line) => line.split(" "))
+        .find(([codename = "", , component]) => component === "main" && /^[a-z]+$/.test(codename)) ?? []
     if (suite === undefined || mirror === undefined) throw new Error("the machine's apt sources name no Debian suite")
     const root = join(path, "root")
     run(join(tools, "usr/sbin/debootstrap"), ["--arch=i386", "--variant=minbase", "--include=sysvinit-core,kmod", suite, root, mirror],
       { env: { DEBOOTSTRAP_DIR: join(tools, "usr/share/debootstrap") } })
-    run("rm", ["-rf", join(root, "var/cache/apt/archives"), join(root, "var/lib/apt/lists"), join(root, "usr/share/doc"), join(root, "usr/share/locale")])
+    run("rm", [
+      "-rf",
+      join(root, "var/cache/apt/archives"),
+      join(root, "var/lib/apt/lists"),
+      join(root, "usr/share/doc"),
+      join(root, "usr/share/locale"),
+    ])
     writeFileSync(join(root, "etc/hostname"), "guest\n")
     writeFileSync(join(root, "etc/fstab"), "/dev/vda1 / ext4 errors=remount-ro 0 1\n")
     writeFileSync(join(root, "etc/inittab"), `id:2:initdefault:
@@ -39,7 +50,7 @@ S0:2345:respawn:/sbin/getty -L ttyS0 115200 vt100
   }), "root")
 }
 
-/** The .deb that a folder of the cache was unpacked from. */
+/** The .deb file of a package in the cache. */
 function packageOf(name: string): string {
   const folder = join(busybox(), "../..")
   const file = readdirSync(folder).find((entry) => entry.startsWith(name) && entry.endsWith(".deb"))
@@ -49,7 +60,7 @@ function packageOf(name: string): string {
 
 async function debian(context: GuestContext): Promise<string> {
   const raw = context.path("debian.raw")
-  // what v86's time is worth: the root file system comes from the disk, the kernel's modules for that from the initramfs
+  // The root file system is on the disk. The modules that the kernel needs to mount it are in the initramfs, which saves v86 time.
   const initrd = initramfs({ kernel: debianKernel(), modules: ["virtio_pci", "virtio_blk", "ext4", "crc32c_generic"],
     script: "mount -t ext4 -o ro /dev/vda1 /mnt && umount /proc /sys && mount --move /dev /mnt/dev && exec switch_root /mnt /sbin/init" })
   grubDisk(context, raw, { initrd, commandLine: `${KERNEL_LINE} quiet`, mebibytes: MEBIBYTES, root: debianRoot(), type: "ext4" })
@@ -58,8 +69,12 @@ async function debian(context: GuestContext): Promise<string> {
   const first = await session(context, path, async (guest) => {
     await guest.login()
     await guest.shell("dpkg -i /root/package.deb")
-    await guest.shell("tar -C /usr -cf /root/usr.tar bin sbin lib/i386-linux-gnu && mkdir /root/copy && tar -C /root/copy -xf /root/usr.tar")
-    await guest.shell("rm /root/usr.tar; cp /bin/busybox /root/copy; cd /root/copy && find . -type f | sort | xargs sha256sum >/root/sums; sync; cd /")
+    await guest.shell(
+      "tar -C /usr -cf /root/usr.tar bin sbin lib/i386-linux-gnu && mkdir /root/copy && tar -C /root/copy -xf /root/usr.tar",
+    )
+    await guest.shell(
+      "rm /root/usr.tar; cp /bin/busybox /root/copy; cd /root/copy && find . -type f | sort | xargs sha256sum >/root/sums; sync; cd /",
+    )
     return guest.shell("wc -l </root/sums; sha256sum /root/sums")
   })
   const second = await session(context, path, async (guest) => {
@@ -71,17 +86,25 @@ async function debian(context: GuestContext): Promise<string> {
   same(second.text.startsWith(first.text), true, "list of checksums after the second boot")
   contentOf(path, "qcow2")
   run("sh", ["-c", `dd if="$1.read-back" of="$1.partition" bs=1M skip=1 status=none && e2fsck -fn "$1.partition"`, "sh", path])
-  return `debootstrap root: login after ${first.seconds} s and ${second.seconds} s, dpkg -i, ${first.text.split("\n")[0]} files untarred and summed, clean shutdowns, e2fsck finds nothing`
+  const files = first.text.split("\n")[0]
+  return `debootstrap root: login after ${first.seconds} s and ${second.seconds} s, dpkg -i, ${files} files untarred and summed, ` +
+    "clean shutdowns, e2fsck finds nothing"
 }
 
-/** A guest with a person at its serial terminal. */
+/** What a person does at the guest's serial terminal. */
 interface Terminal { login(): Promise<void>; shell(line: string): Promise<string> }
 
-async function session(context: GuestContext, path: string, act: (terminal: Terminal) => Promise<string>): Promise<{ text: string; seconds: string }> {
+async function session(
+  context: GuestContext, path: string, act: (terminal: Terminal) => Promise<string>,
+): Promise<{ text: string; seconds: string }> {
   const started = performance.now()
   let seconds = ""
   const backing = open(path, "qcow2")
-  const guest = await Guest.start({ memory: 256 << 20, attach: (emulator) => attachToV86(emulator, backing, { serial: "debian" }), log: context.log })
+  const guest = await Guest.start({
+    memory: 256 << 20,
+    attach: (emulator) => attachToV86(emulator, backing, { serial: "debian" }),
+    log: context.log,
+  })
   const text = await act({
     login: async () => {
       await guest.expect(/login: $/)
@@ -104,4 +127,3 @@ async function session(context: GuestContext, path: string, act: (terminal: Term
 export const debianTests: readonly GuestTest[] = [
   { name: "debian", title: "a debootstrap root boots to a login, loads files, shuts down, boots again", limit: 480, run: debian },
 ]
-

@@ -1,4 +1,4 @@
-/** Disk images for the guests, made and judged by QEMU's tools, opened through our backings. */
+/** Disk images for the guests: made and checked by QEMU's tools, opened through our backings. */
 import { createHash } from "node:crypto"
 import { closeSync, openSync, readSync, writeSync } from "node:fs"
 import { openImage } from "../../src/backing/open.ts"
@@ -9,7 +9,7 @@ export type DiskKind = "raw" | "qcow2" | "overlay"
 
 const MIB = 1 << 20
 
-/** Bytes that nobody writes by chance: `seed` picks the sequence. */
+/** Pseudo-random bytes; `seed` picks the sequence. */
 export function pattern(length: number, seed: number): Uint8Array {
   const bytes = new Uint8Array(length)
   let state = seed >>> 0 || 1
@@ -27,8 +27,8 @@ export function sha256(bytes: Uint8Array): string {
 }
 
 /**
- * An image of `content` at `path` (qcow2 without its clusters of zeroes; an overlay takes the content from the qcow2 image below
- * it). Returns the format to open it with.
+ * Makes an image of `content` at `path`. Clusters of zeroes are not allocated in qcow2; an overlay is empty, over a qcow2 image with the
+ * content. Returns the format to open it with.
  */
 export function makeImage(path: string, kind: DiskKind, content: Uint8Array): "raw" | "qcow2" {
   const raw = kind === "raw" ? path : `${path}.content`
@@ -40,7 +40,7 @@ export function makeImage(path: string, kind: DiskKind, content: Uint8Array): "r
   return "qcow2"
 }
 
-/** An empty image. */
+/** Makes an empty image of `size` bytes. */
 export function emptyImage(path: string, format: "raw" | "qcow2", size: number): void {
   run("qemu-img", ["create", "-q", "-f", format, path, String(size)])
 }
@@ -49,16 +49,18 @@ export function open(path: string, format: "raw" | "qcow2"): ReturnType<typeof o
   return openImage(path, { format })
 }
 
-/** `qemu-img check` must find nothing at all, leaks included. */
+/** @throws Error unless `qemu-img check` finds nothing, not even leaks */
 export function checkClean(path: string): void {
   run("qemu-img", ["check", "-q", "-f", "qcow2", path])
 }
 
-/** What the image holds, by QEMU's reading of it. */
+/** What the image holds, as QEMU reads it. */
 export function contentOf(path: string, format: "raw" | "qcow2"): Uint8Array {
   const raw = `${path}.read-back`
   run("qemu-img", ["convert", "-f", format, "-O", "raw", path, raw])
-  const size = Number((JSON.parse(run("qemu-img", ["info", "--output=json", "-f", "raw", raw])) as { "virtual-size": number })["virtual-size"])
+  const size = Number(
+    (JSON.parse(run("qemu-img", ["info", "--output=json", "-f", "raw", raw])) as { "virtual-size": number })["virtual-size"],
+  )
   const bytes = new Uint8Array(size)
   const file = openSync(raw, "r")
   for (let at = 0; at < size; ) {
@@ -70,7 +72,7 @@ export function contentOf(path: string, format: "raw" | "qcow2"): Uint8Array {
   return bytes
 }
 
-/** Says where two disks differ first, or nothing. */
+/** @throws Error with the first difference, unless both disks hold the same */
 export function compare(actual: Uint8Array, expected: Uint8Array, what: string): void {
   same(actual.length, expected.length, `${what}: size in bytes`)
   if (Buffer.compare(actual, expected) === 0) return

@@ -1,4 +1,4 @@
-/** A v86 machine with its console on the serial line, driven by the lines a test expects. */
+/** A v86 machine whose guest has its console on the serial line, where a test waits for output and types commands. */
 import { pathToFileURL } from "node:url"
 import { join } from "node:path"
 import { firmware, v86Package } from "./packages.ts"
@@ -19,12 +19,12 @@ export interface Emulator {
 }
 
 export interface GuestOptions {
-  /** Options for v86's constructor, beside firmware and memory. */
+  /** Options for v86's constructor, firmware and memory apart. */
   readonly v86?: Readonly<Record<string, unknown>>
   readonly memory?: number
-  /** Called before the first instruction, with the emulator that has just been built: the moment to attach devices. */
+  /** Called with the new emulator before the first instruction, to attach devices. */
   readonly attach?: (emulator: Emulator) => void
-  /** Everything that the guest prints. */
+  /** Gets everything that the guest prints. */
   readonly log?: (text: string) => void
 }
 
@@ -65,7 +65,9 @@ export class Guest {
     return this.#output
   }
 
-  /** Waits until the output after what was already consumed matches; returns the match. The test's own time limit ends a wait in vain. */
+  /**
+   * Waits until the output matches, and consumes it up to the end of the match, which it returns. Only the test's time limit ends the wait.
+   */
   async expect(pattern: RegExp): Promise<RegExpExecArray> {
     for (;;) {
       const match = pattern.exec(this.#output.slice(this.#read))
@@ -79,7 +81,7 @@ export class Guest {
     }
   }
 
-  /** Runs a command in the shell of our initramfs; returns what it printed. A status other than 0 is an error. */
+  /** Runs a command in the shell of our initramfs and returns what it printed. An exit status other than 0 is an error. */
   async command(line: string): Promise<string> {
     const start = this.#read
     this.emulator.serial0_send(`{ ${line}; } 2>&1; echo VIOBLK-STATUS=$?\n`)

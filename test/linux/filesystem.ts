@@ -1,4 +1,4 @@
-/** A file system that the guest makes and fills is one that the host finds in order. */
+/** The guest makes a file system on our disk and fills it; the host checks it. */
 import { mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { attachToV86 } from "../../src/vmm/v86/attach.ts"
@@ -13,13 +13,14 @@ import { type GuestContext, type GuestTest, matches, same } from "./suite.ts"
 
 const MIB = 1 << 20
 
-/** mke2fs and e2fsck of Debian's i386 packages, with the libraries that they are linked with. */
+/** mke2fs and e2fsck from Debian's i386 packages, with their libraries. */
 export function ext4Tools(): ArchiveEntry[] {
   const root = debianPackages("e2fsprogs", ["e2fsprogs", "libext2fs2", "libblkid1", "libuuid1", "libcom-err2", "libc6", "logsave"])
   const libraries = ["lib/i386-linux-gnu", "usr/lib/i386-linux-gnu"].flatMap((folder) => filesBelow(join(root, folder)))
     .filter(({ name }) => /^(libext2fs|libe2p|libblkid|libuuid|libcom_err|libc|libpthread|ld-linux)\.so\.\d+$/.test(name))
   return [
-    directory("sbin"), directory("etc"), directory("lib/i386-linux-gnu"), file("etc/mke2fs.conf", readFileSync(join(root, "etc/mke2fs.conf"))),
+    directory("sbin"), directory("etc"), directory("lib/i386-linux-gnu"),
+    file("etc/mke2fs.conf", readFileSync(join(root, "etc/mke2fs.conf"))),
     ...["mke2fs", "e2fsck"].map((name) => file(`sbin/${name}`, readFileSync(join(root, "sbin", name)), 0o755)),
     ...libraries.map(({ name, path }) => file(`lib/i386-linux-gnu/${name}`, readFileSync(path), 0o755)),
     file("lib/ld-linux.so.2", readFileSync(join(root, "lib/i386-linux-gnu/ld-linux.so.2")), 0o755),
@@ -38,14 +39,22 @@ async function ext4(context: GuestContext): Promise<string> {
   const path = context.path("ext4.qcow2")
   emptyImage(path, "qcow2", 256 * MIB)
   const payload = pattern(5 * MIB + 123, 7)
-  const initrd = initramfs({ kernel: debianKernel(), modules: ["virtio_pci", "virtio_blk", "ext4", "crc32c_generic"], files: [file("payload", payload), ...ext4Tools()] })
+  const initrd = initramfs({
+    kernel: debianKernel(),
+    modules: ["virtio_pci", "virtio_blk", "ext4", "crc32c_generic"],
+    files: [file("payload", payload), ...ext4Tools()],
+  })
   const backing = open(path, "qcow2")
   const guest = await Guest.start({ v86: linuxOptions(initrd), attach: (emulator) => attachToV86(emulator, backing), log: context.log })
   await guest.expect(/VIOBLK-READY/)
   await guest.command("/sbin/mke2fs -q -t ext4 -O ^has_journal /dev/vda && /sbin/mke2fs -q -F -t ext4 /dev/vda")
   await guest.command("mount -t ext4 /dev/vda /mnt")
-  await guest.command("mkdir /mnt/many && cp /payload /mnt/whole && i=0; while [ $i -lt 300 ]; do echo file $i >/mnt/many/$i; i=$((i+1)); done")
-  await guest.command("for n in 1 2 3 4 5 6; do cat /payload /payload >/mnt/twice$n; done; rm /mnt/twice2 /mnt/twice4; ln -s whole /mnt/link")
+  await guest.command(
+    "mkdir /mnt/many && cp /payload /mnt/whole && i=0; while [ $i -lt 300 ]; do echo file $i >/mnt/many/$i; i=$((i+1)); done",
+  )
+  await guest.command(
+    "for n in 1 2 3 4 5 6; do cat /payload /payload >/mnt/twice$n; done; rm /mnt/twice2 /mnt/twice4; ln -s whole /mnt/link",
+  )
   const names = "/mnt/whole /mnt/twice1 /mnt/twice3 /mnt/twice5 /mnt/twice6"
   const before = await guest.command(`sync; sha256sum ${names}; cat /mnt/many/* | sha256sum`)
   await guest.command("umount /mnt")
@@ -59,7 +68,7 @@ async function ext4(context: GuestContext): Promise<string> {
   return `mke2fs, ext4 with 306 files, umount, e2fsck, mount again: checksums hold; ${hostCheck(context, path, payload)}`
 }
 
-/** The host's e2fsck and debugfs look at the image, as QEMU reads it. */
+/** The host's e2fsck and debugfs check the image, as QEMU reads it. */
 function hostCheck(context: GuestContext, path: string, payload: Uint8Array): string {
   checkClean(path)
   contentOf(path, "qcow2")

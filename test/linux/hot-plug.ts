@@ -64,12 +64,22 @@ class HotDisk {
   }
 }
 
-function boot(context: GuestContext, options: { readonly acpi: boolean; readonly attach?: (guest: Guest["emulator"]) => void }): Promise<Guest> {
+function boot(
+  context: GuestContext,
+  options: { readonly acpi: boolean; readonly attach?: (guest: Guest["emulator"]) => void },
+): Promise<Guest> {
   const initrd = initramfs({ kernel: debianKernel(), modules: ["virtio_pci", "virtio_blk", "ext4", "crc32c_generic"] })
-  return Guest.start({ v86: { ...linuxOptions(initrd), acpi: options.acpi }, memory: 128 << 20, log: context.log, ...(options.attach === undefined ? {} : { attach: options.attach }) })
+  return Guest.start({
+    v86: { ...linuxOptions(initrd), acpi: options.acpi },
+    memory: 128 << 20,
+    log: context.log,
+    ...(options.attach === undefined ? {} : { attach: options.attach })
+  })
 }
 
-const interrupts = async (guest: Guest): Promise<number> => Number((await guest.command("grep virtio /proc/interrupts | awk '{ n += $2 } END { print n + 0 }'")).trim())
+const interrupts = async (guest: Guest): Promise<number> => Number(
+  (await guest.command("grep virtio /proc/interrupts | awk '{ n += $2 } END { print n + 0 }'")).trim(),
+)
 
 async function rescan(context: GuestContext): Promise<string> {
   const disk = new HotDisk(context, "rescanned")
@@ -96,14 +106,22 @@ async function acpi(context: GuestContext): Promise<string> {
   const boots = new HotDisk(context, "there-at-boot")
   const disk = new HotDisk(context, "hot-plugged")
   const fixed = open(boots.path, "qcow2")
-  const guest = await boot(context, { acpi: true, attach: (emulator) => void attachToV86(emulator, fixed, { slot: 9, serial: "there-at-boot" }) })
+  const guest = await boot(context, {
+    acpi: true, attach: (emulator) => void attachToV86(emulator, fixed, { slot: 9, serial: "there-at-boot" }),
+  })
   await guest.expect(/VIOBLK-READY/)
   const devices = await guest.command("ls /sys/bus/pci/devices")
-  same(["00:00.0", "00:01.0", "00:05.0", "00:07.0", "00:09.0"].every((address) => devices.includes(address)), true, `v86's devices and ours: ${devices}`)
+  same(
+    ["00:00.0", "00:01.0", "00:05.0", "00:07.0", "00:09.0"].every((address) => devices.includes(address)),
+    true,
+    `v86's devices and ours: ${devices}`,
+  )
   await boots.use(guest, "vda", "before")
   // Linux 6.1's modern driver waits forever for the reset of a device that is gone (all ones is not 0), and holds up all further
   // hot-plug events meanwhile; its legacy driver does not wait.
-  for (const [name, leave, pci] of [["asked", "eject", "transitional"], ["pulled", "detach", "legacy"], ["again", "eject", "transitional"]] as const) {
+  for (const [name, leave, pci] of [
+    ["asked", "eject", "transitional"], ["pulled", "detach", "legacy"], ["again", "eject", "transitional"],
+  ] as const) {
     const attached = disk.attach(guest, pci)
     await guest.command("until [ -e /sys/block/vdb/serial ]; do usleep 20000; done")
     await disk.use(guest, "vdb", name)

@@ -1,4 +1,7 @@
-/** The guest's first userland: busybox, the kernel modules a test needs (with what those need) and an init that takes commands from the serial line. */
+/**
+ * The guest's initramfs: busybox, the kernel modules that a test needs with their dependencies, and an init that takes commands from the
+ * serial line.
+ */
 import { existsSync, readFileSync, readdirSync } from "node:fs"
 import { basename, join } from "node:path"
 import { gzipSync } from "node:zlib"
@@ -6,7 +9,7 @@ import { run } from "./cache.ts"
 import { type ArchiveEntry, archive, characterDevice, directory, file } from "./cpio.ts"
 import { type Kernel, busybox } from "./packages.ts"
 
-/** Commands arrive as lines on the serial port; each is evaluated in this one shell (no echo, no prompt, no line editing to read around). */
+/** One shell evaluates each line from the serial port. It has no echo, prompt or line editor, which would mix with the output. */
 const COMMAND_LOOP = `exec </dev/ttyS0 >/dev/ttyS0 2>&1
 stty -echo -onlcr
 dmesg -n 1
@@ -15,11 +18,11 @@ while read -r line; do eval "$line"; done`
 
 export interface InitramfsOptions {
   readonly kernel: Kernel
-  /** Modules loaded at start, in order. What they depend on comes first. */
+  /** Modules loaded at start, in order, each after those that it depends on. */
   readonly modules: readonly string[]
-  /** Arguments of single modules, e.g. `{ virtio_pci: "force_legacy=1" }`. */
+  /** Arguments by module, e.g. `{ virtio_pci: "force_legacy=1" }`. */
   readonly moduleArguments?: Readonly<Record<string, string>>
-  /** Shell lines run before commands are taken, or instead of that when they `exec`. */
+  /** Shell lines that run before the first command, or instead of all when they `exec`. */
   readonly script?: string
   readonly files?: readonly ArchiveEntry[]
 }
@@ -32,9 +35,11 @@ export function initramfs(options: InitramfsOptions): ArrayBuffer {
     return `insmod /lib/${name}.ko ${options.moduleArguments?.[name] ?? ""}`
   })
   const init = ["#!/bin/busybox sh", "export PATH=/bin:/sbin:/usr/bin:/usr/sbin", "/bin/busybox --install -s /bin",
-    "mount -t proc proc /proc", "mount -t sysfs sys /sys", "mount -t devtmpfs dev /dev", ...load, options.script ?? "", COMMAND_LOOP, ""].join("\n")
+    "mount -t proc proc /proc", "mount -t sysfs sys /sys", "mount -t devtmpfs dev /dev", ...load, options.script ?? "", COMMAND_LOOP,
+    ""].join("\n")
   const entries: ArchiveEntry[] = [
-    ...["bin", "lib", "proc", "sys", "dev", "mnt", "tmp"].map(directory), characterDevice("dev/console", 5, 1), file("bin/busybox", readFileSync(busybox()), 0o755),
+    ...["bin", "lib", "proc", "sys", "dev", "mnt", "tmp"].map(directory), characterDevice("dev/console", 5, 1),
+    file("bin/busybox", readFileSync(busybox()), 0o755),
     ...modules.map((path) => file(`lib/${moduleName(path)}.ko`, moduleImage(path))), ...(options.files ?? []), file("init", init, 0o755),
   ]
   return new Uint8Array(gzipSync(archive(entries), { level: 1 })).buffer
@@ -48,7 +53,10 @@ function moduleImage(path: string): Uint8Array {
   return path.endsWith(".xz") ? Buffer.from(run("sh", ["-c", `xz -dc ${path} | base64 -w0`]), "base64") : readFileSync(path)
 }
 
-/** Paths of the modules in load order. A package holds no modules.dep (depmod writes it on installation); each module names its own needs. */
+/**
+ * Paths of the modules in load order. Packages have no modules.dep (depmod makes it on installation), but each module names its
+ * dependencies.
+ */
 function withDependencies(kernel: Kernel, names: readonly string[]): string[] {
   const paths = modulePaths(kernel)
   const builtIn = new Set(readFileSync(join(kernel.modules, "modules.builtin"), "utf8").split("\n").map(moduleName))

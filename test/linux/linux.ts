@@ -1,4 +1,4 @@
-/** Linux finds our disks, reads what the host wrote and writes what the host finds: through the modern and the legacy interface. */
+/** Linux finds our disks, reads what the host wrote, and writes what the host then reads, through the modern and the legacy interface. */
 import { attachToV86 } from "../../src/vmm/v86/attach.ts"
 import { file } from "./cpio.ts"
 import { checkClean, compare, contentOf, type DiskKind, makeImage, open, pattern, sha256 } from "./disks.ts"
@@ -8,15 +8,21 @@ import { debianKernel, fileBuffer } from "./packages.ts"
 import { type GuestContext, type GuestTest, same } from "./suite.ts"
 
 const MIB = 1 << 20
-/** No watchdog: on a host that stood still for a while it would speak up in the middle of a command's output. */
+/** No watchdog: when the host is slow its messages would mix with a command's output. */
 export const KERNEL_LINE = "console=ttyS0 tsc=reliable mitigations=off random.trust_cpu=on panic=-1 nowatchdog"
 
-/** Options of v86 to boot Debian's kernel with `initrd`, without a disk of v86's own. */
+/** v86's options to boot Debian's kernel with `initrd` and no disk of v86's own. */
 export function linuxOptions(initrd: ArrayBuffer, more = ""): Record<string, unknown> {
   return { bzimage: { buffer: fileBuffer(debianKernel().image) }, initrd: { buffer: initrd }, cmdline: `${KERNEL_LINE} ${more}` }
 }
 
-interface Disk { readonly kind: DiskKind; readonly path: string; readonly format: "raw" | "qcow2"; readonly before: Uint8Array; readonly backing: ReturnType<typeof open> }
+interface Disk {
+  readonly kind: DiskKind
+  readonly path: string
+  readonly format: "raw" | "qcow2"
+  readonly before: Uint8Array
+  readonly backing: ReturnType<typeof open>
+}
 
 /** 64 MiB: 4 MiB of pattern at 16 MiB, zeroes elsewhere. */
 function makeDisk(context: GuestContext, kind: DiskKind, seed: number): Disk {
@@ -31,7 +37,8 @@ async function linux(context: GuestContext, legacy: boolean): Promise<string> {
   const disks = [makeDisk(context, "raw", 1), makeDisk(context, "qcow2", 2), makeDisk(context, "overlay", 3)]
   const payload = pattern(3 * MIB + 512, 99)
   const initrd = initramfs({
-    kernel: debianKernel(), modules: ["virtio_pci", "virtio_blk"], moduleArguments: legacy ? { virtio_pci: "force_legacy=1" } : {}, files: [file("payload", payload)],
+    kernel: debianKernel(), modules: ["virtio_pci", "virtio_blk"], moduleArguments: legacy ? { virtio_pci: "force_legacy=1" } : {},
+    files: [file("payload", payload)],
   })
   const attach = (emulator: Emulator): void => {
     for (const disk of disks) attachToV86(emulator, disk.backing, { serial: `serial-${disk.kind}` })
@@ -48,27 +55,39 @@ async function linux(context: GuestContext, legacy: boolean): Promise<string> {
     for (const at of WRITES) expected.set(payload, at)
     compare(contentOf(disk.path, disk.format), expected, disk.kind)
   }
-  return `raw, qcow2, overlay as vda, vdb, vdc: sizes, serials, 4 MiB read, ${Math.floor((WRITES.length * payload.length) / MIB)} MiB written to each and found by QEMU; images clean`
+  const written = Math.floor((WRITES.length * payload.length) / MIB)
+  return `raw, qcow2, overlay as vda, vdb, vdc: sizes, serials, 4 MiB read, ${written} MiB written to each and found by QEMU; images clean`
 }
 
-/** Where the payload goes, in bytes: to a place with data, to one without, across both, up to the very end. */
+/** Where the payload is written, in bytes: where there is data, where there is none, across both, and up to the end of the disk. */
 const WRITES = [17 * MIB + 512, 40 * MIB, 19 * MIB + 1536 + 65536, 64 * MIB - (3 * MIB + 512)]
 
-async function useDisk(guest: Guest, disk: Disk, name: string, test: { readonly payload: Uint8Array; readonly legacy: boolean }): Promise<void> {
+async function useDisk(
+  guest: Guest, disk: Disk, name: string, test: { readonly payload: Uint8Array; readonly legacy: boolean },
+): Promise<void> {
   same(await guest.command(`cat /sys/block/${name}/size`), String((64 * MIB) / 512), `${disk.kind}: size in sectors`)
   same(await guest.command(`cat /sys/block/${name}/serial`), `serial-${disk.kind}`, `${disk.kind}: serial`)
-  // bit 32 of the negotiated features, VERSION_1: set by the modern driver only
+  // Only a modern driver accepts VERSION_1, bit 32.
   const features = await guest.command(`cat /sys/block/${name}/device/features`)
   same(features.length === 64 ? features[32] : features, test.legacy ? "0" : "1", `${disk.kind}: VIRTIO_F_VERSION_1`)
   const read = await guest.command(`dd if=/dev/${name} bs=64k skip=256 count=64 2>/dev/null | sha256sum`)
   same(read.split(" ")[0], sha256(disk.before.subarray(16 * MIB, 20 * MIB)), `${disk.kind}: SHA-256 of what the host wrote`)
-  for (const at of WRITES) await guest.command(`dd if=/payload of=/dev/${name} bs=64k seek=${at} oflag=seek_bytes conv=fsync,notrunc 2>/dev/null`)
+  for (const at of WRITES) {
+    await guest.command(`dd if=/payload of=/dev/${name} bs=64k seek=${at} oflag=seek_bytes conv=fsync,notrunc 2>/dev/null`)
+  }
   await guest.command("echo 3 >/proc/sys/vm/drop_caches")
-  const back = await guest.command(`dd if=/dev/${name} bs=64k skip=${40 * MIB} count=${test.payload.length} iflag=skip_bytes,count_bytes 2>/dev/null | sha256sum`)
+  const back = await guest.command(
+    `dd if=/dev/${name} bs=64k skip=${40 * MIB} count=${test.payload.length} iflag=skip_bytes,count_bytes 2>/dev/null | sha256sum`,
+  )
   same(back.split(" ")[0], sha256(test.payload), `${disk.kind}: SHA-256 of what the guest wrote`)
 }
 
 export const linuxTests: readonly GuestTest[] = [
-  { name: "linux-modern", title: "Linux, modern interface: raw, qcow2 and overlay disks found, read, written", limit: 180, run: (context) => linux(context, false) },
+  {
+    name: "linux-modern",
+    title: "Linux, modern interface: raw, qcow2 and overlay disks found, read, written",
+    limit: 180,
+    run: (context) => linux(context, false),
+  },
   { name: "linux-legacy", title: "Linux, legacy interface: the same", limit: 180, run: (context) => linux(context, true) },
 ]

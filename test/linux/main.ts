@@ -1,6 +1,6 @@
 /**
- * Unmodified guests in v86 on our disk: `npm run test:guest [-- NAME...]`. Not a part of `npm test`: it fetches an emulator, a kernel
- * and firmware, and takes minutes. Each test runs in a process of its own, so that a guest which hangs, or hangs us, ends at its limit.
+ * `npm run test:guest [-- NAME...]`: unmodified guests in v86 use our disk. This is not a part of `npm test`: it downloads an emulator, a
+ * kernel and firmware, and takes minutes. Each test runs in a process of its own, which is ended at the test's time limit.
  */
 import { appendFileSync, mkdirSync, rmSync } from "node:fs"
 import { join } from "node:path"
@@ -16,12 +16,14 @@ import { linuxTests } from "./linux.ts"
 import { readmeTests } from "./readme.ts"
 import { stateTests } from "./state.ts"
 
-const TESTS: readonly GuestTest[] = [...linuxTests, ...filesystemTests, ...bootTests, ...debianTests, ...stateTests, ...hotPlugTests, ...readmeTests]
+const TESTS: readonly GuestTest[] = [
+  ...linuxTests, ...filesystemTests, ...bootTests, ...debianTests, ...stateTests, ...hotPlugTests, ...readmeTests
+]
 
 if (process.argv[2] === "--child") await child(process.argv[3] ?? "", process.argv[4] ?? "", process.argv[5] ?? "")
 else await parent(process.argv.slice(2))
 
-/** Runs one test in this process. Its line goes to stdout, why it failed to stderr. */
+/** Runs one test in this process. Prints its line to stdout, or why it failed to stderr. */
 async function child(name: string, log: string, folder: string): Promise<void> {
   const test = TESTS.find((candidate) => candidate.name === name)
   if (test === undefined) throw new Error(`no guest test ${name}`)
@@ -40,7 +42,9 @@ async function parent(words: readonly string[]): Promise<void> {
     console.log(TESTS.map((test) => `${test.name.padEnd(24)}${test.title}`).join("\n"))
     return
   }
-  const chosen = words.length === 0 ? TESTS : TESTS.filter((test) => words.some((word) => test.name === word || test.name.startsWith(`${word}-`)))
+  const chosen = words.length === 0
+    ? TESTS
+    : TESTS.filter((test) => words.some((word) => test.name === word || test.name.startsWith(`${word}-`)))
   if (chosen.length === 0) throw new Error(`no guest test is called ${words.join(", ")}; --list shows them`)
   const logs = join(cacheFolder(), "logs")
   mkdirSync(logs, { recursive: true })
@@ -53,10 +57,12 @@ async function parent(words: readonly string[]): Promise<void> {
 async function runTest(test: GuestTest, log: string): Promise<boolean> {
   rmSync(log, { force: true })
   const started = performance.now()
-  const folder = temporaryFolder() // removed here, because a test that is ended at its limit cannot
-  const self = spawn(process.execPath, [...process.execArgv, fileURLToPath(import.meta.url), "--child", test.name, log, folder], { stdio: ["ignore", "pipe", "pipe"], detached: true })
+  const folder = temporaryFolder() // removed here: a test that is killed cannot remove it
+  const self = spawn(process.execPath, [...process.execArgv, fileURLToPath(import.meta.url), "--child", test.name, log, folder], {
+    stdio: ["ignore", "pipe", "pipe"], detached: true,
+  })
   const kill = (): void => {
-    if (self.pid !== undefined) process.kill(-self.pid, "SIGKILL") // its own group: whatever it has started ends with it
+    if (self.pid !== undefined) process.kill(-self.pid, "SIGKILL") // its process group, with everything that it has started
   }
   const interrupted = (): void => {
     kill()
@@ -87,6 +93,7 @@ async function runTest(test: GuestTest, log: string): Promise<boolean> {
     console.log(`ok      ${test.name.padEnd(24)}${seconds.padStart(4)} s  ${output.trim().split("\n").at(-1) ?? ""}`)
     return true
   }
-  console.log(`FAILED  ${test.name.padEnd(24)}${seconds.padStart(4)} s  ${late ? `not done after ${test.limit} s` : errors.trim()}\n        what the guest printed: ${log}`)
+  const reason = late ? `not done after ${test.limit} s` : errors.trim()
+  console.log(`FAILED  ${test.name.padEnd(24)}${seconds.padStart(4)} s  ${reason}\n        what the guest printed: ${log}`)
   return false
 }

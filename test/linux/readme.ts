@@ -1,4 +1,4 @@
-/** The README's v86 example, as it is printed, in an empty folder with the packages installed. */
+/** The README's v86 example runs as it is printed, in an empty folder with the packages installed. */
 import { spawn } from "node:child_process"
 import { mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
@@ -20,8 +20,11 @@ async function readme(context: GuestContext): Promise<string> {
   run("npm", ["pack", "--silent", "--pack-destination", folder], { cwd: REPOSITORY })
   const tarball = readdirSync(folder).find((name) => name.endsWith(".tgz")) ?? ""
   run("npm", ["install", "--silent", "--no-audit", "--no-fund", `v86@${V86_VERSION}`, join(folder, tarball)], { cwd: folder })
-  // Debian's seabios package is unpacked in the cache, not installed
-  writeFileSync(join(folder, "boot.mjs"), example.replaceAll("/usr/share/seabios", join(debianPackages("seabios", ["seabios"]), "usr/share/seabios")))
+  // Debian's seabios package is not installed here, only unpacked in the cache.
+  writeFileSync(
+    join(folder, "boot.mjs"),
+    example.replaceAll("/usr/share/seabios", join(debianPackages("seabios", ["seabios"]), "usr/share/seabios")),
+  )
   run(process.execPath, [...process.execArgv, join(REPOSITORY, "test/linux/make-disk.ts"), join(folder, "disk.qcow2")], { cwd: REPOSITORY })
   const output = await terminal(context, folder)
   checkClean(join(folder, "disk.qcow2"))
@@ -29,7 +32,7 @@ async function readme(context: GuestContext): Promise<string> {
   return `${lines} lines boot GRUB, Linux and a shell from disk.qcow2; a file was written; Ctrl-] closed the image`
 }
 
-/** Runs the example, types at its terminal, ends it as a person would. */
+/** Runs the example, types at its terminal, and ends it, as a person would. */
 async function terminal(context: GuestContext, folder: string): Promise<string> {
   const child = spawn(process.execPath, ["boot.mjs"], { cwd: folder, stdio: ["pipe", "pipe", "pipe"] })
   let output = ""

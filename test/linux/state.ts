@@ -1,4 +1,4 @@
-/** What happens to a disk while the guest runs: saved and restored in the middle of a copy, grown, trimmed. */
+/** Changes while the guest runs: the machine is saved and restored in the middle of a copy, the disk grows, the guest trims it. */
 import { copyFileSync, statSync, truncateSync } from "node:fs"
 import type { VirtioBacking } from "../../src/backing/backing.ts"
 import { attachToV86, type V86Disk } from "../../src/vmm/v86/attach.ts"
@@ -16,7 +16,7 @@ const MIB = 1 << 20
 const COPIES = 32
 const PAYLOAD = 1 << 20
 
-/** A backing whose every answer comes later, some out of order: in-flight requests are what saving must wait for. */
+/** A backing that answers later, sometimes out of order, so that there are requests in flight for which saving must wait. */
 function slow(backing: VirtioBacking): VirtioBacking & { inFlight: number; most: number } {
   const later = async (act: () => void | Promise<void>): Promise<void> => {
     result.most = Math.max(result.most, ++result.inFlight)
@@ -28,7 +28,7 @@ function slow(backing: VirtioBacking): VirtioBacking & { inFlight: number; most:
     }
   }
   const result = {
-    size: backing.size, readOnly: backing.readOnly, inFlight: 0, most: 0,
+    asynchronous: true, size: backing.size, readOnly: backing.readOnly, inFlight: 0, most: 0,
     pread: (buffer: Uint8Array, offset: number) => later(() => backing.pread(buffer, offset)),
     pwrite: (buffer: Uint8Array, offset: number) => later(() => backing.pwrite(buffer, offset)),
     flush: () => later(() => backing.flush?.()),
@@ -45,12 +45,19 @@ async function saveAndRestore(context: GuestContext, waits: boolean): Promise<st
   emptyImage(first, "qcow2", 64 * MIB)
   const backing = open(first, "qcow2")
   const delayed = waits ? slow(backing) : undefined
-  const guest = await Guest.start({ ...options, attach: (emulator) => attachToV86(emulator, delayed ?? backing, { slot: 9, serial: "saved" }) })
+  const guest = await Guest.start({
+    ...options, attach: (emulator) => attachToV86(emulator, delayed ?? backing, { slot: 9, serial: "saved" }),
+  })
   await guest.expect(/VIOBLK-READY/)
-  if (waits) await guest.command("for n in 1 2 3; do while :; do dd if=/dev/vda of=/dev/null bs=64k count=64 iflag=direct 2>/dev/null; done & done")
-  // every round writes around the page cache, reads back and compares, so there is always something under way
-  guest.emulator.serial0_send(`i=0; while [ $i -lt ${COPIES} ]; do dd if=/payload of=/dev/vda bs=64k seek=$((i*16)) oflag=direct 2>/dev/null; ` +
-    "dd if=/dev/vda bs=64k skip=$((i*16)) count=16 iflag=direct 2>/dev/null | cmp - /payload || echo DIFFERS; i=$((i+1)); echo ROUND $i; done; sync; echo COPIED\n")
+  if (waits) {
+    await guest.command("for n in 1 2 3; do while :; do dd if=/dev/vda of=/dev/null bs=64k count=64 iflag=direct 2>/dev/null; done & done")
+  }
+  // Each round writes past the page cache, reads back and compares, so there is always a request in flight.
+  const write = "dd if=/payload of=/dev/vda bs=64k seek=$((i*16)) oflag=direct 2>/dev/null"
+  const check = "dd if=/dev/vda bs=64k skip=$((i*16)) count=16 iflag=direct 2>/dev/null | cmp - /payload || echo DIFFERS"
+  guest.emulator.serial0_send(
+    `i=0; while [ $i -lt ${COPIES} ]; do ${write}; ${check}; i=$((i+1)); echo ROUND $i; done; sync; echo COPIED\n`,
+  )
   await guest.expect(/ROUND (8|9)/)
   let inFlight: number | undefined
   const machine = guest.emulator.v86 as { save_state(): ArrayBuffer }
@@ -59,7 +66,7 @@ async function saveAndRestore(context: GuestContext, waits: boolean): Promise<st
     inFlight = delayed?.inFlight ?? 0
     return save()
   }
-  // as a user does it: the image is copied while the guest stands still, so that it belongs to the state
+  // The image must be copied while the guest is stopped: then it belongs to the state.
   await guest.emulator.stop()
   const before = delayed?.inFlight ?? 0
   const state = await guest.emulator.save_state()
@@ -67,12 +74,16 @@ async function saveAndRestore(context: GuestContext, waits: boolean): Promise<st
   copyFileSync(first, second)
   same(inFlight, 0, "requests in flight when the state was saved")
   await guest.emulator.run()
-  await guest.expect(/COPIED/) // the machine that was saved goes on undisturbed
+  await guest.expect(/COPIED/) // the saved machine goes on
   await guest.stop()
   backing.close()
 
   const copy = open(second, "qcow2")
-  const again = await Guest.start({ ...options, v86: { ...options.v86, initial_state: { buffer: state } }, attach: (emulator) => attachToV86(emulator, waits ? slow(copy) : copy, { slot: 9, serial: "saved" }) })
+  const again = await Guest.start({
+    ...options,
+    v86: { ...options.v86, initial_state: { buffer: state } },
+    attach: (emulator) => attachToV86(emulator, waits ? slow(copy) : copy, { slot: 9, serial: "saved" }),
+  })
   await again.expect(/COPIED/)
   const rounds = [...again.output.matchAll(/ROUND (\d+)/g)].length
   same(/DIFFERS/.test(guest.output + again.output), false, "the guest found other bytes than it had written")
@@ -85,14 +96,18 @@ async function saveAndRestore(context: GuestContext, waits: boolean): Promise<st
     for (let round = 0; round < COPIES; round++) expected.set(payload, round * PAYLOAD)
     compare(contentOf(path, "qcow2"), expected, path)
   }
-  return `saved after ${COPIES - rounds} of ${COPIES} rounds${delayed === undefined ? "" : ` (${before} requests in flight just before, ${delayed.most} at most)`}, ${(state.byteLength / MIB).toFixed(0)} MiB; both machines finished, both images clean and right`
+  const waited = delayed === undefined ? "" : ` (${before} requests in flight just before, ${delayed.most} at most)`
+  const size = (state.byteLength / MIB).toFixed(0)
+  return `saved after ${COPIES - rounds} of ${COPIES} rounds${waited}, ${size} MiB; both machines finished, both images clean and right`
 }
 
 async function resize(context: GuestContext): Promise<string> {
   const path = context.path("grow.raw")
   emptyImage(path, "raw", 32 * MIB)
   const backing = open(path, "raw")
-  if (!("refreshSize" in backing) || typeof backing.refreshSize !== "function") throw new Error("a raw backing can look at its file's size again")
+  if (!("refreshSize" in backing) || typeof backing.refreshSize !== "function") {
+    throw new Error("a raw backing can look at its file's size again")
+  }
   let disk: V86Disk | undefined
   const initrd = initramfs({ kernel: debianKernel(), modules: ["virtio_pci", "virtio_blk"] })
   const guest = await Guest.start({ v86: linuxOptions(initrd), log: context.log, attach: (emulator) => {
@@ -103,7 +118,11 @@ async function resize(context: GuestContext): Promise<string> {
   truncateSync(path, 96 * MIB)
   backing.refreshSize()
   disk?.device.capacityChanged()
-  same(await guest.command("while [ $(cat /sys/block/vda/size) = 65536 ]; do usleep 20000; done; cat /sys/block/vda/size"), String((96 * MIB) / 512), "sectors after growing")
+  same(
+    await guest.command("while [ $(cat /sys/block/vda/size) = 65536 ]; do usleep 20000; done; cat /sys/block/vda/size"),
+    String((96 * MIB) / 512),
+    "sectors after growing",
+  )
   await guest.command("echo TAIL | dd of=/dev/vda bs=512 seek=196607 conv=sync,fsync 2>/dev/null")
   await guest.stop()
   backing.close()
@@ -128,10 +147,15 @@ async function discard(context: GuestContext): Promise<string> {
   await guest.stop()
   backing.close()
   checkClean(path)
-  const end = Number((JSON.parse(run("qemu-img", ["check", "--output=json", "-f", "qcow2", path])) as { "allocated-clusters"?: number })["allocated-clusters"] ?? 0)
+  const end = Number(
+    (
+      JSON.parse(run("qemu-img", ["check", "--output=json", "-f", "qcow2", path])) as { "allocated-clusters"?: number }
+    )["allocated-clusters"] ?? 0,
+  )
   same(full - trimmed > 80 * MIB, true, `bytes on the host before (${full}) and after fstrim (${trimmed}): 80 MiB less`)
   same(end * 65536 < 40 * MIB, true, `allocated clusters after fstrim (${end}): below 40 MiB`)
-  return `fstrim after rm of 96 MiB: ${(full / MIB).toFixed(0)} MiB on the host became ${(trimmed / MIB).toFixed(0)} MiB, ${end} clusters allocated`
+  const [before, after] = [full, trimmed].map((bytes) => (bytes / MIB).toFixed(0))
+  return `fstrim after rm of 96 MiB: ${before} MiB on the host became ${after} MiB, ${end} clusters allocated`
 }
 
 function allocated(path: string): number {
@@ -139,8 +163,18 @@ function allocated(path: string): number {
 }
 
 export const stateTests: readonly GuestTest[] = [
-  { name: "save-restore", title: "save_state in the middle of a copy, restored in another emulator", limit: 240, run: (context) => saveAndRestore(context, false) },
-  { name: "save-restore-waiting", title: "the same over a backing that answers later: requests in flight are waited for", limit: 300, run: (context) => saveAndRestore(context, true) },
+  {
+    name: "save-restore",
+    title: "save_state in the middle of a copy, restored in another emulator",
+    limit: 240,
+    run: (context) => saveAndRestore(context, false),
+  },
+  {
+    name: "save-restore-waiting",
+    title: "the same over a backing that answers later: requests in flight are waited for",
+    limit: 300,
+    run: (context) => saveAndRestore(context, true),
+  },
   { name: "resize", title: "a disk grows under the guest", limit: 120, run: resize },
   { name: "discard", title: "fstrim gives qcow2 clusters back", limit: 240, run: discard },
 ]

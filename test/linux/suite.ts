@@ -1,4 +1,4 @@
-/** What a guest test is, and what it gets to work with. */
+/** A guest test, and what it works with. */
 import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
@@ -6,21 +6,21 @@ import { join } from "node:path"
 export interface GuestTest {
   /** Short, for the command line. */
   readonly name: string
-  /** What it shows, in words. */
+  /** What it shows. */
   readonly title: string
-  /** The test is ended as failed after this many seconds. */
+  /** Time limit in seconds. The test is killed then, and has failed. */
   readonly limit: number
-  /** Throws when something is wrong; returns what there is to say in one line. */
+  /** Returns one line that says what was done. @throws Error when something is wrong */
   readonly run: (context: GuestContext) => Promise<string>
 }
 
 export class GuestContext {
-  /** A temporary folder for this test alone. */
+  /** A temporary folder of this test's own. */
   readonly folder: string
-  /** Where everything goes that a guest prints: kept when the test fails. */
+  /** Gets everything that the guest prints. The log is kept when the test fails. */
   readonly log: (text: string) => void
 
-  /** `folder`: where somebody else has made it and removes it. */
+  /** `folder` is left out where the context makes and removes it itself. */
   constructor(log: (text: string) => void, folder = temporaryFolder()) {
     this.folder = folder
     this.log = log
@@ -39,7 +39,7 @@ export function temporaryFolder(): string {
   return mkdtempSync(join(tmpdir(), "vioblk-guest-test-"))
 }
 
-/** Throws unless `actual` is `expected`; `what` names the thing in the message. */
+/** @throws Error unless `actual` is `expected`; `what` names the thing in the message */
 export function same(actual: unknown, expected: unknown, what: string): void {
   if (actual !== expected) throw new Error(`${what}: expected ${JSON.stringify(expected)}, got ${JSON.stringify(actual)}`)
 }

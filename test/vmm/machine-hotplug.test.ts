@@ -74,7 +74,7 @@ describe("ACPI hot-plug", () => {
     expect([ejected, vm.portRead(0xae04, 4), vm.interrupts.level(SCI)]).toEqual([[], 0, false])
   })
 
-  it("a disk in the slot of one that was pulled is announced when the guest has let go of the old one, and is not ejected in its place", () => {
+  it("a disk in the slot of one that was pulled is announced when the guest has let go of the old one, which ejects neither", () => {
     const { vm, guest, ejected } = machine()
     vm.attachDisk(disk(), { slot: 6 })
     guest.handle()
@@ -96,7 +96,9 @@ describe("ACPI hot-plug", () => {
     vm.detachDisk(3)
     vm.reset()
     expect([1, 2, 3].map((slot) => present(vm, slot))).toEqual([true, false, false])
-    expect([ejected, vm.interrupts.level(SCI), ...[0xae00, 0xae04, 0xafe0].map((port) => vm.portRead(port, 4))]).toEqual([[2], false, 0, 0, 0])
+    expect([
+      ejected, vm.interrupts.level(SCI), ...[0xae00, 0xae04, 0xafe0].map((port) => vm.portRead(port, 4))
+    ]).toEqual([[2], false, 0, 0, 0])
     guest.start()
     expect(vm.interrupts.level(SCI)).toBe(false)
   })
@@ -132,7 +134,9 @@ describe("the ports", () => {
     const { vm } = machine()
     vm.attachDisk(disk(), { slot: 9 })
     vm.attachDisk(disk(), { slot: 31 })
-    expect([vm.portRead(0xae01, 1), vm.portRead(0xae03, 1), vm.portRead(0xae02, 2), vm.portRead(0xae02, 4)]).toEqual([2, 0x80, 0x8000, 0x8000])
+    expect([
+      vm.portRead(0xae01, 1), vm.portRead(0xae03, 1), vm.portRead(0xae02, 2), vm.portRead(0xae02, 4),
+    ]).toEqual([2, 0x80, 0x8000, 0x8000])
     expect([vm.portRead(0xae0e, 4), vm.portRead(0xafe2, 4)]).toEqual([0xffff_ffff, 0xffff_ffff])
     vm.portWrite(0xafe3, 4, 0x1234_5600)
     expect(vm.portRead(0xafe2, 2)).toBe(0x00ff)
@@ -182,7 +186,9 @@ describe("saved state", () => {
   it("refuses what is not such a list, and stays as it was", () => {
     const registers = hotplug()
     registers.plugged(1)
-    for (const state of [[], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0, -1], [0, 0, 0, 0, 0, 2 ** 32], "text", null]) expect(() => registers.restoreState(state)).toThrow(/^saved state: PCI hot-plug registers/)
+    for (const state of [[], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0, -1], [0, 0, 0, 0, 0, 2 ** 32], "text", null]) {
+      expect(() => registers.restoreState(state)).toThrow(/^saved state: PCI hot-plug registers/)
+    }
     expect(registers.read(0xae00, 4)).toBe(2)
     registers.restoreState(undefined)
     expect(registers.read(0xae00, 4)).toBe(0)

@@ -6,10 +6,12 @@ import { PCI_HOTPLUG_PORTS, PciHotplug, type PciHotplugOptions, SCI_LINE } from 
 import { registerPort } from "./ports.ts"
 import type { V86Acpi, V86Cpu } from "./v86.ts"
 
-/** Puts the registers of ACPI PCI hot-plug into the machine. Once for each machine, before firmware runs: it asks then which slots it serves. */
+/**
+ * Puts the registers of ACPI PCI hot-plug into the machine. To be called once, before firmware runs and asks which slots can be ejected.
+ */
 export function installAcpiHotplug(cpu: V86Cpu, acpi: V86Acpi, options: Omit<PciHotplugOptions, "sci">): PciHotplug {
   let raised = false
-  // The PM timer shares the line. v86 lowers it at each call of `timer`, so that is where we raise it.
+  // The PM timer shares the line, and v86 lowers it at each call of `timer`. So we raise it after each.
   const sci = (level: boolean): void => {
     raised = level
     if (!level && (acpi.pm1_status & acpi.pm1_enable) === 0) cpu.device_lower_irq(SCI_LINE)
@@ -21,6 +23,8 @@ export function installAcpiHotplug(cpu: V86Cpu, acpi: V86Acpi, options: Omit<Pci
     return next
   }
   const hotplug = new PciHotplug({ ...options, sci })
-  for (const { start, end } of PCI_HOTPLUG_PORTS) for (let port = start; port < end; port++) cpu.io.ports[port] = registerPort(hotplug, port)
+  for (const { start, end } of PCI_HOTPLUG_PORTS) {
+    for (let port = start; port < end; port++) cpu.io.ports[port] = registerPort(hotplug, port)
+  }
   return hotplug
 }

@@ -8,18 +8,20 @@ import { type V86Device, V86Host } from "./host.ts"
 import { V86Memory } from "./memory.ts"
 import type { V86Cpu, V86Saver } from "./v86.ts"
 
-/** What is used of v86's `V86` object. */
+/** What we use of v86's `V86` object. */
 export interface V86Emulator extends V86Saver {
   add_listener(event: "emulator-ready", listener: () => void): void
 }
 
 /** Options of `attachToV86`: those of `VirtioBlk`, and how v86 sees the disk. */
 export interface V86DiskOptions extends VirtioBlkOptions {
-  /** Number of request queues. Default 2: Linux then uses no I/O scheduler (see `QUEUES`). */
+  /** Number of request queues. Default 2: without ACPI, Linux then uses no I/O scheduler (see `QUEUES`). */
   readonly queues?: number
-  /** PCI device number, 1 to 31. Default: the first free one of those whose interrupt v86's usual network card does not share. */
+  /** PCI device number, 1 to 31. Default: a free one, if possible one that does not share the interrupt of v86's usual network card. */
   readonly slot?: number
-  /** Which drivers can use it: any (the default), those of virtio 1.0 and later only, those of before 1.0 only. */
+  /**
+   * Which drivers can use the disk: "transitional" all of them (the default), "modern" those of virtio 1.0 and later, "legacy" older ones.
+   */
   readonly interface?: VirtioPciInterface
 }
 
@@ -46,15 +48,15 @@ export interface V86Disk {
 }
 
 /**
- * Where disks go when nothing else is said. v86 takes 0, 1, 5 to 8, 10 to 12, 18 and 30 for itself. SeaBIOS routes the interrupt
- * pins of these slots to interrupt 11, that of v86's network card (slot 5) to 10: sharing costs each of them a look at the other.
+ * Slots for disks, in order of preference. v86 uses 0, 1, 5 to 8, 10 to 12, 18 and 30 itself. SeaBIOS routes the first eight to
+ * interrupt 11 and v86's network card (slot 5) to 10. With a shared interrupt each driver has to look at the other's device.
  */
 const SLOTS = [15, 16, 19, 20, 23, 24, 27, 28, 13, 14, 17, 21, 22, 25, 26, 29, 31]
 
 /**
- * v86 has one processor, but Linux leaves room for a second one (nr_cpu_ids is 2), so it takes both queues; and for a disk with more
- * than one queue it chooses no I/O scheduler. Without one it issues a request where it is made, instead of through a kernel
- * thread: 11 thousand instructions for a 4 KiB read instead of 19 thousand, 117 us instead of 279 us (measured, Linux 6.1).
+ * Linux uses one queue for each processor that it allows for, and no I/O scheduler for a disk with more than one queue. It then issues
+ * a request at once instead of through a kernel thread: a 4 KiB read takes 11 thousand instructions instead of 19 thousand, 117 us instead
+ * of 279 us (Linux 6.1). v86 has one processor; without ACPI, Linux allows for two. With ACPI it allows for one.
  */
 const QUEUES = 2
 
@@ -64,8 +66,8 @@ const hosts = new WeakMap<V86Emulator, V86Host>()
  * Puts a disk over `backing` on the PCI bus of a v86 machine. Call it right after `new V86(...)`, so that the BIOS finds the disk.
  *
  * Disks can also come and go while the machine runs. With `acpi: true` and a disk attached before the start the guest is told (Linux: it
- * finds the disk, and gives it up when `eject` asks); otherwise the guest must look for itself (Linux: `echo 1 >/sys/bus/pci/rescan`, and
- * before `detach` `echo 1 >/sys/bus/pci/devices/0000:00:0f.0/remove`).
+ * finds the disk, and gives it up when `eject` asks). Otherwise the guest must look for itself (Linux: `echo 1 >/sys/bus/pci/rescan`), and
+ * should let go of the disk before `detach` (Linux: `echo 1 >/sys/bus/pci/devices/0000:00:0f.0/remove`).
  *
  * The disk is reset with the machine. `emulator.save_state()` waits for requests in flight, flushes the backing and includes the
  * device; what is on the disk is not in the state: stop the emulator, save the state, copy the image, go on. Restore into a machine
@@ -79,7 +81,9 @@ export function attachToV86(emulator: V86Emulator, backing: VirtioBacking, optio
   checkBacking("attachToV86", backing)
   checkOptions("attachToV86", options, V86_DISK_RULES)
   const device = new VirtioBlk(backing, { queues: QUEUES, ...pickOptions(options, VIRTIO_BLK_RULES) })
-  if (options.slot !== undefined && (!Number.isInteger(options.slot) || options.slot < 1 || options.slot > 31)) throw new RangeError(`slot ${options.slot}: 1 to 31`)
+  if (options.slot !== undefined && (!Number.isInteger(options.slot) || options.slot < 1 || options.slot > 31)) {
+    throw new RangeError(`slot ${options.slot}: 1 to 31`)
+  }
   let place: Place | undefined
   let detached = false
   let left = (): void => undefined
@@ -138,7 +142,7 @@ function findPlace(emulator: V86Emulator, cpu: V86Cpu, options: V86DiskOptions):
 }
 
 function hostedDisk(device: VirtioBlk, place: Place, options: V86DiskOptions & { readonly removed: () => void }): V86Device {
-  // v86 has no message signalled interrupts, and its memory BARs cannot move
+  // v86 has no message-signalled interrupts, and cannot move memory BARs.
   const fn = new VirtioPciFunction(device, {
     memory: new V86Memory(place.cpu), interrupts: { intx: (level) => place.host.setInterrupt(place.slot, level), message: () => undefined },
     modernBar: "io", vectors: 0, interface: options.interface ?? "transitional",
@@ -156,7 +160,7 @@ function hostedDisk(device: VirtioBlk, place: Place, options: V86DiskOptions & {
     restoreState: (state) => {
       if (state === undefined) fn.reset()
       else fn.restoreState(JSON.parse(state))
-      // v86 fills RAM before it comes back to the event loop: then requests that wait in it can be served
+      // v86 restores RAM before it returns to the event loop. Only then can requests in its rings be served.
       setTimeout(() => device.resume(), 0)
     },
   }
@@ -170,6 +174,6 @@ function machineOf(emulator: unknown): V86Cpu | undefined {
 
 function readyMachine(emulator: unknown): V86Cpu {
   const cpu = machineOf(emulator)
-  if (cpu === undefined) throw new Error("this is no v86 machine with a PCI bus: emulator.v86.cpu.devices.pci is missing")
+  if (cpu === undefined) throw new Error("this is not a v86 machine with a PCI bus: emulator.v86.cpu.devices.pci is missing")
   return cpu
 }

@@ -20,11 +20,11 @@ export interface V86Device {
   /** Takes no new requests and resolves when none is in flight; `resume` ends it. */
   pause(): Promise<void>
   resume(): void
-  /** Everything that is not in RAM, as text. Throws while a request is in flight. */
+  /** The device's state, RAM apart, as text. @throws Error while a request is in flight */
   saveState(): string
   /** `undefined`: the state was saved without this device. RAM has not been restored yet. */
   restoreState(state: string | undefined): void
-  /** It has left the bus, taken off by us or ejected by the guest. */
+  /** Called when the function has left the bus, unplugged by us or ejected by the guest. */
   removed(): void
 }
 
@@ -38,7 +38,7 @@ interface Slot {
   readonly id: number
   readonly device: V86Device
   readonly bars: IoBars
-  /** v86's own copy of the configuration space: it looks up the interrupt pin there. */
+  /** v86's copy of the configuration space, from which it takes the interrupt pin. */
   readonly mirror: Int32Array
 }
 
@@ -47,7 +47,7 @@ export class V86Host {
   readonly #ports: V86Port[]
   readonly #lines: InterruptLines
   readonly #slots = new Map<number, Slot>()
-  /** Tells the guest of functions that come and go. There with `acpi: true`. */
+  /** Tells the guest of functions that come and go. Undefined without `acpi: true`. */
   readonly #hotplug: PciHotplug | undefined
 
   /** Once for each emulator. */
@@ -63,12 +63,12 @@ export class V86Host {
     this.#wrapState(pci, emulator)
   }
 
-  /** Is something in `slot` (device number, function 0)? */
+  /** Whether there is a device in `slot` (device number; function 0). */
   occupied(slot: number): boolean {
     return this.#pci.devices[slot << 3] !== undefined
   }
 
-  /** Puts `device` on the bus, before firmware runs or later. Memory BARs stay out of reach: v86 cannot move them. */
+  /** Puts `device` on the bus, before firmware runs or later. Memory BARs cannot be reached: v86 does not move them. */
   plug(slot: number, device: V86Device): void {
     const id = slot << 3
     if (this.occupied(slot)) throw new Error(`PCI slot ${slot} of the v86 machine is taken`)
@@ -80,7 +80,7 @@ export class V86Host {
     fn.onMappingChange = () => bars.update()
     bars.update()
     this.#copyConfig(entry) // the pin, for the next line
-    // Firmware does this when it runs. In a running machine it does not run again, and without ACPI a guest knows the interrupt from here only.
+    // Firmware writes Interrupt Line when it runs, but in a running machine it does not run again. Without ACPI a guest relies on it.
     fn.configWrite(PCI_CONFIG.INTERRUPT_LINE, 1, this.#lines.interruptLine(id))
     this.#copyConfig(entry)
   }
@@ -91,14 +91,20 @@ export class V86Host {
     this.#hotplug?.plugged(slot)
   }
 
-  /** Takes the function of `slot` off the bus and resets it: requests in flight do not touch the guest any more. The guest is told, as in `hotPlug`. */
+  /** Takes the function out of `slot` and resets it: requests in flight no longer touch the guest. The guest is told, as by `hotPlug`. */
   unplug(slot: number): void {
     if (this.#remove(slot)) this.#hotplug?.unplugged(slot)
   }
 
-  /** Asks the guest to give up the function in `slot`; `removed` of the device is called when it does. @throws Error when the machine has no ACPI */
+  /**
+   * Asks the guest to give up the function in `slot`; the device's `removed` is called when it does.
+   * @throws Error when the machine has no ACPI
+   */
   requestEject(slot: number): void {
-    if (this.#hotplug === undefined) throw new Error("the v86 machine was made without acpi: true, so its guest cannot be asked to eject a disk; remove it in the guest, then detach it")
+    if (this.#hotplug === undefined) {
+      const remedy = "remove it in the guest, then detach it"
+      throw new Error(`the v86 machine was made without acpi: true, so its guest cannot be asked to eject a disk; ${remedy}`)
+    }
     this.#hotplug.requestEject(slot)
   }
 
@@ -119,14 +125,14 @@ export class V86Host {
     return true
   }
 
-  /** Slots that are empty or ours: v86's own devices stay. */
+  /** The slots that are empty or ours, a bit for each. v86's own devices cannot be removed. */
   #removable(): number {
     let slots = 0
     for (let slot = 0; slot < PCI_SLOTS; slot++) if (this.#slots.has(slot << 3) || !this.occupied(slot)) slots |= 1 << slot
     return slots
   }
 
-  /** Configuration mechanism #1: accesses to 0xCFC..0xCFF go to our functions, or on to v86. */
+  /** Configuration mechanism #1: an access to 0xCFC to 0xCFF goes to the function of ours that is selected, or on to v86. */
   #wrapConfigPort(byte: number): void {
     const entry = this.#ports[CONFIG_DATA + byte]
     if (entry === undefined) throw new Error("v86 has no port table")
@@ -142,7 +148,7 @@ export class V86Host {
     entry.write32 = (value) => this.#configWrite(byte, 4, value >>> 0) || before.write32.call(before.device, value)
   }
 
-  /** `undefined` where the address register selects no function of ours. Bit 31 of it enables: without it nothing answers. */
+  /** Returns undefined where the address register selects no function of ours. Nothing answers while its enable bit (31) is 0. */
   #configRead(byte: number, width: AccessWidth): number | undefined {
     const address = this.#pci.pci_addr32[0] ?? 0
     const slot = this.#slots.get((address >> 8) & 0xffff)
@@ -150,7 +156,7 @@ export class V86Host {
     return address < 0 ? slot.device.fn.configRead((address & 0xfc) + byte, width) : allOnes(width)
   }
 
-  /** Returns whether the write is done: v86 stops with an exception at a write of 1 or 2 bytes to a function that is not there (any more). */
+  /** Returns whether the write is dealt with. So is one to an absent function: v86 would throw an exception, and stop, for 1 or 2 bytes. */
   #configWrite(byte: number, width: AccessWidth, value: number): boolean {
     const address = this.#pci.pci_addr32[0] ?? 0
     const id = (address >> 8) & 0xffff
@@ -162,7 +168,7 @@ export class V86Host {
     return true
   }
 
-  /** The header only: what follows it may be a window into the device, where a read has effects. */
+  /** Copies the header only: behind it may be a window into the device, where reads have effects. */
   #copyConfig(slot: Slot): void {
     for (let offset = 0; offset < PCI_CONFIG.HEADER_END; offset += 4) slot.mirror[offset >> 2] = slot.device.fn.configRead(offset, 4)
   }

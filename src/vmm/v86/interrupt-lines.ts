@@ -1,4 +1,4 @@
-/** InterruptLines: PCI interrupt pins in v86, shared by its devices and ours, and how its PIIX3 bridge routes them. */
+/** InterruptLines: the PCI interrupt pins of a v86 machine, of its own devices and ours, and their routing by the PIIX3 bridge. */
 import type { V86Pci } from "./v86.ts"
 
 /** Offset of Interrupt Line and Interrupt Pin in configuration space. */
@@ -12,13 +12,13 @@ const NOT_CONNECTED = 0xff
 
 export class InterruptLines {
   readonly #pci: V86Pci
-  /** Ids of the devices, ours and v86's, that hold their line up. */
+  /** Ids of the devices, ours and v86's, that assert their pin. */
   readonly #asserted = new Set<number>()
   readonly #raise: (id: number) => void
   readonly #lower: (id: number) => void
-  #frozen = false
+  #isFrozen = false
 
-  /** Once for each bus: from then on v86's own devices come through here. */
+  /** To be made once for each bus: from then on the pins of v86's own devices are driven through here. */
   constructor(pci: V86Pci) {
     this.#pci = pci
     this.#raise = pci.raise_irq.bind(pci)
@@ -27,37 +27,37 @@ export class InterruptLines {
     pci.lower_irq = (id) => this.set(id, false)
   }
 
-  /** Ids of the devices that interrupt at present. */
+  /** Ids of the devices that assert their pin. */
   get asserted(): readonly number[] {
     return [...this.#asserted]
   }
 
   /**
-   * Drives the interrupt pin of device `id`. Lines are shared, and v86 would lower a line for all when one device lowers it, so that
-   * the others' interrupts are lost: here a line is up while any device holds it ([PCI] 2.2.6).
+   * Drives the interrupt pin of device `id`. Devices share lines. v86 lowers a line when one of them lowers its pin, and loses the
+   * interrupts of the others; here a line is up while any device asserts its pin ([PCI] 2.2.6).
    */
   set(id: number, level: boolean): void {
     if (level) this.#asserted.add(id)
     else this.#asserted.delete(id)
-    // v86 fails for a device that is not on its bus
-    if (this.#frozen || this.#pci.device_spaces[id] === undefined) return
+    // v86 throws for a device that is not on its bus.
+    if (this.#isFrozen || this.#pci.device_spaces[id] === undefined) return
     if (level) this.#raise(id)
     else if (!this.#shared(id)) this.#lower(id)
   }
 
-  /** What firmware writes to Interrupt Line of device `id`: the interrupt number that its pin is routed to. 0 until firmware has set the router up. */
+  /** What firmware writes to Interrupt Line of device `id`: the interrupt number that its pin is routed to, 0 before firmware has run. */
   interruptLine(id: number): number {
     const route = this.#route(id)
     return (route & PIRQ.DISABLED) !== 0 ? NOT_CONNECTED : route & PIRQ.NUMBER
   }
 
-  /** Restores the devices' pins: `act` restores the devices, `asserted` says who interrupts afterwards. v86 restores the lines themselves. */
+  /** Calls `act`, which restores the devices, and takes over who asserts a pin. The lines stay as they are: v86 restores them itself. */
   restore(asserted: readonly number[], act: () => void): void {
-    this.#frozen = true
+    this.#isFrozen = true
     try {
       act()
     } finally {
-      this.#frozen = false
+      this.#isFrozen = false
     }
     this.#asserted.clear()
     for (const id of asserted) this.#asserted.add(id)

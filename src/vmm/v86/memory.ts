@@ -1,19 +1,19 @@
 /**
- * V86Memory: the RAM of a v86 machine as GuestMemory. It lies inside v86's WebAssembly memory, which grows, and code that was
- * compiled from a page must be dropped when a device stores there.
+ * V86Memory: the RAM of a v86 machine as GuestMemory. RAM is a part of v86's WebAssembly memory, which may grow. When a device stores to
+ * a page, v86 must drop the code that it has compiled from that page.
  */
 import { type GuestMemory, RamRegion } from "../../virtio/guest-memory.ts"
 
-/** What is used of v86's CPU object here. */
+/** What V86Memory uses of v86's CPU object. */
 export interface V86Ram {
   readonly wasm_memory: { readonly buffer: ArrayBufferLike }
-  /** Guest RAM; v86 makes a new view at each property access, so it is looked at once and never indexed. */
+  /** Guest RAM. Read it once: v86 makes a new view at each property access. */
   readonly mem8: { readonly byteOffset: number; readonly length: number }
-  /** Drops compiled code of the pages in [start, end); never called with an empty range. */
+  /** Drops the code compiled from the pages in [start, end), which must not be empty. */
   jit_dirty_cache(start: number, end: number): void
 }
 
-/** The legacy video window: v86 hands accesses there to its VGA, so it is no RAM that a device could reach. */
+/** The legacy video window. v86 passes accesses to it to its VGA, so devices cannot use it as RAM. */
 const VGA_WINDOW = { START: 0xa_0000, END: 0xc_0000 } as const
 
 export class V86Memory implements GuestMemory {

@@ -1,4 +1,4 @@
-/** Registers of ours among v86's ports: a handler for each port, and I/O BARs whose handlers move when the guest moves the BAR. */
+/** Our registers at v86's ports: a handler for each port, and I/O BARs whose handlers move with the BAR. */
 import type { AccessWidth } from "../../pci/access.ts"
 import type { PciFunction } from "../../pci/function.ts"
 import type { V86Port } from "./v86.ts"
@@ -8,7 +8,7 @@ interface Registers {
   write(offset: number, width: AccessWidth, value: number): void
 }
 
-/** The port at `offset` of `registers`. v86 wants signed values from a 32-bit read, and hands signed ones to a write. */
+/** The handlers of the port at `offset` of `registers`. v86 expects and passes 32-bit values signed. */
 export function registerPort(registers: Registers, offset: number): V86Port {
   return {
     read8: () => registers.read(offset, 1),
@@ -24,7 +24,7 @@ export function registerPort(registers: Registers, offset: number): V86Port {
 interface IoBar {
   readonly index: number
   readonly entries: readonly V86Port[]
-  /** The first port at present, and what stood there before us. */
+  /** The first port, and whose the ports were before; undefined while the BAR is not decoded. */
   mapped: { readonly port: number; readonly displaced: readonly (V86Port | undefined)[] } | undefined
 }
 
@@ -38,12 +38,15 @@ export class IoBars {
     this.#ports = ports
     this.#fn = fn
     this.#bars = fn.bars.filter((bar) => bar.kind === "io").map(({ index, size }) => {
-      const registers: Registers = { read: (offset, width) => fn.barRead(index, offset, width), write: (offset, width, value) => fn.barWrite(index, offset, width, value) }
+      const registers: Registers = {
+        read: (offset, width) => fn.barRead(index, offset, width),
+        write: (offset, width, value) => fn.barWrite(index, offset, width, value),
+      }
       return { index, entries: Array.from({ length: size }, (_, offset) => registerPort(registers, offset)), mapped: undefined }
     })
   }
 
-  /** Puts the handlers where the BARs are decoded now. */
+  /** Moves the handlers to where the BARs are decoded now. */
   update(): void {
     for (const bar of this.#bars) {
       const port = this.#fn.barAddress(bar.index)

@@ -1,4 +1,4 @@
-/** attachToV86 against a machine that behaves as v86 does: where the disk appears, what moves, what is shared, saved and reset. */
+/** attachToV86 on a machine that behaves as v86 does: slots, BARs, shared interrupts, saved state, reset. */
 import { describe, expect, it } from "vitest"
 import { MemoryBacking } from "../../../src/backing/memory.ts"
 import { BlockDriver, findBlockDevices } from "../../../src/vmm/driver/block/driver.ts"
@@ -10,7 +10,10 @@ import { FakeV86 } from "./fake-v86.ts"
 
 const SIZE = 1 << 20
 
-function machine(options: V86DiskOptions = {}, backing: ConstructorParameters<typeof MemoryBacking>[0] | ReturnType<typeof promiseBacking> = { size: SIZE }) {
+function machine(
+  options: V86DiskOptions = {},
+  backing: ConstructorParameters<typeof MemoryBacking>[0] | ReturnType<typeof promiseBacking> = { size: SIZE },
+) {
   const vm = new FakeV86()
   const disk = attachToV86(vm, "pread" in backing ? backing : new MemoryBacking(backing), { slot: 9, ...options })
   vm.start()
@@ -81,9 +84,11 @@ describe("a disk in v86", () => {
 
   it("leaves configuration accesses to v86's own devices to v86, and answers in any width", () => {
     const { vm } = machine()
-    const space = vm.pci.register_device({ pci_id: 3 << 3, pci_space: Uint8Array.from({ length: 256 }, (_, at) => at), pci_bars: [], name: "other" })
+    const space = vm.pci.register_device({
+      pci_id: 3 << 3, pci_space: Uint8Array.from({ length: 256 }, (_, at) => at), pci_bars: [], name: "other",
+    })
     expect(space.length).toBe(64)
-    expect(vm.config(3, 0x08, 4)).toBe(0x0b0a0908)
+    expect(vm.config(3, 0x08, 4)).toBe(0x0b0a_0908)
     expect([vm.config(9, 2, 2), vm.config(9, 2, 1), vm.config(9, 3, 1)]).toEqual([0x1001, 0x01, 0x10])
     expect(vm.config(4, 0, 4)).toBe(0xffff_ffff)
   })
@@ -91,7 +96,12 @@ describe("a disk in v86", () => {
   it("shares an interrupt line: it stays high while any device of the line holds it", () => {
     const { vm } = machine()
     const other = (9 + 4) << 3 // four slots on, the same pin
-    vm.pci.register_device({ pci_id: other, pci_space: Uint8Array.from({ length: 256 }, (_, at) => (at === 0x3d ? 1 : 0)), pci_bars: [], name: "other" })
+    vm.pci.register_device({
+      pci_id: other,
+      pci_space: Uint8Array.from({ length: 256 }, (_, at) => (at === 0x3d ? 1 : 0)),
+      pci_bars: [],
+      name: "other",
+    })
     const line = vm.pci.line(9 << 3)
     expect(vm.pci.line(other)).toBe(line)
     vm.pci.raise_irq(other)
@@ -151,7 +161,9 @@ describe("a disk in v86", () => {
     const vm = new FakeV86()
     vm.start()
     const memory = new V86Memory((vm.v86 as { cpu: V86Ram }).cpu)
-    expect([0x9_ffff, 0xa_0000, 0xb_ffff, 0xc_0000, 0x1f_ffff, 0x20_0000, -1, 2 ** 53].map((address) => memory.region(address) !== undefined)).toEqual([true, false, false, true, true, false, false, false])
+    expect(
+      [0x9_ffff, 0xa_0000, 0xb_ffff, 0xc_0000, 0x1f_ffff, 0x20_0000, -1, 2 ** 53].map((address) => memory.region(address) !== undefined),
+    ).toEqual([true, false, false, true, true, false, false, false])
     vm.ram[0x9_fffe] = 1
     vm.ram[0xc_0000] = 2
     expect([guestBytes(memory, 0x9_fffe, 2)?.[0], guestBytes(memory, 0x9_fffe, 3), guestBytes(memory, 0xc_0000, 1)?.[0]]).toEqual([1, undefined, 2])
@@ -172,7 +184,7 @@ describe("save_state and restore_state", () => {
     target.start()
     await target.restore_state(state)
     await new Promise((resolve) => setTimeout(resolve, 1))
-    // The driver's own memory is what v86 would have restored with the processor: let it drive the other machine.
+    // v86 would have restored the driver's memory with the processor. Here the driver goes on with the other machine.
     expect(copy.device.virtio.status).toBe(kind === "legacy" ? 7 : 15)
     expect(target.portRead(0xc000 + 0x12, kind === "legacy" ? 1 : 2)).toBe(kind === "legacy" ? 7 : 2) // device status; number of queues
     replace(vm, target)
@@ -203,13 +215,20 @@ describe("save_state and restore_state", () => {
     await other.restore_state(bare)
     expect(disk.device.virtio.status).toBe(0)
     const forged = JSON.parse(Buffer.from(bare).toString()) as { pci: unknown[] }
-    forged.pci.push(["vioblk-pci-1", [], 9 << 3, JSON.stringify({ version: 1, isr: 0, vectors: [65535, 65535, 65535], selects: [0, 0, 0, 0], device: { status: 15 } })])
-    await expect(other.restore_state(new Uint8Array(Buffer.from(JSON.stringify(forged))).buffer)).rejects.toThrow(/^saved state: features: not a list of 2$/)
+    forged.pci.push([
+      "vioblk-pci-1",
+      [],
+      9 << 3,
+      JSON.stringify({ version: 1, isr: 0, vectors: [65535, 65535, 65535], selects: [0, 0, 0, 0], device: { status: 15 } }),
+    ])
+    await expect(
+      other.restore_state(new Uint8Array(Buffer.from(JSON.stringify(forged))).buffer),
+    ).rejects.toThrow(/^saved state: features: not a list of 2$/)
     expect(disk.device.virtio.status).toBe(0)
   })
 })
 
-/** From now on, what drives `from` drives `to`: the same guest, restored. */
+/** Makes whatever drives `from` drive `to`, as a restored guest does. */
 function replace(from: FakeV86, to: FakeV86): void {
   Object.defineProperty(from, "ram", { get: () => to.ram })
   from.portRead = (port, width) => to.portRead(port, width)

@@ -1,6 +1,6 @@
 /**
- * As much of a v86 machine as attachToV86 touches, behaving as v86 0.5.462 does (its src/pci.js, src/io.js, src/cpu.js), so that the
- * adapter can be tested in milliseconds; test/linux runs the real one. It is also a platform for our guest driver.
+ * FakeV86: the parts of a v86 machine that attachToV86 uses, with the behaviour of v86 0.5.462 (src/pci.js, src/io.js, src/cpu.js,
+ * src/acpi.js), for tests that take milliseconds; test/linux runs the real one. It is also a platform for our guest driver.
  */
 import type { PlatformInterrupts, Platform } from "../../../src/vmm/driver/platform.ts"
 
@@ -14,10 +14,20 @@ interface Entry {
   device: unknown
 }
 
-const emptyEntry = (): Entry => ({ read8: () => 0xff, read16: () => 0xffff, read32: () => -1, write8: () => {}, write16: () => {}, write32: () => {}, device: undefined })
+const emptyEntry = (): Entry => ({
+  read8: () => 0xff,
+  read16: () => 0xffff,
+  read32: () => -1,
+  write8: () => {},
+  write16: () => {},
+  write32: () => {},
+  device: undefined,
+})
 
-/** The compiler's ES library does not know it. */
-declare const WebAssembly: { readonly Memory: new (limits: { initial: number; maximum: number }) => { readonly buffer: ArrayBuffer; grow(pages: number): number } }
+/** The ES library that we compile with does not declare it. */
+declare const WebAssembly: {
+  readonly Memory: new (limits: { initial: number; maximum: number }) => { readonly buffer: ArrayBuffer; grow(pages: number): number },
+}
 
 const PAGE = 65536
 /** RAM does not begin where the WebAssembly memory does. */
@@ -47,7 +57,7 @@ export class FakePci {
       data.read8 = () => (word() >>> (8 * byte)) & 0xff
       data.read16 = () => (word() >>> (8 * byte)) & 0xffff
       data.read32 = word
-      // v86 takes the buffer of a table that is not there, and stops
+      // v86 uses the table of a device without checking that there is one.
       data.write8 = data.write16 = () => {
         if (selected() === undefined) throw new TypeError("v86 stops at a write to a function that is not there")
       }
@@ -94,7 +104,7 @@ export class FakePci {
   }
 }
 
-/** As v86's src/acpi.js: plain bytes for the event registers, and a timer that lowers the line when it does not raise it. */
+/** As src/acpi.js: plain bytes for the event registers, and a timer that either raises or lowers the line. */
 class FakeAcpi {
   pm1_status = 0
   pm1_enable = 0
@@ -132,7 +142,7 @@ export class FakeV86 implements Platform {
     this.acpi = options.acpi === true ? new FakeAcpi(this.ports, this.pci) : undefined
   }
 
-  /** The machine comes to be later, as in v86. */
+  /** Makes the machine, which v86 does some time after its constructor. */
   start(): void {
     const { memory, pci, ports } = this
     const ramSize = 32 * PAGE
@@ -160,9 +170,11 @@ export class FakeV86 implements Platform {
     if (event === "emulator-ready") this.#ready.push(listener)
   }
 
-  /** As v86: JSON, PCI before RAM. */
+  /** As v86 does it: JSON, and PCI is restored before RAM. */
   async save_state(): Promise<ArrayBuffer> {
-    const pci = JSON.parse(JSON.stringify(this.pci.get_state(), (_, value: unknown) => (value instanceof Int32Array ? [...value] : value))) as unknown
+    const pci = JSON.parse(
+      JSON.stringify(this.pci.get_state(), (_, value: unknown) => (value instanceof Int32Array ? [...value] : value)),
+    ) as unknown
     return new Uint8Array(Buffer.from(JSON.stringify({ pci, ram: Buffer.from(this.ram).toString("base64") }))).buffer
   }
 
@@ -184,8 +196,12 @@ export class FakeV86 implements Platform {
 
   portRead(port: number, width: 1 | 2 | 4): number {
     const entry = this.ports[port] ?? emptyEntry()
-    const value = width === 1 ? entry.read8.call(entry.device, port) : width === 2 ? entry.read16.call(entry.device, port) : entry.read32.call(entry.device, port)
-    if (width === 4 ? value !== (value | 0) : value < 0 || value >= 2 ** (8 * width)) throw new Error(`v86 would stumble over ${value} from port ${port}`)
+    const value = width === 1
+      ? entry.read8.call(entry.device, port)
+      : width === 2 ? entry.read16.call(entry.device, port) : entry.read32.call(entry.device, port)
+    if (width === 4 ? value !== (value | 0) : value < 0 || value >= 2 ** (8 * width)) {
+      throw new Error(`v86 would stumble over ${value} from port ${port}`)
+    }
     return value >>> 0
   }
 

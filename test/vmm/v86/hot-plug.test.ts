@@ -27,7 +27,9 @@ function sci(vm: FakeV86): boolean {
 }
 
 describe("a disk attached to a running machine", () => {
-  it.each([8, 13, 14, 15, 16])("has the interrupt line in slot %i that firmware would have written from the PIRQ routing registers", (slot) => {
+  it.each([
+    8, 13, 14, 15, 16,
+  ])("has the interrupt line in slot %i that firmware would have written from the PIRQ routing registers", (slot) => {
     const { vm } = machine()
     vm.pci.isa_bridge_space8.set([5, 9, 10, 11], 0x60)
     attachToV86(vm, disk(), { slot })
