@@ -13,7 +13,8 @@
  * - `timeout`: a register did not show what it must within the time allowed
  * - `no-memory`: the guest RAM given to the driver is used up
  */
-export type DriverErrorCode = "no-device" | "gone" | "unsupported" | "features-refused" | "protocol" | "needs-reset" | "reset" | "timeout" | "no-memory"
+export type DriverErrorCode =
+  "no-device" | "gone" | "unsupported" | "features-refused" | "protocol" | "needs-reset" | "reset" | "timeout" | "no-memory"
 
 /** The device, or the access to it, does not work. */
 export class DriverError extends Error {

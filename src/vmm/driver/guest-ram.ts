@@ -70,6 +70,8 @@ function dataOf(ram: Uint8Array): DataView {
 }
 
 function wordsOf(ram: Uint8Array): Uint16Array {
-  if (ram.byteOffset % 2 !== 0) throw new RangeError(`guest RAM starts at the odd offset ${ram.byteOffset} of its buffer; ring indices need an even one`)
+  if (ram.byteOffset % 2 !== 0) {
+    throw new RangeError(`guest RAM starts at the odd offset ${ram.byteOffset} of its buffer; ring indices need an even one`)
+  }
   return new Uint16Array(ram.buffer, ram.byteOffset, Math.floor(ram.byteLength / 2))
 }

@@ -74,7 +74,10 @@ export class RamAllocator {
   allocate(length: number, alignment = 16): number {
     const address = this.tryAllocate(length, alignment)
     if (address !== undefined) return address
-    throw new DriverError("no-memory", `no ${length} bytes of guest RAM are free at an alignment of ${alignment}; give the driver more memory`)
+    throw new DriverError(
+      "no-memory",
+      `no ${length} bytes of guest RAM are free at an alignment of ${alignment}; give the driver more memory`,
+    )
   }
 
   /** Like `allocate`, but undefined when there is no room. */

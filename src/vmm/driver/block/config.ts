@@ -33,7 +33,12 @@ export interface BlockIdentity {
   /** Bytes: a hint. */
   readonly blockSize?: number
   /** In blocks of `blockSize`. */
-  readonly topology?: { readonly physicalBlockExp: number; readonly alignmentOffset: number; readonly minIoSize: number; readonly optIoSize: number }
+  readonly topology?: {
+    readonly physicalBlockExp: number
+    readonly alignmentOffset: number
+    readonly minIoSize: number
+    readonly optIoSize: number
+  }
   /** True: write-back, false: write-through. */
   readonly writeback?: boolean
   readonly queues?: number

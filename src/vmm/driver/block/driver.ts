@@ -61,7 +61,8 @@ const DEFAULT_DEPTH = 8
 export function findBlockDevices(platform: Platform, options: EnumerateOptions = {}): PciDevice[] {
   return enumeratePci(platform, options).filter((device) => {
     const id = device.deviceId
-    return device.vendorId === VIRTIO_PCI_ID.VENDOR && (id === VIRTIO_PCI_ID.TRANSITIONAL_BLOCK || id === VIRTIO_PCI_ID.MODERN_BASE + VIRTIO_ID.BLOCK)
+    return device.vendorId === VIRTIO_PCI_ID.VENDOR &&
+      (id === VIRTIO_PCI_ID.TRANSITIONAL_BLOCK || id === VIRTIO_PCI_ID.MODERN_BASE + VIRTIO_ID.BLOCK)
   })
 }
 
@@ -158,13 +159,19 @@ export class BlockDriver {
     await this.#sender.checked("FLUSH", options)
   }
 
-  /** Tells the device that it need not keep these sectors. Splits them to the device's limits. Rejects with `DriverError` ("unsupported") without DISCARD. */
+  /**
+   * Tells the device that it need not keep these sectors. Splits them to the device's limits. Rejects with `DriverError` ("unsupported")
+   * without DISCARD.
+   */
   async discard(ranges: readonly SectorRange[], options: RequestOptions = NO_OPTIONS): Promise<void> {
     checkRequest("BlockDriver.discard", options, REQUEST_RULES)
     await this.#ranges("DISCARD", ranges, 0, this.#engine.identity.discard, options)
   }
 
-  /** Makes these sectors read as zeroes. Splits them to the device's limits. Rejects with `DriverError` ("unsupported") without WRITE_ZEROES. */
+  /**
+   * Makes these sectors read as zeroes. Splits them to the device's limits. Rejects with `DriverError` ("unsupported") without
+   * WRITE_ZEROES.
+   */
   async writeZeroes(ranges: readonly SectorRange[], options: WriteZeroesOptions = NO_OPTIONS): Promise<void> {
     checkRequest("BlockDriver.writeZeroes", options, WRITE_ZEROES_RULES)
     const flags = options.unmap === true ? BLK_RANGE.UNMAP : 0
@@ -306,7 +313,9 @@ export class BlockDriver {
     const { sector, length } = transfer
     checkRequest(name === "IN" ? "BlockDriver.read" : "BlockDriver.write", options, REQUEST_RULES)
     if (!Number.isSafeInteger(sector) || sector < 0) throw new RangeError(`sector ${sector} is not a whole number from 0 up`)
-    if (!Number.isSafeInteger(length) || length < 0 || length % SECTOR_SIZE !== 0) throw new RangeError(`${length} bytes are not a whole number of sectors`)
+    if (!Number.isSafeInteger(length) || length < 0 || length % SECTOR_SIZE !== 0) {
+      throw new RangeError(`${length} bytes are not a whole number of sectors`)
+    }
     const chunk = this.#sender.largestRequest(options)
     const bytes = Math.min(chunk, length)
     const port: TransferPort = {

@@ -164,7 +164,9 @@ export class BlockEngine {
   submit(submission: Submission): Promise<number> {
     const queue = this.#queue(submission.queue)
     const { segments, table, buffer } = submission
-    const returned = new Promise<number>((used, failed) => queue.submit({ segments, table, used, failed, ...(buffer !== undefined && { buffer }) }))
+    const returned = new Promise<number>(
+      (used, failed) => queue.submit({ segments, table, used, failed, ...(buffer !== undefined && { buffer }) }),
+    )
     this.#watch.start()
     this.#push()
     return returned

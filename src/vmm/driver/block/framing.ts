@@ -62,14 +62,18 @@ export function planFrame(input: FrameInput, framing: BlockFraming = {}): FrameP
   const writableBytes = input.dataIn + 1
   const segmentSize = framing.segmentSize ?? input.segmentSize
   const plan = {
-    readable: framing.readable === undefined ? [BLK_HEADER.SIZE, ...cut(input.dataOut, segmentSize)] : withRest(framing.readable, readableBytes),
+    readable: framing.readable === undefined
+      ? [BLK_HEADER.SIZE, ...cut(input.dataOut, segmentSize)]
+      : withRest(framing.readable, readableBytes),
     writable: framing.writable === undefined ? [...cut(input.dataIn, segmentSize), 1] : withRest(framing.writable, writableBytes),
   }
   if (plan.readable.length + plan.writable.length <= input.descriptors) return plan
   // A queue of two has room for one readable and one writable descriptor.
   const isFree = framing.readable === undefined && framing.writable === undefined && framing.segmentSize === undefined
   if (isFree && input.descriptors >= 2) return { readable: [readableBytes], writable: [writableBytes] }
-  throw new RangeError(`a request of ${plan.readable.length + plan.writable.length} descriptors is longer than the queue (${input.descriptors})`)
+  throw new RangeError(
+    `a request of ${plan.readable.length + plan.writable.length} descriptors is longer than the queue (${input.descriptors})`,
+  )
 }
 
 /** The segments of a plan over one piece of memory for each run of bytes. */

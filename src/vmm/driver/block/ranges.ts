@@ -17,7 +17,10 @@ export function splitRanges(ranges: readonly SectorRange[], maxSectors: number):
   return ranges.flatMap(({ sector, sectors }) => {
     const pieces: SectorRange[] = []
     for (let done = 0; done < sectors; done += maxSectors) {
-      pieces.push({ sector: typeof sector === "bigint" ? sector + BigInt(done) : sector + done, sectors: Math.min(maxSectors, sectors - done) })
+      pieces.push({
+        sector: typeof sector === "bigint" ? sector + BigInt(done) : sector + done,
+        sectors: Math.min(maxSectors, sectors - done),
+      })
     }
     return pieces
   })

@@ -108,9 +108,15 @@ export class RequestBuffers {
   #serveWaiting(): void {
     for (let first = this.#waiting[0]; first !== undefined; first = this.#waiting[0]) {
       const buffer = this.#allocate(first.capacity, first.tableEntries)
-      if (buffer !== undefined) first.resolve(buffer)
-      else if (this.#taken > this.#orphans.length) return
-      else first.reject(new DriverError("no-memory", `guest RAM has no room for a request of ${first.capacity} bytes; give the driver more memory`))
+      if (buffer !== undefined) {
+        first.resolve(buffer)
+      } else if (this.#taken > this.#orphans.length) {
+        return
+      } else {
+        first.reject(
+          new DriverError("no-memory", `guest RAM has no room for a request of ${first.capacity} bytes; give the driver more memory`),
+        )
+      }
       this.#waiting.shift()
     }
   }

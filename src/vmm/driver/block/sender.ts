@@ -109,7 +109,11 @@ export class BlockSender {
       if (request.dataOut !== undefined) this.#ram.view(buffer.data, dataOut).set(request.dataOut)
       this.#ram.view(buffer.data + dataOut, dataIn).fill(0)
       const usedLength = await this.#send(request, shape, buffer)
-      return { status: this.#ram.data.getUint8(buffer.data + dataOut + dataIn), usedLength, data: this.#ram.view(buffer.data + dataOut, dataIn).slice() }
+      return {
+        status: this.#ram.data.getUint8(buffer.data + dataOut + dataIn),
+        usedLength,
+        data: this.#ram.view(buffer.data + dataOut, dataIn).slice(),
+      }
     } finally {
       buffers.release(buffer)
     }
@@ -128,12 +132,18 @@ export class BlockSender {
     const identity = this.#engine.identity
     const segments = Math.max(1, Math.min(identity.segMax ?? Number.POSITIVE_INFINITY, this.#engine.ringSize(options.queue ?? 0) - 2))
     const segmentSize = framing.segmentSize ?? identity.sizeMax ?? SEGMENT_MAX
-    const bytes = Math.min(this.#options.maxRequestBytes ?? DEFAULT_REQUEST_BYTES, segments * segmentSize, this.#engine.virtio.memory.capacity / 4)
+    const bytes = Math.min(
+      this.#options.maxRequestBytes ?? DEFAULT_REQUEST_BYTES,
+      segments * segmentSize,
+      this.#engine.virtio.memory.capacity / 4,
+    )
     return Math.max(SECTOR_SIZE, bytes - (bytes % SECTOR_SIZE))
   }
 
   /** Up to `count` slots for reads or writes of up to `bytes` each: as many as there is memory for, at least one. */
-  openSlots(name: "IN" | "OUT", bytes: number, count: number, options: RequestOptions): readonly TransferSlot[] | Promise<readonly TransferSlot[]> {
+  openSlots(
+    name: "IN" | "OUT", bytes: number, count: number, options: RequestOptions,
+  ): readonly TransferSlot[] | Promise<readonly TransferSlot[]> {
     const { descriptors } = this.#shape(options, name === "OUT" ? bytes : 0, name === "IN" ? bytes : 0)
     const slots: TransferSlot[] = []
     while (slots.length < count) {
@@ -216,6 +226,8 @@ export class BlockSender {
     if (status !== BLK_S.OK) throw new DriverError("protocol", `the device answered ${name} with the unknown status ${status}`)
     const isStrict = this.#options.strictUsedLength ?? this.#engine.virtio.transport.kind === "modern"
     // [VIRTIO] 2.7.8.3: a driver must not make assumptions about data beyond the used length.
-    if (isStrict && usedLength < dataIn) throw new DriverError("protocol", `the used length ${usedLength} of ${name} does not cover its ${dataIn} bytes of data`)
+    if (isStrict && usedLength < dataIn) {
+      throw new DriverError("protocol", `the used length ${usedLength} of ${name} does not cover its ${dataIn} bytes of data`)
+    }
   }
 }

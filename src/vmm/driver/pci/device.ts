@@ -138,7 +138,9 @@ export class PciDevice {
     let offset = this.read8(PCI_HEADER.CAPABILITIES_POINTER) & 0xfc
     while (offset !== 0) {
       if (offset < 0x40) throw new DriverError("protocol", `${this.name}: a capability points into the header (0x${offset.toString(16)})`)
-      if (found.some((capability) => capability.offset === offset)) throw new DriverError("protocol", `${this.name}: the capability list loops`)
+      if (found.some((capability) => capability.offset === offset)) {
+        throw new DriverError("protocol", `${this.name}: the capability list loops`)
+      }
       found.push({ id: this.read8(offset), offset })
       offset = this.read8(offset + 1) & 0xfc
     }

@@ -111,7 +111,9 @@ export class MsixTable {
   }
 
   #entry(vector: number): number {
-    if (!Number.isInteger(vector) || vector < 0 || vector >= this.size) throw new RangeError(`MSI-X vector ${vector} is not in a table of ${this.size}`)
+    if (!Number.isInteger(vector) || vector < 0 || vector >= this.size) {
+      throw new RangeError(`MSI-X vector ${vector} is not in a table of ${this.size}`)
+    }
     return vector * MSIX.ENTRY_SIZE
   }
 }

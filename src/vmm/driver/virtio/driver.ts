@@ -98,7 +98,11 @@ export class VirtioDriver {
     pci.enable()
     this.#transport = openTransport(pci, options)
     this.#bars = barsOf(pci)
-    this.#interrupts = new VirtioInterrupts(pci, { queues: (vector) => this.#onQueues(vector), configuration: () => this.#onConfiguration() }, options.interrupts)
+    this.#interrupts = new VirtioInterrupts(
+      pci,
+      { queues: (vector) => this.#onQueues(vector), configuration: () => this.#onConfiguration() },
+      options.interrupts,
+    )
   }
 
   /** The device's registers. `negotiate` makes a new one. */
@@ -150,7 +154,10 @@ export class VirtioDriver {
     this.setStatus(DEVICE_STATUS.FEATURES_OK)
     if ((this.transport.status & DEVICE_STATUS.FEATURES_OK) === 0) {
       this.setStatus(DEVICE_STATUS.FAILED)
-      throw new DriverError("features-refused", `${this.pci.name}: the device refuses the features ${featureNames(this.#features).join(", ")}`)
+      throw new DriverError(
+        "features-refused",
+        `${this.pci.name}: the device refuses the features ${featureNames(this.#features).join(", ")}`,
+      )
     }
   }
 
@@ -241,7 +248,9 @@ export class VirtioDriver {
     const queue = this.#queues[index]
     const transport = this.transport
     if (queue === undefined) throw new RangeError(`queue ${index} is not in use`)
-    if (!includesFeature(this.#features, "RING_RESET") || transport.resetQueue === undefined) throw new DriverError("unsupported", "RING_RESET is not negotiated")
+    if (!includesFeature(this.#features, "RING_RESET") || transport.resetQueue === undefined) {
+      throw new DriverError("unsupported", "RING_RESET is not negotiated")
+    }
     transport.resetQueue(index)
     let fault: DriverError | undefined
     await this.#until(() => (transport.isQueueReset?.(index) ?? true) || (fault = this.fault()) !== undefined, `queue ${index}`)

@@ -47,7 +47,8 @@ export type FeatureName = keyof typeof FEATURE_BIT
 
 /** What the block driver here knows how to use through either interface. */
 const COMMON_FEATURES = [
-  "SIZE_MAX", "SEG_MAX", "GEOMETRY", "RO", "BLK_SIZE", "FLUSH", "TOPOLOGY", "CONFIG_WCE", "MQ", "DISCARD", "WRITE_ZEROES", "LIFETIME", "SECURE_ERASE",
+  "SIZE_MAX", "SEG_MAX", "GEOMETRY", "RO", "BLK_SIZE", "FLUSH", "TOPOLOGY", "CONFIG_WCE", "MQ", "DISCARD", "WRITE_ZEROES", "LIFETIME",
+  "SECURE_ERASE",
   "INDIRECT_DESC", "EVENT_IDX",
 ] as const satisfies readonly FeatureName[]
 

@@ -22,7 +22,9 @@ export class LegacyDriverTransport implements DriverTransport {
   /** @throws DriverError ("unsupported") when BAR0 is not in I/O space */
   constructor(device: PciDevice) {
     const bar = device.bars().find((each) => each.index === 0)
-    if (bar?.space !== "io") throw new DriverError("unsupported", `${device.name}: BAR0 is not in I/O space; there is no legacy virtio interface`)
+    if (bar?.space !== "io") {
+      throw new DriverError("unsupported", `${device.name}: BAR0 is not in I/O space; there is no legacy virtio interface`)
+    }
     this.registers = device.registers(0)
     this.#msix = device.msix()
   }

@@ -37,7 +37,9 @@ export class ModernDriverTransport implements DriverTransport {
     const capabilities = virtioCapabilities(device)
     const find = (type: number, name: string): VirtioCapability => {
       const found = capabilities.find((capability) => capability.type === type)
-      if (found === undefined) throw new DriverError("unsupported", `${device.name}: no virtio ${name} capability; it is not a modern virtio device`)
+      if (found === undefined) {
+        throw new DriverError("unsupported", `${device.name}: no virtio ${name} capability; it is not a modern virtio device`)
+      }
       return found
     }
     const open = (capability: VirtioCapability): Registers => {
@@ -189,7 +191,10 @@ export class ModernDriverTransport implements DriverTransport {
     const offset = this.common.read(COMMON.QUEUE_NOTIFY_OFF, 2) * this.#notifyMultiplier
     const width = includesFeature(this.#features, "NOTIFICATION_DATA") ? 4 : 2
     if (offset + width > this.#notifyLength) {
-      throw new DriverError("protocol", `queue ${queue} is to be notified at ${offset}, beyond the ${this.#notifyLength} bytes of the notification structure`)
+      throw new DriverError(
+        "protocol",
+        `queue ${queue} is to be notified at ${offset}, beyond the ${this.#notifyLength} bytes of the notification structure`,
+      )
     }
     const value = includesFeature(this.#features, "NOTIF_CONFIG_DATA") ? this.common.read(COMMON.QUEUE_NOTIF_CONFIG_DATA, 2) : queue
     return { offset, value }

@@ -51,7 +51,12 @@ export function legacyRingSize(queueSize: number): number {
 export function legacyRingLayout(queueSize: number, base: number): RingAddresses {
   checkQueueSize(queueSize)
   if (base % LEGACY_QUEUE_ALIGN !== 0) throw new RangeError(`a legacy ring starts at a multiple of ${LEGACY_QUEUE_ALIGN}, not at ${base}`)
-  return { queueSize, descriptorTable: base, availableRing: base + descriptorTableSize(queueSize), usedRing: base + legacyUsedOffset(queueSize) }
+  return {
+    queueSize,
+    descriptorTable: base,
+    availableRing: base + descriptorTableSize(queueSize),
+    usedRing: base + legacyUsedOffset(queueSize),
+  }
 }
 
 /** @throws RangeError unless `queueSize` is a power of two from 1 to 32768 */

@@ -149,7 +149,12 @@ export function writeTableEntry(ram: GuestRam, table: number, index: number, des
 function checkParts(layout: RingAddresses, ram: GuestRam): void {
   const { queueSize, descriptorTable, availableRing, usedRing } = layout
   const parts = [
-    { name: "descriptor table", start: descriptorTable, length: descriptorTableSize(queueSize), alignment: RING_ALIGNMENT.DESCRIPTOR_TABLE },
+    {
+      name: "descriptor table",
+      start: descriptorTable,
+      length: descriptorTableSize(queueSize),
+      alignment: RING_ALIGNMENT.DESCRIPTOR_TABLE,
+    },
     { name: "available ring", start: availableRing, length: availableRingSize(queueSize), alignment: RING_ALIGNMENT.AVAILABLE_RING },
     { name: "used ring", start: usedRing, length: usedRingSize(queueSize), alignment: RING_ALIGNMENT.USED_RING },
   ]

@@ -3,7 +3,9 @@
  */
 
 /** [VIRTIO] 4.1.2: PCI ids of a virtio device. Transitional ids go by type; 0x1001 is the block device. */
-export const VIRTIO_PCI_ID = { VENDOR: 0x1af4, FIRST_DEVICE: 0x1000, MODERN_BASE: 0x1040, LAST_DEVICE: 0x107f, TRANSITIONAL_BLOCK: 0x1001 } as const
+export const VIRTIO_PCI_ID = {
+  VENDOR: 0x1af4, FIRST_DEVICE: 0x1000, MODERN_BASE: 0x1040, LAST_DEVICE: 0x107f, TRANSITIONAL_BLOCK: 0x1001,
+} as const
 
 /** [VIRTIO] 5: device ids. */
 export const VIRTIO_ID = { BLOCK: 2 } as const
@@ -44,7 +46,9 @@ export const LEGACY_QUEUE_ALIGN = 4096
 export const VIRTIO_PCI_CAP = { COMMON: 1, NOTIFY: 2, ISR: 3, DEVICE: 4, PCI_CFG: 5, SHARED_MEMORY: 8, VENDOR: 9 } as const
 
 /** [VIRTIO] 4.1.4: struct virtio_pci_cap and what follows it. Byte offsets. */
-export const CAP_FIELD = { LENGTH_OF_CAP: 2, TYPE: 3, BAR: 4, ID: 5, OFFSET: 8, LENGTH: 12, NOTIFY_MULTIPLIER: 16, PCI_CFG_DATA: 16 } as const
+export const CAP_FIELD = {
+  LENGTH_OF_CAP: 2, TYPE: 3, BAR: 4, ID: 5, OFFSET: 8, LENGTH: 12, NOTIFY_MULTIPLIER: 16, PCI_CFG_DATA: 16,
+} as const
 
 /** [VIRTIO] 4.1.4.3: struct virtio_pci_common_cfg. Byte offsets. */
 export const COMMON = {

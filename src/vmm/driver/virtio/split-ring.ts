@@ -133,7 +133,9 @@ export class SplitRing extends RingMemory {
     if (table !== undefined) {
       const entries = segments.length - direct
       this.writeDescriptor(index, { address: table.address, length: entries * DESCRIPTOR.SIZE, flags: DESCRIPTOR_FLAG.INDIRECT })
-      for (let entry = 0; entry < entries; entry++) this.#store(table.address, entry, segments[direct + entry], entry + 1 < entries ? entry + 1 : NONE)
+      for (let entry = 0; entry < entries; entry++) {
+        this.#store(table.address, entry, segments[direct + entry], entry + 1 < entries ? entry + 1 : NONE)
+      }
     }
     this.#place(head)
     return head
@@ -144,7 +146,9 @@ export class SplitRing extends RingMemory {
    * returns it. `writable` is the largest used length to accept. Default: any.
    */
   reserve(count: number, writable = Number.POSITIVE_INFINITY): number[] {
-    if (!Number.isInteger(count) || count < 1 || count > this.#freeCount) throw new RangeError(`cannot reserve ${count} descriptors, ${this.#freeCount} are free`)
+    if (!Number.isInteger(count) || count < 1 || count > this.#freeCount) {
+      throw new RangeError(`cannot reserve ${count} descriptors, ${this.#freeCount} are free`)
+    }
     const indices: number[] = []
     let index = this.#take(count, writable)
     for (let taken = 0; taken < count; taken++) {
@@ -187,9 +191,13 @@ export class SplitRing extends RingMemory {
     if (ahead > this.#inFlight) throw new DriverError("protocol", `used.idx is ${ahead} ahead, but ${this.#inFlight} chains are in flight`)
     const element = this.usedElement(this.#lastUsed)
     const length = element.id < this.size ? this.#chainLength[element.id] : 0
-    if (length === undefined || length === 0) throw new DriverError("protocol", `used id ${element.id} is not the head of a chain in flight`)
+    if (length === undefined || length === 0) {
+      throw new DriverError("protocol", `used id ${element.id} is not the head of a chain in flight`)
+    }
     const writable = this.#writable[element.id] ?? 0
-    if (element.length > writable) throw new DriverError("protocol", `used length ${element.length} of head ${element.id} exceeds its ${writable} writable bytes`)
+    if (element.length > writable) {
+      throw new DriverError("protocol", `used length ${element.length} of head ${element.id} exceeds its ${writable} writable bytes`)
+    }
     this.#release(element.id, length)
     this.#lastUsed = (this.#lastUsed + 1) & 0xffff
     return element

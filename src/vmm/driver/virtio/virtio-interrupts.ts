@@ -45,7 +45,9 @@ export class VirtioInterrupts {
     this.vectors = this.#msix?.size ?? 0
     this.mode = mode ?? (this.#msix !== undefined ? "msix" : pci.interruptLine !== undefined ? "intx" : "none")
     if (this.mode === "msix" && this.#msix === undefined) throw new DriverError("unsupported", `${pci.name}: the device has no MSI-X`)
-    if (this.mode === "intx" && pci.interruptLine === undefined) throw new DriverError("unsupported", `${pci.name}: its interrupt pin is not routed to a line`)
+    if (this.mode === "intx" && pci.interruptLine === undefined) {
+      throw new DriverError("unsupported", `${pci.name}: its interrupt pin is not routed to a line`)
+    }
   }
 
   /** Sets interrupts up for so many queues. Returns the vector of each queue; none without MSI-X. */
@@ -80,7 +82,9 @@ export class VirtioInterrupts {
 
   /** [VIRTIO] 4.1.5.1.2.2: a driver verifies that a mapping succeeded. */
   checkMapping(got: number, wanted: number): void {
-    if (got !== wanted) throw new DriverError("unsupported", `${this.#pci.name}: MSI-X vector ${wanted} was not accepted, the device shows ${got}`)
+    if (got !== wanted) {
+      throw new DriverError("unsupported", `${this.#pci.name}: MSI-X vector ${wanted} was not accepted, the device shows ${got}`)
+    }
   }
 
   #connectVectors(msix: MsixTable, transport: DriverTransport, queues: number): number[] {

@@ -20,9 +20,15 @@ describe("the block driver against a small model device", () => {
     const blk = await open(disk)
     expect(await blk.read(3, 4)).toEqual(sectors(3, 4))
     await blk.write(9, new Uint8Array(1024).fill(0xaa))
-    expect(disk.disk.subarray(8 * 512, 12 * 512)).toEqual(Uint8Array.from([...sectors(8, 1), ...new Uint8Array(1024).fill(0xaa), ...sectors(11, 1)]))
+    expect(disk.disk.subarray(8 * 512, 12 * 512)).toEqual(
+      Uint8Array.from([...sectors(8, 1), ...new Uint8Array(1024).fill(0xaa), ...sectors(11, 1)]),
+    )
     await blk.flush()
-    expect(disk.seen.map(({ type, sector, chain }) => [type, sector, chain.segments.map(({ length, writable }) => (writable ? -length : length))])).toEqual([
+    expect(
+      disk.seen.map(({ type, sector, chain }) => [
+        type, sector, chain.segments.map(({ length, writable }) => (writable ? -length : length)),
+      ]),
+    ).toEqual([
       [0, 3n, [16, -2048, -1]],
       [1, 9n, [16, 1024, -1]],
       [4, 0n, [16, -1]],
@@ -76,7 +82,14 @@ describe("the block driver against a small model device", () => {
     const blk = await open(disk, { memory })
     const reads = Array.from({ length: 60 }, (_, index) => blk.read(index, 2))
     const longs = Array.from({ length: 9 }, (_, index) => blk.read(10 * index, 16))
-    while (await Promise.race([Promise.all([...reads, ...longs]).then(() => false), new Promise<boolean>((resolve) => setImmediate(() => resolve(true)))])) disk.let(3)
+    while (
+      await Promise.race([
+        Promise.all([...reads, ...longs]).then(() => false),
+        new Promise<boolean>((resolve) => setImmediate(() => resolve(true))),
+      ])
+    ) {
+      disk.let(3)
+    }
     expect(await Promise.all(reads)).toEqual(reads.map((_, index) => sectors(index, 2)))
     expect(await Promise.all(longs)).toEqual(longs.map((_, index) => sectors(10 * index, 16)))
     await expect(blk.request({ type: 1, dataOut: new Uint8Array(0x1_0000) })).rejects.toMatchObject({ code: "no-memory" })
@@ -179,10 +192,14 @@ describe("the block driver against a small model device", () => {
     disk.answer = (answer) => {
       answer.status = statuses.shift()
     }
-    await expect(blk.read(7, 1)).rejects.toSatisfy((error) => error instanceof BlockRequestError && error.status === "IOERR" && error.sector === 7 && error.request === "IN")
+    await expect(blk.read(7, 1)).rejects.toSatisfy(
+      (error) => error instanceof BlockRequestError && error.status === "IOERR" && error.sector === 7 && error.request === "IN",
+    )
     await expect(blk.flush()).rejects.toSatisfy((error) => error instanceof BlockRequestError && error.status === "UNSUPP")
     await expect(blk.read(7, 1)).rejects.toMatchObject({ code: "protocol", message: expect.stringContaining("unknown status 3") })
-    await expect(blk.write(7, new Uint8Array(512))).rejects.toMatchObject({ code: "protocol", message: expect.stringContaining("without writing its status") })
+    await expect(blk.write(7, new Uint8Array(512))).rejects.toMatchObject({
+      code: "protocol", message: expect.stringContaining("without writing its status"),
+    })
     expect(await blk.read(7, 1)).toEqual(new Uint8Array(512))
   })
 
@@ -193,8 +210,13 @@ describe("the block driver against a small model device", () => {
         answer.usedLength = 1
       }
       const blk = await open(disk, strictUsedLength === undefined ? {} : { strictUsedLength })
-      if (strictUsedLength === true) await expect(blk.read(7, 1)).rejects.toMatchObject({ code: "protocol", message: expect.stringContaining("does not cover its 512 bytes") })
-      else expect(await blk.read(7, 1)).toEqual(sectors(7, 1))
+      if (strictUsedLength === true) {
+        await expect(blk.read(7, 1)).rejects.toMatchObject({
+          code: "protocol", message: expect.stringContaining("does not cover its 512 bytes"),
+        })
+      } else {
+        expect(await blk.read(7, 1)).toEqual(sectors(7, 1))
+      }
       await blk.write(7, new Uint8Array(512))
     }
   })
@@ -206,7 +228,9 @@ describe("the block driver against a small model device", () => {
       answer.status = 2
       answer.usedLength = 0
     }
-    expect(await blk.request({ type: 0x7fff_ffff, sector: 0xffff_ffff_ffff_fffen, dataIn: 3, dataOut: new Uint8Array(5), reserved: 6 })).toEqual({ status: 2, usedLength: 0, data: new Uint8Array(3) })
+    expect(
+      await blk.request({ type: 0x7fff_ffff, sector: 0xffff_ffff_ffff_fffen, dataIn: 3, dataOut: new Uint8Array(5), reserved: 6 }),
+    ).toEqual({ status: 2, usedLength: 0, data: new Uint8Array(3) })
     expect(disk.seen[0]).toMatchObject({ type: 0x7fff_ffff, sector: 0xffff_ffff_ffff_fffen })
     expect(disk.seen[0]?.chain.segments.map(({ length }) => length)).toEqual([16, 5, 3, 1])
   })
@@ -319,7 +343,15 @@ describe("the block driver against a small model device", () => {
   it("arguments that make no sense reject before anything is sent", async () => {
     const disk = new ModelDisk()
     const blk = await open(disk)
-    for (const bad of [blk.read(-1, 1), blk.read(0.5, 1), blk.read(0, -1), blk.write(0, new Uint8Array(511)), blk.read(0, 1, { queue: 1 })]) await expect(bad).rejects.toThrow(RangeError)
+    for (const bad of [
+      blk.read(-1, 1),
+      blk.read(0.5, 1),
+      blk.read(0, -1),
+      blk.write(0, new Uint8Array(511)),
+      blk.read(0, 1, { queue: 1 }),
+    ]) {
+      await expect(bad).rejects.toThrow(RangeError)
+    }
     await expect(blk.discard([{ sector: 0, sectors: 1 }])).rejects.toMatchObject({ code: "unsupported" })
     await expect(blk.getLifetime()).rejects.toMatchObject({ code: "unsupported" })
     expect(() => blk.setWriteback(true)).toThrow(expect.objectContaining({ code: "unsupported" }))

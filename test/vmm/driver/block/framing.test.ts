@@ -20,10 +20,16 @@ describe("the framing of a block request", () => {
 
   it("VQ-08 VQ-12 sizes may be given, down to single bytes and none; what is left makes one more", () => {
     const ones = Array.from({ length: 16 }, () => 1)
-    expect(planFrame({ dataOut: 0, dataIn: 512, segmentSize: 1, descriptors: 32 }, { readable: ones, writable: [0, 500] })).toEqual({ readable: ones, writable: [0, 500, 13] })
+    expect(
+      planFrame({ dataOut: 0, dataIn: 512, segmentSize: 1, descriptors: 32 }, { readable: ones, writable: [0, 500] }),
+    ).toEqual({ readable: ones, writable: [0, 500, 13] })
     expect(planFrame({ dataOut: 512, dataIn: 0, ...limits }, { readable: [] }).readable).toEqual([528])
-    expect(planFrame({ dataOut: 0, dataIn: 0, ...limits }, { readable: [17, 5], writable: [0, 9] })).toEqual({ readable: [16], writable: [0, 1] })
-    for (const bad of [-1, 0.5, Number.NaN]) expect(() => planFrame({ dataOut: 0, dataIn: 0, ...limits }, { writable: [bad, 2] })).toThrow(/cannot have/)
+    expect(
+      planFrame({ dataOut: 0, dataIn: 0, ...limits }, { readable: [17, 5], writable: [0, 9] }),
+    ).toEqual({ readable: [16], writable: [0, 1] })
+    for (const bad of [-1, 0.5, Number.NaN]) {
+      expect(() => planFrame({ dataOut: 0, dataIn: 0, ...limits }, { writable: [bad, 2] })).toThrow(/cannot have/)
+    }
   })
 
   it("VQ-02 in a queue of two, all that is read and all that is written have one descriptor each", () => {

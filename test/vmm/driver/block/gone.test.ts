@@ -1,4 +1,7 @@
-/** What a driver's callers hear when the device goes away, is reset by somebody else, breaks, or forgets to interrupt: no promise is left open. */
+/**
+ * What a driver's callers hear when the device goes away, is reset by somebody else, breaks, or forgets to interrupt: no promise is left
+ * open.
+ */
 import { describe, expect, it } from "vitest"
 import { BlockDriver, type BlockDriverOptions, findBlockDevices } from "../../../../src/vmm/driver/block/driver.ts"
 import type { PciDevice } from "../../../../src/vmm/driver/pci/device.ts"
@@ -120,7 +123,9 @@ describe("other ways to lose a device", () => {
     expect(await other.read(0, 1)).toEqual(new Uint8Array(512))
   })
 
-  it.each(["device", "queue"] as const)("unplugged while the driver waits for the reset of the %s: it does not wait for the time limit", async (what) => {
+  it.each([
+    "device", "queue",
+  ] as const)("unplugged while the driver waits for the reset of the %s: it does not wait for the time limit", async (what) => {
     const { machine, disk, open } = bench()
     const blk = await open({ resetTimeout: 2 ** 31 - 1 })
     const read = blk.read(0, 1).catch((error: unknown) => error)
@@ -139,7 +144,9 @@ describe("other ways to lose a device", () => {
     const machine = new Machine({ ramSize: 8 << 20 })
     const old = machine.attachDisk(heldDisk(new Uint8Array(SIZE)), { slot: 1 })
     machine.attachDisk(new FakeDisk(), { slot: 5 })
-    const [first, second] = await Promise.all(findBlockDevices(machine).map((pci) => BlockDriver.open(pci, { interrupts: "intx", watchInterval: 2 ** 31 - 1 })))
+    const [first, second] = await Promise.all(
+      findBlockDevices(machine).map((pci) => BlockDriver.open(pci, { interrupts: "intx", watchInterval: 2 ** 31 - 1 })),
+    )
     if (first === undefined || second === undefined) throw new Error("no disks")
     const read = first.read(0, 1)
     machine.unplug(old.slot)

@@ -120,7 +120,9 @@ export class ModelDisk {
   }
 
   #execute(chain: SeenChain): void {
-    const gather = (writable: boolean): number[] => chain.segments.filter((each) => each.writable === writable).flatMap(({ address, length }) => Array.from({ length }, (_, index) => address + index))
+    const gather = (writable: boolean): number[] => chain.segments.filter((each) => each.writable === writable).flatMap(
+      ({ address, length }) => Array.from({ length }, (_, index) => address + index),
+    )
     const readable = gather(false)
     const writable = gather(true)
     const header = new DataView(Uint8Array.from({ length: 16 }, (_, index) => this.ram[readable[index] ?? 0] ?? 0).buffer)

@@ -4,7 +4,7 @@ import { encodeRanges, splitRanges } from "../../../../src/vmm/driver/block/rang
 
 describe("ranges of sectors", () => {
   it("BLK-22 a record is sector, number of sectors and flags, 16 bytes in all", () => {
-    expect([...encodeRanges([{ sector: 0x1122334455667788n, sectors: 0x99aabbcc }], 0x80000001)]).toEqual([
+    expect([...encodeRanges([{ sector: 0x1122_3344_5566_7788n, sectors: 0x99aa_bbcc }], 0x8000_0001)]).toEqual([
       0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11, 0xcc, 0xbb, 0xaa, 0x99, 0x01, 0x00, 0x00, 0x80,
     ])
     expect(encodeRanges([{ sector: 1, sectors: 2 }, { sector: 3, sectors: 4 }])).toHaveLength(32)
@@ -18,7 +18,9 @@ describe("ranges of sectors", () => {
       { sector: 13, sectors: 2 },
       { sector: 100, sectors: 4 },
     ])
-    expect(splitRanges([{ sector: 2n ** 60n, sectors: 3 }], 2)).toEqual([{ sector: 2n ** 60n, sectors: 2 }, { sector: 2n ** 60n + 2n, sectors: 1 }])
+    expect(splitRanges([{ sector: 2n ** 60n, sectors: 3 }], 2)).toEqual([
+      { sector: 2n ** 60n, sectors: 2 }, { sector: 2n ** 60n + 2n, sectors: 1 },
+    ])
     expect(() => splitRanges([{ sector: 0, sectors: 1 }], 0)).toThrow(expect.objectContaining({ code: "protocol" }))
   })
 })

@@ -26,9 +26,9 @@ describe("configuration accesses", () => {
     expect(config.read({ bus: 0xab, device: 31, function: 7 }, 0x3d, 1)).toBe(0x12)
     config.write({ bus: 0, device: 4, function: 0 }, 0x06, 2, 0x1234)
     expect(log).toEqual([
-      ["out", 0xcf8, 4, 0x80abff3c],
+      ["out", 0xcf8, 4, 0x80ab_ff3c],
       ["in", 0xcfd, 1],
-      ["out", 0xcf8, 4, 0x80002004],
+      ["out", 0xcf8, 4, 0x8000_2004],
       ["out", 0xcfe, 2, 0x1234],
     ])
   })
@@ -51,7 +51,9 @@ describe("configuration accesses", () => {
 
   it("misaligned accesses, and such as leave the space, are refused", () => {
     const config = new ConfigMechanism1Access(PLATFORM)
-    for (const [offset, width] of [[1, 2], [2, 4], [256, 1], [-1, 1], [0.5, 1]] as const) expect(() => config.read(AT, offset, width)).toThrow(RangeError)
+    for (const [offset, width] of [[1, 2], [2, 4], [256, 1], [-1, 1], [0.5, 1]] as const) {
+      expect(() => config.read(AT, offset, width)).toThrow(RangeError)
+    }
     expect(() => config.read({ ...AT, device: 32 }, 0, 1)).toThrow(/is not a PCI address/)
     expect(() => new Ecam(PLATFORM, { base: 0 }).read(AT, 4096, 1)).toThrow(RangeError)
   })
@@ -98,14 +100,16 @@ describe("BARs", () => {
   it("a BAR is placed where it fits only, and an address that does not stick is an error", () => {
     const device = deviceOf(fake)
     expect(() => device.setBarAddress(2, 0x1000)).toThrow(/cannot start/)
-    expect(() => device.setBarAddress(1, 0x1_0000_0000)).toThrow(/32 bits/)
+    expect(() => device.setBarAddress(1, 2 ** 32)).toThrow(/32 bits/)
     expect(() => device.setBarAddress(3, 0)).toThrow(/no BAR 3/)
     fake.writable.set(0x14, 0)
     expect(() => device.setBarAddress(1, 0x2000)).toThrow(expect.objectContaining({ code: "protocol" }))
   })
 
   it("registers behind a BAR that nobody placed cannot be reached", () => {
-    expect(() => deviceOf(new FakeFunction([{ index: 0, mask: 0xffc0, flags: 1 }])).registers(0)).toThrow(expect.objectContaining({ code: "no-device" }))
+    expect(
+      () => deviceOf(new FakeFunction([{ index: 0, mask: 0xffc0, flags: 1 }])).registers(0),
+    ).toThrow(expect.objectContaining({ code: "no-device" }))
   })
 })
 
@@ -154,7 +158,14 @@ describe("enumeration", () => {
   it("finds every function of every device, and more than function 0 only in multi-function devices", () => {
     const multi = new FakeFunction()
     multi.data.setUint8(0x0e, 0x80)
-    const functions = { "0:0.0": new FakeFunction(), "0:0.3": new FakeFunction(), "0:31.0": multi, "0:31.2": new FakeFunction(), "0:31.7": new FakeFunction(), "5:1.0": new FakeFunction() }
+    const functions = {
+      "0:0.0": new FakeFunction(),
+      "0:0.3": new FakeFunction(),
+      "0:31.0": multi,
+      "0:31.2": new FakeFunction(),
+      "0:31.7": new FakeFunction(),
+      "5:1.0": new FakeFunction(),
+    }
     const config = fakeConfig(functions)
     expect(enumeratePci(PLATFORM, { config }).map((device) => device.name)).toEqual(["00:00.0", "00:1f.0", "00:1f.2", "00:1f.7"])
     expect(enumeratePci(PLATFORM, { config, buses: [5, 0] }).map((device) => device.name)[0]).toBe("05:01.0")
@@ -162,10 +173,12 @@ describe("enumeration", () => {
 
   it("identity and interrupt line come from the header", () => {
     const fake = new FakeFunction()
-    fake.data.setUint32(0x08, 0x01_08_02_07, true)
+    fake.data.setUint32(0x08, 0x0108_0207, true)
     fake.data.setUint32(0x2c, 0x0002_1af4, true)
     const device = deviceOf(fake)
-    expect([device.vendorId, device.deviceId, device.revisionId, device.classCode, device.subsystemVendorId, device.subsystemId]).toEqual([0x1af4, 0x1001, 7, 0x010802, 0x1af4, 2])
+    expect([
+      device.vendorId, device.deviceId, device.revisionId, device.classCode, device.subsystemVendorId, device.subsystemId,
+    ]).toEqual([0x1af4, 0x1001, 7, 0x01_0802, 0x1af4, 2])
     expect(device.interruptLine).toBeUndefined()
     fake.data.setUint16(0x3c, 0x01_0b, true)
     expect(device.interruptLine).toBe(11)

@@ -1,20 +1,30 @@
 /** What the driver accepts of what is offered. */
 import { describe, expect, it } from "vitest"
-import { chooseFeatures, FEATURE_BIT, type FeatureName, featureMask, featureNames, includesFeature } from "../../../../src/vmm/driver/virtio/features.ts"
+import {
+  chooseFeatures, FEATURE_BIT, type FeatureName, featureMask, featureNames, includesFeature,
+} from "../../../../src/vmm/driver/virtio/features.ts"
 
 const ALL = (1n << 128n) - 1n
 const bits = (...numbers: number[]): bigint => numbers.reduce((mask, bit) => mask | (1n << BigInt(bit)), 0n)
 
 describe("the driver's choice of features", () => {
   it("FT-24 the block device's bits have the numbers of the specification", () => {
-    const names = ["SIZE_MAX", "SEG_MAX", "GEOMETRY", "RO", "BLK_SIZE", "FLUSH", "TOPOLOGY", "CONFIG_WCE", "MQ", "DISCARD", "WRITE_ZEROES", "LIFETIME", "SECURE_ERASE", "ZONED"] as const
+    const names = [
+      "SIZE_MAX", "SEG_MAX", "GEOMETRY", "RO", "BLK_SIZE", "FLUSH", "TOPOLOGY", "CONFIG_WCE", "MQ", "DISCARD", "WRITE_ZEROES", "LIFETIME",
+      "SECURE_ERASE", "ZONED",
+    ] as const
     expect(names.map((name) => FEATURE_BIT[name])).toEqual([1, 2, 4, 5, 6, 9, 10, 11, 12, 13, 14, 15, 16, 17])
   })
 
   it("FT-01 the bits of rings and negotiation have the numbers of the specification", () => {
-    const names: FeatureName[] = ["NOTIFY_ON_EMPTY", "ANY_LAYOUT", "INDIRECT_DESC", "EVENT_IDX", "VERSION_1", "ACCESS_PLATFORM", "RING_PACKED", "IN_ORDER", "ORDER_PLATFORM"]
+    const names: FeatureName[] = [
+      "NOTIFY_ON_EMPTY", "ANY_LAYOUT", "INDIRECT_DESC", "EVENT_IDX", "VERSION_1", "ACCESS_PLATFORM", "RING_PACKED", "IN_ORDER",
+      "ORDER_PLATFORM",
+    ]
     expect(names.map((name) => FEATURE_BIT[name])).toEqual([24, 27, 28, 29, 32, 33, 34, 35, 36])
-    const others: FeatureName[] = ["SR_IOV", "NOTIFICATION_DATA", "NOTIF_CONFIG_DATA", "RING_RESET", "ADMIN_VQ", "SUSPEND", "BARRIER", "SCSI"]
+    const others: FeatureName[] = [
+      "SR_IOV", "NOTIFICATION_DATA", "NOTIF_CONFIG_DATA", "RING_RESET", "ADMIN_VQ", "SUSPEND", "BARRIER", "SCSI",
+    ]
     expect(others.map((name) => FEATURE_BIT[name])).toEqual([37, 38, 39, 40, 41, 43, 0, 7])
   })
 

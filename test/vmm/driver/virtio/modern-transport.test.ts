@@ -46,7 +46,9 @@ function fakeDevice(options: { multiplier?: number; notifyLength?: number; witho
 describe("the registers of the modern transport", () => {
   it("PCI-13 PCI-14 a queue is described by size and three addresses, low halves first, and enabled last", () => {
     const { pci, log } = fakeDevice()
-    new ModernDriverTransport(pci).enableQueue(3, { queueSize: 8, descriptorTable: 0x1_2345_6780, availableRing: 0xa_0000_0002, usedRing: 0xffff_fffc })
+    new ModernDriverTransport(pci).enableQueue(3, {
+      queueSize: 8, descriptorTable: 0x1_2345_6780, availableRing: 0xa_0000_0002, usedRing: 0xffff_fffc,
+    })
     expect(log).toEqual([
       [0x16, 2, 3],
       [0x18, 2, 8],
@@ -138,7 +140,9 @@ describe("the registers of the modern transport", () => {
   })
 
   it("PCI-08 a function that lacks one of the structures is no modern device", () => {
-    for (const without of [1, 2, 3, 4]) expect(() => new ModernDriverTransport(fakeDevice({ without }).pci)).toThrow(expect.objectContaining({ code: "unsupported" }))
+    for (const without of [1, 2, 3, 4]) {
+      expect(() => new ModernDriverTransport(fakeDevice({ without }).pci)).toThrow(expect.objectContaining({ code: "unsupported" }))
+    }
     expect(() => new ModernDriverTransport(fakeDevice().pci, { access: "window" })).toThrow(/configuration access/)
   })
 })

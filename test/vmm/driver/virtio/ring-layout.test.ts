@@ -43,7 +43,9 @@ describe("the layout of the driver's rings", () => {
     expect(legacyUsedOffset(size)).toBe(usedOffset)
     expect(legacyRingSize(size)).toBe(total)
     const layout = legacyRingLayout(size, 0x30_0000)
-    expect(layout).toEqual({ queueSize: size, descriptorTable: 0x30_0000, availableRing: 0x30_0000 + 16 * size, usedRing: 0x30_0000 + usedOffset })
+    expect(layout).toEqual({
+      queueSize: size, descriptorTable: 0x30_0000, availableRing: 0x30_0000 + 16 * size, usedRing: 0x30_0000 + usedOffset,
+    })
   })
 
   it("LEG-08 a legacy ring starts on a page", () => {
@@ -86,8 +88,10 @@ describe("the words of a ring", () => {
   it("VQ-03 descriptors and the available ring have the bytes of the specification", () => {
     const platform = ramPlatform(0x1000)
     const ring = new RingMemory(new GuestRam(platform), layout)
-    ring.writeDescriptor(2, { address: 0x1122334455667788n, length: 0x99aabbcc, flags: 0x0507, next: 0x0102 })
-    expect([...platform.ram.subarray(0x120, 0x130)]).toEqual([0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11, 0xcc, 0xbb, 0xaa, 0x99, 0x07, 0x05, 0x02, 0x01])
+    ring.writeDescriptor(2, { address: 0x1122_3344_5566_7788n, length: 0x99aa_bbcc, flags: 0x0507, next: 0x0102 })
+    expect([...platform.ram.subarray(0x120, 0x130)]).toEqual([
+      0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11, 0xcc, 0xbb, 0xaa, 0x99, 0x07, 0x05, 0x02, 0x01,
+    ])
     ring.writeDescriptor(3, { address: 0x1_2345_6789, length: 7 })
     expect([...platform.ram.subarray(0x130, 0x140)]).toEqual([0x89, 0x67, 0x45, 0x23, 1, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0])
     expect(ring.readDescriptor(3)).toEqual({ address: 0x1_2345_6789, length: 7, flags: 0, next: 0 })
@@ -107,7 +111,7 @@ describe("the words of a ring", () => {
     platform.ram.set([1, 0, 0x34, 0x12, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0x78, 0x56, 0x34, 0x92], 0x304)
     platform.ram.set([0xcd, 0xab], 0x304 + 4 + 8 * 4)
     expect([ring.usedFlags, ring.usedIndex, ring.availableEvent]).toEqual([1, 0x1234, 0xabcd])
-    expect(ring.usedElement(5)).toEqual({ id: 3, length: 0x92345678 })
+    expect(ring.usedElement(5)).toEqual({ id: 3, length: 0x9234_5678 })
   })
 
   it("VQ-01 a misaligned part, or one outside of RAM, is refused before it is used", () => {

@@ -21,7 +21,10 @@ function makeRing(queueSize: number, options: { eventIdx?: boolean; platform?: P
 
 /** `readable` readable and `writable` writable segments at addresses that nothing else uses. */
 function segmentsOf(readable: number, writable: number, salt = 0): Segment[] {
-  return Array.from({ length: readable + writable }, (_, index) => ({ address: 0x10_0000_0000 + salt * 0x1_0000 + index * 64, length: 1 + index, writable: index >= readable }))
+  return Array.from(
+    { length: readable + writable },
+    (_, index) => ({ address: 0x10_0000_0000 + salt * 0x1_0000 + index * 64, length: 1 + index, writable: index >= readable }),
+  )
 }
 
 function expectProtocolError(run: () => unknown, message: RegExp): void {
@@ -43,7 +46,9 @@ describe("event arithmetic", () => {
       const previous = rng.chance(0.5) ? 65536 - rng.between(1, 40) : rng.below(65536)
       const next = (previous + rng.below(41)) % 65536
       const event = (previous + rng.between(-50, 50) + 65536) % 65536
-      expect(indexPassed(event, next, previous), `event ${event}, from ${previous} to ${next}`).toBe(passesByStepping(event, next, previous))
+      expect(
+        indexPassed(event, next, previous), `event ${event}, from ${previous} to ${next}`,
+      ).toBe(passesByStepping(event, next, previous))
     }
   })
 
@@ -87,13 +92,19 @@ describe("the driver's split ring", () => {
       const take = (): void => {
         for (const chain of device.take()) {
           const isAsSent = JSON.stringify(chain.segments) === JSON.stringify(sent.get(chain.head))
-          if (!isAsSent || chain.descriptors.some((index) => busy.has(index))) throw new Error(`chain ${JSON.stringify(chain)} is not what was added`)
+          if (!isAsSent || chain.descriptors.some((index) => busy.has(index))) {
+            throw new Error(`chain ${JSON.stringify(chain)} is not what was added`)
+          }
           for (const index of chain.descriptors) busy.add(index)
           held.push(chain)
         }
       }
       for (let returned = 0; returned < (queueSize === 4 ? 70_000 : 3_000); ) {
-        const segments = segmentsOf(rng.between(0, Math.min(2, queueSize - 1)), rng.between(1, Math.max(1, Math.min(3, queueSize - 2))), rng.below(1000))
+        const segments = segmentsOf(
+          rng.between(0, Math.min(2, queueSize - 1)),
+          rng.between(1, Math.max(1, Math.min(3, queueSize - 2))),
+          rng.below(1000),
+        )
         const direct = rng.below(segments.length)
         const table = rng.chance(0.3) ? { address: TABLES + 256 * ring.inFlight, direct } : undefined
         if ((table === undefined ? segments.length : direct + 1) <= ring.freeDescriptors && rng.chance(0.6)) {
@@ -157,7 +168,13 @@ describe("the driver's split ring", () => {
     ring.writeDescriptor(head, { address: 0x5000, length: 16, flags: 1, next: last })
     ring.writeDescriptor(last, { address: 0x6000, length: 10, flags: 2, next: 0xffff })
     expect(ring.publish(head)).toBe(true)
-    expect(device.take()).toEqual([{ head, descriptors: indices, segments: [{ address: 0x5000, length: 16, writable: false }, { address: 0x6000, length: 10, writable: true }] }])
+    expect(device.take()).toEqual([
+      {
+        head,
+        descriptors: indices,
+        segments: [{ address: 0x5000, length: 16, writable: false }, { address: 0x6000, length: 10, writable: true }],
+      },
+    ])
     device.give(head, 10)
     expect(ring.takeUsed()).toEqual({ id: head, length: 10 })
     expect(ring.freeDescriptors).toBe(4)
