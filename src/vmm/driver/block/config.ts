@@ -2,7 +2,7 @@
  * The configuration fields of a virtio block device, as far as its negotiated features make them valid. [VIRTIO] 5.2.4.
  */
 import { BLK_CONFIG, SECTOR_SIZE } from "./spec.ts"
-import { featureNames, includesFeature } from "../virtio/features.ts"
+import { type FeatureName, featureNames, includesFeature } from "../virtio/features.ts"
 import type { DriverTransport } from "../virtio/transport.ts"
 
 /** Limits of DISCARD and SECURE_ERASE. */
@@ -49,50 +49,76 @@ export interface BlockIdentity {
 
 /** Reads all fields that `features` (negotiated) and `offered` make valid, as they are at one moment. */
 export function readBlockConfig(transport: DriverTransport, features: bigint, offered: bigint): BlockIdentity {
+  const fields: Fields = {
+    has: (name) => includesFeature(features, name),
+    u8: (offset) => transport.readConfig(offset, 1),
+    u16: (offset) => transport.readConfig(offset, 2),
+    u32: (offset) => transport.readConfig(offset, 4),
+  }
   return transport.stableConfig(() => {
-    const u8 = (offset: number): number => transport.readConfig(offset, 1)
-    const u16 = (offset: number): number => transport.readConfig(offset, 2)
-    const u32 = (offset: number): number => transport.readConfig(offset, 4)
-    const ranges = (sectors: number, count: number, alignment: number): DiscardLimits => ({
-      maxSectors: u32(sectors),
-      maxRanges: u32(count),
-      sectorAlignment: u32(alignment),
-    })
-    const capacity = u32(BLK_CONFIG.CAPACITY) + u32(BLK_CONFIG.CAPACITY + 4) * 2 ** 32
+    const capacity = fields.u32(BLK_CONFIG.CAPACITY) + fields.u32(BLK_CONFIG.CAPACITY + 4) * 2 ** 32
     return {
       capacity,
       size: capacity * SECTOR_SIZE,
       features: featureNames(features),
       readOnly: includesFeature(offered, "RO"),
-      ...(includesFeature(features, "SIZE_MAX") && { sizeMax: u32(BLK_CONFIG.SIZE_MAX) }),
-      ...(includesFeature(features, "SEG_MAX") && { segMax: u32(BLK_CONFIG.SEG_MAX) }),
-      ...(includesFeature(features, "GEOMETRY") && {
-        geometry: { cylinders: u16(BLK_CONFIG.CYLINDERS), heads: u8(BLK_CONFIG.HEADS), sectors: u8(BLK_CONFIG.SECTORS) },
-      }),
-      ...(includesFeature(features, "BLK_SIZE") && { blockSize: u32(BLK_CONFIG.BLK_SIZE) }),
-      ...(includesFeature(features, "TOPOLOGY") && {
-        topology: {
-          physicalBlockExp: u8(BLK_CONFIG.PHYSICAL_BLOCK_EXP),
-          alignmentOffset: u8(BLK_CONFIG.ALIGNMENT_OFFSET),
-          minIoSize: u16(BLK_CONFIG.MIN_IO_SIZE),
-          optIoSize: u32(BLK_CONFIG.OPT_IO_SIZE),
-        },
-      }),
-      ...(includesFeature(features, "CONFIG_WCE") && { writeback: u8(BLK_CONFIG.WRITEBACK) !== 0 }),
-      ...(includesFeature(features, "MQ") && { queues: u16(BLK_CONFIG.NUM_QUEUES) }),
-      ...(includesFeature(features, "DISCARD") && {
-        discard: ranges(BLK_CONFIG.MAX_DISCARD_SECTORS, BLK_CONFIG.MAX_DISCARD_SEG, BLK_CONFIG.DISCARD_SECTOR_ALIGNMENT),
-      }),
-      ...(includesFeature(features, "WRITE_ZEROES") && {
-        writeZeroes: {
-          maxSectors: u32(BLK_CONFIG.MAX_WRITE_ZEROES_SECTORS),
-          maxRanges: u32(BLK_CONFIG.MAX_WRITE_ZEROES_SEG),
-          mayUnmap: u8(BLK_CONFIG.WRITE_ZEROES_MAY_UNMAP) !== 0,
-        },
-      }),
-      ...(includesFeature(features, "SECURE_ERASE") && {
-        secureErase: ranges(BLK_CONFIG.MAX_SECURE_ERASE_SECTORS, BLK_CONFIG.MAX_SECURE_ERASE_SEG, BLK_CONFIG.SECURE_ERASE_SECTOR_ALIGNMENT),
-      }),
+      ...readLayout(fields),
+      ...(fields.has("CONFIG_WCE") && { writeback: fields.u8(BLK_CONFIG.WRITEBACK) !== 0 }),
+      ...(fields.has("MQ") && { queues: fields.u16(BLK_CONFIG.NUM_QUEUES) }),
+      ...readRangeLimits(fields),
     }
   })
+}
+
+/** The configuration, field by field, and which features make fields valid. */
+interface Fields {
+  has(feature: FeatureName): boolean
+  u8(offset: number): number
+  u16(offset: number): number
+  u32(offset: number): number
+}
+
+function readLayout({ has, u8, u16, u32 }: Fields): Pick<BlockIdentity, "sizeMax" | "segMax" | "geometry" | "blockSize" | "topology"> {
+  return {
+    ...(has("SIZE_MAX") && { sizeMax: u32(BLK_CONFIG.SIZE_MAX) }),
+    ...(has("SEG_MAX") && { segMax: u32(BLK_CONFIG.SEG_MAX) }),
+    ...(has("GEOMETRY") && {
+      geometry: { cylinders: u16(BLK_CONFIG.CYLINDERS), heads: u8(BLK_CONFIG.HEADS), sectors: u8(BLK_CONFIG.SECTORS) },
+    }),
+    ...(has("BLK_SIZE") && { blockSize: u32(BLK_CONFIG.BLK_SIZE) }),
+    ...(has("TOPOLOGY") && {
+      topology: {
+        physicalBlockExp: u8(BLK_CONFIG.PHYSICAL_BLOCK_EXP),
+        alignmentOffset: u8(BLK_CONFIG.ALIGNMENT_OFFSET),
+        minIoSize: u16(BLK_CONFIG.MIN_IO_SIZE),
+        optIoSize: u32(BLK_CONFIG.OPT_IO_SIZE),
+      },
+    }),
+  }
+}
+
+function readRangeLimits({ has, u8, u32 }: Fields): Pick<BlockIdentity, "discard" | "writeZeroes" | "secureErase"> {
+  return {
+    ...(has("DISCARD") && {
+      discard: {
+        maxSectors: u32(BLK_CONFIG.MAX_DISCARD_SECTORS),
+        maxRanges: u32(BLK_CONFIG.MAX_DISCARD_SEG),
+        sectorAlignment: u32(BLK_CONFIG.DISCARD_SECTOR_ALIGNMENT),
+      },
+    }),
+    ...(has("WRITE_ZEROES") && {
+      writeZeroes: {
+        maxSectors: u32(BLK_CONFIG.MAX_WRITE_ZEROES_SECTORS),
+        maxRanges: u32(BLK_CONFIG.MAX_WRITE_ZEROES_SEG),
+        mayUnmap: u8(BLK_CONFIG.WRITE_ZEROES_MAY_UNMAP) !== 0,
+      },
+    }),
+    ...(has("SECURE_ERASE") && {
+      secureErase: {
+        maxSectors: u32(BLK_CONFIG.MAX_SECURE_ERASE_SECTORS),
+        maxRanges: u32(BLK_CONFIG.MAX_SECURE_ERASE_SEG),
+        sectorAlignment: u32(BLK_CONFIG.SECURE_ERASE_SECTOR_ALIGNMENT),
+      },
+    }),
+  }
 }

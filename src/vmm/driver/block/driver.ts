@@ -2,11 +2,11 @@
  * BlockDriver: does what a guest kernel's virtio-blk driver does, to use or to test a virtio block device: reads, writes, flushes,
  * discards, and any request that a test makes up, over a modern or a legacy device. [VIRTIO] 5.2.
  */
-import { checkBytes, checkCount, checkOptions, checkValue, pickOptions, type Rules } from "../../../options.ts"
+import { checkBytes, checkOptions, checkValue, pickOptions } from "../../../options.ts"
 import { BLK_CONFIG, BLK_ID_SIZE, BLK_LIFETIME_SIZE, BLK_RANGE, SECTOR_SIZE } from "./spec.ts"
 import type { BlockIdentity } from "./config.ts"
-import { BLOCK_ENGINE_RULES, BlockEngine, type BlockEngineOptions } from "./engine.ts"
-import { type BlockFraming, checkFraming } from "./framing.ts"
+import { BlockEngine } from "./engine.ts"
+import { type BlockDriverOptions, type BlockLifetime, checkDriverOptions, WRITE_ZEROES_RULES, type WriteZeroesOptions } from "./options.ts"
 import { encodeRanges, type SectorRange, splitRanges } from "./ranges.ts"
 import {
   type BlockReply, type BlockRequest, BlockSender, checkBlockRequest, checkRequest, NO_OPTIONS, REQUEST_RULES, type RequestOptions,
@@ -14,41 +14,11 @@ import {
 import { runTransfer, type Transfer, type TransferPort } from "./transfer.ts"
 import { DriverError } from "../errors.ts"
 import { includesFeature } from "../virtio/features.ts"
-import { checkPciDevice, enumeratePci, type EnumerateOptions, type PciDevice } from "../pci/device.ts"
+import { enumeratePci, type EnumerateOptions, type PciDevice } from "../pci/device.ts"
 import type { Platform } from "../platform.ts"
 import type { IndirectTable, Segment } from "../virtio/split-ring.ts"
 import type { VirtioDriver } from "../virtio/driver.ts"
 import { VIRTIO_ID, VIRTIO_PCI_ID } from "../virtio/spec.ts"
-
-/** Options of `BlockDriver.open`. */
-export interface BlockDriverOptions extends BlockEngineOptions {
-  /** How requests are framed unless they say otherwise. */
-  readonly framing?: BlockFraming
-  /** The largest read or write request, in bytes; longer ones are split. Default 1 MiB, or less where the device takes less. */
-  readonly maxRequestBytes?: number
-  /** Requests in flight for one long read or write. Default 8. */
-  readonly depth?: number
-  /** The used length must cover the data. Default: true for modern devices; some legacy devices put odd values there. */
-  readonly strictUsedLength?: boolean
-}
-
-/** Options of `BlockDriver.writeZeroes`. */
-export interface WriteZeroesOptions extends RequestOptions {
-  /** The device may free the space. Default false. */
-  readonly unmap?: boolean
-}
-
-const BLOCK_DRIVER_RULES: Rules<BlockDriverOptions> = {
-  ...BLOCK_ENGINE_RULES, framing: "object?", maxRequestBytes: "number?", depth: "number?", strictUsedLength: "boolean?",
-}
-const WRITE_ZEROES_RULES: Rules<WriteZeroesOptions> = { ...REQUEST_RULES, unmap: "boolean?" }
-
-/** Device lifetime estimates, [VIRTIO] 5.2.6. */
-export interface BlockLifetime {
-  readonly preEolInfo: number
-  readonly typeA: number
-  readonly typeB: number
-}
 
 interface RangeLimits {
   readonly maxSectors: number
@@ -324,14 +294,4 @@ export class BlockDriver {
     }
     await runTransfer(port, { ...transfer, chunk })
   }
-}
-
-function checkDriverOptions(who: string, device: PciDevice, options: BlockDriverOptions): void {
-  checkPciDevice(who, device)
-  checkOptions(who, options, BLOCK_DRIVER_RULES)
-  if (options.framing !== undefined) checkFraming(who, options.framing)
-  checkCount(who, "queues", options.queues, 1)
-  checkCount(who, "maxRequestBytes", options.maxRequestBytes, SECTOR_SIZE)
-  checkCount(who, "depth", options.depth, 1)
-  checkCount(who, "watchInterval", options.watchInterval, 1)
 }

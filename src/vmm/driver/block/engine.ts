@@ -4,13 +4,13 @@
  */
 import { pickOptions, type Rules } from "../../../options.ts"
 import { type BlockIdentity, readBlockConfig } from "./config.ts"
-import { BlockQueue, type Chain } from "./queue.ts"
+import { BlockQueue, type Chain, type Submission } from "./queue.ts"
 import { DriverError } from "../errors.ts"
 import { includesFeature } from "../virtio/features.ts"
 import type { PciDevice } from "../pci/device.ts"
-import { type RequestBuffer, RequestBuffers } from "./request-buffer.ts"
-import type { IndirectTable, Segment } from "../virtio/split-ring.ts"
-import { VIRTIO_DRIVER_RULES, VirtioDriver, type VirtioDriverOptions } from "../virtio/driver.ts"
+import { RequestBuffers } from "./request-buffer.ts"
+import { VirtioDriver } from "../virtio/driver.ts"
+import { VIRTIO_DRIVER_RULES, type VirtioDriverOptions } from "../virtio/options.ts"
 import { Watch } from "./watch.ts"
 
 const DEFAULT_WATCH_INTERVAL = 50
@@ -26,15 +26,6 @@ export interface BlockEngineOptions extends VirtioDriverOptions {
 }
 
 export const BLOCK_ENGINE_RULES: Rules<BlockEngineOptions> = { ...VIRTIO_DRIVER_RULES, queues: "number?", watchInterval: "number?" }
-
-/** A chain to send. */
-export interface Submission {
-  readonly queue: number
-  readonly segments: readonly Segment[]
-  readonly table?: IndirectTable | undefined
-  /** Its memory. Left out: the caller sees to it. */
-  readonly buffer?: RequestBuffer
-}
 
 /** The queues of one device. */
 export class BlockEngine {

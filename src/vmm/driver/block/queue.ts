@@ -4,7 +4,16 @@
 import type { DriverError } from "../errors.ts"
 import type { RequestBuffer } from "./request-buffer.ts"
 import type { IndirectTable, Segment } from "../virtio/split-ring.ts"
-import type { VirtioQueue } from "../virtio/driver.ts"
+import type { VirtioQueue } from "../virtio/options.ts"
+
+/** A chain to send. */
+export interface Submission {
+  readonly queue: number
+  readonly segments: readonly Segment[]
+  readonly table?: IndirectTable | undefined
+  /** Its memory. Left out: the caller sees to it. */
+  readonly buffer?: RequestBuffer
+}
 
 /** A chain that waits for descriptors or is in flight. */
 export interface Chain {

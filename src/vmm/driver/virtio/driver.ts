@@ -2,55 +2,19 @@
  * VirtioDriver: brings a virtio PCI function up and down, and keeps its queues: reset, negotiation, rings, DRIVER_OK, kicks. It knows
  * nothing about blocks. [VIRTIO] 3.1 and 4.1.5.
  */
-import { checkCount, checkMembers, checkOptions, type Rules } from "../../../options.ts"
 import { DriverError } from "../errors.ts"
-import { checkFeatureChoice, chooseFeatures, type FeatureChoice, featureNames, includesFeature } from "./features.ts"
+import { chooseFeatures, featureNames, includesFeature } from "./features.ts"
 import { GuestRam } from "../guest-ram.ts"
-import { checkPciDevice, type PciDevice } from "../pci/device.ts"
+import type { PciDevice } from "../pci/device.ts"
 import { PCI_COMMAND } from "../pci/spec.ts"
 import { giveUp, isOwner, type Owner, takeOver } from "./owners.ts"
 import { RamAllocator } from "../ram-allocator.ts"
 import { SplitRing } from "./split-ring.ts"
 import type { RingAllocation, DriverTransport } from "./transport.ts"
-import { barsOf, openTransport, type TransportOptions } from "./open-transport.ts"
+import { barsOf, openTransport } from "./open-transport.ts"
+import { checkVirtioDriverArguments, type VirtioDriverEvents, type VirtioDriverOptions, type VirtioQueue } from "./options.ts"
 import { type InterruptMode, VirtioInterrupts } from "./virtio-interrupts.ts"
 import { DEVICE_STATUS, NO_VECTOR, NOBODY, VIRTIO_PCI_ID } from "./spec.ts"
-
-/** Options of `VirtioDriver`. */
-export interface VirtioDriverOptions extends TransportOptions {
-  readonly features?: FeatureChoice
-  /** Default: MSI-X where the device has it, else its interrupt line, else none. */
-  readonly interrupts?: InterruptMode
-  /** The largest ring to use: a power of two. Legacy devices ignore it: their queue size is fixed. Default: the device's. */
-  readonly queueSize?: number
-  /** Where rings and buffers come from. Default: `RamAllocator.of(platform)`. */
-  readonly memory?: RamAllocator
-  /** How long a reset may take, in milliseconds. Default 5000. */
-  readonly resetTimeout?: number
-}
-
-export const VIRTIO_DRIVER_RULES: Rules<VirtioDriverOptions> = {
-  transport: ["modern", "legacy"], access: ["bar", "window"], features: "object?", interrupts: ["msix", "intx", "none"],
-  queueSize: "number?", memory: "object?", resetTimeout: "number?",
-}
-
-/** What a `VirtioDriver` tells its owner, from interrupt handlers. Must not throw. */
-export interface VirtioDriverEvents {
-  /** Buffers of this queue may have been used. */
-  used(queue: VirtioQueue): void
-  /** The configuration may have changed, or the device needs a reset: read both. */
-  configurationChanged(): void
-  /** Another driver has reset the device and taken it over. */
-  superseded(): void
-}
-
-/** One virtqueue that is in use. */
-export interface VirtioQueue {
-  readonly index: number
-  readonly ring: SplitRing
-  /** Its MSI-X vector, or `NO_VECTOR`. */
-  readonly vector: number
-}
 
 interface OpenQueue extends VirtioQueue {
   readonly memory: RingAllocation
@@ -304,14 +268,4 @@ export class VirtioDriver {
       await new Promise((resolve) => setTimeout(resolve, 1))
     }
   }
-}
-
-function checkVirtioDriverArguments(pci: PciDevice, events: VirtioDriverEvents, options: VirtioDriverOptions): void {
-  checkPciDevice("VirtioDriver", pci)
-  const rules: Rules<VirtioDriverEvents> = { used: "function", configurationChanged: "function", superseded: "function" }
-  checkMembers("VirtioDriver", "events", events, rules, "VirtioDriverEvents")
-  checkOptions("VirtioDriver", options, VIRTIO_DRIVER_RULES)
-  checkCount("VirtioDriver", "queueSize", options.queueSize, 1, 32768)
-  checkCount("VirtioDriver", "resetTimeout", options.resetTimeout, 0)
-  if (options.features !== undefined) checkFeatureChoice("VirtioDriver", options.features)
 }

@@ -1,6 +1,7 @@
 /** The block driver over a model of a disk, without a real device. */
 import { describe, expect, it } from "vitest"
-import { BlockDriver, type BlockDriverOptions } from "../../../../src/vmm/driver/block/driver.ts"
+import { BlockDriver } from "../../../../src/vmm/driver/block/driver.ts"
+import type { BlockDriverOptions } from "../../../../src/vmm/driver/block/options.ts"
 import { BlockRequestError, DriverError } from "../../../../src/vmm/driver/errors.ts"
 import { RamAllocator } from "../../../../src/vmm/driver/ram-allocator.ts"
 import { ModelDisk } from "./model-disk.ts"

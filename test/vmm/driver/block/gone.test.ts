@@ -3,7 +3,8 @@
  * open.
  */
 import { describe, expect, it } from "vitest"
-import { BlockDriver, type BlockDriverOptions, findBlockDevices } from "../../../../src/vmm/driver/block/driver.ts"
+import { BlockDriver, findBlockDevices } from "../../../../src/vmm/driver/block/driver.ts"
+import type { BlockDriverOptions } from "../../../../src/vmm/driver/block/options.ts"
 import type { PciDevice } from "../../../../src/vmm/driver/pci/device.ts"
 import { RamAllocator } from "../../../../src/vmm/driver/ram-allocator.ts"
 import { InterruptRouter } from "../../../../src/vmm/driver/virtio/interrupts.ts"

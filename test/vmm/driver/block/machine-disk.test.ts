@@ -1,7 +1,8 @@
 /** The driver and our own device over a Machine, end to end: two readings of the specification that must agree. */
 import { describe, expect, it } from "vitest"
 import { MemoryBacking } from "../../../../src/backing/memory.ts"
-import { BlockDriver, type BlockDriverOptions, findBlockDevices } from "../../../../src/vmm/driver/block/driver.ts"
+import { BlockDriver, findBlockDevices } from "../../../../src/vmm/driver/block/driver.ts"
+import type { BlockDriverOptions } from "../../../../src/vmm/driver/block/options.ts"
 import type { PciDevice } from "../../../../src/vmm/driver/pci/device.ts"
 import { Ecam } from "../../../../src/vmm/driver/pci/config.ts"
 import { RamAllocator } from "../../../../src/vmm/driver/ram-allocator.ts"
