@@ -3,6 +3,7 @@ import type { Ring } from "./queue/ring.ts"
 import type { Turn } from "./turn.ts"
 import type { Virtqueue } from "./virtqueue.ts"
 
+/** What a device type does with what comes from the guest. `VirtioDevice` calls it. */
 export interface DeviceHandler {
   /** Requests have been taken from a queue, whose life has not ended, and wait for the next turn. */
   readonly unfinished: boolean

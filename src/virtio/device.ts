@@ -19,6 +19,7 @@ import { Work } from "./work.ts"
 const { DEVICE_NEEDS_RESET, FEATURES_OK } = DEVICE_STATUS
 const RING_FEATURES = featureMask([VIRTIO_F.NOTIFY_ON_EMPTY, VIRTIO_F.ANY_LAYOUT, VIRTIO_F.INDIRECT_DESC, VIRTIO_F.EVENT_IDX, VIRTIO_F.VERSION_1, VIRTIO_F.RING_RESET])
 
+/** What a device type says of itself: its number, its queues, its configuration space and its features. */
 export interface VirtioDeviceOptions {
   /** [VIRTIO] 5: the device type's number. */
   readonly deviceType: number
