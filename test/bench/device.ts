@@ -33,7 +33,7 @@ const CASES: readonly Case[] = [
 
 export function benchDevice(): void {
   withImage((path) => {
-    heading("Raw image through the device against a bare readSync or writeSync loop, with one buffer; ns a request", "device", "bare")
+    heading("Raw image through the device against a bare readSync or writeSync loop, with one buffer; ns of CPU time a request", "device", "bare")
     console.log(`${"".padEnd(93)}(in brackets: the ratio of the least file calls that could do it)`)
     for (const one of CASES) console.log(compare(path, one))
   })

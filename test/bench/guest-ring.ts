@@ -58,6 +58,13 @@ export class GuestRing {
 
   /** One kick with `batch` requests, for the disk offsets in `offsets` from `first` on. */
   kick(offsets: Float64Array, first: number): void {
+    this.prepare(offsets, first)
+    this.#fn.barWrite(4, 0x3000, 2, 0)
+    if (this.#data.getUint16(USED + 2, true) !== this.#idx) throw new Error("the device has not answered every request")
+  }
+
+  /** The guest's own share of a kick: its stores, without the notification. A ring on which this was called is good for nothing else. */
+  prepare(offsets: Float64Array, first: number): void {
     const data = this.#data
     const { batch } = this.#options
     for (let i = 0; i < batch; i++) {
@@ -67,8 +74,6 @@ export class GuestRing {
     }
     this.#idx = (this.#idx + batch) & 0xffff
     data.setUint16(AVAIL + 2, this.#idx, true)
-    this.#fn.barWrite(4, 0x3000, 2, 0)
-    if (data.getUint16(USED + 2, true) !== this.#idx) throw new Error("the device has not answered every request")
   }
 
   /** Throws unless the last batch succeeded. */
