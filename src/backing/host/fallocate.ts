@@ -80,8 +80,8 @@ function startHelper(): Helper | undefined {
   try {
     const [forShell, ours] = makePipes(mkfifo, opened)
     const args = ["-c", SCRIPT, "sh", program, String(process.pid)]
-    // Detached: a terminal's interrupt must not end it, for we may go on for a while.
-    const child = spawn(shell, args, { stdio: [forShell.questions, forShell.answers, "ignore"], env: {}, detached: true })
+    // Detached: a terminal's interrupt must not end it, for we may go on for a while. In "/": it keeps no folder busy.
+    const child = spawn(shell, args, { stdio: [forShell.questions, forShell.answers, "ignore"], env: {}, cwd: "/", detached: true })
     child.on("error", () => {}) // There is no shell then: the first question finds the pipe broken.
     child.unref()
     closeSync(forShell.questions)
