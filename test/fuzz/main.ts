@@ -1,4 +1,7 @@
-/** Fuzzing of images for as long as one likes: `tsx test/fuzz/main.ts --seconds 600 [--seed N]`. Ends with one line; exits with 1 at the first failure. */
+/**
+ * Fuzzing of images for as long as one likes: `tsx test/fuzz/main.ts --seconds 600 [--seed N]`. Ends with one line; exits with 1 at the
+ * first failure.
+ */
 import { parseArgs } from "node:util"
 import { Rng } from "../support/rng.ts"
 import { fuzzRound } from "./hostile-images.ts"

@@ -32,7 +32,9 @@ function scatter(guest: RingGuest, rng: Rng, bytes: Uint8Array, writable: boolea
   const empty = () => rng.chance(0.1) && pieces.push({ address: rng.pick([0n, 0x1000n, 0xffff_ffff_ffff_ffffn]), length: 0, writable })
   for (let done = 0; done < bytes.length; ) {
     empty()
-    const length = pieces.length > 5 ? bytes.length - done : Math.min(rng.pick([1, 15, 16, rng.between(1, 600), bytes.length]), bytes.length - done)
+    const length = pieces.length > 5
+      ? bytes.length - done
+      : Math.min(rng.pick([1, 15, 16, rng.between(1, 600), bytes.length]), bytes.length - done)
     const address = guest.alloc(length)
     guest.store(address, bytes.subarray(done, done + length))
     pieces.push({ address, length, writable })
@@ -44,7 +46,10 @@ function scatter(guest: RingGuest, rng: Rng, bytes: Uint8Array, writable: boolea
 
 /** Lays `request` out as a chain. */
 export function layOut(guest: RingGuest, rng: Rng, request: FuzzRequest, indirect: boolean): Chain {
-  const pieces = [...scatter(guest, rng, readableBytes(request), false), ...scatter(guest, rng, new Uint8Array(request.in + 1).fill(STALE), true)]
+  const pieces = [
+    ...scatter(guest, rng, readableBytes(request), false),
+    ...scatter(guest, rng, new Uint8Array(request.in + 1).fill(STALE), true)
+  ]
   const direct = !indirect || rng.chance(0.4) ? pieces.length : rng.below(Math.min(pieces.length, 4))
   const { ring } = guest
   const take = () => ring.nextDesc++ % ring.size
@@ -53,7 +58,13 @@ export function layOut(guest: RingGuest, rng: Rng, request: FuzzRequest, indirec
   for (const [at, piece] of pieces.slice(0, direct).entries()) {
     const index = take()
     const isLast = at === pieces.length - 1
-    guest.desc(index, piece.address, piece.length, (piece.writable ? WRITE : 0) | (isLast ? 0 : NEXT), isLast ? rng.below(65536) : ring.nextDesc % ring.size)
+    guest.desc(
+      index,
+      piece.address,
+      piece.length,
+      (piece.writable ? WRITE : 0) | (isLast ? 0 : NEXT),
+      isLast ? rng.below(65536) : ring.nextDesc % ring.size,
+    )
     entries.push({ ...piece, at: ring.desc + 16 * index, index, entries: ring.size, isIndirect: false })
   }
   if (direct === pieces.length) return { head, entries, referrer: undefined }
@@ -63,7 +74,14 @@ export function layOut(guest: RingGuest, rng: Rng, request: FuzzRequest, indirec
   for (const [at, piece] of rest.entries()) {
     const index = order[at] ?? 0
     const next = order[at + 1]
-    guest.writeEntry(table, index, piece.address, piece.length, (piece.writable ? WRITE : 0) | (next === undefined ? 0 : NEXT), next ?? rng.below(65536))
+    guest.writeEntry(
+      table,
+      index,
+      piece.address,
+      piece.length,
+      (piece.writable ? WRITE : 0) | (next === undefined ? 0 : NEXT),
+      next ?? rng.below(65536),
+    )
     entries.push({ ...piece, at: table + 16 * index, index, entries: rest.length, isIndirect: true })
   }
   const index = take()
@@ -117,7 +135,11 @@ export const damages: Readonly<Record<string, Damage>> = {
   },
   "a table of a wrong length": (guest, rng, { referrer }) => {
     if (referrer === undefined) return undefined
-    setLength(guest, referrer.at, rng.pick([0, 1, 15, referrer.bytes + 1, referrer.bytes + 8, referrer.bytes - 16, 0xffff_fff0, 0xffff_ffff]))
+    setLength(
+      guest,
+      referrer.at,
+      rng.pick([0, 1, 15, referrer.bytes + 1, referrer.bytes + 8, referrer.bytes - 16, 0xffff_fff0, 0xffff_ffff]),
+    )
     return "broken"
   },
   "a table with an entry too many": (guest, _, { referrer }) => {
@@ -188,5 +210,15 @@ export const damages: Readonly<Record<string, Damage>> = {
 /** An address at which `length` bytes are not all RAM. */
 function farAway(guest: RingGuest, rng: Rng, length: number): bigint {
   const size = BigInt(guest.machine.ram.length)
-  return rng.pick([size, size - BigInt(length) + 1n, size + BigInt(rng.u32()), 1n << 32n, (1n << 32n) + 0x1000n, (1n << 53n) + 8n, 1n << 63n, (1n << 64n) - BigInt(length), (1n << 64n) - 1n])
+  return rng.pick([
+    size,
+    size - BigInt(length) + 1n,
+    size + BigInt(rng.u32()),
+    1n << 32n,
+    (1n << 32n) + 0x1000n,
+    (1n << 53n) + 8n,
+    1n << 63n,
+    (1n << 64n) - BigInt(length),
+    (1n << 64n) - 1n,
+  ])
 }

@@ -42,7 +42,10 @@ export function soundRequest(rng: Rng): FuzzRequest {
   if (type === T.OUT) return { ...base, out: rng.bytes(512 * count) }
   if (type === T.GET_ID) return { ...base, in: rng.pick([20, 20, 4, 33]) }
   if (type === T.FLUSH) return base
-  const segments = Array.from({ length: rng.between(1, 3) }, () => ({ sector: rng.below(SECTORS - 4), sectors: rng.between(0, 4), flags: type === T.WRITE_ZEROES ? rng.below(2) : 0 }))
+  const segments = Array.from(
+    { length: rng.between(1, 3) },
+    () => ({ sector: rng.below(SECTORS - 4), sectors: rng.between(0, 4), flags: type === T.WRITE_ZEROES ? rng.below(2) : 0 }),
+  )
   return { ...base, out: ranges(...segments) }
 }
 
@@ -93,15 +96,23 @@ export function judge(request: FuzzRequest, disk: Uint8Array, negotiated: Negoti
     case T.GET_ID:
       return { status: OK, data: Uint8Array.from({ length: Math.min(request.in, 20) }, (_, at) => SERIAL.charCodeAt(at) || 0) }
     case T.DISCARD:
-      return refuse(negotiated.discard ? judgeRanges(request.out, disk, { flags: 0, fill: 0xdd, max: negotiated.maxSegments.discard }) : UNSUPP)
+      return refuse(
+        negotiated.discard ? judgeRanges(request.out, disk, { flags: 0, fill: 0xdd, max: negotiated.maxSegments.discard }) : UNSUPP,
+      )
     case T.WRITE_ZEROES:
-      return refuse(negotiated.writeZeroes ? judgeRanges(request.out, disk, { flags: 1, fill: 0, max: negotiated.maxSegments.writeZeroes }) : UNSUPP)
+      return refuse(
+        negotiated.writeZeroes ? judgeRanges(request.out, disk, { flags: 1, fill: 0, max: negotiated.maxSegments.writeZeroes }) : UNSUPP,
+      )
     default:
       return refuse(UNSUPP)
   }
 }
 
-function judgeRanges(list: Uint8Array, disk: Uint8Array, kind: { readonly flags: number; readonly fill: number; readonly max: number }): number {
+function judgeRanges(
+  list: Uint8Array,
+  disk: Uint8Array,
+  kind: { readonly flags: number; readonly fill: number; readonly max: number },
+): number {
   if (list.length % 16 !== 0) return IOERR
   const view = new DataView(list.buffer, list.byteOffset, list.length)
   const segments = Array.from({ length: list.length / 16 }, (_, at) => ({

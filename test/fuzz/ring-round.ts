@@ -23,6 +23,9 @@ interface Sent {
 export class RingFuzzer {
   /** Rounds by kind of damage. */
   readonly counts = new Map<string, number>()
+  /** The longest time that one kick held the thread, the compiler's first work apart. CPU time, milliseconds. */
+  longestHold = 0
+  #rounds = 0
   readonly #rng: Rng
   readonly #around = new Uint8Array(RAM + 2 * MARGIN).fill(CANARY)
   readonly #disk = new FakeDisk({ size: 512 * SECTORS })
@@ -34,7 +37,12 @@ export class RingFuzzer {
     this.#rng = rng
     this.#disk.cache.set(rng.bytes(512 * SECTORS))
     this.#model = this.#disk.cache.slice()
-    this.#guest = new RingGuest({ backing: this.#disk, ringSize: RING, machine: { memory: this.#around.subarray(MARGIN, MARGIN + RAM) }, disk: { serial: SERIAL } })
+    this.#guest = new RingGuest({
+      backing: this.#disk,
+      ringSize: RING,
+      machine: { memory: this.#around.subarray(MARGIN, MARGIN + RAM) },
+      disk: { serial: SERIAL },
+    })
     this.#maxSegments = { discard: this.#guest.config(0x28, 4), writeZeroes: this.#guest.config(0x34, 4) }
   }
 
@@ -44,7 +52,13 @@ export class RingFuzzer {
     const has = (probability: number) => rng.chance(probability)
     const negotiated = { indirect: has(0.8), eventIdx: has(0.5), discard: has(0.8), writeZeroes: has(0.8), maxSegments: this.#maxSegments }
     const { indirect, eventIdx, discard, writeZeroes } = negotiated
-    this.#guest.start([F.FLUSH, ...(indirect ? [F.INDIRECT_DESC] : []), ...(eventIdx ? [F.EVENT_IDX] : []), ...(discard ? [F.DISCARD] : []), ...(writeZeroes ? [F.WRITE_ZEROES] : [])])
+    this.#guest.start([
+      F.FLUSH,
+      ...(indirect ? [F.INDIRECT_DESC] : []),
+      ...(eventIdx ? [F.EVENT_IDX] : []),
+      ...(discard ? [F.DISCARD] : []),
+      ...(writeZeroes ? [F.WRITE_ZEROES] : [])
+    ])
     const name = has(0.05) ? this.#garbage() : this.#foretold(negotiated)
     this.counts.set(name, (this.counts.get(name) ?? 0) + 1)
     for (const start of [0, MARGIN + RAM]) {
@@ -121,7 +135,7 @@ export class RingFuzzer {
     view.setUint16(used + 2, answered.length, true)
     if (negotiated.eventIdx && !broken) view.setUint16(used + 4 + 8 * RING, answered.length, true)
     guest.irqs()
-    guest.kick()
+    this.#kick()
     const fail = (problem: string) => {
       throw new Error(`${what}: ${problem}; expected ${answered.length} answers and ${broken ? "a broken" : "a sound"} device, which says: ${guest.disk.device.brokenBy?.message ?? "sound"}`)
     }
@@ -129,9 +143,22 @@ export class RingFuzzer {
     if (guest.usedIdx() !== answered.length) fail(`used.idx ${guest.usedIdx()}`)
     const irqs = guest.irqs()
     if (irqs.includes(CONFIG_IRQ) !== broken || irqs.includes(1) !== answered.length > 0) fail(`interrupts ${irqs.join()}`)
-    const different = Buffer.compare(guest.machine.ram, expected) === 0 ? -1 : expected.findIndex((byte, at) => byte !== guest.machine.ram[at])
-    if (different >= 0) fail(`RAM differs at ${different} (used ring at ${used}): ${guest.machine.ram[different]} for ${expected[different]}`)
-    if (Buffer.compare(this.#disk.cache, this.#model) !== 0) fail(`the disk differs at ${this.#model.findIndex((byte, at) => byte !== this.#disk.cache[at])}`)
+    const different = Buffer.compare(guest.machine.ram, expected) === 0
+      ? -1
+      : expected.findIndex((byte, at) => byte !== guest.machine.ram[at])
+    if (different >= 0) {
+      fail(`RAM differs at ${different} (used ring at ${used}): ${guest.machine.ram[different]} for ${expected[different]}`)
+    }
+    if (Buffer.compare(this.#disk.cache, this.#model) !== 0) {
+      fail(`the disk differs at ${this.#model.findIndex((byte, at) => byte !== this.#disk.cache[at])}`)
+    }
+  }
+
+  #kick(): void {
+    const start = process.cpuUsage()
+    this.#guest.kick()
+    const { user, system } = process.cpuUsage(start)
+    if (this.#rounds++ > 1000) this.longestHold = Math.max(this.longestHold, (user + system) / 1000)
   }
 
   get #answered(): number {
@@ -144,14 +171,18 @@ export class RingFuzzer {
     const guest = this.#guest
     const rng = this.#rng
     const small = () => rng.pick([0, 1, 16, 32, 512, rng.below(RAM), rng.u32()])
-    for (let index = 0; index < RING; index++) guest.desc(index, rng.chance(0.9) ? rng.below(RAM) : rng.u32() * 2 ** 20, small(), rng.below(8), rng.below(RING + 1))
+    for (let index = 0; index < RING; index++) {
+      guest.desc(index, rng.chance(0.9) ? rng.below(RAM) : rng.u32() * 2 ** 20, small(), rng.below(8), rng.below(RING + 1))
+    }
     const heads = Array.from({ length: rng.between(1, RING) }, () => rng.below(RING))
     // Chains may write over the ring itself: then nothing is foretold but that it ends.
     guest.publish(heads)
     const before = this.#answered
-    guest.kick()
+    this.#kick()
     // All heads are taken in before the first is acted upon.
-    if ((guest.status & NEEDS_RESET) === 0 && this.#answered - before < heads.length) throw new Error(`garbage: ${this.#answered - before} of ${heads.length} heads were answered by a sound device`)
+    if ((guest.status & NEEDS_RESET) === 0 && this.#answered - before < heads.length) {
+      throw new Error(`garbage: ${this.#answered - before} of ${heads.length} heads were answered by a sound device`)
+    }
     this.#model.set(this.#disk.cache)
     return "garbage"
   }
@@ -162,7 +193,9 @@ function storeAll(ram: Uint8Array, entries: readonly Entry[], bytes: Uint8Array,
   let at = -offset
   for (const { address, length, writable } of entries) {
     if (!writable) continue
-    for (let index = Math.max(0, -at); index < length && at + index < bytes.length; index++) ram[Number(address) + index] = bytes[at + index] ?? STALE
+    for (let index = Math.max(0, -at); index < length && at + index < bytes.length; index++) {
+      ram[Number(address) + index] = bytes[at + index] ?? STALE
+    }
     at += length
   }
 }

@@ -1,0 +1,289 @@
+/**
+ * The lives fuzzer: a guest that resets its device, its queues and its machine while requests are in flight over a disk that answers late,
+ * out of order and with errors. Nothing of an old life may reach the guest's RAM, no old write may land on a newer one, no request of the
+ * present life may be lost, and at the end of it all an ordinary driver must find an ordinary disk.
+ */
+import { BlockDriver, findBlockDevices } from "../../src/vmm/driver/block/driver.ts"
+import { type AttachedDisk, Machine } from "../../src/vmm/machine.ts"
+import { settled } from "../harness/fake-disk.ts"
+import { OK, T } from "../harness/words.ts"
+import type { Rng } from "../support/rng.ts"
+import { LivesDisk } from "./lives-disk.ts"
+import { AREA, type Flight, Life, QUEUES } from "./lives-guest.ts"
+import { DISCARDED, SECTOR, SectorModel } from "./sector-model.ts"
+
+/** The type is in the DOM's library only. */
+declare const WebAssembly: {
+  readonly Memory: new (limits: { initial: number; maximum: number }) => { readonly buffer: ArrayBuffer; grow(pages: number): number },
+}
+
+const PAGES = 4
+const MAX_PAGES = 12
+const EVENTS = 120
+
+export class LivesFuzzer {
+  /** Events by kind. */
+  readonly counts = new Map<string, number>()
+  /** The longest time that one access of the guest, or one answer of the disk, held the thread. CPU time, milliseconds. */
+  longestHold = 0
+  readonly #rng: Rng
+  readonly #memory = new WebAssembly.Memory({ initial: PAGES, maximum: MAX_PAGES })
+  readonly #vm: Machine
+  readonly #disk: LivesDisk
+  readonly #attached: AttachedDisk
+  /**
+   * RAM as it was, and where the device may store, as it is. One buffer for all events: the garbage collector's time would be measured too.
+   */
+  readonly #expected = new Uint8Array(MAX_PAGES << 16)
+  readonly #model = new SectorModel(AREA * QUEUES)
+  #life: Life
+  #value = 0
+  #isMaster = true
+  #mayBeBroken = false
+
+  constructor(rng: Rng) {
+    this.#rng = rng
+    this.#vm = new Machine(rng.chance(0.5) ? { memory: this.#memory } : { ramSize: PAGES << 16 })
+    this.#disk = new LivesDisk(rng, SECTOR * AREA * QUEUES)
+    this.#disk.isWanted = (call) => this.#isWanted(call.offset / SECTOR, call.length / SECTOR)
+    this.#attached = this.#vm.attachDisk(this.#disk, { queues: QUEUES, queueSize: 16, vectors: 0 })
+    this.#life = new Life(rng, this.#vm, this.#attached)
+  }
+
+  /** Runs some lives, and then a driver. @throws Error that says what was done and what came of it. */
+  async run(): Promise<void> {
+    this.#life.start()
+    for (let left = EVENTS; left > 0; left--) await this.#event()
+    await this.#drain()
+    await this.#driver()
+  }
+
+  async #event(): Promise<void> {
+    const events: readonly (readonly [number, string, () => Promise<void>])[] = [
+      [40, "send", () => this.#send()],
+      [45, "answer", () => this.#answer()],
+      [4, "device reset", () => this.#reset("device")],
+      [2, "machine reset", () => this.#reset("machine")],
+      [4, "queue reset", () => this.#resetQueue()],
+      [6, "bus mastering", () => this.#switchBusMastering()],
+      [1, "broken ring", () => this.#break()],
+      [3, "memory grows", () => this.#grow()],
+      [2, "pause and resume", () => this.#pause()],
+      [2, "save and restore", () => this.#saveAndRestore()],
+    ]
+    let at = this.#rng.below(events.reduce((sum, [weight]) => sum + weight, 0))
+    const [, name, act] = events.find(([weight]) => (at -= weight) < 0) ?? [0, "", () => Promise.resolve()]
+    this.counts.set(name, (this.counts.get(name) ?? 0) + 1)
+    try {
+      await act()
+      if (this.#disk.wrong !== undefined) throw new Error(this.#disk.wrong)
+    } catch (error) {
+      throw new Error(`${name}: ${error instanceof Error ? error.message : String(error)}`, { cause: error })
+    }
+  }
+
+  async #send(): Promise<void> {
+    if (!this.#life.hasRoom) return this.#reset("device")
+    const queue = this.#rng.below(QUEUES)
+    const heads: number[] = []
+    for (let count = this.#rng.between(1, 4); count > 0; count--) {
+      const flight = this.#life.prepare(queue, ++this.#value, this.#disk.errors)
+      if (flight !== undefined) heads.push(flight.head)
+    }
+    const ring = this.#life.rings.get(queue)
+    if (ring === undefined) return
+    ring.publish(...heads)
+    await this.#watch(() => this.#life.guest.kick(queue))
+  }
+
+  async #answer(): Promise<void> {
+    const { waiting } = this.#disk
+    if (waiting.length === 0) return
+    const one = this.#rng.pick(waiting)
+    await this.#watch(() => (this.#rng.chance(0.15) ? this.#disk.fail(one) : one.finish()))
+  }
+
+  /** What is in flight belongs to an old life from here on. The new one does not wait. */
+  async #reset(what: "device" | "machine"): Promise<void> {
+    this.#forget()
+    this.#disk.endLife()
+    await this.#watch(() => {
+      if (what === "machine") this.#vm.reset()
+      const problem = this.#life.reset()
+      if (problem !== undefined) throw new Error(problem)
+    })
+    for (let count = this.#rng.below(3); count > 0; count--) await this.#answer()
+    this.#life = new Life(this.#rng, this.#vm, this.#attached)
+    this.#isMaster = true
+    this.#mayBeBroken = false
+    this.#life.start()
+    await this.#watch(() => undefined)
+  }
+
+  async #resetQueue(): Promise<void> {
+    if (!this.#life.canResetQueues) return
+    const queue = this.#rng.below(QUEUES)
+    this.#forget(queue)
+    this.#disk.endLife(queue * AREA * SECTOR, (queue + 1) * AREA * SECTOR)
+    const old = this.#life.rings.get(queue)
+    await this.#watch(() => {
+      const problem = this.#life.resetQueue(queue)
+      if (problem !== undefined) throw new Error(problem)
+    })
+    // The driver uses the memory for something else.
+    if (old !== undefined) this.#vm.ram.fill(0xee, old.desc, old.used + 6 + 8 * old.size)
+    if (!this.#life.hasRoom) return this.#reset("device")
+    this.#life.openQueue(queue)
+    await this.#watch(() => undefined)
+  }
+
+  /** A head that cannot be. What is in flight is answered all the same, until the driver resets the device. */
+  async #break(): Promise<void> {
+    this.#life.rings.get(0)?.publish(0xffff)
+    this.#mayBeBroken = true
+    await this.#watch(() => this.#life.guest.kick(0))
+    for (let count = this.#rng.below(3); count > 0; count--) await this.#answer()
+    await this.#reset("device")
+  }
+
+  async #switchBusMastering(): Promise<void> {
+    this.#isMaster = !this.#isMaster
+    const { guest } = this.#life
+    await this.#watch(() => {
+      guest.command = this.#isMaster ? 7 : 3
+    })
+  }
+
+  async #grow(): Promise<void> {
+    if (this.#vm.ram.buffer !== this.#memory.buffer || this.#memory.buffer.byteLength >> 16 >= MAX_PAGES) return
+    await this.#watch(() => void this.#memory.grow(1))
+  }
+
+  async #pause(): Promise<void> {
+    const { device } = this.#attached
+    await this.#watch(() => {
+      void device.pause()
+    })
+    if (this.#rng.chance(0.5)) await this.#answer()
+    await this.#watch(() => device.resume())
+  }
+
+  async #saveAndRestore(): Promise<void> {
+    if (this.#disk.waiting.length > 0) return
+    const { device, function: fn } = this.#attached
+    await this.#watch(() => {
+      void device.pause()
+      const state = JSON.parse(JSON.stringify(fn.saveState())) as unknown
+      fn.restoreState(state)
+      device.resume()
+    })
+  }
+
+  /** Runs `act` and all that follows from it. The device may store where the present life lets it, and nowhere else. */
+  async #watch(act: () => void): Promise<void> {
+    const expected = this.#expected.subarray(0, this.#vm.ram.length)
+    expected.set(this.#vm.ram)
+    const writable = this.#isMaster ? this.#life.writable() : []
+    const start = process.cpuUsage()
+    act()
+    const { user, system } = process.cpuUsage(start)
+    this.longestHold = Math.max(this.longestHold, (user + system) / 1000)
+    await settled()
+    await settled()
+    const after = this.#vm.ram.subarray(0, expected.length)
+    for (const { start: from, end } of this.#isMaster ? [...writable, ...this.#life.writable()] : []) {
+      expected.set(after.subarray(from, end), from)
+    }
+    if (Buffer.compare(expected, after) !== 0) {
+      throw new Error(
+        `byte ${after.findIndex((byte, index) => byte !== expected[index])} of RAM was stored into, which is not the device's`,
+      )
+    }
+    if (this.#life.isBroken && !this.#mayBeBroken) throw new Error(`the device is broken: ${this.#attached.device.brokenBy?.message}`)
+    this.#collect()
+  }
+
+  /** Takes what the device has returned. */
+  #collect(): void {
+    const { rings, flights, guest, eventIdx } = this.#life
+    for (const [queue, ring] of rings) {
+      const used = ring.takeUsed()
+      if (used.length === 0) continue
+      if (!guest.interrupted && !this.#mayBeBroken) throw new Error(`queue ${queue} returned ${used.length} buffers without an interrupt`)
+      for (const { id, length } of used) {
+        const flight = flights.get(`${queue}:${id}`)
+        if (flight === undefined) throw new Error(`queue ${queue} returned ${id}, which is not in flight`)
+        flights.delete(`${queue}:${id}`)
+        this.#judge(flight, length)
+      }
+      if (eventIdx) ring.usedEvent = ring.lastUsed
+    }
+    guest.readIsr()
+  }
+
+  #judge(flight: Flight, length: number): void {
+    const { type, first, count } = flight
+    const status = this.#vm.ram[flight.status]
+    const value = valueOf(flight)
+    const text = `request ${type} of sectors ${first} to ${first + count}`
+    if (status !== OK) {
+      if (status !== 1 || flight.errors === this.#disk.errors) throw new Error(`${text}: status ${status}, and no error was injected`)
+      if (value !== undefined) this.#model.allow(first, count, value)
+      return
+    }
+    if (length !== (type === T.IN ? count * SECTOR + 1 : 1)) throw new Error(`${text}: used length ${length}`)
+    if (value !== undefined) this.#model.set(first, count, value)
+    const problem = type === T.IN ? this.#model.see(first, this.#life.dataOf(flight)) : undefined
+    if (problem !== undefined) throw new Error(`${text}: ${problem}`)
+  }
+
+  /** The requests in flight, of one queue or of all, come to nothing for the guest. */
+  #forget(queue?: number): void {
+    for (const [key, flight] of this.#life.flights) {
+      if (queue !== undefined && flight.queue !== queue) continue
+      const value = valueOf(flight)
+      if (value !== undefined) this.#model.allow(flight.first, flight.count, value)
+      this.#life.flights.delete(key)
+    }
+    if (queue === undefined) this.#life.rings.clear()
+    else this.#life.rings.delete(queue)
+  }
+
+  #isWanted(first: number, count: number): boolean {
+    return [...this.#life.flights.values()].some((flight) => flight.first < first + count && first < flight.first + flight.count)
+  }
+
+  /** Lets everything come to its end: nothing may be left behind. */
+  async #drain(): Promise<void> {
+    this.#disk.isCalm = true
+    if (!this.#isMaster) await this.#switchBusMastering()
+    for (let turns = 0; turns < 10_000 && (this.#disk.waiting.length > 0 || this.#life.flights.size > 0); turns++) {
+      await this.#watch(() => this.#disk.waiting[0]?.finish())
+    }
+    if (this.#disk.wrong !== undefined) throw new Error(`drain: ${this.#disk.wrong}`)
+    if (this.#life.flights.size > 0) throw new Error(`drain: ${this.#life.flights.size} requests never came back`)
+    const problem = this.#model.see(0, this.#disk.cache)
+    if (problem !== undefined) throw new Error(`drain: ${problem}`)
+  }
+
+  async #driver(): Promise<void> {
+    this.#disk.isWanted = () => true
+    const [pci] = findBlockDevices(this.#vm)
+    if (pci === undefined) throw new Error("driver: no disk on the bus")
+    const driver = await BlockDriver.open(pci, { queues: QUEUES })
+    const data = this.#rng.bytes(SECTOR * AREA)
+    for (let queue = 0; queue < QUEUES; queue++) {
+      await driver.write(AREA * queue, data, { queue })
+      await driver.flush({ queue })
+      if (Buffer.compare(await driver.read(AREA * queue, AREA, { queue }), data) !== 0) throw new Error("driver: reads other than it wrote")
+    }
+    await driver.close()
+  }
+}
+
+/** What a request leaves on the disk, or undefined when it changes nothing. */
+function valueOf({ type, value }: Flight): number | undefined {
+  if (type === T.OUT) return value
+  if (type === T.DISCARD) return DISCARDED
+  return type === T.WRITE_ZEROES ? 0 : undefined
+}
