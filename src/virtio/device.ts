@@ -4,12 +4,13 @@
  */
 import { DeviceConfig } from "./device-config.ts"
 import type { DeviceHandler } from "./device-handler.ts"
+import { checkQueues, type VirtioDeviceOptions } from "./device-options.ts"
 import type { GuestMemory } from "./guest-memory.ts"
 import { InFlight, type Outstanding } from "./in-flight.ts"
 import { Negotiation } from "./negotiation.ts"
 import type { Ring } from "./queue/ring.ts"
 import { VirtqueueError } from "./queue/virtqueue-error.ts"
-import { DEVICE_STATUS, featureMask, VIRTIO_F, VIRTQ_MAX_SIZE } from "./spec.ts"
+import { DEVICE_STATUS } from "./spec.ts"
 import { parseDeviceState, type VirtioDeviceState } from "./state.ts"
 import type { DeviceSignals, TransportedDevice, TransportWiring } from "./transport.ts"
 import type { Turn } from "./turn.ts"
@@ -17,22 +18,6 @@ import { type QueueArea, Virtqueue } from "./virtqueue.ts"
 import { Work } from "./work.ts"
 
 const { DEVICE_NEEDS_RESET, FEATURES_OK } = DEVICE_STATUS
-const RING_FEATURES = featureMask([VIRTIO_F.NOTIFY_ON_EMPTY, VIRTIO_F.ANY_LAYOUT, VIRTIO_F.INDIRECT_DESC, VIRTIO_F.EVENT_IDX, VIRTIO_F.VERSION_1, VIRTIO_F.RING_RESET])
-
-/** What a device type says of itself: its number, its queues, its configuration space and its features. */
-export interface VirtioDeviceOptions {
-  /** [VIRTIO] 5: the device type's number. */
-  readonly deviceType: number
-  readonly queues: number
-  /** Largest, and initial, number of descriptors of each queue: a power of two up to 32768. */
-  readonly queueSize: number
-  /** Bytes of the device configuration space. */
-  readonly configSize: number
-  /** Feature bits of the device type. */
-  readonly features: bigint
-  /** Feature bits not to offer, of the device type or of the ring. VERSION_1 cannot be left out. */
-  readonly withoutFeatures: bigint
-}
 
 /** What every virtio device is to the transport in front of it. */
 export class VirtioDevice implements TransportedDevice {
@@ -55,20 +40,18 @@ export class VirtioDevice implements TransportedDevice {
   /** `handler` makes the device type's part, once. @throws RangeError for a number of queues, or a size, that cannot be */
   constructor(options: VirtioDeviceOptions, handler: (device: VirtioDevice) => DeviceHandler) {
     const { queues, queueSize } = options
-    if (!Number.isInteger(queues) || queues < 1 || queues > 65535) throw new RangeError(`queues: ${queues} is not a number from 1 to 65535`)
-    if (!Number.isInteger(queueSize) || queueSize < 1 || queueSize > VIRTQ_MAX_SIZE || (queueSize & (queueSize - 1)) !== 0)
-      throw new RangeError(`queueSize: ${queueSize} is not a power of two from 1 to ${VIRTQ_MAX_SIZE}`)
+    checkQueues(options)
     this.deviceType = options.deviceType
     this.queueCount = queues
     this.maxQueueSize = queueSize
     this.config = new DeviceConfig(options.configSize)
-    this.negotiation = new Negotiation((options.features | RING_FEATURES) & ~(options.withoutFeatures & ~featureMask([VIRTIO_F.VERSION_1])))
+    this.negotiation = new Negotiation(options)
     const serve = (queue: Virtqueue, turn: Turn): boolean => this.#serve(queue, turn)
     this.#queues = Array.from({ length: queues }, (_, index) => new Virtqueue(index, queueSize, serve))
     this.#handler = handler(this)
   }
 
-  // --- For device types ----------------------------------------------------------------------------------------------------
+  // --- For device types ---
 
   get memory(): GuestMemory {
     if (this.#memory === undefined) throw new Error("the device is not attached to a transport")
@@ -80,9 +63,11 @@ export class VirtioDevice implements TransportedDevice {
     return queue.ring === ring && this.#isLive(queue)
   }
 
-  /** Makes the used entries of `ring` visible, and interrupts if the driver wants it. The interrupt may do anything, a reset included. */
-  publish(queue: Virtqueue, ring: Ring): void {
-    if (ring.publish()) this.#signals?.queueInterrupt(queue.index)
+  /** Makes the used entries of `ring` visible, and interrupts if the driver wants it. Returns whether: an interrupt may do anything, a reset included. */
+  publish(queue: Virtqueue, ring: Ring): boolean {
+    if (!ring.publish()) return false
+    this.#signals?.queueInterrupt(queue.index)
+    return true
   }
 
   /** The configuration space has changed on the device's own account: bumps the generation, and tells a running driver. */
@@ -110,7 +95,7 @@ export class VirtioDevice implements TransportedDevice {
     this.#tellIdle()
   }
 
-  // --- For transports ------------------------------------------------------------------------------------------------------
+  // --- For transports ---
 
   attach({ memory, signals, transitional }: TransportWiring): void {
     if (this.#memory !== undefined) throw new Error("the device is attached to a transport already")
@@ -186,7 +171,7 @@ export class VirtioDevice implements TransportedDevice {
     for (let i = 0; i < width; i++) if (offset + i < this.config.size) this.#handler.writeConfigByte(offset + i, Math.floor(value / 2 ** (8 * i)) & 0xff)
   }
 
-  // --- Pausing and saving --------------------------------------------------------------------------------------------------
+  // --- Pausing and saving ---
 
   /**
    * Resolves when nothing is in flight: at once, where the backing is synchronous and no request was too long for one turn. Requests
@@ -238,7 +223,7 @@ export class VirtioDevice implements TransportedDevice {
     if ((state.status & DEVICE_NEEDS_RESET) !== 0) this.#breakDown(new VirtqueueError("it was broken when its state was saved"))
   }
 
-  // --- Inside --------------------------------------------------------------------------------------------------------------
+  // --- Inside ---
 
   /** The queue, when its registers may be changed. */
   #disabledQueue(index: number): Virtqueue | undefined {

@@ -7,6 +7,9 @@ const DRIVER_STATUS = DEVICE_STATUS.ACKNOWLEDGE | DEVICE_STATUS.DRIVER | DEVICE_
 const BROKEN = DEVICE_STATUS.DEVICE_NEEDS_RESET | DEVICE_STATUS.FAILED
 const UP = DEVICE_STATUS.DRIVER_OK | DEVICE_STATUS.FEATURES_OK
 const VERSION_1 = featureMask([VIRTIO_F.VERSION_1])
+/** What every device offers on behalf of its rings. */
+const RING_FEATURES =
+  featureMask([VIRTIO_F.NOTIFY_ON_EMPTY, VIRTIO_F.ANY_LAYOUT, VIRTIO_F.INDIRECT_DESC, VIRTIO_F.EVENT_IDX, VIRTIO_F.RING_RESET]) | VERSION_1
 
 /** What a new status asks the device to do. */
 export interface StatusChange {
@@ -28,8 +31,9 @@ export class Negotiation {
   /** From FEATURES_OK to reset ([VIRTIO] 3.1.1). */
   #frozen = false
 
-  constructor(offered: bigint) {
-    this.offered = offered
+  /** `features`: those of the device type; `withoutFeatures`: those not to offer, VERSION_1 apart. */
+  constructor({ features, withoutFeatures }: { readonly features: bigint; readonly withoutFeatures: bigint }) {
+    this.offered = (features | RING_FEATURES) & ~(withoutFeatures & ~VERSION_1)
   }
 
   get status(): number {

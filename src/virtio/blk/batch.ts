@@ -58,6 +58,7 @@ export class Batch {
     this.brokenBy = undefined
     this.#generation = memory.generation
     try {
+      ring.look()
       while (this.taken < BATCH_REQUESTS && segments.count < BATCH_SEGMENTS) {
         const request = this.slot(this.taken)
         if (!ring.pop(request)) return true

@@ -66,7 +66,7 @@ export class Executor {
     return this.#answer(this.#backing.flush?.(), "flush")
   }
 
-  // --- IN and OUT -------------------------------------------------------------------------------------------------------------
+  // --- IN and OUT ---
 
   #transfer(leader: BlkRequest, requests: readonly BlkRequest[], first: number, end: number): PromiseLike<void> | undefined {
     const length = leader.total - leader.done
@@ -192,7 +192,7 @@ export class Executor {
     }
   }
 
-  // --- DISCARD and WRITE_ZEROES -------------------------------------------------------------------------------------------------
+  // --- DISCARD and WRITE_ZEROES ---
 
   #zero(leader: BlkRequest): PromiseLike<void> | undefined {
     const backing = this.#backing
@@ -224,7 +224,7 @@ export class Executor {
     return aligned > from ? aligned - from : Math.floor(most / SECTOR) * SECTOR
   }
 
-  // --- Promises -----------------------------------------------------------------------------------------------------------------
+  // --- Promises ---
 
   /** What is to be waited for, of what `method` has returned. */
   #answer(answer: Answer, method: string): PromiseLike<void> | undefined {

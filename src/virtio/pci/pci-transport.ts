@@ -13,14 +13,11 @@ import type { DeviceSignals, Transportable, TransportedDevice } from "../transpo
 import { COMMON_CONFIG_SIZE, CommonConfig, NO_VECTOR } from "./common-config.ts"
 import { legacyBarSize, LegacyRegisters } from "./legacy-registers.ts"
 import {
-  CLASS_CODE, identity, LEGACY_BAR, MAX_VECTORS, type ModernLayout, modernLayout, MSIX_BAR, msixLayout, PCI_CAP_ID_VENDOR, structureCapabilities, VIRTIO_PCI_CAP, VIRTIO_VENDOR_ID,
-  virtioCapability, type VirtioPciInterface,
+  CLASS_CODE, identity, LEGACY_BAR, MAX_VECTORS, type ModernLayout, modernLayout, MSIX_BAR, msixLayout, PCI_CAP_ID_VENDOR, structureCapabilities,
+  VIRTIO_VENDOR_ID, type VirtioPciInterface, WINDOW, windowCapability,
 } from "./structures.ts"
 
 export type { VirtioPciInterface } from "./structures.ts"
-
-/** Offsets in a capability of type PCI_CFG, from its first byte. */
-const WINDOW = { bar: 4, offset: 8, length: 12, data: 16, size: 20 } as const
 
 /** [VIRTIO] 4.1.4.5: bits of the ISR status. */
 const ISR = { QUEUE: 1, CONFIG: 2 } as const
@@ -111,7 +108,7 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
     virtio.setBusMaster(this.busMaster)
   }
 
-  // --- Interrupts ------------------------------------------------------------------------------------------------------------
+  // --- Interrupts ---
 
   /** [VIRTIO] 4.1.5.3. The ISR bit is set with MSI-X too, as QEMU does it: some drivers look at it all the same. */
   queueInterrupt(index: number): void {
@@ -162,7 +159,7 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
     return vector < (this.msix?.vectors ?? 0) ? vector : NO_VECTOR
   }
 
-  // --- Registers -------------------------------------------------------------------------------------------------------------
+  // --- Registers ---
 
   notifyOffset(queue: number): number {
     return this.#modern?.notifyMultiplier === 0 ? 0 : queue
@@ -263,13 +260,12 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
     else if (offset % multiplier === 0) this.#virtio.notify(offset / multiplier)
   }
 
-  // --- Capabilities ------------------------------------------------------------------------------------------------------------
+  // --- Capabilities ---
 
   #addCapabilities(modern: ModernLayout): void {
     for (const body of structureCapabilities(modern, this.#virtio.config.size)) this.addCapability(PCI_CAP_ID_VENDOR, body)
-    const writable = new Uint8Array(WINDOW.size - 2)
-    for (const [start, end] of [[WINDOW.bar, WINDOW.bar + 1], [WINDOW.offset, WINDOW.size]] as const) writable.fill(0xff, start - 2, end - 2)
-    this.#window = this.addCapability(PCI_CAP_ID_VENDOR, virtioCapability(VIRTIO_PCI_CAP.PCI_CFG, { bar: 0, offset: 0, length: 0 }, 0), writable)
+    const window = windowCapability()
+    this.#window = this.addCapability(PCI_CAP_ID_VENDOR, window.body, window.writable)
   }
 
   /** Reading the window's data reads the BAR that it points to, into the data ([VIRTIO] 4.1.4.9). */

@@ -15,7 +15,9 @@ export const CLASS_CODE = 0x010000
 
 export const PCI_CAP_ID_VENDOR = 0x09
 /** [VIRTIO] 4.1.4 "Virtio Structure PCI Capabilities". */
-export const VIRTIO_PCI_CAP = { COMMON_CFG: 1, NOTIFY_CFG: 2, ISR_CFG: 3, DEVICE_CFG: 4, PCI_CFG: 5 } as const
+const VIRTIO_PCI_CAP = { COMMON_CFG: 1, NOTIFY_CFG: 2, ISR_CFG: 3, DEVICE_CFG: 4, PCI_CFG: 5 } as const
+/** Offsets in a capability of type PCI_CFG, the access window, from its first byte. */
+export const WINDOW = { bar: 4, offset: 8, length: 12, data: 16, size: 20 } as const
 
 export const LEGACY_BAR = 0
 export const MSIX_BAR = 1
@@ -75,8 +77,15 @@ export function structureCapabilities(modern: ModernLayout, configSize: number):
   ]
 }
 
+/** The access window ([VIRTIO] 4.1.4.9): the driver writes a BAR, an offset, a length, and data. */
+export function windowCapability(): { readonly body: Uint8Array; readonly writable: Uint8Array } {
+  const writable = new Uint8Array(WINDOW.size - 2)
+  for (const [start, end] of [[WINDOW.bar, WINDOW.bar + 1], [WINDOW.offset, WINDOW.size]] as const) writable.fill(0xff, start - 2, end - 2)
+  return { body: virtioCapability(VIRTIO_PCI_CAP.PCI_CFG, { bar: 0, offset: 0, length: 0 }, 0), writable }
+}
+
 /** A virtio capability from its third byte on ([VIRTIO] 4.1.4): cap_len, cfg_type, bar, id, padding, offset, length, and the dword that some types add. */
-export function virtioCapability(type: number, place: { readonly bar: number; readonly offset: number; readonly length: number }, extra?: number): Uint8Array {
+function virtioCapability(type: number, place: { readonly bar: number; readonly offset: number; readonly length: number }, extra?: number): Uint8Array {
   const body = new Uint8Array(extra === undefined ? 14 : 18)
   const data = new DataView(body.buffer)
   body.set([2 + body.length, type, place.bar])

@@ -4,7 +4,7 @@
  * chain push a batch out of the processor's first cache (measured).
  */
 import type { GuestMemory, RamRegion } from "../guest-memory.ts"
-import { VirtqueueError } from "./virtqueue-error.ts"
+import { hex, VirtqueueError } from "./virtqueue-error.ts"
 
 const INITIAL_CAPACITY = 256
 /** Words of a segment: index of its region, offset in the region, length. */
@@ -110,7 +110,7 @@ export class DescriptorChain {
     for (let index = 0; index < this.count; index++) {
       const address = this.address(index)
       const region = memory.region(address)
-      if (region === undefined || this.length(index) > region.end - address) throw new VirtqueueError(`0x${address.toString(16)} is not RAM any more, chain ${this.head}`)
+      if (region === undefined || this.length(index) > region.end - address) throw new VirtqueueError(`${hex(address)} is not RAM any more, chain ${this.head}`)
       const at = WORDS * (this.first + index)
       segments.words[at] = segments.indexOf(region)
       segments.words[at + 1] = region.offset(address)

@@ -35,7 +35,8 @@ export const FIRST_START: RingStart = { avail: 0, used: 0, heads: [] }
 /** The device's side of one queue that the driver has enabled. */
 export interface Ring {
   readonly size: number
-  features: RingFeatures
+  /** A legacy driver may negotiate while the ring is in use. */
+  set features(features: RingFeatures)
   /** Chains taken and not yet given back. */
   readonly inFlight: number
   readonly position: RingPosition
@@ -43,7 +44,9 @@ export interface Ring {
   readonly headsToTake: readonly number[]
   /** Finds the areas again when guest memory has been replaced. To be called before pops and before completions. */
   refresh(): void
-  /** Takes the next available chain into `chain`. Returns false when there is none. @throws VirtqueueError when ring or chain is broken */
+  /** Looks for chains that have been made available. True when some wait. @throws VirtqueueError when that cannot be */
+  look(): boolean
+  /** Takes the next chain that `look` has seen into `chain`. Returns false when there is none. @throws VirtqueueError when ring or chain is broken */
   pop(chain: DescriptorChain): boolean
   /** Gives a chain that `pop` has filled back. `length`: bytes that the device has written into it, from its first writable byte on. */
   addUsed(chain: DescriptorChain, length: number): void

@@ -4,3 +4,8 @@
 export class VirtqueueError extends Error {
   override readonly name = "VirtqueueError"
 }
+
+/** An address as people read it. */
+export function hex(address: number): string {
+  return `0x${address.toString(16)}`
+}

@@ -191,6 +191,15 @@ describe("common configuration", () => {
         expect([guest.common.read(register, 4), guest.common.read(register + 4, 4)]).toEqual([0, 0x0012_3456])
         guest.common.write(register + 4, 4, 0)
       }
+      // More bits than a number holds: both halves stay as they are, however often one of them is written.
+      for (const [high, low] of [[0xffff_ffff, 0xffff_ffff], [0x8000_0001, 1], [0x0020_0000, 3], [0xfedc_ba98, 0x7654_3211]] as const) {
+        guest.common.write(register + 4, 4, high)
+        guest.common.write(register, 4, low)
+        guest.common.write(register + 4, 4, high)
+        expect([guest.common.read(register, 4), guest.common.read(register + 4, 4)]).toEqual([low, high])
+        guest.common.write(register, 1, 0x55)
+        expect([guest.common.read(register, 4), guest.common.read(register + 4, 4)]).toEqual([((low & 0xffff_ff00) | 0x55) >>> 0, high])
+      }
     }
   })
 

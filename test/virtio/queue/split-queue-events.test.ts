@@ -1,12 +1,12 @@
 /** Who tells whom, and when: interrupts, kicks, the order of stores, and what a queue does when it is reset. */
 import { afterEach, describe, expect, it, vi } from "vitest"
 import { MemoryBacking } from "../../../src/backing/memory.ts"
-import { needsEvent } from "../../../src/virtio/queue/split-queue.ts"
+import { needsEvent } from "../../../src/virtio/queue/ring-word.ts"
 import { Rng, seedFromEnvironment } from "../../support/rng.ts"
 import { FakeDisk, settled } from "../../harness/fake-disk.ts"
 import { RingGuest, type RingGuestOptions } from "../../harness/guest.ts"
 import { pattern } from "../../harness/requests.ts"
-import { F, OK, T, UNTOUCHED } from "../../harness/words.ts"
+import { F, mask, OK, T, UNTOUCHED, UP } from "../../harness/words.ts"
 
 function guest(options: Partial<RingGuestOptions> = {}): RingGuest {
   return new RingGuest({ backing: new MemoryBacking({ size: 1 << 20 }), machine: { ramSize: 4 << 20 }, ...options })
@@ -159,11 +159,30 @@ describe("available buffer notifications", () => {
     expect(kicks).toBe(20_000)
   })
 
+  it.each([[F.EVENT_IDX, "on"], [F.INDIRECT_DESC, "off"]] as const)("VQ-28 used.flags is 0 from when a queue starts, whatever the driver left there: kicks are wanted (feature %i, so EVENT_IDX is %s)", (feature, _) => {
+    for (const memory of [new ArrayBuffer(1 << 20), new SharedArrayBuffer(1 << 20)]) {
+      const announced: number[] = []
+      const one = guest({ features: [feature], ringSize: 8, machine: { memory, written: (address) => void announced.push(address) } })
+      one.status = 0
+      one.registers.negotiate(mask(feature, F.VERSION_1))
+      const ring = one.openRing(0)
+      ring.ram.setUint16(ring.used, 0xffff, true)
+      announced.length = 0
+      one.status = UP
+      expect([ring.usedFlags, announced.includes(ring.used), one.disk.device.brokenBy]).toEqual([0, true, undefined])
+      one.ring = ring
+      expect(one.read(0, 1).status).toBe(OK)
+      expect(ring.usedFlags).toBe(0)
+    }
+  })
+
   describe("what another thread could do between two instructions", () => {
+    /** Atomics are for RAM that other threads can reach; there they are the seams that a test can get at. */
+    const SHARED = { machine: { memory: new SharedArrayBuffer(4 << 20) } }
     afterEach(() => void vi.restoreAllMocks())
 
     it("VQ-29 a buffer published after the last look at avail.idx, and before avail_event moves, is found: nobody will kick for it", () => {
-      const one = guest({ features: [F.INDIRECT_DESC, F.EVENT_IDX] })
+      const one = guest({ features: [F.INDIRECT_DESC, F.EVENT_IDX], ...SHARED })
       const head = flushChain(one)
       const availEvent = one.ring.used + 4 + 8 * one.ring.size
       const { store } = Atomics
@@ -179,7 +198,7 @@ describe("available buffer notifications", () => {
 
     it("VQ-29 VQ-24 and a buffer published while the device makes its decision about the interrupt", () => {
       for (const features of [[F.INDIRECT_DESC], [F.INDIRECT_DESC, F.EVENT_IDX]]) {
-        const one = guest({ features })
+        const one = guest({ features, ...SHARED })
         const head = flushChain(one)
         const usedIdx = one.ring.used + 2
         const { store } = Atomics
@@ -198,7 +217,7 @@ describe("available buffer notifications", () => {
       for (const features of [[F.INDIRECT_DESC], [F.INDIRECT_DESC, F.EVENT_IDX]]) {
         const trace: string[] = []
         const disk = new FakeDisk()
-        const one = new RingGuest({ backing: disk, features })
+        const one = new RingGuest({ backing: disk, features, ...SHARED })
         const first = one.place({ type: T.IN, sector: 1, in: 512 })
         const second = one.place({ type: T.IN, sector: 2000, in: 512 })
         const heads = [one.chain(first.pieces), one.chain(second.pieces)]

@@ -1,0 +1,24 @@
+/** What a device type says when it makes its VirtioDevice. */
+import { VIRTQ_MAX_SIZE } from "./spec.ts"
+
+/** What a device type says of itself: its number, its queues, its configuration space and its features. */
+export interface VirtioDeviceOptions {
+  /** [VIRTIO] 5: the device type's number. */
+  readonly deviceType: number
+  readonly queues: number
+  /** Largest, and initial, number of descriptors of each queue: a power of two up to 32768. */
+  readonly queueSize: number
+  /** Bytes of the device configuration space. */
+  readonly configSize: number
+  /** Feature bits of the device type. */
+  readonly features: bigint
+  /** Feature bits not to offer, of the device type or of the ring. VERSION_1 cannot be left out. */
+  readonly withoutFeatures: bigint
+}
+
+/** @throws RangeError for a number of queues, or a size, that cannot be */
+export function checkQueues({ queues, queueSize }: VirtioDeviceOptions): void {
+  if (!Number.isInteger(queues) || queues < 1 || queues > 65535) throw new RangeError(`queues: ${queues} is not a number from 1 to 65535`)
+  if (!Number.isInteger(queueSize) || queueSize < 1 || queueSize > VIRTQ_MAX_SIZE || (queueSize & (queueSize - 1)) !== 0)
+    throw new RangeError(`queueSize: ${queueSize} is not a power of two from 1 to ${VIRTQ_MAX_SIZE}`)
+}

@@ -1,0 +1,150 @@
+/**
+ * DescriptorTable: the device's reading of a split virtqueue's descriptors ([VIRTIO] 2.7.5): a chain becomes a checked list of RAM
+ * segments. Whatever the driver has written there, the walk ends, and touches RAM only.
+ */
+import type { GuestMemory, RamRegion } from "../guest-memory.ts"
+import { VIRTQ_DESC_F, VIRTQ_DESC_SIZE } from "../spec.ts"
+import type { DescriptorChain, SegmentList } from "./descriptor-chain.ts"
+import { hex, VirtqueueError } from "./virtqueue-error.ts"
+
+// Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
+const { NEXT, WRITE, INDIRECT } = VIRTQ_DESC_F
+const DESC_SIZE = VIRTQ_DESC_SIZE
+
+/** [VIRTIO] 2.7.5.2 asks drivers for no more descriptors in a chain than the queue size. Like QEMU, we take 1024 in any queue. */
+const CHAIN_LIMIT = 1024
+
+/** A chain describes at most this many bytes ([VIRTIO] 2.7.5.2). */
+const MAX_CHAIN_LENGTH = 2 ** 32
+
+const EMPTY = new DataView(new ArrayBuffer(0))
+
+export class DescriptorTable {
+  /** INDIRECT_DESC has been negotiated. */
+  indirect: boolean
+  readonly #memory: GuestMemory
+  readonly #size: number
+  readonly #chainLimit: number
+  #desc: DataView = EMPTY
+  /** The region of the last segment; nearly always that of the next one too. */
+  #region: RamRegion | undefined
+
+  /** `size`: number of descriptors. */
+  constructor(memory: GuestMemory, size: number, indirect: boolean) {
+    this.#memory = memory
+    this.#size = size
+    this.#chainLimit = Math.max(size, CHAIN_LIMIT)
+    this.indirect = indirect
+  }
+
+  /** The descriptors are at guest-physical `address`. @throws VirtqueueError when they are not in one piece of RAM */
+  place(address: number): void {
+    this.#desc = pieceOfRam(this.#memory, "descriptor table", address, this.#size * DESC_SIZE).part(address, this.#size * DESC_SIZE)
+    this.#region = undefined
+  }
+
+  /**
+   * Follows the chain from descriptor `head`, into an indirect table where it leads to one, and fills `chain` with its segments.
+   * What grows is kept in local variables until the end: storing it with each descriptor costs a third of the walk (measured).
+   * @throws VirtqueueError when the chain is broken
+   */
+  walk(chain: DescriptorChain, head: number): void {
+    const { segments } = chain
+    const first = segments.count
+    let readableCount = 0
+    let readableLength = 0
+    let writableLength = 0
+    let table = this.#desc
+    let tableOffset = 0
+    let entries = this.#size
+    let index = head
+    let indirect = false
+    let region = this.#region
+    let regionIndex = region === undefined ? 0 : segments.indexOf(region)
+    for (let budget = this.#chainLimit + 1; budget > 0; budget--) {
+      if (index >= entries) throw indexOutside(index, entries, head)
+      const at = (tableOffset + index * DESC_SIZE) >>> 0 // below 2^32, see RamRegion.offset
+      const high = table.getUint32(at + 4, true)
+      // Small addresses stay small integers, for which V8 allocates nothing (15 ns a request, measured).
+      const address = high === 0 ? table.getUint32(at, true) : table.getUint32(at, true) + high * 0x1_0000_0000
+      const length = table.getUint32(at + 8, true)
+      const flags = table.getUint16(at + 12, true)
+      if ((flags & INDIRECT) !== 0) {
+        this.#checkIndirect(head, flags, address, length, indirect)
+        const place = region !== undefined && address >= region.start && length <= region.end - address ? region : pieceOfRam(this.#memory, "indirect table", address, length)
+        table = place.data
+        tableOffset = place.offset(address)
+        entries = length / DESC_SIZE
+        index = 0
+        indirect = true
+        continue
+      }
+      if (region !== undefined && address >= region.start && length <= region.end - address && length !== 0) {
+        segments.push(regionIndex, region.offset(address), length)
+      } else {
+        region = this.#pushSlowly(segments, head, address, length)
+        regionIndex = region === undefined ? 0 : segments.indexOf(region)
+      }
+      if ((flags & WRITE) !== 0) {
+        writableLength += length
+      } else {
+        if (writableLength > 0) throw readableBehindWritable(index, head)
+        readableLength += length
+        readableCount = segments.count - first
+      }
+      if ((flags & NEXT) === 0) {
+        if (readableLength + writableLength > MAX_CHAIN_LENGTH) throw new VirtqueueError(`chain ${head} describes more than 2^32 bytes`)
+        chain.head = head
+        chain.first = first
+        chain.count = segments.count - first
+        chain.readableCount = readableCount
+        chain.readableLength = readableLength
+        chain.writableLength = writableLength
+        return
+      }
+      index = table.getUint16(at + 14, true)
+    }
+    throw new VirtqueueError(`chain ${head} loops, or is longer than ${this.#chainLimit} descriptors`)
+  }
+
+  #checkIndirect(head: number, flags: number, address: number, length: number, nested: boolean): void {
+    if (!this.indirect) throw new VirtqueueError(`indirect descriptor in chain ${head}, but INDIRECT_DESC was not negotiated`)
+    if (nested) throw new VirtqueueError(`indirect descriptor inside an indirect table, chain ${head}`)
+    if ((flags & NEXT) !== 0) throw new VirtqueueError(`indirect descriptor with NEXT, chain ${head}`)
+    if (length === 0 || length % DESC_SIZE !== 0) throw new VirtqueueError(`indirect table of ${length} bytes at ${hex(address)}, chain ${head}`)
+  }
+
+  /**
+   * Adds RAM that is not all in the region of the segment before: several segments where it runs from one region into the next, none
+   * where it is empty. Returns the region of the last byte.
+   */
+  #pushSlowly(segments: SegmentList, head: number, address: number, length: number): RamRegion | undefined {
+    while (length > 0) {
+      const region = this.#memory.region(address)
+      if (region === undefined) throw new VirtqueueError(`${hex(address)} is not RAM, chain ${head}`)
+      this.#region = region
+      const part = Math.min(length, region.end - address)
+      segments.push(segments.indexOf(region), region.offset(address), part)
+      address += part
+      length -= part
+    }
+    return this.#region
+  }
+}
+
+/** The region that holds all of these bytes. @throws VirtqueueError, which says `name`, when there is none */
+export function pieceOfRam(memory: GuestMemory, name: string, address: number, length: number): RamRegion {
+  const region = memory.region(address)
+  if (region !== undefined && length <= region.end - address) return region
+  throw new VirtqueueError(`${name} at ${hex(address)}: its ${length} bytes are not in one piece of RAM`)
+}
+
+// Errors are built out of line: their templates would make `walk` too large for V8 to optimise well.
+
+function indexOutside(index: number, entries: number, head: number): VirtqueueError {
+  return new VirtqueueError(`descriptor index ${index} in a table of ${entries}, chain ${head}`)
+}
+
+function readableBehindWritable(index: number, head: number): VirtqueueError {
+  return new VirtqueueError(`device-readable descriptor ${index} behind a writable one, chain ${head}`)
+}
