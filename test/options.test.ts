@@ -301,6 +301,21 @@ describe("a backing that is none is told what it lacks", () => {
       `discardGranularity of the backing is 1000; it must be a multiple of 512 bytes: ${SEE}`,
     ],
     [
+      "an async pread",
+      disk({ pread: async () => {} }),
+      `pread of the backing is an async function; a backing that answers later has asynchronous: true: ${SEE}`,
+    ],
+    [
+      "an async flush",
+      disk({ async flush() {} }),
+      `flush of the backing is an async function; a backing that answers later has asynchronous: true: ${SEE}`,
+    ],
+    [
+      "asynchronous as text",
+      disk({ asynchronous: "yes" }),
+      `asynchronous of the backing is the string "yes"; it must be true or false: ${SEE}`,
+    ],
+    [
       "a granularity of 0",
       disk({ discardGranularity: 0 }),
       `discardGranularity of the backing is 0; it must be a multiple of 512 bytes: ${SEE}`,
@@ -310,6 +325,13 @@ describe("a backing that is none is told what it lacks", () => {
     const vm = new vioblk.Machine({ ramSize: 1 << 20 })
     expect(complaint(() => vm.attachDisk(backing as vioblk.VirtioBacking))).toBe(`Machine.attachDisk: ${message}`)
     expect(complaint(() => attachToV86(emulator, backing))).toBe(`attachToV86: ${message}`)
+  })
+
+  it("async methods of a backing that says so, and an async close of any, are taken", () => {
+    const later = async (): Promise<void> => undefined
+    const remote = disk({ asynchronous: true, pread: later, pwrite: later, flush: later, close: later })
+    expect(new vioblk.VirtioBlk(remote as vioblk.VirtioBacking).capacity).toBe(1)
+    expect(new vioblk.VirtioBlk(disk({ close: later }) as vioblk.VirtioBacking).capacity).toBe(1)
   })
 
   it("members that are inherited count, and others do not matter", () => {
@@ -391,6 +413,14 @@ describe("devices and machines", () => {
     [
       () => new VirtioPciFunction(new VirtioBlk(disk()), { memory, interrupts, vectors: "2" }),
       'VirtioPciFunction: vectors must be a number, not the string "2"',
+    ],
+    [
+      () => new VirtioPciFunction(disk(), { memory, interrupts }),
+      "VirtioPciFunction: the device has no virtio; it must be an object: see the interface Transportable (a VirtioBlk)",
+    ],
+    [
+      () => new VirtioPciFunction(undefined, { memory, interrupts }),
+      "VirtioPciFunction: the device must implement Transportable (a VirtioBlk), not undefined",
     ],
     [
       () => new LinearMemory(4096),

@@ -78,10 +78,22 @@ export function checkBacking(who: string, backing: VirtioBacking): void {
   if (typeof given === "string")
     throw new TypeError(`${who}: the backing must implement VirtioBacking, not ${described(given)}; openImage opens a file`)
   checkMembers(who, "the backing", backing, BACKING_RULES, "VirtioBacking")
+  if (backing.asynchronous !== true) refuseAsyncMethods(who, backing)
   checkBackingSize(who, backing.size)
   const { discardGranularity = 512 } = backing
   if (!Number.isSafeInteger(discardGranularity) || discardGranularity <= 0 || discardGranularity % 512 !== 0)
     throw new TypeError(`${who}: discardGranularity of the backing is ${discardGranularity}; it must be a multiple of 512 bytes: ${SEE}`)
+}
+
+/** A backing without `asynchronous` whose method is declared `async` would fail with its first request: it is told at once. */
+function refuseAsyncMethods(who: string, backing: VirtioBacking): void {
+  const { close: _, ...called } = BACKING_RULES
+  for (const [name, rule] of Object.entries(called)) {
+    if (rule !== "function" && rule !== "function?") continue
+    const method: unknown = Reflect.get(backing, name)
+    if (typeof method !== "function" || method.constructor.name !== "AsyncFunction") continue
+    throw new TypeError(`${who}: ${name} of the backing is an async function; a backing that answers later has asynchronous: true: ${SEE}`)
+  }
 }
 
 /** @throws TypeError when `size`, that of a backing, is not a number of bytes */

@@ -33,7 +33,7 @@ export function embed(ram: SharedArrayBuffer, emulator: vioblk.V86Emulator): vio
   const memory: vioblk.GuestMemory = new LinearMemory(new Uint8Array(ram), { start: 0, written: (_address, _length) => undefined })
   if (memory.region(0) === undefined) throw new Error("no RAM")
   const later = async (): Promise<void> => undefined
-  const remote: VirtioBacking = { ...new Zeroes(), pread: later, pwrite: later, close: later }
+  const remote: VirtioBacking = { ...new Zeroes(), asynchronous: true, pread: later, pwrite: later, close: later }
   return vioblk.attachToV86(emulator, remote, { slot: 15, interface: "modern", withoutFeatures: ["MQ"] })
 }
 

@@ -67,6 +67,15 @@ function read(port: number, sector: number, sectors: number): void {
 }
 
 describe("attachDisk", () => {
+  it("with readOnly a guest finds a read-only disk over a backing that could be written, beside one that it may write to", () => {
+    const RO = 1 << 5
+    const backing = new MemoryBacking({ size: SECTOR })
+    const [fixed, free] = [vm.attachDisk(backing, { readOnly: true }), vm.attachDisk(new MemoryBacking({ size: SECTOR }))]
+    const features = (disk: AttachedDisk): number => vm.portRead(config(disk.slot, 0x10) - 1, 4)
+    expect([fixed.device.readOnly, backing.readOnly, features(fixed) & RO]).toEqual([true, false, RO])
+    expect([free.device.readOnly, features(free) & RO]).toEqual([false, 0])
+  })
+
   it("PCI-01 PCI-04 puts a transitional block device on the bus, with its interrupt line, its BARs placed and bus mastering off", () => {
     const disk = vm.attachDisk(new MemoryBacking({ size: 1 << 30 }))
     expect([disk.slot, disk.line]).toEqual([1, 10])

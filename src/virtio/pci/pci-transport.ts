@@ -76,6 +76,7 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
    * @throws TypeError for wrong options, RangeError for a number of vectors that cannot be
    */
   constructor(device: Transportable, options: VirtioPciOptions & VirtioPciWiring) {
+    checkMembers("VirtioPciFunction", "the device", device, { virtio: "object" }, "Transportable (a VirtioBlk)")
     checkOptions("VirtioPciFunction", options, { ...VIRTIO_PCI_RULES, memory: "object", interrupts: "object" })
     checkMembers("VirtioPciFunction", "memory", options.memory, GUEST_MEMORY_RULES, "GuestMemory")
     const { virtio } = device

@@ -42,6 +42,19 @@ describe("a disk in v86", () => {
     expect(disk.device.statistics.write.requests).toBe(1)
   })
 
+  it("readOnly and onError are those of VirtioBlk: the guest finds a read-only disk, and the failure of a backing reaches the program", async () => {
+    const failures: unknown[] = []
+    const backing = new MemoryBacking({ size: SIZE })
+    const { vm, disk } = machine({ readOnly: true, onError: (error) => void failures.push(error) }, backing)
+    const blk = await driver(vm)
+    expect([disk.device.readOnly, blk.identify().readOnly]).toEqual([true, true])
+    await expect(blk.write(0, sector("no"))).rejects.toThrow("IOERR")
+    backing.close()
+    await expect(blk.read(0, 1)).rejects.toThrow("IOERR")
+    expect(failures).toEqual([disk.device.lastError])
+    expect(String(failures[0])).toContain("the disk is closed")
+  })
+
   it("tells v86 of every byte of RAM that it stores to, so that compiled code is dropped", async () => {
     const { vm } = machine()
     const blk = await driver(vm)
