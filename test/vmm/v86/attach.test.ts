@@ -42,7 +42,7 @@ describe("a disk in v86", () => {
     expect(disk.device.statistics.write.requests).toBe(1)
   })
 
-  it("readOnly and onError are those of VirtioBlk: the guest finds a read-only disk, and the failure of a backing reaches the program", async () => {
+  it("takes readOnly and onError: the guest finds a read-only disk, and the program hears of a failure of the backing", async () => {
     const failures: unknown[] = []
     const backing = new MemoryBacking({ size: SIZE })
     const { vm, disk } = machine({ readOnly: true, onError: (error) => void failures.push(error) }, backing)
