@@ -45,7 +45,7 @@ export interface ImageFile {
   readonly punchesAtOnce?: number
   /** Makes the range, which is inside the file, read as zeroes without writing them, and keeps its space allocated. Returns as `punchHole` does. */
   zeroRange?(offset: number, length: number): boolean
-  /** Bytes that one `zeroRange` does within a few milliseconds: 0 while it is not known to work. May change. Default: any number. */
+  /** Bytes that one `zeroRange` does within a few milliseconds: 0 where it cannot. May change. Default: any number. */
   readonly zeroesAtOnce?: number
   /** What was written so far is on stable storage afterwards. */
   sync(): void

@@ -25,12 +25,12 @@ const GUARDED_BYTES = Math.max(...SIGNATURES.map(({ length }) => length))
 const ZERO_CHUNK = 1 << 18
 /** What a file system allocates at a time, mostly: the grain at which a piece of zeroes is left out. */
 const ZERO_BLOCK = 4096
-/** Bytes that are looked at, and zeroed where they are not zero, within a few milliseconds: 0.8 ms a MiB, measured. */
-const SCAN_AT_ONCE = 1 << 22
+/** Bytes that are looked at, and zeroed where they are not zero, in one call: 0.4 ms, or 1.7 on a busy machine, measured. */
+const SCAN_AT_ONCE = 1 << 20
 /** Below this many bytes a hole is not worth what punching it costs: a process of the host, 1 to 3 ms. */
 const PUNCH_MINIMUM = 1 << 20
 /** From this many bytes on, asking the host to zero them costs less than looking at them. */
-const ZERO_RANGE_MINIMUM = SCAN_AT_ONCE
+const ZERO_RANGE_MINIMUM = 1 << 22
 
 /** Never written. */
 const zeroes = new Uint8Array(ZERO_CHUNK)

@@ -14,6 +14,8 @@ const LONGEST_HOLE = 2 ** 30
 /** Freeing content takes up to 0.7 ms for each MiB, where the file system tells its device of it; zeroing it 0.1. All measured on ext4. */
 const PUNCH_AT_ONCE = 1 << 25
 const ZERO_AT_ONCE = 1 << 26
+/** While it is not known whether ranges can be zeroed here: what fails must then be done in another way. */
+const ZERO_TRIED_AT_ONCE = 1 << 22
 
 /** Options of `HostFile`. */
 export interface HostFileOptions {
@@ -160,7 +162,8 @@ export class HostFile implements ImageFile {
   }
 
   get zeroesAtOnce(): number {
-    return this.#canZero === true ? ZERO_AT_ONCE : 0
+    if (this.#canZero === undefined) return ZERO_TRIED_AT_ONCE
+    return this.#canZero ? ZERO_AT_ONCE : 0
   }
 
   zeroRange(offset: number, length: number): boolean {
