@@ -41,7 +41,10 @@ class BudgetFile extends MemoryFile {
 
 export type FuzzOutcome = "refused" | "read" | "written"
 
-/** One damaged image through everything. Returns how far it came. Throws an Error that says what must not be. */
+/**
+ * Takes one damaged image through everything. Returns how far it came.
+ * @throws Error that says what must not be
+ */
 export function fuzzRound(rng: Rng): FuzzOutcome {
   const golden = rng.pick(goldenImages)
   const image = new Qcow2Bytes(goldenBytes(golden.file))

@@ -46,7 +46,10 @@ export class RingFuzzer {
     this.#maxSegments = { discard: this.#guest.config(0x28, 4), writeZeroes: this.#guest.config(0x34, 4) }
   }
 
-  /** Runs one round. Throws an Error that says what was done and what should have come of it. */
+  /**
+   * Runs one round.
+   * @throws Error that says what was done and what should have come of it
+   */
   round(): void {
     const rng = this.#rng
     const has = (probability: number) => rng.chance(probability)
@@ -137,7 +140,9 @@ export class RingFuzzer {
     guest.irqs()
     this.#kick()
     const fail = (problem: string) => {
-      throw new Error(`${what}: ${problem}; expected ${answered.length} answers and ${broken ? "a broken" : "a sound"} device, which says: ${guest.disk.device.brokenBy?.message ?? "sound"}`)
+      const expectation = `${answered.length} answers and ${broken ? "a broken" : "a sound"} device`
+      const state = guest.disk.device.brokenBy?.message ?? "sound"
+      throw new Error(`${what}: ${problem}; expected ${expectation}, which says: ${state}`)
     }
     if (((guest.status & NEEDS_RESET) !== 0) !== broken) fail(`status ${guest.status}`)
     if (guest.usedIdx() !== answered.length) fail(`used.idx ${guest.usedIdx()}`)

@@ -210,11 +210,23 @@ export function promiseBacking(inner: VirtioBacking): VirtioBacking {
     ...(inner.discardGranularity === undefined ? {} : { discardGranularity: inner.discardGranularity }),
     pread: (buffer, offset) => later(() => inner.pread(buffer, offset)),
     pwrite: (buffer, offset) => later(() => inner.pwrite(buffer, offset)),
-    ...(inner.preadv === undefined ? {} : { preadv: (buffers: readonly Uint8Array[], offset: number) => later(() => inner.preadv?.(buffers, offset)) }),
-    ...(inner.pwritev === undefined ? {} : { pwritev: (buffers: readonly Uint8Array[], offset: number) => later(() => inner.pwritev?.(buffers, offset)) }),
+    ...(
+      inner.preadv === undefined
+        ? {}
+        : { preadv: (buffers: readonly Uint8Array[], offset: number) => later(() => inner.preadv?.(buffers, offset)) }
+    ),
+    ...(
+      inner.pwritev === undefined
+        ? {}
+        : { pwritev: (buffers: readonly Uint8Array[], offset: number) => later(() => inner.pwritev?.(buffers, offset)) }
+    ),
     ...(inner.flush === undefined ? {} : { flush: () => later(() => inner.flush?.()) }),
     ...(inner.discard === undefined ? {} : { discard: (offset: number, length: number) => later(() => inner.discard?.(offset, length)) }),
-    ...(inner.writeZeroes === undefined ? {} : { writeZeroes: (offset: number, length: number, mayUnmap: boolean) => later(() => inner.writeZeroes?.(offset, length, mayUnmap)) }),
+    ...(
+      inner.writeZeroes === undefined
+        ? {}
+        : { writeZeroes: (offset: number, length: number, mayUnmap: boolean) => later(() => inner.writeZeroes?.(offset, length, mayUnmap)) }
+    ),
     close: () => later(() => inner.close()),
   }
 }

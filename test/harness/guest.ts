@@ -2,6 +2,7 @@
 import type { VirtioBacking } from "../../src/backing/backing.ts"
 import { type AttachDiskOptions, Machine, type MachineOptions } from "../../src/vmm/machine.ts"
 import { settled } from "./fake-disk.ts"
+import { GuestHeap } from "./heap.ts"
 import type { Width } from "./pci.ts"
 import { LegacyGuest, ModernGuest } from "./registers.ts"
 import { header, type Request } from "./requests.ts"
@@ -56,8 +57,7 @@ export interface RingGuestOptions {
 const DEFAULT_FEATURES = [F.INDIRECT_DESC, F.FLUSH, F.DISCARD, F.WRITE_ZEROES, F.RING_RESET]
 const NOTHING = new Uint8Array(0)
 
-export class RingGuest {
-  readonly machine: Machine
+export class RingGuest extends GuestHeap {
   readonly disk: ReturnType<Machine["attachDisk"]>
   readonly registers: ModernGuest | LegacyGuest
   rings: Ring[] = []
@@ -65,11 +65,10 @@ export class RingGuest {
   ring: Ring
   readonly #options: RingGuestOptions
   readonly #bells: (() => void)[] = []
-  #top = 0x1000
 
   constructor(options: RingGuestOptions) {
+    super(new Machine(options.machine ?? { ramSize: 16 << 20 }))
     this.#options = options
-    this.machine = new Machine(options.machine ?? { ramSize: 16 << 20 })
     this.disk = this.machine.attachDisk(options.backing, options.disk ?? {})
     const { machine, disk: { slot } } = this
     this.registers = options.legacy === true ? new LegacyGuest(machine, slot) : new ModernGuest(machine, slot)
@@ -155,39 +154,8 @@ export class RingGuest {
     return this.registers.capacity
   }
 
-  // --- RAM ---
-
   get data(): DataView {
     return this.ring.ram
-  }
-
-  /** Room for `length` bytes, never directly behind what was allocated before. */
-  alloc(length: number, alignment = 1): number {
-    const address = Math.ceil(this.#top / alignment) * alignment
-    this.#top = address + length + 3
-    if (this.#top > this.machine.ram.length) throw new Error("the guest has no RAM left")
-    return address
-  }
-
-  /** `alloc` goes on from here; setting it back frees what came after. */
-  get top(): number {
-    return this.#top
-  }
-
-  set top(address: number) {
-    this.#top = address
-  }
-
-  bytes(address: number, length: number): Uint8Array {
-    return this.machine.ram.slice(address, address + length)
-  }
-
-  store(address: number, bytes: Uint8Array): void {
-    this.machine.ram.set(bytes, address)
-  }
-
-  fill(address: number, length: number, value: number): void {
-    this.machine.ram.fill(value, address, address + length)
   }
 
   // --- The ring ---

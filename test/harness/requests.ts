@@ -22,7 +22,9 @@ export function header(request: Request): Uint8Array {
 }
 
 /** Segments of DISCARD and WRITE_ZEROES: le64 sector, le32 num_sectors, le32 flags, each. */
-export function ranges(...segments: readonly { readonly sector: number | bigint; readonly sectors: number; readonly flags?: number }[]): Uint8Array {
+export function ranges(
+  ...segments: readonly { readonly sector: number | bigint; readonly sectors: number; readonly flags?: number }[]
+): Uint8Array {
   const bytes = new Uint8Array(16 * segments.length)
   const view = new DataView(bytes.buffer)
   for (const [at, { sector, sectors, flags }] of segments.entries()) {

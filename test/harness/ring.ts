@@ -113,7 +113,13 @@ export class Ring implements RingPlace {
     for (const [at, piece] of pieces.entries()) {
       const index = this.takeDescriptor()
       const isLast = at === pieces.length - 1 && !more
-      this.describe(index, piece.address, piece.length, (piece.writable ? WRITE : 0) | (isLast ? 0 : NEXT), isLast ? 0 : this.nextDesc % this.size)
+      this.describe(
+        index,
+        piece.address,
+        piece.length,
+        (piece.writable ? WRITE : 0) | (isLast ? 0 : NEXT),
+        isLast ? 0 : this.nextDesc % this.size,
+      )
     }
     return head
   }
@@ -173,7 +179,9 @@ export class Ring implements RingPlace {
   /** The entries that the device has added since the last call. */
   takeUsed(): Used[] {
     const entries: Used[] = []
-    for (const end = this.usedIdx; this.lastUsed !== end; this.lastUsed = (this.lastUsed + 1) % 65536) entries.push(this.usedEntry(this.lastUsed))
+    for (const end = this.usedIdx; this.lastUsed !== end; this.lastUsed = (this.lastUsed + 1) % 65536) {
+      entries.push(this.usedEntry(this.lastUsed))
+    }
     return entries
   }
 

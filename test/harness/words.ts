@@ -1,7 +1,9 @@
 /** The numbers of the specifications, typed anew: nothing here knows the device's source. */
 
 /** Device status: [VIRTIO] 2.1. */
-export const STATUS = { ACKNOWLEDGE: 0x01, DRIVER: 0x02, DRIVER_OK: 0x04, FEATURES_OK: 0x08, SUSPEND: 0x10, NEEDS_RESET: 0x40, FAILED: 0x80 } as const
+export const STATUS = {
+  ACKNOWLEDGE: 0x01, DRIVER: 0x02, DRIVER_OK: 0x04, FEATURES_OK: 0x08, SUSPEND: 0x10, NEEDS_RESET: 0x40, FAILED: 0x80,
+} as const
 export const { NEEDS_RESET } = STATUS
 /** The status of a modern driver that is up, and of a legacy one: [VIRTIO] 3.1.1. */
 export const UP = 0x0f

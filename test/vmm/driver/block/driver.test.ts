@@ -186,7 +186,7 @@ describe("the block driver against a small model device", () => {
     expect(blk.virtio.counters).toMatchObject({ kicks: 1, interrupts: 1 })
   })
 
-  it("BLK-02 a status other than OK rejects with its name; statuses that there are not, and one never written, are the device's fault", async () => {
+  it("BLK-02 a status other than OK rejects with its name; an unknown status, or none, is the device's fault", async () => {
     const disk = new ModelDisk()
     const blk = await open(disk)
     const statuses: (number | undefined)[] = [1, 2, 3, undefined, 0]
@@ -236,7 +236,7 @@ describe("the block driver against a small model device", () => {
     expect(disk.seen[0]?.chain.segments.map(({ length }) => length)).toEqual([16, 5, 3, 1])
   })
 
-  it("a used entry that cannot be breaks the device for good: what was in flight is rejected, its memory kept until the reset", async () => {
+  it("a wrong used entry breaks the device for good: requests in flight reject, and keep their memory until the reset", async () => {
     const disk = new ModelDisk()
     disk.isHolding = true
     const blk = await open(disk)

@@ -7,11 +7,14 @@ import type { PciDevice } from "../../../../src/vmm/driver/pci/device.ts"
 import { Ecam } from "../../../../src/vmm/driver/pci/config.ts"
 import { RamAllocator } from "../../../../src/vmm/driver/ram-allocator.ts"
 import { type AttachDiskOptions, type AttachedDisk, Machine, type MachineOptions } from "../../../../src/vmm/machine.ts"
+import { type FakeDisk, heldDisk, settled } from "../../../harness/fake-disk.ts"
 import { Rng } from "../../../support/rng.ts"
 import { passesByStepping } from "../virtio/ring-device.ts"
 
 /** Node has it, but the types for Node 20 do not declare it. */
-declare const WebAssembly: { readonly Memory: new (limits: { initial: number; maximum: number }) => { readonly buffer: ArrayBuffer; grow(pages: number): number } }
+declare const WebAssembly: {
+  readonly Memory: new (limits: { initial: number; maximum: number }) => { readonly buffer: ArrayBuffer; grow(pages: number): number },
+}
 
 const SECTORS = 4096
 
@@ -36,7 +39,9 @@ function firstDisk(machine: Machine): PciDevice {
 }
 
 /** Random reads, writes, zeroings and flushes, several at a time on sectors that do not meet, against a flat copy of the disk. */
-async function exercise(blk: BlockDriver, rng: Rng, rounds: number, model: Uint8Array = new Uint8Array(SECTORS * 512)): Promise<Uint8Array> {
+async function exercise(
+  blk: BlockDriver, rng: Rng, rounds: number, model: Uint8Array = new Uint8Array(SECTORS * 512),
+): Promise<Uint8Array> {
   for (let round = 0; round < rounds; round++) {
     const checks: Promise<void>[] = []
     blk.batch(() => {
@@ -65,14 +70,21 @@ async function exercise(blk: BlockDriver, rng: Rng, rounds: number, model: Uint8
 }
 
 function expectSame(actual: Uint8Array, expected: Uint8Array): void {
-  if (Buffer.compare(actual, expected) !== 0) throw new Error(`data differ from byte ${actual.findIndex((byte, index) => byte !== expected[index])} of ${expected.length} on`)
+  if (Buffer.compare(actual, expected) !== 0) {
+    throw new Error(`data differ from byte ${actual.findIndex((byte, index) => byte !== expected[index])} of ${expected.length} on`)
+  }
 }
 
 const MATRIX: (BlockDriverOptions & { readonly name: string })[] = [
   ...(["modern", "legacy"] as const).flatMap((transport) =>
     (["msix", "intx", "none"] as const).flatMap((interrupts) => [
       { name: `${transport}, ${interrupts}, all features`, transport, interrupts },
-      { name: `${transport}, ${interrupts}, no ring features`, transport, interrupts, features: { refuse: ["INDIRECT_DESC", "EVENT_IDX"] as const } },
+      {
+        name: `${transport}, ${interrupts}, no ring features`,
+        transport,
+        interrupts,
+        features: { refuse: ["INDIRECT_DESC", "EVENT_IDX"] as const },
+      },
       { name: `${transport}, ${interrupts}, EVENT_IDX only`, transport, interrupts, features: { refuse: ["INDIRECT_DESC"] as const } },
     ]),
   ),
@@ -109,7 +121,9 @@ describe("a disk driven by the guest's driver", () => {
     const blk = await BlockDriver.open(pci)
     expect(blk.virtio.transport.kind).toBe(kind === "legacy" ? "legacy" : "modern")
     await exercise(blk, new Rng(3), 5)
-    if (kind === "modern") await expect(BlockDriver.open(pci, { transport: "legacy" })).rejects.toMatchObject({ code: expect.stringMatching(/unsupported/) })
+    if (kind === "modern") {
+      await expect(BlockDriver.open(pci, { transport: "legacy" })).rejects.toMatchObject({ code: expect.stringMatching(/unsupported/) })
+    }
     if (kind === "legacy") await expect(BlockDriver.open(pci, { transport: "modern" })).rejects.toMatchObject({ code: "unsupported" })
   })
 
@@ -170,7 +184,9 @@ describe("a disk driven by the guest's driver", () => {
     const ring = blk.virtio.queues[0]?.ring
     if (ring === undefined) throw new Error("no queue")
     const rng = new Rng(25)
-    for (let skipped = 0; skipped < 65_536 - 640; skipped += 64) await Promise.all(blk.batch(() => Array.from({ length: 64 }, () => blk.flush())))
+    for (let skipped = 0; skipped < 65_536 - 640; skipped += 64) {
+      await Promise.all(blk.batch(() => Array.from({ length: 64 }, () => blk.flush())))
+    }
     blk.virtio.transport.readIsr()
     let notified = 0
     for (let round = 0; round < 300; round++) {
@@ -264,7 +280,9 @@ describe("a disk driven by the guest's driver", () => {
   it("ST-07 FT-06 a device that refuses the features gets FAILED, and the driver gives its memory back", async () => {
     const { pci } = bench({ interface: "modern" })
     const memory = new RamAllocator({ start: 1 << 20, length: 1 << 20 })
-    await expect(BlockDriver.open(pci, { memory, features: { want: [], refuse: ["VERSION_1"] } })).rejects.toMatchObject({ code: "features-refused" })
+    await expect(
+      BlockDriver.open(pci, { memory, features: { want: [], refuse: ["VERSION_1"] } }),
+    ).rejects.toMatchObject({ code: "features-refused" })
     const status = pci.registers(4).read(0x14, 1)
     expect(status & 0x80).toBe(0x80)
     // Two rings of 256 take 2 * 6668 bytes in the modern interface, 2 * 12288 in the legacy one.
@@ -294,7 +312,9 @@ describe("a disk driven by the guest's driver", () => {
     const blk = await BlockDriver.open(pci)
     const msix = pci.msix()
     if (msix === undefined) throw new Error("no MSI-X")
-    expect([msix.enabled, msix.functionMasked, msix.isMasked(1), msix.message(1).data === msix.message(0).data]).toEqual([true, false, false, false])
+    expect([
+      msix.enabled, msix.functionMasked, msix.isMasked(1), msix.message(1).data === msix.message(0).data,
+    ]).toEqual([true, false, false, false])
     for (const mask of [(on: boolean) => (on ? msix.mask(1) : msix.unmask(1)), (on: boolean) => (msix.functionMasked = on)]) {
       mask(true)
       let isDone = false
@@ -339,7 +359,9 @@ describe("events from the device", () => {
     }
   })
 
-  it.each(["msix", "intx", "none"] as const)("ST-11 ST-12 VQ-10 a chain that loops, written by hand, makes the device ask for a reset (%s)", async (interrupts) => {
+  it.each([
+    "msix", "intx", "none",
+  ] as const)("ST-11 ST-12 VQ-10 a chain that loops, written by hand, makes the device ask for a reset (%s)", async (interrupts) => {
     const { pci, machine } = bench()
     const blk = await BlockDriver.open(pci, { interrupts })
     const queue = blk.virtio.queues[0]
@@ -372,14 +394,18 @@ describe("events from the device", () => {
     queue.ring.publish(head)
     blk.virtio.kick(queue)
     expect([await used, machine.ram[buffer + 32]]).toEqual([1, 0])
-    expect(await blk.submit([{ address: buffer, length: 16, writable: false }, { address: buffer + 32, length: 1, writable: true }])).toBe(1)
+    expect(
+      await blk.submit([{ address: buffer, length: 16, writable: false }, { address: buffer + 32, length: 1, writable: true }]),
+    ).toBe(1)
   })
 
   it("two disks on one line, and a third with MSI-X, do not take each other's interrupts", async () => {
     const machine = new Machine({ ramSize: 16 << 20 })
     // Lines repeat every four slots.
     for (const slot of [1, 5, 2]) machine.attachDisk(new MemoryBacking({ size: SECTORS * 512 }), { slot, serial: `slot ${slot}` })
-    const disks = await Promise.all(findBlockDevices(machine).map((pci) => BlockDriver.open(pci, { interrupts: pci.address.device === 2 ? "msix" : "intx" })))
+    const disks = await Promise.all(
+      findBlockDevices(machine).map((pci) => BlockDriver.open(pci, { interrupts: pci.address.device === 2 ? "msix" : "intx" })),
+    )
     expect(await Promise.all(disks.map((blk) => blk.getId()))).toEqual(["slot 1", "slot 2", "slot 5"])
     await Promise.all(disks.map((blk, index) => exercise(blk, new Rng(index), 15)))
     expect(new Set(disks.map((blk) => blk.virtio.pci.interruptLine)).size).toBe(2)
@@ -416,48 +442,16 @@ describe("events from the device", () => {
   })
 })
 
-/** Serves from memory, but only when the test says so, and in any order. */
-class SlowBacking {
-  readonly readOnly = false
-  readonly asynchronous = true
-  readonly size = SECTORS * 512
-  readonly content = new Uint8Array(SECTORS * 512)
-  readonly pending: (() => void)[] = []
-
-  pread(buffer: Uint8Array, offset: number): Promise<void> {
-    return this.#later(() => buffer.set(this.content.subarray(offset, offset + buffer.length)))
-  }
-
-  pwrite(buffer: Uint8Array, offset: number): Promise<void> {
-    return this.#later(() => this.content.set(buffer, offset))
-  }
-
-  flush(): Promise<void> {
-    return this.#later(() => undefined)
-  }
-
-  close(): void {}
-
-  #later(act: () => void): Promise<void> {
-    return new Promise((resolve) => {
-      this.pending.push(() => {
-        act()
-        resolve()
-      })
-    })
-  }
-}
-
-/** Lets `backing` serve, last come first served, until `work` is done. */
-async function serve<T>(backing: SlowBacking, work: Promise<T>): Promise<T> {
+/** Lets `disk` answer, last come first served, until `work` is done. */
+async function serve<T>(disk: FakeDisk, work: Promise<T>): Promise<T> {
   let isDone = false
   const end = (): void => {
     isDone = true
   }
   work.then(end, end)
   while (!isDone) {
-    backing.pending.pop()?.()
-    await new Promise((resolve) => setImmediate(resolve))
+    disk.waiting.at(-1)?.finish()
+    await settled()
   }
   return work
 }
@@ -465,12 +459,12 @@ async function serve<T>(backing: SlowBacking, work: Promise<T>): Promise<T> {
 describe("a backing that takes its time", () => {
   it.each(["msix", "intx"] as const)("VQ-22 requests complete out of order, each with its own data (%s)", async (interrupts) => {
     const machine = new Machine({ ramSize: 8 << 20 })
-    const backing = new SlowBacking()
+    const backing = heldDisk(new Uint8Array(SECTORS * 512))
     machine.attachDisk(backing, { queues: 2 })
     const blk = await BlockDriver.open(firstDisk(machine), { interrupts, queues: 2, queueSize: 16, maxRequestBytes: 16384 })
     const data = new Rng(22).bytes(SECTORS * 512)
     await serve(backing, blk.write(0, data))
-    expectSame(backing.content, data)
+    expectSame(backing.cache, data)
     const target = new Uint8Array(data.length)
     await serve(backing, blk.readInto(0, target, { queue: 1 }))
     expectSame(target, data)
@@ -481,10 +475,10 @@ describe("a backing that takes its time", () => {
 
   it("VQ-32 a queue reset rejects what its queue has in flight; requests made meanwhile, and other queues, are served", async () => {
     const machine = new Machine({ ramSize: 8 << 20 })
-    const backing = new SlowBacking()
+    const backing = heldDisk(new Uint8Array(SECTORS * 512))
     machine.attachDisk(backing, { queues: 2 })
     const blk = await BlockDriver.open(firstDisk(machine), { queues: 2 })
-    backing.content.fill(0x5a)
+    backing.cache.fill(0x5a)
     const lost = Promise.allSettled([blk.read(1, 1, { queue: 1 }), blk.read(9, 1, { queue: 1 })])
     const kept = blk.read(20, 1)
     const reset = blk.resetQueue(1)
@@ -500,10 +494,10 @@ describe("a backing that takes its time", () => {
 
   it("ST-02 ST-03 a reset ends the requests in flight; what the backing does later reaches neither memory nor the driver", async () => {
     const machine = new Machine({ ramSize: 8 << 20 })
-    const backing = new SlowBacking()
+    const backing = heldDisk(new Uint8Array(SECTORS * 512))
     machine.attachDisk(backing)
     const blk = await BlockDriver.open(firstDisk(machine))
-    backing.content.fill(0x5a)
+    backing.cache.fill(0x5a)
     const reads = Array.from({ length: 5 }, (_, index) => blk.read(index * 100, 8))
     const outcomes = Promise.allSettled(reads)
     await serve(backing, blk.reset())

@@ -32,7 +32,8 @@ function fakeDevice(options: { multiplier?: number; notifyLength?: number; witho
   const fake = new FakeFunction([{ index: 4, mask: 0xffff_c000, flags: 0 }])
   fake.data.setUint32(0x20, BAR, true)
   fake.capabilities(9, 9, 9, 9)
-  for (const [index, [type, offset, length]] of ([[1, 0, 0x40], [2, 0x1000, options.notifyLength ?? 0x100], [3, 0x2000, 1], [4, 0x3000, 0x60]] as const).entries()) {
+  const structures = [[1, 0, 0x40], [2, 0x1000, options.notifyLength ?? 0x100], [3, 0x2000, 1], [4, 0x3000, 0x60]] as const
+  for (const [index, [type, offset, length]] of structures.entries()) {
     const at = 0x40 + 0x20 * index
     fake.data.setUint8(at + 3, type === options.without ? 6 : type)
     fake.data.setUint8(at + 4, 4)
