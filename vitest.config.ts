@@ -1,4 +1,4 @@
-/** The test suite: seconds for each file, within two minutes on two cores in all. Longer work has scripts of its own (see the README). */
+/** The test suite: seconds for each file, within two minutes on two cores in all. Longer work has scripts of its own (see CONTRIBUTING.md). */
 import { availableParallelism } from "node:os"
 import { defineConfig } from "vitest/config"
 

@@ -59,8 +59,9 @@ export function checkOptions<O extends object>(who: string, options: O, rules: R
  */
 export function checkMembers<I extends object>(who: string, what: string, value: I, rules: Rules<I>, where: string): void {
   const given: unknown = value
-  if ((typeof given !== "object" && typeof given !== "function") || given === null)
+  if ((typeof given !== "object" && typeof given !== "function") || given === null) {
     throw new TypeError(`${who}: ${what} must implement ${where}, not ${described(given)}`)
+  }
   if (described(given) === "a promise") throw new TypeError(`${who}: ${what} is a promise; await it first`)
   for (const [name, rule] of Object.entries<string | readonly string[]>(rules)) {
     if (rule === "any?") continue

@@ -21,7 +21,10 @@ function docOf(name: string, file: string): string | undefined {
   const passedOn = exportsOf(file).find((other) => other.name === name)
   if (passedOn !== undefined) return docOf(name, passedOn.from)
   const source = readFileSync(file, "utf8")
-  const declaration = new RegExp(`^export (?:declare )?(?:abstract )?(?:async )?(?:class|function\\*?|interface|type|const) ${name}\\b`, "m").exec(source)
+  const declaration = new RegExp(
+    `^export (?:declare )?(?:abstract )?(?:async )?(?:class|function\\*?|interface|type|const) ${name}\\b`,
+    "m",
+  ).exec(source)
   if (declaration === null) throw new Error(`${file} does not declare ${name}`)
   return /\/\*\*((?:(?!\*\/)[\s\S])*)\*\/\n$/.exec(source.slice(0, declaration.index))?.[1]
 }

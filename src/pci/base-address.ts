@@ -5,7 +5,12 @@
 import { type ConfigSpace, PCI_COMMAND, PCI_CONFIG } from "./config-space.ts"
 
 /** One BAR. `size` is in bytes, a power of two. A memory64 BAR takes the registers `index` and `index + 1`. */
-export type BarDefinition = { readonly index: number; readonly kind: "io" | "memory32" | "memory64"; readonly size: number; readonly prefetchable?: boolean }
+export type BarDefinition = {
+  readonly index: number
+  readonly kind: "io" | "memory32" | "memory64"
+  readonly size: number
+  readonly prefetchable?: boolean
+}
 
 /** The read-only low bits of a BAR, [PCI] 6.2.5.1. */
 const BAR_BITS = {
@@ -19,9 +24,9 @@ const BAR_BITS = {
 const BAR_COUNT = 6
 
 /**
- * Per kind: the smallest BAR that leaves room for the low bits, the largest that can be decoded, and where the addresses that are decoded end. I/O space is that of
- * x86, and no processor reaches memory above 2^52. A 32-bit BAR that touches 4 GiB is one that is being sized, as in QEMU: all ones
- * were written to it.
+ * Per kind: the smallest BAR that leaves room for the low bits, the largest that can be decoded, and where the addresses that are decoded
+ * end. I/O space is that of x86, and no processor reaches memory above 2^52. A 32-bit BAR that touches 4 GiB is one that is being sized, as
+ * in QEMU: all ones were written to it.
  */
 const LIMITS = {
   io: { smallest: 4, largest: 2 ** 15, end: 2 ** 16 },
@@ -88,11 +93,15 @@ function registerAddress(config: ConfigSpace, bar: BarDefinition): number {
 
 function check(bar: BarDefinition, firstFree: number): void {
   const last = bar.kind === "memory64" ? BAR_COUNT - 2 : BAR_COUNT - 1
-  if (!Number.isInteger(bar.index) || bar.index < 0 || bar.index > last) throw new RangeError(`BAR ${bar.index}: a ${bar.kind} BAR has an index from 0 to ${last}`)
+  if (!Number.isInteger(bar.index) || bar.index < 0 || bar.index > last) {
+    throw new RangeError(`BAR ${bar.index}: a ${bar.kind} BAR has an index from 0 to ${last}`)
+  }
   if (bar.index < firstFree) throw new RangeError(`BAR ${bar.index}: its register belongs to another BAR already`)
   const { smallest, largest } = LIMITS[bar.kind]
   if (!isPowerOfTwo(bar.size) || bar.size < smallest || bar.size > largest) {
-    throw new RangeError(`BAR ${bar.index}: ${bar.size} bytes; the size of a ${bar.kind} BAR is a power of two from ${smallest} to ${largest}`)
+    throw new RangeError(
+      `BAR ${bar.index}: ${bar.size} bytes; the size of a ${bar.kind} BAR is a power of two from ${smallest} to ${largest}`,
+    )
   }
   if (bar.kind === "io" && bar.prefetchable === true) throw new RangeError(`BAR ${bar.index}: I/O space cannot be prefetchable`)
 }

@@ -36,7 +36,9 @@ export class PciBus {
 
   /** Puts `fn` into an empty slot, 0 to 31. Its BARs answer as its registers say. */
   plug(slot: number, fn: PciFunction): void {
-    if (!Number.isInteger(slot) || slot < 0 || slot >= PCI_SLOTS) throw new RangeError(`slot ${slot}: a PCI bus has slots 0 to ${PCI_SLOTS - 1}`)
+    if (!Number.isInteger(slot) || slot < 0 || slot >= PCI_SLOTS) {
+      throw new RangeError(`slot ${slot}: a PCI bus has slots 0 to ${PCI_SLOTS - 1}`)
+    }
     if (this.#slots[slot] !== undefined) throw new Error(`slot ${slot} is occupied`)
     if (fn.onMappingChange !== undefined) throw new Error("the function is plugged in already")
     this.#slots[slot] = fn
@@ -44,7 +46,10 @@ export class PciBus {
     this.#rebuild()
   }
 
-  /** Takes the function out of `slot`, resets it (so that its interrupt pin drops and bus mastering ends) and returns it; undefined when the slot is empty. */
+  /**
+   * Takes the function out of `slot`, resets it (so that its interrupt pin drops and bus mastering ends) and returns it; undefined when the
+   * slot is empty.
+   */
   unplug(slot: number): PciFunction | undefined {
     const fn = this.#slots[slot]
     if (fn === undefined) return undefined
@@ -65,7 +70,10 @@ export class PciBus {
     this.#target(bus, device, fn)?.configWrite(offset, width, value)
   }
 
-  /** A read in the ECAM at `offset` from its start: bus in bits 27-20, device 19-15, function 14-12, register 11-0. An access that reaches into the next function: all ones. */
+  /**
+   * A read in the ECAM at `offset` from its start: bus in bits 27-20, device 19-15, function 14-12, register 11-0. An access that reaches
+   * into the next function: all ones.
+   */
   ecamRead(offset: number, width: AccessWidth): number {
     const register = offset % ECAM_FUNCTION_SIZE
     if (register + width > ECAM_FUNCTION_SIZE) return allOnes(width)

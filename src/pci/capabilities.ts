@@ -27,8 +27,12 @@ export class CapabilityList {
     const offset = this.#end
     const end = offset + LINK_SIZE + body.length
     const where = `capability 0x${id.toString(16).padStart(2, "0")} of ${LINK_SIZE + body.length} bytes`
-    if (end > CONFIG_SPACE_SIZE) throw new RangeError(`${where} does not fit: configuration space is full from offset ${offset} of ${CONFIG_SPACE_SIZE}`)
-    if (writable !== undefined && writable.length !== body.length) throw new RangeError(`${where} has a mask of ${writable.length} bytes for a body of ${body.length}`)
+    if (end > CONFIG_SPACE_SIZE) {
+      throw new RangeError(`${where} does not fit: configuration space is full from offset ${offset} of ${CONFIG_SPACE_SIZE}`)
+    }
+    if (writable !== undefined && writable.length !== body.length) {
+      throw new RangeError(`${where} has a mask of ${writable.length} bytes for a body of ${body.length}`)
+    }
     this.#config.define(offset, 1, id)
     this.#config.define(offset + 1, 1, 0)
     for (const [i, value] of body.entries()) this.#config.define(offset + LINK_SIZE + i, 1, value, { writable: writable?.[i] ?? 0 })

@@ -58,6 +58,11 @@ export class ConfigMechanism1 {
 
   #target(port: number): { readonly bus: number; readonly device: number; readonly fn: number; readonly register: number } {
     const address = this.#address
-    return { bus: (address >>> 16) & 0xff, device: (address >>> 11) & 0x1f, fn: (address >>> 8) & 7, register: (address & 0xfc) + (port - PORTS.DATA) }
+    return {
+      bus: (address >>> 16) & 0xff,
+      device: (address >>> 11) & 0x1f,
+      fn: (address >>> 8) & 7,
+      register: (address & 0xfc) + (port - PORTS.DATA),
+    }
   }
 }

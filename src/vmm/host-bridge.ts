@@ -16,7 +16,7 @@ export class HostBridge extends PciFunction {
       vendorId: 0x8086,
       deviceId: 0x29c0,
       revision: 0,
-      classCode: 0x060000,
+      classCode: 0x06_0000,
       subsystemVendorId: 0x1af4,
       subsystemId: 0x1100,
       bars: [],

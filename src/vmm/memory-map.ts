@@ -13,7 +13,10 @@ export interface AddressWindow {
 /** RAM starts at 0 and ends here at the latest: 3 GiB. */
 export const MAX_RAM_SIZE = 0xc000_0000
 
-/** The enhanced configuration access mechanism: 4096 bytes for each function of 256 buses (there is only bus 0). Register PCIEXBAR of the host bridge says so too. */
+/**
+ * The enhanced configuration access mechanism: 4096 bytes for each function of 256 buses (there is only bus 0). Register PCIEXBAR of the
+ * host bridge says so too.
+ */
 export const ECAM_WINDOW: AddressWindow = { start: MAX_RAM_SIZE, end: MAX_RAM_SIZE + ECAM_SIZE }
 
 /** Where firmware places memory BARs, 64-bit ones too as long as there is room: every guest can reach it. It ends at the I/O APIC. */

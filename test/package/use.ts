@@ -1,6 +1,8 @@
 /** What a TypeScript project compiles against: every part of the package, so that the compiler reads all of its declarations. */
 import * as vioblk from "vioblk"
-import { BackingError, BlockDriver, findBlockDevices, LinearMemory, Machine, type VirtioBacking, VirtioBlk, VirtioPciFunction } from "vioblk"
+import {
+  BackingError, BlockDriver, findBlockDevices, LinearMemory, Machine, type VirtioBacking, VirtioBlk, VirtioPciFunction,
+} from "vioblk"
 
 class Zeroes implements VirtioBacking {
   readonly size = 1 << 20

@@ -22,7 +22,8 @@ describe("configuration accesses", () => {
     expect(bus.configRead(0, 3, 0, 0x04, 2)).toBe(0)
   })
 
-  it("the ECAM gives every function 4096 bytes: registers 0 to 255, then zeroes, and agrees with configuration accesses at every width", () => {
+  it("the ECAM gives every function 4096 bytes: registers 0 to 255, then zeroes, and agrees with configuration accesses at every width",
+  () => {
     bus.plug(1, testFunction())
     bus.plug(31, msixFunction(4))
     for (const device of [1, 31]) {
@@ -31,8 +32,12 @@ describe("configuration accesses", () => {
         for (const width of WIDTHS) {
           if (offset + width > 4096) continue
           const value = bus.ecamRead(base + offset, width)
-          if (value !== bus.configRead(0, device, 0, offset, width)) expect.fail(`device ${device}: ${width} bytes at ${offset} read ${value}`)
-          if (value !== composed(base + offset, width, (at) => bus.ecamRead(at, 1))) expect.fail(`device ${device}: the bytes of ${width} at ${offset} differ`)
+          if (value !== bus.configRead(0, device, 0, offset, width)) {
+            expect.fail(`device ${device}: ${width} bytes at ${offset} read ${value}`)
+          }
+          if (value !== composed(base + offset, width, (at) => bus.ecamRead(at, 1))) {
+            expect.fail(`device ${device}: the bytes of ${width} at ${offset} differ`)
+          }
         }
       }
     }

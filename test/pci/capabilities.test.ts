@@ -5,7 +5,7 @@ import { msixFunction, type TestFunction, testFunction } from "./test-function.t
 
 const SEED = seedFromEnvironment(0xcab)
 
-/** The offsets of the list as a guest walks it; throws on a loop or a pointer out of place. */
+/** The offsets of the list as a guest walks it. @throws Error at a loop or a pointer out of place */
 function walk(fn: TestFunction): number[] {
   const offsets: number[] = []
   for (let at = fn.configRead(0x34, 1); at !== 0; at = fn.configRead(at + 1, 1)) {
@@ -55,7 +55,9 @@ describe("the capability list", () => {
       for (;;) {
         const length = rng.between(0, 40)
         if (end + 2 + length > 256) {
-          expect(() => fn.addCapability(0x09, new Uint8Array(length))).toThrow(/capability 0x09 of \d+ bytes does not fit: configuration space is full/)
+          expect(() => fn.addCapability(0x09, new Uint8Array(length))).toThrow(
+            /capability 0x09 of \d+ bytes does not fit: configuration space is full/,
+          )
           break
         }
         expect(fn.addCapability(rng.between(1, 0x14), rng.bytes(length))).toBe(end)

@@ -15,14 +15,17 @@ beforeEach(() => {
   ports = new ConfigMechanism1(bus)
 })
 
-const address = (device: number, register: number, busNumber = 0, fn = 0): number => 0x8000_0000 + busNumber * 0x1_0000 + device * 0x800 + fn * 0x100 + register
+const address = (
+  device: number, register: number, busNumber = 0, fn = 0
+): number => 0x8000_0000 + busNumber * 0x1_0000 + device * 0x800 + fn * 0x100 + register
 
 describe("configuration mechanism #1", () => {
   it("claims the eight ports from 0xCF8 to 0xCFF", () => {
     expect([0xcf7, 0xcf8, 0xcfb, 0xcfc, 0xcff, 0xd00].map((port) => ports.claims(port))).toEqual([false, true, true, true, true, false])
   })
 
-  it("the address register keeps enable, bus, device, function and register; its reserved bits read 0; a negative value is its bits", () => {
+  it("the address register keeps enable, bus, device, function and register; its reserved bits read 0; a negative value is its bits",
+  () => {
     expect(ports.read(0xcf8, 4)).toBe(0)
     ports.write(0xcf8, 4, 0xffff_ffff)
     expect(ports.read(0xcf8, 4)).toBe(0x80ff_fffc)
@@ -103,6 +106,8 @@ describe("configuration mechanism #1", () => {
       ports.write(0xcfc + lane, width, value)
       twin.configWrite(register + lane, width, value)
     }
-    for (let offset = 0; offset < 256; offset += 4) expect(bus.configRead(0, 2, 0, offset, 4), `seed ${SEED} offset ${offset}`).toBe(twin.configRead(offset, 4))
+    for (let offset = 0; offset < 256; offset += 4) {
+      expect(bus.configRead(0, 2, 0, offset, 4), `seed ${SEED} offset ${offset}`).toBe(twin.configRead(offset, 4))
+    }
   })
 })

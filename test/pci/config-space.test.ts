@@ -6,7 +6,10 @@ import { composed, msixFunction, testFunction, WIDTHS } from "./test-function.ts
 
 const SEED = seedFromEnvironment(0x50c1)
 
-/** What software may change of a type 0 header with BARs of 64 bytes I/O, 4 KiB memory and 16 KiB 64-bit memory, [PCI] chapter 6, by offset of the dword. */
+/**
+ * What software may change of a type 0 header with BARs of 64 bytes I/O, 4 KiB memory and 16 KiB 64-bit memory, [PCI] chapter 6, by offset
+ * of the dword.
+ */
 const HEADER_WRITABLE: Readonly<Record<number, number>> = {
   0x04: 0x0000_0547, // Command: I/O, memory, master, parity response, SERR, interrupt disable
   0x0c: 0x0000_ffff, // cache line size, latency timer
@@ -72,7 +75,9 @@ describe("the type 0 header", () => {
         if (offset + i < 256) model[offset + i] = ((model[offset + i] ?? 0) & ~mask) | ((value >>> (8 * i)) & mask)
       }
       const probe = rng.below(256)
-      if (fn.configRead(probe, 1) !== model[probe]) expect.fail(`seed ${SEED} step ${step}: byte ${probe} reads ${fn.configRead(probe, 1)}, not ${model[probe]}`)
+      if (fn.configRead(probe, 1) !== model[probe]) {
+        expect.fail(`seed ${SEED} step ${step}: byte ${probe} reads ${fn.configRead(probe, 1)}, not ${model[probe]}`)
+      }
     }
     expect(Uint8Array.from({ length: 256 }, (_, at) => fn.configRead(at, 1))).toEqual(model)
   })

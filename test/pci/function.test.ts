@@ -151,7 +151,10 @@ describe("BAR accesses", () => {
         return -2
       }
     }
-    for (const device of [new Careless(OPTIONS), new Careless({ ...OPTIONS, msix: { bar: 1, vectors: 1, tableOffset: 64, pbaOffset: 128 } })]) {
+    for (const device of [
+      new Careless(OPTIONS),
+      new Careless({ ...OPTIONS, msix: { bar: 1, vectors: 1, tableOffset: 64, pbaOffset: 128 } }),
+    ]) {
       expect([device.barRead(1, 0, 1), device.barRead(1, 0, 2), device.barRead(1, 0, 4)]).toEqual([0xfe, 0xfffe, 0xffff_fffe])
     }
   })

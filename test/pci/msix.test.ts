@@ -1,7 +1,9 @@
 /** MSI-X: table, pending bits, masks. */
 import { describe, expect, it } from "vitest"
 import { Rng, seedFromEnvironment } from "../support/rng.ts"
-import { composed, MSIX_PBA, MSIX_TABLE, msixFunction, RecordedInterrupts, type TestFunction, testFunction, WIDTHS } from "./test-function.ts"
+import {
+  composed, MSIX_PBA, MSIX_TABLE, msixFunction, RecordedInterrupts, type TestFunction, testFunction, WIDTHS,
+} from "./test-function.ts"
 
 const SEED = seedFromEnvironment(0x0511)
 
@@ -53,7 +55,9 @@ describe("the MSI-X capability", () => {
   })
 
   it("structures that are misaligned, do not fit, overlap or lie in I/O space are refused", () => {
-    const build = (bar: number, tableOffset: number, pbaOffset: number) => () => testFunction({ msix: { bar, vectors: 4, tableOffset, pbaOffset } })
+    const build = (bar: number, tableOffset: number, pbaOffset: number) => () => testFunction({
+      msix: { bar, vectors: 4, tableOffset, pbaOffset },
+    })
     expect(build(0, 0, 64)).toThrow("BAR 0 is no memory BAR")
     expect(build(2, 0, 64)).toThrow("BAR 2 is no memory BAR")
     expect(build(1, 4, 64)).toThrow("table at 4: a multiple of 8")
@@ -197,7 +201,11 @@ describe("MSI-X messages", () => {
 
   it("with 2048 vectors the last one works like the first: entry at 0x7ff0, pending bit 2047", () => {
     const interrupts = new RecordedInterrupts()
-    const fn = testFunction({ interrupts, bars: [{ index: 2, kind: "memory64", size: 65536 }], msix: { bar: 2, vectors: 2048, tableOffset: 0, pbaOffset: 32768 } })
+    const fn = testFunction({
+      interrupts,
+      bars: [{ index: 2, kind: "memory64", size: 65536 }],
+      msix: { bar: 2, vectors: 2048, tableOffset: 0, pbaOffset: 32768 },
+    })
     fn.configWrite(0x04, 2, 0x0006)
     fn.configWrite(MESSAGE_CONTROL, 2, ENABLE)
     fn.barWrite(2, 0x7ff0, 4, 0x1000)
@@ -262,12 +270,15 @@ describe("accesses to the MSI-X structures", () => {
       for (const width of WIDTHS) {
         if (offset + width > 4096) continue
         const value = fn.barRead(1, offset, width)
-        if (value !== composed(offset, width, (at) => fn.barRead(1, at, 1))) expect.fail(`seed ${SEED}: ${width} bytes at ${offset} read ${value}`)
+        if (value !== composed(offset, width, (at) => fn.barRead(1, at, 1))) {
+          expect.fail(`seed ${SEED}: ${width} bytes at ${offset} read ${value}`)
+        }
       }
     }
   })
 
-  it("random writes of every width match a model: the table takes its writable bits, the pending bits nothing, the rest reaches the device", () => {
+  it("random writes of every width match a model: the table takes its writable bits, the pending bits nothing, the rest reaches the device",
+  () => {
     const { fn } = setup(4)
     const rng = new Rng(SEED)
     const tableEnd = MSIX_TABLE + 64
@@ -283,7 +294,9 @@ describe("accesses to the MSI-X structures", () => {
       const width = rng.pick(WIDTHS)
       const value = rng.u32()
       fn.barWrite(1, offset, width, value)
-      for (let i = 0; i < width; i++) model[offset + i] = ((model[offset + i] ?? 0) & ~mask(offset + i)) | ((value >>> (8 * i)) & mask(offset + i))
+      for (let i = 0; i < width; i++) {
+        model[offset + i] = ((model[offset + i] ?? 0) & ~mask(offset + i)) | ((value >>> (8 * i)) & mask(offset + i))
+      }
     }
     expect(Uint8Array.from({ length: 4096 }, (_, at) => fn.barRead(1, at, 1)), `seed ${SEED}`).toEqual(model)
   })

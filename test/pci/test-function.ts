@@ -30,7 +30,7 @@ export class TestFunction extends PciFunction {
 
   constructor(options: PciFunctionOptions) {
     super(options)
-    for (const bar of this.bars) this.storage.set(bar.index, new Uint8Array(Math.min(bar.size, 0x10000)))
+    for (const bar of this.bars) this.storage.set(bar.index, new Uint8Array(Math.min(bar.size, 0x1_0000)))
   }
 
   protected override readBar(index: number, offset: number, width: AccessWidth): number {
@@ -76,7 +76,7 @@ export const OPTIONS: PciFunctionOptions = {
   vendorId: 0x1af4,
   deviceId: 0x1001,
   revision: 0xa5,
-  classCode: 0x010203,
+  classCode: 0x01_0203,
   subsystemVendorId: 0x1af4,
   subsystemId: 0x0002,
   bars: DEFAULT_BARS,

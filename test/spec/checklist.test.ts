@@ -79,7 +79,11 @@ it("the revisions of the specifications are named in one place", () => {
   const named = ["src", "test"].flatMap((folder) =>
     readdirSync(resolve(root, folder), { recursive: true, encoding: "utf8" })
       .filter((file) => file.endsWith(".ts") && !file.endsWith("checklist.test.ts"))
-      .filter((file) => /\[(?:VIRTIO|QCOW2|PCI|PCIe)\] (?:= \S|v?\d+\.\d+,? (?:chapter|csd?\d))|\bcsd?0\d\b/.test(readFileSync(resolve(root, folder, file), "utf8"))),
+      .filter(
+        (file) => /\[(?:VIRTIO|QCOW2|PCI|PCIe)\] (?:= \S|v?\d+\.\d+,? (?:chapter|csd?\d))|\bcsd?0\d\b/.test(
+          readFileSync(resolve(root, folder, file), "utf8"),
+        ),
+      ),
   )
   expect(named).toEqual([])
 })

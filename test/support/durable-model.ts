@@ -41,7 +41,7 @@ export class DurableModel {
     return new DurableModel(this.#flushed, this.#changes)
   }
 
-  /** Throws an Error at the first byte of `disk` that cannot be. */
+  /** Checks every byte of `disk`. @throws Error at the first byte that cannot be */
   check(disk: Pick<VirtioBacking, "size" | "pread">, step = 65536): void {
     if (disk.size !== this.size) throw new Error(`the disk has ${disk.size} bytes, not ${this.size}`)
     for (let offset = 0; offset < this.size; offset += step) {
@@ -56,7 +56,9 @@ export class DurableModel {
     for (let at = 0; at < content.length; at++) {
       const byte = content[at]
       if (byte === flushed[at] || this.#changes.some((change) => allows(change, offset + at, byte))) continue
-      const meanwhile = this.#changes.filter((change) => covers(change, offset + at)).map((change) => change.data?.[offset + at - change.offset] ?? 0)
+      const meanwhile = this.#changes.filter((change) => covers(change, offset + at)).map(
+        (change) => change.data?.[offset + at - change.offset] ?? 0,
+      )
       throw new Error(`byte ${offset + at} is ${byte}; at the last flush it was ${flushed[at]}, and since then [${meanwhile.join(", ")}]`)
     }
   }

@@ -1,6 +1,6 @@
 /**
- * An ImageFile whose content is never at hand when it is first asked for, as that of a file somewhere else is: a read throws what is no `BackingError`,
- * and finds the bytes when it is repeated. It forgets everything now and then.
+ * An ImageFile whose content is never at hand when it is first asked for, as that of a file somewhere else is: a read throws what is no
+ * `BackingError`, and finds the bytes when it is repeated. It forgets everything now and then.
  */
 import type { ImageFile } from "../../src/backing/image-file.ts"
 import type { Rng } from "./rng.ts"

@@ -14,7 +14,7 @@ export class MemoryFile implements ImageFile {
   readonly readOnly: boolean
   #bytes = new SparseBytes()
   #size = 0
-  #closed = false
+  #isClosed = false
   /** Calls that changed something, for tests that expect none. */
   changes = 0
 
@@ -113,7 +113,7 @@ export class MemoryFile implements ImageFile {
   }
 
   close(): void {
-    this.#closed = true
+    this.#isClosed = true
   }
 
   /** The whole content in one piece, also after close. For small files. */
@@ -129,7 +129,7 @@ export class MemoryFile implements ImageFile {
   }
 
   #checkOpen(): void {
-    if (this.#closed) throw new BackingError("closed", "the image is closed", { path: this.path })
+    if (this.#isClosed) throw new BackingError("closed", "the image is closed", { path: this.path })
   }
 
   #checkWritable(): void {
@@ -141,5 +141,7 @@ export class MemoryFile implements ImageFile {
 
 /** As node:fs does. */
 function checkInside(buffer: Uint8Array, start: number, length: number): void {
-  if (start < 0 || length < 0 || start + length > buffer.length) throw new RangeError(`bytes ${start} to ${start + length} of a buffer of ${buffer.length}`)
+  if (start < 0 || length < 0 || start + length > buffer.length) {
+    throw new RangeError(`bytes ${start} to ${start + length} of a buffer of ${buffer.length}`)
+  }
 }

@@ -4,13 +4,15 @@ import type { Rng } from "./rng.ts"
 
 const COPIED = 1n << 63n
 const COMPRESSED = 1n << 62n
-const OFFSET_BITS = 0x00fffffffffffe00n
+const OFFSET_BITS = 0x00ff_ffff_ffff_fe00n
 
 export type Mutation = (image: Qcow2Bytes, rng: Rng) => void
 
 /** Byte position of an L1 entry with a table; of any L1 entry if there is none. */
 function someL1(image: Qcow2Bytes, rng: Rng): number {
-  const entries = Array.from({ length: Math.min(image.l1Size, image.bytes.length / 8) }, (_, index) => image.l1Offset + 8 * index).filter((at) => at + 8 <= image.bytes.length)
+  const entries = Array.from(
+    { length: Math.min(image.l1Size, image.bytes.length / 8) }, (_, index) => image.l1Offset + 8 * index,
+  ).filter((at) => at + 8 <= image.bytes.length)
   const used = entries.filter((at) => (image.u64(at) & OFFSET_BITS) !== 0n)
   return rng.pick(used.length > 0 ? used : entries)
 }
@@ -18,7 +20,9 @@ function someL1(image: Qcow2Bytes, rng: Rng): number {
 /** Byte position of an L2 entry, in use if `used`. */
 function someL2(image: Qcow2Bytes, rng: Rng, used: boolean): number {
   const table = Number(image.u64(someL1(image, rng)) & OFFSET_BITS)
-  const entries = Array.from({ length: Math.min(image.clusterSize, image.bytes.length) / 8 }, (_, index) => table + 8 * index).filter((at) => at + 8 <= image.bytes.length)
+  const entries = Array.from(
+    { length: Math.min(image.clusterSize, image.bytes.length) / 8 }, (_, index) => table + 8 * index,
+  ).filter((at) => at + 8 <= image.bytes.length)
   const filled = entries.filter((at) => image.u64(at) !== 0n)
   return rng.pick(used && filled.length > 0 ? filled : entries.length > 0 ? entries : [image.l1Offset])
 }
@@ -47,10 +51,14 @@ function somePlace(image: Qcow2Bytes, rng: Rng): bigint {
 export const tableMutations: Readonly<Record<string, Mutation>> = {
   "refcount 0": (image, rng) => image.setRefcount(rng.below(image.clusters), 0n),
   "refcount 1": (image, rng) => image.setRefcount(rng.below(image.clusters), 1n),
-  "another refcount": (image, rng) => image.setRefcount(rng.below(image.clusters), BigInt(rng.below(2 ** Math.min(16, image.refcountBits)))),
+  "another refcount": (image, rng) => image.setRefcount(
+    rng.below(image.clusters), BigInt(rng.below(2 ** Math.min(16, image.refcountBits))),
+  ),
   "no refcount block": (image) => image.setU64(image.refcountTableOffset, 0n),
   "refcount block elsewhere": (image, rng) => image.setU64(someRefcountTableEntry(image, rng), somePlace(image, rng)),
-  "refcount block with reserved bits": (image, rng) => image.setU64(image.refcountTableOffset, image.u64(image.refcountTableOffset) | BigInt(rng.between(1, 511))),
+  "refcount block with reserved bits": (image, rng) => image.setU64(
+    image.refcountTableOffset, image.u64(image.refcountTableOffset) | BigInt(rng.between(1, 511)),
+  ),
   "L1 entry gone": (image, rng) => image.setU64(someL1(image, rng), 0n),
   "L1 entry elsewhere": (image, rng) => {
     const place = somePlace(image, rng)
@@ -60,7 +68,9 @@ export const tableMutations: Readonly<Record<string, Mutation>> = {
   "L1 reserved bits": (image, rng) => flip(image, someL1(image, rng), rng.pick([1n, 2n, 1n << 8n, 1n << 56n, 1n << 61n, 1n << 62n])),
   "L1 random": (image, rng) => image.setU64(someL1(image, rng), randomWord(rng)),
   "L2 entry gone": (image, rng) => image.setU64(someL2(image, rng, true), 0n),
-  "L2 entry elsewhere": (image, rng) => image.setU64(someL2(image, rng, rng.chance(0.7)), somePlace(image, rng) | (rng.chance(0.5) ? COPIED : 0n)),
+  "L2 entry elsewhere": (image, rng) => image.setU64(
+    someL2(image, rng, rng.chance(0.7)), somePlace(image, rng) | (rng.chance(0.5) ? COPIED : 0n),
+  ),
   "L2 COPIED flipped": (image, rng) => flip(image, someL2(image, rng, true), COPIED),
   "L2 reserved bits": (image, rng) => flip(image, someL2(image, rng, true), rng.pick([2n, 1n << 8n, 1n << 56n, 1n << 61n])),
   "L2 zero flag flipped": (image, rng) => flip(image, someL2(image, rng, true), 1n),
@@ -90,9 +100,27 @@ const FIELDS_64 = [8, 24, 40, 48, 64, 72, 80, 88]
 
 function mutateField(image: Qcow2Bytes, rng: Rng): void {
   if (rng.chance(0.5)) {
-    image.setU32(rng.pick(FIELDS_32), rng.pick([0, 1, 2, 3, 8, 21, 22, 64, 512, 0x7fffffff, 0x80000000, 0xffffffff, rng.u32(), rng.below(70000)]))
+    image.setU32(
+      rng.pick(FIELDS_32),
+      rng.pick([0, 1, 2, 3, 8, 21, 22, 64, 512, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff, rng.u32(), rng.below(70000)]),
+    )
   } else {
-    image.setU64(rng.pick(FIELDS_64), rng.pick([0n, 1n, 1n << 31n, 1n << 32n, (1n << 53n) - 512n, 1n << 53n, 1n << 62n, (1n << 63n) - 512n, (1n << 64n) - 512n, randomWord(rng), somePlace(image, rng)]))
+    image.setU64(
+      rng.pick(FIELDS_64),
+      rng.pick([
+        0n,
+        1n,
+        1n << 31n,
+        1n << 32n,
+        (1n << 53n) - 512n,
+        1n << 53n,
+        1n << 62n,
+        (1n << 63n) - 512n,
+        (1n << 64n) - 512n,
+        randomWord(rng),
+        somePlace(image, rng),
+      ]),
+    )
   }
 }
 

@@ -3,7 +3,7 @@
  * comes from src, so that a slip there does not hide itself here.
  */
 
-const OFFSET_BITS = 0x00fffffffffffe00n
+const OFFSET_BITS = 0x00ff_ffff_ffff_fe00n
 
 export class Qcow2Bytes {
   bytes: Uint8Array

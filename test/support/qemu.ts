@@ -50,7 +50,9 @@ export interface QemuCheck {
 
 /** Checks an image; never fails by itself. Exit codes: 0 clean, 1 not checked, 2 corruptions, 3 leaks only. */
 export function qemuCheck(image: string, ...options: string[]): QemuCheck {
-  const result = spawnSync("qemu-img", ["check", "--output=json", "-f", "qcow2", ...options, image], { encoding: "utf8", maxBuffer: 1 << 28 })
+  const result = spawnSync("qemu-img", ["check", "--output=json", "-f", "qcow2", ...options, image], {
+    encoding: "utf8", maxBuffer: 1 << 28,
+  })
   if (result.error !== undefined) throw result.error
   const begin = result.stdout.indexOf("{")
   const report: Record<string, unknown> = begin < 0 ? {} : JSON.parse(result.stdout.slice(begin))

@@ -88,7 +88,12 @@ export function applyOperation(disk: VirtioBacking, model: FlatModel, operation:
   }
 }
 
-function modelDiscard(disk: VirtioBacking, model: FlatModel, { offset, length }: { offset: number; length: number }, rule: DiscardRule): void {
+function modelDiscard(
+  disk: VirtioBacking,
+  model: FlatModel,
+  { offset, length }: { offset: number; length: number },
+  rule: DiscardRule,
+): void {
   if (rule !== "anything") {
     const cluster = rule.zeroesClustersOf
     const first = Math.ceil(offset / cluster) * cluster

@@ -86,7 +86,10 @@ export function applyChange(file: ImageFile, change: FileChange): void {
   else if (change.kind === "punch") file.punchHole?.(change.offset, change.length)
 }
 
-/** What the disk may hold when power fails during the `length`-th change: all that was synced, and of the later changes any, torn at a sector. */
+/**
+ * What the disk may hold when power fails during the `length`-th change: all that was synced, and of the later changes any, torn at a
+ * sector.
+ */
 export function crashedFile(base: MemoryFile, log: readonly FileChange[], length: number, rng: Rng): MemoryFile {
   const file = base.clone()
   let synced = 0

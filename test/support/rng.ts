@@ -9,7 +9,7 @@ export class Rng {
 
   /** 32 random bits, as an unsigned number (mulberry32). */
   u32(): number {
-    this.#state = (this.#state + 0x6d2b79f5) >>> 0
+    this.#state = (this.#state + 0x6d2b_79f5) >>> 0
     let mixed = this.#state
     mixed = Math.imul(mixed ^ (mixed >>> 15), mixed | 1)
     mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61)
@@ -18,7 +18,7 @@ export class Rng {
 
   /** An integer from 0 to `limit - 1`; `limit` may exceed 2^32. */
   below(limit: number): number {
-    return Math.floor(((this.u32() * 0x200000 + (this.u32() >>> 11)) / 0x20000000000000) * limit)
+    return Math.floor(((this.u32() * 0x20_0000 + (this.u32() >>> 11)) / 0x20_0000_0000_0000) * limit)
   }
 
   /** An integer from `low` to `high`, both included. */
@@ -28,7 +28,7 @@ export class Rng {
 
   /** True with a probability of `probability`. */
   chance(probability: number): boolean {
-    return this.u32() < probability * 0x100000000
+    return this.u32() < probability * 2 ** 32
   }
 
   pick<T>(choices: readonly T[]): T {

@@ -27,7 +27,11 @@ export const qcow2Shapes: readonly Qcow2Shape[] = [
   { name: "qcow2 over a raw image", options: { clusterSize: 4096 }, backing: { share: 1, format: "raw" } },
   { name: "qcow2 over a shorter raw image", options: { clusterSize: 4096 }, backing: { share: 0.37, format: "raw" } },
   { name: "qcow2 over a longer qcow2 image", options: { clusterSize: 512 }, backing: { share: 2, format: "qcow2" } },
-  { name: "qcow2 version 2 over a shorter qcow2 image", options: { clusterSize: 2048, compat: "0.10" }, backing: { share: 0.61, format: "qcow2" } },
+  {
+    name: "qcow2 version 2 over a shorter qcow2 image",
+    options: { clusterSize: 2048, compat: "0.10" },
+    backing: { share: 0.61, format: "qcow2" },
+  },
 ]
 
 export interface MadeImage {

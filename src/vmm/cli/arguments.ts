@@ -15,7 +15,7 @@ type Options = NonNullable<ParseArgsConfig["options"]>
 /** Values of the options, and the positionals. */
 type Parsed<O extends Options> = ReturnType<typeof parseArgs<{ args: string[]; options: O; allowPositionals: true; strict: true }>>
 
-/** Parses `args`. Throws UsageError, in one line, for anything that `options` does not know. */
+/** Parses `args`. @throws UsageError, in one line, for anything that `options` does not know */
 export function parse<O extends Options>(args: readonly string[], options: O): Parsed<O> {
   try {
     return parseArgs({ args: [...args], options, allowPositionals: true, strict: true })
@@ -30,7 +30,9 @@ export function parse<O extends Options>(args: readonly string[], options: O): P
 export function wholeNumber(name: string, text: string | undefined, least: number, most: number, fallback: number): number {
   if (text === undefined) return fallback
   const value = Number(text)
-  if (!/^\d+$/.test(text) || value < least || value > most) throw new UsageError(`--${name} ${text}: a whole number from ${least} to ${most} is wanted`)
+  if (!/^\d+$/.test(text) || value < least || value > most) {
+    throw new UsageError(`--${name} ${text}: a whole number from ${least} to ${most} is wanted`)
+  }
   return value
 }
 

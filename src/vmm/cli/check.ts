@@ -42,7 +42,9 @@ function run(args: readonly string[]): number {
 }
 
 function resultLines(result: CheckResult): string[] {
-  const { corruptions, leaks, corruptionsFixed, leaksFixed, allocatedClusters, totalClusters, fragmentedClusters, compressedClusters } = result
+  const {
+    corruptions, leaks, corruptionsFixed, leaksFixed, allocatedClusters, totalClusters, fragmentedClusters, compressedClusters,
+  } = result
   const percent = (part: number, whole: number) => `${whole === 0 ? "0.00" : ((100 * part) / whole).toFixed(2)}%`
   const listed = result.findings.map(({ kind, message }) => `${kind === "leak" ? "leak" : "ERROR"}: ${message}`)
   const unlisted = corruptions + leaks - result.findings.length
@@ -53,7 +55,8 @@ function resultLines(result: CheckResult): string[] {
     ...(corruptions > 0 ? [`${corruptions} errors: data may be damaged already, and writing to the image may damage more`] : []),
     ...(leaks > 0 ? [`${leaks} leaked clusters: they waste space and do no other harm`] : []),
     ...(corruptions + leaks === 0 ? ["The image is consistent."] : []),
-    `${allocatedClusters}/${totalClusters} = ${percent(allocatedClusters, totalClusters)} allocated, ${percent(fragmentedClusters, allocatedClusters)} fragmented, ${percent(compressedClusters, allocatedClusters)} compressed clusters`,
+    `${allocatedClusters}/${totalClusters} = ${percent(allocatedClusters, totalClusters)} allocated, ` +
+      `${percent(fragmentedClusters, allocatedClusters)} fragmented, ${percent(compressedClusters, allocatedClusters)} compressed clusters`,
     `Image end offset: ${result.imageEndOffset}`,
   ]
 }

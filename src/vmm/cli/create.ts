@@ -21,19 +21,21 @@ powers. Nothing is overwritten.
 
 const SECTOR = 512
 
+const ARGUMENTS = {
+  format: { type: "string" },
+  "cluster-size": { type: "string" },
+  "refcount-bits": { type: "string" },
+  compat: { type: "string" },
+  preallocation: { type: "string" },
+  "lazy-refcounts": { type: "boolean" },
+  backing: { type: "string" },
+  "backing-format": { type: "string" },
+  json: { type: "boolean", default: false },
+  help: { type: "boolean", short: "h", default: false },
+} as const
+
 export async function create(args: readonly string[]): Promise<number> {
-  const { values, positionals } = parse(args, {
-    format: { type: "string" },
-    "cluster-size": { type: "string" },
-    "refcount-bits": { type: "string" },
-    compat: { type: "string" },
-    preallocation: { type: "string" },
-    "lazy-refcounts": { type: "boolean" },
-    backing: { type: "string" },
-    "backing-format": { type: "string" },
-    json: { type: "boolean", default: false },
-    help: { type: "boolean", short: "h", default: false },
-  })
+  const { values, positionals } = parse(args, ARGUMENTS)
   if (values.help) {
     printHelp(HELP)
     return 0
@@ -62,8 +64,13 @@ export async function create(args: readonly string[]): Promise<number> {
     ...(backingFormat !== undefined && { backingFormat }),
   }
   createImage(path, options)
-  if (values.json) printJson({ filename: path, ...options })
-  else print(`created ${path}: ${format ?? "qcow2"}${size === undefined ? "" : `, ${formatBytes(size)}`}${values.backing === undefined ? "" : `, over ${values.backing}`}`)
+  if (values.json) {
+    printJson({ filename: path, ...options })
+  } else {
+    const length = size === undefined ? "" : `, ${formatBytes(size)}`
+    const over = values.backing === undefined ? "" : `, over ${values.backing}`
+    print(`created ${path}: ${format ?? "qcow2"}${length}${over}`)
+  }
   return 0
 }
 

@@ -1,10 +1,12 @@
-/** What a person wants to know of a virtio disk: its PCI function, as lspci would put it, and what the driver has found. */
+/** What a person wants to know about a virtio disk: its PCI function, in the words of lspci, and what the driver has found. */
 import type { BlockDriver } from "../driver/block/driver.ts"
 import type { Bar, PciDevice } from "../driver/pci/device.ts"
 import { virtioCapabilities } from "../driver/virtio/capabilities.ts"
 import { formatBytes, formatHex } from "./format.ts"
 
-const STRUCTURES: Readonly<Record<number, string>> = { 1: "CommonCfg", 2: "Notify", 3: "ISR", 4: "DeviceCfg", 5: "PciCfgAccess", 8: "SharedMemory", 9: "Vendor" }
+const STRUCTURES: Readonly<Record<number, string>> = {
+  1: "CommonCfg", 2: "Notify", 3: "ISR", 4: "DeviceCfg", 5: "PciCfgAccess", 8: "SharedMemory", 9: "Vendor",
+}
 
 /** The PCI function and the disk, as values: what --json prints. */
 export function describe(driver: BlockDriver, serial: string) {
@@ -31,33 +33,45 @@ export function describe(driver: BlockDriver, serial: string) {
 export type Description = ReturnType<typeof describe>
 
 function capabilityNames(pci: PciDevice): string[] {
-  const structures = new Map(virtioCapabilities(pci).map(({ at, type, bar }) => [at, `VirtIO: ${STRUCTURES[type] ?? `type ${type}`}${type === 5 ? "" : ` in BAR ${bar}`}`]))
-  return pci.capabilities().map(({ id, offset }) => `[${formatHex(offset, 2)}] ${id === 0x11 ? `MSI-X: ${pci.msix()?.size ?? 0} vectors` : (structures.get(offset) ?? `id ${formatHex(id, 2)}`)}`)
+  const structures = new Map(
+    virtioCapabilities(pci).map(({ at, type, bar }) => {
+      const place = type === 5 ? "" : ` in BAR ${bar}`
+      return [at, `VirtIO: ${STRUCTURES[type] ?? `type ${type}`}${place}`]
+    }),
+  )
+  return pci.capabilities().map(({ id, offset }) => {
+    const name = id === 0x11 ? `MSI-X: ${pci.msix()?.size ?? 0} vectors` : (structures.get(offset) ?? `id ${formatHex(id, 2)}`)
+    return `[${formatHex(offset, 2)}] ${name}`
+  })
 }
 
-/** The lines that --json leaves out. */
+/** The lines that are printed without --json. */
 export function descriptionLines(disk: Description): string[] {
   const { pci, driver } = disk
-  const flags = [disk.readOnly ? "read-only" : "read-write", ...(disk.writeback === undefined ? [] : [disk.writeback ? "write-back" : "write-through"])]
+  const access = disk.readOnly ? "read-only" : "read-write"
+  const cache = disk.writeback === undefined ? "" : disk.writeback ? ", write-back" : ", write-through"
+  const version = driver.interface === "modern" && pci.revision > 0 ? "1.0 " : ""
+  const interrupts = driver.interrupts === "msix" ? `MSI-X (${driver.vectors} vectors)` : driver.interrupts
   return [
-    `${pci.address} SCSI storage controller [${pci.class}]: Red Hat, Inc. Virtio ${driver.interface === "modern" && pci.revision > 0 ? "1.0 " : ""}block device [${pci.vendor}:${pci.device}] (rev ${formatHex(pci.revision, 2)})`,
+    `${pci.address} SCSI storage controller [${pci.class}]: Red Hat, Inc. Virtio ${version}block device [${pci.vendor}:${pci.device}]` +
+      ` (rev ${formatHex(pci.revision, 2)})`,
     `        Subsystem: [${pci.subsystem}]${pci.line === undefined ? "" : `, interrupt: pin A routed to IRQ ${pci.line}`}`,
     ...pci.bars.map((bar) => `        ${barLine(bar)}`),
     ...pci.capabilities.map((line) => `        Capabilities: ${line}`),
-    `driver    ${driver.interface}, ${driver.interrupts === "msix" ? `MSI-X (${driver.vectors} vectors)` : driver.interrupts}, ${driver.queues} queue${driver.queues === 1 ? "" : "s"} of ${driver.queueSize}`,
+    `driver    ${driver.interface}, ${interrupts}, ${driver.queues} queue${driver.queues === 1 ? "" : "s"} of ${driver.queueSize}`,
     ...wrapped("features", disk.features),
-    `capacity  ${disk.capacity} sectors, ${formatBytes(disk.size)}, ${flags.join(", ")}`,
+    `capacity  ${disk.capacity} sectors, ${formatBytes(disk.size)}, ${access}${cache}`,
     `serial    ${disk.serial === "" ? "(none)" : disk.serial}`,
   ]
 }
 
 function barLine(bar: Bar): string {
   if (bar.space === "io") return `I/O ports at ${formatHex(bar.address, 4)} [size=${bar.size}]`
-  const size = formatBytes(bar.size).replace(/ (.)iB$/, "$1")
-  return `Memory at ${formatHex(bar.address, 8)} (${bar.is64Bit ? "64" : "32"}-bit, ${bar.prefetchable ? "" : "non-"}prefetchable) [size=${size}]`
+  const kind = `${bar.is64Bit ? "64" : "32"}-bit, ${bar.prefetchable ? "" : "non-"}prefetchable`
+  return `Memory at ${formatHex(bar.address, 8)} (${kind}) [size=${formatBytes(bar.size).replace(/ (.)iB$/, "$1")}]`
 }
 
-/** Words behind a title, in lines of at most 100 characters. */
+/** A title and then words, in lines of at most 100 characters. */
 function wrapped(title: string, words: readonly string[]): string[] {
   const lines = [title.padEnd(10)]
   for (const word of words) {

@@ -84,7 +84,10 @@ function formatFacts(header: Qcow2Header) {
     "refcount-bits": 2 ** header.refcountOrder,
     corrupt: incompatible(INCOMPATIBLE_BIT.CORRUPT),
     "extended-l2": incompatible(INCOMPATIBLE_BIT.EXTENDED_L2),
-    ...(incompatible(INCOMPATIBLE_BIT.EXTERNAL_DATA_FILE) && { "data-file-raw": hasFeature(header.autoclearFeatures, AUTOCLEAR_BIT.RAW_EXTERNAL_DATA) }),
+    ...(
+      incompatible(INCOMPATIBLE_BIT.EXTERNAL_DATA_FILE) &&
+      { "data-file-raw": hasFeature(header.autoclearFeatures, AUTOCLEAR_BIT.RAW_EXTERNAL_DATA) }
+    ),
   }
 }
 
@@ -115,10 +118,18 @@ function factLines(facts: Facts): string[] {
     ...(facts.encrypted === true ? ["encrypted: yes"] : []),
     ...(facts["cluster-size"] === undefined ? [] : [`cluster_size: ${facts["cluster-size"]}`]),
     ...(facts["dirty-flag"] ? ["not closed cleanly: yes; opening it for writing repairs it"] : []),
-    ...(facts["backing-filename"] === undefined ? [] : [`backing file: ${facts["backing-filename"]} (actual path: ${facts["full-backing-filename"] ?? ""})`]),
+    ...(
+      facts["backing-filename"] === undefined
+        ? []
+        : [`backing file: ${facts["backing-filename"]} (actual path: ${facts["full-backing-filename"] ?? ""})`]
+    ),
     ...(facts["backing-filename-format"] === undefined ? [] : [`backing file format: ${facts["backing-filename-format"]}`]),
     ...snapshotLines(facts.snapshots ?? []),
-    ...(specific.length === 0 ? [] : ["Format specific information:", ...specific.map(([name, value]) => `    ${name.replaceAll("-", " ")}: ${value}`)]),
+    ...(
+      specific.length === 0
+        ? []
+        : ["Format specific information:", ...specific.map(([name, value]) => `    ${name.replaceAll("-", " ")}: ${value}`)]
+    ),
   ]
 }
 

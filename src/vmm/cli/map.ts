@@ -53,7 +53,9 @@ function* partsOf(disk: unknown, offset: number, length: number, depth: number):
   const nothing = { depth, present: false, zero: true, data: false, compressed: false } as const
   if (disk instanceof RawBacking) {
     const held = Math.max(Math.min(length, disk.size - offset), 0)
-    if (held > 0) yield { start: offset, length: held, depth, present: true, zero: false, data: true, compressed: false, offset, filename: disk.path }
+    if (held > 0) {
+      yield { start: offset, length: held, depth, present: true, zero: false, data: true, compressed: false, offset, filename: disk.path }
+    }
     if (held < length) yield { start: offset + held, length: length - held, ...nothing }
   } else if (disk instanceof Qcow2Image) {
     const held = Math.max(Math.min(length, disk.size - offset), 0)
@@ -78,8 +80,10 @@ function* qcow2Parts(image: Qcow2Image, offset: number, length: number, depth: n
 
 /** Whether `next` goes on where `part` ends, in the guest and in the file. */
 function continues(part: Part, next: Part): boolean {
-  const alike = part.depth === next.depth && part.present === next.present && part.zero === next.zero && part.data === next.data && part.compressed === next.compressed
-  return alike && part.filename === next.filename && (part.offset === undefined ? next.offset === undefined : next.offset === part.offset + part.length)
+  const alike = part.depth === next.depth && part.present === next.present && part.zero === next.zero && part.data === next.data &&
+    part.compressed === next.compressed
+  return alike && part.filename === next.filename &&
+    (part.offset === undefined ? next.offset === undefined : next.offset === part.offset + part.length)
 }
 
 function jsonWriter() {
@@ -100,7 +104,10 @@ function tableWriter() {
   print(`${"Offset".padEnd(15)} ${"Length".padEnd(15)} ${"Mapped to".padEnd(15)} File`)
   return {
     part(part: Part) {
-      if (part.data) print(`${hex(part.start)} ${hex(part.length)} ${part.offset === undefined ? "compressed".padEnd(15) : hex(part.offset)} ${part.filename ?? ""}`)
+      if (part.data) {
+        const place = part.offset === undefined ? "compressed".padEnd(15) : hex(part.offset)
+        print(`${hex(part.start)} ${hex(part.length)} ${place} ${part.filename ?? ""}`)
+      }
     },
     end() {},
   }

@@ -40,9 +40,13 @@ function mbrPartitions(data: DataView): Partition[] {
   const partitions: Partition[] = []
   for (let index = 0; index < MBR_ENTRIES; index++) {
     const at = 446 + 16 * index
-    const [flag, type, start, sectors] = [data.getUint8(at), data.getUint8(at + 4), data.getUint32(at + 8, true), data.getUint32(at + 12, true)]
+    const [flag, type, start, sectors] = [
+      data.getUint8(at), data.getUint8(at + 4), data.getUint32(at + 8, true), data.getUint32(at + 12, true),
+    ]
     if (flag !== 0 && flag !== 0x80) return []
-    if (type !== 0 && sectors !== 0) partitions.push({ number: index + 1, start, sectors, type: type.toString(16).padStart(2, "0"), bootable: flag === 0x80 })
+    if (type !== 0 && sectors !== 0) {
+      partitions.push({ number: index + 1, start, sectors, type: type.toString(16).padStart(2, "0"), bootable: flag === 0x80 })
+    }
   }
   return partitions
 }
@@ -60,14 +64,23 @@ function parseGpt(data: DataView): PartitionTable | undefined {
     const type = guid(data, at)
     if (/^[0-]*$/.test(type)) continue
     const first = number64(data, at + 32)
-    const name = Array.from({ length: 36 }, (_, i) => String.fromCharCode(data.getUint16(at + 56 + 2 * i, true))).join("").replace(/[\0\p{Cc}].*$/su, "")
-    partitions.push({ number: index + 1, start: first, sectors: number64(data, at + 40) - first + 1, type, name, bootable: (data.getUint8(at + 48) & 4) !== 0 })
+    const name = Array.from({ length: 36 }, (_, i) => String.fromCharCode(data.getUint16(at + 56 + 2 * i, true)))
+      .join("")
+      .replace(/[\0\p{Cc}].*$/su, "")
+    partitions.push({
+      number: index + 1,
+      start: first,
+      sectors: number64(data, at + 40) - first + 1,
+      type,
+      name,
+      bootable: (data.getUint8(at + 48) & 4) !== 0,
+    })
   }
   return { kind: "gpt", partitions }
 }
 
 function number64(data: DataView, at: number): number {
-  return data.getUint32(at, true) + data.getUint32(at + 4, true) * 0x1_0000_0000
+  return data.getUint32(at, true) + data.getUint32(at + 4, true) * 2 ** 32
 }
 
 function text(data: DataView, at: number, length: number): string {
@@ -76,7 +89,8 @@ function text(data: DataView, at: number, length: number): string {
 
 /** A GUID as it is written: its first three groups are stored little-endian. */
 function guid(data: DataView, at: number): string {
-  const bytes = (from: number, count: number) => Array.from({ length: count }, (_, i) => data.getUint8(at + from + i).toString(16).padStart(2, "0")).join("")
   const hex = (value: number, digits: number) => value.toString(16).padStart(digits, "0")
-  return `${hex(data.getUint32(at, true), 8)}-${hex(data.getUint16(at + 4, true), 4)}-${hex(data.getUint16(at + 6, true), 4)}-${bytes(8, 2)}-${bytes(10, 6)}`.toUpperCase()
+  const bytes = (from: number, count: number) => Array.from({ length: count }, (_, i) => hex(data.getUint8(at + from + i), 2)).join("")
+  const groups = [hex(data.getUint32(at, true), 8), hex(data.getUint16(at + 4, true), 4), hex(data.getUint16(at + 6, true), 4)]
+  return [...groups, bytes(8, 2), bytes(10, 6)].join("-").toUpperCase()
 }

@@ -113,9 +113,13 @@ async function start(backing: VirtioBacking, serial: string, settings: Settings)
 }
 
 /** Moves `bytes` bytes in stretches that take turns on the queues. Returns the seconds that it took. */
-async function inStretches(session: Session, bytes: number, move: (offset: number, length: number, queue: number) => Promise<void>): Promise<number> {
+async function inStretches(
+  session: Session, bytes: number, move: (offset: number, length: number, queue: number) => Promise<void>,
+): Promise<number> {
   const started = process.hrtime.bigint()
-  for (let offset = 0, turn = 0; offset < bytes; offset += STRETCH, turn++) await move(offset, Math.min(STRETCH, bytes - offset), turn % session.driver.queueCount)
+  for (let offset = 0, turn = 0; offset < bytes; offset += STRETCH, turn++) {
+    await move(offset, Math.min(STRETCH, bytes - offset), turn % session.driver.queueCount)
+  }
   return Number(process.hrtime.bigint() - started) / 1e9
 }
 
@@ -128,7 +132,11 @@ async function sumUp(session: Session, bytes: number): Promise<{ sha256: string;
     progress.show(sector * SECTOR + data.length)
   }
   try {
-    const seconds = await inStretches(session, bytes, (offset, length, queue) => session.driver.readStream(offset / SECTOR, length / SECTOR, take, { queue }))
+    const seconds = await inStretches(
+      session,
+      bytes,
+      (offset, length, queue) => session.driver.readStream(offset / SECTOR, length / SECTOR, take, { queue }),
+    )
     return { sha256: hash.digest("hex"), seconds }
   } finally {
     progress.clear()
@@ -144,32 +152,40 @@ async function tryDevice(settings: Settings): Promise<number> {
     truncateSync(path, DEMO_SIZE)
     const backing = openImage(path, { format: "raw" })
     const session = await start(backing, "vioblk-demo", settings)
-    const { driver } = session
-    const hash = createHash("sha256")
-    const pattern = new Uint8Array(STRETCH)
-    const writeSeconds = await inStretches(session, DEMO_SIZE, async (offset, length, queue) => {
-      fillPattern(pattern, offset)
-      hash.update(pattern)
-      await driver.write(offset / SECTOR, pattern.subarray(0, length), { queue })
-    })
-    const flushStarted = process.hrtime.bigint()
-    await driver.flush()
-    const flushSeconds = Number(process.hrtime.bigint() - flushStarted) / 1e9
-    const back = await sumUp(session, DEMO_SIZE)
-    const written = hash.digest("hex")
-    const equal = written === back.sha256
-    report(session, { written: { bytes: DEMO_SIZE, seconds: writeSeconds, sha256: written }, flush: { seconds: flushSeconds }, read: { bytes: DEMO_SIZE, ...back }, equal }, [
-      `wrote     ${formatThroughput(DEMO_SIZE, writeSeconds)}`,
-      `flushed   in ${flushSeconds.toFixed(3)} s`,
-      `read      ${formatThroughput(DEMO_SIZE, back.seconds)}`,
-      equal ? `verified  what came back is what was written (SHA-256 ${written})` : `FAILED    wrote SHA-256 ${written}, read ${back.sha256}`,
-    ])
-    await driver.close()
+    const isEqual = await writeAndCompare(session)
+    await session.driver.close()
     backing.close()
-    return equal ? 0 : 1
+    return isEqual ? 0 : 1
   } finally {
     rmSync(folder, { recursive: true })
   }
+}
+
+/** Fills the disk, flushes it and reads it back. Returns whether what came back is what was written. */
+async function writeAndCompare(session: Session): Promise<boolean> {
+  const { driver } = session
+  const hash = createHash("sha256")
+  const pattern = new Uint8Array(STRETCH)
+  const writeSeconds = await inStretches(session, DEMO_SIZE, async (offset, length, queue) => {
+    fillPattern(pattern, offset)
+    hash.update(pattern)
+    await driver.write(offset / SECTOR, pattern.subarray(0, length), { queue })
+  })
+  const flushStarted = process.hrtime.bigint()
+  await driver.flush()
+  const flushSeconds = Number(process.hrtime.bigint() - flushStarted) / 1e9
+  const read = { bytes: DEMO_SIZE, ...(await sumUp(session, DEMO_SIZE)) }
+  const written = { bytes: DEMO_SIZE, seconds: writeSeconds, sha256: hash.digest("hex") }
+  const equal = written.sha256 === read.sha256
+  report(session, { written, flush: { seconds: flushSeconds }, read, equal }, [
+    `wrote     ${formatThroughput(DEMO_SIZE, writeSeconds)}`,
+    `flushed   in ${flushSeconds.toFixed(3)} s`,
+    `read      ${formatThroughput(DEMO_SIZE, read.seconds)}`,
+    equal
+      ? `verified  what came back is what was written (SHA-256 ${written.sha256})`
+      : `FAILED    wrote SHA-256 ${written.sha256}, read ${read.sha256}`,
+  ])
+  return equal
 }
 
 /** The main job with an image: read all of it, and say what it is. */
@@ -202,14 +218,23 @@ async function readAndReport(session: Session, backing: VirtioBacking, path: str
     `SHA-256   ${sha256}`,
     ...(tail > 0 ? [`note      the last ${tail} bytes of the image are no whole sector; a guest cannot reach them`] : []),
     ...(table === undefined ? [] : partitionLines(table)),
-    ...(rewritten === undefined ? [] : [`rewrote   the first ${formatBytes(rewritten.bytes)} unchanged, flushed, read back: ${rewritten.equal ? "equal" : "DIFFERENT"}`]),
+    ...(rewritten === undefined ? [] : [rewriteLine(rewritten)]),
   ])
   await driver.close()
   return rewritten?.equal === false ? 1 : 0
 }
 
+interface Rewritten {
+  readonly bytes: number
+  readonly equal: boolean
+}
+
+function rewriteLine({ bytes, equal }: Rewritten): string {
+  return `rewrote   the first ${formatBytes(bytes)} unchanged, flushed, read back: ${equal ? "equal" : "DIFFERENT"}`
+}
+
 /** Writes the start of the disk as it is: whatever interrupts this, the disk's content stays. */
-async function rewrite(driver: BlockDriver, bytes: number): Promise<{ bytes: number; equal: boolean }> {
+async function rewrite(driver: BlockDriver, bytes: number): Promise<Rewritten> {
   const before = await driver.read(0, bytes / SECTOR)
   await driver.write(0, before)
   await driver.flush()
@@ -226,7 +251,8 @@ function fillPattern(target: Uint8Array, offset: number): void {
 function partitionLines({ kind, partitions }: PartitionTable): string[] {
   const lines = partitions.map(({ number, start, sectors, type, name, bootable }) => {
     const extra = [...(name ? [`"${name}"`] : []), ...(bootable ? ["bootable"] : [])]
-    return `  ${String(number).padStart(2)}      sectors ${start} to ${start + sectors - 1}, ${formatBytes(sectors * SECTOR)}, type ${type}${extra.length > 0 ? `, ${extra.join(", ")}` : ""}`
+    const place = `sectors ${start} to ${start + sectors - 1}, ${formatBytes(sectors * SECTOR)}`
+    return `  ${String(number).padStart(2)}      ${[place, `type ${type}`, ...extra].join(", ")}`
   })
   return [`table     ${kind.toUpperCase()}, ${partitions.length} partition${partitions.length === 1 ? "" : "s"}`, ...lines]
 }
