@@ -133,6 +133,25 @@ describe("a disk in v86", () => {
     expect([disk.device.virtio.status, vm.reboots, vm.config(9, 0x04, 2)]).toEqual([0, 1, 0])
   })
 
+  it.each([
+    "modern", "legacy",
+  ] as const)("ST-03 a reboot ends requests in flight at once: they store nothing, and a %s driver starts anew", async (kind) => {
+    const { vm, disk } = machine({ interface: kind }, promiseBacking(new MemoryBacking({ size: SIZE })))
+    const blk = await driver(vm, kind === "legacy")
+    await blk.write(3, sector("kept"))
+    const old = [blk.read(0, 8), blk.write(5, sector("old life"))].map((request) => request.catch((error: unknown) => error))
+    vm.reboot()
+    expect(disk.device.virtio.status).toBe(0)
+    const [ram, raised] = [vm.ram.slice(), vm.pci.raised]
+    await disk.device.whenIdle()
+    expect([Buffer.compare(vm.ram, ram), vm.pci.raised, vm.pci.lines.get(vm.pci.line(9 << 3)) ?? false]).toEqual([0, raised, false])
+    vm.assign(9, 0xd000)
+    const again = await driver(vm, kind === "legacy")
+    await again.write(5, sector("new life"))
+    expect([await again.read(3, 1), await again.read(5, 1)]).toEqual([sector("kept"), sector("new life")])
+    void old
+  })
+
   it("picks free slots by itself, in the order of attaching, and refuses one that is taken", () => {
     const vm = new FakeV86()
     const disks = [attachToV86(vm, new MemoryBacking({ size: SIZE })), attachToV86(vm, new MemoryBacking({ size: SIZE }))]
@@ -179,7 +198,11 @@ describe("a disk in v86", () => {
     ).toEqual([true, false, false, true, true, false, false, false])
     vm.ram[0x9_fffe] = 1
     vm.ram[0xc_0000] = 2
-    expect([guestBytes(memory, 0x9_fffe, 2)?.[0], guestBytes(memory, 0x9_fffe, 3), guestBytes(memory, 0xc_0000, 1)?.[0]]).toEqual([1, undefined, 2])
+    expect([
+      guestBytes(memory, 0x9_fffe, 2)?.[0],
+      guestBytes(memory, 0x9_fffe, 3),
+      guestBytes(memory, 0xc_0000, 1)?.[0],
+    ]).toEqual([1, undefined, 2])
   })
 })
 
