@@ -4,7 +4,7 @@ import { LivesFuzzer } from "../fuzz/lives.ts"
 import { Rng, seedFromEnvironment } from "../support/rng.ts"
 
 describe("resets of every kind, while a slow disk has requests,", () => {
-  it("ST-02 ST-03 ST-04 VQ-32 PCI-23 PCI-24 PCI-36 leave no old byte in RAM, no old write over a newer one, and no request behind", async () => {
+  it("ST-02 ST-03 ST-04 VQ-32 PCI-23 PCI-24 PCI-36 leave no old byte in RAM, no old write over a newer one, no lost request", async () => {
     const seed = seedFromEnvironment(20261126)
     const counts = new Map<string, number>()
     for (let life = 0; life < 8; life++) {
