@@ -7,9 +7,10 @@ import { type AccessWidth, allOnes, truncate } from "./access.ts"
 import { type BarDefinition, BaseAddressRegisters } from "./base-address.ts"
 import { CapabilityList } from "./capabilities.ts"
 import { CONFIG_SPACE_SIZE, ConfigSpace, PCI_COMMAND, PCI_CONFIG, PCI_STATUS, type RegisterAccess } from "./config-space.ts"
+import { defineHeader, type PciIdentity } from "./header.ts"
 import { savedNumbers, savedObject } from "../saved-state.ts"
 import type { PciFunctionState } from "./state.ts"
-import { Msix, MSIX_CAPABILITY_ID, MSIX_CONTROL, msixCapability, type MsixOptions } from "./msix.ts"
+import { checkMsixPlace, Msix, MSIX_CAPABILITY_ID, MSIX_CONTROL, msixCapability, type MsixOptions } from "./msix.ts"
 
 export type { AccessWidth } from "./access.ts"
 export type { BarDefinition } from "./base-address.ts"
@@ -23,19 +24,10 @@ export interface PciInterrupts {
 }
 
 /** What a `PciFunction` is made of: the registers of its header ([PCI] 6.2), its BARs and its interrupts. */
-export interface PciFunctionOptions {
-  readonly vendorId: number
-  readonly deviceId: number
-  readonly revision: number
-  /** 24 bits: base class, sub-class, programming interface. */
-  readonly classCode: number
-  readonly subsystemVendorId: number
-  readonly subsystemId: number
+export interface PciFunctionOptions extends PciIdentity {
   readonly bars: readonly BarDefinition[]
   /** Table and pending bits in memory BAR `bar`; offsets in bytes, multiples of 8. Left out: no MSI-X capability. */
   readonly msix?: MsixOptions
-  /** 1: the function uses INTA#. 0: it has no pin. Default 1. */
-  readonly interruptPin?: 0 | 1
   readonly interrupts: PciInterrupts
 }
 
@@ -103,7 +95,10 @@ export abstract class PciFunction {
     this.#act()
   }
 
-  /** Where BAR `index` answers (I/O port or guest-physical address); undefined while its decoding (Command bit 0 or 1) is off or it has no address. */
+  /**
+   * Where BAR `index` answers (I/O port or guest-physical address); undefined while its decoding (Command bit 0 or 1) is off or it has no
+   * address.
+   */
   barAddress(index: number): number | undefined {
     return this.#registers.address(index)
   }
@@ -148,7 +143,10 @@ export abstract class PciFunction {
 
   /** What software has programmed, to be saved; a device adds its own. */
   protected saveRegisters(): PciFunctionState {
-    return { config: Array.from({ length: CONFIG_SPACE_SIZE / 4 }, (_, dword) => this.#config.read(4 * dword, 4)), msix: this.msix?.saveState() }
+    return {
+      config: Array.from({ length: CONFIG_SPACE_SIZE / 4 }, (_, dword) => this.#config.read(4 * dword, 4)),
+      msix: this.msix?.saveState(),
+    }
   }
 
   /**
@@ -187,7 +185,9 @@ export abstract class PciFunction {
 
   /** Defines a register of the device's own behind the header, where there is no capability. */
   protected defineRegister(offset: number, width: AccessWidth, value: number, access?: RegisterAccess): void {
-    if (offset < PCI_CONFIG.HEADER_END || offset + width > CONFIG_SPACE_SIZE) throw new RangeError(`register at ${offset}: outside of the device's part of configuration space`)
+    if (offset < PCI_CONFIG.HEADER_END || offset + width > CONFIG_SPACE_SIZE) {
+      throw new RangeError(`register at ${offset}: outside of the device's part of configuration space`)
+    }
     this.#config.define(offset, width, value, access)
   }
 
@@ -247,7 +247,9 @@ export abstract class PciFunction {
     if (isWithin(table, width, msix.tableSize)) return msix.readTable(table, width)
     const pba = offset - options.pbaOffset
     if (isWithin(pba, width, msix.pbaSize)) return msix.readPba(pba, width)
-    if (isOutside(table, width, msix.tableSize) && isOutside(pba, width, msix.pbaSize)) return truncate(this.readBar(options.bar, offset, width), width)
+    if (isOutside(table, width, msix.tableSize) && isOutside(pba, width, msix.pbaSize)) {
+      return truncate(this.readBar(options.bar, offset, width), width)
+    }
     // Partly in a structure: each byte from where it is.
     let value = 0
     for (let i = 0; i < width; i++) value |= this.#readMsixBar(options, offset + i, 1) << (8 * i)
@@ -259,10 +261,15 @@ export abstract class PciFunction {
     if (msix === undefined) return
     const table = offset - options.tableOffset
     const pba = offset - options.pbaOffset
-    if (isWithin(table, width, msix.tableSize)) msix.writeTable(table, width, value)
-    else if (isWithin(pba, width, msix.pbaSize)) return
-    else if (isOutside(table, width, msix.tableSize) && isOutside(pba, width, msix.pbaSize)) this.writeBar(options.bar, offset, width, value)
-    else for (let i = 0; i < width; i++) this.#writeMsixBar(options, offset + i, 1, (value >>> (8 * i)) & 0xff)
+    if (isWithin(table, width, msix.tableSize)) {
+      msix.writeTable(table, width, value)
+    } else if (isWithin(pba, width, msix.pbaSize)) {
+      return
+    } else if (isOutside(table, width, msix.tableSize) && isOutside(pba, width, msix.pbaSize)) {
+      this.writeBar(options.bar, offset, width, value)
+    } else {
+      for (let i = 0; i < width; i++) this.#writeMsixBar(options, offset + i, 1, (value >>> (8 * i)) & 0xff)
+    }
   }
 }
 
@@ -272,45 +279,4 @@ function isWithin(offset: number, width: AccessWidth, size: number): boolean {
 
 function isOutside(offset: number, width: AccessWidth, size: number): boolean {
   return offset >= size || offset + width <= 0
-}
-
-/** The type 0 header, [PCI] 6.2, without the BARs. Expansion ROM, cardbus pointer and self test are not there and read 0. */
-function defineHeader(config: ConfigSpace, options: PciFunctionOptions): void {
-  config.define(PCI_CONFIG.VENDOR_ID, 2, options.vendorId)
-  config.define(PCI_CONFIG.DEVICE_ID, 2, options.deviceId)
-  const command = PCI_COMMAND.IO_SPACE | PCI_COMMAND.MEMORY_SPACE | PCI_COMMAND.BUS_MASTER | PCI_COMMAND.INTERRUPT_DISABLE
-  // Parity and SERR reporting can be switched on, there is only never an error to report.
-  config.define(PCI_CONFIG.COMMAND, 2, 0, { writable: command | PCI_COMMAND.PARITY_ERROR_RESPONSE | PCI_COMMAND.SERR_ENABLE })
-  const errors =
-    PCI_STATUS.MASTER_DATA_PARITY_ERROR |
-    PCI_STATUS.SIGNALED_TARGET_ABORT |
-    PCI_STATUS.RECEIVED_TARGET_ABORT |
-    PCI_STATUS.RECEIVED_MASTER_ABORT |
-    PCI_STATUS.SIGNALED_SYSTEM_ERROR |
-    PCI_STATUS.DETECTED_PARITY_ERROR
-  config.define(PCI_CONFIG.STATUS, 2, 0, { clearedByOne: errors })
-  config.define(PCI_CONFIG.REVISION_ID, 1, options.revision)
-  config.define(PCI_CONFIG.CLASS_CODE, 1, options.classCode)
-  config.define(PCI_CONFIG.CLASS_CODE + 1, 2, options.classCode >>> 8)
-  config.define(PCI_CONFIG.CACHE_LINE_SIZE, 1, 0, { writable: 0xff })
-  config.define(PCI_CONFIG.LATENCY_TIMER, 1, 0, { writable: 0xff })
-  config.define(PCI_CONFIG.SUBSYSTEM_VENDOR_ID, 2, options.subsystemVendorId)
-  config.define(PCI_CONFIG.SUBSYSTEM_ID, 2, options.subsystemId)
-  config.define(PCI_CONFIG.INTERRUPT_LINE, 1, 0, { writable: 0xff })
-  config.define(PCI_CONFIG.INTERRUPT_PIN, 1, options.interruptPin ?? 1)
-}
-
-/** The rules of [PCI] 6.8.2 for where the structures may be. */
-function checkMsixPlace(msix: Msix, options: MsixOptions, bar: BarDefinition | undefined): void {
-  if (bar === undefined || bar.kind === "io") throw new RangeError(`MSI-X: BAR ${options.bar} is no memory BAR`)
-  const structures = [
-    { name: "table", offset: options.tableOffset, size: msix.tableSize },
-    { name: "pending bits", offset: options.pbaOffset, size: msix.pbaSize },
-  ]
-  for (const { name, offset, size } of structures) {
-    if (!Number.isSafeInteger(offset) || offset < 0 || offset % 8 !== 0) throw new RangeError(`MSI-X: ${name} at ${offset}: a multiple of 8 is needed`)
-    if (offset >= 2 ** 32 || offset + size > bar.size) throw new RangeError(`MSI-X: ${name}, ${size} bytes at ${offset}, do not fit in BAR ${bar.index} of ${bar.size}`)
-  }
-  const apart = options.tableOffset + msix.tableSize <= options.pbaOffset || options.pbaOffset + msix.pbaSize <= options.tableOffset
-  if (!apart) throw new RangeError(`MSI-X: table at ${options.tableOffset} and pending bits at ${options.pbaOffset} overlap`)
 }

@@ -3,6 +3,7 @@
  * them. The function owns the registers around it and tells `configure` what they say.
  */
 import type { AccessWidth } from "./access.ts"
+import type { BarDefinition } from "./base-address.ts"
 import { savedNumbers, savedObject } from "../saved-state.ts"
 
 /** Capability id of MSI-X, [PCI] appendix H. */
@@ -60,7 +61,9 @@ export class Msix {
 
   /** @param send stores 32 bits of `data` at the guest-physical `address` */
   constructor(vectors: number, send: (address: number, data: number) => void) {
-    if (!Number.isInteger(vectors) || vectors < 1 || vectors > MSIX_MAX_VECTORS) throw new RangeError(`${vectors} MSI-X vectors: 1 to ${MSIX_MAX_VECTORS} can be`)
+    if (!Number.isInteger(vectors) || vectors < 1 || vectors > MSIX_MAX_VECTORS) {
+      throw new RangeError(`${vectors} MSI-X vectors: 1 to ${MSIX_MAX_VECTORS} can be`)
+    }
     this.vectors = vectors
     this.tableSize = vectors * ENTRY.SIZE
     this.pbaSize = Math.ceil(vectors / 64) * 8
@@ -183,7 +186,10 @@ export class Msix {
   }
 }
 
-/** What software may change of the byte at `offset` in an entry: not the low address bits (a message is an aligned 32-bit store), and only bit 0 of Vector Control. */
+/**
+ * What software may change of the byte at `offset` in an entry: not the low address bits (a message is an aligned 32-bit store), and only
+ * bit 0 of Vector Control.
+ */
 function writableBits(offset: number): number {
   if (offset === ENTRY.ADDRESS_LOW) return 0xfc
   if (offset < ENTRY.VECTOR_CONTROL) return 0xff
@@ -206,4 +212,23 @@ export function msixCapability(options: MsixOptions): { readonly body: Uint8Arra
   const writable = new Uint8Array(10)
   new DataView(writable.buffer).setUint16(0, MSIX_CONTROL.FUNCTION_MASK | MSIX_CONTROL.ENABLE, true)
   return { body, writable }
+}
+
+/** The rules of [PCI] 6.8.2 for where the structures may be. */
+export function checkMsixPlace(msix: Msix, options: MsixOptions, bar: BarDefinition | undefined): void {
+  if (bar === undefined || bar.kind === "io") throw new RangeError(`MSI-X: BAR ${options.bar} is no memory BAR`)
+  const structures = [
+    { name: "table", offset: options.tableOffset, size: msix.tableSize },
+    { name: "pending bits", offset: options.pbaOffset, size: msix.pbaSize },
+  ]
+  for (const { name, offset, size } of structures) {
+    if (!Number.isSafeInteger(offset) || offset < 0 || offset % 8 !== 0) {
+      throw new RangeError(`MSI-X: ${name} at ${offset}: a multiple of 8 is needed`)
+    }
+    if (offset >= 2 ** 32 || offset + size > bar.size) {
+      throw new RangeError(`MSI-X: ${name}, ${size} bytes at ${offset}, do not fit in BAR ${bar.index} of ${bar.size}`)
+    }
+  }
+  const apart = options.tableOffset + msix.tableSize <= options.pbaOffset || options.pbaOffset + msix.pbaSize <= options.tableOffset
+  if (!apart) throw new RangeError(`MSI-X: table at ${options.tableOffset} and pending bits at ${options.pbaOffset} overlap`)
 }
