@@ -8,9 +8,9 @@ import { functionsOf } from "./format/functions.ts"
 const LIMIT = { folder: 20, file: 300, function: 40 } as const
 
 /** What does not keep a rule yet. The list only gets shorter: a test fails when an entry is not needed any more. */
-const NOT_YET = {
-  imports: ["vmm/driver/pci/config-window.ts imports vmm/driver/virtio/spec.ts"],
-  files: ["pci/function.ts", "virtio/device.ts", "virtio/pci/pci-transport.ts"],
+const NOT_YET: Readonly<Record<"imports" | "files" | "functions" | "folders", readonly string[]>> = {
+  imports: [],
+  files: ["virtio/device.ts", "virtio/pci/pci-transport.ts"],
   functions: ["vmm/v86/attach.ts attachToV86"],
   folders: ["backing/qcow2"],
 }

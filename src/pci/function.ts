@@ -51,8 +51,8 @@ export abstract class PciFunction {
   readonly #msixControl: number = 0
   /** What was last acted upon; the registers may be newer only while `configWrite` is on the stack. */
   #command = 0
-  #intxAsserted = false
-  #pin = false
+  #isIntxAsserted = false
+  #isPinHigh = false
 
   /**
    * @throws RangeError when the BARs, the MSI-X structures or a capability have no room
@@ -135,7 +135,7 @@ export abstract class PciFunction {
    * it, and resets itself as well.
    */
   reset(): void {
-    this.#intxAsserted = false
+    this.#isIntxAsserted = false
     this.msix?.reset()
     this.#config.reset()
     this.#act()
@@ -150,8 +150,9 @@ export abstract class PciFunction {
   }
 
   /**
-   * Takes back what `saveRegisters` returned, from a function of the same make. To be called after `reset`; acts as software's writes
-   * do (BARs move, decoding, bus mastering and interrupts follow). Throws an Error, with nothing changed, when it is something else.
+   * Restores what `saveRegisters` of the same kind of function returned. Call it after `reset`. It acts as software's writes do: BARs
+   * move; decoding, bus mastering and interrupts follow.
+   * @throws Error, with nothing changed, when it is something else
    */
   protected restoreRegisters(state: unknown): void {
     const { config, msix } = savedObject(state, "PCI function")
@@ -193,8 +194,8 @@ export abstract class PciFunction {
 
   /** The device wants its INTx interrupt: Status bit 3 unless MSI-X is enabled, and the pin unless Command bit 10 says no. */
   protected setIntx(asserted: boolean): void {
-    if (asserted === this.#intxAsserted) return
-    this.#intxAsserted = asserted
+    if (asserted === this.#isIntxAsserted) return
+    this.#isIntxAsserted = asserted
     this.#updateIntx()
   }
 
@@ -230,13 +231,13 @@ export abstract class PciFunction {
   }
 
   #updateIntx(): void {
-    const status = this.#intxAsserted && this.msix?.enabled !== true
+    const status = this.#isIntxAsserted && this.msix?.enabled !== true
     const old = this.#config.read(PCI_CONFIG.STATUS, 2)
     this.#config.store(PCI_CONFIG.STATUS, 2, status ? old | PCI_STATUS.INTERRUPT : old & ~PCI_STATUS.INTERRUPT)
     const pin = status && (this.#command & PCI_COMMAND.INTERRUPT_DISABLE) === 0
-    if (pin === this.#pin) return
+    if (pin === this.#isPinHigh) return
     // First the field: who hears of it may at once do what lowers the pin again.
-    this.#pin = pin
+    this.#isPinHigh = pin
     this.#interrupts.intx(pin)
   }
 

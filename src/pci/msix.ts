@@ -129,7 +129,10 @@ export class Msix {
     return { table, pending: Array.from({ length: this.vectors }, (_, vector) => vector).filter((vector) => this.isPending(vector)) }
   }
 
-  /** Takes back what `saveState` returned; the caller configures the rest first. Throws an Error when it is not that. */
+  /**
+   * Restores what `saveState` returned; the caller configures the rest first.
+   * @throws Error when it is something else
+   */
   restoreState(state: unknown): void {
     const { table, pending } = savedObject(state, "MSI-X")
     const entries = savedNumbers(table, "MSI-X table", { length: this.tableSize / 4 })

@@ -10,7 +10,10 @@ import { type AddressWindow, IO_WINDOW, MMIO32_WINDOW, MMIO64_WINDOW } from "./m
 /** Memory BARs begin on a page, so that a guest can give them to different owners. */
 const PAGE_SIZE = 4096
 
-/** Places the BARs of the function in `slot`, writes its interrupt line and turns I/O and memory decoding on. Bus mastering is the driver's to turn on. */
+/**
+ * Places the BARs of the function in `slot`, writes its interrupt line and turns I/O and memory decoding on. Bus mastering is the driver's
+ * to turn on.
+ */
 export function assignResources(bus: PciBus, slot: number, line: number): void {
   const bars = bus.function(slot)?.bars ?? []
   // Largest first: fewer gaps for alignment.

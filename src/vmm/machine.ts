@@ -26,7 +26,10 @@ export interface MachineOptions {
   readonly memory?: ArrayBufferLike | Uint8Array | { readonly buffer: ArrayBufferLike; grow(pages: number): number }
   /** Called after a device stored into `length` bytes of RAM at `address`. */
   readonly written?: (address: number, length: number) => void
-  /** Called when the guest has given up the function in `slot`, or the machine was reset while it was asked to: the function has left the bus. */
+  /**
+   * Called when the guest has given up the function in `slot`, or the machine was reset while it was asked to: the function has left the
+   * bus.
+   */
   readonly ejected?: (slot: number, fn: PciFunction) => void
 }
 
@@ -100,7 +103,10 @@ export class Machine {
     return region.bytes
   }
 
-  /** Reads `width` bytes at I/O port `port`, as `in` does: PCI configuration mechanism #1, ACPI hot-plug, then I/O BARs. All ones where nothing answers. */
+  /**
+   * Reads `width` bytes at I/O port `port`, as `in` does: PCI configuration mechanism #1, ACPI hot-plug, then I/O BARs. All ones where
+   * nothing answers.
+   */
   portRead(port: number, width: AccessWidth): number {
     checkWidth(width)
     if (this.#configMechanism.claims(port)) return this.#configMechanism.read(port, width)
@@ -115,24 +121,36 @@ export class Machine {
     else this.pci.ioWrite(port, width, value)
   }
 
-  /** Reads `width` bytes at guest-physical `address`, as a load does: RAM (which wins over a BAR), the ECAM, then memory BARs. All ones where nothing answers. */
+  /**
+   * Reads `width` bytes at guest-physical `address`, as a load does: RAM (which wins over a BAR), the ECAM, then memory BARs. All ones
+   * where nothing answers.
+   */
   mmioRead(address: number, width: AccessWidth): number {
     checkWidth(width)
     if (address < MAX_RAM_SIZE) {
       const data = this.#ramAt(address, width)
-      if (data !== undefined) return width === 1 ? data.getUint8(address) : width === 2 ? data.getUint16(address, true) : data.getUint32(address, true)
+      if (data !== undefined) {
+        return width === 1 ? data.getUint8(address) : width === 2 ? data.getUint16(address, true) : data.getUint32(address, true)
+      }
     } else if (address < ECAM_WINDOW.end) {
       return this.pci.ecamRead(address - ECAM_WINDOW.start, width)
     }
     return this.pci.memoryRead(address, width)
   }
 
-  /** Writes the low `width` bytes of `value` at guest-physical `address`, as a store does; decoded as in `mmioRead`. Dropped where nothing answers. */
+  /**
+   * Writes the low `width` bytes of `value` at guest-physical `address`, as a store does; decoded as in `mmioRead`. Dropped where nothing
+   * answers.
+   */
   mmioWrite(address: number, width: AccessWidth, value: number): void {
     checkWidth(width)
     if (address < MAX_RAM_SIZE) {
       const data = this.#ramAt(address, width)
-      if (data !== undefined) return width === 1 ? data.setUint8(address, value) : width === 2 ? data.setUint16(address, value, true) : data.setUint32(address, value, true)
+      if (data !== undefined) {
+        return width === 1
+          ? data.setUint8(address, value)
+          : width === 2 ? data.setUint16(address, value, true) : data.setUint32(address, value, true)
+      }
     } else if (address < ECAM_WINDOW.end) {
       return this.pci.ecamWrite(address - ECAM_WINDOW.start, width, value)
     }
@@ -244,12 +262,18 @@ export class Machine {
 function ramOf(options: MachineOptions): LinearMemory {
   const { ramSize, memory } = options
   if (memory !== undefined) checkRam("Machine", "memory", memory)
-  const available = memory === undefined ? MAX_RAM_SIZE : "buffer" in memory && !ArrayBuffer.isView(memory) ? memory.buffer.byteLength : memory.byteLength
+  const available = memory === undefined
+    ? MAX_RAM_SIZE
+    : "buffer" in memory && !ArrayBuffer.isView(memory) ? memory.buffer.byteLength : memory.byteLength
   const size = ramSize ?? Math.min(available, MAX_RAM_SIZE)
   if (ramSize === undefined && memory === undefined) throw new RangeError("a machine needs ramSize, memory or both")
-  if (!Number.isInteger(size) || size <= 0 || size > MAX_RAM_SIZE) throw new RangeError(`ramSize ${size}: RAM has 1 to ${MAX_RAM_SIZE} bytes (3 GiB); devices begin there`)
+  if (!Number.isInteger(size) || size <= 0 || size > MAX_RAM_SIZE) {
+    throw new RangeError(`ramSize ${size}: RAM has 1 to ${MAX_RAM_SIZE} bytes (3 GiB); devices begin there`)
+  }
   if (size > available) throw new RangeError(`ramSize ${size} is more than the ${available} bytes of the memory given`)
-  return new LinearMemory(memory ?? new ArrayBuffer(size), { length: ramSize ?? MAX_RAM_SIZE, ...(options.written === undefined ? {} : { written: options.written }) })
+  return new LinearMemory(memory ?? new ArrayBuffer(size), {
+    length: ramSize ?? MAX_RAM_SIZE, ...(options.written === undefined ? {} : { written: options.written })
+  })
 }
 
 /** JavaScript callers have no compiler to tell them. */

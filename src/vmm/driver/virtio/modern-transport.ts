@@ -1,7 +1,7 @@
 /**
  * ModernDriverTransport: virtio 1.x over PCI, through BARs or through the configuration access window. [VIRTIO] 4.1.4.
  */
-import { WindowRegisters } from "../pci/config-window.ts"
+import { WindowRegisters } from "./config-window.ts"
 import { DriverError } from "../errors.ts"
 import { includesFeature } from "./features.ts"
 import type { PciDevice } from "../pci/device.ts"

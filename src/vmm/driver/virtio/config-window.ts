@@ -2,10 +2,10 @@
  * WindowRegisters: device registers reached through the virtio PCI configuration access capability, for a guest (firmware, say)
  * that cannot use the BAR itself. [VIRTIO] 4.1.4.9.
  */
-import type { PciDevice } from "./device.ts"
+import type { PciDevice } from "../pci/device.ts"
 import type { Width } from "../platform.ts"
-import type { Registers } from "./registers.ts"
-import { CAP_FIELD } from "../virtio/spec.ts"
+import type { Registers } from "../pci/registers.ts"
+import { CAP_FIELD } from "./spec.ts"
 
 export interface WindowOptions {
   /** Where the capability of type VIRTIO_PCI_CAP_PCI_CFG is in configuration space. */
