@@ -1,6 +1,7 @@
 /**
- * Raw images through the device against a bare loop of file calls over the same offsets, and against the best that file calls could do: into
- * the buffers that the guest has, with new views of them, and in as few calls as the offsets allow. That is the ceiling: no device exceeds it.
+ * Raw images through the device against a bare loop of file calls over the same offsets, and against the best that file calls could do:
+ * into the buffers that the guest has, with new views of them, and in as few calls as the offsets allow. That is the ceiling: no device
+ * exceeds it.
  */
 import { closeSync, openSync, readSync, readvSync, writeSync, writevSync } from "node:fs"
 import { HostFile } from "../../src/backing/host/host-file.ts"
@@ -19,21 +20,63 @@ interface Case extends Omit<GuestRingOptions, "backing"> {
 const CASES: readonly Case[] = [
   { name: "read 4 KiB random, 64 a kick", type: "read", bytes: 4096, batch: 64, placement: "apart", order: "random", target: ">= 0.93" },
   { name: "read 4 KiB random, 1 a kick", type: "read", bytes: 4096, batch: 1, placement: "apart", order: "random", target: ">= 0.85" },
-  { name: "read 4 KiB sequential, 64 a kick", type: "read", bytes: 4096, batch: 64, placement: "apart", order: "sequential", target: ">= 2, aim 2.8" },
-  { name: "read 4 KiB sequential, 64 a kick, buffers touch", type: "read", bytes: 4096, batch: 64, placement: "touching", order: "sequential", target: ">= 3" },
-  { name: "read 128 KiB in 32 segments", type: "read", bytes: 131072, segments: 32, batch: 4, placement: "apart", order: "random", target: ">= 0.70" },
+  {
+    name: "read 4 KiB sequential, 64 a kick",
+    type: "read",
+    bytes: 4096,
+    batch: 64,
+    placement: "apart",
+    order: "sequential",
+    target: ">= 2, aim 2.8",
+  },
+  {
+    name: "read 4 KiB sequential, 64 a kick, buffers touch",
+    type: "read",
+    bytes: 4096,
+    batch: 64,
+    placement: "touching",
+    order: "sequential",
+    target: ">= 3",
+  },
+  {
+    name: "read 128 KiB in 32 segments", type: "read", bytes: 131072, segments: 32, batch: 4, placement: "apart", order: "random",
+    target: ">= 0.70",
+  },
   { name: "read 128 KiB contiguous", type: "read", bytes: 131072, batch: 4, placement: "touching", order: "random", target: ">= 0.95" },
   { name: "write 4 KiB random, 64 a kick", type: "write", bytes: 4096, batch: 64, placement: "apart", order: "random", target: ">= 0.93" },
   { name: "write 4 KiB random, 1 a kick", type: "write", bytes: 4096, batch: 1, placement: "apart", order: "random", target: ">= 0.85" },
-  { name: "write 4 KiB sequential, 64 a kick", type: "write", bytes: 4096, batch: 64, placement: "apart", order: "sequential", target: ">= 2, aim 2.8" },
-  { name: "write 4 KiB sequential, 64 a kick, buffers touch", type: "write", bytes: 4096, batch: 64, placement: "touching", order: "sequential", target: ">= 3" },
-  { name: "write 128 KiB in 32 segments", type: "write", bytes: 131072, segments: 32, batch: 4, placement: "apart", order: "random", target: ">= 0.70" },
+  {
+    name: "write 4 KiB sequential, 64 a kick",
+    type: "write",
+    bytes: 4096,
+    batch: 64,
+    placement: "apart",
+    order: "sequential",
+    target: ">= 2, aim 2.8",
+  },
+  {
+    name: "write 4 KiB sequential, 64 a kick, buffers touch",
+    type: "write",
+    bytes: 4096,
+    batch: 64,
+    placement: "touching",
+    order: "sequential",
+    target: ">= 3",
+  },
+  {
+    name: "write 128 KiB in 32 segments", type: "write", bytes: 131072, segments: 32, batch: 4, placement: "apart", order: "random",
+    target: ">= 0.70",
+  },
   { name: "write 128 KiB contiguous", type: "write", bytes: 131072, batch: 4, placement: "touching", order: "random", target: ">= 0.95" },
 ]
 
 export function benchDevice(): void {
   withImage((path) => {
-    heading("Raw image through the device against a bare readSync or writeSync loop, with one buffer; ns of CPU time a request", "device", "bare")
+    heading(
+      "Raw image through the device against a bare readSync or writeSync loop, with one buffer; ns of CPU time a request",
+      "device",
+      "bare",
+    )
     console.log(`${"".padEnd(93)}(in brackets: the ratio of the least file calls that could do it)`)
     for (const one of CASES) console.log(compare(path, one))
   })
@@ -46,7 +89,9 @@ function compare(path: string, one: Case): string {
   const at = offsets(1 << 14, one.bytes, one.order)
   // The loop's buffer is in memory of the same kind, and as well aligned, as the guest's.
   const buffer = pageAligned(one.bytes)
-  const bare: (fd: number, buffer: Uint8Array, offset: number, length: number, position: number) => number = one.type === "read" ? readSync : writeSync
+  const bare: (fd: number, buffer: Uint8Array, offset: number, length: number, position: number) => number = one.type === "read"
+    ? readSync
+    : writeSync
   const count = one.bytes > 4096 ? 1 << 12 : 1 << 15
   const least = leastCalls(fd, one)
   const [device, loop, ceiling] = interleave(
@@ -75,14 +120,19 @@ function compare(path: string, one: Case): string {
   return row(one.name, device?.ns ?? Number.NaN, bareNs, `${one.target.padEnd(14)} (${(bareNs / (ceiling?.ns ?? Number.NaN)).toFixed(3)})`)
 }
 
-/** What serves one batch in the fewest file calls: one vectored call for neighbours, one plain call where they touch in RAM too, else one call each. */
+/**
+ * What serves one batch in the fewest file calls: one vectored call for neighbours, one plain call where they touch in RAM too, else one
+ * call each.
+ */
 function leastCalls(fd: number, one: Case): (at: Float64Array, first: number) => void {
   const { bytes, batch, segments = 1, placement, order, type } = one
   const ram = pageAligned(1 << 26)
   const part = bytes / segments
   const stride = part + (placement === "apart" ? 4096 : 0)
   const view = (index: number, length: number) => new Uint8Array(ram.buffer, ram.byteOffset + (1 << 21) + index * stride, length)
-  const plain: (fd: number, buffer: Uint8Array, offset: number, length: number, position: number) => number = type === "read" ? readSync : writeSync
+  const plain: (fd: number, buffer: Uint8Array, offset: number, length: number, position: number) => number = type === "read"
+    ? readSync
+    : writeSync
   const vectored: (fd: number, buffers: Uint8Array[], position: number) => number = type === "read" ? readvSync : writevSync
   const together = order === "sequential" ? batch : 1
   return (at, first) => {

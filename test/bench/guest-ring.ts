@@ -76,9 +76,11 @@ export class GuestRing {
     data.setUint16(AVAIL + 2, this.#idx, true)
   }
 
-  /** Throws unless the last batch succeeded. */
+  /** Checks the last batch. @throws Error unless it succeeded */
   check(): void {
-    for (let i = 0; i < this.#options.batch; i++) if (this.#data.getUint8(STATUSES + i) !== 0) throw new Error(`request ${i} failed with status ${this.#data.getUint8(STATUSES + i)}`)
+    for (let i = 0; i < this.#options.batch; i++) {
+      if (this.#data.getUint8(STATUSES + i) !== 0) throw new Error(`request ${i} failed with status ${this.#data.getUint8(STATUSES + i)}`)
+    }
   }
 
   #start(): void {

@@ -22,10 +22,12 @@ export function withImage(use: (path: string, folder: string) => void): void {
 
 /** `count` offsets, multiples of `align`, for accesses of `bytes` bytes: at random (always the same ones), or one behind the other. */
 export function offsets(count: number, bytes: number, order: "random" | "sequential", align = bytes): Float64Array {
-  let state = 0x2545f491
+  let state = 0x2545_f491
   const places = Math.floor((IMAGE_BYTES - bytes) / align) + 1
   return Float64Array.from({ length: count }, (_, index) => {
-    if (order === "sequential") return ((index * bytes) % (IMAGE_BYTES - bytes + 1)) - (((index * bytes) % (IMAGE_BYTES - bytes + 1)) % bytes)
+    if (order === "sequential") {
+      return ((index * bytes) % (IMAGE_BYTES - bytes + 1)) - (((index * bytes) % (IMAGE_BYTES - bytes + 1)) % bytes)
+    }
     state = (Math.imul(state, 1664525) + 1013904223) >>> 0
     return Math.floor((state / 2 ** 32) * places) * align
   })

@@ -1,6 +1,6 @@
 /**
- * Timing two or more ways of doing the same thing, in turn in one process, so that the machine's moods hit all of them alike. What is counted is
- * CPU time: on a busy machine preemption makes a wall clock's medians up to 1.7 times longer.
+ * Timing two or more ways of doing the same thing, in turn in one process, so that the machine's moods hit all of them alike. What is
+ * counted is CPU time: on a busy machine preemption makes a wall clock's medians up to 1.7 times longer.
  */
 
 /** One way: does `count` operations. */
@@ -18,13 +18,14 @@ export interface Timing {
 /** Runs all contenders in turn, `rounds` times `count` operations each after one uncounted round. `clock` gives nanoseconds. */
 export function interleave(contenders: readonly Contender[], count: number, rounds = 9, clock: () => number = cpuTime): Timing[] {
   const samples = contenders.map((): number[] => [])
-  for (let round = -1; round < rounds; round++)
+  for (let round = -1; round < rounds; round++) {
     contenders.forEach((contender, index) => {
       const start = clock()
       contender.run(count)
       const ns = (clock() - start) / count
       if (round >= 0) samples[index]?.push(ns)
     })
+  }
   return contenders.map(({ name }, index) => ({ name, ns: median(samples[index] ?? []) }))
 }
 

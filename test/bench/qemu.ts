@@ -6,20 +6,31 @@ import { IMAGE_BYTES, withImage } from "./image.ts"
 import { heading, interleave, median, row, wallTime } from "./measure.ts"
 import { hasQemuImg, qemuBench } from "./qemu-bench.ts"
 
-/** Strides as `qemu-img bench -S` makes them: byte 0, S, 2S, ... modulo the size of the image. Odd in units of 4 KiB, so that laps differ. */
+/**
+ * Strides as `qemu-img bench -S` makes them: byte 0, S, 2S, ... modulo the size of the image. Odd in units of 4 KiB, so that laps differ.
+ */
 const STRIDE = 1_052_672
 
 export function benchQemu(): void {
   if (!hasQemuImg) return console.log("\nqemu-img is not installed: no comparison with it")
   withImage((path) => {
-    heading("Raw image through the device against qemu-img bench (best of threads and io_uring); ns of a wall clock a request", "device", "qemu-img")
+    heading(
+      "Raw image through the device against qemu-img bench (best of threads and io_uring); ns of a wall clock a request",
+      "device",
+      "qemu-img",
+    )
     for (const [name, step, depth, target] of [
       ["read 4 KiB, stride, depth 1", STRIDE, 1, ">= 3"],
       ["read 4 KiB, stride, depth 64", STRIDE, 64, ">= 2.2"],
       ["read 4 KiB, sequential, depth 64", 4096, 64, ">= 5"],
     ] as const) {
       const theirs = (["threads", "io_uring"] as const).map((engine) =>
-        median(Array.from({ length: 3 }, () => qemuBench({ path, format: "raw", engine, count: depth === 1 ? 30_000 : 100_000, depth, bytes: 4096, step }))),
+        median(
+          Array.from(
+            { length: 3 },
+            () => qemuBench({ path, format: "raw", engine, count: depth === 1 ? 30_000 : 100_000, depth, bytes: 4096, step }),
+          ),
+        ),
       )
       console.log(row(name, ours(path, step, depth), Math.min(...theirs), target))
     }

@@ -4,7 +4,16 @@ import { GuestRing } from "./guest-ring.ts"
 import { IMAGE_BYTES, offsets } from "./image.ts"
 import { type Contender, format, interleave } from "./measure.ts"
 
-const nothing: VirtioBacking = { size: IMAGE_BYTES, readOnly: false, pread() {}, pwrite() {}, preadv() {}, pwritev() {}, flush() {}, close() {} }
+const nothing: VirtioBacking = {
+  size: IMAGE_BYTES,
+  readOnly: false,
+  pread() {},
+  pwrite() {},
+  preadv() {},
+  pwritev() {},
+  flush() {},
+  close() {},
+}
 
 interface Case {
   readonly name: string
@@ -72,6 +81,7 @@ function benchHeap(at: Float64Array): void {
   run(10_000_000)
   collect()
   const grown = process.memoryUsage().heapUsed - before
-  console.log(`  ${"heap growth over 10,000,000 requests, bytes".padEnd(58)} ${String(grown).padStart(10)}${globalThis.gc === undefined ? "   (run with --expose-gc for an exact figure)" : ""}`)
+  const hint = globalThis.gc === undefined ? "   (run with --expose-gc for an exact figure)" : ""
+  console.log(`  ${"heap growth over 10,000,000 requests, bytes".padEnd(58)} ${String(grown).padStart(10)}${hint}`)
   if (sink < 0) console.log(sink)
 }

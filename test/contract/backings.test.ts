@@ -9,7 +9,10 @@ import { makeShape, qcow2Shapes } from "../support/shapes.ts"
 import { contractSuite } from "./suite.ts"
 
 contractSuite({ name: "memory", open: (size) => ({ disk: new MemoryBacking({ size }), model: new FlatModel(size) }) })
-contractSuite({ name: "promises over memory", open: (size) => ({ disk: promiseBacking(new MemoryBacking({ size })), model: new FlatModel(size) }) })
+contractSuite({
+  name: "promises over memory",
+  open: (size) => ({ disk: promiseBacking(new MemoryBacking({ size })), model: new FlatModel(size) }),
+})
 contractSuite({
   name: "raw",
   open: (size) => {

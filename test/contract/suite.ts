@@ -154,7 +154,9 @@ export function contractSuite({ name, open }: Contestant): void {
       const data = rng.bytes(200_000)
       await disk.pwrite(data, 0)
       model.write(data, 0)
-      for (const [offset, length] of [[0, 1], [700, 513], [4096, 4096], [10_000, 70_000], [131_072, 65_536], [199_000, 90_000], [0, 0]] as const) {
+      for (const [offset, length] of [
+        [0, 1], [700, 513], [4096, 4096], [10_000, 70_000], [131_072, 65_536], [199_000, 90_000], [0, 0],
+      ] as const) {
         for (const mayUnmap of [false, true]) {
           await disk.writeZeroes(offset, length, mayUnmap)
           model.zero(offset, length)

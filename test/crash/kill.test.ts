@@ -9,7 +9,7 @@ import { KILL_CLUSTER_SIZE, killRound } from "./kill.ts"
 
 const seed = seedFromEnvironment(5)
 
-it(`QC-WO-08 QC-WO-09 a process killed under load leaves an image that opens, without corruption, with all that was flushed, seed ${seed}`, async () => {
+it(`QC-WO-08 QC-WO-09 a process killed under load leaves a sound image with all that was flushed, seed ${seed}`, async () => {
   const path = join(temporaryDirectory(), "killed.qcow2")
   createImage(path, { size: 1 << 20, clusterSize: KILL_CLUSTER_SIZE })
   const rng = new Rng(seed)

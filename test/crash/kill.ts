@@ -21,16 +21,21 @@ interface Progress {
 }
 
 /**
- * Lets a child work on the image at `path`, which holds `model`, until `after` operations are done, kills it, and checks what it left. Throws
- * when the image is corrupt or misses something that was flushed. Returns what the disk holds now, and how far the child came.
+ * Lets a child work on the image at `path`, which holds `model`, until `after` operations are done, kills it, and checks what it left.
+ * Returns what the disk holds now, and how far the child came.
+ * @throws Error when the image is corrupt or misses something that was flushed
  */
-export async function killRound(path: string, model: FlatModel, round: { readonly seed: number; readonly after: number }): Promise<{ model: FlatModel; progress: Progress }> {
+export async function killRound(
+  path: string, model: FlatModel, round: { readonly seed: number; readonly after: number },
+): Promise<{ model: FlatModel; progress: Progress }> {
   const progress = await runAndKill(path, round)
   const durable = whatMayBe(model, round.seed, progress)
   const file = new HostFile(path, { readOnly: true })
   const found = checkQcow2(file)
   file.close()
-  if (found.corruptions > 0) throw new Error(`after ${progress.done} operations: ${found.findings.slice(0, 5).map((finding) => finding.message).join("; ")}`)
+  if (found.corruptions > 0) {
+    throw new Error(`after ${progress.done} operations: ${found.findings.slice(0, 5).map((finding) => finding.message).join("; ")}`)
+  }
   const asFound = openImage(path, { format: "qcow2", readOnly: true })
   durable.check(asFound)
   const content = modelOf(asFound)
@@ -39,7 +44,9 @@ export async function killRound(path: string, model: FlatModel, round: { readonl
 }
 
 async function runAndKill(path: string, { seed, after }: { readonly seed: number; readonly after: number }): Promise<Progress> {
-  const child = spawn(process.execPath, ["--import", "tsx", join(here, "kill-child.ts"), path, String(seed)], { cwd: join(here, "..", ".."), stdio: ["ignore", "pipe", "pipe"] })
+  const child = spawn(process.execPath, ["--import", "tsx", join(here, "kill-child.ts"), path, String(seed)], {
+    cwd: join(here, "..", ".."), stdio: ["ignore", "pipe", "pipe"],
+  })
   const errors: Buffer[] = []
   child.stderr.on("data", (data: Buffer) => errors.push(data))
   const closed = new Promise<NodeJS.Signals | null>((resolve) => child.on("close", (_code, signal) => resolve(signal)))

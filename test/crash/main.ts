@@ -1,6 +1,7 @@
 /**
- * The long crash tests: `tsx test/crash/main.ts --seconds 600 [--seed N] [--only SHAPE]` replays power cuts at every write of recorded images;
- * with `--kill` it kills real processes instead. Ends with one line; exits with 1 at the first failure and says how to see it again.
+ * The long crash tests: `tsx test/crash/main.ts --seconds 600 [--seed N] [--only SHAPE]` replays power cuts at every write of recorded
+ * images; with `--kill` it kills real processes instead. Ends with one line; exits with 1 at the first failure and says how to see it
+ * again.
  */
 import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
@@ -15,7 +16,12 @@ import { crashRound } from "./replay.ts"
 import { crashShapes, roundFor } from "./shapes.ts"
 
 const { values } = parseArgs({
-  options: { seconds: { type: "string", default: "60" }, seed: { type: "string" }, only: { type: "string", default: "" }, kill: { type: "boolean", default: false } },
+  options: {
+    seconds: { type: "string", default: "60" },
+    seed: { type: "string" },
+    only: { type: "string", default: "" },
+    kill: { type: "boolean", default: false },
+  },
 })
 const first = values.seed === undefined ? Date.now() % 2 ** 32 : Number(values.seed)
 const end = Date.now() + Number(values.seconds) * 1000
@@ -23,7 +29,8 @@ let seed = first
 try {
   console.log(values.kill ? await killAll() : replayAll())
 } catch (error) {
-  console.error(`crash test failed: --seed ${seed}${values.kill ? " --kill" : ""} --only "${values.only}": ${error instanceof Error ? error.stack : String(error)}`)
+  const repeat = `--seed ${seed}${values.kill ? " --kill" : ""} --only "${values.only}"`
+  console.error(`crash test failed: ${repeat}: ${error instanceof Error ? error.stack : String(error)}`)
   process.exitCode = 1
 }
 

@@ -1,4 +1,6 @@
-/** Crash replay: runs operations on a recorded image, then builds the file as a power cut at any write may have left it, and looks at it. */
+/**
+ * Crash replay: runs operations on a recorded image, then builds the file as a power cut at any write may have left it, and looks at it.
+ */
 import { BackingError } from "../../src/backing/backing.ts"
 import { checkQcow2 } from "../../src/backing/qcow2/check/check.ts"
 import type { Qcow2Image } from "../../src/backing/qcow2/image.ts"
@@ -6,7 +8,9 @@ import type { Qcow2Options } from "../../src/backing/qcow2/open.ts"
 import { DurableModel } from "../support/durable-model.ts"
 import { modelOf, openInMemory } from "../support/images.ts"
 import type { MemoryFile } from "../support/memory-file.ts"
-import { applyOperation, describeOperation, type DiscardRule, type Operation, type OperationLimits, randomOperation } from "../support/random-operations.ts"
+import {
+  applyOperation, describeOperation, type DiscardRule, type Operation, type OperationLimits, randomOperation,
+} from "../support/random-operations.ts"
 import { applyChange, crashedFile, RecordingFile } from "../support/recording-file.ts"
 import type { Rng } from "../support/rng.ts"
 
@@ -32,7 +36,7 @@ interface Stage {
   readonly doing: string
 }
 
-/** Runs one round; throws an Error that names the crash point when a crashed file is not what it must be. Returns the points tried. */
+/** Runs one round. Returns the points tried. @throws Error that names the crash point when a crashed file is not what it must be */
 export function crashRound(round: CrashRound): number {
   const { rng } = round
   const recorder = new RecordingFile(round.base.clone())
@@ -46,7 +50,12 @@ export function crashRound(round: CrashRound): number {
     if (now !== undefined && rng.chance(round.share ?? 1)) {
       points += 2
       tryPoint(prefix.clone(), now, `cut after ${length} of ${recorder.log.length} changes, in order`, round)
-      tryPoint(crashedFile(round.base, recorder.log, length, rng), now, `cut after ${length} of ${recorder.log.length} changes, the unsynced ones in part`, round)
+      tryPoint(
+        crashedFile(round.base, recorder.log, length, rng),
+        now,
+        `cut after ${length} of ${recorder.log.length} changes, the unsynced ones in part`,
+        round,
+      )
     }
     const change = recorder.log[length]
     if (change !== undefined) applyChange(prefix, change)
@@ -87,7 +96,9 @@ function tryPoint(crashed: MemoryFile, stage: Stage, where: string, round: Crash
     const isDirty = (new DataView(crashed.toBytes().buffer).getUint32(76) & 1) !== 0
     const found = checkQcow2(crashed)
     // Under lazy refcounts the dirty bit stands for corruptions that the next opening repairs.
-    if (found.corruptions > 0 && !isDirty) throw new Error(`the check finds: ${found.findings.slice(0, 5).map((finding) => finding.message).join("; ")}`)
+    if (found.corruptions > 0 && !isDirty) {
+      throw new Error(`the check finds: ${found.findings.slice(0, 5).map((finding) => finding.message).join("; ")}`)
+    }
     checkContent(crashed, stage, round)
     round.alsoCheck?.(crashed)
     if (round.rng.chance(0.05)) round.sample?.(crashed)
@@ -108,11 +119,18 @@ function checkContent(crashed: MemoryFile, stage: Stage, round: CrashRound): voi
   const disk: Qcow2Image = openInMemory(file, round.options)
   stage.durable.check(disk)
   const model = modelOf(disk)
-  for (let index = 0; index < 10; index++) applyOperation(disk, model, randomOperation(round.rng, { size: disk.size, longest: 4096 }), round.discardRule)
+  for (let index = 0; index < 10; index++) {
+    applyOperation(disk, model, randomOperation(round.rng, { size: disk.size, longest: 4096 }), round.discardRule)
+  }
   disk.close()
   const after = file.clone()
   const found = checkQcow2(after)
-  if (found.corruptions > 0) throw new BackingError("corrupt", `used after the crash, the check finds: ${found.findings.slice(0, 5).map((finding) => finding.message).join("; ")}`)
+  if (found.corruptions > 0) {
+    throw new BackingError(
+      "corrupt",
+      `used after the crash, the check finds: ${found.findings.slice(0, 5).map((finding) => finding.message).join("; ")}`,
+    )
+  }
   const difference = model.firstDifferenceOf(openInMemory(after, round.options))
   if (difference >= 0) throw new Error(`used after the crash, byte ${difference} is wrong`)
 }

@@ -51,7 +51,9 @@ export const crashShapes: readonly CrashShape[] = [
   ...qcow2Shapes.map((shape) => {
     const grows = shape.options.refcountBits === 64
     const { file, openBacking } = makeShape(shape, grows ? GROWING_SIZE : 200_192)
-    return { name: shape.name, base: file, openBacking: openBacking ?? noBacking, longest: grows ? 400_000 : 20_000, share: grows ? 0.02 : 0.2 }
+    return {
+      name: shape.name, base: file, openBacking: openBacking ?? noBacking, longest: grows ? 400_000 : 20_000, share: grows ? 0.02 : 0.2,
+    }
   }),
 ]
 

@@ -9,10 +9,6 @@ export const NOT_YET: readonly string[] = [
   "src/backing",
   "src/virtio",
   "test/backing",
-  "test/bench",
-  "test/contract",
-  "test/crash",
-  "test/interop",
   "test/virtio",
   "test/vmm",
 ]

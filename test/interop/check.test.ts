@@ -30,7 +30,9 @@ describe(`seed ${seed}`, () => {
   for (const [name, mutate] of Object.entries(tableMutations)) {
     itWithQemu(`QC-CHK-09 our check and qemu-img check agree after: ${name}, and on our repair of it`, () => {
       const directory = temporaryDirectory()
-      for (let round = 0; round < rounds; round++) compareOnce(name, mutate, new Rng(seed + round * 1000 + name.length), join(directory, `${round}.qcow2`))
+      for (let round = 0; round < rounds; round++) {
+        compareOnce(name, mutate, new Rng(seed + round * 1000 + name.length), join(directory, `${round}.qcow2`))
+      }
     })
   }
 })

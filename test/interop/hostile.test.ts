@@ -17,12 +17,16 @@ import { temporaryDirectory } from "../support/temporary.ts"
 
 const seed = seedFromEnvironment(808)
 const ROUNDS = Number(process.env["ROUNDS"] ?? 25)
-const corpus = goldenImages.filter(({ file }) => !/extended-l2|data-file|overlay/.test(file) && (canDecompress(1) || !file.startsWith("zstd")))
+const corpus = goldenImages.filter(
+  ({ file }) => !/extended-l2|data-file|overlay/.test(file) && (canDecompress(1) || !file.startsWith("zstd")),
+)
 
 /** What QEMU reads, or undefined where it refuses. */
 function readByQemu(path: string, raw: string): Uint8Array | undefined {
   rmSync(raw, { force: true })
-  const result = spawnSync("qemu-img", ["convert", "-t", "unsafe", "-f", "qcow2", "-O", "raw", path, raw], { encoding: "utf8", timeout: 20_000 })
+  const result = spawnSync("qemu-img", ["convert", "-t", "unsafe", "-f", "qcow2", "-O", "raw", path, raw], {
+    encoding: "utf8", timeout: 20_000,
+  })
   return result.status === 0 && existsSync(raw) ? new Uint8Array(readFileSync(raw)) : undefined
 }
 

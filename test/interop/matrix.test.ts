@@ -1,4 +1,7 @@
-/** Interchange with QEMU over a matrix of shapes: what it made and filled, read and changed by us; what we made and filled, read, checked and changed by it. */
+/**
+ * Interchange with QEMU over a matrix of shapes: what it made and filled, read and changed by us; what we made and filled, read, checked
+ * and changed by it.
+ */
 import { join } from "node:path"
 import { describe, expect } from "vitest"
 import type { VirtioBacking } from "../../src/backing/backing.ts"
@@ -39,7 +42,8 @@ const shapes: readonly Shape[] = [
 ]
 
 function nameOf(shape: Shape): string {
-  return `compat ${shape.compat}, clusters of ${shape.clusterSize}, refcounts of ${shape.refcountBits} bits${shape.backing === undefined ? "" : `, over ${shape.backing}`}`
+  const over = shape.backing === undefined ? "" : `, over ${shape.backing}`
+  return `compat ${shape.compat}, clusters of ${shape.clusterSize}, refcounts of ${shape.refcountBits} bits${over}`
 }
 
 /** Makes the backing image, shorter than the disk, and returns what the disk reads as over it. */
@@ -48,7 +52,9 @@ function makeBacking(directory: string, shape: Shape): FlatModel {
   const content = new Rng(seed).bytes(Math.floor(shape.size * 0.6) - (Math.floor(shape.size * 0.6) % 512))
   const raw = join(directory, "base.raw")
   writeFileSync(raw, content)
-  if (shape.backing === "qcow2") qemuImg("convert", "-q", "-t", "unsafe", "-c", "-f", "raw", "-O", "qcow2", "-o", "cluster_size=32k", raw, join(directory, "base.qcow2"))
+  if (shape.backing === "qcow2") {
+    qemuImg("convert", "-q", "-t", "unsafe", "-c", "-f", "raw", "-O", "qcow2", "-o", "cluster_size=32k", raw, join(directory, "base.qcow2"))
+  }
   return FlatModel.of(content, shape.size)
 }
 
@@ -123,7 +129,9 @@ describe(`interchange with QEMU, seed ${seed}`, () => {
       const model = makeBacking(directory, shape)
       const path = join(directory, "ours.qcow2")
       const backing = shape.backing === undefined ? {} : { backing: `base.${shape.backing}`, backingFormat: shape.backing }
-      createImage(path, { size: shape.size, compat: shape.compat, clusterSize: shape.clusterSize, refcountBits: shape.refcountBits, ...backing })
+      createImage(path, {
+        size: shape.size, compat: shape.compat, clusterSize: shape.clusterSize, refcountBits: shape.refcountBits, ...backing
+      })
       expect(qemuCheck(path), "as made").toMatchObject({ exitCode: 0 })
       changeByUs(path, model, rng, shape)
       expect(qemuCheck(path), "after our changes").toMatchObject({ exitCode: 0 })
@@ -176,7 +184,21 @@ describe("snapshots and compression", () => {
       writeFileSync(raw, content)
       for (const clusterSize of [512, 4096, 65536, 2 << 20]) {
         const path = join(directory, `${clusterSize}.qcow2`)
-        qemuImg("convert", "-q", "-t", "unsafe", "-c", "-f", "raw", "-O", "qcow2", "-o", `cluster_size=${clusterSize},compression_type=${type}`, raw, path)
+        qemuImg(
+          "convert",
+          "-q",
+          "-t",
+          "unsafe",
+          "-c",
+          "-f",
+          "raw",
+          "-O",
+          "qcow2",
+          "-o",
+          `cluster_size=${clusterSize},compression_type=${type}`,
+          raw,
+          path,
+        )
         const model = FlatModel.of(content)
         expectHolds(openImage(path, { readOnly: true }), model)
         changeByUs(path, model, rng, { compat: "1.1", clusterSize, refcountBits: 16, size: content.length })
