@@ -27,9 +27,8 @@ export class Completion {
     let filled = 0
     if (status === OK && request.type === IN) filled = request.dataLength
     else if (status === OK && request.type === GET_ID) filled = storeData(request, this.#id)
-    const { statusSegment, writableLength } = request
-    request.region(statusSegment).data.setUint8(request.offset(statusSegment) + request.length(statusSegment) - 1, status)
-    ring.addUsed(request, filled === writableLength - 1 ? writableLength : filled)
+    request.statusRegion.data.setUint8(request.statusOffset, status)
+    ring.addUsed(request, filled === request.writableBefore ? filled + 1 : filled)
     const counts = countsOf(this.#statistics, request.type)
     counts.requests++
     if (status === OK) counts.bytes += request.type === IN || request.type === OUT ? request.dataLength : 0
@@ -40,7 +39,7 @@ export class Completion {
 
 /** Tells the memory what the request may have stored: a failed read counts as well. */
 function announce(memory: GuestMemory, request: BlkRequest): void {
-  const last = request.statusSegment
-  if (request.type !== IN && request.type !== GET_ID) memory.written?.(request.address(last) + request.length(last) - 1, 1)
-  else for (let segment = request.readableCount; segment < request.count; segment++) memory.written?.(request.address(segment), request.length(segment))
+  const mayFill = request.type === IN || request.type === GET_ID
+  for (let segment = 0; mayFill && segment < request.count; segment++) memory.written?.(request.address(segment), request.length(segment))
+  memory.written?.(request.statusRegion.start + request.statusOffset, 1)
 }

@@ -137,10 +137,9 @@ export class Executor {
    * are in `#views`, joined where they touch. The usual request, whose data are in one descriptor, is found without a loop.
    */
   #locate(leader: BlkRequest, requests: readonly BlkRequest[], first: number, end: number): boolean {
-    const segment = leader.dataSegment
-    if (end - first === 1 && leader.done === 0 && leader.length(segment) - leader.dataOffset >= leader.slice) {
-      this.#region = leader.region(segment)
-      this.#start = leader.offset(segment) + leader.dataOffset
+    if (end - first === 1 && leader.done === 0 && leader.length(0) >= leader.slice) {
+      this.#region = leader.region(0)
+      this.#start = leader.offset(0)
       return true
     }
     this.#views = []
@@ -178,16 +177,13 @@ export class Executor {
     for (let index = first; index < end && left > 0; index++) {
       const request = requests[index]
       if (request === undefined) continue
-      let ofRequest = request.dataLength
-      for (let segment = request.dataSegment, at = request.dataOffset; ofRequest > 0 && left > 0; segment++, at = 0) {
-        const length = Math.min(ofRequest, request.length(segment) - at)
-        ofRequest -= length
+      for (let segment = 0; segment < request.count && left > 0; segment++) {
+        const length = request.length(segment)
         const passed = Math.min(skip, length)
-        skip -= passed
         const part = Math.min(length - passed, left)
-        if (part === 0) continue
-        use(request.region(segment), request.offset(segment) + at + passed, part)
+        skip -= passed
         left -= part
+        if (part > 0) use(request.region(segment), request.offset(segment) + passed, part)
       }
     }
   }

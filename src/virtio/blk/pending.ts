@@ -98,7 +98,6 @@ export class Pending implements Outstanding {
       through = this.#proceed(turn)
     } catch (error) {
       this.#end()
-      for (const _ of this.#requests) this.ring.abandon()
       device.breakDown(this.queue, error)
       return false
     }

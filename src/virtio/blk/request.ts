@@ -1,13 +1,12 @@
-/** BlkRequest: a descriptor chain read as a block request ([VIRTIO] 5.2.6). No input or output happens here. */
-import type { GuestMemory } from "../guest-memory.ts"
-import { DescriptorChain } from "../queue/descriptor-chain.ts"
+/** BlkRequest: what a descriptor chain asks the block device for ([VIRTIO] 5.2.6). No input or output happens here. */
+import { type GuestMemory, RamRegion } from "../guest-memory.ts"
+import { type DescriptorChain, SegmentRun, stillRam } from "../queue/descriptor-chain.ts"
+import type { TakenChain } from "../queue/ring.ts"
 import { VirtqueueError } from "../queue/virtqueue-error.ts"
 import { type BlkStatus, HEADER_SIZE, VIRTIO_BLK_S, VIRTIO_BLK_T, VIRTIO_BLK_T_BARRIER } from "./spec.ts"
 
-// Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
 const { OK } = VIRTIO_BLK_S
 const { IN, GET_ID, FLUSH, FLUSH_OUT } = VIRTIO_BLK_T
-const HEADER = HEADER_SIZE
 
 /** The outcome of a request that the backing has not answered yet. */
 export const WAITING = -1
@@ -21,9 +20,12 @@ export interface DiskRange {
 }
 
 const NO_RANGES: readonly DiskRange[] = []
+const NOWHERE = new RamRegion(0, new Uint8Array(0))
 
-/** A chain and what it asks for. Objects are filled anew for each request. */
-export class BlkRequest extends DescriptorChain {
+/** A request; as a run of segments, its data. Objects are filled anew for each request. */
+export class BlkRequest extends SegmentRun implements TakenChain {
+  /** Index of the chain's first descriptor. */
+  head = 0
   /** How it ends: OK until something is wrong with it, WAITING while the backing works on it. */
   outcome: BlkStatus | typeof WAITING = WAITING
   /** As in the header; of a legacy request, without the barrier bit. */
@@ -32,9 +34,11 @@ export class BlkRequest extends DescriptorChain {
   sector = 0
   /** Bytes of data: what can be written before the status byte, or what is to be read after the header, as the type says. */
   dataLength = 0
-  /** Where the data begin: a segment of the chain, and a byte offset in it. */
-  dataSegment = 0
-  dataOffset = 0
+  /** Where the status byte is: the last device-writable byte of the chain, however it is split. */
+  statusRegion = NOWHERE
+  statusOffset = 0
+  /** Device-writable bytes in front of the status byte. */
+  writableBefore = 0
   /** Of DISCARD and WRITE_ZEROES, once they have been read: what to do, neighbours joined. */
   ranges: readonly DiskRange[] = NO_RANGES
 
@@ -48,91 +52,86 @@ export class BlkRequest extends DescriptorChain {
   /** A buffer of the device's own for the call, where the backing is asynchronous. */
   own: Uint8Array | undefined
 
-  /** The index of the segment whose last byte is the status byte: the last device-writable byte of the chain, however it is split. */
-  get statusSegment(): number {
-    return this.count - 1
+  /** Finds data and status in the RAM that has replaced the one where the queue found them. @throws VirtqueueError when they are gone */
+  override relocate(memory: GuestMemory): void {
+    try {
+      super.relocate(memory)
+      const address = this.statusRegion.start + this.statusOffset
+      this.statusRegion = stillRam(memory, address, 1)
+      this.statusOffset = this.statusRegion.offset(address)
+    } catch (error) {
+      throw error instanceof VirtqueueError ? new VirtqueueError(`${error.message}, chain ${this.head}`) : error
+    }
   }
 }
 
 /**
- * Reads the chain of `request`. The header is read once, whatever the guest does to it meanwhile. `legacy`: of a driver from before
- * virtio 1.0. @throws VirtqueueError when it cannot be answered: no whole header, or no byte for a status
+ * Fills `request` with what `chain` asks for. The header is read once, whatever the guest does to it meanwhile. `legacy`: of a driver
+ * from before virtio 1.0. @throws VirtqueueError when it cannot be answered: no whole header, or no byte for a status
  */
-export function parseRequest(request: BlkRequest, legacy: boolean): void {
-  if (request.readableLength < HEADER) throw new VirtqueueError(`chain ${request.head} has ${request.readableLength} readable bytes, a request header takes ${HEADER}`)
-  if (request.writableLength === 0) throw new VirtqueueError(`chain ${request.head} has no writable byte for a status`)
-  request.outcome = OK
-  request.done = 0
-  request.slice = 0
-  parseHeader(request)
+export function parseRequest(request: BlkRequest, chain: DescriptorChain, legacy: boolean): void {
+  const { head, readableLength, writableLength, count } = chain
+  if (readableLength < HEADER_SIZE) throw new VirtqueueError(`chain ${head} has ${readableLength} readable bytes, a request header takes ${HEADER_SIZE}`)
+  if (writableLength === 0) throw new VirtqueueError(`chain ${head} has no writable byte for a status`)
+  const header = new DataView(copyBytes(chain, HEADER_SIZE).buffer)
+  let type = header.getUint32(0, true)
   if (legacy) {
-    request.type = (request.type & ~VIRTIO_BLK_T_BARRIER) >>> 0
-    if (request.type === FLUSH_OUT) request.type = FLUSH
+    type = (type & ~VIRTIO_BLK_T_BARRIER) >>> 0
+    if (type === FLUSH_OUT) type = FLUSH
   }
-  if (request.type === IN || request.type === GET_ID) {
-    request.dataLength = request.writableLength - 1
-    request.dataSegment = request.readableCount
-    request.dataOffset = 0
-  } else {
-    request.dataLength = request.readableLength - HEADER
-    seekReadable(request, HEADER)
+  request.head = head
+  request.outcome = OK
+  request.type = type
+  request.sector = header.getUint32(8, true) + header.getUint32(12, true) * 0x1_0000_0000
+  request.statusRegion = chain.region(count - 1)
+  request.statusOffset = chain.offset(count - 1) + chain.length(count - 1) - 1
+  request.writableBefore = writableLength - 1
+  request.done = 0
+  request.first = request.segments.count
+  if (type === IN || type === GET_ID) takeData(request, chain, readableLength, writableLength - 1)
+  else takeData(request, chain, HEADER_SIZE, readableLength - HEADER_SIZE)
+}
+
+/** Gives `request` the `length` bytes of `chain` from byte `from` on as its data. */
+function takeData(request: BlkRequest, chain: DescriptorChain, from: number, length: number): void {
+  const { segments } = request
+  request.dataLength = length
+  request.count = 0
+  for (let index = 0, skip = from, left = length; left > 0; index++) {
+    const passed = Math.min(skip, chain.length(index))
+    const part = Math.min(chain.length(index) - passed, left)
+    skip -= passed
+    left -= part
+    if (part === 0) continue
+    segments.push(segments.indexOf(chain.region(index)), chain.offset(index) + passed, part)
+    request.count++
   }
 }
 
-function parseHeader(request: BlkRequest): void {
-  if (request.length(0) >= HEADER) {
-    setHeader(request, request.region(0).data, request.offset(0))
-    return
-  }
-  request.dataSegment = 0
-  request.dataOffset = 0
-  setHeader(request, new DataView(copyData(request, HEADER).buffer), 0)
-}
-
-function setHeader(request: BlkRequest, data: DataView, at: number): void {
-  request.type = data.getUint32(at, true)
-  const high = data.getUint32(at + 12, true)
-  // As in SplitQueue: small numbers stay small integers.
-  request.sector = high === 0 ? data.getUint32(at + 8, true) : data.getUint32(at + 8, true) + high * 0x1_0000_0000
-}
-
-/** Lets the data begin `offset` bytes into the readable part of the chain. */
-function seekReadable(request: BlkRequest, offset: number): void {
-  let segment = 0
-  while (segment < request.readableCount && offset >= request.length(segment)) {
-    offset -= request.length(segment)
-    segment++
-  }
-  request.dataSegment = segment
-  request.dataOffset = offset
-}
-
-/** The first `length` bytes of the request's data, copied out of guest memory. */
-export function copyData(request: BlkRequest, length: number): Uint8Array {
+/** The first `length` bytes of `run`, copied out of guest memory. */
+export function copyBytes(run: SegmentRun, length: number): Uint8Array {
   const bytes = new Uint8Array(length)
-  eachPiece(request, length, (view, done) => bytes.set(view, done))
+  eachPiece(run, length, (view, done) => bytes.set(view, done))
   return bytes
 }
 
-/** Stores `bytes` at the start of the request's writable data, as far as they fit. Returns the bytes stored. */
+/** Stores `bytes` at the start of the request's data, as far as they fit. Returns the bytes stored. */
 export function storeData(request: BlkRequest, bytes: Uint8Array): number {
   const length = Math.min(bytes.length, request.dataLength)
   eachPiece(request, length, (view, done) => view.set(bytes.subarray(done, done + view.length)))
   return length
 }
 
-/** Walks over the first `length` bytes of the request's data as views of guest RAM. For what is small and rare. */
-function eachPiece(request: BlkRequest, length: number, use: (view: Uint8Array, done: number) => void): void {
-  let segment = request.dataSegment
-  let offset = request.dataOffset
-  for (let done = 0; done < length; segment++, offset = 0) {
-    const part = Math.min(length - done, request.length(segment) - offset)
-    use(request.region(segment).bytes.subarray(request.offset(segment) + offset, request.offset(segment) + offset + part), done)
+/** Walks over the first `length` bytes of `run` as views of guest RAM. For what is small and rare. */
+function eachPiece(run: SegmentRun, length: number, use: (view: Uint8Array, done: number) => void): void {
+  for (let index = 0, done = 0; done < length; index++) {
+    const part = Math.min(length - done, run.length(index))
+    use(run.region(index).viewAt(run.offset(index), part), done)
     done += part
   }
 }
 
-/** Finds the segments of all of these requests in the RAM that has replaced the one where the queue found them. @throws VirtqueueError when it is gone */
+/** Relocates the requests from `first` to before `end`. @throws VirtqueueError when what one of them needs is gone */
 export function relocateAll(requests: readonly BlkRequest[], first: number, end: number, memory: GuestMemory): void {
   for (let index = first; index < end; index++) requests[index]?.relocate(memory)
 }

@@ -1,7 +1,7 @@
 /**
- * DescriptorChain: one buffer that the driver made available, as a flat list of RAM segments. SegmentList: the segments of all
- * chains of a batch. Both are filled anew for each batch: an object for each descriptor costs 80 ns and more, and arrays for each
- * chain push a batch out of the processor's first cache (measured).
+ * SegmentList: stretches of RAM, for all chains of a batch. SegmentRun: some of them, one after the other. DescriptorChain: one buffer
+ * that the driver made available. They are filled anew for each batch: an object for each descriptor costs 80 ns and more, and arrays
+ * for each chain push a batch out of the processor's first cache (measured).
  */
 import type { GuestMemory, RamRegion } from "../guest-memory.ts"
 import { hex, VirtqueueError } from "./virtqueue-error.ts"
@@ -52,32 +52,22 @@ export class SegmentList {
   }
 }
 
-/** Device-readable segments first, then the device-writable ones. Segments are not empty. */
-export class DescriptorChain {
-  /** Index of the first descriptor: the id that goes into the used ring. */
-  head = 0
-  /** Number of segments in all. */
-  count = 0
-  /** Number of device-readable segments; the writable ones follow. */
-  readableCount = 0
-  /** Bytes in the readable segments. */
-  readableLength = 0
-  /** Bytes in the writable segments. */
-  writableLength = 0
-  /** Where the segments are: `count` of them, from `first` on. */
+/** `count` segments of a list, from `first` on. Segments are not empty. */
+export class SegmentRun {
   segments: SegmentList
   first = 0
+  count = 0
 
-  /** Whoever fills the chain appends its segments to `segments`. */
+  /** Whoever fills the run appends its segments to `segments`. */
   constructor(segments: SegmentList) {
     this.segments = segments
   }
 
-  /** The region of segment `index`, which is one of the chain's. */
+  /** The region of segment `index`, which is one of the run's. */
   region(index: number): RamRegion {
     const { regions, words } = this.segments
     const region = regions[words[WORDS * (this.first + index)] ?? 0]
-    if (region === undefined) throw new RangeError(`chain ${this.head} has no segment ${index}`)
+    if (region === undefined) throw new RangeError(`there is no segment ${index}`)
     return region
   }
 
@@ -96,7 +86,7 @@ export class DescriptorChain {
     return this.region(index).start + this.offset(index)
   }
 
-  /** Gives the chain a list of its own, so that it outlives its batch. */
+  /** Gives the run a list of its own, so that it outlives what the list is made for. */
   detach(): void {
     const own = new SegmentList(this.count)
     for (let index = 0; index < this.count; index++) own.push(own.indexOf(this.region(index)), this.offset(index), this.length(index))
@@ -104,16 +94,34 @@ export class DescriptorChain {
     this.first = 0
   }
 
-  /** Finds the segments in the RAM that has replaced the one where the queue found them. @throws VirtqueueError when one is not there any more */
+  /** Finds the segments in the RAM that has replaced the one where they were. @throws VirtqueueError when one is not there any more */
   relocate(memory: GuestMemory): void {
     const { segments } = this
     for (let index = 0; index < this.count; index++) {
       const address = this.address(index)
-      const region = memory.region(address)
-      if (region === undefined || this.length(index) > region.end - address) throw new VirtqueueError(`${hex(address)} is not RAM any more, chain ${this.head}`)
+      const region = stillRam(memory, address, this.length(index))
       const at = WORDS * (this.first + index)
       segments.words[at] = segments.indexOf(region)
       segments.words[at + 1] = region.offset(address)
     }
   }
+}
+
+/** The region that holds these bytes now. @throws VirtqueueError when they are not in one any more */
+export function stillRam(memory: GuestMemory, address: number, length: number): RamRegion {
+  const region = memory.region(address)
+  if (region !== undefined && length <= region.end - address) return region
+  throw new VirtqueueError(`${hex(address)} is not RAM any more`)
+}
+
+/** Device-readable segments first, then the device-writable ones. */
+export class DescriptorChain extends SegmentRun {
+  /** Index of the first descriptor: the id that goes into the used ring. */
+  head = 0
+  /** Number of device-readable segments; the writable ones follow. */
+  readableCount = 0
+  /** Bytes in the readable segments. */
+  readableLength = 0
+  /** Bytes in the writable segments. */
+  writableLength = 0
 }

@@ -2,7 +2,7 @@
  * DescriptorTable: the device's reading of a split virtqueue's descriptors ([VIRTIO] 2.7.5): a chain becomes a checked list of RAM
  * segments. Whatever the driver has written there, the walk ends, and touches RAM only.
  */
-import type { GuestMemory, RamRegion } from "../guest-memory.ts"
+import { type GuestMemory, RamRegion } from "../guest-memory.ts"
 import { VIRTQ_DESC_F, VIRTQ_DESC_SIZE } from "../spec.ts"
 import type { DescriptorChain, SegmentList } from "./descriptor-chain.ts"
 import { hex, VirtqueueError } from "./virtqueue-error.ts"
@@ -17,29 +17,35 @@ const CHAIN_LIMIT = 1024
 /** A chain describes at most this many bytes ([VIRTIO] 2.7.5.2). */
 const MAX_CHAIN_LENGTH = 2 ** 32
 
-const EMPTY = new DataView(new ArrayBuffer(0))
+const NOWHERE = new RamRegion(0, new Uint8Array(0))
+const EMPTY = NOWHERE.data
 
 export class DescriptorTable {
   /** INDIRECT_DESC has been negotiated. */
   indirect: boolean
   readonly #memory: GuestMemory
-  readonly #size: number
+  /** Number of descriptors. */
+  readonly size: number
   readonly #chainLimit: number
+  /** The region that the table lies in, and its byte offset there. */
+  region: RamRegion = NOWHERE
+  offset = 0
   #desc: DataView = EMPTY
   /** The region of the last segment; nearly always that of the next one too. */
   #region: RamRegion | undefined
 
-  /** `size`: number of descriptors. */
   constructor(memory: GuestMemory, size: number, indirect: boolean) {
     this.#memory = memory
-    this.#size = size
+    this.size = size
     this.#chainLimit = Math.max(size, CHAIN_LIMIT)
     this.indirect = indirect
   }
 
   /** The descriptors are at guest-physical `address`. @throws VirtqueueError when they are not in one piece of RAM */
   place(address: number): void {
-    this.#desc = pieceOfRam(this.#memory, "descriptor table", address, this.#size * DESC_SIZE).part(address, this.#size * DESC_SIZE)
+    this.region = pieceOfRam(this.#memory, "descriptor table", address, this.size * DESC_SIZE)
+    this.offset = this.region.offset(address)
+    this.#desc = this.region.part(address, this.size * DESC_SIZE)
     this.#region = undefined
   }
 
@@ -56,7 +62,7 @@ export class DescriptorTable {
     let writableLength = 0
     let table = this.#desc
     let tableOffset = 0
-    let entries = this.#size
+    let entries = this.size
     let index = head
     let indirect = false
     let region = this.#region

@@ -1,5 +1,6 @@
 /** Ring: what the device needs of a virtqueue's format, split or packed. */
 import type { DescriptorChain } from "./descriptor-chain.ts"
+import type { DescriptorTable } from "./descriptor-table.ts"
 
 /** Guest-physical addresses, in bytes, of the three areas of a queue ([VIRTIO] 2.6), and its number of descriptors. */
 export interface QueueAreas {
@@ -32,6 +33,12 @@ export interface RingStart extends RingPosition {
 
 export const FIRST_START: RingStart = { avail: 0, used: 0, heads: [] }
 
+/** What a ring needs of a chain to give it back. */
+export interface TakenChain {
+  /** The index of its first descriptor. */
+  readonly head: number
+}
+
 /** The device's side of one queue that the driver has enabled. */
 export interface Ring {
   readonly size: number
@@ -48,10 +55,14 @@ export interface Ring {
   look(): boolean
   /** Takes the next chain that `look` has seen into `chain`. Returns false when there is none. @throws VirtqueueError when ring or chain is broken */
   pop(chain: DescriptorChain): boolean
-  /** Gives a chain that `pop` has filled back. `length`: bytes that the device has written into it, from its first writable byte on. */
-  addUsed(chain: DescriptorChain, length: number): void
-  /** Forgets a chain that cannot be answered. */
-  abandon(): void
+  /** Where descriptors are read from, for whoever reads simple chains straight from there; packed rings have none. */
+  readonly table?: DescriptorTable
+  /** The head of the chain that `pop` would take next; undefined when there is none, or it is for `pop` alone. @throws as `pop` */
+  nextHead(): number | undefined
+  /** The chain of `nextHead` has been taken. */
+  taken(): void
+  /** Gives a chain back that has been taken. `length`: bytes that the device has written into it, from its first writable byte on. */
+  addUsed(chain: TakenChain, length: number): void
   /** Shows the driver what `addUsed` has collected, if anything. Returns true when the driver wants an interrupt for it. */
   publish(): boolean
   /** Asks for a kick with the next chain. Returns true when one has come in meanwhile, for which the driver may not kick. */

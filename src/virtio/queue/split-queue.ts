@@ -6,7 +6,7 @@ import { type GuestMemory, RamRegion } from "../guest-memory.ts"
 import { availRingSize, usedRingSize, VIRTQ_AVAIL_ELEM_SIZE, VIRTQ_AVAIL_F, VIRTQ_EVENT_SIZE, VIRTQ_RING_OFFSET, VIRTQ_USED_ELEM_SIZE } from "../spec.ts"
 import type { DescriptorChain } from "./descriptor-chain.ts"
 import { DescriptorTable, pieceOfRam } from "./descriptor-table.ts"
-import type { QueueAreas, Ring, RingFeatures, RingPosition, RingStart } from "./ring.ts"
+import type { QueueAreas, Ring, RingFeatures, RingPosition, RingStart, TakenChain } from "./ring.ts"
 import { needsEvent, RingWord } from "./ring-word.ts"
 import { hex, VirtqueueError } from "./virtqueue-error.ts"
 
@@ -25,7 +25,7 @@ export class SplitQueue implements Ring {
   inFlight = 0
   readonly #areas: QueueAreas
   readonly #memory: GuestMemory
-  readonly #table: DescriptorTable
+  readonly table: DescriptorTable
   /** Of the memory that the views below belong to. */
   #generation = -1
   #avail: DataView = EMPTY
@@ -59,7 +59,7 @@ export class SplitQueue implements Ring {
     // An integer to V8, which keeps what comes from a typed array or a register as a double: comparisons of doubles cost 3 ns each (measured).
     this.size = areas.size | 0
     this.#features = features
-    this.#table = new DescriptorTable(memory, this.size, features.indirect)
+    this.table = new DescriptorTable(memory, this.size, features.indirect)
     if (areas.availRing % 2 !== 0) throw new VirtqueueError(`available ring at odd address ${hex(areas.availRing)}`)
     if (areas.usedRing % 2 !== 0) throw new VirtqueueError(`used ring at odd address ${hex(areas.usedRing)}`)
     this.refresh()
@@ -69,7 +69,7 @@ export class SplitQueue implements Ring {
   /** A legacy driver may negotiate while the ring is in use. */
   set features(features: RingFeatures) {
     this.#features = features
-    this.#table.indirect = features.indirect
+    this.table.indirect = features.indirect
   }
 
   get position(): RingPosition {
@@ -97,7 +97,7 @@ export class SplitQueue implements Ring {
   #lookUp(generation: number): void {
     const { size } = this
     const { descriptorTable, availRing, usedRing } = this.#areas
-    this.#table.place(descriptorTable)
+    this.table.place(descriptorTable)
     const avail = pieceOfRam(this.#memory, "available ring", availRing, availRingSize(size))
     const used = pieceOfRam(this.#memory, "used ring", usedRing, usedRingSize(size))
     this.#avail = avail.part(availRing, availRingSize(size))
@@ -117,22 +117,31 @@ export class SplitQueue implements Ring {
    */
   pop(chain: DescriptorChain): boolean {
     if (this.#headsToTake !== undefined) return this.#takeAgain(chain, this.#headsToTake)
-    if (this.#lastAvail === this.#availIdx) return false
+    const head = this.nextHead()
+    if (head === undefined) return false
+    this.table.walk(chain, head)
+    this.taken()
+    return true
+  }
+
+  nextHead(): number | undefined {
+    if (this.#headsToTake !== undefined || this.#lastAvail === this.#availIdx) return undefined
     // A driver that offers descriptors again before it got them back could make us hold any number of requests.
     if (this.inFlight >= this.size) throw tooManyInFlight(this.size)
     const slot = this.#lastAvail & (this.size - 1)
-    const head = this.#avail.getUint16(RING_OFFSET + AVAIL_ELEM_SIZE * slot, true)
-    this.#table.walk(chain, head)
+    return this.#avail.getUint16(RING_OFFSET + AVAIL_ELEM_SIZE * slot, true)
+  }
+
+  taken(): void {
     this.#lastAvail = (this.#lastAvail + 1) & 0xffff
     this.inFlight++
-    return true
   }
 
   /** Takes a chain that was in flight when the state was saved. They count as in flight already. */
   #takeAgain(chain: DescriptorChain, heads: number[]): boolean {
     const [head] = heads
     if (head === undefined) throw new Error("no heads are left to take again")
-    this.#table.walk(chain, head)
+    this.table.walk(chain, head)
     this.#headsToTake = heads.length > 1 ? heads.slice(1) : undefined
     return true
   }
@@ -148,16 +157,11 @@ export class SplitQueue implements Ring {
   }
 
   /** Gives a chain back. `length`: bytes that the device has written into it, from its first writable byte on. */
-  addUsed(chain: DescriptorChain, length: number): void {
+  addUsed(chain: TakenChain, length: number): void {
     const at = RING_OFFSET + USED_ELEM_SIZE * (this.#usedIdx & (this.size - 1))
     this.#used.setUint32(at, chain.head, true)
     this.#used.setUint32(at + 4, length, true)
     this.#usedIdx = (this.#usedIdx + 1) & 0xffff
-    this.inFlight--
-  }
-
-  /** Forgets a chain that cannot be answered. */
-  abandon(): void {
     this.inFlight--
   }
 
