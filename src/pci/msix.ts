@@ -95,14 +95,14 @@ export class Msix {
    */
   trigger(vector: number): void {
     if (!this.#state.enabled || vector >= this.vectors) return
-    if (this.#mustWait(vector)) this.#setPending(vector, true)
+    if (this.#mustWait(vector)) this.#markPending(vector)
     else this.#fire(vector)
   }
 
   /** The event behind a pending message is gone: it is not sent any more ([PCI] 6.8.3.5). Without `vector`: all of them. */
   clearPending(vector?: number): void {
     if (vector === undefined) this.#pending.fill(0)
-    else if (vector < this.vectors) this.#setPending(vector, false)
+    else if (vector < this.vectors) this.#dropPending(vector)
   }
 
   /** Is a message of `vector` waiting to be sent? */
@@ -139,7 +139,7 @@ export class Msix {
     const waiting = savedNumbers(pending, "MSI-X pending", { max: this.vectors - 1 })
     this.#pending.fill(0)
     for (const [index, value] of entries.entries()) this.writeTable(4 * index, 4, value)
-    for (const vector of waiting) this.#setPending(vector, true)
+    for (const vector of waiting) this.#markPending(vector)
   }
 
   /** Table register read; the whole access lies inside the table. */
@@ -170,7 +170,7 @@ export class Msix {
 
   #release(vector: number): void {
     if (!this.isPending(vector) || this.#mustWait(vector)) return
-    this.#setPending(vector, false)
+    this.#dropPending(vector)
     this.#fire(vector)
   }
 
@@ -181,11 +181,14 @@ export class Msix {
     this.#send(high * 2 ** 32 + low, this.#entries.getUint32(entry + ENTRY.DATA, true))
   }
 
-  #setPending(vector: number, pending: boolean): void {
+  #markPending(vector: number): void {
     const at = vector >> 3
-    const bit = 1 << (vector & 7)
-    const old = this.#pending[at] ?? 0
-    this.#pending[at] = pending ? old | bit : old & ~bit
+    this.#pending[at] = (this.#pending[at] ?? 0) | (1 << (vector & 7))
+  }
+
+  #dropPending(vector: number): void {
+    const at = vector >> 3
+    this.#pending[at] = (this.#pending[at] ?? 0) & ~(1 << (vector & 7))
   }
 }
 
