@@ -311,6 +311,16 @@ describe("a backing that is none is told what it lacks", () => {
       `flush of the backing is an async function; a backing that answers later has asynchronous: true: ${SEE}`,
     ],
     [
+      "an async preadNow",
+      disk({ asynchronous: true, preadNow: async () => true }),
+      `preadNow of the backing is an async function; it must have done its work when it returns: ${SEE}`,
+    ],
+    [
+      "an async pwriteFrom",
+      disk({ pwriteFrom: async () => {} }),
+      `pwriteFrom of the backing is an async function; it must have done its work when it returns: ${SEE}`,
+    ],
+    [
       "asynchronous as text",
       disk({ asynchronous: "yes" }),
       `asynchronous of the backing is the string "yes"; it must be true or false: ${SEE}`,

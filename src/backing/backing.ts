@@ -2,7 +2,7 @@
  * The contract between a block device and the disk behind it: `VirtioBacking` and `BackingError`.
  * Nothing here knows virtio, PCI or a file system; an embedder's own disk implements this interface.
  */
-import { checkMembers, described, type Rules } from "../options.ts"
+import { checkMembers, checkValue, described, type Rules } from "../options.ts"
 
 /**
  * A disk. `size`, `readOnly`, `pread`, `pwrite` and `close` are required; every optional method is a capability that the device
@@ -78,21 +78,25 @@ export function checkBacking(who: string, backing: VirtioBacking): void {
   if (typeof given === "string")
     throw new TypeError(`${who}: the backing must implement VirtioBacking, not ${described(given)}; openImage opens a file`)
   checkMembers(who, "the backing", backing, BACKING_RULES, "VirtioBacking")
-  if (backing.asynchronous !== true) refuseAsyncMethods(who, backing)
+  refuseAsyncMethods(who, backing)
   checkBackingSize(who, backing.size)
   const { discardGranularity = 512 } = backing
   if (!Number.isSafeInteger(discardGranularity) || discardGranularity <= 0 || discardGranularity % 512 !== 0)
     throw new TypeError(`${who}: discardGranularity of the backing is ${discardGranularity}; it must be a multiple of 512 bytes: ${SEE}`)
 }
 
-/** A backing without `asynchronous` whose method is declared `async` would fail with its first request: it is told at once. */
+/** Methods that answer before they return, whatever `asynchronous` says. */
+const ANSWERING_AT_ONCE: readonly string[] = ["preadInto", "pwriteFrom", "preadNow", "pwriteNow"]
+
+/** What is declared `async` and must not be would fail with its first request: it is told at once. The device never calls `close`. */
 function refuseAsyncMethods(who: string, backing: VirtioBacking): void {
-  const { close: _, ...called } = BACKING_RULES
-  for (const [name, rule] of Object.entries(called)) {
-    if (rule !== "function" && rule !== "function?") continue
-    const method: unknown = Reflect.get(backing, name)
+  for (const [name, rule] of Object.entries(BACKING_RULES)) {
+    const method: unknown = rule.startsWith("function") && name !== "close" ? Reflect.get(backing, name) : undefined
     if (typeof method !== "function" || method.constructor.name !== "AsyncFunction") continue
-    throw new TypeError(`${who}: ${name} of the backing is an async function; a backing that answers later has asynchronous: true: ${SEE}`)
+    const isLate = ANSWERING_AT_ONCE.includes(name)
+    if (backing.asynchronous === true && !isLate) continue
+    const remedy = isLate ? "it must have done its work when it returns" : "a backing that answers later has asynchronous: true"
+    throw new TypeError(`${who}: ${name} of the backing is an async function; ${remedy}: ${SEE}`)
   }
 }
 
@@ -118,6 +122,11 @@ export type BackingErrorCode =
   | "closed" // used after close
   | "invalid-argument" // an option or argument that makes no sense
 
+const CODES: Readonly<Record<BackingErrorCode, true>> = {
+  io: true, "no-space": true, "out-of-bounds": true, "read-only": true, corrupt: true, "invalid-format": true, unsupported: true,
+  "not-found": true, exists: true, permission: true, busy: true, closed: true, "invalid-argument": true,
+}
+
 /** Where and why, for `BackingError`. `offset` is a byte position: in the file named by `path`, or on the disk without one. */
 export interface BackingErrorDetails {
   readonly path?: string | undefined
@@ -132,7 +141,9 @@ export class BackingError extends Error {
   readonly path: string | undefined
   readonly offset: number | undefined
 
+  /** @throws TypeError for a code that does not exist */
   constructor(code: BackingErrorCode, message: string, details: BackingErrorDetails = {}) {
+    if (!Object.hasOwn(CODES, code)) checkValue("BackingError", "code", code, Object.keys(CODES))
     super(printable(details.path === undefined ? message : `${details.path}: ${message}`), { cause: details.cause })
     this.code = code
     this.path = details.path

@@ -85,10 +85,10 @@ export class Executor {
     const region = this.#region
     if (region === undefined) return
     if (leader.type === IN) {
-      if (backing.preadInto !== undefined) backing.preadInto(region.bytes, this.#start, leader.slice, offset)
+      if (backing.preadInto !== undefined) this.#refusePromise(backing.preadInto(region.bytes, this.#start, leader.slice, offset), "preadInto")
       else this.#refusePromise(backing.pread(region.viewAt(this.#start, leader.slice), offset), "pread")
     } else if (backing.pwriteFrom !== undefined) {
-      backing.pwriteFrom(region.bytes, this.#start, leader.slice, offset)
+      this.#refusePromise(backing.pwriteFrom(region.bytes, this.#start, leader.slice, offset), "pwriteFrom")
     } else {
       this.#refusePromise(backing.pwrite(region.viewAt(this.#start, leader.slice), offset), "pwrite")
     }
@@ -114,7 +114,9 @@ export class Executor {
     const now = isIn ? backing.preadNow : backing.pwriteNow
     if (now !== undefined) {
       const views = this.#locate(leader, requests, first, end) ? [this.#view(leader.slice)] : this.#views
-      if (now.call(backing, views, offset)) {
+      const answer: unknown = now.call(backing, views, offset)
+      if (typeof answer !== "boolean") throw notNow(isIn ? "preadNow" : "pwriteNow", answer)
+      if (answer) {
         leader.done += leader.slice
         return undefined
       }
@@ -231,10 +233,21 @@ export class Executor {
 
   #refusePromise(answer: Answer, method: string): void {
     if (!isThenable(answer)) return
-    // Its rejection has nobody else to be told to.
-    answer.then(undefined, () => {})
+    ignoreRejection(answer)
     throw new TypeError(`the backing's ${method} returned a promise: a backing that answers later must have the property asynchronous: true`)
   }
+}
+
+/** A promise that nobody waits for any more must not end the process. */
+function ignoreRejection(answer: PromiseLike<unknown>): void {
+  answer.then(undefined, () => {})
+}
+
+/** Anything but a yes or a no would pass a write for done that is not. */
+function notNow(method: string, answer: unknown): TypeError {
+  const isPromise = isThenable(answer)
+  if (isPromise) ignoreRejection(answer)
+  return new TypeError(`the backing's ${method} returned ${isPromise ? "a promise" : String(answer)}: it must answer true or false at once`)
 }
 
 function isThenable(answer: unknown): answer is PromiseLike<void> {

@@ -41,7 +41,8 @@ export class Failures {
     } catch (bug) {
       this.#bugs.push(bug)
     }
-    return error instanceof BackingError ? STATUS_BY_CODE[error.code] : IOERR
+    // A subclass from JavaScript may have a code of its own.
+    return error instanceof BackingError ? (STATUS_BY_CODE[error.code] ?? IOERR) : IOERR
   }
 
   /** Throws on what is a bug. From where promises are waited for it ends as an unhandled rejection. */

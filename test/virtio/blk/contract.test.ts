@@ -1,6 +1,6 @@
 /** What the device expects of a backing that answers later, and what it lends it. */
 import { describe, expect, it } from "vitest"
-import type { VirtioBacking } from "../../../src/backing/backing.ts"
+import { BackingError, type VirtioBacking } from "../../../src/backing/backing.ts"
 import { FakeDisk, settled } from "../../harness/fake-disk.ts"
 import { RingGuest, type RingGuestOptions } from "../../harness/guest.ts"
 import { pattern, ranges } from "../../harness/requests.ts"
@@ -17,6 +17,8 @@ describe("a backing that returns a promise and does not say that it is asynchron
   it.each([
     ["pread", { pread: later }, { type: T.IN, in: 512 }],
     ["pwrite", { pwrite: later }, { type: T.OUT, out: pattern(0, 1) }],
+    ["preadInto", { preadInto: later }, { type: T.IN, in: 512 }],
+    ["pwriteFrom", { pwriteFrom: later }, { type: T.OUT, out: pattern(0, 1) }],
     ["flush", { flush: later }, { type: T.FLUSH }],
     ["discard", { discard: later }, { type: T.DISCARD, out: ranges({ sector: 0, sectors: 1 }) }],
     ["writeZeroes", { writeZeroes: later }, { type: T.WRITE_ZEROES, out: ranges({ sector: 0, sectors: 1 }) }],
@@ -119,6 +121,22 @@ describe("what is lent", () => {
     expect(log).toEqual(["read false"])
   })
 
+  it.each([
+    ["preadNow", { type: T.IN, in: 512 }],
+    ["pwriteNow", { type: T.OUT, out: pattern(0, 1) }],
+  ] as const)("%s that answers neither true nor false: nothing is taken for done", (name, request) => {
+    const answers = [Promise.resolve(true), Promise.reject(new Error("late")), 512, undefined] as const
+    const backing: VirtioBacking = { size: 4096, readOnly: false, asynchronous: true, pread() {}, pwrite() {}, close() {} }
+    for (const answer of answers) {
+      const guest = guestOf({ ...backing, [name]: () => answer })
+      const placed = guest.place(request)
+      guest.publish([guest.chain(placed.pieces)])
+      const shown = answer instanceof Promise ? "a promise" : String(answer)
+      expect(() => guest.kick()).toThrow(new TypeError(`the backing's ${name} returned ${shown}: it must answer true or false at once`))
+      expect(guest.reply(placed, 0).status).toBe(IOERR)
+    }
+  })
+
   it("an asynchronous backing that answers at once is one that has answered", () => {
     const disk = new FakeDisk()
     disk.waits = () => false
@@ -198,6 +216,19 @@ describe("options of the device", () => {
     }
     expect(seen).toEqual(reasons)
     expect(guest.disk.device.lastError).toBe(reasons[1])
+  })
+
+  it("a BackingError has one of the codes that there are; one with a code of its own, from JavaScript, is IOERR, and never OK", () => {
+    expect(() => new BackingError("EIO" as never, "gone")).toThrow(/^BackingError: code must be "io", .* not the string "EIO"; did you mean "io"\?$/)
+    class OddError extends BackingError {
+      override readonly code = "odd" as never
+    }
+    const fail = (): never => {
+      throw new OddError("io", "gone")
+    }
+    const guest = guestOf({ size: 4096, readOnly: false, pread: fail, pwrite: fail, close() {} })
+    expect(guest.write(0, pattern(0, 1)).status).toBe(IOERR)
+    expect(guest.read(0, 1).status).toBe(IOERR)
   })
 
   it("readOnly: a writable backing is offered as a read-only disk, and never written", () => {
