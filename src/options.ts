@@ -73,6 +73,21 @@ export function checkMembers<I extends object>(who: string, what: string, value:
   }
 }
 
+/** The first of `names` that is a method declared `async`: to be told before it is called. */
+export function findAsync(value: object, names: readonly string[]): string | undefined {
+  return names.find((name) => {
+    const method: unknown = Reflect.get(value, name)
+    return typeof method === "function" && method.constructor.name === "AsyncFunction"
+  })
+}
+
+/** Whether `value`, which somebody answered, is a promise. Nobody is going to wait for it, so its rejection must not end the process. */
+export function isStrayPromise(value: unknown): boolean {
+  if (described(value) !== "a promise") return false
+  void Promise.resolve(value).catch(() => undefined)
+  return true
+}
+
 /**
  * Checks one value by its rule.
  * @throws TypeError

@@ -195,6 +195,28 @@ describe("disks", () => {
   ])("%s", (_what, work, message) => expect(complaint(work)).toContain(message))
 
   it.each<[string, unknown, string]>([
+    ["a promise", Promise.resolve(), "what openBacking returned is a promise; await it first"],
+    ["nothing", undefined, "what openBacking returned must implement BackingDisk, not undefined"],
+    ["a file", emptyFile(), "size of what openBacking returned is the function size; it must be a number: see the interface BackingDisk"],
+    [
+      "an async disk",
+      { size: 1 << 20, async pread() {}, async preadv() {}, close() {} },
+      "pread of what openBacking returned is an async function; a backing image is read synchronously",
+    ],
+  ])("openQcow2, openBacking returns %s", (_what, backing, message) => {
+    const file = new vioblk.HostFile(overlay(), { readOnly: true })
+    expect(complaint(() => openQcow2(file, { openBacking: () => backing }))).toContain(`openQcow2: ${message}`)
+    file.close()
+  })
+
+  it("openQcow2, a backing image that answers later is not read as what the buffer held before", () => {
+    const later = { size: 1 << 20, pread() {}, preadv: () => Promise.reject(new Error("late")), close() {} }
+    const image = vioblk.openQcow2(new vioblk.HostFile(overlay(), { readOnly: true }), { openBacking: () => later as never })
+    expect(complaint(() => image.pread(new Uint8Array(512), 0))).toContain("preadv of a backing image returned a promise")
+    image.close()
+  })
+
+  it.each<[string, unknown, string]>([
     ["clustersize", { size: 1 << 20, clustersize: 4096 }, 'createImage: unknown option "clustersize"; did you mean "clusterSize"?'],
     ["a size as text", { size: "1G" }, 'createImage: size must be a number, not the string "1G"'],
     ["a size alone", 1 << 20, "createImage: the options must be an object with size, clusterSize"],

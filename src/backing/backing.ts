@@ -2,7 +2,7 @@
  * The contract between a block device and the disk behind it: `VirtioBacking` and `BackingError`.
  * Nothing here knows virtio, PCI or a file system; an embedder's own disk implements this interface.
  */
-import { checkMembers, checkValue, described, type Rules } from "../options.ts"
+import { checkMembers, checkValue, described, findAsync, type Rules } from "../options.ts"
 
 /**
  * A disk. `size`, `readOnly`, `pread`, `pwrite` and `close` are required; every optional method is a capability that the device
@@ -85,19 +85,18 @@ export function checkBacking(who: string, backing: VirtioBacking): void {
     throw new TypeError(`${who}: discardGranularity of the backing is ${discardGranularity}; it must be a multiple of 512 bytes: ${SEE}`)
 }
 
-/** Methods that answer before they return, whatever `asynchronous` says. */
-const ANSWERING_AT_ONCE: readonly string[] = ["preadInto", "pwriteFrom", "preadNow", "pwriteNow"]
+type Names = readonly (keyof VirtioBacking)[]
+/** Methods that answer before they return, and those that may return a promise where `asynchronous` says so. */
+const ANSWER_AT_ONCE: Names = ["preadInto", "pwriteFrom", "preadNow", "pwriteNow"]
+const MAY_ANSWER_LATER: Names = ["pread", "pwrite", "preadv", "pwritev", "flush", "discard", "writeZeroes"]
 
-/** What is declared `async` and must not be would fail with its first request: it is told at once. The device never calls `close`. */
+/** What is declared `async` and must not be would fail with its first request: it is told at once. */
 function refuseAsyncMethods(who: string, backing: VirtioBacking): void {
-  for (const [name, rule] of Object.entries(BACKING_RULES)) {
-    const method: unknown = rule.startsWith("function") && name !== "close" ? Reflect.get(backing, name) : undefined
-    if (typeof method !== "function" || method.constructor.name !== "AsyncFunction") continue
-    const isLate = ANSWERING_AT_ONCE.includes(name)
-    if (backing.asynchronous === true && !isLate) continue
-    const remedy = isLate ? "it must have done its work when it returns" : "a backing that answers later has asynchronous: true"
-    throw new TypeError(`${who}: ${name} of the backing is an async function; ${remedy}: ${SEE}`)
+  const refuse = (name: string | undefined, remedy: string): void => {
+    if (name !== undefined) throw new TypeError(`${who}: ${name} of the backing is an async function; ${remedy}: ${SEE}`)
   }
+  refuse(findAsync(backing, ANSWER_AT_ONCE), "it must have done its work when it returns")
+  if (backing.asynchronous !== true) refuse(findAsync(backing, MAY_ANSWER_LATER), "a backing that answers later has asynchronous: true")
 }
 
 /** @throws TypeError when `size`, that of a backing, is not a number of bytes */

@@ -1,6 +1,6 @@
 /** ImageFile: the few file operations that disk images need. Formats are written against it alone, so that they also run over memory, a recorder or a browser's files. */
 
-import { checkMembers, type Rules } from "../options.ts"
+import { checkMembers, findAsync, isStrayPromise, type Rules } from "../options.ts"
 
 /**
  * What keeps other programs from opening an image while it is open. "qemu": locks that QEMU and openings of ours respect. "flock": a lock of flock(2),
@@ -60,6 +60,7 @@ const IMAGE_FILE_RULES: Rules<ImageFile> = {
   canPunchHole: "any?", punchesAtOnce: "any?", zeroRange: "function?", zeroesAtOnce: "any?",
 }
 
+const METHODS = Object.entries(IMAGE_FILE_RULES).flatMap(([name, rule]) => (rule === "function" || rule === "function?" ? [name] : []))
 const NOTHING = new Uint8Array(0)
 
 /**
@@ -69,20 +70,10 @@ const NOTHING = new Uint8Array(0)
  */
 export function checkImageFile(who: string, file: ImageFile): void {
   checkMembers(who, "the file", file, IMAGE_FILE_RULES, "ImageFile")
-  for (const [name, rule] of Object.entries(IMAGE_FILE_RULES)) {
-    if (rule !== "function" && rule !== "function?") continue
-    const method: unknown = Reflect.get(file, name)
-    if (typeof method === "function" && method.constructor.name === "AsyncFunction") throw notSynchronous(who, name)
-  }
-  if (isPromise(file.size())) throw notSynchronous(who, "size")
-  if (isPromise(file.read(NOTHING, 0))) throw notSynchronous(who, "read")
-}
-
-function isPromise(value: unknown): boolean {
-  if (typeof value !== "object" || value === null || typeof Reflect.get(value, "then") !== "function") return false
-  // It has been asked for in vain, and must not end the process when it rejects.
-  void Promise.resolve(value).catch(() => undefined)
-  return true
+  const late = findAsync(file, METHODS)
+  if (late !== undefined) throw notSynchronous(who, late)
+  if (isStrayPromise(file.size())) throw notSynchronous(who, "size")
+  if (isStrayPromise(file.read(NOTHING, 0))) throw notSynchronous(who, "read")
 }
 
 function notSynchronous(who: string, name: string): TypeError {

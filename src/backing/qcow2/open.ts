@@ -11,7 +11,7 @@ import { readSnapshotTable } from "./format/snapshot-table.ts"
 import { INCOMPATIBLE_BIT } from "./format/spec.ts"
 import { refuseCorruptForWriting, refuseUnsupported } from "./format/unsupported.ts"
 import { Qcow2Image } from "./image.ts"
-import type { BackingDisk } from "./reader.ts"
+import { type BackingDisk, checkBackingDisk } from "./reader.ts"
 
 /** The backing file that an image names. */
 export interface BackingReference {
@@ -72,7 +72,9 @@ function openBacking(header: Qcow2Header, options: Qcow2Options, imagePath: stri
   const name = decodeText(header.backingFile)
   if (options.openBacking === undefined)
     throw new BackingError("unsupported", `it needs its backing file "${name}", which was not supplied`, { path: imagePath })
-  return options.openBacking({ name, format: backingFormat(header), imagePath })
+  const disk = options.openBacking({ name, format: backingFormat(header), imagePath })
+  checkBackingDisk("openQcow2", disk)
+  return disk
 }
 
 /** Refcounts of a dirty image may be too low, and a writer would hand out clusters that are in use. Returns the repaired image's header. */

@@ -1,4 +1,5 @@
 /** Reads guest bytes: finds where they live and fetches them from the file, the backing image, a compressed cluster, or nowhere. */
+import { checkMembers, findAsync, isStrayPromise, type Rules } from "../../options.ts"
 import { BackingError } from "../backing.ts"
 import { BufferCursor, fillZero, fillZeroFrom, scatter } from "./buffers.ts"
 import type { ClusterFile } from "./cluster-file.ts"
@@ -17,6 +18,24 @@ export interface BackingDisk {
   pread(buffer: Uint8Array, offset: number): void
   preadv(buffers: readonly Uint8Array[], offset: number): void
   close(): void
+}
+
+const BACKING_DISK_RULES: Rules<BackingDisk> = {
+  size: "number", warnings: "array?", pread: "function", preadv: "function", close: "function",
+}
+
+/** @throws TypeError when what `openBacking` returned is not a `BackingDisk` */
+export function checkBackingDisk(who: string, disk: BackingDisk): void {
+  const what = "what openBacking returned"
+  checkMembers(who, what, disk, BACKING_DISK_RULES, "BackingDisk")
+  const late = findAsync(disk, ["pread", "preadv"])
+  if (late !== undefined) throw new TypeError(`${who}: ${late} of ${what} is an async function; a backing image is read synchronously`)
+}
+
+/** What is read later would be taken for what the buffers hold now. */
+function refusePromise(answer: unknown): void {
+  if (answer === undefined || !isStrayPromise(answer)) return
+  throw new TypeError("preadv of a backing image returned a promise; it is read synchronously")
 }
 
 export interface ReaderOptions {
@@ -127,9 +146,9 @@ export class Reader {
     const backing = this.#backing
     const available = this.backingEnd - offset
     if (backing === undefined || available <= 0) fillZero(buffers)
-    else if (available >= length) backing.preadv(buffers, offset)
+    else if (available >= length) refusePromise(backing.preadv(buffers, offset))
     else {
-      backing.preadv(new BufferCursor(buffers).take(available), offset)
+      refusePromise(backing.preadv(new BufferCursor(buffers).take(available), offset))
       fillZeroFrom(buffers, available)
     }
   }

@@ -83,14 +83,15 @@ export class Executor {
   #transferStretch(leader: BlkRequest, offset: number): void {
     const backing = this.#backing
     const region = this.#region
+    const start = this.#start
     if (region === undefined) return
     if (leader.type === IN) {
-      if (backing.preadInto !== undefined) this.#refusePromise(backing.preadInto(region.bytes, this.#start, leader.slice, offset), "preadInto")
-      else this.#refusePromise(backing.pread(region.viewAt(this.#start, leader.slice), offset), "pread")
+      if (backing.preadInto !== undefined) this.#refusePromise(backing.preadInto(region.bytes, start, leader.slice, offset), "preadInto")
+      else this.#refusePromise(backing.pread(region.viewAt(start, leader.slice), offset), "pread")
     } else if (backing.pwriteFrom !== undefined) {
-      this.#refusePromise(backing.pwriteFrom(region.bytes, this.#start, leader.slice, offset), "pwriteFrom")
+      this.#refusePromise(backing.pwriteFrom(region.bytes, start, leader.slice, offset), "pwriteFrom")
     } else {
-      this.#refusePromise(backing.pwrite(region.viewAt(this.#start, leader.slice), offset), "pwrite")
+      this.#refusePromise(backing.pwrite(region.viewAt(start, leader.slice), offset), "pwrite")
     }
   }
 
