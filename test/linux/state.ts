@@ -24,7 +24,7 @@ function slow(backing: VirtioBacking): VirtioBacking & { inFlight: number; most:
     try {
       await act()
     } finally {
-      result.inFlight-- // v86's memory may have grown meanwhile: then the buffer is gone, and the device asks again
+      result.inFlight--
     }
   }
   const result = {

@@ -68,11 +68,11 @@ describe("messages", () => {
     const first = interrupts.connect(10)
     const second = interrupts.connect(11)
     first.message(0xfee0_0000, 0x41)
-    second.message(0x1_0000_0000, 0xffff_ffff)
+    second.message(2 ** 32, 0xffff_ffff)
     first.message(0xfee0_0000, 0x42)
     const expected = [
       { address: 0xfee0_0000, data: 0x41 },
-      { address: 0x1_0000_0000, data: 0xffff_ffff },
+      { address: 2 ** 32, data: 0xffff_ffff },
       { address: 0xfee0_0000, data: 0x42 },
     ]
     expect(interrupts.messages).toEqual(expected)

@@ -5,7 +5,11 @@ import { Machine, type PluggedFunction } from "../../src/vmm/machine.ts"
 import { ECAM_WINDOW, IO_WINDOW, MAX_RAM_SIZE, MMIO32_WINDOW, MMIO64_WINDOW } from "../../src/vmm/memory-map.ts"
 import { composed, OPTIONS, TestFunction, WIDTHS } from "../pci/test-function.ts"
 
-declare const WebAssembly: { readonly Memory: new (limits: { initial: number; maximum: number; shared?: boolean }) => { readonly buffer: ArrayBuffer; grow(pages: number): number } }
+declare const WebAssembly: {
+  readonly Memory: new (
+    limits: { initial: number; maximum: number; shared?: boolean },
+  ) => { readonly buffer: ArrayBuffer; grow(pages: number): number },
+}
 
 const PAGE = 65536
 
@@ -52,7 +56,13 @@ describe("RAM", () => {
 
   it("ends where it ends: an access across the end, or behind it, reads all ones and changes nothing", () => {
     const vm = machine()
-    expect([vm.mmioRead(PAGE - 1, 2), vm.mmioRead(PAGE - 3, 4), vm.mmioRead(PAGE, 1), vm.mmioRead(-1, 4), vm.mmioRead(2 ** 60, 4)]).toEqual([0xffff, 0xffff_ffff, 0xff, 0xffff_ffff, 0xffff_ffff])
+    expect([
+      vm.mmioRead(PAGE - 1, 2),
+      vm.mmioRead(PAGE - 3, 4),
+      vm.mmioRead(PAGE, 1),
+      vm.mmioRead(-1, 4),
+      vm.mmioRead(2 ** 60, 4),
+    ]).toEqual([0xffff, 0xffff_ffff, 0xff, 0xffff_ffff, 0xffff_ffff])
     vm.mmioWrite(PAGE - 3, 4, 0x0101_0101)
     expect([...vm.ram.subarray(PAGE - 4)]).toEqual([0, 0, 0, 0])
   })
@@ -156,7 +166,7 @@ describe("enumeration", () => {
     const vm = machine()
     for (const width of WIDTHS) {
       const ones = 2 ** (8 * width) - 1
-      for (const port of [0, 0x60, 0xcf4, 0xd00, 0xc000, 0xffff, 0x10000]) {
+      for (const port of [0, 0x60, 0xcf4, 0xd00, 0xc000, 0xffff, 0x1_0000]) {
         expect(vm.portRead(port, width)).toBe(ones)
         vm.portWrite(port, width, 0)
       }
@@ -256,7 +266,11 @@ describe("the guest", () => {
     for (let i = 0; i < 4096; i += 4) vm.mmioWrite(memory + i, 4, 0xf000_0000 + i * 0x101)
     for (const width of WIDTHS) {
       for (let i = 0; i + width <= 64; i++) expect(vm.portRead(io + i, width)).toBe(composed(io + i, width, (port) => vm.portRead(port, 1)))
-      for (let i = 0; i + width <= 4096; i++) if (vm.mmioRead(memory + i, width) !== composed(memory + i, width, (at) => vm.mmioRead(at, 1))) expect.fail(`${width} bytes at ${i}`)
+      for (let i = 0; i + width <= 4096; i++) {
+        if (vm.mmioRead(memory + i, width) !== composed(memory + i, width, (at) => vm.mmioRead(at, 1))) {
+          expect.fail(`${width} bytes at ${i}`)
+        }
+      }
       if (width > 1) expect(vm.portRead(io + 65 - width, width)).toBe(2 ** (8 * width) - 1)
     }
   })
@@ -323,7 +337,12 @@ describe("hot-plug", () => {
     expect(vm.interrupts.level(line)).toBe(false)
     fn.setIntx(true)
     expect(vm.interrupts.raised).toEqual([])
-    expect([configRead32(vm, slot, 0), vm.mmioRead(ECAM_WINDOW.start + slot * 0x8000, 4), vm.mmioRead(memory, 4), vm.portRead(io, 4)]).toEqual(Array(4).fill(0xffff_ffff))
+    expect([
+      configRead32(vm, slot, 0),
+      vm.mmioRead(ECAM_WINDOW.start + slot * 0x8000, 4),
+      vm.mmioRead(memory, 4),
+      vm.portRead(io, 4),
+    ]).toEqual(Array(4).fill(0xffff_ffff))
     expect(vm.unplug(slot)).toBeUndefined()
   })
 

@@ -42,10 +42,22 @@ const raw = { make: (file: MemoryFile) => file.truncate(SIZE), open: (file: Memo
 
 const SHAPES: readonly Shape[] = [
   { name: "raw, modern, MSI-X", ...raw, driver: {} },
-  { name: "raw, legacy, write-through, small queue", ...raw, driver: { transport: "legacy", features: { refuse: ["FLUSH", "CONFIG_WCE"] } } },
+  {
+    name: "raw, legacy, write-through, small queue",
+    ...raw,
+    driver: { transport: "legacy", features: { refuse: ["FLUSH", "CONFIG_WCE"] } },
+  },
   { name: "qcow2 with clusters of 64 KiB, modern, 4 queues", ...qcow2(65536, 16), driver: { queues: 4 }, queues: 4 },
-  { name: "qcow2 with clusters of 512 bytes, 1-bit refcounts, no indirect descriptors", ...qcow2(512, 1), driver: { features: { refuse: ["INDIRECT_DESC"] } } },
-  { name: "qcow2 with clusters of 4 KiB, 64-bit refcounts, legacy, INTx, odd framing", ...qcow2(4096, 64), driver: { transport: "legacy", interrupts: "intx", framing: { readable: [7, 9, 100], writable: [3, 600] } } },
+  {
+    name: "qcow2 with clusters of 512 bytes, 1-bit refcounts, no indirect descriptors",
+    ...qcow2(512, 1),
+    driver: { features: { refuse: ["INDIRECT_DESC"] } },
+  },
+  {
+    name: "qcow2 with clusters of 4 KiB, 64-bit refcounts, legacy, INTx, odd framing",
+    ...qcow2(4096, 64),
+    driver: { transport: "legacy", interrupts: "intx", framing: { readable: [7, 9, 100], writable: [3, 600] } },
+  },
 ]
 
 /** Operations whose ranges do not touch each other; a flush or a reopen stands alone. */
@@ -103,7 +115,9 @@ function settleDiscard(model: FlatModel, data: Uint8Array, offset: number): void
 
 function expectModel(model: FlatModel, data: Uint8Array, offset: number): void {
   const difference = model.firstDifference(data, offset)
-  if (difference >= 0) throw new Error(`byte ${difference} of the disk is ${data[difference - offset]}, not ${model.read(difference, 1)[0]}`)
+  if (difference >= 0) {
+    throw new Error(`byte ${difference} of the disk is ${data[difference - offset]}, not ${model.read(difference, 1)[0]}`)
+  }
 }
 
 describe(`random operations through the device, seed ${SEED}`, () => {
@@ -132,11 +146,15 @@ describe(`random operations through the device, seed ${SEED}`, () => {
     for (let done = 0; done < OPERATIONS; ) {
       const together = drawTogether(rng)
       done += together.length
-      const outcomes = await Promise.allSettled(driver.batch(() => together.map((operation, index) => perform(driver, model, operation, index % driver.queueCount))))
+      const outcomes = await Promise.allSettled(
+        driver.batch(() => together.map((operation, index) => perform(driver, model, operation, index % driver.queueCount))),
+      )
       const failed = outcomes.findIndex((outcome) => outcome.status === "rejected")
       const failure = outcomes[failed]
       const operation = together[failed]
-      if (failure?.status === "rejected" && operation !== undefined) throw new Error(`operation ${done}, ${describeOperation(operation)}: ${failure.reason}`)
+      if (failure?.status === "rejected" && operation !== undefined) {
+        throw new Error(`operation ${done}, ${describeOperation(operation)}: ${failure.reason}`)
+      }
       if (together[0]?.kind === "reopen") await reopen()
     }
     await reopen()

@@ -84,46 +84,67 @@ export function attachToV86(emulator: V86Emulator, backing: VirtioBacking, optio
   if (options.slot !== undefined && (!Number.isInteger(options.slot) || options.slot < 1 || options.slot > 31)) {
     throw new RangeError(`slot ${options.slot}: 1 to 31`)
   }
-  let place: Place | undefined
-  let detached = false
-  let left = (): void => undefined
-  const gone = new Promise<void>((resolve) => {
-    left = resolve
-  })
-  const removed = (): void => {
-    place = undefined
-    left()
-  }
+  const disk = new AttachedDisk(device, options)
   const cpu = machineOf(emulator)
-  if (cpu === undefined) {
-    emulator.add_listener("emulator-ready", () => {
-      if (detached) return
-      const found = findPlace(emulator, readyMachine(emulator), options)
-      found.host.plug(found.slot, hostedDisk(device, found, { ...options, removed }))
-      place = found
+  if (cpu === undefined) emulator.add_listener("emulator-ready", () => disk.plug(emulator, readyMachine(emulator)))
+  else disk.hotPlug(emulator, cpu)
+  return disk
+}
+
+class AttachedDisk implements V86Disk {
+  readonly device: VirtioBlk
+  readonly #options: V86DiskOptions
+  #place: Place | undefined
+  #isDetached = false
+  readonly #gone: Promise<void>
+  #left = (): void => undefined
+
+  constructor(device: VirtioBlk, options: V86DiskOptions) {
+    this.device = device
+    this.#options = options
+    this.#gone = new Promise((resolve) => {
+      this.#left = resolve
     })
-  } else {
-    const found = findPlace(emulator, cpu, options)
-    found.host.hotPlug(found.slot, hostedDisk(device, found, { ...options, removed }))
-    place = found
   }
-  const detach = (): Promise<void> => {
-    detached = true
-    place?.host.unplug(place.slot)
-    return device.whenIdle()
+
+  get slot(): number | undefined {
+    return this.#place?.slot
   }
-  return {
-    device,
-    get slot() {
-      return place?.slot
-    },
-    detach,
-    eject: async () => {
-      if (place === undefined) return detach()
-      place.host.requestEject(place.slot)
-      await gone
-      await device.whenIdle()
-    },
+
+  /** Into a machine that has not run. */
+  plug(emulator: V86Emulator, cpu: V86Cpu): void {
+    if (this.#isDetached) return
+    const place = findPlace(emulator, cpu, this.#options)
+    place.host.plug(place.slot, this.#hosted(place))
+    this.#place = place
+  }
+
+  /** Into a machine that runs. */
+  hotPlug(emulator: V86Emulator, cpu: V86Cpu): void {
+    const place = findPlace(emulator, cpu, this.#options)
+    place.host.hotPlug(place.slot, this.#hosted(place))
+    this.#place = place
+  }
+
+  detach(): Promise<void> {
+    this.#isDetached = true
+    this.#place?.host.unplug(this.#place.slot)
+    return this.device.whenIdle()
+  }
+
+  async eject(): Promise<void> {
+    if (this.#place === undefined) return this.detach()
+    this.#place.host.requestEject(this.#place.slot)
+    await this.#gone
+    await this.device.whenIdle()
+  }
+
+  #hosted(place: Place): V86Device {
+    const removed = (): void => {
+      this.#place = undefined
+      this.#left()
+    }
+    return hostedDisk(this.device, place, { ...this.#options, removed })
   }
 }
 

@@ -78,7 +78,9 @@ describe("vioblk create", () => {
   itWithQemu("makes what qemu-img create makes of the same options", async () => {
     const folder = temporaryDirectory()
     const [ours, theirs] = [join(folder, "ours.qcow2"), join(folder, "theirs.qcow2")]
-    expect(await commandLine("create", "--cluster-size", "4K", "--refcount-bits", "1", "--lazy-refcounts", ours, "10G")).toMatchObject({ code: 0, err: "" })
+    expect(
+      await commandLine("create", "--cluster-size", "4K", "--refcount-bits", "1", "--lazy-refcounts", ours, "10G"),
+    ).toMatchObject({ code: 0, err: "" })
     qemuImg("create", "-q", "-f", "qcow2", "-o", "cluster_size=4k,refcount_bits=1,lazy_refcounts=on", theirs, "10G")
     const facts = (path: string) => {
       const { filename, "actual-size": size, ...rest } = JSON.parse(qemuImg("info", "--output=json", path))
@@ -93,7 +95,9 @@ describe("vioblk create", () => {
     const path = join(golden, "new.qcow2")
     const size = goldenImages.find(({ file }) => file === "v3-4k.qcow2")?.size
     expect(await commandLine("create", "--backing", "v3-4k.qcow2", "--backing-format", "qcow2", path)).toMatchObject({ code: 0, err: "" })
-    expect(JSON.parse((await commandLine("info", "--json", path)).out)).toMatchObject({ "virtual-size": size, "backing-filename": "v3-4k.qcow2" })
+    expect(
+      JSON.parse((await commandLine("info", "--json", path)).out),
+    ).toMatchObject({ "virtual-size": size, "backing-filename": "v3-4k.qcow2" })
     const before = readFileSync(path)
     expect((await commandLine("create", path, "1M")).code).toBe(1)
     expect(readFileSync(path).equals(before)).toBe(true)
@@ -101,7 +105,9 @@ describe("vioblk create", () => {
 
   it.each(["raw", "qcow2"])("says how large the disk is that it has made: whole sectors, %s", async (format) => {
     const path = join(temporaryDirectory(), "odd")
-    expect(await commandLine("create", "--format", format, path, "700")).toEqual({ code: 0, out: `created ${path}: ${format}, 1 KiB\n`, err: "" })
+    expect(await commandLine("create", "--format", format, path, "700")).toEqual({
+      code: 0, out: `created ${path}: ${format}, 1 KiB\n`, err: "",
+    })
     expect(JSON.parse((await commandLine("info", "--json", path)).out)).toMatchObject({ format, "virtual-size": 1024 })
   })
 
@@ -132,7 +138,10 @@ describe("vioblk map", () => {
     // Neighbours that QEMU keeps apart, or not, are no difference: compare cluster by cluster.
     const clusters = (parts: readonly Part[]) =>
       parts.flatMap(({ start, length, depth, zero, data, offset }) =>
-        Array.from({ length: length / 65536 }, (_, i) => ({ at: start + i * 65536, zero, ...(data && { depth, offset: (offset ?? Number.NaN) + i * 65536 }) })),
+        Array.from(
+          { length: length / 65536 },
+          (_, i) => ({ at: start + i * 65536, zero, ...(data && { depth, offset: (offset ?? Number.NaN) + i * 65536 }) }),
+        ),
       )
     const ours = clusters(JSON.parse((await commandLine("map", "--json", path)).out))
     expect(ours).toEqual(clusters(JSON.parse(qemuImg("map", "--output=json", path))))

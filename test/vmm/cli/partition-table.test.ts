@@ -40,7 +40,10 @@ describe("parsePartitionTable", () => {
   it("reads an MBR, with a start and a size above 2^31", () => {
     const { bytes } = disk()
     bytes.set([0x80, 0, 0, 0, 0x0c, 0, 0, 0, 0, 0, 0, 0x80, 0xff, 0xff, 0xff, 0xff], 446 + 16)
-    expect(parsePartitionTable(bytes)).toEqual({ kind: "mbr", partitions: [{ number: 2, start: 0x8000_0000, sectors: 0xffff_ffff, type: "0c", bootable: true }] })
+    expect(parsePartitionTable(bytes)).toEqual({
+      kind: "mbr",
+      partitions: [{ number: 2, start: 0x8000_0000, sectors: 0xffff_ffff, type: "0c", bootable: true }],
+    })
   })
 
   it("reads a GPT", () => {

@@ -77,14 +77,18 @@ describe("vioblk IMAGE", () => {
       content.set([0x80, 0, 0, 0, 0x83, 0, 0, 0, 64, 0, 0, 0, 0xe8, 3, 0, 0], 446)
       content.set([0x55, 0xaa], 510)
     })
-    expect((await commandLine(path, "--format", "raw")).out).toMatch(/^table {5}MBR, 1 partition\n {3}1 {6}sectors 64 to 1063, 500 KiB, type 83, bootable$/m)
+    expect((await commandLine(path, "--format", "raw")).out).toMatch(
+      /^table {5}MBR, 1 partition\n {3}1 {6}sectors 64 to 1063, 500 KiB, type 83, bootable$/m,
+    )
   })
 
   it("with --write rewrites the start unchanged", async () => {
     const { path, content } = image("write.raw", 2 << 20)
     const { code, out } = await commandLine(path, "--format", "raw", "--write", "--json")
     expect(code).toBe(0)
-    expect(JSON.parse(out)).toMatchObject({ readOnly: false, rewritten: { bytes: 1 << 20, equal: true }, statistics: { write: { bytes: 1 << 20 } } })
+    expect(JSON.parse(out)).toMatchObject({
+      readOnly: false, rewritten: { bytes: 1 << 20, equal: true }, statistics: { write: { bytes: 1 << 20 } },
+    })
     expect(readFileSync(path).equals(content)).toBe(true)
   })
 })
@@ -137,7 +141,9 @@ describe("vioblk says in one line what is wrong", () => {
 
 describe("vioblk as a program", () => {
   it("ends with the exit code, and prints on the two outputs", () => {
-    const main = (...words: string[]) => spawnSync(process.execPath, ["--import", "tsx", "src/vmm/cli/main.ts", ...words], { encoding: "utf8" })
+    const main = (...words: string[]) => spawnSync(process.execPath, ["--import", "tsx", "src/vmm/cli/main.ts", ...words], {
+      encoding: "utf8",
+    })
     expect(main("--help")).toMatchObject({ status: 0, stdout: expect.stringContaining("vioblk [options] IMAGE"), stderr: "" })
     expect(main("/gone")).toMatchObject({ status: 1, stdout: "", stderr: "vioblk: /gone: cannot open: no such file\n" })
   })
