@@ -29,6 +29,12 @@ export interface GuestRingOptions {
   readonly indirect?: boolean
   /** Where the data segments lie in RAM: each directly behind the one before, or with a gap in between. */
   readonly placement: "touching" | "apart"
+  /** RAM in a SharedArrayBuffer, so that rings are accessed through Atomics. */
+  readonly shared?: boolean
+  /** An interrupt for each kick, by INTx: the guest reads the ISR. Otherwise the device is asked not to interrupt. */
+  readonly intx?: boolean
+  /** Requests that only the general walk takes. */
+  readonly general?: boolean
 }
 
 export class GuestRing {
@@ -41,7 +47,7 @@ export class GuestRing {
 
   constructor(options: GuestRingOptions) {
     this.#options = options
-    const ram = pageAligned(RAM_BYTES)
+    const ram = options.shared === true ? new Uint8Array(new SharedArrayBuffer(RAM_BYTES)) : pageAligned(RAM_BYTES)
     this.#data = new DataView(ram.buffer, ram.byteOffset, ram.length)
     this.device = new VirtioBlk(options.backing)
     this.#fn = new VirtioPciFunction(this.device, { memory: new LinearMemory(ram), interrupts: { intx() {}, message() {} } })
@@ -60,6 +66,7 @@ export class GuestRing {
   kick(offsets: Float64Array, first: number): void {
     this.prepare(offsets, first)
     this.#fn.barWrite(4, 0x3000, 2, 0)
+    if (this.#options.intx === true && this.#fn.barRead(4, 0x1000, 1) !== 1) throw new Error("the device has not interrupted")
     if (this.#data.getUint16(USED + 2, true) !== this.#idx) throw new Error("the device has not answered every request")
   }
 
@@ -88,7 +95,8 @@ export class GuestRing {
     this.#fn.configWrite(4, 2, 0x0406)
     write(0x14, 1, 0x03)
     write(0x08, 4, 0)
-    write(0x0c, 4, (1 << 9) | (1 << 28) | (1 << 29)) // FLUSH, INDIRECT_DESC, EVENT_IDX
+    const eventIdx = this.#options.intx === true ? 0 : 1 << 29
+    write(0x0c, 4, (1 << 9) | (1 << 28) | eventIdx) // FLUSH, INDIRECT_DESC, EVENT_IDX
     write(0x08, 4, 1)
     write(0x0c, 4, 1) // VERSION_1
     write(0x14, 1, 0x0b)
@@ -116,7 +124,8 @@ export class GuestRing {
         index++
       }
       this.#data.setUint32(HEADERS + 16 * request, type === "read" ? 0 : 1, true)
-      add(HEADERS + 16 * request, 16, 1)
+      // A flag that means nothing, and that the reader of usual requests does not know.
+      add(HEADERS + 16 * request, 16, this.#options.general === true ? 9 : 1)
       for (let segment = 0; segment < segments; segment++, data += stride) add(data, part, type === "read" ? 3 : 1)
       add(STATUSES + request, 1, 2)
       if (indirect) this.#descriptor(DESC + 16 * next++, table, 16 * (segments + 2), 4, 0)

@@ -1,6 +1,6 @@
 /** The ring alone: a backing that does nothing, so that what is left is the queue, the parser and the completion. */
 import type { VirtioBacking } from "../../src/backing/backing.ts"
-import { GuestRing } from "./guest-ring.ts"
+import { GuestRing, type GuestRingOptions } from "./guest-ring.ts"
 import { IMAGE_BYTES, offsets } from "./image.ts"
 import { type Contender, format, interleave } from "./measure.ts"
 
@@ -15,23 +15,34 @@ const nothing: VirtioBacking = {
   close() {},
 }
 
-interface Case {
+/** The same, which needs no view of RAM. */
+const withoutViews: VirtioBacking = { ...nothing, preadInto() {}, pwriteFrom() {} }
+
+interface Case extends Partial<GuestRingOptions> {
   readonly name: string
   readonly batch: number
-  readonly indirect: boolean
   readonly target: string
 }
 
 const CASES: readonly Case[] = [
-  { name: "direct, 64 a kick", batch: 64, indirect: false, target: "<= 45" },
+  { name: "direct, 64 a kick", batch: 64, target: "<= 45" },
   { name: "indirect, 64 a kick", batch: 64, indirect: true, target: "<= 50" },
-  { name: "direct, 1 a kick", batch: 1, indirect: false, target: "<= 85" },
+  { name: "direct, 1 a kick", batch: 1, target: "<= 85" },
+  { name: "writes, 64 a kick", batch: 64, type: "write", target: "" },
+  { name: "a backing that wants views, 64 a kick", batch: 64, backing: nothing, target: "(62)" },
+  { name: "shared RAM, 64 a kick", batch: 64, shared: true, target: "(42)" },
+  { name: "shared RAM, 1 a kick", batch: 1, shared: true, target: "(111)" },
+  { name: "the general walk, 64 a kick", batch: 64, general: true, target: "(84)" },
+  { name: "the general walk, 1 a kick", batch: 1, general: true, target: "(120)" },
+  { name: "INTx, 64 a kick", batch: 64, intx: true, target: "" },
+  { name: "INTx, 1 a kick", batch: 1, intx: true, target: "" },
 ]
 
 export function benchRing(): void {
   const at = offsets(1 << 16, 8192, "random")
-  const contenders = ({ name, batch, indirect }: Case): Contender[] => {
-    const options = { backing: nothing, batch, bytes: 4096, type: "read", indirect, placement: "apart" } as const
+  const contenders = ({ name, target: _, ...more }: Case): Contender[] => {
+    const { batch } = more
+    const options = { backing: withoutViews, bytes: 4096, type: "read", placement: "apart", ...more } as const
     const [ring, alone] = [new GuestRing(options), new GuestRing(options)]
     return [
       {
@@ -70,7 +81,7 @@ function makeViews(count: number): void {
 
 /** Ten million requests must leave the heap as it was. */
 function benchHeap(at: Float64Array): void {
-  const ring = new GuestRing({ backing: nothing, batch: 64, bytes: 4096, type: "read", placement: "apart" })
+  const ring = new GuestRing({ backing: withoutViews, batch: 64, bytes: 4096, type: "read", placement: "apart" })
   const run = (requests: number) => {
     for (let done = 0; done < requests; done += 64) ring.kick(at, done % at.length)
   }

@@ -73,8 +73,10 @@ export function parseRequest(request: BlkRequest, chain: DescriptorChain, legacy
   const { head, readableLength, writableLength, count } = chain
   if (readableLength < HEADER_SIZE) throw new VirtqueueError(`chain ${head} has ${readableLength} readable bytes, a request header takes ${HEADER_SIZE}`)
   if (writableLength === 0) throw new VirtqueueError(`chain ${head} has no writable byte for a status`)
-  const header = new DataView(copyBytes(chain, HEADER_SIZE).buffer)
-  let type = header.getUint32(0, true)
+  const whole = chain.length(0) >= HEADER_SIZE
+  const header = whole ? chain.region(0).data : new DataView(copyBytes(chain, HEADER_SIZE).buffer)
+  const at = whole ? chain.offset(0) : 0
+  let type = header.getUint32(at, true)
   if (legacy) {
     type = (type & ~VIRTIO_BLK_T_BARRIER) >>> 0
     if (type === FLUSH_OUT) type = FLUSH
@@ -82,7 +84,7 @@ export function parseRequest(request: BlkRequest, chain: DescriptorChain, legacy
   request.head = head
   request.outcome = OK
   request.type = type
-  request.sector = header.getUint32(8, true) + header.getUint32(12, true) * 0x1_0000_0000
+  request.sector = header.getUint32(at + 8, true) + header.getUint32(at + 12, true) * 0x1_0000_0000
   request.statusRegion = chain.region(count - 1)
   request.statusOffset = chain.offset(count - 1) + chain.length(count - 1) - 1
   request.writableBefore = writableLength - 1
