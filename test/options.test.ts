@@ -11,7 +11,7 @@ import { temporaryDirectory } from "./support/temporary.ts"
 const untyped = vioblk as unknown as Record<keyof typeof vioblk, Untyped>
 const { checkImage, createImage, HostFile, MemoryBacking, openImage, openQcow2, RawBacking, repairImage } = untyped
 const { attachToV86, ConfigMechanism1Access, Ecam, enumeratePci, findBlockDevices, LinearMemory, Machine } = untyped
-const { RamAllocator, SplitRing, VirtioBlk, VirtioDriver, VirtioPciFunction } = untyped
+const { ConfigMechanism1, PciDevice, RamAllocator, RamRegion, SplitRing, VirtioBlk, VirtioDriver, VirtioPciFunction } = untyped
 
 interface Untyped {
   (...args: readonly unknown[]): unknown
@@ -454,6 +454,11 @@ describe("devices and machines", () => {
       () => new VirtioPciFunction(undefined, { memory, interrupts }),
       "VirtioPciFunction: the device must implement Transportable (a VirtioBlk), not undefined",
     ],
+    [() => new RamRegion(0, new ArrayBuffer(8)), "RamRegion: bytes must be a Uint8Array, not an object of class ArrayBuffer"],
+    [() => new vioblk.PciBus().plug(1, {} as never), "PciBus.plug: the function must be a PciFunction, not an object"],
+    [() => new ConfigMechanism1({}), "ConfigMechanism1: the bus must be a PciBus, not an object"],
+    [() => new vioblk.Interrupts().subscribe("line" as never), 'Interrupts.subscribe: listener must be a function, not the string "line"'],
+    [() => new PciDevice({}, { bus: 0, device: 1, function: 0 }), "the platform has no portRead; it must be a function"],
     [
       () => new LinearMemory(4096),
       "LinearMemory: ram must be an ArrayBuffer, a SharedArrayBuffer, a Uint8Array or a WebAssembly.Memory, not 4096",

@@ -2,8 +2,9 @@
  * PciBus: bus 0 with 32 slots for single-function devices, which come and go while the machine runs. It finds the function that a
  * configuration, I/O or memory access is for.
  */
+import { described } from "../options.ts"
 import { type AccessWidth, allOnes } from "./access.ts"
-import type { PciFunction } from "./function.ts"
+import { PciFunction } from "./function.ts"
 
 /** Device numbers on one bus. */
 export const PCI_SLOTS = 32
@@ -36,6 +37,7 @@ export class PciBus {
 
   /** Puts `fn` into an empty slot, 0 to 31. Its BARs answer as its registers say. */
   plug(slot: number, fn: PciFunction): void {
+    if (!(fn instanceof PciFunction)) throw new TypeError(`PciBus.plug: the function must be a PciFunction, not ${described(fn)}`)
     if (!Number.isInteger(slot) || slot < 0 || slot >= PCI_SLOTS) {
       throw new RangeError(`slot ${slot}: a PCI bus has slots 0 to ${PCI_SLOTS - 1}`)
     }

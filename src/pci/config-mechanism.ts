@@ -1,8 +1,9 @@
 /**
  * ConfigMechanism1: configuration mechanism #1 ([PCI] 3.2.2.3.2): an address register at port 0xCF8, data at 0xCFC to 0xCFF.
  */
+import { described } from "../options.ts"
 import { type AccessWidth, allOnes } from "./access.ts"
-import type { PciBus } from "./bus.ts"
+import { PciBus } from "./bus.ts"
 
 /** The eight ports, and the bits of CONFIG_ADDRESS. */
 const PORTS = { ADDRESS: 0xcf8, DATA: 0xcfc, END: 0xd00 } as const
@@ -15,7 +16,9 @@ export class ConfigMechanism1 {
   readonly #bus: PciBus
   #address = 0
 
+  /** @throws TypeError when `bus` is not a `PciBus` */
   constructor(bus: PciBus) {
+    if (!(bus instanceof PciBus)) throw new TypeError(`ConfigMechanism1: the bus must be a PciBus, not ${described(bus)}`)
     this.#bus = bus
   }
 

@@ -3,7 +3,7 @@
  * Addresses are guest-physical, in bytes, as plain numbers: a 64-bit address above 2^53 loses low bits, but is still far outside
  * of any RAM, so the one range check that every access makes refuses it.
  */
-import { checkCount, checkOptions, described, type Rules, tagOf } from "../options.ts"
+import { checkBytes, checkCount, checkOptions, described, type Rules, tagOf } from "../options.ts"
 
 const MAX_REGION_LENGTH = 2 ** 32
 
@@ -29,6 +29,7 @@ export class RamRegion {
    */
   constructor(start: number, bytes: Uint8Array) {
     checkCount("RamRegion", "start", start, 0)
+    checkBytes("RamRegion", "bytes", bytes)
     if (bytes.length > MAX_REGION_LENGTH) throw new RangeError(`a region of RAM has at most 4 GiB, not ${bytes.length} bytes; give it as several`)
     if (bytes.byteOffset % 2 !== 0) throw new RangeError(`RAM starts at the odd offset ${bytes.byteOffset} of its buffer; ring indices need an even one`)
     this.start = start

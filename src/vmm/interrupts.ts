@@ -2,6 +2,7 @@
  * Interrupts: where the interrupts of a machine's devices end up: the level of every line, and the MSI messages in order. An emulator
  * passes them on to its interrupt controllers; drivers and tests look at them.
  */
+import { checkValue } from "../options.ts"
 import type { PciInterrupts } from "../pci/function.ts"
 
 /** A message-signalled interrupt: a store of 32 bits of `data` at the guest-physical `address`. */
@@ -63,6 +64,7 @@ export class Interrupts {
 
   /** Calls `listener` after each change of a line's level and each message, within the access that caused it. Returns what ends that. */
   subscribe(listener: (change: InterruptChange) => void): () => void {
+    checkValue("Interrupts.subscribe", "listener", listener, "function")
     // A function of its own, so that the same listener may subscribe twice.
     const call = (change: InterruptChange): void => listener(change)
     this.#listeners = [...this.#listeners, call]

@@ -49,6 +49,7 @@ export class PciDevice {
   #bars: readonly { readonly index: number; readonly size: number }[] | undefined
 
   constructor(platform: Platform, address: PciAddress, config: ConfigAccess = new ConfigMechanism1Access(platform)) {
+    checkPlatform("PciDevice", platform)
     this.platform = platform
     this.config = config
     this.address = address
