@@ -4,6 +4,8 @@
  */
 import type { ClusterFile } from "./cluster-file.ts"
 import type { Geometry } from "./format/geometry.ts"
+import type { ClusterRun } from "./l2-view.ts"
+import { Puncher } from "./puncher.ts"
 import type { Refcounts } from "./refcounts.ts"
 
 /** So many separate pending runs, or so many bytes and this share of the file, are reason enough to make them free for reuse. */
@@ -11,16 +13,24 @@ const PENDING_RUNS_LIMIT = 32768
 const PENDING_BYTES_LIMIT = 8 * 1024 * 1024
 const PENDING_SHARE = 1 / 8
 
-/** Freed runs from this size on are punched out of the host's file; each costs a process, so only so many at a time. */
-const PUNCH_MINIMUM = 1024 * 1024
-const PUNCHES_AT_ONCE = 16
+/** What one `releasePending` does: so many clusters, and so many bytes of refcount blocks read, some 2 ms each. */
+const MOST_RELEASED = 16384
+const MOST_LOADED = 1024 * 1024
+
+/** A search for a free cluster that meets full blocks only goes on after so many allocations: one write makes that many. */
+const ALLOCATIONS_BETWEEN = 64
 
 export class Allocator {
+  readonly puncher: Puncher
   readonly #file: ClusterFile
   readonly #geometry: Geometry
   readonly #refcounts: Refcounts
   /** No cluster below is free. */
   #firstFree = 0
+  /** Allocations until the search from `#firstFree` goes on. */
+  #untilSearch = 0
+  /** Where to allocate while the search from `#firstFree` is long: behind what the file holds. */
+  #behind = 0
   /** First cluster and count of each run that loses one reference, in pairs. */
   #pending: number[] = []
   #pendingClusters = 0
@@ -29,12 +39,28 @@ export class Allocator {
     this.#file = options.file
     this.#geometry = options.geometry
     this.#refcounts = options.refcounts
+    this.puncher = new Puncher(options)
   }
 
   /** Takes 1 to `most` free clusters in a row, each with the refcount 1 in memory from now on. */
-  allocate(most: number): { readonly first: number; readonly count: number } {
+  allocate(most: number): ClusterRun {
+    if (this.#untilSearch > 0) {
+      this.#untilSearch--
+      return this.#allocateBehind(most)
+    }
     const run = this.#refcounts.take(this.#firstFree, most)
     this.#firstFree = run.first + run.count
+    if (run.count > 0) return run
+    this.#untilSearch = ALLOCATIONS_BETWEEN
+    return this.#allocateBehind(most)
+  }
+
+  /** The search for a free cluster will take several calls. Meanwhile there is room behind the end of the file. */
+  #allocateBehind(most: number): ClusterRun {
+    const end = Math.ceil(this.#file.usedEnd / this.#geometry.clusterSize)
+    let run = this.#refcounts.take(Math.max(this.#behind, end, this.#firstFree), most)
+    if (run.count === 0) run = this.#refcounts.take(this.#refcounts.firstUndescribed(), most)
+    this.#behind = run.first + run.count
     return run
   }
 
@@ -42,6 +68,7 @@ export class Allocator {
   release(first: number, count: number): void {
     for (let cluster = first; cluster < first + count; cluster++) this.#refcounts.add(cluster, -1)
     if (first < this.#firstFree) this.#firstFree = first
+    if (first < this.#behind) this.#behind = first
   }
 
   /** Drops one reference to each of these clusters once the change that removes it is on disk. */
@@ -65,40 +92,32 @@ export class Allocator {
     return bytes >= PENDING_BYTES_LIMIT && bytes >= this.#file.usedEnd * PENDING_SHARE
   }
 
-  /** The changes that removed the references are on stable storage: lowers the refcounts. What throws half-way is tried again next time. */
+  /**
+   * The changes that removed the references are on stable storage: lowers refcounts, as many as a few milliseconds allow. What is left, or met an
+   * error, comes next time.
+   */
   releasePending(): void {
-    while (this.#pending.length > 0) {
-      const count = this.#pending.at(-1) ?? 0
-      const first = this.#pending.at(-2) ?? 0
-      for (let step = count - 1; step >= 0; step--) {
-        if (this.#refcounts.add(first + step, -1) === 0 && first + step < this.#firstFree) this.#firstFree = first + step
-        // Step by step: after an error, what was done must not be done again.
-        this.#pending[this.#pending.length - 1] = step
-        this.#pendingClusters--
-      }
-      this.#pending.length -= 2
+    const loaded = this.#refcounts.loadedBytes
+    for (let left = MOST_RELEASED; left > 0 && this.#pending.length > 0 && !this.#refcounts.isCrowded;) {
+      if (this.#refcounts.loadedBytes - loaded >= MOST_LOADED) return
+      left -= this.#releaseLast(left)
     }
   }
 
-  /** The pending runs that are worth punching, before `releasePending`. */
-  pendingRunsToPunch(): { readonly first: number; readonly count: number }[] {
-    const runs: { first: number; count: number }[] = []
-    for (let at = 0; at < this.#pending.length && runs.length < PUNCHES_AT_ONCE; at += 2) {
-      const first = this.#pending[at] ?? 0
-      const count = this.#pending[at + 1] ?? 0
-      if (count * this.#geometry.clusterSize >= PUNCH_MINIMUM) runs.push({ first, count })
+  /** Lowers the refcounts of the last clusters of the last run: at most `most`, and those that one block describes. Returns how many. */
+  #releaseLast(most: number): number {
+    const count = this.#pending.at(-1) ?? 0
+    const first = this.#pending.at(-2) ?? 0
+    const blockStart = Math.floor((first + count - 1) / this.#geometry.refcountBlockEntries) * this.#geometry.refcountBlockEntries
+    const from = Math.max(first, blockStart, first + count - most)
+    for (let cluster = first + count - 1; cluster >= from; cluster--) {
+      if (this.#refcounts.add(cluster, -1) === 0 && cluster < this.#firstFree) this.#firstFree = cluster
+      // Step by step: after an error, what was done must not be done again.
+      this.#pending[this.#pending.length - 1] = cluster - first
+      this.#pendingClusters--
     }
-    return runs
-  }
-
-  /** Gives the host's space behind those of the run's clusters back that nothing refers to any more (QC-DZ-08). */
-  punch(run: { readonly first: number; readonly count: number }): void {
-    const { clusterSize } = this.#geometry
-    let start = run.first
-    for (let cluster = run.first; cluster <= run.first + run.count; cluster++) {
-      if (cluster < run.first + run.count && this.#refcounts.get(cluster) === 0) continue
-      if ((cluster - start) * clusterSize >= PUNCH_MINIMUM) this.#file.punch(start * clusterSize, (cluster - start) * clusterSize)
-      start = cluster + 1
-    }
+    this.puncher.add(from, first + count - from)
+    if (from === first) this.#pending.length -= 2
+    return first + count - from
   }
 }

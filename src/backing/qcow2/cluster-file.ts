@@ -54,8 +54,13 @@ export class ClusterFile {
 
   /** Fills `buffer`; bytes past the end of the file are zero (QC-L2-09). */
   read(buffer: Uint8Array, offset: number): void {
-    const done = this.#file.read(buffer, offset)
-    if (done < buffer.length) buffer.fill(0, done)
+    this.readInto(buffer, 0, buffer.length, offset)
+  }
+
+  /** `read` into `buffer[start .. start + length)`. */
+  readInto(buffer: Uint8Array, start: number, length: number, offset: number): void {
+    const done = this.#file.readInto(buffer, start, length, offset)
+    if (done < length) buffer.fill(0, start + done, start + length)
   }
 
   /** Reads what there is and returns the count. */
@@ -75,9 +80,14 @@ export class ClusterFile {
   }
 
   write(buffer: Uint8Array, offset: number): void {
-    this.claim(offset + buffer.length)
+    this.writeFrom(buffer, 0, buffer.length, offset)
+  }
+
+  /** `write` from `buffer[start .. start + length)`. */
+  writeFrom(buffer: Uint8Array, start: number, length: number, offset: number): void {
+    this.claim(offset + length)
     this.#isChanged = true
-    this.#file.write(buffer, offset)
+    this.#file.writeFrom(buffer, start, length, offset)
   }
 
   writev(buffers: readonly Uint8Array[], offset: number, length: number): void {
@@ -101,6 +111,12 @@ export class ClusterFile {
     const size = this.#file.size()
     const padded = Math.ceil(size / clusterSize) * clusterSize
     if (padded !== size) this.#file.truncate(padded)
+  }
+
+  /** Bytes that one `punch` should do at most: 0 where the file cannot. */
+  get punchesAtOnce(): number {
+    const { punchHole, canPunchHole = true, punchesAtOnce = Number.MAX_SAFE_INTEGER } = this.#file
+    return punchHole !== undefined && canPunchHole ? punchesAtOnce : 0
   }
 
   /** Gives the host's space behind an unreferenced range back, where the file can. */

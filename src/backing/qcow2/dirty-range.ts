@@ -8,6 +8,10 @@ export class DirtyRange {
     return this.from === this.to
   }
 
+  get length(): number {
+    return this.to - this.from
+  }
+
   /** Bytes `from` up to `to` have changed. */
   add(from: number, to: number): void {
     if (this.isEmpty) {

@@ -10,6 +10,12 @@ export interface ClusterRun {
   readonly count: number
 }
 
+/** Host byte of a cluster that is NORMAL beyond doubt, or -1: then `L2View.kind` says more. A function of its own, for reads: each object on their way costs. */
+export function plainHost(table: DataView, index: number, clusterSize: number): number {
+  const at = index * TABLE_ENTRY_SIZE
+  return plainHostOffset(table.getUint32(at), table.getUint32(at + 4), clusterSize)
+}
+
 export class L2View {
   readonly #geometry: Geometry
   readonly #cache: TableCache
@@ -38,12 +44,6 @@ export class L2View {
   host(table: CachedTable, index: number): number {
     const at = index * TABLE_ENTRY_SIZE
     return hostOffset(table.view.getUint32(at), table.view.getUint32(at + 4))
-  }
-
-  /** `host` of an entry that is NORMAL beyond doubt, or -1: then `kind` says more. */
-  plainHost(table: CachedTable, index: number): number {
-    const at = index * TABLE_ENTRY_SIZE
-    return plainHostOffset(table.view.getUint32(at), table.view.getUint32(at + 4), this.#geometry)
   }
 
   /** Host byte where a compressed cluster begins. */

@@ -5,31 +5,18 @@
 import type { Allocator } from "./allocator.ts"
 import type { ClusterFile, CorruptMetadata } from "./cluster-file.ts"
 import type { Extent } from "./extent.ts"
-import { decodeL1Entry, encodeEntry, hostOffset, isCopied, l1TableOffset, L2_KIND } from "./format/entries.ts"
+import { decodeL1Entry, encodeEntry, isCopied, l1TableOffset, L2_KIND } from "./format/entries.ts"
 import type { Geometry } from "./format/geometry.ts"
 import { TABLE_ENTRY_SIZE } from "./format/spec.ts"
-import { L2View } from "./l2-view.ts"
-import type { ClusterList, MetadataMap } from "./metadata-map.ts"
+import { L2View, plainHost } from "./l2-view.ts"
+import type { ClusterList } from "./cluster-index.ts"
+import type { MetadataMap } from "./metadata-map.ts"
 import type { Refcounts } from "./refcounts.ts"
 import type { CachedTable, TableCache } from "./table-cache.ts"
 import { TopTable } from "./top-table.ts"
 
 /** A power of two. */
 const SLOTS = 64
-
-/** One L2 table that was looked up. */
-class TableSlot {
-  l1Index = -1
-  table: CachedTable | undefined
-  /** No snapshot shares it. */
-  isOwn = false
-
-  fill(l1Index: number, table: CachedTable, isOwn: boolean): void {
-    this.l1Index = l1Index
-    this.table = table
-    this.isOwn = isOwn
-  }
-}
 
 /** What changing the mapping takes. */
 export interface MappingWriter {
@@ -56,9 +43,11 @@ export class Mapping implements ClusterList {
   /** Clusters by bytes and tables by clusters: multiplying by a power of two is exact, and far cheaper than a remainder of doubles. */
   readonly #perByte: number
   readonly #perCluster: number
+  readonly #clusterSize: number
+  readonly #l2Entries: number
   #writer: MappingWriter | undefined
-  /** The tables looked up last, by the low bits of their L1 index: saves decoding the L1 entry and the cache's map (10 ns of 60). */
-  readonly #slots: readonly TableSlot[] = Array.from({ length: SLOTS }, () => new TableSlot())
+  /** The tables looked up last, by the low bits of their L1 index: saves decoding the L1 entry and the cache's map. */
+  readonly #slots: (CachedTable | undefined)[] = Array.from({ length: SLOTS }, () => undefined)
 
   /** Reads the L1 table. @throws BackingError what reading throws */
   constructor(options: MappingOptions) {
@@ -70,6 +59,8 @@ export class Mapping implements ClusterList {
     this.l2 = new L2View(geometry, options.cache)
     this.#perByte = 1 / geometry.clusterSize
     this.#perCluster = 1 / geometry.l2Entries
+    this.#clusterSize = geometry.clusterSize
+    this.#l2Entries = geometry.l2Entries
   }
 
   /** Permits changes. The allocator needs the map of metadata, which lists these tables, so neither can be made first. */
@@ -91,16 +82,14 @@ export class Mapping implements ClusterList {
    * Host byte of guest byte `offset` when `length` bytes from there lie in one normal cluster whose table is at hand. Otherwise -1: then ask `find`.
    */
   hostOf(offset: number, length: number): number {
-    const geometry = this.#geometry
+    const clusterSize = this.#clusterSize
     const cluster = Math.floor(offset * this.#perByte)
     const l1Index = Math.floor(cluster * this.#perCluster)
-    const slot = this.#slots[l1Index & (SLOTS - 1)]
-    const within = offset - cluster * geometry.clusterSize
-    if (slot === undefined || slot.l1Index !== l1Index || within + length > geometry.clusterSize) return -1
-    const table = slot.table
-    if (table === undefined || !table.resident) return -1
+    const table = this.#slots[l1Index & (SLOTS - 1)]
+    const within = offset - cluster * clusterSize
+    if (table === undefined || table.l1Index !== l1Index || !table.resident || within + length > clusterSize) return -1
     table.used = true
-    const host = this.l2.plainHost(table, cluster - l1Index * geometry.l2Entries)
+    const host = plainHost(table.view, cluster - l1Index * this.#l2Entries, clusterSize)
     return host < 0 ? -1 : host + within
   }
 
@@ -160,12 +149,10 @@ export class Mapping implements ClusterList {
 
   /** The L2 table for `l1Index`, or undefined where nothing is allocated. @throws CorruptMetadata */
   table(l1Index: number): CachedTable | undefined {
-    const slot = this.#slots[l1Index & (SLOTS - 1)]
-    if (slot !== undefined && slot.l1Index === l1Index && slot.table?.resident === true) {
-      slot.table.used = true
-      return slot.table
-    }
-    return this.#select(l1Index)
+    const table = this.#slots[l1Index & (SLOTS - 1)]
+    if (table === undefined || table.l1Index !== l1Index || !table.resident) return this.#select(l1Index)
+    table.used = true
+    return table
   }
 
   /** The L2 table for `l1Index`, to be changed: a new one where there is none, a copy where a snapshot shares it (QC-L1-04). */
@@ -197,10 +184,8 @@ export class Mapping implements ClusterList {
     return this.#file.corrupt(`entry ${index} of the L2 table at byte ${table.offset}: ${reason}`, this.l2.offsetOf(table, index))
   }
 
-  contains(cluster: number): boolean {
-    const offset = cluster * this.#geometry.clusterSize
-    for (let index = 0; index < this.l1.entryCount; index++) if (hostOffset(this.l1.hi(index), this.l1.lo(index)) === offset) return true
-    return false
+  get mostEntries(): number {
+    return this.l1.entryCount
   }
 
   forEach(visit: (cluster: number) => void): void {
@@ -213,7 +198,7 @@ export class Mapping implements ClusterList {
   /** The L2 table for `l1Index` if there is one that no snapshot shares. */
   #ownTable(l1Index: number): CachedTable | undefined {
     const table = this.table(l1Index)
-    return table !== undefined && this.#slots[l1Index & (SLOTS - 1)]?.isOwn === true ? table : undefined
+    return table?.isOwn === true ? table : undefined
   }
 
   #newTable(l1Index: number): CachedTable {
@@ -229,9 +214,11 @@ export class Mapping implements ClusterList {
     const { hi, lo } = encodeEntry({ offset: table.offset, copied: true })
     this.l1.set(l1Index, hi, lo)
     metadata.addL2Table(table.offset)
-    if (shared !== undefined) allocator.releaseLater(shared.offset / clusterSize, 1)
-    this.#slots[l1Index & (SLOTS - 1)]?.fill(l1Index, table, true)
-    return table
+    if (shared !== undefined) {
+      metadata.removeL2Table(shared.offset)
+      allocator.releaseLater(shared.offset / clusterSize, 1)
+    }
+    return this.#remember(l1Index, table, { isOwn: true })
   }
 
   #select(l1Index: number): CachedTable | undefined {
@@ -240,8 +227,13 @@ export class Mapping implements ClusterList {
     const offset = l1TableOffset(hi, this.l1.lo(l1Index), this.#geometry)
     if (offset < 0) throw this.#corruptL1Entry(l1Index)
     if (offset === 0) return undefined
-    const table = this.#cache.load(offset)
-    this.#slots[l1Index & (SLOTS - 1)]?.fill(l1Index, table, isCopied(hi))
+    return this.#remember(l1Index, this.#cache.load(offset), { isOwn: isCopied(hi) })
+  }
+
+  #remember(l1Index: number, table: CachedTable, { isOwn }: { readonly isOwn: boolean }): CachedTable {
+    table.l1Index = l1Index
+    table.isOwn = isOwn
+    this.#slots[l1Index & (SLOTS - 1)] = table
     return table
   }
 

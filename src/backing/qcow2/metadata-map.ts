@@ -3,16 +3,14 @@
  * Counts as metadata: the header, the active L1 and L2 tables, refcount table and blocks, the snapshot table and the snapshots' L1 tables.
  */
 
+import { ClusterFilter } from "./cluster-filter.ts"
+import { ClusterIndex, type ClusterList } from "./cluster-index.ts"
+
 interface Range {
   readonly start: number
   readonly end: number
   readonly name: string
 }
-
-/** Fewest and most bits of a filter: 8 KiB to 8 MiB. In between, so many bits for each cluster that is listed that few others share one. */
-const FEWEST_BITS = 2 ** 16
-const MOST_BITS = 2 ** 26
-const BITS_PER_MEMBER = 256
 
 /** A contiguous structure of the file: bytes, and what to call it in a message. */
 export interface MetadataRange {
@@ -21,61 +19,12 @@ export interface MetadataRange {
   readonly name: string
 }
 
-/** Where the single metadata clusters of one kind are listed: the L1 table for L2 tables, the refcount table for refcount blocks. */
-export interface ClusterList {
-  /** Whether the list names this host cluster. Walks the list. */
-  contains(cluster: number): boolean
-  /** Calls `visit` for each host cluster in the list. */
-  forEach(visit: (cluster: number) => void): void
-}
-
-/**
- * Answers quickly whether a list names a cluster: a bitmap over cluster number modulo its size. A clear bit is a sure no; a set bit is confirmed by
- * walking the list, so clusters that share a bit, and clusters that have left the list, cost time but not truth.
- */
-class ClusterFilter {
-  readonly #list: ClusterList
-  #bits = new Uint32Array(0)
-  #size = 0
-  #members = 0
-
-  constructor(list: ClusterList) {
-    this.#list = list
-  }
-
-  /** Takes over the list as it is now. */
-  build(): void {
-    this.#members = 0
-    this.#list.forEach(() => this.#members++)
-    this.#size = FEWEST_BITS
-    while (this.#size < this.#members * BITS_PER_MEMBER && this.#size < MOST_BITS) this.#size *= 2
-    this.#bits = new Uint32Array(this.#size / 32)
-    this.#list.forEach((cluster) => this.#set(cluster))
-  }
-
-  /** A cluster has joined the list. */
-  add(cluster: number): void {
-    this.#members++
-    if (this.#members * BITS_PER_MEMBER > this.#size * 2 && this.#size < MOST_BITS) this.build()
-    else this.#set(cluster)
-  }
-
-  has(cluster: number): boolean {
-    // Exact for any cluster number: `&` takes it modulo 2^32, and the size is a smaller power of two. A remainder of doubles costs ten times as much.
-    const bit = cluster & (this.#size - 1)
-    return ((this.#bits[bit >>> 5] ?? 0) & (1 << (bit & 31))) !== 0 && this.#list.contains(cluster)
-  }
-
-  #set(cluster: number): void {
-    const bit = cluster & (this.#size - 1)
-    this.#bits[bit >>> 5] = (this.#bits[bit >>> 5] ?? 0) | (1 << (bit & 31))
-  }
-}
-
 export class MetadataMap {
   readonly #clusterSize: number
-  readonly #l2Tables: ClusterFilter
-  readonly #refcountBlocks: ClusterFilter
+  readonly #l2Tables: ClusterIndex
+  readonly #refcountBlocks: ClusterIndex
+  /** All clusters of both: most data is known not to be metadata by it alone. */
+  #filter = new ClusterFilter(0)
   /** Sorted by start. */
   #ranges: Range[] = []
   /** For each range, the one that reaches furthest among it and those before. */
@@ -83,16 +32,12 @@ export class MetadataMap {
   /** Where the last range ends: most data lies beyond. */
   #rangesEnd = 0
 
+  /** Reads the lists. */
   constructor(clusterSize: number, lists: { readonly l2Tables: ClusterList; readonly refcountBlocks: ClusterList }) {
     this.#clusterSize = clusterSize
-    this.#l2Tables = new ClusterFilter(lists.l2Tables)
-    this.#refcountBlocks = new ClusterFilter(lists.refcountBlocks)
-  }
-
-  /** Reads the lists. */
-  build(): void {
-    this.#l2Tables.build()
-    this.#refcountBlocks.build()
+    this.#l2Tables = new ClusterIndex(lists.l2Tables)
+    this.#refcountBlocks = new ClusterIndex(lists.refcountBlocks)
+    this.#makeFilter()
   }
 
   /** Adds contiguous structures; their lengths are rounded up to whole clusters. */
@@ -121,10 +66,17 @@ export class MetadataMap {
 
   addL2Table(offset: number): void {
     this.#l2Tables.add(offset / this.#clusterSize)
+    this.#addToFilter(offset / this.#clusterSize)
+  }
+
+  /** An L1 entry that named this table names another one now. */
+  removeL2Table(offset: number): void {
+    this.#l2Tables.remove(offset / this.#clusterSize)
   }
 
   addRefcountBlock(offset: number): void {
     this.#refcountBlocks.add(offset / this.#clusterSize)
+    this.#addToFilter(offset / this.#clusterSize)
   }
 
   /** What guest data of `length` bytes at host byte `offset` would destroy, or undefined. */
@@ -151,10 +103,23 @@ export class MetadataMap {
 
   #findTable(first: number, end: number): string | undefined {
     for (let cluster = first; cluster < end; cluster++) {
+      if (!this.#filter.mayHave(cluster)) continue
       if (this.#l2Tables.has(cluster)) return "an L2 table"
       if (this.#refcountBlocks.has(cluster)) return "a refcount block"
     }
     return undefined
+  }
+
+  #addToFilter(cluster: number): void {
+    this.#filter.add(cluster)
+    if (this.#filter.isFull) this.#makeFilter()
+  }
+
+  #makeFilter(): void {
+    const filter = new ClusterFilter(this.#l2Tables.size + this.#refcountBlocks.size)
+    this.#l2Tables.forEach((cluster) => filter.add(cluster))
+    this.#refcountBlocks.forEach((cluster) => filter.add(cluster))
+    this.#filter = filter
   }
 
   #findRange(start: number, end: number): string | undefined {

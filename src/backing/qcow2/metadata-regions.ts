@@ -36,6 +36,5 @@ export function mapMetadata(sources: MetadataSources): MetadataMap {
   const l1Tables = snapshots.snapshots.filter((snapshot) => snapshotL1Problem(snapshot, geometry) === undefined)
   const name = "a snapshot's L1 table"
   metadata.addRanges(l1Tables.map((snapshot) => ({ offset: snapshot.l1TableOffset, length: snapshot.l1Size * TABLE_ENTRY_SIZE, name })))
-  metadata.build()
   return metadata
 }

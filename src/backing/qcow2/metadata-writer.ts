@@ -32,6 +32,10 @@ export interface MetadataParts {
   readonly refcountCache: TableCache
 }
 
+/** Each hole in the host's file takes a process, some 2 ms. */
+const PUNCHES_AT_ONCE = 2
+const PUNCHES_AT_END = 16
+
 export class MetadataWriter {
   readonly #parts: MetadataParts
 
@@ -59,21 +63,27 @@ export class MetadataWriter {
     this.#storeReferences()
   }
 
-  /** Phase 4, after `store`. Not synced: a crash before the lower refcounts arrive leaks clusters, no more. So the blocks stay dirty. */
+  /**
+   * Phase 4, after `store`: a few milliseconds' worth of it. Not synced: a crash before the lower refcounts arrive leaks clusters, no more. So the
+   * blocks stay dirty.
+   */
   free(): void {
     const { allocator, refcountCache } = this.#parts
-    if (!allocator.hasPending) return
-    const runs = allocator.pendingRunsToPunch()
     allocator.releasePending()
-    for (const run of runs) allocator.punch(run)
+    allocator.puncher.punch(PUNCHES_AT_ONCE)
     for (const block of refcountCache.dirtyTables) refcountCache.store(block)
   }
 
-  /** All phases: afterwards the file is as if nothing had ever been cached. */
+  /** All phases, to their ends: afterwards the file is as if nothing had ever been cached. */
   finish(): void {
+    const { allocator, refcountCache } = this.#parts
     this.store()
-    this.free()
-    if (this.#parts.refcountCache.dirtyTables.size > 0) this.#storeAllocations()
+    while (allocator.hasPending) {
+      allocator.releasePending()
+      this.#storeAllocations()
+    }
+    if (refcountCache.dirtyTables.size > 0) this.#storeAllocations()
+    allocator.puncher.punch(PUNCHES_AT_END)
   }
 
   #storeAllocations(): void {

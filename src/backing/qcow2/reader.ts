@@ -3,6 +3,7 @@ import { checkMembers, findAsync, isStrayPromise, type Rules } from "../../optio
 import { BackingError } from "../backing.ts"
 import { BufferCursor, fillZero, fillZeroFrom, scatter } from "./buffers.ts"
 import type { ClusterFile } from "./cluster-file.ts"
+import { DecompressedCache } from "./decompressed-cache.ts"
 import { Extent } from "./extent.ts"
 import { DecompressionError, type Decompressor } from "./format/compression.ts"
 import { L2_KIND, type L2Kind } from "./format/entries.ts"
@@ -47,16 +48,6 @@ export interface ReaderOptions {
   readonly decompressor: Decompressor | undefined
 }
 
-/** Decompressed clusters that are kept: so many bytes, but at least one cluster. */
-const DECOMPRESSED_BYTES = 1024 * 1024
-
-interface Decompressed {
-  /** Where the stored data lies. */
-  readonly host: number
-  readonly stored: number
-  readonly bytes: Uint8Array
-}
-
 export class Reader {
   /** Guest bytes from here on have nothing behind them: the end of the backing image, but never beyond this disk (QC-BF-02, QC-BF-04). */
   readonly backingEnd: number
@@ -66,8 +57,7 @@ export class Reader {
   readonly #backing: BackingDisk | undefined
   readonly #compressionType: number
   readonly #decompressor: Decompressor | undefined
-  /** Latest last. */
-  readonly #decompressed: Decompressed[] = []
+  readonly #decompressed: DecompressedCache
   readonly #extent = new Extent()
 
   constructor(options: ReaderOptions) {
@@ -78,34 +68,20 @@ export class Reader {
     this.backingEnd = Math.min(options.backing?.size ?? 0, options.geometry.size)
     this.#compressionType = options.compressionType
     this.#decompressor = options.decompressor
+    this.#decompressed = new DecompressedCache(options.geometry.clusterSize)
   }
 
-  /** Fills `buffer` from guest byte `offset`. The range is inside the clusters of the disk. */
-  readOne(buffer: Uint8Array, offset: number): void {
-    const host = this.#mapping.hostOf(offset, buffer.length)
-    if (host >= 0) {
-      this.#file.read(buffer, host)
-      return
-    }
-    this.#mapping.find(offset, buffer.length, this.#extent)
-    this.#readExtents([buffer], offset, buffer.length)
+  /** Fills `buffer[start .. start + length)` from guest byte `offset`. The range is inside the clusters of the disk. */
+  readInto(buffer: Uint8Array, start: number, length: number, offset: number): void {
+    const host = this.#mapping.hostOf(offset, length)
+    if (host >= 0) this.#file.readInto(buffer, start, length, host)
+    else this.read([new Uint8Array(buffer.buffer, buffer.byteOffset + start, length)], offset, length)
   }
 
   /** Fills `buffers`, `length` bytes in all, from guest byte `offset`. */
   read(buffers: readonly Uint8Array[], offset: number, length: number): void {
-    this.#mapping.find(offset, length, this.#extent)
-    this.#readExtents(buffers, offset, length)
-  }
-
-  /** Whether guest bytes from `offset`, in a cluster of this kind, read as zeroes up to the cluster's end. */
-  isZero(kind: L2Kind, offset: number): boolean {
-    if (kind === L2_KIND.UNALLOCATED) return offset >= this.backingEnd
-    return kind === L2_KIND.ZERO || kind === L2_KIND.ZERO_ALLOCATED
-  }
-
-  /** `this.#extent` is the first piece. */
-  #readExtents(buffers: readonly Uint8Array[], offset: number, length: number): void {
     const extent = this.#extent
+    this.#mapping.find(offset, length, extent)
     if (extent.length === length) {
       this.#readExtent(buffers, offset)
       return
@@ -119,6 +95,12 @@ export class Reader {
       if (done === length) return
       this.#mapping.find(offset + done, length - done, extent)
     }
+  }
+
+  /** Whether guest bytes from `offset`, in a cluster of this kind, read as zeroes up to the cluster's end. */
+  isZero(kind: L2Kind, offset: number): boolean {
+    if (kind === L2_KIND.UNALLOCATED) return offset >= this.backingEnd
+    return kind === L2_KIND.ZERO || kind === L2_KIND.ZERO_ALLOCATED
   }
 
   #readExtent(buffers: readonly Uint8Array[], offset: number): void {
@@ -153,19 +135,14 @@ export class Reader {
     }
   }
 
-  /** The whole cluster behind a compressed entry. Such a cluster is never written again, so its place identifies its content. */
+  /** The whole cluster behind a compressed entry, whose data is the `stored` bytes at `host` or less. */
   #decompress(host: number, stored: number): Uint8Array {
-    const known = this.#decompressed.findIndex((cluster) => cluster.host === host && cluster.stored === stored)
-    const hit = this.#decompressed[known]
-    if (hit !== undefined) {
-      if (known < this.#decompressed.length - 1) this.#decompressed.push(...this.#decompressed.splice(known, 1))
-      return hit.bytes
-    }
+    const known = this.#decompressed.get(host, stored)
+    if (known !== undefined) return known
     const data = new Uint8Array(stored)
     // The last sector may reach past the end of the file (QC-CMP-14).
     const bytes = this.#inflate(data.subarray(0, this.#file.readSome(data, host)), host)
-    if (this.#decompressed.length >= Math.max(1, DECOMPRESSED_BYTES / this.#geometry.clusterSize)) this.#decompressed.shift()
-    this.#decompressed.push({ host, stored, bytes })
+    this.#decompressed.put(host, stored, bytes)
     return bytes
   }
 

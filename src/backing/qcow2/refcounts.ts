@@ -6,12 +6,17 @@ import { BackingError } from "../backing.ts"
 import type { ClusterFile } from "./cluster-file.ts"
 import { decodeRefcountTableEntry } from "./format/entries.ts"
 import type { Geometry } from "./format/geometry.ts"
-import { type RefcountCodec, refcountCodec } from "./format/refcount-codec.ts"
+import { firstZeroRefcount, type RefcountCodec, refcountCodec } from "./format/refcount-codec.ts"
 import { LIMIT, TABLE_ENTRY_SIZE } from "./format/spec.ts"
 import type { ClusterRun } from "./l2-view.ts"
-import type { ClusterList, MetadataMap } from "./metadata-map.ts"
+import type { ClusterList } from "./cluster-index.ts"
+import type { MetadataMap } from "./metadata-map.ts"
 import type { CachedTable, TableCache } from "./table-cache.ts"
 import { TopTable } from "./top-table.ts"
+
+/** Bytes of refcount blocks that one search for a free cluster looks at, some 2 ms, and what a block costs besides. */
+const MOST_LOOKED_AT = 1024 * 1024
+const BLOCK_OVERHEAD = 4096
 
 export interface RefcountsOptions {
   readonly file: ClusterFile
@@ -77,28 +82,50 @@ export class Refcounts implements ClusterList {
 
   /**
    * Finds the first free cluster from `from` on, and up to `most` free ones in a row, all described by one block; gives each the refcount 1.
-   * Makes the block, and enlarges the table, when there are none. Returns the first cluster and how many.
+   * Makes the block, and enlarges the table, when there are none. Looks at a few milliseconds' worth of blocks: when all of them are full the count
+   * is 0, and `first` is where to go on.
    */
   take(from: number, most: number): ClusterRun {
-    const entries = this.#geometry.refcountBlockEntries
+    const { refcountBlockEntries: entries, refcountOrder, clusterSize } = this.#geometry
     let cluster = from
-    for (;;) {
+    for (let looked = 0; looked < MOST_LOOKED_AT; looked += clusterSize + BLOCK_OVERHEAD) {
       if (cluster >= this.coveredClusters) this.#growTable()
       const index = Math.floor(cluster / entries)
       const block = this.block(index) ?? this.#createBlock(index)
-      let at = cluster - index * entries
-      while (at < entries && this.#codec.get(block.view, at) !== 0) at++
-      if (at === entries) {
-        cluster = (index + 1) * entries
-        continue
-      }
-      let count = 1
-      while (count < most && at + count < entries && this.#codec.get(block.view, at + count) === 0) count++
-      const first = index * entries + at
-      this.#checkFree(first, count)
-      for (let step = 0; step < count; step++) this.#set(block, at + step, 1)
-      return { first, count }
+      const at = firstZeroRefcount(block.view, refcountOrder, cluster - index * entries, entries)
+      if (at < entries) return this.#takeFrom(block, index, at, most)
+      cluster = (index + 1) * entries
     }
+    return { first: cluster, count: 0 }
+  }
+
+  /** Takes up to `most` clusters from refcount `at` of a block on, which is 0. */
+  #takeFrom(block: CachedTable, index: number, at: number, most: number): ClusterRun {
+    const entries = this.#geometry.refcountBlockEntries
+    let count = 1
+    while (count < most && at + count < entries && this.#codec.get(block.view, at + count) === 0) count++
+    const first = index * entries + at
+    this.#checkFree(first, count)
+    for (let step = 0; step < count; step++) this.#set(block, at + step, 1)
+    return { first, count }
+  }
+
+  /** The first cluster of a range that no block describes: all of it is free. Walks the table. */
+  firstUndescribed(): number {
+    const { table } = this
+    let index = 0
+    while (index < table.entryCount && (table.hi(index) !== 0 || table.lo(index) !== 0)) index++
+    return index * this.#geometry.refcountBlockEntries
+  }
+
+  /** Grows with the blocks that were read: a measure of time. */
+  get loadedBytes(): number {
+    return this.#cache.loadedBytes
+  }
+
+  /** So many blocks are dirty that no more should be changed before they are stored. */
+  get isCrowded(): boolean {
+    return this.#cache.isCrowded
   }
 
   /** The block at `index` of the table; undefined without one, and beyond the table. @throws CorruptMetadata */
@@ -128,11 +155,8 @@ export class Refcounts implements ClusterList {
     }
   }
 
-  contains(cluster: number): boolean {
-    const offset = cluster * this.#geometry.clusterSize
-    const { table } = this
-    for (let index = 0; index < table.entryCount; index++) if (table.hi(index) * 2 ** 32 + table.lo(index) === offset) return true
-    return false
+  get mostEntries(): number {
+    return LIMIT.REFCOUNT_TABLE_BYTES / TABLE_ENTRY_SIZE
   }
 
   forEach(visit: (cluster: number) => void): void {

@@ -3,20 +3,23 @@ import { viewOf } from "./format/bytes.ts"
 import type { ClusterFile } from "./cluster-file.ts"
 import { DirtyRange } from "./dirty-range.ts"
 
-/** One metadata cluster in memory. */
+/** One metadata cluster in memory. The fields that a look-up needs come first: they share a line of the processor's cache. */
 export class CachedTable {
+  /** The mapping's: the L1 entry by which it was looked up last, and whether no snapshot shares it, by that entry. */
+  l1Index = -1
+  isOwn = false
+  readonly view: DataView
+  /** It is still the cache's copy. A change to one that is not would be lost. */
+  resident = true
+  /** It was looked at since the cache's hand passed. */
+  used = true
   /** Host byte. */
   readonly offset: number
   readonly bytes: Uint8Array
-  readonly view: DataView
   /** Changed by `TableCache.touch` only. */
   readonly dirty = new DirtyRange()
   /** Nothing on disk refers to it yet: its content may be stored ahead of what it refers to. */
   fresh = false
-  /** It was looked at since the cache's hand passed. */
-  used = true
-  /** It is still the cache's copy. A change to one that is not would be lost. */
-  resident = true
 
   constructor(offset: number, bytes: Uint8Array) {
     this.offset = offset
@@ -34,6 +37,11 @@ export interface TableCacheOptions {
 /** What a table costs besides its bytes, roughly: it matters with clusters of 512 bytes. */
 const OVERHEAD = 512
 const FEWEST_TABLES = 8
+/** A read of nothing takes as long as one of so many bytes more. */
+const LOAD_OVERHEAD = 4096
+/** A flush stores all dirty tables in one call, so they are bounded: to some 2 ms. */
+const MOST_DIRTY_TABLES = 256
+const MOST_DIRTY_BYTES = 4 * 1024 * 1024
 
 export class TableCache {
   readonly #file: ClusterFile
@@ -42,12 +50,17 @@ export class TableCache {
   readonly #byOffset = new Map<number, CachedTable>()
   readonly #ring: CachedTable[] = []
   readonly #dirty = new Set<CachedTable>()
+  readonly #mostDirty: number
+  #dirtyBytes = 0
+  #loadedBytes = 0
   #hand = 0
 
   constructor(file: ClusterFile, options: TableCacheOptions) {
     this.#file = file
     this.#clusterSize = options.clusterSize
     this.#most = Math.max(FEWEST_TABLES, Math.floor(options.capacity / (options.clusterSize + OVERHEAD)))
+    // Dirty tables cannot make room for others: at most half of the cache.
+    this.#mostDirty = Math.min(MOST_DIRTY_TABLES, this.#most / 2)
   }
 
   /** The tables that differ from the disk. */
@@ -55,9 +68,14 @@ export class TableCache {
     return this.#dirty
   }
 
-  /** Half of the cache is dirty. Store it before changing more: dirty tables cannot make room for others. */
+  /** So much is dirty that it should be stored before more is changed. */
   get isCrowded(): boolean {
-    return this.#dirty.size >= this.#most / 2
+    return this.#dirty.size >= this.#mostDirty || this.#dirtyBytes >= MOST_DIRTY_BYTES
+  }
+
+  /** Bytes that were ever read from the file, and what reading them cost besides, in bytes: a measure of time. */
+  get loadedBytes(): number {
+    return this.#loadedBytes
   }
 
   /** The table at `offset`, read from the file when it is not here. @throws BackingError what reading throws */
@@ -69,6 +87,7 @@ export class TableCache {
     }
     const bytes = new Uint8Array(this.#clusterSize)
     this.#file.read(bytes, offset)
+    this.#loadedBytes += bytes.length + LOAD_OVERHEAD
     return this.#insert(new CachedTable(offset, bytes))
   }
 
@@ -84,8 +103,11 @@ export class TableCache {
   /** Notes that bytes `from` to `to` of `table` have changed. */
   touch(table: CachedTable, from: number, to: number): void {
     if (!table.resident) throw new Error(`the table at ${table.offset} was changed after the cache had dropped it`)
-    if (table.dirty.isEmpty) this.#dirty.add(table)
-    table.dirty.add(from, to)
+    const { dirty } = table
+    if (dirty.isEmpty) this.#dirty.add(table)
+    this.#dirtyBytes -= dirty.length
+    dirty.add(from, to)
+    this.#dirtyBytes += dirty.length
   }
 
   /** Writes the dirty part of `table`. It stays dirty until `clean`, because the write means nothing before a sync. */
@@ -96,6 +118,7 @@ export class TableCache {
 
   /** The dirty part of `table` is on stable storage. */
   clean(table: CachedTable): void {
+    this.#dirtyBytes -= table.dirty.length
     table.dirty.clear()
     this.#dirty.delete(table)
   }

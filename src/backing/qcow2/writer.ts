@@ -89,11 +89,11 @@ export class Writer {
     this.#tail = new Scratch(options.geometry.clusterSize)
   }
 
-  /** Stores `buffer` at guest byte `offset`. */
-  writeOne(buffer: Uint8Array, offset: number): void {
-    const host = this.#findInPlace(offset, buffer.length)
-    if (host >= 0 && this.#extent.length === buffer.length) this.#file.write(buffer, host)
-    else this.#writePieces([buffer], offset, buffer.length, host)
+  /** Stores `buffer[start .. start + length)` at guest byte `offset`. */
+  writeFrom(buffer: Uint8Array, start: number, length: number, offset: number): void {
+    const host = this.#findInPlace(offset, length)
+    if (host >= 0 && this.#extent.length === length) this.#file.writeFrom(buffer, start, length, host)
+    else this.#writePieces([new Uint8Array(buffer.buffer, buffer.byteOffset + start, length)], offset, length, host)
   }
 
   /** Stores `buffers`, `length` bytes in all, at guest byte `offset`. */
@@ -228,7 +228,7 @@ export class Writer {
     if (part.length === 0 || (isZero && this.#file.isUnused(part.host))) return NOTHING
     if (isZero) return this.#zeroes.subarray(0, part.length)
     const content = scratch.take(part.length)
-    this.#reader.readOne(content, part.offset)
+    this.#reader.readInto(content, 0, part.length, part.offset)
     return content
   }
 

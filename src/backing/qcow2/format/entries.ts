@@ -71,9 +71,9 @@ export function l2Kind(hi: number, lo: number, geometry: Geometry): L2Kind {
 }
 
 /** Host byte of the cluster of an L2 entry that is normal beyond doubt, or -1: then `l2Kind` says more. Reads try this first (it saves 20 ns of 60). */
-export function plainHostOffset(hi: number, lo: number, geometry: Geometry): number {
+export function plainHostOffset(hi: number, lo: number, clusterSize: number): number {
   // The low half shows the zero flag, what is not aligned, and reserved bits; the high half compressed clusters and offsets beyond 2^53.
-  if ((lo & (geometry.clusterSize - 1)) !== 0 || (hi & (L2_ENTRY.COMPRESSED_HI | 0x00e00000)) !== 0) return -1
+  if ((lo & (clusterSize - 1)) !== 0 || (hi & (L2_ENTRY.COMPRESSED_HI | 0x00e00000)) !== 0) return -1
   const offset = hostOffset(hi, lo)
   return offset === 0 ? -1 : offset
 }

@@ -8,6 +8,37 @@ export interface RefcountCodec {
   set(block: DataView, index: number, value: number): void
 }
 
+/**
+ * The first index from `from` up to `to` whose refcount is 0, or `to`. Looks at 32 bits at a time: a block of 2 MiB may hold 16 million refcounts.
+ * `to` is the end of the block or lies on a multiple of 32 bits.
+ */
+export function firstZeroRefcount(block: DataView, refcountOrder: number, from: number, to: number): number {
+  const { get } = refcountCodec(refcountOrder)
+  const perWord = refcountOrder < 5 ? 32 >>> refcountOrder : 1
+  let index = from
+  while (index < to) {
+    if (index % perWord === 0 && refcountOrder <= 5) {
+      while (index < to && hasNoZero(block.getUint32((index / perWord) * 4), refcountOrder)) index += perWord
+      if (index >= to) return to
+    }
+    if (get(block, index) === 0) return index
+    index++
+  }
+  return to
+}
+
+/** Whether none of the refcounts in a word of 32 bits is 0. */
+function hasNoZero(word: number, refcountOrder: number): boolean {
+  // Gathers all bits of each refcount in its lowest one.
+  let any = word
+  for (let order = 0; order < refcountOrder; order++) any |= any >>> (1 << order)
+  const lowest = LOWEST_BITS[refcountOrder] ?? 0
+  return (any & lowest) >>> 0 === lowest
+}
+
+/** The lowest bit of each refcount in a word, by refcount order. */
+const LOWEST_BITS = [0xffffffff, 0x55555555, 0x11111111, 0x01010101, 0x00010001, 0x00000001]
+
 /** Widths below a byte fill each byte from its least significant bits (QC-REF-03). */
 function packed(order: 0 | 1 | 2): RefcountCodec {
   const bits = 1 << order

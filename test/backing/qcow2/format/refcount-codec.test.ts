@@ -1,6 +1,6 @@
 /** Reference counts of 1 to 64 bits in their blocks. */
 import { describe, expect, it } from "vitest"
-import { refcountCodec } from "../../../../src/backing/qcow2/format/refcount-codec.ts"
+import { firstZeroRefcount, refcountCodec } from "../../../../src/backing/qcow2/format/refcount-codec.ts"
 import { Rng } from "../../../support/rng.ts"
 
 const ORDERS = [0, 1, 2, 3, 4, 5, 6]
@@ -38,6 +38,24 @@ describe("refcount codec", () => {
       expect(slowGet(bytes, order, index)).toBe(BigInt(value))
     }
     for (let index = 0; index < count; index++) expect(codec.get(view, index)).toBe(model[index])
+  })
+
+  it.each(ORDERS)("order %i: the first refcount of 0 is found from any index on, however few there are", (order) => {
+    const rng = new Rng(200 + order)
+    const bits = 2 ** order
+    const count = (512 * 8) / bits
+    const codec = refcountCodec(order)
+    for (let round = 0; round < 60; round++) {
+      const view = new DataView(new ArrayBuffer(512))
+      for (let index = 0; index < count; index++) codec.set(view, index, rng.chance(0.5) ? 1 : Math.min(2 ** bits - 1, Number.MAX_SAFE_INTEGER))
+      const zeroes = Array.from({ length: rng.below(4) }, () => rng.below(count))
+      for (const index of zeroes) codec.set(view, index, 0)
+      for (let probe = 0; probe < 20; probe++) {
+        const from = rng.below(count + 1)
+        const expected = Math.min(count, ...zeroes.filter((index) => index >= from))
+        expect(firstZeroRefcount(view, order, from, count)).toBe(expected)
+      }
+    }
   })
 
   it("QC-REF-03 order 0: the refcount of cluster 3 is bit 3 of byte 0", () => {

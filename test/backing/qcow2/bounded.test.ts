@@ -1,0 +1,152 @@
+/** What one call costs at the most, counted in calls and bytes of the file: hostile images, hostile guests, unlucky geometry. */
+import { describe, expect, it } from "vitest"
+import { checkQcow2 } from "../../../src/backing/qcow2/check/check.ts"
+import { openQcow2 } from "../../../src/backing/host/open-qcow2.ts"
+import { CountingFile } from "./counting-file.ts"
+import type { MemoryFile } from "../../support/memory-file.ts"
+import { Qcow2Bytes } from "../../support/qcow2-bytes.ts"
+import { contentOf, COPIED, fileOf, filled, newImage, newOverlay, withImage } from "./small-images.ts"
+
+const MIB = 1 << 20
+
+function store(file: MemoryFile, words: readonly (readonly [at: number, value: bigint])[]): void {
+  for (const [at, value] of words) {
+    const bytes = new Uint8Array(8)
+    new DataView(bytes.buffer).setBigUint64(0, value)
+    file.write(bytes, at)
+  }
+}
+
+describe("a flush", () => {
+  it("stores a bounded number of tables, however much was written before", () => {
+    const file = CountingFile.over(newImage({ size: 64 * MIB, clusterSize: 512 }))
+    const disk = openQcow2(file)
+    for (let offset = 0; offset < 40 * MIB; offset += MIB) file.during(() => disk.pwrite(filled(MIB, 7), offset))
+    file.during(() => disk.flush())
+    expect(file.writes).toBeLessThan(600)
+    disk.close()
+    expect(checkQcow2(file.clone()).exitCode).toBe(0)
+  })
+
+  it("frees clusters that each need a refcount block of 2 MiB a few at a time, in little memory, and closing frees the rest", () => {
+    const CLUSTER = 2 * MIB
+    const PER_BLOCK = CLUSTER / 8
+    const COUNT = 40
+    const file = newImage({ size: 2 ** 40, clusterSize: CLUSTER, refcountBits: 64 })
+    const image = new Qcow2Bytes(file.toBytes())
+    const table = 100 * CLUSTER
+    const used = (cluster: number) => [image.refcountBlock(0) + cluster * 8, 1n] as const
+    // Data clusters 512 GiB apart, in blocks of their own: a sparse file of a few KiB.
+    const scattered = Array.from({ length: COUNT }, (_, index) => index + 1)
+    store(file, [
+      used(100),
+      [image.l1At(0), COPIED | BigInt(table)],
+      ...scattered.flatMap((index) => [
+        used(200 + index),
+        [image.refcountTableOffset + 8 * index, BigInt((200 + index) * CLUSTER)] as const,
+        [(200 + index) * CLUSTER + 5 * 8, 1n] as const,
+        [table + 8 * index, COPIED | (BigInt(index * PER_BLOCK + 5) * BigInt(CLUSTER))] as const,
+      ]),
+    ])
+    file.truncate((300 + COUNT) * CLUSTER)
+    const counting = CountingFile.over(file)
+    const disk = openQcow2(counting)
+    disk.discard(0, 1000 * CLUSTER)
+    for (let flush = 0; flush < 5; flush++) expect(counting.during(() => disk.flush()).readBytes).toBeLessThanOrEqual(2 * CLUSTER)
+    disk.close()
+    for (const index of scattered) {
+      const count = new Uint8Array(8)
+      counting.clone().read(count, (200 + index) * CLUSTER + 5 * 8)
+      expect(count).toEqual(new Uint8Array(8))
+    }
+  })
+
+  it("QC-DZ-08 makes few holes in the host's file; later ones make the rest", () => {
+    const file = newImage({ size: 64 * MIB })
+    withImage(file, (disk) => disk.pwrite(filled(64 * MIB, 7), 0))
+    const counting = CountingFile.over(file)
+    const disk = openQcow2(counting)
+    let punches = 0
+    const counted = (work: () => void): void => {
+      counting.during(work)
+      // A discard makes room, as a flush does, when much waits to be freed.
+      expect(counting.punches).toBeLessThanOrEqual(2)
+      punches += counting.punches
+    }
+    for (let index = 0; index < 16; index++) counted(() => disk.discard(index * 4 * MIB, 2 * MIB))
+    for (let flush = 0; flush < 8; flush++) counted(() => disk.flush())
+    expect(punches).toBe(16)
+    disk.close()
+    expect(Buffer.compare(contentOf(openQcow2(counting.clone()), 2 * MIB, 2 * MIB), filled(2 * MIB, 7))).toBe(0)
+  })
+
+  it("QC-DZ-08 a cluster that is in use again when its hole would be made keeps its bytes", () => {
+    const file = newImage({ size: 32 * MIB })
+    withImage(file, (disk) => disk.pwrite(filled(32 * MIB, 7), 0))
+    const counting = CountingFile.over(file)
+    const disk = openQcow2(counting)
+    for (let index = 0; index < 8; index++) disk.discard(index * 4 * MIB, 2 * MIB)
+    disk.flush()
+    for (let index = 0; index < 8; index++) disk.pwrite(filled(2 * MIB, 9), index * 4 * MIB)
+    for (let flush = 0; flush < 8; flush++) disk.flush()
+    const expected = Buffer.concat([filled(2 * MIB, 9), filled(2 * MIB, 7)])
+    for (let index = 0; index < 8; index++) expect(Buffer.compare(contentOf(disk, index * 4 * MIB, 4 * MIB), expected)).toBe(0)
+    disk.close()
+    expect(checkQcow2(counting.clone()).exitCode).toBe(0)
+  })
+})
+
+describe("an allocation", () => {
+  /** An image whose refcount blocks say that the first 128 MiB of the file are in use, but for one cluster near their end. */
+  function fullImage(): { file: MemoryFile; hole: number; blocks: number } {
+    const CLUSTER = 512
+    const blocks = 1024
+    const perBlock = CLUSTER / 2
+    const file = newImage({ size: 64 * MIB, clusterSize: CLUSTER })
+    const first = 4096
+    const tableClusters = (blocks * 8) / CLUSTER
+    const table = new Uint8Array(tableClusters * CLUSTER)
+    const all = new Uint8Array(blocks * CLUSTER)
+    const view = new DataView(all.buffer)
+    for (let at = 0; at < all.length; at += 2) view.setUint16(at, 1)
+    const hole = blocks * perBlock - 100
+    view.setUint16(hole * 2, 0)
+    for (let index = 0; index < blocks; index++) new DataView(table.buffer).setUint32(index * 8 + 4, (first + tableClusters + index) * CLUSTER)
+    file.write(table, first * CLUSTER)
+    file.write(all, (first + tableClusters) * CLUSTER)
+    const pointer = new Uint8Array(12)
+    new DataView(pointer.buffer).setBigUint64(0, BigInt(first * CLUSTER))
+    new DataView(pointer.buffer).setUint32(8, tableClusters)
+    file.write(pointer, 48)
+    return { file, hole: hole * CLUSTER, blocks }
+  }
+
+  it("looks at a bounded number of refcount blocks, takes what lies behind the file meanwhile, and finds the free cluster in the end", () => {
+    const { file, hole, blocks } = fullImage()
+    const counting = CountingFile.over(file)
+    const disk = openQcow2(counting)
+    let mostReads = 0
+    let places: number[] = []
+    for (let offset = 0; offset < 64 * MIB && !places.includes(hole); offset += 65536) {
+      // A table and 64 clusters for each half.
+      counting.during(() => disk.pwrite(filled(65536, 7), offset))
+      mostReads = Math.max(mostReads, counting.reads)
+      places = [...disk.map(offset, 65536)].flatMap(({ hostOffset = 0, length }) => Array.from({ length: length / 512 }, (_, index) => hostOffset + index * 512))
+    }
+    expect(mostReads).toBeLessThan(blocks / 4)
+    expect(places).toContain(hole)
+    disk.close()
+    expect(Buffer.compare(contentOf(openQcow2(counting.clone()), 0, 65536), filled(65536, 7))).toBe(0)
+  })
+})
+
+describe("zeroes", () => {
+  it("as many bytes at once as a few thousand L2 entries describe; less where zeroes are data", () => {
+    expect(openQcow2(newImage({ clusterSize: 512 })).zeroesAtOnce).toBe(2 * MIB)
+    expect(openQcow2(newImage()).zeroesAtOnce).toBe(256 * MIB)
+    const old = newOverlay(filled(MIB, 5), { compat: "0.10" })
+    expect(old.open().zeroesAtOnce).toBe(MIB)
+    expect(newOverlay(filled(MIB, 5)).open().zeroesAtOnce).toBe(256 * MIB)
+    expect(openQcow2(fileOf(new Qcow2Bytes(newImage({ compat: "0.10" }).toBytes()))).zeroesAtOnce).toBe(256 * MIB)
+  })
+})
