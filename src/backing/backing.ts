@@ -22,8 +22,9 @@ export interface VirtioBacking {
   readonly readOnly: boolean
   /** Bytes: the unit in which `discard` can free space (a qcow2 cluster). Default 512. A multiple of 512. */
   readonly discardGranularity?: number
-  /** Bytes that one `discard` or `writeZeroes` call does within a few milliseconds; the device cuts longer ranges into several calls. Default
-   * 16 MiB. May change while the disk is in use. */
+  /**
+   * Bytes that one `discard` or `writeZeroes` call does within a few milliseconds; the device cuts longer ranges into several calls.
+   * Default 16 MiB. May change while the disk is in use. */
   readonly zeroesAtOnce?: number
   /** The same for `discard`, and `writeZeroes` that may unmap, where that is another number. Default `zeroesAtOnce`. May change. */
   readonly unmapsAtOnce?: number
@@ -35,8 +36,9 @@ export interface VirtioBacking {
   pread(buffer: Uint8Array, offset: number): void | Promise<void>
   /** Stores `buffer` whole at `offset`. */
   pwrite(buffer: Uint8Array, offset: number): void | Promise<void>
-  /** `pread` into `ram[start .. start + length)`, which the caller has found to be inside `ram`: the usual request needs no view object then.
-   * Synchronous: a backing whose methods may return promises leaves it out. */
+  /**
+   * `pread` into `ram[start .. start + length)`, which the caller has found to be inside `ram`: the usual request needs no view object
+   * then. Synchronous: a backing whose methods may return promises leaves it out. */
   preadInto?(ram: Uint8Array, start: number, length: number, offset: number): void
   /** `pwrite` from `ram[start .. start + length)`, as `preadInto`. */
   pwriteFrom?(ram: Uint8Array, start: number, length: number, offset: number): void
@@ -44,11 +46,15 @@ export interface VirtioBacking {
   preadv?(buffers: readonly Uint8Array[], offset: number): void | Promise<void>
   /** `pwrite` from several buffers, one after the other on the disk. Never called with an empty list or an empty buffer. */
   pwritev?(buffers: readonly Uint8Array[], offset: number): void | Promise<void>
-  /** For an asynchronous backing: `preadv` into views of guest RAM if it can be done at once, for instance from a cache; then it returns true.
-   * Otherwise it returns false, and the device calls `pread` with a buffer of its own. What it has put into `buffers` then does not matter. */
+  /**
+   * For an asynchronous backing: `preadv` into views of guest RAM if it can be done at once, for instance from a cache; then it returns
+   * true. Otherwise it returns false, and the device calls `pread` with a buffer of its own. What it has put into `buffers` then does not
+   * matter.
+   * */
   preadNow?(buffers: readonly Uint8Array[], offset: number): boolean
-  /** For an asynchronous backing: `pwritev` from views of guest RAM if it can be done at once; then it returns true. Otherwise it has changed
-   * nothing and returns false, and the device calls `pwrite` with a copy. */
+  /**
+   * For an asynchronous backing: `pwritev` from views of guest RAM if it can be done at once; then it returns true. Otherwise it has
+   * changed nothing and returns false, and the device calls `pwrite` with a copy. */
   pwriteNow?(buffers: readonly Uint8Array[], offset: number): boolean
   /** Everything whose write completed before this call is on stable storage when it completes. */
   flush?(): void | Promise<void>
@@ -75,14 +81,16 @@ const SEE = "see the interface VirtioBacking"
  */
 export function checkBacking(who: string, backing: VirtioBacking): void {
   const given: unknown = backing
-  if (typeof given === "string")
+  if (typeof given === "string") {
     throw new TypeError(`${who}: the backing must implement VirtioBacking, not ${described(given)}; openImage opens a file`)
+  }
   checkMembers(who, "the backing", backing, BACKING_RULES, "VirtioBacking")
   refuseAsyncMethods(who, backing)
   checkBackingSize(who, backing.size)
   const { discardGranularity = 512 } = backing
-  if (!Number.isSafeInteger(discardGranularity) || discardGranularity <= 0 || discardGranularity % 512 !== 0)
+  if (!Number.isSafeInteger(discardGranularity) || discardGranularity <= 0 || discardGranularity % 512 !== 0) {
     throw new TypeError(`${who}: discardGranularity of the backing is ${discardGranularity}; it must be a multiple of 512 bytes: ${SEE}`)
+  }
 }
 
 type Names = readonly (keyof VirtioBacking)[]
@@ -150,7 +158,10 @@ export class BackingError extends Error {
   }
 }
 
-/** Text as a person may see it: names come from images and directories, and control characters in them, which a terminal would obey, are replaced. */
+/**
+ * Text as a person may see it: names come from images and directories, and control characters in them, which a terminal would obey, are
+ * replaced.
+ */
 export function printable(text: string): string {
   return text.replace(/[\p{Cc}\p{Cf}\u2028\u2029]/gu, "\ufffd")
 }
@@ -162,9 +173,15 @@ export function totalLength(buffers: readonly Uint8Array[]): number {
   return total
 }
 
-/** Throws `out-of-bounds` unless `offset` .. `offset + length` are byte positions inside a disk of `size` bytes. */
+/** @throws BackingError `out-of-bounds` unless `offset` .. `offset + length` are byte positions inside a disk of `size` bytes */
 export function checkRange(size: number, offset: number, length: number, path?: string): void {
   // NaN and fractions fail here as well: neither is a safe integer. `offset + length` is not formed, so nothing can wrap.
-  if (Number.isSafeInteger(offset) && Number.isSafeInteger(length) && offset >= 0 && length >= 0 && offset <= size && length <= size - offset) return
-  throw new BackingError("out-of-bounds", `bytes ${offset} to ${offset + length} are not inside the disk of ${size} bytes`, { path, offset })
+  if (
+    Number.isSafeInteger(offset) && Number.isSafeInteger(length) && offset >= 0 && length >= 0 && offset <= size && length <= size - offset
+  ) {
+    return
+  }
+  throw new BackingError("out-of-bounds", `bytes ${offset} to ${offset + length} are not inside the disk of ${size} bytes`, {
+    path, offset,
+  })
 }

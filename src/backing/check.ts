@@ -52,8 +52,9 @@ function withFile<T>(path: string, options: CheckImageOptions & { readonly readO
   const file = new LockedFile(path, options)
   try {
     file.claim()
-    if (probeFormat(file) === "raw")
+    if (probeFormat(file) === "raw") {
       throw new BackingError("unsupported", "it is not a qcow2 image; a raw one has nothing to check", { path })
+    }
     return work(file)
   } finally {
     file.close()

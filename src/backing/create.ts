@@ -49,9 +49,12 @@ function writeNew(path: string, write: (file: ImageFile) => void): void {
 }
 
 function backingSize(path: string, options: CreateImageOptions): number {
-  if (options.backing === undefined) throw new BackingError("invalid-argument", "a new image needs a size, or a backing file to take it from", { path })
-  if (options.backingFormat === undefined)
+  if (options.backing === undefined) {
+    throw new BackingError("invalid-argument", "a new image needs a size, or a backing file to take it from", { path })
+  }
+  if (options.backingFormat === undefined) {
     throw new BackingError("invalid-argument", `the format of the backing file "${options.backing}" must be given`, { path })
+  }
   const backingFile = backingPath({ name: options.backing, format: options.backingFormat, imagePath: path })
   const backing = openImage(backingFile, { format: options.backingFormat, readOnly: true, ignoreLocks: true })
   try {
@@ -62,7 +65,9 @@ function backingSize(path: string, options: CreateImageOptions): number {
 }
 
 function refuseRawOptions(path: string, options: CreateImageOptions, size: number): void {
-  if (!Number.isSafeInteger(size) || size < 0) throw new BackingError("invalid-argument", `the size ${size} is no number of bytes`, { path })
+  if (!Number.isSafeInteger(size) || size < 0) {
+    throw new BackingError("invalid-argument", `the size ${size} is no number of bytes`, { path })
+  }
   const given = Object.entries(options).find(([name, value]) => name !== "size" && name !== "format" && value !== undefined)
   if (given !== undefined) throw new BackingError("invalid-argument", `a raw image has no option "${given[0]}"`, { path })
 }

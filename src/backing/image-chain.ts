@@ -56,8 +56,9 @@ function openLink(path: string, link: Link): RawBacking | Qcow2Image {
   try {
     // Before the claim: an image in its own chain is not somebody else.
     if (above.includes(file.identity)) throw new BackingError("invalid-format", "it is in its own chain of backing files", { path })
-    if (above.length >= MOST_IMAGES)
+    if (above.length >= MOST_IMAGES) {
       throw new BackingError("unsupported", `the chain of backing files is longer than ${MOST_IMAGES} images`, { path })
+    }
     file.claim()
     const format = link.format ?? probeFormat(file)
     if (format === "raw") return new RawBacking(file, { guardSignatures: link.format === undefined })

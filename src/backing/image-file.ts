@@ -1,10 +1,13 @@
-/** ImageFile: the few file operations that disk images need. Formats are written against it alone, so that they also run over memory, a recorder or a browser's files. */
+/**
+ * ImageFile: the few file operations that disk images need. Formats are written against it alone, so that they also run over memory, a
+ * recorder or a browser's files.
+ */
 
 import { checkMembers, findAsync, isStrayPromise, type Rules } from "../options.ts"
 
 /**
- * What keeps other programs from opening an image while it is open. "qemu": locks that QEMU and openings of ours respect. "flock": a lock of flock(2),
- * which openings of ours respect, and QEMU does not. "none": nothing.
+ * What keeps other programs from opening an image while it is open. "qemu": locks that QEMU and openings of ours respect. "flock": a lock
+ * of flock(2), which openings of ours respect, and QEMU does not. "none": nothing.
  */
 export type ImageLock = "qemu" | "flock" | "none"
 
@@ -35,15 +38,18 @@ export interface ImageFile {
   /** Sets the size: cuts off, or grows by a hole that reads as zeroes. */
   truncate(size: number): void
   /**
-   * Frees the host's space behind the range, which is inside the file and reads as zeroes afterwards; the size stays. Returns false where the host
-   * cannot, or failed: then a part of the range may be zeroes. Left out by files that never can.
+   * Frees the host's space behind the range, which is inside the file and reads as zeroes afterwards; the size stays. Returns false where
+   * the host cannot, or failed: then a part of the range may be zeroes. Left out by files that never can.
    */
   punchHole?(offset: number, length: number): boolean
   /** Whether `punchHole` works here, as far as the host can tell. Default true where there is a `punchHole`. */
   readonly canPunchHole?: boolean
   /** Bytes that one `punchHole` does within a few milliseconds: 0 where it cannot. May change. Default: any number. */
   readonly punchesAtOnce?: number
-  /** Makes the range, which is inside the file, read as zeroes without writing them, and keeps its space allocated. Returns as `punchHole` does. */
+  /**
+   * Makes the range, which is inside the file, read as zeroes without writing them, and keeps its space allocated. Returns as `punchHole`
+   * does.
+   */
   zeroRange?(offset: number, length: number): boolean
   /** Bytes that one `zeroRange` does within a few milliseconds: 0 where it cannot. May change. Default: any number. */
   readonly zeroesAtOnce?: number

@@ -20,7 +20,7 @@ export class MemoryBacking implements VirtioBacking {
   readonly discardGranularity = CHUNK_SIZE
   readonly #chunks = new Map<number, Uint8Array>()
   #size: number
-  #closed = false
+  #isClosed = false
 
   /** @throws TypeError for wrong options; BackingError ("invalid-argument") for a size that is not a number of bytes from 0 to 2^53 */
   constructor(options: MemoryBackingOptions) {
@@ -109,7 +109,7 @@ export class MemoryBacking implements VirtioBacking {
   }
 
   close(): void {
-    this.#closed = true
+    this.#isClosed = true
     this.#chunks.clear()
   }
 
@@ -138,7 +138,7 @@ export class MemoryBacking implements VirtioBacking {
   }
 
   #check(offset: number, length: number): void {
-    if (this.#closed) throw new BackingError("closed", "the disk is closed")
+    if (this.#isClosed) throw new BackingError("closed", "the disk is closed")
     checkRange(this.#size, offset, length)
   }
 
@@ -148,5 +148,7 @@ export class MemoryBacking implements VirtioBacking {
 }
 
 function checkSize(size: number): void {
-  if (!Number.isSafeInteger(size) || size < 0) throw new BackingError("invalid-argument", `size ${size} is not a number of bytes from 0 to 2^53`)
+  if (!Number.isSafeInteger(size) || size < 0) {
+    throw new BackingError("invalid-argument", `size ${size} is not a number of bytes from 0 to 2^53`)
+  }
 }

@@ -17,7 +17,9 @@ export interface RawBackingOptions {
 const RAW_BACKING_RULES: Rules<RawBackingOptions> = { guardSignatures: "boolean?" }
 
 /** What a guest must not write over the start of a disk whose format was guessed. */
-const SIGNATURES: readonly Uint8Array[] = [QCOW_SIGNATURE, ...FOREIGN_SIGNATURES.map(([text]) => text)].map((text) => Uint8Array.from(text, (char) => char.charCodeAt(0)))
+const SIGNATURES: readonly Uint8Array[] = [QCOW_SIGNATURE, ...FOREIGN_SIGNATURES.map(([text]) => text)].map(
+  (text) => Uint8Array.from(text, (char) => char.charCodeAt(0)),
+)
 /** Bytes at the start of the disk that a signature could lie in. */
 const GUARDED_BYTES = Math.max(...SIGNATURES.map(({ length }) => length))
 
@@ -52,17 +54,17 @@ export class RawBacking implements VirtioBacking {
   /** Present when the file can be written and may be able to punch holes. */
   readonly discard?: (offset: number, length: number) => void
   readonly #file: ImageFile
-  readonly #guard: boolean
+  readonly #isGuarded: boolean
   #size: number
   /** The file says so itself wherever it is called; a short discard does not call it. */
-  #closed = false
+  #isClosed = false
 
   /** @throws TypeError for a file or an option that is none */
   constructor(file: ImageFile, options: RawBackingOptions = {}) {
     checkImageFile("RawBacking", file)
     checkOptions("RawBacking", options, RAW_BACKING_RULES)
     this.#file = file
-    this.#guard = options.guardSignatures ?? false
+    this.#isGuarded = options.guardSignatures ?? false
     this.readOnly = file.readOnly
     this.#size = file.size()
     if (!file.readOnly && file.punchHole !== undefined) this.discard = this.#discard.bind(this)
@@ -110,13 +112,13 @@ export class RawBacking implements VirtioBacking {
 
   pwriteFrom(ram: Uint8Array, start: number, length: number, offset: number): void {
     checkRange(this.#size, offset, length, this.#file.path)
-    if (this.#guard && offset < GUARDED_BYTES) this.#file.writev(this.#judged([ram.subarray(start, start + length)], offset), offset)
+    if (this.#isGuarded && offset < GUARDED_BYTES) this.#file.writev(this.#judged([ram.subarray(start, start + length)], offset), offset)
     else this.#file.writeFrom(ram, start, length, offset)
   }
 
   pwritev(buffers: readonly Uint8Array[], offset: number): void {
     checkRange(this.#size, offset, totalLength(buffers), this.#file.path)
-    this.#file.writev(this.#guard && offset < GUARDED_BYTES ? this.#judged(buffers, offset) : buffers, offset)
+    this.#file.writev(this.#isGuarded && offset < GUARDED_BYTES ? this.#judged(buffers, offset) : buffers, offset)
   }
 
   flush(): void {
@@ -146,12 +148,12 @@ export class RawBacking implements VirtioBacking {
   }
 
   close(): void {
-    this.#closed = true
+    this.#isClosed = true
     this.#file.close()
   }
 
   #discard(offset: number, length: number): void {
-    if (this.#closed) throw new BackingError("closed", "the image is closed", { path: this.#file.path })
+    if (this.#isClosed) throw new BackingError("closed", "the image is closed", { path: this.#file.path })
     checkRange(this.#size, offset, length, this.#file.path)
     if (length >= PUNCH_MINIMUM) this.#file.punchHole?.(offset, length)
   }
@@ -180,12 +182,16 @@ export class RawBacking implements VirtioBacking {
 
   #failShort(end: number): never {
     const path = this.#file.path
-    throw new BackingError("io", `the file ends at byte ${end}, but the disk has ${this.#size} bytes: somebody has cut the file while it was open`, { path, offset: end })
+    throw new BackingError(
+      "io",
+      `the file ends at byte ${end}, but the disk has ${this.#size} bytes: somebody has cut the file while it was open`,
+      { path, offset: end },
+    )
   }
 
   /**
-   * What is to be written, once its beginning has been found harmless. That part is a copy: guest RAM may change in between, where another thread
-   * runs the guest.
+   * What is to be written, once its beginning has been found harmless. That part is a copy: guest RAM may change in between, where another
+   * thread runs the guest.
    */
   #judged(buffers: readonly Uint8Array[], offset: number): Uint8Array[] {
     const judged: Uint8Array[] = []
@@ -211,7 +217,8 @@ export class RawBacking implements VirtioBacking {
       at += buffer.length
     }
     if (!SIGNATURES.some((signature) => signature.every((byte, index) => start[index] === byte))) return
-    throw new BackingError("permission", 'the guest writes the signature of another image format over a disk whose format was guessed; open it with format "raw" to allow it', {
+    const what = "the guest writes the signature of another image format over a disk whose format was guessed"
+    throw new BackingError("permission", `${what}; open it with format "raw" to allow it`, {
       path: this.#file.path,
       offset,
     })

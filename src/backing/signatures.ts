@@ -27,7 +27,7 @@ export const QCOW_SIGNATURE = "QFI\xfb"
 /** Enough of a file's start for every signature. */
 const PROBE_BYTES = 64
 
-/** The format that the first bytes announce. Throws `unsupported` for one that is neither raw nor qcow2. */
+/** The format that the first bytes announce. @throws BackingError `unsupported` for one that is neither raw nor qcow2 */
 export function probeFormat(file: ImageFile): ImageFormat {
   const start = new Uint8Array(PROBE_BYTES)
   const length = file.read(start, 0)

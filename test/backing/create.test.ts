@@ -49,12 +49,20 @@ describe("createImage", () => {
     image.close()
   })
 
-  itWithQemu.each(shapes.filter((options) => options.size !== 2 ** 42))("QC-REF-11 QC-EXT-09 QEMU finds %j as good as its own", (options) => {
+  itWithQemu.each(
+    shapes.filter((options) => options.size !== 2 ** 42),
+  )("QC-REF-11 QC-EXT-09 QEMU finds %j as good as its own", (options) => {
     const directory = temporaryDirectory()
     const [ours, theirs] = [join(directory, "ours.qcow2"), join(directory, "theirs.qcow2")]
     createImage(ours, options)
-    const words = [`cluster_size=${options.clusterSize ?? 65536}`, `compat=${options.compat ?? "1.1"}`, `preallocation=${options.preallocation ?? "off"}`]
-    if (options.compat !== "0.10") words.push(`refcount_bits=${options.refcountBits ?? 16}`, `lazy_refcounts=${options.lazyRefcounts === true ? "on" : "off"}`)
+    const words = [
+      `cluster_size=${options.clusterSize ?? 65536}`,
+      `compat=${options.compat ?? "1.1"}`,
+      `preallocation=${options.preallocation ?? "off"}`,
+    ]
+    if (options.compat !== "0.10") {
+      words.push(`refcount_bits=${options.refcountBits ?? 16}`, `lazy_refcounts=${options.lazyRefcounts === true ? "on" : "off"}`)
+    }
     qemuImg("create", "-q", "-f", "qcow2", "-o", words.join(","), theirs, String(Math.ceil((options.size ?? 0) / 512) * 512))
     const information = (path: string): object => {
       const { "actual-size": _, filename, children, ...rest }: Record<string, unknown> = JSON.parse(qemuImg("info", "--output=json", path))
@@ -63,7 +71,9 @@ describe("createImage", () => {
     }
     expect(information(ours)).toEqual(information(theirs))
     expect(qemuCheck(ours).exitCode).toBe(0)
-    if (options.preallocation !== "metadata") expect(Buffer.compare(readFileSync(ours).subarray(0, 512), readFileSync(theirs).subarray(0, 512))).toBe(0)
+    if (options.preallocation !== "metadata") {
+      expect(Buffer.compare(readFileSync(ours).subarray(0, 512), readFileSync(theirs).subarray(0, 512))).toBe(0)
+    }
   })
 
   it("QC-REF-11 a fresh image: header, refcount table, refcount block, L1 table, each with the refcount 1", () => {
@@ -133,12 +143,16 @@ describe("createImage", () => {
 
   it("QC-LIM-01 the 8 MiB of refcount table bound what can be preallocated", () => {
     const file = new MemoryFile()
-    expect(failureOf(() => createQcow2(file, { size: 2 ** 36, clusterSize: 512, refcountBits: 64, preallocation: "metadata" })).code).toBe("invalid-argument")
+    expect(
+      failureOf(() => createQcow2(file, { size: 2 ** 36, clusterSize: 512, refcountBits: 64, preallocation: "metadata" })).code,
+    ).toBe("invalid-argument")
     expect(file.size()).toBe(0)
   })
 
   it("QC-BF-09 metadata is not preallocated over a backing file", () => {
     const file = new MemoryFile()
-    expect(failureOf(() => createQcow2(file, { size: 512, backing: "b", backingFormat: "raw", preallocation: "metadata" })).code).toBe("invalid-argument")
+    expect(
+      failureOf(() => createQcow2(file, { size: 512, backing: "b", backingFormat: "raw", preallocation: "metadata" })).code,
+    ).toBe("invalid-argument")
   })
 })

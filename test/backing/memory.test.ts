@@ -43,7 +43,9 @@ describe("a disk in memory", () => {
     expect([read(disk, CHUNK, 2), read(disk, 3 * CHUNK - 1, 2)]).toEqual([Uint8Array.of(7, 0), Uint8Array.of(0, 7)])
     disk.discard(1, TIB - 2)
     expect(disk.allocated).toBe(2 * CHUNK)
-    expect([read(disk, 0, 2), read(disk, TIB - 2, 2), isZero(read(disk, 1, 5 * CHUNK))]).toEqual([Uint8Array.of(7, 0), Uint8Array.of(0, 7), true])
+    expect([
+      read(disk, 0, 2), read(disk, TIB - 2, 2), isZero(read(disk, 1, 5 * CHUNK)),
+    ]).toEqual([Uint8Array.of(7, 0), Uint8Array.of(0, 7), true])
     disk.writeZeroes(0, TIB)
     expect(disk.allocated).toBe(0)
   })
@@ -62,7 +64,14 @@ describe("a disk in memory", () => {
   it("read-only: every change is refused", () => {
     const disk = new MemoryBacking({ size: CHUNK, readOnly: true })
     const one = Uint8Array.of(1)
-    for (const work of [() => disk.pwrite(one, 0), () => disk.pwritev([one, one], 0), () => disk.writeZeroes(0, 1), () => disk.discard(0, 1)]) expect(codeOf(work)).toBe("read-only")
+    for (const work of [
+      () => disk.pwrite(one, 0),
+      () => disk.pwritev([one, one], 0),
+      () => disk.writeZeroes(0, 1),
+      () => disk.discard(0, 1),
+    ]) {
+      expect(codeOf(work)).toBe("read-only")
+    }
     expect(isZero(read(disk, 0, CHUNK))).toBe(true)
   })
 

@@ -48,7 +48,16 @@ describe("openImage: the format", () => {
     using(path, { format: "raw" }, (image) => image.pwrite(header, 0))
   })
 
-  it.each(["QED\0", "KDMV", "COWD", "# Disk DescriptorFile\n", "vhdxfile", "conectix", "<<< Oracle VM VirtualBox Disk Image >>>", "WithoutFreeSpace"])(
+  it.each([
+    "QED\0",
+    "KDMV",
+    "COWD",
+    "# Disk DescriptorFile\n",
+    "vhdxfile",
+    "conectix",
+    "<<< Oracle VM VirtualBox Disk Image >>>",
+    "WithoutFreeSpace",
+  ])(
     "an image that begins with %j is refused, unless it is stated to be raw",
     (signature) => {
       const path = join(temporaryDirectory(), "other")
@@ -95,7 +104,9 @@ describe("openImage: backing files", () => {
       if (image instanceof Qcow2Image) image.discard(131_072, 65_536)
     })
     expect(
-      ["base.raw", "middle.qcow2"].map((name) => Buffer.compare(readFileSync(join(directory, name)), below[name === "base.raw" ? 0 : 1] ?? Buffer.alloc(0))),
+      ["base.raw", "middle.qcow2"].map(
+        (name) => Buffer.compare(readFileSync(join(directory, name)), below[name === "base.raw" ? 0 : 1] ?? Buffer.alloc(0)),
+      ),
     ).toEqual([0, 0])
   })
 
@@ -159,14 +170,16 @@ describe("openImage: backing files", () => {
     using(path, { resolveBacking: () => join(directory, "copy") }, (image) => expect(firstByte(image)).toBe(7))
   })
 
-  it("QC-BF-08 file: is the path behind it, as QEMU takes it: not decoded, and relative to the current directory; ./ makes a name of anything", () => {
+  it("QC-BF-08 file: is the path behind it, as in QEMU: not decoded, relative to the current directory; ./ makes anything a name", () => {
     const directory = temporaryDirectory()
     writeFileSync(join(directory, "a%20:b"), filled(4096, 7))
     const fromHere = relative(process.cwd(), join(directory, "a%20:b"))
     for (const name of [`file://${directory}/a%20:b`, `file:${directory}/a%20:b`, `file:${fromHere}`, "./a%20:b", `${directory}/a%20:b`]) {
       using(over(join(directory, "top"), name), {}, (image) => expect(firstByte(image), name).toBe(7))
     }
-    expect(failureOf(() => openImage(over(join(directory, "top"), "file:a%20:b"))).message).toContain(`${process.cwd()}/a%20:b: cannot open`)
+    expect(
+      failureOf(() => openImage(over(join(directory, "top"), "file:a%20:b"))).message,
+    ).toContain(`${process.cwd()}/a%20:b: cannot open`)
   })
 
   it("other formats of a backing file are refused by name", () => {

@@ -1,4 +1,7 @@
-/** RawBacking over files in memory and of the host: sizes, ends, zeroes and holes, signatures, and hosts that fail. The contract suite has the rest. */
+/**
+ * RawBacking over files in memory and of the host: sizes, ends, zeroes and holes, signatures, and hosts that fail. The contract suite has
+ * the rest.
+ */
 import { spawnSync } from "node:child_process"
 import { readFileSync, statSync, truncateSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
@@ -55,7 +58,12 @@ describe("sizes and ends", () => {
       disk.pwrite(Uint8Array.of(7), size - 1)
       expect(readFileSync(path)[size - 1]).toBe(7)
     }
-    const beyond = [() => disk.pwrite(Uint8Array.of(7), size), () => disk.pread(new Uint8Array(2), Math.max(size - 1, 0)), () => disk.writeZeroes(size, 1, false), () => disk.discard?.(0, size + 1)]
+    const beyond = [
+      () => disk.pwrite(Uint8Array.of(7), size),
+      () => disk.pread(new Uint8Array(2), Math.max(size - 1, 0)),
+      () => disk.writeZeroes(size, 1, false),
+      () => disk.discard?.(0, size + 1),
+    ]
     for (const work of beyond) {
       expect(errorOf(work)).toMatchObject({ code: "out-of-bounds", path })
     }
@@ -66,7 +74,9 @@ describe("sizes and ends", () => {
     const size = 2 ** 42
     const { disk, path } = hosted(size)
     const rng = new Rng(3)
-    const places = [2 ** 31 - 256, 2 ** 32 - 256, 3 * 2 ** 32 + 512, 2 ** 41 - 512, 2 ** 41 + 4096, size - 1024].map((offset) => ({ offset, data: rng.bytes(1024) }))
+    const places = [
+      2 ** 31 - 256, 2 ** 32 - 256, 3 * 2 ** 32 + 512, 2 ** 41 - 512, 2 ** 41 + 4096, size - 1024,
+    ].map((offset) => ({ offset, data: rng.bytes(1024) }))
     for (const { offset, data } of places) disk.pwritev([data.subarray(0, 300), data.subarray(300)], offset)
     const image = new HostFile(path, { readOnly: true })
     onTestFinished(() => image.close())
@@ -87,7 +97,12 @@ describe("sizes and ends", () => {
     const { disk, path } = hosted(new Uint8Array(10_000).fill(0x77))
     truncateSync(path, 5000)
     const sector = new Uint8Array(512)
-    const gone = [() => disk.pread(sector, 4900), () => disk.preadv([new Uint8Array(50), sector], 4900), () => disk.pread(sector, 9000), () => disk.writeZeroes(4900, 1000, false)]
+    const gone = [
+      () => disk.pread(sector, 4900),
+      () => disk.preadv([new Uint8Array(50), sector], 4900),
+      () => disk.pread(sector, 9000),
+      () => disk.writeZeroes(4900, 1000, false),
+    ]
     for (const work of gone) {
       expect(errorOf(work)).toMatchObject({ code: "io", message: expect.stringContaining("somebody has cut the file") as string })
     }
@@ -129,7 +144,9 @@ describe("zeroes and holes", () => {
     content.fill(1, 40_000, 40_001)
     const { disk, file, log } = recorded(content)
     disk.writeZeroes(0, content.length, false)
-    expect(log.map((change) => (change.kind === "write" ? [change.offset, change.data.length] : change.kind))).toEqual([[8192, 4096], [36_864, 4096]])
+    expect(
+      log.map((change) => (change.kind === "write" ? [change.offset, change.data.length] : change.kind)),
+    ).toEqual([[8192, 4096], [36_864, 4096]])
     expect(file.toBytes().every((byte) => byte === 0)).toBe(true)
     log.length = 0
     disk.writeZeroes(0, content.length, false)
@@ -194,7 +211,9 @@ describe("zeroes and holes", () => {
     disk.discard?.(2 * MIB + 5, 4 * MIB)
     const content = readFileSync(path)
     expect(content.length).toBe(8 * MIB)
-    expect(content.subarray(4096, 2 * MIB + 5).every((byte) => byte === 0x77) && content.subarray(6 * MIB + 5).every((byte) => byte === 0x77)).toBe(true)
+    expect(
+      content.subarray(4096, 2 * MIB + 5).every((byte) => byte === 0x77) && content.subarray(6 * MIB + 5).every((byte) => byte === 0x77),
+    ).toBe(true)
     if (canPunch) expect(statSync(path).blocks).toBeLessThanOrEqual(before - (3 * MIB) / 512)
     // Zeroes into what is sparse keep it so.
     const sparse = statSync(path).blocks
@@ -232,14 +251,27 @@ describe("hosts that fail", () => {
 })
 
 describe("a disk whose format was guessed", () => {
-  const SIGNATURES = ["QFI\xfb", "QED\0", "KDMV", "COWD", "vhdxfile", "conectix", "<<< Oracle VM VirtualBox Disk Image >>>", "# Disk DescriptorFile\n", "WithoutFreeSpace", "WithouFreSpacExt"]
+  const SIGNATURES = [
+    "QFI\xfb",
+    "QED\0",
+    "KDMV",
+    "COWD",
+    "vhdxfile",
+    "conectix",
+    "<<< Oracle VM VirtualBox Disk Image >>>",
+    "# Disk DescriptorFile\n",
+    "WithoutFreeSpace",
+    "WithouFreSpacExt",
+  ]
   const bytes = (text: string, length = text.length) => Uint8Array.from({ length }, (_, at) => text.charCodeAt(at) || 0)
   const guessed = () => {
     const file = MemoryFile.of(new Uint8Array(4096).fill(1))
     return { file, disk: new RawBacking(file, { guardSignatures: true }) }
   }
 
-  it.each(SIGNATURES.map((text) => [JSON.stringify(text), text] as const))("the guest cannot turn it into another format: %s", (_, text) => {
+  it.each(
+    SIGNATURES.map((text) => [JSON.stringify(text), text] as const),
+  )("the guest cannot turn it into another format: %s", (_, text) => {
     const { disk, file } = guessed()
     const sector = bytes(text, 512)
     const refused = (work: () => void) => {
@@ -304,7 +336,9 @@ describe("a disk whose format was guessed", () => {
     const disk = new RawBacking(
       {
         ...file,
-        writeFrom: (buffer, start, length, offset) => (note(buffer.subarray(start, start + length)), file.writeFrom(buffer, start, length, offset)),
+        writeFrom: (buffer, start, length, offset) => (
+          note(buffer.subarray(start, start + length)), file.writeFrom(buffer, start, length, offset)
+        ),
         writev: (buffers, offset) => (note(...buffers), file.writev(buffers, offset)),
       },
       { guardSignatures: true },
@@ -326,7 +360,11 @@ describe("a disk whose format was guessed", () => {
 
   it("boot sectors, partition tables and zeroes are none of these; nor is anything refused where the format was stated", () => {
     const { disk } = guessed()
-    for (const start of ["\xeb\x3c\x90mkfs.fat", "\xfa\x33\xc0\x8e\xd0\xbc", "\0\0\0\0\0\0\0\0", "EFI PART", "LUKS\xba\xbe", "QFI\xfa", "qed\0", "<<<<"]) disk.pwrite(bytes(start, 512), 0)
+    for (const start of [
+      "\xeb\x3c\x90mkfs.fat", "\xfa\x33\xc0\x8e\xd0\xbc", "\0\0\0\0\0\0\0\0", "EFI PART", "LUKS\xba\xbe", "QFI\xfa", "qed\0", "<<<<",
+    ]) {
+      disk.pwrite(bytes(start, 512), 0)
+    }
     disk.writeZeroes(0, 512, true)
     disk.pwrite(new Uint8Array(0), 0)
     const stated = new RawBacking(MemoryFile.of(new Uint8Array(4096)))

@@ -11,10 +11,13 @@ export function wrapComments(lines: readonly string[]): string[] {
   return wrapParagraphs(lines.flatMap(openOneLiner))
 }
 
-/** A doc comment on one line that is too long becomes one of several lines. */
+/** A doc comment whose first line has text and is too long begins with a line of its own. */
 function openOneLiner(line: string): string[] {
   const [, pad = "", text] = /^(\s*)\/\*\* (.*) \*\/$/.exec(line) ?? []
-  return line.length <= WIDTH || text === undefined ? [line] : [`${pad}/**`, `${pad} * ${text}`, `${pad} */`]
+  if (line.length <= WIDTH) return [line]
+  if (text !== undefined) return [`${pad}/**`, `${pad} * ${text}`, `${pad} */`]
+  const [, start = "", beginning] = /^(\s*)\/\*\* (.*)$/.exec(line) ?? []
+  return beginning === undefined ? [line] : [`${start}/**`, `${start} * ${beginning}`]
 }
 
 function wrapParagraphs(lines: readonly string[]): string[] {

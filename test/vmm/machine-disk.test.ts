@@ -109,7 +109,7 @@ describe("attachDisk", () => {
     }
   })
 
-  it("a legacy driver that knows only ports and RAM reads the disk, and its interrupt comes by the line and goes by reading the ISR", () => {
+  it("a legacy driver that knows only ports and RAM reads the disk; its interrupt comes by the line and goes when it reads the ISR", () => {
     const content = new Rng(SEED).bytes(4 * SECTOR)
     const backing = new MemoryBacking({ size: 1 << 20 })
     backing.pwrite(content, 77 * SECTOR)
@@ -141,7 +141,7 @@ describe("detachDisk", () => {
     expect(config(4, 0)).toBe(0x1001_1af4)
   })
 
-  it("while a request is under way: the guest's memory is not touched any more, its line is low, and the slot takes another disk", async () => {
+  it("while a request is under way: guest memory is not touched any more, the line is low, and the slot takes another disk", async () => {
     const answers: (() => void)[] = []
     const slow: VirtioBacking = {
       size: 1 << 20,

@@ -1,6 +1,7 @@
 /**
- * fallocate(2) on open files: holes and ranges of zeroes. Node has no such call, so util-linux's fallocate(1) makes it. A process forked from this
- * one costs more the more memory this one has (90 ms with 1 GiB of guest RAM, measured), so one small shell, started once, forks them.
+ * fallocate(2) on open files: holes and ranges of zeroes. Node has no such call, so util-linux's fallocate(1) makes it. A process forked
+ * from this one costs more the more memory this one has (90 ms with 1 GiB of guest RAM, measured), so one small shell, started once, forks
+ * them.
  */
 import { spawn, spawnSync } from "node:child_process"
 import { closeSync, constants, mkdtempSync, openSync, readSync, rmSync, writeSync } from "node:fs"
@@ -12,7 +13,10 @@ import { findProgram } from "./programs.ts"
 /** fallocate(1)'s options: punch a hole, or zero a range. Both leave the file's size alone; "-zn" keeps the space allocated. */
 export type FallocateMode = "-p" | "-zn"
 
-/** A line is a mode, an offset, a length and a descriptor of ours, the answer is fallocate's exit status. It ends when we do: then its input ends. */
+/**
+ * A line is a mode, an offset, a length and a descriptor of ours, the answer is fallocate's exit status. It ends when we do: then its input
+ * ends.
+ */
 const SCRIPT = 'while read -r mode offset length fd; do "$1" "$mode" -o "$offset" -l "$length" "/proc/$2/fd/$fd"; echo $?; done'
 
 /** How often a shell is started in all: one that goes away is not wanted here. */
@@ -28,8 +32,8 @@ let helper: Helper | undefined
 let starts = 0
 
 /**
- * Makes the call on `length` > 0 bytes at `offset` of the open file `fd`, and waits for its end. Returns whether it was done; false where this host
- * or the file system cannot, or when it failed: then a part of the range may be zeroes.
+ * Makes the call on `length` > 0 bytes at `offset` of the open file `fd`, and waits for its end. Returns whether it was done; false where
+ * this host or the file system cannot, or when it failed: then a part of the range may be zeroes.
  */
 export function fallocate(fd: number, mode: FallocateMode, offset: number, length: number): boolean {
   helper ??= startHelper()
@@ -100,7 +104,10 @@ function stopHelper({ questions, answers }: Helper): void {
   closeSync(answers)
 }
 
-/** Two pipes, by way of two names that are gone again at the return: Node has no pipe(2). Puts what it opens into `opened`. Throws what node:fs throws. */
+/**
+ * Two pipes, by way of two names that are gone again at the return: Node has no pipe(2). Puts what it opens into `opened`.
+ * @throws what node:fs throws
+ */
 function makePipes(mkfifo: string, opened: number[]): [forShell: Helper, ours: Helper] {
   const directory = mkdtempSync(join(tmpdir(), "vioblk-"))
   try {

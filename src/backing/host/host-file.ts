@@ -1,5 +1,7 @@
 /** HostFile: an ImageFile over a regular file of the host, by node:fs. What the host reports becomes a BackingError. */
-import { closeSync, constants, fdatasyncSync, fstatSync, ftruncateSync, openSync, readSync, readvSync, unlinkSync, writeSync, writevSync } from "node:fs"
+import {
+  closeSync, constants, fdatasyncSync, fstatSync, ftruncateSync, openSync, readSync, readvSync, unlinkSync, writeSync, writevSync,
+} from "node:fs"
 import { checkOptions, checkValue, type Rules } from "../../options.ts"
 import { BackingError, totalLength } from "../backing.ts"
 import type { ImageFile } from "../image-file.ts"
@@ -35,11 +37,14 @@ export class HostFile implements ImageFile {
   readonly identity: string
   #fd: number
   /** Something was written since the last sync that succeeded: fdatasync of a clean file still costs 47 us (measured). */
-  #dirty = false
+  #isDirty = false
   /** The first sync that failed. */
   #syncFailure: BackingError | undefined
   readonly #device: bigint
-  /** Whether the host punches holes into this file, and zeroes ranges of it; undefined while that is not known. What failed once is not tried again. */
+  /**
+   * Whether the host punches holes into this file, and zeroes ranges of it; undefined while that is not known. What failed once is not
+   * tried again.
+   */
   #canPunch: boolean | undefined
   #canZero: boolean | undefined
 
@@ -66,7 +71,9 @@ export class HostFile implements ImageFile {
       if (!stat.isFile()) throw new BackingError("unsupported", "it is not a regular file", { path })
       this.identity = fileIdentity(stat.dev, stat.ino)
       this.#device = stat.dev
-      if (stat.size > BigInt(Number.MAX_SAFE_INTEGER)) throw new BackingError("unsupported", `its size of ${stat.size} bytes is beyond 2^53, the largest that can be addressed`, { path })
+      if (stat.size > BigInt(Number.MAX_SAFE_INTEGER)) {
+        throw new BackingError("unsupported", `its size of ${stat.size} bytes is beyond 2^53, the largest that can be addressed`, { path })
+      }
     } catch (error) {
       closeSync(this.#fd)
       throw error
@@ -118,7 +125,9 @@ export class HostFile implements ImageFile {
     this.#checkWritable()
     try {
       let done = writeSync(this.#fd, buffer, start, Math.min(length, MAX_TRANSFER), offset)
-      while (done < length) done += progress(writeSync(this.#fd, buffer, start + done, Math.min(length - done, MAX_TRANSFER), offset + done))
+      while (done < length) {
+        done += progress(writeSync(this.#fd, buffer, start + done, Math.min(length - done, MAX_TRANSFER), offset + done))
+      }
     } catch (error) {
       throw hostError(error, `write ${length} bytes`, this.path, offset)
     }
@@ -142,7 +151,10 @@ export class HostFile implements ImageFile {
     }
   }
 
-  /** False where there is no fallocate(1), the file system has no holes, or punching one failed. Asks the host when it must: see `canPunchHoles`. */
+  /**
+   * False where there is no fallocate(1), the file system has no holes, or punching one failed. Asks the host when it must: see
+   * `canPunchHoles`.
+   */
   get canPunchHole(): boolean {
     if (this.readOnly || this.#fd < 0) return false
     this.#canPunch ??= canPunchHoles(this.#fd, this.#device, this.size())
@@ -178,14 +190,14 @@ export class HostFile implements ImageFile {
   sync(): void {
     this.#checkOpen()
     if (this.#syncFailure !== undefined) throw this.#syncFailure
-    if (!this.#dirty) return
+    if (!this.#isDirty) return
     try {
       fdatasyncSync(this.#fd)
     } catch (error) {
       this.#syncFailure = hostError(error, "sync", this.path)
       throw this.#syncFailure
     }
-    this.#dirty = false
+    this.#isDirty = false
   }
 
   close(): void {
@@ -220,7 +232,7 @@ export class HostFile implements ImageFile {
   #checkWritable(): void {
     this.#checkOpen()
     if (this.readOnly) throw new BackingError("read-only", "the image is open read-only", { path: this.path })
-    this.#dirty = true
+    this.#isDirty = true
   }
 }
 

@@ -35,8 +35,8 @@ export function decompressCluster(stored: Uint8Array, clusterSize: number, compr
 }
 
 /**
- * Writers use a window of 4 KiB, but other readers accept any, so the largest is allowed (QC-CMP-05). The usual stream yields one cluster and ends.
- * A stream that continues, or is followed by other data, is valid too (QC-CMP-06), but Node then throws and returns nothing.
+ * Writers use a window of 4 KiB, but other readers accept any, so the largest is allowed (QC-CMP-05). The usual stream yields one cluster
+ * and ends. A stream that continues, or is followed by other data, is valid too (QC-CMP-06), but Node then throws and returns nothing.
  */
 function inflateDeflate(stored: Uint8Array, clusterSize: number): Uint8Array {
   const whole = inflatePart(stored, clusterSize)
@@ -46,7 +46,10 @@ function inflateDeflate(stored: Uint8Array, clusterSize: number): Uint8Array {
   return beginning
 }
 
-/** Inflates what it can: a stream that is cut off yields what came before. Leaves room for what one byte of input may yield beyond a cluster. */
+/**
+ * Inflates what it can: a stream that is cut off yields what came before. Leaves room for what one byte of input may yield beyond a
+ * cluster.
+ */
 function inflatePart(stored: Uint8Array, clusterSize: number): Uint8Array | DecompressionError {
   const most = clusterSize + MOST_PER_INPUT_BYTE
   try {
@@ -101,8 +104,8 @@ function inflateZstdFrame(frame: Uint8Array, maxOutputLength: number): Uint8Arra
   }
 }
 
-const ZSTD_MAGIC = 0xfd2fb528
-const ZSTD_SKIPPABLE_MAGIC = 0x184d2a50
+const ZSTD_MAGIC = 0xfd2f_b528
+const ZSTD_SKIPPABLE_MAGIC = 0x184d_2a50
 const ZSTD_DICTIONARY_ID_SIZES = [0, 1, 2, 4]
 const ZSTD_CONTENT_SIZE_SIZES = [0, 2, 4, 8]
 const ZSTD_BLOCK_RLE = 1
@@ -116,7 +119,7 @@ export function zstdFrameLength(data: Uint8Array): number {
   const view = viewOf(data)
   try {
     const magic = view.getUint32(0, true)
-    if ((magic & 0xfffffff0) >>> 0 === ZSTD_SKIPPABLE_MAGIC) return inside(data, 8 + view.getUint32(4, true))
+    if ((magic & 0xffff_fff0) >>> 0 === ZSTD_SKIPPABLE_MAGIC) return inside(data, 8 + view.getUint32(4, true))
     if (magic !== ZSTD_MAGIC) throw new DecompressionError("the compressed data is no zstd frame")
     const descriptor = view.getUint8(4)
     const singleSegment = (descriptor & 0x20) !== 0

@@ -6,8 +6,8 @@ import { openQcow2Image, QCOW2_RULES, type Qcow2Options } from "../qcow2/open.ts
 import { nodeDecompressor } from "./inflate.ts"
 
 /**
- * Opens the qcow2 image in `file`, and owns `file` from then on; when it throws, the caller still does. Node's decompressor reads compressed
- * clusters unless the options name another. Opened for writing, a dirty image is repaired.
+ * Opens the qcow2 image in `file`, and owns `file` from then on; when it throws, the caller still does. Node's decompressor reads
+ * compressed clusters unless the options name another. Opened for writing, a dirty image is repaired.
  * @throws BackingError `invalid-format`, `unsupported`, `corrupt`, or what the file and the backing file throw
  * @throws TypeError for wrong arguments
  */

@@ -12,7 +12,10 @@ export const MAX_TRANSFER = 2 ** 30
 /** A vectored call of the host on `buffers`, at the byte `position` of the file. Returns the bytes moved. */
 type VectoredCall = (buffers: readonly Uint8Array[], position: number) => number
 
-/** Moves all of `buffers` by `call`, going on after short counts. Returns the bytes moved: fewer than all only where `call` returns 0, at the end of the file. */
+/**
+ * Moves all of `buffers` by `call`, going on after short counts. Returns the bytes moved: fewer than all only where `call` returns 0, at
+ * the end of the file.
+ */
 export function transferAll(buffers: readonly Uint8Array[], call: VectoredCall, offset: number): number {
   const total = totalLength(buffers)
   if (total === 0) return 0

@@ -1,6 +1,12 @@
-/** HostFile: a file of the host, and everything that a host can do to it. Node's calls are made to misbehave where a real disk would have to be broken. */
+/**
+ * HostFile: a file of the host, and everything that a host can do to it. Node's calls are made to misbehave where a real disk would have to
+ * be broken.
+ */
 import { spawnSync } from "node:child_process"
-import { chmodSync, closeSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync, statSync, symlinkSync, truncateSync, unlinkSync, writeFileSync } from "node:fs"
+import {
+  chmodSync, closeSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync, statSync, symlinkSync, truncateSync, unlinkSync,
+  writeFileSync,
+} from "node:fs"
 import { join } from "node:path"
 import { afterEach, describe, expect, it, onTestFinished, vi } from "vitest"
 import { BackingError } from "../../../src/backing/backing.ts"
@@ -17,7 +23,12 @@ const faults = vi.hoisted(() => ({}) as Partial<Record<Faulty, (real: Call, ...a
 vi.mock("node:fs", async (original) => {
   const real = await original<Record<string, unknown>>()
   const names: Faulty[] = ["readSync", "readvSync", "writeSync", "writevSync", "fdatasyncSync", "ftruncateSync", "fstatSync", "openSync"]
-  const wrapped = Object.fromEntries(names.map((name) => [name, (...args: never[]) => (faults[name] === undefined ? (real[name] as Call)(...args) : faults[name](real[name] as Call, ...args))]))
+  const wrapped = Object.fromEntries(
+    names.map((name) => [
+      name,
+      (...args: never[]) => (faults[name] === undefined ? (real[name] as Call)(...args) : faults[name](real[name] as Call, ...args)),
+    ]),
+  )
   return { ...real, ...wrapped, default: { ...real, ...wrapped } }
 })
 
@@ -133,7 +144,9 @@ describe("opening", () => {
       const stat = real(...args) as { size: bigint; isFile: () => boolean; isDirectory: () => boolean; dev: bigint; ino: bigint }
       return { dev: stat.dev, ino: stat.ino, isFile: () => true, isDirectory: () => false, size: 2n ** 53n }
     }
-    expect(errorOf(() => new HostFile(path), path)).toMatchObject({ code: "unsupported", message: expect.stringContaining("9007199254740992") as string })
+    expect(errorOf(() => new HostFile(path), path)).toMatchObject({
+      code: "unsupported", message: expect.stringContaining("9007199254740992") as string,
+    })
     expect(closedLater).toBeGreaterThan(2)
     expect(() => closeSync(closedLater as number)).toThrow(/EBADF/)
   })
@@ -171,7 +184,9 @@ describe("moving bytes", () => {
     for (const [index, offset] of offsets.entries()) file.write(Uint8Array.of(index + 1, 77), offset)
     for (const [index, offset] of offsets.entries()) {
       const buffer = new Uint8Array(4)
-      expect([file.readv([buffer.subarray(0, 1), buffer.subarray(1)], offset - 1), ...buffer]).toEqual(index === 4 ? [3, 0, 5, 77, 0] : [4, 0, index + 1, 77, 0])
+      expect([
+        file.readv([buffer.subarray(0, 1), buffer.subarray(1)], offset - 1), ...buffer
+      ]).toEqual(index === 4 ? [3, 0, 5, 77, 0] : [4, 0, index + 1, 77, 0])
     }
     expect(statSync(path).blocks * 512).toBeLessThan(1 << 20)
   })
@@ -241,7 +256,9 @@ describe("moving bytes", () => {
     let calls = 0
     faults.writeSync = (_, __, ___, ____, length: number) => (calls++ === 0 ? Math.min(length, 3) : 0)
     faults.writevSync = () => 0
-    expect(errorOf(() => file.write(new Uint8Array(10), 0), path)).toMatchObject({ code: "io", message: expect.stringContaining("stored nothing") as string })
+    expect(errorOf(() => file.write(new Uint8Array(10), 0), path)).toMatchObject({
+      code: "io", message: expect.stringContaining("stored nothing") as string,
+    })
     expect(errorOf(() => file.writev([new Uint8Array(10)], 0), path).code).toBe("io")
     expect(calls).toBe(2)
   })
@@ -265,7 +282,8 @@ describe("moving bytes", () => {
         return total + part.length
       }, 0)
       moved.push([position, sum])
-      // libuv writes everything, in as many calls as Linux wants; node:fs then takes the sum for a number of 32 bits, and a negative one for an error.
+      // libuv writes everything, in as many calls as Linux wants; node:fs then takes the sum for a number of 32 bits, and a negative one
+      // for an error.
       if (sum > 2 ** 31 - 1) throw hostError("UNKNOWN")
       return sum
     }
@@ -354,7 +372,12 @@ describe("a host that fails", () => {
     faults.fdatasyncSync = (real, ...args) => (calls++, real(...args))
     file.sync()
     expect(calls).toBe(0)
-    for (const change of [() => file.write(Uint8Array.of(1), 0), () => file.writev([Uint8Array.of(1), Uint8Array.of(2)], 0), () => file.truncate(2), () => file.punchHole(0, 1)]) {
+    for (const change of [
+      () => file.write(Uint8Array.of(1), 0),
+      () => file.writev([Uint8Array.of(1), Uint8Array.of(2)], 0),
+      () => file.truncate(2),
+      () => file.punchHole(0, 1),
+    ]) {
       calls = 0
       change()
       file.sync()
@@ -379,7 +402,9 @@ describe("read-only and closed files", () => {
     const path = temporaryFile("abc")
     const file = open(path, { readOnly: true })
     const one = Uint8Array.of(1)
-    for (const work of [() => file.write(one, 0), () => file.writev([one], 0), () => file.truncate(0), () => file.punchHole(0, 1)]) expect(errorOf(work, path).code).toBe("read-only")
+    for (const work of [() => file.write(one, 0), () => file.writev([one], 0), () => file.truncate(0), () => file.punchHole(0, 1)]) {
+      expect(errorOf(work, path).code).toBe("read-only")
+    }
     file.sync()
     expect(readFileSync(path, "latin1")).toBe("abc")
   })
@@ -390,8 +415,16 @@ describe("read-only and closed files", () => {
     file.close()
     file.close()
     const buffer = new Uint8Array(1)
-    const changes = [() => file.write(buffer, 0), () => file.writev([buffer], 0), () => file.truncate(0), () => file.punchHole(0, 1), () => file.sync()]
-    for (const work of [() => file.size(), () => file.read(buffer, 0), () => file.readv([buffer], 0), ...changes]) expect(errorOf(work, path).code).toBe("closed")
+    const changes = [
+      () => file.write(buffer, 0),
+      () => file.writev([buffer], 0),
+      () => file.truncate(0),
+      () => file.punchHole(0, 1),
+      () => file.sync(),
+    ]
+    for (const work of [() => file.size(), () => file.read(buffer, 0), () => file.readv([buffer], 0), ...changes]) {
+      expect(errorOf(work, path).code).toBe("closed")
+    }
     // Its number is somebody else's by now.
     const other = openSync(path, "r")
     file.close()
@@ -412,7 +445,10 @@ describe("holes", () => {
     expect(content.length).toBe(4 << 20)
     if (!canPunch) return
     expect(content.subarray((1 << 20) + 100, (3 << 20) + 100).every((byte) => byte === 0)).toBe(true)
-    expect(content.subarray(4096, (1 << 20) + 100).every((byte) => byte === 0x77) && content.subarray((3 << 20) + 100).every((byte) => byte === 0x77)).toBe(true)
+    expect(
+      content.subarray(4096, (1 << 20) + 100).every((byte) => byte === 0x77) &&
+        content.subarray((3 << 20) + 100).every((byte) => byte === 0x77),
+    ).toBe(true)
     expect(statSync(path).blocks).toBeLessThan(before - (1 << 20) / 512)
   })
 })

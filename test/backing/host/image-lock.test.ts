@@ -77,7 +77,9 @@ describe("between processes of ours", () => {
     const path = newImage()
     const openers = await Promise.all([Opener.start(), Opener.start()])
     for (let round = 0; round < 15; round++) {
-      const answers = await Promise.all(openers.map((opener, index) => opener.open(path, { readOnly: (index + round) % 2 === 0, lockReadOnly: true })))
+      const answers = await Promise.all(
+        openers.map((opener, index) => opener.open(path, { readOnly: (index + round) % 2 === 0, lockReadOnly: true })),
+      )
       expect(answers.filter((answer) => answer === "open qemu"), `round ${round}: ${answers.join()}`).toHaveLength(1)
       await Promise.all(openers.map((opener) => opener.close()))
     }

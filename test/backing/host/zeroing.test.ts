@@ -1,4 +1,7 @@
-/** Long zeroes on a raw disk in a file of the host: fallocate(1) does them, through one small shell, and what becomes of them when it cannot. */
+/**
+ * Long zeroes on a raw disk in a file of the host: fallocate(1) does them, through one small shell, and what becomes of them when it
+ * cannot.
+ */
 import { type ChildProcess, spawnSync } from "node:child_process"
 import { chmodSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
@@ -144,7 +147,7 @@ describe.runIf(canPunch && canZero)("long zeroes", () => {
     expect([host.shells.length, host.bytesWritten]).toEqual([1, asked])
   })
 
-  it("how much is done at once: much in a file that holds little, 32 MiB freed and 64 MiB zeroed in others, 4 MiB while nothing is known", async () => {
+  it("how much is done at once: much in a file that holds little, 32 MiB freed and 64 MiB zeroed in others, 4 MiB at first", async () => {
     const { disk } = await openRaw(makeFile(2 ** 32))
     expect([disk.unmapsAtOnce, disk.zeroesAtOnce]).toEqual([2 ** 30, 4 * MIB])
     disk.writeZeroes(0, 4 * MIB, false)
@@ -157,7 +160,9 @@ describe.runIf(canPunch && canZero)("long zeroes", () => {
     const path = makeFile(16 * MIB)
     const { disk } = await openRaw(path)
     truncateSync(path, 6 * MIB)
-    for (const mayUnmap of [false, true]) expect(() => disk.writeZeroes(4 * MIB, 8 * MIB, mayUnmap)).toThrow(/ends at byte 6291456, .* somebody has cut the file/)
+    for (const mayUnmap of [false, true]) {
+      expect(() => disk.writeZeroes(4 * MIB, 8 * MIB, mayUnmap)).toThrow(/ends at byte 6291456, .* somebody has cut the file/)
+    }
     expect(statSync(path).size).toBe(6 * MIB)
     expect(statSync(path).blocks).toBe(0)
   })
@@ -193,13 +198,17 @@ describe("a host that cannot", () => {
   })
 
   it("a call that fails half way: the rest is zeroed by us, nothing else is touched", async () => {
-    host.program = fakeProgram(`case $1$3 in -p16777216) exit 0; esac; dd if=/dev/zero of=$6 bs=4096 seek=$(($3 / 4096)) count=100 conv=notrunc 2>/dev/null; exit 1`)
+    host.program = fakeProgram(
+      `case $1$3 in -p16777216) exit 0; esac; dd if=/dev/zero of=$6 bs=4096 seek=$(($3 / 4096)) count=100 conv=notrunc 2>/dev/null; exit 1`,
+    )
     for (const mayUnmap of [false, true]) {
       const path = makeFile(new Uint8Array(16 * MIB).fill(0x77))
       const { disk } = await openRaw(path)
       disk.writeZeroes(MIB, 5 * MIB, mayUnmap)
       const content = readFileSync(path)
-      expect([allZero(content.subarray(MIB, 6 * MIB)), content[MIB - 1], content[6 * MIB], content.length]).toEqual([true, 0x77, 0x77, 16 * MIB])
+      expect([
+        allZero(content.subarray(MIB, 6 * MIB)), content[MIB - 1], content[6 * MIB], content.length,
+      ]).toEqual([true, 0x77, 0x77, 16 * MIB])
       // It is not tried again on this file.
       if (mayUnmap) expect([disk.canUnmap, disk.unmapsAtOnce]).toEqual([false, MIB])
     }
@@ -218,7 +227,7 @@ describe("a host that cannot", () => {
     expect(allZero(readFileSync(path))).toBe(true)
   })
 
-  it("the call has ended before its failure is known, also when the shell dies meanwhile: it could hit what is written afterwards", async () => {
+  it("the call has ended before its failure is known, even when the shell dies: it could hit what is written later", async () => {
     host.program = fakeProgram("kill -9 $PPID; printf late | dd of=$6 bs=1 seek=$3 conv=notrunc 2>/dev/null")
     const path = makeFile(4 * MIB)
     const { file } = await openRaw(path)
@@ -249,7 +258,9 @@ describe.runIf(canPunch)("the shell", () => {
     const program = join(programs, "killed.mjs")
     writeFileSync(program, KILLED_PROGRAM)
     const hostFile = new URL("../../../src/backing/host/host-file.ts", import.meta.url).href
-    const { stdout, stderr, signal } = spawnSync(process.execPath, ["--import", "tsx", program, hostFile, makeFile(MIB)], { env: { ...process.env, TMPDIR: directory }, encoding: "utf8" })
+    const { stdout, stderr, signal } = spawnSync(process.execPath, ["--import", "tsx", program, hostFile, makeFile(MIB)], {
+      env: { ...process.env, TMPDIR: directory }, encoding: "utf8",
+    })
     expect([stderr, signal, stdout]).toEqual(["", "SIGKILL", expect.stringMatching(/^[0-9,]+$/)])
     expect(readdirSync(directory).filter((name) => name.startsWith("vioblk-"))).toEqual([])
     // A pid may be somebody else's by now, but not with our program in its arguments.

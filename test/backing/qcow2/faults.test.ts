@@ -1,4 +1,6 @@
-/** EIO and ENOSPC at every call of a workload: the request that meets it fails, the image stays consistent, and what it held can be read. */
+/**
+ * EIO and ENOSPC at every call of a workload: the request that meets it fails, the image stays consistent, and what it held can be read.
+ */
 import { describe, expect, it } from "vitest"
 import { BackingError } from "../../../src/backing/backing.ts"
 import { checkQcow2 } from "../../../src/backing/qcow2/check/check.ts"
@@ -47,8 +49,12 @@ function attempt({ disk, model, failing }: Run, operation: Operation, clusterSiz
     return undefined
   } catch (error) {
     if (!(error instanceof BackingError)) throw error
-    expect(failing.failures, `${describeOperation(operation)} failed although nothing did: ${error.message}`).toBeGreaterThan(failuresBefore)
-    if (operation.kind === "write" || operation.kind === "discard" || operation.kind === "writeZeroes") adopt(disk, model, operation, failing)
+    expect(
+      failing.failures, `${describeOperation(operation)} failed although nothing did: ${error.message}`,
+    ).toBeGreaterThan(failuresBefore)
+    if (operation.kind === "write" || operation.kind === "discard" || operation.kind === "writeZeroes") {
+      adopt(disk, model, operation, failing)
+    }
     return error
   }
 }

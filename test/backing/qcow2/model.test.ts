@@ -20,10 +20,12 @@ describe(`random operations, seed ${seed}`, () => {
   for (const { file: name, about } of shapes) {
     // 4 tables in memory: evictions all the time. And plenty: none.
     for (const cacheTables of [4, 100_000]) {
-      it(`QC-BF-05 QC-CMP-11 QC-DZ-02 QC-REF-10 ${name} (${about}) with ${cacheTables} cached tables holds what the model holds, and stays clean`, () => {
+      it(`QC-BF-05 QC-CMP-11 QC-DZ-02 QC-REF-10 ${name} (${about}), ${cacheTables} cached tables: as the model, and clean`, () => {
         let file = MemoryFile.of(goldenBytes(name), { path: name })
         const header = new Qcow2Bytes(file.toBytes())
-        const open = (): VirtioBacking => openInMemory(file, { openBacking: goldenBacking(name), cacheSize: cacheTables * header.clusterSize })
+        const open = (): VirtioBacking => openInMemory(file, {
+          openBacking: goldenBacking(name), cacheSize: cacheTables * header.clusterSize,
+        })
         const disk = open()
         runOperations({
           disk,

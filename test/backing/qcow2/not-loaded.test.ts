@@ -15,7 +15,10 @@ import { failureOf, fileOf, filled, newImage, withImage } from "./small-images.t
 import { Qcow2Bytes } from "../../support/qcow2-bytes.ts"
 
 const seed = seedFromEnvironment(17)
-const golden = ["v3-512.qcow2", "v3-4k.qcow2", "snapshots.qcow2", "zlib-512.qcow2", "zstd-4k.qcow2", "overlay-short.qcow2", "refcount-64.qcow2", "zero.qcow2", "dirty.qcow2"]
+const golden = [
+  "v3-512.qcow2", "v3-4k.qcow2", "snapshots.qcow2", "zlib-512.qcow2", "zstd-4k.qcow2", "overlay-short.qcow2", "refcount-64.qcow2",
+  "zero.qcow2", "dirty.qcow2",
+]
 
 interface Shape {
   readonly name: string
@@ -40,7 +43,9 @@ const shapes: readonly Shape[] = [
 /** Does random operations on the image in `file`; each call goes through `insist`. Returns what reads have returned. */
 function run({ openBacking }: Shape, file: MemoryFile, wrap: ForgetfulFile | undefined): Buffer[] {
   const insist = <T>(work: () => T): T => (wrap === undefined ? work() : wrap.insist(work))
-  const disk: Qcow2Image = insist(() => openInMemory(wrap ?? file, { cacheSize: 8192, ...(openBacking === undefined ? {} : { openBacking }) }))
+  const disk: Qcow2Image = insist(
+    () => openInMemory(wrap ?? file, { cacheSize: 8192, ...(openBacking === undefined ? {} : { openBacking }) }),
+  )
   const rng = new Rng(seed)
   const seen: Buffer[] = []
   for (let index = 0; index < 40; index++) {

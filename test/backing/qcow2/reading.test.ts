@@ -47,7 +47,8 @@ describe("a decompressor is the host's affair", () => {
     const lacking: Decompressor = { missing: () => "zstd, which needs more", decompress: nodeDecompressor.decompress }
     const below = openQcow2Image(newImage(), { decompressor: lacking })
     const above = openQcow2Image(newImage({ backing: "b", backingFormat: "raw" }), { decompressor: lacking, openBacking: () => below })
-    const warning = "disk.qcow2: its compressed clusters cannot be read here: they are compressed with zstd, which needs more; use that, or convert"
+    const warning =
+      "disk.qcow2: its compressed clusters cannot be read here: they are compressed with zstd, which needs more; use that, or convert"
     expect(below.warnings).toEqual([expect.stringContaining(warning)])
     expect(above.warnings).toEqual([...below.warnings, ...below.warnings])
     expect(openGolden("zlib-4k.qcow2").warnings).toEqual([])
@@ -61,8 +62,13 @@ describe("a decompressor is the host's affair", () => {
   it("without one, a compressed cluster says so, and everything else is read", () => {
     const image = open()
     for (const { kind, offset, length } of image.map(0, image.size)) {
-      if (kind === "compressed") expect(failureOf(() => contentOf(image, offset, length))).toMatchObject({ code: "unsupported", message: expect.stringContaining("no decompressor") })
-      else contentOf(image, offset, length)
+      if (kind === "compressed") {
+        expect(failureOf(() => contentOf(image, offset, length))).toMatchObject({
+          code: "unsupported", message: expect.stringContaining("no decompressor"),
+        })
+      } else {
+        contentOf(image, offset, length)
+      }
     }
   })
 
@@ -157,7 +163,10 @@ describe("where bytes come from", () => {
 
   it("QC-L1-03 QC-L2-05 QC-FEAT-10 entries that cannot be right are errors; read-only, nothing is marked", () => {
     const image = withImage(newImage(), (disk) => disk.pwrite(filled(512, 7), 0))
-    for (const change of [(it: Qcow2Bytes) => it.setL2(0, COPIED | 0x50200n), (it: Qcow2Bytes) => it.setU64(it.l1At(0), COPIED | 0x50200n)]) {
+    for (const change of [
+      (it: Qcow2Bytes) => it.setL2(0, COPIED | 0x5_0200n),
+      (it: Qcow2Bytes) => it.setU64(it.l1At(0), COPIED | 0x5_0200n),
+    ]) {
       const file = fileOf(change(new Qcow2Bytes(image.bytes)), { readOnly: true })
       const disk = openQcow2(file)
       expect(failureOf(() => disk.pread(new Uint8Array(512), 0)).code).toBe("corrupt")
@@ -242,7 +251,7 @@ describe("compressed clusters", () => {
   it("QC-CMP-10 QC-CMP-11 a partial write keeps the rest and gives back every cluster that the stream touched", () => {
     const stored = deflateRawSync(text)
     const image = compressedImage(stored)
-    const host = Number(image.l2(0) & 0x3fffffffffffffn)
+    const host = Number(image.l2(0) & 0x3f_ffff_ffff_ffffn)
     const first = Math.floor(host / CLUSTER)
     image.setRefcount(first, 1n)
     const after = withImage(fileOf(image), (disk) => disk.pwrite(filled(512, 9), 1024))

@@ -1,4 +1,7 @@
-/** The defects of the first vmd qcow2 driver that concern opening an image, each shown to be absent here. The numbers are those of the list of 26. */
+/**
+ * The defects of the first vmd qcow2 driver that concern opening an image, each shown to be absent here. The numbers are those of the list
+ * of 26.
+ */
 import { mkdirSync, readdirSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { describe, expect, it } from "vitest"
@@ -37,7 +40,9 @@ function expectRefused(damage: (image: Qcow2Bytes) => unknown, message: RegExp, 
   }
 }
 
-function opened(damage: (image: Qcow2Bytes) => unknown, name = "v3-4k.qcow2", readOnly = false): { disk: ReturnType<typeof openInMemory>; file: MemoryFile } {
+function opened(
+  damage: (image: Qcow2Bytes) => unknown, name = "v3-4k.qcow2", readOnly = false,
+): { disk: ReturnType<typeof openInMemory>; file: MemoryFile } {
   const image = new Qcow2Bytes(goldenBytes(name))
   damage(image)
   const file = MemoryFile.of(image.bytes, { path: "image", readOnly })
@@ -46,12 +51,14 @@ function opened(damage: (image: Qcow2Bytes) => unknown, name = "v3-4k.qcow2", re
 
 describe("seed defects: the header", () => {
   it("seed defect 2: QC-HDR-07 cluster_bits outside 9 to 21 are refused", () => {
-    for (const bits of [0, 1, 8, 22, 31, 32, 33, 63, 64, 0x7fffffff, 0xffffffff]) expectRefused((image) => image.setU32(20, bits), /cluster_bits/)
+    for (const bits of [0, 1, 8, 22, 31, 32, 33, 63, 64, 0x7fff_ffff, 0xffff_ffff]) {
+      expectRefused((image) => image.setU32(20, bits), /cluster_bits/)
+    }
   })
 
   it("seed defect 3: QC-HDR-04 what version 2 has from byte 72 on is an extension, no field of version 3", () => {
     // Shaped as an unknown extension, it would be incompatible feature bits and a refcount order if read as fields.
-    const { disk } = opened((image) => image.insertExtension(0x12345678, new Uint8Array(40).fill(0xff)), "v2.qcow2")
+    const { disk } = opened((image) => image.insertExtension(0x1234_5678, new Uint8Array(40).fill(0xff)), "v2.qcow2")
     const content = new Uint8Array(512)
     disk.pread(content, 0)
     expect(content.every((byte) => byte === 0x11)).toBe(true)
@@ -60,15 +67,15 @@ describe("seed defects: the header", () => {
   })
 
   it("seed defect 3: QC-HDR-05 version 3 with a header_length below 104, or no multiple of 8, or beyond the cluster, is refused", () => {
-    for (const length of [0, 72, 96, 103, 105, 4104, 0xffffffff]) expectRefused((image) => image.setU32(100, length), /header_length/)
+    for (const length of [0, 72, 96, 103, 105, 4104, 0xffff_ffff]) expectRefused((image) => image.setU32(100, length), /header_length/)
   })
 
   it("seed defect 4: QC-HDR-14 a refcount_order above 6 is refused", () => {
-    for (const order of [7, 8, 32, 0xffffffff]) expectRefused((image) => image.setU32(96, order), /refcount_order/)
+    for (const order of [7, 8, 32, 0xffff_ffff]) expectRefused((image) => image.setU32(96, order), /refcount_order/)
   })
 
   it("seed defect 5: QC-HDR-13 QC-FEAT-06 encryption and unknown compression are refused", () => {
-    for (const method of [1, 2, 3, 0xffffffff]) expectRefused((image) => image.setU32(32, method), /encrypt|crypt_method/i)
+    for (const method of [1, 2, 3, 0xffff_ffff]) expectRefused((image) => image.setU32(32, method), /encrypt|crypt_method/i)
     expectRefused((image) => image.setU8(104, 1), /compression_type/)
     expectRefused((image) => image.setU64(72, 8n), /compression_type/)
     expectRefused((image) => image.setU64(72, 8n).setU8(104, 2), /compression_type/)
@@ -101,22 +108,22 @@ describe("seed defects: the header", () => {
     expect(after.every((byte) => byte === 0x44), "a refcount of 0 did not hand out what was in use").toBe(true)
   })
 
-  it("seed defect 7: QC-FEAT-03 QC-BMP-03 autoclear bits go at the opening for writing, before anything else is written, and stay at a reading one", () => {
+  it("seed defect 7: QC-FEAT-03 QC-BMP-03 opening for writing clears autoclear bits first of all; reading keeps them", () => {
     const bits = (1n << 9n) | 1n
     expect(new Qcow2Bytes(opened((image) => image.setU64(88, bits), "v3-4k.qcow2", true).file.toBytes()).autoclear).toBe(bits)
     const { file } = opened((image) => image.setU64(88, bits))
     expect(new Qcow2Bytes(file.toBytes()).autoclear).toBe(0n)
   })
 
-  it("seed defect 8: QC-HDR-09 QC-HDR-10 QC-LIM-01 an L1 table that is too small, too large, unaligned or beyond all files is refused", () => {
+  it("seed defect 8: QC-HDR-09 QC-HDR-10 QC-LIM-01 an L1 table too small, too large, unaligned or beyond all files is refused", () => {
     expectRefused((image) => image.setU32(36, 0), /l1_size/)
     expectRefused((image) => image.setU32(36, 4194305), /l1_size/)
-    expectRefused((image) => image.setU32(36, 0x20000001), /l1_size/)
+    expectRefused((image) => image.setU32(36, 0x2000_0001), /l1_size/)
     expectRefused((image) => image.setU64(24, 1n << 62n), /size/)
     expectRefused((image) => image.setU64(40, image.u64(40) + 512n), /l1_table_offset/)
     for (const offset of [1n << 63n, (1n << 64n) - 4096n, 1n << 53n]) expectRefused((image) => image.setU64(40, offset), /l1_table_offset/)
     for (const offset of [1n << 63n, 512n]) expectRefused((image) => image.setU64(48, offset), /refcount_table_offset/)
-    expectRefused((image) => image.setU32(56, 0xffffffff), /refcount_table_clusters/)
+    expectRefused((image) => image.setU32(56, 0xffff_ffff), /refcount_table_clusters/)
     // Larger than the disk needs is fine.
     const { disk } = opened((image) => image.setU32(36, 100))
     expect(disk.size).toBe(262144)
@@ -170,7 +177,7 @@ describe("seed defect 24: backing files", () => {
     // The format extension becomes an unknown one.
     file.save(join(directory, "stated"))
     const image = new Qcow2Bytes(file.toBytes())
-    image.setU32(image.u32(100), 0x11111111)
+    image.setU32(image.u32(100), 0x1111_1111)
     writeFileSync(join(directory, "unstated"), image.bytes)
     expect(() => openImage(join(directory, "unstated"))).toThrow(/does not say which format its backing file/)
     const raw = openImage(join(directory, "stated"), { readOnly: true })
@@ -183,7 +190,10 @@ describe("seed defect 24: backing files", () => {
   it("QC-BF-08 names that look like protocols or options are never followed, and control characters never reach the message", () => {
     const directory = temporaryDirectory()
     const top = join(directory, "top")
-    const names = ["json:{\"driver\":\"raw\"}", "nbd://localhost/x", "nbd+unix:///x?socket=/y", "fat:/etc", "host_device:/dev/sda", ":", "\u001b[31mred\nline"]
+    const names = [
+      "json:{\"driver\":\"raw\"}", "nbd://localhost/x", "nbd+unix:///x?socket=/y", "fat:/etc", "host_device:/dev/sda", ":",
+      "\u001b[31mred\nline",
+    ]
     for (const name of names) {
       const file = new MemoryFile()
       createQcow2(file, { size: 65536, clusterSize: 512, backing: name, backingFormat: "raw" })

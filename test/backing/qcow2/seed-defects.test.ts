@@ -1,4 +1,7 @@
-/** The defects of the first vmd qcow2 driver that concern reading and writing, each shown to be absent here. The numbers are those of the list of 26. */
+/**
+ * The defects of the first vmd qcow2 driver that concern reading and writing, each shown to be absent here. The numbers are those of the
+ * list of 26.
+ */
 import { join } from "node:path"
 import { describe, expect, it } from "vitest"
 import { BackingError } from "../../../src/backing/backing.ts"
@@ -20,7 +23,11 @@ import { temporaryDirectory } from "../../support/temporary.ts"
 
 const COPIED = 1n << 63n
 
-function contentOf(disk: { readonly size: number; pread(buffer: Uint8Array, offset: number): void }, offset = 0, length = disk.size - offset): Uint8Array {
+function contentOf(
+  disk: { readonly size: number; pread(buffer: Uint8Array, offset: number): void },
+  offset = 0,
+  length = disk.size - offset,
+): Uint8Array {
   const content = new Uint8Array(length).fill(0xee)
   disk.pread(content, offset)
   return content
@@ -79,7 +86,7 @@ describe("seed defects: reading and writing", () => {
     }
   })
 
-  it("seed defect 10: QC-CMP-11 QC-CMP-06 a write into a compressed cluster keeps the rest of it; a stream that does not inflate is an error", () => {
+  it("seed defect 10: QC-CMP-11 QC-CMP-06 a write into a compressed cluster keeps the rest; a broken stream is an error", () => {
     const disk = openGolden("zlib-4k.qcow2")
     const model = modelOf(disk)
     disk.pwrite(new Rng(1).bytes(100), 5000)
@@ -94,7 +101,7 @@ describe("seed defects: reading and writing", () => {
     expect(() => broken.pwrite(new Uint8Array(10), 100)).toThrow(/cannot be decompressed/)
   })
 
-  it("seed defect 11: QC-L2-03 QC-DZ-06 zero clusters read as zeroes, with and without a place, and so does what a write leaves of them", () => {
+  it("seed defect 11: QC-L2-03 QC-DZ-06 zero clusters read as zeroes, with a place or without, also around a write", () => {
     const disk = openGolden("zero.qcow2")
     const ranges = [[2048, 1024], [5120, 1024], [8192, 2048], [40 * 1024, 2048]] as const
     for (const [offset, length] of ranges) {
@@ -122,7 +129,7 @@ describe("seed defects: reading and writing", () => {
       "the refcount table": golden.refcountTableOffset,
       "a refcount block": golden.refcountBlock(0),
       "the L1 table": golden.l1Offset,
-      "an L2 table": Number(golden.u64(golden.l1At(0)) & 0x00fffffffffffe00n),
+      "an L2 table": Number(golden.u64(golden.l1At(0)) & 0x00ff_ffff_ffff_fe00n),
       "the snapshot table": golden.snapshotsOffset,
       "a snapshot's L1 table": Number(golden.u64(golden.snapshotsOffset)),
     }
@@ -151,7 +158,9 @@ describe("seed defects: reading and writing", () => {
     for (const image of unaligned) {
       const file = MemoryFile.of(image.bytes)
       const disk = openInMemory(file)
-      for (const work of [() => disk.pread(new Uint8Array(512), 0), () => disk.pwrite(new Uint8Array(512), 0)]) expect(work).toThrow(/multiple of the cluster size/)
+      for (const work of [() => disk.pread(new Uint8Array(512), 0), () => disk.pwrite(new Uint8Array(512), 0)]) {
+        expect(work).toThrow(/multiple of the cluster size/)
+      }
     }
   })
 
@@ -234,8 +243,10 @@ describe("seed defects: reading and writing", () => {
     disk.pwrite(new Uint8Array(4096).fill(0x77), 100 * 1024)
     disk.flush()
     const block = golden.refcountBlock(0)
-    const table = Number(golden.u64(golden.l1At(0)) & 0x00fffffffffffe00n)
-    const written = (from: number): number => recorder.log.findIndex((change) => change.kind === "write" && change.offset >= from && change.offset < from + 4096)
+    const table = Number(golden.u64(golden.l1At(0)) & 0x00ff_ffff_ffff_fe00n)
+    const written = (from: number): number => recorder.log.findIndex(
+      (change) => change.kind === "write" && change.offset >= from && change.offset < from + 4096,
+    )
     const data = recorder.log.findIndex((change) => change.kind === "write" && change.data[0] === 0x77)
     const firstSync = recorder.log.findIndex((change) => change.kind === "sync")
     expect(data).toBeGreaterThanOrEqual(0)
@@ -265,7 +276,7 @@ describe("seed defects: reading and writing", () => {
     }
   })
 
-  it("seed defect 19: QC-BF-02 QC-L2-09 past the end of a shorter backing image, and of the file, there are zeroes, in a copied cluster too", () => {
+  it("seed defect 19: QC-BF-02 QC-L2-09 beyond a shorter backing image and the file there are zeroes, in a copied cluster too", () => {
     const disk = openGolden("overlay-short.qcow2")
     expect(isAll(contentOf(disk, 10_100, 12_288 - 10_100), 0)).toBe(true)
     disk.pwrite(new Uint8Array(10).fill(1), 11_000)
@@ -337,7 +348,7 @@ describe("seed defects: reading and writing", () => {
     }
   })
 
-  it("seed defect 25: QC-SNAP-06 QC-L2-06 QC-CMP-10 what is copied away from a snapshot loses one reference, and the snapshot stays", () => {
+  it("seed defect 25: QC-SNAP-06 QC-L2-06 QC-CMP-10 a copy away from a snapshot drops one reference, and the snapshot stays", () => {
     for (const golden of goldenImages.filter(({ snapshots }) => snapshots.length > 0)) {
       const file = MemoryFile.of(goldenBytes(golden.file))
       const disk = openInMemory(file, { openBacking: goldenBacking(golden.file) })

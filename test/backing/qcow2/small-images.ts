@@ -19,7 +19,9 @@ export function newImage(options: Partial<CreateQcow2Options> = {}): MemoryFile 
   return file
 }
 
-/** A new overlay over a raw backing image with this content: its file, what opens the backing image, and what opens a copy of the overlay. */
+/**
+ * A new overlay over a raw backing image with this content: its file, what opens the backing image, and what opens a copy of the overlay.
+ */
 export function newOverlay(
   content: Uint8Array,
   options: Partial<CreateQcow2Options> = {},

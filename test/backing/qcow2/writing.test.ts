@@ -98,7 +98,7 @@ describe("where written bytes go", () => {
   it("QC-L1-04 a COPIED flag in a table that a snapshot shares is not believed", () => {
     const image = withImage(newImage(), (disk) => disk.pwrite(filled(CLUSTER, 7), 0))
     const place = image.hostOffset(0)
-    const table = Number(image.u64(image.l1At(0)) & 0x00fffffffffffe00n)
+    const table = Number(image.u64(image.l1At(0)) & 0x00ff_ffff_ffff_fe00n)
     // As if a snapshot shared both, and somebody had forgotten to clear the entry's flag.
     image
       .setU64(image.l1At(0), BigInt(table))
@@ -145,16 +145,20 @@ describe("allocation", () => {
   it("QC-REF-10 QC-WO-04 freed clusters are used again, in one session and the next, so the file does not grow", () => {
     for (const session of ["one", "many"]) {
       const file = newImage({ clusterSize: 4096 })
-      const round = (disk: { pwrite(data: Uint8Array, offset: number): void; discard(offset: number, length: number): void; flush(): void }): void => {
+      const round = (
+        disk: { pwrite(data: Uint8Array, offset: number): void; discard(offset: number, length: number): void; flush(): void }
+      ): void => {
         disk.pwrite(filled(1 << 18, 7), 0)
         disk.discard(0, 1 << 18)
         disk.flush()
       }
-      if (session === "one")
+      if (session === "one") {
         withImage(file, (disk) => {
           for (let step = 0; step < 10; step++) round(disk)
         })
-      else for (let step = 0; step < 10; step++) withImage(file, round)
+      } else {
+        for (let step = 0; step < 10; step++) withImage(file, round)
+      }
       expect(file.size()).toBeLessThan(2 * (1 << 18))
       expect(checkQcow2(file).exitCode).toBe(0)
     }
@@ -171,7 +175,9 @@ describe("allocation", () => {
     expect(file.size()).toBeLessThan(40 << 20)
   })
 
-  it.each([0, 1, 2, 3, 4, 5, 6])("QC-REF-05 QC-REF-06 QC-WO-06 refcount blocks and the table grow with the file, refcounts of 2^%i bits", (order) => {
+  it.each([
+    0, 1, 2, 3, 4, 5, 6,
+  ])("QC-REF-05 QC-REF-06 QC-WO-06 refcount blocks and the table grow with the file, refcounts of 2^%i bits", (order) => {
     const file = newImage({ size: 6 << 20, clusterSize: 512, refcountBits: 2 ** order })
     withImage(file, (disk) => {
       for (let offset = 0; offset < 6 << 20; offset += 65536) disk.pwrite(filled(65536, 7), offset)
@@ -212,7 +218,7 @@ describe("allocation", () => {
 
   it("QC-REF-08 a refcount block that is not aligned is corruption", () => {
     const image = new Qcow2Bytes(newImage().toBytes())
-    const file = fileOf(image.setU64(image.refcountTableOffset, 0x20200n))
+    const file = fileOf(image.setU64(image.refcountTableOffset, 0x2_0200n))
     expect(failureOf(() => openQcow2(file).pwrite(filled(512, 7), 0)).code).toBe("corrupt")
   })
 
@@ -232,9 +238,9 @@ describe("no guest data onto metadata", () => {
     ["the refcount table", before.refcountTableOffset],
     ["a refcount block", before.refcountBlock(0)],
     ["the L1 table", before.l1Offset],
-    ["an L2 table", Number(before.u64(before.l1At(0)) & 0x00fffffffffffe00n)],
+    ["an L2 table", Number(before.u64(before.l1At(0)) & 0x00ff_ffff_ffff_fe00n)],
   ]
-  it.each(targets.slice(1))("QC-OVL-01 QC-OVL-02 QC-FEAT-10 seed defect 13: an L2 entry that points at %s is not written through", (name, at) => {
+  it.each(targets.slice(1))("QC-OVL-01 QC-OVL-02 QC-FEAT-10 seed defect 13: no write through an L2 entry that points at %s", (name, at) => {
     const file = fileOf(new Qcow2Bytes(before.bytes).setL2(0, COPIED | BigInt(at)))
     const original = file.toBytes()
     const disk = openQcow2(file)
@@ -266,7 +272,9 @@ describe("no guest data onto metadata", () => {
     openQcow2(fileOf(image, { readOnly: true })).pread(new Uint8Array(512), 5 * CLUSTER)
     const file = fileOf(image)
     expect(failureOf(() => openQcow2(file).pwrite(filled(512, 9), 5 * CLUSTER)).code).toBe("corrupt")
-    expect(file.toBytes().subarray(image.l1Offset, image.l1Offset + CLUSTER)).toEqual(image.bytes.subarray(image.l1Offset, image.l1Offset + CLUSTER))
+    expect(
+      file.toBytes().subarray(image.l1Offset, image.l1Offset + CLUSTER),
+    ).toEqual(image.bytes.subarray(image.l1Offset, image.l1Offset + CLUSTER))
   })
 
   it("what was written before the corruption was found is still stored", () => {
@@ -326,14 +334,17 @@ describe("feature bits at opening and closing", () => {
     // An L1 entry that cannot be followed: nothing can tell what it refers to.
     const image = new Qcow2Bytes(goldenBytes("dirty.qcow2"))
     image.setU64(image.l1At(0), COPIED | (1n << 55n))
-    expect(failureOf(() => openQcow2(fileOf(image)))).toMatchObject({ code: "corrupt", message: expect.stringContaining("could not be repaired") })
+    expect(failureOf(() => openQcow2(fileOf(image)))).toMatchObject({
+      code: "corrupt", message: expect.stringContaining("could not be repaired"),
+    })
     openQcow2(fileOf(image, { readOnly: true })).close()
   })
 
   it("refuses writing where the file or the image is read-only", () => {
     const disk = openQcow2(newImage(), { readOnly: true })
-    for (const work of [() => disk.pwrite(new Uint8Array(1), 0), () => disk.discard(0, 512), () => disk.writeZeroes(0, 512, true)])
+    for (const work of [() => disk.pwrite(new Uint8Array(1), 0), () => disk.discard(0, 512), () => disk.writeZeroes(0, 512, true)]) {
       expect(failureOf(work).code).toBe("read-only")
+    }
     expect(failureOf(() => openQcow2(newImage().clone({ readOnly: true }), { readOnly: false })).code).toBe("read-only")
   })
 })
@@ -347,11 +358,13 @@ describe("order of writes", () => {
     disk.pwrite(filled(CLUSTER, 7), 0)
     disk.flush()
     const after = new Qcow2Bytes(inner.toBytes())
-    const table = Number(after.u64(after.l1At(0)) & 0x00fffffffffffe00n)
+    const table = Number(after.u64(after.l1At(0)) & 0x00ff_ffff_ffff_fe00n)
     const place = (change: FileChange): string => {
       if (change.kind !== "write") return change.kind
       const at = Math.floor(change.offset / CLUSTER) * CLUSTER
-      return at === table ? "L2" : at === after.hostOffset(0) ? "data" : at === layout.l1Offset ? "L1" : at === layout.refcountBlock(0) ? "refcounts" : `?${at}`
+      return at === table
+        ? "L2"
+        : at === after.hostOffset(0) ? "data" : at === layout.l1Offset ? "L1" : at === layout.refcountBlock(0) ? "refcounts" : `?${at}`
     }
     expect(file.log.map(place)).toEqual(["data", "refcounts", "L2", "sync", "L1", "sync"])
   })
@@ -364,7 +377,7 @@ describe("order of writes", () => {
     const disk = openQcow2(file)
     disk.discard(0, CLUSTER)
     disk.flush()
-    const table = Number(layout.u64(layout.l1At(0)) & 0x00fffffffffffe00n)
+    const table = Number(layout.u64(layout.l1At(0)) & 0x00ff_ffff_ffff_fe00n)
     expect(file.log.map((change) => (change.kind === "write" ? (change.offset === table ? "L2" : "refcounts") : change.kind))).toEqual([
       "sync",
       "L2",

@@ -60,7 +60,9 @@ describe("discard", () => {
       },
       { openBacking },
     )
-    expect(contentOf(openQcow2(file, { openBacking }), 0, 2 * CLUSTER)).toEqual(Uint8Array.from([...filled(CLUSTER, 7), ...filled(CLUSTER, 5)]))
+    expect(contentOf(openQcow2(file, { openBacking }), 0, 2 * CLUSTER)).toEqual(
+      Uint8Array.from([...filled(CLUSTER, 7), ...filled(CLUSTER, 5)]),
+    )
   })
 
   it("QC-DZ-01 only whole clusters, and the last one of the disk though it ends early", () => {
@@ -116,7 +118,9 @@ describe("write-zeroes", () => {
 
   it("QC-DZ-04 compressed clusters are always given up", () => {
     const before = new Qcow2Bytes(goldenBytes("zlib-4k.qcow2"))
-    const compressed = Array.from({ length: before.size / 4096 }, (_, index) => index * 4096).filter((offset) => before.l2(offset) >> 62n === 1n)
+    const compressed = Array.from(
+      { length: before.size / 4096 }, (_, index) => index * 4096,
+    ).filter((offset) => before.l2(offset) >> 62n === 1n)
     expect(compressed.length).toBeGreaterThan(0)
     const after = withImage(fileOf(before), (disk) => {
       for (const offset of compressed) disk.writeZeroes(offset, 4096, false)

@@ -49,7 +49,9 @@ describe("one thing wrong", () => {
     const result = checkDamaged("v3-4k.qcow2", (image) => image.setRefcount(6, 5n))
     // The cluster's COPIED flag is set, and its refcount is no longer one.
     expect(result).toMatchObject({ leaks: 1, exitCode: 2 })
-    expect(checkDamaged("snapshots.qcow2", (image) => image.setRefcount(image.hostOffset(512) / 512, 9n))).toMatchObject({ leaks: 1, corruptions: 0, exitCode: 3 })
+    expect(
+      checkDamaged("snapshots.qcow2", (image) => image.setRefcount(image.hostOffset(512) / 512, 9n)),
+    ).toMatchObject({ leaks: 1, corruptions: 0, exitCode: 3 })
   })
 
   it("QC-CHK-01 a refcount below the references is a corruption, exit code 2", () => {
@@ -73,19 +75,33 @@ describe("one thing wrong", () => {
     const l1 = bits.filter((bit) => bit < 9 || (bit > 55 && bit < 63))
     const l2 = bits.filter((bit) => (bit > 0 && bit < 9) || (bit > 55 && bit < 62))
     const table = bits.filter((bit) => bit < 9)
-    for (const bit of l1) expect(kinds(checkDamaged("v3-4k.qcow2", (image) => image.setU64(image.l1Offset, image.u64(image.l1Offset) | (1n << BigInt(bit)))))).toEqual(["reserved-bits"])
-    for (const bit of l2) expect(kinds(checkDamaged("v3-4k.qcow2", (image) => image.setL2(0, image.l2(0) | (1n << BigInt(bit)))))).toEqual(["reserved-bits"])
+    for (const bit of l1) {
+      expect(
+        kinds(checkDamaged("v3-4k.qcow2", (image) => image.setU64(image.l1Offset, image.u64(image.l1Offset) | (1n << BigInt(bit))))),
+      ).toEqual(["reserved-bits"])
+    }
+    for (const bit of l2) {
+      expect(kinds(checkDamaged("v3-4k.qcow2", (image) => image.setL2(0, image.l2(0) | (1n << BigInt(bit)))))).toEqual(["reserved-bits"])
+    }
     for (const bit of table) {
-      const damaged = (image: Qcow2Bytes): unknown => image.setU64(image.refcountTableOffset, image.u64(image.refcountTableOffset) | (1n << BigInt(bit)))
+      const damaged = (image: Qcow2Bytes): unknown => image.setU64(
+        image.refcountTableOffset, image.u64(image.refcountTableOffset) | (1n << BigInt(bit)),
+      )
       expect(kinds(checkDamaged("v3-4k.qcow2", damaged))).toEqual(["reserved-bits"])
     }
   })
 
   it("QC-CHK-04 unaligned L2 tables, data clusters, refcount blocks and snapshot L1 tables are reported", () => {
-    expect(kinds(checkDamaged("v3-4k.qcow2", (image) => image.setU64(image.l1Offset, image.u64(image.l1Offset) + 512n)))).toContain("alignment")
+    expect(
+      kinds(checkDamaged("v3-4k.qcow2", (image) => image.setU64(image.l1Offset, image.u64(image.l1Offset) + 512n))),
+    ).toContain("alignment")
     expect(kinds(checkDamaged("v3-4k.qcow2", (image) => image.setL2(0, image.l2(0) + 512n)))).toContain("alignment")
-    expect(kinds(checkDamaged("v3-4k.qcow2", (image) => image.setU64(image.refcountTableOffset, image.u64(image.refcountTableOffset) + 512n)))).toContain("refcount-block")
-    expect(kinds(checkDamaged("snapshots-v2.qcow2", (image) => image.setU64(image.snapshotsOffset, image.u64(image.snapshotsOffset) + 512n)))).toContain("snapshot")
+    expect(
+      kinds(checkDamaged("v3-4k.qcow2", (image) => image.setU64(image.refcountTableOffset, image.u64(image.refcountTableOffset) + 512n))),
+    ).toContain("refcount-block")
+    expect(
+      kinds(checkDamaged("snapshots-v2.qcow2", (image) => image.setU64(image.snapshotsOffset, image.u64(image.snapshotsOffset) + 512n))),
+    ).toContain("snapshot")
   })
 
   it("QC-CHK-04 QC-CMP-04 COPIED on a compressed cluster is reported", () => {
@@ -125,7 +141,7 @@ describe("one thing wrong", () => {
   })
 
   it("QC-CHK-06 a broken bitmap directory or table is reported", () => {
-    const directory = (image: Qcow2Bytes): number => findExtension(image, 0x23852875)
+    const directory = (image: Qcow2Bytes): number => findExtension(image, 0x2385_2875)
     expect(kinds(checkDamaged("bitmap.qcow2", (image) => image.setU64(directory(image) + 8, 8n)))).toContain("bitmap")
     expect(kinds(checkDamaged("bitmap.qcow2", (image) => image.setU64(directory(image) + 16, 512n)))).toContain("bitmap")
     const table = (image: Qcow2Bytes): number => Number(image.u64(Number(image.u64(directory(image) + 16))))
@@ -146,7 +162,9 @@ describe("one thing wrong", () => {
 
 /** Byte position of an extension's data. */
 function findExtension(image: Qcow2Bytes, type: number): number {
-  for (let at = image.u32(100); image.u32(at) !== 0; at += 8 + Math.ceil(image.u32(at + 4) / 8) * 8) if (image.u32(at) === type) return at + 8
+  for (let at = image.u32(100); image.u32(at) !== 0; at += 8 + Math.ceil(image.u32(at + 4) / 8) * 8) {
+    if (image.u32(at) === type) return at + 8
+  }
   throw new Error("no such extension")
 }
 

@@ -27,11 +27,11 @@ function mappingOf(file: MemoryFile): string {
   const entries: string[] = []
   for (let offset = 0; offset < image.size; offset += image.clusterSize) {
     const l1At = image.l1At(offset)
-    const table = Number(image.u64(l1At) & 0x00fffffffffffe00n)
+    const table = Number(image.u64(l1At) & 0x00ff_ffff_ffff_fe00n)
     const readable = table !== 0 && table % image.clusterSize === 0 && table + image.clusterSize <= image.bytes.length
     const entry = readable ? image.l2(offset) : 0n
     const compressed = (entry & (1n << 62n)) !== 0n
-    const shown = compressed ? entry & ~COPIED : (entry & 1n) !== 0n ? 1n : entry & 0x00fffffffffffe00n
+    const shown = compressed ? entry & ~COPIED : (entry & 1n) !== 0n ? 1n : entry & 0x00ff_ffff_ffff_fe00n
     entries.push(shown.toString(16))
   }
   return entries.join(" ")
@@ -63,8 +63,15 @@ describe("repair", () => {
   })
 
   it("QC-CHK-07 leaks: writes nothing while the refcount table names something else as a block", () => {
-    for (const place of [(image: Qcow2Bytes): number => image.hostOffset(512), (image: Qcow2Bytes): number => image.l1Offset, (): number => 0]) {
-      const { image, file } = damaged("snapshots.qcow2", (bytes) => bytes.setRefcount(7, 60n).setU64(bytes.refcountTableOffset + 8, BigInt(place(bytes)) | 1n))
+    for (const place of [
+      (image: Qcow2Bytes): number => image.hostOffset(512),
+      (image: Qcow2Bytes): number => image.l1Offset,
+      (): number => 0,
+    ]) {
+      const { image, file } = damaged(
+        "snapshots.qcow2",
+        (bytes) => bytes.setRefcount(7, 60n).setU64(bytes.refcountTableOffset + 8, BigInt(place(bytes)) | 1n),
+      )
       expect(repairQcow2(file, "leaks")).toMatchObject({ exitCode: 2 })
       expect(file.toBytes()).toEqual(image.bytes)
     }
@@ -113,7 +120,10 @@ describe("repair", () => {
   })
 
   it("QC-CHK-07 all: what an L1 entry takes for an L2 table, but is something else, is not corrected as one", () => {
-    for (const place of [(image: Qcow2Bytes): number => image.snapshotsOffset, (image: Qcow2Bytes): number => Number(image.u64(image.snapshotsOffset))]) {
+    for (const place of [
+      (image: Qcow2Bytes): number => image.snapshotsOffset,
+      (image: Qcow2Bytes): number => Number(image.u64(image.snapshotsOffset)),
+    ]) {
       const { image, file } = damaged("snapshots.qcow2", (bytes) => bytes.setU64(bytes.l1At(0), BigInt(place(bytes)) | COPIED))
       repairQcow2(file, "all")
       const start = place(image)

@@ -13,13 +13,13 @@ const CLUSTER = 65536
 function v3(change: (view: DataView, bytes: Uint8Array) => void = () => {}): Uint8Array {
   const bytes = new Uint8Array(CLUSTER)
   const view = new DataView(bytes.buffer)
-  view.setUint32(0, 0x514649fb)
+  view.setUint32(0, 0x5146_49fb)
   view.setUint32(4, 3)
   view.setUint32(20, 16)
-  view.setBigUint64(24, 0x40000000n)
+  view.setBigUint64(24, 0x4000_0000n)
   view.setUint32(36, 2)
-  view.setBigUint64(40, 0x30000n)
-  view.setBigUint64(48, 0x10000n)
+  view.setBigUint64(40, 0x3_0000n)
+  view.setBigUint64(48, 0x1_0000n)
   view.setUint32(56, 1)
   view.setUint32(96, 4)
   view.setUint32(100, 112)
@@ -58,7 +58,7 @@ describe("qcow2 header", () => {
   it("QC-HDR-02 QC-HDR-03 reads every field of a version 3 header", () => {
     const header = parse(
       v3((view) => {
-        view.setBigUint64(64, 0x50000n)
+        view.setBigUint64(64, 0x5_0000n)
         view.setUint32(60, 3)
         view.setBigUint64(80, 1n)
         view.setBigUint64(88, 1n << 40n)
@@ -68,14 +68,14 @@ describe("qcow2 header", () => {
     expect(header).toMatchObject({
       version: 3,
       clusterBits: 16,
-      size: 0x40000000,
+      size: 0x4000_0000,
       cryptMethod: 0,
       l1Size: 2,
-      l1TableOffset: 0x30000,
-      refcountTableOffset: 0x10000,
+      l1TableOffset: 0x3_0000,
+      refcountTableOffset: 0x1_0000,
       refcountTableClusters: 1,
       snapshotCount: 3,
-      snapshotsOffset: 0x50000,
+      snapshotsOffset: 0x5_0000,
       incompatibleFeatures: 0n,
       compatibleFeatures: 1n,
       autoclearFeatures: 1n << 40n,
@@ -88,8 +88,8 @@ describe("qcow2 header", () => {
   })
 
   it("QC-HDR-01 refuses what is no qcow2 image, and versions other than 2 and 3", () => {
-    expect(refused((view) => view.setUint32(0, 0xfb494651))).toBe("invalid-format")
-    for (const version of [0, 1, 4, 0xffffffff]) expect(refused((view) => view.setUint32(4, version))).toBe("unsupported")
+    expect(refused((view) => view.setUint32(0, 0xfb49_4651))).toBe("invalid-format")
+    for (const version of [0, 1, 4, 0xffff_ffff]) expect(refused((view) => view.setUint32(4, version))).toBe("unsupported")
     for (const length of [0, 3, 4, 71, 72, 103]) expect(fault(() => parse(v3().subarray(0, length))).code).toBe("invalid-format")
     const cut = (bytes: Uint8Array, length: number): string => fault(() => parse(bytes.subarray(0, length))).message
     const message = (length: number, whole: number): string =>
@@ -103,7 +103,7 @@ describe("qcow2 header", () => {
   it("QC-HDR-04 version 2: what follows byte 72 is extensions, not fields", () => {
     const header = parse(
       v2((view, bytes) => {
-        view.setUint32(72, 0x12345678)
+        view.setUint32(72, 0x1234_5678)
         view.setUint32(76, 24)
         bytes.fill(0xff, 80, 104)
       }),
@@ -121,7 +121,9 @@ describe("qcow2 header", () => {
   })
 
   it("QC-HDR-05 header_length is a multiple of 8 from 104 to the cluster size", () => {
-    for (const length of [0, 72, 96, 105, CLUSTER + 8, 0xffffffff]) expect(refused((view) => view.setUint32(100, length))).toBe("invalid-format")
+    for (const length of [0, 72, 96, 105, CLUSTER + 8, 0xffff_ffff]) {
+      expect(refused((view) => view.setUint32(100, length))).toBe("invalid-format")
+    }
     for (const length of [104, 112, 120, CLUSTER]) expect(parse(v3((view) => view.setUint32(100, length))).headerLength).toBe(length)
   })
 
@@ -129,12 +131,12 @@ describe("qcow2 header", () => {
     const header = parse(
       v3((view) => {
         view.setUint32(100, 104)
-        view.setUint32(104, 0x01345678)
+        view.setUint32(104, 0x0134_5678)
         view.setUint32(108, 8)
       }),
     )
     expect(header.compressionType).toBe(0)
-    expect(header.extensions.map((extension) => extension.type)).toEqual([0x01345678])
+    expect(header.extensions.map((extension) => extension.type)).toEqual([0x0134_5678])
   })
 
   it("QC-HDR-06 QC-EXT-04 unknown trailing fields, extensions and bits survive a rewrite byte for byte", () => {
@@ -142,10 +144,10 @@ describe("qcow2 header", () => {
       view.setUint32(100, 128)
       raw.fill(0xab, 105, 128)
       view.setBigUint64(80, 1n << 17n)
-      view.setUint32(128, 0x12345678)
+      view.setUint32(128, 0x1234_5678)
       view.setUint32(132, 5)
       put(raw, 136, "hello")
-      view.setUint32(144, 0xe2792aca)
+      view.setUint32(144, 0xe279_2aca)
       view.setUint32(148, 3)
       put(raw, 152, "raw")
       view.setBigUint64(8, 168n)
@@ -159,7 +161,7 @@ describe("qcow2 header", () => {
 
   it("QC-HDR-04 a version 2 header with a backing format and name survives a rewrite byte for byte", () => {
     const bytes = v2((view, raw) => {
-      view.setUint32(72, 0xe2792aca)
+      view.setUint32(72, 0xe279_2aca)
       view.setUint32(76, 5)
       put(raw, 80, "qcow2")
       view.setBigUint64(8, 96n)
@@ -172,7 +174,7 @@ describe("qcow2 header", () => {
   })
 
   it("QC-HDR-07 cluster_bits is 9 to 21", () => {
-    for (const bits of [0, 8, 22, 63, 0xffffffff]) expect(refused((view) => view.setUint32(20, bits))).toBe("invalid-format")
+    for (const bits of [0, 8, 22, 63, 0xffff_ffff]) expect(refused((view) => view.setUint32(20, bits))).toBe("invalid-format")
   })
 
   it("QC-HDR-08 QC-LIM-05 the size is any number of bytes below 2^53", () => {
@@ -191,15 +193,16 @@ describe("qcow2 header", () => {
     expect(refused((view) => view.setUint32(36, 4194305))).toBe("invalid-format")
     expect(parse(v3((view) => view.setUint32(56, 128))).refcountTableClusters).toBe(128)
     expect(refused((view) => view.setUint32(56, 129))).toBe("invalid-format")
-    expect(refused((view) => view.setUint32(56, 0xffffffff))).toBe("invalid-format")
+    expect(refused((view) => view.setUint32(56, 0xffff_ffff))).toBe("invalid-format")
     expect(refused((view) => view.setUint32(60, 65537))).toBe("invalid-format")
   })
 
   it("QC-HDR-10 tables are cluster aligned and end before 2^53", () => {
     for (const field of [40, 48, 64]) {
-      expect(refused((view) => view.setBigUint64(field, 0x30200n))).toBe("invalid-format")
-      for (const offset of [(1n << 63n) - 0x10000n, 1n << 53n, (1n << 64n) - 0x10000n])
+      expect(refused((view) => view.setBigUint64(field, 0x3_0200n))).toBe("invalid-format")
+      for (const offset of [(1n << 63n) - 0x1_0000n, 1n << 53n, (1n << 64n) - 0x1_0000n]) {
         expect(refused((view) => view.setBigUint64(field, offset))).toBe("invalid-format")
+      }
     }
   })
 
@@ -213,9 +216,9 @@ describe("qcow2 header", () => {
     expect(parse(v3(named(0x1000n, 1023))).backingFile).toHaveLength(1023)
     expect(refused(named(0x1000n, 1024))).toBe("invalid-format")
     expect(refused(named(0xffffn, 2))).toBe("invalid-format")
-    expect(refused(named(0x10001n, 1))).toBe("invalid-format")
+    expect(refused(named(0x1_0001n, 1))).toBe("invalid-format")
     expect(refused(named(1n << 63n, 1))).toBe("invalid-format")
-    expect(parse(v3(named(0n, 0xffffffff))).backingFile).toBeUndefined()
+    expect(parse(v3(named(0n, 0xffff_ffff))).backingFile).toBeUndefined()
   })
 
   it("QC-HDR-13 QC-EXT-10 crypt_method is 0 to 2, and LUKS goes with its extension", () => {
@@ -225,21 +228,21 @@ describe("qcow2 header", () => {
       (method: number, length: number, offset: bigint) =>
       (view: DataView): void => {
         view.setUint32(32, method)
-        view.setUint32(112, 0x0537be77)
+        view.setUint32(112, 0x0537_be77)
         view.setUint32(116, length)
         view.setBigUint64(120, offset)
       }
-    for (const method of [0, 1]) expect(refused(pointer(method, 16, 0x40000n))).toBe("invalid-format")
-    expect(refused(pointer(2, 8, 0x40000n))).toBe("invalid-format")
-    expect(refused(pointer(2, 16, 0x40200n))).toBe("invalid-format")
-    const luks = parse(v3(pointer(2, 16, 0x40000n)))
+    for (const method of [0, 1]) expect(refused(pointer(method, 16, 0x4_0000n))).toBe("invalid-format")
+    expect(refused(pointer(2, 8, 0x4_0000n))).toBe("invalid-format")
+    expect(refused(pointer(2, 16, 0x4_0200n))).toBe("invalid-format")
+    const luks = parse(v3(pointer(2, 16, 0x4_0000n)))
     expect(fault(() => refuseUnsupported(luks, PATH)).message).toContain("LUKS")
     expect(fault(() => refuseUnsupported(parse(v3((view) => view.setUint32(32, 1))), PATH)).message).toContain("AES")
   })
 
   it("QC-HDR-14 refcount_order is 0 to 6", () => {
     for (let order = 0; order <= 6; order++) expect(parse(v3((view) => view.setUint32(96, order))).refcountOrder).toBe(order)
-    for (const order of [7, 0xffffffff]) expect(refused((view) => view.setUint32(96, order))).toBe("invalid-format")
+    for (const order of [7, 0xffff_ffff]) expect(refused((view) => view.setUint32(96, order))).toBe("invalid-format")
   })
 
   it("QC-HDR-15 a header that does not fit into its cluster is not serialised", () => {
@@ -258,7 +261,7 @@ describe("qcow2 feature bits", () => {
     const named = parse(
       v3((view, bytes) => {
         view.setBigUint64(72, 1n << 5n)
-        view.setUint32(112, 0x6803f857)
+        view.setUint32(112, 0x6803_f857)
         view.setUint32(116, 96)
         bytes.set([1, 5], 120)
         put(bytes, 122, "wrong kind")
@@ -275,7 +278,7 @@ describe("qcow2 feature bits", () => {
     const header = parse(
       v3((view, bytes) => {
         view.setBigUint64(72, 1n << 6n)
-        view.setUint32(112, 0x6803f857)
+        view.setUint32(112, 0x6803_f857)
         view.setUint32(116, 48 + 7)
         bytes.set([0, 6], 120)
         put(bytes, 122, "x".repeat(46))
@@ -289,7 +292,7 @@ describe("qcow2 feature bits", () => {
     const header = parse(
       v3((view, bytes) => {
         view.setBigUint64(72, 1n << 6n)
-        view.setUint32(112, 0x6803f857)
+        view.setUint32(112, 0x6803_f857)
         view.setUint32(116, 48)
         bytes.set([0, 6], 120)
         put(bytes, 122, "\u001b[2Jgone\n")
@@ -382,14 +385,16 @@ describe("qcow2 header extensions", () => {
       const bytes = serialiseExtensions([record(type), record(type)])
       return parseExtensions(bytes, { start: 0, end: bytes.length, path: PATH })
     }
-    for (const known of [0xe2792aca, 0x6803f857, 0x23852875, 0x0537be77, 0x44415441]) expect(fault(() => twice(known)).code).toBe("invalid-format")
-    expect(twice(0x12345678)).toHaveLength(2)
+    for (const known of [0xe279_2aca, 0x6803_f857, 0x2385_2875, 0x0537_be77, 0x4441_5441]) {
+      expect(fault(() => twice(known)).code).toBe("invalid-format")
+    }
+    expect(twice(0x1234_5678)).toHaveLength(2)
   })
 
   it("QC-EXT-06 strings end at their length, whatever the padding holds", () => {
     const header = parse(
       v3((view, bytes) => {
-        view.setUint32(112, 0xe2792aca)
+        view.setUint32(112, 0xe279_2aca)
         view.setUint32(116, 5)
         put(bytes, 120, "qcow2junk")
       }),
@@ -401,7 +406,7 @@ describe("qcow2 header extensions", () => {
     const format =
       (length: number) =>
       (view: DataView): void => {
-        view.setUint32(112, 0xe2792aca)
+        view.setUint32(112, 0xe279_2aca)
         view.setUint32(116, length)
       }
     expect(parse(v3(format(15))).extensions).toHaveLength(1)

@@ -127,7 +127,7 @@ describe("the driver's split ring", () => {
         if (ring.inFlight !== sent.size || ring.freeDescriptors !== queueSize - busy.size) throw new Error("descriptors went astray")
       }
       for (const { head } of held) device.give(head, 0)
-      while (ring.takeUsed() !== undefined);
+      while (ring.takeUsed() !== undefined) continue
       expect([ring.freeDescriptors, ring.inFlight]).toEqual([queueSize, 0])
     }
   })
@@ -236,7 +236,7 @@ describe("the driver's split ring", () => {
       if (ring.expose() !== isWanted) throw new Error(`avail_event ${event}, exposed ${batch} from ${before}: a kick should be ${isWanted}`)
       if (isWanted) kicks++
       for (const { head } of device.take()) device.give(head, 0)
-      while (ring.takeUsed() !== undefined);
+      while (ring.takeUsed() !== undefined) continue
     }
     expect(kicks).toBeGreaterThan(1000)
   })
