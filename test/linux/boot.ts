@@ -70,13 +70,13 @@ export const bootTests: readonly GuestTest[] = [
   {
     name: "boot-grub-legacy",
     title: "SeaBIOS boots GRUB and Linux from qcow2, legacy device",
-    limit: 180,
+    limit: 300,
     run: (context) => grub(context, "legacy"),
   },
   {
     name: "boot-grub-modern",
     title: "SeaBIOS boots GRUB and Linux from qcow2, modern device",
-    limit: 180,
+    limit: 300,
     run: (context) => grub(context, "modern"),
   },
 ]

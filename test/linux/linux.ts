@@ -86,8 +86,8 @@ export const linuxTests: readonly GuestTest[] = [
   {
     name: "linux-modern",
     title: "Linux, modern interface: raw, qcow2 and overlay disks found, read, written",
-    limit: 180,
+    limit: 300,
     run: (context) => linux(context, false),
   },
-  { name: "linux-legacy", title: "Linux, legacy interface: the same", limit: 180, run: (context) => linux(context, true) },
+  { name: "linux-legacy", title: "Linux, legacy interface: the same", limit: 300, run: (context) => linux(context, true) },
 ]
