@@ -31,7 +31,7 @@ export function createImage(path: string, options: CreateImageOptions): void {
   const { format = "qcow2", ...qcow2 } = options
   if (format === "raw") refuseRawOptions(path, options, size)
   else if (options.backing !== undefined && options.size !== undefined && options.backingFormat !== undefined) backingSize(path, options)
-  writeNew(path, (file) => (format === "raw" ? file.truncate(Math.ceil(size / 512) * 512) : createQcow2(file, { ...qcow2, size })))
+  writeNew(path, (file) => (format === "raw" ? file.truncate(wholeSectors(size)) : createQcow2(file, { ...qcow2, size })))
 }
 
 function writeNew(path: string, write: (file: ImageFile) => void): void {
@@ -46,6 +46,10 @@ function writeNew(path: string, write: (file: ImageFile) => void): void {
     removeHostFile(path)
     throw error
   }
+}
+
+function wholeSectors(size: number): number {
+  return Math.ceil(size / 512) * 512
 }
 
 function backingSize(path: string, options: CreateImageOptions): number {
@@ -65,8 +69,8 @@ function backingSize(path: string, options: CreateImageOptions): number {
 }
 
 function refuseRawOptions(path: string, options: CreateImageOptions, size: number): void {
-  if (!Number.isSafeInteger(size) || size < 0) {
-    throw new BackingError("invalid-argument", `the size ${size} is no number of bytes`, { path })
+  if (!Number.isSafeInteger(wholeSectors(size)) || size < 0) {
+    throw new BackingError("invalid-argument", `the size ${size} is not a number of bytes from 0 to 2^53 - 512`, { path })
   }
   const given = Object.entries(options).find(([name, value]) => name !== "size" && name !== "format" && value !== undefined)
   if (given !== undefined) throw new BackingError("invalid-argument", `a raw image has no option "${given[0]}"`, { path })

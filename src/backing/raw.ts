@@ -56,7 +56,7 @@ export class RawBacking implements VirtioBacking {
   readonly #file: ImageFile
   readonly #isGuarded: boolean
   #size: number
-  /** The file says so itself wherever it is called; a short discard does not call it. */
+  /** The file says so itself wherever it is called; short discards and zeroes that are there already do not call it to write. */
   #isClosed = false
 
   /** @throws TypeError for a file or an option that is none */
@@ -139,6 +139,7 @@ export class RawBacking implements VirtioBacking {
   }
 
   writeZeroes(offset: number, length: number, mayUnmap: boolean): void {
+    this.#checkWritable()
     checkRange(this.#size, offset, length, this.#file.path)
     if (length >= PUNCH_MINIMUM) this.#checkEnd(offset + length)
     if (mayUnmap && length >= PUNCH_MINIMUM && this.#file.punchHole?.(offset, length) === true) return
@@ -153,9 +154,14 @@ export class RawBacking implements VirtioBacking {
   }
 
   #discard(offset: number, length: number): void {
-    if (this.#isClosed) throw new BackingError("closed", "the image is closed", { path: this.#file.path })
+    this.#checkWritable()
     checkRange(this.#size, offset, length, this.#file.path)
     if (length >= PUNCH_MINIMUM) this.#file.punchHole?.(offset, length)
+  }
+
+  #checkWritable(): void {
+    if (this.#isClosed) throw new BackingError("closed", "the image is closed", { path: this.#file.path })
+    if (this.readOnly) throw new BackingError("read-only", "the image is open read-only", { path: this.#file.path })
   }
 
   /** Overwrites with zeroes each run of blocks that are not zero, of `length` <= ZERO_CHUNK bytes. */

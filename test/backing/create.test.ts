@@ -2,6 +2,7 @@
 import { existsSync, readFileSync, statSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { describe, expect, it } from "vitest"
+import { BackingError } from "../../src/backing/backing.ts"
 import { createImage, type CreateImageOptions } from "../../src/backing/create.ts"
 import { HostFile } from "../../src/backing/host/host-file.ts"
 import { openImage } from "../../src/backing/open.ts"
@@ -109,6 +110,17 @@ describe("createImage", () => {
     expect(existsSync(other)).toBe(false)
   })
 
+  it("a size that the host refuses is refused before any table is written", () => {
+    class SmallDisk extends MemoryFile {
+      override truncate(): void {
+        throw new BackingError("no-space", "larger than the file system allows", { path: this.path })
+      }
+    }
+    const file = new SmallDisk()
+    expect(failureOf(() => createQcow2(file, { size: 1 << 30, preallocation: "metadata" })).code).toBe("no-space")
+    expect(file.changes).toBe(0)
+  })
+
   it("makes sparse raw images of whole sectors", () => {
     const path = join(temporaryDirectory(), "disk.raw")
     createImage(path, { format: "raw", size: 1_000_000_001 })
@@ -128,6 +140,7 @@ describe("createImage", () => {
     ["clusters of 4 MiB", { size: 512, clusterSize: 4 << 20 }],
     ["clusters of 1000 bytes", { size: 512, clusterSize: 1000 }],
     ["128 GiB and a sector of 512-byte clusters", { size: 2 ** 37 + 512, clusterSize: 512 }],
+    ["raw of 2^53 bytes, rounded up to a sector", { format: "raw", size: 2 ** 53 - 1 }],
     ["raw with a cluster size", { format: "raw", size: 512, clusterSize: 512 }],
   ])("QC-LIM-03 QC-LIM-04 refuses %s", (_, options) => {
     const path = join(temporaryDirectory(), "disk")

@@ -204,6 +204,16 @@ describe("zeroes and holes", () => {
     expect(new RawBacking(MemoryFile.of(new Uint8Array(512))).discard).toBeDefined()
   })
 
+  it("zeroes that are there already, or none at all, are refused like others by a read-only disk and by a closed one", () => {
+    const readOnly = new RawBacking(MemoryFile.of(new Uint8Array(8192), { readOnly: true }))
+    const closed = new RawBacking(MemoryFile.of(new Uint8Array(8192)))
+    closed.close()
+    for (const length of [0, 512, 8192]) {
+      expect(errorOf(() => readOnly.writeZeroes(0, length, false)).code).toBe("read-only")
+      expect(errorOf(() => closed.writeZeroes(0, length, false)).code).toBe("closed")
+    }
+  })
+
   it("on the host: a discard gives the blocks back, and the neighbours stay", () => {
     const { disk, path } = hosted(new Uint8Array(8 * MIB).fill(0x77))
     const canPunch = spawnSync("fallocate", ["--punch-hole", "--offset", "0", "--length", "4096", path]).status === 0

@@ -68,11 +68,12 @@ export function createQcow2(file: ImageFile, options: CreateQcow2Options): void 
   const header = makeHeader(options, geometry, layout)
   const start = serialiseHeader(header, file.path)
   const { clusterSize } = geometry
+  // First: the host refuses a size that it cannot have before gigabytes of tables are written.
+  file.truncate(layout.total * clusterSize)
   let offset = clusterSize
   writeRefcounts(file, geometry, layout, offset)
   offset += (layout.refcountTable + layout.refcountBlocks) * clusterSize
   writeMapping(file, geometry, layout, offset)
-  file.truncate(layout.total * clusterSize)
   file.sync()
   file.write(start, 0)
   file.sync()

@@ -266,8 +266,9 @@ export class Qcow2Image implements VirtioBacking {
       metadataWriter.store()
       metadataWriter.free()
     })
-    this.#corruption = error.reason
     attempt(() => this.#header.markCorrupt())
+    // Last: an error that is not a `BackingError` leaves all of this to be done when the call is repeated.
+    this.#corruption = error.reason
     return error
   }
 }

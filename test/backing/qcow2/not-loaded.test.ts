@@ -1,5 +1,6 @@
-/** A read that throws what is no `BackingError` passes through the format untouched; the call, repeated, ends as if nothing had been. */
+/** A call that throws what is no `BackingError` passes through the format untouched; the call, repeated, ends as if nothing had been. */
 import { describe, expect, it } from "vitest"
+import { BackingError } from "../../../src/backing/backing.ts"
 import { checkQcow2 } from "../../../src/backing/qcow2/check/check.ts"
 import type { Qcow2Image } from "../../../src/backing/qcow2/image.ts"
 import type { Qcow2Options } from "../../../src/backing/qcow2/open.ts"
@@ -60,6 +61,39 @@ function run({ openBacking }: Shape, file: MemoryFile, wrap: ForgetfulFile | und
   return seen
 }
 
+class Interruption extends Error {}
+
+/** A file whose write or sync number `callsLeft`, counted from now, throws what is no `BackingError`. */
+class InterruptedFile extends MemoryFile {
+  callsLeft = Number.POSITIVE_INFINITY
+
+  override writeFrom(buffer: Uint8Array, start: number, length: number, offset: number): void {
+    this.#count()
+    super.writeFrom(buffer, start, length, offset)
+  }
+
+  override sync(): void {
+    this.#count()
+    super.sync()
+  }
+
+  #count(): void {
+    if (--this.callsLeft === 0) throw new Interruption("not now")
+  }
+}
+
+/** The interruption that stops `work`, which otherwise fails with a `BackingError`. */
+function interrupted(work: () => void): Interruption | undefined {
+  try {
+    work()
+  } catch (error) {
+    if (error instanceof Interruption) return error
+    if (error instanceof BackingError) return undefined
+    throw error
+  }
+  throw new Error("it succeeded")
+}
+
 describe(`bytes that are not here yet, seed ${seed}`, () => {
   for (const shape of shapes) {
     it(`QC-L2-11 ${shape.name}: every call is repeated until its bytes are here, and the file ends byte for byte as without that`, () => {
@@ -83,5 +117,24 @@ describe(`bytes that are not here yet, seed ${seed}`, () => {
     expect(failureOf(() => file.insist(() => disk.pwrite(filled(512, 9), 0))).code).toBe("corrupt")
     expect(new Qcow2Bytes(inner.toBytes()).incompatible).toBe(2n)
     expect(failureOf(() => disk.flush()).code).toBe("corrupt")
+  })
+
+  it("QC-FEAT-10 an error that is none of ours, at any write or sync while corruption is marked: the repeated call marks it", () => {
+    const ready = withImage(newImage({ clusterSize: 4096 }), (disk) => disk.pwrite(filled(4096, 7), 0))
+    ready.setL2(0, (1n << 63n) | BigInt(ready.l1Offset))
+    let at = 1
+    for (; ; at++) {
+      const file = new InterruptedFile()
+      file.adopt(fileOf(ready))
+      const disk = openInMemory(file)
+      disk.pwrite(filled(4096, 6), 8192)
+      file.callsLeft = at
+      if (interrupted(() => disk.pwrite(filled(512, 9), 0)) === undefined) break
+      file.callsLeft = Number.POSITIVE_INFINITY
+      expect(failureOf(() => disk.pwrite(filled(512, 9), 0)).message, `call ${at}`).not.toContain("not written any more")
+      expect(new Qcow2Bytes(file.toBytes()).incompatible, `call ${at}`).toBe(2n)
+      disk.close()
+    }
+    expect(at).toBeGreaterThan(4)
   })
 })
