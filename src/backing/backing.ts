@@ -30,6 +30,9 @@ export interface VirtioBacking {
   readonly unmapsAtOnce?: number
   /** False when `discard`, and `writeZeroes` that may unmap, free no space: the host cannot. Default true where there is a `discard`. */
   readonly canUnmap?: boolean
+  /** True when a small read or write may take as long as a large one, for instance a cluster to decompress: the device then looks at the
+   * clock after each call. Default false. May change while the disk is in use. */
+  readonly slow?: boolean
   /** True when a method may return a promise. Default false: a promise is then refused as a programming error, and the guest gets IOERR. */
   readonly asynchronous?: boolean
   /** Fills `buffer` whole from `offset`. */
@@ -68,7 +71,7 @@ export interface VirtioBacking {
 
 const BACKING_RULES: Rules<VirtioBacking> = {
   size: "number", readOnly: "boolean", discardGranularity: "number?", zeroesAtOnce: "any?", unmapsAtOnce: "any?",
-  canUnmap: "any?", asynchronous: "boolean?", pread: "function", pwrite: "function", preadNow: "function?", pwriteNow: "function?",
+  canUnmap: "any?", slow: "any?", asynchronous: "boolean?", pread: "function", pwrite: "function", preadNow: "function?", pwriteNow: "function?",
   preadInto: "function?", pwriteFrom: "function?", preadv: "function?", pwritev: "function?",
   flush: "function?", discard: "function?", writeZeroes: "function?", close: "function",
 }

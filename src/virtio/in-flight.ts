@@ -62,13 +62,13 @@ export class InFlight {
     return this.#heldBytes
   }
 
-  /** Counts `bytes` of memory as held; fewer than 0 are released. Goes on with what waited for that. */
+  /** Counts `bytes` of memory as held; fewer than 0 are released. What waited for that goes on later: a reset may be under way. */
   hold(bytes: number): void {
     this.#heldBytes += bytes
     if (this.#waiting.size === 0 || this.full) return
     for (const task of this.#waiting) this.#work.add(task)
     this.#waiting.clear()
-    this.#work.wake()
+    this.#work.soon()
   }
 
   /** Runs `task` once less memory is held. */

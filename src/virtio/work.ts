@@ -62,7 +62,7 @@ export class Work {
     this.#run(this.#turn, undefined)
   }
 
-  /** Lets `task` wait; whoever calls this calls `go` or `wake` then. */
+  /** Lets `task` wait; whoever calls this calls `go`, `wake` or `soon` then. */
   add(task: Task): void {
     this.#ready.add(task)
   }
@@ -77,6 +77,11 @@ export class Work {
     }
     if (this.#wakeTurn.over) this.#schedule()
     else this.#run(this.#wakeTurn, undefined)
+  }
+
+  /** Runs the tasks that are waiting in a turn of their own, or at the end of this one. */
+  soon(): void {
+    if (!this.#running && this.#open) this.#schedule()
   }
 
   /** `task` is not to be run any more. */

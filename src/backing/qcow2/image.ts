@@ -92,6 +92,11 @@ export class Qcow2Image implements VirtioBacking {
     return this.#path
   }
 
+  /** A compressed cluster has been read: the next small read may take milliseconds. */
+  get slow(): boolean {
+    return this.#reader.slow
+  }
+
   /** The header as it is on disk. */
   get header(): Qcow2Header {
     return this.#header.header

@@ -16,13 +16,15 @@ export interface BackingDisk {
   readonly size: number
   /** What a person should know of it. */
   readonly warnings?: readonly string[]
+  /** As that of `VirtioBacking`. */
+  readonly slow?: boolean
   pread(buffer: Uint8Array, offset: number): void
   preadv(buffers: readonly Uint8Array[], offset: number): void
   close(): void
 }
 
 const BACKING_DISK_RULES: Rules<BackingDisk> = {
-  size: "number", warnings: "array?", pread: "function", preadv: "function", close: "function",
+  size: "number", warnings: "array?", slow: "any?", pread: "function", preadv: "function", close: "function",
 }
 
 /** @throws TypeError when what `openBacking` returned is not a `BackingDisk` */
@@ -58,6 +60,7 @@ export class Reader {
   readonly #compressionType: number
   readonly #decompressor: Decompressor | undefined
   readonly #decompressed: DecompressedCache
+  #hasDecompressed = false
   readonly #extent = new Extent()
 
   constructor(options: ReaderOptions) {
@@ -69,6 +72,11 @@ export class Reader {
     this.#compressionType = options.compressionType
     this.#decompressor = options.decompressor
     this.#decompressed = new DecompressedCache(options.geometry.clusterSize)
+  }
+
+  /** A cluster of this image, or of one behind it, has been decompressed: others may follow. */
+  get slow(): boolean {
+    return this.#hasDecompressed || this.#backing?.slow === true
   }
 
   /** Fills `buffer[start .. start + length)` from guest byte `offset`. The range is inside the clusters of the disk. */
@@ -139,6 +147,7 @@ export class Reader {
   #decompress(host: number, stored: number): Uint8Array {
     const known = this.#decompressed.get(host, stored)
     if (known !== undefined) return known
+    this.#hasDecompressed = true
     const data = new Uint8Array(stored)
     // The last sector may reach past the end of the file (QC-CMP-14).
     const bytes = this.#inflate(data.subarray(0, this.#file.readSome(data, host)), host)

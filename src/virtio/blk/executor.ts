@@ -30,6 +30,11 @@ export class Executor {
     this.#backing = backing
   }
 
+  /** The backing says that a small call may take long. */
+  get slow(): boolean {
+    return this.#backing.slow === true
+  }
+
   /**
    * Makes one call, for the next slice of the group. Returns a promise when the backing answers later: call `advance` when it has.
    * @throws what the backing throws, and TypeError when it returns a promise though it is not `asynchronous`

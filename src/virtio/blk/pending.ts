@@ -153,10 +153,10 @@ export class Pending implements Outstanding {
     const answer = this.#answer
     this.#answer = undefined
     if (leader === undefined) return true
-    if (answer?.failed === true) return this.#failed(leader, answer.error, turn)
+    if (answer?.failed === true) return this.#failed(leader, answer.error)
     if (answer !== undefined) {
       executor.advance(requests, 0, requests.length)
-      spend(turn, leader)
+      spend(turn, leader, executor.slow)
     }
     while (leader.done < leader.total) {
       if (turn.over || !device.work.open) return false
@@ -164,13 +164,13 @@ export class Pending implements Outstanding {
       try {
         next = executor.step(requests, 0, requests.length)
       } catch (error) {
-        return this.#failed(leader, error, turn)
+        return this.#failed(leader, error)
       }
       if (next !== undefined) {
         this.wait(next)
         return false
       }
-      spend(turn, leader)
+      spend(turn, leader, executor.slow)
       if (this.queue.ring !== this.ring) return false
     }
     for (const request of requests) request.outcome = OK
@@ -178,7 +178,7 @@ export class Pending implements Outstanding {
   }
 
   /** The call failed. Where it was for several requests, each is tried alone: only those that fail by themselves shall hear of it. */
-  #failed(leader: BlkRequest, error: unknown, turn: Turn): boolean {
+  #failed(leader: BlkRequest, error: unknown): boolean {
     const { failures, device } = this.#wiring
     leader.own = undefined
     if (this.#requests.length === 1) {
@@ -186,12 +186,15 @@ export class Pending implements Outstanding {
       return true
     }
     this.#end()
+    // The backing may have reset the queue from inside the call.
+    if (this.queue.ring !== this.ring) return false
     for (const request of this.#requests) {
       request.done = 0
       request.total = request.dataLength
       const alone = new Pending(this.#wiring, this.queue, this.ring, [request])
       alone.#hold()
-      if (alone.run(turn)) device.work.add(alone)
+      // Not run from here: each ends with an interrupt, whose handler may throw, or reset the device.
+      device.work.add(alone)
     }
     return false
   }

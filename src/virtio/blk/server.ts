@@ -4,6 +4,7 @@
  */
 import type { DeviceHandler } from "../device-handler.ts"
 import type { Ring } from "../queue/ring.ts"
+import { VirtqueueError } from "../queue/virtqueue-error.ts"
 import type { Turn } from "../turn.ts"
 import type { Virtqueue } from "../virtqueue.ts"
 import { Batch } from "./batch.ts"
@@ -95,7 +96,8 @@ export class RequestServer implements DeviceHandler {
       if (!this.#proceed(queue, ring, turn)) return this.#hasMore(queue)
       if (batch.brokenBy !== undefined && queue.ring === ring) throw batch.brokenBy
     } catch (error) {
-      batch.drop()
+      // An interrupt handler of the embedder's may throw anything: what is left of the batch goes on in the next turn.
+      if (error instanceof VirtqueueError) batch.drop()
       device.breakDown(queue, error)
     }
     return false
@@ -167,7 +169,7 @@ export class RequestServer implements DeviceHandler {
         new Pending(this.#wiring, queue, ring, this.#batch.detach(first, end)).wait(answer)
         return queue.ring === ring
       }
-      spend(turn, leader)
+      spend(turn, leader, executor.slow)
       if (leader.done >= leader.total) return queue.ring === ring
     } while (!turn.over && queue.ring === ring && device.work.open)
     return false

@@ -12,10 +12,10 @@ export const FLUSH_WEIGHT = LOOK_WEIGHT / 4
 /** A call that discards or zeroes so many bytes may have to start a program of the host's: a look after each. */
 const LONG_RANGE = 1 << 20
 
-/** Counts the call that has been made for the group that `leader` begins. */
-export function spend(turn: Turn, leader: BlkRequest): void {
+/** Counts the call that has been made for the group that `leader` begins. `slow`: the clock is looked at after it, however small it is. */
+export function spend(turn: Turn, leader: BlkRequest, slow: boolean): void {
   const { type, slice } = leader
-  if (type === IN || type === OUT) turn.spend(slice > REQUEST_WEIGHT ? slice : REQUEST_WEIGHT, slice)
+  if (type === IN || type === OUT) turn.spend(slow ? LOOK_WEIGHT : slice > REQUEST_WEIGHT ? slice : REQUEST_WEIGHT, slice)
   else if (type === FLUSH) turn.spend(FLUSH_WEIGHT, 0)
   else turn.spend(slice >= LONG_RANGE ? LOOK_WEIGHT : REQUEST_WEIGHT, 0)
 }

@@ -72,6 +72,17 @@ describe("a decompressor is the host's affair", () => {
     }
   })
 
+  it("an image is slow once a compressed cluster has been read, of it or of one behind it", () => {
+    const image = open(nodeDecompressor)
+    const above = openQcow2Image(newImage({ backing: "b", backingFormat: "qcow2", size: image.size }), { openBacking: () => image })
+    const pieces = [...image.map(0, image.size)]
+    for (const { kind, offset, length } of pieces) if (kind !== "compressed") contentOf(above, offset, length)
+    expect([image.slow, above.slow]).toEqual([false, false])
+    const compressed = pieces.find(({ kind }) => kind === "compressed")
+    contentOf(above, compressed?.offset ?? Number.NaN, 512)
+    expect([image.slow, above.slow]).toEqual([true, true])
+  })
+
   it("one that is not ready is asked again, and what it throws reaches the caller as it is", () => {
     const notYet = new Error("not loaded")
     let ready = false

@@ -236,6 +236,24 @@ describe("what the embedder sees", () => {
     expect(guest.start()).toBe(0x0f)
   })
 
+  it.each(["throws", "resets the device"])("a failed call for several requests is tried for each alone; an interrupt handler that %s there strands none, and nothing stays held", async (what) => {
+    const { disk, guest } = pair()
+    const { placed } = send(guest, [0, 1, 2, 3].map((sector) => ({ type: T.IN, sector, in: 512 })))
+    expect(disk.waiting.map(({ call }) => call.length)).toEqual([4 * 512])
+    disk.waits = () => false
+    const oops = new Error("injected: the embedder's own bug")
+    const stop = guest.machine.interrupts.subscribe(() => {
+      stop()
+      if (what === "throws") throw oops
+      guest.status = 0
+    })
+    expect(await unhandled(() => disk.next().fail(eio()))).toEqual(what === "throws" ? [oops] : [])
+    await guest.disk.device.whenIdle()
+    const served = what === "throws" ? 4 : 1
+    expect(placed.map((one) => guest.reply(one, 0).status)).toEqual([0, 1, 2, 3].map((at) => (at < served ? OK : UNTOUCHED)))
+    expect(guest.disk.device.virtio.inFlight).toMatchObject({ count: 0, calls: 0, heldBytes: 0 })
+  })
+
   it("ST-02 ST-03 no answer comes through after a reset, which waits for none of them", async () => {
     const { disk, guest } = pair()
     const { placed } = send(guest, [...reads(3), { type: T.OUT, sector: 100, out: pattern(1, 1) }])

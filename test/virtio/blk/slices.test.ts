@@ -106,6 +106,21 @@ describe("how long one turn is", () => {
     expect(placed.map((one) => guest.reply(one, 0).status)).toEqual(placed.map(() => OK))
   })
 
+  it("a backing that says it is slow, from its first call on: a look at the clock after each request, and a short first turn too", async () => {
+    const clock = stoppedClock()
+    let slow = false
+    const { backing, calls } = emptyDisk(2 ** 30, clock, 2, { readOnly: true, pread: () => ((slow = true), calls.push(["read", 0, 0]), void (clock.now += 2)) })
+    Object.defineProperty(backing, "slow", { get: () => slow })
+    const guest = new RingGuest({ backing, features: [F.INDIRECT_DESC], ringSize: 64 })
+    const placed = Array.from({ length: 60 }, (_, at) => guest.place({ type: T.IN, sector: 16 * at, in: 4096 }))
+    guest.publish(placed.map(({ pieces }) => guest.chain(pieces, { indirect: true })))
+    guest.kick()
+    // The first look begins to count, three more are 6 ms.
+    expect(calls).toHaveLength(4)
+    await guest.served()
+    expect([calls.length, guest.usedIdx()]).toEqual([60, 60])
+  })
+
   it("WRITE_ZEROES of 16 ranges of 512 MiB, DISCARD of 256 ranges: as much in a call as the backing says, and a look at the clock after each", async () => {
     for (const [type, name, zeroesAtOnce] of [[T.WRITE_ZEROES, "writeZeroes", undefined], [T.WRITE_ZEROES, "writeZeroes", 128 * MIB], [T.DISCARD, "discard", 64 * MIB]] as const) {
       const clock = stoppedClock()
@@ -203,6 +218,40 @@ describe("between two slices", () => {
     for (let round = 0; round < 6; round++) await settled()
   }
 
+  /** What reaches the process uncaught while `act` runs. */
+  async function uncaught(act: () => Promise<void>): Promise<unknown[]> {
+    const listeners = process.listeners("uncaughtException")
+    process.removeAllListeners("uncaughtException")
+    const seen: unknown[] = []
+    process.on("uncaughtException", (error) => seen.push(error))
+    try {
+      await act()
+      await quiet()
+    } finally {
+      process.removeAllListeners("uncaughtException")
+      for (const listener of listeners) process.on("uncaughtException", listener)
+    }
+    return seen
+  }
+
+  it("an interrupt handler that throws in a later turn, in the middle of a batch: the rest of the batch is served", async () => {
+    const disk = new FakeDisk({ size: 512 * SECTORS })
+    const guest = new RingGuest({ backing: disk, machine: { ramSize: 64 * MIB }, features: [] })
+    stoppedClock()
+    const placed = Array.from({ length: 50 }, (_, at) => guest.place({ type: T.IN, sector: 4096 * (at % 16), in: MIB }))
+    guest.publish(placed.map(({ pieces }) => guest.chain(pieces)))
+    guest.kick()
+    expect(guest.usedIdx()).toBe(16)
+    const oops = new Error("injected: the embedder's own bug")
+    const stop = guest.machine.interrupts.subscribe(() => {
+      stop()
+      throw oops
+    })
+    expect(await uncaught(() => guest.disk.device.whenIdle())).toEqual([oops])
+    expect(guest.takeUsed()).toHaveLength(50)
+    expect(placed.map((one) => guest.reply(one, 0).status)).toEqual(placed.map(() => OK))
+  })
+
   it("it goes on by itself, and arrives whole", async () => {
     const { guest, disk, placed } = reading()
     await guest.served()
@@ -231,14 +280,7 @@ describe("between two slices", () => {
   it("a failing slice ends the request with IOERR, and the rest is not read", async () => {
     const { guest, disk, placed } = reading()
     disk.failing = ({ offset }) => (offset === 20 * MIB ? new Error("injected") : undefined)
-    const listeners = process.listeners("uncaughtException")
-    process.removeAllListeners("uncaughtException")
-    const seen: unknown[] = []
-    process.on("uncaughtException", (error) => seen.push(error))
-    await guest.served()
-    await quiet()
-    process.removeAllListeners("uncaughtException")
-    for (const listener of listeners) process.on("uncaughtException", listener)
+    const seen = await uncaught(() => guest.served())
     expect([disk.log.length, guest.reply(placed, 0).status, guest.takeUsed()]).toEqual([21, IOERR, [{ id: 0, length: 0 }]])
     // It is no BackingError: somebody's bug, which is thrown on.
     expect(seen).toEqual([new Error("injected")])
