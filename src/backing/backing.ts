@@ -71,7 +71,8 @@ export interface VirtioBacking {
 
 const BACKING_RULES: Rules<VirtioBacking> = {
   size: "number", readOnly: "boolean", discardGranularity: "number?", zeroesAtOnce: "any?", unmapsAtOnce: "any?",
-  canUnmap: "any?", slow: "any?", asynchronous: "boolean?", pread: "function", pwrite: "function", preadNow: "function?", pwriteNow: "function?",
+  canUnmap: "any?", slow: "any?", asynchronous: "boolean?", pread: "function", pwrite: "function", preadNow: "function?",
+  pwriteNow: "function?",
   preadInto: "function?", pwriteFrom: "function?", preadv: "function?", pwritev: "function?",
   flush: "function?", discard: "function?", writeZeroes: "function?", close: "function",
 }

@@ -28,12 +28,18 @@ const REASON_BY_ERRNO: Readonly<Record<string, string>> = {
   EEXIST: "it exists already; choose another name or remove it first",
   EIO: "the host reports an input/output error",
   EISDIR: "it is a directory",
-  EMFILE: "too many open files",
+  EMFILE: "too many open files; close some, or raise the limit (ulimit -n)",
+  ENFILE: "too many open files on this host",
 }
 
 /** The errno name that node:fs and node:child_process put on their errors, such as "ENOENT"; "" where there is none. */
 export function errnoOf(error: unknown): string {
   return error instanceof Error && "code" in error && typeof error.code === "string" ? error.code : ""
+}
+
+/** The host has run out of descriptors, processes or memory: what it answers then says nothing of the file. */
+export function isShortage(error: unknown): error is Error {
+  return ["EMFILE", "ENFILE", "EAGAIN", "ENOMEM"].includes(errnoOf(error))
 }
 
 /** Turns what node:fs threw into a `BackingError`. `doing` follows "cannot": "read 512 bytes". */

@@ -5,6 +5,7 @@
 import { BackingError } from "../backing.ts"
 import type { ImageLock } from "../image-file.ts"
 import { HostFile, type HostFileOptions } from "./host-file.ts"
+import { hostError, isShortage } from "./host-errors.ts"
 import { type LockPrograms, lockPrograms, takeLock } from "./lock-child.ts"
 import { findForeignLock, findHolder, hostLocks } from "./proc-locks.ts"
 
@@ -49,8 +50,7 @@ export class LockedFile extends HostFile {
     const options = this.#options
     if (options.ignoreLocks !== true) {
       this.#refuseOwn()
-      if (findForeignLock(hostLocks(), this.identity, this) !== undefined) this.#failBusy()
-      if (!this.readOnly || options.lockReadOnly !== false) this.#takeLock(options.programs ?? lockPrograms())
+      this.#lockAgainstOthers(options)
     }
     const claims = openings.get(this.identity) ?? { readers: 0, writers: 0 }
     claims[this.#role()]++
@@ -72,6 +72,17 @@ export class LockedFile extends HostFile {
 
   #role(): "readers" | "writers" {
     return this.readOnly ? "readers" : "writers"
+  }
+
+  /** @throws {BackingError} `busy`; `io` when the host is out of descriptors or memory: a disk is not opened unprotected for that */
+  #lockAgainstOthers(options: LockedFileOptions): void {
+    try {
+      if (findForeignLock(hostLocks(), this.identity, this) !== undefined) this.#failBusy()
+      if (!this.readOnly || options.lockReadOnly !== false) this.#takeLock(options.programs ?? lockPrograms())
+    } catch (error) {
+      if (isShortage(error)) throw hostError(error, "look for other people's locks and take its own", this.path)
+      throw error
+    }
   }
 
   #takeLock(programs: LockPrograms): void {

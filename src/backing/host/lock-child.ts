@@ -7,6 +7,7 @@
  */
 import { spawnSync } from "node:child_process"
 import type { ImageLock } from "../image-file.ts"
+import { isShortage } from "./host-errors.ts"
 import { descriptorLocks, holdsFlock, holdsQemuBytes, qemuBytes } from "./proc-locks.ts"
 import { findProgram } from "./programs.ts"
 
@@ -110,7 +111,10 @@ function run(program: string, args: readonly string[], { fd, timeout }: { readon
   try {
     // An empty environment: PERL5OPT and its like would change what runs.
     const options = { env: {}, encoding: "latin1", timeout, killSignal: "SIGKILL" } as const
-    return spawnSync(program, args, { ...options, stdio: ["ignore", "ignore", "pipe", fd] })
+    const child = spawnSync(program, args, { ...options, stdio: ["ignore", "ignore", "pipe", fd] })
+    // A program that cannot be run says nothing of locks. A host without descriptors or memory does: the image would be open unprotected.
+    if (isShortage(child.error)) throw child.error
+    return child
   } catch (error) {
     // Node's permission model forbids children.
     if (error instanceof Error && "code" in error && error.code === "ERR_ACCESS_DENIED") return { status: null, stderr: "" }

@@ -1,5 +1,6 @@
 /** Who locks a file, as Linux shows it under /proc. The bytes are QEMU's, which locks an image in its block/file-posix.c. */
 import { readdirSync, readFileSync, readlinkSync } from "node:fs"
+import { isShortage } from "./host-errors.ts"
 
 /** QEMU locks single bytes: 100 + p for a permission p that it uses, 200 + p for one that it does not share with others. */
 const USES = 100
@@ -106,11 +107,15 @@ export function findHolder(fd: number): string | undefined {
   return undefined
 }
 
-/** What `read` finds under /proc, or `otherwise`: processes come and go, others' are closed to us, and not every host has /proc. */
+/**
+ * What `read` finds under /proc, or `otherwise`: processes come and go, others' are closed to us, and not every host has /proc.
+ * @throws Error of Node's when the host has no descriptor or memory left: that must not pass for "nobody holds a lock"
+ */
 function fromProc<T>(read: () => T, otherwise: T): T {
   try {
     return read()
   } catch (error) {
+    if (isShortage(error)) throw error
     if (error instanceof Error && "code" in error) return otherwise
     throw error
   }

@@ -53,7 +53,10 @@ function resultLines(result: CheckResult): string[] {
     ...(unlisted > 0 ? [`... and ${unlisted} more`] : []),
     ...(corruptionsFixed + leaksFixed > 0 ? [`repaired: ${corruptionsFixed} errors, ${leaksFixed} leaked clusters`] : []),
     ...(corruptions > 0
-      ? [`${corruptions} errors: data may be damaged already, and writing to the image may damage more; "vioblk check --repair all" mends them`]
+      ? [
+          `${corruptions} errors: data may be damaged already, and writing to the image may damage more`,
+          "To mend them: vioblk check --repair all",
+        ]
       : []),
     ...(leaks > 0 ? [`${leaks} leaked clusters: they waste space and do no other harm`] : []),
     ...(corruptions + leaks === 0 ? ["The image is consistent."] : []),

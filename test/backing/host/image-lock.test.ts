@@ -254,6 +254,16 @@ describe("where programs are missing", () => {
   })
 })
 
+it("with hardly a descriptor left an image is locked, or not opened: never open for writing without a lock", () => {
+  const path = join(temporaryDirectory(), "disk.raw")
+  writeFileSync(path, "")
+  const words = ["-c", 'ulimit -n 128; exec "$0" "$@"', process.execPath, "--import", "tsx", "test/backing/host/few-descriptors.ts", path]
+  const { stdout, stderr } = spawnSync("sh", words, { encoding: "utf8" })
+  const lines = stdout.trim().split("\n")
+  expect(lines, stderr).toHaveLength(13)
+  expect(new Set(lines)).toEqual(new Set(["failed io", "open qemu"]))
+})
+
 describe("the host's list of locks", () => {
   // What qemu-io leaves in /proc/locks while it holds an image, writable and read-only (seen with QEMU 7.2).
   const lines = (...ranges: string[]) => ranges.map((range, index) => `${index + 1}: OFDLCK ADVISORY  READ -1 fe:00:42 ${range}\n`).join("")

@@ -111,7 +111,9 @@ describe("an allocation", () => {
     for (let at = 0; at < all.length; at += 2) view.setUint16(at, 1)
     const hole = blocks * perBlock - 100
     view.setUint16(hole * 2, 0)
-    for (let index = 0; index < blocks; index++) new DataView(table.buffer).setUint32(index * 8 + 4, (first + tableClusters + index) * CLUSTER)
+    for (let index = 0; index < blocks; index++) {
+      new DataView(table.buffer).setUint32(index * 8 + 4, (first + tableClusters + index) * CLUSTER)
+    }
     file.write(table, first * CLUSTER)
     file.write(all, (first + tableClusters) * CLUSTER)
     const pointer = new Uint8Array(12)
@@ -121,7 +123,7 @@ describe("an allocation", () => {
     return { file, hole: hole * CLUSTER, blocks }
   }
 
-  it("looks at a bounded number of refcount blocks, takes what lies behind the file meanwhile, and finds the free cluster in the end", () => {
+  it("looks at few refcount blocks a call, takes what lies behind the file meanwhile, and finds the free cluster in the end", () => {
     const { file, hole, blocks } = fullImage()
     const counting = CountingFile.over(file)
     const disk = openQcow2(counting)
@@ -131,7 +133,9 @@ describe("an allocation", () => {
       // A table and 64 clusters for each half.
       counting.during(() => disk.pwrite(filled(65536, 7), offset))
       mostReads = Math.max(mostReads, counting.reads)
-      places = [...disk.map(offset, 65536)].flatMap(({ hostOffset = 0, length }) => Array.from({ length: length / 512 }, (_, index) => hostOffset + index * 512))
+      places = [...disk.map(offset, 65536)].flatMap(
+        ({ hostOffset = 0, length }) => Array.from({ length: length / 512 }, (_, index) => hostOffset + index * 512),
+      )
     }
     expect(mostReads).toBeLessThan(blocks / 4)
     expect(places).toContain(hole)

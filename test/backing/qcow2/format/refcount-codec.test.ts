@@ -47,7 +47,9 @@ describe("refcount codec", () => {
     const codec = refcountCodec(order)
     for (let round = 0; round < 60; round++) {
       const view = new DataView(new ArrayBuffer(512))
-      for (let index = 0; index < count; index++) codec.set(view, index, rng.chance(0.5) ? 1 : Math.min(2 ** bits - 1, Number.MAX_SAFE_INTEGER))
+      for (let index = 0; index < count; index++) {
+        codec.set(view, index, rng.chance(0.5) ? 1 : Math.min(2 ** bits - 1, Number.MAX_SAFE_INTEGER))
+      }
       const zeroes = Array.from({ length: rng.below(4) }, () => rng.below(count))
       for (const index of zeroes) codec.set(view, index, 0)
       for (let probe = 0; probe < 20; probe++) {
