@@ -5,7 +5,7 @@ export class DeviceConfig {
   readonly fields: DataView
   #generation = 0
   /** The fields have changed since the driver last read the generation. */
-  #stale = false
+  #isStale = false
 
   /** `size`: bytes. */
   constructor(size: number) {
@@ -18,7 +18,7 @@ export class DeviceConfig {
   }
 
   changed(): void {
-    this.#stale = true
+    this.#isStale = true
   }
 
   /**
@@ -26,8 +26,8 @@ export class DeviceConfig {
    * between two reads would bring an 8-bit counter back to where it was.
    */
   readGeneration(): number {
-    if (this.#stale) {
-      this.#stale = false
+    if (this.#isStale) {
+      this.#isStale = false
       this.#generation = (this.#generation + 1) & 0xff
     }
     return this.#generation

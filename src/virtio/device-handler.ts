@@ -9,7 +9,10 @@ export interface DeviceHandler {
   readonly unfinished: boolean
   /** Goes on with what is unfinished. Returns false when it still is unfinished, but waits for memory rather than for the next turn. */
   finish(turn: Turn): boolean
-  /** Serves `queue`, whose ring is `ring`; nothing is unfinished. Returns true when there is more to do. @throws VirtqueueError when the driver has broken the ring */
+  /**
+   * Serves `queue`, whose ring is `ring`; nothing is unfinished. Returns true when there is more to do. @throws VirtqueueError when the
+   * driver has broken the ring
+   */
   serve(queue: Virtqueue, ring: Ring, turn: Turn): boolean
   /** Heads of the chains of `queue` that are unfinished. */
   heads(queue: Virtqueue): readonly number[]

@@ -19,6 +19,7 @@ export interface VirtioDeviceOptions {
 /** @throws RangeError for a number of queues, or a size, that cannot be */
 export function checkQueues({ queues, queueSize }: VirtioDeviceOptions): void {
   if (!Number.isInteger(queues) || queues < 1 || queues > 65535) throw new RangeError(`queues: ${queues} is not a number from 1 to 65535`)
-  if (!Number.isInteger(queueSize) || queueSize < 1 || queueSize > VIRTQ_MAX_SIZE || (queueSize & (queueSize - 1)) !== 0)
+  if (!Number.isInteger(queueSize) || queueSize < 1 || queueSize > VIRTQ_MAX_SIZE || (queueSize & (queueSize - 1)) !== 0) {
     throw new RangeError(`queueSize: ${queueSize} is not a power of two from 1 to ${VIRTQ_MAX_SIZE}`)
+  }
 }

@@ -34,7 +34,7 @@ export class VirtioDevice implements TransportedDevice {
   readonly #queues: readonly Virtqueue[]
   #memory: GuestMemory | undefined
   #signals: DeviceSignals | undefined
-  #paused = false
+  #isPaused = false
   #idleWaiters: (() => void)[] = []
 
   /** `handler` makes the device type's part, once. @throws RangeError for a number of queues, or a size, that cannot be */
@@ -63,7 +63,10 @@ export class VirtioDevice implements TransportedDevice {
     return queue.ring === ring && this.#isLive(queue)
   }
 
-  /** Makes the used entries of `ring` visible, and interrupts if the driver wants it. Returns whether: an interrupt may do anything, a reset included. */
+  /**
+   * Makes the used entries of `ring` visible, and interrupts if the driver wants it. Returns whether: an interrupt may do anything, a reset
+   * included.
+   */
   publish(queue: Virtqueue, ring: Ring): boolean {
     if (!ring.publish()) return false
     this.#signals?.queueInterrupt(queue.index)
@@ -168,7 +171,9 @@ export class VirtioDevice implements TransportedDevice {
   }
 
   writeConfig(offset: number, width: number, value: number): void {
-    for (let i = 0; i < width; i++) if (offset + i < this.config.size) this.#handler.writeConfigByte(offset + i, Math.floor(value / 2 ** (8 * i)) & 0xff)
+    for (let i = 0; i < width; i++) {
+      if (offset + i < this.config.size) this.#handler.writeConfigByte(offset + i, Math.floor(value / 2 ** (8 * i)) & 0xff)
+    }
   }
 
   // --- Pausing and saving ---
@@ -183,18 +188,21 @@ export class VirtioDevice implements TransportedDevice {
 
   /** Takes no more requests; resolves when none is in flight. Those that the driver makes available meanwhile wait for `resume`. */
   pause(): Promise<void> {
-    this.#paused = true
+    this.#isPaused = true
     return this.whenIdle()
   }
 
   /** Ends `pause`, and serves what has come in. */
   resume(): void {
-    this.#paused = false
+    this.#isPaused = false
     this.#kickAll()
   }
 
   saveState(): VirtioDeviceState {
-    if (!this.#idle) throw new Error(`${Math.max(this.inFlight.count, this.inFlight.calls)} requests in flight: pause the device, and save its state when that has resolved`)
+    if (!this.#idle) {
+      const count = Math.max(this.inFlight.count, this.inFlight.calls)
+      throw new Error(`${count} requests in flight: pause the device, and save its state when that has resolved`)
+    }
     return {
       status: this.status,
       features: [this.negotiation.driverFeatures(0), this.negotiation.driverFeatures(1)],
@@ -206,7 +214,7 @@ export class VirtioDevice implements TransportedDevice {
 
   /** Guest memory is not touched before `resume`. */
   restoreState(saved: unknown): void {
-    this.#paused = true
+    this.#isPaused = true
     this.#reset()
     const state = parseDeviceState(saved, { queues: this.queueCount, queueSize: this.maxQueueSize, configSize: this.config.size })
     for (const [select, bits] of state.features.entries()) this.setDriverFeatures(select, bits)
@@ -216,7 +224,9 @@ export class VirtioDevice implements TransportedDevice {
     if (status !== 0) this.writeStatus(status)
     if (((this.status ^ state.status) & FEATURES_OK) !== 0) {
       this.#reset()
-      throw new Error("saved state: the driver uses features that this device does not offer: open the disk as it was (read-only or not, discard, flush)")
+      throw new Error(
+        "saved state: the driver uses features that this device does not offer: open the disk as it was (read-only or not, discard, flush)",
+      )
     }
     this.config.restoreGeneration(state.generation)
     this.#handler.restoreConfig(Uint8Array.from(state.config))
@@ -232,7 +242,8 @@ export class VirtioDevice implements TransportedDevice {
   }
 
   #isLive(queue: Virtqueue): boolean {
-    return queue.enabled && !this.#paused && this.work.open && this.inFlight.oldChanges === 0 && this.negotiation.allowsService(queue.legacy)
+    return queue.enabled && !this.#isPaused && this.work.open && this.inFlight.oldChanges === 0 &&
+      this.negotiation.allowsService(queue.legacy)
   }
 
   #serve(queue: Virtqueue, turn: Turn): boolean {

@@ -30,8 +30,12 @@ export class RamRegion {
   constructor(start: number, bytes: Uint8Array) {
     checkCount("RamRegion", "start", start, 0)
     checkBytes("RamRegion", "bytes", bytes)
-    if (bytes.length > MAX_REGION_LENGTH) throw new RangeError(`a region of RAM has at most 4 GiB, not ${bytes.length} bytes; give it as several`)
-    if (bytes.byteOffset % 2 !== 0) throw new RangeError(`RAM starts at the odd offset ${bytes.byteOffset} of its buffer; ring indices need an even one`)
+    if (bytes.length > MAX_REGION_LENGTH) {
+      throw new RangeError(`a region of RAM has at most 4 GiB, not ${bytes.length} bytes; give it as several`)
+    }
+    if (bytes.byteOffset % 2 !== 0) {
+      throw new RangeError(`RAM starts at the odd offset ${bytes.byteOffset} of its buffer; ring indices need an even one`)
+    }
     this.start = start
     this.end = start + bytes.length
     this.bytes = bytes
@@ -120,7 +124,10 @@ export class LinearMemory implements GuestMemory {
   #generation = 0
 
   /** @throws TypeError for RAM of another kind or wrong options, RangeError for a start or a length that cannot be */
-  constructor(ram: ArrayBufferLike | Uint8Array | { readonly buffer: ArrayBufferLike; grow(pages: number): number }, options: LinearMemoryOptions = {}) {
+  constructor(
+    ram: ArrayBufferLike | Uint8Array | { readonly buffer: ArrayBufferLike; grow(pages: number): number },
+    options: LinearMemoryOptions = {},
+  ) {
     checkOptions("LinearMemory", options, LINEAR_MEMORY_RULES)
     checkRam("LinearMemory", "ram", ram)
     checkCount("LinearMemory", "start", options.start, 0)

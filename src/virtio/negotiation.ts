@@ -3,7 +3,8 @@ import type { RingFeatures } from "./queue/ring.ts"
 import { DEVICE_STATUS, featureMask, hasBit, LEGACY_ONLY_FEATURES, VIRTIO_F } from "./spec.ts"
 
 /** What a driver can say. SUSPEND is not offered, and the rest of the bits have no meaning. */
-const DRIVER_STATUS = DEVICE_STATUS.ACKNOWLEDGE | DEVICE_STATUS.DRIVER | DEVICE_STATUS.DRIVER_OK | DEVICE_STATUS.FEATURES_OK | DEVICE_STATUS.FAILED
+const DRIVER_STATUS =
+  DEVICE_STATUS.ACKNOWLEDGE | DEVICE_STATUS.DRIVER | DEVICE_STATUS.DRIVER_OK | DEVICE_STATUS.FEATURES_OK | DEVICE_STATUS.FAILED
 const BROKEN = DEVICE_STATUS.DEVICE_NEEDS_RESET | DEVICE_STATUS.FAILED
 const UP = DEVICE_STATUS.DRIVER_OK | DEVICE_STATUS.FEATURES_OK
 const VERSION_1 = featureMask([VIRTIO_F.VERSION_1])
@@ -27,9 +28,9 @@ export class Negotiation {
   #status = 0
   #driverFeatures = 0n
   /** The driver wrote something other than 0 to feature bits above 63, which nobody offers. */
-  #driverFeaturesAbove = false
+  #hasDriverFeaturesAbove = false
   /** From FEATURES_OK to reset ([VIRTIO] 3.1.1). */
-  #frozen = false
+  #isFrozen = false
 
   /** `features`: those of the device type; `withoutFeatures`: those not to offer, VERSION_1 apart. */
   constructor({ features, withoutFeatures }: { readonly features: bigint; readonly withoutFeatures: bigint }) {
@@ -59,10 +60,10 @@ export class Negotiation {
     // Without any of them the status would read 0, as after a reset.
     if (bits === 0) return { settled: false, started: false }
     let next = bits | (this.#status & BROKEN)
-    if (!this.#frozen && (next & DEVICE_STATUS.FEATURES_OK) !== 0 && !this.#isAcceptable()) next &= ~DEVICE_STATUS.FEATURES_OK
+    if (!this.#isFrozen && (next & DEVICE_STATUS.FEATURES_OK) !== 0 && !this.#isAcceptable()) next &= ~DEVICE_STATUS.FEATURES_OK
     const rising = next & ~this.#status
     this.#status = next
-    if ((rising & DEVICE_STATUS.FEATURES_OK) !== 0) this.#frozen = true
+    if ((rising & DEVICE_STATUS.FEATURES_OK) !== 0) this.#isFrozen = true
     const settles = (next & DEVICE_STATUS.FEATURES_OK) !== 0 ? DEVICE_STATUS.FEATURES_OK : DEVICE_STATUS.DRIVER_OK
     return { settled: (rising & settles) !== 0, started: (rising & DEVICE_STATUS.DRIVER_OK) !== 0 }
   }
@@ -75,8 +76,8 @@ export class Negotiation {
   reset(): void {
     this.#status = 0
     this.#driverFeatures = 0n
-    this.#driverFeaturesAbove = false
-    this.#frozen = false
+    this.#hasDriverFeaturesAbove = false
+    this.#isFrozen = false
   }
 
   /** 32 feature bits offered to a modern driver: bits 32*select and up ([VIRTIO] 4.1.4.3). */
@@ -96,9 +97,9 @@ export class Negotiation {
 
   /** Returns false when it is too late for that: the features are frozen. */
   setDriverFeatures(select: number, value: number): boolean {
-    if (this.#frozen) return false
+    if (this.#isFrozen) return false
     if (select > 1) {
-      if (value !== 0) this.#driverFeaturesAbove = true
+      if (value !== 0) this.#hasDriverFeaturesAbove = true
       return true
     }
     const shift = BigInt(32 * select)
@@ -119,9 +120,12 @@ export class Negotiation {
     }
   }
 
-  /** FEATURES_OK exists for drivers of virtio 1.0 and later, which must accept VERSION_1 ([VIRTIO] 6.1); a transitional device is not strict. */
+  /**
+   * FEATURES_OK exists for drivers of virtio 1.0 and later, which must accept VERSION_1 ([VIRTIO] 6.1); a transitional device is not
+   * strict.
+   */
   #isAcceptable(): boolean {
-    if (this.#driverFeaturesAbove || (this.#driverFeatures & ~(this.offered & ~LEGACY_ONLY_FEATURES)) !== 0n) return false
+    if (this.#hasDriverFeaturesAbove || (this.#driverFeatures & ~(this.offered & ~LEGACY_ONLY_FEATURES)) !== 0n) return false
     return this.transitional || (this.#driverFeatures & VERSION_1) !== 0n
   }
 }

@@ -4,7 +4,9 @@
  */
 
 /** [VIRTIO] 2.1 "Device Status Field". */
-export const DEVICE_STATUS = { ACKNOWLEDGE: 0x01, DRIVER: 0x02, DRIVER_OK: 0x04, FEATURES_OK: 0x08, DEVICE_NEEDS_RESET: 0x40, FAILED: 0x80 } as const
+export const DEVICE_STATUS = {
+  ACKNOWLEDGE: 0x01, DRIVER: 0x02, DRIVER_OK: 0x04, FEATURES_OK: 0x08, DEVICE_NEEDS_RESET: 0x40, FAILED: 0x80,
+} as const
 
 /** [VIRTIO] 6 "Reserved Feature Bits" and 6.3 "Legacy Interface: Reserved Feature Bits": bit numbers. */
 export const VIRTIO_F = {

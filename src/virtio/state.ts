@@ -77,11 +77,11 @@ function parseAddress(value: unknown, what: string): SavedAddress {
 
 /** The low and the high half of an address. */
 export function addressWords(address: SavedAddress): readonly [low: number, high: number] {
-  return typeof address === "number" ? [address % 0x1_0000_0000, Math.floor(address / 0x1_0000_0000)] : address
+  return typeof address === "number" ? [address % 2 ** 32, Math.floor(address / 2 ** 32)] : address
 }
 
 /** An address from its two halves. */
 export function savedAddress(low: number, high: number): SavedAddress {
-  const address = low + high * 0x1_0000_0000
+  const address = low + high * 2 ** 32
   return Number.isSafeInteger(address) ? address : [low, high]
 }

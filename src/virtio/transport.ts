@@ -75,7 +75,9 @@ export interface TransportedDevice {
 
   /** What the driver has set up, as JSON values. @throws Error while a request is in flight: `pause` first */
   saveState(): VirtioDeviceState
-  /** Puts the device where `saveState` found it, and pauses it. @throws Error, with the device reset, for a state that it could not have had */
+  /**
+   * Puts the device where `saveState` found it, and pauses it. @throws Error, with the device reset, for a state that it could not have had
+   */
   restoreState(saved: unknown): void
 }
 

@@ -62,8 +62,8 @@ export class Virtqueue implements Task, QueueAreas {
 
   /** Sets a whole address, below 2^53. */
   setArea(area: QueueArea, address: number): void {
-    this.setAreaWord(AREA_WORD[area], address % 0x1_0000_0000)
-    this.setAreaWord(AREA_WORD[area] + 1, Math.floor(address / 0x1_0000_0000))
+    this.setAreaWord(AREA_WORD[area], address % 2 ** 32)
+    this.setAreaWord(AREA_WORD[area] + 1, Math.floor(address / 2 ** 32))
   }
 
   /** Serves the queue. */
@@ -110,6 +110,6 @@ export class Virtqueue implements Task, QueueAreas {
 
   /** An address from its two halves. It loses low bits above 2^53, which is far outside of all RAM. */
   #area(word: number): number {
-    return this.areaWord(word) + this.areaWord(word + 1) * 0x1_0000_0000
+    return this.areaWord(word) + this.areaWord(word + 1) * 2 ** 32
   }
 }

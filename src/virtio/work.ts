@@ -22,12 +22,12 @@ export class Work {
   readonly #turn = new Turn()
   /** The turn of tasks that promises wake: promises that settle at once would give each of them a turn of its own, without end. */
   readonly #wakeTurn = new Turn()
-  #wakeTurnOpen = false
-  #running = false
+  #isWakeTurnOpen = false
+  #isRunning = false
   /** The task that is running. */
   #current: Task | undefined
-  #scheduled = false
-  #open = true
+  #isScheduled = false
+  #isOpen = true
   readonly #ended: () => void
 
   /** `ended` is called at the end of each turn. It may throw. */
@@ -37,16 +37,16 @@ export class Work {
 
   /** False while guest memory may not be touched (bus mastering is off): tasks wait. */
   get open(): boolean {
-    return this.#open
+    return this.#isOpen
   }
 
   set open(open: boolean) {
-    this.#open = open
+    this.#isOpen = open
   }
 
   /** Runs `task` now, or after those that are waiting. */
   do(task: Task): void {
-    if (this.#running || !this.#open) {
+    if (this.#isRunning || !this.#isOpen) {
       this.#ready.add(task)
       return
     }
@@ -57,7 +57,7 @@ export class Work {
 
   /** Runs the tasks that are waiting. */
   go(): void {
-    if (this.#running || !this.#open) return
+    if (this.#isRunning || !this.#isOpen) return
     this.#turn.begin()
     this.#run(this.#turn, undefined)
   }
@@ -69,11 +69,11 @@ export class Work {
 
   /** Runs the tasks that are waiting, when a promise has woken one. */
   wake(): void {
-    if (this.#running || !this.#open) return
-    if (!this.#wakeTurnOpen) {
-      this.#wakeTurnOpen = true
+    if (this.#isRunning || !this.#isOpen) return
+    if (!this.#isWakeTurnOpen) {
+      this.#isWakeTurnOpen = true
       this.#wakeTurn.begin()
-      later(() => (this.#wakeTurnOpen = false))
+      later(() => (this.#isWakeTurnOpen = false))
     }
     if (this.#wakeTurn.over) this.#schedule()
     else this.#run(this.#wakeTurn, undefined)
@@ -81,7 +81,7 @@ export class Work {
 
   /** Runs the tasks that are waiting in a turn of their own, or at the end of this one. */
   soon(): void {
-    if (!this.#running && this.#open) this.#schedule()
+    if (!this.#isRunning && this.#isOpen) this.#schedule()
   }
 
   /** `task` is not to be run any more. */
@@ -91,14 +91,14 @@ export class Work {
   }
 
   #run(turn: Turn, first: Task | undefined): void {
-    this.#running = true
+    this.#isRunning = true
     this.#current = first
     try {
       if (first?.run(turn) === true) this.#unfinished.add(first)
-      while (this.#ready.size > 0 && !turn.over && this.#open) this.#runNext(turn)
+      while (this.#ready.size > 0 && !turn.over && this.#isOpen) this.#runNext(turn)
       this.#current = undefined
     } finally {
-      this.#running = false
+      this.#isRunning = false
       // Also after an exception of the embedder's interrupt handler, or of a backing with a bug: nothing may wait for ever. What threw
       // runs again, for it has not said that it is done.
       if (this.#current !== undefined) this.#unfinished.add(this.#current)
@@ -120,14 +120,14 @@ export class Work {
   #postpone(): void {
     for (const task of this.#unfinished) this.#ready.add(task)
     this.#unfinished.clear()
-    if (this.#open) this.#schedule()
+    if (this.#isOpen) this.#schedule()
   }
 
   #schedule(): void {
-    if (this.#scheduled) return
-    this.#scheduled = true
+    if (this.#isScheduled) return
+    this.#isScheduled = true
     later(() => {
-      this.#scheduled = false
+      this.#isScheduled = false
       this.go()
     })
   }

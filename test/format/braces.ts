@@ -17,9 +17,9 @@ interface Arm {
   readonly end: number
 }
 
-/** Whether the line is the head of a statement whose body stands on the next line without braces. */
+/** Whether the line is the head of a statement whose body stands on the next line without braces. "} while" ends a do. */
 export function isBodyApart(lines: readonly string[], at: number): boolean {
-  return armAt(lines, at, /^(?:\} )?(?:if|for|while|else)\b/)?.isBodyApart === true
+  return armAt(lines, at, /^(?:while|(?:\} )?(?:if|for|else))\b/)?.isBodyApart === true
 }
 
 /** The lines with the braces that they want. */

@@ -41,7 +41,7 @@ describe("what is found", () => {
 
   it.each([
     "const a = 'say \"b\"'\n", "const a = 0xffff\n", "const a = 2 ** 32 - 1\n", "if (a) b()\nelse c()\n", "if (a) {\n  b()\n}\n",
-    "#isClosed = false\n",
+    "#isClosed = false\n", "do {\n  a()\n} while (b)\nc()\n",
     "/** Opens it. @throws BackingError `io` when it cannot */\n", "const a = `\n\tb; \n`\n", "const a = 0x1_0000_0000n\n",
   ])("nothing in %j", (source) => expect(what(source)).toEqual([]))
 })

@@ -1,4 +1,7 @@
-/** The device configuration space ([VIRTIO] 2.5), seen through both interfaces: access, generation, change. Fields are the blk tests' business. */
+/**
+ * The device configuration space ([VIRTIO] 2.5), seen through both interfaces: access, generation, change. Fields are the blk tests'
+ * business.
+ */
 import { beforeEach, describe, expect, it } from "vitest"
 import type { VirtioBacking } from "../../src/backing/backing.ts"
 import { MemoryBacking } from "../../src/backing/memory.ts"
@@ -25,12 +28,23 @@ let legacy: LegacyGuest
 let legacyConfig: Space
 beforeEach(() => {
   vm = new Machine({ ramSize: 1 << 20 })
-  backing = { size: 2 ** 43 + 0x1234_5600, readOnly: false, pread: () => {}, pwrite: () => {}, flush: () => {}, discard: () => {}, close: () => {} }
+  backing = {
+    size: 2 ** 43 + 0x1234_5600,
+    readOnly: false,
+    pread: () => {},
+    pwrite: () => {},
+    flush: () => {},
+    discard: () => {},
+    close: () => {},
+  }
   const attached = vm.attachDisk(backing, { queues: 2 })
   device = attached.device
   guest = new ModernGuest(vm, attached.slot)
   legacy = new LegacyGuest(vm, attached.slot)
-  legacyConfig = { read: (at, width) => legacy.io.read(LEGACY.device + at, width), write: (at, width, value) => legacy.io.write(LEGACY.device + at, width, value) }
+  legacyConfig = {
+    read: (at, width) => legacy.io.read(LEGACY.device + at, width),
+    write: (at, width, value) => legacy.io.write(LEGACY.device + at, width, value),
+  }
 })
 
 function resize(size: number): void {
@@ -48,7 +62,7 @@ function views(): [string, Space][] {
 
 describe("access", () => {
   it("CF-01 CF-04 CF-05 LEG-05 LEG-13 fields are little-endian: any width, at any offset, shows the bytes that are there", () => {
-    const capacity = 2 ** 34 + 0x91a2b
+    const capacity = 2 ** 34 + 0x9_1a2b
     for (const [name, space] of views()) {
       const low = capacity % 2 ** 32
       expect([name, space.read(0, 4), space.read(4, 4)]).toEqual([name, low, 4])
@@ -69,7 +83,7 @@ describe("access", () => {
     guest.status = 0x03
     expect(guest.device.read(NUM_QUEUES, 2)).toBe(2)
     expect(guest.device.read(MAX_DISCARD_SECTORS, 4)).toBeGreaterThan(0)
-    expect(guest.capacity).toBe(2 ** 34 + 0x91a2b)
+    expect(guest.capacity).toBe(2 ** 34 + 0x9_1a2b)
   })
 
   it("CF-06 PCI-37 past the structure everything reads 0, and writes are dropped", () => {

@@ -14,7 +14,8 @@ const [OK, IOERR, UNSUPP] = [0, 1, 2]
 const [DISCARD, WRITE_ZEROES] = [11, 13]
 
 /** [VIRTIO] 2.2 and 6, 5.2.3: what a block device on PCI may offer through the modern interface, and through the legacy one. */
-const ALLOWED_MODERN = mask(F.SIZE_MAX, F.SEG_MAX, F.GEOMETRY, F.RO, F.BLK_SIZE, F.FLUSH, F.TOPOLOGY, F.CONFIG_WCE, F.MQ, F.DISCARD, F.WRITE_ZEROES,
+const ALLOWED_MODERN =
+  mask(F.SIZE_MAX, F.SEG_MAX, F.GEOMETRY, F.RO, F.BLK_SIZE, F.FLUSH, F.TOPOLOGY, F.CONFIG_WCE, F.MQ, F.DISCARD, F.WRITE_ZEROES,
   F.INDIRECT_DESC, F.EVENT_IDX, F.VERSION_1, F.RING_RESET)
 const ALLOWED_LEGACY = (ALLOWED_MODERN & 0xffff_ffffn) | mask(F.NOTIFY_ON_EMPTY, F.ANY_LAYOUT)
 
@@ -90,7 +91,14 @@ const DEVICES: readonly [string, () => ModernGuest][] = [
   ["four queues", () => modern(disk(), { queues: 4 })],
   ["a modern-only device", () => modern(disk(), { interface: "modern" })],
   ["registers in I/O space", () => modern(disk(), { modernBar: "io" })],
-  ["everything left out that can be", () => modern(disk(), { withoutFeatures: ["SEG_MAX", "GEOMETRY", "BLK_SIZE", "FLUSH", "TOPOLOGY", "DISCARD", "WRITE_ZEROES", "INDIRECT_DESC", "EVENT_IDX", "RING_RESET"] })],
+  [
+    "everything left out that can be",
+    () => modern(disk(), {
+      withoutFeatures: [
+        "SEG_MAX", "GEOMETRY", "BLK_SIZE", "FLUSH", "TOPOLOGY", "DISCARD", "WRITE_ZEROES", "INDIRECT_DESC", "EVENT_IDX", "RING_RESET",
+      ],
+    }),
+  ],
 ]
 
 describe("what is offered", () => {
@@ -188,7 +196,9 @@ describe("what the bits do", () => {
   /** FT-03: one probe for each bit that the devices of this file offer. It returns whether the bit was honoured. */
   const PROBES: Readonly<Record<number, (guest: ModernGuest) => boolean>> = {
     [F.SEG_MAX]: (guest) => guest.device.read(0x0c, 4) === 254,
-    [F.GEOMETRY]: (guest) => guest.device.read(0x10, 2) * guest.device.read(0x12, 1) * guest.device.read(0x13, 1) <= guest.capacity && guest.device.read(0x12, 2) !== 0,
+    [F.GEOMETRY]: (guest) =>
+      guest.device.read(0x10, 2) * guest.device.read(0x12, 1) * guest.device.read(0x13, 1) <= guest.capacity &&
+        guest.device.read(0x12, 2) !== 0,
     [F.BLK_SIZE]: (guest) => guest.device.read(0x14, 4) === 512,
     [F.TOPOLOGY]: (guest) => guest.device.read(0x18, 1) === 0 && guest.device.read(0x1a, 2) === 1,
     [F.FLUSH]: (guest) => {
@@ -247,7 +257,7 @@ describe("what the bits do", () => {
     expect(vm.ram[0x4_1000]).toBe(0x5a)
   })
 
-  it("FT-07 LEG-06 without VERSION_1 nothing of bits 32 to 63 is in force: no queue reset for a legacy driver, also after a modern one had it", () => {
+  it("FT-07 LEG-06 without VERSION_1 bits 32 to 63 are not in force: no queue reset for a legacy driver, even after a modern one", () => {
     const guest = modern()
     guest.start([ring], mask(F.RING_RESET))
     guest.setQueueRegister(0, COMMON.queueReset, 2, 1)
@@ -263,7 +273,12 @@ describe("what the bits do", () => {
   it("FT-08 NOTIFY_ON_EMPTY: an interrupt when the ring has run dry, although the driver wants none", () => {
     const legacy = new LegacyGuest(vm, modern().slot)
     const whole = new Ring(vm, { size: 256 })
-    for (const [features, interrupts] of [[0, false], [1 << F.NOTIFY_ON_EMPTY, true], [(1 << F.NOTIFY_ON_EMPTY) | (1 << F.EVENT_IDX), true], [1 << F.EVENT_IDX, false]] as const) {
+    for (const [features, interrupts] of [
+      [0, false],
+      [1 << F.NOTIFY_ON_EMPTY, true],
+      [(1 << F.NOTIFY_ON_EMPTY) | (1 << F.EVENT_IDX), true],
+      [1 << F.EVENT_IDX, false],
+    ] as const) {
       legacy.start(whole.clear(), features)
       whole.availFlags = 1
       whole.usedEvent = 100
@@ -278,8 +293,12 @@ describe("what the bits do", () => {
     legacy.start(whole, 2 ** F.ANY_LAYOUT)
     const request = whole.prepare(T.IN, 3, SECTOR)
     // The header in 5 + 11 bytes, the data in 1 + 511 + the status.
-    const pieces = [[request.header, 5, 0], [request.header + 5, 11, 0], [request.data, 1, WRITE], [request.data + 1, SECTOR, WRITE]] as const
-    for (const [index, [address, length, flags]] of pieces.entries()) whole.describe(index, address, length, flags | (index < 3 ? NEXT : 0), index + 1)
+    const pieces = [[request.header, 5, 0], [request.header + 5, 11, 0], [request.data, 1, WRITE], [
+      request.data + 1, SECTOR, WRITE,
+    ]] as const
+    for (const [index, [address, length, flags]] of pieces.entries()) {
+      whole.describe(index, address, length, flags | (index < 3 ? NEXT : 0), index + 1)
+    }
     whole.publish(0)
     legacy.kick()
     expect([whole.usedEntry(0), vm.ram[request.data + SECTOR]]).toEqual([{ id: 0, length: SECTOR + 1 }, OK])
@@ -314,7 +333,9 @@ describe("what the bits do", () => {
 
   it("FT-12 EVENT_IDX decides whether the flag or used_event is looked at", () => {
     const guest = modern()
-    for (const [features, flags, event, interrupts] of [[0n, 0, 7, true], [0n, 1, 0, false], [mask(F.EVENT_IDX), 0, 7, false], [mask(F.EVENT_IDX), 1, 0, true]] as const) {
+    for (const [features, flags, event, interrupts] of [
+      [0n, 0, 7, true], [0n, 1, 0, false], [mask(F.EVENT_IDX), 0, 7, false], [mask(F.EVENT_IDX), 1, 0, true],
+    ] as const) {
       guest.start([ring.clear()], features)
       ring.availFlags = flags
       ring.usedEvent = event

@@ -1,4 +1,7 @@
-/** Guest RAM of every kind, from end to end: an ArrayBuffer, a part of one, a SharedArrayBuffer, and a WebAssembly memory that grows under requests in flight. */
+/**
+ * Guest RAM of every kind, from end to end: an ArrayBuffer, a part of one, a SharedArrayBuffer, and a WebAssembly memory that grows under
+ * requests in flight.
+ */
 import { describe, expect, it } from "vitest"
 import { MemoryBacking } from "../../src/backing/memory.ts"
 import { VirtioBlk } from "../../src/virtio/blk/device.ts"
@@ -51,7 +54,9 @@ describe.each(KINDS)("RAM in %s", (_, make) => {
       ring.usedEvent = round
       const request = ring.request(T.IN, round, 4 * SECTOR)
       guest.kick()
-      expect([ring.usedIdx, ring.usedEntry(round), ring.status(request), guest.readIsr()]).toEqual([round + 1, { id: 0, length: 4 * SECTOR + 1 }, 0, 1])
+      expect([
+        ring.usedIdx, ring.usedEntry(round), ring.status(request), guest.readIsr(),
+      ]).toEqual([round + 1, { id: 0, length: 4 * SECTOR + 1 }, 0, 1])
       expect(ring.data(request, 4 * SECTOR)).toEqual(content(64).slice(round * SECTOR, (round + 4) * SECTOR))
     }
   })
@@ -99,7 +104,9 @@ describe.each([["a WebAssembly memory", false], ["a shared WebAssembly memory", 
     const data = content(64).slice(5 * SECTOR, 6 * SECTOR)
     expect(vm.ram.slice(request.data, request.data + 100)).toEqual(data.slice(0, 100))
     expect(vm.ram.slice(request.data + 0x800, request.data + 0x800 + SECTOR - 100)).toEqual(data.slice(100))
-    expect([ring.status(request), ring.usedIdx, ring.usedEntry(0), guest.status, guest.readIsr()]).toEqual([0, 1, { id: 0, length: SECTOR + 1 }, UP, 1])
+    expect([
+      ring.status(request), ring.usedIdx, ring.usedEntry(0), guest.status, guest.readIsr(),
+    ]).toEqual([0, 1, { id: 0, length: SECTOR + 1 }, UP, 1])
   })
 
   it("between two pieces of a read, and again while it is redone", async () => {
@@ -228,7 +235,9 @@ describe("a memory of the embedder's own, of several regions", () => {
     expect([values(backing), ring.usedIdx]).toEqual([[[0], [0x11], [0x22], [0]], 1])
   })
 
-  it.each([["a region", CUT], ["the end of a region", CUT + SECTOR]])("%s goes away under a write: the device breaks, and what is left of the request lands nowhere else", async (_, end) => {
+  it.each([
+    ["a region", CUT], ["the end of a region", CUT + SECTOR],
+  ])("%s goes away under a write: the device breaks, and what is left of the request lands nowhere else", async (_, end) => {
     const { backing, device, guest, ring, limit } = start()
     write(guest, ring, CUT + 256)
     limit(end)

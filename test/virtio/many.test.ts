@@ -8,11 +8,18 @@ import { F, OK, T } from "../harness/words.ts"
 const MIB = 1 << 20
 
 describe("thousands of queues", () => {
-  it.each([false, true])("4096 queues whose interrupt handlers kick the next one: each is served, one after the other (asynchronous backing: %s)", async (waits) => {
+  it.each([false, true])("4096 queues whose interrupts kick the next: each is served, in order (asynchronous: %s)", async (waits) => {
     const QUEUES = 4096
     const disk = new FakeDisk()
     if (waits) disk.waits = () => true
-    const guest = new RingGuest({ backing: disk, queues: QUEUES, ringSize: 4, features: [F.MQ], disk: { queues: QUEUES, queueSize: 4, vectors: 0 }, machine: { ramSize: 16 * MIB } })
+    const guest = new RingGuest({
+      backing: disk,
+      queues: QUEUES,
+      ringSize: 4,
+      features: [F.MQ],
+      disk: { queues: QUEUES, queueSize: 4, vectors: 0 },
+      machine: { ramSize: 16 * MIB },
+    })
     const statuses = guest.rings.map((ring) => {
       const placed = guest.place({ type: T.IN, sector: ring.index % 2048, in: 0 })
       guest.publish([guest.chain(placed.pieces, {}, ring)], ring)
@@ -47,17 +54,30 @@ describe("thousands of queues", () => {
 
 describe("what a device holds in memory while its backing does not answer", () => {
   /** Chains of `segments` descriptors each, all in one indirect table, on every queue: hardly any RAM of the guest's. */
-  function flood(options: { queues: number; size: number; segments: number; bytes: number }): { guest: RingGuest; disk: FakeDisk; placed: Placed } {
+  function flood(
+    options: { queues: number; size: number; segments: number; bytes: number },
+  ): { guest: RingGuest; disk: FakeDisk; placed: Placed } {
     const disk = new FakeDisk({ size: 64 * MIB })
     disk.cache.set(pattern(0, 4096))
     disk.waits = () => true
     const { queues, size, segments, bytes } = options
-    const guest = new RingGuest({ backing: disk, queues, ringSize: size, features: [F.MQ, F.INDIRECT_DESC], disk: { queues, queueSize: size }, machine: { ramSize: 8 * MIB } })
+    const guest = new RingGuest({
+      backing: disk,
+      queues,
+      ringSize: size,
+      features: [F.MQ, F.INDIRECT_DESC],
+      disk: { queues, queueSize: size },
+      machine: { ramSize: 8 * MIB },
+    })
     const placed = guest.place({ type: T.IN, sector: 0, in: bytes })
     const [header, data, status] = placed.pieces
     if (header === undefined || data === undefined || status === undefined) throw new Error("no pieces")
     const part = bytes / segments
-    const table = guest.table([header, ...Array.from({ length: segments }, (_, at) => ({ address: placed.in + part * at, length: part, writable: true })), status])
+    const table = guest.table([
+      header,
+      ...Array.from({ length: segments }, (_, at) => ({ address: placed.in + part * at, length: part, writable: true })),
+      status,
+    ])
     for (const ring of guest.rings) {
       for (let index = 0; index < size; index++) ring.describe(index, table, 16 * (segments + 2), 4, 0)
       guest.publish(Array.from({ length: size }, (_, index) => index), ring)

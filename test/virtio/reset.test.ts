@@ -81,7 +81,12 @@ describe("reset of the device", () => {
     const old = ring.request(T.IN, 1, SECTOR)
     guest.kick()
     guest.status = 0
-    expect([guest.status, guest.accepted, guest.queueRegister(0, COMMON.queueEnable, 2), guest.queueRegister(0, COMMON.queueSize, 2)]).toEqual([0, 0n, 0, 256])
+    expect([
+      guest.status,
+      guest.accepted,
+      guest.queueRegister(0, COMMON.queueEnable, 2),
+      guest.queueRegister(0, COMMON.queueSize, 2),
+    ]).toEqual([0, 0n, 0, 256])
     guest.start([second])
     // A read of the old life is nobody's business: the new life is served while it is out.
     const request = second.request(T.IN, 2, SECTOR)
@@ -133,7 +138,7 @@ describe("reset of the device", () => {
     expect([second.usedIdx, second.status(newer)]).toEqual([1, OK])
   })
 
-  it("ST-02 ST-03 a reset of the machine: an old read does not store into the RAM of the rebooted guest, nor does an old write land on a newer one", async () => {
+  it("ST-02 ST-03 a reset of the machine: an old read does not store into new RAM, nor an old write land on a newer", async () => {
     guest.start([ring], VERSION_1 | mask(F.FLUSH))
     ring.request(T.IN, 1, SECTOR, 0)
     ring.request(T.OUT, 5, SECTOR, 1)
@@ -202,11 +207,19 @@ describe("reset of the device", () => {
     disk.device.capacityChanged()
     guest.status = 0
     expect([COMMON.deviceFeatureSelect, COMMON.driverFeatureSelect].map((offset) => guest.common.read(offset, 4))).toEqual([0, 0])
-    expect([guest.status, guest.accepted, guest.interrupted, guest.readIsr(), guest.common.read(COMMON.configVector, 2)]).toEqual([0, 0n, false, 0, NO_VECTOR])
+    expect([
+      guest.status,
+      guest.accepted,
+      guest.interrupted,
+      guest.readIsr(),
+      guest.common.read(COMMON.configVector, 2),
+    ]).toEqual([0, 0n, false, 0, NO_VECTOR])
     for (const queue of [0, 1]) {
       const registers = [COMMON.queueSize, COMMON.queueVector, COMMON.queueEnable, COMMON.queueReset] as const
       expect(registers.map((offset) => guest.queueRegister(queue, offset, 2))).toEqual([256, NO_VECTOR, 0, 0])
-      for (let offset: number = COMMON.queueDesc; offset < COMMON.queueNotifConfigData; offset += 4) expect(guest.queueRegister(queue, offset, 4)).toBe(0)
+      for (let offset: number = COMMON.queueDesc; offset < COMMON.queueNotifConfigData; offset += 4) {
+        expect(guest.queueRegister(queue, offset, 4)).toBe(0)
+      }
     }
     small.clear()
     guest.start([small])
@@ -215,7 +228,9 @@ describe("reset of the device", () => {
     const request = small.request(T.IN, 2, SECTOR, 0)
     guest.kick()
     await backing.finishNext()
-    expect([small.usedIdx, small.usedEntry(0), small.status(request), guest.interrupted]).toEqual([1, { id: 0, length: SECTOR + 1 }, OK, true])
+    expect([
+      small.usedIdx, small.usedEntry(0), small.status(request), guest.interrupted,
+    ]).toEqual([1, { id: 0, length: SECTOR + 1 }, OK, true])
   })
 
   it("ST-02 LEG-14 through the legacy status register as well", async () => {
@@ -231,7 +246,7 @@ describe("reset of the device", () => {
     expect([legacy.status, whole.usedIdx, whole.status(request), legacy.interrupted]).toEqual([0, 0, UNTOUCHED, false])
   })
 
-  it("ST-03 a disk that is unplugged with requests in flight is silent from then on, and its device idle when they are through", async () => {
+  it("ST-03 a disk unplugged with requests in flight is silent from then on, and its device idle when they are through", async () => {
     guest.start([ring])
     ring.request(T.FLUSH, 0, 0, 0)
     ring.request(T.FLUSH, 0, 0, 1)
@@ -270,7 +285,7 @@ describe("reset of a queue", () => {
     expect([second.usedIdx, second.status(other), guest.interrupted]).toEqual([1, OK, true])
   })
 
-  it("VQ-32 the queue is as new: its memory may be used for something else, and it can be enabled elsewhere with another size", async () => {
+  it("VQ-32 the queue is as new: its memory may be used otherwise, and it can be enabled elsewhere with another size", async () => {
     for (const slot of [0, 1, 2]) {
       ring.request(T.IN, slot, SECTOR, slot)
       guest.kick(0)
@@ -301,7 +316,7 @@ describe("reset of a queue", () => {
     expect([guest.queueRegister(0, COMMON.queueVector, 2), guest.queueRegister(1, COMMON.queueVector, 2)]).toEqual([NO_VECTOR, 1])
   })
 
-  it("VQ-32 PCI-23 the queue is enabled again at once; what it is given is served when the writes of its old life have been answered, on any queue", async () => {
+  it("VQ-32 PCI-23 a queue enabled again at once is served when the writes of its old life have been answered, on any queue", async () => {
     const old = ring.request(T.OUT, 5, SECTOR)
     vm.ram.fill(0x11, old.data, old.data + SECTOR)
     guest.kick(0)
@@ -315,7 +330,9 @@ describe("reset of a queue", () => {
     expect(backing.waiting).toHaveLength(1)
     // The write, its successor, the flush of that (write-through), and the read.
     while (backing.waiting.length > 0) await backing.finishNext()
-    expect([ring.usedIdx, ring.status(old), next.usedIdx, next.status(newer), second.usedIdx, second.status(other)]).toEqual([0, UNTOUCHED, 1, OK, 1, OK])
+    expect([
+      ring.usedIdx, ring.status(old), next.usedIdx, next.status(newer), second.usedIdx, second.status(other),
+    ]).toEqual([0, UNTOUCHED, 1, OK, 1, OK])
     expect(backing.cache.subarray(5 * SECTOR, 6 * SECTOR)).toEqual(new Uint8Array(SECTOR).fill(0x22))
   })
 

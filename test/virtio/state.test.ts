@@ -1,4 +1,6 @@
-/** The state of a function and its device, taken out and put back: into another machine, with the guest's RAM, in the middle of its life. */
+/**
+ * The state of a function and its device, taken out and put back: into another machine, with the guest's RAM, in the middle of its life.
+ */
 import { describe, expect, it } from "vitest"
 import { MemoryBacking } from "../../src/backing/memory.ts"
 import type { VirtioBacking } from "../../src/backing/backing.ts"
@@ -24,10 +26,14 @@ async function driver(vm: Machine, options = {}): Promise<BlockDriver> {
 }
 
 const sector = (text: string): Uint8Array => new TextEncoder().encode(text.padEnd(512, "."))
-const saved = (disk: AttachedDisk): Record<string, unknown> => JSON.parse(JSON.stringify(disk.function.saveState())) as Record<string, unknown>
+const saved = (disk: AttachedDisk): Record<string, unknown> => JSON.parse(
+  JSON.stringify(disk.function.saveState()),
+) as Record<string, unknown>
 
 describe("saveState and restoreState", () => {
-  it.each([["MSI-X", {}], ["INTx", { vectors: 0 }], ["two queues", { queues: 2 }]] as const)("move a running device to another machine, its driver notices nothing: %s", async (_, options) => {
+  it.each([
+    ["MSI-X", {}], ["INTx", { vectors: 0 }], ["two queues", { queues: 2 }],
+  ] as const)("move a running device to another machine, its driver notices nothing: %s", async (_, options) => {
     const { vm, disk } = machine(undefined, options)
     const blk = await driver(vm, { queues: 2 })
     for (let round = 0; round < 700; round++) await blk.write(round % 8, sector(`round ${round}`))
@@ -89,7 +95,9 @@ describe("saveState and restoreState", () => {
     await write
   })
 
-  it.each(["answers that came", "answers that failed", "a request that was too long for one turn"])("PCI-36 while bus mastering is off, %s: saved as not done, and done again elsewhere", async (what) => {
+  it.each([
+    "answers that came", "answers that failed", "a request that was too long for one turn",
+  ])("PCI-36 while bus mastering is off, %s: saved as not done, and done again elsewhere", async (what) => {
     const disk = new FakeDisk({ size: 64 << 20 })
     disk.cache.set(pattern(0, 512))
     const long = what.startsWith("a request")
@@ -129,9 +137,15 @@ describe("saveState and restoreState", () => {
     const { vm, disk } = machine()
     await driver(vm)
     disk.device.virtio.writeStatus(0)
-    for (const [word, value] of [0x89ab_cdef, 0xffff_fff1, 1, 2, 0xffff_ffff, 0xffff_ffff].entries()) disk.device.virtio.setQueueAreaWord(0, word, value)
+    for (const [word, value] of [0x89ab_cdef, 0xffff_fff1, 1, 2, 0xffff_ffff, 0xffff_ffff].entries()) {
+      disk.device.virtio.setQueueAreaWord(0, word, value)
+    }
     const state = saved(disk)
-    expect((state["device"] as { queues: unknown[] }).queues[0]).toMatchObject({ descriptorTable: [0x89ab_cdef, 0xffff_fff1], availRing: 2 * 2 ** 32 + 1, usedRing: [0xffff_ffff, 0xffff_ffff] })
+    expect((state["device"] as { queues: unknown[] }).queues[0]).toMatchObject({
+      descriptorTable: [0x89ab_cdef, 0xffff_fff1],
+      availRing: 2 * 2 ** 32 + 1,
+      usedRing: [0xffff_ffff, 0xffff_ffff],
+    })
     disk.function.restoreState(state)
     expect(saved(disk)).toEqual(state)
     for (const queue of (state["device"] as { queues: { heads?: unknown }[] }).queues) delete queue.heads
@@ -172,16 +186,47 @@ describe("saveState and restoreState", () => {
     expect(guest.disk.device.virtio.queue(0)?.enabled).toBe(true)
   })
 
-  it.each<[string, (state: { version: number; isr: number; vectors: number[]; device: { status: number; features: number[]; queues: { size: unknown; usedRing: unknown }[] }; function: { config: number[]; msix?: unknown } }) => void, RegExp]>([
+  interface Changeable {
+    version: number
+    isr: number
+    vectors: number[]
+    device: { status: number; features: number[]; queues: { size: unknown; usedRing: unknown }[] }
+    function: { config: number[]; msix?: unknown }
+  }
+  it.each<[string, (state: Changeable) => void, RegExp]>([
     ["another version", (state) => (state.version = 2), /^saved state: version 2, this program knows 1$/],
     ["an interrupt status that cannot be", (state) => (state.isr = 8), /^saved state: ISR: 8 is not a number from 0 to 3$/],
-    ["more chains in flight than the queue has descriptors", (state) => Object.assign(state.device.queues[0] ?? {}, { size: 2, heads: [0, 1, 1] }), /^saved state: 3 chains in flight in a queue of 2$/],
-    ["half an address", (state) => Object.assign(state.device.queues[0] ?? {}, { usedRing: [1] }), /^saved state: usedRing: not a list of 2$/],
+    [
+      "more chains in flight than the queue has descriptors",
+      (state) => Object.assign(state.device.queues[0] ?? {}, { size: 2, heads: [0, 1, 1] }),
+      /^saved state: 3 chains in flight in a queue of 2$/,
+    ],
+    [
+      "half an address",
+      (state) => Object.assign(state.device.queues[0] ?? {}, { usedRing: [1] }),
+      /^saved state: usedRing: not a list of 2$/,
+    ],
     ["too few vectors", (state) => state.vectors.pop(), /^saved state: vectors: not a list of 2$/],
-    ["a queue size of no power of two", (state) => Object.assign(state.device.queues[0] ?? {}, { size: 100 }), /^saved state: queue size 100 is not a power of two$/],
-    ["an address that is no number", (state) => Object.assign(state.device.queues[0] ?? {}, { usedRing: "x" }), /^saved state: usedRing: "x" is not an address$/],
-    ["features that nobody offers", (state) => (state.device.features[1] = 0x8000_0001), /^saved state: the driver uses features that this device does not offer/],
-    ["another device's configuration space", (state) => (state.function.config[0] = 0x1234_5678), /^saved state: it is of another PCI function: register 0 was/],
+    [
+      "a queue size of no power of two",
+      (state) => Object.assign(state.device.queues[0] ?? {}, { size: 100 }),
+      /^saved state: queue size 100 is not a power of two$/,
+    ],
+    [
+      "an address that is no number",
+      (state) => Object.assign(state.device.queues[0] ?? {}, { usedRing: "x" }),
+      /^saved state: usedRing: "x" is not an address$/,
+    ],
+    [
+      "features that nobody offers",
+      (state) => (state.device.features[1] = 0x8000_0001),
+      /^saved state: the driver uses features that this device does not offer/,
+    ],
+    [
+      "another device's configuration space",
+      (state) => (state.function.config[0] = 0x1234_5678),
+      /^saved state: it is of another PCI function: register 0 was/,
+    ],
     ["no MSI-X state", (state) => delete state.function.msix, /^saved state: MSI-X on one side only$/],
     ["a configuration space cut short", (state) => state.function.config.pop(), /^saved state: configuration space: not a list of 64$/],
   ])("refuse %s with one line, and leave the device reset", async (_, damage, message) => {

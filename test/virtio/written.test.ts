@@ -1,4 +1,6 @@
-/** GuestMemory.written: every byte that a device stores into RAM is announced, after it was stored: an emulator drops compiled code by it. */
+/**
+ * GuestMemory.written: every byte that a device stores into RAM is announced, after it was stored: an emulator drops compiled code by it.
+ */
 import { describe, expect, it } from "vitest"
 import { Rng, seedFromEnvironment } from "../support/rng.ts"
 import { eio, FakeDisk, settled } from "../harness/fake-disk.ts"
@@ -46,14 +48,16 @@ const REQUESTS: readonly Request[] = [
 
 describe("what the device stores is announced", () => {
   for (const eventIdx of [false, true]) {
-    it(`data, status bytes, used rings and avail_event, over many wraps, with failing reads among them; EVENT_IDX ${eventIdx ? "on" : "off"}`, () => {
+    it(`data, status, used rings and avail_event, over many wraps and failing reads; EVENT_IDX ${eventIdx ? "on" : "off"}`, () => {
       const rng = new Rng(seedFromEnvironment(20260807))
       const { guest, disk, check } = follow({ eventIdx, waits: false })
       disk.failing = ({ name }) => (name === "read" && rng.chance(0.2) ? eio() : undefined)
       const mark = guest.top
       for (let round = 0; round < 400; round++) {
         guest.top = mark
-        guest.publish(Array.from({ length: rng.between(1, 8) }, () => guest.chain(guest.place(rng.pick(REQUESTS)).pieces, { indirect: true })))
+        guest.publish(
+          Array.from({ length: rng.between(1, 8) }, () => guest.chain(guest.place(rng.pick(REQUESTS)).pieces, { indirect: true })),
+        )
         guest.kick()
         check()
       }

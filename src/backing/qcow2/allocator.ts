@@ -1,6 +1,6 @@
 /**
- * Hands out host clusters and takes them back. A cluster that the disk may still refer to is only free after the change that dropped its last
- * reference is on stable storage: until then it waits in the list of pending frees (QC-WO-04, QC-REF-10).
+ * Hands out host clusters and takes them back. A cluster that the disk may still refer to is only free after the change that dropped its
+ * last reference is on stable storage: until then it waits in the list of pending frees (QC-WO-04, QC-REF-10).
  */
 import type { ClusterFile } from "./cluster-file.ts"
 import type { Geometry } from "./format/geometry.ts"
@@ -93,8 +93,8 @@ export class Allocator {
   }
 
   /**
-   * The changes that removed the references are on stable storage: lowers refcounts, as many as a few milliseconds allow. What is left, or met an
-   * error, comes next time.
+   * The changes that removed the references are on stable storage: lowers refcounts, as many as a few milliseconds allow. What is left, or
+   * met an error, comes next time.
    */
   releasePending(): void {
     const loaded = this.#refcounts.loadedBytes

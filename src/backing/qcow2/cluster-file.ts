@@ -3,7 +3,10 @@ import { BackingError } from "../backing.ts"
 import type { ImageFile } from "../image-file.ts"
 import { fillZeroFrom } from "./buffers.ts"
 
-/** Metadata of the image in `file` that cannot be right. The image that meets it marks itself corrupt; one above it in a backing chain does not. */
+/**
+ * Metadata of the image in `file` that cannot be right. The image that meets it marks itself corrupt; one above it in a backing chain does
+ * not.
+ */
 export class CorruptMetadata extends BackingError {
   readonly file: ClusterFile
   /** The message without the path. */
@@ -20,8 +23,8 @@ export class ClusterFile {
   readonly path: string
   readonly #file: ImageFile
   /**
-   * No byte from here on was ever written, so a file that grows past here reads as zeroes where nothing was stored. Raised before a write is
-   * tried, because a failed write may have stored a part.
+   * No byte from here on was ever written, so a file that grows past here reads as zeroes where nothing was stored. Raised before a write
+   * is tried, because a failed write may have stored a part.
    */
   #usedEnd: number
   #isChanged = false

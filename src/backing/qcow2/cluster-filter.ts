@@ -1,6 +1,6 @@
 /**
- * ClusterFilter: a quick and sure no to "is this cluster in the set?". A bitmap over the cluster number modulo its size; clusters that share a bit, and
- * clusters that have left the set, get a maybe.
+ * ClusterFilter: a quick and sure no to "is this cluster in the set?". A bitmap over the cluster number modulo its size; clusters that
+ * share a bit, and clusters that have left the set, get a maybe.
  */
 
 /** 8 KiB to 8 MiB. In between, so many bits for each member that few clusters share one with it. */
@@ -35,7 +35,8 @@ export class ClusterFilter {
   }
 
   mayHave(cluster: number): boolean {
-    // Exact for any cluster number: `&` takes it modulo 2^32, and the size is a smaller power of two. A remainder of doubles costs ten times as much.
+    // Exact for any cluster number: `&` takes it modulo 2^32, and the size is a smaller power of two. A remainder of doubles costs ten
+    // times as much.
     const bit = cluster & this.#mask
     return ((this.#bits[bit >>> 5] ?? 0) & (1 << (bit & 31))) !== 0
   }

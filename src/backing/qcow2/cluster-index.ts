@@ -1,6 +1,6 @@
 /**
- * ClusterIndex: which host clusters a table names, and how often. Every question costs the same whatever the image is: it hashes with a secret of this
- * process, so an image cannot be made to collide, and it grows in shards, so no growth moves more than a shard.
+ * ClusterIndex: which host clusters a table names, and how often. Every question costs the same whatever the image is: it hashes with a
+ * secret of this process, so an image cannot be made to collide, and it grows in shards, so no growth moves more than a shard.
  */
 
 /** A table that names single metadata clusters: the L1 table names L2 tables, the refcount table names refcount blocks. */
@@ -21,8 +21,8 @@ const SECRET_HIGH = Math.floor(Math.random() * 2 ** 32) | 1
 /** A hash of 32 bits of a cluster number below 2^53. */
 function hash(cluster: number): number {
   let mixed = cluster ^ SECRET_LOW ^ Math.imul(Math.floor(cluster / 2 ** 32), SECRET_HIGH)
-  mixed = Math.imul(mixed ^ (mixed >>> 16), 0x85ebca6b)
-  mixed = Math.imul(mixed ^ (mixed >>> 13), 0xc2b2ae35)
+  mixed = Math.imul(mixed ^ (mixed >>> 16), 0x85eb_ca6b)
+  mixed = Math.imul(mixed ^ (mixed >>> 13), 0xc2b2_ae35)
   return (mixed ^ (mixed >>> 16)) >>> 0
 }
 

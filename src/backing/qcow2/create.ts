@@ -61,7 +61,10 @@ interface Layout {
   readonly total: number
 }
 
-/** Writes a new image into `file`, which is empty. The header comes last, so that a half-made image is none. Throws `invalid-argument` with nothing written. */
+/**
+ * Writes a new image into `file`, which is empty. The header comes last, so that a half-made image is none.
+ * @throws BackingError `invalid-argument`, with nothing written
+ */
 export function createQcow2(file: ImageFile, options: CreateQcow2Options): void {
   const geometry = checkOptions(options, file.path)
   const layout = planLayout(geometry, options.preallocation === "metadata", file.path)
@@ -88,22 +91,34 @@ function checkOptions(options: CreateQcow2Options, path: string): Geometry {
   const clusterBits = Math.log2(clusterSize)
   const refcountOrder = Math.log2(refcountBits)
   if (!Number.isSafeInteger(options.size) || options.size < 0) throw refuse(`the size ${options.size} is no number of bytes`)
-  if (!Number.isInteger(clusterBits) || clusterBits < LIMIT.CLUSTER_BITS_MIN || clusterBits > LIMIT.CLUSTER_BITS_MAX)
+  if (!Number.isInteger(clusterBits) || clusterBits < LIMIT.CLUSTER_BITS_MIN || clusterBits > LIMIT.CLUSTER_BITS_MAX) {
     throw refuse(`the cluster size ${clusterSize} is not a power of two from 512 to 2097152`)
-  if (!Number.isInteger(refcountOrder) || refcountOrder < 0 || refcountOrder > LIMIT.REFCOUNT_ORDER_MAX)
+  }
+  if (!Number.isInteger(refcountOrder) || refcountOrder < 0 || refcountOrder > LIMIT.REFCOUNT_ORDER_MAX) {
     throw refuse(`refcounts of ${refcountBits} bits: the width must be a power of two from 1 to 64`)
-  if (version === 2 && refcountBits !== DEFAULT_REFCOUNT_BITS) throw refuse(`refcounts of ${refcountBits} bits need compat "1.1"; "0.10" has 16`)
+  }
+  if (version === 2 && refcountBits !== DEFAULT_REFCOUNT_BITS) {
+    throw refuse(`refcounts of ${refcountBits} bits need compat "1.1"; "0.10" has 16`)
+  }
   if (version === 2 && options.lazyRefcounts === true) throw refuse('lazy refcounts need compat "1.1"')
-  if (options.backing === undefined && options.backingFormat !== undefined) throw refuse("a backing format was given without a backing file")
-  if (options.backing !== undefined && options.backingFormat === undefined) throw refuse(`the format of the backing file "${options.backing}" must be given`)
+  if (options.backing === undefined && options.backingFormat !== undefined) {
+    throw refuse("a backing format was given without a backing file")
+  }
+  if (options.backing !== undefined && options.backingFormat === undefined) {
+    throw refuse(`the format of the backing file "${options.backing}" must be given`)
+  }
   if (options.backing === "") throw refuse("the name of the backing file is empty")
-  if (options.backing !== undefined && encodeText(options.backing).length > LIMIT.BACKING_FILE_NAME_BYTES)
+  if (options.backing !== undefined && encodeText(options.backing).length > LIMIT.BACKING_FILE_NAME_BYTES) {
     throw refuse(`the name of the backing file is longer than ${LIMIT.BACKING_FILE_NAME_BYTES} bytes`)
-  if (options.backing !== undefined && options.preallocation === "metadata") throw refuse("preallocation would hide the backing file's content")
+  }
+  if (options.backing !== undefined && options.preallocation === "metadata") {
+    throw refuse("preallocation would hide the backing file's content")
+  }
   const geometry = makeGeometry({ version, clusterBits, refcountOrder, size: roundUp(options.size, SECTOR_SIZE) })
   const most = (LIMIT.L1_TABLE_BYTES / TABLE_ENTRY_SIZE) * geometry.l2Coverage
-  if (geometry.size > most || !Number.isSafeInteger(geometry.size))
+  if (geometry.size > most || !Number.isSafeInteger(geometry.size)) {
     throw refuse(`a disk of ${options.size} bytes is too large for clusters of ${clusterSize} bytes, which allow ${most} at most`)
+  }
   return geometry
 }
 
@@ -121,7 +136,8 @@ function planLayout(geometry: Geometry, preallocate: boolean, path: string): Lay
     if (table * clusterSize > LIMIT.REFCOUNT_TABLE_BYTES || !Number.isSafeInteger(total * clusterSize)) {
       throw new BackingError(
         "invalid-argument",
-        `the preallocated image would need more refcounts than ${LIMIT.REFCOUNT_TABLE_BYTES} bytes of refcount table hold; use larger clusters`,
+        `the preallocated image would need more refcounts than ${LIMIT.REFCOUNT_TABLE_BYTES} bytes of refcount table hold; ` +
+          "use larger clusters",
         { path },
       )
     }
@@ -161,7 +177,9 @@ function makeExtensions(options: CreateQcow2Options, geometry: Geometry): Header
   const extensions: HeaderExtension[] = []
   if (options.backingFormat !== undefined) extensions.push({ type: EXTENSION_TYPE.BACKING_FORMAT, data: encodeText(options.backingFormat) })
   // A small first cluster has better uses: QEMU leaves the table out there as well (QC-EXT-08).
-  if (geometry.version === 3 && geometry.clusterSize > 4096) extensions.push({ type: EXTENSION_TYPE.FEATURE_NAME_TABLE, data: featureNameTable() })
+  if (geometry.version === 3 && geometry.clusterSize > 4096) {
+    extensions.push({ type: EXTENSION_TYPE.FEATURE_NAME_TABLE, data: featureNameTable() })
+  }
   return extensions
 }
 
@@ -191,7 +209,9 @@ function writeRefcounts(file: ImageFile, geometry: Geometry, layout: Layout, off
   const { clusterSize, refcountBlockEntries } = geometry
   const table = new Uint8Array(layout.refcountTable * clusterSize)
   const firstBlock = offset + table.length
-  for (let index = 0; index < layout.refcountBlocks; index++) setU64(viewOf(table), index * TABLE_ENTRY_SIZE, firstBlock + index * clusterSize)
+  for (let index = 0; index < layout.refcountBlocks; index++) {
+    setU64(viewOf(table), index * TABLE_ENTRY_SIZE, firstBlock + index * clusterSize)
+  }
   file.write(table, offset)
   const codec = refcountCodec(geometry.refcountOrder)
   const block = new Uint8Array(clusterSize)

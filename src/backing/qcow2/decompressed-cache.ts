@@ -17,7 +17,10 @@ export class DecompressedCache {
     this.#most = Math.max(1, DECOMPRESSED_BYTES / clusterSize)
   }
 
-  /** The cluster whose `stored` bytes at `host` were decompressed. Such bytes are never written again, so their place identifies the content. */
+  /**
+   * The cluster whose `stored` bytes at `host` were decompressed. Such bytes are never written again, so their place identifies the
+   * content.
+   */
   get(host: number, stored: number): Uint8Array | undefined {
     const found = this.#clusters.get(host)
     if (found?.stored !== stored) return undefined

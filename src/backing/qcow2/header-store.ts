@@ -1,6 +1,6 @@
 /**
- * HeaderStore: the header as it is on disk, and every change of its fields while an image is open or repaired. Each change is one write that stays
- * inside a sector, so a crash leaves the old value or the new one.
+ * HeaderStore: the header as it is on disk, and every change of its fields while an image is open or repaired. Each change is one write
+ * that stays inside a sector, so a crash leaves the old value or the new one.
  */
 import type { ImageFile } from "../image-file.ts"
 import { setU64, viewOf } from "./format/bytes.ts"
@@ -23,7 +23,10 @@ export class HeaderStore {
     return this.#header
   }
 
-  /** Clears the autoclear bits before anything else is written: they vouch for structures that this program does not update (QC-FEAT-03, QC-BMP-03). */
+  /**
+   * Clears the autoclear bits before anything else is written: they vouch for structures that this program does not update (QC-FEAT-03,
+   * QC-BMP-03).
+   */
   clearAutoclear(): void {
     if (this.#header.autoclearFeatures === 0n) return
     this.#writeFeatures(HEADER_FIELD.AUTOCLEAR_FEATURES, 0n)

@@ -1,4 +1,4 @@
-/** Qcow2Image: a qcow2 file as a disk. Wires the parts, and keeps the rules that hold for all of them: bounds, read-only, corrupt, closed. */
+/** Qcow2Image: a qcow2 file as a disk. Wires the parts, and keeps the rules that hold for all: bounds, read-only, corrupt, closed. */
 import { BackingError, checkRange, totalLength, type VirtioBacking } from "../backing.ts"
 import type { ImageFile, ImageLock } from "../image-file.ts"
 import { Allocator } from "./allocator.ts"
@@ -39,8 +39,8 @@ interface WritingParts {
 }
 
 /**
- * A qcow2 image as a disk; made by `openQcow2Image`. All calls are synchronous. What is written is on stable storage after `flush` or `close`.
- * An error, at any read or write of the file, leaves nothing to undo: the call can be repeated, and then ends as if the error had not been.
+ * A qcow2 image as a disk; made by `openQcow2Image`. All calls are synchronous. What is written is on stable storage after `flush` or
+ * `close`. An error, at any read or write of the file, leaves nothing to undo: the call can be repeated as if the error had not been.
  */
 export class Qcow2Image implements VirtioBacking {
   /** Guest-visible bytes, exactly as the header has them. */
@@ -188,8 +188,8 @@ export class Qcow2Image implements VirtioBacking {
   }
 
   /**
-   * Stores all that is cached and releases the file and the backing image, these also when storing fails; the first error is thrown. An error that is
-   * not a `BackingError` releases nothing: the call can be repeated.
+   * Stores all that is cached and releases the file and the backing image, these also when storing fails; the first error is thrown. An
+   * error that is not a `BackingError` releases nothing: the call can be repeated.
    */
   close(): void {
     if (this.#isClosed) return
@@ -215,7 +215,7 @@ export class Qcow2Image implements VirtioBacking {
     }
   }
 
-  /** Where the bytes of a range live, in order, neighbours of one kind merged. Nothing is read but tables. Throws like `pread`. */
+  /** Where the bytes of a range live, in order, neighbours of one kind merged. Nothing is read but tables. @throws like `pread` */
   *map(offset: number, length: number): Generator<MapExtent> {
     this.#checkAccess(offset, length)
     try {
@@ -236,12 +236,13 @@ export class Qcow2Image implements VirtioBacking {
 
   #writable(): WritingParts {
     if (this.#writing === undefined) throw new BackingError("read-only", "the image is open read-only", { path: this.#path })
-    if (this.#corruption !== undefined)
+    if (this.#corruption !== undefined) {
       throw new BackingError("corrupt", `the image is corrupt and is not written any more: ${this.#corruption}`, { path: this.#path })
+    }
     return this.#writing
   }
 
-  /** Everything that can refuse the image comes first; then its first write, which clears the feature bits that this program does not keep up. */
+  /** Everything that can refuse the image comes first; then its first write, which clears feature bits that are not kept up here. */
   #makeWritable(imageFile: ImageFile, caches: { readonly l2Cache: TableCache; readonly refcountCache: TableCache }): WritingParts {
     const { header, geometry } = this
     const file = this.#file
@@ -261,11 +262,12 @@ export class Qcow2Image implements VirtioBacking {
   }
 
   /**
-   * `error`, after what it asks for: when metadata of this image cannot be right, marks the image corrupt and stops writing to it (QC-FEAT-10).
-   * What was written before counts as written, so it is stored first.
+   * `error`, after what it asks for: when metadata of this image cannot be right, marks the image corrupt and stops writing to it
+   * (QC-FEAT-10). What was written before counts as written, so it is stored first.
    */
   #noted(error: unknown): unknown {
-    if (!(error instanceof CorruptMetadata) || error.file !== this.#file || this.#writing === undefined || this.#corruption !== undefined) return error
+    if (!(error instanceof CorruptMetadata) || error.file !== this.#file) return error
+    if (this.#writing === undefined || this.#corruption !== undefined) return error
     const { metadataWriter } = this.#writing
     attempt(() => {
       metadataWriter.store()

@@ -1,5 +1,8 @@
 /** L2View: reads and changes entries of L2 tables. The only place that knows how large an entry is and where its halves lie. */
-import { compressedLength, compressedOffset, decodeL2Entry, encodeEntry, hostOffset, isCopied, L2_KIND, type L2Entry, type L2Kind, l2Kind, plainHostOffset } from "./format/entries.ts"
+import {
+  compressedLength, compressedOffset, decodeL2Entry, encodeEntry, hostOffset, isCopied, L2_KIND, type L2Entry, type L2Kind, l2Kind,
+  plainHostOffset,
+} from "./format/entries.ts"
 import type { Geometry } from "./format/geometry.ts"
 import { L2_ENTRY, TABLE_ENTRY_SIZE } from "./format/spec.ts"
 import type { CachedTable, TableCache } from "./table-cache.ts"
@@ -10,7 +13,10 @@ export interface ClusterRun {
   readonly count: number
 }
 
-/** Host byte of a cluster that is NORMAL beyond doubt, or -1: then `L2View.kind` says more. A function of its own, for reads: each object on their way costs. */
+/**
+ * Host byte of a cluster that is NORMAL beyond doubt, or -1: then `L2View.kind` says more. A function of its own, for reads: each object on
+ * their way costs.
+ */
 export function plainHost(table: DataView, index: number, clusterSize: number): number {
   const at = index * TABLE_ENTRY_SIZE
   return plainHostOffset(table.getUint32(at), table.getUint32(at + 4), clusterSize)
@@ -73,7 +79,10 @@ export class L2View {
     return decodeL2Entry(table.view.getUint32(at), table.view.getUint32(at + 4), this.#geometry)
   }
 
-  /** The host clusters that the entry refers to, or undefined. A compressed cluster counts in each one that its sectors touch (QC-CMP-09, QC-CMP-10). */
+  /**
+   * The host clusters that the entry refers to, or undefined. A compressed cluster counts in each one that its sectors touch (QC-CMP-09,
+   * QC-CMP-10).
+   */
   references(table: CachedTable, index: number): ClusterRun | undefined {
     const { clusterSize } = this.#geometry
     const kind = this.kind(table, index)

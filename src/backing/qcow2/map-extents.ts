@@ -8,7 +8,10 @@ export interface MapExtent {
   /** Guest byte and length in bytes. */
   readonly offset: number
   readonly length: number
-  /** "data": in the file at `hostOffset`. "zero": reads as zeroes; `hostOffset` if a place is kept for it. "compressed": one cluster. "backing": not in this image, so what the backing image holds, or zeroes. */
+  /**
+   * "data": in the file at `hostOffset`. "zero": reads as zeroes; `hostOffset` if a place is kept for it. "compressed": one cluster.
+   * "backing": not in this image, so what the backing image holds, or zeroes.
+   */
   readonly kind: "data" | "zero" | "compressed" | "backing"
   /** Byte in the image file. */
   readonly hostOffset: number | undefined

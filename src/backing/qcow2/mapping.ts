@@ -79,7 +79,8 @@ export class Mapping implements ClusterList {
   }
 
   /**
-   * Host byte of guest byte `offset` when `length` bytes from there lie in one normal cluster whose table is at hand. Otherwise -1: then ask `find`.
+   * Host byte of guest byte `offset` when `length` bytes from there lie in one normal cluster whose table is at hand. Otherwise -1: then
+   * ask `find`.
    */
   hostOf(offset: number, length: number): number {
     const clusterSize = this.#clusterSize
@@ -94,8 +95,8 @@ export class Mapping implements ClusterList {
   }
 
   /**
-   * Fills `extent` for the guest bytes from `offset`: at most `length` of them, and not beyond the L2 table's coverage. Clusters that lie one after
-   * the other in the host file become one extent. @throws CorruptMetadata
+   * Fills `extent` for the guest bytes from `offset`: at most `length` of them, and not beyond the L2 table's coverage. Clusters that lie
+   * one after the other in the host file become one extent. @throws CorruptMetadata
    */
   find(offset: number, length: number, extent: Extent): void {
     const { l2 } = this
@@ -127,8 +128,8 @@ export class Mapping implements ClusterList {
   }
 
   /**
-   * Host byte where `length` guest bytes from `offset`, or the first ones of them, can be written in place: clusters that are this disk's alone. Fills
-   * `extent` with how many. -1 when the first cluster cannot.
+   * Host byte where `length` guest bytes from `offset`, or the first ones of them, can be written in place: clusters that are this disk's
+   * alone. Fills `extent` with how many. -1 when the first cluster cannot.
    */
   findInPlace(offset: number, length: number, extent: Extent): number {
     const { l2 } = this
@@ -142,7 +143,9 @@ export class Mapping implements ClusterList {
     const within = offset - cluster * clusterSize
     const host = l2.host(table, index) + within
     let found = clusterSize - within
-    while (found < length && ++index < l2Entries && l2.isCopied(table, index) && l2.continues(table, index, L2_KIND.NORMAL, host + found)) found += clusterSize
+    while (found < length && ++index < l2Entries && l2.isCopied(table, index) && l2.continues(table, index, L2_KIND.NORMAL, host + found)) {
+      found += clusterSize
+    }
     extent.length = found < length ? found : length
     return host
   }

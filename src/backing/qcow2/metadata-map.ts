@@ -88,12 +88,14 @@ export class MetadataMap {
 
   /** What else than an L2 table the L2 table at `offset` is, or undefined. */
   findForL2Table(offset: number): string | undefined {
-    return this.#findRange(offset, offset + this.#clusterSize) ?? (this.#refcountBlocks.has(offset / this.#clusterSize) ? "a refcount block" : undefined)
+    return this.#findRange(offset, offset + this.#clusterSize) ??
+      (this.#refcountBlocks.has(offset / this.#clusterSize) ? "a refcount block" : undefined)
   }
 
   /** What else than a refcount block the refcount block at `offset` is, or undefined. */
   findForRefcountBlock(offset: number): string | undefined {
-    return this.#findRange(offset, offset + this.#clusterSize) ?? (this.#l2Tables.has(offset / this.#clusterSize) ? "an L2 table" : undefined)
+    return this.#findRange(offset, offset + this.#clusterSize) ??
+      (this.#l2Tables.has(offset / this.#clusterSize) ? "an L2 table" : undefined)
   }
 
   /** What single metadata cluster lies within a contiguous structure, or undefined. */

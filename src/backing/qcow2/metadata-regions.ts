@@ -17,7 +17,7 @@ export interface MetadataSources {
   readonly refcounts: Refcounts
 }
 
-/** The map of all metadata (QC-OVL-01). Throws `corrupt` when two of the tables that the header names share a cluster. */
+/** The map of all metadata (QC-OVL-01). @throws BackingError `corrupt` when two of the tables that the header names share a cluster */
 export function mapMetadata(sources: MetadataSources): MetadataMap {
   const { file, header, geometry, mapping, refcounts } = sources
   const snapshots = readSnapshotTable(file, header)
@@ -30,7 +30,9 @@ export function mapMetadata(sources: MetadataSources): MetadataMap {
   ])
   const collision = metadata.findCollision()
   if (collision !== undefined) {
-    throw new BackingError("corrupt", `${collision[0]} and ${collision[1]} share a cluster: the image can only be opened read-only`, { path: file.path })
+    throw new BackingError("corrupt", `${collision[0]} and ${collision[1]} share a cluster: the image can only be opened read-only`, {
+      path: file.path,
+    })
   }
   // A table that cannot be right cannot be protected either: it is refused when the snapshot is used.
   const l1Tables = snapshots.snapshots.filter((snapshot) => snapshotL1Problem(snapshot, geometry) === undefined)

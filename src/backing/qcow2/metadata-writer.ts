@@ -8,7 +8,7 @@
  *      sync
  *   3  L2 entries of tables that are in use, L1 entries                                             all they refer to is counted and stored
  *      sync
- *   4  decreased refcounts                                                                          nothing on disk refers to those clusters any more
+ *   4  decreased refcounts                                                                          nothing on disk refers to them any more
  *
  * A part stays dirty until its sync has succeeded, so after an error the next attempt does all of it again.
  */
@@ -56,7 +56,10 @@ export class MetadataWriter {
     }
   }
 
-  /** Puts everything written so far, data and metadata, on stable storage: phases 1 to 3. Throws the first error; calling again tries again. */
+  /**
+   * Puts everything written so far, data and metadata, on stable storage: phases 1 to 3.
+   * @throws the first error; calling again tries again
+   */
   store(): void {
     this.#storeAllocations()
     this.#storeRefcountTable()
@@ -64,8 +67,8 @@ export class MetadataWriter {
   }
 
   /**
-   * Phase 4, after `store`: a few milliseconds' worth of it. Not synced: a crash before the lower refcounts arrive leaks clusters, no more. So the
-   * blocks stay dirty.
+   * Phase 4, after `store`: a few milliseconds' worth of it. Not synced: a crash before the lower refcounts arrive leaks clusters, no more.
+   * So the blocks stay dirty.
    */
   free(): void {
     const { allocator, refcountCache } = this.#parts

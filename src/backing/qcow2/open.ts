@@ -1,4 +1,7 @@
-/** Opens a qcow2 image: everything that can refuse it comes before the first write (QC-LIM-06). Repairs a dirty image that is opened for writing. */
+/**
+ * Opens a qcow2 image: everything that can refuse it comes before the first write (QC-LIM-06). Repairs a dirty image that is opened for
+ * writing.
+ */
 import type { Rules } from "../../options.ts"
 import { BackingError } from "../backing.ts"
 import { checkImageFile, type ImageFile } from "../image-file.ts"
@@ -50,8 +53,9 @@ const DEFAULT_CACHE_SIZE = 32 * 1024 * 1024
 export function openQcow2Image(file: ImageFile, options: Qcow2Options = {}): Qcow2Image {
   checkImageFile("openQcow2", file)
   const readOnly = options.readOnly ?? file.readOnly
-  if (!readOnly && file.readOnly)
+  if (!readOnly && file.readOnly) {
     throw new BackingError("read-only", "the file is open read-only, so the image cannot be opened for writing", { path: file.path })
+  }
   const found = readHeader(file)
   refuseUnsupported(found, file.path)
   if (!readOnly) refuseCorruptForWriting(found, file.path)
@@ -70,8 +74,9 @@ export function openQcow2Image(file: ImageFile, options: Qcow2Options = {}): Qco
 function openBacking(header: Qcow2Header, options: Qcow2Options, imagePath: string): BackingDisk | undefined {
   if (header.backingFile === undefined) return undefined
   const name = decodeText(header.backingFile)
-  if (options.openBacking === undefined)
+  if (options.openBacking === undefined) {
     throw new BackingError("unsupported", `it needs its backing file "${name}", which was not supplied`, { path: imagePath })
+  }
   const disk = options.openBacking({ name, format: backingFormat(header), imagePath })
   checkBackingDisk("openQcow2", disk)
   return disk
@@ -81,7 +86,10 @@ function openBacking(header: Qcow2Header, options: Qcow2Options, imagePath: stri
 function repairDirty(file: ImageFile): Qcow2Header {
   repairQcow2(file, "all")
   const header = readHeader(file)
-  if (hasFeature(header.incompatibleFeatures, INCOMPATIBLE_BIT.DIRTY) || hasFeature(header.incompatibleFeatures, INCOMPATIBLE_BIT.CORRUPT))
+  if (
+    hasFeature(header.incompatibleFeatures, INCOMPATIBLE_BIT.DIRTY) || hasFeature(header.incompatibleFeatures, INCOMPATIBLE_BIT.CORRUPT)
+  ) {
     throw new BackingError("corrupt", "the image was not closed properly and could not be repaired; open it read-only", { path: file.path })
+  }
   return header
 }

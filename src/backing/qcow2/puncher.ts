@@ -1,6 +1,6 @@
 /**
- * Puncher: gives the host's space behind freed clusters back, where the file can (QC-DZ-08). A hole costs the host a process, so only long ones are
- * made, and few at a time; the rest waits.
+ * Puncher: gives the host's space behind freed clusters back, where the file can (QC-DZ-08). A hole costs the host a process, so only long
+ * ones are made, and few at a time; the rest waits.
  */
 import type { ClusterFile } from "./cluster-file.ts"
 import type { Geometry } from "./format/geometry.ts"

@@ -158,10 +158,13 @@ export class Reader {
   #inflate(stored: Uint8Array, offset: number): Uint8Array {
     const path = this.#file.path
     const decompressor = this.#decompressor
-    if (decompressor === undefined)
+    if (decompressor === undefined) {
       throw new BackingError("unsupported", "the image has compressed clusters, and no decompressor was supplied", { path, offset })
+    }
     const missing = decompressor.missing(this.#compressionType)
-    if (missing !== undefined) throw new BackingError("unsupported", `the cluster at byte ${offset} is compressed with ${missing}`, { path, offset })
+    if (missing !== undefined) {
+      throw new BackingError("unsupported", `the cluster at byte ${offset} is compressed with ${missing}`, { path, offset })
+    }
     try {
       return decompressor.decompress(stored, this.#geometry.clusterSize, this.#compressionType)
     } catch (error) {

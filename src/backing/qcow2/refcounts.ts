@@ -1,6 +1,6 @@
 /**
- * The refcounts of the file's clusters: the refcount table, its blocks, and their growth. [QCOW2] "Host cluster management"
- * Everything here changes memory only; `MetadataWriter` brings it to disk in order. A count in memory is never below what the disk refers to.
+ * The refcounts of the file's clusters: the refcount table, its blocks, and their growth. [QCOW2] "Host cluster management" Everything here
+ * changes memory only; `MetadataWriter` brings it to disk in order. A count in memory is never below what the disk refers to.
  */
 import { BackingError } from "../backing.ts"
 import type { ClusterFile } from "./cluster-file.ts"
@@ -62,7 +62,10 @@ export class Refcounts implements ClusterList {
     return block === undefined ? 0 : this.#codec.get(block.view, cluster % this.#geometry.refcountBlockEntries)
   }
 
-  /** Adds `delta` to the refcount of a cluster that has a block, and returns the sum. When the sum does not fit it throws and changes nothing. */
+  /**
+   * Adds `delta` to the refcount of a cluster that has a block, and returns the sum. When the sum does not fit it throws and changes
+   * nothing.
+   */
   add(cluster: number, delta: number): number {
     const { clusterSize, refcountBlockEntries, refcountMax } = this.#geometry
     const index = cluster % refcountBlockEntries
@@ -70,8 +73,9 @@ export class Refcounts implements ClusterList {
     const before = block === undefined ? 0 : this.#codec.get(block.view, index)
     const after = before + delta
     const offset = cluster * clusterSize
-    if (block === undefined || after < 0)
+    if (block === undefined || after < 0) {
       throw this.#file.corrupt(`the refcount of the cluster at byte ${offset} is too small for the references to it`, offset)
+    }
     if (after > refcountMax) {
       const message = `the refcount of the cluster at byte ${offset} cannot grow beyond ${before}`
       throw new BackingError("no-space", message, { path: this.#file.path })
@@ -81,9 +85,9 @@ export class Refcounts implements ClusterList {
   }
 
   /**
-   * Finds the first free cluster from `from` on, and up to `most` free ones in a row, all described by one block; gives each the refcount 1.
-   * Makes the block, and enlarges the table, when there are none. Looks at a few milliseconds' worth of blocks: when all of them are full the count
-   * is 0, and `first` is where to go on.
+   * Finds the first free cluster from `from` on, and up to `most` free ones in a row, all described by one block; gives each the refcount
+   * 1. Makes the block, and enlarges the table, when there are none. Looks at a few milliseconds' worth of blocks: when all of them are
+   * full the count is 0, and `first` is where to go on.
    */
   take(from: number, most: number): ClusterRun {
     const { refcountBlockEntries: entries, refcountOrder, clusterSize } = this.#geometry
@@ -134,15 +138,17 @@ export class Refcounts implements ClusterList {
     if (index === this.#memoIndex && this.#memo?.resident === true) return this.#memo
     const entry = decodeRefcountTableEntry(this.table.hi(index), this.table.lo(index), this.#geometry)
     if (entry.kind === "empty") return undefined
-    if (entry.kind === "corrupt") throw this.#file.corrupt(`refcount table entry ${index}: ${entry.reason} (${entry.offset})`, this.table.offsetOf(index))
+    if (entry.kind === "corrupt") {
+      throw this.#file.corrupt(`refcount table entry ${index}: ${entry.reason} (${entry.offset})`, this.table.offsetOf(index))
+    }
     this.#memo = this.#cache.load(entry.offset)
     this.#memoIndex = index
     return this.#memo
   }
 
   /**
-   * Refuses a table in which two entries name one block: no image needs that, and with it a small file could send the search for a free cluster
-   * through a million full blocks. @throws BackingError `corrupt`
+   * Refuses a table in which two entries name one block: no image needs that, and with it a small file could send the search for a free
+   * cluster through a million full blocks. @throws BackingError `corrupt`
    */
   refuseSharedBlocks(): void {
     const clusters: number[] = []
@@ -151,7 +157,10 @@ export class Refcounts implements ClusterList {
     for (let at = 1; at < sorted.length; at++) {
       if (sorted[at] !== sorted[at - 1]) continue
       const offset = (sorted[at] ?? 0) * this.#geometry.clusterSize
-      throw this.#file.corrupt(`two refcount table entries name the block at byte ${offset}: the image can only be opened read-only`, offset)
+      throw this.#file.corrupt(
+        `two refcount table entries name the block at byte ${offset}: the image can only be opened read-only`,
+        offset,
+      )
     }
   }
 
@@ -215,7 +224,10 @@ export class Refcounts implements ClusterList {
     this.#metadata?.addRanges([this.table.place])
   }
 
-  /** Clusters of a larger table at cluster `start`, and of the blocks that describe it and themselves. @throws BackingError `no-space` at the limit */
+  /**
+   * Clusters of a larger table at cluster `start`, and of the blocks that describe it and themselves. @throws BackingError `no-space` at
+   * the limit
+   */
   #plannedTable(start: number): { readonly clusters: number; readonly blocks: number } {
     const { clusterSize, refcountBlockEntries } = this.#geometry
     // Half as large again and a cluster more, but not above the limit, which is a multiple of every cluster size.

@@ -1,4 +1,7 @@
-/** A bounded cache of metadata clusters (L2 tables, refcount blocks), kept byte for byte as on disk, so that loading and storing convert nothing. */
+/**
+ * A bounded cache of metadata clusters (L2 tables, refcount blocks), kept byte for byte as on disk, so that loading and storing convert
+ * nothing.
+ */
 import { viewOf } from "./format/bytes.ts"
 import type { ClusterFile } from "./cluster-file.ts"
 import { DirtyRange } from "./dirty-range.ts"
@@ -91,7 +94,10 @@ export class TableCache {
     return this.#insert(new CachedTable(offset, bytes))
   }
 
-  /** Puts a new table at `offset`, which nothing on disk refers to, with `bytes` as its content (a cluster's worth, kept). All of it is dirty. */
+  /**
+   * Puts a new table at `offset`, which nothing on disk refers to, with `bytes` as its content (a cluster's worth, kept). All of it is
+   * dirty.
+   */
   create(offset: number, bytes: Uint8Array): CachedTable {
     this.drop(offset)
     const table = this.#insert(new CachedTable(offset, bytes))

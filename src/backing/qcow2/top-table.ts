@@ -1,6 +1,6 @@
 /**
- * TopTable: the L1 table or the refcount table, which names the metadata clusters of one kind. All of it is in memory, byte for byte as on disk.
- * It can move to another place and grow there; until the header names the new place, the old one stays in use.
+ * TopTable: the L1 table or the refcount table, which names the metadata clusters of one kind. All of it is in memory, byte for byte as on
+ * disk. It can move to another place and grow there; until the header names the new place, the old one stays in use.
  */
 import { viewOf } from "./format/bytes.ts"
 import type { ClusterFile } from "./cluster-file.ts"

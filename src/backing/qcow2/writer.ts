@@ -1,6 +1,6 @@
 /**
- * Writes guest bytes: in place where the cluster is this disk's alone, into a new cluster otherwise, with what the guest does not write filled
- * in from where it was before. The entry changes, in memory, only after the data is in the file: an error leaves the old content.
+ * Writes guest bytes: in place where the cluster is this disk's alone, into a new cluster otherwise, with what the guest does not write
+ * filled in from where it was before. The entry changes, in memory, only after the data is in the file: an error leaves the old content.
  */
 import type { Allocator } from "./allocator.ts"
 import { BufferCursor } from "./buffers.ts"
@@ -145,7 +145,10 @@ export class Writer {
     }
   }
 
-  /** Writes what goes to new clusters, or to one that is kept as reading zeroes. Returns how many bytes: 0 when it can be written in place by now. */
+  /**
+   * Writes what goes to new clusters, or to one that is kept as reading zeroes. Returns how many bytes: 0 when it can be written in place
+   * by now.
+   */
   #writeElsewhere(cursor: BufferCursor, offset: number, length: number): number {
     this.#metadataWriter.makeRoom()
     const { l2 } = this.#mapping
@@ -200,8 +203,8 @@ export class Writer {
   }
 
   /**
-   * Writes a piece to the clusters from host byte `host`, together with what the guest leaves of the first and the last of them. Where both the
-   * old content and the new place are zeroes, nothing is filled in: a hole in the file is enough.
+   * Writes a piece to the clusters from host byte `host`, together with what the guest leaves of the first and the last of them. Where both
+   * the old content and the new place are zeroes, nothing is filled in: a hole in the file is enough.
    */
   #store(cursor: BufferCursor, piece: Piece, host: number): void {
     const { clusterSize } = this.#geometry

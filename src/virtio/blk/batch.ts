@@ -117,7 +117,9 @@ export class Batch {
       let buffers = leader.count
       for (; end < this.taken; end++) {
         const next = this.slot(end)
-        if (next.type !== leader.type || (next.sector - leader.sector) * SECTOR !== bytes || next.outcome !== OK || next.dataLength === 0) break
+        if (next.type !== leader.type || (next.sector - leader.sector) * SECTOR !== bytes || next.outcome !== OK || next.dataLength === 0) {
+          break
+        }
         buffers += next.count
         if (bytes + next.dataLength > MERGE_BYTES || buffers > MERGE_BUFFERS) break
         bytes += next.dataLength
@@ -141,7 +143,9 @@ export class Batch {
 
   /** Heads of the chains of `queue` that are not completed. */
   heads(queue: Virtqueue): number[] {
-    return this.unfinished && this.queue === queue ? this.requests.slice(this.settled, this.taken).filter(isOurs).map(({ head }) => head) : []
+    return this.unfinished && this.queue === queue
+      ? this.requests.slice(this.settled, this.taken).filter(isOurs).map(({ head }) => head)
+      : []
   }
 }
 

@@ -15,7 +15,10 @@ export interface VirtioBlkOptions {
   readonly queues?: number
   /** Descriptors of each queue, at most: a power of two from 1 to 32768. Default 256. */
   readonly queueSize?: number
-  /** Bytes of a logical block, a hint for the guest: a power of two from 512 to 65536. Requests in sectors of 512 work all the same. Default 512. */
+  /**
+   * Bytes of a logical block, a hint for the guest: a power of two from 512 to 65536. Requests in sectors of 512 work all the same. Default
+   * 512.
+   */
   readonly blockSize?: number
   /** Bytes of a physical block: `blockSize` times a power of two. Default `blockSize`. */
   readonly physicalBlockSize?: number
@@ -56,16 +59,20 @@ export interface BlkParameters {
   readonly withoutFeatures: bigint
 }
 
-/** Checks the options. Throws TypeError or RangeError with one line that says what is wrong. */
+/** Checks the options. @throws TypeError or RangeError with one line that says what is wrong */
 export function blkParameters(options: VirtioBlkOptions): BlkParameters {
   checkOptions("VirtioBlk", options, VIRTIO_BLK_RULES)
   const { serial = "", queues = 1, queueSize = 256, blockSize = SECTOR_SIZE, physicalBlockSize = blockSize } = options
   const { optimalIoSize = 0, readOnly = false, withoutFeatures = [] } = options
-  if (!isPowerOfTwo(blockSize) || blockSize < SECTOR_SIZE || blockSize > 65536) throw new RangeError(`blockSize: ${blockSize} is no power of two from 512 to 65536`)
-  if (!isPowerOfTwo(physicalBlockSize) || physicalBlockSize < blockSize || physicalBlockSize / blockSize > 2 ** 15)
+  if (!isPowerOfTwo(blockSize) || blockSize < SECTOR_SIZE || blockSize > 65536) {
+    throw new RangeError(`blockSize: ${blockSize} is no power of two from 512 to 65536`)
+  }
+  if (!isPowerOfTwo(physicalBlockSize) || physicalBlockSize < blockSize || physicalBlockSize / blockSize > 2 ** 15) {
     throw new RangeError(`physicalBlockSize: ${physicalBlockSize} is no power of two from blockSize (${blockSize}) up`)
-  if (!Number.isInteger(optimalIoSize / blockSize) || optimalIoSize < 0 || optimalIoSize / blockSize > 0xffff_ffff)
+  }
+  if (!Number.isInteger(optimalIoSize / blockSize) || optimalIoSize < 0 || optimalIoSize / blockSize > 0xffff_ffff) {
     throw new RangeError(`optimalIoSize: ${optimalIoSize} is no multiple of blockSize (${blockSize})`)
+  }
   if (!/^[\x20-\x7e]*$/.test(serial)) throw new RangeError("serial: only printable ASCII characters can be shown to a guest")
   const { VERSION_1: _, ...ringFeatures } = VIRTIO_F
   const known: Readonly<Record<BlkFeatureName, number>> = { ...VIRTIO_BLK_F, ...ringFeatures }
@@ -121,8 +128,8 @@ export function writeStaticConfig(config: DataView, backing: VirtioBacking, para
 
 /** Writes the capacity in sectors, and the cylinders that go with it. */
 export function writeCapacity(config: DataView, sectors: number): void {
-  config.setUint32(VIRTIO_BLK_CONFIG.capacity, sectors % 0x1_0000_0000, true)
-  config.setUint32(VIRTIO_BLK_CONFIG.capacity + 4, Math.floor(sectors / 0x1_0000_0000), true)
+  config.setUint32(VIRTIO_BLK_CONFIG.capacity, sectors % 2 ** 32, true)
+  config.setUint32(VIRTIO_BLK_CONFIG.capacity + 4, Math.floor(sectors / 2 ** 32), true)
   config.setUint16(VIRTIO_BLK_CONFIG.geometry_cylinders, Math.min(Math.floor(sectors / (GEOMETRY_HEADS * GEOMETRY_SECTORS)), 0xffff), true)
   config.setUint8(VIRTIO_BLK_CONFIG.geometry_heads, GEOMETRY_HEADS)
   config.setUint8(VIRTIO_BLK_CONFIG.geometry_sectors, GEOMETRY_SECTORS)

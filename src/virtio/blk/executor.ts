@@ -114,7 +114,9 @@ export class Executor {
   }
 
   /** The backing may answer later: what cannot be done at once goes through a buffer of our own. */
-  #transferLater(leader: BlkRequest, requests: readonly BlkRequest[], first: number, end: number, offset: number): PromiseLike<void> | undefined {
+  #transferLater(
+    leader: BlkRequest, requests: readonly BlkRequest[], first: number, end: number, offset: number,
+  ): PromiseLike<void> | undefined {
     const backing = this.#backing
     const isIn = leader.type === IN
     const now = isIn ? backing.preadNow : backing.pwriteNow
@@ -179,7 +181,12 @@ export class Executor {
   }
 
   /** Calls `use` for the data of the group's present slice, in the order of the disk: a region, a byte offset in it, and a length. */
-  #eachSegment(requests: readonly BlkRequest[], first: number, end: number, use: (region: RamRegion, start: number, length: number) => void): void {
+  #eachSegment(
+    requests: readonly BlkRequest[],
+    first: number,
+    end: number,
+    use: (region: RamRegion, start: number, length: number) => void,
+  ): void {
     let skip = requests[first]?.done ?? 0
     let left = requests[first]?.slice ?? 0
     for (let index = first; index < end && left > 0; index++) {
@@ -240,7 +247,9 @@ export class Executor {
   #refusePromise(answer: Answer, method: string): void {
     if (!isThenable(answer)) return
     ignoreRejection(answer)
-    throw new TypeError(`the backing's ${method} returned a promise: a backing that answers later must have the property asynchronous: true`)
+    throw new TypeError(
+      `the backing's ${method} returned a promise: a backing that answers later must have the property asynchronous: true`,
+    )
   }
 }
 

@@ -45,7 +45,7 @@ export class Failures {
     return error instanceof BackingError ? (STATUS_BY_CODE[error.code] ?? IOERR) : IOERR
   }
 
-  /** Throws on what is a bug. From where promises are waited for it ends as an unhandled rejection. */
+  /** @throws on what is a bug; from where promises are waited for it ends as an unhandled rejection */
   throwBugs(): void {
     if (this.#bugs.length > 0) throw this.#bugs.splice(0)[0]
   }

@@ -49,7 +49,7 @@ export class Pending implements Outstanding {
   /** Bytes counted as held. */
   #held = 0
   /** The requests have been completed, or each goes on alone. */
-  #ended = false
+  #isEnded = false
 
   constructor(wiring: BlkWiring, queue: Virtqueue, ring: Ring, requests: readonly BlkRequest[], stage: Stage = "act") {
     this.#wiring = wiring
@@ -91,7 +91,7 @@ export class Pending implements Outstanding {
   /** Goes on with what the backing has answered. */
   run(turn: Turn): boolean {
     const { device } = this.#wiring
-    if (this.#ended || this.queue.ring !== this.ring) return false
+    if (this.#isEnded || this.queue.ring !== this.ring) return false
     let through: boolean
     try {
       this.#refresh()
@@ -101,7 +101,7 @@ export class Pending implements Outstanding {
       device.breakDown(this.queue, error)
       return false
     }
-    if (!through) return !this.calling && !this.#ended && this.queue.ring === this.ring
+    if (!through) return !this.calling && !this.#isEnded && this.queue.ring === this.ring
     this.#end()
     // The last thing: it may interrupt.
     device.publish(this.queue, this.ring)
@@ -235,7 +235,7 @@ export class Pending implements Outstanding {
   }
 
   #end(): void {
-    this.#ended = true
+    this.#isEnded = true
     this.#wiring.device.inFlight.remove(this)
     this.forgotten()
   }

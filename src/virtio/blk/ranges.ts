@@ -11,14 +11,17 @@ interface RangeSegment {
 }
 
 const DISCARD_LIMITS = { segments: MAX_DISCARD_SEGMENTS, sectors: MAX_DISCARD_SECTORS, flags: 0 } as const
-const WRITE_ZEROES_LIMITS = { segments: MAX_WRITE_ZEROES_SEGMENTS, sectors: MAX_WRITE_ZEROES_SECTORS, flags: VIRTIO_BLK_WRITE_ZEROES_F.UNMAP } as const
+const WRITE_ZEROES_LIMITS = {
+  segments: MAX_WRITE_ZEROES_SEGMENTS, sectors: MAX_WRITE_ZEROES_SECTORS, flags: VIRTIO_BLK_WRITE_ZEROES_F.UNMAP,
+} as const
 
 /** Segments of a list that is too long, in which unknown flags are looked for: it may have megabytes. */
 const MAX_JUDGED_SEGMENTS = 4096
 
 /**
  * Reads the ranges of a DISCARD or WRITE_ZEROES request into `request.ranges`, once: the guest may change them. All segments are judged
- * before any is acted upon, so a bad one leaves the disk as it was. Returns the status to refuse the request with, or OK. `capacity`: in sectors.
+ * before any is acted upon, so a bad one leaves the disk as it was. Returns the status to refuse the request with, or OK. `capacity`: in
+ * sectors.
  */
 export function readRanges(request: BlkRequest, capacity: number): BlkStatus {
   const limits = request.type === VIRTIO_BLK_T.DISCARD ? DISCARD_LIMITS : WRITE_ZEROES_LIMITS
@@ -27,7 +30,8 @@ export function readRanges(request: BlkRequest, capacity: number): BlkStatus {
   const segments = readSegments(request, Math.min(count, MAX_JUDGED_SEGMENTS))
   // Unknown flags are UNSUPP whatever else is wrong ([VIRTIO] 5.2.6.2).
   if (segments.some(({ flags }) => (flags & ~limits.flags) !== 0)) return VIRTIO_BLK_S.UNSUPP
-  const fits = ({ sector, sectors }: RangeSegment): boolean => sectors <= limits.sectors && sector <= capacity && sectors <= capacity - sector
+  const fits = ({ sector, sectors }: RangeSegment): boolean =>
+    sectors <= limits.sectors && sector <= capacity && sectors <= capacity - sector
   if (count > limits.segments || !segments.every(fits)) return VIRTIO_BLK_S.IOERR
   request.ranges = joinRanges(segments)
   return VIRTIO_BLK_S.OK
@@ -41,13 +45,16 @@ export function rangesLength(ranges: readonly DiskRange[]): number {
 function readSegments(request: BlkRequest, count: number): RangeSegment[] {
   const data = new DataView(copyBytes(request, count * SEGMENT_SIZE).buffer)
   return Array.from({ length: count }, (_, index) => ({
-    sector: data.getUint32(index * SEGMENT_SIZE, true) + data.getUint32(index * SEGMENT_SIZE + 4, true) * 0x1_0000_0000,
+    sector: data.getUint32(index * SEGMENT_SIZE, true) + data.getUint32(index * SEGMENT_SIZE + 4, true) * 2 ** 32,
     sectors: data.getUint32(index * SEGMENT_SIZE + 8, true),
     flags: data.getUint32(index * SEGMENT_SIZE + 12, true),
   }))
 }
 
-/** In bytes, and in the order of the request; a segment that begins where the one before ends continues it, if both may be unmapped or neither. */
+/**
+ * In bytes, and in the order of the request; a segment that begins where the one before ends continues it, if both may be unmapped or
+ * neither.
+ */
 function joinRanges(segments: readonly RangeSegment[]): DiskRange[] {
   const ranges: DiskRange[] = []
   for (const { sector, sectors, flags } of segments) {

@@ -71,7 +71,9 @@ export class BlkRequest extends SegmentRun implements TakenChain {
  */
 export function parseRequest(request: BlkRequest, chain: DescriptorChain, legacy: boolean): void {
   const { head, readableLength, writableLength, count } = chain
-  if (readableLength < HEADER_SIZE) throw new VirtqueueError(`chain ${head} has ${readableLength} readable bytes, a request header takes ${HEADER_SIZE}`)
+  if (readableLength < HEADER_SIZE) {
+    throw new VirtqueueError(`chain ${head} has ${readableLength} readable bytes, a request header takes ${HEADER_SIZE}`)
+  }
   if (writableLength === 0) throw new VirtqueueError(`chain ${head} has no writable byte for a status`)
   const whole = chain.length(0) >= HEADER_SIZE
   const header = whole ? chain.region(0).data : new DataView(copyBytes(chain, HEADER_SIZE).buffer)
@@ -84,7 +86,7 @@ export function parseRequest(request: BlkRequest, chain: DescriptorChain, legacy
   request.head = head
   request.outcome = OK
   request.type = type
-  request.sector = header.getUint32(at + 8, true) + header.getUint32(at + 12, true) * 0x1_0000_0000
+  request.sector = header.getUint32(at + 8, true) + header.getUint32(at + 12, true) * 2 ** 32
   request.statusRegion = chain.region(count - 1)
   request.statusOffset = chain.offset(count - 1) + chain.length(count - 1) - 1
   request.writableBefore = writableLength - 1

@@ -61,7 +61,9 @@ export class RequestServer implements DeviceHandler {
     const { cacheMode, device } = this.#wiring
     cacheMode.restore(config[VIRTIO_BLK_CONFIG.writeback] !== 0)
     const { fields } = device.config
-    for (let at: number = VIRTIO_BLK_CONFIG.capacity; at < VIRTIO_BLK_CONFIG.capacity + 8; at++) if (config[at] !== fields.getUint8(at)) return device.configChanged()
+    for (let at: number = VIRTIO_BLK_CONFIG.capacity; at < VIRTIO_BLK_CONFIG.capacity + 8; at++) {
+      if (config[at] !== fields.getUint8(at)) return device.configChanged()
+    }
   }
 
   serve(queue: Virtqueue, ring: Ring, turn: Turn): boolean {

@@ -25,7 +25,16 @@ export interface BlkStatistics {
 }
 
 export function emptyStatistics(): BlkStatistics {
-  return { read: counts(), write: counts(), flush: counts(), getId: counts(), discard: counts(), writeZeroes: counts(), unknown: counts(), merged: 0 }
+  return {
+    read: counts(),
+    write: counts(),
+    flush: counts(),
+    getId: counts(),
+    discard: counts(),
+    writeZeroes: counts(),
+    unknown: counts(),
+    merged: 0,
+  }
 }
 
 /** The counts that a request of `type` belongs to. */

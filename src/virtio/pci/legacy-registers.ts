@@ -50,7 +50,12 @@ export class LegacyRegisters {
     ])
     this.#vectors = new RegisterBlock([
       { offset: 0x14, width: 2, read: () => transport.configVector, write: (value) => (transport.configVector = value) },
-      { offset: 0x16, width: 2, read: () => transport.queueVector(this.#queueSelect), write: (value) => transport.setQueueVector(this.#queueSelect, value) },
+      {
+        offset: 0x16,
+        width: 2,
+        read: () => transport.queueVector(this.#queueSelect),
+        write: (value) => transport.setQueueVector(this.#queueSelect, value),
+      },
     ])
   }
 
@@ -81,7 +86,7 @@ export class LegacyRegisters {
 
   #pageNumber(): number {
     const queue = this.#device.queue(this.#queueSelect)
-    return queue?.enabled === true ? Math.floor(queue.descriptorTable / PAGE_SIZE) % 0x1_0000_0000 : 0
+    return queue?.enabled === true ? Math.floor(queue.descriptorTable / PAGE_SIZE) % 2 ** 32 : 0
   }
 
   /** Places the whole ring at a page ([VIRTIO] 4.1.5.1.3.1), and starts the queue; page 0 stops it (LEG-09). */

@@ -13,7 +13,8 @@ import type { DeviceSignals, Transportable, TransportedDevice } from "../transpo
 import { COMMON_CONFIG_SIZE, CommonConfig, NO_VECTOR } from "./common-config.ts"
 import { legacyBarSize, LegacyRegisters } from "./legacy-registers.ts"
 import {
-  CLASS_CODE, identity, LEGACY_BAR, MAX_VECTORS, type ModernLayout, modernLayout, MSIX_BAR, msixLayout, PCI_CAP_ID_VENDOR, structureCapabilities,
+  CLASS_CODE, identity, LEGACY_BAR, MAX_VECTORS, type ModernLayout, modernLayout, MSIX_BAR, msixLayout, PCI_CAP_ID_VENDOR,
+  structureCapabilities,
   VIRTIO_VENDOR_ID, type VirtioPciInterface, WINDOW, windowCapability,
 } from "./structures.ts"
 
@@ -82,7 +83,9 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
     const { virtio } = device
     const kind = options.interface ?? "transitional"
     const vectors = options.vectors ?? Math.min(Math.max(virtio.queueCount + 1, 2), MAX_VECTORS)
-    if (!Number.isInteger(vectors) || vectors < 0 || vectors > MAX_VECTORS) throw new RangeError(`vectors: ${vectors} is not a number from 0 to ${MAX_VECTORS}`)
+    if (!Number.isInteger(vectors) || vectors < 0 || vectors > MAX_VECTORS) {
+      throw new RangeError(`vectors: ${vectors} is not a number from 0 to ${MAX_VECTORS}`)
+    }
     const modern = kind === "legacy" ? undefined : modernLayout(virtio, options.modernBar ?? "memory")
     const msix = vectors === 0 ? undefined : msixLayout(vectors)
     const bars: BarDefinition[] = []
@@ -208,9 +211,13 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
   restoreState(saved: unknown): void {
     this.reset()
     const state = savedObject(saved, "virtio function")
-    if (state["version"] !== STATE_VERSION) throw new Error(`saved state: version ${JSON.stringify(state["version"])}, this program knows ${STATE_VERSION}`)
+    if (state["version"] !== STATE_VERSION) {
+      throw new Error(`saved state: version ${JSON.stringify(state["version"])}, this program knows ${STATE_VERSION}`)
+    }
     const isr = savedNumber(state["isr"], "ISR", ISR.QUEUE | ISR.CONFIG)
-    const [configVector = NO_VECTOR, ...queueVectors] = savedNumbers(state["vectors"], "vectors", { length: 1 + this.#queueVectors.length, max: NO_VECTOR })
+    const [configVector = NO_VECTOR, ...queueVectors] = savedNumbers(state["vectors"], "vectors", {
+      length: 1 + this.#queueVectors.length, max: NO_VECTOR,
+    })
     const selects = savedNumbers(state["selects"], "selects", { length: 4 })
     try {
       this.#virtio.restoreState(state["device"])
@@ -272,7 +279,9 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
   /** Reading the window's data reads the BAR that it points to, into the data ([VIRTIO] 4.1.4.9). */
   override configRead(offset: number, width: AccessWidth): number {
     const access = this.#windowAccess(offset, width)
-    if (access !== undefined) super.configWrite(this.#window + WINDOW.data, access.width, this.barRead(access.bar, access.offset, access.width))
+    if (access !== undefined) {
+      super.configWrite(this.#window + WINDOW.data, access.width, this.barRead(access.bar, access.offset, access.width))
+    }
     return super.configRead(offset, width)
   }
 
@@ -280,11 +289,15 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
   override configWrite(offset: number, width: AccessWidth, value: number): void {
     super.configWrite(offset, width, value)
     const access = this.#windowAccess(offset, width)
-    if (access !== undefined) this.barWrite(access.bar, access.offset, access.width, super.configRead(this.#window + WINDOW.data, access.width))
+    if (access !== undefined) {
+      this.barWrite(access.bar, access.offset, access.width, super.configRead(this.#window + WINDOW.data, access.width))
+    }
   }
 
   /** The access to a BAR that an access to configuration space asks for by touching the window's data, if it is one that can be made. */
-  #windowAccess(offset: number, width: AccessWidth): { readonly bar: number; readonly offset: number; readonly width: AccessWidth } | undefined {
+  #windowAccess(
+    offset: number, width: AccessWidth,
+  ): { readonly bar: number; readonly offset: number; readonly width: AccessWidth } | undefined {
     const data = this.#window + WINDOW.data
     if (this.#window === 0 || offset >= data + 4 || offset + width <= data) return undefined
     const index = super.configRead(this.#window + WINDOW.bar, 1)

@@ -35,7 +35,10 @@ export class RegisterBlock {
     })
   }
 
-  /** Calls `use` for each register that the access touches: with how many of its bytes are passed over, how many are touched, and how many bytes of the access came before. */
+  /**
+   * Calls `use` for each register that the access touches: with how many of its bytes are passed over, how many are touched, and how many
+   * bytes of the access came before.
+   */
   #touch(offset: number, width: number, use: (register: Register, skip: number, count: number, done: number) => void): void {
     for (let done = 0; done < width; ) {
       const register = this.#byByte[offset + done]

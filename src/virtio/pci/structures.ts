@@ -11,7 +11,7 @@ const TRANSITIONAL_DEVICE_ID: Readonly<Record<number, number>> = { 2: 0x1001 }
 /** A modern-only device's subsystem id must be 0x40 or higher, to keep old drivers away; this one is QEMU's. */
 const MODERN_SUBSYSTEM_ID = 0x1100
 /** Mass storage, SCSI controller, as QEMU has it; virtio itself leaves the class open. */
-export const CLASS_CODE = 0x010000
+export const CLASS_CODE = 0x01_0000
 
 export const PCI_CAP_ID_VENDOR = 0x09
 /** [VIRTIO] 4.1.4 "Virtio Structure PCI Capabilities". */
@@ -57,7 +57,15 @@ export function modernLayout(device: TransportedDevice, bar: "memory" | "io"): M
   const notify = 0x3000
   const notifyLength = 4 * device.queueCount
   const size = 2 ** Math.ceil(Math.log2(notify + notifyLength))
-  return { bar: { index: MODERN_BAR, kind: "memory64", size }, common: 0, isr: 0x1000, device: 0x2000, notify, notifyLength, notifyMultiplier: 4 }
+  return {
+    bar: { index: MODERN_BAR, kind: "memory64", size },
+    common: 0,
+    isr: 0x1000,
+    device: 0x2000,
+    notify,
+    notifyLength,
+    notifyMultiplier: 4,
+  }
 }
 
 /** The table in the lower half of the BAR, the pending bits in the upper one. */
@@ -84,8 +92,15 @@ export function windowCapability(): { readonly body: Uint8Array; readonly writab
   return { body: virtioCapability(VIRTIO_PCI_CAP.PCI_CFG, { bar: 0, offset: 0, length: 0 }, 0), writable }
 }
 
-/** A virtio capability from its third byte on ([VIRTIO] 4.1.4): cap_len, cfg_type, bar, id, padding, offset, length, and the dword that some types add. */
-function virtioCapability(type: number, place: { readonly bar: number; readonly offset: number; readonly length: number }, extra?: number): Uint8Array {
+/**
+ * A virtio capability from its third byte on ([VIRTIO] 4.1.4): cap_len, cfg_type, bar, id, padding, offset, length, and the dword that some
+ * types add.
+ */
+function virtioCapability(
+  type: number,
+  place: { readonly bar: number; readonly offset: number; readonly length: number },
+  extra?: number,
+): Uint8Array {
   const body = new Uint8Array(extra === undefined ? 14 : 18)
   const data = new DataView(body.buffer)
   body.set([2 + body.length, type, place.bar])

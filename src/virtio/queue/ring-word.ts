@@ -24,7 +24,9 @@ export class RingWord {
     return this.#shared === undefined ? this.#data.getUint16(this.#at, true) : Atomics.load(this.#shared, 0)
   }
 
-  /** Stores the word. In shared RAM all that came before is visible first, and what follows is read afterwards ([VIRTIO] 2.7.8.2, 2.7.7.2). */
+  /**
+   * Stores the word. In shared RAM all that came before is visible first, and what follows is read afterwards ([VIRTIO] 2.7.8.2, 2.7.7.2).
+   */
   store(value: number): void {
     if (this.#shared === undefined) this.#data.setUint16(this.#at, value, true)
     else Atomics.store(this.#shared, 0, value)

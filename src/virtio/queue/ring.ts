@@ -53,7 +53,10 @@ export interface Ring {
   refresh(): void
   /** Looks for chains that have been made available. True when some wait. @throws VirtqueueError when that cannot be */
   look(): boolean
-  /** Takes the next chain that `look` has seen into `chain`. Returns false when there is none. @throws VirtqueueError when ring or chain is broken */
+  /**
+   * Takes the next chain that `look` has seen into `chain`. Returns false when there is none. @throws VirtqueueError when ring or chain is
+   * broken
+   */
   pop(chain: DescriptorChain): boolean
   /** Where descriptors are read from, for whoever reads simple chains straight from there; packed rings have none. */
   readonly table?: DescriptorTable

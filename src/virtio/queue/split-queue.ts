@@ -3,7 +3,9 @@
  * `pop` takes chains in, validated; `addUsed` gives them back; `publish` shows them to the driver and says whether to interrupt.
  */
 import { type GuestMemory, RamRegion } from "../guest-memory.ts"
-import { availRingSize, usedRingSize, VIRTQ_AVAIL_ELEM_SIZE, VIRTQ_AVAIL_F, VIRTQ_EVENT_SIZE, VIRTQ_RING_OFFSET, VIRTQ_USED_ELEM_SIZE } from "../spec.ts"
+import {
+  availRingSize, usedRingSize, VIRTQ_AVAIL_ELEM_SIZE, VIRTQ_AVAIL_F, VIRTQ_EVENT_SIZE, VIRTQ_RING_OFFSET, VIRTQ_USED_ELEM_SIZE,
+} from "../spec.ts"
 import type { DescriptorChain } from "./descriptor-chain.ts"
 import { DescriptorTable, pieceOfRam } from "./descriptor-table.ts"
 import type { QueueAreas, Ring, RingFeatures, RingPosition, RingStart, TakenChain } from "./ring.ts"
@@ -56,7 +58,8 @@ export class SplitQueue implements Ring {
     this.inFlight = start.heads.length
     this.#memory = memory
     this.#areas = areas
-    // An integer to V8, which keeps what comes from a typed array or a register as a double: comparisons of doubles cost 3 ns each (measured).
+    // An integer to V8, which keeps what comes from a typed array or a register as a double: comparisons of doubles cost 3 ns each
+    // (measured).
     this.size = areas.size | 0
     this.#features = features
     this.table = new DescriptorTable(memory, this.size, features.indirect)
@@ -179,7 +182,10 @@ export class SplitQueue implements Ring {
     return needsEvent(this.#usedEvent.load(), now, old)
   }
 
-  /** Asks for a kick with the next chain. Returns true when one has come in meanwhile, which the driver may not kick for ([VIRTIO] 2.7.10.2). */
+  /**
+   * Asks for a kick with the next chain. Returns true when one has come in meanwhile, which the driver may not kick for ([VIRTIO]
+   * 2.7.10.2).
+   */
   enableKicks(): boolean {
     if (this.#features.eventIdx) {
       this.#availEvent.store(this.#lastAvail)

@@ -44,7 +44,9 @@ describe("FLUSH", () => {
 
   it("BLK-15 a write and a flush in one batch: the sync comes after the write", () => {
     const { disk, guest } = pair()
-    const heads = [{ type: T.OUT, sector: 2, out: pattern(2, 1) }, { type: T.FLUSH }, { type: T.OUT, sector: 3, out: pattern(3, 1) }].map((request) => guest.chain(guest.place(request).pieces))
+    const heads = [{ type: T.OUT, sector: 2, out: pattern(2, 1) }, { type: T.FLUSH }, {
+      type: T.OUT, sector: 3, out: pattern(3, 1),
+    }].map((request) => guest.chain(guest.place(request).pieces))
     guest.publish(heads)
     guest.kick()
     expect(disk.takeNames()).toEqual(["write", "flush", "write"])
@@ -166,7 +168,11 @@ describe("cache modes of modern drivers", () => {
   it("BLK-16 write-through: a sync that fails is an error of the writes behind which it stood, of no read beside them", () => {
     const { disk, guest } = pair({ features: [] })
     disk.failing = ({ name }) => (name === "flush" ? eio() : undefined)
-    const placed = [guest.place({ type: T.OUT, sector: 1, out: pattern(1, 1) }), guest.place({ type: T.IN, sector: 9, in: 512 }), guest.place({ type: T.OUT, sector: 2, out: pattern(2, 1) })]
+    const placed = [
+      guest.place({ type: T.OUT, sector: 1, out: pattern(1, 1) }),
+      guest.place({ type: T.IN, sector: 9, in: 512 }),
+      guest.place({ type: T.OUT, sector: 2, out: pattern(2, 1) }),
+    ]
     guest.publish(placed.map(({ pieces }) => guest.chain(pieces)))
     guest.kick()
     expect(guest.takeUsed().map(({ length }) => length).toSorted((a, b) => a - b)).toEqual([1, 1, 513])
@@ -183,7 +189,9 @@ describe("cache modes of modern drivers", () => {
       guest.publish(placed.map(({ pieces }) => guest.chain(pieces)))
       guest.kick()
       for (let step = 0; step < 6; step++) {
-        for (const one of placed) if (guest.reply(one, 0).status === OK) expect(disk.stable.subarray(512 * 3, 512 * 4)).toEqual(pattern(3, 1))
+        for (const one of placed) {
+          if (guest.reply(one, 0).status === OK) expect(disk.stable.subarray(512 * 3, 512 * 4)).toEqual(pattern(3, 1))
+        }
         disk.waiting.splice(0, 1).forEach((call) => call.finish())
         await settled()
       }
@@ -229,7 +237,12 @@ describe("BLK-20 cache modes of legacy drivers", () => {
         guest.status = status
         seen.push(guest.config(WRITEBACK, 1))
       }
-      for (const features of [1n << BigInt(F.CONFIG_WCE), 0n, 1n << BigInt(F.FLUSH), (1n << BigInt(F.FLUSH)) | (1n << BigInt(F.CONFIG_WCE))]) {
+      for (const features of [
+        1n << BigInt(F.CONFIG_WCE),
+        0n,
+        1n << BigInt(F.FLUSH),
+        (1n << BigInt(F.FLUSH)) | (1n << BigInt(F.CONFIG_WCE)),
+      ]) {
         guest.registers.accept(features)
         seen.push(guest.config(WRITEBACK, 1))
       }

@@ -21,7 +21,10 @@ function configBytes(guest: RingGuest): number[] {
 describe("the configuration space", () => {
   it("BC-01 BC-02 BC-03 BC-04 BC-05 BC-08 the layout, byte for byte, of a disk with every option", () => {
     const disk = new FakeDisk({ size: 10 * MIB, discardGranularity: 65536 })
-    const guest = new RingGuest({ backing: disk, disk: { queues: 3, queueSize: 128, blockSize: 1024, physicalBlockSize: 8192, optimalIoSize: 1 << 20 } })
+    const guest = new RingGuest({
+      backing: disk,
+      disk: { queues: 3, queueSize: 128, blockSize: 1024, physicalBlockSize: 8192, optimalIoSize: 1 << 20 },
+    })
     const view = new DataView(Uint8Array.from(configBytes(guest)).buffer)
     expect(view.getBigUint64(0x00, true)).toBe(20480n)
     expect(view.getUint32(0x08, true)).toBe(0) // size_max, which is not offered
@@ -78,7 +81,11 @@ describe("the configuration space", () => {
   })
 
   it("BC-03 a disk of 512-byte blocks on 4096-byte ones: exponent 3; one of equal blocks: 0", () => {
-    expect([withSize(MIB, { disk: { physicalBlockSize: 4096 } }).config(0x18, 1), withSize(MIB).config(0x18, 1), withSize(MIB, { disk: { blockSize: 4096 } }).config(0x18, 1)]).toEqual([3, 0, 0])
+    expect([
+      withSize(MIB, { disk: { physicalBlockSize: 4096 } }).config(0x18, 1),
+      withSize(MIB).config(0x18, 1),
+      withSize(MIB, { disk: { blockSize: 4096 } }).config(0x18, 1),
+    ]).toEqual([3, 0, 0])
   })
 
   it("BC-10 write_zeroes_may_unmap is 0 where nothing can be freed, and without WRITE_ZEROES", () => {
@@ -94,7 +101,12 @@ describe("the configuration space", () => {
     for (const count of [segments, segments + 1, 40]) {
       const placed = guest.place({ type: T.IN, sector: 0, in: 512 * count })
       const pieces = Array.from({ length: count }, (_, at) => ({ address: placed.in + 512 * at, length: 512, writable: true }))
-      expect(guest.runPieces([{ address: placed.header, length: 16, writable: false }, ...pieces, { address: placed.status, length: 1, writable: true }], { indirect: true })).toBe(512 * count + 1)
+      expect(
+        guest.runPieces(
+          [{ address: placed.header, length: 16, writable: false }, ...pieces, { address: placed.status, length: 1, writable: true }],
+          { indirect: true },
+        ),
+      ).toBe(512 * count + 1)
       expect(guest.reply(placed, 0).data).toEqual(pattern(0, count))
     }
     // A ring of 2 has no room for one segment: it still says 1.
@@ -124,21 +136,32 @@ describe("feature bits", () => {
   const always = ["SEG_MAX", "GEOMETRY", "BLK_SIZE", "TOPOLOGY", "INDIRECT_DESC", "EVENT_IDX", "VERSION_1", "RING_RESET"]
 
   it("BLK-02 what the backing can do decides what is offered", () => {
-    expect(bitsOf({})).toEqual(["SEG_MAX", "GEOMETRY", "BLK_SIZE", "FLUSH", "TOPOLOGY", "CONFIG_WCE", "DISCARD", "WRITE_ZEROES", "INDIRECT_DESC", "EVENT_IDX", "VERSION_1", "RING_RESET"])
+    expect(bitsOf({})).toEqual([
+      "SEG_MAX", "GEOMETRY", "BLK_SIZE", "FLUSH", "TOPOLOGY", "CONFIG_WCE", "DISCARD", "WRITE_ZEROES", "INDIRECT_DESC", "EVENT_IDX",
+      "VERSION_1", "RING_RESET",
+    ])
     expect(bitsOf({ without: ["flush", "discard", "writeZeroes"] })).toEqual(always)
-    expect(bitsOf({ without: ["flush", "writeZeroes"] })).toEqual([...always, "DISCARD"].toSorted((a, b) => F[a as keyof typeof F] - F[b as keyof typeof F]))
-    expect(bitsOf({ readOnly: true })).toEqual(["SEG_MAX", "GEOMETRY", "RO", "BLK_SIZE", "FLUSH", "TOPOLOGY", "CONFIG_WCE", "INDIRECT_DESC", "EVENT_IDX", "VERSION_1", "RING_RESET"])
+    expect(bitsOf({ without: ["flush", "writeZeroes"] })).toEqual(
+      [...always, "DISCARD"].toSorted((a, b) => F[a as keyof typeof F] - F[b as keyof typeof F]),
+    )
+    expect(bitsOf({ readOnly: true })).toEqual([
+      "SEG_MAX", "GEOMETRY", "RO", "BLK_SIZE", "FLUSH", "TOPOLOGY", "CONFIG_WCE", "INDIRECT_DESC", "EVENT_IDX", "VERSION_1", "RING_RESET",
+    ])
     expect(bitsOf({}, { queues: 2 })).toContain("MQ")
   })
 
   it("bits can be left out, CONFIG_WCE goes with FLUSH, and VERSION_1 stays", () => {
-    expect(bitsOf({}, { withoutFeatures: ["FLUSH", "EVENT_IDX", "DISCARD"] })).toEqual(["SEG_MAX", "GEOMETRY", "BLK_SIZE", "TOPOLOGY", "WRITE_ZEROES", "INDIRECT_DESC", "VERSION_1", "RING_RESET"])
+    expect(bitsOf({}, { withoutFeatures: ["FLUSH", "EVENT_IDX", "DISCARD"] })).toEqual([
+      "SEG_MAX", "GEOMETRY", "BLK_SIZE", "TOPOLOGY", "WRITE_ZEROES", "INDIRECT_DESC", "VERSION_1", "RING_RESET",
+    ])
   })
 
-  it("BC-06 BC-07 BLK-33 BLK-34 BLK-38 ZN-01 no bit of lifetime, secure erase, zones, SCSI, barrier or size_max, on either interface", () => {
+  it("BC-06 BC-07 BLK-33 BLK-34 BLK-38 ZN-01 no bit of lifetime, secure erase, zones, SCSI, barrier or size_max, either interface", () => {
     for (const legacy of [false, true]) {
       const guest = new RingGuest({ backing: new FakeDisk(), legacy })
-      for (const bit of [F.LIFETIME, F.SECURE_ERASE, F.ZONED, F.SCSI, F.BARRIER, F.SIZE_MAX]) expect([bit, guest.offers(bit)]).toEqual([bit, false])
+      for (const bit of [F.LIFETIME, F.SECURE_ERASE, F.ZONED, F.SCSI, F.BARRIER, F.SIZE_MAX]) {
+        expect([bit, guest.offers(bit)]).toEqual([bit, false])
+      }
     }
   })
 
@@ -199,7 +222,12 @@ describe("a capacity that changes while the device runs", () => {
     backing.resize(MIB)
     guest.disk.device.capacityChanged()
     expect([guest.irqs(), guest.capacity]).toEqual([[CONFIG_IRQ], 2048])
-    expect([guest.read(4095, 1).status, guest.read(2048, 1).status, guest.read(2047, 2).status, guest.read(2047, 1).status]).toEqual([IOERR, IOERR, IOERR, OK])
+    expect([
+      guest.read(4095, 1).status,
+      guest.read(2048, 1).status,
+      guest.read(2047, 2).status,
+      guest.read(2047, 1).status,
+    ]).toEqual([IOERR, IOERR, IOERR, OK])
   })
 
   it("BLK-35 between the backing's change and the announcement a request into what is gone fails, and harms nothing", () => {

@@ -11,7 +11,16 @@ function guestOf(backing: VirtioBacking, options: Partial<RingGuestOptions> = {}
 }
 
 describe("a backing that returns a promise and does not say that it is asynchronous", () => {
-  const base = (): VirtioBacking => ({ size: 4096, readOnly: false, pread() {}, pwrite() {}, flush() {}, discard() {}, writeZeroes() {}, close() {} })
+  const base = (): VirtioBacking => ({
+    size: 4096,
+    readOnly: false,
+    pread() {},
+    pwrite() {},
+    flush() {},
+    discard() {},
+    writeZeroes() {},
+    close() {},
+  })
   const later = () => new Promise<void>(() => {})
 
   it.each([
@@ -166,7 +175,9 @@ describe("what is lent", () => {
 })
 
 describe("a backing that resets the device from inside a call", () => {
-  it.each(["read", "write", "flush", "discard", "writeZeroes"] as const)("%s: no used entry, no status, and nothing more of the batch is done; the device can be started there", async (name) => {
+  it.each([
+    "read", "write", "flush", "discard", "writeZeroes",
+  ] as const)("%s: no used entry, no status, and nothing more of the batch is done; the device can be started there", async (name) => {
     for (const waits of [false, true]) {
       const disk = new FakeDisk()
       if (waits) disk.waits = (call) => call.name === name
@@ -234,13 +245,15 @@ describe("options of the device", () => {
   it("readOnly: a writable backing is offered as a read-only disk, and never written", () => {
     const disk = new FakeDisk()
     const guest = guestOf(disk, { disk: { readOnly: true } })
-    expect([guest.offers(F.RO), guest.offers(F.DISCARD), guest.offers(F.WRITE_ZEROES), guest.disk.device.readOnly]).toEqual([true, false, false, true])
+    expect([
+      guest.offers(F.RO), guest.offers(F.DISCARD), guest.offers(F.WRITE_ZEROES), guest.disk.device.readOnly,
+    ]).toEqual([true, false, false, true])
     expect(guest.write(0, pattern(0, 1)).status).toBe(IOERR)
     for (const type of [T.DISCARD, T.WRITE_ZEROES]) expect(guest.run({ type, out: ranges({ sector: 0, sectors: 1 }) }).status).toBe(IOERR)
     expect(disk.log).toEqual([])
   })
 
-  it("BC-10 canUnmap: a backing that frees nothing is offered neither DISCARD nor write_zeroes_may_unmap; one without discard can say that zeroing does", () => {
+  it("BC-10 canUnmap: no DISCARD and no write_zeroes_may_unmap when nothing is freed; without discard, zeroing may free", () => {
     const offer = (more: Partial<VirtioBacking>) => {
       const guest = guestOf(Object.assign(new FakeDisk("discard" in more ? { without: ["discard"] } : {}), more))
       return [guest.offers(F.DISCARD), guest.offers(F.WRITE_ZEROES), guest.config(0x38, 1)]

@@ -56,9 +56,20 @@ describe("merging", () => {
 
   it("a write and a read of the same sectors keep their order, whatever stands around them", () => {
     const { guest } = pair()
-    const placed = send(guest, [read(4), read(5), write(4, 2), read(4), read(5), { type: T.WRITE_ZEROES, out: ranges({ sector: 5, sectors: 1 }) }, read(4), read(5)])
+    const placed = send(guest, [
+      read(4),
+      read(5),
+      write(4, 2),
+      read(4),
+      read(5),
+      { type: T.WRITE_ZEROES, out: ranges({ sector: 5, sectors: 1 }) },
+      read(4),
+      read(5),
+    ])
     const data = (at: number) => guest.reply(placed[at] as Placed, 0).data
-    expect([data(0), data(1), data(3), data(4), data(6), data(7)]).toEqual([pattern(4, 1), pattern(5, 1), pattern(5, 1), pattern(6, 1), pattern(5, 1), new Uint8Array(512)])
+    expect([data(0), data(1), data(3), data(4), data(6), data(7)]).toEqual([
+      pattern(4, 1), pattern(5, 1), pattern(5, 1), pattern(6, 1), pattern(5, 1), new Uint8Array(512),
+    ])
   })
 
   it("a call stays bounded: 1 MiB and 1024 buffers; a longer request is several calls", () => {
@@ -108,7 +119,9 @@ describe("statistics", () => {
   it("requests, bytes, errors and merges, by type", () => {
     const { disk, guest } = pair()
     send(guest, [read(0, 2), read(2), write(8, 4), { type: T.FLUSH }, { type: T.GET_ID, in: 20 }])
-    const wrong = [read(2048), { type: T.OUT, sector: 0, out: new Uint8Array(100) }, { type: 99 }, { type: T.WRITE_ZEROES, out: ranges({ sector: 0, sectors: 1, flags: 2 }) }]
+    const wrong = [read(2048), { type: T.OUT, sector: 0, out: new Uint8Array(100) }, { type: 99 }, {
+      type: T.WRITE_ZEROES, out: ranges({ sector: 0, sectors: 1, flags: 2 }),
+    }]
     send(guest, [...wrong, { type: T.DISCARD, out: ranges({ sector: 0, sectors: 1 }) }])
     disk.failing = () => eio()
     send(guest, [read(0), write(0), { type: T.FLUSH }])

@@ -33,7 +33,9 @@ describe("segments", () => {
     const placed = guest.place({ type: T.DISCARD, out: ranges({ sector: 1, sectors: 2 }, { sector: 9, sectors: 1 }) })
     const [head, , status] = placed.pieces
     if (head === undefined || status === undefined) throw new Error("no pieces")
-    const cuts = [1, 2, 5, 8, 16].map((at, index, all) => ({ address: placed.out + (all[index - 1] ?? 0), length: at - (all[index - 1] ?? 0), writable: false }))
+    const cuts = [1, 2, 5, 8, 16].map(
+      (at, index, all) => ({ address: placed.out + (all[index - 1] ?? 0), length: at - (all[index - 1] ?? 0), writable: false }),
+    )
     expect(guest.runPieces([head, ...cuts, { address: placed.out + 16, length: 16, writable: false }, status], { indirect: true })).toBe(1)
     expect(disk.log.map(({ offset, length }) => [offset, length])).toEqual([[512, 1024], [9 * 512, 512]])
     expect(disk.cache[1024]).toBe(0xdd)
@@ -41,8 +43,13 @@ describe("segments", () => {
 
   it.each(BOTH)("BLK-23 %s: a reserved flag in any segment is UNSUPP, and so is unmap in a discard", (name, type) => {
     const { disk, guest } = pair()
-    const flagged = (flags: number) => guest.run({ type, out: ranges({ sector: 0, sectors: 1 }, { sector: 5, sectors: 1, flags }, { sector: 9, sectors: 1 }) })
-    for (const flags of [2, 4, 0x8000_0000, 0xffff_fffe, 0x4000_0001, 3]) expect([flags, flagged(flags)]).toMatchObject([flags, { status: UNSUPP, length: 1 }])
+    const flagged = (flags: number) => guest.run({
+      type,
+      out: ranges({ sector: 0, sectors: 1 }, { sector: 5, sectors: 1, flags }, { sector: 9, sectors: 1 }),
+    })
+    for (const flags of [2, 4, 0x8000_0000, 0xffff_fffe, 0x4000_0001, 3]) {
+      expect([flags, flagged(flags)]).toMatchObject([flags, { status: UNSUPP, length: 1 }])
+    }
     if (name === "DISCARD") expect(flagged(1).status).toBe(UNSUPP)
     expect(disk.log).toEqual([])
     expect(flagged(name === "DISCARD" ? 0 : 1).status).toBe(OK)
@@ -70,7 +77,9 @@ describe("segments", () => {
     expect(guest.run({ type, out: ranges({ sector: SECTORS - 1, sectors: 1 }) }).status).toBe(OK)
   })
 
-  it.each([["DISCARD", T.DISCARD, 0x24] as const, ["WRITE_ZEROES", T.WRITE_ZEROES, 0x30] as const])("BLK-25 %s: the limits that the device states work, one more does not", async (_, type, field) => {
+  it.each([
+    ["DISCARD", T.DISCARD, 0x24] as const, ["WRITE_ZEROES", T.WRITE_ZEROES, 0x30] as const,
+  ])("BLK-25 %s: the limits that the device states work, one more does not", async (_, type, field) => {
     const backing = new MemoryBacking({ size: 2 ** 42 })
     const guest = new RingGuest({ backing })
     const [maxSectors, maxSegments] = [guest.config(field, 4), guest.config(field + 4, 4)]
@@ -88,16 +97,22 @@ describe("segments", () => {
     }
   })
 
-  it.each(BOTH)("BLK-26 %s: a list that is no whole number of segments is IOERR; no segments, and segments of no sectors, are OK", (_, type) => {
+  it.each(BOTH)("BLK-26 %s: a list that is not whole segments is IOERR; no segments, and segments of no sectors, are OK", (_, type) => {
     const { disk, guest } = pair()
-    for (const length of [1, 15, 17, 24, 31]) expect([length, guest.run({ type, out: new Uint8Array(length) }).status]).toEqual([length, IOERR])
+    for (const length of [1, 15, 17, 24, 31]) {
+      expect([length, guest.run({ type, out: new Uint8Array(length) }).status]).toEqual([length, IOERR])
+    }
     expect(guest.run({ type })).toMatchObject({ status: OK, length: 1 })
-    expect(guest.run({ type, out: ranges({ sector: 3, sectors: 0 }, { sector: SECTORS, sectors: 0 }) })).toMatchObject({ status: OK, length: 1 })
+    expect(
+      guest.run({ type, out: ranges({ sector: 3, sectors: 0 }, { sector: SECTORS, sectors: 0 }) }),
+    ).toMatchObject({ status: OK, length: 1 })
     expect(disk.log).toEqual([])
   })
 
   it("BLK-32 without the feature negotiated: UNSUPP, though the device offers it", () => {
-    for (const [features, discard, zeroes] of [[[F.FLUSH], UNSUPP, UNSUPP], [[F.DISCARD], OK, UNSUPP], [[F.WRITE_ZEROES], UNSUPP, OK]] as const) {
+    for (const [features, discard, zeroes] of [
+      [[F.FLUSH], UNSUPP, UNSUPP], [[F.DISCARD], OK, UNSUPP], [[F.WRITE_ZEROES], UNSUPP, OK],
+    ] as const) {
       const { disk, guest } = pair(features)
       expect([guest.offers(F.DISCARD), guest.offers(F.WRITE_ZEROES)]).toEqual([true, true])
       const out = ranges({ sector: 0, sectors: 1 })
@@ -111,7 +126,9 @@ describe("segments", () => {
     for (const [, type] of BOTH) {
       const { disk, guest } = pair()
       disk.failing = ({ offset }) => (offset === 4 * 512 ? eio() : undefined)
-      expect(guest.run({ type, out: ranges({ sector: 0, sectors: 1 }, { sector: 4, sectors: 1 }, { sector: 9, sectors: 1 }) })).toMatchObject({ status: IOERR, length: 1 })
+      expect(
+        guest.run({ type, out: ranges({ sector: 0, sectors: 1 }, { sector: 4, sectors: 1 }, { sector: 9, sectors: 1 }) }),
+      ).toMatchObject({ status: IOERR, length: 1 })
       expect(disk.log.map(({ offset }) => offset)).toEqual([0, 4 * 512])
     }
   })
@@ -126,7 +143,12 @@ describe("what becomes of the disk", () => {
       guest.write(0, pattern(0, SECTORS))
       expect(guest.run({ type: T.DISCARD, out: ranges({ sector, sectors }) })).toMatchObject({ status: OK, length: 1 })
       expect(Buffer.compare(guest.read(0, sector).data, pattern(0, sector))).toBe(0)
-      expect(Buffer.compare(guest.read(sector + sectors, SECTORS - sector - sectors).data, pattern(sector + sectors, SECTORS - sector - sectors))).toBe(0)
+      expect(
+        Buffer.compare(
+          guest.read(sector + sectors, SECTORS - sector - sectors).data,
+          pattern(sector + sectors, SECTORS - sector - sectors),
+        ),
+      ).toBe(0)
       expect(guest.read(sector, sectors).status).toBe(OK)
     }
   })

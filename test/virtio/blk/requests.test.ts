@@ -12,7 +12,9 @@ import { F, IOERR, OK, T, UNSUPP } from "../../harness/words.ts"
 
 const SECTORS = 64
 
-function pair(options: ConstructorParameters<typeof FakeDisk>[0] = {}, blk: VirtioBlkOptions = {}, legacy = false): { disk: FakeDisk; guest: RingGuest } {
+function pair(
+  options: ConstructorParameters<typeof FakeDisk>[0] = {}, blk: VirtioBlkOptions = {}, legacy = false,
+): { disk: FakeDisk; guest: RingGuest } {
   const disk = new FakeDisk({ size: 512 * SECTORS, ...options })
   disk.cache.set(pattern(0, Math.floor(disk.size / 512)))
   return { disk, guest: new RingGuest({ backing: disk, disk: blk, legacy }) }
@@ -25,7 +27,11 @@ describe("reads and writes", () => {
     expect(disk.cache.subarray(5 * 512, 8 * 512)).toEqual(pattern(77, 3))
     expect(disk.cache.subarray(0, 5 * 512)).toEqual(pattern(0, 5))
     expect(disk.cache.subarray(8 * 512)).toEqual(pattern(8, SECTORS - 8))
-    expect(guest.read(4, 5)).toEqual({ status: OK, length: 5 * 512 + 1, data: Uint8Array.from([...pattern(4, 1), ...pattern(77, 3), ...pattern(8, 1)]) })
+    expect(guest.read(4, 5)).toEqual({
+      status: OK,
+      length: 5 * 512 + 1,
+      data: Uint8Array.from([...pattern(4, 1), ...pattern(77, 3), ...pattern(8, 1)]),
+    })
   })
 
   it("BLK-04 sectors beyond 2^32 and 2^23: no offset is cut to 32 bits", () => {
@@ -59,7 +65,9 @@ describe("reads and writes", () => {
   it("BLK-05 data that are no whole number of sectors: IOERR, and nothing moves", () => {
     const { disk, guest } = pair()
     for (const length of [1, 511, 513, 1023]) {
-      expect(guest.run({ type: T.IN, sector: 1, in: length })).toEqual({ status: IOERR, length: 0, data: new Uint8Array(length).fill(0xa5) })
+      expect(guest.run({ type: T.IN, sector: 1, in: length })).toEqual({
+        status: IOERR, length: 0, data: new Uint8Array(length).fill(0xa5),
+      })
       expect(guest.run({ type: T.OUT, sector: 1, out: new Uint8Array(length) })).toMatchObject({ status: IOERR, length: 1 })
     }
     expect(disk.log).toEqual([])
@@ -81,7 +89,16 @@ describe("reads and writes", () => {
     expect(guest.write(SECTORS - 1, pattern(9, 1)).status).toBe(OK)
     const before = disk.cache.slice()
     disk.log.length = 0
-    const single = [SECTORS, 2 ** 32, 2 ** 52, 2 ** 55 - 1, (1n << 55n) + 1n, 0x7fff_ffff_ffff_ffffn, 1n << 63n, 0xffff_ffff_ffff_ffffn].map((sector) => [sector, 1] as const)
+    const single = [
+      SECTORS,
+      2 ** 32,
+      2 ** 52,
+      2 ** 55 - 1,
+      (1n << 55n) + 1n,
+      0x7fff_ffff_ffff_ffffn,
+      1n << 63n,
+      0xffff_ffff_ffff_ffffn,
+    ].map((sector) => [sector, 1] as const)
     const wrong = [...single, [SECTORS - 1, 2], [1, SECTORS], [0xffff_ffff_ffff_fffen, 4]] as const
     for (const [sector, count] of wrong) {
       expect(guest.read(sector, count)).toEqual({ status: IOERR, length: 0, data: new Uint8Array(512 * count).fill(0xa5) })
@@ -95,7 +112,9 @@ describe("reads and writes", () => {
     for (const legacy of [false, true]) {
       const { disk, guest } = pair({ readOnly: true }, {}, legacy)
       const segment = ranges({ sector: 0, sectors: 1 })
-      const changes = [{ type: T.OUT, out: pattern(9, 1) }, { type: T.OUT }, { type: T.DISCARD, out: segment }, { type: T.WRITE_ZEROES, out: segment }]
+      const changes = [{ type: T.OUT, out: pattern(9, 1) }, { type: T.OUT }, { type: T.DISCARD, out: segment }, {
+        type: T.WRITE_ZEROES, out: segment,
+      }]
       for (const request of changes) expect(guest.run(request)).toMatchObject({ status: IOERR, length: 1 })
       expect(disk.log).toEqual([])
       expect(guest.run({ type: T.SECURE_ERASE, out: segment }).status).toBe(UNSUPP)
@@ -106,7 +125,9 @@ describe("reads and writes", () => {
 
   it("BLK-10 BLK-33 BLK-34 BLK-38 ZN-01 types that the device does not know, or does not offer: UNSUPP, and the data stay", () => {
     const { disk, guest } = pair()
-    for (const type of [2, 3, 5, 6, 7, 9, 10, 12, 14, 15, 16, 17, 18, 20, 22, 24, 26, 28, 0x7fff_ffff, 0x8000_0000, 0x8000_0001, 0xffff_ffff]) {
+    for (const type of [
+      2, 3, 5, 6, 7, 9, 10, 12, 14, 15, 16, 17, 18, 20, 22, 24, 26, 28, 0x7fff_ffff, 0x8000_0000, 0x8000_0001, 0xffff_ffff,
+    ]) {
       expect(guest.run({ type, in: 32 })).toEqual({ status: UNSUPP, length: 0, data: new Uint8Array(32).fill(0xa5) })
       expect(guest.run({ type, out: ranges({ sector: 0, sectors: 1 }) })).toMatchObject({ status: UNSUPP, length: 1 })
       expect(guest.run({ type })).toMatchObject({ status: UNSUPP, length: 1 })
@@ -152,7 +173,10 @@ describe("reads and writes", () => {
 
   it("BLK-36 every code of a BackingError is an answer to the guest: unsupported is UNSUPP, all others IOERR", () => {
     const { disk, guest } = pair()
-    const codes = ["io", "no-space", "out-of-bounds", "read-only", "corrupt", "invalid-format", "not-found", "permission", "busy", "closed", "invalid-argument"] as const
+    const codes = [
+      "io", "no-space", "out-of-bounds", "read-only", "corrupt", "invalid-format", "not-found", "permission", "busy", "closed",
+      "invalid-argument",
+    ] as const
     for (const code of codes) {
       disk.failing = () => new BackingError(code, "injected")
       expect([code, guest.read(0, 1).status]).toEqual([code, IOERR])
@@ -178,13 +202,19 @@ describe("reads and writes", () => {
     expect(guest.read(7, 1)).toMatchObject({ status: OK, data: pattern(7, 1) })
   })
 
-  it("BLK-14 the direction follows the type: extra readable or writable parts are passed over, the status is the last writable byte", () => {
+  it("BLK-14 the direction follows the type: extra readable or writable parts are skipped, the status is the last writable byte", () => {
     const { disk, guest } = pair()
-    expect(guest.run({ type: T.IN, sector: 3, out: new Uint8Array(700), in: 512 })).toEqual({ status: OK, length: 513, data: pattern(3, 1) })
+    expect(
+      guest.run({ type: T.IN, sector: 3, out: new Uint8Array(700), in: 512 }),
+    ).toEqual({ status: OK, length: 513, data: pattern(3, 1) })
     expect(guest.run({ type: T.IN, sector: 3, out: pattern(1, 1) })).toMatchObject({ status: OK, length: 1 })
-    expect(guest.run({ type: T.OUT, sector: 3, out: pattern(50, 1), in: 512 })).toEqual({ status: OK, length: 0, data: new Uint8Array(512).fill(0xa5) })
+    expect(
+      guest.run({ type: T.OUT, sector: 3, out: pattern(50, 1), in: 512 }),
+    ).toEqual({ status: OK, length: 0, data: new Uint8Array(512).fill(0xa5) })
     expect(disk.cache.subarray(3 * 512, 4 * 512)).toEqual(pattern(50, 1))
-    expect(guest.run({ type: T.FLUSH, out: pattern(1, 2), in: 100 })).toEqual({ status: OK, length: 0, data: new Uint8Array(100).fill(0xa5) })
+    expect(guest.run({ type: T.FLUSH, out: pattern(1, 2), in: 100 })).toEqual({
+      status: OK, length: 0, data: new Uint8Array(100).fill(0xa5),
+    })
     expect(guest.run({ type: T.OUT, sector: 3, in: 512 })).toMatchObject({ status: OK, length: 0 })
     expect(guest.run({ type: T.GET_ID, out: pattern(1, 1), in: 20 })).toMatchObject({ status: OK, length: 21 })
   })
@@ -234,7 +264,11 @@ describe("GET_ID", () => {
 
   it("BLK-21 a smaller buffer is filled; a larger one gets 20 bytes, and no more", () => {
     expect(id("123456789012345", 10)).toEqual({ status: OK, length: 11, data: ascii("1234567890", 10) })
-    expect(id("12345", 64)).toEqual({ status: OK, length: 20, data: Uint8Array.from([...ascii("12345", 20), ...new Uint8Array(44).fill(0xa5)]) })
+    expect(id("12345", 64)).toEqual({
+      status: OK,
+      length: 20,
+      data: Uint8Array.from([...ascii("12345", 20), ...new Uint8Array(44).fill(0xa5)]),
+    })
     expect(id("12345", 0)).toMatchObject({ status: OK, length: 1 })
   })
 
@@ -243,7 +277,9 @@ describe("GET_ID", () => {
     const at = guest.alloc(16)
     guest.store(at, header({ type: T.GET_ID }))
     const data = guest.alloc(200)
-    const pieces: Piece[] = [[0, 3], [50, 1], [100, 9], [150, 8]].map(([offset = 0, length = 0]) => ({ address: data + offset, length, writable: true }))
+    const pieces: Piece[] = [[0, 3], [50, 1], [100, 9], [150, 8]].map(
+      ([offset = 0, length = 0]) => ({ address: data + offset, length, writable: true }),
+    )
     expect(guest.runPieces([{ address: at, length: 16, writable: false }, ...pieces])).toBe(21)
     const text = (offset: number, length: number) => String.fromCharCode(...guest.bytes(data + offset, length))
     expect(text(0, 3) + text(50, 1) + text(100, 9) + text(150, 7)).toBe("ABCDEFGHIJKLMNOPQRST")

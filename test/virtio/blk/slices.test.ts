@@ -9,7 +9,9 @@ import { F, IOERR, OK, T, UNTOUCHED } from "../../harness/words.ts"
 const MIB = 1 << 20
 
 /** The type is in the DOM's library only. */
-declare const WebAssembly: { readonly Memory: new (limits: { initial: number; maximum: number }) => { readonly buffer: ArrayBuffer; grow(pages: number): number } }
+declare const WebAssembly: {
+  readonly Memory: new (limits: { initial: number; maximum: number }) => { readonly buffer: ArrayBuffer; grow(pages: number): number },
+}
 
 afterEach(() => vi.restoreAllMocks())
 
@@ -21,7 +23,9 @@ function stoppedClock(): { now: number } {
 }
 
 /** A disk of any size on which every call takes `ms` of the clock and does nothing. */
-function emptyDisk(size: number, clock: { now: number }, ms: number, more: Partial<VirtioBacking> = {}): { backing: VirtioBacking; calls: [string, number, number][] } {
+function emptyDisk(
+  size: number, clock: { now: number }, ms: number, more: Partial<VirtioBacking> = {},
+): { backing: VirtioBacking; calls: [string, number, number][] } {
   const calls: [string, number, number][] = []
   const call = (name: string, offset: number, length: number): void => {
     calls.push([name, offset, length])
@@ -52,7 +56,9 @@ function repeated(guest: RingGuest, type: number, count: number, length: number)
   const status = guest.alloc(1)
   guest.fill(status, 1, UNTOUCHED)
   const pieces = Array.from({ length: count }, () => ({ address: data, length, writable: type === T.IN }))
-  const head = guest.chain([{ address: at, length: 16, writable: false }, ...pieces, { address: status, length: 1, writable: true }], { indirect: true })
+  const head = guest.chain([{ address: at, length: 16, writable: false }, ...pieces, { address: status, length: 1, writable: true }], {
+    indirect: true,
+  })
   return { head, status }
 }
 
@@ -106,10 +112,12 @@ describe("how long one turn is", () => {
     expect(placed.map((one) => guest.reply(one, 0).status)).toEqual(placed.map(() => OK))
   })
 
-  it("a backing that says it is slow, from its first call on: a look at the clock after each request, and a short first turn too", async () => {
+  it("a backing that says it is slow from its first call on: a clock check after each request, and a short first turn", async () => {
     const clock = stoppedClock()
     let slow = false
-    const { backing, calls } = emptyDisk(2 ** 30, clock, 2, { readOnly: true, pread: () => ((slow = true), calls.push(["read", 0, 0]), void (clock.now += 2)) })
+    const { backing, calls } = emptyDisk(2 ** 30, clock, 2, {
+      readOnly: true, pread: () => ((slow = true), calls.push(["read", 0, 0]), void (clock.now += 2)),
+    })
     Object.defineProperty(backing, "slow", { get: () => slow })
     const guest = new RingGuest({ backing, features: [F.INDIRECT_DESC], ringSize: 64 })
     const placed = Array.from({ length: 60 }, (_, at) => guest.place({ type: T.IN, sector: 16 * at, in: 4096 }))
@@ -121,8 +129,12 @@ describe("how long one turn is", () => {
     expect([calls.length, guest.usedIdx()]).toEqual([60, 60])
   })
 
-  it("WRITE_ZEROES of 16 ranges of 512 MiB, DISCARD of 256 ranges: as much in a call as the backing says, and a look at the clock after each", async () => {
-    for (const [type, name, zeroesAtOnce] of [[T.WRITE_ZEROES, "writeZeroes", undefined], [T.WRITE_ZEROES, "writeZeroes", 128 * MIB], [T.DISCARD, "discard", 64 * MIB]] as const) {
+  it("WRITE_ZEROES of 16 x 512 MiB, DISCARD of 256 ranges: calls as large as the backing says, a clock check after each", async () => {
+    for (const [type, name, zeroesAtOnce] of [
+      [T.WRITE_ZEROES, "writeZeroes", undefined],
+      [T.WRITE_ZEROES, "writeZeroes", 128 * MIB],
+      [T.DISCARD, "discard", 64 * MIB],
+    ] as const) {
       const clock = stoppedClock()
       const { backing, calls } = emptyDisk(2 ** 42, clock, 2, zeroesAtOnce === undefined ? {} : { zeroesAtOnce })
       const guest = new RingGuest({ backing })
@@ -153,7 +165,12 @@ describe("how long one turn is", () => {
       atOnce = value
       calls.length = 0
       zero()
-      expect([value, calls.length, calls.reduce((sum, [, , length]) => sum + length, 0), calls.every(([, offset]) => offset % 512 === 0)]).toEqual([value, count, 4 * MIB, true])
+      expect([
+        value,
+        calls.length,
+        calls.reduce((sum, [, , length]) => sum + length, 0),
+        calls.every(([, offset]) => offset % 512 === 0),
+      ]).toEqual([value, count, 4 * MIB, true])
     }
   })
 
@@ -176,14 +193,23 @@ describe("how long one turn is", () => {
     disk.log.length = 0
     const zeroes = [[0, 1], [2, 1], [4, 0], [6, 0], [8, 1], [20, 1], [18, 1]] as const
     guest.run({ type: T.WRITE_ZEROES, out: ranges(...zeroes.map(([sector, flags]) => ({ sector, sectors: 2, flags }))) })
-    expect(disk.log.map(({ offset, length, mayUnmap }) => [offset / 512, length / 512, mayUnmap])).toEqual([[0, 4, true], [4, 4, false], [8, 2, true], [20, 2, true], [18, 2, true]])
+    expect(
+      disk.log.map(({ offset, length, mayUnmap }) => [offset / 512, length / 512, mayUnmap]),
+    ).toEqual([[0, 4, true], [4, 4, false], [8, 2, true], [20, 2, true], [18, 2, true]])
   })
 
   it("a driver with thousands of queues does not hold the thread by starting the device", async () => {
     const clock = stoppedClock()
     let interrupts = 0
     const { backing } = emptyDisk(2 ** 30, clock, 0)
-    const guest = new RingGuest({ backing, queues: 600, ringSize: 4, features: [F.MQ], disk: { queues: 600, queueSize: 4 }, machine: { ramSize: 64 * MIB } })
+    const guest = new RingGuest({
+      backing,
+      queues: 600,
+      ringSize: 4,
+      features: [F.MQ],
+      disk: { queues: 600, queueSize: 4 },
+      machine: { ramSize: 64 * MIB },
+    })
     guest.machine.interrupts.subscribe(() => interrupts++)
     void guest.disk.device.pause()
     for (const ring of guest.rings) guest.publish([guest.chain(guest.place({ type: T.FLUSH }).pieces, {}, ring)], ring)
@@ -260,7 +286,9 @@ describe("between two slices", () => {
     expect(guest.takeUsed()).toEqual([{ id: 0, length: 40 * MIB + 1 }])
   })
 
-  it.each(["the device", "the queue", "the machine", "a pulled cable"])("a reset of %s ends it: the rest is not read, and nothing is stored", async (what) => {
+  it.each([
+    "the device", "the queue", "the machine", "a pulled cable",
+  ])("a reset of %s ends it: the rest is not read, and nothing is stored", async (what) => {
     const { guest, disk } = reading()
     if (what === "the device") guest.status = 0
     if (what === "the queue") guest.modern.setQueueRegister(0, 0x3a, 2, 1)
@@ -319,7 +347,13 @@ describe("between two slices", () => {
   it("requests of the same batch, of the same queue and of others come after it, and lose nothing", async () => {
     stoppedClock()
     const disk = new FakeDisk({ size: 512 * SECTORS })
-    const guest = new RingGuest({ backing: disk, machine: { ramSize: 64 * MIB }, features: [F.MQ, F.INDIRECT_DESC], queues: 2, disk: { queues: 2 } })
+    const guest = new RingGuest({
+      backing: disk,
+      machine: { ramSize: 64 * MIB },
+      features: [F.MQ, F.INDIRECT_DESC],
+      queues: 2,
+      disk: { queues: 2 },
+    })
     const [first, second] = guest.rings
     if (first === undefined || second === undefined) throw new Error("no rings")
     const long = guest.place({ type: T.OUT, sector: 0, out: new Uint8Array(2 ** 25).fill(0x11) })
@@ -362,7 +396,11 @@ describe("between two slices", () => {
       expect(disk.waiting.map(({ call }) => [call.offset, call.length])).toEqual([[at * MIB, length]])
       await disk.finishNext()
     }
-    expect([guest.usedIdx(), guest.reply(placed, 0).status, Buffer.compare(guest.reply(placed, 0).data, pattern(0, 8191))]).toEqual([1, OK, 0])
+    expect([
+      guest.usedIdx(),
+      guest.reply(placed, 0).status,
+      Buffer.compare(guest.reply(placed, 0).data, pattern(0, 8191)),
+    ]).toEqual([1, OK, 0])
     guest.start()
     const again = guest.place({ type: T.IN, sector: 0, in: 4 * MIB })
     guest.publish([guest.chain(again.pieces)])

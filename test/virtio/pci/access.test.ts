@@ -1,4 +1,7 @@
-/** Reaching a virtio function in other ways: through the window in configuration space ([VIRTIO] 4.1.4.9), at moved BARs, with decoding or bus mastering off. */
+/**
+ * Reaching a virtio function in other ways: through the window in configuration space ([VIRTIO] 4.1.4.9), at moved BARs, with decoding or
+ * bus mastering off.
+ */
 import { beforeEach, describe, expect, it } from "vitest"
 import { MemoryBacking } from "../../../src/backing/memory.ts"
 import { findBlockDevices, BlockDriver } from "../../../src/vmm/driver/block/driver.ts"
@@ -51,7 +54,11 @@ describe("the window in configuration space", () => {
     write(guest.common, COMMON.status, 1, 0x0b)
     expect(read(guest.common, COMMON.status, 1)).toBe(0x0b)
     write(guest.common, COMMON.queueSize, 2, ring.size)
-    for (const [offset, address] of [[COMMON.queueDesc, ring.desc], [COMMON.queueDriver, ring.avail], [COMMON.queueDevice, ring.used]] as const) write(guest.common, offset, 4, address)
+    for (const [offset, address] of [
+      [COMMON.queueDesc, ring.desc], [COMMON.queueDriver, ring.avail], [COMMON.queueDevice, ring.used],
+    ] as const) {
+      write(guest.common, offset, 4, address)
+    }
     write(guest.common, COMMON.queueEnable, 2, 1)
     write(guest.common, COMMON.status, 1, UP)
     const request = ring.request(T.IN, 3, SECTOR)

@@ -132,7 +132,10 @@ describe("MSI-X", () => {
     expect(map(NO_VECTOR, vectors, NO_VECTOR)).toEqual([NO_VECTOR, NO_VECTOR, NO_VECTOR])
     map(0, 1, 2)
     guest.status = 0
-    expect([guest.common.read(COMMON.configVector, 2), ...[0, 1].map((queue) => guest.queueRegister(queue, COMMON.queueVector, 2))]).toEqual([NO_VECTOR, NO_VECTOR, NO_VECTOR])
+    expect([
+      guest.common.read(COMMON.configVector, 2),
+      ...[0, 1].map((queue) => guest.queueRegister(queue, COMMON.queueVector, 2))
+    ]).toEqual([NO_VECTOR, NO_VECTOR, NO_VECTOR])
   })
 
   it("PCI-30 what is not mapped does not interrupt at all, by the line neither", () => {
@@ -144,7 +147,7 @@ describe("MSI-X", () => {
     expect(vm.interrupts.takeMessages()).toEqual([FOR_QUEUE_0])
   })
 
-  it("PCI-26 PCI-27 the ISR is set with MSI-X as well: bit 1 as the specification wants it, bit 0 for old drivers; the line stays low", () => {
+  it("PCI-26 PCI-27 the ISR is set with MSI-X as well: bit 1 as the specification says, bit 0 for old drivers; the line stays low", () => {
     map(0, 1, 2)
     const seen: number[] = []
     const end = vm.interrupts.subscribe(() => seen.push(guest.readIsr()))

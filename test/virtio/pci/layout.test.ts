@@ -1,4 +1,6 @@
-/** A virtio function as the bus shows it ([VIRTIO] 4.1.2 to 4.1.4): identity, capabilities, where the structures are, the registers of each. */
+/**
+ * A virtio function as the bus shows it ([VIRTIO] 4.1.2 to 4.1.4): identity, capabilities, where the structures are, the registers of each.
+ */
 import { beforeEach, describe, expect, it } from "vitest"
 import { MemoryBacking } from "../../../src/backing/memory.ts"
 import { type AttachDiskOptions, Machine } from "../../../src/vmm/machine.ts"
@@ -43,11 +45,23 @@ function barSize(guest: PciGuest, index: number): number {
 describe("identity", () => {
   it("PCI-01 PCI-03 PCI-04 transitional: id 0x1001, revision 0, subsystem 2, mass storage, INTA#", () => {
     const guest = attach()
-    expect([guest.config(0x00, 2), guest.config(0x02, 2), guest.config(0x08, 1), guest.config(0x2e, 2), guest.config(0x2c, 2)]).toEqual([0x1af4, 0x1001, 0, 2, 0x1af4])
-    expect([guest.config(0x09, 1), guest.config(0x0a, 1), guest.config(0x0b, 1), guest.config(0x3d, 1), guest.config(0x0e, 1)]).toEqual([0, 0, 1, 1, 0])
+    expect([
+      guest.config(0x00, 2),
+      guest.config(0x02, 2),
+      guest.config(0x08, 1),
+      guest.config(0x2e, 2),
+      guest.config(0x2c, 2),
+    ]).toEqual([0x1af4, 0x1001, 0, 2, 0x1af4])
+    expect([
+      guest.config(0x09, 1),
+      guest.config(0x0a, 1),
+      guest.config(0x0b, 1),
+      guest.config(0x3d, 1),
+      guest.config(0x0e, 1),
+    ]).toEqual([0, 0, 1, 1, 0])
   })
 
-  it("PCI-01 PCI-02 PCI-35 modern: id 0x1042, revision 1 or more, subsystem 0x40 or more, and no BAR 0 that an old driver could take for its own", () => {
+  it("PCI-01 PCI-02 PCI-35 modern: id 0x1042, revision from 1, subsystem from 0x40, no BAR 0 that an old driver could take", () => {
     const guest = attach({ interface: "modern" })
     expect([guest.config(0x00, 2), guest.config(0x02, 2)]).toEqual([0x1af4, 0x1042])
     expect(guest.config(0x08, 1)).toBeGreaterThanOrEqual(1)
@@ -63,7 +77,7 @@ describe("identity", () => {
 })
 
 describe("capabilities", () => {
-  it.each(VARIANTS)("PCI-05 PCI-07 PCI-08 PCI-34 %s: the list ends, lies in its place, and has one structure of each type that there must be", (_, options) => {
+  it.each(VARIANTS)("PCI-05 PCI-07 PCI-08 PCI-34 %s: the list ends, lies in its place, and has each required structure", (_, options) => {
     const guest = attach(options)
     expect(guest.config(0x06, 2) & 0x10).toBe(0x10)
     const list = guest.capabilities()
@@ -82,7 +96,9 @@ describe("capabilities", () => {
   it.each(VARIANTS)("PCI-06 PCI-09 PCI-10 PCI-15 PCI-21 %s: lengths, alignment and room", (_, options) => {
     const guest = attach(options)
     const queues = guest.common.read(COMMON.numQueues, 2)
-    const capLengths: Readonly<Record<number, number>> = { [CAP.COMMON]: 16, [CAP.NOTIFY]: 20, [CAP.ISR]: 16, [CAP.DEVICE]: 16, [CAP.PCI]: 20 }
+    const capLengths: Readonly<Record<number, number>> = {
+      [CAP.COMMON]: 16, [CAP.NOTIFY]: 20, [CAP.ISR]: 16, [CAP.DEVICE]: 16, [CAP.PCI]: 20,
+    }
     for (const { at, type, capLength, bar, offset, length } of guest.structures()) {
       expect([type, capLength]).toEqual([type, capLengths[type]])
       // id and padding.
@@ -99,7 +115,9 @@ describe("capabilities", () => {
     }
     // The structures do not overlap.
     const places = [guest.common, guest.notify, guest.isr, guest.device].sort((a, b) => a.offset - b.offset)
-    for (const [index, { offset, length }] of places.entries()) expect(offset + length).toBeLessThanOrEqual(places[index + 1]?.offset ?? Infinity)
+    for (const [index, { offset, length }] of places.entries()) {
+      expect(offset + length).toBeLessThanOrEqual(places[index + 1]?.offset ?? Infinity)
+    }
   })
 
   it("PCI-11 capabilities are read-only, the window's bar, offset, length and data excepted", () => {
@@ -124,7 +142,7 @@ describe("capabilities", () => {
     expect(new Set(types).size).toBe(types.length)
   })
 
-  it("PCI-31 vectors: one for each queue and one more, at least 2, at most 2048; as many as asked for otherwise, and none means no MSI-X", () => {
+  it("PCI-31 vectors: one for each queue and one more, from 2 to 2048; otherwise as many as asked for; none means no MSI-X", () => {
     const vectors = (options: AttachDiskOptions): number => {
       const guest = attach(options)
       return (guest.config(guest.msixAt + 2, 2) & 0x7ff) + 1
@@ -178,7 +196,11 @@ describe("common configuration", () => {
       expect([name, guest.common.read(offset, width)]).toEqual([name, then])
     }
     // Nothing but what was written has changed, and the other queues are as they were.
-    expect([guest.queueRegister(0, COMMON.queueSize, 2), guest.queueRegister(0, COMMON.queueVector, 2), guest.queueRegister(0, COMMON.queueDesc, 4)]).toEqual([256, NO_VECTOR, 0])
+    expect([
+      guest.queueRegister(0, COMMON.queueSize, 2),
+      guest.queueRegister(0, COMMON.queueVector, 2),
+      guest.queueRegister(0, COMMON.queueDesc, 4),
+    ]).toEqual([256, NO_VECTOR, 0])
   })
 
   it("PCI-14 64-bit addresses are two dwords, in either order, and each dword by itself", () => {
@@ -206,15 +228,23 @@ describe("common configuration", () => {
   it("PCI-16 a queue that does not exist has size 0, and nothing of it can be set", () => {
     const guest = attach({ queues: 2 })
     for (const queue of [2, 3, 0x8000, 0xffff]) {
-      for (const [offset, value] of [[COMMON.queueSize, 8], [COMMON.queueVector, 1], [COMMON.queueEnable, 1], [COMMON.queueReset, 1]] as const) guest.setQueueRegister(queue, offset, 2, value)
+      for (const [offset, value] of [
+        [COMMON.queueSize, 8], [COMMON.queueVector, 1], [COMMON.queueEnable, 1], [COMMON.queueReset, 1],
+      ] as const) {
+        guest.setQueueRegister(queue, offset, 2, value)
+      }
       guest.common.write(COMMON.queueDesc, 4, 0x1000)
-      expect([COMMON.queueSize, COMMON.queueVector, COMMON.queueEnable, COMMON.queueReset, COMMON.queueNotifyOff].map((offset) => guest.common.read(offset, 2))).toEqual([0, NO_VECTOR, 0, 0, 0])
+      expect(
+        [
+          COMMON.queueSize, COMMON.queueVector, COMMON.queueEnable, COMMON.queueReset, COMMON.queueNotifyOff,
+        ].map((offset) => guest.common.read(offset, 2)),
+      ).toEqual([0, NO_VECTOR, 0, 0, 0])
       expect(guest.common.read(COMMON.queueDesc, 4)).toBe(0)
     }
     expect(guest.queueRegister(1, COMMON.queueSize, 2)).toBe(256)
   })
 
-  it("PCI-17 queue_size: the maximum after a reset; can be lowered to a power of two before the queue is enabled; anything else is ignored", () => {
+  it("PCI-17 queue_size: the maximum after a reset; a smaller power of two counts until the queue is enabled; nothing else does", () => {
     const guest = attach({ queueSize: 64 })
     for (const wrong of [0, 3, 6, 65, 128, 0x8000, 0xffff]) {
       guest.setQueueRegister(0, COMMON.queueSize, 2, wrong)
@@ -268,7 +298,7 @@ describe("common configuration", () => {
 })
 
 describe("the other structures", () => {
-  it("PCI-37 every byte of the modern BAR, with every width: a byte is the same seen alone and in a word, and what nobody has defined reads 0", () => {
+  it("PCI-37 every byte of the modern BAR, with every width: a byte is the same alone and in a word, and undefined bytes read 0", () => {
     for (const options of [{}, { modernBar: "io" }] as const) {
       const guest = attach(options)
       const { bar } = guest.common
@@ -299,7 +329,9 @@ describe("the other structures", () => {
     guest.status = UP
     expect([guest.multiplier, guest.queueRegister(3, COMMON.queueNotifyOff, 2)]).toEqual([4, 3])
     const requests = rings.map((ring) => ring.request(T.IN, 3, SECTOR))
-    const statuses = (): number[] => rings.map((ring, index) => ring.status(requests[index] ?? { head: 0, header: 0, data: 0, statusAt: 0 }))
+    const statuses = (): number[] => rings.map(
+      (ring, index) => ring.status(requests[index] ?? { head: 0, header: 0, data: 0, statusAt: 0 }),
+    )
     guest.notify.write(4 * 4 + 1, 2, 4)
     guest.notify.write(3 * 4 + 2, 2, 3)
     expect(statuses()).toEqual([UNTOUCHED, UNTOUCHED])

@@ -1,4 +1,7 @@
-/** The legacy interface of a transitional device ([VIRTIO] 4.1.4.10 and the "Legacy Interface" sections): registers, rings by page number, and one driver after another. */
+/**
+ * The legacy interface of a transitional device ([VIRTIO] 4.1.4.10 and the "Legacy Interface" sections): registers, rings by page number,
+ * and one driver after another.
+ */
 import { beforeEach, describe, expect, it } from "vitest"
 import { MemoryBacking } from "../../../src/backing/memory.ts"
 import { Machine } from "../../../src/vmm/machine.ts"
@@ -141,7 +144,7 @@ describe("a driver without VERSION_1", () => {
     expect(read()).toBe(0)
   })
 
-  it("LEG-07 there is no FEATURES_OK: features count from the first touch, queues run before DRIVER_OK, the configuration is written before features", () => {
+  it("LEG-07 no FEATURES_OK: features count from the first touch, queues run before DRIVER_OK, config writes before features", () => {
     guest.status = 0
     guest.status = 0x01
     guest.io.write(LEGACY.device + 0x20, 1, 0)
@@ -207,12 +210,15 @@ describe("a driver without VERSION_1", () => {
       ram.setUint16(avail + 2, index + 1, true)
       legacy.kick()
       expect(ram.getUint16(base + usedAt + 2, true)).toBe(index + 1)
-      expect([ram.getUint32(base + usedAt + 4 + 8 * (index % size), true), ram.getUint32(base + usedAt + 8 + 8 * (index % size), true)]).toEqual([0, SECTOR + 1])
+      expect([
+        ram.getUint32(base + usedAt + 4 + 8 * (index % size), true),
+        ram.getUint32(base + usedAt + 8 + 8 * (index % size), true),
+      ]).toEqual([0, SECTOR + 1])
     }
     expect(table.status(request)).toBe(0)
   })
 
-  it("LEG-15 the layout of drivers without ANY_LAYOUT: a header of 16 bytes, data, one byte of status, each in a descriptor of its own", () => {
+  it("LEG-15 drivers without ANY_LAYOUT: a header of 16 bytes, data, one byte of status, each in a descriptor of its own", () => {
     guest.start(ring)
     const request = ring.request(T.OUT, 9, 3 * SECTOR)
     vm.ram.fill(0x77, request.data, request.data + 3 * SECTOR)
@@ -278,7 +284,7 @@ describe("one driver after another", () => {
     }
   })
 
-  it("LEG-17 a modern BIOS that hands over without a reset of its own: the legacy system's reset is enough, and the other way round", () => {
+  it("LEG-17 a modern BIOS that hands over without a reset: the legacy system's reset is enough, and the other way round", () => {
     const modern = new ModernGuest(vm, slot)
     modern.start([new Ring(vm, { size: 8, base: 0x2_0000 }).clear()], mask(F.EVENT_IDX))
     modern.programVector(1, { address: 0xfee0_0000, data: 0x33 })

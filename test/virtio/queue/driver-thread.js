@@ -61,7 +61,9 @@ function finish(id, length) {
   if (isWrite) content.set(sector, value)
   else {
     const expected = content.get(sector) ?? 0
-    for (let at = buffer; at < buffer + 512; at++) if (bytes[at] !== expected) throw new Error(`sector ${sector} holds ${bytes[at]}, expected ${expected}`)
+    for (let at = buffer; at < buffer + 512; at++) {
+      if (bytes[at] !== expected) throw new Error(`sector ${sector} holds ${bytes[at]}, expected ${expected}`)
+    }
   }
   free.push(slot)
   finished++
@@ -99,7 +101,11 @@ function wait() {
   else store(avail, 0)
   if (load(used + 2) !== usedIdx) return
   sleeps++
-  if (Atomics.wait(bell, 1, interrupts, 20_000) === "timed-out") throw new Error(`no interrupt came: used.idx ${load(used + 2)}, seen ${usedIdx}, avail.idx ${availIdx}, avail_event ${load(used + 4 + 8 * size)}`)
+  if (Atomics.wait(bell, 1, interrupts, 20_000) === "timed-out") {
+    throw new Error(
+      `no interrupt came: used.idx ${load(used + 2)}, seen ${usedIdx}, avail.idx ${availIdx}, avail_event ${load(used + 4 + 8 * size)}`,
+    )
+  }
   if (!eventIdx) store(avail, 1)
 }
 

@@ -184,7 +184,10 @@ describe("chains that cannot be followed", () => {
   })
 
   it("VQ-13 several descriptors of 2^32 - 1 bytes", () => {
-    breaks(/is not RAM/, (one) => one.chain([readable(0x1000, 16), ...[1, 2, 3, 4].map(() => writable(0x1000, 0xffff_ffff))], { indirect: true }))
+    breaks(
+      /is not RAM/,
+      (one) => one.chain([readable(0x1000, 16), ...[1, 2, 3, 4].map(() => writable(0x1000, 0xffff_ffff))], { indirect: true }),
+    )
   })
 
   it("BLK-13 under 16 readable bytes: there is no header to answer", () => {
@@ -230,7 +233,15 @@ describe("rings that cannot be", () => {
 
   it("VQ-01 rings that are not RAM, or at odd addresses, break the device at the first kick", () => {
     const good = { desc: 0x1000, avail: 0x2000, used: 0x3000 }
-    const bad = [{ desc: RAM - 127 }, { avail: RAM - 20 }, { used: RAM - 68 }, { desc: 2 ** 32 + 0x1000 }, { used: 0xfff0_0000_0000_0000 }, { avail: 0x2001 }, { used: 0x3001 }]
+    const bad = [
+      { desc: RAM - 127 },
+      { avail: RAM - 20 },
+      { used: RAM - 68 },
+      { desc: 2 ** 32 + 0x1000 },
+      { used: 0xfff0_0000_0000_0000 },
+      { avail: 0x2001 },
+      { used: 0x3001 },
+    ]
     for (const wrong of bad) {
       const one = guest()
       for (const status of [0, 1, 3]) one.status = status
@@ -324,13 +335,17 @@ describe("rings that cannot be", () => {
     const whole = new Uint8Array(RAM + 2 * margin).fill(0x5c)
     const one = guest({ machine: { memory: whole.subarray(margin, margin + RAM) } })
     for (const address of [RAM, RAM + 8, RAM - 511, 2 ** 32 - 16, 2 ** 53, 2 ** 63]) {
-      one.publish([one.chain([readable(one.place({ type: T.IN }).header, 16), writable(BigInt(address), 512), writable(BigInt(address) + 512n, 1)])])
+      one.publish([
+        one.chain([readable(one.place({ type: T.IN }).header, 16), writable(BigInt(address), 512), writable(BigInt(address) + 512n, 1)]),
+      ])
       one.kick()
       expect(one.status & NEEDS_RESET).toBe(NEEDS_RESET)
       one.start()
     }
     one.store(RAM - 16, header({ type: T.IN }))
     expect(one.runPieces([readable(RAM - 16, 16), writable(RAM - 529, 513)])).toBe(513)
-    expect(whole.subarray(0, margin).every((byte) => byte === 0x5c) && whole.subarray(margin + RAM).every((byte) => byte === 0x5c)).toBe(true)
+    expect(
+      whole.subarray(0, margin).every((byte) => byte === 0x5c) && whole.subarray(margin + RAM).every((byte) => byte === 0x5c),
+    ).toBe(true)
   })
 })

@@ -81,7 +81,9 @@ describe("used buffer notifications", () => {
       one.ring.usedEvent = event
       batch(one, head, count)
       const expected = passes(event, old, now)
-      if (one.queueIrqs() !== (expected ? 1 : 0)) throw new Error(`used_event ${event}, from ${old} to ${now}: expected ${expected ? "an interrupt" : "none"}`)
+      if (one.queueIrqs() !== (expected ? 1 : 0)) {
+        throw new Error(`used_event ${event}, from ${old} to ${now}: expected ${expected ? "an interrupt" : "none"}`)
+      }
       counts[expected ? "irqs" : "silences"]++
       if (now < old) wraps++
       old = now
@@ -108,7 +110,7 @@ describe("used buffer notifications", () => {
     expect([one.queueIrqs(), one.usedIdx()]).toEqual([1, 1])
   })
 
-  it("a legacy driver with NOTIFY_ON_EMPTY hears of an empty ring, though it wants no interrupts; and not while requests are in flight", async () => {
+  it("a legacy driver with NOTIFY_ON_EMPTY hears of an empty ring without wanting interrupts, but not with requests left", async () => {
     const disk = new FakeDisk()
     const one = new RingGuest({ backing: disk, legacy: true, features: [F.NOTIFY_ON_EMPTY, F.INDIRECT_DESC] })
     one.ring.availFlags = 1
@@ -154,12 +156,16 @@ describe("available buffer notifications", () => {
         kicks++
         one.kick()
       }
-      if (one.usedIdx() !== one.ring.availIdx) throw new Error(`round ${round}: used.idx ${one.usedIdx()}, avail.idx ${one.ring.availIdx}, avail_event ${one.ring.availEvent}`)
+      if (one.usedIdx() !== one.ring.availIdx) {
+        throw new Error(`round ${round}: used.idx ${one.usedIdx()}, avail.idx ${one.ring.availIdx}, avail_event ${one.ring.availEvent}`)
+      }
     }
     expect(kicks).toBe(20_000)
   })
 
-  it.each([[F.EVENT_IDX, "on"], [F.INDIRECT_DESC, "off"]] as const)("VQ-28 used.flags is 0 from when a queue starts, whatever the driver left there: kicks are wanted (feature %i, so EVENT_IDX is %s)", (feature, _) => {
+  it.each(
+    [[F.EVENT_IDX, "on"], [F.INDIRECT_DESC, "off"]] as const,
+  )("VQ-28 used.flags is 0 once a queue starts, whatever was there: kicks are wanted (feature %i, so EVENT_IDX is %s)", (feature, _) => {
     for (const memory of [new ArrayBuffer(1 << 20), new SharedArrayBuffer(1 << 20)]) {
       const announced: number[] = []
       const one = guest({ features: [feature], ringSize: 8, machine: { memory, written: (address) => void announced.push(address) } })
@@ -269,12 +275,20 @@ describe("available buffer notifications", () => {
           expect([steps, places.includes(-1), places.toSorted((a, b) => a - b)]).toEqual([steps, false, places])
         }
         order("atomic load avail.idx", "load slot 1", "load slot 2", "data 1", "store status 1", "store id 1", "atomic store used.idx")
-        order("data 2", "store status 2", "store len 2", "atomic store used.idx", features.length === 2 ? "atomic load used_event" : "atomic load avail.flags")
+        order(
+          "data 2",
+          "store status 2",
+          "store len 2",
+          "atomic store used.idx",
+          features.length === 2 ? "atomic load used_event" : "atomic load avail.flags",
+        )
         order("store len 1", "atomic store used.idx")
         order("store id 2", "atomic store used.idx")
         expect(trace.filter((step) => step === "atomic store used.idx")).toHaveLength(1)
         // Kicks are asked for again after the decision, and avail.idx is read once more after that.
-        if (features.length === 2) expect(trace.lastIndexOf("atomic load avail.idx")).toBeGreaterThan(trace.indexOf("atomic store avail_event"))
+        if (features.length === 2) {
+          expect(trace.lastIndexOf("atomic load avail.idx")).toBeGreaterThan(trace.indexOf("atomic store avail_event"))
+        }
         expect(one.takeUsed().map(({ id }) => id)).toEqual(heads)
       }
     })
@@ -282,7 +296,7 @@ describe("available buffer notifications", () => {
 })
 
 describe("a queue that is reset", () => {
-  it("VQ-32 at once: nothing of what is in flight is returned, or interrupted for, and it starts anew with another size and place", async () => {
+  it("VQ-32 at once: what is in flight is not returned and raises no interrupt; it starts anew with another size and place", async () => {
     const disk = new FakeDisk()
     disk.cache.set(pattern(0, 4))
     const one = new RingGuest({ backing: disk, features: [F.RING_RESET, F.INDIRECT_DESC], ringSize: 16 })
@@ -304,7 +318,12 @@ describe("a queue that is reset", () => {
     await settled()
     disk.next().finish()
     await settled()
-    expect([one.modern.common.read(0x20, 4), one.modern.common.read(0x28, 4), one.modern.common.read(0x30, 4), one.modern.common.read(0x1a, 2)]).toEqual([0, 0, 0, 0xffff])
+    expect([
+      one.modern.common.read(0x20, 4),
+      one.modern.common.read(0x28, 4),
+      one.modern.common.read(0x30, 4),
+      one.modern.common.read(0x1a, 2),
+    ]).toEqual([0, 0, 0, 0xffff])
     expect([one.bytes(used, 6 + 8 * size), one.irqs()]).toEqual([rings, []])
     expect(placed.map(({ status }) => one.bytes(status, 1)[0])).toEqual([UNTOUCHED, UNTOUCHED, UNTOUCHED])
     // The memory is the driver's again.

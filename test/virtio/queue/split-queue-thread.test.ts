@@ -17,7 +17,12 @@ interface Outcome {
 /** Runs the driver thread to its end; this thread is the device, woken by the bell. */
 async function run(eventIdx: boolean, seed: number): Promise<Outcome & { readonly interrupts: number }> {
   const ram = new SharedArrayBuffer(1 << 18)
-  const guest = new RingGuest({ backing: new MemoryBacking({ size: 1 << 20 }), features: eventIdx ? [F.EVENT_IDX] : [], ringSize: 64, machine: { memory: ram } })
+  const guest = new RingGuest({
+    backing: new MemoryBacking({ size: 1 << 20 }),
+    features: eventIdx ? [F.EVENT_IDX] : [],
+    ringSize: 64,
+    machine: { memory: ram },
+  })
   // Word 0 counts kicks, word 1 interrupts.
   const bell = new Int32Array(new SharedArrayBuffer(8))
   guest.machine.interrupts.subscribe(() => {
@@ -26,7 +31,9 @@ async function run(eventIdx: boolean, seed: number): Promise<Outcome & { readonl
   })
   const slots = Array.from({ length: 16 }, () => ({ header: guest.alloc(16, 16), buffer: guest.alloc(512), status: guest.alloc(1) }))
   const { size, desc, avail, used } = guest.ring
-  const worker = new Worker(new URL("./driver-thread.js", import.meta.url), { workerData: { ram, bell, ring: { size, desc, avail, used }, slots, requests: REQUESTS, eventIdx, seed } })
+  const worker = new Worker(new URL("./driver-thread.js", import.meta.url), {
+    workerData: { ram, bell, ring: { size, desc, avail, used }, slots, requests: REQUESTS, eventIdx, seed },
+  })
   let outcome: Outcome | undefined
   const ended = new Promise<void>((resolve, reject) => {
     worker.on("message", (message: Outcome) => {

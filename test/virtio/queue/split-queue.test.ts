@@ -1,4 +1,6 @@
-/** Split rings: layout, indices, and every shape of chain that the specification allows. What it forbids is in split-queue-broken.test.ts. */
+/**
+ * Split rings: layout, indices, and every shape of chain that the specification allows. What it forbids is in split-queue-broken.test.ts.
+ */
 import { describe, expect, it } from "vitest"
 import { MemoryBacking } from "../../../src/backing/memory.ts"
 import { Rng, seedFromEnvironment } from "../../support/rng.ts"
@@ -51,7 +53,9 @@ describe("the parts of a split ring", () => {
     beyond.registers.accept(1n << 32n)
     beyond.status = 0x0b
     beyond.modern.common.write(0x18, 2, 8)
-    for (const [register, address] of [[0x20, 0x1_0000], [0x28, 0x2_0000], [0x30, ramSize - used + 2]] as const) beyond.modern.common.write(register, 4, address)
+    for (const [register, address] of [[0x20, 0x1_0000], [0x28, 0x2_0000], [0x30, ramSize - used + 2]] as const) {
+      beyond.modern.common.write(register, 4, address)
+    }
     beyond.modern.common.write(0x1c, 2, 1)
     beyond.status = 0x0f
     beyond.kick()
@@ -87,7 +91,8 @@ describe("the parts of a split ring", () => {
     one.fill(0x70fe, 3, UNTOUCHED)
     one.store(0x3000, Uint8Array.of(0, 0, 1, 0, 0, 0, 9, 9, 9, 9, 9, 9, 0, 0)) // flags 0, idx 1, ring[0] = 0
     one.kick()
-    expect(one.bytes(0x4000, 6 + 8 * 4)).toEqual(Uint8Array.of(0, 0, 1, 0, 0, 0, 0, 0, 1, 2, 0, 0, ...new Uint8Array(26))) // idx 1, {0, 513}
+    // idx 1, {0, 513}
+    expect(one.bytes(0x4000, 6 + 8 * 4)).toEqual(Uint8Array.of(0, 0, 1, 0, 0, 0, 0, 0, 1, 2, 0, 0, ...new Uint8Array(26)))
     expect(one.bytes(0x6000, 512)).toEqual(pattern(5, 1))
     expect(one.bytes(0x70fe, 3)).toEqual(Uint8Array.of(UNTOUCHED, OK, UNTOUCHED))
   })
@@ -109,7 +114,9 @@ describe("the parts of a split ring", () => {
     for (let done = 1; done <= 70_000; done++) {
       one.publish([0])
       one.kick()
-      if (one.usedIdx() !== done % 65536 || one.ring.usedEntry(done - 1).length !== 513) throw new Error(`request ${done}: used.idx is ${one.usedIdx()}`)
+      if (one.usedIdx() !== done % 65536 || one.ring.usedEntry(done - 1).length !== 513) {
+        throw new Error(`request ${done}: used.idx is ${one.usedIdx()}`)
+      }
       one.data.setUint32(one.ring.used + 4 + 8 * ((done - 1) % 4) + 4, 0xbad, true)
     }
     expect(one.usedIdx()).toBe(70_000 % 65536)
@@ -119,7 +126,11 @@ describe("the parts of a split ring", () => {
 
 describe("chains", () => {
   it("VQ-06 only used ring, status and device-writable data change; the previous content of a writable buffer does not matter", () => {
-    const one = guest({ features: [F.EVENT_IDX, F.INDIRECT_DESC, F.FLUSH, F.DISCARD, F.WRITE_ZEROES], ringSize: 16, machine: { ramSize: 1 << 17 } })
+    const one = guest({
+      features: [F.EVENT_IDX, F.INDIRECT_DESC, F.FLUSH, F.DISCARD, F.WRITE_ZEROES],
+      ringSize: 16,
+      machine: { ramSize: 1 << 17 },
+    })
     const requests = [
       { type: T.IN, sector: 3, in: 1024 },
       { type: T.OUT, sector: 9, out: pattern(0, 3) },
@@ -140,7 +151,9 @@ describe("chains", () => {
         const after = one.machine.ram.slice()
         const expected = before.slice()
         const { used, size } = one.ring
-        for (const [address, length] of [[used, 6 + 8 * size], [placed.status, 1], [placed.in, placed.inLength]] as const) expected.set(after.subarray(address, address + length), address)
+        for (const [address, length] of [[used, 6 + 8 * size], [placed.status, 1], [placed.in, placed.inLength]] as const) {
+          expected.set(after.subarray(address, address + length), address)
+        }
         expect(Buffer.compare(after, expected)).toBe(0)
         expect(one.takeUsed()).toHaveLength(1)
       }
@@ -155,19 +168,27 @@ describe("chains", () => {
     const write = (lengths: readonly number[]) => {
       one.fill(writable, 1, UNTOUCHED)
       one.store(readable, out)
-      expect(one.runPieces([...cut(readable, out.length, lengths, false), { address: writable, length: 1, writable: true }], { indirect: true })).toBe(1)
+      expect(
+        one.runPieces([...cut(readable, out.length, lengths, false), { address: writable, length: 1, writable: true }], { indirect: true }),
+      ).toBe(1)
       expect(one.read(11, 1).data).toEqual(pattern(40, 1))
       expect(one.write(11, new Uint8Array(512)).status).toBe(OK)
     }
     const read = (headerLengths: readonly number[], lengths: readonly number[]) => {
       one.fill(writable, 513, 0xa5)
       one.store(readable, header({ type: T.IN, sector: 12 }))
-      expect(one.runPieces([...cut(readable, 16, headerLengths, false), ...cut(writable, 513, lengths, true)], { indirect: true })).toBe(513)
+      expect(
+        one.runPieces([...cut(readable, 16, headerLengths, false), ...cut(writable, 513, lengths, true)], { indirect: true }),
+      ).toBe(513)
       expect(one.bytes(writable, 513)).toEqual(Uint8Array.from([...pattern(12, 1), OK]))
     }
     const ones = (count: number) => Array.from({ length: count }, () => 1)
     for (const lengths of [ones(16), [], [15, 2], [17], [16], [8, 8, 1], ones(528)]) write(lengths)
-    for (const [head, data] of [[ones(16), [512]], [[], []], [[4, 12], [511]], [[1], [1, 510]], [[15], ones(512)], [[8], [256, 256]]] as const) read(head, data)
+    for (const [head, data] of [
+      [ones(16), [512]], [[], []], [[4, 12], [511]], [[1], [1, 510]], [[15], ones(512)], [[8], [256, 256]],
+    ] as const) {
+      read(head, data)
+    }
   })
 
   it("VQ-08 VQ-12 VQ-16 random cuts of one request into descriptors, empty ones among them, direct, indirect and both", () => {
@@ -175,7 +196,9 @@ describe("chains", () => {
     const one = guest({ ringSize: 64 })
     const lengths = (total: number) => {
       const parts: number[] = []
-      for (let left = total; left > 0 && parts.length < 12; left -= parts.at(-1) ?? 0) parts.push(rng.chance(0.15) ? 0 : rng.between(1, Math.min(left, rng.pick([3, 40, 600]))))
+      for (let left = total; left > 0 && parts.length < 12; left -= parts.at(-1) ?? 0) {
+        parts.push(rng.chance(0.15) ? 0 : rng.between(1, Math.min(left, rng.pick([3, 40, 600]))))
+      }
       return parts
     }
     const readable = one.alloc(16 + 1024)
@@ -187,7 +210,10 @@ describe("chains", () => {
       one.store(readable, header({ type: isRead ? T.IN : T.OUT, sector, reserved: rng.u32() }))
       one.store(readable + 16, data)
       one.fill(writable, 1025, 0xa5)
-      const pieces = [...cut(readable, isRead ? 16 : 1040, lengths(isRead ? 16 : 1040), false), ...cut(writable, isRead ? 1025 : 1, lengths(isRead ? 1025 : 1), true)]
+      const pieces = [
+        ...cut(readable, isRead ? 16 : 1040, lengths(isRead ? 16 : 1040), false),
+        ...cut(writable, isRead ? 1025 : 1, lengths(isRead ? 1025 : 1), true)
+      ]
       const layout = rng.pick([{}, { indirect: true }, { indirect: true, direct: rng.below(pieces.length) }])
       const length = one.runPieces(pieces, layout)
       expect([length, one.bytes(writable + (isRead ? 1024 : 0), 1)[0]]).toEqual([isRead ? 1025 : 1, OK])
@@ -248,7 +274,9 @@ describe("chains", () => {
       one.store(head, header({ type: T.IN, sector: 1 }))
       // Sectors in the opposite order in RAM, so that nothing is joined; what is left of the descriptors has no bytes.
       const pieces: Piece[] = [{ address: head, length: 16, writable: false }]
-      for (let at = 0; at < size - 2; at++) pieces.push({ address: data + 512 * (sectors - 1 - at), length: at < sectors ? 512 : 0, writable: true })
+      for (let at = 0; at < size - 2; at++) {
+        pieces.push({ address: data + 512 * (sectors - 1 - at), length: at < sectors ? 512 : 0, writable: true })
+      }
       pieces.push({ address: status, length: 1, writable: true })
       expect(one.runPieces(pieces)).toBe(512 * sectors + 1)
       for (const at of [0, 1, sectors - 1]) expect(one.bytes(data + 512 * (sectors - 1 - at), 512)).toEqual(pattern(1 + at, 1))
@@ -286,7 +314,9 @@ describe("chains", () => {
     const one = guest({ ringSize: 8 })
     const placed = one.place({ type: T.IN, sector: 78, in: 512 })
     const table = one.alloc(64, 16) + 3
-    for (const [at, piece] of placed.pieces.entries()) one.writeEntry(table, at, piece.address, piece.length, (piece.writable ? WRITE : 0) | (at < 2 ? NEXT : 0), at + 1)
+    for (const [at, piece] of placed.pieces.entries()) {
+      one.writeEntry(table, at, piece.address, piece.length, (piece.writable ? WRITE : 0) | (at < 2 ? NEXT : 0), at + 1)
+    }
     one.desc(0, table, 48, 4)
     one.publish([0])
     one.kick()
@@ -314,8 +344,12 @@ describe("chains", () => {
   it("VQ-16 direct descriptors, then one indirect: header direct; header and data; a table with nothing but the status", () => {
     const one = guest({ ringSize: 8 })
     for (const direct of [0, 1, 2, 3]) {
-      expect(one.run({ type: T.OUT, sector: 30 + direct, out: pattern(direct, 2) }, { indirect: true, direct: Math.min(direct, 2) })).toMatchObject({ status: OK, length: 1 })
-      expect(one.read(30 + direct, 2, { indirect: true, direct: Math.min(direct, 2) })).toEqual({ status: OK, length: 1025, data: pattern(direct, 2) })
+      expect(
+        one.run({ type: T.OUT, sector: 30 + direct, out: pattern(direct, 2) }, { indirect: true, direct: Math.min(direct, 2) }),
+      ).toMatchObject({ status: OK, length: 1 })
+      expect(
+        one.read(30 + direct, 2, { indirect: true, direct: Math.min(direct, 2) }),
+      ).toEqual({ status: OK, length: 1025, data: pattern(direct, 2) })
     }
   })
 

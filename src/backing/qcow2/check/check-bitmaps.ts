@@ -9,9 +9,11 @@ import { readPadded, visitWords } from "./table-reader.ts"
 /** Fixed part of a directory entry. [QCOW2] "Bitmap directory" */
 const DIRECTORY_FIELD = { TABLE_OFFSET: 0, TABLE_SIZE: 8, NAME_SIZE: 18, EXTRA_DATA_SIZE: 20, EXTRA_DATA: 24 } as const
 /** Table entry: bits 9-55 offset; bit 0 means all ones, only without an offset. [QCOW2] "Bitmap table" */
-const TABLE_ENTRY = { OFFSET_HI: 0x00ffffff, OFFSET_LO: 0xfffffe00, RESERVED_HI: 0xff000000, RESERVED_LO: 0x000001fe, ALL_ONES_LO: 1 } as const
+const TABLE_ENTRY = {
+  OFFSET_HI: 0x00ff_ffff, OFFSET_LO: 0xffff_fe00, RESERVED_HI: 0xff00_0000, RESERVED_LO: 0x0000_01fe, ALL_ONES_LO: 1,
+} as const
 /** QEMU's limits (QC-BMP-06). */
-const BITMAP_LIMIT = { DIRECTORY_BYTES: 67107840, TABLE_ENTRIES: 0x8000000 } as const
+const BITMAP_LIMIT = { DIRECTORY_BYTES: 67107840, TABLE_ENTRIES: 0x800_0000 } as const
 const ALIGNMENT = 8
 
 /** Counts the references of all bitmaps. */
@@ -37,15 +39,24 @@ function readTables(image: CheckedImage, directory: BitmapDirectory, sink: Refer
   let at = directory.offset
   for (let index = 0; index < directory.count; index++) {
     if (at + fixed.length > end) {
-      sink.reportUnfollowed("bitmap", `the bitmap directory at byte ${directory.offset} ends after ${index} of ${directory.count} bitmaps`, directory.offset)
+      sink.reportUnfollowed(
+        "bitmap",
+        `the bitmap directory at byte ${directory.offset} ends after ${index} of ${directory.count} bitmaps`,
+        directory.offset,
+      )
       break
     }
     readPadded(image.file, fixed, at)
     const offset = getU64(view, DIRECTORY_FIELD.TABLE_OFFSET)
     const entries = view.getUint32(DIRECTORY_FIELD.TABLE_SIZE)
-    const aligned = offset % image.geometry.clusterSize === 0 && offset <= Number.MAX_SAFE_INTEGER - BITMAP_LIMIT.TABLE_ENTRIES * TABLE_ENTRY_SIZE
+    const aligned = offset % image.geometry.clusterSize === 0 &&
+      offset <= Number.MAX_SAFE_INTEGER - BITMAP_LIMIT.TABLE_ENTRIES * TABLE_ENTRY_SIZE
     if (!aligned || entries > BITMAP_LIMIT.TABLE_ENTRIES) {
-      sink.reportUnfollowed("bitmap", `bitmap ${index} at byte ${at} has a table of ${entries} entries at byte ${offset}, which cannot be right`, at)
+      sink.reportUnfollowed(
+        "bitmap",
+        `bitmap ${index} at byte ${at} has a table of ${entries} entries at byte ${offset}, which cannot be right`,
+        at,
+      )
     } else {
       tables.push({ start: offset, end: offset + entries * TABLE_ENTRY_SIZE })
     }

@@ -17,11 +17,19 @@ export function countSnapshotReferences(image: CheckedImage, sink: ReferenceSink
   const l1Tables: Range[] = []
   for (const snapshot of table.snapshots) {
     if (header.version >= 3 && snapshot.extraData.length < EXTRA_DATA_MINIMUM_V3) {
-      sink.report("snapshot", `the snapshot at byte ${snapshot.offset} has ${snapshot.extraData.length} bytes of extra data; version 3 requires ${EXTRA_DATA_MINIMUM_V3}`, snapshot.offset)
+      sink.report(
+        "snapshot",
+        `the snapshot at byte ${snapshot.offset} has ${snapshot.extraData.length} bytes of extra data; ` +
+          `version 3 requires ${EXTRA_DATA_MINIMUM_V3}`,
+        snapshot.offset,
+      )
     }
     const problem = snapshotL1Problem(snapshot, geometry)
-    if (problem === undefined) l1Tables.push({ start: snapshot.l1TableOffset, end: snapshot.l1TableOffset + snapshot.l1Size * TABLE_ENTRY_SIZE })
-    else sink.reportUnfollowed("snapshot", `the snapshot at byte ${snapshot.offset} cannot be followed: ${problem}`, snapshot.offset)
+    if (problem === undefined) {
+      l1Tables.push({ start: snapshot.l1TableOffset, end: snapshot.l1TableOffset + snapshot.l1Size * TABLE_ENTRY_SIZE })
+    } else {
+      sink.reportUnfollowed("snapshot", `the snapshot at byte ${snapshot.offset} cannot be followed: ${problem}`, snapshot.offset)
+    }
   }
   sink.addAll(STRUCTURE.SNAPSHOT_L1_TABLE, l1Tables)
   return l1Tables

@@ -27,7 +27,8 @@ export interface CheckResult {
 
 /**
  * Checks the image in `file`: reads all metadata, writes nothing, and does not look at backing files. Memory and time are bounded by
- * the size of the file. Throws a `BackingError` when the image cannot be checked.
+ * the size of the file.
+ * @throws BackingError when the image cannot be checked
  */
 export function checkQcow2(file: ImageFile): CheckResult {
   return checkResult(examine(file))

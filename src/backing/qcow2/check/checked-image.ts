@@ -34,16 +34,18 @@ export interface CheckedImage {
 /** Incompatible features that do not change how references are counted. */
 const CHECKABLE: ReadonlySet<number> = new Set([INCOMPATIBLE_BIT.DIRTY, INCOMPATIBLE_BIT.CORRUPT, INCOMPATIBLE_BIT.COMPRESSION_TYPE])
 
-/** Reads the header. Throws a `BackingError` when the file is no qcow2 image or uses a feature that the check does not know. */
+/** Reads the header. @throws BackingError when the file is not a qcow2 image or uses a feature that the check does not know */
 export function readCheckedImage(file: ImageFile): CheckedImage {
   const header = readHeader(file)
   for (let bit = 0; bit < 64; bit++) {
     if (!hasFeature(header.incompatibleFeatures, bit) || CHECKABLE.has(bit)) continue
     const name = featureName(header.extensions, "incompatible", bit)
-    throw new BackingError("unsupported", `cannot check an image with incompatible feature bit ${bit}${name === undefined ? "" : ` ("${name}")`} at byte ${HEADER_FIELD.INCOMPATIBLE_FEATURES}`, {
-      path: file.path,
-      offset: HEADER_FIELD.INCOMPATIBLE_FEATURES,
-    })
+    throw new BackingError(
+      "unsupported",
+      `cannot check an image with incompatible feature bit ${bit}${name === undefined ? "" : ` ("${name}")`} ` +
+        `at byte ${HEADER_FIELD.INCOMPATIBLE_FEATURES}`,
+      { path: file.path, offset: HEADER_FIELD.INCOMPATIBLE_FEATURES },
+    )
   }
   return {
     file,

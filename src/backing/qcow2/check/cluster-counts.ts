@@ -12,10 +12,10 @@ const PER_CHUNK = 1 / CHUNK
 const MAX_CHUNKS = 1 << 18
 
 /** What a cluster is used as, in the upper bits of its count: more than one when structures overlap. */
-export const CLUSTER_USE = { DATA: 0x10000000, L1_TABLE: 0x20000000, L2_TABLE: 0x40000000, OTHER: 0x80000000 } as const
+export const CLUSTER_USE = { DATA: 0x1000_0000, L1_TABLE: 0x2000_0000, L2_TABLE: 0x4000_0000, OTHER: 0x8000_0000 } as const
 export type ClusterUse = (typeof CLUSTER_USE)[keyof typeof CLUSTER_USE]
 
-const COUNT_MASK = 0x0fffffff
+const COUNT_MASK = 0x0fff_ffff
 
 /** How many references each cluster has, and as what. A count that would pass 2^28 - 1 stays there: no honest image comes near. */
 export class ClusterCounts {
@@ -101,7 +101,10 @@ export class ClusterSet {
 
 function insert(chunks: Map<number, Uint32Array>, index: number, chunk: Uint32Array): void {
   if (chunks.size >= MAX_CHUNKS) {
-    throw new BackingError("unsupported", `the image's clusters are scattered too widely to check in memory: more than ${MAX_CHUNKS * CHUNK} of them`)
+    throw new BackingError(
+      "unsupported",
+      `the image's clusters are scattered too widely to check in memory: more than ${MAX_CHUNKS * CHUNK} of them`,
+    )
   }
   chunks.set(index, chunk)
 }

@@ -19,7 +19,10 @@ export interface Examination {
   readonly needsRebuild: boolean
 }
 
-/** Examines an image; writes nothing. Throws a `BackingError` when it cannot: no qcow2 image, a feature that it does not know, an I/O error. */
+/**
+ * Examines an image; writes nothing.
+ * @throws BackingError when it cannot: not a qcow2 image, a feature that it does not know, an I/O error
+ */
 export function examine(file: ImageFile): Examination {
   const image = readCheckedImage(file)
   const findings = new Findings()
@@ -39,7 +42,19 @@ export function examine(file: ImageFile): Examination {
   let uncovered = false
   refcounts.forEachUncovered(references.counts, (cluster, count) => {
     uncovered = true
-    findings.add("refcount", `cluster ${cluster} at byte ${cluster * clusterSize} has no refcount block and ${count} references`, cluster * clusterSize)
+    findings.add(
+      "refcount",
+      `cluster ${cluster} at byte ${cluster * clusterSize} has no refcount block and ${count} references`,
+      cluster * clusterSize,
+    )
   })
-  return { image, findings, references, refcounts, ones, imageEndOffset: (highest + 1) * clusterSize, needsRebuild: uncovered || refcounts.broken }
+  return {
+    image,
+    findings,
+    references,
+    refcounts,
+    ones,
+    imageEndOffset: (highest + 1) * clusterSize,
+    needsRebuild: uncovered || refcounts.broken,
+  }
 }

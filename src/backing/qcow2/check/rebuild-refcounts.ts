@@ -22,7 +22,7 @@ interface Layout {
   readonly firstCluster: number
 }
 
-/** Replaces the refcount structure of the image. Throws `no-space` when it would need a table above the limit. */
+/** Replaces the refcount structure of the image. @throws BackingError `no-space` when it would need a table above the limit */
 export function rebuildRefcounts({ image, references, refcounts }: Examination): void {
   // Counted again without the old structure, which is free afterwards.
   const counter = new ReferenceCounter(image, new ClusterSet(), new Findings())
@@ -35,7 +35,9 @@ export function rebuildRefcounts({ image, references, refcounts }: Examination):
     })
   }
   const layout = planLayout(image, counts)
-  for (let cluster = 0; cluster < layout.tableClusters + layout.indices.length; cluster++) counts.add(layout.firstCluster + cluster, 1, CLUSTER_USE.OTHER)
+  for (let cluster = 0; cluster < layout.tableClusters + layout.indices.length; cluster++) {
+    counts.add(layout.firstCluster + cluster, 1, CLUSTER_USE.OTHER)
+  }
   writeStructure(image, counts, layout)
   image.file.sync()
   new HeaderStore(image.file, image.header).switchRefcountTable(layout.firstCluster * image.geometry.clusterSize, layout.tableClusters)
@@ -56,7 +58,8 @@ function planLayout(image: CheckedImage, counts: ClusterCounts): Layout {
     const highest = Math.floor((Math.max(end, firstCluster + 1) - 1) / refcountBlockEntries)
     tableClusters = Math.ceil(((highest + 1) * TABLE_ENTRY_SIZE) / clusterSize)
     if (tableClusters * clusterSize > LIMIT.REFCOUNT_TABLE_BYTES) {
-      const message = `the refcounts cannot be rebuilt: their table for a file of ${image.fileSize} bytes would be larger than ${LIMIT.REFCOUNT_TABLE_BYTES} bytes`
+      const message = `the refcounts cannot be rebuilt: their table for a file of ${image.fileSize} bytes ` +
+        `would be larger than ${LIMIT.REFCOUNT_TABLE_BYTES} bytes`
       throw new BackingError("no-space", message, { path: image.file.path })
     }
   }

@@ -27,7 +27,10 @@ export const STRUCTURE = {
 } as const satisfies Record<string, Structure>
 
 export interface ReferenceSink {
-  /** Counts `times` references (default 1) to each cluster of `length` bytes from `offset`. `at`: byte of the entry that refers to them, default `offset`. */
+  /**
+   * Counts `times` references (default 1) to each cluster of `length` bytes from `offset`. `at`: byte of the entry that refers to them,
+   * default `offset`.
+   */
   add(structure: Structure, offset: number, length: number, times?: number, at?: number): void
   /** Counts a reference to each cluster of each range of bytes; the ranges may overlap. */
   addAll(structure: Structure, ranges: readonly Range[]): void

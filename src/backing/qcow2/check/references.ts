@@ -8,7 +8,9 @@ import { countSnapshotReferences } from "./check-snapshots.ts"
 import type { CheckedImage } from "./checked-image.ts"
 import { ClusterCounts, type ClusterSet } from "./cluster-counts.ts"
 import { coveredRanges, type Range } from "./covered-ranges.ts"
-import { compressedLength, compressedOffset, decodeL1Entry, decodeL2Entry, hostOffset, isCopied, L2_KIND, l2Kind } from "../format/entries.ts"
+import {
+  compressedLength, compressedOffset, decodeL1Entry, decodeL2Entry, hostOffset, isCopied, L2_KIND, l2Kind,
+} from "../format/entries.ts"
 import type { Findings, FindingKind } from "./findings.ts"
 import type { Geometry } from "../format/geometry.ts"
 import { type ReferenceSink, STRUCTURE, type Structure } from "./reference-sink.ts"
@@ -83,7 +85,9 @@ export class ReferenceCounter implements ReferenceSink {
 
   addAll(structure: Structure, ranges: readonly Range[]): void {
     const { clusterSize } = this.#geometry
-    const inside = ranges.filter((range) => range.start < range.end && !this.#isBeyondEnd(structure, range.start, range.end - range.start, range.start))
+    const inside = ranges.filter(
+      (range) => range.start < range.end && !this.#isBeyondEnd(structure, range.start, range.end - range.start, range.start),
+    )
     const clusters = inside.map((range) => ({ start: Math.floor(range.start / clusterSize), end: Math.ceil(range.end / clusterSize) }))
     for (const { start, end, times } of coveredRanges(clusters)) {
       for (let cluster = start; cluster < end; cluster++) this.counts.add(cluster, times, structure.use)
@@ -93,7 +97,11 @@ export class ReferenceCounter implements ReferenceSink {
   /** Less than a cluster past the end of the file is fine: a file may end inside its last cluster (QC-CHK-05). */
   #isBeyondEnd(structure: Structure, offset: number, length: number, at: number): boolean {
     if (offset + length - this.#image.fileSize < this.#geometry.clusterSize) return false
-    this.report("beyond-end", `${structure.name} at byte ${offset} lies past the end of the file, which has ${this.#image.fileSize} bytes`, at)
+    this.report(
+      "beyond-end",
+      `${structure.name} at byte ${offset} lies past the end of the file, which has ${this.#image.fileSize} bytes`,
+      at,
+    )
     return true
   }
 
@@ -128,7 +136,12 @@ export class ReferenceCounter implements ReferenceSink {
   #countL2Tables(tables: Map<number, number>, active: boolean): void {
     for (const [offset, times] of tables) {
       const next = { offset: 0 } // where the next cluster would lie if the disk were in one piece
-      visitWords(this.#image.file, offset, this.#geometry.l2Entries, (hi, lo, at) => this.#countL2Entry(hi, lo, at, times, active ? next : undefined))
+      visitWords(
+        this.#image.file,
+        offset,
+        this.#geometry.l2Entries,
+        (hi, lo, at) => this.#countL2Entry(hi, lo, at, times, active ? next : undefined),
+      )
     }
     tables.clear()
   }
@@ -177,6 +190,10 @@ export class ReferenceCounter implements ReferenceSink {
   #checkCopied(offset: number, copied: boolean, level: "L1" | "L2", at: number): void {
     const one = this.#storedOne.has(offset / this.#geometry.clusterSize)
     if (one === copied) return
-    this.report("copied", `the ${level} entry at byte ${at} has COPIED ${copied ? "set, but the refcount is not one" : "clear, but the refcount is one"}`, at)
+    this.report(
+      "copied",
+      `the ${level} entry at byte ${at} has COPIED ${copied ? "set, but the refcount is not one" : "clear, but the refcount is one"}`,
+      at,
+    )
   }
 }

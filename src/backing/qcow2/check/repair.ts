@@ -17,7 +17,7 @@ export type RepairMode = "leaks" | "all"
  * Repairs the image in `file`, and checks it again: the result says what was fixed and what is still wrong. When no corruption is left,
  * the dirty and corrupt bits are cleared. Leaks are kept while something that may hold references cannot be followed, and in mode "leaks"
  * while a refcount block cannot be trusted.
- * Throws a `BackingError` when the image cannot be checked or written; what was done until then does no harm.
+ * @throws BackingError when the image cannot be checked or written; what was done until then does no harm
  */
 export function repairQcow2(file: ImageFile, mode: RepairMode): CheckResult {
   if (file.readOnly) throw new BackingError("read-only", "cannot repair an image that is open read-only", { path: file.path })

@@ -33,7 +33,9 @@ export class StoredRefcounts {
       const block = this.#checkEntry(hi, lo, at)
       if (block === undefined) return
       // A second entry for the same block would have it read again: a million times in a hostile table.
-      if (seen.has(block)) return this.#reportBroken(`the refcount table entry at byte ${at} names the block at byte ${block} a second time`, at)
+      if (seen.has(block)) {
+        return this.#reportBroken(`the refcount table entry at byte ${at} names the block at byte ${block} a second time`, at)
+      }
       seen.add(block)
       this.#blocks.set((at - offset) / TABLE_ENTRY_SIZE, block)
     })

@@ -20,24 +20,30 @@ const KNOWN_TYPES: ReadonlySet<number> = new Set(Object.values(EXTENSION_TYPE))
  * Reads the records in `cluster` from `start` up to `end`; a record of type END, or the end of the area, finishes the list. Throws
  * `invalid-format` when a record, END included, runs past the area, or when a known type occurs twice (QC-EXT-03, QC-EXT-05).
  */
-export function parseExtensions(cluster: Uint8Array, area: { readonly start: number; readonly end: number; readonly path: string }): HeaderExtension[] {
+export function parseExtensions(
+  cluster: Uint8Array, area: { readonly start: number; readonly end: number; readonly path: string },
+): HeaderExtension[] {
   const view = viewOf(cluster)
   const found: HeaderExtension[] = []
   let offset = area.start
   while (offset < area.end) {
-    if (area.end - offset < HEAD_SIZE)
+    if (area.end - offset < HEAD_SIZE) {
       throw new BackingError("invalid-format", `the header extensions are cut off at byte ${offset}`, { path: area.path, offset })
+    }
     const type = view.getUint32(offset)
     const length = view.getUint32(offset + 4)
     if (length > area.end - offset - HEAD_SIZE) {
-      throw new BackingError("invalid-format", `header extension 0x${type.toString(16)} at byte ${offset} has ${length} bytes, more than there is room for`, {
-        path: area.path,
-        offset,
-      })
+      throw new BackingError(
+        "invalid-format",
+        `header extension 0x${type.toString(16)} at byte ${offset} has ${length} bytes, more than there is room for`,
+        { path: area.path, offset },
+      )
     }
     if (type === EXTENSION_TYPE.END) break
     if (KNOWN_TYPES.has(type) && found.some((other) => other.type === type)) {
-      throw new BackingError("invalid-format", `header extension 0x${type.toString(16)} occurs a second time at byte ${offset}`, { path: area.path, offset })
+      throw new BackingError("invalid-format", `header extension 0x${type.toString(16)} occurs a second time at byte ${offset}`, {
+        path: area.path, offset,
+      })
     }
     found.push({ type, data: cluster.slice(offset + HEAD_SIZE, offset + HEAD_SIZE + length) })
     offset += HEAD_SIZE + roundUp(length, 8)

@@ -4,7 +4,9 @@ import type { ImageFile } from "../../image-file.ts"
 import { getU64, viewOf } from "./bytes.ts"
 import { findExtension, parseExtensions } from "./extensions.ts"
 import { hasFeature, headerGeometry, isQcow2, type Qcow2Header } from "./header.ts"
-import { AUTOCLEAR_BIT, COMPRESSION_TYPE, CRYPT_METHOD, EXTENSION_TYPE, HEADER_FIELD, HEADER_SIZE, INCOMPATIBLE_BIT, LIMIT, TABLE_ENTRY_SIZE } from "./spec.ts"
+import {
+  AUTOCLEAR_BIT, COMPRESSION_TYPE, CRYPT_METHOD, EXTENSION_TYPE, HEADER_FIELD, HEADER_SIZE, INCOMPATIBLE_BIT, LIMIT, TABLE_ENTRY_SIZE,
+} from "./spec.ts"
 
 /** Makes the errors for one file. */
 class Failure {
@@ -44,8 +46,13 @@ function announcedClusterSize(start: Uint8Array, fail: Failure): number {
   const version = view.getUint32(HEADER_FIELD.VERSION)
   if (version !== 2 && version !== 3) throw fail.field(HEADER_FIELD.VERSION, `qcow2 version ${version}`, "is not 2 or 3", "unsupported")
   const clusterBits = view.getUint32(HEADER_FIELD.CLUSTER_BITS)
-  if (clusterBits < LIMIT.CLUSTER_BITS_MIN || clusterBits > LIMIT.CLUSTER_BITS_MAX)
-    throw fail.field(HEADER_FIELD.CLUSTER_BITS, `cluster_bits ${clusterBits}`, `is not ${LIMIT.CLUSTER_BITS_MIN} to ${LIMIT.CLUSTER_BITS_MAX}`)
+  if (clusterBits < LIMIT.CLUSTER_BITS_MIN || clusterBits > LIMIT.CLUSTER_BITS_MAX) {
+    throw fail.field(
+      HEADER_FIELD.CLUSTER_BITS,
+      `cluster_bits ${clusterBits}`,
+      `is not ${LIMIT.CLUSTER_BITS_MIN} to ${LIMIT.CLUSTER_BITS_MAX}`,
+    )
+  }
   return 2 ** clusterBits
 }
 
@@ -55,8 +62,8 @@ function cutShort(start: Uint8Array, headerLength: number, fail: Failure): Backi
 }
 
 /**
- * Parses the header in `cluster`: the first cluster of the file, or all of a shorter file. Valid features that this program lacks pass, so that
- * they can be shown: see `refuseUnsupported`.
+ * Parses the header in `cluster`: the first cluster of the file, or all of a shorter file. Valid features that this program lacks pass, so
+ * that they can be shown: see `refuseUnsupported`.
  * @throws BackingError `invalid-format` or `unsupported` when the header contradicts itself or exceeds a limit
  */
 export function parseHeader(cluster: Uint8Array, path: string): Qcow2Header {
@@ -117,7 +124,9 @@ function parseBackingFile(cluster: Uint8Array, offset: number, clusterSize: numb
   // The length means nothing without an offset (QC-HDR-12).
   if (offset === 0) return undefined
   const length = viewOf(cluster).getUint32(HEADER_FIELD.BACKING_FILE_SIZE)
-  if (offset > clusterSize) throw fail.field(HEADER_FIELD.BACKING_FILE_OFFSET, `backing_file_offset ${offset}`, "is beyond the first cluster")
+  if (offset > clusterSize) {
+    throw fail.field(HEADER_FIELD.BACKING_FILE_OFFSET, `backing_file_offset ${offset}`, "is beyond the first cluster")
+  }
   if (length > Math.min(LIMIT.BACKING_FILE_NAME_BYTES, clusterSize - offset)) {
     const problem = `is longer than ${LIMIT.BACKING_FILE_NAME_BYTES} bytes or leaves the first cluster`
     throw fail.at(HEADER_FIELD.BACKING_FILE_SIZE, `the backing file name of ${length} bytes at byte ${offset} ${problem}`)
@@ -129,21 +138,25 @@ function parseBackingFile(cluster: Uint8Array, offset: number, clusterSize: numb
 /** Limits of the tables, and the size of the L1 table (QC-HDR-09, QC-HDR-14, QC-LIM-01). */
 function checkTables(header: Qcow2Header, fail: Failure): void {
   const { refcountOrder, size, l1Size, refcountTableClusters, snapshotCount } = header
-  if (refcountOrder > LIMIT.REFCOUNT_ORDER_MAX)
+  if (refcountOrder > LIMIT.REFCOUNT_ORDER_MAX) {
     throw fail.field(HEADER_FIELD.REFCOUNT_ORDER, `refcount_order ${refcountOrder}`, `is above ${LIMIT.REFCOUNT_ORDER_MAX}`)
-  if (!Number.isSafeInteger(size))
+  }
+  if (!Number.isSafeInteger(size)) {
     throw fail.field(HEADER_FIELD.SIZE, "the disk size", "is 2^53 bytes or more, which this program cannot address", "unsupported")
+  }
   const { l1EntriesNeeded } = headerGeometry(header)
   const mostL1Entries = LIMIT.L1_TABLE_BYTES / TABLE_ENTRY_SIZE
   if (l1Size > mostL1Entries) throw fail.field(HEADER_FIELD.L1_SIZE, `l1_size ${l1Size}`, `is above the limit of ${mostL1Entries} entries`)
-  if (l1Size < l1EntriesNeeded)
+  if (l1Size < l1EntriesNeeded) {
     throw fail.field(HEADER_FIELD.L1_SIZE, `l1_size ${l1Size}`, `is too small for a disk of ${size} bytes, which needs ${l1EntriesNeeded}`)
+  }
   if (refcountTableClusters * 2 ** header.clusterBits > LIMIT.REFCOUNT_TABLE_BYTES) {
     const named = `refcount_table_clusters ${refcountTableClusters}`
     throw fail.field(HEADER_FIELD.REFCOUNT_TABLE_CLUSTERS, named, `is above the limit of ${LIMIT.REFCOUNT_TABLE_BYTES} bytes`)
   }
-  if (snapshotCount > LIMIT.SNAPSHOTS)
+  if (snapshotCount > LIMIT.SNAPSHOTS) {
     throw fail.field(HEADER_FIELD.NB_SNAPSHOTS, `nb_snapshots ${snapshotCount}`, `is above the limit of ${LIMIT.SNAPSHOTS}`)
+  }
   checkPlaces(header, fail)
 }
 
@@ -161,27 +174,37 @@ function checkPlaces(header: Qcow2Header, fail: Failure): void {
 
 function checkFeatures(header: Qcow2Header, fail: Failure): void {
   const { cryptMethod, compressionType, incompatibleFeatures, autoclearFeatures } = header
-  if (cryptMethod > CRYPT_METHOD.LUKS) throw fail.field(HEADER_FIELD.CRYPT_METHOD, `crypt_method ${cryptMethod}`, "is unknown", "unsupported")
+  if (cryptMethod > CRYPT_METHOD.LUKS) {
+    throw fail.field(HEADER_FIELD.CRYPT_METHOD, `crypt_method ${cryptMethod}`, "is unknown", "unsupported")
+  }
   const compression = `compression_type ${compressionType}`
   if (compressionType > COMPRESSION_TYPE.ZSTD) throw fail.field(HEADER_FIELD.COMPRESSION_TYPE, compression, "is unknown", "unsupported")
-  if (hasFeature(incompatibleFeatures, INCOMPATIBLE_BIT.COMPRESSION_TYPE) !== (compressionType !== COMPRESSION_TYPE.ZLIB))
-    throw fail.field(HEADER_FIELD.COMPRESSION_TYPE, compression, `contradicts incompatible feature bit ${INCOMPATIBLE_BIT.COMPRESSION_TYPE}`)
+  if (hasFeature(incompatibleFeatures, INCOMPATIBLE_BIT.COMPRESSION_TYPE) !== (compressionType !== COMPRESSION_TYPE.ZLIB)) {
+    throw fail.field(
+      HEADER_FIELD.COMPRESSION_TYPE,
+      compression,
+      `contradicts incompatible feature bit ${INCOMPATIBLE_BIT.COMPRESSION_TYPE}`,
+    )
+  }
   if (!hasFeature(autoclearFeatures, AUTOCLEAR_BIT.RAW_EXTERNAL_DATA)) return
   const rawData = `autoclear feature bit ${AUTOCLEAR_BIT.RAW_EXTERNAL_DATA} (raw external data)`
-  if (!hasFeature(incompatibleFeatures, INCOMPATIBLE_BIT.EXTERNAL_DATA_FILE))
+  if (!hasFeature(incompatibleFeatures, INCOMPATIBLE_BIT.EXTERNAL_DATA_FILE)) {
     throw fail.field(HEADER_FIELD.AUTOCLEAR_FEATURES, rawData, "is set without an external data file")
+  }
   if (header.backingFile !== undefined) throw fail.field(HEADER_FIELD.AUTOCLEAR_FEATURES, rawData, "does not go with a backing file")
 }
 
 function checkExtensions(header: Qcow2Header, fail: Failure): void {
   const format = findExtension(header.extensions, EXTENSION_TYPE.BACKING_FORMAT)
-  if (format !== undefined && format.length > LIMIT.BACKING_FORMAT_BYTES)
+  if (format !== undefined && format.length > LIMIT.BACKING_FORMAT_BYTES) {
     throw fail.at(undefined, `the backing format of ${format.length} bytes is longer than ${LIMIT.BACKING_FORMAT_BYTES}`)
+  }
   const encryption = findExtension(header.extensions, EXTENSION_TYPE.FULL_DISK_ENCRYPTION)
   if ((encryption !== undefined) !== (header.cryptMethod === CRYPT_METHOD.LUKS)) {
     const problem = `contradicts the ${encryption === undefined ? "missing" : "present"} encryption header extension`
     throw fail.field(HEADER_FIELD.CRYPT_METHOD, `crypt_method ${header.cryptMethod}`, problem)
   }
-  if (encryption !== undefined && (encryption.length !== 16 || getU64(viewOf(encryption), 0) % 2 ** header.clusterBits !== 0))
+  if (encryption !== undefined && (encryption.length !== 16 || getU64(viewOf(encryption), 0) % 2 ** header.clusterBits !== 0)) {
     throw fail.at(undefined, "the encryption header extension is not 16 bytes with an aligned offset")
+  }
 }

@@ -9,8 +9,8 @@ export interface RefcountCodec {
 }
 
 /**
- * The first index from `from` up to `to` whose refcount is 0, or `to`. Looks at 32 bits at a time: a block of 2 MiB may hold 16 million refcounts.
- * `to` is the end of the block or lies on a multiple of 32 bits.
+ * The first index from `from` up to `to` whose refcount is 0, or `to`. Looks at 32 bits at a time: a block of 2 MiB may hold 16 million
+ * refcounts. `to` is the end of the block or lies on a multiple of 32 bits.
  */
 export function firstZeroRefcount(block: DataView, refcountOrder: number, from: number, to: number): number {
   const { get } = refcountCodec(refcountOrder)
@@ -37,7 +37,7 @@ function hasNoZero(word: number, refcountOrder: number): boolean {
 }
 
 /** The lowest bit of each refcount in a word, by refcount order. */
-const LOWEST_BITS = [0xffffffff, 0x55555555, 0x11111111, 0x01010101, 0x00010001, 0x00000001]
+const LOWEST_BITS = [0xffff_ffff, 0x5555_5555, 0x1111_1111, 0x0101_0101, 0x0001_0001, 0x0000_0001]
 
 /** Widths below a byte fill each byte from its least significant bits (QC-REF-03). */
 function packed(order: 0 | 1 | 2): RefcountCodec {

@@ -31,7 +31,10 @@ export interface SnapshotTable {
   readonly byteLength: number
 }
 
-/** Reads the table that the header names. Throws `invalid-format` beyond the limits of QC-SNAP-03 or when the file ends inside it. */
+/**
+ * Reads the table that the header names. @throws BackingError `invalid-format` beyond the limits of QC-SNAP-03 or when the file ends inside
+ * it
+ */
 export function readSnapshotTable(file: ImageFile, header: Qcow2Header): SnapshotTable {
   const snapshots: Snapshot[] = []
   let offset = header.snapshotsOffset
@@ -40,10 +43,11 @@ export function readSnapshotTable(file: ImageFile, header: Qcow2Header): Snapsho
     snapshots.push(snapshot.entry)
     offset += snapshot.byteLength
     if (offset - header.snapshotsOffset > LIMIT.SNAPSHOT_TABLE_BYTES) {
-      throw new BackingError("invalid-format", `the snapshot table at byte ${header.snapshotsOffset} is larger than ${LIMIT.SNAPSHOT_TABLE_BYTES} bytes`, {
-        path: file.path,
-        offset: header.snapshotsOffset,
-      })
+      throw new BackingError(
+        "invalid-format",
+        `the snapshot table at byte ${header.snapshotsOffset} is larger than ${LIMIT.SNAPSHOT_TABLE_BYTES} bytes`,
+        { path: file.path, offset: header.snapshotsOffset },
+      )
     }
   }
   return { snapshots, byteLength: offset - header.snapshotsOffset }
@@ -84,7 +88,9 @@ function readEntry(file: ImageFile, offset: number, index: number): { entry: Sna
 function readWhole(file: ImageFile, offset: number, length: number, index: number): Uint8Array {
   const bytes = new Uint8Array(length)
   if (length > 0 && file.read(bytes, offset) < length) {
-    throw new BackingError("invalid-format", `the file ends inside the entry of snapshot ${index} at byte ${offset}`, { path: file.path, offset })
+    throw new BackingError("invalid-format", `the file ends inside the entry of snapshot ${index} at byte ${offset}`, {
+      path: file.path, offset,
+    })
   }
   return bytes
 }
@@ -92,7 +98,11 @@ function readWhole(file: ImageFile, offset: number, length: number, index: numbe
 /** What is wrong with a snapshot's L1 table, or undefined: alignment, the 32 MiB limit, and an end that can be addressed. */
 export function snapshotL1Problem(snapshot: Snapshot, geometry: Geometry): string | undefined {
   const bytes = snapshot.l1Size * TABLE_ENTRY_SIZE
-  if (bytes > LIMIT.L1_TABLE_BYTES) return `its L1 table of ${snapshot.l1Size} entries is above the limit of ${LIMIT.L1_TABLE_BYTES / TABLE_ENTRY_SIZE}`
+  if (bytes > LIMIT.L1_TABLE_BYTES) {
+    return `its L1 table of ${snapshot.l1Size} entries is above the limit of ${LIMIT.L1_TABLE_BYTES / TABLE_ENTRY_SIZE}`
+  }
   if (!Number.isSafeInteger(snapshot.l1TableOffset + bytes)) return "its L1 table lies beyond the largest file offset"
-  return snapshot.l1TableOffset % geometry.clusterSize === 0 ? undefined : `its L1 table offset ${snapshot.l1TableOffset} is not a multiple of the cluster size`
+  return snapshot.l1TableOffset % geometry.clusterSize === 0
+    ? undefined
+    : `its L1 table offset ${snapshot.l1TableOffset} is not a multiple of the cluster size`
 }

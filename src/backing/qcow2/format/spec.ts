@@ -6,7 +6,7 @@
  */
 
 /** "QFI" and 0xFB. [QCOW2] "Header" */
-export const QCOW2_MAGIC = 0x514649fb
+export const QCOW2_MAGIC = 0x5146_49fb
 
 /** Byte positions of the header fields. [QCOW2] "Header" */
 export const HEADER_FIELD = {
@@ -51,33 +51,35 @@ export const COMPRESSION_TYPE = { ZLIB: 0, ZSTD: 1 } as const
 
 /** Header extension types. [QCOW2] "Header extensions" */
 export const EXTENSION_TYPE = {
-  END: 0x00000000,
-  BACKING_FORMAT: 0xe2792aca,
-  FEATURE_NAME_TABLE: 0x6803f857,
-  BITMAPS: 0x23852875,
-  FULL_DISK_ENCRYPTION: 0x0537be77,
-  EXTERNAL_DATA_FILE_NAME: 0x44415441,
+  END: 0x0000_0000,
+  BACKING_FORMAT: 0xe279_2aca,
+  FEATURE_NAME_TABLE: 0x6803_f857,
+  BITMAPS: 0x2385_2875,
+  FULL_DISK_ENCRYPTION: 0x0537_be77,
+  EXTERNAL_DATA_FILE_NAME: 0x4441_5441,
 } as const
 
 /** One entry of the feature name table. [QCOW2] "Feature name table" */
 export const FEATURE_NAME = { ENTRY_SIZE: 48, NAME_SIZE: 46, TYPE_INCOMPATIBLE: 0, TYPE_COMPATIBLE: 1, TYPE_AUTOCLEAR: 2 } as const
 
 /** L1 table entry: bits 9-55 L2 table offset, bit 63 COPIED. [QCOW2] "Cluster mapping" */
-export const L1_ENTRY = { OFFSET_HI: 0x00ffffff, OFFSET_LO: 0xfffffe00, COPIED_HI: 0x80000000, RESERVED_HI: 0x7f000000, RESERVED_LO: 0x000001ff } as const
+export const L1_ENTRY = {
+  OFFSET_HI: 0x00ff_ffff, OFFSET_LO: 0xffff_fe00, COPIED_HI: 0x8000_0000, RESERVED_HI: 0x7f00_0000, RESERVED_LO: 0x0000_01ff,
+} as const
 
 /** L2 table entry: bit 62 compressed, bit 63 COPIED; in a standard descriptor bits 9-55 host offset, bit 0 reads as zeroes. */
 export const L2_ENTRY = {
-  OFFSET_HI: 0x00ffffff,
-  OFFSET_LO: 0xfffffe00,
-  COPIED_HI: 0x80000000,
-  COMPRESSED_HI: 0x40000000,
-  ZERO_LO: 0x00000001,
-  RESERVED_HI: 0x3f000000,
-  RESERVED_LO: 0x000001fe,
+  OFFSET_HI: 0x00ff_ffff,
+  OFFSET_LO: 0xffff_fe00,
+  COPIED_HI: 0x8000_0000,
+  COMPRESSED_HI: 0x4000_0000,
+  ZERO_LO: 0x0000_0001,
+  RESERVED_HI: 0x3f00_0000,
+  RESERVED_LO: 0x0000_01fe,
 } as const
 
 /** Refcount table entry: bits 9-63 refcount block offset. [QCOW2] "Host cluster management" */
-export const REFCOUNT_TABLE_ENTRY = { OFFSET_LO: 0xfffffe00, RESERVED_LO: 0x000001ff } as const
+export const REFCOUNT_TABLE_ENTRY = { OFFSET_LO: 0xffff_fe00, RESERVED_LO: 0x0000_01ff } as const
 
 /** Bytes of one entry of an L1, L2 or refcount table. */
 export const TABLE_ENTRY_SIZE = 8
@@ -96,7 +98,10 @@ export const SNAPSHOT_FIELD = {
   EXTRA_DATA: 40,
 } as const
 
-/** What is refused beyond. Not in the format's text: QEMU's limits, so that both programs open the same images, and they bound what is allocated. */
+/**
+ * What is refused beyond. Not in the format's text: QEMU's limits, so that both programs open the same images, and they bound what is
+ * allocated.
+ */
 export const LIMIT = {
   CLUSTER_BITS_MIN: 9,
   CLUSTER_BITS_MAX: 21,

@@ -4,7 +4,9 @@ import { featureName } from "./extensions.ts"
 import { hasFeature, type Qcow2Header } from "./header.ts"
 import { CRYPT_METHOD, HEADER_FIELD, INCOMPATIBLE_BIT } from "./spec.ts"
 
-const HANDLED_INCOMPATIBLE: ReadonlySet<number> = new Set([INCOMPATIBLE_BIT.DIRTY, INCOMPATIBLE_BIT.CORRUPT, INCOMPATIBLE_BIT.COMPRESSION_TYPE])
+const HANDLED_INCOMPATIBLE: ReadonlySet<number> = new Set([
+  INCOMPATIBLE_BIT.DIRTY, INCOMPATIBLE_BIT.CORRUPT, INCOMPATIBLE_BIT.COMPRESSION_TYPE,
+])
 
 /** Names of the incompatible features that are known but not implemented, for images without a feature name table. */
 const KNOWN_NAMES: Readonly<Record<number, string>> = {
@@ -12,7 +14,7 @@ const KNOWN_NAMES: Readonly<Record<number, string>> = {
   [INCOMPATIBLE_BIT.EXTENDED_L2]: "extended L2 entries",
 }
 
-/** Throws `unsupported` when the image uses what this program does not implement, reading included. */
+/** @throws BackingError `unsupported` when the image uses what this program does not implement, reading included */
 export function refuseUnsupported(header: Qcow2Header, path: string): void {
   for (let bit = 0; bit < 64; bit++) {
     if (!hasFeature(header.incompatibleFeatures, bit) || HANDLED_INCOMPATIBLE.has(bit)) continue
@@ -20,22 +22,18 @@ export function refuseUnsupported(header: Qcow2Header, path: string): void {
     const quoted = name === undefined ? "" : ` ("${name}")`
     throw new BackingError(
       "unsupported",
-      `unsupported incompatible feature bit ${bit}${quoted} at byte ${HEADER_FIELD.INCOMPATIBLE_FEATURES}; open it with the program that wrote it`,
-      {
-        path,
-        offset: HEADER_FIELD.INCOMPATIBLE_FEATURES,
-      },
+      `unsupported incompatible feature bit ${bit}${quoted} at byte ${HEADER_FIELD.INCOMPATIBLE_FEATURES}; ` +
+        "open it with the program that wrote it",
+      { path, offset: HEADER_FIELD.INCOMPATIBLE_FEATURES },
     )
   }
   if (header.cryptMethod !== CRYPT_METHOD.NONE) {
     const method = header.cryptMethod === CRYPT_METHOD.AES ? "AES" : "LUKS"
     throw new BackingError(
       "unsupported",
-      `the image is encrypted (${method}, byte ${HEADER_FIELD.CRYPT_METHOD}), which this version cannot open; decrypt it with qemu-img convert`,
-      {
-        path,
-        offset: HEADER_FIELD.CRYPT_METHOD,
-      },
+      `the image is encrypted (${method}, byte ${HEADER_FIELD.CRYPT_METHOD}), which this version cannot open; ` +
+        "decrypt it with qemu-img convert",
+      { path, offset: HEADER_FIELD.CRYPT_METHOD },
     )
   }
   if (header.refcountTableClusters === 0) {
@@ -50,7 +48,7 @@ export function refuseUnsupported(header: Qcow2Header, path: string): void {
   }
 }
 
-/** Throws `corrupt` when the image is marked corrupt, which only a repair may write to (QC-FEAT-05). */
+/** @throws BackingError `corrupt` when the image is marked corrupt, which only a repair may write to (QC-FEAT-05) */
 export function refuseCorruptForWriting(header: Qcow2Header, path: string): void {
   if (!hasFeature(header.incompatibleFeatures, INCOMPATIBLE_BIT.CORRUPT)) return
   throw new BackingError(
