@@ -1,10 +1,13 @@
 /** `npm run bench [section ...]`: speed as ratios within one run, against bare file calls and against qemu-img on the same image. */
 import { benchDevice } from "./device.ts"
+import { benchHold } from "./hold.ts"
 import { benchQcow2 } from "./qcow2.ts"
 import { benchQemu } from "./qemu.ts"
 import { benchRing } from "./ring.ts"
 
-const sections: Readonly<Record<string, () => void>> = { ring: benchRing, device: benchDevice, qemu: benchQemu, qcow2: benchQcow2 }
+const sections: Readonly<Record<string, () => void | Promise<void>>> = {
+  ring: benchRing, device: benchDevice, hold: benchHold, qemu: benchQemu, qcow2: benchQcow2,
+}
 
 const wanted = process.argv.slice(2)
 const unknown = wanted.find((name) => !(name in sections))
@@ -12,4 +15,6 @@ if (unknown !== undefined) {
   console.error(`bench: no section "${unknown}"; there are ${Object.keys(sections).join(", ")}`)
   process.exit(2)
 }
-for (const [name, run] of Object.entries(sections)) if (wanted.length === 0 || wanted.includes(name)) run()
+for (const [name, run] of Object.entries(sections)) {
+  if (wanted.length === 0 || wanted.includes(name)) await run()
+}
