@@ -10,7 +10,6 @@ export interface ArchiveEntry {
 export const directory = (name: string): ArchiveEntry => ({ name, mode: 0o040755 })
 export const file = (name: string, data: Uint8Array | string, permissions = 0o644): ArchiveEntry =>
   ({ name, mode: 0o100000 + permissions, data: typeof data === "string" ? Buffer.from(data) : data })
-export const symlink = (name: string, target: string): ArchiveEntry => ({ name, mode: 0o120777, data: Buffer.from(target) })
 export const characterDevice = (name: string, major: number, minor: number): ArchiveEntry => ({
   name, mode: 0o020600, device: [major, minor],
 })

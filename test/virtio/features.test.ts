@@ -5,6 +5,7 @@ import { MemoryBacking } from "../../src/backing/memory.ts"
 import type { BlkFeatureName } from "../../src/virtio/blk/config.ts"
 import { type AttachDiskOptions, Machine } from "../../src/vmm/machine.ts"
 import { heldDisk } from "../harness/fake-disk.ts"
+import { markedDisk } from "../harness/marked-disk.ts"
 import { LegacyGuest, ModernGuest } from "../harness/registers.ts"
 import { Ring } from "../harness/ring.ts"
 import { COMMON, F, INDIRECT, mask, NEXT, T, UNTOUCHED, UP, VERSION_1, WRITE } from "../harness/words.ts"
@@ -53,18 +54,12 @@ beforeEach(() => {
   ring = new Ring(vm)
 })
 
-function disk(): MemoryBacking {
-  const backing = new MemoryBacking({ size: 1 << 20 })
-  backing.pwrite(new Uint8Array(SECTOR).fill(0x5a), 3 * SECTOR)
-  return backing
-}
-
 /** The least that a backing must be. */
 function bare(readOnly = false): VirtioBacking {
   return { size: 1 << 20, readOnly, pread: (buffer) => void buffer.fill(0x5a), pwrite: () => {}, close: () => {} }
 }
 
-function modern(backing: VirtioBacking = disk(), options: AttachDiskOptions = {}): ModernGuest {
+function modern(backing: VirtioBacking = markedDisk(), options: AttachDiskOptions = {}): ModernGuest {
   return new ModernGuest(vm, vm.attachDisk(backing, options).slot)
 }
 
@@ -88,12 +83,12 @@ const DEVICES: readonly [string, () => ModernGuest][] = [
   ["a read-only disk", () => modern(new MemoryBacking({ size: 1 << 20, readOnly: true }))],
   ["a backing that can do nothing but read and write", () => modern(bare())],
   ["a backing that answers later", () => modern(heldDisk(new Uint8Array(1 << 20)))],
-  ["four queues", () => modern(disk(), { queues: 4 })],
-  ["a modern-only device", () => modern(disk(), { interface: "modern" })],
-  ["registers in I/O space", () => modern(disk(), { modernBar: "io" })],
+  ["four queues", () => modern(markedDisk(), { queues: 4 })],
+  ["a modern-only device", () => modern(markedDisk(), { interface: "modern" })],
+  ["registers in I/O space", () => modern(markedDisk(), { modernBar: "io" })],
   [
     "everything left out that can be",
-    () => modern(disk(), {
+    () => modern(markedDisk(), {
       withoutFeatures: [
         "SEG_MAX", "GEOMETRY", "BLK_SIZE", "FLUSH", "TOPOLOGY", "DISCARD", "WRITE_ZEROES", "INDIRECT_DESC", "EVENT_IDX", "RING_RESET",
       ],
@@ -161,7 +156,7 @@ describe("what is offered", () => {
 
   it("FT-06 VERSION_1 is always offered; a modern device insists on it, a transitional one does not (Haiku's driver leaves it out)", () => {
     for (const kind of ["transitional", "modern"] as const) {
-      const guest = modern(disk(), { interface: kind })
+      const guest = modern(markedDisk(), { interface: kind })
       expect(guest.offeredWord(1) & 1).toBe(1)
       expect(guest.negotiate(mask(F.FLUSH))).toBe(kind === "transitional")
       expect(guest.negotiate(VERSION_1 | mask(F.FLUSH))).toBe(true)
@@ -186,9 +181,9 @@ describe("what is offered", () => {
   it("FT-25 FT-26 FLUSH is offered unless somebody says no, and CONFIG_WCE never without it", () => {
     expect(modern().offered & mask(F.FLUSH, F.CONFIG_WCE)).toBe(mask(F.FLUSH, F.CONFIG_WCE))
     for (const withoutFeatures of [["FLUSH"], ["FLUSH", "DISCARD"]] satisfies BlkFeatureName[][]) {
-      expect(modern(disk(), { withoutFeatures }).offered & mask(F.FLUSH, F.CONFIG_WCE)).toBe(0n)
+      expect(modern(markedDisk(), { withoutFeatures }).offered & mask(F.FLUSH, F.CONFIG_WCE)).toBe(0n)
     }
-    expect(modern(disk(), { withoutFeatures: ["CONFIG_WCE"] }).offered & mask(F.FLUSH, F.CONFIG_WCE)).toBe(mask(F.FLUSH))
+    expect(modern(markedDisk(), { withoutFeatures: ["CONFIG_WCE"] }).offered & mask(F.FLUSH, F.CONFIG_WCE)).toBe(mask(F.FLUSH))
   })
 })
 
@@ -236,7 +231,7 @@ describe("what the bits do", () => {
   }
 
   it("FT-03 FT-20 every offered bit, accepted alone, does what it says", () => {
-    const slot = modern(disk(), { queues: 2 }).slot
+    const slot = modern(markedDisk(), { queues: 2 }).slot
     const { offered } = new ModernGuest(vm, slot)
     const bits = [...Array(64).keys()].filter((bit) => (offered & mask(bit)) !== 0n)
     expect(bits).toEqual(Object.keys(PROBES).map(Number))

@@ -1,7 +1,7 @@
 /** Device status ([VIRTIO] 2.1): the handshake, what happens before DRIVER_OK, errors that need a reset. Resets are in reset.test.ts. */
 import { beforeEach, describe, expect, it } from "vitest"
-import { MemoryBacking } from "../../src/backing/memory.ts"
 import { Machine } from "../../src/vmm/machine.ts"
+import { markedDisk } from "../harness/marked-disk.ts"
 import { LegacyGuest, ModernGuest } from "../harness/registers.ts"
 import { Ring } from "../harness/ring.ts"
 import { COMMON, F, mask, NEXT, STATUS, T, UNTOUCHED, UP, VERSION_1, WRITE } from "../harness/words.ts"
@@ -14,9 +14,7 @@ let guest: ModernGuest
 let ring: Ring
 beforeEach(() => {
   vm = new Machine({ ramSize: 1 << 20 })
-  const backing = new MemoryBacking({ size: 1 << 20 })
-  backing.pwrite(new Uint8Array(SECTOR).fill(0x5a), 3 * SECTOR)
-  guest = new ModernGuest(vm, vm.attachDisk(backing).slot)
+  guest = new ModernGuest(vm, vm.attachDisk(markedDisk()).slot)
   ring = new Ring(vm)
 })
 

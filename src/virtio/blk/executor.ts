@@ -132,7 +132,7 @@ export class Executor {
     const own = new Uint8Array(leader.slice)
     leader.own = own
     if (!isIn) this.#copy(requests, first, end, own, { toGuest: false })
-    const answer = this.#answer(isIn ? backing.pread(own, offset) : backing.pwrite(own, offset), "")
+    const answer = isIn ? this.#answer(backing.pread(own, offset), "pread") : this.#answer(backing.pwrite(own, offset), "pwrite")
     if (answer === undefined) this.advance(requests, first, end)
     return answer
   }

@@ -20,7 +20,6 @@ const { OK, IOERR, UNSUPP } = VIRTIO_BLK_S
 const { IN, OUT, FLUSH, GET_ID, DISCARD, WRITE_ZEROES } = VIRTIO_BLK_T
 const WAITING = STILL_WAITING
 
-
 export class RequestServer implements DeviceHandler {
   readonly #wiring: BlkWiring
   readonly #limits: RequestLimits

@@ -6,6 +6,7 @@ import { beforeEach, describe, expect, it } from "vitest"
 import { MemoryBacking } from "../../../src/backing/memory.ts"
 import { findBlockDevices, BlockDriver } from "../../../src/vmm/driver/block/driver.ts"
 import { Machine } from "../../../src/vmm/machine.ts"
+import { markedDisk } from "../../harness/marked-disk.ts"
 import { PciGuest, type Structure, type Width } from "../../harness/pci.ts"
 import { ModernGuest } from "../../harness/registers.ts"
 import { Ring } from "../../harness/ring.ts"
@@ -18,9 +19,7 @@ let guest: ModernGuest
 let ring: Ring
 beforeEach(() => {
   vm = new Machine({ ramSize: 1 << 20 })
-  const backing = new MemoryBacking({ size: 1 << 20 })
-  backing.pwrite(new Uint8Array(SECTOR).fill(0x5a), 3 * SECTOR)
-  guest = new ModernGuest(vm, vm.attachDisk(backing).slot)
+  guest = new ModernGuest(vm, vm.attachDisk(markedDisk()).slot)
   ring = new Ring(vm)
 })
 

@@ -4,6 +4,7 @@
 import { beforeEach, describe, expect, it } from "vitest"
 import { MemoryBacking } from "../../../src/backing/memory.ts"
 import { type AttachDiskOptions, Machine } from "../../../src/vmm/machine.ts"
+import { markedDisk } from "../../harness/marked-disk.ts"
 import { PciGuest, type Structure, type Width } from "../../harness/pci.ts"
 import { ModernGuest } from "../../harness/registers.ts"
 import { Ring } from "../../harness/ring.ts"
@@ -25,9 +26,7 @@ beforeEach(() => {
 })
 
 function attach(options: AttachDiskOptions = {}): ModernGuest {
-  const backing = new MemoryBacking({ size: 1 << 20 })
-  backing.pwrite(new Uint8Array(SECTOR).fill(0x5a), 3 * SECTOR)
-  return new ModernGuest(vm, vm.attachDisk(backing, options).slot)
+  return new ModernGuest(vm, vm.attachDisk(markedDisk(), options).slot)
 }
 
 /** [PCI] 6.2.5.1: the BAR's size, by writing all ones. */

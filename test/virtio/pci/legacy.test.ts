@@ -6,6 +6,7 @@ import { beforeEach, describe, expect, it } from "vitest"
 import { MemoryBacking } from "../../../src/backing/memory.ts"
 import { Machine } from "../../../src/vmm/machine.ts"
 import { BlockDriver, findBlockDevices } from "../../../src/vmm/driver/block/driver.ts"
+import { markedDisk } from "../../harness/marked-disk.ts"
 import type { Width } from "../../harness/pci.ts"
 import { LegacyGuest, ModernGuest } from "../../harness/registers.ts"
 import { Ring } from "../../harness/ring.ts"
@@ -21,8 +22,7 @@ let guest: LegacyGuest
 let ring: Ring
 beforeEach(() => {
   vm = new Machine({ ramSize: 2 << 20 })
-  backing = new MemoryBacking({ size: CAPACITY * SECTOR })
-  backing.pwrite(new Uint8Array(SECTOR).fill(0x5a), 3 * SECTOR)
+  backing = markedDisk(CAPACITY * SECTOR)
   slot = vm.attachDisk(backing, { queues: 2 }).slot
   guest = new LegacyGuest(vm, slot)
   ring = new Ring(vm, { size: 256 })

@@ -1,0 +1,11 @@
+/** markedDisk: a disk in memory that can be told from an empty one, and from RAM that nobody has written. */
+import { MemoryBacking } from "../../src/backing/memory.ts"
+
+const SECTOR = 512
+
+/** A disk of `size` bytes, all zeroes but for sector 3, which is full of 0x5a. */
+export function markedDisk(size = 1 << 20): MemoryBacking {
+  const backing = new MemoryBacking({ size })
+  backing.pwrite(new Uint8Array(SECTOR).fill(0x5a), 3 * SECTOR)
+  return backing
+}
