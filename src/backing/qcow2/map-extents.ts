@@ -1,7 +1,7 @@
 /** The mapping as a list for people and tools: what `vioblk map` shows. */
-import { Extent } from "./extent.ts"
+import { Extent } from "./metadata/extent.ts"
 import { L2_KIND } from "./format/entries.ts"
-import type { Mapping } from "./mapping.ts"
+import type { Mapping } from "./metadata/mapping.ts"
 
 /** A run of guest bytes and where it lives. */
 export interface MapExtent {

@@ -1,14 +1,14 @@
 /** Reads guest bytes: finds where they live and fetches them from the file, the backing image, a compressed cluster, or nowhere. */
 import { checkMembers, findAsync, isStrayPromise, type Rules } from "../../options.ts"
 import { BackingError } from "../backing.ts"
-import { BufferCursor, fillZero, fillZeroFrom, scatter } from "./buffers.ts"
-import type { ClusterFile } from "./cluster-file.ts"
+import { BufferCursor, fillZero, fillZeroFrom, scatter } from "../buffers.ts"
+import type { ClusterFile } from "./metadata/cluster-file.ts"
 import { DecompressedCache } from "./decompressed-cache.ts"
-import { Extent } from "./extent.ts"
+import { Extent } from "./metadata/extent.ts"
 import { DecompressionError, type Decompressor } from "./format/compression.ts"
 import { L2_KIND, type L2Kind } from "./format/entries.ts"
 import type { Geometry } from "./format/geometry.ts"
-import type { Mapping } from "./mapping.ts"
+import type { Mapping } from "./metadata/mapping.ts"
 
 /** What an image reads where it has nothing of its own. Synchronous, unlike a `VirtioBacking` in general. */
 export interface BackingDisk {

@@ -2,17 +2,17 @@
  * Writes guest bytes: in place where the cluster is this disk's alone, into a new cluster otherwise, with what the guest does not write
  * filled in from where it was before. The entry changes, in memory, only after the data is in the file: an error leaves the old content.
  */
-import type { Allocator } from "./allocator.ts"
-import { BufferCursor } from "./buffers.ts"
-import type { ClusterFile } from "./cluster-file.ts"
-import { Extent } from "./extent.ts"
+import type { Allocator } from "./metadata/allocator.ts"
+import { BufferCursor } from "../buffers.ts"
+import type { ClusterFile } from "./metadata/cluster-file.ts"
+import { Extent } from "./metadata/extent.ts"
 import { L2_KIND } from "./format/entries.ts"
 import type { Geometry } from "./format/geometry.ts"
-import type { Mapping } from "./mapping.ts"
-import type { MetadataWriter } from "./metadata-writer.ts"
-import type { MetadataMap } from "./metadata-map.ts"
+import type { Mapping } from "./metadata/mapping.ts"
+import type { MetadataWriter } from "./metadata/metadata-writer.ts"
+import type { MetadataMap } from "./metadata/metadata-map.ts"
 import type { Reader } from "./reader.ts"
-import type { CachedTable } from "./table-cache.ts"
+import type { CachedTable } from "./metadata/table-cache.ts"
 
 export interface WriterOptions {
   readonly file: ClusterFile

@@ -1,9 +1,9 @@
 /** Discard and write-zeroes: mostly a matter of L2 entries (QC-DZ-01 to QC-DZ-07). */
 import { L2_KIND } from "./format/entries.ts"
 import type { Geometry } from "./format/geometry.ts"
-import type { Mapping } from "./mapping.ts"
-import type { MetadataWriter } from "./metadata-writer.ts"
-import type { CachedTable } from "./table-cache.ts"
+import type { Mapping } from "./metadata/mapping.ts"
+import type { MetadataWriter } from "./metadata/metadata-writer.ts"
+import type { CachedTable } from "./metadata/table-cache.ts"
 import type { Writer } from "./writer.ts"
 
 export interface ZeroingOptions {

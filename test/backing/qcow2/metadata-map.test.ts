@@ -1,8 +1,8 @@
 /** The map of metadata: exact whatever happens, and without walking the tables again. */
 import { describe, expect, it } from "vitest"
-import { ClusterFilter } from "../../../src/backing/qcow2/cluster-filter.ts"
-import { ClusterIndex } from "../../../src/backing/qcow2/cluster-index.ts"
-import { MetadataMap } from "../../../src/backing/qcow2/metadata-map.ts"
+import { ClusterFilter } from "../../../src/backing/qcow2/metadata/cluster-filter.ts"
+import { ClusterIndex } from "../../../src/backing/qcow2/metadata/cluster-index.ts"
+import { MetadataMap } from "../../../src/backing/qcow2/metadata/metadata-map.ts"
 import { Rng, seedFromEnvironment } from "../../support/rng.ts"
 
 const seed = seedFromEnvironment(23)

@@ -11,7 +11,7 @@ import { Findings } from "./findings.ts"
 import { refcountCodec } from "../format/refcount-codec.ts"
 import { ReferenceCounter } from "./references.ts"
 import { LIMIT, TABLE_ENTRY_SIZE } from "../format/spec.ts"
-import { HeaderStore } from "../header-store.ts"
+import { HeaderStore } from "../metadata/header-store.ts"
 
 /** Where the new structure goes. */
 interface Layout {

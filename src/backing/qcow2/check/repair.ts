@@ -5,7 +5,7 @@ import { type CheckResult, checkResult } from "./check.ts"
 import { type Examination, examine } from "./examination.ts"
 import { fixEntries } from "./fix-entries.ts"
 import { rebuildRefcounts } from "./rebuild-refcounts.ts"
-import { HeaderStore } from "../header-store.ts"
+import { HeaderStore } from "../metadata/header-store.ts"
 
 /**
  * What a repair may change. "leaks": lowers refcounts that are too high, and COPIED flags once all refcounts are right. "all": also

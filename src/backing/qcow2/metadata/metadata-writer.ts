@@ -12,10 +12,10 @@
  *
  * A part stays dirty until its sync has succeeded, so after an error the next attempt does all of it again.
  */
-import { BackingError } from "../backing.ts"
+import { BackingError } from "../../backing.ts"
 import type { Allocator } from "./allocator.ts"
 import { type ClusterFile, CorruptMetadata } from "./cluster-file.ts"
-import type { Geometry } from "./format/geometry.ts"
+import type { Geometry } from "../format/geometry.ts"
 import type { HeaderStore } from "./header-store.ts"
 import type { Mapping } from "./mapping.ts"
 import type { Refcounts } from "./refcounts.ts"

@@ -1,7 +1,7 @@
 /** The image file as the rest of qcow2 sees it: what lies past its end reads as zeroes, and it knows which bytes were never written. */
-import { BackingError } from "../backing.ts"
-import type { ImageFile } from "../image-file.ts"
-import { fillZeroFrom } from "./buffers.ts"
+import { BackingError } from "../../backing.ts"
+import type { ImageFile } from "../../image-file.ts"
+import { fillZeroFrom } from "../../buffers.ts"
 
 /**
  * Metadata of the image in `file` that cannot be right. The image that meets it marks itself corrupt; one above it in a backing chain does

@@ -2,10 +2,10 @@
  * TopTable: the L1 table or the refcount table, which names the metadata clusters of one kind. All of it is in memory, byte for byte as on
  * disk. It can move to another place and grow there; until the header names the new place, the old one stays in use.
  */
-import { viewOf } from "./format/bytes.ts"
+import { viewOf } from "../format/bytes.ts"
 import type { ClusterFile } from "./cluster-file.ts"
 import { DirtyRange } from "./dirty-range.ts"
-import { TABLE_ENTRY_SIZE } from "./format/spec.ts"
+import { TABLE_ENTRY_SIZE } from "../format/spec.ts"
 import type { MetadataMap, MetadataRange } from "./metadata-map.ts"
 
 export class TopTable {

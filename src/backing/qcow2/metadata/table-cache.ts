@@ -2,7 +2,7 @@
  * A bounded cache of metadata clusters (L2 tables, refcount blocks), kept byte for byte as on disk, so that loading and storing convert
  * nothing.
  */
-import { viewOf } from "./format/bytes.ts"
+import { viewOf } from "../format/bytes.ts"
 import type { ClusterFile } from "./cluster-file.ts"
 import { DirtyRange } from "./dirty-range.ts"
 

@@ -3,7 +3,7 @@
  * last reference is on stable storage: until then it waits in the list of pending frees (QC-WO-04, QC-REF-10).
  */
 import type { ClusterFile } from "./cluster-file.ts"
-import type { Geometry } from "./format/geometry.ts"
+import type { Geometry } from "../format/geometry.ts"
 import type { ClusterRun } from "./l2-view.ts"
 import { Puncher } from "./puncher.ts"
 import type { Refcounts } from "./refcounts.ts"

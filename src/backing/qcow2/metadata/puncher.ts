@@ -3,7 +3,7 @@
  * ones are made, and few at a time; the rest waits.
  */
 import type { ClusterFile } from "./cluster-file.ts"
-import type { Geometry } from "./format/geometry.ts"
+import type { Geometry } from "../format/geometry.ts"
 import type { Refcounts } from "./refcounts.ts"
 
 /** Bytes from which a hole is worth what it costs. */

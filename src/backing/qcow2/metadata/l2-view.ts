@@ -2,9 +2,9 @@
 import {
   compressedLength, compressedOffset, decodeL2Entry, encodeEntry, hostOffset, isCopied, L2_KIND, type L2Entry, type L2Kind, l2Kind,
   plainHostOffset,
-} from "./format/entries.ts"
-import type { Geometry } from "./format/geometry.ts"
-import { L2_ENTRY, TABLE_ENTRY_SIZE } from "./format/spec.ts"
+} from "../format/entries.ts"
+import type { Geometry } from "../format/geometry.ts"
+import { L2_ENTRY, TABLE_ENTRY_SIZE } from "../format/spec.ts"
 import type { CachedTable, TableCache } from "./table-cache.ts"
 
 /** Host clusters in a row. */

@@ -2,10 +2,10 @@
  * HeaderStore: the header as it is on disk, and every change of its fields while an image is open or repaired. Each change is one write
  * that stays inside a sector, so a crash leaves the old value or the new one.
  */
-import type { ImageFile } from "../image-file.ts"
-import { setU64, viewOf } from "./format/bytes.ts"
-import type { Qcow2Header } from "./format/header.ts"
-import { HEADER_FIELD, INCOMPATIBLE_BIT } from "./format/spec.ts"
+import type { ImageFile } from "../../image-file.ts"
+import { setU64, viewOf } from "../format/bytes.ts"
+import type { Qcow2Header } from "../format/header.ts"
+import { HEADER_FIELD, INCOMPATIBLE_BIT } from "../format/spec.ts"
 
 const DIRTY = 1n << BigInt(INCOMPATIBLE_BIT.DIRTY)
 const CORRUPT = 1n << BigInt(INCOMPATIBLE_BIT.CORRUPT)

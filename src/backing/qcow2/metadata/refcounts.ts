@@ -2,12 +2,12 @@
  * The refcounts of the file's clusters: the refcount table, its blocks, and their growth. [QCOW2] "Host cluster management" Everything here
  * changes memory only; `MetadataWriter` brings it to disk in order. A count in memory is never below what the disk refers to.
  */
-import { BackingError } from "../backing.ts"
+import { BackingError } from "../../backing.ts"
 import type { ClusterFile } from "./cluster-file.ts"
-import { decodeRefcountTableEntry } from "./format/entries.ts"
-import type { Geometry } from "./format/geometry.ts"
-import { firstZeroRefcount, type RefcountCodec, refcountCodec } from "./format/refcount-codec.ts"
-import { LIMIT, TABLE_ENTRY_SIZE } from "./format/spec.ts"
+import { decodeRefcountTableEntry } from "../format/entries.ts"
+import type { Geometry } from "../format/geometry.ts"
+import { firstZeroRefcount, type RefcountCodec, refcountCodec } from "../format/refcount-codec.ts"
+import { LIMIT, TABLE_ENTRY_SIZE } from "../format/spec.ts"
 import type { ClusterRun } from "./l2-view.ts"
 import type { ClusterList } from "./cluster-index.ts"
 import type { MetadataMap } from "./metadata-map.ts"

@@ -1,13 +1,13 @@
 /** Draws up the map of an image's metadata, for the checks before each write. */
-import { BackingError } from "../backing.ts"
-import type { ImageFile } from "../image-file.ts"
-import type { Geometry } from "./format/geometry.ts"
-import type { Qcow2Header } from "./format/header.ts"
+import { BackingError } from "../../backing.ts"
+import type { ImageFile } from "../../image-file.ts"
+import type { Geometry } from "../format/geometry.ts"
+import type { Qcow2Header } from "../format/header.ts"
 import type { Mapping } from "./mapping.ts"
 import { MetadataMap } from "./metadata-map.ts"
 import type { Refcounts } from "./refcounts.ts"
-import { readSnapshotTable, snapshotL1Problem } from "./format/snapshot-table.ts"
-import { TABLE_ENTRY_SIZE } from "./format/spec.ts"
+import { readSnapshotTable, snapshotL1Problem } from "../format/snapshot-table.ts"
+import { TABLE_ENTRY_SIZE } from "../format/spec.ts"
 
 export interface MetadataSources {
   readonly file: ImageFile

@@ -1,5 +1,5 @@
 /** Extent: what the mapping answers, a run of guest bytes that live in one way. */
-import { L2_KIND, type L2Kind } from "./format/entries.ts"
+import { L2_KIND, type L2Kind } from "../format/entries.ts"
 
 /** A run of guest bytes of one kind, and of contiguous host bytes where it has them. One object is filled again and again. */
 export class Extent {
