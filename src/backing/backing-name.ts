@@ -26,7 +26,7 @@ export interface FileName {
 /**
  * The file that `reference` names (QC-BF-07, QC-BF-08). Like QEMU, takes what stands before a colon for a protocol, unless a slash comes
  * first, and reads "file:" as the path behind it, which is not decoded and, where it is relative, relative to the current directory.
- * @throws BackingError `unsupported` when it is no file: nothing found in an image makes us connect somewhere
+ * @throws BackingError `unsupported` when it is not a file: nothing found in an image makes us connect somewhere
  */
 export function backingFileName({ name, imagePath }: BackingReference): FileName {
   const protocol = /^([^:/]*):/.exec(name)?.[1]

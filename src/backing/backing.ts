@@ -121,7 +121,7 @@ export function checkBackingSize(who: string, size: number): void {
 export type BackingErrorCode =
   | "io" // the host failed to read or write
   | "no-space" // the host or the image format has no room left
-  | "out-of-bounds" // beyond the end of the disk, or an offset that is no byte position
+  | "out-of-bounds" // beyond the end of the disk, or an offset that is not a byte position
   | "read-only" // a change to something opened read-only
   | "corrupt" // metadata that cannot be right
   | "invalid-format" // not an image of the stated format

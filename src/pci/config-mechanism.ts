@@ -22,15 +22,15 @@ export class ConfigMechanism1 {
     this.#bus = bus
   }
 
-  /** Does the access start at one of the mechanism's ports? */
+  /** Whether the access starts at one of the mechanism's ports. */
   claims(port: number): boolean {
     return port >= PORTS.ADDRESS && port < PORTS.END
   }
 
   /**
-   * A read at a port for which `claims` is true. Only an access of 4 bytes at 0xCF8 meets the address register: smaller ones belong
+   * A read at a port for which `claims` is true. Only an access of 4 bytes at 0xCF8 reaches the address register: smaller ones belong
    * to whatever else is at these ports (the reset control register at 0xCF9 of PIIX and ICH; nothing here), so they read all ones.
-   * Data of which part lies past 0xCFF: those bytes are all ones, as when the processor splits the access.
+   * Bytes past 0xCFF read as all ones, as when the processor splits the access.
    */
   read(port: number, width: AccessWidth): number {
     if (port === PORTS.ADDRESS && width === 4) return this.#address
@@ -42,7 +42,7 @@ export class ConfigMechanism1 {
     return value
   }
 
-  /** A write at a port for which `claims` is true, as `read`: what meets nothing is dropped. */
+  /** A write at a port for which `claims` is true, as `read`. What reaches no register is dropped. */
   write(port: number, width: AccessWidth, value: number): void {
     if (port === PORTS.ADDRESS && width === 4) {
       this.#address = (value & STORED_BITS) >>> 0

@@ -222,7 +222,7 @@ export function msixCapability(options: MsixOptions): { readonly body: Uint8Arra
 
 /** The rules of [PCI] 6.8.2 for where the structures may be. */
 export function checkMsixPlace(msix: Msix, options: MsixOptions, bar: BarDefinition | undefined): void {
-  if (bar === undefined || bar.kind === "io") throw new RangeError(`MSI-X: BAR ${options.bar} is no memory BAR`)
+  if (bar === undefined || bar.kind === "io") throw new RangeError(`MSI-X: BAR ${options.bar} is not a memory BAR`)
   const structures = [
     { name: "table", offset: options.tableOffset, size: msix.tableSize },
     { name: "pending bits", offset: options.pbaOffset, size: msix.pbaSize },

@@ -58,8 +58,8 @@ describe("the MSI-X capability", () => {
     const build = (bar: number, tableOffset: number, pbaOffset: number) => () => testFunction({
       msix: { bar, vectors: 4, tableOffset, pbaOffset },
     })
-    expect(build(0, 0, 64)).toThrow("BAR 0 is no memory BAR")
-    expect(build(2, 0, 64)).toThrow("BAR 2 is no memory BAR")
+    expect(build(0, 0, 64)).toThrow("BAR 0 is not a memory BAR")
+    expect(build(2, 0, 64)).toThrow("BAR 2 is not a memory BAR")
     expect(build(1, 4, 64)).toThrow("table at 4: a multiple of 8")
     expect(build(1, 0, -8)).toThrow("pending bits at -8")
     expect(build(1, 4096 - 56, 0)).toThrow("do not fit in BAR 1")

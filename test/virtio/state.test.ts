@@ -213,7 +213,7 @@ describe("saveState and restoreState", () => {
       /^saved state: queue size 100 is not a power of two$/,
     ],
     [
-      "an address that is no number",
+      "an address that is not a number",
       (state) => Object.assign(state.device.queues[0] ?? {}, { usedRing: "x" }),
       /^saved state: usedRing: "x" is not an address$/,
     ],

@@ -120,7 +120,7 @@ export function zstdFrameLength(data: Uint8Array): number {
   try {
     const magic = view.getUint32(0, true)
     if ((magic & 0xffff_fff0) >>> 0 === ZSTD_SKIPPABLE_MAGIC) return inside(data, 8 + view.getUint32(4, true))
-    if (magic !== ZSTD_MAGIC) throw new DecompressionError("the compressed data is no zstd frame")
+    if (magic !== ZSTD_MAGIC) throw new DecompressionError("the compressed data is not a zstd frame")
     const descriptor = view.getUint8(4)
     const singleSegment = (descriptor & 0x20) !== 0
     const contentSizeFlag = descriptor >>> 6

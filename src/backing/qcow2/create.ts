@@ -90,7 +90,7 @@ function checkOptions(options: CreateQcow2Options, path: string): Geometry {
   const version = options.compat === "0.10" ? 2 : 3
   const clusterBits = Math.log2(clusterSize)
   const refcountOrder = Math.log2(refcountBits)
-  if (!Number.isSafeInteger(options.size) || options.size < 0) throw refuse(`the size ${options.size} is no number of bytes`)
+  if (!Number.isSafeInteger(options.size) || options.size < 0) throw refuse(`the size ${options.size} is not a number of bytes`)
   if (!Number.isInteger(clusterBits) || clusterBits < LIMIT.CLUSTER_BITS_MIN || clusterBits > LIMIT.CLUSTER_BITS_MAX) {
     throw refuse(`the cluster size ${clusterSize} is not a power of two from 512 to 2097152`)
   }

@@ -65,13 +65,13 @@ export function blkParameters(options: VirtioBlkOptions): BlkParameters {
   const { serial = "", queues = 1, queueSize = 256, blockSize = SECTOR_SIZE, physicalBlockSize = blockSize } = options
   const { optimalIoSize = 0, readOnly = false, withoutFeatures = [] } = options
   if (!isPowerOfTwo(blockSize) || blockSize < SECTOR_SIZE || blockSize > 65536) {
-    throw new RangeError(`blockSize: ${blockSize} is no power of two from 512 to 65536`)
+    throw new RangeError(`blockSize: ${blockSize} is not a power of two from 512 to 65536`)
   }
   if (!isPowerOfTwo(physicalBlockSize) || physicalBlockSize < blockSize || physicalBlockSize / blockSize > 2 ** 15) {
-    throw new RangeError(`physicalBlockSize: ${physicalBlockSize} is no power of two from blockSize (${blockSize}) up`)
+    throw new RangeError(`physicalBlockSize: ${physicalBlockSize} is not a power of two from blockSize (${blockSize}) up`)
   }
   if (!Number.isInteger(optimalIoSize / blockSize) || optimalIoSize < 0 || optimalIoSize / blockSize > 0xffff_ffff) {
-    throw new RangeError(`optimalIoSize: ${optimalIoSize} is no multiple of blockSize (${blockSize})`)
+    throw new RangeError(`optimalIoSize: ${optimalIoSize} is not a multiple of blockSize (${blockSize})`)
   }
   if (!/^[\x20-\x7e]*$/.test(serial)) throw new RangeError("serial: only printable ASCII characters can be shown to a guest")
   const { VERSION_1: _, ...ringFeatures } = VIRTIO_F

@@ -52,16 +52,20 @@ function resultLines(result: CheckResult): string[] {
     ...listed,
     ...(unlisted > 0 ? [`... and ${unlisted} more`] : []),
     ...(corruptionsFixed + leaksFixed > 0 ? [`repaired: ${corruptionsFixed} errors, ${leaksFixed} leaked clusters`] : []),
-    ...(corruptions > 0
-      ? [
-          `${corruptions} errors: data may be damaged already, and writing to the image may damage more`,
-          "To mend them: vioblk check --repair all",
-        ]
-      : []),
+    ...(corruptions > 0 ? corruptionLines(result) : []),
     ...(leaks > 0 ? [`${leaks} leaked clusters: they waste space and do no other harm`] : []),
     ...(corruptions + leaks === 0 ? ["The image is consistent."] : []),
     `${allocatedClusters}/${totalClusters} = ${percent(allocatedClusters, totalClusters)} allocated, ` +
       `${percent(fragmentedClusters, allocatedClusters)} fragmented, ${percent(compressedClusters, allocatedClusters)} compressed clusters`,
     `Image end offset: ${result.imageEndOffset}`,
   ]
+}
+
+function corruptionLines({ corruptions, dirty, findings }: CheckResult): string[] {
+  const errors = corruptions === 1 ? "1 error" : `${corruptions} errors`
+  // With the dirty bit set, refcounts that are behind are what the format expects.
+  if (dirty && findings.every(({ kind }) => kind === "refcount" || kind === "copied" || kind === "leak")) {
+    return [`${errors}: the image was not closed cleanly; opening it for writing mends that, and so does vioblk check --repair all`]
+  }
+  return [`${errors}: data may be damaged already, and writing to the image may damage more`, "To mend them: vioblk check --repair all"]
 }

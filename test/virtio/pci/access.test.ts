@@ -98,7 +98,7 @@ describe("the window in configuration space", () => {
     ["an offset past the BAR", 4, 0xffff_fffc, 4],
     ["an offset just past the BAR", 4, 0x4000, 1],
     ["an access across the end", 4, 0x3ffe, 4],
-    ["an offset that is no multiple of the length", 4, 0x0fff, 2],
+    ["an offset that is not a multiple of the length", 4, 0x0fff, 2],
   ])("PCI-33 %s: nothing happens, and the data stay what they are", (_, bar, offset, length) => {
     guest.start([ring])
     ring.request(T.IN, 3, SECTOR)

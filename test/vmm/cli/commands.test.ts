@@ -55,6 +55,15 @@ describe("vioblk check", () => {
     expect(qemuCheck(path).exitCode).toBe(0)
   })
 
+  it("tells an image that was not closed cleanly from one that is damaged", async () => {
+    const golden = copyGolden(temporaryDirectory())
+    const unclean = await commandLine("check", join(golden, "dirty.qcow2"))
+    expect(unclean).toMatchObject({ code: 2, err: "" })
+    expect(unclean.out).toContain("has refcount 0 and 1 reference\n")
+    expect(unclean.out).toMatch(/^80 errors: the image was not closed cleanly; opening it for writing mends that/m)
+    expect(unclean.out).not.toContain("damaged")
+  })
+
   it.each([
     ["a raw image", "base-long.raw", "it is not a qcow2 image; a raw one has nothing to check"],
     ["an image that is not there", "gone.qcow2", "cannot open: no such file"],

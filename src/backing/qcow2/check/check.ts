@@ -2,12 +2,15 @@
 import type { ImageFile } from "../../image-file.ts"
 import { type Examination, examine } from "./examination.ts"
 import type { Finding } from "./findings.ts"
-import { SECTOR_SIZE } from "../format/spec.ts"
+import { hasFeature } from "../format/header.ts"
+import { INCOMPATIBLE_BIT, SECTOR_SIZE } from "../format/spec.ts"
 
 /** What a check or a repair found. */
 export interface CheckResult {
   /** As `qemu-img check` exits: 0 clean, 2 corruptions, 3 leaks only. (Its 1, "could not check", is a thrown `BackingError` here.) */
   readonly exitCode: 0 | 2 | 3
+  /** Whether the image was not closed cleanly (QC-FEAT-04): its refcounts may be behind, and opening it for writing repairs them. */
+  readonly dirty: boolean
   /** Found, and still there after a repair. A corruption endangers data; a leak only wastes space. */
   readonly corruptions: number
   readonly leaks: number
@@ -39,6 +42,7 @@ export function checkResult(examination: Examination, before: Examination = exam
   const { findings, references, image } = examination
   return {
     exitCode: findings.corruptions > 0 ? 2 : findings.leaks > 0 ? 3 : 0,
+    dirty: hasFeature(image.header.incompatibleFeatures, INCOMPATIBLE_BIT.DIRTY),
     corruptions: findings.corruptions,
     leaks: findings.leaks,
     corruptionsFixed: Math.max(0, before.findings.corruptions - findings.corruptions),

@@ -36,7 +36,7 @@ export function examine(file: ImageFile): Examination {
 
   const { clusterSize } = image.geometry
   const highest = refcounts.forEachMismatch(references.counts, (cluster, stored, count) => {
-    const message = `cluster ${cluster} at byte ${cluster * clusterSize} has refcount ${stored} and ${count} references`
+    const message = `cluster ${cluster} at byte ${cluster * clusterSize} has refcount ${stored} and ${inReferences(count)}`
     findings.add(stored > count ? "leak" : "refcount", message, cluster * clusterSize)
   })
   let uncovered = false
@@ -44,7 +44,7 @@ export function examine(file: ImageFile): Examination {
     uncovered = true
     findings.add(
       "refcount",
-      `cluster ${cluster} at byte ${cluster * clusterSize} has no refcount block and ${count} references`,
+      `cluster ${cluster} at byte ${cluster * clusterSize} has no refcount block and ${inReferences(count)}`,
       cluster * clusterSize,
     )
   })
@@ -58,3 +58,5 @@ export function examine(file: ImageFile): Examination {
     needsRebuild: uncovered || refcounts.broken,
   }
 }
+
+const inReferences = (count: number): string => (count === 1 ? "1 reference" : `${count} references`)

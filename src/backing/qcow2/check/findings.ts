@@ -1,6 +1,6 @@
 /** What a check finds: every finding is counted, the first ones are kept with their words. */
 
-/** Findings that are kept; the rest is only counted. */
+/** How many findings keep their words; later ones are only counted. */
 const MAX_KEPT = 1000
 
 /**

@@ -13,7 +13,7 @@ import { readPadded, visitWords } from "./table-reader.ts"
 
 export type FixScope = "copied" | "all"
 
-/** L2 tables whose offsets are remembered, not to correct one twice; beyond that one may be read again. */
+/** How many offsets of L2 tables are remembered, so that none is corrected twice. Beyond that a table may be read again. */
 const REMEMBERED = 1 << 20
 
 /** Corrects the entries of all tables. The refcounts that `examination` saw must be those on the disk. */

@@ -44,8 +44,8 @@ function repairRound(found: Examination, mode: RepairMode): Examination {
 }
 
 /**
- * Stores the counted references in the blocks that there are. Each refcount stands alone, so a torn write does no harm. What only claims
- * to be a block may hold anything: with one of these about, nothing is written.
+ * Stores the counted references in the blocks that exist. Each refcount stands alone, so a torn write does no harm. Where an entry names
+ * something that is not a block, nothing is written: the bytes there may be anything.
  */
 function storeRefcounts({ references, refcounts, image }: Examination, mode: RepairMode): void {
   if (refcounts.broken) return

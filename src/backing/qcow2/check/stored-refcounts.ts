@@ -51,7 +51,7 @@ export class StoredRefcounts {
     })
   }
 
-  /** Counts the blocks themselves, after everything else was counted: one that something else uses as well is no good. */
+  /** Counts the blocks themselves, after everything else: a block that something else uses too cannot be trusted. */
   countReferences(sink: ReferenceSink, counts: ClusterCounts): void {
     const { clusterSize } = this.#image.geometry
     for (const block of this.#blocks.values()) sink.add(STRUCTURE.REFCOUNT_BLOCK, block, clusterSize)

@@ -129,7 +129,7 @@ export class TableCache {
     this.#dirty.delete(table)
   }
 
-  /** Forgets the table at `offset`, dirty or not: its cluster is no table any more. */
+  /** Forgets the table at `offset`, dirty or not: its cluster is not a table any more. */
   drop(offset: number): void {
     const table = this.#byOffset.get(offset)
     if (table === undefined) return
