@@ -1,0 +1,37 @@
+/** The package in a page: browser.ts leads to no module of Node, and is index.ts without what needs one. */
+import { expect, it } from "vitest"
+import { allImports } from "./architecture/imports.ts"
+import { exportsOf } from "./architecture/exports.ts"
+
+const IMPORTS = allImports()
+
+/** The way of imports from `file` to a module of Node, if there is one. */
+function wayToNode(file: string, seen = new Set<string>()): readonly string[] | undefined {
+  if (file.startsWith("node:")) return [file]
+  if (seen.has(file)) return undefined
+  seen.add(file)
+  for (const { from, to } of IMPORTS) {
+    const way = from === file ? wayToNode(to, seen) : undefined
+    if (way !== undefined) return [file, ...way]
+  }
+  return undefined
+}
+
+it("browser.ts leads to no module of Node; index.ts does", () => {
+  expect(wayToNode("browser.ts")).toBeUndefined()
+  expect(wayToNode("index.ts")?.at(-1)).toMatch(/^node:/)
+})
+
+it("a name that index.ts exports and browser.ts does not comes from a file that leads to Node", () => {
+  const inPage = new Set(exportsOf("browser.ts").map(({ name }) => name))
+  const missing = exportsOf("index.ts").filter(({ name }) => !inPage.has(name))
+  expect(missing.length).toBeGreaterThan(5)
+  expect(missing.filter(({ from }) => wayToNode(from) === undefined).map(({ name }) => name)).toEqual([])
+})
+
+it("browser.ts exports nothing that index.ts does not", () => {
+  const names = new Set(exportsOf("index.ts").map(({ name }) => name))
+  const own = exportsOf("browser.ts").map(({ name }) => name)
+  expect(own.length).toBeGreaterThan(60)
+  expect(own.filter((name) => !names.has(name))).toEqual([])
+})
