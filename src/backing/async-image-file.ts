@@ -2,6 +2,7 @@
  * The seam for files that answer later: `AsyncImageFile`, what such a file does, and `NotLoaded`, the answer of a synchronous `ImageFile`
  * over one whose bytes are not here yet. No promise enters an image format: whoever catches it awaits it and makes the call again.
  */
+import type { VirtioBacking } from "./backing.ts"
 import type { ImageLock } from "./image-file.ts"
 
 /**
@@ -34,6 +35,11 @@ export interface AsyncImageFile {
   punchHole?(offset: number, length: number): Promise<boolean>
   /** Makes the range, which is inside the file, read as zeroes without sending them. Resolves to false where it cannot. */
   zeroRange?(offset: number, length: number): Promise<boolean>
+  /**
+   * The file as a raw disk, without a cache of ours between: for files behind which there is a disk anyway. Once it has resolved the disk
+   * owns the file. With `readOnly` the disk is read-only. Left out: the file is read in pages like any other.
+   */
+  disk?(options: { readonly readOnly: boolean }): Promise<VirtioBacking>
   /** Releases the file. A second call does nothing. Does not sync. */
   close(): Promise<void>
 }
@@ -44,13 +50,23 @@ export interface AsyncImageFile {
  */
 export class NotLoaded {
   readonly #load: () => Promise<void>
+  readonly #release: () => void
 
-  /** `load` resolves when the bytes are here, and rejects with a `BackingError`. Two calls of it may be one and the same load. */
-  constructor(load: () => Promise<void>) {
+  /**
+   * `load` resolves when the bytes are here, and rejects with a `BackingError`. Two calls of it may be one and the same load. `release` is
+   * for what `load` keeps in memory: left out where that is nothing.
+   */
+  constructor(load: () => Promise<void>, release: () => void = () => undefined) {
     this.#load = load
+    this.#release = release
   }
 
   load(): Promise<void> {
     return this.#load()
+  }
+
+  /** To be called once when the operation is through, repeated as often as it took: what was loaded stays here until then. */
+  release(): void {
+    this.#release()
   }
 }
