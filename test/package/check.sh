@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Packs the project, installs the tarball in empty projects, and uses it there: from JavaScript, from TypeScript, and as a command.
+# Packs the project, installs the tarball in empty projects, and uses it there: from JavaScript, from TypeScript, as a command, and in pages.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 root=$PWD
@@ -14,7 +14,7 @@ if tar -tzf "$tarball" | grep -vE '^package/(dist/.*\.(js|d\.ts)|package\.json|R
   exit 1
 fi
 
-mkdir "$work/js" "$work/ts"
+mkdir "$work/js" "$work/ts" "$work/pages"
 (
   cd "$work/js"
   npm init -y >/dev/null
@@ -67,3 +67,26 @@ JSON
     echo "types: ok with TypeScript $("$tsc" --version | grep -oE '[0-9.]+')"
   done
 )
+# The types of a page: those of the condition "browser".
+(
+  cd "$work/ts"
+  cat >page.ts <<'TS'
+import { Machine, MemoryBacking } from "vioblk"
+// @ts-expect-error: a page has no paths of the host
+import { openImage } from "vioblk"
+new Machine({ ramSize: 1 << 24 }).attachDisk(new MemoryBacking({ size: 512 }))
+export const missing: unknown = openImage
+TS
+  cat >tsconfig.json <<'JSON'
+{
+  "compilerOptions": {
+    "strict": true, "skipLibCheck": false, "noEmit": true, "module": "esnext", "moduleResolution": "bundler", "customConditions": ["browser"],
+    "target": "es2022", "lib": ["es2022"], "types": []
+  },
+  "files": ["page.ts"]
+}
+JSON
+  "$root/node_modules/.bin/tsc" -p .
+  echo "types of a page: ok"
+)
+npx tsx test/package/pages.ts "$tarball" "$work/pages"
