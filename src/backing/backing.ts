@@ -5,8 +5,8 @@
 import { checkMembers, checkValue, described, findAsync, type Rules } from "../options.ts"
 
 /**
- * A disk. `size`, `readOnly`, `pread`, `pwrite` and `close` are required; every optional method is a capability that the device
- * offers to the guest only when the method is there (no `discard`, no VIRTIO_BLK_F_DISCARD; no `flush`, no VIRTIO_BLK_F_FLUSH).
+ * A disk. `size`, `readOnly`, `pread`, `pwrite` and `close` are required. The device offers flushing, discarding and writing of zeroes to
+ * the guest only where `flush`, `discard` and `writeZeroes` are there; the other optional members make it faster.
  *
  * All offsets and lengths are bytes. Every method does all of its work or fails with a `BackingError`; a short count does not exist.
  *

@@ -55,7 +55,7 @@ const SLOTS = [15, 16, 19, 20, 23, 24, 27, 28, 13, 14, 17, 21, 22, 25, 26, 29, 3
 
 /**
  * Linux uses one queue for each processor that it allows for, and no I/O scheduler for a disk with more than one queue. It then issues
- * a request at once instead of through a kernel thread: a 4 KiB read takes 11 thousand instructions instead of 19 thousand, 117 us instead
+ * a request at once instead of through a kernel thread: a 4 KiB read takes 9 thousand instructions instead of 19 thousand, 117 us instead
  * of 279 us (Linux 6.1). v86 has one processor; without ACPI, Linux allows for two. With ACPI it allows for one.
  */
 const QUEUES = 2
