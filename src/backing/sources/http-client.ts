@@ -1,0 +1,198 @@
+/** One Range request: sent, its answer checked, its body read as far as promised, and ended when it stalls or the file is closed. */
+import { BackingError } from "../backing.ts"
+import { type AnswerContext, type ByteRange, checkAnswer, type RangeAnswer } from "./http-answer.ts"
+import type { HttpBody, HttpFetch, HttpRequestInit, HttpResponse } from "./http-types.ts"
+import { type Clock, TransientError } from "./retry.ts"
+
+export interface HttpClientOptions {
+  readonly url: URL
+  /** The file's name in messages: the URL without what may be secret. */
+  readonly name: string
+  readonly fetch: HttpFetch
+  readonly headers: Readonly<Record<string, string>>
+  readonly credentials: HttpRequestInit["credentials"]
+  /** Milliseconds without a byte after which a request counts as lost. */
+  readonly timeout: number
+  readonly clock: Clock
+}
+
+/** What the caller does with an answer: checks its head before a byte of it is read, then takes the body piece by piece. */
+export interface AnswerSink {
+  head(answer: RangeAnswer): void
+  piece(bytes: Uint8Array): void
+}
+
+/** The address that a redirect led to does not serve the file any more: such addresses expire. The next request goes to the first one. */
+export class RedirectExpired {
+  readonly error: BackingError
+
+  constructor(error: BackingError) {
+    this.error = error
+  }
+}
+
+export class HttpClient {
+  readonly #options: HttpClientOptions
+  readonly #context: AnswerContext
+  readonly #home: string
+  /** Where redirects led to: asked first, without the headers of the user if it is another origin's. */
+  #target: string
+  readonly #active = new Set<AbortController>()
+  #isClosed = false
+
+  constructor(options: HttpClientOptions) {
+    this.#options = options
+    this.#context = { name: options.name, clock: options.clock }
+    this.#home = options.url.href
+    this.#target = this.#home
+  }
+
+  /** Ends every request that is under way. */
+  close(): void {
+    this.#isClosed = true
+    for (const controller of this.#active) controller.abort()
+  }
+
+  /**
+   * Requests `range`. Resolves when the whole of what the server promised is with `sink`, which may be less than was asked for. When it
+   * fails, `sink` has the part that arrived.
+   * @throws BackingError (as a rejection); TransientError and RedirectExpired where another try may succeed
+   */
+  async get(range: ByteRange, sink: AnswerSink): Promise<void> {
+    if (this.#isClosed) throw this.#closed()
+    const url = this.#target
+    const controller = new AbortController()
+    const stall = new StallTimer(this.#options, () => controller.abort())
+    this.#active.add(controller)
+    let isDone = false
+    try {
+      const response = await this.#options.fetch(url, this.#request(url, range, controller))
+      stall.restart()
+      const answer = checkAnswer(response, range, this.#context)
+      sink.head(answer)
+      this.#follow(response)
+      if (answer.length > 0) await this.#readBody(response.body, answer.length, sink, stall)
+      isDone = answer.length > 0
+    } catch (error) {
+      throw this.#failure(error, url, stall)
+    } finally {
+      stall.stop()
+      this.#active.delete(controller)
+      // Ends the connection: a body that nobody wants may be long.
+      if (!isDone) controller.abort()
+    }
+  }
+
+  #request(url: string, { first, last }: ByteRange, controller: AbortController): HttpRequestInit {
+    const { headers, credentials } = this.#options
+    const isHome = new URL(url).origin === new URL(this.#home).origin
+    return {
+      headers: { ...(isHome ? headers : {}), Range: `bytes=${first}-${last}`, "Accept-Encoding": "identity" },
+      signal: controller.signal,
+      redirect: "follow",
+      // Chromium lets requests for one URL wait for each other when they go through its cache.
+      cache: "no-store",
+      ...(credentials === undefined ? {} : { credentials }),
+    }
+  }
+
+  #follow(response: HttpResponse): void {
+    if (!response.redirected || response.url === "") return
+    const url = new URL(response.url)
+    if (url.protocol === "http:" && this.#options.url.protocol === "https:") {
+      throw new BackingError("permission", "the server redirects from https to http, which anybody on the way could change", {
+        path: this.#options.name,
+      })
+    }
+    this.#target = url.href
+  }
+
+  async #readBody(body: HttpBody | null, length: number, sink: AnswerSink, stall: StallTimer): Promise<void> {
+    const path = this.#options.name
+    if (body === null) throw new BackingError("io", "the server sent no body", { path })
+    const reader = body.getReader()
+    let left = length
+    try {
+      for (;;) {
+        const { done, value } = await reader.read()
+        if (done) break
+        if (value === undefined) continue
+        stall.restart()
+        if (value.length > left) throw new BackingError("io", `the server sent more than the ${length} bytes that it promised`, { path })
+        left -= value.length
+        sink.piece(value)
+      }
+    } catch (error) {
+      void reader.cancel().catch(() => undefined)
+      throw error
+    }
+    if (left > 0) throw new TransientError(`the server's answer ended ${left} bytes before its end`, { path })
+  }
+
+  /** The error that the caller gets for `error`, which `fetch` or the body threw: whatever it is, the source has failed. */
+  #failure(error: unknown, url: string, stall: StallTimer): BackingError | RedirectExpired {
+    if (this.#isClosed) return this.#closed()
+    if (error instanceof BackingError) {
+      if (url === this.#home || error instanceof TransientError) return error
+      if (this.#target === url) this.#target = this.#home
+      return new RedirectExpired(error)
+    }
+    const { name: path, timeout } = this.#options
+    if (stall.hasFired) return new TransientError(`the server sent nothing for ${timeout / 1000} s`, { path, cause: error })
+    return new TransientError(`the request failed: ${this.#reasonOf(error)}${this.#corsHint()}`, { path, cause: error })
+  }
+
+  /** Node says "fetch failed" and puts the reason into `cause`. A message may hold the URL with its secrets. */
+  #reasonOf(error: unknown): string {
+    const inner = error instanceof Error && error.cause instanceof Error ? error.cause : error
+    const code: unknown = inner instanceof Error ? Reflect.get(inner, "code") : undefined
+    const text = inner instanceof Error ? inner.message || (typeof code === "string" ? code : inner.name) : String(inner)
+    const { search } = this.#options.url
+    const known = text.replaceAll(this.#home, this.#options.name).replaceAll(this.#target, this.#options.name)
+    return (search === "" ? known : known.replaceAll(search, "?...")).slice(0, 200)
+  }
+
+  /** A page is not told why a request to another origin failed. */
+  #corsHint(): string {
+    const page = pageAddress()
+    if (page === undefined || new URL(page).origin === this.#options.url.origin) return ""
+    return "; if the server can be reached, it must allow this page: Access-Control-Allow-Origin"
+  }
+
+  #closed(): BackingError {
+    return new BackingError("closed", "the file is closed", { path: this.#options.name })
+  }
+}
+
+/** The address of the page or worker that this runs in; undefined in Node. */
+export function pageAddress(): string | undefined {
+  const place: unknown = Reflect.get(globalThis, "location")
+  const href: unknown = typeof place === "object" && place !== null ? Reflect.get(place, "href") : undefined
+  return typeof href === "string" && /^https?:/.test(href) ? href : undefined
+}
+
+/** Fires when nothing has happened for `timeout`. */
+class StallTimer {
+  hasFired = false
+  readonly #options: { readonly timeout: number; readonly clock: Clock }
+  readonly #fire: () => void
+  #cancel: () => void
+
+  constructor(options: { readonly timeout: number; readonly clock: Clock }, fire: () => void) {
+    this.#options = options
+    this.#fire = (): void => {
+      this.hasFired = true
+      fire()
+    }
+    this.#cancel = options.clock.after(options.timeout, this.#fire)
+  }
+
+  restart(): void {
+    this.#cancel()
+    this.#cancel = this.#options.clock.after(this.#options.timeout, this.#fire)
+  }
+
+  stop(): void {
+    this.#cancel()
+  }
+}

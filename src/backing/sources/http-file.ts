@@ -1,0 +1,272 @@
+/** httpFile: a file on an HTTP server, read by Range requests. */
+import { checkCount, checkOptions, described, type Rules } from "../../options.ts"
+import type { AsyncImageFile } from "../async-image-file.ts"
+import { BackingError } from "../backing.ts"
+import { checkVersion, type FileVersion, hasValidator, type RangeAnswer } from "./http-answer.ts"
+import { type AnswerSink, HttpClient, pageAddress, RedirectExpired } from "./http-client.ts"
+import type { HttpFetch, HttpRequestInit } from "./http-types.ts"
+import { ParallelLimit } from "./parallel-limit.ts"
+import { type Clock, PLATFORM_CLOCK, retryDelay, TransientError } from "./retry.ts"
+
+/** Options of `httpFile`. */
+export interface HttpFileOptions {
+  /**
+   * Called in place of the platform's `fetch`, for instance to add a token that expires: `(url, init) => fetch(url, { ...init, ... })`.
+   * Requests do without the browser's cache (`cache: "no-store"`), in which Chromium lets requests for one URL wait for each other.
+   */
+  readonly fetch?: HttpFetch
+  /** Headers for each request. In a page of another origin they make the browser ask the server first (CORS preflight). */
+  readonly headers?: Readonly<Record<string, string>>
+  /** Whether a page sends cookies: see `fetch`. Default: to its own origin only. */
+  readonly credentials?: "omit" | "same-origin" | "include"
+  /** Requests under way at once, 1 to 64. Default 6, which is what browsers send to one server over HTTP/1.1. */
+  readonly maxParallel?: number
+  /** How often one read is tried again after network errors, timeouts and the statuses 5xx, 408, 425 and 429. Default 5. */
+  readonly retries?: number
+  /** Milliseconds without a byte from the server after which a request is given up, and tried again. Default 30,000. */
+  readonly timeout?: number
+  /** Bytes that one read should ask for at least, 4096 to 2^26. Default 256 KiB. */
+  readonly preferredRead?: number
+  /** True for a file that never changes: then a server may send neither a strong ETag nor Last-Modified, and only the size is watched. */
+  readonly immutable?: boolean
+}
+
+const HTTP_FILE_RULES: Rules<HttpFileOptions> = {
+  fetch: "function?", headers: "object?", credentials: ["omit", "same-origin", "include"], maxParallel: "number?", retries: "number?",
+  timeout: "number?", preferredRead: "number?", immutable: "boolean?",
+}
+
+/** The first request asks for this many bytes, and they are kept: whoever opens an image reads its beginning again and again. */
+const HEAD_SIZE = 65_536
+
+/**
+ * The file at `url` (http or https; relative to the page in a page), read-only, in Node and in pages. Nothing is requested before the first
+ * `size` or `read`.
+ *
+ * Every answer is checked: the range that it holds, its length, and that it comes from the version of the file that was opened (ETag,
+ * Last-Modified and size). A file that changes on the server is an error and never a mixture of both. A user and a password in the URL are
+ * sent as basic authentication. Messages show the URL without them, and without its query.
+ *
+ * Reads reject with a `BackingError`: `not-found` (404, 410), `permission` (401, 403, 407), `closed`, and `io` for everything else, among
+ * it a server without Range requests, and one whose headers a page may not see.
+ *
+ * @throws TypeError for wrong options, or a URL that is none; RangeError for an option out of range
+ */
+export function httpFile(url: string | { readonly href: string }, options: HttpFileOptions = {}): AsyncImageFile {
+  return new HttpFile(url, options, PLATFORM_CLOCK)
+}
+
+export class HttpFile implements AsyncImageFile {
+  readonly path: string
+  readonly readOnly = true
+  readonly preferredRead: number
+  readonly #client: HttpClient
+  readonly #limit: ParallelLimit
+  readonly #clock: Clock
+  readonly #retries: number
+  readonly #isImmutable: boolean
+  #opening: Promise<OpenedFile> | undefined
+  #isClosed = false
+  /** Ends the waits before further tries. */
+  readonly #waits = new Set<() => void>()
+
+  constructor(url: string | { readonly href: string }, options: HttpFileOptions, clock: Clock) {
+    checkOptions("httpFile", options, HTTP_FILE_RULES)
+    checkCount("httpFile", "maxParallel", options.maxParallel, 1, 64)
+    checkCount("httpFile", "retries", options.retries, 0, 100)
+    checkCount("httpFile", "timeout", options.timeout, 1, 2 ** 31 - 1)
+    checkCount("httpFile", "preferredRead", options.preferredRead, 4096, 2 ** 26)
+    const address = parseUrl(url)
+    const headers = { ...checkedHeaders(options.headers ?? {}), ...takeCredentials(address) }
+    this.path = address.origin + address.pathname
+    this.preferredRead = options.preferredRead ?? 262_144
+    this.#clock = clock
+    this.#retries = options.retries ?? 5
+    this.#isImmutable = options.immutable ?? false
+    this.#limit = new ParallelLimit(options.maxParallel ?? 6)
+    this.#client = new HttpClient({
+      url: address, name: this.path, headers, credentials: options.credentials, timeout: options.timeout ?? 30_000, clock,
+      fetch: options.fetch ?? platformFetch(),
+    })
+  }
+
+  async size(): Promise<number> {
+    return (await this.#open()).version.size
+  }
+
+  async read(buffer: Uint8Array, offset: number): Promise<number> {
+    const { version, head } = await this.#open()
+    const length = Math.max(0, Math.min(buffer.length, version.size - offset))
+    const known = Math.min(length, Math.max(0, head.length - offset))
+    if (known > 0) buffer.set(head.subarray(offset, offset + known))
+    if (known < length) {
+      await this.#limit.run(() => this.#fetch(offset + known, length - known, {
+        head: (answer) => {
+          checkVersion(version, answer.version, this.#context())
+          return version
+        },
+        piece: (bytes, at) => buffer.set(bytes, known + at),
+      }))
+    }
+    return length
+  }
+
+  async close(): Promise<void> {
+    this.#isClosed = true
+    this.#client.close()
+    for (const end of this.#waits) end()
+  }
+
+  /** A failed opening can be tried again. */
+  #open(): Promise<OpenedFile> {
+    if (this.#isClosed) return Promise.reject(this.#closed())
+    this.#opening ??= this.#fetchHead().catch((error: unknown) => {
+      this.#opening = undefined
+      throw error
+    })
+    return this.#opening
+  }
+
+  async #fetchHead(): Promise<OpenedFile> {
+    let version: FileVersion | undefined
+    const head = new Uint8Array(HEAD_SIZE)
+    let end = 0
+    await this.#fetch(0, HEAD_SIZE, {
+      head: (answer) => {
+        if (version === undefined) this.#requireValidator(answer.version)
+        else checkVersion(version, answer.version, this.#context())
+        version = answer.version
+        return version
+      },
+      piece: (bytes, at) => {
+        head.set(bytes, at)
+        end = at + bytes.length
+      },
+    })
+    if (version === undefined) throw new BackingError("io", "the server sent no answer", { path: this.path })
+    return { version, head: head.slice(0, end) }
+  }
+
+  /**
+   * Fetches `length` bytes from `offset`. The server may send them in several answers, and each may fail: what has arrived is not asked
+   * for again.
+   */
+  async #fetch(offset: number, length: number, sink: StretchSink): Promise<void> {
+    let done = 0
+    const answers: AnswerSink = {
+      head: (answer) => {
+        length = Math.min(length, sink.head(answer).size - offset)
+        if (answer.length > 0 || done >= length) return
+        throw new BackingError("io", `the server says that the file has no byte ${offset + done}, and ${offset + length} bytes`, {
+          path: this.path,
+        })
+      },
+      piece: (bytes) => {
+        sink.piece(bytes, done)
+        done += bytes.length
+      },
+    }
+    for (let failures = 0; done < length; ) {
+      try {
+        await this.#client.get({ first: offset + done, last: offset + length - 1 }, answers)
+      } catch (error) {
+        failures++
+        await this.#beforeNextTry(error, failures)
+      }
+    }
+  }
+
+  /** Returns when it is time to try again. @throws what the caller gets when it is not worth it */
+  async #beforeNextTry(error: unknown, failures: number): Promise<void> {
+    if (error instanceof RedirectExpired) {
+      if (failures > this.#retries + 1) throw error.error
+    } else if (!(error instanceof TransientError)) {
+      throw error
+    } else if (failures > this.#retries) {
+      const message = failures === 1 ? error.reason : `${error.reason} (after ${failures} tries)`
+      throw new BackingError("io", message, { path: this.path, cause: error.cause ?? error })
+    } else {
+      await this.#wait(retryDelay(failures, error.wait, this.#clock))
+    }
+  }
+
+  async #wait(delay: number): Promise<void> {
+    if (!this.#isClosed) {
+      await new Promise<void>((resolve) => {
+        const end = (): void => {
+          cancel()
+          this.#waits.delete(end)
+          resolve()
+        }
+        const cancel = this.#clock.after(delay, end)
+        this.#waits.add(end)
+      })
+    }
+    if (this.#isClosed) throw this.#closed()
+  }
+
+  #requireValidator(version: FileVersion): void {
+    if (this.#isImmutable || hasValidator(version)) return
+    const remedy = "pass immutable: true if the file never changes (a page sees an ETag only with Access-Control-Expose-Headers: ETag)"
+    const message = `the server sends neither a strong ETag nor Last-Modified, so nobody would notice a change of the file; ${remedy}`
+    throw new BackingError("io", message, { path: this.path })
+  }
+
+  #context(): { readonly name: string; readonly clock: Clock } {
+    return { name: this.path, clock: this.#clock }
+  }
+
+  #closed(): BackingError {
+    return new BackingError("closed", "the file is closed", { path: this.path })
+  }
+}
+
+interface OpenedFile {
+  readonly version: FileVersion
+  /** The first bytes of the file. */
+  readonly head: Uint8Array
+}
+
+interface StretchSink {
+  /** Checks an answer. Returns the version of the file that was opened. */
+  head(answer: RangeAnswer): FileVersion
+  /** `at`: bytes of the stretch that came before. */
+  piece(bytes: Uint8Array, at: number): void
+}
+
+function parseUrl(url: string | { readonly href: string }): URL {
+  const text: unknown = typeof url === "object" && url !== null ? url.href : url
+  if (typeof text !== "string") throw new TypeError(`httpFile: the URL must be a string or a URL, not ${described(url)}`)
+  const address = URL.canParse(text, pageAddress()) ? new URL(text, pageAddress()) : undefined
+  if (address === undefined) throw new TypeError(`httpFile: ${described(text)} is not a URL; write it as https://host/path`)
+  if (address.protocol !== "http:" && address.protocol !== "https:") {
+    throw new TypeError(`httpFile: a URL must begin with http: or https:, not ${address.protocol}`)
+  }
+  address.hash = ""
+  return address
+}
+
+/** Takes user and password out of the URL: `fetch` refuses URLs with them. [RFC 7617] */
+function takeCredentials(address: URL): Record<string, string> {
+  const { username, password } = address
+  if (username === "" && password === "") return {}
+  address.username = ""
+  address.password = ""
+  const text = `${decodeURIComponent(username)}:${decodeURIComponent(password)}`
+  return { Authorization: `Basic ${btoa(String.fromCharCode(...new TextEncoder().encode(text)))}` }
+}
+
+/** Found out now and not with the first request, which would try again and again. */
+function checkedHeaders(headers: Readonly<Record<string, string>>): Record<string, string> {
+  for (const [name, value] of Object.entries(headers)) {
+    if (typeof value !== "string") throw new TypeError(`httpFile: the header ${name} must be a string, not ${described(value)}`)
+    const isValid = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/.test(name) && /^[\t\x20-\x7e\x80-\xff]*$/.test(value)
+    if (!isValid) throw new TypeError(`httpFile: the header ${JSON.stringify(name.slice(0, 40))} is not one that HTTP can carry`)
+  }
+  return { ...headers }
+}
+
+function platformFetch(): HttpFetch {
+  if (typeof fetch !== "function") throw new TypeError("httpFile: this platform has no fetch; pass one as the option fetch")
+  return (url: string, init: HttpRequestInit) => fetch(url, init)
+}
