@@ -6,7 +6,15 @@
 // Disks
 export { BackingError } from "./backing/backing.ts"
 export type { BackingErrorCode, BackingErrorDetails, VirtioBacking } from "./backing/backing.ts"
+export type { AsyncImageFile } from "./backing/async-image-file.ts"
 export type { ImageFile, ImageLock } from "./backing/image-file.ts"
+export { blobFile } from "./backing/sources/blob-file.ts"
+export type { BlobFileOptions, BlobLike } from "./backing/sources/blob-file.ts"
+export { httpFile } from "./backing/sources/http-file.ts"
+export type { HttpFileOptions } from "./backing/sources/http-file.ts"
+export type {
+  HttpBody, HttpBodyReader, HttpFetch, HttpRequestInit, HttpResponse, PlatformAbortSignal,
+} from "./backing/sources/http-types.ts"
 export { MemoryBacking } from "./backing/memory.ts"
 export type { MemoryBackingOptions } from "./backing/memory.ts"
 export type { ImageFormat } from "./backing/signatures.ts"
