@@ -28,6 +28,11 @@ export type { BackingReference, Qcow2Options } from "./backing/qcow2/open.ts"
 export type { RepairMode } from "./backing/qcow2/check/repair.ts"
 export { RawBacking } from "./backing/raw.ts"
 export type { RawBackingOptions } from "./backing/raw.ts"
+export { opfsFile } from "./backing/sources/opfs-file.ts"
+export type { OpfsFileOptions } from "./backing/sources/opfs-file.ts"
+export type { OpfsWorker } from "./backing/sources/opfs-start.ts"
+export { opfsSyncFile } from "./backing/sources/opfs-sync-file.ts"
+export type { OpfsSyncFileOptions } from "./backing/sources/opfs-sync-file.ts"
 
 // The device, and what it is plugged into
 export { LinearMemory, RamRegion, guestBytes } from "./virtio/guest-memory.ts"

@@ -7,9 +7,9 @@ import { checkMembers, findAsync, isStrayPromise, type Rules } from "../options.
 
 /**
  * What keeps other programs from opening an image while it is open. "qemu": locks that QEMU and openings of ours respect. "flock": a lock
- * of flock(2), which openings of ours respect, and QEMU does not. "none": nothing.
+ * of flock(2), which openings of ours respect, and QEMU does not. "exclusive": the browser opens the file for nobody else. "none": nothing.
  */
-export type ImageLock = "qemu" | "flock" | "none"
+export type ImageLock = "qemu" | "flock" | "exclusive" | "none"
 
 /**
  * Positional, synchronous file access. Offsets and lengths are bytes; offsets are safe integers >= 0 (the caller has checked).

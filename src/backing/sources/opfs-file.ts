@@ -1,0 +1,114 @@
+/** opfsFile: a file in the origin private file system (OPFS) of a browser, for disks that live on a page's own thread. */
+import { checkOptions, checkValue, type Rules } from "../../options.ts"
+import type { AsyncImageFile } from "../async-image-file.ts"
+import { BackingError } from "../backing.ts"
+import { storedNothing } from "./opfs-errors.ts"
+import { OpfsConnection } from "./opfs-connection.ts"
+import { type OpfsWorker, startWorker } from "./opfs-start.ts"
+
+/** Options of `opfsFile`. */
+export interface OpfsFileOptions {
+  /** Opens without the right to write; others may read meanwhile. Default false. */
+  readonly readOnly?: boolean
+  /** Makes the file, and the folders on the way to it, where they are missing. Default false: a missing file is `not-found`. */
+  readonly create?: boolean
+  /**
+   * A worker that runs the module `vioblk/opfs-worker`, for a page whose Content Security Policy does not allow `worker-src blob:`. It can
+   * serve any number of files, and stays the caller's to end. Default: a worker for this file, from a blob: URL.
+   */
+  readonly worker?: OpfsWorker
+}
+
+const OPFS_FILE_RULES: Rules<OpfsFileOptions> = { readOnly: "boolean?", create: "boolean?", worker: "object?" }
+
+/** Bytes that one message to or from the worker carries at most. */
+const PIECE = 1 << 22
+
+/**
+ * Opens a file of the origin private file system, in a page or in a worker. Browsers give synchronous access to such files in workers only,
+ * so a small worker of ours does the work. Until the file is closed nobody else can open it for writing.
+ * @param path names with "/" between them, from the root of the origin's file system
+ * @throws BackingError (as a rejection) `not-found`, `busy` where another tab or worker has it open, `unsupported` where there is no such
+ * file system (outside of secure contexts) or no worker can be started
+ * @throws TypeError (as a rejection) for wrong arguments
+ */
+export async function opfsFile(path: string, options: OpfsFileOptions = {}): Promise<AsyncImageFile> {
+  checkValue("opfsFile", "path", path, "string")
+  checkOptions("opfsFile", options, OPFS_FILE_RULES)
+  const { readOnly = false, create = false } = options
+  const worker = options.worker ?? startWorker(path)
+  const connection = new OpfsConnection(worker, { path, isOwn: options.worker === undefined })
+  await connection.open({ path, readOnly, create })
+  return readOnly ? new OpfsFile(connection, path) : new WritableOpfsFile(connection, path)
+}
+
+class OpfsFile implements AsyncImageFile {
+  readonly path: string
+  readonly lock = "exclusive"
+  protected readonly connection: OpfsConnection
+  #closing: Promise<void> | undefined
+
+  constructor(connection: OpfsConnection, path: string) {
+    this.connection = connection
+    this.path = path
+  }
+
+  get readOnly(): boolean {
+    return true
+  }
+
+  async size(): Promise<number> {
+    const { count } = await this.connection.ask({ call: "size" }, "ask for the size")
+    return count
+  }
+
+  async read(buffer: Uint8Array, offset: number): Promise<number> {
+    let done = 0
+    while (done < buffer.length) {
+      const request = { call: "read", length: Math.min(buffer.length - done, PIECE), offset: offset + done } as const
+      const { count, bytes } = await this.connection.ask(request, `read ${buffer.length} bytes`, offset)
+      if (count === 0) break
+      buffer.set(bytes.subarray(0, count), done)
+      done += count
+    }
+    return done
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.connection.close()
+    return this.#closing
+  }
+}
+
+class WritableOpfsFile extends OpfsFile {
+  /** The first flush that failed: what was written before it may be lost, so no later one may succeed. */
+  #syncFailure: BackingError | undefined
+
+  override get readOnly(): boolean {
+    return false
+  }
+
+  async write(buffer: Uint8Array, offset: number): Promise<void> {
+    for (let done = 0; done < buffer.length; ) {
+      // A copy: the message takes it away, and guest RAM cannot be given away.
+      const bytes = buffer.slice(done, done + PIECE)
+      const { count } = await this.connection.ask({ call: "write", bytes, offset: offset + done }, `write ${buffer.length} bytes`, offset)
+      if (count === 0) throw storedNothing(buffer.length, this.path, offset)
+      done += count
+    }
+  }
+
+  async truncate(size: number): Promise<void> {
+    await this.connection.ask({ call: "truncate", size }, `set the size to ${size}`)
+  }
+
+  async sync(): Promise<void> {
+    if (this.#syncFailure !== undefined) throw this.#syncFailure
+    try {
+      await this.connection.ask({ call: "flush" }, "flush")
+    } catch (error) {
+      if (error instanceof BackingError) this.#syncFailure = error
+      throw error
+    }
+  }
+}
