@@ -41,7 +41,7 @@ describe("zstd frames", () => {
     // A window byte, a checksum; a repeated block of 100 bytes, then an empty last raw one.
     expect(zstdFrameLength(Uint8Array.from([...header, 0x04, 0x58, 0x22, 0x03, 0, 7, 0x01, 0, 0, 1, 1, 1, 1, 99]))).toBe(17)
     expect(zstdFrameLength(Uint8Array.from([0x53, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 9, 9, 9, 99]))).toBe(11)
-    expect(() => zstdFrameLength(Uint8Array.from([1, 2, 3, 4, 5, 6, 7, 8, 9]))).toThrow("no zstd frame")
+    expect(() => zstdFrameLength(Uint8Array.from([1, 2, 3, 4, 5, 6, 7, 8, 9]))).toThrow("not a zstd frame")
     expect(() => zstdFrameLength(Uint8Array.from([...header, 0x20, 4, 0x07, 0, 0]))).toThrow("reserved")
   })
 
