@@ -35,7 +35,7 @@ export interface ChainOptions {
 }
 
 /** Images in a chain, the one that is opened included. */
-const MOST_IMAGES = 64
+export const MOST_IMAGES = 64
 
 /** Opens the image at `path`, and what it names. @throws BackingError; then nothing stays open, and nothing was written */
 export function openChain(path: string, options: ChainOptions): RawBacking | Qcow2Image {
@@ -87,7 +87,13 @@ function openBacking(reference: BackingReference, link: Link): RawBacking | Qcow
   }
 }
 
-function backingFormat(reference: BackingReference, options: ChainOptions): ImageFormat | undefined {
+/**
+ * The format that an image states for its backing file; undefined where it is to be found out.
+ * @throws BackingError `unsupported` when that is not allowed, or the format is not ours
+ */
+export function backingFormat(
+  reference: BackingReference, options: { readonly probeBackingFormat: boolean },
+): ImageFormat | undefined {
   const { format, name, imagePath } = reference
   if (format === "raw" || format === "qcow2") return format
   if (format !== undefined) {

@@ -1,9 +1,7 @@
 /** MemoryBacking: a disk in memory that takes up only what was written to it. */
-import { checkOptions, type Rules } from "../options.ts"
+import { checkBytes, checkOptions, type Rules } from "../options.ts"
 import { BackingError, checkRange, totalLength, type VirtioBacking } from "./backing.ts"
-
-/** Bytes that are allocated together. */
-const CHUNK_SIZE = 1 << 16
+import { CHUNK_SIZE, SparseMemory } from "./sparse-memory.ts"
 
 /** Options of `MemoryBacking`. */
 export interface MemoryBackingOptions {
@@ -18,7 +16,7 @@ const MEMORY_BACKING_RULES: Rules<MemoryBackingOptions> = { size: "number", read
 export class MemoryBacking implements VirtioBacking {
   readonly readOnly: boolean
   readonly discardGranularity = CHUNK_SIZE
-  readonly #chunks = new Map<number, Uint8Array>()
+  #memory = new SparseMemory()
   #size: number
   #isClosed = false
 
@@ -30,19 +28,32 @@ export class MemoryBacking implements VirtioBacking {
     this.readOnly = options.readOnly ?? false
   }
 
+  /**
+   * A disk that holds `bytes`, without a copy: what the guest writes is written there, but for a last piece of less than 64 KiB. The caller
+   * does not change them any more. `readOnly`: default false.
+   * @throws TypeError for what is not a Uint8Array, and for wrong options
+   */
+  static from(bytes: Uint8Array, options: Pick<MemoryBackingOptions, "readOnly"> = {}): MemoryBacking {
+    checkBytes("MemoryBacking.from", "bytes", bytes)
+    checkOptions("MemoryBacking.from", options, { readOnly: "boolean?" })
+    const backing = new MemoryBacking({ ...options, size: bytes.length })
+    backing.#memory = SparseMemory.over(bytes)
+    return backing
+  }
+
   get size(): number {
     return this.#size
   }
 
   /** Bytes of memory that content takes up. */
   get allocated(): number {
-    return this.#chunks.size * CHUNK_SIZE
+    return this.#memory.allocated
   }
 
   /** Sets the size in bytes; what is cut off is gone. Tell the device afterwards (`capacityChanged`). */
   resize(size: number): void {
     checkSize(size)
-    if (size < this.#size) this.#clear(size, this.#size - size)
+    if (size < this.#size) this.#memory.zero(size, this.#size - size)
     this.#size = size
   }
 
@@ -52,14 +63,7 @@ export class MemoryBacking implements VirtioBacking {
 
   preadInto(ram: Uint8Array, start: number, length: number, offset: number): void {
     this.#check(offset, length)
-    for (let done = 0; done < length; ) {
-      const within = (offset + done) % CHUNK_SIZE
-      const part = Math.min(CHUNK_SIZE - within, length - done)
-      const chunk = this.#chunks.get((offset + done - within) / CHUNK_SIZE)
-      if (chunk === undefined) ram.fill(0, start + done, start + done + part)
-      else ram.set(new Uint8Array(chunk.buffer, within, part), start + done)
-      done += part
-    }
+    this.#memory.read(ram, start, length, offset)
   }
 
   pwrite(buffer: Uint8Array, offset: number): void {
@@ -69,12 +73,7 @@ export class MemoryBacking implements VirtioBacking {
   pwriteFrom(ram: Uint8Array, start: number, length: number, offset: number): void {
     this.#check(offset, length)
     this.#checkWritable()
-    for (let done = 0; done < length; ) {
-      const within = (offset + done) % CHUNK_SIZE
-      const part = Math.min(CHUNK_SIZE - within, length - done)
-      this.#chunk((offset + done - within) / CHUNK_SIZE).set(new Uint8Array(ram.buffer, ram.byteOffset + start + done, part), within)
-      done += part
-    }
+    this.#memory.write(ram, start, length, offset)
   }
 
   preadv(buffers: readonly Uint8Array[], offset: number): void {
@@ -105,36 +104,12 @@ export class MemoryBacking implements VirtioBacking {
   writeZeroes(offset: number, length: number): void {
     this.#check(offset, length)
     this.#checkWritable()
-    this.#clear(offset, length)
+    this.#memory.zero(offset, length)
   }
 
   close(): void {
     this.#isClosed = true
-    this.#chunks.clear()
-  }
-
-  #chunk(index: number): Uint8Array {
-    let chunk = this.#chunks.get(index)
-    if (chunk === undefined) {
-      chunk = new Uint8Array(CHUNK_SIZE)
-      this.#chunks.set(index, chunk)
-    }
-    return chunk
-  }
-
-  /** Drops whole chunks, and zeroes what exists of partial ones. */
-  #clear(offset: number, length: number): void {
-    const end = offset + length
-    // A range may span millions of chunks that do not exist: walks whichever is fewer, the range's chunks or the existing ones.
-    const first = Math.floor(offset / CHUNK_SIZE)
-    const last = Math.ceil(end / CHUNK_SIZE)
-    const indices = last - first < this.#chunks.size ? Array.from({ length: last - first }, (_, i) => first + i) : [...this.#chunks.keys()]
-    for (const index of indices) {
-      const start = index * CHUNK_SIZE
-      if (start >= end || start + CHUNK_SIZE <= offset) continue
-      if (offset <= start && start + CHUNK_SIZE <= end) this.#chunks.delete(index)
-      else this.#chunks.get(index)?.fill(0, Math.max(offset - start, 0), Math.min(end - start, CHUNK_SIZE))
-    }
+    this.#memory.clear()
   }
 
   #check(offset: number, length: number): void {

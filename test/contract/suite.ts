@@ -8,7 +8,12 @@ import { Rng } from "../support/rng.ts"
 export interface Contestant {
   readonly name: string
   /** A fresh disk and what it holds. `size` is what the suite would like; a disk may have another one. */
-  open(size: number): { disk: VirtioBacking; model: FlatModel }
+  open(size: number): Opened | Promise<Opened>
+}
+
+interface Opened {
+  readonly disk: VirtioBacking
+  readonly model: FlatModel
 }
 
 const SIZE = 300_000 - (300_000 % 512)
@@ -28,8 +33,8 @@ async function codeOf(work: () => void | Promise<void>): Promise<string> {
 }
 
 export function contractSuite({ name, open }: Contestant): void {
-  const start = (): { disk: VirtioBacking; model: FlatModel } => {
-    const opened = open(SIZE)
+  const start = async (): Promise<Opened> => {
+    const opened = await open(SIZE)
     onTestFinished(async () => await opened.disk.close())
     return opened
   }
@@ -42,14 +47,14 @@ export function contractSuite({ name, open }: Contestant): void {
 
   describe(`contract: ${name}`, () => {
     it("has the size that it was made with, and reads as what it was made of", async () => {
-      const { disk, model } = start()
+      const { disk, model } = await start()
       expect(disk.size).toBe(model.size)
       expect(disk.readOnly).toBe(false)
       await expectAll(disk, model)
     })
 
     it("QC-L1-01 reads back what was written, at any offset and of any length, and nothing else changes", async () => {
-      const { disk, model } = start()
+      const { disk, model } = await start()
       const rng = new Rng(1)
       const edges = [0, 1, 511, 512, 513, 4095, 4096, 32767, 65535, 65536, 131072, model.size - 513, model.size - 1]
       for (const offset of edges) {
@@ -66,7 +71,7 @@ export function contractSuite({ name, open }: Contestant): void {
     })
 
     it("keeps no hold of a buffer: changing it after a write changes nothing, and a write changes no buffer", async () => {
-      const { disk, model } = start()
+      const { disk, model } = await start()
       const data = new Rng(2).bytes(70_000)
       const copy = data.slice()
       await disk.pwrite(data, 1000)
@@ -77,7 +82,7 @@ export function contractSuite({ name, open }: Contestant): void {
     })
 
     it("vectored reads and writes move the same bytes as plain ones, whatever the cut", async () => {
-      const { disk, model } = start()
+      const { disk, model } = await start()
       const rng = new Rng(3)
       for (const parts of [1, 2, 7, 1500]) {
         const data = rng.bytes(rng.between(parts, 80_000))
@@ -92,7 +97,7 @@ export function contractSuite({ name, open }: Contestant): void {
     })
 
     it("reads and writes of a part of a larger array move the same bytes, and touch nothing beside it", async () => {
-      const { disk, model } = start()
+      const { disk, model } = await start()
       if (disk.preadInto === undefined || disk.pwriteFrom === undefined) {
         expect([disk.preadInto, disk.pwriteFrom]).toEqual([undefined, undefined])
         return
@@ -121,7 +126,7 @@ export function contractSuite({ name, open }: Contestant): void {
     })
 
     it("seed defect 9: a range that leaves the disk, or is none, is refused whole, and nothing changes", async () => {
-      const { disk, model } = start()
+      const { disk, model } = await start()
       const size = model.size
       const ranges: [offset: number, length: number][] = [
         [size, 1], [size - 1, 2], [size + 512, 512], [-1, 1], [-512, 512], [0.5, 1], [Number.NaN, 1],
@@ -141,14 +146,14 @@ export function contractSuite({ name, open }: Contestant): void {
     })
 
     it("reads and writes of nothing are fine, up to the very end", async () => {
-      const { disk, model } = start()
+      const { disk, model } = await start()
       await disk.pread(new Uint8Array(0), model.size)
       await disk.pwrite(new Uint8Array(0), model.size)
       await expectAll(disk, model)
     })
 
     it("QC-DZ-06 writeZeroes zeroes exactly its range, over data and over nothing, unmapping or not", async () => {
-      const { disk, model } = start()
+      const { disk, model } = await start()
       if (disk.writeZeroes === undefined) return
       const rng = new Rng(4)
       const data = rng.bytes(200_000)
@@ -166,7 +171,7 @@ export function contractSuite({ name, open }: Contestant): void {
     })
 
     it("QC-DZ-01 discard touches nothing outside its range, and what it covers can be read and written again", async () => {
-      const { disk, model } = start()
+      const { disk, model } = await start()
       if (disk.discard === undefined) return
       const data = new Rng(5).bytes(model.size)
       await disk.pwrite(data, 0)
@@ -185,7 +190,7 @@ export function contractSuite({ name, open }: Contestant): void {
     })
 
     it("flush keeps everything, and may be called at any time", async () => {
-      const { disk, model } = start()
+      const { disk, model } = await start()
       await disk.flush?.()
       const data = new Rng(6).bytes(10_000)
       await disk.pwrite(data, 100_000)
@@ -196,7 +201,7 @@ export function contractSuite({ name, open }: Contestant): void {
     })
 
     it("close may be called twice; everything else fails with `closed` afterwards", async () => {
-      const { disk } = start()
+      const { disk } = await start()
       await disk.close()
       await disk.close()
       const buffer = new Uint8Array(512)

@@ -1,0 +1,159 @@
+/** MemoryFile: an image file in memory. An overlay in a page lives in one, and can be kept or downloaded. */
+import { checkBytes, checkOptions, type Rules } from "../options.ts"
+import { BackingError, totalLength } from "./backing.ts"
+import type { ImageFile } from "./image-file.ts"
+import { CHUNK_SIZE, SparseMemory } from "./sparse-memory.ts"
+
+/** Options of `MemoryFile`. */
+export interface MemoryFileOptions {
+  /** A name for messages. Names that an image gives to its backing files are relative to it. Default "memory". */
+  readonly path?: string
+  /** Default false. */
+  readonly readOnly?: boolean
+}
+
+const MEMORY_FILE_RULES: Rules<MemoryFileOptions> = { path: "string?", readOnly: "boolean?" }
+
+/** `Blob`, where the platform's types are there. */
+export type PlatformBlob = typeof globalThis extends { Blob: new (...parts: never[]) => infer B } ? B : unknown
+
+/** A file in memory that grows as it is written, and takes up only what was written, in chunks of 64 KiB. */
+export class MemoryFile implements ImageFile {
+  readonly path: string
+  readonly readOnly: boolean
+  #memory = new SparseMemory()
+  #size = 0
+  #isClosed = false
+
+  /** @throws TypeError for wrong options */
+  constructor(options: MemoryFileOptions = {}) {
+    checkOptions("MemoryFile", options, MEMORY_FILE_RULES)
+    this.path = options.path ?? "memory"
+    this.readOnly = options.readOnly ?? false
+  }
+
+  /**
+   * A file that holds `bytes`, without a copy: writes go there, but for a last piece of less than 64 KiB. The caller does not change them
+   * any more.
+   * @throws TypeError for what is not a Uint8Array, and for wrong options
+   */
+  static from(bytes: Uint8Array, options: MemoryFileOptions = {}): MemoryFile {
+    checkBytes("MemoryFile.from", "bytes", bytes)
+    const file = new MemoryFile(options)
+    file.#memory = SparseMemory.over(bytes)
+    file.#size = bytes.length
+    return file
+  }
+
+  /** Bytes of memory that content takes up. */
+  get allocated(): number {
+    return this.#memory.allocated
+  }
+
+  size(): number {
+    this.#checkOpen()
+    return this.#size
+  }
+
+  read(buffer: Uint8Array, offset: number): number {
+    return this.readInto(buffer, 0, buffer.length, offset)
+  }
+
+  readInto(buffer: Uint8Array, start: number, length: number, offset: number): number {
+    this.#checkOpen()
+    const count = Math.max(0, Math.min(length, this.#size - offset))
+    this.#memory.read(buffer, start, count, offset)
+    return count
+  }
+
+  readv(buffers: readonly Uint8Array[], offset: number): number {
+    let done = 0
+    for (const buffer of buffers) done += this.read(buffer, offset + done)
+    return done
+  }
+
+  /** @throws BackingError `read-only`, `closed` */
+  write(buffer: Uint8Array, offset: number): void {
+    this.writeFrom(buffer, 0, buffer.length, offset)
+  }
+
+  writeFrom(buffer: Uint8Array, start: number, length: number, offset: number): void {
+    this.#checkWritable()
+    this.#memory.write(buffer, start, length, offset)
+    this.#size = Math.max(this.#size, offset + length)
+  }
+
+  writev(buffers: readonly Uint8Array[], offset: number): void {
+    this.#checkWritable()
+    let at = offset
+    for (const buffer of buffers) {
+      this.#memory.write(buffer, 0, buffer.length, at)
+      at += buffer.length
+    }
+    this.#size = Math.max(this.#size, offset + totalLength(buffers))
+  }
+
+  truncate(size: number): void {
+    this.#checkWritable()
+    if (size < this.#size) this.#memory.zero(size, this.#size - size)
+    this.#size = size
+  }
+
+  punchHole(offset: number, length: number): boolean {
+    this.#checkWritable()
+    this.#memory.zero(offset, length)
+    return true
+  }
+
+  zeroRange(offset: number, length: number): boolean {
+    return this.punchHole(offset, length)
+  }
+
+  /** Memory is as stable as it gets. */
+  sync(): void {
+    this.#checkOpen()
+  }
+
+  /** The content stays: `bytes` and `toBlob` give it, and `MemoryFile.from` opens it again. */
+  close(): void {
+    this.#isClosed = true
+  }
+
+  /** A copy of the content in one piece, also when the file is closed. @throws RangeError when it is too long for one array */
+  bytes(): Uint8Array {
+    const bytes = new Uint8Array(this.#size)
+    for (const [offset, chunk] of this.#memory.chunks()) bytes.set(chunk.subarray(0, Math.max(0, this.#size - offset)), offset)
+    return bytes
+  }
+
+  /** The content as a Blob, to be kept or downloaded, also when the file is closed. Holes are shared, and cost no copy. */
+  toBlob(): PlatformBlob {
+    const parts: Blob[] = []
+    const zeroes = new Blob([new Uint8Array(1 << 20)])
+    let at = 0
+    const hole = (end: number): void => {
+      while (at < end) {
+        const length = Math.min(end - at, zeroes.size)
+        parts.push(length === zeroes.size ? zeroes : zeroes.slice(0, length))
+        at += length
+      }
+    }
+    for (const [offset, chunk] of this.#memory.chunks()) {
+      hole(offset)
+      const length = Math.min(CHUNK_SIZE, this.#size - offset)
+      parts.push(new Blob([chunk.slice(0, length)]))
+      at += length
+    }
+    hole(this.#size)
+    return new Blob(parts)
+  }
+
+  #checkOpen(): void {
+    if (this.#isClosed) throw new BackingError("closed", "the image is closed", { path: this.path })
+  }
+
+  #checkWritable(): void {
+    this.#checkOpen()
+    if (this.readOnly) throw new BackingError("read-only", "the image is open read-only", { path: this.path })
+  }
+}

@@ -1,0 +1,231 @@
+/**
+ * Opens a disk over any source, with all that it stands on: files that answer at once, files that answer later, and disks, in any mixture.
+ * Nothing here needs Node: what differs between platforms, the decompressor, is handed in.
+ */
+import { checkCount, checkMembers, checkOptions, described, type Rules } from "../options.ts"
+import { type AsyncImageFile, NotLoaded } from "./async-image-file.ts"
+import { BackingError, checkBacking, type VirtioBacking } from "./backing.ts"
+import { backingFormat, MOST_IMAGES } from "./image-chain.ts"
+import { checkImageFile, type ImageFile } from "./image-file.ts"
+import type { Decompressor } from "./qcow2/format/compression.ts"
+import { type BackingReference, openQcow2Image } from "./qcow2/open.ts"
+import type { BackingDisk } from "./qcow2/reader.ts"
+import type { Qcow2Image } from "./qcow2/image.ts"
+import { RawBacking } from "./raw.ts"
+import { ReadOnlyFile } from "./read-only-file.ts"
+import { type ImageFormat, probeFormat } from "./signatures.ts"
+import { AwaitedDisk, type LateFile } from "./sources/awaited-disk.ts"
+import { BackingReader, BackingSource } from "./sources/backing-source.ts"
+import { PagedFile } from "./sources/paged-file.ts"
+import { untilLoaded } from "./sources/until-loaded.ts"
+
+/** What a disk can be opened from: a file that answers later, a file that answers at once, or a disk, which is used as it is. */
+export type DiskSource = AsyncImageFile | ImageFile | VirtioBacking
+
+/** Options of `openDisk`. */
+export interface OpenDiskOptions {
+  /**
+   * Default: found out from the file's first bytes. A raw disk whose format was found out that way refuses writes that would make it look
+   * like another format on the next opening; state "raw" to allow them.
+   */
+  readonly format?: ImageFormat
+  /** Nothing is written to the source. Backing images are never written. Default: as the source is. */
+  readonly readOnly?: boolean
+  /**
+   * The source for a backing image that an image names. The name comes from the image, so what it may reach is to be judged here when the
+   * image is not trusted. Default: an image that has one is refused.
+   */
+  readonly backing?: (reference: BackingReference) => DiskSource | Promise<DiskSource>
+  /**
+   * Find out the format of a backing image from its content where the image does not state it. A guest that ever wrote to that backing image
+   * as a raw disk may have put a header there that names any file. Default false: refused.
+   */
+  readonly probeBackingFormat?: boolean
+  /** Bytes of memory for the cached metadata of each qcow2 image. Default 32 MiB. */
+  readonly cacheSize?: number
+  /** Bytes of memory for the pages of each file that answers later. Default 32 MiB. */
+  readonly pageCacheSize?: number
+}
+
+const OPEN_DISK_RULES: Rules<OpenDiskOptions> = {
+  format: ["raw", "qcow2"], readOnly: "boolean?", backing: "function?", probeBackingFormat: "boolean?", cacheSize: "number?",
+  pageCacheSize: "number?",
+}
+
+const ASYNC_FILE_RULES: Rules<AsyncImageFile> = {
+  path: "string", readOnly: "boolean", lock: "any?", preferredRead: "number?", size: "function", read: "function", write: "function?",
+  truncate: "function?", sync: "function?", punchHole: "function?", zeroRange: "function?", disk: "function?", close: "function",
+}
+
+/**
+ * `openDisk` with the platform's decompressor. The disk owns `source` and what `backing` returned; when it rejects, `source` is still the
+ * caller's, and what `backing` returned has been closed.
+ */
+export async function openDiskWith(
+  decompressor: Decompressor | undefined, source: DiskSource, options: OpenDiskOptions = {},
+): Promise<VirtioBacking> {
+  checkOptions("openDisk", options, OPEN_DISK_RULES)
+  checkCount("openDisk", "cacheSize", options.cacheSize, 0)
+  checkCount("openDisk", "pageCacheSize", options.pageCacheSize, 0)
+  checkSource("source", source)
+  const opening = new DiskOpening(options, decompressor)
+  try {
+    return await opening.open(source)
+  } catch (error) {
+    await opening.abandon()
+    throw error
+  }
+}
+
+/** One image of the chain, about to be opened. */
+interface Link {
+  readonly format: ImageFormat | undefined
+  readonly readOnly: boolean | undefined
+  /** The sources of the images that lead here. */
+  readonly above: readonly DiskSource[]
+}
+
+class DiskOpening {
+  readonly #options: OpenDiskOptions
+  readonly #decompressor: Decompressor | undefined
+  /** What the disk stands on, as it is to be closed. */
+  readonly #files: LateFile[] = []
+  #isLate = false
+  /** What `backing` has returned: to be closed when the opening fails. */
+  readonly #given: DiskSource[] = []
+
+  constructor(options: OpenDiskOptions, decompressor: Decompressor | undefined) {
+    this.#options = options
+    this.#decompressor = decompressor
+  }
+
+  async open(source: DiskSource): Promise<VirtioBacking> {
+    const { format, readOnly } = this.#options
+    if (isBacking(source)) return this.#asItIs(source)
+    if (!isImageFile(source) && format === "raw" && source.disk !== undefined) {
+      const disk = await source.disk({ readOnly: readOnly ?? source.readOnly })
+      checkBacking("openDisk", disk)
+      return disk
+    }
+    const disk = await this.#openImage(source, { format, readOnly, above: [] })
+    return this.#isLate ? new AwaitedDisk(disk, this.#files) : disk
+  }
+
+  /** The opening has failed: closes what `backing` returned. What closing fails with is not what has to be told. */
+  async abandon(): Promise<void> {
+    for (const source of this.#given) {
+      try {
+        await source.close()
+      } catch (error) {
+        if (!(error instanceof BackingError)) throw error
+      }
+    }
+  }
+
+  #asItIs(disk: VirtioBacking): VirtioBacking {
+    const { format, readOnly } = this.#options
+    const refuse = (message: string): BackingError => new BackingError("invalid-argument", `openDisk: ${message}`)
+    if (format === "qcow2") throw refuse("the source is a disk, not the file of an image; leave out the format")
+    if (readOnly === true && !disk.readOnly) throw refuse("the source is a disk that can be written; give the device the option readOnly")
+    return disk
+  }
+
+  async #openImage(source: AsyncImageFile | ImageFile, link: Link): Promise<RawBacking | Qcow2Image> {
+    const file = await this.#fileOf(source, link.readOnly)
+    const format = link.format ?? (await untilLoaded(() => probeFormat(file)))
+    if (format === "raw") return new RawBacking(file, { guardSignatures: link.format === undefined })
+    return await this.#openQcow2(file, { ...link, above: [...link.above, source] })
+  }
+
+  async #openQcow2(file: ImageFile, link: Link): Promise<Qcow2Image> {
+    const { backing, cacheSize } = this.#options
+    let below: BackingDisk | undefined
+    const openBacking = (reference: BackingReference): BackingDisk => {
+      if (below !== undefined) return below
+      throw new NotLoaded(async () => {
+        below = await this.#openBacking(reference, link)
+      })
+    }
+    return await untilLoaded(() =>
+      openQcow2Image(file, {
+        readOnly: file.readOnly,
+        ...(backing === undefined ? {} : { openBacking }),
+        ...(this.#decompressor === undefined ? {} : { decompressor: this.#decompressor }),
+        ...(cacheSize === undefined ? {} : { cacheSize }),
+      }),
+    )
+  }
+
+  async #openBacking(reference: BackingReference, { above }: Link): Promise<BackingDisk> {
+    const { backing, probeBackingFormat = false } = this.#options
+    const { imagePath: path } = reference
+    const format = backingFormat(reference, { probeBackingFormat })
+    if (above.length >= MOST_IMAGES) {
+      throw new BackingError("unsupported", `the chain of backing images is longer than ${MOST_IMAGES} images`, { path })
+    }
+    const source = await backing?.(reference)
+    checkSource("what the option backing returned", source)
+    if (above.includes(source)) {
+      throw new BackingError("invalid-format", `its backing image "${reference.name}" is in its own chain of backing images`, { path })
+    }
+    this.#given.push(source)
+    try {
+      if (isBacking(source)) return await this.#readDisk(source, reference.name)
+      return await this.#openImage(source, { format, readOnly: true, above })
+    } catch (error) {
+      if (!(error instanceof BackingError)) throw error
+      throw new BackingError(error.code, `cannot open its backing image: ${error.message}`, { path, cause: error })
+    }
+  }
+
+  async #readDisk(disk: VirtioBacking, name: string): Promise<BackingDisk> {
+    if (disk.asynchronous === true) return new RawBacking(await this.#page(new BackingSource(disk, name), true))
+    return new BackingReader(disk)
+  }
+
+  async #fileOf(source: AsyncImageFile | ImageFile, readOnly: boolean | undefined): Promise<ImageFile> {
+    if (!isImageFile(source)) return await this.#page(source, readOnly)
+    const file = readOnly === true && !source.readOnly ? new ReadOnlyFile(source) : source
+    this.#files.push(answersAtOnce(file))
+    return file
+  }
+
+  async #page(source: AsyncImageFile, readOnly: boolean | undefined): Promise<PagedFile> {
+    const { pageCacheSize } = this.#options
+    const file = await PagedFile.open(source, {
+      ...(readOnly === undefined ? {} : { readOnly }),
+      ...(pageCacheSize === undefined ? {} : { cacheSize: pageCacheSize }),
+    })
+    this.#isLate = true
+    this.#files.push(file)
+    return file
+  }
+}
+
+/** A file of which nothing is ever awaited, for the disk to close. */
+function answersAtOnce(file: ImageFile): LateFile {
+  return {
+    hasRoom: true, room: async () => undefined, stable: () => undefined, close: () => file.close(), released: async () => undefined,
+  }
+}
+
+function isBacking(source: DiskSource): source is VirtioBacking {
+  return "pread" in source
+}
+
+/** The methods of an `ImageFile` that an `AsyncImageFile` does not have. */
+function isImageFile(source: AsyncImageFile | ImageFile): source is ImageFile {
+  return "readInto" in source || "readv" in source
+}
+
+/** @throws TypeError for what is none of the three kinds of source */
+function checkSource(what: string, source: DiskSource | undefined): asserts source is DiskSource {
+  const given: unknown = source
+  if ((typeof given !== "object" && typeof given !== "function") || given === null || source === undefined) {
+    const remedy = typeof given === "string" ? "; openImage opens a file by its path" : ""
+    throw new TypeError(`openDisk: ${what} must be an AsyncImageFile, an ImageFile or a VirtioBacking, not ${described(given)}${remedy}`)
+  }
+  if (isBacking(source)) checkBacking("openDisk", source)
+  else if (isImageFile(source)) checkImageFile("openDisk", source)
+  else checkMembers("openDisk", what, source, ASYNC_FILE_RULES, "AsyncImageFile")
+}

@@ -1,0 +1,35 @@
+/** Admission: bounds the memory that operations hold while they wait, in bytes. First come, first served. */
+
+interface Waiter {
+  readonly bytes: number
+  readonly enter: () => void
+}
+
+export class Admission {
+  readonly #most: number
+  #held = 0
+  readonly #queue: Waiter[] = []
+
+  constructor(most: number) {
+    this.#most = most
+  }
+
+  /** Resolves when `bytes` more may be held, or when nobody else holds any. Call `leave` with as many afterwards. */
+  async enter(bytes: number): Promise<void> {
+    if (this.#queue.length > 0 || !this.#fits(bytes)) await new Promise<void>((resolve) => this.#queue.push({ bytes, enter: resolve }))
+    else this.#held += bytes
+  }
+
+  leave(bytes: number): void {
+    this.#held -= bytes
+    for (let next = this.#queue[0]; next !== undefined && this.#fits(next.bytes); next = this.#queue[0]) {
+      this.#queue.shift()
+      this.#held += next.bytes
+      next.enter()
+    }
+  }
+
+  #fits(bytes: number): boolean {
+    return this.#held === 0 || this.#held + bytes <= this.#most
+  }
+}

@@ -1,0 +1,311 @@
+/**
+ * AwaitedDisk: a synchronous disk over files that answer later, as a disk that answers now or later. It calls the disk; where that throws
+ * `NotLoaded` it loads what is missing and makes the call again.
+ *
+ * Each call is one synchronous step, and one that throws has left nothing to undo, so operations may take turns in any order: those that
+ * are under way at the same time have no order among themselves, as on any disk. What was loaded for an operation stays in memory until it
+ * is through, so every repetition comes further, however small the cache is.
+ */
+import { NotLoaded } from "../async-image-file.ts"
+import { BackingError, checkRange, totalLength, type VirtioBacking } from "../backing.ts"
+import type { ImageLock } from "../image-file.ts"
+import type { MapExtent } from "../qcow2/map-extents.ts"
+import { Admission } from "./admission.ts"
+import { untilLoaded } from "./until-loaded.ts"
+
+/** A file of the disk whose changes are answered later: a `PagedFile`. */
+export interface LateFile {
+  stable(): Promise<void> | undefined
+  readonly hasRoom: boolean
+  room(): Promise<void>
+  /** To be called when the disk has been closed, whether that has closed the file or not. */
+  close(): void
+  released(): Promise<void>
+}
+
+/** A disk that answers at once or throws `NotLoaded`: a raw or a qcow2 image over late files. */
+export interface LoadingDisk extends VirtioBacking {
+  readonly path?: string
+  readonly lock?: ImageLock
+  readonly warnings?: readonly string[]
+  map?(offset: number, length: number): Iterable<MapExtent>
+}
+
+/** Longer reads and writes are cut into pieces of so many bytes: what a piece needs is in memory at the same time. */
+const PIECE = 1 << 20
+/** Bytes that operations which wait for their pages may keep in memory together, and what each is counted for beside its data. */
+const MOST_HELD = 24 << 20
+const HELD_BESIDE = 256 << 10
+/** As the device assumes where a backing does not say. */
+const ZEROES_AT_ONCE = 16 << 20
+
+/** Whether an operation changes the disk, and so waits for room in the log. */
+type Kind = "reads" | "changes"
+
+export class AwaitedDisk implements VirtioBacking {
+  readonly asynchronous = true
+  readonly readOnly: boolean
+  readonly flush?: () => void | Promise<void>
+  readonly discard?: (offset: number, length: number) => void | Promise<void>
+  readonly writeZeroes?: (offset: number, length: number, mayUnmap: boolean) => void | Promise<void>
+  /** Where the bytes of a range live: only where the disk can tell. */
+  readonly map?: (offset: number, length: number) => Promise<readonly MapExtent[]>
+  readonly #disk: LoadingDisk
+  readonly #files: readonly LateFile[]
+  readonly #admission = new Admission(MOST_HELD)
+  /** Operations that wait, each with what ends its waiting when the disk is closed. */
+  readonly #waiting = new Set<(error: BackingError) => void>()
+  readonly #underWay = new Set<Promise<void>>()
+  #isClosed = false
+  #closing: Promise<void> | undefined
+
+  /** Owns `disk` and `files`, all the late files that `disk` stands on. */
+  constructor(disk: LoadingDisk, files: readonly LateFile[]) {
+    this.#disk = disk
+    this.#files = files
+    this.readOnly = disk.readOnly
+    const { flush, discard, writeZeroes, map } = disk
+    if (map !== undefined) this.map = (offset, length) => this.#map(offset, length)
+    if (flush !== undefined) this.flush = () => this.#flush()
+    if (discard !== undefined) {
+      this.discard = (offset, length) => this.#run("changes", 0, () => void disk.discard?.(offset, length))
+    }
+    if (writeZeroes !== undefined) {
+      this.writeZeroes = (offset, length, mayUnmap) => {
+        return this.#run("changes", 0, () => void disk.writeZeroes?.(offset, length, mayUnmap))
+      }
+    }
+  }
+
+  async #map(offset: number, length: number): Promise<readonly MapExtent[]> {
+    let extents: readonly MapExtent[] = []
+    await this.#run("reads", 0, () => void (extents = [...(this.#disk.map?.(offset, length) ?? [])]))
+    return extents
+  }
+
+  get size(): number {
+    return this.#disk.size
+  }
+
+  get path(): string | undefined {
+    return this.#disk.path
+  }
+
+  get lock(): ImageLock {
+    return this.#disk.lock ?? "none"
+  }
+
+  get warnings(): readonly string[] {
+    return this.#disk.warnings ?? []
+  }
+
+  get discardGranularity(): number {
+    return this.#disk.discardGranularity ?? 512
+  }
+
+  get zeroesAtOnce(): number {
+    return this.#disk.zeroesAtOnce ?? ZEROES_AT_ONCE
+  }
+
+  get unmapsAtOnce(): number {
+    return this.#disk.unmapsAtOnce ?? this.zeroesAtOnce
+  }
+
+  get canUnmap(): boolean {
+    return this.#disk.canUnmap ?? this.#disk.discard !== undefined
+  }
+
+  get slow(): boolean {
+    return this.#disk.slow === true
+  }
+
+  /** The disk behind, for those who look at an image: its methods throw `NotLoaded`. */
+  get disk(): LoadingDisk {
+    return this.#disk
+  }
+
+  pread(buffer: Uint8Array, offset: number): void | Promise<void> {
+    const disk = this.#disk
+    return this.#inPieces("reads", buffer, offset, (piece, at) => void disk.pread(piece, at))
+  }
+
+  pwrite(buffer: Uint8Array, offset: number): void | Promise<void> {
+    const disk = this.#disk
+    return this.#inPieces("changes", buffer, offset, (piece, at) => void disk.pwrite(piece, at))
+  }
+
+  /** @throws BackingError */
+  preadNow(buffers: readonly Uint8Array[], offset: number): boolean {
+    this.#checkOpen()
+    return this.#now(() => this.#transfer("pread", buffers, offset))
+  }
+
+  /**
+   * A write that comes to a page which is missing may have stored what is before it: it is a write under way, and the `pwrite` that follows
+   * stores all of it. @throws BackingError
+   */
+  pwriteNow(buffers: readonly Uint8Array[], offset: number): boolean {
+    this.#checkOpen()
+    return this.#hasRoom && this.#now(() => this.#transfer("pwrite", buffers, offset))
+  }
+
+  /**
+   * What waits fails with `closed`. Then the disk is closed, and everything that was written is handed to the sources; the first error is
+   * thrown, and all is released even so.
+   */
+  close(): Promise<void> {
+    this.#closing ??= this.#close()
+    return this.#closing
+  }
+
+  async #close(): Promise<void> {
+    this.#isClosed = true
+    for (const end of this.#waiting) end(this.#closedError())
+    await Promise.allSettled(this.#underWay)
+    const failures: unknown[] = []
+    const note = (error: unknown): void => void failures.push(error)
+    await untilLoaded(() => this.#disk.close()).catch(note)
+    for (const file of this.#files) {
+      file.close()
+      await file.released().catch(note)
+    }
+    if (failures.length > 0) throw failures[0]
+  }
+
+  #flush(): void | Promise<void> {
+    const flushed = this.#run("changes", 0, () => void this.#disk.flush?.())
+    return flushed === undefined ? this.#stable() : flushed.then(() => this.#stable())
+  }
+
+  /** Undefined when all that the disk has synced is on stable storage. */
+  #stable(): void | Promise<void> {
+    const waits = this.#files.map((file) => file.stable()).filter((wait) => wait !== undefined)
+    if (waits.length > 0) return this.#track(Promise.all(waits).then(() => undefined))
+  }
+
+  #inPieces(
+    kind: Kind, buffer: Uint8Array, offset: number, work: (piece: Uint8Array, at: number) => void,
+  ): void | Promise<void> {
+    if (buffer.length <= PIECE) return this.#run(kind, buffer.length, () => work(buffer, offset))
+    return this.#eachPiece(kind, buffer, offset, work)
+  }
+
+  async #eachPiece(
+    kind: Kind, buffer: Uint8Array, offset: number, work: (piece: Uint8Array, at: number) => void,
+  ): Promise<void> {
+    // Refused whole, and not after a part of it.
+    this.#checkOpen()
+    checkRange(this.size, offset, buffer.length, this.path)
+    for (let done = 0; done < buffer.length; done += PIECE) {
+      const piece = buffer.subarray(done, done + PIECE)
+      await this.#run(kind, piece.length, () => work(piece, offset + done))
+    }
+  }
+
+  #transfer(method: "pread" | "pwrite", buffers: readonly Uint8Array[], offset: number): void {
+    const disk = this.#disk
+    const [only] = buffers
+    if (buffers.length === 1 && only !== undefined) return void disk[method](only, offset)
+    const vectored = method === "pread" ? disk.preadv : disk.pwritev
+    if (vectored !== undefined) return void vectored.call(disk, buffers, offset)
+    checkRange(this.size, offset, totalLength(buffers), this.path)
+    for (const buffer of buffers) {
+      disk[method](buffer, offset)
+      offset += buffer.length
+    }
+  }
+
+  #now(attempt: () => void): boolean {
+    try {
+      attempt()
+      return true
+    } catch (error) {
+      if (error instanceof NotLoaded) return false
+      throw error
+    }
+  }
+
+  /** Makes the call, now if that can be done. `length` says how much memory it may need. */
+  #run(kind: Kind, length: number, attempt: () => void): void | Promise<void> {
+    this.#checkOpen()
+    if (kind === "changes" && !this.#hasRoom) return this.#track(this.#wait(kind, length, attempt))
+    try {
+      attempt()
+    } catch (error) {
+      if (!(error instanceof NotLoaded)) throw error
+      return this.#track(this.#wait(kind, length, attempt))
+    }
+  }
+
+  async #wait(kind: Kind, length: number, attempt: () => void): Promise<void> {
+    const bytes = HELD_BESIDE + Math.min(length, PIECE)
+    if (kind === "changes") await this.#waitForRoom()
+    await this.#admission.enter(bytes)
+    const held: NotLoaded[] = []
+    try {
+      for (;;) {
+        this.#checkOpen()
+        if (kind === "changes") await this.#waitForRoom()
+        const missing = missingFor(attempt)
+        if (missing === undefined) return
+        held.push(missing)
+        await this.#unlessClosed(missing.load())
+      }
+    } finally {
+      for (const missing of held) missing.release()
+      this.#admission.leave(bytes)
+    }
+  }
+
+  get #hasRoom(): boolean {
+    return this.#files.every((file) => file.hasRoom)
+  }
+
+  async #waitForRoom(): Promise<void> {
+    for (;;) {
+      this.#checkOpen()
+      const full = this.#files.find((file) => !file.hasRoom)
+      if (full === undefined) return
+      await this.#unlessClosed(full.room())
+    }
+  }
+
+  /** `waited`, or a rejection when the disk is closed before. */
+  #unlessClosed(waited: Promise<void>): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const forget = (): void => void this.#waiting.delete(reject)
+      this.#waiting.add(reject)
+      waited.then(
+        () => (forget(), resolve()),
+        (error: unknown) => (forget(), reject(error)),
+      )
+    })
+  }
+
+  /** `close` waits for it. */
+  #track(promise: Promise<void>): Promise<void> {
+    this.#underWay.add(promise)
+    const forget = (): void => void this.#underWay.delete(promise)
+    promise.then(forget, forget)
+    return promise
+  }
+
+  #checkOpen(): void {
+    if (this.#isClosed) throw this.#closedError()
+  }
+
+  #closedError(): BackingError {
+    return new BackingError("closed", "the image is closed", { path: this.path })
+  }
+}
+
+/** What `attempt` is missing, or undefined when it is through. */
+function missingFor(attempt: () => void): NotLoaded | undefined {
+  try {
+    attempt()
+    return undefined
+  } catch (error) {
+    if (error instanceof NotLoaded) return error
+    throw error
+  }
+}

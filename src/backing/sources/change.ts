@@ -1,0 +1,42 @@
+/** Changes of a file, as a write log keeps them and as they are applied to a piece of the file's content. */
+
+/**
+ * One change of a file. Offsets, lengths and sizes are bytes. "zero" makes its range read as zeroes: `frees` says whether the space behind
+ * it is given back.
+ */
+export type Change =
+  | { readonly kind: "write"; readonly offset: number; readonly data: Uint8Array }
+  | { readonly kind: "zero"; readonly offset: number; readonly length: number; readonly frees: boolean }
+  | { readonly kind: "truncate"; readonly size: number }
+
+/** What a change takes up beside its data, roughly. */
+const CHANGE_BYTES = 256
+
+/** Bytes of memory that a waiting change takes up. */
+export function weightOf(change: Change): number {
+  return CHANGE_BYTES + (change.kind === "write" ? change.data.length : 0)
+}
+
+/** First byte whose content the change may alter. */
+export function startOf(change: Change): number {
+  return change.kind === "truncate" ? change.size : change.offset
+}
+
+/** Past the last byte whose content the change may alter. */
+export function endOf(change: Change): number {
+  if (change.kind === "truncate") return Number.POSITIVE_INFINITY
+  return change.offset + (change.kind === "write" ? change.data.length : change.length)
+}
+
+export function overlaps(change: Change, start: number, end: number): boolean {
+  return startOf(change) < end && endOf(change) > start
+}
+
+/** Does to `content`, the file's bytes from `offset` on, what the change does to the file. What is past the file's end is zero. */
+export function applyChange(change: Change, content: Uint8Array, offset: number): void {
+  const start = Math.max(startOf(change), offset)
+  const end = Math.min(endOf(change), offset + content.length)
+  if (start >= end) return
+  if (change.kind === "write") content.set(change.data.subarray(start - change.offset, end - change.offset), start - offset)
+  else content.fill(0, start - offset, end - offset)
+}

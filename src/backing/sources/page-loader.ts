@@ -1,0 +1,203 @@
+/**
+ * PageLoader: gets pages from the source. Pages that are missing side by side come with one read, a page that is on its way already is not
+ * read twice, and few reads are under way at a time. A read answers late, so what has been changed since it began, or had not been
+ * answered then, is done to its answer before anybody sees it.
+ */
+import type { AsyncImageFile } from "../async-image-file.ts"
+import { BackingError } from "../backing.ts"
+import { applyChange, type Change, overlaps } from "./change.ts"
+import type { PageCache } from "./page-cache.ts"
+import { sourceError } from "./source-error.ts"
+import type { WriteLog } from "./write-log.ts"
+
+/** One read of the source, for the pages `first` .. `end - 1`. */
+interface Load {
+  readonly first: number
+  readonly end: number
+  /** Bytes to ask for. */
+  readonly length: number
+  /** The changes to do to the answer, oldest first. */
+  readonly changes: Change[]
+  /** The size of the file in the source when the load began. */
+  readonly storedSize: number
+  /** Somebody waits for it. */
+  isUrgent: boolean
+  readonly promise: Promise<void>
+  readonly settle: (error?: BackingError) => void
+}
+
+export interface PageLoaderOptions {
+  readonly source: AsyncImageFile
+  readonly cache: PageCache
+  /** Undefined for a file that nobody changes. */
+  readonly log: WriteLog | undefined
+  /** Of the file in the source. */
+  readonly size: number
+}
+
+/** Reads that the source is asked for at a time. */
+const PARALLEL = 8
+/** Bytes of one read, unless the source prefers longer ones. */
+const MOST_READ = 1 << 20
+
+export class PageLoader {
+  readonly #source: AsyncImageFile
+  readonly #cache: PageCache
+  readonly #log: WriteLog | undefined
+  readonly #size: number
+  readonly #mostPages: number
+  /** By page. */
+  readonly #loads = new Map<number, Load>()
+  /** Loads whose read has not begun. */
+  readonly #queue: Load[] = []
+  #reading = 0
+  #isClosed = false
+  /** Called with each page that arrives. */
+  onPage: (index: number) => void = () => undefined
+
+  constructor(options: PageLoaderOptions) {
+    this.#source = options.source
+    this.#cache = options.cache
+    this.#log = options.log
+    this.#size = options.size
+    this.#mostPages = Math.max(1, Math.ceil(Math.max(MOST_READ, this.#source.preferredRead ?? 0) / this.#cache.pageSize))
+  }
+
+  /**
+   * Gets those of the pages `first` .. `last` that are missing. `end` is the first byte that need not be asked for: the source has nothing
+   * from there on. @throws BackingError
+   */
+  async load(first: number, last: number, end: number): Promise<void> {
+    const loads = this.#begin(first, last, end)
+    for (const load of loads) load.isUrgent = true
+    this.#pump()
+    await Promise.all([...loads].map(({ promise }) => promise))
+  }
+
+  /** `load` for pages that nobody waits for yet. A failure is not told: whoever needs the page then meets it. */
+  loadAhead(first: number, last: number, end: number): void {
+    this.#begin(first, last, end)
+    this.#pump()
+  }
+
+  isLoading(index: number): boolean {
+    return this.#loads.has(index)
+  }
+
+  /** A change has been logged. */
+  changed(change: Change): void {
+    let previous: Load | undefined
+    for (const load of this.#loads.values()) {
+      if (load === previous) continue
+      previous = load
+      if (overlaps(change, load.first * this.#cache.pageSize, load.end * this.#cache.pageSize)) load.changes.push(change)
+    }
+  }
+
+  /** What arrives from now on is dropped. */
+  close(): void {
+    this.#isClosed = true
+    for (const load of this.#queue.splice(0)) this.#end(load, this.#closed())
+  }
+
+  /** The loads that bring the pages: new ones for those that are missing and not on their way. */
+  #begin(first: number, last: number, end: number): Set<Load> {
+    const loads = new Set<Load>()
+    const { pageSize } = this.#cache
+    for (let index = first; index <= last && index * pageSize < end; index++) {
+      const known = this.#loads.get(index)
+      if (known !== undefined) loads.add(known)
+      if (known !== undefined || this.#cache.has(index)) continue
+      let stop = index + 1
+      while (
+        stop <= last && stop - index < this.#mostPages && stop * pageSize < end && !this.#loads.has(stop) && !this.#cache.has(stop)
+      ) stop++
+      loads.add(this.#queueLoad(index, stop, Math.min(stop * pageSize, end) - index * pageSize))
+      index = stop - 1
+    }
+    return loads
+  }
+
+  #queueLoad(first: number, end: number, length: number): Load {
+    const { pageSize } = this.#cache
+    const changes = [...(this.#log?.pending ?? [])].filter((change) => overlaps(change, first * pageSize, end * pageSize))
+    let settle: Load["settle"] = () => undefined
+    const promise = new Promise<void>((resolve, reject) => {
+      settle = (error) => (error === undefined ? resolve() : reject(error))
+    })
+    // Nobody may wait for it.
+    promise.catch(() => undefined)
+    const storedSize = this.#log?.storedSize ?? this.#size
+    const load: Load = { first, end, length, changes, storedSize, isUrgent: false, promise, settle }
+    for (let index = first; index < end; index++) this.#loads.set(index, load)
+    this.#queue.push(load)
+    return load
+  }
+
+  #pump(): void {
+    while (this.#reading < PARALLEL && this.#queue.length > 0) {
+      const urgent = this.#queue.findIndex(({ isUrgent }) => isUrgent)
+      const [load] = this.#queue.splice(Math.max(urgent, 0), 1)
+      if (load === undefined) return
+      this.#reading++
+      void this.#read(load)
+    }
+  }
+
+  async #read(load: Load): Promise<void> {
+    const { pageSize } = this.#cache
+    const bytes = load.end - load.first === 1 ? this.#cache.takeBuffer() : new Uint8Array((load.end - load.first) * pageSize)
+    const offset = load.first * pageSize
+    let failure: BackingError | undefined
+    try {
+      const count = await this.#source.read(bytes.subarray(0, load.length), offset)
+      failure = this.#isClosed ? this.#closed() : this.#shortfall(load, count)
+      if (failure === undefined) bytes.fill(0, count)
+    } catch (error) {
+      failure = sourceError(error, `read ${load.length} bytes`, this.#source.path, offset)
+    }
+    this.#reading--
+    if (failure === undefined) this.#arrived(load, bytes)
+    this.#end(load, failure)
+    this.#pump()
+  }
+
+  #end(load: Load, failure?: BackingError): void {
+    for (let index = load.first; index < load.end; index++) this.#loads.delete(index)
+    load.settle(failure)
+  }
+
+  /** A file that is shorter than it was is not padded with zeroes, unless we have cut it. */
+  #shortfall({ first, length, changes, storedSize }: Load, count: number): BackingError | undefined {
+    const { path } = this.#source
+    const offset = first * this.#cache.pageSize
+    if (!Number.isSafeInteger(count) || count < 0 || count > length) {
+      return new BackingError("io", `its source says that it has read ${String(count)} bytes of ${length}`, { path, offset })
+    }
+    const size = changes.reduce((least, change) => (change.kind === "truncate" ? Math.min(least, change.size) : least), storedSize)
+    if (count >= Math.min(length, size - offset)) return undefined
+    const message = `the file ends at byte ${offset + count}, but had ${size} bytes: somebody has cut it while it was open`
+    return new BackingError("io", message, { path, offset: offset + count })
+  }
+
+  #arrived(load: Load, bytes: Uint8Array): void {
+    const { pageSize } = this.#cache
+    for (const change of load.changes) applyChange(change, bytes, load.first * pageSize)
+    const isOne = load.end - load.first === 1
+    for (let index = load.first; index < load.end; index++) {
+      // A page that a write has filled meanwhile is newer.
+      if (this.#cache.has(index)) {
+        if (isOne) this.#cache.giveBuffer(bytes)
+        continue
+      }
+      const page = isOne ? bytes : this.#cache.takeBuffer()
+      if (!isOne) page.set(bytes.subarray((index - load.first) * pageSize, (index - load.first + 1) * pageSize))
+      this.#cache.add(index, page)
+      this.onPage(index)
+    }
+  }
+
+  #closed(): BackingError {
+    return new BackingError("closed", "the file is closed", { path: this.#source.path })
+  }
+}

@@ -1,0 +1,338 @@
+/**
+ * PagedFile: a file that answers later, as one that answers at once or not yet. Reads copy from pages in memory, or throw `NotLoaded` where
+ * one is missing. Changes show at once, and reach the source through an ordered log.
+ *
+ * `sync` only marks its place in the log. Image formats order what they write by syncs, so what the source holds is at any moment what a
+ * crash could have left of a synchronous file, and sound by the same argument. That something is on stable storage is known when `stable`
+ * says so: `AwaitedDisk` awaits it before it answers a flush.
+ */
+import { type AsyncImageFile, NotLoaded } from "../async-image-file.ts"
+import { BackingError, totalLength } from "../backing.ts"
+import type { ImageFile, ImageLock } from "../image-file.ts"
+import { applyChange, type Change } from "./change.ts"
+import { type Page, PageCache } from "./page-cache.ts"
+import { PageLoader } from "./page-loader.ts"
+import { ReadAhead } from "./read-ahead.ts"
+import { sourceError } from "./source-error.ts"
+import { WriteLog } from "./write-log.ts"
+
+/** Options of `PagedFile.open`. */
+export interface PagedFileOptions {
+  /** Nothing is written. Default: as the source is. */
+  readonly readOnly?: boolean
+  /** Bytes of memory for pages. Default 32 MiB; one page at least. What operations under way need is kept beyond that. */
+  readonly cacheSize?: number
+  /** Bytes of one page. Default 64 KiB. */
+  readonly pageSize?: number
+  /** Bytes of memory for changes that the source has not answered: beyond that `room` makes writers wait. Default 16 MiB. */
+  readonly logSize?: number
+}
+
+const PAGE_SIZE = 1 << 16
+const CACHE_SIZE = 32 << 20
+const LOG_SIZE = 16 << 20
+/** Bytes that are read ahead at most, and the share of the cache. */
+const MOST_AHEAD = 4 << 20
+const SHARE_AHEAD = 1 / 4
+
+/** What `PagedFile.open` has found. */
+interface Opened {
+  readonly source: AsyncImageFile
+  readonly size: number
+  readonly options: PagedFileOptions
+}
+
+export class PagedFile implements ImageFile {
+  readonly path: string
+  readonly readOnly: boolean
+  readonly lock: ImageLock
+  /** Present when the source has such a method. */
+  readonly punchHole?: (offset: number, length: number) => boolean
+  readonly zeroRange?: (offset: number, length: number) => boolean
+  readonly #source: AsyncImageFile
+  readonly #pageSize: number
+  readonly #cache: PageCache
+  readonly #loader: PageLoader
+  readonly #readAhead: ReadAhead
+  readonly #log: WriteLog | undefined
+  readonly #preferredPages: number
+  #size: number
+  /** The source has nothing from this byte on, whatever it has answered so far: there is nothing to load there. */
+  #end: number
+  #isClosed = false
+  #released: Promise<void> | undefined
+
+  /** Asks the source for its size. @throws BackingError what the source rejects with */
+  static async open(source: AsyncImageFile, options: PagedFileOptions = {}): Promise<PagedFile> {
+    let size: number
+    try {
+      size = await source.size()
+    } catch (error) {
+      throw sourceError(error, "find its size", source.path)
+    }
+    if (!Number.isSafeInteger(size) || size < 0) {
+      throw new BackingError("io", `its source says that it has ${String(size)} bytes`, { path: source.path })
+    }
+    return new PagedFile({ source, size, options })
+  }
+
+  private constructor({ source, size, options }: Opened) {
+    const { readOnly = source.readOnly, cacheSize = CACHE_SIZE, pageSize = PAGE_SIZE, logSize = LOG_SIZE } = options
+    this.path = source.path
+    this.readOnly = readOnly || source.readOnly
+    this.lock = source.lock ?? "none"
+    this.#source = source
+    this.#size = size
+    this.#end = size
+    this.#pageSize = pageSize
+    const capacity = Math.max(1, Math.floor(cacheSize / pageSize))
+    this.#cache = new PageCache({ pageSize, capacity })
+    this.#log = this.readOnly ? undefined : new WriteLog({ source, size, mostBytes: logSize })
+    this.#loader = new PageLoader({ source, cache: this.#cache, log: this.#log, size })
+    this.#readAhead = new ReadAhead(Math.floor(Math.min(MOST_AHEAD, cacheSize * SHARE_AHEAD) / pageSize))
+    this.#loader.onPage = (index) => this.#markIfNeeded(index)
+    this.#preferredPages = Math.min(Math.ceil((source.preferredRead ?? PAGE_SIZE) / pageSize), Math.ceil(capacity * SHARE_AHEAD))
+    if (this.readOnly) return
+    if (source.punchHole !== undefined) this.punchHole = (offset, length) => this.#zero(offset, length, { frees: true })
+    if (source.zeroRange !== undefined) this.zeroRange = (offset, length) => this.#zero(offset, length, { frees: false })
+  }
+
+  /** False once the source has declined to punch a hole. */
+  get canPunchHole(): boolean {
+    return this.punchHole !== undefined && this.#log?.canPunch === true
+  }
+
+  /** Bytes of memory that pages take up. */
+  get cachedBytes(): number {
+    return this.#cache.bytes
+  }
+
+  size(): number {
+    this.#checkOpen()
+    return this.#size
+  }
+
+  read(buffer: Uint8Array, offset: number): number {
+    return this.readInto(buffer, 0, buffer.length, offset)
+  }
+
+  /** @throws NotLoaded where a page is missing; `buffer` may have been filled in part then */
+  readInto(buffer: Uint8Array, start: number, length: number, offset: number): number {
+    this.#checkOpen()
+    const count = Math.min(length, this.#size - offset)
+    if (count <= 0) return 0
+    this.#copy(buffer, start, count, offset, offset + count)
+    return count
+  }
+
+  readv(buffers: readonly Uint8Array[], offset: number): number {
+    this.#checkOpen()
+    const count = Math.max(0, Math.min(totalLength(buffers), this.#size - offset))
+    let done = 0
+    for (const buffer of buffers) {
+      const part = Math.min(buffer.length, count - done)
+      if (part > 0) this.#copy(buffer, 0, part, offset + done, offset + count)
+      done += part
+    }
+    return done
+  }
+
+  write(buffer: Uint8Array, offset: number): void {
+    this.writeFrom(buffer, 0, buffer.length, offset)
+  }
+
+  writeFrom(buffer: Uint8Array, start: number, length: number, offset: number): void {
+    const log = this.#writable()
+    if (length > 0) this.#change(log, { kind: "write", offset, data: buffer.slice(start, start + length) })
+  }
+
+  writev(buffers: readonly Uint8Array[], offset: number): void {
+    const log = this.#writable()
+    const data = new Uint8Array(totalLength(buffers))
+    let at = 0
+    for (const buffer of buffers) {
+      data.set(buffer, at)
+      at += buffer.length
+    }
+    if (at > 0) this.#change(log, { kind: "write", offset, data })
+  }
+
+  truncate(size: number): void {
+    this.#change(this.#writable(), { kind: "truncate", size })
+  }
+
+  /** Marks the place in the log. @throws BackingError the first failure of a change, from then on */
+  sync(): void {
+    this.#checkOpen()
+    this.#log?.sync()
+  }
+
+  /** Undefined when all that was synced is on stable storage; otherwise resolves when it is. Rejects with the first failure of a change. */
+  stable(): Promise<void> | undefined {
+    return this.#log?.stable()
+  }
+
+  /** Few enough changes wait for the source that more may come. */
+  get hasRoom(): boolean {
+    return this.#log?.hasRoom ?? true
+  }
+
+  /** Resolves when it is worth looking at `hasRoom` again. */
+  async room(): Promise<void> {
+    await this.#log?.room()
+  }
+
+  /** What was written is still handed to the source, which is then closed: see `released`. */
+  close(): void {
+    if (this.#isClosed) return
+    this.#isClosed = true
+    this.#loader.close()
+    this.#cache.clear()
+    this.#released = this.#release()
+    this.#released.catch(() => undefined)
+  }
+
+  /** Resolves when the file, closed, has been released. @throws BackingError the first failure of a change, or of closing */
+  async released(): Promise<void> {
+    await this.#released
+  }
+
+  async #release(): Promise<void> {
+    try {
+      await this.#log?.drained()
+    } finally {
+      try {
+        await this.#source.close()
+      } catch (error) {
+        throw sourceError(error, "close it", this.path)
+      }
+    }
+  }
+
+  #checkOpen(): void {
+    if (this.#isClosed) throw new BackingError("closed", "the image is closed", { path: this.path })
+  }
+
+  #writable(): WriteLog {
+    this.#checkOpen()
+    if (this.#log === undefined) throw new BackingError("read-only", "the image is open read-only", { path: this.path })
+    return this.#log
+  }
+
+  // --- Reading ---
+
+  /** Copies `length` bytes from `offset`. `end` is where the whole call ends: what is missing is asked for up to there. */
+  #copy(buffer: Uint8Array, start: number, length: number, offset: number, end: number): void {
+    const pageSize = this.#pageSize
+    for (let done = 0; done < length;) {
+      const at = offset + done
+      const index = Math.floor(at / pageSize)
+      const within = at - index * pageSize
+      const part = Math.min(pageSize - within, length - done)
+      const page = this.#cache.get(index)
+      if (page !== undefined) {
+        page.used = true
+        if (page.isMarker) this.#reachedMarker(page)
+        buffer.set(new Uint8Array(page.bytes.buffer, within, part), start + done)
+      } else if (index * pageSize < this.#end) throw this.#missing(index, Math.floor((end - 1) / pageSize))
+      else buffer.fill(0, start + done, start + done + part)
+      done += part
+    }
+  }
+
+  #missing(first: number, last: number): NotLoaded {
+    let isPinned = false
+    const load = async (): Promise<void> => {
+      this.#checkOpen()
+      if (!isPinned) this.#cache.pin(first, last)
+      isPinned = true
+      await this.#load(first, last)
+    }
+    return new NotLoaded(load, () => {
+      if (isPinned) this.#cache.unpin(first, last)
+      isPinned = false
+    })
+  }
+
+  /** Loads pages that somebody waits for, as many as the source likes to read at a time, and what is likely to be asked for next. */
+  #load(first: number, last: number): Promise<void> {
+    const isOnItsWay = this.#loader.isLoading(first)
+    const ahead = isOnItsWay ? this.#readAhead.reached(first) : { first: last + 1, end: this.#readAhead.missed(first, last) }
+    const loading = this.#loader.load(first, Math.max(last, first + this.#preferredPages - 1), this.#end)
+    if (ahead !== undefined) this.#loader.loadAhead(ahead.first, ahead.end - 1, this.#end)
+    return loading
+  }
+
+  #markIfNeeded(index: number): void {
+    if (!this.#readAhead.isMarker(index)) return
+    const page = this.#cache.get(index)
+    if (page !== undefined) page.isMarker = true
+  }
+
+  #reachedMarker(page: Page): void {
+    page.isMarker = false
+    const ahead = this.#readAhead.reached(page.index)
+    if (ahead !== undefined) this.#loader.loadAhead(ahead.first, ahead.end - 1, this.#end)
+  }
+
+  // --- Changing ---
+
+  #zero(offset: number, length: number, { frees }: { readonly frees: boolean }): boolean {
+    const log = this.#writable()
+    if (length > 0) this.#change(log, { kind: "zero", offset, length, frees })
+    return true
+  }
+
+  /** The one place where content changes: in the log first, which may refuse it. */
+  #change(log: WriteLog, change: Change): void {
+    log.append(change)
+    this.#loader.changed(change)
+    if (change.kind === "write") this.#wrote(change.data, change.offset)
+    else if (change.kind === "truncate") this.#truncated(change.size)
+    else this.#zeroed(change.offset, change.length)
+  }
+
+  #wrote(data: Uint8Array, offset: number): void {
+    const pageSize = this.#pageSize
+    const end = offset + data.length
+    for (let index = Math.floor(offset / pageSize); index * pageSize < end; index++) {
+      const start = index * pageSize
+      const from = Math.max(offset, start)
+      const to = Math.min(end, start + pageSize)
+      const page = this.#cache.get(index) ?? this.#newPage(index, to - from)
+      if (page === undefined) continue
+      page.used = true
+      page.bytes.set(data.subarray(from - offset, to - offset), from - start)
+    }
+    this.#size = Math.max(this.#size, end)
+    this.#end = Math.max(this.#end, end)
+  }
+
+  /** A page of which nothing need be loaded: `written` bytes are all of it, or the source has nothing there. Else undefined. */
+  #newPage(index: number, written: number): Page | undefined {
+    const isNew = index * this.#pageSize >= this.#end
+    if (written < this.#pageSize && !isNew) return undefined
+    const bytes = this.#cache.takeBuffer()
+    if (written < this.#pageSize) bytes.fill(0)
+    return this.#cache.add(index, bytes)
+  }
+
+  #truncated(size: number): void {
+    const pageSize = this.#pageSize
+    if (size < this.#size) {
+      for (const page of this.#cache.within(Math.floor(size / pageSize), Math.floor((this.#size - 1) / pageSize))) {
+        if (page.index * pageSize >= size) this.#cache.remove(page)
+        else page.bytes.fill(0, size - page.index * pageSize)
+      }
+    }
+    this.#size = size
+  }
+
+  #zeroed(offset: number, length: number): void {
+    const pageSize = this.#pageSize
+    const change: Change = { kind: "zero", offset, length, frees: false }
+    for (const page of this.#cache.within(Math.floor(offset / pageSize), Math.floor((offset + length - 1) / pageSize))) {
+      applyChange(change, page.bytes, page.index * pageSize)
+    }
+  }
+}

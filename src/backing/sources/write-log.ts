@@ -1,0 +1,284 @@
+/**
+ * WriteLog: the changes of a file that its source has not answered yet, in order. Changes between two syncs go to the source side by side
+ * where they do not overlap. A sync goes when all before it have been answered, and nothing after it goes before it has been answered
+ * itself. So what is on stable storage is at any moment what a synchronous file could have left there after a crash.
+ */
+import type { AsyncImageFile } from "../async-image-file.ts"
+import { BackingError } from "../backing.ts"
+import { type Change, endOf, overlaps, startOf, weightOf } from "./change.ts"
+import { sourceError } from "./source-error.ts"
+
+export interface WriteLogOptions {
+  readonly source: AsyncImageFile
+  /** Of the file in `source`. */
+  readonly size: number
+  /** Bytes of memory for waiting changes: beyond that writers wait (`room`). */
+  readonly mostBytes: number
+}
+
+/** A sync, and who waits for it. */
+interface Barrier {
+  readonly kind: "sync"
+  readonly done: Promise<void>
+  readonly settle: () => void
+}
+
+/** Changes that the source is asked to make at a time. */
+const PARALLEL = 16
+/** Neighbouring writes that wait are sent as one of at most so many bytes. */
+const MOST_JOINED = 1 << 20
+/** Zeroes are written in pieces of so many bytes where the source cannot make them. */
+const ZERO_CHUNK = 1 << 18
+
+export class WriteLog {
+  readonly #source: AsyncImageFile
+  readonly #mostBytes: number
+  /** Not sent yet, oldest at `#head`. */
+  #unsent: (Change | Barrier)[] = []
+  #head = 0
+  /** Every change that has not been answered, sent or not, oldest first. */
+  readonly #pending = new Set<Change>()
+  readonly #inFlight = new Set<Change>()
+  /** A sync or a truncation is under way: nothing else is. */
+  #isAlone = false
+  #isScheduled = false
+  #bytes = 0
+  #storedSize: number
+  #failure: BackingError | undefined
+  /** A change has been logged since the last sync was. */
+  #isChanged = false
+  /** The last sync that has been logged, until it has been answered. */
+  #last: Barrier | undefined
+  #roomWaiters: (() => void)[] = []
+  #idleWaiters: (() => void)[] = []
+  #canPunch = true
+
+  constructor(options: WriteLogOptions) {
+    this.#source = options.source
+    this.#storedSize = options.size
+    this.#mostBytes = options.mostBytes
+  }
+
+  /** The file's size as far as the source has answered. */
+  get storedSize(): number {
+    return this.#storedSize
+  }
+
+  /** False once the source has declined to punch a hole. */
+  get canPunch(): boolean {
+    return this.#canPunch
+  }
+
+  /** Every change that has not been answered, oldest first. Those that failed stay: the source may hold them in part. */
+  get pending(): Iterable<Change> {
+    return this.#pending
+  }
+
+  /** @throws BackingError the first failure, from then on: nothing has been logged then */
+  append(change: Change): void {
+    this.#refuseFailed()
+    this.#unsent.push(change)
+    this.#pending.add(change)
+    this.#bytes += weightOf(change)
+    this.#isChanged = true
+    this.#schedule()
+  }
+
+  /** Logs a sync, unless nothing has changed since the last one. @throws BackingError as `append` */
+  sync(): void {
+    this.#refuseFailed()
+    if (!this.#isChanged) return
+    this.#isChanged = false
+    let settle = (): void => undefined
+    const done = new Promise<void>((resolve) => (settle = resolve))
+    this.#last = { kind: "sync", done, settle }
+    this.#unsent.push(this.#last)
+    this.#schedule()
+  }
+
+  /** Resolves when the last sync that was logged has been answered; undefined when it has been. Rejects with the first failure. */
+  stable(): Promise<void> | undefined {
+    if (this.#failure !== undefined) return Promise.reject(this.#refusal(this.#failure))
+    const last = this.#last
+    return last === undefined ? undefined : this.#stableAt(last)
+  }
+
+  /** There is room for another change, and nobody waits for it. Nobody waits once the log has failed. */
+  get hasRoom(): boolean {
+    return !this.#isFull && this.#roomWaiters.length === 0
+  }
+
+  /** Resolves when it is worth looking at `hasRoom` again, in the order of asking. */
+  async room(): Promise<void> {
+    if (!this.hasRoom) await new Promise<void>((resolve) => this.#roomWaiters.push(resolve))
+  }
+
+  get #isFull(): boolean {
+    return this.#bytes >= this.#mostBytes && this.#failure === undefined
+  }
+
+  /** Resolves when nothing is under way any more and nothing will be: all has been answered, or a change has failed. */
+  async drained(): Promise<void> {
+    while (this.#isBusy) await new Promise<void>((resolve) => this.#idleWaiters.push(resolve))
+    if (this.#failure !== undefined) throw this.#refusal(this.#failure)
+  }
+
+  get #isBusy(): boolean {
+    return this.#isAlone || this.#inFlight.size > 0 || (this.#failure === undefined && this.#head < this.#unsent.length)
+  }
+
+  async #stableAt(barrier: Barrier): Promise<void> {
+    await barrier.done
+    if (this.#failure !== undefined) throw this.#refusal(this.#failure)
+  }
+
+  #refuseFailed(): void {
+    if (this.#failure !== undefined) throw this.#refusal(this.#failure)
+  }
+
+  #refusal(failure: BackingError): BackingError {
+    const message = `a write failed, so nothing has been written since: ${failure.message}`
+    return new BackingError(failure.code, message, { path: this.#source.path, cause: failure })
+  }
+
+  /** Changes come many at a time: sending waits until the present call is through, so that neighbours can be joined. */
+  #schedule(): void {
+    if (this.#isScheduled) return
+    this.#isScheduled = true
+    queueMicrotask(() => {
+      this.#isScheduled = false
+      this.#pump()
+    })
+  }
+
+  #pump(): void {
+    while (this.#failure === undefined && !this.#isAlone) {
+      const next = this.#unsent[this.#head]
+      if (next === undefined) break
+      if (next.kind === "sync" || next.kind === "truncate") {
+        if (this.#inFlight.size > 0) break
+        this.#head++
+        this.#isAlone = true
+        void this.#sendAlone(next)
+        break
+      }
+      if (this.#inFlight.size >= PARALLEL || this.#meetsInFlight(next)) break
+      const changes = this.#takeJoined()
+      for (const change of changes) this.#inFlight.add(change)
+      void this.#send(changes)
+    }
+    this.#forgetSent()
+    if (!this.#isBusy) for (const wake of this.#idleWaiters.splice(0)) wake()
+    if (!this.#isFull) for (const wake of this.#roomWaiters.splice(0)) wake()
+  }
+
+  #forgetSent(): void {
+    if (this.#head < 1024 && this.#head < this.#unsent.length) return
+    this.#unsent = this.#unsent.slice(this.#head)
+    this.#head = 0
+  }
+
+  #meetsInFlight(change: Change): boolean {
+    for (const other of this.#inFlight) if (overlaps(other, startOf(change), endOf(change))) return true
+    return false
+  }
+
+  /** Takes the next change, and with a write those writes behind it that continue it. */
+  #takeJoined(): Change[] {
+    const changes: Change[] = []
+    let bytes = 0
+    for (;;) {
+      const next = this.#unsent[this.#head]
+      const last = changes.at(-1)
+      if (next === undefined || next.kind === "sync") return changes
+      if (last !== undefined) {
+        const continues = next.kind === "write" && last.kind === "write" && next.offset === endOf(last)
+        if (!continues || bytes + next.data.length > MOST_JOINED || this.#meetsInFlight(next)) return changes
+      }
+      this.#head++
+      changes.push(next)
+      if (next.kind === "write") bytes += next.data.length
+    }
+  }
+
+  async #send(changes: readonly Change[]): Promise<void> {
+    try {
+      await this.#store(changes)
+    } catch (error) {
+      const [first] = changes
+      this.#fail(error, "write", first === undefined ? undefined : startOf(first))
+      for (const change of changes) this.#inFlight.delete(change)
+      this.#pump()
+      return
+    }
+    for (const change of changes) {
+      this.#inFlight.delete(change)
+      this.#answered(change)
+    }
+    this.#pump()
+  }
+
+  async #sendAlone(entry: Barrier | (Change & { kind: "truncate" })): Promise<void> {
+    const source = this.#source
+    try {
+      if (entry.kind === "sync") await source.sync?.()
+      else await source.truncate?.(entry.size)
+      if (entry.kind === "truncate") this.#answered(entry)
+      else if (this.#last === entry) this.#last = undefined
+    } catch (error) {
+      this.#fail(error, entry.kind === "sync" ? "sync" : "set the size")
+    }
+    this.#isAlone = false
+    if (entry.kind === "sync") entry.settle()
+    this.#pump()
+  }
+
+  async #store(changes: readonly Change[]): Promise<void> {
+    const [first] = changes
+    if (first === undefined || first.kind === "truncate") return
+    if (first.kind === "write") await this.#source.write?.(joined(changes), first.offset)
+    else await this.#zero(first)
+  }
+
+  async #zero({ offset, length, frees }: Change & { kind: "zero" }): Promise<void> {
+    if (frees && this.#canPunch) {
+      if ((await this.#source.punchHole?.(offset, length)) === true) return
+      this.#canPunch = false
+    }
+    if ((await this.#source.zeroRange?.(offset, length)) === true) return
+    const zeroes = new Uint8Array(Math.min(length, ZERO_CHUNK))
+    for (let done = 0; done < length; done += ZERO_CHUNK) {
+      if (this.#failure !== undefined) throw this.#failure
+      await this.#source.write?.(zeroes.subarray(0, Math.min(ZERO_CHUNK, length - done)), offset + done)
+    }
+  }
+
+  #answered(change: Change): void {
+    this.#pending.delete(change)
+    this.#bytes -= weightOf(change)
+    this.#storedSize = change.kind === "truncate" ? change.size : Math.max(this.#storedSize, endOf(change))
+  }
+
+  /** The first failure stays: what has reached the source in which order is not known any more, as after a failed fdatasync. */
+  #fail(error: unknown, doing: string, offset?: number): void {
+    this.#failure ??= sourceError(error, doing, this.#source.path, offset)
+    for (let at = this.#head; at < this.#unsent.length; at++) {
+      const entry = this.#unsent[at]
+      if (entry?.kind === "sync") entry.settle()
+    }
+    this.#head = this.#unsent.length
+  }
+}
+
+function joined(changes: readonly Change[]): Uint8Array {
+  const parts = changes.flatMap((change) => (change.kind === "write" ? [change.data] : []))
+  const [only] = parts
+  if (parts.length === 1 && only !== undefined) return only
+  const whole = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0))
+  let at = 0
+  for (const part of parts) {
+    whole.set(part, at)
+    at += part.length
+  }
+  return whole
+}

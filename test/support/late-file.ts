@@ -1,0 +1,162 @@
+/**
+ * An AsyncImageFile over a file in memory that answers late, in any order, and works in pieces: a read or write that is under way has done
+ * a part of its work. Calls can be made to fail. It refuses what a log must not do: changes that overlap side by side, or beside a sync.
+ */
+import type { AsyncImageFile } from "../../src/backing/async-image-file.ts"
+import { BackingError } from "../../src/backing/backing.ts"
+import type { ImageFile } from "../../src/backing/image-file.ts"
+import type { Rng } from "./rng.ts"
+
+export type LateCall = "size" | "read" | "write" | "truncate" | "sync" | "punch"
+
+export interface LateFileOptions {
+  readonly readOnly?: boolean
+  /** False: holes are declined, as by a host that cannot make them. */
+  readonly canPunch?: boolean
+  readonly preferredRead?: number
+  /** Asked at each call, with its number from 1 on: what it returns, other than undefined, the call rejects with. */
+  readonly failing?: (call: LateCall, number: number) => unknown
+}
+
+interface Step {
+  readonly work: () => void
+}
+
+/** A change under way. */
+interface Range {
+  readonly start: number
+  readonly end: number
+}
+
+export class LateFile implements AsyncImageFile {
+  readonly path: string
+  readonly readOnly: boolean
+  readonly preferredRead?: number
+  /** Calls so far. */
+  calls = 0
+  readonly counts: Record<LateCall, number> = { size: 0, read: 0, write: 0, truncate: 0, sync: 0, punch: 0 }
+  /** Reads so far. */
+  readonly reads: { readonly offset: number; readonly length: number }[] = []
+  isClosed = false
+  /** While true nothing is answered. */
+  isStalled = false
+  failing: ((call: LateCall, number: number) => unknown) | undefined
+  readonly #inner: ImageFile
+  readonly #rng: Rng
+  readonly #canPunch: boolean
+  readonly #steps: Step[] = []
+  readonly #changing = new Set<Range>()
+  #isScheduled = false
+
+  constructor(inner: ImageFile, rng: Rng, options: LateFileOptions = {}) {
+    this.#inner = inner
+    this.#rng = rng
+    this.path = inner.path
+    this.readOnly = options.readOnly ?? inner.readOnly
+    this.#canPunch = options.canPunch ?? true
+    this.failing = options.failing
+    if (options.preferredRead !== undefined) this.preferredRead = options.preferredRead
+  }
+
+  async size(): Promise<number> {
+    await this.#begin("size")
+    return this.#inner.size()
+  }
+
+  async read(buffer: Uint8Array, offset: number): Promise<number> {
+    this.reads.push({ offset, length: buffer.length })
+    await this.#begin("read")
+    const middle = this.#rng.between(0, buffer.length)
+    const first = this.#inner.read(buffer.subarray(0, middle), offset)
+    await this.#step()
+    return first + (middle < buffer.length ? this.#inner.read(buffer.subarray(middle), offset + middle) : 0)
+  }
+
+  async write(buffer: Uint8Array, offset: number): Promise<void> {
+    await this.#change({ start: offset, end: offset + buffer.length }, async () => {
+      const middle = this.#rng.between(0, buffer.length)
+      await this.#begin("write")
+      if (middle > 0) this.#inner.write(buffer.subarray(0, middle), offset)
+      await this.#step()
+      if (middle < buffer.length) this.#inner.write(buffer.subarray(middle), offset + middle)
+    })
+  }
+
+  async truncate(size: number): Promise<void> {
+    await this.#change({ start: 0, end: Number.POSITIVE_INFINITY }, async () => {
+      await this.#begin("truncate")
+      this.#inner.truncate(size)
+    })
+  }
+
+  async sync(): Promise<void> {
+    await this.#change({ start: 0, end: Number.POSITIVE_INFINITY }, async () => {
+      await this.#begin("sync")
+      this.#inner.sync()
+    })
+  }
+
+  async punchHole(offset: number, length: number): Promise<boolean> {
+    let isDone = false
+    await this.#change({ start: offset, end: offset + length }, async () => {
+      await this.#begin("punch")
+      isDone = this.#canPunch && this.#inner.punchHole?.(offset, length) === true
+    })
+    return isDone
+  }
+
+  async close(): Promise<void> {
+    this.isClosed = true
+    this.#inner.close()
+  }
+
+  /** Answers again after `isStalled`. */
+  resume(): void {
+    this.isStalled = false
+    this.#schedule()
+  }
+
+  async #begin(call: LateCall): Promise<void> {
+    if (this.isClosed) throw new Error(`${call} of a file that has been closed`)
+    this.calls++
+    this.counts[call]++
+    const failure = this.failing?.(call, this.calls)
+    await this.#step()
+    if (failure !== undefined) throw failure
+  }
+
+  async #change(range: Range, work: () => Promise<void>): Promise<void> {
+    if (this.readOnly) throw new Error("a file that is read-only was changed")
+    for (const other of this.#changing) {
+      if (other.start < range.end && other.end > range.start) throw new BackingError("invalid-argument", "changes overlap side by side")
+    }
+    this.#changing.add(range)
+    try {
+      await work()
+    } finally {
+      this.#changing.delete(range)
+    }
+  }
+
+  /** Resolves some time later, before or after others that were called before. */
+  #step(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#steps.push({ work: resolve })
+      this.#schedule()
+    })
+  }
+
+  #schedule(): void {
+    if (this.#isScheduled || this.isStalled || this.#steps.length === 0) return
+    this.#isScheduled = true
+    setImmediate(() => {
+      this.#isScheduled = false
+      if (this.isStalled) return
+      for (let count = this.#rng.between(1, 3); count > 0 && this.#steps.length > 0; count--) {
+        const [step] = this.#steps.splice(this.#rng.below(this.#steps.length), 1)
+        step?.work()
+      }
+      this.#schedule()
+    })
+  }
+}
