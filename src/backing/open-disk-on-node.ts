@@ -4,11 +4,12 @@ import { nodeDecompressor } from "./host/inflate.ts"
 import { type DiskSource, openDiskWith, type OpenDiskOptions } from "./open-disk.ts"
 
 /**
- * Opens a raw or qcow2 image over any source: a file that answers later (`httpFile`, `nbdFile`, your own `AsyncImageFile`), one that answers
- * at once (`HostFile`, `MemoryFile`), or a disk, which is used as it is. Nothing is written before everything has been found in order. The
- * disk is synchronous where all its sources are; otherwise it says `asynchronous`, and answers at once what it has in memory.
+ * Opens a raw or qcow2 image over any source: a file that answers later (`httpFile`, `nbdFile`, your own `AsyncImageFile`), one that
+ * answers at once (`HostFile`, `MemoryFile`), or a disk, which is used as it is. Nothing is written before everything has been found in
+ * order. The disk is synchronous where all its sources are; otherwise it says `asynchronous`, and answers at once what it has in memory.
  *
- * The disk owns `source` and what the option `backing` returned. When it rejects, `source` is still the caller's, and the others are closed.
+ * The disk owns `source` and what the option `backing` returned. When it rejects, `source` is still the caller's, and the others are
+ * closed.
  * @throws BackingError (as a rejection) what the sources reject with, `invalid-format`, `unsupported`, `corrupt`
  * @throws TypeError (as a rejection) for wrong arguments
  */

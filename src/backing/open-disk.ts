@@ -14,10 +14,10 @@ import type { Qcow2Image } from "./qcow2/image.ts"
 import { RawBacking } from "./raw.ts"
 import { ReadOnlyFile } from "./read-only-file.ts"
 import { type ImageFormat, probeFormat } from "./signatures.ts"
-import { AwaitedDisk, type LateFile } from "./sources/awaited-disk.ts"
-import { BackingReader, BackingSource } from "./sources/backing-source.ts"
-import { PagedFile } from "./sources/paged-file.ts"
-import { untilLoaded } from "./sources/until-loaded.ts"
+import { AwaitedDisk, type LateFile } from "./paging/awaited-disk.ts"
+import { BackingReader, BackingSource } from "./paging/backing-source.ts"
+import { PagedFile } from "./paging/paged-file.ts"
+import { untilLoaded } from "./paging/until-loaded.ts"
 
 /** What a disk can be opened from: a file that answers later, a file that answers at once, or a disk, which is used as it is. */
 export type DiskSource = AsyncImageFile | ImageFile | VirtioBacking
@@ -37,8 +37,8 @@ export interface OpenDiskOptions {
    */
   readonly backing?: (reference: BackingReference) => DiskSource | Promise<DiskSource>
   /**
-   * Find out the format of a backing image from its content where the image does not state it. A guest that ever wrote to that backing image
-   * as a raw disk may have put a header there that names any file. Default false: refused.
+   * Find out the format of a backing image from its content where the image does not state it. A guest that ever wrote to that backing
+   * image as a raw disk may have put a header there that names any file. Default false: refused.
    */
   readonly probeBackingFormat?: boolean
   /** Bytes of memory for the cached metadata of each qcow2 image. Default 32 MiB. */

@@ -23,6 +23,7 @@ import {
   TABLE_ENTRY_SIZE,
 } from "./format/spec.ts"
 
+/** Options of `createQcow2`. */
 export interface CreateQcow2Options {
   /** Guest-visible bytes; rounded up to a multiple of 512. */
   readonly size: number

@@ -3,7 +3,6 @@
  * writing.
  */
 import type { Rules } from "../../options.ts"
-import { NotLoaded } from "../async-image-file.ts"
 import { BackingError } from "../backing.ts"
 import { checkImageFile, type ImageFile } from "../image-file.ts"
 import { repairQcow2 } from "./check/repair.ts"
@@ -49,7 +48,7 @@ const DEFAULT_CACHE_SIZE = 32 * 1024 * 1024
  * Opens the image in `file` and owns `file` from then on; when it throws, the caller still does. Opening for writing repairs a dirty image
  * (QC-FEAT-04) and clears the autoclear bits (QC-FEAT-03).
  *
- * Where it throws `NotLoaded`, what `openBacking` returned stays open, and the call that is made again is to get it again.
+ * An error that is not a `BackingError` (bytes that are not here yet) does not close what `openBacking` returned: the call can be repeated.
  * @throws BackingError `invalid-format`, `unsupported`, `corrupt`, or what the file and the backing file throw
  * @throws TypeError for a file that is none
  */
@@ -69,7 +68,7 @@ export function openQcow2Image(file: ImageFile, options: Qcow2Options = {}): Qco
     const { decompressor, cacheSize = DEFAULT_CACHE_SIZE } = options
     return new Qcow2Image({ file, header, readOnly, backing, decompressor, cacheSize })
   } catch (error) {
-    if (!(error instanceof NotLoaded)) backing?.close()
+    if (error instanceof BackingError) backing?.close()
     throw error
   }
 }

@@ -2,10 +2,10 @@
  * An AsyncImageFile over a file in memory that answers late, in any order, and works in pieces: a read or write that is under way has done
  * a part of its work. Calls can be made to fail. It refuses what a log must not do: changes that overlap side by side, or beside a sync.
  */
-import type { AsyncImageFile } from "../../src/backing/async-image-file.ts"
-import { BackingError } from "../../src/backing/backing.ts"
-import type { ImageFile } from "../../src/backing/image-file.ts"
-import type { Rng } from "./rng.ts"
+import type { AsyncImageFile } from "../../../src/backing/async-image-file.ts"
+import { BackingError } from "../../../src/backing/backing.ts"
+import type { ImageFile } from "../../../src/backing/image-file.ts"
+import type { Rng } from "../../support/rng.ts"
 
 export type LateCall = "size" | "read" | "write" | "truncate" | "sync" | "punch"
 

@@ -9,8 +9,9 @@
 import { type AsyncImageFile, NotLoaded } from "../async-image-file.ts"
 import { BackingError, totalLength } from "../backing.ts"
 import type { ImageFile, ImageLock } from "../image-file.ts"
-import { applyChange, type Change } from "./change.ts"
+import { type Change, endOf } from "./change.ts"
 import { type Page, PageCache } from "./page-cache.ts"
+import { changePages } from "./page-changes.ts"
 import { PageLoader } from "./page-loader.ts"
 import { ReadAhead } from "./read-ahead.ts"
 import { sourceError } from "./source-error.ts"
@@ -287,52 +288,11 @@ export class PagedFile implements ImageFile {
   #change(log: WriteLog, change: Change): void {
     log.append(change)
     this.#loader.changed(change)
-    if (change.kind === "write") this.#wrote(change.data, change.offset)
-    else if (change.kind === "truncate") this.#truncated(change.size)
-    else this.#zeroed(change.offset, change.length)
-  }
-
-  #wrote(data: Uint8Array, offset: number): void {
-    const pageSize = this.#pageSize
-    const end = offset + data.length
-    for (let index = Math.floor(offset / pageSize); index * pageSize < end; index++) {
-      const start = index * pageSize
-      const from = Math.max(offset, start)
-      const to = Math.min(end, start + pageSize)
-      const page = this.#cache.get(index) ?? this.#newPage(index, to - from)
-      if (page === undefined) continue
-      page.used = true
-      page.bytes.set(data.subarray(from - offset, to - offset), from - start)
-    }
-    this.#size = Math.max(this.#size, end)
-    this.#end = Math.max(this.#end, end)
-  }
-
-  /** A page of which nothing need be loaded: `written` bytes are all of it, or the source has nothing there. Else undefined. */
-  #newPage(index: number, written: number): Page | undefined {
-    const isNew = index * this.#pageSize >= this.#end
-    if (written < this.#pageSize && !isNew) return undefined
-    const bytes = this.#cache.takeBuffer()
-    if (written < this.#pageSize) bytes.fill(0)
-    return this.#cache.add(index, bytes)
-  }
-
-  #truncated(size: number): void {
-    const pageSize = this.#pageSize
-    if (size < this.#size) {
-      for (const page of this.#cache.within(Math.floor(size / pageSize), Math.floor((this.#size - 1) / pageSize))) {
-        if (page.index * pageSize >= size) this.#cache.remove(page)
-        else page.bytes.fill(0, size - page.index * pageSize)
-      }
-    }
-    this.#size = size
-  }
-
-  #zeroed(offset: number, length: number): void {
-    const pageSize = this.#pageSize
-    const change: Change = { kind: "zero", offset, length, frees: false }
-    for (const page of this.#cache.within(Math.floor(offset / pageSize), Math.floor((offset + length - 1) / pageSize))) {
-      applyChange(change, page.bytes, page.index * pageSize)
+    changePages(this.#cache, change, { size: this.#size, end: this.#end })
+    if (change.kind === "truncate") this.#size = change.size
+    else if (change.kind === "write") {
+      this.#size = Math.max(this.#size, endOf(change))
+      this.#end = Math.max(this.#end, endOf(change))
     }
   }
 }

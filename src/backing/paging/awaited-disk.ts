@@ -239,20 +239,14 @@ export class AwaitedDisk implements VirtioBacking {
 
   async #wait(kind: Kind, length: number, attempt: () => void): Promise<void> {
     const bytes = HELD_BESIDE + Math.min(length, PIECE)
-    if (kind === "changes") await this.#waitForRoom()
+    await this.#mayAttempt(kind)
     await this.#admission.enter(bytes)
-    const held: NotLoaded[] = []
     try {
-      for (;;) {
-        this.#checkOpen()
-        if (kind === "changes") await this.#waitForRoom()
-        const missing = missingFor(attempt)
-        if (missing === undefined) return
-        held.push(missing)
-        await this.#unlessClosed(missing.load())
-      }
+      await untilLoaded(attempt, {
+        before: () => this.#mayAttempt(kind),
+        load: (missing) => this.#unlessClosed(missing.load()),
+      })
     } finally {
-      for (const missing of held) missing.release()
       this.#admission.leave(bytes)
     }
   }
@@ -261,10 +255,11 @@ export class AwaitedDisk implements VirtioBacking {
     return this.#files.every((file) => file.hasRoom)
   }
 
-  async #waitForRoom(): Promise<void> {
+  /** Resolves when there is room for what a change logs. @throws BackingError `closed` */
+  async #mayAttempt(kind: Kind): Promise<void> {
     for (;;) {
       this.#checkOpen()
-      const full = this.#files.find((file) => !file.hasRoom)
+      const full = kind === "changes" ? this.#files.find((file) => !file.hasRoom) : undefined
       if (full === undefined) return
       await this.#unlessClosed(full.room())
     }
@@ -296,16 +291,5 @@ export class AwaitedDisk implements VirtioBacking {
 
   #closedError(): BackingError {
     return new BackingError("closed", "the image is closed", { path: this.path })
-  }
-}
-
-/** What `attempt` is missing, or undefined when it is through. */
-function missingFor(attempt: () => void): NotLoaded | undefined {
-  try {
-    attempt()
-    return undefined
-  } catch (error) {
-    if (error instanceof NotLoaded) return error
-    throw error
   }
 }
