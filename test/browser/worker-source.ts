@@ -18,9 +18,7 @@ export function makeWorkerSource(): string {
   try {
     const compiler = join(ROOT, "node_modules/.bin/tsc")
     // This file alone: the compiler takes no options from tsconfig.json then.
-    const options = [
-      "--ignoreConfig", "--target", "es2022", "--module", "nodenext", "--removeComments", "--types", "node", "--outDir", folder,
-    ]
+    const options = ["--ignoreConfig", "--target", "es2022", "--module", "nodenext", "--removeComments", "--types", "node"]
     execFileSync(compiler, [...options, "--outDir", folder, SERVICE], { cwd: ROOT, stdio: "inherit" })
     const script = readFileSync(join(folder, "opfs-service.js"), "utf8")
     const code = `${script.replace(/^export (?!\{)/gm, "").replace(/^export \{\};?\n/m, "").trimEnd()}\nserveOpfs(globalThis);\n`
