@@ -18,12 +18,12 @@ export function makeWorkerSource(): string {
   try {
     const compiler = join(ROOT, "node_modules/.bin/tsc")
     // This file alone: the compiler takes no options from tsconfig.json then.
-    const options = ["--ignoreConfig", "--target", "es2022", "--module", "nodenext", "--removeComments", "--types", "node"]
+    const options = ["--ignoreConfig", "--target", "es2022", "--module", "nodenext", "--types", "node", "--removeComments"]
     execFileSync(compiler, [...options, "--outDir", folder, SERVICE], { cwd: ROOT, stdio: "inherit" })
     const script = readFileSync(join(folder, "opfs-service.js"), "utf8")
     const code = `${script.replace(/^export (?!\{)/gm, "").replace(/^export \{\};?\n/m, "").trimEnd()}\nserveOpfs(globalThis);\n`
     if (/[`\\]|\$\{|^(import|export)\b/m.test(code)) throw new Error("opfs-service.ts: its JavaScript cannot stand in a template literal")
-    return `/** Made by test/browser/worker-source.ts from opfs-service.ts; a test compares the two. Change that file, and make this one again. */
+    return `/** Made by test/browser/worker-source.ts from opfs-service.ts, which is to be changed instead; a test compares the two. */
 export const OPFS_WORKER_SOURCE = \`
 ${code}\`
 `

@@ -1,4 +1,4 @@
-/** Made by test/browser/worker-source.ts from opfs-service.ts; a test compares the two. Change that file, and make this one again. */
+/** Made by test/browser/worker-source.ts from opfs-service.ts, which is to be changed instead; a test compares the two. */
 export const OPFS_WORKER_SOURCE = `
 async function openAccessHandle(opening, scope) {
     const root = await scope.navigator.storage?.getDirectory?.();
