@@ -1,5 +1,5 @@
 /** One file's connection to the worker that has it open: requests by message, replies by number, errors as `BackingError`s. */
-import { BackingError } from "../backing.ts"
+import { BackingError, type BackingErrorCode } from "../backing.ts"
 import { opfsError } from "./opfs-errors.ts"
 import type { OpfsOpening, OpfsPort, OpfsReply, OpfsRequest } from "./opfs-service.ts"
 import { type OpfsWorker, WORKER_REMEDY } from "./opfs-start.ts"
@@ -98,11 +98,15 @@ export class OpfsConnection {
 
   /** The worker did not load, which a policy of the page does, or threw. */
   #workerFailed(message: string | undefined): void {
-    this.#end ??= this.#isOpen
-      ? new BackingError("io", `the worker that has the file open has failed: ${message ?? "it does not say why"}`, { path: this.#path })
-      : new BackingError("unsupported", `cannot open: the browser does not run the worker; ${WORKER_REMEDY}`, { path: this.#path })
+    this.#end ??= new BackingError(...this.#whyFailed(message ?? "the browser does not say why"), { path: this.#path })
     for (const { reject } of this.#pending.values()) reject(this.#end)
     this.#pending.clear()
+  }
+
+  #whyFailed(message: string): readonly [BackingErrorCode, string] {
+    if (this.#isOpen) return ["io", `the worker that has the file open has failed: ${message}`]
+    if (!this.#isOwn) return ["unsupported", `cannot open: the worker that was passed does not run vioblk/opfs-worker: ${message}`]
+    return ["unsupported", `cannot open: the browser does not run the worker; ${WORKER_REMEDY}`]
   }
 
   #release(): void {

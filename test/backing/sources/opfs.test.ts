@@ -221,7 +221,13 @@ describe("opfsFile", () => {
       }
     })
     await expect(opfsFile("a.img")).rejects.toThrow(remedy)
-    await expect(opfsFile("a.img", { create: true, worker: new SilentWorker(root) })).rejects.toThrow(remedy)
+    vi.stubGlobal("Worker", SilentWorker)
+    await expect(opfsFile("a.img", { create: true })).rejects.toThrow(remedy)
+  })
+
+  it("a worker that was passed and does not run is told as such", async () => {
+    const message = "a.img: cannot open: the worker that was passed does not run vioblk/opfs-worker: the browser does not say why"
+    await expect(opfsFile("a.img", { create: true, worker: new SilentWorker() })).rejects.toThrow(message)
   })
 
   it("a worker that fails ends its files: what is under way and every later call is an io error, and they can be closed", async () => {
@@ -236,6 +242,10 @@ describe("opfsFile", () => {
 
 /** A worker that the browser does not load. */
 class SilentWorker extends FakeWorker {
+  constructor() {
+    super(root)
+  }
+
   override postMessage(): void {
     queueMicrotask(() => this.fail())
   }
