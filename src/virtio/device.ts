@@ -64,13 +64,18 @@ export class VirtioDevice implements TransportedDevice {
   }
 
   /**
-   * Makes the used entries of `ring` visible, and interrupts if the driver wants it. Returns whether: an interrupt may do anything, a reset
-   * included.
+   * Makes the used entries of `ring` visible, and interrupts if the driver wants it. An interrupt may do anything, a reset included: this
+   * is the last thing that a turn does for a batch.
    */
-  publish(queue: Virtqueue, ring: Ring): boolean {
-    if (!ring.publish()) return false
-    this.#signals?.queueInterrupt(queue.index)
-    return true
+  publish(queue: Virtqueue, ring: Ring): void {
+    if (queue.ring !== ring || !this.work.open) return
+    // `GuestMemory.written` may throw: the driver is interrupted all the same.
+    let wanted = true
+    try {
+      wanted = ring.publish()
+    } finally {
+      if (wanted && queue.ring === ring) this.#signals?.queueInterrupt(queue.index)
+    }
   }
 
   /** The configuration space has changed on the device's own account: bumps the generation, and tells a running driver. */
@@ -258,6 +263,8 @@ export class VirtioDevice implements TransportedDevice {
     if (!this.#isLive(queue)) return false
     try {
       const ring = queue.ring ?? queue.open(this.memory, this.negotiation.ringFeatures)
+      // Opening stores into guest memory, whose `written` may have reset the queue.
+      if (!this.mayTake(queue, ring)) return false
       ring.refresh()
       return handler.serve(queue, ring, turn)
     } catch (error) {

@@ -84,8 +84,10 @@ export interface GuestMemory {
   readonly generation: number
   /** The region that holds the byte at `address`, or undefined where there is no RAM. Neighbouring regions may be separate. */
   region(address: number): RamRegion | undefined
-  /** Called after the device stored into `length` bytes at `address`: drop compiled code there, mark pages dirty. Descriptor
-   * data, status bytes and used rings are all announced. Leave it out where nobody needs to know. */
+  /**
+   * Called after the device stored into `length` bytes at `address`: drop compiled code there, mark pages dirty. Descriptor
+   * data, status bytes and used rings are all announced. Leave it out where nobody needs to know. It must not replace the memory.
+   */
   written?(address: number, length: number): void
 }
 

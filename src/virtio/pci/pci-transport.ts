@@ -125,9 +125,11 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
   }
 
   #interrupt(bits: number, vector: number): void {
+    // Decided first: the sink of the pin may reset the device.
+    const isMessage = this.msixEnabled && vector !== NO_VECTOR
     this.#isr |= bits
     this.setIntx(true)
-    if (this.msixEnabled && vector !== NO_VECTOR) this.msix?.trigger(vector)
+    if (isMessage) this.msix?.trigger(vector)
   }
 
   /** Reading shows what is pending, and takes it back. */

@@ -66,7 +66,6 @@ export class SplitQueue implements Ring {
     if (areas.availRing % 2 !== 0) throw new VirtqueueError(`available ring at odd address ${hex(areas.availRing)}`)
     if (areas.usedRing % 2 !== 0) throw new VirtqueueError(`used ring at odd address ${hex(areas.usedRing)}`)
     this.refresh()
-    this.#initialiseFlags()
   }
 
   /** A legacy driver may negotiate while the ring is in use. */
@@ -84,7 +83,7 @@ export class SplitQueue implements Ring {
   }
 
   /** used.flags is 0: kicks are wanted, and with EVENT_IDX it must be ([VIRTIO] 2.7.10.1). Drivers may have left anything there. */
-  #initialiseFlags(): void {
+  initialiseFlags(): void {
     if (this.#usedFlags.load() === 0) return
     this.#usedFlags.store(0)
     this.#memory.written?.(this.#areas.usedRing, 2)
