@@ -76,6 +76,8 @@ export { ECAM_WINDOW, IO_WINDOW, MMIO32_WINDOW, MMIO64_WINDOW } from "./vmm/memo
 export type { AddressWindow } from "./vmm/memory-map.ts"
 export { attachToV86 } from "./vmm/v86/attach.ts"
 export type { V86Disk, V86DiskOptions, V86Emulator } from "./vmm/v86/attach.ts"
+export { v86Buffer } from "./vmm/v86/buffer.ts"
+export type { V86Buffer, V86BufferOptions, V86GetOptions } from "./vmm/v86/buffer.ts"
 
 // The guest's side: a driver, to test devices with
 export { BlockDriver, findBlockDevices } from "./vmm/driver/block/driver.ts"
