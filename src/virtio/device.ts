@@ -44,7 +44,7 @@ export class VirtioDevice implements TransportedDevice {
     this.deviceType = options.deviceType
     this.queueCount = queues
     this.maxQueueSize = queueSize
-    this.config = new DeviceConfig(options.configSize)
+    this.config = new DeviceConfig(options.configSize, options.configFields ?? [])
     this.negotiation = new Negotiation(options)
     const serve = (queue: Virtqueue, turn: Turn): boolean => this.#serve(queue, turn)
     this.#queues = Array.from({ length: queues }, (_, index) => new Virtqueue(index, queueSize, serve))
@@ -105,11 +105,12 @@ export class VirtioDevice implements TransportedDevice {
 
   // --- For transports ---
 
-  attach({ memory, signals, transitional }: TransportWiring): void {
+  attach({ memory, signals, transitional, withoutFeatures = 0n }: TransportWiring): void {
     if (this.#memory !== undefined) throw new Error("the device is attached to a transport already")
     this.#memory = memory
     this.#signals = signals
     this.negotiation.transitional = transitional
+    this.negotiation.offered &= ~withoutFeatures
   }
 
   get status(): number {
