@@ -2,7 +2,7 @@
 
 // Disks
 export { BackingError } from "./backing/backing.ts"
-export type { BackingErrorCode, BackingErrorDetails, VirtioBacking } from "./backing/backing.ts"
+export type { Allocation, BackingErrorCode, BackingErrorDetails, VirtioBacking } from "./backing/backing.ts"
 export { HostFile } from "./backing/host/host-file.ts"
 export type { HostFileOptions } from "./backing/host/host-file.ts"
 export type { ImageFile, ImageLock } from "./backing/image-file.ts"
@@ -15,6 +15,10 @@ export type { HttpFileOptions } from "./backing/sources/http-file.ts"
 export type {
   HttpBody, HttpBodyReader, HttpFetch, HttpRequestInit, HttpResponse, PlatformAbortSignal,
 } from "./backing/sources/http-types.ts"
+export { NbdServer } from "./backing/nbd/server/server.ts"
+export type { NbdAddress, NbdListenOptions, NbdServerOptions, NbdServerTls } from "./backing/nbd/server/server.ts"
+export { NbdProtocolError } from "./backing/nbd/protocol.ts"
+export type { NbdExport } from "./backing/nbd/server/export.ts"
 export { MemoryBacking } from "./backing/memory.ts"
 export type { MemoryBackingOptions } from "./backing/memory.ts"
 export { MemoryFile } from "./backing/memory-file.ts"
