@@ -6,6 +6,8 @@ import { openInMemory } from "../support/images.ts"
 import { MemoryFile } from "../support/memory-file.ts"
 import { promiseBacking } from "../harness/fake-disk.ts"
 import { makeShape, qcow2Shapes } from "../support/shapes.ts"
+import { FakeServer } from "../backing/nbd/fake-server.ts"
+import { openFake, promised } from "../backing/nbd/open-fake.ts"
 import { contractSuite } from "./suite.ts"
 
 contractSuite({ name: "memory", open: (size) => ({ disk: new MemoryBacking({ size }), model: new FlatModel(size) }) })
@@ -39,3 +41,14 @@ contractSuite({
     return { disk: promiseBacking(openInMemory(file)), model }
   },
 })
+
+for (const minimum of [1, 512, 4096]) {
+  contractSuite({
+    name: `an NBD export with blocks of ${minimum}`,
+    open(wanted) {
+      const size = wanted - (wanted % minimum)
+      const server = new FakeServer({ size, blockSizes: { minimum, preferred: 4096, maximum: 65_536 }, structured: minimum !== 512 })
+      return { disk: promised(size, openFake(server).then(({ disk }) => disk)), model: new FlatModel(size) }
+    },
+  })
+}

@@ -1,0 +1,290 @@
+/**
+ * The client: commands go out over one or several connections, bounded in number and bytes; a lost connection comes back without
+ * whoever waits for an answer noticing.
+ *
+ * What is sent again after a reconnection: the writes that the server has not flushed (see `Unflushed`), in order and alone, then the other
+ * commands that it has not answered. A server may still be working on a request of the old connection when the new one begins; the protocol
+ * has nothing against that, and neither has this client.
+ */
+import { BackingError } from "../../backing.ts"
+import { backingCodeOf } from "../errors.ts"
+import { NBD_CMD, NBD_ERROR, NBD_FLAG_T, type NbdProtocolError } from "../protocol.ts"
+import { Command, type CommandFields } from "./command.ts"
+import { CommandQueue } from "./command-queue.ts"
+import { connect, type Destination, ended, type NbdHost, violation } from "./connect.ts"
+import type { Connection, ConnectionOwner } from "./connection.ts"
+import type { Negotiated } from "./handshake.ts"
+import type { NbdSettings } from "./options.ts"
+import { Reconnection } from "./reconnection.ts"
+import { Replay } from "./replay.ts"
+import { hostTimer } from "./timer.ts"
+import { Unflushed } from "./unflushed.ts"
+import type { NbdAddress } from "./uri.ts"
+import { Watchdog, type Watched } from "./watchdog.ts"
+import { dial } from "./wire.ts"
+
+/** Bytes of payload on their way at most, over all connections; one command may always go. */
+const MOST_PAYLOAD = 32 * 1024 * 1024
+
+/**
+ * "up": connected. "reconnecting": commands wait. "down": the connection did not come back in time; the next command tries again.
+ * "broken": for ever, see `#failure`.
+ */
+type State = "up" | "reconnecting" | "down" | "broken"
+
+const ignore = (): void => undefined
+
+export class NbdClient implements ConnectionOwner, Watched {
+  readonly address: NbdAddress
+  readonly #destination: Destination
+  readonly #abort = new AbortController()
+  readonly #queue = new CommandQueue()
+  readonly #reconnection: Reconnection
+  readonly #watchdog: Watchdog
+  #state: State = "reconnecting"
+  #connections: readonly Connection[] = []
+  #negotiated: Negotiated | undefined
+  #unflushed = new Unflushed(0, { keepAnswered: false })
+  #replay = new Replay([])
+  /** A FLUSH of our own, which makes room in `#unflushed`. */
+  #ownFlush: Command | undefined
+  /** The server is shutting down: the connection is left when the bytes that have come are through. */
+  #mustLeave = false
+  /** The first FLUSH that failed: the server may have dropped what it could not write, so that no later one, and no write, succeeds. */
+  #flushFailure: BackingError | undefined
+  /** Why there is no connection in the state "down". */
+  #lastLoss: BackingError
+  /** Why nothing goes any more. */
+  #failure: BackingError | undefined
+  #isClosing = false
+  /** Commands that are not settled. */
+  #unsettled = 0
+  #whenSettled: () => void = ignore
+
+  private constructor(address: NbdAddress, settings: NbdSettings, host: NbdHost) {
+    this.address = address
+    this.#destination = { ...host, address, settings, owner: this, signal: this.#abort.signal }
+    this.#lastLoss = new BackingError("io", "no connection", { path: address.uri })
+    this.#reconnection = new Reconnection(host.timer, settings.reconnectTimeout, this.#abort.signal)
+    this.#watchdog = new Watchdog(host.timer, settings.requestTimeout, this)
+  }
+
+  /**
+   * Connects, once: a server that is not there is an error.
+   * @throws BackingError
+   */
+  static async open(address: NbdAddress, settings: NbdSettings, host: NbdHost = { dial, timer: hostTimer }): Promise<NbdClient> {
+    const client = new NbdClient(address, settings, host)
+    const { connections, negotiated } = await connect(client.#destination)
+    client.#negotiated = negotiated
+    const isStableAtOnce = (negotiated.flags & NBD_FLAG_T.SEND_FLUSH) === 0
+    client.#unflushed = new Unflushed(settings.unflushedLimit, { keepAnswered: !isStableAtOnce && settings.reconnectTimeout > 0 })
+    client.#connections = connections
+    client.#state = "up"
+    return client
+  }
+
+  /** What the server said of the export. It stays the same. */
+  get export(): Negotiated {
+    if (this.#negotiated === undefined) throw new Error("the NBD client is used before it is connected")
+    return this.#negotiated
+  }
+
+  /** Sends a command as soon as there is room for it. Its promise rejects with a `BackingError` when it fails. */
+  submit(fields: CommandFields): Command {
+    const command = new Command(fields)
+    this.#unsettled++
+    const failure = this.#refusalFor(command)
+    if (failure !== undefined) {
+      this.#settle(command, failure)
+      return command
+    }
+    this.#queue.add(command)
+    if (this.#state === "up") this.#pump()
+    else if (this.#state === "down") this.#reconnect(this.#lastLoss)
+    return command
+  }
+
+  /** Waits for the commands that are under way; with `flush`, has the server flush what it has not. A second call does nothing. */
+  async close(options: { readonly flush: boolean }): Promise<void> {
+    if (this.#isClosing) return
+    const isWorthIt = options.flush && this.#unflushed.isDirty && this.#failure === undefined
+    const flush = isWorthIt ? this.submit({ type: NBD_CMD.FLUSH, flags: 0, offset: 0, length: 0 }).promise : Promise.resolve()
+    this.#isClosing = true
+    try {
+      await flush
+    } finally {
+      if (this.#unsettled > 0) {
+        await new Promise<void>((resolve) => {
+          this.#whenSettled = resolve
+        })
+      }
+      this.#abort.abort()
+      this.#watchdog.stop()
+      for (const connection of this.#connections) connection.disconnect()
+      this.#connections = []
+      this.#state = "broken"
+      this.#failure ??= new BackingError("closed", "the disk has been closed", { path: this.address.uri })
+    }
+  }
+
+  answered(command: Command): void {
+    const { error } = command
+    if (error?.error === NBD_ERROR.ESHUTDOWN && this.#destination.settings.reconnectTimeout > 0) {
+      this.#mustLeave = true
+      // A write is sent again because it is in `#unflushed` without an answer.
+      if (!command.changes) this.#queue.putBack([command])
+      return
+    }
+    this.#reconnection.succeeded()
+    const failure = error === undefined ? undefined : this.#errorOf(command)
+    if (this.#replay.answered(command) && command.answer !== 0) {
+      // Whoever wrote this was told long ago that it had succeeded.
+      if (failure !== undefined) this.#break(failure)
+      return
+    }
+    if (command.changes) this.#unflushed.answered(command, { keep: failure === undefined && command.type !== NBD_CMD.TRIM })
+    if (command.type === NBD_CMD.FLUSH) this.#flushAnswered(command, failure)
+    this.#settle(command, failure)
+  }
+
+  idle(): void {
+    if (!this.#mustLeave) return this.#pump()
+    this.#mustLeave = false
+    for (const connection of this.#connections) connection.disconnect()
+    this.#lose(new BackingError("io", "the server is shutting down", { path: this.address.uri }))
+  }
+
+  lost(connection: Connection, error: Error | undefined): void {
+    // One that is still being opened is looked after by `connect`.
+    if (this.#connections.includes(connection)) this.#lose(ended(this.address, error))
+  }
+
+  violated(error: NbdProtocolError): void {
+    this.#break(violation(this.address, error))
+  }
+
+  #refusalFor(command: Command): BackingError | undefined {
+    if (this.#isClosing) return new BackingError("closed", "the disk has been closed", { path: this.address.uri })
+    if (this.#failure !== undefined) return this.#failure
+    return command.changes || command.type === NBD_CMD.FLUSH ? this.#flushFailure : undefined
+  }
+
+  /** Sends what there is room for. */
+  #pump(): void {
+    while (this.#state === "up") {
+      const connection = this.#roomiest()
+      const command = connection === undefined ? undefined : this.#next()
+      if (connection === undefined || command === undefined) return
+      if (command.changes) this.#unflushed.sent(command)
+      else if (command.type === NBD_CMD.FLUSH) command.answer = this.#unflushed.answers
+      this.#watchdog.sending(command)
+      connection.send(command)
+    }
+  }
+
+  #roomiest(): Connection | undefined {
+    let best: Connection | undefined
+    for (const connection of this.#connections) {
+      if (!connection.isFull && (best === undefined || connection.inFlight < best.inFlight)) best = connection
+    }
+    return best
+  }
+
+  /** The next command to send, taken out of its queue; undefined where there is none, or none may go yet. */
+  #next(): Command | undefined {
+    if (!this.#replay.isOver) return this.#replay.next()
+    const { first } = this.#queue
+    if (first === undefined) return undefined
+    if (first.changes && this.#unflushed.isFull) return this.#makeRoom()
+    let payload = first.payload
+    for (const connection of this.#connections) payload += connection.payload
+    return payload > MOST_PAYLOAD && payload > first.payload ? undefined : this.#queue.take()
+  }
+
+  #makeRoom(): Command | undefined {
+    if (this.#ownFlush !== undefined || !this.#unflushed.isDirty) return undefined
+    this.#ownFlush = new Command({ type: NBD_CMD.FLUSH, flags: 0, offset: 0, length: 0 })
+    this.#unsettled++
+    this.#ownFlush.promise.catch(ignore)
+    return this.#ownFlush
+  }
+
+  #flushAnswered(command: Command, failure: BackingError | undefined): void {
+    if (failure === undefined) return this.#unflushed.flushed(command.answer)
+    this.#flushFailure ??= failure
+    const refused = this.#queue.removeWhere((other) => other.changes || other.type === NBD_CMD.FLUSH)
+    for (const other of refused) this.#settle(other, failure)
+  }
+
+  #settle(command: Command, error?: BackingError): void {
+    if (command === this.#ownFlush) this.#ownFlush = undefined
+    command.settle(error)
+    this.#unsettled--
+    if (this.#unsettled === 0) this.#whenSettled()
+  }
+
+  #errorOf({ type, offset, length, error }: Command): BackingError {
+    const { code, reason } = backingCodeOf(error?.error ?? NBD_ERROR.EIO)
+    const doing = Object.entries(NBD_CMD).find(([, number]) => number === type)?.[0] ?? "request"
+    const what = type === NBD_CMD.FLUSH ? doing : `${doing} of ${length} bytes at byte ${offset}`
+    const said = error === undefined || error.message === "" ? "" : ` (the server says: ${error.message.slice(0, 200)})`
+    const details = { path: this.address.uri, ...(type === NBD_CMD.FLUSH ? {} : { offset }) }
+    return new BackingError(code, `${what} failed: ${reason}${said}`, details)
+  }
+
+  /** The commands that wait for an answer, in no order. */
+  *inFlight(): Generator<Command> {
+    for (const connection of this.#connections) yield* connection.commands()
+  }
+
+  timedOut(): void {
+    const { requestTimeout } = this.#destination.settings
+    this.#lose(new BackingError("io", `a request was not answered within ${requestTimeout} ms`, { path: this.address.uri }))
+  }
+
+  /** The connections are over. What was on its way waits for new ones. */
+  #lose(error: BackingError): void {
+    this.#leave()
+    if (this.#destination.settings.reconnectTimeout === 0) this.#break(error)
+    else this.#reconnect(error)
+  }
+
+  /** Closes the connections; commands in flight that change nothing go back to the front of the queue. */
+  #leave(): void {
+    const inFlight = [...this.inFlight()]
+    for (const connection of this.#connections) connection.destroy()
+    this.#connections = []
+    this.#watchdog.stop()
+    this.#replay = new Replay([])
+    this.#queue.putBack(inFlight.filter(({ changes }) => !changes))
+  }
+
+  /** @param error why there is no connection */
+  #reconnect(error: BackingError): void {
+    this.#state = "reconnecting"
+    void this.#reconnection.run(error, () => connect(this.#destination, this.#negotiated)).then((result) => {
+      if ("failure" in result) return result.isFinal ? this.#break(result.failure) : this.#giveUp(result.failure)
+      if (this.#abort.signal.aborted) return result.connections.forEach((connection) => connection.destroy())
+      this.#connections = result.connections
+      this.#state = "up"
+      this.#replay = new Replay(this.#unflushed.all())
+      this.#pump()
+    })
+  }
+
+  /** Everybody who waits is told. Writes that were answered are kept: another connection may come. */
+  #giveUp(error: BackingError): void {
+    this.#state = "down"
+    this.#lastLoss = error
+    const waiting = [...this.#unflushed.dropUnanswered(), ...this.#queue.removeWhere(() => true)]
+    for (const command of waiting) this.#settle(command, error)
+  }
+
+  #break(error: BackingError): void {
+    this.#leave()
+    this.#failure ??= error
+    this.#giveUp(error)
+    this.#state = "broken"
+  }
+}

@@ -1,0 +1,167 @@
+/** One connection in the transmission phase: commands in flight by their cookie, requests gathered into one write, answers taken apart. */
+import { NBD_CMD, NBD_SIZE, NbdProtocolError } from "../protocol.ts"
+import { writeRequest } from "../transmission-messages.ts"
+import { viewOf } from "../words.ts"
+import type { Command } from "./command.ts"
+import { type ReplyContext, ReplyParser, type ReplySink } from "./reply-parser.ts"
+import type { Wire, WireReader } from "./wire.ts"
+
+/** Who hears of what happens on a connection. */
+export interface ConnectionOwner {
+  /** The server has answered `command`; `command.error` says whether it failed. */
+  answered(command: Command): void
+  /** The bytes that have come are through: commands that were answered together are known now. */
+  idle(): void
+  /** The connection is over. Its commands in flight are not answered. */
+  lost(connection: Connection, error: Error | undefined): void
+  /** The server broke the protocol. The connection has been destroyed. */
+  violated(error: NbdProtocolError): void
+}
+
+export class Connection implements WireReader, ReplySink {
+  readonly #wire: Wire
+  readonly #owner: ConnectionOwner
+  readonly #parser: ReplyParser
+  readonly #slots: (Command | undefined)[]
+  /** Counts the uses of each slot: the high half of its cookie, so that a late answer to an earlier command is noticed. */
+  readonly #uses: Uint32Array
+  readonly #free: number[]
+  /** Slots whose commands wait to be written, in order. */
+  #outbox: number[] = []
+  #isOver = false
+  /** Bytes of payload in flight. */
+  payload = 0
+
+  /** @param size commands in flight at most */
+  constructor(wire: Wire, context: ReplyContext, size: number, owner: ConnectionOwner) {
+    this.#wire = wire
+    this.#owner = owner
+    this.#parser = new ReplyParser(context, this)
+    this.#slots = Array.from({ length: size }, () => undefined)
+    this.#uses = new Uint32Array(size)
+    this.#free = Array.from({ length: size }, (_, index) => size - 1 - index)
+  }
+
+  /** Commands in flight. */
+  get inFlight(): number {
+    return this.#slots.length - this.#free.length
+  }
+
+  get isOver(): boolean {
+    return this.#isOver
+  }
+
+  get isFull(): boolean {
+    return this.#free.length === 0
+  }
+
+  /** The commands in flight, in no order. */
+  *commands(): Generator<Command> {
+    for (const command of this.#slots) if (command !== undefined) yield command
+  }
+
+  /** Sends a command, with others of the same turn of the event loop. There must be room. */
+  send(command: Command): void {
+    const slot = this.#free.pop()
+    if (slot === undefined) throw new Error("the connection has no room for a command")
+    command.prepare()
+    this.#slots[slot] = command
+    this.#uses[slot] = (this.#uses[slot] ?? 0) + 1
+    this.payload += command.payload
+    this.#outbox.push(slot)
+    // After the promises of this turn: whoever waited for the answers that have just come sends the next requests with these.
+    if (this.#outbox.length === 1) process.nextTick(this.#write)
+  }
+
+  /** Says goodbye: NBD_CMD_DISC, and the end of the stream. */
+  disconnect(): void {
+    if (this.#isOver) return
+    this.#isOver = true
+    const header = new Uint8Array(NBD_SIZE.request)
+    const nothing = { type: NBD_CMD.DISC, flags: 0, cookieHigh: 0, cookieLow: 0, offset: 0, length: 0 }
+    writeRequest(viewOf(header), 0, nothing)
+    this.#wire.write([header])
+    this.#wire.end()
+  }
+
+  /** Ends it at once. The owner hears nothing of it. */
+  destroy(): void {
+    this.#isOver = true
+    this.#wire.destroy()
+  }
+
+  target(): Uint8Array {
+    return this.#parser.target()
+  }
+
+  received(bytes: Uint8Array, length: number): void {
+    if (this.#isOver) return
+    try {
+      this.#parser.take(bytes, length)
+    } catch (error) {
+      if (!(error instanceof NbdProtocolError)) throw error
+      if (this.#isOver) return
+      this.destroy()
+      return this.#owner.violated(error)
+    }
+    if (!this.#isOver) this.#owner.idle()
+  }
+
+  ended(error: Error | undefined): void {
+    if (this.#isOver) return
+    this.#isOver = true
+    this.#owner.lost(this, error)
+  }
+
+  find(cookieHigh: number, cookieLow: number): Command | undefined {
+    // The owner may have left in the middle of the bytes that came: the rest is nobody's.
+    return this.#uses[cookieLow] === cookieHigh && !this.#isOver ? this.#slots[cookieLow] : undefined
+  }
+
+  completed(cookieLow: number, command: Command): void {
+    this.#slots[cookieLow] = undefined
+    this.#free.push(cookieLow)
+    this.payload -= command.payload
+    this.#owner.answered(command)
+  }
+
+  /** Headers of commands without payload that follow each other go into one buffer; a WRITE has its own, with its payload behind it. */
+  readonly #write = (): void => {
+    const outbox = this.#outbox
+    this.#outbox = []
+    if (this.#isOver) return
+    const buffers: Uint8Array[] = []
+    let headers = new Uint8Array(0)
+    let used = 0
+    for (const [index, slot] of outbox.entries()) {
+      const command = this.#slots[slot]
+      if (command === undefined) continue
+      let bytes = command.wire
+      if (bytes === undefined) {
+        if (used === headers.length) {
+          headers = new Uint8Array(NBD_SIZE.request * this.#headersFrom(outbox, index))
+          buffers.push(headers)
+          used = 0
+        }
+        bytes = headers.subarray(used, used + NBD_SIZE.request)
+        used += NBD_SIZE.request
+      } else {
+        buffers.push(bytes)
+      }
+      this.#storeHeader(bytes, slot, command)
+    }
+    if (buffers.length > 0) this.#wire.write(buffers)
+  }
+
+  /** How many commands from `index` on have no payload. */
+  #headersFrom(outbox: readonly number[], index: number): number {
+    let end = index
+    while (end < outbox.length && this.#slots[outbox[end] ?? -1]?.wire === undefined) end++
+    return end - index
+  }
+
+  #storeHeader(bytes: Uint8Array, slot: number, command: Command): void {
+    const { type, flags, offset, length } = command
+    writeRequest(viewOf(bytes), 0, { type, flags, cookieHigh: this.#uses[slot] ?? 0, cookieLow: slot, offset, length })
+  }
+}

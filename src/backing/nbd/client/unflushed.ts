@@ -1,0 +1,86 @@
+/**
+ * Writes that the server may lose: those that it has not answered, and those that it has answered and not flushed. After a
+ * reconnection they are sent again, in the order in which they were first sent, before anything else: a server that crashed may have lost
+ * what it acknowledged, and the client cannot tell a crash from a cut cable. Nothing that a flush has covered is sent again.
+ */
+import type { Command } from "./command.ts"
+
+/** What an entry costs beside its bytes. */
+const ENTRY_BYTES = 256
+
+export class Unflushed {
+  readonly #limit: number
+  /** Whether answered writes are kept. */
+  readonly #isKeeping: boolean
+  readonly #commands = new Set<Command>()
+  /** Answers to writes, counted. */
+  #answers = 0
+  /** Bytes kept for answered writes. */
+  #bytes = 0
+
+  /**
+   * @param limit bytes of answered writes above which `isFull`
+   * @param options `keepAnswered` is false where writes are stable when they are answered, or where no connection will come back
+   */
+  constructor(limit: number, options: { readonly keepAnswered: boolean }) {
+    this.#limit = limit
+    this.#isKeeping = options.keepAnswered
+  }
+
+  /** No more writes should be sent until a flush has made room. */
+  get isFull(): boolean {
+    return this.#bytes > this.#limit
+  }
+
+  /** Some answered writes have not been flushed. */
+  get isDirty(): boolean {
+    return this.#bytes > 0
+  }
+
+  /** The number of the last answer: what a FLUSH that is sent now will cover. */
+  get answers(): number {
+    return this.#answers
+  }
+
+  sent(command: Command): void {
+    this.#commands.add(command)
+  }
+
+  /** The server has answered a write. `keep` is false where nothing could be lost: it failed, or the range holds anything after a TRIM. */
+  answered(command: Command, { keep }: { readonly keep: boolean }): void {
+    if (command.answer !== 0) return
+    command.answer = ++this.#answers
+    if (keep && this.#isKeeping) this.#bytes += costOf(command)
+    else this.#forget(command)
+  }
+
+  /** The server has flushed what it had answered up to answer number `answer`. */
+  flushed(answer: number): void {
+    for (const command of this.#commands) {
+      if (command.answer === 0 || command.answer > answer) continue
+      this.#bytes -= costOf(command)
+      this.#forget(command)
+    }
+  }
+
+  /** Nobody waits for the answers any more. Returns those writes. */
+  dropUnanswered(): readonly Command[] {
+    const dropped = [...this.#commands].filter(({ answer }) => answer === 0)
+    for (const command of dropped) this.#forget(command)
+    return dropped
+  }
+
+  /** What has to be sent again, in order. */
+  all(): readonly Command[] {
+    return [...this.#commands]
+  }
+
+  #forget(command: Command): void {
+    this.#commands.delete(command)
+    command.wire = undefined
+  }
+}
+
+function costOf(command: Command): number {
+  return command.payload + ENTRY_BYTES
+}

@@ -1,0 +1,96 @@
+/** nbdDisk: an export as a raw disk. */
+import { BackingError, checkRange, type VirtioBacking } from "../backing.ts"
+import { BlockAccess, type NbdExtent } from "./client/block-access.ts"
+import { NbdClient } from "./client/client.ts"
+import { type NbdOptions, nbdSettings } from "./client/options.ts"
+import { parseNbdUri } from "./client/uri.ts"
+
+/** Bytes that one call discards, or zeroes: the server's work, not that of our thread. */
+const TRIM_AT_ONCE = 2 ** 30
+const ZEROES_AT_ONCE = 2 ** 27
+
+/** A disk behind an NBD server. Every method answers with a promise. */
+export class NbdDisk implements VirtioBacking {
+  readonly asynchronous = true
+  readonly size: number
+  /** True as well where the server says that the export is read-only. */
+  readonly readOnly: boolean
+  readonly discardGranularity: number
+  readonly zeroesAtOnce = ZEROES_AT_ONCE
+  readonly unmapsAtOnce = TRIM_AT_ONCE
+  /** Present where the server can flush. */
+  readonly flush?: () => Promise<void>
+  /** Present where the server knows NBD_CMD_TRIM. */
+  readonly discard?: (offset: number, length: number) => Promise<void>
+  /** Present where the server knows NBD_CMD_WRITE_ZEROES. */
+  readonly writeZeroes?: (offset: number, length: number, mayUnmap: boolean) => Promise<void>
+  readonly #blocks: BlockAccess
+  readonly #uri: string
+  #isClosed = false
+
+  /** `nbdDisk` opens one. `uri` is for messages. */
+  constructor(blocks: BlockAccess, uri: string, options: { readonly readOnly: boolean }) {
+    this.#blocks = blocks
+    this.#uri = uri
+    this.size = blocks.size
+    this.readOnly = blocks.readOnly || options.readOnly
+    this.discardGranularity = blocks.preferredBlock
+    if (blocks.canFlush) this.flush = () => this.#flush()
+    if (blocks.canTrim && !this.readOnly) this.discard = (offset, length) => this.#change(offset, length, () => blocks.trim(offset, length))
+    if (blocks.canZero && !this.readOnly) {
+      this.writeZeroes = (offset, length, mayUnmap) => this.#change(offset, length, () => blocks.zero(offset, length, { mayUnmap }))
+    }
+  }
+
+  async pread(buffer: Uint8Array, offset: number): Promise<void> {
+    this.#check(offset, buffer.length)
+    if (buffer.length > 0) await this.#blocks.read(buffer, offset)
+  }
+
+  pwrite(buffer: Uint8Array, offset: number): Promise<void> {
+    return this.#change(offset, buffer.length, () => this.#blocks.write(buffer, offset))
+  }
+
+  /**
+   * What the server knows of a range (`base:allocation`): at least one extent, in order, from `offset` on. They may end before the range
+   * does; ask again from there. A server that does not tell gives one extent that is neither a hole nor zero.
+   * @throws BackingError
+   */
+  async blockStatus(offset: number, length: number): Promise<readonly NbdExtent[]> {
+    this.#check(offset, length)
+    return this.#blocks.status(offset, length)
+  }
+
+  /** Waits for what is under way, has the server flush, and says goodbye. */
+  async close(): Promise<void> {
+    this.#isClosed = true
+    await this.#blocks.close({ flush: true })
+  }
+
+  async #flush(): Promise<void> {
+    this.#check(0, 0)
+    if (!this.readOnly) await this.#blocks.flush()
+  }
+
+  async #change(offset: number, length: number, change: () => Promise<void>): Promise<void> {
+    this.#check(offset, length)
+    if (this.readOnly) throw new BackingError("read-only", "the disk is read-only", { path: this.#uri })
+    if (length > 0) await change()
+  }
+
+  #check(offset: number, length: number): void {
+    if (this.#isClosed) throw new BackingError("closed", "the disk has been closed", { path: this.#uri })
+    checkRange(this.size, offset, length, this.#uri)
+  }
+}
+
+/**
+ * Connects to an NBD server; the export is the disk, with no cache between: `nbd://host:port/export`, `nbds://` with TLS,
+ * `nbd+unix:///export?socket=PATH`. A lost connection comes back by itself, see `reconnectTimeout`. The process lives until `close`.
+ * @throws BackingError when the URI is wrong, nobody listens there, or the server refuses
+ */
+export async function nbdDisk(uri: string, options: NbdOptions = {}): Promise<NbdDisk> {
+  const settings = nbdSettings("nbdDisk", options)
+  const client = await NbdClient.open(parseNbdUri(uri), settings)
+  return new NbdDisk(new BlockAccess(client, settings), uri, settings)
+}
