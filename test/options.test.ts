@@ -11,7 +11,8 @@ import { temporaryDirectory } from "./support/temporary.ts"
 const untyped = vioblk as unknown as Record<keyof typeof vioblk, Untyped>
 const { checkImage, createImage, HostFile, MemoryBacking, openImage, openQcow2, RawBacking, repairImage } = untyped
 const { attachToV86, ConfigMechanism1Access, Ecam, enumeratePci, findBlockDevices, LinearMemory, Machine } = untyped
-const { ConfigMechanism1, PciDevice, RamAllocator, RamRegion, SplitRing, VirtioBlk, VirtioDriver, VirtioPciFunction } = untyped
+const { ConfigMechanism1, PciDevice, RamAllocator, RamRegion, SplitRing, VirtioBlk, VirtioDriver, VirtioMmio, VirtioPciFunction } = untyped
+const { mmioDeviceTreeNode, mmioKernelArgument } = untyped
 
 interface Untyped {
   (...args: readonly unknown[]): unknown
@@ -427,7 +428,7 @@ describe("devices and machines", () => {
     [() => new VirtioBlk(disk(), { withoutFeatures: [13] }), "VirtioBlk: withoutFeatures must be an array of strings, but has 13 in it"],
     [
       () => new VirtioPciFunction(new VirtioBlk(disk())),
-      "VirtioPciFunction: the options must be an object with interface, modernBar, vectors, memory or interrupts",
+      "VirtioPciFunction: the options must be an object with interface, modernBar, guestEndian, vectors, memory or interrupts",
     ],
     [() => new VirtioPciFunction(new VirtioBlk(disk()), { memory }), "VirtioPciFunction: interrupts is missing; it must be an object"],
     [
@@ -453,6 +454,34 @@ describe("devices and machines", () => {
     [
       () => new VirtioPciFunction(undefined, { memory, interrupts }),
       "VirtioPciFunction: the device must implement Transportable (a VirtioBlk), not undefined",
+    ],
+    [
+      () => new VirtioPciFunction(new VirtioBlk(disk()), { memory, interrupts, guestEndian: "Big" }),
+      'VirtioPciFunction: guestEndian must be "little" or "big", not the string "Big"; did you mean "big"?',
+    ],
+    [
+      () => new VirtioMmio(new VirtioBlk(disk())),
+      "VirtioMmio: the options must be an object with version, guestEndian, memory or interrupt, not undefined",
+    ],
+    [() => new VirtioMmio(disk(), { memory, interrupt() {} }), "VirtioMmio: the device has no virtio; it must be an object"],
+    [() => new VirtioMmio(new VirtioBlk(disk()), { memory }), "VirtioMmio: interrupt is missing; it must be a function"],
+    [
+      () => new VirtioMmio(new VirtioBlk(disk()), { memory, interrupts: () => undefined }),
+      'VirtioMmio: unknown option "interrupts"; did you mean "interrupt"?',
+    ],
+    [
+      () => new VirtioMmio(new VirtioBlk(disk()), { memory, interrupt() {}, version: "2" }),
+      'VirtioMmio: version must be a number, not the string "2"',
+    ],
+    [
+      () => machine().vm.attachMmioDisk(disk() as vioblk.VirtioBacking, { slot: 3 } as object),
+      'Machine.attachMmioDisk: unknown option "slot"',
+    ],
+    [() => machine().vm.attachMmioDisk({} as vioblk.VirtioBacking), "Machine.attachMmioDisk: the backing has no size"],
+    [() => mmioKernelArgument({ address: 0x1000, size: 512 }), "mmioKernelArgument: line is missing; it must be a number"],
+    [
+      () => mmioDeviceTreeNode({ address: 0x1000, size: 512, line: 1 }, { cells: 2 }),
+      'mmioDeviceTreeNode: unknown option "cells"',
     ],
     [() => new RamRegion(0, new ArrayBuffer(8)), "RamRegion: bytes must be a Uint8Array, not an object of class ArrayBuffer"],
     [() => new vioblk.PciBus().plug(1, {} as never), "PciBus.plug: the function must be a PciFunction, not an object"],

@@ -4,6 +4,16 @@
  */
 import { checkMembers, checkValue, described, findAsync, type Rules } from "../options.ts"
 
+/** What is known of a run of a disk's bytes. */
+export interface Allocation {
+  /** Bytes, from the offset that was asked about; more than 0. */
+  readonly length: number
+  /** Space is kept for the run: writing there does not fail for want of space. */
+  readonly isAllocated: boolean
+  /** The run reads as zeroes. */
+  readonly isZero: boolean
+}
+
 /**
  * A disk. `size`, `readOnly`, `pread`, `pwrite` and `close` are required. The device offers flushing, discarding and writing of zeroes to
  * the guest only where `flush`, `discard` and `writeZeroes` are there; the other optional members make it faster.
@@ -65,6 +75,10 @@ export interface VirtioBacking {
   discard?(offset: number, length: number): void | Promise<void>
   /** The range reads as zeroes afterwards. `mayUnmap` permits freeing the space behind it. */
   writeZeroes?(offset: number, length: number, mayUnmap: boolean): void | Promise<void>
+  /**
+   * What is known of the bytes from `offset` on: a run of at most `length`, which is more than 0, and as much of it as a few milliseconds
+   * tell. Neighbours may be alike. Without this method every byte counts as data. */
+  allocation?(offset: number, length: number): Allocation | Promise<Allocation>
   /** Flushes what the backing itself holds and releases it. A second call does nothing; any other method fails afterwards. */
   close(): void | Promise<void>
 }
@@ -74,7 +88,7 @@ const BACKING_RULES: Rules<VirtioBacking> = {
   canUnmap: "any?", slow: "any?", asynchronous: "boolean?", pread: "function", pwrite: "function", preadNow: "function?",
   pwriteNow: "function?",
   preadInto: "function?", pwriteFrom: "function?", preadv: "function?", pwritev: "function?",
-  flush: "function?", discard: "function?", writeZeroes: "function?", close: "function",
+  flush: "function?", discard: "function?", writeZeroes: "function?", allocation: "function?", close: "function",
 }
 
 const SEE = "see the interface VirtioBacking"
@@ -100,7 +114,7 @@ export function checkBacking(who: string, backing: VirtioBacking): void {
 type Names = readonly (keyof VirtioBacking)[]
 /** Methods that answer before they return, and those that may return a promise where `asynchronous` says so. */
 const ANSWER_AT_ONCE: Names = ["preadInto", "pwriteFrom", "preadNow", "pwriteNow"]
-const MAY_ANSWER_LATER: Names = ["pread", "pwrite", "preadv", "pwritev", "flush", "discard", "writeZeroes"]
+const MAY_ANSWER_LATER: Names = ["pread", "pwrite", "preadv", "pwritev", "flush", "discard", "writeZeroes", "allocation"]
 
 /** What is declared `async` and must not be would fail with its first request: it is told at once. */
 function refuseAsyncMethods(who: string, backing: VirtioBacking): void {

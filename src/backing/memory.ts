@@ -1,6 +1,6 @@
 /** MemoryBacking: a disk in memory that takes up only what was written to it. */
 import { checkBytes, checkOptions, type Rules } from "../options.ts"
-import { BackingError, checkRange, totalLength, type VirtioBacking } from "./backing.ts"
+import { type Allocation, BackingError, checkRange, totalLength, type VirtioBacking } from "./backing.ts"
 import { CHUNK_SIZE, SparseMemory } from "./sparse-memory.ts"
 
 /** Options of `MemoryBacking`. */
@@ -105,6 +105,11 @@ export class MemoryBacking implements VirtioBacking {
     this.#check(offset, length)
     this.#checkWritable()
     this.#memory.zero(offset, length)
+  }
+
+  allocation(offset: number, length: number): Allocation {
+    this.#check(offset, length)
+    return this.#memory.allocation(offset, length)
   }
 
   close(): void {

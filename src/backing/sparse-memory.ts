@@ -2,6 +2,8 @@
 
 /** Bytes that are allocated together. */
 export const CHUNK_SIZE = 1 << 16
+/** Chunks that `allocation` looks at in one call. */
+const CHUNKS_AT_ONCE = 1 << 14
 
 export class SparseMemory {
   readonly #chunks = new Map<number, Uint8Array>()
@@ -61,6 +63,16 @@ export class SparseMemory {
       if (isWhole && index >= this.#given) this.#chunks.delete(index)
       else this.#chunks.get(index)?.fill(0, Math.max(offset - start, 0), Math.min(end - start, CHUNK_SIZE))
     }
+  }
+
+  /** A run from `offset` on, of at most `length` bytes, that exists or does not. As the method of `VirtioBacking`. */
+  allocation(offset: number, length: number): { readonly length: number; readonly isAllocated: boolean; readonly isZero: boolean } {
+    const first = Math.floor(offset / CHUNK_SIZE)
+    const isAllocated = this.#chunks.has(first)
+    const most = Math.min(Math.ceil((offset + length) / CHUNK_SIZE), first + CHUNKS_AT_ONCE)
+    let end = first + 1
+    while (end < most && this.#chunks.has(end) === isAllocated) end++
+    return { length: Math.min(end * CHUNK_SIZE - offset, length), isAllocated, isZero: !isAllocated }
   }
 
   clear(): void {

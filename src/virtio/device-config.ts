@@ -1,5 +1,11 @@
 /** DeviceConfig: the device configuration space ([VIRTIO] 2.5) and its generation. Fields are little-endian. */
 
+/** A field of more than one byte, in bytes. */
+export interface ConfigField {
+  readonly offset: number
+  readonly width: 2 | 4 | 8
+}
+
 export class DeviceConfig {
   /** The fields. Whoever changes them on the device's own account calls `changed`. */
   readonly fields: DataView
@@ -7,9 +13,14 @@ export class DeviceConfig {
   /** The fields have changed since the driver last read the generation. */
   #isStale = false
 
-  /** `size`: bytes. */
-  constructor(size: number) {
+  /** Where each byte is in `fields` for a guest that has the fields in big-endian order. */
+  readonly #bigEndian: Uint16Array
+
+  /** `size`: bytes. `wide`: the fields whose bytes have an order. */
+  constructor(size: number, wide: readonly ConfigField[]) {
     this.fields = new DataView(new ArrayBuffer(size))
+    this.#bigEndian = Uint16Array.from({ length: size }, (_, at) => at)
+    for (const { offset, width } of wide) this.#bigEndian.subarray(offset, offset + width).reverse()
   }
 
   /** Bytes. */
@@ -42,6 +53,11 @@ export class DeviceConfig {
     let value = 0
     for (let i = 0; i < width; i++) if (offset + i < this.size) value += this.fields.getUint8(offset + i) * 2 ** (8 * i)
     return value
+  }
+
+  /** Which byte a legacy guest that is big-endian finds at `offset`. */
+  bigEndianOffset(offset: number): number {
+    return this.#bigEndian[offset] ?? offset
   }
 
   bytes(): number[] {

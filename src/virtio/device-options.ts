@@ -1,4 +1,5 @@
 /** What a device type says when it makes its VirtioDevice. */
+import type { ConfigField } from "./device-config.ts"
 import { VIRTQ_MAX_SIZE } from "./spec.ts"
 
 /** What a device type says of itself: its number, its queues, its configuration space and its features. */
@@ -10,6 +11,8 @@ export interface VirtioDeviceOptions {
   readonly queueSize: number
   /** Bytes of the device configuration space. */
   readonly configSize: number
+  /** Its fields of more than one byte, for legacy guests that are big-endian. Default: none. */
+  readonly configFields?: readonly ConfigField[]
   /** Feature bits of the device type. */
   readonly features: bigint
   /** Feature bits not to offer, of the device type or of the ring. VERSION_1 cannot be left out. */

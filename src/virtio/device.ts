@@ -44,7 +44,7 @@ export class VirtioDevice implements TransportedDevice {
     this.deviceType = options.deviceType
     this.queueCount = queues
     this.maxQueueSize = queueSize
-    this.config = new DeviceConfig(options.configSize)
+    this.config = new DeviceConfig(options.configSize, options.configFields ?? [])
     this.negotiation = new Negotiation(options)
     const serve = (queue: Virtqueue, turn: Turn): boolean => this.#serve(queue, turn)
     this.#queues = Array.from({ length: queues }, (_, index) => new Virtqueue(index, queueSize, serve))
@@ -64,13 +64,18 @@ export class VirtioDevice implements TransportedDevice {
   }
 
   /**
-   * Makes the used entries of `ring` visible, and interrupts if the driver wants it. Returns whether: an interrupt may do anything, a reset
-   * included.
+   * Makes the used entries of `ring` visible, and interrupts if the driver wants it. An interrupt may do anything, a reset included: this
+   * is the last thing that a turn does for a batch.
    */
-  publish(queue: Virtqueue, ring: Ring): boolean {
-    if (!ring.publish()) return false
-    this.#signals?.queueInterrupt(queue.index)
-    return true
+  publish(queue: Virtqueue, ring: Ring): void {
+    if (queue.ring !== ring || !this.work.open) return
+    // `GuestMemory.written` may throw: the driver is interrupted all the same.
+    let wanted = true
+    try {
+      wanted = ring.publish()
+    } finally {
+      if (wanted && queue.ring === ring) this.#signals?.queueInterrupt(queue.index)
+    }
   }
 
   /** The configuration space has changed on the device's own account: bumps the generation, and tells a running driver. */
@@ -100,11 +105,12 @@ export class VirtioDevice implements TransportedDevice {
 
   // --- For transports ---
 
-  attach({ memory, signals, transitional }: TransportWiring): void {
+  attach({ memory, signals, transitional, withoutFeatures = 0n }: TransportWiring): void {
     if (this.#memory !== undefined) throw new Error("the device is attached to a transport already")
     this.#memory = memory
     this.#signals = signals
     this.negotiation.transitional = transitional
+    this.negotiation.offered &= ~withoutFeatures
   }
 
   get status(): number {
@@ -258,6 +264,8 @@ export class VirtioDevice implements TransportedDevice {
     if (!this.#isLive(queue)) return false
     try {
       const ring = queue.ring ?? queue.open(this.memory, this.negotiation.ringFeatures)
+      // Opening stores into guest memory, whose `written` may have reset the queue.
+      if (!this.mayTake(queue, ring)) return false
       ring.refresh()
       return handler.serve(queue, ring, turn)
     } catch (error) {

@@ -39,10 +39,20 @@ export class RamRegion {
     this.start = start
     this.end = start + bytes.length
     this.bytes = bytes
-    this.data = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+    this.data = this.numbers(bytes.buffer, bytes.byteOffset, bytes.byteLength)
     this.shared = typeof SharedArrayBuffer !== "undefined" && bytes.buffer instanceof SharedArrayBuffer
     this.#buffer = bytes.buffer
     this.#byteOffset = bytes.byteOffset
+  }
+
+  /** Whether the numbers in it are big-endian: those of a legacy guest may be. `data`, `part` and `numbers` see to that. */
+  get isBigEndian(): boolean {
+    return false
+  }
+
+  /** A view of any bytes that reads numbers as `data` does: of a copy of RAM. */
+  numbers(buffer: ArrayBufferLike, byteOffset: number, length: number): DataView {
+    return new DataView(buffer, byteOffset, length)
   }
 
   /**
@@ -55,7 +65,7 @@ export class RamRegion {
 
   /** The `length` bytes at guest-physical `address`, which the caller knows to be inside, with offsets from there on. */
   part(address: number, length: number): DataView {
-    return new DataView(this.#buffer, this.#byteOffset + (address - this.start), length)
+    return this.numbers(this.#buffer, this.#byteOffset + (address - this.start), length)
   }
 
   /** The `length` bytes at guest-physical `address`, which the caller knows to be inside. */
@@ -84,8 +94,10 @@ export interface GuestMemory {
   readonly generation: number
   /** The region that holds the byte at `address`, or undefined where there is no RAM. Neighbouring regions may be separate. */
   region(address: number): RamRegion | undefined
-  /** Called after the device stored into `length` bytes at `address`: drop compiled code there, mark pages dirty. Descriptor
-   * data, status bytes and used rings are all announced. Leave it out where nobody needs to know. */
+  /**
+   * Called after the device stored into `length` bytes at `address`: drop compiled code there, mark pages dirty. Descriptor
+   * data, status bytes and used rings are all announced. Leave it out where nobody needs to know. It must not replace the memory.
+   */
   written?(address: number, length: number): void
 }
 

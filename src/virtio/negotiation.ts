@@ -22,7 +22,7 @@ export interface StatusChange {
 
 export class Negotiation {
   /** Every feature bit that the device offers through some interface. */
-  readonly offered: bigint
+  offered: bigint
   /** The transport has a legacy interface too: then a driver on the modern one may leave VERSION_1 out, as with QEMU. */
   transitional = false
   #status = 0

@@ -1,4 +1,11 @@
-/** What a device and the transport in front of it (PCI, MMIO) ask of each other. */
+/**
+ * What a device and the transport in front of it (PCI, MMIO, or anybody's own) ask of each other.
+ *
+ * A transport is made of a `Transportable`, say a `VirtioBlk`, and calls `attach` once with the guest's memory and a `DeviceSignals`.
+ * From then on it turns what its guest does into calls of `TransportedDevice`: feature words and status in any order, a queue's size and
+ * addresses before `enableQueue`, `notify` for each kick, and it brings interrupts to the guest when `DeviceSignals` says so. It checks
+ * nothing: the device takes any call at any time, with any unsigned number of the register's width, and ignores what a driver must not do.
+ */
 import type { DeviceConfig } from "./device-config.ts"
 import type { GuestMemory } from "./guest-memory.ts"
 import type { Negotiation } from "./negotiation.ts"
@@ -21,6 +28,8 @@ export interface TransportWiring {
   readonly signals: DeviceSignals
   /** The transport has the legacy interface as well as the modern one. */
   readonly transitional: boolean
+  /** Feature bits that mean nothing on this transport: they are not offered. Default: none. */
+  readonly withoutFeatures?: bigint
 }
 
 /** The registers of one queue, as a transport shows them. */
@@ -70,7 +79,7 @@ export interface TransportedDevice {
   notify(index: number): void
 
   /** The device configuration space. */
-  readonly config: Pick<DeviceConfig, "size" | "read" | "readGeneration">
+  readonly config: Pick<DeviceConfig, "size" | "read" | "readGeneration" | "bigEndianOffset">
   writeConfig(offset: number, width: number, value: number): void
 
   /** What the driver has set up, as JSON values. @throws Error while a request is in flight: `pause` first */

@@ -6,13 +6,15 @@
 /** Milliseconds of a turn, from the first look at the clock on. */
 const TURN_MS = 5
 /** Bytes that a turn moves at most, whatever the clock says. */
-const TURN_BYTES = 16 << 20
+export const TURN_BYTES = 16 << 20
 /** Work between two looks, in bytes moved or what takes as long. */
 export const LOOK_WEIGHT = 1 << 20
 /** Milliseconds between two looks after which the next one comes sooner: the backing is slow. */
 const SLOW_MS = 1
 /** Milliseconds that count between two looks: a host that runs something else meanwhile does not make a short turn a long one. */
 const COUNTED_MS = 2
+/** After so many intervals in a row that are as long as a turn, the whole of them counts: the backing itself takes them. */
+const LONG_INTERVALS = 3
 
 export class Turn {
   /** The rest of the work is for later. */
@@ -21,17 +23,20 @@ export class Turn {
   #bytes = 0
   /** Milliseconds counted in this turn. */
   #spent = 0
-  /** `performance.now()` at the last look of this turn; 0 before the first. */
+  /** `performance.now()` at the last look of this turn, or at its start; 0 before the first. */
   #looked = 0
   /** Work until the next look. It outlives the turn. */
   #pace = LOOK_WEIGHT
+  /** Intervals between two looks, in this turn and those before, that were as long as a turn, one after the other. */
+  #longIntervals = 0
 
   begin(): void {
     this.over = false
     this.#weight = 0
     this.#bytes = 0
     this.#spent = 0
-    this.#looked = 0
+    // Where one call takes as long as a turn the first counts as well; a look costs nothing beside it.
+    this.#looked = this.#longIntervals >= LONG_INTERVALS ? performance.now() : 0
   }
 
   /** Counts `bytes` that were moved, and `weight`: the work in all, in bytes or what takes as long. */
@@ -42,10 +47,12 @@ export class Turn {
   }
 
   #look(): void {
+    if (this.over) return
     const now = performance.now()
     if (this.#looked !== 0) {
       const elapsed = now - this.#looked
-      this.#spent += Math.min(elapsed, COUNTED_MS)
+      this.#longIntervals = elapsed >= TURN_MS ? this.#longIntervals + 1 : 0
+      this.#spent += this.#longIntervals > LONG_INTERVALS ? elapsed : Math.min(elapsed, COUNTED_MS)
       this.#pace = elapsed > SLOW_MS ? Math.max(this.#pace / 8, 1) : Math.min(2 * this.#pace, LOOK_WEIGHT)
     }
     this.#looked = now

@@ -74,7 +74,10 @@ export class Virtqueue implements Task, QueueAreas {
   /** Makes the ring, at the first use of the queue. @throws VirtqueueError when it is not in RAM */
   open(memory: GuestMemory, features: RingFeatures): Ring {
     const { size, descriptorTable, availRing, usedRing } = this
-    return (this.ring = new SplitQueue(memory, { size, descriptorTable, availRing, usedRing }, features, this.#start))
+    const ring = new SplitQueue(memory, { size, descriptorTable, availRing, usedRing }, features, this.#start)
+    this.ring = ring
+    ring.initialiseFlags()
+    return ring
   }
 
   /** Back to the initial state, at once. */

@@ -10,12 +10,14 @@ import { ConfigMechanism1 } from "../pci/config-mechanism.ts"
 import type { PciFunction, PciInterrupts } from "../pci/function.ts"
 import { VIRTIO_BLK_RULES, type VirtioBlkOptions } from "../virtio/blk/config.ts"
 import { VirtioBlk } from "../virtio/blk/device.ts"
-import { checkRam, type GuestMemory, LinearMemory } from "../virtio/guest-memory.ts"
+import type { GuestMemory, LinearMemory } from "../virtio/guest-memory.ts"
 import { VIRTIO_PCI_RULES, VirtioPciFunction, type VirtioPciOptions } from "../virtio/pci/pci-transport.ts"
 import { assignResources } from "./firmware.ts"
 import { HostBridge } from "./host-bridge.ts"
 import { type InterruptConnection, Interrupts } from "./interrupts.ts"
-import { ECAM_WINDOW, interruptLine, MAX_RAM_SIZE } from "./memory-map.ts"
+import { ramOf } from "./machine-ram.ts"
+import { ECAM_WINDOW, interruptLine, MAX_RAM_SIZE, VIRTIO_MMIO_WINDOW } from "./memory-map.ts"
+import { type AttachedMmioDisk, type AttachMmioDiskOptions, MmioDisks } from "./mmio-disks.ts"
 import { PciHotplug, SCI_LINE } from "./pci-hotplug.ts"
 
 /** Options of `Machine`. Sizes and addresses are in bytes. */
@@ -74,12 +76,14 @@ export class Machine {
   readonly #configMechanism = new ConfigMechanism1(this.pci)
   readonly #connections = new Map<number, InterruptConnection>()
   readonly #hotplug: PciHotplug
+  readonly #mmioDisks: MmioDisks
 
   /** @throws TypeError for wrong options, RangeError for a RAM size that cannot be */
   constructor(options: MachineOptions) {
     checkOptions("Machine", options, MACHINE_RULES)
     this.#memory = ramOf(options)
     this.pci.plug(0, new HostBridge())
+    this.#mmioDisks = new MmioDisks(this.#memory, this.interrupts)
     this.#hotplug = new PciHotplug({
       sci: this.interrupts.connect(SCI_LINE).intx,
       eject: (slot) => {
@@ -122,8 +126,8 @@ export class Machine {
   }
 
   /**
-   * Reads `width` bytes at guest-physical `address`, as a load does: RAM (which wins over a BAR), the ECAM, then memory BARs. All ones
-   * where nothing answers.
+   * Reads `width` bytes at guest-physical `address`, as a load does: RAM (which wins over a BAR), the ECAM, virtio-mmio registers, then
+   * memory BARs. All ones where nothing answers.
    */
   mmioRead(address: number, width: AccessWidth): number {
     checkWidth(width)
@@ -134,6 +138,8 @@ export class Machine {
       }
     } else if (address < ECAM_WINDOW.end) {
       return this.pci.ecamRead(address - ECAM_WINDOW.start, width)
+    } else if (isVirtioMmio(address)) {
+      return this.#mmioDisks.read(address, width)
     }
     return this.pci.memoryRead(address, width)
   }
@@ -153,6 +159,8 @@ export class Machine {
       }
     } else if (address < ECAM_WINDOW.end) {
       return this.pci.ecamWrite(address - ECAM_WINDOW.start, width, value)
+    } else if (isVirtioMmio(address)) {
+      return this.#mmioDisks.write(address, width, value)
     }
     this.pci.memoryWrite(address, width, value)
   }
@@ -179,6 +187,23 @@ export class Machine {
     if (!(fn instanceof VirtioPciFunction) || !(fn.device instanceof VirtioBlk)) throw new Error(`slot ${slot} holds no disk`)
     this.unplug(slot)
     return fn.device
+  }
+
+  /**
+   * Puts a virtio-blk disk over `backing` behind memory-mapped registers (virtio-mmio), also while the machine runs. The guest does not
+   * find it by itself: what is returned has the words for its device tree or its kernel's command line. Otherwise as `attachDisk`.
+   * @throws TypeError and RangeError as `attachDisk`, Error when all 256 places are occupied
+   */
+  attachMmioDisk(backing: VirtioBacking, options: AttachMmioDiskOptions = {}): AttachedMmioDisk {
+    return this.#mmioDisks.attach(backing, options)
+  }
+
+  /**
+   * Takes the disk whose registers are at `address` away at once, as `detachDisk` does. Returns its device.
+   * @throws Error when there is none
+   */
+  detachMmioDisk(address: number): VirtioBlk {
+    return this.#mmioDisks.detach(address)
   }
 
   /**
@@ -228,12 +253,16 @@ export class Machine {
     this.#hotplug.requestEject(slot)
   }
 
-  /** The reset line: every function as after power-on, then firmware's work again. RAM keeps its contents, messages not yet taken stay. */
+  /**
+   * The reset line: every function and device as after power-on, then firmware's work again. RAM keeps its contents, messages not yet taken
+   * stay.
+   */
   reset(): void {
     this.#configMechanism.reset()
     this.#hotplug.reset()
     // All of them first: what is left of the old addresses must not stand in the way of the new ones.
     for (let slot = 0; slot < PCI_SLOTS; slot++) this.pci.function(slot)?.reset()
+    this.#mmioDisks.reset()
     for (const slot of this.#connections.keys()) assignResources(this.pci, slot, interruptLine(slot))
   }
 
@@ -259,21 +288,8 @@ export class Machine {
   }
 }
 
-function ramOf(options: MachineOptions): LinearMemory {
-  const { ramSize, memory } = options
-  if (memory !== undefined) checkRam("Machine", "memory", memory)
-  const available = memory === undefined
-    ? MAX_RAM_SIZE
-    : "buffer" in memory && !ArrayBuffer.isView(memory) ? memory.buffer.byteLength : memory.byteLength
-  const size = ramSize ?? Math.min(available, MAX_RAM_SIZE)
-  if (ramSize === undefined && memory === undefined) throw new RangeError("a machine needs ramSize, memory or both")
-  if (!Number.isInteger(size) || size <= 0 || size > MAX_RAM_SIZE) {
-    throw new RangeError(`ramSize ${size}: RAM has 1 to ${MAX_RAM_SIZE} bytes (3 GiB); devices begin there`)
-  }
-  if (size > available) throw new RangeError(`ramSize ${size} is more than the ${available} bytes of the memory given`)
-  return new LinearMemory(memory ?? new ArrayBuffer(size), {
-    length: ramSize ?? MAX_RAM_SIZE, ...(options.written === undefined ? {} : { written: options.written })
-  })
+function isVirtioMmio(address: number): boolean {
+  return address >= VIRTIO_MMIO_WINDOW.start && address < VIRTIO_MMIO_WINDOW.end
 }
 
 /** JavaScript callers have no compiler to tell them. */

@@ -19,8 +19,11 @@ export const MAX_RAM_SIZE = 0xc000_0000
  */
 export const ECAM_WINDOW: AddressWindow = { start: MAX_RAM_SIZE, end: MAX_RAM_SIZE + ECAM_SIZE }
 
-/** Where firmware places memory BARs, 64-bit ones too as long as there is room: every guest can reach it. It ends at the I/O APIC. */
-export const MMIO32_WINDOW: AddressWindow = { start: 0xd000_0000, end: 0xfec0_0000 }
+/** Where firmware places memory BARs, 64-bit ones too as long as there is room: every guest can reach it. */
+export const MMIO32_WINDOW: AddressWindow = { start: 0xd000_0000, end: 0xfeb0_0000 }
+
+/** The registers of virtio-mmio devices, where QEMU's microvm has them. It ends at the I/O APIC. A BAR here is behind them. */
+export const VIRTIO_MMIO_WINDOW: AddressWindow = { start: MMIO32_WINDOW.end, end: 0xfec0_0000 }
 
 /** Where firmware places 64-bit memory BARs that find no room below 4 GiB: 512 GiB to 1 TiB. */
 export const MMIO64_WINDOW: AddressWindow = { start: 0x80_0000_0000, end: 0x100_0000_0000 }

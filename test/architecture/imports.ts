@@ -36,7 +36,9 @@ const LAYERS: readonly (readonly (readonly RegExp[])[])[] = [
     [/^backing\/host\//, /^backing\/paging\//, /^backing\/sources\//, /^backing\/nbd\//],
     [/^backing\/[^/]+$/],
   ],
-  [[/^virtio\/(spec|guest-memory|state)\.ts$/], [/^virtio\/queue\//], [/^virtio\/[^/]+$/], [/^virtio\/blk\//, /^virtio\/(pci|mmio)\//]],
+  [[/^virtio\/(spec|guest-memory|state)\.ts$/], [/^virtio\/queue\//], [/^virtio\/[^/]+$/], [/^virtio\/legacy\//], [
+    /^virtio\/blk\//, /^virtio\/(pci|mmio)\//,
+  ]],
   [
     [/^vmm\/driver\/[^/]+$/],
     [/^vmm\/driver\/pci\//],

@@ -11,7 +11,7 @@ import type { MemoryFile } from "../support/memory-file.ts"
 import {
   applyOperation, describeOperation, type DiscardRule, type Operation, type OperationLimits, randomOperation,
 } from "../support/random-operations.ts"
-import { applyChange, crashedFile, RecordingFile } from "../support/recording-file.ts"
+import { applyChange, crashedFile, type FileChange, RecordingFile } from "../support/recording-file.ts"
 import type { Rng } from "../support/rng.ts"
 
 export interface CrashRound {
@@ -30,7 +30,7 @@ export interface CrashRound {
 }
 
 /** From this many recorded changes on, `durable` says what the disk may hold. */
-interface Stage {
+export interface Stage {
   readonly from: number
   readonly durable: DurableModel
   readonly doing: string
@@ -38,26 +38,31 @@ interface Stage {
 
 /** Runs one round. Returns the points tried. @throws Error that names the crash point when a crashed file is not what it must be */
 export function crashRound(round: CrashRound): number {
-  const { rng } = round
   const recorder = new RecordingFile(round.base.clone())
   const stages = runRecorded(recorder, round)
+  return replay(recorder.log, stages, round)
+}
+
+/** Tries crashes after each change of `log`. @throws as `crashRound` */
+export function replay(log: readonly FileChange[], stages: readonly Stage[], round: CrashRound): number {
+  const { rng } = round
   const prefix = round.base.clone()
   let points = 0
   let stage = 0
-  for (let length = 0; length <= recorder.log.length; length++) {
+  for (let length = 0; length <= log.length; length++) {
     while ((stages[stage + 1]?.from ?? Infinity) <= length) stage++
     const now = stages[stage]
     if (now !== undefined && rng.chance(round.share ?? 1)) {
       points += 2
-      tryPoint(prefix.clone(), now, `cut after ${length} of ${recorder.log.length} changes, in order`, round)
+      tryPoint(prefix.clone(), now, `cut after ${length} of ${log.length} changes, in order`, round)
       tryPoint(
-        crashedFile(round.base, recorder.log, length, rng),
+        crashedFile(round.base, log, length, rng),
         now,
-        `cut after ${length} of ${recorder.log.length} changes, the unsynced ones in part`,
+        `cut after ${length} of ${log.length} changes, the unsynced ones in part`,
         round,
       )
     }
-    const change = recorder.log[length]
+    const change = log[length]
     if (change !== undefined) applyChange(prefix, change)
   }
   return points
@@ -86,7 +91,7 @@ function runRecorded(recorder: RecordingFile, round: CrashRound): Stage[] {
   return stages
 }
 
-function noteChange(durable: DurableModel, operation: Operation): void {
+export function noteChange(durable: DurableModel, operation: Operation): void {
   if (operation.kind === "write") durable.write(operation.data, operation.offset)
   else if (operation.kind === "discard" || operation.kind === "writeZeroes") durable.zero(operation.offset, operation.length)
 }

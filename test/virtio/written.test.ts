@@ -93,3 +93,132 @@ describe("what the device stores is announced", () => {
     check()
   })
 })
+
+describe("an observer that does more than observe", () => {
+  const COUNT = 6
+
+  /** A guest with requests that it has not kicked for; `written` calls `act` with the number of each call from now on, until `stop`. */
+  function observed(waits: boolean, act: (guest: RingGuest, call: number) => void): { guest: RingGuest; disk: FakeDisk; stop: () => void } {
+    const disk = new FakeDisk({ content: pattern(0, 64) })
+    disk.waits = () => waits
+    let calls = -1
+    const written = () => {
+      if (calls >= 0) act(guest, calls++)
+    }
+    const guest: RingGuest = new RingGuest({
+      backing: disk, features: [F.INDIRECT_DESC, F.EVENT_IDX], ringSize: 8, machine: { ramSize: 1 << 17, written },
+    })
+    guest.publish(Array.from({ length: COUNT }, (_, at) => {
+      const request: Request = at % 2 === 0 ? { type: T.IN, sector: 3 * at, in: 512 } : { type: T.OUT, sector: 3 * at, out: pattern(at, 1) }
+      return guest.chain(guest.place(request).pieces, { indirect: true })
+    }))
+    calls = 0
+    return {
+      guest, disk,
+      stop() {
+        calls = -1
+        disk.waits = () => false
+      },
+    }
+  }
+
+  /** What reaches the process uncaught, as an exception or as a promise that is rejected, while `act` runs. */
+  async function uncaught(act: () => Promise<void>): Promise<unknown[]> {
+    const seen: unknown[] = []
+    const events = ["uncaughtException", "unhandledRejection"] as const
+    const before = events.map((event) => process.rawListeners(event))
+    const take = (reason: unknown) => void seen.push(reason)
+    for (const event of events) process.removeAllListeners(event).on(event, take)
+    try {
+      await act()
+      for (let round = 0; round < 30; round++) await settled()
+    } finally {
+      for (const [at, event] of events.entries()) {
+        process.removeAllListeners(event)
+        for (const listener of before[at] ?? []) process.on(event, listener as () => void)
+      }
+    }
+    return seen
+  }
+
+  async function finishAll(disk: FakeDisk): Promise<void> {
+    for (let round = 0; round < 10; round++) {
+      for (const waiting of disk.waiting.splice(0)) waiting.finish()
+      await settled()
+    }
+  }
+
+  for (const waits of [false, true]) {
+    const kind = waits ? "answers that come later" : "answers at once"
+
+    it(`VQ-22 it throws at any of its calls: each request completes once, and the driver is interrupted; ${kind}`, async () => {
+      let thrown = true
+      for (let at = 0; thrown; at++) {
+        thrown = false
+        const oops = new Error(`injected: the embedder's own bug, call ${at}`)
+        const { guest, disk, stop } = observed(waits, (_, call) => {
+          if (call !== at) return
+          thrown = true
+          throw oops
+        })
+        const seen = await uncaught(async () => {
+          try {
+            guest.kick()
+          } catch (error) {
+            expect(error).toBe(oops)
+          }
+          await finishAll(disk)
+        })
+        expect(seen.every((error) => error === oops)).toBe(true)
+        expect([at, guest.takeUsed().map(({ id }) => id).toSorted((a, b) => a - b)]).toEqual([at, [0, 1, 2, 3, 4, 5]])
+        expect([at, guest.queueIrqs() > 0, guest.disk.device.statistics.read.requests]).toEqual([at, true, COUNT / 2])
+        stop()
+        expect(guest.read(5, 1).data).toEqual(disk.cache.slice(5 * 512, 6 * 512))
+        if (!thrown) expect(at).toBeGreaterThan(COUNT)
+      }
+    })
+
+    it(`ST-03 it resets the device at any of its calls: nothing is stored after that, nor told; ${kind}`, async () => {
+      let isReset = true
+      for (let at = 0; isReset; at++) {
+        isReset = false
+        let ram = new Uint8Array(0)
+        const { guest, disk, stop } = observed(waits, (one, call) => {
+          if (call !== at) return
+          isReset = true
+          one.status = 0
+          ram = one.machine.ram.slice()
+          one.irqs()
+        })
+        guest.kick()
+        await finishAll(disk)
+        if (!isReset) break
+        expect([at, Buffer.compare(ram, guest.machine.ram), guest.irqs()]).toEqual([at, 0, []])
+        stop()
+        guest.start()
+        expect(guest.read(5, 1).data).toEqual(disk.cache.slice(5 * 512, 6 * 512))
+      }
+    })
+
+    it(`PCI-36 it switches bus mastering off at any of its calls: nothing is stored until it is on again; ${kind}`, async () => {
+      let isOff = true
+      for (let at = 0; isOff; at++) {
+        isOff = false
+        let ram = new Uint8Array(0)
+        const { guest, disk } = observed(waits, (one, call) => {
+          if (call !== at) return
+          isOff = true
+          one.registers.command = 3
+          ram = one.machine.ram.slice()
+        })
+        guest.kick()
+        await finishAll(disk)
+        if (isOff) expect([at, Buffer.compare(ram, guest.machine.ram)]).toEqual([at, 0])
+        guest.registers.command = 7
+        await finishAll(disk)
+        expect([at, guest.takeUsed().map(({ id }) => id).toSorted((a, b) => a - b)]).toEqual([at, [0, 1, 2, 3, 4, 5]])
+        expect([at, guest.queueIrqs() > 0]).toEqual([at, true])
+      }
+    })
+  }
+})

@@ -95,6 +95,7 @@ export class HostFile implements ImageFile {
 
   readInto(buffer: Uint8Array, start: number, length: number, offset: number): number {
     this.#checkOpen()
+    this.#checkPosition(offset)
     try {
       let done = readSync(this.#fd, buffer, start, Math.min(length, MAX_TRANSFER), offset)
       while (done < length) {
@@ -110,6 +111,7 @@ export class HostFile implements ImageFile {
 
   readv(buffers: readonly Uint8Array[], offset: number): number {
     this.#checkOpen()
+    this.#checkPosition(offset)
     try {
       return transferAll(buffers, (part, position) => readvSync(this.#fd, part, position), offset)
     } catch (error) {
@@ -123,6 +125,7 @@ export class HostFile implements ImageFile {
 
   writeFrom(buffer: Uint8Array, start: number, length: number, offset: number): void {
     this.#checkWritable()
+    this.#checkPosition(offset)
     try {
       let done = writeSync(this.#fd, buffer, start, Math.min(length, MAX_TRANSFER), offset)
       while (done < length) {
@@ -135,6 +138,7 @@ export class HostFile implements ImageFile {
 
   writev(buffers: readonly Uint8Array[], offset: number): void {
     this.#checkWritable()
+    this.#checkPosition(offset)
     try {
       transferAll(buffers, (part, position) => progress(writevSync(this.#fd, part, position)), offset)
     } catch (error) {
@@ -144,6 +148,7 @@ export class HostFile implements ImageFile {
 
   truncate(size: number): void {
     this.#checkWritable()
+    this.#checkPosition(size)
     try {
       ftruncateSync(this.#fd, size)
     } catch (error) {
@@ -167,6 +172,8 @@ export class HostFile implements ImageFile {
 
   punchHole(offset: number, length: number): boolean {
     this.#checkWritable()
+    this.#checkPosition(offset)
+    this.#checkPosition(offset + length)
     if (!this.canPunchHole) return false
     if (length === 0) return true
     this.#canPunch = fallocate(this.#fd, "-p", offset, length)
@@ -180,6 +187,8 @@ export class HostFile implements ImageFile {
 
   zeroRange(offset: number, length: number): boolean {
     this.#checkWritable()
+    this.#checkPosition(offset)
+    this.#checkPosition(offset + length)
     if (this.#canZero === false) return false
     if (length === 0) return true
     this.#canZero = fallocate(this.#fd, "-zn", offset, length)
@@ -227,6 +236,12 @@ export class HostFile implements ImageFile {
 
   #checkOpen(): void {
     if (this.#fd < 0) throw new BackingError("closed", "the image is closed", { path: this.path })
+  }
+
+  /** Node takes -1 for wherever the last call ended, and cuts a file to 0 bytes when it is told a negative size. */
+  #checkPosition(position: number): void {
+    if (Number.isSafeInteger(position) && position >= 0) return
+    throw new BackingError("out-of-bounds", `${position} is not a byte position in a file`, { path: this.path, offset: position })
   }
 
   #checkWritable(): void {

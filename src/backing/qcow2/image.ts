@@ -1,5 +1,5 @@
 /** Qcow2Image: a qcow2 file as a disk. Wires the parts, and keeps the rules that hold for all: bounds, read-only, corrupt, closed. */
-import { BackingError, checkRange, totalLength, type VirtioBacking } from "../backing.ts"
+import { type Allocation, BackingError, checkRange, totalLength, type VirtioBacking } from "../backing.ts"
 import type { ImageFile, ImageLock } from "../image-file.ts"
 import { Allocator } from "./metadata/allocator.ts"
 import { ClusterFile, CorruptMetadata } from "./metadata/cluster-file.ts"
@@ -7,7 +7,7 @@ import { compressionWarnings, type Decompressor } from "./format/compression.ts"
 import type { Geometry } from "./format/geometry.ts"
 import { headerGeometry, type Qcow2Header } from "./format/header.ts"
 import { HeaderStore } from "./metadata/header-store.ts"
-import { type MapExtent, mapExtents } from "./map-extents.ts"
+import { findAllocation, type MapExtent, mapExtents } from "./map-extents.ts"
 import { Mapping } from "./metadata/mapping.ts"
 import { mapMetadata } from "./metadata/metadata-regions.ts"
 import { MetadataWriter } from "./metadata/metadata-writer.ts"
@@ -15,7 +15,7 @@ import { type BackingDisk, Reader } from "./reader.ts"
 import { Refcounts } from "./metadata/refcounts.ts"
 import { TableCache } from "./metadata/table-cache.ts"
 import { Writer } from "./writer.ts"
-import { Zeroing } from "./zeroing.ts"
+import { Zeroing, zeroesAtOnce } from "./zeroing.ts"
 
 /** Refcount blocks cover four times as much as L2 tables of the same size (at 16 bits), and only allocation needs them. */
 const REFCOUNT_CACHE_SHARE = 1 / 4
@@ -229,6 +229,15 @@ export class Qcow2Image implements VirtioBacking {
     }
   }
 
+  allocation(offset: number, length: number): Allocation {
+    this.#checkAccess(offset, length)
+    try {
+      return findAllocation({ mapping: this.#mapping, backing: this.backing, backingEnd: this.#reader.backingEnd }, offset, length)
+    } catch (error) {
+      throw this.#noted(error)
+    }
+  }
+
   #checkAccess(offset: number, length: number): void {
     if (this.#isClosed) throw new BackingError("closed", "the image is closed", { path: this.#path })
     checkRange(this.size, offset, length, this.#path)
@@ -278,16 +287,6 @@ export class Qcow2Image implements VirtioBacking {
     this.#corruption = error.reason
     return error
   }
-}
-
-/** Bytes of zeroes that are written where the format has no zero flag. */
-const WRITTEN_AT_ONCE = 1024 * 1024
-/** L2 entries that are changed within some 2 ms. */
-const ENTRIES_AT_ONCE = 4096
-
-function zeroesAtOnce({ version, clusterSize }: Geometry, backing: BackingDisk | undefined): number {
-  // Version 2 has no zero flag: over a backing image zeroes are data (QC-DZ-05).
-  return version < 3 && backing !== undefined ? WRITTEN_AT_ONCE : ENTRIES_AT_ONCE * clusterSize
 }
 
 /** Does what may fail: the corruption is what has to be reported. */

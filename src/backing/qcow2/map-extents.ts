@@ -1,7 +1,9 @@
-/** The mapping as a list for people and tools: what `vioblk map` shows. */
+/** The mapping for people and tools: as a list, which `vioblk map` shows, and as what is allocated and what is zero, for NBD clients. */
+import type { Allocation } from "../backing.ts"
 import { Extent } from "./metadata/extent.ts"
 import { L2_KIND } from "./format/entries.ts"
 import type { Mapping } from "./metadata/mapping.ts"
+import type { BackingDisk } from "./reader.ts"
 
 /** A run of guest bytes and where it lives. */
 export interface MapExtent {
@@ -54,4 +56,25 @@ function mergeExtents(first: MapExtent, next: MapExtent): MapExtent | undefined 
   if (first.kind !== next.kind || first.kind === "compressed") return undefined
   const continues = first.hostOffset === undefined ? next.hostOffset === undefined : first.hostOffset + first.length === next.hostOffset
   return continues ? { ...first, length: first.length + next.length } : undefined
+}
+
+/** Where `findAllocation` looks. */
+export interface AllocationSource {
+  readonly mapping: Mapping
+  readonly backing: BackingDisk | undefined
+  /** Guest bytes from here on have nothing behind them. */
+  readonly backingEnd: number
+}
+
+/** What is known of at most `length` > 0 guest bytes from `offset`: no more than one L2 table tells, here and in each image behind. */
+export function findAllocation({ mapping, backing, backingEnd }: AllocationSource, offset: number, length: number): Allocation {
+  const extent = new Extent()
+  mapping.find(offset, length, extent)
+  if (extent.kind !== L2_KIND.UNALLOCATED) {
+    const isZero = extent.kind === L2_KIND.ZERO || extent.kind === L2_KIND.ZERO_ALLOCATED
+    return { length: extent.length, isAllocated: extent.kind !== L2_KIND.ZERO, isZero }
+  }
+  if (backing === undefined || offset >= backingEnd) return { length: extent.length, isAllocated: false, isZero: true }
+  const held = Math.min(extent.length, backingEnd - offset)
+  return backing.allocation?.(offset, held) ?? { length: held, isAllocated: true, isZero: false }
 }

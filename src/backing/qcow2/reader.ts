@@ -1,6 +1,6 @@
 /** Reads guest bytes: finds where they live and fetches them from the file, the backing image, a compressed cluster, or nowhere. */
 import { checkMembers, findAsync, isStrayPromise, type Rules } from "../../options.ts"
-import { BackingError } from "../backing.ts"
+import { type Allocation, BackingError } from "../backing.ts"
 import { BufferCursor, fillZero, fillZeroFrom, scatter } from "../buffers.ts"
 import type { ClusterFile } from "./metadata/cluster-file.ts"
 import { DecompressedCache } from "./decompressed-cache.ts"
@@ -20,18 +20,21 @@ export interface BackingDisk {
   readonly slow?: boolean
   pread(buffer: Uint8Array, offset: number): void
   preadv(buffers: readonly Uint8Array[], offset: number): void
+  /** As that of `VirtioBacking`. */
+  allocation?(offset: number, length: number): Allocation
   close(): void
 }
 
 const BACKING_DISK_RULES: Rules<BackingDisk> = {
-  size: "number", warnings: "array?", slow: "any?", pread: "function", preadv: "function", close: "function",
+  size: "number", warnings: "array?", slow: "any?", pread: "function", preadv: "function", allocation: "function?",
+  close: "function",
 }
 
 /** @throws TypeError when what `openBacking` returned is not a `BackingDisk` */
 export function checkBackingDisk(who: string, disk: BackingDisk): void {
   const what = "what openBacking returned"
   checkMembers(who, what, disk, BACKING_DISK_RULES, "BackingDisk")
-  const late = findAsync(disk, ["pread", "preadv"])
+  const late = findAsync(disk, ["pread", "preadv", "allocation"])
   if (late !== undefined) throw new TypeError(`${who}: ${late} of ${what} is an async function; a backing image is read synchronously`)
 }
 

@@ -6,6 +6,7 @@ import type { GuestMemory } from "../guest-memory.ts"
 import { DescriptorChain, SegmentList } from "../queue/descriptor-chain.ts"
 import type { Ring } from "../queue/ring.ts"
 import { VirtqueueError } from "../queue/virtqueue-error.ts"
+import { TURN_BYTES } from "../turn.ts"
 import type { Virtqueue } from "../virtqueue.ts"
 import { SLICE_BYTES } from "./executor.ts"
 import { BlkRequest, parseRequest, relocateAll } from "./request.ts"
@@ -21,6 +22,8 @@ const MERGE_BYTES = SLICE_BYTES
 const BATCH_REQUESTS = 256
 /** The batch is closed once it has this many segments, so that its memory stays bounded whatever chains look like. */
 const BATCH_SEGMENTS = 8192
+/** So is it once it has as many bytes of data as a turn moves: requests of other queues wait for a batch, however small they are. */
+const BATCH_BYTES = TURN_BYTES
 /** Buffers of one merged call at most: larger calls gain nothing. */
 const MERGE_BUFFERS = 1024
 
@@ -34,6 +37,10 @@ export class Batch {
   next = 0
   /** Those before this index have been completed, or are in the hands of a `Pending`. */
   settled = 0
+  /** Writes have been acted upon since they were last made stable (write-through) or that was not needed. */
+  hasWritten = false
+  /** Those before this index are not merged: a call for several of them has failed. */
+  apart = 0
   /** What broke the ring behind the last request taken: thrown once those are through. */
   brokenBy: VirtqueueError | undefined
   readonly #segments = new SegmentList()
@@ -58,17 +65,21 @@ export class Batch {
     this.next = 0
     this.settled = 0
     this.taken = 0
+    this.apart = 0
+    this.hasWritten = false
     this.brokenBy = undefined
     this.#generation = memory.generation
+    let bytes = 0
     try {
       ring.look()
       const { table } = ring
-      while (this.taken < BATCH_REQUESTS && segments.count < BATCH_SEGMENTS) {
+      while (this.taken < BATCH_REQUESTS && segments.count < BATCH_SEGMENTS && bytes < BATCH_BYTES) {
         const request = this.slot(this.taken)
         const head = ring.nextHead()
         if (head !== undefined && table !== undefined && readUsual(request, table, head)) ring.taken()
         else if (!this.#takeAny(ring, request, queue.legacy)) return true
         request.outcome = refusal(request)
+        bytes += request.dataLength
         this.taken++
       }
     } catch (error) {
@@ -107,13 +118,14 @@ export class Batch {
   }
 
   /**
-   * The end of the group that begins at `first`: reads, or writes, of neighbouring sectors, which one call
-   * serves. Their bytes go into `total` of the first. */
+   * The end of the group that begins at `first`: reads, or writes, of neighbouring sectors, which one call serves. Their bytes go into
+   * `total` of the first.
+   */
   groupEnd(first: number): number {
     const leader = this.slot(first)
     let end = first + 1
     let bytes = leader.type === IN || leader.type === OUT ? leader.dataLength : 0
-    if (bytes > 0) {
+    if (bytes > 0 && first >= this.apart) {
       let buffers = leader.count
       for (; end < this.taken; end++) {
         const next = this.slot(end)

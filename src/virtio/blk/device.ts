@@ -9,7 +9,7 @@ import { Executor } from "./executor.ts"
 import { Failures } from "./failures.ts"
 import type { RequestLimits } from "./refusal.ts"
 import { RequestServer } from "./server.ts"
-import { SECTOR_SIZE, VIRTIO_BLK_CONFIG_SIZE, VIRTIO_ID_BLOCK } from "./spec.ts"
+import { SECTOR_SIZE, VIRTIO_BLK_CONFIG_FIELDS, VIRTIO_BLK_CONFIG_SIZE, VIRTIO_ID_BLOCK } from "./spec.ts"
 import { type BlkStatistics, emptyStatistics } from "./statistics.ts"
 
 /**
@@ -38,7 +38,9 @@ export class VirtioBlk implements RequestLimits {
     this.readOnly = backing.readOnly || parameters.readOnly
     const features = blkFeatures(backing, { ...parameters, readOnly: this.readOnly })
     this.#failures = new Failures(options.onError)
-    const deviceOptions = { ...parameters, deviceType: VIRTIO_ID_BLOCK, configSize: VIRTIO_BLK_CONFIG_SIZE, features }
+    const deviceOptions = {
+      ...parameters, deviceType: VIRTIO_ID_BLOCK, configSize: VIRTIO_BLK_CONFIG_SIZE, configFields: VIRTIO_BLK_CONFIG_FIELDS, features,
+    }
     this.virtio = new VirtioDevice(deviceOptions, (device) => this.#server(device, parameters.serial))
     writeStaticConfig(this.virtio.config.fields, backing, parameters, this.virtio.negotiation.offered)
     this.#readCapacity()

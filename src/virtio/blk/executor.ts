@@ -36,7 +36,8 @@ export class Executor {
   }
 
   /**
-   * Makes one call, for the next slice of the group. Returns a promise when the backing answers later: call `advance` when it has.
+   * Makes one call, for the next slice of the group. Returns a promise when the backing answers later. Call `advance` once the backing has
+   * answered, unless the call has ended the life of the requests or switched bus mastering off.
    * @throws what the backing throws, and TypeError when it returns a promise though it is not `asynchronous`
    */
   step(requests: readonly BlkRequest[], first: number, end: number): PromiseLike<void> | undefined {
@@ -55,7 +56,7 @@ export class Executor {
     return undefined
   }
 
-  /** The call for the present slice of the group has succeeded. */
+  /** The call for the present slice of the group has succeeded: what was read into the device's own buffer goes to the guest. */
   advance(requests: readonly BlkRequest[], first: number, end: number): void {
     const leader = requests[first]
     if (leader === undefined) return
@@ -80,7 +81,6 @@ export class Executor {
     if (this.#backing.asynchronous === true) return this.#transferLater(leader, requests, first, end, offset)
     if (this.#locate(leader, requests, first, end)) this.#transferStretch(leader, offset)
     else this.#transferViews(leader, offset)
-    leader.done += leader.slice
     return undefined
   }
 
@@ -106,11 +106,12 @@ export class Executor {
     const isIn = leader.type === IN
     if (isIn && backing.preadv !== undefined) return this.#refusePromise(backing.preadv(views, offset), "preadv")
     if (!isIn && backing.pwritev !== undefined) return this.#refusePromise(backing.pwritev(views, offset), "pwritev")
-    for (const view of views) {
-      if (isIn) this.#refusePromise(backing.pread(view, offset), "pread")
-      else this.#refusePromise(backing.pwrite(view, offset), "pwrite")
-      offset += view.length
-    }
+    // One call only: it may end the life of the requests, and the next would touch the guest's RAM then.
+    const [view] = views
+    if (view === undefined) return
+    leader.slice = view.length
+    if (isIn) this.#refusePromise(backing.pread(view, offset), "pread")
+    else this.#refusePromise(backing.pwrite(view, offset), "pwrite")
   }
 
   /** The backing may answer later: what cannot be done at once goes through a buffer of our own. */
@@ -124,17 +125,12 @@ export class Executor {
       const views = this.#locate(leader, requests, first, end) ? [this.#view(leader.slice)] : this.#views
       const answer: unknown = now.call(backing, views, offset)
       if (typeof answer !== "boolean") throw notNow(isIn ? "preadNow" : "pwriteNow", answer)
-      if (answer) {
-        leader.done += leader.slice
-        return undefined
-      }
+      if (answer) return undefined
     }
     const own = new Uint8Array(leader.slice)
     leader.own = own
     if (!isIn) this.#copy(requests, first, end, own, { toGuest: false })
-    const answer = isIn ? this.#answer(backing.pread(own, offset), "pread") : this.#answer(backing.pwrite(own, offset), "pwrite")
-    if (answer === undefined) this.advance(requests, first, end)
-    return answer
+    return isIn ? this.#answer(backing.pread(own, offset), "pread") : this.#answer(backing.pwrite(own, offset), "pwrite")
   }
 
   #view(length: number): Uint8Array {
@@ -212,19 +208,17 @@ export class Executor {
     if (range === undefined) return undefined
     const from = range.offset + skip
     leader.slice = this.#zeroSlice(from, range.offset + range.length, this.#atOnce(leader.type === DISCARD || range.mayUnmap))
-    const answer =
-      leader.type === DISCARD
-        ? this.#answer(backing.discard?.(from, leader.slice), "discard")
-        : this.#answer(backing.writeZeroes?.(from, leader.slice, range.mayUnmap), "writeZeroes")
-    if (answer === undefined) leader.done += leader.slice
-    return answer
+    return leader.type === DISCARD
+      ? this.#answer(backing.discard?.(from, leader.slice), "discard")
+      : this.#answer(backing.writeZeroes?.(from, leader.slice, range.mayUnmap), "writeZeroes")
   }
 
   /** Bytes that the backing discards, or zeroes, in one call. */
   #atOnce(unmaps: boolean): number {
     const { zeroesAtOnce, unmapsAtOnce } = this.#backing
-    const bytes = (unmaps ? unmapsAtOnce : undefined) ?? zeroesAtOnce ?? DEFAULT_ZEROES_AT_ONCE
-    return bytes >= SECTOR ? bytes : DEFAULT_ZEROES_AT_ONCE
+    const bytes: unknown = (unmaps ? unmapsAtOnce : undefined) ?? zeroesAtOnce
+    // A backing in JavaScript may say anything: a string would make text of the offsets that it is added to.
+    return typeof bytes === "number" && bytes >= SECTOR ? bytes : DEFAULT_ZEROES_AT_ONCE
   }
 
   /** Bytes of the next call, of at most `most`, for a range from `from` to `end`. Cut where the backing can free space on both sides. */

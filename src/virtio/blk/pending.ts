@@ -33,8 +33,8 @@ export interface BlkWiring {
 const REQUEST_BYTES = 1024
 const SEGMENT_BYTES = 12
 
-/** What the promise was for: the requests' own action, or the flush behind writes (write-through). */
-type Stage = "act" | "stabilise"
+/** What is next: the calls of the requests themselves, the answer to the flush behind writes (write-through), or the completion. */
+type Stage = "act" | "stabilise" | "complete"
 
 export class Pending implements Outstanding {
   readonly queue: Virtqueue
@@ -48,6 +48,8 @@ export class Pending implements Outstanding {
   #generation: number
   /** Bytes counted as held. */
   #held = 0
+  /** Requests before this index have been completed. */
+  #completed = 0
   /** The requests have been completed, or each goes on alone. */
   #isEnded = false
 
@@ -63,7 +65,7 @@ export class Pending implements Outstanding {
   }
 
   get heads(): readonly number[] {
-    return this.#requests.map(({ head }) => head)
+    return this.#requests.slice(this.#completed).map(({ head }) => head)
   }
 
   get changesDisk(): boolean {
@@ -92,16 +94,15 @@ export class Pending implements Outstanding {
   run(turn: Turn): boolean {
     const { device } = this.#wiring
     if (this.#isEnded || this.queue.ring !== this.ring) return false
-    let through: boolean
     try {
       this.#refresh()
-      through = this.#proceed(turn)
+      if (!this.#proceed(turn)) return !this.calling && !this.#isEnded && this.queue.ring === this.ring
     } catch (error) {
       this.#end()
       device.breakDown(this.queue, error)
       return false
     }
-    if (!through) return !this.calling && !this.#isEnded && this.queue.ring === this.ring
+    if (!this.#complete()) return this.queue.ring === this.ring
     this.#end()
     // The last thing: it may interrupt.
     device.publish(this.queue, this.ring)
@@ -109,16 +110,19 @@ export class Pending implements Outstanding {
   }
 
   #answered(answer: { readonly error?: unknown; readonly failed: boolean }): void {
-    const { device } = this.#wiring
+    const { device, failures } = this.#wiring
     this.calling = false
     this.#answer = answer
     if (device.inFlight.answered(this)) {
       device.answered(this)
-    } else {
-      const { changesDisk } = this
-      this.forgotten()
-      device.oldLifeAnswered(changesDisk)
+      return
     }
+    const { changesDisk } = this
+    this.forgotten()
+    // The guest does not hear of it any more; people do.
+    if (answer.failed) failures.statusOf(answer.error)
+    device.oldLifeAnswered(changesDisk)
+    failures.throwBugs()
   }
 
   /** The guest's memory may have been replaced since. @throws VirtqueueError when what the requests need is gone */
@@ -131,17 +135,23 @@ export class Pending implements Outstanding {
     this.#generation = generation
   }
 
-  /** Goes as far as the turn and the backing allow. Returns true when the requests have been completed. */
+  /** Goes as far as the turn and the backing allow. Returns true when the outcome of all requests is known. */
   #proceed(turn: Turn): boolean {
-    if (this.#stage === "act") {
-      if (!this.#act(turn)) return false
-      if (!this.#stabilise(turn)) return false
-    } else {
-      this.#takeFlushAnswer()
-    }
-    if (this.queue.ring !== this.ring) return false
+    if (this.#stage === "stabilise") this.#takeFlushAnswer()
+    return this.#stage === "complete" || (this.#act(turn) && this.#stabilise(turn))
+  }
+
+  /**
+   * Completes the requests. Returns false when that has to stop: the life has ended, or bus mastering is off. A backing's call may do
+   * that, and so may `GuestMemory.written`, which may throw as well: no request completes twice.
+   */
+  #complete(): boolean {
     const { device, completion } = this.#wiring
-    for (const request of this.#requests) completion.complete(device.memory, this.ring, request, request.outcome as BlkStatus)
+    while (this.#completed < this.#requests.length) {
+      if (this.queue.ring !== this.ring || !device.work.open) return false
+      const request = this.#requests[this.#completed++]
+      if (request !== undefined) completion.complete(device.memory, this.ring, request, request.outcome as BlkStatus)
+    }
     return true
   }
 
@@ -166,12 +176,15 @@ export class Pending implements Outstanding {
       } catch (error) {
         return this.#failed(leader, error)
       }
+      // The call has switched bus mastering off: what it read waits, as an answer that comes later does.
+      if (next === undefined && leader.own !== undefined && !device.work.open) next = Promise.resolve()
       if (next !== undefined) {
         this.wait(next)
         return false
       }
-      spend(turn, leader, executor.slow)
       if (this.queue.ring !== this.ring) return false
+      executor.advance(requests, 0, requests.length)
+      spend(turn, leader, executor.slow)
     }
     for (const request of requests) request.outcome = OK
     return true
@@ -203,11 +216,12 @@ export class Pending implements Outstanding {
   #stabilise(turn: Turn): boolean {
     const { executor, cacheMode, failures } = this.#wiring
     const unstable = cacheMode.writeThrough ? this.#requests.filter((request) => request.outcome === OK && isWrite(request)) : []
+    this.#stage = "complete"
     if (unstable.length === 0) return true
-    this.#stage = "stabilise"
     try {
       const answer = executor.flush()
       if (answer !== undefined) {
+        this.#stage = "stabilise"
         this.wait(answer)
         return false
       }
@@ -223,6 +237,7 @@ export class Pending implements Outstanding {
     const answer = this.#answer
     const status = answer?.failed === true ? this.#wiring.failures.statusOf(answer.error) : OK
     for (const request of this.#requests) request.outcome = status
+    this.#stage = "complete"
   }
 
   /** Counts what the requests hold now. */

@@ -1,6 +1,6 @@
 /** The segments of DISCARD and WRITE_ZEROES requests ([VIRTIO] 5.2.6): read, judged, and joined into as few ranges as can be. */
 import { MAX_DISCARD_SECTORS, MAX_DISCARD_SEGMENTS, MAX_WRITE_ZEROES_SECTORS, MAX_WRITE_ZEROES_SEGMENTS } from "./config.ts"
-import { type BlkRequest, copyBytes, type DiskRange } from "./request.ts"
+import { type BlkRequest, copyNumbers, type DiskRange, readSector } from "./request.ts"
 import { type BlkStatus, SECTOR_SIZE, SEGMENT_SIZE, VIRTIO_BLK_S, VIRTIO_BLK_T, VIRTIO_BLK_WRITE_ZEROES_F } from "./spec.ts"
 
 /** One segment as it stands in the request. */
@@ -43,9 +43,10 @@ export function rangesLength(ranges: readonly DiskRange[]): number {
 }
 
 function readSegments(request: BlkRequest, count: number): RangeSegment[] {
-  const data = new DataView(copyBytes(request, count * SEGMENT_SIZE).buffer)
+  if (count === 0) return []
+  const data = copyNumbers(request, count * SEGMENT_SIZE)
   return Array.from({ length: count }, (_, index) => ({
-    sector: data.getUint32(index * SEGMENT_SIZE, true) + data.getUint32(index * SEGMENT_SIZE + 4, true) * 2 ** 32,
+    sector: readSector(request, data, index * SEGMENT_SIZE),
     sectors: data.getUint32(index * SEGMENT_SIZE + 8, true),
     flags: data.getUint32(index * SEGMENT_SIZE + 12, true),
   }))

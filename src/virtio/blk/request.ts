@@ -76,7 +76,7 @@ export function parseRequest(request: BlkRequest, chain: DescriptorChain, legacy
   }
   if (writableLength === 0) throw new VirtqueueError(`chain ${head} has no writable byte for a status`)
   const whole = chain.length(0) >= HEADER_SIZE
-  const header = whole ? chain.region(0).data : new DataView(copyBytes(chain, HEADER_SIZE).buffer)
+  const header = whole ? chain.region(0).data : copyNumbers(chain, HEADER_SIZE)
   const at = whole ? chain.offset(0) : 0
   let type = header.getUint32(at, true)
   if (legacy) {
@@ -86,7 +86,7 @@ export function parseRequest(request: BlkRequest, chain: DescriptorChain, legacy
   request.head = head
   request.outcome = OK
   request.type = type
-  request.sector = header.getUint32(at + 8, true) + header.getUint32(at + 12, true) * 2 ** 32
+  request.sector = readSector(chain, header, at + 8)
   request.statusRegion = chain.region(count - 1)
   request.statusOffset = chain.offset(count - 1) + chain.length(count - 1) - 1
   request.writableBefore = writableLength - 1
@@ -94,6 +94,12 @@ export function parseRequest(request: BlkRequest, chain: DescriptorChain, legacy
   request.first = request.segments.count
   if (type === IN || type === GET_ID) takeData(request, chain, readableLength, writableLength - 1)
   else takeData(request, chain, HEADER_SIZE, readableLength - HEADER_SIZE)
+}
+
+/** The 64-bit sector number at `at` of `numbers`, which come from `run` and are read in its guest's order. Inexact above 2^53. */
+export function readSector(run: SegmentRun, numbers: DataView, at: number): number {
+  const [first, second] = [numbers.getUint32(at, true), numbers.getUint32(at + 4, true)]
+  return run.region(0).isBigEndian ? first * 2 ** 32 + second : first + second * 2 ** 32
 }
 
 /** Gives `request` the `length` bytes of `chain` from byte `from` on as its data. */
@@ -112,11 +118,11 @@ function takeData(request: BlkRequest, chain: DescriptorChain, from: number, len
   }
 }
 
-/** The first `length` bytes of `run`, copied out of guest memory. */
-export function copyBytes(run: SegmentRun, length: number): Uint8Array {
+/** The first `length` bytes of `run`, 1 at least, copied out of guest memory, as a view that reads numbers in the guest's order. */
+export function copyNumbers(run: SegmentRun, length: number): DataView {
   const bytes = new Uint8Array(length)
   eachPiece(run, length, (view, done) => bytes.set(view, done))
-  return bytes
+  return run.region(0).numbers(bytes.buffer, 0, length)
 }
 
 /** Stores `bytes` at the start of the request's data, as far as they fit. Returns the bytes stored. */

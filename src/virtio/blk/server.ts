@@ -117,14 +117,15 @@ export class RequestServer implements DeviceHandler {
     const { device } = this.#wiring
     const batch = this.#batch
     this.#actOnAll(queue, ring, turn)
+    if (batch.hasWritten && queue.ring === ring && device.work.open) this.#stabilise(queue, ring, turn)
     // A backing may have reset the device from inside a call: then nothing of it reaches the guest.
     if (queue.ring !== ring) {
       batch.drop()
       return true
     }
     if (!device.work.open) return false
-    this.#settle(queue, ring, turn)
-    const through = batch.next === batch.taken
+    this.#settle(queue, ring)
+    const through = batch.settled === batch.taken
     // The last thing: it may interrupt.
     device.publish(queue, ring)
     return through
@@ -134,25 +135,28 @@ export class RequestServer implements DeviceHandler {
   #actOnAll(queue: Virtqueue, ring: Ring, turn: Turn): void {
     const { device } = this.#wiring
     const batch = this.#batch
-    while (batch.next < batch.taken && device.work.open && queue.ring === ring) {
+    while (batch.next < batch.taken && !turn.over && device.work.open && queue.ring === ring) {
       const first = batch.next
       const leader = batch.slot(first)
-      let end = first + 1
-      if (leader.outcome === OK && leader.type !== GET_ID) {
-        if (device.inFlight.full) return
-        end = batch.groupEnd(first)
-        if (leader.type === DISCARD || leader.type === WRITE_ZEROES) leader.total = rangesLength(leader.ranges)
-        if (!this.#perform(queue, ring, first, end, turn)) return
-        this.#wiring.statistics.merged += end - first - 1
-      } else {
+      if (leader.outcome !== OK || leader.type === GET_ID) {
         turn.spend(REQUEST_WEIGHT, 0)
+        batch.next++
+        continue
       }
+      if (device.inFlight.full) return
+      const end = batch.groupEnd(first)
+      if (leader.type === DISCARD || leader.type === WRITE_ZEROES) leader.total = rangesLength(leader.ranges)
+      if (!this.#perform(queue, ring, first, end, turn)) continue
+      if (isWrite(leader)) batch.hasWritten = true
+      this.#wiring.statistics.merged += end - first - 1
       batch.next = end
-      if (turn.over) return
     }
   }
 
-  /** Makes the calls that a group needs. Returns false when they are not all made: the turn is over, or the group's life is. */
+  /**
+   * Makes the calls that a group needs. Returns false when the group is not through: the turn is over, its life is, bus mastering is off,
+   * or its requests are to be tried one by one.
+   */
   #perform(queue: Virtqueue, ring: Ring, first: number, end: number, turn: Turn): boolean {
     const { executor, device } = this.#wiring
     const { requests } = this.#batch
@@ -163,72 +167,78 @@ export class RequestServer implements DeviceHandler {
       try {
         answer = executor.step(requests, first, end)
       } catch (error) {
-        this.#failed(queue, ring, first, end, error, turn)
-        return queue.ring === ring
+        return this.#failed(first, end, error)
       }
+      // The call has switched bus mastering off: what it read waits, as an answer that comes later does.
+      if (answer === undefined && leader.own !== undefined && !device.work.open) answer = Promise.resolve()
       if (answer !== undefined) {
         new Pending(this.#wiring, queue, ring, this.#batch.detach(first, end)).wait(answer)
         return queue.ring === ring
       }
+      if (queue.ring !== ring) {
+        leader.own = undefined
+        return false
+      }
+      executor.advance(requests, first, end)
       spend(turn, leader, executor.slow)
-      if (leader.done >= leader.total) return queue.ring === ring
-    } while (!turn.over && queue.ring === ring && device.work.open)
+      if (leader.done >= leader.total) return true
+    } while (!turn.over && device.work.open)
     return false
   }
 
-  /** The call failed. Where it was for several requests, each is tried alone: only those that fail by themselves shall hear of it. */
-  #failed(queue: Virtqueue, ring: Ring, first: number, end: number, error: unknown, turn: Turn): void {
-    const { requests } = this.#batch
-    const leader = this.#batch.slot(first)
+  /**
+   * The call failed. Where it was for several requests, each is to be tried alone: only those that fail by themselves shall hear of it.
+   * Returns whether the group is through.
+   */
+  #failed(first: number, end: number, error: unknown): boolean {
+    const batch = this.#batch
+    const leader = batch.slot(first)
     leader.own = undefined
-    if (end - first === 1) {
-      leader.outcome = this.#wiring.failures.statusOf(error)
+    leader.done = 0
+    if (end - first > 1) {
+      batch.apart = end
+      return false
+    }
+    leader.outcome = this.#wiring.failures.statusOf(error)
+    return true
+  }
+
+  /** Write-through: a write is not done until it is stable. One flush is for all that have been acted upon. */
+  #stabilise(queue: Virtqueue, ring: Ring, turn: Turn): void {
+    const { cacheMode, executor, failures } = this.#wiring
+    const batch = this.#batch
+    batch.hasWritten = false
+    if (!cacheMode.writeThrough) return
+    const written: number[] = []
+    for (let index = batch.settled; index < batch.next; index++) {
+      const request = batch.slot(index)
+      if (request.outcome === OK && isWrite(request)) written.push(index)
+    }
+    if (written.length === 0) return
+    let answer: PromiseLike<void> | undefined
+    try {
+      answer = executor.flush()
+    } catch (error) {
+      const status = failures.statusOf(error)
+      for (const index of written) batch.slot(index).outcome = status
       return
     }
-    for (let index = first; index < end && queue.ring === ring; index++) {
-      const request = requests[index]
-      if (request === undefined) continue
-      request.total = request.dataLength
-      // One slice: groups are no longer than that.
-      this.#perform(queue, ring, index, index + 1, turn)
-    }
+    if (answer === undefined) return turn.spend(FLUSH_WEIGHT, 0)
+    const requests = written.flatMap((index) => batch.detach(index, index + 1))
+    new Pending(this.#wiring, queue, ring, requests, "stabilise").wait(answer)
   }
 
-  /** Completes those that have been acted upon. In write-through mode a write is not done until it is stable. */
-  #settle(queue: Virtqueue, ring: Ring, turn: Turn): void {
-    const { device, cacheMode, completion } = this.#wiring
-    const { memory } = device
+  /** Completes those that have been acted upon. */
+  #settle(queue: Virtqueue, ring: Ring): void {
+    const { device, completion } = this.#wiring
+    const { memory, work } = device
     const batch = this.#batch
     const { requests } = batch
-    let unstable: number[] | undefined
-    for (let index = batch.settled; index < batch.next; index++) {
-      const request = requests[index]
-      if (request === undefined || request.outcome === WAITING) continue
-      if (request.outcome === OK && isWrite(request) && cacheMode.writeThrough) (unstable ??= []).push(index)
-      else completion.complete(memory, ring, request, request.outcome)
+    // Completing calls `GuestMemory.written`, which may throw, reset the device or switch bus mastering off.
+    while (batch.settled < batch.next && queue.ring === ring && work.open) {
+      const request = requests[batch.settled++]
+      if (request !== undefined && request.outcome !== WAITING) completion.complete(memory, ring, request, request.outcome)
     }
-    if (unstable !== undefined) this.#stabilise(queue, ring, unstable, turn)
-    batch.settled = batch.next
-  }
-
-  /** Write-through: one flush makes all of these writes stable, then they complete. */
-  #stabilise(queue: Virtqueue, ring: Ring, written: readonly number[], turn: Turn): void {
-    const { device, executor, failures, completion } = this.#wiring
-    const batch = this.#batch
-    let status: BlkStatus = OK
-    try {
-      const answer = executor.flush()
-      if (answer !== undefined) {
-        const requests = written.flatMap((index) => batch.detach(index, index + 1))
-        new Pending(this.#wiring, queue, ring, requests, "stabilise").wait(answer)
-        return
-      }
-      turn.spend(FLUSH_WEIGHT, 0)
-    } catch (error) {
-      status = failures.statusOf(error)
-    }
-    if (queue.ring !== ring) return
-    for (const index of written) completion.complete(device.memory, ring, batch.slot(index), status)
   }
 
   /** The status to refuse the request with, or OK. */

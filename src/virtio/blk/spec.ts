@@ -1,4 +1,5 @@
 /** Constants of the block device, [VIRTIO] 5.2, one object for each table, in its spelling. */
+import type { ConfigField } from "../device-config.ts"
 
 /** [VIRTIO] 5.2: the device type. */
 export const VIRTIO_ID_BLOCK = 2
@@ -62,6 +63,13 @@ export const VIRTIO_BLK_CONFIG = {
   max_write_zeroes_seg: 0x34,
   write_zeroes_may_unmap: 0x38,
 } as const
+
+/** The fields of more than one byte that a legacy driver may see, in bytes. */
+export const VIRTIO_BLK_CONFIG_FIELDS: readonly ConfigField[] = [
+  { offset: 0x00, width: 8 },
+  ...[0x10, 0x1a, 0x22].map((offset) => ({ offset, width: 2 }) as const),
+  ...[0x08, 0x0c, 0x14, 0x1c, 0x24, 0x28, 0x2c, 0x30, 0x34, 0x3c, 0x40, 0x44].map((offset) => ({ offset, width: 4 }) as const),
+]
 
 /** Bytes of the whole structure, the fields of features that we do not offer included. */
 export const VIRTIO_BLK_CONFIG_SIZE = 0x60

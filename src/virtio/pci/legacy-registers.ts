@@ -1,9 +1,11 @@
 /** The legacy interface: the registers of a driver from before virtio 1.0 ([VIRTIO] 4.1.4.10), in an I/O BAR. */
-import { availRingSize, VIRTQ_DESC_SIZE } from "../spec.ts"
+import type { GuestEndian } from "../legacy/big-endian-memory.ts"
+import { LegacyConfig } from "../legacy/legacy-config.ts"
+import { LEGACY_ALIGN, startLegacyQueue } from "../legacy/legacy-ring.ts"
 import type { TransportedDevice } from "../transport.ts"
 import { RegisterBlock } from "./register-block.ts"
 
-/** Unit of the queue address register, and alignment of the used ring ([VIRTIO] 2.7.2 "Legacy Interfaces: A Note on Virtqueue Layout"). */
+/** Unit of the queue address register. */
 const PAGE_SIZE = 4096
 /** Where the device configuration begins: behind the vectors when MSI-X is enabled, in their place otherwise. */
 const CONFIG_OFFSET = 20
@@ -32,10 +34,12 @@ export class LegacyRegisters {
   readonly #transport: LegacyRegistersHost
   readonly #registers: RegisterBlock
   readonly #vectors: RegisterBlock
+  readonly #config: LegacyConfig
   #queueSelect = 0
 
-  constructor(device: TransportedDevice, transport: LegacyRegistersHost) {
+  constructor(device: TransportedDevice, transport: LegacyRegistersHost, endian: GuestEndian) {
     this.#device = device
+    this.#config = new LegacyConfig(device, endian)
     this.#transport = transport
     const selected = () => device.queue(this.#queueSelect)
     this.#registers = new RegisterBlock([
@@ -61,15 +65,15 @@ export class LegacyRegisters {
 
   read(offset: number, width: number): number {
     if (offset < CONFIG_OFFSET) return this.#registers.read(offset, width)
-    if (!this.#transport.msixEnabled) return this.#device.config.read(offset - CONFIG_OFFSET, width)
-    return offset < CONFIG_OFFSET_MSIX ? this.#vectors.read(offset, width) : this.#device.config.read(offset - CONFIG_OFFSET_MSIX, width)
+    if (!this.#transport.msixEnabled) return this.#config.read(offset - CONFIG_OFFSET, width)
+    return offset < CONFIG_OFFSET_MSIX ? this.#vectors.read(offset, width) : this.#config.read(offset - CONFIG_OFFSET_MSIX, width)
   }
 
   write(offset: number, width: number, value: number): void {
     if (offset < CONFIG_OFFSET) this.#registers.write(offset, width, value)
-    else if (!this.#transport.msixEnabled) this.#device.writeConfig(offset - CONFIG_OFFSET, width, value)
+    else if (!this.#transport.msixEnabled) this.#config.write(offset - CONFIG_OFFSET, width, value)
     else if (offset < CONFIG_OFFSET_MSIX) this.#vectors.write(offset, width, value)
-    else this.#device.writeConfig(offset - CONFIG_OFFSET_MSIX, width, value)
+    else this.#config.write(offset - CONFIG_OFFSET_MSIX, width, value)
   }
 
   reset(): void {
@@ -89,18 +93,9 @@ export class LegacyRegisters {
     return queue?.enabled === true ? Math.floor(queue.descriptorTable / PAGE_SIZE) % 2 ** 32 : 0
   }
 
-  /** Places the whole ring at a page ([VIRTIO] 4.1.5.1.3.1), and starts the queue; page 0 stops it (LEG-09). */
+  /** Places the whole ring at a page ([VIRTIO] 4.1.5.1.3.1), and starts the queue; page 0 stops it (LEG-09). Its size is fixed (LEG-10). */
   #setPageNumber(page: number): void {
-    const device = this.#device
-    const index = this.#queueSelect
-    if (device.queue(index)?.enabled === true) device.resetQueue(index)
-    if (page === 0) return
-    const base = page * PAGE_SIZE
-    const availRing = base + VIRTQ_DESC_SIZE * device.maxQueueSize
-    const availEnd = availRing + availRingSize(device.maxQueueSize)
-    device.setQueueArea(index, "descriptorTable", base)
-    device.setQueueArea(index, "availRing", availRing)
-    device.setQueueArea(index, "usedRing", Math.ceil(availEnd / PAGE_SIZE) * PAGE_SIZE)
-    device.enableQueue(index, { legacy: true })
+    this.#device.resetQueue(this.#queueSelect)
+    if (page !== 0) startLegacyQueue(this.#device, this.#queueSelect, { base: page * PAGE_SIZE, align: LEGACY_ALIGN })
   }
 }

@@ -7,6 +7,7 @@ import { type AccessWidth, type BarDefinition, PciFunction, type PciInterrupts }
 import type { PciFunctionState } from "../../pci/state.ts"
 import { savedNumber, savedNumbers, savedObject } from "../../saved-state.ts"
 import { GUEST_MEMORY_RULES, type GuestMemory } from "../guest-memory.ts"
+import { type GuestEndian, memoryOf } from "../legacy/big-endian-memory.ts"
 import { DEVICE_STATUS } from "../spec.ts"
 import type { VirtioDeviceState } from "../state.ts"
 import type { DeviceSignals, Transportable, TransportedDevice } from "../transport.ts"
@@ -29,12 +30,17 @@ export interface VirtioPciOptions {
   readonly interface?: VirtioPciInterface
   /** Where the modern structures live: a 64-bit memory BAR, or an I/O BAR for machines whose PCI bus has no others. Default "memory". */
   readonly modernBar?: "memory" | "io"
+  /**
+   * Byte order of a guest with a legacy driver, "big" with `interface: "legacy"` only: a modern driver is little-endian anywhere. Default
+   * "little".
+   */
+  readonly guestEndian?: GuestEndian
   /** Number of MSI-X vectors, 0 (no MSI-X) to 2048. Default: one for each queue and one for configuration changes. */
   readonly vectors?: number
 }
 
 export const VIRTIO_PCI_RULES: Rules<VirtioPciOptions> = {
-  interface: ["transitional", "modern", "legacy"], modernBar: ["memory", "io"], vectors: "number?",
+  interface: ["transitional", "modern", "legacy"], modernBar: ["memory", "io"], guestEndian: ["little", "big"], vectors: "number?",
 }
 
 /** Changes with the meaning of what is saved. */
@@ -82,6 +88,10 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
     checkMembers("VirtioPciFunction", "memory", options.memory, GUEST_MEMORY_RULES, "GuestMemory")
     const { virtio } = device
     const kind = options.interface ?? "transitional"
+    const endian = options.guestEndian ?? "little"
+    if (endian === "big" && kind !== "legacy") {
+      throw new RangeError('VirtioPciFunction: guestEndian "big" needs interface "legacy": a modern driver is little-endian anywhere')
+    }
     const vectors = options.vectors ?? Math.min(Math.max(virtio.queueCount + 1, 2), MAX_VECTORS)
     if (!Number.isInteger(vectors) || vectors < 0 || vectors > MAX_VECTORS) {
       throw new RangeError(`vectors: ${vectors} is not a number from 0 to ${MAX_VECTORS}`)
@@ -106,9 +116,9 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
     this.#queueVectors = new Uint16Array(virtio.queueCount).fill(NO_VECTOR)
     this.#modern = modern
     this.#common = new CommonConfig(virtio, this)
-    this.#legacy = kind === "modern" ? undefined : new LegacyRegisters(virtio, this)
+    this.#legacy = kind === "modern" ? undefined : new LegacyRegisters(virtio, this, endian)
     if (modern !== undefined) this.#addCapabilities(modern)
-    virtio.attach({ memory: options.memory, signals: this, transitional: kind === "transitional" })
+    virtio.attach({ memory: memoryOf(options.memory, endian), signals: this, transitional: kind === "transitional" })
     virtio.setBusMaster(this.busMaster)
   }
 
@@ -125,9 +135,11 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
   }
 
   #interrupt(bits: number, vector: number): void {
+    // Decided first: the sink of the pin may reset the device.
+    const isMessage = this.msixEnabled && vector !== NO_VECTOR
     this.#isr |= bits
     this.setIntx(true)
-    if (this.msixEnabled && vector !== NO_VECTOR) this.msix?.trigger(vector)
+    if (isMessage) this.msix?.trigger(vector)
   }
 
   /** Reading shows what is pending, and takes it back. */

@@ -31,6 +31,8 @@ export class DescriptorTable {
   region: RamRegion = NOWHERE
   offset = 0
   #desc: DataView = EMPTY
+  /** Offset of the low half of a descriptor's address; the high one is in the other four of eight bytes. */
+  #low = 0
   /** The region of the last segment; nearly always that of the next one too. */
   #region: RamRegion | undefined
 
@@ -46,6 +48,7 @@ export class DescriptorTable {
     this.region = pieceOfRam(this.#memory, "descriptor table", address, this.size * DESC_SIZE)
     this.offset = this.region.offset(address)
     this.#desc = this.region.part(address, this.size * DESC_SIZE)
+    this.#low = this.region.isBigEndian ? 4 : 0
     this.#region = undefined
   }
 
@@ -60,6 +63,7 @@ export class DescriptorTable {
     let readableCount = 0
     let readableLength = 0
     let writableLength = 0
+    const low = this.#low
     let table = this.#desc
     let tableOffset = 0
     let entries = this.size
@@ -70,9 +74,9 @@ export class DescriptorTable {
     for (let budget = this.#chainLimit + 1; budget > 0; budget--) {
       if (index >= entries) throw indexOutside(index, entries, head)
       const at = (tableOffset + index * DESC_SIZE) >>> 0 // below 2^32, see RamRegion.offset
-      const high = table.getUint32(at + 4, true)
+      const high = table.getUint32(at + (4 - low), true)
       // Small addresses stay small integers, for which V8 allocates nothing (15 ns a request, measured).
-      const address = high === 0 ? table.getUint32(at, true) : table.getUint32(at, true) + high * 2 ** 32
+      const address = high === 0 ? table.getUint32(at + low, true) : table.getUint32(at + low, true) + high * 2 ** 32
       const length = table.getUint32(at + 8, true)
       const flags = table.getUint16(at + 12, true)
       if ((flags & INDIRECT) !== 0) {

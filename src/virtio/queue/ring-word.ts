@@ -33,6 +33,26 @@ export class RingWord {
   }
 }
 
+/** A word of a big-endian guest in shared RAM: Atomics know only the host's order. */
+class SwappedRingWord extends RingWord {
+  override load(): number {
+    return swapped(super.load())
+  }
+
+  override store(value: number): void {
+    super.store(swapped(value))
+  }
+}
+
+function swapped(word: number): number {
+  return ((word & 0xff) << 8) | (word >> 8)
+}
+
+/** The word at guest-physical `address`, which is even and inside of `region`, in the order of its guest. */
+export function ringWordAt(region: RamRegion, address: number): RingWord {
+  return region.shared && region.isBigEndian ? new SwappedRingWord(region, address) : new RingWord(region, address)
+}
+
 /**
  * [VIRTIO] 2.7.7.2, `virtq_need_event` in its appendix A: has the index passed `event` on its way from `old` to `now`? All modulo 2^16:
  * the distances are compared, not the indices.

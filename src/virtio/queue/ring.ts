@@ -58,8 +58,8 @@ export interface Ring {
    * broken
    */
   pop(chain: DescriptorChain): boolean
-  /** Where descriptors are read from, for whoever reads simple chains straight from there; packed rings have none. */
-  readonly table?: DescriptorTable
+  /** Where descriptors are read from, for whoever reads simple chains straight from there; only little-endian split rings have one. */
+  readonly table?: DescriptorTable | undefined
   /** The head of the chain that `pop` would take next; undefined when there is none, or it is for `pop` alone. @throws as `pop` */
   nextHead(): number | undefined
   /** The chain of `nextHead` has been taken. */

@@ -9,7 +9,7 @@ import {
 import type { DescriptorChain } from "./descriptor-chain.ts"
 import { DescriptorTable, pieceOfRam } from "./descriptor-table.ts"
 import type { QueueAreas, Ring, RingFeatures, RingPosition, RingStart, TakenChain } from "./ring.ts"
-import { needsEvent, RingWord } from "./ring-word.ts"
+import { needsEvent, RingWord, ringWordAt } from "./ring-word.ts"
 import { hex, VirtqueueError } from "./virtqueue-error.ts"
 
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
@@ -27,7 +27,9 @@ export class SplitQueue implements Ring {
   inFlight = 0
   readonly #areas: QueueAreas
   readonly #memory: GuestMemory
-  readonly table: DescriptorTable
+  /** Undefined for a big-endian guest: whoever reads it reads little-endian addresses. */
+  table: DescriptorTable | undefined
+  readonly #descriptors: DescriptorTable
   /** Of the memory that the views below belong to. */
   #generation = -1
   #avail: DataView = EMPTY
@@ -62,17 +64,16 @@ export class SplitQueue implements Ring {
     // (measured).
     this.size = areas.size | 0
     this.#features = features
-    this.table = new DescriptorTable(memory, this.size, features.indirect)
+    this.#descriptors = new DescriptorTable(memory, this.size, features.indirect)
     if (areas.availRing % 2 !== 0) throw new VirtqueueError(`available ring at odd address ${hex(areas.availRing)}`)
     if (areas.usedRing % 2 !== 0) throw new VirtqueueError(`used ring at odd address ${hex(areas.usedRing)}`)
     this.refresh()
-    this.#initialiseFlags()
   }
 
   /** A legacy driver may negotiate while the ring is in use. */
   set features(features: RingFeatures) {
     this.#features = features
-    this.table.indirect = features.indirect
+    this.#descriptors.indirect = features.indirect
   }
 
   get position(): RingPosition {
@@ -84,7 +85,7 @@ export class SplitQueue implements Ring {
   }
 
   /** used.flags is 0: kicks are wanted, and with EVENT_IDX it must be ([VIRTIO] 2.7.10.1). Drivers may have left anything there. */
-  #initialiseFlags(): void {
+  initialiseFlags(): void {
     if (this.#usedFlags.load() === 0) return
     this.#usedFlags.store(0)
     this.#memory.written?.(this.#areas.usedRing, 2)
@@ -100,17 +101,18 @@ export class SplitQueue implements Ring {
   #lookUp(generation: number): void {
     const { size } = this
     const { descriptorTable, availRing, usedRing } = this.#areas
-    this.table.place(descriptorTable)
+    this.#descriptors.place(descriptorTable)
+    this.table = this.#descriptors.region.isBigEndian ? undefined : this.#descriptors
     const avail = pieceOfRam(this.#memory, "available ring", availRing, availRingSize(size))
     const used = pieceOfRam(this.#memory, "used ring", usedRing, usedRingSize(size))
     this.#avail = avail.part(availRing, availRingSize(size))
     this.#used = used.part(usedRing, usedRingSize(size))
-    this.#availFlags = new RingWord(avail, availRing)
-    this.#availIdxWord = new RingWord(avail, availRing + 2)
-    this.#usedEvent = new RingWord(avail, availRing + VIRTQ_RING_OFFSET + VIRTQ_AVAIL_ELEM_SIZE * size)
-    this.#usedFlags = new RingWord(used, usedRing)
-    this.#usedIdxWord = new RingWord(used, usedRing + 2)
-    this.#availEvent = new RingWord(used, usedRing + VIRTQ_RING_OFFSET + VIRTQ_USED_ELEM_SIZE * size)
+    this.#availFlags = ringWordAt(avail, availRing)
+    this.#availIdxWord = ringWordAt(avail, availRing + 2)
+    this.#usedEvent = ringWordAt(avail, availRing + VIRTQ_RING_OFFSET + VIRTQ_AVAIL_ELEM_SIZE * size)
+    this.#usedFlags = ringWordAt(used, usedRing)
+    this.#usedIdxWord = ringWordAt(used, usedRing + 2)
+    this.#availEvent = ringWordAt(used, usedRing + VIRTQ_RING_OFFSET + VIRTQ_USED_ELEM_SIZE * size)
     this.#generation = generation
   }
 
@@ -122,7 +124,7 @@ export class SplitQueue implements Ring {
     if (this.#headsToTake !== undefined) return this.#takeAgain(chain, this.#headsToTake)
     const head = this.nextHead()
     if (head === undefined) return false
-    this.table.walk(chain, head)
+    this.#descriptors.walk(chain, head)
     this.taken()
     return true
   }
@@ -144,7 +146,7 @@ export class SplitQueue implements Ring {
   #takeAgain(chain: DescriptorChain, heads: number[]): boolean {
     const [head] = heads
     if (head === undefined) throw new Error("no heads are left to take again")
-    this.table.walk(chain, head)
+    this.#descriptors.walk(chain, head)
     this.#headsToTake = heads.length > 1 ? heads.slice(1) : undefined
     return true
   }

@@ -69,6 +69,32 @@ function hostError(code: string): Error {
 }
 
 describe("opening", () => {
+  it("refuses what is not a byte position: Node would write where the last call ended, or cut the file to nothing", () => {
+    const path = temporaryFile("0123456789")
+    const file = open(path)
+    const calls: readonly ((position: number) => unknown)[] = [
+      (position) => file.read(new Uint8Array(1), position),
+      (position) => file.readInto(new Uint8Array(1), 0, 1, position),
+      (position) => file.readv([new Uint8Array(1), new Uint8Array(1)], position),
+      (position) => file.write(Uint8Array.of(1), position),
+      (position) => file.writeFrom(Uint8Array.of(1), 0, 1, position),
+      (position) => file.writev([Uint8Array.of(1), Uint8Array.of(2)], position),
+      (position) => file.truncate(position),
+      (position) => file.punchHole(position, 1),
+      (position) => file.punchHole(0, position),
+      (position) => file.zeroRange(position, 1),
+      (position) => file.zeroRange(0, position),
+    ]
+    for (const position of [-1, 0.5, NaN, 2 ** 53, -(2 ** 53)]) {
+      for (const call of calls) {
+        expect(errorOf(() => call(position), path)).toMatchObject({
+          code: "out-of-bounds", message: expect.stringMatching(/is not a byte position/),
+        })
+      }
+    }
+    expect(readFileSync(path, "latin1")).toBe("0123456789")
+  })
+
   it("what is not there, is a directory, a device or a FIFO, for reading and for writing: each a clear error, and no waiting", () => {
     const directory = temporaryDirectory()
     spawnSync("mkfifo", [join(directory, "fifo")])

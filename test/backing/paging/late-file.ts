@@ -69,12 +69,14 @@ export class LateFile implements AsyncImageFile {
     const middle = this.#rng.between(0, buffer.length)
     const first = this.#inner.read(buffer.subarray(0, middle), offset)
     await this.#step()
-    return first + (middle < buffer.length ? this.#inner.read(buffer.subarray(middle), offset + middle) : 0)
+    // The file may have grown meanwhile.
+    return first < middle || middle === buffer.length ? first : first + this.#inner.read(buffer.subarray(middle), offset + middle)
   }
 
   async write(buffer: Uint8Array, offset: number): Promise<void> {
     await this.#change({ start: offset, end: offset + buffer.length }, async () => {
-      const middle = this.#rng.between(0, buffer.length)
+      // A disk writes a sector in one piece.
+      const middle = Math.max(0, Math.floor((offset + this.#rng.between(0, buffer.length)) / 512) * 512 - offset)
       await this.#begin("write")
       if (middle > 0) this.#inner.write(buffer.subarray(0, middle), offset)
       await this.#step()

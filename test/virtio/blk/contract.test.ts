@@ -229,6 +229,27 @@ describe("options of the device", () => {
     expect(guest.disk.device.lastError).toBe(reasons[1])
   })
 
+  it("onError hears of what fails after a reset as well, though the guest does not", async () => {
+    const seen: unknown[] = []
+    const disk = new FakeDisk()
+    disk.waits = () => true
+    const guest = guestOf(disk, { disk: { onError: (error) => seen.push(error) }, features: [F.INDIRECT_DESC] })
+    const requests = [{ type: T.OUT, sector: 1, out: pattern(1, 1) }, { type: T.OUT, sector: 7, out: pattern(1, 1) }, {
+      type: T.IN, in: 512,
+    }]
+    guest.publish(requests.map((request) => guest.chain(guest.place(request).pieces, { indirect: true })))
+    guest.kick()
+    // The first write waits for its flush (write-through) when the reset comes.
+    await disk.finishNext()
+    expect(disk.waiting.map(({ call }) => call.name)).toEqual(["write", "read", "flush"])
+    guest.status = 0
+    const reasons = disk.waiting.map(({ call }) => new BackingError("io", `injected: ${call.name}`))
+    disk.waiting.splice(0).forEach((waiting, at) => waiting.fail(reasons[at]))
+    await settled()
+    expect([seen, guest.disk.device.lastError]).toEqual([reasons, reasons[2]])
+    await guest.disk.device.whenIdle()
+  })
+
   it("a BackingError has one of the codes that there are; one with a code of its own, from JavaScript, is IOERR, and never OK", () => {
     expect(() => new BackingError("EIO" as never, "gone")).toThrow(/^BackingError: code must be "io", .* did you mean "io"/)
     class OddError extends BackingError {

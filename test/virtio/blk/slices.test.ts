@@ -129,6 +129,49 @@ describe("how long one turn is", () => {
     expect([calls.length, guest.usedIdx()]).toEqual([60, 60])
   })
 
+  it("a disk of which a call takes many turns: four calls until that is known, then one a turn, until a call is quick", async () => {
+    const clock = stoppedClock()
+    let ms = 50
+    const { backing, calls } = emptyDisk(2 ** 30, clock, 0, {
+      readOnly: true, pread: () => (calls.push(["read", 0, 0]), void (clock.now += ms)),
+    })
+    const guest = new RingGuest({ backing, features: [F.INDIRECT_DESC], ringSize: 64 })
+    Object.defineProperty(backing, "slow", { value: true })
+    const placed = Array.from({ length: 60 }, (_, at) => guest.place({ type: T.IN, sector: 16 * at, in: 4096 }))
+    guest.publish(placed.map(({ pieces }) => guest.chain(pieces, { indirect: true })))
+    guest.kick()
+    expect(calls).toHaveLength(4)
+    for (let turns = 1; turns <= 4; turns++) {
+      await settled()
+      expect(calls).toHaveLength(4 + turns)
+    }
+    ms = 0
+    await settled()
+    expect(calls).toHaveLength(60)
+  })
+
+  it("data of a batch: 16 MiB, then another queue has its turn", async () => {
+    stoppedClock()
+    const disk = new FakeDisk({ size: 64 * MIB })
+    const guest = new RingGuest({
+      backing: disk, machine: { ramSize: 8 * MIB }, features: [F.MQ, F.INDIRECT_DESC], queues: 2, ringSize: 128, disk: { queues: 2 },
+    })
+    const [first, second] = guest.rings
+    if (first === undefined || second === undefined) throw new Error("no rings")
+    // 60 reads of the same RAM, of every other MiB: no neighbours.
+    const long = guest.place({ type: T.IN, sector: 0, in: MIB })
+    const heads = Array.from({ length: 60 }, () => guest.chain(long.pieces, { indirect: true }, first))
+    guest.publish(heads, first)
+    guest.kick(first)
+    expect(first.usedIdx).toBe(16)
+    const other = guest.place({ type: T.IN, sector: 9, in: 512 })
+    guest.publish([guest.chain(other.pieces, { indirect: true }, second)], second)
+    guest.kick(second)
+    await settled()
+    expect([second.usedIdx, first.usedIdx <= 48]).toEqual([1, true])
+    await guest.served(first)
+  })
+
   it("WRITE_ZEROES of 16 x 512 MiB, DISCARD of 256 ranges: calls as large as the backing says, a clock check after each", async () => {
     for (const [type, name, zeroesAtOnce] of [
       [T.WRITE_ZEROES, "writeZeroes", undefined],
@@ -156,12 +199,14 @@ describe("how long one turn is", () => {
 
   it("what the backing says it does at once may change while it is open, and nonsense counts as nothing said", () => {
     const clock = stoppedClock()
-    let atOnce = MIB
+    let atOnce: unknown = MIB
     const { backing, calls } = emptyDisk(2 ** 30, clock, 0)
     Object.defineProperty(backing, "zeroesAtOnce", { get: () => atOnce })
     const guest = new RingGuest({ backing })
     const zero = () => expect(guest.run({ type: T.WRITE_ZEROES, out: ranges({ sector: 0, sectors: 8192 }) }).status).toBe(OK)
-    for (const [value, count] of [[MIB, 4], [2 * MIB, 2], [Infinity, 1], [NaN, 1], [-1, 1], [0, 1], [3 * MIB + 100, 2]] as const) {
+    for (const [value, count] of [
+      [MIB, 4], [2 * MIB, 2], [Infinity, 1], [NaN, 1], [-1, 1], [0, 1], [3 * MIB + 100, 2], [String(MIB), 1],
+    ] as const) {
       atOnce = value
       calls.length = 0
       zero()
@@ -385,6 +430,7 @@ describe("between two slices", () => {
   })
 
   it("an asynchronous backing: one call of 1 MiB after the other, each in a buffer of the device's own; a reset ends it", async () => {
+    stoppedClock()
     const disk = new FakeDisk({ size: 512 * SECTORS })
     disk.cache.set(pattern(0, 8192))
     disk.waits = () => true

@@ -63,6 +63,19 @@ describe("INTx", () => {
     expect([guest.interrupted, guest.readIsr(), guest.interrupted, guest.readIsr()]).toEqual([true, 3, false, 0])
   })
 
+  it("ST-03 the sink of the pin resets the device and turns MSI-X on: no message comes for the life that has ended", () => {
+    map(0, 1)
+    guest.setConfig(guest.msixAt + 2, 2, 0)
+    vm.interrupts.takeMessages()
+    const stop = vm.interrupts.subscribe(() => {
+      stop()
+      guest.status = 0
+      guest.setConfig(guest.msixAt + 2, 2, 0x8000)
+    })
+    traffic()
+    expect([vm.interrupts.takeMessages(), guest.interrupted, guest.status]).toEqual([[], false, 0])
+  })
+
   it("PCI-25 writing the ISR does nothing", () => {
     traffic()
     guest.isr.write(0, 1, 0xff)

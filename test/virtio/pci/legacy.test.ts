@@ -218,6 +218,16 @@ describe("a driver without VERSION_1", () => {
     expect(table.status(request)).toBe(0)
   })
 
+  it("LEG-10 LEG-17 the size of a queue is the device's, though a modern driver has lowered it before", () => {
+    new ModernGuest(vm, slot).setQueueRegister(0, COMMON.queueSize, 2, 8)
+    guest.status = 0x03
+    guest.place(0, ring.clear().desc / 4096)
+    // Head 15 is beyond the eight descriptors.
+    const request = ring.request(T.IN, 3, SECTOR, 5)
+    guest.kick()
+    expect([ring.status(request), guest.status]).toEqual([0, 0x03])
+  })
+
   it("LEG-15 drivers without ANY_LAYOUT: a header of 16 bytes, data, one byte of status, each in a descriptor of its own", () => {
     guest.start(ring)
     const request = ring.request(T.OUT, 9, 3 * SECTOR)

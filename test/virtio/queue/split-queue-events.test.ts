@@ -3,7 +3,7 @@ import { afterEach, describe, expect, it, vi } from "vitest"
 import { MemoryBacking } from "../../../src/backing/memory.ts"
 import { needsEvent } from "../../../src/virtio/queue/ring-word.ts"
 import { Rng, seedFromEnvironment } from "../../support/rng.ts"
-import { FakeDisk, settled } from "../../harness/fake-disk.ts"
+import { eio, FakeDisk, settled } from "../../harness/fake-disk.ts"
 import { RingGuest, type RingGuestOptions } from "../../harness/guest.ts"
 import { pattern } from "../../harness/requests.ts"
 import { F, mask, OK, T, UNTOUCHED, UP } from "../../harness/words.ts"
@@ -314,7 +314,7 @@ describe("a queue that is reset", () => {
     const { used, size, avail } = one.ring
     const rings = one.bytes(used, 6 + 8 * size)
     disk.next().finish()
-    disk.next().fail(new Error("too late to matter"))
+    disk.next().fail(eio())
     await settled()
     disk.next().finish()
     await settled()

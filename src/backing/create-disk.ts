@@ -1,0 +1,78 @@
+/** createDisk: a new qcow2 image in a file that answers at once or later, such as an overlay in a browser's storage. */
+import { checkMembers, checkOptions, type Rules } from "../options.ts"
+import type { AsyncImageFile } from "./async-image-file.ts"
+import { BackingError } from "./backing.ts"
+import type { ImageFile } from "./image-file.ts"
+import { MemoryFile } from "./memory-file.ts"
+import { CREATE_QCOW2_RULES, createQcow2, type CreateQcow2Options } from "./qcow2/create.ts"
+
+/** Options of `createDisk`: those of a new qcow2 image. */
+export interface CreateDiskOptions extends CreateQcow2Options {
+  /** Leaves a file alone that holds something already. Default false: it is refused. */
+  readonly onlyIfEmpty?: boolean
+}
+
+const CREATE_DISK_RULES: Rules<CreateDiskOptions> = { ...CREATE_QCOW2_RULES, onlyIfEmpty: "boolean?" }
+
+/** What is used of the file. */
+const FILE_RULES: Rules<Pick<ImageFile | AsyncImageFile, "path" | "readOnly" | "size" | "read">> = {
+  path: "string", readOnly: "boolean", size: "function", read: "function",
+}
+
+/** Bytes that are written together. */
+const PIECE = 1 << 20
+const DEFAULT_CLUSTER_SIZE = 65_536
+
+/**
+ * Writes a new qcow2 image into `file`, which stays open and the caller's. The header comes last: a creation that is interrupted leaves no
+ * image, and can be repeated with the same options. Resolves to whether an image was made.
+ * @throws BackingError (as a rejection) `invalid-argument` for options that contradict each other; `exists` when the file holds something;
+ * what the file rejects with
+ * @throws TypeError (as a rejection) for wrong arguments
+ */
+export async function createDisk(file: AsyncImageFile | ImageFile, options: CreateDiskOptions): Promise<boolean> {
+  checkMembers("createDisk", "the file", file, FILE_RULES, "AsyncImageFile")
+  checkOptions("createDisk", options, CREATE_DISK_RULES)
+  const { onlyIfEmpty = false, ...qcow2 } = options
+  if (file.readOnly) throw new BackingError("read-only", "the file is open read-only, so no image can be made in it", { path: file.path })
+  const image = new MemoryFile({ path: file.path })
+  createQcow2(image, qcow2)
+  if (!(await isRemainder(file, image))) {
+    if (onlyIfEmpty) return false
+    throw new BackingError("exists", "the file is not empty; choose another one, or empty it first", { path: file.path })
+  }
+  await copy(image, file, options.clusterSize ?? DEFAULT_CLUSTER_SIZE)
+  return true
+}
+
+/** Whether `file` is empty, or holds what an interrupted creation of `image` leaves: parts of it, and zeroes, without its first bytes. */
+async function isRemainder(file: AsyncImageFile | ImageFile, image: MemoryFile): Promise<boolean> {
+  const size = await file.size()
+  if (size > image.size()) return false
+  for (let at = 0; at < size; at += PIECE) {
+    const found = new Uint8Array(Math.min(PIECE, size - at))
+    const wanted = new Uint8Array(found.length)
+    image.read(wanted, at)
+    await file.read(found, at)
+    if (at === 0 && found[0] !== 0) return false
+    if (found.some((byte, index) => byte !== 0 && byte !== wanted[index])) return false
+  }
+  return true
+}
+
+/** The first cluster, which holds the header, goes last. What is zero is left to `truncate`. */
+async function copy(image: MemoryFile, file: AsyncImageFile | ImageFile, clusterSize: number): Promise<void> {
+  const size = image.size()
+  await file.truncate?.(0)
+  await file.truncate?.(size)
+  for (let at = clusterSize; at < size; at += PIECE) {
+    const piece = new Uint8Array(Math.min(PIECE, size - at))
+    image.read(piece, at)
+    if (piece.some((byte) => byte !== 0)) await file.write?.(piece, at)
+  }
+  await file.sync?.()
+  const first = new Uint8Array(Math.min(clusterSize, size))
+  image.read(first, 0)
+  await file.write?.(first, 0)
+  await file.sync?.()
+}

@@ -1,0 +1,233 @@
+/** Connection: one client's socket. Feeds the phase it is in, stops reading where that is full, and puts TLS over the socket when asked. */
+import type { Socket } from "node:net"
+import { createServer, type TlsOptions } from "node:tls"
+import { NbdProtocolError } from "../protocol.ts"
+import type { Budget } from "./budget.ts"
+import type { BufferPool } from "./buffer-pool.ts"
+import { ByteQueue } from "./byte-queue.ts"
+import type { ExportTable } from "./export.ts"
+import { Handshake } from "./handshake.ts"
+import type { Scheduler } from "./scheduler.ts"
+import { Session } from "./session.ts"
+import type { Agreement, Phase, Wire } from "./wire.ts"
+
+/** Bytes that are collected for one write of several answers. */
+const CORKED = 1 << 16
+/** Milliseconds that a client has to take its last answers, and to close its end. */
+const LINGER_MS = 10_000
+
+/** What all connections of a server share. */
+export interface Shared {
+  readonly exports: ExportTable
+  readonly budget: Budget
+  readonly scheduler: Scheduler
+  readonly pool: BufferPool
+  readonly tls: TlsOptions | undefined
+  /** Milliseconds that a client has to choose an export. */
+  readonly handshakeTimeout: number
+  onError(error: unknown): void
+}
+
+export class Connection implements Wire {
+  readonly #shared: Shared
+  readonly #onGone: () => void
+  /** Who it is, for messages. */
+  readonly #peer: string
+  readonly #inbox = new ByteQueue()
+  #socket: Socket
+  #phase: Phase
+  #session: Session | undefined
+  #timer: ReturnType<typeof setTimeout> | undefined
+  #isCorked = false
+  #corked = 0
+  #isProceeding = false
+  #mustProceed = false
+  /** The client sends no more. */
+  #hasEnded = false
+  #isEnding = false
+  #isClosed = false
+  /** Takes the listeners of the phases off the socket. */
+  #detach: () => void = () => {}
+
+  /** `onGone` is called once: the socket is closed, and no call of the disk is under way for it. */
+  constructor(socket: Socket, shared: Shared, onGone: () => void) {
+    this.#shared = shared
+    this.#onGone = onGone
+    this.#socket = socket
+    this.#peer = socket.remoteAddress === undefined ? "a client" : `client ${socket.remoteAddress}:${socket.remotePort ?? 0}`
+    socket.setNoDelay(true)
+    socket.setKeepAlive(true)
+    this.#setTimer(shared.handshakeTimeout, () => this.#drop("it has not chosen an export in time"))
+    this.#phase = this.#shakeHands(shared.tls === undefined ? "off" : "required")
+    this.#attach(socket)
+    this.flush()
+  }
+
+  get unsent(): number {
+    return this.#socket.writableLength
+  }
+
+  send(bytes: Uint8Array, sent?: () => void): void {
+    if (this.#isClosed || this.#isEnding) return void (sent !== undefined && process.nextTick(sent))
+    if (!this.#isCorked) {
+      this.#isCorked = true
+      this.#socket.cork()
+    }
+    this.#corked += bytes.length
+    // With an error as argument too, once the socket is gone.
+    this.#socket.write(bytes, sent === undefined ? undefined : () => sent())
+    if (this.#corked >= CORKED) this.flush()
+  }
+
+  flush(): void {
+    if (!this.#isCorked) return
+    this.#isCorked = false
+    this.#corked = 0
+    this.#socket.uncork()
+  }
+
+  proceed(): void {
+    // A phase that is being shown what came is asked again afterwards: it may have taken what it has now room for, or not.
+    this.#mustProceed = true
+    if (this.#isProceeding) return
+    this.#isProceeding = true
+    try {
+      while (this.#mustProceed && !this.#isClosed) {
+        this.#mustProceed = false
+        this.#feed()
+      }
+    } catch (error) {
+      if (!(error instanceof NbdProtocolError)) throw error
+      this.#drop(error.message)
+    } finally {
+      this.#isProceeding = false
+    }
+  }
+
+  end(): void {
+    if (this.#isEnding) return
+    this.flush()
+    this.#isEnding = true
+    this.#inbox.clear()
+    this.#socket.end()
+    // What still comes is read and forgotten: closing over unread bytes resets a TCP connection, and takes answers on their way with it.
+    this.#socket.resume()
+    this.#setTimer(LINGER_MS, () => this.#socket.destroy())
+  }
+
+  /** The server closes: what was asked is answered, and then the connection ends. A client that has not chosen an export goes at once. */
+  shutDown(): void {
+    if (this.#session === undefined) this.#socket.destroy()
+    else this.#session.finish()
+  }
+
+  destroy(): void {
+    this.#socket.destroy()
+  }
+
+  #shakeHands(tls: "off" | "required" | "done"): Handshake {
+    return new Handshake({
+      wire: this,
+      exports: this.#shared.exports,
+      tls,
+      onTls: (acknowledge) => this.#startTls(acknowledge),
+      onAgreed: (agreement) => this.#agree(agreement),
+    })
+  }
+
+  #agree(agreement: Agreement): void {
+    clearTimeout(this.#timer)
+    const { budget, scheduler, pool, onError } = this.#shared
+    this.#session = new Session({
+      wire: this, agreement, budget, scheduler, pool, onError,
+      evict: () => this.#drop("it keeps other clients waiting for memory"),
+      onIdle: () => this.#onGone(),
+    })
+    this.#phase = this.#session
+    this.#mustProceed = true
+  }
+
+  /** Shows the phase what has come. */
+  #feed(): void {
+    if (this.#isEnding) return
+    const appetite = this.#phase.take(this.#inbox)
+    if (this.#isEnding) return
+    if (appetite === "blocked") this.#socket.pause()
+    else if (this.#hasEnded) this.#phase.finish()
+    else this.#socket.resume()
+  }
+
+  #attach(socket: Socket): void {
+    const onData = (bytes: Uint8Array): void => {
+      if (this.#isEnding) return
+      this.#inbox.push(bytes)
+      this.proceed()
+      this.flush()
+    }
+    const onDrain = (): void => {
+      this.#phase.drained()
+      this.flush()
+    }
+    const onEnd = (): void => {
+      this.#hasEnded = true
+      this.proceed()
+    }
+    socket.on("data", onData).on("drain", onDrain).on("end", onEnd)
+    this.#detach = () => void socket.off("data", onData).off("drain", onDrain).off("end", onEnd)
+    socket.on("error", (error) => this.#fail(error))
+    socket.on("close", () => this.#close())
+  }
+
+  /** [NBD] "TLS support": the acknowledgement is the last that is said in the clear. */
+  #startTls(acknowledge: () => void): void {
+    const { tls } = this.#shared
+    if (tls === undefined) throw new Error("TLS without a certificate")
+    // What a man in the middle puts behind STARTTLS must not count as said over TLS.
+    if (this.#inbox.length > 0) throw new NbdProtocolError("it sent more behind NBD_OPT_STARTTLS before TLS began")
+    const plain = this.#socket
+    this.#detach()
+    plain.pause()
+    acknowledge()
+    this.flush()
+    // A server of its own, for this is the documented way to have a certificate of the client's checked.
+    const server = createServer(tls, (secure) => {
+      secure.disableRenegotiation()
+      this.#socket = secure
+      this.#attach(secure)
+      this.#phase = this.#shakeHands("done")
+      this.proceed()
+    })
+    server.on("tlsClientError", (error) => {
+      this.#fail(error)
+      plain.destroy()
+    })
+    server.emit("connection", plain)
+  }
+
+  #fail(error: Error & { readonly code?: string }): void {
+    // A client that goes without a word is nothing that an operator could do something about.
+    if (error.code === "ECONNRESET" || error.code === "EPIPE" || this.#isClosed) return
+    this.#shared.onError(new NbdProtocolError(`${this.#peer}: ${error.message}`, { cause: error }))
+  }
+
+  /** In place of the timer before. It keeps no process alive. */
+  #setTimer(ms: number, expire: () => void): void {
+    clearTimeout(this.#timer)
+    this.#timer = setTimeout(expire, ms)
+    this.#timer.unref()
+  }
+
+  #drop(reason: string): void {
+    this.#shared.onError(new NbdProtocolError(`${this.#peer}: ${reason}; its connection is cut`))
+    this.#socket.destroy()
+  }
+
+  #close(): void {
+    if (this.#isClosed) return
+    this.#isClosed = true
+    clearTimeout(this.#timer)
+    this.#inbox.clear()
+    this.#phase.closed()
+    if (this.#session === undefined) this.#onGone()
+  }
+}

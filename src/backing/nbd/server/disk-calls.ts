@@ -1,0 +1,56 @@
+/** Calls of a disk, as the commands of clients need them: whichever methods it has, and promises only from a disk that announced them. */
+import type { VirtioBacking } from "../../backing.ts"
+import { isStrayPromise } from "../../../options.ts"
+import { joined } from "../words.ts"
+
+type Answer = void | Promise<void>
+
+/** Fills `bytes[start .. start + length)` from `offset`. */
+export function read(backing: VirtioBacking, bytes: Uint8Array, start: number, length: number, offset: number): Answer {
+  if (backing.preadInto !== undefined) return backing.preadInto(bytes, start, length, offset)
+  const view = new Uint8Array(bytes.buffer, bytes.byteOffset + start, length)
+  if (backing.preadNow?.([view], offset) === true) return
+  return checked(backing, backing.pread(view, offset), "pread")
+}
+
+/** Stores `buffers`, of which there is at least one, one after the other at `offset`. They are the disk's until it has answered. */
+export function write(backing: VirtioBacking, buffers: readonly Uint8Array[], offset: number): Answer {
+  if (backing.pwriteNow?.(buffers, offset) === true) return
+  const [first] = buffers
+  if (first !== undefined && buffers.length === 1) return checked(backing, backing.pwrite(first, offset), "pwrite")
+  if (backing.pwritev !== undefined) return checked(backing, backing.pwritev(buffers, offset), "pwritev")
+  return checked(backing, backing.pwrite(joined(buffers), offset), "pwrite")
+}
+
+export function flush(backing: VirtioBacking): Answer {
+  return checked(backing, backing.flush?.(), "flush")
+}
+
+export function discard(backing: VirtioBacking, offset: number, length: number): Answer {
+  return checked(backing, backing.discard?.(offset, length), "discard")
+}
+
+export function writeZeroes(backing: VirtioBacking, offset: number, length: number, mayUnmap: boolean): Answer {
+  return checked(backing, backing.writeZeroes?.(offset, length, mayUnmap), "writeZeroes")
+}
+
+/** @throws TypeError for a promise that the backing did not announce: whoever returns one by mistake has not done the work yet */
+export function checked<T>(backing: VirtioBacking, answer: T, name: string): T {
+  if (answer === undefined || backing.asynchronous === true || !isStrayPromise(answer)) return answer
+  throw new TypeError(`${name} of the backing returned a promise; a backing that answers later has asynchronous: true`)
+}
+
+/** Bytes that one `writeZeroes`, or one `discard`, does within some milliseconds: what the backing says, or 16 MiB. */
+export function zeroesAtOnce(backing: VirtioBacking, mayUnmap: boolean): number {
+  const zeroes = backing.zeroesAtOnce ?? DEFAULT_AT_ONCE
+  return Math.max(mayUnmap ? (backing.unmapsAtOnce ?? zeroes) : zeroes, 512)
+}
+
+const DEFAULT_AT_ONCE = 16 << 20
+/** Below this many bytes a disk may write the zeroes, or look for them, though it is fast with more. */
+const FAST_ZERO_MINIMUM = 4 << 20
+
+/** Whether `writeZeroes` takes less time than writing as many zeroes: it does more at once than could be written in that time. */
+export function isFastZero(backing: VirtioBacking, length: number, mayUnmap: boolean): boolean {
+  return length >= FAST_ZERO_MINIMUM && zeroesAtOnce(backing, mayUnmap) > DEFAULT_AT_ONCE
+}

@@ -1,0 +1,84 @@
+/**
+ * ReadCommand: NBD_CMD_READ. Data is read straight into the buffer that is sent, behind its header. A structured reply goes out piece by
+ * piece, each a chunk of its own, so that a large read takes the memory of a piece; a simple one, or one that the client wants in one
+ * piece, can report an error only before its data, and waits until all of it has been read.
+ */
+import type { Request } from "../transmission-messages.ts"
+import { type BufferPool, POOLED_PAYLOAD, type PooledBuffer } from "./buffer-pool.ts"
+import type { Client, Command } from "./command.ts"
+import { read } from "./disk-calls.ts"
+import { dataChunk, emptyChunk, simpleData, simpleReply } from "./replies.ts"
+
+/** Bytes that are read in one call; a piece ends on a multiple of it. */
+const PIECE = POOLED_PAYLOAD
+
+/** Bytes of memory that a read of `length` bytes needs. */
+export function readMemory(length: number, isWhole: boolean): number {
+  return isWhole ? length : Math.min(length, PIECE)
+}
+
+export class ReadCommand implements Command {
+  readonly request: Request
+  readonly #client: Client
+  readonly #pool: BufferPool
+  readonly #isWhole: boolean
+  #buffer: PooledBuffer | undefined
+  #done = 0
+  /** Bytes of the piece that is being read. */
+  #piece = 0
+
+  /** `isWhole`: the answer has its data in one piece. It was granted `readMemory` bytes. */
+  constructor(client: Client, request: Request, options: { readonly pool: BufferPool; readonly isWhole: boolean }) {
+    this.#client = client
+    this.request = request
+    this.#pool = options.pool
+    this.#isWhole = options.isWhole
+  }
+
+  get filling(): number {
+    return this.#buffer === undefined ? 0 : this.#isWhole ? this.request.length : this.#piece
+  }
+
+  get position(): number {
+    return this.request.offset + this.#done
+  }
+
+  start(): void | Promise<void> {
+    const left = this.request.length - this.#done
+    if (left === 0) return
+    const offset = this.position
+    this.#piece = Math.min(left, PIECE - (offset % PIECE))
+    this.#buffer ??= this.#pool.take(this.#isWhole ? this.request.length : this.#piece)
+    const { bytes, start } = this.#buffer
+    return read(this.#client.backing, bytes, this.#isWhole ? start + this.#done : start, this.#piece, offset)
+  }
+
+  finish(): boolean {
+    const { request } = this
+    const buffer = this.#buffer
+    const offset = this.position
+    this.#done += this.#piece
+    const isLast = this.#done === request.length
+    if (buffer === undefined) {
+      this.#client.send(this.#client.structured ? emptyChunk(request) : simpleReply(request, 0))
+      return true
+    }
+    if (this.#isWhole && !isLast) return false
+    const data = this.#isWhole ? { offset: request.offset, length: request.length, isLast } : { offset, length: this.#piece, isLast }
+    const bytes = this.#client.structured ? dataChunk(request, buffer, data) : simpleData(request, buffer, data.length)
+    this.#buffer = undefined
+    this.#client.send(bytes, () => {
+      this.#pool.give(buffer)
+      if (isLast) this.#release()
+    })
+    return isLast
+  }
+
+  abandon(): void {
+    this.#release()
+  }
+
+  #release(): void {
+    this.#client.release(readMemory(this.request.length, this.#isWhole))
+  }
+}

@@ -1,0 +1,229 @@
+/** NbdServer: disks of ours for whoever speaks NBD, the network block device protocol: QEMU, libnbd, the Linux kernel. */
+import { createServer, type Server, type Socket } from "node:net"
+import { createSecureContext, type TlsOptions } from "node:tls"
+import { checkCount, checkOptions, checkValue, type Rules } from "../../../options.ts"
+import { BackingError, type BackingErrorCode } from "../../backing.ts"
+import { NBD_DEFAULT_PORT, NbdProtocolError } from "../protocol.ts"
+import { Budget } from "./budget.ts"
+import { BufferPool } from "./buffer-pool.ts"
+import { Connection, type Shared } from "./connection.ts"
+import { ExportTable, type NbdExport } from "./export.ts"
+import { Scheduler } from "./scheduler.ts"
+
+/** What an `NbdServer` needs to speak TLS: text in PEM, not names of files. */
+export interface NbdServerTls {
+  readonly cert: string
+  readonly key: string
+  /** Certificates of authorities. With it, a client has to show a certificate that one of them signed. */
+  readonly ca?: string
+}
+
+const TLS_RULES: Rules<NbdServerTls> = { cert: "string", key: "string", ca: "string?" }
+
+/** Options of `NbdServer`. */
+export interface NbdServerOptions {
+  /** What is served, at least one. */
+  readonly exports: readonly NbdExport[]
+  /** With it every client has to speak TLS. Without it nobody can. */
+  readonly tls?: NbdServerTls
+  /** Clients at a time. Default 64. */
+  readonly maxClients?: number
+  /** Bytes that all clients together may make the server hold: data of writes, answers to reads. From 64 MiB up; default 256 MiB. */
+  readonly maxMemory?: number
+  /** Milliseconds that a client has to choose an export. Default 10,000. */
+  readonly handshakeTimeout?: number
+  /** Milliseconds that `close` waits for clients that do not read their answers. Default 10,000. */
+  readonly closeTimeout?: number
+  /** Hears what clients do wrong (an `NbdProtocolError`, with the client's address) and what the disks throw; clients hear less of it. */
+  readonly onError?: (error: unknown) => void
+}
+
+const NBD_SERVER_RULES: Rules<NbdServerOptions> = {
+  exports: "array", tls: "object?", maxClients: "number?", maxMemory: "number?", handshakeTimeout: "number?", closeTimeout: "number?",
+  onError: "function?",
+}
+
+/** Where an `NbdServer` listens: at a port, or at a Unix socket. */
+export interface NbdListenOptions {
+  /** 0: one that is free. Default 10809, or none with `socket`. */
+  readonly port?: number
+  /** A name or an address of this host. Default "127.0.0.1". */
+  readonly host?: string
+  /** Path of a Unix socket, which must not exist; `close` removes it. */
+  readonly socket?: string
+}
+
+const LISTEN_RULES: Rules<NbdListenOptions> = { port: "number?", host: "string?", socket: "string?" }
+
+/** Where it listens, as `listen` has found it. */
+export type NbdAddress = { readonly host: string; readonly port: number } | { readonly socket: string }
+
+const CLIENT_MEMORY = 64 << 20
+/** Milliseconds after which a client that gives back no memory is cut off, while others wait for some. */
+const MEMORY_PATIENCE = 30_000
+/** The longest time that Node's timers know. */
+const MOST_MS = 2 ** 31 - 1
+
+/**
+ * Serves disks over NBD. They stay the caller's: `close` the server, then the disks. Several clients may share an export; a flush of one
+ * covers what was answered to all. The work is done in turns of some milliseconds, and what clients make it hold is bounded.
+ */
+export class NbdServer {
+  readonly #shared: Shared
+  readonly #closeTimeout: number
+  readonly #server: Server
+  readonly #connections = new Set<Connection>()
+  #isListening = false
+  #closing: Promise<void> | undefined
+  #gone: (() => void) | undefined
+
+  /**
+   * @throws TypeError or RangeError for a wrong option
+   * @throws BackingError `invalid-argument` for a certificate or a key that cannot be used
+   */
+  constructor(options: NbdServerOptions) {
+    checkOptions("NbdServer", options, NBD_SERVER_RULES)
+    const { maxClients = 64, maxMemory = 256 << 20, handshakeTimeout = 10_000, closeTimeout = 10_000 } = options
+    checkCount("NbdServer", "maxClients", maxClients, 1)
+    checkCount("NbdServer", "maxMemory", maxMemory, CLIENT_MEMORY)
+    checkCount("NbdServer", "handshakeTimeout", handshakeTimeout, 1, MOST_MS)
+    checkCount("NbdServer", "closeTimeout", closeTimeout, 1, MOST_MS)
+    this.#closeTimeout = closeTimeout
+    this.#shared = {
+      exports: new ExportTable(options.exports),
+      budget: new Budget({ total: maxMemory, each: CLIENT_MEMORY, patience: MEMORY_PATIENCE }),
+      scheduler: new Scheduler(),
+      pool: new BufferPool(),
+      tls: options.tls === undefined ? undefined : tlsOptions(options.tls),
+      handshakeTimeout,
+      onError: (error) => this.#report(error, options.onError),
+    }
+    this.#server = createServer({ allowHalfOpen: true }, (socket) => this.#accept(socket))
+    this.#server.maxConnections = maxClients
+    this.#server.on(
+      "drop",
+      () => this.#shared.onError(new BackingError("busy", `a client was turned away: there are ${maxClients} already`)),
+    )
+  }
+
+  /** Clients that are connected. */
+  get clients(): number {
+    return this.#connections.size
+  }
+
+  /**
+   * Begins to listen. Resolves to where.
+   * @throws TypeError or RangeError for a wrong option
+   * @throws BackingError `busy` for a port or a socket that is taken, `permission`, `not-found`, `io`; `closed` after `close`
+   */
+  async listen(options: NbdListenOptions = {}): Promise<NbdAddress> {
+    checkOptions("listen", options, LISTEN_RULES)
+    const { socket, host = "127.0.0.1", port = NBD_DEFAULT_PORT } = options
+    checkCount("listen", "port", port, 0, 65_535)
+    if (socket !== undefined) checkValue("listen", "socket", socket, "string")
+    if (socket !== undefined && (options.port !== undefined || options.host !== undefined)) {
+      throw new TypeError("listen: socket goes without port and host")
+    }
+    if (this.#closing !== undefined) throw new BackingError("closed", "the server is closed")
+    if (this.#isListening) throw new BackingError("busy", "the server listens already")
+    this.#isListening = true
+    const where = socket ?? `port ${port} of ${host}`
+    try {
+      await new Promise<void>((resolve, reject) => {
+        this.#server.once("error", reject)
+        this.#server.listen(socket === undefined ? { host, port } : { path: socket }, () => {
+          this.#server.off("error", reject)
+          this.#server.on("error", (error) => this.#shared.onError(listenError(error, where, false)))
+          resolve()
+        })
+      })
+    } catch (error) {
+      this.#isListening = false
+      throw listenError(error, where, socket !== undefined)
+    }
+    const address = this.#server.address()
+    return typeof address === "object" && address !== null ? { host: address.address, port: address.port } : { socket: socket ?? "" }
+  }
+
+  /**
+   * Takes no more clients and no more requests, answers those that are under way, and resolves when all clients have gone and no call of a
+   * disk is under way. A second call waits for the same. The disks stay open.
+   */
+  close(): Promise<void> {
+    this.#closing ??= this.#close()
+    return this.#closing
+  }
+
+  async #close(): Promise<void> {
+    if (this.#isListening) this.#server.close()
+    const timer = setTimeout(() => {
+      for (const connection of this.#connections) connection.destroy()
+    }, this.#closeTimeout)
+    timer.unref()
+    for (const connection of this.#connections) connection.shutDown()
+    if (this.#connections.size > 0) await new Promise<void>((resolve) => void (this.#gone = resolve))
+    clearTimeout(timer)
+  }
+
+  #accept(socket: Socket): void {
+    if (this.#closing !== undefined) return void socket.destroy()
+    const connection: Connection = new Connection(socket, this.#shared, () => {
+      this.#connections.delete(connection)
+      if (this.#connections.size === 0) this.#gone?.()
+    })
+    this.#connections.add(connection)
+  }
+
+  /** What neither a client nor a disk may do is a bug: it is thrown where nothing of ours is interrupted by it. */
+  #report(error: unknown, onError: ((error: unknown) => void) | undefined): void {
+    try {
+      onError?.(error)
+    } catch (bug) {
+      queueMicrotask(() => {
+        throw bug
+      })
+    }
+    if (error instanceof BackingError || error instanceof NbdProtocolError) return
+    queueMicrotask(() => {
+      throw error
+    })
+  }
+}
+
+function tlsOptions(tls: NbdServerTls): TlsOptions {
+  checkOptions("NbdServer: tls", tls, TLS_RULES)
+  const { cert, key, ca } = tls
+  const options: TlsOptions = {
+    cert, key, minVersion: "TLSv1.2", ...(ca !== undefined && { ca, requestCert: true, rejectUnauthorized: true }),
+  }
+  try {
+    createSecureContext(options)
+  } catch (error) {
+    if (!(error instanceof Error)) throw error
+    throw new BackingError("invalid-argument", `the certificate or the key for TLS cannot be used: ${error.message}`, { cause: error })
+  }
+  return options
+}
+
+const CODE_BY_ERRNO: Readonly<Record<string, readonly [code: BackingErrorCode, reason: string]>> = {
+  EADDRINUSE: ["busy", "it is in use; choose another one"],
+  EACCES: ["permission", "permission denied"],
+  EPERM: ["permission", "operation not permitted"],
+  ENOTFOUND: ["not-found", "there is no such host"],
+  EADDRNOTAVAIL: ["not-found", "this host has no such address"],
+}
+
+/** For Unix sockets. Node says EACCES for a folder that does not exist as well. */
+const SOCKET_REMEDIES: Readonly<Record<string, string>> = {
+  EADDRINUSE: "it exists already; remove it if no server listens there",
+  EACCES: "its folder does not exist, or may not be written",
+}
+
+/** What Node said when it could not listen at `where`. */
+function listenError(error: unknown, where: string, isSocket: boolean): BackingError {
+  const errno = error instanceof Error && "code" in error && typeof error.code === "string" ? error.code : ""
+  const message = error instanceof Error ? error.message : String(error)
+  const [code, reason] = CODE_BY_ERRNO[errno] ?? ["io", message]
+  const remedy = (isSocket ? SOCKET_REMEDIES[errno] : undefined) ?? reason
+  return new BackingError(code, `cannot listen at ${where}: ${remedy}`, { cause: error })
+}

@@ -1,0 +1,74 @@
+/** StatusCommand: NBD_CMD_BLOCK_STATUS in the context base:allocation, from what the disk says of its allocation. */
+import type { Allocation, VirtioBacking } from "../../backing.ts"
+import { NBD_CMD_FLAG, NBD_STATE } from "../protocol.ts"
+import type { Request, StatusExtent } from "../transmission-messages.ts"
+import type { Client, Command } from "./command.ts"
+import { checked } from "./disk-calls.ts"
+import { statusChunk } from "./replies.ts"
+
+/** The number by which clients know base:allocation. */
+export const ALLOCATION_CONTEXT_ID = 1
+/** Extents of one reply at most, 64 KiB of them: the client asks again where they end. */
+const MOST_EXTENTS = 8192
+/** Milliseconds for which a disk that answers at once is asked. */
+const LOOK_MS = 2
+/** Questions to a disk that answers later. */
+const MOST_QUESTIONS = 64
+
+export class StatusCommand implements Command {
+  readonly request: Request
+  readonly filling = 0
+  readonly #client: Client
+  readonly #extents: { length: number; readonly flags: number }[] = []
+  #covered = 0
+  #questions = 0
+  /** Nothing more is asked: all is known, or it was enough. */
+  #isOver = false
+
+  constructor(client: Client, request: Request) {
+    this.#client = client
+    this.request = request
+  }
+
+  start(): void | Promise<void> {
+    const end = performance.now() + LOOK_MS
+    while (!this.#isOver) {
+      const answer = allocationOf(this.#client.backing, this.request.offset + this.#covered, this.request.length - this.#covered)
+      if (answer instanceof Promise) {
+        if (++this.#questions === MOST_QUESTIONS) this.#isOver = true
+        return answer.then((allocation) => this.#add(allocation))
+      }
+      this.#add(answer)
+      if (performance.now() >= end) this.#isOver = true
+    }
+  }
+
+  finish(): boolean {
+    if (!this.#isOver) return false
+    this.#client.send(statusChunk(this.request, ALLOCATION_CONTEXT_ID, this.#extents))
+    return true
+  }
+
+  abandon(): void {}
+
+  #add({ length, isAllocated, isZero }: Allocation): void {
+    const left = this.request.length - this.#covered
+    if (!Number.isSafeInteger(length) || length <= 0) throw new TypeError(`allocation of the backing returned a length of ${length}`)
+    const extent: StatusExtent = {
+      length: Math.min(length, left), flags: (isAllocated ? 0 : NBD_STATE.HOLE) | (isZero ? NBD_STATE.ZERO : 0),
+    }
+    const last = this.#extents.at(-1)
+    const wantsOne = (this.request.flags & NBD_CMD_FLAG.REQ_ONE) !== 0
+    if (last?.flags === extent.flags) last.length += extent.length
+    else if (last !== undefined && (wantsOne || this.#extents.length === MOST_EXTENTS)) this.#isOver = true
+    else this.#extents.push({ ...extent })
+    this.#covered += extent.length
+    if (this.#covered === this.request.length) this.#isOver = true
+  }
+}
+
+/** A disk that says nothing of its allocation has data everywhere, for all that is known. */
+function allocationOf(backing: VirtioBacking, offset: number, length: number): Allocation | Promise<Allocation> {
+  if (backing.allocation === undefined) return { length, isAllocated: true, isZero: false }
+  return checked(backing, backing.allocation(offset, length), "allocation")
+}

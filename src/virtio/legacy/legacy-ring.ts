@@ -1,0 +1,21 @@
+/** Where the parts of a virtqueue lie that a legacy driver places by a page number, over PCI or over MMIO. */
+import { availRingSize, VIRTQ_DESC_SIZE } from "../spec.ts"
+import type { TransportedDevice } from "../transport.ts"
+
+/** Alignment of the used ring over PCI, and over MMIO until the driver says otherwise: [VIRTIO] 2.7.2. */
+export const LEGACY_ALIGN = 4096
+
+/**
+ * Places queue `index` at guest-physical `base`, all parts in one piece, and starts it. A queue that runs is stopped first. The driver's
+ * queue size counts, and `align`, a power of two, is the used ring's alignment in bytes ([VIRTIO] 2.7.2).
+ */
+export function startLegacyQueue(device: TransportedDevice, index: number, place: { readonly base: number; readonly align: number }): void {
+  const { base, align } = place
+  const size = device.queue(index)?.size
+  if (size === undefined) return
+  const availRing = base + VIRTQ_DESC_SIZE * size
+  device.setQueueArea(index, "descriptorTable", base)
+  device.setQueueArea(index, "availRing", availRing)
+  device.setQueueArea(index, "usedRing", Math.ceil((availRing + availRingSize(size)) / align) * align)
+  device.enableQueue(index, { legacy: true })
+}

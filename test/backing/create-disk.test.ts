@@ -1,0 +1,107 @@
+/** New images in files that answer at once or later, and what is left of a creation that was interrupted. */
+import { describe, expect, it } from "vitest"
+import type { AsyncImageFile } from "../../src/backing/async-image-file.ts"
+import { BackingError } from "../../src/backing/backing.ts"
+import { createDisk, type CreateDiskOptions } from "../../src/backing/create-disk.ts"
+import type { ImageFile } from "../../src/backing/image-file.ts"
+import { MemoryFile } from "../../src/backing/memory-file.ts"
+import { openDisk } from "../../src/backing/open-disk-on-node.ts"
+import { checkQcow2 } from "../../src/backing/qcow2/check/check.ts"
+import { createQcow2 } from "../../src/backing/qcow2/create.ts"
+import { Rng } from "../support/rng.ts"
+import { LateFile } from "./paging/late-file.ts"
+
+const OPTIONS: CreateDiskOptions = { size: 1 << 30, backing: "base.img", backingFormat: "raw", clusterSize: 4096 }
+
+const KINDS: readonly (readonly [string, (inner: MemoryFile) => ImageFile | AsyncImageFile])[] = [
+  ["a file that answers at once", (inner) => inner],
+  ["a file that answers later", (inner) => new LateFile(inner, new Rng(1))],
+]
+
+function freshImage(): Uint8Array {
+  const file = new MemoryFile()
+  createQcow2(file, OPTIONS)
+  return file.bytes()
+}
+
+function isSame(file: MemoryFile, bytes: Uint8Array): boolean {
+  return Buffer.compare(file.bytes(), bytes) === 0
+}
+
+describe.each(KINDS)("%s", (_kind, wrap) => {
+  it("holds the image that createQcow2 makes, and nothing is made over what it holds then", async () => {
+    const file = new MemoryFile()
+    expect(await createDisk(wrap(file), OPTIONS)).toBe(true)
+    expect(isSame(file, freshImage())).toBe(true)
+    expect(checkQcow2(file)).toMatchObject({ exitCode: 0, leaks: 0 })
+    file.write(Uint8Array.of(1), 3 << 20)
+    const before = file.bytes()
+    await expect(createDisk(wrap(file), OPTIONS)).rejects.toMatchObject({ code: "exists", path: "memory" })
+    expect(await createDisk(wrap(file), { ...OPTIONS, onlyIfEmpty: true })).toBe(false)
+    expect(isSame(file, before)).toBe(true)
+  })
+
+  it.each([
+    ["a short raw disk", Uint8Array.of(0, 0, 0, 9)], ["a raw disk that begins with zeroes", new Uint8Array(9 << 20)],
+    ["one byte", Uint8Array.of(1)],
+  ])("which holds %s is left alone", async (_what, bytes) => {
+    const file = MemoryFile.from(bytes.slice())
+    expect(await createDisk(wrap(file), { ...OPTIONS, onlyIfEmpty: true })).toBe(false)
+    expect(isSame(file, bytes)).toBe(true)
+  })
+
+  it("is told what is wrong with the options before it is touched", async () => {
+    const file = new MemoryFile()
+    await expect(createDisk(wrap(file), { ...OPTIONS, clusterSize: 1000 })).rejects.toMatchObject({ code: "invalid-argument" })
+    await expect(createDisk(wrap(file), { ...OPTIONS, onlyEmpty: true } as CreateDiskOptions)).rejects.toThrow(/did you mean "onlyIfEmpty"/)
+    expect(file.size()).toBe(0)
+  })
+})
+
+it("a creation that fails at the n-th change of the file, for every n, leaves no image, and is repeated", async () => {
+  let isThrough = false
+  for (let n = 1; !isThrough; n++) {
+    const inner = new MemoryFile()
+    let changes = 0
+    const late = new LateFile(inner, new Rng(n), {
+      failing: (call) => {
+        const isChange = call !== "size" && call !== "read"
+        if (isChange) changes++
+        return isChange && changes === n ? new BackingError("no-space", "full") : undefined
+      },
+    })
+    const failure = await createDisk(late, OPTIONS).then(() => undefined, (error: unknown) => error)
+    isThrough = failure === undefined
+    if (isThrough) {
+      expect(n).toBeGreaterThan(5)
+      return
+    }
+    expect(failure).toMatchObject({ code: "no-space" })
+    // The last sync comes after the header: the image is whole then.
+    if (inner.size() > 0 && inner.bytes()[0] !== 0) expect(isSame(inner, freshImage())).toBe(true)
+    else {
+      await expect(openDisk(inner, { format: "qcow2", backing: () => new MemoryFile() })).rejects.toMatchObject({ code: "invalid-format" })
+      late.failing = undefined
+      expect(await createDisk(late, { ...OPTIONS, onlyIfEmpty: true })).toBe(true)
+      expect(isSame(inner, freshImage())).toBe(true)
+    }
+  }
+})
+
+it("an overlay in a late file stands on its base", async () => {
+  const file = new LateFile(new MemoryFile(), new Rng(3))
+  await createDisk(file, { ...OPTIONS, size: 1 << 20 })
+  const disk = await openDisk(file, { backing: () => MemoryFile.from(new Uint8Array(1 << 20).fill(7)) })
+  await disk.pwrite(new Uint8Array(512).fill(9), 4096)
+  const back = new Uint8Array(1024)
+  await disk.pread(back, 4096)
+  expect([back[0], back[511], back[512], back[1023]]).toEqual([9, 9, 7, 7])
+  await disk.close()
+})
+
+it("a read-only file and what is not a file are refused", async () => {
+  await expect(createDisk(new MemoryFile({ readOnly: true }), OPTIONS)).rejects.toMatchObject({ code: "read-only" })
+  await expect(createDisk("a.img" as unknown as MemoryFile, OPTIONS)).rejects.toThrow(
+    /the file must implement AsyncImageFile, not the string/,
+  )
+})

@@ -1,0 +1,17 @@
+/** Images over files that answer late, with small pages and small caches, as the tests need them. */
+import type { ImageFile } from "../../../src/backing/image-file.ts"
+import { AwaitedDisk, type LoadingDisk } from "../../../src/backing/paging/awaited-disk.ts"
+import { PagedFile, type PagedFileOptions } from "../../../src/backing/paging/paged-file.ts"
+import { untilLoaded } from "../../../src/backing/paging/until-loaded.ts"
+import type { LateFile } from "./late-file.ts"
+
+/** One page at a time, and few changes that wait. */
+export const SMALLEST: PagedFileOptions = { pageSize: 4096, cacheSize: 4096, logSize: 32 << 10 }
+
+/** Opens the image in `source` by `open`, which gets the file in pages; it is called again for each page that is missing. */
+export async function openLate(
+  source: LateFile, open: (file: ImageFile) => LoadingDisk, options: PagedFileOptions = SMALLEST,
+): Promise<AwaitedDisk> {
+  const file = await PagedFile.open(source, options)
+  return new AwaitedDisk(await untilLoaded(() => open(file)), [file])
+}

@@ -1,0 +1,27 @@
+/** Random work on files that answer late, a little of it for every run. More: `npm run test:fuzz:late`. */
+import { describe, expect, it } from "vitest"
+import { lateDiskRound } from "../../fuzz/late-disk-round.ts"
+import { lateFileRound } from "../../fuzz/late-file-round.ts"
+import { lateShapes } from "../../fuzz/late-shapes.ts"
+import { Rng, seedFromEnvironment } from "../../support/rng.ts"
+
+const seed = seedFromEnvironment(71)
+
+describe(`files that answer late, seed ${seed}`, () => {
+  it("QC-WO-01 reads agree with a flat file, and each sync finds at the source what was written before it", async () => {
+    let [reads, syncs] = [0, 0]
+    for (let round = 0; round < 25; round++) {
+      const done = await lateFileRound(new Rng(seed + round))
+      reads += done.reads
+      syncs += done.syncs
+    }
+    expect(reads).toBeGreaterThan(100)
+    expect(syncs).toBeGreaterThan(25)
+  })
+
+  for (const shape of lateShapes) {
+    it(`QC-L2-11 ${shape.name}: two to eight requests at a time, and what is left is sound and as a flat disk`, async () => {
+      expect(await lateDiskRound(shape, new Rng(seed), 12)).toBeGreaterThan(0)
+    })
+  }
+})

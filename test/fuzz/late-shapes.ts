@@ -1,0 +1,24 @@
+/** The images that the tests of late files run on: raw, QEMU's own, and one of each shape of ours. */
+import { MemoryFile } from "../support/memory-file.ts"
+import { Qcow2Bytes } from "../support/qcow2-bytes.ts"
+import { Rng } from "../support/rng.ts"
+import { crashShapes } from "../crash/shapes.ts"
+import type { LateDisk } from "./late-disk-round.ts"
+
+export interface LateShape extends LateDisk {
+  readonly name: string
+}
+
+const raw: LateShape = {
+  name: "raw", base: MemoryFile.of(new Rng(5).bytes(200_192)), options: undefined, longest: 40_000, discardRule: "anything",
+}
+
+export const lateShapes: readonly LateShape[] = [
+  raw,
+  ...crashShapes.map(({ name, base, openBacking, longest }): LateShape => {
+    const image = new Qcow2Bytes(base.toBytes())
+    const { clusterSize } = image
+    const discardRule = image.version === 2 && image.u64(8) !== 0n ? ("anything" as const) : { zeroesClustersOf: clusterSize }
+    return { name, base, options: { openBacking, cacheSize: 4 * clusterSize }, longest, discardRule }
+  }),
+]
