@@ -231,6 +231,23 @@ describe("tries again", () => {
     expect(server.ranges.slice(-2)).toEqual(["bytes=100000-104999", "bytes=100010-104999"])
   })
 
+  it("bodies that never have a byte count as tries", async () => {
+    const server = await serve()
+    const file = open(server, { retries: 3 })
+    await file.size()
+    server.always = ({ response, first, last }) => {
+      response.writeHead(206, {
+        "Content-Range": `bytes ${first}-${last}/${SIZE}`,
+        ETag: server.etag,
+        "Last-Modified": server.lastModified,
+      })
+      response.end()
+    }
+    const error = await failureOf(file.read(new Uint8Array(5000), 100_000))
+    expect(error.message).toBe(`${server.url}: the server's answer ended 5000 bytes before its end (after 4 tries)`)
+    expect(server.requests).toHaveLength(5)
+  })
+
   it("a server that stalls before its answer", async () => {
     const server = await serve()
     const clock = new FakeClock()

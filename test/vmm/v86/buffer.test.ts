@@ -265,6 +265,21 @@ describe("a disk that answers later", () => {
     expect([drive.data, drive.interrupts]).toEqual([undefined, 0])
   })
 
+  it("a read whose signal is aborted is not answered, and not done if it has not begun", async () => {
+    const { disk, buffer } = setUp(new LateDisk())
+    const signal = { aborted: false }
+    buffer.set(0, bytes(512, 1), () => undefined)
+    buffer.get(512, 512, () => expect.fail("it was answered"), { signal })
+    signal.aborted = true
+    await disk.answerAll()
+    expect(disk.disk.log).toEqual(["write 0", "flush"])
+    signal.aborted = false
+    buffer.get(1024, 512, () => expect.fail("it was answered"), { signal })
+    signal.aborted = true
+    await disk.answerAll()
+    expect(disk.disk.log).toEqual(["write 0", "flush", "read 1024"])
+  })
+
   it("a command that the guest gave up by sending another is not answered", async () => {
     const { disk, drive } = setUp(new LateDisk())
     drive.writeDma(0, bytes(512, 1))
