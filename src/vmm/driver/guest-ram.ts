@@ -5,20 +5,26 @@
  */
 import type { Platform } from "./platform.ts"
 
-/** Little-endian access to guest RAM. Addresses are guest-physical bytes; an access outside of RAM throws `RangeError`. */
+/** Byte order of a guest. */
+export type Endian = "little" | "big"
+
+/** Access to numbers in guest RAM. Addresses are guest-physical bytes; an access outside of RAM throws `RangeError`. */
 export class GuestRam {
   /** All of RAM. Good until the next `refresh`. */
   bytes: Uint8Array
-  /** The same as a DataView. */
+  /** The same as a DataView: what is asked for as little-endian is in the guest's order. */
   data: DataView
+  /** Numbers are big-endian: those of a legacy driver in a big-endian guest are. */
+  readonly isBigEndian: boolean
   readonly #platform: Platform
   /** For Atomics. It has the host's byte order, which is little-endian on all platforms of Node and browsers except s390x. */
   #words: Uint16Array
 
-  constructor(platform: Platform) {
+  constructor(platform: Platform, options: { readonly endian: Endian } = { endian: "little" }) {
     this.#platform = platform
+    this.isBigEndian = options.endian === "big"
     this.bytes = platform.ram
-    this.data = dataOf(this.bytes)
+    this.data = this.numbers(this.bytes)
     this.#words = wordsOf(this.bytes)
   }
 
@@ -27,20 +33,27 @@ export class GuestRam {
     const ram = this.#platform.ram
     if (ram === this.bytes) return
     if (ram.buffer !== this.bytes.buffer || ram.byteOffset !== this.bytes.byteOffset || ram.length !== this.bytes.length) {
-      this.data = dataOf(ram)
+      this.data = this.numbers(ram)
       this.#words = wordsOf(ram)
     }
     this.bytes = ram
   }
 
+  /** `bytes` as a DataView: what is asked for as little-endian is in the guest's order. */
+  numbers(bytes: Uint8Array): DataView {
+    const { buffer, byteOffset, byteLength } = bytes
+    return this.isBigEndian ? new SwappedView(buffer, byteOffset, byteLength) : new DataView(buffer, byteOffset, byteLength)
+  }
+
   /** Atomically loads the 16-bit word at an even address. */
   loadWord(address: number): number {
-    return Atomics.load(this.#words, address / 2)
+    const word = Atomics.load(this.#words, address / 2)
+    return this.isBigEndian ? swapped(word) : word
   }
 
   /** Atomically stores the low 16 bits of `value` at an even address. */
   storeWord(address: number, value: number): void {
-    Atomics.store(this.#words, address / 2, value & 0xffff)
+    Atomics.store(this.#words, address / 2, this.isBigEndian ? swapped(value) : value & 0xffff)
   }
 
   /** Stores 64 bits. A number must be a non-negative integer; from 2^53 on only a bigint is exact. */
@@ -49,13 +62,15 @@ export class GuestRam {
       this.data.setBigUint64(address, value, true)
       return
     }
-    this.data.setUint32(address, value % 2 ** 32, true)
-    this.data.setUint32(address + 4, Math.floor(value / 2 ** 32), true)
+    const [low, high] = this.isBigEndian ? [4, 0] : [0, 4]
+    this.data.setUint32(address + low, value % 2 ** 32, true)
+    this.data.setUint32(address + high, Math.floor(value / 2 ** 32), true)
   }
 
   /** Loads 64 bits; exact up to 2^53. */
   u64(address: number): number {
-    return this.data.getUint32(address, true) + this.data.getUint32(address + 4, true) * 2 ** 32
+    const [low, high] = this.isBigEndian ? [4, 0] : [0, 4]
+    return this.data.getUint32(address + low, true) + this.data.getUint32(address + high, true) * 2 ** 32
   }
 
   /** A view of `length` bytes at `address`. Good until RAM is replaced. */
@@ -65,8 +80,32 @@ export class GuestRam {
   }
 }
 
-function dataOf(ram: Uint8Array): DataView {
-  return new DataView(ram.buffer, ram.byteOffset, ram.byteLength)
+/** A DataView whose little-endian numbers are big-endian. */
+class SwappedView extends DataView<ArrayBufferLike> {
+  override getUint16(offset: number, isLittle = false): number {
+    return super.getUint16(offset, !isLittle)
+  }
+
+  override setUint16(offset: number, value: number, isLittle = false): void {
+    super.setUint16(offset, value, !isLittle)
+  }
+
+  override getUint32(offset: number, isLittle = false): number {
+    return super.getUint32(offset, !isLittle)
+  }
+
+  override setUint32(offset: number, value: number, isLittle = false): void {
+    super.setUint32(offset, value, !isLittle)
+  }
+
+  override setBigUint64(offset: number, value: bigint, isLittle = false): void {
+    super.setBigUint64(offset, value, !isLittle)
+  }
+}
+
+/** The low 16 bits of `word`, their bytes swapped. */
+function swapped(word: number): number {
+  return ((word & 0xff) << 8) | ((word >> 8) & 0xff)
 }
 
 function wordsOf(ram: Uint8Array): Uint16Array {

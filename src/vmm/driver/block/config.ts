@@ -47,16 +47,30 @@ export interface BlockIdentity {
   readonly secureErase?: DiscardLimits
 }
 
-/** Reads all fields that `features` (negotiated) and `offered` make valid, as they are at one moment. */
-export function readBlockConfig(transport: DriverTransport, features: bigint, offered: bigint): BlockIdentity {
+/** What decides which fields are there, and how they are read. */
+export interface ConfigContext {
+  /** Those negotiated. */
+  readonly features: bigint
+  readonly offered: bigint
+  /** The fields of a legacy device in a big-endian guest are. */
+  readonly isBigEndian: boolean
+}
+
+/** Reads all fields that `features` and `offered` make valid, as they are at one moment. */
+export function readBlockConfig(transport: DriverTransport, { features, offered, isBigEndian }: ConfigContext): BlockIdentity {
+  const field = (offset: number, width: 2 | 4): number => {
+    const value = transport.readConfig(offset, width)
+    return isBigEndian ? swapBytes(value, width) : value
+  }
   const fields: Fields = {
     has: (name) => includesFeature(features, name),
     u8: (offset) => transport.readConfig(offset, 1),
-    u16: (offset) => transport.readConfig(offset, 2),
-    u32: (offset) => transport.readConfig(offset, 4),
+    u16: (offset) => field(offset, 2),
+    u32: (offset) => field(offset, 4),
   }
   return transport.stableConfig(() => {
-    const capacity = fields.u32(BLK_CONFIG.CAPACITY) + fields.u32(BLK_CONFIG.CAPACITY + 4) * 2 ** 32
+    const [low, high] = isBigEndian ? [4, 0] : [0, 4]
+    const capacity = fields.u32(BLK_CONFIG.CAPACITY + low) + fields.u32(BLK_CONFIG.CAPACITY + high) * 2 ** 32
     return {
       capacity,
       size: capacity * SECTOR_SIZE,
@@ -68,6 +82,12 @@ export function readBlockConfig(transport: DriverTransport, features: bigint, of
       ...readRangeLimits(fields),
     }
   })
+}
+
+function swapBytes(value: number, width: 2 | 4): number {
+  const bytes = new DataView(new ArrayBuffer(4))
+  bytes.setUint32(0, value)
+  return width === 2 ? bytes.getUint16(2, true) : bytes.getUint32(0, true)
 }
 
 /** The configuration, field by field, and which features make fields valid. */

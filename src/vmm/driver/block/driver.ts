@@ -18,6 +18,7 @@ import { enumeratePci, type EnumerateOptions, type PciDevice } from "../pci/devi
 import type { Platform } from "../platform.ts"
 import type { IndirectTable, Segment } from "../virtio/split-ring.ts"
 import type { VirtioDriver } from "../virtio/driver.ts"
+import type { VirtioBus } from "../virtio/bus.ts"
 import { VIRTIO_ID, VIRTIO_PCI_ID } from "../virtio/spec.ts"
 
 interface RangeLimits {
@@ -48,7 +49,7 @@ export class BlockDriver {
   readonly #depth: number
   #resetting: Promise<void> | undefined
 
-  private constructor(device: PciDevice, options: BlockDriverOptions) {
+  private constructor(device: PciDevice | VirtioBus, options: BlockDriverOptions) {
     checkDriverOptions("BlockDriver.open", device, options)
     this.#engine = new BlockEngine(device, options)
     this.#sender = new BlockSender(this.#engine, options)
@@ -60,7 +61,7 @@ export class BlockDriver {
    * @throws DriverError, as a rejection like all that follow
    * @throws TypeError for a device or an option that is none
    */
-  static async open(device: PciDevice, options: BlockDriverOptions = {}): Promise<BlockDriver> {
+  static async open(device: PciDevice | VirtioBus, options: BlockDriverOptions = {}): Promise<BlockDriver> {
     const driver = new BlockDriver(device, options)
     await driver.#engine.start()
     return driver
@@ -167,7 +168,7 @@ export class BlockDriver {
     checkRequest("BlockDriver.getLifetime", options, REQUEST_RULES)
     this.#need("LIFETIME")
     const data = await this.#sender.checked("GET_LIFETIME", { ...options, dataIn: BLK_LIFETIME_SIZE })
-    const view = new DataView(data.buffer, data.byteOffset, data.length)
+    const view = this.virtio.ram.numbers(data)
     return { preEolInfo: view.getUint16(0, true), typeA: view.getUint16(2, true), typeB: view.getUint16(4, true) }
   }
 
@@ -270,7 +271,7 @@ export class BlockDriver {
     const requests: Promise<Uint8Array>[] = []
     this.batch(() => {
       for (let first = 0; first < pieces.length; first += perRequest) {
-        const dataOut = encodeRanges(pieces.slice(first, first + perRequest), flags)
+        const dataOut = encodeRanges(pieces.slice(first, first + perRequest), flags, this.virtio.ram.isBigEndian ? "big" : "little")
         requests.push(this.#sender.checked(name, { ...pickOptions(options, REQUEST_RULES), dataOut }))
       }
     })

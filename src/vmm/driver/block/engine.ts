@@ -8,6 +8,7 @@ import { BlockQueue, type Chain, type Submission } from "./queue.ts"
 import { DriverError } from "../errors.ts"
 import { includesFeature } from "../virtio/features.ts"
 import type { PciDevice } from "../pci/device.ts"
+import type { VirtioBus } from "../virtio/bus.ts"
 import { RequestBuffers } from "./request-buffer.ts"
 import { VirtioDriver } from "../virtio/driver.ts"
 import { VIRTIO_DRIVER_RULES, type VirtioDriverOptions } from "../virtio/options.ts"
@@ -42,7 +43,7 @@ export class BlockEngine {
   #batches = 0
   #isPolling = false
 
-  constructor(device: PciDevice, options: BlockEngineOptions) {
+  constructor(device: PciDevice | VirtioBus, options: BlockEngineOptions) {
     const events = {
       used: (queue: { readonly index: number }) => this.#onUsed(queue.index),
       configurationChanged: () => this.#onConfiguration(),
@@ -74,8 +75,8 @@ export class BlockEngine {
    * @throws DriverError when the device is gone
    */
   identify(): BlockIdentity {
-    const { transport, features } = this.virtio
-    const identity = readBlockConfig(transport, features, transport.offeredFeatures())
+    const { transport, features, ram } = this.virtio
+    const identity = readBlockConfig(transport, { features, offered: transport.offeredFeatures(), isBigEndian: ram.isBigEndian })
     // Checked afterwards: a device that has gone away meanwhile has answered with ones.
     if (this.#failure === undefined) this.#checkStatus()
     if (this.#failure?.code === "gone") throw this.#failure

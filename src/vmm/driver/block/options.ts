@@ -1,6 +1,8 @@
 /** What callers of `BlockDriver` pass in and get back, requests apart. */
 import { checkCount, checkOptions, type Rules } from "../../../options.ts"
-import { checkPciDevice, type PciDevice } from "../pci/device.ts"
+import type { PciDevice } from "../pci/device.ts"
+import type { VirtioBus } from "../virtio/bus.ts"
+import { checkDevice } from "../virtio/options.ts"
 import { BLOCK_ENGINE_RULES, type BlockEngineOptions } from "./engine.ts"
 import { type BlockFraming, checkFraming } from "./framing.ts"
 import { REQUEST_RULES, type RequestOptions } from "./sender.ts"
@@ -37,8 +39,8 @@ export interface BlockLifetime {
 }
 
 /** @throws TypeError for what is not an option, RangeError for a number out of its range */
-export function checkDriverOptions(who: string, device: PciDevice, options: BlockDriverOptions): void {
-  checkPciDevice(who, device)
+export function checkDriverOptions(who: string, device: PciDevice | VirtioBus, options: BlockDriverOptions): void {
+  checkDevice(who, device)
   checkOptions(who, options, BLOCK_DRIVER_RULES)
   if (options.framing !== undefined) checkFraming(who, options.framing)
   checkCount(who, "queues", options.queues, 1)

@@ -3,6 +3,7 @@
  */
 import { BLK_RANGE } from "./spec.ts"
 import { DriverError } from "../errors.ts"
+import type { Endian } from "../guest-ram.ts"
 
 /** Sectors for `discard`, `writeZeroes` and `secureErase`. */
 export interface SectorRange {
@@ -26,15 +27,16 @@ export function splitRanges(ranges: readonly SectorRange[], maxSectors: number):
   })
 }
 
-/** An array of struct virtio_blk_discard_write_zeroes, each with the same 32 bits of `flags`. */
-export function encodeRanges(ranges: readonly SectorRange[], flags = 0): Uint8Array {
+/** An array of struct virtio_blk_discard_write_zeroes, each with the same 32 bits of `flags`, in the order of the guest. */
+export function encodeRanges(ranges: readonly SectorRange[], flags = 0, endian: Endian = "little"): Uint8Array {
+  const isLittle = endian === "little"
   const bytes = new Uint8Array(ranges.length * BLK_RANGE.SIZE)
   const view = new DataView(bytes.buffer)
   ranges.forEach(({ sector, sectors }, index) => {
     const at = index * BLK_RANGE.SIZE
-    view.setBigUint64(at + BLK_RANGE.SECTOR, BigInt(sector), true)
-    view.setUint32(at + BLK_RANGE.NUM_SECTORS, sectors, true)
-    view.setUint32(at + BLK_RANGE.FLAGS, flags, true)
+    view.setBigUint64(at + BLK_RANGE.SECTOR, BigInt(sector), isLittle)
+    view.setUint32(at + BLK_RANGE.NUM_SECTORS, sectors, isLittle)
+    view.setUint32(at + BLK_RANGE.FLAGS, flags, isLittle)
   })
   return bytes
 }

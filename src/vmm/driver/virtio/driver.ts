@@ -1,20 +1,20 @@
 /**
- * VirtioDriver: brings a virtio PCI function up and down, and keeps its queues: reset, negotiation, rings, DRIVER_OK, kicks. It knows
- * nothing about blocks. [VIRTIO] 3.1 and 4.1.5.
+ * VirtioDriver: brings a virtio device up and down, and keeps its queues: reset, negotiation, rings, DRIVER_OK, kicks. It knows nothing
+ * about blocks. [VIRTIO] 3.1, 4.1.5 and 4.2.3.
  */
 import { DriverError } from "../errors.ts"
 import { chooseFeatures, featureNames, includesFeature } from "./features.ts"
 import { GuestRam } from "../guest-ram.ts"
 import type { PciDevice } from "../pci/device.ts"
-import { PCI_COMMAND } from "../pci/spec.ts"
+import type { VirtioBus } from "./bus.ts"
+import { PciBusDevice } from "./pci-bus.ts"
 import { giveUp, isOwner, type Owner, takeOver } from "./owners.ts"
 import { RamAllocator } from "../ram-allocator.ts"
 import { SplitRing } from "./split-ring.ts"
 import type { RingAllocation, DriverTransport } from "./transport.ts"
-import { barsOf, openTransport } from "./open-transport.ts"
-import { checkVirtioDriverArguments, type VirtioDriverEvents, type VirtioDriverOptions, type VirtioQueue } from "./options.ts"
+import { busOf, checkVirtioDriverArguments, type VirtioDriverEvents, type VirtioDriverOptions, type VirtioQueue } from "./options.ts"
 import { type InterruptMode, VirtioInterrupts } from "./virtio-interrupts.ts"
-import { DEVICE_STATUS, NO_VECTOR, NOBODY, VIRTIO_PCI_ID } from "./spec.ts"
+import { DEVICE_STATUS, NO_VECTOR, NOBODY } from "./spec.ts"
 
 interface OpenQueue extends VirtioQueue {
   readonly memory: RingAllocation
@@ -24,7 +24,8 @@ const DEFAULT_RESET_TIMEOUT = 5000
 
 /** A driver for one virtio device. */
 export class VirtioDriver {
-  readonly pci: PciDevice
+  /** The device in its machine. */
+  readonly bus: VirtioBus
   readonly ram: GuestRam
   readonly memory: RamAllocator
   /**
@@ -42,31 +43,33 @@ export class VirtioDriver {
     },
   }
   #transport: DriverTransport
-  /** Where the BARs were when the transport was opened. */
-  #bars: string
   #queues: OpenQueue[] = []
   #features = 0n
 
   /**
-   * Switches the function on (address decoding, bus mastering) and looks for its registers.
+   * Switches the device on (on PCI: address decoding, bus mastering) and looks for its registers.
    * @throws DriverError when there is no virtio device, TypeError for wrong arguments
    */
-  constructor(pci: PciDevice, events: VirtioDriverEvents, options: VirtioDriverOptions = {}) {
-    checkVirtioDriverArguments(pci, events, options)
-    if (pci.vendorId !== VIRTIO_PCI_ID.VENDOR) throw new DriverError("no-device", `${pci.name}: there is no virtio device`)
-    this.pci = pci
+  constructor(device: PciDevice | VirtioBus, events: VirtioDriverEvents, options: VirtioDriverOptions = {}) {
+    checkVirtioDriverArguments(device, events, options)
+    this.bus = busOf(device, options)
     this.#events = events
     this.#options = options
-    this.ram = new GuestRam(pci.platform)
-    this.memory = options.memory ?? RamAllocator.of(pci.platform)
-    pci.enable()
-    this.#transport = openTransport(pci, options)
-    this.#bars = barsOf(pci)
+    const { platform } = this.bus
+    this.ram = new GuestRam(platform, { endian: options.guestEndian ?? "little" })
+    this.memory = options.memory ?? RamAllocator.of(platform)
+    this.#transport = this.bus.open()
     this.#interrupts = new VirtioInterrupts(
-      pci,
+      this.bus,
       { queues: (vector) => this.#onQueues(vector), configuration: () => this.#onConfiguration() },
       options.interrupts,
     )
+  }
+
+  /** The function, of a device on PCI. @throws Error for any other device */
+  get pci(): PciDevice {
+    if (this.bus instanceof PciBusDevice) return this.bus.pci
+    throw new Error(`${this.bus.name} is not on PCI`)
   }
 
   /** The device's registers. `negotiate` makes a new one. */
@@ -98,18 +101,19 @@ export class VirtioDriver {
    * @throws DriverError: "timeout" when the reset does not end, "unsupported" for a modern device without VERSION_1, "features-refused"
    */
   async negotiate(): Promise<void> {
-    // After a reset of the machine decoding is off, and the BARs may be elsewhere.
-    this.pci.enable()
-    this.#transport = openTransport(this.pci, this.#options)
-    this.#bars = barsOf(this.pci)
+    const { platform, name } = this.bus
+    this.#transport = this.bus.open()
+    if (this.ram.isBigEndian && this.transport.kind === "modern") {
+      throw new DriverError("unsupported", `${name}: a modern device is little-endian, whatever the guest is`)
+    }
     await this.resetDevice()
-    takeOver(this.pci.platform, this.pci.name, this.#owner)
+    takeOver(platform, name, this.#owner)
     this.setStatus(DEVICE_STATUS.ACKNOWLEDGE)
     this.setStatus(DEVICE_STATUS.DRIVER)
     const offered = this.transport.offeredFeatures()
     if (this.transport.kind === "modern" && !includesFeature(offered, "VERSION_1")) {
       this.setStatus(DEVICE_STATUS.FAILED)
-      throw new DriverError("unsupported", `${this.pci.name}: a modern device that does not offer VERSION_1`)
+      throw new DriverError("unsupported", `${name}: a modern device that does not offer VERSION_1`)
     }
     this.#features = chooseFeatures(offered, this.transport.kind, this.#options.features)
     this.transport.acceptFeatures(this.#features)
@@ -120,7 +124,7 @@ export class VirtioDriver {
       this.setStatus(DEVICE_STATUS.FAILED)
       throw new DriverError(
         "features-refused",
-        `${this.pci.name}: the device refuses the features ${featureNames(this.#features).join(", ")}`,
+        `${this.bus.name}: the device refuses the features ${featureNames(this.#features).join(", ")}`,
       )
     }
   }
@@ -150,9 +154,9 @@ export class VirtioDriver {
 
   /** Why the device that this driver started no longer works: it is gone, or it needs a reset. Undefined when it works. */
   fault(): DriverError | undefined {
-    const { name } = this.pci
+    const { name } = this.bus
     // Another device may have its registers there by now, so look first whether ours are still in place.
-    if (barsOf(this.pci) !== this.#bars) return new DriverError("gone", `${name}: the device was unplugged, or its BARs have moved`)
+    if (!this.bus.isInPlace()) return new DriverError("gone", `${name}: the device was unplugged, or its registers have moved`)
     const { status } = this.transport
     if (status === NOBODY) return new DriverError("gone", `${name}: nothing answers; the device is gone`)
     if ((status & DEVICE_STATUS.DRIVER_OK) === 0) return new DriverError("gone", `${name}: somebody else has reset the device`)
@@ -182,7 +186,7 @@ export class VirtioDriver {
     await this.#until(() => this.transport.status === 0 || this.transport.status === NOBODY, "the device")
     // Not earlier: until here the device may write to rings and buffers, and interrupts may arrive.
     this.#forget()
-    if (this.transport.status === NOBODY) throw new DriverError("no-device", `${this.pci.name}: nothing answers; the device is gone`)
+    if (this.transport.status === NOBODY) throw new DriverError("no-device", `${this.bus.name}: nothing answers; the device is gone`)
   }
 
   /**
@@ -191,12 +195,12 @@ export class VirtioDriver {
    * @throws DriverError ("timeout")
    */
   async close(): Promise<void> {
-    const { platform, name } = this.pci
+    const { platform, name } = this.bus
     if (!isOwner(platform, name, this.#owner)) return
     try {
       await this.resetDevice()
       this.#interrupts.disable()
-      this.pci.changeCommand({ clear: PCI_COMMAND.BUS_MASTER })
+      this.bus.close?.()
     } catch (error) {
       if (!(error instanceof DriverError) || error.code !== "no-device") throw error
     }
@@ -225,8 +229,8 @@ export class VirtioDriver {
 
   #openQueue(index: number, vector: number): void {
     const offered = this.transport.queueSize(index)
-    if (offered === 0) throw new DriverError("unsupported", `${this.pci.name}: there is no queue ${index}`)
-    const size = this.transport.kind === "legacy" ? offered : Math.min(offered, this.#options.queueSize ?? offered)
+    if (offered === 0) throw new DriverError("unsupported", `${this.bus.name}: there is no queue ${index}`)
+    const size = this.transport.isQueueSizeFixed === true ? offered : Math.min(offered, this.#options.queueSize ?? offered)
     const memory = this.transport.allocateRing(this.memory, size)
     const ring = new SplitRing(this.ram, { layout: memory.layout, eventIdx: includesFeature(this.#features, "EVENT_IDX") })
     const queue = { index, ring, memory, vector }
@@ -264,7 +268,7 @@ export class VirtioDriver {
     const timeout = this.#options.resetTimeout ?? DEFAULT_RESET_TIMEOUT
     const end = Date.now() + timeout
     while (!isDone()) {
-      if (Date.now() >= end) throw new DriverError("timeout", `${this.pci.name}: ${what} has not finished its reset after ${timeout} ms`)
+      if (Date.now() >= end) throw new DriverError("timeout", `${this.bus.name}: ${what} has not finished its reset after ${timeout} ms`)
       await new Promise((resolve) => setTimeout(resolve, 1))
     }
   }

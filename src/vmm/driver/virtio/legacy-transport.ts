@@ -1,6 +1,6 @@
 /**
  * LegacyDriverTransport: the interface that drivers used before virtio 1.0, in I/O BAR0. [VIRTIO] 4.1.4.10.
- * Fields of rings, requests and configuration are in the guest's byte order; this guest is little-endian.
+ * Fields of rings, requests and configuration are in the guest's byte order.
  */
 import { DriverError } from "../errors.ts"
 import type { MsixTable } from "../pci/msix.ts"
@@ -9,12 +9,13 @@ import type { Width } from "../platform.ts"
 import type { RamAllocator } from "../ram-allocator.ts"
 import type { Registers } from "../pci/registers.ts"
 import { legacyRingLayout, legacyRingSize, type RingAddresses } from "./ring-layout.ts"
-import { type RingAllocation, STABLE_CONFIG_TRIES, type DriverTransport } from "./transport.ts"
+import { type DriverTransport, readUntilStable, type RingAllocation } from "./transport.ts"
 import { LEGACY, LEGACY_QUEUE_ALIGN, NO_VECTOR } from "./spec.ts"
 
 /** The registers of a legacy or transitional device. */
 export class LegacyDriverTransport implements DriverTransport {
   readonly kind = "legacy"
+  readonly isQueueSizeFixed = true
   /** BAR0, for accesses that the methods do not offer. */
   readonly registers: Registers
   readonly #msix: MsixTable | undefined
@@ -99,15 +100,9 @@ export class LegacyDriverTransport implements DriverTransport {
     this.registers.write(this.#configBase + offset, width, value)
   }
 
-  /** There is no generation register: read until two results in a row are the same ([VIRTIO] 2.5.4). */
+  /** There is no generation register. */
   stableConfig<T>(read: () => T): T {
-    let last = read()
-    for (let tries = 0; tries < STABLE_CONFIG_TRIES; tries++) {
-      const next = read()
-      if (JSON.stringify(next) === JSON.stringify(last)) return next
-      last = next
-    }
-    throw new DriverError("protocol", `the configuration never read the same twice in ${STABLE_CONFIG_TRIES} attempts`)
+    return readUntilStable(read)
   }
 
   #select(queue: number): void {

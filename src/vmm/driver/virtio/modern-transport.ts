@@ -8,8 +8,8 @@ import type { PciDevice } from "../pci/device.ts"
 import type { Width } from "../platform.ts"
 import type { RamAllocator } from "../ram-allocator.ts"
 import type { Registers } from "../pci/registers.ts"
-import { availableRingSize, descriptorTableSize, RING_ALIGNMENT, type RingAddresses, usedRingSize } from "./ring-layout.ts"
-import { type RingAllocation, STABLE_CONFIG_TRIES, type DriverTransport } from "./transport.ts"
+import type { RingAddresses } from "./ring-layout.ts"
+import { allocateParts, type RingAllocation, STABLE_CONFIG_TRIES, type DriverTransport } from "./transport.ts"
 import { type VirtioCapability, virtioCapabilities } from "./capabilities.ts"
 import { CAP_FIELD, COMMON, VIRTIO_PCI_CAP } from "./spec.ts"
 
@@ -92,21 +92,7 @@ export class ModernDriverTransport implements DriverTransport {
 
   /** Allocates the three parts separately, each with its own alignment. */
   allocateRing(allocator: RamAllocator, queueSize: number): RingAllocation {
-    const pieces: number[] = []
-    const allocate = (length: number, alignment: number): number => {
-      const piece = allocator.allocate(length, alignment)
-      pieces.push(piece)
-      return piece
-    }
-    try {
-      const descriptorTable = allocate(descriptorTableSize(queueSize), RING_ALIGNMENT.DESCRIPTOR_TABLE)
-      const availableRing = allocate(availableRingSize(queueSize), RING_ALIGNMENT.AVAILABLE_RING)
-      const usedRing = allocate(usedRingSize(queueSize), RING_ALIGNMENT.USED_RING)
-      return { layout: { queueSize, descriptorTable, availableRing, usedRing }, pieces }
-    } catch (error) {
-      for (const piece of pieces) allocator.free(piece)
-      throw error
-    }
+    return allocateParts(allocator, queueSize)
   }
 
   enableQueue(queue: number, layout: RingAddresses): void {

@@ -1,9 +1,11 @@
 /**
- * DriverTransport: what the driver needs of a way to reach a virtio device. Modern PCI and legacy PCI implement it.
+ * DriverTransport: what the driver needs of a way to reach a virtio device's registers. Modern and legacy PCI implement it, and both
+ * versions of MMIO.
  */
+import { DriverError } from "../errors.ts"
 import type { Width } from "../platform.ts"
 import type { RamAllocator } from "../ram-allocator.ts"
-import type { RingAddresses } from "./ring-layout.ts"
+import { availableRingSize, descriptorTableSize, RING_ALIGNMENT, type RingAddresses, usedRingSize } from "./ring-layout.ts"
 
 /** Memory of one ring: its layout, and the pieces to give back to the allocator later. */
 export interface RingAllocation {
@@ -14,6 +16,8 @@ export interface RingAllocation {
 /** Access to registers, without any policy: a test may call these methods in any order. */
 export interface DriverTransport {
   readonly kind: "modern" | "legacy"
+  /** A ring has as many descriptors as the device says. */
+  readonly isQueueSizeFixed?: boolean
   /** Device status, [VIRTIO] 2.1. */
   status: number
   /** The bits that the device offers. */
@@ -49,3 +53,33 @@ export interface DriverTransport {
 
 /** Give-up point of `stableConfig`: no device changes its configuration between any two reads. */
 export const STABLE_CONFIG_TRIES = 100
+
+/** Takes memory for the three parts of a ring, each with its own alignment. @throws DriverError ("no-memory") */
+export function allocateParts(allocator: RamAllocator, queueSize: number): RingAllocation {
+  const pieces: number[] = []
+  const allocate = (length: number, alignment: number): number => {
+    const piece = allocator.allocate(length, alignment)
+    pieces.push(piece)
+    return piece
+  }
+  try {
+    const descriptorTable = allocate(descriptorTableSize(queueSize), RING_ALIGNMENT.DESCRIPTOR_TABLE)
+    const availableRing = allocate(availableRingSize(queueSize), RING_ALIGNMENT.AVAILABLE_RING)
+    const usedRing = allocate(usedRingSize(queueSize), RING_ALIGNMENT.USED_RING)
+    return { layout: { queueSize, descriptorTable, availableRing, usedRing }, pieces }
+  } catch (error) {
+    for (const piece of pieces) allocator.free(piece)
+    throw error
+  }
+}
+
+/** `stableConfig` without a generation register: reads until two results in a row are the same ([VIRTIO] 2.5.4). */
+export function readUntilStable<T>(read: () => T): T {
+  let last = read()
+  for (let tries = 0; tries < STABLE_CONFIG_TRIES; tries++) {
+    const next = read()
+    if (JSON.stringify(next) === JSON.stringify(last)) return next
+    last = next
+  }
+  throw new DriverError("protocol", `the configuration never read the same twice in ${STABLE_CONFIG_TRIES} attempts`)
+}

@@ -1,12 +1,11 @@
 /**
- * VirtioInterrupts: brings the interrupts of one virtio function to its driver: through its line and the ISR status, through MSI-X
+ * VirtioInterrupts: brings the interrupts of one virtio device to its driver: through its line and the ISR status, through MSI-X
  * vectors, or not at all. [VIRTIO] 4.1.5.1.2 and 4.1.5.5.
  */
 import { DriverError } from "../errors.ts"
 import { InterruptRouter } from "./interrupts.ts"
 import type { MsixTable } from "../pci/msix.ts"
-import type { PciDevice } from "../pci/device.ts"
-import { PCI_COMMAND } from "../pci/spec.ts"
+import type { VirtioBus } from "./bus.ts"
 import type { DriverTransport } from "./transport.ts"
 import { ISR, NOBODY } from "./spec.ts"
 
@@ -22,12 +21,12 @@ export interface VirtioInterruptEvents {
 /** The vector of configuration changes; the queues have the ones after it. */
 const CONFIG_VECTOR = 0
 
-/** The interrupts of one function. */
+/** The interrupts of one device. */
 export class VirtioInterrupts {
   readonly mode: InterruptMode
   /** Vectors that the device has; 0 without MSI-X. */
   readonly vectors: number
-  readonly #pci: PciDevice
+  readonly #bus: VirtioBus
   readonly #events: VirtioInterruptEvents
   readonly #router: InterruptRouter
   readonly #msix: MsixTable | undefined
@@ -37,24 +36,24 @@ export class VirtioInterrupts {
    * `mode` undefined: MSI-X where the device has it, else its line, else none.
    * @throws DriverError ("unsupported")
    */
-  constructor(pci: PciDevice, events: VirtioInterruptEvents, mode: InterruptMode | undefined) {
-    this.#pci = pci
+  constructor(bus: VirtioBus, events: VirtioInterruptEvents, mode: InterruptMode | undefined) {
+    this.#bus = bus
     this.#events = events
-    this.#router = InterruptRouter.of(pci.platform)
-    this.#msix = pci.msix()
+    this.#router = InterruptRouter.of(bus.platform)
+    this.#msix = bus.msix?.()
     this.vectors = this.#msix?.size ?? 0
-    this.mode = mode ?? (this.#msix !== undefined ? "msix" : pci.interruptLine !== undefined ? "intx" : "none")
-    if (this.mode === "msix" && this.#msix === undefined) throw new DriverError("unsupported", `${pci.name}: the device has no MSI-X`)
-    if (this.mode === "intx" && pci.interruptLine === undefined) {
-      throw new DriverError("unsupported", `${pci.name}: its interrupt pin is not routed to a line`)
+    this.mode = mode ?? (this.#msix !== undefined ? "msix" : bus.interruptLine !== undefined ? "intx" : "none")
+    if (this.mode === "msix" && this.#msix === undefined) throw new DriverError("unsupported", `${bus.name}: the device has no MSI-X`)
+    if (this.mode === "intx" && bus.interruptLine === undefined) {
+      throw new DriverError("unsupported", `${bus.name}: it has no interrupt line`)
     }
   }
 
   /** Sets interrupts up for so many queues. Returns the vector of each queue; none without MSI-X. */
   connect(transport: DriverTransport, queues: number): number[] {
     if (this.#msix !== undefined) this.#prepare(this.#msix)
-    this.#pci.changeCommand(this.mode === "none" ? { set: PCI_COMMAND.INTERRUPT_DISABLE } : { clear: PCI_COMMAND.INTERRUPT_DISABLE })
-    const line = this.#pci.interruptLine
+    this.#bus.switchLine?.(this.mode !== "none")
+    const line = this.#bus.interruptLine
     if (this.mode === "intx" && line !== undefined) this.#undo.push(this.#router.onLine(line, () => this.#onLine(transport)))
     return this.mode === "msix" && this.#msix !== undefined ? this.#connectVectors(this.#msix, transport, queues) : []
   }
@@ -83,7 +82,7 @@ export class VirtioInterrupts {
   /** [VIRTIO] 4.1.5.1.2.2: a driver verifies that a mapping succeeded. */
   checkMapping(got: number, wanted: number): void {
     if (got !== wanted) {
-      throw new DriverError("unsupported", `${this.#pci.name}: MSI-X vector ${wanted} was not accepted, the device shows ${got}`)
+      throw new DriverError("unsupported", `${this.#bus.name}: MSI-X vector ${wanted} was not accepted, the device shows ${got}`)
     }
   }
 

@@ -7,6 +7,7 @@ import type { PciDevice } from "../../../../src/vmm/driver/pci/device.ts"
 import { Ecam } from "../../../../src/vmm/driver/pci/config.ts"
 import { RamAllocator } from "../../../../src/vmm/driver/ram-allocator.ts"
 import { type AttachDiskOptions, type AttachedDisk, Machine, type MachineOptions } from "../../../../src/vmm/machine.ts"
+import { exercise, expectSame, SECTORS } from "../../../harness/exercise.ts"
 import { type FakeDisk, heldDisk, settled } from "../../../harness/fake-disk.ts"
 import { Rng } from "../../../support/rng.ts"
 import { passesByStepping } from "../virtio/ring-device.ts"
@@ -15,8 +16,6 @@ import { passesByStepping } from "../virtio/ring-device.ts"
 declare const WebAssembly: {
   readonly Memory: new (limits: { initial: number; maximum: number }) => { readonly buffer: ArrayBuffer; grow(pages: number): number },
 }
-
-const SECTORS = 4096
 
 interface Bench {
   readonly machine: Machine
@@ -36,43 +35,6 @@ function firstDisk(machine: Machine): PciDevice {
   const [pci] = findBlockDevices(machine)
   if (pci === undefined) throw new Error("no disk on the bus")
   return pci
-}
-
-/** Random reads, writes, zeroings and flushes, several at a time on sectors that do not meet, against a flat copy of the disk. */
-async function exercise(
-  blk: BlockDriver, rng: Rng, rounds: number, model: Uint8Array = new Uint8Array(SECTORS * 512),
-): Promise<Uint8Array> {
-  for (let round = 0; round < rounds; round++) {
-    const checks: Promise<void>[] = []
-    blk.batch(() => {
-      const base = rng.below(SECTORS - 512)
-      for (let part = 0; part < 8; part++) {
-        const sector = base + 64 * part + rng.below(32)
-        const count = rng.between(1, 32)
-        const queue = rng.below(blk.queueCount)
-        const range = model.subarray(sector * 512, (sector + count) * 512)
-        const kind = rng.below(10)
-        if (kind < 4) {
-          const data = rng.bytes(count * 512)
-          range.set(data)
-          checks.push(blk.write(sector, data, { queue }))
-        } else if (kind === 4) {
-          range.fill(0)
-          checks.push(blk.writeZeroes([{ sector, sectors: count }], { queue, unmap: rng.chance(0.5) }))
-        } else if (kind === 5) checks.push(blk.flush({ queue }))
-        else checks.push(blk.read(sector, count, { queue }).then((data) => expectSame(data, range)))
-      }
-    })
-    await Promise.all(checks)
-  }
-  expectSame(await blk.read(0, SECTORS), model)
-  return model
-}
-
-function expectSame(actual: Uint8Array, expected: Uint8Array): void {
-  if (Buffer.compare(actual, expected) !== 0) {
-    throw new Error(`data differ from byte ${actual.findIndex((byte, index) => byte !== expected[index])} of ${expected.length} on`)
-  }
 }
 
 const MATRIX: (BlockDriverOptions & { readonly name: string })[] = [
