@@ -257,9 +257,10 @@ export class PagedFile implements ImageFile {
 
   /** Loads pages that somebody waits for, as many as the source likes to read at a time, and what is likely to be asked for next. */
   #load(first: number, last: number): Promise<void> {
+    const stop = Math.max(last, first + this.#preferredPages - 1)
     const isOnItsWay = this.#loader.isLoading(first)
-    const ahead = isOnItsWay ? this.#readAhead.reached(first) : { first: last + 1, end: this.#readAhead.missed(first, last) }
-    const loading = this.#loader.load(first, Math.max(last, first + this.#preferredPages - 1), this.#end)
+    const ahead = isOnItsWay ? this.#readAhead.reached(first) : { first: stop + 1, end: this.#readAhead.missed(first, stop) }
+    const loading = this.#loader.load(first, stop, this.#end)
     if (ahead !== undefined) this.#loader.loadAhead(ahead.first, ahead.end - 1, this.#end)
     return loading
   }

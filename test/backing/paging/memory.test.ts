@@ -1,0 +1,71 @@
+/** How much memory a huge file that answers later takes up: the cache's bound, and what is on its way. Counted in bytes, not measured. */
+import { expect, it } from "vitest"
+import type { AsyncImageFile } from "../../../src/backing/async-image-file.ts"
+import { AwaitedDisk } from "../../../src/backing/paging/awaited-disk.ts"
+import { PagedFile } from "../../../src/backing/paging/paged-file.ts"
+import { RawBacking } from "../../../src/backing/raw.ts"
+import { Rng, seedFromEnvironment } from "../../support/rng.ts"
+
+const seed = seedFromEnvironment(19)
+const TIB = 2 ** 40
+
+/** Each 8 bytes are their own place; counts the bytes of the buffers that it has been lent. */
+class HugeSource implements AsyncImageFile {
+  readonly path = "huge"
+  readonly readOnly = false
+  lent = 0
+  written = 0
+
+  async size(): Promise<number> {
+    return TIB
+  }
+
+  async read(buffer: Uint8Array, offset: number): Promise<number> {
+    this.lent += buffer.buffer.byteLength
+    await new Promise((resolve) => setImmediate(resolve))
+    const view = new DataView(buffer.buffer, buffer.byteOffset, buffer.length)
+    for (let at = 0; at + 8 <= buffer.length; at += 4096) view.setFloat64(at, offset + at)
+    this.lent -= buffer.buffer.byteLength
+    return buffer.length
+  }
+
+  async write(buffer: Uint8Array): Promise<void> {
+    this.lent += buffer.length
+    await new Promise((resolve) => setImmediate(resolve))
+    this.written += buffer.length
+    this.lent -= buffer.length
+  }
+
+  async truncate(): Promise<void> {}
+  async sync(): Promise<void> {}
+  async close(): Promise<void> {}
+}
+
+it(`1 TiB read and written at random, sixty-four at a time: the cache's bound and 64 MiB, seed ${seed}`, async () => {
+  const cacheSize = 8 << 20
+  const source = new HugeSource()
+  const file = await PagedFile.open(source, { cacheSize })
+  const disk = new AwaitedDisk(new RawBacking(file), [file])
+  const rng = new Rng(seed)
+  let most = 0
+  const one = async (): Promise<void> => {
+    const length = rng.pick([4096, 4096, 65_536, 1 << 20])
+    const offset = rng.below((TIB - length) / 4096) * 4096
+    const buffer = new Uint8Array(length)
+    if (rng.chance(0.3)) await disk.pwrite(buffer, offset)
+    else {
+      await disk.pread(buffer, offset)
+      expect(new DataView(buffer.buffer).getFloat64(0)).toBe(offset)
+    }
+    most = Math.max(most, file.cachedBytes + source.lent)
+  }
+  await Promise.all(Array.from({ length: 64 }, async () => {
+    for (let index = 0; index < 20; index++) await one()
+  }))
+  expect(source.written).toBeGreaterThan(1 << 20)
+  expect(most).toBeGreaterThan(cacheSize)
+  expect(most).toBeLessThan(cacheSize + (64 << 20))
+  // What operations needed goes when they are through.
+  expect(file.cachedBytes).toBeLessThanOrEqual(cacheSize + (4 << 20))
+  await disk.close()
+})

@@ -1,0 +1,171 @@
+/** What waits and what does not: flushes, writers without room, loads that are shared, read-ahead, and closing in the middle of it. */
+import { describe, expect, it } from "vitest"
+import { BackingError } from "../../../src/backing/backing.ts"
+import { AwaitedDisk } from "../../../src/backing/paging/awaited-disk.ts"
+import { PagedFile, type PagedFileOptions } from "../../../src/backing/paging/paged-file.ts"
+import { RawBacking } from "../../../src/backing/raw.ts"
+import { MemoryFile } from "../../support/memory-file.ts"
+import { Rng, seedFromEnvironment } from "../../support/rng.ts"
+import { LateFile, type LateFileOptions } from "./late-file.ts"
+import { openLate, SMALLEST } from "./open-late.ts"
+
+const seed = seedFromEnvironment(43)
+const PAGE = 4096
+
+interface Opened {
+  readonly source: LateFile
+  readonly inner: MemoryFile
+  readonly disk: AwaitedDisk
+}
+
+async function open(size: number, options: PagedFileOptions = SMALLEST, late: LateFileOptions = {}): Promise<Opened> {
+  const inner = MemoryFile.of(new Rng(seed).bytes(size))
+  const source = new LateFile(inner, new Rng(seed), late)
+  return { source, inner, disk: await openLate(source, (file) => new RawBacking(file), options) }
+}
+
+/** What a promise has come to by now. */
+async function stateOf(promise: void | Promise<void>): Promise<"pending" | "done" | BackingError> {
+  const later = new Promise<"pending">((resolve) => setImmediate(() => resolve("pending")))
+  return await Promise.race([Promise.resolve(promise).then(() => "done" as const, (error: BackingError) => error), later])
+}
+
+describe(`files that answer late, seed ${seed}`, () => {
+  it("BLK-15 a flush is answered when the source has answered the sync behind every write before it, and not before", async () => {
+    const { source, disk, inner } = await open(64 << 10)
+    expect(disk.flush?.()).toBeUndefined()
+    source.isStalled = true
+    expect(disk.pwrite(new Uint8Array(PAGE).fill(7), 0)).toBeUndefined()
+    const flushed = disk.flush?.()
+    expect(await stateOf(flushed)).toBe("pending")
+    expect(inner.changes).toBe(0)
+    source.resume()
+    await flushed
+    expect([source.counts.write, source.counts.sync]).toEqual([1, 1])
+    expect(inner.toBytes()[PAGE - 1]).toBe(7)
+    expect(disk.flush?.()).toBeUndefined()
+    await disk.close()
+  })
+
+  it("a hit is answered at once, also of what was just written; a miss is a promise", async () => {
+    const { disk } = await open(64 << 10, { pageSize: PAGE })
+    const buffer = new Uint8Array(PAGE)
+    expect(disk.preadNow([buffer], 0)).toBe(false)
+    await disk.pread(buffer, 0)
+    expect(disk.preadNow([buffer], 0)).toBe(true)
+    expect(disk.pread(buffer, 0)).toBeUndefined()
+    expect(disk.pwriteNow([new Uint8Array(PAGE).fill(9)], 8 * PAGE)).toBe(true)
+    expect(disk.preadNow([buffer.subarray(0, 10), buffer.subarray(10)], 8 * PAGE)).toBe(true)
+    expect(buffer.every((byte) => byte === 9)).toBe(true)
+    await disk.close()
+  })
+
+  it("a source that has stalled: writers wait in their order once the log is full, and what is held is bounded", async () => {
+    const { source, disk } = await open(1 << 20)
+    source.isStalled = true
+    const written: number[] = []
+    const writes = Array.from({ length: 60 }, (_, index) => {
+      const done = disk.pwrite(new Uint8Array(PAGE).fill(index + 1), index * PAGE)
+      return { isNow: done === undefined, promise: Promise.resolve(done).then(() => void written.push(index)) }
+    })
+    const now = writes.filter(({ isNow }) => isNow).length
+    // 32 KiB of log, and no more than one write beyond it.
+    expect(now).toBeGreaterThanOrEqual(7)
+    expect(now).toBeLessThanOrEqual(9)
+    expect(disk.pwriteNow([new Uint8Array(512)], 0)).toBe(false)
+    source.resume()
+    await Promise.all(writes.map(({ promise }) => promise))
+    expect(written).toEqual(Array.from({ length: 60 }, (_, index) => index))
+    await disk.close()
+  })
+
+  it("neighbouring pages come with one read, and a page that is on its way is not read twice", async () => {
+    const { source, disk } = await open(256 << 10, { pageSize: PAGE }, { preferredRead: PAGE })
+    const buffers = Array.from({ length: 5 }, () => new Uint8Array(10 * PAGE))
+    await Promise.all(buffers.map((buffer) => disk.pread(buffer, 20 * PAGE + 100)))
+    expect(source.reads).toEqual([{ offset: 20 * PAGE, length: 11 * PAGE }])
+    await disk.pread(new Uint8Array(13 * PAGE), 19 * PAGE)
+    expect(source.reads.slice(1)).toEqual([{ offset: 19 * PAGE, length: PAGE }, { offset: 31 * PAGE, length: PAGE }])
+    await disk.close()
+  })
+
+  it("reading in order reads ahead, more each time, and no byte twice; reading at random reads what is asked for", async () => {
+    const size = 4 << 20
+    for (const preferredRead of [PAGE, 64 << 10]) {
+      const { source, disk } = await open(size, { pageSize: PAGE, cacheSize: 8 << 20 }, { preferredRead })
+      for (let offset = 0; offset < size; offset += PAGE) await disk.pread(new Uint8Array(PAGE), offset)
+      expect(source.reads.length).toBeLessThan(40)
+      expect(source.reads.reduce((sum, { length }) => sum + length, 0)).toBe(size)
+      await disk.close()
+    }
+    const other = await open(size, { pageSize: PAGE, cacheSize: 8 << 20 }, { preferredRead: PAGE })
+    for (let index = 0; index < 100; index++) await other.disk.pread(new Uint8Array(100), ((index * 37) % 101) * 10 * PAGE)
+    expect(other.source.reads.every(({ length }) => length === PAGE)).toBe(true)
+    await other.disk.close()
+  })
+
+  it("a source that prefers long reads gets them", async () => {
+    const { source, disk } = await open(4 << 20, { pageSize: PAGE, cacheSize: 8 << 20 }, { preferredRead: 64 << 10 })
+    await disk.pread(new Uint8Array(10), 50 * PAGE)
+    expect(source.reads).toEqual([{ offset: 50 * PAGE, length: 64 << 10 }])
+    await disk.close()
+  })
+
+  it("few reads are under way at a time, whoever asks", async () => {
+    const { source, disk } = await open(1 << 20)
+    source.isStalled = true
+    const reads = Array.from({ length: 100 }, (_, index) => disk.pread(new Uint8Array(10), index * 2 * PAGE))
+    expect(await stateOf(reads[0])).toBe("pending")
+    expect(source.reads.length).toBe(8)
+    source.resume()
+    await Promise.all(reads)
+    expect(source.reads.length).toBe(100)
+    await disk.close()
+  })
+
+  it("a file that somebody cuts while it is open is an error, and no zeroes", async () => {
+    const { inner, disk } = await open(64 << 10)
+    inner.truncate(20_000)
+    const error = await Promise.resolve(disk.pread(new Uint8Array(PAGE), 20_000)).catch((reason: unknown) => reason)
+    expect(error).toMatchObject({ code: "io", message: expect.stringContaining("ends at byte 20000, but had 65536 bytes") })
+    await disk.close()
+  })
+
+  it.each([
+    -1, 1.5, Number.NaN, 5000, "4096" as unknown as number,
+  ])("a source that says it has read %s bytes of 4096 is not believed", async (count) => {
+    const source = Object.assign(new LateFile(MemoryFile.of(new Uint8Array(8192)), new Rng(1)), { read: async () => count })
+    const file = await PagedFile.open(source, SMALLEST)
+    const disk = new AwaitedDisk(new RawBacking(file), [file])
+    await expect(disk.pread(new Uint8Array(512), 0)).rejects.toMatchObject({ code: "io" })
+    await disk.close()
+  })
+})
+
+describe("closing in the middle of it", () => {
+  it("requests that wait fail with closed, at once, though the source never answers them", async () => {
+    const { source, disk } = await open(1 << 20, SMALLEST, { readOnly: true })
+    source.isStalled = true
+    const reads = Array.from({ length: 30 }, (_, index) => Promise.resolve(disk.pread(new Uint8Array(PAGE), index * PAGE)))
+    const closed = disk.close()
+    for (const read of reads) await expect(read).rejects.toMatchObject({ code: "closed" })
+    await closed
+    expect(source.isClosed).toBe(true)
+    expect(() => disk.pread(new Uint8Array(1), 0)).toThrow(BackingError)
+    expect(disk.close()).toBe(closed)
+    source.resume()
+  })
+
+  it("what was written is handed to the source first; writers that wait for room fail with closed", async () => {
+    const { source, inner, disk } = await open(1 << 20)
+    source.isStalled = true
+    const writes = Array.from({ length: 60 }, (_, index) => disk.pwrite(new Uint8Array(PAGE).fill(7), index * PAGE))
+    const accepted = writes.filter((write) => write === undefined).length
+    const outcomes = Promise.allSettled(writes.slice(accepted))
+    const closed = disk.close()
+    expect((await outcomes).every((outcome) => outcome.status === "rejected" && outcome.reason.code === "closed")).toBe(true)
+    source.resume()
+    await closed
+    expect(inner.clone().toBytes().subarray(0, accepted * PAGE).every((byte) => byte === 7)).toBe(true)
+  })
+})
