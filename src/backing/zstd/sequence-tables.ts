@@ -1,0 +1,56 @@
+/** The tables that code one of the three numbers of a sequence: by default, of one symbol, described, or kept. RFC 8878, 3.1.1.3.2.1 */
+import { DecompressionError } from "../decompression-error.ts"
+import { ForwardBits } from "./bits.ts"
+import { FseTable } from "./fse.ts"
+import { defaultTable, type SequenceAlphabet } from "./sequence-codes.ts"
+
+const MODE = { PREDEFINED: 0, RLE: 1, FSE_COMPRESSED: 2, REPEAT: 3 } as const
+
+export class SequenceTable {
+  /** The table that the last `read` chose. */
+  current: FseTable
+  readonly #alphabet: SequenceAlphabet
+  readonly #predefined: FseTable
+  readonly #own: FseTable
+  #isSet = false
+
+  constructor(alphabet: SequenceAlphabet) {
+    this.#alphabet = alphabet
+    this.#predefined = defaultTable(alphabet)
+    this.#own = new FseTable(alphabet.highestLog)
+    this.current = this.#predefined
+  }
+
+  /** A frame begins: there is no earlier table. */
+  reset(): void {
+    this.#isSet = false
+  }
+
+  /**
+   * Chooses the table by `mode`, the two bits of the section's header. What describes it begins at `start` and is inside the bytes up to
+   * `end`. Returns the position after it.
+   * @throws DecompressionError
+   */
+  read(mode: number, bytes: Uint8Array, start: number, end: number): number {
+    const { name, highestCode } = this.#alphabet
+    if (mode === MODE.REPEAT) {
+      if (!this.#isSet) throw new DecompressionError(`a zstd block repeats a table of ${name} that there is not`)
+      return start
+    }
+    this.#isSet = true
+    if (mode === MODE.PREDEFINED) {
+      this.current = this.#predefined
+      return start
+    }
+    this.current = this.#own
+    if (mode === MODE.RLE) {
+      const symbol = start < end ? (bytes[start] ?? 0) : Number.POSITIVE_INFINITY
+      if (symbol > highestCode) throw new DecompressionError(`a zstd block has no table of ${name}`)
+      this.#own.setSingle(symbol)
+      return start + 1
+    }
+    const bits = new ForwardBits(bytes, start, end)
+    this.#own.read(bits, highestCode)
+    return bits.finish()
+  }
+}
