@@ -1,6 +1,6 @@
 /** openDisk for programs in Node: with Node's decompressor. */
 import type { VirtioBacking } from "./backing.ts"
-import { nodeDecompressor } from "./host/inflate.ts"
+import { nodeDecompressor } from "./host/node-decompressor.ts"
 import { type DiskSource, openDiskWith, type OpenDiskOptions } from "./open-disk.ts"
 
 /**

@@ -5,7 +5,7 @@
 import { checkCount, checkOptions, checkValue, type Rules } from "../options.ts"
 import { backingPath } from "./host/backing-path.ts"
 import { LockedFile } from "./host/image-lock.ts"
-import { nodeDecompressor } from "./host/inflate.ts"
+import { nodeDecompressor } from "./host/node-decompressor.ts"
 import { openChain } from "./image-chain.ts"
 import type { Qcow2Image } from "./qcow2/image.ts"
 import type { BackingReference } from "./qcow2/open.ts"

@@ -49,8 +49,6 @@ const scratchWords = new Int32Array(scratch.buffer)
  */
 export class RawBacking implements VirtioBacking {
   readonly readOnly: boolean
-  /** What a person should know of the image: nothing. As a qcow2 image has it. */
-  readonly warnings: readonly string[] = []
   /** Present when the file can be written and may be able to punch holes. */
   readonly discard?: (offset: number, length: number) => void
   readonly #file: ImageFile

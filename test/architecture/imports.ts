@@ -26,7 +26,8 @@ const NODE_MODULES: readonly (readonly [file: RegExp, modules: readonly string[]
 const LAYERS: readonly (readonly (readonly RegExp[])[])[] = [
   [
     [/^backing\/(backing|image-file|async-image-file|buffers|signatures)\.ts$/],
-    [/^backing\/zstd\//],
+    [/^backing\/decompression\/[^/]+$/],
+    [/^backing\/decompression\/zstd\//, /^backing\/decompression\/inflate\//],
     [/^backing\/qcow2\/format\//],
     [/^backing\/qcow2\/metadata\//],
     [/^backing\/qcow2\/(?!check\/|open\.ts)/],
@@ -105,7 +106,8 @@ function qcow2Objection(from: string, to: string): string | undefined {
   if (!from.startsWith("backing/qcow2/")) return undefined
   if (!to.startsWith("backing/qcow2/")) {
     const isBeside = ["backing/backing.ts", "backing/image-file.ts", "backing/buffers.ts"].includes(to)
-    return isBeside ? undefined : "qcow2 knows only the two contracts beside it, and how lists of buffers are read"
+    if (isBeside || to.startsWith("backing/decompression/")) return undefined
+    return "qcow2 knows only the two contracts beside it, how lists of buffers are read, and what decompresses clusters"
   }
   const isPure = /^backing\/qcow2\/(format|check)\//.test(to) || to === "backing/qcow2/metadata/header-store.ts"
   return from.startsWith("backing/qcow2/check/") && !isPure ? "a check does not need an open image" : undefined

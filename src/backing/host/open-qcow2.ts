@@ -3,7 +3,7 @@ import { checkCount, checkOptions } from "../../options.ts"
 import type { ImageFile } from "../image-file.ts"
 import type { Qcow2Image } from "../qcow2/image.ts"
 import { openQcow2Image, QCOW2_RULES, type Qcow2Options } from "../qcow2/open.ts"
-import { nodeDecompressor } from "./inflate.ts"
+import { nodeDecompressor } from "./node-decompressor.ts"
 
 /**
  * Opens the qcow2 image in `file`, and owns `file` from then on; when it throws, the caller still does. Node's decompressor reads

@@ -27,7 +27,6 @@ export interface LateFile {
 export interface LoadingDisk extends VirtioBacking {
   readonly path?: string
   readonly lock?: ImageLock
-  readonly warnings?: readonly string[]
   map?(offset: number, length: number): Iterable<MapExtent>
 }
 
@@ -93,10 +92,6 @@ export class AwaitedDisk implements VirtioBacking {
 
   get lock(): ImageLock {
     return this.#disk.lock ?? "none"
-  }
-
-  get warnings(): readonly string[] {
-    return this.#disk.warnings ?? []
   }
 
   get discardGranularity(): number {

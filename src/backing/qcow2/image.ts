@@ -3,7 +3,7 @@ import { type Allocation, BackingError, checkRange, totalLength, type VirtioBack
 import type { ImageFile, ImageLock } from "../image-file.ts"
 import { Allocator } from "./metadata/allocator.ts"
 import { ClusterFile, CorruptMetadata } from "./metadata/cluster-file.ts"
-import { compressionWarnings, type Decompressor } from "./format/compression.ts"
+import type { Decompressor } from "./format/compression.ts"
 import type { Geometry } from "./format/geometry.ts"
 import { headerGeometry, type Qcow2Header } from "./format/header.ts"
 import { HeaderStore } from "./metadata/header-store.ts"
@@ -26,7 +26,7 @@ export interface Qcow2Parts {
   readonly header: Qcow2Header
   readonly readOnly: boolean
   readonly backing: BackingDisk | undefined
-  readonly decompressor: Decompressor | undefined
+  readonly decompressor: Decompressor
   /** Bytes. */
   readonly cacheSize: number
 }
@@ -52,8 +52,6 @@ export class Qcow2Image implements VirtioBacking {
   readonly backing: BackingDisk | undefined
   /** What keeps other programs from opening the image. Its backing files have locks of their own. */
   readonly lock: ImageLock
-  /** What a person should know, about this image or one behind it, a line each: compressed clusters that this host cannot read. */
-  readonly warnings: readonly string[]
   readonly #path: string
   readonly #file: ClusterFile
   readonly #header: HeaderStore
@@ -73,7 +71,6 @@ export class Qcow2Image implements VirtioBacking {
     this.zeroesAtOnce = zeroesAtOnce(this.geometry, backing)
     this.backing = backing
     this.lock = file.lock ?? "none"
-    this.warnings = [...compressionWarnings(header.compressionType, decompressor, file.path), ...(backing?.warnings ?? [])]
     this.#path = file.path
     this.#file = new ClusterFile(file)
     this.#header = new HeaderStore(this.#file, header)

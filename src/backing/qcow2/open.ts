@@ -14,6 +14,7 @@ import { readSnapshotTable } from "./format/snapshot-table.ts"
 import { INCOMPATIBLE_BIT } from "./format/spec.ts"
 import { refuseCorruptForWriting, refuseUnsupported } from "./format/unsupported.ts"
 import { Qcow2Image } from "./image.ts"
+import { pageDecompressor } from "./page-decompressor.ts"
 import { type BackingDisk, checkBackingDisk } from "./reader.ts"
 
 /** The backing file that an image names. */
@@ -32,7 +33,7 @@ export interface Qcow2Options {
   readonly readOnly?: boolean
   /** Opens the backing file, which the image then owns and closes. Without this, an image that names one is refused. */
   readonly openBacking?: (reference: BackingReference) => BackingDisk
-  /** Reads compressed clusters. Without one, reading such a cluster fails with `unsupported`. */
+  /** Reads compressed clusters. Default: a decompressor of ours, which needs nothing of the platform. */
   readonly decompressor?: Decompressor
   /** Bytes of memory for cached L2 tables and refcount blocks. Default 32 MiB. */
   readonly cacheSize?: number
@@ -65,7 +66,7 @@ export function openQcow2Image(file: ImageFile, options: Qcow2Options = {}): Qco
   const backing = openBacking(found, options, file.path)
   try {
     const header = !readOnly && hasFeature(found.incompatibleFeatures, INCOMPATIBLE_BIT.DIRTY) ? repairDirty(file) : found
-    const { decompressor, cacheSize = DEFAULT_CACHE_SIZE } = options
+    const { decompressor = pageDecompressor, cacheSize = DEFAULT_CACHE_SIZE } = options
     return new Qcow2Image({ file, header, readOnly, backing, decompressor, cacheSize })
   } catch (error) {
     if (error instanceof BackingError) backing?.close()

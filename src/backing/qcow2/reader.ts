@@ -1,11 +1,12 @@
 /** Reads guest bytes: finds where they live and fetches them from the file, the backing image, a compressed cluster, or nowhere. */
 import { checkMembers, findAsync, isStrayPromise, type Rules } from "../../options.ts"
 import { type Allocation, BackingError } from "../backing.ts"
+import { DecompressionError } from "../decompression/decompression-error.ts"
 import { BufferCursor, fillZero, fillZeroFrom, scatter } from "../buffers.ts"
 import type { ClusterFile } from "./metadata/cluster-file.ts"
 import { DecompressedCache } from "./decompressed-cache.ts"
 import { Extent } from "./metadata/extent.ts"
-import { DecompressionError, type Decompressor } from "./format/compression.ts"
+import type { Decompressor } from "./format/compression.ts"
 import { L2_KIND, type L2Kind } from "./format/entries.ts"
 import type { Geometry } from "./format/geometry.ts"
 import type { Mapping } from "./metadata/mapping.ts"
@@ -14,8 +15,6 @@ import type { Mapping } from "./metadata/mapping.ts"
 export interface BackingDisk {
   /** Bytes. */
   readonly size: number
-  /** What a person should know of it. */
-  readonly warnings?: readonly string[]
   /** As that of `VirtioBacking`. */
   readonly slow?: boolean
   pread(buffer: Uint8Array, offset: number): void
@@ -26,8 +25,7 @@ export interface BackingDisk {
 }
 
 const BACKING_DISK_RULES: Rules<BackingDisk> = {
-  size: "number", warnings: "array?", slow: "any?", pread: "function", preadv: "function", allocation: "function?",
-  close: "function",
+  size: "number", slow: "any?", pread: "function", preadv: "function", allocation: "function?", close: "function",
 }
 
 /** @throws TypeError when what `openBacking` returned is not a `BackingDisk` */
@@ -50,7 +48,7 @@ export interface ReaderOptions {
   readonly mapping: Mapping
   readonly backing: BackingDisk | undefined
   readonly compressionType: number
-  readonly decompressor: Decompressor | undefined
+  readonly decompressor: Decompressor
 }
 
 export class Reader {
@@ -61,7 +59,7 @@ export class Reader {
   readonly #mapping: Mapping
   readonly #backing: BackingDisk | undefined
   readonly #compressionType: number
-  readonly #decompressor: Decompressor | undefined
+  readonly #decompressor: Decompressor
   readonly #decompressed: DecompressedCache
   #hasDecompressed = false
   readonly #extent = new Extent()
@@ -160,16 +158,8 @@ export class Reader {
 
   #inflate(stored: Uint8Array, offset: number): Uint8Array {
     const path = this.#file.path
-    const decompressor = this.#decompressor
-    if (decompressor === undefined) {
-      throw new BackingError("unsupported", "the image has compressed clusters, and no decompressor was supplied", { path, offset })
-    }
-    const missing = decompressor.missing(this.#compressionType)
-    if (missing !== undefined) {
-      throw new BackingError("unsupported", `the cluster at byte ${offset} is compressed with ${missing}`, { path, offset })
-    }
     try {
-      return decompressor.decompress(stored, this.#geometry.clusterSize, this.#compressionType)
+      return this.#decompressor.decompress(stored, this.#geometry.clusterSize, this.#compressionType)
     } catch (error) {
       if (!(error instanceof DecompressionError)) throw error
       const message = `the compressed cluster at byte ${offset} cannot be decompressed: ${error.message}`

@@ -4,7 +4,6 @@ import type { CheckResult } from "../../backing/qcow2/check/check.ts"
 import type { RepairMode } from "../../backing/qcow2/check/repair.ts"
 import { imageArguments, UsageError } from "./arguments.ts"
 import { complain, print, printJson } from "./output.ts"
-import { printFileWarnings } from "./warnings.ts"
 
 const HELP = `vioblk check [--repair leaks|all] [--json] IMAGE
 
@@ -35,7 +34,6 @@ function run(args: readonly string[]): number {
   if (format === "raw") throw new UsageError("--format raw: a raw image has nothing to check")
   const repair = REPAIR_MODES.find((mode) => mode === own.repair)
   const result = repair === undefined ? checkImage(path) : repairImage(path, repair)
-  printFileWarnings(path)
   if (json) printJson({ filename: path, ...result })
   else for (const line of resultLines(result)) print(line)
   return result.exitCode

@@ -11,7 +11,6 @@ import { AUTOCLEAR_BIT, COMPATIBLE_BIT, COMPRESSION_TYPE, CRYPT_METHOD, INCOMPAT
 import { imageArguments } from "./arguments.ts"
 import { formatBytes } from "./format.ts"
 import { print, printJson } from "./output.ts"
-import { printFileWarnings } from "./warnings.ts"
 
 const HELP = `vioblk info [--format raw|qcow2] [--json] IMAGE
 
@@ -26,7 +25,6 @@ export async function info(args: readonly string[]): Promise<number> {
     const facts = format === "raw" || (format === undefined && probeFormat(file) === "raw") ? rawFacts(file) : qcow2Facts(file)
     if (json) printJson(facts)
     else for (const line of factLines(facts)) print(line)
-    if (facts.format === "qcow2") printFileWarnings(path)
     return 0
   } finally {
     file.close()

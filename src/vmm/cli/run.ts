@@ -19,7 +19,6 @@ import { formatBytes, formatThroughput } from "./format.ts"
 import { parsePartitionTable, PARTITION_TABLE_SECTORS, type PartitionTable } from "./partition-table.ts"
 import { Progress } from "./progress.ts"
 import { print, printHelp, printJson } from "./output.ts"
-import { printWarnings } from "./warnings.ts"
 
 const HELP = `vioblk: a virtio-blk disk for virtual machines written in JavaScript
 
@@ -85,7 +84,6 @@ export async function run(args: readonly string[]): Promise<number> {
     return tryDevice(settings)
   }
   const image = openImage(path, { readOnly: !values.write, lockReadOnly: true, ...(format !== undefined && { format }) })
-  printWarnings(image.warnings)
   try {
     return await readImage(image, path, settings)
   } finally {

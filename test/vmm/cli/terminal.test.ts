@@ -1,16 +1,15 @@
-/** What the command line says of odd, damaged or hostile images: why a request failed, warnings, and nothing that a terminal obeys. */
+/** What the command line says of odd, damaged or hostile images: why a request failed, and nothing that a terminal obeys. */
 import { readdirSync, readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { inspect } from "node:util"
 import { describe, expect, it } from "vitest"
 import { createImage } from "../../../src/backing/create.ts"
-import { nodeDecompressor } from "../../../src/backing/host/inflate.ts"
 import { openImage } from "../../../src/backing/open.ts"
 import { createQcow2 } from "../../../src/backing/qcow2/create.ts"
 import { toJson } from "../../../src/vmm/cli/output.ts"
 import { COMPRESSED, failureOf } from "../../backing/qcow2/small-images.ts"
 import { commandLine } from "../../support/command-line.ts"
-import { goldenBytes, goldenPath } from "../../support/golden.ts"
+import { goldenBytes } from "../../support/golden.ts"
 import { MemoryFile } from "../../support/memory-file.ts"
 import { Qcow2Bytes } from "../../support/qcow2-bytes.ts"
 import { temporaryDirectory } from "../../support/temporary.ts"
@@ -100,27 +99,5 @@ describe("why a request failed", () => {
     const { code, err } = await commandLine(join(directory, "top.qcow2"))
     expect(code).toBe(1)
     expect(err).toMatch(/^vioblk: IN at sector \d+ failed: .*base\.qcow2: the compressed cluster at byte \d+ cannot be/)
-  })
-
-  const zstd = goldenPath("zstd-4k.qcow2")
-  const isMissing = nodeDecompressor.missing(1) !== undefined
-
-  it.runIf(isMissing)("is said for what this platform cannot decompress, after a warning that names the remedy", async () => {
-    const { code, err } = await commandLine(zstd)
-    const [warning, reason, ...rest] = err.split("\n")
-    const lack = "compressed with zstd, which needs Node.js 22.15 or later"
-    expect([code, rest]).toEqual([1, [""]])
-    expect(warning).toMatch(/^vioblk: warning: .*zstd-4k\.qcow2: its compressed clusters cannot be read here: they are/)
-    expect(warning).toContain(`${lack}; use that, or convert`)
-    expect(reason).toMatch(/^vioblk: IN at sector \d+ failed: .*zstd-4k\.qcow2: the cluster at byte \d+ is/)
-    expect(reason).toContain(lack)
-  })
-
-  it("info and check warn, exactly where this platform cannot decompress", async () => {
-    for (const command of ["info", "check"]) {
-      const { code, err } = await commandLine(command, zstd)
-      expect([code, err]).toEqual([0, isMissing ? expect.stringMatching(/^vioblk: warning: .*zstd.*\n$/) : ""])
-      expect((await commandLine(command, goldenPath("zlib-4k.qcow2"))).err).toBe("")
-    }
   })
 })

@@ -73,7 +73,9 @@ function runLane(data: DataView, start: number, end: number, index: number): voi
   for (let at = start; at < end; at += STRIPE) {
     const inputLow = data.getInt32(at, true)
     const productLow = Math.imul(inputLow, PRIME2[1])
-    const productHigh = upperProduct(inputLow, PRIME2[1]) + Math.imul(data.getInt32(at + 4, true), PRIME2[1]) + Math.imul(inputLow, PRIME2[0])
+    const productHigh = upperProduct(inputLow, PRIME2[1]) + Math.imul(
+      data.getInt32(at + 4, true), PRIME2[1],
+    ) + Math.imul(inputLow, PRIME2[0])
     const sum = (low >>> 0) + (productLow >>> 0)
     const sumHigh = (high + productHigh + (sum > 0xffff_ffff ? 1 : 0)) | 0
     const sumLow = sum | 0

@@ -6,8 +6,8 @@ const LONG = 96
 const AT_ONCE = 16
 
 /**
- * Copies `length` bytes from `distance` bytes before `at` to `at`. What the output has after them, up to 16 bytes from `at`, is garbage then.
- * The caller has checked that both ranges are inside of `bytes`; `view` is a view of all of it.
+ * Copies `length` bytes from `distance` bytes before `at` to `at`. What the output has after them, up to 16 bytes from `at`, is garbage
+ * then. The caller has checked that both ranges are inside of `bytes`; `view` is a view of all of it.
  */
 export function copyMatch(bytes: Uint8Array, view: DataView, at: number, distance: number, length: number): void {
   const from = at - distance

@@ -112,7 +112,8 @@ function spreadSymbols(size: number, symbolCount: number): void {
     for (let left = counts[symbol] ?? 0; left > 0; left--) {
       symbols[state] = symbol
       do state = (state + step) & (size - 1)
-      while (state > high)
+      while (state > high) {
     }
+      }
   }
 }
