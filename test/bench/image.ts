@@ -7,17 +7,32 @@ export const IMAGE_BYTES = 1 << 30
 
 /** Calls `use` with the path of a raw image of 1 GiB without holes, in a folder of its own that is removed afterwards. */
 export function withImage(use: (path: string, folder: string) => void): void {
-  const folder = mkdtempSync(join(existsSync("/dev/shm") ? "/dev/shm" : tmpdir(), "vioblk-bench-"))
+  const { path, folder } = makeImage()
   try {
-    const path = join(folder, "disk.raw")
-    const fd = openSync(path, "w")
-    const chunk = Buffer.alloc(1 << 20, "vioblk benchmark ")
-    for (let offset = 0; offset < IMAGE_BYTES; offset += chunk.length) writeSync(fd, chunk, 0, chunk.length, offset)
-    closeSync(fd)
     use(path, folder)
   } finally {
     rmSync(folder, { recursive: true })
   }
+}
+
+/** `withImage` for work that is done later. */
+export async function withImageAwaited(use: (path: string, folder: string) => Promise<void>): Promise<void> {
+  const { path, folder } = makeImage()
+  try {
+    await use(path, folder)
+  } finally {
+    rmSync(folder, { recursive: true })
+  }
+}
+
+function makeImage(): { readonly path: string; readonly folder: string } {
+  const folder = mkdtempSync(join(existsSync("/dev/shm") ? "/dev/shm" : tmpdir(), "vioblk-bench-"))
+  const path = join(folder, "disk.raw")
+  const fd = openSync(path, "w")
+  const chunk = Buffer.alloc(1 << 20, "vioblk benchmark ")
+  for (let offset = 0; offset < IMAGE_BYTES; offset += chunk.length) writeSync(fd, chunk, 0, chunk.length, offset)
+  closeSync(fd)
+  return { path, folder }
 }
 
 /** `count` offsets, multiples of `align`, for accesses of `bytes` bytes: at random (always the same ones), or one behind the other. */

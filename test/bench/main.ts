@@ -1,13 +1,14 @@
 /** `npm run bench [section ...]`: speed as ratios within one run, against bare file calls and against qemu-img on the same image. */
 import { benchDevice } from "./device.ts"
 import { benchHold } from "./hold.ts"
+import { benchNbdClient } from "./nbd-client.ts"
 import { benchPaged } from "./paged.ts"
 import { benchQcow2 } from "./qcow2.ts"
 import { benchQemu } from "./qemu.ts"
 import { benchRing } from "./ring.ts"
 
 const sections: Readonly<Record<string, () => void | Promise<void>>> = {
-  ring: benchRing, device: benchDevice, hold: benchHold, paged: benchPaged, qemu: benchQemu, qcow2: benchQcow2,
+  ring: benchRing, device: benchDevice, hold: benchHold, paged: benchPaged, qemu: benchQemu, qcow2: benchQcow2, nbd: benchNbdClient,
 }
 
 const wanted = process.argv.slice(2)
