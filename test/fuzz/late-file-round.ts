@@ -76,6 +76,7 @@ async function change(round: Round): Promise<void> {
   const length = rng.between(1, rng.pick([100, 9000, 30_000]))
   const roll = rng.below(100)
   if (roll >= 90 && offset >= file.size()) return
+  const before = round.isChanged
   round.isChanged = true
   if (roll < 80) {
     const data = rng.bytes(length)
@@ -88,8 +89,8 @@ async function change(round: Round): Promise<void> {
     model.truncate(offset)
   } else {
     const inside = Math.min(length, file.size() - offset)
-    file.punchHole?.(offset, inside)
-    model.punchHole(offset, inside)
+    if (file.punchHole?.(offset, inside) === true) model.punchHole(offset, inside)
+    else round.isChanged = before
   }
 }
 

@@ -14,6 +14,7 @@ import { type Page, PageCache } from "./page-cache.ts"
 import { changePages } from "./page-changes.ts"
 import { PageLoader } from "./page-loader.ts"
 import { ReadAhead } from "./read-ahead.ts"
+import { examineSource } from "./examine-source.ts"
 import { sourceError } from "./source-error.ts"
 import { WriteLog } from "./write-log.ts"
 
@@ -36,7 +37,6 @@ const LOG_SIZE = 16 << 20
 const MOST_AHEAD = 4 << 20
 const SHARE_AHEAD = 1 / 4
 
-/** What `PagedFile.open` has found. */
 interface Opened {
   readonly source: AsyncImageFile
   readonly size: number
@@ -63,24 +63,16 @@ export class PagedFile implements ImageFile {
   #isClosed = false
   #released: Promise<void> | undefined
 
-  /** Asks the source for its size. @throws BackingError what the source rejects with */
+  /** Asks the source for its size. @throws BackingError what the source rejects with; TypeError for one that lacks a method */
   static async open(source: AsyncImageFile, options: PagedFileOptions = {}): Promise<PagedFile> {
-    let size: number
-    try {
-      size = await source.size()
-    } catch (error) {
-      throw sourceError(error, "find its size", source.path)
-    }
-    if (!Number.isSafeInteger(size) || size < 0) {
-      throw new BackingError("io", `its source says that it has ${String(size)} bytes`, { path: source.path })
-    }
-    return new PagedFile({ source, size, options })
+    const readOnly = options.readOnly === true || source.readOnly
+    return new PagedFile({ source, size: await examineSource(source, { isWritten: !readOnly }), options: { ...options, readOnly } })
   }
 
   private constructor({ source, size, options }: Opened) {
-    const { readOnly = source.readOnly, cacheSize = CACHE_SIZE, pageSize = PAGE_SIZE, logSize = LOG_SIZE } = options
+    const { readOnly = true, cacheSize = CACHE_SIZE, pageSize = PAGE_SIZE, logSize = LOG_SIZE } = options
     this.path = source.path
-    this.readOnly = readOnly || source.readOnly
+    this.readOnly = readOnly
     this.lock = source.lock ?? "none"
     this.#source = source
     this.#size = size
@@ -100,7 +92,15 @@ export class PagedFile implements ImageFile {
 
   /** False once the source has declined to punch a hole. */
   get canPunchHole(): boolean {
-    return this.punchHole !== undefined && this.#log?.canPunch === true
+    return this.#log?.zeroing.can(true) ?? false
+  }
+
+  get punchesAtOnce(): number {
+    return this.#log?.zeroing.atOnce(true) ?? 0
+  }
+
+  get zeroesAtOnce(): number {
+    return this.#log?.zeroing.atOnce(false) ?? 0
   }
 
   /** Bytes of memory that pages take up. */
@@ -216,8 +216,8 @@ export class PagedFile implements ImageFile {
 
   #writable(): WriteLog {
     this.#checkOpen()
-    if (this.#log === undefined) throw new BackingError("read-only", "the image is open read-only", { path: this.path })
-    return this.#log
+    if (this.#log !== undefined) return this.#log
+    throw new BackingError("read-only", "the image is open read-only", { path: this.path })
   }
 
   // --- Reading ---
@@ -281,6 +281,7 @@ export class PagedFile implements ImageFile {
 
   #zero(offset: number, length: number, { frees }: { readonly frees: boolean }): boolean {
     const log = this.#writable()
+    if (!log.zeroing.can(frees)) return false
     if (length > 0) this.#change(log, { kind: "zero", offset, length, frees })
     return true
   }

@@ -5,8 +5,9 @@
  */
 import type { AsyncImageFile } from "../async-image-file.ts"
 import { BackingError } from "../backing.ts"
-import { type Change, endOf, overlaps, startOf, weightOf } from "./change.ts"
+import { type Change, endOf, overlaps, startOf } from "./change.ts"
 import { sourceError } from "./source-error.ts"
+import { ZeroingSource } from "./zeroing-source.ts"
 
 export interface WriteLogOptions {
   readonly source: AsyncImageFile
@@ -27,8 +28,8 @@ interface Barrier {
 const PARALLEL = 16
 /** Neighbouring writes that wait are sent as one of at most so many bytes. */
 const MOST_JOINED = 1 << 20
-/** Zeroes are written in pieces of so many bytes where the source cannot make them. */
-const ZERO_CHUNK = 1 << 18
+/** What a change takes up in memory beside its data, roughly. */
+const CHANGE_BYTES = 256
 
 export class WriteLog {
   readonly #source: AsyncImageFile
@@ -36,8 +37,8 @@ export class WriteLog {
   /** Not sent yet, oldest at `#head`. */
   #unsent: (Change | Barrier)[] = []
   #head = 0
-  /** Every change that has not been answered, sent or not, oldest first. */
-  readonly #pending = new Set<Change>()
+  /** Every change that has not been answered, sent or not, oldest first, and what it is counted for in bytes. */
+  readonly #pending = new Map<Change, number>()
   readonly #inFlight = new Set<Change>()
   /** A sync or a truncation is under way: nothing else is. */
   #isAlone = false
@@ -51,12 +52,14 @@ export class WriteLog {
   #last: Barrier | undefined
   #roomWaiters: (() => void)[] = []
   #idleWaiters: (() => void)[] = []
-  #canPunch = true
+  /** Makes zeroes, and knows which ways the source has. */
+  readonly zeroing: ZeroingSource
 
   constructor(options: WriteLogOptions) {
     this.#source = options.source
     this.#storedSize = options.size
     this.#mostBytes = options.mostBytes
+    this.zeroing = new ZeroingSource(options.source)
   }
 
   /** The file's size as far as the source has answered. */
@@ -64,24 +67,25 @@ export class WriteLog {
     return this.#storedSize
   }
 
-  /** False once the source has declined to punch a hole. */
-  get canPunch(): boolean {
-    return this.#canPunch
-  }
-
   /** Every change that has not been answered, oldest first. Those that failed stay: the source may hold them in part. */
   get pending(): Iterable<Change> {
-    return this.#pending
+    return this.#pending.keys()
   }
 
   /** @throws BackingError the first failure, from then on: nothing has been logged then */
   append(change: Change): void {
     this.#refuseFailed()
     this.#unsent.push(change)
-    this.#pending.add(change)
-    this.#bytes += weightOf(change)
+    const weight = CHANGE_BYTES + (change.kind === "write" ? change.data.length : this.#zeroWeight(change))
+    this.#pending.set(change, weight)
+    this.#bytes += weight
     this.#isChanged = true
     this.#schedule()
+  }
+
+  /** As long as it is not known that the source makes zeroes by itself, they may have to be written. */
+  #zeroWeight(change: Change): number {
+    return change.kind !== "zero" || this.zeroing.isProven(change.frees) ? 0 : change.length
   }
 
   /** Logs a sync, unless nothing has changed since the last one. @throws BackingError as `append` */
@@ -237,25 +241,12 @@ export class WriteLog {
     const [first] = changes
     if (first === undefined || first.kind === "truncate") return
     if (first.kind === "write") await this.#source.write?.(joined(changes), first.offset)
-    else await this.#zero(first)
-  }
-
-  async #zero({ offset, length, frees }: Change & { kind: "zero" }): Promise<void> {
-    if (frees && this.#canPunch) {
-      if ((await this.#source.punchHole?.(offset, length)) === true) return
-      this.#canPunch = false
-    }
-    if ((await this.#source.zeroRange?.(offset, length)) === true) return
-    const zeroes = new Uint8Array(Math.min(length, ZERO_CHUNK))
-    for (let done = 0; done < length; done += ZERO_CHUNK) {
-      if (this.#failure !== undefined) throw this.#failure
-      await this.#source.write?.(zeroes.subarray(0, Math.min(ZERO_CHUNK, length - done)), offset + done)
-    }
+    else await this.zeroing.zero(first, () => this.#failure)
   }
 
   #answered(change: Change): void {
+    this.#bytes -= this.#pending.get(change) ?? 0
     this.#pending.delete(change)
-    this.#bytes -= weightOf(change)
     this.#storedSize = change.kind === "truncate" ? change.size : Math.max(this.#storedSize, endOf(change))
   }
 

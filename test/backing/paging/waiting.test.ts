@@ -142,6 +142,49 @@ describe(`files that answer late, seed ${seed}`, () => {
   })
 })
 
+describe("zeroes and holes", () => {
+  it("a hole that the source declines is written as zeroes, and no other is asked for; until that is known little waits", async () => {
+    const size = 64 << 20
+    const inner = MemoryFile.of(new Rng(seed).bytes(1 << 20))
+    inner.truncate(size)
+    const source = new LateFile(inner, new Rng(seed), { canPunch: false })
+    const disk = await openLate(source, (file) => new RawBacking(file), { ...SMALLEST, logSize: 1 << 20 })
+    const { unmapsAtOnce } = disk
+    expect(unmapsAtOnce).toBeLessThanOrEqual(16 << 20)
+    expect(disk.canUnmap).toBe(true)
+    const first = disk.discard?.(0, 1 << 20)
+    // Until the first has been answered the second waits: each may have to be written.
+    const second = disk.discard?.(4 << 20, 16 << 20)
+    expect([first, await stateOf(second)]).toEqual([undefined, "pending"])
+    await second
+    await disk.flush?.()
+    expect(disk.canUnmap).toBe(false)
+    expect(source.counts).toMatchObject({ punch: 1, write: 4 })
+    expect(inner.toBytes().subarray(0, 1 << 20).every((byte) => byte === 0)).toBe(true)
+    await disk.close()
+  })
+
+  it("holes that the source makes cost one call each, however large", async () => {
+    const { source, disk, inner } = await open(8 << 20)
+    await disk.discard?.(0, 2 << 20)
+    await disk.flush?.()
+    expect(disk.unmapsAtOnce).toBeGreaterThan(2 ** 40)
+    await disk.writeZeroes?.(2 << 20, 6 << 20, true)
+    await disk.flush?.()
+    expect(source.counts).toMatchObject({ punch: 2, write: 0 })
+    expect(inner.toBytes().every((byte) => byte === 0)).toBe(true)
+    await disk.close()
+  })
+
+  it("a source that can be written but lacks a method to do so is refused: what is written must not get lost", async () => {
+    for (const name of ["write", "truncate", "sync"]) {
+      const source = Object.assign(new LateFile(MemoryFile.of(new Uint8Array(8192)), new Rng(1)), { [name]: undefined })
+      await expect(PagedFile.open(source)).rejects.toThrow(new RegExp(`memory.img: .* no ${name}`))
+      await expect(PagedFile.open(source, { readOnly: true })).resolves.toBeDefined()
+    }
+  })
+})
+
 describe("closing in the middle of it", () => {
   it("requests that wait fail with closed, at once, though the source never answers them", async () => {
     const { source, disk } = await open(1 << 20, SMALLEST, { readOnly: true })

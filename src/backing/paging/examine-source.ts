@@ -1,0 +1,28 @@
+/** What is to be known of a source before it is used. */
+import type { AsyncImageFile } from "../async-image-file.ts"
+import { BackingError } from "../backing.ts"
+import { sourceError } from "./source-error.ts"
+
+/**
+ * Resolves to the size of the file in `source`, in bytes.
+ * @throws BackingError what the source rejects with, or `io` for a size that is none
+ * @throws TypeError when it is to be written and lacks a method: what is written would get lost
+ */
+export async function examineSource(source: AsyncImageFile, { isWritten }: { readonly isWritten: boolean }): Promise<number> {
+  const missing = isWritten ? (["write", "truncate", "sync"] as const).find((name) => source[name] === undefined) : undefined
+  if (missing !== undefined) {
+    const remedy = "it must be readOnly, or have write, truncate and sync: see the interface AsyncImageFile"
+    throw new TypeError(`${source.path}: the file is not readOnly, but has no ${missing}; ${remedy}`)
+  }
+  const size = await sizeOf(source)
+  if (Number.isSafeInteger(size) && size >= 0) return size
+  throw new BackingError("io", `its source says that it has ${String(size)} bytes`, { path: source.path })
+}
+
+async function sizeOf(source: AsyncImageFile): Promise<number> {
+  try {
+    return await source.size()
+  } catch (error) {
+    throw sourceError(error, "find its size", source.path)
+  }
+}
