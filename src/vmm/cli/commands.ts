@@ -8,9 +8,10 @@ import { info } from "./info.ts"
 import { map } from "./map.ts"
 import { complain } from "./output.ts"
 import { run } from "./run.ts"
+import { serve } from "./serve.ts"
 
 /** Without the name of a command, the arguments are those of `run`. */
-const COMMANDS: Readonly<Record<string, Command>> = { info, check, create, map }
+const COMMANDS: Readonly<Record<string, Command>> = { info, check, create, map, serve }
 
 /** Runs the command line. Returns the exit code. */
 export async function vioblk(args: readonly string[]): Promise<number> {

@@ -24,7 +24,7 @@ const HELP = `vioblk: a virtio-blk disk for virtual machines written in JavaScri
 
 vioblk [options]                 try the device on a disk in a temporary file
 vioblk [options] IMAGE           read a whole image through the device and print its SHA-256
-vioblk COMMAND ...               COMMAND is info, check, create or map; vioblk COMMAND --help says more
+vioblk COMMAND ...               COMMAND is info, check, create, map or serve; vioblk COMMAND --help says more
 
       --format raw|qcow2  the image's format; without it the image is looked at
       --write             open the image for writing, and rewrite its first MiB unchanged
@@ -36,7 +36,7 @@ vioblk COMMAND ...               COMMAND is info, check, create or map; vioblk C
 
 Exit code: 0 done, 1 it failed, 2 the arguments make no sense.`
 
-const COMMAND_NAMES = ["info", "check", "create", "map"]
+const COMMAND_NAMES = ["info", "check", "create", "map", "serve"]
 const RAM_SIZE = 64 << 20
 const DEMO_SIZE = 64 << 20
 const SECTOR = 512

@@ -44,6 +44,8 @@ export class Connection implements Wire {
   #mustProceed = false
   /** The client sends no more. */
   #hasEnded = false
+  /** The TLS handshake is under way; `#socket` is the one below it. */
+  #isStartingTls = false
   #isEnding = false
   #isClosed = false
   /** Takes the listeners of the phases off the socket. */
@@ -112,17 +114,20 @@ export class Connection implements Wire {
     this.#socket.end()
     // What still comes is read and forgotten: closing over unread bytes resets a TCP connection, and takes answers on their way with it.
     this.#socket.resume()
-    this.#setTimer(LINGER_MS, () => this.#socket.destroy())
+    this.#setTimer(LINGER_MS, () => this.destroy())
   }
 
   /** The server closes: what was asked is answered, and then the connection ends. A client that has not chosen an export goes at once. */
   shutDown(): void {
-    if (this.#session === undefined) this.#socket.destroy()
+    if (this.#session === undefined) this.destroy()
     else this.#session.finish()
   }
 
+  /** Ends the connection at once. */
   destroy(): void {
-    this.#socket.destroy()
+    // Node ends with a segmentation fault when the socket under TLS is destroyed in a callback of the TLS handshake (20.20).
+    if (this.#isStartingTls) setImmediate(() => this.#socket.destroy())
+    else this.#socket.destroy()
   }
 
   #shakeHands(tls: "off" | "required" | "done"): Handshake {
@@ -191,16 +196,22 @@ export class Connection implements Wire {
     this.flush()
     // A server of its own, for this is the documented way to have a certificate of the client's checked.
     const server = createServer(tls, (secure) => {
-      secure.disableRenegotiation()
+      this.#isStartingTls = false
       this.#socket = secure
       this.#attach(secure)
+      // Node would cut it off without a word to anybody.
+      if (tls.requestCert === true && !secure.authorized) {
+        return this.#drop(`its certificate does not count: ${String(secure.authorizationError)}`)
+      }
+      secure.disableRenegotiation()
       this.#phase = this.#shakeHands("done")
       this.proceed()
     })
     server.on("tlsClientError", (error) => {
       this.#fail(error)
-      plain.destroy()
+      this.destroy()
     })
+    this.#isStartingTls = true
     server.emit("connection", plain)
   }
 
@@ -219,7 +230,7 @@ export class Connection implements Wire {
 
   #drop(reason: string): void {
     this.#shared.onError(new NbdProtocolError(`${this.#peer}: ${reason}; its connection is cut`))
-    this.#socket.destroy()
+    this.destroy()
   }
 
   #close(): void {

@@ -1,0 +1,132 @@
+/** `vioblk serve`: an image for other programs and machines, over NBD, until a signal ends it. */
+import { readFileSync } from "node:fs"
+import { resolve } from "node:path"
+import type { NbdAddress } from "../../backing/nbd/server/server.ts"
+import { NbdServer } from "../../backing/nbd/server/server.ts"
+import { openImage } from "../../backing/open.ts"
+import { imageName, oneOf, parse, UsageError, wholeNumber } from "./arguments.ts"
+import { formatBytes } from "./format.ts"
+import { complain, print, printHelp } from "./output.ts"
+
+const HELP = `vioblk serve [options] IMAGE
+
+Serves an image over NBD, to QEMU, libnbd or the Linux kernel (nbd-client), until SIGINT or SIGTERM: then it answers what it was
+asked, stores everything and ends.
+
+      --port N            default 10809; 0 takes one that is free
+      --host ADDRESS      of this host; default 127.0.0.1, which only this host reaches
+      --socket PATH       a Unix socket in place of a port
+      --export NAME       what clients call it; default: no name
+      --read-only         clients cannot write
+      --format raw|qcow2  the image's format; without it the image is looked at
+      --tls-cert FILE     certificate and key, in PEM: clients have to speak TLS
+      --tls-key FILE
+      --tls-ca FILE       authorities: clients have to show a certificate that one of them signed`
+
+const ARGUMENTS = {
+  port: { type: "string" },
+  host: { type: "string" },
+  socket: { type: "string" },
+  export: { type: "string", default: "" },
+  "read-only": { type: "boolean", default: false },
+  format: { type: "string" },
+  "tls-cert": { type: "string" },
+  "tls-key": { type: "string" },
+  "tls-ca": { type: "string" },
+  help: { type: "boolean", short: "h", default: false },
+} as const
+
+type Values = ReturnType<typeof parse<typeof ARGUMENTS>>["values"]
+
+const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const
+
+export async function serve(args: readonly string[]): Promise<number> {
+  const { values, positionals } = parse(args, ARGUMENTS)
+  if (values.help) {
+    printHelp(HELP)
+    return 0
+  }
+  const path = imageName(positionals)
+  const format = oneOf("format", values.format, ["raw", "qcow2"])
+  const readOnly = values["read-only"]
+  const where = whereToListen(values)
+  const tls = tlsFiles(values)
+  const image = openImage(path, { readOnly, lockReadOnly: true, ...(format !== undefined && { format }) })
+  try {
+    const server = new NbdServer({
+      exports: [{ name: values.export, backing: image }], onError: complaints(), ...(tls !== undefined && { tls }),
+    })
+    const address = await server.listen(where)
+    const ended = signal()
+    warnOfStrangers(address, tls)
+    print(
+      `serving ${path}, ${formatBytes(image.size)}${readOnly ? ", read-only" : ""}, at ${uriOf(address, values.export, tls !== undefined)}`,
+    )
+    await ended
+    await server.close()
+    return 0
+  } finally {
+    image.close()
+  }
+}
+
+function whereToListen({ port, host, socket }: Values): { readonly port: number; readonly host: string } | { readonly socket: string } {
+  if (socket === undefined) return { port: wholeNumber("port", port, 0, 65_535, 10_809), host: host ?? "127.0.0.1" }
+  if (port !== undefined || host !== undefined) throw new UsageError(`--socket goes without --${port === undefined ? "host" : "port"}`)
+  if (socket === "") throw new UsageError("--socket: the path of the socket is empty")
+  return { socket }
+}
+
+function tlsFiles(values: Values): { readonly cert: string; readonly key: string; readonly ca?: string } | undefined {
+  const [cert, key, ca] = [values["tls-cert"], values["tls-key"], values["tls-ca"]]
+  if (cert === undefined && key === undefined && ca === undefined) return undefined
+  if (cert === undefined || key === undefined) throw new UsageError("TLS takes a certificate and its key: --tls-cert and --tls-key")
+  const read = (file: string): string => readFileSync(file, "utf8")
+  return { cert: read(cert), key: read(key), ...(ca !== undefined && { ca: read(ca) }) }
+}
+
+/** Resolves with the first signal that ends the program. The next one ends it at once, as if nobody listened. */
+function signal(): Promise<void> {
+  return new Promise((resolve) => {
+    const stop = (): void => {
+      for (const name of SIGNALS) process.off(name, stop)
+      resolve()
+    }
+    for (const name of SIGNALS) process.on(name, stop)
+  })
+}
+
+/** Without TLS, NBD knows no password. */
+function warnOfStrangers(address: NbdAddress, tls: { readonly ca?: string } | undefined): void {
+  if ("socket" in address || tls?.ca !== undefined || /^(127\.|::1$)/.test(address.host)) return
+  complain(`warning: whoever reaches ${address.host} can use the disk; --tls-ca with --tls-cert and --tls-key asks for certificates`)
+}
+
+/** [NBD] doc/uri.md */
+function uriOf(address: NbdAddress, name: string, hasTls: boolean): string {
+  const scheme = hasTls ? "nbds" : "nbd"
+  const path = encodeURIComponent(name)
+  if ("socket" in address) {
+    return `${scheme}+unix:///${path}?socket=${encodeURI(resolve(address.socket)).replace(/[?#&+]/g, encodeURIComponent)}`
+  }
+  const host = address.host.includes(":") ? `[${address.host}]` : address.host
+  return `${scheme}://${host}:${address.port}${path === "" ? "" : `/${path}`}`
+}
+
+/** Lines in each span of time at most: whoever can connect could fill a disk with them. */
+const MOST_COMPLAINTS = 20
+const SPAN_MS = 10_000
+
+/** Prints what goes wrong, a line each. */
+function complaints(): (error: unknown) => void {
+  let [since, count] = [0, 0]
+  return (error) => {
+    const now = performance.now()
+    if (count === 0 || now - since >= SPAN_MS) {
+      if (count > MOST_COMPLAINTS) complain(`and ${count - MOST_COMPLAINTS} lines more of that kind`)
+      since = now
+      count = 0
+    }
+    if (++count <= MOST_COMPLAINTS) complain(error instanceof Error ? error.message : String(error))
+  }
+}
