@@ -37,8 +37,8 @@ export interface PageLoaderOptions {
 
 /** Reads that the source is asked for at a time. */
 const PARALLEL = 8
-/** Bytes of one read, unless the source prefers longer ones. */
-const MOST_READ = 1 << 20
+/** Bytes of one read, unless the source prefers longer ones. A request over HTTP costs about as much as 1 MiB of its answer. */
+const MOST_READ = 4 << 20
 /** Buffers that are kept for the next reads. */
 const MOST_SPARE = 4
 
