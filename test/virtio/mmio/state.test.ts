@@ -13,7 +13,9 @@ import { OK, T, UNTOUCHED } from "../../harness/words.ts"
 
 const SIZE = 1 << 20
 
-function machine(options: AttachMmioDiskOptions = {}, backing = new MemoryBacking({ size: SIZE })): { vm: Machine; disk: AttachedMmioDisk } {
+function machine(
+  options: AttachMmioDiskOptions = {}, backing = new MemoryBacking({ size: SIZE }),
+): { vm: Machine; disk: AttachedMmioDisk } {
   const vm = new Machine({ ramSize: 4 << 20 })
   return { vm, disk: vm.attachMmioDisk(backing, options) }
 }
