@@ -40,7 +40,8 @@ export class RamRegion {
     this.end = start + bytes.length
     this.bytes = bytes
     this.data = this.numbers(bytes.buffer, bytes.byteOffset, bytes.byteLength)
-    this.shared = typeof SharedArrayBuffer !== "undefined" && bytes.buffer instanceof SharedArrayBuffer
+    // By its tag: pages that are not isolated have shared memory (of WebAssembly), and no global of that name.
+    this.shared = tagOf(bytes.buffer) === "SharedArrayBuffer"
     this.#buffer = bytes.buffer
     this.#byteOffset = bytes.byteOffset
   }

@@ -2,10 +2,12 @@
  * `npm run test:browser [-- NAME...]`: the package in headless Chromium. This is not a part of `npm test`: it needs Chromium, and downloads
  * an emulator, a kernel and firmware.
  */
+import { bootTests } from "./boot.ts"
 import { opfsTests } from "./opfs.ts"
+import { readmeTests } from "./readme.ts"
 import { type BrowserTest, runTest } from "./suite.ts"
 
-const TESTS: readonly BrowserTest[] = [...opfsTests]
+const TESTS: readonly BrowserTest[] = [...opfsTests, ...readmeTests, ...bootTests]
 
 const words = process.argv.slice(2)
 if (words.some((word) => word.startsWith("-"))) {

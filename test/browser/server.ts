@@ -29,6 +29,7 @@ export class PageServer {
   readonly #server: Server
   readonly #options: ServerOptions
   readonly #traffic = new Map<string, Traffic>()
+  readonly #waiting: { readonly path: string; readonly bytes: number; readonly resolve: () => void }[] = []
 
   private constructor(options: ServerOptions) {
     this.#options = options
@@ -54,6 +55,11 @@ export class PageServer {
     const traffic = this.#traffic.get(path) ?? { requests: 0, bytes: 0 }
     this.#traffic.set(path, traffic)
     return traffic
+  }
+
+  /** Resolves when so many bytes of `path` were sent. */
+  whenSent(path: string, bytes: number): Promise<void> {
+    return new Promise((resolve) => this.#waiting.push({ path, bytes, resolve }))
   }
 
   async close(): Promise<void> {
@@ -91,6 +97,7 @@ export class PageServer {
     traffic.requests++
     stream.on("data", (part) => {
       traffic.bytes += part.length
+      for (const waiting of this.#waiting) if (waiting.path === path && waiting.bytes <= traffic.bytes) waiting.resolve()
     })
     stream.on("error", () => response.destroy())
     response.on("close", () => stream.destroy())

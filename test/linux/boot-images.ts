@@ -2,8 +2,10 @@
 import { closeSync, copyFileSync, mkdirSync, openSync, readFileSync, writeFileSync, writeSync } from "node:fs"
 import { join } from "node:path"
 import { run } from "./cache.ts"
+import { initramfs } from "./initramfs.ts"
+import { KERNEL_LINE } from "./linux.ts"
 import { debianKernel, debianPackages } from "./packages.ts"
-import type { GuestContext } from "./suite.ts"
+import { GuestContext } from "./suite.ts"
 
 const SECTOR = 512
 const MIB = 1 << 20
@@ -64,6 +66,27 @@ export function grubDisk(
   const place = ["-E", `offset=${PARTITION_START * SECTOR},root_owner=0:0`]
   run("mke2fs", ["-q", "-t", options.type ?? "ext2", "-d", root, ...features, ...place, "-L", "boot", path, `${options.mebibytes - 1}M`])
   installGrub(context, path, options)
+}
+
+/** What the guest of `shellDisk` prints last before its shell's prompt. */
+export const SHELL_READY = "The disk is /dev/vda, its file system is on /mnt."
+
+/**
+ * Makes a disk that boots by itself, as a sparse raw image at `path`: GRUB, Debian's kernel, and busybox with a shell on the serial line.
+ */
+export function shellDisk(path: string, mebibytes: number): void {
+  const context = new GuestContext(() => undefined)
+  try {
+    const script = `mount -t ext2 /dev/vda1 /mnt
+exec </dev/ttyS0 >/dev/ttyS0 2>&1
+echo
+echo '${SHELL_READY}'
+exec setsid -c sh`
+    const initrd = initramfs({ kernel: debianKernel(), modules: ["virtio_pci", "virtio_blk", "ext4", "crc32c_generic"], script })
+    grubDisk(context, path, { initrd, commandLine: `${KERNEL_LINE} quiet`, mebibytes })
+  } finally {
+    context.close()
+  }
 }
 
 function installGrub(context: GuestContext, path: string, options: { readonly commandLine: string; readonly mebibytes: number }): void {

@@ -2,7 +2,7 @@
  * Guest RAM of every kind, from end to end: an ArrayBuffer, a part of one, a SharedArrayBuffer, and a WebAssembly memory that grows under
  * requests in flight.
  */
-import { describe, expect, it } from "vitest"
+import { describe, expect, it, vi } from "vitest"
 import { MemoryBacking } from "../../src/backing/memory.ts"
 import { VirtioBlk } from "../../src/virtio/blk/device.ts"
 import { type GuestMemory, RamRegion } from "../../src/virtio/guest-memory.ts"
@@ -247,4 +247,15 @@ describe("a memory of the embedder's own, of several regions", () => {
     guest.status = 0
     expect(guest.status).toBe(0)
   })
+})
+
+it("RAM that other threads reach is known as such where pages see no SharedArrayBuffer: those that are not isolated", () => {
+  const ram = new Uint8Array(new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true }).buffer)
+  vi.stubGlobal("SharedArrayBuffer", undefined)
+  try {
+    expect(new RamRegion(0, ram).shared).toBe(true)
+    expect(new RamRegion(0, new Uint8Array(8)).shared).toBe(false)
+  } finally {
+    vi.unstubAllGlobals()
+  }
 })

@@ -15,13 +15,20 @@ export interface NbdHost {
   readonly timer: Timer
 }
 
+/** What we use of an `AbortSignal`: the package's declarations compile where the platform's types are not there. */
+export interface EndSignal {
+  readonly aborted: boolean
+  addEventListener(type: "abort", listener: () => void): void
+  removeEventListener(type: "abort", listener: () => void): void
+}
+
 /** Where to connect to, and how. */
 export interface Destination extends NbdHost {
   readonly address: NbdAddress
   readonly settings: NbdSettings
   readonly owner: ConnectionOwner
   /** Ends what is under way. */
-  readonly signal: AbortSignal
+  readonly signal: EndSignal
 }
 
 export interface Connected {

@@ -1,7 +1,7 @@
 /** When to try a lost connection again, and when to give up: pauses that double, and a time after which nobody is kept waiting. */
 import { BackingError } from "../../backing.ts"
 import { NbdProtocolError } from "../protocol.ts"
-import type { Connected } from "./connect.ts"
+import type { Connected, EndSignal } from "./connect.ts"
 import type { Timer } from "./timer.ts"
 
 /** Milliseconds before the second try; the first is made at once. */
@@ -14,13 +14,13 @@ export type Result = Connected | { readonly failure: BackingError; readonly isFi
 export class Reconnection {
   readonly #timer: Timer
   readonly #timeout: number
-  readonly #signal: AbortSignal
+  readonly #signal: EndSignal
   /** Tries since the server answered a request. */
   #tries = 0
   #since = 0
 
   /** @param timeout milliseconds after which a run ends without a connection */
-  constructor(timer: Timer, timeout: number, signal: AbortSignal) {
+  constructor(timer: Timer, timeout: number, signal: EndSignal) {
     this.#timer = timer
     this.#timeout = timeout
     this.#signal = signal
