@@ -105,7 +105,13 @@ export class NbdClient {
       if (this.#isEnded) throw new Error(`the server ended the connection; ${length} bytes were wanted and ${this.#length} came`)
       await new Promise<void>((resolve) => void (this.#wake = resolve))
     }
-    const all = Buffer.concat(this.#received)
+    const [first = Buffer.alloc(0)] = this.#received
+    const all = first.length >= length ? first : Buffer.concat(this.#received)
+    if (all === first) {
+      this.#received[0] = first.subarray(length)
+      this.#length -= length
+      return first.subarray(0, length)
+    }
     this.#received = [all.subarray(length)]
     this.#length -= length
     return all.subarray(0, length)

@@ -223,6 +223,7 @@ export class Session implements Phase, Worker, Client, Holder {
     this.#waiting.delete(command)
     if (this.#isClosed) {
       command.abandon()
+      if (failure !== undefined) this.#options.onError(failure.error)
       if (this.isIdle) this.#options.onIdle()
       return
     }
