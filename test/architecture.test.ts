@@ -10,7 +10,7 @@ const LIMIT = { folder: 20, file: 300, function: 40 } as const
 /** What does not keep a rule yet. The list only gets shorter: a test fails when an entry is not needed any more. */
 const NOT_YET: Readonly<Record<"imports" | "files" | "functions" | "folders", readonly string[]>> = {
   imports: [],
-  files: ["virtio/device.ts", "virtio/pci/pci-transport.ts"],
+  files: [],
   functions: [],
   folders: [],
 }

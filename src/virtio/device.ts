@@ -14,13 +14,13 @@ import { DEVICE_STATUS } from "./spec.ts"
 import { parseDeviceState, type VirtioDeviceState } from "./state.ts"
 import type { DeviceSignals, TransportedDevice, TransportWiring } from "./transport.ts"
 import type { Turn } from "./turn.ts"
-import { type QueueArea, Virtqueue } from "./virtqueue.ts"
+import { type QueueServer, Virtqueue } from "./virtqueue.ts"
 import { Work } from "./work.ts"
 
 const { DEVICE_NEEDS_RESET, FEATURES_OK } = DEVICE_STATUS
 
 /** What every virtio device is to the transport in front of it. */
-export class VirtioDevice implements TransportedDevice {
+export class VirtioDevice implements TransportedDevice, QueueServer {
   readonly deviceType: number
   readonly queueCount: number
   readonly maxQueueSize: number
@@ -46,8 +46,7 @@ export class VirtioDevice implements TransportedDevice {
     this.maxQueueSize = queueSize
     this.config = new DeviceConfig(options.configSize, options.configFields ?? [])
     this.negotiation = new Negotiation(options)
-    const serve = (queue: Virtqueue, turn: Turn): boolean => this.#serve(queue, turn)
-    this.#queues = Array.from({ length: queues }, (_, index) => new Virtqueue(index, queueSize, serve))
+    this.#queues = Array.from({ length: queues }, (_, index) => new Virtqueue(index, queueSize, this))
     this.#handler = handler(this)
   }
 
@@ -103,6 +102,30 @@ export class VirtioDevice implements TransportedDevice {
     this.#tellIdle()
   }
 
+  // --- For queues ---
+
+  serve(queue: Virtqueue, turn: Turn): boolean {
+    const handler = this.#handler
+    if (handler.unfinished) {
+      const more = handler.finish(turn)
+      if (handler.unfinished) {
+        if (!more) this.inFlight.waitForMemory(queue)
+        return more
+      }
+    }
+    if (!this.#isLive(queue)) return false
+    try {
+      const ring = queue.ring ?? queue.open(this.memory, this.negotiation.ringFeatures)
+      // Opening stores into guest memory, whose `written` may have reset the queue.
+      if (!this.mayTake(queue, ring)) return false
+      ring.refresh()
+      return handler.serve(queue, ring, turn)
+    } catch (error) {
+      this.breakDown(queue, error)
+      return false
+    }
+  }
+
   // --- For transports ---
 
   attach({ memory, signals, transitional, withoutFeatures = 0n }: TransportWiring): void {
@@ -136,27 +159,6 @@ export class VirtioDevice implements TransportedDevice {
 
   queue(index: number): Virtqueue | undefined {
     return this.#queues[index]
-  }
-
-  setQueueSize(index: number, size: number): void {
-    const queue = this.#disabledQueue(index)
-    if (queue === undefined || size < 1 || size > this.maxQueueSize || (size & (size - 1)) !== 0) return
-    queue.size = size
-  }
-
-  setQueueAreaWord(index: number, word: number, value: number): void {
-    this.#disabledQueue(index)?.setAreaWord(word, value)
-  }
-
-  setQueueArea(index: number, area: QueueArea, address: number): void {
-    this.#disabledQueue(index)?.setArea(area, address)
-  }
-
-  enableQueue(index: number, options: { readonly legacy: boolean } = { legacy: false }): void {
-    const queue = this.#disabledQueue(index)
-    if (queue === undefined) return
-    queue.enabled = true
-    queue.legacy = options.legacy
   }
 
   resetQueue(index: number): void {
@@ -241,37 +243,9 @@ export class VirtioDevice implements TransportedDevice {
 
   // --- Inside ---
 
-  /** The queue, when its registers may be changed. */
-  #disabledQueue(index: number): Virtqueue | undefined {
-    const queue = this.#queues[index]
-    return queue?.enabled === true ? undefined : queue
-  }
-
   #isLive(queue: Virtqueue): boolean {
     return queue.enabled && !this.#isPaused && this.work.open && this.inFlight.oldChanges === 0 &&
       this.negotiation.allowsService(queue.legacy)
-  }
-
-  #serve(queue: Virtqueue, turn: Turn): boolean {
-    const handler = this.#handler
-    if (handler.unfinished) {
-      const more = handler.finish(turn)
-      if (handler.unfinished) {
-        if (!more) this.inFlight.waitForMemory(queue)
-        return more
-      }
-    }
-    if (!this.#isLive(queue)) return false
-    try {
-      const ring = queue.ring ?? queue.open(this.memory, this.negotiation.ringFeatures)
-      // Opening stores into guest memory, whose `written` may have reset the queue.
-      if (!this.mayTake(queue, ring)) return false
-      ring.refresh()
-      return handler.serve(queue, ring, turn)
-    } catch (error) {
-      this.breakDown(queue, error)
-      return false
-    }
   }
 
   /**

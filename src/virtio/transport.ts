@@ -3,14 +3,14 @@
  *
  * A transport is made of a `Transportable`, say a `VirtioBlk`, and calls `attach` once with the guest's memory and a `DeviceSignals`.
  * From then on it turns what its guest does into calls of `TransportedDevice`: feature words and status in any order, a queue's size and
- * addresses before `enableQueue`, `notify` for each kick, and it brings interrupts to the guest when `DeviceSignals` says so. It checks
- * nothing: the device takes any call at any time, with any unsigned number of the register's width, and ignores what a driver must not do.
+ * addresses (`queue`) before its `enable`, `notify` for each kick, and it brings interrupts to the guest when `DeviceSignals` says so. It
+ * checks nothing: the device takes any call at any time, with any unsigned number of the register's width, and ignores what a driver must
+ * not do.
  */
 import type { DeviceConfig } from "./device-config.ts"
 import type { GuestMemory } from "./guest-memory.ts"
 import type { Negotiation } from "./negotiation.ts"
 import type { VirtioDeviceState } from "./state.ts"
-import type { QueueArea } from "./virtqueue.ts"
 
 /** What a device tells the transport. */
 export interface DeviceSignals {
@@ -32,7 +32,10 @@ export interface TransportWiring {
   readonly withoutFeatures?: bigint
 }
 
-/** The registers of one queue, as a transport shows them. */
+/** The name of a queue address ([VIRTIO] 4.1.4.3). */
+export type QueueArea = "descriptorTable" | "availRing" | "usedRing"
+
+/** The registers of one queue. What is written while the queue is enabled is ignored. */
 export interface QueueRegisters {
   /** Number of descriptors; the maximum until the driver lowers it. */
   readonly size: number
@@ -41,6 +44,14 @@ export interface QueueRegisters {
   readonly descriptorTable: number
   /** Dword `word` of the three addresses, low half first: descriptor table, available ring, used ring. */
   areaWord(word: number): number
+  /** Lowers the size. Anything but a power of two up to the maximum is ignored ([VIRTIO] 4.1.4.3.2). */
+  setSize(size: number): void
+  /** Sets a dword of the addresses, see `areaWord`. */
+  setAreaWord(word: number, value: number): void
+  /** Sets a whole address, below 2^53. */
+  setArea(area: QueueArea, address: number): void
+  /** Starts the queue. There is no way back but a reset, of the queue or of the device. */
+  enable(options?: { readonly legacy: boolean }): void
 }
 
 /** A virtio device, as a transport uses it. Registers are read and written with unsigned numbers. */
@@ -65,14 +76,6 @@ export interface TransportedDevice {
 
   /** Undefined when there is no such queue. */
   queue(index: number): QueueRegisters | undefined
-  /** Lowers the size of a queue that is not enabled. Anything but a power of two up to the maximum is ignored ([VIRTIO] 4.1.4.3.2). */
-  setQueueSize(index: number, size: number): void
-  /** Sets a dword of the addresses of a queue that is not enabled, see `QueueRegisters.areaWord`. */
-  setQueueAreaWord(index: number, word: number, value: number): void
-  /** Sets a whole address of a queue that is not enabled. */
-  setQueueArea(index: number, area: QueueArea, address: number): void
-  /** Starts a queue. There is no way back but a reset, of the queue or of the device. */
-  enableQueue(index: number, options?: { readonly legacy: boolean }): void
   /** Stops a queue and sets its registers to their initial values, at once ([VIRTIO] 2.6.1). */
   resetQueue(index: number): void
   /** A kick. Spurious ones do no harm. */

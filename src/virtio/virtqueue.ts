@@ -3,20 +3,24 @@ import type { GuestMemory } from "./guest-memory.ts"
 import { FIRST_START, type QueueAreas, type Ring, type RingFeatures, type RingStart } from "./queue/ring.ts"
 import { SplitQueue } from "./queue/split-queue.ts"
 import { addressWords, savedAddress, type SavedAddress, type SavedQueue } from "./state.ts"
+import type { QueueArea, QueueRegisters } from "./transport.ts"
 import type { Turn } from "./turn.ts"
 import type { Task } from "./work.ts"
 
 /** The queue address registers as dwords, in the order of [VIRTIO] 4.1.4.3: the low and the high half of each. */
-const AREA_WORD = { descriptorTable: 0, availRing: 2, usedRing: 4 } as const
+const AREA_WORD: Readonly<Record<QueueArea, number>> = { descriptorTable: 0, availRing: 2, usedRing: 4 }
 const AREA_WORDS = 6
-
-/** The name of a queue address. */
-export type QueueArea = keyof typeof AREA_WORD
 
 /** Nothing is programmed. Shared: most queues of a device with thousands stay like that. */
 const NO_AREAS = new Uint32Array(AREA_WORDS)
 
-export class Virtqueue implements Task, QueueAreas {
+/** Who serves queues: their device. */
+export interface QueueServer {
+  /** Takes requests from `queue`, as far as the turn goes. Returns true when there is more to do. */
+  serve(queue: Virtqueue, turn: Turn): boolean
+}
+
+export class Virtqueue implements Task, QueueAreas, QueueRegisters {
   readonly index: number
   /** Descriptors at most, and initially. */
   readonly maxSize: number
@@ -29,13 +33,13 @@ export class Virtqueue implements Task, QueueAreas {
   ring: Ring | undefined
   #areas = NO_AREAS
   #start = FIRST_START
-  readonly #serve: (queue: Virtqueue, turn: Turn) => boolean
+  readonly #server: QueueServer
 
-  constructor(index: number, maxSize: number, serve: (queue: Virtqueue, turn: Turn) => boolean) {
+  constructor(index: number, maxSize: number, server: QueueServer) {
     this.index = index
     this.maxSize = maxSize
     this.size = maxSize
-    this.#serve = serve
+    this.#server = server
   }
 
   get descriptorTable(): number {
@@ -50,25 +54,35 @@ export class Virtqueue implements Task, QueueAreas {
     return this.#area(AREA_WORD.usedRing)
   }
 
-  /** Dword `word` of the address registers: low and high half of descriptor table, available ring and used ring. */
   areaWord(word: number): number {
     return this.#areas[word] ?? 0
   }
 
+  setSize(size: number): void {
+    if (this.enabled || size < 1 || size > this.maxSize || (size & (size - 1)) !== 0) return
+    this.size = size
+  }
+
   setAreaWord(word: number, value: number): void {
+    if (this.enabled) return
     if (this.#areas === NO_AREAS) this.#areas = new Uint32Array(AREA_WORDS)
     this.#areas[word] = value
   }
 
-  /** Sets a whole address, below 2^53. */
   setArea(area: QueueArea, address: number): void {
     this.setAreaWord(AREA_WORD[area], address % 2 ** 32)
     this.setAreaWord(AREA_WORD[area] + 1, Math.floor(address / 2 ** 32))
   }
 
+  enable(options: { readonly legacy: boolean } = { legacy: false }): void {
+    if (this.enabled) return
+    this.enabled = true
+    this.legacy = options.legacy
+  }
+
   /** Serves the queue. */
   run(turn: Turn): boolean {
-    return this.#serve(this, turn)
+    return this.#server.serve(this, turn)
   }
 
   /** Makes the ring, at the first use of the queue. @throws VirtqueueError when it is not in RAM */

@@ -138,7 +138,7 @@ describe("saveState and restoreState", () => {
     await driver(vm)
     disk.device.virtio.writeStatus(0)
     for (const [word, value] of [0x89ab_cdef, 0xffff_fff1, 1, 2, 0xffff_ffff, 0xffff_ffff].entries()) {
-      disk.device.virtio.setQueueAreaWord(0, word, value)
+      disk.device.virtio.queue(0)?.setAreaWord(word, value)
     }
     const state = saved(disk)
     expect((state["device"] as { queues: unknown[] }).queues[0]).toMatchObject({

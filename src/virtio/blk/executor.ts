@@ -8,7 +8,7 @@ import type { BlkRequest } from "./request.ts"
 import { SECTOR_SIZE, VIRTIO_BLK_T } from "./spec.ts"
 
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
-const { IN, OUT, FLUSH, DISCARD, WRITE_ZEROES } = VIRTIO_BLK_T
+const { IN, OUT, FLUSH, DISCARD } = VIRTIO_BLK_T
 const SECTOR = SECTOR_SIZE
 
 /** Bytes that one call moves at most: larger calls gain nothing, and hold the host's thread. */
@@ -21,8 +21,7 @@ type Answer = void | PromiseLike<void>
 
 export class Executor {
   readonly #backing: VirtioBacking
-  // Where the data of the present slice are, see `#locate`.
-  #region: RamRegion | undefined
+  // Where the data of the present slice are, see `#gather`.
   #start = 0
   #views: Uint8Array[] = []
 
@@ -43,15 +42,27 @@ export class Executor {
   step(requests: readonly BlkRequest[], first: number, end: number): PromiseLike<void> | undefined {
     const leader = requests[first]
     if (leader === undefined) return undefined
-    switch (leader.type) {
-      case IN:
-      case OUT:
-        return this.#transfer(leader, requests, first, end)
-      case FLUSH:
-        return this.flush()
-      case DISCARD:
-      case WRITE_ZEROES:
-        return this.#zero(leader)
+    const { type } = leader
+    if (type === FLUSH) return this.flush()
+    if (type !== IN && type !== OUT) return this.#zero(leader)
+    const backing = this.#backing
+    const left = leader.total - leader.done
+    const length = left > SLICE_BYTES ? SLICE_BYTES : left
+    leader.slice = length
+    const offset = leader.sector * SECTOR + leader.done
+    if (backing.asynchronous === true) return this.#transferLater(leader, requests, first, end, offset)
+    // The usual request, whose data are in one descriptor, is found without a loop.
+    const isUsual = end - first === 1 && leader.done === 0 && leader.length(0) >= length
+    const region = isUsual ? leader.region(0) : this.#gather(requests, first, end)
+    if (region === undefined) return this.#transferViews(leader, offset)
+    const start = isUsual ? leader.offset(0) : this.#start
+    if (type === IN) {
+      if (backing.preadInto !== undefined) this.#refusePromise(backing.preadInto(region.bytes, start, length, offset), "preadInto")
+      else this.#refusePromise(backing.pread(region.viewAt(start, length), offset), "pread")
+    } else if (backing.pwriteFrom !== undefined) {
+      this.#refusePromise(backing.pwriteFrom(region.bytes, start, length, offset), "pwriteFrom")
+    } else {
+      this.#refusePromise(backing.pwrite(region.viewAt(start, length), offset), "pwrite")
     }
     return undefined
   }
@@ -74,44 +85,22 @@ export class Executor {
 
   // --- IN and OUT ---
 
-  #transfer(leader: BlkRequest, requests: readonly BlkRequest[], first: number, end: number): PromiseLike<void> | undefined {
-    const length = leader.total - leader.done
-    leader.slice = length > SLICE_BYTES ? SLICE_BYTES : length
-    const offset = leader.sector * SECTOR + leader.done
-    if (this.#backing.asynchronous === true) return this.#transferLater(leader, requests, first, end, offset)
-    if (this.#locate(leader, requests, first, end)) this.#transferStretch(leader, offset)
-    else this.#transferViews(leader, offset)
-    return undefined
-  }
-
-  /** The data are in one stretch of RAM. */
-  #transferStretch(leader: BlkRequest, offset: number): void {
-    const backing = this.#backing
-    const region = this.#region
-    const start = this.#start
-    if (region === undefined) return
-    if (leader.type === IN) {
-      if (backing.preadInto !== undefined) this.#refusePromise(backing.preadInto(region.bytes, start, leader.slice, offset), "preadInto")
-      else this.#refusePromise(backing.pread(region.viewAt(start, leader.slice), offset), "pread")
-    } else if (backing.pwriteFrom !== undefined) {
-      this.#refusePromise(backing.pwriteFrom(region.bytes, start, leader.slice, offset), "pwriteFrom")
-    } else {
-      this.#refusePromise(backing.pwrite(region.viewAt(start, leader.slice), offset), "pwrite")
-    }
-  }
-
-  #transferViews(leader: BlkRequest, offset: number): void {
+  /** The data are in several stretches of RAM. */
+  #transferViews(leader: BlkRequest, offset: number): undefined {
     const backing = this.#backing
     const views = this.#views
     const isIn = leader.type === IN
-    if (isIn && backing.preadv !== undefined) return this.#refusePromise(backing.preadv(views, offset), "preadv")
-    if (!isIn && backing.pwritev !== undefined) return this.#refusePromise(backing.pwritev(views, offset), "pwritev")
-    // One call only: it may end the life of the requests, and the next would touch the guest's RAM then.
     const [view] = views
-    if (view === undefined) return
-    leader.slice = view.length
-    if (isIn) this.#refusePromise(backing.pread(view, offset), "pread")
-    else this.#refusePromise(backing.pwrite(view, offset), "pwrite")
+    if (isIn && backing.preadv !== undefined) {
+      this.#refusePromise(backing.preadv(views, offset), "preadv")
+    } else if (!isIn && backing.pwritev !== undefined) {
+      this.#refusePromise(backing.pwritev(views, offset), "pwritev")
+    } else if (view !== undefined) {
+      // One call only: it may end the life of the requests, and the next would touch the guest's RAM then.
+      leader.slice = view.length
+      if (isIn) this.#refusePromise(backing.pread(view, offset), "pread")
+      else this.#refusePromise(backing.pwrite(view, offset), "pwrite")
+    }
   }
 
   /** The backing may answer later: what cannot be done at once goes through a buffer of our own. */
@@ -122,7 +111,8 @@ export class Executor {
     const isIn = leader.type === IN
     const now = isIn ? backing.preadNow : backing.pwriteNow
     if (now !== undefined) {
-      const views = this.#locate(leader, requests, first, end) ? [this.#view(leader.slice)] : this.#views
+      const region = this.#gather(requests, first, end)
+      const views = region === undefined ? this.#views : [region.viewAt(this.#start, leader.slice)]
       const answer: unknown = now.call(backing, views, offset)
       if (typeof answer !== "boolean") throw notNow(isIn ? "preadNow" : "pwriteNow", answer)
       if (answer) return undefined
@@ -133,37 +123,30 @@ export class Executor {
     return isIn ? this.#answer(backing.pread(own, offset), "pread") : this.#answer(backing.pwrite(own, offset), "pwrite")
   }
 
-  #view(length: number): Uint8Array {
-    if (this.#region === undefined) throw new Error("no data have been located")
-    return this.#region.viewAt(this.#start, length)
-  }
-
   /**
-   * Finds the data of the group's present slice. True when they are one stretch of RAM: then it is in `#region` and `#start`. Else they
-   * are in `#views`, joined where they touch. The usual request, whose data are in one descriptor, is found without a loop.
+   * Finds the data of the group's present slice. Returns their region when they are one stretch of RAM, which begins at `#start` then. Else
+   * they are in `#views`, joined where they touch.
    */
-  #locate(leader: BlkRequest, requests: readonly BlkRequest[], first: number, end: number): boolean {
-    if (end - first === 1 && leader.done === 0 && leader.length(0) >= leader.slice) {
-      this.#region = leader.region(0)
-      this.#start = leader.offset(0)
-      return true
-    }
-    this.#views = []
-    this.#region = undefined
+  #gather(requests: readonly BlkRequest[], first: number, end: number): RamRegion | undefined {
+    const views: Uint8Array[] = []
+    let last: RamRegion | undefined
+    let from = 0
     let to = 0
     this.#eachSegment(requests, first, end, (region, start, length) => {
-      if (region === this.#region && start === to) {
+      if (region === last && start === to) {
         to += length
         return
       }
-      if (this.#region !== undefined) this.#views.push(this.#view(to - this.#start))
-      this.#region = region
-      this.#start = start
+      if (last !== undefined) views.push(last.viewAt(from, to - from))
+      last = region
+      from = start
       to = start + length
     })
-    if (this.#views.length === 0) return true
-    this.#views.push(this.#view(to - this.#start))
-    return false
+    this.#start = from
+    if (views.length === 0) return last
+    if (last !== undefined) views.push(last.viewAt(from, to - from))
+    this.#views = views
+    return undefined
   }
 
   /** Copies between `own` and the guest's buffers, for the group's present slice. */

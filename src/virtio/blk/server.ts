@@ -10,7 +10,7 @@ import type { Virtqueue } from "../virtqueue.ts"
 import { Batch } from "./batch.ts"
 import { type BlkWiring, isWrite, Pending } from "./pending.ts"
 import { type RequestLimits, transferRefusal } from "./refusal.ts"
-import { rangesLength, readRanges } from "./ranges.ts"
+import { readRanges } from "./ranges.ts"
 import { FLUSH_WEIGHT, REQUEST_WEIGHT, spend } from "./weights.ts"
 import { type BlkRequest, WAITING as STILL_WAITING } from "./request.ts"
 import { type BlkStatus, VIRTIO_BLK_CONFIG, VIRTIO_BLK_F, VIRTIO_BLK_S, VIRTIO_BLK_T } from "./spec.ts"
@@ -114,28 +114,10 @@ export class RequestServer implements DeviceHandler {
 
   /** Acts on the batch and completes what is done. Returns false when there is more to do, for the next turn or when memory is released. */
   #proceed(queue: Virtqueue, ring: Ring, turn: Turn): boolean {
-    const { device } = this.#wiring
+    const { device, statistics } = this.#wiring
+    const { work, inFlight } = device
     const batch = this.#batch
-    this.#actOnAll(queue, ring, turn)
-    if (batch.hasWritten && queue.ring === ring && device.work.open) this.#stabilise(queue, ring, turn)
-    // A backing may have reset the device from inside a call: then nothing of it reaches the guest.
-    if (queue.ring !== ring) {
-      batch.drop()
-      return true
-    }
-    if (!device.work.open) return false
-    this.#settle(queue, ring)
-    const through = batch.settled === batch.taken
-    // The last thing: it may interrupt.
-    device.publish(queue, ring)
-    return through
-  }
-
-  /** Acts on requests, in order, until the batch is through or the turn is over. */
-  #actOnAll(queue: Virtqueue, ring: Ring, turn: Turn): void {
-    const { device } = this.#wiring
-    const batch = this.#batch
-    while (batch.next < batch.taken && !turn.over && device.work.open && queue.ring === ring) {
+    while (batch.next < batch.taken && !turn.over && work.open && queue.ring === ring) {
       const first = batch.next
       const leader = batch.slot(first)
       if (leader.outcome !== OK || leader.type === GET_ID) {
@@ -143,14 +125,25 @@ export class RequestServer implements DeviceHandler {
         batch.next++
         continue
       }
-      if (device.inFlight.full) return
+      if (inFlight.full) break
       const end = batch.groupEnd(first)
-      if (leader.type === DISCARD || leader.type === WRITE_ZEROES) leader.total = rangesLength(leader.ranges)
       if (!this.#perform(queue, ring, first, end, turn)) continue
       if (isWrite(leader)) batch.hasWritten = true
-      this.#wiring.statistics.merged += end - first - 1
+      statistics.merged += end - first - 1
       batch.next = end
     }
+    if (batch.hasWritten && work.open && queue.ring === ring) this.#stabilise(queue, ring, turn)
+    // A backing may have reset the device from inside a call: then nothing of it reaches the guest.
+    if (queue.ring !== ring) {
+      batch.drop()
+      return true
+    }
+    if (!work.open) return false
+    this.#settle(queue, ring)
+    const through = batch.settled === batch.taken
+    // The last thing: it may interrupt.
+    device.publish(queue, ring)
+    return through
   }
 
   /**

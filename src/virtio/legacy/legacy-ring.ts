@@ -11,11 +11,11 @@ export const LEGACY_ALIGN = 4096
  */
 export function startLegacyQueue(device: TransportedDevice, index: number, place: { readonly base: number; readonly align: number }): void {
   const { base, align } = place
-  const size = device.queue(index)?.size
-  if (size === undefined) return
-  const availRing = base + VIRTQ_DESC_SIZE * size
-  device.setQueueArea(index, "descriptorTable", base)
-  device.setQueueArea(index, "availRing", availRing)
-  device.setQueueArea(index, "usedRing", Math.ceil((availRing + availRingSize(size)) / align) * align)
-  device.enableQueue(index, { legacy: true })
+  const queue = device.queue(index)
+  if (queue === undefined) return
+  const availRing = base + VIRTQ_DESC_SIZE * queue.size
+  queue.setArea("descriptorTable", base)
+  queue.setArea("availRing", availRing)
+  queue.setArea("usedRing", Math.ceil((availRing + availRingSize(queue.size)) / align) * align)
+  queue.enable({ legacy: true })
 }

@@ -34,7 +34,7 @@ export function commonRegisters(device: TransportedDevice, host: ControlHost): W
     { offset: VIRTIO_MMIO.DriverFeaturesSel, write: (value) => (selects.driverFeatures = value) },
     { offset: VIRTIO_MMIO.QueueSel, write: (value) => (selects.queue = value) },
     { offset: VIRTIO_MMIO.QueueSizeMax, read: () => (device.queue(selects.queue) === undefined ? 0 : device.maxQueueSize) },
-    { offset: VIRTIO_MMIO.QueueSize, write: (value) => device.setQueueSize(selects.queue, value) },
+    { offset: VIRTIO_MMIO.QueueSize, write: (value) => device.queue(selects.queue)?.setSize(value) },
     { offset: VIRTIO_MMIO.InterruptStatus, read: () => host.interruptStatus },
     { offset: VIRTIO_MMIO.InterruptACK, write: (value) => host.acknowledge(value) },
   ]
@@ -44,8 +44,8 @@ export function commonRegisters(device: TransportedDevice, host: ControlHost): W
 export function modernRegisters(device: TransportedDevice, { selects }: ControlHost): WordRegister[] {
   const { negotiation } = device
   const area = (offset: number, word: number): WordRegister[] => [
-    { offset, write: (value) => device.setQueueAreaWord(selects.queue, word, value) },
-    { offset: offset + 4, write: (value) => device.setQueueAreaWord(selects.queue, word + 1, value) },
+    { offset, write: (value) => device.queue(selects.queue)?.setAreaWord(word, value) },
+    { offset: offset + 4, write: (value) => device.queue(selects.queue)?.setAreaWord(word + 1, value) },
   ]
   return [
     { offset: VIRTIO_MMIO.DeviceFeatures, read: () => negotiation.deviceFeatures(selects.deviceFeatures) },
@@ -82,11 +82,11 @@ const AREA_WORDS = 6
  */
 function setReady(device: TransportedDevice, index: number, value: number): void {
   const queue = device.queue(index)
-  if (value === 1) device.enableQueue(index)
+  if (value === 1) queue?.enable()
   if (value !== 0 || queue?.enabled !== true) return
   const { size } = queue
   const words = Array.from({ length: AREA_WORDS }, (_, word) => queue.areaWord(word))
   device.resetQueue(index)
-  device.setQueueSize(index, size)
-  for (const [word, half] of words.entries()) device.setQueueAreaWord(index, word, half)
+  queue.setSize(size)
+  for (const [word, half] of words.entries()) queue.setAreaWord(word, half)
 }

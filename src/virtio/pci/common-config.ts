@@ -2,18 +2,14 @@
 import { VIRTIO_F } from "../spec.ts"
 import type { TransportedDevice } from "../transport.ts"
 import { type Register, RegisterBlock } from "./register-block.ts"
+import { NO_VECTOR, type Vectors } from "./vectors.ts"
 
 /** Bytes of the structure, the fields of features that we do not offer included. */
 export const COMMON_CONFIG_SIZE = 0x40
 
-/** [VIRTIO] 4.1.5.1.2: no vector is mapped. */
-export const NO_VECTOR = 0xffff
-
 /** What the registers need of the transport. */
 export interface CommonConfigHost {
-  configVector: number
-  queueVector(queue: number): number
-  setQueueVector(queue: number, vector: number): void
+  readonly vectors: Vectors
   /** Where kicks for a queue go, in units of the notification capability's multiplier. */
   notifyOffset(queue: number): number
 }
@@ -43,24 +39,24 @@ export class CommonConfig {
         read: () => device.negotiation.driverFeatures(this.#driverFeatureSelect),
         write: (value) => device.setDriverFeatures(this.#driverFeatureSelect, value),
       },
-      { offset: 0x10, width: 2, read: () => transport.configVector, write: (value) => (transport.configVector = value) },
+      { offset: 0x10, width: 2, read: () => transport.vectors.config, write: (value) => (transport.vectors.config = value) },
       { offset: 0x12, width: 2, read: () => device.queueCount },
       { offset: 0x14, width: 1, read: () => device.status, write: (value) => device.writeStatus(value) },
       { offset: 0x15, width: 1, read: () => device.config.readGeneration() },
       { offset: 0x16, width: 2, read: () => this.#queueSelect, write: (value) => (this.#queueSelect = value) },
-      { offset: 0x18, width: 2, read: () => queue()?.size ?? 0, write: (value) => device.setQueueSize(this.#queueSelect, value) },
+      { offset: 0x18, width: 2, read: () => queue()?.size ?? 0, write: (value) => queue()?.setSize(value) },
       {
         offset: 0x1a,
         width: 2,
-        read: () => transport.queueVector(this.#queueSelect),
-        write: (value) => transport.setQueueVector(this.#queueSelect, value),
+        read: () => transport.vectors.queue(this.#queueSelect),
+        write: (value) => transport.vectors.setQueue(this.#queueSelect, value),
       },
       // There is no way to disable a queue but a reset: 0 is ignored, and so is everything but 1.
       {
         offset: 0x1c,
         width: 2,
         read: () => (queue()?.enabled === true ? 1 : 0),
-        write: (value) => value === 1 && device.enableQueue(this.#queueSelect),
+        write: (value) => value === 1 && queue()?.enable(),
       },
       { offset: 0x1e, width: 2, read: () => (queue() === undefined ? 0 : transport.notifyOffset(this.#queueSelect)) },
       ...this.#addressRegisters(0x20),
@@ -98,7 +94,7 @@ export class CommonConfig {
   /** The vector belongs to what is reset ([VIRTIO] 2.6.1.1.1): nothing is told for the queue from here on. */
   #resetQueue(value: number): void {
     if (value !== 1 || !this.#device.negotiation.isNegotiated(VIRTIO_F.RING_RESET)) return
-    this.#transport.setQueueVector(this.#queueSelect, NO_VECTOR)
+    this.#transport.vectors.setQueue(this.#queueSelect, NO_VECTOR)
     this.#device.resetQueue(this.#queueSelect)
   }
 
@@ -108,7 +104,7 @@ export class CommonConfig {
       offset: offset + 4 * word,
       width: 4,
       read: () => this.#device.queue(this.#queueSelect)?.areaWord(word) ?? 0,
-      write: (value) => this.#device.setQueueAreaWord(this.#queueSelect, word, value),
+      write: (value) => this.#device.queue(this.#queueSelect)?.setAreaWord(word, value),
     }))
   }
 }

@@ -4,6 +4,7 @@ import { LegacyConfig } from "../legacy/legacy-config.ts"
 import { LEGACY_ALIGN, startLegacyQueue } from "../legacy/legacy-ring.ts"
 import type { TransportedDevice } from "../transport.ts"
 import { RegisterBlock } from "./register-block.ts"
+import type { Vectors } from "./vectors.ts"
 
 /** Unit of the queue address register. */
 const PAGE_SIZE = 4096
@@ -20,9 +21,7 @@ export function legacyBarSize(configSize: number): number {
 export interface LegacyRegistersHost {
   /** MSI-X is enabled, which moves the device configuration: the bit in Message Control counts, not the capability. */
   readonly msixEnabled: boolean
-  configVector: number
-  queueVector(queue: number): number
-  setQueueVector(queue: number, vector: number): void
+  readonly vectors: Vectors
   /** Returns the interrupt status and clears it. */
   readIsr(): number
   /** A status that a legacy driver writes. */
@@ -53,12 +52,12 @@ export class LegacyRegisters {
       { offset: 0x13, width: 1, read: () => transport.readIsr() },
     ])
     this.#vectors = new RegisterBlock([
-      { offset: 0x14, width: 2, read: () => transport.configVector, write: (value) => (transport.configVector = value) },
+      { offset: 0x14, width: 2, read: () => transport.vectors.config, write: (value) => (transport.vectors.config = value) },
       {
         offset: 0x16,
         width: 2,
-        read: () => transport.queueVector(this.#queueSelect),
-        write: (value) => transport.setQueueVector(this.#queueSelect, value),
+        read: () => transport.vectors.queue(this.#queueSelect),
+        write: (value) => transport.vectors.setQueue(this.#queueSelect, value),
       },
     ])
   }

@@ -11,13 +11,15 @@ import { type GuestEndian, memoryOf } from "../legacy/big-endian-memory.ts"
 import { DEVICE_STATUS } from "../spec.ts"
 import type { VirtioDeviceState } from "../state.ts"
 import type { DeviceSignals, Transportable, TransportedDevice } from "../transport.ts"
-import { COMMON_CONFIG_SIZE, CommonConfig, NO_VECTOR } from "./common-config.ts"
+import { COMMON_CONFIG_SIZE, CommonConfig } from "./common-config.ts"
+import { ConfigWindow } from "./config-window.ts"
 import { legacyBarSize, LegacyRegisters } from "./legacy-registers.ts"
 import {
   CLASS_CODE, identity, LEGACY_BAR, MAX_VECTORS, type ModernLayout, modernLayout, MSIX_BAR, msixLayout, PCI_CAP_ID_VENDOR,
   structureCapabilities,
-  VIRTIO_VENDOR_ID, type VirtioPciInterface, WINDOW, windowCapability,
+  VIRTIO_VENDOR_ID, type VirtioPciInterface, windowCapability,
 } from "./structures.ts"
+import { NO_VECTOR, Vectors } from "./vectors.ts"
 
 export type { VirtioPciInterface } from "./structures.ts"
 
@@ -72,11 +74,11 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
   readonly #modern: ModernLayout | undefined
   readonly #common: CommonConfig
   readonly #legacy: LegacyRegisters | undefined
-  readonly #queueVectors: Uint16Array
-  #configVector: number = NO_VECTOR
+  /** For the registers. */
+  readonly vectors: Vectors
   #isr = 0
-  /** Offset in configuration space of the access window capability; 0: there is none. */
-  #window = 0
+  /** Only the modern interface has one. */
+  readonly #window: ConfigWindow | undefined
 
   /**
    * Puts `device` behind a new PCI function.
@@ -113,11 +115,11 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
     })
     this.device = device
     this.#virtio = virtio
-    this.#queueVectors = new Uint16Array(virtio.queueCount).fill(NO_VECTOR)
+    this.vectors = new Vectors({ queues: virtio.queueCount, vectors })
     this.#modern = modern
     this.#common = new CommonConfig(virtio, this)
     this.#legacy = kind === "modern" ? undefined : new LegacyRegisters(virtio, this, endian)
-    if (modern !== undefined) this.#addCapabilities(modern)
+    if (modern !== undefined) this.#window = this.#addCapabilities(modern)
     virtio.attach({ memory: memoryOf(options.memory, endian), signals: this, transitional: kind === "transitional" })
     virtio.setBusMaster(this.busMaster)
   }
@@ -126,12 +128,12 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
 
   /** [VIRTIO] 4.1.5.3. The ISR bit is set with MSI-X too, as QEMU does it: some drivers look at it all the same. */
   queueInterrupt(index: number): void {
-    this.#interrupt(ISR.QUEUE, this.queueVector(index))
+    this.#interrupt(ISR.QUEUE, this.vectors.queue(index))
   }
 
   /** [VIRTIO] 4.1.5.4. Like QEMU, it sets the queue bit too: drivers that wait for it look at their queues, which is harmless. */
   configInterrupt(): void {
-    this.#interrupt(ISR.CONFIG | ISR.QUEUE, this.#configVector)
+    this.#interrupt(ISR.CONFIG | ISR.QUEUE, this.vectors.config)
   }
 
   #interrupt(bits: number, vector: number): void {
@@ -154,27 +156,6 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
     return this.msix?.enabled ?? false
   }
 
-  get configVector(): number {
-    return this.#configVector
-  }
-
-  set configVector(vector: number) {
-    this.#configVector = this.#existing(vector)
-  }
-
-  queueVector(queue: number): number {
-    return this.#queueVectors[queue] ?? NO_VECTOR
-  }
-
-  setQueueVector(queue: number, vector: number): void {
-    if (queue < this.#queueVectors.length) this.#queueVectors[queue] = this.#existing(vector)
-  }
-
-  /** A vector outside of the table cannot be mapped, which reads back as NO_VECTOR. */
-  #existing(vector: number): number {
-    return vector < (this.msix?.vectors ?? 0) ? vector : NO_VECTOR
-  }
-
   // --- Registers ---
 
   notifyOffset(queue: number): number {
@@ -190,8 +171,7 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
 
   /** The device has been reset. */
   deviceReset(): void {
-    this.#queueVectors.fill(NO_VECTOR)
-    this.#configVector = NO_VECTOR
+    this.vectors.reset()
     this.#common.reset()
     this.#legacy?.reset()
     // Messages that wait behind a mask would come out after the reset.
@@ -210,7 +190,7 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
       version: STATE_VERSION,
       function: this.saveRegisters(),
       isr: this.#isr,
-      vectors: [this.#configVector, ...this.#queueVectors],
+      vectors: this.vectors.all,
       selects: [...this.#common.selects, this.#legacy?.queueSelect ?? 0],
       device: this.#virtio.saveState(),
     }
@@ -227,9 +207,7 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
       throw new Error(`saved state: version ${JSON.stringify(state["version"])}, this program knows ${STATE_VERSION}`)
     }
     const isr = savedNumber(state["isr"], "ISR", ISR.QUEUE | ISR.CONFIG)
-    const [configVector = NO_VECTOR, ...queueVectors] = savedNumbers(state["vectors"], "vectors", {
-      length: 1 + this.#queueVectors.length, max: NO_VECTOR,
-    })
+    const vectors = savedNumbers(state["vectors"], "vectors", { length: 1 + this.#virtio.queueCount, max: NO_VECTOR })
     const selects = savedNumbers(state["selects"], "selects", { length: 4 })
     try {
       this.#virtio.restoreState(state["device"])
@@ -238,8 +216,7 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
       this.reset()
       throw error
     }
-    this.configVector = configVector
-    for (const [queue, vector] of queueVectors.entries()) this.setQueueVector(queue, vector)
+    this.vectors.all = vectors
     this.#common.selects = selects
     if (this.#legacy !== undefined) this.#legacy.queueSelect = selects[3] ?? 0
     // What the device had to tell (another capacity) it told before its vector was back.
@@ -269,30 +246,26 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
     }
     const modern = this.#modern
     if (modern === undefined || index !== modern.bar.index) return
-    if (within(offset, modern.notify, modern.notifyLength)) this.#kick(offset - modern.notify, value, modern.notifyMultiplier)
-    else if (within(offset, modern.common, COMMON_CONFIG_SIZE)) this.#common.write(offset - modern.common, width, value)
-    else if (within(offset, modern.device, this.#virtio.config.size)) this.#virtio.writeConfig(offset - modern.device, width, value)
+    if (within(offset, modern.notify, modern.notifyLength)) {
+      // The address tells the queue where each has its own ([VIRTIO] 4.1.4.4), the value where they share one.
+      const { notify, notifyMultiplier } = modern
+      if (notifyMultiplier === 0) this.#virtio.notify(value % 0x1_0000)
+      else if ((offset - notify) % notifyMultiplier === 0) this.#virtio.notify((offset - notify) / notifyMultiplier)
+    } else if (within(offset, modern.common, COMMON_CONFIG_SIZE)) {
+      this.#common.write(offset - modern.common, width, value)
+    } else if (within(offset, modern.device, this.#virtio.config.size)) {
+      this.#virtio.writeConfig(offset - modern.device, width, value)
+    }
   }
 
-  /** The address tells the queue where each has its own ([VIRTIO] 4.1.4.4), the value where they share one. */
-  #kick(offset: number, value: number, multiplier: number): void {
-    if (multiplier === 0) this.#virtio.notify(value % 0x1_0000)
-    else if (offset % multiplier === 0) this.#virtio.notify(offset / multiplier)
-  }
+  // --- The window in configuration space ---
 
-  // --- Capabilities ---
-
-  #addCapabilities(modern: ModernLayout): void {
-    for (const body of structureCapabilities(modern, this.#virtio.config.size)) this.addCapability(PCI_CAP_ID_VENDOR, body)
-    const window = windowCapability()
-    this.#window = this.addCapability(PCI_CAP_ID_VENDOR, window.body, window.writable)
-  }
-
-  /** Reading the window's data reads the BAR that it points to, into the data ([VIRTIO] 4.1.4.9). */
+  /** Reading the window's data reads the BAR that it points to, into the data. */
   override configRead(offset: number, width: AccessWidth): number {
-    const access = this.#windowAccess(offset, width)
-    if (access !== undefined) {
-      super.configWrite(this.#window + WINDOW.data, access.width, this.barRead(access.bar, access.offset, access.width))
+    const window = this.#window
+    const access = window?.access(offset, width)
+    if (window !== undefined && access !== undefined) {
+      super.configWrite(window.data, access.width, this.barRead(access.bar, access.offset, access.width))
     }
     return super.configRead(offset, width)
   }
@@ -300,24 +273,18 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
   /** Writing the window's data writes them to the BAR that it points to. */
   override configWrite(offset: number, width: AccessWidth, value: number): void {
     super.configWrite(offset, width, value)
-    const access = this.#windowAccess(offset, width)
-    if (access !== undefined) {
-      this.barWrite(access.bar, access.offset, access.width, super.configRead(this.#window + WINDOW.data, access.width))
+    const window = this.#window
+    const access = window?.access(offset, width)
+    if (window !== undefined && access !== undefined) {
+      this.barWrite(access.bar, access.offset, access.width, super.configRead(window.data, access.width))
     }
   }
 
-  /** The access to a BAR that an access to configuration space asks for by touching the window's data, if it is one that can be made. */
-  #windowAccess(
-    offset: number, width: AccessWidth,
-  ): { readonly bar: number; readonly offset: number; readonly width: AccessWidth } | undefined {
-    const data = this.#window + WINDOW.data
-    if (this.#window === 0 || offset >= data + 4 || offset + width <= data) return undefined
-    const index = super.configRead(this.#window + WINDOW.bar, 1)
-    const target = super.configRead(this.#window + WINDOW.offset, 4)
-    const length = super.configRead(this.#window + WINDOW.length, 4)
-    const bar = this.bars.find((candidate) => candidate.index === index)
-    if (bar === undefined || (length !== 1 && length !== 2 && length !== 4)) return undefined
-    return target % length === 0 && target + length <= bar.size ? { bar: index, offset: target, width: length } : undefined
+  #addCapabilities(modern: ModernLayout): ConfigWindow {
+    for (const body of structureCapabilities(modern, this.#virtio.config.size)) this.addCapability(PCI_CAP_ID_VENDOR, body)
+    const { body, writable } = windowCapability()
+    const at = this.addCapability(PCI_CAP_ID_VENDOR, body, writable)
+    return new ConfigWindow(at, this.bars, (offset, width) => super.configRead(offset, width))
   }
 }
 
