@@ -25,10 +25,15 @@ export class VirtioDevice implements TransportedDevice, QueueServer {
   readonly queueCount: number
   readonly maxQueueSize: number
   readonly config: DeviceConfig
-  readonly work = new Work(() => this.#turnEnded())
+  readonly work = new Work(() => {
+    this.#tellIdle()
+    this.#handler.turnEnded()
+  })
   readonly inFlight = new InFlight(this.work)
   /** Why the device has set DEVICE_NEEDS_RESET, for people; undefined while it has not. */
   brokenBy: VirtqueueError | undefined
+  /** Counts what may have ended the service of a queue: while it stays, `mayTake` need not be asked again. */
+  changes = 0
   readonly #handler: DeviceHandler
   readonly negotiation: Negotiation
   readonly #queues: readonly Virtqueue[]
@@ -115,11 +120,8 @@ export class VirtioDevice implements TransportedDevice, QueueServer {
     }
     if (!this.#isLive(queue)) return false
     try {
-      const ring = queue.ring ?? queue.open(this.memory, this.negotiation.ringFeatures)
-      // Opening stores into guest memory, whose `written` may have reset the queue.
-      if (!this.mayTake(queue, ring)) return false
-      ring.refresh()
-      return handler.serve(queue, ring, turn)
+      const ring = queue.ring ?? this.#open(queue)
+      return ring !== undefined && handler.serve(queue, ring, turn)
     } catch (error) {
       this.breakDown(queue, error)
       return false
@@ -141,6 +143,7 @@ export class VirtioDevice implements TransportedDevice, QueueServer {
   }
 
   writeStatus(value: number): void {
+    this.changes++
     if (value === 0) {
       this.#reset()
       return
@@ -162,6 +165,7 @@ export class VirtioDevice implements TransportedDevice, QueueServer {
   }
 
   resetQueue(index: number): void {
+    this.changes++
     this.#queues[index]?.reset()
     this.#forgetDead()
   }
@@ -173,6 +177,7 @@ export class VirtioDevice implements TransportedDevice, QueueServer {
 
   setBusMaster(enabled: boolean): void {
     if (enabled === this.work.open) return
+    this.changes++
     this.work.open = enabled
     if (enabled) this.#kickAll()
     else this.#tellIdle()
@@ -196,6 +201,7 @@ export class VirtioDevice implements TransportedDevice, QueueServer {
 
   /** Takes no more requests; resolves when none is in flight. Those that the driver makes available meanwhile wait for `resume`. */
   pause(): Promise<void> {
+    this.changes++
     this.#isPaused = true
     return this.whenIdle()
   }
@@ -222,6 +228,7 @@ export class VirtioDevice implements TransportedDevice, QueueServer {
 
   /** Guest memory is not touched before `resume`. */
   restoreState(saved: unknown): void {
+    this.changes++
     this.#isPaused = true
     this.#reset()
     const state = parseDeviceState(saved, { queues: this.queueCount, queueSize: this.maxQueueSize, configSize: this.config.size })
@@ -243,6 +250,12 @@ export class VirtioDevice implements TransportedDevice, QueueServer {
 
   // --- Inside ---
 
+  /** Makes the ring. Undefined when that has ended its life: it stores into guest memory, and `written` may do anything. */
+  #open(queue: Virtqueue): Ring | undefined {
+    const ring = queue.open(this.memory, this.negotiation.ringFeatures)
+    return this.mayTake(queue, ring) ? ring : undefined
+  }
+
   #isLive(queue: Virtqueue): boolean {
     return queue.enabled && !this.#isPaused && this.work.open && this.inFlight.oldChanges === 0 &&
       this.negotiation.allowsService(queue.legacy)
@@ -254,6 +267,7 @@ export class VirtioDevice implements TransportedDevice, QueueServer {
    */
   #breakDown(error: VirtqueueError): void {
     if (this.brokenBy !== undefined) return
+    this.changes++
     this.brokenBy = error
     this.negotiation.breakDown()
     if (this.negotiation.running) this.#signals?.configInterrupt()
@@ -286,10 +300,5 @@ export class VirtioDevice implements TransportedDevice, QueueServer {
 
   #tellIdle(): void {
     if (this.#idleWaiters.length > 0 && this.#idle) for (const resolve of this.#idleWaiters.splice(0)) resolve()
-  }
-
-  #turnEnded(): void {
-    this.#tellIdle()
-    this.#handler.turnEnded()
   }
 }

@@ -55,10 +55,10 @@ export class Batch {
   }
 
   /**
-   * Fills the batch from `ring`. `refusal`: the status to refuse a request with, or OK. Returns whether the ring was empty in the end.
+   * Fills the batch from `ring`, which has been refreshed. `refusal`: the status to refuse a request with, or OK. Returns whether the ring was empty in the end.
    * What was taken before a chain that is broken is good.
    */
-  take(queue: Virtqueue, ring: Ring, memory: GuestMemory, refusal: (request: BlkRequest) => BlkStatus): boolean {
+  take(queue: Virtqueue, ring: Ring, refusal: (request: BlkRequest) => BlkStatus): boolean {
     const segments = this.#segments
     segments.clear()
     this.queue = queue
@@ -69,7 +69,7 @@ export class Batch {
     this.apart = 0
     this.hasWritten = false
     this.brokenBy = undefined
-    this.#generation = memory.generation
+    this.#generation = ring.generation
     let bytes = 0
     try {
       ring.look()

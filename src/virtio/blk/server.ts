@@ -73,14 +73,15 @@ export class RequestServer implements DeviceHandler {
         device.inFlight.waitForMemory(queue)
         return false
       }
-      const drained = this.#batch.take(queue, ring, device.memory, this.#refusal)
+      ring.refresh()
+      const { changes } = device
+      const drained = this.#batch.take(queue, ring, this.#refusal)
       budget -= this.#batch.taken
       if (!this.#proceed(queue, ring, turn)) return this.#hasMore(queue)
       const broken = this.#batch.brokenBy
       if (broken !== undefined && queue.ring === ring) throw broken
       // An interrupt may have run the driver, which may have reset us. If we are paused or kept from memory, whoever ends that goes on.
-      if (!device.mayTake(queue, ring)) return false
-      ring.refresh()
+      if (device.changes !== changes && !device.mayTake(queue, ring)) return false
       if (drained && !ring.enableKicks()) return false
     }
     return true

@@ -51,6 +51,8 @@ export interface Ring {
   readonly headsToTake: readonly number[]
   /** Finds the areas again when guest memory has been replaced. To be called before pops and before completions. */
   refresh(): void
+  /** The generation of guest memory for which the areas were found. */
+  readonly generation: number
   /** Looks for chains that have been made available. True when some wait. @throws VirtqueueError when that cannot be */
   look(): boolean
   /**
@@ -68,6 +70,6 @@ export interface Ring {
   addUsed(chain: TakenChain, length: number): void
   /** Shows the driver what `addUsed` has collected, if anything. Returns true when the driver wants an interrupt for it. */
   publish(): boolean
-  /** Asks for a kick with the next chain. Returns true when one has come in meanwhile, for which the driver may not kick. */
+  /** Asks for a kick with the next chain; refreshes before that. Returns true when one has come in meanwhile, for which the driver may not kick. */
   enableKicks(): boolean
 }

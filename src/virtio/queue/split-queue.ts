@@ -31,7 +31,7 @@ export class SplitQueue implements Ring {
   table: DescriptorTable | undefined
   readonly #descriptors: DescriptorTable
   /** Of the memory that the views below belong to. */
-  #generation = -1
+  generation = -1
   #avail: DataView = EMPTY
   #used: DataView = EMPTY
   // What the two sides tell each other by; another thread may be the driver. Each is touched once a batch.
@@ -94,7 +94,7 @@ export class SplitQueue implements Ring {
   /** Looks up the rings again when the guest's memory has been replaced. To be called before each run of pops, and before completions. */
   refresh(): void {
     const { generation } = this.#memory
-    if (generation !== this.#generation) this.#lookUp(generation)
+    if (generation !== this.generation) this.#lookUp(generation)
   }
 
   /** The rare part of `refresh`, apart, so that V8 inlines the usual one. */
@@ -113,7 +113,7 @@ export class SplitQueue implements Ring {
     this.#usedFlags = ringWordAt(used, usedRing)
     this.#usedIdxWord = ringWordAt(used, usedRing + 2)
     this.#availEvent = ringWordAt(used, usedRing + VIRTQ_RING_OFFSET + VIRTQ_USED_ELEM_SIZE * size)
-    this.#generation = generation
+    this.generation = generation
   }
 
   /**
@@ -185,10 +185,11 @@ export class SplitQueue implements Ring {
   }
 
   /**
-   * Asks for a kick with the next chain. Returns true when one has come in meanwhile, which the driver may not kick for ([VIRTIO]
+   * Asks for a kick with the next chain; an interrupt may have replaced the memory before. Returns true when one has come in meanwhile, which the driver may not kick for ([VIRTIO]
    * 2.7.10.2).
    */
   enableKicks(): boolean {
+    this.refresh()
     if (this.#features.eventIdx) {
       this.#availEvent.store(this.#lastAvail)
       this.#memory.written?.(this.#areas.usedRing + VIRTQ_RING_OFFSET + VIRTQ_USED_ELEM_SIZE * this.size, VIRTQ_EVENT_SIZE)
