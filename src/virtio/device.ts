@@ -6,6 +6,7 @@ import { DeviceConfig } from "./device-config.ts"
 import type { DeviceHandler } from "./device-handler.ts"
 import { checkQueues, type VirtioDeviceOptions } from "./device-options.ts"
 import type { GuestMemory } from "./guest-memory.ts"
+import { IdleWaiters } from "./idle-waiters.ts"
 import { InFlight, type Outstanding } from "./in-flight.ts"
 import { Negotiation } from "./negotiation.ts"
 import type { Ring } from "./queue/ring.ts"
@@ -26,7 +27,7 @@ export class VirtioDevice implements TransportedDevice, QueueServer {
   readonly maxQueueSize: number
   readonly config: DeviceConfig
   readonly work = new Work(() => {
-    this.#tellIdle()
+    this.#idleWaiters.tell()
     this.#handler.turnEnded()
   })
   readonly inFlight = new InFlight(this.work)
@@ -40,7 +41,7 @@ export class VirtioDevice implements TransportedDevice, QueueServer {
   #memory: GuestMemory | undefined
   #signals: DeviceSignals | undefined
   #isPaused = false
-  #idleWaiters: (() => void)[] = []
+  readonly #idleWaiters = new IdleWaiters(() => this.#isIdle)
 
   /** `handler` makes the device type's part, once. @throws RangeError for a number of queues, or a size, that cannot be */
   constructor(options: VirtioDeviceOptions, handler: (device: VirtioDevice) => DeviceHandler) {
@@ -98,13 +99,13 @@ export class VirtioDevice implements TransportedDevice, QueueServer {
   answered(one: Outstanding): void {
     this.work.add(one)
     this.work.wake()
-    this.#tellIdle()
+    this.#idleWaiters.tell()
   }
 
   /** The backing has answered a call of an ended life. The last one of those that change the disk lets the present life be served. */
   oldLifeAnswered(changesDisk: boolean): void {
     if (changesDisk && this.inFlight.oldChanges === 0) this.#kickAll()
-    this.#tellIdle()
+    this.#idleWaiters.tell()
   }
 
   // --- For queues ---
@@ -180,7 +181,7 @@ export class VirtioDevice implements TransportedDevice, QueueServer {
     this.changes++
     this.work.open = enabled
     if (enabled) this.#kickAll()
-    else this.#tellIdle()
+    else this.#idleWaiters.tell()
   }
 
   writeConfig(offset: number, width: number, value: number): void {
@@ -196,7 +197,7 @@ export class VirtioDevice implements TransportedDevice, QueueServer {
    * that only wait for bus mastering count as idle: nothing uses the backing. Saving state and closing the backing want that.
    */
   whenIdle(): Promise<void> {
-    return this.#idle ? Promise.resolve() : new Promise((resolve) => this.#idleWaiters.push(resolve))
+    return this.#idleWaiters.wait()
   }
 
   /** Takes no more requests; resolves when none is in flight. Those that the driver makes available meanwhile wait for `resume`. */
@@ -213,7 +214,7 @@ export class VirtioDevice implements TransportedDevice, QueueServer {
   }
 
   saveState(): VirtioDeviceState {
-    if (!this.#idle) {
+    if (!this.#isIdle) {
       const count = Math.max(this.inFlight.count, this.inFlight.calls)
       throw new Error(`${count} requests in flight: pause the device, and save its state when that has resolved`)
     }
@@ -290,15 +291,11 @@ export class VirtioDevice implements TransportedDevice, QueueServer {
 
   #forgetDead(): void {
     for (const one of this.inFlight.forgetDead()) this.work.drop(one)
-    this.#tellIdle()
+    this.#idleWaiters.tell()
   }
 
   /** Nothing waits for the backing. While guest memory may not be touched, what has been answered, or not been begun, is idle too. */
-  get #idle(): boolean {
+  get #isIdle(): boolean {
     return this.inFlight.calls === 0 && (!this.work.open || (this.inFlight.count === 0 && !this.#handler.unfinished))
-  }
-
-  #tellIdle(): void {
-    if (this.#idleWaiters.length > 0 && this.#idle) for (const resolve of this.#idleWaiters.splice(0)) resolve()
   }
 }

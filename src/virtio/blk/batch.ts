@@ -55,8 +55,8 @@ export class Batch {
   }
 
   /**
-   * Fills the batch from `ring`, which has been refreshed. `refusal`: the status to refuse a request with, or OK. Returns whether the ring was empty in the end.
-   * What was taken before a chain that is broken is good.
+   * Fills the batch from `ring`, which has been refreshed. `refusal`: the status to refuse a request with, or OK. Returns whether the ring
+   * was empty in the end. What was taken before a chain that is broken is good.
    */
   take(queue: Virtqueue, ring: Ring, refusal: (request: BlkRequest) => BlkStatus): boolean {
     const segments = this.#segments

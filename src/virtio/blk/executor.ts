@@ -71,10 +71,7 @@ export class Executor {
   advance(requests: readonly BlkRequest[], first: number, end: number): void {
     const leader = requests[first]
     if (leader === undefined) return
-    if (leader.own !== undefined) {
-      if (leader.type === IN) this.#copy(requests, first, end, leader.own, { toGuest: true })
-      leader.own = undefined
-    }
+    if (leader.own !== undefined) this.#deliver(leader, leader.own, requests, first, end)
     leader.done += leader.slice
   }
 
@@ -84,6 +81,11 @@ export class Executor {
   }
 
   // --- IN and OUT ---
+
+  #deliver(leader: BlkRequest, own: Uint8Array, requests: readonly BlkRequest[], first: number, end: number): void {
+    if (leader.type === IN) this.#copy(requests, first, end, own, { toGuest: true })
+    leader.own = undefined
+  }
 
   /** The data are in several stretches of RAM. */
   #transferViews(leader: BlkRequest, offset: number): undefined {

@@ -20,6 +20,6 @@ export function transferRefusal(request: BlkRequest, limits: RequestLimits): Blk
   const { dataLength, sector } = request
   const { capacity } = limits
   // The remainder is in the low bits, however long the data is. Nothing is added to the sector, which may be up to 2^64: nothing can wrap.
-  const fits = (dataLength & (SECTOR - 1)) === 0 && sector <= capacity && dataLength / SECTOR <= capacity - sector
+  const fits = (dataLength & (SECTOR - 1)) === 0 && sector <= capacity && dataLength <= (capacity - sector) * SECTOR
   return fits ? OK : IOERR
 }

@@ -70,6 +70,9 @@ export interface Ring {
   addUsed(chain: TakenChain, length: number): void
   /** Shows the driver what `addUsed` has collected, if anything. Returns true when the driver wants an interrupt for it. */
   publish(): boolean
-  /** Asks for a kick with the next chain; refreshes before that. Returns true when one has come in meanwhile, for which the driver may not kick. */
+  /**
+   * Asks for a kick with the next chain; refreshes before that. Returns true when one has come in meanwhile, for which the driver may not
+   * kick.
+   */
   enableKicks(): boolean
 }

@@ -185,7 +185,8 @@ export class SplitQueue implements Ring {
   }
 
   /**
-   * Asks for a kick with the next chain; an interrupt may have replaced the memory before. Returns true when one has come in meanwhile, which the driver may not kick for ([VIRTIO]
+   * Asks for a kick with the next chain; an interrupt may have replaced the memory before. Returns true when one has come in meanwhile,
+   * which the driver may not kick for ([VIRTIO]
    * 2.7.10.2).
    */
   enableKicks(): boolean {

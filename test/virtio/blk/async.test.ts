@@ -387,7 +387,7 @@ describe("what the embedder sees", () => {
   })
 
   it("a driver that keeps its ring full while we serve it gets one timer, however often it kicks", () => {
-    vi.useFakeTimers({ toFake: ["setImmediate"] })
+    vi.useFakeTimers({ toFake: ["setImmediate", "performance"] })
     try {
       let refill = (): void => {}
       const disk = new FakeDisk()
@@ -409,7 +409,7 @@ describe("what the embedder sees", () => {
   })
 
   it("a bug of the backing, among more requests than are served at once: the rest is served all the same", () => {
-    vi.useFakeTimers({ toFake: ["setImmediate"] })
+    vi.useFakeTimers({ toFake: ["setImmediate", "performance"] })
     try {
       let [refill, fills] = [(): void => {}, 0]
       const disk = new FakeDisk()
