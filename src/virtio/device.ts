@@ -12,7 +12,7 @@ import { Negotiation } from "./negotiation.ts"
 import type { Ring } from "./queue/ring.ts"
 import { VirtqueueError } from "./queue/virtqueue-error.ts"
 import { DEVICE_STATUS } from "./spec.ts"
-import { parseDeviceState, type VirtioDeviceState } from "./state.ts"
+import { featuresMissing, parseDeviceState, type VirtioDeviceState } from "./state.ts"
 import type { DeviceSignals, TransportedDevice, TransportWiring } from "./transport.ts"
 import type { Turn } from "./turn.ts"
 import { type QueueServer, Virtqueue } from "./virtqueue.ts"
@@ -240,9 +240,7 @@ export class VirtioDevice implements TransportedDevice, QueueServer {
     if (status !== 0) this.writeStatus(status)
     if (((this.status ^ state.status) & FEATURES_OK) !== 0) {
       this.#reset()
-      throw new Error(
-        "saved state: the driver uses features that this device does not offer: open the disk as it was (read-only or not, discard, flush)",
-      )
+      throw featuresMissing()
     }
     this.config.restoreGeneration(state.generation)
     this.#handler.restoreConfig(Uint8Array.from(state.config))

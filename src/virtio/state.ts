@@ -49,6 +49,13 @@ export function parseDeviceState(value: unknown, shape: DeviceShape): VirtioDevi
   }
 }
 
+/** What to throw for a state whose driver uses what the device does not have. */
+export function featuresMissing(): Error {
+  return new Error(
+    "saved state: the driver uses features that this device does not offer: open the disk as it was (read-only or not, discard, flush)",
+  )
+}
+
 function parseQueue(value: unknown, maxSize: number): SavedQueue {
   const queue = savedObject(value, "queue")
   const size = savedNumber(queue["size"], "queue size", Math.min(maxSize, VIRTQ_MAX_SIZE))
