@@ -7,7 +7,7 @@
  * is through, so every repetition comes further, however small the cache is.
  */
 import { NotLoaded } from "../async-image-file.ts"
-import { BackingError, checkRange, totalLength, type VirtioBacking } from "../backing.ts"
+import { type Allocation, BackingError, checkRange, totalLength, type VirtioBacking } from "../backing.ts"
 import type { ImageLock } from "../image-file.ts"
 import type { MapExtent } from "../qcow2/map-extents.ts"
 import { Admission } from "./admission.ts"
@@ -28,6 +28,7 @@ export interface LoadingDisk extends VirtioBacking {
   readonly path?: string
   readonly lock?: ImageLock
   map?(offset: number, length: number): Iterable<MapExtent>
+  allocation?(offset: number, length: number): Allocation
 }
 
 /** Longer reads and writes are cut into pieces of so many bytes: what a piece needs is in memory at the same time. */
@@ -47,6 +48,7 @@ export class AwaitedDisk implements VirtioBacking {
   readonly flush?: () => void | Promise<void>
   readonly discard?: (offset: number, length: number) => void | Promise<void>
   readonly writeZeroes?: (offset: number, length: number, mayUnmap: boolean) => void | Promise<void>
+  readonly allocation?: (offset: number, length: number) => Allocation | Promise<Allocation>
   /** Where the bytes of a range live: only where the disk can tell. */
   readonly map?: (offset: number, length: number) => Promise<readonly MapExtent[]>
   readonly #disk: LoadingDisk
@@ -54,7 +56,7 @@ export class AwaitedDisk implements VirtioBacking {
   readonly #admission = new Admission(MOST_HELD)
   /** Operations that wait, each with what ends its waiting when the disk is closed. */
   readonly #waiting = new Set<(error: BackingError) => void>()
-  readonly #underWay = new Set<Promise<void>>()
+  readonly #underWay = new Set<Promise<unknown>>()
   #isClosed = false
   #closing: Promise<void> | undefined
 
@@ -63,8 +65,9 @@ export class AwaitedDisk implements VirtioBacking {
     this.#disk = disk
     this.#files = files
     this.readOnly = disk.readOnly
-    const { flush, discard, writeZeroes, map } = disk
-    if (map !== undefined) this.map = (offset, length) => this.#map(offset, length)
+    const { flush, discard, writeZeroes, allocation, map } = disk
+    if (allocation !== undefined) this.allocation = (offset, length) => this.#run("reads", 0, () => allocation.call(disk, offset, length))
+    if (map !== undefined) this.map = async (offset, length) => await this.#run("reads", 0, () => [...map.call(disk, offset, length)])
     if (flush !== undefined) this.flush = () => this.#flush()
     if (discard !== undefined) {
       this.discard = (offset, length) => this.#run("changes", 0, () => void disk.discard?.(offset, length))
@@ -74,12 +77,6 @@ export class AwaitedDisk implements VirtioBacking {
         return this.#run("changes", 0, () => void disk.writeZeroes?.(offset, length, mayUnmap))
       }
     }
-  }
-
-  async #map(offset: number, length: number): Promise<readonly MapExtent[]> {
-    let extents: readonly MapExtent[] = []
-    await this.#run("reads", 0, () => void (extents = [...(this.#disk.map?.(offset, length) ?? [])]))
-    return extents
   }
 
   get size(): number {
@@ -221,23 +218,23 @@ export class AwaitedDisk implements VirtioBacking {
   }
 
   /** Makes the call, now if that can be done. `length` says how much memory it may need. */
-  #run(kind: Kind, length: number, attempt: () => void): void | Promise<void> {
+  #run<T>(kind: Kind, length: number, attempt: () => T): T | Promise<T> {
     this.#checkOpen()
     if (kind === "changes" && !this.#hasRoom) return this.#track(this.#wait(kind, length, attempt))
     try {
-      attempt()
+      return attempt()
     } catch (error) {
       if (!(error instanceof NotLoaded)) throw error
       return this.#track(this.#wait(kind, length, attempt))
     }
   }
 
-  async #wait(kind: Kind, length: number, attempt: () => void): Promise<void> {
+  async #wait<T>(kind: Kind, length: number, attempt: () => T): Promise<T> {
     const bytes = HELD_BESIDE + Math.min(length, PIECE)
     await this.#mayAttempt(kind)
     await this.#admission.enter(bytes)
     try {
-      await untilLoaded(attempt, {
+      return await untilLoaded(attempt, {
         before: () => this.#mayAttempt(kind),
         load: (missing) => this.#unlessClosed(missing.load()),
       })
@@ -273,7 +270,7 @@ export class AwaitedDisk implements VirtioBacking {
   }
 
   /** `close` waits for it. */
-  #track(promise: Promise<void>): Promise<void> {
+  #track<T>(promise: Promise<T>): Promise<T> {
     this.#underWay.add(promise)
     const forget = (): void => void this.#underWay.delete(promise)
     promise.then(forget, forget)

@@ -3,7 +3,9 @@ import { describe, expect, it } from "vitest"
 import { BackingError } from "../../../src/backing/backing.ts"
 import { AwaitedDisk } from "../../../src/backing/paging/awaited-disk.ts"
 import { PagedFile, type PagedFileOptions } from "../../../src/backing/paging/paged-file.ts"
+import { createQcow2 } from "../../../src/backing/qcow2/create.ts"
 import { RawBacking } from "../../../src/backing/raw.ts"
+import { openInMemory } from "../../support/images.ts"
 import { MemoryFile } from "../../support/memory-file.ts"
 import { Rng, seedFromEnvironment } from "../../support/rng.ts"
 import { LateFile, type LateFileOptions } from "./late-file.ts"
@@ -140,6 +142,24 @@ describe(`files that answer late, seed ${seed}`, () => {
     await expect(disk.pread(new Uint8Array(512), 0)).rejects.toMatchObject({ code: "io" })
     await disk.close()
   })
+})
+
+it("a disk that can tell where its bytes live, and what is allocated, tells it later where it has to look", async () => {
+  const file = new MemoryFile()
+  createQcow2(file, { size: 32 << 20, clusterSize: 4096 })
+  const plain = openInMemory(file)
+  plain.pwrite(new Uint8Array(4096).fill(1), 8192)
+  plain.pwrite(new Uint8Array(4096).fill(1), 24 << 20)
+  plain.close()
+  const stored = file.clone()
+  const image = openInMemory(stored.clone())
+  const disk = await openLate(new LateFile(stored, new Rng(seed)), (over) => openInMemory(over))
+  expect(disk.allocation?.(24 << 20, 1 << 20)).toBeInstanceOf(Promise)
+  for (const offset of [0, 8192, 24 << 20]) expect(await disk.allocation?.(offset, 8192)).toEqual(image.allocation(offset, 8192))
+  expect(disk.allocation?.(24 << 20, 4096)).toEqual({ length: 4096, isAllocated: true, isZero: false })
+  expect(await disk.map?.(0, disk.size)).toEqual([...image.map(0, image.size)])
+  await disk.close()
+  expect(() => disk.allocation?.(0, 1)).toThrow(BackingError)
 })
 
 describe("zeroes and holes", () => {
