@@ -3,6 +3,9 @@ import { expect, it } from "vitest"
 import type { AsyncImageFile } from "../../../src/backing/async-image-file.ts"
 import { AwaitedDisk } from "../../../src/backing/paging/awaited-disk.ts"
 import { PagedFile } from "../../../src/backing/paging/paged-file.ts"
+import { openQcow2 } from "../../../src/backing/host/open-qcow2.ts"
+import { MemoryFile } from "../../../src/backing/memory-file.ts"
+import { createQcow2 } from "../../../src/backing/qcow2/create.ts"
 import { RawBacking } from "../../../src/backing/raw.ts"
 import { Rng, seedFromEnvironment } from "../../support/rng.ts"
 
@@ -67,5 +70,27 @@ it(`1 TiB read and written at random, sixty-four at a time: the cache's bound an
   expect(most).toBeLessThan(cacheSize + (64 << 20))
   // What operations needed goes when they are through.
   expect(file.cachedBytes).toBeLessThanOrEqual(cacheSize + (4 << 20))
+  await disk.close()
+})
+
+it(`small writes into clusters of 2 MiB, each of which is filled from a late backing image: the same bound, seed ${seed}`, async () => {
+  const cacheSize = 4 << 20
+  const source = new HugeSource()
+  const base = await PagedFile.open(source, { cacheSize, readOnly: true })
+  const overlay = new MemoryFile()
+  createQcow2(overlay, { size: TIB, clusterSize: 2 << 20, backing: "base", backingFormat: "raw" })
+  const image = openQcow2(overlay, { openBacking: () => new RawBacking(base) })
+  const disk = new AwaitedDisk(image, [base])
+  const rng = new Rng(seed)
+  let most = 0
+  await Promise.all(Array.from({ length: 64 }, async (_, index) => {
+    const offset = (index * 1000 + rng.below(1000)) * (2 << 20) + 4096
+    await disk.pwrite(new Uint8Array(512).fill(7), offset)
+    most = Math.max(most, base.cachedBytes + source.lent)
+    const around = new Uint8Array(8192)
+    await disk.pread(around, offset - 4096)
+    expect([new DataView(around.buffer).getFloat64(0), around[4096], around[4607]]).toEqual([offset - 4096, 7, 7])
+  }))
+  expect(most).toBeLessThan(cacheSize + (64 << 20))
   await disk.close()
 })
