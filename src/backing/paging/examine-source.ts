@@ -6,13 +6,17 @@ import { sourceError } from "./source-error.ts"
 /**
  * Resolves to the size of the file in `source`, in bytes.
  * @throws BackingError what the source rejects with, or `io` for a size that is none
- * @throws TypeError when it is to be written and lacks a method: what is written would get lost
+ * @throws TypeError when it is to be written and lacks a method (what is written would get lost), or has a `preferredRead` that is none
  */
 export async function examineSource(source: AsyncImageFile, { isWritten }: { readonly isWritten: boolean }): Promise<number> {
   const missing = isWritten ? (["write", "truncate", "sync"] as const).find((name) => source[name] === undefined) : undefined
   if (missing !== undefined) {
     const remedy = "it must be readOnly, or have write, truncate and sync: see the interface AsyncImageFile"
     throw new TypeError(`${source.path}: the file is not readOnly, but has no ${missing}; ${remedy}`)
+  }
+  const { preferredRead = 1 } = source
+  if (!Number.isSafeInteger(preferredRead) || preferredRead <= 0) {
+    throw new TypeError(`${source.path}: preferredRead of the file is ${preferredRead}; it must be a number of bytes, 1 or more`)
   }
   const size = await sizeOf(source)
   if (Number.isSafeInteger(size) && size >= 0) return size

@@ -64,14 +64,24 @@ export class PageLoader {
   }
 
   /**
-   * Gets those of the pages `first` .. `last` that are missing. `end` is the first byte that need not be asked for: the source has nothing
-   * from there on. @throws BackingError
+   * Gets those of the pages `first` .. `last` that are missing, and with the same reads those up to `stop`. `end` is the first byte that
+   * need not be asked for: the source has nothing from there on. @throws BackingError
    */
-  async load(first: number, last: number, end: number): Promise<void> {
-    const loads = this.#begin(first, last, end)
+  async load(first: number, last: number, { stop, end }: { readonly stop: number; readonly end: number }): Promise<void> {
+    const loads = [...this.#begin(first, stop, end)].filter((load) => load.first <= last)
+    try {
+      await this.#await(loads)
+    } catch (error) {
+      // What failed may lie beside what is needed.
+      if (!(error instanceof BackingError) || loads.every((load) => load.first >= first && load.end <= last + 1)) throw error
+      await this.#await([...this.#begin(first, last, end)])
+    }
+  }
+
+  async #await(loads: readonly Load[]): Promise<void> {
     for (const load of loads) load.isUrgent = true
     this.#pump()
-    await Promise.all([...loads].map(({ promise }) => promise))
+    await Promise.all(loads.map(({ promise }) => promise))
   }
 
   /** `load` for pages that nobody waits for yet. A failure is not told: whoever needs the page then meets it. */

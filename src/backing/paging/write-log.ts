@@ -17,6 +17,13 @@ export interface WriteLogOptions {
   readonly mostBytes: number
 }
 
+/** Changes that the source is asked to make with one call: one, or writes that follow one another. */
+interface Sent {
+  readonly changes: readonly Change[]
+  readonly start: number
+  readonly end: number
+}
+
 /** A sync, and who waits for it. */
 interface Barrier {
   readonly kind: "sync"
@@ -24,7 +31,7 @@ interface Barrier {
   readonly settle: () => void
 }
 
-/** Changes that the source is asked to make at a time. */
+/** Calls that are under way at a time. */
 const PARALLEL = 16
 /** Neighbouring writes that wait are sent as one of at most so many bytes. */
 const MOST_JOINED = 1 << 20
@@ -39,7 +46,7 @@ export class WriteLog {
   #head = 0
   /** Every change that has not been answered, sent or not, oldest first, and what it is counted for in bytes. */
   readonly #pending = new Map<Change, number>()
-  readonly #inFlight = new Set<Change>()
+  readonly #inFlight = new Set<Sent>()
   /** A sync or a truncation is under way: nothing else is. */
   #isAlone = false
   #isScheduled = false
@@ -167,9 +174,10 @@ export class WriteLog {
         break
       }
       if (this.#inFlight.size >= PARALLEL || this.#meetsInFlight(next)) break
-      const changes = this.#takeJoined()
-      for (const change of changes) this.#inFlight.add(change)
-      void this.#send(changes)
+      const changes = this.#takeJoined(next)
+      const sent = { changes, start: startOf(next), end: endOf(changes.at(-1) ?? next) }
+      this.#inFlight.add(sent)
+      void this.#send(sent)
     }
     this.#forgetSent()
     if (!this.#isBusy) for (const wake of this.#idleWaiters.splice(0)) wake()
@@ -183,42 +191,33 @@ export class WriteLog {
   }
 
   #meetsInFlight(change: Change): boolean {
-    for (const other of this.#inFlight) if (overlaps(other, startOf(change), endOf(change))) return true
+    for (const { start, end } of this.#inFlight) if (overlaps(change, start, end)) return true
     return false
   }
 
-  /** Takes the next change, and with a write those writes behind it that continue it. */
-  #takeJoined(): Change[] {
-    const changes: Change[] = []
-    let bytes = 0
-    for (;;) {
+  /** Takes `first`, the next change, and with a write those writes behind it that continue it. */
+  #takeJoined(first: Change): Change[] {
+    const changes = [first]
+    let last = first
+    let bytes = first.kind === "write" ? first.data.length : MOST_JOINED
+    for (this.#head++; ; this.#head++) {
       const next = this.#unsent[this.#head]
-      const last = changes.at(-1)
-      if (next === undefined || next.kind === "sync") return changes
-      if (last !== undefined) {
-        const continues = next.kind === "write" && last.kind === "write" && next.offset === endOf(last)
-        if (!continues || bytes + next.data.length > MOST_JOINED || this.#meetsInFlight(next)) return changes
-      }
-      this.#head++
+      if (next?.kind !== "write" || next.offset !== endOf(last) || this.#meetsInFlight(next)) return changes
+      bytes += next.data.length
+      if (bytes > MOST_JOINED) return changes
       changes.push(next)
-      if (next.kind === "write") bytes += next.data.length
+      last = next
     }
   }
 
-  async #send(changes: readonly Change[]): Promise<void> {
+  async #send(sent: Sent): Promise<void> {
     try {
-      await this.#store(changes)
+      await this.#store(sent)
+      for (const change of sent.changes) this.#answered(change)
     } catch (error) {
-      const [first] = changes
-      this.#fail(error, "write", first === undefined ? undefined : startOf(first))
-      for (const change of changes) this.#inFlight.delete(change)
-      this.#pump()
-      return
+      this.#fail(error, "write", sent.start)
     }
-    for (const change of changes) {
-      this.#inFlight.delete(change)
-      this.#answered(change)
-    }
+    this.#inFlight.delete(sent)
     this.#pump()
   }
 
@@ -237,11 +236,9 @@ export class WriteLog {
     this.#pump()
   }
 
-  async #store(changes: readonly Change[]): Promise<void> {
-    const [first] = changes
-    if (first === undefined || first.kind === "truncate") return
-    if (first.kind === "write") await this.#source.write?.(joined(changes), first.offset)
-    else await this.zeroing.zero(first, () => this.#failure)
+  async #store({ changes: [first], changes }: Sent): Promise<void> {
+    if (first?.kind === "write") await this.#source.write?.(joined(changes), first.offset)
+    else if (first?.kind === "zero") await this.zeroing.zero(first, () => this.#failure)
   }
 
   #answered(change: Change): void {

@@ -113,6 +113,39 @@ describe(`files that answer late, seed ${seed}`, () => {
     await disk.close()
   })
 
+  it("neighbouring writes are sent as one, and several of those at a time", async () => {
+    const { source, disk } = await open(4 << 20, { pageSize: PAGE })
+    source.isStalled = true
+    for (let offset = 0; offset < 3 << 20; offset += PAGE) expect(disk.pwrite(new Uint8Array(PAGE).fill(3), offset)).toBeUndefined()
+    await Promise.resolve()
+    expect(source.calls - source.counts.size).toBe(3)
+    source.resume()
+    await disk.close()
+    expect(source.counts.write).toBe(3)
+  })
+
+  it("a read that fails beside what is asked for, and was only to come along, is nobody's failure", async () => {
+    const inner = new LateFile(MemoryFile.of(new Rng(seed).bytes(64 << 10)), new Rng(seed), { preferredRead: 16 * PAGE })
+    const source = Object.assign(inner, {
+      read: async (buffer: Uint8Array, offset: number) => {
+        if (offset >= 4 * PAGE) throw new Error("a bad spot")
+        return buffer.fill(5).length
+      },
+    })
+    const file = await PagedFile.open(source, { pageSize: PAGE })
+    const disk = new AwaitedDisk(new RawBacking(file), [file])
+    // On its way already when the second read is asked for, which would like it as well.
+    const bad = disk.pread(new Uint8Array(PAGE), 5 * PAGE)
+    const good = disk.pread(new Uint8Array(PAGE), 2 * PAGE)
+    await expect(bad).rejects.toMatchObject({ code: "io" })
+    await expect(good).resolves.toBeUndefined()
+    await disk.close()
+  })
+
+  it.each([0, -5, 1.5, Number.NaN])("a source that prefers to be read %s bytes at a time is refused", async (preferredRead) => {
+    await expect(PagedFile.open(new LateFile(new MemoryFile(), new Rng(1), { preferredRead }))).rejects.toThrow(TypeError)
+  })
+
   it("few reads are under way at a time, whoever asks", async () => {
     const { source, disk } = await open(1 << 20)
     source.isStalled = true
