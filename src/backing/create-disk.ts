@@ -19,9 +19,10 @@ const FILE_RULES: Rules<Pick<ImageFile | AsyncImageFile, "path" | "readOnly" | "
   path: "string", readOnly: "boolean", size: "function", read: "function",
 }
 
-/** Bytes that are written together. */
+/** Bytes that are compared together. */
 const PIECE = 1 << 20
-const DEFAULT_CLUSTER_SIZE = 65_536
+/** A longer file is not looked through: it holds something. The tables of an image of 16 TiB are as long. */
+const LONGEST_REMAINDER = 1 << 26
 
 /**
  * Writes a new qcow2 image into `file`, which stays open and the caller's. The header comes last: a creation that is interrupted leaves no
@@ -35,20 +36,42 @@ export async function createDisk(file: AsyncImageFile | ImageFile, options: Crea
   checkOptions("createDisk", options, CREATE_DISK_RULES)
   const { onlyIfEmpty = false, ...qcow2 } = options
   if (file.readOnly) throw new BackingError("read-only", "the file is open read-only, so no image can be made in it", { path: file.path })
-  const image = new MemoryFile({ path: file.path })
+  const image = new Draft({ path: file.path })
   createQcow2(image, qcow2)
   if (!(await isRemainder(file, image))) {
     if (onlyIfEmpty) return false
     throw new BackingError("exists", "the file is not empty; choose another one, or empty it first", { path: file.path })
   }
-  await copy(image, file, options.clusterSize ?? DEFAULT_CLUSTER_SIZE)
+  await file.truncate?.(0)
+  for (const step of image.steps) await step(file)
   return true
+}
+
+/** A file in memory that remembers what was done to it, in order: the same is done to the file that answers later. */
+class Draft extends MemoryFile {
+  readonly steps: ((file: AsyncImageFile | ImageFile) => void | Promise<void>)[] = []
+
+  override writeFrom(buffer: Uint8Array, start: number, length: number, offset: number): void {
+    const bytes = buffer.slice(start, start + length)
+    this.steps.push((file) => file.write?.(bytes, offset))
+    super.writeFrom(buffer, start, length, offset)
+  }
+
+  override truncate(size: number): void {
+    this.steps.push((file) => file.truncate?.(size))
+    super.truncate(size)
+  }
+
+  override sync(): void {
+    this.steps.push((file) => file.sync?.())
+    super.sync()
+  }
 }
 
 /** Whether `file` is empty, or holds what an interrupted creation of `image` leaves: parts of it, and zeroes, without its first bytes. */
 async function isRemainder(file: AsyncImageFile | ImageFile, image: MemoryFile): Promise<boolean> {
   const size = await file.size()
-  if (size > image.size()) return false
+  if (size > Math.min(image.size(), LONGEST_REMAINDER)) return false
   for (let at = 0; at < size; at += PIECE) {
     const found = new Uint8Array(Math.min(PIECE, size - at))
     const wanted = new Uint8Array(found.length)
@@ -58,21 +81,4 @@ async function isRemainder(file: AsyncImageFile | ImageFile, image: MemoryFile):
     if (found.some((byte, index) => byte !== 0 && byte !== wanted[index])) return false
   }
   return true
-}
-
-/** The first cluster, which holds the header, goes last. What is zero is left to `truncate`. */
-async function copy(image: MemoryFile, file: AsyncImageFile | ImageFile, clusterSize: number): Promise<void> {
-  const size = image.size()
-  await file.truncate?.(0)
-  await file.truncate?.(size)
-  for (let at = clusterSize; at < size; at += PIECE) {
-    const piece = new Uint8Array(Math.min(PIECE, size - at))
-    image.read(piece, at)
-    if (piece.some((byte) => byte !== 0)) await file.write?.(piece, at)
-  }
-  await file.sync?.()
-  const first = new Uint8Array(Math.min(clusterSize, size))
-  image.read(first, 0)
-  await file.write?.(first, 0)
-  await file.sync?.()
 }

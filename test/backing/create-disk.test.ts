@@ -88,6 +88,35 @@ it("a creation that fails at the n-th change of the file, for every n, leaves no
   }
 })
 
+it("the header's cluster is written last, once everything else is on stable storage", async () => {
+  const calls: string[] = []
+  class Listed extends MemoryFile {
+    override write(buffer: Uint8Array, offset: number): void {
+      calls.push(`write ${offset} to ${offset + buffer.length}`)
+      super.write(buffer, offset)
+    }
+
+    override sync(): void {
+      calls.push("sync")
+      super.sync()
+    }
+  }
+  const file = new Listed()
+  await createDisk(file, { size: 2 ** 40, clusterSize: 4096 })
+  expect(file.size()).toBeGreaterThan(1 << 20)
+  expect(calls.slice(-3)).toEqual(["sync", expect.stringMatching(/^write 0 to \d{2,4}$/), "sync"])
+  expect(calls.slice(0, -3).filter((call) => call === "sync" || call.startsWith("write 0 "))).toEqual([])
+  expect(calls.length).toBeGreaterThan(4)
+})
+
+it("an image whose places are allocated from the start is as long as its disk, and only its tables are written", async () => {
+  const file = new MemoryFile()
+  await createDisk(new LateFile(file, new Rng(2)), { size: 2 ** 36, clusterSize: 1 << 20, preallocation: "metadata" })
+  expect([file.size() > 2 ** 36, file.allocated < 8 << 20]).toEqual([true, true])
+  expect(checkQcow2(file)).toMatchObject({ exitCode: 0 })
+  expect(await createDisk(file, { size: 2 ** 36, clusterSize: 1 << 20, preallocation: "metadata", onlyIfEmpty: true })).toBe(false)
+})
+
 it("an overlay in a late file stands on its base", async () => {
   const file = new LateFile(new MemoryFile(), new Rng(3))
   await createDisk(file, { ...OPTIONS, size: 1 << 20 })

@@ -9,6 +9,8 @@ export interface Emulator extends V86Emulator {
   stop(): Promise<void> | void
   destroy(): Promise<void> | void
   serial0_send(text: string): void
+  /** Whether the guest's keyboard takes what is typed in the page. */
+  keyboard_set_enabled(isEnabled: boolean): void
 }
 
 export interface MachineParts {
@@ -26,18 +28,19 @@ export interface Machine {
   readonly disk: V86Disk
 }
 
-/** Starts a machine with 256 MiB of RAM that boots from the disk. */
+/** Starts a machine with 256 MiB of RAM that boots from the disk. Its keyboard is off until somebody turns it on. */
 export async function startMachine({ backing, screen, serial, failed }: MachineParts): Promise<Machine> {
   const module = "/v86/libv86.mjs"
   const { V86 } = await import(module) as { readonly V86: new (options: unknown) => Emulator }
   const emulator = new V86({
     wasm_path: "/v86/v86.wasm", memory_size: 256 << 20, vga_memory_size: 2 << 20, disable_speaker: true, autostart: false,
     bios: { url: "/firmware/bios.bin" }, vga_bios: { url: "/firmware/vgabios-stdvga.bin" },
-    screen_container: screen, disable_keyboard: true,
+    screen_container: screen,
   })
   const disk = attachToV86(emulator, backing, { serial: "demo", onError: (error) => failed(String(error)) })
   emulator.add_listener("serial0-output-byte", serial)
   await new Promise<void>((resolve) => emulator.add_listener("emulator-loaded", () => resolve()))
+  emulator.keyboard_set_enabled(false)
   await emulator.run()
   return { emulator, disk }
 }

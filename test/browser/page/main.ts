@@ -131,7 +131,9 @@ function attempt(work: () => Promise<void>): void {
   })
 }
 
+/** Keys go to the serial line, or to the guest's keyboard. */
 function show(id: "serial" | "screen"): void {
+  running?.machine.emulator.keyboard_set_enabled(id === "screen")
   for (const name of ["serial", "screen"]) {
     find(name).hidden = name !== id
     find(`show-${name}`).className = name === id ? "selected" : ""
