@@ -6,6 +6,26 @@ import { NBD_CMD, NBD_SIZE } from "../protocol.ts"
 import type { ErrorChunk, StatusExtent } from "../transmission-messages.ts"
 import { Coverage } from "./coverage.ts"
 
+/**
+ * Small writes share arrays: thousands of them are kept until a flush, and an ArrayBuffer for each costs the garbage collector more than
+ * the rest of the request costs us (half of the CPU time of 4 KiB writes). An array is freed when all that is in it has been flushed.
+ */
+const SLAB_BYTES = 256 * 1024
+const LARGEST_SHARED = 32 * 1024
+
+let slab = new Uint8Array(0)
+let slabUsed = 0
+
+function allocate(length: number): Uint8Array {
+  if (length > LARGEST_SHARED) return new Uint8Array(length)
+  if (slabUsed + length > slab.length) {
+    slab = new Uint8Array(SLAB_BYTES)
+    slabUsed = 0
+  }
+  slabUsed += length
+  return slab.subarray(slabUsed - length, slabUsed)
+}
+
 /** What a command asks for. */
 export interface CommandFields {
   /** Of `NBD_CMD`. */
@@ -72,7 +92,7 @@ export class Command {
     this.extents = undefined
     if (this.type === NBD_CMD.READ) this.coverage = new Coverage(this.length)
     if (this.type !== NBD_CMD.WRITE || this.buffer === undefined || this.wire !== undefined) return
-    this.wire = new Uint8Array(NBD_SIZE.request + this.buffer.length)
+    this.wire = allocate(NBD_SIZE.request + this.buffer.length)
     this.wire.set(this.buffer, NBD_SIZE.request)
   }
 
