@@ -1,4 +1,6 @@
 /** Every backing that we have, and every shape of qcow2 image, through the contract suite. */
+import { join } from "node:path"
+import { onTestFinished } from "vitest"
 import { MemoryBacking } from "../../src/backing/memory.ts"
 import { RawBacking } from "../../src/backing/raw.ts"
 import { FlatModel } from "../support/flat-model.ts"
@@ -6,6 +8,8 @@ import { openInMemory } from "../support/images.ts"
 import { MemoryFile } from "../support/memory-file.ts"
 import { promiseBacking } from "../harness/fake-disk.ts"
 import { makeShape, qcow2Shapes } from "../support/shapes.ts"
+import { temporaryDirectory } from "../support/temporary.ts"
+import { type NbdDisk, nbdDisk, NbdServer } from "../../src/index.ts"
 import { FakeServer } from "../backing/nbd/fake-server.ts"
 import { openFake, promised } from "../backing/nbd/open-fake.ts"
 import { contractSuite } from "./suite.ts"
@@ -52,3 +56,14 @@ for (const minimum of [1, 512, 4096]) {
     },
   })
 }
+
+contractSuite({
+  name: "our NBD client over our NBD server, a Unix socket between",
+  open(size) {
+    const server = new NbdServer({ exports: [{ name: "disk", backing: new MemoryBacking({ size }) }] })
+    const socket = join(temporaryDirectory(), "socket")
+    onTestFinished(() => server.close())
+    const opening = server.listen({ socket }).then((): Promise<NbdDisk> => nbdDisk(`nbd+unix:///disk?socket=${socket}`))
+    return { disk: promised(size, opening), model: new FlatModel(size) }
+  },
+})

@@ -41,7 +41,7 @@ export function nbdkitWithTls(host: string, ...words: readonly string[]): Runnin
   const certificates = makeCertificates(host)
   const tls = ["--tls=require", `--tls-certificates=${certificates}`]
   const server = inBackground("nbds+unix", ({ socket, pidFile }) => ["nbdkit", "-U", socket, "-P", pidFile, ...tls, ...words])
-  return { ...server, ca: readFileSync(join(certificates, "ca-cert.pem"), "utf8") }
+  return { ...server, ca: readCertificate(certificates, "ca-cert") }
 }
 
 /** `qemu-nbd` for an image, for several clients one after the other; it stays until it is killed. */
@@ -98,7 +98,10 @@ function inBackground(scheme: string, commandFor: (place: Place) => readonly str
   return { uri: named(""), named, kill }
 }
 
-function makeCertificates(host: string): string {
+/**
+ * A folder with certificates as nbdkit wants them: of an authority, and one for `host` that it has signed, good for servers and clients.
+ */
+export function makeCertificates(host: string): string {
   const directory = temporaryDirectory()
   const openssl = (...words: readonly string[]): void => {
     const { status, stderr } = spawnSync("openssl", words, { cwd: directory, encoding: "utf8" })
@@ -111,4 +114,9 @@ function makeCertificates(host: string): string {
   const signing = ["-CA", "ca-cert.pem", "-CAkey", "ca-key.pem", "-CAcreateserial", "-extfile", "extensions", "-days", "2"]
   openssl("x509", "-req", "-in", "request.pem", "-out", "server-cert.pem", ...signing)
   return directory
+}
+
+/** One of them in PEM. */
+export function readCertificate(folder: string, name: "ca-cert" | "server-cert" | "server-key"): string {
+  return readFileSync(join(folder, `${name}.pem`), "utf8")
 }
