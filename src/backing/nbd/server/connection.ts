@@ -188,7 +188,7 @@ export class Connection implements Wire {
     const { tls } = this.#shared
     if (tls === undefined) throw new Error("TLS without a certificate")
     // What a man in the middle puts behind STARTTLS must not count as said over TLS.
-    if (this.#inbox.length > 0) throw new NbdProtocolError("it sent more behind NBD_OPT_STARTTLS before TLS began")
+    if (this.#inbox.length > 0) return this.#drop("it sent more behind NBD_OPT_STARTTLS before TLS began")
     const plain = this.#socket
     this.#detach()
     plain.pause()

@@ -1,0 +1,175 @@
+/** Parts of the NBD server by themselves: the queue of bytes, the budget of memory, the pool of buffers. */
+import { describe, expect, it, vi } from "vitest"
+import { Budget, type Holder } from "../../../../src/backing/nbd/server/budget.ts"
+import { BufferPool, POOLED_PAYLOAD } from "../../../../src/backing/nbd/server/buffer-pool.ts"
+import { ByteQueue } from "../../../../src/backing/nbd/server/byte-queue.ts"
+import { expectSame } from "../../../support/nbd/client.ts"
+import { Rng, seedFromEnvironment } from "../../../support/rng.ts"
+
+const seed = seedFromEnvironment(2718)
+
+describe(`ByteQueue, seed ${seed}`, () => {
+  it("gives back what was put in, in pieces of any size, taken in any way", () => {
+    const rng = new Rng(seed)
+    const all = rng.bytes(1_000_000)
+    const queue = new ByteQueue()
+    let [put, taken] = [0, 0]
+    while (taken < all.length) {
+      if (put < all.length && rng.chance(0.5)) {
+        const length = Math.min(rng.chance(0.7) ? rng.between(1, 900) : rng.between(1, 70_000), all.length - put)
+        queue.push(all.slice(put, put + length))
+        put += length
+      } else if (queue.length > 0) {
+        const length = rng.between(1, Math.min(queue.length, rng.chance(0.5) ? 40 : 50_000))
+        const bytes = rng.chance(0.4)
+          ? queue.take(length)
+          : rng.chance(0.5) ? Buffer.concat(queue.takeViews(length)) : queue.takeSome(length)
+        expectSame(bytes, all.subarray(taken, taken + bytes.length))
+        taken += bytes.length
+      }
+      if (queue.length !== put - taken) throw new Error(`${queue.length} bytes are left, not ${put - taken}`)
+    }
+  })
+
+  it("does not change what it has given away when more comes", () => {
+    const queue = new ByteQueue()
+    queue.push(Uint8Array.of(1, 2))
+    queue.push(Uint8Array.of(3, 4))
+    const views = queue.takeViews(3)
+    for (let count = 0; count < 100; count++) queue.push(Uint8Array.of(9))
+    expect(Buffer.concat(views)).toEqual(Buffer.of(1, 2, 3))
+  })
+
+  it("puts tiny chunks together: 100,000 bytes are a few dozen pieces, and large ones are not copied", () => {
+    const queue = new ByteQueue()
+    for (let count = 0; count < 100_000; count++) queue.push(Uint8Array.of(count))
+    expect(queue.takeViews(100_000).length).toBeLessThan(100)
+    const large = new Uint8Array(5000)
+    queue.push(large)
+    expect(queue.takeViews(5000)[0]?.buffer).toBe(large.buffer)
+  })
+})
+
+describe("Budget", () => {
+  /** A client that wants `wants` bytes whenever it is woken. */
+  class Client implements Holder {
+    readonly got: number[] = []
+    wants: number[] = []
+    isEvicted = false
+    readonly #budget: Budget
+
+    constructor(budget: Budget) {
+      this.#budget = budget
+    }
+
+    ask(...bytes: number[]): void {
+      this.wants.push(...bytes)
+      this.wake()
+    }
+
+    wake(): void {
+      for (let [next] = this.wants; next !== undefined && this.#budget.take(this, next); [next] = this.wants) {
+        this.got.push(this.wants.shift() ?? 0)
+      }
+    }
+
+    giveBack(): void {
+      for (const bytes of this.got.splice(0)) this.#budget.give(this, bytes)
+      this.wake()
+    }
+
+    evict(): void {
+      this.isEvicted = true
+      this.wants = []
+      this.#budget.leave(this)
+      for (const bytes of this.got.splice(0)) this.#budget.give(this, bytes)
+    }
+  }
+
+  it("serves those who wait in their order, however small the wishes of those behind are", () => {
+    const budget = new Budget({ total: 100, each: 60, patience: 10 })
+    const [a, b, c, d] = [new Client(budget), new Client(budget), new Client(budget), new Client(budget)]
+    a.ask(60, 1)
+    b.ask(40)
+    c.ask(50)
+    d.ask(1)
+    expect([a.got, b.got, c.got, d.got]).toEqual([[60], [40], [], []])
+    b.giveBack()
+    // 40 are free, and 50 are wanted first.
+    expect([c.got, d.got, budget.held, budget.waiting]).toEqual([[], [], 60, 2])
+    a.giveBack()
+    expect([a.got, c.got, d.got, budget.held, budget.waiting]).toEqual([[1], [50], [1], 52, 0])
+    expect(() => budget.give(b, 1)).toThrow("were not taken")
+  })
+
+  it("goes on to the next when the first in line wants nothing any more, or leaves", () => {
+    const budget = new Budget({ total: 100, each: 100, patience: 10 })
+    const [a, b, c, d] = [new Client(budget), new Client(budget), new Client(budget), new Client(budget)]
+    a.ask(100)
+    b.ask(100)
+    c.ask(100)
+    d.ask(100)
+    b.wants = []
+    budget.leave(c)
+    a.giveBack()
+    expect([d.got, budget.waiting]).toEqual([[100], 0])
+  })
+
+  it(`never exceeds its bounds, and everybody gets what they want in the end, seed ${seed}`, () => {
+    const rng = new Rng(seed)
+    for (let run = 0; run < 20; run++) {
+      const budget = new Budget({ total: 200, each: 90, patience: 10 })
+      const clients = Array.from({ length: 8 }, () => new Client(budget))
+      for (let step = 0; step < 200; step++) {
+        const client = rng.pick(clients)
+        if (rng.chance(0.6)) client.ask(rng.between(1, 90))
+        else client.giveBack()
+        const held = clients.map(({ got }) => got.reduce((sum, bytes) => sum + bytes, 0))
+        const sum = held.reduce((total, bytes) => total + bytes, 0)
+        if (Math.max(...held) > 90 || sum !== budget.held || sum > 200) {
+          throw new Error(`run ${run}, step ${step}: ${held.join()} of ${budget.held}`)
+        }
+      }
+      for (let round = 0; round < 200; round++) for (const client of clients) client.giveBack()
+      expect(clients.every(({ wants }) => wants.length === 0)).toBe(true)
+      expect([budget.held, budget.waiting]).toEqual([0, 0])
+    }
+  })
+
+  it("evicts who gave nothing back since somebody began to wait, and nobody while nobody waits", () => {
+    vi.useFakeTimers()
+    try {
+      const budget = new Budget({ total: 100, each: 60, patience: 1000 })
+      const [idle, busy, waiting] = [new Client(budget), new Client(budget), new Client(budget)]
+      idle.ask(50)
+      busy.ask(20, 20)
+      vi.advanceTimersByTime(100_000)
+      expect(idle.isEvicted).toBe(false)
+      waiting.ask(60)
+      vi.advanceTimersByTime(999)
+      busy.wants.push(20)
+      budget.give(busy, busy.got.pop() ?? 0)
+      vi.advanceTimersByTime(1)
+      expect([idle.isEvicted, busy.isEvicted]).toEqual([true, false])
+      expect(waiting.got).toEqual([60])
+      vi.advanceTimersByTime(100_000)
+      expect([busy.isEvicted, waiting.isEvicted, vi.getTimerCount()]).toEqual([false, false, 0])
+    } finally {
+      vi.useRealTimers()
+    }
+  })
+})
+
+describe("BufferPool", () => {
+  it("has room before the payload, hands out what came back, and never one that is in use", () => {
+    const pool = new BufferPool()
+    for (const length of [0, 1, 4096, 4097, 65_536, POOLED_PAYLOAD, POOLED_PAYLOAD + 1, 1 << 20]) {
+      const [first, second] = [pool.take(length), pool.take(length)]
+      expect(first.bytes.buffer).not.toBe(second.bytes.buffer)
+      expect(first.start).toBeGreaterThanOrEqual(64)
+      expect(first.bytes.length - first.start).toBeGreaterThanOrEqual(length)
+      pool.give(first)
+      expect(pool.take(length) === first).toBe(length <= POOLED_PAYLOAD)
+    }
+  })
+})

@@ -1,0 +1,118 @@
+/** TLS of the NBD server against clients that misuse it: the server must outlive every one of them, and tell the operator. */
+import { once } from "node:events"
+import { readFileSync } from "node:fs"
+import { connect } from "node:net"
+import { connect as connectTls } from "node:tls"
+import { setImmediate as turn } from "node:timers/promises"
+import { describe, expect } from "vitest"
+import { MemoryBacking } from "../../src/backing/memory.ts"
+import { expectSame, info, NbdClient, OPT, REP_ERR, u32 } from "../support/nbd/client.ts"
+import { serve, type TestServer } from "../support/nbd/server.ts"
+import { type Certificates, itWithNbdTools, makeCertificates } from "../support/nbd/tools.ts"
+import { Rng } from "../support/rng.ts"
+import { temporaryDirectory } from "../support/temporary.ts"
+
+const pem = (file: string): string => readFileSync(file, "utf8")
+
+async function secured(options: { readonly ca: boolean }): Promise<{ readonly server: TestServer; readonly certificates: Certificates }> {
+  const certificates = await makeCertificates(temporaryDirectory())
+  const tls = {
+    cert: pem(certificates.serverCert), key: pem(certificates.serverKey), ...(options.ca && { ca: pem(certificates.ca) }),
+  }
+  const backing = new MemoryBacking({ size: 1 << 20 })
+  return { server: await serve({ exports: [{ backing }], tls }), certificates }
+}
+
+/** A client that has said STARTTLS and heard that it may begin. */
+async function beforeTls({ path }: TestServer): Promise<NbdClient> {
+  const client = await NbdClient.connect({ path })
+  await client.greet()
+  await client.option(OPT.starttls)
+  return client
+}
+
+describe("TLS", () => {
+  itWithNbdTools("is demanded before anything else, and begun once", async () => {
+    const { server, certificates } = await secured({ ca: false })
+    const client = await NbdClient.connect({ path: server.path })
+    await client.greet()
+    for (const option of [OPT.list, OPT.info, OPT.go, OPT.structuredReply, 77]) {
+      expect((await client.option(option, info(""))).at(-1)?.error).toBe(REP_ERR.tlsReqd)
+    }
+    await client.startTls({ ca: pem(certificates.ca) })
+    expect((await client.option(OPT.starttls)).at(-1)?.error).toBe(REP_ERR.invalid)
+    // What was agreed on before does not count; the rest goes on over TLS.
+    expect((await client.option(OPT.go, info(""))).at(-1)?.error).toBeUndefined()
+    expect(await client.perform({ type: 1, offset: 5, length: 100_000, payload: Buffer.alloc(100_000, 3) })).toBe(0)
+    expectSame(await client.readDisk(4, 100_002), Buffer.concat([Buffer.alloc(1), Buffer.alloc(100_000, 3), Buffer.alloc(1)]))
+    const plain = await NbdClient.connect({ path: server.path })
+    await plain.greet()
+    plain.sendOption(OPT.exportName)
+    await plain.rest()
+    expect(server.errors).toEqual([expect.stringContaining("an export was chosen without TLS")])
+  })
+
+  itWithNbdTools("what is said behind STARTTLS in the clear does not count as said over TLS", async () => {
+    const { server } = await secured({ ca: false })
+    const client = await NbdClient.connect({ path: server.path })
+    await client.greet()
+    client.send(Buffer.from("IHAVEOPT"), u32(OPT.starttls, 0), Buffer.from("IHAVEOPT"), u32(OPT.structuredReply, 0))
+    await client.rest()
+    expect(server.errors).toEqual([expect.stringContaining("before TLS began")])
+  })
+
+  itWithNbdTools("garbage, an end, or nothing in the place of TLS, many times over, and the server goes on", async () => {
+    const { server, certificates } = await secured({ ca: true })
+    for (let round = 0; round < 8; round++) {
+      const client = await beforeTls(server)
+      if (round % 4 === 0) client.send(new Rng(round).bytes(500))
+      else if (round % 4 === 1) client.endWriting()
+      // The beginning of a ClientHello.
+      else if (round % 4 === 2) client.send(Buffer.from("16030100f8010000f40303", "hex"))
+      client.destroy()
+    }
+    const { clientCert, clientKey, ca } = certificates
+    const good = await NbdClient.connect({ path: server.path })
+    await good.greet()
+    await good.startTls({ ca: pem(ca), cert: pem(clientCert), key: pem(clientKey) })
+    expect((await good.option(OPT.go, info(""))).at(-1)?.error).toBeUndefined()
+    while (server.server.clients > 1) await turn()
+  })
+
+  itWithNbdTools("a client without a certificate, or with a stranger's, gets nothing, many times over", async () => {
+    const { server, certificates } = await secured({ ca: true })
+    const stranger = await makeCertificates(temporaryDirectory())
+    const ca = pem(certificates.ca)
+    for (let round = 0; round < 10; round++) {
+      const socket = connect(server.path)
+      socket.on("error", () => {})
+      await once(socket, "connect")
+      socket.write(Buffer.concat([u32(3), Buffer.from("IHAVEOPT"), u32(OPT.starttls, 0)]))
+      // Greeting and acknowledgement.
+      for (let got = 0; got < 38;) got += ((await once(socket, "data"))[0] as Buffer).length
+      const mine = round % 2 === 0 ? {} : { cert: pem(stranger.clientCert), key: pem(stranger.clientKey) }
+      const secure = connectTls({ socket, ca, servername: "localhost", ...mine })
+      let heard = 0
+      secure.on("data", (bytes: Buffer) => void (heard += bytes.length)).on("error", () => {})
+      secure.write(Buffer.concat([Buffer.from("IHAVEOPT"), u32(OPT.list, 0)]))
+      await once(secure, "close")
+      expect(heard).toBe(0)
+    }
+    while (server.server.clients > 0) await turn()
+    expect(server.errors.length).toBe(10)
+    expect(server.errors.every((text) => /certificate/.test(text))).toBe(true)
+  })
+
+  itWithNbdTools("a server that closes in the middle of the handshake is through with it", async () => {
+    for (let round = 0; round < 3; round++) {
+      const { server, certificates } = await secured({ ca: false })
+      const client = await beforeTls(server)
+      const begun = client.startTls({ ca: pem(certificates.ca) }).catch(() => undefined)
+      for (let count = 0; count < round; count++) await turn()
+      await server.server.close()
+      expect(server.server.clients).toBe(0)
+      client.destroy()
+      void begun
+    }
+  })
+})
