@@ -250,6 +250,22 @@ describe("closing", () => {
     await expect(disk.blockStatus(0, 512)).rejects.toMatchObject({ code: "closed" })
   })
 
+  it("flushes as well where nothing is kept for a reconnection, and only where the server can", async () => {
+    const final = await openNew({ size: MiB }, { reconnectTimeout: 0 })
+    await final.disk.pwrite(new Uint8Array(512), 0)
+    await final.disk.close()
+    expect(final.server.log).toEqual(["WRITE 0+512", "FLUSH", "DISC"])
+    const plain = await openNew({ size: MiB, flags: 1 })
+    await plain.disk.pwrite(new Uint8Array(512), 0)
+    await plain.disk.close()
+    expect(plain.server.log).toEqual(["WRITE 0+512", "DISC"])
+    const unchanged = await openNew({ size: MiB })
+    await unchanged.disk.pwrite(new Uint8Array(512), 0)
+    await unchanged.disk.flush?.()
+    await unchanged.disk.close()
+    expect(unchanged.server.log).toEqual(["WRITE 0+512", "FLUSH", "DISC"])
+  })
+
   it("fails when the last flush fails, and the connection is closed all the same", async () => {
     const { disk, server } = await openNew({ size: MiB })
     await disk.pwrite(new Uint8Array(512), 0)

@@ -108,7 +108,8 @@ export class NbdClient implements ConnectionOwner, Watched {
   /** Waits for the commands that are under way; with `flush`, has the server flush what it has not. A second call does nothing. */
   async close(options: { readonly flush: boolean }): Promise<void> {
     if (this.#isClosing) return
-    const isWorthIt = options.flush && this.#unflushed.isDirty && this.#failure === undefined
+    const canFlush = (this.export.flags & NBD_FLAG_T.SEND_FLUSH) !== 0
+    const isWorthIt = options.flush && canFlush && this.#unflushed.isDirty && this.#failure === undefined
     const flush = isWorthIt ? this.submit({ type: NBD_CMD.FLUSH, flags: 0, offset: 0, length: 0 }).promise : Promise.resolve()
     this.#isClosing = true
     try {
@@ -203,7 +204,7 @@ export class NbdClient implements ConnectionOwner, Watched {
   }
 
   #makeRoom(): Command | undefined {
-    if (this.#ownFlush !== undefined || !this.#unflushed.isDirty) return undefined
+    if (this.#ownFlush !== undefined) return undefined
     this.#ownFlush = new Command({ type: NBD_CMD.FLUSH, flags: 0, offset: 0, length: 0 })
     this.#unsettled++
     this.#ownFlush.promise.catch(ignore)

@@ -11,7 +11,9 @@ export interface NbdOptions {
   readonly cert?: string | Uint8Array
   /** For nbds: the private key of `cert` in PEM. */
   readonly key?: string | Uint8Array
-  /** For nbds: the name that the server's certificate must be for. Default: tls-hostname of the URI, then its host. */
+  /**
+   * For nbds: the name that the server's certificate must be for. Default: tls-hostname of the URI, then its host, or localhost for a Unix
+   * socket. */
   readonly servername?: string
   /** Connections to open where the server allows several (NBD_FLAG_CAN_MULTI_CONN), 1 to 16. Default 1. */
   readonly connections?: number

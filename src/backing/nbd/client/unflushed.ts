@@ -15,6 +15,8 @@ export class Unflushed {
   readonly #commands = new Set<Command>()
   /** Answers to writes, counted. */
   #answers = 0
+  /** The number of the last answer that a flush has covered. */
+  #flushed = 0
   /** Bytes kept for answered writes. */
   #bytes = 0
 
@@ -34,7 +36,7 @@ export class Unflushed {
 
   /** Some answered writes have not been flushed. */
   get isDirty(): boolean {
-    return this.#bytes > 0
+    return this.#answers > this.#flushed
   }
 
   /** The number of the last answer: what a FLUSH that is sent now will cover. */
@@ -56,6 +58,7 @@ export class Unflushed {
 
   /** The server has flushed what it had answered up to answer number `answer`. */
   flushed(answer: number): void {
+    this.#flushed = Math.max(this.#flushed, answer)
     for (const command of this.#commands) {
       if (command.answer === 0 || command.answer > answer) continue
       this.#bytes -= costOf(command)
