@@ -16,7 +16,7 @@ export interface DeviceHandler {
   serve(queue: Virtqueue, ring: Ring, turn: Turn): boolean
   /** Heads of the chains of `queue` that are unfinished. */
   heads(queue: Virtqueue): readonly number[]
-  /** The end of a turn. May throw what is somebody's bug rather than the guest's affair. */
+  /** The end of a turn for which `Work.awaitEnd` has asked. May throw what is somebody's bug rather than the guest's affair. */
   turnEnded(): void
   /** The driver has written a byte of the configuration space, inside of it. */
   writeConfigByte(offset: number, value: number): void

@@ -41,7 +41,7 @@ export class VirtioDevice implements TransportedDevice, QueueServer {
   #memory: GuestMemory | undefined
   #signals: DeviceSignals | undefined
   #isPaused = false
-  readonly #idleWaiters = new IdleWaiters(() => this.#isIdle)
+  readonly #idleWaiters = new IdleWaiters(this.work, () => this.#isIdle)
 
   /** `handler` makes the device type's part, once. @throws RangeError for a number of queues, or a size, that cannot be */
   constructor(options: VirtioDeviceOptions, handler: (device: VirtioDevice) => DeviceHandler) {

@@ -24,6 +24,8 @@ const STATUS_BY_CODE: Readonly<Record<BackingErrorCode, BlkStatus>> = {
 export class Failures {
   /** The last one. */
   last: unknown
+  /** Called for each bug, which is thrown by the next `throwBugs`. */
+  onBug = (): void => {}
   readonly #onError: ((error: unknown) => void) | undefined
   /** Thrown by a backing, but not a BackingError: somebody's bug, to be thrown on once the guest has its answers. */
   readonly #bugs: unknown[] = []
@@ -35,11 +37,11 @@ export class Failures {
   /** The status of a request that failed with `error`. Tells `onError`. */
   statusOf(error: unknown): BlkStatus {
     this.last = error
-    if (!(error instanceof BackingError)) this.#bugs.push(error)
+    if (!(error instanceof BackingError)) this.#addBug(error)
     try {
       this.#onError?.(error)
     } catch (bug) {
-      this.#bugs.push(bug)
+      this.#addBug(bug)
     }
     // A subclass from JavaScript may have a code of its own.
     return error instanceof BackingError ? (STATUS_BY_CODE[error.code] ?? IOERR) : IOERR
@@ -48,5 +50,9 @@ export class Failures {
   /** @throws on what is a bug; from where promises are waited for it ends as an unhandled rejection */
   throwBugs(): void {
     if (this.#bugs.length > 0) throw this.#bugs.splice(0)[0]
+  }
+  #addBug(bug: unknown): void {
+    this.#bugs.push(bug)
+    this.onBug()
   }
 }

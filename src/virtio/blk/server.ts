@@ -29,6 +29,7 @@ export class RequestServer implements DeviceHandler {
   constructor(wiring: BlkWiring, limits: RequestLimits) {
     this.#wiring = wiring
     this.#limits = limits
+    wiring.failures.onBug = () => wiring.device.work.awaitEnd()
   }
 
   get unfinished(): boolean {
