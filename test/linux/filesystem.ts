@@ -1,6 +1,10 @@
 /** The guest makes a file system on our disk and fills it; the host checks it. */
 import { mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
+import type { AsyncImageFile } from "../../src/backing/async-image-file.ts"
+import type { VirtioBacking } from "../../src/backing/backing.ts"
+import { HostFile } from "../../src/backing/host/host-file.ts"
+import { openDisk } from "../../src/backing/open-disk-on-node.ts"
 import { attachToV86 } from "../../src/vmm/v86/attach.ts"
 import { run } from "./cache.ts"
 import { type ArchiveEntry, directory, file } from "./cpio.ts"
@@ -35,7 +39,19 @@ function filesBelow(folder: string): { name: string; path: string }[] {
   }
 }
 
-async function ext4(context: GuestContext): Promise<string> {
+/** The image in a file that answers later, of which 1 MiB is kept in memory: whoever forgets a write, or its place, shows in the guest. */
+async function openLate(path: string): Promise<VirtioBacking> {
+  const file = new HostFile(path)
+  const later = <T>(work: () => T): Promise<T> => new Promise((resolve) => setImmediate(() => resolve(work())))
+  const source: AsyncImageFile = {
+    path, readOnly: false, size: () => later(() => file.size()), read: (buffer, offset) => later(() => file.read(buffer, offset)),
+    write: (buffer, offset) => later(() => file.write(buffer, offset)), truncate: (size) => later(() => file.truncate(size)),
+    sync: () => later(() => file.sync()), close: () => later(() => file.close()),
+  }
+  return await openDisk(source, { format: "qcow2", pageCacheSize: MIB })
+}
+
+async function ext4(context: GuestContext, openBacking: (path: string) => VirtioBacking | Promise<VirtioBacking>): Promise<string> {
   const path = context.path("ext4.qcow2")
   emptyImage(path, "qcow2", 256 * MIB)
   const payload = pattern(5 * MIB + 123, 7)
@@ -44,7 +60,7 @@ async function ext4(context: GuestContext): Promise<string> {
     modules: ["virtio_pci", "virtio_blk", "ext4", "crc32c_generic"],
     files: [file("payload", payload), ...ext4Tools()],
   })
-  const backing = open(path, "qcow2")
+  const backing = await openBacking(path)
   const guest = await Guest.start({ v86: linuxOptions(initrd), attach: (emulator) => attachToV86(emulator, backing), log: context.log })
   await guest.expect(/VIOBLK-READY/)
   await guest.command("/sbin/mke2fs -q -t ext4 -O ^has_journal /dev/vda && /sbin/mke2fs -q -F -t ext4 /dev/vda")
@@ -63,7 +79,7 @@ async function ext4(context: GuestContext): Promise<string> {
   same(await guest.command(`sha256sum ${names}; cat /mnt/many/* | sha256sum`), before, "checksums after umount and mount")
   await guest.command("umount /mnt")
   await guest.stop()
-  backing.close()
+  await backing.close()
   same(before.split(" ")[0], sha256(payload), "SHA-256 of the copied file")
   return `mke2fs, ext4 with 306 files, umount, e2fsck, mount again: checksums hold; ${hostCheck(context, path, payload)}`
 }
@@ -86,5 +102,12 @@ function hostCheck(context: GuestContext, path: string, payload: Uint8Array): st
 }
 
 export const filesystemTests: readonly GuestTest[] = [
-  { name: "filesystem", title: "mkfs.ext4, mount, copy, umount, fsck in the guest; e2fsck on the host", limit: 240, run: ext4 },
+  {
+    name: "filesystem", title: "mkfs.ext4, mount, copy, umount, fsck in the guest; e2fsck on the host", limit: 240,
+    run: (context) => ext4(context, (path) => open(path, "qcow2")),
+  },
+  {
+    name: "filesystem-late", title: "the same on a file that answers later, with 1 MiB of it in memory", limit: 400,
+    run: (context) => ext4(context, openLate),
+  },
 ]
