@@ -12,6 +12,9 @@ async function opfs(context: BrowserContext): Promise<string> {
   same(JSON.stringify(await inWorker("write")), expected, "a qcow2 image in a worker")
   await page.reload()
   same(JSON.stringify(await inWorker("read")), expected, "the same after the page was loaded again")
+  same(await call(page, "opfs", "leaveOpen"), 0, "size of a new file")
+  await page.reload()
+  same(Number(await call(page, "opfs", "leaveOpen")) >= 1 << 20, true, "a file that the page had open when it was loaded again opens")
   await strictPolicy(context)
   quiet(page)
   return "a file from a page's thread, a qcow2 image in a worker, kept over a reload; a worker of the page's under a strict policy"

@@ -60,6 +60,15 @@ export async function writeAndRead(): Promise<string> {
   return "ok"
 }
 
+/** Opens a file and leaves it open, with a write under way, as a page does that is closed. Returns the file's size before. */
+export async function leaveOpen(): Promise<number> {
+  const file = await opfsFile("tests/left.img", { create: true })
+  const size = await file.size()
+  await file.write?.(pattern(MIB, 3), 0)
+  void file.write?.(pattern(8 * MIB, 4), MIB)
+  return size
+}
+
 /** What a page is told when it asks for what cannot be. */
 export async function refusals(): Promise<readonly string[]> {
   return [
