@@ -5,6 +5,7 @@
 import type { VirtioBacking } from "../../src/backing/backing.ts"
 import { VirtioBlk } from "../../src/virtio/blk/device.ts"
 import { LinearMemory } from "../../src/virtio/guest-memory.ts"
+import { VirtioMmio } from "../../src/virtio/mmio/mmio-transport.ts"
 import { VirtioPciFunction } from "../../src/virtio/pci/pci-transport.ts"
 import { pageAligned } from "./image.ts"
 
@@ -35,11 +36,14 @@ export interface GuestRingOptions {
   readonly intx?: boolean
   /** Requests that only the general walk takes. */
   readonly general?: boolean
+  /** Over MMIO, where an interrupt is acknowledged by a write. Default: over PCI. */
+  readonly mmio?: boolean
 }
 
 export class GuestRing {
   readonly device: VirtioBlk
-  readonly #fn: VirtioPciFunction
+  readonly #fn: VirtioPciFunction | undefined
+  readonly #mmio: VirtioMmio | undefined
   readonly #data: DataView
   readonly #options: GuestRingOptions
   readonly #heads: number[] = []
@@ -50,8 +54,11 @@ export class GuestRing {
     const ram = options.shared === true ? new Uint8Array(new SharedArrayBuffer(RAM_BYTES)) : pageAligned(RAM_BYTES)
     this.#data = new DataView(ram.buffer, ram.byteOffset, ram.length)
     this.device = new VirtioBlk(options.backing)
-    this.#fn = new VirtioPciFunction(this.device, { memory: new LinearMemory(ram), interrupts: { intx() {}, message() {} } })
-    this.#start()
+    const memory = new LinearMemory(ram)
+    if (options.mmio === true) this.#mmio = new VirtioMmio(this.device, { memory, interrupt() {} })
+    else this.#fn = new VirtioPciFunction(this.device, { memory, interrupts: { intx() {}, message() {} } })
+    if (this.#mmio !== undefined) this.#startMmio(this.#mmio)
+    if (this.#fn !== undefined) this.#startPci(this.#fn)
     this.#layOut()
   }
 
@@ -65,9 +72,22 @@ export class GuestRing {
   /** One kick with `batch` requests, for the disk offsets in `offsets` from `first` on. */
   kick(offsets: Float64Array, first: number): void {
     this.prepare(offsets, first)
-    this.#fn.barWrite(4, 0x3000, 2, 0)
-    if (this.#options.intx === true && this.#fn.barRead(4, 0x1000, 1) !== 1) throw new Error("the device has not interrupted")
+    this.notify()
+    if (this.#options.intx === true && this.#takeInterrupt() !== 1) throw new Error("the device has not interrupted")
     if (this.#data.getUint16(USED + 2, true) !== this.#idx) throw new Error("the device has not answered every request")
+  }
+
+  /** A notification, whatever is in the ring. */
+  notify(): void {
+    if (this.#mmio !== undefined) this.#mmio.write(0x50, 4, 0)
+    else this.#fn?.barWrite(4, 0x3000, 2, 0)
+  }
+
+  #takeInterrupt(): number | undefined {
+    if (this.#mmio === undefined) return this.#fn?.barRead(4, 0x1000, 1)
+    const pending = this.#mmio.read(0x60, 4)
+    this.#mmio.write(0x64, 4, pending)
+    return pending
   }
 
   /** The guest's own share of a kick: its stores, without the notification. A ring on which this was called is good for nothing else. */
@@ -90,13 +110,26 @@ export class GuestRing {
     }
   }
 
-  #start(): void {
-    const write = (offset: number, width: 1 | 2 | 4, value: number) => this.#fn.barWrite(4, offset, width, value)
-    this.#fn.configWrite(4, 2, 0x0406)
+  /** FLUSH, INDIRECT_DESC, EVENT_IDX. */
+  get #features(): number {
+    return (1 << 9) | (1 << 28) | (this.#options.intx === true ? 0 : 1 << 29)
+  }
+
+  #startMmio(mmio: VirtioMmio): void {
+    const registers = [
+      [0x70, 0x03], [0x24, 0], [0x20, this.#features], [0x24, 1], [0x20, 1], [0x70, 0x0b], [0x30, 0], [0x38, QUEUE_SIZE], [0x80, DESC],
+      [0x90, AVAIL], [0xa0, USED], [0x44, 1], [0x70, 0x0f],
+    ] as const
+    for (const [offset, value] of registers) mmio.write(offset, 4, value)
+    if (mmio.read(0x70, 4) !== 0x0f) throw new Error("the device refused the driver")
+  }
+
+  #startPci(fn: VirtioPciFunction): void {
+    const write = (offset: number, width: 1 | 2 | 4, value: number) => fn.barWrite(4, offset, width, value)
+    fn.configWrite(4, 2, 0x0406)
     write(0x14, 1, 0x03)
     write(0x08, 4, 0)
-    const eventIdx = this.#options.intx === true ? 0 : 1 << 29
-    write(0x0c, 4, (1 << 9) | (1 << 28) | eventIdx) // FLUSH, INDIRECT_DESC, EVENT_IDX
+    write(0x0c, 4, this.#features)
     write(0x08, 4, 1)
     write(0x0c, 4, 1) // VERSION_1
     write(0x14, 1, 0x0b)
@@ -106,7 +139,7 @@ export class GuestRing {
     write(0x30, 4, USED)
     write(0x1c, 2, 1)
     write(0x14, 1, 0x0f)
-    if (this.#fn.barRead(4, 0x14, 1) !== 0x0f) throw new Error("the device refused the driver")
+    if (fn.barRead(4, 0x14, 1) !== 0x0f) throw new Error("the device refused the driver")
   }
 
   #layOut(): void {

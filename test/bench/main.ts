@@ -1,6 +1,7 @@
 /** `npm run bench [section ...]`: speed as ratios within one run, against bare file calls and against qemu-img on the same image. */
 import { benchDevice } from "./device.ts"
 import { benchHold } from "./hold.ts"
+import { benchHttp } from "./http.ts"
 import { benchNbdClient } from "./nbd-client.ts"
 import { benchPaged } from "./paged.ts"
 import { benchQcow2 } from "./qcow2.ts"
@@ -9,6 +10,7 @@ import { benchRing } from "./ring.ts"
 
 const sections: Readonly<Record<string, () => void | Promise<void>>> = {
   ring: benchRing, device: benchDevice, hold: benchHold, paged: benchPaged, qemu: benchQemu, qcow2: benchQcow2, nbd: benchNbdClient,
+  http: benchHttp,
 }
 
 const wanted = process.argv.slice(2)

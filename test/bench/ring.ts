@@ -34,6 +34,9 @@ const CASES: readonly Case[] = [
   { name: "shared RAM, 1 a kick", batch: 1, shared: true, target: "(111)" },
   { name: "the general walk, 64 a kick", batch: 64, general: true, target: "(84)" },
   { name: "the general walk, 1 a kick", batch: 1, general: true, target: "(120)" },
+  { name: "MMIO, 64 a kick", batch: 64, mmio: true, target: "" },
+  { name: "MMIO, 1 a kick", batch: 1, mmio: true, target: "" },
+  { name: "MMIO with an interrupt, 1 a kick", batch: 1, mmio: true, intx: true, target: "" },
   { name: "INTx, 64 a kick", batch: 64, intx: true, target: "" },
   { name: "INTx, 1 a kick", batch: 1, intx: true, target: "" },
 ]
@@ -69,7 +72,25 @@ export function benchRing(): void {
   })
   const views = interleave([{ name: "", run: makeViews }], 1 << 20)[0]
   console.log(`  ${"of which: one view of RAM, new Uint8Array(...)".padEnd(58)} ${format(views?.ns ?? Number.NaN)}`)
+  benchNotify()
   benchHeap(at)
+}
+
+/** What a kick itself costs: of a queue in which nothing waits. */
+function benchNotify(): void {
+  const contender = (name: string, mmio: boolean): Contender => {
+    const ring = new GuestRing({ backing: withoutViews, bytes: 4096, type: "read", placement: "apart", batch: 1, mmio })
+    return {
+      name,
+      run(count) {
+        for (let done = 0; done < count; done++) ring.notify()
+      },
+    }
+  }
+  const [pci, mmio] = interleave([contender("PCI", false), contender("MMIO", true)], 1 << 17, 41)
+  const ratio = (pci?.ns ?? Number.NaN) / (mmio?.ns ?? Number.NaN)
+  console.log(`  ${"a kick for nothing, over PCI; over MMIO".padEnd(58)} ${format(pci?.ns ?? NaN)} ${format(mmio?.ns ?? NaN)}   ` +
+    `MMIO is ${ratio.toFixed(2)} times as fast; target >= 1.00`)
 }
 
 const ram = new ArrayBuffer(1 << 20)

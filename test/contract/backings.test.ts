@@ -2,6 +2,8 @@
 import { join } from "node:path"
 import { onTestFinished } from "vitest"
 import { MemoryBacking } from "../../src/backing/memory.ts"
+import { MemoryFile as PublicMemoryFile } from "../../src/backing/memory-file.ts"
+import { createQcow2 } from "../../src/backing/qcow2/create.ts"
 import { RawBacking } from "../../src/backing/raw.ts"
 import { FlatModel } from "../support/flat-model.ts"
 import { openInMemory } from "../support/images.ts"
@@ -15,6 +17,22 @@ import { openFake, promised } from "../backing/nbd/open-fake.ts"
 import { contractSuite } from "./suite.ts"
 
 contractSuite({ name: "memory", open: (size) => ({ disk: new MemoryBacking({ size }), model: new FlatModel(size) }) })
+contractSuite({
+  name: "memory from bytes",
+  open: (size) => ({ disk: MemoryBacking.from(new Uint8Array(size)), model: new FlatModel(size) }),
+})
+contractSuite({
+  name: "raw in a MemoryFile",
+  open: (size) => ({ disk: new RawBacking(PublicMemoryFile.from(new Uint8Array(size))), model: new FlatModel(size) }),
+})
+contractSuite({
+  name: "qcow2 in a MemoryFile",
+  open(size) {
+    const file = new PublicMemoryFile()
+    createQcow2(file, { size, clusterSize: 4096 })
+    return { disk: openInMemory(file), model: new FlatModel(size) }
+  },
+})
 contractSuite({
   name: "promises over memory",
   open: (size) => ({ disk: promiseBacking(new MemoryBacking({ size })), model: new FlatModel(size) }),

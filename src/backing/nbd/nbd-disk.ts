@@ -1,4 +1,5 @@
 /** nbdDisk: an export as a raw disk. */
+import { checkValue } from "../../options.ts"
 import { BackingError, checkRange, type VirtioBacking } from "../backing.ts"
 import { BlockAccess, type NbdExtent } from "./client/block-access.ts"
 import { NbdClient } from "./client/client.ts"
@@ -90,6 +91,7 @@ export class NbdDisk implements VirtioBacking {
  * @throws BackingError when the URI is wrong, nobody listens there, or the server refuses
  */
 export async function nbdDisk(uri: string, options: NbdOptions = {}): Promise<NbdDisk> {
+  checkValue("nbdDisk", "uri", uri, "string")
   const settings = nbdSettings("nbdDisk", options)
   const client = await NbdClient.open(parseNbdUri(uri), settings)
   return new NbdDisk(new BlockAccess(client, settings), uri, settings)

@@ -1,25 +1,30 @@
 /** nbdFile: an export as a file that answers later, for images in any format behind an NBD server. */
+import { checkValue } from "../../options.ts"
 import type { AsyncImageFile } from "../async-image-file.ts"
 import { BackingError } from "../backing.ts"
 import { BlockAccess } from "./client/block-access.ts"
+import type { NbdHost } from "./client/connect.ts"
 import { NbdClient } from "./client/client.ts"
 import { NbdDisk } from "./nbd-disk.ts"
 import { type NbdOptions, type NbdSettings, nbdSettings } from "./client/options.ts"
 import { type NbdAddress, parseNbdUri } from "./client/uri.ts"
 
-class NbdFile implements AsyncImageFile {
+/** What `nbdFile` returns. `host` is for tests. */
+export class NbdFile implements AsyncImageFile {
   readonly path: string
   readonly #address: NbdAddress
   readonly #settings: NbdSettings
+  readonly #host: NbdHost | undefined
   #opening: Promise<BlockAccess> | undefined
   /** What `#opening` resolved to. */
   #blocks: BlockAccess | undefined
   #isClosed = false
 
-  constructor(address: NbdAddress, settings: NbdSettings) {
+  constructor(address: NbdAddress, settings: NbdSettings, host?: NbdHost) {
     this.path = address.uri
     this.#address = address
     this.#settings = settings
+    this.#host = host
   }
 
   /** What the options say; from the first answer on, also what the server says. */
@@ -113,7 +118,7 @@ class NbdFile implements AsyncImageFile {
   }
 
   async #connect(): Promise<BlockAccess> {
-    const client = await NbdClient.open(this.#address, this.#settings)
+    const client = await NbdClient.open(this.#address, this.#settings, this.#host)
     this.#blocks = new BlockAccess(client, this.#settings)
     return this.#blocks
   }
@@ -125,5 +130,6 @@ class NbdFile implements AsyncImageFile {
  * @throws BackingError `invalid-argument` when the URI is wrong
  */
 export function nbdFile(uri: string, options: NbdOptions = {}): AsyncImageFile {
+  checkValue("nbdFile", "uri", uri, "string")
   return new NbdFile(parseNbdUri(uri), nbdSettings("nbdFile", options))
 }

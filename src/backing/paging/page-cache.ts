@@ -122,6 +122,8 @@ export class PageCache {
       if (page === undefined) return false
       if (!page.used && !this.#pins.has(page.index)) {
         this.remove(page)
+        // The newest page took its place: the hand comes to it last.
+        this.#hand++
         return true
       }
       page.used = false

@@ -37,8 +37,10 @@ export interface PageLoaderOptions {
 
 /** Reads that the source is asked for at a time. */
 const PARALLEL = 8
-/** Bytes of one read, unless the source prefers longer ones. */
-const MOST_READ = 1 << 20
+/** Bytes of one read, unless the source prefers longer ones. A request over HTTP costs about as much as 1 MiB of its answer. */
+const MOST_READ = 4 << 20
+/** Buffers that are kept for the next reads. */
+const MOST_SPARE = 4
 
 export class PageLoader {
   readonly #source: AsyncImageFile
@@ -50,6 +52,8 @@ export class PageLoader {
   readonly #loads = new Map<number, Load>()
   /** Loads whose read has not begun. */
   readonly #queue: Load[] = []
+  /** Buffers for reads of several pages: a fresh one costs as much as the copy. */
+  readonly #spare: Uint8Array[] = []
   #reading = 0
   #isClosed = false
   /** Called with each page that arrives. */
@@ -107,6 +111,7 @@ export class PageLoader {
   /** What arrives from now on is dropped. */
   close(): void {
     this.#isClosed = true
+    this.#spare.length = 0
     for (const load of this.#queue.splice(0)) this.#end(load, this.#closed())
   }
 
@@ -156,18 +161,23 @@ export class PageLoader {
 
   async #read(load: Load): Promise<void> {
     const { pageSize } = this.#cache
-    const bytes = load.end - load.first === 1 ? this.#cache.takeBuffer() : new Uint8Array((load.end - load.first) * pageSize)
+    const isOne = load.end - load.first === 1
+    const bytes = isOne ? this.#cache.takeBuffer() : (this.#spare.pop() ?? new Uint8Array(this.#mostPages * pageSize))
     const offset = load.first * pageSize
     let failure: BackingError | undefined
     try {
       const count = await this.#source.read(bytes.subarray(0, load.length), offset)
       failure = this.#isClosed ? this.#closed() : this.#shortfall(load, count)
-      if (failure === undefined) bytes.fill(0, count)
+      if (failure === undefined) bytes.fill(0, count, (load.end - load.first) * pageSize)
     } catch (error) {
       failure = sourceError(error, `read ${load.length} bytes`, this.#source.path, offset)
     }
     this.#reading--
-    if (failure === undefined) this.#arrived(load, bytes)
+    if (failure === undefined) {
+      this.#arrived(load, bytes)
+      // After a failure the source may still be at work on it.
+      if (!isOne && this.#spare.length < MOST_SPARE) this.#spare.push(bytes)
+    }
     this.#end(load, failure)
     this.#pump()
   }
@@ -192,7 +202,8 @@ export class PageLoader {
 
   #arrived(load: Load, bytes: Uint8Array): void {
     const { pageSize } = this.#cache
-    for (const change of load.changes) applyChange(change, bytes, load.first * pageSize)
+    const content = bytes.subarray(0, (load.end - load.first) * pageSize)
+    for (const change of load.changes) applyChange(change, content, load.first * pageSize)
     const isOne = load.end - load.first === 1
     for (let index = load.first; index < load.end; index++) {
       // A page that a write has filled meanwhile is newer.

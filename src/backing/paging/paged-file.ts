@@ -259,7 +259,7 @@ export class PagedFile implements ImageFile {
   #load(first: number, last: number): Promise<void> {
     const stop = Math.max(last, first + this.#preferredPages - 1)
     const isOnItsWay = this.#loader.isLoading(first)
-    const ahead = isOnItsWay ? this.#readAhead.reached(first) : { first: stop + 1, end: this.#readAhead.missed(first, stop) }
+    const ahead = isOnItsWay ? this.#readAhead.reached(first, stop) : { first: stop + 1, end: this.#readAhead.missed(first, stop) }
     const loading = this.#loader.load(first, last, { stop, end: this.#end })
     if (ahead !== undefined) this.#loader.loadAhead(ahead.first, ahead.end - 1, this.#end)
     return loading

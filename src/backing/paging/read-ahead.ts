@@ -40,21 +40,25 @@ export class ReadAhead {
     this.#streams.push(stream)
     stream.next = last + 1
     if (at < 0 || this.#most === 0) return stream.next
-    return this.#widen(stream)
+    return this.#widen(stream, last + 1 - first)
   }
 
-  /** The page `index`, a marker, has been reached. Returns the pages to read ahead: first, and past the last. */
-  reached(index: number): { readonly first: number; readonly end: number } | undefined {
+  /**
+   * The page `index`, a marker, has been reached by somebody who needs the pages up to `last`. Returns the pages to read ahead: first, and
+   * past the last.
+   */
+  reached(index: number, last = index): { readonly first: number; readonly end: number } | undefined {
     const stream = this.#markers.get(index)
     if (stream === undefined) return undefined
     this.#markers.delete(index)
+    stream.next = Math.max(stream.next, last + 1)
     const first = stream.next
-    return { first, end: this.#widen(stream) }
+    return { first, end: this.#widen(stream, last + 1 - index) }
   }
 
-  /** Takes the next window. Its first page asks for the one after it. */
-  #widen(stream: Stream): number {
-    stream.window = Math.min(this.#most, Math.max(FIRST_WINDOW, stream.window * 2))
+  /** Takes the next window, not shorter than the reader's own reads of `length` pages. Its first page asks for the one after it. */
+  #widen(stream: Stream, length: number): number {
+    stream.window = Math.min(this.#most, Math.max(FIRST_WINDOW, length, stream.window * 2))
     this.#markers.set(stream.next, stream)
     stream.next += stream.window
     return stream.next

@@ -46,6 +46,8 @@ export class FakeServer {
   /** New connections end with this. */
   refusal: Error | undefined
   greeting: Uint8Array
+  /** Changes what is sent. */
+  corrupt: (bytes: Uint8Array) => Uint8Array = (bytes) => bytes
   #unflushed: { readonly offset: number; readonly bytes: Uint8Array }[] = []
 
   constructor(given: FakeOptions) {
@@ -150,7 +152,7 @@ export class FakeConnection implements Wire {
 
   /** Queues bytes for the client. */
   send(...parts: readonly Uint8Array[]): void {
-    this.#output = Buffer.concat([this.#output, ...parts])
+    this.#output = Buffer.concat([this.#output, this.#server.corrupt(Buffer.concat(parts))])
     setImmediate(() => this.#deliver())
   }
 
