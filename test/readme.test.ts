@@ -1,9 +1,11 @@
-/** The README's example does what it says. */
-import { spawnSync } from "node:child_process"
+/** The README's examples do what they say. */
+import { execFile, spawnSync } from "node:child_process"
 import { readFileSync, writeFileSync } from "node:fs"
 import { join, resolve } from "node:path"
 import { pathToFileURL } from "node:url"
+import { promisify } from "node:util"
 import { expect, it } from "vitest"
+import { TestServer } from "./backing/sources/test-server.ts"
 import { temporaryDirectory } from "./support/temporary.ts"
 
 it("the embedding example runs as it is printed, as often as one likes, in at most a dozen lines", () => {
@@ -17,4 +19,19 @@ it("the embedding example runs as it is printed, as often as one likes, in at mo
     const { stdout, stderr, status } = spawnSync(process.execPath, ["--import", tsx, script], { cwd: folder, encoding: "utf8" })
     expect({ run, stdout, stderr, status }).toEqual({ run, stdout: "1073741824 root hello, disk\n", stderr: "", status: 0 })
   }
+})
+
+it("the example of a disk over HTTP fetches what is read, in at most a dozen lines", async () => {
+  const section = readFileSync("README.md", "utf8").split("### A disk over HTTP")[1] ?? ""
+  const example = /```js\n([^`]*)```/.exec(section)?.[1] ?? ""
+  expect(example.trim().split("\n").filter((line) => line !== "").length).toBeLessThanOrEqual(12)
+  const server = await TestServer.start(new TextEncoder().encode("theirs".padEnd(1 << 20)))
+  const script = join(temporaryDirectory(), "example.mts")
+  const source = pathToFileURL(resolve("src/index.ts")).href
+  writeFileSync(script, example.replace('"vioblk"', JSON.stringify(source)).replace("https://example.org/disk.raw", server.url))
+  const tsx = pathToFileURL(resolve("node_modules/tsx/dist/loader.mjs")).href
+  const { stdout, stderr } = await promisify(execFile)(process.execPath, ["--import", tsx, script])
+  await server.stop()
+  expect({ stdout, stderr }).toEqual({ stdout: "mine \n", stderr: "" })
+  expect(server.ranges).toEqual(["bytes=0-65535"])
 })
