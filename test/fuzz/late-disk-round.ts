@@ -2,6 +2,7 @@
  * One round on an image over a file that answers late: two to eight requests at a time, in ranges of their own, against a flat model. At
  * the end the file must be sound and hold what the model holds, for the synchronous reader as well.
  */
+import { BackingError } from "../../src/backing/backing.ts"
 import { checkQcow2 } from "../../src/backing/qcow2/check/check.ts"
 import type { Qcow2Options } from "../../src/backing/qcow2/open.ts"
 import { RawBacking } from "../../src/backing/raw.ts"
@@ -19,6 +20,8 @@ export interface LateDisk {
   readonly base: MemoryFile
   /** Undefined for a raw image. */
   readonly options: Qcow2Options | undefined
+  /** A raw backing image, which answers late as well. */
+  readonly below?: MemoryFile
   readonly longest: number
   readonly discardRule: DiscardRule
 }
@@ -26,28 +29,49 @@ export interface LateDisk {
 /** Runs one round of `batches`. Returns the reads that the source was asked for. @throws Error at the first byte that is wrong */
 export async function lateDiskRound(shape: LateDisk, rng: Rng, batches: number): Promise<number> {
   const file = shape.base.clone()
-  const open = (over: ImageFile): LoadingDisk => (shape.options === undefined ? new RawBacking(over) : openInMemory(over, shape.options))
-  const model = modelOf(open(file.clone({ readOnly: true })))
+  const open = (over: ImageFile, [below]: readonly ImageFile[]): LoadingDisk => {
+    if (shape.options === undefined) return new RawBacking(over)
+    return openInMemory(over, { ...shape.options, ...(below === undefined ? {} : { openBacking: () => new RawBacking(below) }) })
+  }
+  const below = (): MemoryFile[] => (shape.below === undefined ? [] : [shape.below.clone({ readOnly: true })])
+  const model = modelOf(open(file.clone({ readOnly: true }), below()))
   const source = new LateFile(file, rng, { canPunch: rng.chance(0.7) })
   const pageSize = rng.pick([512, 4096, 65_536])
   const sizes = { pageSize, cacheSize: pageSize * rng.pick([1, 1, 6, 100]), logSize: rng.pick([1, 20_000, 1 << 20]) }
-  const disk = await openLate(source, open, sizes)
+  const lower = below().map((each) => new LateFile(each, rng))
+  const disk = await openLate(source, open, sizes, lower)
+  const odds = rng.pick([0, 0, 0.03])
+  for (const each of [source, ...lower]) {
+    each.failing = (call) => (call === "read" && rng.chance(odds) ? new Error("injected") : undefined)
+  }
   for (let batch = 0; batch < batches; batch++) await runBatch(disk, model, shape, rng)
+  for (const each of [source, ...lower]) each.failing = undefined
   await disk.close()
   const after = file.clone()
   if (shape.options !== undefined) {
     const { corruptions, findings } = checkQcow2(after)
     if (corruptions > 0) throw new Error(`the check finds: ${findings.slice(0, 5).map(({ message }) => message).join("; ")}`)
   }
-  const difference = model.firstDifferenceOf(open(after))
+  const difference = model.firstDifferenceOf(open(after, below()))
   if (difference >= 0) throw new Error(`byte ${difference} is wrong in the file that was left`)
   return source.counts.read
 }
 
 async function runBatch(disk: AwaitedDisk, model: FlatModel, shape: LateDisk, rng: Rng): Promise<void> {
   const operations = disjoint(Array.from({ length: rng.between(2, 8) }, () => draw(disk, shape, rng)))
-  await Promise.all(operations.map((operation) => perform(disk, model, operation, rng)))
+  await Promise.all(operations.map((operation) => insist(() => perform(disk, model, operation, rng))))
   for (const operation of operations) updateModel(model, operation, shape.discardRule)
+}
+
+/** Repeats what fails because a read of the source has failed. */
+async function insist(work: () => Promise<void>): Promise<void> {
+  for (;;) {
+    try {
+      return await work()
+    } catch (error) {
+      if (!(error instanceof BackingError) || !error.message.includes("injected")) throw error
+    }
+  }
 }
 
 function draw(disk: AwaitedDisk, shape: LateDisk, rng: Rng): Operation {

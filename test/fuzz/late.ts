@@ -25,7 +25,7 @@ let seed = first
 async function round(rng: Rng): Promise<void> {
   const kind = rng.below(3)
   if (kind === 0) reads += (await lateFileRound(rng)).reads
-  else if (kind === 1) reads += await lateDiskRound(rng.pick(shapes), rng, rng.between(3, 30))
+  else if (kind === 1 || crashes.length === 0) reads += await lateDiskRound(rng.pick(shapes), rng, rng.between(3, 30))
   else {
     const shape = rng.pick(crashes)
     points += await lateCrashRound({ ...roundFor(shape, rng), operations: rng.between(5, 30), share: shape.share })

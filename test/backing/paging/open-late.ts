@@ -8,10 +8,17 @@ import type { LateFile } from "./late-file.ts"
 /** One page at a time, and few changes that wait. */
 export const SMALLEST: PagedFileOptions = { pageSize: 4096, cacheSize: 4096, logSize: 32 << 10 }
 
-/** Opens the image in `source` by `open`, which gets the file in pages; it is called again for each page that is missing. */
+/**
+ * Opens the image in `source` by `open`, which gets the file in pages, and those of `below`; it is called again for each page that is
+ * missing.
+ */
 export async function openLate(
-  source: LateFile, open: (file: ImageFile) => LoadingDisk, options: PagedFileOptions = SMALLEST,
+  source: LateFile,
+  open: (file: ImageFile, below: readonly ImageFile[]) => LoadingDisk,
+  options: PagedFileOptions = SMALLEST,
+  below: readonly LateFile[] = [],
 ): Promise<AwaitedDisk> {
-  const file = await PagedFile.open(source, options)
-  return new AwaitedDisk(await untilLoaded(() => open(file)), [file])
+  const [file, ...others] = await Promise.all([source, ...below].map((each) => PagedFile.open(each, options)))
+  if (file === undefined) throw new Error("there is no file")
+  return new AwaitedDisk(await untilLoaded(() => open(file, others)), [file, ...others])
 }
