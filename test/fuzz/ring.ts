@@ -1,6 +1,7 @@
 /**
- * The ring fuzzer and the lives fuzzer, for as long as one likes: `tsx test/fuzz/ring.ts [--rounds N] [--lives N] [--seed N]`. Ends with 1,
- * and the seed, at the first surprise. It prints the longest time that a kick or an answer of the disk held the thread (CPU time).
+ * The ring fuzzer, the lives fuzzer and the fuzzer of MMIO's registers, for as long as one likes: `tsx test/fuzz/ring.ts [--rounds N]
+ * [--lives N] [--registers N] [--seed N]`. Ends with 1, and the seed, at the first surprise. It prints the longest time that a kick or an
+ * answer of the disk held the thread (CPU time).
  */
 import { argv, exit } from "node:process"
 import { parseArgs } from "node:util"
@@ -8,6 +9,7 @@ import { setFlagsFromString } from "node:v8"
 import { runInNewContext } from "node:vm"
 import { Rng } from "../support/rng.ts"
 import { LivesFuzzer } from "./lives.ts"
+import { MmioRegisterFuzzer } from "./mmio/registers.ts"
 import { RingFuzzer } from "./ring-round.ts"
 
 /** The heap may have grown by so many bytes at the end: code that was compiled meanwhile, and no more. */
@@ -18,11 +20,13 @@ const { values } = parseArgs({
   options: {
     rounds: { type: "string", default: "100000" },
     lives: { type: "string", default: "2000" },
+    registers: { type: "string", default: "200" },
     seed: { type: "string", default: String(Date.now() % 2 ** 31) },
   },
 })
 const rounds = Number(values.rounds)
 const lives = Number(values.lives)
+const registers = Number(values.registers)
 const seed = Number(values.seed)
 const counts = new Map<string, number>()
 
@@ -38,7 +42,7 @@ function fail(what: string, error: unknown): never {
 setFlagsFromString("--expose-gc")
 const collect = runInNewContext("gc") as () => void
 
-console.log(`ring fuzzer: ${rounds} rounds and ${lives} lives, seed ${seed}`)
+console.log(`ring fuzzer: ${rounds} rounds, ${lives} lives, ${registers} devices over MMIO, seed ${seed}`)
 const fuzzer = new RingFuzzer(new Rng(seed))
 for (let round = 0; round < rounds; round++) {
   try {
@@ -48,6 +52,16 @@ for (let round = 0; round < rounds; round++) {
   }
 }
 add(fuzzer.counts)
+
+for (let device = 0; device < registers; device++) {
+  const one = new MmioRegisterFuzzer(new Rng(seed + device), device % 2 === 0 ? 2 : 1)
+  try {
+    await one.run(1000)
+  } catch (error) {
+    fail(`device ${device} over MMIO`, error)
+  }
+  add(one.counts)
+}
 
 let longest = fuzzer.longestHold
 let heap = 0
