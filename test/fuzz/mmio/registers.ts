@@ -26,6 +26,9 @@ const BUFFERS_AT = 0x1_4000
 /** Where the driver works that comes in the end. */
 const DRIVER_AT = 0x2_4000
 
+/** Registers that hold a place in RAM. */
+const PLACES: readonly number[] = [MMIO.queuePfn, MMIO.queueDescLow, MMIO.queueDriverLow, MMIO.queueDeviceLow]
+
 /** A stretch of RAM that the device may store into, whatever its registers say. */
 interface Range {
   readonly start: number
@@ -52,10 +55,12 @@ export class MmioRegisterFuzzer {
     this.#disk = this.#vm.attachMmioDisk(this.#backing, { version, queues: QUEUES, queueSize: 64 })
     this.#vm.ram.fill(0x5c)
     this.#rings = Array.from({ length: RINGS }, (_, at) => this.#ringAt(at))
-    this.#writable = this.#rings.flatMap(({ desc, buffers }) => [
-      // A used ring may lie at any page of a ring that the guest names, with as many entries as the largest queue has.
-      { start: desc + 0x1000, end: desc + 0x1000 + 6 + 8 * 64 }, { start: buffers, end: buffers + 0x2000 },
-    ])
+    this.#writable = [
+      // Used rings lie where the registers say: in the rings' pages, or at the bottom of RAM for what nobody has written.
+      { start: 0, end: 0x2000 },
+      { start: RINGS_AT, end: RINGS_AT + RINGS * RING_PAGE },
+      { start: BUFFERS_AT, end: BUFFERS_AT + 0x2000 * RINGS },
+    ]
   }
 
   #ringAt(at: number): Ring {
@@ -100,7 +105,10 @@ export class MmioRegisterFuzzer {
     const rng = this.#rng
     const offset = rng.chance(0.9) ? rng.below(0x180) : rng.below(0x1000)
     const width = rng.pick([1, 2, 4, 4, 4] as const)
-    if (rng.chance(0.5)) this.#write(offset, rng.pick([0, 1, rng.below(256), rng.below(2 ** 32), 0xffff_ffff]), width)
+    // An address inside of RAM would let the device store there, and nobody could tell that from a mistake.
+    const outside = rng.pick([0, 0x8000_0000 + rng.below(2 ** 31), 0xffff_ffff])
+    const value = PLACES.includes(offset) ? outside : rng.pick([outside, 1, rng.below(256)])
+    if (rng.chance(0.5)) this.#write(offset, value, width)
     else this.#read(offset, width)
   }
 
