@@ -12,7 +12,7 @@ import type { WordRegister } from "./word-registers.ts"
 export class LegacyControl {
   readonly #device: TransportedDevice
   readonly #selects: Selects
-  /** Bytes; 0 until the driver has said. */
+  /** Bytes; 0 until the driver has said. It outlives a reset by the driver: Linux says it first and resets the device then. */
   #pageSize = 0
   /** Alignment in bytes of each queue's used ring. */
   readonly #aligns: Uint32Array
@@ -49,9 +49,15 @@ export class LegacyControl {
     for (const [queue, align] of aligns.entries()) this.#aligns[queue] = isPowerOfTwo(align) ? align : LEGACY_ALIGN
   }
 
+  /** The driver has reset the device. */
+  deviceReset(): void {
+    this.#aligns.fill(LEGACY_ALIGN)
+  }
+
+  /** As after power-on. */
   reset(): void {
     this.#pageSize = 0
-    this.#aligns.fill(LEGACY_ALIGN)
+    this.deviceReset()
   }
 
   #setAlign(value: number): void {

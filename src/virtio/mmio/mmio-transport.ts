@@ -115,6 +115,7 @@ export class VirtioMmio implements DeviceSignals, ControlHost {
   /** The reset line: the device as after power-on. */
   reset(): void {
     this.#virtio.writeStatus(0)
+    this.#legacy?.reset()
   }
 
   /** What the driver has set up, as JSON values. @throws Error while a request is in flight: pause the device first */
@@ -171,7 +172,7 @@ export class VirtioMmio implements DeviceSignals, ControlHost {
 
   deviceReset(): void {
     Object.assign(this.selects, { deviceFeatures: 0, driverFeatures: 0, queue: 0 })
-    this.#legacy?.reset()
+    this.#legacy?.deviceReset()
     this.#setInterruptStatus(0)
   }
 

@@ -113,7 +113,8 @@ describe("rings", () => {
     expect(rings.map(read)).toEqual([UNTOUCHED, OK])
     guest.status = 0
     expect([0, 1].map((queue) => guest.queue(queue, MMIO.queuePfn))).toEqual([0, 0])
-    // GuestPageSize went with the reset: without it a page is nowhere.
+    // After power-on there is no page size: a page is nowhere.
+    vm.reset()
     start()
     expect([0, 1].map((queue) => guest.queue(queue, MMIO.queuePfn))).toEqual([0, 0])
     guest.negotiate()
@@ -140,6 +141,15 @@ describe("rings", () => {
     guest.setQueue(9, MMIO.queuePfn, 0x80)
     guest.setQueue(9, MMIO.queueAlign, 4096)
     expect(guest.queue(9, MMIO.queuePfn)).toBe(0)
+  })
+
+  it("MMIO-17 MMIO-18 GuestPageSize outlives a reset by the driver: Linux writes it, and resets the device then", () => {
+    const ring = new Ring(vm, { size: 16 }).clear()
+    guest.write(MMIO.guestPageSize, 4096)
+    for (const status of [0, 1, 3]) guest.status = status
+    guest.enable(0, { size: 16, page: ring.desc / 4096 })
+    guest.status = 0x07
+    expect(read(ring)).toBe(OK)
   })
 
   it("LEG-07 MMIO-18 a queue is served before DRIVER_OK", () => {
