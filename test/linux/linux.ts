@@ -16,7 +16,8 @@ export function linuxOptions(initrd: ArrayBuffer, more = ""): Record<string, unk
   return { bzimage: { buffer: fileBuffer(debianKernel().image) }, initrd: { buffer: initrd }, cmdline: `${KERNEL_LINE} ${more}` }
 }
 
-interface Disk {
+/** A disk of 64 MiB and what was on it before the guest came. */
+export interface Disk {
   readonly kind: DiskKind
   readonly path: string
   readonly format: "raw" | "qcow2"
@@ -24,8 +25,11 @@ interface Disk {
   readonly backing: ReturnType<typeof open>
 }
 
+/** What the guest writes, to several places of each disk. */
+export const PAYLOAD = pattern(3 * MIB + 512, 99)
+
 /** 64 MiB: 4 MiB of pattern at 16 MiB, zeroes elsewhere. */
-function makeDisk(context: GuestContext, kind: DiskKind, seed: number): Disk {
+export function makeDisk(context: GuestContext, kind: DiskKind, seed: number): Disk {
   const before = new Uint8Array(64 * MIB)
   before.set(pattern(4 * MIB, seed), 16 * MIB)
   const path = context.path(`${kind}.img`)
@@ -35,41 +39,44 @@ function makeDisk(context: GuestContext, kind: DiskKind, seed: number): Disk {
 
 async function linux(context: GuestContext, legacy: boolean): Promise<string> {
   const disks = [makeDisk(context, "raw", 1), makeDisk(context, "qcow2", 2), makeDisk(context, "overlay", 3)]
-  const payload = pattern(3 * MIB + 512, 99)
   const initrd = initramfs({
     kernel: debianKernel(), modules: ["virtio_pci", "virtio_blk"], moduleArguments: legacy ? { virtio_pci: "force_legacy=1" } : {},
-    files: [file("payload", payload)],
+    files: [file("payload", PAYLOAD)],
   })
   const attach = (emulator: Emulator): void => {
     for (const disk of disks) attachToV86(emulator, disk.backing, { serial: `serial-${disk.kind}` })
   }
   const guest = await Guest.start({ v86: linuxOptions(initrd), attach, log: context.log })
   await guest.expect(/VIOBLK-READY/)
-  for (const [index, disk] of disks.entries()) await useDisk(guest, disk, `vd${"abc"[index]}`, { payload, legacy })
+  for (const [index, disk] of disks.entries()) await useDisk(guest, disk, `vd${"abc"[index]}`, legacy)
   await guest.command("sync")
   await guest.stop()
-  for (const disk of disks) {
-    disk.backing.close()
-    if (disk.format === "qcow2") checkClean(disk.path)
-    const expected = disk.before.slice()
-    for (const at of WRITES) expected.set(payload, at)
-    compare(contentOf(disk.path, disk.format), expected, disk.kind)
-  }
-  const written = Math.floor((WRITES.length * payload.length) / MIB)
+  checkDisks(disks)
+  const written = Math.floor((WRITES.length * PAYLOAD.length) / MIB)
   return `raw, qcow2, overlay as vda, vdb, vdc: sizes, serials, 4 MiB read, ${written} MiB written to each and found by QEMU; images clean`
 }
 
 /** Where the payload is written, in bytes: where there is data, where there is none, across both, and up to the end of the disk. */
 const WRITES = [17 * MIB + 512, 40 * MIB, 19 * MIB + 1536 + 65536, 64 * MIB - (3 * MIB + 512)]
 
-async function useDisk(
-  guest: Guest, disk: Disk, name: string, test: { readonly payload: Uint8Array; readonly legacy: boolean },
-): Promise<void> {
+/** QEMU finds on the disks what the guest wrote, and nothing else; the images are clean. */
+export function checkDisks(disks: readonly Disk[]): void {
+  for (const disk of disks) {
+    disk.backing.close()
+    if (disk.format === "qcow2") checkClean(disk.path)
+    const expected = disk.before.slice()
+    for (const at of WRITES) expected.set(PAYLOAD, at)
+    compare(contentOf(disk.path, disk.format), expected, disk.kind)
+  }
+}
+
+/** The guest looks at the disk, which it calls `name`, reads it, and writes it. `legacy`: how its driver must have negotiated. */
+export async function useDisk(guest: Guest, disk: Disk, name: string, legacy: boolean): Promise<void> {
   same(await guest.command(`cat /sys/block/${name}/size`), String((64 * MIB) / 512), `${disk.kind}: size in sectors`)
   same(await guest.command(`cat /sys/block/${name}/serial`), `serial-${disk.kind}`, `${disk.kind}: serial`)
   // Only a modern driver accepts VERSION_1, bit 32.
   const features = await guest.command(`cat /sys/block/${name}/device/features`)
-  same(features.length === 64 ? features[32] : features, test.legacy ? "0" : "1", `${disk.kind}: VIRTIO_F_VERSION_1`)
+  same(features.length === 64 ? features[32] : features, legacy ? "0" : "1", `${disk.kind}: VIRTIO_F_VERSION_1`)
   const read = await guest.command(`dd if=/dev/${name} bs=64k skip=256 count=64 2>/dev/null | sha256sum`)
   same(read.split(" ")[0], sha256(disk.before.subarray(16 * MIB, 20 * MIB)), `${disk.kind}: SHA-256 of what the host wrote`)
   for (const at of WRITES) {
@@ -77,9 +84,9 @@ async function useDisk(
   }
   await guest.command("echo 3 >/proc/sys/vm/drop_caches")
   const back = await guest.command(
-    `dd if=/dev/${name} bs=64k skip=${40 * MIB} count=${test.payload.length} iflag=skip_bytes,count_bytes 2>/dev/null | sha256sum`,
+    `dd if=/dev/${name} bs=64k skip=${40 * MIB} count=${PAYLOAD.length} iflag=skip_bytes,count_bytes 2>/dev/null | sha256sum`,
   )
-  same(back.split(" ")[0], sha256(test.payload), `${disk.kind}: SHA-256 of what the guest wrote`)
+  same(back.split(" ")[0], sha256(PAYLOAD), `${disk.kind}: SHA-256 of what the guest wrote`)
 }
 
 export const linuxTests: readonly GuestTest[] = [

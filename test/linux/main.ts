@@ -14,13 +14,14 @@ import { filesystemTests } from "./filesystem.ts"
 import { hotPlugTests } from "./hot-plug.ts"
 import { ideTests } from "./ide.ts"
 import { linuxTests } from "./linux.ts"
+import { mmioTests } from "./mmio/mmio.ts"
 import { readmeTests } from "./readme.ts"
 import { rebootTests } from "./reboot.ts"
 import { stateTests } from "./state.ts"
 
 const TESTS: readonly GuestTest[] = [
-  ...linuxTests, ...filesystemTests, ...bootTests, ...debianTests, ...stateTests, ...hotPlugTests, ...rebootTests, ...ideTests,
-  ...readmeTests
+  ...linuxTests, ...filesystemTests, ...bootTests, ...debianTests, ...stateTests, ...hotPlugTests, ...rebootTests, ...mmioTests,
+  ...ideTests, ...readmeTests
 ]
 
 if (process.argv[2] === "--child") await child(process.argv[3] ?? "", process.argv[4] ?? "", process.argv[5] ?? "")
