@@ -1,5 +1,6 @@
 /** The package in a page: browser.ts leads to no module of Node, and is index.ts without what needs one. */
 import { expect, it } from "vitest"
+import * as page from "../src/browser.ts"
 import { allImports } from "./architecture/imports.ts"
 import { exportsOf } from "./architecture/exports.ts"
 
@@ -36,4 +37,17 @@ it("browser.ts exports nothing that index.ts does not", () => {
   const own = exportsOf("browser.ts").map(({ name }) => name)
   expect(own.length).toBeGreaterThan(60)
   expect(own.filter((name) => !names.has(name))).toEqual([])
+})
+
+it("a page checks and repairs images in files that are open, and has no paths", () => {
+  const file = new page.MemoryFile()
+  page.createQcow2(file, { size: 1 << 20 })
+  expect(page.checkImage(file)).toMatchObject({ exitCode: 0 })
+  expect(page.repairImage(file, "all")).toMatchObject({ exitCode: 0 })
+  expect(
+    () => page.checkImage("disk.qcow2" as unknown as page.ImageFile),
+  ).toThrow(/^checkImage: the file must implement ImageFile, not the string/)
+  expect(() => page.repairImage(file, "most" as page.RepairMode)).toThrow(
+    /^repairImage: mode must be "leaks" or "all", not the string "most"/,
+  )
 })

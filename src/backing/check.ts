@@ -1,10 +1,11 @@
-/** Checks and repairs qcow2 images by path, or in a file that is open already. */
-import { checkOptions, checkValue, type Rules } from "../options.ts"
+/** Checks and repairs qcow2 images by path, in Node; or in a file that is open already, as check-file.ts does. */
+import { checkOptions, type Rules } from "../options.ts"
 import { BackingError } from "./backing.ts"
+import { checkImage as checkFile, checkRepairMode, repairImage as repairFile } from "./check-file.ts"
 import { LockedFile } from "./host/image-lock.ts"
-import { checkImageFile, type ImageFile } from "./image-file.ts"
-import { type CheckResult, checkQcow2 } from "./qcow2/check/check.ts"
-import { type RepairMode, repairQcow2 } from "./qcow2/check/repair.ts"
+import type { ImageFile } from "./image-file.ts"
+import type { CheckResult } from "./qcow2/check/check.ts"
+import type { RepairMode } from "./qcow2/check/repair.ts"
 import { probeFormat } from "./signatures.ts"
 
 /** Options of `checkImage` and `repairImage`. */
@@ -17,7 +18,6 @@ export interface CheckImageOptions {
 }
 
 const CHECK_IMAGE_RULES: Rules<CheckImageOptions> = { ignoreLocks: "boolean?" }
-const REPAIR_MODES: readonly RepairMode[] = ["leaks", "all"]
 
 /**
  * Checks a qcow2 image: reads all metadata, writes nothing, and does not look at backing files. Memory and time are bounded by the size of
@@ -27,8 +27,8 @@ const REPAIR_MODES: readonly RepairMode[] = ["leaks", "all"]
  * @throws TypeError for wrong arguments
  */
 export function checkImage(image: string | ImageFile, options: CheckImageOptions = {}): CheckResult {
-  checkArguments("checkImage", image, options)
-  return typeof image === "string" ? withFile(image, { ...options, readOnly: true }, checkQcow2) : checkQcow2(image)
+  checkOptions("checkImage", options, CHECK_IMAGE_RULES)
+  return typeof image === "string" ? withFile(image, { ...options, readOnly: true }, checkFile) : checkFile(image)
 }
 
 /**
@@ -38,14 +38,9 @@ export function checkImage(image: string | ImageFile, options: CheckImageOptions
  * @throws TypeError for wrong arguments
  */
 export function repairImage(image: string | ImageFile, mode: RepairMode, options: CheckImageOptions = {}): CheckResult {
-  checkArguments("repairImage", image, options)
-  checkValue("repairImage", "mode", mode, REPAIR_MODES)
-  return typeof image === "string" ? withFile(image, options, (file) => repairQcow2(file, mode)) : repairQcow2(image, mode)
-}
-
-function checkArguments(who: string, image: string | ImageFile, options: CheckImageOptions): void {
-  if (typeof image !== "string") checkImageFile(who, image)
-  checkOptions(who, options, CHECK_IMAGE_RULES)
+  checkOptions("repairImage", options, CHECK_IMAGE_RULES)
+  checkRepairMode(mode)
+  return typeof image === "string" ? withFile(image, options, (file) => repairFile(file, mode)) : repairFile(image, mode)
 }
 
 function withFile<T>(path: string, options: CheckImageOptions & { readonly readOnly?: boolean }, work: (file: ImageFile) => T): T {

@@ -23,6 +23,7 @@ export class DiskMap {
   readonly #context: CanvasRenderingContext2D
   #places: Place[] = []
   #changed: number[] = []
+  #lastChange = 0
 
   constructor(canvas: HTMLCanvasElement) {
     canvas.width = COLUMNS * CELL
@@ -46,10 +47,12 @@ export class DiskMap {
     for (const extent of overlay) cells.add(extent, base)
     const now = performance.now()
     cells.places.forEach((place, index) => {
-      if (place !== this.#places[index]) this.#changed[index] = now
+      if (place === this.#places[index]) return
+      this.#changed[index] = now
+      this.#lastChange = now
     })
     this.#places = cells.places
-    this.#draw()
+    if (now - this.#lastChange < 2 * GLOW) this.#draw()
     const counts = { overlay: 0, base: 0, zero: 0, missing: 0 }
     for (const place of this.#places) counts[place]++
     return counts
