@@ -117,6 +117,11 @@ describe("sequences by hand", () => {
     expect([...decompressed(frame([repeated]), 99)]).toEqual([
       1, 2, 3, 4, 5, 6, 7, 8, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 9, 10, 11, 17, 18, 19, 20,
     ])
+    // The third moves to the front, and the one before it becomes the third: 8, then 4.
+    const third = constant(literals, [8, 1, 0], 2, [[1, 1], [1, 1]])
+    expect([...decompressed(frame([third]), 99)]).toEqual([
+      1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 9, 10, 11, 12, 13, 14, 15, 16, 13, 14, 15, 17, 18, 19, 20,
+    ])
   })
 
   it("without literals the third of the latest is the first less one, and 0 is refused", () => {
