@@ -3,6 +3,7 @@ import { benchDevice } from "./device.ts"
 import { benchHold } from "./hold.ts"
 import { benchHttp } from "./http.ts"
 import { benchNbdClient } from "./nbd-client.ts"
+import { benchNbdServer } from "./nbd-server.ts"
 import { benchPaged } from "./paged.ts"
 import { benchQcow2 } from "./qcow2.ts"
 import { benchQemu } from "./qemu.ts"
@@ -10,7 +11,7 @@ import { benchRing } from "./ring.ts"
 
 const sections: Readonly<Record<string, () => void | Promise<void>>> = {
   ring: benchRing, device: benchDevice, hold: benchHold, paged: benchPaged, qemu: benchQemu, qcow2: benchQcow2, nbd: benchNbdClient,
-  http: benchHttp,
+  http: benchHttp, "nbd-server": benchNbdServer,
 }
 
 const wanted = process.argv.slice(2)
