@@ -5,7 +5,9 @@
 import { setImmediate as turn } from "node:timers/promises"
 import type { NbdServer } from "../../../src/backing/nbd/server/server.ts"
 import { FakeDisk } from "../../harness/fake-disk.ts"
-import { CMD, CMD_FLAG, type Command, ERROR, errorOf, expectSame, info, metaContext, NbdClient, OPT, u32 } from "../../support/nbd/client.ts"
+import {
+  CMD, CMD_FLAG, type Command, ERROR, errorOf, expectSame, info, metaContext, NbdClient, OPT, u32,
+} from "../../support/nbd/client.ts"
 import type { Rng } from "../../support/rng.ts"
 
 const SIZE = 300_000
