@@ -256,17 +256,21 @@ function takeCredentials(address: URL): Record<string, string> {
   address.username = ""
   address.password = ""
   const text = `${decodeURIComponent(username)}:${decodeURIComponent(password)}`
-  return { Authorization: `Basic ${btoa(String.fromCharCode(...new TextEncoder().encode(text)))}` }
+  return { authorization: `Basic ${btoa(String.fromCharCode(...new TextEncoder().encode(text)))}` }
 }
 
-/** Found out now and not with the first request, which would try again and again. */
+/** Each request has its own. */
+const OURS = ["range", "accept-encoding"]
+
+/** The headers by lower-case names. Wrong ones are found out now and not with the first request, which would try again and again. */
 function checkedHeaders(headers: Readonly<Record<string, string>>): Record<string, string> {
   for (const [name, value] of Object.entries(headers)) {
     if (typeof value !== "string") throw new TypeError(`httpFile: the header ${name} must be a string, not ${described(value)}`)
     const isValid = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/.test(name) && /^[\t\x20-\x7e\x80-\xff]*$/.test(value)
     if (!isValid) throw new TypeError(`httpFile: the header ${JSON.stringify(name.slice(0, 40))} is not one that HTTP can carry`)
+    if (OURS.includes(name.toLowerCase())) throw new TypeError(`httpFile: the header ${name} is set by httpFile itself; leave it out`)
   }
-  return { ...headers }
+  return Object.fromEntries(Object.entries(headers).map(([name, value]) => [name.toLowerCase(), value]))
 }
 
 function platformFetch(): HttpFetch {

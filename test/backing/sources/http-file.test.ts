@@ -84,13 +84,13 @@ describe("a server that behaves", () => {
     const file = open(server, { maxParallel: 3 })
     const reads = Array.from({ length: 60 }, () => ({ offset: random.below(SIZE), length: 1 + random.below(20_000) }))
     await file.size()
-    // Each answer waits until three requests are there, or the last one is.
+    // Each answer waits until three requests are there, or the last one is. One that is tried again comes after the last.
     let left = reads.filter(({ offset, length }) => offset + length > 65_536).length
     const held: (() => void)[] = []
     server.always = ({ answer }) => {
       left--
       held.push(answer)
-      if (held.length === 3 || left === 0) for (const release of held.splice(0)) release()
+      if (held.length === 3 || left <= 0) for (const release of held.splice(0)) release()
     }
     const results = await Promise.all(reads.map(({ offset, length }) => read(file, offset, length)))
     for (const [index, { offset, length }] of reads.entries()) {
@@ -128,6 +128,13 @@ describe("a server that behaves", () => {
     expect(file.path).toBe(server.url)
     expect(server.requests[0]?.url).toBe("/disk.img?key=secret")
     expect(server.requests[0]?.headers.authorization).toBe(`Basic ${Buffer.from("jürgen:p@ss").toString("base64")}`)
+  })
+
+  it("a user and a password in the URL go before a header of the user, however that is written", async () => {
+    const server = await serve()
+    const file = new HttpFile(server.url.replace("http://", "http://a:b@"), { headers: { AUTHORIZATION: "Bearer x" } }, new FakeClock())
+    await file.size()
+    expect(server.requests[0]?.headers.authorization).toBe(`Basic ${Buffer.from("a:b").toString("base64")}`)
   })
 
   it("a replaced fetch gets every request", async () => {
@@ -335,6 +342,7 @@ it("the options are checked", () => {
   expect(() => httpFile("http://host/", { maxParallel: 0 })).toThrow(RangeError)
   expect(() => httpFile("http://host/", { headers: { "Bad Name": "x" } })).toThrow('httpFile: the header "Bad Name" is not one that HTTP')
   expect(() => httpFile("http://host/", { headers: { Good: "a\r\nEvil: b" } })).toThrow("is not one that HTTP can carry")
+  expect(() => httpFile("http://host/", { headers: { range: "bytes=0-1" } })).toThrow("the header range is set by httpFile itself")
   expect(() => httpFile("http://host/", { timout: 1 } as HttpFileOptions)).toThrow('did you mean "timeout"?')
   expect(httpFile(new URL("http://host/a%20b?q#h")).path).toBe("http://host/a%20b")
 })
