@@ -29,7 +29,7 @@ export interface OpenDiskOptions {
    * like another format on the next opening; state "raw" to allow them.
    */
   readonly format?: ImageFormat
-  /** Nothing is written to the source. Backing images are never written. Default: as the source is. */
+  /** True: nothing is written to the source. False: a source that is read-only is refused. Default: as the source is. */
   readonly readOnly?: boolean
   /**
    * The source for a backing image that an image names. The name comes from the image, so what it may reach is to be judged here when the
@@ -101,6 +101,10 @@ class DiskOpening {
 
   async open(source: DiskSource): Promise<VirtioBacking> {
     const { format, readOnly } = this.#options
+    if (readOnly === false && source.readOnly) {
+      const path = isBacking(source) ? undefined : source.path
+      throw new BackingError("read-only", "the source is read-only, so it cannot be opened for writing; leave out readOnly", { path })
+    }
     if (isBacking(source)) return this.#asItIs(source)
     if (!isImageFile(source) && format === "raw" && source.disk !== undefined) {
       const disk = await source.disk({ readOnly: readOnly ?? source.readOnly })

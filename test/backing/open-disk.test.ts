@@ -119,7 +119,7 @@ describe(`openDisk, seed ${seed}`, () => {
 describe("openDisk refuses", () => {
   const chained = (): MemoryFile => overlay({ backing: "next", format: "qcow2" })
 
-  it("QC-BF-05 an image in its own chain, and a chain without an end; what backing returned is closed", async () => {
+  it("QC-BF-08 an image in its own chain, and a chain without an end; what backing returned is closed", async () => {
     const itself = chained()
     expect((await failure(() => openDisk(itself, { backing: () => itself }))).message).toContain("in its own chain of backing images")
     const given: LateFile[] = []
@@ -156,6 +156,33 @@ describe("openDisk refuses", () => {
       }
       expect(error).toMatchObject({ name: "BackingError", code: "io", cause })
     }
+  })
+
+  it("to write to what is read-only: whoever asks for it hears of it at once, not from the guest", async () => {
+    const bytes = new Uint8Array(4096)
+    const sources = [
+      MemoryFile.from(bytes, { readOnly: true }),
+      late(MemoryFile.from(bytes), true),
+      MemoryBacking.from(bytes, { readOnly: true }),
+    ]
+    for (const source of sources) {
+      expect((await failure(() => openDisk(source, { readOnly: false }))).code).toBe("read-only")
+      expect((await openDisk(source)).readOnly).toBe(true)
+    }
+  })
+
+  it("QC-BF-07 to guess the format of a backing image, unless it is allowed", async () => {
+    const file = overlay({ backing: "base" })
+    const bytes = file.bytes()
+    // The header extension that states the format: its type becomes an unknown one.
+    const at = Buffer.from(bytes).indexOf(Buffer.from([0xe2, 0x79, 0x2a, 0xca]))
+    bytes.set([0x12, 0x34, 0x56, 0x78], at)
+    const open = (probeBackingFormat: boolean): Promise<Uint8Array> =>
+      contentOf(late(MemoryFile.from(bytes.slice())), {
+        backing: () => late(MemoryFile.from(new Uint8Array(512).fill(3)), true), probeBackingFormat,
+      })
+    expect((await failure(() => open(false))).message).toContain("guessing is not safe")
+    expect((await open(true)).subarray(0, 513)).toEqual(Uint8Array.from({ length: 513 }, (_, index) => (index < 512 ? 3 : 0)))
   })
 
   it("arguments that are none", async () => {
