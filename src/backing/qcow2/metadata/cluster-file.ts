@@ -75,7 +75,7 @@ export class ClusterFile {
   readv(buffers: readonly Uint8Array[], offset: number, length: number): void {
     const only = buffers.length === 1 ? buffers[0] : undefined
     if (only !== undefined) {
-      this.read(only, offset)
+      this.readInto(only, 0, only.length, offset)
       return
     }
     const done = this.#file.readv(buffers, offset)
@@ -96,7 +96,7 @@ export class ClusterFile {
   writev(buffers: readonly Uint8Array[], offset: number, length: number): void {
     const only = buffers.length === 1 ? buffers[0] : undefined
     if (only !== undefined) {
-      this.write(only, offset)
+      this.writeFrom(only, 0, only.length, offset)
       return
     }
     this.claim(offset + length)
