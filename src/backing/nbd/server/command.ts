@@ -2,7 +2,7 @@
 import type { VirtioBacking } from "../../backing.ts"
 import type { Request } from "../transmission-messages.ts"
 import type { ByteQueue } from "./byte-queue.ts"
-import { discard, flush, write, writeZeroes, zeroesAtOnce } from "./disk-calls.ts"
+import { discard, flush, write, writePiece, writeZeroes, zeroesAtOnce } from "./disk-calls.ts"
 import { type Refusal, simpleReply } from "./replies.ts"
 
 /** What a command needs of the session that runs it. */
@@ -32,9 +32,6 @@ export interface Command {
   /** The command is over before its end: it failed, or the client has gone. */
   abandon(): void
 }
-
-/** Bytes of a write that are done in one call; a piece ends on a multiple of it. */
-const WRITE_PIECE = 1 << 20
 
 /** A command that answers with success and nothing else. */
 abstract class PlainCommand implements Command {
@@ -115,7 +112,7 @@ export class WriteCommand extends ChangingCommand {
   }
 
   protected lengthOf(offset: number, left: number): number {
-    return Math.min(left, WRITE_PIECE - (offset % WRITE_PIECE))
+    return writePiece(this.client.backing, offset, left)
   }
 
   protected change(offset: number, length: number): void | Promise<void> {

@@ -13,8 +13,9 @@ import type { Agreement, Phase, Wire } from "./wire.ts"
 
 /** Bytes that are collected for one write of several answers. */
 const CORKED = 1 << 16
-/** Milliseconds that a client has to take its last answers, and to close its end. */
-const LINGER_MS = 10_000
+/** Milliseconds that a client has to take its last answers, and then to close its end. */
+const LAST_ANSWERS_MS = 10_000
+const LINGER_MS = 1000
 
 /** What all connections of a server share. */
 export interface Shared {
@@ -111,10 +112,12 @@ export class Connection implements Wire {
     this.flush()
     this.#isEnding = true
     this.#inbox.clear()
-    this.#socket.end()
+    this.#setTimer(LAST_ANSWERS_MS, () => this.destroy())
+    this.#socket.end(() => {
+      if (!this.#isClosed) this.#setTimer(LINGER_MS, () => this.destroy())
+    })
     // What still comes is read and forgotten: closing over unread bytes resets a TCP connection, and takes answers on their way with it.
     this.#socket.resume()
-    this.#setTimer(LINGER_MS, () => this.destroy())
   }
 
   /** The server closes: what was asked is answered, and then the connection ends. A client that has not chosen an export goes at once. */

@@ -46,6 +46,25 @@ export function zeroesAtOnce(backing: VirtioBacking, mayUnmap: boolean): number 
   return Math.max(mayUnmap ? (backing.unmapsAtOnce ?? zeroes) : zeroes, 512)
 }
 
+/** Bytes that a read or a write does in one call, a millisecond's work; less where each cluster may have to be decompressed. */
+const PIECE = 1 << 18
+const SLOW_PIECE = 1 << 16
+/** A cluster that is written in two calls may be copied in between; larger ones than this are cut all the same. */
+const WHOLE_CLUSTER = 1 << 22
+
+/** Bytes to read in one call, of `left` from `offset`. A piece ends on a multiple of its size. */
+export function readPiece(backing: VirtioBacking, offset: number, left: number): number {
+  const size = backing.slow === true ? SLOW_PIECE : PIECE
+  return Math.min(left, size - (offset % size))
+}
+
+/** Bytes to write in one call, as `readPiece`; whole clusters where they are larger than a piece. */
+export function writePiece(backing: VirtioBacking, offset: number, left: number): number {
+  const cluster = Math.min(backing.discardGranularity ?? 512, WHOLE_CLUSTER)
+  const size = Math.max(backing.slow === true ? SLOW_PIECE : PIECE, cluster)
+  return Math.min(left, size - (offset % size))
+}
+
 const DEFAULT_AT_ONCE = 16 << 20
 /** Below this many bytes a disk may write the zeroes, or look for them, though it is fast with more. */
 const FAST_ZERO_MINIMUM = 4 << 20

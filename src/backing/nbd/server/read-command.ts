@@ -6,15 +6,12 @@
 import type { Request } from "../transmission-messages.ts"
 import { type BufferPool, POOLED_PAYLOAD, type PooledBuffer } from "./buffer-pool.ts"
 import type { Client, Command } from "./command.ts"
-import { read } from "./disk-calls.ts"
+import { read, readPiece } from "./disk-calls.ts"
 import { dataChunk, emptyChunk, simpleData, simpleReply } from "./replies.ts"
-
-/** Bytes that are read in one call; a piece ends on a multiple of it. */
-const PIECE = POOLED_PAYLOAD
 
 /** Bytes of memory that a read of `length` bytes needs. */
 export function readMemory(length: number, isWhole: boolean): number {
-  return isWhole ? length : Math.min(length, PIECE)
+  return isWhole ? length : Math.min(length, POOLED_PAYLOAD)
 }
 
 export class ReadCommand implements Command {
@@ -47,7 +44,7 @@ export class ReadCommand implements Command {
     const left = this.request.length - this.#done
     if (left === 0) return
     const offset = this.position
-    this.#piece = Math.min(left, PIECE - (offset % PIECE))
+    this.#piece = readPiece(this.#client.backing, offset, left)
     this.#buffer ??= this.#pool.take(this.#isWhole ? this.request.length : this.#piece)
     const { bytes, start } = this.#buffer
     return read(this.#client.backing, bytes, this.#isWhole ? start + this.#done : start, this.#piece, offset)

@@ -285,6 +285,24 @@ describe("an end", () => {
     await expect(server.connect()).rejects.toThrow()
   })
 
+  it("of the server waits for a second for a client that leaves its end open", async () => {
+    vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] })
+    try {
+      const server = await serve({ exports: [{ backing: new FakeDisk({ size: MiB }) }], closeTimeout: 100_000 })
+      const client = await connected(server)
+      const closing = server.server.close()
+      await client.rest()
+      for (let turn = 0; turn < 20; turn++) await settled()
+      vi.advanceTimersByTime(999)
+      for (let turn = 0; turn < 20; turn++) await settled()
+      expect(server.server.clients).toBe(1)
+      vi.advanceTimersByTime(1)
+      await closing
+    } finally {
+      vi.useRealTimers()
+    }
+  })
+
   it("of the server does not wait for ever for a client that does not read", async () => {
     const disk = new FakeDisk({ size: 4 * MiB })
     const server = await serve({ exports: [{ backing: disk }], closeTimeout: 1 })

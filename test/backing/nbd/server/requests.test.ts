@@ -61,6 +61,14 @@ describe("reads", () => {
     },
   )
 
+  it("from a disk that is slow are done in small pieces, so that the thread is free soon", async () => {
+    Object.assign(disk, { slow: true })
+    const { data, chunks } = await structuredRead(await connected({ structured: true }), 1000, 200_000)
+    expectSame(data, model.subarray(1000, 201_000))
+    expect(chunks).toBe(4)
+    expect(disk.log.map(({ length }) => length)).toEqual([64_536, 65_536, 65_536, 4392])
+  })
+
   it("of no bytes, also at the end", async () => {
     const client = await connected()
     expect(await client.readDisk(SIZE, 0)).toEqual(Buffer.alloc(0))
@@ -180,6 +188,18 @@ describe("writes", () => {
       disk.failing = () => new BackingError(code, "injected")
       expect(await client.perform({ type: CMD.write, length: 1, payload: Buffer.alloc(1) })).toBe(error)
     }
+  })
+
+  it("are done in pieces, but whole clusters are written in one call", async () => {
+    const lengths = async (members: object): Promise<number[]> => {
+      Object.assign(disk, members)
+      await (await connected()).perform({ type: CMD.write, offset: 0, length: 1 << 20, payload: Buffer.alloc(1 << 20) })
+      return disk.log.splice(0).map(({ length }) => length)
+    }
+    expect(await lengths({})).toEqual([262_144, 262_144, 262_144, 262_144])
+    expect(await lengths({ discardGranularity: 524_288 })).toEqual([524_288, 524_288])
+    expect(await lengths({ discardGranularity: 1 << 30 })).toEqual([1 << 20])
+    expect((await lengths({ discardGranularity: 4096, slow: true })).length).toBe(16)
   })
 
   it("go to a disk that has no pwritev", async () => {
