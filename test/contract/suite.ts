@@ -200,6 +200,33 @@ export function contractSuite({ name, open }: Contestant): void {
       await expectAll(disk, model)
     })
 
+    it("QC-L2-02 what it says of its allocation is true: no gaps, zeroes where it says so, space where there is data", async () => {
+      const { disk } = await start()
+      if (disk.allocation === undefined) return
+      const rng = new Rng(8)
+      const written = rng.bytes(40_000)
+      await disk.pwrite(written, 100_000)
+      if (disk.writeZeroes !== undefined) {
+        await disk.writeZeroes(10_000, 90_000, true)
+        await disk.writeZeroes(200_000, 30_000, false)
+      }
+      await disk.discard?.(240_000, 20_000)
+      for (let round = 0; round < 20; round++) {
+        const begin = rng.chance(0.3) ? 0 : rng.below(disk.size)
+        const end = rng.chance(0.3) ? disk.size : rng.between(begin + 1, disk.size)
+        for (let at = begin; at < end;) {
+          const { length, isAllocated, isZero } = await disk.allocation(at, end - at)
+          expect(length, `from ${at} to ${end}`).toBeGreaterThan(0)
+          expect(length, `from ${at} to ${end}`).toBeLessThanOrEqual(end - at)
+          const content = new Uint8Array(length)
+          await disk.pread(content, at)
+          if (isZero) expect(content.findIndex((byte) => byte !== 0), `zeroes from ${at}`).toBe(-1)
+          if (at < 140_000 && at + length > 100_000) expect({ at, isAllocated, isZero }).toEqual({ at, isAllocated: true, isZero: false })
+          at += length
+        }
+      }
+    })
+
     it("close may be called twice; everything else fails with `closed` afterwards", async () => {
       const { disk } = await start()
       await disk.close()
@@ -214,6 +241,7 @@ export function contractSuite({ name, open }: Contestant): void {
       if (disk.flush !== undefined) expect(await codeOf(() => disk.flush?.())).toBe("closed")
       if (disk.discard !== undefined) expect(await codeOf(() => disk.discard?.(0, 512))).toBe("closed")
       if (disk.writeZeroes !== undefined) expect(await codeOf(() => disk.writeZeroes?.(0, 512, true))).toBe("closed")
+      if (disk.allocation !== undefined) expect(await codeOf(async () => void (await disk.allocation?.(0, 512)))).toBe("closed")
     })
   })
 }
