@@ -49,8 +49,18 @@ function cutPages(cache: PageCache, size: number, before: number): void {
   }
 }
 
+/** Bytes that are zeroed at a time: within 2 ms. Whole pages beyond that are dropped: what is loaded again is zeroed then. */
+const MOST_ZEROED = 16 << 20
+
 function zeroPages(cache: PageCache, change: Change & { readonly kind: "zero" }): void {
   const { pageSize } = cache
-  const last = Math.floor((change.offset + change.length - 1) / pageSize)
-  for (const page of cache.within(Math.floor(change.offset / pageSize), last)) applyChange(change, page.bytes, page.index * pageSize)
+  const end = change.offset + change.length
+  let zeroed = 0
+  for (const page of cache.within(Math.floor(change.offset / pageSize), Math.floor((end - 1) / pageSize))) {
+    const start = page.index * pageSize
+    const isWhole = change.offset <= start && start + pageSize <= end
+    if (isWhole && zeroed >= MOST_ZEROED) cache.remove(page)
+    else applyChange(change, page.bytes, start)
+    zeroed += pageSize
+  }
 }

@@ -3,6 +3,7 @@ import { describe, expect, it } from "vitest"
 import { BackingError } from "../../../src/backing/backing.ts"
 import { AwaitedDisk } from "../../../src/backing/paging/awaited-disk.ts"
 import { PagedFile, type PagedFileOptions } from "../../../src/backing/paging/paged-file.ts"
+import { untilLoaded } from "../../../src/backing/paging/until-loaded.ts"
 import { createQcow2 } from "../../../src/backing/qcow2/create.ts"
 import { RawBacking } from "../../../src/backing/raw.ts"
 import { openInMemory } from "../../support/images.ts"
@@ -227,6 +228,22 @@ describe("zeroes and holes", () => {
     expect(source.counts).toMatchObject({ punch: 2, write: 0 })
     expect(inner.toBytes().every((byte) => byte === 0)).toBe(true)
     await disk.close()
+  })
+
+  it("a range of zeroes over much that is in memory holds nobody up: most of it is dropped, and reads as zeroes", async () => {
+    const size = 24 << 20
+    const inner = MemoryFile.of(new Rng(seed).bytes(size))
+    const file = await PagedFile.open(new LateFile(inner, new Rng(seed)), { pageSize: PAGE, cacheSize: size })
+    await untilLoaded(() => file.read(new Uint8Array(size), 0))
+    expect(file.cachedBytes).toBeGreaterThanOrEqual(size)
+    expect(file.punchHole?.(100, size - 200)).toBe(true)
+    expect(file.cachedBytes).toBeLessThan(17 << 20)
+    const content = new Uint8Array(size)
+    await untilLoaded(() => file.read(content, 0))
+    expect([content[99], content[size - 100]]).toEqual([inner.toBytes()[99], inner.toBytes()[size - 100]])
+    expect(content.subarray(100, size - 100).every((byte) => byte === 0)).toBe(true)
+    file.close()
+    await file.released()
   })
 
   it("a source that can be written but lacks a method to do so is refused: what is written must not get lost", async () => {
