@@ -127,3 +127,31 @@ describe("blocks by hand", () => {
     ["an end without its block", "ends inside", bits(FIXED, literal(1))],
   ])("%s: refused", (_, message, stream) => expect(() => inflated(stream, 99)).toThrow(message))
 })
+
+describe("bounded effort: more blocks than any encoder writes are refused", () => {
+  const repeated = (bytes: Uint8Array, times: number): Uint8Array => new Uint8Array(Buffer.concat(new Array<Uint8Array>(times).fill(bytes)))
+  /** Eight blocks of the fixed code, each with nothing but its end. */
+  const fixedBlocks = bits(...new Array<string>(8).fill("0100000000"))
+  const storedBlock = Uint8Array.of(0, 0, 0, 0xff, 0xff)
+  /** With a code of its own, of symbol 256 alone. The precode has the symbols 0, 1 and 18; its order is 16, 17, 18, 0, ..., 1. */
+  const ownCode: (string | [number, number])[] = [
+    [4, 3], [0, 5], [0, 5], [14, 4], [0, 3], [0, 3], [2, 3], [1, 3], ...new Array<[number, number]>(13).fill([0, 3]), [2, 3],
+    "11", [138 - 11, 7], "11", [118 - 11, 7], "10", "0", "0",
+  ]
+  const ownCodeBlocks = bits(...new Array<typeof ownCode>(8).fill(ownCode).flat())
+
+  it.each<[string, Uint8Array, number, number, number]>([
+    ["empty blocks of the fixed code", fixedBlocks, 8, 800, 2000],
+    ["empty blocks with a code of their own", ownCodeBlocks, 8, 160, 400],
+    ["empty stored blocks", storedBlock, 1, 800, 2000],
+  ])("%s", (_, blocks, count, few, many) => {
+    const last = bits([3, 3], "0000000")
+    expect(inflated(new Uint8Array([...repeated(blocks, few / count), ...last]), 4096)).toHaveLength(0)
+    expect(() => inflated(new Uint8Array([...repeated(blocks, many / count), ...last]), 4096)).toThrow("more blocks than any encoder")
+  })
+
+  it("what zlib makes with the least memory, in the shortest blocks, is decompressed", () => {
+    const content = makeContent("text", 300_000, 3)
+    expect(isEqual(inflated(deflateRawSync(content, { memLevel: 1, windowBits: 9 }), content.length), content)).toBe(true)
+  })
+})

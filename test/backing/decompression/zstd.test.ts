@@ -228,3 +228,37 @@ describe("Huffman tables by hand", () => {
     expect(() => decompressed(frame([block(2, [0x56, 0x40, 2, 129, 0x11, 1, 0, 1, 0, 1, 0, 1, 1, 1, 1, 0])]), 99)).toThrow("ends too early")
   })
 })
+
+describe("bounded effort: more blocks and tables than any encoder writes are refused", () => {
+  const many = (bytes: readonly number[], times: number): number[][] =>
+    [block(1, [7], 8, false), ...new Array<number[]>(times).fill([...bytes]), block(0, [])]
+  /** One sequence, of three bytes from four back. Its three tables are described: 32 states for symbol 0 each. */
+  const described = block(2, [0, 1, 0xa8, 0xf0, 3, 0xf0, 3, 0xf0, 3, ...backward([[0, 15]])], undefined, false)
+  /** Literals with a Huffman table of 2^11 entries. */
+  const coded = block(2, [0x12, 0, 0x02, 138, 0xba, 0x98, 0x76, 0x54, 0x32, 0x10, 3, 0], undefined, false)
+
+  it.each<[string, readonly number[], number, number]>([
+    ["empty raw blocks", block(0, [], 0, false), 400, 800],
+    ["empty repeated blocks", block(1, [0], 0, false), 400, 800],
+    ["blocks without literals and sequences", block(2, [0, 0], undefined, false), 400, 800],
+    ["tables for one sequence each", described, 30, 100],
+    ["tables for one literal each", coded, 90, 200],
+  ])("%s", (_, bytes, few, much) => {
+    expect(() => decompressed(frame(many(bytes, few)), 4096)).not.toThrow()
+    expect(() => decompressed(frame(many(bytes, much)), 4096)).toThrow("more blocks than any encoder")
+  })
+
+  it.each<[string, Uint8Array]>([["frames", frame([block(0, [])])], ["frames to skip", skippable([])]])("empty %s", (_, bytes) => {
+    expect(decompressed(joined(...new Array<Uint8Array>(200).fill(bytes)), 4096)).toHaveLength(0)
+    expect(() => decompressed(joined(...new Array<Uint8Array>(800).fill(bytes)), 4096)).toThrow("more blocks than any encoder")
+  })
+
+  itWithZstd("the shortest blocks that zstd makes are decompressed", () => {
+    for (const kind of CONTENT_KINDS) {
+      const content = makeContent(kind, 300_000, 11)
+      for (const options of [["-19", "--zstd=wlog=10"], ["-3", "--zstd=wlog=10"]]) {
+        expect(isEqual(decompressed(runZstd(content, ...options), content.length), content), `${kind} ${options.join(" ")}`).toBe(true)
+      }
+    }
+  })
+})

@@ -1,7 +1,8 @@
 /** inflateRaw: a raw deflate stream (RFC 1951, without header and checksum) into a buffer of the caller's, in bounded time and memory. */
 import { DecompressionError } from "../decompression-error.ts"
+import { Effort } from "../effort.ts"
 import { type InflateState, inflateCodes } from "./codes.ts"
-import { distanceTable, FIXED_LENGTHS, lengthTable, ORDER_OF_LENGTHS, precodeTable } from "./tables.ts"
+import { distanceTable, fixedDistanceTable, fixedLengthTable, lengthTable, ORDER_OF_LENGTHS, precodeTable } from "./tables.ts"
 import { ENTRY } from "./huffman-table.ts"
 
 const BLOCK_TYPE = { STORED: 0, FIXED: 1, DYNAMIC: 2 } as const
@@ -13,6 +14,11 @@ const MOST_LENGTHS = 286
 const MOST_DISTANCES = 30
 
 const END_OF_BLOCK = 256
+
+/** Charged for a block. zlib writes one for 127 bytes at the least (memLevel 1), but also empty ones where its user flushes. */
+const BLOCK_EFFORT = 16
+/** Charged for a block with tables beside that: they pay only where a block is long. */
+const TABLES_EFFORT = 84
 
 /** A copy of the input with zeroes after it, so that the loops need not look where it ends. Grows to the longest input. */
 let padded = new Uint8Array(0)
@@ -33,29 +39,31 @@ export function inflateRaw(input: Uint8Array, output: Uint8Array): number {
     data: new DataView(padded.buffer), position: 0, end: input.length * 8, bytes: output,
     view: new DataView(output.buffer, output.byteOffset, output.byteLength), length: 0,
   }
+  const effort = new Effort(output.length)
   for (let isLast = false; !isLast && state.length < output.length;) {
     isLast = readBits(state, 1) === 1
-    inflateBlock(state, readBits(state, 2))
+    inflateBlock(state, readBits(state, 2), effort)
   }
   return state.length
 }
 
-function inflateBlock(state: InflateState, type: number): void {
+function inflateBlock(state: InflateState, type: number, effort: Effort): void {
+  effort.spend(BLOCK_EFFORT)
   switch (type) {
     case BLOCK_TYPE.STORED:
       copyStored(state)
       return
     case BLOCK_TYPE.FIXED:
-      lengthTable().build(FIXED_LENGTHS, 0, 288, false)
-      distanceTable().build(FIXED_LENGTHS, 288, 32, false)
-      break
+      inflateCodes(state, fixedLengthTable(), fixedDistanceTable())
+      return
     case BLOCK_TYPE.DYNAMIC:
+      effort.spend(TABLES_EFFORT)
       readTables(state)
-      break
+      inflateCodes(state, lengthTable(), distanceTable())
+      return
     default:
       throw new DecompressionError("a deflate block has a reserved type")
   }
-  inflateCodes(state, lengthTable(), distanceTable())
 }
 
 /** The next `count` bits, at most 16. @throws DecompressionError when the input ends before */

@@ -5,7 +5,7 @@ import { ENTRY, HuffmanTable, KIND, NO_CODE } from "./huffman-table.ts"
 export const ORDER_OF_LENGTHS = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15] as const
 
 /** The lengths of the fixed codes: 288 for literals and lengths, then 32 for distances. */
-export const FIXED_LENGTHS = Uint8Array.from({ length: 320 }, (_, at) => (at < 144 ? 8 : at < 256 ? 9 : at < 280 ? 7 : at < 288 ? 8 : 5))
+const FIXED_LENGTHS = Uint8Array.from({ length: 320 }, (_, at) => (at < 144 ? 8 : at < 256 ? 9 : at < 280 ? 7 : at < 288 ? 8 : 5))
 
 const MOST_LENGTH = 258
 
@@ -41,13 +41,41 @@ function distanceSymbols(): Int32Array {
 let lengths: HuffmanTable | undefined
 let distances: HuffmanTable | undefined
 let precode: HuffmanTable | undefined
+let fixedLengths: HuffmanTable | undefined
+let fixedDistances: HuffmanTable | undefined
 
+/** For the codes that a block brings along. */
 export function lengthTable(): HuffmanTable {
-  return (lengths ??= new HuffmanTable("literals and lengths", 10, lengthSymbols()))
+  return (lengths ??= newLengthTable())
 }
 
 export function distanceTable(): HuffmanTable {
-  return (distances ??= new HuffmanTable("distances", 9, distanceSymbols()))
+  return (distances ??= newDistanceTable())
+}
+
+/** Of the fixed code: built once, for a block may take no more than ten bits. */
+export function fixedLengthTable(): HuffmanTable {
+  if (fixedLengths === undefined) {
+    fixedLengths = newLengthTable()
+    fixedLengths.build(FIXED_LENGTHS, 0, 288, false)
+  }
+  return fixedLengths
+}
+
+export function fixedDistanceTable(): HuffmanTable {
+  if (fixedDistances === undefined) {
+    fixedDistances = newDistanceTable()
+    fixedDistances.build(FIXED_LENGTHS, 288, 32, false)
+  }
+  return fixedDistances
+}
+
+function newLengthTable(): HuffmanTable {
+  return new HuffmanTable("literals and lengths", 10, lengthSymbols())
+}
+
+function newDistanceTable(): HuffmanTable {
+  return new HuffmanTable("distances", 9, distanceSymbols())
 }
 
 /** Of the lengths of the codes of a block. */

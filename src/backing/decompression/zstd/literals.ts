@@ -13,6 +13,8 @@ export class Literals {
   view: DataView
   start = 0
   count = 0
+  /** Tables that the last block described. */
+  describedTables = 0
   readonly #decoded = new Uint8Array(MOST_LITERALS)
   readonly #decodedView = new DataView(this.#decoded.buffer)
   /** Kept for blocks that use the code of the one before. */
@@ -35,6 +37,7 @@ export class Literals {
   read(data: DataView, bytes: Uint8Array, start: number, end: number, mostBlock: number): number {
     const first = byteAt(data, start, end)
     const type = first & 3
+    this.describedTables = type === LITERALS_TYPE.COMPRESSED ? 1 : 0
     if (type === LITERALS_TYPE.COMPRESSED || type === LITERALS_TYPE.TREELESS) {
       return this.#readCompressed(data, bytes, { start, end, mostBlock })
     }

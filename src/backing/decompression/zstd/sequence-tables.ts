@@ -9,6 +9,8 @@ const MODE = { PREDEFINED: 0, RLE: 1, FSE_COMPRESSED: 2, REPEAT: 3 } as const
 export class SequenceTable {
   /** The table that the last `read` chose. */
   current: FseTable
+  /** The last `read` built it. */
+  isDescribed = false
   readonly #alphabet: SequenceAlphabet
   readonly #predefined: FseTable
   readonly #own: FseTable
@@ -33,6 +35,7 @@ export class SequenceTable {
    */
   read(mode: number, bytes: Uint8Array, start: number, end: number): number {
     const { name, highestCode } = this.#alphabet
+    this.isDescribed = mode === MODE.FSE_COMPRESSED
     if (mode === MODE.REPEAT) {
       if (!this.#isSet) throw new DecompressionError(`a zstd block repeats a table of ${name} that there is not`)
       return start

@@ -34,6 +34,8 @@ export class Sequences {
   #end = 0
   #position = 0
   readonly #states = new Int32Array(3)
+  /** Tables that the last block described. */
+  describedTables = 0
 
   /** A frame begins. */
   reset(): void {
@@ -55,6 +57,7 @@ export class Sequences {
     const modesAt = start + countLength
     if (start >= end || modesAt > end) throw corrupt("sequences that end too early")
     this.#left = readCount(data, start, first)
+    this.describedTables = 0
     if (this.#left === 0) {
       if (modesAt !== end) throw corrupt("data after its last sequence")
       return
@@ -65,6 +68,7 @@ export class Sequences {
     let at = this.#literalLengthTable.read(modes >>> 6, bytes, modesAt + 1, end)
     at = this.#offsetTable.read((modes >>> 4) & 3, bytes, at, end)
     at = this.#matchLengthTable.read((modes >>> 2) & 3, bytes, at, end)
+    this.describedTables = [this.#literalLengthTable, this.#offsetTable, this.#matchLengthTable].filter((table) => table.isDescribed).length
     this.#data = data
     this.#end = at * 8
     this.#position = startBackward(data, at, end)

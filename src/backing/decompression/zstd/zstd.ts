@@ -1,5 +1,6 @@
 /** decompressZstd: zstd frames into a buffer of the caller's. RFC 8878. Dictionaries are refused; time and memory are bounded. */
 import { DecompressionError } from "../decompression-error.ts"
+import { Effort } from "../effort.ts"
 import { copyRest, copySequences, type Output } from "./copy.ts"
 import {
   BLOCK_HEADER_SIZE, BLOCK_TYPE, checkLeft, CHECKSUM_SIZE, type FrameHeader, readBlockHeader, readFrameHeader, skippableLength,
@@ -12,6 +13,11 @@ import { checksumOf } from "./xxhash64.ts"
 const MOST_INPUT = 2 ** 27
 /** An offset of more bits than `MOST_OFFSET_BITS` is beyond an output of this length. */
 const MOST_OUTPUT = 2 ** 24
+
+/** Charged for a frame, to be skipped or not, and for a block. */
+const STEP_EFFORT = 32
+/** Charged for a table that a block describes. A block has four at most; a window of 1 KiB, the shortest, makes blocks of 1 KiB. */
+const TABLE_EFFORT = 128
 
 /** Made with the first frame, and used for every frame: some 150 KiB. */
 let literals: Literals | undefined
@@ -31,15 +37,17 @@ export function decompressZstd(input: Uint8Array, output: Uint8Array): number {
   const target: Output = {
     bytes: output, view: new DataView(output.buffer, output.byteOffset, output.byteLength), frameStart: 0, length: 0,
   }
+  const effort = new Effort(output.length)
   for (let at = 0; at < input.length && target.length < output.length;) {
+    effort.spend(STEP_EFFORT)
     const skippable = skippableLength(data, at)
-    at = skippable > 0 ? at + skippable : decompressFrame(data, input, at, target)
+    at = skippable > 0 ? at + skippable : decompressFrame(data, input, at, { output: target, effort })
   }
   return target.length
 }
 
 /** Decompresses the frame at `start` and returns the position after it. */
-function decompressFrame(data: DataView, input: Uint8Array, start: number, output: Output): number {
+function decompressFrame(data: DataView, input: Uint8Array, start: number, { output, effort }: Pick<Frame, "output" | "effort">): number {
   const header = readFrameHeader(data, start)
   const { contentSize, hasChecksum } = header
   const room = output.bytes.length - output.length
@@ -51,7 +59,7 @@ function decompressFrame(data: DataView, input: Uint8Array, start: number, outpu
   sequences ??= new Sequences()
   literals.reset()
   sequences.reset()
-  let at = decompressBlocks(data, input, start + header.length, { header, output, literals, sequences })
+  let at = decompressBlocks(data, input, start + header.length, { header, output, effort, literals, sequences })
   const length = output.length - output.frameStart
   if (contentSize !== undefined && length !== contentSize) {
     throw new DecompressionError(`a zstd frame of ${contentSize} bytes holds ${length}`)
@@ -69,6 +77,7 @@ function decompressFrame(data: DataView, input: Uint8Array, start: number, outpu
 interface Frame {
   readonly header: FrameHeader
   readonly output: Output
+  readonly effort: Effort
   readonly literals: Literals
   readonly sequences: Sequences
 }
@@ -81,6 +90,7 @@ function decompressBlocks(data: DataView, input: Uint8Array, start: number, fram
     const size = block >>> 3
     const type = (block >>> 1) & 3
     at += BLOCK_HEADER_SIZE
+    frame.effort.spend(STEP_EFFORT)
     const stored = type === BLOCK_TYPE.RLE ? 1 : size
     checkLeft(data, at, stored)
     if (size > frame.header.mostBlock) throw new DecompressionError(`a zstd block of ${size} bytes is longer than it may be`)
@@ -99,11 +109,12 @@ function decompressBlocks(data: DataView, input: Uint8Array, start: number, fram
 
 /** Decompresses the compressed block in the bytes from `start` to `end`. */
 function decompressBlock(data: DataView, input: Uint8Array, start: number, end: number, frame: Frame): void {
-  const { output, literals: texts, sequences: copies } = frame
+  const { output, effort, literals: texts, sequences: copies } = frame
   const { mostBlock } = frame.header
   const limit = Math.min(output.bytes.length, output.length + mostBlock)
   const sequencesAt = texts.read(data, input, start, end, mostBlock)
   copies.open(data, input, sequencesAt, end)
+  effort.spend((texts.describedTables + copies.describedTables) * TABLE_EFFORT)
   while (copies.left > 0) copySequences(output, texts, copies, copies.decode(), limit)
   copyRest(output, texts, limit)
 }
