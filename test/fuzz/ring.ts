@@ -54,11 +54,11 @@ for (let round = 0; round < rounds; round++) {
 add(fuzzer.counts)
 
 for (let device = 0; device < registers; device++) {
-  const one = new MmioRegisterFuzzer(new Rng(seed + device), device % 2 === 0 ? 2 : 1)
+  const one = new MmioRegisterFuzzer(new Rng(seed + device), (seed + device) % 2 === 0 ? 2 : 1)
   try {
     await one.run(1000)
   } catch (error) {
-    fail(`device ${device} over MMIO`, error)
+    fail(`device ${device} over MMIO (--rounds 0 --lives 0 --registers 1 --seed ${seed + device})`, error)
   }
   add(one.counts)
 }

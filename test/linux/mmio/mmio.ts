@@ -69,7 +69,8 @@ async function linux(context: GuestContext): Promise<string> {
     emulator.add_listener("emulator-ready", () => map(emulator, [{ disk: disks[0], version: 2 }, { disk: disks[1], version: 1 }]))
   const guest = await Guest.start({ v86: { ...linuxOptions(initrd), acpi: true }, attach, log: context.log })
   await guest.expect(/VIOBLK-READY/)
-  const names = await Promise.all([0, 1].map((index) => guest.command(`ls /sys/bus/platform/devices/LNRO0005:0${index}/virtio*/block`)))
+  const names: string[] = []
+  for (const index of [0, 1]) names.push(await guest.command(`ls /sys/bus/platform/devices/LNRO0005:0${index}/virtio*/block`))
   same([...names].sort().join(), "vda,vdb", "the disks by their names")
   await useDisk(guest, disks[0], names[0] ?? "", false)
   await useDisk(guest, disks[1], names[1] ?? "", true)
@@ -81,5 +82,5 @@ async function linux(context: GuestContext): Promise<string> {
 }
 
 export const mmioTests: readonly GuestTest[] = [
-  { name: "linux-mmio", title: "Linux with virtio_mmio, version 2 and version 1: disks found, read, written", limit: 1200, run: linux },
+  { name: "linux-mmio", title: "Linux with virtio_mmio, version 2 and version 1: disks found, read, written", limit: 900, run: linux },
 ]

@@ -97,7 +97,7 @@ describe("rings", () => {
     expect(ring.usedIdx).toBe(2 * size + 1)
   })
 
-  it("MMIO-17 page 0 stops a queue, and a reset stops all", () => {
+  it("MMIO-17 MMIO-20 page 0 stops a queue, and a reset stops all", () => {
     const rings = [0, 1].map(
       (index) => new Ring(vm, { size: 16, index, base: 0x1_0000 * (1 + index), buffers: 0x4_0000 + 0x10_0000 * index }),
     )
@@ -143,7 +143,7 @@ describe("rings", () => {
     expect(guest.queue(9, MMIO.queuePfn)).toBe(0)
   })
 
-  it("MMIO-17 MMIO-18 GuestPageSize outlives a reset by the driver: Linux writes it, and resets the device then", () => {
+  it("MMIO-20 GuestPageSize outlives a reset by the driver: Linux writes it, and resets the device then", () => {
     const ring = new Ring(vm, { size: 16 }).clear()
     guest.write(MMIO.guestPageSize, 4096)
     for (const status of [0, 1, 3]) guest.status = status
