@@ -1,14 +1,17 @@
 /** TLS of the NBD server against clients that misuse it: the server must outlive every one of them, and tell the operator. */
+import { spawn } from "node:child_process"
 import { once } from "node:events"
 import { readFileSync } from "node:fs"
 import { connect } from "node:net"
+import { join } from "node:path"
 import { connect as connectTls } from "node:tls"
 import { setImmediate as turn } from "node:timers/promises"
-import { describe, expect } from "vitest"
+import { describe, expect, onTestFinished } from "vitest"
+import { createImage } from "../../src/backing/create.ts"
 import { MemoryBacking } from "../../src/backing/memory.ts"
 import { expectSame, info, NbdClient, OPT, REP_ERR, u32 } from "../support/nbd/client.ts"
 import { serve, type TestServer } from "../support/nbd/server.ts"
-import { type Certificates, itWithNbdTools, makeCertificates } from "../support/nbd/tools.ts"
+import { type Certificates, itWithNbdTools, makeCertificates, tool } from "../support/nbd/tools.ts"
 import { Rng } from "../support/rng.ts"
 import { temporaryDirectory } from "../support/temporary.ts"
 
@@ -30,6 +33,26 @@ async function beforeTls({ path }: TestServer): Promise<NbdClient> {
   await client.option(OPT.starttls)
   return client
 }
+
+describe("vioblk serve", () => {
+  itWithNbdTools("takes certificates from files: libnbd connects with what it prints, and with its own certificate only", async () => {
+    const { directory, ca, serverCert, serverKey } = await makeCertificates(temporaryDirectory())
+    const image = join(directory, "disk.qcow2")
+    createImage(image, { size: 3 << 20 })
+    const words = [image, "--port", "0", "--host", "localhost", "--tls-cert", serverCert, "--tls-key", serverKey, "--tls-ca", ca]
+    const child = spawn(process.execPath, ["--import", "tsx", "src/vmm/cli/main.ts", "serve", ...words], {
+      stdio: ["ignore", "pipe", "ignore"],
+    })
+    onTestFinished(() => void child.kill("SIGKILL"))
+    const line = String((await once(child.stdout, "data"))[0])
+    const uri = / at (nbds:\/\/\S+)$/m.exec(line)?.[1] ?? line
+    const info = await tool("nbdinfo", "--json", `${uri}?tls-certificates=${directory}&tls-hostname=localhost`)
+    expect(JSON.parse(info)).toMatchObject({ TLS: true, exports: [{ "export-size": 3 << 20 }] })
+    await expect(tool("nbdinfo", `${uri}?tls-verify-peer=false`)).rejects.toThrow("nbdinfo")
+    child.kill("SIGTERM")
+    expect((await once(child, "exit"))[0]).toBe(0)
+  })
+})
 
 describe("TLS", () => {
   itWithNbdTools("is demanded before anything else, and begun once", async () => {

@@ -1,5 +1,5 @@
 /** Calls of a disk, as the commands of clients need them: whichever methods it has, and promises only from a disk that announced them. */
-import type { VirtioBacking } from "../../backing.ts"
+import type { Allocation, VirtioBacking } from "../../backing.ts"
 import { isStrayPromise } from "../../../options.ts"
 import { joined } from "../words.ts"
 
@@ -7,7 +7,7 @@ type Answer = void | Promise<void>
 
 /** Fills `bytes[start .. start + length)` from `offset`. */
 export function read(backing: VirtioBacking, bytes: Uint8Array, start: number, length: number, offset: number): Answer {
-  if (backing.preadInto !== undefined) return backing.preadInto(bytes, start, length, offset)
+  if (backing.preadInto !== undefined) return checked(backing, backing.preadInto(bytes, start, length, offset), "preadInto")
   const view = new Uint8Array(bytes.buffer, bytes.byteOffset + start, length)
   if (backing.preadNow?.([view], offset) === true) return
   return checked(backing, backing.pread(view, offset), "pread")
@@ -34,9 +34,31 @@ export function writeZeroes(backing: VirtioBacking, offset: number, length: numb
   return checked(backing, backing.writeZeroes?.(offset, length, mayUnmap), "writeZeroes")
 }
 
-/** @throws TypeError for a promise that the backing did not announce: whoever returns one by mistake has not done the work yet */
-export function checked<T>(backing: VirtioBacking, answer: T, name: string): T {
-  if (answer === undefined || backing.asynchronous === true || !isStrayPromise(answer)) return answer
+/**
+ * The promise that a method answered, undefined when it has done its work; what else it returns does not matter.
+ * @throws TypeError for a promise that the backing did not announce: whoever returns one by mistake has not done the work yet
+ */
+function checked(backing: VirtioBacking, answer: Answer, name: string): Answer {
+  if (answer === undefined || !isLater(answer)) return
+  if (backing.asynchronous === true) return answer
+  refuse(answer, name)
+}
+
+/** What is known of the bytes from `offset` on. A disk that says nothing of its allocation has data everywhere, for all that is known. */
+export function allocationOf(backing: VirtioBacking, offset: number, length: number): Allocation | Promise<Allocation> {
+  if (backing.allocation === undefined) return { length, isAllocated: true, isZero: false }
+  const answer = backing.allocation(offset, length)
+  if (backing.asynchronous !== true && isLater(answer)) refuse(answer, "allocation")
+  return answer
+}
+
+/** Whether `answer` is a promise, of whatever class. */
+export function isLater<T>(answer: T | Promise<T>): answer is Promise<T> {
+  return typeof answer === "object" && answer !== null && "then" in answer
+}
+
+function refuse(answer: Promise<unknown>, name: string): never {
+  isStrayPromise(answer)
   throw new TypeError(`${name} of the backing returned a promise; a backing that answers later has asynchronous: true`)
 }
 

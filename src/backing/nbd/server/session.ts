@@ -121,21 +121,11 @@ export class Session implements Phase, Worker, Client, Holder {
   step(): boolean {
     const [command] = this.#ready
     if (command === undefined || this.#isClosed || this.#isFull()) return false
-    try {
-      if (!this.#answered.delete(command)) {
-        const later = command.start()
-        if (later !== undefined) {
-          this.#ready.shift()
-          this.#waitFor(command, later)
-          return this.#ready.length > 0
-        }
-      }
-      if (!command.finish()) return true
-    } catch (error) {
-      this.#fail(command, error)
-    }
+    const result = this.#goOn(command)
+    if (result === false) return true
     this.#ready.shift()
-    this.#over()
+    if (result === true) this.#over()
+    else this.#waitFor(command, result)
     return this.#ready.length > 0
   }
 
@@ -203,6 +193,17 @@ export class Session implements Phase, Worker, Client, Holder {
     if (memory > 0) this.#options.budget.give(this, memory)
   }
 
+  /** Does the next piece of a command. Returns whether it is over, or the promise that it waits for. */
+  #goOn(command: Command): boolean | Promise<void> {
+    try {
+      const later = this.#answered.delete(command) ? undefined : command.start()
+      return later ?? command.finish()
+    } catch (error) {
+      this.#fail(command, error)
+      return true
+    }
+  }
+
   /** The client has to read before more is done for it. */
   #isFull(): boolean {
     let bytes = this.#wire.unsent
@@ -212,7 +213,8 @@ export class Session implements Phase, Worker, Client, Holder {
 
   #waitFor(command: Command, later: Promise<void>): void {
     this.#waiting.add(command)
-    later.then(
+    // It may be of a class of its own.
+    Promise.resolve(later).then(
       () => this.#resume(command),
       (error: unknown) => this.#resume(command, { error }),
     )

@@ -1,9 +1,9 @@
 /** StatusCommand: NBD_CMD_BLOCK_STATUS in the context base:allocation, from what the disk says of its allocation. */
-import type { Allocation, VirtioBacking } from "../../backing.ts"
+import type { Allocation } from "../../backing.ts"
 import { NBD_CMD_FLAG, NBD_STATE } from "../protocol.ts"
 import type { Request, StatusExtent } from "../transmission-messages.ts"
 import type { Client, Command } from "./command.ts"
-import { checked } from "./disk-calls.ts"
+import { allocationOf, isLater } from "./disk-calls.ts"
 import { statusChunk } from "./replies.ts"
 
 /** The number by which clients know base:allocation. */
@@ -34,7 +34,7 @@ export class StatusCommand implements Command {
     const end = performance.now() + LOOK_MS
     while (!this.#isOver) {
       const answer = allocationOf(this.#client.backing, this.request.offset + this.#covered, this.request.length - this.#covered)
-      if (answer instanceof Promise) {
+      if (isLater(answer)) {
         if (++this.#questions === MOST_QUESTIONS) this.#isOver = true
         return answer.then((allocation) => this.#add(allocation))
       }
@@ -65,10 +65,4 @@ export class StatusCommand implements Command {
     this.#covered += extent.length
     if (this.#covered === this.request.length) this.#isOver = true
   }
-}
-
-/** A disk that says nothing of its allocation has data everywhere, for all that is known. */
-function allocationOf(backing: VirtioBacking, offset: number, length: number): Allocation | Promise<Allocation> {
-  if (backing.allocation === undefined) return { length, isAllocated: true, isZero: false }
-  return checked(backing, backing.allocation(offset, length), "allocation")
 }

@@ -301,6 +301,40 @@ describe("other requests", () => {
   })
 })
 
+describe("disks of somebody's own", () => {
+  it("may return what they like when they have done their work, as fs.readSync does", async () => {
+    const content = Uint8Array.from(CONTENT)
+    const pread = (buffer: Uint8Array, offset: number): unknown => buffer.set(
+      content.subarray(offset, offset + buffer.length),
+    ) ?? buffer.length
+    const pwrite = (buffer: Uint8Array, offset: number): unknown => content.set(buffer, offset) ?? { written: buffer.length }
+    const own = { size: SIZE, readOnly: false, pread, pwrite, flush: () => null, close() {} } as unknown as FakeDisk
+    for (const asynchronous of [false, true]) {
+      disk = { ...own, asynchronous } as FakeDisk
+      const client = await connected()
+      expectSame(await client.readDisk(5, 600_000), content.subarray(5, 600_005))
+      const command = { type: CMD.write, offset: 7, length: 600_000, payload: Buffer.alloc(600_000, 3), flags: CMD_FLAG.fua }
+      expect(await client.perform(command)).toBe(0)
+      expect(content[600_006]).toBe(3)
+    }
+  })
+
+  it("may answer with promises of a class of their own", async () => {
+    const thenable = (work: () => void): object => ({
+      then(resolve: () => void) {
+        work()
+        setImmediate(resolve)
+      },
+    })
+    const own = {
+      size: SIZE, readOnly: false, asynchronous: true, pwrite() {}, close() {},
+      pread: (buffer: Uint8Array, offset: number) => thenable(() => buffer.set(CONTENT.subarray(offset, offset + buffer.length))),
+    }
+    disk = own as unknown as FakeDisk
+    expectSame(await (await connected()).readDisk(5, 600_000), CONTENT.subarray(5, 600_005))
+  })
+})
+
 describe("the status of blocks", () => {
   /** Extents as [length, flags]. */
   async function status(client: NbdClient, offset: number, length: number, flags = 0): Promise<number[][]> {
