@@ -98,8 +98,10 @@ export function parseRequest(request: BlkRequest, chain: DescriptorChain, legacy
 
 /** The 64-bit sector number at `at` of `numbers`, which come from `run` and are read in its guest's order. Inexact above 2^53. */
 export function readSector(run: SegmentRun, numbers: DataView, at: number): number {
-  const [first, second] = [numbers.getUint32(at, true), numbers.getUint32(at + 4, true)]
-  return run.region(0).isBigEndian ? first * 2 ** 32 + second : first + second * 2 ** 32
+  const isBigEndian = run.region(0).isBigEndian
+  const low = numbers.getUint32(isBigEndian ? at + 4 : at, true)
+  const high = numbers.getUint32(isBigEndian ? at : at + 4, true)
+  return high === 0 ? low : low + high * 2 ** 32
 }
 
 /** Gives `request` the `length` bytes of `chain` from byte `from` on as its data. */

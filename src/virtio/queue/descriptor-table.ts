@@ -74,9 +74,10 @@ export class DescriptorTable {
     for (let budget = this.#chainLimit + 1; budget > 0; budget--) {
       if (index >= entries) throw indexOutside(index, entries, head)
       const at = (tableOffset + index * DESC_SIZE) >>> 0 // below 2^32, see RamRegion.offset
-      const high = table.getUint32(at + (4 - low), true)
+      const high = table.getUint32((at + 4 - low) >>> 0, true)
+      const lowHalf = table.getUint32((at + low) >>> 0, true)
       // Small addresses stay small integers, for which V8 allocates nothing (15 ns a request, measured).
-      const address = high === 0 ? table.getUint32(at + low, true) : table.getUint32(at + low, true) + high * 2 ** 32
+      const address = high === 0 ? lowHalf : lowHalf + high * 2 ** 32
       const length = table.getUint32(at + 8, true)
       const flags = table.getUint16(at + 12, true)
       if ((flags & INDIRECT) !== 0) {
