@@ -7,9 +7,9 @@
  * has nothing against that, and neither has this client.
  */
 import { BackingError } from "../../backing.ts"
-import { backingCodeOf } from "../errors.ts"
 import { NBD_CMD, NBD_ERROR, NBD_FLAG_T, type NbdProtocolError } from "../protocol.ts"
 import { Command, type CommandFields } from "./command.ts"
+import { errorOf } from "./command-error.ts"
 import { CommandQueue } from "./command-queue.ts"
 import { connect, type Destination, ended, type NbdHost, violation } from "./connect.ts"
 import type { Connection, ConnectionOwner } from "./connection.ts"
@@ -75,7 +75,10 @@ export class NbdClient implements ConnectionOwner, Watched {
    */
   static async open(address: NbdAddress, settings: NbdSettings, host: NbdHost = { dial, timer: hostTimer }): Promise<NbdClient> {
     const client = new NbdClient(address, settings, host)
-    const { connections, negotiated } = await connect(client.#destination)
+    const { connections, negotiated } = await connect(client.#destination).catch((error: unknown) => {
+      // A server that breaks the protocol on a first connection keeps the others from being opened.
+      throw client.#failure ?? error
+    })
     client.#negotiated = negotiated
     const isStableAtOnce = (negotiated.flags & NBD_FLAG_T.SEND_FLUSH) === 0
     client.#unflushed = new Unflushed(settings.unflushedLimit, { keepAnswered: !isStableAtOnce && settings.reconnectTimeout > 0 })
@@ -93,6 +96,8 @@ export class NbdClient implements ConnectionOwner, Watched {
   /** Sends a command as soon as there is room for it. Its promise rejects with a `BackingError` when it fails. */
   submit(fields: CommandFields): Command {
     const command = new Command(fields)
+    // Until now nobody was kept waiting, whatever became of the connection.
+    if (this.#unsettled === 0) this.#reconnection.startAnew()
     this.#unsettled++
     const failure = this.#refusalFor(command)
     if (failure !== undefined) {
@@ -137,21 +142,22 @@ export class NbdClient implements ConnectionOwner, Watched {
       if (!command.changes) this.#queue.putBack([command])
       return
     }
-    this.#reconnection.succeeded()
-    const failure = error === undefined ? undefined : this.#errorOf(command)
+    const failure = error === undefined ? undefined : errorOf(command, this.address.uri)
     if (this.#replay.answered(command) && command.answer !== 0) {
       // Whoever wrote this was told long ago that it had succeeded.
       if (failure !== undefined) this.#break(failure)
       return
     }
+    // What is sent again by itself is no progress: a request that brings the server down each time has to fail in the end.
+    this.#reconnection.startAnew()
     if (command.changes) this.#unflushed.answered(command, { keep: failure === undefined && command.type !== NBD_CMD.TRIM })
-    if (command.type === NBD_CMD.FLUSH) this.#flushAnswered(command, failure)
-    this.#settle(command, failure)
+    this.#settle(command, command.type === NBD_CMD.FLUSH ? this.#flushAnswered(command, failure) : failure)
   }
 
   idle(): void {
     if (!this.#mustLeave) return this.#pump()
-    this.#mustLeave = false
+    // The server may still do a write that it has not answered, after a newer one that its successor got: that answer is waited for.
+    if (this.#connections.some(({ inFlight }) => inFlight > 0)) return
     for (const connection of this.#connections) connection.disconnect()
     this.#lose(new BackingError("io", "the server is shutting down", { path: this.address.uri }))
   }
@@ -173,7 +179,7 @@ export class NbdClient implements ConnectionOwner, Watched {
 
   /** Sends what there is room for. */
   #pump(): void {
-    while (this.#state === "up") {
+    while (this.#state === "up" && !this.#mustLeave) {
       const connection = this.#roomiest()
       const command = connection === undefined ? undefined : this.#next()
       if (connection === undefined || command === undefined) return
@@ -211,11 +217,16 @@ export class NbdClient implements ConnectionOwner, Watched {
     return this.#ownFlush
   }
 
-  #flushAnswered(command: Command, failure: BackingError | undefined): void {
-    if (failure === undefined) return this.#unflushed.flushed(command.answer)
+  /** Returns why the flush does not count: it failed, or one before it did, and the server may have dropped what both cover. */
+  #flushAnswered(command: Command, failure: BackingError | undefined): BackingError | undefined {
     this.#flushFailure ??= failure
+    if (this.#flushFailure === undefined) {
+      this.#unflushed.flushed(command.answer)
+      return undefined
+    }
     const refused = this.#queue.removeWhere((other) => other.changes || other.type === NBD_CMD.FLUSH)
-    for (const other of refused) this.#settle(other, failure)
+    for (const other of refused) this.#settle(other, this.#flushFailure)
+    return this.#flushFailure
   }
 
   #settle(command: Command, error?: BackingError): void {
@@ -223,15 +234,6 @@ export class NbdClient implements ConnectionOwner, Watched {
     command.settle(error)
     this.#unsettled--
     if (this.#unsettled === 0) this.#whenSettled()
-  }
-
-  #errorOf({ type, offset, length, error }: Command): BackingError {
-    const { code, reason } = backingCodeOf(error?.error ?? NBD_ERROR.EIO)
-    const doing = Object.entries(NBD_CMD).find(([, number]) => number === type)?.[0] ?? "request"
-    const what = type === NBD_CMD.FLUSH ? doing : `${doing} of ${length} bytes at byte ${offset}`
-    const said = error === undefined || error.message === "" ? "" : ` (the server says: ${error.message.slice(0, 200)})`
-    const details = { path: this.address.uri, ...(type === NBD_CMD.FLUSH ? {} : { offset }) }
-    return new BackingError(code, `${what} failed: ${reason}${said}`, details)
   }
 
   /** The commands that wait for an answer, in no order. */
@@ -257,6 +259,7 @@ export class NbdClient implements ConnectionOwner, Watched {
     for (const connection of this.#connections) connection.destroy()
     this.#connections = []
     this.#watchdog.stop()
+    this.#mustLeave = false
     this.#replay = new Replay([])
     this.#queue.putBack(inFlight.filter(({ changes }) => !changes))
   }
@@ -265,8 +268,9 @@ export class NbdClient implements ConnectionOwner, Watched {
   #reconnect(error: BackingError): void {
     this.#state = "reconnecting"
     void this.#reconnection.run(error, () => connect(this.#destination, this.#negotiated)).then((result) => {
+      const isWanted = this.#state === "reconnecting" && !this.#abort.signal.aborted
+      if (!isWanted) return "failure" in result ? undefined : result.connections.forEach((connection) => connection.destroy())
       if ("failure" in result) return result.isFinal ? this.#break(result.failure) : this.#giveUp(result.failure)
-      if (this.#abort.signal.aborted) return result.connections.forEach((connection) => connection.destroy())
       this.#connections = result.connections
       this.#state = "up"
       this.#replay = new Replay(this.#unflushed.all())
@@ -287,5 +291,6 @@ export class NbdClient implements ConnectionOwner, Watched {
     this.#failure ??= error
     this.#giveUp(error)
     this.#state = "broken"
+    this.#abort.abort()
   }
 }

@@ -21,7 +21,9 @@ export interface NbdOptions {
   readonly maxInFlight?: number
   /** For a connection and its handshake. Default 10,000. */
   readonly connectTimeout?: number
-  /** A request that is not answered within this time counts as a lost connection. Default 0: any time. */
+  /**
+   * A request that is not answered within this time counts as a lost connection. Default 0: any time. A server that is only slow may still
+   * do a write of the old connection after a newer one of the next: choose a time after which it has surely given up. */
   readonly requestTimeout?: number
   /**
    * How long requests wait for a lost connection to come back before they fail with `io`; the next request tries again. 0: a lost

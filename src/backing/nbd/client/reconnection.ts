@@ -15,7 +15,7 @@ export class Reconnection {
   readonly #timer: Timer
   readonly #timeout: number
   readonly #signal: EndSignal
-  /** Tries since the server answered a request. */
+  /** Tries since `#since`, when the server answered a request, or somebody began to wait. */
   #tries = 0
   #since = 0
 
@@ -26,9 +26,11 @@ export class Reconnection {
     this.#signal = signal
   }
 
-  /** The server has answered a request: the next loss is a new one. */
-  succeeded(): void {
+  /** The server has answered a request, or nobody was waiting for it: tries and time are counted from here. */
+  startAnew(): void {
+    if (this.#tries === 0) return
     this.#tries = 0
+    this.#since = this.#timer.now()
   }
 
   /**

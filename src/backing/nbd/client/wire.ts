@@ -33,6 +33,9 @@ export type Dial = (address: NbdAddress, reader: WireReader) => Wire
 /** Seconds of silence after which the host asks whether the other side is still there. */
 const KEEP_ALIVE_DELAY = 30_000
 
+/** Milliseconds that a server has to take the last bytes. */
+const LINGER_MS = 10_000
+
 export const dial: Dial = (address, reader) => new SocketWire(address, reader)
 
 class SocketWire implements Wire {
@@ -92,9 +95,13 @@ class SocketWire implements Wire {
 
   end(): void {
     this.#isOver = true
-    this.#socket.end()
-    // A server that does not close its side would keep the process alive.
-    this.#socket.unref()
+    const socket = this.#socket
+    // Not only `end`: a server that does not close its side, or that sends on, would keep the socket.
+    socket.destroySoon()
+    // One that does not read keeps it for a while, but not the process alive.
+    socket.unref()
+    const timer = setTimeout(() => socket.destroy(), LINGER_MS).unref()
+    socket.once("close", () => clearTimeout(timer))
   }
 
   destroy(): void {
