@@ -1,12 +1,13 @@
 /**
- * `npm run bench:guest [-- acpi]`: our disk beside v86's own IDE disk (RAM behind it) in one guest, on request one with ACPI. The same
- * content, dd with direct I/O; each row after a pass that warms v86's compiler, best of the rounds. Times are the host's; instructions
- * are those of the guest's processor, for each request.
+ * `npm run bench:guest [-- acpi | http]`: our disk beside v86's own IDE disk (RAM behind it) in one guest, on request one with ACPI. The
+ * same content, dd with direct I/O; each row after a pass that warms v86's compiler, best of the rounds. Times are the host's; instructions
+ * are those of the guest's processor, for each request. With "http": what a boot over HTTP fetches instead.
  */
 import { argv } from "node:process"
 import { attachToV86 } from "../../src/vmm/v86/attach.ts"
 import { makeImage, open, pattern } from "./disks.ts"
 import { Guest } from "./emulator.ts"
+import { benchHttpBoot } from "./http/boot.ts"
 import { initramfs } from "./initramfs.ts"
 import { linuxOptions } from "./linux.ts"
 import { debianKernel } from "./packages.ts"
@@ -92,4 +93,10 @@ async function timed(guest: Guest, command: string): Promise<{ seconds: number; 
   return { seconds: (performance.now() - started) / 1000, instructions: (guest.emulator.get_instruction_counter() - instructions) >>> 0 }
 }
 
+if (argv.includes("http")) {
+  const context = new GuestContext(() => undefined)
+  console.log((await benchHttpBoot(context)).replaceAll("; ", "\n"))
+  context.close()
+  process.exit()
+}
 await main()

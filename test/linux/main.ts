@@ -12,6 +12,7 @@ import { bootTests } from "./boot.ts"
 import { debianTests } from "./debian.ts"
 import { filesystemTests } from "./filesystem.ts"
 import { hotPlugTests } from "./hot-plug.ts"
+import { httpTests } from "./http/boot.ts"
 import { ideTests } from "./ide.ts"
 import { linuxTests } from "./linux.ts"
 import { mmioTests } from "./mmio/mmio.ts"
@@ -21,7 +22,7 @@ import { stateTests } from "./state.ts"
 
 const TESTS: readonly GuestTest[] = [
   ...linuxTests, ...filesystemTests, ...bootTests, ...debianTests, ...stateTests, ...hotPlugTests, ...rebootTests, ...mmioTests,
-  ...ideTests, ...readmeTests
+  ...ideTests, ...httpTests, ...readmeTests
 ]
 
 if (process.argv[2] === "--child") await child(process.argv[3] ?? "", process.argv[4] ?? "", process.argv[5] ?? "")
