@@ -11,18 +11,22 @@ export interface Holder {
   evict(): void
 }
 
-/** What a holder has, and the round in which it began to hold or last gave something back. */
+/** What a holder has, what it had when the round began, and what it has given back since. Bytes. */
 interface Account {
   bytes: number
-  round: number
+  atStart: number
+  given: number
 }
+
+/** In each round a holder has to give back this part of what it had: one that gives a byte now and then keeps others waiting as well. */
+const LEAST_PART = 1 / 4
 
 export interface BudgetOptions {
   /** Bytes that all holders together have at most. */
   readonly total: number
   /** Bytes that one holder has at most. */
   readonly each: number
-  /** Milliseconds, while somebody waits, after which holders who gave nothing back are evicted. */
+  /** Milliseconds of a round: while somebody waits, holders who gave too little back within one are evicted. */
   readonly patience: number
 }
 
@@ -35,8 +39,6 @@ export class Budget {
   #woken: Holder | undefined
   #isRefused = false
   #held = 0
-  /** Counts the spans of `patience` in which somebody waits. */
-  #round = 0
   #timer: ReturnType<typeof setTimeout> | undefined
 
   constructor(options: BudgetOptions) {
@@ -68,7 +70,7 @@ export class Budget {
       return false
     }
     this.#held += bytes
-    if (account === undefined) this.#accounts.set(holder, { bytes, round: this.#round })
+    if (account === undefined) this.#accounts.set(holder, { bytes, atStart: 0, given: 0 })
     else account.bytes += bytes
     return true
   }
@@ -78,7 +80,7 @@ export class Budget {
     if (account === undefined || account.bytes < bytes) throw new Error(`${bytes} bytes were given back that were not taken`)
     this.#held -= bytes
     account.bytes -= bytes
-    account.round = this.#round
+    account.given += bytes
     if (account.bytes === 0) this.#accounts.delete(holder)
     this.#serveLine()
   }
@@ -112,11 +114,14 @@ export class Budget {
   }
 
   #startRound(): ReturnType<typeof setTimeout> {
-    this.#round++
+    for (const account of this.#accounts.values()) {
+      account.atStart = account.bytes
+      account.given = 0
+    }
     const timer = setTimeout(() => {
-      const idle = [...this.#accounts].flatMap(([holder, { round }]) => (round < this.#round ? [holder] : []))
+      const slow = [...this.#accounts].filter(([, { atStart, given }]) => given < atStart * LEAST_PART).map(([holder]) => holder)
       this.#timer = this.#startRound()
-      for (const holder of idle) holder.evict()
+      for (const holder of slow) holder.evict()
       this.#stopIfIdle()
     }, this.#options.patience)
     timer.unref()

@@ -59,7 +59,7 @@ const LISTEN_RULES: Rules<NbdListenOptions> = { port: "number?", host: "string?"
 export type NbdAddress = { readonly host: string; readonly port: number } | { readonly socket: string }
 
 const CLIENT_MEMORY = 64 << 20
-/** Milliseconds after which a client that gives back no memory is cut off, while others wait for some. */
+/** Milliseconds in which a client has to give back a part of its memory while others wait for some; otherwise it is cut off. */
 const MEMORY_PATIENCE = 30_000
 /** The longest time that Node's timers know. */
 const MOST_MS = 2 ** 31 - 1

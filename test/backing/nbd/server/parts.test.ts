@@ -136,6 +136,22 @@ describe("Budget", () => {
     }
   })
 
+  it("evicts who gives back a byte now and then while others wait", () => {
+    vi.useFakeTimers()
+    try {
+      const budget = new Budget({ total: 100, each: 60, patience: 1000 })
+      const [slow, waiting] = [new Client(budget), new Client(budget)]
+      slow.ask(59, 1)
+      waiting.ask(60)
+      vi.advanceTimersByTime(999)
+      budget.give(slow, slow.got.pop() ?? 0)
+      vi.advanceTimersByTime(1)
+      expect([slow.isEvicted, waiting.got, vi.getTimerCount()]).toEqual([true, [60], 0])
+    } finally {
+      vi.useRealTimers()
+    }
+  })
+
   it("evicts who gave nothing back since somebody began to wait, and nobody while nobody waits", () => {
     vi.useFakeTimers()
     try {
