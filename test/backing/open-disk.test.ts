@@ -135,6 +135,22 @@ describe("openDisk refuses", () => {
     expect(first.isClosed).toBe(false)
   })
 
+  it("a chain whose images fail to close: the reason of the failure is told, and the others are closed", async () => {
+    const given = [late(chained()), late(chained()), late(MemoryFile.from(new Uint8Array(100)))]
+    const [first] = given
+    if (first !== undefined) {
+      const close = first.close.bind(first)
+      first.close = async () => {
+        await close()
+        throw new TypeError("no second image closes after this one")
+      }
+    }
+    let next = 0
+    const error = await failure(() => openDisk(chained(), { backing: () => given[next++] ?? new MemoryFile() }))
+    expect(error.message).toContain("cannot open its backing image")
+    expect(given.map(({ isClosed }) => isClosed)).toEqual([true, true, true])
+  })
+
   it("names who named what", async () => {
     const backing = (): MemoryFile => MemoryFile.from(new Uint8Array(100).fill(1), { path: "next.qcow2" })
     const error = await failure(() => openDisk(chained(), { backing }))

@@ -157,10 +157,7 @@ export class AwaitedDisk implements VirtioBacking {
     const failures: unknown[] = []
     const note = (error: unknown): void => void failures.push(error)
     await untilLoaded(() => this.#disk.close()).catch(note)
-    for (const file of this.#files) {
-      file.close()
-      await file.released().catch(note)
-    }
+    for (const file of this.#files) await release(file).catch(note)
     if (failures.length > 0) throw failures[0]
   }
 
@@ -284,4 +281,10 @@ export class AwaitedDisk implements VirtioBacking {
   #closedError(): BackingError {
     return new BackingError("closed", "the image is closed", { path: this.path })
   }
+}
+
+/** Rejects also with what `close` throws. */
+async function release(file: LateFile): Promise<void> {
+  file.close()
+  await file.released()
 }

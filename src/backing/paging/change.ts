@@ -9,6 +9,14 @@ export type Change =
   | { readonly kind: "zero"; readonly offset: number; readonly length: number; readonly frees: boolean }
   | { readonly kind: "truncate"; readonly size: number }
 
+/** What a change takes up beside its data, roughly. */
+const CHANGE_BYTES = 256
+
+/** Bytes of memory that the change takes up, roughly. */
+export function memoryOf(change: Change): number {
+  return CHANGE_BYTES + (change.kind === "write" ? change.data.length : 0)
+}
+
 /** First byte whose content the change may alter. */
 export function startOf(change: Change): number {
   return change.kind === "truncate" ? change.size : change.offset

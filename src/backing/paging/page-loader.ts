@@ -5,7 +5,7 @@
  */
 import type { AsyncImageFile } from "../async-image-file.ts"
 import { BackingError } from "../backing.ts"
-import { applyChange, type Change, overlaps } from "./change.ts"
+import { applyChange, type Change, memoryOf, overlaps } from "./change.ts"
 import type { PageCache } from "./page-cache.ts"
 import { sourceError } from "./source-error.ts"
 import type { WriteLog } from "./write-log.ts"
@@ -18,6 +18,8 @@ interface Load {
   readonly length: number
   /** The changes to do to the answer, oldest first. */
   readonly changes: Change[]
+  /** Bytes of memory that they take up: the log may have forgotten them. */
+  held: number
   /** The size of the file in the source when the load began. */
   readonly storedSize: number
   /** Somebody waits for it. */
@@ -39,6 +41,8 @@ export interface PageLoaderOptions {
 const PARALLEL = 8
 /** Bytes of one read, unless the source prefers longer ones. A request over HTTP costs about as much as 1 MiB of its answer. */
 const MOST_READ = 4 << 20
+/** Reads that may wait for their turn before nothing more is read ahead: what somebody waits for goes first, always. */
+const MOST_WAITING = 16
 /** Buffers that are kept for the next reads. */
 const MOST_SPARE = 4
 
@@ -88,8 +92,11 @@ export class PageLoader {
     await Promise.all(loads.map(({ promise }) => promise))
   }
 
-  /** `load` for pages that nobody waits for yet. A failure is not told: whoever needs the page then meets it. */
+  /**
+   * `load` for pages that nobody waits for yet; does nothing when much waits. A failure is not told: whoever needs the page then meets it.
+   */
   loadAhead(first: number, last: number, end: number): void {
+    if (this.#queue.length >= MOST_WAITING) return
     this.#begin(first, last, end)
     this.#pump()
   }
@@ -104,8 +111,16 @@ export class PageLoader {
     for (const load of this.#loads.values()) {
       if (load === previous) continue
       previous = load
-      if (overlaps(change, load.first * this.#cache.pageSize, load.end * this.#cache.pageSize)) load.changes.push(change)
+      if (overlaps(change, load.first * this.#cache.pageSize, load.end * this.#cache.pageSize)) this.#keep(load, change)
     }
+  }
+
+  /** A source may be quick to write and slow to read, so the log makes writers wait for what is kept here too. */
+  #keep(load: Load, change: Change): void {
+    const bytes = memoryOf(change)
+    load.changes.push(change)
+    load.held += bytes
+    this.#log?.hold(bytes)
   }
 
   /** What arrives from now on is dropped. */
@@ -143,7 +158,8 @@ export class PageLoader {
     // Nobody may wait for it.
     promise.catch(() => undefined)
     const storedSize = this.#log?.storedSize ?? this.#size
-    const load: Load = { first, end, length, changes, storedSize, isUrgent: false, promise, settle }
+    const load: Load = { first, end, length, changes: [], held: 0, storedSize, isUrgent: false, promise, settle }
+    for (const change of changes) this.#keep(load, change)
     for (let index = first; index < end; index++) this.#loads.set(index, load)
     this.#queue.push(load)
     return load
@@ -184,6 +200,7 @@ export class PageLoader {
 
   #end(load: Load, failure?: BackingError): void {
     for (let index = load.first; index < load.end; index++) this.#loads.delete(index)
+    this.#log?.letGo(load.held)
     load.settle(failure)
   }
 

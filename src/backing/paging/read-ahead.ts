@@ -9,6 +9,8 @@ interface Stream {
   next: number
   /** How much was asked for ahead the last time. */
   window: number
+  /** The page that asks for more when it is reached; undefined where that has happened. */
+  marker: number | undefined
 }
 
 /** Those that are remembered. */
@@ -20,7 +22,7 @@ export class ReadAhead {
   readonly #most: number
   /** The latest last. */
   readonly #streams: Stream[] = []
-  /** By the page that asks for more when it is reached. */
+  /** By their markers. */
   readonly #markers = new Map<number, Stream>()
 
   /** `most`: pages that are read ahead at most. */
@@ -35,8 +37,8 @@ export class ReadAhead {
   /** Somebody needs the pages `first` .. `last`, not all of which are here. Returns past the last page to get with them. */
   missed(first: number, last: number): number {
     const at = this.#streams.findIndex(({ next }) => first === next)
-    const [stream = { next: 0, window: 0 }] = at < 0 ? [] : this.#streams.splice(at, 1)
-    if (at < 0 && this.#streams.length >= MOST_STREAMS) this.#forget(this.#streams.shift())
+    const [stream = { next: 0, window: 0, marker: undefined }] = at < 0 ? [] : this.#streams.splice(at, 1)
+    if (at < 0 && this.#streams.length >= MOST_STREAMS) this.#unmark(this.#streams.shift())
     this.#streams.push(stream)
     stream.next = last + 1
     if (at < 0 || this.#most === 0) return stream.next
@@ -50,7 +52,7 @@ export class ReadAhead {
   reached(index: number, last = index): { readonly first: number; readonly end: number } | undefined {
     const stream = this.#markers.get(index)
     if (stream === undefined) return undefined
-    this.#markers.delete(index)
+    this.#unmark(stream)
     stream.next = Math.max(stream.next, last + 1)
     const first = stream.next
     return { first, end: this.#widen(stream, last + 1 - index) }
@@ -59,12 +61,16 @@ export class ReadAhead {
   /** Takes the next window, not shorter than the reader's own reads of `length` pages. Its first page asks for the one after it. */
   #widen(stream: Stream, length: number): number {
     stream.window = Math.min(this.#most, Math.max(FIRST_WINDOW, length, stream.window * 2))
+    this.#unmark(stream)
+    stream.marker = stream.next
     this.#markers.set(stream.next, stream)
     stream.next += stream.window
     return stream.next
   }
 
-  #forget(stream: Stream | undefined): void {
-    for (const [index, owner] of this.#markers) if (owner === stream) this.#markers.delete(index)
+  #unmark(stream: Stream | undefined): void {
+    if (stream?.marker === undefined) return
+    if (this.#markers.get(stream.marker) === stream) this.#markers.delete(stream.marker)
+    stream.marker = undefined
   }
 }

@@ -5,7 +5,7 @@
  */
 import type { AsyncImageFile } from "../async-image-file.ts"
 import { BackingError } from "../backing.ts"
-import { type Change, endOf, overlaps, startOf } from "./change.ts"
+import { type Change, endOf, memoryOf, overlaps, startOf } from "./change.ts"
 import { sourceError } from "./source-error.ts"
 import { ZeroingSource } from "./zeroing-source.ts"
 
@@ -35,9 +35,6 @@ interface Barrier {
 const PARALLEL = 16
 /** Neighbouring writes that wait are sent as one of at most so many bytes. */
 const MOST_JOINED = 1 << 20
-/** What a change takes up in memory beside its data, roughly. */
-const CHANGE_BYTES = 256
-
 export class WriteLog {
   readonly #source: AsyncImageFile
   readonly #mostBytes: number
@@ -83,7 +80,7 @@ export class WriteLog {
   append(change: Change): void {
     this.#refuseFailed()
     this.#unsent.push(change)
-    const weight = CHANGE_BYTES + (change.kind === "write" ? change.data.length : this.#zeroWeight(change))
+    const weight = memoryOf(change) + this.#zeroWeight(change)
     this.#pending.set(change, weight)
     this.#bytes += weight
     this.#isChanged = true
@@ -122,6 +119,16 @@ export class WriteLog {
   /** Resolves when it is worth looking at `hasRoom` again, in the order of asking. */
   async room(): Promise<void> {
     if (!this.hasRoom) await new Promise<void>((resolve) => this.#roomWaiters.push(resolve))
+  }
+
+  /** Counts `bytes` of changes that are kept elsewhere as waiting ones, until `letGo` is called with as many: the room is for both. */
+  hold(bytes: number): void {
+    this.#bytes += bytes
+  }
+
+  letGo(bytes: number): void {
+    this.#bytes -= bytes
+    this.#tellRoom()
   }
 
   get #isFull(): boolean {
@@ -181,6 +188,10 @@ export class WriteLog {
     }
     this.#forgetSent()
     if (!this.#isBusy) for (const wake of this.#idleWaiters.splice(0)) wake()
+    this.#tellRoom()
+  }
+
+  #tellRoom(): void {
     if (!this.#isFull) for (const wake of this.#roomWaiters.splice(0)) wake()
   }
 
