@@ -68,23 +68,27 @@ export function zeroesAtOnce(backing: VirtioBacking, mayUnmap: boolean): number 
   return Math.max(mayUnmap ? (backing.unmapsAtOnce ?? zeroes) : zeroes, 512)
 }
 
-/** Bytes that a read or a write does in one call, a millisecond's work; less where each cluster may have to be decompressed. */
+/** Bytes that a read or a write does in one call, a millisecond's work. */
 const PIECE = 1 << 18
-const SLOW_PIECE = 1 << 16
+/** The same where each cluster may have to be decompressed, in 20 to 200 us: a cluster, within these bounds. */
+const SLOW_PIECE = { least: 1 << 13, most: 1 << 16 } as const
 /** A cluster that is written in two calls may be copied in between; larger ones than this are cut all the same. */
 const WHOLE_CLUSTER = 1 << 22
 
 /** Bytes to read in one call, of `left` from `offset`. A piece ends on a multiple of its size. */
 export function readPiece(backing: VirtioBacking, offset: number, left: number): number {
-  const size = backing.slow === true ? SLOW_PIECE : PIECE
+  const size = pieceSize(backing)
   return Math.min(left, size - (offset % size))
 }
 
 /** Bytes to write in one call, as `readPiece`; whole clusters where they are larger than a piece. */
 export function writePiece(backing: VirtioBacking, offset: number, left: number): number {
-  const cluster = Math.min(backing.discardGranularity ?? 512, WHOLE_CLUSTER)
-  const size = Math.max(backing.slow === true ? SLOW_PIECE : PIECE, cluster)
+  const size = Math.max(pieceSize(backing), Math.min(backing.discardGranularity ?? 512, WHOLE_CLUSTER))
   return Math.min(left, size - (offset % size))
+}
+
+function pieceSize({ slow, discardGranularity = 512 }: VirtioBacking): number {
+  return slow === true ? Math.min(Math.max(discardGranularity, SLOW_PIECE.least), SLOW_PIECE.most) : PIECE
 }
 
 const DEFAULT_AT_ONCE = 16 << 20

@@ -129,18 +129,12 @@ export class NbdServer {
     this.#isListening = true
     const where = socket ?? `port ${port} of ${host}`
     try {
-      await new Promise<void>((resolve, reject) => {
-        this.#server.once("error", reject)
-        this.#server.listen(socket === undefined ? { host, port } : { path: socket }, () => {
-          this.#server.off("error", reject)
-          this.#server.on("error", (error) => this.#shared.onError(listenError(error, where, false)))
-          resolve()
-        })
-      })
+      await listening(this.#server, socket === undefined ? { host, port } : { path: socket })
     } catch (error) {
       this.#isListening = false
       throw listenError(error, where, socket !== undefined)
     }
+    this.#server.on("error", (error) => this.#shared.onError(listenError(error, where, false)))
     const address = this.#server.address()
     return typeof address === "object" && address !== null ? { host: address.address, port: address.port } : { socket: socket ?? "" }
   }
@@ -188,6 +182,20 @@ export class NbdServer {
       throw error
     })
   }
+}
+
+/** Resolves when `server` listens, and rejects with what Node says when it cannot. */
+function listening(server: Server, where: { readonly host: string; readonly port: number } | { readonly path: string }): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const end = (work: () => void): void => {
+      server.off("error", onError).off("listening", onListening)
+      work()
+    }
+    const onError = (error: Error): void => end(() => reject(error))
+    const onListening = (): void => end(resolve)
+    server.on("error", onError).on("listening", onListening)
+    server.listen(where)
+  })
 }
 
 function tlsOptions(tls: NbdServerTls): TlsOptions {

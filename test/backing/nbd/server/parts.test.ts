@@ -3,6 +3,7 @@ import { describe, expect, it, vi } from "vitest"
 import { Budget, type Holder } from "../../../../src/backing/nbd/server/budget.ts"
 import { BufferPool, POOLED_PAYLOAD } from "../../../../src/backing/nbd/server/buffer-pool.ts"
 import { ByteQueue } from "../../../../src/backing/nbd/server/byte-queue.ts"
+import { Scheduler, type Worker } from "../../../../src/backing/nbd/server/scheduler.ts"
 import { expectSame } from "../../../support/nbd/client.ts"
 import { Rng, seedFromEnvironment } from "../../../support/rng.ts"
 
@@ -172,6 +173,41 @@ describe("Budget", () => {
       expect([busy.isEvicted, waiting.isEvicted, vi.getTimerCount()]).toEqual([false, false, 0])
     } finally {
       vi.useRealTimers()
+    }
+  })
+})
+
+describe("Scheduler", () => {
+  it("gives all that asks in one round of the event loop one turn, and what is left the next ones, each in its order", async () => {
+    let now = 0
+    const clock = vi.spyOn(performance, "now").mockImplementation(() => now)
+    try {
+      const scheduler = new Scheduler()
+      const done: number[] = []
+      const flushed = new Set<number>()
+      const worker = (index: number, pieces: number): Worker => ({
+        isQueued: false,
+        step() {
+          // A piece of a millisecond.
+          now++
+          done.push(index)
+          return --pieces > 0
+        },
+        flush: () => void flushed.add(index),
+      })
+      for (let index = 0; index < 20; index++) scheduler.add(worker(index, 2))
+      // The first one has both of its pieces at once: nobody else was there.
+      expect(done).toEqual([0, 0, 1, 1])
+      const sizes = [done.length]
+      while (done.length < 40) {
+        await new Promise((resolve) => setImmediate(resolve))
+        sizes.push(done.length - sizes.reduce((sum, size) => sum + size, 0))
+      }
+      expect(Math.max(...sizes)).toBe(4)
+      expect(done.slice(4, 12)).toEqual([2, 3, 4, 5, 6, 7, 8, 9])
+      expect(flushed.size).toBe(20)
+    } finally {
+      clock.mockRestore()
     }
   })
 })
