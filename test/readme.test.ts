@@ -35,3 +35,11 @@ it("the example of a disk over HTTP fetches what is read, in at most a dozen lin
   expect({ stdout, stderr }).toEqual({ stdout: "mine \n", stderr: "" })
   expect(server.ranges).toEqual(["bytes=0-65535"])
 })
+
+it("every shift in the examples gives the number that it stands for: 4 << 30 is 0", () => {
+  const shifts = [...readFileSync("README.md", "utf8").matchAll(/\b(\d+) << (\d+)/g)].map(([text, value, count]) => {
+    return { text, result: Number(value) << Number(count), meant: Number(value) * 2 ** Number(count) }
+  })
+  expect(shifts.length).toBeGreaterThan(0)
+  expect(shifts.filter(({ result, meant }) => result !== meant)).toEqual([])
+})
