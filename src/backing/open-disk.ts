@@ -226,9 +226,11 @@ function isImageFile(source: AsyncImageFile | ImageFile): source is ImageFile {
 function checkSource(what: string, source: DiskSource | undefined): asserts source is DiskSource {
   const given: unknown = source
   if ((typeof given !== "object" && typeof given !== "function") || given === null || source === undefined) {
-    const remedy = typeof given === "string" ? "; openImage opens a file by its path" : ""
+    const remedy = typeof given === "string" ? "; openImage opens a file by its path, httpFile takes a URL" : ""
     throw new TypeError(`openDisk: ${what} must be an AsyncImageFile, an ImageFile or a VirtioBacking, not ${described(given)}${remedy}`)
   }
+  const maker = given instanceof Blob ? "blobFile" : given instanceof URL ? "httpFile" : undefined
+  if (maker !== undefined) throw new TypeError(`openDisk: ${what} is ${described(given)}; ${maker} makes a source of it`)
   if (isBacking(source)) checkBacking("openDisk", source)
   else if (isImageFile(source)) checkImageFile("openDisk", source)
   else checkMembers("openDisk", what, source, ASYNC_FILE_RULES, "AsyncImageFile")

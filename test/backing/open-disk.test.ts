@@ -201,6 +201,12 @@ describe("openDisk refuses", () => {
     expect((await open(true)).subarray(0, 513)).toEqual(Uint8Array.from({ length: 513 }, (_, index) => (index < 512 ? 3 : 0)))
   })
 
+  it("a Blob and a URL, with the name of what makes a source of them", async () => {
+    const [blob, url]: readonly unknown[] = [new Blob(["disk"]), new URL("https://example.org/disk.img")]
+    await expect(openDisk(blob as DiskSource)).rejects.toThrow("openDisk: source is an object of class Blob; blobFile makes a source of it")
+    await expect(openDisk(url as DiskSource)).rejects.toThrow("openDisk: source is an object of class URL; httpFile makes a source of it")
+  })
+
   it("arguments that are none", async () => {
     const open = openDisk as (source: unknown, options?: unknown) => Promise<unknown>
     await expect(open("disk.qcow2")).rejects.toThrow("openDisk: source must be an AsyncImageFile, an ImageFile or a VirtioBacking")

@@ -191,8 +191,8 @@ other.shutdown()
       "--name=verify", "--ioengine=nbd", `--uri=${at}`, "--rw=randwrite", "--bs=4k", "--size=8m", "--iodepth=16", "--verify=crc32c",
     ]
     const out = await tool(
-      "fio", ...words, "--do_verify=1", "--verify_state_save=0", "--verify_fatal=1", "--numjobs=2", "--offset_increment=8m", `--randseed=${seed}`,
-      "--output-format=json",
+      "fio", ...words, "--do_verify=1", "--verify_state_save=0", "--verify_fatal=1", "--numjobs=2", "--offset_increment=8m",
+      `--randseed=${seed}`, "--output-format=json",
     )
     const report: { jobs: { error: number; write: { total_ios: number } }[] } = JSON.parse(out.slice(out.indexOf("{")))
     expect(report.jobs.map(({ error, write }) => [error, write.total_ios])).toEqual([[0, 2048], [0, 2048]])

@@ -3,7 +3,7 @@ import { checkValue } from "../../options.ts"
 import { BackingError, checkRange, type VirtioBacking } from "../backing.ts"
 import { BlockAccess, type NbdExtent } from "./client/block-access.ts"
 import { NbdClient } from "./client/client.ts"
-import { type NbdOptions, nbdSettings } from "./client/options.ts"
+import { checkTlsOptions, type NbdOptions, nbdSettings } from "./client/options.ts"
 import { parseNbdUri } from "./client/uri.ts"
 
 /** Bytes that one call discards, or zeroes: the server's work, not that of our thread. */
@@ -93,6 +93,8 @@ export class NbdDisk implements VirtioBacking {
 export async function nbdDisk(uri: string, options: NbdOptions = {}): Promise<NbdDisk> {
   checkValue("nbdDisk", "uri", uri, "string")
   const settings = nbdSettings("nbdDisk", options)
-  const client = await NbdClient.open(parseNbdUri(uri), settings)
+  const address = parseNbdUri(uri)
+  checkTlsOptions(address, settings)
+  const client = await NbdClient.open(address, settings)
   return new NbdDisk(new BlockAccess(client, settings), uri, settings)
 }

@@ -6,7 +6,7 @@ import { BlockAccess } from "./client/block-access.ts"
 import type { NbdHost } from "./client/connect.ts"
 import { NbdClient } from "./client/client.ts"
 import { NbdDisk } from "./nbd-disk.ts"
-import { type NbdOptions, type NbdSettings, nbdSettings } from "./client/options.ts"
+import { checkTlsOptions, type NbdOptions, type NbdSettings, nbdSettings } from "./client/options.ts"
 import { type NbdAddress, parseNbdUri } from "./client/uri.ts"
 
 /** What `nbdFile` returns. `host` is for tests. */
@@ -131,5 +131,7 @@ export class NbdFile implements AsyncImageFile {
  */
 export function nbdFile(uri: string, options: NbdOptions = {}): AsyncImageFile {
   checkValue("nbdFile", "uri", uri, "string")
-  return new NbdFile(parseNbdUri(uri), nbdSettings("nbdFile", options))
+  const [address, settings] = [parseNbdUri(uri), nbdSettings("nbdFile", options)]
+  checkTlsOptions(address, settings)
+  return new NbdFile(address, settings)
 }

@@ -124,6 +124,16 @@ describe("openDisk over it", () => {
   })
 })
 
+it("options of TLS are refused with a URI that connects unencrypted", async () => {
+  for (const options of [{ ca: "PEM" }, { cert: "PEM" }, { key: "PEM" }, { servername: "disk.example" }]) {
+    const [name] = Object.keys(options)
+    const refusal = `nbd://h/disk: ${name} is for TLS, and this URI connects without it; write nbds in place of nbd`
+    expect(() => nbdFile("nbd://h/disk", options)).toThrow(refusal)
+    await expect(nbdDisk("nbd://h/disk", options)).rejects.toThrow(refusal)
+    await nbdFile("nbds://h/disk", options).close()
+  }
+})
+
 it("what is not a URI, and what is not an option, is told in one line", async () => {
   const wrong: unknown = 5
   expect(() => nbdFile(wrong as string)).toThrow(new TypeError("nbdFile: uri must be a string, not 5"))

@@ -54,7 +54,7 @@ export async function shakeHands(connection: HandshakeWire, address: NbdAddress,
 
 async function startTls(connection: HandshakeWire, address: NbdAddress, settings: NbdSettings): Promise<void> {
   const answer = await ask(connection, NBD_OPT.STARTTLS)
-  if (answer.type !== NBD_REP.ACK) throw refusal(address, "the server does not offer TLS; nbd:// connects without", answer)
+  if (answer.type !== NBD_REP.ACK) throw noTls(address, answer)
   // Somebody between us and the server may have put bytes here, to be taken for what came encrypted.
   if (connection.stream.waiting.length > 0) throw new NbdProtocolError("bytes that are not encrypted follow the beginning of TLS")
   const host = "host" in address.target ? address.target.host : undefined
@@ -115,6 +115,14 @@ async function ask({ wire, stream }: HandshakeWire, option: number, data?: Uint8
     before.push(reply)
   }
   throw new NbdProtocolError(`more than ${MOST_REPLIES} replies to option ${option}`)
+}
+
+/** A server has several words for having no TLS: unsupported, not set up, invalid. */
+function noTls(address: NbdAddress, { text }: Answer): BackingError {
+  const said = text === "" ? "" : ` (it says: ${text.slice(0, 200)})`
+  return new BackingError("unsupported", `the server does not offer TLS; an nbd URI connects without it, unencrypted${said}`, {
+    path: address.uri,
+  })
 }
 
 function refusal(address: NbdAddress, what: string, { type, text }: Answer): BackingError {

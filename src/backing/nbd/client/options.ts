@@ -1,5 +1,7 @@
 /** Options of `nbdFile` and `nbdDisk`, and what each is when it is left out. */
+import { BackingError } from "../../backing.ts"
 import { checkCount, checkOptions, type Rules } from "../../../options.ts"
+import type { NbdAddress } from "./uri.ts"
 
 /** Options of `nbdFile` and `nbdDisk`. Times are milliseconds. */
 export interface NbdOptions {
@@ -49,6 +51,18 @@ export interface NbdSettings extends Pick<NbdOptions, "ca" | "cert" | "key" | "s
   readonly requestTimeout: number
   readonly reconnectTimeout: number
   readonly unflushedLimit: number
+}
+
+/**
+ * Certificates are there to protect the connection: with a URI that connects unencrypted they would protect nothing.
+ * @throws BackingError `invalid-argument`
+ */
+export function checkTlsOptions(address: NbdAddress, settings: NbdSettings): void {
+  const name = (["ca", "cert", "key", "servername"] as const).find((option) => settings[option] !== undefined)
+  if (address.tls || name === undefined) return
+  throw new BackingError("invalid-argument", `${name} is for TLS, and this URI connects without it; write nbds in place of nbd`, {
+    path: address.uri,
+  })
 }
 
 /** What setTimeout takes. */
