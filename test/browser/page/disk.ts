@@ -1,6 +1,6 @@
 /** The machine's disk: a base that is only read, from a URL or a file that a person picked, under an overlay that takes all writes. */
 import {
-  type AsyncImageFile, createDisk, type DiskSource, type ImageFile, type ImageFormat, type MapExtent, MemoryFile, openDisk, opfsFile,
+  type AsyncImageFile, BackingError, createDisk, type DiskSource, type ImageFile, type ImageFormat, type MapExtent, MemoryFile, openDisk, opfsFile,
   probeFormat, type VirtioBacking,
 } from "vioblk"
 import { RecordedFile } from "./recorded-file.ts"
@@ -18,6 +18,8 @@ export interface DiskChoice {
   readonly overlay: string | undefined
 }
 
+/** Bytes: the least that a disk has. */
+const SECTOR = 512
 /** Bytes that are copied together. */
 const PIECE = 1 << 22
 
@@ -42,6 +44,7 @@ export class DemoDisk {
   /** @throws BackingError */
   static async open({ file, name, overlay }: DiskChoice): Promise<DemoDisk> {
     const base = new RecordedFile(file)
+    if ((await base.size()) < SECTOR) throw new BackingError("invalid-format", "the file is shorter than a sector", { path: base.path })
     const backingFormat = await formatOf(base)
     const lookup = backingFormat === "raw" ? undefined : (await openDisk(base, { readOnly: true })) as MappedDisk
     const size = lookup?.size ?? (await base.size())

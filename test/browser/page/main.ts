@@ -34,14 +34,15 @@ function say(text: string, kind: "" | "error" = ""): void {
   find("status").className = kind
 }
 
-/** What the person has chosen. @throws Error that says what is missing */
+/** What the person has chosen. @throws BackingError that says what is missing */
 function chosen(): DiskChoice {
   const source = document.querySelector<HTMLInputElement>("input[name=source]:checked")?.value
   const [file] = input("file").files ?? []
-  if (source === "file" && file === undefined) throw new Error("Choose a file first.")
-  if (source === "url" && input("url").value === "") throw new Error("Enter a URL first.")
+  if (source === "file" && file === undefined) throw new BackingError("invalid-argument", "choose a file first")
+  if (source === "url" && input("url").value === "") throw new BackingError("invalid-argument", "enter a URL first")
   if (source === "file" && file !== undefined) return choice(blobFile(file), file.name, `${file.name}-${file.size}-${file.lastModified}`)
   const url = new URL(source === "url" ? input("url").value : DEMO_URL, location.href).href
+  if (!/^https?:/.test(url)) throw new BackingError("invalid-argument", "the URL must begin with http: or https:", { path: url })
   // A guest reads bitmaps and tables of 4 KiB all over its disk: reads as long as the default would fetch four times as much of it.
   return choice(httpFile(url, { preferredRead: 65_536 }), url.slice(url.lastIndexOf("/") + 1), url)
 }
@@ -70,7 +71,7 @@ async function boot(): Promise<void> {
   button("save").disabled = false
   button("download").disabled = false
   find("progress").hidden = true
-  say("Running. Click into the console and type.")
+  say("Running. Click into the console and type. A guest that uses no serial line, and the BIOS, are under Screen.")
   find("serial").focus()
   await watch(running)
 }
