@@ -1,7 +1,7 @@
 /** The machine's disk: a base that is only read, from a URL or a file that a person picked, under an overlay that takes all writes. */
 import {
-  type AsyncImageFile, BackingError, createDisk, type DiskSource, type ImageFile, type ImageFormat, type MapExtent, MemoryFile, openDisk, opfsFile,
-  probeFormat, type VirtioBacking,
+  type AsyncImageFile, BackingError, createDisk, type DiskSource, type ImageFile, type ImageFormat, type MapExtent, MemoryFile, openDisk,
+  opfsFile, probeFormat, type VirtioBacking,
 } from "vioblk"
 import { RecordedFile } from "./recorded-file.ts"
 
