@@ -4,8 +4,10 @@ import { defineConfig } from "vitest/config"
 
 /** Tests that replace a module of Node, or count what the process holds: each gets a process of its own. */
 const ALONE = ["test/backing/host/host-file.test.ts", "test/virtio/later.test.ts"]
-/** Our code against other people's programs, in minutes: `npm run test:interop`. */
-const INTEROP = "test/interop/**/*.test.ts"
+/** What takes longer, `npm run test:long`: cut-off and damaged images, hostile peers, locks between processes, other people's programs. */
+const LONG = [
+  "test/crash/**/*.test.ts", "test/fuzz/**/*.test.ts", "test/interop/**/*.test.ts", "test/backing/host/image-lock.test.ts",
+]
 
 export default defineConfig({
   test: {
@@ -16,9 +18,9 @@ export default defineConfig({
     maxWorkers: availableParallelism(),
     projects: [
       // Files share their processes, and with them the modules that are loaded and compiled already: a quarter less time in all.
-      { extends: true, test: { name: "unit", include: ["test/**/*.test.ts"], exclude: [...ALONE, INTEROP], isolate: false } },
+      { extends: true, test: { name: "unit", include: ["test/**/*.test.ts"], exclude: [...ALONE, ...LONG], isolate: false } },
       { extends: true, test: { name: "alone", include: ALONE } },
-      { extends: true, test: { name: "interop", include: [INTEROP], isolate: false } },
+      { extends: true, test: { name: "long", include: LONG, isolate: false } },
     ],
   },
 })
