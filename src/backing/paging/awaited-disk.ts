@@ -11,6 +11,7 @@ import { type Allocation, BackingError, checkRange, totalLength, type VirtioBack
 import type { ImageLock } from "../image-file.ts"
 import type { MapExtent } from "../qcow2/map-extents.ts"
 import { Admission } from "./admission.ts"
+import { type LongRange, pieces } from "./pieces.ts"
 import { untilLoaded } from "./until-loaded.ts"
 
 /** A file of the disk whose changes are answered later: a `PagedFile`. */
@@ -70,11 +71,14 @@ export class AwaitedDisk implements VirtioBacking {
     if (map !== undefined) this.map = async (offset, length) => await this.#run("reads", 0, () => [...map.call(disk, offset, length)])
     if (flush !== undefined) this.flush = () => this.#flush()
     if (discard !== undefined) {
-      this.discard = (offset, length) => this.#run("changes", 0, () => void disk.discard?.(offset, length))
+      this.discard = (offset, length) => {
+        return this.#inPieces("changes", { offset, length, most: this.unmapsAtOnce }, (at, count) => void disk.discard?.(at, count))
+      }
     }
     if (writeZeroes !== undefined) {
       this.writeZeroes = (offset, length, mayUnmap) => {
-        return this.#run("changes", 0, () => void disk.writeZeroes?.(offset, length, mayUnmap))
+        const most = mayUnmap ? this.unmapsAtOnce : this.zeroesAtOnce
+        return this.#inPieces("changes", { offset, length, most }, (at, count) => void disk.writeZeroes?.(at, count, mayUnmap))
       }
     }
   }
@@ -118,12 +122,14 @@ export class AwaitedDisk implements VirtioBacking {
 
   pread(buffer: Uint8Array, offset: number): void | Promise<void> {
     const disk = this.#disk
-    return this.#inPieces("reads", buffer, offset, (piece, at) => void disk.pread(piece, at))
+    const range = { offset, length: buffer.length, most: PIECE }
+    return this.#inPieces("reads", range, (at, count) => void disk.pread(part(buffer, at - offset, count), at))
   }
 
   pwrite(buffer: Uint8Array, offset: number): void | Promise<void> {
     const disk = this.#disk
-    return this.#inPieces("changes", buffer, offset, (piece, at) => void disk.pwrite(piece, at))
+    const range = { offset, length: buffer.length, most: PIECE }
+    return this.#inPieces("changes", range, (at, count) => void disk.pwrite(part(buffer, at - offset, count), at))
   }
 
   /** @throws BackingError */
@@ -172,23 +178,17 @@ export class AwaitedDisk implements VirtioBacking {
     if (waits.length > 0) return this.#track(Promise.all(waits).then(() => undefined))
   }
 
-  #inPieces(
-    kind: Kind, buffer: Uint8Array, offset: number, work: (piece: Uint8Array, at: number) => void,
-  ): void | Promise<void> {
-    if (buffer.length <= PIECE) return this.#run(kind, buffer.length, () => work(buffer, offset))
-    return this.#eachPiece(kind, buffer, offset, work)
+  #inPieces(kind: Kind, range: LongRange, work: (at: number, count: number) => void): void | Promise<void> {
+    const { offset, length } = range
+    if (length <= range.most) return this.#run(kind, length, () => work(offset, length))
+    return this.#eachPiece(kind, range, work)
   }
 
-  async #eachPiece(
-    kind: Kind, buffer: Uint8Array, offset: number, work: (piece: Uint8Array, at: number) => void,
-  ): Promise<void> {
+  async #eachPiece(kind: Kind, range: LongRange, work: (at: number, count: number) => void): Promise<void> {
     // Refused whole, and not after a part of it.
     this.#checkOpen()
-    checkRange(this.size, offset, buffer.length, this.path)
-    for (let done = 0; done < buffer.length; done += PIECE) {
-      const piece = buffer.subarray(done, done + PIECE)
-      await this.#run(kind, piece.length, () => work(piece, offset + done))
-    }
+    checkRange(this.size, range.offset, range.length, this.path)
+    for (const { at, count } of pieces(range, this.discardGranularity)) await this.#run(kind, count, () => work(at, count))
   }
 
   #transfer(method: "pread" | "pwrite", buffers: readonly Uint8Array[], offset: number): void {
@@ -287,4 +287,9 @@ export class AwaitedDisk implements VirtioBacking {
 async function release(file: LateFile): Promise<void> {
   file.close()
   await file.released()
+}
+
+/** `buffer[start .. start + count)`. */
+function part(buffer: Uint8Array, start: number, count: number): Uint8Array {
+  return count === buffer.length ? buffer : buffer.subarray(start, start + count)
 }

@@ -78,7 +78,8 @@ function openBacking(header: Qcow2Header, options: Qcow2Options, imagePath: stri
   if (header.backingFile === undefined) return undefined
   const name = decodeText(header.backingFile)
   if (options.openBacking === undefined) {
-    throw new BackingError("unsupported", `it needs its backing file "${name}", which was not supplied`, { path: imagePath })
+    const remedy = 'give its source by the option "backing" ("openBacking" of openQcow2), or make one image of both with qemu-img convert'
+    throw new BackingError("unsupported", `it needs its backing file "${name}", which was not supplied; ${remedy}`, { path: imagePath })
   }
   const disk = options.openBacking({ name, format: backingFormat(header), imagePath })
   checkBackingDisk("openQcow2", disk)

@@ -87,3 +87,32 @@ it("a file that fails to close keeps no other from being released", async () => 
   await expect(disk.close()).rejects.toBe(failure)
   expect(released).toEqual(["second"])
 })
+
+it("zeroes over a long range of a source that cannot make them are written piece by piece, with a few pages in memory", async () => {
+  const MIB = 1 << 20
+  const inner = MemoryFile.of(new Uint8Array(8 * MIB).fill(1))
+  const source: AsyncImageFile = {
+    path: "no holes", readOnly: false,
+    size: async () => inner.size(),
+    read: async (buffer, offset) => inner.read(buffer, offset),
+    write: async (buffer, offset) => inner.write(buffer, offset),
+    truncate: async (size) => inner.truncate(size),
+    sync: async () => undefined,
+    close: async () => undefined,
+  }
+  const file = await PagedFile.open(source, { pageSize: PAGE, cacheSize: 16 * PAGE })
+  let most = 0
+  class Watched extends RawBacking {
+    override writeZeroes(offset: number, length: number, mayUnmap: boolean): void {
+      most = Math.max(most, file.cachedBytes)
+      super.writeZeroes(offset, length, mayUnmap)
+    }
+  }
+  const disk = new AwaitedDisk(new Watched(file), [file])
+  await disk.writeZeroes?.(PAGE + 512, 7 * MIB, false)
+  await disk.flush?.()
+  expect(most).toBeLessThan(2 * MIB)
+  const expected = new Uint8Array(8 * MIB).fill(1).fill(0, PAGE + 512, PAGE + 512 + 7 * MIB)
+  expect(Buffer.compare(inner.toBytes(), expected)).toBe(0)
+  await disk.close()
+})

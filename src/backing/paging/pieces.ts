@@ -1,0 +1,19 @@
+/** Cuts a long range of a disk into pieces: what one call on the disk needs has to be in memory at the same time. */
+
+/** A call over `length` bytes from `offset`, of which one step does at most `most`. */
+export interface LongRange {
+  readonly offset: number
+  readonly length: number
+  readonly most: number
+}
+
+/** The pieces, in order. They end at multiples of `unit` bytes where they can, so that no cluster is cut in two. */
+export function* pieces({ offset, length, most }: LongRange, unit: number): Generator<{ readonly at: number; readonly count: number }> {
+  const step = Math.max(most - (most % unit), unit)
+  const end = offset + length
+  let count = 0
+  for (let at = offset; at < end; at += count) {
+    count = Math.min(end - at, step - (at % step))
+    yield { at, count }
+  }
+}
