@@ -4,9 +4,13 @@ import { defineConfig } from "vitest/config"
 
 /** Tests that replace a module of Node, or count what the process holds: each gets a process of its own. */
 const ALONE = ["test/backing/host/host-file.test.ts", "test/virtio/later.test.ts"]
-/** What takes longer, `npm run test:long`: cut-off and damaged images, hostile peers, locks between processes, other people's programs. */
+/**
+ * What takes longer, `npm run test:long`: cut-off and damaged images, hostile peers, locks between processes, other people's programs,
+ * every call of a backing turned against the device.
+ */
 const LONG = [
   "test/crash/**/*.test.ts", "test/fuzz/**/*.test.ts", "test/interop/**/*.test.ts", "test/backing/host/image-lock.test.ts",
+  "test/backing/paging/random.test.ts", "test/virtio/blk/calls-back.test.ts",
 ]
 
 export default defineConfig({
