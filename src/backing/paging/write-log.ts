@@ -180,7 +180,7 @@ export class WriteLog {
         void this.#sendAlone(next)
         break
       }
-      if (this.#inFlight.size >= PARALLEL || this.#meetsInFlight(next)) break
+      if (this.#inFlight.size >= PARALLEL || this.#mustWait(next)) break
       const changes = this.#takeJoined(next)
       const sent = { changes, start: startOf(next), end: endOf(changes.at(-1) ?? next) }
       this.#inFlight.add(sent)
@@ -199,6 +199,12 @@ export class WriteLog {
     if (this.#head < 1024 && this.#head < this.#unsent.length) return
     this.#unsent = this.#unsent.slice(this.#head)
     this.#head = 0
+  }
+
+  /** Whether what is in flight has to be answered first. Zeroes are made inside the file: it may only just be growing that far. */
+  #mustWait(change: Change): boolean {
+    if (change.kind === "zero" && this.#inFlight.size > 0 && endOf(change) > this.#storedSize) return true
+    return this.#meetsInFlight(change)
   }
 
   #meetsInFlight(change: Change): boolean {

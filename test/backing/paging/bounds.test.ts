@@ -116,3 +116,34 @@ it("zeroes over a long range of a source that cannot make them are written piece
   expect(Buffer.compare(inner.toBytes(), expected)).toBe(0)
   await disk.close()
 })
+
+it("a hole is punched only when the source's file reaches that far, and no read takes the file for one that somebody has cut", async () => {
+  const inner = MemoryFile.of(new Uint8Array(PAGE))
+  const calls: string[] = []
+  let store = (): void => undefined
+  const source: AsyncImageFile = {
+    path: "growing", readOnly: false,
+    size: async () => inner.size(),
+    read: async (buffer, offset) => inner.read(buffer, offset),
+    write: async (buffer, offset) => {
+      await new Promise<void>((resolve) => (store = resolve))
+      inner.write(buffer, offset)
+      calls.push(`write to ${inner.size()}`)
+    },
+    truncate: async (size) => inner.truncate(size),
+    sync: async () => undefined,
+    punchHole: async () => (calls.push(`hole in ${inner.size()}`), true),
+    close: async () => undefined,
+  }
+  const file = await PagedFile.open(source, { pageSize: PAGE, cacheSize: PAGE })
+  file.write(new Uint8Array(PAGE).fill(1), 8 * PAGE)
+  file.punchHole?.(3 * PAGE, PAGE)
+  await turn()
+  expect(calls).toEqual([])
+  store()
+  file.sync()
+  await file.stable()
+  expect(calls).toEqual([`write to ${9 * PAGE}`, `hole in ${9 * PAGE}`])
+  file.close()
+  await file.released()
+})
