@@ -1,5 +1,7 @@
 /** Lists of buffers as one run of bytes: guest memory is scattered, clusters are too, and their borders do not fall together. */
 
+import { totalLength } from "./backing.ts"
+
 /** Hands out a list of buffers piece by piece, in order, without copying. */
 export class BufferCursor {
   readonly #buffers: readonly Uint8Array[]
@@ -56,4 +58,15 @@ export function scatter(source: Uint8Array, from: number, buffers: readonly Uint
     buffer.set(source.subarray(position, position + buffer.length))
     position += buffer.length
   }
+}
+
+/** The bytes of `parts`, one after the other, in an array of their own. */
+export function joined(parts: readonly Uint8Array[]): Uint8Array {
+  const bytes = new Uint8Array(totalLength(parts))
+  let at = 0
+  for (const part of parts) {
+    bytes.set(part, at)
+    at += part.length
+  }
+  return bytes
 }

@@ -1,4 +1,5 @@
 /** Reading and building the bytes of NBD messages: 64-bit fields as numbers, strings with a length, and a bounded reader. */
+import { joined } from "../buffers.ts"
 import { type Magic, NBD_LIMIT, NbdProtocolError } from "./protocol.ts"
 
 const decoder = new TextDecoder("utf-8")
@@ -37,17 +38,6 @@ export function encodeText(text: string): Uint8Array {
 /** Bytes as text; what is not UTF-8 becomes U+FFFD. */
 export function decodeText(bytes: Uint8Array): string {
   return decoder.decode(bytes)
-}
-
-/** The parts one after the other, in an array of their own. */
-export function joined(parts: readonly Uint8Array[]): Uint8Array {
-  const bytes = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0))
-  let at = 0
-  for (const part of parts) {
-    bytes.set(part, at)
-    at += part.length
-  }
-  return bytes
 }
 
 /** Big-endian integers, one after the other: `u16(1, 2)` is four bytes. */

@@ -8,6 +8,7 @@
  */
 import { type AsyncImageFile, NotLoaded } from "../async-image-file.ts"
 import { BackingError, totalLength } from "../backing.ts"
+import { joined } from "../buffers.ts"
 import type { ImageFile, ImageLock } from "../image-file.ts"
 import { type Change, endOf } from "./change.ts"
 import { type Page, PageCache } from "./page-cache.ts"
@@ -149,13 +150,8 @@ export class PagedFile implements ImageFile {
 
   writev(buffers: readonly Uint8Array[], offset: number): void {
     const log = this.#writable()
-    const data = new Uint8Array(totalLength(buffers))
-    let at = 0
-    for (const buffer of buffers) {
-      data.set(buffer, at)
-      at += buffer.length
-    }
-    if (at > 0) this.#change(log, { kind: "write", offset, data })
+    const data = joined(buffers)
+    if (data.length > 0) this.#change(log, { kind: "write", offset, data })
   }
 
   truncate(size: number): void {

@@ -5,6 +5,7 @@
  */
 import type { AsyncImageFile } from "../async-image-file.ts"
 import { BackingError } from "../backing.ts"
+import { joined } from "../buffers.ts"
 import { type Change, endOf, memoryOf, overlaps, startOf } from "./change.ts"
 import { sourceError } from "./source-error.ts"
 import { ZeroingSource } from "./zeroing-source.ts"
@@ -254,7 +255,7 @@ export class WriteLog {
   }
 
   async #store({ changes: [first], changes }: Sent): Promise<void> {
-    if (first?.kind === "write") await this.#source.write?.(joined(changes), first.offset)
+    if (first?.kind === "write") await this.#source.write?.(dataOf(changes), first.offset)
     else if (first?.kind === "zero") await this.zeroing.zero(first, () => this.#failure)
   }
 
@@ -275,15 +276,9 @@ export class WriteLog {
   }
 }
 
-function joined(changes: readonly Change[]): Uint8Array {
+/** The bytes of writes that continue each other. */
+function dataOf(changes: readonly Change[]): Uint8Array {
   const parts = changes.flatMap((change) => (change.kind === "write" ? [change.data] : []))
   const [only] = parts
-  if (parts.length === 1 && only !== undefined) return only
-  const whole = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0))
-  let at = 0
-  for (const part of parts) {
-    whole.set(part, at)
-    at += part.length
-  }
-  return whole
+  return parts.length === 1 && only !== undefined ? only : joined(parts)
 }

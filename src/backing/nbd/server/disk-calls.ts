@@ -1,7 +1,7 @@
 /** Calls of a disk, as the commands of clients need them: whichever methods it has, and promises only from a disk that announced them. */
 import type { Allocation, VirtioBacking } from "../../backing.ts"
 import { isStrayPromise } from "../../../options.ts"
-import { joined } from "../words.ts"
+import { joined } from "../../buffers.ts"
 
 type Answer = void | Promise<void>
 
