@@ -5,7 +5,7 @@
 
 // Disks
 export { BackingError } from "./backing/backing.ts"
-export type { Allocation, BackingErrorCode, BackingErrorDetails, VirtioBacking } from "./backing/backing.ts"
+export type { Allocation, BackingErrorCode, BackingErrorDetails, Lifetime, VirtioBacking } from "./backing/backing.ts"
 export { NotLoaded } from "./backing/async-image-file.ts"
 export type { AsyncImageFile } from "./backing/async-image-file.ts"
 export type { ImageFile, ImageLock } from "./backing/image-file.ts"

@@ -2,7 +2,7 @@
 
 // Disks
 export { BackingError } from "./backing/backing.ts"
-export type { Allocation, BackingErrorCode, BackingErrorDetails, VirtioBacking } from "./backing/backing.ts"
+export type { Allocation, BackingErrorCode, BackingErrorDetails, Lifetime, VirtioBacking } from "./backing/backing.ts"
 export { HostFile } from "./backing/host/host-file.ts"
 export type { HostFileOptions } from "./backing/host/host-file.ts"
 export type { ImageFile, ImageLock } from "./backing/image-file.ts"

@@ -15,8 +15,22 @@ export interface Allocation {
 }
 
 /**
+ * The wear of flash storage, with the numbers of JEDEC's JESD84-B50, which eMMC and UFS devices report and [VIRTIO] 5.2.6 passes on. 0 says
+ * that a number is not known.
+ */
+export interface Lifetime {
+  /** Reserved blocks that are used up: 1 is less than 80 %, 2 is 80 % or more, 3 is 90 % or more. */
+  readonly preEolInfo: number
+  /** Wear of SLC cells: 1 is up to 10 % of the lifetime, and so on to 10; 11 is beyond it. */
+  readonly typeA: number
+  /** Wear of MLC cells, likewise. */
+  readonly typeB: number
+}
+
+/**
  * A disk. `size`, `readOnly`, `pread`, `pwrite` and `close` are required. The device offers flushing, discarding and writing of zeroes to
- * the guest only where `flush`, `discard` and `writeZeroes` are there; the other optional members make it faster.
+ * the guest only where `flush`, `discard` and `writeZeroes` are there, secure erasure and the lifetime where `secureErase` and `lifetime`
+ * are; the other optional members make it faster.
  *
  * All offsets and lengths are bytes. Every method does all of its work or fails with a `BackingError`; a short count does not exist.
  *
@@ -75,6 +89,16 @@ export interface VirtioBacking {
   discard?(offset: number, length: number): void | Promise<void>
   /** The range reads as zeroes afterwards. `mayUnmap` permits freeing the space behind it. */
   writeZeroes?(offset: number, length: number, mayUnmap: boolean): void | Promise<void>
+  /** Bytes: `secureErase` is called for whole units of this size where the guest asks for whole units. Default 512. A multiple of 512. */
+  readonly secureEraseAlignment?: number
+  /**
+   * Erases the range so that nobody finds its content again, neither through the disk nor behind it; what it reads as is up to the disk.
+   * Only who can promise that has this method: a file system may keep old copies of what is overwritten. Long ranges are cut by
+   * `zeroesAtOnce`.
+   */
+  secureErase?(offset: number, length: number): void | Promise<void>
+  /** The wear of the storage. Only who knows any of it has this method. */
+  lifetime?(): Lifetime | Promise<Lifetime>
   /**
    * What is known of the bytes from `offset` on: a run of at most `length`, which is more than 0, and as much of it as a few milliseconds
    * tell. Neighbours may be alike. Without this method every byte counts as data. */
@@ -88,7 +112,8 @@ const BACKING_RULES: Rules<VirtioBacking> = {
   canUnmap: "any?", slow: "any?", asynchronous: "boolean?", pread: "function", pwrite: "function", preadNow: "function?",
   pwriteNow: "function?",
   preadInto: "function?", pwriteFrom: "function?", preadv: "function?", pwritev: "function?",
-  flush: "function?", discard: "function?", writeZeroes: "function?", allocation: "function?", close: "function",
+  flush: "function?", discard: "function?", writeZeroes: "function?", secureEraseAlignment: "number?", secureErase: "function?",
+  lifetime: "function?", allocation: "function?", close: "function",
 }
 
 const SEE = "see the interface VirtioBacking"
@@ -105,16 +130,21 @@ export function checkBacking(who: string, backing: VirtioBacking): void {
   checkMembers(who, "the backing", backing, BACKING_RULES, "VirtioBacking")
   refuseAsyncMethods(who, backing)
   checkBackingSize(who, backing.size)
-  const { discardGranularity = 512 } = backing
-  if (!Number.isSafeInteger(discardGranularity) || discardGranularity <= 0 || discardGranularity % 512 !== 0) {
-    throw new TypeError(`${who}: discardGranularity of the backing is ${discardGranularity}; it must be a multiple of 512 bytes: ${SEE}`)
-  }
+  checkUnit(who, "discardGranularity", backing.discardGranularity)
+  checkUnit(who, "secureEraseAlignment", backing.secureEraseAlignment)
+}
+
+function checkUnit(who: string, name: string, bytes = 512): void {
+  if (Number.isSafeInteger(bytes) && bytes > 0 && bytes % 512 === 0) return
+  throw new TypeError(`${who}: ${name} of the backing is ${bytes}; it must be a multiple of 512 bytes: ${SEE}`)
 }
 
 type Names = readonly (keyof VirtioBacking)[]
 /** Methods that answer before they return, and those that may return a promise where `asynchronous` says so. */
 const ANSWER_AT_ONCE: Names = ["preadInto", "pwriteFrom", "preadNow", "pwriteNow"]
-const MAY_ANSWER_LATER: Names = ["pread", "pwrite", "preadv", "pwritev", "flush", "discard", "writeZeroes", "allocation"]
+const MAY_ANSWER_LATER: Names = [
+  "pread", "pwrite", "preadv", "pwritev", "flush", "discard", "writeZeroes", "secureErase", "lifetime", "allocation",
+]
 
 /** What is declared `async` and must not be would fail with its first request: it is told at once. */
 function refuseAsyncMethods(who: string, backing: VirtioBacking): void {

@@ -101,6 +101,11 @@ export class MemoryBacking implements VirtioBacking {
     this.writeZeroes(offset, length)
   }
 
+  /** The bytes are zeroed where they are, and this was their only copy. */
+  secureErase(offset: number, length: number): void {
+    this.writeZeroes(offset, length)
+  }
+
   writeZeroes(offset: number, length: number): void {
     this.#check(offset, length)
     this.#checkWritable()

@@ -12,12 +12,12 @@ import { COMMON, F, INDIRECT, mask, NEXT, T, UNTOUCHED, UP, VERSION_1, WRITE } f
 
 const SECTOR = 512
 const [OK, IOERR, UNSUPP] = [0, 1, 2]
-const [DISCARD, WRITE_ZEROES] = [11, 13]
+const [DISCARD, WRITE_ZEROES, SECURE_ERASE] = [11, 13, 14]
 
 /** [VIRTIO] 2.2 and 6, 5.2.3: what a block device on PCI may offer through the modern interface, and through the legacy one. */
 const ALLOWED_MODERN =
   mask(F.SIZE_MAX, F.SEG_MAX, F.GEOMETRY, F.RO, F.BLK_SIZE, F.FLUSH, F.TOPOLOGY, F.CONFIG_WCE, F.MQ, F.DISCARD, F.WRITE_ZEROES,
-  F.INDIRECT_DESC, F.EVENT_IDX, F.VERSION_1, F.RING_RESET)
+  F.LIFETIME, F.SECURE_ERASE, F.INDIRECT_DESC, F.EVENT_IDX, F.VERSION_1, F.RING_RESET)
 const ALLOWED_LEGACY = (ALLOWED_MODERN & 0xffff_ffffn) | mask(F.NOTIFY_ON_EMPTY, F.ANY_LAYOUT)
 
 /** What our devices do not offer, and why it must never be there or need not be. */
@@ -33,7 +33,6 @@ const NEVER = [
   ["FT-22 ST-15 SUSPEND", F.SUSPEND],
   ["FT-28 LIFETIME: there are no metrics", F.LIFETIME],
   ["FT-28 ZONED: an ordinary disk", F.ZONED],
-  ["FT-23 SECURE_ERASE: nobody can promise it", F.SECURE_ERASE],
   ["FT-23 FT-10 bit 30, a trap for drivers that accept everything", F.UNUSED_30],
   ["FT-23 bit 31, the sign of a 32-bit number", 31],
   ["FT-23 bit 0, BARRIER", 0],
@@ -208,6 +207,7 @@ describe("what the bits do", () => {
     [F.MQ]: (guest) => guest.device.read(0x22, 2) === 2 && guest.common.read(COMMON.numQueues, 2) === 2,
     [F.DISCARD]: (guest) => range(guest, DISCARD, 3, 1) === OK,
     [F.WRITE_ZEROES]: (guest) => range(guest, WRITE_ZEROES, 3, 1) === OK,
+    [F.SECURE_ERASE]: (guest) => range(guest, SECURE_ERASE, 3, 1) === OK,
     [F.INDIRECT_DESC]: (guest) => {
       const request = ring.prepare(T.IN, 3, SECTOR)
       vm.ram.copyWithin(0xf_0000, ring.desc, ring.desc + 48)

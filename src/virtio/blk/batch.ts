@@ -11,12 +11,13 @@ import type { Virtqueue } from "../virtqueue.ts"
 import { SLICE_BYTES } from "./executor.ts"
 import { BlkRequest, parseRequest, relocateAll } from "./request.ts"
 import { rangesLength } from "./ranges.ts"
+import { COMMAND_TOTAL, isCommand } from "./commands.ts"
 import { readUsual } from "./usual-request.ts"
 import { type BlkStatus, SECTOR_SIZE, VIRTIO_BLK_S, VIRTIO_BLK_T } from "./spec.ts"
 
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
 const { OK } = VIRTIO_BLK_S
-const { IN, OUT, DISCARD, WRITE_ZEROES } = VIRTIO_BLK_T
+const { IN, OUT } = VIRTIO_BLK_T
 const SECTOR = SECTOR_SIZE
 const MERGE_BYTES = SLICE_BYTES
 
@@ -138,7 +139,7 @@ export class Batch {
         bytes += next.dataLength
       }
     }
-    leader.total = leader.type === DISCARD || leader.type === WRITE_ZEROES ? rangesLength(leader.ranges) : bytes
+    leader.total = leader.type === IN || leader.type === OUT ? bytes : totalOf(leader)
     return end
   }
 
@@ -160,6 +161,11 @@ export class Batch {
       ? this.requests.slice(this.settled, this.taken).filter(isOurs).map(({ head }) => head)
       : []
   }
+}
+
+/** What there is to do for a request that is not a transfer: bytes of ranges, or a command. */
+function totalOf(request: BlkRequest): number {
+  return isCommand(request.type) ? COMMAND_TOTAL : rangesLength(request.ranges)
 }
 
 /** A slot whose request has been detached holds one that was never filled: it WAITS. */

@@ -1,7 +1,7 @@
 /** Completion: the only writer of status bytes and used entries. Each request passes here once. */
 import type { GuestMemory } from "../guest-memory.ts"
 import type { Ring } from "../queue/ring.ts"
-import { type BlkRequest, storeData } from "./request.ts"
+import { type BlkRequest, isAnswered, storeData } from "./request.ts"
 import { type BlkStatus, ID_SIZE, VIRTIO_BLK_S, VIRTIO_BLK_T } from "./spec.ts"
 import { type BlkStatistics, countsOf } from "./statistics.ts"
 
@@ -26,7 +26,7 @@ export class Completion {
   complete(memory: GuestMemory, ring: Ring, request: BlkRequest, status: BlkStatus): void {
     let filled = 0
     if (status === OK && request.type === IN) filled = request.dataLength
-    else if (status === OK && request.type === GET_ID) filled = storeData(request, this.#id)
+    else if (status === OK && request.type !== OUT) filled = this.#answer(request)
     request.statusRegion.data.setUint8(request.statusOffset, status)
     ring.addUsed(request, filled === request.writableBefore ? filled + 1 : filled)
     const counts = countsOf(this.#statistics, request.type)
@@ -35,11 +35,17 @@ export class Completion {
     else counts.errors++
     if (memory.written !== undefined) announce(memory, request)
   }
+
+  /** Stores what the device has to say. Returns its length. */
+  #answer(request: BlkRequest): number {
+    const answer = request.type === GET_ID ? this.#id : request.answer
+    return answer === undefined ? 0 : storeData(request, answer)
+  }
 }
 
 /** Tells the memory what the request may have stored: a failed read counts as well. */
 function announce(memory: GuestMemory, request: BlkRequest): void {
-  const mayFill = request.type === IN || request.type === GET_ID
+  const mayFill = isAnswered(request.type)
   for (let segment = 0; mayFill && segment < request.count; segment++) memory.written?.(request.address(segment), request.length(segment))
   memory.written?.(request.statusRegion.start + request.statusOffset, 1)
 }

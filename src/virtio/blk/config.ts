@@ -37,12 +37,14 @@ export const VIRTIO_BLK_RULES: Rules<VirtioBlkOptions> = {
   withoutFeatures: "array?", readOnly: "boolean?", onError: "function?",
 }
 
-/** Most segments of a DISCARD, and of a WRITE_ZEROES request. */
+/** Most segments of a DISCARD, of a WRITE_ZEROES, and of a SECURE_ERASE request. */
 export const MAX_DISCARD_SEGMENTS = 256
 export const MAX_WRITE_ZEROES_SEGMENTS = 16
-/** Most sectors of one segment: just under 2 GiB to discard; 512 MiB to zero, for somebody may have to write them. */
+export const MAX_SECURE_ERASE_SEGMENTS = 16
+/** Most sectors of one segment: just under 2 GiB to discard; 512 MiB to zero or to erase, for somebody may have to write them. */
 export const MAX_DISCARD_SECTORS = 0x3f_ffff
 export const MAX_WRITE_ZEROES_SECTORS = 0x10_0000
+export const MAX_SECURE_ERASE_SECTORS = 0x10_0000
 
 const GEOMETRY_HEADS = 16
 const GEOMETRY_SECTORS = 63
@@ -99,6 +101,8 @@ export function blkFeatures(backing: VirtioBacking, parameters: BlkParameters): 
   if (backing.flush !== undefined) bits.push(VIRTIO_BLK_F.FLUSH, VIRTIO_BLK_F.CONFIG_WCE)
   if (!parameters.readOnly && backing.discard !== undefined && backing.canUnmap !== false) bits.push(VIRTIO_BLK_F.DISCARD)
   if (backing.writeZeroes !== undefined && !parameters.readOnly) bits.push(VIRTIO_BLK_F.WRITE_ZEROES)
+  if (backing.secureErase !== undefined && !parameters.readOnly) bits.push(VIRTIO_BLK_F.SECURE_ERASE)
+  if (backing.lifetime !== undefined) bits.push(VIRTIO_BLK_F.LIFETIME)
   return featureMask(bits)
 }
 
@@ -114,7 +118,7 @@ export function writeStaticConfig(config: DataView, backing: VirtioBacking, para
   config.setUint32(VIRTIO_BLK_CONFIG.topology_opt_io_size, optimalIoSize / blockSize, true)
   config.setUint16(VIRTIO_BLK_CONFIG.num_queues, queues, true)
   if (offers(VIRTIO_BLK_F.DISCARD)) {
-    const alignment = Math.max(Math.floor((backing.discardGranularity ?? SECTOR_SIZE) / SECTOR_SIZE), 1)
+    const alignment = sectorsOf(backing.discardGranularity)
     config.setUint32(VIRTIO_BLK_CONFIG.max_discard_sectors, MAX_DISCARD_SECTORS, true)
     config.setUint32(VIRTIO_BLK_CONFIG.max_discard_seg, MAX_DISCARD_SEGMENTS, true)
     config.setUint32(VIRTIO_BLK_CONFIG.discard_sector_alignment, alignment, true)
@@ -124,6 +128,16 @@ export function writeStaticConfig(config: DataView, backing: VirtioBacking, para
     config.setUint32(VIRTIO_BLK_CONFIG.max_write_zeroes_seg, MAX_WRITE_ZEROES_SEGMENTS, true)
     config.setUint8(VIRTIO_BLK_CONFIG.write_zeroes_may_unmap, backing.canUnmap ?? backing.discard !== undefined ? 1 : 0)
   }
+  if (offers(VIRTIO_BLK_F.SECURE_ERASE)) {
+    const alignment = sectorsOf(backing.secureEraseAlignment)
+    config.setUint32(VIRTIO_BLK_CONFIG.max_secure_erase_sectors, MAX_SECURE_ERASE_SECTORS, true)
+    config.setUint32(VIRTIO_BLK_CONFIG.max_secure_erase_seg, MAX_SECURE_ERASE_SEGMENTS, true)
+    config.setUint32(VIRTIO_BLK_CONFIG.secure_erase_sector_alignment, alignment, true)
+  }
+}
+
+function sectorsOf(bytes = SECTOR_SIZE): number {
+  return Math.max(Math.floor(bytes / SECTOR_SIZE), 1)
 }
 
 /** Writes the capacity in sectors, and the cylinders that go with it. */

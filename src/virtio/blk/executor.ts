@@ -4,12 +4,15 @@
  */
 import type { VirtioBacking } from "../../backing/backing.ts"
 import type { RamRegion } from "../guest-memory.ts"
+import { isThenable, notNow, refusePromise } from "./answers.ts"
+import { Commands } from "./commands.ts"
 import type { BlkRequest } from "./request.ts"
 import { SECTOR_SIZE, VIRTIO_BLK_T } from "./spec.ts"
 
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
-const { IN, OUT, FLUSH, DISCARD } = VIRTIO_BLK_T
+const { IN, OUT, FLUSH, DISCARD, WRITE_ZEROES, SECURE_ERASE } = VIRTIO_BLK_T
 const SECTOR = SECTOR_SIZE
+const refuse = refusePromise
 
 /** Bytes that one call moves at most: larger calls gain nothing, and hold the host's thread. */
 export const SLICE_BYTES = 1 << 20
@@ -21,12 +24,14 @@ type Answer = void | PromiseLike<void>
 
 export class Executor {
   readonly #backing: VirtioBacking
+  readonly #commands: Commands
   // Where the data of the present slice are, see `#gather`.
   #start = 0
   #views: Uint8Array[] = []
 
   constructor(backing: VirtioBacking) {
     this.#backing = backing
+    this.#commands = new Commands(backing)
   }
 
   /** The backing says that a small call may take long. */
@@ -43,8 +48,7 @@ export class Executor {
     const leader = requests[first]
     if (leader === undefined) return undefined
     const { type } = leader
-    if (type === FLUSH) return this.flush()
-    if (type !== IN && type !== OUT) return this.#zero(leader)
+    if (type !== IN && type !== OUT) return this.#other(leader)
     const backing = this.#backing
     const left = leader.total - leader.done
     const length = left > SLICE_BYTES ? SLICE_BYTES : left
@@ -57,12 +61,12 @@ export class Executor {
     if (region === undefined) return this.#transferViews(leader, offset)
     const start = isUsual ? leader.offset(0) : this.#start
     if (type === IN) {
-      if (backing.preadInto !== undefined) this.#refusePromise(backing.preadInto(region.bytes, start, length, offset), "preadInto")
-      else this.#refusePromise(backing.pread(region.viewAt(start, length), offset), "pread")
+      if (backing.preadInto !== undefined) refuse(backing.preadInto(region.bytes, start, length, offset), "preadInto")
+      else refuse(backing.pread(region.viewAt(start, length), offset), "pread")
     } else if (backing.pwriteFrom !== undefined) {
-      this.#refusePromise(backing.pwriteFrom(region.bytes, start, length, offset), "pwriteFrom")
+      refuse(backing.pwriteFrom(region.bytes, start, length, offset), "pwriteFrom")
     } else {
-      this.#refusePromise(backing.pwrite(region.viewAt(start, length), offset), "pwrite")
+      refuse(backing.pwrite(region.viewAt(start, length), offset), "pwrite")
     }
     return undefined
   }
@@ -94,14 +98,14 @@ export class Executor {
     const isIn = leader.type === IN
     const [view] = views
     if (isIn && backing.preadv !== undefined) {
-      this.#refusePromise(backing.preadv(views, offset), "preadv")
+      refuse(backing.preadv(views, offset), "preadv")
     } else if (!isIn && backing.pwritev !== undefined) {
-      this.#refusePromise(backing.pwritev(views, offset), "pwritev")
+      refuse(backing.pwritev(views, offset), "pwritev")
     } else if (view !== undefined) {
       // One call only: it may end the life of the requests, and the next would touch the guest's RAM then.
       leader.slice = view.length
-      if (isIn) this.#refusePromise(backing.pread(view, offset), "pread")
-      else this.#refusePromise(backing.pwrite(view, offset), "pwrite")
+      if (isIn) refuse(backing.pread(view, offset), "pread")
+      else refuse(backing.pwrite(view, offset), "pwrite")
     }
   }
 
@@ -184,18 +188,45 @@ export class Executor {
     }
   }
 
-  // --- DISCARD and WRITE_ZEROES ---
+  // --- All others ---
 
-  #zero(leader: BlkRequest): PromiseLike<void> | undefined {
+  #other(leader: BlkRequest): PromiseLike<void> | undefined {
+    switch (leader.type) {
+      case FLUSH:
+        return this.flush()
+      case DISCARD:
+      case WRITE_ZEROES:
+      case SECURE_ERASE:
+        return this.#range(leader)
+      default:
+        return this.#commands.run(leader)
+    }
+  }
+
+  #range(leader: BlkRequest): PromiseLike<void> | undefined {
     const backing = this.#backing
     let skip = leader.done
     const range = leader.ranges.find(({ length }) => skip < length || ((skip -= length), false))
     if (range === undefined) return undefined
     const from = range.offset + skip
-    leader.slice = this.#zeroSlice(from, range.offset + range.length, this.#atOnce(leader.type === DISCARD || range.mayUnmap))
-    return leader.type === DISCARD
-      ? this.#answer(backing.discard?.(from, leader.slice), "discard")
-      : this.#answer(backing.writeZeroes?.(from, leader.slice, range.mayUnmap), "writeZeroes")
+    const end = range.offset + range.length
+    switch (leader.type) {
+      case DISCARD:
+        leader.slice = this.#rangeSlice(from, end, this.#atOnce(true), backing.discardGranularity)
+        return this.#answer(backing.discard?.(from, leader.slice), "discard")
+      case SECURE_ERASE:
+        leader.slice = this.#eraseSlice(from, end)
+        return this.#answer(backing.secureErase?.(from, leader.slice), "secureErase")
+      default:
+        leader.slice = this.#rangeSlice(from, end, this.#atOnce(range.mayUnmap), backing.discardGranularity)
+        return this.#answer(backing.writeZeroes?.(from, leader.slice, range.mayUnmap), "writeZeroes")
+    }
+  }
+
+  /** Bytes of the next call that erases: whole units, of which one may be more than the backing zeroes at once. */
+  #eraseSlice(from: number, end: number): number {
+    const unit = this.#backing.secureEraseAlignment ?? SECTOR
+    return this.#rangeSlice(from, end, Math.max(this.#atOnce(false), unit), unit)
   }
 
   /** Bytes that the backing discards, or zeroes, in one call. */
@@ -206,10 +237,9 @@ export class Executor {
     return typeof bytes === "number" && bytes >= SECTOR ? bytes : DEFAULT_ZEROES_AT_ONCE
   }
 
-  /** Bytes of the next call, of at most `most`, for a range from `from` to `end`. Cut where the backing can free space on both sides. */
-  #zeroSlice(from: number, end: number, most: number): number {
+  /** Bytes of the next call, of at most `most`, for a range from `from` to `end`. Cut at a multiple of `unit`, if there is one. */
+  #rangeSlice(from: number, end: number, most: number, unit = SECTOR): number {
     if (end - from <= most) return end - from
-    const unit = Math.max(this.#backing.discardGranularity ?? SECTOR, SECTOR)
     const aligned = Math.floor((from + most) / unit) * unit
     return aligned > from ? aligned - from : Math.floor(most / SECTOR) * SECTOR
   }
@@ -219,31 +249,7 @@ export class Executor {
   /** What is to be waited for, of what `method` has returned. */
   #answer(answer: Answer, method: string): PromiseLike<void> | undefined {
     if (!isThenable(answer)) return undefined
-    if (this.#backing.asynchronous !== true) this.#refusePromise(answer, method)
+    if (this.#backing.asynchronous !== true) refuse(answer, method)
     return answer
   }
-
-  #refusePromise(answer: Answer, method: string): void {
-    if (!isThenable(answer)) return
-    ignoreRejection(answer)
-    throw new TypeError(
-      `the backing's ${method} returned a promise: a backing that answers later must have the property asynchronous: true`,
-    )
-  }
-}
-
-/** A promise that nobody waits for any more must not end the process. */
-function ignoreRejection(answer: PromiseLike<unknown>): void {
-  answer.then(undefined, () => {})
-}
-
-/** Anything but a yes or a no would pass a write for done that is not. */
-function notNow(method: string, answer: unknown): TypeError {
-  const isPromise = isThenable(answer)
-  if (isPromise) ignoreRejection(answer)
-  return new TypeError(`the backing's ${method} returned ${isPromise ? "a promise" : String(answer)}: it must answer true or false at once`)
-}
-
-function isThenable(answer: unknown): answer is PromiseLike<void> {
-  return answer !== undefined && answer !== null && typeof (answer as { then?: unknown }).then === "function"
 }

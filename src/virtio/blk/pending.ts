@@ -11,13 +11,12 @@ import type { CacheMode } from "./cache-mode.ts"
 import type { Completion } from "./completion.ts"
 import type { Executor } from "./executor.ts"
 import type { Failures } from "./failures.ts"
-import { type BlkRequest, relocateAll } from "./request.ts"
-import { type BlkStatus, VIRTIO_BLK_S, VIRTIO_BLK_T } from "./spec.ts"
+import { type BlkRequest, changesDisk, isWrite, relocateAll } from "./request.ts"
+import { type BlkStatus, VIRTIO_BLK_S } from "./spec.ts"
 import type { BlkStatistics } from "./statistics.ts"
 import { FLUSH_WEIGHT, spend } from "./weights.ts"
 
 const { OK } = VIRTIO_BLK_S
-const { OUT, DISCARD, WRITE_ZEROES } = VIRTIO_BLK_T
 
 /** The parts of a block device that serving its requests takes. */
 export interface BlkWiring {
@@ -69,8 +68,8 @@ export class Pending implements Outstanding {
   }
 
   get changesDisk(): boolean {
-    const type = this.#requests[0]?.type
-    return this.#stage === "act" && (type === OUT || type === DISCARD || type === WRITE_ZEROES)
+    const [leader] = this.#requests
+    return this.#stage === "act" && leader !== undefined && changesDisk(leader)
   }
 
   /** Waits for `answer`, to the call that has been made. */
@@ -254,9 +253,4 @@ export class Pending implements Outstanding {
     this.#wiring.device.inFlight.remove(this)
     this.forgotten()
   }
-}
-
-/** Whether write-through is about it. */
-export function isWrite({ type }: BlkRequest): boolean {
-  return type === OUT || type === WRITE_ZEROES
 }

@@ -1,5 +1,10 @@
-/** The segments of DISCARD and WRITE_ZEROES requests ([VIRTIO] 5.2.6): read, judged, and joined into as few ranges as can be. */
-import { MAX_DISCARD_SECTORS, MAX_DISCARD_SEGMENTS, MAX_WRITE_ZEROES_SECTORS, MAX_WRITE_ZEROES_SEGMENTS } from "./config.ts"
+/**
+ * The segments of DISCARD, WRITE_ZEROES and SECURE_ERASE requests ([VIRTIO] 5.2.6): read, judged, and joined into as few ranges as can be.
+ */
+import {
+  MAX_DISCARD_SECTORS, MAX_DISCARD_SEGMENTS, MAX_SECURE_ERASE_SECTORS, MAX_SECURE_ERASE_SEGMENTS, MAX_WRITE_ZEROES_SECTORS,
+  MAX_WRITE_ZEROES_SEGMENTS,
+} from "./config.ts"
 import { type BlkRequest, copyNumbers, type DiskRange, readSector } from "./request.ts"
 import { type BlkStatus, SECTOR_SIZE, SEGMENT_SIZE, VIRTIO_BLK_S, VIRTIO_BLK_T, VIRTIO_BLK_WRITE_ZEROES_F } from "./spec.ts"
 
@@ -10,21 +15,33 @@ interface RangeSegment {
   readonly flags: number
 }
 
-const DISCARD_LIMITS = { segments: MAX_DISCARD_SEGMENTS, sectors: MAX_DISCARD_SECTORS, flags: 0 } as const
-const WRITE_ZEROES_LIMITS = {
-  segments: MAX_WRITE_ZEROES_SEGMENTS, sectors: MAX_WRITE_ZEROES_SECTORS, flags: VIRTIO_BLK_WRITE_ZEROES_F.UNMAP,
-} as const
+interface RangeLimits {
+  readonly segments: number
+  /** Of one segment. */
+  readonly sectors: number
+  /** Flags that are known. */
+  readonly flags: number
+}
+
+const { DISCARD, WRITE_ZEROES, SECURE_ERASE } = VIRTIO_BLK_T
+export type RangeType = typeof DISCARD | typeof WRITE_ZEROES | typeof SECURE_ERASE
+
+const LIMITS: Readonly<Record<RangeType, RangeLimits>> = {
+  [DISCARD]: { segments: MAX_DISCARD_SEGMENTS, sectors: MAX_DISCARD_SECTORS, flags: 0 },
+  [WRITE_ZEROES]: { segments: MAX_WRITE_ZEROES_SEGMENTS, sectors: MAX_WRITE_ZEROES_SECTORS, flags: VIRTIO_BLK_WRITE_ZEROES_F.UNMAP },
+  [SECURE_ERASE]: { segments: MAX_SECURE_ERASE_SEGMENTS, sectors: MAX_SECURE_ERASE_SECTORS, flags: 0 },
+}
 
 /** Segments of a list that is too long, in which unknown flags are looked for: it may have megabytes. */
 const MAX_JUDGED_SEGMENTS = 4096
 
 /**
- * Reads the ranges of a DISCARD or WRITE_ZEROES request into `request.ranges`, once: the guest may change them. All segments are judged
+ * Reads the ranges of a request of `type` into `request.ranges`, once: the guest may change them. All segments are judged
  * before any is acted upon, so a bad one leaves the disk as it was. Returns the status to refuse the request with, or OK. `capacity`: in
  * sectors.
  */
-export function readRanges(request: BlkRequest, capacity: number): BlkStatus {
-  const limits = request.type === VIRTIO_BLK_T.DISCARD ? DISCARD_LIMITS : WRITE_ZEROES_LIMITS
+export function readRanges(request: BlkRequest, type: RangeType, capacity: number): BlkStatus {
+  const limits = LIMITS[type]
   if (request.dataLength % SEGMENT_SIZE !== 0) return VIRTIO_BLK_S.IOERR
   const count = request.dataLength / SEGMENT_SIZE
   const segments = readSegments(request, Math.min(count, MAX_JUDGED_SEGMENTS))

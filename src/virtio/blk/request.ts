@@ -6,7 +6,7 @@ import { VirtqueueError } from "../queue/virtqueue-error.ts"
 import { type BlkStatus, HEADER_SIZE, VIRTIO_BLK_S, VIRTIO_BLK_T, VIRTIO_BLK_T_BARRIER } from "./spec.ts"
 
 const { OK } = VIRTIO_BLK_S
-const { IN, GET_ID, FLUSH, FLUSH_OUT } = VIRTIO_BLK_T
+const { IN, OUT, GET_ID, GET_LIFETIME, FLUSH, FLUSH_OUT, DISCARD, WRITE_ZEROES, SECURE_ERASE } = VIRTIO_BLK_T
 
 /** The outcome of a request that the backing has not answered yet. */
 export const WAITING = -1
@@ -39,8 +39,10 @@ export class BlkRequest extends SegmentRun implements TakenChain {
   statusOffset = 0
   /** Device-writable bytes in front of the status byte. */
   writableBefore = 0
-  /** Of DISCARD and WRITE_ZEROES, once they have been read: what to do, neighbours joined. */
+  /** Of requests for ranges, once they have been read: what to do, neighbours joined. */
   ranges: readonly DiskRange[] = NO_RANGES
+  /** Of a request that succeeds: the bytes that the device has to say, which go into its data. */
+  answer: Uint8Array | undefined
 
   // Of the first request of a group that one call on the backing serves:
 
@@ -51,6 +53,11 @@ export class BlkRequest extends SegmentRun implements TakenChain {
   slice = 0
   /** A buffer of the device's own for the call, where the backing is asynchronous. */
   own: Uint8Array | undefined
+
+  /** A view of `bytes`, which are for the guest, that writes numbers in its order. */
+  numbers(bytes: Uint8Array): DataView {
+    return this.statusRegion.numbers(bytes.buffer, bytes.byteOffset, bytes.length)
+  }
 
   /** Finds data and status in the RAM that has replaced the one where the queue found them. @throws VirtqueueError when they are gone */
   override relocate(memory: GuestMemory): void {
@@ -91,9 +98,26 @@ export function parseRequest(request: BlkRequest, chain: DescriptorChain, legacy
   request.statusOffset = chain.offset(count - 1) + chain.length(count - 1) - 1
   request.writableBefore = writableLength - 1
   request.done = 0
+  request.answer = undefined
+  request.ranges = NO_RANGES
   request.first = request.segments.count
-  if (type === IN || type === GET_ID) takeData(request, chain, readableLength, writableLength - 1)
+  if (isAnswered(type)) takeData(request, chain, readableLength, writableLength - 1)
   else takeData(request, chain, HEADER_SIZE, readableLength - HEADER_SIZE)
+}
+
+/** Whether requests of `type` write to the disk, so that write-through is about them. */
+export function isWrite({ type }: BlkRequest): boolean {
+  return type === OUT || type === WRITE_ZEROES || type === SECURE_ERASE
+}
+
+/** Whether requests of `type` change the disk. */
+export function changesDisk(request: BlkRequest): boolean {
+  return isWrite(request) || request.type === DISCARD
+}
+
+/** Whether the data of requests of `type` are for the device to write. */
+export function isAnswered(type: number): boolean {
+  return type === IN || type === GET_ID || type === GET_LIFETIME
 }
 
 /** The 64-bit sector number at `at` of `numbers`, which come from `run` and are read in its guest's order. Inexact above 2^53. */

@@ -8,16 +8,16 @@ import { VirtqueueError } from "../queue/virtqueue-error.ts"
 import type { Turn } from "../turn.ts"
 import type { Virtqueue } from "../virtqueue.ts"
 import { Batch } from "./batch.ts"
-import { type BlkWiring, isWrite, Pending } from "./pending.ts"
+import { type BlkWiring, Pending } from "./pending.ts"
 import { type RequestLimits, transferRefusal } from "./refusal.ts"
-import { readRanges } from "./ranges.ts"
+import { type RangeType, readRanges } from "./ranges.ts"
 import { FLUSH_WEIGHT, REQUEST_WEIGHT, spend } from "./weights.ts"
-import { type BlkRequest, WAITING as STILL_WAITING } from "./request.ts"
+import { type BlkRequest, isWrite, WAITING as STILL_WAITING } from "./request.ts"
 import { type BlkStatus, VIRTIO_BLK_CONFIG, VIRTIO_BLK_F, VIRTIO_BLK_S, VIRTIO_BLK_T } from "./spec.ts"
 
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
 const { OK, IOERR, UNSUPP } = VIRTIO_BLK_S
-const { IN, OUT, FLUSH, GET_ID, DISCARD, WRITE_ZEROES } = VIRTIO_BLK_T
+const { IN, OUT, FLUSH, GET_ID, GET_LIFETIME, DISCARD, WRITE_ZEROES, SECURE_ERASE } = VIRTIO_BLK_T
 const WAITING = STILL_WAITING
 
 export class RequestServer implements DeviceHandler {
@@ -246,16 +246,20 @@ export class RequestServer implements DeviceHandler {
       case GET_ID:
         return OK
       case DISCARD:
-        return this.#rangeRefusal(request, VIRTIO_BLK_F.DISCARD)
+        return this.#rangeRefusal(request, DISCARD, VIRTIO_BLK_F.DISCARD)
       case WRITE_ZEROES:
-        return this.#rangeRefusal(request, VIRTIO_BLK_F.WRITE_ZEROES)
+        return this.#rangeRefusal(request, WRITE_ZEROES, VIRTIO_BLK_F.WRITE_ZEROES)
+      case SECURE_ERASE:
+        return this.#rangeRefusal(request, SECURE_ERASE, VIRTIO_BLK_F.SECURE_ERASE)
+      case GET_LIFETIME:
+        return this.#wiring.device.negotiation.isNegotiated(VIRTIO_BLK_F.LIFETIME) ? OK : UNSUPP
       default:
         return UNSUPP
     }
   }
 
-  #rangeRefusal(request: BlkRequest, feature: number): BlkStatus {
+  #rangeRefusal(request: BlkRequest, type: RangeType, feature: number): BlkStatus {
     if (this.#limits.readOnly) return IOERR
-    return this.#wiring.device.negotiation.isNegotiated(feature) ? readRanges(request, this.#limits.capacity) : UNSUPP
+    return this.#wiring.device.negotiation.isNegotiated(feature) ? readRanges(request, type, this.#limits.capacity) : UNSUPP
   }
 }

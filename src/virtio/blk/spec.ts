@@ -17,10 +17,14 @@ export const VIRTIO_BLK_F = {
   MQ: 12,
   DISCARD: 13,
   WRITE_ZEROES: 14,
+  LIFETIME: 15,
+  SECURE_ERASE: 16,
 } as const
 
 /** [VIRTIO] 5.2.6: request types; 5.2.6.3 for FLUSH_OUT. */
-export const VIRTIO_BLK_T = { IN: 0, OUT: 1, FLUSH: 4, FLUSH_OUT: 5, GET_ID: 8, DISCARD: 11, WRITE_ZEROES: 13 } as const
+export const VIRTIO_BLK_T = {
+  IN: 0, OUT: 1, FLUSH: 4, FLUSH_OUT: 5, GET_ID: 8, GET_LIFETIME: 10, DISCARD: 11, WRITE_ZEROES: 13, SECURE_ERASE: 14,
+} as const
 
 /** [VIRTIO] 5.2.6.3: bit 31 of a legacy request's type, which this device never offers and therefore ignores. */
 export const VIRTIO_BLK_T_BARRIER = 0x8000_0000
@@ -40,6 +44,11 @@ export const HEADER_SIZE = 16
 export const SEGMENT_SIZE = 16
 /** Bytes that GET_ID returns. */
 export const ID_SIZE = 20
+/** Bytes that GET_LIFETIME returns: le16 pre_eol_info, le16 device_lifetime_est_typ_a, le16 device_lifetime_est_typ_b. */
+export const LIFETIME_SIZE = 6
+/** [VIRTIO] 5.2.6: the largest values of the three; those above are reserved. */
+export const MAX_PRE_EOL_INFO = 3
+export const MAX_LIFETIME_EST = 11
 
 /** [VIRTIO] 5.2.4 "Device configuration layout": byte offsets. */
 export const VIRTIO_BLK_CONFIG = {
@@ -62,6 +71,9 @@ export const VIRTIO_BLK_CONFIG = {
   max_write_zeroes_sectors: 0x30,
   max_write_zeroes_seg: 0x34,
   write_zeroes_may_unmap: 0x38,
+  max_secure_erase_sectors: 0x3c,
+  max_secure_erase_seg: 0x40,
+  secure_erase_sector_alignment: 0x44,
 } as const
 
 /** The fields of more than one byte that a legacy driver may see, in bytes. */

@@ -2,7 +2,7 @@
 import { VIRTIO_BLK_T } from "./spec.ts"
 
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
-const { IN, OUT, FLUSH, GET_ID, DISCARD, WRITE_ZEROES } = VIRTIO_BLK_T
+const { IN, OUT, FLUSH, GET_ID, GET_LIFETIME, DISCARD, WRITE_ZEROES, SECURE_ERASE } = VIRTIO_BLK_T
 
 /** Counts of one type of request. */
 export interface RequestCounts {
@@ -21,6 +21,8 @@ export interface BlkStatistics {
   readonly getId: RequestCounts
   readonly discard: RequestCounts
   readonly writeZeroes: RequestCounts
+  readonly secureErase: RequestCounts
+  readonly getLifetime: RequestCounts
   /** Requests of types that the device does not know. */
   readonly unknown: RequestCounts
   /** Requests that went to the backing together with the one before them. */
@@ -35,6 +37,8 @@ export function emptyStatistics(): BlkStatistics {
     getId: counts(),
     discard: counts(),
     writeZeroes: counts(),
+    secureErase: counts(),
+    getLifetime: counts(),
     unknown: counts(),
     merged: 0,
   }
@@ -55,6 +59,10 @@ export function countsOf(statistics: BlkStatistics, type: number): RequestCounts
       return statistics.discard
     case WRITE_ZEROES:
       return statistics.writeZeroes
+    case SECURE_ERASE:
+      return statistics.secureErase
+    case GET_LIFETIME:
+      return statistics.getLifetime
     default:
       return statistics.unknown
   }

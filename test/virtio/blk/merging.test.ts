@@ -132,6 +132,8 @@ describe("statistics", () => {
       getId: { requests: 1, bytes: 0, errors: 0 },
       discard: { requests: 1, bytes: 0, errors: 0 },
       writeZeroes: { requests: 1, bytes: 0, errors: 1 },
+      secureErase: { requests: 0, bytes: 0, errors: 0 },
+      getLifetime: { requests: 0, bytes: 0, errors: 0 },
       unknown: { requests: 1, bytes: 0, errors: 1 },
       merged: 1,
     })
