@@ -3,45 +3,42 @@
  * device type (virtio-blk) makes one, and handles what comes from the guest as its `DeviceHandler`.
  */
 import { DeviceConfig } from "./device-config.ts"
+import { restoreDevice, type SavableDevice, saveDevice } from "./device-state.ts"
 import type { DeviceHandler } from "./device-handler.ts"
 import { checkQueues, type VirtioDeviceOptions } from "./device-options.ts"
 import type { GuestMemory } from "./guest-memory.ts"
-import { IdleWaiters } from "./idle-waiters.ts"
 import { InFlight, type Outstanding } from "./in-flight.ts"
 import { Negotiation } from "./negotiation.ts"
+import { Pauses, type PausingDevice } from "./pauses.ts"
 import type { Ring } from "./queue/ring.ts"
 import { VirtqueueError } from "./queue/virtqueue-error.ts"
-import { DEVICE_STATUS } from "./spec.ts"
-import { featuresMissing, parseDeviceState, type VirtioDeviceState } from "./state.ts"
+import type { VirtioDeviceState } from "./state.ts"
 import type { DeviceSignals, TransportedDevice, TransportWiring } from "./transport.ts"
 import type { Turn } from "./turn.ts"
 import { type QueueServer, Virtqueue } from "./virtqueue.ts"
 import { Work } from "./work.ts"
 
-const { DEVICE_NEEDS_RESET, FEATURES_OK } = DEVICE_STATUS
-
 /** What every virtio device is to the transport in front of it. */
-export class VirtioDevice implements TransportedDevice, QueueServer {
+export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevice, SavableDevice {
   readonly deviceType: number
   readonly queueCount: number
   readonly maxQueueSize: number
   readonly config: DeviceConfig
   readonly work = new Work(() => {
-    this.#idleWaiters.tell()
+    this.pauses.tell()
     this.#handler.turnEnded()
   })
-  readonly inFlight = new InFlight(this.work)
+  inFlight = new InFlight(this.work)
   /** Why the device has set DEVICE_NEEDS_RESET, for people; undefined while it has not. */
   brokenBy: VirtqueueError | undefined
   /** Counts what may have ended the service of a queue: while it stays, `mayTake` need not be asked again. */
   changes = 0
   readonly #handler: DeviceHandler
   readonly negotiation: Negotiation
-  readonly #queues: readonly Virtqueue[]
+  readonly queues: readonly Virtqueue[]
   #memory: GuestMemory | undefined
   #signals: DeviceSignals | undefined
-  #isPaused = false
-  readonly #idleWaiters = new IdleWaiters(this.work, () => this.#isIdle)
+  readonly pauses = new Pauses(this)
 
   /** `handler` makes the device type's part, once. @throws RangeError for a number of queues, or a size, that cannot be */
   constructor(options: VirtioDeviceOptions, handler: (device: VirtioDevice) => DeviceHandler) {
@@ -52,7 +49,7 @@ export class VirtioDevice implements TransportedDevice, QueueServer {
     this.maxQueueSize = queueSize
     this.config = new DeviceConfig(options.configSize, options.configFields ?? [])
     this.negotiation = new Negotiation(options)
-    this.#queues = Array.from({ length: queues }, (_, index) => new Virtqueue(index, queueSize, this))
+    this.queues = Array.from({ length: queues }, (_, index) => new Virtqueue(index, queueSize, this))
     this.#handler = handler(this)
   }
 
@@ -99,13 +96,13 @@ export class VirtioDevice implements TransportedDevice, QueueServer {
   answered(one: Outstanding): void {
     this.work.add(one)
     this.work.wake()
-    this.#idleWaiters.tell()
+    this.pauses.tell()
   }
 
   /** The backing has answered a call of an ended life. The last one of those that change the disk lets the present life be served. */
   oldLifeAnswered(changesDisk: boolean): void {
     if (changesDisk && this.inFlight.oldChanges === 0) this.#kickAll()
-    this.#idleWaiters.tell()
+    this.pauses.tell()
   }
 
   // --- For queues ---
@@ -136,7 +133,7 @@ export class VirtioDevice implements TransportedDevice, QueueServer {
     this.#memory = memory
     this.#signals = signals
     this.negotiation.transitional = transitional
-    this.negotiation.offered &= ~withoutFeatures
+    this.negotiation.leaveOut(withoutFeatures)
   }
 
   get status(): number {
@@ -146,7 +143,7 @@ export class VirtioDevice implements TransportedDevice, QueueServer {
   writeStatus(value: number): void {
     this.changes++
     if (value === 0) {
-      this.#reset()
+      this.reset()
       return
     }
     const { settled, started } = this.negotiation.writeStatus(value)
@@ -158,21 +155,21 @@ export class VirtioDevice implements TransportedDevice, QueueServer {
   setDriverFeatures(select: number, value: number): void {
     if (!this.negotiation.setDriverFeatures(select, value)) return
     // A legacy driver has no FEATURES_OK: features count from the first touch, also for rings that exist.
-    for (const { ring } of this.#queues) if (ring !== undefined) ring.features = this.negotiation.ringFeatures
+    for (const { ring } of this.queues) if (ring !== undefined) ring.features = this.negotiation.ringFeatures
   }
 
   queue(index: number): Virtqueue | undefined {
-    return this.#queues[index]
+    return this.queues[index]
   }
 
   resetQueue(index: number): void {
     this.changes++
-    this.#queues[index]?.reset()
+    this.queues[index]?.reset()
     this.#forgetDead()
   }
 
   notify(index: number): void {
-    const queue = this.#queues[index]
+    const queue = this.queues[index]
     if (queue !== undefined) this.work.do(queue)
   }
 
@@ -181,7 +178,7 @@ export class VirtioDevice implements TransportedDevice, QueueServer {
     this.changes++
     this.work.open = enabled
     if (enabled) this.#kickAll()
-    else this.#idleWaiters.tell()
+    else this.pauses.tell()
   }
 
   writeConfig(offset: number, width: number, value: number): void {
@@ -192,59 +189,47 @@ export class VirtioDevice implements TransportedDevice, QueueServer {
 
   // --- Pausing and saving ---
 
-  /**
-   * Resolves when nothing is in flight: at once, where the backing is synchronous and no request was too long for one turn. Requests
-   * that only wait for bus mastering count as idle: nothing uses the backing. Saving state and closing the backing want that.
-   */
-  whenIdle(): Promise<void> {
-    return this.#idleWaiters.wait()
-  }
-
-  /** Takes no more requests; resolves when none is in flight. Those that the driver makes available meanwhile wait for `resume`. */
-  pause(): Promise<void> {
+  pausesChanged(): void {
     this.changes++
-    this.#isPaused = true
-    return this.whenIdle()
+    if (this.pauses.isOpen) this.#kickAll()
   }
 
-  /** Ends `pause`, and serves what has come in. */
-  resume(): void {
-    this.#isPaused = false
+  /**
+   * Forgets what the backing has been called for, and calls `act`; then requests in flight are taken again, from the same chains. Resolves
+   * when the calls have been answered: they do not hold up the device, whatever they change.
+   */
+  takeAgain(act: () => void): Promise<void> {
+    this.changes++
+    for (const queue of this.queues) {
+      const { ring } = queue
+      if (ring === undefined) continue
+      // A turn may be under way, with requests that have been completed and not been shown.
+      this.publish(queue, ring)
+      if (queue.ring === ring) queue.takeAgain(this.heads(queue))
+    }
+    this.#forgetDead()
+    const old = this.inFlight
+    this.inFlight = new InFlight(this.work)
+    act()
     this.#kickAll()
+    this.pauses.tell()
+    return old.whenAnswered()
   }
 
   saveState(): VirtioDeviceState {
-    if (!this.#isIdle) {
+    if (!this.isIdle) {
       const count = Math.max(this.inFlight.count, this.inFlight.calls)
       throw new Error(`${count} requests in flight: pause the device, and save its state when that has resolved`)
     }
-    return {
-      status: this.status,
-      features: [this.negotiation.driverFeatures(0), this.negotiation.driverFeatures(1)],
-      generation: this.config.readGeneration(),
-      queues: this.#queues.map((queue) => queue.save([...this.inFlight.heads(queue), ...this.#handler.heads(queue)])),
-      config: this.config.bytes(),
-    }
+    // What is in hand from inside a turn is shown first.
+    for (const queue of this.queues) if (queue.ring !== undefined) this.publish(queue, queue.ring)
+    return saveDevice(this)
   }
 
   /** Guest memory is not touched before `resume`. */
   restoreState(saved: unknown): void {
-    this.changes++
-    this.#isPaused = true
-    this.#reset()
-    const state = parseDeviceState(saved, { queues: this.queueCount, queueSize: this.maxQueueSize, configSize: this.config.size })
-    for (const [select, bits] of state.features.entries()) this.setDriverFeatures(select, bits)
-    for (const [index, queue] of state.queues.entries()) this.#queues[index]?.restore(queue)
-    const status = state.status & ~DEVICE_NEEDS_RESET
-    // A status of 0 is there already; writing it would be a reset.
-    if (status !== 0) this.writeStatus(status)
-    if (((this.status ^ state.status) & FEATURES_OK) !== 0) {
-      this.#reset()
-      throw featuresMissing()
-    }
-    this.config.restoreGeneration(state.generation)
-    this.#handler.restoreConfig(Uint8Array.from(state.config))
-    if ((state.status & DEVICE_NEEDS_RESET) !== 0) this.#breakDown(new VirtqueueError("it was broken when its state was saved"))
+    void this.pauses.pause()
+    restoreDevice(this, saved, (config) => this.#handler.restoreConfig(config))
   }
 
   // --- Inside ---
@@ -256,7 +241,7 @@ export class VirtioDevice implements TransportedDevice, QueueServer {
   }
 
   #isLive(queue: Virtqueue): boolean {
-    return queue.enabled && !this.#isPaused && this.work.open && this.inFlight.oldChanges === 0 &&
+    return queue.enabled && this.pauses.isOpen && this.work.open && this.inFlight.oldChanges === 0 &&
       this.negotiation.allowsService(queue.legacy)
   }
 
@@ -266,20 +251,29 @@ export class VirtioDevice implements TransportedDevice, QueueServer {
    */
   #breakDown(error: VirtqueueError): void {
     if (this.brokenBy !== undefined) return
-    this.changes++
-    this.brokenBy = error
-    this.negotiation.breakDown()
+    this.stop(error)
     if (this.negotiation.running) this.#signals?.configInterrupt()
   }
 
+  stop(error: VirtqueueError): void {
+    this.changes++
+    this.brokenBy = error
+    this.negotiation.breakDown()
+  }
+
+  /** Heads of the chains of `queue` that have been taken and not been given back. */
+  heads(queue: Virtqueue): readonly number[] {
+    return [...this.inFlight.heads(queue), ...this.#handler.heads(queue)]
+  }
+
   #kickAll(): void {
-    for (const queue of this.#queues) if (queue.enabled) this.work.add(queue)
+    for (const queue of this.queues) if (queue.enabled) this.work.add(queue)
     this.work.go()
   }
 
   /** Immediate: what is in flight keeps running in the backing, but nobody wants its answers any more. */
-  #reset(): void {
-    for (const queue of this.#queues) queue.reset()
+  reset(): void {
+    for (const queue of this.queues) queue.reset()
     this.negotiation.reset()
     this.brokenBy = undefined
     this.#forgetDead()
@@ -289,11 +283,11 @@ export class VirtioDevice implements TransportedDevice, QueueServer {
 
   #forgetDead(): void {
     for (const one of this.inFlight.forgetDead()) this.work.drop(one)
-    this.#idleWaiters.tell()
+    this.pauses.tell()
   }
 
   /** Nothing waits for the backing. While guest memory may not be touched, what has been answered, or not been begun, is idle too. */
-  get #isIdle(): boolean {
+  get isIdle(): boolean {
     return this.inFlight.calls === 0 && (!this.work.open || (this.inFlight.count === 0 && !this.#handler.unfinished))
   }
 }

@@ -33,6 +33,7 @@ export class InFlight {
   /** Tasks that wait until less memory is held. */
   readonly #waiting = new Set<Task>()
   readonly #work: Work
+  #unused: (() => void)[] = []
 
   constructor(work: Work) {
     this.#work = work
@@ -93,6 +94,7 @@ export class InFlight {
   /** The backing has answered the call of `one`. Returns false when nobody wants the answer any more. */
   answered(one: Outstanding): boolean {
     this.#calls--
+    if (this.#calls === 0) for (const resolve of this.#unused.splice(0)) resolve()
     if (this.#wanted.has(one)) return true
     if (one.changesDisk) this.#oldChanges--
     return false
@@ -107,6 +109,11 @@ export class InFlight {
       else if (one.changesDisk) this.#oldChanges++
     }
     return dead
+  }
+
+  /** Resolves when every call has been answered. */
+  whenAnswered(): Promise<void> {
+    return this.#calls === 0 ? Promise.resolve() : new Promise((resolve) => this.#unused.push(resolve))
   }
 
   /** Heads of the chains of `queue` that are in flight. */

@@ -23,6 +23,10 @@ export interface StatusChange {
 export class Negotiation {
   /** Every feature bit that the device offers through some interface. */
   offered: bigint
+  /** From the next reset on. */
+  #offeredNext: bigint
+  /** Never offered. */
+  #without: bigint
   /** The transport has a legacy interface too: then a driver on the modern one may leave VERSION_1 out, as with QEMU. */
   transitional = false
   #status = 0
@@ -34,7 +38,22 @@ export class Negotiation {
 
   /** `features`: those of the device type; `withoutFeatures`: those not to offer, VERSION_1 apart. */
   constructor({ features, withoutFeatures }: { readonly features: bigint; readonly withoutFeatures: bigint }) {
-    this.offered = (features | RING_FEATURES) & ~(withoutFeatures & ~VERSION_1)
+    this.#without = withoutFeatures & ~VERSION_1
+    this.offered = (features | RING_FEATURES) & ~this.#without
+    this.#offeredNext = this.offered
+  }
+
+  /** Before a driver comes: what means nothing on a transport. */
+  leaveOut(features: bigint): void {
+    this.#without |= features
+    this.offered &= ~features
+    this.#offeredNext &= ~features
+  }
+
+  /** The feature bits of the device type are others now. The driver sees them after the next reset; at once, if it has not begun. */
+  replaceFeatures(features: bigint): void {
+    this.#offeredNext = (features | RING_FEATURES) & ~this.#without
+    if (this.#status === 0) this.offered = this.#offeredNext
   }
 
   get status(): number {
@@ -74,6 +93,7 @@ export class Negotiation {
   }
 
   reset(): void {
+    this.offered = this.#offeredNext
     this.#status = 0
     this.#driverFeatures = 0n
     this.#hasDriverFeaturesAbove = false
@@ -105,6 +125,13 @@ export class Negotiation {
     const shift = BigInt(32 * select)
     this.#driverFeatures = (this.#driverFeatures & ~(0xffff_ffffn << shift)) | (BigInt(value >>> 0) << shift)
     return true
+  }
+
+  /** The offered features that the driver may rely on: those it has accepted, or all of them while it has not settled. */
+  get reliedOn(): bigint {
+    if (this.#status === 0) return 0n
+    const isSettled = this.#isFrozen || (this.#status & DEVICE_STATUS.DRIVER_OK) !== 0
+    return isSettled ? this.#driverFeatures & this.offered : this.offered
   }
 
   /** True when the driver has accepted feature `bit` and may rely on it. */

@@ -125,6 +125,12 @@ export class Virtqueue implements Task, QueueAreas, QueueRegisters {
     this.#start = { used: saved.position, avail: (saved.position + saved.heads.length) & 0xffff, heads: saved.heads }
   }
 
+  /** Ends the life of the ring, and begins another where it stands: its requests in flight, whose chains are `heads`, are taken again. */
+  takeAgain(heads: readonly number[]): void {
+    this.restore(this.save(heads))
+    this.ring = undefined
+  }
+
   /** An address from its two halves. It loses low bits above 2^53, which is far outside of all RAM. */
   #area(word: number): number {
     return this.areaWord(word) + this.areaWord(word + 1) * 2 ** 32

@@ -176,6 +176,25 @@ describe("saveState and restoreState", () => {
     expect(guest.irqs()).toEqual([CONFIG_IRQ])
   })
 
+  it.each([
+    ["INTx", true], ["MSI-X", false],
+  ] as const)("ST-12 bring a broken device back as one that has told its driver: no interrupt comes twice, over %s", (_, hasLine) => {
+    const guest = new RingGuest({ backing: new MemoryBacking({ size: SIZE }), ...(hasLine ? { disk: { vectors: 0 } } : {}) })
+    guest.ring.publish(0xffff)
+    guest.kick()
+    if (hasLine) expect(guest.registers.readIsr() & 2).toBe(2)
+    else expect(guest.irqs()).toEqual([CONFIG_IRQ])
+    const { slot } = guest.disk
+    const state = saved(guest.disk)
+    guest.machine.detachDisk(slot)
+    const again = guest.machine.attachDisk(new MemoryBacking({ size: SIZE }), { slot, ...(hasLine ? { vectors: 0 } : {}) })
+    again.function.restoreState(state)
+    again.device.resume()
+    expect([guest.irqs(), guest.machine.interrupts.raised, again.device.virtio.status & 64]).toEqual([[], [], 64])
+    expect(saved(again)).toEqual(state)
+    expect(again.device.brokenBy?.message).toMatch(/broken when its state was saved/)
+  })
+
   it("keep what a driver has set up before it wrote a status", () => {
     const guest = new RingGuest({ backing: new MemoryBacking({ size: SIZE }), legacy: true })
     guest.status = 0

@@ -12,19 +12,18 @@ export interface CacheModeDevice {
 export class CacheMode {
   readonly #fields: DataView
   readonly #negotiation: CacheModeDevice["negotiation"]
-  readonly #canFlush: boolean
+  readonly #executor: { readonly canFlush: boolean }
 
-  /** `canFlush`: the backing has something to flush, whether FLUSH is offered or not. */
-  constructor(device: CacheModeDevice, canFlush: boolean) {
+  constructor(device: CacheModeDevice, executor: { readonly canFlush: boolean }) {
     this.#fields = device.config.fields
     this.#negotiation = device.negotiation
-    this.#canFlush = canFlush
+    this.#executor = executor
     this.reset()
   }
 
   /** A write must be on stable storage before it completes. So must those of a legacy driver that has not said yet what it can do. */
   get writeThrough(): boolean {
-    return this.#canFlush && (!this.#writeback || (this.#negotiation.status & DEVICE_STATUS.DRIVER_OK) === 0)
+    return this.#executor.canFlush && (!this.#writeback || (this.#negotiation.status & DEVICE_STATUS.DRIVER_OK) === 0)
   }
 
   /** The mode after a reset is write-back, if there is anything to write back. */

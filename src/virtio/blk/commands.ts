@@ -15,10 +15,11 @@ export function isCommand(type: number): boolean {
 }
 
 export class Commands {
-  readonly #backing: VirtioBacking
+  readonly #disk: { readonly backing: VirtioBacking }
 
-  constructor(backing: VirtioBacking) {
-    this.#backing = backing
+  /** The backing of `disk` may be replaced. */
+  constructor(disk: { readonly backing: VirtioBacking }) {
+    this.#disk = disk
   }
 
   /** Does the command, and leaves in `request.answer` what the guest is told. Returns a promise when the backing answers later. */
@@ -29,14 +30,14 @@ export class Commands {
 
   /** Makes `take` of what the backing's `method` has answered, now or later. */
   #take<T>(answer: T | PromiseLike<T>, method: string, take: (value: T) => void): PromiseLike<void> | undefined {
-    if (this.#backing.asynchronous !== true) refusePromise(answer, method)
+    if (this.#disk.backing.asynchronous !== true) refusePromise(answer, method)
     if (isThenable(answer)) return answer.then(take)
     take(answer)
     return undefined
   }
 
   #lifetime(request: BlkRequest): PromiseLike<void> | undefined {
-    const answer = this.#backing.lifetime?.()
+    const answer = this.#disk.backing.lifetime?.()
     if (answer === undefined) throw new TypeError("the backing's lifetime returned nothing: it must return a Lifetime")
     return this.#take(answer, "lifetime", (lifetime) => {
       request.answer = lifetimeBytes(request, lifetime)

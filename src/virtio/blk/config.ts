@@ -117,23 +117,19 @@ export function writeStaticConfig(config: DataView, backing: VirtioBacking, para
   config.setUint16(VIRTIO_BLK_CONFIG.topology_min_io_size, physicalBlockSize / blockSize, true)
   config.setUint32(VIRTIO_BLK_CONFIG.topology_opt_io_size, optimalIoSize / blockSize, true)
   config.setUint16(VIRTIO_BLK_CONFIG.num_queues, queues, true)
-  if (offers(VIRTIO_BLK_F.DISCARD)) {
-    const alignment = sectorsOf(backing.discardGranularity)
-    config.setUint32(VIRTIO_BLK_CONFIG.max_discard_sectors, MAX_DISCARD_SECTORS, true)
-    config.setUint32(VIRTIO_BLK_CONFIG.max_discard_seg, MAX_DISCARD_SEGMENTS, true)
-    config.setUint32(VIRTIO_BLK_CONFIG.discard_sector_alignment, alignment, true)
-  }
-  if (offers(VIRTIO_BLK_F.WRITE_ZEROES)) {
-    config.setUint32(VIRTIO_BLK_CONFIG.max_write_zeroes_sectors, MAX_WRITE_ZEROES_SECTORS, true)
-    config.setUint32(VIRTIO_BLK_CONFIG.max_write_zeroes_seg, MAX_WRITE_ZEROES_SEGMENTS, true)
-    config.setUint8(VIRTIO_BLK_CONFIG.write_zeroes_may_unmap, backing.canUnmap ?? backing.discard !== undefined ? 1 : 0)
-  }
-  if (offers(VIRTIO_BLK_F.SECURE_ERASE)) {
-    const alignment = sectorsOf(backing.secureEraseAlignment)
-    config.setUint32(VIRTIO_BLK_CONFIG.max_secure_erase_sectors, MAX_SECURE_ERASE_SECTORS, true)
-    config.setUint32(VIRTIO_BLK_CONFIG.max_secure_erase_seg, MAX_SECURE_ERASE_SEGMENTS, true)
-    config.setUint32(VIRTIO_BLK_CONFIG.secure_erase_sector_alignment, alignment, true)
-  }
+  const discards = offers(VIRTIO_BLK_F.DISCARD)
+  config.setUint32(VIRTIO_BLK_CONFIG.max_discard_sectors, discards ? MAX_DISCARD_SECTORS : 0, true)
+  config.setUint32(VIRTIO_BLK_CONFIG.max_discard_seg, discards ? MAX_DISCARD_SEGMENTS : 0, true)
+  config.setUint32(VIRTIO_BLK_CONFIG.discard_sector_alignment, discards ? sectorsOf(backing.discardGranularity) : 0, true)
+  const zeroes = offers(VIRTIO_BLK_F.WRITE_ZEROES)
+  const unmaps = zeroes && (backing.canUnmap ?? backing.discard !== undefined)
+  config.setUint32(VIRTIO_BLK_CONFIG.max_write_zeroes_sectors, zeroes ? MAX_WRITE_ZEROES_SECTORS : 0, true)
+  config.setUint32(VIRTIO_BLK_CONFIG.max_write_zeroes_seg, zeroes ? MAX_WRITE_ZEROES_SEGMENTS : 0, true)
+  config.setUint8(VIRTIO_BLK_CONFIG.write_zeroes_may_unmap, unmaps ? 1 : 0)
+  const erases = offers(VIRTIO_BLK_F.SECURE_ERASE)
+  config.setUint32(VIRTIO_BLK_CONFIG.max_secure_erase_sectors, erases ? MAX_SECURE_ERASE_SECTORS : 0, true)
+  config.setUint32(VIRTIO_BLK_CONFIG.max_secure_erase_seg, erases ? MAX_SECURE_ERASE_SEGMENTS : 0, true)
+  config.setUint32(VIRTIO_BLK_CONFIG.secure_erase_sector_alignment, erases ? sectorsOf(backing.secureEraseAlignment) : 0, true)
 }
 
 function sectorsOf(bytes = SECTOR_SIZE): number {

@@ -1,31 +1,51 @@
 /** VirtioBlk: the block device ([VIRTIO] 5.2): a backing, its configuration space and features, and the parts that serve its requests. */
 import { checkBacking, checkBackingSize, type VirtioBacking } from "../../backing/backing.ts"
+import { checkOptions, checkValue, type Rules } from "../../options.ts"
 import { VirtioDevice } from "../device.ts"
 import type { VirtqueueError } from "../queue/virtqueue-error.ts"
 import { CacheMode } from "./cache-mode.ts"
 import { Completion } from "./completion.ts"
-import { blkFeatures, blkParameters, type VirtioBlkOptions, writeCapacity, writeStaticConfig } from "./config.ts"
+import { type BlkParameters, blkFeatures, blkParameters, type VirtioBlkOptions, writeCapacity, writeStaticConfig } from "./config.ts"
 import { Executor } from "./executor.ts"
 import { Failures } from "./failures.ts"
-import type { RequestLimits } from "./refusal.ts"
-import { RequestServer } from "./server.ts"
-import { SECTOR_SIZE, VIRTIO_BLK_CONFIG_FIELDS, VIRTIO_BLK_CONFIG_SIZE, VIRTIO_ID_BLOCK } from "./spec.ts"
+import { checkAbilities } from "./abilities.ts"
+import { RequestServer, type ServedDisk } from "./server.ts"
+import { SECTOR_SIZE, VIRTIO_BLK_CONFIG_FIELDS, VIRTIO_BLK_CONFIG_SIZE, VIRTIO_BLK_F, VIRTIO_ID_BLOCK } from "./spec.ts"
 import { type BlkStatistics, emptyStatistics } from "./statistics.ts"
+
+/** Options of `VirtioBlk.changeBacking`. */
+export interface ChangeBackingOptions {
+  /**
+   * True: the change takes place before the call returns. Requests in flight are done again on the new disk, and nobody waits for the old
+   * one, which may be dead; make sure that a write that it still does cannot reach what the new disk stands on. Default false: requests
+   * in flight end on the old disk, which is then flushed.
+   */
+  readonly atOnce?: boolean
+}
+
+const CHANGE_BACKING_RULES: Rules<ChangeBackingOptions> = { atOnce: "boolean?" }
 
 /**
  * A virtio block device over a backing, to be put behind a transport, such as VirtioPciFunction. The backing stays its owner's: closing
  * it is theirs to do, after the device is unplugged and `whenIdle`.
  */
-export class VirtioBlk implements RequestLimits {
-  readonly backing: VirtioBacking
-  /** Nothing is ever written: the backing is read-only, or the option says so. */
-  readonly readOnly: boolean
+export class VirtioBlk implements ServedDisk {
   readonly statistics: BlkStatistics = emptyStatistics()
   /** The device as its transport sees it: status, features, queues, configuration space. */
   readonly virtio: VirtioDevice
   readonly #failures: Failures
+  readonly #parameters: BlkParameters
+  readonly #executor: Executor
+  #cacheMode: CacheMode | undefined
   /** In sectors. */
   #capacity = 0
+  /** Somebody has said so, by an option or later. */
+  #isMadeReadOnly: boolean
+  #isReadOnly: boolean
+  /** The driver sees at its next reset what has changed. */
+  #isNewAtReset = false
+  /** Counts calls of `changeBacking`: the last one wins. */
+  #changes = 0
 
   /**
    * @throws TypeError when `backing` is not a `VirtioBacking`, or for an option that does not exist or has the wrong type
@@ -33,17 +53,28 @@ export class VirtioBlk implements RequestLimits {
    */
   constructor(backing: VirtioBacking, options: VirtioBlkOptions = {}) {
     checkBacking("VirtioBlk", backing)
-    const parameters = blkParameters(options)
-    this.backing = backing
-    this.readOnly = backing.readOnly || parameters.readOnly
-    const features = blkFeatures(backing, { ...parameters, readOnly: this.readOnly })
+    this.#parameters = blkParameters(options)
+    const { serial, readOnly } = this.#parameters
+    this.#isMadeReadOnly = readOnly
+    this.#isReadOnly = backing.readOnly || readOnly
     this.#failures = new Failures(options.onError)
-    const deviceOptions = {
-      ...parameters, deviceType: VIRTIO_ID_BLOCK, configSize: VIRTIO_BLK_CONFIG_SIZE, configFields: VIRTIO_BLK_CONFIG_FIELDS, features,
-    }
-    this.virtio = new VirtioDevice(deviceOptions, (device) => this.#server(device, parameters.serial))
-    writeStaticConfig(this.virtio.config.fields, backing, parameters, this.virtio.negotiation.offered)
+    this.#executor = new Executor(backing)
+    this.virtio = new VirtioDevice({
+      ...this.#parameters, deviceType: VIRTIO_ID_BLOCK, configSize: VIRTIO_BLK_CONFIG_SIZE, configFields: VIRTIO_BLK_CONFIG_FIELDS,
+      features: this.#featuresOf(backing),
+    }, (device) => this.#server(device, serial))
+    this.#abilitiesChanged()
     this.#readCapacity()
+  }
+
+  /** The disk that requests are done on. */
+  get backing(): VirtioBacking {
+    return this.#executor.backing
+  }
+
+  /** Nothing is written: the backing is read-only, or an option or `setReadOnly` says so. */
+  get readOnly(): boolean {
+    return this.#isReadOnly
   }
 
   /** Size of the disk as the guest sees it, in sectors of 512 bytes. A tail of the backing that is not a whole sector is left out. */
@@ -72,19 +103,63 @@ export class VirtioBlk implements RequestLimits {
     if (this.#capacity !== before) this.virtio.configChanged()
   }
 
+  /**
+   * Puts another disk in the place of `backing`, while the guest runs: it hears of that by a configuration change notification, reads
+   * a capacity that may be another, and otherwise takes it for the same disk. A guest that has one mounted wants the same content. The
+   * guest's next reset shows what else is new: read-only or not, and what the disk can do.
+   *
+   * Resolves when nothing uses the old disk any more, which its owner may close then. A later call takes the place of one that still waits.
+   * @throws TypeError, Error (as rejections, with nothing changed) for what is not a `VirtioBacking`, and for one that cannot do what the
+   * guest's driver relies on; what flushing the old disk failed with; Error when a later call was first
+   */
+  async changeBacking(backing: VirtioBacking, options: ChangeBackingOptions = {}): Promise<void> {
+    checkBacking("VirtioBlk.changeBacking", backing)
+    checkOptions("VirtioBlk.changeBacking", options, CHANGE_BACKING_RULES)
+    const change = ++this.#changes
+    this.#checkAbilities(backing)
+    if (options.atOnce === true) return this.virtio.takeAgain(() => this.#replace(backing))
+    await this.virtio.pauses.whileIdle(async () => {
+      if (change === this.#changes) await this.backing.flush?.()
+      if (change !== this.#changes) throw new Error("changeBacking was called again before this call had taken effect")
+      // The guest may have negotiated meanwhile.
+      this.#checkAbilities(backing)
+      await this.virtio.takeAgain(() => this.#replace(backing))
+    })
+  }
+
+  /**
+   * Makes the disk read-only, or writable if its backing is, while the guest runs. Resolves when requests in flight have ended and it is
+   * so: the next write fails with IOERR. Drivers look for read-only disks (VIRTIO_BLK_F_RO) after a reset of the device only, and one
+   * that has found one cannot write before the next.
+   * @throws TypeError (as a rejection) for anything but true or false
+   */
+  async setReadOnly(readOnly: boolean): Promise<void> {
+    checkValue("VirtioBlk.setReadOnly", "readOnly", readOnly, "boolean")
+    await this.virtio.pauses.whileIdle(() => {
+      this.#isMadeReadOnly = readOnly
+      this.#abilitiesChanged()
+    })
+  }
+
   /** Takes no more requests; resolves when none is in flight. Those that the driver makes available meanwhile wait for `resume`. */
   pause(): Promise<void> {
-    return this.virtio.pause()
+    return this.virtio.pauses.pause()
   }
 
   /** Ends `pause`, and serves what has come in. */
   resume(): void {
-    this.virtio.resume()
+    this.virtio.pauses.resume()
   }
 
   /** Resolves when nothing uses the backing: no request is in flight, of this life of the device or of one that a reset has ended. */
   whenIdle(): Promise<void> {
-    return this.virtio.whenIdle()
+    return this.virtio.pauses.whenIdle()
+  }
+
+  wasReset(): void {
+    if (!this.#isNewAtReset) return
+    this.#isNewAtReset = false
+    this.#abilitiesChanged()
   }
 
   #readCapacity(): void {
@@ -92,10 +167,36 @@ export class VirtioBlk implements RequestLimits {
     writeCapacity(this.virtio.config.fields, this.#capacity)
   }
 
+  #featuresOf(backing: VirtioBacking): bigint {
+    return blkFeatures(backing, { ...this.#parameters, readOnly: backing.readOnly || this.#isMadeReadOnly })
+  }
+
+  #checkAbilities(backing: VirtioBacking): void {
+    checkAbilities(this.virtio.negotiation.reliedOn, this.#featuresOf(backing))
+  }
+
+  #replace(backing: VirtioBacking): void {
+    this.#executor.backing = backing
+    this.#abilitiesChanged()
+    this.#readCapacity()
+    this.virtio.configChanged()
+  }
+
+  /** Takes over what the backing can do, as far as the driver lets that happen before it resets the device. */
+  #abilitiesChanged(): void {
+    const { negotiation, config } = this.virtio
+    negotiation.replaceFeatures(this.#featuresOf(this.backing))
+    this.#isNewAtReset = negotiation.status !== 0
+    this.#isReadOnly = this.backing.readOnly || this.#isMadeReadOnly || (this.#isNewAtReset && negotiation.isNegotiated(VIRTIO_BLK_F.RO))
+    writeStaticConfig(config.fields, this.backing, this.#parameters, negotiation.offered)
+    if (!this.#isNewAtReset) this.#cacheMode?.reset()
+  }
+
   #server(device: VirtioDevice, serial: Uint8Array): RequestServer {
-    const { backing, statistics } = this
-    const cacheMode = new CacheMode(device, backing.flush !== undefined)
+    const { statistics } = this
     const completion = new Completion(statistics, serial)
-    return new RequestServer({ device, executor: new Executor(backing), completion, cacheMode, failures: this.#failures, statistics }, this)
+    const cacheMode = new CacheMode(device, this.#executor)
+    this.#cacheMode = cacheMode
+    return new RequestServer({ device, executor: this.#executor, completion, cacheMode, failures: this.#failures, statistics }, this)
   }
 }

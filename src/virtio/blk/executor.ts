@@ -23,20 +23,26 @@ const DEFAULT_ZEROES_AT_ONCE = 16 << 20
 type Answer = void | PromiseLike<void>
 
 export class Executor {
-  readonly #backing: VirtioBacking
+  /** Replaced only while no request is being executed, see `VirtioDevice.takeAgain`. */
+  backing: VirtioBacking
   readonly #commands: Commands
   // Where the data of the present slice are, see `#gather`.
   #start = 0
   #views: Uint8Array[] = []
 
   constructor(backing: VirtioBacking) {
-    this.#backing = backing
-    this.#commands = new Commands(backing)
+    this.backing = backing
+    this.#commands = new Commands(this)
   }
 
   /** The backing says that a small call may take long. */
   get slow(): boolean {
-    return this.#backing.slow === true
+    return this.backing.slow === true
+  }
+
+  /** The backing has something to flush, whether FLUSH is offered or not. */
+  get canFlush(): boolean {
+    return this.backing.flush !== undefined
   }
 
   /**
@@ -49,7 +55,7 @@ export class Executor {
     if (leader === undefined) return undefined
     const { type } = leader
     if (type !== IN && type !== OUT) return this.#other(leader)
-    const backing = this.#backing
+    const backing = this.backing
     const left = leader.total - leader.done
     const length = left > SLICE_BYTES ? SLICE_BYTES : left
     leader.slice = length
@@ -81,7 +87,7 @@ export class Executor {
 
   /** Everything that has been written is stable when this has been answered. */
   flush(): PromiseLike<void> | undefined {
-    return this.#answer(this.#backing.flush?.(), "flush")
+    return this.#answer(this.backing.flush?.(), "flush")
   }
 
   // --- IN and OUT ---
@@ -93,7 +99,7 @@ export class Executor {
 
   /** The data are in several stretches of RAM. */
   #transferViews(leader: BlkRequest, offset: number): undefined {
-    const backing = this.#backing
+    const backing = this.backing
     const views = this.#views
     const isIn = leader.type === IN
     const [view] = views
@@ -113,7 +119,7 @@ export class Executor {
   #transferLater(
     leader: BlkRequest, requests: readonly BlkRequest[], first: number, end: number, offset: number,
   ): PromiseLike<void> | undefined {
-    const backing = this.#backing
+    const backing = this.backing
     const isIn = leader.type === IN
     const now = isIn ? backing.preadNow : backing.pwriteNow
     if (now !== undefined) {
@@ -204,7 +210,7 @@ export class Executor {
   }
 
   #range(leader: BlkRequest): PromiseLike<void> | undefined {
-    const backing = this.#backing
+    const backing = this.backing
     let skip = leader.done
     const range = leader.ranges.find(({ length }) => skip < length || ((skip -= length), false))
     if (range === undefined) return undefined
@@ -225,13 +231,13 @@ export class Executor {
 
   /** Bytes of the next call that erases: whole units, of which one may be more than the backing zeroes at once. */
   #eraseSlice(from: number, end: number): number {
-    const unit = this.#backing.secureEraseAlignment ?? SECTOR
+    const unit = this.backing.secureEraseAlignment ?? SECTOR
     return this.#rangeSlice(from, end, Math.max(this.#atOnce(false), unit), unit)
   }
 
   /** Bytes that the backing discards, or zeroes, in one call. */
   #atOnce(unmaps: boolean): number {
-    const { zeroesAtOnce, unmapsAtOnce } = this.#backing
+    const { zeroesAtOnce, unmapsAtOnce } = this.backing
     const bytes: unknown = (unmaps ? unmapsAtOnce : undefined) ?? zeroesAtOnce
     // A backing in JavaScript may say anything: a string would make text of the offsets that it is added to.
     return typeof bytes === "number" && bytes >= SECTOR ? bytes : DEFAULT_ZEROES_AT_ONCE
@@ -249,7 +255,7 @@ export class Executor {
   /** What is to be waited for, of what `method` has returned. */
   #answer(answer: Answer, method: string): PromiseLike<void> | undefined {
     if (!isThenable(answer)) return undefined
-    if (this.#backing.asynchronous !== true) refuse(answer, method)
+    if (this.backing.asynchronous !== true) refuse(answer, method)
     return answer
   }
 }

@@ -3,7 +3,7 @@
  * of its queue: after a reset it touches neither the guest nor, for what had not been begun, the disk.
  */
 import type { VirtioDevice } from "../device.ts"
-import type { Outstanding } from "../in-flight.ts"
+import type { InFlight, Outstanding } from "../in-flight.ts"
 import type { Ring } from "../queue/ring.ts"
 import type { Turn } from "../turn.ts"
 import type { Virtqueue } from "../virtqueue.ts"
@@ -40,6 +40,8 @@ export class Pending implements Outstanding {
   readonly ring: Ring
   calling = false
   readonly #wiring: BlkWiring
+  /** Of the backing that has been called: the device may have another one meanwhile. */
+  readonly #inFlight: InFlight
   readonly #requests: readonly BlkRequest[]
   #stage: Stage
   /** What the backing has said: undefined while nothing, or what is to be looked at by `run`. */
@@ -54,13 +56,14 @@ export class Pending implements Outstanding {
 
   constructor(wiring: BlkWiring, queue: Virtqueue, ring: Ring, requests: readonly BlkRequest[], stage: Stage = "act") {
     this.#wiring = wiring
+    this.#inFlight = wiring.device.inFlight
     this.queue = queue
     this.ring = ring
     this.#requests = requests
     this.#stage = stage
     this.#generation = wiring.device.memory.generation
     // A backing may have reset the device from inside the call: then it is of an ended life from the start.
-    if (queue.ring === ring) wiring.device.inFlight.add(this)
+    if (queue.ring === ring) this.#inFlight.add(this)
   }
 
   get heads(): readonly number[] {
@@ -74,10 +77,9 @@ export class Pending implements Outstanding {
 
   /** Waits for `answer`, to the call that has been made. */
   wait(answer: PromiseLike<void>): void {
-    const { device } = this.#wiring
     this.calling = true
     this.#hold()
-    device.inFlight.called(this)
+    this.#inFlight.called(this)
     Promise.resolve(answer).then(
       () => this.#answered({ failed: false }),
       (error: unknown) => this.#answered({ failed: true, error }),
@@ -85,7 +87,7 @@ export class Pending implements Outstanding {
   }
 
   forgotten(): void {
-    this.#wiring.device.inFlight.hold(-this.#held)
+    this.#inFlight.hold(-this.#held)
     this.#held = 0
   }
 
@@ -112,7 +114,7 @@ export class Pending implements Outstanding {
     const { device, failures } = this.#wiring
     this.calling = false
     this.#answer = answer
-    if (device.inFlight.answered(this)) {
+    if (this.#inFlight.answered(this)) {
       device.answered(this)
       return
     }
@@ -241,16 +243,15 @@ export class Pending implements Outstanding {
 
   /** Counts what the requests hold now. */
   #hold(): void {
-    const { device } = this.#wiring
     const segments = this.#requests.reduce((sum, { count }) => sum + count, 0)
     const bytes = REQUEST_BYTES * this.#requests.length + SEGMENT_BYTES * segments + (this.#requests[0]?.own?.length ?? 0)
-    device.inFlight.hold(bytes - this.#held)
+    this.#inFlight.hold(bytes - this.#held)
     this.#held = bytes
   }
 
   #end(): void {
     this.#isEnded = true
-    this.#wiring.device.inFlight.remove(this)
+    this.#inFlight.remove(this)
     this.forgotten()
   }
 }

@@ -20,13 +20,19 @@ const { OK, IOERR, UNSUPP } = VIRTIO_BLK_S
 const { IN, OUT, FLUSH, GET_ID, GET_LIFETIME, DISCARD, WRITE_ZEROES, SECURE_ERASE } = VIRTIO_BLK_T
 const WAITING = STILL_WAITING
 
+/** The disk whose requests are served. */
+export interface ServedDisk extends RequestLimits {
+  /** The device has been reset: what has waited for that may happen. */
+  wasReset(): void
+}
+
 export class RequestServer implements DeviceHandler {
   readonly #wiring: BlkWiring
-  readonly #limits: RequestLimits
+  readonly #limits: ServedDisk
   readonly #batch = new Batch()
   readonly #refusal = (request: BlkRequest): BlkStatus => this.#refusalOf(request)
 
-  constructor(wiring: BlkWiring, limits: RequestLimits) {
+  constructor(wiring: BlkWiring, limits: ServedDisk) {
     this.#wiring = wiring
     this.#limits = limits
     wiring.failures.onBug = () => wiring.device.work.awaitEnd()
@@ -53,6 +59,7 @@ export class RequestServer implements DeviceHandler {
   }
 
   wasReset(): void {
+    this.#limits.wasReset()
     this.#wiring.cacheMode.reset()
   }
 

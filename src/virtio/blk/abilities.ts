@@ -1,0 +1,22 @@
+/** What another backing must be able to do to take the place of the one that the driver has negotiated with. */
+import { hasBit } from "../spec.ts"
+import { VIRTIO_BLK_F } from "./spec.ts"
+
+/** The features that a backing's abilities make. */
+const ABILITIES = ["FLUSH", "DISCARD", "WRITE_ZEROES", "SECURE_ERASE", "LIFETIME"] as const
+
+/**
+ * `reliedOn`: the features that the driver relies on; `features`: those of the new backing.
+ * @throws Error when some are missing. A read-only disk refuses what changes it, whatever it could do.
+ */
+export function checkAbilities(reliedOn: bigint, features: bigint): void {
+  const isReadOnly = hasBit(features, VIRTIO_BLK_F.RO)
+  const missing = ABILITIES.filter((name) => {
+    const isRefused = isReadOnly && name !== "FLUSH" && name !== "LIFETIME"
+    return !isRefused && hasBit(reliedOn, VIRTIO_BLK_F[name]) && !hasBit(features, VIRTIO_BLK_F[name])
+  })
+  if (missing.length === 0) return
+  throw new Error(
+    `the guest's driver uses ${missing.join(" and ")}, which the new disk cannot do: give one that can, or reset the device first`,
+  )
+}

@@ -1,0 +1,58 @@
+/** Saving and restoring a virtio device: what its driver has set up, and how far its rings have come. */
+import type { DeviceConfig } from "./device-config.ts"
+import type { Negotiation } from "./negotiation.ts"
+import { VirtqueueError } from "./queue/virtqueue-error.ts"
+import { DEVICE_STATUS } from "./spec.ts"
+import { featuresMissing, parseDeviceState, type VirtioDeviceState } from "./state.ts"
+import type { Virtqueue } from "./virtqueue.ts"
+
+const { DEVICE_NEEDS_RESET, FEATURES_OK } = DEVICE_STATUS
+
+/** The parts of a device that are saved, and what restoring them takes. */
+export interface SavableDevice {
+  readonly negotiation: Negotiation
+  readonly config: DeviceConfig
+  readonly queues: readonly Virtqueue[]
+  readonly maxQueueSize: number
+  /** Heads of the chains of `queue` that have been taken and not been given back. */
+  heads(queue: Virtqueue): readonly number[]
+  reset(): void
+  setDriverFeatures(select: number, value: number): void
+  writeStatus(value: number): void
+  /** Sets DEVICE_NEEDS_RESET. */
+  stop(error: VirtqueueError): void
+}
+
+export function saveDevice(device: SavableDevice): VirtioDeviceState {
+  const { negotiation, config } = device
+  return {
+    status: negotiation.status,
+    features: [negotiation.driverFeatures(0), negotiation.driverFeatures(1)],
+    generation: config.readGeneration(),
+    queues: device.queues.map((queue) => queue.save(device.heads(queue))),
+    config: config.bytes(),
+  }
+}
+
+/**
+ * Puts `device` where `saveDevice` found it. `restoreConfig` takes over what the driver can write of the configuration.
+ * @throws Error, with the device reset, for a state that it could not have had
+ */
+export function restoreDevice(device: SavableDevice, saved: unknown, restoreConfig: (config: Uint8Array) => void): void {
+  device.reset()
+  const { queues, maxQueueSize, config } = device
+  const state = parseDeviceState(saved, { queues: queues.length, queueSize: maxQueueSize, configSize: config.size })
+  for (const [select, bits] of state.features.entries()) device.setDriverFeatures(select, bits)
+  for (const [index, queue] of state.queues.entries()) queues[index]?.restore(queue)
+  const status = state.status & ~DEVICE_NEEDS_RESET
+  // A status of 0 is there already; writing it would be a reset.
+  if (status !== 0) device.writeStatus(status)
+  if (((device.negotiation.status ^ state.status) & FEATURES_OK) !== 0) {
+    device.reset()
+    throw featuresMissing()
+  }
+  config.restoreGeneration(state.generation)
+  restoreConfig(Uint8Array.from(state.config))
+  // The driver has been told, by an interrupt that the transport has saved.
+  if ((state.status & DEVICE_NEEDS_RESET) !== 0) device.stop(new VirtqueueError("it was broken when its state was saved"))
+}
