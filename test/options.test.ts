@@ -409,6 +409,8 @@ describe("devices and machines", () => {
   const attach = (options: unknown) => machine().vm.attachDisk(disk() as vioblk.VirtioBacking, options as object)
   it.each<[() => unknown, string]>([
     [() => new VirtioBlk(disk(), { qeues: 2 }), 'VirtioBlk: unknown option "qeues"; did you mean "queues"?'],
+    [() => new VirtioBlk(disk(), { observer: {} }), "VirtioBlk: observer must be a function, not an object"],
+    [() => new VirtioBlk(disk(), { latency: true }), 'VirtioBlk: latency must be "off", "sampled" or "all", not true'],
     [() => new VirtioBlk(disk(), { queues: "2" }), 'VirtioBlk: queues must be a number, not the string "2"'],
     [() => new VirtioBlk(disk(), "root"), "VirtioBlk: the options must be an object with serial, queues"],
     [() => new VirtioBlk(disk(), { serial: 5 }), "VirtioBlk: serial must be a string, not 5"],

@@ -3,6 +3,7 @@
  * What is left to measure is the device.
  */
 import type { VirtioBacking } from "../../src/backing/backing.ts"
+import type { VirtioBlkOptions } from "../../src/virtio/blk/config.ts"
 import { VirtioBlk } from "../../src/virtio/blk/device.ts"
 import { LinearMemory } from "../../src/virtio/guest-memory.ts"
 import { VirtioMmio } from "../../src/virtio/mmio/mmio-transport.ts"
@@ -38,6 +39,8 @@ export interface GuestRingOptions {
   readonly general?: boolean
   /** Over MMIO, where an interrupt is acknowledged by a write. Default: over PCI. */
   readonly mmio?: boolean
+  /** Options of the device. */
+  readonly disk?: VirtioBlkOptions
 }
 
 export class GuestRing {
@@ -53,7 +56,7 @@ export class GuestRing {
     this.#options = options
     const ram = options.shared === true ? new Uint8Array(new SharedArrayBuffer(RAM_BYTES)) : pageAligned(RAM_BYTES)
     this.#data = new DataView(ram.buffer, ram.byteOffset, ram.length)
-    this.device = new VirtioBlk(options.backing)
+    this.device = new VirtioBlk(options.backing, options.disk)
     const memory = new LinearMemory(ram)
     if (options.mmio === true) this.#mmio = new VirtioMmio(this.device, { memory, interrupt() {} })
     else this.#fn = new VirtioPciFunction(this.device, { memory, interrupts: { intx() {}, message() {} } })

@@ -5,12 +5,14 @@ import { benchHttp } from "./http.ts"
 import { benchNbdClient } from "./nbd-client.ts"
 import { benchNbdServer } from "./nbd-server.ts"
 import { benchPaged } from "./paged.ts"
+import { benchPolicy } from "./policy.ts"
 import { benchQcow2 } from "./qcow2.ts"
 import { benchQemu } from "./qemu.ts"
 import { benchRing } from "./ring.ts"
 
 const sections: Readonly<Record<string, () => void | Promise<void>>> = {
-  ring: benchRing, device: benchDevice, hold: benchHold, paged: benchPaged, qemu: benchQemu, qcow2: benchQcow2, nbd: benchNbdClient,
+  ring: benchRing, policy: benchPolicy, device: benchDevice, hold: benchHold, paged: benchPaged, qemu: benchQemu, qcow2: benchQcow2,
+  nbd: benchNbdClient,
   http: benchHttp, "nbd-server": benchNbdServer,
 }
 

@@ -45,6 +45,8 @@ export class Batch {
   apart = 0
   /** What broke the ring behind the last request taken: thrown once those are through. */
   brokenBy: VirtqueueError | undefined
+  /** The `Observation` is to be told of their completion. */
+  isObserved = false
   readonly #segments = new SegmentList()
   /** The chain that is being parsed. */
   readonly #chain = new DescriptorChain(new SegmentList())

@@ -37,22 +37,24 @@ export class Failures {
   /** The status of a request that failed with `error`. Tells `onError`. */
   statusOf(error: unknown): BlkStatus {
     this.last = error
-    if (!(error instanceof BackingError)) this.#addBug(error)
+    if (!(error instanceof BackingError)) this.addBug(error)
     try {
       this.#onError?.(error)
     } catch (bug) {
-      this.#addBug(bug)
+      this.addBug(bug)
     }
     // A subclass from JavaScript may have a code of its own.
     return error instanceof BackingError ? (STATUS_BY_CODE[error.code] ?? IOERR) : IOERR
   }
 
+  /** Keeps somebody's bug for the next `throwBugs`. */
+  addBug(bug: unknown): void {
+    this.#bugs.push(bug)
+    this.onBug()
+  }
+
   /** @throws on what is a bug; from where promises are waited for it ends as an unhandled rejection */
   throwBugs(): void {
     if (this.#bugs.length > 0) throw this.#bugs.splice(0)[0]
-  }
-  #addBug(bug: unknown): void {
-    this.#bugs.push(bug)
-    this.onBug()
   }
 }

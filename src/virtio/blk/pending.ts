@@ -11,6 +11,7 @@ import type { CacheMode } from "./cache-mode.ts"
 import type { Completion } from "./completion.ts"
 import type { Executor } from "./executor.ts"
 import type { Failures } from "./failures.ts"
+import type { Observation } from "./observation/observation.ts"
 import { type BlkRequest, changesDisk, isWrite, relocateAll } from "./request.ts"
 import { type BlkStatus, VIRTIO_BLK_S } from "./spec.ts"
 import type { BlkStatistics } from "./statistics.ts"
@@ -26,6 +27,8 @@ export interface BlkWiring {
   readonly cacheMode: CacheMode
   readonly failures: Failures
   readonly statistics: BlkStatistics
+  /** Undefined where nobody observes requests. */
+  readonly observation: Observation | undefined
 }
 
 /** Bytes that a waiting request and one of its segments take, roughly: objects, arrays, and what a promise needs. */
@@ -147,11 +150,14 @@ export class Pending implements Outstanding {
    * that, and so may `GuestMemory.written`, which may throw as well: no request completes twice.
    */
   #complete(): boolean {
-    const { device, completion } = this.#wiring
+    const { device, completion, observation } = this.#wiring
+    observation?.look()
     while (this.#completed < this.#requests.length) {
       if (this.queue.ring !== this.ring || !device.work.open) return false
       const request = this.#requests[this.#completed++]
-      if (request !== undefined) completion.complete(device.memory, this.ring, request, request.outcome as BlkStatus)
+      if (request === undefined) continue
+      completion.complete(device.memory, this.ring, request, request.outcome as BlkStatus)
+      observation?.completed(this.queue.index, request, request.outcome)
     }
     return true
   }

@@ -41,6 +41,8 @@ export class BlkRequest extends SegmentRun implements TakenChain {
   writableBefore = 0
   /** Of requests for ranges, once they have been read: what to do, neighbours joined. */
   ranges: readonly DiskRange[] = NO_RANGES
+  /** When it was taken from the ring, in milliseconds of `performance.now()`; 0 where nobody wants to know. */
+  arrived = 0
   /** Of a request that succeeds: the bytes that the device has to say, which go into its data. */
   answer: Uint8Array | undefined
 
@@ -93,6 +95,7 @@ export function parseRequest(request: BlkRequest, chain: DescriptorChain, legacy
   request.head = head
   request.outcome = OK
   request.type = type
+  request.ranges = NO_RANGES
   request.sector = readSector(chain, header, at + 8)
   request.statusRegion = chain.region(count - 1)
   request.statusOffset = chain.offset(count - 1) + chain.length(count - 1) - 1

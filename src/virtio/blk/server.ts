@@ -74,7 +74,7 @@ export class RequestServer implements DeviceHandler {
   }
 
   serve(queue: Virtqueue, ring: Ring, turn: Turn): boolean {
-    const { device } = this.#wiring
+    const { device, observation } = this.#wiring
     // Two rounds through the ring are all that a driver on another thread can ask for at once.
     for (let budget = 2 * ring.size; budget > 0 && !turn.over; ) {
       if (device.inFlight.full) {
@@ -84,6 +84,7 @@ export class RequestServer implements DeviceHandler {
       ring.refresh()
       const { changes } = device
       const drained = this.#batch.take(queue, ring, this.#refusal)
+      if (observation !== undefined) this.#batch.isObserved = observation.arrived(this.#batch.requests, this.#batch.taken)
       budget -= this.#batch.taken
       if (!this.#proceed(queue, ring, turn)) return this.#hasMore(queue)
       const broken = this.#batch.brokenBy
@@ -236,10 +237,14 @@ export class RequestServer implements DeviceHandler {
     const { memory, work } = device
     const batch = this.#batch
     const { requests } = batch
-    // Completing calls `GuestMemory.written`, which may throw, reset the device or switch bus mastering off.
+    const observation = batch.isObserved ? this.#wiring.observation : undefined
+    observation?.look()
+    // Completing calls `GuestMemory.written`, and the observer, which may throw, reset the device or switch bus mastering off.
     while (batch.settled < batch.next && queue.ring === ring && work.open) {
       const request = requests[batch.settled++]
-      if (request !== undefined && request.outcome !== WAITING) completion.complete(memory, ring, request, request.outcome)
+      if (request === undefined || request.outcome === WAITING) continue
+      completion.complete(memory, ring, request, request.outcome)
+      observation?.completed(queue.index, request, request.outcome)
     }
   }
 

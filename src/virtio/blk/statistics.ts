@@ -1,19 +1,22 @@
 /** Statistics of a block device, counted since it was made. */
+import { LatencyHistogram } from "./observation/latency-histogram.ts"
 import { VIRTIO_BLK_T } from "./spec.ts"
 
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
 const { IN, OUT, FLUSH, GET_ID, GET_LIFETIME, DISCARD, WRITE_ZEROES, SECURE_ERASE } = VIRTIO_BLK_T
 
-/** Counts of one type of request. */
+/** Counts of one kind of request. */
 export interface RequestCounts {
   requests: number
   /** Bytes of data of those that succeeded. */
   bytes: number
   /** Requests answered with IOERR or UNSUPP. */
   errors: number
+  /** How long they took, from the ring to their completion, where the option `latency` is on. */
+  readonly latency?: LatencyHistogram
 }
 
-/** What a block device has done, by type of request. */
+/** What a block device has done, by kind of request. */
 export interface BlkStatistics {
   readonly read: RequestCounts
   readonly write: RequestCounts
@@ -29,7 +32,12 @@ export interface BlkStatistics {
   merged: number
 }
 
-export function emptyStatistics(): BlkStatistics {
+/** Kinds of requests, as the statistics name them. */
+export type RequestKind = Exclude<keyof BlkStatistics, "merged">
+
+/** `latency`: with a histogram for each kind. */
+export function emptyStatistics({ latency = false }: { readonly latency?: boolean } = {}): BlkStatistics {
+  const counts = (): RequestCounts => ({ requests: 0, bytes: 0, errors: 0, ...(latency && { latency: new LatencyHistogram() }) })
   return {
     read: counts(),
     write: counts(),
@@ -66,8 +74,4 @@ export function countsOf(statistics: BlkStatistics, type: number): RequestCounts
     default:
       return statistics.unknown
   }
-}
-
-function counts(): RequestCounts {
-  return { requests: 0, bytes: 0, errors: 0 }
 }

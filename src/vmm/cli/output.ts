@@ -16,6 +16,11 @@ export function printJson(value: unknown): void {
   console.log(toJson(value, 2))
 }
 
+/** Prints a line of a trace, on standard error. */
+export function printTrace(line: string): void {
+  console.error(printable(line))
+}
+
 /** Prints what went wrong, or may, on standard error. */
 export function complain(message: string): void {
   console.error(`vioblk: ${printable(message)}`)

@@ -10,6 +10,7 @@ import { BackingError, type VirtioBacking } from "../../backing/backing.ts"
 import { openImage } from "../../backing/open.ts"
 import { nearest } from "../../options.ts"
 import type { VirtioBlk } from "../../virtio/blk/device.ts"
+import { prometheusText } from "../../virtio/blk/observation/prometheus.ts"
 import { BlockDriver, findBlockDevices } from "../driver/block/driver.ts"
 import { BlockRequestError } from "../driver/errors.ts"
 import { Machine } from "../machine.ts"
@@ -19,6 +20,7 @@ import { formatBytes, formatThroughput } from "./format.ts"
 import { parsePartitionTable, PARTITION_TABLE_SECTORS, type PartitionTable } from "./partition-table.ts"
 import { Progress } from "./progress.ts"
 import { print, printHelp, printJson } from "./output.ts"
+import { tracer } from "./trace.ts"
 
 const HELP = `vioblk: a virtio-blk disk for virtual machines written in JavaScript
 
@@ -32,6 +34,8 @@ vioblk COMMAND ...               COMMAND is info, check, create, map or serve; v
       --queues N          give the device N request queues (1 to 64; default 1)
       --queue-size N      descriptors of each queue, a power of two (default 256)
       --json              print values for programs
+      --metrics           print what the disk has done, as a text for Prometheus
+      --trace             print each request as it is completed, on standard error
   -h, --help              print this
 
 Exit code: 0 done, 1 it failed, 2 the arguments make no sense.`
@@ -49,6 +53,8 @@ interface Settings {
   readonly queues: number
   readonly queueSize: number
   readonly json: boolean
+  readonly metrics: boolean
+  readonly trace: boolean
 }
 
 /** A driven disk, ready for requests. */
@@ -67,6 +73,8 @@ export async function run(args: readonly string[]): Promise<number> {
     queues: { type: "string" },
     "queue-size": { type: "string" },
     json: { type: "boolean", default: false },
+    metrics: { type: "boolean", default: false },
+    trace: { type: "boolean", default: false },
     help: { type: "boolean", short: "h", default: false },
   })
   if (values.help) {
@@ -77,7 +85,9 @@ export async function run(args: readonly string[]): Promise<number> {
   const path = positionals.length === 0 ? undefined : imageName(positionals)
   const queueSize = wholeNumber("queue-size", values["queue-size"], 4, 32768, 256)
   if (!Number.isInteger(Math.log2(queueSize))) throw new UsageError(`--queue-size ${queueSize}: a power of two is wanted`)
-  const settings: Settings = { legacy: values.legacy, queues: wholeNumber("queues", values.queues, 1, 64, 1), queueSize, json: values.json }
+  const { legacy, json, metrics, trace } = values
+  if (json && metrics) throw new UsageError("--json or --metrics: one of them")
+  const settings: Settings = { legacy, queues: wholeNumber("queues", values.queues, 1, 64, 1), queueSize, json, metrics, trace }
   const format = oneOf("format", values.format, ["raw", "qcow2"])
   if (path === undefined) {
     if (format !== undefined || values.write) throw new UsageError(`--${values.write ? "write" : "format"} goes with an image`)
@@ -101,9 +111,11 @@ function refuseMisplacedCommand([first, second]: readonly string[]): void {
 
 /** A machine with one disk, probed. */
 async function start(backing: VirtioBacking, serial: string, settings: Settings): Promise<Session> {
-  const { legacy, queues, queueSize } = settings
+  const { legacy, queues, queueSize, metrics, trace } = settings
   const machine = new Machine({ ramSize: RAM_SIZE })
-  const { device } = machine.attachDisk(backing, { serial, queues, queueSize })
+  const { device } = machine.attachDisk(backing, {
+    serial, queues, queueSize, latency: metrics ? "all" : "off", ...(trace && { observer: tracer() })
+  })
   const [pci] = findBlockDevices(machine)
   if (pci === undefined) throw new Error("the machine has no disk")
   const driver = await BlockDriver.open(pci, { queues, ...(legacy && { transport: "legacy" }) })
@@ -124,7 +136,8 @@ async function inStretches(
 /** Reads the first `bytes` bytes of the disk. Returns their SHA-256 and the seconds that it took. */
 async function sumUp(session: Session, bytes: number): Promise<{ sha256: string; seconds: number }> {
   const hash = createHash("sha256")
-  const progress = new Progress(bytes)
+  // A bar would run into the lines of a trace.
+  const progress = new Progress(session.settings.trace ? 0 : bytes)
   const take = (data: Uint8Array, sector: number): void => {
     hash.update(data)
     progress.show(sector * SECTOR + data.length)
@@ -259,5 +272,6 @@ function partitionLines({ kind, partitions }: PartitionTable): string[] {
 function report(session: Session, values: Readonly<Record<string, unknown>>, lines: readonly string[]): void {
   const { description, device, settings } = session
   if (settings.json) printJson({ ...description, ...values, statistics: device.statistics })
+  else if (settings.metrics) printHelp(prometheusText({ [description.serial]: device }).trimEnd())
   else for (const line of [...descriptionLines(description), ...lines]) print(line)
 }

@@ -93,6 +93,35 @@ describe("vioblk IMAGE", () => {
   })
 })
 
+describe("vioblk --trace and --metrics", () => {
+  it("--trace prints a line for each request on standard error, as it is completed", async () => {
+    const { path } = image("trace.raw", 1 << 20)
+    const { code, out, err } = await commandLine(path, "--format", "raw", "--write", "--trace", "--json")
+    expect(code).toBe(0)
+    const lines = err.trimEnd().split("\n")
+    expect(lines[0]).toMatch(/^ {2}0\.000000 queue 0 getId: OK after \d+\.\d{3} ms$/)
+    expect(
+      lines.filter((line) => !/^ +\d+\.\d{6} queue 0 (getId|flush|(read|write) sector \d+, \d+ bytes): OK after /.test(line)),
+    ).toEqual([])
+    const { statistics } = JSON.parse(out)
+    const count = (kind: string): number => lines.filter((line) => line.includes(` ${kind}`)).length
+    expect([count("read"), count("write"), count("flush"), count("getId")]).toEqual(
+      [statistics.read.requests, statistics.write.requests, statistics.flush.requests, statistics.getId.requests],
+    )
+    expect(count("write")).toBeGreaterThan(0)
+  })
+
+  it("--metrics prints the text for Prometheus, and nothing else", async () => {
+    const { path } = image("metrics.raw", 1 << 20)
+    const { code, out } = await commandLine(path, "--format", "raw", "--metrics")
+    expect(code).toBe(0)
+    expect(out).toMatch(/^# HELP vioblk_capacity_bytes /)
+    expect(out).toMatch(/^vioblk_bytes_total\{disk="vioblk",kind="read"\} \d{7,}$/m)
+    expect(out).toMatch(/^vioblk_request_seconds_bucket\{disk="vioblk",kind="read",le="\+Inf"\} [1-9]\d*$/m)
+    expect(out.trimEnd().split("\n").filter((line) => !/^(# |vioblk_)/.test(line))).toEqual([])
+  })
+})
+
 describe("vioblk says in one line what is wrong", () => {
   it.each([
     ["an image that is not there", ["nowhere.raw"], 1, "vioblk: nowhere.raw: cannot open: no such file\n"],
@@ -108,6 +137,7 @@ describe("vioblk says in one line what is wrong", () => {
     ["a command that does not exist", ["chekc", "x"], 2, 'vioblk: "chekc" is not a command (did you mean "check"?); see vioblk --help\n'],
     ["a command behind an option", ["--json", "info", "x"], 2, "vioblk: the command comes first: vioblk info ...; see vioblk --help\n"],
     ["control characters", ["--format", "\u001b[m\n"], 2, "vioblk: --format \ufffd[m\ufffd: raw or qcow2 is wanted; see vioblk --help\n"],
+    ["two kinds of output", ["--json", "--metrics"], 2, "vioblk: --json or --metrics: one of them; see vioblk --help\n"],
     ["--write without an image", ["--write"], 2, "vioblk: --write goes with an image; see vioblk --help\n"],
   ])("%s", async (_what, args, code, line) => {
     expect(await commandLine(...args)).toEqual({ code, out: "", err: line })
