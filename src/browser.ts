@@ -5,7 +5,7 @@
 
 // Disks
 export { BackingError } from "./backing/backing.ts"
-export type { Allocation, BackingErrorCode, BackingErrorDetails, Lifetime, VirtioBacking } from "./backing/backing.ts"
+export type { Allocation, BackingErrorCode, BackingErrorDetails, DiskVersion, Lifetime, VirtioBacking } from "./backing/backing.ts"
 export { NotLoaded } from "./backing/async-image-file.ts"
 export type { AsyncImageFile } from "./backing/async-image-file.ts"
 export type { ImageFile, ImageLock } from "./backing/image-file.ts"
@@ -62,7 +62,7 @@ export { VirtioDevice } from "./virtio/device.ts"
 export type { VirtioDeviceOptions } from "./virtio/device-options.ts"
 export type { DeviceHandler } from "./virtio/device-handler.ts"
 export type { DeviceSignals, QueueRegisters, Transportable, TransportedDevice, TransportWiring } from "./virtio/transport.ts"
-export type { VirtioDeviceState } from "./virtio/state.ts"
+export type { RestoreOptions, SaveOptions, VirtioDeviceState } from "./virtio/state.ts"
 export { VirtqueueError } from "./virtio/queue/virtqueue-error.ts"
 export { VirtioPciFunction } from "./virtio/pci/pci-transport.ts"
 export type { VirtioPciInterface, VirtioPciOptions, VirtioPciState, VirtioPciWiring } from "./virtio/pci/pci-transport.ts"

@@ -1,5 +1,17 @@
 /** Checks of saved state: it may come from anywhere. Each throws an Error of one line that names `what` is wrong. */
 
+/**
+ * The version of what all transports save: it changes with the meaning of what is there. Version 1 did not say which disk was
+ * behind the device, and is restored all the same.
+ */
+export const STATE_VERSION = 2
+
+/** @throws Error for a state of a version that this program does not know */
+export function checkStateVersion(version: unknown): void {
+  if (version === 1 || version === STATE_VERSION) return
+  throw new Error(`saved state: version ${JSON.stringify(version)}, this program knows 1 to ${STATE_VERSION}`)
+}
+
 /** `value` as an object whose properties can be looked at. */
 export function savedObject(value: unknown, what: string): Readonly<Record<string, unknown>> {
   if (typeof value !== "object" || value === null || Array.isArray(value)) throw new Error(`saved state: ${what}: not an object`)

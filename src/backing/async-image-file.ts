@@ -2,7 +2,7 @@
  * The seam for files that answer later: `AsyncImageFile`, what such a file does, and `NotLoaded`, the answer of a synchronous `ImageFile`
  * over one whose bytes are not here yet. No promise enters an image format: whoever catches it awaits it and makes the call again.
  */
-import type { VirtioBacking } from "./backing.ts"
+import type { DiskVersion, VirtioBacking } from "./backing.ts"
 import type { ImageLock } from "./image-file.ts"
 
 /**
@@ -40,6 +40,8 @@ export interface AsyncImageFile {
    * owns the file. With `readOnly` the disk is read-only. Left out: the file is read in pages like any other.
    */
   disk?(options: { readonly readOnly: boolean }): Promise<VirtioBacking>
+  /** As that of `VirtioBacking`. Called once `size` has resolved. */
+  version?(): DiskVersion | undefined
   /** Releases the file. A second call does nothing. Does not sync. */
   close(): Promise<void>
 }

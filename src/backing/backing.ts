@@ -27,6 +27,14 @@ export interface Lifetime {
   readonly typeB: number
 }
 
+/** Which image a disk is, and in which state. Texts to be compared, not to be read. */
+export interface DiskVersion {
+  /** The same for one image as long as it lives, wherever it is opened. */
+  readonly image: string
+  /** Another one after each change of what is stored, whoever makes it. Left out by who cannot tell. */
+  readonly generation?: string
+}
+
 /**
  * A disk. `size`, `readOnly`, `pread`, `pwrite` and `close` are required. The device offers flushing, discarding and writing of zeroes to
  * the guest only where `flush`, `discard` and `writeZeroes` are there, secure erasure and the lifetime where `secureErase` and `lifetime`
@@ -103,6 +111,11 @@ export interface VirtioBacking {
    * What is known of the bytes from `offset` on: a run of at most `length`, which is more than 0, and as much of it as a few milliseconds
    * tell. Neighbours may be alike. Without this method every byte counts as data. */
   allocation?(offset: number, length: number): Allocation | Promise<Allocation>
+  /**
+   * What the disk is, for the saved state of a machine: a state is refused over another image, or one that has been changed since. What has
+   * been written and not flushed need not count. Undefined, or left out, by disks that no state can be kept for, such as memory.
+   */
+  version?(): DiskVersion | undefined
   /** Flushes what the backing itself holds and releases it. A second call does nothing; any other method fails afterwards. */
   close(): void | Promise<void>
 }
@@ -113,7 +126,7 @@ const BACKING_RULES: Rules<VirtioBacking> = {
   pwriteNow: "function?",
   preadInto: "function?", pwriteFrom: "function?", preadv: "function?", pwritev: "function?",
   flush: "function?", discard: "function?", writeZeroes: "function?", secureEraseAlignment: "number?", secureErase: "function?",
-  lifetime: "function?", allocation: "function?", close: "function",
+  lifetime: "function?", allocation: "function?", version: "function?", close: "function",
 }
 
 const SEE = "see the interface VirtioBacking"
@@ -233,4 +246,25 @@ function outOfBounds(size: number, offset: number, length: number, path: string 
   return new BackingError("out-of-bounds", `bytes ${offset} to ${offset + length} are not inside the disk of ${size} bytes`, {
     path, offset,
   })
+}
+
+/** What may have a version. */
+export interface Versioned {
+  version?(): DiskVersion | undefined
+}
+
+/**
+ * The version of a disk of `format` in `file`, and over `base` if there is one. Undefined where the file has none: a base that has none
+ * counts as one that never changes.
+ */
+export function versionOf(format: string, file: Versioned, base?: Versioned): DiskVersion | undefined {
+  const own = file.version?.()
+  if (own === undefined) return undefined
+  const under = base?.version?.()
+  const image = `${format} ${own.image}`
+  const generations = [own.generation, under?.generation].filter((generation) => generation !== undefined)
+  return {
+    image: under === undefined ? image : `${image} over ${under.image}`,
+    ...(generations.length === 0 ? {} : { generation: generations.join(" over ") }),
+  }
 }

@@ -3,6 +3,7 @@
  * recorder or a browser's files.
  */
 
+import type { DiskVersion } from "./backing.ts"
 import { checkMembers, findAsync, isStrayPromise, type Rules } from "../options.ts"
 
 /**
@@ -53,6 +54,8 @@ export interface ImageFile {
   zeroRange?(offset: number, length: number): boolean
   /** Bytes that one `zeroRange` does within a few milliseconds: 0 where it cannot. May change. Default: any number. */
   readonly zeroesAtOnce?: number
+  /** As that of `VirtioBacking`. */
+  version?(): DiskVersion | undefined
   /** What was written so far is on stable storage afterwards. */
   sync(): void
   /** Releases the file. A second call does nothing. Does not sync. */
@@ -63,7 +66,7 @@ const IMAGE_FILE_RULES: Rules<ImageFile> = {
   path: "string", readOnly: "boolean", size: "function", read: "function", readInto: "function", readv: "function", write: "function",
   writeFrom: "function", writev: "function",
   truncate: "function", punchHole: "function?", sync: "function", close: "function", lock: "any?",
-  canPunchHole: "any?", punchesAtOnce: "any?", zeroRange: "function?", zeroesAtOnce: "any?",
+  version: "function?", canPunchHole: "any?", punchesAtOnce: "any?", zeroRange: "function?", zeroesAtOnce: "any?",
 }
 
 const METHODS = Object.entries(IMAGE_FILE_RULES).flatMap(([name, rule]) => (rule === "function" || rule === "function?" ? [name] : []))

@@ -1,6 +1,6 @@
 /** RawBacking: a file whose bytes are the disk's bytes. */
 import { checkOptions, type Rules } from "../options.ts"
-import { BackingError, checkRange, totalLength, type VirtioBacking } from "./backing.ts"
+import { BackingError, checkRange, type DiskVersion, totalLength, versionOf, type VirtioBacking } from "./backing.ts"
 import { checkImageFile, type ImageFile, type ImageLock } from "./image-file.ts"
 import { FOREIGN_SIGNATURES, QCOW_SIGNATURE } from "./signatures.ts"
 
@@ -80,6 +80,10 @@ export class RawBacking implements VirtioBacking {
   /** What keeps other programs from opening the image. */
   get lock(): ImageLock {
     return this.#file.lock ?? "none"
+  }
+
+  version(): DiskVersion | undefined {
+    return versionOf("raw", this.#file)
   }
 
   /** Takes over the file's present size, after somebody has grown or cut it; then tell the device (`capacityChanged`). */

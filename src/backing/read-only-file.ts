@@ -1,5 +1,5 @@
 /** ReadOnlyFile: a file that may be written, for somebody who must not. */
-import { BackingError } from "./backing.ts"
+import { BackingError, type DiskVersion } from "./backing.ts"
 import type { ImageFile, ImageLock } from "./image-file.ts"
 
 /** Owns the file: `close` closes it. */
@@ -45,6 +45,10 @@ export class ReadOnlyFile implements ImageFile {
 
   truncate(): void {
     this.#refuse()
+  }
+
+  version(): DiskVersion | undefined {
+    return this.#file.version?.()
   }
 
   sync(): void {

@@ -1,5 +1,6 @@
 /** DeviceHandler: what a device type (virtio-blk) does, as the device that it is behind asks it to. */
 import type { Ring } from "./queue/ring.ts"
+import type { RestoreOptions } from "./state.ts"
 import type { Turn } from "./turn.ts"
 import type { Virtqueue } from "./virtqueue.ts"
 
@@ -24,6 +25,13 @@ export interface DeviceHandler {
   negotiated(): void
   /** The device has been reset. */
   wasReset(): void
+  /** The state of the device type's own, as JSON values; left out: there is none but in the configuration. */
+  saveState?(): unknown
+  /**
+   * Checks what `saveState` has returned (undefined: nothing), before anything is restored. Returns what takes it over once the driver's
+   * part is back. @throws Error for what cannot be restored here
+   */
+  restoreState?(saved: unknown, options: RestoreOptions): () => void
   /** The state of a device with this configuration has been restored: take over what the driver can write, tell it what has changed. */
   restoreConfig(config: Uint8Array): void
 }

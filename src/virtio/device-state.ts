@@ -1,9 +1,10 @@
 /** Saving and restoring a virtio device: what its driver has set up, and how far its rings have come. */
 import type { DeviceConfig } from "./device-config.ts"
+import type { DeviceHandler } from "./device-handler.ts"
 import type { Negotiation } from "./negotiation.ts"
 import { VirtqueueError } from "./queue/virtqueue-error.ts"
 import { DEVICE_STATUS } from "./spec.ts"
-import { featuresMissing, parseDeviceState, type VirtioDeviceState } from "./state.ts"
+import { featuresMissing, parseDeviceState, type RestoreOptions, type VirtioDeviceState } from "./state.ts"
 import type { Virtqueue } from "./virtqueue.ts"
 
 const { DEVICE_NEEDS_RESET, FEATURES_OK } = DEVICE_STATUS
@@ -23,7 +24,10 @@ export interface SavableDevice {
   stop(error: VirtqueueError): void
 }
 
-export function saveDevice(device: SavableDevice): VirtioDeviceState {
+/** The device type's part. */
+type SavedHandler = Pick<DeviceHandler, "saveState" | "restoreState" | "restoreConfig">
+
+export function saveDevice(device: SavableDevice, handler: SavedHandler): VirtioDeviceState {
   const { negotiation, config } = device
   return {
     status: negotiation.status,
@@ -31,17 +35,16 @@ export function saveDevice(device: SavableDevice): VirtioDeviceState {
     generation: config.readGeneration(),
     queues: device.queues.map((queue) => queue.save(device.heads(queue))),
     config: config.bytes(),
+    own: handler.saveState?.(),
   }
 }
 
-/**
- * Puts `device` where `saveDevice` found it. `restoreConfig` takes over what the driver can write of the configuration.
- * @throws Error, with the device reset, for a state that it could not have had
- */
-export function restoreDevice(device: SavableDevice, saved: unknown, restoreConfig: (config: Uint8Array) => void): void {
+/** Puts `device` where `saveDevice` found it. @throws Error, with the device reset, for a state that it could not have had */
+export function restoreDevice(device: SavableDevice, handler: SavedHandler, saved: unknown, options: RestoreOptions): void {
   device.reset()
   const { queues, maxQueueSize, config } = device
   const state = parseDeviceState(saved, { queues: queues.length, queueSize: maxQueueSize, configSize: config.size })
+  const restoreOwn = handler.restoreState?.(state.own, options)
   for (const [select, bits] of state.features.entries()) device.setDriverFeatures(select, bits)
   for (const [index, queue] of state.queues.entries()) queues[index]?.restore(queue)
   const status = state.status & ~DEVICE_NEEDS_RESET
@@ -52,7 +55,8 @@ export function restoreDevice(device: SavableDevice, saved: unknown, restoreConf
     throw featuresMissing()
   }
   config.restoreGeneration(state.generation)
-  restoreConfig(Uint8Array.from(state.config))
+  restoreOwn?.()
+  handler.restoreConfig(Uint8Array.from(state.config))
   // The driver has been told, by an interrupt that the transport has saved.
   if ((state.status & DEVICE_NEEDS_RESET) !== 0) device.stop(new VirtqueueError("it was broken when its state was saved"))
 }

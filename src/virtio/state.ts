@@ -1,4 +1,5 @@
 /** The saved state of a virtio device, as JSON values, and the check that it makes when it comes back: it may come from anywhere. */
+import type { Rules } from "../options.ts"
 import { savedList, savedNumber, savedNumbers, savedObject } from "../saved-state.ts"
 import { VIRTQ_MAX_SIZE } from "./spec.ts"
 
@@ -28,7 +29,30 @@ export interface VirtioDeviceState {
   readonly queues: readonly SavedQueue[]
   /** The device configuration space. */
   readonly config: readonly number[]
+  /** The device type's own. */
+  readonly own?: unknown
 }
+
+/** How a state is saved. */
+export interface SaveOptions {
+  /**
+   * "again": requests in flight are saved as not done, and are done again where the state is restored, which nobody may do before the disk
+   * has answered them here. Left out: saving a device that has some is an error.
+   */
+  readonly inFlight?: "again"
+}
+
+/** How a state is restored. */
+export interface RestoreOptions {
+  /**
+   * "same": over the image that it was saved over, which nobody has changed since. "any": also over a copy, for whose content the caller
+   * answers. Default "same"; disks that do not know what they are (`VirtioBacking.version`) pass.
+   */
+  readonly image?: "same" | "any"
+}
+
+export const SAVE_RULES: Rules<SaveOptions> = { inFlight: ["again"] }
+export const RESTORE_RULES: Rules<RestoreOptions> = { image: ["same", "any"] }
 
 /** What a device of the same make looks like. */
 export interface DeviceShape {
@@ -46,6 +70,7 @@ export function parseDeviceState(value: unknown, shape: DeviceShape): VirtioDevi
     generation: savedNumber(state["generation"], "configuration generation", 0xff),
     queues: savedList(state["queues"], "queues", shape.queues).map((queue) => parseQueue(queue, shape.queueSize)),
     config: savedNumbers(state["config"], "configuration", { length: shape.configSize, max: 0xff }),
+    own: state["own"],
   }
 }
 

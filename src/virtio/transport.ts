@@ -10,7 +10,7 @@
 import type { DeviceConfig } from "./device-config.ts"
 import type { GuestMemory } from "./guest-memory.ts"
 import type { Negotiation } from "./negotiation.ts"
-import type { VirtioDeviceState } from "./state.ts"
+import type { RestoreOptions, SaveOptions, VirtioDeviceState } from "./state.ts"
 
 /** What a device tells the transport. */
 export interface DeviceSignals {
@@ -86,11 +86,11 @@ export interface TransportedDevice {
   writeConfig(offset: number, width: number, value: number): void
 
   /** What the driver has set up, as JSON values. @throws Error while a request is in flight: `pause` first */
-  saveState(): VirtioDeviceState
+  saveState(options?: SaveOptions): VirtioDeviceState
   /**
    * Puts the device where `saveState` found it, and pauses it. @throws Error, with the device reset, for a state that it could not have had
    */
-  restoreState(saved: unknown): void
+  restoreState(saved: unknown, options?: RestoreOptions): void
 }
 
 /** A device type's object, which has a device for transports. */

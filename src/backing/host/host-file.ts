@@ -3,7 +3,7 @@ import {
   closeSync, constants, fdatasyncSync, fstatSync, ftruncateSync, openSync, readSync, readvSync, unlinkSync, writeSync, writevSync,
 } from "node:fs"
 import { checkOptions, checkValue, type Rules } from "../../options.ts"
-import { BackingError, totalLength } from "../backing.ts"
+import { BackingError, type DiskVersion, totalLength } from "../backing.ts"
 import type { ImageFile } from "../image-file.ts"
 import { canPunchHoles, fallocate } from "./fallocate.ts"
 import { hostError } from "./host-errors.ts"
@@ -207,6 +207,17 @@ export class HostFile implements ImageFile {
       throw this.#syncFailure
     }
     this.#isDirty = false
+  }
+
+  /** The file itself, and its size and time of change. */
+  version(): DiskVersion {
+    this.#checkOpen()
+    try {
+      const { size, mtimeNs } = fstatSync(this.#fd, { bigint: true })
+      return { image: this.identity, generation: `${size}:${mtimeNs}` }
+    } catch (error) {
+      throw hostError(error, "ask for the time of the last change", this.path)
+    }
   }
 
   close(): void {

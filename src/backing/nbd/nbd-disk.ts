@@ -1,6 +1,6 @@
 /** nbdDisk: an export as a raw disk. */
 import { checkValue } from "../../options.ts"
-import { BackingError, checkRange, type VirtioBacking } from "../backing.ts"
+import { BackingError, checkRange, type DiskVersion, type VirtioBacking } from "../backing.ts"
 import { BlockAccess, type NbdExtent } from "./client/block-access.ts"
 import { NbdClient } from "./client/client.ts"
 import { checkTlsOptions, type NbdOptions, nbdSettings } from "./client/options.ts"
@@ -41,6 +41,11 @@ export class NbdDisk implements VirtioBacking {
     if (blocks.canZero && !this.readOnly) {
       this.writeZeroes = (offset, length, mayUnmap) => this.#change(offset, length, () => blocks.zero(offset, length, { mayUnmap }))
     }
+  }
+
+  /** The export's address: the protocol does not tell whether it has changed. */
+  version(): DiskVersion {
+    return { image: this.#uri }
   }
 
   async pread(buffer: Uint8Array, offset: number): Promise<void> {

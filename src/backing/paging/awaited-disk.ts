@@ -7,7 +7,7 @@
  * is through, so every repetition comes further, however small the cache is.
  */
 import { NotLoaded } from "../async-image-file.ts"
-import { type Allocation, BackingError, checkRange, totalLength, type VirtioBacking } from "../backing.ts"
+import { type Allocation, BackingError, checkRange, type DiskVersion, totalLength, type VirtioBacking } from "../backing.ts"
 import type { ImageLock } from "../image-file.ts"
 import type { MapExtent } from "../qcow2/map-extents.ts"
 import { Admission } from "./admission.ts"
@@ -85,6 +85,10 @@ export class AwaitedDisk implements VirtioBacking {
 
   get size(): number {
     return this.#disk.size
+  }
+
+  version(): DiskVersion | undefined {
+    return this.#disk.version?.()
   }
 
   get path(): string | undefined {

@@ -7,7 +7,7 @@
  * says so: `AwaitedDisk` awaits it before it answers a flush.
  */
 import { type AsyncImageFile, NotLoaded } from "../async-image-file.ts"
-import { BackingError, totalLength } from "../backing.ts"
+import { BackingError, type DiskVersion, totalLength } from "../backing.ts"
 import { joined } from "../buffers.ts"
 import type { ImageFile, ImageLock } from "../image-file.ts"
 import { type Change, endOf } from "./change.ts"
@@ -107,6 +107,10 @@ export class PagedFile implements ImageFile {
   /** Bytes of memory that pages take up. */
   get cachedBytes(): number {
     return this.#cache.bytes
+  }
+
+  version(): DiskVersion | undefined {
+    return this.#source.version?.()
   }
 
   size(): number {

@@ -1,5 +1,5 @@
 /** Qcow2Image: a qcow2 file as a disk. Wires the parts, and keeps the rules that hold for all: bounds, read-only, corrupt, closed. */
-import { type Allocation, BackingError, checkRange, totalLength, type VirtioBacking } from "../backing.ts"
+import { type Allocation, BackingError, checkRange, type DiskVersion, totalLength, type VirtioBacking } from "../backing.ts"
 import type { ImageFile, ImageLock } from "../image-file.ts"
 import { Allocator } from "./metadata/allocator.ts"
 import { ClusterFile, CorruptMetadata } from "./metadata/cluster-file.ts"
@@ -52,6 +52,7 @@ export class Qcow2Image implements VirtioBacking {
   readonly backing: BackingDisk | undefined
   /** What keeps other programs from opening the image. Its backing files have locks of their own. */
   readonly lock: ImageLock
+  readonly version: () => DiskVersion | undefined
   readonly #path: string
   readonly #file: ClusterFile
   readonly #header: HeaderStore
@@ -71,6 +72,7 @@ export class Qcow2Image implements VirtioBacking {
     this.zeroesAtOnce = zeroesAtOnce(this.geometry, backing)
     this.backing = backing
     this.lock = file.lock ?? "none"
+    this.version = () => this.#file.version(this.geometry.clusterSize, backing)
     this.#path = file.path
     this.#file = new ClusterFile(file)
     this.#header = new HeaderStore(this.#file, header)

@@ -1,6 +1,6 @@
 /** Reads guest bytes: finds where they live and fetches them from the file, the backing image, a compressed cluster, or nowhere. */
 import { checkMembers, findAsync, isStrayPromise, type Rules } from "../../options.ts"
-import { type Allocation, BackingError } from "../backing.ts"
+import { type Allocation, BackingError, type DiskVersion } from "../backing.ts"
 import { DecompressionError } from "../decompression/decompression-error.ts"
 import { BufferCursor, fillZero, fillZeroFrom, scatter } from "../buffers.ts"
 import type { ClusterFile } from "./metadata/cluster-file.ts"
@@ -21,11 +21,13 @@ export interface BackingDisk {
   preadv(buffers: readonly Uint8Array[], offset: number): void
   /** As that of `VirtioBacking`. */
   allocation?(offset: number, length: number): Allocation
+  /** As that of `VirtioBacking`. */
+  version?(): DiskVersion | undefined
   close(): void
 }
 
 const BACKING_DISK_RULES: Rules<BackingDisk> = {
-  size: "number", slow: "any?", pread: "function", preadv: "function", allocation: "function?", close: "function",
+  size: "number", slow: "any?", pread: "function", preadv: "function", allocation: "function?", version: "function?", close: "function",
 }
 
 /** @throws TypeError when what `openBacking` returned is not a `BackingDisk` */

@@ -1,7 +1,7 @@
 /** blobFile: a `Blob`, or a `File` that a person picked in a page, as the file of a disk. */
 import { checkMembers, checkOptions, type Rules } from "../../options.ts"
 import type { AsyncImageFile } from "../async-image-file.ts"
-import { BackingError, type BackingErrorCode } from "../backing.ts"
+import { BackingError, type BackingErrorCode, type DiskVersion } from "../backing.ts"
 
 /** The part of a `Blob` that `blobFile` uses: its declaration compiles without the DOM's types. */
 export interface BlobLike {
@@ -43,6 +43,11 @@ class BlobFile implements AsyncImageFile {
   constructor(blob: BlobLike, name: string) {
     this.#blob = blob
     this.path = name
+  }
+
+  version(): DiskVersion {
+    const { lastModified } = this.#blob as { readonly lastModified?: unknown }
+    return { image: `file ${this.path}`, generation: `${this.#blob.size}:${String(lastModified)}` }
   }
 
   async size(): Promise<number> {

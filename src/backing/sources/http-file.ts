@@ -1,7 +1,7 @@
 /** httpFile: a file on an HTTP server, read by Range requests. */
 import { checkCount, checkOptions, described, type Rules } from "../../options.ts"
 import type { AsyncImageFile } from "../async-image-file.ts"
-import { BackingError } from "../backing.ts"
+import { BackingError, type DiskVersion } from "../backing.ts"
 import { checkVersion, type FileVersion, hasValidator, type RangeAnswer } from "./http-answer.ts"
 import { type AnswerSink, HttpClient, pageAddress, RedirectExpired } from "./http-client.ts"
 import type { HttpFetch, HttpRequestInit } from "./http-types.ts"
@@ -69,6 +69,7 @@ export class HttpFile implements AsyncImageFile {
   readonly #retries: number
   readonly #isImmutable: boolean
   #opening: Promise<OpenedFile> | undefined
+  #version: FileVersion | undefined
   #isClosed = false
   /** Ends the waits before further tries. */
   readonly #waits = new Set<() => void>()
@@ -91,6 +92,13 @@ export class HttpFile implements AsyncImageFile {
       url: address, name: this.path, headers, credentials: options.credentials, timeout: options.timeout ?? 30_000, clock,
       fetch: options.fetch ?? platformFetch(),
     })
+  }
+
+  /** Once the server has been asked. */
+  version(): DiskVersion | undefined {
+    if (this.#version === undefined) return undefined
+    const { size, etag, lastModified } = this.#version
+    return { image: this.path, generation: `${size}:${etag ?? lastModified ?? ""}` }
   }
 
   async size(): Promise<number> {
@@ -147,6 +155,7 @@ export class HttpFile implements AsyncImageFile {
       },
     })
     if (version === undefined) throw new BackingError("io", "the server sent no answer", { path: this.path })
+    this.#version = version
     return { version, head: head.slice(0, end) }
   }
 

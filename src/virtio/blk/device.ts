@@ -8,8 +8,10 @@ import { Completion } from "./completion.ts"
 import { type BlkParameters, blkFeatures, blkParameters, type VirtioBlkOptions, writeCapacity, writeStaticConfig } from "./config.ts"
 import { Executor } from "./executor.ts"
 import { Failures } from "./failures.ts"
+import type { RestoreOptions } from "../state.ts"
 import { checkAbilities } from "./abilities.ts"
 import { Observation } from "./observation/observation.ts"
+import { checkVersion, parseSavedDisk, type SavedDisk } from "./saved-disk.ts"
 import { RequestServer, type ServedDisk } from "./server.ts"
 import { SECTOR_SIZE, VIRTIO_BLK_CONFIG_FIELDS, VIRTIO_BLK_CONFIG_SIZE, VIRTIO_BLK_F, VIRTIO_ID_BLOCK } from "./spec.ts"
 import { type BlkStatistics, emptyStatistics } from "./statistics.ts"
@@ -165,6 +167,21 @@ export class VirtioBlk implements ServedDisk {
     if (!this.#isNewAtReset) return
     this.#isNewAtReset = false
     this.#abilitiesChanged()
+  }
+
+  saveState(): SavedDisk {
+    return { version: this.backing.version?.(), readOnly: this.#isMadeReadOnly }
+  }
+
+  restoreState(saved: unknown, { image = "same" }: RestoreOptions): () => void {
+    const state = parseSavedDisk(saved)
+    if (image === "same") checkVersion(state.version, this.backing)
+    return () => {
+      // The driver need not have seen yet what `setReadOnly` has made of the disk.
+      if (!state.readOnly || this.#isMadeReadOnly) return
+      this.#isMadeReadOnly = true
+      this.#abilitiesChanged()
+    }
   }
 
   #readCapacity(): void {

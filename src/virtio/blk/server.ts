@@ -5,6 +5,7 @@
 import type { DeviceHandler } from "../device-handler.ts"
 import type { Ring } from "../queue/ring.ts"
 import { VirtqueueError } from "../queue/virtqueue-error.ts"
+import type { RestoreOptions } from "../state.ts"
 import type { Turn } from "../turn.ts"
 import type { Virtqueue } from "../virtqueue.ts"
 import { Batch } from "./batch.ts"
@@ -24,17 +25,21 @@ const WAITING = STILL_WAITING
 export interface ServedDisk extends RequestLimits {
   /** The device has been reset: what has waited for that may happen. */
   wasReset(): void
+  /** What the configuration does not say, as JSON values. */
+  saveState(): unknown
+  /** As that of `DeviceHandler`. */
+  restoreState(saved: unknown, options: RestoreOptions): () => void
 }
 
 export class RequestServer implements DeviceHandler {
   readonly #wiring: BlkWiring
-  readonly #limits: ServedDisk
+  readonly #disk: ServedDisk
   readonly #batch = new Batch()
   readonly #refusal = (request: BlkRequest): BlkStatus => this.#refusalOf(request)
 
-  constructor(wiring: BlkWiring, limits: ServedDisk) {
+  constructor(wiring: BlkWiring, disk: ServedDisk) {
     this.#wiring = wiring
-    this.#limits = limits
+    this.#disk = disk
     wiring.failures.onBug = () => wiring.device.work.awaitEnd()
   }
 
@@ -59,8 +64,16 @@ export class RequestServer implements DeviceHandler {
   }
 
   wasReset(): void {
-    this.#limits.wasReset()
+    this.#disk.wasReset()
     this.#wiring.cacheMode.reset()
+  }
+
+  saveState(): unknown {
+    return this.#disk.saveState()
+  }
+
+  restoreState(saved: unknown, options: RestoreOptions): () => void {
+    return this.#disk.restoreState(saved, options)
   }
 
   /** The cache mode is the driver's; a capacity that is another now is news to it. */
@@ -253,7 +266,7 @@ export class RequestServer implements DeviceHandler {
     switch (request.type) {
       case IN:
       case OUT:
-        return transferRefusal(request, this.#limits)
+        return transferRefusal(request, this.#disk)
       case FLUSH:
       case GET_ID:
         return OK
@@ -271,7 +284,7 @@ export class RequestServer implements DeviceHandler {
   }
 
   #rangeRefusal(request: BlkRequest, type: RangeType, feature: number): BlkStatus {
-    if (this.#limits.readOnly) return IOERR
-    return this.#wiring.device.negotiation.isNegotiated(feature) ? readRanges(request, type, this.#limits.capacity) : UNSUPP
+    if (this.#disk.readOnly) return IOERR
+    return this.#wiring.device.negotiation.isNegotiated(feature) ? readRanges(request, type, this.#disk.capacity) : UNSUPP
   }
 }

@@ -3,11 +3,11 @@
  * the legacy interface. It knows nothing of the device type behind it, nor where in the guest's memory it lies.
  */
 import { checkMembers, checkOptions, type Rules } from "../../options.ts"
-import { savedNumber, savedNumbers, savedObject } from "../../saved-state.ts"
+import { checkStateVersion, savedNumber, savedNumbers, savedObject, STATE_VERSION } from "../../saved-state.ts"
 import { GUEST_MEMORY_RULES, type GuestMemory } from "../guest-memory.ts"
 import { type GuestEndian, memoryOf } from "../legacy/big-endian-memory.ts"
 import { LegacyConfig } from "../legacy/legacy-config.ts"
-import type { VirtioDeviceState } from "../state.ts"
+import type { RestoreOptions, SaveOptions, VirtioDeviceState } from "../state.ts"
 import type { DeviceSignals, Transportable, TransportedDevice } from "../transport.ts"
 import { commonRegisters, type ControlHost, modernRegisters, type Selects } from "./control-registers.ts"
 import { LegacyControl } from "./legacy-control.ts"
@@ -34,9 +34,6 @@ export interface VirtioMmioWiring {
   /** Called with each change of the interrupt line's level, within the access or the completion that causes it. It is low at first. */
   readonly interrupt: (level: boolean) => void
 }
-
-/** Changes with the meaning of what is saved. */
-const STATE_VERSION = 1
 
 /** What `saveState` returns: JSON values. */
 export interface VirtioMmioState {
@@ -118,8 +115,11 @@ export class VirtioMmio implements DeviceSignals, ControlHost {
     this.#legacy?.reset()
   }
 
-  /** What the driver has set up, as JSON values. @throws Error while a request is in flight: pause the device first */
-  saveState(): VirtioMmioState {
+  /**
+   * Everything but guest memory and the disk's content, as JSON values. Pause the device and flush the disk first.
+   * @throws Error while a request is in flight, unless `options` says what to do about it
+   */
+  saveState(options: SaveOptions = {}): VirtioMmioState {
     const { deviceFeatures, driverFeatures, queue } = this.selects
     return {
       version: STATE_VERSION,
@@ -128,20 +128,19 @@ export class VirtioMmio implements DeviceSignals, ControlHost {
       interruptStatus: this.#interruptStatus,
       selects: [deviceFeatures, driverFeatures, queue],
       legacyLayout: this.#legacy?.layout ?? [],
-      device: this.#virtio.saveState(),
+      device: this.#virtio.saveState(options),
     }
   }
 
   /**
    * Puts the registers and the device where `saveState` found them. The interrupt line follows; the device is paused: restore guest memory,
-   * then call `device.resume()`. @throws Error, with everything reset, for what is not a state of such registers
+   * then call `device.resume()`. @throws Error, with everything reset, for what is not a state of such registers, or one of another
+   * image, or an image that has been changed since
    */
-  restoreState(saved: unknown): void {
+  restoreState(saved: unknown, options: RestoreOptions = {}): void {
     this.reset()
     const state = savedObject(saved, "virtio over MMIO")
-    if (state["version"] !== STATE_VERSION) {
-      throw new Error(`saved state: version ${JSON.stringify(state["version"])}, this program knows ${STATE_VERSION}`)
-    }
+    checkStateVersion(state["version"])
     if (savedNumber(state["mmioVersion"], "version of virtio over MMIO", 2) !== this.version) {
       throw new Error(`saved state: its registers are of version ${JSON.stringify(state["mmioVersion"])}, these are of ${this.version}`)
     }
@@ -153,7 +152,7 @@ export class VirtioMmio implements DeviceSignals, ControlHost {
     const legacyLayout = savedNumbers(state["legacyLayout"], "layout of legacy rings", {
       length: this.#legacy === undefined ? 0 : 1 + this.#virtio.queueCount,
     })
-    this.#virtio.restoreState(state["device"])
+    this.#virtio.restoreState(state["device"], options)
     Object.assign(this.selects, { deviceFeatures, driverFeatures, queue })
     if (this.#legacy !== undefined) this.#legacy.layout = legacyLayout
     // What the device had to tell meanwhile (another capacity) stays.

@@ -5,11 +5,11 @@
 import { checkMembers, checkOptions, type Rules } from "../../options.ts"
 import { type AccessWidth, type BarDefinition, PciFunction, type PciInterrupts } from "../../pci/function.ts"
 import type { PciFunctionState } from "../../pci/state.ts"
-import { savedNumber, savedNumbers, savedObject } from "../../saved-state.ts"
+import { checkStateVersion, savedNumber, savedNumbers, savedObject, STATE_VERSION } from "../../saved-state.ts"
 import { GUEST_MEMORY_RULES, type GuestMemory } from "../guest-memory.ts"
 import { type GuestEndian, memoryOf } from "../legacy/big-endian-memory.ts"
 import { DEVICE_STATUS } from "../spec.ts"
-import type { VirtioDeviceState } from "../state.ts"
+import type { RestoreOptions, SaveOptions, VirtioDeviceState } from "../state.ts"
 import type { DeviceSignals, Transportable, TransportedDevice } from "../transport.ts"
 import { COMMON_CONFIG_SIZE, CommonConfig } from "./common-config.ts"
 import { ConfigWindow } from "./config-window.ts"
@@ -44,9 +44,6 @@ export interface VirtioPciOptions {
 export const VIRTIO_PCI_RULES: Rules<VirtioPciOptions> = {
   interface: ["transitional", "modern", "legacy"], modernBar: ["memory", "io"], guestEndian: ["little", "big"], vectors: "number?",
 }
-
-/** Changes with the meaning of what is saved. */
-const STATE_VERSION = 1
 
 /** What `saveState` returns: JSON values. */
 export interface VirtioPciState {
@@ -184,33 +181,35 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
     this.#virtio.writeStatus(0)
   }
 
-  /** Everything but guest memory and the disk, as JSON values. @throws Error while a request is in flight: pause the device first */
-  saveState(): VirtioPciState {
+  /**
+   * Everything but guest memory and the disk's content, as JSON values. Pause the device and flush the disk first.
+   * @throws Error while a request is in flight, unless `options` says what to do about it
+   */
+  saveState(options: SaveOptions = {}): VirtioPciState {
     return {
       version: STATE_VERSION,
       function: this.saveRegisters(),
       isr: this.#isr,
       vectors: this.vectors.all,
       selects: [...this.#common.selects, this.#legacy?.queueSelect ?? 0],
-      device: this.#virtio.saveState(),
+      device: this.#virtio.saveState(options),
     }
   }
 
   /**
    * Puts the function and its device where `saveState` found them. The interrupt pin follows; the device is paused: restore guest
-   * memory, then call `device.resume()`. @throws Error, with everything reset, for what is not a state of such a function
+   * memory, then call `device.resume()`. @throws Error, with everything reset, for what is not a state of such a function, or one of
+   * another image, or an image that has been changed since
    */
-  restoreState(saved: unknown): void {
+  restoreState(saved: unknown, options: RestoreOptions = {}): void {
     this.reset()
     const state = savedObject(saved, "virtio function")
-    if (state["version"] !== STATE_VERSION) {
-      throw new Error(`saved state: version ${JSON.stringify(state["version"])}, this program knows ${STATE_VERSION}`)
-    }
+    checkStateVersion(state["version"])
     const isr = savedNumber(state["isr"], "ISR", ISR.QUEUE | ISR.CONFIG)
     const vectors = savedNumbers(state["vectors"], "vectors", { length: 1 + this.#virtio.queueCount, max: NO_VECTOR })
     const selects = savedNumbers(state["selects"], "selects", { length: 4 })
     try {
-      this.#virtio.restoreState(state["device"])
+      this.#virtio.restoreState(state["device"], options)
       this.restoreRegisters(state["function"])
     } catch (error) {
       this.reset()

@@ -23,9 +23,16 @@ export interface V86DiskOptions extends VirtioBlkOptions {
    * Which drivers can use the disk: "transitional" all of them (the default), "modern" those of virtio 1.0 and later, "legacy" older ones.
    */
   readonly interface?: VirtioPciInterface
+  /**
+   * What a saved state is restored over: "same" the image that it was saved over, which nobody has changed since; "any" also a copy, for
+   * whose content the caller answers. Default "any".
+   */
+  readonly restoreImage?: "same" | "any"
 }
 
-const V86_DISK_RULES: Rules<V86DiskOptions> = { ...VIRTIO_BLK_RULES, slot: "number?", interface: ["transitional", "modern", "legacy"] }
+const V86_DISK_RULES: Rules<V86DiskOptions> = {
+  ...VIRTIO_BLK_RULES, slot: "number?", interface: ["transitional", "modern", "legacy"], restoreImage: ["same", "any"],
+}
 const V86_EMULATOR_RULES: Rules<V86Emulator> = { add_listener: "function", save_state: "function", restore_state: "function" }
 
 /** A disk in a v86 machine. */
@@ -180,7 +187,7 @@ function hostedDisk(device: VirtioBlk, place: Place, options: V86DiskOptions & {
     saveState: () => JSON.stringify(fn.saveState()),
     restoreState: (state) => {
       if (state === undefined) fn.reset()
-      else fn.restoreState(JSON.parse(state))
+      else fn.restoreState(JSON.parse(state), { image: options.restoreImage ?? "any" })
       // v86 restores RAM before it returns to the event loop. Only then can requests in its rings be served.
       setTimeout(() => device.resume(), 0)
     },

@@ -312,7 +312,7 @@ describe("setReadOnly", () => {
 })
 
 describe("a disk that is pulled out", () => {
-  it.each(["PCI", "MMIO"])("with requests in flight, over %s: nothing reaches the guest, and a new disk in its place works", async (kind) => {
+  it.each(["PCI", "MMIO"])("with requests in flight, over %s: nothing reaches the guest, a new disk works", async (kind) => {
     const old = slow(0)
     const vm = new Machine({ ramSize: 1 << 20 })
     let device: VirtioBlk

@@ -1,5 +1,5 @@
 /** The image file as the rest of qcow2 sees it: what lies past its end reads as zeroes, and it knows which bytes were never written. */
-import { BackingError } from "../../backing.ts"
+import { BackingError, type DiskVersion, type Versioned, versionOf } from "../../backing.ts"
 import type { ImageFile } from "../../image-file.ts"
 import { fillZeroFrom } from "../../buffers.ts"
 
@@ -114,6 +114,12 @@ export class ClusterFile {
     const size = this.#file.size()
     const padded = Math.ceil(size / clusterSize) * clusterSize
     if (padded !== size) this.#file.truncate(padded)
+  }
+
+  /** The version of the image over `base`. The file is padded first, lest a `close` after a flush change it. */
+  version(clusterSize: number, base: Versioned | undefined): DiskVersion | undefined {
+    this.padTo(clusterSize)
+    return versionOf("qcow2", this.#file, base)
   }
 
   /** Bytes that one `punch` should do at most: 0 where the file cannot. */

@@ -1,0 +1,43 @@
+/** The block device's own part of a saved state: which image it was saved over, and what somebody has made of the disk since. */
+import type { DiskVersion, VirtioBacking } from "../../backing/backing.ts"
+import { savedObject } from "../../saved-state.ts"
+
+/** JSON values. */
+export interface SavedDisk {
+  /** Undefined for a disk that does not know what it is. */
+  readonly version?: DiskVersion | undefined
+  /** `setReadOnly` has been called. */
+  readonly readOnly: boolean
+}
+
+const REMEDY = 'a state goes with the disk as it was; pass { image: "any" } to restore it over a copy'
+
+/** @throws Error for what is not the saved part of a block device; undefined is from before there was one */
+export function parseSavedDisk(value: unknown): SavedDisk {
+  if (value === undefined) return { readOnly: false }
+  const { version, readOnly } = savedObject(value, "disk")
+  return { version: version === undefined ? undefined : parseVersion(version), readOnly: readOnly === true }
+}
+
+function parseVersion(value: unknown): DiskVersion {
+  const { image, generation } = savedObject(value, "version of the image")
+  if (typeof image !== "string" || (generation !== undefined && typeof generation !== "string")) {
+    throw new Error("saved state: version of the image: not texts")
+  }
+  return { image, ...(generation === undefined ? {} : { generation }) }
+}
+
+/** @throws Error when `backing` is not the image that the state was saved over, or has been changed since */
+export function checkVersion(saved: DiskVersion | undefined, backing: VirtioBacking): void {
+  if (saved === undefined) return
+  const found = backing.version?.()
+  const { image, generation } = saved
+  if (found?.image !== image) {
+    const ours = found === undefined ? "this disk" : `"${found.image}"`
+    throw new Error(`saved state: it is of another image: of "${image}", not of ${ours}; ${REMEDY}`)
+  }
+  if (found.generation === generation) return
+  throw new Error(
+    `saved state: the image "${image}" has been changed since (it was "${generation}", it is "${found.generation}"); ${REMEDY}`,
+  )
+}
