@@ -1,5 +1,5 @@
 /** DeviceHandler: what a device type (virtio-blk) does, as the device that it is behind asks it to. */
-import type { Ring } from "./queue/ring.ts"
+import type { Ring, TakenChain } from "./queue/ring.ts"
 import type { RestoreOptions } from "./state.ts"
 import type { Turn } from "./turn.ts"
 import type { Virtqueue } from "./virtqueue.ts"
@@ -15,8 +15,8 @@ export interface DeviceHandler {
    * driver has broken the ring
    */
   serve(queue: Virtqueue, ring: Ring, turn: Turn): boolean
-  /** Heads of the chains of `queue` that are unfinished. */
-  heads(queue: Virtqueue): readonly number[]
+  /** The chains of `queue` that are unfinished. */
+  chains(queue: Virtqueue): readonly TakenChain[]
   /** The end of a turn for which `Work.awaitEnd` has asked. May throw what is somebody's bug rather than the guest's affair. */
   turnEnded(): void
   /** The driver has written a byte of the configuration space, inside of it. */

@@ -2,6 +2,7 @@
 import type { DeviceConfig } from "./device-config.ts"
 import type { DeviceHandler } from "./device-handler.ts"
 import type { Negotiation } from "./negotiation.ts"
+import type { TakenChain } from "./queue/ring.ts"
 import { VirtqueueError } from "./queue/virtqueue-error.ts"
 import { DEVICE_STATUS } from "./spec.ts"
 import { featuresMissing, parseDeviceState, type RestoreOptions, type VirtioDeviceState } from "./state.ts"
@@ -15,8 +16,8 @@ export interface SavableDevice {
   readonly config: DeviceConfig
   readonly queues: readonly Virtqueue[]
   readonly maxQueueSize: number
-  /** Heads of the chains of `queue` that have been taken and not been given back. */
-  heads(queue: Virtqueue): readonly number[]
+  /** The chains of `queue` that have been taken and not been given back. */
+  chains(queue: Virtqueue): readonly TakenChain[]
   reset(): void
   setDriverFeatures(select: number, value: number): void
   writeStatus(value: number): void
@@ -33,7 +34,7 @@ export function saveDevice(device: SavableDevice, handler: SavedHandler): Virtio
     status: negotiation.status,
     features: [negotiation.driverFeatures(0), negotiation.driverFeatures(1)],
     generation: config.readGeneration(),
-    queues: device.queues.map((queue) => queue.save(device.heads(queue))),
+    queues: device.queues.map((queue) => queue.save(device.chains(queue))),
     config: config.bytes(),
     own: handler.saveState?.(),
   }

@@ -11,7 +11,7 @@ import type { GuestMemory } from "./guest-memory.ts"
 import { InFlight, type Outstanding } from "./in-flight.ts"
 import { Negotiation } from "./negotiation.ts"
 import { Pauses, type PausingDevice } from "./pauses.ts"
-import type { Ring } from "./queue/ring.ts"
+import type { Ring, TakenChain } from "./queue/ring.ts"
 import { VirtqueueError } from "./queue/virtqueue-error.ts"
 import { RESTORE_RULES, type RestoreOptions, SAVE_RULES, type SaveOptions, type VirtioDeviceState } from "./state.ts"
 import type { DeviceSignals, TransportedDevice, TransportWiring } from "./transport.ts"
@@ -206,7 +206,7 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
       if (ring === undefined) continue
       // A turn may be under way, with requests that have been completed and not been shown.
       this.publish(queue, ring)
-      if (queue.ring === ring) queue.takeAgain(this.heads(queue))
+      if (queue.ring === ring) queue.takeAgain(this.chains(queue))
     }
     this.#forgetDead()
     const old = this.inFlight
@@ -264,9 +264,9 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
     this.negotiation.breakDown()
   }
 
-  /** Heads of the chains of `queue` that have been taken and not been given back. */
-  heads(queue: Virtqueue): readonly number[] {
-    return [...this.inFlight.heads(queue), ...this.#handler.heads(queue)]
+  /** The chains of `queue` that have been taken and not been given back. */
+  chains(queue: Virtqueue): readonly TakenChain[] {
+    return [...this.inFlight.chains(queue), ...this.#handler.chains(queue)]
   }
 
   #kickAll(): void {

@@ -2,7 +2,7 @@
  * InFlight: the requests of a device that wait for its backing, of all queues: how many calls have not been answered, which of them
  * belong to a life that a reset has ended, and how much memory they hold.
  */
-import type { Ring } from "./queue/ring.ts"
+import type { Ring, TakenChain } from "./queue/ring.ts"
 import type { Virtqueue } from "./virtqueue.ts"
 import type { Task, Work } from "./work.ts"
 
@@ -15,8 +15,8 @@ export interface Outstanding extends Task {
   readonly calling: boolean
   /** What the call may do to the disk matters to requests that come after a reset. */
   readonly changesDisk: boolean
-  /** Heads of their chains. */
-  readonly heads: readonly number[]
+  /** Their chains. */
+  readonly chains: readonly TakenChain[]
   /** A reset has ended their life, and no call is out: they release what they hold. */
   forgotten(): void
 }
@@ -116,8 +116,8 @@ export class InFlight {
     return this.#calls === 0 ? Promise.resolve() : new Promise((resolve) => this.#unused.push(resolve))
   }
 
-  /** Heads of the chains of `queue` that are in flight. */
-  heads(queue: Virtqueue): number[] {
-    return [...this.#wanted].filter((one) => one.queue === queue).flatMap(({ heads }) => heads)
+  /** The chains of `queue` that are in flight. */
+  chains(queue: Virtqueue): TakenChain[] {
+    return [...this.#wanted].filter((one) => one.queue === queue).flatMap(({ chains }) => chains)
   }
 }

@@ -36,7 +36,9 @@ export class Negotiation {
   /** From FEATURES_OK to reset ([VIRTIO] 3.1.1). */
   #isFrozen = false
 
-  /** `features`: those of the device type; `withoutFeatures`: those not to offer, VERSION_1 apart. */
+  /**
+   * `features`: those of the device type, and of the ring besides `RING_FEATURES`; `withoutFeatures`: those not to offer, VERSION_1 apart.
+   */
   constructor({ features, withoutFeatures }: { readonly features: bigint; readonly withoutFeatures: bigint }) {
     this.#without = withoutFeatures & ~VERSION_1
     this.offered = (features | RING_FEATURES) & ~this.#without
@@ -134,9 +136,10 @@ export class Negotiation {
     return isSettled ? this.#driverFeatures & this.offered : this.offered
   }
 
-  /** True when the driver has accepted feature `bit` and may rely on it. */
+  /** True when the driver has accepted feature `bit` and may rely on it. Without VERSION_1 there are no bits from 32 on ([VIRTIO] 6.1). */
   isNegotiated(bit: number): boolean {
-    return hasBit(this.#driverFeatures & this.offered, bit)
+    const accepted = this.#driverFeatures & this.offered
+    return hasBit(accepted, bit) && (bit < 32 || (accepted & VERSION_1) !== 0n)
   }
 
   get ringFeatures(): RingFeatures {
@@ -144,6 +147,7 @@ export class Negotiation {
       indirect: this.isNegotiated(VIRTIO_F.INDIRECT_DESC),
       eventIdx: this.isNegotiated(VIRTIO_F.EVENT_IDX),
       notifyOnEmpty: this.isNegotiated(VIRTIO_F.NOTIFY_ON_EMPTY),
+      packed: this.isNegotiated(VIRTIO_F.RING_PACKED),
     }
   }
 

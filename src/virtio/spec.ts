@@ -15,6 +15,7 @@ export const VIRTIO_F = {
   INDIRECT_DESC: 28,
   EVENT_IDX: 29,
   VERSION_1: 32,
+  RING_PACKED: 34,
   RING_RESET: 40,
 } as const
 
@@ -37,6 +38,15 @@ export const VIRTQ_AVAIL_ELEM_SIZE = 2
 export const VIRTQ_USED_ELEM_SIZE = 8
 /** Bytes of the event index behind each ring: le16 used_event or avail_event. */
 export const VIRTQ_EVENT_SIZE = 2
+/** [VIRTIO] 2.8 "Packed Virtqueues": flags of a descriptor that tell who has it, beside those of VIRTQ_DESC_F. */
+export const PVIRTQ_DESC_F = { AVAIL: 0x0080, USED: 0x8000 } as const
+
+/** [VIRTIO] 2.8.14 "Event Suppression Structure Format": le16 offset of the descriptor and wrap counter, le16 flags. */
+export const PVIRTQ_EVENT = { desc: 0, flags: 2, SIZE: 4 } as const
+
+/** [VIRTIO] 2.8.10: values of the flags of an event suppression structure. The other bits are reserved. */
+export const RING_EVENT_FLAGS = { ENABLE: 0, DISABLE: 1, DESC: 2, MASK: 3 } as const
+
 /** [VIRTIO] 2.7: "The maximum Queue Size value is 32768." */
 export const VIRTQ_MAX_SIZE = 32768
 

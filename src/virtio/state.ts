@@ -1,23 +1,39 @@
 /** The saved state of a virtio device, as JSON values, and the check that it makes when it comes back: it may come from anywhere. */
 import type { Rules } from "../options.ts"
 import { savedList, savedNumber, savedNumbers, savedObject } from "../saved-state.ts"
-import { VIRTQ_MAX_SIZE } from "./spec.ts"
+import { hasBit, VIRTIO_F, VIRTQ_MAX_SIZE } from "./spec.ts"
 
 /** A 64-bit address: a number, or its low and high half where a number is not exact. */
 export type SavedAddress = number | readonly [low: number, high: number]
 
+/** A chain of a packed ring that was in flight when the state was saved. What is in the ring now may be something else. */
+export interface SavedChain {
+  /** Buffer id. */
+  readonly id: number
+  /** Its descriptors in the ring, as four 32-bit words each. */
+  readonly descriptors: readonly number[]
+}
+
+/** Where a ring stood when its state was saved, with the chains that had been taken and not given back. */
+export interface SavedRing {
+  /**
+   * Of a split ring the index of the next used entry; of a packed one the slot of the next used descriptor, and in bit 15 its wrap counter.
+   */
+  readonly position: number
+  /** Of a split ring: the heads of those chains. */
+  readonly heads: readonly number[]
+  /** Of a packed ring: those chains. A packed ring that has not been used has no such list. */
+  readonly chains?: readonly SavedChain[]
+}
+
 /** Registers of a queue, and how far its ring has come. Addresses in bytes. */
-export interface SavedQueue {
+export interface SavedQueue extends SavedRing {
   readonly size: number
   readonly enabled: boolean
   readonly legacy: boolean
   readonly descriptorTable: SavedAddress
   readonly availRing: SavedAddress
   readonly usedRing: SavedAddress
-  /** The index of the next used entry. */
-  readonly position: number
-  /** Chains taken and not given back: they are taken again. */
-  readonly heads: readonly number[]
 }
 
 /** What `saveState` of a device returns: JSON values. */
@@ -64,11 +80,14 @@ export interface DeviceShape {
 /** @throws Error for what is not a state of a device of this shape. What addresses point to is looked at when they are used. */
 export function parseDeviceState(value: unknown, shape: DeviceShape): VirtioDeviceState {
   const state = savedObject(value, "virtio device")
+  const features = savedNumbers(state["features"], "features", { length: 2 })
+  const accepted = BigInt(features[1] ?? 0) << 32n
+  const packed = hasBit(accepted, VIRTIO_F.RING_PACKED) && hasBit(accepted, VIRTIO_F.VERSION_1)
   return {
     status: savedNumber(state["status"], "status", 0xff),
-    features: savedNumbers(state["features"], "features", { length: 2 }),
+    features,
     generation: savedNumber(state["generation"], "configuration generation", 0xff),
-    queues: savedList(state["queues"], "queues", shape.queues).map((queue) => parseQueue(queue, shape.queueSize)),
+    queues: savedList(state["queues"], "queues", shape.queues).map((queue) => parseQueue(queue, { maxSize: shape.queueSize, packed })),
     config: savedNumbers(state["config"], "configuration", { length: shape.configSize, max: 0xff }),
     own: state["own"],
   }
@@ -81,13 +100,10 @@ export function featuresMissing(): Error {
   )
 }
 
-function parseQueue(value: unknown, maxSize: number): SavedQueue {
+function parseQueue(value: unknown, { maxSize, packed }: { readonly maxSize: number; readonly packed: boolean }): SavedQueue {
   const queue = savedObject(value, "queue")
   const size = savedNumber(queue["size"], "queue size", Math.min(maxSize, VIRTQ_MAX_SIZE))
-  if (size < 1 || (size & (size - 1)) !== 0) throw new Error(`saved state: queue size ${size} is not a power of two`)
-  // States from before requests in flight could be saved have no heads.
-  const heads = savedNumbers(queue["heads"] ?? [], "heads of chains", { max: 0xffff })
-  if (heads.length > size) throw new Error(`saved state: ${heads.length} chains in flight in a queue of ${size}`)
+  if (size < 1 || (!packed && (size & (size - 1)) !== 0)) throw new Error(`saved state: queue size ${size} is not a power of two`)
   return {
     size,
     enabled: queue["enabled"] === true,
@@ -95,9 +111,34 @@ function parseQueue(value: unknown, maxSize: number): SavedQueue {
     descriptorTable: parseAddress(queue["descriptorTable"], "descriptorTable"),
     availRing: parseAddress(queue["availRing"], "availRing"),
     usedRing: parseAddress(queue["usedRing"], "usedRing"),
-    position: savedNumber(queue["position"], "queue position", 0xffff),
-    heads,
+    ...(packed ? parsePackedRing(queue, size) : parseSplitRing(queue, size)),
   }
+}
+
+function parseSplitRing(queue: Readonly<Record<string, unknown>>, size: number): SavedRing {
+  // States from before requests in flight could be saved have no heads.
+  const heads = savedNumbers(queue["heads"] ?? [], "heads of chains", { max: 0xffff })
+  if (heads.length > size) throw new Error(`saved state: ${heads.length} chains in flight in a queue of ${size}`)
+  return { position: savedNumber(queue["position"], "queue position", 0xffff), heads }
+}
+
+function parsePackedRing(queue: Readonly<Record<string, unknown>>, size: number): SavedRing {
+  const position = savedNumber(queue["position"], "queue position", 0xffff)
+  if ((position & 0x7fff) >= size) throw new Error(`saved state: slot ${position & 0x7fff} in a queue of ${size}`)
+  if (queue["chains"] === undefined) return { position, heads: [] }
+  const chains = savedList(queue["chains"], "chains").map(parseChain)
+  const slots = chains.reduce((sum, { descriptors }) => sum + descriptors.length / 4, 0)
+  if (slots > size) throw new Error(`saved state: ${slots} descriptors in flight in a queue of ${size}`)
+  return { position, heads: [], chains }
+}
+
+function parseChain(value: unknown): SavedChain {
+  const chain = savedObject(value, "chain")
+  const descriptors = savedNumbers(chain["descriptors"], "descriptors of a chain")
+  if (descriptors.length === 0 || descriptors.length % 4 !== 0) {
+    throw new Error(`saved state: ${descriptors.length} words are not the descriptors of a chain`)
+  }
+  return { id: savedNumber(chain["id"], "buffer id", 0xffff), descriptors }
 }
 
 function parseAddress(value: unknown, what: string): SavedAddress {

@@ -44,7 +44,10 @@ export interface QueueRegisters {
   readonly descriptorTable: number
   /** Dword `word` of the three addresses, low half first: descriptor table, available ring, used ring. */
   areaWord(word: number): number
-  /** Lowers the size. Anything but a power of two up to the maximum is ignored ([VIRTIO] 4.1.4.3.2). */
+  /**
+   * Lowers the size. Anything but a power of two up to the maximum is ignored ([VIRTIO] 4.1.4.3.2); with RING_PACKED negotiated, any size
+   * up to the maximum will do.
+   */
   setSize(size: number): void
   /** Sets a dword of the addresses, see `areaWord`. */
   setAreaWord(word: number, value: number): void

@@ -1,8 +1,11 @@
 /** Virtqueue: one queue of a device: its registers, and the ring once it is in use. Dropping the ring ends the life of all its requests. */
 import type { GuestMemory } from "./guest-memory.ts"
-import { FIRST_START, type QueueAreas, type Ring, type RingFeatures, type RingStart } from "./queue/ring.ts"
+import type { Negotiation } from "./negotiation.ts"
+import { PackedQueue } from "./queue/packed-queue.ts"
+import type { QueueAreas, Ring, RingFeatures, TakenChain } from "./queue/ring.ts"
 import { SplitQueue } from "./queue/split-queue.ts"
-import { addressWords, savedAddress, type SavedAddress, type SavedQueue } from "./state.ts"
+import { VIRTIO_F } from "./spec.ts"
+import { addressWords, savedAddress, type SavedAddress, type SavedQueue, type SavedRing } from "./state.ts"
 import type { QueueArea, QueueRegisters } from "./transport.ts"
 import type { Turn } from "./turn.ts"
 import type { Task } from "./work.ts"
@@ -16,6 +19,7 @@ const NO_AREAS = new Uint32Array(AREA_WORDS)
 
 /** Who serves queues: their device. */
 export interface QueueServer {
+  readonly negotiation: Pick<Negotiation, "isNegotiated">
   /** Takes requests from `queue`, as far as the turn goes. Returns true when there is more to do. */
   serve(queue: Virtqueue, turn: Turn): boolean
 }
@@ -32,7 +36,8 @@ export class Virtqueue implements Task, QueueAreas, QueueRegisters {
   /** The present life of the queue. Requests of any other ring are dead: they must not touch the guest. */
   ring: Ring | undefined
   #areas = NO_AREAS
-  #start = FIRST_START
+  /** Where the ring goes on, of a queue whose state has been restored. */
+  #saved: SavedRing | undefined
   readonly #server: QueueServer
 
   constructor(index: number, maxSize: number, server: QueueServer) {
@@ -59,7 +64,8 @@ export class Virtqueue implements Task, QueueAreas, QueueRegisters {
   }
 
   setSize(size: number): void {
-    if (this.enabled || size < 1 || size > this.maxSize || (size & (size - 1)) !== 0) return
+    if (this.enabled || size < 1 || size > this.maxSize) return
+    if ((size & (size - 1)) !== 0 && !this.#isPacked) return
     this.size = size
   }
 
@@ -88,7 +94,10 @@ export class Virtqueue implements Task, QueueAreas, QueueRegisters {
   /** Makes the ring, at the first use of the queue. @throws VirtqueueError when it is not in RAM */
   open(memory: GuestMemory, features: RingFeatures): Ring {
     const { size, descriptorTable, availRing, usedRing } = this
-    const ring = new SplitQueue(memory, { size, descriptorTable, availRing, usedRing }, features, this.#start)
+    const areas = { size, descriptorTable, availRing, usedRing }
+    const ring = features.packed
+      ? new PackedQueue(memory, areas, features, this.#saved)
+      : new SplitQueue(memory, areas, features, this.#saved)
     this.ring = ring
     ring.initialiseFlags()
     return ring
@@ -101,16 +110,16 @@ export class Virtqueue implements Task, QueueAreas, QueueRegisters {
     this.legacy = false
     this.ring = undefined
     this.#areas = NO_AREAS
-    this.#start = FIRST_START
+    this.#saved = undefined
   }
 
-  /** `heads`: the requests in flight of the ring. They are taken again after `restore`. */
-  save(heads: readonly number[]): SavedQueue {
+  /** `inFlight`: the requests in flight of the ring. They are taken again after `restore`. */
+  save(inFlight: readonly TakenChain[]): SavedQueue {
     const { size, enabled, legacy, ring } = this
-    const start: RingStart = ring === undefined ? this.#start : { ...ring.position, heads: [...heads, ...ring.headsToTake] }
+    const state = ring?.save(inFlight) ?? this.#saved ?? { position: 0, heads: [] }
     const area = (name: QueueArea): SavedAddress => savedAddress(this.areaWord(AREA_WORD[name]), this.areaWord(AREA_WORD[name] + 1))
     const areas = { descriptorTable: area("descriptorTable"), availRing: area("availRing"), usedRing: area("usedRing") }
-    return { size, enabled, legacy, ...areas, position: start.used, heads: start.heads }
+    return { size, enabled, legacy, ...areas, ...state }
   }
 
   restore(saved: SavedQueue): void {
@@ -122,12 +131,17 @@ export class Virtqueue implements Task, QueueAreas, QueueRegisters {
     }
     this.enabled = saved.enabled
     this.legacy = saved.legacy
-    this.#start = { used: saved.position, avail: (saved.position + saved.heads.length) & 0xffff, heads: saved.heads }
+    const { position, heads, chains } = saved
+    this.#saved = { position, heads, ...(chains !== undefined && { chains }) }
   }
 
-  /** Ends the life of the ring, and begins another where it stands: its requests in flight, whose chains are `heads`, are taken again. */
-  takeAgain(heads: readonly number[]): void {
-    this.restore(this.save(heads))
+  get #isPacked(): boolean {
+    return this.#server.negotiation.isNegotiated(VIRTIO_F.RING_PACKED)
+  }
+
+  /** Ends the life of the ring, and begins another where it stands: its requests in flight, are taken again. */
+  takeAgain(inFlight: readonly TakenChain[]): void {
+    this.restore(this.save(inFlight))
     this.ring = undefined
   }
 

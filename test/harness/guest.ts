@@ -6,8 +6,9 @@ import { GuestHeap } from "./heap.ts"
 import type { Width } from "./pci.ts"
 import { LegacyGuest, ModernGuest } from "./registers.ts"
 import { header, type Request } from "./requests.ts"
+import { PackedRing } from "./packed-ring.ts"
 import { legacyPlace, type Piece, Ring, type RingPlace, type Used } from "./ring.ts"
-import { COMMON, F, INDIRECT, LEGACY_UP, mask, T, UNTOUCHED, UP } from "./words.ts"
+import { COMMON, F, LEGACY_UP, mask, T, UNTOUCHED, UP } from "./words.ts"
 
 /** MSI-X messages: configuration changes send this one, queue q sends 1 + q. */
 export const CONFIG_IRQ = 0
@@ -43,6 +44,8 @@ export interface RingGuestOptions {
   readonly backing: VirtioBacking
   /** Drives the legacy interface. */
   readonly legacy?: boolean
+  /** Its rings are packed ones; chains are to be published in the order in which they were made then. */
+  readonly packed?: boolean | undefined
   readonly machine?: MachineOptions
   readonly disk?: AttachDiskOptions
   /** Bits to accept, as far as they are offered. Default: INDIRECT_DESC, FLUSH, DISCARD, WRITE_ZEROES, RING_RESET. */
@@ -69,7 +72,9 @@ export class RingGuest extends GuestHeap {
   constructor(options: RingGuestOptions) {
     super(new Machine(options.machine ?? { ramSize: 16 << 20 }))
     this.#options = options
-    this.disk = this.machine.attachDisk(options.backing, options.disk ?? {})
+    this.disk = this.machine.attachDisk(
+      options.backing, { ...(options.packed === true && { withFeatures: ["RING_PACKED"] }), ...options.disk },
+    )
     const { machine, disk: { slot } } = this
     this.registers = options.legacy === true ? new LegacyGuest(machine, slot) : new ModernGuest(machine, slot)
     if (options.legacy !== true) this.#programVectors()
@@ -86,7 +91,8 @@ export class RingGuest extends GuestHeap {
   /** Resets the device and drives it to DRIVER_OK with the rings of the options, anew and zeroed. Returns the status then. */
   start(features: readonly number[] = this.#options.features ?? DEFAULT_FEATURES): number {
     this.top = 0x1000
-    this.registers.negotiate(mask(...features, ...(this.legacy ? [] : [F.VERSION_1])) & this.offered)
+    const { packed = false } = this.#options
+    this.registers.negotiate(mask(...features, ...(this.legacy ? [] : [F.VERSION_1]), ...(packed ? [F.RING_PACKED] : [])) & this.offered)
     this.rings = Array.from({ length: this.#options.queues ?? 1 }, (_, queue) => this.openRing(queue))
     this.ring = this.rings[0] ?? this.ring
     this.status = this.legacy ? LEGACY_UP : UP
@@ -104,8 +110,10 @@ export class RingGuest extends GuestHeap {
       return ring
     }
     const n = size ?? registers.queueRegister(queue, COMMON.queueSize, 2)
-    const free = () => ({ desc: this.alloc(16 * n, 16), avail: this.alloc(6 + 2 * n, 2), used: this.alloc(6 + 8 * n, 4) })
-    const ring = new Ring(machine, { index: queue, size: n, place: (queue === 0 ? this.#options.place : undefined) ?? free() }).clear()
+    const RingOf = this.#options.packed === true ? PackedRing : Ring
+    const [avail, used] = this.#options.packed === true ? [4, 4] : [6 + 2 * n, 6 + 8 * n]
+    const free = () => ({ desc: this.alloc(16 * n, 16), avail: this.alloc(avail, 4), used: this.alloc(used, 4) })
+    const ring = new RingOf(machine, { index: queue, size: n, place: (queue === 0 ? this.#options.place : undefined) ?? free() }).clear()
     registers.setQueueRegister(queue, COMMON.queueVector, 2, 1 + queue)
     registers.common.write(COMMON.configVector, 2, CONFIG_IRQ)
     registers.enable(queue, ring)
@@ -116,6 +124,12 @@ export class RingGuest extends GuestHeap {
 
   get legacy(): boolean {
     return this.registers instanceof LegacyGuest
+  }
+
+  /** Ring 0 of a guest with packed rings. */
+  get packedRing(): PackedRing {
+    if (this.ring instanceof PackedRing) return this.ring
+    throw new Error("this guest has split rings")
   }
 
   /** The registers of the modern interface. @throws for a guest that drives the legacy one. */
@@ -172,10 +186,8 @@ export class RingGuest extends GuestHeap {
   /** Writes a chain into the next descriptors, and an indirect table where the layout wants one. Returns the head. */
   chain(pieces: readonly Piece[], { indirect = false, direct = 0 }: Layout = {}, ring = this.ring): number {
     if (!indirect) return ring.chain(pieces)
-    const head = ring.chain(pieces.slice(0, direct), { more: true })
     const rest = pieces.slice(direct)
-    ring.describe(ring.takeDescriptor(), this.table(rest), 16 * rest.length, INDIRECT)
-    return head
+    return ring.chainWithTable(pieces.slice(0, direct), this.table(rest), 16 * rest.length)
   }
 
   /** An indirect table of these pieces, one after the other. Returns its address. */

@@ -1,7 +1,7 @@
 /** A split virtqueue, written byte by byte into the RAM of a Machine ([VIRTIO] 2.7). It checks nothing: tests break the rules with it. */
 import type { Machine } from "../../src/vmm/machine.ts"
 import { header } from "./requests.ts"
-import { NEXT, T, UNTOUCHED, WRITE } from "./words.ts"
+import { INDIRECT, NEXT, T, UNTOUCHED, WRITE } from "./words.ts"
 
 /** Guest-physical addresses of a ring's parts, and its number of descriptors. */
 export interface RingPlace {
@@ -121,6 +121,13 @@ export class Ring implements RingPlace {
         isLast ? 0 : this.nextDesc % this.size,
       )
     }
+    return head
+  }
+
+  /** Chains `pieces`, and behind them a descriptor that refers to the table of `bytes` at `table`. Returns the head. */
+  chainWithTable(pieces: readonly Piece[], table: number, bytes: number): number {
+    const head = this.chain(pieces, { more: true })
+    this.describe(this.takeDescriptor(), table, bytes, INDIRECT)
     return head
   }
 

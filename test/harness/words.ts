@@ -55,3 +55,8 @@ export const IOERR = 1
 export const UNSUPP = 2
 /** Status bytes hold this until the device writes them. */
 export const UNTOUCHED = 0xee
+
+/** Packed rings: the flags that tell who has a descriptor ([VIRTIO] 2.8.1), and those of event suppression (2.8.10). */
+export const AVAIL = 0x0080
+export const USED = 0x8000
+export const EVENT = { ENABLE: 0, DISABLE: 1, DESC: 2 } as const

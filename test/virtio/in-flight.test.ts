@@ -10,9 +10,9 @@ const BOUND = 32 << 20
 
 it("ST-03 a reset that releases memory serves nobody before it is through: the old writes are known then, and counted once", async () => {
   const inFlight = new InFlight(new Work(() => {}))
-  const queue = new Virtqueue(0, 4, { serve: () => false })
+  const queue = new Virtqueue(0, 4, { serve: () => false, negotiation: { isNegotiated: () => false } })
   const one = (calling: boolean, held: number): Outstanding => ({
-    queue, ring: {} as Ring, calling, changesDisk: true, heads: [], run: () => false, forgotten: () => inFlight.hold(-held),
+    queue, ring: {} as Ring, calling, changesDisk: true, chains: [], run: () => false, forgotten: () => inFlight.hold(-held),
   })
   inFlight.hold(BOUND)
   inFlight.add(one(false, BOUND))

@@ -13,6 +13,7 @@ import { BlkRequest, parseRequest, relocateAll } from "./request.ts"
 import { rangesLength } from "./ranges.ts"
 import { COMMAND_TOTAL, isCommand } from "./commands.ts"
 import { readUsual } from "./usual-request.ts"
+import { readUsualPacked } from "./usual/packed-request.ts"
 import { type BlkStatus, SECTOR_SIZE, VIRTIO_BLK_S, VIRTIO_BLK_T } from "./spec.ts"
 
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
@@ -76,12 +77,17 @@ export class Batch {
     let bytes = 0
     try {
       ring.look()
-      const { table } = ring
+      const { table, descriptors } = ring
       while (this.taken < BATCH_REQUESTS && segments.count < BATCH_SEGMENTS && bytes < BATCH_BYTES) {
         const request = this.slot(this.taken)
         const head = ring.nextHead()
-        if (head !== undefined && table !== undefined && readUsual(request, table, head)) ring.taken()
-        else if (!this.#takeAny(ring, request, queue.legacy)) return true
+        if (head === undefined) {
+          if (!this.#takeAny(ring, request, queue.legacy)) return true
+        } else if (table !== undefined) {
+          if (readUsual(request, table, head)) ring.taken(request)
+          else this.#takeAny(ring, request, queue.legacy)
+        } else if (descriptors !== undefined && readUsualPacked(request, descriptors)) ring.taken(request)
+        else this.#takeAny(ring, request, queue.legacy)
         request.outcome = refusal(request)
         bytes += request.dataLength
         this.taken++
@@ -157,11 +163,9 @@ export class Batch {
     return requests
   }
 
-  /** Heads of the chains of `queue` that are not completed. */
-  heads(queue: Virtqueue): number[] {
-    return this.unfinished && this.queue === queue
-      ? this.requests.slice(this.settled, this.taken).filter(isOurs).map(({ head }) => head)
-      : []
+  /** The chains of `queue` that are not completed. */
+  chains(queue: Virtqueue): BlkRequest[] {
+    return this.unfinished && this.queue === queue ? this.requests.slice(this.settled, this.taken).filter(isOurs) : []
   }
 }
 

@@ -8,6 +8,12 @@ import { ID_SIZE, SECTOR_SIZE, VIRTIO_BLK_CONFIG, VIRTIO_BLK_F } from "./spec.ts
 /** Names of feature bits, as the specification spells them. */
 export type BlkFeatureName = keyof typeof VIRTIO_BLK_F | Exclude<keyof typeof VIRTIO_F, "VERSION_1">
 
+/** Feature bits that are offered only on request: no driver gains by them that knows another way. */
+const ON_REQUEST = ["RING_PACKED"] as const satisfies readonly BlkFeatureName[]
+
+/** Names of feature bits that are offered only on request. */
+export type RequestedFeatureName = (typeof ON_REQUEST)[number]
+
 /** Options of `VirtioBlk`. Sizes are in bytes. */
 export interface VirtioBlkOptions {
   /** What GET_ID answers: up to 20 printable ASCII characters; longer ones are cut. Default "". */
@@ -39,13 +45,18 @@ export interface VirtioBlkOptions {
    * costs a guest that sends one request at a time a tenth less. Default "off".
    */
   readonly latency?: "off" | "sampled" | "all"
+  /**
+   * Feature bits to offer that are not offered otherwise. RING_PACKED: packed rings, beside split ones; some drivers know only those, and
+   * Linux takes them where it can. Default: none.
+   */
+  readonly withFeatures?: readonly RequestedFeatureName[]
   /** Feature bits not to offer. Leaving out FLUSH says that the disk does not survive a crash, and takes CONFIG_WCE along. */
   readonly withoutFeatures?: readonly BlkFeatureName[]
 }
 
 export const VIRTIO_BLK_RULES: Rules<VirtioBlkOptions> = {
   serial: "string?", queues: "number?", queueSize: "number?", blockSize: "number?", physicalBlockSize: "number?", optimalIoSize: "number?",
-  withoutFeatures: "array?", readOnly: "boolean?", onError: "function?",
+  withFeatures: "array?", withoutFeatures: "array?", readOnly: "boolean?", onError: "function?",
   observer: "function?", latency: ["off", "sampled", "all"],
 }
 
@@ -70,6 +81,7 @@ export interface BlkParameters {
   readonly physicalBlockSize: number
   readonly optimalIoSize: number
   readonly readOnly: boolean
+  readonly withFeatures: bigint
   readonly withoutFeatures: bigint
 }
 
@@ -77,7 +89,7 @@ export interface BlkParameters {
 export function blkParameters(options: VirtioBlkOptions): BlkParameters {
   checkOptions("VirtioBlk", options, VIRTIO_BLK_RULES)
   const { serial = "", queues = 1, queueSize = 256, blockSize = SECTOR_SIZE, physicalBlockSize = blockSize } = options
-  const { optimalIoSize = 0, readOnly = false, withoutFeatures = [] } = options
+  const { optimalIoSize = 0, readOnly = false, withFeatures = [], withoutFeatures = [] } = options
   if (!isPowerOfTwo(blockSize) || blockSize < SECTOR_SIZE || blockSize > 65536) {
     throw new RangeError(`blockSize: ${blockSize} is not a power of two from 512 to 65536`)
   }
@@ -91,6 +103,7 @@ export function blkParameters(options: VirtioBlkOptions): BlkParameters {
   const { VERSION_1: _, ...ringFeatures } = VIRTIO_F
   const known: Readonly<Record<BlkFeatureName, number>> = { ...VIRTIO_BLK_F, ...ringFeatures }
   checkNames("VirtioBlk", "withoutFeatures", withoutFeatures, Object.keys(known))
+  checkNames("VirtioBlk", "withFeatures", withFeatures, ON_REQUEST)
   const bits = withoutFeatures.map((name) => known[name])
   if (withoutFeatures.includes("FLUSH")) bits.push(VIRTIO_BLK_F.CONFIG_WCE)
   return {
@@ -101,6 +114,7 @@ export function blkParameters(options: VirtioBlkOptions): BlkParameters {
     physicalBlockSize,
     optimalIoSize,
     readOnly,
+    withFeatures: featureMask(withFeatures.map((name) => known[name])),
     withoutFeatures: featureMask(bits),
   }
 }
@@ -115,7 +129,7 @@ export function blkFeatures(backing: VirtioBacking, parameters: BlkParameters): 
   if (backing.writeZeroes !== undefined && !parameters.readOnly) bits.push(VIRTIO_BLK_F.WRITE_ZEROES)
   if (backing.secureErase !== undefined && !parameters.readOnly) bits.push(VIRTIO_BLK_F.SECURE_ERASE)
   if (backing.lifetime !== undefined) bits.push(VIRTIO_BLK_F.LIFETIME)
-  return featureMask(bits)
+  return featureMask(bits) | parameters.withFeatures
 }
 
 /** Fills in all fields but the capacity and `writeback`, which change. */

@@ -69,8 +69,8 @@ export class Pending implements Outstanding {
     if (queue.ring === ring) this.#inFlight.add(this)
   }
 
-  get heads(): readonly number[] {
-    return this.#requests.slice(this.#completed).map(({ head }) => head)
+  get chains(): readonly BlkRequest[] {
+    return this.#requests.slice(this.#completed)
   }
 
   get changesDisk(): boolean {

@@ -24,8 +24,10 @@ const NOWHERE = new RamRegion(0, new Uint8Array(0))
 
 /** A request; as a run of segments, its data. Objects are filled anew for each request. */
 export class BlkRequest extends SegmentRun implements TakenChain {
-  /** Index of the chain's first descriptor. */
+  /** See `TakenChain`. */
   head = 0
+  place = 0
+  slots = 0
   /** How it ends: OK until something is wrong with it, WAITING while the backing works on it. */
   outcome: BlkStatus | typeof WAITING = WAITING
   /** As in the header; of a legacy request, without the barrier bit. */
@@ -93,6 +95,8 @@ export function parseRequest(request: BlkRequest, chain: DescriptorChain, legacy
     if (type === FLUSH_OUT) type = FLUSH
   }
   request.head = head
+  request.place = chain.place
+  request.slots = chain.slots
   request.outcome = OK
   request.type = type
   request.ranges = NO_RANGES

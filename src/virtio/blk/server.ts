@@ -47,8 +47,8 @@ export class RequestServer implements DeviceHandler {
     return this.#batch.unfinished
   }
 
-  heads(queue: Virtqueue): readonly number[] {
-    return this.#batch.heads(queue)
+  chains(queue: Virtqueue): readonly BlkRequest[] {
+    return this.#batch.chains(queue)
   }
 
   turnEnded(): void {

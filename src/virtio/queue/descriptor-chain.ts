@@ -116,8 +116,11 @@ export function stillRam(memory: GuestMemory, address: number, length: number): 
 
 /** Device-readable segments first, then the device-writable ones. */
 export class DescriptorChain extends SegmentRun {
-  /** Index of the first descriptor: the id that goes into the used ring. */
+  /** Index of the first descriptor, or the buffer id in a packed ring: what goes into the used entry. */
   head = 0
+  /** See `TakenChain`. */
+  place = 0
+  slots = 0
   /** Number of device-readable segments; the writable ones follow. */
   readableCount = 0
   /** Bytes in the readable segments. */

@@ -5,6 +5,7 @@
 import { type GuestMemory, RamRegion } from "../guest-memory.ts"
 import { VIRTQ_DESC_F, VIRTQ_DESC_SIZE } from "../spec.ts"
 import type { DescriptorChain, SegmentList } from "./descriptor-chain.ts"
+import { pieceOfRam, pushPieces } from "./ram-pieces.ts"
 import { hex, VirtqueueError } from "./virtqueue-error.ts"
 
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
@@ -129,29 +130,11 @@ export class DescriptorTable {
     }
   }
 
-  /**
-   * Adds RAM that is not all in the region of the segment before: several segments where it runs from one region into the next, none
-   * where it is empty. Returns the region of the last byte.
-   */
+  /** Adds RAM that is not all in the region of the segment before. Returns the region of the last byte so far. */
   #pushSlowly(segments: SegmentList, head: number, address: number, length: number): RamRegion | undefined {
-    while (length > 0) {
-      const region = this.#memory.region(address)
-      if (region === undefined) throw new VirtqueueError(`${hex(address)} is not RAM, chain ${head}`)
-      this.#region = region
-      const part = Math.min(length, region.end - address)
-      segments.push(segments.indexOf(region), region.offset(address), part)
-      address += part
-      length -= part
-    }
+    this.#region = pushPieces(this.#memory, segments, address, length, head) ?? this.#region
     return this.#region
   }
-}
-
-/** The region that holds all of these bytes. @throws VirtqueueError, which says `name`, when there is none */
-export function pieceOfRam(memory: GuestMemory, name: string, address: number, length: number): RamRegion {
-  const region = memory.region(address)
-  if (region !== undefined && length <= region.end - address) return region
-  throw new VirtqueueError(`${name} at ${hex(address)}: its ${length} bytes are not in one piece of RAM`)
 }
 
 // Errors are built out of line: their templates would make `walk` too large for V8 to optimise well.

@@ -1,6 +1,8 @@
 /** Ring: what the device needs of a virtqueue's format, split or packed. */
+import type { SavedRing } from "../state.ts"
 import type { DescriptorChain } from "./descriptor-chain.ts"
 import type { DescriptorTable } from "./descriptor-table.ts"
+import type { PackedDescriptors } from "./packed-descriptors.ts"
 
 /** Guest-physical addresses, in bytes, of the three areas of a queue ([VIRTIO] 2.6), and its number of descriptors. */
 export interface QueueAreas {
@@ -18,37 +20,31 @@ export interface RingFeatures {
   readonly indirect: boolean
   readonly eventIdx: boolean
   readonly notifyOnEmpty: boolean
+  /** The ring is a packed one. */
+  readonly packed: boolean
 }
 
-/** Where a ring stands: the index of the next chain to take, and of the next to give back. */
-export interface RingPosition {
-  readonly avail: number
-  readonly used: number
-}
-
-/** Where a ring begins: at 0, or where it stood when its state was saved, with the chains that had been taken and not given back. */
-export interface RingStart extends RingPosition {
-  readonly heads: readonly number[]
-}
-
-export const FIRST_START: RingStart = { avail: 0, used: 0, heads: [] }
-
-/** What a ring needs of a chain to give it back. */
+/** What a ring needs of a chain to give it back. `place` and `slots` are for packed rings; a split one leaves them alone. */
 export interface TakenChain {
-  /** The index of its first descriptor. */
+  /** What it is called in the ring: the index of its first descriptor in a split ring, its buffer id in a packed one. */
   readonly head: number
+  /** Descriptors of the ring in front of it, since the ring was opened. `Ring.taken` sets it. */
+  place: number
+  /** Descriptors of the ring that it takes up. */
+  readonly slots: number
 }
 
 /** The device's side of one queue that the driver has enabled. */
 export interface Ring {
   readonly size: number
+  /** Makes what the device says of kicks sound, before the ring is used: drivers may have left anything there. */
+  initialiseFlags(): void
   /** A legacy driver may negotiate while the ring is in use. */
   set features(features: RingFeatures)
   /** Chains taken and not yet given back. */
   readonly inFlight: number
-  readonly position: RingPosition
-  /** Heads of the chains that `RingStart` named and `pop` has not taken again yet. */
-  readonly headsToTake: readonly number[]
+  /** What to save of it. `inFlight`: chains that have been taken. Those of a saved ring that `pop` has not taken again yet go along. */
+  save(inFlight: readonly TakenChain[]): SavedRing
   /** Finds the areas again when guest memory has been replaced. To be called before pops and before completions. */
   refresh(): void
   /** The generation of guest memory for which the areas were found. */
@@ -60,13 +56,21 @@ export interface Ring {
    * broken
    */
   pop(chain: DescriptorChain): boolean
-  /** Where descriptors are read from, for whoever reads simple chains straight from there; only little-endian split rings have one. */
+  /** Where descriptors are read from, for whoever reads simple chains straight from there: `table` of little-endian split rings. */
   readonly table?: DescriptorTable | undefined
-  /** The head of the chain that `pop` would take next; undefined when there is none, or it is for `pop` alone. @throws as `pop` */
+  /** The same of packed rings. */
+  readonly descriptors?: PackedDescriptors | undefined
+  /**
+   * The descriptor with which the chain begins that `pop` would take next; undefined when there is none, or it is for `pop` alone.
+   * @throws as `pop`
+   */
   nextHead(): number | undefined
-  /** The chain of `nextHead` has been taken. */
-  taken(): void
-  /** Gives a chain back that has been taken. `length`: bytes that the device has written into it, from its first writable byte on. */
+  /** The chain of `nextHead` has been taken: as `chain`. */
+  taken(chain: TakenChain): void
+  /**
+   * Gives a chain back that has been taken, and into which the device has written. `length`: bytes written, from its first writable byte
+   * on.
+   */
   addUsed(chain: TakenChain, length: number): void
   /** Shows the driver what `addUsed` has collected, if anything. Returns true when the driver wants an interrupt for it. */
   publish(): boolean

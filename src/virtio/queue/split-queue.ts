@@ -6,9 +6,11 @@ import { type GuestMemory, RamRegion } from "../guest-memory.ts"
 import {
   availRingSize, usedRingSize, VIRTQ_AVAIL_ELEM_SIZE, VIRTQ_AVAIL_F, VIRTQ_EVENT_SIZE, VIRTQ_RING_OFFSET, VIRTQ_USED_ELEM_SIZE,
 } from "../spec.ts"
+import type { SavedRing } from "../state.ts"
 import type { DescriptorChain } from "./descriptor-chain.ts"
-import { DescriptorTable, pieceOfRam } from "./descriptor-table.ts"
-import type { QueueAreas, Ring, RingFeatures, RingPosition, RingStart, TakenChain } from "./ring.ts"
+import { DescriptorTable } from "./descriptor-table.ts"
+import { pieceOfRam } from "./ram-pieces.ts"
+import type { QueueAreas, Ring, RingFeatures, TakenChain } from "./ring.ts"
 import { needsEvent, RingWord, ringWordAt } from "./ring-word.ts"
 import { hex, VirtqueueError } from "./virtqueue-error.ts"
 
@@ -51,13 +53,15 @@ export class SplitQueue implements Ring {
   /** Heads of chains that were in flight when the state was saved; undefined once all have been taken again. */
   #headsToTake: number[] | undefined
 
-  constructor(memory: GuestMemory, areas: QueueAreas, features: RingFeatures, start: RingStart) {
-    this.#availIdx = start.avail
-    this.#lastAvail = start.avail
-    this.#usedIdx = start.used
-    this.#publishedIdx = start.used
-    this.#headsToTake = start.heads.length > 0 ? [...start.heads] : undefined
-    this.inFlight = start.heads.length
+  /** `saved`: where it goes on. @throws VirtqueueError when the ring cannot be where it is said to be */
+  constructor(memory: GuestMemory, areas: QueueAreas, features: RingFeatures, saved: SavedRing = { position: 0, heads: [] }) {
+    const { position, heads } = saved
+    this.#lastAvail = (position + heads.length) & 0xffff
+    this.#availIdx = this.#lastAvail
+    this.#usedIdx = position
+    this.#publishedIdx = position
+    this.#headsToTake = heads.length > 0 ? [...heads] : undefined
+    this.inFlight = heads.length
     this.#memory = memory
     this.#areas = areas
     // An integer to V8, which keeps what comes from a typed array or a register as a double: comparisons of doubles cost 3 ns each
@@ -65,6 +69,9 @@ export class SplitQueue implements Ring {
     this.size = areas.size | 0
     this.#features = features
     this.#descriptors = new DescriptorTable(memory, this.size, features.indirect)
+    if ((this.size & (this.size - 1)) !== 0) {
+      throw new VirtqueueError(`a split ring of ${this.size} descriptors, which is not a power of two`)
+    }
     if (areas.availRing % 2 !== 0) throw new VirtqueueError(`available ring at odd address ${hex(areas.availRing)}`)
     if (areas.usedRing % 2 !== 0) throw new VirtqueueError(`used ring at odd address ${hex(areas.usedRing)}`)
     this.refresh()
@@ -76,12 +83,8 @@ export class SplitQueue implements Ring {
     this.#descriptors.indirect = features.indirect
   }
 
-  get position(): RingPosition {
-    return { avail: this.#lastAvail, used: this.#usedIdx }
-  }
-
-  get headsToTake(): readonly number[] {
-    return this.#headsToTake ?? []
+  save(inFlight: readonly TakenChain[]): SavedRing {
+    return { position: this.#usedIdx, heads: [...inFlight.map(({ head }) => head), ...(this.#headsToTake ?? [])] }
   }
 
   /** used.flags is 0: kicks are wanted, and with EVENT_IDX it must be ([VIRTIO] 2.7.10.1). Drivers may have left anything there. */

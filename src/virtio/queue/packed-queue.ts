@@ -1,0 +1,223 @@
+/**
+ * PackedQueue: the device's side of a packed virtqueue ([VIRTIO] 2.8) that the driver has enabled. Driver and device write into one ring
+ * of descriptors; a bit that flips with each lap, the wrap counter, tells a descriptor of this lap from one of the lap before.
+ */
+import type { GuestMemory } from "../guest-memory.ts"
+import { PVIRTQ_EVENT, RING_EVENT_FLAGS, VIRTQ_DESC_SIZE } from "../spec.ts"
+import type { SavedChain, SavedRing } from "../state.ts"
+import type { DescriptorChain } from "./descriptor-chain.ts"
+import { Displaced } from "./displaced.ts"
+import { MARKS, PackedDescriptors } from "./packed-descriptors.ts"
+import { eventAt, EventSuppression } from "./packed-events.ts"
+import type { QueueAreas, Ring, RingFeatures, TakenChain } from "./ring.ts"
+import { hex, VirtqueueError } from "./virtqueue-error.ts"
+
+const { ENABLE, DESC } = RING_EVENT_FLAGS
+
+/** Slot 0 in a lap with wrap counter 1: where rings begin. */
+const BEGINNING = 0x8000
+
+/** Places start anew from here on, when nothing is in flight: V8 has integers up to 2^31, and compares others more slowly. */
+const PLACES = 2 ** 30
+
+export class PackedQueue implements Ring {
+  readonly size: number
+  #features: RingFeatures
+  /** Chains popped and not yet given back. */
+  inFlight = 0
+  readonly #areas: QueueAreas
+  readonly #memory: GuestMemory
+  /** It also keeps where the next chain begins. */
+  readonly descriptors: PackedDescriptors
+  /** Of the memory that the views belong to. */
+  generation = -1
+  #driverEvents: EventSuppression | undefined
+  #deviceEvents: EventSuppression | undefined
+  /** The flags in `#deviceEvents`. */
+  #deviceFlags = -1
+  /** Descriptors taken, given back, and given back when the last interrupt decision was made, since the ring was opened. */
+  #availPlace: number
+  #usedPlace: number
+  #publishedPlace: number
+  /** Where the next used descriptor goes, and its marks: both set in laps with wrap counter 1, none in the others. */
+  #usedSlot: number
+  #usedMarks: number
+  readonly #displaced = new Displaced()
+  /** Chains that were in flight when the state was saved; undefined once all have been taken again. */
+  #chainsToTake: readonly SavedChain[] | undefined
+
+  /** `saved`: where it goes on. @throws VirtqueueError when it is not in RAM, or misaligned */
+  constructor(memory: GuestMemory, areas: QueueAreas, features: RingFeatures, saved?: SavedRing) {
+    const { position, chains = [] } = saved?.chains === undefined ? { position: BEGINNING } : saved
+    this.#memory = memory
+    this.#areas = areas
+    // An integer to V8, which keeps what comes from a typed array or a register as a double: comparisons of doubles cost 3 ns each.
+    this.size = areas.size | 0
+    this.#features = features
+    const [slot, wrap] = [position & 0x7fff, position >= 0x8000]
+    this.descriptors = new PackedDescriptors(memory, { size: this.size, indirect: features.indirect, slot, wrap })
+    this.#usedSlot = slot
+    this.#usedMarks = wrap ? MARKS : 0
+    const inFlight = chains.reduce((sum, { descriptors }) => sum + descriptors.length / 4, 0)
+    // As if other chains had been given back in front of those: what is in the ring is not theirs for sure.
+    this.#usedPlace = slot
+    this.#publishedPlace = slot
+    this.#availPlace = slot + inFlight
+    this.descriptors.skip(inFlight)
+    this.#displaced.noneAt(slot, inFlight)
+    this.inFlight = chains.length
+    this.#chainsToTake = chains.length > 0 ? chains : undefined
+    for (const address of [areas.descriptorTable, areas.availRing, areas.usedRing]) {
+      if (address % 2 !== 0) throw new VirtqueueError(`a part of a packed ring at the odd address ${hex(address)}`)
+    }
+    this.refresh()
+  }
+
+  set features(features: RingFeatures) {
+    this.#features = features
+    this.descriptors.indirect = features.indirect
+  }
+
+  save(inFlight: readonly TakenChain[]): SavedRing {
+    const chains = inFlight.map(({ head, place, slots }) => ({
+      id: head,
+      descriptors: Array.from({ length: slots }, (_, index) => this.#descriptorAt(place + index)).flat(),
+    }))
+    return { position: this.#usedPosition, heads: [], chains: [...chains, ...(this.#chainsToTake ?? [])] }
+  }
+
+  /** Kicks are wanted. */
+  initialiseFlags(): void {
+    this.#deviceFlags = this.#deviceEvents?.flags ?? -1
+    if (this.#deviceFlags === ENABLE) return
+    this.#setDeviceFlags(ENABLE)
+    this.#memory.written?.(this.#areas.usedRing, PVIRTQ_EVENT.SIZE)
+  }
+
+  refresh(): void {
+    const { generation } = this.#memory
+    if (generation !== this.generation) this.#lookUp(generation)
+  }
+
+  /** The rare part of `refresh`, apart, so that V8 inlines the usual one. */
+  #lookUp(generation: number): void {
+    const { descriptorTable, availRing, usedRing } = this.#areas
+    this.descriptors.place(descriptorTable)
+    this.#driverEvents = new EventSuppression(this.#memory, "driver event suppression", availRing)
+    this.#deviceEvents = new EventSuppression(this.#memory, "device event suppression", usedRing)
+    this.generation = generation
+  }
+
+  /** There is no index to look at: each chain shows by itself whether it is there. */
+  look(): boolean {
+    return this.descriptors.isAvailable
+  }
+
+  pop(chain: DescriptorChain): boolean {
+    if (this.#chainsToTake !== undefined) return this.#takeAgain(chain, this.#chainsToTake)
+    if (this.nextHead() === undefined) return false
+    this.descriptors.walk(chain)
+    this.taken(chain)
+    return true
+  }
+
+  nextHead(): number | undefined {
+    const { descriptors } = this
+    if (this.#chainsToTake !== undefined || !descriptors.isAvailable) return undefined
+    const room = this.size - (this.#availPlace - this.#usedPlace)
+    if (room === 0) throw ringFull(this.size)
+    descriptors.room = room
+    return descriptors.slot
+  }
+
+  taken(chain: TakenChain): void {
+    chain.place = this.#availPlace
+    this.#availPlace += chain.slots
+    this.descriptors.skip(chain.slots)
+    this.inFlight++
+  }
+
+  /** Takes a chain that was in flight when the state was saved. They count as in flight already. */
+  #takeAgain(chain: DescriptorChain, chains: readonly SavedChain[]): boolean {
+    const [saved] = chains
+    if (saved === undefined) throw new Error("no chains are left to take again")
+    this.descriptors.walkSaved(chain, saved.descriptors)
+    chain.head = saved.id
+    // Those that are left to take, and this one, are in front of what the ring holds.
+    chain.place = this.#usedPlace - chains.reduce((sum, { descriptors }) => sum + descriptors.length / 4, 0)
+    for (let index = 0; index < chain.slots; index++) {
+      this.#displaced.keep(chain.place + index, saved.descriptors.slice(4 * index, 4 * index + 4))
+    }
+    this.#chainsToTake = chains.length > 1 ? chains.slice(1) : undefined
+    return true
+  }
+
+  addUsed(chain: TakenChain, length: number): void {
+    if (chain.place !== this.#usedPlace) this.#displaced.pass(chain, this.#usedPlace, (place) => this.descriptors.read(place % this.size))
+    this.descriptors.writeUsed(this.#usedSlot, chain.head, length, this.#usedMarks)
+    this.#usedPlace += chain.slots
+    this.#usedSlot += chain.slots
+    if (this.#usedSlot >= this.size) {
+      this.#usedSlot -= this.size
+      this.#usedMarks ^= MARKS
+    }
+    this.inFlight--
+  }
+
+  /** The driver sees used descriptors as they are written: what is left is to tell the memory, and to ask whether to interrupt. */
+  publish(): boolean {
+    const passed = this.#usedPlace - this.#publishedPlace
+    if (passed === 0) return false
+    this.#publishedPlace = this.#usedPlace
+    if (this.inFlight === 0 && this.#usedPlace >= PLACES) this.#startPlacesAnew()
+    if (this.#memory.written !== undefined) this.#announce(this.#memory.written.bind(this.#memory), passed)
+    const progress = { size: this.size, slot: this.#usedSlot, wrap: this.#usedMarks !== 0, passed }
+    return this.#driverEvents?.wants(progress, this.#features.eventIdx) === true
+  }
+
+  enableKicks(): boolean {
+    this.refresh()
+    const { eventIdx } = this.#features
+    if (eventIdx && this.#deviceEvents !== undefined) {
+      const { slot, marks } = this.descriptors
+      this.#deviceEvents.event = eventAt(slot, marks !== 0x8000)
+    }
+    if (this.#deviceFlags !== (eventIdx ? DESC : ENABLE)) this.#setDeviceFlags(eventIdx ? DESC : ENABLE)
+    if (eventIdx) this.#memory.written?.(this.#areas.usedRing, PVIRTQ_EVENT.SIZE)
+    return this.look()
+  }
+
+  #setDeviceFlags(flags: number): void {
+    if (this.#deviceEvents !== undefined) this.#deviceEvents.flags = flags
+    this.#deviceFlags = flags
+  }
+
+  get #usedPosition(): number {
+    return eventAt(this.#usedSlot, this.#usedMarks !== 0)
+  }
+
+  #descriptorAt(place: number): readonly number[] {
+    return this.#displaced.at(place) ?? this.descriptors.read(place % this.size)
+  }
+
+  #startPlacesAnew(): void {
+    this.#usedPlace = this.#usedSlot
+    this.#publishedPlace = this.#usedSlot
+    this.#availPlace = this.#usedSlot
+  }
+
+  /** Tells the memory which part of the ring has changed: the last `passed` descriptors. */
+  #announce(written: (address: number, length: number) => void, passed: number): void {
+    const { size } = this
+    const { descriptorTable } = this.#areas
+    const count = Math.min(passed, size)
+    const start = this.#usedSlot - count
+    if (start < 0) written(descriptorTable + VIRTQ_DESC_SIZE * (start + size), VIRTQ_DESC_SIZE * -start)
+    const first = Math.max(start, 0)
+    if (this.#usedSlot > 0) written(descriptorTable + VIRTQ_DESC_SIZE * first, VIRTQ_DESC_SIZE * (this.#usedSlot - first))
+  }
+}
+
+function ringFull(size: number): VirtqueueError {
+  return new VirtqueueError(`more than ${size} descriptors in flight: the driver reused some that it had not got back`)
+}

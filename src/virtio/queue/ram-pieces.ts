@@ -1,0 +1,30 @@
+/** What rings need of guest RAM: the one region that a structure lies in, and the segments of a buffer that runs through several. */
+import type { GuestMemory, RamRegion } from "../guest-memory.ts"
+import type { SegmentList } from "./descriptor-chain.ts"
+import { hex, VirtqueueError } from "./virtqueue-error.ts"
+
+/** The region that holds all of these bytes. @throws VirtqueueError, which says `name`, when there is none */
+export function pieceOfRam(memory: GuestMemory, name: string, address: number, length: number): RamRegion {
+  const region = memory.region(address)
+  if (region !== undefined && length <= region.end - address) return region
+  throw new VirtqueueError(`${name} at ${hex(address)}: its ${length} bytes are not in one piece of RAM`)
+}
+
+/**
+ * Adds the `length` bytes at `address` to `segments`: several where they run from one region into the next, none where they are none.
+ * Returns the region of the last byte. @throws VirtqueueError, which names `chain`, where there is no RAM
+ */
+export function pushPieces(
+  memory: GuestMemory, segments: SegmentList, address: number, length: number, chain: string | number,
+): RamRegion | undefined {
+  let region: RamRegion | undefined
+  while (length > 0) {
+    region = memory.region(address)
+    if (region === undefined) throw new VirtqueueError(`${hex(address)} is not RAM, chain ${chain}`)
+    const part = Math.min(length, region.end - address)
+    segments.push(segments.indexOf(region), region.offset(address), part)
+    address += part
+    length -= part
+  }
+  return region
+}
