@@ -1,4 +1,5 @@
 /** MemoryBacking: a disk in memory that takes up only what was written to it. */
+import { closesWithBlock, type Disposing } from "../disposing.ts"
 import { checkBytes, checkOptions, type Rules } from "../options.ts"
 import { type Allocation, BackingError, checkRange, totalLength, type VirtioBacking } from "./backing.ts"
 import { CHUNK_SIZE, SparseMemory } from "./sparse-memory.ts"
@@ -12,8 +13,12 @@ export interface MemoryBackingOptions {
 
 const MEMORY_BACKING_RULES: Rules<MemoryBackingOptions> = { size: "number", readOnly: "boolean?" }
 
+/** `using` closes it. */
+export interface MemoryBacking extends Disposing {}
+
 /** A sparse disk in memory: chunks of 64 KiB come into being with the first write, so an empty disk of 1 TiB takes no room. */
 export class MemoryBacking implements VirtioBacking {
+  static { closesWithBlock(this) }
   readonly readOnly: boolean
   readonly discardGranularity = CHUNK_SIZE
   #memory = new SparseMemory()

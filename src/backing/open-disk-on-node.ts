@@ -1,4 +1,5 @@
 /** openDisk for programs in Node: with Node's decompressor. */
+import type { AsyncDisposing } from "../disposing.ts"
 import type { VirtioBacking } from "./backing.ts"
 import { nodeDecompressor } from "./host/node-decompressor.ts"
 import { type DiskSource, openDiskWith, type OpenDiskOptions } from "./open-disk.ts"
@@ -13,6 +14,6 @@ import { type DiskSource, openDiskWith, type OpenDiskOptions } from "./open-disk
  * @throws BackingError (as a rejection) what the sources reject with, `invalid-format`, `unsupported`, `corrupt`
  * @throws TypeError (as a rejection) for wrong arguments
  */
-export function openDisk(source: DiskSource, options: OpenDiskOptions = {}): Promise<VirtioBacking> {
+export function openDisk(source: DiskSource, options: OpenDiskOptions = {}): Promise<VirtioBacking & AsyncDisposing> {
   return openDiskWith(nodeDecompressor, source, options)
 }

@@ -2,6 +2,7 @@
  * Opens a disk over any source, with all that it stands on: files that answer at once, files that answer later, and disks, in any mixture.
  * Nothing here needs Node: what differs between platforms, the decompressor, is handed in.
  */
+import { type AsyncDisposing, closing } from "../disposing.ts"
 import { checkCount, checkMembers, checkOptions, described, type Rules } from "../options.ts"
 import { type AsyncImageFile, NotLoaded } from "./async-image-file.ts"
 import { BackingError, checkBacking, type VirtioBacking } from "./backing.ts"
@@ -64,14 +65,14 @@ const ASYNC_FILE_RULES: Rules<AsyncImageFile> = {
  */
 export async function openDiskWith(
   decompressor: Decompressor | undefined, source: DiskSource, options: OpenDiskOptions = {},
-): Promise<VirtioBacking> {
+): Promise<VirtioBacking & AsyncDisposing> {
   checkOptions("openDisk", options, OPEN_DISK_RULES)
   checkCount("openDisk", "cacheSize", options.cacheSize, 0)
   checkCount("openDisk", "pageCacheSize", options.pageCacheSize, 0)
   checkSource("source", source)
   const opening = new DiskOpening(options, decompressor)
   try {
-    return await opening.open(source)
+    return closing(await opening.open(source))
   } catch (error) {
     await opening.abandon()
     throw error

@@ -1,4 +1,5 @@
 /** RawBacking: a file whose bytes are the disk's bytes. */
+import { closesWithBlock, type Disposing } from "../disposing.ts"
 import { checkOptions, type Rules } from "../options.ts"
 import { BackingError, checkRange, type DiskVersion, totalLength, versionOf, type VirtioBacking } from "./backing.ts"
 import { checkImageFile, type ImageFile, type ImageLock } from "./image-file.ts"
@@ -40,6 +41,9 @@ const zeroes = new Uint8Array(ZERO_CHUNK)
 const scratch = new Uint8Array(ZERO_CHUNK)
 const scratchWords = new Int32Array(scratch.buffer)
 
+/** `using` closes it. */
+export interface RawBacking extends Disposing {}
+
 /**
  * A raw image over an `ImageFile`, which it owns. The size is the file's when it was opened (`refreshSize` looks again); the
  * file is never grown or cut. Space is given back to the host by `discard`, and by `writeZeroes` with `mayUnmap`, where the
@@ -48,6 +52,7 @@ const scratchWords = new Int32Array(scratch.buffer)
  * zeroes already, so that a sparse file stays sparse.
  */
 export class RawBacking implements VirtioBacking {
+  static { closesWithBlock(this) }
   readonly readOnly: boolean
   /** Present when the file can be written and may be able to punch holes. */
   readonly discard?: (offset: number, length: number) => void

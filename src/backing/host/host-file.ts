@@ -2,6 +2,7 @@
 import {
   closeSync, constants, fdatasyncSync, fstatSync, ftruncateSync, openSync, readSync, readvSync, unlinkSync, writeSync, writevSync,
 } from "node:fs"
+import { closesWithBlock, type Disposing } from "../../disposing.ts"
 import { checkOptions, checkValue, type Rules } from "../../options.ts"
 import { BackingError, type DiskVersion, totalLength } from "../backing.ts"
 import type { ImageFile } from "../image-file.ts"
@@ -29,8 +30,12 @@ export interface HostFileOptions {
 
 const HOST_FILE_RULES: Rules<HostFileOptions> = { readOnly: "boolean?", create: "boolean?" }
 
+/** `using` closes it. */
+export interface HostFile extends Disposing {}
+
 /** An `ImageFile` over a regular file of the host. */
 export class HostFile implements ImageFile {
+  static { closesWithBlock(this) }
   readonly path: string
   readonly readOnly: boolean
   /** Names the file whatever path leads to it: device and inode in the form of /proc/locks, such as `fe:00:2188455`. */

@@ -1,4 +1,5 @@
 /** nbdDisk: an export as a raw disk. */
+import { type AsyncDisposing, closesWithBlock } from "../../disposing.ts"
 import { checkValue } from "../../options.ts"
 import { BackingError, checkRange, type DiskVersion, type VirtioBacking } from "../backing.ts"
 import { BlockAccess, type NbdExtent } from "./client/block-access.ts"
@@ -10,8 +11,12 @@ import { parseNbdUri } from "./client/uri.ts"
 const TRIM_AT_ONCE = 2 ** 30
 const ZEROES_AT_ONCE = 2 ** 27
 
+/** `await using` closes it. */
+export interface NbdDisk extends AsyncDisposing {}
+
 /** A disk behind an NBD server. Every method answers with a promise. */
 export class NbdDisk implements VirtioBacking {
+  static { closesWithBlock(this, "later") }
   readonly asynchronous = true
   readonly size: number
   /** True as well where the server says that the export is read-only. */

@@ -6,6 +6,7 @@
  * are under way at the same time have no order among themselves, as on any disk. What was loaded for an operation stays in memory until it
  * is through, so every repetition comes further, however small the cache is.
  */
+import { closesWithBlock } from "../../disposing.ts"
 import { NotLoaded } from "../async-image-file.ts"
 import { type Allocation, BackingError, checkRange, type DiskVersion, totalLength, type VirtioBacking } from "../backing.ts"
 import type { ImageLock } from "../image-file.ts"
@@ -44,6 +45,7 @@ const ZEROES_AT_ONCE = 16 << 20
 type Kind = "reads" | "changes"
 
 export class AwaitedDisk implements VirtioBacking {
+  static { closesWithBlock(this, "later") }
   readonly asynchronous = true
   readonly readOnly: boolean
   readonly flush?: () => void | Promise<void>
@@ -263,10 +265,7 @@ export class AwaitedDisk implements VirtioBacking {
     return new Promise((resolve, reject) => {
       const forget = (): void => void this.#waiting.delete(reject)
       this.#waiting.add(reject)
-      waited.then(
-        () => (forget(), resolve()),
-        (error: unknown) => (forget(), reject(error)),
-      )
+      waited.finally(forget).then(resolve, reject)
     })
   }
 

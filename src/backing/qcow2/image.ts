@@ -1,8 +1,9 @@
 /** Qcow2Image: a qcow2 file as a disk. Wires the parts, and keeps the rules that hold for all: bounds, read-only, corrupt, closed. */
+import { closesWithBlock, type Disposing } from "../../disposing.ts"
 import { type Allocation, BackingError, checkRange, type DiskVersion, totalLength, type VirtioBacking } from "../backing.ts"
 import type { ImageFile, ImageLock } from "../image-file.ts"
 import { Allocator } from "./metadata/allocator.ts"
-import { ClusterFile, CorruptMetadata } from "./metadata/cluster-file.ts"
+import { attempt, ClusterFile, CorruptMetadata } from "./metadata/cluster-file.ts"
 import type { Decompressor } from "./format/compression.ts"
 import type { Geometry } from "./format/geometry.ts"
 import { headerGeometry, type Qcow2Header } from "./format/header.ts"
@@ -38,11 +39,15 @@ interface WritingParts {
   readonly metadataWriter: MetadataWriter
 }
 
+/** `using` closes it. */
+export interface Qcow2Image extends Disposing {}
+
 /**
  * A qcow2 image as a disk; made by `openQcow2Image`. All calls are synchronous. What is written is on stable storage after `flush` or
  * `close`. An error, at any read or write of the file, leaves nothing to undo: the call can be repeated as if the error had not been.
  */
 export class Qcow2Image implements VirtioBacking {
+  static { closesWithBlock(this) }
   /** Guest-visible bytes, exactly as the header has them. */
   readonly size: number
   readonly readOnly: boolean
@@ -285,14 +290,5 @@ export class Qcow2Image implements VirtioBacking {
     // Last: an error that is not a `BackingError` leaves all of this to be done when the call is repeated.
     this.#corruption = error.reason
     return error
-  }
-}
-
-/** Does what may fail: the corruption is what has to be reported. */
-function attempt(work: () => void): void {
-  try {
-    work()
-  } catch (error) {
-    if (!(error instanceof BackingError)) throw error
   }
 }

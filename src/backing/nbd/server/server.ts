@@ -1,6 +1,7 @@
 /** NbdServer: disks of ours for whoever speaks NBD, the network block device protocol: QEMU, libnbd, the Linux kernel. */
 import { createServer, type Server, type Socket } from "node:net"
 import { createSecureContext, type TlsOptions } from "node:tls"
+import { type AsyncDisposing, closesWithBlock } from "../../../disposing.ts"
 import { checkCount, checkOptions, checkValue, type Rules } from "../../../options.ts"
 import { BackingError, type BackingErrorCode } from "../../backing.ts"
 import { NBD_DEFAULT_PORT, NbdProtocolError } from "../protocol.ts"
@@ -64,11 +65,15 @@ const MEMORY_PATIENCE = 30_000
 /** The longest time that Node's timers know. */
 const MOST_MS = 2 ** 31 - 1
 
+/** `await using` closes it. */
+export interface NbdServer extends AsyncDisposing {}
+
 /**
  * Serves disks over NBD. They stay the caller's: `close` the server, then the disks. Several clients may share an export; a flush of one
  * covers what was answered to all. The work is done in turns of some milliseconds, and what clients make it hold is bounded.
  */
 export class NbdServer {
+  static { closesWithBlock(this, "later") }
   readonly #shared: Shared
   readonly #closeTimeout: number
   readonly #server: Server

@@ -137,3 +137,12 @@ export class ClusterFile {
     this.#file.close()
   }
 }
+
+/** Does what may fail by a `BackingError`, where a corruption is what has to be reported. */
+export function attempt(work: () => void): void {
+  try {
+    work()
+  } catch (error) {
+    if (!(error instanceof BackingError)) throw error
+  }
+}

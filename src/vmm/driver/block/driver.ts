@@ -2,6 +2,7 @@
  * BlockDriver: does what a guest kernel's virtio-blk driver does, to use or to test a virtio block device: reads, writes, flushes,
  * discards, and any request that a test makes up, over a modern or a legacy device. [VIRTIO] 5.2.
  */
+import { type AsyncDisposing, closesWithBlock } from "../../../disposing.ts"
 import { checkBytes, checkOptions, checkValue, pickOptions } from "../../../options.ts"
 import { BLK_CONFIG, BLK_ID_SIZE, BLK_LIFETIME_SIZE, BLK_RANGE, SECTOR_SIZE } from "./spec.ts"
 import type { BlockIdentity } from "./config.ts"
@@ -14,12 +15,10 @@ import {
 import { runTransfer, type Transfer, type TransferPort } from "./transfer.ts"
 import { DriverError } from "../errors.ts"
 import { includesFeature } from "../virtio/features.ts"
-import { enumeratePci, type EnumerateOptions, type PciDevice } from "../pci/device.ts"
-import type { Platform } from "../platform.ts"
+import type { PciDevice } from "../pci/device.ts"
 import type { IndirectTable, Segment } from "../virtio/split-ring.ts"
 import type { VirtioDriver } from "../virtio/driver.ts"
 import type { VirtioBus } from "../virtio/bus.ts"
-import { VIRTIO_ID, VIRTIO_PCI_ID } from "../virtio/spec.ts"
 
 interface RangeLimits {
   readonly maxSectors: number
@@ -28,14 +27,10 @@ interface RangeLimits {
 
 const DEFAULT_DEPTH = 8
 
-/** All virtio block functions of a machine, in bus order. */
-export function findBlockDevices(platform: Platform, options: EnumerateOptions = {}): PciDevice[] {
-  return enumeratePci(platform, options).filter((device) => {
-    const id = device.deviceId
-    return device.vendorId === VIRTIO_PCI_ID.VENDOR &&
-      (id === VIRTIO_PCI_ID.TRANSITIONAL_BLOCK || id === VIRTIO_PCI_ID.MODERN_BASE + VIRTIO_ID.BLOCK)
-  })
-}
+export { findBlockDevices } from "./find.ts"
+
+/** `await using` closes it. */
+export interface BlockDriver extends AsyncDisposing {}
 
 /**
  * A driver for one virtio block device. Methods send their request before they return. Their promises settle when the device returns the
@@ -44,6 +39,7 @@ export function findBlockDevices(platform: Platform, options: EnumerateOptions =
  * array that is being written before its promise settles.
  */
 export class BlockDriver {
+  static { closesWithBlock(this, "later") }
   readonly #engine: BlockEngine
   readonly #sender: BlockSender
   readonly #depth: number
