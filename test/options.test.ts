@@ -12,7 +12,7 @@ const untyped = vioblk as unknown as Record<keyof typeof vioblk, Untyped>
 const { checkImage, createImage, HostFile, MemoryBacking, openImage, openQcow2, RawBacking, repairImage } = untyped
 const { attachToV86, ConfigMechanism1Access, Ecam, enumeratePci, findBlockDevices, LinearMemory, Machine } = untyped
 const { ConfigMechanism1, PciDevice, RamAllocator, RamRegion, SplitRing, VirtioBlk, VirtioDriver, VirtioMmio, VirtioPciFunction } = untyped
-const { mmioDeviceTreeNode, mmioKernelArgument } = untyped
+const { mmioDeviceTreeNode, mmioKernelArgument, Throttle } = untyped
 
 interface Untyped {
   (...args: readonly unknown[]): unknown
@@ -409,6 +409,9 @@ describe("devices and machines", () => {
   const attach = (options: unknown) => machine().vm.attachDisk(disk() as vioblk.VirtioBacking, options as object)
   it.each<[() => unknown, string]>([
     [() => new VirtioBlk(disk(), { qeues: 2 }), 'VirtioBlk: unknown option "qeues"; did you mean "queues"?'],
+    [() => new VirtioBlk(disk(), { throttle: 5 }), "VirtioBlk: throttle must be an object, not 5"],
+    [() => new VirtioBlk(disk(), { throttle: { byte: 5 } }), 'VirtioBlk: unknown option "byte"; did you mean "bytes"?'],
+    [() => new Throttle({}, { clock: {} }), "Throttle: clock has no now; it must be a function: see the interface ThrottleClock"],
     [() => new VirtioBlk(disk(), { observer: {} }), "VirtioBlk: observer must be a function, not an object"],
     [() => new VirtioBlk(disk(), { latency: true }), 'VirtioBlk: latency must be "off", "sampled" or "all", not true'],
     [() => new VirtioBlk(disk(), { queues: "2" }), 'VirtioBlk: queues must be a number, not the string "2"'],

@@ -27,6 +27,8 @@ const MAX_HELD_BYTES = 32 << 20
 export class InFlight {
   /** Those of the present lives, in the order in which they came. */
   readonly #wanted = new Set<Outstanding>()
+  /** Those of them that wait for somebody to let them go on, and use nothing meanwhile. */
+  readonly #parked = new Set<Outstanding>()
   #calls = 0
   #oldChanges = 0
   #heldBytes = 0
@@ -49,9 +51,9 @@ export class InFlight {
     return this.#oldChanges
   }
 
-  /** Groups of requests that have not been completed, of present lives. */
+  /** Groups of requests that have not been completed, of present lives, and are not parked. */
   get count(): number {
-    return this.#wanted.size
+    return this.#wanted.size - this.#parked.size
   }
 
   /** No more requests are to be taken until some of those in flight are through. */
@@ -85,6 +87,15 @@ export class InFlight {
     this.#wanted.delete(one)
   }
 
+  /** `one`, which is not calling, waits for somebody to let it go on: it counts as idle, and is saved. */
+  park(one: Outstanding): void {
+    if (this.#wanted.has(one)) this.#parked.add(one)
+  }
+
+  unpark(one: Outstanding): void {
+    this.#parked.delete(one)
+  }
+
   /** The backing has been called for `one`, and will answer later. */
   called(one: Outstanding): void {
     this.#calls++
@@ -105,6 +116,7 @@ export class InFlight {
     const dead = [...this.#wanted].filter(({ queue, ring }) => queue.ring !== ring)
     for (const one of dead) {
       this.#wanted.delete(one)
+      this.#parked.delete(one)
       if (!one.calling) one.forgotten()
       else if (one.changesDisk) this.#oldChanges++
     }

@@ -18,6 +18,7 @@ const nothing: VirtioBacking = {
 let seen = 0
 
 const DISKS: Readonly<Record<string, VirtioBlkOptions>> = {
+  "a throttle that is never reached": { throttle: { bytes: 1e12, requests: 1e9 } },
   "latencies, sampled": { latency: "sampled" },
   "all latencies": { latency: "all" },
   "an observer": { observer: ({ bytes }) => void (seen += bytes) },

@@ -22,7 +22,8 @@ const { IN, OUT } = VIRTIO_BLK_T
 const SECTOR = SECTOR_SIZE
 const MERGE_BYTES = SLICE_BYTES
 
-const BATCH_REQUESTS = 256
+/** Requests in it at most. */
+export const BATCH_REQUESTS = 256
 /** The batch is closed once it has this many segments, so that its memory stays bounded whatever chains look like. */
 const BATCH_SEGMENTS = 8192
 /** So is it once it has as many bytes of data as a turn moves: requests of other queues wait for a batch, however small they are. */
@@ -36,6 +37,8 @@ export class Batch {
   ring: Ring | undefined
   /** Number of requests in it. */
   taken = 0
+  /** No more are taken into it. */
+  most = BATCH_REQUESTS
   /** Those before this index have been acted upon. */
   next = 0
   /** Those before this index have been completed, or are in the hands of a `Pending`. */
@@ -78,7 +81,7 @@ export class Batch {
     try {
       ring.look()
       const { table, descriptors } = ring
-      while (this.taken < BATCH_REQUESTS && segments.count < BATCH_SEGMENTS && bytes < BATCH_BYTES) {
+      while (this.taken < this.most && segments.count < BATCH_SEGMENTS && bytes < BATCH_BYTES) {
         const request = this.slot(this.taken)
         const head = ring.nextHead()
         if (head === undefined) {

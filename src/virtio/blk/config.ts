@@ -2,6 +2,8 @@
 import { checkNames, checkOptions, type Rules } from "../../options.ts"
 import type { VirtioBacking } from "../../backing/backing.ts"
 import type { ObservedRequest } from "./observation/observed-request.ts"
+import type { ThrottleLimits } from "./throttling/limits.ts"
+import type { Throttle } from "./throttling/throttle.ts"
 import { featureMask, hasBit, VIRTIO_F } from "../spec.ts"
 import { ID_SIZE, SECTOR_SIZE, VIRTIO_BLK_CONFIG, VIRTIO_BLK_F } from "./spec.ts"
 
@@ -50,6 +52,8 @@ export interface VirtioBlkOptions {
    * Linux takes them where it can. Default: none.
    */
   readonly withFeatures?: readonly RequestedFeatureName[]
+  /** What the guest may do in a second: limits for this disk, or a `Throttle` that it shares with others. Default: no limits. */
+  readonly throttle?: Throttle | ThrottleLimits
   /** Feature bits not to offer. Leaving out FLUSH says that the disk does not survive a crash, and takes CONFIG_WCE along. */
   readonly withoutFeatures?: readonly BlkFeatureName[]
 }
@@ -57,7 +61,7 @@ export interface VirtioBlkOptions {
 export const VIRTIO_BLK_RULES: Rules<VirtioBlkOptions> = {
   serial: "string?", queues: "number?", queueSize: "number?", blockSize: "number?", physicalBlockSize: "number?", optimalIoSize: "number?",
   withFeatures: "array?", withoutFeatures: "array?", readOnly: "boolean?", onError: "function?",
-  observer: "function?", latency: ["off", "sampled", "all"],
+  observer: "function?", throttle: "object?", latency: ["off", "sampled", "all"],
 }
 
 /** Most segments of a DISCARD, of a WRITE_ZEROES, and of a SECURE_ERASE request. */

@@ -14,6 +14,9 @@ import { Observation } from "./observation/observation.ts"
 import { checkVersion, parseSavedDisk, type SavedDisk } from "./saved-disk.ts"
 import { RequestServer, type ServedDisk } from "./server.ts"
 import { SECTOR_SIZE, VIRTIO_BLK_CONFIG_FIELDS, VIRTIO_BLK_CONFIG_SIZE, VIRTIO_BLK_F, VIRTIO_ID_BLOCK } from "./spec.ts"
+import { ThrottledRequests } from "./throttling/throttled-requests.ts"
+import type { ThrottleLimits } from "./throttling/limits.ts"
+import { type Throttle, throttleOf } from "./throttling/throttle.ts"
 import { type BlkStatistics, emptyStatistics } from "./statistics.ts"
 
 /** Options of `VirtioBlk.changeBacking`. */
@@ -42,6 +45,7 @@ export class VirtioBlk implements ServedDisk {
   readonly #failures: Failures
   readonly #parameters: BlkParameters
   readonly #executor: Executor
+  readonly #throttled: ThrottledRequests
   #cacheMode: CacheMode | undefined
   /** In sectors. */
   #capacity = 0
@@ -66,6 +70,7 @@ export class VirtioBlk implements ServedDisk {
     this.#failures = new Failures(options.onError)
     this.statistics = emptyStatistics({ latency: (options.latency ?? "off") !== "off" })
     this.#executor = new Executor(backing)
+    this.#throttled = new ThrottledRequests(throttleOf("VirtioBlk", options.throttle))
     this.virtio = new VirtioDevice({
       ...this.#parameters, deviceType: VIRTIO_ID_BLOCK, configSize: VIRTIO_BLK_CONFIG_SIZE, configFields: VIRTIO_BLK_CONFIG_FIELDS,
       features: this.#featuresOf(backing),
@@ -97,6 +102,20 @@ export class VirtioBlk implements ServedDisk {
   /** Why the device has set DEVICE_NEEDS_RESET, for people; undefined while it has not. */
   get brokenBy(): VirtqueueError | undefined {
     return this.virtio.brokenBy
+  }
+
+  /** What limits its requests, if anything does. */
+  get throttle(): Throttle | undefined {
+    return this.#throttled.throttle
+  }
+
+  /**
+   * Limits what the guest may do, from now on: by limits of the disk's own, or by those that it shares with other disks. Undefined ends
+   * that.
+   * @throws TypeError and RangeError for limits that cannot be
+   */
+  setThrottle(throttle: Throttle | ThrottleLimits | undefined): void {
+    this.#throttled.throttle = throttleOf("VirtioBlk.setThrottle", throttle)
   }
 
   /**
@@ -223,6 +242,10 @@ export class VirtioBlk implements ServedDisk {
     const isObserved = observer !== undefined || statistics.read.latency !== undefined
     const oneIn = latency === "sampled" ? SAMPLED : 1
     const observation = isObserved ? new Observation({ statistics, observer, oneIn, failures }) : undefined
-    return new RequestServer({ device, executor: this.#executor, completion, cacheMode, failures, statistics, observation }, this)
+    return new RequestServer(
+      { device, executor: this.#executor, completion, cacheMode, failures, statistics, observation },
+      this,
+      this.#throttled,
+    )
   }
 }

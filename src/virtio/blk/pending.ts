@@ -56,6 +56,8 @@ export class Pending implements Outstanding {
   #completed = 0
   /** The requests have been completed, or each goes on alone. */
   #isEnded = false
+  /** Set while they are parked: what is to be called when their life ends. */
+  #forget: (() => void) | undefined
 
   constructor(wiring: BlkWiring, queue: Virtqueue, ring: Ring, requests: readonly BlkRequest[], stage: Stage = "act") {
     this.#wiring = wiring
@@ -92,12 +94,30 @@ export class Pending implements Outstanding {
   forgotten(): void {
     this.#inFlight.hold(-this.#held)
     this.#held = 0
+    this.#forget?.()
+    this.#forget = undefined
+  }
+
+  /** Lets the requests wait until somebody calls `goOn`. `forget` is called in its place when their life has ended. */
+  park(forget: () => void): void {
+    this.#forget = forget
+    this.#hold()
+    this.#inFlight.park(this)
+  }
+
+  /** Ends `park`. */
+  goOn(): void {
+    const { work } = this.#wiring.device
+    this.#forget = undefined
+    this.#inFlight.unpark(this)
+    work.add(this)
+    work.soon()
   }
 
   /** Goes on with what the backing has answered. */
   run(turn: Turn): boolean {
     const { device } = this.#wiring
-    if (this.#isEnded || this.queue.ring !== this.ring) return false
+    if (this.#isEnded || this.#forget !== undefined || this.queue.ring !== this.ring) return false
     try {
       this.#refresh()
       if (!this.#proceed(turn)) return !this.calling && !this.#isEnded && this.queue.ring === this.ring

@@ -12,6 +12,7 @@ import { Batch } from "./batch.ts"
 import { type BlkWiring, Pending } from "./pending.ts"
 import { type RequestLimits, transferRefusal } from "./refusal.ts"
 import { type RangeType, readRanges } from "./ranges.ts"
+import type { ThrottledRequests } from "./throttling/throttled-requests.ts"
 import { FLUSH_WEIGHT, REQUEST_WEIGHT, spend } from "./weights.ts"
 import { type BlkRequest, isWrite, WAITING as STILL_WAITING } from "./request.ts"
 import { type BlkStatus, VIRTIO_BLK_CONFIG, VIRTIO_BLK_F, VIRTIO_BLK_S, VIRTIO_BLK_T } from "./spec.ts"
@@ -34,12 +35,14 @@ export interface ServedDisk extends RequestLimits {
 export class RequestServer implements DeviceHandler {
   readonly #wiring: BlkWiring
   readonly #disk: ServedDisk
+  readonly #throttled: ThrottledRequests
   readonly #batch = new Batch()
   readonly #refusal = (request: BlkRequest): BlkStatus => this.#refusalOf(request)
 
-  constructor(wiring: BlkWiring, disk: ServedDisk) {
+  constructor(wiring: BlkWiring, disk: ServedDisk, throttled: ThrottledRequests) {
     this.#wiring = wiring
     this.#disk = disk
+    this.#throttled = throttled
     wiring.failures.onBug = () => wiring.device.work.awaitEnd()
   }
 
@@ -94,10 +97,14 @@ export class RequestServer implements DeviceHandler {
         device.inFlight.waitForMemory(queue)
         return false
       }
+      const room = this.#throttled.room(queue)
+      if (room === 0) return false
       ring.refresh()
       const { changes } = device
+      this.#batch.most = room
       const drained = this.#batch.take(queue, ring, this.#refusal)
       if (observation !== undefined) this.#batch.isObserved = observation.arrived(this.#batch.requests, this.#batch.taken)
+      this.#throttled.hold(this.#wiring, queue, ring, this.#batch)
       budget -= this.#batch.taken
       if (!this.#proceed(queue, ring, turn)) return this.#hasMore(queue)
       const broken = this.#batch.brokenBy

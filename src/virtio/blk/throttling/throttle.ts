@@ -1,0 +1,279 @@
+/**
+ * Throttle: limits that a disk keeps, or several disks together: bytes and requests a second, of reads, of writes, or of both. Requests
+ * that are too early wait; queues take turns, and so do reads and writes. The clock is a parameter.
+ */
+import { checkMembers, checkOptions, type Rules } from "../../../options.ts"
+import { savedList, savedObject } from "../../../saved-state.ts"
+import type { Bucket } from "./bucket.ts"
+import { bucketsFor, checkLimits, LIMIT_NAMES, type LimitBuckets, type LimitName, type ThrottleLimits } from "./limits.ts"
+
+/** A clock and its alarm. */
+export interface ThrottleClock {
+  /** Milliseconds since some moment. */
+  now(): number
+  /** Calls `task` once, in `ms` milliseconds. Returns what takes that back. */
+  after(ms: number, task: () => void): () => void
+}
+
+/** Options of `Throttle`. */
+export interface ThrottleOptions {
+  /** Default: `performance.now` and `setTimeout`. */
+  readonly clock?: ThrottleClock
+}
+
+/** How full the buckets of a `Throttle` are, as JSON values: see `Throttle.saveState`. */
+export type ThrottleState = Readonly<Record<string, readonly number[]>>
+
+const THROTTLE_RULES: Rules<ThrottleOptions> = { clock: "object?" }
+const CLOCK_RULES: Rules<ThrottleClock> = { now: "function", after: "function" }
+
+export type Direction = "read" | "write"
+
+/** A request that waits for a throttle. */
+export interface ThrottledRequest {
+  readonly direction: Direction
+  readonly bytes: number
+  /** Queues take turns. */
+  readonly queue: object
+  /** Its disk is at work. Whoever changes that calls `poke`. */
+  readonly mayGo: boolean
+  /** It has waited long enough. */
+  go(): void
+}
+
+/** The reads that wait, or the writes, and the buckets that they fill. */
+interface Lane {
+  readonly requestBuckets: readonly Bucket[]
+  readonly byteBuckets: readonly Bucket[]
+  /** By queue, the oldest first; first the queue whose turn it is. */
+  readonly waiting: Map<object, Set<ThrottledRequest>>
+}
+
+/** Requests that one alarm lets go: each is work for the host's thread. */
+const MOST_AT_ONCE = 256
+
+/** Milliseconds: timers take no more than 2^31. */
+const MAX_DELAY = 3_600_000
+
+const HOST_CLOCK: ThrottleClock = {
+  now: () => performance.now(),
+  after(ms, task) {
+    const timer = setTimeout(task, ms)
+    return () => clearTimeout(timer)
+  },
+}
+
+/** Limits for one disk, or for several that share them: the option `throttle` of each. They may be changed at any time. */
+export class Throttle {
+  #limits: ThrottleLimits
+  #buckets: LimitBuckets
+  #lanes: Readonly<Record<Direction, Lane>>
+  readonly #clock: ThrottleClock
+  /** Of two lanes that may go, the one that goes next. */
+  #turn: Direction = "read"
+  #waiting = 0
+  #cancel: (() => void) | undefined
+  /** Something was left waiting because its disk is not at work. */
+  #hasPassedOver = false
+
+  /** @throws TypeError and RangeError for limits that cannot be */
+  constructor(limits: ThrottleLimits, options: ThrottleOptions = {}) {
+    checkOptions("Throttle", options, THROTTLE_RULES)
+    const { clock = HOST_CLOCK } = options
+    checkMembers("Throttle", "clock", clock, CLOCK_RULES, "ThrottleClock")
+    this.#clock = clock
+    this.#limits = limits
+    checkLimits("Throttle", limits)
+    this.#buckets = bucketsFor(limits, clock.now())
+    this.#lanes = { read: laneOf("read", this.#buckets, new Map()), write: laneOf("write", this.#buckets, new Map()) }
+  }
+
+  get limits(): ThrottleLimits {
+    return this.#limits
+  }
+
+  /** Changes the limits. What waits may go sooner or later; a limit that is still there stays as full as it is. */
+  setLimits(limits: ThrottleLimits): void {
+    checkLimits("Throttle.setLimits", limits)
+    const buckets = bucketsFor(limits, this.#clock.now())
+    continueFrom(this.#buckets, buckets, this.#clock.now())
+    this.#limits = limits
+    this.#buckets = buckets
+    const { read, write } = this.#lanes
+    this.#lanes = { read: laneOf("read", buckets, read.waiting), write: laneOf("write", buckets, write.waiting) }
+    this.#setAlarm()
+  }
+
+  /** Requests that wait, of all disks. */
+  get waiting(): number {
+    return this.#waiting
+  }
+
+  /** How full the buckets are, to be saved with a machine. What waits is saved with its disk. */
+  saveState(): ThrottleState {
+    const now = this.#clock.now()
+    return Object.fromEntries([...this.#buckets].map(([name, list]) => [name, list.map((bucket) => (bucket.wait(now), bucket.fill))]))
+  }
+
+  /** Puts the buckets back to where `saveState` found them, those that are still there. @throws Error for what is no such state */
+  restoreState(saved: unknown): void {
+    const state = savedObject(saved, "throttle")
+    const fills = new Map([...this.#buckets.keys()].map((name) => {
+      return [name, savedList(state[name] ?? [], `levels of ${name}`).map((fill) => savedFill(name, fill))]
+    }))
+    for (const [name, list] of this.#buckets) {
+      for (const [index, bucket] of list.entries()) bucket.fill = fills.get(name)?.[index] ?? 0
+    }
+    this.#setAlarm()
+  }
+
+  // --- For disks ---
+
+  /** Counts a request that may go at once. Returns false when it has to wait: then `wait` is to be called. */
+  admit(direction: Direction, bytes: number): boolean {
+    const lane = this.#lanes[direction]
+    // Nobody overtakes what waits: neither in its own lane, nor where the other one is only late.
+    if (this.#waiting > 0) {
+      if (Object.values(this.#lanes).some((each) => each.waiting.size > 0 && this.#isReady(each))) this.#letGo()
+      if (lane.waiting.size > 0) return false
+    }
+    if (!this.#isReady(lane)) return false
+    fillWith(lane, bytes)
+    return true
+  }
+
+  /** Keeps a request until it may go. */
+  wait(request: ThrottledRequest): void {
+    const { waiting } = this.#lanes[request.direction]
+    const ofQueue = waiting.get(request.queue)
+    if (ofQueue === undefined) waiting.set(request.queue, new Set([request]))
+    else ofQueue.add(request)
+    this.#waiting++
+    if (this.#cancel === undefined) this.#setAlarm()
+  }
+
+  /** A request does not wait any more. */
+  forget(request: ThrottledRequest): void {
+    const { waiting } = this.#lanes[request.direction]
+    const ofQueue = waiting.get(request.queue)
+    if (ofQueue?.delete(request) !== true) return
+    this.#waiting--
+    if (ofQueue.size === 0) waiting.delete(request.queue)
+    if (this.#waiting === 0) this.#setAlarm()
+  }
+
+  /** Requests of `queue` that wait. */
+  waitingOf(queue: object): number {
+    const { read, write } = this.#lanes
+    return this.#waiting === 0 ? 0 : (read.waiting.get(queue)?.size ?? 0) + (write.waiting.get(queue)?.size ?? 0)
+  }
+
+  /** Requests that may go before one has to wait, or somewhat fewer; infinite where only bytes are limited. */
+  get room(): number {
+    const roomOf = ({ requestBuckets }: Lane): number => Math.min(...requestBuckets.map(({ room }) => room))
+    return Math.max(roomOf(this.#lanes.read), roomOf(this.#lanes.write))
+  }
+
+  /** A disk may be at work again. */
+  poke(): void {
+    if (this.#hasPassedOver && this.#waiting > 0) this.#letGo()
+  }
+
+  // --- Inside ---
+
+  #isReady({ requestBuckets, byteBuckets }: Lane): boolean {
+    for (const bucket of requestBuckets) if (!bucket.isReady(this.#clock)) return false
+    for (const bucket of byteBuckets) if (!bucket.isReady(this.#clock)) return false
+    return true
+  }
+
+  /** Lets go what may go, reads and writes in turn. */
+  #letGo(): void {
+    this.#hasPassedOver = false
+    for (let left = MOST_AT_ONCE, failed = 0; left > 0 && failed < 2; ) {
+      const lane = this.#lanes[this.#turn]
+      this.#turn = this.#turn === "read" ? "write" : "read"
+      const next = lane.waiting.size > 0 && this.#isReady(lane) ? this.#takeNext(lane.waiting) : undefined
+      failed = next === undefined ? failed + 1 : 0
+      if (next === undefined) continue
+      left--
+      this.#waiting--
+      fillWith(lane, next.bytes)
+      next.go()
+    }
+    this.#setAlarm()
+  }
+
+  /** For the time at which the first of those that wait may go, if one does. */
+  #setAlarm(): void {
+    this.#cancel?.()
+    this.#cancel = undefined
+    const now = this.#clock.now()
+    const delays = Object.values(this.#lanes).filter(({ waiting }) => this.#hasNext(waiting)).map(({ requestBuckets, byteBuckets }) =>
+      Math.max(...[...requestBuckets, ...byteBuckets].map((bucket) => bucket.wait(now)), 0))
+    if (delays.length === 0) return
+    this.#cancel = this.#clock.after(Math.min(Math.max(Math.ceil(Math.min(...delays)), 1), MAX_DELAY), () => {
+      this.#cancel = undefined
+      this.#letGo()
+    })
+  }
+
+  /** Takes the oldest request of the first queue that may go; then it is another queue's turn. */
+  #takeNext(waiting: Map<object, Set<ThrottledRequest>>): ThrottledRequest | undefined {
+    for (const [queue, requests] of waiting) {
+      const [first] = requests
+      if (first === undefined || !this.#mayGo(first)) continue
+      requests.delete(first)
+      waiting.delete(queue)
+      if (requests.size > 0) waiting.set(queue, requests)
+      return first
+    }
+    return undefined
+  }
+
+  #hasNext(waiting: ReadonlyMap<object, ReadonlySet<ThrottledRequest>>): boolean {
+    for (const [first] of waiting.values()) if (first !== undefined && this.#mayGo(first)) return true
+    return false
+  }
+
+  #mayGo({ mayGo }: ThrottledRequest): boolean {
+    if (!mayGo) this.#hasPassedOver = true
+    return mayGo
+  }
+}
+
+/**
+ * What the option `throttle` of `who` means.
+ * @throws TypeError and RangeError for limits that cannot be
+ */
+export function throttleOf(who: string, throttle: Throttle | ThrottleLimits | undefined): Throttle | undefined {
+  if (throttle === undefined || throttle instanceof Throttle) return throttle
+  checkLimits(who, throttle)
+  return new Throttle(throttle)
+}
+
+function laneOf(direction: Direction, buckets: LimitBuckets, waiting: Map<object, Set<ThrottledRequest>>): Lane {
+  const of = (...names: readonly LimitName[]): Bucket[] => names.flatMap((name) => buckets.get(name) ?? [])
+  return { requestBuckets: of("requests", `${direction}Requests`), byteBuckets: of("bytes", `${direction}Bytes`), waiting }
+}
+
+function fillWith({ requestBuckets, byteBuckets }: Lane, bytes: number): void {
+  for (const bucket of requestBuckets) bucket.take(1)
+  for (const bucket of byteBuckets) bucket.take(bytes)
+}
+
+function continueFrom(from: LimitBuckets, to: LimitBuckets, now: number): void {
+  for (const name of LIMIT_NAMES) {
+    for (const [index, bucket] of to.get(name)?.entries() ?? []) {
+      const old = from.get(name)?.[index]
+      if (old !== undefined) bucket.continue(old, now)
+    }
+  }
+}
+
+function savedFill(name: LimitName, fill: unknown): number {
+  if (typeof fill !== "number" || !(fill >= 0) || fill === Number.POSITIVE_INFINITY) {
+    throw new Error(`saved state: a level of ${name} is ${String(fill)}, which is not a number from 0 up`)
+  }
+  return fill
+}

@@ -1,0 +1,118 @@
+/**
+ * ThrottledRequests: what a device does with requests that its throttle holds back. They are taken out of the ring up to a few of each
+ * queue, so that reads get past writes that wait, and the other way round; the rest stays in the ring. They hold no thread, a reset ends
+ * them, and they are saved with the device.
+ */
+import type { Ring } from "../../queue/ring.ts"
+import type { Virtqueue } from "../../virtqueue.ts"
+import { type Batch, BATCH_REQUESTS } from "../batch.ts"
+import { type BlkWiring, Pending } from "../pending.ts"
+import { rangesLength } from "../ranges.ts"
+import { type BlkRequest, changesDisk } from "../request.ts"
+import { VIRTIO_BLK_S, VIRTIO_BLK_T } from "../spec.ts"
+import type { Direction, Throttle, ThrottledRequest } from "./throttle.ts"
+
+const { OK } = VIRTIO_BLK_S
+const { IN, DISCARD, SECURE_ERASE, WRITE_ZEROES } = VIRTIO_BLK_T
+
+/** Requests of a queue that wait outside of its ring. */
+const LOOK_AHEAD = 32
+
+export class ThrottledRequests {
+  #throttle: Throttle | undefined
+  /** The requests of this device that wait. */
+  readonly #waiting = new Set<ThrottledRequest>()
+
+  constructor(throttle: Throttle | undefined) {
+    this.#throttle = throttle
+  }
+
+  get throttle(): Throttle | undefined {
+    return this.#throttle
+  }
+
+  /** What waits for the old throttle waits for the new one, or for none. */
+  set throttle(throttle: Throttle | undefined) {
+    const waiting = [...this.#waiting]
+    for (const one of waiting) this.#throttle?.forget(one)
+    this.#throttle = throttle
+    if (throttle === undefined) this.#letGo()
+    else for (const one of waiting) passTo(throttle, one)
+  }
+
+  /** Requests that may be taken from `queue` now. 0: the queue is served again when some of those that wait have gone. */
+  room(queue: Virtqueue): number {
+    const throttle = this.#throttle
+    if (throttle === undefined) {
+      if (this.#waiting.size > 0) this.#letGo()
+      return BATCH_REQUESTS
+    }
+    throttle.poke()
+    if (throttle.waiting > 0) return Math.max(LOOK_AHEAD - throttle.waitingOf(queue), 0)
+    return Math.min(Math.ceil(throttle.room) + LOOK_AHEAD, BATCH_REQUESTS)
+  }
+
+  /** Takes out of `batch`, which has just been filled, what has to wait. */
+  hold(wiring: BlkWiring, queue: Virtqueue, ring: Ring, batch: Batch): void {
+    const throttle = this.#throttle
+    if (throttle === undefined) return
+    for (let index = 0; index < batch.taken; index++) {
+      const request = batch.slot(index)
+      const direction = directionOf(request)
+      if (request.outcome !== OK || direction === undefined) continue
+      const bytes = bytesOf(request)
+      if (throttle.admit(direction, bytes)) continue
+      // It goes alone, and what there is to do for it has to be known.
+      batch.apart = index + 1
+      batch.groupEnd(index)
+      const pending = new Pending(wiring, queue, ring, batch.detach(index, index + 1))
+      this.#wait(wiring, pending, direction, bytes)
+    }
+    batch.apart = 0
+  }
+
+  /** There is no throttle any more. */
+  #letGo(): void {
+    for (const one of this.#waiting) if (one.mayGo) one.go()
+  }
+
+  #wait({ device }: BlkWiring, pending: Pending, direction: Direction, bytes: number): void {
+    const { queue, ring } = pending
+    const one: ThrottledRequest = {
+      direction, bytes, queue,
+      get mayGo() {
+        return queue.ring === ring && device.pauses.isOpen && device.work.open && device.inFlight.oldChanges === 0
+      },
+      go: () => {
+        this.#waiting.delete(one)
+        pending.goOn()
+        // There is room for what is still in the ring.
+        device.work.add(queue)
+      },
+    }
+    this.#waiting.add(one)
+    pending.park(() => {
+      this.#waiting.delete(one)
+      this.#throttle?.forget(one)
+    })
+    this.#throttle?.wait(one)
+  }
+}
+
+function passTo(throttle: Throttle, one: ThrottledRequest): void {
+  if (one.mayGo && throttle.admit(one.direction, one.bytes)) one.go()
+  else throttle.wait(one)
+}
+
+/** What the request counts as; undefined for one that is not throttled: it moves no data, and ends what others have begun. */
+function directionOf(request: BlkRequest): Direction | undefined {
+  if (request.type === IN) return "read"
+  return changesDisk(request) ? "write" : undefined
+}
+
+/** Bytes that a request counts for. What is discarded does not pass through the disk's data. */
+function bytesOf(request: BlkRequest): number {
+  const { type, ranges, dataLength } = request
+  if (type === DISCARD || type === SECURE_ERASE) return 0
+  return type === WRITE_ZEROES ? rangesLength(ranges) : dataLength
+}
