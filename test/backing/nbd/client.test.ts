@@ -154,6 +154,30 @@ describe("requests", () => {
   })
 })
 
+describe("a large write", () => {
+  it("goes out in pieces, between which answers are taken, and the requests behind it keep their order", async () => {
+    const { disk, server } = await openNew({ size: 4 * MiB })
+    const data = new Rng(21).bytes(2 * MiB)
+    const back = new Uint8Array(2 * MiB)
+    await Promise.all([disk.pwrite(data, 1000), disk.pread(back, 1000), disk.pwrite(data.subarray(0, 100), 3 * MiB)])
+    expect(Buffer.compare(back, data)).toBe(0)
+    expect(server.log).toEqual([`WRITE 1000+${2 * MiB}`, `READ 1000+${2 * MiB}`, `WRITE ${3 * MiB}+100`])
+  })
+
+  it("that is refused before the server has all of it fails, and the next request begins where the server looks for it", async () => {
+    const { disk, server } = await openNew({ size: 4 * MiB })
+    server.refuseEarly = ({ offset }) => (offset === 0 ? 28 : undefined)
+    const data = new Rng(22).bytes(2 * MiB)
+    const refused = disk.pwrite(new Uint8Array(2 * MiB).fill(0x25), 0)
+    const writings = [disk.pwrite(data, 2 * MiB), refused.catch(() => disk.pwrite(data.subarray(0, MiB), MiB))]
+    await expect(refused).rejects.toMatchObject({ code: "no-space" })
+    await Promise.all(writings)
+    expect(Buffer.compare(server.content.subarray(2 * MiB), data)).toBe(0)
+    expect(Buffer.compare(server.content.subarray(MiB, 2 * MiB), data.subarray(0, MiB))).toBe(0)
+    expect(server.content.subarray(0, MiB).every((byte) => byte === 0)).toBe(true)
+  })
+})
+
 describe("answers", () => {
   it.each([true, false])("cut anywhere and in any order give the right bytes, structured: %s", async (structured) => {
     const rng = new Rng(seed)

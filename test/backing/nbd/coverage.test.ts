@@ -1,6 +1,6 @@
 /** Bytes of a READ are taken once each, whatever order they come in. */
 import { expect, it } from "vitest"
-import { Coverage } from "../../../src/backing/nbd/client/coverage.ts"
+import { Coverage } from "../../../src/backing/nbd/client/connection/coverage.ts"
 import { Rng, seedFromEnvironment } from "../../support/rng.ts"
 
 const seed = seedFromEnvironment(31)

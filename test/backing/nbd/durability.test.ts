@@ -153,3 +153,15 @@ describe("connections that are lost while nobody waits", () => {
     await disk.pread(one(0), 0)
   })
 })
+
+describe("a disk that is closed while large writes are sent again", () => {
+  it("ends the write that is under way before it says goodbye", async () => {
+    const { disk, server, client } = await openNew({ size: 8 << 20 })
+    for (let index = 0; index < 4; index++) await disk.pwrite(one(index + 1, 2 << 20), index * (2 << 20))
+    server.crash()
+    await until(() => (server.connections.at(-1)?.unread ?? 0) > 100_000)
+    await client.close({ flush: false })
+    await until(() => server.connections.at(-1)?.isPolite === true)
+    expect(server.connections.at(-1)?.unread).toBe(0)
+  })
+})

@@ -41,6 +41,8 @@ export class FakeServer {
   readonly connections: FakeConnection[] = []
   /** Answers a request; tests put themselves before it. */
   answer: (request: FakeRequest, connection: FakeConnection) => void = (request, connection) => this.serve(request, connection)
+  /** The error with which a request is refused when its header has come, and its payload has not. */
+  refuseEarly: (request: transmission.Request) => number | undefined = () => undefined
   /** Answers an option: true when it has done so. */
   answerOption: (option: number, data: Uint8Array, connection: FakeConnection) => boolean = () => false
   /** New connections end with this. */
@@ -111,6 +113,8 @@ export class FakeConnection implements Wire {
   #output: Uint8Array = new Uint8Array(0)
   #phase: "flags" | "options" | "requests" = "flags"
   #pending: FakeRequest[] = []
+  /** A request that was refused early. */
+  #refused: transmission.Request | undefined
   isOver = false
   /** NBD_CMD_DISC has come. */
   isPolite = false
@@ -124,6 +128,11 @@ export class FakeConnection implements Wire {
       if (server.refusal === undefined) this.send(server.greeting)
       else this.break(server.refusal)
     })
+  }
+
+  /** Bytes of a message that has not come as a whole. */
+  get unread(): number {
+    return this.#input.length
   }
 
   write(buffers: readonly Uint8Array[]): void {
@@ -156,7 +165,7 @@ export class FakeConnection implements Wire {
     setImmediate(() => this.#deliver())
   }
 
-  sendDone(request: FakeRequest, error = 0): void {
+  sendDone(request: transmission.Request, error = 0): void {
     const isStructured = this.#isStructured && (this.#server.options.rng?.chance(0.5) ?? true)
     if (isStructured && error === 0) return this.sendChunk(request, { type: 0, isDone: true })
     if (isStructured) {
@@ -168,7 +177,7 @@ export class FakeConnection implements Wire {
   }
 
   /** An error, in the form that the request may have. */
-  sendError(request: FakeRequest, error: number): void {
+  sendError(request: transmission.Request, error: number): void {
     if (!this.#isStructured) return this.sendDone(request, error)
     this.sendChunk(request, { type: 0x8001, isDone: true, payload: transmission.encodeErrorChunk({ error, message: "no" }) })
   }
@@ -289,9 +298,15 @@ export class FakeConnection implements Wire {
     if (this.#input.length < NBD_SIZE.request) return
     const request = transmission.readRequest(viewOf(this.#input), 0)
     const length = request.type === NBD_CMD.WRITE ? request.length : 0
+    const error = this.#refused === undefined ? this.#server.refuseEarly(request) : undefined
+    if (error !== undefined) {
+      this.#refused = request
+      this.sendError(request, error)
+    }
     if (this.#input.length < NBD_SIZE.request + length) return
     this.#take(NBD_SIZE.request)
     const whole = { ...request, payload: this.#take(length) }
+    if (this.#refused !== undefined) return void (this.#refused = undefined)
     this.#server.requests.push(whole)
     if (request.type === NBD_CMD.DISC) {
       this.isPolite = true

@@ -2,29 +2,10 @@
  * A command of the transmission phase, from the moment somebody asks for it until it is settled; it outlives the connections it is sent on.
  */
 import type { BackingError } from "../../backing.ts"
-import { NBD_CMD, NBD_SIZE } from "../protocol.ts"
+import { NBD_CMD } from "../protocol.ts"
 import type { ErrorChunk, StatusExtent } from "../transmission-messages.ts"
-import { Coverage } from "./coverage.ts"
-
-/**
- * Small writes share arrays: thousands of them are kept until a flush, and an ArrayBuffer for each costs the garbage collector more than
- * the rest of the request costs us (half of the CPU time of 4 KiB writes). An array is freed when all that is in it has been flushed.
- */
-const SLAB_BYTES = 256 * 1024
-const LARGEST_SHARED = 32 * 1024
-
-let slab = new Uint8Array(0)
-let slabUsed = 0
-
-function allocate(length: number): Uint8Array {
-  if (length > LARGEST_SHARED) return new Uint8Array(length)
-  if (slabUsed + length > slab.length) {
-    slab = new Uint8Array(SLAB_BYTES)
-    slabUsed = 0
-  }
-  slabUsed += length
-  return slab.subarray(slabUsed - length, slabUsed)
-}
+import { Coverage } from "./connection/coverage.ts"
+import type { WriteBuffer } from "./write-buffers.ts"
 
 /** What a command asks for. */
 export interface CommandFields {
@@ -46,8 +27,8 @@ export class Command {
   readonly length: number
   readonly buffer: Uint8Array | undefined
   readonly promise: Promise<void>
-  /** WRITE: room for the header, and the payload behind it: what goes over the wire, now and after a reconnection. Made by `prepare`. */
-  wire: Uint8Array | undefined
+  /** WRITE: what goes over the wire, now and after a reconnection. `Unflushed` makes it, and takes it back. */
+  wire: WriteBuffer | undefined
   /** READ: what has come in structured replies since the command was last sent. */
   coverage: Coverage | undefined
   /** What the server answered, so far. */
@@ -91,9 +72,6 @@ export class Command {
     this.error = undefined
     this.extents = undefined
     if (this.type === NBD_CMD.READ) this.coverage = new Coverage(this.length)
-    if (this.type !== NBD_CMD.WRITE || this.buffer === undefined || this.wire !== undefined) return
-    this.wire = allocate(NBD_SIZE.request + this.buffer.length)
-    this.wire.set(this.buffer, NBD_SIZE.request)
   }
 
   /** Whoever waits for it goes on. A second call does nothing. */

@@ -1,7 +1,7 @@
 /** Opening connections: dialling, the handshake and its time limit, and as many connections as both sides want. */
 import { BackingError, type BackingErrorCode } from "../../backing.ts"
 import { NBD_FLAG_T, NbdProtocolError } from "../protocol.ts"
-import { Connection, type ConnectionOwner } from "./connection.ts"
+import { Connection, type ConnectionOwner } from "./connection/connection.ts"
 import { type Negotiated, shakeHands } from "./handshake.ts"
 import { ConnectionEnded, HandshakeStream } from "./handshake-stream.ts"
 import type { NbdSettings } from "./options.ts"

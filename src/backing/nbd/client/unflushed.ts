@@ -3,7 +3,9 @@
  * reconnection they are sent again, in the order in which they were first sent, before anything else: a server that crashed may have lost
  * what it acknowledged, and the client cannot tell a crash from a cut cable. Nothing that a flush has covered is sent again.
  */
+import { NBD_CMD } from "../protocol.ts"
 import type { Command } from "./command.ts"
+import { WriteBuffers } from "./write-buffers.ts"
 
 /** What an entry costs beside its bytes. */
 const ENTRY_BYTES = 256
@@ -13,6 +15,7 @@ export class Unflushed {
   /** Whether answered writes are kept. */
   readonly #isKeeping: boolean
   readonly #commands = new Set<Command>()
+  readonly #buffers = new WriteBuffers()
   /** Answers to writes, counted. */
   #answers = 0
   /** The number of the last answer that a flush has covered. */
@@ -44,8 +47,10 @@ export class Unflushed {
     return this.#answers
   }
 
+  /** A change is about to be sent, for the first time or again. */
   sent(command: Command): void {
     this.#commands.add(command)
+    if (command.type === NBD_CMD.WRITE && command.buffer !== undefined) command.wire ??= this.#buffers.take(command.buffer)
   }
 
   /** The server has answered a write. `keep` is false where nothing could be lost: it failed, or the range holds anything after a TRIM. */
@@ -53,7 +58,7 @@ export class Unflushed {
     if (command.answer !== 0) return
     command.answer = ++this.#answers
     if (keep && this.#isKeeping) this.#bytes += costOf(command)
-    else this.#forget(command)
+    else this.#forget(command, { isRead: command.error === undefined })
   }
 
   /** The server has flushed what it had answered up to answer number `answer`. */
@@ -62,14 +67,15 @@ export class Unflushed {
     for (const command of this.#commands) {
       if (command.answer === 0 || command.answer > answer) continue
       this.#bytes -= costOf(command)
-      this.#forget(command)
+      this.#forget(command, { isRead: true })
     }
+    this.#buffers.trim()
   }
 
   /** Nobody waits for the answers any more. Returns those writes. */
   dropUnanswered(): readonly Command[] {
     const dropped = [...this.#commands].filter(({ answer }) => answer === 0)
-    for (const command of dropped) this.#forget(command)
+    for (const command of dropped) this.#forget(command, { isRead: false })
     return dropped
   }
 
@@ -78,12 +84,14 @@ export class Unflushed {
     return [...this.#commands]
   }
 
-  #forget(command: Command): void {
+  /** `isRead`: the server has read all of it. It may refuse a write before it has, and then the socket still sends from the buffer. */
+  #forget(command: Command, { isRead }: { readonly isRead: boolean }): void {
     this.#commands.delete(command)
+    if (isRead && command.wire !== undefined) this.#buffers.give(command.wire)
     command.wire = undefined
   }
 }
 
-function costOf(command: Command): number {
-  return command.payload + ENTRY_BYTES
+function costOf({ wire }: Command): number {
+  return (wire?.size ?? 0) + ENTRY_BYTES
 }

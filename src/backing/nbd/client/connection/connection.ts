@@ -1,10 +1,14 @@
 /** One connection in the transmission phase: commands in flight by their cookie, requests gathered into one write, answers taken apart. */
-import { NBD_CMD, NBD_SIZE, NbdProtocolError } from "../protocol.ts"
-import { writeRequest } from "../transmission-messages.ts"
-import { viewOf } from "../words.ts"
-import type { Command } from "./command.ts"
+import { NBD_CMD, NBD_SIZE, NbdProtocolError } from "../../protocol.ts"
+import { writeRequest } from "../../transmission-messages.ts"
+import { viewOf } from "../../words.ts"
+import type { Command } from "../command.ts"
+import { Outbox } from "./outbox.ts"
 import { type ReplyContext, ReplyParser, type ReplySink } from "./reply-parser.ts"
-import type { Wire, WireReader } from "./wire.ts"
+import type { Wire, WireReader } from "../wire.ts"
+
+/** Bytes that are written in one turn of the event loop: what the host has not taken by then lies here, and reads wait. */
+const WRITTEN_AT_ONCE = 128 * 1024
 
 /** Who hears of what happens on a connection. */
 export interface ConnectionOwner {
@@ -26,8 +30,8 @@ export class Connection implements WireReader, ReplySink {
   /** Counts the uses of each slot: the high half of its cookie, so that a late answer to an earlier command is noticed. */
   readonly #uses: Uint32Array
   readonly #free: number[]
-  /** Slots whose commands wait to be written, in order. */
-  #outbox: number[] = []
+  /** Commands that wait to be written. They get their slots when they are. */
+  readonly #outbox = new Outbox()
   #isOver = false
   /** Bytes of payload in flight. */
   payload = 0
@@ -44,7 +48,7 @@ export class Connection implements WireReader, ReplySink {
 
   /** Commands in flight. */
   get inFlight(): number {
-    return this.#slots.length - this.#free.length
+    return this.#slots.length - this.#free.length + this.#outbox.waiting.length
   }
 
   get isOver(): boolean {
@@ -52,23 +56,20 @@ export class Connection implements WireReader, ReplySink {
   }
 
   get isFull(): boolean {
-    return this.#free.length === 0
+    return this.inFlight >= this.#slots.length
   }
 
   /** The commands in flight, in no order. */
   *commands(): Generator<Command> {
     for (const command of this.#slots) if (command !== undefined) yield command
+    yield* this.#outbox.waiting
   }
 
   /** Sends a command, with others of the same turn of the event loop. There must be room. */
   send(command: Command): void {
-    const slot = this.#free.pop()
-    if (slot === undefined) throw new Error("the connection has no room for a command")
     command.prepare()
-    this.#slots[slot] = command
-    this.#uses[slot] = (this.#uses[slot] ?? 0) + 1
     this.payload += command.payload
-    this.#outbox.push(slot)
+    this.#outbox.add(command)
     // After the promises of this turn: whoever waited for the answers that have just come sends the next requests with these.
     if (this.#outbox.length === 1) process.nextTick(this.#write)
   }
@@ -76,6 +77,8 @@ export class Connection implements WireReader, ReplySink {
   /** Says goodbye: NBD_CMD_DISC, and the end of the stream. */
   disconnect(): void {
     if (this.#isOver) return
+    // What is sent again after a reconnection may still wait, though nobody waits for it: a write must not be cut in the middle.
+    if (this.#outbox.length > 0) this.#wire.write(this.#outbox.take(Number.POSITIVE_INFINITY, this.#begin))
     this.#isOver = true
     const header = new Uint8Array(NBD_SIZE.request)
     const nothing = { type: NBD_CMD.DISC, flags: 0, cookieHigh: 0, cookieLow: 0, offset: 0, length: 0 }
@@ -119,48 +122,25 @@ export class Connection implements WireReader, ReplySink {
   }
 
   completed(cookieLow: number, command: Command): void {
+    // A server may refuse a write before it has all of it: it reads the rest all the same.
+    if (this.#outbox.isInside(command)) this.#wire.write(this.#outbox.take(Number.POSITIVE_INFINITY, this.#begin))
     this.#slots[cookieLow] = undefined
     this.#free.push(cookieLow)
     this.payload -= command.payload
     this.#owner.answered(command)
   }
 
-  /** Headers of commands without payload that follow each other go into one buffer; a WRITE has its own, with its payload behind it. */
   readonly #write = (): void => {
-    const outbox = this.#outbox
-    this.#outbox = []
-    if (this.#isOver) return
-    const buffers: Uint8Array[] = []
-    let headers = new Uint8Array(0)
-    let used = 0
-    for (const [index, slot] of outbox.entries()) {
-      const command = this.#slots[slot]
-      if (command === undefined) continue
-      let bytes = command.wire
-      if (bytes === undefined) {
-        if (used === headers.length) {
-          headers = new Uint8Array(NBD_SIZE.request * this.#headersFrom(outbox, index))
-          buffers.push(headers)
-          used = 0
-        }
-        bytes = headers.subarray(used, used + NBD_SIZE.request)
-        used += NBD_SIZE.request
-      } else {
-        buffers.push(bytes)
-      }
-      this.#storeHeader(bytes, slot, command)
-    }
-    if (buffers.length > 0) this.#wire.write(buffers)
+    if (this.#isOver || this.#outbox.length === 0) return
+    this.#wire.write(this.#outbox.take(WRITTEN_AT_ONCE, this.#begin))
+    if (this.#outbox.length > 0) setImmediate(this.#write)
   }
 
-  /** How many commands from `index` on have no payload. */
-  #headersFrom(outbox: readonly number[], index: number): number {
-    let end = index
-    while (end < outbox.length && this.#slots[outbox[end] ?? -1]?.wire === undefined) end++
-    return end - index
-  }
-
-  #storeHeader(bytes: Uint8Array, slot: number, command: Command): void {
+  readonly #begin = (command: Command, bytes: Uint8Array): void => {
+    const slot = this.#free.pop()
+    if (slot === undefined) throw new Error("the connection has no room for a command")
+    this.#slots[slot] = command
+    this.#uses[slot] = (this.#uses[slot] ?? 0) + 1
     const { type, flags, offset, length } = command
     writeRequest(viewOf(bytes), 0, { type, flags, cookieHigh: this.#uses[slot] ?? 0, cookieLow: slot, offset, length })
   }

@@ -4,11 +4,11 @@
  */
 import {
   NBD_CMD, NBD_LIMIT, NBD_REPLY_FLAG, NBD_REPLY_TYPE, NBD_SIMPLE_REPLY_MAGIC, NBD_SIZE, NBD_STRUCTURED_REPLY_MAGIC,
-} from "../protocol.ts"
-import { isErrorChunk, NbdProtocolError } from "../protocol.ts"
-import { decodeBlockStatus, decodeErrorChunk } from "../transmission-messages.ts"
-import { getU64, viewOf } from "../words.ts"
-import type { Command } from "./command.ts"
+} from "../../protocol.ts"
+import { isErrorChunk, NbdProtocolError } from "../../protocol.ts"
+import { decodeBlockStatus, decodeErrorChunk } from "../../transmission-messages.ts"
+import { getU64, viewOf } from "../../words.ts"
+import type { Command } from "../command.ts"
 
 /** The connection that the messages came over. */
 export interface ReplySink {
@@ -40,6 +40,8 @@ export class ReplyParser {
   readonly #sink: ReplySink
   readonly #context: ReplyContext
   readonly #input = new Uint8Array(READ_BYTES)
+  /** The front of `#input`, as long as one header. */
+  readonly #headerInput = this.#input.subarray(0, LONGEST_HEADER)
   readonly #header = new Uint8Array(LONGEST_HEADER)
   readonly #headerView = viewOf(this.#header)
   #inputView = viewOf(this.#input)
@@ -56,6 +58,8 @@ export class ReplyParser {
   #end = 0
   /** The payload is the command's own data. */
   #isData = false
+  /** The last message was long data: the next may be too, so its header is read alone, and its data in place from the first byte on. */
+  #isAfterLarge = false
 
   constructor(context: ReplyContext, sink: ReplySink) {
     this.#context = context
@@ -64,8 +68,8 @@ export class ReplyParser {
 
   /** Where the next bytes from the socket should go. */
   target(): Uint8Array {
-    const isWorthIt = this.#isData && this.#end - this.#at >= IN_PLACE
-    return isWorthIt ? this.#destination.subarray(this.#at, this.#end) : this.#input
+    if (this.#isData) return this.#end - this.#at >= IN_PLACE ? this.#destination.subarray(this.#at, this.#end) : this.#input
+    return this.#isAfterLarge && this.#command === undefined && this.#have === 0 ? this.#headerInput : this.#input
   }
 
   /**
@@ -79,7 +83,8 @@ export class ReplyParser {
       if (this.#at === this.#end) this.#payloadEnded()
       return
     }
-    if (bytes.buffer !== this.#inputView.buffer || bytes.byteOffset !== this.#inputView.byteOffset) this.#inputView = viewOf(bytes)
+    const view = this.#inputView
+    if (bytes.buffer !== view.buffer || bytes.byteOffset !== view.byteOffset || length > view.byteLength) this.#inputView = viewOf(bytes)
     let at = 0
     while (at < length) at = this.#command === undefined ? this.#takeHeader(bytes, at, length) : this.#takePayload(bytes, at, length)
   }
@@ -115,6 +120,7 @@ export class ReplyParser {
 
   /** A message begins at `at`. Returns the bytes of its fixed part. */
   #message(view: DataView, at: number): number {
+    this.#isAfterLarge = false
     const magic = view.getUint32(at)
     const isChunk = magic === NBD_STRUCTURED_REPLY_MAGIC && this.#context.structured
     if (!isChunk && magic !== NBD_SIMPLE_REPLY_MAGIC) throw new NbdProtocolError(`a reply begins with 0x${magic.toString(16)}`)
@@ -177,6 +183,7 @@ export class ReplyParser {
     this.#at = start
     this.#end = start + length
     this.#isData = true
+    this.#isAfterLarge = length >= IN_PLACE
   }
 
   #payloadFollows(command: Command, length: number, most: number): void {
