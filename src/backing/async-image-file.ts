@@ -17,14 +17,17 @@ export interface AsyncImageFile {
   readonly readOnly: boolean
   /** Left out: "none". */
   readonly lock?: ImageLock
-  /** Bytes that one read should ask for at least, where it can use them. Default 64 KiB. */
+  /** Bytes that one read should ask for at least, where they are likely to be of use. Default 64 KiB. */
   readonly preferredRead?: number
   /** Size of the file. The first call reaches for the file, so this is where one that is not there fails. */
   size(): Promise<number>
   /**
    * Fills `buffer` from `offset`. Resolves to the bytes read: fewer than `buffer.length` only where the file ends. `buffer` is borrowed
-   * until the promise settles. */
+   * until the promise settles.
+   */
   read(buffer: Uint8Array, offset: number): Promise<number>
+  /** `read` into several non-empty buffers, one after the other. Left out: `read` fills one buffer, which is then copied. */
+  readScattered?(buffers: readonly Uint8Array[], offset: number): Promise<number>
   /** Stores `buffer` whole, growing the file when it must. `buffer` is borrowed until the promise settles. */
   write?(buffer: Uint8Array, offset: number): Promise<void>
   /** Sets the size: cuts off, or grows by a hole that reads as zeroes. */

@@ -37,6 +37,32 @@ export class BufferCursor {
   }
 }
 
+/** Fills a list of buffers with pieces that come one after the other, whose borders are not those of the buffers. */
+export class BufferFiller {
+  readonly #buffers: readonly Uint8Array[]
+  #index = 0
+  #within = 0
+
+  constructor(buffers: readonly Uint8Array[]) {
+    this.#buffers = buffers
+  }
+
+  /** Copies all of `piece` to where the last one ended. @throws RangeError when it does not fit */
+  fill(piece: Uint8Array): void {
+    for (let done = 0; done < piece.length; ) {
+      const buffer = this.#buffers[this.#index]
+      if (buffer === undefined) throw new RangeError(`${piece.length - done} bytes do not fit into the buffers`)
+      const count = Math.min(piece.length - done, buffer.length - this.#within)
+      buffer.set(count === piece.length ? piece : piece.subarray(done, done + count), this.#within)
+      done += count
+      this.#within += count
+      if (this.#within < buffer.length) return
+      this.#index++
+      this.#within = 0
+    }
+  }
+}
+
 /** Fills all of `buffers` with zeroes. */
 export function fillZero(buffers: readonly Uint8Array[]): void {
   for (const buffer of buffers) buffer.fill(0)

@@ -54,9 +54,9 @@ const OPEN_DISK_RULES: Rules<OpenDiskOptions> = {
 }
 
 const ASYNC_FILE_RULES: Rules<AsyncImageFile> = {
-  path: "string", readOnly: "boolean", lock: "any?", preferredRead: "number?", size: "function", read: "function", write: "function?",
-  truncate: "function?", sync: "function?", punchHole: "function?", zeroRange: "function?", disk: "function?", version: "function?",
-  close: "function",
+  path: "string", readOnly: "boolean", lock: "any?", preferredRead: "number?", size: "function", read: "function",
+  readScattered: "function?", write: "function?", truncate: "function?", sync: "function?", punchHole: "function?", zeroRange: "function?",
+  disk: "function?", version: "function?", close: "function",
 }
 
 /**

@@ -11,16 +11,20 @@ export interface Page {
   used: boolean
   /** The first page that was read ahead: whoever comes here has the next ones read. */
   isMarker: boolean
+  /** It came along with pages that somebody asked for, and nobody has asked for it yet. */
+  isCompanion: boolean
   /** Place in the clock's list. */
   slot: number
 }
 
-/** Buffers of dropped pages that are kept for the next ones. */
-const MOST_SPARE = 32
+/** Bytes of dropped pages that are kept for the next ones, as many as one long read brings, and their share of the cache. */
+const MOST_SPARE = 4 << 20
+const SHARE_SPARE = 1 / 8
 
 export class PageCache {
   readonly pageSize: number
   readonly #capacity: number
+  readonly #mostSpare: number
   readonly #pages = new Map<number, Page>()
   readonly #clock: Page[] = []
   #hand = 0
@@ -32,6 +36,7 @@ export class PageCache {
   constructor(options: { readonly pageSize: number; readonly capacity: number }) {
     this.pageSize = options.pageSize
     this.#capacity = options.capacity
+    this.#mostSpare = Math.ceil(Math.min(options.capacity * SHARE_SPARE, MOST_SPARE / options.pageSize))
   }
 
   /** Bytes of memory that pages take up. */
@@ -58,13 +63,13 @@ export class PageCache {
 
   /** Takes a buffer from `takeBuffer` back. */
   giveBuffer(bytes: Uint8Array): void {
-    if (this.#spare.length < MOST_SPARE) this.#spare.push(bytes)
+    if (this.#spare.length < this.#mostSpare) this.#spare.push(bytes)
   }
 
   /** Adds a page that is not here; others make room. `bytes` belongs to the page from then on. */
   add(index: number, bytes: Uint8Array): Page {
     while (this.#pages.size >= this.#capacity && this.#evict()) continue
-    const page: Page = { index, bytes, used: true, isMarker: false, slot: this.#clock.length }
+    const page: Page = { index, bytes, used: true, isMarker: false, isCompanion: false, slot: this.#clock.length }
     this.#pages.set(index, page)
     this.#clock.push(page)
     return page

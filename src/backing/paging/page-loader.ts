@@ -5,8 +5,9 @@
  */
 import type { AsyncImageFile } from "../async-image-file.ts"
 import { BackingError } from "../backing.ts"
+import { fillZeroFrom, scatter } from "../buffers.ts"
 import { applyChange, type Change, memoryOf, overlaps } from "./change.ts"
-import type { PageCache } from "./page-cache.ts"
+import type { Page, PageCache } from "./page-cache.ts"
 import { sourceError } from "./source-error.ts"
 import type { WriteLog } from "./write-log.ts"
 
@@ -14,6 +15,8 @@ import type { WriteLog } from "./write-log.ts"
 interface Load {
   readonly first: number
   readonly end: number
+  /** Those from here on were to come along: nobody has asked for them. */
+  companions: number
   /** Bytes to ask for. */
   readonly length: number
   /** The changes to do to the answer, oldest first. */
@@ -43,7 +46,7 @@ const PARALLEL = 8
 const MOST_READ = 4 << 20
 /** Reads that may wait for their turn before nothing more is read ahead: what somebody waits for goes first, always. */
 const MOST_WAITING = 16
-/** Buffers that are kept for the next reads. */
+/** Joint buffers that are kept for the next reads. */
 const MOST_SPARE = 4
 
 export class PageLoader {
@@ -56,12 +59,12 @@ export class PageLoader {
   readonly #loads = new Map<number, Load>()
   /** Loads whose read has not begun. */
   readonly #queue: Load[] = []
-  /** Buffers for reads of several pages: a fresh one costs as much as the copy. */
+  /** Joint buffers, for sources that cannot fill several: a fresh one costs as much as the copy. */
   readonly #spare: Uint8Array[] = []
   #reading = 0
   #isClosed = false
   /** Called with each page that arrives. */
-  onPage: (index: number) => void = () => undefined
+  onPage: (page: Page) => void = () => undefined
 
   constructor(options: PageLoaderOptions) {
     this.#source = options.source
@@ -76,7 +79,7 @@ export class PageLoader {
    * need not be asked for: the source has nothing from there on. @throws BackingError
    */
   async load(first: number, last: number, { stop, end }: { readonly stop: number; readonly end: number }): Promise<void> {
-    const loads = [...this.#begin(first, stop, end)].filter((load) => load.first <= last)
+    const loads = [...this.#begin(first, stop, end, last + 1)].filter((load) => load.first <= last)
     try {
       await this.#await(loads)
     } catch (error) {
@@ -130,8 +133,8 @@ export class PageLoader {
     for (const load of this.#queue.splice(0)) this.#end(load, this.#closed())
   }
 
-  /** The loads that bring the pages: new ones for those that are missing and not on their way. */
-  #begin(first: number, last: number, end: number): Set<Load> {
+  /** The loads that bring the pages: new ones for those that are missing and not on their way. From `companions` on they come along. */
+  #begin(first: number, last: number, end: number, companions = Number.POSITIVE_INFINITY): Set<Load> {
     const loads = new Set<Load>()
     const { pageSize } = this.#cache
     for (let index = first; index <= last && index * pageSize < end; index++) {
@@ -142,7 +145,9 @@ export class PageLoader {
       while (
         stop <= last && stop - index < this.#mostPages && stop * pageSize < end && !this.#loads.has(stop) && !this.#cache.has(stop)
       ) stop++
-      loads.add(this.#queueLoad(index, stop, Math.min(stop * pageSize, end) - index * pageSize))
+      const load = this.#queueLoad(index, stop, Math.min(stop * pageSize, end) - index * pageSize)
+      load.companions = companions
+      loads.add(load)
       index = stop - 1
     }
     return loads
@@ -158,7 +163,7 @@ export class PageLoader {
     // Nobody may wait for it.
     promise.catch(() => undefined)
     const storedSize = this.#log?.storedSize ?? this.#size
-    const load: Load = { first, end, length, changes: [], held: 0, storedSize, isUrgent: false, promise, settle }
+    const load: Load = { first, end, companions: end, length, changes: [], held: 0, storedSize, isUrgent: false, promise, settle }
     for (const change of changes) this.#keep(load, change)
     for (let index = first; index < end; index++) this.#loads.set(index, load)
     this.#queue.push(load)
@@ -176,26 +181,45 @@ export class PageLoader {
   }
 
   async #read(load: Load): Promise<void> {
-    const { pageSize } = this.#cache
-    const isOne = load.end - load.first === 1
-    const bytes = isOne ? this.#cache.takeBuffer() : (this.#spare.pop() ?? new Uint8Array(this.#mostPages * pageSize))
-    const offset = load.first * pageSize
+    const offset = load.first * this.#cache.pageSize
     let failure: BackingError | undefined
+    let pages: readonly Uint8Array[] = []
     try {
-      const count = await this.#source.read(bytes.subarray(0, load.length), offset)
-      failure = this.#isClosed ? this.#closed() : this.#shortfall(load, count)
-      if (failure === undefined) bytes.fill(0, count, (load.end - load.first) * pageSize)
+      const answer = await this.#fetch(load, offset)
+      pages = answer.pages
+      failure = this.#isClosed ? this.#closed() : this.#shortfall(load, answer.count)
+      if (failure === undefined) fillZeroFrom(pages, answer.count)
     } catch (error) {
+      // The source may still be at work on the pages: they are not used again.
       failure = sourceError(error, `read ${load.length} bytes`, this.#source.path, offset)
     }
     this.#reading--
-    if (failure === undefined) {
-      this.#arrived(load, bytes)
-      // After a failure the source may still be at work on it.
-      if (!isOne && this.#spare.length < MOST_SPARE) this.#spare.push(bytes)
-    }
+    if (failure === undefined) this.#arrived(load, pages)
     this.#end(load, failure)
     this.#pump()
+  }
+
+  /** Resolves to the load's pages, and to how many bytes the source says it has read. */
+  async #fetch({ first, end, length }: Load, offset: number): Promise<{ readonly pages: readonly Uint8Array[]; readonly count: number }> {
+    const source = this.#source
+    if (end - first === 1) {
+      const page = this.#cache.takeBuffer()
+      return { pages: [page], count: await source.read(page.subarray(0, length), offset) }
+    }
+    if (source.readScattered !== undefined) {
+      const pages = this.#takePages(end - first)
+      return { pages, count: await source.readScattered(cut(pages, length), offset) }
+    }
+    const joint = this.#spare.pop() ?? new Uint8Array(this.#mostPages * this.#cache.pageSize)
+    const count = await source.read(joint.subarray(0, length), offset)
+    const pages = this.#takePages(end - first)
+    scatter(joint, 0, pages)
+    if (this.#spare.length < MOST_SPARE && !this.#isClosed) this.#spare.push(joint)
+    return { pages, count }
+  }
+
+  #takePages(count: number): Uint8Array[] {
+    return Array.from({ length: count }, () => this.#cache.takeBuffer())
   }
 
   #end(load: Load, failure?: BackingError): void {
@@ -217,25 +241,33 @@ export class PageLoader {
     return new BackingError("io", message, { path, offset: offset + count })
   }
 
-  #arrived(load: Load, bytes: Uint8Array): void {
+  #arrived(load: Load, pages: readonly Uint8Array[]): void {
     const { pageSize } = this.#cache
-    const content = bytes.subarray(0, (load.end - load.first) * pageSize)
-    for (const change of load.changes) applyChange(change, content, load.first * pageSize)
-    const isOne = load.end - load.first === 1
-    for (let index = load.first; index < load.end; index++) {
+    for (const [at, bytes] of pages.entries()) {
+      const index = load.first + at
       // A page that a write has filled meanwhile is newer.
       if (this.#cache.has(index)) {
-        if (isOne) this.#cache.giveBuffer(bytes)
+        this.#cache.giveBuffer(bytes)
         continue
       }
-      const page = isOne ? bytes : this.#cache.takeBuffer()
-      if (!isOne) page.set(bytes.subarray((index - load.first) * pageSize, (index - load.first + 1) * pageSize))
-      this.#cache.add(index, page)
-      this.onPage(index)
+      for (const change of load.changes) applyChange(change, bytes, index * pageSize)
+      const page = this.#cache.add(index, bytes)
+      page.isCompanion = index >= load.companions
+      this.onPage(page)
     }
   }
 
   #closed(): BackingError {
     return new BackingError("closed", "the file is closed", { path: this.#source.path })
   }
+}
+
+/** `pages` up to byte `length` of their run, which is inside the last one. */
+function cut(pages: readonly Uint8Array[], length: number): Uint8Array[] {
+  let left = length
+  return pages.map((page) => {
+    const part = left < page.length ? page.subarray(0, left) : page
+    left -= page.length
+    return part
+  })
 }

@@ -11,10 +11,10 @@ import { BackingError, type DiskVersion, totalLength } from "../backing.ts"
 import { joined } from "../buffers.ts"
 import type { ImageFile, ImageLock } from "../image-file.ts"
 import { type Change, endOf } from "./change.ts"
-import { type Page, PageCache } from "./page-cache.ts"
+import { Demand } from "./demand.ts"
+import { PageCache } from "./page-cache.ts"
 import { changePages } from "./page-changes.ts"
 import { PageLoader } from "./page-loader.ts"
-import { ReadAhead } from "./read-ahead.ts"
 import { examineSource } from "./examine-source.ts"
 import { sourceError } from "./source-error.ts"
 import { WriteLog } from "./write-log.ts"
@@ -25,18 +25,15 @@ export interface PagedFileOptions {
   readonly readOnly?: boolean
   /** Bytes of memory for pages. Default 32 MiB; one page at least. What operations under way need is kept beyond that. */
   readonly cacheSize?: number
-  /** Bytes of one page. Default 64 KiB. */
+  /** Bytes of one page. Default 16 KiB. */
   readonly pageSize?: number
   /** Bytes of memory for changes that the source has not answered: beyond that `room` makes writers wait. Default 16 MiB. */
   readonly logSize?: number
 }
 
-const PAGE_SIZE = 1 << 16
+const PAGE_SIZE = 1 << 14
 const CACHE_SIZE = 32 << 20
 const LOG_SIZE = 16 << 20
-/** Bytes that are read ahead at most, and the share of the cache. */
-const MOST_AHEAD = 4 << 20
-const SHARE_AHEAD = 1 / 4
 
 interface Opened {
   readonly source: AsyncImageFile
@@ -55,9 +52,8 @@ export class PagedFile implements ImageFile {
   readonly #pageSize: number
   readonly #cache: PageCache
   readonly #loader: PageLoader
-  readonly #readAhead: ReadAhead
+  readonly #demand: Demand
   readonly #log: WriteLog | undefined
-  readonly #preferredPages: number
   #size: number
   /** The source has nothing from this byte on, whatever it has answered so far: there is nothing to load there. */
   #end: number
@@ -79,13 +75,10 @@ export class PagedFile implements ImageFile {
     this.#size = size
     this.#end = size
     this.#pageSize = pageSize
-    const capacity = Math.max(1, Math.floor(cacheSize / pageSize))
-    this.#cache = new PageCache({ pageSize, capacity })
+    this.#cache = new PageCache({ pageSize, capacity: Math.max(1, Math.floor(cacheSize / pageSize)) })
     this.#log = this.readOnly ? undefined : new WriteLog({ source, size, mostBytes: logSize })
     this.#loader = new PageLoader({ source, cache: this.#cache, log: this.#log, size })
-    this.#readAhead = new ReadAhead(Math.floor(Math.min(MOST_AHEAD, cacheSize * SHARE_AHEAD) / pageSize))
-    this.#loader.onPage = (index) => this.#markIfNeeded(index)
-    this.#preferredPages = Math.min(Math.ceil((source.preferredRead ?? PAGE_SIZE) / pageSize), Math.ceil(capacity * SHARE_AHEAD))
+    this.#demand = new Demand({ cache: this.#cache, loader: this.#loader, preferredRead: source.preferredRead })
     if (this.readOnly) return
     if (source.punchHole !== undefined) this.punchHole = (offset, length) => this.#zero(offset, length, { frees: true })
     if (source.zeroRange !== undefined) this.zeroRange = (offset, length) => this.#zero(offset, length, { frees: false })
@@ -233,7 +226,7 @@ export class PagedFile implements ImageFile {
       const page = this.#cache.get(index)
       if (page !== undefined) {
         page.used = true
-        if (page.isMarker) this.#reachedMarker(page)
+        if (page.isMarker || page.isCompanion) this.#demand.reached(page, this.#end)
         buffer.set(new Uint8Array(page.bytes.buffer, within, part), start + done)
       } else if (index * pageSize < this.#end) throw this.#missing(index, Math.floor((end - 1) / pageSize))
       else buffer.fill(0, start + done, start + done + part)
@@ -247,34 +240,12 @@ export class PagedFile implements ImageFile {
       this.#checkOpen()
       if (!isPinned) this.#cache.pin(first, last)
       isPinned = true
-      await this.#load(first, last)
+      await this.#demand.load(first, last, this.#end)
     }
     return new NotLoaded(load, () => {
       if (isPinned) this.#cache.unpin(first, last)
       isPinned = false
     })
-  }
-
-  /** Loads pages that somebody waits for, as many as the source likes to read at a time, and what is likely to be asked for next. */
-  #load(first: number, last: number): Promise<void> {
-    const stop = Math.max(last, first + this.#preferredPages - 1)
-    const isOnItsWay = this.#loader.isLoading(first)
-    const ahead = isOnItsWay ? this.#readAhead.reached(first, stop) : { first: stop + 1, end: this.#readAhead.missed(first, stop) }
-    const loading = this.#loader.load(first, last, { stop, end: this.#end })
-    if (ahead !== undefined) this.#loader.loadAhead(ahead.first, ahead.end - 1, this.#end)
-    return loading
-  }
-
-  #markIfNeeded(index: number): void {
-    if (!this.#readAhead.isMarker(index)) return
-    const page = this.#cache.get(index)
-    if (page !== undefined) page.isMarker = true
-  }
-
-  #reachedMarker(page: Page): void {
-    page.isMarker = false
-    const ahead = this.#readAhead.reached(page.index)
-    if (ahead !== undefined) this.#loader.loadAhead(ahead.first, ahead.end - 1, this.#end)
   }
 
   // --- Changing ---

@@ -1,7 +1,8 @@
 /** httpFile: a file on an HTTP server, read by Range requests. */
 import { checkCount, checkOptions, described, type Rules } from "../../options.ts"
 import type { AsyncImageFile } from "../async-image-file.ts"
-import { BackingError, type DiskVersion } from "../backing.ts"
+import { BackingError, type DiskVersion, totalLength } from "../backing.ts"
+import { BufferFiller } from "../buffers.ts"
 import { checkVersion, type FileVersion, hasValidator, type RangeAnswer } from "./http-answer.ts"
 import { type AnswerSink, HttpClient, pageAddress, RedirectExpired } from "./http-client.ts"
 import type { HttpFetch, HttpRequestInit } from "./http-types.ts"
@@ -26,8 +27,8 @@ export interface HttpFileOptions {
   /** Milliseconds without a byte from the server after which a request is given up, and tried again. Default 30,000. */
   readonly timeout?: number
   /**
-   * Bytes that a request asks for at least, 4096 to 2^26. Default 64 KiB: whoever reads in order gets longer ones anyway. More saves
-   * requests to a server that is far away, and fetches more that nobody needs.
+   * Bytes that a request asks for at least, 4096 to 2^26, until reads turn out to be at random: then pages of 16 KiB come. Default 64 KiB:
+   * whoever reads in order gets longer ones anyway. More saves requests to a server that is far away, and fetches more that nobody needs.
    */
   readonly preferredRead?: number
   /** True for a file that never changes: then a server may send neither a strong ETag nor Last-Modified, and only the size is watched. */
@@ -105,18 +106,23 @@ export class HttpFile implements AsyncImageFile {
     return (await this.#open()).version.size
   }
 
-  async read(buffer: Uint8Array, offset: number): Promise<number> {
+  read(buffer: Uint8Array, offset: number): Promise<number> {
+    return this.readScattered([buffer], offset)
+  }
+
+  async readScattered(buffers: readonly Uint8Array[], offset: number): Promise<number> {
     const { version, head } = await this.#open()
-    const length = Math.max(0, Math.min(buffer.length, version.size - offset))
+    const length = Math.max(0, Math.min(totalLength(buffers), version.size - offset))
     const known = Math.min(length, Math.max(0, head.length - offset))
-    if (known > 0) buffer.set(head.subarray(offset, offset + known))
+    const filler = new BufferFiller(buffers)
+    if (known > 0) filler.fill(head.subarray(offset, offset + known))
     if (known < length) {
       await this.#limit.run(() => this.#fetch(offset + known, length - known, {
         head: (answer) => {
           checkVersion(version, answer.version, this.#context())
           return version
         },
-        piece: (bytes, at) => buffer.set(bytes, known + at),
+        piece: (bytes) => filler.fill(bytes),
       }))
     }
     return length

@@ -3,7 +3,8 @@
  * a part of its work. Calls can be made to fail. It refuses what a log must not do: changes that overlap side by side, or beside a sync.
  */
 import type { AsyncImageFile } from "../../../src/backing/async-image-file.ts"
-import { BackingError } from "../../../src/backing/backing.ts"
+import { BackingError, totalLength } from "../../../src/backing/backing.ts"
+import { BufferCursor } from "../../../src/backing/buffers.ts"
 import type { ImageFile } from "../../../src/backing/image-file.ts"
 import type { Rng } from "../../support/rng.ts"
 
@@ -14,6 +15,8 @@ export interface LateFileOptions {
   /** False: holes are declined, as by a host that cannot make them. */
   readonly canPunch?: boolean
   readonly preferredRead?: number
+  /** Whether one read can fill several buffers. Default: chance. */
+  readonly canScatter?: boolean
   /** Asked at each call, with its number from 1 on: what it returns, other than undefined, the call rejects with. */
   readonly failing?: (call: LateCall, number: number) => unknown
 }
@@ -32,6 +35,7 @@ export class LateFile implements AsyncImageFile {
   readonly path: string
   readonly readOnly: boolean
   readonly preferredRead?: number
+  readonly readScattered?: (buffers: readonly Uint8Array[], offset: number) => Promise<number>
   /** Calls so far. */
   calls = 0
   readonly counts: Record<LateCall, number> = { size: 0, read: 0, write: 0, truncate: 0, sync: 0, punch: 0 }
@@ -56,6 +60,7 @@ export class LateFile implements AsyncImageFile {
     this.#canPunch = options.canPunch ?? true
     this.failing = options.failing
     if (options.preferredRead !== undefined) this.preferredRead = options.preferredRead
+    if (options.canScatter ?? rng.chance(0.5)) this.readScattered = (buffers, offset) => this.#read(buffers, offset)
   }
 
   async size(): Promise<number> {
@@ -63,14 +68,8 @@ export class LateFile implements AsyncImageFile {
     return this.#inner.size()
   }
 
-  async read(buffer: Uint8Array, offset: number): Promise<number> {
-    this.reads.push({ offset, length: buffer.length })
-    await this.#begin("read")
-    const middle = this.#rng.between(0, buffer.length)
-    const first = this.#inner.read(buffer.subarray(0, middle), offset)
-    await this.#step()
-    // The file may have grown meanwhile.
-    return first < middle || middle === buffer.length ? first : first + this.#inner.read(buffer.subarray(middle), offset + middle)
+  read(buffer: Uint8Array, offset: number): Promise<number> {
+    return this.#read([buffer], offset)
   }
 
   async write(buffer: Uint8Array, offset: number): Promise<void> {
@@ -116,6 +115,18 @@ export class LateFile implements AsyncImageFile {
   resume(): void {
     this.isStalled = false
     this.#schedule()
+  }
+
+  async #read(buffers: readonly Uint8Array[], offset: number): Promise<number> {
+    const length = totalLength(buffers)
+    this.reads.push({ offset, length })
+    await this.#begin("read")
+    const middle = this.#rng.between(0, length)
+    const cursor = new BufferCursor(buffers)
+    const first = this.#inner.readv(cursor.take(middle), offset)
+    await this.#step()
+    // The file may have grown meanwhile.
+    return first < middle || middle === length ? first : first + this.#inner.readv(cursor.take(length - middle), offset + middle)
   }
 
   async #begin(call: LateCall): Promise<void> {

@@ -41,11 +41,27 @@ it.each([4096, 65_536, 131_072, 262_144, MIB, 4 * MIB])("in order, %i bytes at a
   await disk.close()
 })
 
-it("at random reads no more than the source prefers at a time", async () => {
+/** Places 192 KiB apart or more, none of which is beside one that came before. */
+const scattered = (count: number): number[] => Array.from({ length: count }, (_, index) => (((index * 97) % 331) + 1) * 3 * PAGE)
+
+it("at random reads as much as the source prefers for a while, then pages that hold what is asked for and no more", async () => {
   const source = new NumberedPages()
   const disk = await openDisk(source, { format: "raw" })
-  for (let index = 1; index < 12; index++) await disk.pread(new Uint8Array(4096), ((index * 5) % 12) * 5 * MIB)
-  expect(source.reads).toHaveLength(11)
-  expect(source.reads.every((text) => text.endsWith("+4"))).toBe(true)
+  for (const at of scattered(40)) await disk.pread(new Uint8Array(4096), at)
+  expect(source.reads).toHaveLength(40)
+  expect(source.reads.slice(0, 10).every((text) => text.endsWith("+4"))).toBe(true)
+  expect(source.reads.slice(20).every((text) => text.endsWith("+0.25"))).toBe(true)
+  await disk.close()
+})
+
+it("as soon as reads come back for what is beside, as much as the source prefers again", async () => {
+  const source = new NumberedPages()
+  const disk = await openDisk(source, { format: "raw" })
+  for (const at of scattered(40)) await disk.pread(new Uint8Array(4096), at)
+  source.reads.length = 0
+  const places = Array.from({ length: 40 }, (_, index) => 2 * PAGE + ((index * 13) % 60) * 16 * PAGE)
+  for (const at of places) for (const beside of [0, 96, 32]) await disk.pread(new Uint8Array(4096), at + beside * 1024)
+  // One read each, but for the first places; none of them has a page that comes next.
+  expect(source.reads.length, source.reads.join(" ")).toBeLessThan(50)
   await disk.close()
 })

@@ -48,6 +48,24 @@ describe("a server that behaves", () => {
     expect(server.ranges).toEqual(["bytes=0-65535", "bytes=65536-65999", "bytes=200000-200099"])
   })
 
+  it("fills several buffers, whatever the borders of what arrives", async () => {
+    const server = await serve()
+    const file = open(server)
+    server.always = ({ first, last, answer }) => {
+      const end = Math.min(last, first + 2999)
+      answer({ headers: { "Content-Range": `bytes ${first}-${end}/${SIZE}` }, body: server.content.subarray(first, end + 1) })
+    }
+    for (const [offset, sizes] of [[0, [100, 70_000]], [63_000, [1, 2000, 512, 5000]], [SIZE - 5000, [4096, 904, 10]]] as const) {
+      const buffers = sizes.map((size) => new Uint8Array(size).fill(0xee))
+      const total = sizes.reduce((sum, size) => sum + size, 0)
+      const count = await file.readScattered(buffers, offset)
+      expect(count).toBe(Math.min(total, SIZE - offset))
+      const expected = new Uint8Array(total).fill(0xee)
+      expected.set(server.content.subarray(offset, offset + count))
+      expect(Buffer.concat(buffers)).toEqual(Buffer.from(expected))
+    }
+  })
+
   it("reads short at the end, and nothing behind it", async () => {
     const server = await serve()
     const file = open(server)
