@@ -11,6 +11,7 @@ import type { PciDevice } from "../../src/vmm/driver/pci/device.ts"
 import { RamAllocator } from "../../src/vmm/driver/ram-allocator.ts"
 import type { VirtioBus } from "../../src/vmm/driver/virtio/bus.ts"
 import { findMmioBlockDevices, MmioDevice } from "../../src/vmm/driver/virtio/mmio/mmio-device.ts"
+import { PackedRing } from "../../src/vmm/driver/virtio/rings/packed-ring.ts"
 import { Machine } from "../../src/vmm/machine.ts"
 import { exercise, expectSame, SECTORS } from "../harness/exercise.ts"
 import { Rng } from "../support/rng.ts"
@@ -32,7 +33,7 @@ interface TransportCase {
   readonly isLegacy?: boolean
 }
 
-const DISK = { serial: "the same disk", queues: 2 } as const
+const DISK = { serial: "the same disk", queues: 2, withFeatures: ["RING_PACKED"] } as const
 
 function parts(): { machine: Machine; backing: MemoryBacking } {
   return { machine: new Machine({ ramSize: 8 << 20 }), backing: new MemoryBacking({ size: SECTORS * 512 }) }
@@ -75,20 +76,34 @@ const TRANSPORTS: readonly TransportCase[] = [
   { name: "a transport of the tests' own", bench: onCalls },
 ]
 
-const RINGS = [
-  { ring: "direct", refuse: ["INDIRECT_DESC", "EVENT_IDX"] },
-  { ring: "direct, EVENT_IDX", refuse: ["INDIRECT_DESC"] },
-  { ring: "indirect", refuse: ["EVENT_IDX"] },
-  { ring: "indirect, EVENT_IDX", refuse: [] },
+const CHAINS = [
+  { chains: "direct", refuse: ["INDIRECT_DESC", "EVENT_IDX"] },
+  { chains: "direct, EVENT_IDX", refuse: ["INDIRECT_DESC"] },
+  { chains: "indirect", refuse: ["EVENT_IDX"] },
+  { chains: "indirect, EVENT_IDX", refuse: [] },
 ] as const
 
-describe.each(TRANSPORTS)("$name", ({ bench, isLegacy = false }) => {
-  it.each(RINGS)("MMIO-04 MMIO-17 LEG-13 VQ-08 BLK-30 data is right, and memory is given back: $ring", async ({ ring, refuse }) => {
+/** What refusing makes of a ring. A legacy driver has split ones only. */
+const FORMATS = [{ format: "split", refused: ["RING_PACKED"] }, { format: "packed", refused: [] }] as const
+
+const CASES = TRANSPORTS.flatMap((transport) => FORMATS.map((format) => ({ ...transport, ...format })))
+  .filter(({ isLegacy, format }) => isLegacy !== true || format === "split")
+
+describe.each(CASES)("$name, $format rings", ({ bench, isLegacy = false, format, refused }) => {
+  /** With rings of this format. */
+  const chosen = (): Bench => {
+    const one = bench()
+    return { ...one, options: { ...one.options, features: { refuse: refused } } }
+  }
+
+  it.each(CHAINS)("MMIO-04 MMIO-17 LEG-13 VQ-08 PK-09 BLK-30 data is right, memory comes back: $chains", async ({ chains, refuse }) => {
     for (const interrupts of ["intx", "none"] as const) {
       const { device, options, machine } = bench()
       const memory = new RamAllocator({ start: 1 << 20, length: 6 << 20 })
-      const blk = await BlockDriver.open(device, { ...options, queues: 2, memory, interrupts, features: { refuse } })
-      await exercise(blk, new Rng(ring.length), 8)
+      const features = { refuse: [...refuse, ...refused] }
+      const blk = await BlockDriver.open(device, { ...options, queues: 2, memory, interrupts, features })
+      expect(blk.virtio.queues.map(({ ring }) => ring instanceof PackedRing)).toEqual([format, format].map((each) => each === "packed"))
+      await exercise(blk, new Rng(chains.length), 8)
       expect([await blk.getId(), blk.queueCount]).toEqual([DISK.serial, 2])
       const { counters } = blk.virtio
       expect(interrupts === "none" ? counters.interrupts === 0 : counters.interrupts > 0).toBe(true)
@@ -98,7 +113,7 @@ describe.each(TRANSPORTS)("$name", ({ bench, isLegacy = false }) => {
   })
 
   it("BC-01 CF-01 the configuration reads the same", async () => {
-    const { device, options } = bench()
+    const { device, options } = chosen()
     const blk = await BlockDriver.open(device, { ...options, queues: 2 })
     expect(blk.identify()).toMatchObject({
       capacity: SECTORS,
@@ -116,7 +131,7 @@ describe.each(TRANSPORTS)("$name", ({ bench, isLegacy = false }) => {
   })
 
   it("BLK-35 CF-08 MMIO-05 a disk that grows says so", async () => {
-    const { device, options, backing, blk: own } = bench()
+    const { device, options, backing, blk: own } = chosen()
     const blk = await BlockDriver.open(device, options)
     const seen: number[] = []
     blk.onConfigurationChange(() => seen.push(blk.identify().capacity))
@@ -128,7 +143,7 @@ describe.each(TRANSPORTS)("$name", ({ bench, isLegacy = false }) => {
   })
 
   it("ST-11 ST-12 VQ-10 a chain that loops needs a reset, and a reset cures it", async () => {
-    const { device, options } = bench()
+    const { device, options } = chosen()
     const blk = await BlockDriver.open(device, options)
     const model = await exercise(blk, new Rng(1), 3)
     const [queue] = blk.virtio.queues
@@ -143,7 +158,7 @@ describe.each(TRANSPORTS)("$name", ({ bench, isLegacy = false }) => {
   })
 
   it("MMIO-14 VQ-32 a queue is reset alone where the transport can, and refused where it cannot", async () => {
-    const { device, options } = bench()
+    const { device, options } = chosen()
     const blk = await BlockDriver.open(device, { ...options, queues: 2 })
     const model = await exercise(blk, new Rng(3), 2)
     const canReset = !isLegacy && blk.virtio.transport.resetQueue !== undefined
@@ -155,7 +170,7 @@ describe.each(TRANSPORTS)("$name", ({ bench, isLegacy = false }) => {
   })
 
   it("a disk that is taken away is gone", async () => {
-    const { device, options, detach } = bench()
+    const { device, options, detach } = chosen()
     const blk = await BlockDriver.open(device, { ...options, interrupts: "none" })
     detach()
     await expect(blk.read(0, 1)).rejects.toMatchObject({ code: "gone" })
@@ -163,7 +178,7 @@ describe.each(TRANSPORTS)("$name", ({ bench, isLegacy = false }) => {
   })
 
   it("ST-04 LEG-17 a machine that was reset is no obstacle, nor is a second driver", async () => {
-    const { device, options, machine, blk: own } = bench()
+    const { device, options, machine, blk: own } = chosen()
     const blk = await BlockDriver.open(device, options)
     const model = await exercise(blk, new Rng(4), 2)
     machine.reset()

@@ -16,7 +16,7 @@ import { runTransfer, type Transfer, type TransferPort } from "./transfer.ts"
 import { DriverError } from "../errors.ts"
 import { includesFeature } from "../virtio/features.ts"
 import type { PciDevice } from "../pci/device.ts"
-import type { IndirectTable, Segment } from "../virtio/split-ring.ts"
+import type { IndirectTable, Segment } from "../virtio/rings/segments.ts"
 import type { VirtioDriver } from "../virtio/driver.ts"
 import type { VirtioBus } from "../virtio/bus.ts"
 

@@ -5,7 +5,7 @@
  */
 import { checkOptions, type Rules } from "../../../options.ts"
 import { BLK_HEADER } from "./spec.ts"
-import type { Segment } from "../virtio/split-ring.ts"
+import type { Segment } from "../virtio/rings/segments.ts"
 
 /** How to cut a request up. Default: the header, the data in segments as large as the device takes, and the status on its own. */
 export interface BlockFraming {
@@ -21,8 +21,8 @@ export interface BlockFraming {
   /** Puts each descriptor's memory apart from the others. Costs a copy. Default false: one piece of memory. */
   readonly scattered?: boolean
   /**
-   * True: all descriptors in an indirect table. `{ direct: n }`: the first n in the ring, the others in a table. False: all in the ring.
-   * Default: a table where INDIRECT_DESC is negotiated.
+   * True: all descriptors in an indirect table. `{ direct: n }`: the first n in the ring, the others in a table; not in a packed ring.
+   * False: all in the ring. Default: a table where INDIRECT_DESC is negotiated.
    */
   readonly indirect?: boolean | { readonly direct: number }
 }

@@ -3,7 +3,7 @@
  */
 import type { DriverError } from "../errors.ts"
 import type { RequestBuffer } from "./request-buffer.ts"
-import type { IndirectTable, Segment } from "../virtio/split-ring.ts"
+import type { IndirectTable, Segment } from "../virtio/rings/segments.ts"
 import type { VirtioQueue } from "../virtio/options.ts"
 
 /** A chain to send. */

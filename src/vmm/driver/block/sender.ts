@@ -10,7 +10,7 @@ import { BlockRequestError, DriverError } from "../errors.ts"
 import { includesFeature } from "../virtio/features.ts"
 import type { GuestRam } from "../guest-ram.ts"
 import type { RequestBuffer } from "./request-buffer.ts"
-import type { IndirectTable, Segment } from "../virtio/split-ring.ts"
+import type { IndirectTable, Segment } from "../virtio/rings/segments.ts"
 
 /** Options of every request. */
 export interface RequestOptions {

@@ -10,7 +10,8 @@ import type { VirtioBus } from "./bus.ts"
 import { PciBusDevice } from "./pci-bus.ts"
 import { giveUp, isOwner, type Owner, takeOver } from "./owners.ts"
 import { RamAllocator } from "../ram-allocator.ts"
-import { SplitRing } from "./split-ring.ts"
+import { PackedRing } from "./rings/packed-ring.ts"
+import { SplitRing } from "./rings/split-ring.ts"
 import type { RingAllocation, DriverTransport } from "./transport.ts"
 import { busOf, checkVirtioDriverArguments, type VirtioDriverEvents, type VirtioDriverOptions, type VirtioQueue } from "./options.ts"
 import { type InterruptMode, VirtioInterrupts } from "./virtio-interrupts.ts"
@@ -232,7 +233,8 @@ export class VirtioDriver {
     if (offered === 0) throw new DriverError("unsupported", `${this.bus.name}: there is no queue ${index}`)
     const size = this.transport.isQueueSizeFixed === true ? offered : Math.min(offered, this.#options.queueSize ?? offered)
     const memory = this.transport.allocateRing(this.memory, size)
-    const ring = new SplitRing(this.ram, { layout: memory.layout, eventIdx: includesFeature(this.#features, "EVENT_IDX") })
+    const RingOf = includesFeature(this.#features, "RING_PACKED") ? PackedRing : SplitRing
+    const ring = new RingOf(this.ram, { layout: memory.layout, eventIdx: includesFeature(this.#features, "EVENT_IDX") })
     const queue = { index, ring, memory, vector }
     this.#queues.push(queue)
     this.#switchOn(queue)

@@ -8,7 +8,7 @@ import type { PciDevice } from "../pci/device.ts"
 import type { Width } from "../platform.ts"
 import type { RamAllocator } from "../ram-allocator.ts"
 import type { Registers } from "../pci/registers.ts"
-import { legacyRingLayout, legacyRingSize, type RingAddresses } from "./ring-layout.ts"
+import { legacyRingLayout, legacyRingSize, type RingAddresses } from "./rings/ring-layout.ts"
 import { type DriverTransport, readUntilStable, type RingAllocation } from "./transport.ts"
 import { LEGACY, LEGACY_QUEUE_ALIGN, NO_VECTOR } from "./spec.ts"
 

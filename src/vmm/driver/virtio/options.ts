@@ -6,7 +6,8 @@ import type { RamAllocator } from "../ram-allocator.ts"
 import { checkVirtioBus, type VirtioBus } from "./bus.ts"
 import { checkFeatureChoice, type FeatureChoice } from "./features.ts"
 import { PciBusDevice, type TransportOptions } from "./pci-bus.ts"
-import type { SplitRing } from "./split-ring.ts"
+import type { PackedRing } from "./rings/packed-ring.ts"
+import type { SplitRing } from "./rings/split-ring.ts"
 import type { InterruptMode } from "./virtio-interrupts.ts"
 
 /** Options of `VirtioDriver`. */
@@ -14,7 +15,10 @@ export interface VirtioDriverOptions extends TransportOptions {
   readonly features?: FeatureChoice
   /** Default: MSI-X where the device has it, else its interrupt line, else none. */
   readonly interrupts?: InterruptMode
-  /** The largest ring to use: a power of two. Legacy devices on PCI ignore it: their queue size is fixed. Default: the device's. */
+  /**
+   * The largest ring to use: a power of two, or for a packed ring any number. Legacy devices on PCI ignore it: their queue size is fixed.
+   * Default: the device's.
+   */
   readonly queueSize?: number
   /** Where rings and buffers come from. Default: `RamAllocator.of(platform)`. */
   readonly memory?: RamAllocator
@@ -39,10 +43,13 @@ export interface VirtioDriverEvents {
   superseded(): void
 }
 
+/** A ring of the kind that was negotiated. `features: { refuse: ["RING_PACKED"] }` prefers split ones. */
+export type DriverRing = SplitRing | PackedRing
+
 /** One virtqueue that is in use. */
 export interface VirtioQueue {
   readonly index: number
-  readonly ring: SplitRing
+  readonly ring: DriverRing
   /** Its MSI-X vector, or `NO_VECTOR`. */
   readonly vector: number
 }

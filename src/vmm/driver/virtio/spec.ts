@@ -30,13 +30,25 @@ export const DESCRIPTOR_FLAG = { NEXT: 1, WRITE: 2, INDIRECT: 4 } as const
 /** [VIRTIO] 2.7.5: struct virtq_desc. Byte offsets. */
 export const DESCRIPTOR = { ADDRESS: 0, LENGTH: 8, FLAGS: 12, NEXT: 14, SIZE: 16 } as const
 
+/** [VIRTIO] 2.8.13: struct pvirtq_desc. Byte offsets. */
+export const PACKED_DESCRIPTOR = { ADDRESS: 0, LENGTH: 8, ID: 12, FLAGS: 14, SIZE: 16 } as const
+
+/** [VIRTIO] 2.8.1: flags that say who has a descriptor of a packed ring. */
+export const PACKED_FLAG = { AVAIL: 0x0080, USED: 0x8000 } as const
+
+/** [VIRTIO] 2.8.14: struct pvirtq_event_suppress. Byte offsets. */
+export const RING_EVENT = { DESCRIPTOR: 0, FLAGS: 2, SIZE: 4 } as const
+
+/** [VIRTIO] 2.8.10: values of its flags. */
+export const RING_EVENT_FLAGS = { ENABLE: 0, DISABLE: 1, DESC: 2, MASK: 3 } as const
+
 /** [VIRTIO] 2.7.6: struct virtq_avail. Byte offsets; used_event follows the ring. */
 export const AVAILABLE = { FLAGS: 0, INDEX: 2, RING: 4, ENTRY_SIZE: 2, FLAG_NO_INTERRUPT: 1 } as const
 
 /** [VIRTIO] 2.7.8: struct virtq_used. Byte offsets; avail_event follows the ring. */
 export const USED = { FLAGS: 0, INDEX: 2, RING: 4, ENTRY_SIZE: 8, ENTRY_ID: 0, ENTRY_LENGTH: 4, FLAG_NO_NOTIFY: 1 } as const
 
-/** [VIRTIO] 2.7: the largest split virtqueue. */
+/** [VIRTIO] 2.7 and 2.8: the largest virtqueue. */
 export const QUEUE_SIZE_MAX = 32768
 
 /** [VIRTIO] 2.7.2 and 4.1.5.1.3.1: legacy rings start, and their used ring starts, on a multiple of this. */

@@ -5,7 +5,7 @@
 import { DriverError } from "../errors.ts"
 import type { Width } from "../platform.ts"
 import type { RamAllocator } from "../ram-allocator.ts"
-import { availableRingSize, descriptorTableSize, RING_ALIGNMENT, type RingAddresses, usedRingSize } from "./ring-layout.ts"
+import { availableRingSize, descriptorTableSize, RING_ALIGNMENT, type RingAddresses, usedRingSize } from "./rings/ring-layout.ts"
 
 /** Memory of one ring: its layout, and the pieces to give back to the allocator later. */
 export interface RingAllocation {
@@ -28,7 +28,7 @@ export interface DriverTransport {
   acceptedFeatures(): bigint
   /** The size of a queue as the device shows it: the largest possible after a reset. 0: there is no such queue. */
   queueSize(queue: number): number
-  /** Takes memory for a ring of `queueSize` descriptors. */
+  /** Takes memory for a ring of `queueSize` descriptors, enough for either kind, and the driver's part at a multiple of 4. */
   allocateRing(allocator: RamAllocator, queueSize: number): RingAllocation
   /** Tells the device where a ring is, and switches the queue on. */
   enableQueue(queue: number, layout: RingAddresses): void
@@ -36,7 +36,10 @@ export interface DriverTransport {
   resetQueue?(queue: number): void
   /** Whether the reset of a queue is finished. */
   isQueueReset?(queue: number): boolean
-  /** An available buffer notification. `availableIndex` goes along where NOTIFICATION_DATA is negotiated. */
+  /**
+   * An available buffer notification. `availableIndex` goes along where NOTIFICATION_DATA is negotiated: of a packed ring the next slot in
+   * bits 0 to 14, its wrap counter in bit 15.
+   */
   notify(queue: number, availableIndex: number): void
   /** ISR status. Reading clears it and drops the interrupt line. */
   readIsr(): number
@@ -64,7 +67,8 @@ export function allocateParts(allocator: RamAllocator, queueSize: number): RingA
   }
   try {
     const descriptorTable = allocate(descriptorTableSize(queueSize), RING_ALIGNMENT.DESCRIPTOR_TABLE)
-    const availableRing = allocate(availableRingSize(queueSize), RING_ALIGNMENT.AVAILABLE_RING)
+    // As the used ring: the driver's event suppression of a packed ring, which lies there, wants that.
+    const availableRing = allocate(availableRingSize(queueSize), RING_ALIGNMENT.USED_RING)
     const usedRing = allocate(usedRingSize(queueSize), RING_ALIGNMENT.USED_RING)
     return { layout: { queueSize, descriptorTable, availableRing, usedRing }, pieces }
   } catch (error) {

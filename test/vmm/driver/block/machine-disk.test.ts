@@ -5,12 +5,13 @@ import { BlockDriver, findBlockDevices } from "../../../../src/vmm/driver/block/
 import type { BlockDriverOptions } from "../../../../src/vmm/driver/block/options.ts"
 import type { PciDevice } from "../../../../src/vmm/driver/pci/device.ts"
 import { Ecam } from "../../../../src/vmm/driver/pci/config.ts"
+import { SplitRing } from "../../../../src/vmm/driver/virtio/rings/split-ring.ts"
 import { RamAllocator } from "../../../../src/vmm/driver/ram-allocator.ts"
 import { type AttachDiskOptions, type AttachedDisk, Machine, type MachineOptions } from "../../../../src/vmm/machine.ts"
 import { exercise, expectSame, SECTORS } from "../../../harness/exercise.ts"
 import { type FakeDisk, heldDisk, settled } from "../../../harness/fake-disk.ts"
 import { Rng } from "../../../support/rng.ts"
-import { passesByStepping } from "../virtio/ring-device.ts"
+import { passesByStepping } from "../virtio/rings/ring-device.ts"
 
 /** Node has it, but the types for Node 20 do not declare it. */
 declare const WebAssembly: {
@@ -144,7 +145,7 @@ describe("a disk driven by the guest's driver", () => {
     // Nobody takes interrupts, so the ISR status keeps what the device decided.
     const blk = await BlockDriver.open(pci, { interrupts: "none", queueSize: 64 })
     const ring = blk.virtio.queues[0]?.ring
-    if (ring === undefined) throw new Error("no queue")
+    if (!(ring instanceof SplitRing)) throw new Error("no split ring")
     const rng = new Rng(25)
     for (let skipped = 0; skipped < 65_536 - 640; skipped += 64) {
       await Promise.all(blk.batch(() => Array.from({ length: 64 }, () => blk.flush())))

@@ -5,9 +5,9 @@
 import { PciDevice } from "../../../../src/vmm/driver/pci/device.ts"
 import type { Platform } from "../../../../src/vmm/driver/platform.ts"
 import { RamAllocator } from "../../../../src/vmm/driver/ram-allocator.ts"
-import { legacyRingLayout } from "../../../../src/vmm/driver/virtio/ring-layout.ts"
+import { legacyRingLayout } from "../../../../src/vmm/driver/virtio/rings/ring-layout.ts"
 import { fakeConfig, FakeFunction } from "../pci/fake-config.ts"
-import { RingDevice, type SeenChain } from "../virtio/ring-device.ts"
+import { RingDevice, type SeenChain } from "../virtio/rings/ring-device.ts"
 
 const IO_BASE = 0xc000
 const LINE = 9

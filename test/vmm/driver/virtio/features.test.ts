@@ -29,7 +29,7 @@ describe("the driver's choice of features", () => {
   })
 
   it("of everything offered, only what the driver knows for the interface is accepted", () => {
-    expect(chooseFeatures(ALL, "modern")).toBe(bits(1, 2, 4, 5, 6, 9, 10, 11, 12, 13, 14, 15, 16, 28, 29, 32, 38, 39, 40))
+    expect(chooseFeatures(ALL, "modern")).toBe(bits(1, 2, 4, 5, 6, 9, 10, 11, 12, 13, 14, 15, 16, 28, 29, 32, 34, 38, 39, 40))
     expect(chooseFeatures(ALL, "legacy")).toBe(bits(1, 2, 4, 5, 6, 9, 10, 11, 12, 13, 14, 15, 16, 27, 28, 29))
     expect(chooseFeatures(0n, "modern")).toBe(0n)
   })
@@ -48,8 +48,8 @@ describe("the driver's choice of features", () => {
   })
 
   it("FT-07 what needs VERSION_1 is not accepted without it", () => {
-    expect(chooseFeatures(bits(9, 38, 39, 40), "modern")).toBe(bits(9))
-    expect(chooseFeatures(bits(9, 32, 38, 39, 40), "modern", { refuse: ["VERSION_1"] })).toBe(bits(9))
+    expect(chooseFeatures(bits(9, 34, 38, 39, 40), "modern")).toBe(bits(9))
+    expect(chooseFeatures(bits(9, 32, 34, 38, 39, 40), "modern", { refuse: ["VERSION_1"] })).toBe(bits(9))
   })
 
   it("names and masks go back and forth, and unnamed bits are shown by number", () => {

@@ -2,29 +2,13 @@
  * SplitRing: the driver's side of a split virtqueue: free descriptors, chains (direct, indirect, or both), publication, and the decision
  * to kick. It checks used entries before anybody believes them. [VIRTIO] 2.7.13 and 2.7.14.
  */
-import { checkOptions } from "../../../options.ts"
-import { DriverError } from "../errors.ts"
-import type { GuestRam } from "../guest-ram.ts"
+import { checkOptions } from "../../../../options.ts"
+import { DriverError } from "../../errors.ts"
+import type { GuestRam } from "../../guest-ram.ts"
 import type { RingAddresses } from "./ring-layout.ts"
 import { RingMemory, type UsedElement } from "./ring-memory.ts"
-import { AVAILABLE, DESCRIPTOR, DESCRIPTOR_FLAG, USED } from "./spec.ts"
-
-/** One element of a buffer: a stretch of guest RAM that the device reads or writes. */
-export interface Segment {
-  readonly address: number
-  /** Bytes. */
-  readonly length: number
-  /** Device-writable. All readable segments come first ([VIRTIO] 2.7.4.2). */
-  readonly writable: boolean
-}
-
-/** Where to put an indirect table. */
-export interface IndirectTable {
-  /** Guest-physical address of room for `segments - direct` descriptors. */
-  readonly address: number
-  /** Descriptors in the ring before the one that refers to the table. Default 0. */
-  readonly direct?: number
-}
+import { checkSegments, type IndirectTable, type Segment } from "./segments.ts"
+import { AVAILABLE, DESCRIPTOR, DESCRIPTOR_FLAG, USED } from "../spec.ts"
 
 /** Options of `SplitRing`. */
 export interface SplitRingOptions {
@@ -35,8 +19,6 @@ export interface SplitRingOptions {
 
 /** Marks the end of the free list. Never a descriptor: the largest index is 32767. */
 const NONE = 0xffff
-/** [VIRTIO] 2.7.5.2: a chain describes at most 2^32 bytes. */
-const CHAIN_BYTES_MAX = 2 ** 32
 
 /**
  * Whether moving an index from `previous` to `next` passes `event`, in 16-bit arithmetic: the entry with index `event` is among
@@ -257,22 +239,4 @@ export class SplitRing extends RingMemory {
     data.setUint16(at + DESCRIPTOR.FLAGS, (segment.writable ? DESCRIPTOR_FLAG.WRITE : 0) | (next === NONE ? 0 : DESCRIPTOR_FLAG.NEXT), true)
     data.setUint16(at + DESCRIPTOR.NEXT, next === NONE ? 0 : next, true)
   }
-}
-
-/** Checks the rules for a buffer. Returns the number of bytes that the device may write. */
-function checkSegments(segments: readonly Segment[], queueSize: number): number {
-  if (segments.length === 0) throw new RangeError("a buffer has at least one segment")
-  if (segments.length > queueSize) throw new RangeError(`a chain of ${segments.length} descriptors is longer than the queue (${queueSize})`)
-  let total = 0
-  let writable = 0
-  let isPastReadable = false
-  for (const segment of segments) {
-    if (segment.writable) {
-      isPastReadable = true
-      writable += segment.length
-    } else if (isPastReadable) throw new RangeError("a device-readable segment follows a device-writable one")
-    total += segment.length
-  }
-  if (total > CHAIN_BYTES_MAX) throw new RangeError(`a chain describes at most 2^32 bytes, not ${total}`)
-  return writable
 }

@@ -1,8 +1,8 @@
 /** Where the parts of a ring lie. */
 import { describe, expect, it } from "vitest"
-import { GuestRam } from "../../../../src/vmm/driver/guest-ram.ts"
-import { ModernDriverTransport } from "../../../../src/vmm/driver/virtio/modern-transport.ts"
-import { RamAllocator } from "../../../../src/vmm/driver/ram-allocator.ts"
+import { GuestRam } from "../../../../../src/vmm/driver/guest-ram.ts"
+import { ModernDriverTransport } from "../../../../../src/vmm/driver/virtio/modern-transport.ts"
+import { RamAllocator } from "../../../../../src/vmm/driver/ram-allocator.ts"
 import {
   availableRingSize,
   checkQueueSize,
@@ -11,9 +11,9 @@ import {
   legacyRingSize,
   legacyUsedOffset,
   usedRingSize,
-} from "../../../../src/vmm/driver/virtio/ring-layout.ts"
-import { RingMemory } from "../../../../src/vmm/driver/virtio/ring-memory.ts"
-import { ramPlatform } from "../ram-platform.ts"
+} from "../../../../../src/vmm/driver/virtio/rings/ring-layout.ts"
+import { RingMemory } from "../../../../../src/vmm/driver/virtio/rings/ring-memory.ts"
+import { ramPlatform } from "../../ram-platform.ts"
 
 const SIZES = Array.from({ length: 16 }, (_, power) => 2 ** power)
 

@@ -1,11 +1,12 @@
 /** The driver's side of a split virtqueue over a model of the device's. */
 import { describe, expect, it } from "vitest"
-import { DriverError } from "../../../../src/vmm/driver/errors.ts"
-import { GuestRam } from "../../../../src/vmm/driver/guest-ram.ts"
-import type { Platform } from "../../../../src/vmm/driver/platform.ts"
-import { indexPassed, type Segment, SplitRing } from "../../../../src/vmm/driver/virtio/split-ring.ts"
-import { Rng } from "../../../support/rng.ts"
-import { ramPlatform } from "../ram-platform.ts"
+import { DriverError } from "../../../../../src/vmm/driver/errors.ts"
+import { GuestRam } from "../../../../../src/vmm/driver/guest-ram.ts"
+import type { Platform } from "../../../../../src/vmm/driver/platform.ts"
+import type { Segment } from "../../../../../src/vmm/driver/virtio/rings/segments.ts"
+import { indexPassed, SplitRing } from "../../../../../src/vmm/driver/virtio/rings/split-ring.ts"
+import { Rng } from "../../../../support/rng.ts"
+import { ramPlatform } from "../../ram-platform.ts"
 import { passesByStepping, RingDevice, type SeenChain } from "./ring-device.ts"
 
 const RAM = 2 << 20

@@ -2,7 +2,7 @@
  * The device's side of a split ring, as simple as can be: it reads bytes at offsets typed from [VIRTIO] 2.7, walks chains with a
  * loop, and finds out by stepping index by index what the driver's event arithmetic must find out at once.
  */
-import type { RingAddresses } from "../../../../src/vmm/driver/virtio/ring-layout.ts"
+import type { RingAddresses } from "../../../../../src/vmm/driver/virtio/rings/ring-layout.ts"
 
 export interface SeenSegment {
   address: number

@@ -2,9 +2,10 @@
  * RingMemory: the words of a split virtqueue in guest RAM, read and written one by one without any check. Tests use it to break a ring;
  * SplitRing adds the driver's bookkeeping.
  */
-import type { GuestRam } from "../guest-ram.ts"
+import type { GuestRam } from "../../guest-ram.ts"
 import { availableRingSize, checkQueueSize, descriptorTableSize, RING_ALIGNMENT, type RingAddresses, usedRingSize } from "./ring-layout.ts"
-import { AVAILABLE, DESCRIPTOR, USED } from "./spec.ts"
+import { checkParts } from "./ring-parts.ts"
+import { AVAILABLE, DESCRIPTOR, USED } from "../spec.ts"
 
 /** One entry of a descriptor table. */
 export interface Descriptor {
@@ -39,7 +40,13 @@ export class RingMemory {
   constructor(ram: GuestRam, layout: RingAddresses) {
     checkQueueSize(layout.queueSize)
     ram.refresh()
-    checkParts(layout, ram)
+    const { queueSize, descriptorTable, availableRing, usedRing } = layout
+    const { DESCRIPTOR_TABLE, AVAILABLE_RING, USED_RING } = RING_ALIGNMENT
+    checkParts(ram, [
+      { name: "descriptor table", start: descriptorTable, length: descriptorTableSize(queueSize), alignment: DESCRIPTOR_TABLE },
+      { name: "available ring", start: availableRing, length: availableRingSize(queueSize), alignment: AVAILABLE_RING },
+      { name: "used ring", start: usedRing, length: usedRingSize(queueSize), alignment: USED_RING },
+    ])
     this.ram = ram
     this.layout = layout
     this.size = layout.queueSize
@@ -144,25 +151,4 @@ export function writeTableEntry(ram: GuestRam, table: number, index: number, des
   ram.data.setUint32(at + DESCRIPTOR.LENGTH, descriptor.length, true)
   ram.data.setUint16(at + DESCRIPTOR.FLAGS, descriptor.flags ?? 0, true)
   ram.data.setUint16(at + DESCRIPTOR.NEXT, descriptor.next ?? 0, true)
-}
-
-function checkParts(layout: RingAddresses, ram: GuestRam): void {
-  const { queueSize, descriptorTable, availableRing, usedRing } = layout
-  const parts = [
-    {
-      name: "descriptor table",
-      start: descriptorTable,
-      length: descriptorTableSize(queueSize),
-      alignment: RING_ALIGNMENT.DESCRIPTOR_TABLE,
-    },
-    { name: "available ring", start: availableRing, length: availableRingSize(queueSize), alignment: RING_ALIGNMENT.AVAILABLE_RING },
-    { name: "used ring", start: usedRing, length: usedRingSize(queueSize), alignment: RING_ALIGNMENT.USED_RING },
-  ]
-  for (const { name, start, length, alignment } of parts) {
-    const isAligned = Number.isSafeInteger(start) && start >= 0 && start % alignment === 0
-    if (!isAligned) throw new RangeError(`the ${name} must start at a multiple of ${alignment}, not at ${start}`)
-    if (length > ram.bytes.length - start) throw new RangeError(`the ${name} at ${start} (${length} bytes) is not in guest RAM`)
-    const other = parts.find((part) => part.name !== name && part.start < start + length && start < part.start + part.length)
-    if (other !== undefined) throw new RangeError(`the ${name} at ${start} overlaps the ${other.name} at ${other.start}`)
-  }
 }

@@ -2,17 +2,17 @@
  * Where the three parts of a split virtqueue lie, their sizes and alignments: each in memory of its own (modern), or one after the other
  * in contiguous pages (legacy). [VIRTIO] 2.7 and 2.7.2.
  */
-import { AVAILABLE, DESCRIPTOR, LEGACY_QUEUE_ALIGN, QUEUE_SIZE_MAX, USED } from "./spec.ts"
+import { AVAILABLE, DESCRIPTOR, LEGACY_QUEUE_ALIGN, QUEUE_SIZE_MAX, USED } from "../spec.ts"
 
 /** Guest-physical addresses of the parts of one virtqueue. */
 export interface RingAddresses {
-  /** Number of descriptors: a power of two, at most 32768. */
+  /** Number of descriptors, at most 32768; of a split ring a power of two. */
   readonly queueSize: number
   /** Descriptor area. */
   readonly descriptorTable: number
-  /** Driver area. */
+  /** Driver area: of a packed ring, the driver's event suppression. */
   readonly availableRing: number
-  /** Device area. */
+  /** Device area: of a packed ring, the device's event suppression. */
   readonly usedRing: number
 }
 
