@@ -167,7 +167,7 @@ describe("while requests wait", () => {
     expect(done(guest, old)).toBe(2)
   })
 
-  it("RST-01 a reset of their queue forgets them, and those of the other queue go on", async () => {
+  it("a reset of their queue forgets them, and those of the other queue go on", async () => {
     const { clock, guest, throttle } = throttled({ requests: 10 }, { queues: 2 })
     const [first, second] = guest.rings.map((ring, queue) => send(guest, writes(10, 100 * queue), ring))
     expect(throttle.waiting).toBe(18)
