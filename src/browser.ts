@@ -5,7 +5,9 @@
 
 // Disks
 export { BackingError } from "./backing/backing.ts"
-export type { Allocation, BackingErrorCode, BackingErrorDetails, DiskVersion, Lifetime, VirtioBacking } from "./backing/backing.ts"
+export type {
+  Allocation, BackingErrorCode, BackingErrorDetails, DiskVersion, Lifetime, VirtioBacking, Zone, ZoneAction, Zones, ZoneState, ZoneType,
+} from "./backing/backing.ts"
 export { NotLoaded } from "./backing/async-image-file.ts"
 export type { AsyncImageFile } from "./backing/async-image-file.ts"
 export type { ImageFile, ImageLock } from "./backing/image-file.ts"
@@ -18,6 +20,9 @@ export type {
 } from "./backing/sources/http-types.ts"
 export { MemoryBacking } from "./backing/memory.ts"
 export type { MemoryBackingOptions } from "./backing/memory.ts"
+export { zonedDisk } from "./backing/zoned/zoned-disk.ts"
+export type { ZonedDisk } from "./backing/zoned/zoned-disk.ts"
+export type { ZoneOptions } from "./backing/zoned/shape.ts"
 export { MemoryFile } from "./backing/memory-file.ts"
 export type { MemoryFileOptions, PlatformBlob } from "./backing/memory-file.ts"
 export { openDisk } from "./backing/open-disk-in-page.ts"
@@ -97,11 +102,13 @@ export type { V86Buffer, V86BufferOptions, V86GetOptions } from "./vmm/v86/buffe
 export { BlockDriver, findBlockDevices } from "./vmm/driver/block/driver.ts"
 export type { BlockDriverOptions, BlockLifetime, WriteZeroesOptions } from "./vmm/driver/block/options.ts"
 export type { BlockIdentity, DiscardLimits } from "./vmm/driver/block/config.ts"
+export type { BlockZone, BlockZones } from "./vmm/driver/block/zones.ts"
 export type { BlockFraming } from "./vmm/driver/block/framing.ts"
 export { encodeRanges } from "./vmm/driver/block/ranges.ts"
 export type { SectorRange } from "./vmm/driver/block/ranges.ts"
 export type { BlockReply, BlockRequest, RequestOptions } from "./vmm/driver/block/sender.ts"
 export { BlockRequestError, DriverError } from "./vmm/driver/errors.ts"
+export type { BlockErrorStatus } from "./vmm/driver/errors.ts"
 export type { DriverErrorCode } from "./vmm/driver/errors.ts"
 export type { FeatureChoice, FeatureName } from "./vmm/driver/virtio/features.ts"
 export { ConfigMechanism1Access, Ecam } from "./vmm/driver/pci/config.ts"

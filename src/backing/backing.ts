@@ -3,6 +3,9 @@
  * Nothing here knows virtio, PCI or a file system; an embedder's own disk implements this interface.
  */
 import { checkMembers, checkValue, described, findAsync, type Rules } from "../options.ts"
+import { checkZones, type Zones } from "./zoned/contract.ts"
+
+export type { Zone, ZoneAction, Zones, ZoneState, ZoneType } from "./zoned/contract.ts"
 
 /** What is known of a run of a disk's bytes. */
 export interface Allocation {
@@ -116,6 +119,8 @@ export interface VirtioBacking {
    * been written and not flushed need not count. Undefined, or left out, by disks that no state can be kept for, such as memory.
    */
   version?(): DiskVersion | undefined
+  /** What a zoned disk can do besides; the device offers ZONED then. Left out by all other disks. */
+  readonly zones?: Zones
   /** Flushes what the backing itself holds and releases it. A second call does nothing; any other method fails afterwards. */
   close(): void | Promise<void>
 }
@@ -126,7 +131,7 @@ const BACKING_RULES: Rules<VirtioBacking> = {
   pwriteNow: "function?",
   preadInto: "function?", pwriteFrom: "function?", preadv: "function?", pwritev: "function?",
   flush: "function?", discard: "function?", writeZeroes: "function?", secureEraseAlignment: "number?", secureErase: "function?",
-  lifetime: "function?", allocation: "function?", version: "function?", close: "function",
+  lifetime: "function?", zones: "any?", allocation: "function?", version: "function?", close: "function",
 }
 
 const SEE = "see the interface VirtioBacking"
@@ -142,6 +147,7 @@ export function checkBacking(who: string, backing: VirtioBacking): void {
   }
   checkMembers(who, "the backing", backing, BACKING_RULES, "VirtioBacking")
   refuseAsyncMethods(who, backing)
+  if (backing.zones !== undefined) checkZones(who, backing.zones, { isAsynchronous: backing.asynchronous === true })
   checkBackingSize(who, backing.size)
   checkUnit(who, "discardGranularity", backing.discardGranularity)
   checkUnit(who, "secureEraseAlignment", backing.secureEraseAlignment)
@@ -189,10 +195,15 @@ export type BackingErrorCode =
   | "busy" // in use by somebody else
   | "closed" // used after close
   | "invalid-argument" // an option or argument that makes no sense
+  | "zone-invalid" // of a zoned disk: the zone cannot do that in its state, or the range is not inside of one zone
+  | "zone-unaligned" // a write that does not begin at the zone's write pointer, or is not whole units of the write granularity
+  | "zone-open-limit" // no more zones can be open
+  | "zone-active-limit" // no more zones can be open or closed
 
 const CODES: Readonly<Record<BackingErrorCode, true>> = {
   io: true, "no-space": true, "out-of-bounds": true, "read-only": true, corrupt: true, "invalid-format": true, unsupported: true,
-  "not-found": true, exists: true, permission: true, busy: true, closed: true, "invalid-argument": true,
+  "not-found": true, exists: true, permission: true, busy: true, closed: true, "invalid-argument": true, "zone-invalid": true,
+  "zone-unaligned": true, "zone-open-limit": true, "zone-active-limit": true,
 }
 
 /** Where and why, for `BackingError`. `offset` is a byte position: in the file named by `path`, or on the disk without one. */

@@ -2,9 +2,7 @@
 import { checkOptions, checkValue, type Rules } from "../options.ts"
 import { BackingError } from "./backing.ts"
 import { backingPath } from "./host/backing-path.ts"
-import { removeHostFile } from "./host/host-file.ts"
-import { LockedFile } from "./host/image-lock.ts"
-import type { ImageFile } from "./image-file.ts"
+import { writeNew } from "./host/new-file.ts"
 import { type ImageFormat, openImage } from "./open.ts"
 import { CREATE_QCOW2_RULES, type CreateQcow2Options, createQcow2 } from "./qcow2/create.ts"
 
@@ -32,20 +30,6 @@ export function createImage(path: string, options: CreateImageOptions): void {
   if (format === "raw") refuseRawOptions(path, options, size)
   else if (options.backing !== undefined && options.size !== undefined && options.backingFormat !== undefined) backingSize(path, options)
   writeNew(path, (file) => (format === "raw" ? file.truncate(wholeSectors(size)) : createQcow2(file, { ...qcow2, size })))
-}
-
-function writeNew(path: string, write: (file: ImageFile) => void): void {
-  const file = new LockedFile(path, { create: true })
-  try {
-    file.claim()
-    write(file)
-    file.sync()
-    file.close()
-  } catch (error) {
-    file.close()
-    removeHostFile(path)
-    throw error
-  }
 }
 
 function wholeSectors(size: number): number {

@@ -15,6 +15,10 @@ export interface VirtioDeviceOptions {
   readonly configFields?: readonly ConfigField[]
   /** Feature bits of the device type. */
   readonly features: bigint
+  /** Of those, the ones that a driver must accept: FEATURES_OK is refused without them. Default: none. */
+  readonly requiredFeatures?: bigint
+  /** Of those, the ones that legacy drivers do not see. Default: none. */
+  readonly modernFeatures?: bigint
   /** Feature bits not to offer, of the device type or of the ring. VERSION_1 cannot be left out. */
   readonly withoutFeatures: bigint
 }

@@ -1,4 +1,5 @@
 /** Negotiation: the device status field ([VIRTIO] 2.1), the feature bits (2.2), and what follows from both. */
+import type { VirtioDeviceOptions } from "./device-options.ts"
 import type { RingFeatures } from "./queue/ring.ts"
 import { DEVICE_STATUS, featureMask, hasBit, LEGACY_ONLY_FEATURES, VIRTIO_F } from "./spec.ts"
 
@@ -20,13 +21,20 @@ export interface StatusChange {
   readonly started: boolean
 }
 
+/** What a device type says of its features. */
+export type OfferedFeatures = Pick<VirtioDeviceOptions, "features" | "withoutFeatures" | "requiredFeatures" | "modernFeatures">
+
 export class Negotiation {
   /** Every feature bit that the device offers through some interface. */
   offered: bigint
   /** From the next reset on. */
   #offeredNext: bigint
+  /** Those that a driver must accept, and those from the next reset on. */
+  #required: bigint
+  #requiredNext: bigint
   /** Never offered. */
   #without: bigint
+  readonly #modernOnly: bigint
   /** The transport has a legacy interface too: then a driver on the modern one may leave VERSION_1 out, as with QEMU. */
   transitional = false
   #status = 0
@@ -39,10 +47,13 @@ export class Negotiation {
   /**
    * `features`: those of the device type, and of the ring besides `RING_FEATURES`; `withoutFeatures`: those not to offer, VERSION_1 apart.
    */
-  constructor({ features, withoutFeatures }: { readonly features: bigint; readonly withoutFeatures: bigint }) {
+  constructor({ features, withoutFeatures, requiredFeatures = 0n, modernFeatures = 0n }: OfferedFeatures) {
     this.#without = withoutFeatures & ~VERSION_1
     this.offered = (features | RING_FEATURES) & ~this.#without
     this.#offeredNext = this.offered
+    this.#required = requiredFeatures
+    this.#requiredNext = requiredFeatures
+    this.#modernOnly = modernFeatures
   }
 
   /** Before a driver comes: what means nothing on a transport. */
@@ -53,9 +64,10 @@ export class Negotiation {
   }
 
   /** The feature bits of the device type are others now. The driver sees them after the next reset; at once, if it has not begun. */
-  replaceFeatures(features: bigint): void {
+  replaceFeatures(features: bigint, required: bigint): void {
     this.#offeredNext = (features | RING_FEATURES) & ~this.#without
-    if (this.#status === 0) this.offered = this.#offeredNext
+    this.#requiredNext = required
+    if (this.#status === 0) this.#takeNext()
   }
 
   get status(): number {
@@ -95,11 +107,16 @@ export class Negotiation {
   }
 
   reset(): void {
-    this.offered = this.#offeredNext
+    this.#takeNext()
     this.#status = 0
     this.#driverFeatures = 0n
     this.#hasDriverFeaturesAbove = false
     this.#isFrozen = false
+  }
+
+  #takeNext(): void {
+    this.offered = this.#offeredNext
+    this.#required = this.#requiredNext
   }
 
   /** 32 feature bits offered to a modern driver: bits 32*select and up ([VIRTIO] 4.1.4.3). */
@@ -109,7 +126,7 @@ export class Negotiation {
 
   /** Bits 0 to 31 as a legacy driver sees them: without VERSION_1 there is nothing above. */
   get legacyDeviceFeatures(): number {
-    return featureWord(this.offered, 0)
+    return featureWord(this.offered & ~this.#modernOnly, 0)
   }
 
   /** What the driver has written, bits that nobody offers included. */
@@ -157,6 +174,7 @@ export class Negotiation {
    */
   #isAcceptable(): boolean {
     if (this.#hasDriverFeaturesAbove || (this.#driverFeatures & ~(this.offered & ~LEGACY_ONLY_FEATURES)) !== 0n) return false
+    if ((this.#required & ~this.#driverFeatures) !== 0n) return false
     return this.transitional || (this.#driverFeatures & VERSION_1) !== 0n
   }
 }

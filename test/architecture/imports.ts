@@ -25,6 +25,7 @@ const NODE_MODULES: readonly (readonly [file: RegExp, modules: readonly string[]
  */
 const LAYERS: readonly (readonly (readonly RegExp[])[])[] = [
   [
+    [/^backing\/zoned\/contract\.ts$/],
     [/^backing\/(backing|image-file|async-image-file|buffers|signatures)\.ts$/],
     [/^backing\/decompression\/[^/]+$/],
     [/^backing\/decompression\/zstd\//, /^backing\/decompression\/inflate\//],
@@ -33,6 +34,7 @@ const LAYERS: readonly (readonly (readonly RegExp[])[])[] = [
     [/^backing\/qcow2\/(?!check\/|open\.ts)/],
     [/^backing\/qcow2\/check\//],
     [/^backing\/qcow2\/open\.ts$/],
+    [/^backing\/zoned\/(?!contract)/],
     [/^backing\/(raw|memory|memory-file|sparse-memory|read-only-file|backing-name|image-chain)\.ts$/],
     [/^backing\/host\//, /^backing\/paging\//, /^backing\/sources\//, /^backing\/nbd\//],
     [/^backing\/[^/]+$/],

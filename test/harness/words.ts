@@ -49,10 +49,17 @@ export const INDIRECT = 4
 
 /** Request types: [VIRTIO] 5.2.6. */
 export const T = { IN: 0, OUT: 1, FLUSH: 4, GET_ID: 8, GET_LIFETIME: 10, DISCARD: 11, WRITE_ZEROES: 13, SECURE_ERASE: 14 } as const
+/** Types of requests of zoned disks: [VIRTIO] 5.2.6. */
+export const ZONE = { APPEND: 15, REPORT: 16, OPEN: 18, CLOSE: 20, FINISH: 22, RESET: 24, RESET_ALL: 26 } as const
 /** Status bytes: [VIRTIO] 5.2.6. */
 export const OK = 0
 export const IOERR = 1
 export const UNSUPP = 2
+/** Those of zoned disks. */
+export const INVALID_CMD = 3
+export const UNALIGNED_WP = 4
+export const OPEN_RESOURCE = 5
+export const ACTIVE_RESOURCE = 6
 /** Status bytes hold this until the device writes them. */
 export const UNTOUCHED = 0xee
 

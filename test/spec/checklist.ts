@@ -25,7 +25,6 @@ const PAGES: Readonly<Record<string, readonly string[]>> = {
 
 /** Sections of features that we do not have. Whoever builds one takes it off the list. */
 export const NOT_BUILT: Readonly<Record<string, string>> = {
-  ZN: "zoned devices",
   "QC-EL2": "extended L2 entries are refused",
   "QC-DF": "external data files are refused",
   "QC-SNAP": "snapshots are kept intact, not taken",

@@ -7,7 +7,8 @@ const ERROR_BY_CODE: Readonly<Record<BackingErrorCode, number>> = {
   io: NBD_ERROR.EIO, "no-space": NBD_ERROR.ENOSPC, "out-of-bounds": NBD_ERROR.EINVAL, "read-only": NBD_ERROR.EPERM,
   corrupt: NBD_ERROR.EIO, "invalid-format": NBD_ERROR.EIO, unsupported: NBD_ERROR.EINVAL, "not-found": NBD_ERROR.EIO,
   exists: NBD_ERROR.EIO, permission: NBD_ERROR.EPERM, busy: NBD_ERROR.EIO, closed: NBD_ERROR.ESHUTDOWN,
-  "invalid-argument": NBD_ERROR.EINVAL,
+  "invalid-argument": NBD_ERROR.EINVAL, "zone-invalid": NBD_ERROR.EINVAL, "zone-unaligned": NBD_ERROR.EINVAL,
+  "zone-open-limit": NBD_ERROR.EINVAL, "zone-active-limit": NBD_ERROR.EINVAL,
 }
 
 const CODE_BY_ERROR: ReadonlyMap<number, { readonly code: BackingErrorCode; readonly reason: string }> = new Map([

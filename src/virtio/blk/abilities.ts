@@ -1,9 +1,13 @@
 /** What another backing must be able to do to take the place of the one that the driver has negotiated with. */
+import type { VirtioBacking } from "../../backing/backing.ts"
 import { hasBit } from "../spec.ts"
 import { VIRTIO_BLK_F } from "./spec.ts"
 
 /** The features that a backing's abilities make. */
 const ABILITIES = ["FLUSH", "DISCARD", "WRITE_ZEROES", "SECURE_ERASE", "LIFETIME"] as const
+
+/** What a driver knows of a zoned disk. */
+const ZONE_NUMBERS = ["model", "zoneSize", "maxOpenZones", "maxActiveZones", "maxAppendSize", "writeGranularity"] as const
 
 /**
  * `reliedOn`: the features that the driver relies on; `features`: those of the new backing.
@@ -19,4 +23,12 @@ export function checkAbilities(reliedOn: bigint, features: bigint): void {
   throw new Error(
     `the guest's driver uses ${missing.join(" and ")}, which the new disk cannot do: give one that can, or reset the device first`,
   )
+}
+
+/** @throws Error when the two disks differ in their zones: a driver learns them once */
+export function checkSameZones({ zones: before }: VirtioBacking, { zones }: VirtioBacking): void {
+  const isSame = before === undefined || zones === undefined ? before === zones : ZONE_NUMBERS.every((name) => before[name] === zones[name])
+  if (!isSame) {
+    throw new Error("the guest's driver knows the zones of the disk, and the new one has others, or none: reset the device first")
+  }
 }

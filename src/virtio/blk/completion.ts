@@ -1,13 +1,13 @@
 /** Completion: the only writer of status bytes and used entries. Each request passes here once. */
 import type { GuestMemory } from "../guest-memory.ts"
 import type { Ring } from "../queue/ring.ts"
-import { type BlkRequest, isAnswered, storeData } from "./request.ts"
+import { type BlkRequest, isAnswered, storeBytes, storeData } from "./request.ts"
 import { type BlkStatus, ID_SIZE, VIRTIO_BLK_S, VIRTIO_BLK_T } from "./spec.ts"
 import { type BlkStatistics, countsOf } from "./statistics.ts"
 
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
 const { OK } = VIRTIO_BLK_S
-const { IN, OUT, GET_ID } = VIRTIO_BLK_T
+const { IN, OUT, GET_ID, ZONE_APPEND } = VIRTIO_BLK_T
 
 export class Completion {
   readonly #statistics: BlkStatistics
@@ -31,21 +31,26 @@ export class Completion {
     ring.addUsed(request, filled === request.writableBefore ? filled + 1 : filled)
     const counts = countsOf(this.#statistics, request.type)
     counts.requests++
-    if (status === OK) counts.bytes += request.type === IN || request.type === OUT ? request.dataLength : 0
+    if (status === OK) counts.bytes += request.type === IN || request.type === OUT || request.type === ZONE_APPEND ? request.dataLength : 0
     else counts.errors++
     if (memory.written !== undefined) announce(memory, request)
   }
 
-  /** Stores what the device has to say. Returns its length. */
+  /** Stores what the device has to say. Returns how much of what the guest can be told to be written that is, from its start on. */
   #answer(request: BlkRequest): number {
     const answer = request.type === GET_ID ? this.#id : request.answer
-    return answer === undefined ? 0 : storeData(request, answer)
+    if (answer === undefined) return 0
+    if (request.tail === undefined) return storeData(request, answer)
+    storeBytes(request.tail, answer, answer.length)
+    return answer.length === request.writableBefore ? answer.length : 0
   }
 }
 
 /** Tells the memory what the request may have stored: a failed read counts as well. */
 function announce(memory: GuestMemory, request: BlkRequest): void {
-  const mayFill = isAnswered(request.type)
-  for (let segment = 0; mayFill && segment < request.count; segment++) memory.written?.(request.address(segment), request.length(segment))
+  const filled = isAnswered(request.type) ? request : request.tail
+  for (let segment = 0; filled !== undefined && segment < filled.count; segment++) {
+    memory.written?.(filled.address(segment), filled.length(segment))
+  }
   memory.written?.(request.statusRegion.start + request.statusOffset, 1)
 }

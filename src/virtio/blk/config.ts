@@ -73,6 +73,9 @@ export const MAX_DISCARD_SECTORS = 0x3f_ffff
 export const MAX_WRITE_ZEROES_SECTORS = 0x10_0000
 export const MAX_SECURE_ERASE_SECTORS = 0x10_0000
 
+/** Bits that a legacy driver must not see ([VIRTIO] 5.2.5.2). */
+export const ZONED_MASK: bigint = featureMask([VIRTIO_BLK_F.ZONED])
+
 const GEOMETRY_HEADS = 16
 const GEOMETRY_SECTORS = 63
 
@@ -123,15 +126,28 @@ export function blkParameters(options: VirtioBlkOptions): BlkParameters {
   }
 }
 
+/** Feature bits that a driver must accept: a disk that is written zone by zone is none for a driver that does not know zones. */
+export function requiredFeatures(backing: VirtioBacking, { withoutFeatures }: BlkParameters): bigint {
+  if (backing.zones?.model !== "host-managed") return 0n
+  if (hasBit(withoutFeatures, VIRTIO_BLK_F.ZONED)) {
+    throw new RangeError(
+      "withoutFeatures: ZONED cannot be left out: the disk is host-managed, and of no use to a driver that does not know zones",
+    )
+  }
+  return ZONED_MASK
+}
+
 /** The feature bits of the device type: what the backing can do decides. */
 export function blkFeatures(backing: VirtioBacking, parameters: BlkParameters): bigint {
   const bits: number[] = [VIRTIO_BLK_F.SEG_MAX, VIRTIO_BLK_F.GEOMETRY, VIRTIO_BLK_F.BLK_SIZE, VIRTIO_BLK_F.TOPOLOGY]
   if (parameters.queues > 1) bits.push(VIRTIO_BLK_F.MQ)
   if (parameters.readOnly) bits.push(VIRTIO_BLK_F.RO)
   if (backing.flush !== undefined) bits.push(VIRTIO_BLK_F.FLUSH, VIRTIO_BLK_F.CONFIG_WCE)
-  if (!parameters.readOnly && backing.discard !== undefined && backing.canUnmap !== false) bits.push(VIRTIO_BLK_F.DISCARD)
+  const isHostManaged = backing.zones?.model === "host-managed"
+  if (!parameters.readOnly && backing.discard !== undefined && backing.canUnmap !== false && !isHostManaged) bits.push(VIRTIO_BLK_F.DISCARD)
+  if (backing.zones !== undefined) bits.push(VIRTIO_BLK_F.ZONED)
   if (backing.writeZeroes !== undefined && !parameters.readOnly) bits.push(VIRTIO_BLK_F.WRITE_ZEROES)
-  if (backing.secureErase !== undefined && !parameters.readOnly) bits.push(VIRTIO_BLK_F.SECURE_ERASE)
+  if (backing.secureErase !== undefined && !parameters.readOnly && secureEraseSectors(backing) > 0) bits.push(VIRTIO_BLK_F.SECURE_ERASE)
   if (backing.lifetime !== undefined) bits.push(VIRTIO_BLK_F.LIFETIME)
   return featureMask(bits) | parameters.withFeatures
 }
@@ -157,9 +173,15 @@ export function writeStaticConfig(config: DataView, backing: VirtioBacking, para
   config.setUint32(VIRTIO_BLK_CONFIG.max_write_zeroes_seg, zeroes ? MAX_WRITE_ZEROES_SEGMENTS : 0, true)
   config.setUint8(VIRTIO_BLK_CONFIG.write_zeroes_may_unmap, unmaps ? 1 : 0)
   const erases = offers(VIRTIO_BLK_F.SECURE_ERASE)
-  config.setUint32(VIRTIO_BLK_CONFIG.max_secure_erase_sectors, erases ? MAX_SECURE_ERASE_SECTORS : 0, true)
+  config.setUint32(VIRTIO_BLK_CONFIG.max_secure_erase_sectors, erases ? secureEraseSectors(backing) : 0, true)
   config.setUint32(VIRTIO_BLK_CONFIG.max_secure_erase_seg, erases ? MAX_SECURE_ERASE_SEGMENTS : 0, true)
   config.setUint32(VIRTIO_BLK_CONFIG.secure_erase_sector_alignment, erases ? sectorsOf(backing.secureEraseAlignment) : 0, true)
+}
+
+/** The largest segment of a SECURE_ERASE that is whole units of the backing. 0: a unit is larger than a segment may be. */
+function secureEraseSectors(backing: VirtioBacking): number {
+  const alignment = sectorsOf(backing.secureEraseAlignment)
+  return Math.floor(MAX_SECURE_ERASE_SECTORS / alignment) * alignment
 }
 
 function sectorsOf(bytes = SECTOR_SIZE): number {

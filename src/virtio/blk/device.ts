@@ -1,15 +1,17 @@
 /** VirtioBlk: the block device ([VIRTIO] 5.2): a backing, its configuration space and features, and the parts that serve its requests. */
-import { checkBacking, checkBackingSize, type VirtioBacking } from "../../backing/backing.ts"
+import { checkBacking, checkBackingSize, type VirtioBacking, type Zones } from "../../backing/backing.ts"
 import { checkOptions, checkValue, type Rules } from "../../options.ts"
 import { VirtioDevice } from "../device.ts"
 import type { VirtqueueError } from "../queue/virtqueue-error.ts"
 import { CacheMode } from "./cache-mode.ts"
 import { Completion } from "./completion.ts"
-import { type BlkParameters, blkFeatures, blkParameters, type VirtioBlkOptions, writeCapacity, writeStaticConfig } from "./config.ts"
+import {
+  type BlkParameters, blkFeatures, blkParameters, requiredFeatures, type VirtioBlkOptions, writeCapacity, writeStaticConfig, ZONED_MASK,
+} from "./config.ts"
 import { Executor } from "./executor.ts"
 import { Failures } from "./failures.ts"
 import type { RestoreOptions } from "../state.ts"
-import { checkAbilities } from "./abilities.ts"
+import { checkAbilities, checkSameZones } from "./abilities.ts"
 import { Observation } from "./observation/observation.ts"
 import { checkVersion, parseSavedDisk, type SavedDisk } from "./saved-disk.ts"
 import { RequestServer, type ServedDisk } from "./server.ts"
@@ -18,6 +20,7 @@ import { ThrottledRequests } from "./throttling/throttled-requests.ts"
 import type { ThrottleLimits } from "./throttling/limits.ts"
 import { type Throttle, throttleOf } from "./throttling/throttle.ts"
 import { type BlkStatistics, emptyStatistics } from "./statistics.ts"
+import { ZonedConfig } from "./zoned/config.ts"
 
 /** Options of `VirtioBlk.changeBacking`. */
 export interface ChangeBackingOptions {
@@ -47,6 +50,7 @@ export class VirtioBlk implements ServedDisk {
   readonly #executor: Executor
   readonly #throttled: ThrottledRequests
   #cacheMode: CacheMode | undefined
+  #zoned: ZonedConfig | undefined
   /** In sectors. */
   #capacity = 0
   /** Somebody has said so, by an option or later. */
@@ -67,13 +71,13 @@ export class VirtioBlk implements ServedDisk {
     const { serial, readOnly } = this.#parameters
     this.#isMadeReadOnly = readOnly
     this.#isReadOnly = backing.readOnly || readOnly
-    this.#failures = new Failures(options.onError)
+    this.#failures = new Failures(options.onError, () => this.#zoned?.isNegotiated === true)
     this.statistics = emptyStatistics({ latency: (options.latency ?? "off") !== "off" })
     this.#executor = new Executor(backing)
     this.#throttled = new ThrottledRequests(throttleOf("VirtioBlk", options.throttle))
     this.virtio = new VirtioDevice({
       ...this.#parameters, deviceType: VIRTIO_ID_BLOCK, configSize: VIRTIO_BLK_CONFIG_SIZE, configFields: VIRTIO_BLK_CONFIG_FIELDS,
-      features: this.#featuresOf(backing),
+      features: this.#featuresOf(backing), requiredFeatures: requiredFeatures(backing, this.#parameters), modernFeatures: ZONED_MASK,
     }, (device) => this.#server(device, serial, options))
     this.#abilitiesChanged()
     this.#readCapacity()
@@ -92,6 +96,11 @@ export class VirtioBlk implements ServedDisk {
   /** Size of the disk as the guest sees it, in sectors of 512 bytes. A tail of the backing that is not a whole sector is left out. */
   get capacity(): number {
     return this.#capacity
+  }
+
+  /** What the disk can do where it is a zoned one. */
+  get zones(): Zones | undefined {
+    return this.backing.zones
   }
 
   /** The last failure of the backing, for people: the guest hears of it as a status only. */
@@ -213,7 +222,9 @@ export class VirtioBlk implements ServedDisk {
   }
 
   #checkAbilities(backing: VirtioBacking): void {
-    checkAbilities(this.virtio.negotiation.reliedOn, this.#featuresOf(backing))
+    const { reliedOn } = this.virtio.negotiation
+    checkAbilities(reliedOn, this.#featuresOf(backing))
+    if (reliedOn !== 0n) checkSameZones(this.backing, backing)
   }
 
   #replace(backing: VirtioBacking): void {
@@ -226,11 +237,13 @@ export class VirtioBlk implements ServedDisk {
   /** Takes over what the backing can do, as far as the driver lets that happen before it resets the device. */
   #abilitiesChanged(): void {
     const { negotiation, config } = this.virtio
-    negotiation.replaceFeatures(this.#featuresOf(this.backing))
+    negotiation.replaceFeatures(this.#featuresOf(this.backing), requiredFeatures(this.backing, this.#parameters))
     this.#isNewAtReset = negotiation.status !== 0
     this.#isReadOnly = this.backing.readOnly || this.#isMadeReadOnly || (this.#isNewAtReset && negotiation.isNegotiated(VIRTIO_BLK_F.RO))
     writeStaticConfig(config.fields, this.backing, this.#parameters, negotiation.offered)
-    if (!this.#isNewAtReset) this.#cacheMode?.reset()
+    if (this.#isNewAtReset) return
+    this.#cacheMode?.reset()
+    this.#zoned?.reset()
   }
 
   #server(device: VirtioDevice, serial: Uint8Array, { observer, latency }: VirtioBlkOptions): RequestServer {
@@ -238,12 +251,14 @@ export class VirtioBlk implements ServedDisk {
     const completion = new Completion(statistics, serial)
     const cacheMode = new CacheMode(device, this.#executor)
     this.#cacheMode = cacheMode
+    const zoned = new ZonedConfig(device, this.#executor)
+    this.#zoned = zoned
     const failures = this.#failures
     const isObserved = observer !== undefined || statistics.read.latency !== undefined
     const oneIn = latency === "sampled" ? SAMPLED : 1
     const observation = isObserved ? new Observation({ statistics, observer, oneIn, failures }) : undefined
     return new RequestServer(
-      { device, executor: this.#executor, completion, cacheMode, failures, statistics, observation },
+      { device, executor: this.#executor, completion, cacheMode, zoned, failures, statistics, observation },
       this,
       this.#throttled,
     )

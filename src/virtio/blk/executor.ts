@@ -60,6 +60,7 @@ export class Executor {
     const length = left > SLICE_BYTES ? SLICE_BYTES : left
     leader.slice = length
     const offset = leader.sector * SECTOR + leader.done
+    if (left > SLICE_BYTES) this.#checkZones(leader)
     if (backing.asynchronous === true) return this.#transferLater(leader, requests, first, end, offset)
     // The usual request, whose data are in one descriptor, is found without a loop.
     const isUsual = end - first === 1 && leader.done === 0 && leader.length(0) >= length
@@ -109,6 +110,7 @@ export class Executor {
       refuse(backing.pwritev(views, offset), "pwritev")
     } else if (view !== undefined) {
       // One call only: it may end the life of the requests, and the next would touch the guest's RAM then.
+      this.#checkZones(leader)
       leader.slice = view.length
       if (isIn) refuse(backing.pread(view, offset), "pread")
       else refuse(backing.pwrite(view, offset), "pwrite")
@@ -192,6 +194,11 @@ export class Executor {
         if (part > 0) use(request.region(segment), request.offset(segment) + passed, part)
       }
     }
+  }
+
+  /** Zones judge a request as a whole, before the first of its slices. */
+  #checkZones({ type, sector, total, done }: BlkRequest): void {
+    if (done === 0) this.backing.zones?.check(type === IN ? "read" : "write", sector * SECTOR, total)
   }
 
   // --- All others ---

@@ -2,7 +2,7 @@
 import { BackingError, type BackingErrorCode } from "../../backing/backing.ts"
 import { type BlkStatus, VIRTIO_BLK_S } from "./spec.ts"
 
-const { IOERR, UNSUPP } = VIRTIO_BLK_S
+const { IOERR, UNSUPP, ZONE_INVALID_CMD, ZONE_UNALIGNED_WP, ZONE_OPEN_RESOURCE, ZONE_ACTIVE_RESOURCE } = VIRTIO_BLK_S
 
 /** What a failure of the backing tells the guest. Total, so that a new code does not compile until somebody has thought about it. */
 const STATUS_BY_CODE: Readonly<Record<BackingErrorCode, BlkStatus>> = {
@@ -19,7 +19,13 @@ const STATUS_BY_CODE: Readonly<Record<BackingErrorCode, BlkStatus>> = {
   closed: IOERR,
   exists: IOERR,
   "invalid-argument": IOERR,
+  "zone-invalid": ZONE_INVALID_CMD,
+  "zone-unaligned": ZONE_UNALIGNED_WP,
+  "zone-open-limit": ZONE_OPEN_RESOURCE,
+  "zone-active-limit": ZONE_ACTIVE_RESOURCE,
 }
+/** From here on a status says what the driver has done wrong with zones. */
+const FIRST_OF_ZONES = ZONE_INVALID_CMD
 
 export class Failures {
   /** The last one. */
@@ -27,15 +33,21 @@ export class Failures {
   /** Called for each bug, which is thrown by the next `throwBugs`. */
   onBug = (): void => {}
   readonly #onError: ((error: unknown) => void) | undefined
+  readonly #knowsZones: () => boolean
   /** Thrown by a backing, but not a BackingError: somebody's bug, to be thrown on once the guest has its answers. */
   readonly #bugs: unknown[] = []
 
-  constructor(onError: ((error: unknown) => void) | undefined) {
+  /** `knowsZones`: whether the driver knows the statuses of zoned disks. */
+  constructor(onError: ((error: unknown) => void) | undefined, knowsZones: () => boolean) {
     this.#onError = onError
+    this.#knowsZones = knowsZones
   }
 
-  /** The status of a request that failed with `error`. Tells `onError`. */
+  /** The status of a request that failed with `error`. Tells `onError`, unless the guest did something wrong and is told what. */
   statusOf(error: unknown): BlkStatus {
+    // A subclass from JavaScript may have a code of its own.
+    const status = error instanceof BackingError ? (STATUS_BY_CODE[error.code] ?? IOERR) : IOERR
+    if (status >= FIRST_OF_ZONES && this.#knowsZones()) return status
     this.last = error
     if (!(error instanceof BackingError)) this.addBug(error)
     try {
@@ -43,8 +55,7 @@ export class Failures {
     } catch (bug) {
       this.addBug(bug)
     }
-    // A subclass from JavaScript may have a code of its own.
-    return error instanceof BackingError ? (STATUS_BY_CODE[error.code] ?? IOERR) : IOERR
+    return status >= FIRST_OF_ZONES ? IOERR : status
   }
 
   /** Keeps somebody's bug for the next `throwBugs`. */

@@ -15,6 +15,7 @@ import type { Observation } from "./observation/observation.ts"
 import { type BlkRequest, changesDisk, isWrite, relocateAll } from "./request.ts"
 import { type BlkStatus, VIRTIO_BLK_S } from "./spec.ts"
 import type { BlkStatistics } from "./statistics.ts"
+import type { ZonedConfig } from "./zoned/config.ts"
 import { FLUSH_WEIGHT, spend } from "./weights.ts"
 
 const { OK } = VIRTIO_BLK_S
@@ -25,6 +26,7 @@ export interface BlkWiring {
   readonly executor: Executor
   readonly completion: Completion
   readonly cacheMode: CacheMode
+  readonly zoned: ZonedConfig
   readonly failures: Failures
   readonly statistics: BlkStatistics
   /** Undefined where nobody observes requests. */

@@ -1,15 +1,25 @@
 /** BlkRequest: what a descriptor chain asks the block device for ([VIRTIO] 5.2.6). No input or output happens here. */
+import type { Zones } from "../../backing/backing.ts"
 import { type GuestMemory, RamRegion } from "../guest-memory.ts"
-import { type DescriptorChain, SegmentRun, stillRam } from "../queue/descriptor-chain.ts"
+import { type DescriptorChain, SegmentList, SegmentRun, stillRam } from "../queue/descriptor-chain.ts"
 import type { TakenChain } from "../queue/ring.ts"
 import { VirtqueueError } from "../queue/virtqueue-error.ts"
-import { type BlkStatus, HEADER_SIZE, VIRTIO_BLK_S, VIRTIO_BLK_T, VIRTIO_BLK_T_BARRIER } from "./spec.ts"
+import { APPEND_SECTOR_SIZE, type BlkStatus, HEADER_SIZE, VIRTIO_BLK_S, VIRTIO_BLK_T, VIRTIO_BLK_T_BARRIER } from "./spec.ts"
 
 const { OK } = VIRTIO_BLK_S
-const { IN, OUT, GET_ID, GET_LIFETIME, FLUSH, FLUSH_OUT, DISCARD, WRITE_ZEROES, SECURE_ERASE } = VIRTIO_BLK_T
+const { IN, OUT, GET_ID, GET_LIFETIME, FLUSH, FLUSH_OUT, DISCARD, WRITE_ZEROES, SECURE_ERASE, ZONE_APPEND, ZONE_REPORT } = VIRTIO_BLK_T
 
 /** The outcome of a request that the backing has not answered yet. */
 export const WAITING = -1
+
+/** What requests are judged by. */
+export interface RequestLimits {
+  /** Sectors. */
+  readonly capacity: number
+  readonly readOnly: boolean
+  /** Of a zoned disk. */
+  readonly zones?: Zones | undefined
+}
 
 /** A part of the disk, in bytes. */
 export interface DiskRange {
@@ -45,8 +55,10 @@ export class BlkRequest extends SegmentRun implements TakenChain {
   ranges: readonly DiskRange[] = NO_RANGES
   /** When it was taken from the ring, in milliseconds of `performance.now()`; 0 where nobody wants to know. */
   arrived = 0
-  /** Of a request that succeeds: the bytes that the device has to say, which go into its data. */
+  /** Of a request that succeeds: the bytes that the device has to say, which go into its data, or its tail. */
   answer: Uint8Array | undefined
+  /** Of ZONE_APPEND: where append_sector goes, the bytes before the status; undefined where there is no room for it. */
+  tail: SegmentRun | undefined
 
   // Of the first request of a group that one call on the backing serves:
 
@@ -67,6 +79,7 @@ export class BlkRequest extends SegmentRun implements TakenChain {
   override relocate(memory: GuestMemory): void {
     try {
       super.relocate(memory)
+      this.tail?.relocate(memory)
       const address = this.statusRegion.start + this.statusOffset
       this.statusRegion = stillRam(memory, address, 1)
       this.statusOffset = this.statusRegion.offset(address)
@@ -107,24 +120,30 @@ export function parseRequest(request: BlkRequest, chain: DescriptorChain, legacy
   request.done = 0
   request.answer = undefined
   request.ranges = NO_RANGES
+  request.tail = undefined
   request.first = request.segments.count
   if (isAnswered(type)) takeData(request, chain, readableLength, writableLength - 1)
   else takeData(request, chain, HEADER_SIZE, readableLength - HEADER_SIZE)
+  request.dataLength = isAnswered(type) ? writableLength - 1 : readableLength - HEADER_SIZE
+  if (type === ZONE_APPEND && writableLength > APPEND_SECTOR_SIZE) {
+    request.tail = new SegmentRun(new SegmentList(2))
+    takeData(request.tail, chain, readableLength + writableLength - 1 - APPEND_SECTOR_SIZE, APPEND_SECTOR_SIZE)
+  }
 }
 
 /** Whether requests of `type` write to the disk, so that write-through is about them. */
 export function isWrite({ type }: BlkRequest): boolean {
-  return type === OUT || type === WRITE_ZEROES || type === SECURE_ERASE
+  return type === OUT || type === WRITE_ZEROES || type === SECURE_ERASE || type === ZONE_APPEND
 }
 
 /** Whether requests of `type` change the disk. */
 export function changesDisk(request: BlkRequest): boolean {
-  return isWrite(request) || request.type === DISCARD
+  return isWrite(request) || request.type === DISCARD || request.type > ZONE_REPORT
 }
 
 /** Whether the data of requests of `type` are for the device to write. */
 export function isAnswered(type: number): boolean {
-  return type === IN || type === GET_ID || type === GET_LIFETIME
+  return type === IN || type === GET_ID || type === GET_LIFETIME || type === ZONE_REPORT
 }
 
 /** The 64-bit sector number at `at` of `numbers`, which come from `run` and are read in its guest's order. Inexact above 2^53. */
@@ -135,11 +154,10 @@ export function readSector(run: SegmentRun, numbers: DataView, at: number): numb
   return high === 0 ? low : low + high * 2 ** 32
 }
 
-/** Gives `request` the `length` bytes of `chain` from byte `from` on as its data. */
-function takeData(request: BlkRequest, chain: DescriptorChain, from: number, length: number): void {
-  const { segments } = request
-  request.dataLength = length
-  request.count = 0
+/** Makes of `run` the `length` bytes of `chain` from byte `from` on. */
+function takeData(run: SegmentRun, chain: DescriptorChain, from: number, length: number): void {
+  const { segments } = run
+  run.count = 0
   for (let index = 0, skip = from, left = length; left > 0; index++) {
     const passed = Math.min(skip, chain.length(index))
     const part = Math.min(chain.length(index) - passed, left)
@@ -147,7 +165,7 @@ function takeData(request: BlkRequest, chain: DescriptorChain, from: number, len
     left -= part
     if (part === 0) continue
     segments.push(segments.indexOf(chain.region(index)), chain.offset(index) + passed, part)
-    request.count++
+    run.count++
   }
 }
 
@@ -161,8 +179,13 @@ export function copyNumbers(run: SegmentRun, length: number): DataView {
 /** Stores `bytes` at the start of the request's data, as far as they fit. Returns the bytes stored. */
 export function storeData(request: BlkRequest, bytes: Uint8Array): number {
   const length = Math.min(bytes.length, request.dataLength)
-  eachPiece(request, length, (view, done) => view.set(bytes.subarray(done, done + view.length)))
+  storeBytes(request, bytes, length)
   return length
+}
+
+/** Stores the first `length` of `bytes` at the start of `run`. */
+export function storeBytes(run: SegmentRun, bytes: Uint8Array, length: number): void {
+  eachPiece(run, length, (view, done) => view.set(bytes.subarray(done, done + view.length)))
 }
 
 /** Walks over the first `length` bytes of `run` as views of guest RAM. For what is small and rare. */

@@ -10,16 +10,15 @@ import type { Turn } from "../turn.ts"
 import type { Virtqueue } from "../virtqueue.ts"
 import { Batch } from "./batch.ts"
 import { type BlkWiring, Pending } from "./pending.ts"
-import { type RequestLimits, transferRefusal } from "./refusal.ts"
-import { type RangeType, readRanges } from "./ranges.ts"
+import { refusalOf } from "./refusal.ts"
 import type { ThrottledRequests } from "./throttling/throttled-requests.ts"
 import { FLUSH_WEIGHT, REQUEST_WEIGHT, spend } from "./weights.ts"
-import { type BlkRequest, isWrite, WAITING as STILL_WAITING } from "./request.ts"
-import { type BlkStatus, VIRTIO_BLK_CONFIG, VIRTIO_BLK_F, VIRTIO_BLK_S, VIRTIO_BLK_T } from "./spec.ts"
+import { type BlkRequest, isWrite, type RequestLimits, WAITING as STILL_WAITING } from "./request.ts"
+import { type BlkStatus, VIRTIO_BLK_CONFIG, VIRTIO_BLK_S, VIRTIO_BLK_T } from "./spec.ts"
 
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
-const { OK, IOERR, UNSUPP } = VIRTIO_BLK_S
-const { IN, OUT, FLUSH, GET_ID, GET_LIFETIME, DISCARD, WRITE_ZEROES, SECURE_ERASE } = VIRTIO_BLK_T
+const { OK } = VIRTIO_BLK_S
+const { FLUSH, GET_ID } = VIRTIO_BLK_T
 const WAITING = STILL_WAITING
 
 /** The disk whose requests are served. */
@@ -37,7 +36,7 @@ export class RequestServer implements DeviceHandler {
   readonly #disk: ServedDisk
   readonly #throttled: ThrottledRequests
   readonly #batch = new Batch()
-  readonly #refusal = (request: BlkRequest): BlkStatus => this.#refusalOf(request)
+  readonly #refusal = (request: BlkRequest): BlkStatus => refusalOf(request, this.#disk, this.#wiring)
 
   constructor(wiring: BlkWiring, disk: ServedDisk, throttled: ThrottledRequests) {
     this.#wiring = wiring
@@ -64,11 +63,13 @@ export class RequestServer implements DeviceHandler {
 
   negotiated(): void {
     this.#wiring.cacheMode.negotiated()
+    this.#wiring.zoned.negotiated()
   }
 
   wasReset(): void {
     this.#disk.wasReset()
     this.#wiring.cacheMode.reset()
+    this.#wiring.zoned.reset()
   }
 
   saveState(): unknown {
@@ -266,32 +267,5 @@ export class RequestServer implements DeviceHandler {
       completion.complete(memory, ring, request, request.outcome)
       observation?.completed(queue.index, request, request.outcome)
     }
-  }
-
-  /** The status to refuse the request with, or OK. */
-  #refusalOf(request: BlkRequest): BlkStatus {
-    switch (request.type) {
-      case IN:
-      case OUT:
-        return transferRefusal(request, this.#disk)
-      case FLUSH:
-      case GET_ID:
-        return OK
-      case DISCARD:
-        return this.#rangeRefusal(request, DISCARD, VIRTIO_BLK_F.DISCARD)
-      case WRITE_ZEROES:
-        return this.#rangeRefusal(request, WRITE_ZEROES, VIRTIO_BLK_F.WRITE_ZEROES)
-      case SECURE_ERASE:
-        return this.#rangeRefusal(request, SECURE_ERASE, VIRTIO_BLK_F.SECURE_ERASE)
-      case GET_LIFETIME:
-        return this.#wiring.device.negotiation.isNegotiated(VIRTIO_BLK_F.LIFETIME) ? OK : UNSUPP
-      default:
-        return UNSUPP
-    }
-  }
-
-  #rangeRefusal(request: BlkRequest, type: RangeType, feature: number): BlkStatus {
-    if (this.#disk.readOnly) return IOERR
-    return this.#wiring.device.negotiation.isNegotiated(feature) ? readRanges(request, type, this.#disk.capacity) : UNSUPP
   }
 }

@@ -19,18 +19,22 @@ export const VIRTIO_BLK_F = {
   WRITE_ZEROES: 14,
   LIFETIME: 15,
   SECURE_ERASE: 16,
+  ZONED: 17,
 } as const
 
 /** [VIRTIO] 5.2.6: request types; 5.2.6.3 for FLUSH_OUT. */
 export const VIRTIO_BLK_T = {
   IN: 0, OUT: 1, FLUSH: 4, FLUSH_OUT: 5, GET_ID: 8, GET_LIFETIME: 10, DISCARD: 11, WRITE_ZEROES: 13, SECURE_ERASE: 14,
+  ZONE_APPEND: 15, ZONE_REPORT: 16, ZONE_OPEN: 18, ZONE_CLOSE: 20, ZONE_FINISH: 22, ZONE_RESET: 24, ZONE_RESET_ALL: 26,
 } as const
 
 /** [VIRTIO] 5.2.6.3: bit 31 of a legacy request's type, which this device never offers and therefore ignores. */
 export const VIRTIO_BLK_T_BARRIER = 0x8000_0000
 
 /** [VIRTIO] 5.2.6: the status byte. */
-export const VIRTIO_BLK_S = { OK: 0, IOERR: 1, UNSUPP: 2 } as const
+export const VIRTIO_BLK_S = {
+  OK: 0, IOERR: 1, UNSUPP: 2, ZONE_INVALID_CMD: 3, ZONE_UNALIGNED_WP: 4, ZONE_OPEN_RESOURCE: 5, ZONE_ACTIVE_RESOURCE: 6,
+} as const
 export type BlkStatus = (typeof VIRTIO_BLK_S)[keyof typeof VIRTIO_BLK_S]
 
 /** [VIRTIO] 5.2.6: flags of a discard or write-zeroes segment. */
@@ -74,7 +78,27 @@ export const VIRTIO_BLK_CONFIG = {
   max_secure_erase_sectors: 0x3c,
   max_secure_erase_seg: 0x40,
   secure_erase_sector_alignment: 0x44,
+  zoned_zone_sectors: 0x48,
+  zoned_max_open_zones: 0x4c,
+  zoned_max_active_zones: 0x50,
+  zoned_max_append_sectors: 0x54,
+  zoned_write_granularity: 0x58,
+  zoned_model: 0x5c,
 } as const
+
+/** [VIRTIO] 5.2.4: `model` of zoned disks. */
+export const VIRTIO_BLK_Z = { NONE: 0, HM: 1, HA: 2 } as const
+
+/** [VIRTIO] 5.2.6: the type of a zone, and its state. */
+export const VIRTIO_BLK_ZT = { CONV: 1, SWR: 2, SWP: 3 } as const
+export const VIRTIO_BLK_ZS = { NOT_WP: 0, EMPTY: 1, IOPEN: 2, EOPEN: 3, CLOSED: 4, RDONLY: 13, FULL: 14, OFFLINE: 15 } as const
+
+/** [VIRTIO] 5.2.6: bytes of the header of a zone report, and of a zone in it; where their fields are. */
+export const ZONE_REPORT_HEADER_SIZE = 64
+export const ZONE_DESCRIPTOR_SIZE = 64
+export const ZONE_DESCRIPTOR = { z_cap: 0, z_start: 8, z_wp: 16, z_type: 24, z_state: 25 } as const
+/** Bytes of append_sector. */
+export const APPEND_SECTOR_SIZE = 8
 
 /** The fields of more than one byte that a legacy driver may see, in bytes. */
 export const VIRTIO_BLK_CONFIG_FIELDS: readonly ConfigField[] = [

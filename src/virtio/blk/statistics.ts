@@ -1,9 +1,10 @@
 /** Statistics of a block device, counted since it was made. */
 import { LatencyHistogram } from "./observation/latency-histogram.ts"
+import { isZoneManagement } from "./zoned/requests.ts"
 import { VIRTIO_BLK_T } from "./spec.ts"
 
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
-const { IN, OUT, FLUSH, GET_ID, GET_LIFETIME, DISCARD, WRITE_ZEROES, SECURE_ERASE } = VIRTIO_BLK_T
+const { IN, OUT, FLUSH, GET_ID, GET_LIFETIME, DISCARD, WRITE_ZEROES, SECURE_ERASE, ZONE_APPEND, ZONE_REPORT } = VIRTIO_BLK_T
 
 /** Counts of one kind of request. */
 export interface RequestCounts {
@@ -26,6 +27,10 @@ export interface BlkStatistics {
   readonly writeZeroes: RequestCounts
   readonly secureErase: RequestCounts
   readonly getLifetime: RequestCounts
+  readonly zoneAppend: RequestCounts
+  readonly zoneReport: RequestCounts
+  /** Requests that open, close, finish or reset zones. */
+  readonly zoneManagement: RequestCounts
   /** Requests of types that the device does not know. */
   readonly unknown: RequestCounts
   /** Requests that went to the backing together with the one before them. */
@@ -47,6 +52,9 @@ export function emptyStatistics({ latency = false }: { readonly latency?: boolea
     writeZeroes: counts(),
     secureErase: counts(),
     getLifetime: counts(),
+    zoneAppend: counts(),
+    zoneReport: counts(),
+    zoneManagement: counts(),
     unknown: counts(),
     merged: 0,
   }
@@ -71,7 +79,11 @@ export function countsOf(statistics: BlkStatistics, type: number): RequestCounts
       return statistics.secureErase
     case GET_LIFETIME:
       return statistics.getLifetime
+    case ZONE_APPEND:
+      return statistics.zoneAppend
+    case ZONE_REPORT:
+      return statistics.zoneReport
     default:
-      return statistics.unknown
+      return isZoneManagement(type) ? statistics.zoneManagement : statistics.unknown
   }
 }

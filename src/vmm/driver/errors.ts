@@ -27,18 +27,30 @@ export class DriverError extends Error {
   }
 }
 
+/** Why: the names of the statuses other than OK. Only zoned disks have those that begin with ZONE. */
+export type BlockErrorStatus =
+  "IOERR" | "UNSUPP" | "ZONE_INVALID_CMD" | "ZONE_UNALIGNED_WP" | "ZONE_OPEN_RESOURCE" | "ZONE_ACTIVE_RESOURCE"
+
+const REASONS: Readonly<Record<BlockErrorStatus, string>> = {
+  IOERR: "device or driver error",
+  UNSUPP: "not supported by the device",
+  ZONE_INVALID_CMD: "the zone cannot do that",
+  ZONE_UNALIGNED_WP: "a zone is written at its write pointer, in whole units",
+  ZONE_OPEN_RESOURCE: "too many zones are open",
+  ZONE_ACTIVE_RESOURCE: "too many zones are open or closed",
+}
+
 /** The device answered a request with a status other than VIRTIO_BLK_S_OK. The device goes on working. */
 export class BlockRequestError extends Error {
   override readonly name = "BlockRequestError"
-  readonly status: "IOERR" | "UNSUPP"
+  readonly status: BlockErrorStatus
   /** The request, for example "IN". */
   readonly request: string
   /** First sector of the request, where it has one. */
   readonly sector: number | bigint
 
-  constructor(status: "IOERR" | "UNSUPP", request: string, sector: number | bigint) {
-    const why = status === "IOERR" ? "device or driver error" : "not supported by the device"
-    super(`${request} at sector ${sector} failed: ${status} (${why})`)
+  constructor(status: BlockErrorStatus, request: string, sector: number | bigint) {
+    super(`${request} at sector ${sector} failed: ${status} (${REASONS[status]})`)
     this.status = status
     this.request = request
     this.sector = sector

@@ -134,6 +134,9 @@ describe("statistics", () => {
       writeZeroes: { requests: 1, bytes: 0, errors: 1 },
       secureErase: { requests: 0, bytes: 0, errors: 0 },
       getLifetime: { requests: 0, bytes: 0, errors: 0 },
+      zoneAppend: { requests: 0, bytes: 0, errors: 0 },
+      zoneReport: { requests: 0, bytes: 0, errors: 0 },
+      zoneManagement: { requests: 0, bytes: 0, errors: 0 },
       unknown: { requests: 1, bytes: 0, errors: 1 },
       merged: 1,
     })

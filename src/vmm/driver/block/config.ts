@@ -1,7 +1,7 @@
 /**
  * The configuration fields of a virtio block device, as far as its negotiated features make them valid. [VIRTIO] 5.2.4.
  */
-import { BLK_CONFIG, SECTOR_SIZE } from "./spec.ts"
+import { BLK_CONFIG, BLK_ZONED_MODELS, SECTOR_SIZE } from "./spec.ts"
 import { type FeatureName, featureNames, includesFeature } from "../virtio/features.ts"
 import type { DriverTransport } from "../virtio/transport.ts"
 
@@ -45,6 +45,19 @@ export interface BlockIdentity {
   readonly discard?: DiscardLimits
   readonly writeZeroes?: { readonly maxSectors: number; readonly maxRanges: number; readonly mayUnmap: boolean }
   readonly secureErase?: DiscardLimits
+  /** Of a disk that offers ZONED. "none": it has no zones that anybody sees. */
+  readonly zoned?: {
+    readonly model: "none" | "host-managed" | "host-aware"
+    /** Sectors of a zone. */
+    readonly zoneSectors: number
+    /** 0: any number. */
+    readonly maxOpenZones: number
+    readonly maxActiveZones: number
+    /** 0: no append. */
+    readonly maxAppendSectors: number
+    /** Bytes. */
+    readonly writeGranularity: number
+  }
 }
 
 /** What decides which fields are there, and how they are read. */
@@ -80,6 +93,7 @@ export function readBlockConfig(transport: DriverTransport, { features, offered,
       ...(fields.has("CONFIG_WCE") && { writeback: fields.u8(BLK_CONFIG.WRITEBACK) !== 0 }),
       ...(fields.has("MQ") && { queues: fields.u16(BLK_CONFIG.NUM_QUEUES) }),
       ...readRangeLimits(fields),
+      ...(fields.has("ZONED") && { zoned: readZoned(fields) }),
     }
   })
 }
@@ -140,5 +154,16 @@ function readRangeLimits({ has, u8, u32 }: Fields): Pick<BlockIdentity, "discard
         sectorAlignment: u32(BLK_CONFIG.SECURE_ERASE_SECTOR_ALIGNMENT),
       },
     }),
+  }
+}
+
+function readZoned({ u8, u32 }: Fields): NonNullable<BlockIdentity["zoned"]> {
+  return {
+    model: BLK_ZONED_MODELS.get(u8(BLK_CONFIG.ZONED_MODEL)) ?? "none",
+    zoneSectors: u32(BLK_CONFIG.ZONE_SECTORS),
+    maxOpenZones: u32(BLK_CONFIG.MAX_OPEN_ZONES),
+    maxActiveZones: u32(BLK_CONFIG.MAX_ACTIVE_ZONES),
+    maxAppendSectors: u32(BLK_CONFIG.MAX_APPEND_SECTORS),
+    writeGranularity: u32(BLK_CONFIG.WRITE_GRANULARITY),
   }
 }

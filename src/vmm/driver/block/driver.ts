@@ -8,22 +8,18 @@ import { BLK_CONFIG, BLK_ID_SIZE, BLK_LIFETIME_SIZE, BLK_RANGE, SECTOR_SIZE } fr
 import type { BlockIdentity } from "./config.ts"
 import { BlockEngine } from "./engine.ts"
 import { type BlockDriverOptions, type BlockLifetime, checkDriverOptions, WRITE_ZEROES_RULES, type WriteZeroesOptions } from "./options.ts"
-import { encodeRanges, type SectorRange, splitRanges } from "./ranges.ts"
+import { encodeRequests, type RangeLimits, type SectorRange } from "./ranges.ts"
 import {
   type BlockReply, type BlockRequest, BlockSender, checkBlockRequest, checkRequest, NO_OPTIONS, REQUEST_RULES, type RequestOptions,
 } from "./sender.ts"
 import { runTransfer, type Transfer, type TransferPort } from "./transfer.ts"
+import { BlockZones } from "./zones.ts"
 import { DriverError } from "../errors.ts"
 import { includesFeature } from "../virtio/features.ts"
 import type { PciDevice } from "../pci/device.ts"
 import type { IndirectTable, Segment } from "../virtio/rings/segments.ts"
 import type { VirtioDriver } from "../virtio/driver.ts"
 import type { VirtioBus } from "../virtio/bus.ts"
-
-interface RangeLimits {
-  readonly maxSectors: number
-  readonly maxRanges: number
-}
 
 const DEFAULT_DEPTH = 8
 
@@ -40,6 +36,8 @@ export interface BlockDriver extends AsyncDisposing {}
  */
 export class BlockDriver {
   static { closesWithBlock(this, "later") }
+  /** What zoned disks can do besides. */
+  readonly zones: BlockZones
   readonly #engine: BlockEngine
   readonly #sender: BlockSender
   readonly #depth: number
@@ -50,6 +48,7 @@ export class BlockDriver {
     this.#engine = new BlockEngine(device, options)
     this.#sender = new BlockSender(this.#engine, options)
     this.#depth = options.depth ?? DEFAULT_DEPTH
+    this.zones = new BlockZones(this.#engine, this.#sender)
   }
 
   /**
@@ -262,15 +261,9 @@ export class BlockDriver {
   ): Promise<void> {
     checkValue("BlockDriver", "ranges", ranges, "array")
     if (limits === undefined) throw new DriverError("unsupported", `${name} is not negotiated`)
-    const pieces = splitRanges(ranges, limits.maxSectors)
-    const perRequest = Math.max(1, limits.maxRanges)
-    const requests: Promise<Uint8Array>[] = []
-    this.batch(() => {
-      for (let first = 0; first < pieces.length; first += perRequest) {
-        const dataOut = encodeRanges(pieces.slice(first, first + perRequest), flags, this.virtio.ram.isBigEndian ? "big" : "little")
-        requests.push(this.#sender.checked(name, { ...pickOptions(options, REQUEST_RULES), dataOut }))
-      }
-    })
+    const lists = encodeRequests(ranges, limits, flags, this.virtio.ram.isBigEndian ? "big" : "little")
+    const chosen = pickOptions(options, REQUEST_RULES)
+    const requests = this.batch(() => lists.map((dataOut) => this.#sender.checked(name, { ...chosen, dataOut })))
     // Wait for all of them: a caller that hears of a failure may rely on it that nothing is in flight any more.
     for (const settled of await Promise.allSettled(requests)) if (settled.status === "rejected") throw settled.reason
   }

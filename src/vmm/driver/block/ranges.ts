@@ -40,3 +40,20 @@ export function encodeRanges(ranges: readonly SectorRange[], flags = 0, endian: 
   })
   return bytes
 }
+
+/** What a request for ranges may hold. */
+export interface RangeLimits {
+  /** Sectors of one range. */
+  readonly maxSectors: number
+  readonly maxRanges: number
+}
+
+/** The data of the requests that it takes for `ranges`. */
+export function encodeRequests(ranges: readonly SectorRange[], limits: RangeLimits, flags: number, endian: Endian): Uint8Array[] {
+  const pieces = splitRanges(ranges, limits.maxSectors)
+  const perRequest = Math.max(1, limits.maxRanges)
+  const count = Math.ceil(pieces.length / perRequest)
+  return Array.from({ length: count }, (_, index) => {
+    return encodeRanges(pieces.slice(index * perRequest, (index + 1) * perRequest), flags, endian)
+  })
+}

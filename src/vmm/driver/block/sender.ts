@@ -6,7 +6,7 @@ import { BLK_HEADER, BLK_S, BLK_T, SECTOR_SIZE } from "./spec.ts"
 import type { BlockEngine } from "./engine.ts"
 import { type BlockFraming, checkFraming, type FramePlan, planFrame, segmentsOf } from "./framing.ts"
 import type { TransferSlot } from "./transfer.ts"
-import { BlockRequestError, DriverError } from "../errors.ts"
+import { type BlockErrorStatus, BlockRequestError, DriverError } from "../errors.ts"
 import { includesFeature } from "../virtio/features.ts"
 import type { GuestRam } from "../guest-ram.ts"
 import type { RequestBuffer } from "./request-buffer.ts"
@@ -80,6 +80,11 @@ interface Shape {
 }
 
 const STATUS_UNWRITTEN = 0xff
+const FAILURES: ReadonlyMap<number, BlockErrorStatus> = new Map(
+  (["IOERR", "UNSUPP", "ZONE_INVALID_CMD", "ZONE_UNALIGNED_WP", "ZONE_OPEN_RESOURCE", "ZONE_ACTIVE_RESOURCE"] as const).map(
+    (name) => [BLK_S[name], name],
+  ),
+)
 const DEFAULT_REQUEST_BYTES = 1 << 20
 /** The largest multiple of 512 that the length field of a descriptor holds. */
 const SEGMENT_MAX = 0xffff_fe00
@@ -119,10 +124,13 @@ export class BlockSender {
     }
   }
 
-  /** A request that must succeed. Resolves with its data; rejects with `BlockRequestError` or `DriverError` ("protocol"). */
-  async checked(name: keyof typeof BLK_T, request: Omit<BlockRequest, "type">): Promise<Uint8Array> {
+  /**
+   * A request that must succeed. Resolves with its data, of which `least` bytes must have been written (default: all); rejects with
+   * `BlockRequestError` or `DriverError` ("protocol").
+   */
+  async checked(name: keyof typeof BLK_T, request: Omit<BlockRequest, "type">, least = request.dataIn ?? 0): Promise<Uint8Array> {
     const reply = await this.request({ ...request, type: BLK_T[name] })
-    this.#check(name, request.sector ?? 0, reply.status, reply.usedLength, request.dataIn ?? 0)
+    this.#check(name, request.sector ?? 0, reply.status, reply.usedLength, least)
     return reply.data
   }
 
@@ -220,8 +228,11 @@ export class BlockSender {
   }
 
   #check(name: keyof typeof BLK_T, sector: number | bigint, status: number, usedLength: number, dataIn: number): void {
-    if (status === BLK_S.IOERR) throw new BlockRequestError("IOERR", name, sector)
-    if (status === BLK_S.UNSUPP) throw new BlockRequestError("UNSUPP", name, sector)
+    const failure = FAILURES.get(status)
+    // Who has not accepted ZONED does not know the statuses of zones.
+    if (failure !== undefined && (status <= BLK_S.UNSUPP || includesFeature(this.#engine.virtio.features, "ZONED"))) {
+      throw new BlockRequestError(failure, name, sector)
+    }
     if (status === STATUS_UNWRITTEN) throw new DriverError("protocol", `the device returned ${name} without writing its status`)
     if (status !== BLK_S.OK) throw new DriverError("protocol", `the device answered ${name} with the unknown status ${status}`)
     const isStrict = this.#options.strictUsedLength ?? this.#engine.virtio.transport.kind === "modern"

@@ -1,0 +1,19 @@
+/** Makes a file of the host's whole or not at all. */
+import type { ImageFile } from "../image-file.ts"
+import { removeHostFile } from "./host-file.ts"
+import { LockedFile } from "./image-lock.ts"
+
+/** Makes a file at `path`, which must not exist yet. When `write` throws, nothing is left behind. */
+export function writeNew(path: string, write: (file: ImageFile) => void): void {
+  const file = new LockedFile(path, { create: true })
+  try {
+    file.claim()
+    write(file)
+    file.sync()
+    file.close()
+  } catch (error) {
+    file.close()
+    removeHostFile(path)
+    throw error
+  }
+}
