@@ -17,6 +17,11 @@ export interface AsyncImageFile {
   readonly readOnly: boolean
   /** Left out: "none". */
   readonly lock?: ImageLock
+  /**
+   * Bytes that the file can have at most, where it cannot grow beyond that; asked for once `size` has resolved, and stays the same from
+   * then on. An image that is full goes on then with what needs no more room. Left out: whatever `write` and `truncate` do not reject.
+   */
+  readonly largestSize?: number
   /** Bytes that one read should ask for at least, where they are likely to be of use. Default 64 KiB. */
   readonly preferredRead?: number
   /** Size of the file. The first call reaches for the file, so this is where one that is not there fails. */

@@ -22,6 +22,8 @@ export interface ImageFile {
   readonly readOnly: boolean
   /** Left out: "none". */
   readonly lock?: ImageLock
+  /** Bytes that the file can have at most; it stays the same. Left out: as many as the host has room for. */
+  readonly largestSize?: number
   /** Current size of the file. */
   size(): number
   /** Fills `buffer` from `offset`. Returns the bytes read: fewer than `buffer.length` only where the file ends. */
@@ -66,6 +68,7 @@ const IMAGE_FILE_RULES: Rules<ImageFile> = {
   path: "string", readOnly: "boolean", size: "function", read: "function", readInto: "function", readv: "function", write: "function",
   writeFrom: "function", writev: "function",
   truncate: "function", punchHole: "function?", sync: "function", close: "function", lock: "any?",
+  largestSize: "number?",
   version: "function?", canPunchHole: "any?", punchesAtOnce: "any?", zeroRange: "function?", zeroesAtOnce: "any?",
 }
 

@@ -1,5 +1,5 @@
 /** MemoryFile: an image file in memory. An overlay in a page lives in one, and can be kept or downloaded. */
-import { checkBytes, checkOptions, type Rules } from "../options.ts"
+import { checkBytes, checkCount, checkOptions, type Rules } from "../options.ts"
 import { BackingError, totalLength } from "./backing.ts"
 import type { ImageFile } from "./image-file.ts"
 import { CHUNK_SIZE, SparseMemory } from "./sparse-memory.ts"
@@ -10,9 +10,14 @@ export interface MemoryFileOptions {
   readonly path?: string
   /** Default false. */
   readonly readOnly?: boolean
+  /**
+   * Bytes that the file may have at most; what would make it larger fails with `no-space`. An image in it that is full goes on with what
+   * needs no more room, so this bounds the memory that a guest's writes take up. Default: no limit.
+   */
+  readonly largestSize?: number
 }
 
-const MEMORY_FILE_RULES: Rules<MemoryFileOptions> = { path: "string?", readOnly: "boolean?" }
+const MEMORY_FILE_RULES: Rules<MemoryFileOptions> = { path: "string?", readOnly: "boolean?", largestSize: "number?" }
 
 /** `Blob`, where the platform's types are there. */
 export type PlatformBlob = typeof globalThis extends { Blob: new (...parts: never[]) => infer B } ? B : unknown
@@ -21,15 +26,18 @@ export type PlatformBlob = typeof globalThis extends { Blob: new (...parts: neve
 export class MemoryFile implements ImageFile {
   readonly path: string
   readonly readOnly: boolean
+  readonly largestSize: number
   #memory = new SparseMemory()
   #size = 0
   #isClosed = false
 
-  /** @throws TypeError for wrong options */
+  /** @throws TypeError or RangeError for wrong options */
   constructor(options: MemoryFileOptions = {}) {
     checkOptions("MemoryFile", options, MEMORY_FILE_RULES)
+    checkCount("MemoryFile", "largestSize", options.largestSize, 0)
     this.path = options.path ?? "memory"
     this.readOnly = options.readOnly ?? false
+    this.largestSize = options.largestSize ?? Number.POSITIVE_INFINITY
   }
 
   /**
@@ -72,19 +80,19 @@ export class MemoryFile implements ImageFile {
     return done
   }
 
-  /** @throws BackingError `read-only`, `closed` */
+  /** @throws BackingError `read-only`, `closed`, `no-space` */
   write(buffer: Uint8Array, offset: number): void {
     this.writeFrom(buffer, 0, buffer.length, offset)
   }
 
   writeFrom(buffer: Uint8Array, start: number, length: number, offset: number): void {
-    this.#checkWritable()
+    this.#checkRoom(offset + length)
     this.#memory.write(buffer, start, length, offset)
     this.#size = Math.max(this.#size, offset + length)
   }
 
   writev(buffers: readonly Uint8Array[], offset: number): void {
-    this.#checkWritable()
+    this.#checkRoom(offset + totalLength(buffers))
     let at = offset
     for (const buffer of buffers) {
       this.#memory.write(buffer, 0, buffer.length, at)
@@ -94,7 +102,7 @@ export class MemoryFile implements ImageFile {
   }
 
   truncate(size: number): void {
-    this.#checkWritable()
+    this.#checkRoom(size)
     if (size < this.#size) this.#memory.zero(size, this.#size - size)
     this.#size = size
   }
@@ -155,5 +163,12 @@ export class MemoryFile implements ImageFile {
   #checkWritable(): void {
     this.#checkOpen()
     if (this.readOnly) throw new BackingError("read-only", "the image is open read-only", { path: this.path })
+  }
+
+  /** The file is about to have at least `size` bytes. */
+  #checkRoom(size: number): void {
+    this.#checkWritable()
+    if (size <= this.largestSize) return
+    throw new BackingError("no-space", `the file would have ${size} bytes, and may have ${this.largestSize} at most`, { path: this.path })
   }
 }

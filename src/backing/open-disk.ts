@@ -54,7 +54,7 @@ const OPEN_DISK_RULES: Rules<OpenDiskOptions> = {
 }
 
 const ASYNC_FILE_RULES: Rules<AsyncImageFile> = {
-  path: "string", readOnly: "boolean", lock: "any?", preferredRead: "number?", size: "function", read: "function",
+  path: "string", readOnly: "boolean", lock: "any?", preferredRead: "number?", largestSize: "number?", size: "function", read: "function",
   readScattered: "function?", write: "function?", truncate: "function?", sync: "function?", punchHole: "function?", zeroRange: "function?",
   disk: "function?", version: "function?", close: "function",
 }

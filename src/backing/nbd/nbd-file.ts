@@ -32,6 +32,11 @@ export class NbdFile implements AsyncImageFile {
     return this.#blocks?.readOnly ?? this.#settings.readOnly
   }
 
+  /** The size of the export, from the first answer on. */
+  get largestSize(): number {
+    return this.#blocks?.size ?? Number.POSITIVE_INFINITY
+  }
+
   async size(): Promise<number> {
     return (await this.#open()).size
   }

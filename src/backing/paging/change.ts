@@ -1,4 +1,5 @@
 /** Changes of a file, as a write log keeps them and as they are applied to a piece of the file's content. */
+import { BackingError } from "../backing.ts"
 
 /**
  * One change of a file. Offsets, lengths and sizes are bytes. "zero" makes its range read as zeroes: `frees` says whether the space behind
@@ -26,6 +27,16 @@ export function startOf(change: Change): number {
 export function endOf(change: Change): number {
   if (change.kind === "truncate") return Number.POSITIVE_INFINITY
   return change.offset + (change.kind === "write" ? change.data.length : change.length)
+}
+
+/**
+ * What the source is known to refuse must not reach the log: nothing could be written any more after it.
+ * @throws BackingError `no-space` for a change that makes the file larger than `largestSize`
+ */
+export function refuseBeyond(largestSize: number, change: Change, path: string): void {
+  const end = change.kind === "truncate" ? change.size : endOf(change)
+  if (end <= largestSize) return
+  throw new BackingError("no-space", `the file would have ${end} bytes, and can have ${largestSize} at most`, { path })
 }
 
 export function overlaps(change: Change, start: number, end: number): boolean {

@@ -6,7 +6,8 @@ import { sourceError } from "./source-error.ts"
 /**
  * Resolves to the size of the file in `source`, in bytes.
  * @throws BackingError what the source rejects with, or `io` for a size that is none
- * @throws TypeError when it is to be written and lacks a method (what is written would get lost), or has a `preferredRead` that is none
+ * @throws TypeError when it is to be written and lacks a method (what is written would get lost), or has a `preferredRead` or
+ * `largestSize` that is none
  */
 export async function examineSource(source: AsyncImageFile, { isWritten }: { readonly isWritten: boolean }): Promise<number> {
   const missing = isWritten ? (["write", "truncate", "sync"] as const).find((name) => source[name] === undefined) : undefined
@@ -19,6 +20,10 @@ export async function examineSource(source: AsyncImageFile, { isWritten }: { rea
     throw new TypeError(`${source.path}: preferredRead of the file is ${preferredRead}; it must be a number of bytes, 1 or more`)
   }
   const size = await sizeOf(source)
+  const { largestSize = 0 } = source
+  if (largestSize !== Number.POSITIVE_INFINITY && (!Number.isSafeInteger(largestSize) || largestSize < 0)) {
+    throw new TypeError(`${source.path}: largestSize of the file is ${largestSize}; it must be a number of bytes`)
+  }
   if (Number.isSafeInteger(size) && size >= 0) return size
   throw new BackingError("io", `its source says that it has ${String(size)} bytes`, { path: source.path })
 }

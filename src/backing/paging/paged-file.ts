@@ -10,7 +10,7 @@ import { type AsyncImageFile, NotLoaded } from "../async-image-file.ts"
 import { BackingError, type DiskVersion, totalLength } from "../backing.ts"
 import { joined } from "../buffers.ts"
 import type { ImageFile, ImageLock } from "../image-file.ts"
-import { type Change, endOf } from "./change.ts"
+import { type Change, endOf, refuseBeyond } from "./change.ts"
 import { Demand } from "./demand.ts"
 import { PageCache } from "./page-cache.ts"
 import { changePages } from "./page-changes.ts"
@@ -45,6 +45,7 @@ export class PagedFile implements ImageFile {
   readonly path: string
   readonly readOnly: boolean
   readonly lock: ImageLock
+  readonly largestSize: number
   /** Present when the source has such a method. */
   readonly punchHole?: (offset: number, length: number) => boolean
   readonly zeroRange?: (offset: number, length: number) => boolean
@@ -71,6 +72,7 @@ export class PagedFile implements ImageFile {
     this.path = source.path
     this.readOnly = readOnly
     this.lock = source.lock ?? "none"
+    this.largestSize = source.largestSize ?? Number.POSITIVE_INFINITY
     this.#source = source
     this.#size = size
     this.#end = size
@@ -259,6 +261,7 @@ export class PagedFile implements ImageFile {
 
   /** The one place where content changes: in the log first, which may refuse it. */
   #change(log: WriteLog, change: Change): void {
+    refuseBeyond(this.largestSize, change, this.path)
     log.append(change)
     this.#loader.changed(change)
     changePages(this.#cache, change, { size: this.#size, end: this.#end })

@@ -2,6 +2,7 @@
  * Hands out host clusters and takes them back. A cluster that the disk may still refer to is only free after the change that dropped its
  * last reference is on stable storage: until then it waits in the list of pending frees (QC-WO-04, QC-REF-10).
  */
+import { BackingError } from "../../backing.ts"
 import type { ClusterFile } from "./cluster-file.ts"
 import type { Geometry } from "../format/geometry.ts"
 import type { ClusterRun } from "./l2-view.ts"
@@ -42,20 +43,36 @@ export class Allocator {
     this.puncher = new Puncher(options)
   }
 
-  /** Takes 1 to `most` free clusters in a row, each with the refcount 1 in memory from now on. */
+  /**
+   * Takes 1 to `most` free clusters in a row, each with the refcount 1 in memory from now on.
+   * @throws BackingError `no-space` when none is free, and the file cannot grow
+   */
   allocate(most: number): ClusterRun {
     if (this.#untilSearch > 0) {
       this.#untilSearch--
-      return this.#allocateBehind(most)
+      const run = this.#allocateBehind(most)
+      if (run.count > 0) return run
     }
-    const run = this.#refcounts.take(this.#firstFree, most)
-    this.#firstFree = run.first + run.count
-    if (run.count > 0) return run
-    this.#untilSearch = ALLOCATIONS_BETWEEN
-    return this.#allocateBehind(most)
+    for (;;) {
+      const run = this.#refcounts.take(this.#firstFree, most)
+      this.#firstFree = run.first + run.count
+      if (run.count > 0) return run
+      if (run.first >= this.#refcounts.clusterLimit) throw this.#full()
+      const behind = this.#allocateBehind(most)
+      this.#untilSearch = ALLOCATIONS_BETWEEN
+      if (behind.count > 0) return behind
+    }
   }
 
-  /** The search for a free cluster will take several calls. Meanwhile there is room behind the end of the file. */
+  #full(): BackingError {
+    const message = `every cluster is in use, and the file cannot grow beyond ${this.#file.largestSize} bytes`
+    return new BackingError("no-space", message, { path: this.#file.path })
+  }
+
+  /**
+   * The search for a free cluster will take several calls. Meanwhile there is room behind the end of the file; the count is 0 where there
+   * is none, and the search has to go on.
+   */
   #allocateBehind(most: number): ClusterRun {
     const end = Math.ceil(this.#file.usedEnd / this.#geometry.clusterSize)
     let run = this.#refcounts.take(Math.max(this.#behind, end, this.#firstFree), most)

@@ -21,6 +21,8 @@ export class CorruptMetadata extends BackingError {
 
 export class ClusterFile {
   readonly path: string
+  /** Bytes that the file can have at most. */
+  readonly largestSize: number
   readonly #file: ImageFile
   /**
    * No byte from here on was ever written, so a file that grows past here reads as zeroes where nothing was stored. Raised before a write
@@ -32,6 +34,7 @@ export class ClusterFile {
   constructor(file: ImageFile) {
     this.#file = file
     this.path = file.path
+    this.largestSize = file.largestSize ?? Number.POSITIVE_INFINITY
     this.#usedEnd = file.size()
   }
 
@@ -108,12 +111,12 @@ export class ClusterFile {
     this.#file.sync()
   }
 
-  /** Makes a file that was written end on a cluster border, as other programs leave it. */
+  /** Makes a file that was written end on a cluster border, as other programs leave it, where it can. */
   padTo(clusterSize: number): void {
     if (!this.#isChanged) return
     const size = this.#file.size()
     const padded = Math.ceil(size / clusterSize) * clusterSize
-    if (padded !== size) this.#file.truncate(padded)
+    if (padded !== size && padded <= this.largestSize) this.#file.truncate(padded)
   }
 
   /** The version of the image over `base`. The file is padded first, lest a `close` after a flush change it. */

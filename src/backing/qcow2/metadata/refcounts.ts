@@ -30,6 +30,8 @@ export class Refcounts implements ClusterList {
   readonly table: TopTable
   readonly #file: ClusterFile
   readonly #geometry: Geometry
+  /** The first cluster that the file has no room for. */
+  readonly clusterLimit: number
   readonly #codec: RefcountCodec
   readonly #cache: TableCache
   #metadata: MetadataMap | undefined
@@ -42,6 +44,7 @@ export class Refcounts implements ClusterList {
     this.table = new TopTable(file, { offset: tableOffset, length: tableClusters * geometry.clusterSize, name: "the refcount table" })
     this.#file = file
     this.#geometry = geometry
+    this.clusterLimit = Math.floor(file.largestSize / geometry.clusterSize)
     this.#codec = refcountCodec(geometry.refcountOrder)
     this.#cache = options.cache
   }
@@ -87,17 +90,19 @@ export class Refcounts implements ClusterList {
   /**
    * Finds the first free cluster from `from` on, and up to `most` free ones in a row, all described by one block; gives each the refcount
    * 1. Makes the block, and enlarges the table, when there are none. Looks at a few milliseconds' worth of blocks: when all of them are
-   * full the count is 0, and `first` is where to go on.
+   * full the count is 0, and `first` is where to go on; at `clusterLimit` there is nothing to go on with.
    */
   take(from: number, most: number): ClusterRun {
     const { refcountBlockEntries: entries, refcountOrder, clusterSize } = this.#geometry
     let cluster = from
     for (let looked = 0; looked < MOST_LOOKED_AT; looked += clusterSize + BLOCK_OVERHEAD) {
-      if (cluster >= this.coveredClusters) this.#growTable()
+      const hasRoom = cluster < this.clusterLimit && (cluster < this.coveredClusters || this.#growTable())
+      if (!hasRoom) return { first: this.clusterLimit, count: 0 }
       const index = Math.floor(cluster / entries)
       const block = this.block(index) ?? this.#createBlock(index)
       const at = firstZeroRefcount(block.view, refcountOrder, cluster - index * entries, entries)
-      if (at < entries) return this.#takeFrom(block, index, at, most)
+      const left = this.clusterLimit - index * entries - at
+      if (at < entries && left > 0) return this.#takeFrom(block, index, at, Math.min(most, left))
       cluster = (index + 1) * entries
     }
     return { first: cluster, count: 0 }
@@ -207,14 +212,16 @@ export class Refcounts implements ClusterList {
 
   /**
    * Moves the table to the first clusters that it cannot describe yet, half as large again, followed by the blocks for itself and for them
-   * (QC-REF-06). All of that area is free by definition, so nothing has to be read and nothing can fail half-way.
+   * (QC-REF-06). All of that area is free by definition, so nothing has to be read and nothing can fail half-way. Returns false, and does
+   * nothing, where the file has no room for that.
    */
-  #growTable(): void {
+  #growTable(): boolean {
     const { clusterSize } = this.#geometry
     const start = this.coveredClusters
     const before = this.table.place
     const oldEntries = this.table.entryCount
     const { clusters, blocks } = this.#plannedTable(start)
+    if (start + clusters + blocks > this.clusterLimit) return false
     this.#checkFree(start, clusters + blocks)
     if (this.#metadata !== undefined) this.table.prepareChange(this.#metadata)
     this.table.move(start * clusterSize, clusters * clusterSize)
@@ -222,6 +229,7 @@ export class Refcounts implements ClusterList {
     for (let cluster = start; cluster < start + clusters + blocks; cluster++) this.add(cluster, 1)
     this.#metadata?.removeRange(before)
     this.#metadata?.addRanges([this.table.place])
+    return true
   }
 
   /**
