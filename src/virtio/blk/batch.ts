@@ -9,7 +9,8 @@ import { VirtqueueError } from "../queue/virtqueue-error.ts"
 import { TURN_BYTES } from "../turn.ts"
 import type { Virtqueue } from "../virtqueue.ts"
 import { SLICE_BYTES } from "./executor.ts"
-import { BlkRequest, parseRequest, relocateAll } from "./request.ts"
+import { transferRefusal } from "./refusal.ts"
+import { BlkRequest, parseRequest, relocateAll, type RequestLimits } from "./request.ts"
 import { rangesLength } from "./ranges.ts"
 import { COMMAND_TOTAL, isCommand } from "./commands.ts"
 import { readUsual } from "./usual-request.ts"
@@ -30,6 +31,9 @@ const BATCH_SEGMENTS = 8192
 const BATCH_BYTES = TURN_BYTES
 /** Buffers of one merged call at most: larger calls gain nothing. */
 const MERGE_BUFFERS = 1024
+
+/** The status to refuse a request with, or OK. */
+type Refusal = (request: BlkRequest) => BlkStatus
 
 export class Batch {
   readonly requests: BlkRequest[] = []
@@ -54,6 +58,8 @@ export class Batch {
   readonly #segments = new SegmentList()
   /** The chain that is being parsed. */
   readonly #chain = new DescriptorChain(new SegmentList())
+  /** Bytes of data of the requests in it. */
+  #bytes = 0
   #generation = 0
 
   /** Some are to be acted upon or completed, and may be. */
@@ -61,13 +67,17 @@ export class Batch {
     return this.settled < this.taken && this.queue?.ring === this.ring
   }
 
+  /** No more requests are to be taken into it. */
+  get #isFull(): boolean {
+    return this.taken >= this.most || this.#segments.count >= BATCH_SEGMENTS || this.#bytes >= BATCH_BYTES
+  }
+
   /**
-   * Fills the batch from `ring`, which has been refreshed. `refusal`: the status to refuse a request with, or OK. Returns whether the ring
+   * Fills the batch from `ring`, which has been refreshed; the outcome of a request that is to be refused says so. Returns whether the ring
    * was empty in the end. What was taken before a chain that is broken is good.
    */
-  take(queue: Virtqueue, ring: Ring, refusal: (request: BlkRequest) => BlkStatus): boolean {
-    const segments = this.#segments
-    segments.clear()
+  take(queue: Virtqueue, ring: Ring, limits: RequestLimits, refusal: Refusal): boolean {
+    this.#segments.clear()
     this.queue = queue
     this.ring = ring
     this.next = 0
@@ -76,24 +86,13 @@ export class Batch {
     this.apart = 0
     this.hasWritten = false
     this.brokenBy = undefined
+    this.#bytes = 0
     this.#generation = ring.generation
-    let bytes = 0
     try {
-      ring.look()
-      const { table, descriptors } = ring
-      while (this.taken < this.most && segments.count < BATCH_SEGMENTS && bytes < BATCH_BYTES) {
-        const request = this.slot(this.taken)
-        const head = ring.nextHead()
-        if (head === undefined) {
-          if (!this.#takeAny(ring, request, queue.legacy)) return true
-        } else if (table !== undefined) {
-          if (readUsual(request, table, head)) ring.taken(request)
-          else this.#takeAny(ring, request, queue.legacy)
-        } else if (descriptors !== undefined && readUsualPacked(request, descriptors)) ring.taken(request)
-        else this.#takeAny(ring, request, queue.legacy)
-        request.outcome = refusal(request)
-        bytes += request.dataLength
-        this.taken++
+      if (!ring.look()) return true
+      while (!this.#isFull) {
+        if (this.#takeUsual(ring, limits)) return true
+        if (!this.#isFull && !this.#takeAny(queue, ring, refusal)) return true
       }
     } catch (error) {
       if (!(error instanceof VirtqueueError)) throw error
@@ -102,17 +101,46 @@ export class Batch {
     return false
   }
 
+  /** Takes usual requests, up to one of another kind. Returns true when the ring is empty. @throws VirtqueueError when it is broken */
+  #takeUsual(ring: Ring, limits: RequestLimits): boolean {
+    const { table, descriptors } = ring
+    while (!this.#isFull) {
+      const head = ring.nextHead()
+      if (head === undefined) return !ring.hasSaved
+      const request = this.slot(this.taken)
+      if (table !== undefined) {
+        if (!readUsual(request, table, head)) return false
+      } else if (descriptors === undefined || !readUsualPacked(request, descriptors)) return false
+      if (request.tail !== undefined) request.tail = undefined
+      request.outcome = transferRefusal(request, limits)
+      ring.taken(request)
+      this.#bytes += request.dataLength
+      this.taken++
+    }
+    return false
+  }
+
   /** The general way. Returns false when there is no chain. @throws VirtqueueError when the ring, the chain or the request is broken */
-  #takeAny(ring: Ring, request: BlkRequest, legacy: boolean): boolean {
+  #takeAny(queue: Virtqueue, ring: Ring, refusal: Refusal): boolean {
     const chain = this.#chain
     chain.segments.clear()
     if (!ring.pop(chain)) return false
-    parseRequest(request, chain, legacy)
+    const request = this.slot(this.taken)
+    parseRequest(request, chain, queue.legacy)
+    request.outcome = refusal(request)
+    this.#bytes += request.dataLength
+    this.taken++
     return true
   }
 
   slot(index: number): BlkRequest {
-    return (this.requests[index] ??= new BlkRequest(this.#segments))
+    return this.requests[index] ?? this.#newSlot(index)
+  }
+
+  #newSlot(index: number): BlkRequest {
+    const request = new BlkRequest(this.#segments)
+    this.requests[index] = request
+    return request
   }
 
   /** Forgets what is in it. */

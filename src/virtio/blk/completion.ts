@@ -1,11 +1,12 @@
 /** Completion: the only writer of status bytes and used entries. Each request passes here once. */
 import type { GuestMemory } from "../guest-memory.ts"
 import type { Ring } from "../queue/ring.ts"
-import { type BlkRequest, isAnswered, storeBytes, storeData } from "./request.ts"
+import { type BlkRequest, isAnswered, storeBytes, storeData, WAITING } from "./request.ts"
 import { type BlkStatus, ID_SIZE, VIRTIO_BLK_S, VIRTIO_BLK_T } from "./spec.ts"
 import { type BlkStatistics, countsOf } from "./statistics.ts"
 
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
+const STILL_WAITING = WAITING
 const { OK } = VIRTIO_BLK_S
 const { IN, OUT, GET_ID, ZONE_APPEND } = VIRTIO_BLK_T
 
@@ -17,6 +18,14 @@ export class Completion {
   constructor(statistics: BlkStatistics, serial: Uint8Array) {
     this.#statistics = statistics
     this.#id.set(serial)
+  }
+
+  /** Completes `requests` from `first` to before `end`, those that wait apart. Where nobody is to be told, nothing happens in between. */
+  completeAll(memory: GuestMemory, ring: Ring, requests: readonly BlkRequest[], first: number, end: number): void {
+    for (let index = first; index < end; index++) {
+      const request = requests[index]
+      if (request !== undefined && request.outcome !== STILL_WAITING) this.complete(memory, ring, request, request.outcome)
+    }
   }
 
   /**

@@ -32,7 +32,7 @@ export function refusalOf(request: BlkRequest, disk: RequestLimits, accepted: Ac
 }
 
 /** Whether the data of an IN or OUT request is a whole number of sectors of the disk. */
-function transferRefusal(request: BlkRequest, limits: RequestLimits): BlkStatus {
+export function transferRefusal(request: BlkRequest, limits: RequestLimits): BlkStatus {
   if (limits.readOnly && request.type === OUT) return IOERR
   const { dataLength, sector } = request
   const { capacity } = limits

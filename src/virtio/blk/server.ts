@@ -12,6 +12,7 @@ import { Batch } from "./batch.ts"
 import { type BlkWiring, Pending } from "./pending.ts"
 import { refusalOf } from "./refusal.ts"
 import type { ThrottledRequests } from "./throttling/throttled-requests.ts"
+import { callUsual } from "./usual/calls.ts"
 import { FLUSH_WEIGHT, REQUEST_WEIGHT, spend } from "./weights.ts"
 import { type BlkRequest, isWrite, type RequestLimits, WAITING as STILL_WAITING } from "./request.ts"
 import { type BlkStatus, VIRTIO_BLK_CONFIG, VIRTIO_BLK_S, VIRTIO_BLK_T } from "./spec.ts"
@@ -103,7 +104,7 @@ export class RequestServer implements DeviceHandler {
       ring.refresh()
       const { changes } = device
       this.#batch.most = room
-      const drained = this.#batch.take(queue, ring, this.#refusal)
+      const drained = this.#batch.take(queue, ring, this.#disk, this.#refusal)
       if (observation !== undefined) this.#batch.isObserved = observation.arrived(this.#batch.requests, this.#batch.taken)
       this.#throttled.hold(this.#wiring, queue, ring, this.#batch)
       budget -= this.#batch.taken
@@ -149,6 +150,7 @@ export class RequestServer implements DeviceHandler {
     const { work, inFlight } = device
     const batch = this.#batch
     while (batch.next < batch.taken && !turn.over && work.open && queue.ring === ring) {
+      if (!inFlight.full && this.#callUsual(turn)) continue
       const first = batch.next
       const leader = batch.slot(first)
       if (leader.outcome !== OK || leader.type === GET_ID) {
@@ -175,6 +177,19 @@ export class RequestServer implements DeviceHandler {
     // The last thing: it may interrupt.
     device.publish(queue, ring)
     return through
+  }
+
+  /** Acts on usual requests. Returns false when the next one is none, with nothing done. */
+  #callUsual(turn: Turn): boolean {
+    const { device, executor, failures } = this.#wiring
+    const batch = this.#batch
+    const { next } = batch
+    try {
+      callUsual(batch, executor.backing, device, turn)
+    } catch (error) {
+      batch.slot(batch.next++).outcome = failures.statusOf(error)
+    }
+    return batch.next !== next
   }
 
   /**
@@ -259,6 +274,11 @@ export class RequestServer implements DeviceHandler {
     const batch = this.#batch
     const { requests } = batch
     const observation = batch.isObserved ? this.#wiring.observation : undefined
+    if (observation === undefined && memory.written === undefined) {
+      completion.completeAll(memory, ring, requests, batch.settled, batch.next)
+      batch.settled = batch.next
+      return
+    }
     observation?.look()
     // Completing calls `GuestMemory.written`, and the observer, which may throw, reset the device or switch bus mastering off.
     while (batch.settled < batch.next && queue.ring === ring && work.open) {

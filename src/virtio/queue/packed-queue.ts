@@ -108,9 +108,13 @@ export class PackedQueue implements Ring {
     this.generation = generation
   }
 
+  get hasSaved(): boolean {
+    return this.#chainsToTake !== undefined
+  }
+
   /** There is no index to look at: each chain shows by itself whether it is there. */
   look(): boolean {
-    return this.descriptors.isAvailable
+    return this.hasSaved || this.descriptors.isAvailable
   }
 
   pop(chain: DescriptorChain): boolean {

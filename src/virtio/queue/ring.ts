@@ -49,7 +49,12 @@ export interface Ring {
   refresh(): void
   /** The generation of guest memory for which the areas were found. */
   readonly generation: number
-  /** Looks for chains that have been made available. True when some wait. @throws VirtqueueError when that cannot be */
+  /** Chains of a saved ring wait, which `pop` has not taken again yet. */
+  readonly hasSaved: boolean
+  /**
+   * Looks for chains that have been made available. True when some wait, those of a saved ring among them. @throws VirtqueueError when that
+   * cannot be
+   */
   look(): boolean
   /**
    * Takes the next chain that `look` has seen into `chain`. Returns false when there is none. @throws VirtqueueError when ring or chain is

@@ -154,14 +154,18 @@ export class SplitQueue implements Ring {
     return true
   }
 
-  /** Looks for chains that have been made available. True when some wait. @throws VirtqueueError when that cannot be */
+  get hasSaved(): boolean {
+    return this.#headsToTake !== undefined
+  }
+
+  /** As in `Ring`. @throws VirtqueueError when what the driver says cannot be */
   look(): boolean {
     // This load comes before those of ring slots and descriptors.
     const availIdx = this.#availIdxWord.load()
     const waiting = (availIdx - this.#lastAvail) & 0xffff
     if (waiting > this.size) throw tooFarAhead(availIdx, this.#lastAvail, this.size)
     this.#availIdx = availIdx
-    return waiting !== 0
+    return waiting !== 0 || this.hasSaved
   }
 
   /** Gives a chain back. `length`: bytes that the device has written into it, from its first writable byte on. */
