@@ -13,6 +13,9 @@ import { COMMON, F, LEGACY_UP, mask, T, UNTOUCHED, UP } from "./words.ts"
 /** MSI-X messages: configuration changes send this one, queue q sends 1 + q. */
 export const CONFIG_IRQ = 0
 
+/** What rings guests have that do not say which: both-rings.ts sets it. */
+export const guestRings = { packed: false }
+
 /** Where the parts of a request lie in RAM. */
 export interface Placed {
   readonly header: number
@@ -44,7 +47,7 @@ export interface RingGuestOptions {
   readonly backing: VirtioBacking
   /** Drives the legacy interface. */
   readonly legacy?: boolean
-  /** Its rings are packed ones; chains are to be published in the order in which they were made then. */
+  /** Its rings are packed ones; chains are to be published in the order in which they were made then. Default: `guestRings`. */
   readonly packed?: boolean | undefined
   readonly machine?: MachineOptions
   readonly disk?: AttachDiskOptions
@@ -67,13 +70,15 @@ export class RingGuest extends GuestHeap {
   /** The ring that is meant where none is named. */
   ring: Ring
   readonly #options: RingGuestOptions
+  readonly #isPacked: boolean
   readonly #bells: (() => void)[] = []
 
   constructor(options: RingGuestOptions) {
     super(new Machine(options.machine ?? { ramSize: 16 << 20 }))
     this.#options = options
+    this.#isPacked = options.packed ?? (guestRings.packed && options.legacy !== true)
     this.disk = this.machine.attachDisk(
-      options.backing, { ...(options.packed === true && { withFeatures: ["RING_PACKED"] }), ...options.disk },
+      options.backing, { ...(this.#isPacked && { withFeatures: ["RING_PACKED"] }), ...options.disk },
     )
     const { machine, disk: { slot } } = this
     this.registers = options.legacy === true ? new LegacyGuest(machine, slot) : new ModernGuest(machine, slot)
@@ -91,8 +96,9 @@ export class RingGuest extends GuestHeap {
   /** Resets the device and drives it to DRIVER_OK with the rings of the options, anew and zeroed. Returns the status then. */
   start(features: readonly number[] = this.#options.features ?? DEFAULT_FEATURES): number {
     this.top = 0x1000
-    const { packed = false } = this.#options
-    this.registers.negotiate(mask(...features, ...(this.legacy ? [] : [F.VERSION_1]), ...(packed ? [F.RING_PACKED] : [])) & this.offered)
+    this.registers.negotiate(
+      mask(...features, ...(this.legacy ? [] : [F.VERSION_1]), ...(this.#isPacked ? [F.RING_PACKED] : [])) & this.offered,
+    )
     this.rings = Array.from({ length: this.#options.queues ?? 1 }, (_, queue) => this.openRing(queue))
     this.ring = this.rings[0] ?? this.ring
     this.status = this.legacy ? LEGACY_UP : UP
@@ -110,8 +116,8 @@ export class RingGuest extends GuestHeap {
       return ring
     }
     const n = size ?? registers.queueRegister(queue, COMMON.queueSize, 2)
-    const RingOf = this.#options.packed === true ? PackedRing : Ring
-    const [avail, used] = this.#options.packed === true ? [4, 4] : [6 + 2 * n, 6 + 8 * n]
+    const RingOf = this.#isPacked ? PackedRing : Ring
+    const [avail, used] = this.#isPacked ? [4, 4] : [6 + 2 * n, 6 + 8 * n]
     const free = () => ({ desc: this.alloc(16 * n, 16), avail: this.alloc(avail, 4), used: this.alloc(used, 4) })
     const ring = new RingOf(machine, { index: queue, size: n, place: (queue === 0 ? this.#options.place : undefined) ?? free() }).clear()
     registers.setQueueRegister(queue, COMMON.queueVector, 2, 1 + queue)

@@ -12,12 +12,21 @@ export interface PackedDescriptor {
   readonly flags: number
 }
 
-/** A chain that has been written. */
-interface Written {
-  readonly slot: number
-  readonly slots: number
-  /** What its first descriptor's flags are to be. */
+/** A descriptor to be put into the ring. */
+export interface Part {
+  readonly address: number | bigint
+  readonly length: number
+  /** Without marks. */
   readonly flags: number
+}
+
+/** A buffer that has been written at least once. */
+interface Written {
+  readonly parts: readonly Part[]
+  /** How often it has been made available and not come back. */
+  inFlight: number
+  /** Where its first descriptor is to be marked, and the flags with the marks; undefined when it has been. */
+  hidden: { readonly slot: number; readonly flags: number } | undefined
 }
 
 /** One side's place in the ring, and its wrap counter. */
@@ -106,28 +115,30 @@ export class PackedRing extends Ring {
   }
 
   /** Writes descriptors of a chain; the first one is marked as if nothing was there. Returns the buffer id. Each other id is junk. */
-  put(
-    descriptors: readonly { readonly address: number | bigint; readonly length: number; readonly flags: number }[],
-    id = this.#freeId(),
-  ): number {
+  put(parts: readonly Part[], id = this.#freeId()): number {
     const { slot } = this.driver
     let first = 0
-    for (const [at, { address, length, flags }] of descriptors.entries()) {
-      const isLast = at === descriptors.length - 1
+    for (const [at, { address, length, flags }] of parts.entries()) {
+      const isLast = at === parts.length - 1
       const marked = flags | this.marks
       if (at === 0) first = marked
       this.describe(this.driver.slot, address, length, at === 0 ? marked ^ AVAIL : marked, isLast ? id : 0xdead)
       this.driver.advance(1)
     }
-    this.#chains.set(id, { slot, slots: descriptors.length, flags: first })
+    this.#chains.set(id, { parts, inFlight: this.#chains.get(id)?.inFlight ?? 0, hidden: { slot, flags: first } })
     return id
   }
 
   #freeId(): number {
-    while (this.#chains.has(this.nextId)) this.nextId = (this.nextId + 1) % 0x1_0000
+    while (this.#isTaken(this.nextId)) this.nextId = (this.nextId + 1) % 0x1_0000
     const id = this.nextId
     this.nextId = (id + 1) % 0x1_0000
     return id
+  }
+
+  #isTaken(id: number): boolean {
+    const chain = this.#chains.get(id)
+    return chain !== undefined && (chain.inFlight > 0 || chain.hidden !== undefined)
   }
 
   override chain(pieces: readonly Piece[], { more = false, id }: { more?: boolean; id?: number } = {}): number {
@@ -148,11 +159,14 @@ export class PackedRing extends Ring {
 
   // --- Making available ---
 
-  /** Marks the first descriptors of these chains available. */
+  /** Marks the first descriptors of these chains available. One that has been made available before is written anew. */
   override publish(...ids: readonly number[]): void {
     for (const id of ids) {
-      const { slot, flags } = this.#written(id)
-      this.setFlags(slot, flags)
+      if (this.#written(id).hidden === undefined) this.put(this.#written(id).parts, id)
+      const chain = this.#written(id)
+      if (chain.hidden !== undefined) this.setFlags(chain.hidden.slot, chain.hidden.flags)
+      chain.hidden = undefined
+      chain.inFlight++
       this.#published++
     }
   }
@@ -184,11 +198,10 @@ export class PackedRing extends Ring {
     const cursor = new Cursor(this.size)
     Object.assign(cursor, { slot: this.device.slot, wrap: this.device.wrap })
     let count = 0
-    for (const seen = new Set<number>(); ; count++) {
+    for (; count < this.size; count++) {
       const used = this.#usedAt(cursor)
-      if (used === undefined || seen.has(used.id)) break
-      seen.add(used.id)
-      cursor.advance(this.#written(used.id).slots)
+      if (used === undefined) break
+      cursor.advance(this.#written(used.id).parts.length)
     }
     return (this.lastUsed + count) % 0x1_0000
   }
@@ -197,8 +210,9 @@ export class PackedRing extends Ring {
     const entries: Used[] = []
     for (let used = this.#usedAt(this.device); used !== undefined; used = this.#usedAt(this.device)) {
       entries.push(used)
-      this.device.advance(this.#written(used.id).slots)
-      this.#chains.delete(used.id)
+      const chain = this.#written(used.id)
+      this.device.advance(chain.parts.length)
+      chain.inFlight--
       this.lastUsed = (this.lastUsed + 1) % 0x1_0000
     }
     return entries
@@ -207,12 +221,12 @@ export class PackedRing extends Ring {
   #usedAt(cursor: Cursor): Used | undefined {
     const { id, length, flags } = this.descriptor(cursor.slot)
     const marks = cursor.wrap ? AVAIL | USED : 0
-    return (flags & (AVAIL | USED)) === marks && this.#chains.has(id) ? { id, length } : undefined
+    return (flags & (AVAIL | USED)) === marks && (this.#chains.get(id)?.inFlight ?? 0) > 0 ? { id, length } : undefined
   }
 
   #written(id: number): Written {
     const chain = this.#chains.get(id)
-    if (chain === undefined) throw new Error(`buffer ${id} is not in flight`)
+    if (chain === undefined) throw new Error(`there is no buffer ${id}`)
     return chain
   }
 

@@ -1,5 +1,6 @@
 /** A backing that answers later: in any order, with failures, during resets, with memory that is replaced meanwhile. */
-import { describe, expect, it, vi } from "vitest"
+import { describe, expect, it as once, vi } from "vitest"
+import { it } from "../../harness/both-rings.ts"
 import type { VirtioBacking } from "../../../src/backing/backing.ts"
 import { Rng, seedFromEnvironment } from "../../support/rng.ts"
 import { eio, FakeDisk, settled } from "../../harness/fake-disk.ts"
@@ -104,7 +105,7 @@ describe("completion in the order of the answers", () => {
     expect(guest.takeUsed().map(({ id }) => id).toSorted((a, b) => a - b)).toEqual([heads[0], heads[1]])
   })
 
-  it("used.idx moves once for requests that are answered together, and the batch behind is served while others wait", async () => {
+  once("used.idx moves once for requests that are answered together, and the batch behind is served while others wait", async () => {
     const { disk, guest } = pair({ features: [F.INDIRECT_DESC, F.EVENT_IDX] })
     disk.waits = ({ offset }) => offset === 0
     send(guest, reads(3))
@@ -116,7 +117,7 @@ describe("completion in the order of the answers", () => {
     expect(guest.usedIdx()).toBe(5)
   })
 
-  it("a driver that offers more chains than its ring has, before it gets any back, breaks the device", () => {
+  once("a driver that offers more chains than its ring has, before it gets any back, breaks the device", () => {
     const { guest } = pair({ ringSize: 8 })
     send(guest, reads(8))
     expect(guest.status).toBe(0x0f)
@@ -126,7 +127,7 @@ describe("completion in the order of the answers", () => {
     ])
   })
 
-  it("what was in flight when the device broke completes all the same, in memory and in the used ring", async () => {
+  once("what was in flight when the device broke completes all the same, in memory and in the used ring", async () => {
     const { disk, guest } = pair()
     const { heads, placed } = send(guest, reads(1))
     guest.publish([0xffff])
@@ -351,7 +352,7 @@ describe("what the embedder sees", () => {
     }
   })
 
-  it.each([
+  once.each([
     "bus mastering", "the device",
   ] as const)("PCI-36 %s is stopped from inside an interrupt handler: nothing more is taken, nor stored, until it goes on", (what) => {
     const { disk, guest } = pair({ features: [F.INDIRECT_DESC, F.EVENT_IDX] })
@@ -394,7 +395,10 @@ describe("what the embedder sees", () => {
       const guest = new RingGuest({ backing: disk, ringSize: 8, machine: { ramSize: 1 << 20, written: () => refill() } })
       const head = guest.chain(guest.place({ type: T.FLUSH }).pieces, { indirect: true })
       // What another thread would do: as soon as entries are used, all slots are available again.
-      refill = () => guest.publish(Array.from({ length: (guest.usedIdx() + 8 - guest.ring.availIdx + 65536) % 65536 }, () => head))
+      refill = () => {
+        guest.takeUsed()
+        guest.publish(Array.from({ length: (guest.usedIdx() + 8 - guest.ring.availIdx + 65536) % 65536 }, () => head))
+      }
       refill()
       for (let kicks = 0; kicks < 50; kicks++) guest.kick()
       expect([disk.log.length, vi.getTimerCount()]).toEqual([50 * 16, 1])
@@ -416,6 +420,7 @@ describe("what the embedder sees", () => {
       const guest = new RingGuest({ backing: disk, ringSize: 8, machine: { ramSize: 1 << 20, written: () => refill() } })
       const head = guest.chain(guest.place({ type: T.FLUSH }).pieces, { indirect: true })
       refill = () => {
+        guest.takeUsed()
         if (fills++ < 40) guest.publish(Array.from({ length: (guest.usedIdx() + 8 - guest.ring.availIdx + 65536) % 65536 }, () => head))
       }
       disk.failing = () => (disk.log.length === 1 ? new TypeError("injected: a bug of the backing") : undefined)

@@ -1,5 +1,6 @@
 /** What is on stable storage when: FLUSH, write-back and write-through, over a disk with a volatile cache. */
-import { describe, expect, it } from "vitest"
+import { describe, expect, it as once } from "vitest"
+import { it } from "../../harness/both-rings.ts"
 import { eio, FakeDisk, settled } from "../../harness/fake-disk.ts"
 import { RingGuest, type RingGuestOptions } from "../../harness/guest.ts"
 import { pattern, ranges } from "../../harness/requests.ts"
@@ -117,7 +118,7 @@ describe("cache modes of modern drivers", () => {
     expect([guest.read(0, 1).status, disk.takeNames()]).toEqual([OK, ["read"]])
   })
 
-  it("BLK-17 CONFIG_WCE without FLUSH: writeback starts as 0, and the driver may set it before DRIVER_OK as well as after", () => {
+  once("BLK-17 CONFIG_WCE without FLUSH: writeback starts as 0, and the driver may set it before DRIVER_OK as well as after", () => {
     const disk = new FakeDisk()
     const guest = new RingGuest({ backing: disk, features: [F.CONFIG_WCE] })
     expect([guest.config(WRITEBACK, 1), isStable(disk, guest)]).toEqual([0, true])

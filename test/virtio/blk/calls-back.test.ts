@@ -2,7 +2,8 @@
  * A backing that drives the device from inside its own calls: it resets it, or switches bus mastering off. Each call of a batch of all
  * kinds of requests does so in turn, over backings that answer in each way there is.
  */
-import { describe, expect, it } from "vitest"
+import { describe, expect } from "vitest"
+import { it } from "../../harness/both-rings.ts"
 import { totalLength, type VirtioBacking } from "../../../src/backing/backing.ts"
 import { eio, settled } from "../../harness/fake-disk.ts"
 import { type Placed, RingGuest } from "../../harness/guest.ts"

@@ -1,5 +1,6 @@
 /** What the device expects of a backing that answers later, and what it lends it. */
-import { describe, expect, it } from "vitest"
+import { describe, expect, it as once } from "vitest"
+import { it } from "../../harness/both-rings.ts"
 import { BackingError, type VirtioBacking } from "../../../src/backing/backing.ts"
 import { FakeDisk, settled } from "../../harness/fake-disk.ts"
 import { RingGuest, type RingGuestOptions } from "../../harness/guest.ts"
@@ -175,7 +176,7 @@ describe("what is lent", () => {
 })
 
 describe("a backing that resets the device from inside a call", () => {
-  it.each([
+  once.each([
     "read", "write", "flush", "discard", "writeZeroes",
   ] as const)("%s: no used entry, no status, and nothing more of the batch is done; the device can be started there", async (name) => {
     for (const waits of [false, true]) {

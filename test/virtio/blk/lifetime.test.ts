@@ -1,5 +1,6 @@
 /** GET_LIFETIME: the wear of the storage behind the disk ([VIRTIO] 5.2.6). */
-import { describe, expect, it } from "vitest"
+import { describe, expect } from "vitest"
+import { it } from "../../harness/both-rings.ts"
 import type { Lifetime } from "../../../src/backing/backing.ts"
 import { VirtioBlk } from "../../../src/virtio/blk/device.ts"
 import { eio, FakeDisk, settled } from "../../harness/fake-disk.ts"

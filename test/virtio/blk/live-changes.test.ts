@@ -1,5 +1,6 @@
 /** What changes under a running guest: another disk in the place of the old one, and read-only or not. */
-import { describe, expect, it } from "vitest"
+import { describe, expect } from "vitest"
+import { it } from "../../harness/both-rings.ts"
 import { MemoryBacking } from "../../../src/backing/memory.ts"
 import type { VirtioBlk } from "../../../src/virtio/blk/device.ts"
 import { Machine } from "../../../src/vmm/machine.ts"

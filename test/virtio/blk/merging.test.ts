@@ -1,5 +1,6 @@
 /** Which requests go to the backing in one call, and what is counted. */
-import { describe, expect, it } from "vitest"
+import { describe, expect } from "vitest"
+import { it } from "../../harness/both-rings.ts"
 import { MemoryBacking } from "../../../src/backing/memory.ts"
 import { eio, FakeDisk } from "../../harness/fake-disk.ts"
 import { type Placed, RingGuest } from "../../harness/guest.ts"

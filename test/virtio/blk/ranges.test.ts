@@ -1,5 +1,6 @@
 /** DISCARD and WRITE_ZEROES: their segments, what is refused, and what is left untouched then. */
-import { describe, expect, it } from "vitest"
+import { describe, expect } from "vitest"
+import { it } from "../../harness/both-rings.ts"
 import { MemoryBacking } from "../../../src/backing/memory.ts"
 import { Rng, seedFromEnvironment } from "../../support/rng.ts"
 import { eio, FakeDisk } from "../../harness/fake-disk.ts"

@@ -1,5 +1,6 @@
 /** Reads, writes, GET_ID and what is no known request: one at a time, each with its status, its used length and its effect. */
-import { describe, expect, it } from "vitest"
+import { describe, expect } from "vitest"
+import { it } from "../../harness/both-rings.ts"
 import type { VirtioBlkOptions } from "../../../src/virtio/blk/config.ts"
 import { MemoryBacking } from "../../../src/backing/memory.ts"
 import { BackingError } from "../../../src/backing/backing.ts"

@@ -1,5 +1,6 @@
 /** SECURE_ERASE: its limits, what is refused, and that nothing is left of what was there ([VIRTIO] 5.2.6). */
-import { describe, expect, it } from "vitest"
+import { describe, expect } from "vitest"
+import { it } from "../../harness/both-rings.ts"
 import { MemoryBacking } from "../../../src/backing/memory.ts"
 import { VirtioBlk } from "../../../src/virtio/blk/device.ts"
 import { eio, FakeDisk } from "../../harness/fake-disk.ts"

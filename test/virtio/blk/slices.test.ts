@@ -1,5 +1,6 @@
 /** Long requests: done in slices, so that the host's thread is held for some milliseconds only; what may happen between two slices. */
-import { afterEach, describe, expect, it, vi } from "vitest"
+import { afterEach, describe, expect, it as once, vi } from "vitest"
+import { it } from "../../harness/both-rings.ts"
 import type { VirtioBacking } from "../../../src/backing/backing.ts"
 import { FakeDisk, settled } from "../../harness/fake-disk.ts"
 import { type Placed, RingGuest, type RingGuestOptions } from "../../harness/guest.ts"
@@ -359,7 +360,7 @@ describe("between two slices", () => {
     expect(seen).toEqual([new Error("injected")])
   })
 
-  it("PCI-36 bus mastering off: it waits, the device is idle and can be saved; on: it goes on", async () => {
+  once("PCI-36 bus mastering off: it waits, the device is idle and can be saved; on: it goes on", async () => {
     const { guest, disk, placed } = reading()
     const ram = guest.machine.ram.slice()
     guest.registers.command = 3
@@ -372,7 +373,7 @@ describe("between two slices", () => {
     expect([disk.log.length, guest.reply(placed, 0).status]).toEqual([40, OK])
   })
 
-  it("pause waits for it; the state then has nothing in flight", async () => {
+  once("pause waits for it; the state then has nothing in flight", async () => {
     const { guest, disk, placed } = reading()
     expect(() => guest.disk.device.virtio.saveState()).toThrow("requests in flight: pause the device")
     await guest.disk.device.pause()
