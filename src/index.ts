@@ -75,6 +75,7 @@ export type { BlkStatistics, RequestCounts, RequestKind } from "./virtio/blk/sta
 export { LatencyHistogram } from "./virtio/blk/observation/latency-histogram.ts"
 export type { SavedLatencies } from "./virtio/blk/observation/latency-histogram.ts"
 export type { ObservedRequest } from "./virtio/blk/observation/observed-request.ts"
+export type { DiskStop, ReadErrorPolicy, WriteErrorPolicy } from "./virtio/blk/errors/policies.ts"
 export { Throttle } from "./virtio/blk/throttling/throttle.ts"
 export type { ThrottleClock, ThrottleOptions, ThrottleState } from "./virtio/blk/throttling/throttle.ts"
 export type { RateLimit, ThrottleLimits } from "./virtio/blk/throttling/limits.ts"

@@ -19,7 +19,7 @@ import { type BlkStatus, SECTOR_SIZE, VIRTIO_BLK_S, VIRTIO_BLK_T } from "./spec.
 
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
 const { OK } = VIRTIO_BLK_S
-const { IN, OUT } = VIRTIO_BLK_T
+const { IN, OUT, FLUSH } = VIRTIO_BLK_T
 const SECTOR = SECTOR_SIZE
 const MERGE_BYTES = SLICE_BYTES
 
@@ -182,6 +182,12 @@ export class Batch {
     return end
   }
 
+  /** Takes request `index` out of the batch, for somebody who acts on it alone, from its beginning. */
+  detachAlone(index: number): BlkRequest[] {
+    beginAlone(this.slot(index))
+    return this.detach(index, index + 1)
+  }
+
   /** Takes the requests of a group out of the batch, for somebody who keeps them. */
   detach(first: number, end: number): BlkRequest[] {
     const requests: BlkRequest[] = []
@@ -198,6 +204,16 @@ export class Batch {
   chains(queue: Virtqueue): BlkRequest[] {
     return this.unfinished && this.queue === queue ? this.requests.slice(this.settled, this.taken).filter(isOurs) : []
   }
+}
+
+/** Gets `request` ready to be acted upon alone, from its beginning. */
+export function beginAlone(request: BlkRequest): void {
+  const { type, dataLength } = request
+  request.own = undefined
+  request.done = 0
+  // A flush is one call, whatever it counts in.
+  request.slice = COMMAND_TOTAL
+  request.total = type === IN || type === OUT ? dataLength : type === FLUSH ? COMMAND_TOTAL : totalOf(request)
 }
 
 /** What there is to do for a request that is not a transfer: bytes of ranges, or a command. */

@@ -1,6 +1,9 @@
 /** The block device's options, and the configuration space and feature bits that follow from them ([VIRTIO] 5.2.3 to 5.2.5). */
 import { checkNames, checkOptions, type Rules } from "../../options.ts"
 import type { VirtioBacking } from "../../backing/backing.ts"
+import {
+  type DiskStop, READ_ERROR_POLICIES, type ReadErrorPolicy, WRITE_ERROR_POLICIES, type WriteErrorPolicy,
+} from "./errors/policies.ts"
 import type { ObservedRequest } from "./observation/observed-request.ts"
 import type { ThrottleLimits } from "./throttling/limits.ts"
 import type { Throttle } from "./throttling/throttle.ts"
@@ -38,6 +41,15 @@ export interface VirtioBlkOptions {
   /** Called with each failure of the backing: the guest hears of it as a status only. */
   readonly onError?: (error: unknown) => void
   /**
+   * What becomes of a read that the backing fails: the guest hears of it ("report", the default) or does not ("ignore": it reads zeroes),
+   * or the disk stops ("stop"): it keeps the request and all others, calls `onStop`, and begins them again at `VirtioBlk.resume`.
+   */
+  readonly readErrors?: ReadErrorPolicy
+  /** The same for writes, discards and flushes; "enospc" stops when there is no space left, and reports anything else. */
+  readonly writeErrors?: WriteErrorPolicy
+  /** Called soon after the disk has stopped. It may do anything. */
+  readonly onStop?: (stop: DiskStop) => void
+  /**
    * Called with each request when it has been completed. It may do anything, a reset or an unplugging of the disk included. What it throws
    * is thrown on once the guest has its answers.
    */
@@ -61,7 +73,8 @@ export interface VirtioBlkOptions {
 export const VIRTIO_BLK_RULES: Rules<VirtioBlkOptions> = {
   serial: "string?", queues: "number?", queueSize: "number?", blockSize: "number?", physicalBlockSize: "number?", optimalIoSize: "number?",
   withFeatures: "array?", withoutFeatures: "array?", readOnly: "boolean?", onError: "function?",
-  observer: "function?", throttle: "object?", latency: ["off", "sampled", "all"],
+  observer: "function?", readErrors: READ_ERROR_POLICIES, writeErrors: WRITE_ERROR_POLICIES, onStop: "function?", throttle: "object?",
+  latency: ["off", "sampled", "all"],
 }
 
 /** Most segments of a DISCARD, of a WRITE_ZEROES, and of a SECURE_ERASE request. */

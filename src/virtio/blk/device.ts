@@ -8,8 +8,10 @@ import { Completion } from "./completion.ts"
 import {
   type BlkParameters, blkFeatures, blkParameters, requiredFeatures, type VirtioBlkOptions, writeCapacity, writeStaticConfig, ZONED_MASK,
 } from "./config.ts"
+import { ErrorPolicy } from "./errors/error-policy.ts"
+import type { DiskStop } from "./errors/policies.ts"
 import { Executor } from "./executor.ts"
-import { Failures } from "./failures.ts"
+import { Failures } from "./errors/failures.ts"
 import type { RestoreOptions } from "../state.ts"
 import { checkAbilities, checkSameZones } from "./abilities.ts"
 import { Observation } from "./observation/observation.ts"
@@ -51,6 +53,7 @@ export class VirtioBlk implements ServedDisk {
   readonly #throttled: ThrottledRequests
   #cacheMode: CacheMode | undefined
   #zoned: ZonedConfig | undefined
+  #errors: ErrorPolicy | undefined
   /** In sectors. */
   #capacity = 0
   /** Somebody has said so, by an option or later. */
@@ -106,6 +109,11 @@ export class VirtioBlk implements ServedDisk {
   /** The last failure of the backing, for people: the guest hears of it as a status only. */
   get lastError(): unknown {
     return this.#failures.last
+  }
+
+  /** Why the disk has stopped, see `readErrors` and `writeErrors`; undefined while it has not. `resume` lets it go on. */
+  get stoppedBy(): DiskStop | undefined {
+    return this.#errors?.stoppedBy
   }
 
   /** Why the device has set DEVICE_NEEDS_RESET, for people; undefined while it has not. */
@@ -181,8 +189,12 @@ export class VirtioBlk implements ServedDisk {
     return this.virtio.pauses.pause()
   }
 
-  /** Ends `pause`, and serves what has come in. */
+  /**
+   * Ends `pause`, and serves what has come in. A disk that has stopped goes on: it begins with the requests that it has kept, those that
+   * failed included.
+   */
   resume(): void {
+    this.#errors?.goOn()
     this.virtio.pauses.resume()
   }
 
@@ -246,7 +258,7 @@ export class VirtioBlk implements ServedDisk {
     this.#zoned?.reset()
   }
 
-  #server(device: VirtioDevice, serial: Uint8Array, { observer, latency }: VirtioBlkOptions): RequestServer {
+  #server(device: VirtioDevice, serial: Uint8Array, options: VirtioBlkOptions): RequestServer {
     const { statistics } = this
     const completion = new Completion(statistics, serial)
     const cacheMode = new CacheMode(device, this.#executor)
@@ -254,11 +266,14 @@ export class VirtioBlk implements ServedDisk {
     const zoned = new ZonedConfig(device, this.#executor)
     this.#zoned = zoned
     const failures = this.#failures
+    const { observer, latency, readErrors = "report", writeErrors = "report", onStop } = options
+    const errors = new ErrorPolicy({ readErrors, writeErrors, onStop, failures, device })
+    this.#errors = errors
     const isObserved = observer !== undefined || statistics.read.latency !== undefined
     const oneIn = latency === "sampled" ? SAMPLED : 1
     const observation = isObserved ? new Observation({ statistics, observer, oneIn, failures }) : undefined
     return new RequestServer(
-      { device, executor: this.#executor, completion, cacheMode, zoned, failures, statistics, observation },
+      { device, executor: this.#executor, completion, cacheMode, zoned, failures, errors, statistics, observation },
       this,
       this.#throttled,
     )

@@ -2,36 +2,18 @@
  * Pending: a group of requests that wait for a promise of the backing; the one place that knows about promises. It belongs to one life
  * of its queue: after a reset it touches neither the guest nor, for what had not been begun, the disk.
  */
-import type { VirtioDevice } from "../device.ts"
 import type { InFlight, Outstanding } from "../in-flight.ts"
 import type { Ring } from "../queue/ring.ts"
 import type { Turn } from "../turn.ts"
 import type { Virtqueue } from "../virtqueue.ts"
-import type { CacheMode } from "./cache-mode.ts"
-import type { Completion } from "./completion.ts"
-import type { Executor } from "./executor.ts"
-import type { Failures } from "./failures.ts"
-import type { Observation } from "./observation/observation.ts"
-import { type BlkRequest, changesDisk, isWrite, relocateAll } from "./request.ts"
+import { beginAlone } from "./batch.ts"
+import type { Keepable } from "./errors/error-policy.ts"
+import { type BlkRequest, changesDisk, isWrite, relocateAll, WAITING } from "./request.ts"
 import { type BlkStatus, VIRTIO_BLK_S } from "./spec.ts"
-import type { BlkStatistics } from "./statistics.ts"
-import type { ZonedConfig } from "./zoned/config.ts"
 import { FLUSH_WEIGHT, spend } from "./weights.ts"
+import type { BlkWiring } from "./wiring.ts"
 
 const { OK } = VIRTIO_BLK_S
-
-/** The parts of a block device that serving its requests takes. */
-export interface BlkWiring {
-  readonly device: VirtioDevice
-  readonly executor: Executor
-  readonly completion: Completion
-  readonly cacheMode: CacheMode
-  readonly zoned: ZonedConfig
-  readonly failures: Failures
-  readonly statistics: BlkStatistics
-  /** Undefined where nobody observes requests. */
-  readonly observation: Observation | undefined
-}
 
 /** Bytes that a waiting request and one of its segments take, roughly: objects, arrays, and what a promise needs. */
 const REQUEST_BYTES = 1024
@@ -40,7 +22,7 @@ const SEGMENT_BYTES = 12
 /** What is next: the calls of the requests themselves, the answer to the flush behind writes (write-through), or the completion. */
 type Stage = "act" | "stabilise" | "complete"
 
-export class Pending implements Outstanding {
+export class Pending implements Outstanding, Keepable {
   readonly queue: Virtqueue
   readonly ring: Ring
   calling = false
@@ -119,10 +101,14 @@ export class Pending implements Outstanding {
   /** Goes on with what the backing has answered. */
   run(turn: Turn): boolean {
     const { device } = this.#wiring
-    if (this.#isEnded || this.#forget !== undefined || this.queue.ring !== this.ring) return false
+    if (this.#isEnded || this.#isParked || this.queue.ring !== this.ring) return false
+    if (this.#isNew && this.#wiring.errors.stoppedBy !== undefined) {
+      this.#wiring.errors.keep(this)
+      return false
+    }
     try {
       this.#refresh()
-      if (!this.#proceed(turn)) return !this.calling && !this.#isEnded && this.queue.ring === this.ring
+      if (!this.#proceed(turn)) return !this.calling && !this.#isEnded && !this.#isParked && this.queue.ring === this.ring
     } catch (error) {
       this.#end()
       device.breakDown(this.queue, error)
@@ -133,6 +119,15 @@ export class Pending implements Outstanding {
     // The last thing: it may interrupt.
     device.publish(this.queue, this.ring)
     return false
+  }
+
+  /** Nothing has been done for them. */
+  get #isNew(): boolean {
+    return this.#stage === "act" && this.#answer === undefined && this.#requests[0]?.done === 0
+  }
+
+  get #isParked(): boolean {
+    return this.#forget !== undefined
   }
 
   #answered(answer: { readonly error?: unknown; readonly failed: boolean }): void {
@@ -163,7 +158,7 @@ export class Pending implements Outstanding {
 
   /** Goes as far as the turn and the backing allow. Returns true when the outcome of all requests is known. */
   #proceed(turn: Turn): boolean {
-    if (this.#stage === "stabilise") this.#takeFlushAnswer()
+    if (this.#stage === "stabilise" && !this.#takeFlushAnswer()) return false
     return this.#stage === "complete" || (this.#act(turn) && this.#stabilise(turn))
   }
 
@@ -221,32 +216,25 @@ export class Pending implements Outstanding {
 
   /** The call failed. Where it was for several requests, each is tried alone: only those that fail by themselves shall hear of it. */
   #failed(leader: BlkRequest, error: unknown): boolean {
-    const { failures, device } = this.#wiring
+    const { errors, device } = this.#wiring
     leader.own = undefined
-    if (this.#requests.length === 1) {
-      leader.outcome = failures.statusOf(error)
-      return true
-    }
-    this.#end()
-    // The backing may have reset the queue from inside the call.
-    if (this.queue.ring !== this.ring) return false
-    for (const request of this.#requests) {
-      request.done = 0
-      request.total = request.dataLength
-      const alone = new Pending(this.#wiring, this.queue, this.ring, [request])
-      alone.#hold()
+    if (this.#requests.length > 1) {
       // Not run from here: each ends with an interrupt, whose handler may throw, or reset the device.
-      device.work.add(alone)
+      for (const alone of this.#apart()) device.work.add(alone)
+      return false
     }
-    return false
+    return this.#take(errors.outcomeOf(leader, error, this.queue.ring === this.ring && device.work.open))
   }
 
   /** In write-through mode writes are not done until they are stable. Returns true when they are, or need not be. */
   #stabilise(turn: Turn): boolean {
-    const { executor, cacheMode, failures } = this.#wiring
-    const unstable = cacheMode.writeThrough ? this.#requests.filter((request) => request.outcome === OK && isWrite(request)) : []
-    this.#stage = "complete"
-    if (unstable.length === 0) return true
+    const { executor, cacheMode, errors } = this.#wiring
+    const [leader] = this.#requests
+    // All of a group are writes, or none is.
+    if (leader === undefined || leader.outcome !== OK || !isWrite(leader) || !cacheMode.writeThrough) {
+      this.#stage = "complete"
+      return true
+    }
     try {
       const answer = executor.flush()
       if (answer !== undefined) {
@@ -256,17 +244,43 @@ export class Pending implements Outstanding {
       }
       turn.spend(FLUSH_WEIGHT, 0)
     } catch (error) {
-      const status = failures.statusOf(error)
-      for (const request of unstable) request.outcome = status
+      return this.#take(errors.outcomeOf(leader, error, false))
     }
+    this.#stage = "complete"
     return true
   }
 
-  #takeFlushAnswer(): void {
+  /** Returns true when the outcome of all requests is known. */
+  #takeFlushAnswer(): boolean {
     const answer = this.#answer
-    const status = answer?.failed === true ? this.#wiring.failures.statusOf(answer.error) : OK
-    for (const request of this.#requests) request.outcome = status
+    this.#answer = undefined
+    const [leader] = this.#requests
+    if (leader === undefined) return true
+    return this.#take(answer?.failed === true ? this.#wiring.errors.outcomeOf(leader, answer.error, false) : OK)
+  }
+
+  /** All requests end with `outcome`, unless the disk has stopped: then each is kept. Returns whether they have ended. */
+  #take(outcome: BlkStatus | typeof WAITING): boolean {
+    if (outcome === WAITING) {
+      for (const alone of this.#apart()) this.#wiring.errors.keep(alone)
+      return false
+    }
+    for (const request of this.#requests) request.outcome = outcome
     this.#stage = "complete"
+    return true
+  }
+
+  /** Ends this group: each of its requests is to be acted upon alone, from its beginning. None, if the backing has reset the queue. */
+  #apart(): Pending[] {
+    this.#end()
+    if (this.queue.ring !== this.ring) return []
+    return this.#requests.map((request) => {
+      beginAlone(request)
+      request.outcome = OK
+      const alone = new Pending(this.#wiring, this.queue, this.ring, [request])
+      alone.#hold()
+      return alone
+    })
   }
 
   /** Counts what the requests hold now. */

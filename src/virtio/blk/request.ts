@@ -188,6 +188,11 @@ export function storeBytes(run: SegmentRun, bytes: Uint8Array, length: number): 
   eachPiece(run, length, (view, done) => view.set(bytes.subarray(done, done + view.length)))
 }
 
+/** Zeroes the request's data from byte `from` on. */
+export function zeroData(request: BlkRequest, from: number): void {
+  eachPiece(request, request.dataLength, (view, done) => view.fill(0, Math.min(Math.max(from - done, 0), view.length)))
+}
+
 /** Walks over the first `length` bytes of `run` as views of guest RAM. For what is small and rare. */
 function eachPiece(run: SegmentRun, length: number, use: (view: Uint8Array, done: number) => void): void {
   for (let index = 0, done = 0; done < length; index++) {

@@ -9,13 +9,15 @@ import type { RestoreOptions } from "../state.ts"
 import type { Turn } from "../turn.ts"
 import type { Virtqueue } from "../virtqueue.ts"
 import { Batch } from "./batch.ts"
-import { type BlkWiring, Pending } from "./pending.ts"
+import { BatchErrors } from "./errors/batch-errors.ts"
+import { Pending } from "./pending.ts"
 import { refusalOf } from "./refusal.ts"
 import type { ThrottledRequests } from "./throttling/throttled-requests.ts"
 import { callUsual } from "./usual/calls.ts"
-import { FLUSH_WEIGHT, REQUEST_WEIGHT, spend } from "./weights.ts"
+import { REQUEST_WEIGHT, spend } from "./weights.ts"
 import { type BlkRequest, isWrite, type RequestLimits, WAITING as STILL_WAITING } from "./request.ts"
 import { type BlkStatus, VIRTIO_BLK_CONFIG, VIRTIO_BLK_S, VIRTIO_BLK_T } from "./spec.ts"
+import type { BlkWiring } from "./wiring.ts"
 
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
 const { OK } = VIRTIO_BLK_S
@@ -37,12 +39,14 @@ export class RequestServer implements DeviceHandler {
   readonly #disk: ServedDisk
   readonly #throttled: ThrottledRequests
   readonly #batch = new Batch()
+  readonly #errors: BatchErrors
   readonly #refusal = (request: BlkRequest): BlkStatus => refusalOf(request, this.#disk, this.#wiring)
 
   constructor(wiring: BlkWiring, disk: ServedDisk, throttled: ThrottledRequests) {
     this.#wiring = wiring
     this.#disk = disk
     this.#throttled = throttled
+    this.#errors = new BatchErrors(wiring, this.#batch)
     wiring.failures.onBug = () => wiring.device.work.awaitEnd()
   }
 
@@ -146,9 +150,10 @@ export class RequestServer implements DeviceHandler {
 
   /** Acts on the batch and completes what is done. Returns false when there is more to do, for the next turn or when memory is released. */
   #proceed(queue: Virtqueue, ring: Ring, turn: Turn): boolean {
-    const { device, statistics } = this.#wiring
+    const { device, statistics, errors } = this.#wiring
     const { work, inFlight } = device
     const batch = this.#batch
+    if (errors.stoppedBy !== undefined) this.#errors.keepRest()
     while (batch.next < batch.taken && !turn.over && work.open && queue.ring === ring) {
       if (!inFlight.full && this.#callUsual(turn)) continue
       const first = batch.next
@@ -165,7 +170,7 @@ export class RequestServer implements DeviceHandler {
       statistics.merged += end - first - 1
       batch.next = end
     }
-    if (batch.hasWritten && work.open && queue.ring === ring) this.#stabilise(queue, ring, turn)
+    if (batch.hasWritten && work.open && queue.ring === ring) this.#errors.stabilise(turn)
     // A backing may have reset the device from inside a call: then nothing of it reaches the guest.
     if (queue.ring !== ring) {
       batch.drop()
@@ -181,13 +186,14 @@ export class RequestServer implements DeviceHandler {
 
   /** Acts on usual requests. Returns false when the next one is none, with nothing done. */
   #callUsual(turn: Turn): boolean {
-    const { device, executor, failures } = this.#wiring
+    const { device, executor } = this.#wiring
     const batch = this.#batch
     const { next } = batch
     try {
       callUsual(batch, executor.backing, device, turn)
     } catch (error) {
-      batch.slot(batch.next++).outcome = failures.statusOf(error)
+      const failed = batch.next
+      if (this.#errors.failed(failed, failed + 1, error)) batch.next = failed + 1
     }
     return batch.next !== next
   }
@@ -206,7 +212,7 @@ export class RequestServer implements DeviceHandler {
       try {
         answer = executor.step(requests, first, end)
       } catch (error) {
-        return this.#failed(first, end, error)
+        return this.#errors.failed(first, end, error)
       }
       // The call has switched bus mastering off: what it read waits, as an answer that comes later does.
       if (answer === undefined && leader.own !== undefined && !device.work.open) answer = Promise.resolve()
@@ -223,48 +229,6 @@ export class RequestServer implements DeviceHandler {
       if (leader.done >= leader.total) return true
     } while (!turn.over && device.work.open)
     return false
-  }
-
-  /**
-   * The call failed. Where it was for several requests, each is to be tried alone: only those that fail by themselves shall hear of it.
-   * Returns whether the group is through.
-   */
-  #failed(first: number, end: number, error: unknown): boolean {
-    const batch = this.#batch
-    const leader = batch.slot(first)
-    leader.own = undefined
-    leader.done = 0
-    if (end - first > 1) {
-      batch.apart = end
-      return false
-    }
-    leader.outcome = this.#wiring.failures.statusOf(error)
-    return true
-  }
-
-  /** Write-through: a write is not done until it is stable. One flush is for all that have been acted upon. */
-  #stabilise(queue: Virtqueue, ring: Ring, turn: Turn): void {
-    const { cacheMode, executor, failures } = this.#wiring
-    const batch = this.#batch
-    batch.hasWritten = false
-    if (!cacheMode.writeThrough) return
-    const written: number[] = []
-    for (let index = batch.settled; index < batch.next; index++) {
-      const request = batch.slot(index)
-      if (request.outcome === OK && isWrite(request)) written.push(index)
-    }
-    if (written.length === 0) return
-    let answer: PromiseLike<void> | undefined
-    try {
-      answer = executor.flush()
-    } catch (error) {
-      const status = failures.statusOf(error)
-      for (const index of written) batch.slot(index).outcome = status
-      return
-    }
-    if (answer === undefined) return turn.spend(FLUSH_WEIGHT, 0)
-    const requests = written.flatMap((index) => batch.detach(index, index + 1))
-    new Pending(this.#wiring, queue, ring, requests, "stabilise").wait(answer)
   }
 
   /** Completes those that have been acted upon. */

@@ -183,7 +183,10 @@ function hostedDisk(device: VirtioBlk, place: Place, options: V86DiskOptions & {
       await device.pause()
       await device.backing.flush?.()
     },
-    resume: () => device.resume(),
+    // A disk that has stopped goes on when its owner says so.
+    resume: () => {
+      if (device.stoppedBy === undefined) device.resume()
+    },
     saveState: () => JSON.stringify(fn.saveState()),
     restoreState: (state) => {
       if (state === undefined) fn.reset()

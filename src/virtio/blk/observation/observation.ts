@@ -1,12 +1,9 @@
 /** Observation: what a block device tells of each request at its completion: the embedder's `observer`, and latency histograms. */
-import type { Failures } from "../failures.ts"
-import { rangesLength } from "../ranges.ts"
+import type { Failures } from "../errors/failures.ts"
 import type { BlkRequest } from "../request.ts"
-import { SECTOR_SIZE, VIRTIO_BLK_T } from "../spec.ts"
-import { type BlkStatistics, countsOf, emptyStatistics, type RequestKind } from "../statistics.ts"
+import { type BlkStatistics, countsOf } from "../statistics.ts"
 import type { ObservedRequest } from "./observed-request.ts"
-
-const { IN, OUT } = VIRTIO_BLK_T
+import { placeOf } from "./place.ts"
 
 /** What an `Observation` is made of. */
 export interface ObservationParts {
@@ -16,10 +13,6 @@ export interface ObservationParts {
   readonly oneIn: number
   readonly failures: Failures
 }
-
-/** The kinds, found as the counts are. */
-const NAMES = emptyStatistics()
-const KINDS = new Map(Object.entries(NAMES).map(([kind, counts]) => [counts, kind as RequestKind]))
 
 export class Observation {
   readonly #parts: ObservationParts
@@ -66,7 +59,7 @@ export class Observation {
     countsOf(statistics, request.type).latency?.record(this.#now - request.arrived)
     if (observer === undefined) return
     try {
-      observer(described(queue, request, status, this.#now))
+      observer({ queue, ...placeOf(request), status, arrived: request.arrived, completed: this.#now })
     } catch (bug) {
       failures.addBug(bug)
     }
@@ -78,12 +71,4 @@ function stamp(requests: readonly BlkRequest[], count: number, arrived: number):
     const request = requests[index]
     if (request !== undefined) request.arrived = arrived
   }
-}
-
-function described(queue: number, request: BlkRequest, status: number, completed: number): ObservedRequest {
-  const { type, ranges, arrived } = request
-  const kind = KINDS.get(countsOf(NAMES, type)) ?? "unknown"
-  const [range] = type === IN || type === OUT ? [] : ranges
-  if (range === undefined) return { queue, kind, type, sector: request.sector, bytes: request.dataLength, status, arrived, completed }
-  return { queue, kind, type, sector: range.offset / SECTOR_SIZE, bytes: rangesLength(ranges), status, arrived, completed }
 }

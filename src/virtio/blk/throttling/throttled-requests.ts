@@ -6,10 +6,11 @@
 import type { Ring } from "../../queue/ring.ts"
 import type { Virtqueue } from "../../virtqueue.ts"
 import { type Batch, BATCH_REQUESTS } from "../batch.ts"
-import { type BlkWiring, Pending } from "../pending.ts"
+import { Pending } from "../pending.ts"
 import { rangesLength } from "../ranges.ts"
 import { type BlkRequest, changesDisk } from "../request.ts"
 import { VIRTIO_BLK_S, VIRTIO_BLK_T } from "../spec.ts"
+import type { BlkWiring } from "../wiring.ts"
 import type { Direction, Throttle, ThrottledRequest } from "./throttle.ts"
 
 const { OK } = VIRTIO_BLK_S
@@ -62,13 +63,9 @@ export class ThrottledRequests {
       if (request.outcome !== OK || direction === undefined) continue
       const bytes = bytesOf(request)
       if (throttle.admit(direction, bytes)) continue
-      // It goes alone, and what there is to do for it has to be known.
-      batch.apart = index + 1
-      batch.groupEnd(index)
-      const pending = new Pending(wiring, queue, ring, batch.detach(index, index + 1))
+      const pending = new Pending(wiring, queue, ring, batch.detachAlone(index))
       this.#wait(wiring, pending, direction, bytes)
     }
-    batch.apart = 0
   }
 
   /** There is no throttle any more. */

@@ -1,6 +1,6 @@
 /** Failures: what a backing throws: the status that it becomes for the guest, and the person and the program that hear of it. */
-import { BackingError, type BackingErrorCode } from "../../backing/backing.ts"
-import { type BlkStatus, VIRTIO_BLK_S } from "./spec.ts"
+import { BackingError, type BackingErrorCode } from "../../../backing/backing.ts"
+import { type BlkStatus, VIRTIO_BLK_S } from "../spec.ts"
 
 const { IOERR, UNSUPP, ZONE_INVALID_CMD, ZONE_UNALIGNED_WP, ZONE_OPEN_RESOURCE, ZONE_ACTIVE_RESOURCE } = VIRTIO_BLK_S
 

@@ -1,0 +1,93 @@
+/** What becomes of the requests of a batch when a call on the backing fails, or when the disk stops. */
+import type { Turn } from "../../turn.ts"
+import type { Batch } from "../batch.ts"
+import { Pending } from "../pending.ts"
+import { isWrite, WAITING } from "../request.ts"
+import { VIRTIO_BLK_S, VIRTIO_BLK_T } from "../spec.ts"
+import { FLUSH_WEIGHT } from "../weights.ts"
+import type { BlkWiring } from "../wiring.ts"
+
+const { OK } = VIRTIO_BLK_S
+const { GET_ID } = VIRTIO_BLK_T
+
+export class BatchErrors {
+  readonly #wiring: BlkWiring
+  readonly #batch: Batch
+
+  constructor(wiring: BlkWiring, batch: Batch) {
+    this.#wiring = wiring
+    this.#batch = batch
+  }
+
+  /**
+   * The call for the requests from `first` to before `end` failed. Where it was for several, each is to be tried alone: only those that
+   * fail by themselves shall hear of it. Returns whether they are through. A disk that stops has nothing left in the batch to act upon.
+   */
+  failed(first: number, end: number, error: unknown): boolean {
+    const batch = this.#batch
+    const leader = batch.slot(first)
+    leader.own = undefined
+    if (end - first > 1) {
+      leader.done = 0
+      batch.apart = end
+      return false
+    }
+    const outcome = this.#wiring.errors.outcomeOf(leader, error, this.#mayStore)
+    if (outcome === WAITING) this.keepRest()
+    else leader.outcome = outcome
+    return outcome !== WAITING
+  }
+
+  /** The disk has stopped: it keeps what has not been acted upon. What needs no call, and what is refused, is not kept. */
+  keepRest(): void {
+    const batch = this.#batch
+    for (let index = batch.next; index < batch.taken; index++) {
+      const { outcome, type } = batch.slot(index)
+      if (outcome === OK && type !== GET_ID) this.#keep(index)
+    }
+    batch.next = batch.taken
+  }
+
+  /** Write-through: a write is not done until it is stable. One flush is for all that have been acted upon. */
+  stabilise(turn: Turn): void {
+    const { cacheMode, executor, errors } = this.#wiring
+    const batch = this.#batch
+    const { queue, ring } = batch
+    batch.hasWritten = false
+    if (!cacheMode.writeThrough || queue === undefined || ring === undefined) return
+    const written: number[] = []
+    for (let index = batch.settled; index < batch.next; index++) {
+      const request = batch.slot(index)
+      if (request.outcome === OK && isWrite(request)) written.push(index)
+    }
+    const [first] = written
+    if (first === undefined) return
+    let answer: PromiseLike<void> | undefined
+    try {
+      answer = executor.flush()
+    } catch (error) {
+      const outcome = errors.outcomeOf(batch.slot(first), error, this.#mayStore)
+      for (const index of written) {
+        // What a failed flush was about may be lost: the writes are done again as well.
+        if (outcome === WAITING) this.#keep(index)
+        else batch.slot(index).outcome = outcome
+      }
+      return
+    }
+    if (answer === undefined) return turn.spend(FLUSH_WEIGHT, 0)
+    const requests = written.flatMap((index) => batch.detach(index, index + 1))
+    new Pending(this.#wiring, queue, ring, requests, "stabilise").wait(answer)
+  }
+
+  /** A backing may have reset the device, or switched bus mastering off, from inside of the call. */
+  get #mayStore(): boolean {
+    const { queue, ring } = this.#batch
+    return queue?.ring === ring && this.#wiring.device.work.open
+  }
+
+  #keep(index: number): void {
+    const { queue, ring } = this.#batch
+    if (queue === undefined || ring === undefined || queue.ring !== ring) return
+    this.#wiring.errors.keep(new Pending(this.#wiring, queue, ring, this.#batch.detachAlone(index)))
+  }
+}
