@@ -2,7 +2,7 @@
 import { checkBytes, checkCount, checkOptions, type Rules } from "../options.ts"
 import { BackingError, totalLength } from "./backing.ts"
 import type { ImageFile } from "./image-file.ts"
-import { CHUNK_SIZE, SparseMemory } from "./sparse-memory.ts"
+import { SparseMemory } from "./sparse-memory.ts"
 
 /** Options of `MemoryFile`. */
 export interface MemoryFileOptions {
@@ -130,7 +130,7 @@ export class MemoryFile implements ImageFile {
   /** A copy of the content in one piece, also when the file is closed. @throws RangeError when it is too long for one array */
   bytes(): Uint8Array {
     const bytes = new Uint8Array(this.#size)
-    for (const [offset, chunk] of this.#memory.chunks()) bytes.set(chunk.subarray(0, Math.max(0, this.#size - offset)), offset)
+    for (const [offset, chunk] of this.#content()) bytes.set(chunk, offset)
     return bytes
   }
 
@@ -146,14 +146,20 @@ export class MemoryFile implements ImageFile {
         at += length
       }
     }
-    for (const [offset, chunk] of this.#memory.chunks()) {
+    for (const [offset, chunk] of this.#content()) {
       hole(offset)
-      const length = Math.min(CHUNK_SIZE, this.#size - offset)
-      parts.push(new Blob([chunk.slice(0, length)]))
-      at += length
+      parts.push(new Blob([chunk.slice()]))
+      at += chunk.length
     }
     hole(this.#size)
     return new Blob(parts)
+  }
+
+  /** The chunks that the file has, the last one cut at its end: there may be chunks beyond, zeroed when the file was cut off. */
+  *#content(): Generator<readonly [offset: number, bytes: Uint8Array]> {
+    for (const [offset, chunk] of this.#memory.chunks()) {
+      if (offset < this.#size) yield [offset, chunk.subarray(0, this.#size - offset)]
+    }
   }
 
   #checkOpen(): void {

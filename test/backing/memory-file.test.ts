@@ -50,6 +50,35 @@ describe("MemoryFile", () => {
     expect(huge.toBlob().size).toBe(2 ** 31)
   })
 
+  it.each([
+    ["what it was given", () => MemoryFile.from(new Uint8Array(300_000).fill(1))],
+    ["what was written", () => {
+      const file = new MemoryFile()
+      file.write(new Uint8Array(300_000).fill(1), 0)
+      return file
+    }],
+  ])("comes out as long as it is when %s has been cut off", async (_what, make) => {
+    for (const size of [200_000, 1000, 0]) {
+      const file = make()
+      file.truncate(size)
+      expect(file.bytes()).toEqual(new Uint8Array(size).fill(1))
+      const blob = file.toBlob() as Blob
+      expect(new Uint8Array(await blob.arrayBuffer())).toEqual(new Uint8Array(size).fill(1))
+    }
+  })
+
+  it("grows to its largest size, and no further", () => {
+    const file = new MemoryFile({ largestSize: 1000 })
+    file.write(new Uint8Array(10).fill(1), 990)
+    const full = expect.objectContaining({ code: "no-space" })
+    expect(() => file.write(new Uint8Array(10), 991)).toThrow(full)
+    expect(() => file.writev([new Uint8Array(500), new Uint8Array(501)], 0)).toThrow(full)
+    expect(() => file.truncate(1001)).toThrow(full)
+    expect([file.size(), file.bytes()[999]]).toEqual([1000, 1])
+    file.truncate(500)
+    file.truncate(1000)
+  })
+
   it("refuses when it is read-only or closed, and options that do not exist", () => {
     const file = MemoryFile.from(new Uint8Array(10), { readOnly: true })
     const changes = [() => file.write(new Uint8Array(1), 0), () => file.truncate(0), () => file.punchHole(0, 1), () => file.writev([], 0)]
