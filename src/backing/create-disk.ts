@@ -10,9 +10,11 @@ import { CREATE_QCOW2_RULES, createQcow2, type CreateQcow2Options } from "./qcow
 export interface CreateDiskOptions extends CreateQcow2Options {
   /** Leaves a file alone that holds something already. Default false: it is refused. */
   readonly onlyIfEmpty?: boolean
+  /** Makes the image over whatever the file holds, which is lost. Also in a file of fixed size, such as an NBD export. Default false. */
+  readonly overwrite?: boolean
 }
 
-const CREATE_DISK_RULES: Rules<CreateDiskOptions> = { ...CREATE_QCOW2_RULES, onlyIfEmpty: "boolean?" }
+const CREATE_DISK_RULES: Rules<CreateDiskOptions> = { ...CREATE_QCOW2_RULES, onlyIfEmpty: "boolean?", overwrite: "boolean?" }
 
 /** What is used of the file. */
 const FILE_RULES: Rules<Pick<ImageFile | AsyncImageFile, "path" | "readOnly" | "size" | "read">> = {
@@ -27,43 +29,83 @@ const LONGEST_REMAINDER = 1 << 26
 /**
  * Writes a new qcow2 image into `file`, which stays open and the caller's. The header comes last: a creation that is interrupted leaves no
  * image, and can be repeated with the same options. Resolves to whether an image was made.
- * @throws BackingError (as a rejection) `invalid-argument` for options that contradict each other; `exists` when the file holds something;
- * what the file rejects with
+ * @throws BackingError (as a rejection) `invalid-argument` for options that contradict each other; `exists` when the file holds something,
+ * and `overwrite` is not set; `no-space` for a file of fixed size that is too small; what the file rejects with
  * @throws TypeError (as a rejection) for wrong arguments
  */
 export async function createDisk(file: AsyncImageFile | ImageFile, options: CreateDiskOptions): Promise<boolean> {
   checkMembers("createDisk", "the file", file, FILE_RULES, "AsyncImageFile")
   checkOptions("createDisk", options, CREATE_DISK_RULES)
-  const { onlyIfEmpty = false, ...qcow2 } = options
-  if (file.readOnly) throw new BackingError("read-only", "the file is open read-only, so no image can be made in it", { path: file.path })
+  const { onlyIfEmpty = false, overwrite = false, ...qcow2 } = options
+  const refusal = (code: "invalid-argument" | "read-only" | "exists", message: string): BackingError =>
+    new BackingError(code, message, { path: file.path })
+  if (onlyIfEmpty && overwrite) throw refusal("invalid-argument", "onlyIfEmpty and overwrite exclude each other")
+  if (file.readOnly) throw refusal("read-only", "the file is open read-only, so no image can be made in it")
   const image = new Draft({ path: file.path })
   createQcow2(image, qcow2)
-  if (!(await isRemainder(file, image))) {
+  if (!overwrite && !(await isRemainder(file, image))) {
     if (onlyIfEmpty) return false
-    throw new BackingError("exists", "the file is not empty; choose another one, or empty it first", { path: file.path })
+    throw refusal("exists", "the file is not empty; choose another one, or set overwrite if what it holds may be lost")
   }
-  await file.truncate?.(0)
-  for (const step of image.steps) await step(file)
+  const hasFixedSize = !(await isEmptied(file))
+  if (hasFixedSize) await clear(file, image.size())
+  for (const step of image.steps) if (!hasFixedSize || step.kind !== "truncate") await step.repeat(file)
   return true
+}
+
+/** Cuts off all that the file holds. Resolves to false for one whose size cannot be changed. */
+async function isEmptied(file: AsyncImageFile | ImageFile): Promise<boolean> {
+  try {
+    await file.truncate?.(0)
+    return true
+  } catch (error) {
+    if (error instanceof BackingError && error.code === "unsupported") return false
+    throw error
+  }
+}
+
+/** The bytes that hold an image's signature. */
+const SIGNATURE_BYTES = 512
+
+/**
+ * Makes the first `length` bytes of the file zero, where an image relies on holes. What was an image is none before anything else of it
+ * goes.
+ */
+async function clear(file: AsyncImageFile | ImageFile, length: number): Promise<void> {
+  const size = await file.size()
+  if (length > size) {
+    throw new BackingError("no-space", `the image takes ${length} bytes, and the file has ${size} and cannot grow`, { path: file.path })
+  }
+  const zeroes = new Uint8Array(Math.min(PIECE, length))
+  await file.write?.(zeroes.subarray(0, SIGNATURE_BYTES), 0)
+  await file.sync?.()
+  if ((await file.punchHole?.(0, length)) === true || (await file.zeroRange?.(0, length)) === true) return
+  for (let at = 0; at < length; at += PIECE) await file.write?.(zeroes.subarray(0, Math.min(PIECE, length - at)), at)
+}
+
+/** One change, to be made in another file. */
+interface Step {
+  readonly kind: "write" | "truncate" | "sync"
+  repeat(file: AsyncImageFile | ImageFile): void | Promise<void>
 }
 
 /** A file in memory that remembers what was done to it, in order: the same is done to the file that answers later. */
 class Draft extends MemoryFile {
-  readonly steps: ((file: AsyncImageFile | ImageFile) => void | Promise<void>)[] = []
+  readonly steps: Step[] = []
 
   override writeFrom(buffer: Uint8Array, start: number, length: number, offset: number): void {
     const bytes = buffer.slice(start, start + length)
-    this.steps.push((file) => file.write?.(bytes, offset))
+    this.steps.push({ kind: "write", repeat: (file) => file.write?.(bytes, offset) })
     super.writeFrom(buffer, start, length, offset)
   }
 
   override truncate(size: number): void {
-    this.steps.push((file) => file.truncate?.(size))
+    this.steps.push({ kind: "truncate", repeat: (file) => file.truncate?.(size) })
     super.truncate(size)
   }
 
   override sync(): void {
-    this.steps.push((file) => file.sync?.())
+    this.steps.push({ kind: "sync", repeat: (file) => file.sync?.() })
     super.sync()
   }
 }

@@ -9,7 +9,7 @@ import { openDisk } from "../../src/backing/open-disk-on-node.ts"
 import { checkQcow2 } from "../../src/backing/qcow2/check/check.ts"
 import { createQcow2 } from "../../src/backing/qcow2/create.ts"
 import { Rng } from "../support/rng.ts"
-import { LateFile } from "./paging/late-file.ts"
+import { LateFile, type LateFileOptions } from "./paging/late-file.ts"
 
 const OPTIONS: CreateDiskOptions = { size: 1 << 30, backing: "base.img", backingFormat: "raw", clusterSize: 4096 }
 
@@ -133,4 +133,90 @@ it("a read-only file and what is not a file are refused", async () => {
   await expect(createDisk("a.img" as unknown as MemoryFile, OPTIONS)).rejects.toThrow(
     /the file must implement AsyncImageFile, not the string/,
   )
+})
+
+/** A file whose size stays: an NBD export, a block device. */
+class FixedFile extends LateFile {
+  readonly #size: number
+
+  constructor(inner: MemoryFile, rng: Rng, options: LateFileOptions = {}) {
+    super(inner, rng, options)
+    this.#size = inner.size()
+  }
+
+  override async truncate(size: number): Promise<void> {
+    if (size !== this.#size) throw new BackingError("unsupported", "the size stays")
+  }
+}
+
+describe("with overwrite", () => {
+  const garbage = (): MemoryFile => MemoryFile.from(new Rng(11).bytes(3 << 20))
+  const over: CreateDiskOptions = { ...OPTIONS, overwrite: true }
+
+  it.each(KINDS)("%s is cut to the image, whatever it held", async (_kind, wrap) => {
+    const file = garbage()
+    await expect(createDisk(wrap(file), OPTIONS)).rejects.toMatchObject({ code: "exists", message: expect.stringContaining("overwrite") })
+    expect(await createDisk(wrap(file), over)).toBe(true)
+    expect(isSame(file, freshImage())).toBe(true)
+    expect(await createDisk(wrap(file), over)).toBe(true)
+    expect(isSame(file, freshImage())).toBe(true)
+  })
+
+  it.each([true, false])("a file of fixed size holds the image, and behind it what it held (holes: %s)", async (canPunch) => {
+    const file = garbage()
+    expect(await createDisk(new FixedFile(file, new Rng(12), { canPunch }), over)).toBe(true)
+    const [image, bytes] = [freshImage(), file.bytes()]
+    expect(Buffer.compare(bytes.subarray(0, image.length), image)).toBe(0)
+    expect(Buffer.compare(bytes.subarray(image.length), garbage().bytes().subarray(image.length))).toBe(0)
+    expect(checkQcow2(file)).toMatchObject({ exitCode: 0, leaks: 0 })
+    const disk = await openDisk(file, { backing: () => MemoryFile.from(new Uint8Array(1 << 20).fill(7)) })
+    await disk.pwrite(new Uint8Array(512).fill(9), 4608)
+    const back = new Uint8Array(1024)
+    await disk.pread(back, 4096)
+    expect([back[0], back[511], back[512], back[1023]]).toEqual([7, 7, 9, 9])
+    await disk.close()
+    expect(checkQcow2(MemoryFile.from(file.bytes()))).toMatchObject({ exitCode: 0, leaks: 0 })
+  })
+
+  it("a file of fixed size that is too small is left alone", async () => {
+    const file = MemoryFile.from(new Rng(13).bytes(10_000))
+    const before = file.bytes()
+    await expect(createDisk(new FixedFile(file, new Rng(14)), over)).rejects.toMatchObject({ code: "no-space" })
+    expect(isSame(file, before)).toBe(true)
+  })
+
+  it("onlyIfEmpty contradicts it", async () => {
+    await expect(createDisk(new MemoryFile(), { ...over, onlyIfEmpty: true })).rejects.toMatchObject({ code: "invalid-argument" })
+  })
+
+  it("a creation that fails at the n-th change, for every n, leaves the old image or none, and is repeated", async () => {
+    for (let n = 1, isThrough = false; !isThrough; n++) {
+      const inner = new MemoryFile()
+      createQcow2(inner, { size: 1 << 20, clusterSize: 512 })
+      inner.truncate(3 << 20)
+      const before = inner.bytes()
+      let changes = 0
+      const file = new FixedFile(inner, new Rng(n), {
+        failing: (call) => (call !== "size" && call !== "read" && ++changes === n ? new BackingError("io", "gone") : undefined),
+      })
+      const failure = await createDisk(file, over).then(() => undefined, (error: unknown) => error)
+      isThrough = failure === undefined
+      const image = inner.bytes().subarray(0, freshImage().length)
+      if (isThrough) {
+        expect(n).toBeGreaterThan(7)
+        continue
+      }
+      expect(failure).toMatchObject({ code: "io" })
+      if (image[0] === 0) {
+        await expect(
+          openDisk(inner, { format: "qcow2", backing: () => new MemoryFile() }),
+        ).rejects.toMatchObject({ code: "invalid-format" })
+      } else {
+        expect(isSame(inner, before) || Buffer.compare(image, freshImage()) === 0).toBe(true)
+      }
+      file.failing = undefined
+      expect(await createDisk(file, over)).toBe(true)
+      expect(Buffer.compare(inner.bytes().subarray(0, freshImage().length), freshImage())).toBe(0)
+    }
+  })
 })

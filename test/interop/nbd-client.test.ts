@@ -2,8 +2,8 @@
 import { readFileSync, truncateSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { describe, expect, onTestFinished } from "vitest"
-import type { VirtioBacking } from "../../src/backing/backing.ts"
-import { createQcow2, HostFile, nbdDisk, NbdDisk, nbdFile, type NbdOptions, openDisk } from "../../src/index.ts"
+import { BackingError, type VirtioBacking } from "../../src/backing/backing.ts"
+import { createDisk, createQcow2, HostFile, nbdDisk, NbdDisk, nbdFile, type NbdOptions, openDisk } from "../../src/index.ts"
 import { FlatModel } from "../support/flat-model.ts"
 import { qemuImg, qemuIo } from "../support/qemu.ts"
 import { describeOperation, randomOperation } from "../support/random-operations.ts"
@@ -89,6 +89,50 @@ async function expectAll(disk: VirtioBacking, model: FlatModel): Promise<void> {
   await disk.pread(content, 0)
   expect(model.firstDifference(content, 0)).toBe(-1)
 }
+
+/** New images in exports, which have a fixed size and hold something. */
+describe("createDisk over nbdFile", () => {
+  const size = 3 * MiB + 1000
+  const servers: readonly (readonly [string, (path: string) => { readonly uri: string; kill(): void }])[] = [
+    ["qemu-nbd", (path) => qemuNbd(path, "raw")], ["nbdkit", (path) => nbdkit("file", path)],
+    ["nbdkit without zeroes", (path) => nbdkit("--filter=nozero", "file", path)],
+  ]
+
+  itWithNbdServers.each(servers)("%s: the image is made over what is there, and goes on when the export is full", async (_, serve) => {
+    const path = emptyFile(size)
+    writeFileSync(path, new Rng(seed).bytes(size))
+    const server = serve(path)
+    const file = nbdFile(server.uri)
+    await expect(createDisk(file, { size: 8 * MiB })).rejects.toMatchObject({ code: "exists" })
+    expect(await createDisk(file, { size: 8 * MiB, overwrite: true })).toBe(true)
+    const disk = await openDisk(file, { format: "qcow2" })
+    const model = new FlatModel(8 * MiB)
+    const data = new Rng(seed + 1).bytes(MiB)
+    const outcomes: string[] = []
+    for (let at = 0; at < 8 * MiB; at += 128 * 1024) {
+      const piece = data.subarray(0, 128 * 1024)
+      try {
+        await disk.pwrite(piece, at)
+        outcomes.push("done")
+      } catch (error) {
+        outcomes.push(error instanceof BackingError ? error.code : String(error))
+        await disk.pread(piece, at)
+      }
+      model.write(piece, at)
+    }
+    expect(outcomes.indexOf("no-space")).toBeGreaterThan(15)
+    expect(new Set(outcomes)).toEqual(new Set(["done", "no-space"]))
+    await disk.pwrite(data, 0)
+    model.write(data, 0)
+    await disk.flush?.()
+    await disk.close()
+    server.kill()
+    qemuImg("check", "-f", "qcow2", path)
+    const raw = join(temporaryDirectory(), "copy.raw")
+    qemuImg("convert", "-f", "qcow2", "-O", "raw", path, raw)
+    expect(model.firstDifference(readFileSync(raw), 0)).toBe(-1)
+  })
+})
 
 describe("nbdkit", () => {
   itWithNbdServers(`holds what random work wrote (SEED=${seed})`, async () => {

@@ -131,7 +131,8 @@ export class NbdFile implements AsyncImageFile {
 
 /**
  * An export of an NBD server as a file, for `openDisk`: `nbd://host:port/export`, `nbds://` with TLS, `nbd+unix:///export?socket=PATH`. It
- * connects with the first call. An export has the size that the server gave it: an image in it grows up to there.
+ * connects with the first call. An export has the size that the server gave it: an image in it grows up to there, and what needs more room
+ * then fails with `no-space`. `createDisk` with `overwrite` makes an image in one.
  * @throws BackingError `invalid-argument` when the URI is wrong
  */
 export function nbdFile(uri: string, options: NbdOptions = {}): AsyncImageFile {
