@@ -165,6 +165,16 @@ function isOfKind(value: unknown, kind: string): boolean {
   }
 }
 
+/** The message of an error, or what a thrown value is: anything can be thrown, also what has no way to become a string. */
+export function reasonOf(thrown: unknown): string {
+  if (thrown instanceof Error) {
+    const message: unknown = thrown.message
+    return typeof message === "string" ? message : thrown.name
+  }
+  if (typeof thrown === "object" || typeof thrown === "function") return described(thrown)
+  return String(thrown)
+}
+
 /** A value as an error message shows it, short and on one line. */
 export function described(value: unknown): string {
   if (typeof value === "string") return `the string ${JSON.stringify(value.length > 40 ? `${value.slice(0, 40)}...` : value)}`

@@ -1,7 +1,9 @@
-/** One Range request: sent, its answer checked, its body read as far as promised, and ended when it stalls or the file is closed. */
+/** One Range request: sent, its answer checked, its body read as far as promised, and ended when it is late or the file is closed. */
+import { reasonOf } from "../../options.ts"
 import { BackingError } from "../backing.ts"
 import { type AnswerContext, type ByteRange, checkAnswer, type RangeAnswer } from "./http-answer.ts"
 import type { HttpBody, HttpFetch, HttpRequestInit, HttpResponse } from "./http-types.ts"
+import { Patience } from "./patience.ts"
 import { type Clock, TransientError } from "./retry.ts"
 
 export interface HttpClientOptions {
@@ -55,28 +57,28 @@ export class HttpClient {
 
   /**
    * Requests `range`. Resolves when the whole of what the server promised is with `sink`, which may be less than was asked for. When it
-   * fails, `sink` has the part that arrived.
+   * fails, `sink` has the part that arrived. By `deadline`, a time of the clock, it has come to an end.
    * @throws BackingError (as a rejection); TransientError and RedirectExpired where another try may succeed
    */
-  async get(range: ByteRange, sink: AnswerSink): Promise<void> {
+  async get(range: ByteRange, sink: AnswerSink, deadline: number): Promise<void> {
     if (this.#isClosed) throw this.#closed()
     const url = this.#target
     const controller = new AbortController()
-    const stall = new StallTimer(this.#options, () => controller.abort())
+    const patience = new Patience(this.#options, deadline, () => controller.abort())
     this.#active.add(controller)
     let isDone = false
     try {
       const response = await this.#options.fetch(url, this.#request(url, range, controller))
-      stall.restart()
+      patience.restart()
       const answer = checkAnswer(response, range, this.#context)
       sink.head(answer)
       this.#follow(response)
-      if (answer.length > 0) await this.#readBody(response.body, answer.length, sink, stall)
+      if (answer.length > 0) await this.#readBody(response.body, answer.length, sink, patience)
       isDone = answer.length > 0
     } catch (error) {
-      throw this.#failure(error, url, stall)
+      throw this.#failure(error, url, patience)
     } finally {
-      stall.stop()
+      patience.stop()
       this.#active.delete(controller)
       // Ends the connection: a body that nobody wants may be long.
       if (!isDone) controller.abort()
@@ -107,7 +109,7 @@ export class HttpClient {
     this.#target = url.href
   }
 
-  async #readBody(body: HttpBody | null, length: number, sink: AnswerSink, stall: StallTimer): Promise<void> {
+  async #readBody(body: HttpBody | null, length: number, sink: AnswerSink, patience: Patience): Promise<void> {
     const path = this.#options.name
     if (body === null) throw new BackingError("io", "the server sent no body", { path })
     const reader = body.getReader()
@@ -117,7 +119,7 @@ export class HttpClient {
         const { done, value } = await reader.read()
         if (done) break
         if (value === undefined) continue
-        stall.restart()
+        patience.restart()
         if (value.length > left) throw new BackingError("io", `the server sent more than the ${length} bytes that it promised`, { path })
         left -= value.length
         sink.piece(value)
@@ -130,15 +132,15 @@ export class HttpClient {
   }
 
   /** The error that the caller gets for `error`, which `fetch` or the body threw: whatever it is, the source has failed. */
-  #failure(error: unknown, url: string, stall: StallTimer): BackingError | RedirectExpired {
+  #failure(error: unknown, url: string, patience: Patience): BackingError | RedirectExpired {
     if (this.#isClosed) return this.#closed()
     if (error instanceof BackingError) {
       if (url === this.#home || error instanceof TransientError) return error
       if (this.#target === url) this.#target = this.#home
       return new RedirectExpired(error)
     }
-    const { name: path, timeout } = this.#options
-    if (stall.hasFired) return new TransientError(`the server sent nothing for ${timeout / 1000} s`, { path, cause: error })
+    const { name: path } = this.#options
+    if (patience.reason !== undefined) return new TransientError(patience.reason, { path, cause: error })
     return new TransientError(`the request failed: ${this.#reasonOf(error)}${this.#corsHint()}`, { path, cause: error })
   }
 
@@ -146,7 +148,7 @@ export class HttpClient {
   #reasonOf(error: unknown): string {
     const inner = error instanceof Error && error.cause instanceof Error ? error.cause : error
     const code: unknown = inner instanceof Error ? Reflect.get(inner, "code") : undefined
-    const text = inner instanceof Error ? inner.message || (typeof code === "string" ? code : inner.name) : String(inner)
+    const text = reasonOf(inner) || (typeof code === "string" ? code : "Error")
     const { search } = this.#options.url
     const known = text.replaceAll(this.#home, this.#options.name).replaceAll(this.#target, this.#options.name)
     return (search === "" ? known : known.replaceAll(search, "?...")).slice(0, 200)
@@ -169,30 +171,4 @@ export function pageAddress(): string | undefined {
   const place: unknown = Reflect.get(globalThis, "location")
   const href: unknown = typeof place === "object" && place !== null ? Reflect.get(place, "href") : undefined
   return typeof href === "string" && /^https?:/.test(href) ? href : undefined
-}
-
-/** Fires when nothing has happened for `timeout`. */
-class StallTimer {
-  hasFired = false
-  readonly #options: { readonly timeout: number; readonly clock: Clock }
-  readonly #fire: () => void
-  #cancel: () => void
-
-  constructor(options: { readonly timeout: number; readonly clock: Clock }, fire: () => void) {
-    this.#options = options
-    this.#fire = (): void => {
-      this.hasFired = true
-      fire()
-    }
-    this.#cancel = options.clock.after(options.timeout, this.#fire)
-  }
-
-  restart(): void {
-    this.#cancel()
-    this.#cancel = this.#options.clock.after(this.#options.timeout, this.#fire)
-  }
-
-  stop(): void {
-    this.#cancel()
-  }
 }

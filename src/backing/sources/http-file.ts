@@ -1,12 +1,14 @@
 /** httpFile: a file on an HTTP server, read by Range requests. */
-import { checkCount, checkOptions, described, type Rules } from "../../options.ts"
+import { checkCount, checkOptions, type Rules } from "../../options.ts"
 import type { AsyncImageFile } from "../async-image-file.ts"
 import { BackingError, type DiskVersion, totalLength } from "../backing.ts"
 import { BufferFiller } from "../buffers.ts"
+import { checkedHeaders, parseUrl, takeCredentials } from "./http-address.ts"
 import { checkVersion, type FileVersion, hasValidator, type RangeAnswer } from "./http-answer.ts"
-import { type AnswerSink, HttpClient, pageAddress, RedirectExpired } from "./http-client.ts"
+import { type AnswerSink, HttpClient, RedirectExpired } from "./http-client.ts"
 import type { HttpFetch, HttpRequestInit } from "./http-types.ts"
 import { ParallelLimit } from "./parallel-limit.ts"
+import { deadlineOf, type PatienceOptions } from "./patience.ts"
 import { type Clock, PLATFORM_CLOCK, retryDelay, TransientError } from "./retry.ts"
 
 /** Options of `httpFile`. */
@@ -24,7 +26,10 @@ export interface HttpFileOptions {
   readonly maxParallel?: number
   /** How often one read is tried again after network errors, timeouts and the statuses 5xx, 408, 425 and 429. Default 5. */
   readonly retries?: number
-  /** Milliseconds without a byte from the server after which a request is given up, and tried again. Default 30,000. */
+  /**
+   * Milliseconds without a byte from the server after which a request is given up, and tried again. Default 30,000. A request for many
+   * bytes has as long in all, and a second more for each 16 KiB: what has arrived by then is kept, and the rest tried again.
+   */
   readonly timeout?: number
   /**
    * Bytes that a request asks for at least, 4096 to 2^26, until reads turn out to be at random: then pages of 16 KiB come. Default 64 KiB:
@@ -67,6 +72,7 @@ export class HttpFile implements AsyncImageFile {
   readonly #client: HttpClient
   readonly #limit: ParallelLimit
   readonly #clock: Clock
+  readonly #patience: PatienceOptions
   readonly #retries: number
   readonly #isImmutable: boolean
   #opening: Promise<OpenedFile> | undefined
@@ -86,11 +92,12 @@ export class HttpFile implements AsyncImageFile {
     this.path = address.origin + address.pathname
     this.preferredRead = options.preferredRead ?? HEAD_SIZE
     this.#clock = clock
+    this.#patience = { timeout: options.timeout ?? 30_000, clock }
     this.#retries = options.retries ?? 5
     this.#isImmutable = options.immutable ?? false
     this.#limit = new ParallelLimit(options.maxParallel ?? 6)
     this.#client = new HttpClient({
-      url: address, name: this.path, headers, credentials: options.credentials, timeout: options.timeout ?? 30_000, clock,
+      url: address, name: this.path, headers, credentials: options.credentials, ...this.#patience,
       fetch: options.fetch ?? platformFetch(),
     })
   }
@@ -167,7 +174,7 @@ export class HttpFile implements AsyncImageFile {
 
   /**
    * Fetches `length` bytes from `offset`. The server may send them in several answers, and each may fail: what has arrived is not asked
-   * for again.
+   * for again. All answers up to a failure share one deadline, so short ones gain a server no time.
    */
   async #fetch(offset: number, length: number, sink: StretchSink): Promise<void> {
     let done = 0
@@ -184,12 +191,14 @@ export class HttpFile implements AsyncImageFile {
         done += bytes.length
       },
     }
+    let deadline = deadlineOf(length, this.#patience)
     for (let failures = 0; done < length; ) {
       try {
-        await this.#client.get({ first: offset + done, last: offset + length - 1 }, answers)
+        await this.#client.get({ first: offset + done, last: offset + length - 1 }, answers, deadline)
       } catch (error) {
         failures++
         await this.#beforeNextTry(error, failures)
+        deadline = deadlineOf(length - done, this.#patience)
       }
     }
   }
@@ -250,42 +259,6 @@ interface StretchSink {
   head(answer: RangeAnswer): FileVersion
   /** `at`: bytes of the stretch that came before. */
   piece(bytes: Uint8Array, at: number): void
-}
-
-function parseUrl(url: string | { readonly href: string }): URL {
-  const text: unknown = typeof url === "object" && url !== null ? url.href : url
-  if (typeof text !== "string") throw new TypeError(`httpFile: the URL must be a string or a URL, not ${described(url)}`)
-  const address = URL.canParse(text, pageAddress()) ? new URL(text, pageAddress()) : undefined
-  if (address === undefined) throw new TypeError(`httpFile: ${described(text)} is not a URL; write it as https://host/path`)
-  if (address.protocol !== "http:" && address.protocol !== "https:") {
-    throw new TypeError(`httpFile: a URL must begin with http: or https:, not ${address.protocol}`)
-  }
-  address.hash = ""
-  return address
-}
-
-/** Takes user and password out of the URL: `fetch` refuses URLs with them. [RFC 7617] */
-function takeCredentials(address: URL): Record<string, string> {
-  const { username, password } = address
-  if (username === "" && password === "") return {}
-  address.username = ""
-  address.password = ""
-  const text = `${decodeURIComponent(username)}:${decodeURIComponent(password)}`
-  return { authorization: `Basic ${btoa(String.fromCharCode(...new TextEncoder().encode(text)))}` }
-}
-
-/** Each request has its own. */
-const OURS = ["range", "accept-encoding"]
-
-/** The headers by lower-case names. Wrong ones are found out now and not with the first request, which would try again and again. */
-function checkedHeaders(headers: Readonly<Record<string, string>>): Record<string, string> {
-  for (const [name, value] of Object.entries(headers)) {
-    if (typeof value !== "string") throw new TypeError(`httpFile: the header ${name} must be a string, not ${described(value)}`)
-    const isValid = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/.test(name) && /^[\t\x20-\x7e\x80-\xff]*$/.test(value)
-    if (!isValid) throw new TypeError(`httpFile: the header ${JSON.stringify(name.slice(0, 40))} is not one that HTTP can carry`)
-    if (OURS.includes(name.toLowerCase())) throw new TypeError(`httpFile: the header ${name} is set by httpFile itself; leave it out`)
-  }
-  return Object.fromEntries(Object.entries(headers).map(([name, value]) => [name.toLowerCase(), value]))
 }
 
 function platformFetch(): HttpFetch {

@@ -94,20 +94,21 @@ export class TestServer {
   }
 }
 
-/** A clock that does at once what is to happen after a while, unless it is told to hold, and writes down the delays. */
+/** A clock that stands still, does at once what is to happen after a while, unless it is told to hold, and writes down the delays. */
 export class FakeClock implements Clock {
   readonly delays: number[] = []
-  /** Delays from here on never end by themselves: `fire` ends them. Longer ones are a request's timeout. */
+  /** Delays from here on never end by themselves: `advance` and `fire` end them. Longer ones are a request's timeout. */
   readonly held: number
   chance = 1
-  readonly #waiting = new Set<() => void>()
+  #now = Date.parse("Thu, 26 Nov 2026 06:00:00 GMT")
+  readonly #waiting = new Set<{ readonly due: number; readonly act: () => void }>()
 
   constructor(held = 30_000) {
     this.held = held
   }
 
   now(): number {
-    return Date.parse("Thu, 26 Nov 2026 06:00:00 GMT")
+    return this.#now
   }
 
   random(): number {
@@ -116,16 +117,27 @@ export class FakeClock implements Clock {
 
   after(delay: number, act: () => void): () => void {
     if (delay >= this.held) {
-      this.#waiting.add(act)
-      return () => this.#waiting.delete(act)
+      const timer = { due: this.#now + delay, act }
+      this.#waiting.add(timer)
+      return () => this.#waiting.delete(timer)
     }
     this.delays.push(delay)
     const timer = setImmediate(act)
     return () => clearImmediate(timer)
   }
 
-  /** Ends what is held. */
+  /** Lets time pass, and ends what is held until then. */
+  advance(milliseconds: number): void {
+    this.#now += milliseconds
+    for (const timer of [...this.#waiting].filter(({ due }) => due <= this.#now)) {
+      this.#waiting.delete(timer)
+      timer.act()
+    }
+  }
+
+  /** Lets so much time pass that all that is held ends. */
   fire(): void {
-    for (const act of [...this.#waiting]) act()
+    const last = Math.max(this.#now, ...[...this.#waiting].map(({ due }) => due))
+    this.advance(last - this.#now)
   }
 }
