@@ -1,10 +1,10 @@
 /** What a source of somebody else rejects with, as the one error that a backing may throw. */
+import { reasonOf } from "../../options.ts"
 import { BackingError } from "../backing.ts"
 
 /** `error` itself if it is a `BackingError`; otherwise an `io` one with `error` as its cause. `doing` follows "cannot": "read". */
 export function sourceError(error: unknown, doing: string, path: string, offset?: number): BackingError {
   if (error instanceof BackingError) return error
-  const reason = error instanceof Error ? error.message : String(error)
   const where = offset === undefined ? "" : ` at byte ${offset}`
-  return new BackingError("io", `cannot ${doing}${where}: ${reason}`, { path, offset, cause: error })
+  return new BackingError("io", `cannot ${doing}${where}: ${reasonOf(error)}`, { path, offset, cause: error })
 }

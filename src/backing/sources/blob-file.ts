@@ -1,5 +1,5 @@
 /** blobFile: a `Blob`, or a `File` that a person picked in a page, as the file of a disk. */
-import { checkMembers, checkOptions, type Rules } from "../../options.ts"
+import { checkMembers, checkOptions, reasonOf, type Rules } from "../../options.ts"
 import type { AsyncImageFile } from "../async-image-file.ts"
 import { BackingError, type BackingErrorCode, type DiskVersion } from "../backing.ts"
 
@@ -77,7 +77,7 @@ class BlobFile implements AsyncImageFile {
       return await this.#blob.slice(offset, offset + length).arrayBuffer()
     } catch (error) {
       // Whatever a Blob throws, the source has failed.
-      const { code, message } = reasonOf(error)
+      const { code, message } = failureOf(error)
       throw new BackingError(code, message, { path: this.path, offset, cause: error })
     }
   }
@@ -88,7 +88,7 @@ class BlobFile implements AsyncImageFile {
 }
 
 /** The names of errors are those of the File API, "Errors and Exceptions". */
-function reasonOf(error: unknown): { readonly code: BackingErrorCode; readonly message: string } {
+function failureOf(error: unknown): { readonly code: BackingErrorCode; readonly message: string } {
   const name = error instanceof Error ? error.name : ""
   const remedy = "pick the file again"
   if (name === "NotReadableError") {
@@ -96,7 +96,7 @@ function reasonOf(error: unknown): { readonly code: BackingErrorCode; readonly m
   }
   if (name === "NotFoundError") return { code: "not-found", message: `the file is gone since it was picked; ${remedy}` }
   if (name === "SecurityError") return { code: "permission", message: `the browser does not allow the file to be read; ${remedy}` }
-  return { code: "io", message: `the blob cannot be read: ${error instanceof Error ? error.message.slice(0, 200) : String(error)}` }
+  return { code: "io", message: `the blob cannot be read: ${reasonOf(error).slice(0, 200)}` }
 }
 
 function nameOf(blob: object): string {
