@@ -2,6 +2,12 @@
 
 /** Lines that can be scrolled back to. */
 const MOST_LINES = 2000
+/** Characters of a line; what is printed behind them begins a new one. */
+const MOST_COLUMNS = 1000
+/** Characters of an escape sequence: a longer one is none. */
+const MOST_ESCAPE = 32
+/** Characters that are kept for `expect`, which comes seldom or never. */
+const MOST_UNREAD = 1 << 18
 
 const KEYS: Readonly<Record<string, string>> = {
   Enter: "\r", Backspace: "\x7f", Tab: "\t", Escape: "\x1b", ArrowUp: "\x1b[A", ArrowDown: "\x1b[B", ArrowRight: "\x1b[C",
@@ -40,6 +46,8 @@ export class Terminal {
   put(byte: number): void {
     const character = String.fromCharCode(byte)
     this.#unread += character
+    // Cut seldom: each cut copies.
+    if (this.#unread.length > 2 * MOST_UNREAD) this.#unread = this.#unread.slice(-MOST_UNREAD)
     this.#show(character)
     this.#serve()
     if (!this.#isDrawn) return
@@ -82,7 +90,7 @@ export class Terminal {
   #escaped(character: string): void {
     this.#escape += character
     const isDone = /^\x1b(\[[0-9;?]*[@-~]|[^[])$/.test(this.#escape)
-    if (!isDone) return
+    if (!isDone && this.#escape.length < MOST_ESCAPE) return
     const line = this.#lines.at(-1) ?? ""
     if (this.#escape.endsWith("K") || this.#escape.endsWith("J")) this.#lines[this.#lines.length - 1] = line.slice(0, this.#column)
     if (this.#escape.endsWith("[C")) this.#column++
@@ -97,6 +105,7 @@ export class Terminal {
   }
 
   #overwrite(character: string): void {
+    if (this.#column >= MOST_COLUMNS) this.#newLine()
     const line = (this.#lines.at(-1) ?? "").padEnd(this.#column)
     this.#lines[this.#lines.length - 1] = line.slice(0, this.#column) + character + line.slice(this.#column + 1)
     this.#column++
