@@ -1,8 +1,6 @@
 /** openDisk for programs in Node: with Node's decompressor. */
-import type { AsyncDisposing } from "../disposing.ts"
-import type { VirtioBacking } from "./backing.ts"
 import { nodeDecompressor } from "./host/node-decompressor.ts"
-import { type DiskSource, openDiskWith, type OpenDiskOptions } from "./open-disk.ts"
+import { type DiskSource, openDiskWith, type OpenDiskOptions, type OpenedDisk } from "./open-disk.ts"
 
 /**
  * Opens a raw or qcow2 image over any source: a file that answers later (`httpFile`, `nbdFile`, your own `AsyncImageFile`), one that
@@ -14,6 +12,6 @@ import { type DiskSource, openDiskWith, type OpenDiskOptions } from "./open-disk
  * @throws BackingError (as a rejection) what the sources reject with, `invalid-format`, `unsupported`, `corrupt`
  * @throws TypeError (as a rejection) for wrong arguments
  */
-export function openDisk(source: DiskSource, options: OpenDiskOptions = {}): Promise<VirtioBacking & AsyncDisposing> {
+export function openDisk(source: DiskSource, options: OpenDiskOptions = {}): Promise<OpenedDisk> {
   return openDiskWith(nodeDecompressor, source, options)
 }

@@ -15,6 +15,7 @@ import type { Qcow2Image } from "./qcow2/image.ts"
 import { RawBacking } from "./raw.ts"
 import { ReadOnlyFile } from "./read-only-file.ts"
 import { type ImageFormat, probeFormat } from "./signatures.ts"
+import type { MapExtent } from "./qcow2/map-extents.ts"
 import { AwaitedDisk, type LateFile } from "./paging/awaited-disk.ts"
 import { BackingReader, BackingSource } from "./paging/backing-source.ts"
 import { PagedFile } from "./paging/paged-file.ts"
@@ -22,6 +23,18 @@ import { untilLoaded } from "./paging/until-loaded.ts"
 
 /** What a disk can be opened from: a file that answers later, a file that answers at once, or a disk, which is used as it is. */
 export type DiskSource = AsyncImageFile | ImageFile | VirtioBacking
+
+/** A disk that tells where its bytes live. */
+export interface MappedDisk extends VirtioBacking {
+  /**
+   * Where the bytes of a range live, in extents without gaps. Await it: over a file that answers later the extents come later. Left out by
+   * disks that are no qcow2 images.
+   */
+  readonly map?: (offset: number, length: number) => Iterable<MapExtent> | Promise<Iterable<MapExtent>>
+}
+
+/** What `openDisk` returns; `await using` closes it. */
+export type OpenedDisk = MappedDisk & AsyncDisposing
 
 /** Options of `openDisk`. */
 export interface OpenDiskOptions {
@@ -65,7 +78,7 @@ const ASYNC_FILE_RULES: Rules<AsyncImageFile> = {
  */
 export async function openDiskWith(
   decompressor: Decompressor | undefined, source: DiskSource, options: OpenDiskOptions = {},
-): Promise<VirtioBacking & AsyncDisposing> {
+): Promise<OpenedDisk> {
   checkOptions("openDisk", options, OPEN_DISK_RULES)
   checkCount("openDisk", "cacheSize", options.cacheSize, 0)
   checkCount("openDisk", "pageCacheSize", options.pageCacheSize, 0)
@@ -101,7 +114,7 @@ class DiskOpening {
     this.#decompressor = decompressor
   }
 
-  async open(source: DiskSource): Promise<VirtioBacking> {
+  async open(source: DiskSource): Promise<MappedDisk> {
     const { format, readOnly } = this.#options
     if (readOnly === false && source.readOnly) {
       const path = isBacking(source) ? undefined : source.path
@@ -128,7 +141,7 @@ class DiskOpening {
     }
   }
 
-  #asItIs(disk: VirtioBacking): VirtioBacking {
+  #asItIs(disk: VirtioBacking): MappedDisk {
     const { format, readOnly } = this.#options
     const refuse = (message: string): BackingError => new BackingError("invalid-argument", `openDisk: ${message}`)
     if (format === "qcow2") throw refuse("the source is a disk, not the file of an image; leave out the format")

@@ -38,6 +38,17 @@ async function failure(work: () => Promise<unknown>): Promise<BackingError> {
 describe(`openDisk, seed ${seed}`, () => {
   const base = new Rng(seed).bytes(SIZE)
 
+  it("tells where a qcow2 image's bytes live, at once or later, and knows nothing of a raw one", async () => {
+    for (const source of [overlay(), late(overlay())]) {
+      const disk = await openDisk(source)
+      await disk.pwrite(new Uint8Array(4096).fill(1), 8192)
+      const extents = [...(await disk.map?.(0, disk.size)) ?? []]
+      expect(extents.filter(({ kind }) => kind === "data").map(({ offset, length }) => [offset, length])).toEqual([[8192, 4096]])
+      await disk.close()
+    }
+    expect((await openDisk(MemoryFile.from(base), { format: "raw" })).map).toBeUndefined()
+  })
+
   it("is synchronous where its sources are, and asynchronous where one is not", async () => {
     const sync = await openDisk(overlay({ backing: "base" }), { backing: () => MemoryFile.from(base) })
     expect(sync.asynchronous).not.toBe(true)

@@ -1,14 +1,9 @@
 /** The machine's disk: a base that is only read, from a URL or a file that a person picked, under an overlay that takes all writes. */
 import {
-  type AsyncImageFile, BackingError, createDisk, type DiskSource, type ImageFile, type ImageFormat, type MapExtent, MemoryFile, openDisk,
-  opfsFile, probeFormat, type VirtioBacking,
+  type AsyncImageFile, BackingError, createDisk, type DiskSource, type ImageFile, type ImageFormat, type MapExtent, type MappedDisk,
+  MemoryFile, openDisk, opfsFile, probeFormat,
 } from "vioblk"
 import { RecordedFile } from "./recorded-file.ts"
-
-/** A disk that can tell where its bytes live, as `openDisk` returns one over a qcow2 image. */
-interface MappedDisk extends VirtioBacking {
-  map(offset: number, length: number): Iterable<MapExtent> | Promise<Iterable<MapExtent>>
-}
 
 export interface DiskChoice {
   readonly file: AsyncImageFile
@@ -25,7 +20,7 @@ const PIECE = 1 << 22
 
 export class DemoDisk {
   readonly size: number
-  readonly backing: VirtioBacking
+  readonly backing: MappedDisk
   readonly base: RecordedFile
   readonly #overlay: AsyncImageFile | ImageFile
   /** The base as a disk, where it is not a raw one: tells where its bytes live in its file. */
@@ -46,7 +41,7 @@ export class DemoDisk {
     const base = new RecordedFile(file)
     if ((await base.size()) < SECTOR) throw new BackingError("invalid-format", "the file is shorter than a sector", { path: base.path })
     const backingFormat = await formatOf(base)
-    const lookup = backingFormat === "raw" ? undefined : (await openDisk(base, { readOnly: true })) as MappedDisk
+    const lookup = backingFormat === "raw" ? undefined : await openDisk(base, { readOnly: true })
     const size = lookup?.size ?? (await base.size())
     const top: DiskSource & (AsyncImageFile | ImageFile) = overlay === undefined
       ? new MemoryFile()
@@ -63,12 +58,12 @@ export class DemoDisk {
 
   /** Where the disk's bytes live as far as the overlay knows: "backing" stands for the base. */
   async overlayMap(): Promise<readonly MapExtent[]> {
-    return [...await (this.backing as MappedDisk).map(0, this.size)]
+    return [...(await this.backing.map?.(0, this.size)) ?? []]
   }
 
   /** The extents of the base, for a base that is not raw. */
   async baseMap(): Promise<readonly MapExtent[] | undefined> {
-    return this.#lookup === undefined ? undefined : [...await this.#lookup.map(0, this.#lookup.size)]
+    return this.#lookup === undefined ? undefined : [...(await this.#lookup.map?.(0, this.#lookup.size)) ?? []]
   }
 
   /** What was written is in the browser's storage afterwards. */
