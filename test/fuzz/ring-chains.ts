@@ -27,7 +27,7 @@ export interface Chain {
 }
 
 /** Cuts `bytes` into stretches of RAM of their own, empty ones among them. */
-function scatter(guest: RingGuest, rng: Rng, bytes: Uint8Array, writable: boolean): Piece[] {
+export function scatter(guest: RingGuest, rng: Rng, bytes: Uint8Array, writable: boolean): Piece[] {
   const pieces: Piece[] = []
   const empty = () => rng.chance(0.1) && pieces.push({ address: rng.pick([0n, 0x1000n, 0xffff_ffff_ffff_ffffn]), length: 0, writable })
   for (let done = 0; done < bytes.length; ) {
@@ -208,7 +208,7 @@ export const damages: Readonly<Record<string, Damage>> = {
 }
 
 /** An address at which `length` bytes are not all RAM. */
-function farAway(guest: RingGuest, rng: Rng, length: number): bigint {
+export function farAway(guest: RingGuest, rng: Rng, length: number): bigint {
   const size = BigInt(guest.machine.ram.length)
   return rng.pick([
     size,

@@ -6,7 +6,8 @@ import type { Rng } from "../support/rng.ts"
 import { FakeDisk } from "../harness/fake-disk.ts"
 import { CONFIG_IRQ, RingGuest } from "../harness/guest.ts"
 import { F, NEEDS_RESET } from "../harness/words.ts"
-import { type Chain, damages, type Entry, layOut, STALE, type Verdict } from "./ring-chains.ts"
+import type { Piece } from "../harness/ring.ts"
+import { type Chain, damages, layOut, STALE, type Verdict } from "./ring-chains.ts"
 import { type FuzzRequest, judge, mutateRequest, type Negotiated, SECTORS, SERIAL, soundRequest } from "./ring-requests.ts"
 
 const RAM = 1 << 16
@@ -194,7 +195,7 @@ export class RingFuzzer {
 }
 
 /** Stores `bytes` from position `offset` of the writable part on. */
-function storeAll(ram: Uint8Array, entries: readonly Entry[], bytes: Uint8Array, offset: number): void {
+export function storeAll(ram: Uint8Array, entries: readonly Piece[], bytes: Uint8Array, offset: number): void {
   let at = -offset
   for (const { address, length, writable } of entries) {
     if (!writable) continue

@@ -37,18 +37,25 @@ export function makeDisk(context: GuestContext, kind: DiskKind, seed: number): D
   return { kind, path, format, before, backing: open(path, format) }
 }
 
-async function linux(context: GuestContext, legacy: boolean): Promise<string> {
+async function linux(context: GuestContext, driver: "modern" | "packed" | "legacy"): Promise<string> {
+  const legacy = driver === "legacy"
   const disks = [makeDisk(context, "raw", 1), makeDisk(context, "qcow2", 2), makeDisk(context, "overlay", 3)]
   const initrd = initramfs({
     kernel: debianKernel(), modules: ["virtio_pci", "virtio_blk"], moduleArguments: legacy ? { virtio_pci: "force_legacy=1" } : {},
     files: [file("payload", PAYLOAD)],
   })
   const attach = (emulator: Emulator): void => {
-    for (const disk of disks) attachToV86(emulator, disk.backing, { serial: `serial-${disk.kind}` })
+    const withFeatures = driver === "packed" ? ["RING_PACKED"] as const : []
+    for (const disk of disks) attachToV86(emulator, disk.backing, { serial: `serial-${disk.kind}`, withFeatures })
   }
   const guest = await Guest.start({ v86: linuxOptions(initrd), attach, log: context.log })
   await guest.expect(/VIOBLK-READY/)
-  for (const [index, disk] of disks.entries()) await useDisk(guest, disk, `vd${"abc"[index]}`, legacy)
+  for (const [index, disk] of disks.entries()) {
+    const name = `vd${"abc"[index]}`
+    await useDisk(guest, disk, name, legacy)
+    const features = await guest.command(`cat /sys/block/${name}/device/features`)
+    same(features[34], driver === "packed" ? "1" : "0", `${disk.kind}: VIRTIO_F_RING_PACKED`)
+  }
   await guest.command("sync")
   await guest.stop()
   checkDisks(disks)
@@ -94,7 +101,8 @@ export const linuxTests: readonly GuestTest[] = [
     name: "linux-modern",
     title: "Linux, modern interface: raw, qcow2 and overlay disks found, read, written",
     limit: 300,
-    run: (context) => linux(context, false),
+    run: (context) => linux(context, "modern"),
   },
-  { name: "linux-legacy", title: "Linux, legacy interface: the same", limit: 300, run: (context) => linux(context, true) },
+  { name: "linux-packed", title: "Linux, packed rings: the same", limit: 300, run: (context) => linux(context, "packed") },
+  { name: "linux-legacy", title: "Linux, legacy interface: the same", limit: 300, run: (context) => linux(context, "legacy") },
 ]
