@@ -1,7 +1,7 @@
 /**
- * The ring fuzzer, the lives fuzzer and the fuzzer of MMIO's registers, for as long as one likes: `tsx test/fuzz/ring.ts [--rounds N]
- * [--lives N] [--registers N] [--seed N]`. Ends with 1, and the seed, at the first surprise. It prints the longest time that a kick or an
- * answer of the disk held the thread (CPU time).
+ * The ring fuzzer, over split and packed rings, the lives fuzzer and the fuzzer of MMIO's registers, for as long as one likes: `tsx
+ * test/fuzz/ring.ts [--rounds N] [--lives N] [--registers N] [--seed N]`. Ends with 1, and the seed, at the first surprise. It prints the
+ * longest time that a kick or an answer of the disk held the thread (CPU time).
  */
 import { argv, exit } from "node:process"
 import { parseArgs } from "node:util"
@@ -10,6 +10,7 @@ import { runInNewContext } from "node:vm"
 import { Rng } from "../support/rng.ts"
 import { LivesFuzzer } from "./lives.ts"
 import { MmioRegisterFuzzer } from "./mmio/registers.ts"
+import { PackedRingFuzzer } from "./packed/round.ts"
 import { RingFuzzer } from "./ring-round.ts"
 
 /** The heap may have grown by so many bytes at the end: code that was compiled meanwhile, and no more. */
@@ -44,14 +45,17 @@ const collect = runInNewContext("gc") as () => void
 
 console.log(`ring fuzzer: ${rounds} rounds, ${lives} lives, ${registers} devices over MMIO, seed ${seed}`)
 const fuzzer = new RingFuzzer(new Rng(seed))
+const packed = new PackedRingFuzzer(new Rng(seed))
 for (let round = 0; round < rounds; round++) {
   try {
     fuzzer.round()
+    packed.round()
   } catch (error) {
     fail(`round ${round}`, error)
   }
 }
 add(fuzzer.counts)
+add(packed.counts)
 
 for (let device = 0; device < registers; device++) {
   const one = new MmioRegisterFuzzer(new Rng(seed + device), (seed + device) % 2 === 0 ? 2 : 1)

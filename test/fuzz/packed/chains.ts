@@ -27,7 +27,9 @@ export interface PackedChain {
 }
 
 /** Lays `request` out as a chain of at most `room` descriptors, all available but the head. Undefined when there is no room. */
-export function layOut(guest: RingGuest, rng: Rng, request: FuzzRequest, { indirect, room }: { indirect: boolean; room: number }): PackedChain | undefined {
+export function layOut(
+  guest: RingGuest, rng: Rng, request: FuzzRequest, { indirect, room }: { indirect: boolean; room: number },
+): PackedChain | undefined {
   const pieces = [
     ...scatter(guest, rng, readableBytes(request), false), ...scatter(guest, rng, new Uint8Array(request.in + 1).fill(STALE), true),
   ]
@@ -51,7 +53,10 @@ export function layOut(guest: RingGuest, rng: Rng, request: FuzzRequest, { indir
   return { id, head, slots, entries, referrer: isIndirect ? { at: address, bytes: 16 * pieces.length } : undefined }
 }
 
-/** "broken": the device must say so. "idle": it must not be taken, nor what follows. "same": nothing must change. undefined: it does not fit. */
+/**
+ * "broken": the device must say so. "idle": it must not be taken, nor what follows. "same": nothing must change. undefined: it does not
+ * fit.
+ */
 export type Verdict = "broken" | "idle" | "same" | undefined
 /** The heads are available already. */
 export type Damage = (guest: RingGuest, rng: Rng, chain: PackedChain) => Verdict

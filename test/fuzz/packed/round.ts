@@ -149,7 +149,9 @@ export class PackedRingFuzzer {
     const different = Buffer.compare(guest.machine.ram, expected) === 0
       ? -1
       : expected.findIndex((byte, at) => byte !== guest.machine.ram[at])
-    if (different >= 0) fail(`RAM differs at ${different} (ring at ${ring.desc}): ${guest.machine.ram[different]} for ${expected[different]}`)
+    if (different >= 0) {
+      fail(`RAM differs at ${different} (ring at ${ring.desc}): ${guest.machine.ram[different]} for ${expected[different]}`)
+    }
     if (Buffer.compare(this.#disk.cache, this.#model) !== 0) {
       fail(`the disk differs at ${this.#model.findIndex((byte, at) => byte !== this.#disk.cache[at])}`)
     }

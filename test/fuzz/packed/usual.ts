@@ -62,7 +62,9 @@ export class PackedUsualFuzzer {
 
   #newRing(): PackedDescriptors {
     const rng = this.#rng
-    const ring = new PackedDescriptors(this.#memory, { size: SIZE, indirect: rng.chance(0.9), slot: rng.below(SIZE), wrap: rng.chance(0.5) })
+    const ring = new PackedDescriptors(this.#memory, {
+      size: SIZE, indirect: rng.chance(0.9), slot: rng.below(SIZE), wrap: rng.chance(0.5),
+    })
     ring.place(START + TABLE)
     ring.room = rng.chance(0.8) ? SIZE : rng.between(1, SIZE)
     return ring
@@ -139,7 +141,9 @@ export class PackedUsualFuzzer {
     this.#data.setUint32(header - START, isIn ? 0 : 1, true)
     this.#data.setUint32(header - START + 8, rng.u32(), true)
     this.#data.setUint32(header - START + 12, rng.chance(0.9) ? 0 : rng.u32(), true)
-    const chain = [{ address: header, length: 16, flags: 0 }, ...pieces, { address: START + 0xe00 + rng.below(16), length: 1, flags: WRITE }]
+    const chain = [{ address: header, length: 16, flags: 0 }, ...pieces, {
+      address: START + 0xe00 + rng.below(16), length: 1, flags: WRITE,
+    }]
     if (rng.chance(0.5)) {
       for (const [at, one] of chain.entries()) this.#describe(INDIRECT_TABLE + 16 * at, one)
       // What lies behind the table looks as if it belonged to it.
@@ -180,7 +184,11 @@ export class PackedUsualFuzzer {
       () => data.setUint32(at + 4, rng.pick([1, 0x8000_0000, 0xffff_ffff]), true),
       () => data.setUint32(at + 8, rng.pick(lengths), true),
       () => data.setUint16(at + 12, rng.below(0x1_0000), true),
-      () => data.setUint16(at + 14, data.getUint16(at + 14, true) ^ rng.pick([1, 2, 3, 4, 5, 8, 0x80, 0x8000, 0x8080, 0x100, 0xffff]), true),
+      () => data.setUint16(
+        at + 14,
+        data.getUint16(at + 14, true) ^ rng.pick([1, 2, 3, 4, 5, 8, 0x80, 0x8000, 0x8080, 0x100, 0xffff]),
+        true,
+      ),
       () => data.setUint32(0xc00 + 4 * rng.below(0x44), rng.pick([0, 1, 2, 4, 0x8000_0000, 0x8000_0001, rng.u32()]), true),
     ])()
   }
