@@ -165,6 +165,7 @@ export class Negotiation {
       eventIdx: this.isNegotiated(VIRTIO_F.EVENT_IDX),
       notifyOnEmpty: this.isNegotiated(VIRTIO_F.NOTIFY_ON_EMPTY),
       packed: this.isNegotiated(VIRTIO_F.RING_PACKED),
+      inOrder: this.isNegotiated(VIRTIO_F.IN_ORDER),
     }
   }
 

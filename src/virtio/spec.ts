@@ -16,6 +16,9 @@ export const VIRTIO_F = {
   EVENT_IDX: 29,
   VERSION_1: 32,
   RING_PACKED: 34,
+  IN_ORDER: 35,
+  NOTIFICATION_DATA: 38,
+  NOTIF_CONFIG_DATA: 39,
   RING_RESET: 40,
 } as const
 

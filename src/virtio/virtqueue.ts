@@ -1,6 +1,7 @@
 /** Virtqueue: one queue of a device: its registers, and the ring once it is in use. Dropping the ring ends the life of all its requests. */
 import type { GuestMemory } from "./guest-memory.ts"
 import type { Negotiation } from "./negotiation.ts"
+import { InOrderRing } from "./queue/in-order-ring.ts"
 import { PackedQueue } from "./queue/packed-queue.ts"
 import type { QueueAreas, Ring, RingFeatures, TakenChain } from "./queue/ring.ts"
 import { SplitQueue } from "./queue/split-queue.ts"
@@ -95,9 +96,10 @@ export class Virtqueue implements Task, QueueAreas, QueueRegisters {
   open(memory: GuestMemory, features: RingFeatures): Ring {
     const { size, descriptorTable, availRing, usedRing } = this
     const areas = { size, descriptorTable, availRing, usedRing }
-    const ring = features.packed
+    const plain = features.packed
       ? new PackedQueue(memory, areas, features, this.#saved)
       : new SplitQueue(memory, areas, features, this.#saved)
+    const ring = features.inOrder ? new InOrderRing(plain, features) : plain
     this.ring = ring
     ring.initialiseFlags()
     return ring

@@ -33,7 +33,8 @@ interface TransportCase {
   readonly isLegacy?: boolean
 }
 
-const DISK = { serial: "the same disk", queues: 2, withFeatures: ["RING_PACKED"] } as const
+const ON_REQUEST = ["IN_ORDER", "NOTIFICATION_DATA", "NOTIF_CONFIG_DATA"] as const
+const DISK = { serial: "the same disk", queues: 2, withFeatures: ["RING_PACKED", ...ON_REQUEST] } as const
 
 function parts(): { machine: Machine; backing: MemoryBacking } {
   return { machine: new Machine({ ramSize: 8 << 20 }), backing: new MemoryBacking({ size: SECTORS * 512 }) }
@@ -77,10 +78,13 @@ const TRANSPORTS: readonly TransportCase[] = [
 ]
 
 const CHAINS = [
-  { chains: "direct", refuse: ["INDIRECT_DESC", "EVENT_IDX"] },
-  { chains: "direct, EVENT_IDX", refuse: ["INDIRECT_DESC"] },
-  { chains: "indirect", refuse: ["EVENT_IDX"] },
-  { chains: "indirect, EVENT_IDX", refuse: [] },
+  { chains: "direct", refuse: ["INDIRECT_DESC", "EVENT_IDX", ...ON_REQUEST] },
+  { chains: "direct, EVENT_IDX", refuse: ["INDIRECT_DESC", ...ON_REQUEST] },
+  { chains: "indirect", refuse: ["EVENT_IDX", ...ON_REQUEST] },
+  { chains: "indirect, EVENT_IDX", refuse: ON_REQUEST },
+  { chains: "direct, in order", refuse: ["INDIRECT_DESC", "NOTIFICATION_DATA", "NOTIF_CONFIG_DATA"] },
+  { chains: "indirect, kicks with all that they may say", refuse: ["IN_ORDER"] },
+  { chains: "everything", refuse: [] },
 ] as const
 
 /** What refusing makes of a ring. A legacy driver has split ones only. */
@@ -96,7 +100,7 @@ describe.each(CASES)("$name, $format rings", ({ bench, isLegacy = false, format,
     return { ...one, options: { ...one.options, features: { refuse: refused } } }
   }
 
-  it.each(CHAINS)("MMIO-04 MMIO-17 LEG-13 VQ-08 PK-09 BLK-30 data is right, memory comes back: $chains", async ({ chains, refuse }) => {
+  it.each(CHAINS)("FT-15 FT-18 FT-19 MMIO-04 MMIO-17 LEG-13 VQ-08 PK-09 BLK-30 data is right: $chains", async ({ chains, refuse }) => {
     for (const interrupts of ["intx", "none"] as const) {
       const { device, options, machine } = bench()
       const memory = new RamAllocator({ start: 1 << 20, length: 6 << 20 })

@@ -60,6 +60,7 @@ export class CommonConfig {
       },
       { offset: 0x1e, width: 2, read: () => (queue() === undefined ? 0 : transport.notifyOffset(this.#queueSelect)) },
       ...this.#addressRegisters(0x20),
+      { offset: 0x38, width: 2, read: () => this.#notifConfigData() },
       // A reset is over at once: there is nothing to wait for.
       { offset: 0x3a, width: 2, read: () => 0, write: (value) => this.#resetQueue(value) },
     ])
@@ -96,6 +97,12 @@ export class CommonConfig {
     if (value !== 1 || !this.#device.negotiation.isNegotiated(VIRTIO_F.RING_RESET)) return
     this.#transport.vectors.setQueue(this.#queueSelect, NO_VECTOR)
     this.#device.resetQueue(this.#queueSelect)
+  }
+
+  /** What a kick carries: the queue's index, as without the feature. */
+  #notifConfigData(): number {
+    const isThere = this.#device.negotiation.isNegotiated(VIRTIO_F.NOTIF_CONFIG_DATA)
+    return isThere && this.#device.queue(this.#queueSelect) !== undefined ? this.#queueSelect : 0
   }
 
   /** Each half of an address can be written alone, and keeps what was written ([VIRTIO] 4.1.3.1). */

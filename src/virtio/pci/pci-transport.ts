@@ -246,7 +246,8 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
     const modern = this.#modern
     if (modern === undefined || index !== modern.bar.index) return
     if (within(offset, modern.notify, modern.notifyLength)) {
-      // The address tells the queue where each has its own ([VIRTIO] 4.1.4.4), the value where they share one.
+      // The address tells the queue where each has its own ([VIRTIO] 4.1.4.4), the value where they share one. What NOTIFICATION_DATA
+      // puts into the upper half is a hint: the ring is believed.
       const { notify, notifyMultiplier } = modern
       if (notifyMultiplier === 0) this.#virtio.notify(value % 0x1_0000)
       else if ((offset - notify) % notifyMultiplier === 0) this.#virtio.notify((offset - notify) / notifyMultiplier)

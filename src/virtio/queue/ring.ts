@@ -22,6 +22,8 @@ export interface RingFeatures {
   readonly notifyOnEmpty: boolean
   /** The ring is a packed one. */
   readonly packed: boolean
+  /** Chains go back in the order in which they came. */
+  readonly inOrder: boolean
 }
 
 /** What a ring needs of a chain to give it back. `place` and `slots` are for packed rings; a split one leaves them alone. */

@@ -194,7 +194,7 @@ describe("kicks", () => {
       store(at, value, true)
     }
     const areas = { size: 4, descriptorTable: 0, availRing: 0x100, usedRing: 0x200 }
-    const features = { indirect: false, eventIdx: true, notifyOnEmpty: false, packed: true }
+    const features = { indirect: false, eventIdx: true, notifyOnEmpty: false, packed: true, inOrder: false }
     const queue = new PackedQueue({ generation: 0, region: () => region }, areas, features)
     queue.initialiseFlags()
     queue.enableKicks()

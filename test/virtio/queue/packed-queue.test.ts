@@ -394,7 +394,7 @@ describe("stores into RAM", () => {
     }
     const memory = { generation: 0, region: () => region }
     const areas = { size: 4, descriptorTable: 0, availRing: 0x100, usedRing: 0x200 }
-    const queue = new PackedQueue(memory, areas, { indirect: false, eventIdx: false, notifyOnEmpty: false, packed: true })
+    const queue = new PackedQueue(memory, areas, { indirect: false, eventIdx: false, notifyOnEmpty: false, packed: true, inOrder: false })
     const chains = [0, 1].map(() => {
       const chain = new DescriptorChain(new SegmentList())
       expect(queue.pop(chain)).toBe(true)

@@ -234,7 +234,8 @@ export class VirtioDriver {
     const size = this.transport.isQueueSizeFixed === true ? offered : Math.min(offered, this.#options.queueSize ?? offered)
     const memory = this.transport.allocateRing(this.memory, size)
     const RingOf = includesFeature(this.#features, "RING_PACKED") ? PackedRing : SplitRing
-    const ring = new RingOf(this.ram, { layout: memory.layout, eventIdx: includesFeature(this.#features, "EVENT_IDX") })
+    const [eventIdx, inOrder] = [includesFeature(this.#features, "EVENT_IDX"), includesFeature(this.#features, "IN_ORDER")]
+    const ring = new RingOf(this.ram, { layout: memory.layout, eventIdx, inOrder })
     const queue = { index, ring, memory, vector }
     this.#queues.push(queue)
     this.#switchOn(queue)

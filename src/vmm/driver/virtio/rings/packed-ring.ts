@@ -9,8 +9,9 @@ import type { RingAddresses } from "./ring-layout.ts"
 import type { Descriptor, UsedElement } from "./ring-memory.ts"
 import { checkParts } from "./ring-parts.ts"
 import { RingCursor, slotPassed } from "./ring-cursor.ts"
-import { checkSegments, type IndirectTable, type Segment } from "./segments.ts"
+import { checkSegments, flagsOf, type IndirectTable, type Segment } from "./segments.ts"
 import { DESCRIPTOR_FLAG, PACKED_DESCRIPTOR, PACKED_FLAG, QUEUE_SIZE_MAX, RING_EVENT, RING_EVENT_FLAGS } from "../spec.ts"
+import { UsedBatches } from "./used-batches.ts"
 
 /** Options of `PackedRing`. */
 export interface PackedRingOptions {
@@ -18,6 +19,8 @@ export interface PackedRingOptions {
   readonly layout: RingAddresses
   /** VIRTIO_F_EVENT_IDX is negotiated. Default false. */
   readonly eventIdx?: boolean
+  /** VIRTIO_F_IN_ORDER is negotiated. Default false. */
+  readonly inOrder?: boolean
 }
 
 const { AVAIL, USED } = PACKED_FLAG
@@ -31,6 +34,8 @@ export class PackedRing {
   readonly size: number
   readonly eventIdx: boolean
   readonly #ram: GuestRam
+  /** Where IN_ORDER is negotiated. */
+  readonly #batches: UsedBatches | undefined
   /** For each buffer id in flight: descriptors of its chain. 0: not in flight. */
   readonly #slots: Uint16Array
   /** For each buffer id in flight: bytes that the device may write. */
@@ -54,8 +59,8 @@ export class PackedRing {
    * @throws RangeError for a layout that is misaligned or not in RAM, or a size that is not from 1 to 32768
    */
   constructor(ram: GuestRam, options: PackedRingOptions) {
-    checkOptions("PackedRing", options, { layout: "object", eventIdx: "boolean?" })
-    const { layout, eventIdx = false } = options
+    checkOptions("PackedRing", options, { layout: "object", eventIdx: "boolean?", inOrder: "boolean?" })
+    const { layout, eventIdx = false, inOrder = false } = options
     const { queueSize, descriptorTable, availableRing, usedRing } = layout
     if (!Number.isInteger(queueSize) || queueSize < 1 || queueSize > QUEUE_SIZE_MAX) {
       throw new RangeError(`queue size ${queueSize} is not a number from 1 to ${QUEUE_SIZE_MAX}`)
@@ -70,6 +75,7 @@ export class PackedRing {
     this.layout = layout
     this.size = queueSize
     this.eventIdx = eventIdx
+    this.#batches = inOrder ? new UsedBatches() : undefined
     this.#slots = new Uint16Array(queueSize)
     this.#writable = new Float64Array(queueSize)
     this.#next = new RingCursor(queueSize)
@@ -89,6 +95,7 @@ export class PackedRing {
     this.#used = new RingCursor(size)
     this.#hidden = []
     this.#reserved.clear()
+    this.#batches?.clear()
     this.#freeCount = size
     this.#inFlight = this.#added = this.#exposed = 0
   }
@@ -200,6 +207,7 @@ export class PackedRing {
   /** Whether the device has returned chains that `takeUsed` has not seen yet. */
   get hasUsed(): boolean {
     this.#ram.refresh()
+    if (this.#batches?.isPending === true) return true
     return (this.#ram.loadWord(this.#at(this.#used.slot) + PACKED_DESCRIPTOR.FLAGS) & MARKS) === (this.#used.wrap ? MARKS : 0) &&
       this.#inFlight > 0
   }
@@ -211,12 +219,7 @@ export class PackedRing {
    */
   takeUsed(): UsedElement | undefined {
     if (!this.hasUsed) return undefined
-    const { data } = this.#ram
-    const at = this.#at(this.#used.slot)
-    const id = data.getUint16(at + PACKED_DESCRIPTOR.ID, true)
-    const isWritten = (data.getUint16(at + PACKED_DESCRIPTOR.FLAGS, true) & DESCRIPTOR_FLAG.WRITE) !== 0
-    // Without WRITE nothing was written, and the length means nothing ([VIRTIO] 2.8.4).
-    const length = isWritten ? data.getUint32(at + PACKED_DESCRIPTOR.LENGTH, true) : 0
+    const { id, length } = this.#batches?.take(this.#inFlight, () => this.#usedDescriptor(), this.#writable) ?? this.#usedDescriptor()
     const slots = id < this.size ? this.#slots[id] : 0
     if (slots === undefined || slots === 0) throw new DriverError("protocol", `used id ${id} is not the id of a chain in flight`)
     const writable = this.#writable[id] ?? 0
@@ -228,6 +231,15 @@ export class PackedRing {
     this.#inFlight--
     this.#used.advance(slots)
     return { id, length }
+  }
+
+  #usedDescriptor(): UsedElement {
+    const { data } = this.#ram
+    const at = this.#at(this.#used.slot)
+    const id = data.getUint16(at + PACKED_DESCRIPTOR.ID, true)
+    const isWritten = (data.getUint16(at + PACKED_DESCRIPTOR.FLAGS, true) & DESCRIPTOR_FLAG.WRITE) !== 0
+    // Without WRITE nothing was written, and the length means nothing ([VIRTIO] 2.8.4).
+    return { id, length: isWritten ? data.getUint32(at + PACKED_DESCRIPTOR.LENGTH, true) : 0 }
   }
 
   /** Tells the device that the driver wants no used buffer notifications. This is a hint: they may still come. */
@@ -255,6 +267,7 @@ export class PackedRing {
     this.#freeCount -= count
     this.#added += count
     this.#inFlight++
+    this.#batches?.add(id)
   }
 
   /** A buffer id that is not in flight: `wanted` if it can be. There are as many as descriptors, so one is free. */
@@ -283,8 +296,4 @@ export class PackedRing {
   #at(slot: number): number {
     return this.layout.descriptorTable + PACKED_DESCRIPTOR.SIZE * slot
   }
-}
-
-function flagsOf(segment: Segment): number {
-  return segment.writable ? DESCRIPTOR_FLAG.WRITE : 0
 }

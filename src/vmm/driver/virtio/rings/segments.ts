@@ -1,4 +1,6 @@
 /** What a driver puts into a ring of either kind: the segments of a buffer, and the rules for them. */
+import { DESCRIPTOR_FLAG } from "../spec.ts"
+
 /** [VIRTIO] 2.7.5.2: a chain describes at most 2^32 bytes. */
 const CHAIN_BYTES_MAX = 2 ** 32
 
@@ -35,4 +37,9 @@ export function checkSegments(segments: readonly Segment[], queueSize: number): 
   }
   if (total > CHAIN_BYTES_MAX) throw new RangeError(`a chain describes at most 2^32 bytes, not ${total}`)
   return writable
+}
+
+/** The flags of a descriptor for `segment`, less NEXT. */
+export function flagsOf(segment: Segment): number {
+  return segment.writable ? DESCRIPTOR_FLAG.WRITE : 0
 }

@@ -9,12 +9,15 @@ import type { RingAddresses } from "./ring-layout.ts"
 import { RingMemory, type UsedElement } from "./ring-memory.ts"
 import { checkSegments, type IndirectTable, type Segment } from "./segments.ts"
 import { AVAILABLE, DESCRIPTOR, DESCRIPTOR_FLAG, USED } from "../spec.ts"
+import { UsedBatches } from "./used-batches.ts"
 
 /** Options of `SplitRing`. */
 export interface SplitRingOptions {
   readonly layout: RingAddresses
   /** VIRTIO_F_EVENT_IDX is negotiated. Default false. */
   readonly eventIdx?: boolean
+  /** VIRTIO_F_IN_ORDER is negotiated: descriptors are used in ring order ([VIRTIO] 2.7.5). Default false. */
+  readonly inOrder?: boolean
 }
 
 /** Marks the end of the free list. Never a descriptor: the largest index is 32767. */
@@ -31,6 +34,8 @@ export function indexPassed(event: number, next: number, previous: number): bool
 /** The driver's side of one split virtqueue. */
 export class SplitRing extends RingMemory {
   readonly eventIdx: boolean
+  /** Where IN_ORDER is negotiated. */
+  readonly #batches: UsedBatches | undefined
   /**
    * For each descriptor: the next one in the free list, or in its chain. It is not in guest RAM, so that the device cannot break it.
    */
@@ -52,9 +57,10 @@ export class SplitRing extends RingMemory {
    * @throws RangeError for a layout that is misaligned or not in RAM
    */
   constructor(ram: GuestRam, options: SplitRingOptions) {
-    checkOptions("SplitRing", options, { layout: "object", eventIdx: "boolean?" })
+    checkOptions("SplitRing", options, { layout: "object", eventIdx: "boolean?", inOrder: "boolean?" })
     super(ram, options.layout)
     this.eventIdx = options.eventIdx ?? false
+    this.#batches = options.inOrder === true ? new UsedBatches() : undefined
     this.#next = new Uint16Array(this.size)
     this.#chainLength = new Uint16Array(this.size)
     this.#writable = new Float64Array(this.size)
@@ -65,6 +71,9 @@ export class SplitRing extends RingMemory {
   override clear(): void {
     super.clear()
     for (let index = 0; index < this.size; index++) this.#next[index] = index + 1 < this.size ? index + 1 : NONE
+    // In order the free descriptors follow each other around the table: their links never change.
+    if (this.#batches !== undefined) this.#next[this.size - 1] = 0
+    this.#batches?.clear()
     this.#chainLength.fill(0)
     this.#freeHead = 0
     this.#freeCount = this.size
@@ -171,7 +180,8 @@ export class SplitRing extends RingMemory {
     const ahead = (this.usedIndex - this.#lastUsed) & 0xffff
     if (ahead === 0) return undefined
     if (ahead > this.#inFlight) throw new DriverError("protocol", `used.idx is ${ahead} ahead, but ${this.#inFlight} chains are in flight`)
-    const element = this.usedElement(this.#lastUsed)
+    const read = (): UsedElement => this.usedElement(this.#lastUsed)
+    const element = this.#batches?.take(ahead, read, this.#writable) ?? read()
     const length = element.id < this.size ? this.#chainLength[element.id] : 0
     if (length === undefined || length === 0) {
       throw new DriverError("protocol", `used id ${element.id} is not the head of a chain in flight`)
@@ -204,6 +214,7 @@ export class SplitRing extends RingMemory {
 
   #place(head: number): void {
     this.setAvailableEntry(this.#placed, head)
+    this.#batches?.add(head)
     this.#placed = (this.#placed + 1) & 0xffff
   }
 
@@ -221,10 +232,12 @@ export class SplitRing extends RingMemory {
   }
 
   #release(head: number, length: number): void {
-    let last = head
-    for (let seen = 1; seen < length; seen++) last = this.#next[last] ?? NONE
-    this.#next[last] = this.#freeHead
-    this.#freeHead = head
+    if (this.#batches === undefined) {
+      let last = head
+      for (let seen = 1; seen < length; seen++) last = this.#next[last] ?? NONE
+      this.#next[last] = this.#freeHead
+      this.#freeHead = head
+    }
     this.#freeCount += length
     this.#chainLength[head] = 0
     this.#inFlight--

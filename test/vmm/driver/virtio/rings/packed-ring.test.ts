@@ -19,11 +19,11 @@ const RAM = 2 << 20
 const TABLES = 0x18_0000
 
 function makeRing(
-  queueSize: number, options: { eventIdx?: boolean; platform?: Platform } = {},
+  queueSize: number, options: { eventIdx?: boolean; inOrder?: boolean; platform?: Platform } = {},
 ): { ring: PackedRing; device: PackedRingDevice } {
   const platform = options.platform ?? ramPlatform(RAM)
   const layout = { queueSize, descriptorTable: 0x1_0010, availableRing: 0xa_0004, usedRing: 0xb_000c }
-  const ring = new PackedRing(new GuestRam(platform), { layout, eventIdx: options.eventIdx ?? false })
+  const ring = new PackedRing(new GuestRam(platform), { layout, eventIdx: options.eventIdx ?? false, inOrder: options.inOrder ?? false })
   return { ring, device: new PackedRingDevice(() => platform.ram, layout) }
 }
 
@@ -336,5 +336,31 @@ describe("which ring the driver takes", () => {
       await blk.resetQueue(0)
       expect((await blk.read(round, 1))[0]).toBe(round)
     }
+  })
+})
+
+describe("in order", () => {
+  it("PK-21 one used descriptor for several chains, in the slot of the first: the driver skips the slots of all", () => {
+    const { ring, device } = makeRing(7, { inOrder: true })
+    for (let round = 0; round < 100; round++) {
+      const ids = [2, 1, 2].map((writable) => ring.add(segmentsOf(0, writable)))
+      ring.expose()
+      const buffers = device.take()
+      const slots = buffers.slice(0, 2).flatMap((buffer) => buffer.slots)
+      device.give({ id: ids[1] ?? 0, slots }, 1)
+      expect([ring.takeUsed(), ring.hasUsed, ring.takeUsed(), ring.takeUsed()]).toEqual([
+        { id: ids[0], length: 3 }, true, { id: ids[1], length: 1 }, undefined,
+      ])
+      device.give({ id: ids[2] ?? 0, slots: buffers[2]?.slots ?? [] }, 2)
+      expect([ring.takeUsed(), ring.inFlight, ring.freeDescriptors]).toEqual([{ id: ids[2], length: 2 }, 0, 7])
+    }
+  })
+
+  it("PK-21 an id that is not in flight is the device's fault", () => {
+    const { ring, device } = makeRing(7, { inOrder: true })
+    ring.add(segmentsOf(0, 1))
+    ring.expose()
+    device.give({ id: 6, slots: device.take()[0]?.slots ?? [] }, 0)
+    expect(protocolError(() => ring.takeUsed())).toContain("used id 6 is not that of one of the next 1 chains in flight")
   })
 })

@@ -13,10 +13,12 @@ const RAM = 2 << 20
 /** Where tests keep indirect tables: above the rings. */
 const TABLES = 0x18_0000
 
-function makeRing(queueSize: number, options: { eventIdx?: boolean; platform?: Platform } = {}): { ring: SplitRing; device: RingDevice } {
+function makeRing(
+  queueSize: number, options: { eventIdx?: boolean; inOrder?: boolean; platform?: Platform } = {},
+): { ring: SplitRing; device: RingDevice } {
   const platform = options.platform ?? ramPlatform(RAM)
   const layout = { queueSize, descriptorTable: 0x1_0000, availableRing: 0x9_0002, usedRing: 0xb_0004 }
-  const ring = new SplitRing(new GuestRam(platform), { layout, eventIdx: options.eventIdx ?? false })
+  const ring = new SplitRing(new GuestRam(platform), { layout, eventIdx: options.eventIdx ?? false, inOrder: options.inOrder ?? false })
   return { ring, device: new RingDevice(() => platform.ram, layout) }
 }
 
@@ -324,5 +326,52 @@ describe("rings in other kinds of RAM", () => {
     const second = ring.add(segmentsOf(0, 1, 9), { address: TABLES })
     ring.expose()
     expect(device.take()).toMatchObject([{ head: second, segments: segmentsOf(0, 1, 9) }])
+  })
+})
+
+describe("in order", () => {
+  it("FT-15 descriptors are used around the table, the last one followed by the first", () => {
+    const { ring, device } = makeRing(8, { inOrder: true })
+    let expected = 0
+    for (let round = 0; round < 40; round++) {
+      const count = 1 + (round % 3)
+      const heads = [ring.add(segmentsOf(1, count)), ring.add(segmentsOf(1, 0))]
+      ring.expose()
+      const chains = device.take()
+      expect(chains.map(({ head }) => head)).toEqual(heads)
+      for (const { descriptors } of chains) {
+        for (const index of descriptors) expect([round, index]).toEqual([round, expected++ % 8])
+      }
+      for (const { head } of chains) device.give(head, 0)
+      expect([ring.takeUsed()?.id, ring.takeUsed()?.id, ring.takeUsed(), ring.freeDescriptors]).toEqual([...heads, undefined, 8])
+    }
+  })
+
+  it("VQ-23 one used element for several chains: those in front of it were written as a whole", () => {
+    const { ring, device } = makeRing(16, { inOrder: true })
+    for (let round = 0; round < 5000; round++) {
+      const heads = [2, 1, 3].map((writable) => ring.add(segmentsOf(1, writable)))
+      ring.expose()
+      device.take()
+      const slot = device.used
+      device.give(heads[1] ?? 0, 2, { index: false })
+      device.setUsedIndex((slot + 2) % 65536)
+      expect([ring.hasUsed, ring.takeUsed(), ring.hasUsed, ring.takeUsed(), ring.takeUsed()]).toEqual([
+        true, { id: heads[0], length: 2 + 3 }, true, { id: heads[1], length: 2 }, undefined,
+      ])
+      device.give(heads[2] ?? 0, 0)
+      expect([ring.takeUsed(), ring.inFlight]).toEqual([{ id: heads[2], length: 0 }, 0])
+    }
+  })
+
+  it("VQ-23 an element for more chains than used.idx says, or for one that is not in flight, is the device's fault", () => {
+    for (const wrong of [(heads: readonly number[]) => heads[1] ?? 0, () => 9, () => 0xffff_ffff]) {
+      const { ring, device } = makeRing(16, { inOrder: true })
+      const heads = [ring.add(segmentsOf(1, 1)), ring.add(segmentsOf(1, 1))]
+      ring.expose()
+      device.take()
+      device.give(wrong(heads), 0)
+      expectProtocolError(() => ring.takeUsed(), /used id \d+ is not that of one of the next 1 chains in flight/)
+    }
   })
 })

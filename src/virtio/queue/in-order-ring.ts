@@ -1,0 +1,135 @@
+/**
+ * InOrderRing: a ring of either format whose driver has accepted IN_ORDER ([VIRTIO] 2.7.9, 2.8.9): chains go back in the order in which
+ * they were made available, however the disk answers. Each gets a used element of its own. Drivers without IN_ORDER pay nothing for it.
+ */
+import type { SavedRing } from "../state.ts"
+import type { DescriptorChain } from "./descriptor-chain.ts"
+import type { DescriptorTable } from "./descriptor-table.ts"
+import type { PackedDescriptors } from "./packed-descriptors.ts"
+import type { Ring, RingFeatures, TakenChain } from "./ring.ts"
+
+/** A chain that is done with, and waits for those that were taken before it. */
+interface HeldChain extends TakenChain {
+  readonly length: number
+}
+
+/** Entries of `#order` that may lie behind before they are removed. */
+const MOST_BEHIND = 1024
+
+export class InOrderRing implements Ring {
+  readonly #ring: Ring
+  readonly #isPacked: boolean
+  /** What tells the chains in flight from each other, in the order in which they were taken, from `#first` on: their `place`. */
+  #order: number[] = []
+  #first = 0
+  readonly #held = new Map<number, HeldChain>()
+  /** Chains taken from a split ring, which leaves `place` alone. */
+  #taken = 0
+
+  constructor(ring: Ring, { packed }: RingFeatures) {
+    this.#ring = ring
+    this.#isPacked = packed
+  }
+
+  get size(): number {
+    return this.#ring.size
+  }
+
+  get inFlight(): number {
+    return this.#ring.inFlight
+  }
+
+  get generation(): number {
+    return this.#ring.generation
+  }
+
+  get hasSaved(): boolean {
+    return this.#ring.hasSaved
+  }
+
+  get table(): DescriptorTable | undefined {
+    return this.#ring.table
+  }
+
+  get descriptors(): PackedDescriptors | undefined {
+    return this.#ring.descriptors
+  }
+
+  set features(features: RingFeatures) {
+    this.#ring.features = features
+  }
+
+  initialiseFlags(): void {
+    this.#ring.initialiseFlags()
+  }
+
+  /** Those that are done with and wait are in flight for the driver: they are done again. */
+  save(inFlight: readonly TakenChain[]): SavedRing {
+    const byPlace = new Map(inFlight.map((chain) => [chain.place, chain]))
+    const chains = this.#order.slice(this.#first).map((place) => byPlace.get(place) ?? this.#held.get(place))
+    return this.#ring.save(chains.filter((chain) => chain !== undefined))
+  }
+
+  refresh(): void {
+    this.#ring.refresh()
+  }
+
+  look(): boolean {
+    return this.#ring.look()
+  }
+
+  pop(chain: DescriptorChain): boolean {
+    if (!this.#ring.pop(chain)) return false
+    this.#remember(chain)
+    return true
+  }
+
+  nextHead(): number | undefined {
+    return this.#ring.nextHead()
+  }
+
+  taken(chain: TakenChain): void {
+    this.#ring.taken(chain)
+    this.#remember(chain)
+  }
+
+  addUsed(chain: TakenChain, length: number): void {
+    if (chain.place !== this.#order[this.#first]) {
+      // The object is its owner's, who fills it anew.
+      const { head, place, slots } = chain
+      this.#held.set(place, { head, place, slots, length })
+      return
+    }
+    this.#giveBack(chain, length)
+    for (let next = this.#nextHeld(); next !== undefined; next = this.#nextHeld()) {
+      this.#held.delete(next.place)
+      this.#giveBack(next, next.length)
+    }
+    if (this.#first < MOST_BEHIND) return
+    this.#order = this.#order.slice(this.#first)
+    this.#first = 0
+  }
+
+  publish(): boolean {
+    return this.#ring.publish()
+  }
+
+  enableKicks(): boolean {
+    return this.#ring.enableKicks()
+  }
+
+  #remember(chain: TakenChain): void {
+    if (!this.#isPacked) chain.place = this.#taken++
+    this.#order.push(chain.place)
+  }
+
+  #nextHeld(): HeldChain | undefined {
+    const place = this.#order[this.#first]
+    return place === undefined ? undefined : this.#held.get(place)
+  }
+
+  #giveBack(chain: TakenChain, length: number): void {
+    this.#first++
+    this.#ring.addUsed(chain, length)
+  }
+}
