@@ -1,11 +1,14 @@
 /** Saving and restoring a virtio device: what its driver has set up, and how far its rings have come. */
+import { checkOptions } from "../options.ts"
 import type { DeviceConfig } from "./device-config.ts"
 import type { DeviceHandler } from "./device-handler.ts"
 import type { Negotiation } from "./negotiation.ts"
-import type { TakenChain } from "./queue/ring.ts"
+import type { Ring, TakenChain } from "./queue/ring.ts"
 import { VirtqueueError } from "./queue/virtqueue-error.ts"
 import { DEVICE_STATUS } from "./spec.ts"
-import { featuresMissing, parseDeviceState, type RestoreOptions, type VirtioDeviceState } from "./state.ts"
+import {
+  featuresMissing, parseDeviceState, RESTORE_RULES, type RestoreOptions, SAVE_RULES, type SaveOptions, type VirtioDeviceState,
+} from "./state.ts"
 import type { Virtqueue } from "./virtqueue.ts"
 
 const { DEVICE_NEEDS_RESET, FEATURES_OK } = DEVICE_STATUS
@@ -18,6 +21,11 @@ export interface SavableDevice {
   readonly maxQueueSize: number
   /** The chains of `queue` that have been taken and not been given back. */
   chains(queue: Virtqueue): readonly TakenChain[]
+  /** Nothing is in flight. */
+  readonly isIdle: boolean
+  readonly inFlight: { readonly count: number; readonly calls: number }
+  /** Makes the used entries of `ring` visible. */
+  publish(queue: Virtqueue, ring: Ring): void
   reset(): void
   setDriverFeatures(select: number, value: number): void
   writeStatus(value: number): void
@@ -28,7 +36,14 @@ export interface SavableDevice {
 /** The device type's part. */
 type SavedHandler = Pick<DeviceHandler, "saveState" | "restoreState" | "restoreConfig">
 
-export function saveDevice(device: SavableDevice, handler: SavedHandler): VirtioDeviceState {
+export function saveDevice(device: SavableDevice, handler: SavedHandler, options: SaveOptions): VirtioDeviceState {
+  checkOptions("saveState", options, SAVE_RULES)
+  if (!device.isIdle && options.inFlight === undefined) {
+    const count = Math.max(device.inFlight.count, device.inFlight.calls)
+    throw new Error(`${count} requests in flight: pause the device, and save its state when that has resolved`)
+  }
+  // What is in hand from inside a turn is shown first.
+  for (const queue of device.queues) if (queue.ring !== undefined) device.publish(queue, queue.ring)
   const { negotiation, config } = device
   return {
     status: negotiation.status,
@@ -42,6 +57,7 @@ export function saveDevice(device: SavableDevice, handler: SavedHandler): Virtio
 
 /** Puts `device` where `saveDevice` found it. @throws Error, with the device reset, for a state that it could not have had */
 export function restoreDevice(device: SavableDevice, handler: SavedHandler, saved: unknown, options: RestoreOptions): void {
+  checkOptions("restoreState", options, RESTORE_RULES)
   device.reset()
   const { queues, maxQueueSize, config } = device
   const state = parseDeviceState(saved, { queues: queues.length, queueSize: maxQueueSize, configSize: config.size })

@@ -2,7 +2,6 @@
  * VirtioDevice: what every virtio device is to its transport: status, features, queues and configuration space, wired together. A
  * device type (virtio-blk) makes one, and handles what comes from the guest as its `DeviceHandler`.
  */
-import { checkOptions } from "../options.ts"
 import { DeviceConfig } from "./device-config.ts"
 import { restoreDevice, type SavableDevice, saveDevice } from "./device-state.ts"
 import type { DeviceHandler } from "./device-handler.ts"
@@ -13,7 +12,7 @@ import { Negotiation } from "./negotiation.ts"
 import { Pauses, type PausingDevice } from "./pauses.ts"
 import type { Ring, TakenChain } from "./queue/ring.ts"
 import { VirtqueueError } from "./queue/virtqueue-error.ts"
-import { RESTORE_RULES, type RestoreOptions, SAVE_RULES, type SaveOptions, type VirtioDeviceState } from "./state.ts"
+import type { RestoreOptions, SaveOptions, VirtioDeviceState } from "./state.ts"
 import type { DeviceSignals, TransportedDevice, TransportWiring } from "./transport.ts"
 import type { Turn } from "./turn.ts"
 import { type QueueServer, Virtqueue } from "./virtqueue.ts"
@@ -218,19 +217,11 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
   }
 
   saveState(options: SaveOptions = {}): VirtioDeviceState {
-    checkOptions("saveState", options, SAVE_RULES)
-    if (!this.isIdle && options.inFlight === undefined) {
-      const count = Math.max(this.inFlight.count, this.inFlight.calls)
-      throw new Error(`${count} requests in flight: pause the device, and save its state when that has resolved`)
-    }
-    // What is in hand from inside a turn is shown first.
-    for (const queue of this.queues) if (queue.ring !== undefined) this.publish(queue, queue.ring)
-    return saveDevice(this, this.#handler)
+    return saveDevice(this, this.#handler, options)
   }
 
   /** Guest memory is not touched before `resume`. */
   restoreState(saved: unknown, options: RestoreOptions = {}): void {
-    checkOptions("restoreState", options, RESTORE_RULES)
     void this.pauses.pause()
     restoreDevice(this, this.#handler, saved, options)
   }
@@ -266,6 +257,13 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
 
   /** The chains of `queue` that have been taken and not been given back. */
   chains(queue: Virtqueue): readonly TakenChain[] {
+    // A packed ring reads them from RAM, which may have been replaced.
+    try {
+      queue.ring?.refresh()
+    } catch (error) {
+      this.breakDown(queue, error)
+      return []
+    }
     return [...this.inFlight.chains(queue), ...this.#handler.chains(queue)]
   }
 

@@ -1,9 +1,9 @@
 /** A slice of the lives fuzzer; test/fuzz/ring.ts runs more of it. */
 import { describe, expect, it } from "vitest"
-import { LivesFuzzer } from "../fuzz/lives.ts"
+import { LivesFuzzer } from "../fuzz/lives/lives.ts"
 import { Rng, seedFromEnvironment } from "../support/rng.ts"
 
-describe("resets of every kind, while a slow disk has requests,", () => {
+describe("resets of every kind, and changes of the disk, while a slow disk has requests,", () => {
   it("ST-02 ST-03 ST-04 VQ-32 PCI-23 PCI-24 PCI-36 leave no old byte in RAM, no old write over a newer one, no lost request", async () => {
     const seed = seedFromEnvironment(20261126)
     const counts = new Map<string, number>()
@@ -16,7 +16,7 @@ describe("resets of every kind, while a slow disk has requests,", () => {
     }
     const kinds = [
       "send", "answer", "device reset", "machine reset", "queue reset", "bus mastering", "broken ring", "memory grows", "pause and resume",
-      "save and restore",
+      "save and restore", "move", "another disk", "another disk at once", "read-only switch", "another size", "unplug and plug",
     ]
     for (const kind of kinds) expect([kind, (counts.get(kind) ?? 0) > 1]).toEqual([kind, true])
   })

@@ -157,6 +157,18 @@ describe("a disk of somebody's own", () => {
   })
 })
 
+it("a driver that was there before setReadOnly goes on with what it has negotiated, on the same device too", async () => {
+  const guest = new RingGuest({ backing: new FakeDisk() })
+  await guest.disk.device.setReadOnly(true)
+  const state = JSON.stringify(guest.disk.function.saveState())
+  guest.disk.function.restoreState(JSON.parse(state))
+  expect(JSON.stringify(guest.disk.function.saveState())).toBe(state)
+  guest.disk.device.resume()
+  expect([guest.disk.device.readOnly, guest.write(1, pattern(1, 1)).status, guest.read(1, 1).status]).toEqual([true, IOERR, OK])
+  expect(() => guest.disk.function.restoreState({ ...JSON.parse(state), isr: 9 })).toThrow(/ISR/)
+  expect([guest.disk.device.readOnly, guest.disk.device.virtio.negotiation.offered & 0x20n]).toEqual([true, 0x20n])
+})
+
 it("what setReadOnly has made of a disk comes back with it", async () => {
   const guest = new RingGuest({ backing: new FakeDisk() })
   await guest.disk.device.setReadOnly(true)

@@ -13,6 +13,7 @@ import type { DiskStop } from "./errors/policies.ts"
 import { Executor } from "./executor.ts"
 import { Failures } from "./errors/failures.ts"
 import type { RestoreOptions } from "../state.ts"
+import { hasBit } from "../spec.ts"
 import { checkAbilities, checkSameZones } from "./abilities.ts"
 import { Observation } from "./observation/observation.ts"
 import { checkVersion, parseSavedDisk, type SavedDisk } from "./saved-disk.ts"
@@ -61,8 +62,8 @@ export class VirtioBlk implements ServedDisk {
   #isReadOnly: boolean
   /** The driver sees at its next reset what has changed. */
   #isNewAtReset = false
-  /** Counts calls of `changeBacking`: the last one wins. */
-  #changes = 0
+  /** Ends the waiting of a call of `changeBacking`: the last one wins. */
+  #supersede = (): void => undefined
 
   /**
    * @throws TypeError when `backing` is not a `VirtioBacking`, or for an option that does not exist or has the wrong type
@@ -158,15 +159,20 @@ export class VirtioBlk implements ServedDisk {
   async changeBacking(backing: VirtioBacking, options: ChangeBackingOptions = {}): Promise<void> {
     checkBacking("VirtioBlk.changeBacking", backing)
     checkOptions("VirtioBlk.changeBacking", options, CHANGE_BACKING_RULES)
-    const change = ++this.#changes
     this.#checkAbilities(backing)
+    this.#supersede()
     if (options.atOnce === true) return this.virtio.takeAgain(() => this.#replace(backing))
+    let isSuperseded = false
+    const superseded = new Promise<void>((resolve) => {
+      this.#supersede = () => resolve(void (isSuperseded = true))
+    })
     await this.virtio.pauses.whileIdle(async () => {
-      if (change === this.#changes) await this.backing.flush?.()
-      if (change !== this.#changes) throw new Error("changeBacking was called again before this call had taken effect")
+      // The old disk may never answer: then the call that takes the place of this one must not wait for it.
+      if (!isSuperseded) await Promise.race([this.backing.flush?.(), superseded])
+      if (isSuperseded) throw new Error("changeBacking was called again before this call had taken effect")
       // The guest may have negotiated meanwhile.
       this.#checkAbilities(backing)
-      await this.virtio.takeAgain(() => this.#replace(backing))
+      void this.virtio.takeAgain(() => this.#replace(backing))
     })
   }
 
@@ -210,16 +216,20 @@ export class VirtioBlk implements ServedDisk {
   }
 
   saveState(): SavedDisk {
-    return { version: this.backing.version?.(), readOnly: this.#isMadeReadOnly }
+    const offersReadOnly = hasBit(this.virtio.negotiation.offered, VIRTIO_BLK_F.RO)
+    return { version: this.backing.version?.(), readOnly: this.#isMadeReadOnly, offersReadOnly }
   }
 
   restoreState(saved: unknown, { image = "same" }: RestoreOptions): () => void {
     const state = parseSavedDisk(saved)
     if (image === "same") checkVersion(state.version, this.backing)
+    const { readOnly } = this.#parameters
+    // What the driver was offered, which `setReadOnly` may have changed since. A state that is refused ends with a reset, which undoes it.
+    this.#isNewAtReset = true
+    const offered = this.#featuresOf(this.backing, readOnly || state.offersReadOnly)
+    this.virtio.negotiation.replaceFeatures(offered, requiredFeatures(this.backing, this.#parameters))
     return () => {
-      // The driver need not have seen yet what `setReadOnly` has made of the disk.
-      if (!state.readOnly || this.#isMadeReadOnly) return
-      this.#isMadeReadOnly = true
+      this.#isMadeReadOnly = readOnly || state.readOnly
       this.#abilitiesChanged()
     }
   }
@@ -229,8 +239,8 @@ export class VirtioBlk implements ServedDisk {
     writeCapacity(this.virtio.config.fields, this.#capacity)
   }
 
-  #featuresOf(backing: VirtioBacking): bigint {
-    return blkFeatures(backing, { ...this.#parameters, readOnly: backing.readOnly || this.#isMadeReadOnly })
+  #featuresOf(backing: VirtioBacking, isMadeReadOnly = this.#isMadeReadOnly): bigint {
+    return blkFeatures(backing, { ...this.#parameters, readOnly: backing.readOnly || isMadeReadOnly })
   }
 
   #checkAbilities(backing: VirtioBacking): void {

@@ -6,17 +6,22 @@ import { savedObject } from "../../saved-state.ts"
 export interface SavedDisk {
   /** Undefined for a disk that does not know what it is. */
   readonly version?: DiskVersion | undefined
-  /** `setReadOnly` has been called. */
+  /** Somebody has made it read-only. */
   readonly readOnly: boolean
+  /** The driver has been offered RO: it may have begun before that. */
+  readonly offersReadOnly: boolean
 }
 
 const REMEDY = 'a state goes with the disk as it was; pass { image: "any" } to restore it over a copy'
 
 /** @throws Error for what is not the saved part of a block device; undefined is from before there was one */
 export function parseSavedDisk(value: unknown): SavedDisk {
-  if (value === undefined) return { readOnly: false }
-  const { version, readOnly } = savedObject(value, "disk")
-  return { version: version === undefined ? undefined : parseVersion(version), readOnly: readOnly === true }
+  if (value === undefined) return { readOnly: false, offersReadOnly: false }
+  const { version, readOnly, offersReadOnly } = savedObject(value, "disk")
+  return {
+    version: version === undefined ? undefined : parseVersion(version), readOnly: readOnly === true,
+    offersReadOnly: offersReadOnly === true,
+  }
 }
 
 function parseVersion(value: unknown): DiskVersion {

@@ -185,6 +185,18 @@ describe("changeBacking", () => {
     expect(guest.read(3, 1).data).toEqual(pattern(3003, 1))
   })
 
+  it("at once, while a call before waits for an old disk that never flushes: nothing waits for that", async () => {
+    const old = slow(0)
+    const guest = new RingGuest({ backing: old })
+    const first = failureOf(guest.disk.device.changeBacking(marked(1000)))
+    await settled()
+    expect(old.waiting.map(({ call }) => call.name)).toEqual(["flush"])
+    await guest.disk.device.changeBacking(marked(2000), { atOnce: true })
+    expect(await first).toMatch(/called again/)
+    await settled()
+    expect(guest.read(3, 1).data).toEqual(pattern(2003, 1))
+  })
+
   it("a pause goes on over it, and a reset of the guest does not hold it up", async () => {
     const old = slow(0)
     const guest = new RingGuest({ backing: old })

@@ -1,16 +1,20 @@
 /**
  * The lives fuzzer: a guest that resets its device, its queues and its machine while requests are in flight over a disk that answers late,
- * out of order and with errors. Nothing of an old life may reach the guest's RAM, no old write may land on a newer one, no request of the
- * present life may be lost, and at the end of it all an ordinary driver must find an ordinary disk.
+ * out of order and with errors, and a host that changes, moves and unplugs the disk meanwhile; over every transport and both rings. Nothing
+ * of an old life may reach the guest's RAM, no old write may land on a newer one, no request of the present life may be lost, and at the
+ * end of it all an ordinary driver must find an ordinary disk.
  */
-import { BlockDriver, findBlockDevices } from "../../src/vmm/driver/block/driver.ts"
-import { type AttachedDisk, Machine } from "../../src/vmm/machine.ts"
-import { settled } from "../harness/fake-disk.ts"
-import { OK, T } from "../harness/words.ts"
-import type { Rng } from "../support/rng.ts"
-import { LivesDisk } from "./lives-disk.ts"
-import { AREA, type Flight, Life, QUEUES } from "./lives-guest.ts"
-import { DISCARDED, SECTOR, SectorModel } from "./sector-model.ts"
+import { BlockDriver, findBlockDevices } from "../../../src/vmm/driver/block/driver.ts"
+import { MmioDevice } from "../../../src/vmm/driver/virtio/mmio/mmio-device.ts"
+import { Machine } from "../../../src/vmm/machine.ts"
+import type { VirtioBlk } from "../../../src/virtio/blk/device.ts"
+import { settled } from "../../harness/fake-disk.ts"
+import { OK, T } from "../../harness/words.ts"
+import type { Rng } from "../../support/rng.ts"
+import { LivesDisk } from "./disk.ts"
+import { AREA, type Flight, Life, QUEUES } from "./guest.ts"
+import type { Place } from "./registers.ts"
+import { DISCARDED, SECTOR, SectorModel } from "../sector-model.ts"
 
 /** The type is in the DOM's library only. */
 declare const WebAssembly: {
@@ -21,6 +25,17 @@ const PAGES = 4
 const MAX_PAGES = 12
 const EVENTS = 120
 
+/** The disk in its machine, over any transport. */
+interface Attached {
+  readonly place: Place
+  readonly device: VirtioBlk
+  readonly transport: {
+    saveState(options?: { readonly inFlight?: "again" }): unknown
+    restoreState(saved: unknown): void
+  }
+  readonly detach: () => void
+}
+
 export class LivesFuzzer {
   /** Events by kind. */
   readonly counts = new Map<string, number>()
@@ -29,8 +44,14 @@ export class LivesFuzzer {
   readonly #rng: Rng
   readonly #memory = new WebAssembly.Memory({ initial: PAGES, maximum: MAX_PAGES })
   readonly #vm: Machine
-  readonly #disk: LivesDisk
-  readonly #attached: AttachedDisk
+  #disk: LivesDisk
+  readonly #kind: "PCI" | 1 | 2
+  #attached: Attached
+  /** Changes of the disk that have not taken place. */
+  #changing: Promise<unknown> = Promise.resolve()
+  #isReadOnly = false
+  /** How often `setReadOnly` has been called. */
+  #switches = 0
   /**
    * RAM as it was, and where the device may store, as it is. One buffer for all events: the garbage collector's time would be measured too.
    */
@@ -44,10 +65,10 @@ export class LivesFuzzer {
   constructor(rng: Rng) {
     this.#rng = rng
     this.#vm = new Machine(rng.chance(0.5) ? { memory: this.#memory } : { ramSize: PAGES << 16 })
-    this.#disk = new LivesDisk(rng, SECTOR * AREA * QUEUES)
-    this.#disk.isWanted = (call) => this.#isWanted(call.offset / SECTOR, call.length / SECTOR)
-    this.#attached = this.#vm.attachDisk(this.#disk, { queues: QUEUES, queueSize: 16, vectors: 0 })
-    this.#life = new Life(rng, this.#vm, this.#attached)
+    this.#kind = rng.pick(["PCI", "PCI", 1, 2])
+    this.#disk = this.#diskOver(new Uint8Array(SECTOR * AREA * QUEUES))
+    this.#attached = this.#attach()
+    this.#life = new Life(rng, this.#vm, this.#attached.place)
   }
 
   /** Runs some lives, and then a driver. @throws Error that says what was done and what came of it. */
@@ -56,6 +77,22 @@ export class LivesFuzzer {
     for (let left = EVENTS; left > 0; left--) await this.#event()
     await this.#drain()
     await this.#driver()
+  }
+
+  #diskOver(content: Uint8Array): LivesDisk {
+    const disk = new LivesDisk(this.#rng, content)
+    disk.isWanted = (call) => this.#isWanted(call.offset / SECTOR, call.length / SECTOR)
+    return disk
+  }
+
+  #attach(): Attached {
+    const options = { queues: QUEUES, queueSize: 16, withFeatures: ["RING_PACKED"] } as const
+    if (this.#kind === "PCI") {
+      const { slot, device, function: transport } = this.#vm.attachDisk(this.#disk, { ...options, vectors: 0, slot: 4 })
+      return { place: { slot }, device, transport, detach: () => this.#vm.detachDisk(slot) }
+    }
+    const { address, line, device, transport } = this.#vm.attachMmioDisk(this.#disk, { ...options, version: this.#kind })
+    return { place: { address, line, version: this.#kind }, device, transport, detach: () => this.#vm.detachMmioDisk(address) }
   }
 
   async #event(): Promise<void> {
@@ -70,6 +107,12 @@ export class LivesFuzzer {
       [3, "memory grows", () => this.#grow()],
       [2, "pause and resume", () => this.#pause()],
       [2, "save and restore", () => this.#saveAndRestore()],
+      [2, "move", () => this.#move()],
+      [2, "another disk", () => this.#change()],
+      [2, "another disk at once", () => this.#changeAtOnce()],
+      [2, "read-only switch", () => this.#switchReadOnly()],
+      [2, "another size", () => this.#resize()],
+      [1, "unplug and plug", () => this.#replug()],
     ]
     let at = this.#rng.below(events.reduce((sum, [weight]) => sum + weight, 0))
     const [, name, act] = events.find(([weight]) => (at -= weight) < 0) ?? [0, "", () => Promise.resolve()]
@@ -87,7 +130,7 @@ export class LivesFuzzer {
     const queue = this.#rng.below(QUEUES)
     const heads: number[] = []
     for (let count = this.#rng.between(1, 4); count > 0; count--) {
-      const flight = this.#life.prepare(queue, ++this.#value, this.#disk.errors)
+      const flight = this.#life.prepare(queue, ++this.#value, this.#isReadOnly ? -1 : this.#disk.errors)
       if (flight !== undefined) heads.push(flight.head)
     }
     const ring = this.#life.rings.get(queue)
@@ -113,7 +156,7 @@ export class LivesFuzzer {
       if (problem !== undefined) throw new Error(problem)
     })
     for (let count = this.#rng.below(3); count > 0; count--) await this.#answer()
-    this.#life = new Life(this.#rng, this.#vm, this.#attached)
+    this.#life = new Life(this.#rng, this.#vm, this.#attached.place)
     this.#isMaster = true
     this.#mayBeBroken = false
     this.#life.start()
@@ -139,7 +182,8 @@ export class LivesFuzzer {
 
   /** A head that cannot be. What is in flight is answered all the same, until the driver resets the device. */
   async #break(): Promise<void> {
-    this.#life.rings.get(0)?.publish(0xffff)
+    const ring = this.#life.rings.get(0)
+    if (ring !== undefined) this.#life.breakRing(ring)
     this.#mayBeBroken = true
     await this.#watch(() => this.#life.guest.kick(0))
     for (let count = this.#rng.below(3); count > 0; count--) await this.#answer()
@@ -147,11 +191,10 @@ export class LivesFuzzer {
   }
 
   async #switchBusMastering(): Promise<void> {
+    const { setBusMaster } = this.#life.guest
+    if (setBusMaster === undefined) return
     this.#isMaster = !this.#isMaster
-    const { guest } = this.#life
-    await this.#watch(() => {
-      guest.command = this.#isMaster ? 7 : 3
-    })
+    await this.#watch(() => setBusMaster(this.#isMaster))
   }
 
   async #grow(): Promise<void> {
@@ -170,13 +213,126 @@ export class LivesFuzzer {
 
   async #saveAndRestore(): Promise<void> {
     if (this.#disk.waiting.length > 0) return
-    const { device, function: fn } = this.#attached
+    const { device, transport } = this.#attached
     await this.#watch(() => {
       void device.pause()
-      const state = JSON.parse(JSON.stringify(fn.saveState())) as unknown
-      fn.restoreState(state)
+      const text = JSON.stringify(transport.saveState())
+      transport.restoreState(JSON.parse(text))
+      const again = JSON.stringify(transport.saveState())
+      if (again !== text) throw new Error(`the state came back as ${again}, it was ${text}`)
       device.resume()
     })
+  }
+
+  /** The disk goes on as another one, with requests in flight that are done again; the old one still answers some of its own. */
+  async #move(): Promise<void> {
+    await this.#changed()
+    const old = this.#disk
+    await this.#watch(() => {
+      const text = JSON.stringify(this.#attached.transport.saveState({ inFlight: "again" }))
+      this.#attached.detach()
+      this.#takeOver(old)
+      this.#attached = this.#attach()
+      this.#attached.transport.restoreState(JSON.parse(text))
+      this.#attached.device.resume()
+    })
+    await this.#finishSome(old)
+  }
+
+  /** A new disk with what is on `old` now. */
+  #takeOver(old: LivesDisk): void {
+    this.#disk = this.#diskOver(old.cache.slice())
+    this.#disk.errors = old.errors
+    this.#disk.size = old.size
+    if (old.wrong !== undefined) throw new Error(old.wrong)
+  }
+
+  /** Nobody is waiting for these any more. */
+  async #finishSome(old: LivesDisk): Promise<void> {
+    await this.#watch(() => {
+      for (const waiting of old.waiting.splice(0)) if (this.#rng.chance(0.7)) waiting.finish()
+    })
+  }
+
+  /** Once what is in flight has been answered. Same content: a drained disk has no secrets from its successor. */
+  async #change(): Promise<void> {
+    await this.#changed()
+    const next = this.#diskOver(this.#disk.cache)
+    next.size = this.#disk.size
+    await this.#watch(() => {
+      this.#changing = this.#attached.device.changeBacking(next).then(() => {
+        next.errors += this.#disk.errors
+        this.#disk = next
+      }, (error: unknown) => {
+        // A flush that fails, as any of its calls may, leaves the old disk where it is.
+        if (!/injected|called again/.test(String(error))) throw error
+      })
+    })
+    for (let count = this.#rng.below(3); count > 0; count--) await this.#answer()
+  }
+
+  async #changeAtOnce(): Promise<void> {
+    const old = this.#disk
+    await this.#watch(() => {
+      this.#takeOver(old)
+      void this.#attached.device.changeBacking(this.#disk, { atOnce: true })
+    })
+    await this.#changed()
+    await this.#finishSome(old)
+  }
+
+  /** Writes that were sent before may be refused, and so may those after it, until it is over. */
+  async #switchReadOnly(): Promise<void> {
+    const isReadOnly = !this.#isReadOnly
+    this.#isReadOnly = true
+    this.#disk.errors++
+    const number = ++this.#switches
+    await this.#watch(() => {
+      const change = this.#attached.device.setReadOnly(isReadOnly).then(() => {
+        // A driver that has accepted RO cannot write before its next reset.
+        if (number === this.#switches) this.#isReadOnly = this.#attached.device.readOnly
+      })
+      this.#changing = Promise.all([this.#changing, change])
+    })
+  }
+
+  /** The sectors that the guest uses are there whatever the size is. */
+  async #resize(): Promise<void> {
+    await this.#watch(() => {
+      this.#disk.size = SECTOR * (AREA * QUEUES + this.#rng.below(100))
+      this.#attached.device.capacityChanged()
+    })
+  }
+
+  /** Nothing of the old one reaches the guest; a new device must not come before the old one's writes have been answered. */
+  async #replug(): Promise<void> {
+    this.#forget()
+    this.#disk.endLife()
+    const { device } = this.#attached
+    // All ones are read where nothing is.
+    this.#mayBeBroken = true
+    await this.#watch(() => this.#attached.detach())
+    await this.#changed()
+    while (this.#disk.waiting.length > 0) await this.#watch(() => this.#disk.waiting[0]?.finish())
+    await device.whenIdle()
+    this.#isReadOnly = false
+    this.#attached = this.#attach()
+    this.#life = new Life(this.#rng, this.#vm, this.#attached.place)
+    this.#isMaster = true
+    this.#mayBeBroken = false
+    this.#life.start()
+    await this.#watch(() => undefined)
+  }
+
+  /** Waits for changes of the disk to take place, which they do once it has answered. */
+  async #changed(): Promise<void> {
+    let isDone = false
+    const done = this.#changing.then(() => (isDone = true))
+    while (!isDone) {
+      if (!this.#isMaster) await this.#switchBusMastering()
+      await this.#watch(() => this.#disk.waiting[0]?.finish())
+    }
+    await done
   }
 
   /** Runs `act` and all that follows from it. The device may store where the present life lets it, and nowhere else. */
@@ -205,7 +361,7 @@ export class LivesFuzzer {
 
   /** Takes what the device has returned. */
   #collect(): void {
-    const { rings, flights, guest, eventIdx } = this.#life
+    const { rings, flights, guest } = this.#life
     for (const [queue, ring] of rings) {
       const used = ring.takeUsed()
       if (used.length === 0) continue
@@ -216,9 +372,9 @@ export class LivesFuzzer {
         flights.delete(`${queue}:${id}`)
         this.#judge(flight, length)
       }
-      if (eventIdx) ring.usedEvent = ring.lastUsed
+      this.#life.wantInterrupt(ring)
     }
-    guest.readIsr()
+    guest.acknowledge()
   }
 
   #judge(flight: Flight, length: number): void {
@@ -256,6 +412,10 @@ export class LivesFuzzer {
   /** Lets everything come to its end: nothing may be left behind. */
   async #drain(): Promise<void> {
     this.#disk.isCalm = true
+    await this.#changed()
+    this.#disk.isCalm = true
+    if (this.#isReadOnly) await this.#switchReadOnly()
+    await this.#changed()
     if (!this.#isMaster) await this.#switchBusMastering()
     for (let turns = 0; turns < 10_000 && (this.#disk.waiting.length > 0 || this.#life.flights.size > 0); turns++) {
       await this.#watch(() => this.#disk.waiting[0]?.finish())
@@ -268,9 +428,11 @@ export class LivesFuzzer {
 
   async #driver(): Promise<void> {
     this.#disk.isWanted = () => true
-    const [pci] = findBlockDevices(this.#vm)
-    if (pci === undefined) throw new Error("driver: no disk on the bus")
-    const driver = await BlockDriver.open(pci, { queues: QUEUES })
+    const { place } = this.#attached
+    const device = "slot" in place ? findBlockDevices(this.#vm)[0] : new MmioDevice(this.#vm, place)
+    if (device === undefined) throw new Error("driver: no disk on the bus")
+    this.#life.guest.status = 0
+    const driver = await BlockDriver.open(device, { queues: QUEUES })
     const data = this.#rng.bytes(SECTOR * AREA)
     for (let queue = 0; queue < QUEUES; queue++) {
       await driver.write(AREA * queue, data, { queue })

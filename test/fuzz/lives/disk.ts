@@ -1,6 +1,6 @@
 /** The disk of the lives fuzzer: it answers at once, later, in any order and with errors, and watches who calls it when. */
-import type { Rng } from "../support/rng.ts"
-import { type Call, eio, FakeDisk, type Waiting } from "../harness/fake-disk.ts"
+import type { Rng } from "../../support/rng.ts"
+import { type Call, eio, FakeDisk, type Waiting } from "../../harness/fake-disk.ts"
 
 /** The calls that change the disk. */
 const CHANGES: readonly string[] = ["write", "discard", "writeZeroes"]
@@ -18,8 +18,8 @@ export class LivesDisk extends FakeDisk {
   /** Changes that lives before the present one have left. */
   #old: readonly Waiting[] = []
 
-  constructor(rng: Rng, size: number) {
-    super({ size })
+  constructor(rng: Rng, content: Uint8Array) {
+    super({ content })
     this.#rng = rng
     this.waits = (call) => !this.isCalm && rng.chance(call.name === "flush" ? 0.3 : 0.7)
     this.failing = (call) => this.#enter(call)

@@ -1,13 +1,14 @@
 /**
  * The guest of the lives fuzzer: it lives again and again, through either interface, and knows which bytes of RAM a device may store into.
  */
-import type { AttachedDisk, Machine } from "../../src/vmm/machine.ts"
-import type { Rng } from "../support/rng.ts"
-import { LegacyGuest, ModernGuest } from "../harness/registers.ts"
-import { header, ranges } from "../harness/requests.ts"
-import { legacyPlace, type Piece, Ring } from "../harness/ring.ts"
-import { COMMON, F, INDIRECT, LEGACY_UP, mask, NEXT, STATUS, T, UP, WRITE } from "../harness/words.ts"
-import { SECTOR, sectorsOf } from "./sector-model.ts"
+import type { Machine } from "../../../src/vmm/machine.ts"
+import type { Rng } from "../../support/rng.ts"
+import { PackedRing } from "../../harness/packed-ring.ts"
+import { header, ranges } from "../../harness/requests.ts"
+import { legacyPlace, type Piece, Ring } from "../../harness/ring.ts"
+import { EVENT, F, INDIRECT, mask, STATUS, T } from "../../harness/words.ts"
+import { type LifeRegisters, type Place, registersOf } from "./registers.ts"
+import { SECTOR, sectorsOf } from "../sector-model.ts"
 
 export const QUEUES = 3
 /** Sectors that belong to each queue: the guest never uses a sector through two of them. */
@@ -37,21 +38,23 @@ export interface Flight {
 
 /** One life of the driver: from a reset to the next. */
 export class Life {
-  readonly guest: ModernGuest | LegacyGuest
+  readonly guest: LifeRegisters
   readonly rings = new Map<number, Ring>()
   readonly flights = new Map<string, Flight>()
   readonly eventIdx: boolean
+  readonly #wantsPacked: boolean
   readonly #rng: Rng
   readonly #vm: Machine
   #top: number
   #features = 0n
 
-  constructor(rng: Rng, vm: Machine, disk: AttachedDisk) {
+  constructor(rng: Rng, vm: Machine, place: Place) {
     this.#rng = rng
     this.#vm = vm
     this.#top = rng.between(1, 64) * 256
-    this.guest = rng.chance(0.3) ? new LegacyGuest(vm, disk.slot) : new ModernGuest(vm, disk.slot)
+    this.guest = registersOf(vm, place, rng.chance(0.3))
     this.eventIdx = rng.chance(0.5)
+    this.#wantsPacked = rng.chance(0.5)
   }
 
   /** Uses all RAM for its own things, then drives the device to DRIVER_OK without waiting for anything. */
@@ -61,19 +64,39 @@ export class Life {
     // Without FLUSH the device writes through: each write is flushed before it is answered.
     const maybe = [F.FLUSH, F.DISCARD, F.WRITE_ZEROES].filter(() => this.#rng.chance(0.7))
     const wanted = [F.INDIRECT_DESC, F.MQ, ...maybe, ...(this.eventIdx ? [F.EVENT_IDX] : [])]
-    this.#features = mask(...wanted, ...(guest instanceof ModernGuest ? [F.VERSION_1, F.RING_RESET] : [])) & BigInt(guest.offered)
+    const modern = guest.isModern ? [F.VERSION_1, F.RING_RESET, ...(this.#wantsPacked ? [F.RING_PACKED] : [])] : []
+    // What is offered may be other than it was before the reset.
+    guest.status = 0
+    this.#features = mask(...wanted, ...modern) & guest.offered
     guest.negotiate(this.#features)
     for (let queue = 0; queue < QUEUES; queue++) this.openQueue(queue)
-    guest.status = guest instanceof ModernGuest ? UP : LEGACY_UP
+    guest.status = guest.up
   }
 
   openQueue(queue: number): void {
     const { guest } = this
     const base = this.alloc(legacyPlace(0, QUEUE_SIZE).length, 4096)
-    const ring = new Ring(this.#vm, { index: queue, size: QUEUE_SIZE, base }).clear()
+    const RingOf = this.isPacked ? PackedRing : Ring
+    const ring = new RingOf(this.#vm, { index: queue, size: QUEUE_SIZE, base }).clear()
     this.rings.set(queue, ring)
-    if (guest instanceof LegacyGuest) guest.place(queue, base / 4096)
-    else guest.enable(queue, ring)
+    guest.enable(queue, ring)
+  }
+
+  get isPacked(): boolean {
+    return (this.#features & mask(F.RING_PACKED)) !== 0n
+  }
+
+  /** Asks for an interrupt with the next chain that comes back. */
+  wantInterrupt(ring: Ring): void {
+    if (!this.eventIdx) return
+    if (ring instanceof PackedRing) ring.setEvents(EVENT.DESC, ring.device.word)
+    else ring.usedEvent = ring.lastUsed
+  }
+
+  /** Makes a chain available that cannot be. */
+  breakRing(ring: Ring): void {
+    if (ring instanceof PackedRing) ring.publish(ring.put([{ address: 0, length: 7, flags: INDIRECT }]))
+    else ring.publish(0xffff)
   }
 
   /** What a driver sees of a device that has been reset: everything is as after power-on, at once. Returns what is wrong. */
@@ -81,25 +104,21 @@ export class Life {
     const { guest } = this
     guest.status = 0
     if (guest.status !== 0) return `the status reads ${guest.status} after a reset`
-    if (guest.readIsr() !== 0) return "an interrupt is left after a reset"
-    if (guest instanceof LegacyGuest) return undefined
+    if (guest.acknowledge() !== 0) return "an interrupt is left after a reset"
     for (let queue = 0; queue < QUEUES; queue++) {
-      if (guest.queueRegister(queue, COMMON.queueEnable, 2) !== 0) return `queue ${queue} is enabled after a reset`
-      if (guest.queueRegister(queue, COMMON.queueDesc, 4) !== 0) return `queue ${queue} keeps its address after a reset`
+      const registers = guest.queueState(queue)
+      if (registers.some((register) => register !== 0)) return `the registers of queue ${queue} read ${registers.join()} after a reset`
     }
     return undefined
   }
 
   get canResetQueues(): boolean {
-    return this.guest instanceof ModernGuest
+    return this.guest.isModern
   }
 
   /** Resets one queue. Returns what is wrong. */
   resetQueue(queue: number): string | undefined {
-    const { guest } = this
-    if (!(guest instanceof ModernGuest)) return undefined
-    guest.setQueueRegister(queue, COMMON.queueReset, 2, 1)
-    const registers = [guest.queueRegister(queue, COMMON.queueReset, 2), guest.queueRegister(queue, COMMON.queueEnable, 2)]
+    const registers = this.guest.resetQueue(queue)
     return registers.every((register) => register === 0)
       ? undefined
       : `queue_reset and queue_enable read ${registers.join()} after a queue reset`
@@ -124,6 +143,8 @@ export class Life {
   /** Descriptors of `queue` that no request in flight uses. */
   #freeDescriptors(queue: number): number[] {
     const used = new Set([...this.flights.values()].filter((flight) => flight.queue === queue).map(({ head }) => head))
+    // Ids of a packed ring have nothing to do with descriptors.
+    if (this.isPacked) return Array.from({ length: QUEUE_SIZE - used.size }, (_, index) => index)
     return Array.from({ length: QUEUE_SIZE }, (_, index) => index).filter((index) => !used.has(index))
   }
 
@@ -140,14 +161,15 @@ export class Life {
   /** Puts a random request into `queue`, not yet available. All its descriptors but the head are in an indirect table. */
   prepare(queue: number, value: number, errors: number): Flight | undefined {
     const rng = this.#rng
-    const head = this.#freeDescriptors(queue)[0]
+    const free = this.#freeDescriptors(queue)[0]
     const offered = [[F.FLUSH, T.FLUSH], [F.DISCARD, T.DISCARD], [F.WRITE_ZEROES, T.WRITE_ZEROES]] as const
     const others = offered.filter(([feature]) => (this.#features & mask(feature)) !== 0n).map(([, other]) => other)
     const type = rng.pick([T.IN, T.IN, T.IN, T.OUT, T.OUT, T.OUT, ...others])
     const first = AREA * queue + rng.below(AREA)
-    const free = this.#freeSectors(queue, first)
-    if (head === undefined || (free === 0 && type !== T.FLUSH)) return undefined
-    const count = type === T.FLUSH ? 0 : rng.between(1, free)
+    const sectors = this.#freeSectors(queue, first)
+    const ring = this.rings.get(queue)
+    if (free === undefined || ring === undefined || (sectors === 0 && type !== T.FLUSH)) return undefined
+    const count = type === T.FLUSH ? 0 : rng.between(1, sectors)
     const out = type === T.OUT
       ? sectorsOf(value, count)
       : type === T.IN || type === T.FLUSH ? new Uint8Array(0) : ranges(...cut(rng, first, count))
@@ -160,12 +182,10 @@ export class Life {
     this.#vm.ram[status] = STALE
     const pieces = [...readable, ...writable, { address: status, length: 1, writable: true }]
     const table = this.alloc(16 * pieces.length, 16)
-    const ring = this.rings.get(queue)
-    for (const [at, piece] of pieces.entries()) {
-      const isLast = at === pieces.length - 1
-      ring?.describe(at, piece.address, piece.length, (piece.writable ? WRITE : 0) | (isLast ? 0 : NEXT), isLast ? 0 : at + 1, table)
-    }
-    ring?.describe(head, table, 16 * pieces.length, INDIRECT)
+    ring.table(pieces, table)
+    // A split ring's descriptors come back in any order, so it takes one that is free; a packed ring's are taken in theirs.
+    if (!(ring instanceof PackedRing)) ring.nextDesc = free
+    const head = ring.chainWithTable([], table, 16 * pieces.length)
     const data = writable.map(({ address, length }) => ({ start: Number(address), end: Number(address) + length }))
     const flight = { queue, head, type, first, count, value, data, status, errors }
     this.flights.set(`${queue}:${head}`, flight)
@@ -189,7 +209,12 @@ export class Life {
   /** The bytes of RAM that the device may store into now. */
   writable(): Range[] {
     const flights = [...this.flights.values()].flatMap(({ data, status }) => [...data, { start: status, end: status + 1 }])
-    return [...[...this.rings.values()].map(({ used, size }) => ({ start: used, end: used + 6 + 8 * size })), ...flights]
+    const used = [...this.rings.values()].flatMap((ring) => {
+      const { desc, used: start, size } = ring
+      const own = { start, end: start + (ring instanceof PackedRing ? 4 : 6 + 8 * size) }
+      return ring instanceof PackedRing ? [own, { start: desc, end: desc + 16 * size }] : [own]
+    })
+    return [...used, ...flights]
   }
 
   /** The data of a read, one piece after the other. */
