@@ -47,11 +47,16 @@ function mmio(name: string, disk: AttachMmioDiskOptions, driver: BlockDriverOpti
   }
 }
 
+const PACKED = { withFeatures: ["RING_PACKED"] } as const
+
 const TRANSPORTS: readonly Transport[] = [
   pci("PCI, MSI-X", {}, { transport: "modern" }),
   pci("PCI, INTx, without EVENT_IDX", { vectors: 0 }, { features: { refuse: ["EVENT_IDX"] } }),
   pci("PCI, legacy, direct", {}, { transport: "legacy", features: { refuse: ["INDIRECT_DESC"] } }),
-  mmio("MMIO, version 2", {}), mmio("MMIO, version 1, big-endian", { version: 1, guestEndian: "big" }, { guestEndian: "big" }),
+  pci("PCI, packed", PACKED, {}),
+  pci("PCI, packed, direct, without EVENT_IDX", PACKED, { features: { refuse: ["INDIRECT_DESC", "EVENT_IDX"] } }),
+  mmio("MMIO, packed", PACKED), mmio("MMIO, version 2", {}),
+  mmio("MMIO, version 1, big-endian", { version: 1, guestEndian: "big" }, { guestEndian: "big" }),
 ]
 
 type Mode = "again" | "drained"
@@ -82,6 +87,7 @@ class Run {
 
   async toTheEnd(): Promise<void> {
     const driver = await BlockDriver.open(this.#transport.open(this.#vm), { queues: 2, ...this.#transport.driver })
+    expect((driver.virtio.features & (1n << 34n)) !== 0n).toBe(this.#transport.name.includes("packed"))
     for (let sent = 0, step = 0; step < MOST_STEPS && (sent < REQUESTS || this.#open > 0); step++) {
       if (this.#moves(this.points++)) await this.#move()
       if (sent < REQUESTS && this.#open < 6 && this.#rng.chance(0.5)) this.#send(driver, sent++)

@@ -10,11 +10,13 @@ import { openDisk } from "../../src/backing/open-disk-on-node.ts"
 import { openImage } from "../../src/backing/open.ts"
 import { HostFile } from "../../src/backing/host/host-file.ts"
 import { blobFile } from "../../src/backing/sources/blob-file.ts"
+import { Throttle } from "../../src/virtio/blk/throttling/throttle.ts"
 import { BlockDriver, findBlockDevices } from "../../src/vmm/driver/block/driver.ts"
 import { type AttachedDisk, Machine } from "../../src/vmm/machine.ts"
 import { eio, FakeDisk, settled } from "../harness/fake-disk.ts"
 import { RingGuest } from "../harness/guest.ts"
 import { pattern } from "../harness/requests.ts"
+import { ManualClock } from "./blk/throttling/manual-clock.ts"
 import { F, IOERR, OK, T, UNTOUCHED } from "../harness/words.ts"
 
 const SIZE = 1 << 20
@@ -155,6 +157,24 @@ describe("a disk of somebody's own", () => {
       /restoreState: image must be "same" or "any", not the string "copy"/,
     )
   })
+})
+
+it("the levels of a throttle come back with the disk, where it has one", () => {
+  const clock = new ManualClock()
+  const throttle = new Throttle({ requests: 10, writeBytes: { perSecond: 4096, burst: 8192 } }, { clock })
+  const guest = new RingGuest({ backing: new FakeDisk(), disk: { throttle } })
+  guest.write(1, pattern(1, 3))
+  clock.runTo(10)
+  const text = JSON.stringify(guest.disk.function.saveState())
+  const levels = throttle.saveState()
+  expect(Object.values(levels).flat().every((level) => level > 0.2)).toBe(true)
+  const other = new Throttle(throttle.limits, { clock: new ManualClock() })
+  const { slot } = guest.disk
+  guest.machine.detachDisk(slot)
+  guest.machine.attachDisk(new FakeDisk(), { slot, throttle: other }).function.restoreState(JSON.parse(text))
+  expect(other.saveState()).toEqual(levels)
+  guest.machine.detachDisk(slot)
+  guest.machine.attachDisk(new FakeDisk(), { slot }).function.restoreState(JSON.parse(text))
 })
 
 it("a driver that was there before setReadOnly goes on with what it has negotiated, on the same device too", async () => {

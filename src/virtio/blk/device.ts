@@ -217,12 +217,13 @@ export class VirtioBlk implements ServedDisk {
 
   saveState(): SavedDisk {
     const offersReadOnly = hasBit(this.virtio.negotiation.offered, VIRTIO_BLK_F.RO)
-    return { version: this.backing.version?.(), readOnly: this.#isMadeReadOnly, offersReadOnly }
+    return { version: this.backing.version?.(), readOnly: this.#isMadeReadOnly, offersReadOnly, throttle: this.throttle?.saveState() }
   }
 
   restoreState(saved: unknown, { image = "same" }: RestoreOptions): () => void {
     const state = parseSavedDisk(saved)
     if (image === "same") checkVersion(state.version, this.backing)
+    if (state.throttle !== undefined) this.throttle?.restoreState(state.throttle)
     const { readOnly } = this.#parameters
     // What the driver was offered, which `setReadOnly` may have changed since. A state that is refused ends with a reset, which undoes it.
     this.#isNewAtReset = true

@@ -10,6 +10,8 @@ export interface SavedDisk {
   readonly readOnly: boolean
   /** The driver has been offered RO: it may have begun before that. */
   readonly offersReadOnly: boolean
+  /** How full the buckets of its throttle are, see `Throttle.saveState`. */
+  readonly throttle?: unknown
 }
 
 const REMEDY = 'a state goes with the disk as it was; pass { image: "any" } to restore it over a copy'
@@ -17,10 +19,10 @@ const REMEDY = 'a state goes with the disk as it was; pass { image: "any" } to r
 /** @throws Error for what is not the saved part of a block device; undefined is from before there was one */
 export function parseSavedDisk(value: unknown): SavedDisk {
   if (value === undefined) return { readOnly: false, offersReadOnly: false }
-  const { version, readOnly, offersReadOnly } = savedObject(value, "disk")
+  const { version, readOnly, offersReadOnly, throttle } = savedObject(value, "disk")
   return {
     version: version === undefined ? undefined : parseVersion(version), readOnly: readOnly === true,
-    offersReadOnly: offersReadOnly === true,
+    offersReadOnly: offersReadOnly === true, throttle,
   }
 }
 

@@ -6,6 +6,7 @@
  */
 import { BlockDriver, findBlockDevices } from "../../../src/vmm/driver/block/driver.ts"
 import { MmioDevice } from "../../../src/vmm/driver/virtio/mmio/mmio-device.ts"
+import { Throttle } from "../../../src/virtio/blk/throttling/throttle.ts"
 import { Machine } from "../../../src/vmm/machine.ts"
 import type { VirtioBlk } from "../../../src/virtio/blk/device.ts"
 import { settled } from "../../harness/fake-disk.ts"
@@ -13,6 +14,7 @@ import { OK, T } from "../../harness/words.ts"
 import type { Rng } from "../../support/rng.ts"
 import { LivesDisk } from "./disk.ts"
 import { AREA, type Flight, Life, QUEUES } from "./guest.ts"
+import { ManualClock } from "../../virtio/blk/throttling/manual-clock.ts"
 import type { Place } from "./registers.ts"
 import { DISCARDED, SECTOR, SectorModel } from "../sector-model.ts"
 
@@ -46,6 +48,9 @@ export class LivesFuzzer {
   readonly #vm: Machine
   #disk: LivesDisk
   readonly #kind: "PCI" | 1 | 2
+  /** Time passes with each event, for disks that are throttled. */
+  readonly #clock = new ManualClock()
+  readonly #throttle: Throttle | undefined
   #attached: Attached
   /** Changes of the disk that have not taken place. */
   #changing: Promise<unknown> = Promise.resolve()
@@ -66,6 +71,8 @@ export class LivesFuzzer {
     this.#rng = rng
     this.#vm = new Machine(rng.chance(0.5) ? { memory: this.#memory } : { ramSize: PAGES << 16 })
     this.#kind = rng.pick(["PCI", "PCI", 1, 2])
+    const limits = { requests: 400, readBytes: 100_000, writeBytes: { perSecond: 50_000, burst: 100_000, burstSeconds: 0.1 } }
+    this.#throttle = rng.chance(0.4) ? new Throttle(limits, { clock: this.#clock }) : undefined
     this.#disk = this.#diskOver(new Uint8Array(SECTOR * AREA * QUEUES))
     this.#attached = this.#attach()
     this.#life = new Life(rng, this.#vm, this.#attached.place)
@@ -86,7 +93,12 @@ export class LivesFuzzer {
   }
 
   #attach(): Attached {
-    const options = { queues: QUEUES, queueSize: 16, withFeatures: ["RING_PACKED"] } as const
+    const options = {
+      queues: QUEUES,
+      queueSize: 16,
+      withFeatures: ["RING_PACKED"],
+      ...(this.#throttle !== undefined && { throttle: this.#throttle })
+    } as const
     if (this.#kind === "PCI") {
       const { slot, device, function: transport } = this.#vm.attachDisk(this.#disk, { ...options, vectors: 0, slot: 4 })
       return { place: { slot }, device, transport, detach: () => this.#vm.detachDisk(slot) }
@@ -345,6 +357,7 @@ export class LivesFuzzer {
     const { user, system } = process.cpuUsage(start)
     this.longestHold = Math.max(this.longestHold, (user + system) / 1000)
     await settled()
+    this.#clock.runTo(this.#clock.time + this.#rng.below(6))
     await settled()
     const after = this.#vm.ram.subarray(0, expected.length)
     for (const { start: from, end } of this.#isMaster ? [...writable, ...this.#life.writable()] : []) {
@@ -428,6 +441,8 @@ export class LivesFuzzer {
 
   async #driver(): Promise<void> {
     this.#disk.isWanted = () => true
+    // Its time stands still.
+    this.#attached.device.setThrottle(undefined)
     const { place } = this.#attached
     const device = "slot" in place ? findBlockDevices(this.#vm)[0] : new MmioDevice(this.#vm, place)
     if (device === undefined) throw new Error("driver: no disk on the bus")
