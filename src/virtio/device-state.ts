@@ -11,7 +11,7 @@ import {
 } from "./state.ts"
 import type { Virtqueue } from "./virtqueue.ts"
 
-const { DEVICE_NEEDS_RESET, FEATURES_OK } = DEVICE_STATUS
+const { DEVICE_NEEDS_RESET, DRIVER_OK, FEATURES_OK, SUSPEND } = DEVICE_STATUS
 
 /** The parts of a device that are saved, and what restoring them takes. */
 export interface SavableDevice {
@@ -46,7 +46,7 @@ export function saveDevice(device: SavableDevice, handler: SavedHandler, options
   for (const queue of device.queues) if (queue.ring !== undefined) device.publish(queue, queue.ring)
   const { negotiation, config } = device
   return {
-    status: negotiation.status,
+    status: negotiation.savedStatus,
     features: [negotiation.driverFeatures(0), negotiation.driverFeatures(1)],
     generation: config.readGeneration(),
     queues: device.queues.map((queue) => queue.save(device.chains(queue))),
@@ -64,9 +64,12 @@ export function restoreDevice(device: SavableDevice, handler: SavedHandler, save
   const restoreOwn = handler.restoreState?.(state.own, options)
   for (const [select, bits] of state.features.entries()) device.setDriverFeatures(select, bits)
   for (const [index, queue] of state.queues.entries()) queues[index]?.restore(queue)
-  const status = state.status & ~DEVICE_NEEDS_RESET
+  const isSuspended = (state.status & SUSPEND) !== 0
+  const status = (state.status & ~(DEVICE_NEEDS_RESET | SUSPEND)) | (isSuspended ? DRIVER_OK : 0)
   // A status of 0 is there already; writing it would be a reset.
   if (status !== 0) device.writeStatus(status)
+  // What was in flight is taken again first.
+  if (isSuspended) device.writeStatus(status | SUSPEND)
   if (((device.negotiation.status ^ state.status) & FEATURES_OK) !== 0) {
     device.reset()
     throw featuresMissing()

@@ -14,6 +14,7 @@ import type { Ring, TakenChain } from "./queue/ring.ts"
 import { VirtqueueError } from "./queue/virtqueue-error.ts"
 import type { RestoreOptions, SaveOptions, VirtioDeviceState } from "./state.ts"
 import type { DeviceSignals, TransportedDevice, TransportWiring } from "./transport.ts"
+import { Suspension } from "./suspension.ts"
 import type { Turn } from "./turn.ts"
 import { type QueueServer, Virtqueue } from "./virtqueue.ts"
 import { Work } from "./work.ts"
@@ -26,6 +27,7 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
   readonly config: DeviceConfig
   readonly work = new Work(() => {
     this.pauses.tell()
+    this.suspension.tell()
     this.#handler.turnEnded()
   })
   inFlight = new InFlight(this.work)
@@ -39,6 +41,7 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
   #memory: GuestMemory | undefined
   #signals: DeviceSignals | undefined
   readonly pauses = new Pauses(this)
+  readonly suspension: Suspension = new Suspension(this, () => this.#handler.unfinished)
 
   /** `handler` makes the device type's part, once. @throws RangeError for a number of queues, or a size, that cannot be */
   constructor(options: VirtioDeviceOptions, handler: (device: VirtioDevice) => DeviceHandler) {
@@ -82,14 +85,21 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
 
   /** The configuration space has changed on the device's own account: bumps the generation, and tells a running driver. */
   configChanged(): void {
-    this.config.changed()
-    if (this.negotiation.running) this.#signals?.configInterrupt()
+    this.suspension.change(() => {
+      this.config.changed()
+      if (this.negotiation.running) this.#signals?.configInterrupt()
+    })
   }
 
-  /** A VirtqueueError stops the device; any other error is thrown on. */
+  /**
+   * A VirtqueueError stops the device; any other error is thrown on. The driver broke the protocol: DEVICE_NEEDS_RESET, told by a
+   * configuration change notification, and no queue is served until the driver resets the device ([VIRTIO] 2.1.2).
+   */
   breakDown(queue: Virtqueue, error: unknown): void {
     if (!(error instanceof VirtqueueError)) throw error
-    this.#breakDown(new VirtqueueError(`queue ${queue.index}: ${error.message}`))
+    if (this.brokenBy !== undefined) return
+    this.stop(new VirtqueueError(`queue ${queue.index}: ${error.message}`))
+    if (this.negotiation.running) this.#signals?.configInterrupt()
   }
 
   /** The backing has answered a call of a present life: goes on with `one`. */
@@ -148,6 +158,7 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
     }
     const { settled, started } = this.negotiation.writeStatus(value)
     if (settled) this.#handler.negotiated()
+    this.suspension.statusWritten()
     // Buffers that were made available before DRIVER_OK were kicked for in vain, if at all.
     if (started) this.#kickAll()
   }
@@ -182,6 +193,7 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
   }
 
   writeConfig(offset: number, width: number, value: number): void {
+    if (this.negotiation.isSuspended) return
     for (let i = 0; i < width; i++) {
       if (offset + i < this.config.size) this.#handler.writeConfigByte(offset + i, Math.floor(value / 2 ** (8 * i)) & 0xff)
     }
@@ -236,17 +248,7 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
 
   #isLive(queue: Virtqueue): boolean {
     return queue.enabled && this.pauses.isOpen && this.work.open && this.inFlight.oldChanges === 0 &&
-      this.negotiation.allowsService(queue.legacy)
-  }
-
-  /**
-   * The driver broke the protocol: DEVICE_NEEDS_RESET, told by a configuration change notification, and no queue is served until
-   * the driver resets the device ([VIRTIO] 2.1.2).
-   */
-  #breakDown(error: VirtqueueError): void {
-    if (this.brokenBy !== undefined) return
-    this.stop(error)
-    if (this.negotiation.running) this.#signals?.configInterrupt()
+      (this.negotiation.allowsService(queue.legacy) || (this.negotiation.isSuspending && queue.hasSaved))
   }
 
   stop(error: VirtqueueError): void {
@@ -279,12 +281,14 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
     this.brokenBy = undefined
     this.#forgetDead()
     this.#handler.wasReset()
+    this.suspension.ended()
     this.#signals?.deviceReset()
   }
 
   #forgetDead(): void {
     for (const one of this.inFlight.forgetDead()) this.work.drop(one)
     this.pauses.tell()
+    this.suspension.tell()
   }
 
   /** Nothing waits for the backing. While guest memory may not be touched, what has been answered, or not been begun, is idle too. */

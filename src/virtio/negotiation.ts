@@ -3,7 +3,7 @@ import type { VirtioDeviceOptions } from "./device-options.ts"
 import type { RingFeatures } from "./queue/ring.ts"
 import { DEVICE_STATUS, featureMask, hasBit, LEGACY_ONLY_FEATURES, VIRTIO_F } from "./spec.ts"
 
-/** What a driver can say. SUSPEND is not offered, and the rest of the bits have no meaning. */
+/** What a driver can say, beside SUSPEND. The rest of the bits have no meaning. */
 const DRIVER_STATUS =
   DEVICE_STATUS.ACKNOWLEDGE | DEVICE_STATUS.DRIVER | DEVICE_STATUS.DRIVER_OK | DEVICE_STATUS.FEATURES_OK | DEVICE_STATUS.FAILED
 const BROKEN = DEVICE_STATUS.DEVICE_NEEDS_RESET | DEVICE_STATUS.FAILED
@@ -17,9 +17,11 @@ const RING_FEATURES =
 export interface StatusChange {
   /** The features are settled: FEATURES_OK has risen, or DRIVER_OK of a legacy driver, which knows no FEATURES_OK. */
   readonly settled: boolean
-  /** DRIVER_OK has risen. */
+  /** The queues are to be served: DRIVER_OK has risen, or the driver wants the device suspended no more. */
   readonly started: boolean
 }
+
+const NO_CHANGE: StatusChange = { settled: false, started: false }
 
 /** What a device type says of its features. */
 export type OfferedFeatures = Pick<VirtioDeviceOptions, "features" | "withoutFeatures" | "requiredFeatures" | "modernFeatures">
@@ -43,6 +45,8 @@ export class Negotiation {
   #hasDriverFeaturesAbove = false
   /** From FEATURES_OK to reset ([VIRTIO] 3.1.1). */
   #isFrozen = false
+  /** The driver has set SUSPEND, and the device has not come so far yet. */
+  #isSuspending = false
 
   /**
    * `features`: those of the device type, and of the ring besides `RING_FEATURES`; `withoutFeatures`: those not to offer, VERSION_1 apart.
@@ -74,6 +78,19 @@ export class Negotiation {
     return this.#status
   }
 
+  /** The status, with SUSPEND beside DRIVER_OK while the device is about to be suspended. */
+  get savedStatus(): number {
+    return this.#status | (this.#isSuspending ? DEVICE_STATUS.SUSPEND : 0)
+  }
+
+  get isSuspending(): boolean {
+    return this.#isSuspending
+  }
+
+  get isSuspended(): boolean {
+    return (this.#status & DEVICE_STATUS.SUSPEND) !== 0
+  }
+
   /** DRIVER_OK is set. */
   get running(): boolean {
     return (this.#status & DEVICE_STATUS.DRIVER_OK) !== 0
@@ -81,24 +98,45 @@ export class Negotiation {
 
   /** Whether a queue may be served: `legacy` ones before DRIVER_OK too. */
   allowsService(legacy: boolean): boolean {
-    return (this.#status & BROKEN) === 0 && (legacy || (this.#status & UP) === UP)
+    return (this.#status & (BROKEN | DEVICE_STATUS.SUSPEND)) === 0 && !this.#isSuspending && (legacy || (this.#status & UP) === UP)
+  }
+
+  /** The device is suspended ([VIRTIO] 3.4). */
+  suspend(): void {
+    this.#isSuspending = false
+    this.#status = (this.#status | DEVICE_STATUS.SUSPEND) & ~DEVICE_STATUS.DRIVER_OK
   }
 
   /**
    * A status other than 0. DEVICE_NEEDS_RESET is the device's, FAILED stays until a reset, and FEATURES_OK sticks only for features
-   * that the device can serve.
+   * that the device can serve. SUSPEND is for a device that is up, and DRIVER_OK resumes it.
    */
   writeStatus(value: number): StatusChange {
     const bits = value & DRIVER_STATUS
+    const suspends = (value & DEVICE_STATUS.SUSPEND) !== 0 && this.#maySuspend
+    if (suspends && !this.isSuspended) {
+      // Until it is suspended DRIVER_OK is there, whatever the driver has written.
+      this.#status |= bits
+      this.#isSuspending = true
+      return NO_CHANGE
+    }
     // Without any of them the status would read 0, as after a reset.
-    if (bits === 0) return { settled: false, started: false }
-    let next = bits | (this.#status & BROKEN)
+    if (bits === 0) return NO_CHANGE
+    const wasSuspending = this.#isSuspending
+    this.#isSuspending = false
+    const stays = this.isSuspended && (bits & DEVICE_STATUS.DRIVER_OK) === 0 ? DEVICE_STATUS.SUSPEND : 0
+    let next = bits | (this.#status & BROKEN) | stays
     if (!this.#isFrozen && (next & DEVICE_STATUS.FEATURES_OK) !== 0 && !this.#isAcceptable()) next &= ~DEVICE_STATUS.FEATURES_OK
     const rising = next & ~this.#status
     this.#status = next
     if ((rising & DEVICE_STATUS.FEATURES_OK) !== 0) this.#isFrozen = true
     const settles = (next & DEVICE_STATUS.FEATURES_OK) !== 0 ? DEVICE_STATUS.FEATURES_OK : DEVICE_STATUS.DRIVER_OK
-    return { settled: (rising & settles) !== 0, started: (rising & DEVICE_STATUS.DRIVER_OK) !== 0 }
+    return { settled: (rising & settles) !== 0, started: wasSuspending || (rising & DEVICE_STATUS.DRIVER_OK) !== 0 }
+  }
+
+  /** The device is up, and its driver knows SUSPEND. */
+  get #maySuspend(): boolean {
+    return this.isNegotiated(VIRTIO_F.SUSPEND) && (this.#status & (UP | BROKEN)) === UP
   }
 
   /** Sets DEVICE_NEEDS_RESET. */
@@ -112,6 +150,7 @@ export class Negotiation {
     this.#driverFeatures = 0n
     this.#hasDriverFeaturesAbove = false
     this.#isFrozen = false
+    this.#isSuspending = false
   }
 
   #takeNext(): void {

@@ -5,7 +5,7 @@
 
 /** [VIRTIO] 2.1 "Device Status Field". */
 export const DEVICE_STATUS = {
-  ACKNOWLEDGE: 0x01, DRIVER: 0x02, DRIVER_OK: 0x04, FEATURES_OK: 0x08, DEVICE_NEEDS_RESET: 0x40, FAILED: 0x80,
+  ACKNOWLEDGE: 0x01, DRIVER: 0x02, DRIVER_OK: 0x04, FEATURES_OK: 0x08, SUSPEND: 0x10, DEVICE_NEEDS_RESET: 0x40, FAILED: 0x80,
 } as const
 
 /** [VIRTIO] 6 "Reserved Feature Bits" and 6.3 "Legacy Interface: Reserved Feature Bits": bit numbers. */
@@ -20,6 +20,7 @@ export const VIRTIO_F = {
   NOTIFICATION_DATA: 38,
   NOTIF_CONFIG_DATA: 39,
   RING_RESET: 40,
+  SUSPEND: 43,
 } as const
 
 /** Bits that exist for drivers without VERSION_1 only, and are not shown through the modern registers. */

@@ -137,6 +137,12 @@ export class Virtqueue implements Task, QueueAreas, QueueRegisters {
     this.#saved = { position, heads, ...(chains !== undefined && { chains }) }
   }
 
+  /** Chains wait that were in flight when the state was saved. */
+  get hasSaved(): boolean {
+    if (this.ring !== undefined) return this.ring.hasSaved
+    return this.enabled && this.#saved !== undefined && this.#saved.heads.length + (this.#saved.chains?.length ?? 0) > 0
+  }
+
   get #isPacked(): boolean {
     return this.#server.negotiation.isNegotiated(VIRTIO_F.RING_PACKED)
   }

@@ -33,7 +33,7 @@ interface TransportCase {
   readonly isLegacy?: boolean
 }
 
-const ON_REQUEST = ["IN_ORDER", "NOTIFICATION_DATA", "NOTIF_CONFIG_DATA"] as const
+const ON_REQUEST = ["IN_ORDER", "NOTIFICATION_DATA", "NOTIF_CONFIG_DATA", "SUSPEND"] as const
 const DISK = { serial: "the same disk", queues: 2, withFeatures: ["RING_PACKED", ...ON_REQUEST] } as const
 
 function parts(): { machine: Machine; backing: MemoryBacking } {
@@ -170,6 +170,39 @@ describe.each(CASES)("$name, $format rings", ({ bench, isLegacy = false, format,
     for (let round = 0; canReset && round < 3; round++) {
       await blk.resetQueue(1)
       await exercise(blk, new Rng(round), 2, model)
+    }
+  })
+
+  it("FT-22 ST-15 a device is suspended and resumed where the driver knows how, and requests wait meanwhile", async () => {
+    for (const interrupts of ["intx", "none"] as const) {
+      const { device, options, backing, blk: own } = chosen()
+      const blk = await BlockDriver.open(device, { ...options, queues: 2, interrupts })
+      if (isLegacy) {
+        await expect(blk.suspend()).rejects.toMatchObject({ code: "unsupported" })
+        await exercise(blk, new Rng(8), 1)
+        continue
+      }
+      const model = await exercise(blk, new Rng(7), 2)
+      const seen: number[] = []
+      blk.onConfigurationChange(() => seen.push(blk.identify().capacity))
+      const before = blk.getId()
+      await blk.suspend()
+      expect([await before, blk.virtio.transport.status]).toEqual([DISK.serial, 0x1b])
+      let isDone = false
+      const during = blk.getId({ queue: 1 }).then(() => (isDone = true))
+      backing.resize((SECTORS + 8) * 512)
+      own.capacityChanged()
+      await new Promise((resolve) => setImmediate(resolve))
+      expect([isDone, seen, blk.failure]).toEqual([false, [], undefined])
+      await blk.resume()
+      await during
+      expect([blk.virtio.transport.status, blk.identify().capacity]).toEqual([0x0f, SECTORS + 8])
+      expect(seen).toEqual(interrupts === "none" ? [] : [SECTORS + 8])
+      await exercise(blk, new Rng(9), 2, model)
+      await blk.suspend()
+      await blk.reset()
+      await exercise(blk, new Rng(10), 2, model)
+      await blk.close()
     }
   })
 

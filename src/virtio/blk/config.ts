@@ -14,7 +14,9 @@ import { ID_SIZE, SECTOR_SIZE, VIRTIO_BLK_CONFIG, VIRTIO_BLK_F } from "./spec.ts
 export type BlkFeatureName = keyof typeof VIRTIO_BLK_F | Exclude<keyof typeof VIRTIO_F, "VERSION_1">
 
 /** Feature bits that are offered only on request: no driver gains by them that knows another way. */
-const ON_REQUEST = ["RING_PACKED", "IN_ORDER", "NOTIFICATION_DATA", "NOTIF_CONFIG_DATA"] as const satisfies readonly BlkFeatureName[]
+const ON_REQUEST = [
+  "RING_PACKED", "IN_ORDER", "NOTIFICATION_DATA", "NOTIF_CONFIG_DATA", "SUSPEND",
+] as const satisfies readonly BlkFeatureName[]
 
 /** Names of feature bits that are offered only on request. */
 export type RequestedFeatureName = (typeof ON_REQUEST)[number]
@@ -62,7 +64,8 @@ export interface VirtioBlkOptions {
   /**
    * Feature bits to offer that are not offered otherwise. RING_PACKED: packed rings, beside split ones; some drivers know only those, and
    * Linux takes them where it can. IN_ORDER: requests complete in the order in which they came, so a slow one holds up those behind it.
-   * NOTIFICATION_DATA, NOTIF_CONFIG_DATA (PCI only): kicks say more, which the device does not need. Default: none.
+   * NOTIFICATION_DATA, NOTIF_CONFIG_DATA (PCI only): kicks say more, which the device does not need. SUSPEND: the driver
+   * can suspend the device. Default: none.
    */
   readonly withFeatures?: readonly RequestedFeatureName[]
   /** What the guest may do in a second: limits for this disk, or a `Throttle` that it shares with others. Default: no limits. */

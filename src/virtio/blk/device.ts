@@ -142,9 +142,11 @@ export class VirtioBlk implements ServedDisk {
    */
   capacityChanged(): void {
     checkBackingSize("VirtioBlk", this.backing.size)
-    const before = this.#capacity
-    this.#readCapacity()
-    if (this.#capacity !== before) this.virtio.configChanged()
+    this.virtio.suspension.change(() => {
+      const before = this.#capacity
+      this.#readCapacity()
+      if (this.#capacity !== before) this.virtio.configChanged()
+    })
   }
 
   /**
@@ -252,9 +254,11 @@ export class VirtioBlk implements ServedDisk {
 
   #replace(backing: VirtioBacking): void {
     this.#executor.backing = backing
-    this.#abilitiesChanged()
-    this.#readCapacity()
-    this.virtio.configChanged()
+    this.virtio.suspension.change(() => {
+      this.#abilitiesChanged()
+      this.#readCapacity()
+      this.virtio.configChanged()
+    })
   }
 
   /** Takes over what the backing can do, as far as the driver lets that happen before it resets the device. */

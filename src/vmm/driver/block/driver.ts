@@ -236,6 +236,19 @@ export class BlockDriver {
   }
 
   /**
+   * Suspends the device (VIRTIO_F_SUSPEND): requests in flight end, and then it touches nothing. Requests made meanwhile wait. Rejects with
+   * `DriverError`: "unsupported" when the feature is not negotiated, "timeout".
+   */
+  suspend(): Promise<void> {
+    return this.#engine.suspend()
+  }
+
+  /** Ends `suspend`. Rejects with `DriverError`. */
+  resume(): Promise<void> {
+    return this.#engine.resume()
+  }
+
+  /**
    * Leaves the device reset and releases all memory and interrupts. Requests in flight reject ("reset"). It is not an error when the device
    * is gone, or when another driver has taken it over.
    */

@@ -4,7 +4,7 @@
  */
 import { pickOptions, type Rules } from "../../../options.ts"
 import { type BlockIdentity, readBlockConfig } from "./config.ts"
-import { BlockQueue, type Chain, type Submission } from "./queue.ts"
+import { BlockQueue, type Chain, resumeQueues, type Submission, suspendQueues } from "./queue.ts"
 import { DriverError } from "../errors.ts"
 import { includesFeature } from "../virtio/features.ts"
 import type { PciDevice } from "../pci/device.ts"
@@ -70,10 +70,7 @@ export class BlockEngine {
     return this.#identity ?? this.identify()
   }
 
-  /**
-   * Reads the configuration.
-   * @throws DriverError when the device is gone
-   */
+  /** Reads the configuration. @throws DriverError when the device is gone */
   identify(): BlockIdentity {
     const { transport, features, ram } = this.virtio
     const identity = readBlockConfig(transport, { features, offered: transport.offeredFeatures(), isBigEndian: ram.isBigEndian })
@@ -84,10 +81,7 @@ export class BlockEngine {
     return identity
   }
 
-  /**
-   * Negotiates and makes the device live.
-   * @throws DriverError
-   */
+  /** Negotiates and makes the device live. @throws DriverError */
   async start(): Promise<void> {
     await this.virtio.negotiate()
     this.virtio.start(Math.max(1, Math.min(this.#queueCount, this.identify().queues ?? 1)))
@@ -141,6 +135,18 @@ export class BlockEngine {
     }
     this.#giveBack(lost)
     queue.resume()
+    this.#push()
+  }
+
+  /** Suspends the device: what is in flight comes back first, and what is submitted meanwhile waits for `resume`. @throws DriverError */
+  async suspend(): Promise<void> {
+    await suspendQueues(this.#queues, this.virtio.suspension)
+    this.poll()
+  }
+
+  /** Ends `suspend`. @throws DriverError */
+  async resume(): Promise<void> {
+    await resumeQueues(this.#queues, this.virtio.suspension)
     this.#push()
   }
 

@@ -5,6 +5,7 @@ import type { DriverError } from "../errors.ts"
 import type { RequestBuffer } from "./request-buffer.ts"
 import type { IndirectTable, Segment } from "../virtio/rings/segments.ts"
 import type { VirtioQueue } from "../virtio/options.ts"
+import type { DriverSuspension } from "../virtio/suspension.ts"
 
 /** A chain to send. */
 export interface Submission {
@@ -141,4 +142,21 @@ export class BlockQueue {
     if (chain.buffer !== undefined) chain.buffer.isInDevice = true
     return true
   }
+}
+
+/** Suspends the device; chains wait until `resumeQueues`. @throws DriverError: then they do not */
+export async function suspendQueues(queues: readonly BlockQueue[], suspension: DriverSuspension): Promise<void> {
+  for (const queue of queues) queue.pause()
+  try {
+    await suspension.suspend()
+  } catch (error) {
+    for (const queue of queues) queue.resume()
+    throw error
+  }
+}
+
+/** Ends it. @throws DriverError */
+export async function resumeQueues(queues: readonly BlockQueue[], suspension: DriverSuspension): Promise<void> {
+  await suspension.resume()
+  for (const queue of queues) queue.resume()
 }

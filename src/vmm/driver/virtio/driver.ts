@@ -14,6 +14,7 @@ import { PackedRing } from "./rings/packed-ring.ts"
 import { SplitRing } from "./rings/split-ring.ts"
 import type { RingAllocation, DriverTransport } from "./transport.ts"
 import { busOf, checkVirtioDriverArguments, type VirtioDriverEvents, type VirtioDriverOptions, type VirtioQueue } from "./options.ts"
+import { DriverSuspension, waitUntil } from "./suspension.ts"
 import { type InterruptMode, VirtioInterrupts } from "./virtio-interrupts.ts"
 import { DEVICE_STATUS, NO_VECTOR, NOBODY } from "./spec.ts"
 
@@ -46,6 +47,8 @@ export class VirtioDriver {
   #transport: DriverTransport
   #queues: OpenQueue[] = []
   #features = 0n
+  readonly #resetTimeout: number
+  readonly suspension: DriverSuspension
 
   /**
    * Switches the device on (on PCI: address decoding, bus mastering) and looks for its registers.
@@ -60,6 +63,8 @@ export class VirtioDriver {
     this.ram = new GuestRam(platform, { endian: options.guestEndian ?? "little" })
     this.memory = options.memory ?? RamAllocator.of(platform)
     this.#transport = this.bus.open()
+    this.#resetTimeout = options.resetTimeout ?? DEFAULT_RESET_TIMEOUT
+    this.suspension = new DriverSuspension(this, { name: this.bus.name, timeout: this.#resetTimeout })
     this.#interrupts = new VirtioInterrupts(
       this.bus,
       { queues: (vector) => this.#onQueues(vector), configuration: () => this.#onConfiguration() },
@@ -160,7 +165,8 @@ export class VirtioDriver {
     if (!this.bus.isInPlace()) return new DriverError("gone", `${name}: the device was unplugged, or its registers have moved`)
     const { status } = this.transport
     if (status === NOBODY) return new DriverError("gone", `${name}: nothing answers; the device is gone`)
-    if ((status & DEVICE_STATUS.DRIVER_OK) === 0) return new DriverError("gone", `${name}: somebody else has reset the device`)
+    const up = DEVICE_STATUS.DRIVER_OK | (this.suspension.isActive ? DEVICE_STATUS.SUSPEND : 0)
+    if ((status & up) === 0) return new DriverError("gone", `${name}: somebody else has reset the device`)
     if ((status & DEVICE_STATUS.DEVICE_NEEDS_RESET) === 0) return undefined
     return new DriverError("needs-reset", `${name}: the device met an error that only a reset can cure (DEVICE_NEEDS_RESET)`)
   }
@@ -251,6 +257,7 @@ export class VirtioDriver {
   /** Releases interrupts and the memory of the rings. */
   #forget(): void {
     this.#interrupts.disconnect()
+    this.suspension.isActive = false
     for (const queue of this.#queues) for (const piece of queue.memory.pieces) this.memory.free(piece)
     this.#queues = []
   }
@@ -266,13 +273,8 @@ export class VirtioDriver {
     this.#events.configurationChanged()
   }
 
-  /** Waits until a register shows something. It yields the thread, since the device may need it. */
-  async #until(isDone: () => boolean, what: string): Promise<void> {
-    const timeout = this.#options.resetTimeout ?? DEFAULT_RESET_TIMEOUT
-    const end = Date.now() + timeout
-    while (!isDone()) {
-      if (Date.now() >= end) throw new DriverError("timeout", `${this.bus.name}: ${what} has not finished its reset after ${timeout} ms`)
-      await new Promise((resolve) => setTimeout(resolve, 1))
-    }
+  /** Waits until a register shows something. */
+  #until(isDone: () => boolean, what: string): Promise<void> {
+    return waitUntil(isDone, this.#resetTimeout, `${this.bus.name}: ${what} has not finished its reset`)
   }
 }

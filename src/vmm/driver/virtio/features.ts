@@ -54,7 +54,9 @@ const COMMON_FEATURES = [
 
 /** What a driver may accept: bits not described, reserved, or of another transport are never accepted ([VIRTIO] 2.2.1). */
 const KNOWN: Readonly<Record<"modern" | "legacy", readonly FeatureName[]>> = {
-  modern: [...COMMON_FEATURES, "ZONED", "VERSION_1", "RING_PACKED", "IN_ORDER", "NOTIFICATION_DATA", "NOTIF_CONFIG_DATA", "RING_RESET"],
+  modern: [
+    ...COMMON_FEATURES, "ZONED", "VERSION_1", "RING_PACKED", "IN_ORDER", "NOTIFICATION_DATA", "NOTIF_CONFIG_DATA", "RING_RESET", "SUSPEND",
+  ],
   // [VIRTIO] 6.3. BARRIER and SCSI (5.2.3.1) went with the drivers that used them.
   legacy: [...COMMON_FEATURES, "NOTIFY_ON_EMPTY", "ANY_LAYOUT"],
 }
@@ -70,6 +72,7 @@ const REQUIRES: Partial<Readonly<Record<FeatureName, FeatureName>>> = {
   NOTIFICATION_DATA: "VERSION_1",
   NOTIF_CONFIG_DATA: "VERSION_1",
   RING_RESET: "VERSION_1",
+  SUSPEND: "VERSION_1",
 }
 
 /** Which of the features that a device offers the driver accepts. */
