@@ -37,6 +37,10 @@ export interface GuestRingOptions {
   readonly intx?: boolean
   /** Requests that only the general walk takes. */
   readonly general?: boolean
+  /** A packed ring, of as many requests as fit: each has its descriptors, which only have to be marked. */
+  readonly packed?: boolean
+  /** The driver writes its descriptors anew for each request, as real ones do, rather than lay them out once. */
+  readonly rewrites?: boolean
   /** Over MMIO, where an interrupt is acknowledged by a write. Default: over PCI. */
   readonly mmio?: boolean
   /** Options of the device. */
@@ -51,12 +55,24 @@ export class GuestRing {
   readonly #options: GuestRingOptions
   readonly #heads: number[] = []
   #idx = 0
+  // Of a packed ring:
+  /** Descriptors of a request, and requests in the ring. */
+  readonly #slots: number
+  readonly #places: number
+  /** The request that is next, and the marks of an available descriptor there. */
+  #place = 0
+  #marks = 0x0080
+  /** The last descriptor of the last batch that will be used, and its marks then. */
+  #lastAt = 0
+  #lastMarks = 0
 
   constructor(options: GuestRingOptions) {
     this.#options = options
+    this.#slots = options.indirect === true ? 1 : (options.segments ?? 1) + 2
+    this.#places = Math.floor(QUEUE_SIZE / this.#slots)
     const ram = options.shared === true ? new Uint8Array(new SharedArrayBuffer(RAM_BYTES)) : pageAligned(RAM_BYTES)
     this.#data = new DataView(ram.buffer, ram.byteOffset, ram.length)
-    this.device = new VirtioBlk(options.backing, options.disk)
+    this.device = new VirtioBlk(options.backing, { ...(options.packed === true && { withFeatures: ["RING_PACKED"] }), ...options.disk })
     const memory = new LinearMemory(ram)
     if (options.mmio === true) this.#mmio = new VirtioMmio(this.device, { memory, interrupt() {} })
     else this.#fn = new VirtioPciFunction(this.device, { memory, interrupts: { intx() {}, message() {} } })
@@ -77,7 +93,10 @@ export class GuestRing {
     this.prepare(offsets, first)
     this.notify()
     if (this.#options.intx === true && this.#takeInterrupt() !== 1) throw new Error("the device has not interrupted")
-    if (this.#data.getUint16(USED + 2, true) !== this.#idx) throw new Error("the device has not answered every request")
+    const isBack = this.#options.packed === true
+      ? (this.#data.getUint16(this.#lastAt + 14, true) & 0x8080) === this.#lastMarks
+      : this.#data.getUint16(USED + 2, true) === this.#idx
+    if (!isBack) throw new Error("the device has not answered every request")
   }
 
   /** A notification, whatever is in the ring. */
@@ -95,15 +114,82 @@ export class GuestRing {
 
   /** The guest's own share of a kick: its stores, without the notification. A ring on which this was called is good for nothing else. */
   prepare(offsets: Float64Array, first: number): void {
+    if (this.#options.packed === true) return this.#preparePacked(offsets, first)
     const data = this.#data
-    const { batch } = this.#options
+    const { batch, rewrites = false } = this.#options
     for (let i = 0; i < batch; i++) {
+      if (rewrites) this.#rewrite(i)
       const sector = (offsets[first + i] ?? 0) / 512
       data.setUint32(HEADERS + 16 * i + 8, sector, true)
       data.setUint16(AVAIL + 4 + 2 * ((this.#idx + i) & (QUEUE_SIZE - 1)), this.#heads[i] ?? 0, true)
     }
     this.#idx = (this.#idx + batch) & 0xffff
     data.setUint16(AVAIL + 2, this.#idx, true)
+  }
+
+  /** Writes the descriptors of a request of a split ring again. */
+  #rewrite(request: number): void {
+    const { segments = 1, type, indirect = false } = this.#options
+    const head = this.#heads[request] ?? 0
+    const [table, first] = indirect ? [TABLES + request * 16 * (segments + 2), 0] : [DESC, head]
+    const flags = type === "read" ? 3 : 1
+    this.#descriptor(table + 16 * first, HEADERS + 16 * request, 16, 1, first + 1)
+    for (let segment = 0; segment < segments; segment++) {
+      this.#descriptor(table + 16 * (first + 1 + segment), this.#dataAt(request, segment), this.#part, flags, first + 2 + segment)
+    }
+    this.#descriptor(table + 16 * (first + 1 + segments), STATUSES + request, 1, 2, 0)
+    if (indirect) this.#descriptor(DESC + 16 * head, table, 16 * (segments + 2), 4, 0)
+  }
+
+  /** The same of a packed ring, whose descriptors have flags where a split one's have `next`. */
+  #rewritePacked(request: number): void {
+    const { segments = 1, type, indirect = false } = this.#options
+    const at = DESC + 16 * this.#slots * request
+    const table = indirect ? TABLES + request * 16 * (segments + 2) : at
+    const [marks, next] = indirect ? [0, 0] : [this.#marks, 1]
+    const flags = (type === "read" ? 2 : 0) | next | marks
+    for (let segment = 0; segment < segments; segment++) {
+      this.#descriptor(table + 16 * (1 + segment), this.#dataAt(request, segment), this.#part, request, flags)
+    }
+    this.#descriptor(table + 16 * (1 + segments), STATUSES + request, 1, request, 2 | marks)
+    this.#descriptor(table, HEADERS + 16 * request, 16, request, next | marks)
+    if (indirect) this.#descriptor(at, table, 16 * (segments + 2), request, 4 | this.#marks)
+  }
+
+  get #part(): number {
+    return this.#options.bytes / (this.#options.segments ?? 1)
+  }
+
+  #dataAt(request: number, segment: number): number {
+    const { segments = 1, placement } = this.#options
+    return DATA + (request * segments + segment) * (this.#part + (placement === "apart" ? 4096 : 0))
+  }
+
+  /** A used descriptor has a length and an id of the device's; the flags of all are of the lap before. */
+  #preparePacked(offsets: Float64Array, first: number): void {
+    const data = this.#data
+    const { batch, type, segments = 1, indirect = false, general = false, rewrites = false } = this.#options
+    const slots = this.#slots
+    const [flags, length] = [type === "read" ? 3 : 1, indirect ? 16 * (segments + 2) : 16]
+    const head = indirect ? 4 : general ? 9 : 1
+    for (let i = 0; i < batch; i++) {
+      const place = this.#place
+      data.setUint32(HEADERS + 16 * place + 8, (offsets[first + i] ?? 0) / 512, true)
+      const at = DESC + 16 * slots * place
+      if (rewrites) this.#rewritePacked(place)
+      else {
+        data.setUint32(at + 8, length, true)
+        data.setUint16(at + 12, place, true)
+        for (let slot = 1; slot < slots; slot++) data.setUint16(at + 16 * slot + 14, (slot === slots - 1 ? 2 : flags) | this.#marks, true)
+        data.setUint16(at + 14, head | this.#marks, true)
+      }
+      this.#lastAt = at
+      this.#lastMarks = this.#marks === 0x0080 ? 0x8080 : 0
+      this.#place = place + 1
+      if (this.#place < this.#places) continue
+      this.#place = 0
+      this.#marks ^= 0x8080
+    }
   }
 
   /** Checks the last batch. @throws Error unless it succeeded */
@@ -113,6 +199,15 @@ export class GuestRing {
     }
   }
 
+  get #ringSize(): number {
+    return this.#options.packed === true ? this.#slots * this.#places : QUEUE_SIZE
+  }
+
+  /** VERSION_1, RING_PACKED. */
+  get #moreFeatures(): number {
+    return this.#options.packed === true ? 5 : 1
+  }
+
   /** FLUSH, INDIRECT_DESC, EVENT_IDX. */
   get #features(): number {
     return (1 << 9) | (1 << 28) | (this.#options.intx === true ? 0 : 1 << 29)
@@ -120,7 +215,8 @@ export class GuestRing {
 
   #startMmio(mmio: VirtioMmio): void {
     const registers = [
-      [0x70, 0x03], [0x24, 0], [0x20, this.#features], [0x24, 1], [0x20, 1], [0x70, 0x0b], [0x30, 0], [0x38, QUEUE_SIZE], [0x80, DESC],
+      [0x70, 0x03], [0x24, 0], [0x20, this.#features], [0x24, 1], [0x20, this.#moreFeatures], [0x70, 0x0b], [0x30, 0],
+      [0x38, this.#ringSize], [0x80, DESC],
       [0x90, AVAIL], [0xa0, USED], [0x44, 1], [0x70, 0x0f],
     ] as const
     for (const [offset, value] of registers) mmio.write(offset, 4, value)
@@ -134,9 +230,9 @@ export class GuestRing {
     write(0x08, 4, 0)
     write(0x0c, 4, this.#features)
     write(0x08, 4, 1)
-    write(0x0c, 4, 1) // VERSION_1
+    write(0x0c, 4, this.#moreFeatures)
     write(0x14, 1, 0x0b)
-    write(0x18, 2, QUEUE_SIZE)
+    write(0x18, 2, this.#ringSize)
     write(0x20, 4, DESC)
     write(0x28, 4, AVAIL)
     write(0x30, 4, USED)
@@ -145,11 +241,35 @@ export class GuestRing {
     if (fn.barRead(4, 0x14, 1) !== 0x0f) throw new Error("the device refused the driver")
   }
 
+  /** The requests of a packed ring; `#preparePacked` does the rest. */
+  #layOutPacked(): void {
+    const { segments = 1, type, indirect = false } = this.#options
+    const slots = this.#slots
+    // RING_EVENT_FLAGS_DISABLE. A split ring is quiet with EVENT_IDX: its event lies 65536 entries ahead.
+    if (this.#options.intx !== true) this.#data.setUint16(AVAIL + 2, 1, true)
+    for (let request = 0; request < this.#places; request++) {
+      this.#data.setUint32(HEADERS + 16 * request, type === "read" ? 0 : 1, true)
+      const table = indirect ? TABLES + request * 16 * (segments + 2) : DESC + 16 * slots * request
+      const place = (at: number, address: number, length: number, flags: number) => {
+        this.#data.setUint32(table + 16 * at, address, true)
+        this.#data.setUint32(table + 16 * at + 8, length, true)
+        this.#data.setUint16(table + 16 * at + 12, request, true)
+        // In the ring nothing is available yet.
+        this.#data.setUint16(table + 16 * at + 14, indirect ? flags : 0, true)
+      }
+      place(0, HEADERS + 16 * request, 16, 0)
+      for (let segment = 0; segment < segments; segment++) {
+        place(1 + segment, this.#dataAt(request, segment), this.#part, type === "read" ? 2 : 0)
+      }
+      place(1 + segments, STATUSES + request, 1, 2)
+      if (indirect) this.#data.setUint32(DESC + 16 * request, table, true)
+      this.#data.setUint8(STATUSES + request, 0xff)
+    }
+  }
+
   #layOut(): void {
-    const { batch, bytes, segments = 1, type, indirect = false, placement } = this.#options
-    const part = bytes / segments
-    const stride = part + (placement === "apart" ? 4096 : 0)
-    let data = DATA
+    if (this.#options.packed === true) return this.#layOutPacked()
+    const { batch, segments = 1, type, indirect = false } = this.#options
     let next = 0 // in the ring's own table
     for (let request = 0; request < batch; request++) {
       const table = indirect ? TABLES + request * 16 * (segments + 2) : DESC
@@ -162,7 +282,7 @@ export class GuestRing {
       this.#data.setUint32(HEADERS + 16 * request, type === "read" ? 0 : 1, true)
       // A flag that means nothing, and that the reader of usual requests does not know.
       add(HEADERS + 16 * request, 16, this.#options.general === true ? 9 : 1)
-      for (let segment = 0; segment < segments; segment++, data += stride) add(data, part, type === "read" ? 3 : 1)
+      for (let segment = 0; segment < segments; segment++) add(this.#dataAt(request, segment), this.#part, type === "read" ? 3 : 1)
       add(STATUSES + request, 1, 2)
       if (indirect) this.#descriptor(DESC + 16 * next++, table, 16 * (segments + 2), 4, 0)
       else next = index

@@ -4,6 +4,7 @@ import { benchHold } from "./hold.ts"
 import { benchHttp } from "./http.ts"
 import { benchNbdClient } from "./nbd-client.ts"
 import { benchNbdServer } from "./nbd-server.ts"
+import { benchPacked } from "./packed.ts"
 import { benchPaged } from "./paged.ts"
 import { benchPolicy } from "./policy.ts"
 import { benchQcow2 } from "./qcow2.ts"
@@ -11,7 +12,8 @@ import { benchQemu } from "./qemu.ts"
 import { benchRing } from "./ring.ts"
 
 const sections: Readonly<Record<string, () => void | Promise<void>>> = {
-  ring: benchRing, policy: benchPolicy, device: benchDevice, hold: benchHold, paged: benchPaged, qemu: benchQemu, qcow2: benchQcow2,
+  ring: benchRing, packed: benchPacked, policy: benchPolicy, device: benchDevice, hold: benchHold, paged: benchPaged, qemu: benchQemu,
+  qcow2: benchQcow2,
   nbd: benchNbdClient,
   http: benchHttp, "nbd-server": benchNbdServer,
 }

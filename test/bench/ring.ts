@@ -16,7 +16,7 @@ const nothing: VirtioBacking = {
 }
 
 /** The same, which needs no view of RAM. */
-const withoutViews: VirtioBacking = { ...nothing, preadInto() {}, pwriteFrom() {} }
+export const withoutViews: VirtioBacking = { ...nothing, preadInto() {}, pwriteFrom() {} }
 
 interface Case extends Partial<GuestRingOptions> {
   readonly name: string

@@ -86,6 +86,11 @@ export class PackedDescriptors {
     return (flags & MARKS) === this.marks
   }
 
+  /** The wrap counter where the next chain begins. */
+  get wrap(): boolean {
+    return this.marks === AVAIL
+  }
+
   /** The next chain begins `slots` descriptors further on. */
   skip(slots: number): void {
     this.slot += slots
@@ -94,14 +99,18 @@ export class PackedDescriptors {
     this.marks ^= MARKS
   }
 
-  /** Writes a used descriptor. In shared RAM all that came before is visible before its flags are. */
+  /** Writes a used descriptor. Its flags come last, in shared RAM visibly so; otherwise with the id, which saves a store. */
   writeUsed(slot: number, id: number, length: number, marks: number): void {
     const at = DESC_SIZE * slot
-    this.#view.setUint32(at + 8, length, true)
-    this.#view.setUint16(at + 12, id, true)
     const flags = marks | WRITE
-    if (this.#words === undefined) this.#view.setUint16(at + 14, flags, true)
-    else Atomics.store(this.#words, 8 * slot + 7, flags)
+    this.#view.setUint32(at + 8, length, true)
+    if (this.#words === undefined) this.#view.setUint32(at + 12, id | (flags << 16), true)
+    else this.#shareUsed(slot, id, flags)
+  }
+
+  #shareUsed(slot: number, id: number, flags: number): void {
+    this.#view.setUint16(DESC_SIZE * slot + 12, id, true)
+    if (this.#words !== undefined) Atomics.store(this.#words, 8 * slot + 7, flags)
   }
 
   /** The descriptor in `slot`, as four 32-bit words. */

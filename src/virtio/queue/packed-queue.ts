@@ -8,11 +8,14 @@ import type { SavedChain, SavedRing } from "../state.ts"
 import type { DescriptorChain } from "./descriptor-chain.ts"
 import { Displaced } from "./displaced.ts"
 import { MARKS, PackedDescriptors } from "./packed-descriptors.ts"
-import { eventAt, EventSuppression } from "./packed-events.ts"
+import { eventAt, passesEvent } from "./packed-events.ts"
+import { pieceOfRam } from "./ram-pieces.ts"
+import { NO_WORD, ringWordAt } from "./ring-word.ts"
 import type { QueueAreas, Ring, RingFeatures, TakenChain } from "./ring.ts"
 import { hex, VirtqueueError } from "./virtqueue-error.ts"
 
-const { ENABLE, DESC } = RING_EVENT_FLAGS
+// Copied to locals: V8 re-reads imported bindings on each use.
+const { ENABLE, DISABLE, DESC, MASK } = RING_EVENT_FLAGS
 
 /** Slot 0 in a lap with wrap counter 1: where rings begin. */
 const BEGINNING = 0x8000
@@ -31,10 +34,13 @@ export class PackedQueue implements Ring {
   readonly descriptors: PackedDescriptors
   /** Of the memory that the views belong to. */
   generation = -1
-  #driverEvents: EventSuppression | undefined
-  #deviceEvents: EventSuppression | undefined
-  /** The flags in `#deviceEvents`. */
-  #deviceFlags = -1
+  // Event suppression: what the driver says of interrupts, and the device of kicks.
+  #driverEvent = NO_WORD
+  #driverFlags = NO_WORD
+  #deviceEvent = NO_WORD
+  #deviceFlags = NO_WORD
+  /** What the device's flags are. */
+  #kicks = -1
   /** Descriptors taken, given back, and given back when the last interrupt decision was made, since the ring was opened. */
   #availPlace: number
   #usedPlace: number
@@ -88,9 +94,9 @@ export class PackedQueue implements Ring {
 
   /** Kicks are wanted. */
   initialiseFlags(): void {
-    this.#deviceFlags = this.#deviceEvents?.flags ?? -1
-    if (this.#deviceFlags === ENABLE) return
-    this.#setDeviceFlags(ENABLE)
+    this.#kicks = this.#deviceFlags.load()
+    if (this.#kicks === ENABLE) return
+    this.#setKicks(ENABLE)
     this.#memory.written?.(this.#areas.usedRing, PVIRTQ_EVENT.SIZE)
   }
 
@@ -103,8 +109,13 @@ export class PackedQueue implements Ring {
   #lookUp(generation: number): void {
     const { descriptorTable, availRing, usedRing } = this.#areas
     this.descriptors.place(descriptorTable)
-    this.#driverEvents = new EventSuppression(this.#memory, "driver event suppression", availRing)
-    this.#deviceEvents = new EventSuppression(this.#memory, "device event suppression", usedRing)
+    const { desc, flags, SIZE } = PVIRTQ_EVENT
+    const driver = pieceOfRam(this.#memory, "driver event suppression", availRing, SIZE)
+    const device = pieceOfRam(this.#memory, "device event suppression", usedRing, SIZE)
+    this.#driverEvent = ringWordAt(driver, availRing + desc)
+    this.#driverFlags = ringWordAt(driver, availRing + flags)
+    this.#deviceEvent = ringWordAt(device, usedRing + desc)
+    this.#deviceFlags = ringWordAt(device, usedRing + flags)
     this.generation = generation
   }
 
@@ -175,25 +186,27 @@ export class PackedQueue implements Ring {
     this.#publishedPlace = this.#usedPlace
     if (this.inFlight === 0 && this.#usedPlace >= PLACES) this.#startPlacesAnew()
     if (this.#memory.written !== undefined) this.#announce(this.#memory.written.bind(this.#memory), passed)
-    const progress = { size: this.size, slot: this.#usedSlot, wrap: this.#usedMarks !== 0, passed }
-    return this.#driverEvents?.wants(progress, this.#features.eventIdx) === true
+    // What is reserved counts as ENABLE: one interrupt too many harms nobody.
+    const flags = this.#driverFlags.load() & MASK
+    if (flags !== DESC || !this.#features.eventIdx) return flags !== DISABLE
+    return passesEvent(this.#driverEvent.load(), { size: this.size, slot: this.#usedSlot, wrap: this.#usedMarks !== 0, passed })
   }
 
   enableKicks(): boolean {
     this.refresh()
-    const { eventIdx } = this.#features
-    if (eventIdx && this.#deviceEvents !== undefined) {
-      const { slot, marks } = this.descriptors
-      this.#deviceEvents.event = eventAt(slot, marks !== 0x8000)
-    }
-    if (this.#deviceFlags !== (eventIdx ? DESC : ENABLE)) this.#setDeviceFlags(eventIdx ? DESC : ENABLE)
-    if (eventIdx) this.#memory.written?.(this.#areas.usedRing, PVIRTQ_EVENT.SIZE)
+    if (this.#features.eventIdx) {
+      const { slot, wrap } = this.descriptors
+      // Before the flags that make it valid.
+      this.#deviceEvent.store(eventAt(slot, wrap))
+      if (this.#kicks !== DESC) this.#setKicks(DESC)
+      this.#memory.written?.(this.#areas.usedRing, PVIRTQ_EVENT.SIZE)
+    } else if (this.#kicks !== ENABLE) this.#setKicks(ENABLE)
     return this.look()
   }
 
-  #setDeviceFlags(flags: number): void {
-    if (this.#deviceEvents !== undefined) this.#deviceEvents.flags = flags
-    this.#deviceFlags = flags
+  #setKicks(flags: number): void {
+    this.#deviceFlags.store(flags)
+    this.#kicks = flags
   }
 
   get #usedPosition(): number {

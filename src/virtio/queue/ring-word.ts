@@ -1,5 +1,5 @@
 /** RingWord: one 16-bit word of a ring that both sides use to talk to each other: flags, an index, or an event index. */
-import type { RamRegion } from "../guest-memory.ts"
+import { RamRegion } from "../guest-memory.ts"
 
 const LITTLE_ENDIAN_HOST = new Uint8Array(Uint16Array.of(1).buffer)[0] === 1
 
@@ -47,6 +47,9 @@ class SwappedRingWord extends RingWord {
 function swapped(word: number): number {
   return ((word & 0xff) << 8) | (word >> 8)
 }
+
+/** What stands for a word until the ring has been found in RAM. */
+export const NO_WORD = new RingWord(new RamRegion(0, new Uint8Array(2)), 0)
 
 /** The word at guest-physical `address`, which is even and inside of `region`, in the order of its guest. */
 export function ringWordAt(region: RamRegion, address: number): RingWord {

@@ -2,7 +2,7 @@
  * SplitQueue: the device's side of a split virtqueue ([VIRTIO] 2.7) that the driver has enabled.
  * `pop` takes chains in, validated; `addUsed` gives them back; `publish` shows them to the driver and says whether to interrupt.
  */
-import { type GuestMemory, RamRegion } from "../guest-memory.ts"
+import type { GuestMemory } from "../guest-memory.ts"
 import {
   availRingSize, usedRingSize, VIRTQ_AVAIL_ELEM_SIZE, VIRTQ_AVAIL_F, VIRTQ_EVENT_SIZE, VIRTQ_RING_OFFSET, VIRTQ_USED_ELEM_SIZE,
 } from "../spec.ts"
@@ -11,15 +11,13 @@ import type { DescriptorChain } from "./descriptor-chain.ts"
 import { DescriptorTable } from "./descriptor-table.ts"
 import { pieceOfRam } from "./ram-pieces.ts"
 import type { QueueAreas, Ring, RingFeatures, TakenChain } from "./ring.ts"
-import { needsEvent, RingWord, ringWordAt } from "./ring-word.ts"
+import { needsEvent, NO_WORD, ringWordAt } from "./ring-word.ts"
 import { hex, VirtqueueError } from "./virtqueue-error.ts"
 
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
 const [RING_OFFSET, AVAIL_ELEM_SIZE, USED_ELEM_SIZE] = [VIRTQ_RING_OFFSET, VIRTQ_AVAIL_ELEM_SIZE, VIRTQ_USED_ELEM_SIZE] as const
 const { NO_INTERRUPT } = VIRTQ_AVAIL_F
 
-/** What stands for a word until the ring has been found in RAM. */
-const NO_WORD = new RingWord(new RamRegion(0, new Uint8Array(2)), 0)
 const EMPTY = new DataView(new ArrayBuffer(0))
 
 export class SplitQueue implements Ring {
