@@ -10,6 +10,7 @@ export type ZoneType = "conventional" | "sequential-required" | "sequential-pref
 /** "none": of conventional zones, which have no write pointer. Only sequential zones have the other states. */
 export type ZoneState = "none" | "empty" | "implicitly-open" | "explicitly-open" | "closed" | "full" | "read-only" | "offline"
 
+/** One zone of a disk, as it is now. Places and lengths in bytes. [VIRTIO] 5.2.6 */
 export interface Zone {
   readonly type: ZoneType
   readonly state: ZoneState
@@ -20,6 +21,7 @@ export interface Zone {
   readonly writePointer: number
 }
 
+/** What changes the state of a sequential zone. [VIRTIO] 5.2.6 */
 export type ZoneAction = "open" | "close" | "finish" | "reset"
 
 /**

@@ -211,7 +211,7 @@ describe("while requests wait", () => {
     again.function.restoreState(state)
     disk.log.length = 0
     again.device.resume()
-    for (let round = 0; round < 5 && done(guest, placed) < 60; round++) await clock.pass(200)
+    for (let round = 0; round < 8 && done(guest, placed) < 60; round++) await clock.pass(200)
     expect([before, done(guest, placed), disk.takeNames().length]).toEqual([12, 60, 48])
     expect(guest.takeUsed().map(({ id }) => id).toSorted((a, b) => a - b)).toEqual(Array.from({ length: 60 }, (_, head) => head))
   })
