@@ -107,6 +107,15 @@ describe("a rate", () => {
     expect(clock.looks).toBeLessThan(5)
   })
 
+  it("lets a whole burst through after a rest, though hardly anybody has asked for the time before", () => {
+    const { clock, sender } = throttled({ requests: 100 })
+    for (let sent = 0; sent < 9; sent++) sender.send({}, "read", 512)
+    clock.runTo(10_000)
+    for (let sent = 0; sent < 20; sent++) sender.send({}, "read", 512)
+    expect(sender.passed.length - 9).toBeGreaterThanOrEqual(9)
+    expect(sender.passed.length - 9).toBeLessThanOrEqual(11)
+  })
+
   it("of reads does not hold up writes, nor the other way round", () => {
     const { clock, sender } = throttled({ readRequests: 10, writeBytes: 1000 })
     saturate(sender, clock, () => 512, 10_000, ["read", "write"])
@@ -127,7 +136,7 @@ describe("a rate", () => {
     for (let sent = 0; sent < 60; sent++) sender.send({}, "read", 512)
     // Every time that the bucket has just drained, and before the alarm goes off.
     for (let round = 0; round < 400; round++) {
-      clock.time += 10
+      clock.time += 11
       sender.send({}, "write", 512)
     }
     clock.runTo(clock.time + 1)

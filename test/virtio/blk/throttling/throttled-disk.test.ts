@@ -223,7 +223,7 @@ describe("while requests wait", () => {
     guest.machine.pci.function(guest.disk.slot)?.configWrite(4, 2, command & ~4)
     disk.log.length = 0
     await clock.pass(1000)
-    expect(disk.log).toEqual([])
+    expect([disk.log, clock.alarms]).toEqual([[], 0])
     guest.machine.pci.function(guest.disk.slot)?.configWrite(4, 2, command)
     await clock.pass(300)
     expect(done(guest, placed)).toBe(4)
