@@ -6,7 +6,6 @@
  */
 import { BlockDriver, findBlockDevices } from "../../../src/vmm/driver/block/driver.ts"
 import { MmioDevice } from "../../../src/vmm/driver/virtio/mmio/mmio-device.ts"
-import { Throttle } from "../../../src/virtio/blk/throttling/throttle.ts"
 import { Machine } from "../../../src/vmm/machine.ts"
 import type { VirtioBlk } from "../../../src/virtio/blk/device.ts"
 import { settled } from "../../harness/fake-disk.ts"
@@ -14,7 +13,7 @@ import { OK, T } from "../../harness/words.ts"
 import type { Rng } from "../../support/rng.ts"
 import { LivesDisk } from "./disk.ts"
 import { AREA, type Flight, Life, QUEUES } from "./guest.ts"
-import { ManualClock } from "../../virtio/blk/throttling/manual-clock.ts"
+import { Policies } from "./policies.ts"
 import type { Place } from "./registers.ts"
 import { DISCARDED, SECTOR, SectorModel } from "../sector-model.ts"
 
@@ -47,10 +46,8 @@ export class LivesFuzzer {
   readonly #memory = new WebAssembly.Memory({ initial: PAGES, maximum: MAX_PAGES })
   readonly #vm: Machine
   #disk: LivesDisk
+  readonly #policies: Policies
   readonly #kind: "PCI" | 1 | 2
-  /** Time passes with each event, for disks that are throttled. */
-  readonly #clock = new ManualClock()
-  readonly #throttle: Throttle | undefined
   #attached: Attached
   /** Changes of the disk that have not taken place. */
   #changing: Promise<unknown> = Promise.resolve()
@@ -71,8 +68,7 @@ export class LivesFuzzer {
     this.#rng = rng
     this.#vm = new Machine(rng.chance(0.5) ? { memory: this.#memory } : { ramSize: PAGES << 16 })
     this.#kind = rng.pick(["PCI", "PCI", 1, 2])
-    const limits = { requests: 400, readBytes: 100_000, writeBytes: { perSecond: 50_000, burst: 100_000, burstSeconds: 0.1 } }
-    this.#throttle = rng.chance(0.4) ? new Throttle(limits, { clock: this.#clock }) : undefined
+    this.#policies = new Policies(rng)
     this.#disk = this.#diskOver(new Uint8Array(SECTOR * AREA * QUEUES))
     this.#attached = this.#attach()
     this.#life = new Life(rng, this.#vm, this.#attached.place)
@@ -93,12 +89,7 @@ export class LivesFuzzer {
   }
 
   #attach(): Attached {
-    const options = {
-      queues: QUEUES,
-      queueSize: 16,
-      withFeatures: ["RING_PACKED"],
-      ...(this.#throttle !== undefined && { throttle: this.#throttle })
-    } as const
+    const options = { queues: QUEUES, queueSize: 16, withFeatures: ["RING_PACKED"], ...this.#policies.options } as const
     if (this.#kind === "PCI") {
       const { slot, device, function: transport } = this.#vm.attachDisk(this.#disk, { ...options, vectors: 0, slot: 4 })
       return { place: { slot }, device, transport, detach: () => this.#vm.detachDisk(slot) }
@@ -119,6 +110,9 @@ export class LivesFuzzer {
       [3, "memory grows", () => this.#grow()],
       [2, "pause and resume", () => this.#pause()],
       [2, "save and restore", () => this.#saveAndRestore()],
+      [10, "time passes", () => this.#watch(() => this.#policies.pass())],
+      [4, "resume", () => this.#watch(() => this.#attached.device.resume())],
+      [2, "limits change", () => this.#watch(() => this.#policies.changeLimits(this.#attached.device))],
       [2, "move", () => this.#move()],
       [2, "another disk", () => this.#change()],
       [2, "another disk at once", () => this.#changeAtOnce()],
@@ -243,6 +237,7 @@ export class LivesFuzzer {
     await this.#watch(() => {
       const text = JSON.stringify(this.#attached.transport.saveState({ inFlight: "again" }))
       this.#attached.detach()
+      this.#policies.gone(this.#attached.device)
       this.#takeOver(old)
       this.#attached = this.#attach()
       this.#attached.transport.restoreState(JSON.parse(text))
@@ -327,6 +322,7 @@ export class LivesFuzzer {
     await this.#changed()
     while (this.#disk.waiting.length > 0) await this.#watch(() => this.#disk.waiting[0]?.finish())
     await device.whenIdle()
+    this.#policies.gone(device)
     this.#isReadOnly = false
     this.#attached = this.#attach()
     this.#life = new Life(this.#rng, this.#vm, this.#attached.place)
@@ -357,7 +353,7 @@ export class LivesFuzzer {
     const { user, system } = process.cpuUsage(start)
     this.longestHold = Math.max(this.longestHold, (user + system) / 1000)
     await settled()
-    this.#clock.runTo(this.#clock.time + this.#rng.below(6))
+    this.#policies.pass(this.#rng.below(6))
     await settled()
     const after = this.#vm.ram.subarray(0, expected.length)
     for (const { start: from, end } of this.#isMaster ? [...writable, ...this.#life.writable()] : []) {
@@ -432,10 +428,12 @@ export class LivesFuzzer {
     if (!this.#isMaster) await this.#switchBusMastering()
     for (let turns = 0; turns < 10_000 && (this.#disk.waiting.length > 0 || this.#life.flights.size > 0); turns++) {
       await this.#watch(() => this.#disk.waiting[0]?.finish())
+      if (this.#attached.device.stoppedBy !== undefined) await this.#watch(() => this.#attached.device.resume())
+      await this.#watch(() => this.#policies.pass(100))
     }
     if (this.#disk.wrong !== undefined) throw new Error(`drain: ${this.#disk.wrong}`)
     if (this.#life.flights.size > 0) throw new Error(`drain: ${this.#life.flights.size} requests never came back`)
-    const problem = this.#model.see(0, this.#disk.cache)
+    const problem = this.#model.see(0, this.#disk.cache) ?? this.#policies.problem(this.#attached.device)
     if (problem !== undefined) throw new Error(`drain: ${problem}`)
   }
 
@@ -447,6 +445,8 @@ export class LivesFuzzer {
     const device = "slot" in place ? findBlockDevices(this.#vm)[0] : new MmioDevice(this.#vm, place)
     if (device === undefined) throw new Error("driver: no disk on the bus")
     this.#life.guest.status = 0
+    this.#attached.device.setThrottle(undefined)
+    this.#attached.device.resume()
     const driver = await BlockDriver.open(device, { queues: QUEUES })
     const data = this.#rng.bytes(SECTOR * AREA)
     for (let queue = 0; queue < QUEUES; queue++) {
