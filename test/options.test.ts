@@ -11,7 +11,9 @@ import { temporaryDirectory } from "./support/temporary.ts"
 const untyped = vioblk as unknown as Record<keyof typeof vioblk, Untyped>
 const { checkImage, createImage, HostFile, MemoryBacking, openImage, openQcow2, RawBacking, repairImage } = untyped
 const { attachToV86, ConfigMechanism1Access, Ecam, enumeratePci, findBlockDevices, LinearMemory, Machine } = untyped
-const { ConfigMechanism1, PciDevice, RamAllocator, RamRegion, SplitRing, VirtioBlk, VirtioDriver, VirtioMmio, VirtioPciFunction } = untyped
+const {
+  ConfigMechanism1, PackedRing, PciDevice, RamAllocator, RamRegion, SplitRing, VirtioBlk, VirtioDriver, VirtioMmio, VirtioPciFunction,
+} = untyped
 const { mmioDeviceTreeNode, mmioKernelArgument, Throttle } = untyped
 
 interface Untyped {
@@ -423,6 +425,11 @@ describe("devices and machines", () => {
     [() => new VirtioBlk(disk(), { serial: 5 }), "VirtioBlk: serial must be a string, not 5"],
     [() => new VirtioBlk(disk(), { withoutFeatures: "MQ" }), 'VirtioBlk: withoutFeatures must be an array, not the string "MQ"'],
     [
+      () => new VirtioBlk(disk(), { withFeatures: ["RING_PACKD"] }),
+      'VirtioBlk: unknown name "RING_PACKD" in withFeatures; did you mean "RING_PACKED"?',
+    ],
+    [() => new VirtioBlk(disk(), { withFeatures: ["MQ"] }), 'VirtioBlk: unknown name "MQ" in withFeatures; the names are'],
+    [
       () => new VirtioBlk(disk(), { withoutFeatures: ["MQ", "FLUSHING"] }),
       'VirtioBlk: unknown name "FLUSHING" in withoutFeatures; did you mean "FLUSH"?',
     ],
@@ -546,6 +553,7 @@ describe("the driver", () => {
     [() => new Ecam(machine().vm, { start: 0 }), 'Ecam: unknown option "start"; the options are base'],
     [() => new RamAllocator({ start: 0, size: 4096 }), 'RamAllocator: unknown option "size"; the options are start and length'],
     [() => new SplitRing({}, { eventIdx: true }), "SplitRing: layout is missing; it must be an object"],
+    [() => new PackedRing({}, { eventIdx: true }), "PackedRing: layout is missing; it must be an object"],
     [
       () => new VirtioDriver(machine().pci, {}),
       "VirtioDriver: events has no used; it must be a function: see the interface VirtioDriverEvents",
