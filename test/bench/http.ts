@@ -1,9 +1,7 @@
 /** A disk over HTTP against bare `fetch` of the same bytes, from one server on the same machine; nothing is cached before. Wall clock. */
-import { spawn } from "node:child_process"
-import { createInterface } from "node:readline"
-import { fileURLToPath } from "node:url"
 import { openDisk } from "../../src/backing/open-disk-on-node.ts"
 import { httpFile } from "../../src/backing/sources/http-file.ts"
+import { withServer } from "./http-process.ts"
 import { IMAGE_BYTES, withImageAwaited } from "./image.ts"
 import { heading, median, row, wallTime } from "./measure.ts"
 
@@ -13,18 +11,11 @@ const ROUNDS = 5
 
 /** Prints the rows. */
 export function benchHttp(): Promise<void> {
-  return withImageAwaited(async (path) => {
-    const script = fileURLToPath(new URL("http-server.ts", import.meta.url))
-    const server = spawn(process.execPath, ["--import", "tsx", script, path], { stdio: ["pipe", "pipe", "inherit"] })
-    try {
-      const url = await new Promise<string>((resolve) => createInterface({ input: server.stdout }).once("line", resolve))
-      heading("A raw disk over HTTP (openDisk of httpFile) against bare fetch, cold; ns of wall clock", "disk", "fetch")
-      console.log(await compare("sequential, each MiB of 1 GiB", IMAGE_BYTES / BLOCK, () => readAll(url), () => fetchAll(url), ">= 0.7"))
-      console.log(await compare("4 KiB random", RANDOM_READS, () => readRandom(url), () => fetchRandom(url), ">= 0.77"))
-    } finally {
-      server.stdin.end()
-    }
-  })
+  return withImageAwaited((path) => withServer("http-server.ts", [path], async (url) => {
+    heading("A raw disk over HTTP (openDisk of httpFile) against bare fetch, cold; ns of wall clock", "disk", "fetch")
+    console.log(await compare("sequential, each MiB of 1 GiB", IMAGE_BYTES / BLOCK, () => readAll(url), () => fetchAll(url), ">= 0.7"))
+    console.log(await compare("4 KiB random", RANDOM_READS, () => readRandom(url), () => fetchRandom(url), ">= 0.77"))
+  }))
 }
 
 async function compare(name: string, count: number, ours: () => Promise<void>, bare: () => Promise<void>, target: string): Promise<string> {

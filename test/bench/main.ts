@@ -1,6 +1,7 @@
 /** `npm run bench [section ...]`: speed as ratios within one run, against bare file calls and against qemu-img on the same image. */
 import { benchDevice } from "./device.ts"
 import { benchHold } from "./hold.ts"
+import { benchHttpMemory } from "./http-memory.ts"
 import { benchHttp } from "./http.ts"
 import { benchNbdClient } from "./nbd-client.ts"
 import { benchNbdServer } from "./nbd-server.ts"
@@ -15,7 +16,7 @@ const sections: Readonly<Record<string, () => void | Promise<void>>> = {
   ring: benchRing, packed: benchPacked, policy: benchPolicy, device: benchDevice, hold: benchHold, paged: benchPaged, qemu: benchQemu,
   qcow2: benchQcow2,
   nbd: benchNbdClient,
-  http: benchHttp, "nbd-server": benchNbdServer,
+  http: benchHttp, "http-memory": benchHttpMemory, "nbd-server": benchNbdServer,
 }
 
 const wanted = process.argv.slice(2)

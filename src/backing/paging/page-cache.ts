@@ -19,7 +19,7 @@ export interface Page {
 
 /** Bytes of dropped pages that are kept for the next ones, as many as one long read brings, and their share of the cache. */
 const MOST_SPARE = 4 << 20
-const SHARE_SPARE = 1 / 8
+const SHARE_SPARE = 1 / 4
 
 export class PageCache {
   readonly pageSize: number

@@ -87,7 +87,7 @@ export class HttpClient {
 
   #request(url: string, { first, last }: ByteRange, controller: AbortController): HttpRequestInit {
     const { headers, credentials } = this.#options
-    const isHome = new URL(url).origin === new URL(this.#home).origin
+    const isHome = url === this.#home || new URL(url).origin === this.#options.url.origin
     return {
       headers: { ...(isHome ? headers : {}), Range: `bytes=${first}-${last}`, "Accept-Encoding": "identity" },
       signal: controller.signal,
