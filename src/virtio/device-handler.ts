@@ -15,6 +15,8 @@ export interface DeviceHandler {
    * driver has broken the ring
    */
   serve(queue: Virtqueue, ring: Ring, turn: Turn): boolean
+  /** What kept the device from its work may be over: requests that have been taken, and wait for that alone, may go on. */
+  mayGoOn?(): void
   /** The chains of `queue` that are unfinished. */
   chains(queue: Virtqueue): readonly TakenChain[]
   /** The end of a turn for which `Work.awaitEnd` has asked. May throw what is somebody's bug rather than the guest's affair. */

@@ -270,6 +270,7 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
   }
 
   #kickAll(): void {
+    this.#handler.mayGoOn?.()
     for (const queue of this.queues) if (queue.enabled) this.work.add(queue)
     this.work.go()
   }

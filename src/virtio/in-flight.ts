@@ -56,6 +56,11 @@ export class InFlight {
     return this.#wanted.size - this.#parked.size
   }
 
+  /** Those that are parked count as well: whoever waits for all requests to come to their end asks for this. */
+  get countWithParked(): number {
+    return this.#wanted.size
+  }
+
   /** No more requests are to be taken until some of those in flight are through. */
   get full(): boolean {
     return this.#heldBytes >= MAX_HELD_BYTES

@@ -12,7 +12,7 @@ import type { Work } from "./work.ts"
 export interface SuspendedDevice {
   readonly negotiation: Pick<Negotiation, "isSuspending" | "isSuspended" | "suspend">
   readonly work: Pick<Work, "awaitEnd">
-  readonly inFlight: Pick<InFlight, "count">
+  readonly inFlight: Pick<InFlight, "countWithParked">
   readonly queues: readonly Virtqueue[]
   publish(queue: Virtqueue, ring: Ring): void
 }
@@ -63,6 +63,6 @@ export class Suspension {
 
   get #isDrained(): boolean {
     const { inFlight, queues } = this.#device
-    return inFlight.count === 0 && !this.#hasUnfinished() && !queues.some(({ hasSaved }) => hasSaved)
+    return inFlight.countWithParked === 0 && !this.#hasUnfinished() && !queues.some(({ hasSaved }) => hasSaved)
   }
 }

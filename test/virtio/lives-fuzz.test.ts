@@ -17,7 +17,7 @@ describe("resets of every kind, and changes of the disk, while a slow disk has r
     const kinds = [
       "send", "answer", "device reset", "machine reset", "queue reset", "bus mastering", "broken ring", "memory grows", "pause and resume",
       "save and restore", "time passes", "resume", "limits change", "move", "another disk", "another disk at once", "read-only switch",
-      "another size", "unplug and plug",
+      "another size", "unplug and plug", "suspend and resume",
     ]
     for (const kind of kinds) expect([kind, (counts.get(kind) ?? 0) > 1]).toEqual([kind, true])
   })

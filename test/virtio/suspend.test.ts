@@ -1,9 +1,11 @@
 /** SUSPEND ([VIRTIO] 2.1 and 3.4): requests in flight end, then the device touches and tells nothing until it is resumed. */
 import { describe, expect, it } from "vitest"
 import { MemoryBacking } from "../../src/backing/memory.ts"
-import { FakeDisk, settled } from "../harness/fake-disk.ts"
+import { Throttle } from "../../src/virtio/blk/throttling/throttle.ts"
+import { eio, FakeDisk, settled } from "../harness/fake-disk.ts"
 import { CONFIG_IRQ, type Placed, RingGuest, type RingGuestOptions } from "../harness/guest.ts"
 import { pattern } from "../harness/requests.ts"
+import { ManualClock } from "./blk/throttling/manual-clock.ts"
 import { F, INDIRECT, NEXT, OK, STATUS, T } from "../harness/words.ts"
 
 const { SUSPEND, NEEDS_RESET } = STATUS
@@ -225,5 +227,45 @@ describe("the configuration space", () => {
     expect([one.capacity, one.irqs()]).toEqual([8192, []])
     one.start()
     expect(one.read(8191, 1).status).toBe(OK)
+  })
+})
+
+describe("requests that wait for a throttle, or since an error has stopped the disk, are in flight", () => {
+  it.each([false, true])("ST-15 they end before the device shows SUSPEND, held by the host or not: %s", async (isHeld) => {
+    const clock = new ManualClock()
+    const throttle = new Throttle({ requests: 1 }, { clock })
+    const { one } = guestOf(false, { disk: { withFeatures: ["SUSPEND"], throttle } })
+    const placed = [1, 2, 3].map((sector) => one.place(read(sector)))
+    send(one, placed)
+    expect([throttle.waiting > 0, one.usedIdx() < 3]).toEqual([true, true])
+    one.status = 0x1f
+    if (isHeld) {
+      void one.disk.device.pause()
+      clock.runTo(60_000)
+      expect(one.status).toBe(UP)
+      one.disk.device.resume()
+    }
+    expect(one.status).toBe(UP)
+    clock.runTo(120_000)
+    await settled()
+    expect([one.status, placed.map((each) => one.reply(each, 0).status)]).toEqual([SUSPENDED, [OK, OK, OK]])
+    const ram = one.machine.ram.slice()
+    clock.runTo(180_000)
+    await settled()
+    expect(Buffer.compare(ram, one.machine.ram)).toBe(0)
+  })
+
+  it("ST-15 a stopped disk is suspended once it has gone on", async () => {
+    const { one, disk } = guestOf(false, { disk: { withFeatures: ["SUSPEND"], readErrors: "stop" } })
+    disk.failing = () => eio()
+    const placed = one.place(read(1))
+    send(one, [placed])
+    one.status = 0x1f
+    await settled()
+    expect([one.status, one.disk.device.stoppedBy?.sector]).toEqual([UP, 1])
+    disk.failing = () => undefined
+    one.disk.device.resume()
+    await settled()
+    expect([one.status, one.reply(placed, 0).status]).toEqual([SUSPENDED, OK])
   })
 })

@@ -58,6 +58,10 @@ export class RequestServer implements DeviceHandler {
     return this.#batch.chains(queue)
   }
 
+  mayGoOn(): void {
+    this.#throttled.poke()
+  }
+
   turnEnded(): void {
     this.#wiring.failures.throwBugs()
   }

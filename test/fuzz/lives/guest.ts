@@ -64,7 +64,7 @@ export class Life {
     // Without FLUSH the device writes through: each write is flushed before it is answered.
     const maybe = [F.FLUSH, F.DISCARD, F.WRITE_ZEROES].filter(() => this.#rng.chance(0.7))
     const wanted = [F.INDIRECT_DESC, F.MQ, ...maybe, ...(this.eventIdx ? [F.EVENT_IDX] : [])]
-    const modern = guest.isModern ? [F.VERSION_1, F.RING_RESET, ...(this.#wantsPacked ? [F.RING_PACKED] : [])] : []
+    const modern = guest.isModern ? [F.VERSION_1, F.RING_RESET, F.SUSPEND, ...(this.#wantsPacked ? [F.RING_PACKED] : [])] : []
     // What is offered may be other than it was before the reset.
     guest.status = 0
     this.#features = mask(...wanted, ...modern) & guest.offered
@@ -80,6 +80,11 @@ export class Life {
     const ring = new RingOf(this.#vm, { index: queue, size: QUEUE_SIZE, base }).clear()
     this.rings.set(queue, ring)
     guest.enable(queue, ring)
+  }
+
+  /** It is up, and knows how. */
+  get canSuspend(): boolean {
+    return (this.#features & mask(F.SUSPEND)) !== 0n && this.guest.status === this.guest.up
   }
 
   get isPacked(): boolean {

@@ -9,7 +9,7 @@ import { MmioDevice } from "../../../src/vmm/driver/virtio/mmio/mmio-device.ts"
 import { Machine } from "../../../src/vmm/machine.ts"
 import type { VirtioBlk } from "../../../src/virtio/blk/device.ts"
 import { settled } from "../../harness/fake-disk.ts"
-import { OK, T } from "../../harness/words.ts"
+import { OK, STATUS, T } from "../../harness/words.ts"
 import type { Rng } from "../../support/rng.ts"
 import { LivesDisk } from "./disk.ts"
 import { AREA, type Flight, Life, QUEUES } from "./guest.ts"
@@ -52,6 +52,7 @@ export class LivesFuzzer {
   /** Changes of the disk that have not taken place. */
   #changing: Promise<unknown> = Promise.resolve()
   #isReadOnly = false
+  #isSuspended = false
   /** How often `setReadOnly` has been called. */
   #switches = 0
   /**
@@ -89,7 +90,7 @@ export class LivesFuzzer {
   }
 
   #attach(): Attached {
-    const options = { queues: QUEUES, queueSize: 16, withFeatures: ["RING_PACKED"], ...this.#policies.options } as const
+    const options = { queues: QUEUES, queueSize: 16, withFeatures: ["RING_PACKED", "SUSPEND"], ...this.#policies.options } as const
     if (this.#kind === "PCI") {
       const { slot, device, function: transport } = this.#vm.attachDisk(this.#disk, { ...options, vectors: 0, slot: 4 })
       return { place: { slot }, device, transport, detach: () => this.#vm.detachDisk(slot) }
@@ -118,6 +119,7 @@ export class LivesFuzzer {
       [2, "another disk at once", () => this.#changeAtOnce()],
       [2, "read-only switch", () => this.#switchReadOnly()],
       [2, "another size", () => this.#resize()],
+      [3, "suspend and resume", () => this.#suspend()],
       [1, "unplug and plug", () => this.#replug()],
     ]
     let at = this.#rng.below(events.reduce((sum, [weight]) => sum + weight, 0))
@@ -164,6 +166,7 @@ export class LivesFuzzer {
     for (let count = this.#rng.below(3); count > 0; count--) await this.#answer()
     this.#life = new Life(this.#rng, this.#vm, this.#attached.place)
     this.#isMaster = true
+    this.#isSuspended = false
     this.#mayBeBroken = false
     this.#life.start()
     await this.#watch(() => undefined)
@@ -311,6 +314,33 @@ export class LivesFuzzer {
     })
   }
 
+  /** What is in flight ends first; then nothing happens, whatever the driver and the host do. */
+  async #suspend(): Promise<void> {
+    const { guest } = this.#life
+    if (!this.#life.canSuspend) return
+    await this.#watch(() => {
+      guest.status = guest.up | STATUS.SUSPEND
+    })
+    for (let count = this.#rng.below(3); count > 0; count--) await this.#answer()
+    for (let turns = 0; (guest.status & (STATUS.SUSPEND | STATUS.DRIVER_OK)) !== STATUS.SUSPEND; turns++) {
+      if (turns > 5000) throw new Error(`the status reads ${guest.status}, and the device is not suspended`)
+      if (!this.#isMaster) await this.#switchBusMastering()
+      // Throttled requests, and those of a stopped disk, have to end as well.
+      this.#policies.pass()
+      if (this.#attached.device.stoppedBy !== undefined) await this.#watch(() => this.#attached.device.resume())
+      await this.#watch(() => this.#disk.waiting[0]?.finish())
+    }
+    this.#isSuspended = true
+    for (let count = this.#rng.below(3); count > 0; count--) {
+      await this.#rng.pick([() => this.#send(), () => this.#resize(), () => this.#watch(() => undefined)])()
+    }
+    if (this.#life.guest !== guest) return
+    this.#isSuspended = false
+    await this.#watch(() => {
+      guest.status = guest.up
+    })
+  }
+
   /** Nothing of the old one reaches the guest; a new device must not come before the old one's writes have been answered. */
   async #replug(): Promise<void> {
     this.#forget()
@@ -327,6 +357,7 @@ export class LivesFuzzer {
     this.#attached = this.#attach()
     this.#life = new Life(this.#rng, this.#vm, this.#attached.place)
     this.#isMaster = true
+    this.#isSuspended = false
     this.#mayBeBroken = false
     this.#life.start()
     await this.#watch(() => undefined)
@@ -347,7 +378,7 @@ export class LivesFuzzer {
   async #watch(act: () => void): Promise<void> {
     const expected = this.#expected.subarray(0, this.#vm.ram.length)
     expected.set(this.#vm.ram)
-    const writable = this.#isMaster ? this.#life.writable() : []
+    const writable = this.#mayStore ? this.#life.writable() : []
     const start = process.cpuUsage()
     act()
     const { user, system } = process.cpuUsage(start)
@@ -356,7 +387,7 @@ export class LivesFuzzer {
     this.#policies.pass(this.#rng.below(6))
     await settled()
     const after = this.#vm.ram.subarray(0, expected.length)
-    for (const { start: from, end } of this.#isMaster ? [...writable, ...this.#life.writable()] : []) {
+    for (const { start: from, end } of this.#mayStore ? [...writable, ...this.#life.writable()] : []) {
       expected.set(after.subarray(from, end), from)
     }
     if (Buffer.compare(expected, after) !== 0) {
@@ -366,6 +397,10 @@ export class LivesFuzzer {
     }
     if (this.#life.isBroken && !this.#mayBeBroken) throw new Error(`the device is broken: ${this.#attached.device.brokenBy?.message}`)
     this.#collect()
+  }
+
+  get #mayStore(): boolean {
+    return this.#isMaster && !this.#isSuspended
   }
 
   /** Takes what the device has returned. */

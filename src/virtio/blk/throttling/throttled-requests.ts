@@ -53,6 +53,11 @@ export class ThrottledRequests {
     return Math.min(Math.ceil(throttle.room) + LOOK_AHEAD, BATCH_REQUESTS)
   }
 
+  /** The device may be at work again. */
+  poke(): void {
+    if (this.#waiting.size > 0) this.#throttle?.poke()
+  }
+
   /** Takes out of `batch`, which has just been filled, what has to wait. */
   hold(wiring: BlkWiring, queue: Virtqueue, ring: Ring, batch: Batch): void {
     const throttle = this.#throttle
