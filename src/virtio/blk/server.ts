@@ -158,8 +158,9 @@ export class RequestServer implements DeviceHandler {
     const { work, inFlight } = device
     const batch = this.#batch
     if (errors.stoppedBy !== undefined) this.#errors.keepRest()
+    if (this.#proceedUsually(queue, ring, turn)) return true
     while (batch.next < batch.taken && !turn.over && work.open && queue.ring === ring) {
-      if (!inFlight.full && this.#callUsual(turn)) continue
+      if (this.#callUsual(turn)) continue
       const first = batch.next
       const leader = batch.slot(first)
       if (leader.outcome !== OK || leader.type === GET_ID) {
@@ -188,11 +189,27 @@ export class RequestServer implements DeviceHandler {
     return through
   }
 
+  /** The usual batch: all of its requests are acted upon and completed at once. Returns false when that is not what has happened. */
+  #proceedUsually(queue: Virtqueue, ring: Ring, turn: Turn): boolean {
+    const { device, observation, completion, cacheMode } = this.#wiring
+    const { memory, changes } = device
+    const batch = this.#batch
+    this.#callUsual(turn)
+    if (batch.next < batch.taken || device.changes !== changes || observation !== undefined || memory.written !== undefined) return false
+    if (batch.hasWritten && cacheMode.writeThrough) return false
+    // Nobody is called in between, so nothing changes.
+    completion.completeAll(memory, ring, batch.requests, batch.settled, batch.taken)
+    batch.settled = batch.taken
+    device.publish(queue, ring)
+    return true
+  }
+
   /** Acts on usual requests. Returns false when the next one is none, with nothing done. */
   #callUsual(turn: Turn): boolean {
     const { device, executor } = this.#wiring
     const batch = this.#batch
     const { next } = batch
+    if (device.inFlight.full) return false
     try {
       callUsual(batch, executor.backing, device, turn)
     } catch (error) {
@@ -242,11 +259,6 @@ export class RequestServer implements DeviceHandler {
     const batch = this.#batch
     const { requests } = batch
     const observation = batch.isObserved ? this.#wiring.observation : undefined
-    if (observation === undefined && memory.written === undefined) {
-      completion.completeAll(memory, ring, requests, batch.settled, batch.next)
-      batch.settled = batch.next
-      return
-    }
     observation?.look()
     // Completing calls `GuestMemory.written`, and the observer, which may throw, reset the device or switch bus mastering off.
     while (batch.settled < batch.next && queue.ring === ring && work.open) {
