@@ -8,9 +8,11 @@ export interface MeasuredDisk {
   readonly statistics: BlkStatistics
   /** Sectors of 512 bytes. */
   readonly capacity: number
+  /** Why the disk has stopped; undefined while it has not. */
+  readonly stoppedBy?: unknown
 }
 
-const MEASURED_DISK_RULES: Rules<MeasuredDisk> = { statistics: "object", capacity: "number" }
+const MEASURED_DISK_RULES: Rules<MeasuredDisk> = { statistics: "object", capacity: "number", stoppedBy: "any?" }
 
 type Labels = Readonly<Record<string, string>>
 type Disks = readonly (readonly [name: string, disk: MeasuredDisk])[]
@@ -26,6 +28,9 @@ export function prometheusText(disks: Readonly<Record<string, MeasuredDisk>>): s
   for (const [name, disk] of list) checkMembers("prometheusText", `the disk "${name}"`, disk, MEASURED_DISK_RULES, "MeasuredDisk")
   return [
     ...family("capacity_bytes", "gauge", "Size of the disk.", list, (disk) => [[{}, disk.capacity * SECTOR_SIZE]]),
+    ...family("stopped", "gauge", "1 while the disk has stopped at an error.", list, ({ stoppedBy }) => [
+      [{}, stoppedBy === undefined ? 0 : 1],
+    ]),
     ...family("requests_total", "counter", "Requests completed.", list, counter(({ requests }) => requests)),
     ...family("bytes_total", "counter", "Bytes of data of requests that succeeded.", list, counter(({ bytes }) => bytes)),
     ...family("errors_total", "counter", "Requests that failed or were refused.", list, counter(({ errors }) => errors)),

@@ -68,6 +68,17 @@ describe("prometheusText", () => {
     expect(types.get("vioblk_request_seconds")).toBe("histogram")
   })
 
+  it("tells a disk that has stopped from those that have not", () => {
+    const disk = new FakeDisk()
+    disk.failing = () => eio()
+    const guest = new RingGuest({ backing: disk, disk: { readErrors: "stop" } })
+    const { pieces } = guest.place({ type: T.IN, sector: 0, in: 512 })
+    guest.publish([guest.chain(pieces)])
+    guest.kick()
+    const { samples } = parse(prometheusText({ root: guest.disk.device, spare: new VirtioBlk(new FakeDisk()) }))
+    expect([find(samples, "vioblk_stopped", { disk: "root" }), find(samples, "vioblk_stopped", { disk: "spare" })]).toEqual([[1], [0]])
+  })
+
   it("escapes names", () => {
     const name = 'a"b\\c\nd'
     const { samples } = parse(prometheusText({ [name]: new VirtioBlk(new FakeDisk()) }))
