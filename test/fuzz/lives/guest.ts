@@ -43,6 +43,7 @@ export class Life {
   readonly flights = new Map<string, Flight>()
   readonly eventIdx: boolean
   readonly #wantsPacked: boolean
+  readonly #wantsOrder: boolean
   readonly #rng: Rng
   readonly #vm: Machine
   #top: number
@@ -55,6 +56,7 @@ export class Life {
     this.guest = registersOf(vm, place, rng.chance(0.3))
     this.eventIdx = rng.chance(0.5)
     this.#wantsPacked = rng.chance(0.5)
+    this.#wantsOrder = rng.chance(0.5)
   }
 
   /** Uses all RAM for its own things, then drives the device to DRIVER_OK without waiting for anything. */
@@ -64,7 +66,8 @@ export class Life {
     // Without FLUSH the device writes through: each write is flushed before it is answered.
     const maybe = [F.FLUSH, F.DISCARD, F.WRITE_ZEROES].filter(() => this.#rng.chance(0.7))
     const wanted = [F.INDIRECT_DESC, F.MQ, ...maybe, ...(this.eventIdx ? [F.EVENT_IDX] : [])]
-    const modern = guest.isModern ? [F.VERSION_1, F.RING_RESET, F.SUSPEND, ...(this.#wantsPacked ? [F.RING_PACKED] : [])] : []
+    const maybeModern = [...(this.#wantsPacked ? [F.RING_PACKED] : []), ...(this.#wantsOrder ? [F.IN_ORDER] : [])]
+    const modern = guest.isModern ? [F.VERSION_1, F.RING_RESET, F.SUSPEND, ...maybeModern] : []
     // What is offered may be other than it was before the reset.
     guest.status = 0
     this.#features = mask(...wanted, ...modern) & guest.offered
@@ -89,6 +92,11 @@ export class Life {
 
   get isPacked(): boolean {
     return (this.#features & mask(F.RING_PACKED)) !== 0n
+  }
+
+  /** Chains come back in the order in which they were made available. */
+  get isInOrder(): boolean {
+    return (this.#features & mask(F.IN_ORDER)) !== 0n
   }
 
   /** Asks for an interrupt with the next chain that comes back. */

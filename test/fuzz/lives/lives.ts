@@ -90,7 +90,8 @@ export class LivesFuzzer {
   }
 
   #attach(): Attached {
-    const options = { queues: QUEUES, queueSize: 16, withFeatures: ["RING_PACKED", "SUSPEND"], ...this.#policies.options } as const
+    const withFeatures = ["RING_PACKED", "IN_ORDER", "SUSPEND"] as const
+    const options = { queues: QUEUES, queueSize: 16, withFeatures, ...this.#policies.options } as const
     if (this.#kind === "PCI") {
       const { slot, device, function: transport } = this.#vm.attachDisk(this.#disk, { ...options, vectors: 0, slot: 4 })
       return { place: { slot }, device, transport, detach: () => this.#vm.detachDisk(slot) }
@@ -413,6 +414,8 @@ export class LivesFuzzer {
       for (const { id, length } of used) {
         const flight = flights.get(`${queue}:${id}`)
         if (flight === undefined) throw new Error(`queue ${queue} returned ${id}, which is not in flight`)
+        const isOvertaking = this.#life.isInOrder && [...flights.values()].find((one) => one.queue === queue) !== flight
+        if (isOvertaking) throw new Error(`queue ${queue} returned ${id} before one that came earlier`)
         flights.delete(`${queue}:${id}`)
         this.#judge(flight, length)
       }
