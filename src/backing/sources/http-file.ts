@@ -38,11 +38,16 @@ export interface HttpFileOptions {
   readonly preferredRead?: number
   /** True for a file that never changes: then a server may send neither a strong ETag nor Last-Modified, and only the size is watched. */
   readonly immutable?: boolean
+  /**
+   * The `generation` that `version()` of the file had earlier: a file that has changed since is refused. For the base of an overlay that is
+   * kept: over another base it is rubbish, and nothing in the overlay would tell.
+   */
+  readonly generation?: string
 }
 
 const HTTP_FILE_RULES: Rules<HttpFileOptions> = {
   fetch: "function?", headers: "object?", credentials: ["omit", "same-origin", "include"], maxParallel: "number?", retries: "number?",
-  timeout: "number?", preferredRead: "number?", immutable: "boolean?",
+  timeout: "number?", preferredRead: "number?", immutable: "boolean?", generation: "string?",
 }
 
 /** The first request asks for this many bytes, and they are kept: whoever opens an image reads its beginning again and again. */
@@ -75,6 +80,7 @@ export class HttpFile implements AsyncImageFile {
   readonly #patience: PatienceOptions
   readonly #retries: number
   readonly #isImmutable: boolean
+  readonly #generation: string | undefined
   #opening: Promise<OpenedFile> | undefined
   #version: FileVersion | undefined
   #isClosed = false
@@ -95,6 +101,7 @@ export class HttpFile implements AsyncImageFile {
     this.#patience = { timeout: options.timeout ?? 30_000, clock }
     this.#retries = options.retries ?? 5
     this.#isImmutable = options.immutable ?? false
+    this.#generation = options.generation
     this.#limit = new ParallelLimit(options.maxParallel ?? 6)
     this.#client = new HttpClient({
       url: address, name: this.path, headers, credentials: options.credentials, ...this.#patience,
@@ -105,8 +112,7 @@ export class HttpFile implements AsyncImageFile {
   /** Once the server has been asked. */
   version(): DiskVersion | undefined {
     if (this.#version === undefined) return undefined
-    const { size, etag, lastModified } = this.#version
-    return { image: this.path, generation: `${size}:${etag ?? lastModified ?? ""}` }
+    return { image: this.path, generation: generationOf(this.#version) }
   }
 
   async size(): Promise<number> {
@@ -168,6 +174,7 @@ export class HttpFile implements AsyncImageFile {
       },
     })
     if (version === undefined) throw new BackingError("io", "the server sent no answer", { path: this.path })
+    this.#requireGeneration(version)
     this.#version = version
     return { version, head: head.slice(0, end) }
   }
@@ -232,6 +239,15 @@ export class HttpFile implements AsyncImageFile {
     if (this.#isClosed) throw this.#closed()
   }
 
+  #requireGeneration(version: FileVersion): void {
+    const [wanted, found] = [this.#generation, generationOf(version)]
+    if (wanted === undefined || wanted === found) return
+    const remedy = "what was made over the old file, such as an overlay, cannot be used over this one"
+    const message =
+      `the file has changed on the server: its generation was ${wanted.slice(0, 100)} and is ${found.slice(0, 100)}; ${remedy}`
+    throw new BackingError("io", message, { path: this.path })
+  }
+
   #requireValidator(version: FileVersion): void {
     if (this.#isImmutable || hasValidator(version)) return
     const remedy = "pass immutable: true if the file never changes (a page sees an ETag only with Access-Control-Expose-Headers: ETag)"
@@ -246,6 +262,11 @@ export class HttpFile implements AsyncImageFile {
   #closed(): BackingError {
     return new BackingError("closed", "the file is closed", { path: this.path })
   }
+}
+
+/** As `version` tells it, and as the option `generation` states it. */
+function generationOf({ size, etag, lastModified }: FileVersion): string {
+  return `${size}:${etag ?? lastModified ?? ""}`
 }
 
 interface OpenedFile {

@@ -142,6 +142,20 @@ describe("a file that changes", () => {
     expect((await failureOf(file.read(new Uint8Array(1000), 100_000))).message).toContain("the file changed on the server")
   })
 
+  it("between two openings is seen by whoever states the generation of the first one", async () => {
+    const server = await serve()
+    const first = new HttpFile(server.url, {}, new FakeClock())
+    expect(first.version()).toBeUndefined()
+    await first.size()
+    const { generation = "" } = first.version() ?? {}
+    expect(await new HttpFile(server.url, { generation }, new FakeClock()).size()).toBe(SIZE)
+    server.etag = '"v2"'
+    const error = await failureOf(new HttpFile(server.url, { generation }, new FakeClock()).size())
+    expect(error.code).toBe("io")
+    expect(error.message).toContain(`its generation was ${SIZE}:"v1" and is ${SIZE}:"v2"`)
+    expect(await new HttpFile(server.url, {}, new FakeClock()).size()).toBe(SIZE)
+  })
+
   it("while it is being opened", async () => {
     const server = await serve()
     server.next.push(({ response, first, last }) => {
