@@ -35,10 +35,6 @@ export class InOrderRing implements Ring {
     return this.#ring.size
   }
 
-  get inFlight(): number {
-    return this.#ring.inFlight
-  }
-
   get generation(): number {
     return this.#ring.generation
   }

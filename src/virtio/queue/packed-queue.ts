@@ -26,8 +26,6 @@ const PLACES = 2 ** 30
 export class PackedQueue implements Ring {
   readonly size: number
   #features: RingFeatures
-  /** Chains popped and not yet given back. */
-  inFlight = 0
   readonly #areas: QueueAreas
   readonly #memory: GuestMemory
   /** It also keeps where the next chain begins. */
@@ -71,7 +69,6 @@ export class PackedQueue implements Ring {
     this.#availPlace = slot + inFlight
     this.descriptors.skip(inFlight)
     this.#displaced.noneAt(slot, inFlight)
-    this.inFlight = chains.length
     this.#chainsToTake = chains.length > 0 ? chains : undefined
     for (const address of [areas.descriptorTable, areas.availRing, areas.usedRing]) {
       if (address % 2 !== 0) throw new VirtqueueError(`a part of a packed ring at the odd address ${hex(address)}`)
@@ -149,7 +146,6 @@ export class PackedQueue implements Ring {
     chain.place = this.#availPlace
     this.#availPlace += chain.slots
     this.descriptors.skip(chain.slots)
-    this.inFlight++
   }
 
   /** Takes a chain that was in flight when the state was saved. They count as in flight already. */
@@ -176,7 +172,6 @@ export class PackedQueue implements Ring {
       this.#usedSlot -= this.size
       this.#usedMarks ^= MARKS
     }
-    this.inFlight--
   }
 
   /** The driver sees used descriptors as they are written: what is left is to tell the memory, and to ask whether to interrupt. */
@@ -184,7 +179,7 @@ export class PackedQueue implements Ring {
     const passed = this.#usedPlace - this.#publishedPlace
     if (passed === 0) return false
     this.#publishedPlace = this.#usedPlace
-    if (this.inFlight === 0 && this.#usedPlace >= PLACES) this.#startPlacesAnew()
+    if (this.#usedPlace >= PLACES && this.#usedPlace === this.#availPlace) this.#startPlacesAnew()
     if (this.#memory.written !== undefined) this.#announce(this.#memory.written.bind(this.#memory), passed)
     // What is reserved counts as ENABLE: one interrupt too many harms nobody.
     const flags = this.#driverFlags.load() & MASK

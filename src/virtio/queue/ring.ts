@@ -43,8 +43,6 @@ export interface Ring {
   initialiseFlags(): void
   /** A legacy driver may negotiate while the ring is in use. */
   set features(features: RingFeatures)
-  /** Chains taken and not yet given back. */
-  readonly inFlight: number
   /** What to save of it. `inFlight`: chains that have been taken. Those of a saved ring that `pop` has not taken again yet go along. */
   save(inFlight: readonly TakenChain[]): SavedRing
   /** Finds the areas again when guest memory has been replaced. To be called before pops and before completions. */

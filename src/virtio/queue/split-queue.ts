@@ -24,7 +24,7 @@ export class SplitQueue implements Ring {
   readonly size: number
   #features: RingFeatures
   /** Chains popped and not yet given back. */
-  inFlight = 0
+  #inFlight = 0
   readonly #areas: QueueAreas
   readonly #memory: GuestMemory
   /** Undefined for a big-endian guest: whoever reads it reads little-endian addresses. */
@@ -59,7 +59,7 @@ export class SplitQueue implements Ring {
     this.#usedIdx = position
     this.#publishedIdx = position
     this.#headsToTake = heads.length > 0 ? [...heads] : undefined
-    this.inFlight = heads.length
+    this.#inFlight = heads.length
     this.#memory = memory
     this.#areas = areas
     // An integer to V8, which keeps what comes from a typed array or a register as a double: comparisons of doubles cost 3 ns each
@@ -133,14 +133,14 @@ export class SplitQueue implements Ring {
   nextHead(): number | undefined {
     if (this.#headsToTake !== undefined || this.#lastAvail === this.#availIdx) return undefined
     // A driver that offers descriptors again before it got them back could make us hold any number of requests.
-    if (this.inFlight >= this.size) throw tooManyInFlight(this.size)
+    if (this.#inFlight >= this.size) throw tooManyInFlight(this.size)
     const slot = this.#lastAvail & (this.size - 1)
     return this.#avail.getUint16(RING_OFFSET + AVAIL_ELEM_SIZE * slot, true)
   }
 
   taken(): void {
     this.#lastAvail = (this.#lastAvail + 1) & 0xffff
-    this.inFlight++
+    this.#inFlight++
   }
 
   /** Takes a chain that was in flight when the state was saved. They count as in flight already. */
@@ -172,7 +172,7 @@ export class SplitQueue implements Ring {
     this.#used.setUint32(at, chain.head, true)
     this.#used.setUint32(at + 4, length, true)
     this.#usedIdx = (this.#usedIdx + 1) & 0xffff
-    this.inFlight--
+    this.#inFlight--
   }
 
   /** Shows the driver what `addUsed` has collected, if anything. Returns true when the driver wants an interrupt for it. */
@@ -184,7 +184,7 @@ export class SplitQueue implements Ring {
     this.#usedIdxWord.store(now)
     this.#publishedIdx = now
     if (this.#memory.written !== undefined) this.#announce(this.#memory.written.bind(this.#memory), old, now)
-    if (this.#features.notifyOnEmpty && this.inFlight === 0 && this.#availIdxWord.load() === this.#lastAvail) return true
+    if (this.#features.notifyOnEmpty && this.#inFlight === 0 && this.#availIdxWord.load() === this.#lastAvail) return true
     if (!this.#features.eventIdx) return (this.#availFlags.load() & NO_INTERRUPT) === 0
     return needsEvent(this.#usedEvent.load(), now, old)
   }
