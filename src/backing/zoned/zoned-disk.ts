@@ -2,7 +2,7 @@
  * ZonedDisk: a host-managed zoned disk over any disk that answers at once. It keeps the rules of zones, reads as zeroes what has not been
  * written, and has a `ZoneStore` keep the write pointers where they are to outlive the process.
  */
-import { BackingError, checkBacking, checkRange, totalLength, type VirtioBacking } from "../backing.ts"
+import { BackingError, checkBacking, checkRange, type DiskVersion, totalLength, type VirtioBacking } from "../backing.ts"
 import type { Zone, ZoneAction, Zones } from "./contract.ts"
 import { type ZoneOptions, zoneShape } from "./shape.ts"
 import { type StoredZone, ZoneTable } from "./zone-table.ts"
@@ -68,6 +68,11 @@ export class ZonedDisk implements VirtioBacking {
 
   get size(): number {
     return this.#table.shape.size
+  }
+
+  /** That of the disk for the data. */
+  version(): DiskVersion | undefined {
+    return this.#data.version?.()
   }
 
   /** The zones' limits are the disk's own: a call for a whole zone is as fast as it gets. */

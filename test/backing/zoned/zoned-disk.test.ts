@@ -162,6 +162,7 @@ describe("zones in a file", () => {
     expect(() => openZonedImage(path)).toThrow("it is open for writing in this process already")
     disk.close()
     const again = openZonedImage(path, { readOnly: true })
+    expect([again.version() !== undefined, zonedDisk(new MemoryBacking({ size: SIZE }), ZONES).version()]).toEqual([true, undefined])
     expect(again.zones.report(0, 9).map(({ state, writePointer }) => [state, writePointer / S])).toEqual([
       ["none", 8], ["closed", 11], ["empty", 16], ["full", 27], ["full", 38], ["read-only", 40], ["offline", 48], ["empty", 56],
     ])

@@ -16,7 +16,9 @@ import { pattern, ranges } from "../../harness/requests.ts"
 import {
   ACTIVE_RESOURCE, F, INVALID_CMD, IOERR, mask, OK, OPEN_RESOURCE, T, UNALIGNED_WP, UNSUPP, VERSION_1, ZONE,
 } from "../../harness/words.ts"
+import { Rng, seedFromEnvironment } from "../../support/rng.ts"
 
+const SEED = seedFromEnvironment(20_261_126)
 const FEATURES = [F.ZONED, F.INDIRECT_DESC, F.FLUSH]
 const TYPES = Object.entries(ZONE)
 const S = 512
@@ -451,6 +453,38 @@ describe("what has not been written", () => {
     memory.pread(bytes, 16 * S)
     expect(bytes.every((byte) => byte === 0)).toBe(true)
     expect(erase(56, 4)).toBe(OK)
+  })
+})
+
+describe("a hostile guest", () => {
+  it(`ZN-05 ZN-07 ZN-08 seed ${SEED}: any request of any shape has an answer, and what is OK is what it says`, () => {
+    const rng = new Rng(SEED)
+    const { disk, guest, memory } = pair({ maxOpenZones: 2, maxActiveZones: 3 }, [...FEATURES, F.SECURE_ERASE])
+    const sectors = [
+      0, 7, 8, 16, 17, 22, 23, 24, 56, 59, 60, 61, 2 ** 31, 2 ** 32 + 16, 2n ** 55n, 2n ** 63n, 2n ** 64n - 8n, 2n ** 64n - 1n,
+    ]
+    const types = [...Object.values(ZONE), T.OUT, T.IN, T.SECURE_ERASE, 17, 19, 27]
+    for (let round = 0; round < 4000; round++) {
+      const sector = rng.chance(0.7) ? rng.below(64) : rng.pick(sectors)
+      const out = rng.bytes(rng.chance(0.7) ? S * rng.below(7) : rng.below(1200))
+      const type = rng.pick(types)
+      const { length, status } = guest.run({ type, sector, out, in: rng.pick([0, 1, 7, 8, 9, 63, 64, 65, 128, 200, 512]) }, {
+        indirect: rng.chance(0.5),
+      })
+      expect(status).toBeLessThanOrEqual(ACTIVE_RESOURCE)
+      expect(length).toBeLessThanOrEqual(513)
+      const zones = disk.zones.report(0, 8)
+      const open = zones.filter(({ state }) => state.endsWith("-open")).length
+      expect(open).toBeLessThanOrEqual(2)
+      expect(open + zones.filter(({ state }) => state === "closed").length).toBeLessThanOrEqual(3)
+    }
+    expect(guest.disk.device.brokenBy).toBeUndefined()
+    // Behind the capacity of a zone nothing is ever stored.
+    const beyond = new Uint8Array(2 * S)
+    for (const start of [22, 30, 38, 46, 54]) {
+      memory.pread(beyond, start * S)
+      expect([start, beyond.every((byte) => byte === 0)]).toEqual([start, true])
+    }
   })
 })
 
