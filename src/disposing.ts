@@ -5,6 +5,13 @@
  * The types depend on the libraries that the user's compiler knows: where these have no such symbols, there are no such members.
  */
 
+/** The part of `Symbol` that is used. `iterator` is always there: without it the type has nothing in common with the oldest libraries'. */
+interface Symbols {
+  readonly iterator: symbol
+  readonly dispose?: symbol
+  readonly asyncDispose?: symbol
+}
+
 type KeyOf<Name extends string> = SymbolConstructor extends Readonly<Record<Name, infer Key extends symbol>> ? Key : never
 
 /** Something that `await using` closes. */
@@ -15,7 +22,7 @@ export type Disposing = AsyncDisposing & Readonly<Record<KeyOf<"dispose">, () =>
 
 /** Makes instances of `Closed` close at the end of a block of `await using`, and of `using` where that takes no promise. */
 export function closesWithBlock(Closed: { readonly prototype: { close(): unknown } }, kind: "at once" | "later" = "at once"): void {
-  const { dispose, asyncDispose }: { readonly dispose?: symbol; readonly asyncDispose?: symbol } = Symbol
+  const { dispose, asyncDispose }: Symbols = Symbol
   const { prototype } = Closed
   const add = (key: symbol | undefined, value: (this: { close(): unknown }) => unknown): void => {
     if (key !== undefined) Object.defineProperty(prototype, key, { value, configurable: true, writable: true })
@@ -31,7 +38,7 @@ export function closesWithBlock(Closed: { readonly prototype: { close(): unknown
 
 /** `disk`, which `await using` closes from now on, if it did not. */
 export function closing<D extends { close(): unknown }>(disk: D): D & AsyncDisposing {
-  const { asyncDispose }: { readonly asyncDispose?: symbol } = Symbol
+  const { asyncDispose }: Symbols = Symbol
   if (asyncDispose !== undefined && !(asyncDispose in disk) && Object.isExtensible(disk)) closesWithBlock({ prototype: disk }, "later")
   return disk as D & AsyncDisposing
 }
