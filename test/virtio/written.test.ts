@@ -2,11 +2,13 @@
  * GuestMemory.written: every byte that a device stores into RAM is announced, after it was stored: an emulator drops compiled code by it.
  */
 import { describe, expect, it } from "vitest"
+import { MemoryBacking } from "../../src/backing/memory.ts"
+import { zonedDisk } from "../../src/backing/zoned/zoned-disk.ts"
 import { Rng, seedFromEnvironment } from "../support/rng.ts"
 import { eio, FakeDisk, settled } from "../harness/fake-disk.ts"
 import { RingGuest } from "../harness/guest.ts"
 import { pattern, ranges, type Request } from "../harness/requests.ts"
-import { F, T } from "../harness/words.ts"
+import { F, OK, T, ZONE } from "../harness/words.ts"
 
 /** RAM as somebody sees it who copies only what is announced. */
 function follow(options: { readonly eventIdx: boolean; readonly waits: boolean }): { guest: RingGuest; disk: FakeDisk; check: () => void } {
@@ -221,4 +223,19 @@ describe("an observer that does more than observe", () => {
       }
     })
   }
+})
+
+it("a write that comes after an append to a zone announces no byte of the append's", () => {
+  let announced: number[] = []
+  const written = (address: number) => announced.push(address)
+  const backing = zonedDisk(new MemoryBacking({ size: 64 * 512 }), { zoneSize: 8 * 512, conventionalZones: 1 })
+  const guest = new RingGuest({ backing, features: [F.ZONED], machine: { memory: new Uint8Array(1 << 16), written } })
+  const announcements = (act: () => { readonly status: number }): number => {
+    announced = []
+    expect(act().status).toBe(OK)
+    return announced.length
+  }
+  const before = announcements(() => guest.write(0, pattern(1, 1)))
+  announcements(() => guest.run({ type: ZONE.APPEND, sector: 8, out: pattern(2, 1), in: 8 }))
+  expect(announcements(() => guest.write(0, pattern(3, 1)))).toBe(before)
 })

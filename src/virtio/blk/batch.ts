@@ -111,6 +111,7 @@ export class Batch {
       if (table !== undefined) {
         if (!readUsual(request, table, head)) return false
       } else if (descriptors === undefined || !readUsualPacked(request, descriptors)) return false
+      // Of an append to a zone that was in this place before.
       if (request.tail !== undefined) request.tail = undefined
       request.outcome = transferRefusal(request, limits)
       ring.taken(request)
