@@ -145,11 +145,13 @@ export class Throttle {
   /** Keeps a request until it may go. */
   wait(request: ThrottledRequest): void {
     const { waiting } = this.#lanes[request.direction]
+    // An alarm that is set may be that of the other lane, and much too late for this one.
+    const hasAlarm = this.#cancel !== undefined && this.#hasNext(waiting)
     const ofQueue = waiting.get(request.queue)
     if (ofQueue === undefined) waiting.set(request.queue, new Set([request]))
     else ofQueue.add(request)
     this.#waiting++
-    if (this.#cancel === undefined) this.#setAlarm()
+    if (!hasAlarm) this.#setAlarm()
   }
 
   /** A request does not wait any more. */

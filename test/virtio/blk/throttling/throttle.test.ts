@@ -66,6 +66,18 @@ function saturate(sender: Sender, clock: ManualClock, bytes: () => number, until
   clock.runTo(until)
 }
 
+describe("two limits, one of which is far overdrawn", () => {
+  it("a write that is to wait for a moment does not wait for the read before it", () => {
+    const { clock, sender } = throttled({ readBytes: 1000, writeBytes: 1_000_000 })
+    sender.send({}, "read", 100_000)
+    sender.send({}, "read", 1)
+    sender.send({}, "write", 200_000)
+    sender.send({}, "write", 1)
+    clock.runTo(200)
+    expect(sender.passed.map(({ bytes }) => bytes)).toEqual([100_000, 200_000, 1])
+  })
+})
+
 describe("a rate", () => {
   it.each<readonly [string, ThrottleLimits, "requests" | "bytes", readonly Direction[], number]>([
     ["of requests", { requests: 500 }, "requests", ["read", "write"], 500],
