@@ -73,16 +73,24 @@ class SideFile implements ZoneStore {
   }
 
   save(zones: Iterable<readonly [index: number, zone: StoredZone]>): void {
+    const before: (readonly [at: number, record: Uint8Array])[] = []
     for (const [index, { written, condition }] of zones) {
       const at = RECORD_SIZE * index
+      before.push([at, this.#records.slice(at, at + RECORD_SIZE)])
       putNumber(this.#numbers, at, written)
       this.#numbers.setUint32(at + 8, CONDITIONS.indexOf(condition), true)
       this.#unsaved.add(Math.floor(at / BLOCK))
     }
-    for (const block of this.#unsaved) {
-      this.#file.write(this.#records.subarray(BLOCK * block, BLOCK * (block + 1)), HEADER_SIZE + BLOCK * block)
+    try {
+      for (const block of this.#unsaved) {
+        this.#file.write(this.#records.subarray(BLOCK * block, BLOCK * (block + 1)), HEADER_SIZE + BLOCK * block)
+      }
+      this.#file.sync()
+    } catch (error) {
+      // The next call, which may be for other zones, writes these as they were: a reset that failed must not come true with it.
+      for (const [at, record] of before.toReversed()) this.#records.set(record, at)
+      throw error
     }
-    this.#file.sync()
     this.#unsaved.clear()
   }
 

@@ -237,6 +237,24 @@ describe("zones in a file", () => {
     }
     expect(read(disk, 8 * S, 2 * S)).toEqual(data)
   })
+
+  it("a change that could not be kept does not come true with that of another zone", () => {
+    for (const action of ["reset", "finish"] as const) {
+      const side = new FailingFile(new MemoryFile(), undefined)
+      createSideFile(side, zoneShape("test", SIZE, ZONES))
+      const { table, store } = openSideFile(side, SIZE)
+      const disk = new ZonedDisk(new MemoryBacking({ size: SIZE }), table, store)
+      disk.pwrite(new Uint8Array(2 * S), 8 * S)
+      disk.pwrite(new Uint8Array(S), 16 * S)
+      disk.flush()
+      side.plan = { at: 1, code: "io", calls: ["write"], duration: "for-good" }
+      side.calls = 0
+      expect(codeOf(() => disk.zones.act(action, 8 * S))).toBe("io")
+      side.plan = undefined
+      disk.zones.act("finish", 16 * S)
+      expect(openSideFile(side, SIZE).table.zone(1)).toMatchObject({ state: "closed", writePointer: 10 * S })
+    }
+  })
 })
 
 /** One change of either file, or a promise of the disk: from `begin` on the zones may be so after a crash, from `end` on they are. */
