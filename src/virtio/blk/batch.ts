@@ -2,6 +2,7 @@
  * Batch: requests taken from one queue before any of them is acted upon. It is filled anew each time, and lives on when a turn ends in
  * the middle of it. Nothing in it is acted upon or completed once its ring is no longer the queue's.
  */
+import type { Zones } from "../../backing/backing.ts"
 import type { GuestMemory } from "../guest-memory.ts"
 import { DescriptorChain, SegmentList } from "../queue/descriptor-chain.ts"
 import type { Ring } from "../queue/ring.ts"
@@ -13,6 +14,7 @@ import { transferRefusal } from "./refusal.ts"
 import { BlkRequest, parseRequest, relocateAll, type RequestLimits } from "./request.ts"
 import { rangesLength } from "./ranges.ts"
 import { COMMAND_TOTAL, isCommand } from "./commands.ts"
+import { isRepeatable } from "./zoned/requests.ts"
 import { readUsual } from "./usual-request.ts"
 import { readUsualPacked } from "./usual/packed-request.ts"
 import { type BlkStatus, SECTOR_SIZE, VIRTIO_BLK_S, VIRTIO_BLK_T } from "./spec.ts"
@@ -183,9 +185,9 @@ export class Batch {
     return end
   }
 
-  /** Takes request `index` out of the batch, for somebody who acts on it alone, from its beginning. */
-  detachAlone(index: number): BlkRequest[] {
-    beginAlone(this.slot(index))
+  /** Takes request `index` out of the batch, for somebody who acts on it alone, as after `beginAgain`. */
+  detachAlone(index: number, done = 0, zones?: Zones): BlkRequest[] {
+    beginAgain(this.slot(index), done, zones)
     return this.detach(index, index + 1)
   }
 
@@ -207,14 +209,17 @@ export class Batch {
   }
 }
 
-/** Gets `request` ready to be acted upon alone, from its beginning. */
-export function beginAlone(request: BlkRequest): void {
+/**
+ * Gets `request` ready to be acted upon alone: from its beginning, unless it has moved a write pointer of `zones`; then on what is behind
+ * its first `done` bytes.
+ */
+export function beginAgain(request: BlkRequest, done: number, zones: Zones | undefined): void {
   const { type, dataLength } = request
   request.own = undefined
-  request.done = 0
   // A flush is one call, whatever it counts in.
   request.slice = COMMAND_TOTAL
   request.total = type === IN || type === OUT ? dataLength : type === FLUSH ? COMMAND_TOTAL : totalOf(request)
+  request.done = isRepeatable(request, zones) ? 0 : Math.min(done, request.total)
 }
 
 /** What there is to do for a request that is not a transfer: bytes of ranges, or a command. */

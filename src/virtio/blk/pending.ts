@@ -6,7 +6,7 @@ import type { InFlight, Outstanding } from "../in-flight.ts"
 import type { Ring } from "../queue/ring.ts"
 import type { Turn } from "../turn.ts"
 import type { Virtqueue } from "../virtqueue.ts"
-import { beginAlone } from "./batch.ts"
+import { beginAgain } from "./batch.ts"
 import type { Keepable } from "./errors/error-policy.ts"
 import { type BlkRequest, changesDisk, isWrite, relocateAll, WAITING } from "./request.ts"
 import { type BlkStatus, VIRTIO_BLK_S } from "./spec.ts"
@@ -255,8 +255,7 @@ export class Pending implements Outstanding, Keepable {
     const answer = this.#answer
     this.#answer = undefined
     const [leader] = this.#requests
-    if (leader === undefined) return true
-    return this.#take(answer?.failed === true ? this.#wiring.errors.outcomeOf(leader, answer.error, false) : OK)
+    return leader === undefined || this.#take(answer?.failed === true ? this.#wiring.errors.outcomeOf(leader, answer.error, false) : OK)
   }
 
   /** All requests end with `outcome`, unless the disk has stopped: then each is kept. Returns whether they have ended. */
@@ -270,12 +269,14 @@ export class Pending implements Outstanding, Keepable {
     return true
   }
 
-  /** Ends this group: each of its requests is to be acted upon alone, from its beginning. None, if the backing has reset the queue. */
+  /** Ends this group: each of its requests is to be acted upon alone, anew where that can be. None, if the backing has reset the queue. */
   #apart(): Pending[] {
     this.#end()
     if (this.queue.ring !== this.ring) return []
+    let done = this.#requests[0]?.done ?? 0
     return this.#requests.map((request) => {
-      beginAlone(request)
+      beginAgain(request, done, this.#wiring.executor.backing.zones)
+      done = Math.max(done - request.dataLength, 0)
       request.outcome = OK
       const alone = new Pending(this.#wiring, this.queue, this.ring, [request])
       alone.#hold()

@@ -488,6 +488,63 @@ describe("a hostile guest", () => {
   })
 })
 
+describe("a zoned disk that stops at an error", () => {
+  function stopping(writes: readonly number[], flushes: readonly number[] = [], sectors = 60) {
+    const memory = new MemoryBacking({ size: sectors * S })
+    const calls = { write: 0, flush: 0 }
+    const failing = (name: "write" | "flush", which: readonly number[]): void => {
+      if (which.includes(++calls[name])) throw new BackingError("io", "injected")
+    }
+    const data: VirtioBacking = {
+      size: memory.size, readOnly: false, pread: (buffer, offset) => memory.pread(buffer, offset), close: () => {},
+      pwrite: (buffer, offset) => (failing("write", writes), memory.pwrite(buffer, offset)), flush: () => failing("flush", flushes),
+    }
+    const disk = zonedDisk(data, sectors === 60 ? options() : { zoneSize: sectors * S })
+    const features = flushes.length > 0 ? [F.ZONED, F.INDIRECT_DESC] : FEATURES
+    const guest = new RingGuest({ backing: disk, features, disk: { writeErrors: "stop" }, machine: { ramSize: 8 << 20 } })
+    return { disk, guest }
+  }
+  async function resumed(guest: RingGuest): Promise<void> {
+    for (let left = 4; left > 0 && guest.disk.device.stoppedBy !== undefined; left--) {
+      guest.disk.device.resume()
+      await settled()
+    }
+  }
+
+  it("ZN-07 goes on with a long write where it stopped: what is written has moved the write pointer", async () => {
+    const { disk, guest } = stopping([2], [], 8192)
+    const data = pattern(0, 6144)
+    const placed = guest.place({ type: T.OUT, sector: 0, out: data })
+    guest.publish([guest.chain(placed.pieces)])
+    guest.kick()
+    await settled()
+    expect(guest.disk.device.stoppedBy).toMatchObject({ sector: 0 })
+    await resumed(guest)
+    expect(guest.reply(placed, 0).status).toBe(OK)
+    const found = new Uint8Array(data.length)
+    disk.pread(found, 0)
+    expect([Buffer.compare(found, data), disk.zones.report(0, 1)[0]?.writePointer]).toEqual([0, data.length])
+  })
+
+  it("ZN-07 ZN-08 in write-through mode flushes again; what went to a write pointer is neither written nor appended twice", async () => {
+    const { disk, guest } = stopping([], [1, 2])
+    const requests = [
+      { type: T.OUT, sector: 0, out: pattern(1, 1) }, { type: T.OUT, sector: 16, out: pattern(2, 1) },
+      { type: T.OUT, sector: 17, out: pattern(3, 1) }, { type: ZONE.APPEND, sector: 24, out: pattern(4, 1), in: 8 },
+    ]
+    const placed = requests.map((request) => guest.place(request))
+    guest.publish(placed.map(({ pieces }) => guest.chain(pieces)))
+    guest.kick()
+    await settled()
+    await resumed(guest)
+    expect(placed.map((one) => guest.reply(one, 0).status)).toEqual([OK, OK, OK, OK])
+    expect([16, 24].map((sector) => disk.zones.report(sector * S, 1)[0]?.writePointer)).toEqual([18 * S, 25 * S])
+    const last = placed[3]
+    if (last === undefined) throw new Error("nothing was placed")
+    expect(guest.reply(last, 8).data).toEqual(Uint8Array.of(24, 0, 0, 0, 0, 0, 0, 0))
+  })
+})
+
 describe("another disk in the place of a zoned one", () => {
   it("ZN-02 has the same zones while a driver uses it; after a reset the driver must know what is there then", async () => {
     const { guest } = pair()

@@ -68,8 +68,8 @@ export class BatchErrors {
     } catch (error) {
       const outcome = errors.outcomeOf(batch.slot(first), error, this.#mayStore)
       for (const index of written) {
-        // What a failed flush was about may be lost: the writes are done again as well.
-        if (outcome === WAITING) this.#keep(index)
+        // What a failed flush was about may be lost: the writes are done again as well, where that can be.
+        if (outcome === WAITING) this.#keep(index, Number.POSITIVE_INFINITY)
         else batch.slot(index).outcome = outcome
       }
       return
@@ -85,9 +85,11 @@ export class BatchErrors {
     return queue?.ring === ring && this.#wiring.device.work.open
   }
 
-  #keep(index: number): void {
+  /** `done`: bytes of the request that have been done. */
+  #keep(index: number, done = this.#batch.slot(index).done): void {
     const { queue, ring } = this.#batch
     if (queue === undefined || ring === undefined || queue.ring !== ring) return
-    this.#wiring.errors.keep(new Pending(this.#wiring, queue, ring, this.#batch.detachAlone(index)))
+    const request = this.#batch.detachAlone(index, done, this.#wiring.executor.backing.zones)
+    this.#wiring.errors.keep(new Pending(this.#wiring, queue, ring, request))
   }
 }

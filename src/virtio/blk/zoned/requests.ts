@@ -7,7 +7,7 @@ import {
 } from "../spec.ts"
 
 const { OK, IOERR, UNSUPP, ZONE_INVALID_CMD } = VIRTIO_BLK_S
-const { ZONE_APPEND, ZONE_REPORT, ZONE_OPEN, ZONE_CLOSE, ZONE_FINISH, ZONE_RESET, ZONE_RESET_ALL } = VIRTIO_BLK_T
+const { OUT, ZONE_APPEND, ZONE_REPORT, ZONE_OPEN, ZONE_CLOSE, ZONE_FINISH, ZONE_RESET, ZONE_RESET_ALL } = VIRTIO_BLK_T
 
 /** The types of requests that change a zone's state, and what the backing calls that. */
 const ACTIONS: ReadonlyMap<number, ZoneAction> = new Map([
@@ -54,6 +54,12 @@ export function zoneRefusal(request: BlkRequest, zones: Zones, { capacity, readO
     if (dataLength > most) return most === 0 ? UNSUPP : ZONE_INVALID_CMD
   }
   return sector < capacity && (sector * SECTOR_SIZE) % zones.zoneSize === 0 ? OK : ZONE_INVALID_CMD
+}
+
+/** Whether `request` may be acted upon once more: what has been written to a zone that takes writes at its write pointer only may not. */
+export function isRepeatable({ type, sector, dataLength }: BlkRequest, zones: Zones | undefined): boolean {
+  if (zones === undefined || dataLength === 0 || (type !== OUT && type !== ZONE_APPEND)) return true
+  return type === OUT && zones.report(sector * SECTOR_SIZE, 1)[0]?.type !== "sequential-required"
 }
 
 /** Asks the backing for the zones of a report, and encodes them as far as there is room. */
