@@ -20,6 +20,8 @@ export interface SavedRing {
    * Of a split ring the index of the next used entry; of a packed one the slot of the next used descriptor, and in bit 15 its wrap counter.
    */
   readonly position: number
+  /** How many used entries, or descriptors of a packed ring, in front of `position` the driver has not been told of. None when left out. */
+  readonly unpublished?: number
   /** Of a split ring: the heads of those chains. */
   readonly heads: readonly number[]
   /** Of a packed ring: those chains. A packed ring that has not been used has no such list. */
@@ -119,17 +121,23 @@ function parseSplitRing(queue: Readonly<Record<string, unknown>>, size: number):
   // States from before requests in flight could be saved have no heads.
   const heads = savedNumbers(queue["heads"] ?? [], "heads of chains", { max: 0xffff })
   if (heads.length > size) throw new Error(`saved state: ${heads.length} chains in flight in a queue of ${size}`)
-  return { position: savedNumber(queue["position"], "queue position", 0xffff), heads }
+  return { position: savedNumber(queue["position"], "queue position", 0xffff), heads, ...parseUnpublished(queue, size) }
+}
+
+function parseUnpublished(queue: Readonly<Record<string, unknown>>, size: number): Pick<SavedRing, "unpublished"> {
+  if (queue["unpublished"] === undefined) return {}
+  return { unpublished: savedNumber(queue["unpublished"], "used entries that the driver has not been told of", size) }
 }
 
 function parsePackedRing(queue: Readonly<Record<string, unknown>>, size: number): SavedRing {
   const position = savedNumber(queue["position"], "queue position", 0xffff)
   if ((position & 0x7fff) >= size) throw new Error(`saved state: slot ${position & 0x7fff} in a queue of ${size}`)
   if (queue["chains"] === undefined) return { position, heads: [] }
+  const unpublished = parseUnpublished(queue, size)
   const chains = savedList(queue["chains"], "chains").map(parseChain)
   const slots = chains.reduce((sum, { descriptors }) => sum + descriptors.length / 4, 0)
   if (slots > size) throw new Error(`saved state: ${slots} descriptors in flight in a queue of ${size}`)
-  return { position, heads: [], chains }
+  return { position, heads: [], chains, ...unpublished }
 }
 
 function parseChain(value: unknown): SavedChain {

@@ -133,8 +133,8 @@ export class Virtqueue implements Task, QueueAreas, QueueRegisters {
     }
     this.enabled = saved.enabled
     this.legacy = saved.legacy
-    const { position, heads, chains } = saved
-    this.#saved = { position, heads, ...(chains !== undefined && { chains }) }
+    const { position, heads, chains, unpublished } = saved
+    this.#saved = { position, heads, ...(chains !== undefined && { chains }), ...(unpublished !== undefined && { unpublished }) }
   }
 
   /** Chains wait that were in flight when the state was saved. */

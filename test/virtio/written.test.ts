@@ -5,6 +5,7 @@ import { describe, expect, it } from "vitest"
 import { MemoryBacking } from "../../src/backing/memory.ts"
 import { zonedDisk } from "../../src/backing/zoned/zoned-disk.ts"
 import { Rng, seedFromEnvironment } from "../support/rng.ts"
+import { it as onBothRings } from "../harness/both-rings.ts"
 import { eio, FakeDisk, settled } from "../harness/fake-disk.ts"
 import { RingGuest } from "../harness/guest.ts"
 import { pattern, ranges, type Request } from "../harness/requests.ts"
@@ -220,6 +221,32 @@ describe("an observer that does more than observe", () => {
         await finishAll(disk)
         expect([at, guest.takeUsed().map(({ id }) => id).toSorted((a, b) => a - b)]).toEqual([at, [0, 1, 2, 3, 4, 5]])
         expect([at, guest.queueIrqs() > 0]).toEqual([at, true])
+      }
+    })
+
+    const title = `PCI-36 the same, and the device moves to another machine meanwhile: what it has completed is shown there; ${kind}`
+    onBothRings(title, async () => {
+      let isOff = true
+      for (let at = 0; isOff; at++) {
+        isOff = false
+        const { guest, disk, stop } = observed(waits, (one, call) => {
+          if (call !== at) return
+          isOff = true
+          one.registers.command = 3
+        })
+        guest.kick()
+        await finishAll(disk)
+        stop()
+        const state: unknown = JSON.parse(JSON.stringify(guest.disk.function.saveState()))
+        const told = guest.queueIrqs() > 0
+        guest.machine.detachDisk(guest.disk.slot)
+        const again = guest.machine.attachDisk(disk, { slot: guest.disk.slot, withFeatures: ["RING_PACKED"] })
+        again.function.restoreState(state)
+        again.device.resume()
+        guest.registers.command = 7
+        await finishAll(disk)
+        expect([at, guest.takeUsed().map(({ id }) => id).toSorted((a, b) => a - b)]).toEqual([at, [0, 1, 2, 3, 4, 5]])
+        expect([at, told || guest.queueIrqs() > 0]).toEqual([at, true])
       }
     })
   }

@@ -52,7 +52,7 @@ export class PackedQueue implements Ring {
 
   /** `saved`: where it goes on. @throws VirtqueueError when it is not in RAM, or misaligned */
   constructor(memory: GuestMemory, areas: QueueAreas, features: RingFeatures, saved?: SavedRing) {
-    const { position, chains = [] } = saved?.chains === undefined ? { position: BEGINNING } : saved
+    const { position, chains = [], unpublished = 0 } = saved?.chains === undefined ? { position: BEGINNING } : saved
     this.#memory = memory
     this.#areas = areas
     // An integer to V8, which keeps what comes from a typed array or a register as a double: comparisons of doubles cost 3 ns each.
@@ -65,7 +65,7 @@ export class PackedQueue implements Ring {
     const inFlight = chains.reduce((sum, { descriptors }) => sum + descriptors.length / 4, 0)
     // As if other chains had been given back in front of those: what is in the ring is not theirs for sure.
     this.#usedPlace = slot
-    this.#publishedPlace = slot
+    this.#publishedPlace = slot - unpublished
     this.#availPlace = slot + inFlight
     this.descriptors.skip(inFlight)
     this.#displaced.noneAt(slot, inFlight)
@@ -86,7 +86,9 @@ export class PackedQueue implements Ring {
       id: head,
       descriptors: Array.from({ length: slots }, (_, index) => this.#descriptorAt(place + index)).flat(),
     }))
-    return { position: this.#usedPosition, heads: [], chains: [...chains, ...(this.#chainsToTake ?? [])] }
+    const unpublished = Math.min(this.#usedPlace - this.#publishedPlace, this.size)
+    const all = [...chains, ...(this.#chainsToTake ?? [])]
+    return { position: this.#usedPosition, heads: [], chains: all, ...(unpublished > 0 && { unpublished }) }
   }
 
   /** Kicks are wanted. */

@@ -53,11 +53,11 @@ export class SplitQueue implements Ring {
 
   /** `saved`: where it goes on. @throws VirtqueueError when the ring cannot be where it is said to be */
   constructor(memory: GuestMemory, areas: QueueAreas, features: RingFeatures, saved: SavedRing = { position: 0, heads: [] }) {
-    const { position, heads } = saved
+    const { position, heads, unpublished = 0 } = saved
     this.#lastAvail = (position + heads.length) & 0xffff
     this.#availIdx = this.#lastAvail
     this.#usedIdx = position
-    this.#publishedIdx = position
+    this.#publishedIdx = (position - unpublished) & 0xffff
     this.#headsToTake = heads.length > 0 ? [...heads] : undefined
     this.#inFlight = heads.length
     this.#memory = memory
@@ -82,7 +82,9 @@ export class SplitQueue implements Ring {
   }
 
   save(inFlight: readonly TakenChain[]): SavedRing {
-    return { position: this.#usedIdx, heads: [...inFlight.map(({ head }) => head), ...(this.#headsToTake ?? [])] }
+    const heads = [...inFlight.map(({ head }) => head), ...(this.#headsToTake ?? [])]
+    const unpublished = (this.#usedIdx - this.#publishedIdx) & 0xffff
+    return { position: this.#usedIdx, heads, ...(unpublished > 0 && { unpublished }) }
   }
 
   /** used.flags is 0: kicks are wanted, and with EVENT_IDX it must be ([VIRTIO] 2.7.10.1). Drivers may have left anything there. */
