@@ -59,7 +59,6 @@ describe("a throttled disk", () => {
     // A tenth of a second's worth, and the one that overdraws it.
     expect(heads.size).toBe(11)
     expect([throttle.waiting, guest.disk.device.virtio.inFlight.count]).toEqual([32, 0])
-    expect(guest.disk.device.virtio.queue(0)).toMatchObject({ ring: { inFlight: 32 } })
     for (let tenth = 1; tenth <= 18; tenth++) {
       await clock.pass(100)
       take()
