@@ -11,6 +11,7 @@ import { GuestContext, type GuestTest, temporaryFolder } from "./suite.ts"
 import { bootTests } from "./boot.ts"
 import { debianTests } from "./debian.ts"
 import { filesystemTests } from "./filesystem.ts"
+import { fioTests } from "./fio/fio.ts"
 import { hotPlugTests } from "./hot-plug.ts"
 import { httpTests } from "./http/boot.ts"
 import { ideTests } from "./ide.ts"
@@ -22,7 +23,7 @@ import { stateTests } from "./state.ts"
 
 const TESTS: readonly GuestTest[] = [
   ...linuxTests, ...filesystemTests, ...bootTests, ...debianTests, ...stateTests, ...hotPlugTests, ...rebootTests, ...mmioTests,
-  ...ideTests, ...httpTests, ...readmeTests
+  ...fioTests, ...ideTests, ...httpTests, ...readmeTests
 ]
 
 if (process.argv[2] === "--child") await child(process.argv[3] ?? "", process.argv[4] ?? "", process.argv[5] ?? "")
