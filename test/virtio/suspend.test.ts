@@ -268,4 +268,19 @@ describe("requests that wait for a throttle, or since an error has stopped the d
     await settled()
     expect([one.status, one.reply(placed, 0).status]).toEqual([SUSPENDED, OK])
   })
+
+  it("ST-15 what waited for a throttle that has been taken away while the disk was paused ends first", async () => {
+    const throttle = new Throttle({ requests: 1 }, { clock: new ManualClock() })
+    const { one } = guestOf(false, { disk: { withFeatures: ["SUSPEND"], throttle } })
+    const placed = [1, 3, 5].map((sector) => one.place(read(sector)))
+    send(one, placed)
+    void one.disk.device.pause()
+    one.disk.device.setThrottle(undefined)
+    one.status = 0x1f
+    await settled()
+    expect(one.status).toBe(UP)
+    one.disk.device.resume()
+    await settled()
+    expect([one.status, ...placed.map((each) => one.reply(each, 0).status)]).toEqual([SUSPENDED, OK, OK, OK])
+  })
 })

@@ -55,7 +55,9 @@ export class ThrottledRequests {
 
   /** The device may be at work again. */
   poke(): void {
-    if (this.#waiting.size > 0) this.#throttle?.poke()
+    if (this.#waiting.size === 0) return
+    if (this.#throttle === undefined) this.#letGo()
+    else this.#throttle.poke()
   }
 
   /** Takes out of `batch`, which has just been filled, what has to wait. */
