@@ -160,6 +160,24 @@ describe("changeBacking", () => {
     expect(Buffer.compare(fresh.cache.subarray(0, 2 << 20), pattern(5, 4096))).toBe(0)
   })
 
+  it("PCI-36 what is done and not shown when bus mastering goes off is shown after the change", async () => {
+    let completed = 0
+    const guest: RingGuest = new RingGuest({
+      backing: marked(1), features: [F.INDIRECT_DESC, F.FLUSH], disk: {
+        observer: () => {
+          if (++completed === 2) guest.disk.device.virtio.setBusMaster(false)
+        },
+      },
+    })
+    const placed = [1, 5].map((sector) => guest.place({ type: T.IN, sector, in: 512 }))
+    guest.publish(placed.map(({ pieces }) => guest.chain(pieces, { indirect: true })))
+    guest.kick()
+    await guest.disk.device.changeBacking(marked(2))
+    guest.irqs()
+    guest.disk.device.virtio.setBusMaster(true)
+    expect([guest.irqs(), guest.takeUsed().length, completed]).toEqual([[1], 2, 2])
+  })
+
   it("the later call wins over one that waits, which says so; a flush of the old disk that fails changes nothing", async () => {
     const old = slow(0)
     const guest = new RingGuest({ backing: old })
