@@ -80,3 +80,29 @@ function checkRate(who: string, limit: RateLimit): void {
     throw new RangeError(`${who}: burstSeconds must be more than 0, not ${burstSeconds}`)
   }
 }
+
+/** What a batch of requests comes to. */
+export interface Tally {
+  reads: number
+  readBytes: number
+  writes: number
+  writeBytes: number
+}
+
+/** What of `tally` the limit `name` is about. */
+export function amountOf(name: LimitName, { reads, readBytes, writes, writeBytes }: Tally): number {
+  switch (name) {
+    case "requests":
+      return reads + writes
+    case "bytes":
+      return readBytes + writeBytes
+    case "readRequests":
+      return reads
+    case "readBytes":
+      return readBytes
+    case "writeRequests":
+      return writes
+    case "writeBytes":
+      return writeBytes
+  }
+}

@@ -5,7 +5,9 @@
 import { checkMembers, checkOptions, type Rules } from "../../../options.ts"
 import { savedList, savedObject } from "../../../saved-state.ts"
 import type { Bucket } from "./bucket.ts"
-import { bucketsFor, checkLimits, LIMIT_NAMES, type LimitBuckets, type LimitName, type ThrottleLimits } from "./limits.ts"
+import {
+  amountOf, bucketsFor, checkLimits, LIMIT_NAMES, type LimitBuckets, type LimitName, type Tally, type ThrottleLimits,
+} from "./limits.ts"
 
 /** A clock and its alarm. */
 export interface ThrottleClock {
@@ -68,6 +70,7 @@ export class Throttle {
   #limits: ThrottleLimits
   #buckets: LimitBuckets
   #lanes: Readonly<Record<Direction, Lane>>
+  #all: readonly { readonly name: LimitName; readonly bucket: Bucket }[]
   readonly #clock: ThrottleClock
   /** Of two lanes that may go, the one that goes next. */
   #turn: Direction = "read"
@@ -85,6 +88,7 @@ export class Throttle {
     this.#limits = limits
     checkLimits("Throttle", limits)
     this.#buckets = bucketsFor(limits, clock.now())
+    this.#all = listed(this.#buckets)
     this.#lanes = { read: laneOf("read", this.#buckets, new Map()), write: laneOf("write", this.#buckets, new Map()) }
   }
 
@@ -99,6 +103,7 @@ export class Throttle {
     continueFrom(this.#buckets, buckets, this.#clock.now())
     this.#limits = limits
     this.#buckets = buckets
+    this.#all = listed(buckets)
     const { read, write } = this.#lanes
     this.#lanes = { read: laneOf("read", buckets, read.waiting), write: laneOf("write", buckets, write.waiting) }
     this.#setAlarm()
@@ -139,6 +144,14 @@ export class Throttle {
     }
     if (!this.#isReady(lane)) return false
     fillWith(lane, bytes)
+    return true
+  }
+
+  /** Counts all requests of a batch, if they may go at once. Returns false, with nothing counted, where each has to be asked for. */
+  admitAll(tally: Tally): boolean {
+    if (this.#waiting > 0) return false
+    for (const { name, bucket } of this.#all) if (!bucket.isReady(this.#clock) || bucket.room < amountOf(name, tally)) return false
+    for (const { name, bucket } of this.#all) bucket.take(amountOf(name, tally))
     return true
   }
 
@@ -252,6 +265,10 @@ export function throttleOf(who: string, throttle: Throttle | ThrottleLimits | un
   if (throttle === undefined || throttle instanceof Throttle) return throttle
   checkLimits(who, throttle)
   return new Throttle(throttle)
+}
+
+function listed(buckets: LimitBuckets): { readonly name: LimitName; readonly bucket: Bucket }[] {
+  return [...buckets].flatMap(([name, list]) => list.map((bucket) => ({ name, bucket })))
 }
 
 function laneOf(direction: Direction, buckets: LimitBuckets, waiting: Map<object, Set<ThrottledRequest>>): Lane {

@@ -11,6 +11,7 @@ import { rangesLength } from "../ranges.ts"
 import { type BlkRequest, changesDisk } from "../request.ts"
 import { VIRTIO_BLK_S, VIRTIO_BLK_T } from "../spec.ts"
 import type { BlkWiring } from "../wiring.ts"
+import type { Tally } from "./limits.ts"
 import type { Direction, Throttle, ThrottledRequest } from "./throttle.ts"
 
 const { OK } = VIRTIO_BLK_S
@@ -23,6 +24,7 @@ export class ThrottledRequests {
   #throttle: Throttle | undefined
   /** The requests of this device that wait. */
   readonly #waiting = new Set<ThrottledRequest>()
+  readonly #tally: Tally = { reads: 0, readBytes: 0, writes: 0, writeBytes: 0 }
 
   constructor(throttle: Throttle | undefined) {
     this.#throttle = throttle
@@ -63,7 +65,7 @@ export class ThrottledRequests {
   /** Takes out of `batch`, which has just been filled, what has to wait. */
   hold(wiring: BlkWiring, queue: Virtqueue, ring: Ring, batch: Batch): void {
     const throttle = this.#throttle
-    if (throttle === undefined) return
+    if (throttle === undefined || throttle.admitAll(this.#count(batch))) return
     for (let index = 0; index < batch.taken; index++) {
       const request = batch.slot(index)
       const direction = directionOf(request)
@@ -73,6 +75,23 @@ export class ThrottledRequests {
       const pending = new Pending(wiring, queue, ring, batch.detachAlone(index))
       this.#wait(wiring, pending, direction, bytes)
     }
+  }
+
+  #count(batch: Batch): Tally {
+    const tally = this.#tally
+    tally.reads = tally.readBytes = tally.writes = tally.writeBytes = 0
+    for (let index = 0; index < batch.taken; index++) {
+      const request = batch.slot(index)
+      if (request.outcome !== OK) continue
+      if (request.type === IN) {
+        tally.reads++
+        tally.readBytes += request.dataLength
+      } else if (changesDisk(request)) {
+        tally.writes++
+        tally.writeBytes += bytesOf(request)
+      }
+    }
+    return tally
   }
 
   /** There is no throttle any more. */
