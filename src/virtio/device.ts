@@ -207,17 +207,17 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
   }
 
   /**
-   * Forgets what the backing has been called for, and calls `act`; then requests in flight are taken again, from the same chains. Resolves
-   * when the calls have been answered: they do not hold up the device, whatever they change.
+   * Forgets what the backing has been called for, and calls `act`; then requests in flight are taken again, from the same chains, see
+   * `Virtqueue.takeAgain`. Resolves when the calls have been answered: they do not hold up the device, whatever they change.
    */
-  takeAgain(act: () => void): Promise<void> {
+  takeAgain(act: () => void, how: { readonly anew: boolean }): Promise<void> {
     this.changes++
     for (const queue of this.queues) {
       const { ring } = queue
       if (ring === undefined) continue
       // A turn may be under way, with requests that have been completed and not been shown.
       this.publish(queue, ring)
-      if (queue.ring === ring) queue.takeAgain(this.chains(queue))
+      if (queue.ring === ring) queue.takeAgain(this.chains(queue), how)
     }
     this.#forgetDead()
     const old = this.inFlight

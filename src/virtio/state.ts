@@ -24,6 +24,8 @@ export interface SavedRing {
   readonly unpublished?: number
   /** Of a split ring: the heads of those chains. */
   readonly heads: readonly number[]
+  /** In order: those of these chains that are done, and wait for others in front of them, by their index, with their used length. */
+  readonly held?: readonly (readonly [index: number, length: number])[]
   /** Of a packed ring: those chains. A packed ring that has not been used has no such list. */
   readonly chains?: readonly SavedChain[]
 }
@@ -106,6 +108,7 @@ function parseQueue(value: unknown, { maxSize, packed }: { readonly maxSize: num
   const queue = savedObject(value, "queue")
   const size = savedNumber(queue["size"], "queue size", Math.min(maxSize, VIRTQ_MAX_SIZE))
   if (size < 1 || (!packed && (size & (size - 1)) !== 0)) throw new Error(`saved state: queue size ${size} is not a power of two`)
+  const ring = packed ? parsePackedRing(queue, size) : parseSplitRing(queue, size)
   return {
     size,
     enabled: queue["enabled"] === true,
@@ -113,8 +116,16 @@ function parseQueue(value: unknown, { maxSize, packed }: { readonly maxSize: num
     descriptorTable: parseAddress(queue["descriptorTable"], "descriptorTable"),
     availRing: parseAddress(queue["availRing"], "availRing"),
     usedRing: parseAddress(queue["usedRing"], "usedRing"),
-    ...(packed ? parsePackedRing(queue, size) : parseSplitRing(queue, size)),
+    ...ring,
+    ...(queue["held"] !== undefined && { held: parseHeld(queue["held"], ring.heads.length + (ring.chains?.length ?? 0)) }),
   }
+}
+
+function parseHeld(value: unknown, chains: number): (readonly [index: number, length: number])[] {
+  return savedList(value, "chains that are done").map((item) => {
+    const [index = 0, length = 0] = savedNumbers(item, "chain that is done", { length: 2 })
+    return [savedNumber(index, "index of a chain that is done", chains - 1), length] as const
+  })
 }
 
 function parseSplitRing(queue: Readonly<Record<string, unknown>>, size: number): SavedRing {

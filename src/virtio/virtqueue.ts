@@ -99,7 +99,7 @@ export class Virtqueue implements Task, QueueAreas, QueueRegisters {
     const plain = features.packed
       ? new PackedQueue(memory, areas, features, this.#saved)
       : new SplitQueue(memory, areas, features, this.#saved)
-    const ring = features.inOrder ? new InOrderRing(plain, features) : plain
+    const ring = features.inOrder ? new InOrderRing(plain, features, this.#saved?.held) : plain
     this.ring = ring
     ring.initialiseFlags()
     return ring
@@ -133,8 +133,11 @@ export class Virtqueue implements Task, QueueAreas, QueueRegisters {
     }
     this.enabled = saved.enabled
     this.legacy = saved.legacy
-    const { position, heads, chains, unpublished } = saved
-    this.#saved = { position, heads, ...(chains !== undefined && { chains }), ...(unpublished !== undefined && { unpublished }) }
+    const { position, heads, chains, unpublished, held } = saved
+    this.#saved = {
+      position, heads, ...(chains !== undefined && { chains }), ...(unpublished !== undefined && { unpublished }),
+      ...(held !== undefined && { held }),
+    }
   }
 
   /** Chains wait that were in flight when the state was saved. */
@@ -147,9 +150,13 @@ export class Virtqueue implements Task, QueueAreas, QueueRegisters {
     return this.#server.negotiation.isNegotiated(VIRTIO_F.RING_PACKED)
   }
 
-  /** Ends the life of the ring, and begins another where it stands: its requests in flight, are taken again. */
-  takeAgain(inFlight: readonly TakenChain[]): void {
-    this.restore(this.save(inFlight))
+  /**
+   * Ends the life of the ring, and begins another where it stands: its requests in flight are taken again. `anew`: those that are done
+   * too, which wait for others because of their order.
+   */
+  takeAgain(inFlight: readonly TakenChain[], { anew }: { readonly anew: boolean }): void {
+    const { held = [], ...saved } = this.save(inFlight)
+    this.restore(anew || held.length === 0 ? saved : { ...saved, held })
     this.ring = undefined
   }
 

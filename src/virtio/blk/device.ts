@@ -163,7 +163,7 @@ export class VirtioBlk implements ServedDisk {
     checkOptions("VirtioBlk.changeBacking", options, CHANGE_BACKING_RULES)
     this.#checkAbilities(backing)
     this.#supersede()
-    if (options.atOnce === true) return this.virtio.takeAgain(() => this.#replace(backing))
+    if (options.atOnce === true) return this.virtio.takeAgain(() => this.#replace(backing), { anew: true })
     let isSuperseded = false
     const superseded = new Promise<void>((resolve) => {
       this.#supersede = () => resolve(void (isSuperseded = true))
@@ -174,7 +174,7 @@ export class VirtioBlk implements ServedDisk {
       if (isSuperseded) throw new Error("changeBacking was called again before this call had taken effect")
       // The guest may have negotiated meanwhile.
       this.#checkAbilities(backing)
-      void this.virtio.takeAgain(() => this.#replace(backing))
+      void this.virtio.takeAgain(() => this.#replace(backing), { anew: false })
     })
   }
 

@@ -25,10 +25,15 @@ export class InOrderRing implements Ring {
   readonly #held = new Map<number, HeldChain>()
   /** Chains taken from a split ring, which leaves `place` alone. */
   #taken = 0
+  /** See `SavedRing.held`: lengths by the index of their chain, and how many of the saved chains have been taken again. */
+  readonly #savedHeld: ReadonlyMap<number, number>
+  #takenAgain = 0
 
-  constructor(ring: Ring, { packed }: RingFeatures) {
+  /** `held`: those of a saved ring. */
+  constructor(ring: Ring, { packed }: RingFeatures, held: SavedRing["held"] = []) {
     this.#ring = ring
     this.#isPacked = packed
+    this.#savedHeld = new Map(held)
   }
 
   get size(): number {
@@ -59,11 +64,21 @@ export class InOrderRing implements Ring {
     this.#ring.initialiseFlags()
   }
 
-  /** Those that are done with and wait are in flight for the driver: they are done again. */
+  /** Those that are done with and wait are in flight for the driver, and are not to be done again: a zone would be appended to twice. */
   save(inFlight: readonly TakenChain[]): SavedRing {
     const byPlace = new Map(inFlight.map((chain) => [chain.place, chain]))
-    const chains = this.#order.slice(this.#first).map((place) => byPlace.get(place) ?? this.#held.get(place))
-    return this.#ring.save(chains.filter((chain) => chain !== undefined))
+    const chains: TakenChain[] = []
+    const held: (readonly [index: number, length: number])[] = []
+    for (const place of this.#order.slice(this.#first)) {
+      const done = this.#held.get(place)
+      const chain = done ?? byPlace.get(place)
+      if (done !== undefined) held.push([chains.length, done.length])
+      if (chain !== undefined) chains.push(chain)
+    }
+    for (const [index, length] of this.#savedHeld) {
+      if (index >= this.#takenAgain) held.push([chains.length + index - this.#takenAgain, length])
+    }
+    return { ...this.#ring.save(chains), ...(held.length > 0 && { held }) }
   }
 
   refresh(): void {
@@ -75,9 +90,15 @@ export class InOrderRing implements Ring {
   }
 
   pop(chain: DescriptorChain): boolean {
-    if (!this.#ring.pop(chain)) return false
-    this.#remember(chain)
-    return true
+    for (;;) {
+      const isSaved = this.#ring.hasSaved
+      if (!this.#ring.pop(chain)) return false
+      this.#remember(chain)
+      const length = isSaved ? this.#savedHeld.get(this.#takenAgain++) : undefined
+      if (length === undefined) return true
+      chain.segments.clear()
+      this.addUsed(chain, length)
+    }
   }
 
   nextHead(): number | undefined {

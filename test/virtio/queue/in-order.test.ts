@@ -1,9 +1,13 @@
 /** IN_ORDER on both kinds of ring: whatever the disk does, chains come back in the order in which they were made available. */
 import { describe, expect, it } from "vitest"
+import { MemoryBacking } from "../../../src/backing/memory.ts"
+import { zonedDisk } from "../../../src/backing/zoned/zoned-disk.ts"
+import { Throttle } from "../../../src/virtio/blk/throttling/throttle.ts"
 import { eio, FakeDisk, settled } from "../../harness/fake-disk.ts"
 import { type Placed, RingGuest, type RingGuestOptions } from "../../harness/guest.ts"
 import { pattern } from "../../harness/requests.ts"
-import { F, IOERR, mask, OK, T, VERSION_1 } from "../../harness/words.ts"
+import { F, IOERR, mask, OK, T, VERSION_1, ZONE } from "../../harness/words.ts"
+import { ManualClock } from "../blk/throttling/manual-clock.ts"
 import { Rng, seedFromEnvironment } from "../../support/rng.ts"
 
 const SECTORS = 2048
@@ -151,5 +155,53 @@ describe("IN_ORDER", () => {
     expect(one.modern.negotiate(VERSION_1 | mask(F.IN_ORDER))).toBe(true)
     const legacy = new RingGuest({ backing: new FakeDisk(), legacy: true, disk: { withFeatures: ["IN_ORDER"] } })
     expect(legacy.offers(F.IN_ORDER)).toBe(false)
+  })
+})
+
+describe.each(RINGS)("a $ring ring in order, saved while what is done waits for what is throttled", ({ packed }) => {
+  const S = 512
+  function held() {
+    const clock = new ManualClock()
+    const zoned = zonedDisk(new MemoryBacking({ size: 64 * S }), { zoneSize: 8 * S })
+    const throttle = new Throttle({ readRequests: 1 }, { clock })
+    const { one } = pair(packed, {
+      backing: zoned, features: [F.IN_ORDER, F.ZONED, F.INDIRECT_DESC],
+      disk: { withFeatures: [...(packed ? (["RING_PACKED"] as const) : []), "IN_ORDER"], throttle },
+    })
+    const append = { type: ZONE.APPEND, sector: 8, out: pattern(1, 1), in: 8 }
+    const requests = [read(0), append, read(2), { type: T.OUT, sector: 16, out: pattern(2, 1) }, append, { type: T.OUT, sector: 0 }]
+    const placed = [read(1), ...requests].map((request) => one.place(request))
+    const ids = send(one, placed)
+    const isDone = (): void => {
+      expect(one.takeUsed().map(({ id }) => id)).toEqual(ids)
+      expect(placed.map((each) => one.reply(each, 0).status)).toEqual(ids.map(() => OK))
+      expect([8, 16].map((sector) => zoned.zones.report(sector * S, 1)[0]?.writePointer)).toEqual([10 * S, 17 * S])
+    }
+    return { clock, zoned, throttle, one, isDone }
+  }
+
+  it("FT-15 ZN-08 another disk in its place: what is done is not done again", async () => {
+    const { clock, zoned, one, isDone } = held()
+    for (let changes = 0; changes < 3; changes++) await one.disk.device.changeBacking(zoned)
+    await clock.pass(1500)
+    await one.disk.device.changeBacking(zoned)
+    await clock.pass(3000)
+    isDone()
+  })
+
+  it("FT-15 ZN-08 a restored state: what is done is not done again, and a state that cannot be is refused", async () => {
+    const { clock, one, isDone } = held()
+    await one.disk.device.pause()
+    for (let moves = 0; moves < 2; moves++) {
+      const state: unknown = JSON.parse(JSON.stringify(one.disk.device.virtio.saveState()))
+      one.disk.device.virtio.restoreState(state)
+    }
+    const wrong = JSON.stringify(one.disk.device.virtio.saveState())
+    expect(wrong).toContain('"held":[[1,')
+    expect(() => one.disk.device.virtio.restoreState(JSON.parse(wrong.replace('"held":[[1,', '"held":[[7,')))).toThrow("index of a chain")
+    one.disk.device.virtio.restoreState(JSON.parse(wrong))
+    one.disk.device.resume()
+    await clock.pass(5000)
+    isDone()
   })
 })
