@@ -124,8 +124,11 @@ export class ZonedDisk implements VirtioBacking {
     try {
       if (!this.readOnly) this.flush()
     } finally {
-      void this.#data.close()
-      this.#store?.close()
+      try {
+        void this.#data.close()
+      } finally {
+        this.#store?.close()
+      }
     }
   }
 

@@ -238,6 +238,22 @@ describe("zones in a file", () => {
     expect(read(disk, 8 * S, 2 * S)).toEqual(data)
   })
 
+  it("closing closes both files, whatever fails", () => {
+    for (const failing of ["flush", "close"] as const) {
+      const closed: string[] = []
+      const side = new MemoryFile()
+      createSideFile(side, zoneShape("test", SIZE, ZONES))
+      const { table } = openSideFile(side, SIZE)
+      const fail = (name: string): void => {
+        closed.push(name)
+        if (name === failing) throw new BackingError("io", "injected")
+      }
+      const data = Object.assign(new MemoryBacking({ size: SIZE }), { flush: () => fail("flush"), close: () => fail("close") })
+      const disk = new ZonedDisk(data, table, { save: () => {}, close: () => fail("store") })
+      expect([codeOf(() => disk.close()), closed]).toEqual(["io", ["flush", "close", "store"]])
+    }
+  })
+
   it("a change that could not be kept does not come true with that of another zone", () => {
     for (const action of ["reset", "finish"] as const) {
       const side = new FailingFile(new MemoryFile(), undefined)
