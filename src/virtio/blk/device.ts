@@ -24,6 +24,7 @@ import type { ThrottleLimits } from "./throttling/limits.ts"
 import { type Throttle, throttleOf } from "./throttling/throttle.ts"
 import { type BlkStatistics, emptyStatistics } from "./statistics.ts"
 import { ZonedConfig } from "./zoned/config.ts"
+import { checkNoneHalfDone } from "./zoned/half-done.ts"
 
 /** Options of `VirtioBlk.changeBacking`. */
 export interface ChangeBackingOptions {
@@ -174,6 +175,7 @@ export class VirtioBlk implements ServedDisk {
       if (isSuperseded) throw new Error("changeBacking was called again before this call had taken effect")
       // The guest may have negotiated meanwhile.
       this.#checkAbilities(backing)
+      checkNoneHalfDone(this.virtio, this.zones)
       void this.virtio.takeAgain(() => this.#replace(backing), { anew: false })
     })
   }
@@ -218,6 +220,7 @@ export class VirtioBlk implements ServedDisk {
   }
 
   saveState(): SavedDisk {
+    checkNoneHalfDone(this.virtio, this.zones)
     const offersReadOnly = hasBit(this.virtio.negotiation.offered, VIRTIO_BLK_F.RO)
     return { version: this.backing.version?.(), readOnly: this.#isMadeReadOnly, offersReadOnly, throttle: this.throttle?.saveState() }
   }

@@ -519,6 +519,9 @@ describe("a zoned disk that stops at an error", () => {
     guest.kick()
     await settled()
     expect(guest.disk.device.stoppedBy).toMatchObject({ sector: 0 })
+    // Done from its beginning it would fail.
+    expect(() => guest.disk.device.virtio.saveState()).toThrow("a write to a zone of the disk is half done")
+    await expect(guest.disk.device.changeBacking(disk)).rejects.toThrow("a write to a zone of the disk is half done")
     await resumed(guest)
     expect(guest.reply(placed, 0).status).toBe(OK)
     const found = new Uint8Array(data.length)
@@ -536,7 +539,9 @@ describe("a zoned disk that stops at an error", () => {
     guest.publish(placed.map(({ pieces }) => guest.chain(pieces)))
     guest.kick()
     await settled()
+    expect(() => guest.disk.device.virtio.saveState()).toThrow("half done")
     await resumed(guest)
+    expect(() => guest.disk.device.virtio.saveState()).not.toThrow()
     expect(placed.map((one) => guest.reply(one, 0).status)).toEqual([OK, OK, OK, OK])
     expect([16, 24].map((sector) => disk.zones.report(sector * S, 1)[0]?.writePointer)).toEqual([18 * S, 25 * S])
     const last = placed[3]
