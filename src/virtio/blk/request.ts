@@ -202,7 +202,13 @@ function eachPiece(run: SegmentRun, length: number, use: (view: Uint8Array, done
   }
 }
 
-/** Relocates the requests from `first` to before `end`. @throws VirtqueueError when what one of them needs is gone */
+/**
+ * Relocates the requests from `first` to before `end`. One that waits is relocated by whoever keeps it: in its place is a request that was
+ * never filled, which lies nowhere. @throws VirtqueueError when what one of them needs is gone
+ */
 export function relocateAll(requests: readonly BlkRequest[], first: number, end: number, memory: GuestMemory): void {
-  for (let index = first; index < end; index++) requests[index]?.relocate(memory)
+  for (let index = first; index < end; index++) {
+    const request = requests[index]
+    if (request !== undefined && request.outcome !== WAITING) request.relocate(memory)
+  }
 }

@@ -1,5 +1,5 @@
 /** A disk whose guest is throttled: what waits, what passes it, and what happens to it when the device's life changes. */
-import { describe, expect, it } from "vitest"
+import { describe, expect, it, vi } from "vitest"
 import { Throttle, type ThrottleLimits, type VirtioBlkOptions } from "../../../../src/index.ts"
 import { FakeDisk, settled } from "../../../harness/fake-disk.ts"
 import { type Placed, RingGuest, type RingGuestOptions } from "../../../harness/guest.ts"
@@ -8,6 +8,11 @@ import { F, OK, T, UNTOUCHED } from "../../../harness/words.ts"
 import { ManualClock } from "./manual-clock.ts"
 
 const SECTORS = 2048
+
+/** The type is in the DOM's library only. */
+declare const WebAssembly: {
+  readonly Memory: new (limits: { initial: number; maximum: number }) => { readonly buffer: ArrayBuffer; grow(pages: number): number },
+}
 
 interface Throttled {
   readonly clock: ManualClock
@@ -290,6 +295,26 @@ describe("while requests wait", () => {
     )
     guest.machine.detachDisk(guest.disk.slot)
     expect(guest.disk.device.throttle?.waiting).toBe(0)
+  })
+
+  it("RAM that does not begin at 0 is replaced in the middle of a batch: the batch goes on without the requests that wait", async () => {
+    const memory = new WebAssembly.Memory({ initial: 256, maximum: 260 })
+    const { clock, guest, disk } = throttled({ requests: 1000 }, { machine: { memory } })
+    // Each call takes so long that the turn is over in the middle of the batch.
+    let now = 1000
+    const time = vi.spyOn(performance, "now").mockImplementation(() => now)
+    disk.failing = () => void (now += 5)
+    const placed = send(guest, reads(120))
+    time.mockRestore()
+    expect(guest.usedIdx()).toBeLessThan(100)
+    const ram = guest.disk.device.virtio.memory
+    const regionOf = ram.region.bind(ram)
+    const regions = vi.spyOn(ram, "region").mockImplementation((address) => (address < 0x1000 ? undefined : regionOf(address)))
+    memory.grow(1)
+    await settled()
+    await clock.pass(20)
+    regions.mockRestore()
+    expect([guest.status & 0x40, done(guest, placed)]).toEqual([0, 120])
   })
 
   it("memory is bounded, however many queues a guest fills", () => {
