@@ -4,6 +4,7 @@ import type { AsyncImageFile } from "./async-image-file.ts"
 import { BackingError } from "./backing.ts"
 import type { ImageFile } from "./image-file.ts"
 import { MemoryFile } from "./memory-file.ts"
+import { refuseUnwritable } from "./paging/examine-source.ts"
 import { CREATE_QCOW2_RULES, createQcow2, type CreateQcow2Options } from "./qcow2/create.ts"
 
 /** Options of `createDisk`: those of a new qcow2 image. */
@@ -30,7 +31,7 @@ const LONGEST_REMAINDER = 1 << 26
  * Writes a new qcow2 image into `file`, which stays open and the caller's. The header comes last: a creation that is interrupted leaves no
  * image, and can be repeated with the same options. Resolves to whether an image was made.
  * @throws BackingError (as a rejection) `invalid-argument` for options that contradict each other; `exists` when the file holds something,
- * and `overwrite` is not set; `no-space` for a file of fixed size that is too small; what the file rejects with
+ * and `overwrite` is not set; `no-space` for a file that is too small and cannot grow; what the file rejects with
  * @throws TypeError (as a rejection) for wrong arguments
  */
 export async function createDisk(file: AsyncImageFile | ImageFile, options: CreateDiskOptions): Promise<boolean> {
@@ -41,16 +42,27 @@ export async function createDisk(file: AsyncImageFile | ImageFile, options: Crea
     new BackingError(code, message, { path: file.path })
   if (onlyIfEmpty && overwrite) throw refusal("invalid-argument", "onlyIfEmpty and overwrite exclude each other")
   if (file.readOnly) throw refusal("read-only", "the file is open read-only, so no image can be made in it")
+  refuseUnwritable(file)
   const image = new Draft({ path: file.path })
   createQcow2(image, qcow2)
   if (!overwrite && !(await isRemainder(file, image))) {
     if (onlyIfEmpty) return false
     throw refusal("exists", "the file is not empty; choose another one, or set overwrite if what it holds may be lost")
   }
+  await refuseTooSmall(file, image.size())
   const hasFixedSize = !(await isEmptied(file))
   if (hasFixedSize) await clear(file, image.size())
   for (const step of image.steps) if (!hasFixedSize || step.kind !== "truncate") await step.repeat(file)
   return true
+}
+
+/** Before anything that the file holds is lost. @throws BackingError `no-space` (as a rejection) */
+async function refuseTooSmall(file: AsyncImageFile | ImageFile, length: number): Promise<void> {
+  // Only then `largestSize` is known.
+  await file.size()
+  const { path, largestSize = Number.POSITIVE_INFINITY } = file
+  if (length <= largestSize) return
+  throw new BackingError("no-space", `the image takes ${length} bytes, and the file can have ${largestSize} at most`, { path })
 }
 
 /** Cuts off all that the file holds. Resolves to false for one whose size cannot be changed. */

@@ -185,6 +185,22 @@ describe("with overwrite", () => {
     expect(isSame(file, before)).toBe(true)
   })
 
+  it("a file that cannot grow enough is left alone", async () => {
+    const file = MemoryFile.from(new Rng(13).bytes(10_000), { largestSize: 12_000 })
+    const before = file.bytes()
+    await expect(createDisk(file, over)).rejects.toMatchObject({ code: "no-space" })
+    expect(isSame(file, before)).toBe(true)
+  })
+
+  it.each([
+    "write", "truncate", "sync",
+  ])("a file without %s is refused, and left alone: an image over what it holds would be wrong", async (name) => {
+    const file = garbage()
+    const late = Object.assign(new LateFile(file, new Rng(15)), { [name]: undefined })
+    await expect(createDisk(late, over)).rejects.toThrow(new RegExp(`but has no ${name}`))
+    expect(isSame(file, garbage().bytes())).toBe(true)
+  })
+
   it("onlyIfEmpty contradicts it", async () => {
     await expect(createDisk(new MemoryFile(), { ...over, onlyIfEmpty: true })).rejects.toMatchObject({ code: "invalid-argument" })
   })

@@ -10,11 +10,7 @@ import { sourceError } from "./source-error.ts"
  * `largestSize` that is none
  */
 export async function examineSource(source: AsyncImageFile, { isWritten }: { readonly isWritten: boolean }): Promise<number> {
-  const missing = isWritten ? (["write", "truncate", "sync"] as const).find((name) => source[name] === undefined) : undefined
-  if (missing !== undefined) {
-    const remedy = "it must be readOnly, or have write, truncate and sync: see the interface AsyncImageFile"
-    throw new TypeError(`${source.path}: the file is not readOnly, but has no ${missing}; ${remedy}`)
-  }
+  if (isWritten) refuseUnwritable(source)
   const { preferredRead = 1 } = source
   if (!Number.isSafeInteger(preferredRead) || preferredRead <= 0) {
     throw new TypeError(`${source.path}: preferredRead of the file is ${preferredRead}; it must be a number of bytes, 1 or more`)
@@ -26,6 +22,14 @@ export async function examineSource(source: AsyncImageFile, { isWritten }: { rea
   }
   if (Number.isSafeInteger(size) && size >= 0) return size
   throw new BackingError("io", `its source says that it has ${String(size)} bytes`, { path: source.path })
+}
+
+/** @throws TypeError for a file that is to be written and lacks a method: what is written would get lost */
+export function refuseUnwritable(file: Pick<AsyncImageFile, "path"> & Partial<Record<"write" | "truncate" | "sync", unknown>>): void {
+  const missing = (["write", "truncate", "sync"] as const).find((name) => file[name] === undefined)
+  if (missing === undefined) return
+  const remedy = "it must be readOnly, or have write, truncate and sync: see the interface AsyncImageFile"
+  throw new TypeError(`${file.path}: the file is not readOnly, but has no ${missing}; ${remedy}`)
 }
 
 async function sizeOf(source: AsyncImageFile): Promise<number> {
