@@ -24,6 +24,9 @@ export interface SavableDevice {
   /** Nothing is in flight. */
   readonly isIdle: boolean
   readonly inFlight: { readonly count: number; readonly calls: number }
+  readonly suspension: { readonly hasChanges: boolean }
+  /** Tells the driver of a change of the configuration space, once it is not suspended. */
+  configChanged(): void
   /** Makes the used entries of `ring` visible. */
   publish(queue: Virtqueue, ring: Ring): void
   reset(): void
@@ -51,6 +54,7 @@ export function saveDevice(device: SavableDevice, handler: SavedHandler, options
     generation: config.readGeneration(),
     queues: device.queues.map((queue) => queue.save(device.chains(queue))),
     config: config.bytes(),
+    ...(device.suspension.hasChanges && { configChanges: true }),
     own: handler.saveState?.(),
   }
 }
@@ -77,6 +81,7 @@ export function restoreDevice(device: SavableDevice, handler: SavedHandler, save
   config.restoreGeneration(state.generation)
   restoreOwn?.()
   handler.restoreConfig(Uint8Array.from(state.config))
+  if (state.configChanges === true) device.configChanged()
   // The driver has been told, by an interrupt that the transport has saved.
   if ((state.status & DEVICE_NEEDS_RESET) !== 0) device.stop(new VirtqueueError("it was broken when its state was saved"))
 }

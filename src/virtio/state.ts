@@ -49,6 +49,8 @@ export interface VirtioDeviceState {
   readonly queues: readonly SavedQueue[]
   /** The device configuration space. */
   readonly config: readonly number[]
+  /** The device is suspended, and the driver is to be told of a change of the configuration space when it goes on. */
+  readonly configChanges?: boolean
   /** The device type's own. */
   readonly own?: unknown
 }
@@ -93,6 +95,7 @@ export function parseDeviceState(value: unknown, shape: DeviceShape): VirtioDevi
     generation: savedNumber(state["generation"], "configuration generation", 0xff),
     queues: savedList(state["queues"], "queues", shape.queues).map((queue) => parseQueue(queue, { maxSize: shape.queueSize, packed })),
     config: savedNumbers(state["config"], "configuration", { length: shape.configSize, max: 0xff }),
+    configChanges: state["configChanges"] === true,
     own: state["own"],
   }
 }

@@ -55,6 +55,11 @@ export class Suspension {
     else act()
   }
 
+  /** Changes of the configuration space wait, of which the driver is to be told. */
+  get hasChanges(): boolean {
+    return this.#changes.length > 0
+  }
+
   /** The device may not be suspended any more: makes the changes that have waited. */
   ended(): void {
     if (this.#changes.length === 0 || this.#device.negotiation.isSuspended) return

@@ -283,4 +283,19 @@ describe("requests that wait for a throttle, or since an error has stopped the d
     await settled()
     expect([one.status, ...placed.map((each) => one.reply(each, 0).status)]).toEqual([SUSPENDED, OK, OK, OK])
   })
+
+  it("ST-15 state saved while suspended holds a change that waits: another disk of its size is told of after the restore", async () => {
+    const { one } = guestOf()
+    one.status = 0x1f
+    await one.disk.device.changeBacking(new FakeDisk({ content: pattern(0, 2048, 5) }))
+    for (let moves = 0; moves < 2; moves++) {
+      const state = JSON.parse(JSON.stringify(one.disk.function.saveState())) as unknown
+      one.status = 0
+      one.disk.function.restoreState(state, { image: "any" })
+    }
+    one.disk.device.resume()
+    expect([one.status, one.irqs()]).toEqual([SUSPENDED, []])
+    one.status = 0x0f
+    expect([one.status, one.irqs()]).toEqual([UP, [CONFIG_IRQ]])
+  })
 })
