@@ -176,6 +176,14 @@ describe("a large write", () => {
     expect(Buffer.compare(server.content.subarray(MiB, 2 * MiB), data.subarray(0, MiB))).toBe(0)
     expect(server.content.subarray(0, MiB).every((byte) => byte === 0)).toBe(true)
   })
+
+  it("that succeeds before the server has all of it breaks the protocol: its memory is still being sent from", async () => {
+    const { disk, server } = await openNew({ size: 4 * MiB, structured: false })
+    server.refuseEarly = () => 0
+    await expect(disk.pwrite(new Uint8Array(2 * MiB).fill(0x25), 0)).rejects.toMatchObject({
+      code: "io", message: expect.stringContaining("succeeded before"),
+    })
+  })
 })
 
 describe("answers", () => {

@@ -122,12 +122,17 @@ export class Connection implements WireReader, ReplySink {
   }
 
   completed(cookieLow: number, command: Command): void {
-    // A server may refuse a write before it has all of it: it reads the rest all the same.
-    if (this.#outbox.isInside(command)) this.#wire.write(this.#outbox.take(Number.POSITIVE_INFINITY, this.#begin))
+    if (this.#outbox.isInside(command)) this.#sendRest(command)
     this.#slots[cookieLow] = undefined
     this.#free.push(cookieLow)
     this.payload -= command.payload
     this.#owner.answered(command)
+  }
+
+  /** A server may refuse a write before it has all of it: it reads the rest all the same. */
+  #sendRest(command: Command): void {
+    if (command.error === undefined) throw new NbdProtocolError("a write succeeded before all of it was sent")
+    this.#wire.write(this.#outbox.take(Number.POSITIVE_INFINITY, this.#begin))
   }
 
   readonly #write = (): void => {
