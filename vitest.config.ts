@@ -6,11 +6,13 @@ import { defineConfig } from "vitest/config"
 const ALONE = ["test/backing/host/host-file.test.ts", "test/virtio/later.test.ts"]
 /**
  * What takes longer, `npm run test:long`: cut-off and damaged images, hostile peers, locks between processes, other people's programs,
- * every call of a backing turned against the device.
+ * every call of a backing turned against the device, state saved at every point of a run, many requests.
  */
 const LONG = [
   "test/crash/**/*.test.ts", "test/fuzz/**/*.test.ts", "test/interop/**/*.test.ts", "test/backing/host/image-lock.test.ts",
-  "test/backing/paging/random.test.ts", "test/virtio/blk/calls-back.test.ts",
+  "test/backing/paging/random.test.ts", "test/virtio/blk/calls-back.test.ts", "test/virtio/every-point.test.ts", "test/virtio/many.test.ts",
+  "test/virtio/blk/slices.test.ts", "test/vmm/random-disk.test.ts", "test/backing/nbd/reconnect.test.ts",
+  "test/backing/nbd/server/load.test.ts",
 ]
 
 export default defineConfig({
