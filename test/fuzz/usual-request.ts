@@ -3,7 +3,7 @@
  * another thread changes between two reads.
  */
 import { BlkRequest, parseRequest } from "../../src/virtio/blk/request.ts"
-import { readUsual } from "../../src/virtio/blk/usual-request.ts"
+import { readUsual } from "../../src/virtio/blk/usual/split-request.ts"
 import { type GuestMemory, RamRegion } from "../../src/virtio/guest-memory.ts"
 import { DescriptorChain, SegmentList } from "../../src/virtio/queue/descriptor-chain.ts"
 import { DescriptorTable } from "../../src/virtio/queue/descriptor-table.ts"

@@ -15,7 +15,7 @@ import { BlkRequest, parseRequest, relocateAll, type RequestLimits } from "./req
 import { rangesLength } from "./ranges.ts"
 import { COMMAND_TOTAL, isCommand } from "./commands.ts"
 import { isRepeatable } from "./zoned/requests.ts"
-import { readUsual } from "./usual-request.ts"
+import { readUsual } from "./usual/split-request.ts"
 import { readUsualPacked } from "./usual/packed-request.ts"
 import { type BlkStatus, SECTOR_SIZE, VIRTIO_BLK_S, VIRTIO_BLK_T } from "./spec.ts"
 

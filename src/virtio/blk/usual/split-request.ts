@@ -5,10 +5,10 @@
  *
  * RAM may change while it is read: every word is read once.
  */
-import type { DescriptorTable } from "../queue/descriptor-table.ts"
-import { VIRTQ_DESC_F, VIRTQ_DESC_SIZE } from "../spec.ts"
-import type { BlkRequest } from "./request.ts"
-import { HEADER_SIZE, VIRTIO_BLK_S, VIRTIO_BLK_T } from "./spec.ts"
+import type { DescriptorTable } from "../../queue/descriptor-table.ts"
+import { VIRTQ_DESC_F, VIRTQ_DESC_SIZE } from "../../spec.ts"
+import type { BlkRequest } from "../request.ts"
+import { HEADER_SIZE, VIRTIO_BLK_S, VIRTIO_BLK_T } from "../spec.ts"
 
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
 const { NEXT, WRITE, INDIRECT } = VIRTQ_DESC_F
