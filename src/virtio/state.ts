@@ -59,7 +59,8 @@ export interface VirtioDeviceState {
 export interface SaveOptions {
   /**
    * "again": requests in flight are saved as not done, and are done again where the state is restored, which nobody may do before the disk
-   * has answered them here. Left out: saving a device that has some is an error.
+   * has answered them here. An append to a zone that the disk has done without an answer is then done twice. Left out: saving a device that
+   * has some is an error.
    */
   readonly inFlight?: "again"
 }

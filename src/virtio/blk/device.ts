@@ -30,8 +30,9 @@ import { checkNoneHalfDone } from "./zoned/half-done.ts"
 export interface ChangeBackingOptions {
   /**
    * True: the change takes place before the call returns. Requests in flight are done again on the new disk, and nobody waits for the old
-   * one, which may be dead; make sure that a write that it still does cannot reach what the new disk stands on. Default false: requests
-   * in flight end on the old disk, which is then flushed.
+   * one, which may be dead; make sure that a write that it still does cannot reach what the new disk stands on. On a zoned disk an append
+   * that the old one has done without an answer is then done twice. Default false: requests in flight end on the old disk, which is then
+   * flushed.
    */
   readonly atOnce?: boolean
 }

@@ -54,6 +54,9 @@ interface Lane {
 /** Requests that one alarm lets go: each is work for the host's thread. */
 const MOST_AT_ONCE = 256
 
+/** The fullest that a saved bucket may be, in capacities: far more than the longest request, and no level that becomes infinite. */
+const MAX_FILL = Number.MAX_SAFE_INTEGER
+
 /** Milliseconds: timers take no more than 2^31. */
 const MAX_DELAY = 3_600_000
 
@@ -291,8 +294,8 @@ function continueFrom(from: LimitBuckets, to: LimitBuckets, now: number): void {
 }
 
 function savedFill(name: LimitName, fill: unknown): number {
-  if (typeof fill !== "number" || !(fill >= 0) || fill === Number.POSITIVE_INFINITY) {
-    throw new Error(`saved state: a level of ${name} is ${String(fill)}, which is not a number from 0 up`)
+  if (typeof fill !== "number" || !(fill >= 0 && fill <= MAX_FILL)) {
+    throw new Error(`saved state: a level of ${name} is ${String(fill)}, which is not a number from 0 to ${MAX_FILL}`)
   }
   return fill
 }

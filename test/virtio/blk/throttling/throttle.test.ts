@@ -246,7 +246,7 @@ describe("limits that change", () => {
     second.throttle.restoreState(saved)
     expect(second.throttle.saveState()).toEqual(saved)
     expect(second.throttle.admit("read", 1)).toBe(false)
-    for (const wrong of [undefined, [], { requests: 1 }, { requests: [-1] }, { requests: ["1"] }, { bytes: [null] }]) {
+    for (const wrong of [undefined, [], { requests: 1 }, { requests: [-1] }, { requests: ["1"] }, { bytes: [null] }, { bytes: [1e308] }]) {
       expect(() => second.throttle.restoreState(wrong), JSON.stringify(wrong)).toThrow(/^saved state: /)
     }
     second.throttle.restoreState({})
