@@ -6,13 +6,15 @@ import { defineConfig } from "vitest/config"
 const ALONE = ["test/backing/host/host-file.test.ts", "test/virtio/later.test.ts"]
 /**
  * What takes longer, `npm run test:long`: cut-off and damaged images, hostile peers, locks between processes, other people's programs,
- * every call of a backing turned against the device, state saved at every point of a run, many requests.
+ * every call of a backing turned against the device, state saved at every point of a run, many requests, whole processes.
  */
 const LONG = [
   "test/crash/**/*.test.ts", "test/fuzz/**/*.test.ts", "test/interop/**/*.test.ts", "test/backing/host/image-lock.test.ts",
   "test/backing/paging/random.test.ts", "test/virtio/blk/calls-back.test.ts", "test/virtio/every-point.test.ts", "test/virtio/many.test.ts",
   "test/virtio/blk/slices.test.ts", "test/vmm/random-disk.test.ts", "test/backing/nbd/reconnect.test.ts",
-  "test/backing/nbd/server/load.test.ts",
+  "test/backing/nbd/server/load.test.ts", "test/vmm/cli/serve.test.ts", "test/backing/decompression/zstd.test.ts",
+  "test/backing/qcow2/not-loaded.test.ts", "test/backing/paging/failures.test.ts", "test/backing/paging/memory.test.ts",
+  "test/backing/host/zeroing.test.ts",
 ]
 
 export default defineConfig({

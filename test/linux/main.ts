@@ -15,6 +15,7 @@ import { fioTests } from "./fio/fio.ts"
 import { hotPlugTests } from "./hot-plug.ts"
 import { httpTests } from "./http/boot.ts"
 import { ideTests } from "./ide.ts"
+import { limitsTests } from "./limits.ts"
 import { linuxTests } from "./linux.ts"
 import { mmioTests } from "./mmio/mmio.ts"
 import { readmeTests } from "./readme.ts"
@@ -23,7 +24,7 @@ import { stateTests } from "./state.ts"
 
 const TESTS: readonly GuestTest[] = [
   ...linuxTests, ...filesystemTests, ...bootTests, ...debianTests, ...stateTests, ...hotPlugTests, ...rebootTests, ...mmioTests,
-  ...fioTests, ...ideTests, ...httpTests, ...readmeTests
+  ...limitsTests, ...fioTests, ...ideTests, ...httpTests, ...readmeTests
 ]
 
 if (process.argv[2] === "--child") await child(process.argv[3] ?? "", process.argv[4] ?? "", process.argv[5] ?? "")
