@@ -77,6 +77,50 @@ const write = (sector: number, sectors = 1, salt = 9): Request => ({ type: T.OUT
 const bad = (sector: number, error = eio) => ({ offset, length }: { readonly offset: number; readonly length: number }) =>
   offset <= 512 * sector && 512 * sector < offset + length ? error() : undefined
 
+describe("a disk that has stopped begins nothing", () => {
+  it("of a batch that waited for memory", async () => {
+    const disk = new FakeDisk({ size: 128 << 20 })
+    disk.waits = () => true
+    const stops: DiskStop[] = []
+    const guest = new RingGuest({
+      backing: disk, features: FEATURES, machine: { ramSize: 128 << 20 }, disk: { readErrors: "stop", onStop: (stop) => stops.push(stop) },
+    })
+    const reads = Array.from({ length: 48 }, (_, at) => read(4096 * at, 2048))
+    // Batches of 16 MiB behind these meet the limit of what may be in flight in their middle.
+    const placed = [...send(guest, reads.slice(0, 10)), ...send(guest, reads.slice(10))]
+    await settled()
+    const begun = disk.log.length
+    expect(begun).toBeGreaterThan(16)
+    expect(begun).toBeLessThan(48)
+    disk.next().fail(eio())
+    await settled()
+    // The memory of these is free again.
+    for (let round = 0; round < 4; round++) {
+      disk.next().finish()
+      await settled()
+    }
+    expect([stops.length, disk.log.length]).toEqual([1, begun])
+    guest.disk.device.resume()
+    await answer(disk)
+    expect(statuses(guest, placed).every((status) => status === OK)).toBe(true)
+  })
+
+  it("of neighbours that failed together, and were to be tried alone", async () => {
+    const { disk, guest, stops } = failing("at once", { writeErrors: "stop" })
+    // Together they are answered later, alone at once.
+    disk.waits = ({ length }) => length > 512
+    const placed = send(guest, [write(3), write(4), write(5)])
+    disk.failing = bad(3)
+    disk.next().fail(eio())
+    await answer(disk)
+    expect([stops.length, disk.log.map(({ offset, length }) => [offset / 512, length / 512])]).toEqual([1, [[3, 3], [3, 1]]])
+    disk.failing = () => undefined
+    guest.disk.device.resume()
+    await answer(disk)
+    expect(statuses(guest, placed)).toEqual([OK, OK, OK])
+  })
+})
+
 describe.each(KINDS)("a disk that answers %s", (kind) => {
   it("reports what fails unless somebody says otherwise", async () => {
     const { disk, guest, stops, errors } = failing(kind, {})
