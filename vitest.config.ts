@@ -14,7 +14,7 @@ const LONG = [
   "test/virtio/blk/slices.test.ts", "test/vmm/random-disk.test.ts", "test/backing/nbd/reconnect.test.ts",
   "test/backing/nbd/server/load.test.ts", "test/vmm/cli/serve.test.ts", "test/backing/decompression/zstd.test.ts",
   "test/backing/qcow2/not-loaded.test.ts", "test/backing/paging/failures.test.ts", "test/backing/paging/memory.test.ts",
-  "test/backing/host/zeroing.test.ts",
+  "test/backing/host/zeroing.test.ts", "test/virtio/**/*fuzz*.test.ts", "test/backing/qcow2/bounded.test.ts",
 ]
 
 export default defineConfig({

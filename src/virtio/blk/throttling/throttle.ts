@@ -54,11 +54,10 @@ interface Lane {
 /** Requests that one alarm lets go: each is work for the host's thread. */
 const MOST_AT_ONCE = 256
 
-/** The fullest that a saved bucket may be, in capacities: far more than the longest request, and no level that becomes infinite. */
-const MAX_FILL = Number.MAX_SAFE_INTEGER
-
 /** Milliseconds: timers take no more than 2^31. */
 const MAX_DELAY = 3_600_000
+/** In capacities: far more than the longest request, and no level becomes infinite. */
+const MAX_FILL = Number.MAX_SAFE_INTEGER
 
 const HOST_CLOCK: ThrottleClock = {
   now: () => performance.now(),

@@ -1,12 +1,12 @@
 /** Linux takes over what a disk says of itself: every limit in /sys/block is the one that the host has set. */
-import { MemoryBacking } from "../../src/index.ts"
-import { attachToV86 } from "../../src/vmm/v86/attach.ts"
-import type { VirtioBlkOptions } from "../../src/virtio/blk/config.ts"
-import { Guest } from "./emulator.ts"
-import { initramfs } from "./initramfs.ts"
-import { linuxOptions } from "./linux.ts"
-import { debianKernel } from "./packages.ts"
-import { type GuestContext, type GuestTest, same } from "./suite.ts"
+import { MemoryBacking } from "../../../src/index.ts"
+import { attachToV86 } from "../../../src/vmm/v86/attach.ts"
+import type { VirtioBlkOptions } from "../../../src/virtio/blk/config.ts"
+import { Guest } from "../emulator.ts"
+import { initramfs } from "../initramfs.ts"
+import { linuxOptions } from "../linux.ts"
+import { debianKernel } from "../packages.ts"
+import { type GuestContext, type GuestTest, same } from "../suite.ts"
 
 const SIZE = 64 << 20
 
