@@ -6,7 +6,8 @@ import { defineConfig } from "vitest/config"
 const ALONE = ["test/backing/host/host-file.test.ts", "test/virtio/later.test.ts"]
 /**
  * What takes longer, `npm run test:long`: cut-off and damaged images, hostile peers, locks between processes, other people's programs,
- * every call of a backing turned against the device, state saved at every point of a run, many requests, whole processes.
+ * every call of a backing turned against the device, state saved at every point of a run, many requests, what
+ * becomes of failed ones, whole processes.
  */
 const LONG = [
   "test/crash/**/*.test.ts", "test/fuzz/**/*.test.ts", "test/interop/**/*.test.ts", "test/backing/host/image-lock.test.ts",
@@ -15,6 +16,8 @@ const LONG = [
   "test/backing/nbd/server/load.test.ts", "test/vmm/cli/serve.test.ts", "test/backing/decompression/zstd.test.ts",
   "test/backing/qcow2/not-loaded.test.ts", "test/backing/paging/failures.test.ts", "test/backing/paging/memory.test.ts",
   "test/backing/host/zeroing.test.ts", "test/virtio/**/*fuzz*.test.ts", "test/backing/qcow2/bounded.test.ts",
+  "test/backing/create.test.ts", "test/contract/awaited.test.ts", "test/virtio/blk/errors/error-policy.test.ts", "test/vmm/cli/run.test.ts",
+  "test/virtio/saved-image.test.ts", "test/virtio/queue/queue-thread.test.ts",
 ]
 
 export default defineConfig({
