@@ -5,6 +5,7 @@
 import { checkMembers, checkOptions, type Rules } from "../../../options.ts"
 import { savedList, savedObject } from "../../../saved-state.ts"
 import type { Bucket } from "./bucket.ts"
+import { type Direction, fillWith, type Lane, laneOf, roomOf, type ThrottledRequest } from "./lane.ts"
 import {
   amountOf, bucketsFor, checkLimits, LIMIT_NAMES, type LimitBuckets, type LimitName, type Tally, type ThrottleLimits,
 } from "./limits.ts"
@@ -28,28 +29,6 @@ export type ThrottleState = Readonly<Record<string, readonly number[]>>
 
 const THROTTLE_RULES: Rules<ThrottleOptions> = { clock: "object?" }
 const CLOCK_RULES: Rules<ThrottleClock> = { now: "function", after: "function" }
-
-export type Direction = "read" | "write"
-
-/** A request that waits for a throttle. */
-export interface ThrottledRequest {
-  readonly direction: Direction
-  readonly bytes: number
-  /** Queues take turns. */
-  readonly queue: object
-  /** Its disk is at work. Whoever changes that calls `poke`. */
-  readonly mayGo: boolean
-  /** It has waited long enough. */
-  go(): void
-}
-
-/** The reads that wait, or the writes, and the buckets that they fill. */
-interface Lane {
-  readonly requestBuckets: readonly Bucket[]
-  readonly byteBuckets: readonly Bucket[]
-  /** By queue, the oldest first; first the queue whose turn it is. */
-  readonly waiting: Map<object, Set<ThrottledRequest>>
-}
 
 /** Requests that one alarm lets go: each is work for the host's thread. */
 const MOST_AT_ONCE = 256
@@ -187,7 +166,6 @@ export class Throttle {
 
   /** Requests that may go before one has to wait, or somewhat fewer; infinite where only bytes are limited. */
   get room(): number {
-    const roomOf = ({ requestBuckets }: Lane): number => Math.min(...requestBuckets.map(({ room }) => room))
     return Math.max(roomOf(this.#lanes.read), roomOf(this.#lanes.write))
   }
 
@@ -271,16 +249,6 @@ export function throttleOf(who: string, throttle: Throttle | ThrottleLimits | un
 
 function listed(buckets: LimitBuckets): { readonly name: LimitName; readonly bucket: Bucket }[] {
   return [...buckets].flatMap(([name, list]) => list.map((bucket) => ({ name, bucket })))
-}
-
-function laneOf(direction: Direction, buckets: LimitBuckets, waiting: Map<object, Set<ThrottledRequest>>): Lane {
-  const of = (...names: readonly LimitName[]): Bucket[] => names.flatMap((name) => buckets.get(name) ?? [])
-  return { requestBuckets: of("requests", `${direction}Requests`), byteBuckets: of("bytes", `${direction}Bytes`), waiting }
-}
-
-function fillWith({ requestBuckets, byteBuckets }: Lane, bytes: number): void {
-  for (const bucket of requestBuckets) bucket.take(1)
-  for (const bucket of byteBuckets) bucket.take(bytes)
 }
 
 function continueFrom(from: LimitBuckets, to: LimitBuckets, now: number): void {

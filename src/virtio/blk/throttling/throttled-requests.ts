@@ -12,7 +12,8 @@ import { type BlkRequest, changesDisk } from "../request.ts"
 import { VIRTIO_BLK_S, VIRTIO_BLK_T } from "../spec.ts"
 import type { BlkWiring } from "../wiring.ts"
 import type { Tally } from "./limits.ts"
-import type { Direction, Throttle, ThrottledRequest } from "./throttle.ts"
+import type { Direction, ThrottledRequest } from "./lane.ts"
+import type { Throttle } from "./throttle.ts"
 
 const { OK } = VIRTIO_BLK_S
 const { IN, DISCARD, SECURE_ERASE, WRITE_ZEROES } = VIRTIO_BLK_T

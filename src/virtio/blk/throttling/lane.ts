@@ -1,0 +1,41 @@
+/** Lane: the reads that wait for a throttle, or the writes, and the buckets that they fill. */
+import type { Bucket } from "./bucket.ts"
+import type { LimitBuckets, LimitName } from "./limits.ts"
+
+export type Direction = "read" | "write"
+
+/** A request that waits for a throttle. */
+export interface ThrottledRequest {
+  readonly direction: Direction
+  readonly bytes: number
+  /** Queues take turns. */
+  readonly queue: object
+  /** Its disk is at work. Whoever changes that calls `poke`. */
+  readonly mayGo: boolean
+  /** It has waited long enough. */
+  go(): void
+}
+
+export interface Lane {
+  readonly requestBuckets: readonly Bucket[]
+  readonly byteBuckets: readonly Bucket[]
+  /** By queue, the oldest first; first the queue whose turn it is. */
+  readonly waiting: Map<object, Set<ThrottledRequest>>
+}
+
+export function laneOf(direction: Direction, buckets: LimitBuckets, waiting: Map<object, Set<ThrottledRequest>>): Lane {
+  const of = (...names: readonly LimitName[]): Bucket[] => names.flatMap((name) => buckets.get(name) ?? [])
+  return { requestBuckets: of("requests", `${direction}Requests`), byteBuckets: of("bytes", `${direction}Bytes`), waiting }
+}
+
+/** A loop, for each kick asks: arrays that are made on the way cost more than the request (measured). */
+export function roomOf({ requestBuckets }: Lane): number {
+  let least = Number.POSITIVE_INFINITY
+  for (const { room } of requestBuckets) if (room < least) least = room
+  return least
+}
+
+export function fillWith({ requestBuckets, byteBuckets }: Lane, bytes: number): void {
+  for (const bucket of requestBuckets) bucket.take(1)
+  for (const bucket of byteBuckets) bucket.take(bytes)
+}
