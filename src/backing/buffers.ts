@@ -1,6 +1,6 @@
 /** Lists of buffers as one run of bytes: guest memory is scattered, clusters are too, and their borders do not fall together. */
 
-import { totalLength } from "./backing.ts"
+import { checkRange, totalLength, type VirtioBacking } from "./backing.ts"
 
 /** Hands out a list of buffers piece by piece, in order, without copying. */
 export class BufferCursor {
@@ -95,4 +95,22 @@ export function joined(parts: readonly Uint8Array[]): Uint8Array {
     at += part.length
   }
   return bytes
+}
+
+/**
+ * Reads or writes `buffers`, one after the other, from `offset` on, by whichever methods `disk` has: it answers at once.
+ * @throws BackingError
+ */
+export function transfer(
+  disk: VirtioBacking & { readonly path?: string }, method: "pread" | "pwrite", buffers: readonly Uint8Array[], offset: number,
+): void {
+  const [only] = buffers
+  if (buffers.length === 1 && only !== undefined) return void disk[method](only, offset)
+  const vectored = method === "pread" ? disk.preadv : disk.pwritev
+  if (vectored !== undefined) return void vectored.call(disk, buffers, offset)
+  checkRange(disk.size, offset, totalLength(buffers), disk.path)
+  for (const buffer of buffers) {
+    disk[method](buffer, offset)
+    offset += buffer.length
+  }
 }

@@ -8,7 +8,8 @@
  */
 import { closesWithBlock } from "../../disposing.ts"
 import { NotLoaded } from "../async-image-file.ts"
-import { type Allocation, BackingError, checkRange, type DiskVersion, totalLength, type VirtioBacking } from "../backing.ts"
+import { type Allocation, BackingError, checkRange, type DiskVersion, type VirtioBacking } from "../backing.ts"
+import { transfer } from "../buffers.ts"
 import type { ImageLock } from "../image-file.ts"
 import type { MapExtent } from "../qcow2/map-extents.ts"
 import { Admission } from "./admission.ts"
@@ -141,7 +142,7 @@ export class AwaitedDisk implements VirtioBacking {
   /** @throws BackingError */
   preadNow(buffers: readonly Uint8Array[], offset: number): boolean {
     this.#checkOpen()
-    return this.#now(() => this.#transfer("pread", buffers, offset))
+    return this.#now(() => transfer(this.#disk, "pread", buffers, offset))
   }
 
   /**
@@ -150,7 +151,7 @@ export class AwaitedDisk implements VirtioBacking {
    */
   pwriteNow(buffers: readonly Uint8Array[], offset: number): boolean {
     this.#checkOpen()
-    return this.#hasRoom && this.#now(() => this.#transfer("pwrite", buffers, offset))
+    return this.#hasRoom && this.#now(() => transfer(this.#disk, "pwrite", buffers, offset))
   }
 
   /**
@@ -195,19 +196,6 @@ export class AwaitedDisk implements VirtioBacking {
     this.#checkOpen()
     checkRange(this.size, range.offset, range.length, this.path)
     for (const { at, count } of pieces(range, this.discardGranularity)) await this.#run(kind, count, () => work(at, count))
-  }
-
-  #transfer(method: "pread" | "pwrite", buffers: readonly Uint8Array[], offset: number): void {
-    const disk = this.#disk
-    const [only] = buffers
-    if (buffers.length === 1 && only !== undefined) return void disk[method](only, offset)
-    const vectored = method === "pread" ? disk.preadv : disk.pwritev
-    if (vectored !== undefined) return void vectored.call(disk, buffers, offset)
-    checkRange(this.size, offset, totalLength(buffers), this.path)
-    for (const buffer of buffers) {
-      disk[method](buffer, offset)
-      offset += buffer.length
-    }
   }
 
   #now(attempt: () => void): boolean {

@@ -3,6 +3,7 @@
  * written, and has a `ZoneStore` keep the write pointers where they are to outlive the process.
  */
 import { BackingError, checkBacking, checkRange, type DiskVersion, totalLength, type VirtioBacking } from "../backing.ts"
+import { transfer } from "../buffers.ts"
 import type { Zone, ZoneAction, Zones } from "./contract.ts"
 import { type ZoneOptions, zoneShape } from "./shape.ts"
 import { type StoredZone, ZoneTable } from "./zone-table.ts"
@@ -161,16 +162,7 @@ export class ZonedDisk implements VirtioBacking {
   }
 
   #write(buffers: readonly Uint8Array[], offset: number): void {
-    const data = this.#data
-    const [first] = buffers
-    if (first === undefined) return
-    if (buffers.length === 1) return void data.pwrite(first, offset)
-    if (data.pwritev !== undefined) return void data.pwritev(buffers, offset)
-    let at = offset
-    for (const buffer of buffers) {
-      void data.pwrite(buffer, at)
-      at += buffer.length
-    }
+    if (buffers.length > 0) transfer(this.#data, "pwrite", buffers, offset)
   }
 
   #wrote(index: number, length: number): void {

@@ -165,6 +165,11 @@ export class LivesFuzzer {
       if (problem !== undefined) throw new Error(problem)
     })
     for (let count = this.#rng.below(3); count > 0; count--) await this.#answer()
+    await this.#beginLife()
+  }
+
+  /** A driver finds the device as it is after a reset. */
+  async #beginLife(): Promise<void> {
     this.#life = new Life(this.#rng, this.#vm, this.#attached.place)
     this.#isMaster = true
     this.#isSuspended = false
@@ -356,12 +361,7 @@ export class LivesFuzzer {
     this.#policies.gone(device)
     this.#isReadOnly = false
     this.#attached = this.#attach()
-    this.#life = new Life(this.#rng, this.#vm, this.#attached.place)
-    this.#isMaster = true
-    this.#isSuspended = false
-    this.#mayBeBroken = false
-    this.#life.start()
-    await this.#watch(() => undefined)
+    await this.#beginLife()
   }
 
   /** Waits for changes of the disk to take place, which they do once it has answered. */
