@@ -1,7 +1,7 @@
 /**
  * The usual request of a packed ring, read straight from its descriptors, as split-request.ts does it for a split ring: IN or OUT, a
  * header of 16 bytes, 1 to 256 data descriptors and a status byte, direct or in one indirect table, all in the region of RAM that holds
- * the ring. It repeats checks of `PackedDescriptors.walk` and `parseRequest`; test/fuzz/packed/usual.ts compares the two.
+ * the ring. It repeats checks of `PackedDescriptors.walk` and `parseRequest`; test/fuzz/usual compares the two.
  *
  * RAM may change while it is read: every word is read once.
  */

@@ -1,7 +1,7 @@
 /**
  * The usual request, read straight from its descriptors, which costs half of the general walk: IN or OUT, a header of 16 bytes, 1 to 256
  * data descriptors and a status byte, direct or in one indirect table, all in the region of RAM that holds the descriptor table. It
- * repeats checks of `DescriptorTable.walk` and `parseRequest`; test/fuzz/usual-request.ts compares the two.
+ * repeats checks of `DescriptorTable.walk` and `parseRequest`; test/fuzz/usual compares the two.
  *
  * RAM may change while it is read: every word is read once.
  */

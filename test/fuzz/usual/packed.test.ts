@@ -1,7 +1,7 @@
-/** Some seconds of usual.ts. */
+/** Some seconds of packed.ts. */
 import { expect, it } from "vitest"
 import { Rng, seedFromEnvironment } from "../../support/rng.ts"
-import { PackedUsualFuzzer } from "./usual.ts"
+import { PackedUsualFuzzer } from "./packed.ts"
 
 it("PK-05 PK-09 PK-15 PK-22 a request that is read fast is the one that the general way reads, whatever its descriptors say", () => {
   const fuzzer = new PackedUsualFuzzer(new Rng(seedFromEnvironment(20261128)))

@@ -1,10 +1,10 @@
-/** Some seconds of usual-request.ts. */
+/** Some seconds of split.ts. */
 import { expect, it } from "vitest"
-import { Rng, seedFromEnvironment } from "../support/rng.ts"
-import { UsualRequestFuzzer } from "./usual-request.ts"
+import { Rng, seedFromEnvironment } from "../../support/rng.ts"
+import { SplitUsualFuzzer } from "./split.ts"
 
 it("VQ-08 VQ-11 VQ-14 a request that is read fast is the one that the general way reads, whatever its descriptors say", () => {
-  const fuzzer = new UsualRequestFuzzer(new Rng(seedFromEnvironment(20261126)))
+  const fuzzer = new SplitUsualFuzzer(new Rng(seedFromEnvironment(20261126)))
   for (let round = 0; round < 60_000; round++) fuzzer.round()
   const { taken, left, broken } = fuzzer.counts
   // Each of the three has been tried in earnest.
@@ -12,7 +12,7 @@ it("VQ-08 VQ-11 VQ-14 a request that is read fast is the one that the general wa
 })
 
 it("VQ-31 RAM that another thread changes between two reads: what is taken holds together, and lies in RAM", () => {
-  const fuzzer = new UsualRequestFuzzer(new Rng(seedFromEnvironment(20261127)))
+  const fuzzer = new SplitUsualFuzzer(new Rng(seedFromEnvironment(20261127)))
   for (let round = 0; round < 60_000; round++) fuzzer.changingRound()
   expect(fuzzer.counts.changed).toBeGreaterThan(10_000)
 })

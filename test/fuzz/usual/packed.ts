@@ -1,0 +1,89 @@
+/** Chains of a packed ring, read fast and generally: see usual-fuzzer.ts. */
+import { type BlkRequest, parseRequest } from "../../../src/virtio/blk/request.ts"
+import { readUsualPacked } from "../../../src/virtio/blk/usual/packed-request.ts"
+import type { DescriptorChain } from "../../../src/virtio/queue/descriptor-chain.ts"
+import { PackedDescriptors } from "../../../src/virtio/queue/packed-descriptors.ts"
+import type { Rng } from "../../support/rng.ts"
+import { INDIRECT, INDIRECT_TABLE, NEXT, type Piece, START, TABLE, UsualFuzzer, WRITE } from "./usual-fuzzer.ts"
+
+/** Not a power of two. */
+const SIZE = 11
+const [AVAIL, USED] = [0x80, 0x8000] as const
+
+export class PackedUsualFuzzer extends UsualFuzzer {
+  #ring: PackedDescriptors
+
+  constructor(rng: Rng) {
+    super(rng)
+    this.#ring = this.#newRing()
+  }
+
+  #newRing(): PackedDescriptors {
+    const { rng } = this
+    const ring = new PackedDescriptors(this.memory, {
+      size: SIZE, indirect: rng.chance(0.9), slot: rng.below(SIZE), wrap: rng.chance(0.5),
+    })
+    ring.place(START + TABLE)
+    ring.room = rng.chance(0.8) ? SIZE : rng.between(1, SIZE)
+    return ring
+  }
+
+  protected override layOut(chain: readonly Piece[]): void {
+    const { rng } = this
+    this.#ring = this.#newRing()
+    if (rng.chance(0.5)) {
+      for (const [at, one] of chain.entries()) this.#describe(INDIRECT_TABLE + 16 * at, one)
+      // What lies behind the table looks as if it belonged to it.
+      this.#describe(INDIRECT_TABLE + 16 * chain.length, { address: START + 0xe20, length: 1, flags: WRITE })
+      this.#putInRing([{ address: START + INDIRECT_TABLE, length: 16 * chain.length, flags: INDIRECT | (rng.chance(0.2) ? WRITE : 0) }])
+    } else this.#putInRing(chain.map((one, at) => ({ ...one, flags: one.flags | (at === chain.length - 1 ? 0 : NEXT) })))
+  }
+
+  protected override readFast(request: BlkRequest): boolean {
+    return readUsualPacked(request, this.#ring)
+  }
+
+  protected override readGenerally(chain: DescriptorChain, request: BlkRequest): void {
+    this.#ring.walk(chain)
+    parseRequest(request, chain, false)
+  }
+
+  protected override slotsOf({ slots }: BlkRequest): number {
+    return slots
+  }
+
+  protected override hasRoom(slots: number): boolean {
+    return slots >= 1 && slots <= this.#ring.room
+  }
+
+  protected override pickDescriptor(): number {
+    const { rng } = this
+    return rng.chance(0.5) ? TABLE + 16 * ((this.#ring.slot + rng.below(8)) % SIZE) : INDIRECT_TABLE + 16 * rng.below(8)
+  }
+
+  protected override changesOf(at: number): readonly (() => void)[] {
+    const { rng, data } = this
+    const flips = [1, 2, 3, 4, 5, 8, 0x80, 0x8000, 0x8080, 0x100, 0xffff]
+    return [
+      () => data.setUint16(at + 12, rng.below(0x1_0000), true),
+      () => data.setUint16(at + 14, data.getUint16(at + 14, true) ^ rng.pick(flips), true),
+    ]
+  }
+
+  #putInRing(chain: readonly Piece[]): void {
+    let { slot, marks } = this.#ring
+    for (const one of chain) {
+      this.#describe(TABLE + 16 * slot, { ...one, flags: one.flags | marks })
+      if (++slot < SIZE) continue
+      slot = 0
+      marks ^= AVAIL | USED
+    }
+  }
+
+  #describe(at: number, one: Piece): void {
+    this.data.setBigUint64(at, BigInt(one.address), true)
+    this.data.setUint32(at + 8, one.length, true)
+    this.data.setUint16(at + 12, this.rng.below(0x1_0000), true)
+    this.data.setUint16(at + 14, one.flags, true)
+  }
+}

@@ -1,0 +1,196 @@
+/**
+ * UsualFuzzer: the usual request, read fast, against the same chain on the general way: over descriptors with every field mutated, and over
+ * RAM that another thread changes between two reads. split.ts and packed.ts have what differs between the two rings.
+ */
+import { BlkRequest } from "../../../src/virtio/blk/request.ts"
+import { type GuestMemory, RamRegion } from "../../../src/virtio/guest-memory.ts"
+import { DescriptorChain, SegmentList } from "../../../src/virtio/queue/descriptor-chain.ts"
+import { VirtqueueError } from "../../../src/virtio/queue/virtqueue-error.ts"
+import type { Rng } from "../../support/rng.ts"
+
+export const START = 0x1_0000
+const LENGTH = 0x4000
+export const TABLE = 0x100
+export const INDIRECT_TABLE = 0x800
+export const [NEXT, WRITE, INDIRECT] = [1, 2, 4] as const
+
+/** A descriptor, less what ties it to others. */
+export interface Piece {
+  readonly address: number
+  readonly length: number
+  readonly flags: number
+}
+
+/** What a way of reading makes of a chain, in plain values. */
+export interface Reading {
+  readonly head: number
+  /** Descriptors that it takes up in a packed ring; 0 in a split one. */
+  readonly slots: number
+  readonly type: number
+  readonly sector: number
+  readonly dataLength: number
+  /** Guest-physical address and length of each stretch of data. */
+  readonly data: readonly (readonly [number, number])[]
+  readonly status: number
+  readonly writableBefore: number
+}
+
+/** Descriptors in RAM of their own, and both ways of reading them. */
+export abstract class UsualFuzzer {
+  /** How often the fast way took a chain, left a sound one to the other way, and left a broken one. */
+  readonly counts = { taken: 0, left: 0, broken: 0, changed: 0 }
+  protected readonly rng: Rng
+  protected readonly data: DataView
+  protected readonly memory: GuestMemory
+  readonly #ram = new Uint8Array(LENGTH)
+  readonly #region = new RamRegion(START, this.#ram)
+  readonly #fast = new BlkRequest(new SegmentList())
+
+  constructor(rng: Rng) {
+    this.rng = rng
+    this.data = new DataView(this.#ram.buffer)
+    // A second region, for buffers that are not beside the descriptors.
+    const regions = [this.#region, new RamRegion(2 * START, new Uint8Array(0x1000))]
+    this.memory = { generation: 0, region: (address) => regions.find(({ start, end }) => address >= start && address < end) }
+  }
+
+  /** Puts a sound chain into the ring, as it is or by an indirect table. `changes`: RAM will change while it is read. */
+  protected abstract layOut(chain: readonly Piece[], options: { readonly changes: boolean }): void
+  /** Reads it into `request` the fast way. Returns false when that leaves it alone. */
+  protected abstract readFast(request: BlkRequest): boolean
+  /** Reads it into `request`, by `chain`. @throws VirtqueueError when it is broken */
+  protected abstract readGenerally(chain: DescriptorChain, request: BlkRequest): void
+  /** Descriptors that a chain takes up: see `Reading`. */
+  protected abstract slotsOf(request: BlkRequest): number
+  /** Whether the ring has room for so many. */
+  protected abstract hasRoom(slots: number): boolean
+  /** Where a descriptor is that is to be changed. */
+  protected abstract pickDescriptor(): number
+  /** Changes of what is in bytes 12 to 15 of the descriptor at `at`. */
+  protected abstract changesOf(at: number): readonly (() => void)[]
+
+  /** Reads one random chain both ways. @throws Error where they differ */
+  round(): void {
+    this.layOut(this.#chain(), { changes: false })
+    for (let count = this.rng.below(4); count > 0; count--) this.#mutate()
+    const fast = this.#readFast()
+    const general = this.#readGenerally()
+    if (fast === undefined) {
+      this.counts[general === undefined ? "broken" : "left"]++
+      return
+    }
+    this.counts.taken++
+    if (JSON.stringify(fast) !== JSON.stringify(general)) {
+      throw new Error(`fast ${JSON.stringify(fast)}, generally ${general === undefined ? "broken" : JSON.stringify(general)}`)
+    }
+  }
+
+  /** Reads one chain the fast way while fields change after a random number of reads. What it takes must hold together all the same. */
+  changingRound(): void {
+    this.layOut(this.#chain(), { changes: true })
+    for (let count = this.rng.below(2); count > 0; count--) this.#mutate()
+    const fast = this.#whileChanging(() => this.#readFast())
+    if (fast === undefined) return
+    this.counts.changed++
+    const sum = fast.data.reduce((bytes, [, length]) => bytes + length, 0)
+    const inside = (address: number, length: number) => address >= START && length > 0 && address + length <= START + LENGTH
+    const sound = fast.data.length > 0 && fast.data.every(([address, length]) => inside(address, length)) && inside(fast.status, 1)
+    const fits = fast.writableBefore === (fast.type === 0 ? sum : 0) && (fast.type === 0 || fast.type === 1)
+    if (sum !== fast.dataLength || !sound || !fits || !this.hasRoom(fast.slots)) {
+      throw new Error(`RAM that changed: ${JSON.stringify(fast)}, ${sum} bytes in all`)
+    }
+  }
+
+  #readFast(): Reading | undefined {
+    const request = this.#fast
+    request.segments.clear()
+    request.segments.push(request.segments.indexOf(this.#region), 1, 2)
+    if (this.readFast(request)) {
+      if (request.segments.count !== 1 + request.count || request.first !== 1) throw new Error("segments of nobody")
+      return this.#readingOf(request)
+    }
+    if (request.segments.count !== 1) throw new Error("a chain that is left has changed the list of segments")
+    return undefined
+  }
+
+  #readGenerally(): Reading | undefined {
+    const request = new BlkRequest(new SegmentList())
+    try {
+      this.readGenerally(new DescriptorChain(new SegmentList()), request)
+    } catch (error) {
+      if (error instanceof VirtqueueError) return undefined
+      throw error
+    }
+    return this.#readingOf(request)
+  }
+
+  #readingOf(request: BlkRequest): Reading {
+    const { head, type, sector, dataLength, writableBefore, outcome, done } = request
+    if (outcome !== 0 || done !== 0) throw new Error(`outcome ${outcome}, done ${done}`)
+    const data = Array.from({ length: request.count }, (_, at) => [request.address(at), request.length(at)] as const)
+    const status = request.statusRegion.start + request.statusOffset
+    return { head, slots: this.slotsOf(request), type, sector, dataLength, data, status, writableBefore }
+  }
+
+  /** A request that a driver could make, in other random bytes. */
+  #chain(): Piece[] {
+    const { rng, data } = this
+    this.#ram.set(rng.bytes(64), rng.below(LENGTH - 64))
+    const isIn = rng.chance(0.5)
+    const pieces = Array.from(
+      { length: rng.pick([1, 1, 1, 2, 5]) },
+      () => ({ address: START + 0x1000 + rng.below(0x2000), length: rng.pick([512, 1024, 1, 4096]), flags: isIn ? WRITE : 0 }),
+    )
+    const header = START + 0xc00 + rng.below(0x100)
+    data.setUint32(header - START, isIn ? 0 : 1, true)
+    data.setUint32(header - START + 8, rng.u32(), true)
+    data.setUint32(header - START + 12, rng.chance(0.9) ? 0 : rng.u32(), true)
+    return [{ address: header, length: 16, flags: 0 }, ...pieces, { address: START + 0xe00 + rng.below(16), length: 1, flags: WRITE }]
+  }
+
+  /** Changes one field of one descriptor, or a word of a header. */
+  #mutate(): void {
+    const { rng, data } = this
+    const at = this.pickDescriptor()
+    const lengths = [
+      0, 1, 2, 15, 16, 17, 32, 48, 512, 0xffff_ffff, 0xffff_fff0, 0x8000_0000, 0x4000_0000, LENGTH, LENGTH - 1, rng.below(LENGTH),
+    ]
+    const addresses = [
+      START - 1, START, START + LENGTH - 1, START + LENGTH, 0, 0xffff_ffff, 2 * START, 2 * START + 0xfff, START + rng.below(LENGTH),
+      START + INDIRECT_TABLE,
+    ]
+    rng.pick([
+      () => data.setUint32(at, rng.pick(addresses), true),
+      () => data.setUint32(at + 4, rng.pick([1, 0x8000_0000, 0xffff_ffff]), true),
+      () => data.setUint32(at + 8, rng.pick(lengths), true),
+      ...this.changesOf(at),
+      () => data.setUint32(0xc00 + 4 * rng.below(0x44), rng.pick([0, 1, 2, 4, 0x8000_0000, 0x8000_0001, rng.u32()]), true),
+    ])()
+  }
+
+  /** Runs `act` with a DataView whose reads are followed, now and then, by a change of RAM. */
+  #whileChanging<T>(act: () => T): T {
+    const { rng } = this
+    const { getUint16, getUint32 } = DataView.prototype
+    let left = rng.below(40)
+    const after = <V>(value: V): V => {
+      if (left-- === 0) {
+        left = rng.below(6)
+        this.#mutate()
+      }
+      return value
+    }
+    DataView.prototype.getUint16 = function (this: DataView, at, little) {
+      return after(getUint16.call(this, at, little))
+    }
+    DataView.prototype.getUint32 = function (this: DataView, at, little) {
+      return after(getUint32.call(this, at, little))
+    }
+    try {
+      return act()
+    } finally {
+      DataView.prototype.getUint16 = getUint16
+      DataView.prototype.getUint32 = getUint32
+    }
+  }
+}
