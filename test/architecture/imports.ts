@@ -38,6 +38,7 @@ const LAYERS: readonly (readonly (readonly RegExp[])[])[] = [
     [/^backing\/(raw|memory|memory-file|sparse-memory|read-only-file|backing-name|image-chain)\.ts$/],
     [/^backing\/host\//, /^backing\/paging\//, /^backing\/sources\//, /^backing\/nbd\//],
     [/^backing\/[^/]+$/],
+    [/^backing\/operations\//],
   ],
   [[/^virtio\/(spec|guest-memory|state)\.ts$/], [/^virtio\/queue\//], [/^virtio\/[^/]+$/], [/^virtio\/legacy\//], [
     /^virtio\/blk\//, /^virtio\/(pci|mmio)\//,
