@@ -85,7 +85,8 @@ export class Qcow2Image implements VirtioBacking {
     const l2Cache = new TableCache(this.#file, { clusterSize, capacity: cacheSize * (1 - REFCOUNT_CACHE_SHARE) })
     const shared = { file: this.#file, geometry: this.geometry }
     this.#mapping = new Mapping({ ...shared, cache: l2Cache, l1TableOffset: header.l1TableOffset, l1Size: header.l1Size })
-    this.#reader = new Reader({ ...shared, mapping: this.#mapping, backing, decompressor, compressionType: header.compressionType })
+    const { compressionType } = header
+    this.#reader = new Reader({ ...shared, data: this.#file, mapping: this.#mapping, backing, decompressor, compressionType })
     if (parts.readOnly) return
     const refcountCache = new TableCache(this.#file, { clusterSize, capacity: cacheSize * REFCOUNT_CACHE_SHARE })
     this.#writing = this.#makeWritable(file, { l2Cache, refcountCache })
@@ -268,7 +269,7 @@ export class Qcow2Image implements VirtioBacking {
     const allocator = new Allocator({ file, geometry, refcounts })
     mapping.makeWritable({ allocator, refcounts, metadata })
     const metadataWriter = new MetadataWriter({ file, geometry, header: this.#header, mapping, refcounts, allocator, ...caches })
-    const writer = new Writer({ file, geometry, mapping, reader: this.#reader, allocator, metadata, metadataWriter })
+    const writer = new Writer({ file, data: this.#reader.data, geometry, mapping, reader: this.#reader, allocator, metadata, metadataWriter })
     const zeroing = new Zeroing({ geometry, mapping, writer, metadataWriter, backingEnd: this.#reader.backingEnd })
     this.#header.clearAutoclear()
     return { writer, zeroing, metadataWriter }

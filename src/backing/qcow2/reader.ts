@@ -9,6 +9,7 @@ import { Extent } from "./metadata/extent.ts"
 import type { Decompressor } from "./format/compression.ts"
 import { L2_KIND, type L2Kind } from "./format/entries.ts"
 import type { Geometry } from "./format/geometry.ts"
+import type { GuestData } from "./guest-data.ts"
 import type { Mapping } from "./metadata/mapping.ts"
 
 /** What an image reads where it has nothing of its own. Synchronous, unlike a `VirtioBacking` in general. */
@@ -45,7 +46,10 @@ function refusePromise(answer: unknown): void {
 }
 
 export interface ReaderOptions {
+  /** Compressed clusters are read from here. */
   readonly file: ClusterFile
+  /** Guest clusters are read from here. */
+  readonly data: GuestData
   readonly geometry: Geometry
   readonly mapping: Mapping
   readonly backing: BackingDisk | undefined
@@ -56,6 +60,8 @@ export interface ReaderOptions {
 export class Reader {
   /** Guest bytes from here on have nothing behind them: the end of the backing image, but never beyond this disk (QC-BF-02, QC-BF-04). */
   readonly backingEnd: number
+  /** What guest clusters are read from, and written to. */
+  readonly data: GuestData
   readonly #file: ClusterFile
   readonly #geometry: Geometry
   readonly #mapping: Mapping
@@ -68,6 +74,7 @@ export class Reader {
 
   constructor(options: ReaderOptions) {
     this.#file = options.file
+    this.data = options.data
     this.#geometry = options.geometry
     this.#mapping = options.mapping
     this.#backing = options.backing
@@ -85,7 +92,7 @@ export class Reader {
   /** Fills `buffer[start .. start + length)` from guest byte `offset`. The range is inside the clusters of the disk. */
   readInto(buffer: Uint8Array, start: number, length: number, offset: number): void {
     const host = this.#mapping.hostOf(offset, length)
-    if (host >= 0) this.#file.readInto(buffer, start, length, host)
+    if (host >= 0) this.data.readInto(buffer, start, length, host, offset)
     else this.read([new Uint8Array(buffer.buffer, buffer.byteOffset + start, length)], offset, length)
   }
 
@@ -118,7 +125,7 @@ export class Reader {
     const extent = this.#extent
     switch (extent.kind) {
       case L2_KIND.NORMAL:
-        this.#file.readv(buffers, extent.host, extent.length)
+        this.data.readv(buffers, extent.host, extent.length, offset)
         return
       case L2_KIND.ZERO:
       case L2_KIND.ZERO_ALLOCATED:

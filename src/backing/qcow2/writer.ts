@@ -8,6 +8,7 @@ import type { ClusterFile } from "./metadata/cluster-file.ts"
 import { Extent } from "./metadata/extent.ts"
 import { L2_KIND } from "./format/entries.ts"
 import type { Geometry } from "./format/geometry.ts"
+import type { GuestData } from "./guest-data.ts"
 import type { Mapping } from "./metadata/mapping.ts"
 import type { MetadataWriter } from "./metadata/metadata-writer.ts"
 import type { MetadataMap } from "./metadata/metadata-map.ts"
@@ -16,6 +17,7 @@ import type { CachedTable } from "./metadata/table-cache.ts"
 
 export interface WriterOptions {
   readonly file: ClusterFile
+  readonly data: GuestData
   readonly geometry: Geometry
   readonly mapping: Mapping
   readonly reader: Reader
@@ -65,6 +67,7 @@ class Scratch {
 
 export class Writer {
   readonly #file: ClusterFile
+  readonly #data: GuestData
   readonly #geometry: Geometry
   readonly #mapping: Mapping
   readonly #reader: Reader
@@ -78,6 +81,7 @@ export class Writer {
 
   constructor(options: WriterOptions) {
     this.#file = options.file
+    this.#data = options.data
     this.#geometry = options.geometry
     this.#mapping = options.mapping
     this.#reader = options.reader
@@ -92,14 +96,14 @@ export class Writer {
   /** Stores `buffer[start .. start + length)` at guest byte `offset`. */
   writeFrom(buffer: Uint8Array, start: number, length: number, offset: number): void {
     const host = this.#findInPlace(offset, length)
-    if (host >= 0 && this.#extent.length === length) this.#file.writeFrom(buffer, start, length, host)
+    if (host >= 0 && this.#extent.length === length) this.#data.writeFrom(buffer, start, length, host, offset)
     else this.#writePieces([new Uint8Array(buffer.buffer, buffer.byteOffset + start, length)], offset, length, host)
   }
 
   /** Stores `buffers`, `length` bytes in all, at guest byte `offset`. */
   write(buffers: readonly Uint8Array[], offset: number, length: number): void {
     const host = this.#findInPlace(offset, length)
-    if (host >= 0 && this.#extent.length === length) this.#file.writev(buffers, host, length)
+    if (host >= 0 && this.#extent.length === length) this.#data.writev(buffers, host, length, offset)
     else this.#writePieces(buffers, offset, length, host)
   }
 
@@ -137,7 +141,7 @@ export class Writer {
     for (let done = 0; ;) {
       if (host >= 0) {
         const piece = this.#extent.length
-        this.#file.writev(cursor.take(piece), host, piece)
+        this.#data.writev(cursor.take(piece), host, piece, offset + done)
         done += piece
       } else done += this.#writeElsewhere(cursor, offset + done, length - done)
       if (done === length) return
@@ -220,15 +224,15 @@ export class Writer {
     cursor.append(parts, length)
     if (tail.length > 0) parts.push(tail)
     // What stays a hole is in use now as well: the next owner of these clusters must not take it for untouched.
-    this.#file.claim(host + clusters * clusterSize)
-    this.#file.writev(parts, host + within - head.length, head.length + length + tail.length)
+    this.#data.claim(host + clusters * clusterSize)
+    this.#data.writev(parts, host + within - head.length, head.length + length + tail.length, offset - head.length)
   }
 
   /** What must be written to the part of a cluster that the guest does not write: its old content, or nothing where zeroes stay a hole. */
   #fill(table: CachedTable, part: UnwrittenPart, scratch: Scratch): Uint8Array {
     const kind = this.#mapping.l2.kind(table, part.index)
     const isZero = this.#reader.isZero(kind, part.offset)
-    if (part.length === 0 || (isZero && this.#file.isUnused(part.host))) return NOTHING
+    if (part.length === 0 || (isZero && this.#data.isUnused(part.host))) return NOTHING
     if (isZero) return this.#zeroes.subarray(0, part.length)
     const content = scratch.take(part.length)
     this.#reader.readInto(content, 0, part.length, part.offset)
