@@ -1,6 +1,6 @@
 /**
- * PciBus: bus 0 with 32 slots for single-function devices, which come and go while the machine runs. It finds the function that a
- * configuration, I/O or memory access is for.
+ * PciBus: bus 0 with 32 slots of up to 8 functions, which come and go while the machine runs. It finds the function that a configuration,
+ * I/O or memory access is for.
  */
 import { described } from "../options.ts"
 import { type AccessWidth, allOnes } from "./access.ts"
@@ -9,11 +9,14 @@ import { PciFunction } from "./function.ts"
 /** Device numbers on one bus. */
 export const PCI_SLOTS = 32
 
+/** Function numbers of one device. */
+export const PCI_FUNCTIONS = 8
+
 /** Bytes of configuration space of a function in the enhanced configuration access mechanism (ECAM), [PCIe] 7.2.2. */
 const ECAM_FUNCTION_SIZE = 4096
 
 /** Bytes of the whole ECAM: 256 buses, 32 devices, 8 functions. */
-export const ECAM_SIZE = 256 * PCI_SLOTS * 8 * ECAM_FUNCTION_SIZE
+export const ECAM_SIZE = 256 * PCI_SLOTS * PCI_FUNCTIONS * ECAM_FUNCTION_SIZE
 
 /** A BAR that is decoded: [start, end) in its address space. */
 interface DecodedBar {
@@ -25,44 +28,62 @@ interface DecodedBar {
 
 /** Bus 0 of a machine: finds the function that an access is for. Accesses that no function answers read as all ones and write nothing. */
 export class PciBus {
-  readonly #slots: (PciFunction | undefined)[] = new Array<PciFunction | undefined>(PCI_SLOTS).fill(undefined)
-  /** In order of slot, then BAR. Replaced, never changed: an access may replace them while it is on its way. */
+  /** Function n of slot s is at 8 s + n. */
+  readonly #functions: (PciFunction | undefined)[] = new Array<PciFunction | undefined>(PCI_SLOTS * PCI_FUNCTIONS).fill(undefined)
+  /** In order of slot, then function, then BAR. Replaced, never changed: an access may replace them while it is on its way. */
   #io: readonly DecodedBar[] = []
   #memory: readonly DecodedBar[] = []
 
-  /** The function in `slot`, undefined when it is empty. */
-  function(slot: number): PciFunction | undefined {
-    return this.#slots[slot]
+  /** Function `number` of `slot`, undefined where there is none. */
+  function(slot: number, number = 0): PciFunction | undefined {
+    return isPlace(slot, number) ? this.#functions[PCI_FUNCTIONS * slot + number] : undefined
   }
 
-  /** Puts `fn` into an empty slot, 0 to 31. Its BARs answer as its registers say. */
-  plug(slot: number, fn: PciFunction): void {
+  /** The functions of `slot` with their numbers, in that order. */
+  functions(slot: number): readonly (readonly [number: number, fn: PciFunction])[] {
+    const found: [number, PciFunction][] = []
+    for (let number = 0; number < PCI_FUNCTIONS; number++) {
+      const fn = this.function(slot, number)
+      if (fn !== undefined) found.push([number, fn])
+    }
+    return found
+  }
+
+  /**
+   * Makes `fn` function `number`, 0 to 7, of `slot`, 0 to 31. Its BARs answer as its registers say. Software looks for other functions
+   * only where there is a function 0; the header of each says whether there are others.
+   */
+  plug(slot: number, fn: PciFunction, number = 0): void {
     if (!(fn instanceof PciFunction)) throw new TypeError(`PciBus.plug: the function must be a PciFunction, not ${described(fn)}`)
     if (!Number.isInteger(slot) || slot < 0 || slot >= PCI_SLOTS) {
       throw new RangeError(`slot ${slot}: a PCI bus has slots 0 to ${PCI_SLOTS - 1}`)
     }
-    if (this.#slots[slot] !== undefined) throw new Error(`slot ${slot} is occupied`)
+    if (!isPlace(slot, number)) throw new RangeError(`function ${number}: a PCI device has functions 0 to ${PCI_FUNCTIONS - 1}`)
+    if (this.function(slot, number) !== undefined) throw new Error(`${placeName(slot, number)} is occupied`)
     if (fn.onMappingChange !== undefined) throw new Error("the function is plugged in already")
-    this.#slots[slot] = fn
+    this.#functions[PCI_FUNCTIONS * slot + number] = fn
     fn.onMappingChange = () => this.#rebuild()
+    this.#tellOfOthers(slot)
     this.#rebuild()
   }
 
   /**
-   * Takes the function out of `slot`, resets it (so that its interrupt pin drops and bus mastering ends) and returns it; undefined when the
-   * slot is empty.
+   * Takes function `number` out of `slot`, resets it (so that its interrupt pin drops and bus mastering ends) and returns it; undefined
+   * when there is none.
    */
-  unplug(slot: number): PciFunction | undefined {
-    const fn = this.#slots[slot]
+  unplug(slot: number, number = 0): PciFunction | undefined {
+    const fn = this.function(slot, number)
     if (fn === undefined) return undefined
-    this.#slots[slot] = undefined
+    this.#functions[PCI_FUNCTIONS * slot + number] = undefined
     fn.onMappingChange = undefined
+    fn.isMultiFunction = false
+    this.#tellOfOthers(slot)
     this.#rebuild()
     fn.reset()
     return fn
   }
 
-  /** All ones where there is no function: another bus, an empty slot, function 1 to 7. */
+  /** All ones where there is no function: another bus, an empty slot, a number that the device lacks. */
   configRead(bus: number, device: number, fn: number, offset: number, width: AccessWidth): number {
     return this.#target(bus, device, fn)?.configRead(offset, width) ?? allOnes(width)
   }
@@ -90,8 +111,8 @@ export class PciBus {
   }
 
   /**
-   * A read in I/O space. The BAR that holds all of the access answers; where BARs overlap, the one in the lowest slot (then of the
-   * lowest index). No such BAR, or an access across the end of one: all ones.
+   * A read in I/O space. The BAR that holds all of the access answers; where BARs overlap, the one of the lowest slot (then
+   * function, then index). No such BAR, or an access across the end of one: all ones.
    */
   ioRead(port: number, width: AccessWidth): number {
     const bar = find(this.#io, port, width)
@@ -117,13 +138,18 @@ export class PciBus {
   }
 
   #target(bus: number, device: number, fn: number): PciFunction | undefined {
-    return bus === 0 && fn === 0 ? this.#slots[device] : undefined
+    return bus === 0 ? this.function(device, fn) : undefined
+  }
+
+  #tellOfOthers(slot: number): void {
+    const functions = this.functions(slot)
+    for (const [, fn] of functions) fn.isMultiFunction = functions.length > 1
   }
 
   #rebuild(): void {
     const io: DecodedBar[] = []
     const memory: DecodedBar[] = []
-    for (const fn of this.#slots) {
+    for (const fn of this.#functions) {
       if (fn === undefined) continue
       for (const { index, kind, size } of fn.bars) {
         const start = fn.barAddress(index)
@@ -135,6 +161,15 @@ export class PciBus {
     this.#io = io
     this.#memory = memory
   }
+}
+
+function isPlace(slot: number, number: number): boolean {
+  return Number.isInteger(slot) && slot >= 0 && slot < PCI_SLOTS && Number.isInteger(number) && number >= 0 && number < PCI_FUNCTIONS
+}
+
+/** What messages call function `number` of `slot`: most devices have one function, which needs no name. */
+export function placeName(slot: number, number: number): string {
+  return number === 0 ? `slot ${slot}` : `function ${number} of slot ${slot}`
 }
 
 /** A plain scan: even 31 disks are 62 memory BARs, and every one of them is two compares. */

@@ -31,6 +31,9 @@ export interface PciFunctionOptions extends PciIdentity {
   readonly interrupts: PciInterrupts
 }
 
+/** Header Type: layout 0, and bit 7. */
+const MULTI_FUNCTION = 0x80
+
 const PCI_FUNCTION_RULES: Rules<PciFunctionOptions> = {
   vendorId: "number", deviceId: "number", revision: "number", classCode: "number", subsystemVendorId: "number", subsystemId: "number",
   bars: "array", msix: "object?", interruptPin: "number?", interrupts: "object",
@@ -71,6 +74,15 @@ export abstract class PciFunction {
     checkMsixPlace(this.msix, msix, this.#registers.definition(msix.bar))
     const { body, writable } = msixCapability(msix)
     this.#msixControl = this.addCapability(MSIX_CAPABILITY_ID, body, writable) + 2
+  }
+
+  /** Whether the header says that the device has more functions than one ([PCI] 6.2.1, Header Type bit 7). The bus sets it. */
+  get isMultiFunction(): boolean {
+    return this.#config.read(PCI_CONFIG.HEADER_TYPE, 1) === MULTI_FUNCTION
+  }
+
+  set isMultiFunction(isMultiFunction: boolean) {
+    this.#config.store(PCI_CONFIG.HEADER_TYPE, 1, isMultiFunction ? MULTI_FUNCTION : 0)
   }
 
   /** In order of index. */

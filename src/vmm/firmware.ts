@@ -10,18 +10,25 @@ import { type AddressWindow, IO_WINDOW, MMIO32_WINDOW, MMIO64_WINDOW } from "./m
 /** Memory BARs begin on a page, so that a guest can give them to different owners. */
 const PAGE_SIZE = 4096
 
+/** Where a function is on bus 0. */
+export interface PciPlace {
+  readonly slot: number
+  readonly functionNumber: number
+}
+
 /**
- * Places the BARs of the function in `slot`, writes its interrupt line and turns I/O and memory decoding on. Bus mastering is the driver's
+ * Places the BARs of the function at `at`, writes its interrupt line and turns I/O and memory decoding on. Bus mastering is the driver's
  * to turn on.
  */
-export function assignResources(bus: PciBus, slot: number, line: number): void {
-  const bars = bus.function(slot)?.bars ?? []
+export function assignResources(bus: PciBus, at: PciPlace, line: number): void {
+  const { slot, functionNumber } = at
+  const bars = bus.function(slot, functionNumber)?.bars ?? []
   // Largest first: fewer gaps for alignment.
   for (const bar of [...bars].sort((a, b) => b.size - a.size)) {
-    writeAddress(bus, slot, bar, place(bar, addressesInUse(bus, bar.kind === "io" ? "io" : "memory")))
+    writeAddress(bus, at, bar, place(bar, addressesInUse(bus, bar.kind === "io" ? "io" : "memory")))
   }
-  bus.configWrite(0, slot, 0, PCI_CONFIG.INTERRUPT_LINE, 1, line)
-  bus.configWrite(0, slot, 0, PCI_CONFIG.COMMAND, 2, PCI_COMMAND.IO_SPACE | PCI_COMMAND.MEMORY_SPACE)
+  bus.configWrite(0, slot, functionNumber, PCI_CONFIG.INTERRUPT_LINE, 1, line)
+  bus.configWrite(0, slot, functionNumber, PCI_CONFIG.COMMAND, 2, PCI_COMMAND.IO_SPACE | PCI_COMMAND.MEMORY_SPACE)
 }
 
 function place(bar: BarDefinition, inUse: readonly AddressWindow[]): number {
@@ -45,26 +52,28 @@ function firstFit(window: AddressWindow, size: number, alignment: number, inUse:
 function addressesInUse(bus: PciBus, space: "io" | "memory"): readonly AddressWindow[] {
   const inUse: AddressWindow[] = []
   for (let slot = 0; slot < PCI_SLOTS; slot++) {
-    for (const bar of bus.function(slot)?.bars ?? []) {
-      if ((bar.kind === "io") !== (space === "io")) continue
-      const start = readAddress(bus, slot, bar)
-      if (start !== 0) inUse.push({ start, end: start + bar.size })
+    for (const [functionNumber, fn] of bus.functions(slot)) {
+      for (const bar of fn.bars) {
+        if ((bar.kind === "io") !== (space === "io")) continue
+        const start = readAddress(bus, { slot, functionNumber }, bar)
+        if (start !== 0) inUse.push({ start, end: start + bar.size })
+      }
     }
   }
   return inUse.sort((a, b) => a.start - b.start)
 }
 
-function readAddress(bus: PciBus, slot: number, bar: BarDefinition): number {
+function readAddress(bus: PciBus, { slot, functionNumber }: PciPlace, bar: BarDefinition): number {
   const offset = PCI_CONFIG.BASE_ADDRESS_0 + 4 * bar.index
-  const low = bus.configRead(0, slot, 0, offset, 4)
-  const high = bar.kind === "memory64" ? bus.configRead(0, slot, 0, offset + 4, 4) : 0
+  const low = bus.configRead(0, slot, functionNumber, offset, 4)
+  const high = bar.kind === "memory64" ? bus.configRead(0, slot, functionNumber, offset + 4, 4) : 0
   return high * 2 ** 32 + low - (low % (bar.kind === "io" ? 4 : 16))
 }
 
-function writeAddress(bus: PciBus, slot: number, bar: BarDefinition, address: number): void {
+function writeAddress(bus: PciBus, { slot, functionNumber }: PciPlace, bar: BarDefinition, address: number): void {
   const offset = PCI_CONFIG.BASE_ADDRESS_0 + 4 * bar.index
-  bus.configWrite(0, slot, 0, offset, 4, address % 2 ** 32)
-  if (bar.kind === "memory64") bus.configWrite(0, slot, 0, offset + 4, 4, Math.floor(address / 2 ** 32))
+  bus.configWrite(0, slot, functionNumber, offset, 4, address % 2 ** 32)
+  if (bar.kind === "memory64") bus.configWrite(0, slot, functionNumber, offset + 4, 4, Math.floor(address / 2 ** 32))
 }
 
 function alignUp(address: number, alignment: number): number {

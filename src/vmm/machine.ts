@@ -5,20 +5,21 @@
 import { type VirtioBacking, checkBacking } from "../backing/backing.ts"
 import { checkOptions, checkValue, pickOptions, type Rules } from "../options.ts"
 import type { AccessWidth } from "../pci/access.ts"
-import { PCI_SLOTS, PciBus } from "../pci/bus.ts"
+import { placeName, PciBus } from "../pci/bus.ts"
 import { ConfigMechanism1 } from "../pci/config-mechanism.ts"
-import type { PciFunction, PciInterrupts } from "../pci/function.ts"
+import type { PciFunction } from "../pci/function.ts"
 import { VIRTIO_BLK_RULES, type VirtioBlkOptions } from "../virtio/blk/config.ts"
 import { VirtioBlk } from "../virtio/blk/device.ts"
 import type { GuestMemory, LinearMemory } from "../virtio/guest-memory.ts"
 import { VIRTIO_PCI_RULES, VirtioPciFunction, type VirtioPciOptions } from "../virtio/pci/pci-transport.ts"
-import { assignResources } from "./firmware.ts"
 import { HostBridge } from "./host-bridge.ts"
-import { type InterruptConnection, Interrupts } from "./interrupts.ts"
+import { Interrupts } from "./interrupts.ts"
 import { ramOf } from "./machine-ram.ts"
-import { ECAM_WINDOW, interruptLine, MAX_RAM_SIZE, VIRTIO_MMIO_WINDOW } from "./memory-map.ts"
+import { ECAM_WINDOW, MAX_RAM_SIZE, VIRTIO_MMIO_WINDOW } from "./memory-map.ts"
 import { type AttachedMmioDisk, type AttachMmioDiskOptions, MmioDisks } from "./mmio-disks.ts"
-import { PciHotplug, SCI_LINE } from "./pci-hotplug.ts"
+import { PciSlots, type PciWiring, type PluggedFunction } from "./pci-slots.ts"
+
+export type { PciWiring, PluggedFunction } from "./pci-slots.ts"
 
 /** Options of `Machine`. Sizes and addresses are in bytes. */
 export interface MachineOptions {
@@ -35,36 +36,21 @@ export interface MachineOptions {
   readonly ejected?: (slot: number, fn: PciFunction) => void
 }
 
-/** What a function on the bus is wired to. */
-export interface PciWiring {
-  readonly memory: GuestMemory
-  readonly interrupts: PciInterrupts
-}
-
-/** A function on the bus. */
-export interface PluggedFunction<F extends PciFunction = PciFunction> {
-  readonly slot: number
-  readonly function: F
-  /** The interrupt line that its pin is wired to. */
-  readonly line: number
-}
-
 /** Options of `Machine.attachDisk`: those of the device, of its PCI function, and its place. */
 export interface AttachDiskOptions extends VirtioBlkOptions, VirtioPciOptions {
   /** 1 to 31. Default: the first empty one. */
   readonly slot?: number
+  /** 0 to 7: a slot may hold eight disks, each a function of one device. Default 0. */
+  readonly functionNumber?: number
 }
 
 const MACHINE_RULES: Rules<MachineOptions> = { ramSize: "number?", memory: "object?", written: "function?", ejected: "function?" }
-const ATTACH_DISK_RULES: Rules<AttachDiskOptions> = { ...VIRTIO_BLK_RULES, ...VIRTIO_PCI_RULES, slot: "number?" }
+const ATTACH_DISK_RULES: Rules<AttachDiskOptions> = { ...VIRTIO_BLK_RULES, ...VIRTIO_PCI_RULES, slot: "number?", functionNumber: "number?" }
 
 /** A disk on the bus. */
 export interface AttachedDisk extends PluggedFunction<VirtioPciFunction> {
   readonly device: VirtioBlk
 }
-
-/** Slots 1 to 31, a bit for each. */
-const ALL_BUT_HOST_BRIDGE = 0xffff_fffe
 
 /** RAM, a PCI bus and an interrupt sink, wired: all of a virtual machine but the processor. */
 export class Machine {
@@ -74,8 +60,7 @@ export class Machine {
   /** Bus 0. Use `plug` and `unplug` of the machine rather than those of the bus: they see to interrupts and addresses. */
   readonly pci = new PciBus()
   readonly #configMechanism = new ConfigMechanism1(this.pci)
-  readonly #connections = new Map<number, InterruptConnection>()
-  readonly #hotplug: PciHotplug
+  readonly #slots: PciSlots
   readonly #mmioDisks: MmioDisks
 
   /** @throws TypeError for wrong options, RangeError for a RAM size that cannot be */
@@ -84,14 +69,7 @@ export class Machine {
     this.#memory = ramOf(options)
     this.pci.plug(0, new HostBridge())
     this.#mmioDisks = new MmioDisks(this.#memory, this.interrupts)
-    this.#hotplug = new PciHotplug({
-      sci: this.interrupts.connect(SCI_LINE).intx,
-      eject: (slot) => {
-        const fn = this.#remove(slot)
-        if (fn !== undefined) options.ejected?.(slot, fn)
-      },
-      removable: () => ALL_BUT_HOST_BRIDGE,
-    })
+    this.#slots = new PciSlots({ bus: this.pci, interrupts: this.interrupts, memory: this.#memory, ejected: options.ejected })
   }
 
   /** Guest RAM as the devices see it. */
@@ -114,14 +92,14 @@ export class Machine {
   portRead(port: number, width: AccessWidth): number {
     checkWidth(width)
     if (this.#configMechanism.claims(port)) return this.#configMechanism.read(port, width)
-    return this.#hotplug.claims(port) ? this.#hotplug.read(port, width) : this.pci.ioRead(port, width)
+    return this.#slots.hotplug.claims(port) ? this.#slots.hotplug.read(port, width) : this.pci.ioRead(port, width)
   }
 
   /** Writes the low `width` bytes of `value` to I/O port `port`, as `out` does. Dropped where nothing answers. */
   portWrite(port: number, width: AccessWidth, value: number): void {
     checkWidth(width)
     if (this.#configMechanism.claims(port)) this.#configMechanism.write(port, width, value)
-    else if (this.#hotplug.claims(port)) this.#hotplug.write(port, width, value)
+    else if (this.#slots.hotplug.claims(port)) this.#slots.hotplug.write(port, width, value)
     else this.pci.ioWrite(port, width, value)
   }
 
@@ -174,18 +152,21 @@ export class Machine {
     checkOptions("Machine.attachDisk", options, ATTACH_DISK_RULES)
     const device = new VirtioBlk(backing, pickOptions(options, VIRTIO_BLK_RULES))
     const transport = pickOptions(options, VIRTIO_PCI_RULES)
-    return { ...this.plug(options.slot, (wiring) => new VirtioPciFunction(device, { ...transport, ...wiring })), device }
+    const make = (wiring: PciWiring): VirtioPciFunction => new VirtioPciFunction(device, { ...transport, ...wiring })
+    return { ...this.plug(options.slot, make, options.functionNumber), device }
   }
 
   /**
    * Takes the disk out of `slot` at once, as when a cable is pulled: see `unplug`. Returns its device: once its `whenIdle` has
    * resolved nothing uses the backing any more, and it may be closed.
-   * @throws Error when there is no disk in the slot
+   * @throws Error when there is no disk in the slot, and what `unplug` throws
    */
-  detachDisk(slot: number): VirtioBlk {
-    const fn = this.pci.function(slot)
-    if (!(fn instanceof VirtioPciFunction) || !(fn.device instanceof VirtioBlk)) throw new Error(`slot ${slot} holds no disk`)
-    this.unplug(slot)
+  detachDisk(slot: number, functionNumber = 0): VirtioBlk {
+    const fn = this.pci.function(slot, functionNumber)
+    if (!(fn instanceof VirtioPciFunction) || !(fn.device instanceof VirtioBlk)) {
+      throw new Error(`${placeName(slot, functionNumber)} holds no disk`)
+    }
+    this.unplug(slot, functionNumber)
     return fn.device
   }
 
@@ -208,49 +189,37 @@ export class Machine {
 
   /**
    * Puts a function into `slot` (left out: the first empty one from 1 on), also while the machine runs. It gets addresses, an
-   * interrupt line, and I/O and memory decoding, as from firmware. A guest that listens to ACPI hot-plug events is told.
+   * interrupt line, and I/O and memory decoding, as from firmware. A guest that listens to ACPI hot-plug events is told of function 0, and
+   * looks for the others of its slot then: plug these before it.
    * @param make makes the function, given the RAM and the interrupts it is to use
-   * @throws RangeError when there is no such slot or no room for its BARs, Error when the slot is occupied or none is free
+   * @param functionNumber 0 to 7: one slot holds as many functions. Default 0
+   * @throws RangeError when there is no such slot or no room for its BARs, Error when the place is occupied or no slot is free
    * @throws TypeError for arguments of the wrong type
    */
-  plug<F extends PciFunction>(slot: number | undefined, make: (wiring: PciWiring) => F): PluggedFunction<F> {
+  plug<F extends PciFunction>(slot: number | undefined, make: (wiring: PciWiring) => F, functionNumber?: number): PluggedFunction<F> {
     checkValue("Machine.plug", "slot", slot, "number?")
     checkValue("Machine.plug", "make", make, "function")
-    const place = slot ?? this.#emptySlot()
-    const line = interruptLine(place)
-    const connection = this.interrupts.connect(line)
-    try {
-      const fn = make({ memory: this.memory, interrupts: connection })
-      this.pci.plug(place, fn)
-      this.#connections.set(place, connection)
-      assignResources(this.pci, place, line)
-      this.#hotplug.plugged(place)
-      return { slot: place, function: fn, line }
-    } catch (error) {
-      if (this.#connections.get(place) === connection) this.#remove(place)
-      connection.disconnect()
-      throw error
-    }
+    checkValue("Machine.plug", "functionNumber", functionNumber, "number?")
+    return this.#slots.plug(slot, make, functionNumber)
   }
 
   /**
    * Takes the function out of `slot` at once, as when a card is pulled: nothing of it can be reached, its interrupt is dropped, its
-   * addresses are free. A guest that listens to ACPI hot-plug events is told. Returns the function; undefined when the slot is empty.
+   * addresses are free. A guest that listens to ACPI hot-plug events is told of function 0. Returns the function; undefined when there is
+   * none.
+   * @throws Error for function 0 while the slot has others: without it no guest finds them
    */
-  unplug(slot: number): PciFunction | undefined {
-    const fn = this.#remove(slot)
-    if (fn !== undefined) this.#hotplug.unplugged(slot)
-    return fn
+  unplug(slot: number, functionNumber = 0): PciFunction | undefined {
+    return this.#slots.unplug(slot, functionNumber)
   }
 
   /**
-   * Asks the guest to give up the function in `slot`, by ACPI hot-plug (pci-hotplug.ts). When it does, the function leaves the bus and
-   * `ejected` of the options is called. A guest may never answer; `unplug` is still possible then.
+   * Asks the guest to give up the functions in `slot`, by ACPI hot-plug (pci-hotplug.ts). When it does, they leave the bus and `ejected` of
+   * the options is called for each. A guest may never answer; `unplug` is still possible then.
    * @throws Error when there is nothing in the slot that `plug` put there
    */
   requestEject(slot: number): void {
-    if (!this.#connections.has(slot)) throw new Error(`slot ${slot} holds nothing that can be ejected`)
-    this.#hotplug.requestEject(slot)
+    this.#slots.requestEject(slot)
   }
 
   /**
@@ -259,25 +228,8 @@ export class Machine {
    */
   reset(): void {
     this.#configMechanism.reset()
-    this.#hotplug.reset()
-    // All of them first: what is left of the old addresses must not stand in the way of the new ones.
-    for (let slot = 0; slot < PCI_SLOTS; slot++) this.pci.function(slot)?.reset()
+    this.#slots.reset()
     this.#mmioDisks.reset()
-    for (const slot of this.#connections.keys()) assignResources(this.pci, slot, interruptLine(slot))
-  }
-
-  #remove(slot: number): PciFunction | undefined {
-    const connection = this.#connections.get(slot)
-    if (connection === undefined) return undefined
-    this.#connections.delete(slot)
-    const fn = this.pci.unplug(slot)
-    connection.disconnect()
-    return fn
-  }
-
-  #emptySlot(): number {
-    for (let slot = 1; slot < PCI_SLOTS; slot++) if (this.pci.function(slot) === undefined) return slot
-    throw new Error(`all ${PCI_SLOTS} slots of the PCI bus are occupied; unplug something`)
   }
 
   /** The RAM, when it holds `width` bytes at `address`. */

@@ -63,7 +63,31 @@ describe("configuration accesses", () => {
 })
 
 describe("slots", () => {
-  it("32 of them, one function each, and a function is in one slot at a time", () => {
+  it("hold up to 8 functions each, whose headers say so ([PCI] 6.2.1) while there is more than one", () => {
+    const types = (): (number | undefined)[] => [0, 1, 6, 7].map((number) => bus.function(3, number)?.configRead(0x0e, 1))
+    bus.plug(3, testFunction({ deviceId: 0x1000 }))
+    expect(types()).toEqual([0, undefined, undefined, undefined])
+    for (const number of [7, 1]) bus.plug(3, testFunction({ deviceId: 0x1000 + number }), number)
+    bus.plug(4, testFunction())
+    expect([types(), bus.function(4)?.configRead(0x0e, 1)]).toEqual([[0x80, 0x80, undefined, 0x80], 0])
+    expect(bus.functions(3).map(([number]) => number)).toEqual([0, 1, 7])
+    expect([0, 1, 2, 7].map((number) => bus.configRead(0, 3, number, 2, 2))).toEqual([0x1000, 0x1001, 0xffff, 0x1007])
+    expect(bus.ecamRead(3 * 0x8000 + 7 * 0x1000, 4)).toBe(0x1007_1af4)
+    bus.function(3, 7)?.reset()
+    bus.configWrite(0, 3, 7, 0x0e, 1, 0)
+    expect(types()).toEqual([0x80, 0x80, undefined, 0x80])
+    const last = bus.unplug(3, 7)
+    expect([types(), last?.configRead(0x0e, 1)]).toEqual([[0x80, 0x80, undefined, undefined], 0])
+    bus.unplug(3, 1)
+    expect(types()).toEqual([0, undefined, undefined, undefined])
+    for (const number of [8, -1, 0.5]) {
+      expect(() => bus.plug(3, testFunction(), number)).toThrow(`function ${number}: a PCI device has functions 0 to 7`)
+    }
+    bus.plug(3, testFunction(), 1)
+    expect(() => bus.plug(3, testFunction(), 1)).toThrow("function 1 of slot 3 is occupied")
+  })
+
+  it("32 of them, and a function is in one place at a time", () => {
     const fn = testFunction()
     bus.plug(31, fn)
     expect(bus.function(31)).toBe(fn)

@@ -89,6 +89,31 @@ describe("ACPI hot-plug", () => {
     expect([present(vm, 6), ejected]).toEqual([false, [6]])
   })
 
+  it("announces a slot with its function 0, and gives up all functions of a slot together, function 0 last", () => {
+    const ejected: string[] = []
+    const vm = new Machine({ ramSize: 1 << 20, ejected: (slot, fn) => ejected.push(`${slot} ${fn === first.function}`) })
+    const guest = new AcpiGuest(vm)
+    guest.start()
+    vm.attachDisk(disk(), { slot: 7, functionNumber: 3 })
+    expect(vm.interrupts.level(SCI)).toBe(false)
+    const first = vm.attachDisk(disk(), { slot: 7 })
+    expect(guest.handle()).toEqual(["check 7"])
+    expect(() => vm.detachDisk(7)).toThrow("take out function 3 of slot 7 first")
+    vm.requestEject(7)
+    expect(guest.handle()).toEqual(["check 7", "eject 7"])
+    guest.eject(7)
+    expect([present(vm, 7), ejected]).toEqual([false, ["7 false", "7 true"]])
+
+    vm.attachDisk(disk(), { slot: 7, functionNumber: 3 })
+    vm.attachDisk(disk(), { slot: 7 })
+    guest.handle()
+    vm.detachDisk(7, 3)
+    expect(vm.interrupts.level(SCI)).toBe(false)
+    expect(() => vm.detachDisk(7, 3)).toThrow("function 3 of slot 7 holds no disk")
+    vm.detachDisk(7)
+    expect(guest.handle()).toEqual(["eject 7"])
+  })
+
   it("a reset forgets all events, and ejects what was asked for", () => {
     const { vm, guest, ejected } = machine()
     for (const slot of [1, 2, 3]) vm.attachDisk(disk(), { slot })

@@ -376,6 +376,31 @@ describe("events from the device", () => {
     expect(machine.interrupts.raised).toEqual([])
   })
 
+  it("eight disks in one slot, each a function of one device, on one line: found, told apart and used at once, also after a reset",
+  async () => {
+    const machine = new Machine({ ramSize: 128 << 20 })
+    for (let functionNumber = 0; functionNumber < 8; functionNumber++) {
+      const disk = new MemoryBacking({ size: SECTORS * 512 })
+      machine.attachDisk(disk, { slot: 4, functionNumber, serial: `function ${functionNumber}` })
+    }
+    machine.attachDisk(new MemoryBacking({ size: SECTORS * 512 }), { serial: "alone" })
+    for (let round = 0; round < 2; round++) {
+      const disks = await Promise.all(
+        findBlockDevices(machine).map((pci) => BlockDriver.open(pci, { interrupts: pci.address.function === 5 ? "msix" : "intx" })),
+      )
+      const serials = ["alone", ...Array.from({ length: 8 }, (_, at) => `function ${at}`)]
+      expect(await Promise.all(disks.map((blk) => blk.getId()))).toEqual(serials)
+      if (round === 0) await Promise.all(disks.map((blk, index) => exercise(blk, new Rng(index), 5)))
+      else await Promise.all(disks.map((blk) => blk.write(1, new Uint8Array(512))))
+      expect(new Set(disks.slice(1).map((blk) => blk.virtio.pci.interruptLine)).size).toBe(1)
+      const places = disks.flatMap((blk) => blk.virtio.pci.bars().map(({ address }) => address))
+      expect(new Set(places).size).toBe(places.length)
+      for (const blk of disks) await blk.close()
+      expect(machine.interrupts.raised).toEqual([])
+      machine.reset()
+    }
+  })
+
   it("a disk that is unplugged with the driver at work is an error, and closing gives the memory back", async () => {
     const { machine, pci, disk } = bench()
     const memory = new RamAllocator({ start: 1 << 20, length: 4 << 20 })
