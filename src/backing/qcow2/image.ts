@@ -2,7 +2,6 @@
 import { closesWithBlock, type Disposing } from "../../disposing.ts"
 import { type Allocation, BackingError, checkRange, type DiskVersion, totalLength, type VirtioBacking } from "../backing.ts"
 import type { ImageFile, ImageLock } from "../image-file.ts"
-import { Allocator } from "./metadata/allocator.ts"
 import { attempt, ClusterFile, CorruptMetadata } from "./metadata/cluster-file.ts"
 import type { Decompressor } from "./format/compression.ts"
 import type { Geometry } from "./format/geometry.ts"
@@ -10,13 +9,10 @@ import { headerGeometry, type Qcow2Header } from "./format/header.ts"
 import { HeaderStore } from "./metadata/header-store.ts"
 import { findAllocation, type MapExtent, mapExtents } from "./map-extents.ts"
 import { Mapping } from "./metadata/mapping.ts"
-import { mapMetadata } from "./metadata/metadata-regions.ts"
-import { MetadataWriter } from "./metadata/metadata-writer.ts"
 import { type BackingDisk, Reader } from "./reader.ts"
-import { Refcounts } from "./metadata/refcounts.ts"
 import { TableCache } from "./metadata/table-cache.ts"
-import { Writer } from "./writer.ts"
-import { Zeroing, zeroesAtOnce } from "./zeroing.ts"
+import { makeWritable, type WritingParts } from "./writing-parts.ts"
+import { zeroesAtOnce } from "./zeroing.ts"
 
 /** Refcount blocks cover four times as much as L2 tables of the same size (at 16 bits), and only allocation needs them. */
 const REFCOUNT_CACHE_SHARE = 1 / 4
@@ -30,13 +26,6 @@ export interface Qcow2Parts {
   readonly decompressor: Decompressor
   /** Bytes. */
   readonly cacheSize: number
-}
-
-/** The parts that only a writable image has. */
-interface WritingParts {
-  readonly writer: Writer
-  readonly zeroing: Zeroing
-  readonly metadataWriter: MetadataWriter
 }
 
 /** `using` closes it. */
@@ -88,8 +77,9 @@ export class Qcow2Image implements VirtioBacking {
     const { compressionType } = header
     this.#reader = new Reader({ ...shared, data: this.#file, mapping: this.#mapping, backing, decompressor, compressionType })
     if (parts.readOnly) return
-    const refcountCache = new TableCache(this.#file, { clusterSize, capacity: cacheSize * REFCOUNT_CACHE_SHARE })
-    this.#writing = this.#makeWritable(file, { l2Cache, refcountCache })
+    const refcountCacheSize = cacheSize * REFCOUNT_CACHE_SHARE
+    const opened = { mapping: this.#mapping, reader: this.#reader, header: this.#header, imageFile: file, l2Cache, refcountCacheSize }
+    this.#writing = makeWritable({ ...shared, ...opened })
   }
 
   /** The file's name. */
@@ -254,25 +244,6 @@ export class Qcow2Image implements VirtioBacking {
       throw new BackingError("corrupt", `the image is corrupt and is not written any more: ${this.#corruption}`, { path: this.#path })
     }
     return this.#writing
-  }
-
-  /** Everything that can refuse the image comes first; then its first write, which clears feature bits that are not kept up here. */
-  #makeWritable(imageFile: ImageFile, caches: { readonly l2Cache: TableCache; readonly refcountCache: TableCache }): WritingParts {
-    const { header, geometry } = this
-    const file = this.#file
-    const mapping = this.#mapping
-    const { refcountTableOffset: tableOffset, refcountTableClusters: tableClusters } = header
-    const refcounts = new Refcounts({ file, geometry, cache: caches.refcountCache, tableOffset, tableClusters })
-    const metadata = mapMetadata({ file: imageFile, header, geometry, mapping, refcounts })
-    refcounts.refuseSharedBlocks()
-    refcounts.protect(metadata)
-    const allocator = new Allocator({ file, geometry, refcounts })
-    mapping.makeWritable({ allocator, refcounts, metadata })
-    const metadataWriter = new MetadataWriter({ file, geometry, header: this.#header, mapping, refcounts, allocator, ...caches })
-    const writer = new Writer({ file, data: this.#reader.data, geometry, mapping, reader: this.#reader, allocator, metadata, metadataWriter })
-    const zeroing = new Zeroing({ geometry, mapping, writer, metadataWriter, backingEnd: this.#reader.backingEnd })
-    this.#header.clearAutoclear()
-    return { writer, zeroing, metadataWriter }
   }
 
   /**
