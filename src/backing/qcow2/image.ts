@@ -5,17 +5,13 @@ import type { ImageFile, ImageLock } from "../image-file.ts"
 import { attempt, ClusterFile, CorruptMetadata } from "./metadata/cluster-file.ts"
 import type { Decompressor } from "./format/compression.ts"
 import type { Geometry } from "./format/geometry.ts"
-import { headerGeometry, type Qcow2Header } from "./format/header.ts"
+import type { Qcow2Header } from "./format/header.ts"
 import { HeaderStore } from "./metadata/header-store.ts"
+import { makeParts, type WritingParts } from "./image-parts.ts"
 import { findAllocation, type MapExtent, mapExtents } from "./map-extents.ts"
-import { Mapping } from "./metadata/mapping.ts"
-import { type BackingDisk, Reader } from "./reader.ts"
-import { TableCache } from "./metadata/table-cache.ts"
-import { makeWritable, type WritingParts } from "./writing-parts.ts"
+import type { Mapping } from "./metadata/mapping.ts"
+import type { BackingDisk, Reader } from "./reader.ts"
 import { zeroesAtOnce } from "./zeroing.ts"
-
-/** Refcount blocks cover four times as much as L2 tables of the same size (at 16 bits), and only allocation needs them. */
-const REFCOUNT_CACHE_SHARE = 1 / 4
 
 /** What `openQcow2Image` has found and checked. */
 export interface Qcow2Parts {
@@ -37,12 +33,9 @@ export interface Qcow2Image extends Disposing {}
  */
 export class Qcow2Image implements VirtioBacking {
   static { closesWithBlock(this) }
-  /** Guest-visible bytes, exactly as the header has them. */
-  readonly size: number
   readonly readOnly: boolean
   readonly discardGranularity: number
   readonly zeroesAtOnce: number
-  readonly geometry: Geometry
   readonly backing: BackingDisk | undefined
   /** What keeps other programs from opening the image. Its backing files have locks of their own. */
   readonly lock: ImageLock
@@ -50,36 +43,44 @@ export class Qcow2Image implements VirtioBacking {
   readonly #path: string
   readonly #file: ClusterFile
   readonly #header: HeaderStore
-  readonly #mapping: Mapping
-  readonly #reader: Reader
-  readonly #writing: WritingParts | undefined
+  #geometry: Geometry
+  #size: number
+  #mapping: Mapping
+  #reader: Reader
+  #writing: WritingParts | undefined
   /** Why nothing may be written any more. */
   #corruption: string | undefined
   #isClosed = false
 
   constructor(parts: Qcow2Parts) {
-    const { header, file, backing, decompressor, cacheSize } = parts
-    this.geometry = headerGeometry(header)
-    this.size = header.size
-    this.readOnly = parts.readOnly
-    this.discardGranularity = this.geometry.clusterSize
-    this.zeroesAtOnce = zeroesAtOnce(this.geometry, backing)
+    const { header, file, backing, decompressor, cacheSize, readOnly } = parts
+    this.readOnly = readOnly
     this.backing = backing
     this.lock = file.lock ?? "none"
     this.version = () => this.#file.version(this.geometry.clusterSize, backing)
     this.#path = file.path
     this.#file = new ClusterFile(file)
     this.#header = new HeaderStore(this.#file, header)
-    const { clusterSize } = this.geometry
-    const l2Cache = new TableCache(this.#file, { clusterSize, capacity: cacheSize * (1 - REFCOUNT_CACHE_SHARE) })
-    const shared = { file: this.#file, geometry: this.geometry }
-    this.#mapping = new Mapping({ ...shared, cache: l2Cache, l1TableOffset: header.l1TableOffset, l1Size: header.l1Size })
-    const { compressionType } = header
-    this.#reader = new Reader({ ...shared, data: this.#file, mapping: this.#mapping, backing, decompressor, compressionType })
-    if (parts.readOnly) return
-    const refcountCacheSize = cacheSize * REFCOUNT_CACHE_SHARE
-    const opened = { mapping: this.#mapping, reader: this.#reader, header: this.#header, imageFile: file, l2Cache, refcountCacheSize }
-    this.#writing = makeWritable({ ...shared, ...opened })
+    const base = { imageFile: file, file: this.#file, header: this.#header, readOnly, backing, decompressor, cacheSize }
+    // Everything that can refuse the image comes first; then its first write, which clears feature bits that are not kept up here.
+    const made = makeParts(base, header)
+    this.#geometry = made.geometry
+    this.#size = header.size
+    this.#mapping = made.mapping
+    this.#reader = made.reader
+    this.#writing = made.writing
+    this.discardGranularity = made.geometry.clusterSize
+    this.zeroesAtOnce = zeroesAtOnce(made.geometry, backing)
+    if (!readOnly) this.#header.clearAutoclear()
+  }
+
+  /** Guest-visible bytes, exactly as the header has them. */
+  get size(): number {
+    return this.#size
+  }
+
+  get geometry(): Geometry {
+    return this.#geometry
   }
 
   /** The file's name. */
@@ -235,7 +236,7 @@ export class Qcow2Image implements VirtioBacking {
 
   #checkAccess(offset: number, length: number): void {
     if (this.#isClosed) throw new BackingError("closed", "the image is closed", { path: this.#path })
-    checkRange(this.size, offset, length, this.#path)
+    checkRange(this.#size, offset, length, this.#path)
   }
 
   #writable(): WritingParts {

@@ -10,6 +10,12 @@ import { HEADER_FIELD, INCOMPATIBLE_BIT } from "../format/spec.ts"
 const DIRTY = 1n << BigInt(INCOMPATIBLE_BIT.DIRTY)
 const CORRUPT = 1n << BigInt(INCOMPATIBLE_BIT.CORRUPT)
 
+/** The fields from the disk's size to the snapshot table: they lie side by side, in one sector. */
+export type HeaderTables = Pick<
+  Qcow2Header,
+  "size" | "l1Size" | "l1TableOffset" | "refcountTableOffset" | "refcountTableClusters" | "snapshotCount" | "snapshotsOffset"
+>
+
 export class HeaderStore {
   readonly #file: Pick<ImageFile, "write" | "sync">
   #header: Qcow2Header
@@ -56,6 +62,27 @@ export class HeaderStore {
     viewOf(pointer).setUint32(8, clusters)
     this.#file.write(pointer, HEADER_FIELD.REFCOUNT_TABLE_OFFSET)
     this.#header = { ...this.#header, refcountTableOffset: offset, refcountTableClusters: clusters }
+  }
+
+  /**
+   * Sets the size and names tables that are on stable storage, all by one write: whatever a crash leaves is all old or all new. The caller
+   * syncs. A write that fails may have been done: only another switch makes sure.
+   */
+  switchTables(tables: HeaderTables): void {
+    const { SIZE, CRYPT_METHOD, L1_SIZE, L1_TABLE_OFFSET, REFCOUNT_TABLE_OFFSET, REFCOUNT_TABLE_CLUSTERS, NB_SNAPSHOTS, SNAPSHOTS_OFFSET } =
+      HEADER_FIELD
+    const bytes = new Uint8Array(SNAPSHOTS_OFFSET + 8)
+    const view = viewOf(bytes)
+    setU64(view, SIZE, tables.size)
+    view.setUint32(CRYPT_METHOD, this.#header.cryptMethod)
+    view.setUint32(L1_SIZE, tables.l1Size)
+    setU64(view, L1_TABLE_OFFSET, tables.l1TableOffset)
+    setU64(view, REFCOUNT_TABLE_OFFSET, tables.refcountTableOffset)
+    view.setUint32(REFCOUNT_TABLE_CLUSTERS, tables.refcountTableClusters)
+    view.setUint32(NB_SNAPSHOTS, tables.snapshotCount)
+    setU64(view, SNAPSHOTS_OFFSET, tables.snapshotsOffset)
+    this.#file.write(bytes.subarray(SIZE), SIZE)
+    this.#header = { ...this.#header, ...tables }
   }
 
   #setIncompatible(features: bigint): void {

@@ -32,6 +32,8 @@ export interface MappingOptions {
   readonly l1TableOffset: number
   /** Entries. */
   readonly l1Size: number
+  /** The L1 table, where it is known: it is not read then. */
+  readonly content?: Uint8Array | undefined
 }
 
 export class Mapping implements ClusterList {
@@ -55,7 +57,8 @@ export class Mapping implements ClusterList {
     this.#file = file
     this.#geometry = geometry
     this.#cache = options.cache
-    this.l1 = new TopTable(file, { offset: options.l1TableOffset, length: options.l1Size * TABLE_ENTRY_SIZE, name: "the L1 table" })
+    const length = options.l1Size * TABLE_ENTRY_SIZE
+    this.l1 = new TopTable(file, { offset: options.l1TableOffset, length, name: "the L1 table" }, options.content)
     this.l2 = new L2View(geometry, options.cache)
     this.#perByte = 1 / geometry.clusterSize
     this.#perCluster = 1 / geometry.l2Entries

@@ -6,7 +6,7 @@ import type { Qcow2Header } from "../format/header.ts"
 import type { Mapping } from "./mapping.ts"
 import { MetadataMap } from "./metadata-map.ts"
 import type { Refcounts } from "./refcounts.ts"
-import { readSnapshotTable, snapshotL1Problem } from "../format/snapshot-table.ts"
+import { readSnapshotTable, snapshotL1Problem, type SnapshotTable } from "../format/snapshot-table.ts"
 import { TABLE_ENTRY_SIZE } from "../format/spec.ts"
 
 export interface MetadataSources {
@@ -15,12 +15,14 @@ export interface MetadataSources {
   readonly geometry: Geometry
   readonly mapping: Mapping
   readonly refcounts: Refcounts
+  /** The snapshot table, where it is known: it is not read then. */
+  readonly snapshots?: SnapshotTable | undefined
 }
 
 /** The map of all metadata (QC-OVL-01). @throws BackingError `corrupt` when two of the tables that the header names share a cluster */
 export function mapMetadata(sources: MetadataSources): MetadataMap {
   const { file, header, geometry, mapping, refcounts } = sources
-  const snapshots = readSnapshotTable(file, header)
+  const snapshots = sources.snapshots ?? readSnapshotTable(file, header)
   const metadata = new MetadataMap(geometry.clusterSize, { l2Tables: mapping, refcountBlocks: refcounts })
   metadata.addRanges([
     { offset: 0, length: geometry.clusterSize, name: "the header" },

@@ -24,6 +24,8 @@ export interface RefcountsOptions {
   readonly cache: TableCache
   readonly tableOffset: number
   readonly tableClusters: number
+  /** The table, where it is known: it is not read then. */
+  readonly content?: Uint8Array | undefined
 }
 
 export class Refcounts implements ClusterList {
@@ -41,7 +43,8 @@ export class Refcounts implements ClusterList {
   /** Reads the refcount table. @throws BackingError what reading throws */
   constructor(options: RefcountsOptions) {
     const { file, geometry, tableOffset, tableClusters } = options
-    this.table = new TopTable(file, { offset: tableOffset, length: tableClusters * geometry.clusterSize, name: "the refcount table" })
+    const place = { offset: tableOffset, length: tableClusters * geometry.clusterSize, name: "the refcount table" }
+    this.table = new TopTable(file, place, options.content)
     this.#file = file
     this.#geometry = geometry
     this.clusterLimit = Math.floor(file.largestSize / geometry.clusterSize)

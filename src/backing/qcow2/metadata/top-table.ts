@@ -22,14 +22,14 @@ export class TopTable {
   #formerPlaces: MetadataRange[] = []
   #isChecked = false
 
-  /** Reads the table. @throws BackingError what reading throws */
-  constructor(file: ClusterFile, place: MetadataRange) {
+  /** Reads the table, unless `content` is what it holds: that is kept. @throws BackingError what reading throws */
+  constructor(file: ClusterFile, place: MetadataRange, content?: Uint8Array) {
     this.name = place.name
     this.#file = file
     this.#offset = place.offset
-    this.#bytes = new Uint8Array(place.length)
+    this.#bytes = content ?? new Uint8Array(place.length)
     this.#view = viewOf(this.#bytes)
-    if (place.length > 0) file.read(this.#bytes, place.offset)
+    if (place.length > 0 && content === undefined) file.read(this.#bytes, place.offset)
   }
 
   /** Where it lies in the file. */
@@ -40,6 +40,11 @@ export class TopTable {
   /** Byte of the file where entry `index` lies. */
   offsetOf(index: number): number {
     return this.#offset + index * TABLE_ENTRY_SIZE
+  }
+
+  /** A copy of its content. */
+  bytes(): Uint8Array {
+    return this.#bytes.slice()
   }
 
   get entryCount(): number {
