@@ -1,6 +1,6 @@
 /** The command line, run inside this process: a process of its own takes a second. */
 import { vi } from "vitest"
-import { vioblk } from "../../src/vmm/cli/commands.ts"
+import { vioblk } from "../../src/vmm/cli/program.ts"
 
 /** Runs the command line. Returns its exit code and what it printed. */
 export async function commandLine(...args: string[]): Promise<{ code: number; out: string; err: string }> {

@@ -1,89 +1,187 @@
-/** Arguments of the command line: node:util's parser, with errors of our own. */
-import { parseArgs, type ParseArgsConfig } from "node:util"
-import { printHelp } from "./output.ts"
+/** Arguments of the command line: GNU's rules for options, which qemu-img follows, over the rows of the table. */
+import { nearest } from "../../options.ts"
+import { parseSize } from "./size.ts"
+import type { CommandRow, OptionRow } from "./table/rows.ts"
 
-/** The arguments, or the image's name in them, make no sense: exit code 2. */
+/** The arguments, or the image's name in them, make no sense: exit code 1, as with qemu-img. */
 export class UsageError extends Error {
   override readonly name = "UsageError"
 }
 
-/** A command: its arguments without its own name, to the exit code. */
-export type Command = (args: readonly string[]) => Promise<number>
+/** A command: what it was given, to the exit code. */
+export type Command = (given: Arguments) => Promise<number>
 
-type Options = NonNullable<ParseArgsConfig["options"]>
+/** An option as it was given. */
+interface GivenOption {
+  readonly row: OptionRow
+  /** As it was written: "-f" or "--format". */
+  readonly spelling: string
+  readonly value: string
+}
 
-/** Values of the options, and the positionals. */
-type Parsed<O extends Options> = ReturnType<typeof parseArgs<{ args: string[]; options: O; allowPositionals: true; strict: true }>>
+/** What a command was given. Asking for an option that its row in the table does not have is a bug, and throws. */
+export class Arguments {
+  readonly command: CommandRow
+  /** What stands beside the options, in order. */
+  readonly words: readonly string[]
+  readonly #given: readonly GivenOption[]
 
-/** Parses `args`. @throws UsageError, in one line, for anything that `options` does not know */
-export function parse<O extends Options>(args: readonly string[], options: O): Parsed<O> {
-  try {
-    return parseArgs({ args: [...args], options, allowPositionals: true, strict: true })
-  } catch (error) {
-    // Node's message goes on to explain how to write what nobody meant.
-    const [what = ""] = (error instanceof Error ? error.message : String(error)).split(/\.(?:\s|$)/)
-    throw new UsageError(what.replace(/^Option '(.*)' argument is ambiguous$/, "Option '$1 <value>' argument missing"))
+  constructor(command: CommandRow, words: readonly string[], given: readonly GivenOption[]) {
+    this.command = command
+    this.words = words
+    this.#given = given
+  }
+
+  /** Whether the option was given. */
+  flag(name: string): boolean {
+    return this.texts(name).length > 0
+  }
+
+  /** What the option was given as; the last time counts. */
+  text(name: string): string | undefined {
+    return this.texts(name).at(-1)
+  }
+
+  /** All that the option was given as. */
+  texts(name: string): readonly string[] {
+    return this.#find(name).map(({ value }) => value)
+  }
+
+  /** The one of `choices` that the option was given as. */
+  choice<T extends string>(name: string, choices: readonly T[]): T | undefined {
+    const text = this.text(name)
+    if (text === undefined) return undefined
+    const found = choices.find((choice) => choice === text)
+    if (found === undefined) throw new UsageError(`${this.spelling(name)} ${text}: it must be ${listed(choices)}`)
+    return found
+  }
+
+  /** The whole number that the option was given as, from `least` to `most`. */
+  count(name: string, least: number, most: number): number | undefined {
+    const text = this.text(name)
+    if (text === undefined) return undefined
+    const value = Number(text)
+    if (!/^(0x[\da-f]+|\d+)$/i.test(text) || value < least || value > most) {
+      throw new UsageError(`${this.spelling(name)} ${text}: it must be a whole number from ${least} to ${most}`)
+    }
+    return value
+  }
+
+  /** The bytes that the option was given as. */
+  size(name: string): number | undefined {
+    const text = this.text(name)
+    return text === undefined ? undefined : sizeOf(this.spelling(name), text)
+  }
+
+  /** Whether values for programs are wanted: `--output=json`, or `--json`, which is the same. The last of them counts. */
+  get json(): boolean {
+    return this.choice("output", ["human", "json"]) === "json"
+  }
+
+  /** The one image that a command is about: its only word. */
+  get image(): string {
+    const [path, extra] = this.words
+    if (extra !== undefined) throw new UsageError(`${this.command.name} takes one image: "${extra}" is one word too many`)
+    return nameOf("image", path)
+  }
+
+  /** The option as it was written, the last time: "-f" or "--format". */
+  spelling(name: string): string {
+    return this.#find(name).at(-1)?.spelling ?? `--${name}`
+  }
+
+  #find(name: string): readonly GivenOption[] {
+    const row = this.command.options.find((option) => option.name === name)
+    if (row === undefined) throw new Error(`vioblk ${this.command.name} has no option --${name} in its row`)
+    return this.#given.filter((option) => option.row === row)
   }
 }
 
-/** The whole number that option `name` was given as, from `least` to `most`, or `fallback` without the option. */
-export function wholeNumber(name: string, text: string | undefined, least: number, most: number, fallback: number): number {
-  if (text === undefined) return fallback
-  const value = Number(text)
-  if (!/^\d+$/.test(text) || value < least || value > most) {
-    throw new UsageError(`--${name} ${text}: a whole number from ${least} to ${most} is wanted`)
+/** Checks a name that is there and is not empty. @param what "image", "backing file" */
+export function nameOf(what: string, name: string | undefined): string {
+  if (name === undefined || name === "") throw new UsageError(`the name of the ${what} is ${name === undefined ? "missing" : "empty"}`)
+  return name
+}
+
+/** The bytes that `text` means. @param what names it in the message */
+export function sizeOf(what: string, text: string): number {
+  const size = parseSize(text)
+  if (size === undefined) throw new UsageError(`${what} ${text}: it must be a number of bytes below 2^63, or one with k, M, G, T, P or E`)
+  return size
+}
+
+/** Parses the arguments of a command. @throws UsageError, in one line, for anything that its row in the table does not allow */
+export function parseArguments(command: CommandRow, args: readonly string[]): Arguments {
+  const given: GivenOption[] = []
+  const words: string[] = []
+  const rest = [...args]
+  // A size such as -1G is not an option.
+  const last = command.lastIsWord === true && rest.length > 1 ? rest.splice(-1) : []
+  const add = (row: OptionRow, spelling: string, value: string): void => {
+    if (row.means === undefined) given.push({ row, spelling, value })
+    else given.push({ row: longOption(command, row.means.name), spelling, value: row.means.value })
+  }
+  for (let arg = rest.shift(); arg !== undefined; arg = rest.shift()) {
+    if (arg === "--") {
+      words.push(...rest.splice(0))
+    } else if (arg.startsWith("--")) {
+      const [name = "", attached] = splitOnce(arg.slice(2), "=")
+      const row = longOption(command, name)
+      add(row, `--${row.name}`, argumentOf(row, `--${row.name}`, attached, rest))
+    } else if (arg.startsWith("-") && arg !== "-") {
+      for (let letters = arg.slice(1); letters !== "";) {
+        const row = letterOption(command, letters.slice(0, 1))
+        const attached = row.argument === undefined || letters.length === 1 ? undefined : letters.slice(1)
+        add(row, `-${letters.slice(0, 1)}`, argumentOf(row, `-${letters.slice(0, 1)}`, attached, rest))
+        letters = row.argument === undefined ? letters.slice(1) : ""
+      }
+    } else {
+      words.push(arg)
+    }
+  }
+  return new Arguments(command, [...words, ...last], given)
+}
+
+function splitOnce(text: string, separator: string): string[] {
+  const at = text.indexOf(separator)
+  return at < 0 ? [text] : [text.slice(0, at), text.slice(at + separator.length)]
+}
+
+/** The option of that name, or of one that begins so, as GNU's getopt_long finds it. */
+function longOption(command: CommandRow, name: string): OptionRow {
+  const exact = command.options.find((option) => option.name === name)
+  if (exact !== undefined) return exact
+  const begun = name === "" ? [] : command.options.filter((option) => option.name.startsWith(name))
+  const [only] = begun
+  if (only !== undefined && begun.length === 1) return only
+  if (begun.length > 1) throw new UsageError(`--${name} may be ${listed(begun.map((option) => `--${option.name}`))}`)
+  const near = nearest(name, command.options.map((option) => option.name))
+  throw new UsageError(`--${name} is not an option of ${command.name}${near === undefined ? "" : ` (did you mean --${near}?)`}`)
+}
+
+function letterOption(command: CommandRow, letter: string): OptionRow {
+  const row = command.options.find((option) => option.letter === letter)
+  if (row !== undefined) return row
+  const known = command.options.flatMap((option) => (option.letter === undefined ? [] : [`-${option.letter}`]))
+  throw new UsageError(`-${letter} is not an option of ${command.name}${known.length === 0 ? "" : `, which has ${listed(known, "and")}`}`)
+}
+
+/** The argument that was attached to the option, or the next one. */
+function argumentOf(row: OptionRow, spelling: string, attached: string | undefined, rest: string[]): string {
+  if (row.argument === undefined) {
+    if (attached !== undefined) throw new UsageError(`${spelling} takes no argument`)
+    return ""
+  }
+  const value = attached ?? rest.shift()
+  if (value === undefined) throw new UsageError(`${spelling} needs an argument: ${row.argument}`)
+  if (row.choices !== undefined && !row.choices.includes(value)) {
+    const near = nearest(value, row.choices)
+    throw new UsageError(`${spelling} ${value}: it must be ${listed(row.choices)}${near === undefined ? "" : ` (did you mean ${near}?)`}`)
   }
   return value
 }
 
-/** The one of `choices` that option `name` was given as, or undefined without the option. */
-export function oneOf<T extends string>(name: string, text: string | undefined, choices: readonly T[]): T | undefined {
-  if (text === undefined) return undefined
-  const found = choices.find((choice) => choice === text)
-  if (found === undefined) throw new UsageError(`--${name} ${text}: ${choices.join(" or ")} is wanted`)
-  return found
-}
-
-/** The one image that a command is about: its only positional. */
-export function imageName(positionals: readonly string[]): string {
-  const [path, extra] = positionals
-  if (extra !== undefined) throw new UsageError(`one image at a time: "${extra}" is one too many`)
-  if (path === undefined || path === "") throw new UsageError(`the name of an image is ${path === undefined ? "missing" : "empty"}`)
-  return path
-}
-
-/** What every command that looks at one image is given. */
-export interface ImageArguments<N extends string> {
-  readonly path: string
-  readonly format: "raw" | "qcow2" | undefined
-  readonly json: boolean
-  /** What the command's own options were given as; undefined for those that were not given. */
-  readonly own: Readonly<Partial<Record<N, string>>>
-}
-
-/**
- * Parses the arguments of such a command. Returns undefined when help was asked for, and printed.
- * @param choices the command's own options, and the words that each takes
- */
-export function imageArguments<N extends string = never>(
-  args: readonly string[],
-  help: string,
-  choices: Readonly<Record<N, readonly string[]>>,
-): ImageArguments<N> | undefined {
-  const names = Object.keys(choices) as N[]
-  const words: Options = Object.fromEntries(names.map((name) => [name, { type: "string" }]))
-  const common = { format: { type: "string" }, json: { type: "boolean" }, help: { type: "boolean", short: "h" } } as const
-  const { values, positionals } = parse(args, { ...words, ...common })
-  if (values.help === true) {
-    printHelp(help)
-    return undefined
-  }
-  const own: Partial<Record<N, string>> = {}
-  // Before the name: a forgotten word takes the name for its own.
-  for (const name of names) {
-    const text: unknown = Reflect.get(values, name)
-    if (typeof text === "string") own[name] = oneOf(name, text, choices[name])
-  }
-  const format = oneOf("format", values.format, ["raw", "qcow2"])
-  return { path: imageName(positionals), format, json: values.json === true, own }
+/** "a, b or c". */
+export function listed(words: readonly string[], link: "and" | "or" = "or"): string {
+  return words.length < 2 ? words.join("") : `${words.slice(0, -1).join(", ")} ${link} ${words.at(-1) ?? ""}`
 }

@@ -20,11 +20,3 @@ export function formatThroughput(bytes: number, seconds: number): string {
 export function formatHex(value: number, digits: number): string {
   return value.toString(16).padStart(digits, "0")
 }
-
-/** The bytes that "10G", "512K" or "1048576" mean; undefined for anything else, and beyond 2^53. */
-export function parseSize(text: string): number | undefined {
-  const match = /^(\d+)([KMGT]?)$/i.exec(text)
-  if (match === null) return undefined
-  const size = Number(match[1]) * 1024 ** " KMGT".indexOf((match[2] ?? "").toUpperCase() || " ")
-  return Number.isSafeInteger(size) ? size : undefined
-}

@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 /** The program. */
-import { vioblk } from "./commands.ts"
+import { vioblk } from "./program.ts"
 import { complain } from "./output.ts"
 
 // Who reads our output may have had enough of it (`| head`), or may have no room for it.

@@ -26,6 +26,12 @@ export function complain(message: string): void {
   console.error(`vioblk: ${printable(message)}`)
 }
 
+/** Prints all that is known about an error, stack and causes included. */
+export function complainAtLength(error: unknown): void {
+  const text = error instanceof Error ? (error.stack ?? error.message) : String(error)
+  for (const line of text.split("\n")) console.error(printable(line))
+}
+
 /**
  * JSON that a terminal shows as it is: JSON.stringify escapes control characters below 0x20, but neither those from 0x7f on nor what
  * turns text around.

@@ -50,7 +50,7 @@ describe("vioblk check", () => {
     bytes.fill(0, l2 + 8, l2 + 16)
     writeFileSync(path, bytes)
     const { code, out } = await commandLine("check", "--json", path)
-    expect({ code, ...JSON.parse(out) }).toMatchObject({ code: qemuCheck(path).exitCode, exitCode: 3, leaks: 1, corruptions: 0 })
+    expect({ code, ...JSON.parse(out) }).toMatchObject({ code: qemuCheck(path).exitCode, "check-errors": 0, format: "qcow2", leaks: 1 })
     expect((await commandLine("check", "--repair", "leaks", path)).out).toContain("repaired: 0 errors, 1 leaked clusters")
     expect(qemuCheck(path).exitCode).toBe(0)
   })
@@ -65,19 +65,19 @@ describe("vioblk check", () => {
   })
 
   it.each([
-    ["a raw image", "base-long.raw", "it is not a qcow2 image; a raw one has nothing to check"],
-    ["an image that is not there", "gone.qcow2", "cannot open: no such file"],
-  ])("exits with 1, could not check, for %s", async (_what, name, reason) => {
+    ["a raw image", 63, "base-long.raw", "a raw image has nothing to check"],
+    ["an image that is not there", 1, "gone.qcow2", "cannot open: no such file"],
+  ])("cannot check %s: exit code %i", async (_what, code, name, reason) => {
     const path = join(copyGolden(temporaryDirectory()), name)
-    expect(await commandLine("check", path)).toEqual({ code: 1, out: "", err: `vioblk: ${path}: ${reason}\n` })
+    expect(await commandLine("check", path)).toEqual({ code, out: "", err: `vioblk: ${path}: ${reason}\n` })
   })
 
   it.each([
-    [["--repair", "everything", "x"], "--repair everything: leaks or all is wanted"],
-    [["--repair", "x.qcow2"], "--repair x.qcow2: leaks or all is wanted"],
-    [["--format", "raw", "x"], "--format raw: a raw image has nothing to check"],
-    [[], "the name of an image is missing"],
-    [[""], "the name of an image is empty"],
+    [["--repair", "everything", "x"], "--repair everything: it must be leaks or all"],
+    [["--repair", "x.qcow2"], "--repair x.qcow2: it must be leaks or all"],
+    [["--output", "yaml", "x"], "--output yaml: it must be human or json"],
+    [[], "the name of the image is missing"],
+    [[""], "the name of the image is empty"],
   ])("exits with 1, not with 2 for corrupt, when its arguments make no sense: %j", async (args, reason) => {
     expect(await commandLine("check", ...args)).toEqual({ code: 1, out: "", err: `vioblk: ${reason}; see vioblk check --help\n` })
   })
@@ -88,7 +88,7 @@ describe("vioblk create", () => {
     const folder = temporaryDirectory()
     const [ours, theirs] = [join(folder, "ours.qcow2"), join(folder, "theirs.qcow2")]
     expect(
-      await commandLine("create", "--cluster-size", "4K", "--refcount-bits", "1", "--lazy-refcounts", ours, "10G"),
+      await commandLine("create", "-f", "qcow2", "--cluster-size", "4K", "--refcount-bits", "1", "--lazy-refcounts", ours, "10G"),
     ).toMatchObject({ code: 0, err: "" })
     qemuImg("create", "-q", "-f", "qcow2", "-o", "cluster_size=4k,refcount_bits=1,lazy_refcounts=on", theirs, "10G")
     const facts = (path: string) => {
@@ -103,7 +103,9 @@ describe("vioblk create", () => {
     const golden = copyGolden(temporaryDirectory())
     const path = join(golden, "new.qcow2")
     const size = goldenImages.find(({ file }) => file === "v3-4k.qcow2")?.size
-    expect(await commandLine("create", "--backing", "v3-4k.qcow2", "--backing-format", "qcow2", path)).toMatchObject({ code: 0, err: "" })
+    expect(
+      await commandLine("create", "-f", "qcow2", "--backing", "v3-4k.qcow2", "--backing-format", "qcow2", path),
+    ).toMatchObject({ code: 0, err: "" })
     expect(
       JSON.parse((await commandLine("info", "--json", path)).out),
     ).toMatchObject({ "virtual-size": size, "backing-filename": "v3-4k.qcow2" })
@@ -121,14 +123,14 @@ describe("vioblk create", () => {
   })
 
   it.each([
-    [["create"], "create needs the name of an image"],
+    [["create"], "the name of the image is missing"],
     [["create", "", "1M"], "the name of the image is empty"],
-    [["create", "x.qcow2", "1M", "--backing", ""], "--backing: the name of the backing file is empty"],
+    [["create", "-f", "qcow2", "x.qcow2", "1M", "--backing", ""], "--backing: the name of the backing file is empty"],
     [["create", "x.qcow2"], "create needs a size, or a backing file to take it from"],
-    [["create", "x.qcow2", "lots"], "SIZE lots: a number of bytes is wanted, with K, M, G or T behind it if you like"],
-    [["create", "x.qcow2", "99999999T"], "SIZE 99999999T: a number of bytes is wanted, with K, M, G or T behind it if you like"],
+    [["create", "x.qcow2", "lots"], "SIZE lots: it must be a number of bytes below 2^63, or one with k, M, G, T, P or E"],
+    [["create", "x.qcow2", "99999999T"], "SIZE 99999999T: it must be a number of bytes below 2^63, or one with k, M, G, T, P or E"],
   ])("refuses %j", async (args, reason) => {
-    expect(await commandLine(...args)).toEqual({ code: 2, out: "", err: `vioblk: ${reason}; see vioblk --help\n` })
+    expect(await commandLine(...args)).toEqual({ code: 1, out: "", err: `vioblk: ${reason}; see vioblk create --help\n` })
     expect(existsSync("x.qcow2")).toBe(false)
   })
 })

@@ -82,12 +82,12 @@ describe("vioblk serve", () => {
     const failures: readonly (readonly [number, string, readonly string[]])[] = [
       [1, `vioblk: cannot listen at port ${port} of 127.0.0.1: it is in use; choose another one\n`, [path, "--port", String(port)]],
       [1, `vioblk: cannot listen at ${path}: it exists already; remove it if no server listens there\n`, [path, "--socket", path]],
-      [2, "vioblk: --port 65536: a whole number from 0 to 65535 is wanted; see vioblk --help\n", [path, "--port", "65536"]],
-      [2, "vioblk: --socket goes without --port; see vioblk --help\n", [path, "--port", "1", "--socket", "x"]],
-      [2, "vioblk: TLS takes a certificate and its key: --tls-cert and --tls-key; see vioblk --help\n", [
+      [1, "vioblk: --port 65536: it must be a whole number from 0 to 65535; see vioblk serve --help\n", [path, "--port", "65536"]],
+      [1, "vioblk: --socket goes without --port; see vioblk serve --help\n", [path, "--port", "1", "--socket", "x"]],
+      [1, "vioblk: TLS takes a certificate and its key: --tls-cert and --tls-key; see vioblk serve --help\n", [
         path, "--tls-ca", join(folder, "pem"),
       ]],
-      [2, "vioblk: the name of an image is missing; see vioblk --help\n", []],
+      [1, "vioblk: the name of the image is missing; see vioblk serve --help\n", []],
     ]
     for (const [code, err, words] of failures) expect(await commandLine("serve", ...words)).toEqual({ code, out: "", err })
     const tls = ["--tls-cert", join(folder, "pem"), "--tls-key", join(folder, "pem")]

@@ -69,7 +69,8 @@ describe("names that a terminal would obey", () => {
 
   it("no command prints but through output.ts", async () => {
     const folder = "src/vmm/cli"
-    const printing = readdirSync(folder).filter((name) => /console\.|process\.stdout\.write/.test(readFileSync(join(folder, name), "utf8")))
+    const files = readdirSync(folder, { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith(".ts"))
+    const printing = files.filter((name) => /console\.|process\.stdout\.write/.test(readFileSync(join(folder, name), "utf8")))
     expect(printing).toEqual(["output.ts"])
   })
 })

@@ -1,66 +1,32 @@
 /** `vioblk serve`: an image for other programs and machines, over NBD, until a signal ends it. */
 import { readFileSync } from "node:fs"
 import { resolve } from "node:path"
-import type { NbdAddress } from "../../backing/nbd/server/server.ts"
-import { NbdServer } from "../../backing/nbd/server/server.ts"
-import { openImage } from "../../backing/open.ts"
-import { imageName, oneOf, parse, UsageError, wholeNumber } from "./arguments.ts"
-import { formatBytes } from "./format.ts"
-import { complain, print, printHelp } from "./output.ts"
-
-const HELP = `vioblk serve [options] IMAGE
-
-Serves an image over NBD, to QEMU, libnbd or the Linux kernel (nbd-client), until SIGINT or SIGTERM: then it answers what it was
-asked, stores everything and ends.
-
-      --port N            default 10809; 0 takes one that is free
-      --host ADDRESS      of this host; default 127.0.0.1, which only this host reaches
-      --socket PATH       a Unix socket in place of a port
-      --export NAME       what clients call it; default: no name
-      --read-only         clients cannot write
-      --format raw|qcow2  the image's format; without it the image is looked at
-      --tls-cert FILE     certificate and key, in PEM: clients have to speak TLS
-      --tls-key FILE
-      --tls-ca FILE       authorities: clients have to show a certificate that one of them signed`
-
-const ARGUMENTS = {
-  port: { type: "string" },
-  host: { type: "string" },
-  socket: { type: "string" },
-  export: { type: "string", default: "" },
-  "read-only": { type: "boolean", default: false },
-  format: { type: "string" },
-  "tls-cert": { type: "string" },
-  "tls-key": { type: "string" },
-  "tls-ca": { type: "string" },
-  help: { type: "boolean", short: "h", default: false },
-} as const
-
-type Values = ReturnType<typeof parse<typeof ARGUMENTS>>["values"]
+import type { NbdAddress } from "../../../backing/nbd/server/server.ts"
+import { NbdServer } from "../../../backing/nbd/server/server.ts"
+import { openImage } from "../../../backing/open.ts"
+import { type Arguments, UsageError } from "../arguments.ts"
+import { formatBytes } from "../format.ts"
+import { complain, print } from "../output.ts"
 
 const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const
 
-export async function serve(args: readonly string[]): Promise<number> {
-  const { values, positionals } = parse(args, ARGUMENTS)
-  if (values.help) {
-    printHelp(HELP)
-    return 0
-  }
-  const path = imageName(positionals)
-  const format = oneOf("format", values.format, ["raw", "qcow2"])
-  const readOnly = values["read-only"]
-  const where = whereToListen(values)
-  const tls = tlsFiles(values)
+export async function serve(given: Arguments): Promise<number> {
+  const path = given.image
+  const format = given.choice("format", ["raw", "qcow2"])
+  const name = given.text("export") ?? ""
+  const readOnly = given.flag("read-only")
+  const where = whereToListen(given)
+  const tls = tlsFiles(given)
   const image = openImage(path, { readOnly, lockReadOnly: true, ...(format !== undefined && { format }) })
   try {
     const server = new NbdServer({
-      exports: [{ name: values.export, backing: image }], onError: complaints(), ...(tls !== undefined && { tls }),
+      exports: [{ name: name, backing: image }], onError: complaints(), ...(tls !== undefined && { tls }),
     })
     const address = await server.listen(where)
     const ended = signal()
     warnOfStrangers(address, tls)
     print(
-      `serving ${path}, ${formatBytes(image.size)}${readOnly ? ", read-only" : ""}, at ${uriOf(address, values.export, tls !== undefined)}`,
+      `serving ${path}, ${formatBytes(image.size)}${readOnly ? ", read-only" : ""}, at ${uriOf(address, name, tls !== undefined)}`,
     )
     await ended
     await server.close()
@@ -70,15 +36,16 @@ export async function serve(args: readonly string[]): Promise<number> {
   }
 }
 
-function whereToListen({ port, host, socket }: Values): { readonly port: number; readonly host: string } | { readonly socket: string } {
-  if (socket === undefined) return { port: wholeNumber("port", port, 0, 65_535, 10_809), host: host ?? "127.0.0.1" }
+function whereToListen(given: Arguments): { readonly port: number; readonly host: string } | { readonly socket: string } {
+  const [socket, host, port] = [given.text("socket"), given.text("host"), given.count("port", 0, 65_535)]
+  if (socket === undefined) return { port: port ?? 10_809, host: host ?? "127.0.0.1" }
   if (port !== undefined || host !== undefined) throw new UsageError(`--socket goes without --${port === undefined ? "host" : "port"}`)
   if (socket === "") throw new UsageError("--socket: the path of the socket is empty")
   return { socket }
 }
 
-function tlsFiles(values: Values): { readonly cert: string; readonly key: string; readonly ca?: string } | undefined {
-  const [cert, key, ca] = [values["tls-cert"], values["tls-key"], values["tls-ca"]]
+function tlsFiles(given: Arguments): { readonly cert: string; readonly key: string; readonly ca?: string } | undefined {
+  const [cert, key, ca] = [given.text("tls-cert"), given.text("tls-key"), given.text("tls-ca")]
   if (cert === undefined && key === undefined && ca === undefined) return undefined
   if (cert === undefined || key === undefined) throw new UsageError("TLS takes a certificate and its key: --tls-cert and --tls-key")
   const read = (file: string): string => readFileSync(file, "utf8")

@@ -1,25 +1,21 @@
 /** `vioblk info`: what an image says of itself. Backing files are named, not opened. */
 import { statSync } from "node:fs"
 import { dirname, resolve } from "node:path"
-import { decodeText } from "../../backing/qcow2/format/bytes.ts"
-import { HostFile } from "../../backing/host/host-file.ts"
-import { probeFormat } from "../../backing/signatures.ts"
-import { backingFormat, hasFeature, type Qcow2Header } from "../../backing/qcow2/format/header.ts"
-import { readHeader } from "../../backing/qcow2/format/parse-header.ts"
-import { readSnapshotTable, type Snapshot } from "../../backing/qcow2/format/snapshot-table.ts"
-import { AUTOCLEAR_BIT, COMPATIBLE_BIT, COMPRESSION_TYPE, CRYPT_METHOD, INCOMPATIBLE_BIT } from "../../backing/qcow2/format/spec.ts"
-import { imageArguments } from "./arguments.ts"
-import { formatBytes } from "./format.ts"
-import { print, printJson } from "./output.ts"
+import { decodeText } from "../../../backing/qcow2/format/bytes.ts"
+import { HostFile } from "../../../backing/host/host-file.ts"
+import { probeFormat } from "../../../backing/signatures.ts"
+import { backingFormat, hasFeature, type Qcow2Header } from "../../../backing/qcow2/format/header.ts"
+import { readHeader } from "../../../backing/qcow2/format/parse-header.ts"
+import { readSnapshotTable, type Snapshot } from "../../../backing/qcow2/format/snapshot-table.ts"
+import { AUTOCLEAR_BIT, COMPATIBLE_BIT, COMPRESSION_TYPE, CRYPT_METHOD, INCOMPATIBLE_BIT } from "../../../backing/qcow2/format/spec.ts"
+import type { Arguments } from "../arguments.ts"
+import { imageOf } from "../image-name.ts"
+import { formatBytes } from "../format.ts"
+import { print, printJson } from "../output.ts"
 
-const HELP = `vioblk info [--format raw|qcow2] [--json] IMAGE
-
-Says what an image is: its format, sizes, features, backing file and snapshots.`
-
-export async function info(args: readonly string[]): Promise<number> {
-  const given = imageArguments(args, HELP, {})
-  if (given === undefined) return 0
-  const { path, format, json } = given
+export async function info(given: Arguments): Promise<number> {
+  const { path, format } = imageOf(given)
+  const { json } = given
   const file = new HostFile(path, { readOnly: true })
   try {
     const facts = format === "raw" || (format === undefined && probeFormat(file) === "raw") ? rawFacts(file) : qcow2Facts(file)

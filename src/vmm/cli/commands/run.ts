@@ -6,41 +6,21 @@ import { createHash } from "node:crypto"
 import { mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { BackingError, type VirtioBacking } from "../../backing/backing.ts"
-import { openImage } from "../../backing/open.ts"
-import { nearest } from "../../options.ts"
-import type { VirtioBlk } from "../../virtio/blk/device.ts"
-import { prometheusText } from "../../virtio/blk/observation/prometheus.ts"
-import { BlockDriver, findBlockDevices } from "../driver/block/driver.ts"
-import { BlockRequestError } from "../driver/errors.ts"
-import { Machine } from "../machine.ts"
-import { imageName, oneOf, parse, UsageError, wholeNumber } from "./arguments.ts"
-import { type Description, describe, descriptionLines } from "./describe.ts"
-import { formatBytes, formatThroughput } from "./format.ts"
-import { parsePartitionTable, PARTITION_TABLE_SECTORS, type PartitionTable } from "./partition-table.ts"
-import { Progress } from "./progress.ts"
-import { print, printHelp, printJson } from "./output.ts"
-import { tracer } from "./trace.ts"
+import { BackingError, type VirtioBacking } from "../../../backing/backing.ts"
+import { openImage } from "../../../backing/open.ts"
+import type { VirtioBlk } from "../../../virtio/blk/device.ts"
+import { prometheusText } from "../../../virtio/blk/observation/prometheus.ts"
+import { BlockDriver, findBlockDevices } from "../../driver/block/driver.ts"
+import { BlockRequestError } from "../../driver/errors.ts"
+import { Machine } from "../../machine.ts"
+import { type Arguments, UsageError } from "../arguments.ts"
+import { type Description, describe, descriptionLines } from "../describe.ts"
+import { formatBytes, formatThroughput } from "../format.ts"
+import { parsePartitionTable, PARTITION_TABLE_SECTORS, type PartitionTable } from "../partition-table.ts"
+import { Progress } from "../progress.ts"
+import { print, printHelp, printJson } from "../output.ts"
+import { tracer } from "../trace.ts"
 
-const HELP = `vioblk: a virtio-blk disk for virtual machines written in JavaScript
-
-vioblk [options]                 try the device on a disk in a temporary file
-vioblk [options] IMAGE           read a whole image through the device and print its SHA-256
-vioblk COMMAND ...               COMMAND is info, check, create, map or serve; vioblk COMMAND --help says more
-
-      --format raw|qcow2  the image's format; without it the image is looked at
-      --write             open the image for writing, and rewrite its first MiB unchanged
-      --legacy            drive the device as a driver from before virtio 1.0 does
-      --queues N          give the device N request queues (1 to 64; default 1)
-      --queue-size N      descriptors of each queue, a power of two (default 256)
-      --json              print values for programs
-      --metrics           print what the disk has done, as a text for Prometheus
-      --trace             print each request as it is completed, on standard error
-  -h, --help              print this
-
-Exit code: 0 done, 1 it failed, 2 the arguments make no sense.`
-
-const COMMAND_NAMES = ["info", "check", "create", "map", "serve"]
 const RAM_SIZE = 64 << 20
 const DEMO_SIZE = 64 << 20
 const SECTOR = 512
@@ -65,48 +45,28 @@ interface Session {
   readonly settings: Settings
 }
 
-export async function run(args: readonly string[]): Promise<number> {
-  const { values, positionals } = parse(args, {
-    format: { type: "string" },
-    write: { type: "boolean", default: false },
-    legacy: { type: "boolean", default: false },
-    queues: { type: "string" },
-    "queue-size": { type: "string" },
-    json: { type: "boolean", default: false },
-    metrics: { type: "boolean", default: false },
-    trace: { type: "boolean", default: false },
-    help: { type: "boolean", short: "h", default: false },
-  })
-  if (values.help) {
-    printHelp(HELP)
-    return 0
+export async function run(given: Arguments): Promise<number> {
+  const path = given.words.length === 0 ? undefined : given.image
+  const queueSize = given.count("queue-size", 4, 32768) ?? 256
+  if (!Number.isInteger(Math.log2(queueSize))) throw new UsageError(`--queue-size ${queueSize}: it must be a power of two`)
+  const { json } = given
+  const metrics = given.flag("metrics")
+  if (json && metrics) throw new UsageError("--json and --metrics exclude each other")
+  const settings: Settings = {
+    legacy: given.flag("legacy"), queues: given.count("queues", 1, 64) ?? 1, queueSize, json, metrics, trace: given.flag("trace"),
   }
-  refuseMisplacedCommand(positionals)
-  const path = positionals.length === 0 ? undefined : imageName(positionals)
-  const queueSize = wholeNumber("queue-size", values["queue-size"], 4, 32768, 256)
-  if (!Number.isInteger(Math.log2(queueSize))) throw new UsageError(`--queue-size ${queueSize}: a power of two is wanted`)
-  const { legacy, json, metrics, trace } = values
-  if (json && metrics) throw new UsageError("--json or --metrics: one of them")
-  const settings: Settings = { legacy, queues: wholeNumber("queues", values.queues, 1, 64, 1), queueSize, json, metrics, trace }
-  const format = oneOf("format", values.format, ["raw", "qcow2"])
+  const format = given.choice("format", ["raw", "qcow2"])
+  const write = given.flag("write")
   if (path === undefined) {
-    if (format !== undefined || values.write) throw new UsageError(`--${values.write ? "write" : "format"} goes with an image`)
+    if (format !== undefined || write) throw new UsageError(`--${write ? "write" : "format"} goes with an image`)
     return tryDevice(settings)
   }
-  const image = openImage(path, { readOnly: !values.write, lockReadOnly: true, ...(format !== undefined && { format }) })
+  const image = openImage(path, { readOnly: !write, lockReadOnly: true, ...(format !== undefined && { format }) })
   try {
     return await readImage(image, path, settings)
   } finally {
     image.close()
   }
-}
-
-/** Refuses a mistyped or misplaced command: the words behind it would be taken for images. */
-function refuseMisplacedCommand([first, second]: readonly string[]): void {
-  if (first === undefined || second === undefined) return
-  const near = nearest(first, COMMAND_NAMES)
-  if (near === first) throw new UsageError(`the command comes first: vioblk ${near} ...`)
-  if (near !== undefined) throw new UsageError(`"${first}" is not a command (did you mean "${near}"?)`)
 }
 
 /** A machine with one disk, probed. */

@@ -1,14 +1,10 @@
 /** `vioblk map`: where each part of a disk lives, in the image or in one of its backing files. */
-import { openImage } from "../../backing/open.ts"
-import { Qcow2Image } from "../../backing/qcow2/image.ts"
-import { RawBacking } from "../../backing/raw.ts"
-import { imageArguments } from "./arguments.ts"
-import { print, toJson } from "./output.ts"
-
-const HELP = `vioblk map [--format raw|qcow2] [--json] IMAGE
-
-Lists the parts of the disk that hold data, with their place in the image or the backing file that holds them. --json also lists
-what reads as zeroes.`
+import { openImage } from "../../../backing/open.ts"
+import { Qcow2Image } from "../../../backing/qcow2/image.ts"
+import { RawBacking } from "../../../backing/raw.ts"
+import type { Arguments } from "../arguments.ts"
+import { imageOf } from "../image-name.ts"
+import { print, toJson } from "../output.ts"
 
 /** The names are those of `qemu-img map --output=json`. `depth`: how many backing files down. */
 interface Part {
@@ -24,10 +20,9 @@ interface Part {
   readonly filename?: string
 }
 
-export async function map(args: readonly string[]): Promise<number> {
-  const given = imageArguments(args, HELP, {})
-  if (given === undefined) return 0
-  const { path, format, json } = given
+export async function map(given: Arguments): Promise<number> {
+  const { path, format } = imageOf(given)
+  const { json } = given
   const image = openImage(path, { readOnly: true, lockReadOnly: true, ...(format !== undefined && { format }) })
   try {
     const write = json ? jsonWriter() : tableWriter()

@@ -1,0 +1,55 @@
+/** `vioblk create`: makes a new, empty image. */
+import { createImage } from "../../../backing/create.ts"
+import { writeNew } from "../../../backing/host/new-file.ts"
+import { createQcow2 } from "../../../backing/qcow2/create.ts"
+import { type Arguments, nameOf, sizeOf, UsageError } from "../arguments.ts"
+import { defined, givenOptions, helpsWithOptions } from "../create-options.ts"
+import { formatBytes } from "../format.ts"
+import { print, printJson } from "../output.ts"
+
+const SECTOR = 512
+
+export async function create(given: Arguments): Promise<number> {
+  const format = given.choice("format", ["raw", "qcow2"]) ?? "raw"
+  if (helpsWithOptions(given, format)) return 0
+  const [word, sizeText, extra] = given.words
+  const path = nameOf("image", word)
+  if (extra !== undefined) throw new UsageError(`create makes one image of one size: "${extra}" is one word too many`)
+  const options = { format, ...optionsOf(given, format, sizeText) }
+  const { backing, size } = options
+  if (backing === "") throw new UsageError(`${given.spelling("backing")}: the name of the backing file is empty`)
+  if (size === undefined && backing === undefined) throw new UsageError("create needs a size, or a backing file to take it from")
+  if (given.flag("backing-unsafe") && backing !== undefined) {
+    if (size === undefined) throw new UsageError("create needs a size when it does not look at the backing file")
+    const { format: _, ...qcow2 } = options
+    writeNew(path, (file) => createQcow2(file, { ...qcow2, size }))
+  } else {
+    createImage(path, options)
+  }
+  if (given.json) {
+    printJson({ filename: path, ...options })
+  } else if (!given.flag("quiet")) {
+    const length = size === undefined ? "" : `, ${formatBytes(size)}`
+    print(`created ${path}: ${format}${length}${backing === undefined ? "" : `, over ${backing}`}`)
+  }
+  return 0
+}
+
+/** What `-o` gave, and above it what options of their own gave. */
+function optionsOf(given: Arguments, format: "raw" | "qcow2", sizeText: string | undefined) {
+  const listed = givenOptions(given, format)
+  const size = sizeText === undefined ? listed.size : sizeOf("SIZE", sizeText)
+  return {
+    ...listed,
+    ...defined({
+      size: size === undefined ? undefined : Math.ceil(size / SECTOR) * SECTOR,
+      clusterSize: given.size("cluster-size"),
+      refcountBits: given.count("refcount-bits", 1, 64),
+      compat: given.choice("compat", ["0.10", "1.1"]),
+      preallocation: given.choice("preallocation", ["off", "metadata"]),
+      lazyRefcounts: given.flag("lazy-refcounts") ? true : undefined,
+      backing: given.text("backing"),
+      backingFormat: given.choice("backing-format", ["raw", "qcow2"]),
+    }),
+  }
+}

@@ -1,0 +1,61 @@
+/** `-o KEY=VALUE,...`: the options of a new image, under qemu-img's keys. */
+import type { CreateImageOptions } from "../../backing/create.ts"
+import type { Arguments } from "./arguments.ts"
+import { KeyValues, wantsHelp } from "./key-values.ts"
+import { printHelp } from "./output.ts"
+
+/** The keys of a qcow2 image, and what the list of them says. */
+const QCOW2_KEYS: Readonly<Record<string, string>> = {
+  backing_file: "FILE  what is not written shows FILE, named as from the image's folder",
+  backing_fmt: "raw|qcow2  format of that file",
+  cluster_size: "SIZE  512 to 2M, a power of two; default 64k",
+  compat: "0.10|1.1  version of the format, or v2|v3; default 1.1",
+  lazy_refcounts: "on|off  set the feature bit of that name; default off",
+  preallocation: "off|metadata  metadata: every cluster has its place from the start; default off",
+  refcount_bits: "N  1 to 64, a power of two; default 16",
+  size: "SIZE  of the disk",
+}
+
+const RAW_KEYS: Readonly<Record<string, string>> = {
+  preallocation: "off  the file is sparse",
+  size: "SIZE  of the disk",
+}
+
+/** What `-o` gave of the options of `createImage`. */
+export type GivenOptions = Partial<Omit<CreateImageOptions, "format">>
+
+/** Prints the keys, if `-o help` asks for them. Returns whether it does. */
+export function helpsWithOptions(given: Arguments, format: "raw" | "qcow2"): boolean {
+  if (!wantsHelp(given.texts("options"))) return false
+  const keys = format === "raw" ? RAW_KEYS : QCOW2_KEYS
+  printHelp(["Options of a new image:", ...Object.entries(keys).map(([key, meaning]) => `  ${key}=${meaning}`)].join("\n"))
+  return true
+}
+
+/** Reads all `-o` lists of a command. @throws UsageError for a key or a value that the format does not have */
+export function givenOptions(given: Arguments, format: "raw" | "qcow2"): GivenOptions {
+  const keys = new KeyValues("-o", given.texts("options"), Object.keys(format === "raw" ? RAW_KEYS : QCOW2_KEYS))
+  const version = keys.choice("compat", ["0.10", "1.1", "v2", "v3"])
+  return defined({
+    size: keys.size("size"),
+    backing: keys.text("backing_file"),
+    backingFormat: keys.choice("backing_fmt", ["raw", "qcow2"]),
+    clusterSize: keys.size("cluster_size"),
+    compat: version === undefined ? undefined : version === "0.10" || version === "v2" ? "0.10" as const : "1.1" as const,
+    lazyRefcounts: keys.switch("lazy_refcounts"),
+    preallocation: keys.choice("preallocation", format === "raw" ? ["off"] : ["off", "metadata"]),
+    refcountBits: keys.count("refcount_bits"),
+  })
+}
+
+type Defined<T> = { [K in keyof T]?: Exclude<T[K], undefined> }
+
+/** The members that are not undefined. */
+export function defined<T extends object>(members: T): Defined<T> {
+  const result: Defined<T> = {}
+  for (const key of Object.keys(members) as (keyof T)[]) {
+    const value = members[key]
+    if (value !== undefined) result[key] = value as Exclude<T[keyof T], undefined>
+  }
+  return result
+}

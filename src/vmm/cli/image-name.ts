@@ -1,0 +1,32 @@
+/** The image that a command is about: a name with `-f`, or a list of keys with `--image-opts`. */
+import { type Arguments, nameOf, UsageError } from "./arguments.ts"
+import { KeyValues } from "./key-values.ts"
+
+export interface ImageName {
+  readonly path: string
+  /** As stated; undefined when the image is to be looked at. */
+  readonly format: "raw" | "qcow2" | undefined
+}
+
+const FORMATS = ["raw", "qcow2"] as const
+const KEYS = ["driver", "file.driver", "file.filename", "filename"]
+
+/** The only image of a command with FORMAT and IMAGE_OPTS in its row. */
+export function imageOf(given: Arguments): ImageName {
+  return imageNamed(given, given.image)
+}
+
+/** The image that `word` names. @param format the option with its format */
+export function imageNamed(given: Arguments, word: string | undefined, format = "format", keyed = "image-opts"): ImageName {
+  const name = nameOf("image", word)
+  const stated = given.choice(format, FORMATS)
+  if (!given.flag(keyed)) return { path: name, format: stated }
+  if (stated !== undefined) throw new UsageError(`--${keyed} says what the format is: leave out ${given.spelling(format)}`)
+  const keys = new KeyValues(`--${keyed}`, [name], KEYS)
+  const [driver, path] = [keys.text("driver"), keys.text("file.filename") ?? keys.text("filename")]
+  if (path === undefined || path === "") throw new UsageError(`--${keyed} ${name}: file.filename is missing`)
+  const fileDriver = keys.text("file.driver") ?? "file"
+  if (fileDriver !== "file") throw new UsageError(`--${keyed} file.driver=${fileDriver}: it must be file`)
+  // The driver "file" below no other one is a raw image to qemu-img.
+  return { path, format: driver === "file" ? "raw" : keys.choice("driver", FORMATS) }
+}

@@ -1,0 +1,11 @@
+/** Where the commands are: each call loads its own one only, because loading is most of a short call's time. */
+import type { Command } from "./arguments.ts"
+
+export const LOADERS: Readonly<Record<string, () => Promise<Command>>> = {
+  check: async () => (await import("./commands/check.ts")).check,
+  create: async () => (await import("./commands/create.ts")).create,
+  info: async () => (await import("./commands/info.ts")).info,
+  map: async () => (await import("./commands/map.ts")).map,
+  run: async () => (await import("./commands/run.ts")).run,
+  serve: async () => (await import("./commands/serve.ts")).serve,
+}

@@ -1,0 +1,82 @@
+/** Finds the command, runs it, and turns what goes wrong into one line and an exit code. */
+import { nearest } from "../../options.ts"
+import { type Arguments, parseArguments, UsageError } from "./arguments.ts"
+import { complain, complainAtLength, printHelp } from "./output.ts"
+import { LOADERS } from "./loaders.ts"
+import type { CommandRow } from "./table/rows.ts"
+import { COMMANDS } from "./table/table.ts"
+
+/** Runs the command line. Returns the exit code. */
+export async function vioblk(args: readonly string[]): Promise<number> {
+  const [first = "", ...rest] = args
+  try {
+    if (first === "help" || first === "--help" || first === "-h") return await help(rest)
+    if (first === "--version" || first === "-V") return await version()
+    const row = COMMANDS.find(({ name }) => name === first)
+    return row === undefined ? await withoutCommand(args) : await runCommand(row, rest)
+  } catch (error) {
+    return await explain(error, args)
+  }
+}
+
+async function runCommand(row: CommandRow, args: readonly string[]): Promise<number> {
+  const given: Arguments = parseArguments(row, args)
+  if (given.flag("help")) return help([row.name])
+  const load = LOADERS[row.name]
+  if (load === undefined) throw new Error(`loaders.ts does not know where the command ${row.name} is`)
+  return (await load())(given)
+}
+
+/** Options alone, or an image, are for `run`; a word that can be neither is a mistyped command. */
+async function withoutCommand(args: readonly string[]): Promise<number> {
+  const [first = "", second] = args
+  const row = commandNamed("run")
+  if (first !== "" && !first.startsWith("-")) {
+    const { existsSync } = await import("node:fs")
+    if (!/[./\\:]/.test(first) && !existsSync(first)) throw unknownCommand(first)
+  } else if (second !== undefined) {
+    const misplaced = args.find((word) => COMMANDS.some(({ name }) => name === word))
+    if (misplaced !== undefined) throw new UsageError(`the command comes first: vioblk ${misplaced} ...`)
+  }
+  return runCommand(row, args)
+}
+
+function commandNamed(name: string): CommandRow {
+  const row = COMMANDS.find((command) => command.name === name)
+  if (row === undefined) throw unknownCommand(name)
+  return row
+}
+
+function unknownCommand(name: string): UsageError {
+  const near = nearest(name, COMMANDS.map((command) => command.name))
+  return new UsageError(`"${name}" is neither a command nor an image${near === undefined ? "" : ` (did you mean "${near}"?)`}`)
+}
+
+async function help([name, extra]: readonly string[]): Promise<number> {
+  const { commandHelp, programHelp } = await import("./help.ts")
+  if (extra !== undefined) throw new UsageError(`help takes one command: "${extra}" is one word too many`)
+  printHelp(name === undefined ? programHelp() : commandHelp(commandNamed(name)))
+  return 0
+}
+
+async function version(): Promise<number> {
+  const { readFileSync } = await import("node:fs")
+  const about: unknown = JSON.parse(readFileSync(new URL("../../../package.json", import.meta.url), "utf8"))
+  const number: unknown = typeof about === "object" && about !== null ? Reflect.get(about, "version") : undefined
+  printHelp(`vioblk ${String(number)}`)
+  return 0
+}
+
+/** One line for what a person can do something about. Anything else is a bug of ours and keeps its stack. */
+async function explain(error: unknown, args: readonly string[]): Promise<number> {
+  if (args.includes("--debug")) complainAtLength(error)
+  if (error instanceof UsageError) {
+    const [first = ""] = args
+    complain(`${error.message}; see vioblk ${COMMANDS.some(({ name }) => name === first) ? `${first} ` : ""}--help`)
+    return 1
+  }
+  const { isForPeople } = await import("./explained.ts")
+  if (!isForPeople(error)) throw error
+  complain(error.message)
+  return 1
+}

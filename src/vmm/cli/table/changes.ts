@@ -1,0 +1,124 @@
+/** The commands that make one image from another, or change one, as rows of the table. */
+import {
+  CACHE, COMMON, CREATE_OPTIONS, type CommandRow, FORCE_SHARE, FORMAT, FORMATS, IMAGE_OPTS, JSON_OUTPUT, type OptionRow, OUTPUT, PROGRESS,
+  QUIET, SOURCE_CACHE,
+} from "./rows.ts"
+
+const OUTPUT_FORMAT: OptionRow = {
+  name: "output-format", letter: "O", argument: "FORMAT", choices: FORMATS, meaning: "format of the new image; default raw",
+}
+const BACKING_FORMAT: OptionRow = {
+  name: "backing-format", letter: "F", argument: "FORMAT", choices: FORMATS, meaning: "format of the backing file",
+}
+const SNAPSHOT: OptionRow = {
+  name: "snapshot", letter: "l", argument: "SNAPSHOT",
+  meaning: "of the image as the snapshot has it: its id or name, or snapshot.id=ID,snapshot.name=NAME",
+}
+const RATE_LIMIT: OptionRow = { name: "rate-limit", letter: "r", argument: "RATE", meaning: "bytes a second at most" }
+
+export const AMEND: CommandRow = {
+  name: "amend", operands: "IMAGE", summary: "changes options of an image that is there",
+  options: [
+    FORMAT, { ...CREATE_OPTIONS, meaning: "what to change; -o help lists the keys" }, CACHE, PROGRESS, QUIET,
+    { name: "force", meaning: "also do what may lose data" }, IMAGE_OPTS, ...COMMON,
+  ],
+}
+
+export const BITMAP: CommandRow = {
+  name: "bitmap", operands: "IMAGE BITMAP", summary: "makes, removes, clears, switches and merges persistent bitmaps of an image",
+  details: "Actions are done in the order in which they are given.",
+  options: [
+    { name: "add", meaning: "make BITMAP" }, { name: "remove", meaning: "remove it" }, { name: "clear", meaning: "clear all its bits" },
+    { name: "enable", meaning: "record writes in it" }, { name: "disable", meaning: "record no more" },
+    { name: "merge", argument: "SOURCE", meaning: "set the bits that SOURCE has" },
+    { name: "granularity", letter: "g", argument: "SIZE", meaning: "bytes for each bit, with --add; default 64k" },
+    { name: "source-file", letter: "b", argument: "FILE", meaning: "the image that SOURCE is in" },
+    { name: "source-format", letter: "F", argument: "FORMAT", choices: FORMATS, meaning: "its format" }, FORMAT, IMAGE_OPTS, ...COMMON,
+  ],
+}
+
+export const COMMIT: CommandRow = {
+  name: "commit", operands: "IMAGE", summary: "writes what an image holds into its backing file",
+  options: [
+    FORMAT, { name: "base", letter: "b", argument: "FILE", meaning: "into that file of the chain, in place of the next one" },
+    { name: "keep-content", letter: "d", meaning: "leave the image as it is: it is not emptied" }, CACHE, RATE_LIMIT, PROGRESS, QUIET,
+    IMAGE_OPTS,
+    ...COMMON,
+  ],
+}
+
+export const COMPARE: CommandRow = {
+  name: "compare", operands: "IMAGE1 IMAGE2", summary: "do two images have the same content?",
+  details: "Exit code: 0 the same, 1 different, 2 and more: they could not be compared.",
+  options: [
+    { ...FORMAT, meaning: "format of the first image" },
+    { ...BACKING_FORMAT, name: "second-format", meaning: "format of the second image" },
+    { name: "strict", letter: "s", meaning: "another size or another allocation is a difference, too" }, SOURCE_CACHE, PROGRESS, QUIET,
+    OUTPUT,
+    JSON_OUTPUT, FORCE_SHARE, IMAGE_OPTS, ...COMMON,
+  ],
+}
+
+export const CONVERT: CommandRow = {
+  name: "convert", operands: "IMAGE [IMAGE2 ...] NEW", summary: "makes an image of another format, or another shape, of one or more images",
+  options: [
+    { ...FORMAT, meaning: "format of the images; without it they are looked at" }, OUTPUT_FORMAT, CREATE_OPTIONS,
+    { name: "compress", letter: "c", meaning: "write compressed clusters" },
+    { name: "backing", letter: "B", argument: "FILE", meaning: "backing file of the new image: what is as there is not copied" },
+    BACKING_FORMAT, SNAPSHOT,
+    { name: "no-create", letter: "n", meaning: "write into NEW as it is; it is not made" },
+    {
+      name: "sparse-size",
+      letter: "S",
+      argument: "SIZE",
+      meaning: "zeroes that are left out have this length at least (default 4k); 0: none are",
+    },
+    { name: "coroutines", letter: "m", argument: "N", meaning: "reads and writes at once, 1 to 16" },
+    { name: "out-of-order", letter: "W", meaning: "accepted for scripts" },
+    { name: "copy-range", letter: "C", meaning: "accepted for scripts" },
+    { name: "bitmaps", meaning: "copy persistent bitmaps" }, { name: "skip-broken-bitmaps", meaning: "but those that are not consistent" },
+    { name: "target-is-zero", meaning: "with -n: NEW reads as zeroes already" },
+    { name: "salvage", meaning: "take what cannot be read for zeroes" },
+    { name: "target-image-opts", meaning: "NEW is given as driver=FORMAT,file.filename=PATH" }, CACHE, SOURCE_CACHE, RATE_LIMIT, PROGRESS,
+    QUIET,
+    FORCE_SHARE, IMAGE_OPTS, ...COMMON,
+  ],
+}
+
+export const MEASURE: CommandRow = {
+  name: "measure", operands: "[IMAGE]", summary: "how large a file would be that holds an image",
+  options: [
+    FORMAT, OUTPUT_FORMAT, CREATE_OPTIONS, SNAPSHOT,
+    { name: "size", argument: "SIZE", meaning: "of a new image of that size, in place of IMAGE" },
+    OUTPUT, JSON_OUTPUT, FORCE_SHARE, IMAGE_OPTS, ...COMMON,
+  ],
+}
+
+export const REBASE: CommandRow = {
+  name: "rebase", operands: "IMAGE", summary: "puts an image onto another backing file, or onto none",
+  options: [
+    FORMAT, { name: "backing", letter: "b", argument: "FILE", meaning: 'the new backing file; "" for none' }, BACKING_FORMAT,
+    { name: "unsafe", letter: "u", meaning: "change the name only: the content behind it is the same" }, CACHE, SOURCE_CACHE, PROGRESS,
+    QUIET,
+    FORCE_SHARE, IMAGE_OPTS, ...COMMON,
+  ],
+}
+
+export const RESIZE: CommandRow = {
+  name: "resize", operands: "IMAGE [+|-]SIZE", summary: "changes the size of a disk", lastIsWord: true,
+  options: [
+    FORMAT,
+    { name: "preallocation", argument: "KIND", choices: ["off", "metadata", "falloc", "full"], meaning: "of what is new; default off" },
+    { name: "shrink", meaning: "a smaller disk is meant: what is behind its end is lost" }, QUIET, IMAGE_OPTS, ...COMMON,
+  ],
+}
+
+export const SNAPSHOT_COMMAND: CommandRow = {
+  name: "snapshot", operands: "IMAGE", summary: "lists, takes, applies and deletes snapshots inside of an image",
+  options: [
+    { name: "list", letter: "l", meaning: "list them (default)" }, { name: "create", letter: "c", argument: "NAME", meaning: "take one" },
+    { name: "apply", letter: "a", argument: "NAME", meaning: "bring the disk back to it" },
+    { name: "delete", letter: "d", argument: "NAME", meaning: "delete it" }, FORMAT, QUIET, OUTPUT, JSON_OUTPUT, FORCE_SHARE, IMAGE_OPTS,
+    ...COMMON,
+  ],
+}

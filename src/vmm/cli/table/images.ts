@@ -1,0 +1,61 @@
+/** The commands about one image, as rows of the table. */
+import {
+  COMMON, CREATE_OPTIONS, type CommandRow, FORCE_SHARE, FORMAT, FORMATS, IMAGE_OPTS, JSON_OUTPUT, OUTPUT, QUIET, SOURCE_CACHE,
+} from "./rows.ts"
+
+export const CHECK: CommandRow = {
+  name: "check", operands: "IMAGE", summary: "is a qcow2 image consistent, and can it be made so?",
+  details: "Counts all references in a qcow2 image and compares them with its refcounts. " +
+    "Exit code: 0 consistent, 1 it could not be checked, 2 corrupt, 3 leaks only, 63 the format has nothing to check.",
+  options: [
+    FORMAT,
+    {
+      name: "repair", letter: "r", argument: "WHAT", choices: ["leaks", "all"],
+      meaning: "leaks: give back space that nothing uses; all: also mend what endangers data",
+    },
+    OUTPUT, JSON_OUTPUT, QUIET, FORCE_SHARE, IMAGE_OPTS, SOURCE_CACHE, ...COMMON,
+  ],
+}
+
+export const CREATE: CommandRow = {
+  name: "create", operands: "IMAGE [SIZE]", summary: "makes a new, empty image",
+  details: "SIZE is in bytes, rounded up to whole sectors of 512; k, M, G, T, P and E multiply by 1024 and its powers. " +
+    "Nothing is overwritten.",
+  options: [
+    { ...FORMAT, meaning: "format of the image; default raw" },
+    {
+      name: "backing",
+      letter: "b",
+      argument: "FILE",
+      meaning: "what is not written shows FILE, named as from the image's folder; SIZE may be left out",
+    },
+    { name: "backing-format", letter: "F", argument: "FORMAT", choices: FORMATS, meaning: "format of that file; must be given with it" },
+    { name: "backing-unsafe", letter: "u", meaning: "do not look at the backing file" },
+    CREATE_OPTIONS,
+    { name: "cluster-size", argument: "SIZE", meaning: "512 to 2M, a power of two; default 64k: -o cluster_size" },
+    { name: "refcount-bits", argument: "N", meaning: "1 to 64, a power of two; default 16: -o refcount_bits" },
+    { name: "compat", argument: "VERSION", choices: ["0.10", "1.1"], meaning: "version of the format; default 1.1: -o compat" },
+    { name: "preallocation", argument: "KIND", choices: ["off", "metadata"], meaning: "-o preallocation" },
+    { name: "lazy-refcounts", meaning: "-o lazy_refcounts=on" },
+    OUTPUT, JSON_OUTPUT, QUIET, ...COMMON,
+  ],
+}
+
+export const INFO: CommandRow = {
+  name: "info", operands: "IMAGE", summary: "what an image says of itself: format, sizes, features, backing file, snapshots",
+  options: [
+    FORMAT, { name: "backing-chain", meaning: "the same for each backing file; those have to be there" }, OUTPUT, JSON_OUTPUT, FORCE_SHARE,
+    IMAGE_OPTS, ...COMMON,
+  ],
+}
+
+export const MAP: CommandRow = {
+  name: "map", operands: "IMAGE", summary: "where each part of a disk lives, in the image or in a backing file",
+  details: "Lists the parts of the disk that hold data, with their place in the file that holds them; " +
+    "JSON also lists what reads as zeroes.",
+  options: [
+    FORMAT, { name: "start-offset", letter: "s", argument: "OFFSET", meaning: "begin there" },
+    { name: "max-length", letter: "l", argument: "LENGTH", meaning: "list so many bytes of the disk" },
+    OUTPUT, JSON_OUTPUT, FORCE_SHARE, IMAGE_OPTS, ...COMMON,
+  ],
+}

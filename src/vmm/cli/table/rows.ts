@@ -1,0 +1,66 @@
+/** Rows of the table of commands and options, and the options that commands share. */
+
+export interface OptionRow {
+  /** `--name`: qemu-img's long name, or one of ours where it has a letter only. */
+  readonly name: string
+  /** `-f`: qemu-img's letter. */
+  readonly letter?: string
+  /** What stands for the argument in the help. An option without one takes none. */
+  readonly argument?: string
+  /** All that the argument may be. */
+  readonly choices?: readonly string[]
+  /** The option is short for another one with a value. */
+  readonly means?: { readonly name: string; readonly value: string }
+  /** One or two short lines for the help. */
+  readonly meaning: string
+}
+
+export interface CommandRow {
+  readonly name: string
+  /** What follows the command and its options. */
+  readonly operands: string
+  /** Half a line for the list of commands. */
+  readonly summary: string
+  /** More, for the help of the command. */
+  readonly details?: string
+  readonly options: readonly OptionRow[]
+  /** The last argument is a word even if it begins with "-". */
+  readonly lastIsWord?: true
+}
+
+/** Formats that are opened and made. */
+export const FORMATS = ["raw", "qcow2"]
+/** qemu-img's cache modes. */
+const CACHE_MODES = ["none", "writeback", "writethrough", "directsync", "unsafe"]
+
+export const FORMAT: OptionRow = {
+  name: "format", letter: "f", argument: "FORMAT", choices: FORMATS,
+  meaning: "format of the image: raw or qcow2; without it the image is looked at",
+}
+export const OUTPUT: OptionRow = {
+  name: "output", argument: "KIND", choices: ["human", "json"], meaning: "human: lines for people (default); json: values for programs",
+}
+export const JSON_OUTPUT: OptionRow = { name: "json", means: { name: "output", value: "json" }, meaning: "the same as --output=json" }
+export const QUIET: OptionRow = { name: "quiet", letter: "q", meaning: "print nothing but errors" }
+export const PROGRESS: OptionRow = { name: "progress", letter: "p", meaning: "print progress, as lines where the output is not a terminal" }
+export const FORCE_SHARE: OptionRow = {
+  name: "force-share", letter: "U", meaning: "open the image even if another program has locked it; what is read may be out of date",
+}
+export const IMAGE_OPTS: OptionRow = {
+  name: "image-opts", meaning: "the image is given as driver=FORMAT,file.filename=PATH in place of its name",
+}
+export const CACHE: OptionRow = {
+  name: "cache", letter: "t", argument: "MODE", choices: CACHE_MODES,
+  meaning: "accepted for scripts; writes are always made stable at the end",
+}
+export const SOURCE_CACHE: OptionRow = {
+  name: "source-cache", letter: "T", argument: "MODE", choices: CACHE_MODES, meaning: "accepted for scripts",
+}
+export const CREATE_OPTIONS: OptionRow = {
+  name: "options", letter: "o", argument: "KEY=VALUE,...", meaning: "options of the new image; -o help lists them",
+}
+export const HELP: OptionRow = { name: "help", letter: "h", meaning: "print this" }
+export const DEBUG: OptionRow = { name: "debug", meaning: "print where in the program an error came from" }
+
+/** What every command has. */
+export const COMMON: readonly OptionRow[] = [HELP, DEBUG]
