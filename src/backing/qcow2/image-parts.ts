@@ -13,7 +13,7 @@ import type { HeaderStore } from "./metadata/header-store.ts"
 import { Mapping } from "./metadata/mapping.ts"
 import { mapMetadata } from "./metadata/metadata-regions.ts"
 import { MetadataWriter } from "./metadata/metadata-writer.ts"
-import { type BackingDisk, Reader } from "./reader.ts"
+import { type BackingSlot, Reader } from "./reader.ts"
 import { Refcounts } from "./metadata/refcounts.ts"
 import { TableCache } from "./metadata/table-cache.ts"
 import { Writer } from "./writer.ts"
@@ -28,7 +28,7 @@ export interface PartsBase {
   readonly file: ClusterFile
   readonly header: HeaderStore
   readonly readOnly: boolean
-  readonly backing: BackingDisk | undefined
+  readonly backing: BackingSlot
   readonly decompressor: Decompressor
   /** Bytes. */
   readonly cacheSize: number
@@ -57,6 +57,12 @@ export interface ImageParts {
   readonly writing: WritingParts | undefined
 }
 
+/** What operations beyond those of a disk get of an open image. */
+export interface InspectedParts extends Pick<PartsBase, "file" | "header" | "backing">, Pick<ImageParts, "mapping" | "reader"> {}
+
+/** The same of an image that they may change. */
+export interface ChangedParts extends InspectedParts, WritingParts {}
+
 /** The parts for an image with this header. @throws BackingError `corrupt` for tables that collide, and what reading throws */
 export function makeParts(base: PartsBase, header: Qcow2Header, known?: KnownTables): ImageParts {
   const { file, backing, decompressor, cacheSize } = base
@@ -80,6 +86,6 @@ export function makeParts(base: PartsBase, header: Qcow2Header, known?: KnownTab
   mapping.makeWritable({ allocator, refcounts, metadata })
   const metadataWriter = new MetadataWriter({ ...shared, header: base.header, mapping, refcounts, allocator, l2Cache, refcountCache })
   const writer = new Writer({ ...shared, data: reader.data, mapping, reader, allocator, metadata, metadataWriter })
-  const zeroing = new Zeroing({ geometry, mapping, writer, metadataWriter, backingEnd: reader.backingEnd })
+  const zeroing = new Zeroing({ geometry, mapping, writer, metadataWriter, reader })
   return { geometry, mapping, reader, writing: { writer, zeroing, metadataWriter, allocator, refcounts } }
 }

@@ -7,10 +7,10 @@ import type { Decompressor } from "./format/compression.ts"
 import type { Geometry } from "./format/geometry.ts"
 import type { Qcow2Header } from "./format/header.ts"
 import { HeaderStore } from "./metadata/header-store.ts"
-import { makeParts, type WritingParts } from "./image-parts.ts"
+import { type ChangedParts, type InspectedParts, makeParts, type WritingParts } from "./image-parts.ts"
 import { findAllocation, type MapExtent, mapExtents } from "./map-extents.ts"
 import type { Mapping } from "./metadata/mapping.ts"
-import type { BackingDisk, Reader } from "./reader.ts"
+import type { BackingDisk, BackingSlot, Reader } from "./reader.ts"
 import { zeroesAtOnce } from "./zeroing.ts"
 
 /** What `openQcow2Image` has found and checked. */
@@ -36,13 +36,13 @@ export class Qcow2Image implements VirtioBacking {
   readonly readOnly: boolean
   readonly discardGranularity: number
   readonly zeroesAtOnce: number
-  readonly backing: BackingDisk | undefined
   /** What keeps other programs from opening the image. Its backing files have locks of their own. */
   readonly lock: ImageLock
   readonly version: () => DiskVersion | undefined
   readonly #path: string
   readonly #file: ClusterFile
   readonly #header: HeaderStore
+  readonly #backing: BackingSlot
   #geometry: Geometry
   #size: number
   #mapping: Mapping
@@ -55,13 +55,15 @@ export class Qcow2Image implements VirtioBacking {
   constructor(parts: Qcow2Parts) {
     const { header, file, backing, decompressor, cacheSize, readOnly } = parts
     this.readOnly = readOnly
-    this.backing = backing
     this.lock = file.lock ?? "none"
-    this.version = () => this.#file.version(this.geometry.clusterSize, backing)
+    this.version = () => this.#file.version(this.geometry.clusterSize, this.backing)
     this.#path = file.path
     this.#file = new ClusterFile(file)
     this.#header = new HeaderStore(this.#file, header)
-    const base = { imageFile: file, file: this.#file, header: this.#header, readOnly, backing, decompressor, cacheSize }
+    this.#backing = { disk: backing }
+    const base = {
+      imageFile: file, file: this.#file, header: this.#header, readOnly, backing: this.#backing, decompressor, cacheSize,
+    }
     // Everything that can refuse the image comes first; then its first write, which clears feature bits that are not kept up here.
     const made = makeParts(base, header)
     this.#geometry = made.geometry
@@ -86,6 +88,11 @@ export class Qcow2Image implements VirtioBacking {
   /** The file's name. */
   get path(): string {
     return this.#path
+  }
+
+  /** What it reads where it has nothing of its own. */
+  get backing(): BackingDisk | undefined {
+    return this.#backing.disk
   }
 
   /** A compressed cluster has been read: the next small read may take milliseconds. */
@@ -149,38 +156,39 @@ export class Qcow2Image implements VirtioBacking {
   flush(): void {
     this.#checkAccess(0, 0)
     if (this.#writing === undefined) return
-    const { metadataWriter } = this.#writable()
+    this.change(({ metadataWriter }) => metadataWriter.store())
     try {
-      metadataWriter.store()
-    } catch (error) {
-      throw this.#noted(error)
-    }
-    try {
-      metadataWriter.free()
+      this.change(({ metadataWriter }) => metadataWriter.free())
     } catch (error) {
       // All that was asked for is stored. What could not be freed stays on the list, and shows at the latest in `close`.
-      if (!(this.#noted(error) instanceof BackingError)) throw error
+      if (!(error instanceof BackingError)) throw error
     }
   }
 
   discard(offset: number, length: number): void {
     this.#checkAccess(offset, length)
-    const { zeroing } = this.#writable()
+    this.change(({ zeroing }) => zeroing.discard(offset, length))
+  }
+
+  writeZeroes(offset: number, length: number, mayUnmap: boolean): void {
+    this.#checkAccess(offset, length)
+    this.change(({ zeroing }) => zeroing.writeZeroes(offset, length, mayUnmap))
+  }
+
+  /** Does `work`, which changes nothing, with the parts of the image: for operations beyond those of a disk. @throws as `pread` */
+  inspect<T>(work: (parts: InspectedParts) => T): T {
+    this.#checkAccess(0, 0)
     try {
-      zeroing.discard(offset, length)
+      return work({ file: this.#file, header: this.#header, backing: this.#backing, mapping: this.#mapping, reader: this.#reader })
     } catch (error) {
       throw this.#noted(error)
     }
   }
 
-  writeZeroes(offset: number, length: number, mayUnmap: boolean): void {
-    this.#checkAccess(offset, length)
-    const { zeroing } = this.#writable()
-    try {
-      zeroing.writeZeroes(offset, length, mayUnmap)
-    } catch (error) {
-      throw this.#noted(error)
-    }
+  /** `inspect` for work that changes the image: after an error it can be done again. @throws as `pwrite` */
+  change<T>(work: (parts: ChangedParts) => T): T {
+    const writing = this.#writable()
+    return this.inspect((parts) => work({ ...parts, ...writing }))
   }
 
   /**
@@ -227,11 +235,7 @@ export class Qcow2Image implements VirtioBacking {
 
   allocation(offset: number, length: number): Allocation {
     this.#checkAccess(offset, length)
-    try {
-      return findAllocation({ mapping: this.#mapping, backing: this.backing, backingEnd: this.#reader.backingEnd }, offset, length)
-    } catch (error) {
-      throw this.#noted(error)
-    }
+    return this.inspect((parts) => findAllocation(parts, offset, length))
   }
 
   #checkAccess(offset: number, length: number): void {

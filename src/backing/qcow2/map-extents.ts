@@ -3,7 +3,7 @@ import type { Allocation } from "../backing.ts"
 import { Extent } from "./metadata/extent.ts"
 import { L2_KIND } from "./format/entries.ts"
 import type { Mapping } from "./metadata/mapping.ts"
-import type { BackingDisk } from "./reader.ts"
+import type { Reader } from "./reader.ts"
 
 /** A run of guest bytes and where it lives. */
 export interface MapExtent {
@@ -61,19 +61,18 @@ function mergeExtents(first: MapExtent, next: MapExtent): MapExtent | undefined 
 /** Where `findAllocation` looks. */
 export interface AllocationSource {
   readonly mapping: Mapping
-  readonly backing: BackingDisk | undefined
-  /** Guest bytes from here on have nothing behind them. */
-  readonly backingEnd: number
+  readonly reader: Pick<Reader, "backing" | "backingEnd">
 }
 
 /** What is known of at most `length` > 0 guest bytes from `offset`: no more than one L2 table tells, here and in each image behind. */
-export function findAllocation({ mapping, backing, backingEnd }: AllocationSource, offset: number, length: number): Allocation {
+export function findAllocation({ mapping, reader }: AllocationSource, offset: number, length: number): Allocation {
   const extent = new Extent()
   mapping.find(offset, length, extent)
   if (extent.kind !== L2_KIND.UNALLOCATED) {
     const isZero = extent.kind === L2_KIND.ZERO || extent.kind === L2_KIND.ZERO_ALLOCATED
     return { length: extent.length, isAllocated: extent.kind !== L2_KIND.ZERO, isZero }
   }
+  const { backing, backingEnd } = reader
   if (backing === undefined || offset >= backingEnd) return { length: extent.length, isAllocated: false, isZero: true }
   const held = Math.min(extent.length, backingEnd - offset)
   return backing.allocation?.(offset, held) ?? { length: held, isAllocated: true, isZero: false }

@@ -39,6 +39,11 @@ export function checkBackingDisk(who: string, disk: BackingDisk): void {
   if (late !== undefined) throw new TypeError(`${who}: ${late} of ${what} is an async function; a backing image is read synchronously`)
 }
 
+/** Holds what is behind an image: another disk may take its place while the image is open. */
+export interface BackingSlot {
+  disk: BackingDisk | undefined
+}
+
 /** What is read later would be taken for what the buffers hold now. */
 function refusePromise(answer: unknown): void {
   if (answer === undefined || !isStrayPromise(answer)) return
@@ -52,20 +57,18 @@ export interface ReaderOptions {
   readonly data: GuestData
   readonly geometry: Geometry
   readonly mapping: Mapping
-  readonly backing: BackingDisk | undefined
+  readonly backing: BackingSlot
   readonly compressionType: number
   readonly decompressor: Decompressor
 }
 
 export class Reader {
-  /** Guest bytes from here on have nothing behind them: the end of the backing image, but never beyond this disk (QC-BF-02, QC-BF-04). */
-  readonly backingEnd: number
   /** What guest clusters are read from, and written to. */
   readonly data: GuestData
   readonly #file: ClusterFile
   readonly #geometry: Geometry
   readonly #mapping: Mapping
-  readonly #backing: BackingDisk | undefined
+  readonly #backing: BackingSlot
   readonly #compressionType: number
   readonly #decompressor: Decompressor
   readonly #decompressed: DecompressedCache
@@ -78,15 +81,24 @@ export class Reader {
     this.#geometry = options.geometry
     this.#mapping = options.mapping
     this.#backing = options.backing
-    this.backingEnd = Math.min(options.backing?.size ?? 0, options.geometry.size)
     this.#compressionType = options.compressionType
     this.#decompressor = options.decompressor
     this.#decompressed = new DecompressedCache(options.geometry.clusterSize)
   }
 
+  /** Guest bytes from here on have nothing behind them: the end of the backing image, but never beyond this disk (QC-BF-02, QC-BF-04). */
+  get backingEnd(): number {
+    return Math.min(this.#backing.disk?.size ?? 0, this.#geometry.size)
+  }
+
+  /** What is read where the image has nothing of its own. */
+  get backing(): BackingDisk | undefined {
+    return this.#backing.disk
+  }
+
   /** A cluster of this image, or of one behind it, has been decompressed: others may follow. */
   get slow(): boolean {
-    return this.#hasDecompressed || this.#backing?.slow === true
+    return this.#hasDecompressed || this.#backing.disk?.slow === true
   }
 
   /** Fills `buffer[start .. start + length)` from guest byte `offset`. The range is inside the clusters of the disk. */
@@ -143,7 +155,7 @@ export class Reader {
   }
 
   #readBacking(buffers: readonly Uint8Array[], offset: number, length: number): void {
-    const backing = this.#backing
+    const backing = this.#backing.disk
     const available = this.backingEnd - offset
     if (backing === undefined || available <= 0) fillZero(buffers)
     else if (available >= length) refusePromise(backing.preadv(buffers, offset))

@@ -4,6 +4,7 @@ import type { Geometry } from "./format/geometry.ts"
 import type { Mapping } from "./metadata/mapping.ts"
 import type { MetadataWriter } from "./metadata/metadata-writer.ts"
 import type { CachedTable } from "./metadata/table-cache.ts"
+import type { Reader } from "./reader.ts"
 import type { Writer } from "./writer.ts"
 
 export interface ZeroingOptions {
@@ -11,8 +12,7 @@ export interface ZeroingOptions {
   readonly mapping: Mapping
   readonly writer: Writer
   readonly metadataWriter: MetadataWriter
-  /** Guest bytes from here on have no backing image behind them: 0 without one. */
-  readonly backingEnd: number
+  readonly reader: Reader
 }
 
 /** What becomes of allocated clusters. "drop": they are freed. "keep": they stay, marked as reading zeroes. */
@@ -23,20 +23,20 @@ export class Zeroing {
   readonly #mapping: Mapping
   readonly #writer: Writer
   readonly #metadataWriter: MetadataWriter
-  readonly #backingEnd: number
+  readonly #reader: Reader
 
   constructor(options: ZeroingOptions) {
     this.#geometry = options.geometry
     this.#mapping = options.mapping
     this.#writer = options.writer
     this.#metadataWriter = options.metadataWriter
-    this.#backingEnd = options.backingEnd
+    this.#reader = options.reader
   }
 
   /** Frees the whole clusters in the range, the last one of the disk included; other parts stay. Discarded clusters read as zeroes. */
   discard(offset: number, length: number): void {
     // Without a zero flag, freeing would let the backing image's old content show through (QC-DZ-03).
-    if (this.#geometry.version < 3 && this.#backingEnd > 0) return
+    if (this.#geometry.version < 3 && this.#reader.backingEnd > 0) return
     const { first, end } = this.#wholeClusters(offset, length)
     this.#zeroClusters(first, end, "drop")
   }
@@ -45,7 +45,7 @@ export class Zeroing {
   writeZeroes(offset: number, length: number, mayUnmap: boolean): void {
     const { clusterSize, version } = this.#geometry
     const { first, end } = this.#wholeClusters(offset, length)
-    if (first >= end || (version < 3 && this.#backingEnd > 0)) {
+    if (first >= end || (version < 3 && this.#reader.backingEnd > 0)) {
       this.#storeZeroes(offset, length)
       return
     }
@@ -81,7 +81,7 @@ export class Zeroing {
     const { clusterSize, l2Coverage } = this.#geometry
     const existing = this.#mapping.table(l1Index)
     // Entries from here on have nothing behind them: where they are unallocated, they read as zeroes already.
-    const backed = Math.ceil((this.#backingEnd - l1Index * l2Coverage) / clusterSize)
+    const backed = Math.ceil((this.#reader.backingEnd - l1Index * l2Coverage) / clusterSize)
     let index = range.from
     if (existing === undefined) {
       if (index >= backed) return

@@ -1,10 +1,11 @@
 /**
- * HeaderStore: the header as it is on disk, and every change of its fields while an image is open or repaired. Each change is one write
- * that stays inside a sector, so a crash leaves the old value or the new one.
+ * HeaderStore: the header as it is on disk, and every change of its fields while an image is open or repaired. A crash leaves the old value
+ * or the new one: each change is one write that stays inside a sector, or a row of writes that ends in such a one.
  */
 import type { ImageFile } from "../../image-file.ts"
 import { setU64, viewOf } from "../format/bytes.ts"
-import type { Qcow2Header } from "../format/header.ts"
+import { type Qcow2Header, serialiseHeader } from "../format/header.ts"
+import { COVER_TYPE, headerWrites } from "../format/header-rewrite.ts"
 import { HEADER_FIELD, INCOMPATIBLE_BIT } from "../format/spec.ts"
 
 const DIRTY = 1n << BigInt(INCOMPATIBLE_BIT.DIRTY)
@@ -16,11 +17,14 @@ export type HeaderTables = Pick<
   "size" | "l1Size" | "l1TableOffset" | "refcountTableOffset" | "refcountTableClusters" | "snapshotCount" | "snapshotsOffset"
 >
 
+/** The image's file, as the header needs it. What lies past its end reads as zeroes, or is left as it was in the buffer. */
+type HeaderFile = Pick<ImageFile, "path" | "write" | "sync"> & { read(buffer: Uint8Array, offset: number): unknown }
+
 export class HeaderStore {
-  readonly #file: Pick<ImageFile, "write" | "sync">
+  readonly #file: HeaderFile
   #header: Qcow2Header
 
-  constructor(file: Pick<ImageFile, "write" | "sync">, header: Qcow2Header) {
+  constructor(file: HeaderFile, header: Qcow2Header) {
     this.#file = file
     this.#header = header
   }
@@ -83,6 +87,23 @@ export class HeaderStore {
     setU64(view, SNAPSHOTS_OFFSET, tables.snapshotsOffset)
     this.#file.write(bytes.subarray(SIZE), SIZE)
     this.#header = { ...this.#header, ...tables }
+  }
+
+  /**
+   * Puts another header in the place of the whole one: extensions and the backing file's name may be others. It is on stable storage when
+   * this returns. After an error the file has the old one or the new one, and the call can be made again.
+   * @throws BackingError `no-space` when it does not fit into a cluster, with nothing changed (QC-HDR-15)
+   */
+  rewrite(header: Qcow2Header): void {
+    const next = { ...header, extensions: header.extensions.filter(({ type }) => type !== COVER_TYPE) }
+    const bytes = serialiseHeader(next, this.#file.path)
+    const current = new Uint8Array(2 ** next.clusterBits)
+    this.#file.read(current, 0)
+    for (const write of headerWrites(current, bytes)) {
+      this.#file.write(write.bytes, write.offset)
+      this.#file.sync()
+    }
+    this.#header = next
   }
 
   #setIncompatible(features: bigint): void {
