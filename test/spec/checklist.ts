@@ -38,7 +38,6 @@ export const NOT_BUILT: Readonly<Record<string, string>> = {
 export const EXCEPTIONS: Readonly<Record<string, string>> = {
   "QC-FEAT-07": "extended L2 entries are refused, whatever the cluster size",
   "QC-L1-05": "VM state is neither read nor written",
-  "QC-CMP-12": "compressed clusters are not written",
   "QC-CMP-13": "external data files and encrypted images are refused",
   "QC-WO-05": "the L1 table never grows: images cannot be resized",
   "QC-WO-10": "images cannot be resized",

@@ -1,10 +1,11 @@
 /** Random operations on a disk, and on a flat model of it that says what the disk must hold. */
-import type { VirtioBacking } from "../../src/backing/backing.ts"
+import { BackingError, type VirtioBacking } from "../../src/backing/backing.ts"
+import { Qcow2Image } from "../../src/backing/qcow2/image.ts"
 import type { FlatModel } from "./flat-model.ts"
 import type { Rng } from "./rng.ts"
 
 export type Operation =
-  | { readonly kind: "write"; readonly offset: number; readonly data: Uint8Array; readonly parts: number }
+  | { readonly kind: "write"; readonly offset: number; readonly data: Uint8Array; readonly parts: number; readonly compressed?: boolean }
   | { readonly kind: "read"; readonly offset: number; readonly length: number; readonly parts: number }
   | { readonly kind: "discard"; readonly offset: number; readonly length: number }
   | { readonly kind: "writeZeroes"; readonly offset: number; readonly length: number; readonly mayUnmap: boolean }
@@ -27,11 +28,18 @@ export function randomOperation(rng: Rng, limits: OperationLimits): Operation {
   const unit = limits.unit ?? rng.pick([1, 512, 512, 4096])
   const { offset, length } = randomRange(rng, limits, unit)
   const roll = rng.below(100)
-  if (roll < 45) return { kind: "write", offset, data: rng.bytes(length), parts: rng.pick([1, 1, 1, 3]) }
+  if (roll < 45) return randomWrite(offset, rng.bytes(length), rng.pick([1, 1, 1, 3]))
   if (roll < 70) return { kind: "read", offset, length, parts: rng.pick([1, 1, 3]) }
   if (roll < 82) return { kind: "discard", offset, length }
   if (roll < 92) return { kind: "writeZeroes", offset, length, mayUnmap: rng.chance(0.5) }
   return roll < 97 ? { kind: "flush" } : { kind: "reopen" }
+}
+
+/** A quarter of the writes are of data that becomes smaller, to be stored compressed where the disk can. */
+function randomWrite(offset: number, data: Uint8Array, parts: number): Operation {
+  const compressed = parts === 1 && ((data[0] ?? 0) >> 1) % 3 === 0
+  if (compressed) for (let at = 61; at < data.length; at++) data[at] = data[at - 61] ?? 0
+  return { kind: "write", offset, data, parts, compressed }
 }
 
 function randomRange(rng: Rng, limits: OperationLimits, unit: number): { offset: number; length: number } {
@@ -59,7 +67,8 @@ export type DiscardRule = { readonly zeroesClustersOf: number } | "anything"
 export function applyOperation(disk: VirtioBacking, model: FlatModel, operation: Operation, discardRule: DiscardRule): void {
   switch (operation.kind) {
     case "write":
-      if (operation.parts > 1 && disk.pwritev !== undefined) disk.pwritev(split(operation.data, operation.parts), operation.offset)
+      if (operation.compressed === true) writeCompressed(disk, operation)
+      else if (operation.parts > 1 && disk.pwritev !== undefined) disk.pwritev(split(operation.data, operation.parts), operation.offset)
       else disk.pwrite(operation.data, operation.offset)
       model.write(operation.data, operation.offset)
       return
@@ -85,6 +94,30 @@ export function applyOperation(disk: VirtioBacking, model: FlatModel, operation:
       return
     case "reopen":
       return
+  }
+}
+
+/**
+ * Stores the whole clusters of a write compressed, `most` of them, where the disk can and they have no place of their own yet; then the
+ * write may be repeated. Other bytes are written first, as they are.
+ */
+export function writeCompressed(
+  disk: VirtioBacking, { data, offset }: { readonly data: Uint8Array; readonly offset: number }, most = Number.POSITIVE_INFINITY,
+): void {
+  if (!(disk instanceof Qcow2Image)) return void disk.pwrite(data, offset)
+  const { clusterSize } = disk.geometry
+  const start = Math.ceil(offset / clusterSize) * clusterSize
+  const last = offset + data.length
+  const end = Math.min(last === disk.size ? last : Math.floor(last / clusterSize) * clusterSize, start + most * clusterSize)
+  if (end <= start) return void disk.pwrite(data, offset)
+  if (start > offset) disk.pwrite(data.subarray(0, start - offset), offset)
+  if (last > end) disk.pwrite(data.subarray(end - offset), end)
+  const clusters = data.subarray(start - offset, end - offset)
+  try {
+    disk.writeCompressed(clusters, start)
+  } catch (error) {
+    if (!(error instanceof BackingError) || error.code !== "unsupported") throw error
+    disk.pwrite(clusters, start)
   }
 }
 
@@ -123,7 +156,9 @@ export function expectSame(model: FlatModel, data: Uint8Array, offset: number, w
 export function describeOperation(operation: Operation): string {
   switch (operation.kind) {
     case "write":
-      return `write ${operation.data.length} bytes at ${operation.offset} in ${operation.parts}`
+      return (
+        `write ${operation.data.length} bytes at ${operation.offset} in ${operation.parts}${operation.compressed ? ", compressed" : ""}`
+      )
     case "read":
       return `read ${operation.length} bytes at ${operation.offset} in ${operation.parts}`
     case "discard":

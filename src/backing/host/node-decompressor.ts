@@ -1,8 +1,9 @@
 /**
  * nodeDecompressor: decompresses clusters with node:zlib where that is faster, and leaves to `pageDecompressor` what node:zlib cannot do or
- * refuses. [QCOW2] "Cluster mapping"
+ * refuses; compresses them with node:zlib. [QCOW2] "Cluster mapping"
  */
 import * as zlib from "node:zlib"
+import { BackingError } from "../backing.ts"
 import { DecompressionError } from "../decompression/decompression-error.ts"
 import { zstdFrameLength } from "../decompression/zstd/frame-header.ts"
 import type { Decompressor } from "../qcow2/format/compression.ts"
@@ -21,11 +22,28 @@ function findZstd(): ZstdDecompress | undefined {
   return typeof found === "function" ? (found as ZstdDecompress) : undefined
 }
 
+type ZstdCompress = (input: Uint8Array) => Uint8Array
+const zstdCompress = Reflect.get(zlib, "zstdCompressSync") as ZstdCompress | undefined
+
+/** As QEMU does: readers of its making inflate with a window of 4 KiB (QC-CMP-05). */
+function deflateOptions(cluster: Uint8Array): zlib.ZlibOptions {
+  return { windowBits: 12, memLevel: 9, chunkSize: Math.max(cluster.length, 64) }
+}
+
 export const nodeDecompressor: Decompressor = {
   decompress(stored, clusterSize, compressionType) {
     const cluster = compressionType === COMPRESSION_TYPE.ZSTD ? tryZstd(stored, clusterSize) : tryInflate(stored, clusterSize)
     if (cluster === undefined || cluster.length < clusterSize) return pageDecompressor.decompress(stored, clusterSize, compressionType)
     return cluster.length === clusterSize ? cluster : cluster.subarray(0, clusterSize)
+  },
+  compress(cluster, compressionType) {
+    return compressionType === COMPRESSION_TYPE.ZSTD ? writeZstd(cluster) : zlib.deflateRawSync(cluster, deflateOptions(cluster))
+  },
+  async compressLater(cluster, compressionType) {
+    if (compressionType === COMPRESSION_TYPE.ZSTD) return writeZstd(cluster)
+    return await new Promise((resolve, reject) => {
+      zlib.deflateRaw(cluster, deflateOptions(cluster), (error, stream) => (error === null ? resolve(stream) : reject(error)))
+    })
   },
 }
 
@@ -44,6 +62,12 @@ function tryZstd(stored: Uint8Array, clusterSize: number): Uint8Array | undefine
   const decompress = zstdDecompress
   if (decompress === undefined) return undefined
   return unlessRefused(() => decompress(stored.subarray(0, zstdFrameLength(stored)), { maxOutputLength: clusterSize }))
+}
+
+function writeZstd(cluster: Uint8Array): Uint8Array {
+  if (zstdCompress !== undefined) return zstdCompress(cluster)
+  const remedy = "use Node 22.15 or later, or an image with the compression type zlib"
+  throw new BackingError("unsupported", `this version of Node does not write zstd, the image's compression type; ${remedy}`)
 }
 
 /** What node:zlib throws about its input has a code. */

@@ -18,8 +18,8 @@ export class DecompressedCache {
   }
 
   /**
-   * The cluster whose `stored` bytes at `host` were decompressed. Such bytes are never written again, so their place identifies the
-   * content.
+   * The cluster whose `stored` bytes at `host` were decompressed. Such bytes are only written again, after they were freed, as another
+   * compressed cluster, which is told by `forget`; so their place identifies the content.
    */
   get(host: number, stored: number): Uint8Array | undefined {
     const found = this.#clusters.get(host)
@@ -29,6 +29,11 @@ export class DecompressedCache {
       this.#clusters.set(host, found)
     }
     return found.bytes
+  }
+
+  /** Another compressed cluster begins at `host` now. */
+  forget(host: number): void {
+    this.#clusters.delete(host)
   }
 
   put(host: number, stored: number, bytes: Uint8Array): void {

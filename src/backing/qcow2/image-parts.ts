@@ -5,14 +5,17 @@
 import type { ImageFile } from "../image-file.ts"
 import { Allocator } from "./metadata/allocator.ts"
 import type { ClusterFile } from "./metadata/cluster-file.ts"
+import { CompressedWriter } from "./compressed-writer.ts"
 import type { Decompressor } from "./format/compression.ts"
-import { headerGeometry, type Qcow2Header } from "./format/header.ts"
+import { hasFeature, headerGeometry, type Qcow2Header } from "./format/header.ts"
 import type { Geometry } from "./format/geometry.ts"
 import type { SnapshotTable } from "./format/snapshot-table.ts"
+import { INCOMPATIBLE_BIT } from "./format/spec.ts"
 import type { HeaderStore } from "./metadata/header-store.ts"
 import { Mapping } from "./metadata/mapping.ts"
 import { mapMetadata } from "./metadata/metadata-regions.ts"
 import { MetadataWriter } from "./metadata/metadata-writer.ts"
+import { Packer } from "./metadata/packer.ts"
 import { type BackingSlot, Reader } from "./reader.ts"
 import { Refcounts } from "./metadata/refcounts.ts"
 import { TableCache } from "./metadata/table-cache.ts"
@@ -45,6 +48,7 @@ export interface KnownTables {
 export interface WritingParts {
   readonly writer: Writer
   readonly zeroing: Zeroing
+  readonly compressedWriter: CompressedWriter
   readonly metadataWriter: MetadataWriter
   readonly allocator: Allocator
   readonly refcounts: Refcounts
@@ -87,5 +91,10 @@ export function makeParts(base: PartsBase, header: Qcow2Header, known?: KnownTab
   const metadataWriter = new MetadataWriter({ ...shared, header: base.header, mapping, refcounts, allocator, l2Cache, refcountCache })
   const writer = new Writer({ ...shared, data: reader.data, mapping, reader, allocator, metadata, metadataWriter })
   const zeroing = new Zeroing({ geometry, mapping, writer, metadataWriter, reader })
-  return { geometry, mapping, reader, writing: { writer, zeroing, metadataWriter, allocator, refcounts } }
+  const packer = new Packer({ geometry, allocator, refcounts })
+  const hasDataFile = hasFeature(header.incompatibleFeatures, INCOMPATIBLE_BIT.EXTERNAL_DATA_FILE)
+  const compressedWriter = new CompressedWriter({
+    ...shared, mapping, reader, writer, metadataWriter, packer, decompressor, compressionType, hasDataFile,
+  })
+  return { geometry, mapping, reader, writing: { writer, zeroing, compressedWriter, metadataWriter, allocator, refcounts } }
 }

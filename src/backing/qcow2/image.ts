@@ -3,6 +3,7 @@ import { closesWithBlock, type Disposing } from "../../disposing.ts"
 import { type Allocation, BackingError, checkRange, type DiskVersion, totalLength, type VirtioBacking } from "../backing.ts"
 import type { ImageFile, ImageLock } from "../image-file.ts"
 import { attempt, ClusterFile, CorruptMetadata } from "./metadata/cluster-file.ts"
+import { compressLater } from "./compressed-writer.ts"
 import type { Decompressor } from "./format/compression.ts"
 import type { Geometry } from "./format/geometry.ts"
 import type { Qcow2Header } from "./format/header.ts"
@@ -42,6 +43,7 @@ export class Qcow2Image implements VirtioBacking {
   readonly #path: string
   readonly #file: ClusterFile
   readonly #header: HeaderStore
+  readonly #decompressor: Decompressor
   readonly #backing: BackingSlot
   #geometry: Geometry
   #size: number
@@ -58,6 +60,7 @@ export class Qcow2Image implements VirtioBacking {
     this.lock = file.lock ?? "none"
     this.version = () => this.#file.version(this.geometry.clusterSize, this.backing)
     this.#path = file.path
+    this.#decompressor = decompressor
     this.#file = new ClusterFile(file)
     this.#header = new HeaderStore(this.#file, header)
     this.#backing = { disk: backing }
@@ -189,6 +192,26 @@ export class Qcow2Image implements VirtioBacking {
   change<T>(work: (parts: ChangedParts) => T): T {
     const writing = this.#writable()
     return this.inspect((parts) => work({ ...parts, ...writing }))
+  }
+
+  /**
+   * Stores whole clusters compressed, several in one cluster of the file where they fit; what does not become smaller is stored as it is.
+   * `offset` begins a cluster, and `buffer` ends with one, or with the disk. Each cluster is done or not begun when this fails.
+   * @param streams what `compressLater` has made of each of these clusters, when it was called
+   * @throws BackingError `unsupported` over clusters that have a place of their own (discard them first), with an external data file, and
+   * where the platform does not compress
+   */
+  writeCompressed(buffer: Uint8Array, offset: number, streams?: readonly Uint8Array[]): void {
+    this.#checkAccess(offset, buffer.length)
+    this.change(({ compressedWriter }) => compressedWriter.write(buffer, offset, streams))
+  }
+
+  /**
+   * Compresses one cluster in another thread, where there are some, for `writeCompressed`. Nothing is stored yet; several can be under way.
+   * @throws BackingError (as a rejection) `unsupported`
+   */
+  compressLater(cluster: Uint8Array): Promise<Uint8Array> {
+    return compressLater(this.#decompressor, cluster, this)
   }
 
   /**

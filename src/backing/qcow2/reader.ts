@@ -127,6 +127,11 @@ export class Reader {
     }
   }
 
+  /** What compressed data begins at host byte `host` has changed. */
+  forgetDecompressed(host: number): void {
+    this.#decompressed.forget(host)
+  }
+
   /** Whether guest bytes from `offset`, in a cluster of this kind, read as zeroes up to the cluster's end. */
   isZero(kind: L2Kind, offset: number): boolean {
     if (kind === L2_KIND.UNALLOCATED) return offset >= this.backingEnd

@@ -94,6 +94,21 @@ export function compressedOffset(hi: number, lo: number, geometry: Geometry): nu
   return (hi & ((1 << offsetBitsHi) - 1)) * TWO_32 + lo
 }
 
+/**
+ * Host byte where the bytes of compressed clusters must end: bits 56 and up of an offset are 0, and no offset has more bits (QC-CMP-03).
+ */
+export function compressedLimit(geometry: Geometry): number {
+  return Math.min(2 ** (70 - geometry.clusterBits), OFFSET_LIMIT)
+}
+
+/** The entry of a compressed cluster whose `length` bytes begin at host byte `offset`; it never has COPIED (QC-CMP-04). */
+export function encodeCompressedEntry(entry: { readonly offset: number; readonly length: number }, geometry: Geometry): Word {
+  const { offset, length } = entry
+  const furtherSectors = Math.floor((offset + length - 1) / SECTOR_SIZE) - Math.floor(offset / SECTOR_SIZE)
+  const hi = Math.floor(offset / TWO_32) | (furtherSectors << (38 - geometry.clusterBits)) | L2_ENTRY.COMPRESSED_HI
+  return { hi: hi >>> 0, lo: offset % TWO_32 }
+}
+
 /** Most bytes that a compressed cluster takes: from its offset to the end of its last sector (QC-CMP-02). */
 export function compressedLength(hi: number, lo: number, geometry: Geometry): number {
   const furtherSectors = (hi & 0x3fff_ffff) >>> (38 - geometry.clusterBits)

@@ -1,6 +1,7 @@
 /** L2View: reads and changes entries of L2 tables. The only place that knows how large an entry is and where its halves lie. */
 import {
-  compressedLength, compressedOffset, decodeL2Entry, encodeEntry, hostOffset, isCopied, L2_KIND, type L2Entry, type L2Kind, l2Kind,
+  compressedLength, compressedOffset, decodeL2Entry, encodeCompressedEntry, encodeEntry, hostOffset, isCopied, L2_KIND, type L2Entry,
+  type L2Kind, l2Kind,
   plainHostOffset,
 } from "../format/entries.ts"
 import type { Geometry } from "../format/geometry.ts"
@@ -97,6 +98,12 @@ export class L2View {
   /** Makes the entry a normal cluster of this disk alone at host byte `host`. */
   setNormal(table: CachedTable, index: number, host: number): void {
     const { hi, lo } = encodeEntry({ offset: host, copied: true })
+    this.#set(table, index, hi, lo)
+  }
+
+  /** Makes the entry a compressed cluster whose `length` bytes begin at host byte `host`. */
+  setCompressed(table: CachedTable, index: number, host: number, length: number): void {
+    const { hi, lo } = encodeCompressedEntry({ offset: host, length }, this.#geometry)
     this.#set(table, index, hi, lo)
   }
 

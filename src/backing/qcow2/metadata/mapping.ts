@@ -176,6 +176,13 @@ export class Mapping implements ClusterList {
     if (old !== undefined) this.#needWriter().allocator.releaseLater(old.first, old.count)
   }
 
+  /** `replace` by a compressed cluster whose `length` bytes begin at host byte `host`. */
+  replaceCompressed(table: CachedTable, index: number, host: number, length: number): void {
+    const old = this.l2.references(table, index)
+    this.l2.setCompressed(table, index, host, length)
+    if (old !== undefined) this.#needWriter().allocator.releaseLater(old.first, old.count)
+  }
+
   /** Makes entry `index` of a table from `tableForWrite` refer to nothing, and drops what it referred to. */
   clear(table: CachedTable, index: number): void {
     const old = this.l2.references(table, index)

@@ -34,6 +34,8 @@ export class Refcounts implements ClusterList {
   readonly #geometry: Geometry
   /** The first cluster that the file has no room for. */
   readonly clusterLimit: number
+  /** The cluster that compressed data is put into, for `Packer`; -1 when that has been freed: then it may be somebody else's. */
+  filling = -1
   readonly #codec: RefcountCodec
   readonly #cache: TableCache
   #metadata: MetadataMap | undefined
@@ -87,6 +89,7 @@ export class Refcounts implements ClusterList {
       throw new BackingError("no-space", message, { path: this.#file.path })
     }
     this.#set(block, index, after)
+    if (after === 0 && cluster === this.filling) this.filling = -1
     return after
   }
 

@@ -1,0 +1,136 @@
+/** Stores whole guest clusters compressed. [QCOW2] "Cluster mapping", QC-CMP-12 */
+import { BackingError } from "../backing.ts"
+import type { Decompressor } from "./format/compression.ts"
+import { compressedLimit, L2_KIND } from "./format/entries.ts"
+import type { Geometry } from "./format/geometry.ts"
+import type { ClusterFile } from "./metadata/cluster-file.ts"
+import type { Mapping } from "./metadata/mapping.ts"
+import type { MetadataWriter } from "./metadata/metadata-writer.ts"
+import type { Packer } from "./metadata/packer.ts"
+import type { Reader } from "./reader.ts"
+import type { Writer } from "./writer.ts"
+
+export interface CompressedWriterOptions {
+  readonly file: ClusterFile
+  readonly geometry: Geometry
+  readonly mapping: Mapping
+  readonly reader: Reader
+  readonly writer: Writer
+  readonly metadataWriter: MetadataWriter
+  readonly packer: Packer
+  readonly decompressor: Decompressor
+  readonly compressionType: number
+  /** Then nothing is compressed (QC-CMP-13). */
+  readonly hasDataFile: boolean
+}
+
+export class CompressedWriter {
+  readonly #parts: CompressedWriterOptions
+
+  constructor(options: CompressedWriterOptions) {
+    this.#parts = options
+  }
+
+  /**
+   * Stores `buffer` at guest byte `offset`: whole clusters, the disk's last one up to the disk's end. `streams`: what `compressLater` made
+   * of the clusters. One that does not become smaller is stored as it is. Each cluster is done or not begun when this fails.
+   * @throws BackingError `unsupported` for a cluster that has a place of its own, and where the platform does not compress
+   */
+  write(buffer: Uint8Array, offset: number, streams: readonly Uint8Array[] = []): void {
+    const { clusterSize, size } = this.#parts.geometry
+    const { length } = buffer
+    if (this.#parts.hasDataFile) {
+      const message = "an image with an external data file has no compressed clusters; write them as they are"
+      throw new BackingError("unsupported", message, { path: this.#parts.file.path })
+    }
+    if (offset % clusterSize !== 0 || (length % clusterSize !== 0 && offset + length !== size)) {
+      const message = `compressed clusters are written whole: ${length} bytes at ${offset} are not whole clusters of ${clusterSize} bytes`
+      throw new BackingError("invalid-argument", message, { path: this.#parts.file.path, offset })
+    }
+    for (let done = 0, index = 0; done < length; done += clusterSize, index++) {
+      this.#writeCluster(buffer.subarray(done, done + clusterSize), offset + done, streams[index])
+    }
+  }
+
+  #writeCluster(content: Uint8Array, offset: number, given: Uint8Array | undefined): void {
+    const { geometry, mapping, metadataWriter, writer } = this.#parts
+    metadataWriter.makeRoom()
+    this.#refusePlace(offset)
+    const stream = given ?? this.#compress(content)
+    if (stream.length >= geometry.clusterSize) {
+      writer.write([content], offset, content.length)
+      return
+    }
+    const cluster = mapping.clusterOf(offset)
+    const l1Index = mapping.tableOf(cluster)
+    const table = mapping.tableForWrite(l1Index)
+    const host = this.#store(stream)
+    mapping.replaceCompressed(table, cluster - l1Index * geometry.l2Entries, host, stream.length)
+  }
+
+  /** As QEMU does: what has a place of its own is overwritten there, or discarded first (QC-CMP-12). */
+  #refusePlace(offset: number): void {
+    const { mapping, geometry, file } = this.#parts
+    const cluster = mapping.clusterOf(offset)
+    const l1Index = mapping.tableOf(cluster)
+    const table = mapping.table(l1Index)
+    if (table === undefined) return
+    const index = cluster - l1Index * geometry.l2Entries
+    const kind = mapping.l2.kind(table, index)
+    if (kind === L2_KIND.CORRUPT) throw mapping.corruptEntry(table, index)
+    if (kind !== L2_KIND.NORMAL && kind !== L2_KIND.ZERO_ALLOCATED) return
+    const message = `the cluster at guest byte ${offset} has a place of its own already; only what is not allocated is written compressed`
+    throw new BackingError("unsupported", message, { path: file.path, offset })
+  }
+
+  #compress(content: Uint8Array): Uint8Array {
+    const { decompressor, compressionType, geometry, file } = this.#parts
+    if (decompressor.compress === undefined) throw cannotCompress(file.path)
+    return decompressor.compress(padded(content, geometry.clusterSize), compressionType)
+  }
+
+  /** Puts a stream into the file. Returns where: nothing refers to it yet. */
+  #store(stream: Uint8Array): number {
+    const { file, packer, reader, geometry } = this.#parts
+    const { length } = stream
+    const host = packer.allocate(length)
+    try {
+      if (host + length > compressedLimit(geometry)) {
+        const message = `compressed data cannot lie beyond byte ${compressedLimit(geometry)}`
+        throw new BackingError("no-space", message, { path: file.path })
+      }
+      file.write(stream, host)
+    } catch (error) {
+      packer.release(host, length)
+      throw error
+    }
+    // Another stream may have been here.
+    reader.forgetDecompressed(host)
+    return host
+  }
+}
+
+/** What the platform makes of one cluster of `image`, which may end before the cluster does. @throws as `Qcow2Image.compressLater` */
+export async function compressLater(
+  decompressor: Decompressor,
+  content: Uint8Array,
+  image: { readonly path: string; readonly geometry: Geometry; readonly header: { readonly compressionType: number } },
+): Promise<Uint8Array> {
+  const { compressionType } = image.header
+  const cluster = padded(content, image.geometry.clusterSize)
+  if (decompressor.compressLater !== undefined) return await decompressor.compressLater(cluster, compressionType)
+  if (decompressor.compress !== undefined) return decompressor.compress(cluster, compressionType)
+  throw cannotCompress(image.path)
+}
+
+/** A cluster's content, filled up with zeroes where the disk ends in it. */
+function padded(content: Uint8Array, clusterSize: number): Uint8Array {
+  if (content.length === clusterSize) return content
+  const whole = new Uint8Array(clusterSize)
+  whole.set(content)
+  return whole
+}
+
+function cannotCompress(path: string): BackingError {
+  return new BackingError("unsupported", "this platform does not compress clusters: write them as they are, or in Node", { path })
+}

@@ -1,0 +1,84 @@
+/**
+ * Packer: finds room for compressed clusters, one behind the other, so that several share a host cluster (QC-CMP-09). Each of them adds 1
+ * to the refcount of every host cluster that its sectors touch.
+ */
+import type { Allocator } from "./allocator.ts"
+import type { Geometry } from "../format/geometry.ts"
+import type { Refcounts } from "./refcounts.ts"
+
+export interface PackerOptions {
+  readonly geometry: Geometry
+  readonly allocator: Allocator
+  readonly refcounts: Refcounts
+}
+
+/** Nothing is being filled. */
+const NONE = -1
+
+export class Packer {
+  readonly #geometry: Geometry
+  readonly #allocator: Allocator
+  readonly #refcounts: Refcounts
+  /** Byte where the next stream goes, or NONE. `refcounts.filling` is its cluster, as long as that is in use. */
+  #next = NONE
+  /** `#next` before the last `allocate`. */
+  #before = NONE
+
+  constructor(options: PackerOptions) {
+    this.#geometry = options.geometry
+    this.#allocator = options.allocator
+    this.#refcounts = options.refcounts
+  }
+
+  /**
+   * Takes `length` bytes of host clusters, which are less than one cluster. Returns the first byte. @throws what `Allocator.allocate` does
+   */
+  allocate(length: number): number {
+    const { clusterSize } = this.#geometry
+    const start = this.#openEnd()
+    const room = start === NONE ? 0 : clusterSize - (start % clusterSize)
+    this.#before = start
+    if (room >= length) {
+      this.#refcounts.add(this.#clusterOf(start), 1)
+      return this.#taken(start, length)
+    }
+    const { first } = this.#allocator.allocate(1)
+    if (start === NONE || first * clusterSize !== start + room) return this.#taken(first * clusterSize, length)
+    // The new cluster follows: the stream begins in what is left of the one before.
+    try {
+      this.#refcounts.add(this.#clusterOf(start), 1)
+    } catch (error) {
+      this.#allocator.release(first, 1)
+      throw error
+    }
+    return this.#taken(start, length)
+  }
+
+  /** Undoes the last `allocate`, which has returned `start` for these `length` bytes. */
+  release(start: number, length: number): void {
+    const first = this.#clusterOf(start)
+    this.#allocator.release(first, this.#clusterOf(start + length - 1) - first + 1)
+    this.#next = this.#before
+    if (this.#next !== NONE) this.#refcounts.filling = this.#clusterOf(this.#next)
+  }
+
+  /** Where the next stream may go: NONE where nothing is being filled, it has been freed, or no more can share the cluster (QC-CMP-14). */
+  #openEnd(): number {
+    if (this.#next === NONE) return NONE
+    const cluster = this.#clusterOf(this.#next)
+    const isOpen = this.#refcounts.filling === cluster && this.#refcounts.get(cluster) < this.#geometry.refcountMax
+    return isOpen ? this.#next : NONE
+  }
+
+  #taken(start: number, length: number): number {
+    const end = start + length
+    const isFull = end % this.#geometry.clusterSize === 0
+    this.#next = isFull ? NONE : end
+    this.#refcounts.filling = isFull ? NONE : this.#clusterOf(end)
+    return start
+  }
+
+  #clusterOf(byte: number): number {
+    return Math.floor(byte / this.#geometry.clusterSize)
+  }
+}
