@@ -21,7 +21,8 @@ export interface HttpClientOptions {
 /** What the caller does with an answer: checks its head before a byte of it is read, then takes the body piece by piece. */
 export interface AnswerSink {
   head(answer: RangeAnswer): void
-  piece(bytes: Uint8Array): void
+  /** The server waits for what is returned, and is not to blame for that time. */
+  piece(bytes: Uint8Array): void | Promise<void>
 }
 
 /** The address that a redirect led to does not serve the file any more: such addresses expire. The next request goes to the first one. */
@@ -122,7 +123,11 @@ export class HttpClient {
         patience.restart()
         if (value.length > left) throw new BackingError("io", `the server sent more than the ${length} bytes that it promised`, { path })
         left -= value.length
-        sink.piece(value)
+        const taken = sink.piece(value)
+        if (taken === undefined) continue
+        patience.pause()
+        await taken
+        patience.restart()
       }
     } catch (error) {
       void reader.cancel().catch(() => undefined)

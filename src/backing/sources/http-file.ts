@@ -7,6 +7,7 @@ import { checkedHeaders, parseUrl, takeCredentials } from "./http-address.ts"
 import { checkVersion, type FileVersion, hasValidator, type RangeAnswer } from "./http-answer.ts"
 import { type AnswerSink, HttpClient, RedirectExpired } from "./http-client.ts"
 import type { HttpFetch, HttpRequestInit } from "./http-types.ts"
+import { HttpStretches } from "./http-stretch.ts"
 import { ParallelLimit } from "./parallel-limit.ts"
 import { deadlineOf, type PatienceOptions } from "./patience.ts"
 import { type Clock, PLATFORM_CLOCK, retryDelay, TransientError } from "./retry.ts"
@@ -76,6 +77,7 @@ export class HttpFile implements AsyncImageFile {
   readonly preferredRead: number
   readonly #client: HttpClient
   readonly #limit: ParallelLimit
+  #stretches: HttpStretches | undefined
   readonly #clock: Clock
   readonly #patience: PatienceOptions
   readonly #retries: number
@@ -129,20 +131,27 @@ export class HttpFile implements AsyncImageFile {
     const known = Math.min(length, Math.max(0, head.length - offset))
     const filler = new BufferFiller(buffers)
     if (known > 0) filler.fill(head.subarray(offset, offset + known))
-    if (known < length) {
-      await this.#limit.run(() => this.#fetch(offset + known, length - known, {
-        head: (answer) => {
-          checkVersion(version, answer.version, this.#context())
-          return version
-        },
+    let done = known
+    const { size } = version
+    const stretch = known < length ? this.#stretches?.at(offset + known, { end: offset + length, length, size }) : undefined
+    if (stretch !== undefined) done += await stretch.read(filler, length - known)
+    if (done < length) {
+      await this.#limit.run(() => this.#fetch(offset + done, length - done, {
+        head: (answer) => this.#checked(answer, version),
         piece: (bytes) => filler.fill(bytes),
       }))
     }
     return length
   }
 
+  #checked(answer: RangeAnswer, version: FileVersion): FileVersion {
+    checkVersion(version, answer.version, this.#context())
+    return version
+  }
+
   async close(): Promise<void> {
     this.#isClosed = true
+    this.#stretches?.close()
     this.#client.close()
     for (const end of this.#waits) end()
   }
@@ -164,7 +173,7 @@ export class HttpFile implements AsyncImageFile {
     await this.#fetch(0, HEAD_SIZE, {
       head: (answer) => {
         if (version === undefined) this.#requireValidator(answer.version)
-        else checkVersion(version, answer.version, this.#context())
+        else this.#checked(answer, version)
         version = answer.version
         return version
       },
@@ -176,6 +185,9 @@ export class HttpFile implements AsyncImageFile {
     if (version === undefined) throw new BackingError("io", "the server sent no answer", { path: this.path })
     this.#requireGeneration(version)
     this.#version = version
+    const opened = version
+    const [client, limit, patience] = [this.#client, this.#limit, this.#patience]
+    this.#stretches = new HttpStretches({ client, limit, patience, head: (answer) => this.#checked(answer, opened) })
     return { version, head: head.slice(0, end) }
   }
 

@@ -2,7 +2,7 @@
  * Patience: how long a request is waited for. It ends when nothing has come for a while, and at a deadline: else a server that sends a
  * byte now and then would hold a read for as long as it likes.
  */
-import type { Clock } from "./retry.ts"
+import { type Clock, TransientError } from "./retry.ts"
 
 export interface PatienceOptions {
   /** Milliseconds without a byte after which a request counts as lost. */
@@ -12,6 +12,13 @@ export interface PatienceOptions {
 
 /** Bytes a second that a server must send, on the average of one try: a modem of 1998 has half of it, and comes through by trying again. */
 const LEAST_RATE = 16_384
+
+/** What ends a try at its deadline. */
+export function tooSlow(): TransientError {
+  return new TransientError(TOO_SLOW)
+}
+
+const TOO_SLOW = `the server sends less than ${LEAST_RATE / 1024} KiB a second`
 
 /** When, by the clock, a try that begins now and asks for `length` bytes must have come to an end. */
 export function deadlineOf(length: number, { timeout, clock }: PatienceOptions): number {
@@ -27,6 +34,7 @@ export class Patience {
   /** When something came last. Noted, and looked at by the one timer: a timer for each piece costs more than the piece. */
   #last: number
   #cancel: () => void
+  #isPaused = false
 
   /** Calls `end` once, unless it is stopped before. */
   constructor(options: PatienceOptions, deadline: number, end: () => void) {
@@ -40,6 +48,15 @@ export class Patience {
   /** Something has come. */
   restart(): void {
     this.#last = this.#options.clock.now()
+    if (!this.#isPaused) return
+    this.#isPaused = false
+    this.#cancel = this.#wait()
+  }
+
+  /** It is not the server that is waited for, until `restart`. */
+  pause(): void {
+    this.#cancel()
+    this.#isPaused = true
   }
 
   stop(): void {
@@ -58,7 +75,7 @@ export class Patience {
     const { timeout, clock } = this.#options
     const now = clock.now()
     if (now - this.#last >= timeout) this.reason = `the server sent nothing for ${timeout / 1000} s`
-    else if (now >= this.#deadline) this.reason = `the server sends less than ${LEAST_RATE / 1024} KiB a second`
+    else if (now >= this.#deadline) this.reason = TOO_SLOW
     if (this.reason === undefined) this.#cancel = this.#wait()
     else this.#end()
   }
