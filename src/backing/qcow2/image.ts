@@ -269,7 +269,7 @@ export class Qcow2Image implements VirtioBacking {
   #writable(): WritingParts {
     if (this.#writing === undefined) throw new BackingError("read-only", "the image is open read-only", { path: this.#path })
     if (this.#corruption !== undefined) {
-      throw new BackingError("corrupt", `the image is corrupt and is not written any more: ${this.#corruption}`, { path: this.#path })
+      throw new BackingError("corrupt", `the image is corrupt and not written any more: ${this.#corruption}`, { path: this.#path })
     }
     return this.#writing
   }
