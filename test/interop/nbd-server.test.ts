@@ -16,7 +16,7 @@ import { temporaryDirectory } from "../support/temporary.ts"
 
 const seed = seedFromEnvironment(31_415)
 /** Those that can be opened. */
-const READABLE = goldenImages.filter(({ file }) => !/extended-l2|data-file|cut/.test(file))
+const READABLE = goldenImages.filter(({ file }) => !/data-file|cut/.test(file))
 
 interface QemuExtent {
   readonly start: number

@@ -97,16 +97,33 @@ export class Qcow2Bytes {
     return Math.ceil(this.bytes.length / this.clusterSize)
   }
 
-  /** Byte position of the L1 entry for a guest offset. */
-  l1At(guestOffset: number): number {
-    return this.l1Offset + 8 * Math.floor(guestOffset / (this.clusterSize * (this.clusterSize / 8)))
+  /** 16 with extended L2 entries. */
+  get l2EntrySize(): number {
+    return (this.incompatible & 16n) === 0n ? 8 : 16
   }
 
-  /** Byte position of the L2 entry for a guest offset, or undefined without an L2 table. Not for extended L2. */
+  /** Byte position of the L1 entry for a guest offset. */
+  l1At(guestOffset: number): number {
+    return this.l1Offset + 8 * Math.floor(guestOffset / (this.clusterSize * (this.clusterSize / this.l2EntrySize)))
+  }
+
+  /** Byte position of the L2 entry for a guest offset, or undefined without an L2 table. */
   l2At(guestOffset: number): number | undefined {
     const table = Number(this.u64(this.l1At(guestOffset)) & OFFSET_BITS)
     if (table === 0) return undefined
-    return table + 8 * (Math.floor(guestOffset / this.clusterSize) % (this.clusterSize / 8))
+    return table + this.l2EntrySize * (Math.floor(guestOffset / this.clusterSize) % (this.clusterSize / this.l2EntrySize))
+  }
+
+  /** The bitmap of the extended L2 entry for a guest offset; 0 without an L2 table. */
+  bitmap(guestOffset: number): bigint {
+    const at = this.l2At(guestOffset)
+    return at === undefined ? 0n : this.u64(at + 8)
+  }
+
+  setBitmap(guestOffset: number, bits: bigint): this {
+    const at = this.l2At(guestOffset)
+    if (at === undefined) throw new Error(`guest offset ${guestOffset} has no L2 table`)
+    return this.setU64(at + 8, bits)
   }
 
   /** The L2 entry for a guest offset; 0 without an L2 table. */

@@ -32,6 +32,17 @@ export const qcow2Shapes: readonly Qcow2Shape[] = [
     options: { clusterSize: 2048, compat: "0.10" },
     backing: { share: 0.61, format: "qcow2" },
   },
+  { name: "qcow2 with extended L2 entries", options: { clusterSize: 16384, extendedL2: true } },
+  {
+    name: "qcow2 with extended L2 entries over a shorter raw image",
+    options: { clusterSize: 16384, extendedL2: true },
+    backing: { share: 0.61, format: "raw" },
+  },
+  {
+    name: "qcow2 with extended L2 entries and metadata preallocated, over a qcow2 image",
+    options: { clusterSize: 16384, extendedL2: true, preallocation: "metadata" },
+    backing: { share: 1, format: "qcow2" },
+  },
 ]
 
 export interface MadeImage {

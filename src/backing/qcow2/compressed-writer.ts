@@ -76,9 +76,9 @@ export class CompressedWriter {
     const table = mapping.table(l1Index)
     if (table === undefined) return
     const index = cluster - l1Index * geometry.l2Entries
-    const kind = mapping.l2.kind(table, index)
+    const kind = mapping.l2.kind(table, index, 0)
     if (kind === L2_KIND.CORRUPT) throw mapping.corruptEntry(table, index)
-    if (kind !== L2_KIND.NORMAL && kind !== L2_KIND.ZERO_ALLOCATED) return
+    if (kind === L2_KIND.COMPRESSED || mapping.l2.host(table, index) === 0) return
     const message = `the cluster at guest byte ${offset} has a place of its own already; only what is not allocated is written compressed`
     throw new BackingError("unsupported", message, { path: file.path, offset })
   }

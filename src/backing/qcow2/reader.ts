@@ -132,8 +132,17 @@ export class Reader {
     this.#decompressed.forget(host)
   }
 
-  /** Whether guest bytes from `offset`, in a cluster of this kind, read as zeroes up to the cluster's end. */
-  isZero(kind: L2Kind, offset: number): boolean {
+  /** Whether `length` guest bytes from `offset` are known to read as zeroes, without a look at data. */
+  holdsZeroes(offset: number, length: number): boolean {
+    const extent = this.#extent
+    for (let done = 0; done < length; done += extent.length) {
+      this.#mapping.find(offset + done, length - done, extent)
+      if (!this.#isZero(extent.kind, offset + done)) return false
+    }
+    return true
+  }
+
+  #isZero(kind: L2Kind, offset: number): boolean {
     if (kind === L2_KIND.UNALLOCATED) return offset >= this.backingEnd
     return kind === L2_KIND.ZERO || kind === L2_KIND.ZERO_ALLOCATED
   }

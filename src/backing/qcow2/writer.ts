@@ -6,6 +6,7 @@ import type { Allocator } from "./metadata/allocator.ts"
 import { BufferCursor } from "../buffers.ts"
 import type { ClusterFile } from "./metadata/cluster-file.ts"
 import { Extent } from "./metadata/extent.ts"
+import type { SubclusterRange } from "./metadata/l2-view.ts"
 import { L2_KIND } from "./format/entries.ts"
 import type { Geometry } from "./format/geometry.ts"
 import type { GuestData } from "./guest-data.ts"
@@ -38,14 +39,10 @@ interface Piece {
   readonly length: number
 }
 
-/** The part of a cluster that the guest does not write: at the start of the first one, or at the end of the last one. */
-interface UnwrittenPart {
-  /** Entry of the cluster, and its host byte. */
-  readonly index: number
-  readonly host: number
-  /** Guest byte where the part begins. */
-  readonly offset: number
-  readonly length: number
+/** What has to be stored so that a piece can be: bytes from the start of its first cluster, up to but not including `to`. */
+interface StoredRange {
+  readonly from: number
+  readonly to: number
 }
 
 const NOTHING = new Uint8Array(0)
@@ -109,21 +106,13 @@ export class Writer {
 
   /** Makes `length` guest bytes zero by writing zeroes, except where they are zero already. */
   writeZeroes(offset: number, length: number): void {
-    const { clusterSize } = this.#geometry
+    const { subclusterSize } = this.#geometry
     for (let done = 0; done < length;) {
       const at = offset + done
-      const piece = Math.min(length - done, clusterSize - (at - this.#mapping.clusterOf(at) * clusterSize))
-      if (!this.#readsZero(at)) this.write([this.#zeroes.subarray(0, piece)], at, piece)
+      const piece = Math.min(length - done, subclusterSize - (at % subclusterSize))
+      if (!this.#reader.holdsZeroes(at, piece)) this.write([this.#zeroes.subarray(0, piece)], at, piece)
       done += piece
     }
-  }
-
-  #readsZero(offset: number): boolean {
-    const cluster = this.#mapping.clusterOf(offset)
-    const l1Index = this.#mapping.tableOf(cluster)
-    const table = this.#mapping.table(l1Index)
-    const kind = table === undefined ? L2_KIND.UNALLOCATED : this.#mapping.l2.kind(table, cluster - l1Index * this.#geometry.l2Entries)
-    return this.#reader.isZero(kind, offset)
   }
 
   /** `Mapping.findInPlace`, and no guest data onto metadata, whatever an L2 entry claims (QC-OVL-01). Fills `#extent`. */
@@ -162,80 +151,99 @@ export class Writer {
     const table = this.#mapping.tableForWrite(l1Index)
     const index = cluster - l1Index * l2Entries
     const piece: Piece = { table, index, within: offset - cluster * clusterSize, offset, length }
-    const kind = l2.kind(table, index)
+    const kind = l2.kind(table, index, Math.floor(piece.within / this.#geometry.subclusterSize))
     if (kind === L2_KIND.CORRUPT) throw this.#mapping.corruptEntry(table, index)
-    if (l2.isCopied(table, index)) {
-      // The table was not this disk's own when `#findInPlace` looked, and is now.
-      if (kind === L2_KIND.NORMAL) return 0
-      if (kind === L2_KIND.ZERO_ALLOCATED) return this.#writeIntoZeroed(cursor, piece, l2.host(table, index))
-    }
-    return this.#writeNew(cursor, piece)
+    if (!l2.hasOwnPlace(table, index)) return this.#writeNew(cursor, piece)
+    // The table was not this disk's own when `#findInPlace` looked, and is now.
+    if (kind === L2_KIND.NORMAL) return 0
+    return this.#writeIntoPlace(cursor, piece, l2.host(table, index))
   }
 
-  /** The cluster reads as zeroes but has a place, whose content is stale: all of it has to be written (QC-L2-03). */
-  #writeIntoZeroed(cursor: BufferCursor, piece: Piece, host: number): number {
-    const length = Math.min(piece.length, this.#geometry.clusterSize - piece.within)
-    this.#protect(host, this.#geometry.clusterSize)
-    this.#store(cursor, { ...piece, length }, host)
-    this.#mapping.l2.setNormal(piece.table, piece.index, host)
+  /**
+   * The cluster has a place, but what is written begins in a subcluster of stale content: all of that has to be written (QC-L2-03,
+   * QC-EL2-07).
+   */
+  #writeIntoPlace(cursor: BufferCursor, piece: Piece, host: number): number {
+    const { l2 } = this.#mapping
+    const { clusterSize, subclusterSize } = this.#geometry
+    const { table, index, within } = piece
+    const length = Math.min(piece.length, clusterSize - within)
+    const subclusters = this.#subclustersOf(within, within + length)
+    const endsInPlace = l2.kind(table, index, subclusters.to - 1) === L2_KIND.NORMAL
+    this.#protect(host, clusterSize)
+    const to = endsInPlace ? within + length : subclusters.to * subclusterSize
+    this.#store(cursor, { ...piece, length }, host, { from: subclusters.from * subclusterSize, to })
+    l2.setNormal(table, index, host, subclusters.from, subclusters.to)
     return length
   }
 
+  /** Bytes `from` to `to` of a cluster as subclusters that hold all of them. */
+  #subclustersOf(from: number, to: number): SubclusterRange {
+    const { subclusterSize } = this.#geometry
+    return { from: Math.floor(from / subclusterSize), to: Math.ceil(to / subclusterSize) }
+  }
+
   #writeNew(cursor: BufferCursor, piece: Piece): number {
-    const { clusterSize, l2Entries } = this.#geometry
-    const wanted = Math.min(Math.ceil((piece.within + piece.length) / clusterSize), l2Entries - piece.index)
+    const { clusterSize, l2Entries, subclusters, subclusterSize } = this.#geometry
+    const { table, index, within } = piece
+    const wanted = Math.min(Math.ceil((within + piece.length) / clusterSize), l2Entries - index)
     let most = 1
-    while (most < wanted && this.#needsNew(piece.table, piece.index + most)) most++
+    while (most < wanted && this.#needsNew(table, index + most)) most++
     const { first, count } = this.#allocator.allocate(most)
-    const length = Math.min(piece.length, count * clusterSize - piece.within)
+    const length = Math.min(piece.length, count * clusterSize - within)
+    const last = count - 1
+    const written = this.#subclustersOf(within, within + length)
+    const from = Math.min(written.from, this.#mapping.l2.firstToCopy(table, index))
+    const to = Math.max(written.to - last * subclusters, this.#mapping.l2.endToCopy(table, index + last))
     try {
-      this.#store(cursor, { ...piece, length }, first * clusterSize)
+      const stored = { from: from * subclusterSize, to: last * clusterSize + to * subclusterSize }
+      this.#store(cursor, { ...piece, length }, first * clusterSize, stored)
     } catch (error) {
       this.#allocator.release(first, count)
       throw error
     }
-    for (let step = 0; step < count; step++) this.#mapping.replace(piece.table, piece.index + step, (first + step) * clusterSize)
+    for (let step = 0; step < count; step++) {
+      const range = { from: step === 0 ? from : 0, to: step === last ? to : subclusters }
+      this.#mapping.replace(table, index + step, (first + step) * clusterSize, range)
+    }
     return length
   }
 
   /** Whether a write to entry `index` needs a new cluster, whatever is there now. */
   #needsNew(table: CachedTable, index: number): boolean {
     const { l2 } = this.#mapping
-    const kind = l2.kind(table, index)
-    if (kind === L2_KIND.NORMAL || kind === L2_KIND.ZERO_ALLOCATED) return !l2.isCopied(table, index)
-    return kind !== L2_KIND.CORRUPT
+    return l2.kind(table, index, 0) !== L2_KIND.CORRUPT && !l2.hasOwnPlace(table, index)
   }
 
   /**
-   * Writes a piece to the clusters from host byte `host`, together with what the guest leaves of the first and the last of them. Where both
-   * the old content and the new place are zeroes, nothing is filled in: a hole in the file is enough.
+   * Writes a piece to the clusters from host byte `host`, together with what the guest leaves of the range that has to be stored. Where
+   * both the old content and the new place are zeroes, nothing is filled in: a hole in the file is enough.
    */
-  #store(cursor: BufferCursor, piece: Piece, host: number): void {
+  #store(cursor: BufferCursor, piece: Piece, host: number, { from, to }: StoredRange): void {
     const { clusterSize } = this.#geometry
-    const { table, index, within, offset, length } = piece
-    const clusters = Math.ceil((within + length) / clusterSize)
-    const last = { index: index + clusters - 1, host: host + (clusters - 1) * clusterSize }
-    const tailLength = clusters * clusterSize - within - length
+    const { within, offset, length } = piece
+    const end = within + length
     // Read before the cursor moves on and before anything is claimed: an error here leaves nothing to undo but the allocation.
-    const head = this.#fill(table, { index, host, offset: offset - within, length: within }, this.#head)
-    const tail = this.#fill(table, { ...last, offset: offset + length, length: tailLength }, this.#tail)
+    const head = this.#fill(offset - within + from, within - from, host + from, this.#head)
+    const tail = this.#fill(offset + length, to - end, host + end, this.#tail)
     const parts: Uint8Array[] = []
     if (head.length > 0) parts.push(head)
     cursor.append(parts, length)
     if (tail.length > 0) parts.push(tail)
     // What stays a hole is in use now as well: the next owner of these clusters must not take it for untouched.
-    this.#data.claim(host + clusters * clusterSize)
+    this.#data.claim(host + Math.ceil(end / clusterSize) * clusterSize)
     this.#data.writev(parts, host + within - head.length, head.length + length + tail.length, offset - head.length)
   }
 
-  /** What must be written to the part of a cluster that the guest does not write: its old content, or nothing where zeroes stay a hole. */
-  #fill(table: CachedTable, part: UnwrittenPart, scratch: Scratch): Uint8Array {
-    const kind = this.#mapping.l2.kind(table, part.index)
-    const isZero = this.#reader.isZero(kind, part.offset)
-    if (part.length === 0 || (isZero && this.#data.isUnused(part.host))) return NOTHING
-    if (isZero) return this.#zeroes.subarray(0, part.length)
-    const content = scratch.take(part.length)
-    this.#reader.readInto(content, 0, part.length, part.offset)
+  /**
+   * What must be written to `length` bytes at host byte `host` that the guest does not write: the old content from guest byte `offset`, or
+   * nothing where zeroes stay a hole.
+   */
+  #fill(offset: number, length: number, host: number, scratch: Scratch): Uint8Array {
+    if (length <= 0) return NOTHING
+    if (this.#reader.holdsZeroes(offset, length)) return this.#data.isUnused(host) ? NOTHING : this.#zeroes.subarray(0, length)
+    const content = scratch.take(length)
+    this.#reader.readInto(content, 0, length, offset)
     return content
   }
 

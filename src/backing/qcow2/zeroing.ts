@@ -1,6 +1,7 @@
 /** Discard and write-zeroes: mostly a matter of L2 entries (QC-DZ-01 to QC-DZ-07). */
 import { L2_KIND } from "./format/entries.ts"
 import type { Geometry } from "./format/geometry.ts"
+import type { SubclusterRange } from "./metadata/l2-view.ts"
 import type { Mapping } from "./metadata/mapping.ts"
 import type { MetadataWriter } from "./metadata/metadata-writer.ts"
 import type { CachedTable } from "./metadata/table-cache.ts"
@@ -17,6 +18,14 @@ export interface ZeroingOptions {
 
 /** What becomes of allocated clusters. "drop": they are freed. "keep": they stay, marked as reading zeroes. */
 type Allocated = "drop" | "keep"
+
+/** The subclusters of entry `index` from `from` up to but not including `to`, which are to read as zeroes. */
+interface Part extends SubclusterRange {
+  readonly index: number
+  /** Subclusters from this one on have nothing behind them. */
+  readonly backed: number
+  readonly allocated: Allocated
+}
 
 export class Zeroing {
   readonly #geometry: Geometry
@@ -37,84 +46,137 @@ export class Zeroing {
   discard(offset: number, length: number): void {
     // Without a zero flag, freeing would let the backing image's old content show through (QC-DZ-03).
     if (this.#geometry.version < 3 && this.#reader.backingEnd > 0) return
-    const { first, end } = this.#wholeClusters(offset, length)
-    this.#zeroClusters(first, end, "drop")
+    const { clusterSize, subclusters } = this.#geometry
+    const { first, end } = this.#wholeUnits(offset, length, clusterSize)
+    this.#zeroSubclusters(first * subclusters, end * subclusters, "drop")
   }
 
   /** Makes the range read as zeroes. `mayUnmap`: whole clusters may be freed. */
   writeZeroes(offset: number, length: number, mayUnmap: boolean): void {
-    const { clusterSize, version } = this.#geometry
-    const { first, end } = this.#wholeClusters(offset, length)
+    const { subclusterSize, version } = this.#geometry
+    const { first, end } = this.#wholeUnits(offset, length, subclusterSize)
     if (first >= end || (version < 3 && this.#reader.backingEnd > 0)) {
       this.#storeZeroes(offset, length)
       return
     }
-    this.#storeZeroes(offset, first * clusterSize - offset)
-    this.#storeZeroes(end * clusterSize, offset + length - end * clusterSize)
-    this.#zeroClusters(first, end, mayUnmap || version < 3 ? "drop" : "keep")
+    this.#storeZeroes(offset, first * subclusterSize - offset)
+    this.#storeZeroes(end * subclusterSize, offset + length - end * subclusterSize)
+    this.#zeroSubclusters(first, end, mayUnmap || version < 3 ? "drop" : "keep")
   }
 
-  /** The clusters that lie in the range as a whole, as far as the disk goes. */
-  #wholeClusters(offset: number, length: number): { readonly first: number; readonly end: number } {
+  /** The clusters or subclusters, of `unit` bytes, that lie in the range as a whole, as far as the disk goes. */
+  #wholeUnits(offset: number, length: number, unit: number): { readonly first: number; readonly end: number } {
     const { clusterSize, size } = this.#geometry
     const last = offset + length
-    return { first: Math.ceil(offset / clusterSize), end: last === size ? Math.ceil(last / clusterSize) : Math.floor(last / clusterSize) }
+    const end = last === size ? Math.ceil(last / clusterSize) * (clusterSize / unit) : Math.floor(last / unit)
+    return { first: Math.ceil(offset / unit), end }
   }
 
   #storeZeroes(offset: number, length: number): void {
     if (length > 0) this.#writer.writeZeroes(offset, length)
   }
 
-  #zeroClusters(first: number, end: number, allocated: Allocated): void {
-    const { l2Entries } = this.#geometry
-    for (let cluster = first; cluster < end;) {
-      const l1Index = this.#mapping.tableOf(cluster)
-      const from = cluster - l1Index * l2Entries
-      const to = Math.min(l2Entries, end - l1Index * l2Entries)
+  /** Makes subclusters of the disk, from `first` up to but not including `end`, read as zeroes. */
+  #zeroSubclusters(first: number, end: number, allocated: Allocated): void {
+    const { subclusters } = this.#geometry
+    const firstWhole = Math.ceil(first / subclusters) * subclusters
+    const endWhole = Math.floor(end / subclusters) * subclusters
+    if (firstWhole > endWhole) return this.#zeroPart(first, end, allocated)
+    if (first < firstWhole) this.#zeroPart(first, firstWhole, allocated)
+    this.#zeroTables(firstWhole, endWhole, allocated)
+    if (endWhole < end) this.#zeroPart(endWhole, end, allocated)
+  }
+
+  /** Some subclusters of one cluster. Of a compressed cluster no part can be a zero by itself: it is written (QC-EL2-09). */
+  #zeroPart(first: number, end: number, allocated: Allocated): void {
+    const { subclusterSize } = this.#geometry
+    if (this.#isCompressed(first * subclusterSize)) this.#writer.writeZeroes(first * subclusterSize, (end - first) * subclusterSize)
+    else this.#zeroTables(first, end, allocated)
+  }
+
+  #isCompressed(offset: number): boolean {
+    const cluster = this.#mapping.clusterOf(offset)
+    const l1Index = this.#mapping.tableOf(cluster)
+    const table = this.#mapping.table(l1Index)
+    return table !== undefined && this.#mapping.l2.kind(table, cluster - l1Index * this.#geometry.l2Entries, 0) === L2_KIND.COMPRESSED
+  }
+
+  #zeroTables(first: number, end: number, allocated: Allocated): void {
+    const perTable = this.#geometry.l2Entries * this.#geometry.subclusters
+    for (let subcluster = first; subcluster < end;) {
+      const l1Index = Math.floor(subcluster / perTable)
+      const to = Math.min(perTable, end - l1Index * perTable)
       this.#metadataWriter.makeRoom()
-      this.#zeroEntries(l1Index, { from, to }, allocated)
-      cluster = l1Index * l2Entries + to
+      this.#zeroEntries(l1Index, { from: subcluster - l1Index * perTable, to }, allocated)
+      subcluster = l1Index * perTable + to
     }
   }
 
-  #zeroEntries(l1Index: number, range: { readonly from: number; readonly to: number }, allocated: Allocated): void {
-    const { clusterSize, l2Coverage } = this.#geometry
+  /** `range`: subclusters of the table. */
+  #zeroEntries(l1Index: number, range: SubclusterRange, allocated: Allocated): void {
+    const { subclusterSize, l2Coverage, subclusters } = this.#geometry
     const existing = this.#mapping.table(l1Index)
-    // Entries from here on have nothing behind them: where they are unallocated, they read as zeroes already.
-    const backed = Math.ceil((this.#reader.backingEnd - l1Index * l2Coverage) / clusterSize)
-    let index = range.from
+    // Subclusters from here on have nothing behind them: where they are unallocated, they read as zeroes already.
+    const backed = Math.ceil((this.#reader.backingEnd - l1Index * l2Coverage) / subclusterSize)
+    const partOf = (index: number): Part => {
+      const start = index * subclusters
+      const from = Math.max(0, range.from - start)
+      return { index, from, to: Math.min(subclusters, range.to - start), backed: backed - start, allocated }
+    }
+    let index = Math.floor(range.from / subclusters)
+    const end = Math.ceil(range.to / subclusters)
     if (existing === undefined) {
-      if (index >= backed) return
+      if (range.from >= backed) return
     } else {
       // A table is only made this disk's own, or dirty, for an entry that changes.
-      while (index < range.to && !this.#changes(existing, index, index < backed, allocated)) index++
-      if (index === range.to) return
+      while (index < end && !this.#changes(existing, partOf(index))) index++
+      if (index === end) return
     }
     const table = this.#mapping.tableForWrite(l1Index)
-    for (; index < range.to; index++) if (this.#changes(table, index, index < backed, allocated)) this.#zeroEntry(table, index, allocated)
+    for (; index < end; index++) if (this.#changes(table, partOf(index))) this.#zeroEntry(table, partOf(index))
   }
 
-  #changes(table: CachedTable, index: number, isBacked: boolean, allocated: Allocated): boolean {
-    const kind = this.#mapping.l2.kind(table, index)
-    switch (kind) {
-      case L2_KIND.UNALLOCATED:
-        return isBacked
-      case L2_KIND.ZERO:
-        return false
-      case L2_KIND.ZERO_ALLOCATED:
-        return allocated === "drop"
-      case L2_KIND.NORMAL:
-      case L2_KIND.COMPRESSED:
-        return true
-      case L2_KIND.CORRUPT:
-        throw this.#mapping.corruptEntry(table, index)
-    }
-  }
-
-  #zeroEntry(table: CachedTable, index: number, allocated: Allocated): void {
+  #changes(table: CachedTable, part: Part): boolean {
     const { l2 } = this.#mapping
-    if (allocated === "keep" && l2.kind(table, index) === L2_KIND.NORMAL) l2.setZeroFlag(table, index)
-    else this.#mapping.clear(table, index)
+    const { index, from, to, backed } = part
+    const drops = part.allocated === "drop" && to - from === this.#geometry.subclusters
+    for (let subcluster = from; subcluster < to;) {
+      const kind = l2.kind(table, index, subcluster)
+      switch (kind) {
+        case L2_KIND.UNALLOCATED:
+          if (subcluster < backed || (drops && l2.host(table, index) !== 0)) return true
+          break
+        case L2_KIND.ZERO:
+          break
+        case L2_KIND.ZERO_ALLOCATED:
+          if (drops) return true
+          break
+        case L2_KIND.NORMAL:
+        case L2_KIND.COMPRESSED:
+          return true
+        case L2_KIND.CORRUPT:
+          throw this.#mapping.corruptEntry(table, index)
+      }
+      subcluster += l2.run(table, index, subcluster, kind)
+    }
+    return false
+  }
+
+  #zeroEntry(table: CachedTable, { index, from, to, allocated }: Part): void {
+    const { l2 } = this.#mapping
+    const { subclusters } = this.#geometry
+    const isWhole = to - from === subclusters
+    const isCompressed = l2.kind(table, index, 0) === L2_KIND.COMPRESSED
+    if (isWhole && (allocated === "drop" || isCompressed || l2.host(table, index) === 0)) return this.#mapping.clear(table, index)
+    l2.setZeroFlag(table, index, from, to)
+    // The last part of a cluster that holds data has gone: its place may go too.
+    if (allocated === "drop" && this.#isZero(table, index)) this.#mapping.clear(table, index)
+  }
+
+  #isZero(table: CachedTable, index: number): boolean {
+    const { l2 } = this.#mapping
+    const kind = l2.kind(table, index, 0)
+    return kind === L2_KIND.ZERO_ALLOCATED && l2.run(table, index, 0, kind) === this.#geometry.subclusters
   }
 }
 

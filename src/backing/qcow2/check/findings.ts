@@ -16,6 +16,7 @@ export type FindingKind =
   | "reserved-bits"
   | "alignment" // a cluster or table that does not start on a cluster
   | "beyond-end" // refers to a place past the end of the file
+  | "subclusters" // a bitmap of an extended L2 entry that contradicts itself or the entry
   | "entry" // an entry that makes no sense otherwise
   | "snapshot"
   | "bitmap"

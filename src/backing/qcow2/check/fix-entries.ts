@@ -1,6 +1,6 @@
 /**
- * Corrects flags in L1 and L2 entries: COPIED in the active tables, and, when asked, reserved bits, COPIED of compressed clusters and
- * unaligned preallocated zero clusters. Changes nothing that a reader sees.
+ * Corrects flags in L1 and L2 entries: COPIED in the active tables, and, when asked, reserved bits, COPIED and bitmaps of compressed
+ * clusters, and unaligned preallocated clusters. Changes nothing that a reader sees.
  */
 import { viewOf } from "../format/bytes.ts"
 import type { CheckedImage } from "./checked-image.ts"
@@ -8,7 +8,7 @@ import { CLUSTER_USE, type ClusterUse } from "./cluster-counts.ts"
 import { coveredRanges, type Range } from "./covered-ranges.ts"
 import { decodeL1Entry, hostOffset, L2_KIND, l2Kind, type Word } from "../format/entries.ts"
 import type { Examination } from "./examination.ts"
-import { L1_ENTRY, L2_ENTRY, TABLE_ENTRY_SIZE } from "../format/spec.ts"
+import { EXTENDED_L2, L1_ENTRY, L2_ENTRY, TABLE_ENTRY_SIZE } from "../format/spec.ts"
 import { readPadded, visitWords } from "./table-reader.ts"
 
 export type FixScope = "copied" | "all"
@@ -43,13 +43,14 @@ class EntryFixer {
     const { clusterSize } = this.#image.geometry
     const done = new Set<number>()
     for (const { start, end } of tables) {
-      this.#fixTable(start, end, CLUSTER_USE.L1_TABLE, (hi, lo) => this.#fixedL1(hi, lo, active))
+      const fixL1Entries = (view: DataView): boolean => fixWords(view, TABLE_ENTRY_SIZE, (hi, lo) => this.#fixedL1(hi, lo, active))
+      this.#fixTable(start, end, CLUSTER_USE.L1_TABLE, fixL1Entries)
       visitWords(this.#image.file, start, (end - start) / TABLE_ENTRY_SIZE, (hi, lo) => {
         const entry = decodeL1Entry(hi, lo, this.#image.geometry)
         if (entry.kind !== "table" || done.has(entry.offset)) return
         if (done.size >= REMEMBERED) done.clear()
         done.add(entry.offset)
-        this.#fixTable(entry.offset, entry.offset + clusterSize, CLUSTER_USE.L2_TABLE, (l2Hi, l2Lo) => this.#fixedL2(l2Hi, l2Lo, active))
+        this.#fixTable(entry.offset, entry.offset + clusterSize, CLUSTER_USE.L2_TABLE, (view) => this.#fixL2Entries(view, active))
       })
     }
   }
@@ -60,7 +61,17 @@ class EntryFixer {
     return entry.kind === "table" && active ? this.#withCopied(clean, entry.offset) : clean
   }
 
-  #fixedL2(hi: number, lo: number, active: boolean): Word {
+  #fixL2Entries(view: DataView, active: boolean): boolean {
+    const { geometry } = this.#image
+    const areWordsFixed = fixWords(view, geometry.l2EntrySize, (hi, lo, at) => {
+      const hasSubclusters = geometry.extendedL2 && view.getUint32(at + EXTENDED_L2.ALLOCATED_BITS) !== 0
+      return this.#fixedL2(hi, lo, hasSubclusters, active)
+    })
+    const areBitmapsFixed = this.#scope === "all" && geometry.extendedL2 && clearCompressedBitmaps(view)
+    return areWordsFixed || areBitmapsFixed
+  }
+
+  #fixedL2(hi: number, lo: number, hasSubclusters: boolean, active: boolean): Word {
     const all = this.#scope === "all"
     const withoutReserved = all ? { hi: (hi & ~L2_ENTRY.RESERVED_HI) >>> 0, lo: (lo & ~L2_ENTRY.RESERVED_LO) >>> 0 } : { hi, lo }
     switch (l2Kind(hi, lo, this.#image.geometry)) {
@@ -73,13 +84,15 @@ class EntryFixer {
       case L2_KIND.COMPRESSED:
         return all ? { hi: (hi & ~L2_ENTRY.COPIED_HI) >>> 0, lo } : { hi, lo }
       case L2_KIND.CORRUPT:
-        // An unaligned preallocated zero cluster reads as zeroes whatever its offset says, so the offset can go (QC-CHK-07).
-        return all && this.#isZero(hi, lo) ? { hi: 0, lo: L2_ENTRY.ZERO_LO } : { hi, lo }
+        // An unaligned preallocated cluster reads as zeroes, or as the backing image, whatever its offset says: it can go (QC-CHK-07).
+        if (!all || (hi & L2_ENTRY.COMPRESSED_HI) !== 0) return { hi, lo }
+        if (this.#image.geometry.extendedL2) return hasSubclusters ? { hi, lo } : { hi: 0, lo: 0 }
+        return this.#isZero(lo) ? { hi: 0, lo: L2_ENTRY.ZERO_LO } : { hi, lo }
     }
   }
 
-  #isZero(hi: number, lo: number): boolean {
-    return this.#image.geometry.version >= 3 && (hi & L2_ENTRY.COMPRESSED_HI) === 0 && (lo & L2_ENTRY.ZERO_LO) !== 0
+  #isZero(lo: number): boolean {
+    return this.#image.geometry.version >= 3 && (lo & L2_ENTRY.ZERO_LO) !== 0
   }
 
   #withCopied(word: Word, offset: number): Word {
@@ -87,8 +100,8 @@ class EntryFixer {
     return { hi: one ? (word.hi | L2_ENTRY.COPIED_HI) >>> 0 : (word.hi & ~L2_ENTRY.COPIED_HI) >>> 0, lo: word.lo }
   }
 
-  /** Rewrites the clusters of a table in which `fix` changes an entry. A cluster that is also another structure is left alone. */
-  #fixTable(tableStart: number, tableEnd: number, use: ClusterUse, fix: (hi: number, lo: number) => Word): void {
+  /** Rewrites the clusters of a table in which `fix` changes something. A cluster that is also another structure is left alone. */
+  #fixTable(tableStart: number, tableEnd: number, use: ClusterUse, fix: (view: DataView) => boolean): void {
     const { clusterSize } = this.#image.geometry
     const end = Math.min(tableEnd, this.#image.fileSize)
     for (let start = tableStart; start < end; ) {
@@ -97,23 +110,35 @@ class EntryFixer {
       if (!this.#examination.references.counts.hasOtherUse(cluster, use)) {
         const bytes = new Uint8Array(next - start)
         readPadded(this.#image.file, bytes, start)
-        if (fixWords(viewOf(bytes), fix)) this.#image.file.write(bytes, start)
+        if (fix(viewOf(bytes))) this.#image.file.write(bytes, start)
       }
       start = next
     }
   }
 }
 
-function fixWords(view: DataView, fix: (hi: number, lo: number) => Word): boolean {
+/** Replaces the first word of each entry that is not zero. Returns whether one has changed. */
+function fixWords(view: DataView, entrySize: number, fix: (hi: number, lo: number, at: number) => Word): boolean {
   let changed = false
-  for (let at = 0; at < view.byteLength; at += TABLE_ENTRY_SIZE) {
+  for (let at = 0; at < view.byteLength; at += entrySize) {
     const hi = view.getUint32(at)
     const lo = view.getUint32(at + 4)
     if (hi === 0 && lo === 0) continue
-    const fixed = fix(hi, lo)
+    const fixed = fix(hi, lo, at)
     if (fixed.hi === hi && fixed.lo === lo) continue
     view.setUint32(at, fixed.hi)
     view.setUint32(at + 4, fixed.lo)
+    changed = true
+  }
+  return changed
+}
+
+/** Nobody looks at the bitmap of a compressed cluster, so it can go (QC-EL2-06). Returns whether one has changed. */
+function clearCompressedBitmaps(view: DataView): boolean {
+  let changed = false
+  for (let at = 0; at < view.byteLength; at += EXTENDED_L2.ENTRY_SIZE) {
+    if ((view.getUint32(at) & L2_ENTRY.COMPRESSED_HI) === 0 || view.getBigUint64(at + EXTENDED_L2.ZERO_BITS) === 0n) continue
+    view.setBigUint64(at + EXTENDED_L2.ZERO_BITS, 0n)
     changed = true
   }
   return changed

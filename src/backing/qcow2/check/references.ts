@@ -9,13 +9,14 @@ import type { CheckedImage } from "./checked-image.ts"
 import { ClusterCounts, type ClusterSet } from "./cluster-counts.ts"
 import { coveredRanges, type Range } from "./covered-ranges.ts"
 import {
-  compressedLength, compressedOffset, decodeL1Entry, decodeL2Entry, hostOffset, isCopied, L2_KIND, l2Kind,
+  compressedLength, compressedOffset, decodeL1Entry, decodeL2Entry, hostOffset, isCopied, L2_KIND, type L2Kind, l2Kind,
 } from "../format/entries.ts"
 import type { Findings, FindingKind } from "./findings.ts"
 import type { Geometry } from "../format/geometry.ts"
 import { type ReferenceSink, STRUCTURE, type Structure } from "./reference-sink.ts"
 import { L2_ENTRY, TABLE_ENTRY_SIZE } from "../format/spec.ts"
-import { visitWords } from "./table-reader.ts"
+import { bitmapProblem } from "../format/subclusters.ts"
+import { type L2Words, visitL2Entries, visitWords } from "./table-reader.ts"
 
 /** L2 tables that are gathered before they are visited: 50 MB at the most. */
 const L2_BATCH = 1 << 20
@@ -136,19 +137,18 @@ export class ReferenceCounter implements ReferenceSink {
   #countL2Tables(tables: Map<number, number>, active: boolean): void {
     for (const [offset, times] of tables) {
       const next = { offset: 0 } // where the next cluster would lie if the disk were in one piece
-      visitWords(
-        this.#image.file,
-        offset,
-        this.#geometry.l2Entries,
-        (hi, lo, at) => this.#countL2Entry(hi, lo, at, times, active ? next : undefined),
-      )
+      visitL2Entries(this.#image.file, offset, this.#geometry, (words, at) => {
+        this.#countL2Entry(words, at, times, active ? next : undefined)
+      })
     }
     tables.clear()
   }
 
-  #countL2Entry(hi: number, lo: number, at: number, times: number, next: { offset: number } | undefined): void {
+  #countL2Entry(words: Readonly<L2Words>, at: number, times: number, next: { offset: number } | undefined): void {
     const { clusterSize } = this.#geometry
+    const { hi, lo } = words
     const kind = l2Kind(hi, lo, this.#geometry)
+    this.#checkBitmap(kind, words, at)
     if ((hi & L2_ENTRY.COMPRESSED_HI) === 0 && ((hi & L2_ENTRY.RESERVED_HI) !== 0 || (lo & L2_ENTRY.RESERVED_LO) !== 0)) {
       this.report("reserved-bits", `the L2 entry at byte ${at} has reserved bits set`, at)
     }
@@ -175,6 +175,14 @@ export class ReferenceCounter implements ReferenceSink {
       case L2_KIND.CORRUPT:
         this.#countCorruptEntry(hi, lo, at, times)
     }
+  }
+
+  /** The subclusters of an extended entry; without one both halves are 0 (QC-EL2-04, QC-EL2-06). */
+  #checkBitmap(kind: L2Kind, { zero, allocated }: Readonly<L2Words>, at: number): void {
+    const problem = kind === L2_KIND.COMPRESSED && (zero !== 0 || allocated !== 0)
+      ? "a compressed cluster has a bitmap of subclusters"
+      : bitmapProblem(kind, zero, allocated)
+    if (problem !== undefined) this.report("subclusters", `the L2 entry at byte ${at} cannot be right: ${problem}`, at)
   }
 
   #countCorruptEntry(hi: number, lo: number, at: number, times: number): void {

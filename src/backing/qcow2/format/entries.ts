@@ -6,6 +6,8 @@
  *   bits 9-55   host cluster offset            bits x .. 61    further 512-byte sectors
  *   bit  62     0                              bit  62         1
  *   bit  63     COPIED: refcount is one        bit  63         0
+ *
+ * The first word of an extended L2 entry is the same, but bit 0 is unused: subclusters.ts has its second word.
  */
 import type { Geometry } from "./geometry.ts"
 import { L1_ENTRY, L2_ENTRY, REFCOUNT_TABLE_ENTRY, SECTOR_SIZE } from "./spec.ts"
@@ -61,7 +63,7 @@ export function l2Kind(hi: number, lo: number, geometry: Geometry): L2Kind {
   // Cluster sizes stay below 2^32, so an unaligned offset shows in the low half.
   const unaligned = (lo & L2_ENTRY.OFFSET_LO & (geometry.clusterSize - 1)) !== 0 || (hi & L2_ENTRY.OFFSET_HI) >= OFFSET_LIMIT / TWO_32
   const offset = hostOffset(hi, lo)
-  if ((lo & L2_ENTRY.ZERO_LO) !== 0) {
+  if ((lo & L2_ENTRY.ZERO_LO) !== 0 && !geometry.extendedL2) {
     if (unaligned || geometry.version < 3) return L2_KIND.CORRUPT
     return offset === 0 ? L2_KIND.ZERO : L2_KIND.ZERO_ALLOCATED
   }

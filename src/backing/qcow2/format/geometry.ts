@@ -1,5 +1,5 @@
 /** The sizes that follow from a header: clusters, tables and their entries. A frozen value that everything else computes with. */
-import { TABLE_ENTRY_SIZE } from "./spec.ts"
+import { EXTENDED_L2, TABLE_ENTRY_SIZE } from "./spec.ts"
 
 /** Sizes and counts of one image. All byte counts are powers of two unless said otherwise. */
 export interface Geometry {
@@ -7,6 +7,14 @@ export interface Geometry {
   readonly clusterBits: number
   /** Bytes in a cluster. */
   readonly clusterSize: number
+  /** L2 entries have a second word, which says what each subcluster is. [QCOW2] "Extended L2 Entries" */
+  readonly extendedL2: boolean
+  /** Bytes of an L2 entry. */
+  readonly l2EntrySize: number
+  /** Subclusters in a cluster: 1 without extended L2 entries, where the only subcluster is the cluster. */
+  readonly subclusters: number
+  /** Bytes in a subcluster. */
+  readonly subclusterSize: number
   /** Entries in an L2 table, which is one cluster. */
   readonly l2Entries: number
   /** Guest bytes that one L2 table maps. */
@@ -30,18 +38,27 @@ export interface GeometryFields {
   readonly clusterBits: number
   readonly refcountOrder: number
   readonly size: number
+  /** Default false. */
+  readonly extendedL2?: boolean
 }
 
 /** Computes the geometry. The fields have been checked: cluster bits 9 to 21, refcount order 0 to 6, size a safe integer. */
 export function makeGeometry(fields: GeometryFields): Geometry {
   const clusterSize = 2 ** fields.clusterBits
-  const l2Entries = clusterSize / TABLE_ENTRY_SIZE
+  const extendedL2 = fields.extendedL2 === true
+  const l2EntrySize = extendedL2 ? EXTENDED_L2.ENTRY_SIZE : TABLE_ENTRY_SIZE
+  const subclusters = extendedL2 ? EXTENDED_L2.SUBCLUSTERS : 1
+  const l2Entries = clusterSize / l2EntrySize
   const l2Coverage = clusterSize * l2Entries
   const refcountBits = 2 ** fields.refcountOrder
   return Object.freeze({
     version: fields.version,
     clusterBits: fields.clusterBits,
     clusterSize,
+    extendedL2,
+    l2EntrySize,
+    subclusters,
+    subclusterSize: clusterSize / subclusters,
     l2Entries,
     l2Coverage,
     refcountOrder: fields.refcountOrder,

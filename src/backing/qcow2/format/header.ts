@@ -3,7 +3,7 @@ import { BackingError } from "../../backing.ts"
 import { decodeText, roundUp, setU64, viewOf } from "./bytes.ts"
 import { findExtension, type HeaderExtension, serialiseExtensions } from "./extensions.ts"
 import { type Geometry, makeGeometry } from "./geometry.ts"
-import { EXTENSION_TYPE, HEADER_FIELD, QCOW2_MAGIC } from "./spec.ts"
+import { EXTENSION_TYPE, HEADER_FIELD, INCOMPATIBLE_BIT, QCOW2_MAGIC } from "./spec.ts"
 
 /** All that the header cluster says. Offsets and sizes are bytes. */
 export interface Qcow2Header {
@@ -39,7 +39,7 @@ export function hasFeature(word: bigint, bit: number): boolean {
 
 /** The sizes that follow from a header. */
 export function headerGeometry(header: Qcow2Header): Geometry {
-  return makeGeometry(header)
+  return makeGeometry({ ...header, extendedL2: hasFeature(header.incompatibleFeatures, INCOMPATIBLE_BIT.EXTENDED_L2) })
 }
 
 /** Whether the bytes at the start of a file name it a qcow2 image, of whatever version. */

@@ -186,6 +186,10 @@ function checkFeatures(header: Qcow2Header, fail: Failure): void {
       `contradicts incompatible feature bit ${INCOMPATIBLE_BIT.COMPRESSION_TYPE}`,
     )
   }
+  if (hasFeature(incompatibleFeatures, INCOMPATIBLE_BIT.EXTENDED_L2) && header.clusterBits < LIMIT.EXTENDED_L2_CLUSTER_BITS_MIN) {
+    const problem = `is below ${LIMIT.EXTENDED_L2_CLUSTER_BITS_MIN}, the least for extended L2 entries`
+    throw fail.field(HEADER_FIELD.CLUSTER_BITS, `cluster_bits ${header.clusterBits}`, problem)
+  }
   if (!hasFeature(autoclearFeatures, AUTOCLEAR_BIT.RAW_EXTERNAL_DATA)) return
   const rawData = `autoclear feature bit ${AUTOCLEAR_BIT.RAW_EXTERNAL_DATA} (raw external data)`
   if (!hasFeature(incompatibleFeatures, INCOMPATIBLE_BIT.EXTERNAL_DATA_FILE)) {

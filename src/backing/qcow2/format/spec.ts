@@ -78,10 +78,16 @@ export const L2_ENTRY = {
   RESERVED_LO: 0x0000_01fe,
 } as const
 
+/**
+ * Extended L2 entry: the word of a standard one, whose bit 0 is unused, and a bitmap. Subcluster 0 has the least significant bit of each
+ * half: bits 32-63 read as zeroes, bits 0-31 allocated. [QCOW2] "Extended L2 Entries"
+ */
+export const EXTENDED_L2 = { ENTRY_SIZE: 16, ZERO_BITS: 8, ALLOCATED_BITS: 12, SUBCLUSTERS: 32 } as const
+
 /** Refcount table entry: bits 9-63 refcount block offset. [QCOW2] "Host cluster management" */
 export const REFCOUNT_TABLE_ENTRY = { OFFSET_LO: 0xffff_fe00, RESERVED_LO: 0x0000_01ff } as const
 
-/** Bytes of one entry of an L1, L2 or refcount table. */
+/** Bytes of one entry of an L1 or refcount table, or of an L2 table without extended entries (`Geometry.l2EntrySize`). */
 export const TABLE_ENTRY_SIZE = 8
 
 /** Fixed part of a snapshot table entry, and the extra data that this program knows. [QCOW2] "Snapshots" */
@@ -105,6 +111,8 @@ export const SNAPSHOT_FIELD = {
 export const LIMIT = {
   CLUSTER_BITS_MIN: 9,
   CLUSTER_BITS_MAX: 21,
+  /** Of an image with extended L2 entries: its subclusters then have 512 bytes. */
+  EXTENDED_L2_CLUSTER_BITS_MIN: 14,
   REFCOUNT_ORDER_MAX: 6,
   L1_TABLE_BYTES: 32 * 1024 * 1024,
   REFCOUNT_TABLE_BYTES: 8 * 1024 * 1024,

@@ -5,13 +5,12 @@ import { hasFeature, type Qcow2Header } from "./header.ts"
 import { CRYPT_METHOD, HEADER_FIELD, INCOMPATIBLE_BIT } from "./spec.ts"
 
 const HANDLED_INCOMPATIBLE: ReadonlySet<number> = new Set([
-  INCOMPATIBLE_BIT.DIRTY, INCOMPATIBLE_BIT.CORRUPT, INCOMPATIBLE_BIT.COMPRESSION_TYPE,
+  INCOMPATIBLE_BIT.DIRTY, INCOMPATIBLE_BIT.CORRUPT, INCOMPATIBLE_BIT.COMPRESSION_TYPE, INCOMPATIBLE_BIT.EXTENDED_L2,
 ])
 
 /** Names of the incompatible features that are known but not implemented, for images without a feature name table. */
 const KNOWN_NAMES: Readonly<Record<number, string>> = {
   [INCOMPATIBLE_BIT.EXTERNAL_DATA_FILE]: "external data file",
-  [INCOMPATIBLE_BIT.EXTENDED_L2]: "extended L2 entries",
 }
 
 /** @throws BackingError `unsupported` when the image uses what this program does not implement, reading included */

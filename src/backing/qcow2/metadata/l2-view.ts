@@ -1,7 +1,9 @@
-/** L2View: reads and changes entries of L2 tables. The only place that knows how large an entry is and where its halves lie. */
+/**
+ * L2View: reads and changes entries of L2 tables. With `ExtendedL2View` the only place that knows how large an entry is and where its words
+ * lie. Subclusters are counted within the cluster: here the only one, 0, is the cluster.
+ */
 import {
-  compressedLength, compressedOffset, decodeL2Entry, encodeCompressedEntry, encodeEntry, hostOffset, isCopied, L2_KIND, type L2Entry,
-  type L2Kind, l2Kind,
+  compressedLength, compressedOffset, decodeL2Entry, encodeCompressedEntry, encodeEntry, hostOffset, isCopied, L2_KIND, type L2Kind, l2Kind,
   plainHostOffset,
 } from "../format/entries.ts"
 import type { Geometry } from "../format/geometry.ts"
@@ -14,70 +16,102 @@ export interface ClusterRun {
   readonly count: number
 }
 
+/** Subclusters of one cluster: from `from` up to but not including `to`. */
+export interface SubclusterRange {
+  readonly from: number
+  readonly to: number
+}
+
 /**
- * Host byte of a cluster that is NORMAL beyond doubt, or -1: then `L2View.kind` says more. A function of its own, for reads: each object on
- * their way costs.
+ * Host byte of a cluster that is NORMAL beyond doubt, or -1: then `L2View.kind` says more. In an extended table its subclusters may still
+ * be anything. A function of its own, for reads: each object on their way costs.
  */
-export function plainHost(table: DataView, index: number, clusterSize: number): number {
-  const at = index * TABLE_ENTRY_SIZE
+export function plainHost(table: DataView, index: number, entrySize: number, clusterSize: number): number {
+  const at = index * entrySize
   return plainHostOffset(table.getUint32(at), table.getUint32(at + 4), clusterSize)
 }
 
 export class L2View {
-  readonly #geometry: Geometry
-  readonly #cache: TableCache
+  protected readonly geometry: Geometry
+  protected readonly cache: TableCache
+  readonly #entrySize: number
 
   constructor(geometry: Geometry, cache: TableCache) {
-    this.#geometry = geometry
-    this.#cache = cache
+    this.geometry = geometry
+    this.cache = cache
+    this.#entrySize = geometry.l2EntrySize
   }
 
   /** Byte of the file where the entry lies. */
   offsetOf(table: CachedTable, index: number): number {
-    return table.offset + index * TABLE_ENTRY_SIZE
+    return table.offset + index * this.#entrySize
   }
 
-  kind(table: CachedTable, index: number): L2Kind {
+  /** What the entry says of a subcluster. */
+  kind(table: CachedTable, index: number, _subcluster: number): L2Kind {
     const at = index * TABLE_ENTRY_SIZE
-    return l2Kind(table.view.getUint32(at), table.view.getUint32(at + 4), this.#geometry)
+    return l2Kind(table.view.getUint32(at), table.view.getUint32(at + 4), this.geometry)
+  }
+
+  /** How many subclusters from `subcluster` on are of this kind, which is that of the first. */
+  run(_table: CachedTable, _index: number, _subcluster: number, _kind: L2Kind): number {
+    return 1
+  }
+
+  /** The subclusters that a new cluster for this entry must hold, besides those that are written: from the first on. */
+  firstToCopy(_table: CachedTable, _index: number): number {
+    return 0
+  }
+
+  /** As `firstToCopy`: up to but not including this one. */
+  endToCopy(_table: CachedTable, _index: number): number {
+    return 1
   }
 
   /** Whether COPIED is set: the entry's cluster is referred to once. */
   isCopied(table: CachedTable, index: number): boolean {
-    return isCopied(table.view.getUint32(index * TABLE_ENTRY_SIZE))
+    return isCopied(table.view.getUint32(index * this.#entrySize))
   }
 
-  /** Host byte of the entry's cluster: kinds NORMAL and ZERO_ALLOCATED; 0 for UNALLOCATED and ZERO. */
+  /** Host byte of the entry's cluster, 0 where it has none. Not for kinds COMPRESSED and CORRUPT. */
   host(table: CachedTable, index: number): number {
-    const at = index * TABLE_ENTRY_SIZE
+    const at = index * this.#entrySize
     return hostOffset(table.view.getUint32(at), table.view.getUint32(at + 4))
+  }
+
+  /** Whether data may be written to the entry's cluster as it is: there is one, and nothing else refers to it. Not for kind CORRUPT. */
+  hasOwnPlace(table: CachedTable, index: number): boolean {
+    const at = index * this.#entrySize
+    const hi = table.view.getUint32(at)
+    return isCopied(hi) && (hi & L2_ENTRY.COMPRESSED_HI) === 0 && hostOffset(hi, table.view.getUint32(at + 4)) !== 0
   }
 
   /** Host byte where a compressed cluster begins. */
   compressedOffset(table: CachedTable, index: number): number {
-    const at = index * TABLE_ENTRY_SIZE
-    return compressedOffset(table.view.getUint32(at), table.view.getUint32(at + 4), this.#geometry)
+    const at = index * this.#entrySize
+    return compressedOffset(table.view.getUint32(at), table.view.getUint32(at + 4), this.geometry)
   }
 
   /** Most bytes that a compressed cluster takes from its offset. */
   compressedLength(table: CachedTable, index: number): number {
-    const at = index * TABLE_ENTRY_SIZE
-    return compressedLength(table.view.getUint32(at), table.view.getUint32(at + 4), this.#geometry)
+    const at = index * this.#entrySize
+    return compressedLength(table.view.getUint32(at), table.view.getUint32(at + 4), this.geometry)
   }
 
-  /** Whether the entry has this kind and, where the kind has a host offset, this one. */
+  /** Whether the entry's first subcluster has this kind and, where the kind has a host offset, this one. */
   continues(table: CachedTable, index: number, kind: L2Kind, host: number): boolean {
     const at = index * TABLE_ENTRY_SIZE
     const hi = table.view.getUint32(at)
     const lo = table.view.getUint32(at + 4)
-    if (l2Kind(hi, lo, this.#geometry) !== kind) return false
+    if (l2Kind(hi, lo, this.geometry) !== kind) return false
     return kind === L2_KIND.UNALLOCATED || kind === L2_KIND.ZERO || hostOffset(hi, lo) === host
   }
 
-  /** The entry as a value, for messages. */
-  decode(table: CachedTable, index: number): L2Entry {
-    const at = index * TABLE_ENTRY_SIZE
-    return decodeL2Entry(table.view.getUint32(at), table.view.getUint32(at + 4), this.#geometry)
+  /** Why the entry is CORRUPT. */
+  problem(table: CachedTable, index: number): string {
+    const at = index * this.#entrySize
+    const entry = decodeL2Entry(table.view.getUint32(at), table.view.getUint32(at + 4), this.geometry)
+    return entry.kind === "corrupt" ? `${entry.reason} (${entry.offset})` : "it makes no sense"
   }
 
   /**
@@ -85,51 +119,60 @@ export class L2View {
    * QC-CMP-10).
    */
   references(table: CachedTable, index: number): ClusterRun | undefined {
-    const { clusterSize } = this.#geometry
-    const kind = this.kind(table, index)
-    if (kind === L2_KIND.NORMAL || kind === L2_KIND.ZERO_ALLOCATED) return { first: this.host(table, index) / clusterSize, count: 1 }
-    if (kind !== L2_KIND.COMPRESSED) return undefined
+    const { clusterSize } = this.geometry
+    const kind = this.kind(table, index, 0)
+    if (kind === L2_KIND.CORRUPT) return undefined
+    if (kind !== L2_KIND.COMPRESSED) {
+      const host = this.host(table, index)
+      return host === 0 ? undefined : { first: host / clusterSize, count: 1 }
+    }
     const start = this.compressedOffset(table, index)
     const first = Math.floor(start / clusterSize)
     const last = Math.floor((start + this.compressedLength(table, index) - 1) / clusterSize)
     return { first, count: last - first + 1 }
   }
 
-  /** Makes the entry a normal cluster of this disk alone at host byte `host`. */
-  setNormal(table: CachedTable, index: number, host: number): void {
+  /**
+   * Gives the entry the cluster at host byte `host`, of this disk alone. The subclusters from `from` up to but not including `to` are there
+   * now; the others stay what they are.
+   */
+  setNormal(table: CachedTable, index: number, host: number, _from: number, _to: number): void {
     const { hi, lo } = encodeEntry({ offset: host, copied: true })
-    this.#set(table, index, hi, lo)
+    this.set(table, index * TABLE_ENTRY_SIZE, hi, lo)
   }
 
   /** Makes the entry a compressed cluster whose `length` bytes begin at host byte `host`. */
   setCompressed(table: CachedTable, index: number, host: number, length: number): void {
-    const { hi, lo } = encodeCompressedEntry({ offset: host, length }, this.#geometry)
-    this.#set(table, index, hi, lo)
+    const { hi, lo } = encodeCompressedEntry({ offset: host, length }, this.geometry)
+    this.set(table, index * this.#entrySize, hi, lo)
   }
 
-  /** Makes the entry read as zeroes; its cluster stays with it, and so does COPIED, or its absence (QC-DZ-07). */
-  setZeroFlag(table: CachedTable, index: number): void {
+  /**
+   * Makes the subclusters from `from` up to but not including `to` read as zeroes. The cluster stays with the entry, and so does COPIED, or
+   * its absence (QC-DZ-07).
+   */
+  setZeroFlag(table: CachedTable, index: number, _from: number, _to: number): void {
     const at = index * TABLE_ENTRY_SIZE
-    this.#set(table, index, table.view.getUint32(at), (table.view.getUint32(at + 4) | L2_ENTRY.ZERO_LO) >>> 0)
+    this.set(table, at, table.view.getUint32(at), (table.view.getUint32(at + 4) | L2_ENTRY.ZERO_LO) >>> 0)
   }
 
   /** Makes the entry refer to nothing and read as zeroes; in version 2, as what the backing image holds. */
   setZero(table: CachedTable, index: number): void {
-    this.#set(table, index, 0, this.#geometry.version < 3 ? 0 : L2_ENTRY.ZERO_LO)
+    this.set(table, index * TABLE_ENTRY_SIZE, 0, this.geometry.version < 3 ? 0 : L2_ENTRY.ZERO_LO)
   }
 
   /** Clears COPIED in a copy of a table that a snapshot shares: what the table refers to is shared too, whatever its flags claim. */
   clearCopied(table: CachedTable): void {
-    for (let at = 0; at < table.bytes.length; at += TABLE_ENTRY_SIZE) {
+    for (let at = 0; at < table.bytes.length; at += this.#entrySize) {
       const hi = table.view.getUint32(at)
       if (isCopied(hi)) table.view.setUint32(at, hi & ~L2_ENTRY.COPIED_HI)
     }
   }
 
-  #set(table: CachedTable, index: number, hi: number, lo: number): void {
-    const at = index * TABLE_ENTRY_SIZE
+  /** Stores a word at byte `at` of the table. */
+  protected set(table: CachedTable, at: number, hi: number, lo: number): void {
     table.view.setUint32(at, hi)
     table.view.setUint32(at + 4, lo)
-    this.#cache.touch(table, at, at + TABLE_ENTRY_SIZE)
+    this.cache.touch(table, at, at + TABLE_ENTRY_SIZE)
   }
 }

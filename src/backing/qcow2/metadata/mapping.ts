@@ -8,7 +8,8 @@ import type { Extent } from "./extent.ts"
 import { decodeL1Entry, encodeEntry, isCopied, l1TableOffset, L2_KIND } from "../format/entries.ts"
 import type { Geometry } from "../format/geometry.ts"
 import { TABLE_ENTRY_SIZE } from "../format/spec.ts"
-import { L2View, plainHost } from "./l2-view.ts"
+import { ExtendedL2View, holdsSubclusters } from "./extended-l2-view.ts"
+import { L2View, plainHost, type SubclusterRange } from "./l2-view.ts"
 import type { ClusterList } from "./cluster-index.ts"
 import type { MetadataMap } from "./metadata-map.ts"
 import type { Refcounts } from "./refcounts.ts"
@@ -45,7 +46,9 @@ export class Mapping implements ClusterList {
   /** Clusters by bytes and tables by clusters: multiplying by a power of two is exact, and far cheaper than a remainder of doubles. */
   readonly #perByte: number
   readonly #perCluster: number
+  readonly #perSubclusterByte: number
   readonly #clusterSize: number
+  readonly #l2EntrySize: number
   readonly #l2Entries: number
   #writer: MappingWriter | undefined
   /** The tables looked up last, by the low bits of their L1 index: saves decoding the L1 entry and the cache's map. */
@@ -59,10 +62,12 @@ export class Mapping implements ClusterList {
     this.#cache = options.cache
     const length = options.l1Size * TABLE_ENTRY_SIZE
     this.l1 = new TopTable(file, { offset: options.l1TableOffset, length, name: "the L1 table" }, options.content)
-    this.l2 = new L2View(geometry, options.cache)
+    this.l2 = geometry.extendedL2 ? new ExtendedL2View(geometry, options.cache) : new L2View(geometry, options.cache)
     this.#perByte = 1 / geometry.clusterSize
     this.#perCluster = 1 / geometry.l2Entries
+    this.#perSubclusterByte = 1 / geometry.subclusterSize
     this.#clusterSize = geometry.clusterSize
+    this.#l2EntrySize = geometry.l2EntrySize
     this.#l2Entries = geometry.l2Entries
   }
 
@@ -93,17 +98,19 @@ export class Mapping implements ClusterList {
     const within = offset - cluster * clusterSize
     if (table === undefined || table.l1Index !== l1Index || !table.resident || within + length > clusterSize) return -1
     table.used = true
-    const host = plainHost(table.view, cluster - l1Index * this.#l2Entries, clusterSize)
-    return host < 0 ? -1 : host + within
+    const index = cluster - l1Index * this.#l2Entries
+    const host = plainHost(table.view, index, this.#l2EntrySize, clusterSize)
+    if (host < 0 || (this.#l2EntrySize !== TABLE_ENTRY_SIZE && !this.#holds(table, index, within, length))) return -1
+    return host + within
   }
 
   /**
-   * Fills `extent` for the guest bytes from `offset`: at most `length` of them, and not beyond the L2 table's coverage. Clusters that lie
-   * one after the other in the host file become one extent. @throws CorruptMetadata
+   * Fills `extent` for the guest bytes from `offset`: at most `length` of them, and not beyond the L2 table's coverage. Subclusters and
+   * clusters that lie one after the other in the host file become one extent. @throws CorruptMetadata
    */
   find(offset: number, length: number, extent: Extent): void {
     const { l2 } = this
-    const { clusterSize, l2Entries } = this.#geometry
+    const { clusterSize, l2Entries, subclusters, subclusterSize } = this.#geometry
     const cluster = this.clusterOf(offset)
     const l1Index = this.tableOf(cluster)
     const table = this.table(l1Index)
@@ -114,8 +121,10 @@ export class Mapping implements ClusterList {
       extent.length = Math.min(length, (l2Entries - index) * clusterSize - within)
       return
     }
-    const kind = l2.kind(table, index)
-    let found = clusterSize - within
+    const subcluster = Math.floor(within * this.#perSubclusterByte)
+    const kind = l2.kind(table, index, subcluster)
+    let end = subcluster + l2.run(table, index, subcluster, kind)
+    let found = end * subclusterSize - within
     extent.kind = kind
     if (kind >= L2_KIND.COMPRESSED) {
       if (kind === L2_KIND.CORRUPT) throw this.corruptEntry(table, index)
@@ -125,29 +134,38 @@ export class Mapping implements ClusterList {
     } else {
       const host = l2.host(table, index) + within
       extent.host = host
-      while (found < length && ++index < l2Entries && l2.continues(table, index, kind, host + found)) found += clusterSize
+      while (found < length && end === subclusters && ++index < l2Entries && l2.continues(table, index, kind, host + found)) {
+        end = l2.run(table, index, 0, kind)
+        found += end * subclusterSize
+      }
     }
     extent.length = found < length ? found : length
   }
 
   /**
    * Host byte where `length` guest bytes from `offset`, or the first ones of them, can be written in place: clusters that are this disk's
-   * alone. Fills `extent` with how many. -1 when the first cluster cannot.
+   * alone, and subclusters that are there. Fills `extent` with how many. -1 when the first byte cannot.
    */
   findInPlace(offset: number, length: number, extent: Extent): number {
     const { l2 } = this
-    const { clusterSize, l2Entries } = this.#geometry
+    const { clusterSize, l2Entries, subclusters, subclusterSize } = this.#geometry
     const cluster = this.clusterOf(offset)
     const l1Index = this.tableOf(cluster)
     const table = this.#ownTable(l1Index)
     if (table === undefined) return -1
     let index = cluster - l1Index * l2Entries
-    if (!l2.isCopied(table, index) || l2.kind(table, index) !== L2_KIND.NORMAL) return -1
     const within = offset - cluster * clusterSize
+    const subcluster = Math.floor(within * this.#perSubclusterByte)
+    if (!l2.isCopied(table, index) || l2.kind(table, index, subcluster) !== L2_KIND.NORMAL) return -1
     const host = l2.host(table, index) + within
-    let found = clusterSize - within
-    while (found < length && ++index < l2Entries && l2.isCopied(table, index) && l2.continues(table, index, L2_KIND.NORMAL, host + found)) {
-      found += clusterSize
+    let end = subcluster + l2.run(table, index, subcluster, L2_KIND.NORMAL)
+    let found = end * subclusterSize - within
+    while (
+      found < length && end === subclusters && ++index < l2Entries && l2.isCopied(table, index) &&
+      l2.continues(table, index, L2_KIND.NORMAL, host + found)
+    ) {
+      end = l2.run(table, index, 0, L2_KIND.NORMAL)
+      found += end * subclusterSize
     }
     extent.length = found < length ? found : length
     return host
@@ -169,10 +187,13 @@ export class Mapping implements ClusterList {
     return own
   }
 
-  /** Makes entry `index` of a table from `tableForWrite` a normal cluster at host byte `host`, and drops what it referred to. */
-  replace(table: CachedTable, index: number, host: number): void {
+  /**
+   * Gives entry `index` of a table from `tableForWrite` the cluster at host byte `host`, and drops what it referred to. `subclusters` are
+   * there now; the others stay what they are.
+   */
+  replace(table: CachedTable, index: number, host: number, subclusters: SubclusterRange): void {
     const old = this.l2.references(table, index)
-    this.l2.setNormal(table, index, host)
+    this.l2.setNormal(table, index, host, subclusters.from, subclusters.to)
     if (old !== undefined) this.#needWriter().allocator.releaseLater(old.first, old.count)
   }
 
@@ -192,8 +213,7 @@ export class Mapping implements ClusterList {
 
   /** The error for entry `index` of `table`, which cannot be right. */
   corruptEntry(table: CachedTable, index: number): CorruptMetadata {
-    const entry = this.l2.decode(table, index)
-    const reason = entry.kind === "corrupt" ? `${entry.reason} (${entry.offset})` : "it makes no sense"
+    const reason = this.l2.problem(table, index)
     return this.#file.corrupt(`entry ${index} of the L2 table at byte ${table.offset}: ${reason}`, this.l2.offsetOf(table, index))
   }
 
@@ -206,6 +226,12 @@ export class Mapping implements ClusterList {
       const offset = l1TableOffset(this.l1.hi(index), this.l1.lo(index), this.#geometry)
       if (offset > 0) visit(offset / this.#geometry.clusterSize)
     }
+  }
+
+  /** Whether `length` bytes from byte `within` of a cluster are in subclusters that are there. */
+  #holds(table: CachedTable, index: number, within: number, length: number): boolean {
+    const to = Math.ceil((within + length) * this.#perSubclusterByte)
+    return holdsSubclusters(table.view, index, Math.floor(within * this.#perSubclusterByte), to)
   }
 
   /** The L2 table for `l1Index` if there is one that no snapshot shares. */
