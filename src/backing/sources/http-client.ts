@@ -2,6 +2,7 @@
 import { reasonOf } from "../../options.ts"
 import { BackingError } from "../backing.ts"
 import { type AnswerContext, type ByteRange, checkAnswer, type RangeAnswer } from "./http-answer.ts"
+import { Cancellation } from "./cancellation.ts"
 import type { HttpBody, HttpFetch, HttpRequestInit, HttpResponse } from "./http-types.ts"
 import { Patience } from "./patience.ts"
 import { type Clock, TransientError } from "./retry.ts"
@@ -34,13 +35,20 @@ export class RedirectExpired {
   }
 }
 
+/** What the reading of a body goes by. */
+interface Reading {
+  readonly sink: AnswerSink
+  readonly patience: Patience
+  readonly cancellation: Cancellation
+}
+
 export class HttpClient {
   readonly #options: HttpClientOptions
   readonly #context: AnswerContext
   readonly #home: string
   /** Where redirects led to: asked first, without the headers of the user if it is another origin's. */
   #target: string
-  readonly #active = new Set<AbortController>()
+  readonly #active = new Set<Cancellation>()
   #isClosed = false
 
   constructor(options: HttpClientOptions) {
@@ -53,7 +61,7 @@ export class HttpClient {
   /** Ends every request that is under way. */
   close(): void {
     this.#isClosed = true
-    for (const controller of this.#active) controller.abort()
+    for (const cancellation of this.#active) cancellation.cancel()
   }
 
   /**
@@ -64,34 +72,34 @@ export class HttpClient {
   async get(range: ByteRange, sink: AnswerSink, deadline: number): Promise<void> {
     if (this.#isClosed) throw this.#closed()
     const url = this.#target
-    const controller = new AbortController()
-    const patience = new Patience(this.#options, deadline, () => controller.abort())
-    this.#active.add(controller)
+    const cancellation = new Cancellation()
+    const patience = new Patience(this.#options, deadline, () => cancellation.cancel())
+    this.#active.add(cancellation)
     let isDone = false
     try {
-      const response = await this.#options.fetch(url, this.#request(url, range, controller))
+      const response = await cancellation.wait(this.#options.fetch(url, this.#request(url, range, cancellation)))
       patience.restart()
       const answer = checkAnswer(response, range, this.#context)
       sink.head(answer)
       this.#follow(response)
-      if (answer.length > 0) await this.#readBody(response.body, answer.length, sink, patience)
+      if (answer.length > 0) await this.#readBody(response.body, answer.length, { sink, patience, cancellation })
       isDone = answer.length > 0
     } catch (error) {
       throw this.#failure(error, url, patience)
     } finally {
       patience.stop()
-      this.#active.delete(controller)
+      this.#active.delete(cancellation)
       // Ends the connection: a body that nobody wants may be long.
-      if (!isDone) controller.abort()
+      if (!isDone) cancellation.cancel()
     }
   }
 
-  #request(url: string, { first, last }: ByteRange, controller: AbortController): HttpRequestInit {
+  #request(url: string, { first, last }: ByteRange, { signal }: Cancellation): HttpRequestInit {
     const { headers, credentials } = this.#options
     const isHome = url === this.#home || new URL(url).origin === this.#options.url.origin
     return {
       headers: { ...(isHome ? headers : {}), Range: `bytes=${first}-${last}`, "Accept-Encoding": "identity" },
-      signal: controller.signal,
+      signal,
       redirect: "follow",
       // Chromium lets requests for one URL wait for each other when they go through its cache.
       cache: "no-store",
@@ -110,14 +118,14 @@ export class HttpClient {
     this.#target = url.href
   }
 
-  async #readBody(body: HttpBody | null, length: number, sink: AnswerSink, patience: Patience): Promise<void> {
+  async #readBody(body: HttpBody | null, length: number, { sink, patience, cancellation }: Reading): Promise<void> {
     const path = this.#options.name
     if (body === null) throw new BackingError("io", "the server sent no body", { path })
     const reader = body.getReader()
     let left = length
     try {
       for (;;) {
-        const { done, value } = await reader.read()
+        const { done, value } = await cancellation.wait(reader.read())
         if (done) break
         if (value === undefined) continue
         patience.restart()

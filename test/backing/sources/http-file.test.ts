@@ -112,7 +112,8 @@ describe("a server that behaves", () => {
     }
     const results = await Promise.all(reads.map(({ offset, length }) => read(file, offset, length)))
     for (const [index, { offset, length }] of reads.entries()) {
-      expect(results[index], `seed ${seed}, read ${index}`).toEqual(server.content.subarray(offset, offset + length))
+      const expected = server.content.subarray(offset, offset + length)
+      expect(Buffer.compare(results[index] ?? expected.subarray(1), expected), `seed ${seed}, read ${index}`).toBe(0)
     }
     expect(server.most).toBe(3)
     expect(server.ranges.filter((range) => range === "bytes=0-65535")).toHaveLength(1)

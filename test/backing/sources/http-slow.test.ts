@@ -105,3 +105,27 @@ describe("a slow server", () => {
     expect(server.requests).toBe(4)
   })
 })
+
+describe("a fetch of the user's that ignores its signal", () => {
+  const never = new Promise<never>(() => undefined)
+  const silent: HttpFetch = async (_, { headers }) => {
+    const isHead = headers["Range"] === "bytes=0-65535"
+    return answerOf(isHead ? 0 : HEAD, isHead ? HEAD : 1000, () => (isHead ? Promise.resolve(HEAD) : never))
+  }
+  const kinds: readonly (readonly [string, HttpFetch])[] = [["does not answer", () => never], ["sends no body", silent]]
+
+  it.each(kinds)("and %s holds a read no longer than the timeout, and not after closing", async (_, fetch) => {
+    const clock = new FakeClock(30_000)
+    const outcome = (file: HttpFile): Promise<string> =>
+      file.read(new Uint8Array(1000), HEAD).then(() => "read", ({ code, message }: BackingError) => `${code}: ${message}`)
+    const late = outcome(new HttpFile("http://deaf/disk.img", { fetch, retries: 0 }, clock))
+    for (let turn = 0; turn < 5; turn++) await new Promise((resolve) => setImmediate(resolve))
+    clock.advance(30_000)
+    expect(await late).toBe("io: http://deaf/disk.img: the server sent nothing for 30 s")
+    const closing = new HttpFile("http://deaf/disk.img", { fetch, retries: 0 }, clock)
+    const closed = outcome(closing)
+    for (let turn = 0; turn < 5; turn++) await new Promise((resolve) => setImmediate(resolve))
+    await closing.close()
+    expect(await closed).toBe("closed: http://deaf/disk.img: the file is closed")
+  })
+})

@@ -1,0 +1,24 @@
+/** Cancellation: ends a request, and what waits for it. A `fetch` of the user's may ignore its signal, and must hold nobody for that. */
+
+export class Cancellation {
+  readonly #controller = new AbortController()
+  #interrupt: () => void = () => undefined
+
+  get signal(): AbortSignal {
+    return this.#controller.signal
+  }
+
+  /** What `work` comes to, or a rejection when `cancel` was called before. One at a time. */
+  wait<T>(work: Promise<T>): Promise<T> {
+    return new Promise<T>((resolve, reject) => {
+      this.#interrupt = () => reject(new Error("the request was ended"))
+      Promise.resolve(work).then(resolve, reject)
+      if (this.signal.aborted) this.#interrupt()
+    })
+  }
+
+  cancel(): void {
+    this.#controller.abort()
+    this.#interrupt()
+  }
+}
