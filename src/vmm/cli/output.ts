@@ -6,6 +6,22 @@ export function print(line: string): void {
   console.log(printable(line))
 }
 
+/** Prints many lines, some thousand with each write. */
+export class LineWriter {
+  #text = ""
+
+  add(line: string): void {
+    this.#text += `${printable(line)}\n`
+    if (this.#text.length >= 1 << 16) this.end()
+  }
+
+  /** Prints what is left. */
+  end(): void {
+    if (this.#text !== "") console.log(this.#text.slice(0, -1))
+    this.#text = ""
+  }
+}
+
 /** Prints a text of ours, of several lines. */
 export function printHelp(help: string): void {
   console.log(help)

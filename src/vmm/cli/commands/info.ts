@@ -1,109 +1,58 @@
-/** `vioblk info`: what an image says of itself. Backing files are named, not opened. */
-import { statSync } from "node:fs"
-import { dirname, resolve } from "node:path"
-import { decodeText } from "../../../backing/qcow2/format/bytes.ts"
-import { HostFile } from "../../../backing/host/host-file.ts"
-import { probeFormat } from "../../../backing/signatures.ts"
-import { backingFormat, hasFeature, type Qcow2Header } from "../../../backing/qcow2/format/header.ts"
-import { readHeader } from "../../../backing/qcow2/format/parse-header.ts"
-import { readSnapshotTable, type Snapshot } from "../../../backing/qcow2/format/snapshot-table.ts"
-import { AUTOCLEAR_BIT, COMPATIBLE_BIT, COMPRESSION_TYPE, CRYPT_METHOD, INCOMPATIBLE_BIT } from "../../../backing/qcow2/format/spec.ts"
+/** `vioblk info`: what an image says of itself. Backing files are named; only `--backing-chain` opens them. */
+import { BackingError } from "../../../backing/backing.ts"
+import { backingPath } from "../../../backing/host/backing-path.ts"
 import type { Arguments } from "../arguments.ts"
-import { imageOf } from "../image-name.ts"
 import { formatBytes } from "../format.ts"
+import { type Facts, imageFacts } from "../image-facts.ts"
+import { imageOf, type ImageName } from "../image-name.ts"
 import { print, printJson } from "../output.ts"
 
 export async function info(given: Arguments): Promise<number> {
-  const { path, format } = imageOf(given)
-  const { json } = given
-  const file = new HostFile(path, { readOnly: true })
-  try {
-    const facts = format === "raw" || (format === undefined && probeFormat(file) === "raw") ? rawFacts(file) : qcow2Facts(file)
-    if (json) printJson(facts)
-    else for (const line of factLines(facts)) print(line)
+  const image = imageOf(given)
+  const isChain = given.flag("backing-chain")
+  const ignoreLocks = given.flag("force-share")
+  const chain = isChain ? chainFacts(image, ignoreLocks) : [imageFacts(image.path, { ...image, ignoreLocks })]
+  if (given.json) {
+    printJson(isChain ? chain : chain[0])
     return 0
-  } finally {
-    file.close()
+  }
+  if (chain.length > 1) for (const line of [...treeLines(chain), ""]) print(line)
+  chain.forEach((facts, index) => {
+    for (const line of [...(index === 0 ? [] : [""]), ...factLines(facts)]) print(line)
+  })
+  return 0
+}
+
+/** @throws BackingError when one of the images is not there, or leads back to another one */
+function chainFacts(top: ImageName, ignoreLocks: boolean): Facts[] {
+  const chain: Facts[] = []
+  const seen = new Set<string>()
+  let { path, format }: { path: string; format: ImageName["format"] } = top
+  for (;;) {
+    const facts = imageFacts(path, { format, ignoreLocks })
+    chain.push(facts)
+    const { "backing-filename": name, "backing-filename-format": stated, "full-backing-filename": full = "" } = facts
+    if (name === undefined) return chain
+    const resolved = backingPath({ name, format: stated, imagePath: path })
+    if (seen.has(resolved)) throw new BackingError("corrupt", `its chain of backing files leads to "${full}" twice`, { path: top.path })
+    seen.add(resolved)
+    path = full.startsWith("file:") ? resolved : full
+    format = stated === "raw" || stated === "qcow2" ? stated : undefined
   }
 }
 
-/** The names are those of `qemu-img info --output=json`. */
-interface Facts {
-  readonly filename: string
-  readonly format: "raw" | "qcow2"
-  /** Bytes. */
-  readonly "virtual-size": number
-  /** Bytes that the host has allocated. */
-  readonly "actual-size": number
-  readonly "dirty-flag": boolean
-  readonly "cluster-size"?: number
-  readonly encrypted?: boolean
-  readonly "backing-filename"?: string
-  readonly "full-backing-filename"?: string
-  readonly "backing-filename-format"?: string
-  readonly snapshots?: readonly ReturnType<typeof snapshotFacts>[]
-  readonly "format-specific"?: { readonly type: "qcow2"; readonly data: ReturnType<typeof formatFacts> }
-}
-
-function rawFacts(file: HostFile): Facts {
-  return { filename: file.path, format: "raw", "virtual-size": file.size(), "actual-size": allocatedBytes(file.path), "dirty-flag": false }
-}
-
-function qcow2Facts(file: HostFile): Facts {
-  const header = readHeader(file)
-  const { snapshots } = readSnapshotTable(file, header)
-  const backing = header.backingFile === undefined ? undefined : decodeText(header.backingFile)
-  const stated = backingFormat(header)
-  return {
-    filename: file.path,
-    format: "qcow2",
-    "virtual-size": header.size,
-    "actual-size": allocatedBytes(file.path),
-    "dirty-flag": hasFeature(header.incompatibleFeatures, INCOMPATIBLE_BIT.DIRTY),
-    "cluster-size": 2 ** header.clusterBits,
-    ...(header.cryptMethod !== CRYPT_METHOD.NONE && { encrypted: true }),
-    ...(backing !== undefined && { "backing-filename": backing, "full-backing-filename": resolve(dirname(file.path), backing) }),
-    ...(stated !== undefined && { "backing-filename-format": stated }),
-    ...(snapshots.length > 0 && { snapshots: snapshots.map(snapshotFacts) }),
-    "format-specific": { type: "qcow2", data: formatFacts(header) },
-  }
-}
-
-function formatFacts(header: Qcow2Header) {
-  const incompatible = (bit: number) => hasFeature(header.incompatibleFeatures, bit)
-  return {
-    compat: header.version === 2 ? "0.10" : "1.1",
-    "compression-type": header.compressionType === COMPRESSION_TYPE.ZSTD ? "zstd" : "zlib",
-    "lazy-refcounts": hasFeature(header.compatibleFeatures, COMPATIBLE_BIT.LAZY_REFCOUNTS),
-    "refcount-bits": 2 ** header.refcountOrder,
-    corrupt: incompatible(INCOMPATIBLE_BIT.CORRUPT),
-    "extended-l2": incompatible(INCOMPATIBLE_BIT.EXTENDED_L2),
-    ...(
-      incompatible(INCOMPATIBLE_BIT.EXTERNAL_DATA_FILE) &&
-      { "data-file-raw": hasFeature(header.autoclearFeatures, AUTOCLEAR_BIT.RAW_EXTERNAL_DATA) }
-    ),
-  }
-}
-
-function snapshotFacts(snapshot: Snapshot) {
-  const clock = Number(snapshot.vmClockNanoseconds / 1_000_000_000n)
-  return {
-    id: snapshot.id,
-    name: snapshot.name,
-    "vm-state-size": snapshot.vmStateSize,
-    "date-sec": snapshot.dateSeconds,
-    "date-nsec": snapshot.dateNanoseconds,
-    "vm-clock-sec": clock,
-    "vm-clock-nsec": Number(snapshot.vmClockNanoseconds % 1_000_000_000n),
-  }
-}
-
-function allocatedBytes(path: string): number {
-  return statSync(path).blocks * 512
+/** The chain as a tree, the image itself on top. */
+function treeLines(chain: readonly Facts[]): string[] {
+  return chain.map((facts, depth) => {
+    const branch = depth === 0 ? "" : `${"   ".repeat(depth - 1)}└─ `
+    const sizes = `${formatBytes(facts["virtual-size"])}, ${formatBytes(facts["actual-size"])} on disk`
+    return `${branch}${facts.filename} (${facts.format}, ${sizes})`
+  })
 }
 
 function factLines(facts: Facts): string[] {
   const specific = Object.entries(facts["format-specific"]?.data ?? {})
+  const { "backing-filename": backing, "full-backing-filename": full } = facts
   return [
     `image: ${facts.filename}`,
     `file format: ${facts.format}`,
@@ -111,11 +60,9 @@ function factLines(facts: Facts): string[] {
     `disk size: ${formatBytes(facts["actual-size"])}`,
     ...(facts.encrypted === true ? ["encrypted: yes"] : []),
     ...(facts["cluster-size"] === undefined ? [] : [`cluster_size: ${facts["cluster-size"]}`]),
-    ...(facts["dirty-flag"] ? ["not closed cleanly: yes; opening it for writing repairs it"] : []),
+    ...(facts["dirty-flag"] ? ["cleanly shut down: no (opening it for writing repairs it)"] : []),
     ...(
-      facts["backing-filename"] === undefined
-        ? []
-        : [`backing file: ${facts["backing-filename"]} (actual path: ${facts["full-backing-filename"] ?? ""})`]
+      backing === undefined ? [] : [`backing file: ${backing}${full === undefined || full === backing ? "" : ` (actual path: ${full})`}`]
     ),
     ...(facts["backing-filename-format"] === undefined ? [] : [`backing file format: ${facts["backing-filename-format"]}`]),
     ...snapshotLines(facts.snapshots ?? []),

@@ -1,0 +1,129 @@
+/** What an image says of itself, under the names of `qemu-img info --output=json`. */
+import { statSync } from "node:fs"
+import { LockedFile } from "../../backing/host/image-lock.ts"
+import type { ImageFile } from "../../backing/image-file.ts"
+import { decodeText, getU64, viewOf } from "../../backing/qcow2/format/bytes.ts"
+import { findExtension } from "../../backing/qcow2/format/extensions.ts"
+import { backingFormat, hasFeature, type Qcow2Header } from "../../backing/qcow2/format/header.ts"
+import { readHeader } from "../../backing/qcow2/format/parse-header.ts"
+import { readSnapshotTable, type Snapshot } from "../../backing/qcow2/format/snapshot-table.ts"
+import {
+  AUTOCLEAR_BIT, COMPATIBLE_BIT, COMPRESSION_TYPE, CRYPT_METHOD, EXTENSION_TYPE, INCOMPATIBLE_BIT,
+} from "../../backing/qcow2/format/spec.ts"
+import { probeFormat } from "../../backing/signatures.ts"
+
+export interface Facts {
+  readonly filename: string
+  readonly format: "raw" | "qcow2"
+  /** Bytes. */
+  readonly "virtual-size": number
+  /** Bytes that the host has allocated. */
+  readonly "actual-size": number
+  readonly "dirty-flag": boolean
+  readonly "cluster-size"?: number
+  readonly encrypted?: boolean
+  readonly "backing-filename"?: string
+  readonly "full-backing-filename"?: string
+  readonly "backing-filename-format"?: string
+  readonly snapshots?: readonly SnapshotFacts[]
+  readonly "format-specific"?: { readonly type: "qcow2"; readonly data: FormatFacts }
+}
+
+export interface SnapshotFacts {
+  readonly id: string
+  readonly name: string
+  readonly "vm-state-size": number
+  readonly "date-sec": number
+  readonly "date-nsec": number
+  readonly "vm-clock-sec": number
+  readonly "vm-clock-nsec": number
+  readonly icount?: number
+}
+
+export type FormatFacts = Readonly<Record<string, string | number | boolean>>
+
+/**
+ * Looks at one image; its backing file is named, and not opened.
+ * @throws BackingError when it cannot be read; `busy` when somebody else writes to it
+ */
+export function imageFacts(path: string, options: { readonly format: "raw" | "qcow2" | undefined; readonly ignoreLocks: boolean }): Facts {
+  const file = new LockedFile(path, { readOnly: true, lockReadOnly: false, ignoreLocks: options.ignoreLocks })
+  try {
+    file.claim()
+    return (options.format ?? probeFormat(file)) === "raw" ? rawFacts(file) : qcow2Facts(file)
+  } finally {
+    file.close()
+  }
+}
+
+function rawFacts(file: ImageFile): Facts {
+  // A disk has whole sectors.
+  const size = Math.ceil(file.size() / 512) * 512
+  return { "virtual-size": size, filename: file.path, format: "raw", "actual-size": allocatedBytes(file.path), "dirty-flag": false }
+}
+
+function qcow2Facts(file: ImageFile): Facts {
+  const header = readHeader(file)
+  const { snapshots } = readSnapshotTable(file, header)
+  const backing = header.backingFile === undefined ? undefined : decodeText(header.backingFile)
+  const stated = backingFormat(header)
+  return {
+    ...(stated !== undefined && { "backing-filename-format": stated }),
+    "virtual-size": header.size,
+    filename: file.path,
+    "cluster-size": 2 ** header.clusterBits,
+    format: "qcow2",
+    "actual-size": allocatedBytes(file.path),
+    ...(header.cryptMethod !== CRYPT_METHOD.NONE && { encrypted: true }),
+    ...(snapshots.length > 0 && { snapshots: snapshots.map(snapshotFacts) }),
+    "format-specific": { type: "qcow2", data: formatFacts(header) },
+    ...(backing !== undefined && { "full-backing-filename": beside(file.path, backing), "backing-filename": backing }),
+    "dirty-flag": hasFeature(header.incompatibleFeatures, INCOMPATIBLE_BIT.DIRTY),
+  }
+}
+
+/** A version 2 image has no feature bits. */
+function formatFacts(header: Qcow2Header): FormatFacts {
+  const incompatible = (bit: number) => hasFeature(header.incompatibleFeatures, bit)
+  const isVersion3 = header.version === 3
+  const dataFile = findExtension(header.extensions, EXTENSION_TYPE.EXTERNAL_DATA_FILE_NAME)
+  return {
+    compat: isVersion3 ? "1.1" : "0.10",
+    "compression-type": header.compressionType === COMPRESSION_TYPE.ZSTD ? "zstd" : "zlib",
+    ...(isVersion3 && { "lazy-refcounts": hasFeature(header.compatibleFeatures, COMPATIBLE_BIT.LAZY_REFCOUNTS) }),
+    "refcount-bits": 2 ** header.refcountOrder,
+    ...(incompatible(INCOMPATIBLE_BIT.EXTERNAL_DATA_FILE) && {
+      ...(dataFile !== undefined && { "data-file": decodeText(dataFile) }),
+      "data-file-raw": hasFeature(header.autoclearFeatures, AUTOCLEAR_BIT.RAW_EXTERNAL_DATA),
+    }),
+    ...(isVersion3 && { corrupt: incompatible(INCOMPATIBLE_BIT.CORRUPT), "extended-l2": incompatible(INCOMPATIBLE_BIT.EXTENDED_L2) }),
+  }
+}
+
+/** In a snapshot's extra data. [QCOW2] "Snapshots" */
+const ICOUNT = { OFFSET: 16, NONE: 0xffff_ffff_ffff_ffffn } as const
+
+function snapshotFacts(snapshot: Snapshot): SnapshotFacts {
+  const { extraData } = snapshot
+  const hasCount = extraData.length >= ICOUNT.OFFSET + 8 && viewOf(extraData).getBigUint64(ICOUNT.OFFSET) !== ICOUNT.NONE
+  return {
+    ...(hasCount && { icount: getU64(viewOf(extraData), ICOUNT.OFFSET) }),
+    "vm-clock-nsec": Number(snapshot.vmClockNanoseconds % 1_000_000_000n),
+    name: snapshot.name,
+    "date-sec": snapshot.dateSeconds,
+    "date-nsec": snapshot.dateNanoseconds,
+    "vm-clock-sec": Number(snapshot.vmClockNanoseconds / 1_000_000_000n),
+    id: snapshot.id,
+    "vm-state-size": snapshot.vmStateSize,
+  }
+}
+
+function allocatedBytes(path: string): number {
+  return statSync(path).blocks * 512
+}
+
+/** The name of a file that `imagePath` names, as qemu-img puts the two together: nothing is resolved. */
+function beside(imagePath: string, name: string): string {
+  if (name.startsWith("/") || /^[^/]*:/.test(name)) return name
+  return imagePath.slice(0, imagePath.lastIndexOf("/") + 1) + name
+}
