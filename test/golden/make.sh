@@ -132,14 +132,25 @@ create overlay-v2.qcow2 48k compat=0.10,cluster_size=2k -b zlib-4k.qcow2 -F qcow
 io overlay-v2.qcow2 "write -P 0x96 100 100"
 note overlay-v2.qcow2 "version 2 over a compressed backing image"
 
+# Extended L2 entries: subclusters of every kind, over a raw image, compressed clusters, and a snapshot.
+create extended-l2.qcow2 256k compat=1.1,cluster_size=16k,extended_l2=on
+io extended-l2.qcow2 "write -P 0xa2 0 512" "write -P 0xa3 40k 2k"
+note extended-l2.qcow2 "extended L2 entries"
+create overlay-extended-l2.qcow2 96k compat=1.1,cluster_size=16k,extended_l2=on -b base-long.raw -F raw
+io overlay-extended-l2.qcow2 "write -P 0xa5 700 1k" "write -z 3k 1k" "write -z -u 16k 16k" "write -P 0xa6 18k 512" "write -P 0xa7 80k 4k"
+io overlay-extended-l2.qcow2 "discard 48k 16k" "write -z 70k 512"
+note overlay-extended-l2.qcow2 "extended L2 entries over a raw image: subclusters of every kind"
+qemu-img convert -q -c -f raw -O qcow2 -o cluster_size=16k,extended_l2=on "$scratch/text" extended-l2-zlib.qcow2
+io extended-l2-zlib.qcow2 "write -P 0xa8 20000 100"
+qemu-img snapshot -c packed extended-l2-zlib.qcow2
+io extended-l2-zlib.qcow2 "write -P 0xa9 33k 512" "write -z 17k 1k"
+note extended-l2-zlib.qcow2 "extended L2 entries, compressed clusters, and a snapshot that shares them"
+
 # What others keep in an image, and what this version refuses.
 create bitmap.qcow2 64k compat=1.1,cluster_size=4k
 qemu-img bitmap --add -g 512 bitmap.qcow2 track
 io bitmap.qcow2 "write -P 0xa1 0 3k"
 note bitmap.qcow2 "a persistent dirty bitmap"
-create extended-l2.qcow2 256k compat=1.1,cluster_size=16k,extended_l2=on
-io extended-l2.qcow2 "write -P 0xa2 0 512" "write -P 0xa3 40k 2k"
-note extended-l2.qcow2 "extended L2 entries"
 create data-file.qcow2 16k compat=1.1,cluster_size=4k,data_file=data-file.raw
 io data-file.qcow2 "write -P 0xa4 0 512"
 note data-file.qcow2 "an external data file"

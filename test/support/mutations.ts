@@ -21,8 +21,8 @@ function someL1(image: Qcow2Bytes, rng: Rng): number {
 function someL2(image: Qcow2Bytes, rng: Rng, used: boolean): number {
   const table = Number(image.u64(someL1(image, rng)) & OFFSET_BITS)
   const entries = Array.from(
-    { length: Math.min(image.clusterSize, image.bytes.length) / 8 }, (_, index) => table + 8 * index,
-  ).filter((at) => at + 8 <= image.bytes.length)
+    { length: Math.min(image.clusterSize, image.bytes.length) / image.l2EntrySize }, (_, index) => table + image.l2EntrySize * index,
+  ).filter((at) => at + image.l2EntrySize <= image.bytes.length)
   const filled = entries.filter((at) => image.u64(at) !== 0n)
   return rng.pick(used && filled.length > 0 ? filled : entries.length > 0 ? entries : [image.l1Offset])
 }
@@ -80,6 +80,26 @@ export const tableMutations: Readonly<Record<string, Mutation>> = {
   "a byte of a table": (image, rng) => flipByte(image, rng, Math.floor(someL2(image, rng, true))),
 }
 
+/** Changes the bitmap of an extended L2 entry in use, at byte `at`. An image without such entries stays as it is. */
+function onBitmap(change: (image: Qcow2Bytes, at: number, rng: Rng) => void): Mutation {
+  return (image, rng) => {
+    if (image.l2EntrySize === 16) change(image, someL2(image, rng, true) + 8, rng)
+  }
+}
+
+/** Damage to the bitmaps of subclusters. */
+export const subclusterMutations: Readonly<Record<string, Mutation>> = {
+  "a subcluster's allocated bit flipped": onBitmap((image, at, rng) => flip(image, at, 1n << BigInt(rng.below(32)))),
+  "a subcluster's zero bit flipped": onBitmap((image, at, rng) => flip(image, at, 1n << BigInt(32 + rng.below(32)))),
+  "both bits of a subcluster": onBitmap((image, at, rng) => {
+    image.setU64(at, image.u64(at) | (0x1_0000_0001n << BigInt(rng.below(32))))
+  }),
+  "a random bitmap": onBitmap((image, at, rng) => image.setU64(at, randomWord(rng))),
+  "a bitmap gone": onBitmap((image, at) => image.setU64(at, 0n)),
+  "all bits of a bitmap": onBitmap((image, at) => image.setU64(at, (1n << 64n) - 1n)),
+  "a place gone from under its bitmap": onBitmap((image, at) => image.setU64(at - 8, 0n)),
+}
+
 /** Damage to the header, the snapshots, and anything. */
 export const otherMutations: Readonly<Record<string, Mutation>> = {
   "a byte of the header": (image, rng) => flipByte(image, rng, rng.below(112)),
@@ -92,7 +112,9 @@ export const otherMutations: Readonly<Record<string, Mutation>> = {
   },
 }
 
-export const allMutations: Readonly<Record<string, Mutation>> = { ...tableMutations, ...otherMutations }
+export const allMutations: Readonly<Record<string, Mutation>> = {
+  ...tableMutations, ...subclusterMutations, ...otherMutations,
+}
 
 /** 32-bit and 64-bit header fields by byte position. */
 const FIELDS_32 = [0, 4, 16, 20, 32, 36, 56, 60, 96, 100]

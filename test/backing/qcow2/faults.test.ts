@@ -16,7 +16,10 @@ import { Rng, seedFromEnvironment } from "../../support/rng.ts"
 
 const seed = seedFromEnvironment(31)
 const OPERATIONS = 24
-const images = ["v3-512.qcow2", "snapshots.qcow2", "zlib-512.qcow2", "overlay-short.qcow2", "refcount-64.qcow2", "zero.qcow2"]
+const images = [
+  "v3-512.qcow2", "snapshots.qcow2", "zlib-512.qcow2", "overlay-short.qcow2", "refcount-64.qcow2", "zero.qcow2",
+  "overlay-extended-l2.qcow2", "extended-l2-zlib.qcow2",
+]
 const plans: readonly Omit<FailurePlan, "at">[] = [
   { code: "io", calls: ["write", "truncate", "sync"], duration: "once" },
   { code: "no-space", calls: ["write", "truncate"], duration: "for-good", partial: 0.5 },

@@ -17,7 +17,7 @@ import { Qcow2Bytes } from "../../support/qcow2-bytes.ts"
 const seed = seedFromEnvironment(17)
 const golden = [
   "v3-512.qcow2", "v3-4k.qcow2", "snapshots.qcow2", "zlib-512.qcow2", "zstd-4k.qcow2", "overlay-short.qcow2", "refcount-64.qcow2",
-  "zero.qcow2", "dirty.qcow2",
+  "zero.qcow2", "dirty.qcow2", "overlay-extended-l2.qcow2", "extended-l2-zlib.qcow2",
 ]
 
 interface Shape {
