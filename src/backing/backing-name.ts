@@ -1,4 +1,7 @@
-/** What the name of a backing file means. QEMU writes names of files, and addresses that only its own drivers understand. */
+/**
+ * What the name of a backing file, or of an external data file, means. QEMU writes names of files, and addresses that only its own drivers
+ * understand.
+ */
 import { BackingError } from "./backing.ts"
 import type { BackingReference } from "./qcow2/open.ts"
 
@@ -28,7 +31,8 @@ export interface FileName {
  * first, and reads "file:" as the path behind it, which is not decoded and, where it is relative, relative to the current directory.
  * @throws BackingError `unsupported` when it is not a file: nothing found in an image makes us connect somewhere
  */
-export function backingFileName({ name, imagePath }: BackingReference): FileName {
+export function backingFileName({ name, imagePath, isDataFile }: BackingReference): FileName {
+  if (isDataFile === true) return dataFileName(name, imagePath)
   const protocol = /^([^:/]*):/.exec(name)?.[1]
   if (protocol === undefined) return { path: name, toImage: true }
   if (protocol === "file") return { path: name.slice("file:".length), toImage: false }
@@ -37,4 +41,21 @@ export function backingFileName({ name, imagePath }: BackingReference): FileName
   const what = known ?? `an address for QEMU's protocol "${protocol}" (as the name of a file it is written "./${name}")`
   const remedy = 'copy its content to a file, and name that with "qemu-img rebase -u -b FILE -F FORMAT", or in resolveBacking'
   throw new BackingError("unsupported", `its backing file "${name}" is not a file but ${what}; ${remedy}`, { path: imagePath })
+}
+
+/**
+ * The external data file that an image names (QC-DF-08). It is written, so a name from an image that is not trusted must not reach any file
+ * of the host: it lies in the image's own folder, or below that.
+ */
+function dataFileName(name: string, imagePath: string): FileName {
+  const refuse = (problem: string): BackingError => {
+    const remedy = "give the file that you mean by the option dataFile, or in resolveBacking"
+    return new BackingError("unsupported", `${problem}; ${remedy}`, { path: imagePath })
+  }
+  if (name === "") throw refuse("it does not name its external data file")
+  const isProtocol = /^[^:/]*:/.test(name)
+  if (isProtocol || name.startsWith("/") || /^[a-z]:|\\/i.test(name) || name.split("/").includes("..")) {
+    throw refuse(`its external data file "${name}" ${isProtocol ? "may be" : "is"} outside of the image's folder, and would be written to`)
+  }
+  return { path: name, toImage: true }
 }

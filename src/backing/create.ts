@@ -1,7 +1,8 @@
 /** Makes new disk images by path, as `qemu-img create` does. */
 import { checkOptions, checkValue, type Rules } from "../options.ts"
 import { BackingError } from "./backing.ts"
-import { backingPath } from "./host/backing-path.ts"
+import { backingPath, newDataFilePath } from "./host/backing-path.ts"
+import { removeHostFile } from "./host/host-file.ts"
 import { writeNew } from "./host/new-file.ts"
 import { type ImageFormat, openImage } from "./open.ts"
 import { CREATE_QCOW2_RULES, type CreateQcow2Options, createQcow2 } from "./qcow2/create.ts"
@@ -29,7 +30,33 @@ export function createImage(path: string, options: CreateImageOptions): void {
   const { format = "qcow2", ...qcow2 } = options
   if (format === "raw") refuseRawOptions(path, options, size)
   else if (options.backing !== undefined && options.size !== undefined && options.backingFormat !== undefined) backingSize(path, options)
-  writeNew(path, (file) => (format === "raw" ? file.truncate(wholeSectors(size)) : createQcow2(file, { ...qcow2, size })))
+  const write = (): void => {
+    writeNew(path, (file) => (format === "raw" ? file.truncate(wholeSectors(size)) : createQcow2(file, { ...qcow2, size })))
+  }
+  if (options.dataFile === undefined || options.dataFile === "") write()
+  else writeWithData({ path, name: options.dataFile, size }, write)
+}
+
+/** Makes the external data file, and the image by `write`, or neither. */
+function writeWithData(
+  { path, name, size }: { readonly path: string; readonly name: string; readonly size: number },
+  write: () => void,
+): void {
+  const dataPath = newDataFilePath(path, name)
+  if (dataPath === newDataFilePath(path, path)) {
+    throw new BackingError("invalid-argument", "the data file cannot be the image itself", { path })
+  }
+  // Refused before it is made, and not by the host, whose words are about a file.
+  if (!Number.isSafeInteger(size) || size < 0) {
+    throw new BackingError("invalid-argument", `the size ${size} is not a number of bytes`, { path })
+  }
+  writeNew(dataPath, (file) => file.truncate(wholeSectors(size)))
+  try {
+    write()
+  } catch (error) {
+    removeHostFile(dataPath)
+    throw error
+  }
 }
 
 function wholeSectors(size: number): number {

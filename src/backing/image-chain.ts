@@ -7,6 +7,8 @@ import { BackingError } from "./backing.ts"
 import type { ImageFile } from "./image-file.ts"
 import type { Decompressor } from "./qcow2/format/compression.ts"
 import type { Qcow2Image } from "./qcow2/image.ts"
+import { headerGeometry } from "./qcow2/format/header.ts"
+import { readHeader } from "./qcow2/format/parse-header.ts"
 import { type BackingReference, openQcow2Image } from "./qcow2/open.ts"
 import { RawBacking } from "./raw.ts"
 import { type ImageFormat, probeFormat } from "./signatures.ts"
@@ -30,6 +32,8 @@ export interface ChainOptions {
   readonly cacheSize: number | undefined
   readonly decompressor: Decompressor | undefined
   readonly openFile: (path: string, options: { readonly readOnly: boolean }) => ChainFile
+  /** The path of the first image's external data file, whatever the image names. */
+  readonly dataFile: string | undefined
   /** The path that a name found in an image means. Whatever it throws stops the opening. */
   readonly resolveBacking: (reference: BackingReference) => string
 }
@@ -61,11 +65,13 @@ function openLink(path: string, link: Link): RawBacking | Qcow2Image {
     }
     file.claim()
     const format = link.format ?? probeFormat(file)
+    if (options.dataFile !== undefined && above.length === 0) refuseNeedlessDataFile(file, format)
     if (format === "raw") return new RawBacking(file, { guardSignatures: link.format === undefined })
     const chain = [...above, file.identity]
     return openQcow2Image(file, {
       readOnly,
       openBacking: (reference) => openBacking(reference, { ...link, above: chain }),
+      openDataFile: (reference) => openDataFile(reference, { ...link, above: chain }),
       ...(options.decompressor === undefined ? {} : { decompressor: options.decompressor }),
       ...(options.cacheSize === undefined ? {} : { cacheSize: options.cacheSize }),
     })
@@ -84,6 +90,33 @@ function openBacking(reference: BackingReference, link: Link): RawBacking | Qcow
   } catch (error) {
     if (!(error instanceof BackingError)) throw error
     throw new BackingError(error.code, `cannot open its backing file: ${error.message}`, { path: reference.imagePath, cause: error })
+  }
+}
+
+/** @throws BackingError `invalid-argument` for an image that has its data inside (QC-DF-05) */
+function refuseNeedlessDataFile(file: ImageFile, format: ImageFormat): void {
+  if (format === "qcow2" && headerGeometry(readHeader(file)).hasDataFile) return
+  throw new BackingError("invalid-argument", "an external data file was given, but the image has none", { path: file.path })
+}
+
+function openDataFile(reference: BackingReference, { options, above, readOnly }: Link): ImageFile {
+  const given = above.length === 1 ? options.dataFile : undefined
+  const path = given ?? options.resolveBacking(reference)
+  checkValue("openImage", "what resolveBacking returns", path, "string")
+  try {
+    const file = options.openFile(path, { readOnly })
+    try {
+      if (above.includes(file.identity)) throw new BackingError("invalid-format", "it is an image that names it", { path })
+      file.claim()
+      return file
+    } catch (error) {
+      file.close()
+      throw error
+    }
+  } catch (error) {
+    if (!(error instanceof BackingError)) throw error
+    const { imagePath } = reference
+    throw new BackingError(error.code, `cannot open its external data file: ${error.message}`, { path: imagePath, cause: error })
   }
 }
 

@@ -46,8 +46,9 @@ export interface OpenDiskOptions {
   /** True: nothing is written to the source. False: a source that is read-only is refused. Default: as the source is. */
   readonly readOnly?: boolean
   /**
-   * The source for a backing image that an image names. The name comes from the image, so what it may reach is to be judged here when the
-   * image is not trusted. Default: an image that has one is refused.
+   * The source for a backing image that an image names, or for its external data file (`isDataFile`): a file, not a disk, which can be
+   * written if the image is to be. The name comes from the image, so what it may reach is to be judged here when the
+   * image is not trusted. Default: an image that needs one is refused.
    */
   readonly backing?: (reference: BackingReference) => DiskSource | Promise<DiskSource>
   /**
@@ -159,6 +160,13 @@ class DiskOpening {
   async #openQcow2(file: ImageFile, link: Link): Promise<Qcow2Image> {
     const { backing, cacheSize } = this.#options
     let below: BackingDisk | undefined
+    let data: ImageFile | undefined
+    const openDataFile = (reference: BackingReference): ImageFile => {
+      if (data !== undefined) return data
+      throw new NotLoaded(async () => {
+        data = await this.#openDataFile(reference, file, link)
+      })
+    }
     const openBacking = (reference: BackingReference): BackingDisk => {
       if (below !== undefined) return below
       throw new NotLoaded(async () => {
@@ -168,7 +176,7 @@ class DiskOpening {
     return await untilLoaded(() =>
       openQcow2Image(file, {
         readOnly: file.readOnly,
-        ...(backing === undefined ? {} : { openBacking }),
+        ...(backing === undefined ? {} : { openBacking, openDataFile }),
         ...(this.#decompressor === undefined ? {} : { decompressor: this.#decompressor }),
         ...(cacheSize === undefined ? {} : { cacheSize }),
       }),
@@ -194,6 +202,29 @@ class DiskOpening {
     } catch (error) {
       if (!(error instanceof BackingError)) throw error
       throw new BackingError(error.code, `cannot open its backing image: ${error.message}`, { path, cause: error })
+    }
+  }
+
+  /** The external data file that `image` names. It is opened as the image is, and stores what it holds before the image refers to it. */
+  async #openDataFile(reference: BackingReference, image: ImageFile, { above }: Link): Promise<ImageFile> {
+    const { imagePath: path } = reference
+    const source = await this.#options.backing?.(reference)
+    checkSource("what the option backing returned for the external data file", source)
+    if (isBacking(source)) {
+      throw new BackingError("invalid-argument", "the option backing returned a disk for an external data file", { path })
+    }
+    if (above.includes(source)) throw new BackingError("invalid-format", "its external data file is an image that names it", { path })
+    this.#given.push(source)
+    try {
+      const file = await this.#fileOf(source, image.readOnly ? true : undefined)
+      if (!(file instanceof PagedFile) || image.readOnly) return file
+      // What the image refers to has to be on stable storage before the image is: a file that answers at once cannot wait for that.
+      if (!(image instanceof PagedFile)) throw new BackingError("unsupported", "it answers later, and the image file at once", { path })
+      image.syncAfter(file)
+      return file
+    } catch (error) {
+      if (!(error instanceof BackingError)) throw error
+      throw new BackingError(error.code, `cannot open its external data file: ${error.message}`, { path, cause: error })
     }
   }
 

@@ -29,8 +29,13 @@ export interface OpenImageOptions {
    */
   readonly probeBackingFormat?: boolean
   /**
-   * The path for a backing file, in place of the default: relative to the directory of the image that names it. Throw to forbid it. The
-   * name comes from the image, so what it may reach is to be judged here when the image is not trusted.
+   * The path of the image's external data file, in place of the one that the image names. An image that has its data inside is refused.
+   */
+  readonly dataFile?: string
+  /**
+   * The path for a backing file or an external data file (`isDataFile`), in place of the default: relative to the directory of the image
+   * that names it, and for a data file, which is written, inside of that directory. Throw to forbid it. The name comes from the image, so
+   * what it may reach is to be judged here when the image is not trusted.
    */
   readonly resolveBacking?: (reference: BackingReference) => string
   /** Open even if somebody else has the image open, and take no locks. Default false: refused. */
@@ -47,7 +52,8 @@ export interface OpenImageOptions {
 }
 
 const OPEN_IMAGE_RULES: Rules<OpenImageOptions> = {
-  format: ["raw", "qcow2"], readOnly: "boolean?", probeBackingFormat: "boolean?", resolveBacking: "function?", ignoreLocks: "boolean?",
+  format: ["raw", "qcow2"], readOnly: "boolean?", probeBackingFormat: "boolean?", dataFile: "string?",
+  resolveBacking: "function?", ignoreLocks: "boolean?",
   lockReadOnly: "boolean?", cacheSize: "number?",
 }
 
@@ -71,6 +77,7 @@ export function openImage(path: string, options: OpenImageOptions = {}): RawBack
     probeBackingFormat: options.probeBackingFormat ?? false,
     decompressor: nodeDecompressor,
     openFile: (name, opening) => new LockedFile(name, { ...opening, ignoreLocks, lockReadOnly }),
+    dataFile: options.dataFile,
     resolveBacking: options.resolveBacking ?? backingPath,
   })
 }

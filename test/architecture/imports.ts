@@ -27,6 +27,7 @@ const LAYERS: readonly (readonly (readonly RegExp[])[])[] = [
   [
     [/^backing\/zoned\/contract\.ts$/],
     [/^backing\/(backing|image-file|async-image-file|buffers|signatures)\.ts$/],
+    [/^backing\/raw\.ts$/],
     [/^backing\/decompression\/[^/]+$/],
     [/^backing\/decompression\/zstd\//, /^backing\/decompression\/inflate\//],
     [/^backing\/qcow2\/format\//],
@@ -35,7 +36,7 @@ const LAYERS: readonly (readonly (readonly RegExp[])[])[] = [
     [/^backing\/qcow2\/check\//],
     [/^backing\/qcow2\/open\.ts$/],
     [/^backing\/zoned\/(?!contract)/],
-    [/^backing\/(raw|memory|memory-file|sparse-memory|read-only-file|backing-name|image-chain)\.ts$/],
+    [/^backing\/(memory|memory-file|sparse-memory|read-only-file|backing-name|image-chain)\.ts$/],
     [/^backing\/host\//, /^backing\/paging\//, /^backing\/sources\//, /^backing\/nbd\//],
     [/^backing\/[^/]+$/],
     [/^backing\/operations\//],
@@ -110,6 +111,8 @@ function qcow2Objection(from: string, to: string): string | undefined {
   if (!to.startsWith("backing/qcow2/")) {
     const isBeside = ["backing/backing.ts", "backing/image-file.ts", "backing/buffers.ts"].includes(to)
     if (isBeside || to.startsWith("backing/decompression/")) return undefined
+    // An external data file may have to be what the guest sees: a raw disk.
+    if (from === "backing/qcow2/raw-data-file.ts" && to === "backing/raw.ts") return undefined
     return "qcow2 knows only the two contracts beside it, how lists of buffers are read, and what decompresses clusters"
   }
   const isPure = /^backing\/qcow2\/(format|check)\//.test(to) || to === "backing/qcow2/metadata/header-store.ts"

@@ -28,9 +28,9 @@ for (const shape of qcow2Shapes) {
   contractSuite({
     name: `${shape.name} over a late file, seed ${seed}`,
     async open(size) {
-      const { file: inner, model, openBacking } = makeShape(shape, size)
+      const { file: inner, model, opening } = makeShape(shape, size)
       const file = await PagedFile.open(new LateFile(inner, new Rng(seed)), smallest)
-      const image = await untilLoaded(() => openInMemory(file, openBacking === undefined ? {} : { openBacking }))
+      const image = await untilLoaded(() => openInMemory(file, opening))
       return { disk: new AwaitedDisk(image, [file]), model }
     },
   })

@@ -50,8 +50,8 @@ for (const shape of qcow2Shapes) {
   contractSuite({
     name: shape.name,
     open(size) {
-      const { file, model, openBacking } = makeShape(shape, size)
-      return { disk: openInMemory(file, openBacking === undefined ? {} : { openBacking }), model }
+      const { file, model, opening } = makeShape(shape, size)
+      return { disk: openInMemory(file, opening), model }
     },
   })
 }

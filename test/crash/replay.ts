@@ -2,6 +2,7 @@
  * Crash replay: runs operations on a recorded image, then builds the file as a power cut at any write may have left it, and looks at it.
  */
 import { BackingError } from "../../src/backing/backing.ts"
+import type { ImageFile } from "../../src/backing/image-file.ts"
 import { checkQcow2 } from "../../src/backing/qcow2/check/check.ts"
 import type { Qcow2Image } from "../../src/backing/qcow2/image.ts"
 import type { Qcow2Options } from "../../src/backing/qcow2/open.ts"
@@ -17,6 +18,8 @@ import type { Rng } from "../support/rng.ts"
 export interface CrashRound {
   readonly base: MemoryFile
   readonly options: Qcow2Options
+  /** The external data file of the image in `base`. */
+  readonly data?: MemoryFile
   readonly rng: Rng
   readonly operations: number
   readonly limits?: Partial<OperationLimits>
@@ -39,14 +42,36 @@ export interface Stage {
 /** Runs one round. Returns the points tried. @throws Error that names the crash point when a crashed file is not what it must be */
 export function crashRound(round: CrashRound): number {
   const recorder = new RecordingFile(round.base.clone())
-  const stages = runRecorded(recorder, round)
+  const data = round.data && new RecordingFile(round.data.clone(), { log: recorder.log, to: DATA })
+  const stages = runRecorded(recorder, data === undefined ? round : withData(round, data))
   return replay(recorder.log, stages, round)
+}
+
+/** The data file's name in the log. */
+const DATA = "data"
+
+function withData(round: CrashRound, data: ImageFile | undefined): CrashRound {
+  return data === undefined ? round : { ...round, options: { ...round.options, openDataFile: () => data } }
+}
+
+/** An image and its data file, as a crash after the first `length` changes may have left them. */
+interface Crashed {
+  readonly file: MemoryFile
+  readonly data: MemoryFile | undefined
+}
+
+/** Each file keeps its own order of syncs. */
+function crashedFiles(log: readonly FileChange[], length: number, { base, data, rng }: CrashRound): Crashed {
+  const of = (to: string | undefined): FileChange[] => log.slice(0, length).filter((change) => change.to === to)
+  const image = of(undefined)
+  const changes = of(DATA)
+  return { file: crashedFile(base, image, image.length, rng), data: data && crashedFile(data, changes, changes.length, rng) }
 }
 
 /** Tries crashes after each change of `log`. @throws as `crashRound` */
 export function replay(log: readonly FileChange[], stages: readonly Stage[], round: CrashRound): number {
   const { rng } = round
-  const prefix = round.base.clone()
+  const prefix: Crashed = { file: round.base.clone(), data: round.data?.clone() }
   let points = 0
   let stage = 0
   for (let length = 0; length <= log.length; length++) {
@@ -54,16 +79,22 @@ export function replay(log: readonly FileChange[], stages: readonly Stage[], rou
     const now = stages[stage]
     if (now !== undefined && rng.chance(round.share ?? 1)) {
       points += 2
-      tryPoint(prefix.clone(), now, `cut after ${length} of ${log.length} changes, in order`, round)
       tryPoint(
-        crashedFile(round.base, log, length, rng),
+        { file: prefix.file.clone(), data: prefix.data?.clone() },
+        now,
+        `cut after ${length} of ${log.length} changes, in order`,
+        round,
+      )
+      tryPoint(
+        crashedFiles(log, length, round),
         now,
         `cut after ${length} of ${log.length} changes, the unsynced ones in part`,
         round,
       )
     }
     const change = log[length]
-    if (change !== undefined) applyChange(prefix, change)
+    const file = change?.to === DATA ? prefix.data : prefix.file
+    if (change !== undefined && file !== undefined) applyChange(file, change)
   }
   return points
 }
@@ -96,7 +127,7 @@ export function noteChange(durable: DurableModel, operation: Operation): void {
   else if (operation.kind === "discard" || operation.kind === "writeZeroes") durable.zero(operation.offset, operation.length)
 }
 
-function tryPoint(crashed: MemoryFile, stage: Stage, where: string, round: CrashRound): void {
+function tryPoint({ file: crashed, data }: Crashed, stage: Stage, where: string, round: CrashRound): void {
   try {
     const isDirty = (new DataView(crashed.toBytes().buffer).getUint32(76) & 1) !== 0
     const found = checkQcow2(crashed)
@@ -104,7 +135,7 @@ function tryPoint(crashed: MemoryFile, stage: Stage, where: string, round: Crash
     if (found.corruptions > 0 && !isDirty) {
       throw new Error(`the check finds: ${found.findings.slice(0, 5).map((finding) => finding.message).join("; ")}`)
     }
-    checkContent(crashed, stage, round)
+    checkContent({ file: crashed, data }, stage, round)
     round.alsoCheck?.(crashed)
     if (round.rng.chance(0.05)) round.sample?.(crashed)
   } catch (error) {
@@ -114,14 +145,15 @@ function tryPoint(crashed: MemoryFile, stage: Stage, where: string, round: Crash
 }
 
 /** Reads it as it is, then opens it for writing, uses it, and closes it: all must work. */
-function checkContent(crashed: MemoryFile, stage: Stage, round: CrashRound): void {
-  const asFound = openInMemory(crashed.clone({ readOnly: true }), round.options)
+function checkContent({ file: crashed, data }: Crashed, stage: Stage, round: CrashRound): void {
+  const asFound = openInMemory(crashed.clone({ readOnly: true }), withData(round, data?.clone()).options)
   stage.durable.check(asFound)
   asFound.close()
   if (!round.rng.chance(0.25)) return
 
   const file = crashed.clone()
-  const disk: Qcow2Image = openInMemory(file, round.options)
+  const used = data?.clone()
+  const disk: Qcow2Image = openInMemory(file, withData(round, used).options)
   stage.durable.check(disk)
   const model = modelOf(disk)
   for (let index = 0; index < 10; index++) {
@@ -136,6 +168,6 @@ function checkContent(crashed: MemoryFile, stage: Stage, round: CrashRound): voi
       `used after the crash, the check finds: ${found.findings.slice(0, 5).map((finding) => finding.message).join("; ")}`,
     )
   }
-  const difference = model.firstDifferenceOf(openInMemory(after, round.options))
+  const difference = model.firstDifferenceOf(openInMemory(after, withData(round, used?.clone()).options))
   if (difference >= 0) throw new Error(`used after the crash, byte ${difference} is wrong`)
 }

@@ -13,6 +13,7 @@ export interface CrashShape {
   readonly name: string
   readonly base: MemoryFile
   readonly openBacking: (reference: BackingReference) => BackingDisk
+  readonly data?: MemoryFile
   /** Fails when something that no operation may touch has changed. */
   readonly alsoCheck?: (crashed: MemoryFile) => void
   /** Most bytes of one operation. */
@@ -23,11 +24,11 @@ export interface CrashShape {
 
 /** Images that QEMU made, which also have what we do not make: snapshots, compressed clusters. */
 const goldenShapes: readonly CrashShape[] = goldenImages
-  .filter(({ file }) => !/data-file/.test(file))
   .map((golden) => ({
     name: golden.file,
     base: MemoryFile.of(goldenBytes(golden.file), { path: golden.file }),
     openBacking: goldenBacking(golden.file),
+    ...(golden.file.startsWith("data-file") ? { data: MemoryFile.of(goldenBytes("data-file.raw")) } : {}),
     alsoCheck: (crashed) => checkSnapshots(crashed, golden),
     longest: 8192,
     share: 0.3,
@@ -49,9 +50,10 @@ export const crashShapes: readonly CrashShape[] = [
   ...goldenShapes,
   ...qcow2Shapes.map((shape) => {
     const grows = shape.options.refcountBits === 64
-    const { file, openBacking } = makeShape(shape, grows ? GROWING_SIZE : 200_192)
+    const { file, openBacking, openDataFile } = makeShape(shape, grows ? GROWING_SIZE : 200_192)
     return {
       name: shape.name, base: file, openBacking: openBacking ?? noBacking, longest: grows ? 400_000 : 20_000, share: grows ? 0.02 : 0.2,
+      ...(openDataFile === undefined ? {} : { data: openDataFile() }),
     }
   }),
 ]
@@ -68,6 +70,7 @@ export function roundFor(shape: CrashShape, rng: Rng): Omit<CrashRound, "operati
     base: shape.base,
     options: { openBacking: shape.openBacking, cacheSize: rng.pick([4, 4, 1000]) * image.clusterSize },
     rng,
+    ...(shape.data === undefined ? {} : { data: shape.data }),
     ...(shape.alsoCheck === undefined ? {} : { alsoCheck: shape.alsoCheck }),
     limits: { longest: shape.longest },
     discardRule: image.version === 2 && hasBacking ? "anything" : { zeroesClustersOf: image.clusterSize },

@@ -22,7 +22,9 @@ export const goldenDirectory: string = join(dirname(fileURLToPath(import.meta.ur
 export const goldenImages: readonly GoldenImage[] = JSON.parse(readFileSync(join(goldenDirectory, "manifest.json"), "utf8"))
 
 /** Names of all files that a golden image may name, itself included. */
-export const goldenFiles: ReadonlySet<string> = new Set([...goldenImages.map(({ file }) => file), "base-short.raw", "base-long.raw"])
+export const goldenFiles: ReadonlySet<string> = new Set([
+  ...goldenImages.map(({ file }) => file), "base-short.raw", "base-long.raw", "data-file.raw",
+])
 
 export function goldenPath(file: string): string {
   return join(goldenDirectory, file)

@@ -20,7 +20,7 @@ export function openInMemory(file: ImageFile, options: Qcow2Options = {}): Qcow2
 /** Opens a golden image over `file`, or over a copy of it in memory; its backing files are golden images too. */
 export function openGolden(name: string, options: { readonly readOnly?: boolean; readonly file?: ImageFile } = {}): Qcow2Image {
   const file = options.file ?? MemoryFile.of(goldenBytes(name), { path: name, readOnly: options.readOnly ?? false })
-  return openInMemory(file, { openBacking: goldenBacking(name) })
+  return openInMemory(file, { openBacking: goldenBacking(name), openDataFile: goldenData(name) })
 }
 
 /** Opens backing files of the golden image `name`, read-only. */
@@ -31,6 +31,15 @@ export function goldenBacking(name: string): (reference: BackingReference) => Ba
     if (!goldenFiles.has(backing)) throw new BackingError("not-found", "no such golden image", { path: "backing file" })
     const file = MemoryFile.of(goldenBytes(backing), { path: backing, readOnly: true })
     return reference.format === "raw" ? new RawBacking(file) : openInMemory(file, { openBacking: goldenBacking(backing) })
+  }
+}
+
+/** Opens a copy of the external data file of the golden image `name`: what is written there is gone when the image is closed. */
+export function goldenData(name: string): (reference: BackingReference) => MemoryFile {
+  return (reference) => {
+    const data = normalize(join(dirname(name), reference.name))
+    if (!goldenFiles.has(data)) throw new BackingError("not-found", "no such golden image", { path: "data file" })
+    return MemoryFile.of(goldenBytes(data), { path: data })
   }
 }
 

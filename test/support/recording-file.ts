@@ -6,20 +6,26 @@ import type { ImageFile } from "../../src/backing/image-file.ts"
 import { MemoryFile } from "./memory-file.ts"
 import type { Rng } from "./rng.ts"
 
-export type FileChange =
+/** `to`: the file that is changed, where several write to one log. */
+export type FileChange = { readonly to?: string | undefined } & (
   | { readonly kind: "write"; readonly offset: number; readonly data: Uint8Array }
   | { readonly kind: "truncate"; readonly size: number }
   | { readonly kind: "punch"; readonly offset: number; readonly length: number }
   | { readonly kind: "sync" }
+)
 
 export class RecordingFile implements ImageFile {
   readonly path: string
   readonly readOnly: boolean
-  readonly log: FileChange[] = []
+  readonly log: FileChange[]
   readonly #inner: ImageFile
+  readonly #to: string | undefined
 
-  constructor(inner: ImageFile) {
+  /** `shared`: a log that another file writes to as well, and this one's name in it. */
+  constructor(inner: ImageFile, shared?: { readonly log: FileChange[]; readonly to: string }) {
     this.#inner = inner
+    this.log = shared?.log ?? []
+    this.#to = shared?.to
     this.path = inner.path
     this.readOnly = inner.readOnly
   }
@@ -42,7 +48,7 @@ export class RecordingFile implements ImageFile {
 
   write(buffer: Uint8Array, offset: number): void {
     this.#inner.write(buffer, offset)
-    this.log.push({ kind: "write", offset, data: buffer.slice() })
+    this.log.push({ to: this.#to, kind: "write", offset, data: buffer.slice() })
   }
 
   writeFrom(buffer: Uint8Array, start: number, length: number, offset: number): void {
@@ -60,18 +66,18 @@ export class RecordingFile implements ImageFile {
 
   truncate(size: number): void {
     this.#inner.truncate(size)
-    this.log.push({ kind: "truncate", size })
+    this.log.push({ to: this.#to, kind: "truncate", size })
   }
 
   punchHole(offset: number, length: number): boolean {
     const done = this.#inner.punchHole?.(offset, length) ?? false
-    if (done) this.log.push({ kind: "punch", offset, length })
+    if (done) this.log.push({ to: this.#to, kind: "punch", offset, length })
     return done
   }
 
   sync(): void {
     this.#inner.sync()
-    this.log.push({ kind: "sync" })
+    this.log.push({ to: this.#to, kind: "sync" })
   }
 
   close(): void {

@@ -1,6 +1,7 @@
 /** Fresh qcow2 images of many shapes, made in memory by our own `createQcow2`, empty or over a backing image. */
 import { RawBacking } from "../../src/backing/raw.ts"
 import { createQcow2, type CreateQcow2Options } from "../../src/backing/qcow2/create.ts"
+import type { Qcow2Options } from "../../src/backing/qcow2/open.ts"
 import type { BackingDisk } from "../../src/backing/qcow2/reader.ts"
 import { FlatModel } from "./flat-model.ts"
 import { openInMemory } from "./images.ts"
@@ -24,6 +25,13 @@ export const qcow2Shapes: readonly Qcow2Shape[] = [
   { name: "qcow2 with 2 MiB clusters", options: { clusterSize: 2 << 20 } },
   { name: "qcow2 with metadata preallocated", options: { clusterSize: 1024, preallocation: "metadata" } },
   { name: "qcow2 with lazy refcounts", options: { clusterSize: 512, lazyRefcounts: true } },
+  { name: "qcow2 with an external data file", options: { clusterSize: 1024, dataFile: "data" } },
+  { name: "qcow2 with a raw external data file", options: { clusterSize: 4096, dataFile: "data", dataFileRaw: true } },
+  {
+    name: "qcow2 with an external data file over a shorter raw image",
+    options: { clusterSize: 512, dataFile: "data" },
+    backing: { share: 0.57, format: "raw" },
+  },
   { name: "qcow2 over a raw image", options: { clusterSize: 4096 }, backing: { share: 1, format: "raw" } },
   { name: "qcow2 over a shorter raw image", options: { clusterSize: 4096 }, backing: { share: 0.37, format: "raw" } },
   { name: "qcow2 over a longer qcow2 image", options: { clusterSize: 512 }, backing: { share: 2, format: "qcow2" } },
@@ -51,6 +59,10 @@ export interface MadeImage {
   readonly model: FlatModel
   /** For `openQcow2`; each call opens the backing image anew. */
   readonly openBacking?: () => BackingDisk
+  /** Likewise; each call opens the same data file again, with all that was written to it. */
+  readonly openDataFile?: () => MemoryFile
+  /** The options of `openQcow2` in one. */
+  readonly opening: Pick<Qcow2Options, "openBacking" | "openDataFile">
 }
 
 /** Makes an image of that shape with a disk of `size` bytes, a multiple of 512. */
@@ -58,11 +70,21 @@ export function makeShape(shape: Qcow2Shape, size: number, path = "shape.qcow2")
   const file = new MemoryFile({ path })
   const { backing } = shape
   createQcow2(file, { ...shape.options, size, ...(backing === undefined ? {} : { backing: "base", backingFormat: backing.format }) })
-  if (backing === undefined) return { file, model: new FlatModel(size) }
+  const openDataFile = shape.options.dataFile === undefined ? undefined : dataFileOf(size, shape.options.dataFileRaw === true)
+  const data = openDataFile === undefined ? {} : { openDataFile }
+  if (backing === undefined) return { file, model: new FlatModel(size), ...data, opening: data }
   // Not a multiple of a sector: the last one is the disk's in part.
   const content = new Rng(1234).bytes(Math.floor(size * backing.share) + (backing.format === "raw" ? 100 : 0))
   const base = makeBase(content, backing.format)
-  return { file, model: FlatModel.of(content, size), openBacking: () => openBase(base, backing.format) }
+  const openBacking = (): BackingDisk => openBase(base, backing.format)
+  return { file, model: FlatModel.of(content, size), openBacking, ...data, opening: { openBacking, ...data } }
+}
+
+/** Full of what no guest may see, unless the image says that all of it is the guest's. */
+function dataFileOf(size: number, isRaw: boolean): () => MemoryFile {
+  let data = isRaw ? new MemoryFile({ path: "data" }) : MemoryFile.of(new Rng(99).bytes(size), { path: "data" })
+  if (isRaw) data.truncate(size)
+  return () => (data = data.clone())
 }
 
 function makeBase(content: Uint8Array, format: "raw" | "qcow2"): MemoryFile {

@@ -163,6 +163,11 @@ export class PagedFile implements ImageFile {
     this.#log?.sync()
   }
 
+  /** From now on, a sync of this file waits until all that `other` has synced before is on stable storage. */
+  syncAfter(other: PagedFile): void {
+    this.#log?.syncAfter(() => other.stable())
+  }
+
   /** Undefined when all that was synced is on stable storage; otherwise resolves when it is. Rejects with the first failure of a change. */
   stable(): Promise<void> | undefined {
     return this.#log?.stable()

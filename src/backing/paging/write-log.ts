@@ -30,6 +30,8 @@ interface Barrier {
   readonly kind: "sync"
   readonly done: Promise<void>
   readonly settle: () => void
+  /** What has to be on stable storage elsewhere before anything that comes after. */
+  readonly elsewhere: Promise<void> | undefined
 }
 
 /** Calls that are under way at a time. */
@@ -57,6 +59,8 @@ export class WriteLog {
   #last: Barrier | undefined
   #roomWaiters: (() => void)[] = []
   #idleWaiters: (() => void)[] = []
+  /** Resolves when what another file has synced so far is on stable storage there. */
+  #elsewhere: (() => Promise<void> | undefined) | undefined
   /** Makes zeroes, and knows which ways the source has. */
   readonly zeroing: ZeroingSource
 
@@ -93,14 +97,22 @@ export class WriteLog {
     return change.kind !== "zero" || this.zeroing.isProven(change.frees) ? 0 : change.length
   }
 
+  /** From now on each sync waits for what `stable` of another file waits for at that time, and fails as that does. */
+  syncAfter(stable: () => Promise<void> | undefined): void {
+    this.#elsewhere = stable
+  }
+
   /** Logs a sync, unless nothing has changed since the last one. @throws BackingError as `append` */
   sync(): void {
     this.#refuseFailed()
-    if (!this.#isChanged) return
+    const elsewhere = this.#elsewhere?.()
+    // The failure is told by whoever awaits the barrier.
+    elsewhere?.catch(() => undefined)
+    if (!this.#isChanged && elsewhere === undefined) return
     this.#isChanged = false
     let settle = (): void => undefined
     const done = new Promise<void>((resolve) => (settle = resolve))
-    this.#last = { kind: "sync", done, settle }
+    this.#last = { kind: "sync", done, settle, elsewhere }
     this.#unsent.push(this.#last)
     this.#schedule()
   }
@@ -242,6 +254,7 @@ export class WriteLog {
   async #sendAlone(entry: Barrier | (Change & { kind: "truncate" })): Promise<void> {
     const source = this.#source
     try {
+      if (entry.kind === "sync") await entry.elsewhere
       if (entry.kind === "sync") await source.sync?.()
       else await source.truncate?.(entry.size)
       if (entry.kind === "truncate") this.#answered(entry)

@@ -1,11 +1,10 @@
 /** Makes new qcow2 images: header, refcounts, an empty L1 table and, when asked for, all mapping ahead of time. */
 import { BackingError } from "../backing.ts"
-import type { Rules } from "../../options.ts"
 import type { ImageFile } from "../image-file.ts"
-import { encodeText, roundUp, setU64, viewOf } from "./format/bytes.ts"
+import { encodeText, setU64, viewOf } from "./format/bytes.ts"
 import { encodeEntry } from "./format/entries.ts"
 import type { HeaderExtension } from "./format/extensions.ts"
-import { type Geometry, makeGeometry } from "./format/geometry.ts"
+import type { Geometry } from "./format/geometry.ts"
 import { type Qcow2Header, serialiseHeader } from "./format/header.ts"
 import { refcountCodec } from "./format/refcount-codec.ts"
 import {
@@ -19,43 +18,12 @@ import {
   HEADER_SIZE,
   INCOMPATIBLE_BIT,
   LIMIT,
-  SECTOR_SIZE,
   TABLE_ENTRY_SIZE,
 } from "./format/spec.ts"
 
-/** Options of `createQcow2`. */
-export interface CreateQcow2Options {
-  /** Guest-visible bytes; rounded up to a multiple of 512. */
-  readonly size: number
-  /** Bytes: a power of two from 512 to 2 MiB. Default 65536. */
-  readonly clusterSize?: number
-  /** Name of the backing file as it is to stand in the image: relative to the image's own directory, or absolute. */
-  readonly backing?: string
-  /** Format of the backing file; required with one. */
-  readonly backingFormat?: "raw" | "qcow2"
-  /** Bits of a refcount: 1, 2, 4, 8, 16, 32 or 64. Default 16, the only one that "0.10" has. */
-  readonly refcountBits?: number
-  /** Version 2 of the format, which QEMU calls "0.10", or version 3, "1.1". Default "1.1". */
-  readonly compat?: "0.10" | "1.1"
-  /** "metadata": every guest cluster has its place in the (sparse) file from the start. Default "off". */
-  readonly preallocation?: "off" | "metadata"
-  /** Sets the feature bit by which other programs may defer refcounts. This program never does. Default false. */
-  readonly lazyRefcounts?: boolean
-  /**
-   * Divides each cluster into 32 subclusters, which are allocated and copied each on its own. Needs "1.1" and clusters of at least 16 KiB.
-   * Larger clusters then cost no more at small writes: 128 KiB over a backing file copies 4 KiB at a time. Default false.
-   */
-  readonly extendedL2?: boolean
-}
+import { checkCreateOptions, type CreateQcow2Options } from "./create-options.ts"
 
-export const CREATE_QCOW2_RULES: Rules<CreateQcow2Options> = {
-  size: "number", clusterSize: "number?", backing: "string?", backingFormat: ["raw", "qcow2"], refcountBits: "number?",
-  compat: ["0.10", "1.1"],
-  preallocation: ["off", "metadata"], lazyRefcounts: "boolean?", extendedL2: "boolean?",
-}
-
-const DEFAULT_CLUSTER_SIZE = 65536
-const DEFAULT_REFCOUNT_BITS = 16
+export { CREATE_QCOW2_RULES, type CreateQcow2Options } from "./create-options.ts"
 
 /** In clusters, in the order of the file. */
 interface Layout {
@@ -63,6 +31,7 @@ interface Layout {
   readonly refcountBlocks: number
   readonly l1Table: number
   readonly l2Tables: number
+  /** Clusters of guest data in this file. */
   readonly data: number
   readonly total: number
 }
@@ -72,8 +41,8 @@ interface Layout {
  * @throws BackingError `invalid-argument`, with nothing written
  */
 export function createQcow2(file: ImageFile, options: CreateQcow2Options): void {
-  const geometry = checkOptions(options, file.path)
-  const layout = planLayout(geometry, options.preallocation === "metadata", file.path)
+  const geometry = checkCreateOptions(options, file.path)
+  const layout = planLayout(geometry, options.preallocation === "metadata" || options.dataFileRaw === true, file.path)
   const header = makeHeader(options, geometry, layout)
   const start = serialiseHeader(header, file.path)
   const { clusterSize } = geometry
@@ -88,73 +57,10 @@ export function createQcow2(file: ImageFile, options: CreateQcow2Options): void 
   file.sync()
 }
 
-/** Refuses what QEMU refuses (QC-LIM-04), and what cannot be. */
-function checkOptions(options: CreateQcow2Options, path: string): Geometry {
-  const refuse: Refuse = (message) => new BackingError("invalid-argument", message, { path })
-  const clusterSize = options.clusterSize ?? DEFAULT_CLUSTER_SIZE
-  const refcountBits = options.refcountBits ?? DEFAULT_REFCOUNT_BITS
-  const version = options.compat === "0.10" ? 2 : 3
-  const clusterBits = Math.log2(clusterSize)
-  const refcountOrder = Math.log2(refcountBits)
-  if (!Number.isSafeInteger(options.size) || options.size < 0) throw refuse(`the size ${options.size} is not a number of bytes`)
-  if (!Number.isInteger(clusterBits) || clusterBits < LIMIT.CLUSTER_BITS_MIN || clusterBits > LIMIT.CLUSTER_BITS_MAX) {
-    throw refuse(`the cluster size ${clusterSize} is not a power of two from 512 to 2097152`)
-  }
-  if (!Number.isInteger(refcountOrder) || refcountOrder < 0 || refcountOrder > LIMIT.REFCOUNT_ORDER_MAX) {
-    throw refuse(`refcounts of ${refcountBits} bits: the width must be a power of two from 1 to 64`)
-  }
-  checkFeatures(options, refuse)
-  checkBacking(options, refuse)
-  const geometry = makeGeometry({
-    version,
-    clusterBits,
-    refcountOrder,
-    extendedL2: options.extendedL2 === true,
-    size: roundUp(options.size, SECTOR_SIZE),
-  })
-  const most = (LIMIT.L1_TABLE_BYTES / TABLE_ENTRY_SIZE) * geometry.l2Coverage
-  if (geometry.size > most || !Number.isSafeInteger(geometry.size)) {
-    throw refuse(`a disk of ${options.size} bytes is too large for clusters of ${clusterSize} bytes, which allow ${most} at most`)
-  }
-  return geometry
-}
-
-/** Makes the error for options that cannot be. */
-type Refuse = (message: string) => BackingError
-
-/** What version 2 does not have, and what needs large clusters. */
-function checkFeatures(options: CreateQcow2Options, refuse: Refuse): void {
-  const { compat, lazyRefcounts = false, extendedL2 = false } = options
-  const { refcountBits = DEFAULT_REFCOUNT_BITS, clusterSize = DEFAULT_CLUSTER_SIZE } = options
-  if (compat === "0.10" && refcountBits !== DEFAULT_REFCOUNT_BITS) {
-    throw refuse(`refcounts of ${refcountBits} bits need compat "1.1"; "0.10" has 16`)
-  }
-  if (compat === "0.10" && lazyRefcounts) throw refuse('lazy refcounts need compat "1.1"')
-  if (compat === "0.10" && extendedL2) throw refuse('extended L2 entries need compat "1.1"')
-  const least = 2 ** LIMIT.EXTENDED_L2_CLUSTER_BITS_MIN
-  if (extendedL2 && clusterSize < least) throw refuse(`extended L2 entries need clusters of at least ${least} bytes`)
-}
-
-function checkBacking(options: CreateQcow2Options, refuse: Refuse): void {
-  const { backing, backingFormat, preallocation = "off", extendedL2 = false } = options
-  if (backing === undefined) {
-    if (backingFormat !== undefined) throw refuse("a backing format was given without a backing file")
-    return
-  }
-  if (backingFormat === undefined) throw refuse(`the format of the backing file "${backing}" must be given`)
-  if (backing === "") throw refuse("the name of the backing file is empty")
-  if (encodeText(backing).length > LIMIT.BACKING_FILE_NAME_BYTES) {
-    throw refuse(`the name of the backing file is longer than ${LIMIT.BACKING_FILE_NAME_BYTES} bytes`)
-  }
-  if (preallocation !== "off" && !extendedL2) {
-    throw refuse("preallocation would hide the backing file's content; it needs extended L2 entries")
-  }
-}
-
 function planLayout(geometry: Geometry, preallocate: boolean, path: string): Layout {
   const { clusterSize } = geometry
   const l1Table = Math.ceil((geometry.l1EntriesNeeded * TABLE_ENTRY_SIZE) / clusterSize)
-  const data = preallocate ? Math.ceil(geometry.size / clusterSize) : 0
+  const data = preallocate && !geometry.hasDataFile ? Math.ceil(geometry.size / clusterSize) : 0
   const l2Tables = preallocate ? geometry.l1EntriesNeeded : 0
   let refcountTable = 1
   let refcountBlocks = 1
@@ -190,9 +96,11 @@ function makeHeader(options: CreateQcow2Options, geometry: Geometry, layout: Lay
     refcountTableClusters: layout.refcountTable,
     snapshotCount: 0,
     snapshotsOffset: 0,
-    incompatibleFeatures: geometry.extendedL2 ? 1n << BigInt(INCOMPATIBLE_BIT.EXTENDED_L2) : 0n,
+    incompatibleFeatures:
+      (geometry.extendedL2 ? 1n << BigInt(INCOMPATIBLE_BIT.EXTENDED_L2) : 0n) |
+      (geometry.hasDataFile ? 1n << BigInt(INCOMPATIBLE_BIT.EXTERNAL_DATA_FILE) : 0n),
     compatibleFeatures: options.lazyRefcounts === true ? 1n << BigInt(COMPATIBLE_BIT.LAZY_REFCOUNTS) : 0n,
-    autoclearFeatures: 0n,
+    autoclearFeatures: options.dataFileRaw === true ? 1n << BigInt(AUTOCLEAR_BIT.RAW_EXTERNAL_DATA) : 0n,
     refcountOrder: geometry.refcountOrder,
     headerLength,
     compressionType: COMPRESSION_TYPE.ZLIB,
@@ -205,6 +113,7 @@ function makeHeader(options: CreateQcow2Options, geometry: Geometry, layout: Lay
 function makeExtensions(options: CreateQcow2Options, geometry: Geometry): HeaderExtension[] {
   const extensions: HeaderExtension[] = []
   if (options.backingFormat !== undefined) extensions.push({ type: EXTENSION_TYPE.BACKING_FORMAT, data: encodeText(options.backingFormat) })
+  if (options.dataFile !== undefined) extensions.push({ type: EXTENSION_TYPE.EXTERNAL_DATA_FILE_NAME, data: encodeText(options.dataFile) })
   // A small first cluster has better uses: QEMU leaves the table out there as well (QC-EXT-08).
   if (geometry.version === 3 && geometry.clusterSize > 4096) {
     extensions.push({ type: EXTENSION_TYPE.FEATURE_NAME_TABLE, data: featureNameTable() })
@@ -258,10 +167,11 @@ function writeMapping(file: ImageFile, geometry: Geometry, layout: Layout, offse
   const firstTable = offset + l1.length
   for (let index = 0; index < layout.l2Tables; index++) putEntry(viewOf(l1), index * TABLE_ENTRY_SIZE, firstTable + index * clusterSize)
   if (l1.length > 0) file.write(l1, offset)
-  const firstData = firstTable + layout.l2Tables * clusterSize
+  const firstData = geometry.hasDataFile ? 0 : firstTable + layout.l2Tables * clusterSize
+  const guestClusters = Math.ceil(geometry.size / clusterSize)
   const table = new Uint8Array(clusterSize)
   for (let index = 0; index < layout.l2Tables; index++) {
-    const count = Math.min(l2Entries, layout.data - index * l2Entries)
+    const count = Math.min(l2Entries, guestClusters - index * l2Entries)
     table.fill(0, count * l2EntrySize)
     // No bits of subclusters: what the backing file holds stays to be seen (QC-EL2-10).
     for (let entry = 0; entry < count; entry++) {

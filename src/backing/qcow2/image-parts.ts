@@ -6,17 +6,18 @@ import type { ImageFile } from "../image-file.ts"
 import { Allocator } from "./metadata/allocator.ts"
 import type { ClusterFile } from "./metadata/cluster-file.ts"
 import { CompressedWriter } from "./compressed-writer.ts"
+import { DataFileClusters } from "./metadata/data-clusters.ts"
 import type { Decompressor } from "./format/compression.ts"
-import { hasFeature, headerGeometry, type Qcow2Header } from "./format/header.ts"
+import { headerGeometry, isDataFileRaw, type Qcow2Header } from "./format/header.ts"
 import type { Geometry } from "./format/geometry.ts"
 import type { SnapshotTable } from "./format/snapshot-table.ts"
-import { INCOMPATIBLE_BIT } from "./format/spec.ts"
 import type { HeaderStore } from "./metadata/header-store.ts"
 import { Mapping } from "./metadata/mapping.ts"
 import { mapMetadata } from "./metadata/metadata-regions.ts"
 import { MetadataWriter } from "./metadata/metadata-writer.ts"
 import { Packer } from "./metadata/packer.ts"
-import { type BackingSlot, Reader } from "./reader.ts"
+import { type BackingDisk, type BackingSlot, Reader } from "./reader.ts"
+import { RawDataFile } from "./raw-data-file.ts"
 import { Refcounts } from "./metadata/refcounts.ts"
 import { TableCache } from "./metadata/table-cache.ts"
 import { Writer } from "./writer.ts"
@@ -25,10 +26,30 @@ import { Zeroing } from "./zeroing.ts"
 /** Refcount blocks cover four times as much as L2 tables of the same size (at 16 bits), and only allocation needs them. */
 const REFCOUNT_CACHE_SHARE = 1 / 4
 
+/** An external data file, as it was opened and as the image sees it. */
+export interface ExternalData {
+  readonly imageFile: ImageFile
+  readonly file: ClusterFile
+}
+
+/** What `openQcow2Image` has found and checked. */
+export interface Qcow2Parts {
+  readonly file: ImageFile
+  readonly header: Qcow2Header
+  readonly readOnly: boolean
+  readonly backing: BackingDisk | undefined
+  /** Holds the guest's data in place of `file`. */
+  readonly dataFile: ImageFile | undefined
+  readonly decompressor: Decompressor
+  /** Bytes. */
+  readonly cacheSize: number
+}
+
 /** What all parts of one image stand on, whatever its tables are. */
 export interface PartsBase {
   readonly imageFile: ImageFile
   readonly file: ClusterFile
+  readonly external: ExternalData | undefined
   readonly header: HeaderStore
   readonly readOnly: boolean
   readonly backing: BackingSlot
@@ -47,7 +68,7 @@ export interface KnownTables {
 /** The parts that only a writable image has. */
 export interface WritingParts {
   readonly writer: Writer
-  readonly zeroing: Zeroing
+  readonly zeroing: Zeroing | RawDataFile
   readonly compressedWriter: CompressedWriter
   readonly metadataWriter: MetadataWriter
   readonly allocator: Allocator
@@ -69,7 +90,7 @@ export interface ChangedParts extends InspectedParts, WritingParts {}
 
 /** The parts for an image with this header. @throws BackingError `corrupt` for tables that collide, and what reading throws */
 export function makeParts(base: PartsBase, header: Qcow2Header, known?: KnownTables): ImageParts {
-  const { file, backing, decompressor, cacheSize } = base
+  const { file, external, backing, decompressor, cacheSize } = base
   const geometry = headerGeometry(header)
   const { clusterSize } = geometry
   const l2Cache = new TableCache(file, { clusterSize, capacity: cacheSize * (1 - REFCOUNT_CACHE_SHARE) })
@@ -78,23 +99,55 @@ export function makeParts(base: PartsBase, header: Qcow2Header, known?: KnownTab
     ...shared, cache: l2Cache, l1TableOffset: header.l1TableOffset, l1Size: header.l1Size, content: known?.l1,
   })
   const { compressionType } = header
-  const reader = new Reader({ ...shared, data: file, mapping, backing, decompressor, compressionType })
+  const reader = new Reader({ ...shared, data: external?.file ?? file, mapping, backing, decompressor, compressionType })
   if (base.readOnly) return { geometry, mapping, reader, writing: undefined }
-  const refcountCache = new TableCache(file, { clusterSize, capacity: cacheSize * REFCOUNT_CACHE_SHARE })
+  return { geometry, mapping, reader, writing: makeWriting(base, { header, geometry, mapping, reader, l2Cache }, known) }
+}
+
+/** What an image has to read with. */
+interface ReadingParts extends Pick<ImageParts, "geometry" | "mapping" | "reader"> {
+  readonly header: Qcow2Header
+  readonly l2Cache: TableCache
+}
+
+function makeWriting(base: PartsBase, reading: ReadingParts, known: KnownTables | undefined): WritingParts {
+  const { file, external, decompressor, cacheSize } = base
+  const { header, geometry, mapping, reader, l2Cache } = reading
+  const shared = { file, geometry }
+  const refcountCache = new TableCache(file, { clusterSize: geometry.clusterSize, capacity: cacheSize * REFCOUNT_CACHE_SHARE })
   const { refcountTableOffset: tableOffset, refcountTableClusters: tableClusters } = header
   const refcounts = new Refcounts({ ...shared, cache: refcountCache, tableOffset, tableClusters, content: known?.refcountTable })
   const metadata = mapMetadata({ file: base.imageFile, header, geometry, mapping, refcounts, snapshots: known?.snapshots })
   refcounts.refuseSharedBlocks()
   refcounts.protect(metadata)
   const allocator = new Allocator({ ...shared, refcounts })
-  mapping.makeWritable({ allocator, refcounts, metadata })
-  const metadataWriter = new MetadataWriter({ ...shared, header: base.header, mapping, refcounts, allocator, l2Cache, refcountCache })
-  const writer = new Writer({ ...shared, data: reader.data, mapping, reader, allocator, metadata, metadataWriter })
-  const zeroing = new Zeroing({ geometry, mapping, writer, metadataWriter, reader })
+  const dataClusters = external === undefined
+    ? allocator
+    : new DataFileClusters({ file: external.file, geometry, isFree: freeIn(mapping, geometry) })
+  mapping.makeWritable({ allocator, dataClusters, refcounts, metadata })
+  const metadataWriter = new MetadataWriter({
+    ...shared, header: base.header, mapping, refcounts, allocator, dataFile: external?.file, dataClusters, l2Cache, refcountCache,
+  })
+  const hit = external === undefined ? metadata : undefined
+  const writer = new Writer({ ...shared, data: reader.data, mapping, reader, clusters: dataClusters, metadata: hit, metadataWriter })
+  const zeroing = external !== undefined && isDataFileRaw(header)
+    ? new RawDataFile(external.imageFile, geometry)
+    : new Zeroing({ geometry, mapping, writer, metadataWriter, reader })
   const packer = new Packer({ geometry, allocator, refcounts })
-  const hasDataFile = hasFeature(header.incompatibleFeatures, INCOMPATIBLE_BIT.EXTERNAL_DATA_FILE)
+  const { hasDataFile } = geometry
+  const { compressionType } = header
   const compressedWriter = new CompressedWriter({
     ...shared, mapping, reader, writer, metadataWriter, packer, decompressor, compressionType, hasDataFile,
   })
-  return { geometry, mapping, reader, writing: { writer, zeroing, compressedWriter, metadataWriter, allocator, refcounts } }
+  return { writer, zeroing, compressedWriter, metadataWriter, allocator, refcounts }
+}
+
+/** Whether a guest cluster has no place of its own in an external data file. */
+function freeIn(mapping: Mapping, { l2Entries }: Geometry): (cluster: number) => boolean {
+  return (cluster) => {
+    const l1Index = mapping.tableOf(cluster)
+    const table = mapping.table(l1Index)
+    const index = cluster - l1Index * l2Entries
+    return table === undefined || (!mapping.l2.isCopied(table, index) && mapping.l2.host(table, index) === 0)
+  }
 }

@@ -1,29 +1,18 @@
 /** Qcow2Image: a qcow2 file as a disk. Wires the parts, and keeps the rules that hold for all: bounds, read-only, corrupt, closed. */
 import { closesWithBlock, type Disposing } from "../../disposing.ts"
 import { type Allocation, BackingError, checkRange, type DiskVersion, totalLength, type VirtioBacking } from "../backing.ts"
-import type { ImageFile, ImageLock } from "../image-file.ts"
-import { attempt, ClusterFile, CorruptMetadata } from "./metadata/cluster-file.ts"
+import type { ImageLock } from "../image-file.ts"
+import { attempt, closeAll, ClusterFile, CorruptMetadata } from "./metadata/cluster-file.ts"
 import { compressLater } from "./compressed-writer.ts"
 import type { Decompressor } from "./format/compression.ts"
 import type { Geometry } from "./format/geometry.ts"
 import type { Qcow2Header } from "./format/header.ts"
 import { HeaderStore } from "./metadata/header-store.ts"
-import { type ChangedParts, type InspectedParts, makeParts, type WritingParts } from "./image-parts.ts"
+import { type ChangedParts, type InspectedParts, makeParts, type Qcow2Parts, type WritingParts } from "./image-parts.ts"
 import { findAllocation, type MapExtent, mapExtents } from "./map-extents.ts"
 import type { Mapping } from "./metadata/mapping.ts"
 import type { BackingDisk, BackingSlot, Reader } from "./reader.ts"
-import { zeroesAtOnce } from "./zeroing.ts"
-
-/** What `openQcow2Image` has found and checked. */
-export interface Qcow2Parts {
-  readonly file: ImageFile
-  readonly header: Qcow2Header
-  readonly readOnly: boolean
-  readonly backing: BackingDisk | undefined
-  readonly decompressor: Decompressor
-  /** Bytes. */
-  readonly cacheSize: number
-}
+import { RawDataFile } from "./raw-data-file.ts"
 
 /** `using` closes it. */
 export interface Qcow2Image extends Disposing {}
@@ -36,12 +25,12 @@ export class Qcow2Image implements VirtioBacking {
   static { closesWithBlock(this) }
   readonly readOnly: boolean
   readonly discardGranularity: number
-  readonly zeroesAtOnce: number
   /** What keeps other programs from opening the image. Its backing files have locks of their own. */
   readonly lock: ImageLock
   readonly version: () => DiskVersion | undefined
   readonly #path: string
   readonly #file: ClusterFile
+  readonly #dataFile: ClusterFile | undefined
   readonly #header: HeaderStore
   readonly #decompressor: Decompressor
   readonly #backing: BackingSlot
@@ -58,14 +47,16 @@ export class Qcow2Image implements VirtioBacking {
     const { header, file, backing, decompressor, cacheSize, readOnly } = parts
     this.readOnly = readOnly
     this.lock = file.lock ?? "none"
-    this.version = () => this.#file.version(this.geometry.clusterSize, this.backing)
+    this.version = () => this.#file.version(this.geometry.clusterSize, this.backing, this.#dataFile)
     this.#path = file.path
     this.#decompressor = decompressor
     this.#file = new ClusterFile(file)
     this.#header = new HeaderStore(this.#file, header)
     this.#backing = { disk: backing }
+    this.#dataFile = parts.dataFile === undefined ? undefined : new ClusterFile(parts.dataFile)
+    const external = parts.dataFile && this.#dataFile && { imageFile: parts.dataFile, file: this.#dataFile }
     const base = {
-      imageFile: file, file: this.#file, header: this.#header, readOnly, backing: this.#backing, decompressor, cacheSize,
+      imageFile: file, file: this.#file, external, header: this.#header, readOnly, backing: this.#backing, decompressor, cacheSize,
     }
     // Everything that can refuse the image comes first; then its first write, which clears feature bits that are not kept up here.
     const made = makeParts(base, header)
@@ -75,8 +66,8 @@ export class Qcow2Image implements VirtioBacking {
     this.#reader = made.reader
     this.#writing = made.writing
     this.discardGranularity = made.geometry.clusterSize
-    this.zeroesAtOnce = zeroesAtOnce(made.geometry, backing)
     if (!readOnly) this.#header.clearAutoclear()
+    if (made.writing?.zeroing instanceof RawDataFile) made.writing.zeroing.fit()
   }
 
   /** Guest-visible bytes, exactly as the header has them. */
@@ -96,6 +87,19 @@ export class Qcow2Image implements VirtioBacking {
   /** What it reads where it has nothing of its own. */
   get backing(): BackingDisk | undefined {
     return this.#backing.disk
+  }
+
+  /** Name of the external data file, if there is one: `hostOffset` of an extent is a place in it then. */
+  get dataPath(): string | undefined {
+    return this.#dataFile?.path
+  }
+
+  get zeroesAtOnce(): number {
+    return this.#writing?.zeroing.zeroesAtOnce ?? this.geometry.clusterSize
+  }
+
+  get unmapsAtOnce(): number {
+    return this.#writing?.zeroing.unmapsAtOnce ?? this.geometry.clusterSize
   }
 
   /** A compressed cluster has been read: the next small read may take milliseconds. */
@@ -235,11 +239,7 @@ export class Qcow2Image implements VirtioBacking {
 
   #release(): void {
     this.#isClosed = true
-    try {
-      this.#file.close()
-    } finally {
-      this.backing?.close()
-    }
+    closeAll([this.#file, this.#dataFile, this.backing])
   }
 
   /** Where the bytes of a range live, in order, neighbours of one kind merged. Nothing is read but tables. @throws like `pread` */

@@ -8,7 +8,7 @@ import { checkImageFile, type ImageFile } from "../image-file.ts"
 import { repairQcow2 } from "./check/repair.ts"
 import { decodeText } from "./format/bytes.ts"
 import type { Decompressor } from "./format/compression.ts"
-import { backingFormat, hasFeature, type Qcow2Header } from "./format/header.ts"
+import { backingFormat, dataFileName, hasFeature, headerGeometry, type Qcow2Header } from "./format/header.ts"
 import { readHeader } from "./format/parse-header.ts"
 import { readSnapshotTable } from "./format/snapshot-table.ts"
 import { INCOMPATIBLE_BIT } from "./format/spec.ts"
@@ -17,14 +17,16 @@ import { Qcow2Image } from "./image.ts"
 import { pageDecompressor } from "./page-decompressor.ts"
 import { type BackingDisk, checkBackingDisk } from "./reader.ts"
 
-/** The backing file that an image names. */
+/** The backing file, or the external data file, that an image names. */
 export interface BackingReference {
-  /** As it stands in the image: trust it no more than the image. */
+  /** As it stands in the image: trust it no more than the image. Empty for a data file that the image does not name. */
   readonly name: string
   /** The format that the image states, if it does. */
   readonly format: string | undefined
   /** The image that names it. */
   readonly imagePath: string
+  /** It is no backing file: it holds the guest's data, and is written where the image is. */
+  readonly isDataFile?: true
 }
 
 /** Options of `openQcow2`. */
@@ -33,6 +35,8 @@ export interface Qcow2Options {
   readonly readOnly?: boolean
   /** Opens the backing file, which the image then owns and closes. Without this, an image that names one is refused. */
   readonly openBacking?: (reference: BackingReference) => BackingDisk
+  /** Opens the external data file, which the image then owns and closes. Without this, an image that needs one is refused. */
+  readonly openDataFile?: (reference: BackingReference) => ImageFile
   /** Reads compressed clusters. Default: a decompressor of ours, which needs nothing of the platform. */
   readonly decompressor?: Decompressor
   /** Bytes of memory for cached L2 tables and refcount blocks. Default 32 MiB. */
@@ -40,7 +44,7 @@ export interface Qcow2Options {
 }
 
 export const QCOW2_RULES: Rules<Qcow2Options> = {
-  readOnly: "boolean?", openBacking: "function?", decompressor: "object?", cacheSize: "number?",
+  readOnly: "boolean?", openBacking: "function?", openDataFile: "function?", decompressor: "object?", cacheSize: "number?",
 }
 
 const DEFAULT_CACHE_SIZE = 32 * 1024 * 1024
@@ -49,7 +53,8 @@ const DEFAULT_CACHE_SIZE = 32 * 1024 * 1024
  * Opens the image in `file` and owns `file` from then on; when it throws, the caller still does. Opening for writing repairs a dirty image
  * (QC-FEAT-04) and clears the autoclear bits (QC-FEAT-03).
  *
- * An error that is not a `BackingError` (bytes that are not here yet) does not close what `openBacking` returned: the call can be repeated.
+ * An error that is not a `BackingError` (bytes that are not here yet) does not close what `openBacking` and `openDataFile` returned: the
+ * call can be repeated.
  * @throws BackingError `invalid-format`, `unsupported`, `corrupt`, or what the file and the backing file throw
  * @throws TypeError for a file that is none
  */
@@ -63,15 +68,43 @@ export function openQcow2Image(file: ImageFile, options: Qcow2Options = {}): Qco
   refuseUnsupported(found, file.path)
   if (!readOnly) refuseCorruptForWriting(found, file.path)
   readSnapshotTable(file, found)
-  const backing = openBacking(found, options, file.path)
+  const dataFile = openDataFile(found, { options, readOnly, imagePath: file.path })
+  let backing: BackingDisk | undefined
   try {
+    backing = openBacking(found, options, file.path)
     const header = !readOnly && hasFeature(found.incompatibleFeatures, INCOMPATIBLE_BIT.DIRTY) ? repairDirty(file) : found
     const { decompressor = pageDecompressor, cacheSize = DEFAULT_CACHE_SIZE } = options
-    return new Qcow2Image({ file, header, readOnly, backing, decompressor, cacheSize })
+    return new Qcow2Image({ file, header, readOnly, backing, dataFile, decompressor, cacheSize })
   } catch (error) {
-    if (error instanceof BackingError) backing?.close()
+    if (error instanceof BackingError) {
+      backing?.close()
+      dataFile?.close()
+    }
     throw error
   }
+}
+
+interface DataFileOpening {
+  readonly options: Qcow2Options
+  readonly readOnly: boolean
+  readonly imagePath: string
+}
+
+/** The file that holds the guest's data in place of the image file (QC-DF-05), if there is one. */
+function openDataFile(header: Qcow2Header, { options, readOnly, imagePath }: DataFileOpening): ImageFile | undefined {
+  if (!headerGeometry(header).hasDataFile) return undefined
+  const name = dataFileName(header)
+  if (options.openDataFile === undefined) {
+    const named = name === undefined ? "and does not name it" : `"${name}"`
+    const remedy = 'give it by the option "openDataFile" of openQcow2 ("backing" of openDisk, "dataFile" of openImage)'
+    const message = `it needs its external data file ${named}, which was not supplied; ${remedy}`
+    throw new BackingError("unsupported", message, { path: imagePath })
+  }
+  const file = options.openDataFile({ name: name ?? "", format: "raw", imagePath, isDataFile: true })
+  checkImageFile("openQcow2", file)
+  if (readOnly || !file.readOnly) return file
+  file.close()
+  throw new BackingError("read-only", "its external data file is read-only; open the image read-only too", { path: imagePath })
 }
 
 function openBacking(header: Qcow2Header, options: Qcow2Options, imagePath: string): BackingDisk | undefined {

@@ -2,9 +2,9 @@
  * Writes guest bytes: in place where the cluster is this disk's alone, into a new cluster otherwise, with what the guest does not write
  * filled in from where it was before. The entry changes, in memory, only after the data is in the file: an error leaves the old content.
  */
-import type { Allocator } from "./metadata/allocator.ts"
 import { BufferCursor } from "../buffers.ts"
 import type { ClusterFile } from "./metadata/cluster-file.ts"
+import type { DataClusters } from "./metadata/data-clusters.ts"
 import { Extent } from "./metadata/extent.ts"
 import type { SubclusterRange } from "./metadata/l2-view.ts"
 import { L2_KIND } from "./format/entries.ts"
@@ -22,8 +22,9 @@ export interface WriterOptions {
   readonly geometry: Geometry
   readonly mapping: Mapping
   readonly reader: Reader
-  readonly allocator: Allocator
-  readonly metadata: MetadataMap
+  readonly clusters: DataClusters
+  /** What guest data must not land on. An external data file has none of it. */
+  readonly metadata: MetadataMap | undefined
   readonly metadataWriter: MetadataWriter
 }
 
@@ -68,8 +69,8 @@ export class Writer {
   readonly #geometry: Geometry
   readonly #mapping: Mapping
   readonly #reader: Reader
-  readonly #allocator: Allocator
-  readonly #metadata: MetadataMap
+  readonly #clusters: DataClusters
+  readonly #metadata: MetadataMap | undefined
   readonly #metadataWriter: MetadataWriter
   readonly #zeroes: Uint8Array
   readonly #extent = new Extent()
@@ -82,7 +83,7 @@ export class Writer {
     this.#geometry = options.geometry
     this.#mapping = options.mapping
     this.#reader = options.reader
-    this.#allocator = options.allocator
+    this.#clusters = options.clusters
     this.#metadata = options.metadata
     this.#metadataWriter = options.metadataWriter
     this.#zeroes = new Uint8Array(options.geometry.clusterSize)
@@ -189,7 +190,7 @@ export class Writer {
     const wanted = Math.min(Math.ceil((within + piece.length) / clusterSize), l2Entries - index)
     let most = 1
     while (most < wanted && this.#needsNew(table, index + most)) most++
-    const { first, count } = this.#allocator.allocate(most)
+    const { first, count } = this.#clusters.allocate(most, (piece.offset - within) / clusterSize)
     const length = Math.min(piece.length, count * clusterSize - within)
     const last = count - 1
     const written = this.#subclustersOf(within, within + length)
@@ -199,7 +200,7 @@ export class Writer {
       const stored = { from: from * subclusterSize, to: last * clusterSize + to * subclusterSize }
       this.#store(cursor, { ...piece, length }, first * clusterSize, stored)
     } catch (error) {
-      this.#allocator.release(first, count)
+      this.#clusters.release(first, count)
       throw error
     }
     for (let step = 0; step < count; step++) {
@@ -223,9 +224,11 @@ export class Writer {
     const { clusterSize } = this.#geometry
     const { within, offset, length } = piece
     const end = within + length
+    // What lies behind the end of the disk stays out of a data file, whose size tells the disk's (QC-DF-07).
+    const most = this.#geometry.hasDataFile ? this.#geometry.size - offset - length : to - end
     // Read before the cursor moves on and before anything is claimed: an error here leaves nothing to undo but the allocation.
     const head = this.#fill(offset - within + from, within - from, host + from, this.#head)
-    const tail = this.#fill(offset + length, to - end, host + end, this.#tail)
+    const tail = this.#fill(offset + length, Math.min(most, to - end), host + end, this.#tail)
     const parts: Uint8Array[] = []
     if (head.length > 0) parts.push(head)
     cursor.append(parts, length)
@@ -248,7 +251,7 @@ export class Writer {
   }
 
   #protect(host: number, length: number): void {
-    const other = this.#metadata.findForData(host, length)
+    const other = this.#metadata?.findForData(host, length)
     if (other !== undefined) throw this.#file.corrupt(`an L2 entry names byte ${host} as guest data, but ${other} is there`, host)
   }
 }

@@ -27,6 +27,11 @@ interface Part extends SubclusterRange {
   readonly allocated: Allocated
 }
 
+/** Bytes of zeroes that are written where the format has no zero flag. */
+const WRITTEN_AT_ONCE = 1024 * 1024
+/** L2 entries that are changed within some 2 ms. */
+const ENTRIES_AT_ONCE = 4096
+
 export class Zeroing {
   readonly #geometry: Geometry
   readonly #mapping: Mapping
@@ -40,6 +45,17 @@ export class Zeroing {
     this.#writer = options.writer
     this.#metadataWriter = options.metadataWriter
     this.#reader = options.reader
+  }
+
+  /** Bytes that one call does within a few milliseconds. */
+  get zeroesAtOnce(): number {
+    const { version, clusterSize } = this.#geometry
+    // Version 2 has no zero flag: over a backing image zeroes are data (QC-DZ-05).
+    return version < 3 && this.#reader.backingEnd > 0 ? WRITTEN_AT_ONCE : ENTRIES_AT_ONCE * clusterSize
+  }
+
+  get unmapsAtOnce(): number {
+    return this.zeroesAtOnce
   }
 
   /** Frees the whole clusters in the range, the last one of the disk included; other parts stay. Discarded clusters read as zeroes. */
@@ -178,15 +194,4 @@ export class Zeroing {
     const kind = l2.kind(table, index, 0)
     return kind === L2_KIND.ZERO_ALLOCATED && l2.run(table, index, 0, kind) === this.#geometry.subclusters
   }
-}
-
-/** Bytes of zeroes that are written where the format has no zero flag. */
-const WRITTEN_AT_ONCE = 1024 * 1024
-/** L2 entries that are changed within some 2 ms. */
-const ENTRIES_AT_ONCE = 4096
-
-/** Bytes that one `writeZeroes` does within a few milliseconds. */
-export function zeroesAtOnce({ version, clusterSize }: Geometry, backing: object | undefined): number {
-  // Version 2 has no zero flag: over a backing image zeroes are data (QC-DZ-05).
-  return version < 3 && backing !== undefined ? WRITTEN_AT_ONCE : ENTRIES_AT_ONCE * clusterSize
 }

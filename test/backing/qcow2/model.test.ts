@@ -5,7 +5,7 @@ import type { VirtioBacking } from "../../../src/backing/backing.ts"
 import { checkQcow2 } from "../../../src/backing/qcow2/check/check.ts"
 import { FlatModel } from "../../support/flat-model.ts"
 import { goldenBytes, goldenImages } from "../../support/golden.ts"
-import { goldenBacking, modelOf, openInMemory } from "../../support/images.ts"
+import { goldenBacking, goldenData, modelOf, openInMemory } from "../../support/images.ts"
 import { MemoryFile } from "../../support/memory-file.ts"
 import { Qcow2Bytes } from "../../support/qcow2-bytes.ts"
 import { runOperations } from "../../support/random-operations.ts"
@@ -13,17 +13,19 @@ import { Rng, seedFromEnvironment } from "../../support/rng.ts"
 
 const seed = seedFromEnvironment(7)
 const OPERATIONS = Number(process.env["OPERATIONS"] ?? 400)
-const shapes = goldenImages.filter(({ file }) => !/data-file/.test(file))
 
 describe(`random operations, seed ${seed}`, () => {
-  for (const { file: name, about } of shapes) {
+  for (const { file: name, about } of goldenImages) {
     // 4 tables in memory: evictions all the time. And plenty: none.
     for (const cacheTables of [4, 100_000]) {
       it(`QC-BF-05 QC-CMP-11 QC-DZ-02 QC-REF-10 ${name} (${about}), ${cacheTables} cached tables: as the model, and clean`, () => {
         let file = MemoryFile.of(goldenBytes(name), { path: name })
         const header = new Qcow2Bytes(file.toBytes())
+        let data: MemoryFile | undefined
         const open = (): VirtioBacking => openInMemory(file, {
-          openBacking: goldenBacking(name), cacheSize: cacheTables * header.clusterSize,
+          openBacking: goldenBacking(name),
+          openDataFile: (reference) => (data = data?.clone() ?? goldenData(name)(reference)),
+          cacheSize: cacheTables * header.clusterSize,
         })
         const disk = open()
         runOperations({

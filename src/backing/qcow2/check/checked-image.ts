@@ -33,7 +33,8 @@ export interface CheckedImage {
 
 /** Incompatible features that do not change how references are counted, or that the check knows. */
 const CHECKABLE: ReadonlySet<number> = new Set([
-  INCOMPATIBLE_BIT.DIRTY, INCOMPATIBLE_BIT.CORRUPT, INCOMPATIBLE_BIT.COMPRESSION_TYPE, INCOMPATIBLE_BIT.EXTENDED_L2,
+  INCOMPATIBLE_BIT.DIRTY, INCOMPATIBLE_BIT.CORRUPT, INCOMPATIBLE_BIT.EXTERNAL_DATA_FILE, INCOMPATIBLE_BIT.COMPRESSION_TYPE,
+  INCOMPATIBLE_BIT.EXTENDED_L2,
 ])
 
 /** Reads the header. @throws BackingError when the file is not a qcow2 image or uses a feature that the check does not know */

@@ -80,6 +80,8 @@ class EntryFixer {
         return withoutReserved
       case L2_KIND.NORMAL:
       case L2_KIND.ZERO_ALLOCATED:
+        // Nothing counts the clusters of an external data file (QC-DF-02).
+        if (this.#image.geometry.hasDataFile) return { hi: (withoutReserved.hi | L2_ENTRY.COPIED_HI) >>> 0, lo: withoutReserved.lo }
         return active ? this.#withCopied(withoutReserved, hostOffset(hi, lo)) : withoutReserved
       case L2_KIND.COMPRESSED:
         return all ? { hi: (hi & ~L2_ENTRY.COPIED_HI) >>> 0, lo } : { hi, lo }

@@ -36,6 +36,8 @@ export class ReferenceCounter implements ReferenceSink {
   complete = true
   /** Where the L1 tables of the snapshots are. */
   snapshotL1Tables: readonly Range[] = []
+  /** With an external data file: byte of the disk where what an L2 table maps begins, by the table's place. */
+  readonly #tableStarts = new Map<number, number>()
   readonly #image: CheckedImage
   readonly #geometry: Geometry
   readonly #findings: Findings
@@ -115,6 +117,7 @@ export class ReferenceCounter implements ReferenceSink {
         if (offset === undefined) return
         this.add(STRUCTURE.L2_TABLE, offset, this.#geometry.clusterSize, times, at)
         l2Tables.set(offset, (l2Tables.get(offset) ?? 0) + times)
+        if (this.#geometry.hasDataFile) this.#tableStarts.set(offset, ((at - start) / TABLE_ENTRY_SIZE) * this.#geometry.l2Coverage)
         if (l2Tables.size >= L2_BATCH) this.#countL2Tables(l2Tables, active)
       })
     }
@@ -136,12 +139,26 @@ export class ReferenceCounter implements ReferenceSink {
 
   #countL2Tables(tables: Map<number, number>, active: boolean): void {
     for (const [offset, times] of tables) {
+      if (active && this.#geometry.hasDataFile) this.#checkPlaces(offset)
       const next = { offset: 0 } // where the next cluster would lie if the disk were in one piece
       visitL2Entries(this.#image.file, offset, this.#geometry, (words, at) => {
         this.#countL2Entry(words, at, times, active ? next : undefined)
       })
     }
     tables.clear()
+    this.#tableStarts.clear()
+  }
+
+  /** Each cluster of an external data file lies where the guest has it (QC-DF-01). */
+  #checkPlaces(table: number): void {
+    const first = this.#tableStarts.get(table) ?? 0
+    visitWords(this.#image.file, table, this.#geometry.l2Entries, (hi, lo, at) => {
+      const kind = l2Kind(hi, lo, this.#geometry)
+      const guest = first + ((at - table) / TABLE_ENTRY_SIZE) * this.#geometry.clusterSize
+      const host = hostOffset(hi, lo)
+      if ((kind !== L2_KIND.NORMAL && kind !== L2_KIND.ZERO_ALLOCATED) || host === guest) return
+      this.report("entry", `the L2 entry at byte ${at} names byte ${host} of the external data file for byte ${guest} of the disk`, at)
+    })
   }
 
   #countL2Entry(words: Readonly<L2Words>, at: number, times: number, next: { offset: number } | undefined): void {
@@ -156,7 +173,7 @@ export class ReferenceCounter implements ReferenceSink {
       case L2_KIND.NORMAL:
       case L2_KIND.ZERO_ALLOCATED: {
         const offset = hostOffset(hi, lo)
-        this.add(STRUCTURE.DATA, offset, clusterSize, times, at)
+        if (!this.#geometry.hasDataFile) this.add(STRUCTURE.DATA, offset, clusterSize, times, at)
         if (next === undefined) return
         this.#checkCopied(offset, isCopied(hi), "L2", at)
         this.statistics.allocatedClusters += times
@@ -188,15 +205,21 @@ export class ReferenceCounter implements ReferenceSink {
   #countCorruptEntry(hi: number, lo: number, at: number, times: number): void {
     const entry = decodeL2Entry(hi, lo, this.#geometry)
     const reason = entry.kind === "corrupt" ? `: ${entry.reason}` : ""
-    if ((hi & L2_ENTRY.COMPRESSED_HI) !== 0) return this.report("beyond-end", `the L2 entry at byte ${at} cannot be right${reason}`, at)
+    const { hasDataFile } = this.#geometry
+    if ((hi & L2_ENTRY.COMPRESSED_HI) !== 0) {
+      return this.report(hasDataFile ? "entry" : "beyond-end", `the L2 entry at byte ${at} cannot be right${reason}`, at)
+    }
     this.reportUnfollowed("alignment", `the L2 entry at byte ${at} cannot be right${reason}`, at)
     // A zero flag in version 2: whoever clears it finds the cluster still there.
     const offset = hostOffset(hi, lo)
-    if (offset !== 0 && offset % this.#geometry.clusterSize === 0) this.add(STRUCTURE.DATA, offset, this.#geometry.clusterSize, times, at)
+    if (!hasDataFile && offset !== 0 && offset % this.#geometry.clusterSize === 0) {
+      this.add(STRUCTURE.DATA, offset, this.#geometry.clusterSize, times, at)
+    }
   }
 
   #checkCopied(offset: number, copied: boolean, level: "L1" | "L2", at: number): void {
-    const one = this.#storedOne.has(offset / this.#geometry.clusterSize)
+    // Nothing counts the clusters of an external data file: each is used once (QC-DF-02).
+    const one = (level === "L2" && this.#geometry.hasDataFile) || this.#storedOne.has(offset / this.#geometry.clusterSize)
     if (one === copied) return
     this.report(
       "copied",

@@ -59,7 +59,9 @@ export function isCopied(hi: number): boolean {
 
 /** Kind of an L2 entry, in QEMU's order: compressed first, then the zero flag, then the offset (QC-L2-02). */
 export function l2Kind(hi: number, lo: number, geometry: Geometry): L2Kind {
-  if ((hi & L2_ENTRY.COMPRESSED_HI) !== 0) return compressedOffset(hi, lo, geometry) < OFFSET_LIMIT ? L2_KIND.COMPRESSED : L2_KIND.CORRUPT
+  if ((hi & L2_ENTRY.COMPRESSED_HI) !== 0) {
+    return compressedOffset(hi, lo, geometry) < OFFSET_LIMIT && !geometry.hasDataFile ? L2_KIND.COMPRESSED : L2_KIND.CORRUPT
+  }
   // Cluster sizes stay below 2^32, so an unaligned offset shows in the low half.
   const unaligned = (lo & L2_ENTRY.OFFSET_LO & (geometry.clusterSize - 1)) !== 0 || (hi & L2_ENTRY.OFFSET_HI) >= OFFSET_LIMIT / TWO_32
   const offset = hostOffset(hi, lo)
@@ -67,8 +69,8 @@ export function l2Kind(hi: number, lo: number, geometry: Geometry): L2Kind {
     if (unaligned || geometry.version < 3) return L2_KIND.CORRUPT
     return offset === 0 ? L2_KIND.ZERO : L2_KIND.ZERO_ALLOCATED
   }
-  // Bit 63 without an offset means cluster 0 only in an external data file (QC-L2-07).
-  if (offset === 0) return L2_KIND.UNALLOCATED
+  // Bit 63 without an offset means cluster 0 only in an external data file (QC-L2-07, QC-DF-03).
+  if (offset === 0) return geometry.hasDataFile && isCopied(hi) ? L2_KIND.NORMAL : L2_KIND.UNALLOCATED
   return unaligned ? L2_KIND.CORRUPT : L2_KIND.NORMAL
 }
 
@@ -148,7 +150,10 @@ export function decodeL2Entry(hi: number, lo: number, geometry: Geometry): L2Ent
 }
 
 function corruptReason(hi: number, lo: number, geometry: Geometry): string {
-  if ((hi & L2_ENTRY.COMPRESSED_HI) !== 0) return "the compressed cluster lies beyond the largest file offset"
+  if ((hi & L2_ENTRY.COMPRESSED_HI) !== 0) {
+    if (geometry.hasDataFile) return "a compressed cluster, which an image with an external data file cannot have"
+    return "the compressed cluster lies beyond the largest file offset"
+  }
   if ((lo & L2_ENTRY.ZERO_LO) !== 0 && geometry.version < 3) return "the zero flag is set in a version 2 image"
   return badOffset(hostOffset(hi, lo), geometry) ?? "the entry makes no sense"
 }

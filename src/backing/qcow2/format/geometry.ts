@@ -30,6 +30,8 @@ export interface Geometry {
   readonly size: number
   /** L1 entries that `size` needs. */
   readonly l1EntriesNeeded: number
+  /** Guest data lies in another file, each cluster at its guest offset (QC-DF-01). */
+  readonly hasDataFile: boolean
 }
 
 /** What a `Geometry` is computed from. */
@@ -40,6 +42,8 @@ export interface GeometryFields {
   readonly size: number
   /** Default false. */
   readonly extendedL2?: boolean
+  /** Default false. */
+  readonly hasDataFile?: boolean
 }
 
 /** Computes the geometry. The fields have been checked: cluster bits 9 to 21, refcount order 0 to 6, size a safe integer. */
@@ -67,5 +71,6 @@ export function makeGeometry(fields: GeometryFields): Geometry {
     refcountBlockEntries: (clusterSize * 8) / refcountBits,
     size: fields.size,
     l1EntriesNeeded: Math.ceil(fields.size / l2Coverage),
+    hasDataFile: fields.hasDataFile ?? false,
   })
 }

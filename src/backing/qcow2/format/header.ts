@@ -3,7 +3,7 @@ import { BackingError } from "../../backing.ts"
 import { decodeText, roundUp, setU64, viewOf } from "./bytes.ts"
 import { findExtension, type HeaderExtension, serialiseExtensions } from "./extensions.ts"
 import { type Geometry, makeGeometry } from "./geometry.ts"
-import { EXTENSION_TYPE, HEADER_FIELD, INCOMPATIBLE_BIT, QCOW2_MAGIC } from "./spec.ts"
+import { AUTOCLEAR_BIT, EXTENSION_TYPE, HEADER_FIELD, INCOMPATIBLE_BIT, QCOW2_MAGIC } from "./spec.ts"
 
 /** All that the header cluster says. Offsets and sizes are bytes. */
 export interface Qcow2Header {
@@ -39,7 +39,8 @@ export function hasFeature(word: bigint, bit: number): boolean {
 
 /** The sizes that follow from a header. */
 export function headerGeometry(header: Qcow2Header): Geometry {
-  return makeGeometry({ ...header, extendedL2: hasFeature(header.incompatibleFeatures, INCOMPATIBLE_BIT.EXTENDED_L2) })
+  const has = (bit: number): boolean => hasFeature(header.incompatibleFeatures, bit)
+  return makeGeometry({ ...header, extendedL2: has(INCOMPATIBLE_BIT.EXTENDED_L2), hasDataFile: has(INCOMPATIBLE_BIT.EXTERNAL_DATA_FILE) })
 }
 
 /** Whether the bytes at the start of a file name it a qcow2 image, of whatever version. */
@@ -51,6 +52,17 @@ export function isQcow2(start: Uint8Array): boolean {
 export function backingFormat(header: Qcow2Header): string | undefined {
   const format = findExtension(header.extensions, EXTENSION_TYPE.BACKING_FORMAT)
   return format === undefined ? undefined : decodeText(format)
+}
+
+/** The name of the external data file that the image states, or undefined. */
+export function dataFileName(header: Qcow2Header): string | undefined {
+  const name = findExtension(header.extensions, EXTENSION_TYPE.EXTERNAL_DATA_FILE_NAME)
+  return name === undefined || name.length === 0 ? undefined : decodeText(name)
+}
+
+/** Whether the external data file alone is what the guest sees (QC-DF-07). */
+export function isDataFileRaw(header: Qcow2Header): boolean {
+  return hasFeature(header.autoclearFeatures, AUTOCLEAR_BIT.RAW_EXTERNAL_DATA)
 }
 
 /**

@@ -5,19 +5,15 @@ import { hasFeature, type Qcow2Header } from "./header.ts"
 import { CRYPT_METHOD, HEADER_FIELD, INCOMPATIBLE_BIT } from "./spec.ts"
 
 const HANDLED_INCOMPATIBLE: ReadonlySet<number> = new Set([
-  INCOMPATIBLE_BIT.DIRTY, INCOMPATIBLE_BIT.CORRUPT, INCOMPATIBLE_BIT.COMPRESSION_TYPE, INCOMPATIBLE_BIT.EXTENDED_L2,
+  INCOMPATIBLE_BIT.DIRTY, INCOMPATIBLE_BIT.CORRUPT, INCOMPATIBLE_BIT.EXTERNAL_DATA_FILE, INCOMPATIBLE_BIT.COMPRESSION_TYPE,
+  INCOMPATIBLE_BIT.EXTENDED_L2,
 ])
-
-/** Names of the incompatible features that are known but not implemented, for images without a feature name table. */
-const KNOWN_NAMES: Readonly<Record<number, string>> = {
-  [INCOMPATIBLE_BIT.EXTERNAL_DATA_FILE]: "external data file",
-}
 
 /** @throws BackingError `unsupported` when the image uses what this program does not implement, reading included */
 export function refuseUnsupported(header: Qcow2Header, path: string): void {
   for (let bit = 0; bit < 64; bit++) {
     if (!hasFeature(header.incompatibleFeatures, bit) || HANDLED_INCOMPATIBLE.has(bit)) continue
-    const name = KNOWN_NAMES[bit] ?? featureName(header.extensions, "incompatible", bit)
+    const name = featureName(header.extensions, "incompatible", bit)
     const quoted = name === undefined ? "" : ` ("${name}")`
     throw new BackingError(
       "unsupported",
@@ -47,8 +43,16 @@ export function refuseUnsupported(header: Qcow2Header, path: string): void {
   }
 }
 
-/** @throws BackingError `corrupt` when the image is marked corrupt, which only a repair may write to (QC-FEAT-05) */
+/**
+ * @throws BackingError `corrupt` when the image is marked corrupt, which only a repair may write to (QC-FEAT-05), or has what does not go
+ * with an external data file (QC-DF-04)
+ */
 export function refuseCorruptForWriting(header: Qcow2Header, path: string): void {
+  if (hasFeature(header.incompatibleFeatures, INCOMPATIBLE_BIT.EXTERNAL_DATA_FILE) && header.snapshotCount > 0) {
+    const message = `the image has an external data file and ${header.snapshotCount} internal snapshots, which do not go together; ` +
+      "open it read-only"
+    throw new BackingError("corrupt", message, { path, offset: HEADER_FIELD.NB_SNAPSHOTS })
+  }
   if (!hasFeature(header.incompatibleFeatures, INCOMPATIBLE_BIT.CORRUPT)) return
   throw new BackingError(
     "corrupt",

@@ -4,6 +4,7 @@
  */
 import { BackingError } from "../../backing.ts"
 import type { ClusterFile } from "./cluster-file.ts"
+import type { DataClusters } from "./data-clusters.ts"
 import type { Geometry } from "../format/geometry.ts"
 import type { ClusterRun } from "./l2-view.ts"
 import { Puncher } from "./puncher.ts"
@@ -21,7 +22,7 @@ const MOST_LOADED = 1024 * 1024
 /** A search for a free cluster that meets full blocks only goes on after so many allocations: one write makes that many. */
 const ALLOCATIONS_BETWEEN = 64
 
-export class Allocator {
+export class Allocator implements DataClusters {
   readonly puncher: Puncher
   readonly #file: ClusterFile
   readonly #geometry: Geometry
@@ -40,7 +41,8 @@ export class Allocator {
     this.#file = options.file
     this.#geometry = options.geometry
     this.#refcounts = options.refcounts
-    this.puncher = new Puncher(options)
+    const { refcounts } = options
+    this.puncher = new Puncher({ ...options, isFree: (cluster) => refcounts.get(cluster) === 0 })
   }
 
   /**

@@ -119,10 +119,21 @@ export class ClusterFile {
     if (padded !== size && padded <= this.largestSize) this.#file.truncate(padded)
   }
 
-  /** The version of the image over `base`. The file is padded first, lest a `close` after a flush change it. */
-  version(clusterSize: number, base: Versioned | undefined): DiskVersion | undefined {
+  /**
+   * The version of the image over `base`, with its data in `data`. None where that has none. The file is padded first, lest a `close` after
+   * a flush change it.
+   */
+  version(clusterSize: number, base: Versioned | undefined, data: ClusterFile | undefined): DiskVersion | undefined {
     this.padTo(clusterSize)
-    return versionOf("qcow2", this.#file, base)
+    const own = versionOf("qcow2", this.#file, base)
+    if (own === undefined || data === undefined) return own
+    const other = data.#file.version?.()
+    if (other === undefined) return undefined
+    const generations = [own.generation, other.generation].filter((generation) => generation !== undefined)
+    return {
+      image: `${own.image} with data in ${other.image}`,
+      ...(generations.length === 0 ? {} : { generation: generations.join(" with ") }),
+    }
   }
 
   /** Bytes that one `punch` should do at most: 0 where the file cannot. */
@@ -139,6 +150,19 @@ export class ClusterFile {
   close(): void {
     this.#file.close()
   }
+}
+
+/** Closes all that are there, whatever fails. @throws the first error */
+export function closeAll(files: readonly ({ close(): void } | undefined)[]): void {
+  const errors: unknown[] = []
+  for (const file of files) {
+    try {
+      file?.close()
+    } catch (error) {
+      errors.push(error)
+    }
+  }
+  if (errors.length > 0) throw errors[0]
 }
 
 /** Does what may fail by a `BackingError`, where a corruption is what has to be reported. */

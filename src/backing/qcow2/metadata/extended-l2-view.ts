@@ -25,7 +25,8 @@ export class ExtendedL2View extends L2View {
     const at = index * ENTRY_SIZE
     const zero = view.getUint32(at + ZERO_BITS)
     const allocated = view.getUint32(at + ALLOCATED_BITS)
-    const entry = extendedKind(l2Kind(view.getUint32(at), view.getUint32(at + 4), this.geometry), zero, allocated)
+    const word = l2Kind(view.getUint32(at), view.getUint32(at + 4), this.geometry)
+    const entry = extendedKind(this.geometry.hasDataFile ? this.placed(word, table, index) : word, zero, allocated)
     return subclusterKind(entry, zero, allocated, subcluster)
   }
 

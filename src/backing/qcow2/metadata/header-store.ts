@@ -6,10 +6,12 @@ import type { ImageFile } from "../../image-file.ts"
 import { setU64, viewOf } from "../format/bytes.ts"
 import { type Qcow2Header, serialiseHeader } from "../format/header.ts"
 import { COVER_TYPE, headerWrites } from "../format/header-rewrite.ts"
-import { HEADER_FIELD, INCOMPATIBLE_BIT } from "../format/spec.ts"
+import { AUTOCLEAR_BIT, HEADER_FIELD, INCOMPATIBLE_BIT } from "../format/spec.ts"
 
 const DIRTY = 1n << BigInt(INCOMPATIBLE_BIT.DIRTY)
 const CORRUPT = 1n << BigInt(INCOMPATIBLE_BIT.CORRUPT)
+/** The autoclear bits of what this program keeps up. */
+const KEPT_AUTOCLEAR = 1n << BigInt(AUTOCLEAR_BIT.RAW_EXTERNAL_DATA)
 
 /** The fields from the disk's size to the snapshot table: they lie side by side, in one sector. */
 export type HeaderTables = Pick<
@@ -34,13 +36,14 @@ export class HeaderStore {
   }
 
   /**
-   * Clears the autoclear bits before anything else is written: they vouch for structures that this program does not update (QC-FEAT-03,
-   * QC-BMP-03).
+   * Clears the autoclear bits before anything else is written, but for those of KEPT_AUTOCLEAR: the others vouch for structures that this
+   * program does not update (QC-FEAT-03, QC-BMP-03).
    */
   clearAutoclear(): void {
-    if (this.#header.autoclearFeatures === 0n) return
-    this.#writeFeatures(HEADER_FIELD.AUTOCLEAR_FEATURES, 0n)
-    this.#header = { ...this.#header, autoclearFeatures: 0n }
+    const features = this.#header.autoclearFeatures & KEPT_AUTOCLEAR
+    if (this.#header.autoclearFeatures === features) return
+    this.#writeFeatures(HEADER_FIELD.AUTOCLEAR_FEATURES, features)
+    this.#header = { ...this.#header, autoclearFeatures: features }
   }
 
   /** Sets the corrupt bit (QC-FEAT-10). Version 2 has none. */

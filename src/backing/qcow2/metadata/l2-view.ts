@@ -50,7 +50,19 @@ export class L2View {
   /** What the entry says of a subcluster. */
   kind(table: CachedTable, index: number, _subcluster: number): L2Kind {
     const at = index * TABLE_ENTRY_SIZE
-    return l2Kind(table.view.getUint32(at), table.view.getUint32(at + 4), this.geometry)
+    const kind = l2Kind(table.view.getUint32(at), table.view.getUint32(at + 4), this.geometry)
+    return this.geometry.hasDataFile ? this.placed(kind, table, index) : kind
+  }
+
+  /** `kind`, or CORRUPT where the entry does not name the guest's own place in the external data file (QC-DF-01). */
+  protected placed(kind: L2Kind, table: CachedTable, index: number): L2Kind {
+    if (kind !== L2_KIND.NORMAL && kind !== L2_KIND.ZERO_ALLOCATED) return kind
+    return this.host(table, index) === this.guestOffset(table, index) ? kind : L2_KIND.CORRUPT
+  }
+
+  /** Byte of the disk where the entry's cluster begins. The mapping has looked the table up by its L1 index. */
+  guestOffset(table: CachedTable, index: number): number {
+    return (table.l1Index * this.geometry.l2Entries + index) * this.geometry.clusterSize
   }
 
   /** How many subclusters from `subcluster` on are of this kind, which is that of the first. */
@@ -111,7 +123,9 @@ export class L2View {
   problem(table: CachedTable, index: number): string {
     const at = index * this.#entrySize
     const entry = decodeL2Entry(table.view.getUint32(at), table.view.getUint32(at + 4), this.geometry)
-    return entry.kind === "corrupt" ? `${entry.reason} (${entry.offset})` : "it makes no sense"
+    if (entry.kind === "corrupt") return `${entry.reason} (${entry.offset})`
+    if (!this.geometry.hasDataFile) return "it makes no sense"
+    return `it names byte ${this.host(table, index)} of the external data file for byte ${this.guestOffset(table, index)} of the disk`
   }
 
   /**

@@ -4,6 +4,7 @@
  */
 import type { Allocator } from "./allocator.ts"
 import type { ClusterFile, CorruptMetadata } from "./cluster-file.ts"
+import type { DataClusters } from "./data-clusters.ts"
 import type { Extent } from "./extent.ts"
 import { decodeL1Entry, encodeEntry, isCopied, l1TableOffset, L2_KIND } from "../format/entries.ts"
 import type { Geometry } from "../format/geometry.ts"
@@ -22,6 +23,8 @@ const SLOTS = 64
 /** What changing the mapping takes. */
 export interface MappingWriter {
   readonly allocator: Allocator
+  /** Whose clusters L2 entries refer to. */
+  readonly dataClusters: DataClusters
   readonly refcounts: Refcounts
   readonly metadata: MetadataMap
 }
@@ -50,6 +53,7 @@ export class Mapping implements ClusterList {
   readonly #clusterSize: number
   readonly #l2EntrySize: number
   readonly #l2Entries: number
+  readonly #hasDataFile: boolean
   #writer: MappingWriter | undefined
   /** The tables looked up last, by the low bits of their L1 index: saves decoding the L1 entry and the cache's map. */
   readonly #slots: (CachedTable | undefined)[] = Array.from({ length: SLOTS }, () => undefined)
@@ -69,6 +73,7 @@ export class Mapping implements ClusterList {
     this.#clusterSize = geometry.clusterSize
     this.#l2EntrySize = geometry.l2EntrySize
     this.#l2Entries = geometry.l2Entries
+    this.#hasDataFile = geometry.hasDataFile
   }
 
   /** Permits changes. The allocator needs the map of metadata, which lists these tables, so neither can be made first. */
@@ -101,7 +106,7 @@ export class Mapping implements ClusterList {
     const index = cluster - l1Index * this.#l2Entries
     const host = plainHost(table.view, index, this.#l2EntrySize, clusterSize)
     if (host < 0 || (this.#l2EntrySize !== TABLE_ENTRY_SIZE && !this.#holds(table, index, within, length))) return -1
-    return host + within
+    return this.#hasDataFile && host !== offset - within ? -1 : host + within
   }
 
   /**
@@ -194,7 +199,7 @@ export class Mapping implements ClusterList {
   replace(table: CachedTable, index: number, host: number, subclusters: SubclusterRange): void {
     const old = this.l2.references(table, index)
     this.l2.setNormal(table, index, host, subclusters.from, subclusters.to)
-    if (old !== undefined) this.#needWriter().allocator.releaseLater(old.first, old.count)
+    if (old !== undefined) this.#needWriter().dataClusters.releaseLater(old.first, old.count)
   }
 
   /** `replace` by a compressed cluster whose `length` bytes begin at host byte `host`. */
@@ -208,7 +213,7 @@ export class Mapping implements ClusterList {
   clear(table: CachedTable, index: number): void {
     const old = this.l2.references(table, index)
     this.l2.setZero(table, index)
-    if (old !== undefined) this.#needWriter().allocator.releaseLater(old.first, old.count)
+    if (old !== undefined) this.#needWriter().dataClusters.releaseLater(old.first, old.count)
   }
 
   /** The error for entry `index` of `table`, which cannot be right. */

@@ -15,6 +15,7 @@
 import { BackingError } from "../../backing.ts"
 import type { Allocator } from "./allocator.ts"
 import { type ClusterFile, CorruptMetadata } from "./cluster-file.ts"
+import type { DataClusters } from "./data-clusters.ts"
 import type { Geometry } from "../format/geometry.ts"
 import type { HeaderStore } from "./header-store.ts"
 import type { Mapping } from "./mapping.ts"
@@ -28,6 +29,9 @@ export interface MetadataParts {
   readonly mapping: Mapping
   readonly refcounts: Refcounts
   readonly allocator: Allocator
+  /** The external data file, if there is one: its data is stored before anything refers to it. */
+  readonly dataFile: Pick<ClusterFile, "sync"> | undefined
+  readonly dataClusters: DataClusters
   readonly l2Cache: TableCache
   readonly refcountCache: TableCache
 }
@@ -71,31 +75,32 @@ export class MetadataWriter {
    * So the blocks stay dirty.
    */
   free(): void {
-    const { allocator, refcountCache } = this.#parts
+    const { allocator, dataClusters, refcountCache } = this.#parts
     allocator.releasePending()
-    allocator.puncher.punch(PUNCHES_AT_ONCE)
+    dataClusters.puncher.punch(PUNCHES_AT_ONCE)
     for (const block of refcountCache.dirtyTables) refcountCache.store(block)
   }
 
   /** All phases, to their ends: afterwards the file is as if nothing had ever been cached. */
   finish(): void {
-    const { allocator, refcountCache } = this.#parts
+    const { allocator, dataClusters, refcountCache } = this.#parts
     this.store()
     while (allocator.hasPending) {
       allocator.releasePending()
       this.#storeAllocations()
     }
     if (refcountCache.dirtyTables.size > 0) this.#storeAllocations()
-    allocator.puncher.punch(PUNCHES_AT_END)
+    dataClusters.puncher.punch(PUNCHES_AT_END)
   }
 
   #storeAllocations(): void {
-    const { file, refcounts, refcountCache, l2Cache } = this.#parts
+    const { file, dataFile, refcounts, refcountCache, l2Cache } = this.#parts
     const blocks = [...refcountCache.dirtyTables]
     const tables = [...l2Cache.dirtyTables].filter((table) => table.fresh)
     for (const block of blocks) refcountCache.store(block)
     for (const table of tables) l2Cache.store(table)
     refcounts.table.storeMoved()
+    dataFile?.sync()
     file.sync()
     for (const block of blocks) refcountCache.clean(block)
     for (const table of tables) {

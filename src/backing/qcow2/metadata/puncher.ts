@@ -4,7 +4,6 @@
  */
 import type { ClusterFile } from "./cluster-file.ts"
 import type { Geometry } from "../format/geometry.ts"
-import type { Refcounts } from "./refcounts.ts"
 
 /** Bytes from which a hole is worth what it costs. */
 const PUNCH_MINIMUM = 1024 * 1024
@@ -13,19 +12,26 @@ const MOST_WAITING = 4096
 /** Clusters that are looked at for one hole. */
 const MOST_LOOKED_AT = 32768
 
+export interface PuncherOptions {
+  readonly file: ClusterFile
+  readonly geometry: Geometry
+  /** Whether nothing refers to the cluster. */
+  readonly isFree: (cluster: number) => boolean
+}
+
 export class Puncher {
   readonly #file: ClusterFile
   readonly #geometry: Geometry
-  readonly #refcounts: Refcounts
+  readonly #isFree: (cluster: number) => boolean
   /** Clusters that make a hole worth while. */
   readonly #minimum: number
   /** First cluster and end of each run that was freed, in pairs. */
   readonly #waiting: number[] = []
 
-  constructor(options: { readonly file: ClusterFile; readonly geometry: Geometry; readonly refcounts: Refcounts }) {
+  constructor(options: PuncherOptions) {
     this.#file = options.file
     this.#geometry = options.geometry
-    this.#refcounts = options.refcounts
+    this.#isFree = options.isFree
     this.#minimum = Math.ceil(PUNCH_MINIMUM / options.geometry.clusterSize)
   }
 
@@ -54,7 +60,7 @@ export class Puncher {
       const first = waiting.at(-2) ?? 0
       const stop = Math.min(end, first + longest)
       let free = first
-      while (free < stop && this.#refcounts.get(free) === 0) free++
+      while (free < stop && this.#isFree(free)) free++
       waiting.length -= 2
       // The cluster at `free` is in use, unless it is where looking has stopped.
       const rest = free < stop ? free + 1 : free

@@ -13,7 +13,6 @@ import { Rng, seedFromEnvironment } from "../../../support/rng.ts"
 const seed = seedFromEnvironment(4711)
 const COPIED = 1n << 63n
 const DIRTY_AND_CORRUPT = 3n
-const corpus = goldenImages.filter(({ file }) => !/data-file/.test(file))
 
 function damaged(name: string, damage: (image: Qcow2Bytes) => void): { image: Qcow2Bytes; file: MemoryFile } {
   const image = new Qcow2Bytes(goldenBytes(name))
@@ -87,7 +86,7 @@ describe("repair", () => {
   })
 
   it("QC-CHK-07 QC-HDR-11 all: builds the refcount structure anew when blocks or the table are gone", () => {
-    for (const { file: name } of corpus) {
+    for (const { file: name } of goldenImages) {
       for (const damage of [
         (bytes: Qcow2Bytes): unknown => bytes.setU64(bytes.refcountTableOffset, 0n),
         (bytes: Qcow2Bytes): unknown => bytes.setU64(bytes.refcountTableOffset, 513n),
@@ -173,7 +172,7 @@ describe("repair", () => {
   it("QC-CHK-09 refuses a file that is open read-only, and writes nothing to a clean image", () => {
     const readOnly = MemoryFile.of(goldenBytes("dirty.qcow2"), { readOnly: true })
     expect(() => repairQcow2(readOnly, "all")).toThrow(BackingError)
-    for (const { file: name } of corpus.filter((golden) => golden.file !== "dirty.qcow2")) {
+    for (const { file: name } of goldenImages.filter((golden) => golden.file !== "dirty.qcow2")) {
       const file = MemoryFile.of(goldenBytes(name))
       expect(repairQcow2(file, "all").exitCode).toBe(0)
       expect(file.changes, name).toBe(0)
@@ -189,7 +188,7 @@ describe(`seeded damage, seed ${seed}`, () => {
     it(`QC-CHK-07 after "${name}" a repair never throws, never moves content, and finds nothing more to do the second time`, () => {
       for (let round = 0; round < 25; round++) {
         const rng = new Rng(seed + round * 977)
-        const { file } = damaged(rng.pick(corpus).file, (image) => mutate(image, rng))
+        const { file } = damaged(rng.pick(goldenImages).file, (image) => mutate(image, rng))
         const before = checkQcow2(file)
         const mapping = mappingOf(file)
         const result = repairQcow2(file, "all")
@@ -207,7 +206,7 @@ describe(`seeded damage, seed ${seed}`, () => {
     const choices = Object.entries(tableMutations).filter(([name]) => !movesTables.test(name)).map(([, mutate]) => mutate)
     for (let round = 0; round < 60; round++) {
       const rng = new Rng(seed + round)
-      const { file } = damaged(rng.pick(corpus).file, (image) => rng.pick(choices)(image, rng))
+      const { file } = damaged(rng.pick(goldenImages).file, (image) => rng.pick(choices)(image, rng))
       const base = file.clone()
       const mapping = mappingOf(file)
       const recorder = new RecordingFile(file)
