@@ -111,7 +111,7 @@ describe("disks", () => {
     [
       "openImage, a format in capitals",
       () => openImage(emptyQcow2(), { format: "QCOW2" }),
-      'openImage: format must be "raw" or "qcow2", not the string "QCOW2"; did you mean "qcow2"?',
+      'openImage: format must be "raw", "qcow2" or "luks", not the string "QCOW2"; did you mean "qcow2"?',
     ],
     [
       "openImage, readOnly as a string",

@@ -5,6 +5,9 @@
 import { checkValue } from "../options.ts"
 import { BackingError } from "./backing.ts"
 import type { ImageFile } from "./image-file.ts"
+import type { Cryptography } from "./luks/cryptography.ts"
+import { askPassphrase, checkAnswer, type PassphraseOption } from "./luks/passphrase.ts"
+import { unlockFile } from "./luks/raw-luks.ts"
 import type { Decompressor } from "./qcow2/format/compression.ts"
 import type { Qcow2Image } from "./qcow2/image.ts"
 import { headerGeometry } from "./qcow2/format/header.ts"
@@ -31,6 +34,9 @@ export interface ChainOptions {
   /** Bytes. */
   readonly cacheSize: number | undefined
   readonly decompressor: Decompressor | undefined
+  /** For every encrypted image of the chain. */
+  readonly passphrase: PassphraseOption | undefined
+  readonly cryptography: Cryptography | undefined
   readonly openFile: (path: string, options: { readonly readOnly: boolean }) => ChainFile
   /** The path of the first image's external data file, whatever the image names. */
   readonly dataFile: string | undefined
@@ -67,11 +73,14 @@ function openLink(path: string, link: Link): RawBacking | Qcow2Image {
     const format = link.format ?? probeFormat(file)
     if (options.dataFile !== undefined && above.length === 0) refuseNeedlessDataFile(file, format)
     if (format === "raw") return new RawBacking(file, { guardSignatures: link.format === undefined })
+    if (format === "luks") return new RawBacking(unlock(file, options))
     const chain = [...above, file.identity]
     return openQcow2Image(file, {
       readOnly,
       openBacking: (reference) => openBacking(reference, { ...link, above: chain }),
       openDataFile: (reference) => openDataFile(reference, { ...link, above: chain }),
+      ...(options.passphrase === undefined ? {} : { passphrase: options.passphrase }),
+      ...(options.cryptography === undefined ? {} : { cryptography: options.cryptography }),
       ...(options.decompressor === undefined ? {} : { decompressor: options.decompressor }),
       ...(options.cacheSize === undefined ? {} : { cacheSize: options.cacheSize }),
     })
@@ -79,6 +88,12 @@ function openLink(path: string, link: Link): RawBacking | Qcow2Image {
     file.close()
     throw error
   }
+}
+
+function unlock(file: ImageFile, { passphrase, cryptography }: ChainOptions): ImageFile {
+  const answer = askPassphrase(passphrase, { path: file.path, encryption: "luks" })
+  checkAnswer("openImage", answer, "what the option passphrase returned")
+  return unlockFile(file, { passphrase: answer, cryptography })
 }
 
 function openBacking(reference: BackingReference, link: Link): RawBacking | Qcow2Image {
@@ -128,9 +143,9 @@ export function backingFormat(
   reference: BackingReference, options: { readonly probeBackingFormat: boolean },
 ): ImageFormat | undefined {
   const { format, name, imagePath } = reference
-  if (format === "raw" || format === "qcow2") return format
+  if (format === "raw" || format === "qcow2" || format === "luks") return format
   if (format !== undefined) {
-    const message = `its backing file "${name}" has the format "${format}"; only raw and qcow2 can be read`
+    const message = `its backing file "${name}" has the format "${format}"; only raw, qcow2 and luks can be read`
     throw new BackingError("unsupported", message, { path: imagePath })
   }
   if (options.probeBackingFormat) return undefined

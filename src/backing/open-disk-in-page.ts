@@ -3,5 +3,5 @@ import { type DiskSource, openDiskWith, type OpenDiskOptions, type OpenedDisk } 
 
 /** Opens a raw or qcow2 image over any source: as `openDisk` in Node does. @throws as it does */
 export function openDisk(source: DiskSource, options: OpenDiskOptions = {}): Promise<OpenedDisk> {
-  return openDiskWith(undefined, source, options)
+  return openDiskWith({}, source, options)
 }

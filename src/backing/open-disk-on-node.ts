@@ -1,4 +1,5 @@
-/** openDisk for programs in Node: with Node's decompressor. */
+/** openDisk for programs in Node: with Node's decompressor and cryptography. */
+import { nodeCryptography } from "./host/node-cryptography.ts"
 import { nodeDecompressor } from "./host/node-decompressor.ts"
 import { type DiskSource, openDiskWith, type OpenDiskOptions, type OpenedDisk } from "./open-disk.ts"
 
@@ -13,5 +14,5 @@ import { type DiskSource, openDiskWith, type OpenDiskOptions, type OpenedDisk } 
  * @throws TypeError (as a rejection) for wrong arguments
  */
 export function openDisk(source: DiskSource, options: OpenDiskOptions = {}): Promise<OpenedDisk> {
-  return openDiskWith(nodeDecompressor, source, options)
+  return openDiskWith({ decompressor: nodeDecompressor, cryptography: nodeCryptography }, source, options)
 }

@@ -1,6 +1,6 @@
 /**
  * Opens a disk over any source, with all that it stands on: files that answer at once, files that answer later, and disks, in any mixture.
- * Nothing here needs Node: what differs between platforms, the decompressor, is handed in.
+ * Nothing here needs Node: what differs between platforms is handed in.
  */
 import { type AsyncDisposing, closing } from "../disposing.ts"
 import { checkCount, checkMembers, checkOptions, described, type Rules } from "../options.ts"
@@ -8,7 +8,7 @@ import { type AsyncImageFile, NotLoaded } from "./async-image-file.ts"
 import { BackingError, checkBacking, type VirtioBacking } from "./backing.ts"
 import { backingFormat, MOST_IMAGES } from "./image-chain.ts"
 import { checkImageFile, type ImageFile } from "./image-file.ts"
-import type { Decompressor } from "./qcow2/format/compression.ts"
+import { checkPassphrase, type LatePassphraseOption } from "./luks/passphrase.ts"
 import { type BackingReference, openQcow2Image } from "./qcow2/open.ts"
 import type { BackingDisk } from "./qcow2/reader.ts"
 import type { Qcow2Image } from "./qcow2/image.ts"
@@ -19,6 +19,8 @@ import type { MapExtent } from "./qcow2/map-extents.ts"
 import { AwaitedDisk, type LateFile } from "./paging/awaited-disk.ts"
 import { BackingReader, BackingSource } from "./paging/backing-source.ts"
 import { PagedFile } from "./paging/paged-file.ts"
+import { type LateUnlockOptions, unlockFileLater, unlockImageLater } from "./paging/late-unlock.ts"
+import type { Platform } from "./paging/platform.ts"
 import { untilLoaded } from "./paging/until-loaded.ts"
 
 /** What a disk can be opened from: a file that answers later, a file that answers at once, or a disk, which is used as it is. */
@@ -56,6 +58,11 @@ export interface OpenDiskOptions {
    * image as a raw disk may have put a header there that names any file. Default false: refused.
    */
   readonly probeBackingFormat?: boolean
+  /**
+   * Opens encrypted images: a passphrase, or the bytes of a key file, for every one of the chain; or a function that is asked for that of
+   * each, and may answer later. Default: an encrypted image is refused, as it is in a page.
+   */
+  readonly passphrase?: LatePassphraseOption
   /** Bytes of memory for the cached metadata of each qcow2 image. Default 32 MiB. */
   readonly cacheSize?: number
   /** Bytes of memory for the pages of each file that answers later. Default 32 MiB. */
@@ -63,7 +70,8 @@ export interface OpenDiskOptions {
 }
 
 const OPEN_DISK_RULES: Rules<OpenDiskOptions> = {
-  format: ["raw", "qcow2"], readOnly: "boolean?", backing: "function?", probeBackingFormat: "boolean?", cacheSize: "number?",
+  format: ["raw", "qcow2", "luks"], readOnly: "boolean?", backing: "function?", probeBackingFormat: "boolean?", cacheSize: "number?",
+  passphrase: "any?",
   pageCacheSize: "number?",
 }
 
@@ -74,17 +82,18 @@ const ASYNC_FILE_RULES: Rules<AsyncImageFile> = {
 }
 
 /**
- * `openDisk` with the platform's decompressor. The disk owns `source` and what `backing` returned; when it rejects, `source` is still the
+ * `openDisk` with what the platform supplies. The disk owns `source` and what `backing` returned; when it rejects, `source` is still the
  * caller's, and what `backing` returned has been closed.
  */
 export async function openDiskWith(
-  decompressor: Decompressor | undefined, source: DiskSource, options: OpenDiskOptions = {},
+  platform: Platform, source: DiskSource, options: OpenDiskOptions = {},
 ): Promise<OpenedDisk> {
   checkOptions("openDisk", options, OPEN_DISK_RULES)
   checkCount("openDisk", "cacheSize", options.cacheSize, 0)
   checkCount("openDisk", "pageCacheSize", options.pageCacheSize, 0)
+  checkPassphrase("openDisk", options.passphrase)
   checkSource("source", source)
-  const opening = new DiskOpening(options, decompressor)
+  const opening = new DiskOpening(options, platform)
   try {
     return closing(await opening.open(source))
   } catch (error) {
@@ -103,16 +112,18 @@ interface Link {
 
 class DiskOpening {
   readonly #options: OpenDiskOptions
-  readonly #decompressor: Decompressor | undefined
+  readonly #platform: Platform
+  readonly #unlocking: LateUnlockOptions
   /** What the disk stands on, as it is to be closed. */
   readonly #files: LateFile[] = []
   #isLate = false
   /** What `backing` has returned: to be closed when the opening fails. */
   readonly #given: DiskSource[] = []
 
-  constructor(options: OpenDiskOptions, decompressor: Decompressor | undefined) {
+  constructor(options: OpenDiskOptions, platform: Platform) {
     this.#options = options
-    this.#decompressor = decompressor
+    this.#platform = platform
+    this.#unlocking = { passphrase: options.passphrase, cryptography: platform.cryptography }
   }
 
   async open(source: DiskSource): Promise<MappedDisk> {
@@ -154,11 +165,13 @@ class DiskOpening {
     const file = await this.#fileOf(source, link.readOnly)
     const format = link.format ?? (await untilLoaded(() => probeFormat(file)))
     if (format === "raw") return new RawBacking(file, { guardSignatures: link.format === undefined })
+    if (format === "luks") return new RawBacking(await unlockFileLater(file, this.#unlocking))
     return await this.#openQcow2(file, { ...link, above: [...link.above, source] })
   }
 
   async #openQcow2(file: ImageFile, link: Link): Promise<Qcow2Image> {
     const { backing, cacheSize } = this.#options
+    const cipher = await unlockImageLater(file, this.#unlocking)
     let below: BackingDisk | undefined
     let data: ImageFile | undefined
     const openDataFile = (reference: BackingReference): ImageFile => {
@@ -177,7 +190,8 @@ class DiskOpening {
       openQcow2Image(file, {
         readOnly: file.readOnly,
         ...(backing === undefined ? {} : { openBacking, openDataFile }),
-        ...(this.#decompressor === undefined ? {} : { decompressor: this.#decompressor }),
+        ...this.#platform,
+        cipher,
         ...(cacheSize === undefined ? {} : { cacheSize }),
       }),
     )

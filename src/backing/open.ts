@@ -6,7 +6,9 @@ import { checkCount, checkOptions, checkValue, type Rules } from "../options.ts"
 import { backingPath } from "./host/backing-path.ts"
 import { LockedFile } from "./host/image-lock.ts"
 import { nodeDecompressor } from "./host/node-decompressor.ts"
+import { nodeCryptography } from "./host/node-cryptography.ts"
 import { openChain } from "./image-chain.ts"
+import { checkPassphrase, type PassphraseOption } from "./luks/passphrase.ts"
 import type { Qcow2Image } from "./qcow2/image.ts"
 import type { BackingReference } from "./qcow2/open.ts"
 import type { RawBacking } from "./raw.ts"
@@ -49,24 +51,31 @@ export interface OpenImageOptions {
   readonly lockReadOnly?: boolean
   /** Bytes of memory for the cached metadata of each qcow2 image. Default 32 MiB. */
   readonly cacheSize?: number
+  /**
+   * Opens encrypted images: a passphrase, or the bytes of a key file, for every one of the chain; or a function that is asked for that of
+   * each. Default: an encrypted image is refused.
+   */
+  readonly passphrase?: PassphraseOption
 }
 
 const OPEN_IMAGE_RULES: Rules<OpenImageOptions> = {
-  format: ["raw", "qcow2"], readOnly: "boolean?", probeBackingFormat: "boolean?", dataFile: "string?",
+  format: ["raw", "qcow2", "luks"], readOnly: "boolean?", probeBackingFormat: "boolean?", dataFile: "string?",
   resolveBacking: "function?", ignoreLocks: "boolean?",
-  lockReadOnly: "boolean?", cacheSize: "number?",
+  lockReadOnly: "boolean?", cacheSize: "number?", passphrase: "any?",
 }
 
 /**
- * Opens a raw or qcow2 image with all its backing files. Nothing is written before everything has been found in order. Then an image
+ * Opens a raw, qcow2 or LUKS image with all its backing files. Nothing is written before everything has been found in order. Then an image
  * that is opened for writing is repaired if it is dirty, and loses the feature bits that are not kept up.
- * @throws BackingError `not-found`, `permission`, `busy` when somebody else has it open, `invalid-format`, `unsupported`, `corrupt`
+ * @throws BackingError `not-found`, `permission` (for a wrong passphrase too), `busy` when somebody else has it open, `invalid-format`,
+ * `unsupported`, `corrupt`
  * @throws TypeError for a wrong argument: an option that does not exist, or a value of the wrong type
  */
 export function openImage(path: string, options: OpenImageOptions = {}): RawBacking | Qcow2Image {
   checkValue("openImage", "path", path, "string")
   checkOptions("openImage", options, OPEN_IMAGE_RULES)
   checkCount("openImage", "cacheSize", options.cacheSize, 0)
+  checkPassphrase("openImage", options.passphrase)
   const { format, readOnly = false, cacheSize, ignoreLocks = false } = options
   // Whoever writes to a backing file destroys what was written on top of it.
   const lockReadOnly = !readOnly || options.lockReadOnly === true
@@ -76,6 +85,8 @@ export function openImage(path: string, options: OpenImageOptions = {}): RawBack
     cacheSize,
     probeBackingFormat: options.probeBackingFormat ?? false,
     decompressor: nodeDecompressor,
+    passphrase: options.passphrase,
+    cryptography: nodeCryptography,
     openFile: (name, opening) => new LockedFile(name, { ...opening, ignoreLocks, lockReadOnly }),
     dataFile: options.dataFile,
     resolveBacking: options.resolveBacking ?? backingPath,

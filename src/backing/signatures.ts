@@ -5,8 +5,11 @@
 import { BackingError } from "./backing.ts"
 import type { ImageFile } from "./image-file.ts"
 
-/** The formats of disk images that can be opened and created. */
-export type ImageFormat = "raw" | "qcow2"
+/**
+ * The formats of disk images that can be opened and created. "luks" is a LUKS1 volume whose payload is a raw disk. It is never guessed: a
+ * raw disk may begin like one, when its guest has encrypted it.
+ */
+export type ImageFormat = "raw" | "qcow2" | "luks"
 
 /** Formats that we do not read: the first bytes of a file, as Latin-1 text, and the format's name. */
 export const FOREIGN_SIGNATURES: readonly (readonly [string, string])[] = [
@@ -28,7 +31,7 @@ export const QCOW_SIGNATURE = "QFI\xfb"
 const PROBE_BYTES = 64
 
 /** The format that the first bytes announce. @throws BackingError `unsupported` for one that is neither raw nor qcow2 */
-export function probeFormat(file: ImageFile): ImageFormat {
+export function probeFormat(file: ImageFile): "raw" | "qcow2" {
   const start = new Uint8Array(PROBE_BYTES)
   const length = file.read(start, 0)
   const text = String.fromCharCode(...start.subarray(0, length))

@@ -14,7 +14,7 @@ const FOR_ALL: readonly string[] = ["options.ts", "saved-state.ts", "disposing.t
 
 /** Which files may use modules of Node, and which of them: the rest also runs in a browser or a worker. */
 const NODE_MODULES: readonly (readonly [file: RegExp, modules: readonly string[]])[] = [
-  [/^backing\/host\//, ["node:child_process", "node:crypto", "node:fs", "node:os", "node:path", "node:zlib"]],
+  [/^backing\/host\//, ["node:child_process", "node:crypto", "node:fs", "node:os", "node:path", "node:process", "node:zlib"]],
   [/^backing\/nbd\//, ["node:net", "node:tls"]],
   [/^vmm\/cli\//, ["node:crypto", "node:fs", "node:os", "node:path", "node:process", "node:url", "node:util"]],
 ]
@@ -28,6 +28,7 @@ const LAYERS: readonly (readonly (readonly RegExp[])[])[] = [
     [/^backing\/zoned\/contract\.ts$/],
     [/^backing\/(backing|image-file|async-image-file|buffers|signatures)\.ts$/],
     [/^backing\/raw\.ts$/],
+    [/^backing\/luks\//],
     [/^backing\/decompression\/[^/]+$/],
     [/^backing\/decompression\/zstd\//, /^backing\/decompression\/inflate\//],
     [/^backing\/qcow2\/format\//],
@@ -110,10 +111,10 @@ function qcow2Objection(from: string, to: string): string | undefined {
   if (!from.startsWith("backing/qcow2/")) return undefined
   if (!to.startsWith("backing/qcow2/")) {
     const isBeside = ["backing/backing.ts", "backing/image-file.ts", "backing/buffers.ts"].includes(to)
-    if (isBeside || to.startsWith("backing/decompression/")) return undefined
+    if (isBeside || /^backing\/(decompression|luks)\//.test(to)) return undefined
     // An external data file may have to be what the guest sees: a raw disk.
     if (from === "backing/qcow2/raw-data-file.ts" && to === "backing/raw.ts") return undefined
-    return "qcow2 knows only the two contracts beside it, how lists of buffers are read, and what decompresses clusters"
+    return "qcow2 knows only the two contracts beside it, how lists of buffers are read, and what decompresses and decrypts clusters"
   }
   const isPure = /^backing\/qcow2\/(format|check)\//.test(to) || to === "backing/qcow2/metadata/header-store.ts"
   return from.startsWith("backing/qcow2/check/") && !isPure ? "a check does not need an open image" : undefined

@@ -1,8 +1,10 @@
-/** Opens qcow2 images with what Node supplies: its decompressor. */
+/** Opens qcow2 images with what Node supplies: its decompressor, and the cryptography of encrypted images. */
 import { checkCount, checkOptions } from "../../options.ts"
 import type { ImageFile } from "../image-file.ts"
 import type { Qcow2Image } from "../qcow2/image.ts"
+import { checkPassphrase } from "../luks/passphrase.ts"
 import { openQcow2Image, QCOW2_RULES, type Qcow2Options } from "../qcow2/open.ts"
+import { nodeCryptography } from "./node-cryptography.ts"
 import { nodeDecompressor } from "./node-decompressor.ts"
 
 /**
@@ -14,5 +16,7 @@ import { nodeDecompressor } from "./node-decompressor.ts"
 export function openQcow2(file: ImageFile, options: Qcow2Options = {}): Qcow2Image {
   checkOptions("openQcow2", options, QCOW2_RULES)
   checkCount("openQcow2", "cacheSize", options.cacheSize, 0)
-  return openQcow2Image(file, { ...options, decompressor: options.decompressor ?? nodeDecompressor })
+  checkPassphrase("openQcow2", options.passphrase)
+  const { decompressor = nodeDecompressor, cryptography = nodeCryptography } = options
+  return openQcow2Image(file, { ...options, decompressor, cryptography })
 }

@@ -7,6 +7,7 @@ import { Allocator } from "./metadata/allocator.ts"
 import type { ClusterFile } from "./metadata/cluster-file.ts"
 import { CompressedWriter } from "./compressed-writer.ts"
 import { DataFileClusters } from "./metadata/data-clusters.ts"
+import { EncryptedData, type ImageCipher } from "./encrypted-data.ts"
 import type { Decompressor } from "./format/compression.ts"
 import { headerGeometry, isDataFileRaw, type Qcow2Header } from "./format/header.ts"
 import type { Geometry } from "./format/geometry.ts"
@@ -38,6 +39,8 @@ export interface Qcow2Parts {
   readonly header: Qcow2Header
   readonly readOnly: boolean
   readonly backing: BackingDisk | undefined
+  /** Of an encrypted image. */
+  readonly cipher: ImageCipher | undefined
   /** Holds the guest's data in place of `file`. */
   readonly dataFile: ImageFile | undefined
   readonly decompressor: Decompressor
@@ -50,6 +53,8 @@ export interface PartsBase {
   readonly imageFile: ImageFile
   readonly file: ClusterFile
   readonly external: ExternalData | undefined
+  /** Of an encrypted image. */
+  readonly cipher: ImageCipher | undefined
   readonly header: HeaderStore
   readonly readOnly: boolean
   readonly backing: BackingSlot
@@ -90,7 +95,7 @@ export interface ChangedParts extends InspectedParts, WritingParts {}
 
 /** The parts for an image with this header. @throws BackingError `corrupt` for tables that collide, and what reading throws */
 export function makeParts(base: PartsBase, header: Qcow2Header, known?: KnownTables): ImageParts {
-  const { file, external, backing, decompressor, cacheSize } = base
+  const { file, external, cipher, backing, decompressor, cacheSize } = base
   const geometry = headerGeometry(header)
   const { clusterSize } = geometry
   const l2Cache = new TableCache(file, { clusterSize, capacity: cacheSize * (1 - REFCOUNT_CACHE_SHARE) })
@@ -99,7 +104,9 @@ export function makeParts(base: PartsBase, header: Qcow2Header, known?: KnownTab
     ...shared, cache: l2Cache, l1TableOffset: header.l1TableOffset, l1Size: header.l1Size, content: known?.l1,
   })
   const { compressionType } = header
-  const reader = new Reader({ ...shared, data: external?.file ?? file, mapping, backing, decompressor, compressionType })
+  const plain = external?.file ?? file
+  const data = cipher === undefined ? plain : new EncryptedData(plain, cipher)
+  const reader = new Reader({ ...shared, data, mapping, backing, decompressor, compressionType })
   if (base.readOnly) return { geometry, mapping, reader, writing: undefined }
   return { geometry, mapping, reader, writing: makeWriting(base, { header, geometry, mapping, reader, l2Cache }, known) }
 }

@@ -57,6 +57,7 @@ export class Qcow2Image implements VirtioBacking {
     const external = parts.dataFile && this.#dataFile && { imageFile: parts.dataFile, file: this.#dataFile }
     const base = {
       imageFile: file, file: this.#file, external, header: this.#header, readOnly, backing: this.#backing, decompressor, cacheSize,
+      cipher: parts.cipher,
     }
     // Everything that can refuse the image comes first; then its first write, which clears feature bits that are not kept up here.
     const made = makeParts(base, header)

@@ -5,7 +5,11 @@
 import type { Rules } from "../../options.ts"
 import { BackingError } from "../backing.ts"
 import { checkImageFile, type ImageFile } from "../image-file.ts"
+import type { Cryptography } from "../luks/cryptography.ts"
+import { askPassphrase, checkAnswer, type PassphraseOption } from "../luks/passphrase.ts"
 import { repairQcow2 } from "./check/repair.ts"
+import type { ImageCipher } from "./encrypted-data.ts"
+import { encryptedImage, unlockImage } from "./encryption.ts"
 import { decodeText } from "./format/bytes.ts"
 import type { Decompressor } from "./format/compression.ts"
 import { backingFormat, dataFileName, hasFeature, headerGeometry, type Qcow2Header } from "./format/header.ts"
@@ -39,12 +43,23 @@ export interface Qcow2Options {
   readonly openDataFile?: (reference: BackingReference) => ImageFile
   /** Reads compressed clusters. Default: a decompressor of ours, which needs nothing of the platform. */
   readonly decompressor?: Decompressor
+  /** Opens an encrypted image: a passphrase, or a function that is asked for it. Default: an encrypted image is refused. */
+  readonly passphrase?: PassphraseOption
+  /** What encrypted images need of the platform. Default: Node's; in a page there is none that answers at once. */
+  readonly cryptography?: Cryptography
   /** Bytes of memory for cached L2 tables and refcount blocks. Default 32 MiB. */
   readonly cacheSize?: number
 }
 
 export const QCOW2_RULES: Rules<Qcow2Options> = {
-  readOnly: "boolean?", openBacking: "function?", openDataFile: "function?", decompressor: "object?", cacheSize: "number?",
+  readOnly: "boolean?", openBacking: "function?", openDataFile: "function?", decompressor: "object?", passphrase: "any?",
+  cryptography: "object?", cacheSize: "number?",
+}
+
+/** What those who open chains know besides. */
+export interface OpeningOptions extends Qcow2Options {
+  /** Of an image that has been unlocked already: deriving a key takes seconds, and opening a file that answers later many tries. */
+  readonly cipher?: ImageCipher | undefined
 }
 
 const DEFAULT_CACHE_SIZE = 32 * 1024 * 1024
@@ -58,7 +73,7 @@ const DEFAULT_CACHE_SIZE = 32 * 1024 * 1024
  * @throws BackingError `invalid-format`, `unsupported`, `corrupt`, or what the file and the backing file throw
  * @throws TypeError for a file that is none
  */
-export function openQcow2Image(file: ImageFile, options: Qcow2Options = {}): Qcow2Image {
+export function openQcow2Image(file: ImageFile, options: OpeningOptions = {}): Qcow2Image {
   checkImageFile("openQcow2", file)
   const readOnly = options.readOnly ?? file.readOnly
   if (!readOnly && file.readOnly) {
@@ -68,13 +83,14 @@ export function openQcow2Image(file: ImageFile, options: Qcow2Options = {}): Qco
   refuseUnsupported(found, file.path)
   if (!readOnly) refuseCorruptForWriting(found, file.path)
   readSnapshotTable(file, found)
+  const cipher = options.cipher ?? unlock(file, found, options)
   const dataFile = openDataFile(found, { options, readOnly, imagePath: file.path })
   let backing: BackingDisk | undefined
   try {
     backing = openBacking(found, options, file.path)
     const header = !readOnly && hasFeature(found.incompatibleFeatures, INCOMPATIBLE_BIT.DIRTY) ? repairDirty(file) : found
     const { decompressor = pageDecompressor, cacheSize = DEFAULT_CACHE_SIZE } = options
-    return new Qcow2Image({ file, header, readOnly, backing, dataFile, decompressor, cacheSize })
+    return new Qcow2Image({ file, header, readOnly, cipher, backing, dataFile, decompressor, cacheSize })
   } catch (error) {
     if (error instanceof BackingError) {
       backing?.close()
@@ -105,6 +121,14 @@ function openDataFile(header: Qcow2Header, { options, readOnly, imagePath }: Dat
   if (readOnly || !file.readOnly) return file
   file.close()
   throw new BackingError("read-only", "its external data file is read-only; open the image read-only too", { path: imagePath })
+}
+
+function unlock(file: ImageFile, header: Qcow2Header, { passphrase, cryptography }: Qcow2Options): ImageCipher | undefined {
+  const image = encryptedImage(header, file.path)
+  if (image === undefined) return undefined
+  const answer = askPassphrase(passphrase, image)
+  checkAnswer("openQcow2", answer, "what the option passphrase returned")
+  return unlockImage(file, header, { passphrase: answer, cryptography })
 }
 
 function openBacking(header: Qcow2Header, options: Qcow2Options, imagePath: string): BackingDisk | undefined {

@@ -4,7 +4,7 @@ import type { ImageFile } from "../../image-file.ts"
 import { getU64, viewOf } from "../format/bytes.ts"
 import { featureName, findExtension } from "../format/extensions.ts"
 import type { Geometry } from "../format/geometry.ts"
-import { hasFeature, headerGeometry, type Qcow2Header } from "../format/header.ts"
+import { encryptionArea, hasFeature, headerGeometry, type Qcow2Header } from "../format/header.ts"
 import { readHeader } from "../format/parse-header.ts"
 import { AUTOCLEAR_BIT, EXTENSION_TYPE, HEADER_FIELD, INCOMPATIBLE_BIT } from "../format/spec.ts"
 
@@ -56,7 +56,7 @@ export function readCheckedImage(file: ImageFile): CheckedImage {
     header,
     geometry: headerGeometry(header),
     bitmaps: hasFeature(header.autoclearFeatures, AUTOCLEAR_BIT.BITMAPS) ? bitmapDirectory(header) : undefined,
-    encryptionHeader: encryptionHeader(header),
+    encryptionHeader: encryptionArea(header),
   }
 }
 
@@ -71,9 +71,4 @@ function bitmapDirectory(header: Qcow2Header): BitmapDirectory | undefined {
     offset: getU64(view, BITMAPS_EXTENSION.DIRECTORY_OFFSET),
     length: getU64(view, BITMAPS_EXTENSION.DIRECTORY_SIZE),
   }
-}
-
-function encryptionHeader(header: Qcow2Header): FileRange | undefined {
-  const data = findExtension(header.extensions, EXTENSION_TYPE.FULL_DISK_ENCRYPTION)
-  return data === undefined ? undefined : { offset: getU64(viewOf(data), 0), length: getU64(viewOf(data), 8) }
 }

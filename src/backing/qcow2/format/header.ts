@@ -1,6 +1,6 @@
 /** The qcow2 header as a value, and its bytes. [QCOW2] "Header" */
 import { BackingError } from "../../backing.ts"
-import { decodeText, roundUp, setU64, viewOf } from "./bytes.ts"
+import { decodeText, getU64, roundUp, setU64, viewOf } from "./bytes.ts"
 import { findExtension, type HeaderExtension, serialiseExtensions } from "./extensions.ts"
 import { type Geometry, makeGeometry } from "./geometry.ts"
 import { AUTOCLEAR_BIT, EXTENSION_TYPE, HEADER_FIELD, INCOMPATIBLE_BIT, QCOW2_MAGIC } from "./spec.ts"
@@ -63,6 +63,12 @@ export function dataFileName(header: Qcow2Header): string | undefined {
 /** Whether the external data file alone is what the guest sees (QC-DF-07). */
 export function isDataFileRaw(header: Qcow2Header): boolean {
   return hasFeature(header.autoclearFeatures, AUTOCLEAR_BIT.RAW_EXTERNAL_DATA)
+}
+
+/** Bytes of the file that hold the LUKS header and its key material, or undefined (QC-LUKS-01). */
+export function encryptionArea(header: Qcow2Header): { readonly offset: number; readonly length: number } | undefined {
+  const data = findExtension(header.extensions, EXTENSION_TYPE.FULL_DISK_ENCRYPTION)
+  return data === undefined ? undefined : { offset: getU64(viewOf(data), 0), length: getU64(viewOf(data), 8) }
 }
 
 /**

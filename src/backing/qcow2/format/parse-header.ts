@@ -208,7 +208,11 @@ function checkExtensions(header: Qcow2Header, fail: Failure): void {
     const problem = `contradicts the ${encryption === undefined ? "missing" : "present"} encryption header extension`
     throw fail.field(HEADER_FIELD.CRYPT_METHOD, `crypt_method ${header.cryptMethod}`, problem)
   }
-  if (encryption !== undefined && (encryption.length !== 16 || getU64(viewOf(encryption), 0) % 2 ** header.clusterBits !== 0)) {
+  if (encryption === undefined) return
+  if (encryption.length !== 16 || getU64(viewOf(encryption), 0) % 2 ** header.clusterBits !== 0) {
     throw fail.at(undefined, "the encryption header extension is not 16 bytes with an aligned offset")
+  }
+  if (!Number.isSafeInteger(getU64(viewOf(encryption), 0) + getU64(viewOf(encryption), 8))) {
+    throw fail.at(undefined, "the encryption header extension points beyond the largest file offset")
   }
 }

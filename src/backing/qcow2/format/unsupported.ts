@@ -2,7 +2,7 @@
 import { BackingError } from "../../backing.ts"
 import { featureName } from "./extensions.ts"
 import { hasFeature, type Qcow2Header } from "./header.ts"
-import { CRYPT_METHOD, HEADER_FIELD, INCOMPATIBLE_BIT } from "./spec.ts"
+import { HEADER_FIELD, INCOMPATIBLE_BIT } from "./spec.ts"
 
 const HANDLED_INCOMPATIBLE: ReadonlySet<number> = new Set([
   INCOMPATIBLE_BIT.DIRTY, INCOMPATIBLE_BIT.CORRUPT, INCOMPATIBLE_BIT.EXTERNAL_DATA_FILE, INCOMPATIBLE_BIT.COMPRESSION_TYPE,
@@ -20,15 +20,6 @@ export function refuseUnsupported(header: Qcow2Header, path: string): void {
       `unsupported incompatible feature bit ${bit}${quoted} at byte ${HEADER_FIELD.INCOMPATIBLE_FEATURES}; ` +
         "open it with the program that wrote it",
       { path, offset: HEADER_FIELD.INCOMPATIBLE_FEATURES },
-    )
-  }
-  if (header.cryptMethod !== CRYPT_METHOD.NONE) {
-    const method = header.cryptMethod === CRYPT_METHOD.AES ? "AES" : "LUKS"
-    throw new BackingError(
-      "unsupported",
-      `the image is encrypted (${method}, byte ${HEADER_FIELD.CRYPT_METHOD}), which this version cannot open; ` +
-        "decrypt it with qemu-img convert",
-      { path, offset: HEADER_FIELD.CRYPT_METHOD },
     )
   }
   if (header.refcountTableClusters === 0) {

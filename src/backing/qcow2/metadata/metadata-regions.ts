@@ -2,7 +2,7 @@
 import { BackingError } from "../../backing.ts"
 import type { ImageFile } from "../../image-file.ts"
 import type { Geometry } from "../format/geometry.ts"
-import type { Qcow2Header } from "../format/header.ts"
+import { encryptionArea, type Qcow2Header } from "../format/header.ts"
 import type { Mapping } from "./mapping.ts"
 import { MetadataMap } from "./metadata-map.ts"
 import type { Refcounts } from "./refcounts.ts"
@@ -29,6 +29,7 @@ export function mapMetadata(sources: MetadataSources): MetadataMap {
     mapping.l1.place,
     refcounts.table.place,
     { offset: header.snapshotsOffset, length: snapshots.byteLength, name: "the snapshot table" },
+    { ...(encryptionArea(header) ?? { offset: 0, length: 0 }), name: "the encryption header" },
   ])
   const collision = metadata.findCollision()
   if (collision !== undefined) {

@@ -1,6 +1,7 @@
 /** The qcow2 header and its extensions: read, refused, written back. */
 import { describe, expect, it } from "vitest"
 import { BackingError } from "../../../../src/backing/backing.ts"
+import { encryptedImage } from "../../../../src/backing/qcow2/encryption.ts"
 import { parseExtensions, serialiseExtensions } from "../../../../src/backing/qcow2/format/extensions.ts"
 import { backingFormat, type Qcow2Header, serialiseHeader } from "../../../../src/backing/qcow2/format/header.ts"
 import { parseHeader } from "../../../../src/backing/qcow2/format/parse-header.ts"
@@ -236,8 +237,8 @@ describe("qcow2 header", () => {
     expect(refused(pointer(2, 8, 0x4_0000n))).toBe("invalid-format")
     expect(refused(pointer(2, 16, 0x4_0200n))).toBe("invalid-format")
     const luks = parse(v3(pointer(2, 16, 0x4_0000n)))
-    expect(fault(() => refuseUnsupported(luks, PATH)).message).toContain("LUKS")
-    expect(fault(() => refuseUnsupported(parse(v3((view) => view.setUint32(32, 1))), PATH)).message).toContain("AES")
+    expect(encryptedImage(luks, PATH)).toEqual({ path: PATH, encryption: "luks" })
+    expect(encryptedImage(parse(v3((view) => view.setUint32(32, 1))), PATH)).toEqual({ path: PATH, encryption: "aes" })
   })
 
   it("QC-HDR-14 refcount_order is 0 to 6", () => {

@@ -1,0 +1,49 @@
+/**
+ * CipherSpec: which cipher a LUKS header asks for, in its own words: a cipher's name, a mode with an IV generator ("xts-plain64",
+ * "cbc-essiv:sha256"), and the bytes of the key. [LUKS1] 7, and what QEMU makes of it.
+ */
+
+/** Bytes of a digest, by the name that LUKS has for the hash. */
+export const DIGEST_BYTES: ReadonlyMap<string, number> = new Map([
+  ["md5", 16], ["sha1", 20], ["ripemd160", 20], ["sha224", 28], ["sha256", 32], ["sha384", 48], ["sha512", 64],
+])
+
+const MODES = ["xts", "cbc", "ecb", "ctr"] as const
+export type CipherMode = (typeof MODES)[number]
+
+/** "plain": the sector's number in 32 bits. "plain64": in 64. "essiv": that, encrypted by a hash of the key. */
+const IV_GENERATORS = ["plain", "plain64", "essiv"] as const
+export type IvGenerator = (typeof IV_GENERATORS)[number]
+
+export interface CipherSpec {
+  readonly mode: CipherMode
+  readonly ivGenerator: IvGenerator
+  /** Of ESSIV. */
+  readonly ivHash: string | undefined
+  /** Both halves of it for XTS. */
+  readonly keyBytes: number
+}
+
+const AES_KEY_BYTES: readonly number[] = [16, 24, 32]
+
+/** The specification in the header's words. A string says why it cannot be used. */
+export function parseCipherSpec(name: string, modeText: string, keyBytes: number): CipherSpec | string {
+  if (name !== "aes") return `the cipher "${name}" is not supported; only aes is`
+  const [, modeName = "", generator = "", ivHash] = /^([^-]*)-([^:]*)(?::(.*))?$/.exec(modeText) ?? []
+  const mode = MODES.find((known) => known === modeName)
+  const ivGenerator = IV_GENERATORS.find((known) => known === generator)
+  if (mode === undefined || ivGenerator === undefined) return `the cipher mode "${modeText}" is not supported`
+  const aesBytes = mode === "xts" ? keyBytes / 2 : keyBytes
+  if (!AES_KEY_BYTES.includes(aesBytes)) return `aes in mode ${mode} cannot have a key of ${keyBytes} bytes`
+  if (ivGenerator !== "essiv") return { mode, ivGenerator, ivHash: undefined, keyBytes }
+  const digest = DIGEST_BYTES.get(ivHash ?? "")
+  if (digest === undefined) return `the cipher mode "${modeText}" does not name a hash that is supported`
+  // The digest is an AES key by itself, whatever size the data's key has, as dm-crypt does it.
+  if (!AES_KEY_BYTES.includes(digest)) return `a digest of ${ivHash} has ${digest} bytes, which is not a key of aes`
+  return { mode, ivGenerator, ivHash, keyBytes }
+}
+
+/** The words for the header. */
+export function modeText({ mode, ivGenerator, ivHash }: CipherSpec): string {
+  return ivHash === undefined ? `${mode}-${ivGenerator}` : `${mode}-${ivGenerator}:${ivHash}`
+}

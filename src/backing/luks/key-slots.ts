@@ -1,0 +1,89 @@
+/** Key slots: the volume's key under a passphrase, and back. [LUKS1] 3.2 and 3.3 */
+import { BackingError } from "../backing.ts"
+import { mergeKey, splitKey } from "./af-splitter.ts"
+import type { Cryptography } from "./cryptography.ts"
+import { DIGEST_LENGTH, type HeaderPlace, type KeySlot, type LuksHeader, materialBytes, MOST_ITERATIONS, STRIPES } from "./header.ts"
+import { makeCipher } from "./make-cipher.ts"
+
+/** Iterations that one passphrase may cost in all: eight slots of a usual image take less. */
+const MOST_IN_ALL = 4 * MOST_ITERATIONS
+
+/** Reads `length` bytes of the header area, from byte `offset` of it. */
+export type ReadArea = (offset: number, length: number) => Uint8Array
+
+/** A slot that the passphrase opens. */
+export interface OpenedSlot {
+  readonly slot: number
+  /** The volume's key. */
+  readonly key: Uint8Array
+}
+
+export interface OpenSlotOptions {
+  readonly header: LuksHeader
+  readonly passphrase: Uint8Array
+  readonly read: ReadArea
+  readonly cryptography: Cryptography
+  readonly place: HeaderPlace
+  /** Only this slot is tried. Default: all active ones. */
+  readonly only?: number
+}
+
+/**
+ * The first active slot that the passphrase opens. All key material is read before the first derivation, which may take seconds: a file
+ * that answers later is asked again after each answer.
+ * @throws BackingError `permission` when it opens none; `unsupported` when that would take too long
+ */
+export function openSlot(options: OpenSlotOptions): OpenedSlot {
+  const { header, read, place } = options
+  const active = header.slots.flatMap((found, slot) => (found.isActive && slot === (options.only ?? slot) ? [{ ...found, slot }] : []))
+  const iterations = active.reduce((sum, slot) => sum + slot.iterations + header.digestIterations, 0)
+  if (iterations > MOST_IN_ALL) {
+    const message = `its key slots take ${iterations} iterations of key derivation, more than the limit of ${MOST_IN_ALL}`
+    throw new BackingError("unsupported", message, place)
+  }
+  const tried = active.map((slot) => ({ ...slot, material: read(slot.materialOffset, materialBytes(header)) }))
+  for (const { slot, material, ...found } of tried) {
+    const key = tryOpen(found, material, options)
+    if (key !== undefined) return { slot, key }
+  }
+  const where = active.length === 0 ? "there is no active key slot" : `it opens none of the active key slots (${slotList(active)})`
+  throw new BackingError("permission", `the passphrase is wrong: ${where}`, { path: place.path })
+}
+
+function slotList(slots: readonly { readonly slot: number }[]): string {
+  return slots.map(({ slot }) => slot).join(", ")
+}
+
+function tryOpen(slot: KeySlot, material: Uint8Array, { header, passphrase, cryptography }: OpenSlotOptions): Uint8Array | undefined {
+  const { cipher, hash } = header
+  const { salt, iterations } = slot
+  const slotKey = cryptography.deriveKey({ hash, passphrase, salt, iterations, length: cipher.keyBytes })
+  makeCipher(cipher, slotKey, cryptography).decrypt(material, 0)
+  const key = mergeKey(material, cipher.keyBytes, { hash, stripes: STRIPES, cryptography })
+  return cryptography.equal(keyDigest(key, header, cryptography), header.digest) ? key : undefined
+}
+
+/** What the header keeps of the volume's key, to know it again. */
+export function keyDigest(
+  key: Uint8Array,
+  { hash, digestSalt, digestIterations }: Pick<LuksHeader, "hash" | "digestSalt" | "digestIterations">, cryptography: Cryptography,
+): Uint8Array {
+  return cryptography.deriveKey({ hash, passphrase: key, salt: digestSalt, iterations: digestIterations, length: DIGEST_LENGTH })
+}
+
+export interface SealOptions {
+  readonly header: Pick<LuksHeader, "cipher" | "hash">
+  readonly passphrase: Uint8Array
+  readonly salt: Uint8Array
+  readonly iterations: number
+  readonly cryptography: Cryptography
+}
+
+/** The key material of a slot that the passphrase opens. */
+export function sealKey(key: Uint8Array, { header, passphrase, salt, iterations, cryptography }: SealOptions): Uint8Array {
+  const { cipher, hash } = header
+  const slotKey = cryptography.deriveKey({ hash, passphrase, salt, iterations, length: cipher.keyBytes })
+  const material = splitKey(key, { hash, stripes: STRIPES, cryptography })
+  makeCipher(cipher, slotKey, cryptography).encrypt(material, 0)
+  return material
+}

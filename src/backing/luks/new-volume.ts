@@ -1,0 +1,108 @@
+/** A new LUKS volume: a random key, under a passphrase in key slot 0. The layout is QEMU's (QC-LUKS-07). */
+import { checkCount, checkOptions, type Rules } from "../../options.ts"
+import { BackingError } from "../backing.ts"
+import type { CipherSpec, IvGenerator } from "./cipher-spec.ts"
+import type { Cryptography } from "./cryptography.ts"
+import {
+  DIGEST_LENGTH, FIRST_MATERIAL, type KeySlot, type LuksHeader, MATERIAL_ALIGNMENT, MOST_ITERATIONS, SALT_LENGTH, serialiseLuksHeader,
+  SLOT_COUNT, STRIPES,
+} from "./header.ts"
+import { keyDigest, sealKey } from "./key-slots.ts"
+import { makeCipher } from "./make-cipher.ts"
+import { checkAnswer, type Passphrase, passphraseBytes } from "./passphrase.ts"
+import type { SectorCipher } from "./sector-cipher.ts"
+import { refuseMissingHash } from "./volume.ts"
+
+/** Options of a new LUKS volume, in QEMU's words. */
+export interface LuksOptions {
+  /** Opens the new image: key slot 0. */
+  readonly passphrase: Passphrase
+  /** Default "aes-256". */
+  readonly cipher?: "aes-128" | "aes-192" | "aes-256"
+  /** Default "xts". ECB and CTR are not made: they do not keep a disk secret. */
+  readonly mode?: "xts" | "cbc"
+  /** Default "plain64". CBC needs "essiv". */
+  readonly ivGenerator?: IvGenerator
+  /** Of ESSIV. Default "sha256". */
+  readonly ivHash?: "sha256"
+  /** Of key derivation. Default "sha256". */
+  readonly hash?: "sha1" | "sha224" | "sha256" | "sha384" | "sha512"
+  /** Milliseconds of a processor that one try of a passphrase takes. Default 2000. */
+  readonly iterTime?: number
+}
+
+export const LUKS_RULES: Rules<LuksOptions> = {
+  passphrase: "any", cipher: ["aes-128", "aes-192", "aes-256"], mode: ["xts", "cbc"], ivGenerator: ["plain", "plain64", "essiv"],
+  ivHash: ["sha256"], hash: ["sha1", "sha224", "sha256", "sha384", "sha512"], iterTime: "number?",
+}
+
+const FEWEST_ITERATIONS = 1000
+const DEFAULT_ITER_TIME = 2000
+
+export interface NewVolume {
+  /** Bytes of header and key material, to the payload. */
+  readonly length: number
+  /** What they are, piece by piece from the start of the volume; the rest is zeroes. */
+  readonly pieces: readonly { readonly offset: number; readonly bytes: Uint8Array }[]
+  readonly cipher: SectorCipher
+}
+
+/** @throws TypeError for a wrong option */
+export function checkLuksOptions(who: string, options: LuksOptions): void {
+  checkOptions(who, options, LUKS_RULES)
+  checkAnswer(who, options.passphrase, "passphrase of the encryption")
+  checkCount(who, "iterTime", options.iterTime, 1)
+}
+
+/** @throws BackingError `invalid-argument` for options that contradict each other; `unsupported` for a hash that the platform lacks */
+export function makeVolume(options: LuksOptions, cryptography: Cryptography, path: string): NewVolume {
+  const { hash = "sha256", iterTime = DEFAULT_ITER_TIME } = options
+  const cipher = chooseCipher(options, path)
+  refuseMissingHash({ hash, cipher }, cryptography, path)
+  const count = (length: number, milliseconds: number): number => {
+    const counted = cryptography.countIterations({ hash, length, milliseconds })
+    return Math.min(Math.max(counted, FEWEST_ITERATIONS), MOST_ITERATIONS)
+  }
+  const key = cryptography.random(cipher.keyBytes)
+  // The digest is made with each try as well; an eighth of the time is what QEMU and cryptsetup give it.
+  const checked = { hash, digestSalt: cryptography.random(SALT_LENGTH), digestIterations: count(DIGEST_LENGTH, iterTime / 8) }
+  const slotBytes = Math.ceil((cipher.keyBytes * STRIPES) / MATERIAL_ALIGNMENT) * MATERIAL_ALIGNMENT
+  const unused: KeySlot[] = Array.from({ length: SLOT_COUNT }, (_, slot) => ({
+    isActive: false, iterations: 0, salt: new Uint8Array(SALT_LENGTH), materialOffset: FIRST_MATERIAL + slot * slotBytes,
+  }))
+  const first: KeySlot = {
+    isActive: true, iterations: count(cipher.keyBytes, iterTime), salt: cryptography.random(SALT_LENGTH), materialOffset: FIRST_MATERIAL,
+  }
+  const header: LuksHeader = {
+    cipher, ...checked, payloadOffset: FIRST_MATERIAL + SLOT_COUNT * slotBytes, digest: keyDigest(key, checked, cryptography),
+    uuid: makeUuid(cryptography), slots: [first, ...unused.slice(1)],
+  }
+  const { salt, iterations } = first
+  const material = sealKey(key, { header, passphrase: passphraseBytes(options.passphrase), salt, iterations, cryptography })
+  return {
+    length: header.payloadOffset,
+    pieces: [{ offset: 0, bytes: serialiseLuksHeader(header) }, { offset: FIRST_MATERIAL, bytes: material }],
+    cipher: makeCipher(cipher, key, cryptography),
+  }
+}
+
+function chooseCipher(options: LuksOptions, path: string): CipherSpec {
+  const { cipher = "aes-256", mode = "xts", ivGenerator = mode === "cbc" ? "essiv" : "plain64" } = options
+  const refuse = (message: string): BackingError => new BackingError("invalid-argument", message, { path })
+  if (ivGenerator !== "essiv" && options.ivHash !== undefined) throw refuse(`the IV generator ${ivGenerator} takes no hash`)
+  if (mode === "cbc" && ivGenerator !== "essiv") {
+    throw refuse(`CBC with the IV generator ${ivGenerator} does not keep a disk secret; use essiv`)
+  }
+  const aesBytes = Number(cipher.slice("aes-".length)) / 8
+  const ivHash = ivGenerator === "essiv" ? (options.ivHash ?? "sha256") : undefined
+  return { mode, ivGenerator, ivHash, keyBytes: mode === "xts" ? 2 * aesBytes : aesBytes }
+}
+
+/** A random UUID: RFC 9562, 5.4 */
+function makeUuid(cryptography: Cryptography): string {
+  const bytes = cryptography.random(16)
+  bytes[6] = ((bytes[6] ?? 0) & 0x0f) | 0x40
+  bytes[8] = ((bytes[8] ?? 0) & 0x3f) | 0x80
+  const text = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("")
+  return text.replace(/^(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-")
+}

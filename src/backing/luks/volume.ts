@@ -1,0 +1,72 @@
+/** A LUKS volume, opened by a passphrase: a header with its key material, somewhere in a file. */
+import { BackingError } from "../backing.ts"
+import type { ImageFile } from "../image-file.ts"
+import type { Cryptography } from "./cryptography.ts"
+import { type HeaderPlace, LUKS_HEADER_BYTES, type LuksHeader, materialBytes, parseLuksHeader } from "./header.ts"
+import { openSlot, type ReadArea } from "./key-slots.ts"
+import { type Passphrase, passphraseBytes } from "./passphrase.ts"
+
+/** A run of bytes of a file that holds a LUKS header and its key material. */
+export interface LuksArea {
+  readonly file: Pick<ImageFile, "path" | "read">
+  /** Byte of the file. */
+  readonly offset: number
+  readonly length: number
+}
+
+/** The header in an area. @throws BackingError as `parseLuksHeader` does, or `invalid-format` where the area is too short for its slots */
+export function readLuksHeader(area: LuksArea): LuksHeader {
+  const header = parseLuksHeader(readArea(area)(0, LUKS_HEADER_BYTES), placeOf(area))
+  const end = Math.max(...header.slots.map(({ materialOffset }) => materialOffset)) + materialBytes(header)
+  if (end > area.length) {
+    const message = `its LUKS header has ${area.length} bytes, and its key slots end at byte ${end} of them`
+    throw new BackingError("invalid-format", message, placeOf(area))
+  }
+  return header
+}
+
+function placeOf({ file, offset }: LuksArea): HeaderPlace {
+  return { path: file.path, offset }
+}
+
+/** Reads from an area. What is read throws `invalid-format` where the file ends before. */
+export function readArea({ file, offset }: LuksArea): ReadArea {
+  return (from, length) => {
+    const bytes = new Uint8Array(length)
+    const found = file.read(bytes, offset + from)
+    if (found === length) return bytes
+    const at = offset + from + found
+    throw new BackingError("invalid-format", `the file ends in its LUKS header, at byte ${at}`, { path: file.path, offset: at })
+  }
+}
+
+export interface UnlockOptions {
+  readonly passphrase: Passphrase
+  readonly cryptography: Cryptography
+  /** Only this slot is tried. */
+  readonly only?: number
+}
+
+export interface UnlockedVolume {
+  readonly header: LuksHeader
+  /** The slot that the passphrase opens. */
+  readonly slot: number
+  readonly key: Uint8Array
+}
+
+/** @throws BackingError `permission` for a wrong passphrase, and as `readLuksHeader` */
+export function unlockVolume(area: LuksArea, { passphrase, cryptography, only }: UnlockOptions): UnlockedVolume {
+  const header = readLuksHeader(area)
+  refuseMissingHash(header, cryptography, area.file.path)
+  const place = placeOf(area)
+  const opened = openSlot({
+    header, passphrase: passphraseBytes(passphrase), read: readArea(area), cryptography, place, ...(only === undefined ? {} : { only }),
+  })
+  return { header, ...opened }
+}
+
+/** @throws BackingError `unsupported` */
+export function refuseMissingHash({ hash, cipher }: Pick<LuksHeader, "hash" | "cipher">, cryptography: Cryptography, path: string): void {
+  const missing = [hash, cipher.ivHash ?? hash].find((name) => !cryptography.hasHash(name))
+  if (missing !== undefined) throw new BackingError("unsupported", `the hash "${missing}" is not supported by this platform`, { path })
+}

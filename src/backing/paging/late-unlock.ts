@@ -1,0 +1,38 @@
+/** Unlocks encrypted images whose file, or whose passphrase, may come later. */
+import type { ImageFile } from "../image-file.ts"
+import type { Cryptography } from "../luks/cryptography.ts"
+import { askPassphrase, checkAnswer, type EncryptedImage, type LatePassphraseOption, type Passphrase } from "../luks/passphrase.ts"
+import { unlockFile } from "../luks/raw-luks.ts"
+import type { ImageCipher } from "../qcow2/encrypted-data.ts"
+import { encryptedImage, unlockImage } from "../qcow2/encryption.ts"
+import { readHeader } from "../qcow2/format/parse-header.ts"
+import { untilLoaded } from "./until-loaded.ts"
+
+export interface LateUnlockOptions {
+  readonly passphrase: LatePassphraseOption | undefined
+  readonly cryptography: Cryptography | undefined
+}
+
+/**
+ * The cipher of a qcow2 image; undefined for one that is not encrypted. Apart from the opening, which is tried again for each page that is
+ * not here: deriving a key takes seconds.
+ */
+export async function unlockImageLater(file: ImageFile, options: LateUnlockOptions): Promise<ImageCipher | undefined> {
+  const header = await untilLoaded(() => readHeader(file))
+  const image = encryptedImage(header, file.path)
+  if (image === undefined) return undefined
+  const passphrase = await ask(image, options)
+  return await untilLoaded(() => unlockImage(file, header, { passphrase, cryptography: options.cryptography }))
+}
+
+/** The disk in a raw LUKS image. */
+export async function unlockFileLater(file: ImageFile, options: LateUnlockOptions): Promise<ImageFile> {
+  const passphrase = await ask({ path: file.path, encryption: "luks" }, options)
+  return await untilLoaded(() => unlockFile(file, { passphrase, cryptography: options.cryptography }))
+}
+
+async function ask(image: EncryptedImage, options: LateUnlockOptions): Promise<Passphrase> {
+  const answer = await askPassphrase(options.passphrase, image)
+  checkAnswer("openDisk", answer, "what the option passphrase returned")
+  return answer
+}

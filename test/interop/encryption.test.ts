@@ -1,0 +1,77 @@
+/**
+ * Encrypted images of QEMU's making, read and written by us, and read by QEMU again: every cipher, hash and IV generator that it offers.
+ */
+import { writeFileSync } from "node:fs"
+import { join } from "node:path"
+import { describe, expect } from "vitest"
+import { openImage } from "../../src/backing/open.ts"
+import { itWithQemu, qemuImg } from "../support/qemu.ts"
+import { EncryptedByQemu } from "./encrypted-by-qemu.ts"
+import { temporaryDirectory } from "../support/temporary.ts"
+
+/** Milliseconds: QEMU derives keys for each of its processes. */
+const PATIENCE = 120_000
+const HASHES = ["sha1", "sha224", "sha384", "sha512", "ripemd160"]
+// QEMU 7.2 itself fails an assertion with keys of 24 bytes, whose material ends inside of a sector.
+const CIPHERS = [
+  "xts aes-128 plain", "xts aes-192 plain64", "xts aes-256 essiv", "cbc aes-128 essiv", "cbc aes-256 plain64", "ecb aes-256 plain64",
+  "ctr aes-128 essiv",
+]
+
+const cases = [
+  "qcow2 encrypt.format=luks", "qcow2 encrypt.format=luks,compat=0.10", "qcow2 encrypt.format=luks,cluster_size=512",
+  "qcow2 encrypt.format=luks,cluster_size=2M", "qcow2 encrypt.format=aes", "qcow2 encrypt.format=aes,cluster_size=4k,compat=0.10",
+  "qcow2 encrypt.format=luks,extended_l2=on,cluster_size=16k",
+  "luks ",
+  ...HASHES.map((hash) => `luks hash-alg=${hash}`),
+  ...CIPHERS.map((text) => {
+    const [mode, cipher, iv] = text.split(" ")
+    return `luks cipher-mode=${mode},cipher-alg=${cipher},ivgen-alg=${iv}`
+  }),
+]
+
+describe("encrypted images and QEMU", () => {
+  for (const text of cases) {
+    itWithQemu(`QC-AES-01 QC-LUKS-04 QC-LUKS-05 QC-LUKS-08 what QEMU wrote we read, and what we write it reads: ${text}`, () => {
+      const [format, options = ""] = text.split(" ")
+      if (format !== "qcow2" && format !== "luks") throw new Error(text)
+      const image = new EncryptedByQemu(temporaryDirectory(), { format, options, size: "3M", passphrase: "abc" })
+      image.io("write -P 0x11 0 128k", "write -P 0x22 1000k 5k", "write -P 0x33 2M 1M")
+      const disk = openImage(image.path, { format, passphrase: "abc" })
+      const expectRead = (offset: number, length: number, value: number): void => {
+        const bytes = new Uint8Array(length)
+        disk.pread(bytes, offset)
+        expect(bytes.every((byte) => byte === value), `byte ${offset}`).toBe(true)
+      }
+      expectRead(0, 128 << 10, 0x11)
+      expectRead(1_024_000, 5120, 0x22)
+      expectRead(2 << 20, 1 << 20, 0x33)
+      if (format === "qcow2") expectRead(200_000, 1000, 0)
+      disk.pwrite(new Uint8Array(300).fill(0x44), 1_024_700)
+      disk.pwrite(new Uint8Array(300_000).fill(0x55), 300_001)
+      disk.close()
+      image.io(
+        "read -P 0x44 1024700 300", "read -P 0x55 300001 300000", "read -P 0x22 1024000 700", "read -P 0x22 1025000 4120",
+        "read -P 0x33 2M 1M", "read -P 0x11 0 128k",
+      )
+      if (format === "qcow2") expect(image.check()).toBe(0)
+    }, PATIENCE)
+  }
+
+  itWithQemu("QC-LUKS-05 a passphrase in key slot 7 opens the image, and so does a binary key file; others do not", () => {
+    const directory = temporaryDirectory()
+    const image = new EncryptedByQemu(directory, { format: "luks", options: "", size: "1M", passphrase: "abc" })
+    const key = new Uint8Array([0xff, 1, 2, 10])
+    writeFileSync(join(directory, "key"), Buffer.from("later\n"))
+    qemuImg(
+      "amend", "--object", `secret,id=s,file=${image.secret}`, "--object", `secret,id=n,file=${join(directory, "key")}`,
+      "-o", "state=active,new-secret=n,keyslot=7,iter-time=10", "--image-opts", image.options,
+    )
+    for (const passphrase of ["abc", Buffer.from("later\n"), () => "later\n"]) {
+      using disk = openImage(image.path, { format: "luks", passphrase })
+      expect(disk.size).toBe(1 << 20)
+    }
+    expect(() => openImage(image.path, { format: "luks", passphrase: "later" })).toThrow(/passphrase is wrong.*key slots \(0, 7\)/)
+    expect(() => openImage(image.path, { format: "luks", passphrase: key })).toThrow(/passphrase is wrong/)
+  }, PATIENCE)
+})
