@@ -10,14 +10,18 @@ const QCOW2_KEYS: Readonly<Record<string, string>> = {
   backing_fmt: "raw|qcow2  format of that file",
   cluster_size: "SIZE  512 to 2M, a power of two; default 64k",
   compat: "0.10|1.1  version of the format, or v2|v3; default 1.1",
+  compression_type: "zlib  how compressed clusters are written; default zlib",
+  extended_l2: "on|off  divide each cluster into 32 subclusters; default off",
   lazy_refcounts: "on|off  set the feature bit of that name; default off",
-  preallocation: "off|metadata  metadata: every cluster has its place from the start; default off",
+  nocow: "on|off  accepted for scripts",
+  preallocation: "off|metadata|falloc|full  metadata: every cluster has its place from the start; falloc, full: and its space, too",
   refcount_bits: "N  1 to 64, a power of two; default 16",
   size: "SIZE  of the disk",
 }
 
 const RAW_KEYS: Readonly<Record<string, string>> = {
-  preallocation: "off  the file is sparse",
+  nocow: "on|off  accepted for scripts",
+  preallocation: "off|falloc|full  falloc, full: the file takes up its space from the start; default off",
   size: "SIZE  of the disk",
 }
 
@@ -34,7 +38,10 @@ export function helpsWithOptions(given: Arguments, format: "raw" | "qcow2"): boo
 
 /** Reads all `-o` lists of a command. @throws UsageError for a key or a value that the format does not have */
 export function givenOptions(given: Arguments, format: "raw" | "qcow2"): GivenOptions {
-  const keys = new KeyValues("-o", given.texts("options"), Object.keys(format === "raw" ? RAW_KEYS : QCOW2_KEYS))
+  const keys = keysOf(given, format)
+  const preallocation = keys.choice("preallocation", format === "raw" ? ["off", "falloc", "full"] : ["off", "metadata", "falloc", "full"])
+  keys.switch("nocow")
+  keys.choice("compression_type", ["zlib"])
   const version = keys.choice("compat", ["0.10", "1.1", "v2", "v3"])
   return defined({
     size: keys.size("size"),
@@ -43,9 +50,20 @@ export function givenOptions(given: Arguments, format: "raw" | "qcow2"): GivenOp
     clusterSize: keys.size("cluster_size"),
     compat: version === undefined ? undefined : version === "0.10" || version === "v2" ? "0.10" as const : "1.1" as const,
     lazyRefcounts: keys.switch("lazy_refcounts"),
-    preallocation: keys.choice("preallocation", format === "raw" ? ["off"] : ["off", "metadata"]),
+    // Metadata comes first; fillHoles does the rest.
+    preallocation: format === "raw" || preallocation === undefined || preallocation === "off" ? undefined : "metadata" as const,
+    extendedL2: keys.switch("extended_l2"),
     refcountBits: keys.count("refcount_bits"),
   })
+}
+
+/** Whether `-o preallocation` wants the file to take up its space. */
+export function wantsSpace(given: Arguments, format: "raw" | "qcow2"): boolean {
+  return ["falloc", "full"].includes(keysOf(given, format).text("preallocation") ?? "off")
+}
+
+function keysOf(given: Arguments, format: "raw" | "qcow2"): KeyValues {
+  return new KeyValues("-o", given.texts("options"), Object.keys(format === "raw" ? RAW_KEYS : QCOW2_KEYS))
 }
 
 type Defined<T> = { [K in keyof T]?: Exclude<T[K], undefined> }

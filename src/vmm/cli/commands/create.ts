@@ -1,9 +1,11 @@
 /** `vioblk create`: makes a new, empty image. */
 import { createImage } from "../../../backing/create.ts"
+import { removeHostFile } from "../../../backing/host/host-file.ts"
 import { writeNew } from "../../../backing/host/new-file.ts"
 import { createQcow2 } from "../../../backing/qcow2/create.ts"
 import { type Arguments, nameOf, sizeOf, UsageError } from "../arguments.ts"
-import { defined, givenOptions, helpsWithOptions } from "../create-options.ts"
+import { defined, givenOptions, helpsWithOptions, wantsSpace } from "../create-options.ts"
+import { fillHoles } from "../fill-holes.ts"
 import { formatBytes } from "../format.ts"
 import { print, printJson } from "../output.ts"
 
@@ -26,6 +28,7 @@ export async function create(given: Arguments): Promise<number> {
   } else {
     createImage(path, options)
   }
+  if (wantsSpace(given, format)) fillOrRemove(path)
   if (given.json) {
     printJson({ filename: path, ...options })
   } else if (!given.flag("quiet")) {
@@ -35,9 +38,19 @@ export async function create(given: Arguments): Promise<number> {
   return 0
 }
 
+function fillOrRemove(path: string): void {
+  try {
+    fillHoles(path)
+  } catch (error) {
+    removeHostFile(path)
+    throw error
+  }
+}
+
 /** What `-o` gave, and above it what options of their own gave. */
 function optionsOf(given: Arguments, format: "raw" | "qcow2", sizeText: string | undefined) {
   const listed = givenOptions(given, format)
+  if (sizeText !== undefined && listed.size !== undefined) throw new UsageError("the size is given twice: SIZE and -o size")
   const size = sizeText === undefined ? listed.size : sizeOf("SIZE", sizeText)
   return {
     ...listed,
