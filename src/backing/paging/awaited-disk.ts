@@ -43,7 +43,7 @@ const HELD_BESIDE = 256 << 10
 const ZEROES_AT_ONCE = 16 << 20
 
 /** Whether an operation changes the disk, and so waits for room in the log. */
-type Kind = "reads" | "changes"
+export type Kind = "reads" | "changes"
 
 export class AwaitedDisk implements VirtioBacking {
   static { closesWithBlock(this, "later") }
@@ -61,6 +61,7 @@ export class AwaitedDisk implements VirtioBacking {
   /** Operations that wait, each with what ends its waiting when the disk is closed. */
   readonly #waiting = new Set<(error: BackingError) => void>()
   readonly #underWay = new Set<Promise<unknown>>()
+  readonly #retired: { close(): void }[] = []
   #isClosed = false
   #closing: Promise<void> | undefined
 
@@ -127,6 +128,16 @@ export class AwaitedDisk implements VirtioBacking {
     return this.#disk
   }
 
+  /** Makes a call of the disk's that is not one of `VirtioBacking`, as often as it takes: now, if all that it needs is here. */
+  perform<T>(kind: Kind, work: () => T): T | Promise<T> {
+    return this.#run(kind, PIECE, work)
+  }
+
+  /** `close` closes `disk` too: the image does not stand on it any more, but calls under way may. */
+  closeLater(disk: { close(): void }): void {
+    this.#retired.push(disk)
+  }
+
   pread(buffer: Uint8Array, offset: number): void | Promise<void> {
     const disk = this.#disk
     const range = { offset, length: buffer.length, most: PIECE }
@@ -170,6 +181,7 @@ export class AwaitedDisk implements VirtioBacking {
     const failures: unknown[] = []
     const note = (error: unknown): void => void failures.push(error)
     await untilLoaded(() => this.#disk.close()).catch(note)
+    for (const disk of this.#retired) await untilLoaded(() => disk.close()).catch(note)
     for (const file of this.#files) await release(file).catch(note)
     if (failures.length > 0) throw failures[0]
   }

@@ -6,7 +6,7 @@ import type { ImageFile } from "../image-file.ts"
 import { Allocator } from "./metadata/allocator.ts"
 import type { ClusterFile } from "./metadata/cluster-file.ts"
 import { CompressedWriter } from "./compressed-writer.ts"
-import { DataFileClusters } from "./metadata/data-clusters.ts"
+import { type DataClusters, DataFileClusters } from "./metadata/data-clusters.ts"
 import { EncryptedData, type ImageCipher } from "./encrypted-data.ts"
 import type { Decompressor } from "./format/compression.ts"
 import { headerGeometry, isDataFileRaw, type Qcow2Header } from "./format/header.ts"
@@ -14,6 +14,7 @@ import type { Geometry } from "./format/geometry.ts"
 import type { SnapshotTable } from "./format/snapshot-table.ts"
 import type { HeaderStore } from "./metadata/header-store.ts"
 import { Mapping } from "./metadata/mapping.ts"
+import type { MetadataMap } from "./metadata/metadata-map.ts"
 import { mapMetadata } from "./metadata/metadata-regions.ts"
 import { MetadataWriter } from "./metadata/metadata-writer.ts"
 import { Packer } from "./metadata/packer.ts"
@@ -78,6 +79,9 @@ export interface WritingParts {
   readonly metadataWriter: MetadataWriter
   readonly allocator: Allocator
   readonly refcounts: Refcounts
+  readonly metadata: MetadataMap
+  readonly l2Cache: TableCache
+  readonly dataClusters: DataClusters
 }
 
 export interface ImageParts {
@@ -146,7 +150,7 @@ function makeWriting(base: PartsBase, reading: ReadingParts, known: KnownTables 
   const compressedWriter = new CompressedWriter({
     ...shared, mapping, reader, writer, metadataWriter, packer, decompressor, compressionType, hasDataFile,
   })
-  return { writer, zeroing, compressedWriter, metadataWriter, allocator, refcounts }
+  return { writer, zeroing, compressedWriter, metadataWriter, allocator, refcounts, metadata, l2Cache, dataClusters }
 }
 
 /** Whether a guest cluster has no place of its own in an external data file. */

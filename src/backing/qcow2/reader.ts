@@ -42,6 +42,8 @@ export function checkBackingDisk(who: string, disk: BackingDisk): void {
 /** Holds what is behind an image: another disk may take its place while the image is open. */
 export interface BackingSlot {
   disk: BackingDisk | undefined
+  /** The disk that is going to take its place: what is made zero until then hides that one as well. */
+  next?: BackingDisk | undefined
 }
 
 /** What is read later would be taken for what the buffers hold now. */
@@ -91,6 +93,12 @@ export class Reader {
     return Math.min(this.#backing.disk?.size ?? 0, this.#geometry.size)
   }
 
+  /** Guest bytes from here on need no zero cluster to read as zeroes, neither now nor over the disk that comes next. */
+  get hiddenEnd(): number {
+    const { disk, next } = this.#backing
+    return Math.min(Math.max(disk?.size ?? 0, next?.size ?? 0), this.#geometry.size)
+  }
+
   /** What is read where the image has nothing of its own. */
   get backing(): BackingDisk | undefined {
     return this.#backing.disk
@@ -132,7 +140,7 @@ export class Reader {
     this.#decompressed.forget(host)
   }
 
-  /** Whether `length` guest bytes from `offset` are known to read as zeroes, without a look at data. */
+  /** Whether `length` guest bytes from `offset` are known to read as zeroes, also over the disk that comes next, without a look at data. */
   holdsZeroes(offset: number, length: number): boolean {
     const extent = this.#extent
     for (let done = 0; done < length; done += extent.length) {
@@ -143,7 +151,7 @@ export class Reader {
   }
 
   #isZero(kind: L2Kind, offset: number): boolean {
-    if (kind === L2_KIND.UNALLOCATED) return offset >= this.backingEnd
+    if (kind === L2_KIND.UNALLOCATED) return offset >= this.hiddenEnd
     return kind === L2_KIND.ZERO || kind === L2_KIND.ZERO_ALLOCATED
   }
 

@@ -61,7 +61,7 @@ export class Zeroing {
   /** Frees the whole clusters in the range, the last one of the disk included; other parts stay. Discarded clusters read as zeroes. */
   discard(offset: number, length: number): void {
     // Without a zero flag, freeing would let the backing image's old content show through (QC-DZ-03).
-    if (this.#geometry.version < 3 && this.#reader.backingEnd > 0) return
+    if (this.#geometry.version < 3 && this.#reader.hiddenEnd > 0) return
     const { clusterSize, subclusters } = this.#geometry
     const { first, end } = this.#wholeUnits(offset, length, clusterSize)
     this.#zeroSubclusters(first * subclusters, end * subclusters, "drop")
@@ -71,7 +71,7 @@ export class Zeroing {
   writeZeroes(offset: number, length: number, mayUnmap: boolean): void {
     const { subclusterSize, version } = this.#geometry
     const { first, end } = this.#wholeUnits(offset, length, subclusterSize)
-    if (first >= end || (version < 3 && this.#reader.backingEnd > 0)) {
+    if (first >= end || (version < 3 && this.#reader.hiddenEnd > 0)) {
       this.#storeZeroes(offset, length)
       return
     }
@@ -133,7 +133,7 @@ export class Zeroing {
     const { subclusterSize, l2Coverage, subclusters } = this.#geometry
     const existing = this.#mapping.table(l1Index)
     // Subclusters from here on have nothing behind them: where they are unallocated, they read as zeroes already.
-    const backed = Math.ceil((this.#reader.backingEnd - l1Index * l2Coverage) / subclusterSize)
+    const backed = Math.ceil((this.#reader.hiddenEnd - l1Index * l2Coverage) / subclusterSize)
     const partOf = (index: number): Part => {
       const start = index * subclusters
       const from = Math.max(0, range.from - start)

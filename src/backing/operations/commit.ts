@@ -1,0 +1,72 @@
+/** Commit: what the images above a base hold is written into the base, and the top image is emptied. */
+import { BackingError } from "../backing.ts"
+import { Qcow2Image } from "../qcow2/image.ts"
+import { refuseSnapshots } from "../qcow2/layers/change-backing.ts"
+import { emptyTables } from "../qcow2/layers/empty.ts"
+import { layersOf, runAbove } from "../qcow2/layers/layer-run.ts"
+import type { RawBacking } from "../raw.ts"
+import { explained, longRun } from "./layer-steps.ts"
+import { Operation, type OperationOptions, STEP_BYTES } from "./operation.ts"
+
+export interface CommitOptions extends OperationOptions {
+  /** Leave the top image as it is, in place of emptying it. */
+  readonly keep: boolean
+}
+
+/**
+ * Writes what `top` and the images between it and `base` hold into `base`, which is behind `top` and open for writing; then empties `top`,
+ * unless it is to be kept. Nobody else may write to `top` meanwhile. A base that is smaller than `top` grows.
+ *
+ * Images between the two, and others that stand on `base`, do not show what they did before. A stop or an error leaves `top` as it was, or
+ * emptied in part, which reads the same: the call can be made again.
+ * @throws BackingError; the signal's reason
+ */
+export async function commitLayers(top: Qcow2Image, base: Qcow2Image | RawBacking, options: CommitOptions): Promise<void> {
+  if (top.readOnly || base.readOnly) {
+    throw new BackingError("read-only", "commit needs the image and its base open for writing", { path: base.path })
+  }
+  refuseSnapshots(top, "a commit")
+  const operation = new Operation(top.size, options)
+  try {
+    if (top.size > base.size) growBase(base, top.size)
+    await copyDown(top, base, operation)
+    base.flush()
+  } catch (error) {
+    throw explained(error, `${top.path} still holds all of it: commit again when this is mended`)
+  }
+  if (options.keep) return
+  for (let next = 0, entries = 1; next < entries;) {
+    await operation.turn()
+    const step = emptyTables(top, next)
+    next = step.next
+    entries = step.entries
+  }
+  top.flush()
+}
+
+async function copyDown(top: Qcow2Image, base: Qcow2Image | RawBacking, operation: Operation): Promise<void> {
+  const buffer = new Uint8Array(STEP_BYTES)
+  for (let offset = 0; offset < top.size;) {
+    await operation.turn()
+    const run = longRun({ offset, length: top.size - offset }, (at, length) => runAbove(top, base, { offset: at, length }))
+    const length = Math.min(run.length, run.isZero ? base.zeroesAtOnce : run.isOwn ? STEP_BYTES : run.length)
+    if (run.isZero) base.writeZeroes(offset, length, true)
+    else if (run.isOwn) {
+      const piece = buffer.subarray(0, length)
+      top.pread(piece, offset)
+      base.pwrite(piece, offset)
+    }
+    offset += length
+    operation.advance(length)
+  }
+}
+
+function growBase(base: Qcow2Image | RawBacking, size: number): void {
+  const message = `it has ${base.size} bytes, and the image to be committed has ${size}; make it larger first`
+  throw new BackingError("unsupported", message, { path: base.path })
+}
+
+/** The layers that a commit of `top` into `base` leaves with another content than they had. */
+export function layersBetween(top: Qcow2Image, base: Qcow2Image | RawBacking): number {
+  return [...layersOf(top)].indexOf(base) - 1
+}

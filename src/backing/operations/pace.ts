@@ -1,0 +1,39 @@
+/** Pace: how fast an operation may go on, in bytes a second. */
+
+/** Tells the time, and waits: a test has its own. */
+export interface PaceClock {
+  /** Milliseconds since some moment. */
+  now(): number
+  sleep(ms: number): Promise<void>
+}
+
+const HOST_CLOCK: PaceClock = {
+  now: () => performance.now(),
+  sleep: (ms) => new Promise((resolve) => void setTimeout(resolve, ms)),
+}
+
+/** It is looked whether to stop after so many milliseconds at the latest. */
+const LONGEST_SLEEP = 100
+
+export class Pace {
+  readonly #rate: number | undefined
+  readonly #clock: PaceClock
+  /** When the next bytes may be spent. */
+  #free = -Infinity
+
+  /** `rate`: bytes a second; undefined is no limit. */
+  constructor(rate: number | undefined, clock: PaceClock = HOST_CLOCK) {
+    this.#rate = rate
+    this.#clock = clock
+  }
+
+  /** Waits until the rate allows for `bytes`, which have been done. `check` may throw, to stop waiting. */
+  async spend(bytes: number, check: () => void): Promise<void> {
+    if (this.#rate === undefined || bytes === 0) return
+    this.#free = Math.max(this.#free, this.#clock.now()) + (bytes / this.#rate) * 1000
+    for (let left = this.#free - this.#clock.now(); left > 0; left = this.#free - this.#clock.now()) {
+      await this.#clock.sleep(Math.min(left, LONGEST_SLEEP))
+      check()
+    }
+  }
+}

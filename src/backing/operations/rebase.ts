@@ -1,0 +1,117 @@
+/** Rebase: an image gets another backing file, or none, and reads the same as before. */
+import { BackingError } from "../backing.ts"
+import type { Qcow2Image } from "../qcow2/image.ts"
+import { changeBacking, type NextBacking, prepareBacking, refuseSnapshots } from "../qcow2/layers/change-backing.ts"
+import { ownRun, runAbove } from "../qcow2/layers/layer-run.ts"
+import type { BackingDisk } from "../qcow2/reader.ts"
+import { explained, longRun } from "./layer-steps.ts"
+import { Operation, type OperationOptions, STEP_BYTES } from "./operation.ts"
+
+export interface RebaseTarget extends NextBacking {
+  /** A layer of the present chain that reads as `disk` does: what only it and layers below it hold need not be compared. */
+  readonly same?: BackingDisk | undefined
+}
+
+/**
+ * Copies into `image` what its backing image and the next one do not have in common, then puts the next one behind it. Returns the disk
+ * that was there, to be closed by the caller. A stop or an error leaves the image as it read before: the call can be made again.
+ * @throws BackingError; the signal's reason
+ */
+export async function rebaseLayers(image: Qcow2Image, target: RebaseTarget, options: OperationOptions): Promise<BackingDisk | undefined> {
+  if (image.readOnly) throw new BackingError("read-only", "a rebase needs the image open for writing", { path: image.path })
+  refuseSnapshots(image, "a rebase")
+  const operation = new Operation(image.size, options)
+  prepareBacking(image, target.disk)
+  let isDone = false
+  try {
+    await copyDifferences(image, target, operation)
+    const old = changeBacking(image, target)
+    isDone = true
+    return old
+  } catch (error) {
+    throw explained(error, "the image keeps its backing file, and reads as before")
+  } finally {
+    if (!isDone) prepareBacking(image, undefined)
+  }
+}
+
+async function copyDifferences(image: Qcow2Image, target: RebaseTarget, operation: Operation): Promise<void> {
+  const comparison = new Comparison(image, target.disk)
+  for (let offset = 0; offset < image.size;) {
+    await operation.turn()
+    const length = nextStep(image, target, comparison, offset)
+    offset += length
+    operation.advance(length)
+  }
+}
+
+/** Deals with the bytes from `offset` on, and returns how many those are. */
+function nextStep(image: Qcow2Image, { disk, same }: RebaseTarget, comparison: Comparison, offset: number): number {
+  const rest = { offset, length: image.size - offset }
+  const run = longRun(rest, (at, length) => ownRun(image, at, length))
+  if (run.isOwn) return run.length
+  const range = { offset, length: run.length }
+  if (same !== undefined) {
+    const shared = longRun(range, (at, length) => runAbove(image.backing, same, { offset: at, length }))
+    if (!shared.isOwn) return shared.length
+    range.length = shared.length
+  }
+  const zeroes = Math.min(zeroRun(image, range), disk === undefined ? range.length : zeroRun(disk, range))
+  return zeroes > 0 ? zeroes : comparison.step(range)
+}
+
+/** How many bytes from the range's beginning on are known to read as zeroes, without looking at them. */
+function zeroRun(disk: BackingDisk, { offset, length }: { readonly offset: number; readonly length: number }): number {
+  if (offset >= disk.size) return length
+  const known = disk.allocation?.(offset, Math.min(length, disk.size - offset))
+  return known?.isZero === true ? Math.min(known.length, length) : 0
+}
+
+/** Compares clusters as they are with what they would be, and stores those that would change. */
+class Comparison {
+  readonly #image: Qcow2Image
+  readonly #next: BackingDisk | undefined
+  readonly #present = new Uint8Array(STEP_BYTES)
+  readonly #future = new Uint8Array(STEP_BYTES)
+
+  constructor(image: Qcow2Image, next: BackingDisk | undefined) {
+    this.#image = image
+    this.#next = next
+  }
+
+  /** At most as many bytes as the buffers have; whole clusters, where there is no border in between. */
+  step(range: { readonly offset: number; readonly length: number }): number {
+    const { offset } = range
+    const { clusterSize } = this.#image.geometry
+    const end = Math.min(offset + range.length, Math.floor(offset / clusterSize) * clusterSize + STEP_BYTES)
+    const present = this.#present.subarray(0, end - offset)
+    const future = this.#future.subarray(0, end - offset)
+    this.#image.pread(present, offset)
+    this.#readNext(future, offset)
+    for (let at = 0; at < present.length;) {
+      const count = Math.min(clusterSize - ((offset + at) % clusterSize), present.length - at)
+      const content = present.subarray(at, at + count)
+      if (!isSame(content, future.subarray(at, at + count))) {
+        if (isZero(content)) this.#image.writeZeroes(offset + at, count, true)
+        else this.#image.pwrite(content, offset + at)
+      }
+      at += count
+    }
+    return present.length
+  }
+
+  #readNext(buffer: Uint8Array, offset: number): void {
+    const held = Math.max(0, Math.min(buffer.length, (this.#next?.size ?? 0) - offset))
+    if (held > 0) this.#next?.pread(buffer.subarray(0, held), offset)
+    buffer.fill(0, held)
+  }
+}
+
+function isSame(a: Uint8Array, b: Uint8Array): boolean {
+  for (let at = 0; at < a.length; at++) if (a[at] !== b[at]) return false
+  return true
+}
+
+function isZero(bytes: Uint8Array): boolean {
+  return bytes.every((byte) => byte === 0)
+}

@@ -1,0 +1,87 @@
+/** Stream: an image takes over what the images behind it hold, while a guest uses it, and stands on its own afterwards. */
+import { checkCount, checkOptions, type Rules } from "../../options.ts"
+import { BackingError } from "../backing.ts"
+import type { OpenedDisk } from "../open-disk.ts"
+import { Qcow2Image } from "../qcow2/image.ts"
+import { changeBacking, prepareBacking, refuseSnapshots } from "../qcow2/layers/change-backing.ts"
+import { layersOf } from "../qcow2/layers/layer-run.ts"
+import { pull } from "../qcow2/layers/pull.ts"
+import type { BackingDisk } from "../qcow2/reader.ts"
+import { explained, findLayer, reachImage, type ReachedImage, referenceTo } from "./layer-steps.ts"
+import { Operation, OPERATION_RULES, type OperationOptions } from "./operation.ts"
+import { Pace, type PaceClock } from "./pace.ts"
+
+/** Options of `streamDisk`. */
+export interface StreamOptions extends OperationOptions {
+  /**
+   * The image in the chain that is to stay behind the disk: its path, or the name that the image above it has. Default: none, the disk
+   * stands on its own afterwards.
+   */
+  readonly base?: string
+  /** Bytes in a second that are copied at most. Default: as many as the host can. */
+  readonly rate?: number
+  /** Tells the time for `rate`. Default: the host's. */
+  readonly clock?: PaceClock
+}
+
+const STREAM_RULES: Rules<StreamOptions> = { ...OPERATION_RULES, base: "string?", rate: "number?", clock: "object?" }
+
+/** Bytes of one step: a guest's request waits for no more. */
+const STEP = 1 << 19
+
+/**
+ * Copies what the images behind `disk` hold into it, then drops them from the chain: the image's header names `base`, or no backing file.
+ * The disk may be in use: what a guest writes meanwhile stays. Stopped, or failed, it goes on when it is called again.
+ *
+ * @param disk a qcow2 image that is open for writing, as `openImage` and `openDisk` return it
+ * @throws BackingError `read-only`; `unsupported` for an image with internal snapshots, which would change; what reading the chain and
+ * writing the image fail with. The signal's reason. Then the image reads as before, over the same backing file.
+ * @throws TypeError for wrong arguments
+ */
+export async function streamDisk(disk: Qcow2Image | OpenedDisk, options: StreamOptions = {}): Promise<void> {
+  checkOptions("streamDisk", options, STREAM_RULES)
+  checkCount("streamDisk", "rate", options.rate, 1)
+  const reached = reachImage("streamDisk", disk)
+  const { image } = reached
+  if (image.readOnly) throw new BackingError("read-only", "streaming needs the image open for writing", { path: image.path })
+  const base = options.base === undefined ? undefined : findLayer(image, options.base, (_, name) => name)
+  if (image.backing === undefined || image.backing === base) return
+  refuseSnapshots(image, "streaming")
+  const operation = new Operation(image.size, options)
+  prepareBacking(image, base)
+  try {
+    await pullAll(reached, base, { operation, pace: new Pace(options.rate, options.clock) })
+    await dropLayers(reached, base)
+  } catch (error) {
+    throw explained(error, "the image reads as before; stream again when this is mended, and it goes on")
+  } finally {
+    prepareBacking(image, undefined)
+  }
+}
+
+async function pullAll(
+  { image, perform }: ReachedImage, base: BackingDisk | undefined, { operation, pace }: { operation: Operation; pace: Pace },
+): Promise<void> {
+  const buffer = new Uint8Array(STEP)
+  for (let offset = 0; offset < image.size;) {
+    await operation.turn()
+    const at = offset
+    const done = await perform("changes", () => pull(image, { offset: at, length: image.size - at, base }, buffer))
+    offset += done.length
+    operation.advance(done.length)
+    await pace.spend(done.copied, () => operation.throwIfStopped())
+  }
+}
+
+async function dropLayers({ image, perform, retire }: ReachedImage, base: BackingDisk | undefined): Promise<void> {
+  const reference = base === undefined ? undefined : referenceTo(image, base)
+  const dropped = await perform("changes", () => changeBacking(image, { reference, disk: base }))
+  if (dropped === undefined) return
+  for (const layer of layersOf(dropped)) if (layer instanceof Qcow2Image && layer.backing === base && base !== undefined) detach(layer)
+  retire(dropped)
+}
+
+/** `layer` is to be closed without what is behind it. */
+function detach(layer: Qcow2Image): void {
+  layer.inspect(({ backing }) => void (backing.disk = undefined))
+}

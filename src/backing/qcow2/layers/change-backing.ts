@@ -1,0 +1,70 @@
+/** What is behind an open image is replaced: the header names another backing file, or none, and reads go there from then on. */
+import { BackingError } from "../../backing.ts"
+import { encodeText } from "../format/bytes.ts"
+import { EXTENSION_TYPE, LIMIT } from "../format/spec.ts"
+import type { Qcow2Header } from "../format/header.ts"
+import type { Qcow2Image } from "../image.ts"
+import type { BackingDisk } from "../reader.ts"
+
+/** A backing file as it is to stand in an image. */
+export interface BackingName {
+  /** Relative to the image's own directory, or absolute. */
+  readonly name: string
+  readonly format: string
+}
+
+/**
+ * The header that names this backing file, or none.
+ * @throws BackingError `invalid-argument` for a name that the format does not allow
+ */
+export function headerWithBacking(header: Qcow2Header, backing: BackingName | undefined, path: string): Qcow2Header {
+  const others = header.extensions.filter(({ type }) => type !== EXTENSION_TYPE.BACKING_FORMAT)
+  if (backing === undefined) return { ...header, backingFile: undefined, extensions: others }
+  const backingFile = encodeText(backing.name)
+  const refuse = (message: string): BackingError => new BackingError("invalid-argument", message, { path })
+  if (backingFile.length === 0) throw refuse("the name of the backing file is empty")
+  if (backingFile.length > LIMIT.BACKING_FILE_NAME_BYTES) {
+    throw refuse(`the name of the backing file is longer than ${LIMIT.BACKING_FILE_NAME_BYTES} bytes`)
+  }
+  const format = { type: EXTENSION_TYPE.BACKING_FORMAT, data: encodeText(backing.format) }
+  // First, as QEMU has it (QC-EXT-09).
+  return { ...header, backingFile, extensions: [format, ...others] }
+}
+
+/** What is going to be behind the image. */
+export interface NextBacking {
+  readonly reference: BackingName | undefined
+  readonly disk: BackingDisk | undefined
+}
+
+/**
+ * Puts `next` behind the image, on disk and in memory, after all that the image holds by now is on stable storage. Returns the disk that
+ * was there, which is the caller's to close. The image must read the same over both: `prepareBacking` and a copy of what differs come
+ * first.
+ * @throws BackingError then the file names the old one or the new one, the open image still has the old one, and the call can be made again
+ */
+export function changeBacking(image: Qcow2Image, { reference, disk }: NextBacking): BackingDisk | undefined {
+  return image.change(({ header, backing, metadataWriter }) => {
+    const next = headerWithBacking(header.header, reference, image.path)
+    metadataWriter.store()
+    header.rewrite(next)
+    const old = backing.disk
+    backing.disk = disk
+    backing.next = undefined
+    return old
+  })
+}
+
+/** From now on, what is made zero in the image is kept from showing `next` as well, which may be longer. Undefined ends that. */
+export function prepareBacking(image: Qcow2Image, next: BackingDisk | undefined): void {
+  image.change(({ backing }) => void (backing.next = next))
+}
+
+/** @throws BackingError `unsupported` when internal snapshots of the image read what they do not hold from what is behind it */
+export function refuseSnapshots(image: Qcow2Image, what: string): void {
+  const { snapshotCount } = image.header
+  if (snapshotCount === 0 || image.backing === undefined) return
+  const message =
+    `it has ${snapshotCount} internal snapshot${snapshotCount === 1 ? "" : "s"}, whose content ${what} would change; delete them first`
+  throw new BackingError("unsupported", message, { path: image.path })
+}

@@ -1,0 +1,135 @@
+/** Commit: the base reads as the top did, the top is empty, and no stop, error or full disk loses anything. */
+import { describe, expect, it } from "vitest"
+import { BackingError } from "../../../src/backing/backing.ts"
+import { commitLayers } from "../../../src/backing/operations/commit.ts"
+import { Qcow2Image } from "../../../src/backing/qcow2/image.ts"
+import { layersOf } from "../../../src/backing/qcow2/layers/layer-run.ts"
+import { RawBacking } from "../../../src/backing/raw.ts"
+import { Chain, type ChainOpening } from "./chains.ts"
+import { FailingFile } from "../../support/failing-file.ts"
+import type { FlatModel } from "../../support/flat-model.ts"
+import { modelOf } from "../../support/images.ts"
+import { Rng, seedFromEnvironment } from "../../support/rng.ts"
+
+const seed = seedFromEnvironment(501)
+
+/** The top and the layer `base` of a chain, both open for writing. */
+export function openForCommit(chain: Chain, base: number, opening: ChainOpening = {}): { top: Qcow2Image; base: Qcow2Image | RawBacking } {
+  const top = chain.openTop({ ...opening, writable: [chain.top, base] })
+  const found = [...layersOf(top)][chain.top - base]
+  if (!(found instanceof Qcow2Image || found instanceof RawBacking)) throw new Error("no such layer")
+  return { top, base: found }
+}
+
+/** A chain whose base is not smaller than its top. */
+function randomChain(rng: Rng, layers: number, base: number): Chain {
+  for (;;) {
+    const chain = Chain.random(rng, { layers, sizes: [16, 400] })
+    if (chain.model(base).size >= chain.model().size) return chain
+  }
+}
+
+/** What the base must read as: the top's content, and beyond it its own. */
+function expected(chain: Chain, base: number): FlatModel {
+  const model = chain.model(base)
+  const top = chain.model()
+  model.write(top.read(0, top.size), 0)
+  return model
+}
+
+function expectCommitted(chain: Chain, base: number, model: FlatModel, before: FlatModel): void {
+  expect(chain.findings()).toEqual([])
+  const image = chain.open(base, { writable: [] })
+  expect(model.firstDifferenceOf(image)).toBe(-1)
+  if (base !== chain.top - 1) return
+  const top = chain.openTop({ writable: [] })
+  expect(before.firstDifferenceOf(top)).toBe(-1)
+}
+
+describe("commit", () => {
+  for (let round = 0; round < 12; round++) {
+    it(`writes what the layers above hold into the base, and empties the top (seed ${seed + round})`, async () => {
+      const rng = new Rng(seed + round)
+      const layers = rng.between(2, 4)
+      const base = rng.chance(0.5) ? layers - 2 : rng.between(0, layers - 2)
+      const chain = randomChain(rng, layers, base)
+      const model = expected(chain, base)
+      const before = chain.model()
+      const { top, base: disk } = openForCommit(chain, base)
+      const keep = base !== chain.top - 1
+      let last = 0
+      await commitLayers(top, disk, {
+        keep, progress: (done, total) => {
+          expect(total).toBe(top.size)
+          last = done
+        },
+      })
+      expect(last).toBe(top.size)
+      if (!keep) expect([...top.map(0, top.size)].map(({ kind }) => kind)).toEqual(["backing"])
+      top.close()
+      expectCommitted(chain, base, model, before)
+    })
+  }
+
+  it("goes on after a stop at any step, and the top reads the same meanwhile", async () => {
+    const chain = randomChain(new Rng(seed + 100), 3, 1)
+    const model = expected(chain, 1)
+    const before = chain.model()
+    const { top, base } = openForCommit(chain, 1)
+    const reason = new Error("enough")
+    for (let most = 1, stopped = true; stopped; most++) {
+      let steps = 0
+      const signal = { get aborted() { return steps >= most }, reason }
+      try {
+        await commitLayers(top, base, { keep: false, progress: () => void steps++, signal: signal as never })
+        stopped = false
+      } catch (error) {
+        expect(error).toBe(reason)
+      }
+      expect(before.firstDifferenceOf(top)).toBe(-1)
+    }
+    top.close()
+    expectCommitted(chain, 1, model, before)
+  })
+
+  for (const [code, calls] of [["io", ["read", "write", "truncate", "sync"]], ["no-space", ["write", "truncate"]]] as const) {
+    for (const failing of [0, 1]) {
+      it(`a failing call (${code}) of the ${failing === 0 ? "base" : "top"} loses nothing, and the next commit does it`, async () => {
+        const made = randomChain(new Rng(seed + 201), 2, 0)
+        const before = made.model()
+        const model = expected(made, 0)
+        for (let at = 1, failed = true; failed; at += 1 + Math.floor(at / 8)) {
+          const chain = made.clone()
+          const file = new FailingFile(chain.fileOf(failing))
+          const { top, base } = openForCommit(chain, 0, { fileOf: (index) => (index === failing ? file : chain.fileOf(index)) })
+          file.plan = { at, code, calls, duration: code === "io" ? "once" : "for-good", partial: 0.5 }
+          failed = await fails(() => commitLayers(top, base, { keep: false }), code)
+          file.plan = undefined
+          expect(before.firstDifferenceOf(top)).toBe(-1)
+          if (failed) await commitLayers(top, base, { keep: false })
+          top.close()
+          expectCommitted(chain, 0, model, before)
+        }
+      })
+    }
+  }
+
+  it("QC-SNAP-06 is refused for an image with internal snapshots, which would change", async () => {
+    const chain = randomChain(new Rng(seed + 300), 2, 0)
+    const { top, base } = openForCommit(chain, 0)
+    top.inspect(({ header }) => Object.defineProperty(header, "header", { value: { ...header.header, snapshotCount: 2 } }))
+    await expect(commitLayers(top, base, { keep: false })).rejects.toThrow(/2 internal snapshots/)
+    expect(modelOf(base).firstDifferenceOf(chain.open(0, { writable: [] }))).toBe(-1)
+  })
+})
+
+async function fails(work: () => Promise<unknown>, code: string): Promise<boolean> {
+  try {
+    await work()
+    return false
+  } catch (error) {
+    if (!(error instanceof BackingError)) throw error
+    expect(error.code).toBe(code)
+    return true
+  }
+}
