@@ -20,3 +20,11 @@ export function formatThroughput(bytes: number, seconds: number): string {
 export function formatHex(value: number, digits: number): string {
   return value.toString(16).padStart(digits, "0")
 }
+
+/** "0:07", "12:34", "1:02:03". */
+export function formatDuration(seconds: number): string {
+  const whole = Math.max(Math.round(seconds), 0)
+  const [hours, minutes] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60]
+  const rest = String(whole % 60).padStart(2, "0")
+  return hours > 0 ? `${hours}:${String(minutes).padStart(2, "0")}:${rest}` : `${minutes}:${rest}`
+}

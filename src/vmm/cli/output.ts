@@ -32,6 +32,11 @@ export function printJson(value: unknown): void {
   console.log(toJson(value, 2))
 }
 
+/** Shows `line` in place of the last line of the terminal on standard error. */
+export function showStatus(line: string): void {
+  process.stderr.write(`\r${printable(line)}\x1b[K`)
+}
+
 /** Prints a line of a trace, on standard error. */
 export function printTrace(line: string): void {
   console.error(printable(line))

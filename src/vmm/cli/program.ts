@@ -2,6 +2,7 @@
 import { nearest } from "../../options.ts"
 import { type Arguments, parseArguments, UsageError } from "./arguments.ts"
 import { complain, complainAtLength, printHelp } from "./output.ts"
+import { InterruptedError } from "./interrupted-error.ts"
 import { LOADERS } from "./loaders.ts"
 import type { CommandRow } from "./table/rows.ts"
 import { COMMANDS } from "./table/table.ts"
@@ -74,6 +75,10 @@ async function explain(error: unknown, args: readonly string[]): Promise<number>
     const [first = ""] = args
     complain(`${error.message}; see vioblk ${COMMANDS.some(({ name }) => name === first) ? `${first} ` : ""}--help`)
     return 1
+  }
+  if (error instanceof InterruptedError) {
+    complain(error.message)
+    return error.exitCode
   }
   const { isForPeople } = await import("./explained.ts")
   if (!isForPeople(error)) throw error

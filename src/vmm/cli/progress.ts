@@ -1,30 +1,82 @@
-/** A progress bar on standard error, where that is a terminal; nothing anywhere else. */
-import { formatBytes } from "./format.ts"
+/** How far long work is: a bar on standard error where that is a terminal, lines on standard output with `-p`, nothing otherwise. */
+import { formatBytes, formatDuration } from "./format.ts"
+import { print, showStatus } from "./output.ts"
 
-const WIDTH = 40
 const INTERVAL_MS = 100
+const LINE_INTERVAL_MS = 1000
+const LONGEST_BAR = 40
+const SHORTEST_BAR = 10
+
+export interface ProgressOptions {
+  /** Bytes in all; undefined: each `show` says it. */
+  readonly total?: number
+  /** Print lines where there is no terminal. */
+  readonly lines?: boolean
+  /** Print nothing at all. */
+  readonly quiet?: boolean
+}
 
 export class Progress {
-  readonly #total: number
-  readonly #enabled = process.stderr.isTTY === true
-  #shownAt = 0
+  readonly #total: number | undefined
+  readonly #mode: "bar" | "lines" | "none"
+  readonly #started = performance.now()
+  #shownAt = Number.NEGATIVE_INFINITY
+  #shownPart = -1
 
-  /** `total`: bytes. */
-  constructor(total: number) {
+  constructor({ total, lines = false, quiet = false }: ProgressOptions) {
     this.#total = total
+    this.#mode = quiet ? "none" : process.stderr.isTTY ? "bar" : lines ? "lines" : "none"
   }
 
-  /** `done`: bytes so far. */
-  show(done: number): void {
-    if (!this.#enabled || this.#total === 0) return
-    const now = Date.now()
-    if (now - this.#shownAt < INTERVAL_MS && done < this.#total) return
+  /** `done`: bytes so far, of `total`. */
+  show(done: number, total = this.#total ?? 0): void {
+    if (this.#mode === "none" || total === 0) return
+    const now = performance.now()
+    const isOver = done >= total
+    if (now - this.#shownAt < (this.#mode === "bar" ? INTERVAL_MS : LINE_INTERVAL_MS) && !isOver) return
+    const part = Math.floor((done / total) * 1000)
+    if (part === this.#shownPart) return
+    this.#shownPart = part
     this.#shownAt = now
-    const filled = Math.floor((done / this.#total) * WIDTH)
-    process.stderr.write(`\r[${"#".repeat(filled)}${".".repeat(WIDTH - filled)}] ${formatBytes(done)} of ${formatBytes(this.#total)}  `)
+    const state = { done, total, seconds: (now - this.#started) / 1000 }
+    if (this.#mode === "bar") showStatus(barLine(state, process.stderr.columns))
+    else print(`${percent(state)} ${amounts(state)}`)
   }
 
+  /** Takes the bar away. */
   clear(): void {
-    if (this.#enabled && this.#shownAt > 0) process.stderr.write("\r\x1b[K")
+    if (this.#mode === "bar" && this.#shownAt > 0) showStatus("")
   }
+}
+
+/** Bytes, and seconds since the beginning. */
+export interface ProgressState {
+  readonly done: number
+  readonly total: number
+  readonly seconds: number
+}
+
+/** A bar, and as much of the percentage, bytes, rate and time left as there is room for: less than `columns` characters. */
+export function barLine(state: ProgressState, columns = 80): string {
+  const parts = [percent(state), amounts(state)]
+  const room = columns - 1
+  const { done, total, seconds } = state
+  if (seconds > 0.5 && done > 0) {
+    const rate = done / seconds
+    parts.push(`${formatBytes(Math.round(rate))}/s`, `${formatDuration((total - done) / rate)} left`)
+  }
+  while (parts.length > 1 && parts.join("  ").length + SHORTEST_BAR + 4 > room) parts.splice(parts.length > 3 ? 1 : -1, 1)
+  const text = parts.join("  ")
+  const width = Math.min(LONGEST_BAR, room - text.length - 4)
+  if (width < 1) return text.slice(0, Math.max(room, 0))
+  const filled = Math.floor(Math.min(done / total, 1) * width)
+  return `[${"#".repeat(filled)}${".".repeat(width - filled)}]  ${text}`
+}
+
+function percent({ done, total }: ProgressState): string {
+  return `${Math.floor(Math.min(done / total, 1) * 100)}%`.padStart(4)
+}
+
+function amounts({ done, total }: ProgressState): string {
+  return `${formatBytes(done)} of ${formatBytes(total)}`
 }

@@ -97,7 +97,7 @@ async function inStretches(
 async function sumUp(session: Session, bytes: number): Promise<{ sha256: string; seconds: number }> {
   const hash = createHash("sha256")
   // A bar would run into the lines of a trace.
-  const progress = new Progress(session.settings.trace ? 0 : bytes)
+  const progress = new Progress({ total: bytes, quiet: session.settings.trace })
   const take = (data: Uint8Array, sector: number): void => {
     hash.update(data)
     progress.show(sector * SECTOR + data.length)
