@@ -10,6 +10,8 @@ const QCOW2_KEYS: Readonly<Record<string, string>> = {
   backing_fmt: "raw|qcow2  format of that file",
   cluster_size: "SIZE  512 to 2M, a power of two; default 64k",
   compat: "0.10|1.1  version of the format, or v2|v3; default 1.1",
+  data_file: "FILE  the data goes to a file of its own, named as from the image's folder",
+  data_file_raw: "on|off  that file holds, byte for byte, what the guest sees; default off",
   compression_type: "zlib  how compressed clusters are written; default zlib",
   extended_l2: "on|off  divide each cluster into 32 subclusters; default off",
   lazy_refcounts: "on|off  set the feature bit of that name; default off",
@@ -49,6 +51,8 @@ export function givenOptions(given: Arguments, format: "raw" | "qcow2"): GivenOp
     backingFormat: keys.choice("backing_fmt", ["raw", "qcow2"]),
     clusterSize: keys.size("cluster_size"),
     compat: version === undefined ? undefined : version === "0.10" || version === "v2" ? "0.10" as const : "1.1" as const,
+    dataFile: keys.text("data_file"),
+    dataFileRaw: keys.switch("data_file_raw"),
     lazyRefcounts: keys.switch("lazy_refcounts"),
     // Metadata comes first; fillHoles does the rest.
     preallocation: format === "raw" || preallocation === undefined || preallocation === "off" ? undefined : "metadata" as const,

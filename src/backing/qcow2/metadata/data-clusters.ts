@@ -15,10 +15,18 @@ export interface DataClusters {
 
 /** In an external data file each guest cluster has its own place, so nothing is counted (QC-DF-01, QC-DF-02). */
 export class DataFileClusters implements DataClusters {
-  readonly puncher: Puncher
+  readonly #puncher: Puncher
+  /** Clusters in a row that were freed last: they come one by one, in order. */
+  #first = 0
+  #end = 0
 
   constructor(options: PuncherOptions) {
-    this.puncher = new Puncher(options)
+    this.#puncher = new Puncher(options)
+  }
+
+  get puncher(): Puncher {
+    this.#passOn()
+    return this.#puncher
   }
 
   allocate(most: number, guestCluster: number): ClusterRun {
@@ -29,6 +37,15 @@ export class DataFileClusters implements DataClusters {
 
   /** The same guest cluster may be in use again by the time the space behind it is given back: `isFree` looks. */
   releaseLater(first: number, count: number): void {
-    this.puncher.add(first, count)
+    if (first !== this.#end) {
+      this.#passOn()
+      this.#first = first
+    }
+    this.#end = first + count
+  }
+
+  #passOn(): void {
+    if (this.#end > this.#first) this.#puncher.add(this.#first, this.#end - this.#first)
+    this.#first = this.#end
   }
 }

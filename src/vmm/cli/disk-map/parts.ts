@@ -96,7 +96,7 @@ function firstBehind(extents: readonly DataExtent[], offset: number): number {
 function* qcow2Parts({ depth, holes }: Layer, image: Qcow2Image, offset: number, length: number): Generator<Part> {
   for (const extent of image.map(offset, length)) {
     const hasPlace = extent.hostOffset !== undefined && extent.kind !== "compressed"
-    const place = { offset: hasPlace ? extent.hostOffset : undefined, filename: hasPlace ? image.path : undefined }
+    const place = { offset: hasPlace ? extent.hostOffset : undefined, filename: hasPlace ? (image.dataPath ?? image.path) : undefined }
     const part = { start: extent.offset, length: extent.length, depth, present: true, compressed: false }
     if (extent.kind === "data") yield { ...part, zero: false, data: true, ...place }
     else if (extent.kind === "compressed") yield { ...part, zero: false, data: true, compressed: true, ...place }

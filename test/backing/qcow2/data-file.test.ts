@@ -1,0 +1,319 @@
+/** External data files: where the guest's bytes lie, what the entries say, and which files are taken. */
+import { mkdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs"
+import { join } from "node:path"
+import { describe, expect, it } from "vitest"
+import { createImage } from "../../../src/backing/create.ts"
+import { openQcow2 } from "../../../src/backing/host/open-qcow2.ts"
+import { openImage } from "../../../src/backing/open.ts"
+import { openDisk } from "../../../src/backing/open-disk-on-node.ts"
+import { checkQcow2 } from "../../../src/backing/qcow2/check/check.ts"
+import { repairQcow2 } from "../../../src/backing/qcow2/check/repair.ts"
+import type { CreateQcow2Options } from "../../../src/backing/qcow2/create.ts"
+import { Qcow2Image } from "../../../src/backing/qcow2/image.ts"
+import { goldenBytes } from "../../support/golden.ts"
+import { openGolden } from "../../support/images.ts"
+import { MemoryFile } from "../../support/memory-file.ts"
+import { Qcow2Bytes } from "../../support/qcow2-bytes.ts"
+import { RecordingFile } from "../../support/recording-file.ts"
+import { Rng } from "../../support/rng.ts"
+import { temporaryDirectory } from "../../support/temporary.ts"
+import { COMPRESSED, contentOf, COPIED, failureOf, filled, isZero, newImage, ZERO } from "./small-images.ts"
+
+const CLUSTER = 4096
+const SIZE = 64 * CLUSTER
+
+/** A new image with a data file, both in memory; `use` opens them again and again. */
+class Pair {
+  file: MemoryFile
+  data: MemoryFile
+
+  constructor(options: Partial<CreateQcow2Options> = {}, data = new Uint8Array(SIZE)) {
+    this.file = newImage({ size: SIZE, clusterSize: CLUSTER, dataFile: "disk.data", ...options })
+    this.data = MemoryFile.of(data, { path: "disk.data" })
+  }
+
+  use(work: (image: Qcow2Image) => void): void {
+    const image = openQcow2(this.file, { openDataFile: () => this.data })
+    try {
+      work(image)
+    } finally {
+      image.close()
+      this.file = this.file.clone()
+      this.data = this.data.clone()
+    }
+  }
+
+  get bytes(): Qcow2Bytes {
+    return new Qcow2Bytes(this.file.toBytes())
+  }
+
+  damage(work: (bytes: Qcow2Bytes) => void): void {
+    const { bytes } = this
+    work(bytes)
+    this.file = MemoryFile.of(bytes.bytes, { path: this.file.path })
+  }
+}
+
+describe("where the guest's bytes lie", () => {
+  it("QC-DF-01 QC-DF-02 each at its guest offset in the data file, with COPIED set; nothing of it is counted", () => {
+    const pair = new Pair()
+    const before = pair.file.size()
+    pair.use((image) => {
+      image.pwrite(filled(CLUSTER, 0x11), 5 * CLUSTER)
+      image.pwrite(filled(100, 0x22), 9 * CLUSTER + 50)
+    })
+    const { bytes } = pair
+    expect(bytes.u64(bytes.l2At(5 * CLUSTER) ?? 0)).toBe(COPIED | BigInt(5 * CLUSTER))
+    expect(bytes.u64(bytes.l2At(9 * CLUSTER) ?? 0)).toBe(COPIED | BigInt(9 * CLUSTER))
+    const data = pair.data.toBytes()
+    expect(data.length).toBe(SIZE)
+    expect(data.subarray(5 * CLUSTER, 6 * CLUSTER)).toEqual(filled(CLUSTER, 0x11))
+    expect(data.subarray(9 * CLUSTER + 50, 9 * CLUSTER + 150)).toEqual(filled(100, 0x22))
+    // One L2 table is all that has come to the image file.
+    expect(pair.file.size()).toBe(before + CLUSTER)
+    expect(checkQcow2(pair.file)).toMatchObject({ exitCode: 0, allocatedClusters: 2 })
+  })
+
+  it("QC-DF-03 guest cluster 0 is the entry 0x8000000000000000; without bit 63 it is unallocated", () => {
+    const pair = new Pair()
+    pair.use((image) => image.pwrite(filled(CLUSTER, 0x33), 0))
+    const at = pair.bytes.l2At(0) ?? 0
+    expect(pair.bytes.u64(at)).toBe(COPIED)
+    pair.use((image) => expect(contentOf(image, 0, CLUSTER)).toEqual(filled(CLUSTER, 0x33)))
+    pair.damage((bytes) => bytes.setU64(at, 0n))
+    pair.use((image) => expect(isZero(contentOf(image, 0, CLUSTER))).toBe(true))
+  })
+
+  it("QC-DF-06 what the data file holds at a cluster without an entry is never seen, also when a part of it is written", () => {
+    const pair = new Pair({}, Uint8Array.from(new Rng(1).bytes(SIZE)))
+    pair.use((image) => {
+      expect(isZero(contentOf(image))).toBe(true)
+      image.pwrite(filled(10, 0x44), 7 * CLUSTER + 1000)
+      image.writeZeroes(8 * CLUSTER, CLUSTER, false)
+      image.pwrite(filled(10, 0x45), 8 * CLUSTER + 1000)
+    })
+    const expected = new Uint8Array(SIZE)
+    expected.fill(0x44, 7 * CLUSTER + 1000, 7 * CLUSTER + 1010)
+    expected.fill(0x45, 8 * CLUSTER + 1000, 8 * CLUSTER + 1010)
+    pair.use((image) => expect(Buffer.compare(contentOf(image), expected)).toBe(0))
+  })
+
+  it("QC-DF-06 QC-DF-08 discarded data reads as zeroes, and its space in the data file is given back", () => {
+    const size = 8 << 20
+    const pair = new Pair({ size, clusterSize: 65536 }, new Uint8Array(size))
+    pair.use((image) => image.pwrite(filled(size, 0x55), 0))
+    pair.use((image) => {
+      image.discard(0, 4 << 20)
+      image.pwrite(filled(100, 0x66), (1 << 20) + 5)
+    })
+    pair.use((image) => {
+      const content = contentOf(image)
+      expect([content[0], content[(1 << 20) + 5], content[(1 << 20) + 105], content[4 << 20]]).toEqual([0, 0x66, 0, 0x55])
+    })
+    const data = pair.data.toBytes()
+    expect(isZero(data.subarray(2 << 20, 4 << 20))).toBe(true)
+  })
+
+  it("QC-DF-01 what lies behind the end of the disk stays out of the data file", () => {
+    const size = 10 * CLUSTER + 512
+    const pair = new Pair({ size }, new Uint8Array(size))
+    pair.use((image) => image.pwrite(filled(100, 1), 10 * CLUSTER))
+    expect(pair.data.size()).toBe(size)
+  })
+
+  it("QC-WO-02 data is on stable storage before anything refers to it", () => {
+    const pair = new Pair()
+    const image = new RecordingFile(pair.file)
+    const data = new RecordingFile(pair.data, { log: image.log, to: "data" })
+    const disk = openQcow2(image, { openDataFile: () => data })
+    disk.pwrite(filled(CLUSTER, 1), 3 * CLUSTER)
+    disk.flush()
+    const written = image.log.findIndex(({ to, kind }) => to === "data" && kind === "write")
+    const synced = image.log.findIndex(({ to, kind }) => to === "data" && kind === "sync")
+    const entries = image.log.findLastIndex(({ to, kind }) => to === undefined && kind === "write")
+    expect([written >= 0, written < synced, synced < entries]).toEqual([true, true, true])
+  })
+})
+
+describe("raw data files", () => {
+  it("QC-DF-07 every cluster has its place from the start, and the data file is what the guest sees, zeroes and discards too", () => {
+    const pair = new Pair({ dataFileRaw: true })
+    expect(pair.bytes.autoclear).toBe(2n)
+    expect(pair.bytes.u64(pair.bytes.l2At(63 * CLUSTER) ?? 0)).toBe(COPIED | BigInt(63 * CLUSTER))
+    const before = pair.file.toBytes()
+    pair.use((image) => {
+      image.pwrite(new Rng(2).bytes(SIZE), 0)
+      image.writeZeroes(1000, 3 * CLUSTER, false)
+      image.writeZeroes(20 * CLUSTER, 5 * CLUSTER, true)
+      image.discard(30 * CLUSTER + 7, 5 * CLUSTER)
+      image.flush()
+      expect(Buffer.compare(contentOf(image), pair.data.toBytes())).toBe(0)
+      expect(isZero(contentOf(image, 31 * CLUSTER, 4 * CLUSTER))).toBe(true)
+    })
+    expect(Buffer.compare(pair.file.toBytes(), before), "no metadata has changed, and the bit has stayed").toBe(0)
+  })
+
+  it("QC-DF-07 a data file that is too short is made as long as the disk", () => {
+    const pair = new Pair({ dataFileRaw: true }, new Uint8Array(1000))
+    pair.use((image) => expect(isZero(contentOf(image))).toBe(true))
+    expect(pair.data.size()).toBe(SIZE)
+  })
+
+  it("QC-DF-07 does not go with a backing file, without a data file, or in version 2", () => {
+    const refused = (options: Partial<CreateQcow2Options>): string => failureOf(() => newImage({ size: SIZE, ...options })).code
+    expect(refused({ dataFile: "d", dataFileRaw: true, backing: "b", backingFormat: "raw" })).toBe("invalid-argument")
+    expect(refused({ dataFileRaw: true })).toBe("invalid-argument")
+    expect(refused({ dataFile: "d", compat: "0.10" })).toBe("invalid-argument")
+  })
+})
+
+describe("what cannot be", () => {
+  it("QC-DF-01 an entry for another place is corruption, for reads, writes and the check", () => {
+    const pair = new Pair()
+    pair.use((image) => image.pwrite(filled(2 * CLUSTER, 1), 2 * CLUSTER))
+    pair.damage((bytes) => bytes.setU64(bytes.l2At(3 * CLUSTER) ?? 0, COPIED | BigInt(5 * CLUSTER)))
+    expect(checkQcow2(pair.file)).toMatchObject({ exitCode: 2, findings: [{ kind: "entry" }] })
+    pair.use((image) => {
+      const message = /names byte 20480 of the external data file for byte 12288 of the disk/
+      expect(() => contentOf(image, 3 * CLUSTER, 512)).toThrow(message)
+      expect(failureOf(() => image.pwrite(filled(512, 2), 3 * CLUSTER)).code).toBe("corrupt")
+    })
+  })
+
+  it("QC-DF-04 QC-CMP-13 a compressed entry is corruption; compressed clusters are not written", () => {
+    const pair = new Pair()
+    pair.use((image) => {
+      image.pwrite(filled(CLUSTER, 1), 2 * CLUSTER)
+      expect(failureOf(() => image.writeCompressed(new Uint8Array(CLUSTER), 0)).code).toBe("unsupported")
+    })
+    pair.damage((bytes) => bytes.setU64(bytes.l2At(2 * CLUSTER) ?? 0, COMPRESSED | 512n))
+    expect(checkQcow2(pair.file)).toMatchObject({ exitCode: 2, findings: [{ kind: "entry" }] })
+    pair.use((image) => {
+      expect(() => contentOf(image, 2 * CLUSTER, 512)).toThrow(
+        /a compressed cluster, which an image with an external data file cannot have/,
+      )
+    })
+  })
+
+  it("QC-DF-04 an image with internal snapshots as well is only read", () => {
+    const pair = new Pair()
+    pair.damage((bytes) => bytes.setU32(60, 1).setU64(64, BigInt(bytes.bytes.length)))
+    pair.file.write(new Uint8Array(CLUSTER), pair.file.size())
+    expect(() => openQcow2(pair.file, { openDataFile: () => pair.data })).toThrow(/internal snapshots, which do not go together/)
+  })
+
+  it("QC-DF-02 a missing COPIED is damage that a repair mends; data is never a leak", () => {
+    const pair = new Pair()
+    pair.use((image) => image.pwrite(filled(CLUSTER, 1), 2 * CLUSTER))
+    pair.damage((bytes) => bytes.setU64(bytes.l2At(2 * CLUSTER) ?? 0, BigInt(2 * CLUSTER)))
+    expect(checkQcow2(pair.file)).toMatchObject({ corruptions: 1, leaks: 0, findings: [{ kind: "copied" }] })
+    // It is this disk's alone all the same.
+    pair.use((image) => image.pwrite(filled(10, 9), 2 * CLUSTER + 5))
+    pair.damage((bytes) => bytes.setU64(bytes.l2At(2 * CLUSTER) ?? 0, BigInt(2 * CLUSTER)))
+    expect(repairQcow2(pair.file, "all")).toMatchObject({ exitCode: 0, corruptionsFixed: 1 })
+    pair.use((image) => expect([...contentOf(image, 2 * CLUSTER, 16)]).toEqual([1, 1, 1, 1, 1, ...filled(10, 9), 1]))
+  })
+
+  it("QC-DF-02 a zero flag keeps the place", () => {
+    const pair = new Pair()
+    pair.use((image) => image.pwrite(filled(2 * CLUSTER, 1), 0))
+    pair.use((image) => image.writeZeroes(0, 2 * CLUSTER, false))
+    expect(pair.bytes.u64(pair.bytes.l2At(CLUSTER) ?? 0)).toBe(COPIED | BigInt(CLUSTER) | ZERO)
+    expect(checkQcow2(pair.file).exitCode).toBe(0)
+    pair.use((image) => image.pwrite(filled(10, 7), CLUSTER + 100))
+    pair.use((image) => expect(isZero(contentOf(image, 0, CLUSTER + 100))).toBe(true))
+  })
+})
+
+describe("which file is the data file", () => {
+  it("QC-DF-05 none supplied: refused, with the image as it was; one supplied for an image that has none: refused", () => {
+    const pair = new Pair()
+    const changes = pair.file.changes
+    expect(failureOf(() => openQcow2(pair.file)).message).toContain('needs its external data file "disk.data"')
+    expect(pair.file.changes).toBe(changes)
+    const directory = temporaryDirectory()
+    const [plain, raw, data] = ["plain.qcow2", "plain.raw", "data"].map((name) => join(directory, name))
+    createImage(plain ?? "", { size: SIZE })
+    createImage(raw ?? "", { size: SIZE, format: "raw" })
+    writeFileSync(data ?? "", "")
+    for (const path of [plain ?? "", raw ?? ""]) {
+      expect(failureOf(() => openImage(path, { dataFile: data ?? "" })).message).toContain("but the image has none")
+    }
+  })
+
+  it("QC-DF-05 QC-DF-08 createImage makes both files; the name is relative to the image, and dataFile is another one", () => {
+    const directory = temporaryDirectory()
+    const path = join(directory, "disk.qcow2")
+    createImage(path, { size: SIZE, dataFile: "disk.raw", dataFileRaw: true })
+    expect(statSync(join(directory, "disk.raw")).size).toBe(SIZE)
+    const image = openImage(path)
+    image.pwrite(filled(512, 5), 1024)
+    image.close()
+    expect(readFileSync(join(directory, "disk.raw")).subarray(1024, 1536)).toEqual(Buffer.from(filled(512, 5)))
+    mkdirSync(join(directory, "elsewhere"))
+    writeFileSync(join(directory, "elsewhere", "other"), filled(SIZE, 8))
+    const other = openImage(path, { readOnly: true, dataFile: join(directory, "elsewhere", "other") })
+    expect(other instanceof Qcow2Image && [other.dataPath, contentOf(other, 0, 1)[0]]).toEqual([join(directory, "elsewhere", "other"), 8])
+    other.close()
+    expect(failureOf(() => createImage(join(directory, "new.qcow2"), { size: SIZE, dataFile: "disk.raw" })).code).toBe("exists")
+    expect(failureOf(() => createImage(join(directory, "new.qcow2"), { size: -1, dataFile: "never" })).code).toBe("invalid-argument")
+    expect(failureOf(() => createImage(join(directory, "new.qcow2"), { size: SIZE, dataFile: "new.qcow2" })).code).toBe("invalid-argument")
+    expect(() => statSync(join(directory, "never"))).toThrow("ENOENT")
+  })
+
+  it.each(["/etc/passwd", "../outside", "sub/../../outside", "json:{}", "nbd://host/x", "file:/etc/passwd", "C:\\x"])(
+    "QC-DF-08 a name that leaves the image's folder is refused: %s; resolveBacking may allow it",
+    (name) => {
+      const directory = temporaryDirectory()
+      const path = join(directory, "disk.qcow2")
+      newImage({ size: SIZE, dataFile: name }).save(path)
+      expect(failureOf(() => openImage(path)).message).toMatch(/outside of the image's folder/)
+      writeFileSync(join(directory, "mine"), "")
+      const asked: unknown[] = []
+      openImage(path, { resolveBacking: (reference) => (asked.push(reference), join(directory, "mine")) }).close()
+      expect(asked).toEqual([{ name, format: "raw", imagePath: path, isDataFile: true }])
+    },
+  )
+
+  it("QC-DF-08 the image itself is not its data file, by whatever name; the data file is locked as the image is", () => {
+    const directory = temporaryDirectory()
+    const path = join(directory, "disk.qcow2")
+    newImage({ size: SIZE, dataFile: "again" }).save(path)
+    symlinkSync(path, join(directory, "again"))
+    expect(failureOf(() => openImage(path)).message).toContain("it is an image that names it")
+    const [first, second] = ["first.qcow2", "second.qcow2"].map((name) => join(directory, name))
+    createImage(first ?? "", { size: SIZE, dataFile: "shared" })
+    newImage({ size: SIZE, dataFile: "shared" }).save(second ?? "")
+    const image = openImage(first ?? "")
+    expect(failureOf(() => openImage(second ?? "")).code).toBe("busy")
+    image.close()
+  })
+
+  it("QC-DF-08 an image that is open read-only leaves the data file alone, and one of which it is read-only is not written", () => {
+    const pair = new Pair({ dataFileRaw: true }, new Uint8Array(100))
+    const image = openQcow2(pair.file.clone({ readOnly: true }), { openDataFile: () => pair.data })
+    expect(isZero(contentOf(image))).toBe(true)
+    expect(pair.data.changes).toBe(0)
+    const error = failureOf(() => openQcow2(pair.file, { openDataFile: () => pair.data.clone({ readOnly: true }) }))
+    expect([error.code, error.message]).toEqual(["read-only", expect.stringContaining("its external data file is read-only")])
+  })
+
+  it("QC-DF-05 openDisk asks `backing` for it, and closes what it was given when the opening fails", async () => {
+    const pair = new Pair()
+    const asked: unknown[] = []
+    const disk = await openDisk(pair.file.clone(), { backing: (reference) => (asked.push(reference), pair.data.clone()) })
+    await disk.pwrite(filled(512, 3), 0)
+    await disk.close()
+    expect(asked).toEqual([{ name: "disk.data", format: "raw", imagePath: "disk.qcow2", isDataFile: true }])
+    const readOnly = pair.data.clone({ readOnly: true })
+    await expect(openDisk(pair.file.clone(), { backing: () => readOnly })).rejects.toThrow("read-only")
+    expect(failureOf(() => readOnly.size()).code).toBe("closed")
+    await expect(openDisk(pair.file.clone(), { backing: () => disk })).rejects.toThrow("a disk for an external data file")
+  })
+
+  it("QC-DF-01 QC-DF-03 reads what QEMU wrote", () => {
+    const image = openGolden("data-file.qcow2", { readOnly: true })
+    expect(contentOf(image, 0, 513)).toEqual(Uint8Array.from([...filled(512, 0xa4), 0]))
+    expect(new Qcow2Bytes(goldenBytes("data-file.qcow2")).u64(new Qcow2Bytes(goldenBytes("data-file.qcow2")).l2At(0) ?? 0)).toBe(COPIED)
+  })
+})
