@@ -132,7 +132,7 @@ describe("reading", () => {
       "subclusters are allocated, but the cluster has no host offset",
       (image: Qcow2Bytes) => image.setL2(0, 0n).setBitmap(0, dataBits(31)),
     ],
-  ])("QC-EL2-04 QC-FEAT-10 %s: no subcluster of that cluster is read or written, and a writer marks the image corrupt", (reason, damage) => {
+  ])("QC-EL2-04 QC-FEAT-10 %s: nothing of that cluster is read or written, and the image is marked corrupt", (reason, damage) => {
     const overlay = withPlace(dataBits(0))
     const image = damage(new Qcow2Bytes(overlay.file.toBytes()))
     for (const work of ["pread", "pwrite"] as const) {
@@ -229,7 +229,7 @@ describe("writing", () => {
     expect(contentOf(disk, (1 << 29) + 4096, 12_288)).toEqual(filled(12_288, 5).fill(7, 4096, 8192))
   })
 
-  it("QC-EL2-07 what is not written of a subcluster is filled in to its borders: from the backing image, or with zeroes over stale bytes", () => {
+  it("QC-EL2-07 the rest of a subcluster is filled in: from the backing image, or with zeroes over stale bytes", () => {
     for (const [bits, old] of [[0n, 5], [zeroBits(4, 5, 6), 0]] as const) {
       const overlay = withPlace(bits | dataBits(20))
       const image = changed(overlay, (disk) => disk.pwrite(filled(SUB + 2, 3), 5 * SUB - 1))
@@ -276,7 +276,7 @@ describe("clusters that a snapshot shares", () => {
     return { ...overlay, ...reopened(image.setRefcount(host / CLUSTER, 2n).setL2(0, BigInt(host)), overlay) }
   }
 
-  it("QC-EL2-08 a write copies from the first allocated subcluster to the last; what lies outside keeps its kind, and the old place its bytes", () => {
+  it("QC-EL2-08 a write copies all between the first and the last allocated subcluster; others keep their kind", () => {
     const overlay = shared(dataBits(8, 12) | zeroBits(2, 10, 20))
     const before = new Qcow2Bytes(overlay.file.toBytes())
     const image = changed(overlay, (disk) => disk.pwrite(filled(SUB, 3), 14 * SUB))
@@ -385,7 +385,7 @@ describe("zeroes and discard", () => {
 })
 
 describe("repair", () => {
-  it("QC-CHK-07 an unaligned place with nothing in it goes, and what the subclusters read stays; one with data is kept for a person", () => {
+  it("QC-CHK-07 an unaligned place with nothing in it goes, and what the subclusters read stays; one with data is kept", () => {
     const overlay = withPlace(zeroBits(0, 1))
     const image = new Qcow2Bytes(overlay.file.toBytes())
     const file = fileOf(image.setL2(0, image.l2(0) + 512n))
