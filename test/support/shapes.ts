@@ -47,6 +47,11 @@ export const qcow2Shapes: readonly Qcow2Shape[] = [
     backing: { share: 0.61, format: "raw" },
   },
   {
+    name: "qcow2 with extended L2 entries and an external data file, over a shorter raw image",
+    options: { clusterSize: 16384, extendedL2: true, dataFile: "data" },
+    backing: { share: 0.43, format: "raw" },
+  },
+  {
     name: "qcow2 with extended L2 entries and metadata preallocated, over a qcow2 image",
     options: { clusterSize: 16384, extendedL2: true, preallocation: "metadata" },
     backing: { share: 1, format: "qcow2" },

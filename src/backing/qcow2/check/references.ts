@@ -152,9 +152,9 @@ export class ReferenceCounter implements ReferenceSink {
   /** Each cluster of an external data file lies where the guest has it (QC-DF-01). */
   #checkPlaces(table: number): void {
     const first = this.#tableStarts.get(table) ?? 0
-    visitWords(this.#image.file, table, this.#geometry.l2Entries, (hi, lo, at) => {
+    visitL2Entries(this.#image.file, table, this.#geometry, ({ hi, lo }, at) => {
       const kind = l2Kind(hi, lo, this.#geometry)
-      const guest = first + ((at - table) / TABLE_ENTRY_SIZE) * this.#geometry.clusterSize
+      const guest = first + ((at - table) / this.#geometry.l2EntrySize) * this.#geometry.clusterSize
       const host = hostOffset(hi, lo)
       if ((kind !== L2_KIND.NORMAL && kind !== L2_KIND.ZERO_ALLOCATED) || host === guest) return
       this.report("entry", `the L2 entry at byte ${at} names byte ${host} of the external data file for byte ${guest} of the disk`, at)
