@@ -1,9 +1,13 @@
 /** `vioblk map`: where each part of a disk lives, in the image or in one of its backing files. */
+import { writeFileSync } from "node:fs"
 import { openImage } from "../../../backing/open.ts"
 import type { Arguments } from "../arguments.ts"
+import { cellsOf } from "../disk-map/cells.ts"
 import { diskSize, type Part, partsOf } from "../disk-map/parts.ts"
+import { cellCount, pictureLines, pictureSvg, SVG_CELLS } from "../disk-map/picture.ts"
 import { imageOf } from "../image-name.ts"
-import { LineWriter, toJson } from "../output.ts"
+import { LineWriter, printHelp, toJson } from "../output.ts"
+import { terminal } from "../terminal.ts"
 
 export async function map(given: Arguments): Promise<number> {
   const { path, format } = imageOf(given)
@@ -15,12 +19,39 @@ export async function map(given: Arguments): Promise<number> {
     const length = Math.max(Math.min(diskSize(image) - start, most), 0)
     // As qemu-img has it: nothing is one part of no bytes.
     const parts = length === 0 ? [nothing(start)] : partsOf(image, { offset: start, length })
-    if (given.json) printValues(parts)
-    else printTable(parts)
+    const svg = given.text("svg")
+    if (given.flag("picture") || svg !== undefined) {
+      drawPicture(parts, { title: path, size: length, start, svg, isPrinted: given.flag("picture") })
+    } else if (given.json) {
+      printValues(parts)
+    } else {
+      printTable(parts)
+    }
     return 0
   } finally {
     image.close()
   }
+}
+
+interface Picture {
+  readonly title: string
+  /** Bytes of the disk. */
+  readonly start: number
+  readonly size: number
+  /** The file that it is written to. */
+  readonly svg: string | undefined
+  readonly isPrinted: boolean
+}
+
+function drawPicture(parts: Iterable<Part>, { title, start, size, svg, isPrinted }: Picture): void {
+  const known = [...parts].map((part) => ({ ...part, start: part.start - start }))
+  if (svg !== undefined) {
+    // Nothing is overwritten.
+    writeFileSync(svg, pictureSvg(cellsOf(known, size, SVG_CELLS), title), { flag: "wx" })
+  }
+  if (!isPrinted) return
+  const screen = terminal()
+  printHelp(pictureLines(cellsOf(known, size, cellCount(screen)), screen).join("\n"))
 }
 
 function nothing(start: number): Part {

@@ -56,6 +56,8 @@ export const MAP: CommandRow = {
   options: [
     FORMAT, { name: "start-offset", letter: "s", argument: "OFFSET", meaning: "begin there" },
     { name: "max-length", letter: "l", argument: "LENGTH", meaning: "list so many bytes of the disk" },
+    { name: "picture", meaning: "draw the disk as blocks, as wide as the terminal" },
+    { name: "svg", argument: "FILE", meaning: "draw it into a new file for browsers" },
     OUTPUT, JSON_OUTPUT, FORCE_SHARE, IMAGE_OPTS, ...COMMON,
   ],
 }
