@@ -3,6 +3,7 @@ import type { Command } from "./arguments.ts"
 
 export const LOADERS: Readonly<Record<string, () => Promise<Command>>> = {
   check: async () => (await import("./commands/check.ts")).check,
+  completion: async () => (await import("./commands/completion.ts")).completion,
   create: async () => (await import("./commands/create.ts")).create,
   info: async () => (await import("./commands/info.ts")).info,
   map: async () => (await import("./commands/map.ts")).map,

@@ -54,18 +54,26 @@ function unknownCommand(name: string): UsageError {
 }
 
 async function help([name, extra]: readonly string[]): Promise<number> {
-  const { commandHelp, programHelp } = await import("./help.ts")
   if (extra !== undefined) throw new UsageError(`help takes one command: "${extra}" is one word too many`)
+  if (name === "--man") {
+    const { manPage } = await import("./help/man-page.ts")
+    printHelp(manPage(COMMANDS, await versionNumber()))
+    return 0
+  }
+  const { commandHelp, programHelp } = await import("./help/help.ts")
   printHelp(name === undefined ? programHelp() : commandHelp(commandNamed(name)))
   return 0
 }
 
 async function version(): Promise<number> {
+  printHelp(`vioblk ${await versionNumber()}`)
+  return 0
+}
+
+async function versionNumber(): Promise<string> {
   const { readFileSync } = await import("node:fs")
   const about: unknown = JSON.parse(readFileSync(new URL("../../../package.json", import.meta.url), "utf8"))
-  const number: unknown = typeof about === "object" && about !== null ? Reflect.get(about, "version") : undefined
-  printHelp(`vioblk ${String(number)}`)
-  return 0
+  return String(typeof about === "object" && about !== null ? Reflect.get(about, "version") : undefined)
 }
 
 /** One line for what a person can do something about. Anything else is a bug of ours and keeps its stack. */

@@ -7,12 +7,12 @@ export interface Terminal {
   readonly isUnicode: boolean
 }
 
-/** The terminal on standard output; a pipe has 80 columns and no colours. */
+/** The terminal on standard output (Node leaves out what a pipe has not); a pipe has 80 columns and no colours. */
 export function terminal(): Terminal {
   const { NO_COLOR = "", TERM = "", LC_ALL = "", LC_CTYPE = "", LANG = "" } = process.env
   return {
     columns: process.stdout.columns > 0 ? process.stdout.columns : 80,
-    hasColours: process.stdout.isTTY && NO_COLOR === "" && TERM !== "dumb",
+    hasColours: process.stdout.isTTY === true && NO_COLOR === "" && TERM !== "dumb",
     isUnicode: /utf-?8/i.test(LC_ALL || LC_CTYPE || LANG),
   }
 }

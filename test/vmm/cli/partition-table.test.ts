@@ -1,6 +1,6 @@
 /** Partition tables, laid out by hand from their specifications: MBR (as in the UEFI specification, 5.2.1) and GPT (5.3). */
 import { describe, expect, it } from "vitest"
-import { PARTITION_TABLE_SECTORS, parsePartitionTable } from "../../../src/vmm/cli/partition-table.ts"
+import { PARTITION_TABLE_SECTORS, parsePartitionTable } from "../../../src/vmm/cli/device/partition-table.ts"
 
 const LINUX = [0xaf, 0x3d, 0xc6, 0x0f, 0x83, 0x84, 0x72, 0x47, 0x8e, 0x79, 0x3d, 0x69, 0xd8, 0x47, 0x7d, 0xe4]
 

@@ -14,12 +14,12 @@ import { BlockDriver, findBlockDevices } from "../../driver/block/driver.ts"
 import { BlockRequestError } from "../../driver/errors.ts"
 import { Machine } from "../../machine.ts"
 import { type Arguments, UsageError } from "../arguments.ts"
-import { type Description, describe, descriptionLines } from "../describe.ts"
+import { type Description, describe, descriptionLines } from "../device/describe.ts"
 import { formatBytes, formatThroughput } from "../format.ts"
-import { parsePartitionTable, PARTITION_TABLE_SECTORS, type PartitionTable } from "../partition-table.ts"
+import { parsePartitionTable, PARTITION_TABLE_SECTORS, type PartitionTable } from "../device/partition-table.ts"
 import { Progress } from "../progress.ts"
 import { print, printHelp, printJson } from "../output.ts"
-import { tracer } from "../trace.ts"
+import { tracer } from "../device/trace.ts"
 
 const RAM_SIZE = 64 << 20
 const DEMO_SIZE = 64 << 20

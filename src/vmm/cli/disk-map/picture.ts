@@ -16,7 +16,7 @@ interface Look {
 
 const LOOKS: Readonly<Record<Kind, Look>> = {
   unallocated: { sign: "·", ascii: ".", ansi: 90, colour: "#eeeeee", meaning: "not allocated: zeroes" },
-  zero: { sign: "░", ascii: "0", ansi: 37, colour: "#c4c4c4", meaning: "allocated as zeroes" },
+  zero: { sign: "░", ascii: "0", ansi: 37, colour: "#c4c4c4", meaning: "zeroes: marked as such, or a hole" },
   data: { sign: "█", ascii: "#", ansi: 32, colour: "#2e8b57", meaning: "data in the image" },
   compressed: { sign: "▓", ascii: "c", ansi: 33, colour: "#c9a227", meaning: "compressed data in the image" },
   "backing 1": { sign: "▒", ascii: "1", ansi: 34, colour: "#3b6fb6", meaning: "data in the backing file" },

@@ -30,3 +30,9 @@ export const SERVE: CommandRow = {
     { name: "tls-ca", argument: "FILE", meaning: "authorities: clients have to show a certificate that one of them signed" }, ...COMMON,
   ],
 }
+
+export const COMPLETION: CommandRow = {
+  name: "completion", operands: "bash|zsh", summary: "prints a script by which a shell completes commands and options",
+  details: "In ~/.bashrc: source <(vioblk completion bash). For zsh, into a folder of $fpath: vioblk completion zsh > _vioblk.",
+  options: COMMON,
+}

@@ -1,8 +1,8 @@
 /** What a person wants to know about a virtio disk: its PCI function, in the words of lspci, and what the driver has found. */
-import type { BlockDriver } from "../driver/block/driver.ts"
-import type { Bar, PciDevice } from "../driver/pci/device.ts"
-import { virtioCapabilities } from "../driver/virtio/capabilities.ts"
-import { formatBytes, formatHex } from "./format.ts"
+import type { BlockDriver } from "../../driver/block/driver.ts"
+import type { Bar, PciDevice } from "../../driver/pci/device.ts"
+import { virtioCapabilities } from "../../driver/virtio/capabilities.ts"
+import { formatBytes, formatHex } from "../format.ts"
 
 const STRUCTURES: Readonly<Record<number, string>> = {
   1: "CommonCfg", 2: "Notify", 3: "ISR", 4: "DeviceCfg", 5: "PciCfgAccess", 8: "SharedMemory", 9: "Vendor",

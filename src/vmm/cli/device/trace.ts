@@ -1,6 +1,6 @@
 /** `--trace`: a line for each request as it is completed, on standard error, so that the result can go elsewhere. */
-import type { ObservedRequest } from "../../virtio/blk/observation/observed-request.ts"
-import { printTrace } from "./output.ts"
+import type { ObservedRequest } from "../../../virtio/blk/observation/observed-request.ts"
+import { printTrace } from "../output.ts"
 
 const STATUSES = ["OK", "IOERR", "UNSUPP"]
 

@@ -1,6 +1,6 @@
 /** Help, made from the table of commands and options. */
-import type { CommandRow, OptionRow } from "./table/rows.ts"
-import { COMMANDS } from "./table/table.ts"
+import type { CommandRow, OptionRow } from "../table/rows.ts"
+import { COMMANDS } from "../table/table.ts"
 
 const WIDTH = 100
 const INDENT = 32
@@ -15,7 +15,7 @@ export function programHelp(): string {
     "vioblk IMAGE                     the same as vioblk run IMAGE",
     "",
     ...COMMANDS.flatMap((row) => wrap(name(row), row.summary, 14)),
-    ...wrap("  help".padEnd(14), "prints this, or the help of a command", 14),
+    ...wrap("  help".padEnd(14), "prints this, or the help of a command; help --man: the manual page", 14),
     "",
     "  -V, --version  print the version",
     "",

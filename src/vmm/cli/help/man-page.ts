@@ -1,0 +1,34 @@
+/** The manual page, in roff, made from the table of commands and options: `vioblk help --man | man -l -` shows it. */
+import type { CommandRow } from "../table/rows.ts"
+import { optionName } from "./help.ts"
+
+/** The whole page. */
+export function manPage(commands: readonly CommandRow[], version: string): string {
+  return [
+    `.TH VIOBLK 1 "" "vioblk ${version}" "User Commands"`,
+    ".SH NAME", "vioblk \\- disk images, and a virtio\\-blk disk for virtual machines written in JavaScript",
+    ".SH SYNOPSIS", ".B vioblk", roff("COMMAND [options] ..."), ".br", ".B vioblk", "IMAGE",
+    ".SH DESCRIPTION",
+    roff("Makes, examines, changes and copies raw and qcow2 images, as qemu-img does and with its options,"),
+    "and drives the disk as a guest would.",
+    "A size is a number of bytes, or one with k, M, G, T, P or E behind it: powers of 1024.",
+    ".SH COMMANDS",
+    ...commands.flatMap(commandSection),
+    ".SH EXIT STATUS", "0: done. 1: it failed, or the arguments make no sense. Some commands have more, which they list.",
+    ".SH ENVIRONMENT", ".TP", "NO_COLOR", "Set to anything: no colours.",
+    ".SH SEE ALSO", roff("qemu-img(1), qemu-io(1), qemu-nbd(8)"),
+  ].join("\n")
+}
+
+function commandSection({ name, operands, summary, details, options }: CommandRow): string[] {
+  return [
+    `.SS ${name}`, `.B vioblk ${name}`, roff(`[options] ${operands}`), ".PP",
+    roff(`${summary}.${details === undefined ? "" : ` ${details}`}`),
+    ...options.flatMap((option) => [".TP", `.B ${roff(optionName(option).trim())}`, roff(option.meaning)]),
+  ]
+}
+
+/** Text that roff takes for no command of its own. */
+function roff(text: string): string {
+  return text.replaceAll("\\", "\\e").replaceAll("-", "\\-").replace(/^[.']/, "\\&$&")
+}
