@@ -10,13 +10,11 @@ import { VirtqueueError } from "../queue/virtqueue-error.ts"
 import { TURN_BYTES } from "../turn.ts"
 import type { Virtqueue } from "../virtqueue.ts"
 import { SLICE_BYTES } from "./executor.ts"
-import { transferRefusal } from "./refusal.ts"
-import { BlkRequest, parseRequest, relocateAll, type RequestLimits } from "./request.ts"
+import { BlkRequest, parseRequest, relocateAll } from "./request.ts"
 import { rangesLength } from "./ranges.ts"
 import { COMMAND_TOTAL, isCommand } from "./commands.ts"
 import { isRepeatable } from "./zoned/requests.ts"
-import { readUsual } from "./usual/split-request.ts"
-import { readUsualPacked } from "./usual/packed-request.ts"
+import type { UsualRequests } from "./usual/requests.ts"
 import { type BlkStatus, SECTOR_SIZE, VIRTIO_BLK_S, VIRTIO_BLK_T } from "./spec.ts"
 
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
@@ -74,11 +72,8 @@ export class Batch {
     return this.taken >= this.most || this.#segments.count >= BATCH_SEGMENTS || this.#bytes >= BATCH_BYTES
   }
 
-  /**
-   * Fills the batch from `ring`, which has been refreshed; the outcome of a request that is to be refused says so. Returns whether the ring
-   * was empty in the end. What was taken before a chain that is broken is good.
-   */
-  take(queue: Virtqueue, ring: Ring, limits: RequestLimits, refusal: Refusal): boolean {
+  /** Begins anew, with requests of `ring`, which has been refreshed. */
+  begin(queue: Virtqueue, ring: Ring): void {
     this.#segments.clear()
     this.queue = queue
     this.ring = ring
@@ -88,14 +83,31 @@ export class Batch {
     this.apart = 0
     this.hasWritten = false
     this.brokenBy = undefined
+    this.isObserved = false
     this.#bytes = 0
     this.#generation = ring.generation
+  }
+
+  /** Takes over usual requests. */
+  adopt(usual: UsualRequests): void {
+    let { place } = usual
+    for (let index = 0; index < usual.count; index++) {
+      const request = this.slot(this.taken++)
+      usual.copy(index, place, request)
+      place += request.slots
+    }
+    this.#bytes += usual.readBytes + usual.writeBytes
+    this.next = usual.next
+    usual.count = 0
+  }
+
+  /**
+   * Takes requests that `ring.look` has seen; the outcome of one that is to be refused says so. Returns whether none is left there. What
+   * was taken before a chain that is broken is good.
+   */
+  take(queue: Virtqueue, ring: Ring, refusal: Refusal): boolean {
     try {
-      if (!ring.look()) return true
-      while (!this.#isFull()) {
-        if (this.#takeUsual(ring, limits)) return true
-        if (!this.#isFull() && !this.#takeAny(queue, ring, refusal)) return true
-      }
+      while (!this.#isFull()) if (!this.#takeNext(queue, ring, refusal)) return true
     } catch (error) {
       if (!(error instanceof VirtqueueError)) throw error
       this.brokenBy = error
@@ -103,28 +115,8 @@ export class Batch {
     return false
   }
 
-  /** Takes usual requests, up to one of another kind. Returns true when the ring is empty. @throws VirtqueueError when it is broken */
-  #takeUsual(ring: Ring, limits: RequestLimits): boolean {
-    const { table, descriptors } = ring
-    while (!this.#isFull()) {
-      const head = ring.nextHead()
-      if (head === undefined) return !ring.hasSaved
-      const request = this.slot(this.taken)
-      if (table !== undefined) {
-        if (!readUsual(request, table, head)) return false
-      } else if (descriptors === undefined || !readUsualPacked(request, descriptors)) return false
-      // Of an append to a zone that was in this place before.
-      if (request.tail !== undefined) request.tail = undefined
-      request.outcome = transferRefusal(request, limits)
-      ring.taken(request)
-      this.#bytes += request.dataLength
-      this.taken++
-    }
-    return false
-  }
-
-  /** The general way. Returns false when there is no chain. @throws VirtqueueError when the ring, the chain or the request is broken */
-  #takeAny(queue: Virtqueue, ring: Ring, refusal: Refusal): boolean {
+  /** Returns false when there is no chain. @throws VirtqueueError when the ring, the chain or the request is broken */
+  #takeNext(queue: Virtqueue, ring: Ring, refusal: Refusal): boolean {
     const chain = this.#chain
     chain.segments.clear()
     if (!ring.pop(chain)) return false

@@ -1,12 +1,15 @@
 /** Completion: the only writer of status bytes and used entries. Each request passes here once. */
 import type { GuestMemory } from "../guest-memory.ts"
+import { ROW as ROW_SIZE } from "../queue/chain-rows.ts"
 import type { Ring } from "../queue/ring.ts"
-import { type BlkRequest, isAnswered, storeBytes, storeData, WAITING } from "./request.ts"
+import { type BlkRequest, isAnswered, storeBytes, storeData } from "./request.ts"
 import { type BlkStatus, ID_SIZE, VIRTIO_BLK_S, VIRTIO_BLK_T } from "./spec.ts"
 import { type BlkStatistics, countsOf } from "./statistics.ts"
+import { STATUS as STATUS_AT } from "./usual/columns.ts"
+import type { UsualRequests } from "./usual/requests.ts"
 
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
-const STILL_WAITING = WAITING
+const [ROW, STATUS] = [ROW_SIZE, STATUS_AT] as const
 const { OK } = VIRTIO_BLK_S
 const { IN, OUT, GET_ID, ZONE_APPEND } = VIRTIO_BLK_T
 
@@ -20,12 +23,16 @@ export class Completion {
     this.#id.set(serial)
   }
 
-  /** Completes `requests` from `first` to before `end`, those that wait apart. Where nobody is to be told, nothing happens in between. */
-  completeAll(memory: GuestMemory, ring: Ring, requests: readonly BlkRequest[], first: number, end: number): void {
-    for (let index = first; index < end; index++) {
-      const request = requests[index]
-      if (request !== undefined && request.outcome !== STILL_WAITING) this.complete(memory, ring, request, request.outcome)
-    }
+  /** Completes all of `requests`, which have been done. */
+  completeUsual(requests: UsualRequests): void {
+    const { rows, count, region: { data } } = requests
+    for (let at = STATUS; at < ROW * count; at += ROW) data.setUint8(rows[at] ?? 0, OK)
+    requests.giveBack()
+    const { read, write } = this.#statistics
+    read.requests += requests.reads
+    read.bytes += requests.readBytes
+    write.requests += requests.writes
+    write.bytes += requests.writeBytes
   }
 
   /**

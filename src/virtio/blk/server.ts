@@ -3,7 +3,7 @@
  * than one over requests: what runs between calls of the host runs cold (100 ns a request, measured).
  */
 import type { DeviceHandler } from "../device-handler.ts"
-import type { Ring } from "../queue/ring.ts"
+import type { Ring, TakenChain } from "../queue/ring.ts"
 import { VirtqueueError } from "../queue/virtqueue-error.ts"
 import type { RestoreOptions } from "../state.ts"
 import type { Turn } from "../turn.ts"
@@ -13,7 +13,7 @@ import { BatchErrors } from "./errors/batch-errors.ts"
 import { Pending } from "./pending.ts"
 import { refusalOf } from "./refusal.ts"
 import type { ThrottledRequests } from "./throttling/throttled-requests.ts"
-import { callUsual } from "./usual/calls.ts"
+import { DONE as ALL_DONE, LEFT as ALL_LEFT, UsualServer } from "./usual/usual-server.ts"
 import { REQUEST_WEIGHT, spend } from "./weights.ts"
 import { type BlkRequest, isWrite, type RequestLimits, WAITING as STILL_WAITING } from "./request.ts"
 import { type BlkStatus, VIRTIO_BLK_CONFIG, VIRTIO_BLK_S, VIRTIO_BLK_T } from "./spec.ts"
@@ -23,6 +23,7 @@ import type { BlkWiring } from "./wiring.ts"
 const { OK } = VIRTIO_BLK_S
 const { FLUSH, GET_ID } = VIRTIO_BLK_T
 const WAITING = STILL_WAITING
+const [DONE, LEFT] = [ALL_DONE, ALL_LEFT] as const
 
 /** The disk whose requests are served. */
 export interface ServedDisk extends RequestLimits {
@@ -38,6 +39,7 @@ export class RequestServer implements DeviceHandler {
   readonly #wiring: BlkWiring
   readonly #disk: ServedDisk
   readonly #throttled: ThrottledRequests
+  readonly #usual: UsualServer
   readonly #batch = new Batch()
   readonly #errors: BatchErrors
   readonly #refusal = (request: BlkRequest): BlkStatus => refusalOf(request, this.#disk, this.#wiring)
@@ -47,15 +49,16 @@ export class RequestServer implements DeviceHandler {
     this.#disk = disk
     this.#throttled = throttled
     this.#errors = new BatchErrors(wiring, this.#batch)
+    this.#usual = new UsualServer({ wiring, disk, throttled, batch: this.#batch, errors: this.#errors })
     wiring.failures.onBug = () => wiring.device.work.awaitEnd()
   }
 
   get unfinished(): boolean {
-    return this.#batch.unfinished
+    return this.#usual.requests.unfinished || this.#batch.unfinished
   }
 
-  chains(queue: Virtqueue): readonly BlkRequest[] {
-    return this.#batch.chains(queue)
+  chains(queue: Virtqueue): readonly TakenChain[] {
+    return [...this.#usual.requests.chains(queue), ...this.#batch.chains(queue)]
   }
 
   mayGoOn(): void {
@@ -100,7 +103,8 @@ export class RequestServer implements DeviceHandler {
   }
 
   serve(queue: Virtqueue, ring: Ring, turn: Turn): boolean {
-    const { device, observation } = this.#wiring
+    const { device } = this.#wiring
+    const usual = this.#usual
     // Two rounds through the ring are all that a driver on another thread can ask for at once.
     for (let budget = 2 * ring.size; budget > 0 && !turn.over; ) {
       if (device.inFlight.full) {
@@ -111,19 +115,31 @@ export class RequestServer implements DeviceHandler {
       if (room === 0) return false
       ring.refresh()
       const { changes } = device
-      this.#batch.most = room
-      const drained = this.#batch.take(queue, ring, this.#disk, this.#refusal)
-      if (observation !== undefined) this.#batch.isObserved = observation.arrived(this.#batch.requests, this.#batch.taken)
-      this.#throttled.hold(this.#wiring, queue, ring, this.#batch)
-      budget -= this.#batch.taken
-      if (!this.#proceed(queue, ring, turn)) return this.#hasMore(queue)
-      const broken = this.#batch.brokenBy
-      if (broken !== undefined && queue.ring === ring) throw broken
+      let drained = true
+      if (ring.look()) {
+        const how = usual.serve(queue, ring, turn, room)
+        drained = how === LEFT ? this.#fillBatch(queue, ring, room) : usual.requests.isDrained
+        budget -= how === DONE ? usual.requests.taken : this.#batch.taken
+        if (how !== DONE && !this.#goOn(queue, ring, turn)) return this.#hasMore(queue)
+      }
       // An interrupt may have run the driver, which may have reset us. If we are paused or kept from memory, whoever ends that goes on.
       if (device.changes !== changes && !device.mayTake(queue, ring)) return false
       if (drained && !ring.enableKicks()) return false
     }
     return true
+  }
+
+  /** Fills the batch with the usual requests that have been taken, and others. Returns whether the ring is empty. */
+  #fillBatch(queue: Virtqueue, ring: Ring, room: number): boolean {
+    const { observation } = this.#wiring
+    const batch = this.#batch
+    batch.begin(queue, ring)
+    batch.adopt(this.#usual.requests)
+    batch.most = room
+    const drained = batch.take(queue, ring, this.#refusal)
+    if (observation !== undefined) batch.isObserved = observation.arrived(batch.requests, batch.taken)
+    this.#throttled.hold(this.#wiring, queue, ring, batch)
+    return drained
   }
 
   finish(turn: Turn): boolean {
@@ -134,8 +150,7 @@ export class RequestServer implements DeviceHandler {
     try {
       ring.refresh()
       batch.refresh(device.memory)
-      if (!this.#proceed(queue, ring, turn)) return this.#hasMore(queue)
-      if (batch.brokenBy !== undefined && queue.ring === ring) throw batch.brokenBy
+      if (!this.#goOn(queue, ring, turn)) return this.#hasMore(queue)
     } catch (error) {
       // An interrupt handler of the embedder's may throw anything: what is left of the batch goes on in the next turn.
       if (error instanceof VirtqueueError) batch.drop()
@@ -152,15 +167,21 @@ export class RequestServer implements DeviceHandler {
     return false
   }
 
+  /** As `#proceed`. @throws VirtqueueError when the ring is broken behind the last request of the batch, and that is through */
+  #goOn(queue: Virtqueue, ring: Ring, turn: Turn): boolean {
+    if (!this.#proceed(queue, ring, turn)) return false
+    const { brokenBy } = this.#batch
+    if (brokenBy !== undefined && queue.ring === ring) throw brokenBy
+    return true
+  }
+
   /** Acts on the batch and completes what is done. Returns false when there is more to do, for the next turn or when memory is released. */
   #proceed(queue: Virtqueue, ring: Ring, turn: Turn): boolean {
     const { device, statistics, errors } = this.#wiring
     const { work, inFlight } = device
     const batch = this.#batch
     if (errors.stoppedBy !== undefined) this.#errors.keepRest()
-    if (this.#proceedUsually(queue, ring, turn)) return true
     while (batch.next < batch.taken && !turn.over && work.open && queue.ring === ring) {
-      if (this.#callUsual(turn)) continue
       const first = batch.next
       const leader = batch.slot(first)
       if (leader.outcome !== OK || leader.type === GET_ID) {
@@ -187,36 +208,6 @@ export class RequestServer implements DeviceHandler {
     // The last thing: it may interrupt.
     device.publish(queue, ring)
     return through
-  }
-
-  /** The usual batch: all of its requests are acted upon and completed at once. Returns false when that is not what has happened. */
-  #proceedUsually(queue: Virtqueue, ring: Ring, turn: Turn): boolean {
-    const { device, observation, completion, cacheMode } = this.#wiring
-    const { memory, changes } = device
-    const batch = this.#batch
-    this.#callUsual(turn)
-    if (batch.next < batch.taken || device.changes !== changes || observation !== undefined || memory.written !== undefined) return false
-    if (batch.hasWritten && cacheMode.writeThrough) return false
-    // Nobody is called in between, so nothing changes.
-    completion.completeAll(memory, ring, batch.requests, batch.settled, batch.taken)
-    batch.settled = batch.taken
-    device.publish(queue, ring)
-    return true
-  }
-
-  /** Acts on usual requests. Returns false when the next one is none, with nothing done. */
-  #callUsual(turn: Turn): boolean {
-    const { device, executor } = this.#wiring
-    const batch = this.#batch
-    const { next } = batch
-    if (device.inFlight.full) return false
-    try {
-      callUsual(batch, executor.backing, device, turn)
-    } catch (error) {
-      const failed = batch.next
-      if (this.#errors.failed(failed, failed + 1, error)) batch.next = failed + 1
-    }
-    return batch.next !== next
   }
 
   /**

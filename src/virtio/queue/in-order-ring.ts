@@ -4,8 +4,6 @@
  */
 import type { SavedRing } from "../state.ts"
 import type { DescriptorChain } from "./descriptor-chain.ts"
-import type { DescriptorTable } from "./descriptor-table.ts"
-import type { PackedDescriptors } from "./packed-descriptors.ts"
 import type { Ring, RingFeatures, TakenChain } from "./ring.ts"
 
 /** A chain that is done with, and waits for those that were taken before it. */
@@ -46,14 +44,6 @@ export class InOrderRing implements Ring {
 
   get hasSaved(): boolean {
     return this.#ring.hasSaved
-  }
-
-  get table(): DescriptorTable | undefined {
-    return this.#ring.table
-  }
-
-  get descriptors(): PackedDescriptors | undefined {
-    return this.#ring.descriptors
   }
 
   set features(features: RingFeatures) {
@@ -99,15 +89,6 @@ export class InOrderRing implements Ring {
       chain.segments.clear()
       this.addUsed(chain, length)
     }
-  }
-
-  nextHead(): number | undefined {
-    return this.#ring.nextHead()
-  }
-
-  taken(chain: TakenChain): void {
-    this.#ring.taken(chain)
-    this.#remember(chain)
   }
 
   addUsed(chain: TakenChain, length: number): void {

@@ -4,6 +4,7 @@
  */
 import { type GuestMemory, RamRegion } from "../guest-memory.ts"
 import { PVIRTQ_DESC_F, VIRTQ_DESC_F, VIRTQ_DESC_SIZE } from "../spec.ts"
+import { HEAD as HEAD_AT, ROW as ROW_SIZE, SLOTS as SLOTS_AT, WRITTEN as WRITTEN_AT } from "./chain-rows.ts"
 import type { DescriptorChain, SegmentList } from "./descriptor-chain.ts"
 import { pieceOfRam, pushPieces } from "./ram-pieces.ts"
 import { hex, VirtqueueError } from "./virtqueue-error.ts"
@@ -12,6 +13,7 @@ import { hex, VirtqueueError } from "./virtqueue-error.ts"
 const { NEXT, WRITE, INDIRECT } = VIRTQ_DESC_F
 const { AVAIL, USED } = PVIRTQ_DESC_F
 const DESC_SIZE = VIRTQ_DESC_SIZE
+const [ROW, HEAD, SLOTS, WRITTEN] = [ROW_SIZE, HEAD_AT, SLOTS_AT, WRITTEN_AT] as const
 
 /** The two flags that say who has a descriptor. */
 export const MARKS = AVAIL | USED
@@ -51,7 +53,7 @@ export class PackedDescriptors {
   readonly #listLimit: number
   #view: DataView = NOWHERE.data
   /** Where RAM is shared: the ring as 16-bit words, for Atomics. */
-  #words: Uint16Array | undefined
+  words: Uint16Array | undefined
   /** The region of the last segment; nearly always that of the next one too. */
   #region: RamRegion | undefined
 
@@ -75,14 +77,14 @@ export class PackedDescriptors {
     if (this.region.isBigEndian) throw new VirtqueueError("a packed ring of a big-endian guest: only split rings can be big-endian")
     this.offset = this.region.offset(address)
     this.#view = this.region.part(address, this.size * DESC_SIZE)
-    this.#words = this.region.shared ? this.region.words(address, this.size * DESC_SIZE / 2) : undefined
+    this.words = this.region.shared ? this.region.words(address, this.size * DESC_SIZE / 2) : undefined
     this.#region = undefined
   }
 
   /** Whether the driver has made the next descriptor available. In shared RAM nothing that follows is read before. */
   get isAvailable(): boolean {
     const { slot } = this
-    const flags = this.#words === undefined ? this.#view.getUint16(DESC_SIZE * slot + 14, true) : Atomics.load(this.#words, 8 * slot + 7)
+    const flags = this.words === undefined ? this.#view.getUint16(DESC_SIZE * slot + 14, true) : Atomics.load(this.words, 8 * slot + 7)
     return (flags & MARKS) === this.marks
   }
 
@@ -104,13 +106,37 @@ export class PackedDescriptors {
     const at = DESC_SIZE * slot
     const flags = marks | WRITE
     this.#view.setUint32(at + 8, length, true)
-    if (this.#words === undefined) this.#view.setUint32(at + 12, id | (flags << 16), true)
+    if (this.words === undefined) this.#view.setUint32(at + 12, id | (flags << 16), true)
     else this.#shareUsed(slot, id, flags)
   }
 
   #shareUsed(slot: number, id: number, flags: number): void {
     this.#view.setUint16(DESC_SIZE * slot + 12, id, true)
-    if (this.#words !== undefined) Atomics.store(this.#words, 8 * slot + 7, flags)
+    if (this.words !== undefined) Atomics.store(this.words, 8 * slot + 7, flags)
+  }
+
+  /**
+   * Writes the used descriptors of the first `count` rows, the first of them into `slot`. In shared RAM its flags come last: a driver sees
+   * used descriptors in their order, so with the first it sees all.
+   */
+  writeUsedRows(rows: Uint32Array, count: number, slot: number, marks: number): void {
+    const view = this.#view
+    const { size } = this
+    const firstFlags = marks | WRITE
+    let next = slot
+    let flags = firstFlags
+    for (let row = 0; row < ROW * count; row += ROW) {
+      const at = (DESC_SIZE * next) >>> 0
+      const id = rows[row + HEAD] ?? 0
+      view.setUint32((at + 8) >>> 0, rows[row + WRITTEN] ?? 0, true)
+      if (row === 0 && this.words !== undefined) view.setUint16((at + 12) >>> 0, id, true)
+      else view.setUint32((at + 12) >>> 0, id | (flags << 16), true)
+      next += rows[row + SLOTS] ?? 0
+      if (next < size) continue
+      next -= size
+      flags ^= MARKS
+    }
+    if (this.words !== undefined) Atomics.store(this.words, 8 * slot + 7, firstFlags)
   }
 
   /** The descriptor in `slot`, as four 32-bit words. */

@@ -5,16 +5,18 @@
 import type { GuestMemory } from "../guest-memory.ts"
 import { PVIRTQ_EVENT, RING_EVENT_FLAGS, VIRTQ_DESC_SIZE } from "../spec.ts"
 import type { SavedChain, SavedRing } from "../state.ts"
+import { ROW as ROW_SIZE, SLOTS as SLOTS_AT } from "./chain-rows.ts"
 import type { DescriptorChain } from "./descriptor-chain.ts"
 import { Displaced } from "./displaced.ts"
 import { MARKS, PackedDescriptors } from "./packed-descriptors.ts"
 import { eventAt, passesEvent } from "./packed-events.ts"
 import { pieceOfRam } from "./ram-pieces.ts"
 import { NO_WORD, ringWordAt } from "./ring-word.ts"
-import type { QueueAreas, Ring, RingFeatures, TakenChain } from "./ring.ts"
+import type { PackedRows, QueueAreas, Ring, RingFeatures, TakenChain } from "./ring.ts"
 import { hex, VirtqueueError } from "./virtqueue-error.ts"
 
 // Copied to locals: V8 re-reads imported bindings on each use.
+const [ROW, SLOTS] = [ROW_SIZE, SLOTS_AT] as const
 const { ENABLE, DISABLE, DESC, MASK } = RING_EVENT_FLAGS
 
 /** Slot 0 in a lap with wrap counter 1: where rings begin. */
@@ -23,7 +25,7 @@ const BEGINNING = 0x8000
 /** Places start anew from here on, when nothing is in flight: V8 has integers up to 2^31, and compares others more slowly. */
 const PLACES = 2 ** 30
 
-export class PackedQueue implements Ring {
+export class PackedQueue implements Ring, PackedRows {
   readonly size: number
   #features: RingFeatures
   readonly #areas: QueueAreas
@@ -40,7 +42,7 @@ export class PackedQueue implements Ring {
   /** What the device's flags are. */
   #kicks = -1
   /** Descriptors taken, given back, and given back when the last interrupt decision was made, since the ring was opened. */
-  #availPlace: number
+  availPlace: number
   #usedPlace: number
   #publishedPlace: number
   /** Where the next used descriptor goes, and its marks: both set in laps with wrap counter 1, none in the others. */
@@ -66,7 +68,7 @@ export class PackedQueue implements Ring {
     // As if other chains had been given back in front of those: what is in the ring is not theirs for sure.
     this.#usedPlace = slot
     this.#publishedPlace = slot - unpublished
-    this.#availPlace = slot + inFlight
+    this.availPlace = slot + inFlight
     this.descriptors.skip(inFlight)
     this.#displaced.noneAt(slot, inFlight)
     this.#chainsToTake = chains.length > 0 ? chains : undefined
@@ -118,6 +120,10 @@ export class PackedQueue implements Ring {
     this.generation = generation
   }
 
+  get packedRows(): PackedQueue | undefined {
+    return this.availPlace === this.#usedPlace && this.#chainsToTake === undefined ? this : undefined
+  }
+
   get hasSaved(): boolean {
     return this.#chainsToTake !== undefined
   }
@@ -129,25 +135,16 @@ export class PackedQueue implements Ring {
 
   pop(chain: DescriptorChain): boolean {
     if (this.#chainsToTake !== undefined) return this.#takeAgain(chain, this.#chainsToTake)
-    if (this.nextHead() === undefined) return false
-    this.descriptors.walk(chain)
-    this.taken(chain)
-    return true
-  }
-
-  nextHead(): number | undefined {
     const { descriptors } = this
-    if (this.#chainsToTake !== undefined || !descriptors.isAvailable) return undefined
-    const room = this.size - (this.#availPlace - this.#usedPlace)
+    if (!descriptors.isAvailable) return false
+    const room = this.size - (this.availPlace - this.#usedPlace)
     if (room === 0) throw ringFull(this.size)
     descriptors.room = room
-    return descriptors.slot
-  }
-
-  taken(chain: TakenChain): void {
-    chain.place = this.#availPlace
-    this.#availPlace += chain.slots
-    this.descriptors.skip(chain.slots)
+    descriptors.walk(chain)
+    chain.place = this.availPlace
+    this.availPlace += chain.slots
+    descriptors.skip(chain.slots)
+    return true
   }
 
   /** Takes a chain that was in flight when the state was saved. They count as in flight already. */
@@ -176,12 +173,24 @@ export class PackedQueue implements Ring {
     }
   }
 
+  addUsedRows(rows: Uint32Array, count: number): void {
+    const { descriptors, size } = this
+    descriptors.writeUsedRows(rows, count, this.#usedSlot, this.#usedMarks)
+    let slots = 0
+    for (let row = 0; row < ROW * count; row += ROW) slots += rows[row + SLOTS] ?? 0
+    this.#usedPlace += slots
+    this.#usedSlot += slots
+    if (this.#usedSlot < size) return
+    this.#usedSlot -= size
+    this.#usedMarks ^= MARKS
+  }
+
   /** The driver sees used descriptors as they are written: what is left is to tell the memory, and to ask whether to interrupt. */
   publish(): boolean {
     const passed = this.#usedPlace - this.#publishedPlace
     if (passed === 0) return false
     this.#publishedPlace = this.#usedPlace
-    if (this.#usedPlace >= PLACES && this.#usedPlace === this.#availPlace) this.#startPlacesAnew()
+    if (this.#usedPlace >= PLACES && this.#usedPlace === this.availPlace) this.#startPlacesAnew()
     if (this.#memory.written !== undefined) this.#announce(this.#memory.written.bind(this.#memory), passed)
     // What is reserved counts as ENABLE: one interrupt too many harms nobody.
     const flags = this.#driverFlags.load() & MASK
@@ -217,7 +226,7 @@ export class PackedQueue implements Ring {
   #startPlacesAnew(): void {
     this.#usedPlace = this.#usedSlot
     this.#publishedPlace = this.#usedSlot
-    this.#availPlace = this.#usedSlot
+    this.availPlace = this.#usedSlot
   }
 
   /** Tells the memory which part of the ring has changed: the last `passed` descriptors. */

@@ -36,6 +36,33 @@ export interface TakenChain {
   readonly slots: number
 }
 
+/** A ring that takes chains as rows, from whoever reads their descriptors, and gives them back: all of them, in their order. */
+export interface RowRing {
+  readonly size: number
+  /** As `Ring.addUsed`, of the chains of the first `count` rows: see chain-rows.ts. */
+  addUsedRows(rows: Uint32Array, count: number): void
+}
+
+/** A split ring, to read chains from. */
+export interface SplitRows extends RowRing {
+  readonly table: DescriptorTable
+  /** The available ring. */
+  readonly avail: DataView
+  /** Chains from `lastAvail` to before `availIdx` wait. Free-running 16-bit indices ([VIRTIO] 2.7.6). */
+  readonly availIdx: number
+  lastAvail: number
+  /** Chains taken and not given back. */
+  inFlight: number
+}
+
+/** A packed ring, to read chains from: none is in flight. */
+export interface PackedRows extends RowRing {
+  /** It keeps where the next chain begins. */
+  readonly descriptors: PackedDescriptors
+  /** Descriptors taken since the ring was opened. */
+  availPlace: number
+}
+
 /** The device's side of one queue that the driver has enabled. */
 export interface Ring {
   readonly size: number
@@ -61,17 +88,10 @@ export interface Ring {
    * broken
    */
   pop(chain: DescriptorChain): boolean
-  /** Where descriptors are read from, for whoever reads simple chains straight from there: `table` of little-endian split rings. */
-  readonly table?: DescriptorTable | undefined
-  /** The same of packed rings. */
-  readonly descriptors?: PackedDescriptors | undefined
-  /**
-   * The descriptor with which the chain begins that `pop` would take next; undefined when there is none, or it is for `pop` alone.
-   * @throws as `pop`
-   */
-  nextHead(): number | undefined
-  /** The chain of `nextHead` has been taken: as `chain`. */
-  taken(chain: TakenChain): void
+  /** The ring itself where chains may be read as rows, if it is a split one. */
+  readonly splitRows?: SplitRows | undefined
+  /** The same, if it is a packed one. */
+  readonly packedRows?: PackedRows | undefined
   /**
    * Gives a chain back that has been taken, and into which the device has written. `length`: bytes written, from its first writable byte
    * on.

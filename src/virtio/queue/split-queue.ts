@@ -7,32 +7,34 @@ import {
   availRingSize, usedRingSize, VIRTQ_AVAIL_ELEM_SIZE, VIRTQ_AVAIL_F, VIRTQ_EVENT_SIZE, VIRTQ_RING_OFFSET, VIRTQ_USED_ELEM_SIZE,
 } from "../spec.ts"
 import type { SavedRing } from "../state.ts"
+import { HEAD as HEAD_AT, ROW as ROW_SIZE, WRITTEN as WRITTEN_AT } from "./chain-rows.ts"
 import type { DescriptorChain } from "./descriptor-chain.ts"
 import { DescriptorTable } from "./descriptor-table.ts"
 import { pieceOfRam } from "./ram-pieces.ts"
-import type { QueueAreas, Ring, RingFeatures, TakenChain } from "./ring.ts"
+import type { QueueAreas, Ring, RingFeatures, SplitRows, TakenChain } from "./ring.ts"
 import { needsEvent, NO_WORD, ringWordAt } from "./ring-word.ts"
 import { hex, VirtqueueError } from "./virtqueue-error.ts"
 
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
 const [RING_OFFSET, AVAIL_ELEM_SIZE, USED_ELEM_SIZE] = [VIRTQ_RING_OFFSET, VIRTQ_AVAIL_ELEM_SIZE, VIRTQ_USED_ELEM_SIZE] as const
 const { NO_INTERRUPT } = VIRTQ_AVAIL_F
+const [ROW, HEAD, WRITTEN] = [ROW_SIZE, HEAD_AT, WRITTEN_AT] as const
 
 const EMPTY = new DataView(new ArrayBuffer(0))
 
-export class SplitQueue implements Ring {
+export class SplitQueue implements Ring, SplitRows {
   readonly size: number
   #features: RingFeatures
   /** Chains popped and not yet given back. */
-  #inFlight = 0
+  inFlight = 0
   readonly #areas: QueueAreas
   readonly #memory: GuestMemory
-  /** Undefined for a big-endian guest: whoever reads it reads little-endian addresses. */
-  table: DescriptorTable | undefined
-  readonly #descriptors: DescriptorTable
+  readonly table: DescriptorTable
+  /** Undefined for a big-endian guest, whose numbers whoever reads rows would take for others, and while saved chains wait. */
+  splitRows: SplitQueue | undefined
   /** Of the memory that the views below belong to. */
   generation = -1
-  #avail: DataView = EMPTY
+  avail: DataView = EMPTY
   #used: DataView = EMPTY
   // What the two sides tell each other by; another thread may be the driver. Each is touched once a batch.
   #availFlags = NO_WORD
@@ -42,8 +44,8 @@ export class SplitQueue implements Ring {
   #usedIdxWord = NO_WORD
   #availEvent = NO_WORD
   // Free-running 16-bit indices ([VIRTIO] 2.7.6): never taken modulo the queue size but to find a slot.
-  #availIdx = 0
-  #lastAvail = 0
+  availIdx = 0
+  lastAvail = 0
   #usedIdx = 0
   /** #usedIdx as the driver sees it, and as it was when the last interrupt decision was made. */
   #publishedIdx = 0
@@ -54,19 +56,19 @@ export class SplitQueue implements Ring {
   /** `saved`: where it goes on. @throws VirtqueueError when the ring cannot be where it is said to be */
   constructor(memory: GuestMemory, areas: QueueAreas, features: RingFeatures, saved: SavedRing = { position: 0, heads: [] }) {
     const { position, heads, unpublished = 0 } = saved
-    this.#lastAvail = (position + heads.length) & 0xffff
-    this.#availIdx = this.#lastAvail
+    this.lastAvail = (position + heads.length) & 0xffff
+    this.availIdx = this.lastAvail
     this.#usedIdx = position
     this.#publishedIdx = (position - unpublished) & 0xffff
     this.#headsToTake = heads.length > 0 ? [...heads] : undefined
-    this.#inFlight = heads.length
+    this.inFlight = heads.length
     this.#memory = memory
     this.#areas = areas
     // An integer to V8, which keeps what comes from a typed array or a register as a double: comparisons of doubles cost 3 ns each
     // (measured).
     this.size = areas.size | 0
     this.#features = features
-    this.#descriptors = new DescriptorTable(memory, this.size, features.indirect)
+    this.table = new DescriptorTable(memory, this.size, features.indirect)
     if ((this.size & (this.size - 1)) !== 0) {
       throw new VirtqueueError(`a split ring of ${this.size} descriptors, which is not a power of two`)
     }
@@ -78,7 +80,7 @@ export class SplitQueue implements Ring {
   /** A legacy driver may negotiate while the ring is in use. */
   set features(features: RingFeatures) {
     this.#features = features
-    this.#descriptors.indirect = features.indirect
+    this.table.indirect = features.indirect
   }
 
   save(inFlight: readonly TakenChain[]): SavedRing {
@@ -104,11 +106,10 @@ export class SplitQueue implements Ring {
   #lookUp(generation: number): void {
     const { size } = this
     const { descriptorTable, availRing, usedRing } = this.#areas
-    this.#descriptors.place(descriptorTable)
-    this.table = this.#descriptors.region.isBigEndian ? undefined : this.#descriptors
+    this.table.place(descriptorTable)
     const avail = pieceOfRam(this.#memory, "available ring", availRing, availRingSize(size))
     const used = pieceOfRam(this.#memory, "used ring", usedRing, usedRingSize(size))
-    this.#avail = avail.part(availRing, availRingSize(size))
+    this.avail = avail.part(availRing, availRingSize(size))
     this.#used = used.part(usedRing, usedRingSize(size))
     this.#availFlags = ringWordAt(avail, availRing)
     this.#availIdxWord = ringWordAt(avail, availRing + 2)
@@ -117,6 +118,11 @@ export class SplitQueue implements Ring {
     this.#usedIdxWord = ringWordAt(used, usedRing + 2)
     this.#availEvent = ringWordAt(used, usedRing + VIRTQ_RING_OFFSET + VIRTQ_USED_ELEM_SIZE * size)
     this.generation = generation
+    this.#setRows()
+  }
+
+  #setRows(): void {
+    this.splitRows = this.table.region.isBigEndian || this.#headsToTake !== undefined ? undefined : this
   }
 
   /**
@@ -125,32 +131,23 @@ export class SplitQueue implements Ring {
    */
   pop(chain: DescriptorChain): boolean {
     if (this.#headsToTake !== undefined) return this.#takeAgain(chain, this.#headsToTake)
-    const head = this.nextHead()
-    if (head === undefined) return false
-    this.#descriptors.walk(chain, head)
-    this.taken()
-    return true
-  }
-
-  nextHead(): number | undefined {
-    if (this.#headsToTake !== undefined || this.#lastAvail === this.#availIdx) return undefined
+    if (this.lastAvail === this.availIdx) return false
     // A driver that offers descriptors again before it got them back could make us hold any number of requests.
-    if (this.#inFlight >= this.size) throw tooManyInFlight(this.size)
-    const slot = this.#lastAvail & (this.size - 1)
-    return this.#avail.getUint16(RING_OFFSET + AVAIL_ELEM_SIZE * slot, true)
-  }
-
-  taken(): void {
-    this.#lastAvail = (this.#lastAvail + 1) & 0xffff
-    this.#inFlight++
+    if (this.inFlight >= this.size) throw tooManyInFlight(this.size)
+    const slot = this.lastAvail & (this.size - 1)
+    this.table.walk(chain, this.avail.getUint16(RING_OFFSET + AVAIL_ELEM_SIZE * slot, true))
+    this.lastAvail = (this.lastAvail + 1) & 0xffff
+    this.inFlight++
+    return true
   }
 
   /** Takes a chain that was in flight when the state was saved. They count as in flight already. */
   #takeAgain(chain: DescriptorChain, heads: number[]): boolean {
     const [head] = heads
     if (head === undefined) throw new Error("no heads are left to take again")
-    this.#descriptors.walk(chain, head)
+    this.table.walk(chain, head)
     this.#headsToTake = heads.length > 1 ? heads.slice(1) : undefined
+    this.#setRows()
     return true
   }
 
@@ -162,9 +159,9 @@ export class SplitQueue implements Ring {
   look(): boolean {
     // This load comes before those of ring slots and descriptors.
     const availIdx = this.#availIdxWord.load()
-    const waiting = (availIdx - this.#lastAvail) & 0xffff
-    if (waiting > this.size) throw tooFarAhead(availIdx, this.#lastAvail, this.size)
-    this.#availIdx = availIdx
+    const waiting = (availIdx - this.lastAvail) & 0xffff
+    if (waiting > this.size) throw tooFarAhead(availIdx, this.lastAvail, this.size)
+    this.availIdx = availIdx
     return waiting !== 0 || this.hasSaved
   }
 
@@ -174,7 +171,22 @@ export class SplitQueue implements Ring {
     this.#used.setUint32(at, chain.head, true)
     this.#used.setUint32(at + 4, length, true)
     this.#usedIdx = (this.#usedIdx + 1) & 0xffff
-    this.#inFlight--
+    this.inFlight--
+  }
+
+  addUsedRows(rows: Uint32Array, count: number): void {
+    const used = this.#used
+    const slotMask = this.size - 1
+    const end = ROW * count
+    let usedIdx = this.#usedIdx
+    for (let row = 0; row < end; row += ROW) {
+      const at = (RING_OFFSET + USED_ELEM_SIZE * (usedIdx & slotMask)) >>> 0
+      used.setUint32(at, rows[row + HEAD] ?? 0, true)
+      used.setUint32((at + 4) >>> 0, rows[row + WRITTEN] ?? 0, true)
+      usedIdx++
+    }
+    this.#usedIdx = usedIdx & 0xffff
+    this.inFlight -= count
   }
 
   /** Shows the driver what `addUsed` has collected, if anything. Returns true when the driver wants an interrupt for it. */
@@ -186,7 +198,7 @@ export class SplitQueue implements Ring {
     this.#usedIdxWord.store(now)
     this.#publishedIdx = now
     if (this.#memory.written !== undefined) this.#announce(this.#memory.written.bind(this.#memory), old, now)
-    if (this.#features.notifyOnEmpty && this.#inFlight === 0 && this.#availIdxWord.load() === this.#lastAvail) return true
+    if (this.#features.notifyOnEmpty && this.inFlight === 0 && this.#availIdxWord.load() === this.lastAvail) return true
     if (!this.#features.eventIdx) return (this.#availFlags.load() & NO_INTERRUPT) === 0
     return needsEvent(this.#usedEvent.load(), now, old)
   }
@@ -199,7 +211,7 @@ export class SplitQueue implements Ring {
   enableKicks(): boolean {
     this.refresh()
     if (this.#features.eventIdx) {
-      this.#availEvent.store(this.#lastAvail)
+      this.#availEvent.store(this.lastAvail)
       this.#memory.written?.(this.#areas.usedRing + VIRTQ_RING_OFFSET + VIRTQ_USED_ELEM_SIZE * this.size, VIRTQ_EVENT_SIZE)
     }
     return this.look()

@@ -1,6 +1,7 @@
 /** Chains of a split ring, read fast and generally: see usual-fuzzer.ts. */
-import { type BlkRequest, parseRequest } from "../../../src/virtio/blk/request.ts"
-import { readUsual } from "../../../src/virtio/blk/usual/split-request.ts"
+import { type BlkRequest, parseRequest, type RequestLimits } from "../../../src/virtio/blk/request.ts"
+import type { UsualRequests } from "../../../src/virtio/blk/usual/requests.ts"
+import { takeSplit } from "../../../src/virtio/blk/usual/split-request.ts"
 import type { DescriptorChain } from "../../../src/virtio/queue/descriptor-chain.ts"
 import { DescriptorTable } from "../../../src/virtio/queue/descriptor-table.ts"
 import type { Rng } from "../../support/rng.ts"
@@ -37,8 +38,14 @@ export class SplitUsualFuzzer extends UsualFuzzer {
     this.#describe(TABLE, this.#head, { address: START + INDIRECT_TABLE, length: 16 * chain.length, flags: INDIRECT, next: 0 })
   }
 
-  protected override readFast(request: BlkRequest): boolean {
-    return readUsual(request, this.#table, this.#head)
+  protected override takeFast(requests: UsualRequests, limits: RequestLimits, most: number): number {
+    const avail = new DataView(new ArrayBuffer(4 + 2 * SIZE))
+    const lastAvail = this.rng.pick([0, 5, SIZE - 1, 0xffff])
+    avail.setUint16(4 + 2 * (lastAvail % SIZE), this.#head, true)
+    const rows = { size: SIZE, table: this.#table, avail, availIdx: (lastAvail + 1) & 0xffff, lastAvail, inFlight: 0, addUsedRows() {} }
+    takeSplit(requests, rows, limits, most)
+    if (rows.inFlight !== (rows.lastAvail - lastAvail & 0xffff)) throw new Error("chains in flight that nobody has taken")
+    return rows.inFlight
   }
 
   protected override readGenerally(chain: DescriptorChain, request: BlkRequest): void {

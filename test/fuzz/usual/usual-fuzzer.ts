@@ -2,7 +2,9 @@
  * UsualFuzzer: the usual request, read fast, against the same chain on the general way: over descriptors with every field mutated, and over
  * RAM that another thread changes between two reads. split.ts and packed.ts have what differs between the two rings.
  */
-import { BlkRequest } from "../../../src/virtio/blk/request.ts"
+import { refusalOf } from "../../../src/virtio/blk/refusal.ts"
+import { BlkRequest, type RequestLimits } from "../../../src/virtio/blk/request.ts"
+import { UsualRequests } from "../../../src/virtio/blk/usual/requests.ts"
 import { type GuestMemory, RamRegion } from "../../../src/virtio/guest-memory.ts"
 import { DescriptorChain, SegmentList } from "../../../src/virtio/queue/descriptor-chain.ts"
 import { VirtqueueError } from "../../../src/virtio/queue/virtqueue-error.ts"
@@ -14,6 +16,9 @@ export const TABLE = 0x100
 export const INDIRECT_TABLE = 0x800
 export const [NEXT, WRITE, INDIRECT] = [1, 2, 4] as const
 
+/** Nothing has been negotiated. */
+const NOTHING = { device: { negotiation: { isNegotiated: () => false } }, zoned: { isNegotiated: false } }
+
 /** A descriptor, less what ties it to others. */
 export interface Piece {
   readonly address: number
@@ -23,6 +28,7 @@ export interface Piece {
 
 /** What a way of reading makes of a chain, in plain values. */
 export interface Reading {
+  readonly outcome: number
   readonly head: number
   /** Descriptors that it takes up in a packed ring; 0 in a split one. */
   readonly slots: number
@@ -44,7 +50,8 @@ export abstract class UsualFuzzer {
   protected readonly memory: GuestMemory
   readonly #ram = new Uint8Array(LENGTH)
   readonly #region = new RamRegion(START, this.#ram)
-  readonly #fast = new BlkRequest(new SegmentList())
+  readonly #fast = new UsualRequests()
+  #limits: RequestLimits = { capacity: 0, readOnly: false }
 
   constructor(rng: Rng) {
     this.rng = rng
@@ -56,8 +63,8 @@ export abstract class UsualFuzzer {
 
   /** Puts a sound chain into the ring, as it is or by an indirect table. `changes`: RAM will change while it is read. */
   protected abstract layOut(chain: readonly Piece[], options: { readonly changes: boolean }): void
-  /** Reads it into `request` the fast way. Returns false when that leaves it alone. */
-  protected abstract readFast(request: BlkRequest): boolean
+  /** Takes it the fast way. Returns how many chains that has taken from the ring: none when it leaves it alone. */
+  protected abstract takeFast(requests: UsualRequests, limits: RequestLimits, most: number): number
   /** Reads it into `request`, by `chain`. @throws VirtqueueError when it is broken */
   protected abstract readGenerally(chain: DescriptorChain, request: BlkRequest): void
   /** Descriptors that a chain takes up: see `Reading`. */
@@ -71,6 +78,8 @@ export abstract class UsualFuzzer {
 
   /** Reads one random chain both ways. @throws Error where they differ */
   round(): void {
+    const { rng } = this
+    this.#limits = { capacity: rng.pick([0, 1, 8, 2 ** 31, 2 ** 32 - 1, 2 ** 32, 2 ** 40, rng.u32()]), readOnly: rng.chance(0.1) }
     this.layOut(this.#chain(), { changes: false })
     for (let count = this.rng.below(4); count > 0; count--) this.#mutate()
     const fast = this.#readFast()
@@ -87,6 +96,7 @@ export abstract class UsualFuzzer {
 
   /** Reads one chain the fast way while fields change after a random number of reads. What it takes must hold together all the same. */
   changingRound(): void {
+    this.#limits = { capacity: 2 ** 40, readOnly: false }
     this.layOut(this.#chain(), { changes: true })
     for (let count = this.rng.below(2); count > 0; count--) this.#mutate()
     const fast = this.#whileChanging(() => this.#readFast())
@@ -102,21 +112,23 @@ export abstract class UsualFuzzer {
   }
 
   #readFast(): Reading | undefined {
-    const request = this.#fast
-    request.segments.clear()
-    request.segments.push(request.segments.indexOf(this.#region), 1, 2)
-    if (this.readFast(request)) {
-      if (request.segments.count !== 1 + request.count || request.first !== 1) throw new Error("segments of nobody")
-      return this.#readingOf(request)
+    const requests = this.#fast
+    const taken = this.takeFast(requests, this.#limits, 1)
+    if (taken !== requests.count) throw new Error(`${taken} chains taken, ${requests.count} requests`)
+    if (taken === 0) return undefined
+    const request = new BlkRequest(new SegmentList())
+    requests.copy(0, 0, request)
+    if (requests.readBytes + requests.writeBytes !== request.dataLength || requests.reads + requests.writes !== 1) {
+      throw new Error("counts of nobody")
     }
-    if (request.segments.count !== 1) throw new Error("a chain that is left has changed the list of segments")
-    return undefined
+    return this.#readingOf(request)
   }
 
   #readGenerally(): Reading | undefined {
     const request = new BlkRequest(new SegmentList())
     try {
       this.readGenerally(new DescriptorChain(new SegmentList()), request)
+      request.outcome = refusalOf(request, this.#limits, NOTHING)
     } catch (error) {
       if (error instanceof VirtqueueError) return undefined
       throw error
@@ -126,10 +138,10 @@ export abstract class UsualFuzzer {
 
   #readingOf(request: BlkRequest): Reading {
     const { head, type, sector, dataLength, writableBefore, outcome, done } = request
-    if (outcome !== 0 || done !== 0) throw new Error(`outcome ${outcome}, done ${done}`)
+    if (done !== 0) throw new Error(`done ${done}`)
     const data = Array.from({ length: request.count }, (_, at) => [request.address(at), request.length(at)] as const)
     const status = request.statusRegion.start + request.statusOffset
-    return { head, slots: this.slotsOf(request), type, sector, dataLength, data, status, writableBefore }
+    return { outcome, head, slots: this.slotsOf(request), type, sector, dataLength, data, status, writableBefore }
   }
 
   /** A request that a driver could make, in other random bytes. */
@@ -139,11 +151,11 @@ export abstract class UsualFuzzer {
     const isIn = rng.chance(0.5)
     const pieces = Array.from(
       { length: rng.pick([1, 1, 1, 2, 5]) },
-      () => ({ address: START + 0x1000 + rng.below(0x2000), length: rng.pick([512, 1024, 1, 4096]), flags: isIn ? WRITE : 0 }),
+      () => ({ address: START + 0x1000 + rng.below(0x2000), length: rng.pick([512, 1024, 512, 1, 4096]), flags: isIn ? WRITE : 0 }),
     )
     const header = START + 0xc00 + rng.below(0x100)
     data.setUint32(header - START, isIn ? 0 : 1, true)
-    data.setUint32(header - START + 8, rng.u32(), true)
+    data.setUint32(header - START + 8, rng.pick([0, 1, rng.below(16), 2 ** 31 - 4, 2 ** 32 - 2, rng.u32()]), true)
     data.setUint32(header - START + 12, rng.chance(0.9) ? 0 : rng.u32(), true)
     return [{ address: header, length: 16, flags: 0 }, ...pieces, { address: START + 0xe00 + rng.below(16), length: 1, flags: WRITE }]
   }

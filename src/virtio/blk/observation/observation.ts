@@ -25,6 +25,13 @@ export class Observation {
     this.#parts = parts
   }
 
+  /** Whether the next batch is to be told of. If not, it counts as one that has arrived. */
+  isDue(): boolean {
+    if (this.#parts.observer !== undefined || this.#untilTimed <= 1) return true
+    this.#untilTimed--
+    return false
+  }
+
   /**
    * The first `count` of `requests` have been taken. Returns whether `completed` is to be told of them. One look at the clock is for all
    * of them.

@@ -63,6 +63,11 @@ export class ThrottledRequests {
     else this.#throttle.poke()
   }
 
+  /** Counts requests that come to `tally`, if all of them may go at once. */
+  admits(tally: Tally): boolean {
+    return this.#throttle === undefined || this.#throttle.admitAll(tally)
+  }
+
   /** Takes out of `batch`, which has just been filled, what has to wait. */
   hold(wiring: BlkWiring, queue: Virtqueue, ring: Ring, batch: Batch): void {
     const throttle = this.#throttle

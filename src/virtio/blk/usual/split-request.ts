@@ -1,94 +1,118 @@
 /**
- * The usual request, read straight from its descriptors, which costs half of the general walk: IN or OUT, a header of 16 bytes, 1 to 256
- * data descriptors and a status byte, direct or in one indirect table, all in the region of RAM that holds the descriptor table. It
- * repeats checks of `DescriptorTable.walk` and `parseRequest`; test/fuzz/usual compares the two.
+ * Usual requests of a split ring, read straight from their descriptors, which costs a third of the general walk. It repeats checks of
+ * `DescriptorTable.walk`, `parseRequest` and `transferRefusal`; test/fuzz/usual compares the two.
  *
  * RAM may change while it is read: every word is read once.
  */
-import type { DescriptorTable } from "../../queue/descriptor-table.ts"
+import type { SplitRows } from "../../queue/ring.ts"
+import { HEAD as HEAD_AT, ROW as ROW_SIZE, WRITTEN as WRITTEN_AT } from "../../queue/chain-rows.ts"
 import { VIRTQ_DESC_F, VIRTQ_DESC_SIZE } from "../../spec.ts"
-import type { BlkRequest } from "../request.ts"
-import { HEADER_SIZE, VIRTIO_BLK_S, VIRTIO_BLK_T } from "../spec.ts"
+import type { RequestLimits } from "../request.ts"
+import { HEADER_SIZE, VIRTIO_BLK_T } from "../spec.ts"
+import {
+  LENGTH as LENGTH_AT, OFFSET as OFFSET_AT, SECTOR as SECTOR_AT, STATUS as STATUS_AT, TYPE as TYPE_AT,
+} from "./columns.ts"
+import { ADDRESSES_WITH_ROWS, MOST_BYTES_OF_ONE, MOST_USUAL_BYTES } from "./columns.ts"
+import type { UsualRequests } from "./requests.ts"
 
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
 const { NEXT, WRITE, INDIRECT } = VIRTQ_DESC_F
 const { IN, OUT } = VIRTIO_BLK_T
-const { OK } = VIRTIO_BLK_S
-const [DESC_SIZE, HEADER] = [VIRTQ_DESC_SIZE, HEADER_SIZE] as const
+const [DESC_SIZE, HEADER, ROW] = [VIRTQ_DESC_SIZE, HEADER_SIZE, ROW_SIZE] as const
+const [HEAD, WRITTEN, TYPE, SECTOR, OFFSET, LENGTH, STATUS] = [
+  HEAD_AT, WRITTEN_AT, TYPE_AT, SECTOR_AT, OFFSET_AT, LENGTH_AT, STATUS_AT,
+] as const
 const DATA_WRITABLE = NEXT | WRITE
 
-const MAX_DATA_DESCRIPTORS = 256
-/** Sums of lengths stay small integers, far below the 2^32 bytes that a chain may have. */
-const MAX_DATA_LENGTH = 2 ** 30 - 1
-/** RAM below this address: addresses, offsets and lengths there have 32 bits. */
-const ADDRESSES = 2 ** 32
+const [ADDRESSES, BATCH_BYTES, MOST_BYTES] = [ADDRESSES_WITH_ROWS, MOST_USUAL_BYTES, MOST_BYTES_OF_ONE] as const
 
 /**
- * Fills `request` from the chain at `head`. Returns false when the chain is not of that kind, with nothing changed: then it is for the
- * general walk, which says what is wrong with it, if anything. `>>> 0` changes no offset that is used: without it V8 computes offsets as
- * doubles, for their sums might have 33 bits (10 ns a request, measured).
+ * Takes usual requests from `ring`, up to the first that is another, or `most`. `>>> 0` changes no number that is used: without it V8
+ * computes in doubles, for sums might have 33 bits.
  */
-export function readUsual(request: BlkRequest, table: DescriptorTable, head: number): boolean {
-  const { region, size } = table
+export function takeSplit(requests: UsualRequests, ring: SplitRows, limits: RequestLimits, most: number): void {
+  const { table, avail, size, availIdx } = ring
+  const { region, indirect } = table
   const { data } = region
-  if (head >= size || region.end >= ADDRESSES) return false
+  const { rows } = requests
+  requests.region = region
+  if (region.end >= ADDRESSES) return
   const start = region.start >>> 0
   const limit = (region.end - start) >>> 0
-  let base = table.offset >>> 0
-  let entries = size
-  let at = (base + DESC_SIZE * head) >>> 0
-  let flags = data.getUint16((at + 12) >>> 0, true)
-  if (flags === INDIRECT) {
-    const bytes = data.getUint32((at + 8) >>> 0, true)
-    const address = data.getUint32(at, true)
-    base = (address - start) >>> 0
-    if (!table.indirect || data.getUint32((at + 4) >>> 0, true) !== 0) return false
-    if (address < start || base > limit || bytes > limit - base || bytes === 0 || (bytes & (DESC_SIZE - 1)) !== 0) return false
-    entries = bytes >>> 4
-    at = base
-    flags = data.getUint16((at + 12) >>> 0, true)
-  }
-  const headerAddress = data.getUint32(at, true)
-  const header = (headerAddress - start) >>> 0
-  if (flags !== NEXT || data.getUint32((at + 4) >>> 0, true) !== 0 || data.getUint32((at + 8) >>> 0, true) !== HEADER) return false
-  if (headerAddress < start || header > limit || HEADER > limit - header) return false
-  const type = data.getUint32(header, true)
-  if ((type !== IN && type !== OUT) || data.getUint32((header + 12) >>> 0, true) !== 0) return false
-  const sector = data.getUint32((header + 8) >>> 0, true)
-  const wanted = type === IN ? DATA_WRITABLE : NEXT
-
-  const { segments } = request
-  const first = segments.count
-  const regionIndex = segments.indexOf(region)
-  let total = 0
-  for (let count = 0; count <= MAX_DATA_DESCRIPTORS; count++) {
-    const next = data.getUint16((at + 14) >>> 0, true)
-    if (next >= entries) break
-    at = (base + DESC_SIZE * next) >>> 0
-    flags = data.getUint16((at + 12) >>> 0, true)
-    const length = data.getUint32((at + 8) >>> 0, true)
-    const address = data.getUint32(at, true)
-    const offset = (address - start) >>> 0
-    if (data.getUint32((at + 4) >>> 0, true) !== 0 || address < start || offset > limit || length > limit - offset || length === 0) break
-    if (flags === WRITE && length === 1 && count > 0 && total <= MAX_DATA_LENGTH) {
-      request.head = head
-      request.outcome = OK
-      request.type = type
-      request.sector = sector
-      request.first = first
-      request.count = count
-      request.dataLength = total
-      // A store of a pointer costs the collector's barrier.
-      if (request.statusRegion !== region) request.statusRegion = region
-      request.statusOffset = offset
-      request.writableBefore = type === IN ? total : 0
-      request.done = 0
-      return true
+  const tableAt = table.offset >>> 0
+  const slotMask = size - 1
+  const capacity = limits.capacity < ADDRESSES ? limits.capacity >>> 0 : 0xffff_ffff
+  const lastType = limits.readOnly ? IN : OUT
+  const first = ring.lastAvail
+  const waiting = (availIdx - first) & 0xffff
+  const room = size - ring.inFlight
+  let end = waiting < most ? waiting : most
+  if (room < end) end = room
+  let bytes = 0
+  let writes = 0
+  let writeBytes = 0
+  let neighbour = -1
+  let previous = -1
+  let taken = 0
+  for (; taken < end && bytes < BATCH_BYTES; taken++) {
+    const head = avail.getUint16((4 + 2 * ((first + taken) & slotMask)) >>> 0, true)
+    if (head >= size) break
+    let base = tableAt
+    let entries = size
+    let at = (base + DESC_SIZE * head) >>> 0
+    let links = data.getUint32((at + 12) >>> 0, true)
+    if ((links & 0xffff) === INDIRECT) {
+      const length = data.getUint32((at + 8) >>> 0, true)
+      if (!indirect || data.getUint32((at + 4) >>> 0, true) !== 0) break
+      base = (data.getUint32(at, true) - start) >>> 0
+      if (base > limit || length > (limit - base) >>> 0 || length === 0 || (length & (DESC_SIZE - 1)) !== 0) break
+      entries = length >>> 4
+      at = base
+      links = data.getUint32((at + 12) >>> 0, true)
     }
-    if (flags !== wanted) break
-    segments.push(regionIndex, offset, length)
-    total += length
+    // The header. An address before the region makes an offset beyond its end.
+    if ((links & 0xffff) !== NEXT || data.getUint32((at + 8) >>> 0, true) !== HEADER || data.getUint32((at + 4) >>> 0, true) !== 0) break
+    const header = (data.getUint32(at, true) - start) >>> 0
+    let next = links >>> 16
+    if (header > limit || HEADER > (limit - header) >>> 0 || next >= entries) break
+    const type = data.getUint32(header, true)
+    const sector = data.getUint32((header + 8) >>> 0, true)
+    if ((type !== IN && type !== lastType) || data.getUint32((header + 12) >>> 0, true) !== 0) break
+    // The data.
+    at = (base + DESC_SIZE * next) >>> 0
+    links = data.getUint32((at + 12) >>> 0, true)
+    if ((links & 0xffff) !== (type === IN ? DATA_WRITABLE : NEXT) || data.getUint32((at + 4) >>> 0, true) !== 0) break
+    const offset = (data.getUint32(at, true) - start) >>> 0
+    const length = data.getUint32((at + 8) >>> 0, true)
+    next = links >>> 16
+    if (offset > limit || length > (limit - offset) >>> 0 || length === 0 || length > MOST_BYTES || next >= entries) break
+    const sectors = length >>> 9
+    if ((length & 511) !== 0 || sector > capacity || sectors > (capacity - sector) >>> 0) break
+    // The status byte.
+    at = (base + DESC_SIZE * next) >>> 0
+    if (data.getUint16((at + 12) >>> 0, true) !== WRITE || data.getUint32((at + 8) >>> 0, true) !== 1) break
+    const status = (data.getUint32(at, true) - start) >>> 0
+    if (data.getUint32((at + 4) >>> 0, true) !== 0 || status >= limit) break
+    const row = ROW * taken
+    rows[row + HEAD] = head
+    rows[row + WRITTEN] = type === IN ? length + 1 : 1
+    rows[row + TYPE] = type
+    rows[row + SECTOR] = sector
+    rows[row + OFFSET] = offset
+    rows[row + LENGTH] = length
+    rows[row + STATUS] = status
+    if (sector === previous && neighbour < 0 && type === rows[row - ROW + TYPE]) neighbour = taken - 1
+    previous = sector + sectors
+    bytes += length
+    if (type !== IN) {
+      writes++
+      writeBytes += length
+    }
   }
-  segments.count = first
-  return false
+  ring.lastAvail = (first + taken) & 0xffff
+  ring.inFlight += taken
+  requests.isDrained = taken === waiting
+  requests.isWhole = taken === waiting || taken === most || bytes >= BATCH_BYTES
+  requests.neighbour = neighbour < 0 ? taken : neighbour
+  requests.took(taken, bytes, writes, writeBytes)
 }

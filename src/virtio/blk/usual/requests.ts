@@ -1,0 +1,112 @@
+/**
+ * UsualRequests: usual requests that have been taken from one ring, as rows of numbers. The usual request is an IN or OUT that the disk
+ * can do: a header of 16 bytes, one buffer of data and a status byte, all in the region of RAM that holds the descriptors.
+ */
+import { RamRegion } from "../../guest-memory.ts"
+import { HEAD, ROW, SLOTS } from "../../queue/chain-rows.ts"
+import type { Ring, RowRing, TakenChain } from "../../queue/ring.ts"
+import type { Virtqueue } from "../../virtqueue.ts"
+import type { BlkRequest } from "../request.ts"
+import { LENGTH, MOST_USUAL, OFFSET, SECTOR, STATUS, TYPE } from "./columns.ts"
+import { VIRTIO_BLK_S, VIRTIO_BLK_T } from "../spec.ts"
+import type { Tally } from "../throttling/limits.ts"
+
+const NOWHERE = new RamRegion(0, new Uint8Array(0))
+
+export class UsualRequests implements Tally {
+  readonly rows = new Uint32Array(ROW * MOST_USUAL)
+  queue: Virtqueue | undefined
+  ring: Ring | undefined
+  /** The same, as what gives rows back. */
+  rowRing: RowRing | undefined
+  /** The region of all of their buffers. */
+  region: RamRegion = NOWHERE
+  /** Requests that are neither completed nor somebody else's. */
+  count = 0
+  /** As many have been taken. */
+  taken = 0
+  /** Those before this index have been acted upon. */
+  next = 0
+  /** The first that may be merged with the one behind it; `count` when there is none. */
+  neighbour = 0
+  /** The place of the first in a packed ring. */
+  place = 0
+  // What they come to:
+  reads = 0
+  readBytes = 0
+  writes = 0
+  writeBytes = 0
+
+  /** No chain is left in the ring. */
+  isDrained = false
+  /** They are all that the ring has, or as many as a batch may have. */
+  isWhole = false
+
+  get unfinished(): boolean {
+    return this.count > 0 && this.queue?.ring === this.ring
+  }
+
+  /** Begins anew, with requests of `ring`. */
+  begin(queue: Virtqueue, ring: Ring): void {
+    if (this.ring !== ring) {
+      this.queue = queue
+      this.ring = ring
+    }
+    this.next = 0
+    this.count = 0
+    this.isWhole = false
+  }
+
+  /** Whoever reads descriptors has put so many requests into `rows`. */
+  took(count: number, bytes: number, writes: number, writeBytes: number): void {
+    this.count = count
+    this.taken = count
+    this.reads = count - writes
+    this.readBytes = bytes - writeBytes
+    this.writes = writes
+    this.writeBytes = writeBytes
+  }
+
+  /** All of them have been completed. */
+  giveBack(): void {
+    this.rowRing?.addUsedRows(this.rows, this.count)
+    this.count = 0
+  }
+
+  /** The chains of `queue` that are not completed. */
+  chains(queue: Virtqueue): TakenChain[] {
+    if (this.queue !== queue || this.queue.ring !== this.ring) return []
+    const chains: TakenChain[] = []
+    let { place } = this
+    for (let at = 0; at < ROW * this.count; at += ROW) {
+      const slots = this.rows[at + SLOTS] ?? 0
+      chains.push({ head: this.rows[at + HEAD] ?? 0, place, slots })
+      place += slots
+    }
+    return chains
+  }
+
+  /** Makes of request `index` what others understand. */
+  copy(index: number, place: number, request: BlkRequest): void {
+    const { rows, region } = this
+    const at = ROW * index
+    const { segments } = request
+    const length = rows[at + LENGTH] ?? 0
+    request.head = rows[at + HEAD] ?? 0
+    request.place = place
+    request.slots = rows[at + SLOTS] ?? 0
+    request.outcome = VIRTIO_BLK_S.OK
+    request.type = rows[at + TYPE] ?? 0
+    request.sector = rows[at + SECTOR] ?? 0
+    request.dataLength = length
+    request.first = segments.count
+    request.count = 1
+    segments.push(segments.indexOf(region), rows[at + OFFSET] ?? 0, length)
+    request.statusRegion = region
+    request.statusOffset = rows[at + STATUS] ?? 0
+    request.writableBefore = request.type === VIRTIO_BLK_T.IN ? length : 0
+    request.done = 0
+    request.arrived = 0
+    request.tail = undefined
+  }
+}
