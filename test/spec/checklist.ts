@@ -25,19 +25,13 @@ const PAGES: Readonly<Record<string, readonly string[]>> = {
 
 /** Sections of features that we do not have. Whoever builds one takes it off the list. */
 export const NOT_BUILT: Readonly<Record<string, string>> = {
-  "QC-SNAP": "snapshots are kept intact, not taken",
   "QC-AES": "encrypted images are refused",
   "QC-LUKS": "encrypted images are refused",
   "QC-BMP": "bitmaps are kept or invalidated, not used",
-  "QC-RSZ": "images cannot be resized",
 }
 
 /** Single requirements that no test names, and why. */
 export const EXCEPTIONS: Readonly<Record<string, string>> = {
-  "QC-L1-05": "VM state is neither read nor written",
-  "QC-WO-05": "the L1 table never grows: images cannot be resized",
-  "QC-WO-10": "images cannot be resized",
-  "QC-DZ-09": "images are neither emptied nor shrunk",
 }
 
 /** The sections of a page, by the letters that its requirements begin with. */

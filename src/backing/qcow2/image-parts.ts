@@ -84,11 +84,23 @@ export interface WritingParts {
   readonly dataClusters: DataClusters
 }
 
+/** What changes the tables, whatever the size of the disk. */
+type TableWriting = Omit<WritingParts, "writer" | "zeroing" | "compressedWriter">
+
+/** What knows the tables, whatever the size of the disk. */
+interface TableParts {
+  readonly header: Qcow2Header
+  readonly mapping: Mapping
+  readonly writing: TableWriting | undefined
+}
+
 export interface ImageParts {
   readonly geometry: Geometry
   readonly mapping: Mapping
   readonly reader: Reader
   readonly writing: WritingParts | undefined
+  /** The same tables as a disk of another size, in bytes; the file knows nothing of it. */
+  readonly resized: (size: number) => ImageParts
 }
 
 /** What operations beyond those of a disk get of an open image. */
@@ -99,31 +111,29 @@ export interface ChangedParts extends InspectedParts, WritingParts {}
 
 /** The parts for an image with this header. @throws BackingError `corrupt` for tables that collide, and what reading throws */
 export function makeParts(base: PartsBase, header: Qcow2Header, known?: KnownTables): ImageParts {
-  const { file, external, cipher, backing, decompressor, cacheSize } = base
+  return makeDisk(base, makeTables(base, header, known), header.size)
+}
+
+function makeTables(base: PartsBase, header: Qcow2Header, known: KnownTables | undefined): TableParts {
+  const { file, cacheSize } = base
   const geometry = headerGeometry(header)
   const { clusterSize } = geometry
   const l2Cache = new TableCache(file, { clusterSize, capacity: cacheSize * (1 - REFCOUNT_CACHE_SHARE) })
-  const shared = { file, geometry }
   const mapping = new Mapping({
-    ...shared, cache: l2Cache, l1TableOffset: header.l1TableOffset, l1Size: header.l1Size, content: known?.l1,
+    file, geometry, cache: l2Cache, l1TableOffset: header.l1TableOffset, l1Size: header.l1Size, content: known?.l1,
   })
-  const { compressionType } = header
-  const plain = external?.file ?? file
-  const data = cipher === undefined ? plain : new EncryptedData(plain, cipher)
-  const reader = new Reader({ ...shared, data, mapping, backing, decompressor, compressionType })
-  if (base.readOnly) return { geometry, mapping, reader, writing: undefined }
-  return { geometry, mapping, reader, writing: makeWriting(base, { header, geometry, mapping, reader, l2Cache }, known) }
+  if (base.readOnly) return { header, mapping, writing: undefined }
+  return { header, mapping, writing: makeTableWriting(base, { header, geometry, mapping, l2Cache }, known) }
 }
 
-/** What an image has to read with. */
-interface ReadingParts extends Pick<ImageParts, "geometry" | "mapping" | "reader"> {
+/** What an image has to look up tables with. */
+interface LookUp extends Pick<ImageParts, "geometry" | "mapping"> {
   readonly header: Qcow2Header
   readonly l2Cache: TableCache
 }
 
-function makeWriting(base: PartsBase, reading: ReadingParts, known: KnownTables | undefined): WritingParts {
-  const { file, external, decompressor, cacheSize } = base
-  const { header, geometry, mapping, reader, l2Cache } = reading
+function makeTableWriting(base: PartsBase, { header, geometry, mapping, l2Cache }: LookUp, known: KnownTables | undefined): TableWriting {
+  const { file, external, cacheSize } = base
   const shared = { file, geometry }
   const refcountCache = new TableCache(file, { clusterSize: geometry.clusterSize, capacity: cacheSize * REFCOUNT_CACHE_SHARE })
   const { refcountTableOffset: tableOffset, refcountTableClusters: tableClusters } = header
@@ -139,18 +149,38 @@ function makeWriting(base: PartsBase, reading: ReadingParts, known: KnownTables 
   const metadataWriter = new MetadataWriter({
     ...shared, header: base.header, mapping, refcounts, allocator, dataFile: external?.file, dataClusters, l2Cache, refcountCache,
   })
-  const hit = external === undefined ? metadata : undefined
-  const writer = new Writer({ ...shared, data: reader.data, mapping, reader, clusters: dataClusters, metadata: hit, metadataWriter })
+  return { metadataWriter, allocator, refcounts, metadata, l2Cache, dataClusters }
+}
+
+/** What reads and writes a disk of `size` bytes by these tables. */
+function makeDisk(base: PartsBase, tables: TableParts, size: number): ImageParts {
+  const { file, external, cipher, backing, decompressor } = base
+  const { header, mapping } = tables
+  const { compressionType } = header
+  const geometry = headerGeometry({ ...header, size })
+  const plain = external?.file ?? file
+  const data = cipher === undefined ? plain : new EncryptedData(plain, cipher)
+  const reader = new Reader({ file, geometry, data, mapping, backing, decompressor, compressionType })
+  const disk = { geometry, mapping, reader, resized: (other: number): ImageParts => makeDisk(base, tables, other) }
+  return { ...disk, writing: tables.writing === undefined ? undefined : makeDiskWriting(base, disk, header, tables.writing) }
+}
+
+function makeDiskWriting(base: PartsBase, disk: Omit<ImageParts, "writing">, header: Qcow2Header, tables: TableWriting): WritingParts {
+  const { file, external, decompressor } = base
+  const { geometry, mapping, reader } = disk
+  const { metadataWriter, allocator, refcounts, metadata, dataClusters } = tables
+  const shared = { file, geometry, mapping, reader, metadataWriter }
+  const writer = new Writer({
+    ...shared, data: reader.data, clusters: dataClusters, metadata: external === undefined ? metadata : undefined,
+  })
   const zeroing = external !== undefined && isDataFileRaw(header)
     ? new RawDataFile(external.imageFile, geometry)
-    : new Zeroing({ geometry, mapping, writer, metadataWriter, reader })
+    : new Zeroing({ ...shared, writer })
   const packer = new Packer({ geometry, allocator, refcounts })
   const { hasDataFile } = geometry
   const { compressionType } = header
-  const compressedWriter = new CompressedWriter({
-    ...shared, mapping, reader, writer, metadataWriter, packer, decompressor, compressionType, hasDataFile,
-  })
-  return { writer, zeroing, compressedWriter, metadataWriter, allocator, refcounts, metadata, l2Cache, dataClusters }
+  const compressedWriter = new CompressedWriter({ ...shared, writer, packer, decompressor, compressionType, hasDataFile })
+  return { ...tables, writer, zeroing, compressedWriter }
 }
 
 /** Whether a guest cluster has no place of its own in an external data file. */

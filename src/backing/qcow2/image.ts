@@ -2,17 +2,21 @@
 import { closesWithBlock, type Disposing } from "../../disposing.ts"
 import { type Allocation, BackingError, checkRange, type DiskVersion, totalLength, type VirtioBacking } from "../backing.ts"
 import type { ImageLock } from "../image-file.ts"
-import { attempt, closeAll, ClusterFile, CorruptMetadata } from "./metadata/cluster-file.ts"
+import { closeAll, ClusterFile } from "./metadata/cluster-file.ts"
 import { compressLater } from "./compressed-writer.ts"
 import type { Decompressor } from "./format/compression.ts"
 import type { Geometry } from "./format/geometry.ts"
 import type { Qcow2Header } from "./format/header.ts"
 import { HeaderStore } from "./metadata/header-store.ts"
-import { type ChangedParts, type InspectedParts, makeParts, type Qcow2Parts, type WritingParts } from "./image-parts.ts"
+import type { ChangedParts, ImageParts, InspectedParts, Qcow2Parts, WritingParts } from "./image-parts.ts"
+import { LiveImage } from "./live-image.ts"
 import { findAllocation, type MapExtent, mapExtents } from "./map-extents.ts"
 import type { Mapping } from "./metadata/mapping.ts"
 import type { BackingDisk, BackingSlot, Reader } from "./reader.ts"
 import { RawDataFile } from "./raw-data-file.ts"
+import { resizeImage, type ResizeOptions } from "./resize/resize.ts"
+import { lent } from "./snapshots/lent-file.ts"
+import { Snapshots } from "./snapshots/snapshots.ts"
 
 /** `using` closes it. */
 export interface Qcow2Image extends Disposing {}
@@ -28,23 +32,24 @@ export class Qcow2Image implements VirtioBacking {
   /** What keeps other programs from opening the image. Its backing files have locks of their own. */
   readonly lock: ImageLock
   readonly version: () => DiskVersion | undefined
+  /** The internal snapshots. */
+  readonly snapshots: Snapshots<Qcow2Image>
   readonly #path: string
   readonly #file: ClusterFile
   readonly #dataFile: ClusterFile | undefined
   readonly #header: HeaderStore
   readonly #decompressor: Decompressor
   readonly #backing: BackingSlot
+  readonly #live: LiveImage
   #geometry: Geometry
   #size: number
   #mapping: Mapping
   #reader: Reader
   #writing: WritingParts | undefined
-  /** Why nothing may be written any more. */
-  #corruption: string | undefined
   #isClosed = false
 
   constructor(parts: Qcow2Parts) {
-    const { header, file, backing, decompressor, cacheSize, readOnly } = parts
+    const { header, file, backing, decompressor, readOnly } = parts
     this.readOnly = readOnly
     this.lock = file.lock ?? "none"
     this.version = () => this.#file.version(this.geometry.clusterSize, this.backing, this.#dataFile)
@@ -56,16 +61,21 @@ export class Qcow2Image implements VirtioBacking {
     this.#dataFile = parts.dataFile === undefined ? undefined : new ClusterFile(parts.dataFile)
     const external = parts.dataFile && this.#dataFile && { imageFile: parts.dataFile, file: this.#dataFile }
     const base = {
-      imageFile: file, file: this.#file, external, header: this.#header, readOnly, backing: this.#backing, decompressor, cacheSize,
-      cipher: parts.cipher,
+      ...parts, imageFile: file, file: this.#file, external, header: this.#header, backing: this.#backing,
     }
     // Everything that can refuse the image comes first; then its first write, which clears feature bits that are not kept up here.
-    const made = makeParts(base, header)
+    this.#live = new LiveImage(base, header, (made) => this.#take(made))
+    const made = this.#live.parts
     this.#geometry = made.geometry
     this.#size = header.size
     this.#mapping = made.mapping
     this.#reader = made.reader
     this.#writing = made.writing
+    this.snapshots = new Snapshots({
+      image: this.#live,
+      view: (seen, { hasBacking }) => new Qcow2Image(lent({ ...parts, header: seen, backing: hasBacking ? this.backing : undefined })),
+      noting: (work) => this.inspect(work),
+    })
     this.discardGranularity = made.geometry.clusterSize
     if (!readOnly) this.#header.clearAutoclear()
     if (made.writing?.zeroing instanceof RawDataFile) made.writing.zeroing.fit()
@@ -122,7 +132,7 @@ export class Qcow2Image implements VirtioBacking {
     try {
       this.#reader.readInto(ram, start, length, offset)
     } catch (error) {
-      throw this.#noted(error)
+      throw this.#live.noted(error)
     }
   }
 
@@ -132,7 +142,7 @@ export class Qcow2Image implements VirtioBacking {
     try {
       this.#reader.read(buffers, offset, length)
     } catch (error) {
-      throw this.#noted(error)
+      throw this.#live.noted(error)
     }
   }
 
@@ -146,7 +156,7 @@ export class Qcow2Image implements VirtioBacking {
     try {
       writer.writeFrom(ram, start, length, offset)
     } catch (error) {
-      throw this.#noted(error)
+      throw this.#live.noted(error)
     }
   }
 
@@ -157,7 +167,7 @@ export class Qcow2Image implements VirtioBacking {
     try {
       writer.write(buffers, offset, length)
     } catch (error) {
-      throw this.#noted(error)
+      throw this.#live.noted(error)
     }
   }
 
@@ -189,7 +199,7 @@ export class Qcow2Image implements VirtioBacking {
     try {
       return work({ file: this.#file, header: this.#header, backing: this.#backing, mapping: this.#mapping, reader: this.#reader })
     } catch (error) {
-      throw this.#noted(error)
+      throw this.#live.noted(error)
     }
   }
 
@@ -219,6 +229,11 @@ export class Qcow2Image implements VirtioBacking {
     return compressLater(this.#decompressor, cluster, this)
   }
 
+  /** Changes the size of the disk, in bytes. What is new reads as zeroes. @throws BackingError as `resizeImage` says */
+  resize(size: number, options: ResizeOptions = {}): void {
+    this.inspect(() => resizeImage(this.#live, size, options))
+  }
+
   /**
    * Stores all that is cached and releases the file and the backing image, these also when storing fails; the first error is thrown. An
    * error that is not a `BackingError` releases nothing: the call can be repeated.
@@ -226,12 +241,13 @@ export class Qcow2Image implements VirtioBacking {
   close(): void {
     if (this.#isClosed) return
     try {
-      if (this.#writing !== undefined && this.#corruption === undefined) {
+      if (this.#writing !== undefined && !this.#live.isCorrupt) {
+        this.#writable()
         this.#writing.metadataWriter.finish()
         this.#file.padTo(this.geometry.clusterSize)
       }
     } catch (error) {
-      const noted = this.#noted(error)
+      const noted = this.#live.noted(error)
       if (noted instanceof BackingError) this.#release()
       throw noted
     }
@@ -247,13 +263,13 @@ export class Qcow2Image implements VirtioBacking {
   *map(offset: number, length: number): Generator<MapExtent> {
     this.#checkAccess(offset, length)
     try {
-      for (const extent of mapExtents(this.#mapping, offset, length)) {
+      for (const extent of mapExtents(() => this.#mapping, offset, length)) {
         yield extent
         // The caller may have closed the image in between.
         this.#checkAccess(offset, length)
       }
     } catch (error) {
-      throw this.#noted(error)
+      throw this.#live.noted(error)
     }
   }
 
@@ -269,27 +285,16 @@ export class Qcow2Image implements VirtioBacking {
 
   #writable(): WritingParts {
     if (this.#writing === undefined) throw new BackingError("read-only", "the image is open read-only", { path: this.#path })
-    if (this.#corruption !== undefined) {
-      throw new BackingError("corrupt", `the image is corrupt and not written any more: ${this.#corruption}`, { path: this.#path })
-    }
+    if (!this.#live.isReady) this.#live.makeReady()
     return this.#writing
   }
 
-  /**
-   * `error`, after what it asks for: when metadata of this image cannot be right, marks the image corrupt and stops writing to it
-   * (QC-FEAT-10). What was written before counts as written, so it is stored first.
-   */
-  #noted(error: unknown): unknown {
-    if (!(error instanceof CorruptMetadata) || error.file !== this.#file) return error
-    if (this.#writing === undefined || this.#corruption !== undefined) return error
-    const { metadataWriter } = this.#writing
-    attempt(() => {
-      metadataWriter.store()
-      metadataWriter.free()
-    })
-    attempt(() => this.#header.markCorrupt())
-    // Last: an error that is not a `BackingError` leaves all of this to be done when the call is repeated.
-    this.#corruption = error.reason
-    return error
+  /** The whole image has changed. */
+  #take({ geometry, mapping, reader, writing }: ImageParts): void {
+    this.#geometry = geometry
+    this.#size = geometry.size
+    this.#mapping = mapping
+    this.#reader = reader
+    this.#writing = writing
   }
 }

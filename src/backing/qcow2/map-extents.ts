@@ -19,12 +19,15 @@ export interface MapExtent {
   readonly hostOffset: number | undefined
 }
 
-/** The extents of `length` guest bytes from `offset`, in order, neighbours of one kind merged. The mapping may throw `corrupt`. */
-export function* mapExtents(mapping: Mapping, offset: number, length: number): Generator<MapExtent> {
+/**
+ * The extents of `length` guest bytes from `offset`, in order, neighbours of one kind merged. The mapping may throw `corrupt`, and be
+ * another one each time.
+ */
+export function* mapExtents(mapping: () => Mapping, offset: number, length: number): Generator<MapExtent> {
   const extent = new Extent()
   let pending: MapExtent | undefined
   for (let done = 0; done < length; done += extent.length) {
-    mapping.find(offset + done, length - done, extent)
+    mapping().find(offset + done, length - done, extent)
     const next = describeExtent(extent, offset + done)
     const merged: MapExtent | undefined = pending === undefined ? undefined : mergeExtents(pending, next)
     if (pending !== undefined && merged === undefined) yield pending

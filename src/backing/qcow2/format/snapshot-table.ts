@@ -1,7 +1,7 @@
-/** The table of internal snapshots, as far as opening, writing and checking need it. [QCOW2] "Snapshots" */
+/** The table of internal snapshots, read and written. [QCOW2] "Snapshots" */
 import { BackingError } from "../../backing.ts"
 import type { ImageFile } from "../../image-file.ts"
-import { decodeText, getU64, roundUp, viewOf } from "./bytes.ts"
+import { decodeText, encodeText, getU64, roundUp, setU64, viewOf } from "./bytes.ts"
 import type { Geometry } from "./geometry.ts"
 import type { Qcow2Header } from "./header.ts"
 import { LIMIT, SNAPSHOT_FIELD, TABLE_ENTRY_SIZE } from "./spec.ts"
@@ -15,10 +15,15 @@ export interface Snapshot {
   readonly l1Size: number
   readonly id: string
   readonly name: string
+  /** Both as stored: what is not UTF-8 is kept when the table is written again. */
+  readonly idBytes: Uint8Array
+  readonly nameBytes: Uint8Array
   readonly dateSeconds: number
   readonly dateNanoseconds: number
   readonly vmClockNanoseconds: bigint
   readonly vmStateSize: number
+  /** Instructions that the guest has executed, where the VM counts them. */
+  readonly icount: bigint | undefined
   /** Size of the disk when the snapshot was taken; undefined when the entry does not say. */
   readonly diskSize: number | undefined
   /** All extra data as stored. */
@@ -73,16 +78,90 @@ function readEntry(file: ImageFile, offset: number, index: number): { entry: Sna
     offset,
     l1TableOffset: getU64(view, SNAPSHOT_FIELD.L1_TABLE_OFFSET),
     l1Size: view.getUint32(SNAPSHOT_FIELD.L1_SIZE),
-    id: decodeText(rest.subarray(extraSize, extraSize + idSize)),
-    name: decodeText(rest.subarray(extraSize + idSize)),
+    ...texts(rest.subarray(extraSize, extraSize + idSize), rest.subarray(extraSize + idSize)),
     dateSeconds: view.getUint32(SNAPSHOT_FIELD.DATE_SECONDS),
     dateNanoseconds: view.getUint32(SNAPSHOT_FIELD.DATE_NANOSECONDS),
     vmClockNanoseconds: view.getBigUint64(SNAPSHOT_FIELD.VM_CLOCK),
     vmStateSize: extraSize >= 8 ? getU64(extra, 0) : view.getUint32(SNAPSHOT_FIELD.VM_STATE_SIZE),
     diskSize: extraSize >= 16 ? getU64(extra, 8) : undefined,
+    icount: extraSize >= 24 && extra.getBigUint64(16) !== NO_ICOUNT ? extra.getBigUint64(16) : undefined,
     extraData,
   }
   return { entry, byteLength: roundUp(SNAPSHOT_FIELD.EXTRA_DATA + rest.length, 8) }
+}
+
+function texts(idBytes: Uint8Array, nameBytes: Uint8Array): Pick<Snapshot, "id" | "name" | "idBytes" | "nameBytes"> {
+  return { id: decodeText(idBytes), name: decodeText(nameBytes), idBytes, nameBytes }
+}
+
+/** Extra data that is always written: VM state size, disk size, icount (QC-SNAP-04). */
+const EXTRA_DATA_WRITTEN = 24
+const NO_ICOUNT = 0xffff_ffff_ffff_ffffn
+
+/** What a new entry says. Its place follows from the entries before it. */
+export type NewSnapshot = Omit<Snapshot, "offset" | "extraData" | "idBytes" | "nameBytes">
+
+/** The entry for a new snapshot, to be put into a table by `layOutSnapshots`. */
+export function makeSnapshot(fields: NewSnapshot): Snapshot {
+  return { ...fields, offset: 0, extraData: new Uint8Array(0), ...texts(encodeText(fields.id), encodeText(fields.name)) }
+}
+
+/**
+ * The bytes of a table at byte `offset` of the file, and its entries as they are read from there. What an entry does not say of the disk's
+ * size becomes `diskSize`, which such an entry means (QC-SNAP-02); extra data that is not known stays.
+ * @throws BackingError `no-space` beyond the limits of QC-SNAP-03
+ */
+export function layOutSnapshots(
+  snapshots: readonly Snapshot[], place: { readonly offset: number; readonly diskSize: number; readonly path: string },
+): { readonly bytes: Uint8Array; readonly table: SnapshotTable } {
+  const parts = snapshots.map((snapshot) => encodeSnapshot(snapshot, place.diskSize))
+  const byteLength = parts.reduce((sum, { length }) => sum + length, 0)
+  if (snapshots.length > LIMIT.SNAPSHOTS || byteLength > LIMIT.SNAPSHOT_TABLE_BYTES) {
+    const most = `${LIMIT.SNAPSHOTS} snapshots or ${LIMIT.SNAPSHOT_TABLE_BYTES} bytes of snapshot table`
+    throw new BackingError("no-space", `the image cannot hold more than ${most}; delete some`, { path: place.path })
+  }
+  const bytes = new Uint8Array(byteLength)
+  const entries: Snapshot[] = []
+  let at = 0
+  for (const [index, part] of parts.entries()) {
+    bytes.set(part, at)
+    const snapshot = snapshots[index]
+    if (snapshot !== undefined) entries.push({ ...snapshot, offset: place.offset + at, ...extraOf(part, snapshot, place.diskSize) })
+    at += part.length
+  }
+  return { bytes, table: { snapshots: entries, byteLength } }
+}
+
+function extraOf(part: Uint8Array, { diskSize }: Snapshot, sizeNow: number): Pick<Snapshot, "extraData" | "diskSize"> {
+  const length = viewOf(part).getUint32(SNAPSHOT_FIELD.EXTRA_DATA_SIZE)
+  return { extraData: part.subarray(SNAPSHOT_FIELD.EXTRA_DATA, SNAPSHOT_FIELD.EXTRA_DATA + length), diskSize: diskSize ?? sizeNow }
+}
+
+function encodeSnapshot(snapshot: Snapshot, diskSize: number): Uint8Array {
+  const { extraData, idBytes, nameBytes, vmStateSize } = snapshot
+  const extraSize = Math.max(EXTRA_DATA_WRITTEN, extraData.length)
+  const bytes = new Uint8Array(roundUp(SNAPSHOT_FIELD.EXTRA_DATA + extraSize + idBytes.length + nameBytes.length, 8))
+  const view = viewOf(bytes)
+  setU64(view, SNAPSHOT_FIELD.L1_TABLE_OFFSET, snapshot.l1TableOffset)
+  view.setUint32(SNAPSHOT_FIELD.L1_SIZE, snapshot.l1Size)
+  view.setUint16(SNAPSHOT_FIELD.ID_SIZE, idBytes.length)
+  view.setUint16(SNAPSHOT_FIELD.NAME_SIZE, nameBytes.length)
+  view.setUint32(SNAPSHOT_FIELD.DATE_SECONDS, snapshot.dateSeconds)
+  view.setUint32(SNAPSHOT_FIELD.DATE_NANOSECONDS, snapshot.dateNanoseconds)
+  view.setBigUint64(SNAPSHOT_FIELD.VM_CLOCK, snapshot.vmClockNanoseconds)
+  // A reader that knows only this field takes a state of 4 GiB or more for none (QC-SNAP-04).
+  view.setUint32(SNAPSHOT_FIELD.VM_STATE_SIZE, vmStateSize > 0xffff_ffff ? 0 : vmStateSize)
+  view.setUint32(SNAPSHOT_FIELD.EXTRA_DATA_SIZE, extraSize)
+  const extra = viewOf(bytes.subarray(SNAPSHOT_FIELD.EXTRA_DATA))
+  if (extraData.length < 8) setU64(extra, 0, vmStateSize)
+  if (extraData.length < 16) setU64(extra, 8, snapshot.diskSize ?? diskSize)
+  if (extraData.length < 24) extra.setBigUint64(16, snapshot.icount ?? NO_ICOUNT)
+  // What is stored stays as it is, numbers that are not exact here included; a field that is cut off is not one.
+  const kept = extraData.length < EXTRA_DATA_WRITTEN ? extraData.length - (extraData.length % 8) : extraData.length
+  bytes.set(extraData.subarray(0, kept), SNAPSHOT_FIELD.EXTRA_DATA)
+  bytes.set(idBytes, SNAPSHOT_FIELD.EXTRA_DATA + extraSize)
+  bytes.set(nameBytes, SNAPSHOT_FIELD.EXTRA_DATA + extraSize + idBytes.length)
+  return bytes
 }
 
 function readWhole(file: ImageFile, offset: number, length: number, index: number): Uint8Array {

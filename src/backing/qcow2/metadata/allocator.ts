@@ -22,6 +22,9 @@ const MOST_LOADED = 1024 * 1024
 /** A search for a free cluster that meets full blocks only goes on after so many allocations: one write makes that many. */
 const ALLOCATIONS_BETWEEN = 64
 
+/** Stretches of free clusters that are tried before clusters in a row are taken where nothing is. */
+const TRIES_IN_ROW = 64
+
 export class Allocator implements DataClusters {
   readonly puncher: Puncher
   readonly #file: ClusterFile
@@ -64,6 +67,33 @@ export class Allocator implements DataClusters {
       this.#untilSearch = ALLOCATIONS_BETWEEN
       if (behind.count > 0) return behind
     }
+  }
+
+  /**
+   * Takes exactly `count` free clusters in a row, for a table.
+   * @throws BackingError `no-space` when there is no such room, and the file cannot grow
+   */
+  allocateInRow(count: number): ClusterRun {
+    if (count === 1) return this.allocate(1)
+    const end = Math.ceil(this.#file.usedEnd / this.#geometry.clusterSize)
+    for (const start of [this.#firstFree, end]) {
+      let from = start
+      for (let tries = 0; tries < TRIES_IN_ROW; tries++) {
+        const run = this.#refcounts.take(from, count)
+        if (run.count === count) return run
+        if (run.first >= this.#refcounts.clusterLimit) break
+        if (run.count > 0) this.release(run.first, run.count)
+        from = run.first + run.count
+      }
+    }
+    const run = this.#refcounts.takeInRow(count)
+    if (run.count === 0) throw this.#full()
+    return run
+  }
+
+  /** Takes over what waits to be freed in an allocator of the same file, which nobody uses any more. */
+  takeOver(other: Allocator): void {
+    for (let at = 0; at < other.#pending.length; at += 2) this.releaseLater(other.#pending[at] ?? 0, other.#pending[at + 1] ?? 0)
   }
 
   #full(): BackingError {

@@ -119,6 +119,33 @@ export class ClusterFile {
     if (padded !== size && padded <= this.largestSize) this.#file.truncate(padded)
   }
 
+  /** Makes the file at least `size` bytes long. */
+  growTo(size: number): void {
+    this.claim(size)
+    if (this.#file.size() >= size) return
+    this.#isChanged = true
+    this.#file.truncate(size)
+  }
+
+  /** Cuts off what lies behind `size` bytes, where the file can be cut: nothing there is in use. */
+  cutTo(size: number): void {
+    if (this.#file.size() <= size) return
+    try {
+      this.#file.truncate(size)
+    } catch (error) {
+      // A device, or an export of fixed size.
+      if (error instanceof BackingError && error.code === "unsupported") return
+      throw error
+    }
+    this.#isChanged = true
+    this.#usedEnd = size
+  }
+
+  /** Makes the range, which is inside the file, zeroes with space behind them. Returns false where the file cannot. */
+  zeroRange(offset: number, length: number): boolean {
+    return this.#file.zeroRange?.(offset, length) ?? false
+  }
+
   /**
    * The version of the image over `base`, with its data in `data`. None where that has none. The file is padded first, lest a `close` after
    * a flush change it.

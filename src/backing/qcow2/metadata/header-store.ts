@@ -72,10 +72,10 @@ export class HeaderStore {
   }
 
   /**
-   * Sets the size and names tables that are on stable storage, all by one write: whatever a crash leaves is all old or all new. The caller
-   * syncs. A write that fails may have been done: only another switch makes sure.
+   * Writes the size and where tables lie that are on stable storage, all by one write: whatever a crash leaves is all old or all new. The
+   * caller syncs, and then says which holds by `adoptTables`. A write that fails may have been done: only another one makes sure.
    */
-  switchTables(tables: HeaderTables): void {
+  writeTables(tables: HeaderTables): void {
     const { SIZE, CRYPT_METHOD, L1_SIZE, L1_TABLE_OFFSET, REFCOUNT_TABLE_OFFSET, REFCOUNT_TABLE_CLUSTERS, NB_SNAPSHOTS, SNAPSHOTS_OFFSET } =
       HEADER_FIELD
     const bytes = new Uint8Array(SNAPSHOTS_OFFSET + 8)
@@ -89,6 +89,10 @@ export class HeaderStore {
     view.setUint32(NB_SNAPSHOTS, tables.snapshotCount)
     setU64(view, SNAPSHOTS_OFFSET, tables.snapshotsOffset)
     this.#file.write(bytes.subarray(SIZE), SIZE)
+  }
+
+  /** What `writeTables` has written is on stable storage. */
+  adoptTables(tables: HeaderTables): void {
     this.#header = { ...this.#header, ...tables }
   }
 

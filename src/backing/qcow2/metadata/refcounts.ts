@@ -125,6 +125,37 @@ export class Refcounts implements ClusterList {
     return { first, count }
   }
 
+  /**
+   * Gives `count` free clusters in a row the refcount 1: any number of them, which blocks at the start of their own ranges would part. They
+   * are the first that come behind all blocks, followed by the blocks for them. The count is 0 where the file has no room.
+   */
+  takeInRow(count: number): ClusterRun {
+    const { clusterSize, refcountBlockEntries } = this.#geometry
+    let blocks = 1
+    while (blocks * refcountBlockEntries < count + blocks) blocks++
+    let index = this.firstUnused()
+    while (index + blocks > this.table.entryCount) {
+      if (!this.#growTable()) return { first: this.clusterLimit, count: 0 }
+      index = this.firstUnused()
+    }
+    const start = index * refcountBlockEntries
+    if (start + count + blocks > this.clusterLimit || !Number.isSafeInteger((start + count + blocks) * clusterSize)) {
+      return { first: this.clusterLimit, count: 0 }
+    }
+    this.#checkFree(start, count + blocks)
+    for (let step = 0; step < blocks; step++) this.#placeBlock(index + step, start + count + step)
+    for (let cluster = start; cluster < start + count + blocks; cluster++) this.add(cluster, 1)
+    return { first: start, count }
+  }
+
+  /** Index of the first entry of the table behind all that name a block. */
+  firstUnused(): number {
+    const { table } = this
+    let index = table.entryCount
+    while (index > 0 && table.hi(index - 1) === 0 && table.lo(index - 1) === 0) index--
+    return index
+  }
+
   /** The first cluster of a range that no block describes: all of it is free. Walks the table. */
   firstUndescribed(): number {
     const { table } = this

@@ -1,0 +1,126 @@
+/**
+ * LiveImage: the parts of an open image as they are now, the switch to other ones when the image changes as a whole, and whether anything
+ * may be written at all.
+ */
+import { BackingError } from "../backing.ts"
+import type { Qcow2Header } from "./format/header.ts"
+import { type ImageParts, makeParts, type PartsBase, type WritingParts } from "./image-parts.ts"
+import { attempt, CorruptMetadata } from "./metadata/cluster-file.ts"
+import type { HeaderTables } from "./metadata/header-store.ts"
+import type { Switch, WholeImage, WritableImage } from "./snapshots/whole-image.ts"
+
+export class LiveImage implements WholeImage {
+  readonly imageFile: PartsBase["imageFile"]
+  readonly file: PartsBase["file"]
+  /** Nothing keeps the image from being written. */
+  isReady = true
+  /** What the header must say before anything else is written: a switch has failed, and the disk may have either. */
+  #unsettled: HeaderTables | undefined
+  /** Why nothing may be written any more. */
+  #corruption: string | undefined
+  readonly #base: PartsBase
+  readonly #switched: (parts: ImageParts) => void
+  #parts: ImageParts
+
+  /** Makes the parts for an image with this header. `switched` is called when they have become other ones. @throws as `makeParts` */
+  constructor(base: PartsBase, header: Qcow2Header, switched: (parts: ImageParts) => void) {
+    this.imageFile = base.imageFile
+    this.file = base.file
+    this.#base = base
+    this.#switched = switched
+    this.#parts = makeParts(base, header)
+  }
+
+  get parts(): ImageParts {
+    return this.#parts
+  }
+
+  get header(): Qcow2Header {
+    return this.#base.header.header
+  }
+
+  get isCorrupt(): boolean {
+    return this.#corruption !== undefined
+  }
+
+  writable(): WritableImage {
+    const { geometry, mapping, reader, writing } = this.#parts
+    if (writing === undefined) throw new BackingError("read-only", "the image is open read-only", { path: this.file.path })
+    if (!this.isReady) this.makeReady()
+    return { geometry, mapping, reader, ...writing }
+  }
+
+  /** Makes sure that the disk has the header that counts. @throws BackingError `corrupt`, and what writing throws */
+  makeReady(): void {
+    if (this.#corruption !== undefined) {
+      const message = `the image is corrupt and not written any more: ${this.#corruption}`
+      throw new BackingError("corrupt", message, { path: this.file.path })
+    }
+    if (this.#unsettled !== undefined) {
+      this.#base.header.writeTables(this.#unsettled)
+      this.file.sync()
+    }
+    this.#unsettled = undefined
+    this.isReady = true
+  }
+
+  setSize(size: number): void {
+    this.#adopt(this.#parts.resized(size))
+  }
+
+  storeSize(size: number): void {
+    this.#store({ ...this.header, size })
+  }
+
+  switchTo({ tables, known, left, freed }: Switch): void {
+    // Made first: whatever refuses them leaves the image as it is.
+    const parts = makeParts(this.#base, { ...this.header, ...tables }, known)
+    this.#store(tables)
+    const { allocator } = present(parts.writing)
+    allocator.takeOver(present(this.#parts.writing).allocator)
+    for (const { first, count } of left) allocator.releaseLater(first, count)
+    for (const { first, count } of freed) allocator.puncher.add(first, count)
+    this.#adopt(parts)
+  }
+
+  #adopt(parts: ImageParts): void {
+    this.#parts = parts
+    this.#switched(parts)
+  }
+
+  #store(tables: HeaderTables): void {
+    const { header } = this.#base
+    this.#unsettled = header.header
+    this.isReady = false
+    header.writeTables(tables)
+    this.file.sync()
+    header.adoptTables(tables)
+    this.#unsettled = undefined
+    this.isReady = true
+  }
+
+  /**
+   * `error`, after what it asks for: when metadata of this image cannot be right, marks the image corrupt and stops writing to it
+   * (QC-FEAT-10). What was written before counts as written, so it is stored first.
+   */
+  noted(error: unknown): unknown {
+    if (!(error instanceof CorruptMetadata) || error.file !== this.file) return error
+    const { writing } = this.#parts
+    if (writing === undefined || this.#corruption !== undefined) return error
+    attempt(() => {
+      if (!this.isReady) this.makeReady()
+      writing.metadataWriter.store()
+      writing.metadataWriter.free()
+    })
+    attempt(() => this.#base.header.markCorrupt())
+    // Last: an error that is not a `BackingError` leaves all of this to be done when the call is repeated.
+    this.#corruption = error.reason
+    this.isReady = false
+    return error
+  }
+}
+
+function present(writing: WritingParts | undefined): WritingParts {
+  if (writing === undefined) throw new Error("the parts of a read-only image were about to change")
+  return writing
+}

@@ -1,0 +1,86 @@
+/** Preallocation of a part of the disk (QC-RSZ-06): every cluster gets its place in the file. */
+import type { GuestData } from "../guest-data.ts"
+import type { ClusterFile } from "../metadata/cluster-file.ts"
+import type { CachedTable } from "../metadata/table-cache.ts"
+import type { WritableImage } from "../snapshots/whole-image.ts"
+
+export type Preallocation = "off" | "metadata" | "falloc" | "full"
+
+export interface PreallocatedRange {
+  /** Guest bytes. */
+  readonly from: number
+  readonly to: number
+  readonly mode: Preallocation
+}
+
+/** Bytes that are allocated, and zeroed, at a time. */
+const PIECE = 4 << 20
+
+/** Gives each cluster of the range that has no place one whose content is zero. */
+export function preallocate(image: WritableImage, file: ClusterFile, { from, to, mode }: PreallocatedRange): void {
+  const { mapping, metadataWriter, geometry, reader } = image
+  const { clusterSize, l2Entries } = geometry
+  const end = Math.ceil(to / clusterSize)
+  // The cluster where the disk ended may show the backing image.
+  const start = reader.backing === undefined ? Math.floor(from / clusterSize) : Math.ceil(from / clusterSize)
+  for (let cluster = start; cluster < end;) {
+    metadataWriter.makeRoom()
+    const l1Index = mapping.tableOf(cluster)
+    const table = mapping.tableForWrite(l1Index)
+    const index = cluster - l1Index * l2Entries
+    cluster += placeSome(image, file, { table, index, most: Math.min(l2Entries - index, end - cluster), mode })
+  }
+}
+
+interface Stretch {
+  readonly table: CachedTable
+  readonly index: number
+  readonly most: number
+  readonly mode: Preallocation
+}
+
+/** Places clusters of one table from `index` on. Returns how many entries it has looked at. */
+function placeSome(
+  { mapping, allocator, geometry, reader }: WritableImage,
+  file: ClusterFile,
+  { table, index, most, mode }: Stretch,
+): number {
+  const { clusterSize } = geometry
+  const whole = { from: 0, to: geometry.subclusters }
+  const isPlaced = (at: number): boolean => mapping.l2.references(table, at) !== undefined
+  let count = 0
+  if (isPlaced(index)) {
+    while (count < most && isPlaced(index + count)) count++
+    return count
+  }
+  const limit = Math.min(most, Math.max(1, PIECE / clusterSize))
+  while (count < limit && !isPlaced(index + count)) count++
+  const run = allocator.allocate(count)
+  try {
+    const guest = (table.l1Index * geometry.l2Entries + index) * clusterSize
+    zero(file, reader.data, { offset: run.first * clusterSize, length: run.count * clusterSize, guest, mode })
+  } catch (error) {
+    allocator.release(run.first, run.count)
+    throw error
+  }
+  for (let step = 0; step < run.count; step++) mapping.replace(table, index + step, (run.first + step) * clusterSize, whole)
+  return run.count
+}
+
+interface NewClusters {
+  /** Host bytes, and the guest byte of the first. */
+  readonly offset: number
+  readonly length: number
+  readonly guest: number
+  readonly mode: Preallocation
+}
+
+/** Makes new clusters zero: by a hole where nothing was ever written, by the host, or by zeroes. Encrypted zeroes are always written. */
+function zero(file: ClusterFile, data: GuestData, { offset, length, guest, mode }: NewClusters): void {
+  const isHole = data.isUnused(offset)
+  const isPlain = data === file
+  file.growTo(offset + length)
+  if (mode === "metadata" && isHole) return
+  if (mode === "falloc" && isPlain && file.zeroRange(offset, length)) return
+  data.writeFrom(new Uint8Array(length), 0, length, offset, guest)
+}

@@ -1,0 +1,131 @@
+/** Changes the size of an open image's disk (QC-RSZ-01 to 06). The header's size comes last when it grows, and first when it shrinks. */
+import { checkOptions, checkValue, type Rules } from "../../../options.ts"
+import { BackingError } from "../../backing.ts"
+import { roundUp } from "../format/bytes.ts"
+import { hasFeature } from "../format/header.ts"
+import { readSnapshotTable } from "../format/snapshot-table.ts"
+import { INCOMPATIBLE_BIT, LIMIT, SECTOR_SIZE, TABLE_ENTRY_SIZE } from "../format/spec.ts"
+import { cutTree } from "../snapshots/active-tree.ts"
+import { rewrite } from "../snapshots/rewrite.ts"
+import type { WholeImage, WritableImage } from "../snapshots/whole-image.ts"
+import { compact, endOfUse } from "./compact.ts"
+import { preallocate, type Preallocation } from "./preallocate.ts"
+
+/** Options of `resize`. */
+export interface ResizeOptions {
+  /** Allows a smaller size: what is cut off is lost. Default false. */
+  readonly shrink?: boolean
+  /**
+   * For what is new: "off": nothing. "metadata": every cluster has its place in the file, which stays sparse. "falloc": the host keeps the
+   * space. "full": zeroes are written. Default "off".
+   */
+  readonly preallocation?: Preallocation
+}
+
+const RESIZE_RULES: Rules<ResizeOptions> = { shrink: "boolean?", preallocation: ["off", "metadata", "falloc", "full"] }
+
+/**
+ * Makes the disk one of `size` bytes. What is new reads as zeroes, whatever was cut off there before, and whatever a backing image holds.
+ * @throws BackingError `invalid-argument` for a size that cannot be, or a smaller one that `shrink` does not allow; `unsupported` where the
+ * format does not. A crash leaves the old size or the new one.
+ */
+export function resizeImage(image: WholeImage, size: number, options: ResizeOptions = {}): void {
+  checkValue("resize", "size", size, "number")
+  checkOptions("resize", options, RESIZE_RULES)
+  const parts = image.writable()
+  const { shrink = false, preallocation = "off" } = options
+  const before = image.header.size
+  check(image, parts, size, options)
+  if (size > before) grow(image, size, preallocation)
+  else if (size < before || shrink) cut(image, size)
+}
+
+function check(image: WholeImage, { geometry, reader }: WritableImage, size: number, options: ResizeOptions): void {
+  const { header } = image
+  const { shrink = false, preallocation = "off" } = options
+  const refuse = (message: string, code: "invalid-argument" | "unsupported" = "invalid-argument"): never => {
+    throw new BackingError(code, message, { path: image.file.path })
+  }
+  const isWhole = Number.isSafeInteger(size) && size >= 0 && size % SECTOR_SIZE === 0
+  if (!isWhole) refuse(`the size ${size} is not a multiple of ${SECTOR_SIZE} bytes`)
+  const most = (LIMIT.L1_TABLE_BYTES / TABLE_ENTRY_SIZE) * geometry.l2Coverage
+  if (size > most) refuse(`a disk of ${size} bytes is too large for clusters of ${geometry.clusterSize} bytes, which allow ${most} at most`)
+  if (size === header.size) return
+  if (size < header.size && !shrink) {
+    refuse(`${size} bytes are less than the ${header.size} that the disk has, and what is cut off is lost; allow it by shrink`)
+  }
+  if (size < header.size && preallocation !== "off") refuse("a disk that shrinks has nothing to preallocate")
+  if (header.version < 3 && header.snapshotCount > 0) {
+    refuse("an image of version 2 with snapshots keeps its size; change it with qemu-img amend -o compat=1.1", "unsupported")
+  }
+  if (hasFeature(header.incompatibleFeatures, INCOMPATIBLE_BIT.EXTERNAL_DATA_FILE)) {
+    refuse("an image with an external data file cannot be resized by this version", "unsupported")
+  }
+  if (preallocation === "off") return
+  if (reader.backing !== undefined && !geometry.extendedL2) refuse("preallocation would hide the backing image; leave it off")
+}
+
+function grow(image: WholeImage, size: number, preallocation: Preallocation): void {
+  const before = image.header.size
+  growL1(image, before, size)
+  image.setSize(size)
+  let isDone = false
+  try {
+    const grown = image.writable()
+    zeroNewArea(grown, before, size)
+    if (preallocation !== "off") preallocate(grown, image.file, { from: before, to: size, mode: preallocation })
+    grown.metadataWriter.finish()
+    image.storeSize(size)
+    isDone = true
+  } finally {
+    // What is mapped beyond the end by now is nobody's, and cut off by the next attempt.
+    if (!isDone) image.setSize(before)
+  }
+}
+
+/** Makes room in the L1 table, and takes out of it what was left beyond the end: a VM state, or the rest of an earlier attempt. */
+function growL1(image: WholeImage, before: number, size: number): void {
+  rewrite(image, readSnapshotTable(image.imageFile, image.header), (change) => {
+    const { l2Coverage, clusterSize } = change.geometry
+    const old = change.activeL1()
+    const l1 = new Uint8Array(Math.max(old.length, Math.ceil(size / l2Coverage) * TABLE_ENTRY_SIZE))
+    l1.set(old)
+    if (!cutTree(change, l1, Math.ceil(before / clusterSize)) && l1.length === old.length) return
+    change.leave(image.header.l1TableOffset, old.length)
+    change.finish({ l1: { offset: change.put(l1), bytes: l1 } })
+  })
+}
+
+/** Makes bytes from `before` to `size` zero: the rest of a cluster that is there, and what a longer backing image holds (QC-RSZ-03). */
+function zeroNewArea({ geometry, reader, writer, zeroing }: WritableImage, before: number, size: number): void {
+  const { clusterSize } = geometry
+  const start = roundUp(before, clusterSize)
+  zeroTail({ reader, writer }, before, Math.min(start, size))
+  const end = Math.min(roundUp(reader.backingEnd, clusterSize), size)
+  if (start < end) zeroing.writeZeroes(start, end - start, true)
+}
+
+function zeroTail({ reader, writer }: Pick<WritableImage, "reader" | "writer">, from: number, to: number): void {
+  const tail = new Uint8Array(to - from)
+  reader.readInto(tail, 0, tail.length, from)
+  if (tail.some((byte) => byte !== 0)) writer.write([tail.fill(0)], from, tail.length)
+}
+
+/** Cuts the disk. All that it loses is gone with one switch of the header, its size included. */
+function cut(image: WholeImage, size: number): void {
+  const { clusterSize } = image.writable().geometry
+  const end = image.file.usedEnd
+  rewrite(image, readSnapshotTable(image.imageFile, image.header), (change) => {
+    const l1 = change.activeL1()
+    const isCut = cutTree(change, l1, Math.ceil(size / clusterSize))
+    if (isCut) change.leave(image.header.l1TableOffset, l1.length)
+    if (isCut || size !== image.header.size) change.finish(isCut ? { size, l1: { offset: change.put(l1), bytes: l1 } } : { size })
+  })
+  // Another program that makes the disk longer again may show what stays of the last cluster (QC-RSZ-05).
+  if (size % clusterSize !== 0) zeroTail(image.writable(), size, roundUp(size, clusterSize))
+  image.writable().metadataWriter.finish()
+  compact(image, end)
+  const { metadataWriter, refcounts, geometry } = image.writable()
+  metadataWriter.finish()
+  image.file.cutTo(endOfUse(refcounts, geometry))
+}

@@ -1,0 +1,104 @@
+/**
+ * The active tree as it is to be: L2 tables stay where they are when their COPIED flags say what the new refcounts do, and are copied when
+ * not. COPIED means that the refcount is one, in the active tree; in the tables of snapshots it means nothing (QC-SNAP-08).
+ */
+import { viewOf } from "../format/bytes.ts"
+import { encodeEntry, hostOffset, isCopied, L2_KIND, l2Kind } from "../format/entries.ts"
+import { L2_ENTRY, TABLE_ENTRY_SIZE } from "../format/spec.ts"
+import type { Rewrite } from "./rewrite.ts"
+import { visitTable } from "./trees.ts"
+
+/** "none": all clusters are shared from now on. "by refcount": COPIED where the new refcount is one. */
+export type CopiedFlags = "none" | "by refcount"
+
+/**
+ * The L1 table for a tree with the tables that `l1` names. The new refcounts count the references that the tree makes through those tables
+ * already. Changes `l1`, and returns whether it did.
+ */
+export function correctTree(rewrite: Rewrite, l1: Uint8Array, flags: CopiedFlags): boolean {
+  const { geometry, refcounts, file } = rewrite
+  const view = viewOf(l1)
+  const bytes = new Uint8Array(geometry.clusterSize)
+  let isChanged = false
+  for (let index = 0; index < l1.length / TABLE_ENTRY_SIZE; index++) {
+    const offset = rewrite.tableOf(view, index)
+    if (offset === 0) continue
+    file.read(bytes, offset)
+    const cluster = offset / geometry.clusterSize
+    let place = offset
+    if (flags === "none" ? clearCopied(bytes, geometry.l2EntrySize) : correctCopied(rewrite, viewOf(bytes))) {
+      place = rewrite.put(bytes)
+      refcounts.add(cluster, 1, -1)
+    }
+    const { hi, lo } = encodeEntry({ offset: place, copied: refcounts.get(place / geometry.clusterSize) === 1 })
+    if (view.getUint32(index * TABLE_ENTRY_SIZE) === hi && view.getUint32(index * TABLE_ENTRY_SIZE + 4) === lo) continue
+    view.setUint32(index * TABLE_ENTRY_SIZE, hi)
+    view.setUint32(index * TABLE_ENTRY_SIZE + 4, lo)
+    isChanged = true
+  }
+  return isChanged
+}
+
+/** Clears COPIED of all entries; returns whether one had it. A loop over single bytes: a 1 TiB disk has 16 million entries. */
+function clearCopied(bytes: Uint8Array, entrySize: number): boolean {
+  const copied = L2_ENTRY.COPIED_HI >>> 24
+  let found = 0
+  for (let at = 0; at < bytes.length; at += entrySize) {
+    const byte = bytes[at] ?? 0
+    found |= byte & copied
+    bytes[at] = byte & ~copied
+  }
+  return found !== 0
+}
+
+/**
+ * Takes what `l1` maps from guest cluster `first` on out of the tree: nothing is left of it, not even that it reads as zeroes (QC-DZ-09).
+ * Changes `l1`, and returns whether it did. The table that is cut through is copied, for a snapshot may share it.
+ */
+export function cutTree(rewrite: Rewrite, l1: Uint8Array, first: number): boolean {
+  const { l2Entries } = rewrite.geometry
+  const whole = Math.ceil(first / l2Entries)
+  const beyond = l1.subarray(whole * TABLE_ENTRY_SIZE)
+  const hasWhole = beyond.some((byte) => byte !== 0)
+  if (hasWhole) rewrite.addTree(beyond, -1)
+  beyond.fill(0)
+  const within = first - (whole - 1) * l2Entries
+  const isCut = within < l2Entries && whole * TABLE_ENTRY_SIZE <= l1.length && cutTable(rewrite, l1, whole - 1, within)
+  return hasWhole || isCut
+}
+
+function cutTable(rewrite: Rewrite, l1: Uint8Array, index: number, within: number): boolean {
+  const { geometry, file, refcounts } = rewrite
+  const offset = rewrite.tableOf(viewOf(l1), index)
+  if (offset === 0) return false
+  const bytes = new Uint8Array(geometry.clusterSize)
+  file.read(bytes, offset)
+  const from = within * geometry.l2EntrySize
+  const rest = bytes.subarray(from)
+  if (rest.every((byte) => byte === 0)) return false
+  visitTable(rewrite, viewOf(rest), offset + from, (first, count) => refcounts.add(first, count, -1))
+  rest.fill(0)
+  refcounts.add(offset / geometry.clusterSize, 1, -1)
+  correctCopied(rewrite, viewOf(bytes))
+  const { hi, lo } = encodeEntry({ offset: rewrite.put(bytes), copied: true })
+  viewOf(l1).setUint32(index * TABLE_ENTRY_SIZE, hi)
+  viewOf(l1).setUint32(index * TABLE_ENTRY_SIZE + 4, lo)
+  return true
+}
+
+/** Sets COPIED where the refcount is one, and clears it elsewhere. Returns whether an entry has changed. */
+function correctCopied({ geometry, refcounts }: Rewrite, table: DataView): boolean {
+  let isChanged = false
+  for (let at = 0; at < table.byteLength; at += geometry.l2EntrySize) {
+    const hi = table.getUint32(at)
+    const lo = table.getUint32(at + 4)
+    if (hi === 0 && lo === 0) continue
+    const kind = l2Kind(hi, lo, geometry)
+    const hasCluster = kind === L2_KIND.NORMAL || kind === L2_KIND.ZERO_ALLOCATED
+    const copied = hasCluster && refcounts.get(hostOffset(hi, lo) / geometry.clusterSize) === 1
+    if (copied === isCopied(hi) || kind === L2_KIND.CORRUPT) continue
+    table.setUint32(at, copied ? (hi | L2_ENTRY.COPIED_HI) >>> 0 : (hi & ~L2_ENTRY.COPIED_HI) >>> 0)
+    isChanged = true
+  }
+  return isChanged
+}

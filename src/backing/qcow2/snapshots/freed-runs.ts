@@ -1,0 +1,39 @@
+/** FreedRuns: the longer runs of clusters that a change frees, a bounded number of them, so that the host gets their space back. */
+import type { Geometry } from "../format/geometry.ts"
+import type { ClusterRun } from "../metadata/l2-view.ts"
+
+/** Bytes of a run that is worth a hole in the file. */
+const SHORTEST = 1024 * 1024
+const MOST_RUNS = 4096
+
+export class FreedRuns {
+  readonly #shortest: number
+  readonly #runs: ClusterRun[] = []
+  #first = 0
+  #end = 0
+
+  constructor({ clusterSize }: Geometry) {
+    this.#shortest = Math.ceil(SHORTEST / clusterSize)
+  }
+
+  /** The cluster is free. Neighbours come one after the other mostly. */
+  add(cluster: number): void {
+    if (cluster !== this.#end) {
+      this.#keep()
+      this.#first = cluster
+    }
+    this.#end = cluster + 1
+  }
+
+  /** All runs that are long enough, as far as there is room for them. */
+  take(): readonly ClusterRun[] {
+    this.#keep()
+    this.#first = this.#end
+    return this.#runs
+  }
+
+  #keep(): void {
+    const count = this.#end - this.#first
+    if (count >= this.#shortest && this.#runs.length < MOST_RUNS) this.#runs.push({ first: this.#first, count })
+  }
+}

@@ -1,0 +1,214 @@
+/** Snapshots: the internal snapshots of an open image: listed, taken, gone back to, deleted and read. */
+import { checkOptions, checkValue, type Rules } from "../../../options.ts"
+import { BackingError } from "../../backing.ts"
+import { encodeText } from "../format/bytes.ts"
+import type { Qcow2Header } from "../format/header.ts"
+import { readSnapshotTable, type Snapshot, snapshotL1Problem, type SnapshotTable } from "../format/snapshot-table.ts"
+import { INCOMPATIBLE_BIT } from "../format/spec.ts"
+import { hasFeature, headerGeometry } from "../format/header.ts"
+import { applySnapshot, deleteSnapshot, takeSnapshot } from "./changes.ts"
+import { findSnapshot, newId } from "./find-snapshot.ts"
+import type { VmStateSource } from "./vm-state.ts"
+import type { WholeImage } from "./whole-image.ts"
+
+/** A snapshot, for people and programs. */
+export interface SnapshotInfo {
+  readonly id: string
+  readonly name: string
+  /** When it was taken, in milliseconds since 1970. */
+  readonly date: number
+  /** How long the guest had run then, in nanoseconds. */
+  readonly vmClock: bigint
+  /** Bytes of VM state; 0 where it keeps the disk only. */
+  readonly vmStateSize: number
+  /** Bytes of the disk. */
+  readonly diskSize: number
+  /** Instructions that the guest had executed, where the VM counts them. */
+  readonly icount: bigint | undefined
+}
+
+/** Options of `Snapshots.create`. */
+export interface CreateSnapshotOptions {
+  /** Need not be unique: the id, which is a new number, is. At most 255 bytes. */
+  readonly name: string
+  /** State of the machine to be kept with the disk: bytes, or what gives them piece by piece. */
+  readonly vmState?: Uint8Array | VmStateSource
+  /** How long the guest has run, in nanoseconds. Default 0. */
+  readonly vmClock?: bigint
+  /** Instructions that the guest has executed. Default: not known. */
+  readonly icount?: bigint
+  /** Milliseconds since 1970. Default: now. */
+  readonly date?: number
+}
+
+const CREATE_SNAPSHOT_RULES: Rules<CreateSnapshotOptions> = {
+  name: "string", vmState: "object?", vmClock: "any?", icount: "any?", date: "number?",
+}
+
+/** Bytes of a name: what QEMU keeps of it. */
+const LONGEST_NAME = 255
+
+/** What the image lends for reading: a disk of the same file, by another header. */
+export interface SnapshotView {
+  close(): void
+}
+
+export interface SnapshotsOptions<View extends SnapshotView> {
+  readonly image: WholeImage
+  /** Opens a read-only view by that header. `hasBacking`: what it does not hold is read from the backing image. */
+  readonly view: (header: Qcow2Header, options: { readonly hasBacking: boolean }) => View
+  /** Calls `work`; notes on the way what has to be noted of an error. */
+  readonly noting: <T>(work: () => T) => T
+}
+
+/**
+ * The snapshots of an image. Every change is one switch of the header: a crash leaves the image as it was or as it was to be, and leaked
+ * clusters at worst. An error leaves it as it was. A snapshot is named by its id or its name; an id comes first (QC-SNAP-11).
+ */
+export class Snapshots<View extends SnapshotView> {
+  readonly #image: WholeImage
+  readonly #options: SnapshotsOptions<View>
+  /** Views that were handed out, by the place of their L1 table. */
+  readonly #views = new Map<View, number>()
+
+  constructor(options: SnapshotsOptions<View>) {
+    this.#image = options.image
+    this.#options = options
+  }
+
+  /** All snapshots, in the order of the table. */
+  list(): readonly SnapshotInfo[] {
+    return this.#table().snapshots.map((snapshot) => this.#describe(snapshot))
+  }
+
+  /**
+   * Takes a snapshot of the disk as it is now. A guest that runs goes on; what it has not flushed from its own caches is not in it.
+   * @throws BackingError `invalid-argument`, `read-only`, `no-space` where refcounts are too narrow or the table is full
+   */
+  create(options: CreateSnapshotOptions): SnapshotInfo {
+    checkOptions("snapshots.create", options, CREATE_SNAPSHOT_RULES)
+    const { name, vmClock = 0n, icount, date = Date.now(), vmState } = options
+    return this.#change((known) => {
+      this.#checkName(name)
+      const taken = takeSnapshot(this.#image, known, {
+        id: newId(known.snapshots),
+        name,
+        dateSeconds: Math.floor(date / 1000),
+        dateNanoseconds: Math.floor(date % 1000) * 1_000_000,
+        vmClockNanoseconds: BigInt.asUintN(64, vmClock),
+        icount,
+        vmState: vmState instanceof Uint8Array ? bytesAsState(vmState) : vmState,
+      })
+      return this.#describe(taken)
+    })
+  }
+
+  /**
+   * Goes back to a snapshot: the disk holds what the snapshot does, and has its size. The snapshot stays. A guest that uses the disk
+   * meanwhile finds other content under its feet: stop it first.
+   * @throws BackingError `not-found`; `unsupported` for another size in version 2
+   */
+  apply(idOrName: string): void {
+    this.#change((known) => {
+      const snapshot = this.#usable(known, idOrName)
+      const { size, version } = this.#image.header
+      if (version < 3 && snapshot.diskSize !== undefined && snapshot.diskSize !== size) {
+        const message = `snapshot "${snapshot.name}" is of a disk of ${snapshot.diskSize} bytes, and this one has ${size}; ` +
+          "version 2 cannot have both: change it with qemu-img amend -o compat=1.1"
+        throw this.#error("unsupported", message)
+      }
+      applySnapshot(this.#image, known, snapshot)
+    })
+  }
+
+  /** Deletes a snapshot. Views of it are closed. @throws BackingError `not-found` */
+  delete(idOrName: string): void {
+    this.#change((known) => {
+      const snapshot = this.#usable(known, idOrName)
+      deleteSnapshot(this.#image, known, snapshot)
+      for (const [view, place] of this.#views) {
+        if (place !== snapshot.l1TableOffset) continue
+        this.#views.delete(view)
+        view.close()
+      }
+    })
+  }
+
+  /** The disk that a snapshot holds, read-only, while the image stays open. Close it before the image. @throws BackingError `not-found` */
+  open(idOrName: string): View {
+    return this.#options.noting(() => {
+      const snapshot = this.#usable(this.#table(), idOrName)
+      return this.#track(snapshot, this.#options.view(snapshotHeader(this.#image.header, snapshot), { hasBacking: true }))
+    })
+  }
+
+  /** The VM state that a snapshot keeps, and where it begins on the view: read-only. @throws BackingError `not-found` */
+  openVmState(idOrName: string): { readonly view: View; readonly offset: number; readonly size: number } {
+    return this.#options.noting(() => {
+      const snapshot = this.#usable(this.#table(), idOrName)
+      const { l2Coverage } = headerGeometry(this.#image.header)
+      const offset = Math.ceil(this.#diskSize(snapshot) / l2Coverage) * l2Coverage
+      const size = snapshot.vmStateSize
+      if (!Number.isSafeInteger(offset + size)) throw this.#error("invalid-format", `a VM state of ${size} bytes cannot be`)
+      const header = { ...snapshotHeader(this.#image.header, snapshot), size: offset + size }
+      return { view: this.#track(snapshot, this.#options.view(header, { hasBacking: false })), offset, size }
+    })
+  }
+
+  #track(snapshot: Snapshot, view: View): View {
+    this.#views.set(view, snapshot.l1TableOffset)
+    return view
+  }
+
+  #change<T>(work: (known: SnapshotTable) => T): T {
+    return this.#options.noting(() => {
+      this.#image.writable()
+      if (hasFeature(this.#image.header.incompatibleFeatures, INCOMPATIBLE_BIT.EXTERNAL_DATA_FILE)) {
+        throw this.#error("unsupported", "an image with an external data file has no internal snapshots: its data is overwritten in place")
+      }
+      return work(this.#table())
+    })
+  }
+
+  #table(): SnapshotTable {
+    return readSnapshotTable(this.#image.imageFile, this.#image.header)
+  }
+
+  #usable(known: SnapshotTable, idOrName: string): Snapshot {
+    checkValue("snapshots", "idOrName", idOrName, "string")
+    const snapshot = findSnapshot(known.snapshots, idOrName)
+    if (snapshot === undefined) throw this.#error("not-found", `there is no snapshot with the id or the name "${idOrName}"`)
+    const problem = snapshotL1Problem(snapshot, headerGeometry(this.#image.header))
+    if (problem !== undefined) throw this.#error("corrupt", `snapshot "${idOrName}" cannot be used: ${problem}; check and repair the image`)
+    return snapshot
+  }
+
+  #checkName(name: string): void {
+    const { length } = encodeText(name)
+    if (length > LONGEST_NAME) throw this.#error("invalid-argument", `the name of ${length} bytes is longer than ${LONGEST_NAME}`)
+  }
+
+  #diskSize({ diskSize }: Snapshot): number {
+    return diskSize ?? this.#image.header.size
+  }
+
+  #describe(snapshot: Snapshot): SnapshotInfo {
+    const { id, name, dateSeconds, dateNanoseconds, vmClockNanoseconds: vmClock, vmStateSize, icount } = snapshot
+    const date = dateSeconds * 1000 + Math.floor(dateNanoseconds / 1_000_000)
+    return { id, name, date, vmClock, vmStateSize, diskSize: this.#diskSize(snapshot), icount }
+  }
+
+  #error(code: "invalid-argument" | "not-found" | "unsupported" | "corrupt" | "invalid-format", message: string): BackingError {
+    return new BackingError(code, message, { path: this.#image.file.path })
+  }
+}
+
+/** The header by which the disk that the snapshot holds is read. */
+export function snapshotHeader(header: Qcow2Header, snapshot: Snapshot): Qcow2Header {
+  const { l1TableOffset, l1Size, diskSize = header.size } = snapshot
+  return { ...header, l1TableOffset, l1Size, size: diskSize }
+}
+
+function bytesAsState(bytes: Uint8Array): VmStateSource {
+  return { size: bytes.length, read: (buffer, offset) => buffer.set(bytes.subarray(offset, offset + buffer.length)) }
+}
