@@ -228,7 +228,7 @@ describe("disks", () => {
     [
       "a format in capitals",
       { size: 1 << 20, format: "RAW" },
-      'createImage: format must be "raw" or "qcow2", not the string "RAW"; did you mean "raw"?',
+      'createImage: format must be "raw", "qcow2" or "luks", not the string "RAW"; did you mean "raw"?',
     ],
     [
       "preallocation as QEMU has it",

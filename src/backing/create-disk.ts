@@ -3,6 +3,7 @@ import { checkMembers, checkOptions, type Rules } from "../options.ts"
 import type { AsyncImageFile } from "./async-image-file.ts"
 import { BackingError } from "./backing.ts"
 import type { ImageFile } from "./image-file.ts"
+import type { Cryptography } from "./luks/cryptography.ts"
 import { MemoryFile } from "./memory-file.ts"
 import { refuseUnwritable } from "./paging/examine-source.ts"
 import { CREATE_QCOW2_RULES, createQcow2, type CreateQcow2Options } from "./qcow2/create.ts"
@@ -29,12 +30,16 @@ const LONGEST_REMAINDER = 1 << 26
 
 /**
  * Writes a new qcow2 image into `file`, which stays open and the caller's. The header comes last: a creation that is interrupted leaves no
- * image, and can be repeated with the same options. Resolves to whether an image was made.
+ * image, and can be repeated with the same options. (An encrypted one has another key each time: then what is left has to be overwritten.)
+ * Resolves to whether an image was made.
+ * @param cryptography what encryption needs of the platform; in Node it is there
  * @throws BackingError (as a rejection) `invalid-argument` for options that contradict each other; `exists` when the file holds something,
  * and `overwrite` is not set; `no-space` for a file that is too small and cannot grow; what the file rejects with
  * @throws TypeError (as a rejection) for wrong arguments
  */
-export async function createDisk(file: AsyncImageFile | ImageFile, options: CreateDiskOptions): Promise<boolean> {
+export async function createDisk(
+  file: AsyncImageFile | ImageFile, options: CreateDiskOptions, cryptography?: Cryptography,
+): Promise<boolean> {
   checkMembers("createDisk", "the file", file, FILE_RULES, "AsyncImageFile")
   checkOptions("createDisk", options, CREATE_DISK_RULES)
   const { onlyIfEmpty = false, overwrite = false, ...qcow2 } = options
@@ -44,7 +49,7 @@ export async function createDisk(file: AsyncImageFile | ImageFile, options: Crea
   if (file.readOnly) throw refusal("read-only", "the file is open read-only, so no image can be made in it")
   refuseUnwritable(file)
   const image = new Draft({ path: file.path })
-  createQcow2(image, qcow2)
+  createQcow2(image, qcow2, cryptography)
   if (!overwrite && !(await isRemainder(file, image))) {
     if (onlyIfEmpty) return false
     throw refusal("exists", "the file is not empty; choose another one, or set overwrite if what it holds may be lost")

@@ -2,8 +2,10 @@
 import { checkOptions, checkValue, type Rules } from "../options.ts"
 import { BackingError } from "./backing.ts"
 import { backingPath, newDataFilePath } from "./host/backing-path.ts"
+import { nodeCryptography } from "./host/node-cryptography.ts"
 import { removeHostFile } from "./host/host-file.ts"
 import { writeNew } from "./host/new-file.ts"
+import { writeVolume } from "./luks/raw-luks.ts"
 import { type ImageFormat, openImage } from "./open.ts"
 import { CREATE_QCOW2_RULES, type CreateQcow2Options, createQcow2 } from "./qcow2/create.ts"
 
@@ -11,11 +13,11 @@ import { CREATE_QCOW2_RULES, type CreateQcow2Options, createQcow2 } from "./qcow
 export interface CreateImageOptions extends Omit<CreateQcow2Options, "size"> {
   /** Guest-visible bytes; rounded up to a multiple of 512. May be left out with a backing file: then that one's size. */
   readonly size?: number
-  /** Default "qcow2". A raw image takes no option but the size. */
+  /** Default "qcow2". A raw image takes no option but the size, a LUKS image that and `encryption`. */
   readonly format?: ImageFormat
 }
 
-const CREATE_IMAGE_RULES: Rules<CreateImageOptions> = { ...CREATE_QCOW2_RULES, size: "number?", format: ["raw", "qcow2"] }
+const CREATE_IMAGE_RULES: Rules<CreateImageOptions> = { ...CREATE_QCOW2_RULES, size: "number?", format: ["raw", "qcow2", "luks"] }
 
 /**
  * Makes a new image at `path`, which must not exist yet.
@@ -28,10 +30,14 @@ export function createImage(path: string, options: CreateImageOptions): void {
   checkOptions("createImage", options, CREATE_IMAGE_RULES)
   const size = options.size ?? backingSize(path, options)
   const { format = "qcow2", ...qcow2 } = options
-  if (format === "raw") refuseRawOptions(path, options, size)
+  if (format !== "qcow2") refuseRawOptions(path, { ...options, format }, size)
   else if (options.backing !== undefined && options.size !== undefined && options.backingFormat !== undefined) backingSize(path, options)
   const write = (): void => {
-    writeNew(path, (file) => (format === "raw" ? file.truncate(wholeSectors(size)) : createQcow2(file, { ...qcow2, size })))
+    writeNew(path, (file) => {
+      if (format === "raw") file.truncate(wholeSectors(size))
+      else if (format === "luks") writeVolume(file, { size: wholeSectors(size), encryption: qcow2.encryption }, nodeCryptography)
+      else createQcow2(file, { ...qcow2, size }, nodeCryptography)
+    })
   }
   if (options.dataFile === undefined || options.dataFile === "") write()
   else writeWithData({ path, name: options.dataFile, size }, write)
@@ -83,6 +89,7 @@ function refuseRawOptions(path: string, options: CreateImageOptions, size: numbe
   if (!Number.isSafeInteger(wholeSectors(size)) || size < 0) {
     throw new BackingError("invalid-argument", `the size ${size} is not a number of bytes from 0 to 2^53 - 512`, { path })
   }
-  const given = Object.entries(options).find(([name, value]) => name !== "size" && name !== "format" && value !== undefined)
-  if (given !== undefined) throw new BackingError("invalid-argument", `a raw image has no option "${given[0]}"`, { path })
+  const taken = ["size", "format", ...(options.format === "luks" ? ["encryption"] : [])]
+  const given = Object.entries(options).find(([name, value]) => !taken.includes(name) && value !== undefined)
+  if (given !== undefined) throw new BackingError("invalid-argument", `a ${options.format} image has no option "${given[0]}"`, { path })
 }

@@ -1,6 +1,9 @@
-/** openDisk for programs in Node: with Node's decompressor and cryptography. */
+/** openDisk and createDisk for programs in Node: with Node's decompressor and cryptography. */
+import type { AsyncImageFile } from "./async-image-file.ts"
+import { createDisk as createDiskIn, type CreateDiskOptions } from "./create-disk.ts"
 import { nodeCryptography } from "./host/node-cryptography.ts"
 import { nodeDecompressor } from "./host/node-decompressor.ts"
+import type { ImageFile } from "./image-file.ts"
 import { type DiskSource, openDiskWith, type OpenDiskOptions, type OpenedDisk } from "./open-disk.ts"
 
 /**
@@ -15,4 +18,15 @@ import { type DiskSource, openDiskWith, type OpenDiskOptions, type OpenedDisk } 
  */
 export function openDisk(source: DiskSource, options: OpenDiskOptions = {}): Promise<OpenedDisk> {
   return openDiskWith({ decompressor: nodeDecompressor, cryptography: nodeCryptography }, source, options)
+}
+
+/**
+ * Writes a new qcow2 image into `file`, which stays open and the caller's. The header comes last: a creation that is interrupted leaves no
+ * image, and can be repeated with the same options. Resolves to whether an image was made.
+ * @throws BackingError (as a rejection) `invalid-argument` for options that contradict each other; `exists` when the file holds something,
+ * and `overwrite` is not set; `no-space` for a file that is too small and cannot grow; what the file rejects with
+ * @throws TypeError (as a rejection) for wrong arguments
+ */
+export function createDisk(file: AsyncImageFile | ImageFile, options: CreateDiskOptions): Promise<boolean> {
+  return createDiskIn(file, options, nodeCryptography)
 }

@@ -5,7 +5,7 @@ import { BackingError } from "../../src/backing/backing.ts"
 import type { ImageFile } from "../../src/backing/image-file.ts"
 import { checkQcow2 } from "../../src/backing/qcow2/check/check.ts"
 import type { Qcow2Image } from "../../src/backing/qcow2/image.ts"
-import type { Qcow2Options } from "../../src/backing/qcow2/open.ts"
+import type { OpeningOptions } from "../../src/backing/qcow2/open.ts"
 import { DurableModel } from "../support/durable-model.ts"
 import { modelOf, openInMemory } from "../support/images.ts"
 import type { MemoryFile } from "../support/memory-file.ts"
@@ -17,7 +17,7 @@ import type { Rng } from "../support/rng.ts"
 
 export interface CrashRound {
   readonly base: MemoryFile
-  readonly options: Qcow2Options
+  readonly options: OpeningOptions
   /** The external data file of the image in `base`. */
   readonly data?: MemoryFile
   readonly rng: Rng

@@ -1,5 +1,5 @@
 /** The images that the crash tests start from. */
-import type { BackingReference } from "../../src/backing/qcow2/open.ts"
+import type { BackingReference, OpeningOptions } from "../../src/backing/qcow2/open.ts"
 import type { BackingDisk } from "../../src/backing/qcow2/reader.ts"
 import { type GoldenImage, goldenBytes, goldenImages, sha256 } from "../support/golden.ts"
 import { goldenBacking, openInMemory, snapshotAsActive } from "../support/images.ts"
@@ -14,6 +14,7 @@ export interface CrashShape {
   readonly base: MemoryFile
   readonly openBacking: (reference: BackingReference) => BackingDisk
   readonly data?: MemoryFile
+  readonly cipher?: OpeningOptions["cipher"]
   /** Fails when something that no operation may touch has changed. */
   readonly alsoCheck?: (crashed: MemoryFile) => void
   /** Most bytes of one operation. */
@@ -50,9 +51,10 @@ export const crashShapes: readonly CrashShape[] = [
   ...goldenShapes,
   ...qcow2Shapes.map((shape) => {
     const grows = shape.options.refcountBits === 64
-    const { file, openBacking, openDataFile } = makeShape(shape, grows ? GROWING_SIZE : 200_192)
+    const { file, openBacking, openDataFile, opening } = makeShape(shape, grows ? GROWING_SIZE : 200_192)
     return {
-      name: shape.name, base: file, openBacking: openBacking ?? noBacking, longest: grows ? 400_000 : 20_000, share: grows ? 0.02 : 0.2,
+      name: shape.name, base: file, openBacking: openBacking ?? noBacking, cipher: opening.cipher, longest: grows ? 400_000 : 20_000,
+      share: grows ? 0.02 : 0.2,
       ...(openDataFile === undefined ? {} : { data: openDataFile() }),
     }
   }),
@@ -68,7 +70,7 @@ export function roundFor(shape: CrashShape, rng: Rng): Omit<CrashRound, "operati
   const hasBacking = image.u64(8) !== 0n
   return {
     base: shape.base,
-    options: { openBacking: shape.openBacking, cacheSize: rng.pick([4, 4, 1000]) * image.clusterSize },
+    options: { openBacking: shape.openBacking, cipher: shape.cipher, cacheSize: rng.pick([4, 4, 1000]) * image.clusterSize },
     rng,
     ...(shape.data === undefined ? {} : { data: shape.data }),
     ...(shape.alsoCheck === undefined ? {} : { alsoCheck: shape.alsoCheck }),

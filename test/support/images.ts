@@ -3,9 +3,10 @@ import { dirname, join, normalize } from "node:path"
 import { BackingError } from "../../src/backing/backing.ts"
 import { RawBacking } from "../../src/backing/raw.ts"
 import type { ImageFile } from "../../src/backing/image-file.ts"
+import { nodeDecompressor } from "../../src/backing/host/node-decompressor.ts"
 import { openQcow2 } from "../../src/backing/host/open-qcow2.ts"
 import type { Qcow2Image } from "../../src/backing/qcow2/image.ts"
-import type { BackingReference, Qcow2Options } from "../../src/backing/qcow2/open.ts"
+import { type BackingReference, type OpeningOptions, openQcow2Image } from "../../src/backing/qcow2/open.ts"
 import type { BackingDisk } from "../../src/backing/qcow2/reader.ts"
 import { FlatModel } from "./flat-model.ts"
 import { goldenBytes, goldenFiles } from "./golden.ts"
@@ -13,8 +14,9 @@ import { MemoryFile } from "./memory-file.ts"
 import { Qcow2Bytes } from "./qcow2-bytes.ts"
 
 /** Opens the image in `file`. */
-export function openInMemory(file: ImageFile, options: Qcow2Options = {}): Qcow2Image {
-  return openQcow2(file, options)
+export function openInMemory(file: ImageFile, options: OpeningOptions = {}): Qcow2Image {
+  const { cipher, ...others } = options
+  return cipher === undefined ? openQcow2(file, others) : openQcow2Image(file, { decompressor: nodeDecompressor, ...options })
 }
 
 /** Opens a golden image over `file`, or over a copy of it in memory; its backing files are golden images too. */

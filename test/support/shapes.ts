@@ -1,7 +1,11 @@
 /** Fresh qcow2 images of many shapes, made in memory by our own `createQcow2`, empty or over a backing image. */
+import type { LuksOptions } from "../../src/backing/luks/new-volume.ts"
 import { RawBacking } from "../../src/backing/raw.ts"
+import { nodeCryptography } from "../../src/backing/host/node-cryptography.ts"
 import { createQcow2, type CreateQcow2Options } from "../../src/backing/qcow2/create.ts"
-import type { Qcow2Options } from "../../src/backing/qcow2/open.ts"
+import { unlockImage } from "../../src/backing/qcow2/encryption.ts"
+import { readHeader } from "../../src/backing/qcow2/format/parse-header.ts"
+import type { OpeningOptions } from "../../src/backing/qcow2/open.ts"
 import type { BackingDisk } from "../../src/backing/qcow2/reader.ts"
 import { FlatModel } from "./flat-model.ts"
 import { openInMemory } from "./images.ts"
@@ -13,7 +17,17 @@ export interface Qcow2Shape {
   readonly options: Omit<CreateQcow2Options, "size" | "backing" | "backingFormat">
   /** Bytes of the backing image, as a share of the disk's, and its format; its content is random. */
   readonly backing?: { readonly share: number; readonly format: "raw" | "qcow2" }
+  /** Encrypted by QEMU's old AES, which we only use where it is there already. */
+  readonly hasOldAes?: boolean
 }
+
+/** Opens every encrypted shape. */
+export const PASSPHRASE = "a passphrase of the tests"
+
+/** A short key, so that its material is short, and the fewest iterations. */
+const encryption: LuksOptions = { passphrase: PASSPHRASE, cipher: "aes-128", iterTime: 1 }
+/** Does not look how fast this host is. */
+const cryptography = { ...nodeCryptography, countIterations: () => 1 }
 
 export const qcow2Shapes: readonly Qcow2Shape[] = [
   { name: "qcow2 as by default", options: {} },
@@ -56,6 +70,12 @@ export const qcow2Shapes: readonly Qcow2Shape[] = [
     options: { clusterSize: 16384, extendedL2: true, preallocation: "metadata" },
     backing: { share: 1, format: "qcow2" },
   },
+  { name: "qcow2 with LUKS", options: { clusterSize: 4096, encryption } },
+  { name: "qcow2 with LUKS, extended L2 entries and a data file, over a shorter raw image",
+    options: { clusterSize: 16384, extendedL2: true, dataFile: "data", encryption: { ...encryption, mode: "cbc" } },
+    backing: { share: 0.61, format: "raw" } },
+  { name: "qcow2 with LUKS and metadata preallocated", options: { clusterSize: 2048, preallocation: "metadata", encryption } },
+  { name: "qcow2 with the old AES", options: { clusterSize: 512 }, hasOldAes: true },
 ]
 
 export interface MadeImage {
@@ -67,22 +87,45 @@ export interface MadeImage {
   /** Likewise; each call opens the same data file again, with all that was written to it. */
   readonly openDataFile?: () => MemoryFile
   /** The options of `openQcow2` in one. */
-  readonly opening: Pick<Qcow2Options, "openBacking" | "openDataFile">
+  readonly opening: Pick<OpeningOptions, "openBacking" | "openDataFile" | "cipher">
 }
 
 /** Makes an image of that shape with a disk of `size` bytes, a multiple of 512. */
 export function makeShape(shape: Qcow2Shape, size: number, path = "shape.qcow2"): MadeImage {
-  const file = new MemoryFile({ path })
   const { backing } = shape
-  createQcow2(file, { ...shape.options, size, ...(backing === undefined ? {} : { backing: "base", backingFormat: backing.format }) })
+  const { file, cipher } = createShape(shape, size, path)
   const openDataFile = shape.options.dataFile === undefined ? undefined : dataFileOf(size, shape.options.dataFileRaw === true)
   const data = openDataFile === undefined ? {} : { openDataFile }
-  if (backing === undefined) return { file, model: new FlatModel(size), ...data, opening: data }
+  const key = cipher === undefined ? {} : { cipher }
+  if (backing === undefined) return { file, model: new FlatModel(size), ...data, opening: { ...data, ...key } }
   // Not a multiple of a sector: the last one is the disk's in part.
   const content = new Rng(1234).bytes(Math.floor(size * backing.share) + (backing.format === "raw" ? 100 : 0))
   const base = makeBase(content, backing.format)
   const openBacking = (): BackingDisk => openBase(base, backing.format)
-  return { file, model: FlatModel.of(content, size), openBacking, ...data, opening: { openBacking, ...data } }
+  return { file, model: FlatModel.of(content, size), openBacking, ...data, opening: { openBacking, ...data, ...key } }
+}
+
+interface Created {
+  readonly file: MemoryFile
+  /** Deriving the key anew would cost each opening 20 ms. */
+  readonly cipher: OpeningOptions["cipher"]
+}
+
+const encrypted = new Map<string, Created>()
+
+function createShape(shape: Qcow2Shape, size: number, path: string): Created {
+  const { backing, options, hasOldAes = false } = shape
+  const isEncrypted = hasOldAes || options.encryption !== undefined
+  const known = isEncrypted ? encrypted.get(`${shape.name} ${size} ${path}`) : undefined
+  if (known !== undefined) return { ...known, file: known.file.clone() }
+  const file = new MemoryFile({ path })
+  const over = backing === undefined ? {} : { backing: "base", backingFormat: backing.format }
+  createQcow2(file, { ...options, size, ...over }, cryptography)
+  if (!isEncrypted) return { file, cipher: undefined }
+  if (hasOldAes) file.write(Uint8Array.of(0, 0, 0, 1), 32)
+  const cipher = unlockImage(file, readHeader(file), { passphrase: PASSPHRASE, cryptography })
+  encrypted.set(`${shape.name} ${size} ${path}`, { file: file.clone(), cipher })
+  return { file, cipher }
 }
 
 /** Full of what no guest may see, unless the image says that all of it is the guest's. */

@@ -33,6 +33,7 @@ class NodeAes implements BlockCipher {
   }
 }
 
+/** What encrypted images need, by `node:crypto`: for an `openQcow2` or `openDisk` of your own. */
 export const nodeCryptography: Cryptography = {
   aes: (key) => new NodeAes(key),
   hasHash: (hash) => getHashes().includes(hash),

@@ -21,6 +21,7 @@ export interface KeyDerivation {
   readonly length: number
 }
 
+/** What encrypted images need of the platform. Every call answers before it returns. */
 export interface Cryptography {
   /** `key`: 16, 24 or 32 bytes. */
   aes(key: Uint8Array): BlockCipher

@@ -1,9 +1,10 @@
-/** Opens a raw LUKS image: a header, key material, and the encrypted disk behind them. */
+/** Opens and makes raw LUKS images: a header, key material, and the encrypted disk behind them. */
 import { BackingError } from "../backing.ts"
 import type { ImageFile } from "../image-file.ts"
 import type { Cryptography } from "./cryptography.ts"
 import { EncryptedFile } from "./encrypted-file.ts"
 import { makeCipher } from "./make-cipher.ts"
+import { checkLuksOptions, type LuksOptions, makeVolume } from "./new-volume.ts"
 import type { Passphrase } from "./passphrase.ts"
 import { unlockVolume } from "./volume.ts"
 
@@ -21,6 +22,29 @@ export function unlockFile(file: ImageFile, { passphrase, cryptography }: Unlock
   const known = requireCryptography(cryptography, file.path)
   const { header, key } = unlockVolume({ file, offset: 0, length: file.size() }, { passphrase, cryptography: known })
   return new EncryptedFile(file, { payloadOffset: header.payloadOffset, cipher: makeCipher(header.cipher, key, known) })
+}
+
+export interface NewVolumeOptions {
+  /** Of the disk: bytes, a multiple of 512. */
+  readonly size: number
+  readonly encryption: LuksOptions | undefined
+}
+
+/**
+ * Makes a LUKS image in `file`, which is empty. What the disk reads as is not defined before it is written. The header comes last.
+ * @throws BackingError `invalid-argument` for options that contradict each other; `unsupported` for a hash that the platform lacks
+ */
+export function writeVolume(file: ImageFile, { size, encryption }: NewVolumeOptions, cryptography: Cryptography): void {
+  if (encryption === undefined) {
+    throw new BackingError("invalid-argument", "a LUKS image needs the option encryption, with a passphrase", { path: file.path })
+  }
+  checkLuksOptions("createImage", encryption)
+  const volume = makeVolume(encryption, cryptography, file.path)
+  file.truncate(volume.length + size)
+  for (const { bytes, offset } of [...volume.pieces].reverse()) {
+    file.write(bytes, offset)
+    file.sync()
+  }
 }
 
 /** @throws BackingError `unsupported` where the platform has no cryptography */

@@ -1,6 +1,7 @@
 /** What a new qcow2 image is to be like, and what it cannot be. */
 import type { Rules } from "../../options.ts"
 import { BackingError } from "../backing.ts"
+import type { LuksOptions } from "../luks/new-volume.ts"
 import { encodeText, roundUp } from "./format/bytes.ts"
 import { type Geometry, makeGeometry } from "./format/geometry.ts"
 import { LIMIT, SECTOR_SIZE, TABLE_ENTRY_SIZE } from "./format/spec.ts"
@@ -14,7 +15,7 @@ export interface CreateQcow2Options {
   /** Name of the backing file as it is to stand in the image: relative to the image's own directory, or absolute. */
   readonly backing?: string
   /** Format of the backing file; required with one. */
-  readonly backingFormat?: "raw" | "qcow2"
+  readonly backingFormat?: "raw" | "qcow2" | "luks"
   /** Bits of a refcount: 1, 2, 4, 8, 16, 32 or 64. Default 16, the only one that "0.10" has. */
   readonly refcountBits?: number
   /** Version 2 of the format, which QEMU calls "0.10", or version 3, "1.1". Default "1.1". */
@@ -37,12 +38,15 @@ export interface CreateQcow2Options {
    * Larger clusters then cost no more at small writes: 128 KiB over a backing file copies 4 KiB at a time. Default false.
    */
   readonly extendedL2?: boolean
+  /** Encrypts what the guest stores (LUKS). Not the metadata, and not what the backing file holds. Default: not encrypted. */
+  readonly encryption?: LuksOptions
 }
 
 export const CREATE_QCOW2_RULES: Rules<CreateQcow2Options> = {
-  size: "number", clusterSize: "number?", backing: "string?", backingFormat: ["raw", "qcow2"], refcountBits: "number?",
+  size: "number", clusterSize: "number?", backing: "string?", backingFormat: ["raw", "qcow2", "luks"], refcountBits: "number?",
   compat: ["0.10", "1.1"],
   preallocation: ["off", "metadata"], lazyRefcounts: "boolean?", dataFile: "string?", dataFileRaw: "boolean?", extendedL2: "boolean?",
+  encryption: "object?",
 }
 
 const DEFAULT_CLUSTER_SIZE = 65536
@@ -86,12 +90,15 @@ type Refuse = (message: string) => BackingError
 
 /** What version 2 does not have, and what needs large clusters. */
 function checkFeatures(options: CreateQcow2Options, refuse: Refuse): void {
-  const { compat, lazyRefcounts = false, extendedL2 = false } = options
+  const { compat, lazyRefcounts = false, extendedL2 = false, encryption, preallocation = "off" } = options
   const { refcountBits = DEFAULT_REFCOUNT_BITS, clusterSize = DEFAULT_CLUSTER_SIZE } = options
   if (compat === "0.10" && refcountBits !== DEFAULT_REFCOUNT_BITS) {
     throw refuse(`refcounts of ${refcountBits} bits need compat "1.1"; "0.10" has 16`)
   }
   if (compat === "0.10" && lazyRefcounts) throw refuse('lazy refcounts need compat "1.1"')
+  if (compat === "0.10" && encryption !== undefined && preallocation !== "off") {
+    throw refuse('preallocation of an encrypted image needs compat "1.1": "0.10" cannot say that what was not written is zeroes')
+  }
   if (compat === "0.10" && extendedL2) throw refuse('extended L2 entries need compat "1.1"')
   const least = 2 ** LIMIT.EXTENDED_L2_CLUSTER_BITS_MIN
   if (extendedL2 && clusterSize < least) throw refuse(`extended L2 entries need clusters of at least ${least} bytes`)

@@ -1,6 +1,9 @@
 /** Makes new qcow2 images: header, refcounts, an empty L1 table and, when asked for, all mapping ahead of time. */
 import { BackingError } from "../backing.ts"
 import type { ImageFile } from "../image-file.ts"
+import type { Cryptography } from "../luks/cryptography.ts"
+import { checkLuksOptions, makeVolume, type NewVolume } from "../luks/new-volume.ts"
+import { requireCryptography } from "../luks/raw-luks.ts"
 import { encodeText, setU64, viewOf } from "./format/bytes.ts"
 import { encodeEntry } from "./format/entries.ts"
 import type { HeaderExtension } from "./format/extensions.ts"
@@ -17,6 +20,7 @@ import {
   HEADER_FIELD,
   HEADER_SIZE,
   INCOMPATIBLE_BIT,
+  L2_ENTRY,
   LIMIT,
   TABLE_ENTRY_SIZE,
 } from "./format/spec.ts"
@@ -30,6 +34,8 @@ interface Layout {
   readonly refcountTable: number
   readonly refcountBlocks: number
   readonly l1Table: number
+  /** The LUKS header and its key material. */
+  readonly encryption: number
   readonly l2Tables: number
   /** Clusters of guest data in this file. */
   readonly data: number
@@ -38,12 +44,17 @@ interface Layout {
 
 /**
  * Writes a new image into `file`, which is empty. The header comes last, so that a half-made image is none.
- * @throws BackingError `invalid-argument`, with nothing written
+ * @param cryptography what encryption needs of the platform
+ * @throws BackingError `invalid-argument`, or `unsupported` where the platform lacks what encryption needs, with nothing written
  */
-export function createQcow2(file: ImageFile, options: CreateQcow2Options): void {
+export function createQcow2(file: ImageFile, options: CreateQcow2Options, cryptography?: Cryptography): void {
+  const { encryption } = options
+  if (encryption !== undefined) checkLuksOptions("createQcow2", encryption)
   const geometry = checkCreateOptions(options, file.path)
-  const layout = planLayout(geometry, options.preallocation === "metadata" || options.dataFileRaw === true, file.path)
-  const header = makeHeader(options, geometry, layout)
+  const volume = encryption && makeVolume(encryption, requireCryptography(cryptography, file.path), file.path)
+  const preallocate = options.preallocation === "metadata" || options.dataFileRaw === true
+  const layout = planLayout(geometry, { preallocate, encryptionBytes: volume?.length ?? 0 }, file.path)
+  const header = makeHeader(options, geometry, { ...layout, volume })
   const start = serialiseHeader(header, file.path)
   const { clusterSize } = geometry
   // First: the host refuses a size that it cannot have before gigabytes of tables are written.
@@ -52,20 +63,29 @@ export function createQcow2(file: ImageFile, options: CreateQcow2Options): void 
   writeRefcounts(file, geometry, layout, offset)
   offset += (layout.refcountTable + layout.refcountBlocks) * clusterSize
   writeMapping(file, geometry, layout, offset)
+  for (const piece of volume?.pieces ?? []) file.write(piece.bytes, encryptionOffset(layout, geometry) + piece.offset)
   file.sync()
   file.write(start, 0)
   file.sync()
 }
 
-function planLayout(geometry: Geometry, preallocate: boolean, path: string): Layout {
+/** Byte of the LUKS header. */
+function encryptionOffset({ refcountTable, refcountBlocks, l1Table }: Layout, { clusterSize }: Geometry): number {
+  return (1 + refcountTable + refcountBlocks + l1Table) * clusterSize
+}
+
+function planLayout(
+  geometry: Geometry, { preallocate, encryptionBytes }: { readonly preallocate: boolean; readonly encryptionBytes: number }, path: string,
+): Layout {
   const { clusterSize } = geometry
+  const encryption = Math.ceil(encryptionBytes / clusterSize)
   const l1Table = Math.ceil((geometry.l1EntriesNeeded * TABLE_ENTRY_SIZE) / clusterSize)
   const data = preallocate && !geometry.hasDataFile ? Math.ceil(geometry.size / clusterSize) : 0
   const l2Tables = preallocate ? geometry.l1EntriesNeeded : 0
   let refcountTable = 1
   let refcountBlocks = 1
   for (;;) {
-    const total = 1 + refcountTable + refcountBlocks + l1Table + l2Tables + data
+    const total = 1 + refcountTable + refcountBlocks + l1Table + encryption + l2Tables + data
     const blocks = Math.ceil(total / geometry.refcountBlockEntries)
     const table = Math.ceil((blocks * TABLE_ENTRY_SIZE) / clusterSize)
     if (table * clusterSize > LIMIT.REFCOUNT_TABLE_BYTES || !Number.isSafeInteger(total * clusterSize)) {
@@ -76,20 +96,26 @@ function planLayout(geometry: Geometry, preallocate: boolean, path: string): Lay
         { path },
       )
     }
-    if (blocks === refcountBlocks && table === refcountTable) return { refcountTable, refcountBlocks, l1Table, l2Tables, data, total }
+    if (blocks === refcountBlocks && table === refcountTable) {
+      return { refcountTable, refcountBlocks, l1Table, encryption, l2Tables, data, total }
+    }
     refcountBlocks = blocks
     refcountTable = table
   }
 }
 
-function makeHeader(options: CreateQcow2Options, geometry: Geometry, layout: Layout): Qcow2Header {
+interface FilledLayout extends Layout {
+  readonly volume: NewVolume | undefined
+}
+
+function makeHeader(options: CreateQcow2Options, geometry: Geometry, layout: FilledLayout): Qcow2Header {
   const { version, clusterSize } = geometry
   const headerLength = version === 2 ? HEADER_SIZE.V2 : HEADER_SIZE.V3_WRITTEN
   return {
     version,
     clusterBits: geometry.clusterBits,
     size: geometry.size,
-    cryptMethod: CRYPT_METHOD.NONE,
+    cryptMethod: layout.volume === undefined ? CRYPT_METHOD.NONE : CRYPT_METHOD.LUKS,
     l1Size: geometry.l1EntriesNeeded,
     l1TableOffset: layout.l1Table === 0 ? 0 : (1 + layout.refcountTable + layout.refcountBlocks) * clusterSize,
     refcountTableOffset: clusterSize,
@@ -105,15 +131,21 @@ function makeHeader(options: CreateQcow2Options, geometry: Geometry, layout: Lay
     headerLength,
     compressionType: COMPRESSION_TYPE.ZLIB,
     trailing: new Uint8Array(Math.max(0, headerLength - HEADER_FIELD.COMPRESSION_TYPE - 1)),
-    extensions: makeExtensions(options, geometry),
+    extensions: makeExtensions(options, geometry, layout),
     backingFile: options.backing === undefined ? undefined : encodeText(options.backing),
   }
 }
 
-function makeExtensions(options: CreateQcow2Options, geometry: Geometry): HeaderExtension[] {
+function makeExtensions(options: CreateQcow2Options, geometry: Geometry, layout: FilledLayout): HeaderExtension[] {
   const extensions: HeaderExtension[] = []
   if (options.backingFormat !== undefined) extensions.push({ type: EXTENSION_TYPE.BACKING_FORMAT, data: encodeText(options.backingFormat) })
   if (options.dataFile !== undefined) extensions.push({ type: EXTENSION_TYPE.EXTERNAL_DATA_FILE_NAME, data: encodeText(options.dataFile) })
+  if (layout.volume !== undefined) {
+    const data = new Uint8Array(16)
+    setU64(viewOf(data), 0, encryptionOffset(layout, geometry))
+    setU64(viewOf(data), 8, layout.volume.length)
+    extensions.push({ type: EXTENSION_TYPE.FULL_DISK_ENCRYPTION, data })
+  }
   // A small first cluster has better uses: QEMU leaves the table out there as well (QC-EXT-08).
   if (geometry.version === 3 && geometry.clusterSize > 4096) {
     extensions.push({ type: EXTENSION_TYPE.FEATURE_NAME_TABLE, data: featureNameTable() })
@@ -164,7 +196,9 @@ function writeRefcounts(file: ImageFile, geometry: Geometry, layout: Layout, off
 function writeMapping(file: ImageFile, geometry: Geometry, layout: Layout, offset: number): void {
   const { clusterSize, l2Entries, l2EntrySize } = geometry
   const l1 = new Uint8Array(layout.l1Table * clusterSize)
-  const firstTable = offset + l1.length
+  const firstTable = offset + l1.length + layout.encryption * clusterSize
+  // What was never written is not zeroes to a cipher, so the entries say that they are.
+  const flags = layout.encryption > 0 && !geometry.extendedL2 ? L2_ENTRY.ZERO_LO : 0
   for (let index = 0; index < layout.l2Tables; index++) putEntry(viewOf(l1), index * TABLE_ENTRY_SIZE, firstTable + index * clusterSize)
   if (l1.length > 0) file.write(l1, offset)
   const firstData = geometry.hasDataFile ? 0 : firstTable + layout.l2Tables * clusterSize
@@ -175,14 +209,14 @@ function writeMapping(file: ImageFile, geometry: Geometry, layout: Layout, offse
     table.fill(0, count * l2EntrySize)
     // No bits of subclusters: what the backing file holds stays to be seen (QC-EL2-10).
     for (let entry = 0; entry < count; entry++) {
-      putEntry(viewOf(table), entry * l2EntrySize, firstData + (index * l2Entries + entry) * clusterSize)
+      putEntry(viewOf(table), entry * l2EntrySize, firstData + (index * l2Entries + entry) * clusterSize, flags)
     }
     file.write(table, firstTable + index * clusterSize)
   }
 }
 
-function putEntry(view: DataView, at: number, offset: number): void {
+function putEntry(view: DataView, at: number, offset: number, flags = 0): void {
   const entry = encodeEntry({ offset, copied: true })
   view.setUint32(at, entry.hi)
-  view.setUint32(at + 4, entry.lo)
+  view.setUint32(at + 4, entry.lo + flags)
 }

@@ -166,14 +166,14 @@ function makeDisk(base: PartsBase, tables: TableParts, size: number): ImageParts
 }
 
 function makeDiskWriting(base: PartsBase, disk: Omit<ImageParts, "writing">, header: Qcow2Header, tables: TableWriting): WritingParts {
-  const { file, external, decompressor } = base
+  const { file, external, cipher, decompressor } = base
   const { geometry, mapping, reader } = disk
   const { metadataWriter, allocator, refcounts, metadata, dataClusters } = tables
   const shared = { file, geometry, mapping, reader, metadataWriter }
   const writer = new Writer({
     ...shared, data: reader.data, clusters: dataClusters, metadata: external === undefined ? metadata : undefined,
   })
-  const zeroing = external !== undefined && isDataFileRaw(header)
+  const zeroing = external !== undefined && isDataFileRaw(header) && cipher === undefined
     ? new RawDataFile(external.imageFile, geometry)
     : new Zeroing({ ...shared, writer })
   const packer = new Packer({ geometry, allocator, refcounts })

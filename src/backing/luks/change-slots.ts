@@ -1,0 +1,134 @@
+/**
+ * Adds and removes key slots of a LUKS volume. A slot becomes active by the write of one word, after everything else of it is on stable
+ * storage; it stops being active before its key material is overwritten. A crash leaves the slots as they were, or as they are to be.
+ */
+import { BackingError } from "../backing.ts"
+import type { ImageFile } from "../image-file.ts"
+import type { Cryptography } from "./cryptography.ts"
+import {
+  type KeySlot, type LuksHeader, materialBytes, MOST_ITERATIONS, SALT_LENGTH, serialiseSlot, SLOT_COUNT, SLOT_FIELD, SLOT_STATE, slotOffset,
+} from "./header.ts"
+import { sealKey } from "./key-slots.ts"
+import { type Passphrase, passphraseBytes } from "./passphrase.ts"
+import { readLuksHeader, unlockVolume } from "./volume.ts"
+
+/** A LUKS header and its key material in a file that can be written. */
+export interface WritableArea {
+  readonly file: ImageFile
+  /** Bytes. */
+  readonly offset: number
+  readonly length: number
+}
+
+/** What is added. */
+export interface AddedSlot {
+  /** Opens the image now. */
+  readonly passphrase: Passphrase
+  /** Opens it as well from now on. */
+  readonly newPassphrase: Passphrase
+  /** 0 to 7. Default: the first one that is free. */
+  readonly slot?: number
+  /** Milliseconds of a processor that one try of the new passphrase takes. Default 2000. */
+  readonly iterTime?: number
+}
+
+const FEWEST_ITERATIONS = 1000
+const DEFAULT_ITER_TIME = 2000
+
+/**
+ * Lets another passphrase open the volume. Returns the number of its slot.
+ * @throws BackingError `permission` for a wrong passphrase; `exists` when the slot, or each of them, is active already
+ */
+export function addSlot(area: WritableArea, added: AddedSlot, cryptography: Cryptography): number {
+  const { header, key } = unlockVolume(area, { passphrase: added.passphrase, cryptography })
+  const slot = added.slot ?? header.slots.findIndex(({ isActive }) => !isActive)
+  const found = header.slots[slot]
+  if (found === undefined || found.isActive) {
+    const message = found === undefined ? `all ${SLOT_COUNT} key slots are active; remove one first` : `key slot ${slot} is active already`
+    throw new BackingError("exists", message, { path: area.file.path })
+  }
+  const { hash, cipher } = header
+  const counted = cryptography.countIterations({ hash, length: cipher.keyBytes, milliseconds: added.iterTime ?? DEFAULT_ITER_TIME })
+  const iterations = Math.min(Math.max(counted, FEWEST_ITERATIONS), MOST_ITERATIONS)
+  const salt = cryptography.random(SALT_LENGTH)
+  const passphrase = passphraseBytes(added.newPassphrase)
+  area.file.write(sealKey(key, { header, passphrase, salt, iterations, cryptography }), area.offset + found.materialOffset)
+  writeSlot(area, slot, { ...found, salt, iterations })
+  area.file.sync()
+  writeState(area, slot, SLOT_STATE.ACTIVE)
+  return slot
+}
+
+/** Which slots are removed: one by its number, or all that a passphrase opens. */
+export interface RemovedSlots {
+  readonly slot?: number
+  readonly passphrase?: Passphrase
+  /** Also the last active one: nobody can open the image afterwards. Default false. */
+  readonly force?: boolean
+}
+
+/**
+ * Makes passphrases open the volume no more, and overwrites their key material with random bytes. Returns the numbers of the slots.
+ * @throws BackingError `permission` for a wrong passphrase; `not-found` for a slot that is not active; `invalid-argument` when no slot
+ * would be left
+ */
+export function removeSlots(area: WritableArea, { slot, passphrase, force = false }: RemovedSlots, cryptography: Cryptography): number[] {
+  const { path } = area.file
+  const header = readLuksHeader(area)
+  const active = activeSlots(header)
+  const chosen = slot === undefined ? slotsOf(area, passphrase, cryptography) : [slot]
+  const missing = chosen.find((number) => !active.includes(number))
+  if (missing !== undefined) throw new BackingError("not-found", `key slot ${missing} is not active`, { path })
+  if (chosen.length === active.length && !force) {
+    const message = "no key slot would be left, and nobody could open the image any more; force it if that is meant"
+    throw new BackingError("invalid-argument", message, { path })
+  }
+  for (const number of chosen) eraseSlot(area, header, number, cryptography)
+  return chosen
+}
+
+/** Numbers of the slots that are active. */
+export function activeSlots({ slots }: LuksHeader): number[] {
+  return slots.flatMap(({ isActive }, number) => (isActive ? [number] : []))
+}
+
+/** All slots that a passphrase opens. */
+function slotsOf(area: WritableArea, passphrase: Passphrase | undefined, cryptography: Cryptography): number[] {
+  if (passphrase === undefined) {
+    throw new BackingError("invalid-argument", "a key slot's number or its passphrase is needed", { path: area.file.path })
+  }
+  const { slot: first } = unlockVolume(area, { passphrase, cryptography })
+  const others = activeSlots(readLuksHeader(area)).filter((number) => number > first && opens(area, passphrase, number, cryptography))
+  return [first, ...others]
+}
+
+function opens(area: WritableArea, passphrase: Passphrase, only: number, cryptography: Cryptography): boolean {
+  try {
+    unlockVolume(area, { passphrase, cryptography, only })
+    return true
+  } catch (error) {
+    if (error instanceof BackingError && error.code === "permission") return false
+    throw error
+  }
+}
+
+function eraseSlot(area: WritableArea, header: LuksHeader, number: number, cryptography: Cryptography): void {
+  const slot = header.slots[number]
+  if (slot === undefined) return
+  writeState(area, number, SLOT_STATE.INACTIVE)
+  writeSlot(area, number, { ...slot, isActive: false, iterations: 0, salt: new Uint8Array(SALT_LENGTH) })
+  area.file.write(cryptography.random(materialBytes(header)), area.offset + slot.materialOffset)
+  area.file.sync()
+}
+
+/** Writes a slot that is not active. */
+function writeSlot({ file, offset }: WritableArea, number: number, slot: KeySlot): void {
+  file.write(serialiseSlot({ ...slot, isActive: false }), offset + slotOffset(number))
+}
+
+function writeState({ file, offset }: WritableArea, number: number, state: number): void {
+  const bytes = new Uint8Array(4)
+  new DataView(bytes.buffer).setUint32(0, state)
+  file.write(bytes, offset + slotOffset(number) + SLOT_FIELD.STATE)
+  file.sync()
+}
