@@ -38,6 +38,11 @@ JS
   node use.cjs
   echo "require: ok"
   npx --no-install vioblk --json | node -e 'const r = JSON.parse(require("node:fs").readFileSync(0, "utf8")); if (!r.equal) process.exit(1); console.log("command: ok")'
+  test "$(npx --no-install vioblk --version)" = "vioblk $(node -p 'require("./node_modules/vioblk/package.json").version')"
+  npx --no-install vioblk create -q -f qcow2 disk.qcow2 1G
+  npx --no-install vioblk info --output=json disk.qcow2 | grep -q '"virtual-size": 1073741824'
+  npx --no-install vioblk map disk.qcow2 >/dev/null
+  echo "commands: ok"
   test "$(npm ls --omit=dev --parseable --all | grep -c node_modules)" = 1
 )
 (

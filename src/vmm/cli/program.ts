@@ -70,9 +70,12 @@ async function version(): Promise<number> {
   return 0
 }
 
+/** Of the package.json above this file, wherever the build has put it. */
 async function versionNumber(): Promise<string> {
-  const { readFileSync } = await import("node:fs")
-  const about: unknown = JSON.parse(readFileSync(new URL("../../../package.json", import.meta.url), "utf8"))
+  const { existsSync, readFileSync } = await import("node:fs")
+  let place = new URL("package.json", import.meta.url)
+  while (!existsSync(place) && place.pathname !== "/package.json") place = new URL("../package.json", place)
+  const about: unknown = JSON.parse(readFileSync(place, "utf8"))
   return String(typeof about === "object" && about !== null ? Reflect.get(about, "version") : undefined)
 }
 
