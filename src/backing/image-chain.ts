@@ -33,6 +33,7 @@ export interface ChainOptions {
   readonly probeBackingFormat: boolean
   /** Bytes. */
   readonly cacheSize: number | undefined
+  readonly discardNoUnref: boolean
   readonly decompressor: Decompressor | undefined
   /** For every encrypted image of the chain. */
   readonly passphrase: PassphraseOption | undefined
@@ -77,6 +78,7 @@ function openLink(path: string, link: Link): RawBacking | Qcow2Image {
     const chain = [...above, file.identity]
     return openQcow2Image(file, {
       readOnly,
+      discardNoUnref: options.discardNoUnref,
       openBacking: (reference) => openBacking(reference, { ...link, above: chain }),
       openDataFile: (reference) => openDataFile(reference, { ...link, above: chain }),
       ...(options.passphrase === undefined ? {} : { passphrase: options.passphrase }),

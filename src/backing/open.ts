@@ -51,6 +51,8 @@ export interface OpenImageOptions {
   readonly lockReadOnly?: boolean
   /** Bytes of memory for the cached metadata of each qcow2 image. Default 32 MiB. */
   readonly cacheSize?: number
+  /** Of a qcow2 image of version 3: a discard leaves each cluster its place in the file, so that none fragments. Default false. */
+  readonly discardNoUnref?: boolean
   /**
    * Opens encrypted images: a passphrase, or the bytes of a key file, for every one of the chain; or a function that is asked for that of
    * each. Default: an encrypted image is refused.
@@ -61,7 +63,7 @@ export interface OpenImageOptions {
 const OPEN_IMAGE_RULES: Rules<OpenImageOptions> = {
   format: ["raw", "qcow2", "luks"], readOnly: "boolean?", probeBackingFormat: "boolean?", dataFile: "string?",
   resolveBacking: "function?", ignoreLocks: "boolean?",
-  lockReadOnly: "boolean?", cacheSize: "number?", passphrase: "any?",
+  lockReadOnly: "boolean?", cacheSize: "number?", discardNoUnref: "boolean?", passphrase: "any?",
 }
 
 /**
@@ -83,6 +85,7 @@ export function openImage(path: string, options: OpenImageOptions = {}): RawBack
     format,
     readOnly,
     cacheSize,
+    discardNoUnref: options.discardNoUnref ?? false,
     probeBackingFormat: options.probeBackingFormat ?? false,
     decompressor: nodeDecompressor,
     passphrase: options.passphrase,

@@ -12,6 +12,7 @@ import type { Decompressor } from "./format/compression.ts"
 import { headerGeometry, isDataFileRaw, type Qcow2Header } from "./format/header.ts"
 import type { Geometry } from "./format/geometry.ts"
 import type { SnapshotTable } from "./format/snapshot-table.ts"
+import { KeptPlaces } from "./kept-places.ts"
 import type { HeaderStore } from "./metadata/header-store.ts"
 import { Mapping } from "./metadata/mapping.ts"
 import type { MetadataMap } from "./metadata/metadata-map.ts"
@@ -47,6 +48,8 @@ export interface Qcow2Parts {
   readonly decompressor: Decompressor
   /** Bytes. */
   readonly cacheSize: number
+  /** Discarded clusters keep their places. */
+  readonly discardNoUnref: boolean
 }
 
 /** What all parts of one image stand on, whatever its tables are. */
@@ -62,6 +65,7 @@ export interface PartsBase {
   readonly decompressor: Decompressor
   /** Bytes. */
   readonly cacheSize: number
+  readonly discardNoUnref: boolean
 }
 
 /** The content of tables that are on disk as well: with them, making the parts reads nothing. */
@@ -82,6 +86,8 @@ export interface WritingParts {
   readonly metadata: MetadataMap
   readonly l2Cache: TableCache
   readonly dataClusters: DataClusters
+  /** With `discardNoUnref`. */
+  readonly keptPlaces: KeptPlaces | undefined
 }
 
 /** What changes the tables, whatever the size of the disk. */
@@ -146,10 +152,13 @@ function makeTableWriting(base: PartsBase, { header, geometry, mapping, l2Cache 
     ? allocator
     : new DataFileClusters({ file: external.file, geometry, isFree: freeIn(mapping, geometry) })
   mapping.makeWritable({ allocator, dataClusters, refcounts, metadata })
+  // In an external data file every cluster has its place for good.
+  const keptPlaces = base.discardNoUnref && external === undefined ? new KeptPlaces({ ...shared, mapping, refcounts, metadata }) : undefined
   const metadataWriter = new MetadataWriter({
-    ...shared, header: base.header, mapping, refcounts, allocator, dataFile: external?.file, dataClusters, l2Cache, refcountCache,
+    ...shared, header: base.header, mapping, refcounts, allocator, dataFile: external?.file, dataClusters, keptPlaces, l2Cache,
+    refcountCache,
   })
-  return { metadataWriter, allocator, refcounts, metadata, l2Cache, dataClusters }
+  return { metadataWriter, allocator, refcounts, metadata, l2Cache, dataClusters, keptPlaces }
 }
 
 /** What reads and writes a disk of `size` bytes by these tables. */
@@ -168,14 +177,14 @@ function makeDisk(base: PartsBase, tables: TableParts, size: number): ImageParts
 function makeDiskWriting(base: PartsBase, disk: Omit<ImageParts, "writing">, header: Qcow2Header, tables: TableWriting): WritingParts {
   const { file, external, cipher, decompressor } = base
   const { geometry, mapping, reader } = disk
-  const { metadataWriter, allocator, refcounts, metadata, dataClusters } = tables
+  const { metadataWriter, allocator, refcounts, metadata, dataClusters, keptPlaces } = tables
   const shared = { file, geometry, mapping, reader, metadataWriter }
   const writer = new Writer({
     ...shared, data: reader.data, clusters: dataClusters, metadata: external === undefined ? metadata : undefined,
   })
   const zeroing = external !== undefined && isDataFileRaw(header) && cipher === undefined
     ? new RawDataFile(external.imageFile, geometry)
-    : new Zeroing({ ...shared, writer })
+    : new Zeroing({ ...shared, writer, keptPlaces })
   const packer = new Packer({ geometry, allocator, refcounts })
   const { hasDataFile } = geometry
   const { compressionType } = header

@@ -49,11 +49,16 @@ export interface Qcow2Options {
   readonly cryptography?: Cryptography
   /** Bytes of memory for cached L2 tables and refcount blocks. Default 32 MiB. */
   readonly cacheSize?: number
+  /**
+   * A discard leaves each cluster its place in the file, so that what is written there later goes where it was before: the image does not
+   * fragment, and grows less. The host gets the space back all the same, where the file can. For version 3 only. Default false.
+   */
+  readonly discardNoUnref?: boolean
 }
 
 export const QCOW2_RULES: Rules<Qcow2Options> = {
   readOnly: "boolean?", openBacking: "function?", openDataFile: "function?", decompressor: "object?", passphrase: "any?",
-  cryptography: "object?", cacheSize: "number?",
+  cryptography: "object?", cacheSize: "number?", discardNoUnref: "boolean?",
 }
 
 /** What those who open chains know besides. */
@@ -82,6 +87,10 @@ export function openQcow2Image(file: ImageFile, options: OpeningOptions = {}): Q
   const found = readHeader(file)
   refuseUnsupported(found, file.path)
   if (!readOnly) refuseCorruptForWriting(found, file.path)
+  if (!readOnly && options.discardNoUnref === true && found.version < 3) {
+    const message = "discardNoUnref needs version 3 of the format: version 2 cannot say that a cluster reads as zeroes"
+    throw new BackingError("unsupported", message, { path: file.path })
+  }
   readSnapshotTable(file, found)
   const cipher = options.cipher ?? unlock(file, found, options)
   const dataFile = openDataFile(found, { options, readOnly, imagePath: file.path })
@@ -89,8 +98,8 @@ export function openQcow2Image(file: ImageFile, options: OpeningOptions = {}): Q
   try {
     backing = openBacking(found, options, file.path)
     const header = !readOnly && hasFeature(found.incompatibleFeatures, INCOMPATIBLE_BIT.DIRTY) ? repairDirty(file) : found
-    const { decompressor = pageDecompressor, cacheSize = DEFAULT_CACHE_SIZE } = options
-    return new Qcow2Image({ file, header, readOnly, cipher, backing, dataFile, decompressor, cacheSize })
+    const { decompressor = pageDecompressor, cacheSize = DEFAULT_CACHE_SIZE, discardNoUnref = false } = options
+    return new Qcow2Image({ file, header, readOnly, cipher, backing, dataFile, decompressor, cacheSize, discardNoUnref })
   } catch (error) {
     if (error instanceof BackingError) {
       backing?.close()

@@ -1,4 +1,5 @@
 /** Discard and write-zeroes: mostly a matter of L2 entries (QC-DZ-01 to QC-DZ-07). */
+import type { KeptPlaces } from "./kept-places.ts"
 import { L2_KIND } from "./format/entries.ts"
 import type { Geometry } from "./format/geometry.ts"
 import type { SubclusterRange } from "./metadata/l2-view.ts"
@@ -14,10 +15,12 @@ export interface ZeroingOptions {
   readonly writer: Writer
   readonly metadataWriter: MetadataWriter
   readonly reader: Reader
+  /** Where discarded clusters that have a place are noted; undefined when they lose it. */
+  readonly keptPlaces: KeptPlaces | undefined
 }
 
-/** What becomes of allocated clusters. "drop": they are freed. "keep": they stay, marked as reading zeroes. */
-type Allocated = "drop" | "keep"
+/** What becomes of allocated clusters. "drop": they are freed. "keep": they stay, marked as reading zeroes. "empty": but hold nothing. */
+type Allocated = "drop" | "keep" | "empty"
 
 /** The subclusters of entry `index` from `from` up to but not including `to`, which are to read as zeroes. */
 interface Part extends SubclusterRange {
@@ -38,6 +41,7 @@ export class Zeroing {
   readonly #writer: Writer
   readonly #metadataWriter: MetadataWriter
   readonly #reader: Reader
+  readonly #keptPlaces: KeptPlaces | undefined
 
   constructor(options: ZeroingOptions) {
     this.#geometry = options.geometry
@@ -45,6 +49,7 @@ export class Zeroing {
     this.#writer = options.writer
     this.#metadataWriter = options.metadataWriter
     this.#reader = options.reader
+    this.#keptPlaces = options.keptPlaces
   }
 
   /** Bytes that one call does within a few milliseconds. */
@@ -64,7 +69,7 @@ export class Zeroing {
     if (this.#geometry.version < 3 && this.#reader.hiddenEnd > 0) return
     const { clusterSize, subclusters } = this.#geometry
     const { first, end } = this.#wholeUnits(offset, length, clusterSize)
-    this.#zeroSubclusters(first * subclusters, end * subclusters, "drop")
+    this.#zeroSubclusters(first * subclusters, end * subclusters, this.#unmapped)
   }
 
   /** Makes the range read as zeroes. `mayUnmap`: whole clusters may be freed. */
@@ -77,7 +82,11 @@ export class Zeroing {
     }
     this.#storeZeroes(offset, first * subclusterSize - offset)
     this.#storeZeroes(end * subclusterSize, offset + length - end * subclusterSize)
-    this.#zeroSubclusters(first, end, mayUnmap || version < 3 ? "drop" : "keep")
+    this.#zeroSubclusters(first, end, mayUnmap || version < 3 ? this.#unmapped : "keep")
+  }
+
+  get #unmapped(): Allocated {
+    return this.#keptPlaces === undefined ? "drop" : "empty"
   }
 
   /** The clusters or subclusters, of `unit` bytes, that lie in the range as a whole, as far as the disk goes. */
@@ -185,6 +194,7 @@ export class Zeroing {
     const isCompressed = l2.kind(table, index, 0) === L2_KIND.COMPRESSED
     if (isWhole && (allocated === "drop" || isCompressed || l2.host(table, index) === 0)) return this.#mapping.clear(table, index)
     l2.setZeroFlag(table, index, from, to)
+    if (allocated === "empty" && isWhole) this.#keptPlaces?.add(table.l1Index * this.#geometry.l2Entries + index)
     // The last part of a cluster that holds data has gone: its place may go too.
     if (allocated === "drop" && this.#isZero(table, index)) this.#mapping.clear(table, index)
   }

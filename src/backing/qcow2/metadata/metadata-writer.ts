@@ -32,6 +32,8 @@ export interface MetadataParts {
   /** The external data file, if there is one: its data is stored before anything refers to it. */
   readonly dataFile: Pick<ClusterFile, "sync"> | undefined
   readonly dataClusters: DataClusters
+  /** Discarded clusters that keep their places, if they do. */
+  readonly keptPlaces: { punch(most: number): void } | undefined
   readonly l2Cache: TableCache
   readonly refcountCache: TableCache
 }
@@ -75,15 +77,16 @@ export class MetadataWriter {
    * So the blocks stay dirty.
    */
   free(): void {
-    const { allocator, dataClusters, refcountCache } = this.#parts
+    const { allocator, dataClusters, keptPlaces, refcountCache } = this.#parts
     allocator.releasePending()
     dataClusters.puncher.punch(PUNCHES_AT_ONCE)
+    keptPlaces?.punch(PUNCHES_AT_ONCE)
     for (const block of refcountCache.dirtyTables) refcountCache.store(block)
   }
 
   /** All phases, to their ends: afterwards the file is as if nothing had ever been cached. */
   finish(): void {
-    const { allocator, dataClusters, refcountCache } = this.#parts
+    const { allocator, dataClusters, keptPlaces, refcountCache } = this.#parts
     this.store()
     while (allocator.hasPending) {
       allocator.releasePending()
@@ -91,6 +94,7 @@ export class MetadataWriter {
     }
     if (refcountCache.dirtyTables.size > 0) this.#storeAllocations()
     dataClusters.puncher.punch(PUNCHES_AT_END)
+    keptPlaces?.punch(PUNCHES_AT_END)
   }
 
   #storeAllocations(): void {

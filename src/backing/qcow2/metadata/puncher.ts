@@ -12,15 +12,17 @@ const MOST_WAITING = 4096
 /** Clusters that are looked at for one hole. */
 const MOST_LOOKED_AT = 32768
 
+export type PunchedFile = Pick<ClusterFile, "punchesAtOnce" | "punch">
+
 export interface PuncherOptions {
-  readonly file: ClusterFile
+  readonly file: PunchedFile
   readonly geometry: Geometry
   /** Whether nothing refers to the cluster. */
   readonly isFree: (cluster: number) => boolean
 }
 
 export class Puncher {
-  readonly #file: ClusterFile
+  readonly #file: PunchedFile
   readonly #geometry: Geometry
   readonly #isFree: (cluster: number) => boolean
   /** Clusters that make a hole worth while. */

@@ -1,0 +1,95 @@
+/**
+ * KeptPlaces: the option `discardNoUnref`. A discarded cluster stays with its entry, which reads as zeroes: the guest's next write goes there,
+ * so the image does not fragment. What lies behind it in the host's file is given back meanwhile, where the file can.
+ */
+import type { Geometry } from "./format/geometry.ts"
+import { L2_KIND } from "./format/entries.ts"
+import type { ClusterFile } from "./metadata/cluster-file.ts"
+import { Extent } from "./metadata/extent.ts"
+import type { Mapping } from "./metadata/mapping.ts"
+import type { MetadataMap } from "./metadata/metadata-map.ts"
+import { Puncher } from "./metadata/puncher.ts"
+import type { Refcounts } from "./metadata/refcounts.ts"
+
+export interface KeptPlacesOptions {
+  readonly file: ClusterFile
+  readonly geometry: Geometry
+  readonly mapping: Mapping
+  readonly refcounts: Refcounts
+  readonly metadata: MetadataMap
+}
+
+export class KeptPlaces {
+  readonly #parts: KeptPlacesOptions
+  /** Counts guest clusters, not those of the file. */
+  readonly #puncher: Puncher
+  /** The run of clusters that was noted last. */
+  #first = 0
+  #end = 0
+
+  constructor(options: KeptPlacesOptions) {
+    this.#parts = options
+    const { file, geometry } = options
+    const guest = {
+      punchesAtOnce: file.punchesAtOnce,
+      punch: (offset: number, length: number): void => this.#punchGuest(offset, length),
+    }
+    this.#puncher = new Puncher({ file: guest, geometry, isFree: (cluster) => this.#placeOf(cluster) > 0 })
+  }
+
+  /** Notes a guest cluster that was discarded. */
+  add(cluster: number): void {
+    if (cluster !== this.#end) {
+      this.#finishRun()
+      this.#first = cluster
+    }
+    this.#end = cluster + 1
+  }
+
+  /** Makes holes behind what was noted, at most `most` of them. The entries that say so are on stable storage. */
+  punch(most: number): void {
+    this.#finishRun()
+    this.#puncher.punch(most)
+  }
+
+  #finishRun(): void {
+    if (this.#first < this.#end) this.#puncher.add(this.#first, this.#end - this.#first)
+    this.#first = this.#end
+  }
+
+  /**
+   * Host byte of a cluster that still reads as zeroes, and that nothing else refers to; 0 for all others. An entry of a hostile image may
+   * name metadata.
+   */
+  #placeOf(cluster: number): number {
+    const { mapping, geometry, refcounts, metadata } = this.#parts
+    const extent = new Extent()
+    mapping.find(cluster * geometry.clusterSize, geometry.clusterSize, extent)
+    if (extent.kind !== L2_KIND.ZERO_ALLOCATED || extent.length < geometry.clusterSize || !this.#isOwn(cluster)) return 0
+    const isOnly = refcounts.get(extent.host / geometry.clusterSize) === 1
+    return isOnly && metadata.findForData(extent.host, geometry.clusterSize) === undefined ? extent.host : 0
+  }
+
+  /** Whether the entries say that no snapshot shares the cluster. */
+  #isOwn(cluster: number): boolean {
+    const { mapping, geometry } = this.#parts
+    const l1Index = mapping.tableOf(cluster)
+    const table = mapping.table(l1Index)
+    return table?.isOwn === true && mapping.l2.hasOwnPlace(table, cluster - l1Index * geometry.l2Entries)
+  }
+
+  /** A hole for each run of clusters that lie one after the other in the file too. */
+  #punchGuest(offset: number, length: number): void {
+    const { file, geometry } = this.#parts
+    const { clusterSize } = geometry
+    const first = offset / clusterSize
+    const end = first + length / clusterSize
+    for (let cluster = first; cluster < end;) {
+      const host = this.#placeOf(cluster)
+      let count = 1
+      while (cluster + count < end && this.#placeOf(cluster + count) === host + count * clusterSize) count++
+      file.punch(host, count * clusterSize)
+      cluster += count
+    }
+  }
+}
