@@ -1,6 +1,6 @@
 /**
- * KeptPlaces: the option `discardNoUnref`. A discarded cluster stays with its entry, which reads as zeroes: the guest's next write goes there,
- * so the image does not fragment. What lies behind it in the host's file is given back meanwhile, where the file can.
+ * KeptPlaces: the option `discardNoUnref`. A discarded cluster stays with its entry, which reads as zeroes: the guest's next write goes
+ * there, so the image does not fragment. What lies behind it in the host's file is given back meanwhile, where the file can.
  */
 import type { Geometry } from "./format/geometry.ts"
 import { L2_KIND } from "./format/entries.ts"
