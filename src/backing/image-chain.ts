@@ -27,8 +27,12 @@ export interface ChainFile extends ImageFile {
 export interface ChainOptions {
   /** Of the first image. Undefined: found out. */
   readonly format: ImageFormat | undefined
-  /** For the first image. Backing files are always opened read-only. */
+  /** For the first image. */
   readonly readOnly: boolean
+  /** The backing file that is opened for writing: 1 for the first image's. Undefined: none is. */
+  readonly writableLayer?: number | undefined
+  /** Identities of images that may not be in the chain: one that is to stand on it. */
+  readonly above?: readonly string[] | undefined
   /** Finds out the format of a backing file where the image does not state it. */
   readonly probeBackingFormat: boolean
   /** Bytes. */
@@ -66,7 +70,9 @@ function openLink(path: string, link: Link): RawBacking | Qcow2Image {
   const file = options.openFile(path, { readOnly })
   try {
     // Before the claim: an image in its own chain is not somebody else.
-    if (above.includes(file.identity)) throw new BackingError("invalid-format", "it is in its own chain of backing files", { path })
+    if (above.includes(file.identity) || options.above?.includes(file.identity) === true) {
+      throw new BackingError("invalid-format", "it is in its own chain of backing files", { path })
+    }
     if (above.length >= MOST_IMAGES) {
       throw new BackingError("unsupported", `the chain of backing files is longer than ${MOST_IMAGES} images`, { path })
     }
@@ -103,7 +109,7 @@ function openBacking(reference: BackingReference, link: Link): RawBacking | Qcow
   const path = link.options.resolveBacking(reference)
   checkValue("openImage", "what resolveBacking returns", path, "string")
   try {
-    return openLink(path, { ...link, format, readOnly: true })
+    return openLink(path, { ...link, format, readOnly: link.above.length !== link.options.writableLayer })
   } catch (error) {
     if (!(error instanceof BackingError)) throw error
     throw new BackingError(error.code, `cannot open its backing file: ${error.message}`, { path: reference.imagePath, cause: error })

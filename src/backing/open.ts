@@ -7,7 +7,7 @@ import { backingPath } from "./host/backing-path.ts"
 import { LockedFile } from "./host/image-lock.ts"
 import { nodeDecompressor } from "./host/node-decompressor.ts"
 import { nodeCryptography } from "./host/node-cryptography.ts"
-import { openChain } from "./image-chain.ts"
+import { type ChainOptions, openChain } from "./image-chain.ts"
 import { checkPassphrase, type PassphraseOption } from "./luks/passphrase.ts"
 import type { Qcow2Image } from "./qcow2/image.ts"
 import type { BackingReference } from "./qcow2/open.ts"
@@ -74,6 +74,14 @@ const OPEN_IMAGE_RULES: Rules<OpenImageOptions> = {
  * @throws TypeError for a wrong argument: an option that does not exist, or a value of the wrong type
  */
 export function openImage(path: string, options: OpenImageOptions = {}): RawBacking | Qcow2Image {
+  return openLayers(path, options)
+}
+
+/** What operations between the images of a chain need besides. */
+export interface LayerOptions extends Pick<ChainOptions, "writableLayer" | "above"> {}
+
+/** `openImage`, for operations between the images of a chain. */
+export function openLayers(path: string, options: OpenImageOptions, layers: LayerOptions = {}): RawBacking | Qcow2Image {
   checkValue("openImage", "path", path, "string")
   checkOptions("openImage", options, OPEN_IMAGE_RULES)
   checkCount("openImage", "cacheSize", options.cacheSize, 0)
@@ -82,6 +90,7 @@ export function openImage(path: string, options: OpenImageOptions = {}): RawBack
   // Whoever writes to a backing file destroys what was written on top of it.
   const lockReadOnly = !readOnly || options.lockReadOnly === true
   return openChain(path, {
+    ...layers,
     format,
     readOnly,
     cacheSize,

@@ -6,11 +6,14 @@ import { emptyTables } from "../qcow2/layers/empty.ts"
 import { layersOf, runAbove } from "../qcow2/layers/layer-run.ts"
 import type { RawBacking } from "../raw.ts"
 import { explained, longRun } from "./layer-steps.ts"
+import { Pace } from "./pace.ts"
 import { Operation, type OperationOptions, STEP_BYTES } from "./operation.ts"
 
 export interface CommitOptions extends OperationOptions {
   /** Leave the top image as it is, in place of emptying it. */
   readonly keep: boolean
+  /** Bytes in a second that are copied at most. Default: as many as the host can. */
+  readonly rate?: number
 }
 
 /**
@@ -29,7 +32,7 @@ export async function commitLayers(top: Qcow2Image, base: Qcow2Image | RawBackin
   const operation = new Operation(top.size, options)
   try {
     if (top.size > base.size) growBase(base, top.size)
-    await copyDown(top, base, operation)
+    await copyDown(top, base, { operation, pace: new Pace(options.rate) })
     base.flush()
   } catch (error) {
     throw explained(error, `${top.path} still holds all of it: commit again when this is mended`)
@@ -44,7 +47,9 @@ export async function commitLayers(top: Qcow2Image, base: Qcow2Image | RawBackin
   top.flush()
 }
 
-async function copyDown(top: Qcow2Image, base: Qcow2Image | RawBacking, operation: Operation): Promise<void> {
+async function copyDown(
+  top: Qcow2Image, base: Qcow2Image | RawBacking, { operation, pace }: { operation: Operation; pace: Pace },
+): Promise<void> {
   const buffer = new Uint8Array(STEP_BYTES)
   for (let offset = 0; offset < top.size;) {
     await operation.turn()
@@ -55,6 +60,7 @@ async function copyDown(top: Qcow2Image, base: Qcow2Image | RawBacking, operatio
       const piece = buffer.subarray(0, length)
       top.pread(piece, offset)
       base.pwrite(piece, offset)
+      await pace.spend(length, () => operation.throwIfStopped())
     }
     offset += length
     operation.advance(length)

@@ -3,10 +3,12 @@ import type { Command } from "./arguments.ts"
 
 export const LOADERS: Readonly<Record<string, () => Promise<Command>>> = {
   check: async () => (await import("./commands/check.ts")).check,
+  commit: async () => (await import("./commands/commit.ts")).commit,
   completion: async () => (await import("./commands/completion.ts")).completion,
   create: async () => (await import("./commands/create.ts")).create,
   info: async () => (await import("./commands/info.ts")).info,
   map: async () => (await import("./commands/map.ts")).map,
+  rebase: async () => (await import("./commands/rebase.ts")).rebase,
   run: async () => (await import("./commands/run.ts")).run,
   serve: async () => (await import("./commands/serve.ts")).serve,
 }

@@ -211,9 +211,9 @@ commit -q over.qcow2
 commit -p over.qcow2
 commit -d over.qcow2
 commit -f qcow2 over.qcow2
-commit top.qcow2
-commit -b base.raw top.qcow2
-commit -b mid.qcow2 top.qcow2
+commit top.qcow2 => 1: a base that is smaller has to be made larger first
+commit -b base.raw top.qcow2 => 1: a base that is smaller has to be made larger first
+commit -b mid.qcow2 top.qcow2 => 1: a base that is smaller has to be made larger first
 commit -b gone.raw top.qcow2
 commit base.qcow2
 commit base.raw
@@ -244,7 +244,7 @@ rebase -b mid.qcow2 -F qcow2 over.qcow2
 rebase -b base.raw -F raw missing.qcow2
 rebase -b base.raw -F raw base.raw
 rebase -b base.raw -F foo top.qcow2
-rebase -b base.qcow2 -F qcow2 v2.qcow2
+rebase -b base.qcow2 -F qcow2 v2.qcow2 => 0: where there was no backing file, qemu-img lets the new one show
 rebase -t none -T none -b base.raw -F raw top.qcow2
 rebase -t foo -b base.raw -F raw top.qcow2
 rebase top.qcow2

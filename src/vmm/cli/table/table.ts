@@ -2,9 +2,10 @@
  * Every command and its options: what parses them, their help, the manual page and the completions of shells all come from here. Nothing
  * else is imported: each call loads the table, and only its own command's modules (see loaders.ts).
  */
+import { COMMIT, REBASE } from "./changes.ts"
 import { COMPLETION, RUN, SERVE } from "./disks.ts"
 import { CHECK, CREATE, INFO, MAP } from "./images.ts"
 import type { CommandRow } from "./rows.ts"
 
 /** All commands, in the order of the help. */
-export const COMMANDS: readonly CommandRow[] = [CHECK, CREATE, INFO, MAP, RUN, SERVE, COMPLETION]
+export const COMMANDS: readonly CommandRow[] = [CHECK, COMMIT, CREATE, INFO, MAP, REBASE, RUN, SERVE, COMPLETION]

@@ -1,0 +1,25 @@
+/** `vioblk commit`: writes what an image holds into its backing file. Exit codes as those of `qemu-img commit`. */
+import { commitImage } from "../../../backing/operations/commit-image.ts"
+import { type Arguments, UsageError } from "../arguments.ts"
+import { imageOf } from "../image-name.ts"
+import { longWork } from "../long-work.ts"
+import { complain, print } from "../output.ts"
+
+export async function commit(given: Arguments): Promise<number> {
+  const { path, format } = imageOf(given)
+  if (format === "raw") {
+    complain(`${path}: a raw image has no backing file to commit to`)
+    return 1
+  }
+  const base = given.text("base")
+  const rate = given.size("rate-limit")
+  if (rate === 0) throw new UsageError(`${given.spelling("rate-limit")} 0: nothing would ever be written`)
+  const options = {
+    // With -b, qemu-img keeps the image as with -d: it may not stand on its base alone.
+    keep: base !== undefined || given.flag("keep-content"),
+    ...(base !== undefined && { base }), ...(rate !== undefined && { rate }),
+  }
+  await longWork(given, `${path} still holds all of it; run the command again`, (watch) => commitImage(path, { ...options, ...watch }))
+  if (!given.flag("quiet")) print("Image committed.")
+  return 0
+}
