@@ -17,7 +17,7 @@ export interface CreateImageOptions extends Omit<CreateQcow2Options, "size"> {
   readonly format?: ImageFormat
 }
 
-const CREATE_IMAGE_RULES: Rules<CreateImageOptions> = { ...CREATE_QCOW2_RULES, size: "number?", format: ["raw", "qcow2", "luks"] }
+export const CREATE_IMAGE_RULES: Rules<CreateImageOptions> = { ...CREATE_QCOW2_RULES, size: "number?", format: ["raw", "qcow2", "luks"] }
 
 /**
  * Makes a new image at `path`, which must not exist yet.

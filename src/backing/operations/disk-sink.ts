@@ -1,0 +1,79 @@
+/** Where a conversion puts what it has read: on any disk, zeroes left out. */
+import type { VirtioBacking } from "../backing.ts"
+import { isZero } from "../buffers.ts"
+import { zeroRange } from "./zero-range.ts"
+
+/** Takes the pieces of a disk. */
+export interface Sink {
+  /** Bytes: pieces begin at multiples of it. */
+  readonly unit: number
+  /** A buffer to read the next piece into. The sink's again once `write` has resolved. */
+  buffer(length: number): Uint8Array
+  write(buffer: Uint8Array, offset: number): Promise<void>
+  zero(offset: number, length: number): Promise<void>
+  /** Everything has been given: waits for what is under way. */
+  finish(): Promise<void>
+}
+
+export interface DiskSinkOptions {
+  readonly sparseSize: number
+  readonly targetIsZero: boolean
+}
+
+/** Most bytes of a unit: some 4 MiB are held at a time. */
+const LARGEST_UNIT = 1 << 22
+
+export class DiskSink implements Sink {
+  readonly unit: number
+  readonly #target: VirtioBacking
+  readonly #sparseSize: number
+  readonly #targetIsZero: boolean
+  readonly #free: Uint8Array[] = []
+
+  constructor(target: VirtioBacking, options: DiskSinkOptions) {
+    const { discardGranularity = 512 } = target
+    this.#target = target
+    this.#sparseSize = options.sparseSize
+    this.#targetIsZero = options.targetIsZero
+    this.unit = Math.min(Math.max(discardGranularity, options.sparseSize, 512), LARGEST_UNIT)
+  }
+
+  buffer(length: number): Uint8Array {
+    const found = this.#free.pop()
+    return found !== undefined && found.length >= length ? found.subarray(0, length) : new Uint8Array(length)
+  }
+
+  async write(buffer: Uint8Array, offset: number): Promise<void> {
+    if (this.#sparseSize === 0) await this.#target.pwrite(buffer, offset)
+    else await this.#writeSparse(buffer, offset)
+    this.#free.push(new Uint8Array(buffer.buffer))
+  }
+
+  async zero(offset: number, length: number): Promise<void> {
+    if (!this.#targetIsZero) await zeroRange(this.#target, offset, length)
+  }
+
+  async finish(): Promise<void> {}
+
+  /** Writes the runs of blocks that are not zero. */
+  async #writeSparse(buffer: Uint8Array, offset: number): Promise<void> {
+    const step = this.#targetIsZero ? this.#sparseSize : this.unit
+    const { length } = buffer
+    for (let at = 0; at < length;) {
+      const isHole = blockIsZero(buffer, at, step)
+      let end = at + step
+      while (end < length && blockIsZero(buffer, end, step) === isHole) end += step
+      end = Math.min(end, length)
+      if (isHole) await this.zero(offset + at, end - at)
+      else await this.#target.pwrite(at === 0 && end === length ? buffer : buffer.subarray(at, end), offset + at)
+      at = end
+    }
+  }
+}
+
+/** Data mostly shows in a block's first or last byte: no view is made for it. */
+function blockIsZero(buffer: Uint8Array, start: number, length: number): boolean {
+  const end = Math.min(start + length, buffer.length)
+  if (buffer[start] !== 0 || buffer[end - 1] !== 0) return false
+  return isZero(buffer.subarray(start, end))
+}
