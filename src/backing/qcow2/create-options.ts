@@ -40,6 +40,8 @@ export interface CreateQcow2Options {
   readonly extendedL2?: boolean
   /** Encrypts what the guest stores (LUKS). Not the metadata, and not what the backing file holds. Default: not encrypted. */
   readonly encryption?: LuksOptions
+  /** How compressed clusters are to be compressed. "zstd" needs "1.1". Default "zlib". */
+  readonly compressionType?: "zlib" | "zstd"
 }
 
 export const CREATE_QCOW2_RULES: Rules<CreateQcow2Options> = {
@@ -47,6 +49,7 @@ export const CREATE_QCOW2_RULES: Rules<CreateQcow2Options> = {
   compat: ["0.10", "1.1"],
   preallocation: ["off", "metadata"], lazyRefcounts: "boolean?", dataFile: "string?", dataFileRaw: "boolean?", extendedL2: "boolean?",
   encryption: "object?",
+  compressionType: ["zlib", "zstd"],
 }
 
 const DEFAULT_CLUSTER_SIZE = 65536
@@ -99,6 +102,7 @@ function checkFeatures(options: CreateQcow2Options, refuse: Refuse): void {
   if (compat === "0.10" && encryption !== undefined && preallocation !== "off") {
     throw refuse('preallocation of an encrypted image needs compat "1.1": "0.10" cannot say that what was not written is zeroes')
   }
+  if (compat === "0.10" && options.compressionType === "zstd") throw refuse('the compression type zstd needs compat "1.1"')
   if (compat === "0.10" && extendedL2) throw refuse('extended L2 entries need compat "1.1"')
   const least = 2 ** LIMIT.EXTENDED_L2_CLUSTER_BITS_MIN
   if (extendedL2 && clusterSize < least) throw refuse(`extended L2 entries need clusters of at least ${least} bytes`)

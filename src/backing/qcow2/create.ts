@@ -122,18 +122,22 @@ function makeHeader(options: CreateQcow2Options, geometry: Geometry, layout: Fil
     refcountTableClusters: layout.refcountTable,
     snapshotCount: 0,
     snapshotsOffset: 0,
-    incompatibleFeatures:
-      (geometry.extendedL2 ? 1n << BigInt(INCOMPATIBLE_BIT.EXTENDED_L2) : 0n) |
-      (geometry.hasDataFile ? 1n << BigInt(INCOMPATIBLE_BIT.EXTERNAL_DATA_FILE) : 0n),
+    incompatibleFeatures: incompatibleFeatures(options, geometry),
     compatibleFeatures: options.lazyRefcounts === true ? 1n << BigInt(COMPATIBLE_BIT.LAZY_REFCOUNTS) : 0n,
     autoclearFeatures: options.dataFileRaw === true ? 1n << BigInt(AUTOCLEAR_BIT.RAW_EXTERNAL_DATA) : 0n,
     refcountOrder: geometry.refcountOrder,
     headerLength,
-    compressionType: COMPRESSION_TYPE.ZLIB,
+    compressionType: options.compressionType === "zstd" ? COMPRESSION_TYPE.ZSTD : COMPRESSION_TYPE.ZLIB,
     trailing: new Uint8Array(Math.max(0, headerLength - HEADER_FIELD.COMPRESSION_TYPE - 1)),
     extensions: makeExtensions(options, geometry, layout),
     backingFile: options.backing === undefined ? undefined : encodeText(options.backing),
   }
+}
+
+function incompatibleFeatures(options: CreateQcow2Options, geometry: Geometry): bigint {
+  return (geometry.extendedL2 ? 1n << BigInt(INCOMPATIBLE_BIT.EXTENDED_L2) : 0n) |
+    (geometry.hasDataFile ? 1n << BigInt(INCOMPATIBLE_BIT.EXTERNAL_DATA_FILE) : 0n) |
+    (options.compressionType === "zstd" ? 1n << BigInt(INCOMPATIBLE_BIT.COMPRESSION_TYPE) : 0n)
 }
 
 function makeExtensions(options: CreateQcow2Options, geometry: Geometry, layout: FilledLayout): HeaderExtension[] {

@@ -12,7 +12,7 @@ const QCOW2_KEYS: Readonly<Record<string, string>> = {
   compat: "0.10|1.1  version of the format, or v2|v3; default 1.1",
   data_file: "FILE  the data goes to a file of its own, named as from the image's folder",
   data_file_raw: "on|off  that file holds, byte for byte, what the guest sees; default off",
-  compression_type: "zlib  how compressed clusters are written; default zlib",
+  compression_type: "zlib|zstd  how compressed clusters are written; default zlib",
   extended_l2: "on|off  divide each cluster into 32 subclusters; default off",
   lazy_refcounts: "on|off  set the feature bit of that name; default off",
   nocow: "on|off  accepted for scripts",
@@ -43,7 +43,6 @@ export function givenOptions(given: Arguments, format: "raw" | "qcow2"): GivenOp
   const keys = keysOf(given, format)
   const preallocation = keys.choice("preallocation", format === "raw" ? ["off", "falloc", "full"] : ["off", "metadata", "falloc", "full"])
   keys.switch("nocow")
-  keys.choice("compression_type", ["zlib"])
   const version = keys.choice("compat", ["0.10", "1.1", "v2", "v3"])
   return defined({
     size: keys.size("size"),
@@ -56,6 +55,7 @@ export function givenOptions(given: Arguments, format: "raw" | "qcow2"): GivenOp
     lazyRefcounts: keys.switch("lazy_refcounts"),
     // Metadata comes first; fillHoles does the rest.
     preallocation: format === "raw" || preallocation === undefined || preallocation === "off" ? undefined : "metadata" as const,
+    compressionType: keys.choice("compression_type", ["zlib", "zstd"]),
     extendedL2: keys.switch("extended_l2"),
     refcountBits: keys.count("refcount_bits"),
   })

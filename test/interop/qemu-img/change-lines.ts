@@ -27,7 +27,7 @@ convert -O raw future.qcow2 x
 convert -c -O qcow2 base.raw x
 convert -c -O raw base.qcow2 x
 convert -c -O qcow2 -o cluster_size=4k base.raw x
-convert -c -O qcow2 -o compression_type=zstd base.raw x
+convert -c -O qcow2 -o compression_type=zstd base.raw x => 1: Node 20 has no zstd
 convert -O qcow2 -o cluster_size=4k,refcount_bits=64 base.raw x
 convert -O qcow2 -o compat=0.10 base.raw x
 convert -O qcow2 -o preallocation=metadata base.raw x
@@ -60,10 +60,10 @@ convert -O qcow2 -B base.qcow2 over.qcow2 x
 convert -O raw -B base.qcow2 -F qcow2 over.qcow2 x
 convert -O qcow2 -B gone.raw -F raw base.raw x
 convert -O qcow2 -o backing_file=base.qcow2,backing_fmt=qcow2 over.qcow2 x
-convert -l one -O raw snap.qcow2 x
-convert -l snapshot.name=one -O raw snap.qcow2 x
-convert -l 1 -O raw snap.qcow2 x
-convert -l gone -O raw snap.qcow2 x
+convert -l one -O raw snap.qcow2 x => 1: refused by name so far
+convert -l snapshot.name=one -O raw snap.qcow2 x => 1: refused by name so far
+convert -l 1 -O raw snap.qcow2 x => 1: refused by name so far
+convert -l gone -O raw snap.qcow2 x => 1: refused by name so far
 convert -O raw base.raw v2.qcow2 x
 convert -O qcow2 base.qcow2 base.raw x
 convert -U -O raw base.qcow2 x
@@ -73,7 +73,7 @@ convert -T writeback -O raw base.qcow2 x
 convert --salvage -O raw base.qcow2 x
 convert -r 100M -O raw base.qcow2 x
 convert -r fast -O raw base.qcow2 x
-convert --bitmaps -O qcow2 bitmap.qcow2 x
+convert --bitmaps -O qcow2 bitmap.qcow2 x => 1: refused by name so far
 convert --image-opts -O raw driver=qcow2,file.filename=base.qcow2 x
 convert gone.raw x
 convert base.raw
@@ -128,7 +128,7 @@ measure -O raw --output=json base.qcow2
 measure -O qcow2 --output=json top.qcow2
 measure -O qcow2 --output=json comp.qcow2
 measure -O qcow2 --output=json odd.raw
-measure -O qcow2 --output=json -l one snap.qcow2
+measure -O qcow2 --output=json -l one snap.qcow2 => 1: refused by name so far
 measure -O qcow2 -l gone snap.qcow2
 measure -f raw -O qcow2 --output=json base.qcow2
 measure -f qcow2 -O qcow2 base.raw

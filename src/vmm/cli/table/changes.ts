@@ -51,9 +51,11 @@ export const COMPARE: CommandRow = {
   name: "compare", operands: "IMAGE1 IMAGE2", summary: "do two images have the same content?",
   details: "Exit code: 0 the same, 1 different, 2 and more: they could not be compared.",
   options: [
-    { ...FORMAT, meaning: "format of the first image" },
-    { ...BACKING_FORMAT, name: "second-format", meaning: "format of the second image" },
-    { name: "strict", letter: "s", meaning: "another size or another allocation is a difference, too" }, SOURCE_CACHE, PROGRESS, QUIET,
+    // What is wrong with these is exit code 2: 1 would say that the images differ.
+    { name: "format", letter: "f", argument: "FORMAT", meaning: "format of the first image" },
+    { name: "second-format", letter: "F", argument: "FORMAT", meaning: "format of the second image" },
+    { name: "strict", letter: "s", meaning: "another size or another allocation is a difference, too" },
+    { name: "source-cache", letter: "T", argument: "MODE", meaning: "accepted for scripts" }, PROGRESS, QUIET,
     OUTPUT,
     JSON_OUTPUT, FORCE_SHARE, IMAGE_OPTS, ...COMMON,
   ],

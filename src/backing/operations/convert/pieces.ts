@@ -1,6 +1,6 @@
 /** Pieces: a disk cut into what one step copies: data to be read, zeroes that the disk tells of, and what is not to be copied at all. */
-import type { Operation } from "./operation.ts"
-import { runAt, type SourceDisk } from "./runs.ts"
+import type { Operation } from "../operation.ts"
+import { runAt, type SourceDisk } from "../runs.ts"
 
 /**
  * Bytes of data in one piece: what is read stays in the processor's cache until it is written. 2 MiB take a third longer, and 64 KiB a

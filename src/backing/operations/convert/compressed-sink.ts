@@ -1,6 +1,6 @@
 /** Where a conversion puts what it has read when it writes compressed clusters: several are compressed at once, and stored in order. */
-import type { VirtioBacking } from "../backing.ts"
-import { isZero } from "../buffers.ts"
+import type { VirtioBacking } from "../../backing.ts"
+import { isZero } from "../../buffers.ts"
 import type { Sink } from "./disk-sink.ts"
 import { zeroRange } from "./zero-range.ts"
 
@@ -22,14 +22,14 @@ export class CompressedSink implements Sink {
   readonly unit: number
   readonly #target: VirtioBacking & CompressedTarget
   readonly #parallel: number
-  readonly #targetIsZero: boolean
+  readonly #isTargetZero: boolean
   /** What is being compressed, in the order of the disk. */
   #pending: Pending[] = []
 
   constructor(target: VirtioBacking & CompressedTarget, options: { readonly parallel: number; readonly targetIsZero: boolean }) {
     this.#target = target
     this.#parallel = options.parallel
-    this.#targetIsZero = options.targetIsZero
+    this.#isTargetZero = options.targetIsZero
     this.unit = target.discardGranularity
   }
 
@@ -55,7 +55,7 @@ export class CompressedSink implements Sink {
   }
 
   async zero(offset: number, length: number): Promise<void> {
-    if (!this.#targetIsZero) await zeroRange(this.#target, offset, length)
+    if (!this.#isTargetZero) await zeroRange(this.#target, offset, length)
   }
 
   async finish(): Promise<void> {

@@ -1,11 +1,12 @@
 /** convertDisk: copies what a disk holds to another disk. Zeroes are not written where they are there already. */
-import { checkCount, checkOptions, type Rules } from "../../options.ts"
-import { BackingError, checkBacking, type VirtioBacking } from "../backing.ts"
+import { checkCount, checkOptions, type Rules } from "../../../options.ts"
+import { BackingError, checkBacking, type VirtioBacking } from "../../backing.ts"
 import { CompressedSink, type CompressedTarget } from "./compressed-sink.ts"
 import { DiskSink, type Sink } from "./disk-sink.ts"
-import { Operation, OPERATION_RULES, type OperationOptions } from "./operation.ts"
+import { Operation, OPERATION_RULES, type OperationOptions } from "../operation.ts"
 import { copyPieces } from "./copy.ts"
-import type { MapExtent } from "../qcow2/map-extents.ts"
+import type { MapExtent } from "../../qcow2/map-extents.ts"
+import { Pace } from "../pace.ts"
 import { everything, type Lookup } from "./pieces.ts"
 
 /** Options of `convertDisk`. */
@@ -22,19 +23,25 @@ export interface ConvertOptions extends OperationOptions {
    * source is a qcow2 image. Default false.
    */
   readonly onlyOwn?: boolean
+  /** Takes what cannot be read for zeroes, sector by sector, in place of failing. Default false. */
+  readonly salvage?: boolean
   /** Writes compressed clusters: the target is a qcow2 image. Default false. */
   readonly compressed?: boolean
+  /** Bytes of data a second at most. Default: as fast as it goes. */
+  readonly rate?: number
   /** Pieces that are read, compressed and written at once, 1 to 16. Default 8. */
   readonly parallel?: number
 }
 
 export const CONVERT_RULES: Rules<ConvertOptions> = {
-  ...OPERATION_RULES, sparseSize: "number?", targetIsZero: "boolean?", onlyOwn: "boolean?", compressed: "boolean?", parallel: "number?",
+  ...OPERATION_RULES, sparseSize: "number?", targetIsZero: "boolean?", onlyOwn: "boolean?", salvage: "boolean?", compressed: "boolean?",
+  rate: "number?", parallel: "number?",
 }
 
 /** What `qemu-img convert` does by itself. */
 const DEFAULT_SPARSE_SIZE = 4096
 const DEFAULT_PARALLEL = 8
+const SECTOR = 512
 
 /** The target of a conversion. */
 export type ConvertTarget = VirtioBacking & Partial<CompressedTarget>
@@ -49,6 +56,7 @@ export type ConvertTarget = VirtioBacking & Partial<CompressedTarget>
 export async function convertDisk(source: VirtioBacking, target: ConvertTarget, options: ConvertOptions = {}): Promise<void> {
   checkOptions("convertDisk", options, CONVERT_RULES)
   checkCount("convertDisk", "sparseSize", options.sparseSize, 0)
+  checkCount("convertDisk", "rate", options.rate, 1)
   checkCount("convertDisk", "parallel", options.parallel, 1, 16)
   checkBacking("convertDisk", source)
   checkBacking("convertDisk", target)
@@ -58,8 +66,10 @@ export async function convertDisk(source: VirtioBacking, target: ConvertTarget, 
   if (target.size < source.size) throw refusal(`the target has ${target.size} bytes, and the source ${source.size}`)
   const operation = new Operation(source.size, options)
   const sink = sinkFor(target, { compressed: options.compressed === true, parallel, sparseSize, targetIsZero })
+  const reader = options.salvage === true ? { size: source.size, pread: salvaging(source) } : source
   const lanes = source.asynchronous === true || target.asynchronous === true ? parallel : 1
-  await copyPieces({ source, sink, operation, lanes, lookup: lookupFor(source, options) })
+  const pace = new Pace(options.rate)
+  await copyPieces({ source: reader, sink, operation, lanes, pace, lookup: lookupFor(source, options) })
   await target.flush?.()
 }
 
@@ -75,6 +85,30 @@ function sinkFor(target: ConvertTarget, options: SinkOptions): Sink {
   const { writeCompressed, compressLater } = target
   if (writeCompressed === undefined || compressLater === undefined) throw refusal("only a qcow2 image takes compressed clusters")
   return new CompressedSink(target as VirtioBacking & CompressedTarget, options)
+}
+
+/** Reads as `source` does, but zeroes for what fails. */
+function salvaging(source: VirtioBacking): VirtioBacking["pread"] {
+  return async (buffer, offset) => {
+    try {
+      await source.pread(buffer, offset)
+    } catch (error) {
+      if (!(error instanceof BackingError) || error.code !== "io") throw error
+      await readSectors(source, buffer, offset)
+    }
+  }
+}
+
+async function readSectors(source: VirtioBacking, buffer: Uint8Array, offset: number): Promise<void> {
+  for (let at = 0; at < buffer.length; at += SECTOR) {
+    const sector = buffer.subarray(at, at + SECTOR)
+    try {
+      await source.pread(sector, offset + at)
+    } catch (error) {
+      if (!(error instanceof BackingError) || error.code !== "io") throw error
+      sector.fill(0)
+    }
+  }
 }
 
 /** A disk that tells what it holds itself. */

@@ -1,6 +1,6 @@
 /** Where a conversion puts what it has read: on any disk, zeroes left out. */
-import type { VirtioBacking } from "../backing.ts"
-import { isZero } from "../buffers.ts"
+import type { VirtioBacking } from "../../backing.ts"
+import { isZero } from "../../buffers.ts"
 import { zeroRange } from "./zero-range.ts"
 
 /** Takes the pieces of a disk. */
@@ -27,14 +27,14 @@ export class DiskSink implements Sink {
   readonly unit: number
   readonly #target: VirtioBacking
   readonly #sparseSize: number
-  readonly #targetIsZero: boolean
+  readonly #isTargetZero: boolean
   readonly #free: Uint8Array[] = []
 
   constructor(target: VirtioBacking, options: DiskSinkOptions) {
     const { discardGranularity = 512 } = target
     this.#target = target
     this.#sparseSize = options.sparseSize
-    this.#targetIsZero = options.targetIsZero
+    this.#isTargetZero = options.targetIsZero
     this.unit = Math.min(Math.max(discardGranularity, options.sparseSize, 512), LARGEST_UNIT)
   }
 
@@ -50,14 +50,14 @@ export class DiskSink implements Sink {
   }
 
   async zero(offset: number, length: number): Promise<void> {
-    if (!this.#targetIsZero) await zeroRange(this.#target, offset, length)
+    if (!this.#isTargetZero) await zeroRange(this.#target, offset, length)
   }
 
   async finish(): Promise<void> {}
 
   /** Writes the runs of blocks that are not zero. */
   async #writeSparse(buffer: Uint8Array, offset: number): Promise<void> {
-    const step = this.#targetIsZero ? this.#sparseSize : this.unit
+    const step = this.#isTargetZero ? this.#sparseSize : this.unit
     const { length } = buffer
     for (let at = 0; at < length;) {
       const isHole = blockIsZero(buffer, at, step)

@@ -1,15 +1,18 @@
 /** The copy loop: takes the pieces of a disk, and gives them to a sink. */
-import type { VirtioBacking } from "../backing.ts"
 import type { Sink } from "./disk-sink.ts"
-import type { Operation } from "./operation.ts"
+import type { Operation } from "../operation.ts"
+import type { Pace } from "../pace.ts"
 import { type Lookup, Pieces } from "./pieces.ts"
+import type { SourceDisk } from "../runs.ts"
 
 export interface CopyOptions {
-  readonly source: VirtioBacking
+  readonly source: SourceDisk
   readonly sink: Sink
   readonly operation: Operation
   /** Pieces under way at once: more than one is for disks that answer later. */
   readonly lanes: number
+  /** Data is copied as fast as this allows. */
+  readonly pace: Pace
   /** What is to be copied. */
   readonly lookup: Lookup
 }
@@ -26,7 +29,7 @@ export async function copyPieces(options: CopyOptions): Promise<void> {
 }
 
 /** Copies piece after piece, as they come: lanes share one list of pieces. */
-async function copyLane({ source, sink, operation }: CopyOptions, pieces: Pieces): Promise<void> {
+async function copyLane({ source, sink, operation, pace }: CopyOptions, pieces: Pieces): Promise<void> {
   try {
     for (let piece = await pieces.next(); piece !== undefined; piece = await pieces.next()) {
       const { offset, length, kind } = piece
@@ -35,6 +38,7 @@ async function copyLane({ source, sink, operation }: CopyOptions, pieces: Pieces
         const buffer = sink.buffer(length)
         await source.pread(buffer, offset)
         await sink.write(buffer, offset)
+        await pace.spend(length, () => operation.throwIfStopped())
       }
       operation.advance(length)
     }

@@ -1,5 +1,5 @@
 /** Makes a range of any disk read as zeroes, in calls of a few milliseconds each. */
-import type { VirtioBacking } from "../backing.ts"
+import type { VirtioBacking } from "../../backing.ts"
 
 const DEFAULT_AT_ONCE = 1 << 24
 const WRITTEN_AT_ONCE = 1 << 20

@@ -1,0 +1,61 @@
+/** convertImage: makes a new image of another one, by path, as `qemu-img convert` does. */
+import { checkCount, checkOptions, checkValue, pickOptions, type Rules } from "../../../options.ts"
+import { BackingError, type VirtioBacking } from "../../backing.ts"
+import { CREATE_IMAGE_RULES, createImage, type CreateImageOptions } from "../../create.ts"
+import { writeReplacing } from "../../host/replaced-file.ts"
+import { openImage, type OpenImageOptions } from "../../open.ts"
+import { CONVERT_RULES, type ConvertOptions, convertDisk } from "./convert.ts"
+import { openSource } from "./source-image.ts"
+
+/** What decides of the new image, and of the conversion. */
+type ToImageOptions = Omit<ConvertOptions, "targetIsZero" | "onlyOwn"> & CreateImageOptions
+
+/** Options of `convertImage`: those of `convertDisk`, and those of the new image. Its size is the source's unless it is given. */
+export interface ConvertImageOptions extends ToImageOptions {
+  /** How the source is opened: its format, for instance. It is read-only. */
+  readonly source?: Omit<OpenImageOptions, "readOnly">
+}
+
+const { targetIsZero: _, onlyOwn: __, ...CONVERTING } = CONVERT_RULES
+const RULES: Rules<ConvertImageOptions> = { ...CONVERTING, ...CREATE_IMAGE_RULES, source: "object?" }
+
+/**
+ * Makes a new image at `target` that holds what the image at `source` reads as. It has a temporary name until it is whole; then it takes
+ * the place of a file that may be there. With `backing`, only what the source holds itself is copied: its own backing file has to have the
+ * content of the new one.
+ * @throws BackingError (as a rejection) as `openImage` and `createImage` do, and what reading and writing fail with: then the source and
+ * what was at `target` are as they were
+ * @throws the signal's reason when it is stopped
+ */
+export async function convertImage(source: string, target: string, options: ConvertImageOptions = {}): Promise<void> {
+  checkValue("convertImage", "source", source, "string")
+  checkValue("convertImage", "target", target, "string")
+  checkOptions("convertImage", options, RULES)
+  checkCount("convertImage", "size", options.size, 0)
+  const { source: opening, ...rest } = options
+  const disk = openSource(source, opening)
+  try {
+    await convertToImage(disk, target, rest)
+  } finally {
+    await disk.close()
+  }
+}
+
+/** `convertImage` of a disk that is open, and stays so. */
+export async function convertToImage(source: VirtioBacking, target: string, options: ToImageOptions): Promise<void> {
+  const { backing, format = "qcow2" } = options
+  if (backing !== undefined && !("map" in source)) {
+    throw new BackingError("invalid-argument", "an image over a backing file is made of a qcow2 image, not of a raw one", { path: target })
+  }
+  const targetIsZero = backing === undefined
+  const converting = { ...pickOptions(options, { ...CREATE_IMAGE_RULES, ...CONVERTING }), targetIsZero, onlyOwn: !targetIsZero }
+  await writeReplacing(target, async (temporary) => {
+    createImage(temporary, { ...pickOptions<CreateImageOptions>(options, CREATE_IMAGE_RULES), size: options.size ?? source.size })
+    const image = openImage(temporary, { format })
+    try {
+      await convertDisk(source, image, pickOptions<ConvertOptions>(converting, CONVERT_RULES))
+    } finally {
+      image.close()
+    }
+  })
+}

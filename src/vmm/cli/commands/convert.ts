@@ -1,0 +1,95 @@
+/** `vioblk convert`: makes an image of another format, or another shape, of one or more images. */
+import type { VirtioBacking } from "../../../backing/backing.ts"
+import { openImage } from "../../../backing/open.ts"
+import { Concatenation } from "../../../backing/operations/convert/concatenation.ts"
+import { type ConvertOptions, convertDisk } from "../../../backing/operations/convert/convert.ts"
+import { convertToImage } from "../../../backing/operations/convert/convert-image.ts"
+import { openSource } from "../../../backing/operations/convert/source-image.ts"
+import { type Arguments, nameOf, UsageError } from "../arguments.ts"
+import { defined, givenOptions, helpsWithOptions, wantsSpace } from "../create-options.ts"
+import { fillHoles } from "../fill-holes.ts"
+import { imageNamed } from "../image-name.ts"
+import { longWork } from "../long-work.ts"
+
+/** Rows of the table that this version does not do. */
+const NOT_DONE = ["bitmaps", "skip-broken-bitmaps", "snapshot"]
+
+export async function convert(given: Arguments): Promise<number> {
+  const format = given.choice("output-format", ["raw", "qcow2"]) ?? "raw"
+  if (helpsWithOptions(given, format)) return 0
+  const missing = NOT_DONE.find((name) => given.flag(name))
+  if (missing !== undefined) throw new UsageError(`${given.spelling(missing)} is not supported`)
+  const names = given.words.slice(0, -1)
+  if (names.length === 0) throw new UsageError("convert needs an image, and the name of the new one")
+  const target = nameOf("new image", given.words.at(-1))
+  if (given.flag("compress") && format === "raw") throw new UsageError("-c: only qcow2 images have compressed clusters; give -O qcow2")
+  const options = convertOptions(given)
+  const source = openSources(given, names)
+  try {
+    if (given.flag("no-create")) await convertInto(given, { source, target, options })
+    else {
+      const creating = newImage(given, format)
+      const leftBehind = `${target} is as it was before`
+      await longWork(given, leftBehind, (watch) => convertToImage(source, target, { ...options, ...creating, ...watch }))
+      if (wantsSpace(given, format)) fillHoles(target)
+    }
+  } finally {
+    await source.close()
+  }
+  return 0
+}
+
+function convertOptions(given: Arguments): ConvertOptions {
+  const sparseSize = given.size("sparse-size")
+  if (sparseSize !== undefined && sparseSize % 512 !== 0) {
+    throw new UsageError(`${given.spelling("sparse-size")} ${sparseSize}: it must be a multiple of 512`)
+  }
+  const parallel = given.count("coroutines", 1, 16)
+  const rate = given.size("rate-limit")
+  const salvage = given.flag("salvage") ? true : undefined
+  return defined({ sparseSize, parallel, rate, salvage, compressed: given.flag("compress") ? true : undefined })
+}
+
+function newImage(given: Arguments, format: "raw" | "qcow2") {
+  if (given.flag("target-is-zero")) throw new UsageError("--target-is-zero goes with -n: a new image is zero")
+  const listed = givenOptions(given, format)
+  const own = defined({ backing: given.text("backing"), backingFormat: given.choice("backing-format", ["raw", "qcow2"]) })
+  return { ...listed, ...own, format }
+}
+
+/** The images one behind the other. When one cannot be opened, none stays open. */
+function openSources(given: Arguments, names: readonly string[]): VirtioBacking {
+  const disks: VirtioBacking[] = []
+  try {
+    for (const word of names) {
+      const { path, format } = imageNamed(given, word)
+      disks.push(openSource(path, { ignoreLocks: given.flag("force-share"), ...(format !== undefined && { format }) }))
+    }
+    const [only] = disks
+    return only !== undefined && disks.length === 1 ? only : new Concatenation(disks)
+  } catch (error) {
+    for (const disk of disks) void disk.close()
+    throw error
+  }
+}
+
+interface Copy {
+  readonly source: VirtioBacking
+  readonly target: string
+  readonly options: ConvertOptions
+}
+
+/** `-n`: into an image that is there. */
+async function convertInto(given: Arguments, { source, target, options }: Copy): Promise<void> {
+  for (const name of ["options", "backing"]) {
+    if (given.flag(name)) throw new UsageError(`${given.spelling(name)} is for a new image: leave out -n`)
+  }
+  const { path, format } = imageNamed(given, target, "output-format", "target-image-opts")
+  const image = openImage(path, { format: format ?? "raw" })
+  try {
+    const copying = { ...options, targetIsZero: given.flag("target-is-zero") }
+    await longWork(given, `${path} holds a part of the copy`, (watch) => convertDisk(source, image, { ...copying, ...watch }))
+  } finally {
+    image.close()
+  }
+}

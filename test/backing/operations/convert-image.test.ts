@@ -1,0 +1,149 @@
+/** Converting by path, and the commands convert, compare and measure: a temporary name, what is refused, and what stays as it was. */
+import { copyFileSync, existsSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs"
+import { join } from "node:path"
+import { describe, expect, it } from "vitest"
+import { createImage } from "../../../src/backing/create.ts"
+import { openImage } from "../../../src/backing/open.ts"
+import { convertImage } from "../../../src/backing/operations/convert/convert-image.ts"
+import { commandLine } from "../../support/command-line.ts"
+import { Rng } from "../../support/rng.ts"
+import { temporaryDirectory } from "../../support/temporary.ts"
+
+const SIZE = 1 << 20
+
+/** A raw image, half of it data. */
+function source(folder: string): { readonly path: string; readonly content: Buffer } {
+  const content = Buffer.alloc(SIZE)
+  content.set(new Rng(9).bytes(SIZE / 2), 1000)
+  writeFileSync(join(folder, "source.raw"), content)
+  return { path: join(folder, "source.raw"), content }
+}
+
+function contentOf(path: string): Buffer {
+  const disk = openImage(path, { readOnly: true })
+  const content = Buffer.alloc(disk.size)
+  disk.pread(content, 0)
+  disk.close()
+  return content
+}
+
+describe("convertImage", () => {
+  it("makes an image that holds the same, by default qcow2, and leaves only that behind", async () => {
+    const folder = temporaryDirectory()
+    const { path, content } = source(folder)
+    const [plain, small, back] = ["plain.qcow2", "small.qcow2", "back.raw"].map((name) => join(folder, name))
+    if (plain === undefined || small === undefined || back === undefined) throw new Error("three names")
+    await convertImage(path, plain, { source: { format: "raw" }, clusterSize: 4096 })
+    await convertImage(plain, small, { compressed: true, size: 2 * SIZE })
+    await convertImage(small, back, { format: "raw" })
+    expect(contentOf(plain).equals(content)).toBe(true)
+    expect(contentOf(small).equals(Buffer.concat([content, Buffer.alloc(SIZE)]))).toBe(true)
+    expect(readFileSync(back).subarray(0, SIZE).equals(content)).toBe(true)
+    expect(readdirSync(folder).sort()).toEqual(["back.raw", "plain.qcow2", "small.qcow2", "source.raw"])
+  })
+
+  it("takes the place of a file, through a link too, only once it is whole: stopped, the old one is there", async () => {
+    const folder = temporaryDirectory()
+    const { path, content } = source(folder)
+    const target = join(folder, "target.img")
+    writeFileSync(target, "precious", { mode: 0o600 })
+    symlinkSync("target.img", join(folder, "link"))
+    const stop = new AbortController()
+    const stopped = convertImage(path, target, { signal: stop.signal, progress: () => stop.abort(new Error("enough")) })
+    await expect(stopped).rejects.toThrow("enough")
+    await expect(convertImage(path, target, { clusterSize: 1000 })).rejects.toMatchObject({ code: "invalid-argument" })
+    expect(readFileSync(target, "utf8")).toBe("precious")
+    expect(readdirSync(folder).sort()).toEqual(["link", "source.raw", "target.img"])
+    await convertImage(path, join(folder, "link"))
+    expect(contentOf(target).equals(content)).toBe(true)
+    expect(statSync(target).mode & 0o777).toBe(0o600)
+  })
+
+  it("an image in use is not replaced: by another opening, as its own source, or as a backing file of it", async () => {
+    const folder = temporaryDirectory()
+    const { path, content } = source(folder)
+    const overlay = join(folder, "overlay.qcow2")
+    createImage(overlay, { backing: "source.raw", backingFormat: "raw" })
+    for (const [from, to] of [[path, path], [overlay, overlay], [overlay, path]] as const) {
+      await expect(convertImage(from, to)).rejects.toMatchObject({ code: "busy" })
+    }
+    const disk = openImage(overlay)
+    await expect(convertImage(path, overlay)).rejects.toMatchObject({ code: "busy" })
+    disk.close()
+    expect(readFileSync(path).equals(content)).toBe(true)
+    await expect(convertImage(path, folder)).rejects.toMatchObject({ code: "invalid-format" })
+  })
+
+  it("over a backing file only what the source holds itself is copied", async () => {
+    const folder = temporaryDirectory()
+    const { path, content } = source(folder)
+    copyFileSync(path, join(folder, "copy.raw"))
+    const overlay = join(folder, "overlay.qcow2")
+    createImage(overlay, { backing: "source.raw", backingFormat: "raw" })
+    const disk = openImage(overlay)
+    disk.pwrite(new Uint8Array(65536).fill(7), 131_072)
+    disk.close()
+    content.fill(7, 131_072, 196_608)
+    const target = join(folder, "target.qcow2")
+    await convertImage(overlay, target, { backing: "copy.raw", backingFormat: "raw" })
+    expect(contentOf(target).equals(content)).toBe(true)
+    expect(statSync(target).size).toBeLessThan(450_000)
+    await expect(convertImage(path, target, { backing: "copy.raw", backingFormat: "raw" })).rejects.toThrow("not of a raw one")
+  })
+})
+
+describe("vioblk convert, compare and measure", () => {
+  it("convert makes images, of several too, and writes into one that is there with -n", async () => {
+    const folder = temporaryDirectory()
+    const { path, content } = source(folder)
+    const [target, both] = [join(folder, "new.qcow2"), join(folder, "both.raw")]
+    const made = await commandLine("convert", "-p", "-c", "-O", "qcow2", "-o", "cluster_size=4k", "-f", "raw", path, target)
+    expect(made).toMatchObject({ code: 0, err: "" })
+    expect(made.out).toMatch(/^100% 1 MiB of 1 MiB$/m)
+    expect(contentOf(target).equals(content)).toBe(true)
+    expect(await commandLine("convert", path, target, both)).toMatchObject({ code: 0, out: "", err: "" })
+    expect(readFileSync(both).equals(Buffer.concat([content, content]))).toBe(true)
+    writeFileSync(both, Buffer.alloc(SIZE + 512, 1))
+    expect((await commandLine("convert", "-n", "-O", "raw", target, both)).code).toBe(0)
+    expect(readFileSync(both).equals(Buffer.concat([content, Buffer.alloc(512, 1)]))).toBe(true)
+  })
+
+  it("compare says 0, 1 or 2, and in which sector", async () => {
+    const folder = temporaryDirectory()
+    const { path, content } = source(folder)
+    const other = join(folder, "other.raw")
+    writeFileSync(other, Buffer.concat([content, Buffer.alloc(512)]))
+    expect(await commandLine("compare", path, other)).toMatchObject({
+      code: 0, out: "Warning: Image size mismatch!\nImages are identical.\n",
+    })
+    expect(await commandLine("compare", "-s", path, other)).toMatchObject({ code: 1, out: "Strict mode: Image size mismatch!\n" })
+    content[700_000] = 1
+    writeFileSync(other, content)
+    expect(await commandLine("compare", path, other)).toMatchObject({ code: 1, out: "Content mismatch at offset 699904!\n" })
+    expect(JSON.parse((await commandLine("compare", "--json", path, other)).out)).toEqual({
+      same: false, difference: "content", offset: 700_000, sizesDiffer: false,
+    })
+    expect(await commandLine("compare", path, join(folder, "missing"))).toMatchObject({ code: 2, out: "" })
+  })
+
+  it("measure prints both sizes; what makes no sense is refused in one line, and nothing is made", async () => {
+    const folder = temporaryDirectory()
+    const { path } = source(folder)
+    expect((await commandLine("measure", "-O", "qcow2", "--size", "1G")).out).toBe(
+      "required size: 393216\nfully allocated size: 1074135040\n",
+    )
+    expect(JSON.parse((await commandLine("measure", "--output=json", path)).out)).toEqual({ required: SIZE, "fully-allocated": SIZE })
+    const target = join(folder, "new")
+    for (const words of [
+      ["convert", path], ["convert", "-c", path, target], ["convert", "-S", "1000", path, target],
+      ["convert", "--target-is-zero", path, target],
+      ["convert", "--bitmaps", "-O", "qcow2", path, target], ["convert", "-n", "-o", "size=1", path, target], ["compare", path],
+      ["measure", "--size", "1G", path], ["convert", path, path],
+    ]) {
+      const { code, err } = await commandLine(...words)
+      expect(code, words.join(" ")).toBe(1)
+      expect(err.trimEnd().split("\n"), words.join(" ")).toHaveLength(1)
+    }
+    expect(existsSync(target)).toBe(false)
+  })
+})
