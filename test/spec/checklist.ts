@@ -25,7 +25,6 @@ const PAGES: Readonly<Record<string, readonly string[]>> = {
 
 /** Sections of features that we do not have. Whoever builds one takes it off the list. */
 export const NOT_BUILT: Readonly<Record<string, string>> = {
-  "QC-BMP": "bitmaps are kept or invalidated, not used",
 }
 
 /** Single requirements that no test names, and why. */

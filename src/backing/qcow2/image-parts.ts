@@ -3,8 +3,9 @@
  * A change of the whole image (a snapshot, another size) makes new parts before it switches the header to new tables.
  */
 import type { ImageFile } from "../image-file.ts"
+import { BitmapStore } from "./bitmaps/bitmap-store.ts"
 import { Allocator } from "./metadata/allocator.ts"
-import type { ClusterFile } from "./metadata/cluster-file.ts"
+import { ClusterFile } from "./metadata/cluster-file.ts"
 import { CompressedWriter } from "./compressed-writer.ts"
 import { type DataClusters, DataFileClusters } from "./metadata/data-clusters.ts"
 import { EncryptedData, type ImageCipher } from "./encrypted-data.ts"
@@ -13,7 +14,7 @@ import { headerGeometry, isDataFileRaw, type Qcow2Header } from "./format/header
 import type { Geometry } from "./format/geometry.ts"
 import type { SnapshotTable } from "./format/snapshot-table.ts"
 import { KeptPlaces } from "./kept-places.ts"
-import type { HeaderStore } from "./metadata/header-store.ts"
+import { HeaderStore } from "./metadata/header-store.ts"
 import { Mapping } from "./metadata/mapping.ts"
 import type { MetadataMap } from "./metadata/metadata-map.ts"
 import { mapMetadata } from "./metadata/metadata-regions.ts"
@@ -61,11 +62,28 @@ export interface PartsBase {
   readonly cipher: ImageCipher | undefined
   readonly header: HeaderStore
   readonly readOnly: boolean
+  readonly bitmaps: BitmapStore
   readonly backing: BackingSlot
   readonly decompressor: Decompressor
   /** Bytes. */
   readonly cacheSize: number
   readonly discardNoUnref: boolean
+}
+
+/** What all parts of an image that has just been opened stand on. */
+export function partsBase(parts: Qcow2Parts): PartsBase {
+  const { file: imageFile, dataFile } = parts
+  const file = new ClusterFile(imageFile)
+  const header = new HeaderStore(file, parts.header)
+  const external = dataFile === undefined ? undefined : { imageFile: dataFile, file: new ClusterFile(dataFile) }
+  return { ...parts, imageFile, file, external, header, bitmaps: new BitmapStore(file, header), backing: { disk: parts.backing } }
+}
+
+/** The first writes to an image that is open for writing: what vouches for structures that are not kept up here goes. */
+export function beginWriting({ header, bitmaps }: PartsBase, { zeroing }: WritingParts): void {
+  header.clearAutoclear()
+  bitmaps.begin()
+  if (zeroing instanceof RawDataFile) zeroing.fit()
 }
 
 /** The content of tables that are on disk as well: with them, making the parts reads nothing. */
@@ -144,7 +162,8 @@ function makeTableWriting(base: PartsBase, { header, geometry, mapping, l2Cache 
   const refcountCache = new TableCache(file, { clusterSize: geometry.clusterSize, capacity: cacheSize * REFCOUNT_CACHE_SHARE })
   const { refcountTableOffset: tableOffset, refcountTableClusters: tableClusters } = header
   const refcounts = new Refcounts({ ...shared, cache: refcountCache, tableOffset, tableClusters, content: known?.refcountTable })
-  const metadata = mapMetadata({ file: base.imageFile, header, geometry, mapping, refcounts, snapshots: known?.snapshots })
+  const others = base.bitmaps.ranges
+  const metadata = mapMetadata({ file: base.imageFile, header, geometry, mapping, refcounts, snapshots: known?.snapshots, others })
   refcounts.refuseSharedBlocks()
   refcounts.protect(metadata)
   const allocator = new Allocator({ ...shared, refcounts })

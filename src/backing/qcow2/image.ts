@@ -2,18 +2,19 @@
 import { closesWithBlock, type Disposing } from "../../disposing.ts"
 import { type Allocation, BackingError, checkRange, type DiskVersion, totalLength, type VirtioBacking } from "../backing.ts"
 import type { ImageLock } from "../image-file.ts"
-import { closeAll, ClusterFile } from "./metadata/cluster-file.ts"
+import type { BitmapStore } from "./bitmaps/bitmap-store.ts"
+import { Bitmaps } from "./bitmaps/bitmaps.ts"
+import { closeAll } from "./metadata/cluster-file.ts"
 import { compressLater } from "./compressed-writer.ts"
-import type { Decompressor } from "./format/compression.ts"
 import type { Geometry } from "./format/geometry.ts"
 import type { Qcow2Header } from "./format/header.ts"
-import { HeaderStore } from "./metadata/header-store.ts"
-import type { ChangedParts, ImageParts, InspectedParts, Qcow2Parts, WritingParts } from "./image-parts.ts"
+import {
+  beginWriting, type ChangedParts, type ImageParts, type InspectedParts, type PartsBase, partsBase, type Qcow2Parts, type WritingParts,
+} from "./image-parts.ts"
 import { LiveImage } from "./live-image.ts"
 import { findAllocation, type MapExtent, mapExtents } from "./map-extents.ts"
 import type { Mapping } from "./metadata/mapping.ts"
-import type { BackingDisk, BackingSlot, Reader } from "./reader.ts"
-import { RawDataFile } from "./raw-data-file.ts"
+import type { BackingDisk, Reader } from "./reader.ts"
 import { resizeImage, type ResizeOptions } from "./resize/resize.ts"
 import { lent } from "./snapshots/lent-file.ts"
 import { Snapshots } from "./snapshots/snapshots.ts"
@@ -34,12 +35,10 @@ export class Qcow2Image implements VirtioBacking {
   readonly version: () => DiskVersion | undefined
   /** The internal snapshots. */
   readonly snapshots: Snapshots<Qcow2Image>
-  readonly #path: string
-  readonly #file: ClusterFile
-  readonly #dataFile: ClusterFile | undefined
-  readonly #header: HeaderStore
-  readonly #decompressor: Decompressor
-  readonly #backing: BackingSlot
+  /** The persistent dirty bitmaps. */
+  readonly bitmaps: Bitmaps
+  readonly #tracking: BitmapStore
+  readonly #base: PartsBase
   readonly #live: LiveImage
   #geometry: Geometry
   #size: number
@@ -49,20 +48,12 @@ export class Qcow2Image implements VirtioBacking {
   #isClosed = false
 
   constructor(parts: Qcow2Parts) {
-    const { header, file, backing, decompressor, readOnly } = parts
-    this.readOnly = readOnly
+    const { header, file } = parts
+    const base = partsBase(parts)
+    this.#base = base
+    this.readOnly = parts.readOnly
     this.lock = file.lock ?? "none"
-    this.version = () => this.#file.version(this.geometry.clusterSize, this.backing, this.#dataFile)
-    this.#path = file.path
-    this.#decompressor = decompressor
-    this.#file = new ClusterFile(file)
-    this.#header = new HeaderStore(this.#file, header)
-    this.#backing = { disk: backing }
-    this.#dataFile = parts.dataFile === undefined ? undefined : new ClusterFile(parts.dataFile)
-    const external = parts.dataFile && this.#dataFile && { imageFile: parts.dataFile, file: this.#dataFile }
-    const base = {
-      ...parts, imageFile: file, file: this.#file, external, header: this.#header, backing: this.#backing,
-    }
+    this.version = () => base.file.version(this.geometry.clusterSize, this.backing, base.external?.file)
     // Everything that can refuse the image comes first; then its first write, which clears feature bits that are not kept up here.
     this.#live = new LiveImage(base, header, (made) => this.#take(made))
     const made = this.#live.parts
@@ -77,8 +68,12 @@ export class Qcow2Image implements VirtioBacking {
       noting: (work) => this.inspect(work),
     })
     this.discardGranularity = made.geometry.clusterSize
-    if (!readOnly) this.#header.clearAutoclear()
-    if (made.writing?.zeroing instanceof RawDataFile) made.writing.zeroing.fit()
+    this.bitmaps = new Bitmaps({
+      ...made.geometry, path: file.path, size: () => this.#size, inspect: (work) => this.inspect(() => work(base.bitmaps)),
+      change: (work) => this.change(() => work(base.bitmaps)),
+    })
+    this.#tracking = base.bitmaps
+    if (made.writing !== undefined) beginWriting(base, made.writing)
   }
 
   /** Guest-visible bytes, exactly as the header has them. */
@@ -92,17 +87,17 @@ export class Qcow2Image implements VirtioBacking {
 
   /** The file's name. */
   get path(): string {
-    return this.#path
+    return this.#base.file.path
   }
 
   /** What it reads where it has nothing of its own. */
   get backing(): BackingDisk | undefined {
-    return this.#backing.disk
+    return this.#base.backing.disk
   }
 
   /** Name of the external data file, if there is one: `hostOffset` of an extent is a place in it then. */
   get dataPath(): string | undefined {
-    return this.#dataFile?.path
+    return this.#base.external?.file.path
   }
 
   get zeroesAtOnce(): number {
@@ -120,7 +115,7 @@ export class Qcow2Image implements VirtioBacking {
 
   /** The header as it is on disk. */
   get header(): Qcow2Header {
-    return this.#header.header
+    return this.#base.header.header
   }
 
   pread(buffer: Uint8Array, offset: number): void {
@@ -153,6 +148,7 @@ export class Qcow2Image implements VirtioBacking {
   pwriteFrom(ram: Uint8Array, start: number, length: number, offset: number): void {
     this.#checkAccess(offset, length)
     const { writer } = this.#writable()
+    if (this.#tracking.isRecording) this.#tracking.mark(offset, length)
     try {
       writer.writeFrom(ram, start, length, offset)
     } catch (error) {
@@ -164,6 +160,7 @@ export class Qcow2Image implements VirtioBacking {
     const length = totalLength(buffers)
     this.#checkAccess(offset, length)
     const { writer } = this.#writable()
+    if (this.#tracking.isRecording) this.#tracking.mark(offset, length)
     try {
       writer.write(buffers, offset, length)
     } catch (error) {
@@ -185,11 +182,13 @@ export class Qcow2Image implements VirtioBacking {
 
   discard(offset: number, length: number): void {
     this.#checkAccess(offset, length)
+    this.#tracking.mark(offset, length)
     this.change(({ zeroing }) => zeroing.discard(offset, length))
   }
 
   writeZeroes(offset: number, length: number, mayUnmap: boolean): void {
     this.#checkAccess(offset, length)
+    this.#tracking.mark(offset, length)
     this.change(({ zeroing }) => zeroing.writeZeroes(offset, length, mayUnmap))
   }
 
@@ -197,7 +196,7 @@ export class Qcow2Image implements VirtioBacking {
   inspect<T>(work: (parts: InspectedParts) => T): T {
     this.#checkAccess(0, 0)
     try {
-      return work({ file: this.#file, header: this.#header, backing: this.#backing, mapping: this.#mapping, reader: this.#reader })
+      return work({ ...this.#base, mapping: this.#mapping, reader: this.#reader })
     } catch (error) {
       throw this.#live.noted(error)
     }
@@ -218,6 +217,7 @@ export class Qcow2Image implements VirtioBacking {
    */
   writeCompressed(buffer: Uint8Array, offset: number, streams?: readonly Uint8Array[]): void {
     this.#checkAccess(offset, buffer.length)
+    this.#tracking.mark(offset, buffer.length)
     this.change(({ compressedWriter }) => compressedWriter.write(buffer, offset, streams))
   }
 
@@ -226,12 +226,12 @@ export class Qcow2Image implements VirtioBacking {
    * @throws BackingError (as a rejection) `unsupported`
    */
   compressLater(cluster: Uint8Array): Promise<Uint8Array> {
-    return compressLater(this.#decompressor, cluster, this)
+    return compressLater(this.#base.decompressor, cluster, this)
   }
 
   /** Changes the size of the disk, in bytes. What is new reads as zeroes. @throws BackingError as `resizeImage` says */
   resize(size: number, options: ResizeOptions = {}): void {
-    this.inspect(() => resizeImage(this.#live, size, options))
+    this.change(() => this.#tracking.resized(size, () => resizeImage(this.#live, size, options)))
   }
 
   /**
@@ -242,9 +242,9 @@ export class Qcow2Image implements VirtioBacking {
     if (this.#isClosed) return
     try {
       if (this.#writing !== undefined && !this.#live.isCorrupt) {
-        this.#writable()
-        this.#writing.metadataWriter.finish()
-        this.#file.padTo(this.geometry.clusterSize)
+        const writing = this.#writable()
+        closeAll([{ close: () => this.#tracking.store(writing) }, { close: () => writing.metadataWriter.finish() }])
+        this.#base.file.padTo(this.geometry.clusterSize)
       }
     } catch (error) {
       const noted = this.#live.noted(error)
@@ -256,7 +256,7 @@ export class Qcow2Image implements VirtioBacking {
 
   #release(): void {
     this.#isClosed = true
-    closeAll([this.#file, this.#dataFile, this.backing])
+    closeAll([this.#base.file, this.#base.external?.file, this.backing])
   }
 
   /** Where the bytes of a range live, in order, neighbours of one kind merged. Nothing is read but tables. @throws like `pread` */
@@ -279,12 +279,12 @@ export class Qcow2Image implements VirtioBacking {
   }
 
   #checkAccess(offset: number, length: number): void {
-    if (this.#isClosed) throw new BackingError("closed", "the image is closed", { path: this.#path })
-    checkRange(this.#size, offset, length, this.#path)
+    if (this.#isClosed) throw new BackingError("closed", "the image is closed", { path: this.path })
+    checkRange(this.#size, offset, length, this.path)
   }
 
   #writable(): WritingParts {
-    if (this.#writing === undefined) throw new BackingError("read-only", "the image is open read-only", { path: this.#path })
+    if (this.#writing === undefined) throw new BackingError("read-only", "the image is open read-only", { path: this.path })
     if (!this.#live.isReady) this.#live.makeReady()
     return this.#writing
   }

@@ -1,23 +1,16 @@
 /** The references that persistent bitmaps hold: directory, tables and data (QC-BMP-01 to 07). Their content does not matter here. */
+import { BITMAP_LIMIT, BITMAP_TABLE_ENTRY, type BitmapDirectoryPlace, DIRECTORY_FIELD } from "../format/bitmaps.ts"
 import { getU64, roundUp, viewOf } from "../format/bytes.ts"
-import type { BitmapDirectory, CheckedImage } from "./checked-image.ts"
+import type { CheckedImage } from "./checked-image.ts"
 import { coveredRanges, type Range } from "./covered-ranges.ts"
 import { type ReferenceSink, STRUCTURE } from "./reference-sink.ts"
 import { TABLE_ENTRY_SIZE } from "../format/spec.ts"
 import { readPadded, visitWords } from "./table-reader.ts"
 
-/** Fixed part of a directory entry. [QCOW2] "Bitmap directory" */
-const DIRECTORY_FIELD = { TABLE_OFFSET: 0, TABLE_SIZE: 8, NAME_SIZE: 18, EXTRA_DATA_SIZE: 20, EXTRA_DATA: 24 } as const
-/** Table entry: bits 9-55 offset; bit 0 means all ones, only without an offset. [QCOW2] "Bitmap table" */
-const TABLE_ENTRY = {
-  OFFSET_HI: 0x00ff_ffff, OFFSET_LO: 0xffff_fe00, RESERVED_HI: 0xff00_0000, RESERVED_LO: 0x0000_01fe, ALL_ONES_LO: 1,
-} as const
-/** QEMU's limits (QC-BMP-06). */
-const BITMAP_LIMIT = { DIRECTORY_BYTES: 67107840, TABLE_ENTRIES: 0x800_0000 } as const
 const ALIGNMENT = 8
 
 /** Counts the references of all bitmaps. */
-export function countBitmapReferences(image: CheckedImage, directory: BitmapDirectory, sink: ReferenceSink): void {
+export function countBitmapReferences(image: CheckedImage, directory: BitmapDirectoryPlace, sink: ReferenceSink): void {
   const { offset, length } = directory
   if (length > BITMAP_LIMIT.DIRECTORY_BYTES || offset % image.geometry.clusterSize !== 0 || !Number.isSafeInteger(offset + length)) {
     sink.reportUnfollowed("bitmap", `the bitmap directory of ${length} bytes at byte ${offset} cannot be right`, offset)
@@ -31,7 +24,7 @@ export function countBitmapReferences(image: CheckedImage, directory: BitmapDire
   }
 }
 
-function readTables(image: CheckedImage, directory: BitmapDirectory, sink: ReferenceSink): Range[] {
+function readTables(image: CheckedImage, directory: BitmapDirectoryPlace, sink: ReferenceSink): Range[] {
   const tables: Range[] = []
   const fixed = new Uint8Array(DIRECTORY_FIELD.EXTRA_DATA)
   const view = viewOf(fixed)
@@ -67,9 +60,9 @@ function readTables(image: CheckedImage, directory: BitmapDirectory, sink: Refer
 }
 
 function countTableEntry(hi: number, lo: number, at: number, times: number, image: CheckedImage, sink: ReferenceSink): void {
-  const offset = (hi & TABLE_ENTRY.OFFSET_HI) * 2 ** 32 + ((lo & TABLE_ENTRY.OFFSET_LO) >>> 0)
-  const reserved = (hi & TABLE_ENTRY.RESERVED_HI) !== 0 || (lo & TABLE_ENTRY.RESERVED_LO) !== 0
-  if (reserved || (offset !== 0 && (lo & TABLE_ENTRY.ALL_ONES_LO) !== 0)) {
+  const offset = (hi & BITMAP_TABLE_ENTRY.OFFSET_HI) * 2 ** 32 + ((lo & BITMAP_TABLE_ENTRY.OFFSET_LO) >>> 0)
+  const reserved = (hi & BITMAP_TABLE_ENTRY.RESERVED_HI) !== 0 || (lo & BITMAP_TABLE_ENTRY.RESERVED_LO) !== 0
+  if (reserved || (offset !== 0 && (lo & BITMAP_TABLE_ENTRY.ALL_ONES_LO) !== 0)) {
     sink.report("bitmap", `the bitmap table entry at byte ${at} has reserved bits set`, at)
   }
   if (offset === 0) return

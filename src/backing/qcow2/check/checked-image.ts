@@ -1,23 +1,17 @@
 /** What a check knows of an image before it looks at the tables: the header, read leniently enough to check damaged images too. */
 import { BackingError } from "../../backing.ts"
 import type { ImageFile } from "../../image-file.ts"
-import { getU64, viewOf } from "../format/bytes.ts"
-import { featureName, findExtension } from "../format/extensions.ts"
+import { type BitmapDirectoryPlace, bitmapDirectoryPlace } from "../format/bitmaps.ts"
+import { featureName } from "../format/extensions.ts"
 import type { Geometry } from "../format/geometry.ts"
 import { encryptionArea, hasFeature, headerGeometry, type Qcow2Header } from "../format/header.ts"
 import { readHeader } from "../format/parse-header.ts"
-import { AUTOCLEAR_BIT, EXTENSION_TYPE, HEADER_FIELD, INCOMPATIBLE_BIT } from "../format/spec.ts"
+import { HEADER_FIELD, INCOMPATIBLE_BIT } from "../format/spec.ts"
 
 /** A run of bytes in the image file. */
 export interface FileRange {
   readonly offset: number
   readonly length: number
-}
-
-/** Where the bitmap directory is. */
-export interface BitmapDirectory extends FileRange {
-  /** Bitmaps in it. */
-  readonly count: number
 }
 
 export interface CheckedImage {
@@ -27,7 +21,7 @@ export interface CheckedImage {
   readonly header: Qcow2Header
   readonly geometry: Geometry
   /** The bitmap directory, when the image says that its bitmaps are valid (QC-BMP-02). */
-  readonly bitmaps: BitmapDirectory | undefined
+  readonly bitmaps: BitmapDirectoryPlace | undefined
   readonly encryptionHeader: FileRange | undefined
 }
 
@@ -55,20 +49,7 @@ export function readCheckedImage(file: ImageFile): CheckedImage {
     fileSize: file.size(),
     header,
     geometry: headerGeometry(header),
-    bitmaps: hasFeature(header.autoclearFeatures, AUTOCLEAR_BIT.BITMAPS) ? bitmapDirectory(header) : undefined,
+    bitmaps: bitmapDirectoryPlace(header),
     encryptionHeader: encryptionArea(header),
-  }
-}
-
-const BITMAPS_EXTENSION = { SIZE: 24, COUNT: 0, DIRECTORY_SIZE: 8, DIRECTORY_OFFSET: 16 } as const
-
-function bitmapDirectory(header: Qcow2Header): BitmapDirectory | undefined {
-  const data = findExtension(header.extensions, EXTENSION_TYPE.BITMAPS)
-  if (data === undefined || data.length < BITMAPS_EXTENSION.SIZE) return undefined
-  const view = viewOf(data)
-  return {
-    count: view.getUint32(BITMAPS_EXTENSION.COUNT),
-    offset: getU64(view, BITMAPS_EXTENSION.DIRECTORY_OFFSET),
-    length: getU64(view, BITMAPS_EXTENSION.DIRECTORY_SIZE),
   }
 }

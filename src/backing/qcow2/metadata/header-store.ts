@@ -6,11 +6,12 @@ import type { ImageFile } from "../../image-file.ts"
 import { setU64, viewOf } from "../format/bytes.ts"
 import { type Qcow2Header, serialiseHeader } from "../format/header.ts"
 import { COVER_TYPE, headerWrites } from "../format/header-rewrite.ts"
-import { AUTOCLEAR_BIT, HEADER_FIELD, INCOMPATIBLE_BIT } from "../format/spec.ts"
+import { AUTOCLEAR_BIT, EXTENSION_TYPE, HEADER_FIELD, INCOMPATIBLE_BIT } from "../format/spec.ts"
 
 const DIRTY = 1n << BigInt(INCOMPATIBLE_BIT.DIRTY)
 const CORRUPT = 1n << BigInt(INCOMPATIBLE_BIT.CORRUPT)
-/** The autoclear bits of what this program keeps up. */
+const BITMAPS = 1n << BigInt(AUTOCLEAR_BIT.BITMAPS)
+/** The autoclear bits of what this program keeps up, besides. */
 const KEPT_AUTOCLEAR = 1n << BigInt(AUTOCLEAR_BIT.RAW_EXTERNAL_DATA)
 
 /** The fields from the disk's size to the snapshot table: they lie side by side, in one sector. */
@@ -40,7 +41,10 @@ export class HeaderStore {
    * program does not update (QC-FEAT-03, QC-BMP-03).
    */
   clearAutoclear(): void {
-    const features = this.#header.autoclearFeatures & KEPT_AUTOCLEAR
+    const { extensions, autoclearFeatures } = this.#header
+    // Without its extension the bit says nothing (QC-BMP-02).
+    const hasBitmaps = extensions.some(({ type }) => type === EXTENSION_TYPE.BITMAPS)
+    const features = autoclearFeatures & (hasBitmaps ? KEPT_AUTOCLEAR | BITMAPS : KEPT_AUTOCLEAR)
     if (this.#header.autoclearFeatures === features) return
     this.#writeFeatures(HEADER_FIELD.AUTOCLEAR_FEATURES, features)
     this.#header = { ...this.#header, autoclearFeatures: features }

@@ -4,7 +4,7 @@ import type { ImageFile } from "../../image-file.ts"
 import type { Geometry } from "../format/geometry.ts"
 import { encryptionArea, type Qcow2Header } from "../format/header.ts"
 import type { Mapping } from "./mapping.ts"
-import { MetadataMap } from "./metadata-map.ts"
+import { MetadataMap, type MetadataRange } from "./metadata-map.ts"
 import type { Refcounts } from "./refcounts.ts"
 import { readSnapshotTable, snapshotL1Problem, type SnapshotTable } from "../format/snapshot-table.ts"
 import { TABLE_ENTRY_SIZE } from "../format/spec.ts"
@@ -17,6 +17,8 @@ export interface MetadataSources {
   readonly refcounts: Refcounts
   /** The snapshot table, where it is known: it is not read then. */
   readonly snapshots?: SnapshotTable | undefined
+  /** Those of bitmaps. */
+  readonly others: readonly MetadataRange[]
 }
 
 /** The map of all metadata (QC-OVL-01). @throws BackingError `corrupt` when two of the tables that the header names share a cluster */
@@ -30,6 +32,7 @@ export function mapMetadata(sources: MetadataSources): MetadataMap {
     refcounts.table.place,
     { offset: header.snapshotsOffset, length: snapshots.byteLength, name: "the snapshot table" },
     { ...(encryptionArea(header) ?? { offset: 0, length: 0 }), name: "the encryption header" },
+    ...sources.others,
   ])
   const collision = metadata.findCollision()
   if (collision !== undefined) {

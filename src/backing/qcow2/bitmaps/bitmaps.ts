@@ -1,0 +1,153 @@
+/** Bitmaps: the persistent dirty bitmaps of an open image, for programs: which parts of the disk have changed since some moment. */
+import { checkCount, checkOptions, checkValue, type Rules } from "../../../options.ts"
+import { BackingError } from "../../backing.ts"
+import { BITMAP_LIMIT } from "../format/bitmaps.ts"
+import { encodeText } from "../format/bytes.ts"
+import { findBit } from "./bits.ts"
+import type { BitmapStore } from "./bitmap-store.ts"
+import type { DirtyBitmap } from "./dirty-bitmap.ts"
+
+/** What a persistent bitmap is like. */
+export interface BitmapInfo {
+  readonly name: string
+  /** Bytes of the disk for each bit. */
+  readonly granularity: number
+  /** Writes are recorded. */
+  readonly isEnabled: boolean
+  /** False for one that a program has left without storing it: it cannot be used, only removed. */
+  readonly isConsistent: boolean
+}
+
+/** Options of `Bitmaps.add`. */
+export interface AddBitmapOptions {
+  /** Bytes of the disk for each bit: a power of two from 512 to 2^31. Default: the cluster size, within 4 KiB and 64 KiB. */
+  readonly granularity?: number
+  /** Whether writes are recorded from now on. Default true. */
+  readonly isEnabled?: boolean
+}
+
+const ADD_RULES: Rules<AddBitmapOptions> = { granularity: "number?", isEnabled: "boolean?" }
+
+/** A run of changed bytes of the disk. */
+export interface ChangedRange {
+  readonly offset: number
+  readonly length: number
+}
+
+/** What the image lends. */
+export interface BitmapsAccess {
+  readonly clusterSize: number
+  readonly path: string
+  /** Bytes of the disk. */
+  size(): number
+  /** Does `work` with the bitmaps. */
+  inspect<T>(work: (store: BitmapStore) => T): T
+  /** The same for work that changes them. @throws BackingError `read-only` and so on */
+  change<T>(work: (store: BitmapStore) => T): T
+}
+
+/**
+ * The persistent bitmaps of an image. What is changed here, and what the guest writes, is stored when the image is closed; a program that
+ * ends without that leaves the bitmaps that recorded as not consistent, and loses what was changed.
+ */
+export class Bitmaps {
+  readonly #access: BitmapsAccess
+
+  constructor(access: BitmapsAccess) {
+    this.#access = access
+  }
+
+  /** @throws BackingError `invalid-format` for a directory that cannot be right */
+  list(): BitmapInfo[] {
+    return this.#access.inspect(({ list }) =>
+      list.map(({ name, granularity, isEnabled, isUsable }) => ({ name, granularity, isEnabled, isConsistent: isUsable })),
+    )
+  }
+
+  /**
+   * Makes a bitmap with no bit set.
+   * @throws BackingError `exists`; `invalid-argument`; `unsupported` for an image of version 2; `no-space` for one that would be too large
+   */
+  add(name: string, options: AddBitmapOptions = {}): void {
+    checkValue("add", "name", name, "string")
+    checkOptions("add", options, ADD_RULES)
+    const { clusterSize, path } = this.#access
+    const granularity = options.granularity ?? Math.min(65536, Math.max(4096, clusterSize))
+    const bits = Math.log2(granularity)
+    const refuse = (message: string): BackingError => new BackingError("invalid-argument", message, { path })
+    const length = encodeText(name).length
+    if (length === 0 || length > BITMAP_LIMIT.NAME_BYTES) {
+      throw refuse(`a bitmap's name has 1 to ${BITMAP_LIMIT.NAME_BYTES} bytes, not ${length}`)
+    }
+    if (!Number.isInteger(bits) || bits < BITMAP_LIMIT.GRANULARITY_BITS_MIN || bits > BITMAP_LIMIT.GRANULARITY_BITS_MAX) {
+      throw refuse(`a bitmap's granularity is a power of two from 512 to 2147483648 bytes, not ${granularity}`)
+    }
+    this.#access.change((store) => store.add(name, bits, { isEnabled: options.isEnabled ?? true }))
+  }
+
+  /** Also one that is not consistent. @throws BackingError `not-found` */
+  remove(name: string): void {
+    this.#access.change((store) => store.remove(store.find(name)))
+  }
+
+  /** Clears all bits. @throws BackingError `not-found`, or `corrupt` for one that is not consistent */
+  clear(name: string): void {
+    this.#access.change((store) => store.usable(name).clear())
+  }
+
+  /** Records writes from now on. @throws as `clear` */
+  enable(name: string): void {
+    this.#access.change((store) => store.enable(store.usable(name), true))
+  }
+
+  /** Records no more. @throws as `clear` */
+  disable(name: string): void {
+    this.#access.change((store) => store.enable(store.usable(name), false))
+  }
+
+  /**
+   * Sets the bits of `name` for all that bitmap `from` has: of this image, or of `other`, whose disk has the same size. The granularities
+   * may differ. @throws as `clear`; BackingError `invalid-argument` for disks of different sizes
+   */
+  merge(name: string, from: string, other: Bitmaps = this): void {
+    const size = this.#access.size()
+    if (other.#access.size() !== size) {
+      const message = `bitmap "${from}" is of a disk of ${other.#access.size()} bytes, and this one has ${size}`
+      throw new BackingError("invalid-argument", message, { path: this.#access.path })
+    }
+    this.#access.change((store) => {
+      const target = store.usable(name)
+      for (const { offset, length } of other.changed(from)) target.mark(offset, length)
+    })
+  }
+
+  /** The changed parts of `length` bytes from `offset` on (default: of the disk), in order. @throws as `clear` */
+  *changed(name: string, offset = 0, length = this.#access.size() - offset): Generator<ChangedRange> {
+    checkCount("changed", "offset", offset, 0, this.#access.size())
+    checkCount("changed", "length", length, 0, this.#access.size() - offset)
+    const { granularity } = this.#access.inspect((store) => store.usable(name))
+    const pageBits = this.#access.clusterSize * 8
+    const end = offset + length
+    let pending: ChangedRange | undefined
+    for (let page = Math.floor(offset / granularity / pageBits); page * pageBits * granularity < end; page++) {
+      const bits = this.#access.inspect((store) => pageOf(store.usable(name), page))
+      if (bits === undefined) continue
+      for (let from = findBit(bits, 0, 1); from < pageBits;) {
+        const to = findBit(bits, from, 0)
+        const start = Math.max(offset, (page * pageBits + from) * granularity)
+        const stop = Math.min(end, (page * pageBits + to) * granularity)
+        if (pending !== undefined && pending.offset + pending.length === start) pending = { ...pending, length: stop - pending.offset }
+        else {
+          if (pending !== undefined) yield pending
+          pending = stop > start ? { offset: start, length: stop - start } : undefined
+        }
+        from = findBit(bits, to, 1)
+      }
+    }
+    if (pending !== undefined) yield pending
+  }
+}
+
+function pageOf(bitmap: DirtyBitmap, page: number): Uint8Array | undefined {
+  return page < bitmap.pages ? bitmap.page(page) : undefined
+}

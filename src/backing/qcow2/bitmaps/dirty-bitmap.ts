@@ -1,0 +1,244 @@
+/**
+ * DirtyBitmap: one persistent bitmap of an open image. Bits only ever get set while it is in use, so what is new lies beside what the file
+ * has, and both meet when it is stored: opening reads nothing of it, and only pages that the guest touches take memory.
+ */
+import type { Allocator } from "../metadata/allocator.ts"
+import type { ClusterFile } from "../metadata/cluster-file.ts"
+import { setU64, viewOf } from "../format/bytes.ts"
+import { BITMAP_FLAG, type BitmapEntry, type BitmapWord, decodeBitmapWord, tableEntriesFor } from "../format/bitmaps.ts"
+import { TABLE_ENTRY_SIZE } from "../format/spec.ts"
+import type { MetadataMap } from "../metadata/metadata-map.ts"
+import { setBits } from "./bits.ts"
+
+export interface BitmapContext {
+  readonly file: ClusterFile
+  readonly clusterSize: number
+}
+
+/** What storing takes. */
+export interface BitmapStorage {
+  readonly allocator: Allocator
+  readonly metadata: MetadataMap
+}
+
+export class DirtyBitmap {
+  readonly name: string
+  readonly granularityBits: number
+  readonly extraData: Uint8Array
+  /** Its content cannot be relied on: somebody has not stored it, or it has data that nobody here knows. It is kept as it is. */
+  readonly isUsable: boolean
+  /** Records writes. */
+  isEnabled: boolean
+  /** Byte of the file where its directory entry begins; undefined for one that is in no directory yet. */
+  entryOffset: number | undefined
+  /** The flags in that entry. */
+  storedFlags: number
+  tableOffset: number
+  tableEntries: number
+  /** Clusters that nothing refers to once the directory is stored, in runs. */
+  readonly left: { readonly first: number; readonly count: number }[] = []
+  readonly #file: ClusterFile
+  readonly #clusterSize: number
+  /** The table, once it has been read. */
+  #table: Uint8Array | undefined
+  #isTableDirty = false
+  /** Bits that have been set since, by page: a cluster's worth of bits. */
+  readonly #fresh = new Map<number, Uint8Array>()
+
+  /** `at`: byte of the file where its directory entry begins. */
+  constructor(context: BitmapContext, entry: BitmapEntry, at: number | undefined) {
+    this.#file = context.file
+    this.#clusterSize = context.clusterSize
+    this.name = entry.name
+    this.granularityBits = entry.granularityBits
+    this.extraData = entry.extraData
+    this.tableOffset = entry.tableOffset
+    this.tableEntries = entry.tableEntries
+    this.storedFlags = entry.flags
+    this.entryOffset = at
+    const isKnown = entry.extraData.length === 0 || (entry.flags & BITMAP_FLAG.EXTRA_DATA_COMPATIBLE) !== 0
+    this.isUsable = isKnown && (entry.flags & BITMAP_FLAG.IN_USE) === 0
+    this.isEnabled = (entry.flags & BITMAP_FLAG.AUTO) !== 0
+    if (at === undefined) this.#table = new Uint8Array(entry.tableEntries * TABLE_ENTRY_SIZE)
+    this.#isTableDirty = at === undefined
+  }
+
+  /** Bytes that a bit stands for. */
+  get granularity(): number {
+    return 2 ** this.granularityBits
+  }
+
+  /** Differs from what the file has. */
+  get isChanged(): boolean {
+    return this.#isTableDirty || this.#fresh.size > 0
+  }
+
+  /** The flags as they are to be stored. */
+  get flags(): number {
+    if (!this.isUsable) return this.storedFlags
+    const kept = this.storedFlags & BITMAP_FLAG.EXTRA_DATA_COMPATIBLE
+    return kept | (this.isEnabled ? BITMAP_FLAG.AUTO : 0)
+  }
+
+  get entry(): BitmapEntry {
+    const { tableOffset, tableEntries, flags, granularityBits, name, extraData } = this
+    return { tableOffset, tableEntries, flags, granularityBits, name, extraData }
+  }
+
+  /** Sets the bits of `length` > 0 bytes of the disk from `offset` on. */
+  mark(offset: number, length: number): void {
+    const { granularity } = this
+    const bitsInPage = this.#clusterSize * 8
+    const last = Math.floor((offset + length - 1) / granularity)
+    for (let bit = Math.floor(offset / granularity); bit <= last;) {
+      const page = Math.floor(bit / bitsInPage)
+      const end = Math.min(last + 1, (page + 1) * bitsInPage)
+      let bits = this.#fresh.get(page)
+      if (bits === undefined) this.#fresh.set(page, (bits = new Uint8Array(this.#clusterSize)))
+      setBits(bits, bit - page * bitsInPage, end - page * bitsInPage)
+      bit = end
+    }
+  }
+
+  /** Clears all bits. The clusters that held them are free once the directory is stored. */
+  clear(): void {
+    const table = this.#readTable()
+    this.#leaveData(table, 0)
+    this.#table = new Uint8Array(table.length)
+    this.#isTableDirty = true
+    this.#fresh.clear()
+  }
+
+  /** The bits of a page: undefined where none is set. @throws CorruptMetadata, and what reading throws */
+  page(index: number): Uint8Array | undefined {
+    const fresh = this.#fresh.get(index)
+    const word = this.#word(index)
+    if (word.kind === "ones") return new Uint8Array(this.#clusterSize).fill(0xff)
+    if (word.kind !== "data") return fresh
+    const bits = this.#read(word.offset)
+    fresh?.forEach((byte, at) => (bits[at] = (bits[at] ?? 0) | byte))
+    return bits
+  }
+
+  /** Pages that may have bits. */
+  get pages(): number {
+    return this.tableEntries
+  }
+
+  /**
+   * For a disk of `size` bytes: bits behind its end are gone, and the table has as many words as it takes. The table moves when the bitmap
+   * is stored.
+   */
+  resize(size: number): void {
+    const entries = tableEntriesFor(size, this.granularityBits, this.#clusterSize)
+    const bits = Math.ceil(size / this.granularity)
+    const table = this.#readTable()
+    const end = Math.floor(bits / (this.#clusterSize * 8))
+    // The page in which the disk ends keeps only what is before that.
+    const last = end < this.tableEntries ? this.page(end)?.slice() : undefined
+    if (end < this.tableEntries) this.#leaveData(table, end)
+    for (const page of this.#fresh.keys()) if (page >= end) this.#fresh.delete(page)
+    const resized = new Uint8Array(entries * TABLE_ENTRY_SIZE)
+    resized.set(table.subarray(0, Math.min(end, entries) * TABLE_ENTRY_SIZE))
+    this.leaveTable()
+    this.#table = resized
+    this.tableEntries = entries
+    this.#isTableDirty = true
+    if (last === undefined || end >= entries) return
+    const within = bits - end * this.#clusterSize * 8
+    for (let bit = within; bit < this.#clusterSize * 8; bit++) last[bit >>> 3] = (last[bit >>> 3] ?? 0) & ~(1 << (bit & 7))
+    if (last.some((byte) => byte !== 0)) this.#fresh.set(end, last)
+  }
+
+  /** Notes that the table's and, with `data`, all other clusters are to be freed. */
+  leave(): void {
+    this.#leaveData(this.#readTable(), 0)
+    this.leaveTable()
+  }
+
+  /** The table gets another place. */
+  leaveTable(): void {
+    const { tableOffset, tableEntries } = this
+    if (tableOffset !== 0) this.left.push(this.#clustersOf(tableOffset, tableEntries * TABLE_ENTRY_SIZE))
+    this.tableOffset = 0
+  }
+
+  /** Brings new bits to the file, and takes a place for a table that has none. The bitmap is marked as in use there. */
+  storePages({ allocator, metadata }: BitmapStorage): void {
+    for (const [index, bits] of this.#fresh) {
+      const word = this.#word(index)
+      if (word.kind === "data") {
+        const merged = this.#read(word.offset)
+        bits.forEach((byte, at) => (merged[at] = (merged[at] ?? 0) | byte))
+        const other = metadata.findForData(word.offset, this.#clusterSize)
+        if (other !== undefined) {
+          throw this.#file.corrupt(`bitmap "${this.name}" has its bits at byte ${word.offset}, but ${other} is there`, word.offset)
+        }
+        this.#file.write(merged, word.offset)
+      } else if (word.kind === "zeroes") {
+        const { first } = allocator.allocate(1)
+        try {
+          this.#file.write(bits, first * this.#clusterSize)
+        } catch (error) {
+          allocator.release(first, 1)
+          throw error
+        }
+        this.#setWord(index, first * this.#clusterSize)
+      }
+      this.#fresh.delete(index)
+    }
+    if (this.tableOffset !== 0 || !this.#isTableDirty) return
+    const { count } = this.#clustersOf(0, this.tableEntries * TABLE_ENTRY_SIZE)
+    this.tableOffset = allocator.allocateInRow(count).first * this.#clusterSize
+  }
+
+  /** Writes a table that has changed. All that it refers to is on stable storage. */
+  storeTable(): void {
+    if (this.#table !== undefined && this.#isTableDirty) this.#file.write(this.#table, this.tableOffset)
+  }
+
+  /** What `storeTable` wrote is on stable storage. */
+  tableStored(): void {
+    this.#isTableDirty = false
+  }
+
+  #readTable(): Uint8Array {
+    if (this.#table !== undefined) return this.#table
+    const table = new Uint8Array(this.tableEntries * TABLE_ENTRY_SIZE)
+    this.#file.read(table, this.tableOffset)
+    return (this.#table = table)
+  }
+
+  #word(index: number): BitmapWord {
+    const view = viewOf(this.#readTable())
+    const at = index * TABLE_ENTRY_SIZE
+    if (at >= view.byteLength) return { kind: "zeroes" }
+    const word = decodeBitmapWord(view.getUint32(at), view.getUint32(at + 4), this.#clusterSize)
+    if (word.kind !== "corrupt") return word
+    throw this.#file.corrupt(`entry ${index} of the table of bitmap "${this.name}" cannot be right`, this.tableOffset + at)
+  }
+
+  #setWord(index: number, offset: number): void {
+    setU64(viewOf(this.#readTable()), index * TABLE_ENTRY_SIZE, offset)
+    this.#isTableDirty = true
+  }
+
+  #read(offset: number): Uint8Array {
+    const bits = new Uint8Array(this.#clusterSize)
+    this.#file.read(bits, offset)
+    return bits
+  }
+
+  /** The clusters of bits from page `from` on are to be freed. */
+  #leaveData(table: Uint8Array, from: number): void {
+    const view = viewOf(table)
+    for (let at = from * TABLE_ENTRY_SIZE; at < table.length; at += TABLE_ENTRY_SIZE) {
+      const word = decodeBitmapWord(view.getUint32(at), view.getUint32(at + 4), this.#clusterSize)
+      if (word.kind === "data") this.left.push(this.#clustersOf(word.offset, this.#clusterSize))
+    }
+  }
+
+  #clustersOf(offset: number, length: number): { readonly first: number; readonly count: number } {
+    return { first: offset / this.#clusterSize, count: Math.ceil(length / this.#clusterSize) }
+  }
+}
