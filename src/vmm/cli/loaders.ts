@@ -2,6 +2,9 @@
 import type { Command } from "./arguments.ts"
 
 export const LOADERS: Readonly<Record<string, () => Promise<Command>>> = {
+  bench: async () => (await import("./commands/bench.ts")).bench,
+  dd: async () => (await import("./commands/dd.ts")).dd,
+  io: async () => (await import("./commands/io.ts")).io,
   check: async () => (await import("./commands/check.ts")).check,
   commit: async () => (await import("./commands/commit.ts")).commit,
   completion: async () => (await import("./commands/completion.ts")).completion,

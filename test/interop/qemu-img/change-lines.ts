@@ -311,7 +311,7 @@ dd -O raw if=base.qcow2 of=x
 dd bs=64k if=base.raw of=x
 dd bs=64k count=2 if=base.raw of=x
 dd bs=64k skip=2 if=base.raw of=x
-dd bs=64k count=2 skip=8 if=base.raw of=x
+dd bs=64k count=2 skip=8 if=base.raw of=x => 0: count counts from skip on, as in dd(1); qemu-img 7.2 copies nothing
 dd bs=64k count=100 if=base.raw of=x
 dd bs=64k skip=100 if=base.raw of=x
 dd bs=1M if=base.raw of=x
@@ -343,14 +343,14 @@ bench -c 10 -w base.qcow2
 bench -c 10 -w --pattern=7 base.raw
 bench -c 10 -w --flush-interval=2 base.raw
 bench -c 10 -w --flush-interval=2 --no-drain base.raw
-bench -c 10 -n base.raw
+bench -c 10 -n base.raw => 0: what it asks of the host is not looked at
 bench -c 10 -t none base.raw
 bench -c 10 -t foo base.raw
 bench -c 10 -U base.raw
 bench -c 0 base.raw
 bench -c x base.raw
 bench -d x base.raw
-bench -s 0 base.raw
+bench -s 0 base.raw => 1: requests of no bytes tell nothing
 bench -c 10 gone.raw
 bench
 bench -f qcow2 base.raw

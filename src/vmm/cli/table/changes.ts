@@ -87,6 +87,11 @@ export const CONVERT: CommandRow = {
   ],
 }
 
+export const DD: CommandRow = {
+  name: "dd", operands: "[bs=SIZE] [count=N] [skip=N] if=IMAGE of=NEW", summary: "copies blocks of an image into a new one",
+  options: [FORMAT, OUTPUT_FORMAT, PROGRESS, QUIET, FORCE_SHARE, IMAGE_OPTS, ...COMMON],
+}
+
 export const MEASURE: CommandRow = {
   name: "measure", operands: "[IMAGE]", summary: "how large a file would be that holds an image",
   options: [

@@ -1,5 +1,5 @@
 /** The commands that use a disk, as rows of the table. */
-import { COMMON, type CommandRow, FORMAT, JSON_OUTPUT, OUTPUT } from "./rows.ts"
+import { CACHE, COMMON, type CommandRow, FORCE_SHARE, FORMAT, IMAGE_OPTS, JSON_OUTPUT, OUTPUT, QUIET } from "./rows.ts"
 
 export const RUN: CommandRow = {
   name: "run", operands: "[IMAGE]", summary: "drives the device as a guest would: reads a whole image, or tries a disk in a temporary file",
@@ -28,6 +28,36 @@ export const SERVE: CommandRow = {
     { name: "tls-cert", argument: "FILE", meaning: "certificate, in PEM: clients have to speak TLS" },
     { name: "tls-key", argument: "FILE", meaning: "its key, in PEM" },
     { name: "tls-ca", argument: "FILE", meaning: "authorities: clients have to show a certificate that one of them signed" }, ...COMMON,
+  ],
+}
+
+export const BENCH: CommandRow = {
+  name: "bench", operands: "IMAGE", summary: "how fast requests on an image are",
+  options: [
+    { name: "count", letter: "c", argument: "N", meaning: "requests; default 75000" },
+    { name: "depth", letter: "d", argument: "N", meaning: "accepted for scripts: requests are made one after another" }, FORMAT,
+    { name: "flush-interval", argument: "N", meaning: "with -w: flush after each N requests" },
+    { name: "no-drain", meaning: "accepted for scripts" },
+    { name: "offset", letter: "o", argument: "OFFSET", meaning: "begin there" },
+    { name: "pattern", argument: "N", meaning: "the byte that is written; default 0" },
+    { name: "buffer-size", letter: "s", argument: "SIZE", meaning: "bytes of a request; default 4k" },
+    { name: "step-size", letter: "S", argument: "SIZE", meaning: "bytes from one request to the next; default that of a request" },
+    { name: "write", letter: "w", meaning: "write in place of reading: what is in the image is lost" },
+    { name: "picture", meaning: "draw how long requests took" },
+    { name: "aio", letter: "i", argument: "KIND", choices: ["threads", "native", "io_uring"], meaning: "accepted for scripts" },
+    { name: "native", letter: "n", meaning: "accepted for scripts" }, CACHE, QUIET, OUTPUT, JSON_OUTPUT, FORCE_SHARE, IMAGE_OPTS, ...COMMON,
+  ],
+}
+
+export const IO: CommandRow = {
+  name: "io", operands: "IMAGE",
+  summary: "single requests on an image, in qemu-io's language: read, write, discard, flush, length, alloc, map",
+  details: "Without -c and --script, lines come from standard input. The line help lists all. " +
+    "Exit code: 1 if a line failed, or found another pattern.",
+  options: [
+    { name: "cmd", letter: "c", argument: "LINE", meaning: "run this line, as in -c 'write -P 7 0 64k' -c 'read -P 7 0 64k'" },
+    { name: "script", argument: "FILE", meaning: "run the lines of a file" },
+    FORMAT, { name: "read-only", letter: "r", meaning: "write nothing" }, CACHE, FORCE_SHARE, IMAGE_OPTS, ...COMMON,
   ],
 }
 
