@@ -58,6 +58,7 @@ export class ExtendedL2View extends L2View {
     return bitmapProblem(word, view.getUint32(at + ZERO_BITS), view.getUint32(at + ALLOCATED_BITS)) ?? super.problem(table, index)
   }
 
+  /** Over a compressed cluster it is all subclusters, so that nothing is left of its bitmap, whatever that was (QC-EL2-06). */
   override setNormal(table: CachedTable, index: number, host: number, from: number, to: number): void {
     const at = index * ENTRY_SIZE
     const bits = subclusterBits(from, to)
@@ -87,9 +88,7 @@ export class ExtendedL2View extends L2View {
     return (table.view.getUint32(index * ENTRY_SIZE) & L2_ENTRY.COMPRESSED_HI) !== 0
   }
 
-  /** What the entry says of its subclusters: nothing where the cluster is compressed (QC-EL2-06). */
   #bitmap(table: CachedTable, index: number): { readonly zero: number; readonly allocated: number } {
-    if (this.#isCompressed(table, index)) return { zero: 0, allocated: 0 }
     const at = index * ENTRY_SIZE
     return { zero: table.view.getUint32(at + ZERO_BITS), allocated: table.view.getUint32(at + ALLOCATED_BITS) }
   }
