@@ -23,6 +23,7 @@ interface Shape {
   readonly refcountBits: number
   readonly size: number
   readonly backing?: "raw" | "qcow2"
+  readonly extendedL2?: boolean
 }
 
 const shapes: readonly Shape[] = [
@@ -38,11 +39,14 @@ const shapes: readonly Shape[] = [
   { compat: "1.1", clusterSize: 4096, refcountBits: 16, size: 1 << 20, backing: "raw" },
   { compat: "1.1", clusterSize: 512, refcountBits: 16, size: 1 << 20, backing: "qcow2" },
   { compat: "0.10", clusterSize: 65536, refcountBits: 16, size: 1 << 20, backing: "raw" },
+  { compat: "1.1", clusterSize: 16384, refcountBits: 16, size: 1 << 20, extendedL2: true },
+  { compat: "1.1", clusterSize: 131_072, refcountBits: 16, size: 3 << 20, extendedL2: true, backing: "raw" },
 ]
 
 function nameOf(shape: Shape): string {
   const over = shape.backing === undefined ? "" : `, over ${shape.backing}`
-  return `compat ${shape.compat}, clusters of ${shape.clusterSize}, refcounts of ${shape.refcountBits} bits${over}`
+  const extended = shape.extendedL2 === true ? ", extended L2 entries" : ""
+  return `compat ${shape.compat}, clusters of ${shape.clusterSize}, refcounts of ${shape.refcountBits} bits${extended}${over}`
 }
 
 /** Makes the backing image, shorter than the disk, and returns what the disk reads as over it. */
@@ -110,7 +114,8 @@ describe(`interchange with QEMU, seed ${seed}`, () => {
       const rng = new Rng(seed)
       const model = makeBacking(directory, shape)
       const path = join(directory, "theirs.qcow2")
-      const options = `compat=${shape.compat},cluster_size=${shape.clusterSize},refcount_bits=${shape.refcountBits}`
+      const extended = shape.extendedL2 === true ? ",extended_l2=on" : ""
+      const options = `compat=${shape.compat},cluster_size=${shape.clusterSize},refcount_bits=${shape.refcountBits}${extended}`
       const backing = shape.backing === undefined ? [] : ["-b", `base.${shape.backing}`, "-F", shape.backing]
       qemuImg("create", "-q", "-f", "qcow2", "-o", options, ...backing, path, String(shape.size))
       fillByQemu(path, model, rng, shape)
@@ -129,7 +134,8 @@ describe(`interchange with QEMU, seed ${seed}`, () => {
       const path = join(directory, "ours.qcow2")
       const backing = shape.backing === undefined ? {} : { backing: `base.${shape.backing}`, backingFormat: shape.backing }
       createImage(path, {
-        size: shape.size, compat: shape.compat, clusterSize: shape.clusterSize, refcountBits: shape.refcountBits, ...backing
+        size: shape.size, compat: shape.compat, clusterSize: shape.clusterSize, refcountBits: shape.refcountBits,
+        extendedL2: shape.extendedL2 === true, ...backing,
       })
       expect(qemuCheck(path), "as made").toMatchObject({ exitCode: 0 })
       changeByUs(path, model, rng, shape)
@@ -144,12 +150,14 @@ describe(`interchange with QEMU, seed ${seed}`, () => {
 })
 
 describe("snapshots and compression", () => {
-  itWithQemu("QC-SNAP-06 snapshots that QEMU takes stay as they are while we write, and can be gone back to and removed", () => {
+  itWithQemu.each([
+    { compat: "1.1", clusterSize: 1024, refcountBits: 16, size: 1 << 20 },
+    { compat: "1.1", clusterSize: 16384, refcountBits: 16, size: 1 << 20, extendedL2: true },
+  ] satisfies Shape[])("QC-SNAP-06 QC-EL2-08 QEMU's snapshots stay while we write, and can be gone back to: %o", (shape: Shape) => {
     const directory = temporaryDirectory()
     const rng = new Rng(seed + 2)
-    const shape: Shape = { compat: "1.1", clusterSize: 1024, refcountBits: 16, size: 1 << 20 }
     const path = join(directory, "snapshots.qcow2")
-    createImage(path, { size: shape.size, clusterSize: shape.clusterSize })
+    createImage(path, { size: shape.size, clusterSize: shape.clusterSize, extendedL2: shape.extendedL2 === true })
     const model = new FlatModel(shape.size)
     const kept: FlatModel[] = []
     for (const name of ["one", "two", "three"]) {
@@ -180,8 +188,8 @@ describe("snapshots and compression", () => {
       for (let at = 0; at < content.length; at += rng.between(500, 9000)) content.fill(rng.below(256), at, at + rng.between(100, 6000))
       const raw = join(directory, "source.raw")
       writeFileSync(raw, content)
-      for (const clusterSize of [512, 4096, 65536, 2 << 20]) {
-        const path = join(directory, `${clusterSize}.qcow2`)
+      for (const [clusterSize, extended] of [[512, ""], [4096, ""], [65536, ""], [65536, ",extended_l2=on"], [2 << 20, ""]] as const) {
+        const path = join(directory, `${clusterSize}${extended}.qcow2`)
         qemuImg(
           "convert",
           "-q",
@@ -193,7 +201,7 @@ describe("snapshots and compression", () => {
           "-O",
           "qcow2",
           "-o",
-          `cluster_size=${clusterSize},compression_type=${type}`,
+          `cluster_size=${clusterSize},compression_type=${type}${extended}`,
           raw,
           path,
         )
