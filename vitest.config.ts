@@ -1,4 +1,6 @@
-/** The test suite: seconds for each file, within two minutes on two cores in all. Longer work has scripts of its own (see CONTRIBUTING.md). */
+/**
+ * The test suite: seconds for each file, within two minutes on two cores in all. Longer work has scripts of its own (see CONTRIBUTING.md).
+ */
 import { availableParallelism } from "node:os"
 import { defineConfig } from "vitest/config"
 
@@ -17,7 +19,8 @@ const LONG = [
   "test/backing/qcow2/not-loaded.test.ts", "test/backing/paging/failures.test.ts", "test/backing/paging/memory.test.ts",
   "test/backing/host/zeroing.test.ts", "test/virtio/**/*fuzz*.test.ts", "test/backing/qcow2/bounded.test.ts",
   "test/backing/create.test.ts", "test/contract/awaited.test.ts", "test/virtio/blk/errors/error-policy.test.ts", "test/vmm/cli/run.test.ts",
-  "test/virtio/saved-image.test.ts", "test/backing/luks/key-slots.test.ts", "test/virtio/queue/queue-thread.test.ts",
+  "test/virtio/saved-image.test.ts", "test/vmm/mirror.test.ts", "test/backing/luks/key-slots.test.ts",
+  "test/virtio/queue/queue-thread.test.ts",
 ]
 
 export default defineConfig({

@@ -12,6 +12,7 @@ import { modelOf } from "../../support/images.ts"
 import { Rng, seedFromEnvironment } from "../../support/rng.ts"
 
 const seed = seedFromEnvironment(501)
+const ROUNDS = Number(process.env["ROUNDS"] ?? 4)
 
 /** The top and the layer `base` of a chain, both open for writing. */
 export function openForCommit(chain: Chain, base: number, opening: ChainOpening = {}): { top: Qcow2Image; base: Qcow2Image | RawBacking } {
@@ -47,7 +48,7 @@ function expectCommitted(chain: Chain, base: number, model: FlatModel, before: F
 }
 
 describe("commit", () => {
-  for (let round = 0; round < 12; round++) {
+  for (let round = 0; round < ROUNDS; round++) {
     it(`writes what the layers above hold into the base, and empties the top (seed ${seed + round})`, async () => {
       const rng = new Rng(seed + round)
       const layers = rng.between(2, 4)
@@ -98,7 +99,7 @@ describe("commit", () => {
         const made = randomChain(new Rng(seed + 201), 2, 0)
         const before = made.model()
         const model = expected(made, 0)
-        for (let at = 1, failed = true; failed; at += 1 + Math.floor(at / 8)) {
+        for (let at = 1, failed = true; failed; at += 1 + Math.floor(at / 3)) {
           const chain = made.clone()
           const file = new FailingFile(chain.fileOf(failing))
           const { top, base } = openForCommit(chain, 0, { fileOf: (index) => (index === failing ? file : chain.fileOf(index)) })

@@ -16,6 +16,7 @@ import { applyOperation, type Operation, randomOperation } from "../../support/r
 import { Rng, seedFromEnvironment } from "../../support/rng.ts"
 
 const seed = seedFromEnvironment(701)
+const ROUNDS = Number(process.env["ROUNDS"] ?? 4)
 const SIZES = [100, 400] as const
 
 /** The image as the next opening finds it, over what its header names. */
@@ -33,7 +34,7 @@ function guest(disk: Qcow2Image, model: FlatModel, rng: Rng): () => void {
 }
 
 describe("stream", () => {
-  for (let round = 0; round < 10; round++) {
+  for (let round = 0; round < ROUNDS; round++) {
     it(`a guest that writes at every step finds what it wrote, also over no chain at the end (seed ${seed + round})`, async () => {
       const rng = new Rng(seed + round)
       const chain = Chain.random(rng, { layers: rng.between(2, 4), sizes: SIZES })
@@ -82,7 +83,7 @@ describe("stream", () => {
     it(`a failing call (${code}) of the ${failing === 1 ? "disk" : "image behind it"} is made good by the next stream`, async () => {
       const made = Chain.random(new Rng(seed + 200), { layers: 2, sizes: [64, 100], top: { clusterSize: 1024, size: 60 << 10 } })
       const before = made.model()
-      for (let at = 1, failed = true; failed; at += 1 + Math.floor(at / 8)) {
+      for (let at = 1, failed = true; failed; at += 1 + Math.floor(at / 3)) {
         const chain = made.clone()
         const file = new FailingFile(chain.fileOf(failing))
         const image = chain.openTop({ writable: [0, 1], fileOf: (index) => (index === failing ? file : chain.fileOf(index)) })
