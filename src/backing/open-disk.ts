@@ -21,6 +21,7 @@ import { BackingReader, BackingSource } from "./paging/backing-source.ts"
 import { PagedFile } from "./paging/paged-file.ts"
 import { type LateUnlockOptions, unlockFileLater, unlockImageLater } from "./paging/late-unlock.ts"
 import type { Platform } from "./paging/platform.ts"
+import { type DetectZeroes, detectZeroes } from "./zeroes/detect-zeroes.ts"
 import { untilLoaded } from "./paging/until-loaded.ts"
 
 /** What a disk can be opened from: a file that answers later, a file that answers at once, or a disk, which is used as it is. */
@@ -69,11 +70,13 @@ export interface OpenDiskOptions {
   readonly discardNoUnref?: boolean
   /** Bytes of memory for the pages of each file that answers later. Default 32 MiB. */
   readonly pageCacheSize?: number
+  /** What becomes of zeroes that are written as data: see `detectZeroes`. Default "off": they are written. */
+  readonly detectZeroes?: DetectZeroes
 }
 
 const OPEN_DISK_RULES: Rules<OpenDiskOptions> = {
   format: ["raw", "qcow2", "luks"], readOnly: "boolean?", backing: "function?", probeBackingFormat: "boolean?", cacheSize: "number?",
-  discardNoUnref: "boolean?", passphrase: "any?", pageCacheSize: "number?",
+  discardNoUnref: "boolean?", passphrase: "any?", pageCacheSize: "number?", detectZeroes: ["off", "on", "unmap"],
 }
 
 const ASYNC_FILE_RULES: Rules<AsyncImageFile> = {
@@ -96,7 +99,7 @@ export async function openDiskWith(
   checkSource("source", source)
   const opening = new DiskOpening(options, platform)
   try {
-    return closing(await opening.open(source))
+    return closing(detectZeroes(await opening.open(source), options.detectZeroes ?? "off"))
   } catch (error) {
     await opening.abandon()
     throw error
@@ -257,11 +260,9 @@ class DiskOpening {
   }
 
   async #page(source: AsyncImageFile, readOnly: boolean | undefined): Promise<PagedFile> {
-    const { pageCacheSize } = this.#options
-    const file = await PagedFile.open(source, {
-      ...(readOnly === undefined ? {} : { readOnly }),
-      ...(pageCacheSize === undefined ? {} : { cacheSize: pageCacheSize }),
-    })
+    const { pageCacheSize: cacheSize } = this.#options
+    const options = { ...(readOnly !== undefined && { readOnly }), ...(cacheSize !== undefined && { cacheSize }) }
+    const file = await PagedFile.open(source, options)
     this.#isLate = true
     this.#files.push(file)
     return file

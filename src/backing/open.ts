@@ -2,7 +2,9 @@
  * openImage: opens disk images by path, on a host with Node. `resolveBacking` lets an embedder forbid or redirect names found in
  * images.
  */
+import type { Disposing } from "../disposing.ts"
 import { checkCount, checkOptions, checkValue, type Rules } from "../options.ts"
+import type { VirtioBacking } from "./backing.ts"
 import { backingPath } from "./host/backing-path.ts"
 import { LockedFile } from "./host/image-lock.ts"
 import { nodeDecompressor } from "./host/node-decompressor.ts"
@@ -13,6 +15,7 @@ import type { Qcow2Image } from "./qcow2/image.ts"
 import type { BackingReference } from "./qcow2/open.ts"
 import type { RawBacking } from "./raw.ts"
 import type { ImageFormat } from "./signatures.ts"
+import { type DetectZeroes, detectZeroes } from "./zeroes/detect-zeroes.ts"
 
 export type { ImageFormat } from "./signatures.ts"
 
@@ -60,10 +63,17 @@ export interface OpenImageOptions {
   readonly passphrase?: PassphraseOption
 }
 
-const OPEN_IMAGE_RULES: Rules<OpenImageOptions> = {
+/** Options of `openImage` for an image whose zeroes are detected. */
+export interface DetectingOptions extends OpenImageOptions {
+  /** What becomes of zeroes that the guest writes as data: see `detectZeroes`. Default "off": they are written. */
+  readonly detectZeroes: DetectZeroes
+}
+
+const OPEN_IMAGE_RULES: Rules<OpenImageOptions & Partial<DetectingOptions>> = {
   format: ["raw", "qcow2", "luks"], readOnly: "boolean?", probeBackingFormat: "boolean?", dataFile: "string?",
   resolveBacking: "function?", ignoreLocks: "boolean?",
   lockReadOnly: "boolean?", cacheSize: "number?", discardNoUnref: "boolean?", passphrase: "any?",
+  detectZeroes: ["off", "on", "unmap"],
 }
 
 /**
@@ -73,8 +83,11 @@ const OPEN_IMAGE_RULES: Rules<OpenImageOptions> = {
  * `unsupported`, `corrupt`
  * @throws TypeError for a wrong argument: an option that does not exist, or a value of the wrong type
  */
-export function openImage(path: string, options: OpenImageOptions = {}): RawBacking | Qcow2Image {
-  return openLayers(path, options)
+export function openImage(path: string, options: DetectingOptions): VirtioBacking & Disposing
+export function openImage(path: string, options?: OpenImageOptions): RawBacking | Qcow2Image
+export function openImage(path: string, options: OpenImageOptions & Partial<DetectingOptions> = {}): VirtioBacking & Disposing {
+  const image = openLayers(path, options)
+  return detectZeroes(image, options.detectZeroes ?? "off")
 }
 
 /** What operations between the images of a chain need besides. */

@@ -28,6 +28,7 @@ const LAYERS: readonly (readonly (readonly RegExp[])[])[] = [
     [/^backing\/zoned\/contract\.ts$/],
     [/^backing\/(backing|image-file|async-image-file|buffers|signatures)\.ts$/],
     [/^backing\/raw\.ts$/],
+    [/^backing\/zeroes\//],
     [/^backing\/luks\//],
     [/^backing\/decompression\/[^/]+$/],
     [/^backing\/decompression\/zstd\//, /^backing\/decompression\/inflate\//],

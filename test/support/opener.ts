@@ -4,7 +4,7 @@
  */
 import { createInterface } from "node:readline"
 import { BackingError } from "../../src/backing/backing.ts"
-import { openImage } from "../../src/backing/open.ts"
+import { openImage, type OpenImageOptions } from "../../src/backing/open.ts"
 
 let image: ReturnType<typeof openImage> | undefined
 
@@ -12,7 +12,7 @@ function answer(line: string): string {
   const [verb, path = "", options = "{}"] = line.split("\t")
   try {
     if (verb === "open") {
-      image = openImage(path, JSON.parse(options))
+      image = openImage(path, JSON.parse(options) as OpenImageOptions)
       return `open ${image.lock}`
     }
     if (verb === "write") image?.pwrite(new TextEncoder().encode(path), 0)

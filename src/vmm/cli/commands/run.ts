@@ -8,6 +8,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { BackingError, type VirtioBacking } from "../../../backing/backing.ts"
 import { openImage } from "../../../backing/open.ts"
+import { DETECT_ZEROES } from "../../../backing/zeroes/detect-zeroes.ts"
 import type { VirtioBlk } from "../../../virtio/blk/device.ts"
 import { prometheusText } from "../../../virtio/blk/observation/prometheus.ts"
 import { BlockDriver, findBlockDevices } from "../../driver/block/driver.ts"
@@ -61,11 +62,12 @@ export async function run(given: Arguments): Promise<number> {
     if (format !== undefined || write) throw new UsageError(`--${write ? "write" : "format"} goes with an image`)
     return tryDevice(settings)
   }
-  const image = openImage(path, { readOnly: !write, lockReadOnly: true, ...(format !== undefined && { format }) })
+  const detectZeroes = given.choice("detect-zeroes", DETECT_ZEROES) ?? "off"
+  const image = openImage(path, { readOnly: !write, lockReadOnly: true, detectZeroes, ...(format !== undefined && { format }) })
   try {
     return await readImage(image, path, settings)
   } finally {
-    image.close()
+    await image.close()
   }
 }
 

@@ -4,6 +4,7 @@ import { resolve } from "node:path"
 import type { NbdAddress } from "../../../backing/nbd/server/server.ts"
 import { NbdServer } from "../../../backing/nbd/server/server.ts"
 import { openImage } from "../../../backing/open.ts"
+import { DETECT_ZEROES } from "../../../backing/zeroes/detect-zeroes.ts"
 import { type Arguments, UsageError } from "../arguments.ts"
 import { formatBytes } from "../format.ts"
 import { complain, print } from "../output.ts"
@@ -17,7 +18,8 @@ export async function serve(given: Arguments): Promise<number> {
   const readOnly = given.flag("read-only")
   const where = whereToListen(given)
   const tls = tlsFiles(given)
-  const image = openImage(path, { readOnly, lockReadOnly: true, ...(format !== undefined && { format }) })
+  const detectZeroes = given.choice("detect-zeroes", DETECT_ZEROES) ?? "off"
+  const image = openImage(path, { readOnly, lockReadOnly: true, detectZeroes, ...(format !== undefined && { format }) })
   try {
     const server = new NbdServer({
       exports: [{ name: name, backing: image }], onError: complaints(), ...(tls !== undefined && { tls }),
@@ -32,7 +34,7 @@ export async function serve(given: Arguments): Promise<number> {
     await server.close()
     return 0
   } finally {
-    image.close()
+    await image.close()
   }
 }
 

@@ -1,12 +1,12 @@
 /** The commands that use a disk, as rows of the table. */
-import { CACHE, COMMON, type CommandRow, FORCE_SHARE, FORMAT, IMAGE_OPTS, JSON_OUTPUT, OUTPUT, QUIET } from "./rows.ts"
+import { CACHE, COMMON, type CommandRow, DETECT_ZEROES, FORCE_SHARE, FORMAT, IMAGE_OPTS, JSON_OUTPUT, OUTPUT, QUIET } from "./rows.ts"
 
 export const RUN: CommandRow = {
   name: "run", operands: "[IMAGE]", summary: "drives the device as a guest would: reads a whole image, or tries a disk in a temporary file",
   details: "With an image: reads all of it through the device and prints its SHA-256 and its partitions. " +
     "Without: writes a disk in a temporary file, flushes it and reads it back.",
   options: [
-    FORMAT, { name: "write", meaning: "open the image for writing, and rewrite its first MiB unchanged" },
+    FORMAT, { name: "write", meaning: "open the image for writing, and rewrite its first MiB unchanged" }, DETECT_ZEROES,
     { name: "legacy", meaning: "drive the device as a driver from before virtio 1.0 does" },
     { name: "queues", argument: "N", meaning: "give the device N request queues (1 to 64; default 1)" },
     { name: "queue-size", argument: "N", meaning: "descriptors of each queue, a power of two (default 256)" },
@@ -24,7 +24,7 @@ export const SERVE: CommandRow = {
     { name: "host", argument: "ADDRESS", meaning: "of this host; default 127.0.0.1, which only this host reaches" },
     { name: "socket", argument: "PATH", meaning: "a Unix socket in place of a port" },
     { name: "export", argument: "NAME", meaning: "what clients call it; default: no name" },
-    { name: "read-only", letter: "r", meaning: "clients cannot write" }, FORMAT,
+    { name: "read-only", letter: "r", meaning: "clients cannot write" }, FORMAT, DETECT_ZEROES,
     { name: "tls-cert", argument: "FILE", meaning: "certificate, in PEM: clients have to speak TLS" },
     { name: "tls-key", argument: "FILE", meaning: "its key, in PEM" },
     { name: "tls-ca", argument: "FILE", meaning: "authorities: clients have to show a certificate that one of them signed" }, ...COMMON,

@@ -59,6 +59,10 @@ export const SOURCE_CACHE: OptionRow = {
 export const CREATE_OPTIONS: OptionRow = {
   name: "options", letter: "o", argument: "KEY=VALUE,...", meaning: "options of the new image; -o help lists them",
 }
+export const DETECT_ZEROES: OptionRow = {
+  name: "detect-zeroes", argument: "WHAT", choices: ["off", "on", "unmap"],
+  meaning: "zeroes that are written as data: off: write them; on: note that they are zeroes; unmap: free their space",
+}
 export const HELP: OptionRow = { name: "help", letter: "h", meaning: "print this" }
 export const DEBUG: OptionRow = { name: "debug", meaning: "print where in the program an error came from" }
 
