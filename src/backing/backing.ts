@@ -121,6 +121,11 @@ export interface VirtioBacking {
   version?(): DiskVersion | undefined
   /** What a zoned disk can do besides; the device offers ZONED then. Left out by all other disks. */
   readonly zones?: Zones
+  /**
+   * Makes the disk one of `size` bytes, a multiple of 512, and `size` says so afterwards. What is new reads as zeroes. A smaller size is
+   * refused unless `shrink` allows it. Called while no other call is under way.
+   */
+  resize?(size: number, options?: { readonly shrink?: boolean }): void | Promise<void>
   /** Flushes what the backing itself holds and releases it. A second call does nothing; any other method fails afterwards. */
   close(): void | Promise<void>
 }
@@ -131,7 +136,7 @@ const BACKING_RULES: Rules<VirtioBacking> = {
   pwriteNow: "function?",
   preadInto: "function?", pwriteFrom: "function?", preadv: "function?", pwritev: "function?",
   flush: "function?", discard: "function?", writeZeroes: "function?", secureEraseAlignment: "number?", secureErase: "function?",
-  lifetime: "function?", zones: "any?", allocation: "function?", version: "function?", close: "function",
+  lifetime: "function?", zones: "any?", allocation: "function?", version: "function?", resize: "function?", close: "function",
 }
 
 const SEE = "see the interface VirtioBacking"
@@ -162,7 +167,7 @@ type Names = readonly (keyof VirtioBacking)[]
 /** Methods that answer before they return, and those that may return a promise where `asynchronous` says so. */
 const ANSWER_AT_ONCE: Names = ["preadInto", "pwriteFrom", "preadNow", "pwriteNow"]
 const MAY_ANSWER_LATER: Names = [
-  "pread", "pwrite", "preadv", "pwritev", "flush", "discard", "writeZeroes", "secureErase", "lifetime", "allocation",
+  "pread", "pwrite", "preadv", "pwritev", "flush", "discard", "writeZeroes", "secureErase", "lifetime", "allocation", "resize",
 ]
 
 /** What is declared `async` and must not be would fail with its first request: it is told at once. */
@@ -257,6 +262,16 @@ function outOfBounds(size: number, offset: number, length: number, path: string 
   return new BackingError("out-of-bounds", `bytes ${offset} to ${offset + length} are not inside the disk of ${size} bytes`, {
     path, offset,
   })
+}
+
+/** @throws BackingError `invalid-argument` for a size that cannot be, and for less than `before`, the size that is, without `shrink` */
+export function checkNewSize(
+  { before, size, shrink, path }: { readonly before: number; readonly size: number; readonly shrink: boolean; readonly path?: string },
+): void {
+  const refusal = (message: string): BackingError => new BackingError("invalid-argument", message, { path })
+  if (!Number.isSafeInteger(size) || size < 0 || size % 512 !== 0) throw refusal(`the size ${size} is not a multiple of 512 bytes`)
+  if (size >= before || shrink) return
+  throw refusal(`${size} bytes are less than the ${before} that the disk has, and what is cut off is lost; allow it by shrink`)
 }
 
 /** What may have a version. */

@@ -12,7 +12,7 @@ import type { Decompressor } from "./qcow2/format/compression.ts"
 import type { Qcow2Image } from "./qcow2/image.ts"
 import { headerGeometry } from "./qcow2/format/header.ts"
 import { readHeader } from "./qcow2/format/parse-header.ts"
-import { type BackingReference, openQcow2Image } from "./qcow2/open.ts"
+import { type BackingReference, openQcow2Image, type Qcow2Options } from "./qcow2/open.ts"
 import { RawBacking } from "./raw.ts"
 import { type ImageFormat, probeFormat } from "./signatures.ts"
 
@@ -38,6 +38,9 @@ export interface ChainOptions {
   /** Bytes. */
   readonly cacheSize: number | undefined
   readonly discardNoUnref: boolean
+  /** Of the first image: the disk that this snapshot holds, read-only. */
+  readonly snapshot: string | undefined
+  readonly overlapCheck: Qcow2Options["overlapCheck"]
   readonly decompressor: Decompressor | undefined
   /** For every encrypted image of the chain. */
   readonly passphrase: PassphraseOption | undefined
@@ -79,6 +82,10 @@ function openLink(path: string, link: Link): RawBacking | Qcow2Image {
     file.claim()
     const format = link.format ?? probeFormat(file)
     if (options.dataFile !== undefined && above.length === 0) refuseNeedlessDataFile(file, format)
+    const snapshot = above.length === 0 ? options.snapshot : undefined
+    if (snapshot !== undefined && format !== "qcow2") {
+      throw new BackingError("invalid-argument", `a ${format} image has no snapshots`, { path })
+    }
     if (format === "raw") return new RawBacking(file, { guardSignatures: link.format === undefined })
     if (format === "luks") return new RawBacking(unlock(file, options))
     const chain = [...above, file.identity]
@@ -91,6 +98,8 @@ function openLink(path: string, link: Link): RawBacking | Qcow2Image {
       ...(options.cryptography === undefined ? {} : { cryptography: options.cryptography }),
       ...(options.decompressor === undefined ? {} : { decompressor: options.decompressor }),
       ...(options.cacheSize === undefined ? {} : { cacheSize: options.cacheSize }),
+      ...(options.overlapCheck === undefined ? {} : { overlapCheck: options.overlapCheck }),
+      ...(snapshot === undefined ? {} : { snapshot }),
     })
   } catch (error) {
     file.close()

@@ -55,8 +55,11 @@ export class MemoryBacking implements VirtioBacking {
     return this.#memory.allocated
   }
 
-  /** Sets the size in bytes; what is cut off is gone. Tell the device afterwards (`capacityChanged`). */
-  resize(size: number): void {
+  /**
+   * Sets the size in bytes; what is cut off is gone, whether `shrink` is set or not. A device that has the disk does this by its own
+   * `resize`, or is told afterwards (`capacityChanged`).
+   */
+  resize(size: number, _options: { readonly shrink?: boolean } = {}): void {
     checkSize(size)
     if (size < this.#size) this.#memory.zero(size, this.#size - size)
     this.#size = size

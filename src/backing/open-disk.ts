@@ -16,7 +16,9 @@ import { RawBacking } from "./raw.ts"
 import { ReadOnlyFile } from "./read-only-file.ts"
 import { type ImageFormat, probeFormat } from "./signatures.ts"
 import type { MapExtent } from "./qcow2/map-extents.ts"
-import { AwaitedDisk, type LateFile } from "./paging/awaited-disk.ts"
+import type { SnapshotActions } from "./qcow2/snapshots/snapshots.ts"
+import { AwaitedDisk } from "./paging/awaited-disk.ts"
+import { answersAtOnce, type LateFile } from "./paging/loading-disk.ts"
 import { BackingReader, BackingSource } from "./paging/backing-source.ts"
 import { PagedFile } from "./paging/paged-file.ts"
 import { type LateUnlockOptions, unlockFileLater, unlockImageLater } from "./paging/late-unlock.ts"
@@ -30,10 +32,11 @@ export type DiskSource = AsyncImageFile | ImageFile | VirtioBacking
 /** A disk that tells where its bytes live. */
 export interface MappedDisk extends VirtioBacking {
   /**
-   * Where the bytes of a range live, in extents without gaps. Await it: over a file that answers later the extents come later. Left out by
-   * disks that are no qcow2 images.
+   * Where the bytes of a range live, in extents without gaps. Await it: the extents may come later. Left out by disks that are no images.
    */
   readonly map?: (offset: number, length: number) => Iterable<MapExtent> | Promise<Iterable<MapExtent>>
+  /** The internal snapshots of a qcow2 image. Await what they return. */
+  readonly snapshots?: SnapshotActions
 }
 
 /** What `openDisk` returns; `await using` closes it. */
@@ -64,6 +67,8 @@ export interface OpenDiskOptions {
    * each, and may answer later. Default: an encrypted image is refused, as it is in a page.
    */
   readonly passphrase?: LatePassphraseOption
+  /** Opens the disk that an internal snapshot of a qcow2 image holds, by its id or its name: read-only. Default: the disk as it is. */
+  readonly snapshot?: string
   /** Bytes of memory for the cached metadata of each qcow2 image. Default 32 MiB. */
   readonly cacheSize?: number
   /** Of a qcow2 image of version 3: a discard leaves each cluster its place in the file, so that none fragments. Default false. */
@@ -76,7 +81,7 @@ export interface OpenDiskOptions {
 
 const OPEN_DISK_RULES: Rules<OpenDiskOptions> = {
   format: ["raw", "qcow2", "luks"], readOnly: "boolean?", backing: "function?", probeBackingFormat: "boolean?", cacheSize: "number?",
-  discardNoUnref: "boolean?", passphrase: "any?", pageCacheSize: "number?", detectZeroes: ["off", "on", "unmap"],
+  discardNoUnref: "boolean?", passphrase: "any?", snapshot: "string?", pageCacheSize: "number?", detectZeroes: ["off", "on", "unmap"],
 }
 
 const ASYNC_FILE_RULES: Rules<AsyncImageFile> = {
@@ -175,6 +180,7 @@ class DiskOpening {
 
   async #openQcow2(file: ImageFile, link: Link): Promise<Qcow2Image> {
     const { backing, cacheSize, discardNoUnref = false } = this.#options
+    const snapshot = link.above.length === 1 ? this.#options.snapshot : undefined
     const cipher = await unlockImageLater(file, this.#unlocking)
     let below: BackingDisk | undefined
     let data: ImageFile | undefined
@@ -192,7 +198,8 @@ class DiskOpening {
     }
     return await untilLoaded(() =>
       openQcow2Image(file, {
-        readOnly: file.readOnly,
+        readOnly: file.readOnly || snapshot !== undefined,
+        ...(snapshot === undefined ? {} : { snapshot }),
         ...(backing === undefined ? {} : { openBacking, openDataFile }),
         ...this.#platform,
         cipher,
@@ -266,13 +273,6 @@ class DiskOpening {
     this.#isLate = true
     this.#files.push(file)
     return file
-  }
-}
-
-/** A file of which nothing is ever awaited, for the disk to close. */
-function answersAtOnce(file: ImageFile): LateFile {
-  return {
-    hasRoom: true, room: async () => undefined, stable: () => undefined, close: () => file.close(), released: async () => undefined,
   }
 }
 

@@ -61,6 +61,13 @@ export interface OpenImageOptions {
    * each. Default: an encrypted image is refused.
    */
   readonly passphrase?: PassphraseOption
+  /** Opens the disk that an internal snapshot of a qcow2 image holds, by its id or its name: read-only. Default: the disk as it is. */
+  readonly snapshot?: string
+  /**
+   * What no write to a qcow2 image may hit, whatever its tables claim. "cached": all metadata but the L2 tables of snapshots. "all": these
+   * as well, for images that are not trusted; an opening then reads the snapshots' L1 tables. Default "cached".
+   */
+  readonly overlapCheck?: "cached" | "all"
 }
 
 /** Options of `openImage` for an image whose zeroes are detected. */
@@ -72,8 +79,8 @@ export interface DetectingOptions extends OpenImageOptions {
 const OPEN_IMAGE_RULES: Rules<OpenImageOptions & Partial<DetectingOptions>> = {
   format: ["raw", "qcow2", "luks"], readOnly: "boolean?", probeBackingFormat: "boolean?", dataFile: "string?",
   resolveBacking: "function?", ignoreLocks: "boolean?",
-  lockReadOnly: "boolean?", cacheSize: "number?", discardNoUnref: "boolean?", passphrase: "any?",
-  detectZeroes: ["off", "on", "unmap"],
+  lockReadOnly: "boolean?", cacheSize: "number?", discardNoUnref: "boolean?", passphrase: "any?", snapshot: "string?",
+  overlapCheck: ["cached", "all"], detectZeroes: ["off", "on", "unmap"],
 }
 
 /**
@@ -99,7 +106,7 @@ export function openLayers(path: string, options: OpenImageOptions, layers: Laye
   checkOptions("openImage", options, OPEN_IMAGE_RULES)
   checkCount("openImage", "cacheSize", options.cacheSize, 0)
   checkPassphrase("openImage", options.passphrase)
-  const { format, readOnly = false, cacheSize, ignoreLocks = false } = options
+  const { format, snapshot, readOnly = snapshot !== undefined, cacheSize, ignoreLocks = false } = options
   // Whoever writes to a backing file destroys what was written on top of it.
   const lockReadOnly = !readOnly || options.lockReadOnly === true
   return openChain(path, {
@@ -114,6 +121,8 @@ export function openLayers(path: string, options: OpenImageOptions, layers: Laye
     cryptography: nodeCryptography,
     openFile: (name, opening) => new LockedFile(name, { ...opening, ignoreLocks, lockReadOnly }),
     dataFile: options.dataFile,
+    snapshot,
+    overlapCheck: options.overlapCheck,
     resolveBacking: options.resolveBacking ?? backingPath,
   })
 }

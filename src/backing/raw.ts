@@ -1,7 +1,7 @@
 /** RawBacking: a file whose bytes are the disk's bytes. */
 import { closesWithBlock, type Disposing } from "../disposing.ts"
 import { checkOptions, type Rules } from "../options.ts"
-import { BackingError, checkRange, type DiskVersion, totalLength, versionOf, type VirtioBacking } from "./backing.ts"
+import { BackingError, checkNewSize, checkRange, type DiskVersion, totalLength, versionOf, type VirtioBacking } from "./backing.ts"
 import { checkImageFile, type ImageFile, type ImageLock } from "./image-file.ts"
 import { FOREIGN_SIGNATURES, QCOW_SIGNATURE } from "./signatures.ts"
 
@@ -153,6 +153,19 @@ export class RawBacking implements VirtioBacking {
     if (length >= ZERO_RANGE_MINIMUM && this.#file.zeroRange?.(offset, length) === true) return
     // What a failed call has left is looked at as well.
     for (let done = 0; done < length; done += ZERO_CHUNK) this.#zeroWhereNeeded(offset + done, Math.min(ZERO_CHUNK, length - done))
+  }
+
+  /**
+   * Makes the file, and the disk with it, `size` bytes long.
+   * @throws BackingError `invalid-argument` for what is not a multiple of 512, and for less than there is unless `shrink` allows it;
+   * `unsupported` where the file keeps its size
+   */
+  resize(size: number, { shrink = false }: { readonly shrink?: boolean } = {}): void {
+    this.#checkWritable()
+    checkNewSize({ before: this.#size, size, shrink, path: this.#file.path })
+    this.#file.truncate(size)
+    this.#size = size
+    this.#file.sync()
   }
 
   close(): void {

@@ -2,7 +2,7 @@
  * Crash replay of what concerns all of an image: snapshots and sizes, among writes. Whatever a power cut leaves has no corruption, every
  * snapshot as it was, and the disk as it was before an operation or as it is after it, never between.
  */
-import type { Qcow2Options } from "../../src/backing/qcow2/open.ts"
+import type { OpeningOptions } from "../../src/backing/qcow2/open.ts"
 import { checkQcow2 } from "../../src/backing/qcow2/check/check.ts"
 import type { Qcow2Image } from "../../src/backing/qcow2/image.ts"
 import { DurableModel } from "../support/durable-model.ts"
@@ -19,7 +19,7 @@ import { noteChange } from "./replay.ts"
 
 export interface WholeCrashRound {
   readonly base: MemoryFile
-  readonly options: Qcow2Options
+  readonly options: OpeningOptions
   readonly rng: Rng
   readonly operations: number
   readonly limits: WholeLimits
@@ -132,14 +132,14 @@ const SIZE = 100_352
 
 /** A round on a fresh image of that shape. Version 2 keeps its size while it has snapshots, so there it is one or the other. */
 export function wholeRoundFor(shape: Qcow2Shape, rng: Rng): Omit<WholeCrashRound, "operations" | "share"> {
-  const { file, openBacking } = makeShape(shape, SIZE)
+  const { file, opening } = makeShape(shape, SIZE)
   const { clusterSize = 65536, compat, refcountBits } = shape.options
   const isOld = compat === "0.10"
   const snapshots = refcountBits !== 1 && (!isOld || rng.chance(0.5))
   return {
     base: file,
     rng,
-    options: { cacheSize: rng.pick([4, 1000]) * clusterSize, ...(openBacking === undefined ? {} : { openBacking }) },
+    options: { ...opening, cacheSize: rng.pick([4, 1000]) * clusterSize },
     discardRule: isOld && shape.backing !== undefined ? "anything" : { zeroesClustersOf: clusterSize },
     limits: {
       size: SIZE, longest: 20_000, share: 0.4, snapshots, ...(isOld && snapshots ? {} : { sizes: [0, 3 * SIZE] as const }),

@@ -12,27 +12,11 @@ import { type Allocation, BackingError, checkRange, type DiskVersion, type Virti
 import { transfer } from "../buffers.ts"
 import type { ImageLock } from "../image-file.ts"
 import type { MapExtent } from "../qcow2/map-extents.ts"
+import type { SnapshotActions } from "../qcow2/snapshots/snapshots.ts"
 import { Admission } from "./admission.ts"
+import { type LateFile, lateSnapshots, type LoadingDisk } from "./loading-disk.ts"
 import { type LongRange, pieces } from "./pieces.ts"
 import { untilLoaded } from "./until-loaded.ts"
-
-/** A file of the disk whose changes are answered later: a `PagedFile`. */
-export interface LateFile {
-  stable(): Promise<void> | undefined
-  readonly hasRoom: boolean
-  room(): Promise<void>
-  /** To be called when the disk has been closed, whether that has closed the file or not. */
-  close(): void
-  released(): Promise<void>
-}
-
-/** A disk that answers at once or throws `NotLoaded`: a raw or a qcow2 image over late files. */
-export interface LoadingDisk extends VirtioBacking {
-  readonly path?: string
-  readonly lock?: ImageLock
-  map?(offset: number, length: number): Iterable<MapExtent>
-  allocation?(offset: number, length: number): Allocation
-}
 
 /** Longer reads and writes are cut into pieces of so many bytes: what a piece needs is in memory at the same time. */
 const PIECE = 1 << 20
@@ -55,6 +39,9 @@ export class AwaitedDisk implements VirtioBacking {
   readonly allocation?: (offset: number, length: number) => Allocation | Promise<Allocation>
   /** Where the bytes of a range live: only where the disk can tell. */
   readonly map?: (offset: number, length: number) => Promise<readonly MapExtent[]>
+  readonly resize?: (size: number, options?: { readonly shrink?: boolean }) => void | Promise<void>
+  /** Of a qcow2 image. */
+  readonly snapshots?: SnapshotActions
   readonly #disk: LoadingDisk
   readonly #files: readonly LateFile[]
   readonly #admission = new Admission(MOST_HELD)
@@ -70,7 +57,9 @@ export class AwaitedDisk implements VirtioBacking {
     this.#disk = disk
     this.#files = files
     this.readOnly = disk.readOnly
-    const { flush, discard, writeZeroes, allocation, map } = disk
+    const { flush, discard, writeZeroes, allocation, map, resize, snapshots } = disk
+    if (resize !== undefined) this.resize = (size, options) => this.#run("changes", 0, () => resize.call(disk, size, options))
+    if (snapshots !== undefined) this.snapshots = lateSnapshots(snapshots, (kind, attempt) => this.#run(kind, 0, attempt))
     if (allocation !== undefined) this.allocation = (offset, length) => this.#run("reads", 0, () => allocation.call(disk, offset, length))
     if (map !== undefined) this.map = async (offset, length) => await this.#run("reads", 0, () => [...map.call(disk, offset, length)])
     if (flush !== undefined) this.flush = () => this.#flush()

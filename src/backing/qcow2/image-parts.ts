@@ -19,6 +19,7 @@ import { Mapping } from "./metadata/mapping.ts"
 import type { MetadataMap } from "./metadata/metadata-map.ts"
 import { mapMetadata } from "./metadata/metadata-regions.ts"
 import { MetadataWriter } from "./metadata/metadata-writer.ts"
+import type { OverlapCheck } from "./metadata/snapshot-l2-tables.ts"
 import { Packer } from "./metadata/packer.ts"
 import { type BackingDisk, type BackingSlot, Reader } from "./reader.ts"
 import { RawDataFile } from "./raw-data-file.ts"
@@ -47,6 +48,7 @@ export interface Qcow2Parts {
   /** Holds the guest's data in place of `file`. */
   readonly dataFile: ImageFile | undefined
   readonly decompressor: Decompressor
+  readonly overlapCheck: OverlapCheck
   /** Bytes. */
   readonly cacheSize: number
   /** Discarded clusters keep their places. */
@@ -65,6 +67,7 @@ export interface PartsBase {
   readonly bitmaps: BitmapStore
   readonly backing: BackingSlot
   readonly decompressor: Decompressor
+  readonly overlapCheck: OverlapCheck
   /** Bytes. */
   readonly cacheSize: number
   readonly discardNoUnref: boolean
@@ -157,13 +160,14 @@ interface LookUp extends Pick<ImageParts, "geometry" | "mapping"> {
 }
 
 function makeTableWriting(base: PartsBase, { header, geometry, mapping, l2Cache }: LookUp, known: KnownTables | undefined): TableWriting {
-  const { file, external, cacheSize } = base
+  const { imageFile, file, external, overlapCheck, cacheSize } = base
   const shared = { file, geometry }
   const refcountCache = new TableCache(file, { clusterSize: geometry.clusterSize, capacity: cacheSize * REFCOUNT_CACHE_SHARE })
   const { refcountTableOffset: tableOffset, refcountTableClusters: tableClusters } = header
   const refcounts = new Refcounts({ ...shared, cache: refcountCache, tableOffset, tableClusters, content: known?.refcountTable })
   const others = base.bitmaps.ranges
-  const metadata = mapMetadata({ file: base.imageFile, header, geometry, mapping, refcounts, snapshots: known?.snapshots, others })
+  const { snapshots } = known ?? {}
+  const metadata = mapMetadata({ file: imageFile, header, geometry, mapping, refcounts, snapshots, others, overlapCheck })
   refcounts.refuseSharedBlocks()
   refcounts.protect(metadata)
   const allocator = new Allocator({ ...shared, refcounts })

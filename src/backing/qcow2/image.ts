@@ -15,7 +15,7 @@ import { LiveImage } from "./live-image.ts"
 import { findAllocation, type MapExtent, mapExtents } from "./map-extents.ts"
 import type { Mapping } from "./metadata/mapping.ts"
 import type { BackingDisk, Reader } from "./reader.ts"
-import { resizeImage, type ResizeOptions } from "./resize/resize.ts"
+import { resizeImage, type ResizeImageOptions } from "./resize/resize.ts"
 import { lent } from "./snapshots/lent-file.ts"
 import { Snapshots } from "./snapshots/snapshots.ts"
 
@@ -62,17 +62,17 @@ export class Qcow2Image implements VirtioBacking {
     this.#mapping = made.mapping
     this.#reader = made.reader
     this.#writing = made.writing
+    this.#tracking = base.bitmaps
+    const view = (seen: Qcow2Header, { hasBacking }: { readonly hasBacking: boolean }): Qcow2Image =>
+      new Qcow2Image(lent({ ...parts, header: seen, backing: hasBacking ? this.backing : undefined }))
     this.snapshots = new Snapshots({
-      image: this.#live,
-      view: (seen, { hasBacking }) => new Qcow2Image(lent({ ...parts, header: seen, backing: hasBacking ? this.backing : undefined })),
-      noting: (work) => this.inspect(work),
+      image: this.#live, view, noting: (work) => this.inspect(work), replacing: (size, work) => this.#tracking.replaced(size, work),
     })
     this.discardGranularity = made.geometry.clusterSize
     this.bitmaps = new Bitmaps({
       ...made.geometry, path: file.path, size: () => this.#size, inspect: (work) => this.inspect(() => work(base.bitmaps)),
       change: (work) => this.change(() => work(base.bitmaps)),
     })
-    this.#tracking = base.bitmaps
     if (made.writing !== undefined) beginWriting(base, made.writing)
   }
 
@@ -230,7 +230,7 @@ export class Qcow2Image implements VirtioBacking {
   }
 
   /** Changes the size of the disk, in bytes. What is new reads as zeroes. @throws BackingError as `resizeImage` says */
-  resize(size: number, options: ResizeOptions = {}): void {
+  resize(size: number, options: ResizeImageOptions = {}): void {
     this.change(() => this.#tracking.resized(size, () => resizeImage(this.#live, size, options)))
   }
 

@@ -18,6 +18,8 @@ import { readSnapshotTable } from "./format/snapshot-table.ts"
 import { INCOMPATIBLE_BIT } from "./format/spec.ts"
 import { refuseCorruptForWriting, refuseUnsupported } from "./format/unsupported.ts"
 import { Qcow2Image } from "./image.ts"
+import type { OverlapCheck } from "./metadata/snapshot-l2-tables.ts"
+import { snapshotHeader, usableSnapshot } from "./snapshots/find-snapshot.ts"
 import { pageDecompressor } from "./page-decompressor.ts"
 import { type BackingDisk, checkBackingDisk } from "./reader.ts"
 
@@ -54,11 +56,18 @@ export interface Qcow2Options {
    * fragment, and grows less. The host gets the space back all the same, where the file can. For version 3 only. Default false.
    */
   readonly discardNoUnref?: boolean
+  /** Opens the disk that an internal snapshot holds, by its id or its name: read-only. */
+  readonly snapshot?: string
+  /**
+   * What no write may hit, whatever entries and refcounts claim. "cached": the metadata of the disk, and the snapshots' L1 tables. "all":
+   * the snapshots' L2 tables too; an opening then reads all L1 tables. Default "cached".
+   */
+  readonly overlapCheck?: OverlapCheck
 }
 
 export const QCOW2_RULES: Rules<Qcow2Options> = {
   readOnly: "boolean?", openBacking: "function?", openDataFile: "function?", decompressor: "object?", passphrase: "any?",
-  cryptography: "object?", cacheSize: "number?", discardNoUnref: "boolean?",
+  cryptography: "object?", cacheSize: "number?", discardNoUnref: "boolean?", snapshot: "string?", overlapCheck: ["cached", "all"],
 }
 
 /** What those who open chains know besides. */
@@ -80,7 +89,10 @@ const DEFAULT_CACHE_SIZE = 32 * 1024 * 1024
  */
 export function openQcow2Image(file: ImageFile, options: OpeningOptions = {}): Qcow2Image {
   checkImageFile("openQcow2", file)
-  const readOnly = options.readOnly ?? file.readOnly
+  const readOnly = options.readOnly ?? (options.snapshot !== undefined || file.readOnly)
+  if (options.snapshot !== undefined && !readOnly) {
+    throw new BackingError("read-only", "a snapshot can only be read: leave readOnly out, or go back to it first", { path: file.path })
+  }
   if (!readOnly && file.readOnly) {
     throw new BackingError("read-only", "the file is open read-only, so the image cannot be opened for writing", { path: file.path })
   }
@@ -91,15 +103,15 @@ export function openQcow2Image(file: ImageFile, options: OpeningOptions = {}): Q
     const message = "discardNoUnref needs version 3 of the format: version 2 cannot say that a cluster reads as zeroes"
     throw new BackingError("unsupported", message, { path: file.path })
   }
-  readSnapshotTable(file, found)
+  const seen = seenHeader(file, found, options.snapshot)
   const cipher = options.cipher ?? unlock(file, found, options)
   const dataFile = openDataFile(found, { options, readOnly, imagePath: file.path })
   let backing: BackingDisk | undefined
   try {
     backing = openBacking(found, options, file.path)
-    const header = !readOnly && hasFeature(found.incompatibleFeatures, INCOMPATIBLE_BIT.DIRTY) ? repairDirty(file) : found
-    const { decompressor = pageDecompressor, cacheSize = DEFAULT_CACHE_SIZE, discardNoUnref = false } = options
-    return new Qcow2Image({ file, header, readOnly, cipher, backing, dataFile, decompressor, cacheSize, discardNoUnref })
+    const header = !readOnly && hasFeature(found.incompatibleFeatures, INCOMPATIBLE_BIT.DIRTY) ? repairDirty(file) : seen
+    const { decompressor = pageDecompressor, cacheSize = DEFAULT_CACHE_SIZE, discardNoUnref = false, overlapCheck = "cached" } = options
+    return new Qcow2Image({ file, header, readOnly, cipher, backing, dataFile, decompressor, overlapCheck, cacheSize, discardNoUnref })
   } catch (error) {
     if (error instanceof BackingError) {
       backing?.close()
@@ -107,6 +119,12 @@ export function openQcow2Image(file: ImageFile, options: OpeningOptions = {}): Q
     }
     throw error
   }
+}
+
+/** The header of the disk that is opened: that of the image, or of one of its snapshots. */
+function seenHeader(file: ImageFile, found: Qcow2Header, snapshot: string | undefined): Qcow2Header {
+  const { snapshots } = readSnapshotTable(file, found)
+  return snapshot === undefined ? found : snapshotHeader(found, usableSnapshot(snapshots, snapshot, found, file.path))
 }
 
 interface DataFileOpening {

@@ -1,9 +1,10 @@
 /** VirtioBlk: the block device ([VIRTIO] 5.2): a backing, its configuration space and features, and the parts that serve its requests. */
 import { checkBacking, checkBackingSize, type VirtioBacking, type Zones } from "../../backing/backing.ts"
-import { checkOptions, checkValue, type Rules } from "../../options.ts"
+import { checkOptions, checkValue } from "../../options.ts"
 import { VirtioDevice } from "../device.ts"
 import type { VirtqueueError } from "../queue/virtqueue-error.ts"
 import { CacheMode } from "./cache-mode.ts"
+import { CHANGE_BACKING_RULES, type ChangeBackingOptions, checkResize, resizeBacking, type ResizeOptions } from "./changes.ts"
 import { Completion } from "./completion.ts"
 import {
   type BlkParameters, blkFeatures, blkParameters, requiredFeatures, type VirtioBlkOptions, writeCapacity, writeStaticConfig, ZONED_MASK,
@@ -15,7 +16,7 @@ import { Failures } from "./errors/failures.ts"
 import type { RestoreOptions } from "../state.ts"
 import { hasBit } from "../spec.ts"
 import { checkAbilities, checkSameZones } from "./abilities.ts"
-import { Observation } from "./observation/observation.ts"
+import { observationOf } from "./observation/observation.ts"
 import { checkVersion, parseSavedDisk, type SavedDisk } from "./saved-disk.ts"
 import { RequestServer, type ServedDisk } from "./server.ts"
 import { SECTOR_SIZE, VIRTIO_BLK_CONFIG_FIELDS, VIRTIO_BLK_CONFIG_SIZE, VIRTIO_BLK_F, VIRTIO_ID_BLOCK } from "./spec.ts"
@@ -25,22 +26,6 @@ import { type Throttle, throttleOf } from "./throttling/throttle.ts"
 import { type BlkStatistics, emptyStatistics } from "./statistics.ts"
 import { ZonedConfig } from "./zoned/config.ts"
 import { checkNoneHalfDone } from "./zoned/half-done.ts"
-
-/** Options of `VirtioBlk.changeBacking`. */
-export interface ChangeBackingOptions {
-  /**
-   * True: the change takes place before the call returns. Requests in flight are done again on the new disk, and nobody waits for the old
-   * one, which may be dead; make sure that a write that it still does cannot reach what the new disk stands on. On a zoned disk an append
-   * that the old one has done without an answer is then done twice. Default false: requests in flight end on the old disk, which is then
-   * flushed.
-   */
-  readonly atOnce?: boolean
-}
-
-const CHANGE_BACKING_RULES: Rules<ChangeBackingOptions> = { atOnce: "boolean?" }
-
-/** Batches of which one is timed, where latencies are sampled: then it costs less than 2 % of the smallest request (measured). */
-const SAMPLED = 32
 
 /**
  * A virtio block device over a backing, to be put behind a transport, such as VirtioPciFunction. The backing stays its owner's: closing
@@ -143,11 +128,23 @@ export class VirtioBlk implements ServedDisk {
    * @throws TypeError when the backing's size is not a number of bytes
    */
   capacityChanged(): void {
-    checkBackingSize("VirtioBlk", this.backing.size)
-    this.virtio.suspension.change(() => {
-      const before = this.#capacity
-      this.#readCapacity()
-      if (this.#capacity !== before) this.virtio.configChanged()
+    this.#sizeMayHaveChanged({ isNews: false })
+  }
+
+  /** Makes the disk one of `size` bytes while the guest runs, and tells it. @throws BackingError (as a rejection) as `resizeBacking` */
+  async resize(size: number, options: ResizeOptions = {}): Promise<void> {
+    checkResize(size, options)
+    await this.changeContent(() => resizeBacking(this.backing, size, options))
+  }
+
+  /**
+   * Does `work`, which changes the backing itself (what it holds, when it goes back to a snapshot, or its size), while no request is in
+   * flight. Then tells the guest, which has to know by itself what of its caches is void.
+   */
+  async changeContent(work: () => void | Promise<void>): Promise<void> {
+    await this.virtio.pauses.whileIdle(async () => {
+      await work()
+      this.#sizeMayHaveChanged({ isNews: true })
     })
   }
 
@@ -241,6 +238,16 @@ export class VirtioBlk implements ServedDisk {
     }
   }
 
+  /** `isNews`: the guest is told in any case. */
+  #sizeMayHaveChanged({ isNews }: { readonly isNews: boolean }): void {
+    checkBackingSize("VirtioBlk", this.backing.size)
+    this.virtio.suspension.change(() => {
+      const before = this.#capacity
+      this.#readCapacity()
+      if (isNews || this.#capacity !== before) this.virtio.configChanged()
+    })
+  }
+
   #readCapacity(): void {
     this.#capacity = Math.floor(this.backing.size / SECTOR_SIZE)
     writeCapacity(this.virtio.config.fields, this.#capacity)
@@ -280,21 +287,14 @@ export class VirtioBlk implements ServedDisk {
   #server(device: VirtioDevice, serial: Uint8Array, options: VirtioBlkOptions): RequestServer {
     const { statistics } = this
     const completion = new Completion(statistics, serial)
-    const cacheMode = new CacheMode(device, this.#executor)
-    this.#cacheMode = cacheMode
-    const zoned = new ZonedConfig(device, this.#executor)
-    this.#zoned = zoned
+    const cacheMode = (this.#cacheMode = new CacheMode(device, this.#executor))
+    const zoned = (this.#zoned = new ZonedConfig(device, this.#executor))
     const failures = this.#failures
-    const { observer, latency, readErrors = "report", writeErrors = "report", onStop } = options
+    const { readErrors = "report", writeErrors = "report", onStop } = options
     const errors = new ErrorPolicy({ readErrors, writeErrors, onStop, failures, device })
     this.#errors = errors
-    const isObserved = observer !== undefined || statistics.read.latency !== undefined
-    const oneIn = latency === "sampled" ? SAMPLED : 1
-    const observation = isObserved ? new Observation({ statistics, observer, oneIn, failures }) : undefined
-    return new RequestServer(
-      { device, executor: this.#executor, completion, cacheMode, zoned, failures, errors, statistics, observation },
-      this,
-      this.#throttled,
-    )
+    const observation = observationOf(options, { statistics, failures })
+    const parts = { device, executor: this.#executor, completion, cacheMode, zoned, failures, errors, statistics, observation }
+    return new RequestServer(parts, this, this.#throttled)
   }
 }

@@ -1,6 +1,7 @@
 /** Images over files that answer late, with small pages and small caches, as the tests need them. */
 import type { ImageFile } from "../../../src/backing/image-file.ts"
-import { AwaitedDisk, type LoadingDisk } from "../../../src/backing/paging/awaited-disk.ts"
+import { AwaitedDisk } from "../../../src/backing/paging/awaited-disk.ts"
+import type { LoadingDisk } from "../../../src/backing/paging/loading-disk.ts"
 import { PagedFile, type PagedFileOptions } from "../../../src/backing/paging/paged-file.ts"
 import { untilLoaded } from "../../../src/backing/paging/until-loaded.ts"
 import type { LateFile } from "./late-file.ts"

@@ -176,6 +176,13 @@ export class BitmapStore {
     if (this.list.length > 0) this.#rebuild()
   }
 
+  /** `work` puts another disk of `size` bytes in the place of this one: all of it may have changed. */
+  replaced(size: number, work: () => void): void {
+    if (size === this.#header.header.size) work()
+    else this.resized(size, work)
+    this.mark(0, size)
+  }
+
   /**
    * Brings everything to the disk, where the bitmaps are consistent afterwards.
    * @throws BackingError; then it can be called again, and until then the disk has bitmaps that are marked as in use

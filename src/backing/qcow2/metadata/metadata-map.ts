@@ -1,6 +1,7 @@
 /**
  * What of the file is metadata, asked before every write: no guest data may land on it, whatever an L2 entry or a refcount claims.
- * Counts as metadata: the header, the active L1 and L2 tables, refcount table and blocks, the snapshot table and the snapshots' L1 tables.
+ * Counts as metadata: the header, the active L1 and L2 tables, refcount table and blocks, the snapshot table and the snapshots' L1 tables;
+ * the snapshots' L2 tables where that is asked for.
  */
 
 import { ClusterFilter } from "./cluster-filter.ts"
@@ -19,10 +20,21 @@ export interface MetadataRange {
   readonly name: string
 }
 
+/** Structures of single clusters. */
+export interface MetadataLists {
+  readonly l2Tables: ClusterList
+  readonly refcountBlocks: ClusterList
+  /** Those of snapshots, where they are protected. */
+  readonly inactiveL2Tables?: ClusterList | undefined
+}
+
+const INACTIVE_L2_TABLE = "an L2 table of a snapshot"
+
 export class MetadataMap {
   readonly #clusterSize: number
   readonly #l2Tables: ClusterIndex
   readonly #refcountBlocks: ClusterIndex
+  readonly #inactiveL2Tables: ClusterIndex | undefined
   /** All clusters of both: most data is known not to be metadata by it alone. */
   #filter = new ClusterFilter(0)
   /** Sorted by start. */
@@ -33,10 +45,11 @@ export class MetadataMap {
   #rangesEnd = 0
 
   /** Reads the lists. */
-  constructor(clusterSize: number, lists: { readonly l2Tables: ClusterList; readonly refcountBlocks: ClusterList }) {
+  constructor(clusterSize: number, lists: MetadataLists) {
     this.#clusterSize = clusterSize
     this.#l2Tables = new ClusterIndex(lists.l2Tables)
     this.#refcountBlocks = new ClusterIndex(lists.refcountBlocks)
+    this.#inactiveL2Tables = lists.inactiveL2Tables === undefined ? undefined : new ClusterIndex(lists.inactiveL2Tables)
     this.#makeFilter()
   }
 
@@ -88,8 +101,9 @@ export class MetadataMap {
 
   /** What else than an L2 table the L2 table at `offset` is, or undefined. */
   findForL2Table(offset: number): string | undefined {
-    return this.#findRange(offset, offset + this.#clusterSize) ??
-      (this.#refcountBlocks.has(offset / this.#clusterSize) ? "a refcount block" : undefined)
+    const cluster = offset / this.#clusterSize
+    if (this.#inactiveL2Tables?.has(cluster) === true) return INACTIVE_L2_TABLE
+    return this.#findRange(offset, offset + this.#clusterSize) ?? (this.#refcountBlocks.has(cluster) ? "a refcount block" : undefined)
   }
 
   /** What else than a refcount block the refcount block at `offset` is, or undefined. */
@@ -108,6 +122,7 @@ export class MetadataMap {
       if (!this.#filter.mayHave(cluster)) continue
       if (this.#l2Tables.has(cluster)) return "an L2 table"
       if (this.#refcountBlocks.has(cluster)) return "a refcount block"
+      if (this.#inactiveL2Tables?.has(cluster) === true) return INACTIVE_L2_TABLE
     }
     return undefined
   }
@@ -118,9 +133,10 @@ export class MetadataMap {
   }
 
   #makeFilter(): void {
-    const filter = new ClusterFilter(this.#l2Tables.size + this.#refcountBlocks.size)
+    const filter = new ClusterFilter(this.#l2Tables.size + this.#refcountBlocks.size + (this.#inactiveL2Tables?.size ?? 0))
     this.#l2Tables.forEach((cluster) => filter.add(cluster))
     this.#refcountBlocks.forEach((cluster) => filter.add(cluster))
+    this.#inactiveL2Tables?.forEach((cluster) => filter.add(cluster))
     this.#filter = filter
   }
 

@@ -6,6 +6,7 @@ import { encryptionArea, type Qcow2Header } from "../format/header.ts"
 import type { Mapping } from "./mapping.ts"
 import { MetadataMap, type MetadataRange } from "./metadata-map.ts"
 import type { Refcounts } from "./refcounts.ts"
+import { type OverlapCheck, snapshotL2Tables } from "./snapshot-l2-tables.ts"
 import { readSnapshotTable, snapshotL1Problem, type SnapshotTable } from "../format/snapshot-table.ts"
 import { TABLE_ENTRY_SIZE } from "../format/spec.ts"
 
@@ -19,13 +20,17 @@ export interface MetadataSources {
   readonly snapshots?: SnapshotTable | undefined
   /** Those of bitmaps. */
   readonly others: readonly MetadataRange[]
+  readonly overlapCheck: OverlapCheck
 }
 
 /** The map of all metadata (QC-OVL-01). @throws BackingError `corrupt` when two of the tables that the header names share a cluster */
 export function mapMetadata(sources: MetadataSources): MetadataMap {
   const { file, header, geometry, mapping, refcounts } = sources
   const snapshots = sources.snapshots ?? readSnapshotTable(file, header)
-  const metadata = new MetadataMap(geometry.clusterSize, { l2Tables: mapping, refcountBlocks: refcounts })
+  // A table that cannot be right cannot be protected either: it is refused when the snapshot is used.
+  const usable = snapshots.snapshots.filter((snapshot) => snapshotL1Problem(snapshot, geometry) === undefined)
+  const inactive = sources.overlapCheck === "all" ? snapshotL2Tables(file, usable, geometry) : undefined
+  const metadata = new MetadataMap(geometry.clusterSize, { l2Tables: mapping, refcountBlocks: refcounts, inactiveL2Tables: inactive })
   metadata.addRanges([
     { offset: 0, length: geometry.clusterSize, name: "the header" },
     mapping.l1.place,
@@ -40,9 +45,7 @@ export function mapMetadata(sources: MetadataSources): MetadataMap {
       path: file.path,
     })
   }
-  // A table that cannot be right cannot be protected either: it is refused when the snapshot is used.
-  const l1Tables = snapshots.snapshots.filter((snapshot) => snapshotL1Problem(snapshot, geometry) === undefined)
   const name = "a snapshot's L1 table"
-  metadata.addRanges(l1Tables.map((snapshot) => ({ offset: snapshot.l1TableOffset, length: snapshot.l1Size * TABLE_ENTRY_SIZE, name })))
+  metadata.addRanges(usable.map((snapshot) => ({ offset: snapshot.l1TableOffset, length: snapshot.l1Size * TABLE_ENTRY_SIZE, name })))
   return metadata
 }

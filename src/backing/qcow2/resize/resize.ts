@@ -1,10 +1,10 @@
 /** Changes the size of an open image's disk (QC-RSZ-01 to 06). The header's size comes last when it grows, and first when it shrinks. */
 import { checkOptions, checkValue, type Rules } from "../../../options.ts"
-import { BackingError } from "../../backing.ts"
+import { BackingError, checkNewSize } from "../../backing.ts"
 import { roundUp } from "../format/bytes.ts"
 import { hasFeature } from "../format/header.ts"
 import { readSnapshotTable } from "../format/snapshot-table.ts"
-import { INCOMPATIBLE_BIT, LIMIT, SECTOR_SIZE, TABLE_ENTRY_SIZE } from "../format/spec.ts"
+import { INCOMPATIBLE_BIT, LIMIT, TABLE_ENTRY_SIZE } from "../format/spec.ts"
 import { cutTree } from "../snapshots/active-tree.ts"
 import { rewrite } from "../snapshots/rewrite.ts"
 import type { WholeImage, WritableImage } from "../snapshots/whole-image.ts"
@@ -12,7 +12,7 @@ import { compact, endOfUse } from "./compact.ts"
 import { preallocate, type Preallocation } from "./preallocate.ts"
 
 /** Options of `resize`. */
-export interface ResizeOptions {
+export interface ResizeImageOptions {
   /** Allows a smaller size: what is cut off is lost. Default false. */
   readonly shrink?: boolean
   /**
@@ -22,14 +22,14 @@ export interface ResizeOptions {
   readonly preallocation?: Preallocation
 }
 
-const RESIZE_RULES: Rules<ResizeOptions> = { shrink: "boolean?", preallocation: ["off", "metadata", "falloc", "full"] }
+const RESIZE_RULES: Rules<ResizeImageOptions> = { shrink: "boolean?", preallocation: ["off", "metadata", "falloc", "full"] }
 
 /**
  * Makes the disk one of `size` bytes. What is new reads as zeroes, whatever was cut off there before, and whatever a backing image holds.
  * @throws BackingError `invalid-argument` for a size that cannot be, or a smaller one that `shrink` does not allow; `unsupported` where the
  * format does not. A crash leaves the old size or the new one.
  */
-export function resizeImage(image: WholeImage, size: number, options: ResizeOptions = {}): void {
+export function resizeImage(image: WholeImage, size: number, options: ResizeImageOptions = {}): void {
   checkValue("resize", "size", size, "number")
   checkOptions("resize", options, RESIZE_RULES)
   const parts = image.writable()
@@ -40,20 +40,16 @@ export function resizeImage(image: WholeImage, size: number, options: ResizeOpti
   else if (size < before || shrink) cut(image, size)
 }
 
-function check(image: WholeImage, { geometry, reader }: WritableImage, size: number, options: ResizeOptions): void {
+function check(image: WholeImage, { geometry, reader }: WritableImage, size: number, options: ResizeImageOptions): void {
   const { header } = image
   const { shrink = false, preallocation = "off" } = options
   const refuse = (message: string, code: "invalid-argument" | "unsupported" = "invalid-argument"): never => {
     throw new BackingError(code, message, { path: image.file.path })
   }
-  const isWhole = Number.isSafeInteger(size) && size >= 0 && size % SECTOR_SIZE === 0
-  if (!isWhole) refuse(`the size ${size} is not a multiple of ${SECTOR_SIZE} bytes`)
+  checkNewSize({ before: header.size, size, shrink, path: image.file.path })
   const most = (LIMIT.L1_TABLE_BYTES / TABLE_ENTRY_SIZE) * geometry.l2Coverage
   if (size > most) refuse(`a disk of ${size} bytes is too large for clusters of ${geometry.clusterSize} bytes, which allow ${most} at most`)
   if (size === header.size) return
-  if (size < header.size && !shrink) {
-    refuse(`${size} bytes are less than the ${header.size} that the disk has, and what is cut off is lost; allow it by shrink`)
-  }
   if (size < header.size && preallocation !== "off") refuse("a disk that shrinks has nothing to preallocate")
   if (header.version < 3 && header.snapshotCount > 0) {
     refuse("an image of version 2 with snapshots keeps its size; change it with qemu-img amend -o compat=1.1", "unsupported")

@@ -1,5 +1,7 @@
 /** Which snapshot a word means, and the id of the next one (QC-SNAP-11). */
-import type { Snapshot } from "../format/snapshot-table.ts"
+import { BackingError } from "../../backing.ts"
+import { headerGeometry, type Qcow2Header } from "../format/header.ts"
+import { type Snapshot, snapshotL1Problem } from "../format/snapshot-table.ts"
 
 /** The snapshot with that id, or, without one, the first with that name. */
 export function findSnapshot(snapshots: readonly Snapshot[], idOrName: string): Snapshot | undefined {
@@ -15,4 +17,19 @@ export function newId(snapshots: readonly Snapshot[]): string {
     if (number > highest) highest = number
   }
   return String(highest + 1n)
+}
+
+/** The snapshot that is meant. @throws BackingError `not-found`, and `corrupt` for one whose L1 table cannot be right */
+export function usableSnapshot(snapshots: readonly Snapshot[], idOrName: string, header: Qcow2Header, path: string): Snapshot {
+  const snapshot = findSnapshot(snapshots, idOrName)
+  if (snapshot === undefined) throw new BackingError("not-found", `there is no snapshot with the id or the name "${idOrName}"`, { path })
+  const problem = snapshotL1Problem(snapshot, headerGeometry(header))
+  if (problem === undefined) return snapshot
+  throw new BackingError("corrupt", `snapshot "${idOrName}" cannot be used: ${problem}; check and repair the image`, { path })
+}
+
+/** The header by which the disk that the snapshot holds is read. */
+export function snapshotHeader(header: Qcow2Header, snapshot: Snapshot): Qcow2Header {
+  const { l1TableOffset, l1Size, diskSize = header.size } = snapshot
+  return { ...header, l1TableOffset, l1Size, size: diskSize }
 }

@@ -3,11 +3,11 @@ import { checkOptions, checkValue, type Rules } from "../../../options.ts"
 import { BackingError } from "../../backing.ts"
 import { encodeText } from "../format/bytes.ts"
 import type { Qcow2Header } from "../format/header.ts"
-import { readSnapshotTable, type Snapshot, snapshotL1Problem, type SnapshotTable } from "../format/snapshot-table.ts"
+import { readSnapshotTable, type Snapshot, type SnapshotTable } from "../format/snapshot-table.ts"
 import { INCOMPATIBLE_BIT } from "../format/spec.ts"
 import { hasFeature, headerGeometry } from "../format/header.ts"
 import { applySnapshot, deleteSnapshot, takeSnapshot } from "./changes.ts"
-import { findSnapshot, newId } from "./find-snapshot.ts"
+import { newId, snapshotHeader, usableSnapshot } from "./find-snapshot.ts"
 import type { VmStateSource } from "./vm-state.ts"
 import type { WholeImage } from "./whole-image.ts"
 
@@ -45,6 +45,14 @@ const CREATE_SNAPSHOT_RULES: Rules<CreateSnapshotOptions> = {
   name: "string", vmState: "object?", vmClock: "any?", icount: "any?", date: "number?",
 }
 
+/** What can be done with the snapshots of an image; over a file that answers later, later. As `Snapshots`. */
+export interface SnapshotActions {
+  list(): readonly SnapshotInfo[] | Promise<readonly SnapshotInfo[]>
+  create(options: CreateSnapshotOptions): SnapshotInfo | Promise<SnapshotInfo>
+  apply(idOrName: string): void | Promise<void>
+  delete(idOrName: string): void | Promise<void>
+}
+
 /** Bytes of a name: what QEMU keeps of it. */
 const LONGEST_NAME = 255
 
@@ -57,6 +65,8 @@ export interface SnapshotsOptions<View extends SnapshotView> {
   readonly image: WholeImage
   /** Opens a read-only view by that header. `hasBacking`: what it does not hold is read from the backing image. */
   readonly view: (header: Qcow2Header, options: { readonly hasBacking: boolean }) => View
+  /** Calls `work`, which puts a disk of `size` bytes with other content in the place of this one. */
+  readonly replacing: (size: number, work: () => void) => void
   /** Calls `work`; notes on the way what has to be noted of an error. */
   readonly noting: <T>(work: () => T) => T
 }
@@ -65,7 +75,7 @@ export interface SnapshotsOptions<View extends SnapshotView> {
  * The snapshots of an image. Every change is one switch of the header: a crash leaves the image as it was or as it was to be, and leaked
  * clusters at worst. An error leaves it as it was. A snapshot is named by its id or its name; an id comes first (QC-SNAP-11).
  */
-export class Snapshots<View extends SnapshotView> {
+export class Snapshots<View extends SnapshotView> implements SnapshotActions {
   readonly #image: WholeImage
   readonly #options: SnapshotsOptions<View>
   /** Views that were handed out, by the place of their L1 table. */
@@ -117,7 +127,7 @@ export class Snapshots<View extends SnapshotView> {
           "version 2 cannot have both: change it with qemu-img amend -o compat=1.1"
         throw this.#error("unsupported", message)
       }
-      applySnapshot(this.#image, known, snapshot)
+      this.#options.replacing(this.#diskSize(snapshot), () => applySnapshot(this.#image, known, snapshot))
     })
   }
 
@@ -176,11 +186,7 @@ export class Snapshots<View extends SnapshotView> {
 
   #usable(known: SnapshotTable, idOrName: string): Snapshot {
     checkValue("snapshots", "idOrName", idOrName, "string")
-    const snapshot = findSnapshot(known.snapshots, idOrName)
-    if (snapshot === undefined) throw this.#error("not-found", `there is no snapshot with the id or the name "${idOrName}"`)
-    const problem = snapshotL1Problem(snapshot, headerGeometry(this.#image.header))
-    if (problem !== undefined) throw this.#error("corrupt", `snapshot "${idOrName}" cannot be used: ${problem}; check and repair the image`)
-    return snapshot
+    return usableSnapshot(known.snapshots, idOrName, this.#image.header, this.#image.file.path)
   }
 
   #checkName(name: string): void {
@@ -198,15 +204,9 @@ export class Snapshots<View extends SnapshotView> {
     return { id, name, date, vmClock, vmStateSize, diskSize: this.#diskSize(snapshot), icount }
   }
 
-  #error(code: "invalid-argument" | "not-found" | "unsupported" | "corrupt" | "invalid-format", message: string): BackingError {
+  #error(code: "invalid-argument" | "unsupported" | "invalid-format", message: string): BackingError {
     return new BackingError(code, message, { path: this.#image.file.path })
   }
-}
-
-/** The header by which the disk that the snapshot holds is read. */
-export function snapshotHeader(header: Qcow2Header, snapshot: Snapshot): Qcow2Header {
-  const { l1TableOffset, l1Size, diskSize = header.size } = snapshot
-  return { ...header, l1TableOffset, l1Size, size: diskSize }
 }
 
 function bytesAsState(bytes: Uint8Array): VmStateSource {

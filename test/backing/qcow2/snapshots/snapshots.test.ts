@@ -115,6 +115,38 @@ describe("a snapshot", () => {
     clean(file)
   })
 
+  it("QC-SNAP-06 opened by its name, is the disk that it holds, and read-only", () => {
+    const file = newImage({ clusterSize: 4096, size: 40_960 })
+    withImage(file, (disk) => {
+      disk.pwrite(filled(40_960, 1), 0)
+      disk.snapshots.create({ name: "one" })
+      disk.resize(80_384)
+      disk.pwrite(filled(80_384, 2), 0)
+    })
+    const view = openInMemory(file.clone(), { snapshot: "one" })
+    expect([view.size, view.readOnly]).toEqual([40_960, true])
+    same(contentOf(view), filled(40_960, 1))
+    expect(failureOf(() => openInMemory(file.clone(), { snapshot: "two" })).code).toBe("not-found")
+    expect(failureOf(() => openInMemory(file.clone(), { snapshot: "one", readOnly: false })).code).toBe("read-only")
+  })
+
+  it("QC-OVL-01 overlapCheck all: no data lands on an L2 table of a snapshot, though an entry says so", () => {
+    const file = newImage({ clusterSize: 4096 })
+    const bytes = withImage(file, (disk) => {
+      disk.pwrite(filled(4096, 1), 0)
+      disk.snapshots.create({ name: "one" })
+      disk.pwrite(filled(4096, 2), 0)
+    })
+    const snapshotL1 = Number(bytes.u64(bytes.snapshotsOffset))
+    const table = bytes.u64(snapshotL1) & 0x00ff_ffff_ffff_fe00n
+    bytes.setL2(0, table | COPIED)
+    const lying = MemoryFile.of(bytes.bytes, { path: "lying.qcow2" })
+    const disk = openInMemory(lying.clone(), { overlapCheck: "all" })
+    expect(failureOf(() => disk.pwrite(filled(512, 3), 0)).message).toMatch(/an L2 table of a snapshot is there/)
+    // By default only the snapshot's L1 table is protected: the same write goes through.
+    openInMemory(lying.clone()).pwrite(filled(512, 3), 0)
+  })
+
   it("an image without anything has snapshots as well", () => {
     const file = newImage({ clusterSize: 512, size: 0 })
     withImage(file, (disk) => {

@@ -1,0 +1,44 @@
+/** What an `AwaitedDisk` stands on: a disk that answers at once or throws `NotLoaded`, and the files behind it. */
+import type { Allocation, VirtioBacking } from "../backing.ts"
+import type { ImageFile, ImageLock } from "../image-file.ts"
+import type { MapExtent } from "../qcow2/map-extents.ts"
+import type { CreateSnapshotOptions, SnapshotActions, SnapshotInfo, Snapshots, SnapshotView } from "../qcow2/snapshots/snapshots.ts"
+
+/** A file of the disk whose changes are answered later: a `PagedFile`. */
+export interface LateFile {
+  stable(): Promise<void> | undefined
+  readonly hasRoom: boolean
+  room(): Promise<void>
+  /** To be called when the disk has been closed, whether that has closed the file or not. */
+  close(): void
+  released(): Promise<void>
+}
+
+/** A disk that answers at once or throws `NotLoaded`: a raw or a qcow2 image over late files. */
+export interface LoadingDisk extends VirtioBacking {
+  readonly path?: string
+  readonly lock?: ImageLock
+  map?(offset: number, length: number): Iterable<MapExtent>
+  allocation?(offset: number, length: number): Allocation
+  resize?(size: number, options?: { readonly shrink?: boolean }): void
+  readonly snapshots?: Snapshots<SnapshotView>
+}
+
+/** Makes a call until nothing that it needs is missing. */
+export type Insist = <T>(kind: "reads" | "changes", attempt: () => T) => T | Promise<T>
+
+export function lateSnapshots(snapshots: Snapshots<SnapshotView>, insist: Insist): SnapshotActions {
+  return {
+    list: (): readonly SnapshotInfo[] | Promise<readonly SnapshotInfo[]> => insist("reads", () => snapshots.list()),
+    create: (options: CreateSnapshotOptions): SnapshotInfo | Promise<SnapshotInfo> => insist("changes", () => snapshots.create(options)),
+    apply: (idOrName: string): void | Promise<void> => insist("changes", () => snapshots.apply(idOrName)),
+    delete: (idOrName: string): void | Promise<void> => insist("changes", () => snapshots.delete(idOrName)),
+  }
+}
+
+/** A file of which nothing is ever awaited, for the disk to close. */
+export function answersAtOnce(file: ImageFile): LateFile {
+  return {
+    hasRoom: true, room: async () => undefined, stable: () => undefined, close: () => file.close(), released: async () => undefined,
+  }
+}

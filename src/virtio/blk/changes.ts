@@ -1,0 +1,41 @@
+/** Options of what is done to a disk while its guest runs, and a change of its size. */
+import { BackingError, checkNewSize, type VirtioBacking } from "../../backing/backing.ts"
+import { checkOptions, checkValue, type Rules } from "../../options.ts"
+
+/** Options of `VirtioBlk.changeBacking`. */
+export interface ChangeBackingOptions {
+  /**
+   * True: the change takes place before the call returns. Requests in flight are done again on the new disk, and nobody waits for the old
+   * one, which may be dead; make sure that a write that it still does cannot reach what the new disk stands on. On a zoned disk an append
+   * that the old one has done without an answer is then done twice. Default false: requests in flight end on the old disk, which is then
+   * flushed.
+   */
+  readonly atOnce?: boolean
+}
+
+export const CHANGE_BACKING_RULES: Rules<ChangeBackingOptions> = { atOnce: "boolean?" }
+
+/** Options of `VirtioBlk.resize`. */
+export interface ResizeOptions {
+  /** Allows a smaller size: what is cut off is lost. Default false. */
+  readonly shrink?: boolean
+}
+
+const RESIZE_RULES: Rules<ResizeOptions> = { shrink: "boolean?" }
+
+/** @throws TypeError for wrong arguments of `VirtioBlk.resize` */
+export function checkResize(size: number, options: ResizeOptions): void {
+  checkValue("VirtioBlk.resize", "size", size, "number")
+  checkOptions("VirtioBlk.resize", options, RESIZE_RULES)
+}
+
+/**
+ * Gives the backing another size, in bytes.
+ * @throws BackingError (as a rejection) `unsupported` for one that keeps its size; `invalid-argument` for a smaller size that `shrink` does
+ * not allow; what its `resize` throws
+ */
+export async function resizeBacking(backing: VirtioBacking, size: number, options: ResizeOptions): Promise<void> {
+  if (backing.resize === undefined) throw new BackingError("unsupported", "the backing of this disk cannot change its size")
+  checkNewSize({ before: backing.size, size, shrink: options.shrink ?? false })
+  await backing.resize(size, options)
+}
