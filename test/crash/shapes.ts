@@ -15,6 +15,7 @@ export interface CrashShape {
   readonly openBacking: (reference: BackingReference) => BackingDisk
   readonly data?: MemoryFile
   readonly cipher?: OpeningOptions["cipher"]
+  readonly discardNoUnref?: boolean
   /** Fails when something that no operation may touch has changed. */
   readonly alsoCheck?: (crashed: MemoryFile) => void
   /** Most bytes of one operation. */
@@ -47,8 +48,18 @@ function checkSnapshots(crashed: MemoryFile, golden: GoldenImage): void {
 /** 64-bit refcounts in clusters of 512 bytes: past 2 MiB of file the refcount table has to grow, and does so again and again. */
 const GROWING_SIZE = 3 << 20
 
+/** Discards long enough for holes in the file, at places that stay in use, over a backing image that must not show. */
+function keepingPlaces(extendedL2: boolean): CrashShape {
+  const name = `qcow2 whose discarded clusters keep their places${extendedL2 ? ", with extended L2 entries" : ""}`
+  const shape = { name, options: { clusterSize: 16384, extendedL2 }, backing: { share: 0.8, format: "raw" } } as const
+  const { file, openBacking = noBacking } = makeShape(shape, 4 << 20)
+  return { name, base: file, openBacking, discardNoUnref: true, longest: 3 << 20, share: 0.1 }
+}
+
 export const crashShapes: readonly CrashShape[] = [
   ...goldenShapes,
+  keepingPlaces(false),
+  keepingPlaces(true),
   ...qcow2Shapes.map((shape) => {
     const grows = shape.options.refcountBits === 64
     const { file, openBacking, openDataFile, opening } = makeShape(shape, grows ? GROWING_SIZE : 200_192)
@@ -70,7 +81,10 @@ export function roundFor(shape: CrashShape, rng: Rng): Omit<CrashRound, "operati
   const hasBacking = image.u64(8) !== 0n
   return {
     base: shape.base,
-    options: { openBacking: shape.openBacking, cipher: shape.cipher, cacheSize: rng.pick([4, 4, 1000]) * image.clusterSize },
+    options: {
+      openBacking: shape.openBacking, cipher: shape.cipher, discardNoUnref: shape.discardNoUnref ?? false,
+      cacheSize: rng.pick([4, 4, 1000]) * image.clusterSize,
+    },
     rng,
     ...(shape.data === undefined ? {} : { data: shape.data }),
     ...(shape.alsoCheck === undefined ? {} : { alsoCheck: shape.alsoCheck }),
