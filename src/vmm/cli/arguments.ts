@@ -85,6 +85,14 @@ export class Arguments {
     return nameOf("image", path)
   }
 
+  /** Those of these options that were given, in that order, with what they were given as. */
+  inOrder<N extends string>(names: readonly N[]): readonly { readonly name: N; readonly value: string }[] {
+    return this.#given.flatMap(({ row, value }) => {
+      const name = names.find((each) => each === row.name)
+      return name === undefined ? [] : [{ name, value }]
+    })
+  }
+
   /** The option as it was written, the last time: "-f" or "--format". */
   spelling(name: string): string {
     return this.#find(name).at(-1)?.spelling ?? `--${name}`

@@ -4,7 +4,8 @@ import { LockedFile } from "../../backing/host/image-lock.ts"
 import type { ImageFile } from "../../backing/image-file.ts"
 import { decodeText, getU64, viewOf } from "../../backing/qcow2/format/bytes.ts"
 import { findExtension } from "../../backing/qcow2/format/extensions.ts"
-import { backingFormat, hasFeature, type Qcow2Header } from "../../backing/qcow2/format/header.ts"
+import { BITMAP_FLAG, checkedDirectoryPlace, decodeDirectory } from "../../backing/qcow2/format/bitmaps.ts"
+import { backingFormat, hasFeature, headerGeometry, type Qcow2Header } from "../../backing/qcow2/format/header.ts"
 import { readHeader } from "../../backing/qcow2/format/parse-header.ts"
 import { readSnapshotTable, type Snapshot } from "../../backing/qcow2/format/snapshot-table.ts"
 import {
@@ -40,7 +41,13 @@ export interface SnapshotFacts {
   readonly icount?: number
 }
 
-export type FormatFacts = Readonly<Record<string, string | number | boolean>>
+export type FormatFacts = Readonly<Record<string, string | number | boolean | readonly BitmapFacts[]>>
+
+export interface BitmapFacts {
+  readonly flags: readonly ("in-use" | "auto")[]
+  readonly name: string
+  readonly granularity: number
+}
 
 /**
  * Looks at one image; its backing file is named, and not opened.
@@ -76,14 +83,14 @@ function qcow2Facts(file: ImageFile): Facts {
     "actual-size": allocatedBytes(file.path),
     ...(header.cryptMethod !== CRYPT_METHOD.NONE && { encrypted: true }),
     ...(snapshots.length > 0 && { snapshots: snapshots.map(snapshotFacts) }),
-    "format-specific": { type: "qcow2", data: formatFacts(header) },
+    "format-specific": { type: "qcow2", data: formatFacts(header, bitmapFacts(file, header)) },
     ...(backing !== undefined && { "full-backing-filename": beside(file.path, backing), "backing-filename": backing }),
     "dirty-flag": hasFeature(header.incompatibleFeatures, INCOMPATIBLE_BIT.DIRTY),
   }
 }
 
 /** A version 2 image has no feature bits. */
-function formatFacts(header: Qcow2Header): FormatFacts {
+function formatFacts(header: Qcow2Header, bitmaps: readonly BitmapFacts[]): FormatFacts {
   const incompatible = (bit: number) => hasFeature(header.incompatibleFeatures, bit)
   const isVersion3 = header.version === 3
   const dataFile = findExtension(header.extensions, EXTENSION_TYPE.EXTERNAL_DATA_FILE_NAME)
@@ -91,6 +98,7 @@ function formatFacts(header: Qcow2Header): FormatFacts {
     compat: isVersion3 ? "1.1" : "0.10",
     "compression-type": header.compressionType === COMPRESSION_TYPE.ZSTD ? "zstd" : "zlib",
     ...(isVersion3 && { "lazy-refcounts": hasFeature(header.compatibleFeatures, COMPATIBLE_BIT.LAZY_REFCOUNTS) }),
+    ...(bitmaps.length > 0 && { bitmaps }),
     "refcount-bits": 2 ** header.refcountOrder,
     ...(incompatible(INCOMPATIBLE_BIT.EXTERNAL_DATA_FILE) && {
       ...(dataFile !== undefined && { "data-file": decodeText(dataFile) }),
@@ -98,6 +106,21 @@ function formatFacts(header: Qcow2Header): FormatFacts {
     }),
     ...(isVersion3 && { corrupt: incompatible(INCOMPATIBLE_BIT.CORRUPT), "extended-l2": incompatible(INCOMPATIBLE_BIT.EXTENDED_L2) }),
   }
+}
+
+function bitmapFacts(file: ImageFile, header: Qcow2Header): BitmapFacts[] {
+  const place = checkedDirectoryPlace(header, file.path)
+  if (place === undefined) return []
+  const bytes = new Uint8Array(place.length)
+  file.read(bytes, place.offset)
+  return decodeDirectory(bytes, place.count, { geometry: headerGeometry(header), path: file.path }).map(({ entry }) => ({
+    flags: [
+      ...((entry.flags & BITMAP_FLAG.IN_USE) !== 0 ? ["in-use" as const] : []),
+      ...((entry.flags & BITMAP_FLAG.AUTO) !== 0 ? ["auto" as const] : []),
+    ],
+    name: entry.name,
+    granularity: 2 ** entry.granularityBits,
+  }))
 }
 
 /** In a snapshot's extra data. [QCOW2] "Snapshots" */

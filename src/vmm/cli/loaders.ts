@@ -5,6 +5,7 @@ export const LOADERS: Readonly<Record<string, () => Promise<Command>>> = {
   bench: async () => (await import("./commands/bench.ts")).bench,
   dd: async () => (await import("./commands/dd.ts")).dd,
   io: async () => (await import("./commands/io.ts")).io,
+  bitmap: async () => (await import("./commands/bitmap.ts")).bitmap,
   check: async () => (await import("./commands/check.ts")).check,
   commit: async () => (await import("./commands/commit.ts")).commit,
   completion: async () => (await import("./commands/completion.ts")).completion,

@@ -3,7 +3,7 @@ import { BackingError } from "../../../backing/backing.ts"
 import { backingPath } from "../../../backing/host/backing-path.ts"
 import type { Arguments } from "../arguments.ts"
 import { formatBytes } from "../format.ts"
-import { type Facts, imageFacts } from "../image-facts.ts"
+import { type Facts, type FormatFacts, imageFacts } from "../image-facts.ts"
 import { imageOf, type ImageName } from "../image-name.ts"
 import { print, printJson } from "../output.ts"
 
@@ -50,6 +50,15 @@ function treeLines(chain: readonly Facts[]): string[] {
   })
 }
 
+function specificLines(name: string, value: FormatFacts[string]): string[] {
+  if (typeof value !== "object") return [`    ${name}: ${value}`]
+  const bitmaps = value.map(({ name: bitmap, granularity, flags }) => {
+    const marks = [flags.includes("auto") ? "" : ", disabled", flags.includes("in-use") ? ", not consistent" : ""]
+    return `        ${bitmap}: ${granularity} bytes for each bit${marks.join("")}`
+  })
+  return [`    ${name}:`, ...bitmaps]
+}
+
 function factLines(facts: Facts): string[] {
   const specific = Object.entries(facts["format-specific"]?.data ?? {})
   const { "backing-filename": backing, "full-backing-filename": full } = facts
@@ -69,7 +78,7 @@ function factLines(facts: Facts): string[] {
     ...(
       specific.length === 0
         ? []
-        : ["Format specific information:", ...specific.map(([name, value]) => `    ${name.replaceAll("-", " ")}: ${value}`)]
+        : ["Format specific information:", ...specific.flatMap(([name, value]) => specificLines(name.replaceAll("-", " "), value))]
     ),
   ]
 }

@@ -394,6 +394,23 @@ describe("opening an image that has them", () => {
     kept.use((image) => expect(failureOf(() => image.resize(2 << 20)).message).toContain("remove it first"))
   })
 
+  it("QC-BMP-10 QC-BMP-12 going back to a snapshot changes all of the disk, its size included", () => {
+    const kept = withOne({ clusterSize: 512 })
+    kept.use((image) => {
+      image.bitmaps.add("off", { isEnabled: false })
+      image.snapshots.create({ name: "small" })
+      image.resize(4 << 20)
+    })
+    kept.use((image) => {
+      expect(changedIn(image, "one")).toEqual([])
+      image.snapshots.apply("small")
+    })
+    kept.use((image) => {
+      expect([image.size, changedIn(image, "one"), changedIn(image, "off")]).toEqual([256 * K, [[0, 256 * K]], []])
+    })
+    expect(checkQcow2(kept.file)).toMatchObject({ exitCode: 0 })
+  })
+
   it("QC-BMP-04 what QEMU stored is read, and recorded on", () => {
     const kept = Kept.of(goldenBytes("bitmap.qcow2"))
     kept.use((image) => {
