@@ -79,8 +79,13 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
     try {
       wanted = ring.publish()
     } finally {
-      if (wanted && queue.ring === ring) this.#signals?.queueInterrupt(queue.index)
+      if (wanted && queue.ring === ring) this.interrupt(queue)
     }
+  }
+
+  /** A used buffer notification. It may do anything. */
+  interrupt(queue: Virtqueue): void {
+    this.#signals?.queueInterrupt(queue.index)
   }
 
   /** The configuration space has changed on the device's own account: bumps the generation, and tells a running driver. */

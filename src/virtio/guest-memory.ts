@@ -159,7 +159,7 @@ export class LinearMemory implements GuestMemory {
   }
 
   get generation(): number {
-    this.refresh()
+    if (this.#wasm !== undefined) this.refresh()
     return this.#generation
   }
 

@@ -198,9 +198,16 @@ export class SplitQueue implements Ring, SplitRows {
     this.#usedIdxWord.store(now)
     this.#publishedIdx = now
     if (this.#memory.written !== undefined) this.#announce(this.#memory.written.bind(this.#memory), old, now)
-    if (this.#features.notifyOnEmpty && this.inFlight === 0 && this.#availIdxWord.load() === this.lastAvail) return true
-    if (!this.#features.eventIdx) return (this.#availFlags.load() & NO_INTERRUPT) === 0
+    const { eventIdx, notifyOnEmpty } = this.#features
+    if (!eventIdx || notifyOnEmpty) return this.#wantsInterrupt(now, old)
     return needsEvent(this.#usedEvent.load(), now, old)
+  }
+
+  /** With what only older drivers have. */
+  #wantsInterrupt(now: number, old: number): boolean {
+    const { eventIdx, notifyOnEmpty } = this.#features
+    if (notifyOnEmpty && this.inFlight === 0 && this.#availIdxWord.load() === this.lastAvail) return true
+    return eventIdx ? needsEvent(this.#usedEvent.load(), now, old) : (this.#availFlags.load() & NO_INTERRUPT) === 0
   }
 
   /**
@@ -231,7 +238,6 @@ export class SplitQueue implements Ring, SplitRows {
 function tooManyInFlight(size: number): VirtqueueError {
   return new VirtqueueError(`more than ${size} chains in flight: the driver reused descriptors that it had not got back`)
 }
-
 
 function tooFarAhead(availIdx: number, lastAvail: number, size: number): VirtqueueError {
   return new VirtqueueError(`available index ${availIdx} is ${(availIdx - lastAvail) & 0xffff} ahead of ${lastAvail} in a queue of ${size}`)

@@ -44,6 +44,11 @@ export class ThrottledRequests {
     else for (const one of waiting) passTo(throttle, one)
   }
 
+  /** There are no limits, and nothing waits. */
+  get isIdle(): boolean {
+    return this.#throttle === undefined && this.#waiting.size === 0
+  }
+
   /** Requests that may be taken from `queue` now. 0: the queue is served again when some of those that wait have gone. */
   room(queue: Virtqueue): number {
     const throttle = this.#throttle

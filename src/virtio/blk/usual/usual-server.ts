@@ -4,13 +4,18 @@
  */
 import type { VirtioBacking } from "../../../backing/backing.ts"
 import type { VirtioDevice } from "../../device.ts"
+import type { RamRegion } from "../../guest-memory.ts"
 import { ROW as ROW_SIZE } from "../../queue/chain-rows.ts"
 import type { Ring } from "../../queue/ring.ts"
 import { LOOK_WEIGHT, type Turn } from "../../turn.ts"
 import type { Virtqueue } from "../../virtqueue.ts"
 import { refusePromise } from "../answers.ts"
 import type { Batch } from "../batch.ts"
+import type { CacheMode } from "../cache-mode.ts"
+import type { Completion } from "../completion.ts"
 import type { BatchErrors } from "../errors/batch-errors.ts"
+import type { ErrorPolicy } from "../errors/error-policy.ts"
+import type { Executor } from "../executor.ts"
 import type { RequestLimits } from "../request.ts"
 import { SECTOR_SIZE, VIRTIO_BLK_T } from "../spec.ts"
 import type { ThrottledRequests } from "../throttling/throttled-requests.ts"
@@ -48,30 +53,64 @@ export interface UsualServerParts {
 export class UsualServer {
   readonly requests = new UsualRequests()
   readonly #parts: UsualServerParts
+  // Of the wiring, to be found at once:
+  readonly #device: VirtioDevice
+  readonly #executor: Executor
+  readonly #cacheMode: CacheMode
+  readonly #errors: ErrorPolicy
+  readonly #completion: Completion
 
   constructor(parts: UsualServerParts) {
     this.#parts = parts
+    const { device, executor, cacheMode, errors, completion } = parts.wiring
+    this.#device = device
+    this.#executor = executor
+    this.#cacheMode = cacheMode
+    this.#errors = errors
+    this.#completion = completion
   }
 
-  /** Serves the requests that `ring.look` has seen, `most` at most, if all of them are usual. Returns what has become of them. */
+  /**
+   * Serves the requests that `ring.look` has seen, `most` at most, if all of them are usual. Returns what has become of them. The loop of
+   * calls ends early at the first request that may be merged with another, when the turn is over, and when a call has changed what the
+   * device may do.
+   *
+   * It stays one function of more than 460 bytecodes: V8 would inline a smaller one into its caller, and call what it calls (40 ns).
+   */
   serve(queue: Virtqueue, ring: Ring, turn: Turn, most: number): typeof DONE | typeof LEFT | typeof BEGUN {
-    const { device, executor, completion, cacheMode } = this.#parts.wiring
     const { requests } = this
     requests.begin(queue, ring)
     this.#take(ring, most)
     if (!requests.isWhole || !this.#mayServe()) return LEFT
+    const { rows, count, region } = requests
+    const device = this.#device
     const { changes } = device
+    const { backing } = this.#executor
+    let index = 0
     try {
-      callUsual(requests, executor.backing, device, turn)
+      for (const end = requests.neighbour; index < end && device.changes === changes && !turn.over; index++) {
+        requests.next = index
+        const row = ROW * index
+        const start = rows[row + OFFSET] ?? 0
+        const length = rows[row + LENGTH] ?? 0
+        const offset = (rows[row + SECTOR] ?? 0) * BYTES
+        let answer: unknown
+        if (rows[row + TYPE] !== IN) answer = write(backing, region, start, length, offset)
+        else if (backing.preadInto !== undefined) answer = backing.preadInto(region.bytes, start, length, offset)
+        else answer = backing.pread(region.viewAt(start, length), offset)
+        if (answer !== undefined) refusePromise(answer, methodOf(backing, rows[row + TYPE]))
+        turn.spend(backing.slow === true ? LOOK : length > LEAST ? length : LEAST, length)
+      }
     } catch (error) {
       return this.#failed(queue, ring, error)
     }
-    if (requests.next < requests.count || device.changes !== changes || (requests.writes > 0 && cacheMode.writeThrough)) {
+    requests.next = index
+    if (index < count || device.changes !== changes || (requests.writes > 0 && this.#cacheMode.writeThrough)) {
       return this.#leave(queue, ring)
     }
     // Nobody is called in between, so nothing changes.
-    completion.completeUsual(requests)
-    device.publish(queue, ring)
+    this.#completion.completeUsual(requests)
+    if (ring.publish()) device.interrupt(queue)
     return DONE
   }
 
@@ -91,9 +130,12 @@ export class UsualServer {
 
   /** The disk answers at once, nobody wants to know of the single request, and none has to wait. */
   #mayServe(): boolean {
-    const { wiring: { device, executor, errors, observation }, throttled } = this.#parts
-    return executor.backing.asynchronous !== true && errors.stoppedBy === undefined && device.memory.written === undefined &&
-      (observation === undefined || !observation.isDue()) && throttled.admits(this.requests)
+    if (this.#executor.backing.asynchronous === true || this.#device.memory.written !== undefined) return false
+    return this.#errors.stoppedBy === undefined && !this.#isObserved() && this.#parts.throttled.admits(this.requests)
+  }
+
+  #isObserved(): boolean {
+    return this.#parts.wiring.observation?.isDue() === true
   }
 
   /** The call for the request `next` failed. */
@@ -115,30 +157,9 @@ export class UsualServer {
   }
 }
 
-/**
- * Acts on `requests` from `next` on: up to the first that may be merged with another, until the turn is over, or until a call has changed
- * what the device may do. @throws what the backing throws, for the request `next`
- */
-export function callUsual(requests: UsualRequests, backing: VirtioBacking, device: VirtioDevice, turn: Turn): void {
-  const { rows, region, neighbour } = requests
-  const { changes } = device
-  for (let index = requests.next; index < neighbour; index++) {
-    const row = ROW * index
-    const start = rows[row + OFFSET] ?? 0
-    const length = rows[row + LENGTH] ?? 0
-    const offset = (rows[row + SECTOR] ?? 0) * BYTES
-    const type = rows[row + TYPE]
-    let answer: unknown
-    if (type === IN) {
-      if (backing.preadInto !== undefined) answer = backing.preadInto(region.bytes, start, length, offset)
-      else answer = backing.pread(region.viewAt(start, length), offset)
-    } else if (backing.pwriteFrom !== undefined) answer = backing.pwriteFrom(region.bytes, start, length, offset)
-    else answer = backing.pwrite(region.viewAt(start, length), offset)
-    if (answer !== undefined) refusePromise(answer, methodOf(backing, type))
-    requests.next = index + 1
-    turn.spend(backing.slow === true ? LOOK : length > LEAST ? length : LEAST, length)
-    if (device.changes !== changes || turn.over) return
-  }
+function write(backing: VirtioBacking, region: RamRegion, start: number, length: number, offset: number): unknown {
+  if (backing.pwriteFrom !== undefined) return backing.pwriteFrom(region.bytes, start, length, offset)
+  return backing.pwrite(region.viewAt(start, length), offset)
 }
 
 function methodOf(backing: VirtioBacking, type: number | undefined): string {
