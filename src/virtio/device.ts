@@ -70,22 +70,18 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
 
   /**
    * Makes the used entries of `ring` visible, and interrupts if the driver wants it. An interrupt may do anything, a reset included: this
-   * is the last thing that a turn does for a batch.
+   * is the last thing that a turn does for a batch. Returns whether it has interrupted.
    */
-  publish(queue: Virtqueue, ring: Ring): void {
-    if (queue.ring !== ring || !this.work.open) return
+  publish(queue: Virtqueue, ring: Ring): boolean {
+    if (queue.ring !== ring || !this.work.open) return false
     // `GuestMemory.written` may throw: the driver is interrupted all the same.
     let wanted = true
     try {
       wanted = ring.publish()
     } finally {
-      if (wanted && queue.ring === ring) this.interrupt(queue)
+      if (wanted && queue.ring === ring) this.#signals?.queueInterrupt(queue.index)
     }
-  }
-
-  /** A used buffer notification. It may do anything. */
-  interrupt(queue: Virtqueue): void {
-    this.#signals?.queueInterrupt(queue.index)
+    return wanted
   }
 
   /** The configuration space has changed on the device's own account: bumps the generation, and tells a running driver. */

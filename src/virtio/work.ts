@@ -100,6 +100,18 @@ export class Work {
     try {
       if (current?.run(turn) === true) this.#unfinished.add(current)
       current = undefined
+      if (this.#ready.size > 0) this.#runReady(turn)
+    } finally {
+      this.#isRunning = false
+      if (current !== undefined || this.#unfinished.size > 0 || this.#ready.size > 0) this.#postpone(current)
+    }
+    if (this.#isEndAwaited) this.#end()
+  }
+
+  /** Apart from `#run`, which V8 inlines then: the usual kick has one task. */
+  #runReady(turn: Turn): void {
+    let current: Task | undefined
+    try {
       while (this.#ready.size > 0 && !turn.over && this.#isOpen) {
         current = this.#takeNext()
         if (current?.run(turn) === true) this.#unfinished.add(current)
@@ -107,13 +119,11 @@ export class Work {
         current = undefined
       }
     } finally {
-      this.#isRunning = false
-      // Also after an exception of the embedder's interrupt handler, or of a backing with a bug: nothing may wait for ever. What threw
-      // runs again, for it has not said that it is done.
       if (current !== undefined) this.#unfinished.add(current)
-      if (this.#unfinished.size > 0 || this.#ready.size > 0) this.#postpone()
     }
-    if (!this.#isEndAwaited) return
+  }
+
+  #end(): void {
     this.#isEndAwaited = false
     this.#ended()
   }
@@ -124,8 +134,12 @@ export class Work {
     return next
   }
 
-  /** The rest is for the next turn. */
-  #postpone(): void {
+  /**
+   * The rest is for the next turn, also after an exception of the embedder's interrupt handler, or of a backing with a bug: nothing may
+   * wait for ever. `thrown`: the task that has thrown, which runs again, for it has not said that it is done.
+   */
+  #postpone(thrown: Task | undefined): void {
+    if (thrown !== undefined) this.#unfinished.add(thrown)
     for (const task of this.#unfinished) this.#ready.add(task)
     this.#unfinished.clear()
     if (this.#isOpen) this.#schedule()

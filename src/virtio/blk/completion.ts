@@ -31,6 +31,7 @@ export class Completion {
     const { read, write } = this.#statistics
     read.requests += requests.reads
     read.bytes += requests.readBytes
+    if (requests.writes === 0) return
     write.requests += requests.writes
     write.bytes += requests.writeBytes
   }

@@ -57,7 +57,9 @@ export class RequestServer implements DeviceHandler {
   }
 
   get unfinished(): boolean {
-    return this.#usual.requests.unfinished || this.#batch.unfinished
+    const batch = this.#batch
+    const { requests } = this.#usual
+    return (batch.settled < batch.taken && batch.unfinished) || (requests.count > 0 && requests.unfinished)
   }
 
   chains(queue: Virtqueue): readonly TakenChain[] {
@@ -119,15 +121,20 @@ export class RequestServer implements DeviceHandler {
       ring.refresh()
       const { changes } = device
       let drained = true
+      let hasMoved = false
       if (ring.look()) {
         const how = usual.serve(queue, ring, turn, room)
         drained = how === LEFT ? this.#fillBatch(queue, ring, room) : usual.requests.isDrained
         budget -= how === DONE ? usual.requests.taken : this.#batch.taken
         if (how !== DONE && !this.#goOn(queue, ring, turn)) return this.#hasMore(queue)
+        hasMoved = how !== DONE || usual.hasInterrupted
       }
       // An interrupt may have run the driver, which may have reset us. If we are paused or kept from memory, whoever ends that goes on.
       if (device.changes !== changes && !device.mayTake(queue, ring)) return false
-      if (drained && !ring.enableKicks()) return false
+      if (!drained) continue
+      // An interrupt may have replaced the memory.
+      if (hasMoved) ring.refresh()
+      if (!ring.enableKicks()) return false
     }
     return true
   }

@@ -199,7 +199,6 @@ export class PackedQueue implements Ring, PackedRows {
   }
 
   enableKicks(): boolean {
-    this.refresh()
     if (this.#features.eventIdx) {
       const { slot, wrap } = this.descriptors
       // Before the flags that make it valid.

@@ -72,7 +72,7 @@ export interface Ring {
   set features(features: RingFeatures)
   /** What to save of it. `inFlight`: chains that have been taken. Those of a saved ring that `pop` has not taken again yet go along. */
   save(inFlight: readonly TakenChain[]): SavedRing
-  /** Finds the areas again when guest memory has been replaced. To be called before pops and before completions. */
+  /** Finds the areas again when guest memory has been replaced. To be called before pops, before completions, and after interrupts. */
   refresh(): void
   /** The generation of guest memory for which the areas were found. */
   readonly generation: number
@@ -99,9 +99,6 @@ export interface Ring {
   addUsed(chain: TakenChain, length: number): void
   /** Shows the driver what `addUsed` has collected, if anything. Returns true when the driver wants an interrupt for it. */
   publish(): boolean
-  /**
-   * Asks for a kick with the next chain; refreshes before that. Returns true when one has come in meanwhile, for which the driver may not
-   * kick.
-   */
+  /** Asks for a kick with the next chain. Returns true when one has come in meanwhile, for which the driver may not kick. */
   enableKicks(): boolean
 }

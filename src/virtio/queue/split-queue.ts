@@ -211,12 +211,10 @@ export class SplitQueue implements Ring, SplitRows {
   }
 
   /**
-   * Asks for a kick with the next chain; an interrupt may have replaced the memory before. Returns true when one has come in meanwhile,
-   * which the driver may not kick for ([VIRTIO]
+   * Asks for a kick with the next chain. Returns true when one has come in meanwhile, which the driver may not kick for ([VIRTIO]
    * 2.7.10.2).
    */
   enableKicks(): boolean {
-    this.refresh()
     if (this.#features.eventIdx) {
       this.#availEvent.store(this.lastAvail)
       this.#memory.written?.(this.#areas.usedRing + VIRTQ_RING_OFFSET + VIRTQ_USED_ELEM_SIZE * this.size, VIRTQ_EVENT_SIZE)

@@ -16,6 +16,7 @@ import type { Completion } from "../completion.ts"
 import type { BatchErrors } from "../errors/batch-errors.ts"
 import type { ErrorPolicy } from "../errors/error-policy.ts"
 import type { Executor } from "../executor.ts"
+import type { Observation } from "../observation/observation.ts"
 import type { RequestLimits } from "../request.ts"
 import { SECTOR_SIZE, VIRTIO_BLK_T } from "../spec.ts"
 import type { ThrottledRequests } from "../throttling/throttled-requests.ts"
@@ -52,17 +53,25 @@ export interface UsualServerParts {
 
 export class UsualServer {
   readonly requests = new UsualRequests()
+  /** The driver has been told of what is `DONE`: anything may have happened since. */
+  hasInterrupted = false
   readonly #parts: UsualServerParts
-  // Of the wiring, to be found at once:
+  // Of the parts, to be found at once:
   readonly #device: VirtioDevice
   readonly #executor: Executor
   readonly #cacheMode: CacheMode
   readonly #errors: ErrorPolicy
   readonly #completion: Completion
+  readonly #observation: Observation | undefined
+  readonly #throttled: ThrottledRequests
+  readonly #disk: RequestLimits
 
   constructor(parts: UsualServerParts) {
     this.#parts = parts
-    const { device, executor, cacheMode, errors, completion } = parts.wiring
+    const { device, executor, cacheMode, errors, completion, observation } = parts.wiring
+    this.#disk = parts.disk
+    this.#throttled = parts.throttled
+    this.#observation = observation
     this.#device = device
     this.#executor = executor
     this.#cacheMode = cacheMode
@@ -110,7 +119,7 @@ export class UsualServer {
     }
     // Nobody is called in between, so nothing changes.
     this.#completion.completeUsual(requests)
-    if (ring.publish()) device.interrupt(queue)
+    this.hasInterrupted = device.publish(queue, ring)
     return DONE
   }
 
@@ -119,23 +128,20 @@ export class UsualServer {
     const { splitRows } = ring
     if (splitRows !== undefined) {
       requests.rowRing = splitRows
-      takeSplit(requests, splitRows, this.#parts.disk, most)
+      takeSplit(requests, splitRows, this.#disk, most)
       return
     }
     const { packedRows } = ring
     if (packedRows === undefined) return
     requests.rowRing = packedRows
-    takePacked(requests, packedRows, this.#parts.disk, most)
+    takePacked(requests, packedRows, this.#disk, most)
   }
 
   /** The disk answers at once, nobody wants to know of the single request, and none has to wait. */
   #mayServe(): boolean {
     if (this.#executor.backing.asynchronous === true || this.#device.memory.written !== undefined) return false
-    return this.#errors.stoppedBy === undefined && !this.#isObserved() && this.#parts.throttled.admits(this.requests)
-  }
-
-  #isObserved(): boolean {
-    return this.#parts.wiring.observation?.isDue() === true
+    if (this.#errors.stoppedBy !== undefined || this.#observation?.isDue() === true) return false
+    return this.#throttled.isIdle || this.#throttled.admits(this.requests)
   }
 
   /** The call for the request `next` failed. */
