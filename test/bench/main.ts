@@ -3,6 +3,7 @@ import { benchDevice } from "./device.ts"
 import { benchHold } from "./hold.ts"
 import { benchHttpMemory } from "./http-memory.ts"
 import { benchHttp } from "./http.ts"
+import { benchLuks } from "./luks/luks.ts"
 import { benchNbdClient } from "./nbd-client.ts"
 import { benchNbdServer } from "./nbd-server.ts"
 import { benchPacked } from "./packed.ts"
@@ -14,7 +15,7 @@ import { benchRing } from "./ring.ts"
 
 const sections: Readonly<Record<string, () => void | Promise<void>>> = {
   ring: benchRing, packed: benchPacked, policy: benchPolicy, device: benchDevice, hold: benchHold, paged: benchPaged, qemu: benchQemu,
-  qcow2: benchQcow2,
+  qcow2: benchQcow2, luks: benchLuks,
   nbd: benchNbdClient,
   http: benchHttp, "http-memory": benchHttpMemory, "nbd-server": benchNbdServer,
 }
