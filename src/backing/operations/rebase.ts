@@ -1,7 +1,7 @@
 /** Rebase: an image gets another backing file, or none, and reads the same as before. */
 import { BackingError } from "../backing.ts"
 import type { Qcow2Image } from "../qcow2/image.ts"
-import { changeBacking, type NextBacking, prepareBacking, refuseSnapshots } from "../qcow2/layers/change-backing.ts"
+import { changeBacking, forgetNextBacking, type NextBacking, prepareBacking, refuseSnapshots } from "../qcow2/layers/change-backing.ts"
 import { ownRun, runAbove } from "../qcow2/layers/layer-run.ts"
 import type { BackingDisk } from "../qcow2/reader.ts"
 import { explained, longRun } from "./layer-steps.ts"
@@ -21,7 +21,7 @@ export async function rebaseLayers(image: Qcow2Image, target: RebaseTarget, opti
   if (image.readOnly) throw new BackingError("read-only", "a rebase needs the image open for writing", { path: image.path })
   refuseSnapshots(image, "a rebase")
   const operation = new Operation(image.size, options)
-  prepareBacking(image, target.disk)
+  prepareBacking(image, target)
   let isDone = false
   try {
     await copyDifferences(image, target, operation)
@@ -31,7 +31,7 @@ export async function rebaseLayers(image: Qcow2Image, target: RebaseTarget, opti
   } catch (error) {
     throw explained(error, "the image keeps its backing file, and reads as before")
   } finally {
-    if (!isDone) prepareBacking(image, undefined)
+    if (!isDone) forgetNextBacking(image)
   }
 }
 

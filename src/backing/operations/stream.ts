@@ -3,7 +3,7 @@ import { checkCount, checkOptions, type Rules } from "../../options.ts"
 import { BackingError } from "../backing.ts"
 import type { OpenedDisk } from "../open-disk.ts"
 import { Qcow2Image } from "../qcow2/image.ts"
-import { changeBacking, prepareBacking, refuseSnapshots } from "../qcow2/layers/change-backing.ts"
+import { changeBacking, forgetNextBacking, type NextBacking, prepareBacking, refuseSnapshots } from "../qcow2/layers/change-backing.ts"
 import { layersOf } from "../qcow2/layers/layer-run.ts"
 import { pull } from "../qcow2/layers/pull.ts"
 import type { BackingDisk } from "../qcow2/reader.ts"
@@ -48,14 +48,15 @@ export async function streamDisk(disk: Qcow2Image | OpenedDisk, options: StreamO
   if (image.backing === undefined || image.backing === base) return
   refuseSnapshots(image, "streaming")
   const operation = new Operation(image.size, options)
-  prepareBacking(image, base)
+  const next = { reference: base === undefined ? undefined : referenceTo(image, base), disk: base }
+  prepareBacking(image, next)
   try {
     await pullAll(reached, base, { operation, pace: new Pace(options.rate, options.clock) })
-    await dropLayers(reached, base)
+    await dropLayers(reached, next)
   } catch (error) {
     throw explained(error, "the image reads as before; stream again when this is mended, and it goes on")
   } finally {
-    prepareBacking(image, undefined)
+    forgetNextBacking(image)
   }
 }
 
@@ -73,9 +74,9 @@ async function pullAll(
   }
 }
 
-async function dropLayers({ image, perform, retire }: ReachedImage, base: BackingDisk | undefined): Promise<void> {
-  const reference = base === undefined ? undefined : referenceTo(image, base)
-  const dropped = await perform("changes", () => changeBacking(image, { reference, disk: base }))
+async function dropLayers({ image, perform, retire }: ReachedImage, next: NextBacking): Promise<void> {
+  const base = next.disk
+  const dropped = await perform("changes", () => changeBacking(image, next))
   if (dropped === undefined) return
   for (const layer of layersOf(dropped)) if (layer instanceof Qcow2Image && layer.backing === base && base !== undefined) detach(layer)
   retire(dropped)

@@ -132,15 +132,19 @@ describe("rebase", () => {
     }
   })
 
-  it("is refused for a name that the format cannot hold, with nothing changed", async () => {
-    const chain = Chain.random(new Rng(seed + 80), { layers: 2, sizes: SIZES })
-    const bytes = chain.layers[1]?.file.toBytes()
+  it("QC-HDR-15 is refused before anything is copied for a name that the format or the cluster cannot hold", async () => {
+    const chain = Chain.random(new Rng(seed + 80), { layers: 2, sizes: SIZES, top: { clusterSize: 512 } })
+    const bytes = chain.layers[1]?.file.toBytes() ?? new Uint8Array(0)
     const image = chain.openTop()
-    const disk = image.backing
-    await expect(
-      rebaseLayers(image, { reference: { name: "x".repeat(1024), format: "raw" }, disk }, {}),
-    ).rejects.toThrow(/longer than 1023/)
+    let steps = 0
+    const refused = async (length: number, message: RegExp): Promise<void> => {
+      const target = { reference: { name: "x".repeat(length), format: "raw" }, disk: image.backing }
+      await expect(rebaseLayers(image, target, { progress: () => void steps++ })).rejects.toThrow(message)
+    }
+    await refused(1024, /longer than 1023/)
+    await refused(900, /does not fit into one cluster/)
+    expect(steps).toBe(0)
     image.close()
-    expect(chain.layers[1]?.file.toBytes()).toEqual(bytes)
+    expect(Buffer.compare(chain.layers[1]?.file.toBytes() ?? new Uint8Array(1), bytes)).toBe(0)
   })
 })

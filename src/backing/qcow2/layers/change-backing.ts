@@ -2,7 +2,7 @@
 import { BackingError } from "../../backing.ts"
 import { encodeText } from "../format/bytes.ts"
 import { EXTENSION_TYPE, LIMIT } from "../format/spec.ts"
-import type { Qcow2Header } from "../format/header.ts"
+import { type Qcow2Header, serialiseHeader } from "../format/header.ts"
 import type { Qcow2Image } from "../image.ts"
 import type { BackingDisk } from "../reader.ts"
 
@@ -55,9 +55,20 @@ export function changeBacking(image: Qcow2Image, { reference, disk }: NextBackin
   })
 }
 
-/** From now on, what is made zero in the image is kept from showing `next` as well, which may be longer. Undefined ends that. */
-export function prepareBacking(image: Qcow2Image, next: BackingDisk | undefined): void {
-  image.change(({ backing }) => void (backing.next = next))
+/**
+ * Announces `next`: from now on, what is made zero in the image is kept from showing it as well, for it may be longer.
+ * @throws BackingError `no-space`, `invalid-argument` when the header cannot name it: now, and not after hours of copying
+ */
+export function prepareBacking(image: Qcow2Image, { reference, disk }: NextBacking): void {
+  image.change(({ header, backing }) => {
+    serialiseHeader(headerWithBacking(header.header, reference, image.path), image.path)
+    backing.next = disk
+  })
+}
+
+/** Nothing takes the place of the backing image, or it has done so. */
+export function forgetNextBacking(image: Qcow2Image): void {
+  image.inspect(({ backing }) => void (backing.next = undefined))
 }
 
 /** @throws BackingError `unsupported` when internal snapshots of the image read what they do not hold from what is behind it */

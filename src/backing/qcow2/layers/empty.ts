@@ -22,7 +22,11 @@ export function emptyTables(image: Qcow2Image, from: number): { readonly next: n
   })
 }
 
-function dropTable({ clusterSize, l2Entries }: Geometry, { mapping, allocator, dataClusters, metadata, l2Cache }: ChangedParts, l1Index: number): void {
+function dropTable(
+  { clusterSize, l2Entries }: Geometry,
+  { mapping, allocator, dataClusters, metadata, l2Cache }: ChangedParts,
+  l1Index: number,
+): void {
   const table = mapping.table(l1Index)
   if (table === undefined) return
   // Refused before anything is changed.
