@@ -16,6 +16,15 @@ export function imageOf(given: Arguments): ImageName {
   return imageNamed(given, given.image)
 }
 
+/** The snapshot that `-l` names, by its id or name: as it stands, or as `snapshot.id=ID` or `snapshot.name=NAME`. */
+export function snapshotOf(given: Arguments): { readonly snapshot?: string } {
+  const text = given.text("snapshot")
+  if (text === undefined) return {}
+  if (!text.startsWith("snapshot.")) return { snapshot: text }
+  const keys = new KeyValues(given.spelling("snapshot"), [text], ["snapshot.id", "snapshot.name"])
+  return { snapshot: nameOf("snapshot", keys.text("snapshot.id") ?? keys.text("snapshot.name")) }
+}
+
 /** The image that `word` names. @param format the option with its format */
 export function imageNamed(given: Arguments, word: string | undefined, format = "format", keyed = "image-opts"): ImageName {
   const name = nameOf("image", word)

@@ -16,6 +16,8 @@ export const LOADERS: Readonly<Record<string, () => Promise<Command>>> = {
   map: async () => (await import("./commands/map.ts")).map,
   measure: async () => (await import("./commands/measure.ts")).measure,
   rebase: async () => (await import("./commands/rebase.ts")).rebase,
+  resize: async () => (await import("./commands/resize.ts")).resize,
   run: async () => (await import("./commands/run.ts")).run,
   serve: async () => (await import("./commands/serve.ts")).serve,
+  snapshot: async () => (await import("./commands/snapshot.ts")).snapshot,
 }

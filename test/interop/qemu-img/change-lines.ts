@@ -60,10 +60,10 @@ convert -O qcow2 -B base.qcow2 over.qcow2 x
 convert -O raw -B base.qcow2 -F qcow2 over.qcow2 x
 convert -O qcow2 -B gone.raw -F raw base.raw x
 convert -O qcow2 -o backing_file=base.qcow2,backing_fmt=qcow2 over.qcow2 x
-convert -l one -O raw snap.qcow2 x => 1: refused by name so far
-convert -l snapshot.name=one -O raw snap.qcow2 x => 1: refused by name so far
-convert -l 1 -O raw snap.qcow2 x => 1: refused by name so far
-convert -l gone -O raw snap.qcow2 x => 1: refused by name so far
+convert -l one -O raw snap.qcow2 x
+convert -l snapshot.name=one -O raw snap.qcow2 x
+convert -l 1 -O raw snap.qcow2 x
+convert -l gone -O raw snap.qcow2 x
 convert -O raw base.raw v2.qcow2 x
 convert -O qcow2 base.qcow2 base.raw x
 convert -U -O raw base.qcow2 x
@@ -128,7 +128,7 @@ measure -O raw --output=json base.qcow2
 measure -O qcow2 --output=json top.qcow2
 measure -O qcow2 --output=json comp.qcow2
 measure -O qcow2 --output=json odd.raw
-measure -O qcow2 --output=json -l one snap.qcow2 => 1: refused by name so far
+measure -O qcow2 --output=json -l one snap.qcow2
 measure -O qcow2 -l gone snap.qcow2
 measure -f raw -O qcow2 --output=json base.qcow2
 measure -f qcow2 -O qcow2 base.raw
@@ -175,7 +175,7 @@ resize -f qcow2 base.raw 2M
 resize base.qcow2 base.raw 2M
 resize --frobnicate base.qcow2 4M
 resize --image-opts driver=qcow2,file.filename=base.qcow2 4M
-resize -h
+resize -h => 0: prints the help
 
 snapshot snap.qcow2
 snapshot -l snap.qcow2
@@ -197,7 +197,7 @@ snapshot -d 1 snap.qcow2
 snapshot -d gone snap.qcow2
 snapshot -c two -d one snap.qcow2
 snapshot -U -l snap.qcow2
-snapshot -f qcow2 -l snap.qcow2
+snapshot -f qcow2 -l snap.qcow2 => 0: takes the format, as the other commands do
 snapshot -c
 snapshot
 snapshot gone.qcow2

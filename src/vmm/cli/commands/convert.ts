@@ -8,11 +8,11 @@ import { openSource } from "../../../backing/operations/convert/source-image.ts"
 import { type Arguments, nameOf, UsageError } from "../arguments.ts"
 import { defined, givenOptions, helpsWithOptions, wantsSpace } from "../create-options.ts"
 import { fillHoles } from "../fill-holes.ts"
-import { imageNamed } from "../image-name.ts"
+import { imageNamed, snapshotOf } from "../image-name.ts"
 import { longWork } from "../long-work.ts"
 
 /** Rows of the table that this version does not do. */
-const NOT_DONE = ["bitmaps", "skip-broken-bitmaps", "snapshot"]
+const NOT_DONE = ["bitmaps", "skip-broken-bitmaps"]
 
 export async function convert(given: Arguments): Promise<number> {
   const format = given.choice("output-format", ["raw", "qcow2"]) ?? "raw"
@@ -63,7 +63,7 @@ function openSources(given: Arguments, names: readonly string[]): VirtioBacking 
   try {
     for (const word of names) {
       const { path, format } = imageNamed(given, word)
-      disks.push(openSource(path, { ignoreLocks: given.flag("force-share"), ...(format !== undefined && { format }) }))
+      disks.push(openSource(path, { ignoreLocks: given.flag("force-share"), ...snapshotOf(given), ...(format !== undefined && { format }) }))
     }
     const [only] = disks
     return only !== undefined && disks.length === 1 ? only : new Concatenation(disks)

@@ -4,13 +4,12 @@ import { openSource } from "../../../backing/operations/convert/source-image.ts"
 import { Qcow2Image } from "../../../backing/qcow2/image.ts"
 import { type Arguments, UsageError } from "../arguments.ts"
 import { givenOptions, helpsWithOptions } from "../create-options.ts"
-import { imageOf } from "../image-name.ts"
+import { imageOf, snapshotOf } from "../image-name.ts"
 import { print, printJson } from "../output.ts"
 
 export async function measure(given: Arguments): Promise<number> {
   const format = given.choice("output-format", ["raw", "qcow2"]) ?? "raw"
   if (helpsWithOptions(given, format)) return 0
-  if (given.flag("snapshot")) throw new UsageError(`${given.spelling("snapshot")} is not supported`)
   const size = given.size("size")
   if (size !== undefined && given.words.length > 0) throw new UsageError("--size is in place of an image: give one of them")
   const options = { ...givenOptions(given, format), format }
@@ -31,7 +30,7 @@ interface Measured extends Measurement {
 
 async function measureImage(given: Arguments, options: MeasureOptions): Promise<Measured> {
   const { path, format } = imageOf(given)
-  const disk = openSource(path, { ignoreLocks: given.flag("force-share"), ...(format !== undefined && { format }) })
+  const disk = openSource(path, { ignoreLocks: given.flag("force-share"), ...snapshotOf(given), ...(format !== undefined && { format }) })
   try {
     const takesBitmaps = options.format === "qcow2" && disk instanceof Qcow2Image && disk.geometry.version === 3
     // Bitmaps are not copied by `convert`, so they take no space.

@@ -1,0 +1,83 @@
+/** `vioblk snapshot`: lists, takes, applies and deletes the snapshots inside of an image. Exit codes as those of `qemu-img snapshot`. */
+import { BackingError } from "../../../backing/backing.ts"
+import { openImage } from "../../../backing/open.ts"
+import { RawBacking } from "../../../backing/raw.ts"
+import type { Qcow2Image } from "../../../backing/qcow2/image.ts"
+import type { SnapshotInfo } from "../../../backing/qcow2/snapshots/snapshots.ts"
+import { type Arguments, UsageError } from "../arguments.ts"
+import { formatBytes } from "../format.ts"
+import { imageOf } from "../image-name.ts"
+import { print, printJson } from "../output.ts"
+
+const ACTIONS = ["list", "create", "apply", "delete"] as const
+type Action = (typeof ACTIONS)[number]
+
+export async function snapshot(given: Arguments): Promise<number> {
+  const actions = ACTIONS.filter((action) => given.flag(action))
+  if (actions.length > 1 || ACTIONS.some((action) => given.texts(action).length > 1)) {
+    throw new UsageError("-l, -a, -c and -d exclude each other, and each other time of themselves")
+  }
+  const [action = "list"] = actions
+  const { path, format } = imageOf(given)
+  const isList = action === "list"
+  using disk = openImage(path, {
+    readOnly: isList, ignoreLocks: isList && given.flag("force-share"), ...(format === undefined ? {} : { format }),
+  })
+  if (disk instanceof RawBacking) {
+    if (isList) return 0
+    throw new BackingError("unsupported", "a raw image has no snapshots", { path })
+  }
+  if (isList) show(disk.snapshots.list(), given.json)
+  else act(disk, action, given.text(action) ?? "")
+  return 0
+}
+
+function act({ snapshots, path }: Qcow2Image, action: Exclude<Action, "list">, name: string): void {
+  if (action === "create") snapshots.create({ name })
+  else if (action === "apply") snapshots.apply(name)
+  else {
+    // As qemu-img: an id of the same spelling is not meant, for what is deleted is lost.
+    const found = snapshots.list().find((info) => info.name === name)
+    if (found === undefined) throw new BackingError("not-found", `there is no snapshot with the name "${name}"`, { path })
+    snapshots.delete(found.id)
+  }
+}
+
+function show(list: readonly SnapshotInfo[], json: boolean): void {
+  if (json) printJson(list.map(jsonOf))
+  else if (list.length > 0) {
+    print("Snapshot list:")
+    print("ID        TAG               VM SIZE                DATE     VM CLOCK     ICOUNT")
+    for (const info of list) print(lineOf(info))
+  }
+}
+
+/** The keys that `qemu-img info --output=json` has. */
+function jsonOf(info: SnapshotInfo): Record<string, unknown> {
+  const { id, name, date, vmClock, vmStateSize, icount } = info
+  return {
+    "vm-clock-nsec": Number(vmClock % 1_000_000_000n),
+    name,
+    "date-sec": Math.floor(date / 1000),
+    "date-nsec": (date % 1000) * 1_000_000,
+    "vm-clock-sec": Number(vmClock / 1_000_000_000n),
+    id,
+    "vm-state-size": vmStateSize,
+    ...(icount === undefined ? {} : { icount: Number(icount) }),
+  }
+}
+
+function lineOf({ id, name, date, vmClock, vmStateSize, icount }: SnapshotInfo): string {
+  const local = new Date(date - new Date(date).getTimezoneOffset() * 60_000)
+  const day = local.toISOString().replace("T", " ").slice(0, 19)
+  const columns = [formatBytes(vmStateSize).padStart(8), day.padStart(20), clockOf(vmClock).padStart(13), String(icount ?? "").padStart(11)]
+  return `${id.padEnd(9)} ${name.padEnd(16)} ${columns.join("")}`
+}
+
+/** Hours, minutes, seconds and milliseconds. */
+function clockOf(nanoseconds: bigint): string {
+  const two = (value: bigint): string => String(value).padStart(2, "0")
+  const seconds = nanoseconds / 1_000_000_000n
+  const milliseconds = String((nanoseconds / 1_000_000n) % 1000n).padStart(3, "0")
+  return `${two(seconds / 3600n)}:${two((seconds / 60n) % 60n)}:${two(seconds % 60n)}.${milliseconds}`
+}
