@@ -3,6 +3,7 @@ import { closesWithBlock, type Disposing } from "../disposing.ts"
 import { checkOptions, type Rules } from "../options.ts"
 import { BackingError, checkNewSize, checkRange, type DiskVersion, totalLength, versionOf, type VirtioBacking } from "./backing.ts"
 import { checkImageFile, type ImageFile, type ImageLock } from "./image-file.ts"
+import { EncryptedFile } from "./luks/encrypted-file.ts"
 import { FOREIGN_SIGNATURES, QCOW_SIGNATURE } from "./signatures.ts"
 
 /** Options of `RawBacking`. */
@@ -80,6 +81,11 @@ export class RawBacking implements VirtioBacking {
   /** The file's name. */
   get path(): string {
     return this.#file.path
+  }
+
+  /** Whether the file stores it encrypted: then its holes are not zeroes, and nothing lies where it is on the disk. */
+  get isEncrypted(): boolean {
+    return this.#file instanceof EncryptedFile
   }
 
   /** What keeps other programs from opening the image. */

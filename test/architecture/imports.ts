@@ -27,9 +27,9 @@ const LAYERS: readonly (readonly (readonly RegExp[])[])[] = [
   [
     [/^backing\/zoned\/contract\.ts$/],
     [/^backing\/(backing|image-file|async-image-file|buffers|signatures)\.ts$/],
+    [/^backing\/luks\//],
     [/^backing\/raw\.ts$/],
     [/^backing\/zeroes\//],
-    [/^backing\/luks\//],
     [/^backing\/decompression\/[^/]+$/],
     [/^backing\/decompression\/zstd\//, /^backing\/decompression\/inflate\//],
     [/^backing\/qcow2\/format\//],

@@ -47,11 +47,13 @@ export async function convertToImage(source: VirtioBacking, target: string, opti
   if (backing !== undefined && !("map" in source)) {
     throw new BackingError("invalid-argument", "an image over a backing file is made of a qcow2 image, not of a raw one", { path: target })
   }
-  const targetIsZero = backing === undefined
-  const converting = { ...pickOptions(options, { ...CREATE_IMAGE_RULES, ...CONVERTING }), targetIsZero, onlyOwn: !targetIsZero }
+  // A new LUKS image reads as anything.
+  const targetIsZero = backing === undefined && format !== "luks"
+  const converting = { ...pickOptions(options, { ...CREATE_IMAGE_RULES, ...CONVERTING }), targetIsZero, onlyOwn: backing !== undefined }
   await writeReplacing(target, async (temporary) => {
     createImage(temporary, { ...pickOptions<CreateImageOptions>(options, CREATE_IMAGE_RULES), size: options.size ?? source.size })
-    const image = openImage(temporary, { format })
+    const { passphrase } = options.encryption ?? {}
+    const image = openImage(temporary, { format, ...(passphrase !== undefined && { passphrase }) })
     try {
       await convertDisk(source, image, pickOptions<ConvertOptions>(converting, CONVERT_RULES))
     } finally {

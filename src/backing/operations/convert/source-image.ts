@@ -7,7 +7,7 @@ import { RawBacking } from "../../raw.ts"
 /** Opens it read-only, and keeps writers out. @throws as `openImage` */
 export function openSource(path: string, options: Omit<OpenImageOptions, "readOnly"> = {}): VirtioBacking {
   const disk = openImage(path, { lockReadOnly: true, ...options, readOnly: true })
-  return disk instanceof RawBacking ? new SparseDisk(disk, dataExtents(disk.path)) : disk
+  return disk instanceof RawBacking && !disk.isEncrypted ? new SparseDisk(disk, dataExtents(disk.path)) : disk
 }
 
 /** A raw image whose holes are known. */

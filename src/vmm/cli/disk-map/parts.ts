@@ -67,6 +67,12 @@ function* layerParts(layer: Layer, offset: number, length: number): Generator<Pa
 }
 
 function* rawParts({ depth, holes }: Layer, disk: RawBacking, offset: number, length: number): Generator<Part> {
+  if (disk.isEncrypted) {
+    yield {
+      start: offset, length, depth, present: true, zero: false, data: true, compressed: false, offset: undefined, filename: undefined,
+    }
+    return
+  }
   const filename = disk.path
   let extents = holes.get(filename)
   if (extents === undefined) holes.set(filename, (extents = dataExtents(filename)))
