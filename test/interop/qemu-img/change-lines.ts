@@ -75,6 +75,7 @@ convert -r 100M -O raw base.qcow2 x
 convert -r fast -O raw base.qcow2 x
 convert --bitmaps -O qcow2 bitmap.qcow2 x => 1: refused by name so far
 convert --image-opts -O raw driver=qcow2,file.filename=base.qcow2 x
+convert -n --target-image-opts base.raw driver=qcow2,file.filename=base.qcow2
 convert gone.raw x
 convert base.raw
 convert
@@ -101,6 +102,7 @@ compare -T foo base.raw comp.qcow2
 compare -f qcow2 base.raw comp.qcow2
 compare -F raw base.raw comp.qcow2
 compare -f foo base.raw comp.qcow2
+compare --image-opts driver=raw,file.filename=base.raw driver=qcow2,file.filename=comp.qcow2
 compare base.raw gone.raw
 compare gone.raw base.raw
 compare base.raw
@@ -133,6 +135,7 @@ measure -O qcow2 -l gone snap.qcow2
 measure -f raw -O qcow2 --output=json base.qcow2
 measure -f qcow2 -O qcow2 base.raw
 measure -U --output=json base.qcow2
+measure --image-opts -O qcow2 --output=json driver=qcow2,file.filename=base.qcow2
 measure --size 1G base.raw
 measure --size lots
 measure --size -1
@@ -247,6 +250,8 @@ rebase -b base.raw -F foo top.qcow2
 rebase -b base.qcow2 -F qcow2 v2.qcow2 => 0: where there was no backing file, qemu-img lets the new one show
 rebase -t none -T none -b base.raw -F raw top.qcow2
 rebase -t foo -b base.raw -F raw top.qcow2
+rebase -U -b base.raw -F raw top.qcow2
+rebase --image-opts -b base.raw -F raw driver=qcow2,file.filename=top.qcow2
 rebase top.qcow2
 rebase
 rebase -b base.raw
@@ -297,6 +302,7 @@ bitmap --add --merge b0 -b bitmap.qcow2 -F qcow2 base.qcow2 b1
 bitmap --add v2.qcow2 b
 bitmap --add base.raw b
 bitmap --add -f qcow2 base.qcow2 b
+bitmap --add --image-opts driver=qcow2,file.filename=base.qcow2 b
 bitmap --add base.qcow2 ""
 bitmap --add base.qcow2
 bitmap base.qcow2 b

@@ -19,3 +19,8 @@ export function linesOf(text: string): Line[] {
     return [{ line, differs: { code: Number(code), why: why.join(": ") } }]
   })
 }
+
+/** Splits a line at spaces; what is in quotes is one word. */
+export function wordsOf(line: string): string[] {
+  return [...line.matchAll(/"([^"]*)"|(\S+)/g)].map(([, quoted, plain]) => quoted ?? plain ?? "")
+}

@@ -12,7 +12,7 @@ import { hasQemu, qemuCheck, qemuImg } from "../../support/qemu.ts"
 import { copyFixtures, makeFixtures, removeFolder, stateOf } from "./fixtures.ts"
 import { CHANGE_LINES } from "./change-lines.ts"
 import { IMAGE_LINES } from "./image-lines.ts"
-import type { Line } from "./line.ts"
+import { type Line, wordsOf } from "./line.ts"
 
 const LINES: readonly Line[] = [...IMAGE_LINES, ...CHANGE_LINES]
 const isBuilt = (line: string): boolean => COMMANDS.some(({ name }) => name === line.split(" ")[0])
@@ -29,11 +29,6 @@ interface Outcome {
   readonly code: number
   readonly out: string
   readonly err: string
-}
-
-/** Splits a line at spaces; what is in quotes is one word. */
-function wordsOf(line: string): string[] {
-  return [...line.matchAll(/"([^"]*)"|(\S+)/g)].map(([, quoted, plain]) => quoted ?? plain ?? "")
 }
 
 async function ours(folder: string, words: readonly string[]): Promise<Outcome> {
@@ -84,7 +79,7 @@ function expectSameFile(mine: string, yours: string): void {
   if (!/Could not open/.test(stderr)) expect([status, stdout]).toEqual([0, expect.any(String)])
 }
 
-describe.runIf(hasQemu || process.env["CI"] !== undefined)("qemu-img and vioblk", () => {
+describe.runIf(hasQemu || process.env["CI"] !== undefined)("qemu-img and vioblk", { timeout: 120_000 }, () => {
   it("are compared by 300 command lines and more, none of them twice", () => {
     expect(new Set(LINES.map(({ line }) => line)).size).toBe(LINES.length)
     expect(LINES.length).toBeGreaterThanOrEqual(300)
