@@ -12,6 +12,7 @@ import type { Switch, WholeImage, WritableImage } from "./snapshots/whole-image.
 export class LiveImage implements WholeImage {
   readonly imageFile: PartsBase["imageFile"]
   readonly file: PartsBase["file"]
+  readonly dataFile: WholeImage["dataFile"]
   /** Nothing keeps the image from being written. */
   isReady = true
   /** What the header must say before anything else is written: a switch has failed, and the disk may have either. */
@@ -26,6 +27,7 @@ export class LiveImage implements WholeImage {
   constructor(base: PartsBase, header: Qcow2Header, switched: (parts: ImageParts) => void) {
     this.imageFile = base.imageFile
     this.file = base.file
+    this.dataFile = base.external?.file
     this.#base = base
     this.#switched = switched
     this.#parts = makeParts(base, header)

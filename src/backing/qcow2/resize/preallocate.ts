@@ -16,7 +16,7 @@ export interface PreallocatedRange {
 /** Bytes that are allocated, and zeroed, at a time. */
 const PIECE = 4 << 20
 
-/** Gives each cluster of the range that has no place one whose content is zero. */
+/** Gives each cluster of the range that has no place one whose content is zero. `file` is where data goes. */
 export function preallocate(image: WritableImage, file: ClusterFile, { from, to, mode }: PreallocatedRange): void {
   const { mapping, metadataWriter, geometry, reader } = image
   const { clusterSize, l2Entries } = geometry
@@ -41,7 +41,7 @@ interface Stretch {
 
 /** Places clusters of one table from `index` on. Returns how many entries it has looked at. */
 function placeSome(
-  { mapping, allocator, geometry, reader }: WritableImage,
+  { mapping, dataClusters, geometry, reader }: WritableImage,
   file: ClusterFile,
   { table, index, most, mode }: Stretch,
 ): number {
@@ -55,12 +55,13 @@ function placeSome(
   }
   const limit = Math.min(most, Math.max(1, PIECE / clusterSize))
   while (count < limit && !isPlaced(index + count)) count++
-  const run = allocator.allocate(count)
+  const guestCluster = table.l1Index * geometry.l2Entries + index
+  const run = dataClusters.allocate(count, guestCluster)
   try {
-    const guest = (table.l1Index * geometry.l2Entries + index) * clusterSize
+    const guest = guestCluster * clusterSize
     zero(file, reader.data, { offset: run.first * clusterSize, length: run.count * clusterSize, guest, mode })
   } catch (error) {
-    allocator.release(run.first, run.count)
+    dataClusters.release(run.first, run.count)
     throw error
   }
   for (let step = 0; step < run.count; step++) mapping.replace(table, index + step, (run.first + step) * clusterSize, whole)

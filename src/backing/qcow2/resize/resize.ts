@@ -2,9 +2,9 @@
 import { checkOptions, checkValue, type Rules } from "../../../options.ts"
 import { BackingError, checkNewSize } from "../../backing.ts"
 import { roundUp } from "../format/bytes.ts"
-import { hasFeature } from "../format/header.ts"
+import { isDataFileRaw } from "../format/header.ts"
 import { readSnapshotTable } from "../format/snapshot-table.ts"
-import { INCOMPATIBLE_BIT, LIMIT, TABLE_ENTRY_SIZE } from "../format/spec.ts"
+import { LIMIT, TABLE_ENTRY_SIZE } from "../format/spec.ts"
 import { cutTree } from "../snapshots/active-tree.ts"
 import { rewrite } from "../snapshots/rewrite.ts"
 import type { WholeImage, WritableImage } from "../snapshots/whole-image.ts"
@@ -54,9 +54,6 @@ function check(image: WholeImage, { geometry, reader }: WritableImage, size: num
   if (header.version < 3 && header.snapshotCount > 0) {
     refuse("an image of version 2 with snapshots keeps its size; change it with qemu-img amend -o compat=1.1", "unsupported")
   }
-  if (hasFeature(header.incompatibleFeatures, INCOMPATIBLE_BIT.EXTERNAL_DATA_FILE)) {
-    refuse("an image with an external data file cannot be resized by this version", "unsupported")
-  }
   if (preallocation === "off") return
   if (reader.backing !== undefined && !geometry.extendedL2) refuse("preallocation would hide the backing image; leave it off")
 }
@@ -64,12 +61,16 @@ function check(image: WholeImage, { geometry, reader }: WritableImage, size: num
 function grow(image: WholeImage, size: number, preallocation: Preallocation): void {
   const before = image.header.size
   growL1(image, before, size)
+  // What an earlier cut may have left there is not to come back (QC-RSZ-05).
+  image.dataFile?.cutTo(before)
   image.setSize(size)
   let isDone = false
   try {
     const grown = image.writable()
     zeroNewArea(grown, before, size)
-    if (preallocation !== "off") preallocate(grown, image.file, { from: before, to: size, mode: preallocation })
+    const mode = preallocation === "off" && isDataFileRaw(image.header) ? "metadata" : preallocation
+    if (mode !== "off") preallocate(grown, image.dataFile ?? image.file, { from: before, to: size, mode })
+    image.dataFile?.growTo(size)
     grown.metadataWriter.finish()
     image.storeSize(size)
     isDone = true
@@ -120,6 +121,7 @@ function cut(image: WholeImage, size: number): void {
   // Another program that makes the disk longer again may show what stays of the last cluster (QC-RSZ-05).
   if (size % clusterSize !== 0) zeroTail(image.writable(), size, roundUp(size, clusterSize))
   image.writable().metadataWriter.finish()
+  image.dataFile?.cutTo(size)
   compact(image, end)
   const { metadataWriter, refcounts, geometry } = image.writable()
   metadataWriter.finish()

@@ -95,7 +95,7 @@ function correctCopied({ geometry, refcounts }: Rewrite, table: DataView): boole
     if (hi === 0 && lo === 0) continue
     const kind = l2Kind(hi, lo, geometry)
     const hasCluster = kind === L2_KIND.NORMAL || kind === L2_KIND.ZERO_ALLOCATED
-    const copied = hasCluster && refcounts.get(hostOffset(hi, lo) / geometry.clusterSize) === 1
+    const copied = hasCluster && (geometry.hasDataFile || refcounts.get(hostOffset(hi, lo) / geometry.clusterSize) === 1)
     if (copied === isCopied(hi) || kind === L2_KIND.CORRUPT) continue
     table.setUint32(at, copied ? (hi | L2_ENTRY.COPIED_HI) >>> 0 : (hi & ~L2_ENTRY.COPIED_HI) >>> 0)
     isChanged = true

@@ -57,9 +57,10 @@ export function visitTree(source: TreeSource, l1: Uint8Array, visit: (first: num
   }
 }
 
-/** Calls `visit` for the clusters that an L2 table refers to. @throws CorruptMetadata */
+/** Calls `visit` for the clusters of the image file that an L2 table refers to (QC-DF-02). @throws CorruptMetadata */
 export function visitTable({ file, geometry }: TreeSource, table: DataView, offset: number, visit: RunVisitor): void {
   const { clusterSize } = geometry
+  if (geometry.hasDataFile) return
   let start = 0
   let next = 0
   for (let at = 0; at < table.byteLength; at += geometry.l2EntrySize) {

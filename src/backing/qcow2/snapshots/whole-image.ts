@@ -29,6 +29,8 @@ export interface WritableImage extends WritingParts {
 export interface WholeImage {
   readonly imageFile: ImageFile
   readonly file: ClusterFile
+  /** The external data file. */
+  readonly dataFile: ClusterFile | undefined
   /** As it is on disk. */
   readonly header: Qcow2Header
   /** @throws BackingError for an image that is closed, read-only or corrupt */
