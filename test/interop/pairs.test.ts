@@ -43,6 +43,9 @@ class PairImage {
   model: FlatModel
   /** By snapshot. */
   readonly kept = new Map<string, FlatModel>()
+  /** What the disk was when its bitmap was made. */
+  before: FlatModel | undefined
+  leastSize = Number.POSITIVE_INFINITY
 
   constructor(features: readonly Feature[], rng: Rng) {
     this.features = features
@@ -88,6 +91,16 @@ class PairImage {
     const backing = this.has("a backing image") ? ["-b", "base.raw", "-F", "raw"] : []
     const secret = this.has("LUKS") ? ["--object", `secret,id=key,data=${PASSPHRASE}`] : []
     run("qemu-img", ["create", "-q", ...secret, "-f", "qcow2", "-o", options.join(), ...backing, this.path, String(SIZE)], this.directory)
+  }
+
+  addBitmap(name: string, granularity: number): void {
+    if (this.rng.chance(0.5)) {
+      const words = ["bitmap", "--add", "-g", String(granularity), ...this.#words, name]
+      return void run("qemu-img", words, this.directory)
+    }
+    const disk = this.open()
+    disk.bitmaps.add(name, { granularity })
+    disk.close()
   }
 
   qemuResize(size: number): void {
@@ -161,10 +174,12 @@ class PairImage {
 
   /** Does one thing by QEMU or by us. */
   either(ours: (disk: Qcow2Image) => void, ...words: string[]): void {
+    // QEMU does not mark what going back to a snapshot changes.
+    const isByQemu = this.rng.chance(0.5) && !(words[1] === "-a" && this.has("a dirty bitmap"))
     const [command = "", ...rest] = words
     // `qemu-img snapshot` takes no format.
     const file = this.has("LUKS") ? this.#words : [this.path]
-    if (this.rng.chance(0.5)) return void run("qemu-img", [command, ...rest, ...file], this.directory)
+    if (isByQemu) return void run("qemu-img", [command, ...rest, ...file], this.directory)
     const disk = this.open()
     ours(disk)
     disk.close()
@@ -214,7 +229,38 @@ const FEATURES: readonly Feature[] = [
       for (const size of [SIZE - 100_352, SIZE - 1024, SIZE + 70_144]) resize(image, size)
     },
   },
+  { name: "a dirty bitmap", use: addBitmap, check: checkBitmap },
 ]
+
+const GRANULARITY = 8192
+
+function addBitmap(image: PairImage): void {
+  image.addBitmap("changes", GRANULARITY)
+  image.before = image.model.clone()
+  image.leastSize = image.model.size
+}
+
+/** Whoever wrote, all that has changed since is marked. */
+function checkBitmap(image: PairImage): void {
+  const { before, model } = image
+  const disk = image.open({ readOnly: true })
+  expect(disk.bitmaps.list()).toMatchObject([{ name: "changes", granularity: GRANULARITY, isEnabled: true, isConsistent: true }])
+  const marked = new Set<number>()
+  for (const { offset, length } of disk.bitmaps.changed("changes")) {
+    for (let at = offset; at < offset + length; at += GRANULARITY) marked.add(at / GRANULARITY)
+  }
+  disk.close()
+  if (before === undefined) throw new Error("the bitmap was not made")
+  const unmarked: number[] = []
+  // What was cut off and has come back has bits that are clear, by QEMU as well.
+  const end = Math.min(before.size, image.leastSize)
+  for (let at = 0; at < end; at += GRANULARITY) {
+    const length = Math.min(GRANULARITY, end - at)
+    const hasChanged = Buffer.compare(before.read(at, length), model.read(at, length)) !== 0
+    if (hasChanged && !marked.has(at / GRANULARITY)) unmarked.push(at)
+  }
+  expect(unmarked, "changed and not marked").toEqual([])
+}
 
 function takeSnapshot(image: PairImage): void {
   image.either((disk) => void disk.snapshots.create({ name: "taken" }), "snapshot", "-c", "taken")
@@ -231,13 +277,16 @@ function goBack(image: PairImage): void {
 }
 
 function resize(image: PairImage, size: number): void {
-  if (image.rng.chance(0.5)) image.qemuResize(size)
+  // What QEMU cuts off within a cluster comes back when it makes the disk longer again.
+  const isLeft = size < image.model.size && size % CLUSTER !== 0
+  if (!isLeft && image.rng.chance(0.5)) image.qemuResize(size)
   else {
     const disk = image.open()
     disk.resize(size, { shrink: true })
     disk.close()
   }
   image.model = FlatModel.of(image.model.read(0, Math.min(size, image.model.size)), size)
+  image.leastSize = Math.min(image.leastSize, size)
   image.verify(`resized to ${size}`)
 }
 
