@@ -15,6 +15,7 @@ import {
   COMPATIBLE_BIT,
   COMPRESSION_TYPE,
   CRYPT_METHOD,
+  EXTENDED_L2,
   EXTENSION_TYPE,
   FEATURE_NAME,
   HEADER_FIELD,
@@ -24,6 +25,7 @@ import {
   LIMIT,
   TABLE_ENTRY_SIZE,
 } from "./format/spec.ts"
+import { ALL_SUBCLUSTERS } from "./format/subclusters.ts"
 
 import { checkCreateOptions, type CreateQcow2Options } from "./create-options.ts"
 
@@ -62,7 +64,7 @@ export function createQcow2(file: ImageFile, options: CreateQcow2Options, crypto
   let offset = clusterSize
   writeRefcounts(file, geometry, layout, offset)
   offset += (layout.refcountTable + layout.refcountBlocks) * clusterSize
-  writeMapping(file, geometry, layout, offset)
+  writeMapping(file, { geometry, layout, offset, showsAll: options.dataFileRaw === true })
   for (const piece of volume?.pieces ?? []) file.write(piece.bytes, encryptionOffset(layout, geometry) + piece.offset)
   file.sync()
   file.write(start, 0)
@@ -197,8 +199,17 @@ function writeRefcounts(file: ImageFile, geometry: Geometry, layout: Layout, off
   for (let index = 0; index < layout.refcountBlocks - 1; index++) file.write(block, firstBlock + index * clusterSize)
 }
 
-function writeMapping(file: ImageFile, geometry: Geometry, layout: Layout, offset: number): void {
-  const { clusterSize, l2Entries, l2EntrySize } = geometry
+interface NewMapping {
+  readonly geometry: Geometry
+  readonly layout: Layout
+  /** Byte of the L1 table. */
+  readonly offset: number
+  /** The guest sees all of a raw data file, whatever it holds. */
+  readonly showsAll: boolean
+}
+
+function writeMapping(file: ImageFile, { geometry, layout, offset, showsAll }: NewMapping): void {
+  const { clusterSize, l2Entries, l2EntrySize, extendedL2 } = geometry
   const l1 = new Uint8Array(layout.l1Table * clusterSize)
   const firstTable = offset + l1.length + layout.encryption * clusterSize
   // What was never written is not zeroes to a cipher, so the entries say that they are.
@@ -211,9 +222,10 @@ function writeMapping(file: ImageFile, geometry: Geometry, layout: Layout, offse
   for (let index = 0; index < layout.l2Tables; index++) {
     const count = Math.min(l2Entries, guestClusters - index * l2Entries)
     table.fill(0, count * l2EntrySize)
-    // No bits of subclusters: what the backing file holds stays to be seen (QC-EL2-10).
     for (let entry = 0; entry < count; entry++) {
       putEntry(viewOf(table), entry * l2EntrySize, firstData + (index * l2Entries + entry) * clusterSize, flags)
+      // Otherwise no bits of subclusters: what the backing file holds stays to be seen (QC-EL2-10).
+      if (extendedL2 && showsAll) viewOf(table).setUint32(entry * l2EntrySize + EXTENDED_L2.ALLOCATED_BITS, ALL_SUBCLUSTERS)
     }
     file.write(table, firstTable + index * clusterSize)
   }

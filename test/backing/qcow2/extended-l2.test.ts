@@ -384,6 +384,21 @@ describe("zeroes and discard", () => {
   })
 })
 
+describe("a raw external data file", () => {
+  it("QC-DF-07 QC-EL2-03 is what the guest sees from the start: all subclusters are there", () => {
+    const file = newExtended({ dataFile: "data", dataFileRaw: true })
+    const content = filled(1 << 20, 6)
+    const data = MemoryFile.of(content, { path: "data" })
+    const disk = openQcow2(file.clone(), { openDataFile: () => data })
+    expect(Buffer.compare(contentOf(disk), content)).toBe(0)
+    disk.writeZeroes(SUB, SUB, true)
+    disk.pwrite(filled(SUB, 7), 3 * SUB)
+    disk.flush()
+    expect(Buffer.compare(data.toBytes(), filled(1 << 20, 6).fill(0, SUB, 2 * SUB).fill(7, 3 * SUB, 4 * SUB))).toBe(0)
+    expect(checkQcow2(file).exitCode).toBe(0)
+  })
+})
+
 describe("repair", () => {
   it("QC-CHK-07 an unaligned place with nothing in it goes, and what the subclusters read stays; one with data is kept", () => {
     const overlay = withPlace(zeroBits(0, 1))
