@@ -40,6 +40,9 @@ interface Possible {
   readonly model: WholeModel
 }
 
+/** Where the switch of the header begins. */
+const SIZE_FIELD = 24
+
 /** The model of an image as it is. */
 export function wholeModelOf(disk: Qcow2Image): WholeModel {
   const snapshots = new Map(disk.snapshots.list().map(({ id }) => [id, modelOf(disk.snapshots.open(id))]))
@@ -57,10 +60,17 @@ export function wholeCrashRound(round: WholeCrashRound): number {
   for (let length = 0; length <= log.length; length++) {
     while ((stages[stage + 1]?.from ?? Infinity) <= length) stage++
     const now = stages[stage]
+    const where = `cut after ${length} of ${log.length} changes`
     if (now !== undefined && round.rng.chance(round.share)) {
-      points += 2
-      tryPoint(prefix.clone(), now, `cut after ${length} of ${log.length} changes, in order`, round)
-      tryPoint(crashedFile(round.base, log, length, round.rng), now, `cut after ${length} of ${log.length} changes, in part`, round)
+      points++
+      tryPoint(prefix.clone(), now, `${where}, in order`, round)
+    }
+    // Between the write of the header and its sync the old tables and the new ones must both be whole.
+    const last = log[length - 1]
+    const isSwitch = last?.kind === "write" && last.offset === SIZE_FIELD
+    for (let tries = isSwitch ? 6 : round.rng.chance(round.share) ? 1 : 0; now !== undefined && tries > 0; tries--) {
+      points++
+      tryPoint(crashedFile(round.base, log, length, round.rng), now, `${where}, in part`, round)
     }
     const change = log[length]
     if (change !== undefined) applyChange(prefix, change)
