@@ -6,6 +6,7 @@ import { benchHttp } from "./http.ts"
 import { benchLuks } from "./luks/luks.ts"
 import { benchNbdClient } from "./nbd-client.ts"
 import { benchNbdServer } from "./nbd-server.ts"
+import { benchOperations } from "./operations/operations.ts"
 import { benchPacked } from "./packed.ts"
 import { benchPaged } from "./paged.ts"
 import { benchPolicy } from "./policy.ts"
@@ -15,7 +16,7 @@ import { benchRing } from "./ring.ts"
 
 const sections: Readonly<Record<string, () => void | Promise<void>>> = {
   ring: benchRing, packed: benchPacked, policy: benchPolicy, device: benchDevice, hold: benchHold, paged: benchPaged, qemu: benchQemu,
-  qcow2: benchQcow2, luks: benchLuks,
+  qcow2: benchQcow2, luks: benchLuks, operations: benchOperations,
   nbd: benchNbdClient,
   http: benchHttp, "http-memory": benchHttpMemory, "nbd-server": benchNbdServer,
 }

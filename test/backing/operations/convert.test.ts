@@ -111,6 +111,17 @@ describe("convertDisk", () => {
     expect(bytesOf(qcow2, 200_000).equals(bytesOf(source))).toBe(true)
   })
 
+  it("QC-CMP-12 a source that ends within a cluster, or within a sector, is compressed too: the rest of the target stays", async () => {
+    for (const [size, targetSize] of [[10_000, 10_240], [10_000, 40_960], [700, 1024]] as const) {
+      const source = rawOf(size)
+      source.pwrite(filled(size, 5), 0)
+      const { open } = newOverlay(filled(targetSize, 7), { size: targetSize, clusterSize: 4096 })
+      const target = open()
+      await convertDisk(source, target, { compressed: true })
+      expect(bytesOf(target).equals(Buffer.concat([Buffer.alloc(size, 5), Buffer.alloc(targetSize - size, 7)]))).toBe(true)
+    }
+  })
+
   it("disks that answer later are copied in several lanes, from and to", async () => {
     const source = rawOf(3 << 20)
     fill(source, 2)

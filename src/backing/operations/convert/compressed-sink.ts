@@ -40,7 +40,7 @@ export class CompressedSink implements Sink {
 
   async write(buffer: Uint8Array, offset: number): Promise<void> {
     for (let at = 0; at < buffer.length; at += this.unit) {
-      const cluster = buffer.subarray(at, at + this.unit)
+      const cluster = await this.#wholeCluster(buffer.subarray(at, at + this.unit), offset + at)
       // A cluster of zeroes takes no space at all.
       if (isZero(cluster)) {
         await this.zero(offset + at, cluster.length)
@@ -52,6 +52,16 @@ export class CompressedSink implements Sink {
       this.#pending.push({ cluster, offset: offset + at, stream })
       if (this.#pending.length >= this.#parallel) await this.#storeFirst()
     }
+  }
+
+  /** The source may end within a cluster of the target: the rest of that is as it was. */
+  async #wholeCluster(content: Uint8Array, offset: number): Promise<Uint8Array> {
+    const length = Math.min(this.unit, this.#target.size - offset)
+    if (content.length === length) return content
+    const cluster = new Uint8Array(length)
+    cluster.set(content)
+    await this.#target.pread(cluster.subarray(content.length), offset + content.length)
+    return cluster
   }
 
   async zero(offset: number, length: number): Promise<void> {
