@@ -3,7 +3,7 @@ import { BackingError } from "../backing.ts"
 import { Qcow2Image } from "../qcow2/image.ts"
 import { refuseSnapshots } from "../qcow2/layers/change-backing.ts"
 import { emptyTables } from "../qcow2/layers/empty.ts"
-import { layersOf, runAbove } from "../qcow2/layers/layer-run.ts"
+import { runAbove } from "../qcow2/layers/layer-run.ts"
 import type { RawBacking } from "../raw.ts"
 import { explained, longRun } from "./layer-steps.ts"
 import { Pace } from "./pace.ts"
@@ -31,7 +31,7 @@ export async function commitLayers(top: Qcow2Image, base: Qcow2Image | RawBackin
   refuseSnapshots(top, "a commit")
   const operation = new Operation(top.size, options)
   try {
-    if (top.size > base.size) growBase(base, top.size)
+    if (top.size > base.size) base.resize(top.size)
     await copyDown(top, base, { operation, pace: new Pace(options.rate) })
     base.flush()
   } catch (error) {
@@ -65,14 +65,4 @@ async function copyDown(
     offset += length
     operation.advance(length)
   }
-}
-
-function growBase(base: Qcow2Image | RawBacking, size: number): void {
-  const message = `it has ${base.size} bytes, and the image to be committed has ${size}; make it larger first`
-  throw new BackingError("unsupported", message, { path: base.path })
-}
-
-/** The layers that a commit of `top` into `base` leaves with another content than they had. */
-export function layersBetween(top: Qcow2Image, base: Qcow2Image | RawBacking): number {
-  return [...layersOf(top)].indexOf(base) - 1
 }

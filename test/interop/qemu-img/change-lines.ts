@@ -214,9 +214,9 @@ commit -q over.qcow2
 commit -p over.qcow2
 commit -d over.qcow2
 commit -f qcow2 over.qcow2
-commit top.qcow2 => 1: a base that is smaller has to be made larger first
-commit -b base.raw top.qcow2 => 1: a base that is smaller has to be made larger first
-commit -b mid.qcow2 top.qcow2 => 1: a base that is smaller has to be made larger first
+commit top.qcow2
+commit -b base.raw top.qcow2
+commit -b mid.qcow2 top.qcow2
 commit -b gone.raw top.qcow2
 commit base.qcow2
 commit base.raw
