@@ -41,6 +41,21 @@ async function sectors(context: GuestContext): Promise<string> {
   return "int 13h reads and writes through the legacy, modern and transitional device"
 }
 
+/** The disk of `vioblk demo`: SeaBIOS boots it, and it shows its text. */
+async function demo(context: GuestContext): Promise<string> {
+  const path = context.path("demo.qcow2")
+  run(process.execPath, ["--import", "tsx", "src/vmm/cli/main.ts", "demo", "-q", "--text", "VIOBLK-DEMO\nVIOBLK-END", path])
+  const backing = open(path, "qcow2")
+  const guest = await Guest.start({
+    memory: 32 << 20, attach: (emulator) => attachToV86(emulator, backing, { interface: "transitional" }), log: context.log,
+  })
+  await guest.expect(/VIOBLK-DEMO\s+VIOBLK-END/)
+  await guest.stop()
+  backing.close()
+  checkClean(path)
+  return "the disk of vioblk demo shows its text"
+}
+
 async function grub(context: GuestContext, pci: VirtioPciInterface): Promise<string> {
   const initrd = initramfs({ kernel: debianKernel(), modules: ["virtio_pci", "virtio_blk", "ext4", "crc32c_generic"] })
   const raw = context.path("grub.raw")
@@ -67,6 +82,7 @@ async function grub(context: GuestContext, pci: VirtioPciInterface): Promise<str
 
 export const bootTests: readonly GuestTest[] = [
   { name: "boot-sector", title: "SeaBIOS boots a boot sector, which reads and writes by int 13h", limit: 60, run: sectors },
+  { name: "boot-demo", title: "SeaBIOS boots the disk of vioblk demo", limit: 60, run: demo },
   {
     name: "boot-grub-legacy",
     title: "SeaBIOS boots GRUB and Linux from qcow2, legacy device",

@@ -4,6 +4,7 @@ import type { Command } from "./arguments.ts"
 export const LOADERS: Readonly<Record<string, () => Promise<Command>>> = {
   bench: async () => (await import("./commands/bench.ts")).bench,
   dd: async () => (await import("./commands/dd.ts")).dd,
+  demo: async () => (await import("./commands/demo.ts")).demo,
   io: async () => (await import("./commands/io.ts")).io,
   bitmap: async () => (await import("./commands/bitmap.ts")).bitmap,
   check: async () => (await import("./commands/check.ts")).check,

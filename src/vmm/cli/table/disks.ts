@@ -61,6 +61,16 @@ export const IO: CommandRow = {
   ],
 }
 
+export const DEMO: CommandRow = {
+  name: "demo", operands: "DISK", summary: "makes a small disk that a virtual machine with a BIOS boots from",
+  details: "Out of nothing: its boot sector reads a text from the disk and shows it on the screen and on the serial line. " +
+    "Nothing is overwritten.",
+  options: [
+    { ...FORMAT, meaning: "format of the disk: raw or qcow2; default qcow2" },
+    { name: "text", argument: "TEXT", meaning: "what it shows, in ASCII" }, QUIET, ...COMMON,
+  ],
+}
+
 export const COMPLETION: CommandRow = {
   name: "completion", operands: "bash|zsh", summary: "prints a script by which a shell completes commands and options",
   details: "In ~/.bashrc: source <(vioblk completion bash). For zsh, into a folder of $fpath: vioblk completion zsh > _vioblk.",

@@ -3,12 +3,12 @@
  * else is imported: each call loads the table, and only its own command's modules (see loaders.ts).
  */
 import { BITMAP, COMMIT, COMPARE, CONVERT, DD, MEASURE, REBASE, RESIZE, SNAPSHOT_COMMAND } from "./changes.ts"
-import { BENCH, COMPLETION, IO, RUN, SERVE } from "./disks.ts"
+import { BENCH, COMPLETION, DEMO, IO, RUN, SERVE } from "./disks.ts"
 import { CHECK, CREATE, INFO, MAP } from "./images.ts"
 import type { CommandRow } from "./rows.ts"
 
 /** All commands, in the order of the help. */
 export const COMMANDS: readonly CommandRow[] = [
   BITMAP, CHECK, COMMIT, COMPARE, CONVERT, CREATE, DD, INFO, MAP, MEASURE, REBASE, RESIZE, SNAPSHOT_COMMAND,
-  BENCH, IO, RUN, SERVE, COMPLETION,
+  BENCH, IO, DEMO, RUN, SERVE, COMPLETION,
 ]
