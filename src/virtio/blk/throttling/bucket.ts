@@ -51,6 +51,11 @@ export class Bucket {
     return this.wait(clock.now()) === 0
   }
 
+  /** Units that may be taken before `isReady` asks for the time, none if they must be asked for. */
+  get untilClock(): number {
+    return Math.max(Math.min(this.capacity * UNSEEN - this.#unseen, this.capacity - this.#level - this.#unseen), 0)
+  }
+
   take(units: number): void {
     this.#unseen += units
   }

@@ -89,6 +89,11 @@ export interface Tally {
   writeBytes: number
 }
 
+/** Whether the limit `name` is about requests, rather than bytes. */
+export function isRequestLimit(name: LimitName): boolean {
+  return name === "requests" || name === "readRequests" || name === "writeRequests"
+}
+
 /** What of `tally` the limit `name` is about. */
 export function amountOf(name: LimitName, { reads, readBytes, writes, writeBytes }: Tally): number {
   switch (name) {

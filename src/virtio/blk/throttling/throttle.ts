@@ -4,7 +4,7 @@
  */
 import { checkMembers, checkOptions, type Rules } from "../../../options.ts"
 import { savedList, savedObject } from "../../../saved-state.ts"
-import type { Bucket } from "./bucket.ts"
+import { Allowance, type NamedBucket } from "./allowance.ts"
 import { type Direction, fillWith, type Lane, laneOf, roomOf, type ThrottledRequest } from "./lane.ts"
 import {
   amountOf, bucketsFor, checkLimits, LIMIT_NAMES, type LimitBuckets, type LimitName, type Tally, type ThrottleLimits,
@@ -51,8 +51,9 @@ export class Throttle {
   #limits: ThrottleLimits
   #buckets: LimitBuckets
   #lanes: Readonly<Record<Direction, Lane>>
-  #all: readonly { readonly name: LimitName; readonly bucket: Bucket }[]
+  #all: readonly NamedBucket[]
   readonly #clock: ThrottleClock
+  readonly #allowance = new Allowance()
   /** Of two lanes that may go, the one that goes next. */
   #turn: Direction = "read"
   #waiting = 0
@@ -80,6 +81,7 @@ export class Throttle {
   /** Changes the limits. What waits may go sooner or later; a limit that is still there stays as full as it is. */
   setLimits(limits: ThrottleLimits): void {
     checkLimits("Throttle.setLimits", limits)
+    this.#settle()
     const buckets = bucketsFor(limits, this.#clock.now())
     continueFrom(this.#buckets, buckets, this.#clock.now())
     this.#limits = limits
@@ -97,6 +99,7 @@ export class Throttle {
 
   /** How full the buckets are, to be saved with a machine. What waits is saved with its disk. */
   saveState(): ThrottleState {
+    this.#settle()
     const now = this.#clock.now()
     return Object.fromEntries([...this.#buckets].map(([name, list]) => [name, list.map((bucket) => (bucket.wait(now), bucket.fill))]))
   }
@@ -107,6 +110,7 @@ export class Throttle {
     const fills = new Map([...this.#buckets.keys()].map((name) => {
       return [name, savedList(state[name] ?? [], `levels of ${name}`).map((fill) => savedFill(name, fill))]
     }))
+    this.#settle()
     for (const [name, list] of this.#buckets) {
       for (const [index, bucket] of list.entries()) bucket.fill = fills.get(name)?.[index] ?? 0
     }
@@ -117,6 +121,7 @@ export class Throttle {
 
   /** Counts a request that may go at once. Returns false when it has to wait: then `wait` is to be called. */
   admit(direction: Direction, bytes: number): boolean {
+    this.#settle()
     const lane = this.#lanes[direction]
     // Nobody overtakes what waits: neither in its own lane, nor where the other one is only late.
     if (this.#waiting > 0) {
@@ -131,9 +136,24 @@ export class Throttle {
   /** Counts all requests of a batch, if they may go at once. Returns false, with nothing counted, where each has to be asked for. */
   admitAll(tally: Tally): boolean {
     if (this.#waiting > 0) return false
+    return this.#allowance.take(tally) || this.#admitSlowly(tally)
+  }
+
+  #admitSlowly(tally: Tally): boolean {
+    this.#settle()
     for (const { name, bucket } of this.#all) if (!bucket.isReady(this.#clock) || bucket.room < amountOf(name, tally)) return false
     for (const { name, bucket } of this.#all) bucket.take(amountOf(name, tally))
+    this.#allowance.refill(this.#all)
     return true
+  }
+
+  #settle(): void {
+    this.#allowance.settle(this.#all)
+  }
+
+  /** Nothing waits, and `requests` are far from every limit of requests. */
+  isFar(requests: number): boolean {
+    return this.#waiting === 0 && this.#allowance.hasRoom(requests)
   }
 
   /** Keeps a request until it may go. */
@@ -166,6 +186,7 @@ export class Throttle {
 
   /** Requests that may go before one has to wait, or somewhat fewer; infinite where only bytes are limited. */
   get room(): number {
+    this.#settle()
     return Math.max(roomOf(this.#lanes.read), roomOf(this.#lanes.write))
   }
 
@@ -177,6 +198,7 @@ export class Throttle {
   // --- Inside ---
 
   #isReady({ requestBuckets, byteBuckets }: Lane): boolean {
+    this.#settle()
     for (const bucket of requestBuckets) if (!bucket.isReady(this.#clock)) return false
     for (const bucket of byteBuckets) if (!bucket.isReady(this.#clock)) return false
     return true
@@ -201,6 +223,7 @@ export class Throttle {
 
   /** For the time at which the first of those that wait may go, if one does. */
   #setAlarm(): void {
+    this.#settle()
     this.#cancel?.()
     this.#cancel = undefined
     const now = this.#clock.now()
@@ -247,7 +270,7 @@ export function throttleOf(who: string, throttle: Throttle | ThrottleLimits | un
   return new Throttle(throttle)
 }
 
-function listed(buckets: LimitBuckets): { readonly name: LimitName; readonly bucket: Bucket }[] {
+function listed(buckets: LimitBuckets): NamedBucket[] {
   return [...buckets].flatMap(([name, list]) => list.map((bucket) => ({ name, bucket })))
 }
 

@@ -56,6 +56,7 @@ export class ThrottledRequests {
       if (this.#waiting.size > 0) this.#letGo()
       return BATCH_REQUESTS
     }
+    if (throttle.isFar(BATCH_REQUESTS)) return BATCH_REQUESTS
     throttle.poke()
     if (throttle.waiting > 0) return Math.max(LOOK_AHEAD - throttle.waitingOf(queue), 0)
     return Math.min(Math.ceil(throttle.room) + LOOK_AHEAD, BATCH_REQUESTS)

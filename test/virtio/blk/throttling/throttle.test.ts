@@ -280,3 +280,33 @@ describe("limits that cannot be", () => {
     expect(throttle.limits).toEqual({ requests: 5 })
   })
 })
+
+describe("batches that pass far from the limits", () => {
+  it("count as the same requests one by one do while the clock stands still: the same pass, and the buckets are as full", () => {
+    const rng = new Rng(SEED)
+    let [passed, refused] = [0, 0]
+    for (let round = 0; round < 200; round++) {
+      const clock = new ManualClock()
+      const rate = () => (rng.chance(0.5) ? undefined : rng.between(50, 5000))
+      const bytes = () => (rng.chance(0.5) ? undefined : 512 * rng.between(50, 5000))
+      const limits = [rate(), bytes(), rate(), bytes(), rate(), bytes()]
+      const names = ["requests", "bytes", "readRequests", "readBytes", "writeRequests", "writeBytes"]
+      const given: ThrottleLimits = Object.fromEntries(names.flatMap((name, at) => (limits[at] === undefined ? [] : [[name, limits[at]]])))
+      const [batched, single] = [new Throttle(given, { clock }), new Throttle(given, { clock })]
+      for (let step = 0; step < 60; step++) {
+        const length = 512 * rng.between(1, 16)
+        const isRead = rng.chance(0.5)
+        const tally = { reads: isRead ? 1 : 0, readBytes: isRead ? length : 0, writes: isRead ? 0 : 1, writeBytes: isRead ? 0 : length }
+        const direction = isRead ? "read" : "write"
+        // What does not fit as a whole is asked for alone, as the device does.
+        const passes = batched.admitAll(tally) || batched.admit(direction, length)
+        expect([round, step, passes]).toEqual([round, step, single.admit(direction, length)])
+        if (passes) passed++
+        else refused++
+        if (rng.chance(0.05)) expect(batched.saveState()).toEqual(single.saveState())
+      }
+      expect(batched.saveState()).toEqual(single.saveState())
+    }
+    expect([passed > 1000, refused > 1000]).toEqual([true, true])
+  })
+})
