@@ -11,6 +11,9 @@ import type { MetadataMap } from "./metadata/metadata-map.ts"
 import { Puncher } from "./metadata/puncher.ts"
 import type { Refcounts } from "./metadata/refcounts.ts"
 
+/** Clusters that are looked at for one hole, twice: some 2 ms. */
+const MOST_LOOKED_AT = 4096
+
 export interface KeptPlacesOptions {
   readonly file: ClusterFile
   readonly geometry: Geometry
@@ -31,7 +34,9 @@ export class KeptPlaces {
     this.#parts = options
     const { file, geometry } = options
     const guest = {
-      punchesAtOnce: file.punchesAtOnce,
+      get punchesAtOnce(): number {
+        return Math.min(file.punchesAtOnce, MOST_LOOKED_AT * geometry.clusterSize)
+      },
       punch: (offset: number, length: number): void => this.#punchGuest(offset, length),
     }
     this.#puncher = new Puncher({ file: guest, geometry, isFree: (cluster) => this.#placeOf(cluster) > 0 })
