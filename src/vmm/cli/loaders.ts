@@ -2,6 +2,7 @@
 import type { Command } from "./arguments.ts"
 
 export const LOADERS: Readonly<Record<string, () => Promise<Command>>> = {
+  amend: async () => (await import("./commands/amend.ts")).amend,
   bench: async () => (await import("./commands/bench.ts")).bench,
   dd: async () => (await import("./commands/dd.ts")).dd,
   demo: async () => (await import("./commands/demo.ts")).demo,

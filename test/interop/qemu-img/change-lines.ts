@@ -273,6 +273,8 @@ amend -o preallocation=metadata base.qcow2
 amend -o foo=1 base.qcow2
 amend -o help base.qcow2
 amend -q -o compat=1.1 v2.qcow2
+amend --force -o compat=1.1 v2.qcow2
+amend --image-opts -o compat=1.1 driver=qcow2,file.filename=v2.qcow2
 amend -p -o compat=1.1 v2.qcow2
 amend -t none -o compat=1.1 v2.qcow2
 amend -t foo -o compat=1.1 v2.qcow2

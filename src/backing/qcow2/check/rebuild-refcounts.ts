@@ -8,6 +8,7 @@ import type { CheckedImage } from "./checked-image.ts"
 import { CLUSTER_USE, type ClusterCounts, ClusterSet } from "./cluster-counts.ts"
 import type { Examination } from "./examination.ts"
 import { Findings } from "./findings.ts"
+import { headerGeometry } from "../format/header.ts"
 import { refcountCodec } from "../format/refcount-codec.ts"
 import { ReferenceCounter } from "./references.ts"
 import { LIMIT, TABLE_ENTRY_SIZE } from "../format/spec.ts"
@@ -34,14 +35,43 @@ export function rebuildRefcounts({ image, references, refcounts }: Examination):
       if (stored > count) counts.add(cluster, stored - count, CLUSTER_USE.OTHER)
     })
   }
+  const layout = storeStructure(image, counts)
+  new HeaderStore(image.file, image.header).switchRefcountTable(layout.firstCluster * image.geometry.clusterSize, layout.tableClusters)
+  image.file.sync()
+}
+
+/**
+ * Gives the refcounts of a consistent image another width: a new structure, and one write of the header that names it and the width.
+ * @throws BackingError `invalid-argument` for a width that does not hold all refcounts, `no-space`
+ */
+export function changeRefcountWidth({ image, references }: Examination, refcountOrder: number): void {
+  const { file } = image
+  if (!references.complete) {
+    throw new BackingError("corrupt", "some structure of the image cannot be followed; check and repair it first", { path: file.path })
+  }
+  const header = { ...image.header, refcountOrder }
+  const counter = new ReferenceCounter(image, new ClusterSet(), new Findings())
+  counter.countAll()
+  const geometry = headerGeometry(header)
+  counter.counts.forEach((_, count) => {
+    if (count <= geometry.refcountMax) return
+    const message = `a cluster is used ${count} times, which refcounts of ${geometry.refcountBits} bits do not hold; delete snapshots first`
+    throw new BackingError("invalid-argument", message, { path: file.path })
+  })
+  const layout = storeStructure({ ...image, header, geometry }, counter.counts)
+  const refcountTableOffset = layout.firstCluster * geometry.clusterSize
+  new HeaderStore(file, image.header).rewrite({ ...header, refcountTableOffset, refcountTableClusters: layout.tableClusters })
+}
+
+/** Puts a new structure, which counts itself, onto the disk. Nothing refers to it yet. */
+function storeStructure(image: CheckedImage, counts: ClusterCounts): Layout {
   const layout = planLayout(image, counts)
   for (let cluster = 0; cluster < layout.tableClusters + layout.indices.length; cluster++) {
     counts.add(layout.firstCluster + cluster, 1, CLUSTER_USE.OTHER)
   }
   writeStructure(image, counts, layout)
   image.file.sync()
-  new HeaderStore(image.file, image.header).switchRefcountTable(layout.firstCluster * image.geometry.clusterSize, layout.tableClusters)
-  image.file.sync()
+  return layout
 }
 
 /** The new clusters need refcounts themselves, for which more blocks may be needed: goes round until nothing is added. */

@@ -175,6 +175,11 @@ export class L2View {
     this.set(table, index * TABLE_ENTRY_SIZE, 0, this.geometry.version < 3 ? 0 : L2_ENTRY.ZERO_LO)
   }
 
+  /** Makes the entry refer to nothing, and to what the backing image holds. */
+  setUnallocated(table: CachedTable, index: number): void {
+    this.set(table, index * this.#entrySize, 0, 0)
+  }
+
   /** Clears COPIED in a copy of a table that a snapshot shares: what the table refers to is shared too, whatever its flags claim. */
   clearCopied(table: CachedTable): void {
     for (let at = 0; at < table.bytes.length; at += this.#entrySize) {

@@ -1,0 +1,95 @@
+/** amendImage: changes options of a qcow2 image that is there, as `qemu-img amend` does. */
+import { checkOptions, checkValue, type Rules } from "../../options.ts"
+import { BackingError } from "../backing.ts"
+import { LockedFile } from "../host/image-lock.ts"
+import { openImage } from "../open.ts"
+import { amendedHeader, type Amendments, asVersion2 } from "../qcow2/amend/amended-header.ts"
+import { expandZeroes } from "../qcow2/amend/expand-zeroes.ts"
+import { examine } from "../qcow2/check/examination.ts"
+import { changeRefcountWidth } from "../qcow2/check/rebuild-refcounts.ts"
+import { repairQcow2 } from "../qcow2/check/repair.ts"
+import { hasFeature, type Qcow2Header } from "../qcow2/format/header.ts"
+import { readHeader } from "../qcow2/format/parse-header.ts"
+import { INCOMPATIBLE_BIT } from "../qcow2/format/spec.ts"
+import { refuseCorruptForWriting, refuseUnsupported } from "../qcow2/format/unsupported.ts"
+import { Qcow2Image } from "../qcow2/image.ts"
+import { HeaderStore } from "../qcow2/metadata/header-store.ts"
+import type { ImageFile } from "../image-file.ts"
+
+/** Options of `amendImage`. */
+export interface AmendImageOptions extends Amendments {
+  /** Bytes of the disk: not less than it has. */
+  readonly size?: number
+}
+
+const AMEND_RULES: Rules<AmendImageOptions> = {
+  compat: ["0.10", "1.1"], lazyRefcounts: "boolean?", refcountBits: "number?", backing: "string?", backingFormat: ["raw", "qcow2", "luks"],
+  dataFile: "string?", dataFileRaw: "boolean?", size: "number?",
+}
+
+/**
+ * Changes options of the image at `path`; what is not named stays, unknown header extensions too. Each change is one switch of the header:
+ * a crash leaves the image as it was before one of the changes, or after it, and leaked clusters at worst.
+ * @throws BackingError what opening the image throws; `invalid-argument` for options that contradict each other or the image;
+ * `unsupported` for what version 2 cannot have; `no-space`. All that can be refused beforehand is, with nothing changed.
+ * @throws TypeError for a wrong argument
+ */
+export function amendImage(path: string, options: AmendImageOptions): void {
+  checkValue("amendImage", "path", path, "string")
+  checkOptions("amendImage", options, AMEND_RULES)
+  const { compat, refcountBits, size } = options
+  const before = withFile(path, (file, header) => amendHeader(file, header, options))
+  const falls = compat === "0.10" && before.version === 3
+  if (falls || size !== undefined) changeDisk(path, { size, falls })
+  if (refcountBits !== undefined && refcountBits !== 2 ** before.refcountOrder) withFile(path, (file) => amendRefcounts(file, refcountBits))
+  if (falls) withFile(path, (file, header) => new HeaderStore(file, header).rewrite(asVersion2(header)))
+}
+
+/** Lets `work` have the image's file, locked. */
+function withFile<T>(path: string, work: (file: ImageFile, header: Qcow2Header) => T): T {
+  const file = new LockedFile(path)
+  try {
+    file.claim()
+    const header = readHeader(file)
+    refuseUnsupported(header, path)
+    refuseCorruptForWriting(header, path)
+    return work(file, header)
+  } finally {
+    file.close()
+  }
+}
+
+/** Returns the header as it was. */
+function amendHeader(file: ImageFile, header: Qcow2Header, options: AmendImageOptions): Qcow2Header {
+  const { size = header.size } = options
+  if (size < header.size) {
+    const message = `${size} bytes are less than the ${header.size} that the disk has; resize cuts it, and says what is lost`
+    throw new BackingError("invalid-argument", message, { path: file.path })
+  }
+  amendedHeader(header, options, file.path)
+  // Refcounts that are behind are put right before anybody relies on them.
+  if (hasFeature(header.incompatibleFeatures, INCOMPATIBLE_BIT.DIRTY)) repairQcow2(file, "all")
+  const store = new HeaderStore(file, readHeader(file))
+  store.clearAutoclear()
+  store.rewrite(amendedHeader(store.header, options, file.path))
+  return header
+}
+
+function changeDisk(path: string, { size, falls }: { readonly size: number | undefined; readonly falls: boolean }): void {
+  const image = openImage(path, { format: "qcow2" })
+  try {
+    if (!(image instanceof Qcow2Image)) throw new BackingError("invalid-format", "it is not a qcow2 image", { path })
+    if (size !== undefined && size !== image.size) image.resize(size)
+    if (falls) expandZeroes(image)
+  } finally {
+    image.close()
+  }
+}
+
+function amendRefcounts(file: ImageFile, bits: number): void {
+  const found = examine(file)
+  if (found.findings.corruptions > 0) {
+    throw new BackingError("corrupt", "the image is not consistent; check and repair it first", { path: file.path })
+  }
+  changeRefcountWidth(found, Math.log2(bits))
+}
