@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 /** The program. */
-import { vioblk } from "./program.ts"
+import { explainBug, vioblk } from "./program.ts"
 import { complain } from "./output.ts"
 
 // Who reads our output may have had enough of it (`| head`), or may have no room for it.
@@ -8,4 +8,4 @@ process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   if (error.code !== "EPIPE") complain(`cannot write the output: ${error.message}`)
   process.exit(error.code === "EPIPE" ? 0 : 1)
 })
-process.exitCode = await vioblk(process.argv.slice(2))
+process.exitCode = await vioblk(process.argv.slice(2)).catch(explainBug)

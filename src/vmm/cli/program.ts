@@ -79,7 +79,13 @@ async function versionNumber(): Promise<string> {
   return String(typeof about === "object" && about !== null ? Reflect.get(about, "version") : undefined)
 }
 
-/** One line for what a person can do something about. Anything else is a bug of ours and keeps its stack. */
+/** One line for a bug of ours, which `vioblk` throws. Returns the exit code. */
+export function explainBug(error: unknown): number {
+  complain(`this is a bug: ${error instanceof Error ? error.message : String(error)}; please report it, with what --debug says`)
+  return 1
+}
+
+/** One line for what a person can do something about. Anything else is a bug of ours, and is thrown. */
 async function explain(error: unknown, args: readonly string[]): Promise<number> {
   if (args.includes("--debug")) complainAtLength(error)
   if (error instanceof UsageError) {

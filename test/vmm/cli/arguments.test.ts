@@ -1,10 +1,11 @@
 /** The table of commands and options, and what parses arguments by it: GNU's rules, sizes as qemu-img counts them. */
-import { describe, expect, it } from "vitest"
+import { describe, expect, it, vi } from "vitest"
 import { type Arguments, parseArguments } from "../../../src/vmm/cli/arguments.ts"
 import { KeyValues } from "../../../src/vmm/cli/key-values.ts"
 import { LOADERS } from "../../../src/vmm/cli/loaders.ts"
 import { parseSize } from "../../../src/vmm/cli/size.ts"
 import type { CommandRow } from "../../../src/vmm/cli/table/rows.ts"
+import { explainBug } from "../../../src/vmm/cli/program.ts"
 import { COMMANDS } from "../../../src/vmm/cli/table/table.ts"
 import { commandLine } from "../../support/command-line.ts"
 import { SIZES } from "./sizes.ts"
@@ -131,4 +132,20 @@ describe("lists of keys", () => {
 
 describe("sizes", () => {
   it.each(SIZES)("%j", (text, size) => expect(parseSize(text)).toBe(size))
+})
+
+describe("what goes wrong", () => {
+  it("is one line without a stack, also when it is a bug; --debug shows where it came from", async () => {
+    const printed: string[] = []
+    const spy = vi.spyOn(console, "error").mockImplementation((line) => void printed.push(String(line)))
+    expect(explainBug(new TypeError("x is undefined"))).toBe(1)
+    spy.mockRestore()
+    expect(printed).toEqual(["vioblk: this is a bug: x is undefined; please report it, with what --debug says"])
+    expect((await commandLine("info", "gone.qcow2")).err).toBe("vioblk: gone.qcow2: cannot open: no such file\n")
+    const { err, code } = await commandLine("info", "--debug", "gone.qcow2")
+    expect([code, err]).toEqual([
+      1,
+      expect.stringMatching(/^BackingError: gone\.qcow2: cannot open: no such file\n +at [^]*\nvioblk: gone\.qcow2: .*\n$/),
+    ])
+  })
 })
