@@ -128,6 +128,9 @@ export class RequestServer implements DeviceHandler {
         budget -= how === DONE ? usual.requests.taken : this.#batch.taken
         if (how !== DONE && !this.#goOn(queue, ring, turn)) return this.#hasMore(queue)
         hasMoved = how !== DONE || usual.hasInterrupted
+      } else {
+        // Completed while the device was kept from memory, or before its state was saved: the driver has not been shown that.
+        hasMoved = device.publish(queue, ring)
       }
       // An interrupt may have run the driver, which may have reset us. If we are paused or kept from memory, whoever ends that goes on.
       if (device.changes !== changes && !device.mayTake(queue, ring)) return false
