@@ -13,7 +13,7 @@ import { hasQemuImg } from "../qemu-bench.ts"
 
 const MIB = 1 << 20
 const DATA = 64 * MIB
-const ROUNDS = 5
+const ROUNDS = 3
 
 /** Nanoseconds. */
 interface Cost {
