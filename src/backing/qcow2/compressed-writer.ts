@@ -3,6 +3,7 @@ import { BackingError } from "../backing.ts"
 import type { Decompressor } from "./format/compression.ts"
 import { compressedLimit, L2_KIND } from "./format/entries.ts"
 import type { Geometry } from "./format/geometry.ts"
+import type { Allocator } from "./metadata/allocator.ts"
 import type { ClusterFile } from "./metadata/cluster-file.ts"
 import type { Mapping } from "./metadata/mapping.ts"
 import type { MetadataWriter } from "./metadata/metadata-writer.ts"
@@ -18,6 +19,7 @@ export interface CompressedWriterOptions {
   readonly writer: Writer
   readonly metadataWriter: MetadataWriter
   readonly packer: Packer
+  readonly allocator: Allocator
   readonly decompressor: Decompressor
   readonly compressionType: number
   /** Then nothing is compressed (QC-CMP-13). */
@@ -53,7 +55,7 @@ export class CompressedWriter {
   }
 
   #writeCluster(content: Uint8Array, offset: number, given: Uint8Array | undefined): void {
-    const { geometry, mapping, metadataWriter, writer } = this.#parts
+    const { geometry, mapping, metadataWriter, writer, allocator } = this.#parts
     metadataWriter.makeRoom()
     this.#refusePlace(offset)
     const stream = given ?? this.#compress(content)
@@ -65,7 +67,10 @@ export class CompressedWriter {
     const l1Index = mapping.tableOf(cluster)
     const table = mapping.tableForWrite(l1Index)
     const host = this.#store(stream)
-    mapping.replaceCompressed(table, cluster - l1Index * geometry.l2Entries, host, stream.length)
+    const index = cluster - l1Index * geometry.l2Entries
+    const old = mapping.l2.references(table, index)
+    mapping.l2.setCompressed(table, index, host, stream.length)
+    if (old !== undefined) allocator.releaseLater(old.first, old.count)
   }
 
   /** As QEMU does: what has a place of its own is overwritten there, or discarded first (QC-CMP-12). */

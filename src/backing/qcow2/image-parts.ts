@@ -211,7 +211,7 @@ function makeDiskWriting(base: PartsBase, disk: Omit<ImageParts, "writing">, hea
   const packer = new Packer({ geometry, allocator, refcounts })
   const { hasDataFile } = geometry
   const { compressionType } = header
-  const compressedWriter = new CompressedWriter({ ...shared, writer, packer, decompressor, compressionType, hasDataFile })
+  const compressedWriter = new CompressedWriter({ ...shared, writer, packer, allocator, decompressor, compressionType, hasDataFile })
   return { ...tables, writer, zeroing, compressedWriter }
 }
 

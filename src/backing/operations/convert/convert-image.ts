@@ -53,7 +53,7 @@ export async function convertToImage(source: VirtioBacking, target: string, opti
   await writeReplacing(target, async (temporary) => {
     createImage(temporary, { ...pickOptions<CreateImageOptions>(options, CREATE_IMAGE_RULES), size: options.size ?? source.size })
     const { passphrase } = options.encryption ?? {}
-    const image = openImage(temporary, { format, ...(passphrase !== undefined && { passphrase }) })
+    const image = openImage(temporary, { ignoreLocks: true, format, ...(passphrase !== undefined && { passphrase }) })
     try {
       await convertDisk(source, image, pickOptions<ConvertOptions>(converting, CONVERT_RULES))
     } finally {

@@ -139,6 +139,11 @@ export class Mapping implements ClusterList {
     } else {
       const host = l2.host(table, index) + within
       extent.host = host
+      if (kind === L2_KIND.UNALLOCATED && end === subclusters && found < length) {
+        const empty = l2.emptyEntries(table, index + 1, Math.ceil((length - found) * this.#perByte))
+        index += empty
+        found += empty * clusterSize
+      }
       while (found < length && end === subclusters && ++index < l2Entries && l2.continues(table, index, kind, host + found)) {
         end = l2.run(table, index, 0, kind)
         found += end * subclusterSize
@@ -200,13 +205,6 @@ export class Mapping implements ClusterList {
     const old = this.l2.references(table, index)
     this.l2.setNormal(table, index, host, subclusters.from, subclusters.to)
     if (old !== undefined) this.#needWriter().dataClusters.releaseLater(old.first, old.count)
-  }
-
-  /** `replace` by a compressed cluster whose `length` bytes begin at host byte `host`. */
-  replaceCompressed(table: CachedTable, index: number, host: number, length: number): void {
-    const old = this.l2.references(table, index)
-    this.l2.setCompressed(table, index, host, length)
-    if (old !== undefined) this.#needWriter().allocator.releaseLater(old.first, old.count)
   }
 
   /** Makes entry `index` of a table from `tableForWrite` refer to nothing, and drops what it referred to. */

@@ -63,7 +63,9 @@ function openSources(given: Arguments, names: readonly string[]): VirtioBacking 
   try {
     for (const word of names) {
       const { path, format } = imageNamed(given, word)
-      disks.push(openSource(path, { ignoreLocks: given.flag("force-share"), ...snapshotOf(given), ...(format !== undefined && { format }) }))
+      disks.push(
+        openSource(path, { ignoreLocks: given.flag("force-share"), ...snapshotOf(given), ...(format !== undefined && { format }) }),
+      )
     }
     const [only] = disks
     return only !== undefined && disks.length === 1 ? only : new Concatenation(disks)
