@@ -51,8 +51,12 @@ export async function streamDisk(disk: Qcow2Image | OpenedDisk, options: StreamO
   const next = { reference: base === undefined ? undefined : referenceTo(image, base), disk: base }
   prepareBacking(image, next)
   try {
-    await pullAll(reached, base, { operation, pace: new Pace(options.rate, options.clock) })
-    await dropLayers(reached, next)
+    const pace = new Pace(options.rate, options.clock)
+    for (let isDone = false; !isDone;) {
+      const tables = tablesOf(image)
+      await pullAll(reached, base, { operation, pace })
+      isDone = await dropLayers(reached, next, tables)
+    }
   } catch (error) {
     throw explained(error, "the image reads as before; stream again when this is mended, and it goes on")
   } finally {
@@ -74,12 +78,24 @@ async function pullAll(
   }
 }
 
-async function dropLayers({ image, perform, retire }: ReachedImage, next: NextBacking): Promise<void> {
+/** Other ones when the image has changed as a whole: a snapshot was gone back to. What was pulled before may be gone then. */
+function tablesOf(image: Qcow2Image): object {
+  return image.inspect(({ mapping }) => mapping)
+}
+
+/** Returns false, with nothing done, when the image has changed as a whole since it had these tables. */
+async function dropLayers({ image, perform, retire }: ReachedImage, next: NextBacking, tables: object): Promise<boolean> {
   const base = next.disk
-  const dropped = await perform("changes", () => changeBacking(image, next))
-  if (dropped === undefined) return
+  const dropped = await perform("changes", () => {
+    // One that was taken meanwhile counts as well.
+    refuseSnapshots(image, "streaming")
+    return tablesOf(image) === tables ? changeBacking(image, next) : image
+  })
+  if (dropped === image) return false
+  if (dropped === undefined) return true
   for (const layer of layersOf(dropped)) if (layer instanceof Qcow2Image && layer.backing === base && base !== undefined) detach(layer)
   retire(dropped)
+  return true
 }
 
 /** `layer` is to be closed without what is behind it. */

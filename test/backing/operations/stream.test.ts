@@ -151,6 +151,35 @@ describe("stream", () => {
     expect(model.firstDifferenceOf(alone)).toBe(-1)
   })
 
+  it("a snapshot that is gone back to meanwhile takes nothing away, and one that is there at the end keeps the chain", async () => {
+    for (const stays of [false, true]) {
+      const chain = Chain.random(new Rng(seed + 600), { layers: 2, sizes: [2000, 2000], top: { clusterSize: 4096 } })
+      const before = chain.model()
+      const image = chain.openTop()
+      image.discard(0, 4096)
+      before.zero(0, 4096)
+      let steps = 0
+      const progress = (): void => {
+        steps++
+        if (steps === 1) image.snapshots.create({ name: "s" })
+        if (steps === 4 && !stays) {
+          image.snapshots.apply("s")
+          image.snapshots.delete("s")
+        }
+      }
+      const streamed = streamDisk(image, { progress })
+      if (stays) await expect(streamed).rejects.toThrow(/1 internal snapshot/)
+      else await streamed
+      expect(steps).toBeGreaterThan(4)
+      expect(image.backing === undefined).toBe(!stays)
+      expect(before.firstDifferenceOf(image)).toBe(-1)
+      image.close()
+      const again = reopened(chain)
+      expect(before.firstDifferenceOf(again)).toBe(-1)
+      if (stays) again.snapshots.open("s").close()
+    }
+  })
+
   it("is refused for what it cannot be done on", async () => {
     const chain = Chain.random(new Rng(seed + 500), { layers: 2, sizes: SIZES })
     await expect(streamDisk(chain.openTop({ writable: [] }))).rejects.toThrow(/open for writing/)
