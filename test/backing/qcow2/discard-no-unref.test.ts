@@ -76,7 +76,7 @@ describe("discardNoUnref", () => {
     const shared = fileOf(image.setRefcount(place / CLUSTER, 2n).setL2(0, BigInt(place)))
     const after = withImage(shared, (disk) => disk.discard(0, 4 * MIB), KEEP)
     expect(after.l2(0)).toBe(BigInt(place) | ZERO)
-    expect(after.bytes.subarray(place, place + CLUSTER)).toEqual(filled(CLUSTER, 7))
+    expect(Buffer.compare(after.bytes.subarray(place, place + CLUSTER), filled(CLUSTER, 7))).toBe(0)
   })
 
   it("QC-DZ-08 the host gets the space back once the entries are stored, but not of what was written again meanwhile", () => {

@@ -34,9 +34,9 @@ function firstCluster({ file, openBacking }: Overlay): Uint8Array {
   return contentOf(openQcow2(file.clone(), { openBacking }), 0, CLUSTER)
 }
 
-/** An overlay over 1 MiB of fives, whose guest cluster 0 has a place that is full of sevens. Its bitmap is the test's affair. */
+/** An overlay over four clusters of fives, whose guest cluster 0 has a place that is full of sevens. Its bitmap is the test's affair. */
 function withPlace(bits: bigint): Overlay {
-  const overlay = newOverlay(filled(1 << 20, 5), OVER)
+  const overlay = newOverlay(filled(4 * CLUSTER, 5), { ...OVER, size: 4 * CLUSTER })
   const image = changed(overlay, (disk) => disk.pwrite(filled(CLUSTER, 7), 0))
   return { ...overlay, ...reopened(image.setBitmap(0, bits), overlay) }
 }
@@ -72,7 +72,7 @@ describe("the layout", () => {
     const host = Number(image.u64(table + 3 * 16) & ~COPIED)
     expect(image.u64(table + 3 * 16)).toBe(COPIED | BigInt(host))
     expect(image.u64(table + 3 * 16 + 8)).toBe(dataBits(5))
-    expect(image.bytes.subarray(host + 5 * (size / 32), host + 6 * (size / 32))).toEqual(filled(size / 32, 7))
+    expect(Buffer.compare(image.bytes.subarray(host + 5 * (size / 32), host + 6 * (size / 32)), filled(size / 32, 7))).toBe(0)
     expect(checkQcow2(fileOf(image)).exitCode).toBe(0)
   })
 
@@ -88,7 +88,7 @@ describe("the layout", () => {
     const image = withImage(newExtended(), (disk) => disk.pwrite(filled(CLUSTER, 7), 0))
     const file = fileOf(image.setL2(0, image.l2(0) | 1n))
     const disk = openQcow2(file)
-    expect(contentOf(disk, 0, CLUSTER)).toEqual(filled(CLUSTER, 7))
+    expect(Buffer.compare(contentOf(disk, 0, CLUSTER), filled(CLUSTER, 7))).toBe(0)
     disk.pwrite(filled(SUB, 8), SUB)
     expect(valuesOf(contentOf(disk, 0, CLUSTER))).toEqual(expected([1, 7], [1, 8], [30, 7]))
   })
@@ -96,10 +96,13 @@ describe("the layout", () => {
 
 describe("reading", () => {
   it("QC-EL2-02 each bit is one subcluster's, in both halves", () => {
-    for (let index = 0; index < 32; index++) {
+    const overlay = withPlace(0n)
+    const image = new Qcow2Bytes(overlay.file.toBytes())
+    const seen = (bits: bigint) => valuesOf(contentOf(reopened(image.setBitmap(0, bits), overlay).open(), 0, CLUSTER))
+    for (const index of [0, 1, 15, 16, 30, 31]) {
       const rest = 31 - index
-      expect(valuesOf(contentOf(withPlace(dataBits(index)).open(), 0, CLUSTER))).toEqual(expected([index, 5], [1, 7], [rest, 5]))
-      expect(valuesOf(contentOf(withPlace(zeroBits(index)).open(), 0, CLUSTER))).toEqual(expected([index, 5], [1, 0], [rest, 5]))
+      expect(seen(dataBits(index))).toEqual(expected([index, 5], [1, 7], [rest, 5]))
+      expect(seen(zeroBits(index))).toEqual(expected([index, 5], [1, 0], [rest, 5]))
     }
   })
 
@@ -165,7 +168,7 @@ describe("compressed clusters", () => {
 
   it("QC-EL2-06 the bitmap is not looked at; a check reports it, and a repair clears it", () => {
     const { file, open } = compressed(0x1234_5678_9abc_def0n)
-    expect(contentOf(open(), 0, CLUSTER)).toEqual(filled(CLUSTER, 9))
+    expect(Buffer.compare(contentOf(open(), 0, CLUSTER), filled(CLUSTER, 9))).toBe(0)
     expect(checkQcow2(file.clone())).toMatchObject({ exitCode: 2, findings: [{ kind: "subclusters" }] })
     const repaired = file.clone()
     expect(repairQcow2(repaired, "all")).toMatchObject({ exitCode: 0, corruptionsFixed: 1 })
@@ -200,7 +203,7 @@ describe("compressed clusters", () => {
       disk.writeCompressed(filled(CLUSTER, 4), CLUSTER)
     })
     expect([image.l2(CLUSTER) >> 62n, image.bitmap(CLUSTER)]).toEqual([1n, 0n])
-    expect(contentOf(overlay.open(), CLUSTER, CLUSTER)).toEqual(filled(CLUSTER, 4))
+    expect(Buffer.compare(contentOf(overlay.open(), CLUSTER, CLUSTER), filled(CLUSTER, 4))).toBe(0)
     expect(checkQcow2(fileOf(image)).exitCode).toBe(0)
     expect(failureOf(() => withPlace(0n).open().writeCompressed(filled(CLUSTER, 4), 0)).code).toBe("unsupported")
   })
@@ -226,7 +229,7 @@ describe("writing", () => {
     })
     disk.pwrite(filled(4096, 7), (1 << 29) + 8192)
     expect(recording.log.map((change) => (change.kind === "write" ? change.data.length : change.kind))).toEqual([4096])
-    expect(contentOf(disk, (1 << 29) + 4096, 12_288)).toEqual(filled(12_288, 5).fill(7, 4096, 8192))
+    expect(Buffer.compare(contentOf(disk, (1 << 29) + 4096, 12_288), filled(12_288, 5).fill(7, 4096, 8192))).toBe(0)
   })
 
   it("QC-EL2-07 the rest of a subcluster is filled in: from the backing image, or with zeroes over stale bytes", () => {
@@ -285,7 +288,7 @@ describe("clusters that a snapshot shares", () => {
     const wanted = [[2, 5], [1, 0], [5, 5], [1, 7], [1, 5], [1, 0], [1, 5], [1, 7], [1, 5], [1, 3], [5, 5], [1, 0], [11, 5]] as const
     expect(valuesOf(firstCluster(overlay))).toEqual(expected(...wanted))
     const place = before.hostOffset(0)
-    expect(image.bytes.subarray(place, place + CLUSTER)).toEqual(before.bytes.subarray(place, place + CLUSTER))
+    expect(Buffer.compare(image.bytes.subarray(place, place + CLUSTER), before.bytes.subarray(place, place + CLUSTER))).toBe(0)
     expect(image.refcount(place / CLUSTER)).toBe(1n)
   })
 
@@ -295,7 +298,7 @@ describe("clusters that a snapshot shares", () => {
     const image = changed(overlay, (disk) => disk.writeZeroes(8 * SUB, SUB, false))
     expect([image.l2(0), image.bitmap(0)]).toEqual([before.l2(0), dataBits(12) | zeroBits(8)])
     const place = before.hostOffset(0)
-    expect(image.bytes.subarray(place, place + CLUSTER)).toEqual(before.bytes.subarray(place, place + CLUSTER))
+    expect(Buffer.compare(image.bytes.subarray(place, place + CLUSTER), before.bytes.subarray(place, place + CLUSTER))).toBe(0)
   })
 
   it("QC-EL2-01 QC-L1-04 the copy of a table that is shared loses COPIED, and no bit of a bitmap", () => {
