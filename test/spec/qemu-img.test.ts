@@ -65,12 +65,12 @@ describe("the table of qemu-img's options", () => {
 
   it("has our options where it says so, and only there", () => {
     const wrong = ROWS.filter((row) => row.option !== "" && (optionOf(row) === undefined) !== row.verdict.startsWith("no: "))
-    expect(wrong.filter(({ command }) => COMMANDS.some(({ name }) => name === command))).toEqual([])
+    expect(wrong).toEqual([])
   })
 
   it("says same only of what a command line shows", () => {
     const shown = agreed()
-    const unproved = ROWS.filter((row) => row.verdict === "same" && COMMANDS.some(({ name }) => name === row.command))
+    const unproved = ROWS.filter((row) => row.verdict === "same")
       .filter((row) => !shown.has(row.option === "" ? row.command : `${row.command} ${optionOf(row)?.name ?? "?"}`))
     expect(unproved.map(({ command, option }) => `${command} ${option}`)).toEqual([])
   })

@@ -1,4 +1,4 @@
-/** Command lines that make one image from another, or change one. A command that is not there yet is left out. */
+/** Command lines that make one image from another, or change one. */
 import { linesOf } from "./line.ts"
 
 export const CHANGE_LINES = linesOf(`

@@ -98,6 +98,8 @@ create -f qcow2 -o compression_type=zstd,compat=0.10 x 1M
 create -f qcow2 -o extended_l2=on x 1M
 create -f qcow2 -o extended_l2=off x 1M
 create -f qcow2 -o extended_l2=on,cluster_size=8k x 1M
+create -f qcow2 -o data_file=d.raw x 1M
+create -f qcow2 -o data_file=d.raw,data_file_raw=on x 1M
 create -f qcow2 -o data_file_raw=on x 1M
 create -f qcow2 -o nocow=off x 1M
 create -f qcow2 -o foo=1 x 1M
@@ -156,6 +158,7 @@ info --output=json v2.qcow2
 info --output=json small.qcow2
 info --output=json ext.qcow2
 info --output=json data.qcow2
+info --output=json bitmap.qcow2
 info --output=json snap.qcow2
 info --output=json comp.qcow2
 info --output=json zstd.qcow2
@@ -200,6 +203,7 @@ check --output=json missing.qcow2 => 0: it does not look at backing files
 check --output=json v2.qcow2
 check --output=json small.qcow2
 check --output=json ext.qcow2
+check --output=json data.qcow2
 check --output=json bitmap.qcow2
 check --output=json snap.qcow2
 check --output=json comp.qcow2
@@ -253,6 +257,7 @@ map --output=json missing.qcow2
 map --output=json v2.qcow2
 map --output=json small.qcow2
 map --output=json ext.qcow2 => 0: the places kept for subclusters that hold nothing are not listed
+map --output=json data.qcow2
 map --output=json bitmap.qcow2
 map --output=json snap.qcow2
 map --output=json comp.qcow2
