@@ -3,11 +3,11 @@ import { BackingError } from "../../backing.ts"
 import type { CheckedImage } from "./checked-image.ts"
 import type { Range } from "./covered-ranges.ts"
 import { type ReferenceSink, STRUCTURE } from "./reference-sink.ts"
-import { readSnapshotTable, snapshotL1Problem, type SnapshotTable } from "../format/snapshot-table.ts"
+import { scanSnapshotTable, snapshotL1Problem, type SnapshotTable } from "../format/snapshot-table.ts"
 import { TABLE_ENTRY_SIZE } from "../format/spec.ts"
 
 /** Version 3 requires the 64-bit VM state size and the disk size (QC-SNAP-02). */
-const EXTRA_DATA_MINIMUM_V3 = 16
+export const EXTRA_DATA_MINIMUM_V3 = 16
 
 /** Counts the snapshot table and the L1 tables, and returns where the L1 tables are. */
 export function countSnapshotReferences(image: CheckedImage, sink: ReferenceSink): Range[] {
@@ -37,7 +37,10 @@ export function countSnapshotReferences(image: CheckedImage, sink: ReferenceSink
 
 function readTable(image: CheckedImage, sink: ReferenceSink): SnapshotTable {
   try {
-    return readSnapshotTable(image.file, image.header)
+    return scanSnapshotTable(image.file, image.header, ({ message, offset, isLoss }) => {
+      if (isLoss) sink.reportUnfollowed("snapshot", message, offset)
+      else sink.report("snapshot", message, offset)
+    })
   } catch (error) {
     if (!(error instanceof BackingError) || error.code !== "invalid-format") throw error
     sink.reportUnfollowed("snapshot", `the snapshot table cannot be read: ${error.message}`, image.header.snapshotsOffset)

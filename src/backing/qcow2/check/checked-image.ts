@@ -33,7 +33,7 @@ const CHECKABLE: ReadonlySet<number> = new Set([
 
 /** Reads the header. @throws BackingError when the file is not a qcow2 image or uses a feature that the check does not know */
 export function readCheckedImage(file: ImageFile): CheckedImage {
-  const header = readHeader(file)
+  const header = readHeader(file, { anySnapshotCount: true })
   for (let bit = 0; bit < 64; bit++) {
     if (!hasFeature(header.incompatibleFeatures, bit) || CHECKABLE.has(bit)) continue
     const name = featureName(header.extensions, "incompatible", bit)

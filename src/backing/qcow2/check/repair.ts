@@ -3,6 +3,7 @@ import { BackingError } from "../../backing.ts"
 import type { ImageFile } from "../../image-file.ts"
 import { type CheckResult, checkResult } from "./check.ts"
 import { type Examination, examine } from "./examination.ts"
+import { fixSnapshots } from "./fix-snapshots.ts"
 import { fixEntries } from "./fix-entries.ts"
 import { rebuildRefcounts } from "./rebuild-refcounts.ts"
 import { HeaderStore } from "../metadata/header-store.ts"
@@ -22,7 +23,7 @@ export type RepairMode = "leaks" | "all"
 export function repairQcow2(file: ImageFile, mode: RepairMode): CheckResult {
   if (file.readOnly) throw new BackingError("read-only", "cannot repair an image that is open read-only", { path: file.path })
   const before = examine(file)
-  let now = before
+  let now = mode === "all" && fixSnapshots(before) ? examine(file) : before
   // Corrected entries may let references be followed that were out of reach in the first round.
   for (let round = 0; round < 2 && (now.findings.corruptions > 0 || now.findings.leaks > 0); round++) now = repairRound(now, mode)
   if (now.findings.corruptions === 0) new HeaderStore(file, now.image.header).clearMarks()

@@ -27,12 +27,17 @@ class Failure {
   }
 }
 
+/** What a check lets pass, so that a repair can end it. */
+export interface HeaderOptions {
+  readonly anySnapshotCount?: boolean
+}
+
 /** Reads and checks the header of a qcow2 file. Reads at most one cluster. @throws BackingError as `parseHeader` does */
-export function readHeader(file: Pick<ImageFile, "path" | "read">): Qcow2Header {
+export function readHeader(file: Pick<ImageFile, "path" | "read">, options: HeaderOptions = {}): Qcow2Header {
   const start = new Uint8Array(HEADER_SIZE.V3_MINIMUM)
   const clusterSize = announcedClusterSize(start.subarray(0, file.read(start, 0)), new Failure(file.path))
   const cluster = new Uint8Array(clusterSize)
-  return parseHeader(cluster.subarray(0, file.read(cluster, 0)), file.path)
+  return parseHeader(cluster.subarray(0, file.read(cluster, 0)), file.path, options)
 }
 
 /** The cluster size that the first bytes of a file announce, so that the whole first cluster can be read. */
@@ -66,11 +71,11 @@ function cutShort(start: Uint8Array, headerLength: number, fail: Failure): Backi
  * that they can be shown: see `refuseUnsupported`.
  * @throws BackingError `invalid-format` or `unsupported` when the header contradicts itself or exceeds a limit
  */
-export function parseHeader(cluster: Uint8Array, path: string): Qcow2Header {
+export function parseHeader(cluster: Uint8Array, path: string, options: HeaderOptions = {}): Qcow2Header {
   const fail = new Failure(path)
   const clusterSize = announcedClusterSize(cluster, fail)
   const header = parseFields(cluster, clusterSize, path)
-  checkTables(header, fail)
+  checkTables(header, fail, options)
   checkFeatures(header, fail)
   checkExtensions(header, fail)
   return header
@@ -136,7 +141,7 @@ function parseBackingFile(cluster: Uint8Array, offset: number, clusterSize: numb
 }
 
 /** Limits of the tables, and the size of the L1 table (QC-HDR-09, QC-HDR-14, QC-LIM-01). */
-function checkTables(header: Qcow2Header, fail: Failure): void {
+function checkTables(header: Qcow2Header, fail: Failure, { anySnapshotCount = false }: HeaderOptions): void {
   const { refcountOrder, size, l1Size, refcountTableClusters, snapshotCount } = header
   if (refcountOrder > LIMIT.REFCOUNT_ORDER_MAX) {
     throw fail.field(HEADER_FIELD.REFCOUNT_ORDER, `refcount_order ${refcountOrder}`, `is above ${LIMIT.REFCOUNT_ORDER_MAX}`)
@@ -154,7 +159,7 @@ function checkTables(header: Qcow2Header, fail: Failure): void {
     const named = `refcount_table_clusters ${refcountTableClusters}`
     throw fail.field(HEADER_FIELD.REFCOUNT_TABLE_CLUSTERS, named, `is above the limit of ${LIMIT.REFCOUNT_TABLE_BYTES} bytes`)
   }
-  if (snapshotCount > LIMIT.SNAPSHOTS) {
+  if (snapshotCount > LIMIT.SNAPSHOTS && !anySnapshotCount) {
     throw fail.field(HEADER_FIELD.NB_SNAPSHOTS, `nb_snapshots ${snapshotCount}`, `is above the limit of ${LIMIT.SNAPSHOTS}`)
   }
   checkPlaces(header, fail)

@@ -36,49 +36,66 @@ export interface SnapshotTable {
   readonly byteLength: number
 }
 
+/** Something of a table that is beyond the limits, and how a repair ends it. */
+export interface SnapshotProblem {
+  readonly message: string
+  readonly offset: number
+  /** Entries are left out: what they refer to is not known. */
+  readonly isLoss: boolean
+}
+
 /**
  * Reads the table that the header names. @throws BackingError `invalid-format` beyond the limits of QC-SNAP-03 or when the file ends inside
  * it
  */
 export function readSnapshotTable(file: ImageFile, header: Qcow2Header): SnapshotTable {
-  const snapshots: Snapshot[] = []
-  let offset = header.snapshotsOffset
-  for (let index = 0; index < header.snapshotCount; index++) {
-    const snapshot = readEntry(file, offset, index)
-    snapshots.push(snapshot.entry)
-    offset += snapshot.byteLength
-    if (offset - header.snapshotsOffset > LIMIT.SNAPSHOT_TABLE_BYTES) {
-      throw new BackingError(
-        "invalid-format",
-        `the snapshot table at byte ${header.snapshotsOffset} is larger than ${LIMIT.SNAPSHOT_TABLE_BYTES} bytes`,
-        { path: file.path, offset: header.snapshotsOffset },
-      )
-    }
-  }
-  return { snapshots, byteLength: offset - header.snapshotsOffset }
+  return scanSnapshotTable(file, header, ({ message, offset }) => {
+    throw new BackingError("invalid-format", message, { path: file.path, offset })
+  })
 }
 
-function readEntry(file: ImageFile, offset: number, index: number): { entry: Snapshot; byteLength: number } {
+/**
+ * Reads the table, and leaves out what is beyond the limits, after `tell` was called with it: whole snapshots at the end, or extra data.
+ * @throws BackingError `invalid-format` when the file ends inside it; what `tell` throws
+ */
+export function scanSnapshotTable(file: ImageFile, header: Qcow2Header, tell: (problem: SnapshotProblem) => void): SnapshotTable {
+  const snapshots: Snapshot[] = []
+  const start = header.snapshotsOffset
+  let offset = start
+  for (let index = 0; index < header.snapshotCount; index++) {
+    const { entry, byteLength, extraSize } = readEntry(file, offset, index)
+    const most = index === LIMIT.SNAPSHOTS ? `holds more than ${LIMIT.SNAPSHOTS} snapshots` : undefined
+    const size = offset + byteLength - start > LIMIT.SNAPSHOT_TABLE_BYTES ? `is larger than ${LIMIT.SNAPSHOT_TABLE_BYTES} bytes` : undefined
+    const reason = most ?? size
+    if (reason !== undefined) {
+      tell({ message: `the snapshot table at byte ${start} ${reason}`, offset: start, isLoss: true })
+      break
+    }
+    if (extraSize > LIMIT.SNAPSHOT_EXTRA_DATA_BYTES) {
+      const extra = `${extraSize} bytes of extra data, more than ${LIMIT.SNAPSHOT_EXTRA_DATA_BYTES}`
+      tell({ message: `snapshot ${index} at byte ${offset} has ${extra}`, offset, isLoss: false })
+    }
+    snapshots.push(entry)
+    offset += byteLength
+  }
+  return { snapshots, byteLength: offset - start }
+}
+
+function readEntry(file: ImageFile, offset: number, index: number): { entry: Snapshot; byteLength: number; extraSize: number } {
   const fixed = readWhole(file, offset, SNAPSHOT_FIELD.EXTRA_DATA, index)
   const view = viewOf(fixed)
   const extraSize = view.getUint32(SNAPSHOT_FIELD.EXTRA_DATA_SIZE)
   const idSize = view.getUint16(SNAPSHOT_FIELD.ID_SIZE)
   const nameSize = view.getUint16(SNAPSHOT_FIELD.NAME_SIZE)
-  if (extraSize > LIMIT.SNAPSHOT_EXTRA_DATA_BYTES) {
-    throw new BackingError(
-      "invalid-format",
-      `snapshot ${index} at byte ${offset} has ${extraSize} bytes of extra data, more than ${LIMIT.SNAPSHOT_EXTRA_DATA_BYTES}`,
-      { path: file.path, offset },
-    )
-  }
-  const rest = readWhole(file, offset + SNAPSHOT_FIELD.EXTRA_DATA, extraSize + idSize + nameSize, index)
-  const extraData = rest.subarray(0, extraSize)
+  // What is beyond the limit is never read: it may be 4 GiB.
+  const extraData = readWhole(file, offset + SNAPSHOT_FIELD.EXTRA_DATA, Math.min(extraSize, LIMIT.SNAPSHOT_EXTRA_DATA_BYTES), index)
+  const words = readWhole(file, offset + SNAPSHOT_FIELD.EXTRA_DATA + extraSize, idSize + nameSize, index)
   const extra = viewOf(extraData)
   const entry: Snapshot = {
     offset,
     l1TableOffset: getU64(view, SNAPSHOT_FIELD.L1_TABLE_OFFSET),
     l1Size: view.getUint32(SNAPSHOT_FIELD.L1_SIZE),
-    ...texts(rest.subarray(extraSize, extraSize + idSize), rest.subarray(extraSize + idSize)),
+    ...texts(words.subarray(0, idSize), words.subarray(idSize)),
     dateSeconds: view.getUint32(SNAPSHOT_FIELD.DATE_SECONDS),
     dateNanoseconds: view.getUint32(SNAPSHOT_FIELD.DATE_NANOSECONDS),
     vmClockNanoseconds: view.getBigUint64(SNAPSHOT_FIELD.VM_CLOCK),
@@ -87,7 +104,7 @@ function readEntry(file: ImageFile, offset: number, index: number): { entry: Sna
     icount: extraSize >= 24 && extra.getBigUint64(16) !== NO_ICOUNT ? extra.getBigUint64(16) : undefined,
     extraData,
   }
-  return { entry, byteLength: roundUp(SNAPSHOT_FIELD.EXTRA_DATA + rest.length, 8) }
+  return { entry, byteLength: roundUp(SNAPSHOT_FIELD.EXTRA_DATA + extraSize + idSize + nameSize, 8), extraSize }
 }
 
 function texts(idBytes: Uint8Array, nameBytes: Uint8Array): Pick<Snapshot, "id" | "name" | "idBytes" | "nameBytes"> {
