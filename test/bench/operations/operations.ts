@@ -12,7 +12,7 @@ import { cpuTime, heading, median, row, wallTime } from "../measure.ts"
 import { hasQemuImg } from "../qemu-bench.ts"
 
 const MIB = 1 << 20
-const DATA = 64 * MIB
+const DATA = 256 * MIB
 const ROUNDS = 3
 
 /** Nanoseconds. */
@@ -67,9 +67,9 @@ async function makeCases(folder: string): Promise<Case[]> {
   const other = path("other.qcow2")
   makeLarge(other)
   return [
-    convert("convert raw to qcow2, 64 MiB", raw, { source: { format: "raw" } }, ["-f", "raw", "-O", "qcow2"]),
+    convert("convert raw to qcow2, 256 MiB", raw, { source: { format: "raw" } }, ["-f", "raw", "-O", "qcow2"]),
     convert("convert sparse qcow2 to raw, 64 MiB in 10 GiB", sparse, { format: "raw" }, ["-O", "raw"]),
-    convert("convert qcow2 to qcow2, 64 MiB", full, {}, ["-O", "qcow2"]),
+    convert("convert qcow2 to qcow2, 256 MiB", full, {}, ["-O", "qcow2"]),
     convert("convert -c -m 2 raw to qcow2, 16 MiB of digits", text, { source: { format: "raw" }, compressed: true }, [
       "-c", "-m", "2", "-f", "raw", "-O", "qcow2",
     ]),
@@ -79,7 +79,7 @@ async function makeCases(folder: string): Promise<Case[]> {
       ours: () => compare(large, other),
       theirs: ["compare", large, other],
     },
-    { name: "compare raw with qcow2, 64 MiB", target: ">= 1.0", ours: () => compare(raw, full), theirs: ["compare", raw, full] },
+    { name: "compare raw with qcow2, 256 MiB", target: ">= 1.0", ours: () => compare(raw, full), theirs: ["compare", raw, full] },
     { name: "check of a sparse image of 100 GiB", target: ">= 1.0", ours: async () => checkImage(large), theirs: ["check", large] },
     { name: "map of a sparse image of 100 GiB", target: ">= 1.0", ours: async () => map(large), theirs: ["map", "--output=json", large] },
   ]

@@ -142,7 +142,8 @@ export class ReferenceCounter implements ReferenceSink {
       if (active && this.#geometry.hasDataFile) this.#checkPlaces(offset)
       const next = { offset: 0 } // where the next cluster would lie if the disk were in one piece
       visitL2Entries(this.#image.file, offset, this.#geometry, (words, at) => {
-        this.#countL2Entry(words, at, times, active ? next : undefined)
+        // An empty entry refers to nothing: most of a sparse disk's are.
+        if ((words.hi | words.lo | words.zero | words.allocated) !== 0) this.#countL2Entry(words, at, times, active ? next : undefined)
       })
     }
     tables.clear()
