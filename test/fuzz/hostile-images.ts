@@ -7,7 +7,7 @@ import { checkQcow2 } from "../../src/backing/qcow2/check/check.ts"
 import type { Qcow2Image } from "../../src/backing/qcow2/image.ts"
 import { repairQcow2 } from "../../src/backing/qcow2/check/repair.ts"
 import { goldenBytes, goldenImages } from "../support/golden.ts"
-import { goldenBacking, openInMemory } from "../support/images.ts"
+import { goldenBacking, goldenData, openInMemory } from "../support/images.ts"
 import { MemoryFile, type MemoryFileOptions } from "../support/memory-file.ts"
 import { allMutations } from "../support/mutations.ts"
 import { Qcow2Bytes } from "../support/qcow2-bytes.ts"
@@ -92,7 +92,7 @@ function allowed(work: () => void): boolean {
 function open(file: MemoryFile, name: string): Qcow2Image | undefined {
   let disk: Qcow2Image | undefined
   const before = process.memoryUsage().arrayBuffers
-  allowed(() => (disk = openInMemory(file, { openBacking: goldenBacking(name) })))
+  allowed(() => (disk = openInMemory(file, { openBacking: goldenBacking(name), openDataFile: goldenData(name) })))
   const kept = process.memoryUsage().arrayBuffers - before
   if (kept > MEMORY_BUDGET) throw new Error(`opening keeps ${kept} bytes`)
   return disk

@@ -106,6 +106,12 @@ export const otherMutations: Readonly<Record<string, Mutation>> = {
   "a byte of the first cluster": (image, rng) => flipByte(image, rng, rng.below(image.clusterSize)),
   "a header field": (image, rng) => mutateField(image, rng),
   "a byte of the snapshot table": (image, rng) => flipByte(image, rng, image.snapshotsOffset + rng.below(80)),
+  "a byte of the bitmap directory or table": (image, rng) => {
+    const at = bitmapsExtension(image)
+    if (at === 0) return
+    const directory = Number(image.u64(at + 16))
+    flipByte(image, rng, rng.pick([at + rng.below(24), directory + rng.below(48), Number(image.u64(directory)) + rng.below(16)]))
+  },
   "a byte anywhere": (image, rng) => flipByte(image, rng, rng.below(image.bytes.length)),
   "cut short": (image, rng) => {
     image.bytes = image.bytes.slice(0, rng.below(image.bytes.length))
@@ -114,6 +120,15 @@ export const otherMutations: Readonly<Record<string, Mutation>> = {
 
 export const allMutations: Readonly<Record<string, Mutation>> = {
   ...tableMutations, ...subclusterMutations, ...otherMutations,
+}
+
+/** Byte position of the data of the bitmaps extension, 0 without one. */
+function bitmapsExtension(image: Qcow2Bytes): number {
+  if (image.version < 3) return 0
+  for (let at = image.u32(100); at + 32 < image.clusterSize && image.u32(at) !== 0; at += 8 + Math.ceil(image.u32(at + 4) / 8) * 8) {
+    if (image.u32(at) === 0x2385_2875) return at + 8
+  }
+  return 0
 }
 
 /** 32-bit and 64-bit header fields by byte position. */
