@@ -41,7 +41,8 @@ function cipherAlone(): void {
   for (const [name, length, count] of [["4 KiB", 4096, 2000], ["1 MiB", MIB, 12]] as const) {
     const data = new Uint8Array(randomBytes(length))
     const target = [new Uint8Array(length)]
-    const io = new SectorIo(cipher, { read: (bytes, offset) => bytes.set(data.subarray(offset, offset + bytes.length)), write: () => undefined })
+    const read = (bytes: Uint8Array, offset: number): void => bytes.set(data.subarray(offset, offset + bytes.length))
+    const io = new SectorIo(cipher, { read, write: () => undefined })
     const [ours, sectors, whole] = interleave([
       { name: "ours", run: (total) => repeat(total, () => io.read(target, 0, length, 512 * 77)) },
       {
