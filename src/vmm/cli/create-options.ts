@@ -1,6 +1,8 @@
 /** `-o KEY=VALUE,...`: the options of a new image, under qemu-img's keys. */
 import type { CreateImageOptions } from "../../backing/create.ts"
+import type { ImageFormat } from "../../backing/signatures.ts"
 import type { Arguments } from "./arguments.ts"
+import { ENCRYPT_KEYS, encryptionOf, LUKS_KEYS } from "./encryption-options.ts"
 import { KeyValues, wantsHelp } from "./key-values.ts"
 import { printHelp } from "./output.ts"
 
@@ -15,6 +17,7 @@ const QCOW2_KEYS: Readonly<Record<string, string>> = {
   compression_type: "zlib|zstd  how compressed clusters are written; default zlib",
   extended_l2: "on|off  divide each cluster into 32 subclusters; default off",
   lazy_refcounts: "on|off  set the feature bit of that name; default off",
+  ...ENCRYPT_KEYS,
   nocow: "on|off  accepted for scripts",
   preallocation: "off|metadata|falloc|full  metadata: every cluster has its place from the start; falloc, full: and its space, too",
   refcount_bits: "N  1 to 64, a power of two; default 16",
@@ -27,47 +30,51 @@ const RAW_KEYS: Readonly<Record<string, string>> = {
   size: "SIZE  of the disk",
 }
 
+const KEYS: Readonly<Record<ImageFormat, Readonly<Record<string, string>>>> = {
+  raw: RAW_KEYS, qcow2: QCOW2_KEYS, luks: { ...LUKS_KEYS, size: "SIZE  of the disk" },
+}
+
 /** What `-o` gave of the options of `createImage`. */
 export type GivenOptions = Partial<Omit<CreateImageOptions, "format">>
 
 /** Prints the keys, if `-o help` asks for them. Returns whether it does. */
-export function helpsWithOptions(given: Arguments, format: "raw" | "qcow2"): boolean {
+export function helpsWithOptions(given: Arguments, format: ImageFormat): boolean {
   if (!wantsHelp(given.texts("options"))) return false
-  const keys = format === "raw" ? RAW_KEYS : QCOW2_KEYS
-  printHelp(["Options of a new image:", ...Object.entries(keys).map(([key, meaning]) => `  ${key}=${meaning}`)].join("\n"))
+  printHelp(["Options of a new image:", ...Object.entries(KEYS[format]).map(([key, meaning]) => `  ${key}=${meaning}`)].join("\n"))
   return true
 }
 
 /** Reads all `-o` lists of a command. @throws UsageError for a key or a value that the format does not have */
-export function givenOptions(given: Arguments, format: "raw" | "qcow2"): GivenOptions {
+export function givenOptions(given: Arguments, format: ImageFormat): GivenOptions {
   const keys = keysOf(given, format)
-  const preallocation = keys.choice("preallocation", format === "raw" ? ["off", "falloc", "full"] : ["off", "metadata", "falloc", "full"])
+  const preallocation = keys.choice("preallocation", format !== "qcow2" ? ["off", "falloc", "full"] : ["off", "metadata", "falloc", "full"])
   keys.switch("nocow")
   const version = keys.choice("compat", ["0.10", "1.1", "v2", "v3"])
   return defined({
     size: keys.size("size"),
     backing: keys.text("backing_file"),
-    backingFormat: keys.choice("backing_fmt", ["raw", "qcow2"]),
+    backingFormat: keys.choice("backing_fmt", ["raw", "qcow2", "luks"]),
     clusterSize: keys.size("cluster_size"),
     compat: version === undefined ? undefined : version === "0.10" || version === "v2" ? "0.10" as const : "1.1" as const,
     dataFile: keys.text("data_file"),
     dataFileRaw: keys.switch("data_file_raw"),
     lazyRefcounts: keys.switch("lazy_refcounts"),
     // Metadata comes first; fillHoles does the rest.
-    preallocation: format === "raw" || preallocation === undefined || preallocation === "off" ? undefined : "metadata" as const,
+    preallocation: format !== "qcow2" || preallocation === undefined || preallocation === "off" ? undefined : "metadata" as const,
     compressionType: keys.choice("compression_type", ["zlib", "zstd"]),
+    encryption: format === "raw" ? undefined : encryptionOf(given, keys, format === "luks" ? "" : "encrypt."),
     extendedL2: keys.switch("extended_l2"),
     refcountBits: keys.count("refcount_bits"),
   })
 }
 
 /** Whether `-o preallocation` wants the file to take up its space. */
-export function wantsSpace(given: Arguments, format: "raw" | "qcow2"): boolean {
+export function wantsSpace(given: Arguments, format: ImageFormat): boolean {
   return ["falloc", "full"].includes(keysOf(given, format).text("preallocation") ?? "off")
 }
 
-function keysOf(given: Arguments, format: "raw" | "qcow2"): KeyValues {
-  return new KeyValues("-o", given.texts("options"), Object.keys(format === "raw" ? RAW_KEYS : QCOW2_KEYS))
+function keysOf(given: Arguments, format: ImageFormat): KeyValues {
+  return new KeyValues("-o", given.texts("options"), Object.keys(KEYS[format]))
 }
 
 type Defined<T> = { [K in keyof T]?: Exclude<T[K], undefined> }

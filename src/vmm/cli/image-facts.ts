@@ -11,11 +11,12 @@ import { readSnapshotTable, type Snapshot } from "../../backing/qcow2/format/sna
 import {
   AUTOCLEAR_BIT, COMPATIBLE_BIT, COMPRESSION_TYPE, CRYPT_METHOD, EXTENSION_TYPE, INCOMPATIBLE_BIT,
 } from "../../backing/qcow2/format/spec.ts"
-import { probeFormat } from "../../backing/signatures.ts"
+import { readLuksHeader } from "../../backing/luks/volume.ts"
+import { type ImageFormat, probeFormat } from "../../backing/signatures.ts"
 
 export interface Facts {
   readonly filename: string
-  readonly format: "raw" | "qcow2"
+  readonly format: ImageFormat
   /** Bytes. */
   readonly "virtual-size": number
   /** Bytes that the host has allocated. */
@@ -53,11 +54,13 @@ export interface BitmapFacts {
  * Looks at one image; its backing file is named, and not opened.
  * @throws BackingError when it cannot be read; `busy` when somebody else writes to it
  */
-export function imageFacts(path: string, options: { readonly format: "raw" | "qcow2" | undefined; readonly ignoreLocks: boolean }): Facts {
+export function imageFacts(path: string, options: { readonly format: ImageFormat | undefined; readonly ignoreLocks: boolean }): Facts {
   const file = new LockedFile(path, { readOnly: true, lockReadOnly: false, ignoreLocks: options.ignoreLocks })
   try {
     file.claim()
-    return (options.format ?? probeFormat(file)) === "raw" ? rawFacts(file) : qcow2Facts(file)
+    const format = options.format ?? probeFormat(file)
+    if (format === "luks") return luksFacts(file)
+    return format === "raw" ? rawFacts(file) : qcow2Facts(file)
   } finally {
     file.close()
   }
@@ -67,6 +70,16 @@ function rawFacts(file: ImageFile): Facts {
   // A disk has whole sectors.
   const size = Math.ceil(file.size() / 512) * 512
   return { "virtual-size": size, filename: file.path, format: "raw", "actual-size": allocatedBytes(file.path), "dirty-flag": false }
+}
+
+/** What a LUKS image says without its passphrase. */
+function luksFacts(file: ImageFile): Facts {
+  const { payloadOffset } = readLuksHeader({ file, offset: 0, length: file.size() })
+  const size = Math.max(0, Math.floor((file.size() - payloadOffset) / 512) * 512)
+  return {
+    "virtual-size": size, filename: file.path, format: "luks", "actual-size": allocatedBytes(file.path), encrypted: true,
+    "dirty-flag": false,
+  }
 }
 
 function qcow2Facts(file: ImageFile): Facts {

@@ -1,15 +1,18 @@
 /** The image that a command is about: a name with `-f`, or a list of keys with `--image-opts`. */
 import { type Arguments, nameOf, UsageError } from "./arguments.ts"
 import { KeyValues } from "./key-values.ts"
+import { passphraseOf, type PassphraseSource } from "./secrets.ts"
 
 export interface ImageName {
   readonly path: string
   /** As stated; undefined when the image is to be looked at. */
-  readonly format: "raw" | "qcow2" | undefined
+  readonly format: "raw" | "qcow2" | "luks" | undefined
+  /** Says the passphrase, if the image turns out to be encrypted. */
+  readonly passphrase: PassphraseSource
 }
 
-const FORMATS = ["raw", "qcow2"] as const
-const KEYS = ["driver", "file.driver", "file.filename", "filename"]
+const FORMATS = ["raw", "qcow2", "luks"] as const
+const KEYS = ["driver", "file.driver", "file.filename", "filename", "key-secret", "encrypt.key-secret", "encrypt.format"]
 
 /** The only image of a command with FORMAT and IMAGE_OPTS in its row. */
 export function imageOf(given: Arguments): ImageName {
@@ -29,7 +32,7 @@ export function snapshotOf(given: Arguments): { readonly snapshot?: string } {
 export function imageNamed(given: Arguments, word: string | undefined, format = "format", keyed = "image-opts"): ImageName {
   const name = nameOf("image", word)
   const stated = given.choice(format, FORMATS)
-  if (!given.flag(keyed)) return { path: name, format: stated }
+  if (!given.flag(keyed)) return { path: name, format: stated, passphrase: passphraseOf(given) }
   if (stated !== undefined) throw new UsageError(`--${keyed} says what the format is: leave out ${given.spelling(format)}`)
   const keys = new KeyValues(`--${keyed}`, [name], KEYS)
   const [driver, path] = [keys.text("driver"), keys.text("file.filename") ?? keys.text("filename")]
@@ -37,5 +40,6 @@ export function imageNamed(given: Arguments, word: string | undefined, format = 
   const fileDriver = keys.text("file.driver") ?? "file"
   if (fileDriver !== "file") throw new UsageError(`--${keyed} file.driver=${fileDriver}: it must be file`)
   // The driver "file" below no other one is a raw image to qemu-img.
-  return { path, format: driver === "file" ? "raw" : keys.choice("driver", FORMATS) }
+  const passphrase = passphraseOf(given, keys.text("encrypt.key-secret") ?? keys.text("key-secret"))
+  return { path, format: driver === "file" ? "raw" : keys.choice("driver", FORMATS), passphrase }
 }

@@ -22,10 +22,10 @@ interface Load {
 }
 
 export async function bench(given: Arguments): Promise<number> {
-  const { path, format } = imageOf(given)
+  const { path, format, passphrase } = imageOf(given)
   const load = loadOf(given)
   const image = openImage(path, {
-    readOnly: !load.write, lockReadOnly: true, ignoreLocks: given.flag("force-share"), ...(format !== undefined && { format }),
+    passphrase, readOnly: !load.write, lockReadOnly: true, ignoreLocks: given.flag("force-share"), ...(format !== undefined && { format }),
   })
   try {
     if (load.start + load.length > image.size) throw new UsageError(`${path} has ${image.size} bytes: too few for one request`)

@@ -22,7 +22,7 @@ export async function bitmap(given: Arguments): Promise<number> {
   if (source !== undefined && !given.flag("merge")) throw new UsageError(`${given.spelling("source-file")} goes with --merge`)
   const sourceFormat = given.choice("source-format", ["raw", "qcow2"])
   if (sourceFormat !== undefined && source === undefined) throw new UsageError(`${given.spelling("source-format")} goes with -b`)
-  const from = source === undefined ? undefined : { path: source, format: sourceFormat }
+  const from = source === undefined ? undefined : { path: source, format: sourceFormat, passphrase: target.passphrase }
   withBitmaps(target, { readOnly: false }, (bitmaps) => {
     const work = (others: Bitmaps): void => {
       for (const { name: action, value } of actions) act(bitmaps, name ?? "", { action, from: value, others, granularity })

@@ -30,7 +30,7 @@ export async function check(given: Arguments): Promise<number> {
 }
 
 function isRaw({ path, format }: ImageName): boolean {
-  if (format !== undefined) return format === "raw"
+  if (format !== undefined) return format !== "qcow2"
   const file = new HostFile(path, { readOnly: true })
   try {
     return probeFormat(file) === "raw"

@@ -6,7 +6,7 @@ import { longWork } from "../long-work.ts"
 import { complain, print } from "../output.ts"
 
 export async function commit(given: Arguments): Promise<number> {
-  const { path, format } = imageOf(given)
+  const { path, format, passphrase } = imageOf(given)
   if (format === "raw") {
     complain(`${path}: a raw image has no backing file to commit to`)
     return 1
@@ -19,7 +19,11 @@ export async function commit(given: Arguments): Promise<number> {
     keep: base !== undefined || given.flag("keep-content"),
     ...(base !== undefined && { base }), ...(rate !== undefined && { rate }),
   }
-  await longWork(given, `${path} still holds all of it; run the command again`, (watch) => commitImage(path, { ...options, ...watch }))
+  await longWork(
+    given,
+    `${path} still holds all of it; run the command again`,
+    (watch) => commitImage(path, { passphrase, ...options, ...watch }),
+  )
   if (!given.flag("quiet")) print("Image committed.")
   return 0
 }

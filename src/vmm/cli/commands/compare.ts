@@ -21,8 +21,8 @@ export async function compare(given: Arguments): Promise<number> {
   try {
     given.choice("source-cache", CACHE_MODES)
     for (const [word, option] of [[first, "format"], [second, "second-format"]] as const) {
-      const { path, format } = imageNamed(given, word, option)
-      disks.push(openSource(path, { ignoreLocks: given.flag("force-share"), ...(format !== undefined && { format }) }))
+      const { path, format, passphrase } = imageNamed(given, word, option)
+      disks.push(openSource(path, { passphrase, ignoreLocks: given.flag("force-share"), ...(format !== undefined && { format }) }))
     }
     const [one, other] = disks
     if (one === undefined || other === undefined) throw new Error("there are two images")

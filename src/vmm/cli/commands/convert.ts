@@ -6,6 +6,7 @@ import { type ConvertOptions, convertDisk } from "../../../backing/operations/co
 import { convertToImage } from "../../../backing/operations/convert/convert-image.ts"
 import { openSource } from "../../../backing/operations/convert/source-image.ts"
 import { type Arguments, nameOf, UsageError } from "../arguments.ts"
+import type { ImageFormat } from "../../../backing/signatures.ts"
 import { defined, givenOptions, helpsWithOptions, wantsSpace } from "../create-options.ts"
 import { fillHoles } from "../fill-holes.ts"
 import { imageNamed, snapshotOf } from "../image-name.ts"
@@ -15,14 +16,14 @@ import { longWork } from "../long-work.ts"
 const NOT_DONE = ["bitmaps", "skip-broken-bitmaps"]
 
 export async function convert(given: Arguments): Promise<number> {
-  const format = given.choice("output-format", ["raw", "qcow2"]) ?? "raw"
+  const format = given.choice("output-format", ["raw", "qcow2", "luks"]) ?? "raw"
   if (helpsWithOptions(given, format)) return 0
   const missing = NOT_DONE.find((name) => given.flag(name))
   if (missing !== undefined) throw new UsageError(`${given.spelling(missing)} is not supported`)
   const names = given.words.slice(0, -1)
   if (names.length === 0) throw new UsageError("convert needs an image, and the name of the new one")
   const target = nameOf("new image", given.words.at(-1))
-  if (given.flag("compress") && format === "raw") throw new UsageError("-c: only qcow2 images have compressed clusters; give -O qcow2")
+  if (given.flag("compress") && format !== "qcow2") throw new UsageError("-c: only qcow2 images have compressed clusters; give -O qcow2")
   const options = convertOptions(given)
   const source = openSources(given, names)
   try {
@@ -50,10 +51,10 @@ function convertOptions(given: Arguments): ConvertOptions {
   return defined({ sparseSize, parallel, rate, salvage, compressed: given.flag("compress") ? true : undefined })
 }
 
-function newImage(given: Arguments, format: "raw" | "qcow2") {
+function newImage(given: Arguments, format: ImageFormat) {
   if (given.flag("target-is-zero")) throw new UsageError("--target-is-zero goes with -n: a new image is zero")
   const listed = givenOptions(given, format)
-  const own = defined({ backing: given.text("backing"), backingFormat: given.choice("backing-format", ["raw", "qcow2"]) })
+  const own = defined({ backing: given.text("backing"), backingFormat: given.choice("backing-format", ["raw", "qcow2", "luks"]) })
   return { ...listed, ...own, format }
 }
 
@@ -62,9 +63,14 @@ function openSources(given: Arguments, names: readonly string[]): VirtioBacking 
   const disks: VirtioBacking[] = []
   try {
     for (const word of names) {
-      const { path, format } = imageNamed(given, word)
+      const { path, format, passphrase } = imageNamed(given, word)
       disks.push(
-        openSource(path, { ignoreLocks: given.flag("force-share"), ...snapshotOf(given), ...(format !== undefined && { format }) }),
+        openSource(path, {
+          passphrase,
+          ignoreLocks: given.flag("force-share"),
+          ...snapshotOf(given),
+          ...(format !== undefined && { format })
+        }),
       )
     }
     const [only] = disks
@@ -86,8 +92,8 @@ async function convertInto(given: Arguments, { source, target, options }: Copy):
   for (const name of ["options", "backing"]) {
     if (given.flag(name)) throw new UsageError(`${given.spelling(name)} is for a new image: leave out -n`)
   }
-  const { path, format } = imageNamed(given, target, "output-format", "target-image-opts")
-  const image = openImage(path, { format: format ?? "raw" })
+  const { path, format, passphrase } = imageNamed(given, target, "output-format", "target-image-opts")
+  const image = openImage(path, { format: format ?? "raw", passphrase })
   try {
     const copying = { ...options, targetIsZero: given.flag("target-is-zero") }
     await longWork(given, `${path} holds a part of the copy`, (watch) => convertDisk(source, image, { ...copying, ...watch }))

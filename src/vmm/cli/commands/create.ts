@@ -4,6 +4,7 @@ import { removeHostFile } from "../../../backing/host/host-file.ts"
 import { writeNew } from "../../../backing/host/new-file.ts"
 import { createQcow2 } from "../../../backing/qcow2/create.ts"
 import { type Arguments, nameOf, sizeOf, UsageError } from "../arguments.ts"
+import type { ImageFormat } from "../../../backing/signatures.ts"
 import { defined, givenOptions, helpsWithOptions, wantsSpace } from "../create-options.ts"
 import { fillHoles } from "../fill-holes.ts"
 import { formatBytes } from "../format.ts"
@@ -12,7 +13,7 @@ import { print, printJson } from "../output.ts"
 const SECTOR = 512
 
 export async function create(given: Arguments): Promise<number> {
-  const format = given.choice("format", ["raw", "qcow2"]) ?? "raw"
+  const format = given.choice("format", ["raw", "qcow2", "luks"]) ?? "raw"
   if (helpsWithOptions(given, format)) return 0
   const [word, sizeText, extra] = given.words
   const path = nameOf("image", word)
@@ -30,7 +31,9 @@ export async function create(given: Arguments): Promise<number> {
   }
   if (wantsSpace(given, format)) fillOrRemove(path)
   if (given.json) {
-    printJson({ filename: path, ...options })
+    // The passphrase stays here.
+    const { encryption, ...shown } = options
+    printJson({ filename: path, ...shown, ...(encryption !== undefined && { encrypted: true }) })
   } else if (!given.flag("quiet")) {
     const length = size === undefined ? "" : `, ${formatBytes(size)}`
     print(`created ${path}: ${format}${length}${backing === undefined ? "" : `, over ${backing}`}`)
@@ -48,7 +51,7 @@ function fillOrRemove(path: string): void {
 }
 
 /** What `-o` gave, and above it what options of their own gave. */
-function optionsOf(given: Arguments, format: "raw" | "qcow2", sizeText: string | undefined) {
+function optionsOf(given: Arguments, format: ImageFormat, sizeText: string | undefined) {
   const listed = givenOptions(given, format)
   if (sizeText !== undefined && listed.size !== undefined) throw new UsageError("the size is given twice: SIZE and -o size")
   const size = sizeText === undefined ? listed.size : sizeOf("SIZE", sizeText)
@@ -62,7 +65,7 @@ function optionsOf(given: Arguments, format: "raw" | "qcow2", sizeText: string |
       preallocation: given.choice("preallocation", ["off", "metadata"]),
       lazyRefcounts: given.flag("lazy-refcounts") ? true : undefined,
       backing: given.text("backing"),
-      backingFormat: given.choice("backing-format", ["raw", "qcow2"]),
+      backingFormat: given.choice("backing-format", ["raw", "qcow2", "luks"]),
     }),
   }
 }

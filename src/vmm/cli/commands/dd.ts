@@ -19,7 +19,7 @@ export async function dd(given: Arguments): Promise<number> {
   const block = words.size("bs") ?? 512
   if (block < 1 || block > 2 ** 31 - 1) throw new UsageError(`bs=${block}: it must be from 1 to ${2 ** 31 - 1} bytes`)
   const image = openImage(source.path, {
-    readOnly: true, lockReadOnly: true, ignoreLocks: given.flag("force-share"),
+    passphrase: source.passphrase, readOnly: true, lockReadOnly: true, ignoreLocks: given.flag("force-share"),
     ...(source.format !== undefined && { format: source.format }),
   })
   try {

@@ -37,7 +37,7 @@ function chainFacts(top: ImageName, ignoreLocks: boolean): Facts[] {
     if (seen.has(resolved)) throw new BackingError("corrupt", `its chain of backing files leads to "${full}" twice`, { path: top.path })
     seen.add(resolved)
     path = full.startsWith("file:") ? resolved : full
-    format = stated === "raw" || stated === "qcow2" ? stated : undefined
+    format = stated === "raw" || stated === "qcow2" || stated === "luks" ? stated : undefined
   }
 }
 

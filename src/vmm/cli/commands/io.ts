@@ -6,10 +6,11 @@ import { imageOf } from "../image-name.ts"
 import { IoSession } from "../io/io-session.ts"
 
 export async function io(given: Arguments): Promise<number> {
-  const { path, format } = imageOf(given)
+  const { path, format, passphrase } = imageOf(given)
   const lines = linesOf(given)
   const image = openImage(path, {
-    readOnly: given.flag("read-only"), lockReadOnly: true, ignoreLocks: given.flag("force-share"), ...(format !== undefined && { format }),
+    passphrase, readOnly: given.flag("read-only"), lockReadOnly: true, ignoreLocks: given.flag("force-share"),
+    ...(format !== undefined && { format }),
   })
   try {
     const session = new IoSession(image)

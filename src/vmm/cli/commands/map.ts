@@ -10,10 +10,10 @@ import { LineWriter, printHelp, toJson } from "../output.ts"
 import { terminal } from "../terminal.ts"
 
 export async function map(given: Arguments): Promise<number> {
-  const { path, format } = imageOf(given)
+  const { path, format, passphrase } = imageOf(given)
   const [start = 0, most = Number.POSITIVE_INFINITY] = [given.size("start-offset"), given.size("max-length")]
   const image = openImage(path, {
-    readOnly: true, lockReadOnly: true, ignoreLocks: given.flag("force-share"), ...(format !== undefined && { format }),
+    passphrase, readOnly: true, lockReadOnly: true, ignoreLocks: given.flag("force-share"), ...(format !== undefined && { format }),
   })
   try {
     const length = Math.max(Math.min(diskSize(image) - start, most), 0)

@@ -29,8 +29,13 @@ interface Measured extends Measurement {
 }
 
 async function measureImage(given: Arguments, options: MeasureOptions): Promise<Measured> {
-  const { path, format } = imageOf(given)
-  const disk = openSource(path, { ignoreLocks: given.flag("force-share"), ...snapshotOf(given), ...(format !== undefined && { format }) })
+  const { path, format, passphrase } = imageOf(given)
+  const disk = openSource(path, {
+    passphrase,
+    ignoreLocks: given.flag("force-share"),
+    ...snapshotOf(given),
+    ...(format !== undefined && { format })
+  })
   try {
     const takesBitmaps = options.format === "qcow2" && disk instanceof Qcow2Image && disk.geometry.version === 3
     // Bitmaps are not copied by `convert`, so they take no space.

@@ -6,7 +6,7 @@ import { longWork } from "../long-work.ts"
 import { complain } from "../output.ts"
 
 export async function rebase(given: Arguments): Promise<number> {
-  const { path, format } = imageOf(given)
+  const { path, format, passphrase } = imageOf(given)
   const unsafe = given.flag("unsafe")
   const name = given.text("backing")
   if (name === undefined && !unsafe) throw new UsageError('rebase needs the new backing file: -b FILE, or -b "" for none')
@@ -18,6 +18,10 @@ export async function rebase(given: Arguments): Promise<number> {
   const options = {
     unsafe, ...(name !== undefined && name !== "" && { backing: name }), ...(backingFormat !== undefined && { backingFormat }),
   }
-  await longWork(given, `${path} reads as before; run the command again`, (watch) => rebaseImage(path, { ...options, ...watch }))
+  await longWork(
+    given,
+    `${path} reads as before; run the command again`,
+    (watch) => rebaseImage(path, { passphrase, ...options, ...watch }),
+  )
   return 0
 }

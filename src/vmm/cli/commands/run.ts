@@ -15,6 +15,7 @@ import { BlockDriver, findBlockDevices } from "../../driver/block/driver.ts"
 import { BlockRequestError } from "../../driver/errors.ts"
 import { Machine } from "../../machine.ts"
 import { type Arguments, UsageError } from "../arguments.ts"
+import { passphraseOf } from "../secrets.ts"
 import { type Description, describe, descriptionLines } from "../device/describe.ts"
 import { formatBytes, formatThroughput } from "../format.ts"
 import { parsePartitionTable, PARTITION_TABLE_SECTORS, type PartitionTable } from "../device/partition-table.ts"
@@ -56,14 +57,20 @@ export async function run(given: Arguments): Promise<number> {
   const settings: Settings = {
     legacy: given.flag("legacy"), queues: given.count("queues", 1, 64) ?? 1, queueSize, json, metrics, trace: given.flag("trace"),
   }
-  const format = given.choice("format", ["raw", "qcow2"])
+  const format = given.choice("format", ["raw", "qcow2", "luks"])
   const write = given.flag("write")
   if (path === undefined) {
     if (format !== undefined || write) throw new UsageError(`--${write ? "write" : "format"} goes with an image`)
     return tryDevice(settings)
   }
   const detectZeroes = given.choice("detect-zeroes", DETECT_ZEROES) ?? "off"
-  const image = openImage(path, { readOnly: !write, lockReadOnly: true, detectZeroes, ...(format !== undefined && { format }) })
+  const image = openImage(path, {
+    readOnly: !write,
+    lockReadOnly: true,
+    detectZeroes,
+    passphrase: passphraseOf(given),
+    ...(format !== undefined && { format })
+  })
   try {
     return await readImage(image, path, settings)
   } finally {

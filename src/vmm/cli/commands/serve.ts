@@ -6,6 +6,7 @@ import { NbdServer } from "../../../backing/nbd/server/server.ts"
 import { openImage } from "../../../backing/open.ts"
 import { DETECT_ZEROES } from "../../../backing/zeroes/detect-zeroes.ts"
 import { type Arguments, UsageError } from "../arguments.ts"
+import { passphraseOf } from "../secrets.ts"
 import { formatBytes } from "../format.ts"
 import { complain, print } from "../output.ts"
 
@@ -13,13 +14,19 @@ const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const
 
 export async function serve(given: Arguments): Promise<number> {
   const path = given.image
-  const format = given.choice("format", ["raw", "qcow2"])
+  const format = given.choice("format", ["raw", "qcow2", "luks"])
   const name = given.text("export") ?? ""
   const readOnly = given.flag("read-only")
   const where = whereToListen(given)
   const tls = tlsFiles(given)
   const detectZeroes = given.choice("detect-zeroes", DETECT_ZEROES) ?? "off"
-  const image = openImage(path, { readOnly, lockReadOnly: true, detectZeroes, ...(format !== undefined && { format }) })
+  const image = openImage(path, {
+    readOnly,
+    lockReadOnly: true,
+    detectZeroes,
+    passphrase: passphraseOf(given),
+    ...(format !== undefined && { format })
+  })
   try {
     const server = new NbdServer({
       exports: [{ name: name, backing: image }], onError: complaints(), ...(tls !== undefined && { tls }),

@@ -1,7 +1,7 @@
 /** The commands that make one image from another, or change one, as rows of the table. */
 import {
   CACHE, COMMON, CREATE_OPTIONS, type CommandRow, FORCE_SHARE, FORMAT, FORMATS, IMAGE_OPTS, JSON_OUTPUT, type OptionRow, OUTPUT, PROGRESS,
-  QUIET, SOURCE_CACHE,
+  QUIET, SECRETS, SOURCE_CACHE,
 } from "./rows.ts"
 
 const OUTPUT_FORMAT: OptionRow = {
@@ -20,7 +20,7 @@ export const AMEND: CommandRow = {
   name: "amend", operands: "IMAGE", summary: "changes options of an image that is there",
   options: [
     FORMAT, { ...CREATE_OPTIONS, meaning: "what to change; -o help lists the keys" }, CACHE, PROGRESS, QUIET,
-    { name: "force", meaning: "also do what may lose data" }, IMAGE_OPTS, ...COMMON,
+    { name: "force", meaning: "also do what may lose data" }, IMAGE_OPTS, ...SECRETS, ...COMMON,
   ],
 }
 
@@ -33,7 +33,8 @@ export const BITMAP: CommandRow = {
     { name: "merge", argument: "SOURCE", meaning: "set the bits that SOURCE has" },
     { name: "granularity", letter: "g", argument: "SIZE", meaning: "bytes for each bit, with --add; default 64k" },
     { name: "source-file", letter: "b", argument: "FILE", meaning: "the image that SOURCE is in" },
-    { name: "source-format", letter: "F", argument: "FORMAT", choices: FORMATS, meaning: "its format" }, FORMAT, IMAGE_OPTS, ...COMMON,
+    { name: "source-format", letter: "F", argument: "FORMAT", choices: FORMATS, meaning: "its format" }, FORMAT, IMAGE_OPTS, ...SECRETS,
+    ...COMMON,
   ],
 }
 
@@ -42,7 +43,7 @@ export const COMMIT: CommandRow = {
   options: [
     FORMAT, { name: "base", letter: "b", argument: "FILE", meaning: "into that file of the chain, in place of the next one" },
     { name: "keep-content", letter: "d", meaning: "leave the image as it is: it is not emptied" }, CACHE, RATE_LIMIT, PROGRESS, QUIET,
-    IMAGE_OPTS,
+    IMAGE_OPTS, ...SECRETS,
     ...COMMON,
   ],
 }
@@ -57,7 +58,7 @@ export const COMPARE: CommandRow = {
     { name: "strict", letter: "s", meaning: "another size or another allocation is a difference, too" },
     { name: "source-cache", letter: "T", argument: "MODE", meaning: "accepted for scripts" }, PROGRESS, QUIET,
     OUTPUT,
-    JSON_OUTPUT, FORCE_SHARE, IMAGE_OPTS, ...COMMON,
+    JSON_OUTPUT, FORCE_SHARE, IMAGE_OPTS, ...SECRETS, ...COMMON,
   ],
 }
 
@@ -83,13 +84,13 @@ export const CONVERT: CommandRow = {
     { name: "salvage", meaning: "take what cannot be read for zeroes" },
     { name: "target-image-opts", meaning: "NEW is given as driver=FORMAT,file.filename=PATH" }, CACHE, SOURCE_CACHE, RATE_LIMIT, PROGRESS,
     QUIET,
-    FORCE_SHARE, IMAGE_OPTS, ...COMMON,
+    FORCE_SHARE, IMAGE_OPTS, ...SECRETS, ...COMMON,
   ],
 }
 
 export const DD: CommandRow = {
   name: "dd", operands: "[bs=SIZE] [count=N] [skip=N] if=IMAGE of=NEW", summary: "copies blocks of an image into a new one",
-  options: [FORMAT, OUTPUT_FORMAT, PROGRESS, QUIET, FORCE_SHARE, IMAGE_OPTS, ...COMMON],
+  options: [FORMAT, OUTPUT_FORMAT, PROGRESS, QUIET, FORCE_SHARE, IMAGE_OPTS, ...SECRETS, ...COMMON],
 }
 
 export const MEASURE: CommandRow = {
@@ -97,7 +98,7 @@ export const MEASURE: CommandRow = {
   options: [
     FORMAT, OUTPUT_FORMAT, CREATE_OPTIONS, SNAPSHOT,
     { name: "size", argument: "SIZE", meaning: "of a new image of that size, in place of IMAGE" },
-    OUTPUT, JSON_OUTPUT, FORCE_SHARE, IMAGE_OPTS, ...COMMON,
+    OUTPUT, JSON_OUTPUT, FORCE_SHARE, IMAGE_OPTS, ...SECRETS, ...COMMON,
   ],
 }
 
@@ -107,7 +108,7 @@ export const REBASE: CommandRow = {
     FORMAT, { name: "backing", letter: "b", argument: "FILE", meaning: 'the new backing file; "" for none' }, BACKING_FORMAT,
     { name: "unsafe", letter: "u", meaning: "change the name only: the content behind it is the same" }, CACHE, SOURCE_CACHE, PROGRESS,
     QUIET,
-    FORCE_SHARE, IMAGE_OPTS, ...COMMON,
+    FORCE_SHARE, IMAGE_OPTS, ...SECRETS, ...COMMON,
   ],
 }
 
@@ -116,7 +117,7 @@ export const RESIZE: CommandRow = {
   options: [
     FORMAT,
     { name: "preallocation", argument: "KIND", choices: ["off", "metadata", "falloc", "full"], meaning: "of what is new; default off" },
-    { name: "shrink", meaning: "a smaller disk is meant: what is behind its end is lost" }, QUIET, IMAGE_OPTS, ...COMMON,
+    { name: "shrink", meaning: "a smaller disk is meant: what is behind its end is lost" }, QUIET, IMAGE_OPTS, ...SECRETS, ...COMMON,
   ],
 }
 
@@ -126,6 +127,7 @@ export const SNAPSHOT_COMMAND: CommandRow = {
     { name: "list", letter: "l", meaning: "list them (default)" }, { name: "create", letter: "c", argument: "NAME", meaning: "take one" },
     { name: "apply", letter: "a", argument: "NAME", meaning: "bring the disk back to it" },
     { name: "delete", letter: "d", argument: "NAME", meaning: "delete it" }, FORMAT, QUIET, OUTPUT, JSON_OUTPUT, FORCE_SHARE, IMAGE_OPTS,
+    ...SECRETS,
     ...COMMON,
   ],
 }

@@ -1,12 +1,14 @@
 /** The commands that use a disk, as rows of the table. */
-import { CACHE, COMMON, type CommandRow, DETECT_ZEROES, FORCE_SHARE, FORMAT, IMAGE_OPTS, JSON_OUTPUT, OUTPUT, QUIET } from "./rows.ts"
+import {
+  CACHE, COMMON, type CommandRow, DETECT_ZEROES, FORCE_SHARE, FORMAT, IMAGE_OPTS, JSON_OUTPUT, OUTPUT, QUIET, SECRETS,
+} from "./rows.ts"
 
 export const RUN: CommandRow = {
   name: "run", operands: "[IMAGE]", summary: "drives the device as a guest would: reads a whole image, or tries a disk in a temporary file",
   details: "With an image: reads all of it through the device and prints its SHA-256 and its partitions. " +
     "Without: writes a disk in a temporary file, flushes it and reads it back.",
   options: [
-    FORMAT, { name: "write", meaning: "open the image for writing, and rewrite its first MiB unchanged" }, DETECT_ZEROES,
+    FORMAT, { name: "write", meaning: "open the image for writing, and rewrite its first MiB unchanged" }, DETECT_ZEROES, ...SECRETS,
     { name: "legacy", meaning: "drive the device as a driver from before virtio 1.0 does" },
     { name: "queues", argument: "N", meaning: "give the device N request queues (1 to 64; default 1)" },
     { name: "queue-size", argument: "N", meaning: "descriptors of each queue, a power of two (default 256)" },
@@ -24,7 +26,7 @@ export const SERVE: CommandRow = {
     { name: "host", argument: "ADDRESS", meaning: "of this host; default 127.0.0.1, which only this host reaches" },
     { name: "socket", argument: "PATH", meaning: "a Unix socket in place of a port" },
     { name: "export", argument: "NAME", meaning: "what clients call it; default: no name" },
-    { name: "read-only", letter: "r", meaning: "clients cannot write" }, FORMAT, DETECT_ZEROES,
+    { name: "read-only", letter: "r", meaning: "clients cannot write" }, FORMAT, DETECT_ZEROES, ...SECRETS,
     { name: "tls-cert", argument: "FILE", meaning: "certificate, in PEM: clients have to speak TLS" },
     { name: "tls-key", argument: "FILE", meaning: "its key, in PEM" },
     { name: "tls-ca", argument: "FILE", meaning: "authorities: clients have to show a certificate that one of them signed" }, ...COMMON,
@@ -45,7 +47,8 @@ export const BENCH: CommandRow = {
     { name: "write", letter: "w", meaning: "write in place of reading: what is in the image is lost" },
     { name: "picture", meaning: "draw how long requests took" },
     { name: "aio", letter: "i", argument: "KIND", choices: ["threads", "native", "io_uring"], meaning: "accepted for scripts" },
-    { name: "native", letter: "n", meaning: "accepted for scripts" }, CACHE, QUIET, OUTPUT, JSON_OUTPUT, FORCE_SHARE, IMAGE_OPTS, ...COMMON,
+    { name: "native", letter: "n", meaning: "accepted for scripts" }, CACHE, QUIET, OUTPUT, JSON_OUTPUT, FORCE_SHARE, IMAGE_OPTS,
+    ...SECRETS, ...COMMON,
   ],
 }
 
@@ -57,7 +60,7 @@ export const IO: CommandRow = {
   options: [
     { name: "cmd", letter: "c", argument: "LINE", meaning: "run this line, as in -c 'write -P 7 0 64k' -c 'read -P 7 0 64k'" },
     { name: "script", argument: "FILE", meaning: "run the lines of a file" },
-    FORMAT, { name: "read-only", letter: "r", meaning: "write nothing" }, CACHE, FORCE_SHARE, IMAGE_OPTS, ...COMMON,
+    FORMAT, { name: "read-only", letter: "r", meaning: "write nothing" }, CACHE, FORCE_SHARE, IMAGE_OPTS, ...SECRETS, ...COMMON,
   ],
 }
 

@@ -1,6 +1,6 @@
 /** The commands about one image, as rows of the table. */
 import {
-  COMMON, CREATE_OPTIONS, type CommandRow, FORCE_SHARE, FORMAT, FORMATS, IMAGE_OPTS, JSON_OUTPUT, OUTPUT, QUIET, SOURCE_CACHE,
+  COMMON, CREATE_OPTIONS, type CommandRow, FORCE_SHARE, FORMAT, FORMATS, IMAGE_OPTS, JSON_OUTPUT, OUTPUT, QUIET, SECRETS, SOURCE_CACHE,
 } from "./rows.ts"
 
 export const CHECK: CommandRow = {
@@ -13,7 +13,7 @@ export const CHECK: CommandRow = {
       name: "repair", letter: "r", argument: "WHAT", choices: ["leaks", "all"],
       meaning: "leaks: give back space that nothing uses; all: also mend what endangers data",
     },
-    OUTPUT, JSON_OUTPUT, QUIET, FORCE_SHARE, IMAGE_OPTS, SOURCE_CACHE, ...COMMON,
+    OUTPUT, JSON_OUTPUT, QUIET, FORCE_SHARE, IMAGE_OPTS, ...SECRETS, SOURCE_CACHE, ...COMMON,
   ],
 }
 
@@ -37,7 +37,7 @@ export const CREATE: CommandRow = {
     { name: "compat", argument: "VERSION", choices: ["0.10", "1.1"], meaning: "version of the format; default 1.1: -o compat" },
     { name: "preallocation", argument: "KIND", choices: ["off", "metadata"], meaning: "-o preallocation" },
     { name: "lazy-refcounts", meaning: "-o lazy_refcounts=on" },
-    OUTPUT, JSON_OUTPUT, QUIET, ...COMMON,
+    ...SECRETS, OUTPUT, JSON_OUTPUT, QUIET, ...COMMON,
   ],
 }
 
@@ -45,7 +45,7 @@ export const INFO: CommandRow = {
   name: "info", operands: "IMAGE", summary: "what an image says of itself: format, sizes, features, backing file, snapshots",
   options: [
     FORMAT, { name: "backing-chain", meaning: "the same for each backing file; those have to be there" }, OUTPUT, JSON_OUTPUT, FORCE_SHARE,
-    IMAGE_OPTS, ...COMMON,
+    IMAGE_OPTS, ...SECRETS, ...COMMON,
   ],
 }
 
@@ -58,6 +58,6 @@ export const MAP: CommandRow = {
     { name: "max-length", letter: "l", argument: "LENGTH", meaning: "list so many bytes of the disk" },
     { name: "picture", meaning: "draw the disk as blocks, as wide as the terminal" },
     { name: "svg", argument: "FILE", meaning: "draw it into a new file for browsers" },
-    OUTPUT, JSON_OUTPUT, FORCE_SHARE, IMAGE_OPTS, ...COMMON,
+    OUTPUT, JSON_OUTPUT, FORCE_SHARE, IMAGE_OPTS, ...SECRETS, ...COMMON,
   ],
 }

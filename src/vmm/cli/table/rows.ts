@@ -29,13 +29,13 @@ export interface CommandRow {
 }
 
 /** Formats that are opened and made. */
-export const FORMATS = ["raw", "qcow2"]
+export const FORMATS = ["raw", "qcow2", "luks"]
 /** qemu-img's cache modes. */
 const CACHE_MODES = ["none", "writeback", "writethrough", "directsync", "unsafe"]
 
 export const FORMAT: OptionRow = {
   name: "format", letter: "f", argument: "FORMAT", choices: FORMATS,
-  meaning: "format of the image: raw or qcow2; without it the image is looked at",
+  meaning: "format of the image: raw, qcow2 or luks; without it the image is looked at, and never taken for luks",
 }
 export const OUTPUT: OptionRow = {
   name: "output", argument: "KIND", choices: ["human", "json"], meaning: "human: lines for people (default); json: values for programs",
@@ -63,6 +63,11 @@ export const DETECT_ZEROES: OptionRow = {
   name: "detect-zeroes", argument: "WHAT", choices: ["off", "on", "unmap"],
   meaning: "zeroes that are written as data: off: write them; on: note that they are zeroes; unmap: free their space",
 }
+/** What the passphrase of an encrypted image comes from. */
+export const SECRETS: readonly OptionRow[] = [
+  { name: "passphrase-file", argument: "FILE", meaning: "the passphrase of encrypted images is all that FILE holds, a line end included" },
+  { name: "object", argument: "secret,id=ID,file=FILE", meaning: "the same, for --image-opts encrypt.key-secret=ID" },
+]
 export const HELP: OptionRow = { name: "help", letter: "h", meaning: "print this" }
 export const DEBUG: OptionRow = { name: "debug", meaning: "print where in the program an error came from" }
 

@@ -1,0 +1,47 @@
+/** The keys of `-o` that make a new image an encrypted one, as qemu-img spells them: with "encrypt." before them in qcow2 images. */
+import type { LuksOptions } from "../../backing/luks/new-volume.ts"
+import { type Arguments, UsageError } from "./arguments.ts"
+import type { KeyValues } from "./key-values.ts"
+import { passphraseOf } from "./secrets.ts"
+
+/** Of a raw LUKS image, and what the list of them says. */
+export const LUKS_KEYS: Readonly<Record<string, string>> = {
+  "cipher-alg": "aes-128|aes-192|aes-256  default aes-256",
+  "cipher-mode": "xts|cbc  default xts",
+  "hash-alg": "sha1|sha224|sha256|sha384|sha512  of key derivation; default sha256",
+  "iter-time": "N  milliseconds that one try of the passphrase takes; default 2000",
+  "ivgen-alg": "plain|plain64|essiv  default plain64, or essiv with cbc",
+  "ivgen-hash-alg": "sha256  of essiv",
+  "key-secret": "ID  the --object with the passphrase; or use --passphrase-file",
+}
+
+/** The same of a qcow2 image. */
+export const ENCRYPT_KEYS: Readonly<Record<string, string>> = {
+  "encrypt.format": "luks  encrypt what the guest stores",
+  ...Object.fromEntries(Object.entries(LUKS_KEYS).map(([key, meaning]) => [`encrypt.${key}`, meaning])),
+}
+
+/** What the keys with this prefix ask for. @throws UsageError */
+export function encryptionOf(given: Arguments, keys: KeyValues, prefix: "" | "encrypt."): LuksOptions | undefined {
+  const isWanted = prefix === "" || keys.choice("encrypt.format", ["luks"]) !== undefined
+  const stray = Object.keys(LUKS_KEYS).find((key) => keys.text(`${prefix}${key}`) !== undefined)
+  if (!isWanted && stray !== undefined) throw new UsageError(`-o ${prefix}${stray} goes with -o encrypt.format=luks`)
+  if (!isWanted) return undefined
+  const [cipher, mode] = [
+    keys.choice(`${prefix}cipher-alg`, ["aes-128", "aes-192", "aes-256"]), keys.choice(`${prefix}cipher-mode`, ["xts", "cbc"]),
+  ]
+  const [ivGenerator, ivHash] = [
+    keys.choice(`${prefix}ivgen-alg`, ["plain", "plain64", "essiv"]), keys.choice(`${prefix}ivgen-hash-alg`, ["sha256"]),
+  ]
+  const hash = keys.choice(`${prefix}hash-alg`, ["sha1", "sha224", "sha256", "sha384", "sha512"])
+  const iterTime = keys.count(`${prefix}iter-time`)
+  return {
+    passphrase: passphraseOf(given, keys.text(`${prefix}key-secret`))({ path: "the new image", encryption: "luks" }),
+    ...(cipher !== undefined && { cipher }),
+    ...(mode !== undefined && { mode }),
+    ...(ivGenerator !== undefined && { ivGenerator }),
+    ...(ivHash !== undefined && { ivHash }),
+    ...(hash !== undefined && { hash }),
+    ...(iterTime !== undefined && { iterTime }),
+  }
+}

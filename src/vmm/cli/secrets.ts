@@ -1,0 +1,86 @@
+/**
+ * Passphrases of encrypted images: from a file, the environment or the terminal. Never from the command line, which other users of the
+ * host can read.
+ */
+import { closeSync, openSync, readFileSync, readSync, writeSync } from "node:fs"
+import { BackingError } from "../../backing/backing.ts"
+import type { EncryptedImage, Passphrase } from "../../backing/luks/passphrase.ts"
+import { type Arguments, UsageError } from "./arguments.ts"
+import { KeyValues } from "./key-values.ts"
+
+const VARIABLE = "VIOBLK_PASSPHRASE"
+const LINE_END = 10
+
+/** Asks for the passphrase when an image turns out to be encrypted. */
+export type PassphraseSource = (image: EncryptedImage) => Passphrase
+
+/**
+ * Where the passphrase comes from: the `--object` named `secret`, or else `--passphrase-file`, the only `--object`, the environment, or the
+ * terminal. @throws UsageError for an object that makes no sense, and for a secret that is not given
+ */
+export function passphraseOf(given: Arguments, secret?: string): PassphraseSource {
+  const secrets = secretsOf(given)
+  const named = secret === undefined ? undefined : secrets.get(secret)
+  if (secret !== undefined && named === undefined) throw new UsageError(`there is no --object secret,id=${secret},file=FILE`)
+  const only = secrets.size === 1 ? [...secrets.values()][0] : undefined
+  const file = named ?? given.text("passphrase-file") ?? only
+  return (image) => {
+    if (file !== undefined) return readKeyFile(file)
+    const text = process.env[VARIABLE]
+    if (text !== undefined) return text
+    if (process.stdin.isTTY) return askTerminal(image)
+    const ways = `give --passphrase-file FILE, --object secret,id=ID,file=FILE or the environment variable ${VARIABLE}`
+    throw new BackingError("invalid-argument", `the image is encrypted: ${ways}`, { path: image.path })
+  }
+}
+
+/** The files of all secrets, by id. */
+function secretsOf(given: Arguments): Map<string, string> {
+  const secrets = new Map<string, string>()
+  for (const text of given.texts("object")) {
+    const [type, ...list] = text.split(/,(.*)/s)
+    if (type !== "secret") throw new UsageError(`--object ${text}: the only object is secret,id=ID,file=FILE`)
+    const keys = new KeyValues("--object", [list[0] ?? ""], ["id", "file", "data", "format"])
+    if (keys.text("data") !== undefined) {
+      throw new UsageError("--object secret,data=...: others can read the command line; put the passphrase into a file, and give file=FILE")
+    }
+    keys.choice("format", ["raw"])
+    const [id, file] = [keys.text("id"), keys.text("file")]
+    if (id === undefined || file === undefined) throw new UsageError(`--object ${text}: id=ID and file=FILE are needed`)
+    secrets.set(id, file)
+  }
+  return secrets
+}
+
+/** All bytes of the file: a line end at its end counts, as it does for QEMU. */
+function readKeyFile(file: string): Uint8Array {
+  try {
+    return new Uint8Array(readFileSync(file))
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error)
+    throw new BackingError("invalid-argument", `the passphrase cannot be read: ${reason}`, { path: file })
+  }
+}
+
+/** Reads a line from the terminal, which does not show it. */
+function askTerminal({ path }: EncryptedImage): Passphrase {
+  const terminal = openSync("/dev/tty", "r+")
+  const bytes: number[] = []
+  try {
+    writeSync(terminal, `Passphrase of ${path}: `)
+    process.stdin.setRawMode(true)
+    const byte = new Uint8Array(1)
+    while (readSync(terminal, byte, 0, 1, null) === 1) {
+      const [code = 0] = byte
+      if (code === 3 || code === 4) throw new BackingError("invalid-argument", "no passphrase was given", { path })
+      if (code === 13 || code === LINE_END) break
+      if (code === 127 || code === 8) bytes.pop()
+      else bytes.push(code)
+    }
+    return Uint8Array.from(bytes)
+  } finally {
+    process.stdin.setRawMode(false)
+    writeSync(terminal, "\n")
+    closeSync(terminal)
+  }
+}
