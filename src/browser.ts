@@ -61,7 +61,6 @@ export type { AddBitmapOptions, BitmapInfo, Bitmaps, ChangedRange } from "./back
 export type { CreateSnapshotOptions, SnapshotActions, SnapshotInfo, Snapshots } from "./backing/qcow2/snapshots/snapshots.ts"
 export type { VmStateSource } from "./backing/qcow2/snapshots/vm-state.ts"
 export type { ResizeImageOptions } from "./backing/qcow2/resize/resize.ts"
-export type { Amendments } from "./backing/qcow2/amend/amended-header.ts"
 export type { MapExtent } from "./backing/qcow2/map-extents.ts"
 export type { BackingReference, Qcow2Options } from "./backing/qcow2/open.ts"
 export type { RepairMode } from "./backing/qcow2/check/repair.ts"
