@@ -2,6 +2,7 @@
 import { describe, expect, it } from "vitest"
 import { join } from "node:path"
 import type { MemoryFile } from "../support/memory-file.ts"
+import { Qcow2Bytes } from "../support/qcow2-bytes.ts"
 import { itWithQemu, qemuCheck } from "../support/qemu.ts"
 import { Rng, seedFromEnvironment } from "../support/rng.ts"
 import { temporaryDirectory } from "../support/temporary.ts"
@@ -20,7 +21,11 @@ describe(`power cut at every write, seed ${seed}`, () => {
   itWithQemu("QC-WO-08 qemu-img check finds no corruption either", () => {
     const path = join(temporaryDirectory(), "crashed.qcow2")
     const samples: MemoryFile[] = []
-    const shapes = crashShapes.filter(({ name }) => !/over|dirty|lazy|2 MiB|64-bit|external|data-file/.test(name))
+    // Those that `qemu-img check` opens without other files and keys.
+    const shapes = crashShapes.filter(({ name, base, data, cipher }) => {
+      const hasBacking = new Qcow2Bytes(base.toBytes()).u64(8) !== 0n
+      return !hasBacking && data === undefined && cipher === undefined && !/dirty|lazy|2 MiB|64-bit/.test(name)
+    })
     for (const shape of shapes) {
       crashRound({ ...roundFor(shape, new Rng(seed + 1)), operations: 25, share: 0.3, sample: (crashed) => void samples.push(crashed) })
     }

@@ -141,7 +141,7 @@ describe("vioblk says in one line what is wrong", () => {
       "vioblk: --queues many: it must be a whole number from 1 to 64; see vioblk --help\n",
     ],
     ["a queue size that cannot be", ["--queue-size", "100"], 1, "vioblk: --queue-size 100: it must be a power of two; see vioblk --help\n"],
-    ["a format that nobody knows", ["--format", "vhd", "x"], 1, "vioblk: --format vhd: it must be raw or qcow2; see vioblk --help\n"],
+    ["a format that nobody knows", ["--format", "vhd", "x"], 1, "vioblk: --format vhd: it must be raw, qcow2 or luks; see vioblk --help\n"],
     ["two images", ["./a", "b"], 1, 'vioblk: run takes one image: "b" is one word too many; see vioblk --help\n'],
     [
       "an option in place of a value",
@@ -157,7 +157,10 @@ describe("vioblk says in one line what is wrong", () => {
       'vioblk: "chekc" is neither a command nor an image (did you mean "check"?); see vioblk --help\n',
     ],
     ["a command behind an option", ["--json", "info", "x"], 1, "vioblk: the command comes first: vioblk info ...; see vioblk --help\n"],
-    ["control characters", ["--format", "\u001b[m\n"], 1, "vioblk: --format \ufffd[m\ufffd: it must be raw or qcow2; see vioblk --help\n"],
+    [
+      "control characters", ["--format", "\u001b[m\n"], 1,
+      "vioblk: --format \ufffd[m\ufffd: it must be raw, qcow2 or luks; see vioblk --help\n",
+    ],
     ["two kinds of output", ["--json", "--metrics"], 1, "vioblk: --json and --metrics exclude each other; see vioblk --help\n"],
     ["--write without an image", ["--write"], 1, "vioblk: --write goes with an image; see vioblk --help\n"],
   ])("%s", async (_what, args, code, line) => {
