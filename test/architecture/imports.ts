@@ -26,7 +26,7 @@ const NODE_MODULES: readonly (readonly [file: RegExp, modules: readonly string[]
 const LAYERS: readonly (readonly (readonly RegExp[])[])[] = [
   [
     [/^backing\/zoned\/contract\.ts$/],
-    [/^backing\/(backing|image-file|async-image-file|buffers|signatures)\.ts$/],
+    [/^backing\/(backing|image-file|read-only-file|async-image-file|buffers|signatures)\.ts$/],
     [/^backing\/luks\//],
     [/^backing\/raw\.ts$/],
     [/^backing\/zeroes\//],
@@ -111,7 +111,7 @@ function roomObjection(from: string, to: string): string | undefined {
 function qcow2Objection(from: string, to: string): string | undefined {
   if (!from.startsWith("backing/qcow2/")) return undefined
   if (!to.startsWith("backing/qcow2/")) {
-    const isBeside = ["backing/backing.ts", "backing/image-file.ts", "backing/buffers.ts"].includes(to)
+    const isBeside = /^backing\/(backing|image-file|read-only-file|buffers)\.ts$/.test(to)
     if (isBeside || /^backing\/(decompression|luks)\//.test(to)) return undefined
     // An external data file may have to be what the guest sees: a raw disk.
     if (from === "backing/qcow2/raw-data-file.ts" && to === "backing/raw.ts") return undefined

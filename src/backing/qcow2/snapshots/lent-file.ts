@@ -1,63 +1,13 @@
 /** What an image lends to views of its snapshots: its file and its backing image, to be read, and to be closed by the image only. */
-import { BackingError } from "../../backing.ts"
-import type { ImageFile } from "../../image-file.ts"
+import { ReadOnlyFile } from "../../read-only-file.ts"
 import type { Qcow2Parts } from "../image-parts.ts"
 import type { BackingDisk } from "../reader.ts"
 
 /** A file that somebody else owns, read-only. */
-export class LentFile implements ImageFile {
-  readonly path: string
-  readonly readOnly = true
-  readonly #file: ImageFile
+export class LentFile extends ReadOnlyFile {
+  override sync(): void {}
 
-  constructor(file: ImageFile) {
-    this.path = file.path
-    this.#file = file
-  }
-
-  get lock(): NonNullable<ImageFile["lock"]> {
-    return this.#file.lock ?? "none"
-  }
-
-  size(): number {
-    return this.#file.size()
-  }
-
-  read(buffer: Uint8Array, offset: number): number {
-    return this.#file.read(buffer, offset)
-  }
-
-  readInto(buffer: Uint8Array, start: number, length: number, offset: number): number {
-    return this.#file.readInto(buffer, start, length, offset)
-  }
-
-  readv(buffers: readonly Uint8Array[], offset: number): number {
-    return this.#file.readv(buffers, offset)
-  }
-
-  write(): void {
-    throw this.#refused()
-  }
-
-  writeFrom(): void {
-    throw this.#refused()
-  }
-
-  writev(): void {
-    throw this.#refused()
-  }
-
-  truncate(): void {
-    throw this.#refused()
-  }
-
-  sync(): void {}
-
-  close(): void {}
-
-  #refused(): BackingError {
-    return new BackingError("read-only", "a view of a snapshot is never written", { path: this.path })
-  }
+  override close(): void {}
 }
 
 /** What a view is opened with: everything stays its owner's. */
