@@ -2,7 +2,6 @@
  * Every two features of a qcow2 image in one image, made, changed, checked and read by QEMU and by us in turn. What each feature does alone
  * is shown in its own tests; here they meet.
  */
-import { spawnSync } from "node:child_process"
 import { readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { describe, expect } from "vitest"
@@ -10,7 +9,7 @@ import { createImage, type CreateImageOptions } from "../../src/backing/create.t
 import { openImage, type OpenImageOptions } from "../../src/backing/open.ts"
 import { Qcow2Image } from "../../src/backing/qcow2/image.ts"
 import { FlatModel } from "../support/flat-model.ts"
-import { itWithQemu } from "../support/qemu.ts"
+import { itWithQemu, runQemu } from "../support/qemu.ts"
 import { applyOperation, randomOperation } from "../support/random-operations.ts"
 import { Rng, seedFromEnvironment } from "../support/rng.ts"
 import { temporaryDirectory } from "../support/temporary.ts"
@@ -192,7 +191,7 @@ function inFrontOfFile(words: readonly string[], more: readonly string[]): strin
 }
 
 function run(tool: string, words: readonly string[], cwd: string): string {
-  const { status, stdout, stderr, error } = spawnSync(tool, words, { cwd, encoding: "utf8" })
+  const { status, stdout, stderr, error } = runQemu(tool, words, { cwd })
   if (error !== undefined) throw error
   if (status !== 0) throw new Error(`${tool} ${words.join(" ")}: exit ${status}: ${stderr}${stdout}`)
   return stdout + stderr

@@ -1,7 +1,7 @@
 /**
  * QEMU's own tools as an oracle: qemu-img and qemu-io. Where CI is set a missing tool fails the tests; elsewhere they show as skipped.
  */
-import { spawnSync } from "node:child_process"
+import { spawnSync, type SpawnSyncReturns } from "node:child_process"
 import { it } from "vitest"
 
 function has(tool: string): boolean {
@@ -28,10 +28,20 @@ export function qemuIo(image: string, commands: readonly string[], ...options: s
 }
 
 function run(tool: string, words: readonly string[], input?: string): string {
-  const result = spawnSync(tool, words, { encoding: "utf8", ...(input === undefined ? {} : { input }) })
+  const result = runQemu(tool, words, input === undefined ? {} : { input })
   if (result.error !== undefined) throw result.error
   if (result.status !== 0) throw new Error(`${tool} ${words.join(" ")}: exit ${result.status}: ${result.stderr}${result.stdout}`)
   return result.stdout + result.stderr
+}
+
+/** QEMU gives up a new LUKS image when it derives a key faster than it can measure, which is a matter of luck: then once more. */
+export function runQemu(
+  tool: string, words: readonly string[], options: { readonly cwd?: string; readonly input?: string } = {},
+): SpawnSyncReturns<string> {
+  for (let tries = 1; ; tries++) {
+    const result = spawnSync(tool, words, { encoding: "utf8", ...options })
+    if (tries === 20 || result.status === 0 || !result.stderr?.includes("Unable to get accurate CPU usage")) return result
+  }
 }
 
 /** What `qemu-img check --output=json` says; the counts are 0 when it leaves them out. */
