@@ -14,7 +14,7 @@ import type { Tally } from "../throttling/limits.ts"
 const NOWHERE = new RamRegion(0, new Uint8Array(0))
 
 export class UsualRequests implements Tally {
-  readonly rows = new Uint32Array(ROW * MOST_USUAL)
+  readonly rows: Uint32Array = new Uint32Array(ROW * MOST_USUAL)
   queue: Virtqueue | undefined
   ring: Ring | undefined
   /** The same, as what gives rows back. */
