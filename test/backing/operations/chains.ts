@@ -1,4 +1,6 @@
 /** Random backing chains in memory: two to four layers of different sizes and cluster sizes, and what the top of them reads as. */
+import { expect } from "vitest"
+import { BackingError } from "../../../src/backing/backing.ts"
 import type { ImageFile } from "../../../src/backing/image-file.ts"
 import { RawBacking } from "../../../src/backing/raw.ts"
 import { checkQcow2 } from "../../../src/backing/qcow2/check/check.ts"
@@ -145,4 +147,16 @@ function randomLayer(rng: Rng, below: ChainLayer[], index: number, options: Chai
   }
   disk.close()
   return { format: "qcow2", file: (chain.layers.at(-1) as ChainLayer).file }
+}
+
+/** Does `work`, which may fail with that code only. Returns whether it has. */
+export async function fails(work: () => Promise<unknown>, code: string): Promise<boolean> {
+  try {
+    await work()
+    return false
+  } catch (error) {
+    if (!(error instanceof BackingError)) throw error
+    expect(error.code).toBe(code)
+    return true
+  }
 }

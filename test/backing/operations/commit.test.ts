@@ -1,11 +1,10 @@
 /** Commit: the base reads as the top did, the top is empty, and no stop, error or full disk loses anything. */
 import { describe, expect, it } from "vitest"
-import { BackingError } from "../../../src/backing/backing.ts"
 import { commitLayers } from "../../../src/backing/operations/commit.ts"
 import { Qcow2Image } from "../../../src/backing/qcow2/image.ts"
 import { layersOf } from "../../../src/backing/qcow2/layers/layer-run.ts"
 import { RawBacking } from "../../../src/backing/raw.ts"
-import { Chain, type ChainOpening } from "./chains.ts"
+import { Chain, type ChainOpening, fails } from "./chains.ts"
 import { FailingFile } from "../../support/failing-file.ts"
 import { FlatModel } from "../../support/flat-model.ts"
 import { modelOf } from "../../support/images.ts"
@@ -121,14 +120,3 @@ describe("commit", () => {
     expect(modelOf(base).firstDifferenceOf(chain.open(0, { writable: [] }))).toBe(-1)
   })
 })
-
-async function fails(work: () => Promise<unknown>, code: string): Promise<boolean> {
-  try {
-    await work()
-    return false
-  } catch (error) {
-    if (!(error instanceof BackingError)) throw error
-    expect(error.code).toBe(code)
-    return true
-  }
-}

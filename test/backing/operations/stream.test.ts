@@ -1,13 +1,12 @@
 /** Stream: the disk stands on its own afterwards, and what a guest writes meanwhile stays. */
 import { describe, expect, it } from "vitest"
 import type { AsyncImageFile } from "../../../src/backing/async-image-file.ts"
-import { BackingError } from "../../../src/backing/backing.ts"
 import { openDisk } from "../../../src/backing/open-disk-on-node.ts"
 import { streamDisk } from "../../../src/backing/operations/stream.ts"
 import { createQcow2 } from "../../../src/backing/qcow2/create.ts"
 import { checkQcow2 } from "../../../src/backing/qcow2/check/check.ts"
 import { Qcow2Image } from "../../../src/backing/qcow2/image.ts"
-import { Chain, layerName } from "./chains.ts"
+import { Chain, fails, layerName } from "./chains.ts"
 import { FailingFile } from "../../support/failing-file.ts"
 import { FlatModel } from "../../support/flat-model.ts"
 import { openInMemory } from "../../support/images.ts"
@@ -218,16 +217,5 @@ function lateFile(file: MemoryFile, isWritable: boolean): AsyncImageFile {
       sync: () => later(() => file.sync()),
     } : {}),
     close: () => later(() => undefined),
-  }
-}
-
-async function fails(work: () => Promise<unknown>, code: string): Promise<boolean> {
-  try {
-    await work()
-    return false
-  } catch (error) {
-    if (!(error instanceof BackingError)) throw error
-    expect(error.code).toBe(code)
-    return true
   }
 }
