@@ -8,6 +8,7 @@ import { parseArguments, UsageError } from "../../src/vmm/cli/arguments.ts"
 import type { OptionRow } from "../../src/vmm/cli/table/rows.ts"
 import { COMMANDS } from "../../src/vmm/cli/table/table.ts"
 import { CHANGE_LINES } from "../interop/qemu-img/change-lines.ts"
+import { ENCRYPTED_LINES } from "../interop/qemu-img/encrypted-lines.ts"
 import { IMAGE_LINES } from "../interop/qemu-img/image-lines.ts"
 import { wordsOf } from "../interop/qemu-img/line.ts"
 import { itWithQemu } from "../support/qemu.ts"
@@ -31,7 +32,7 @@ function optionOf({ command, option }: Row): OptionRow | undefined {
 /** Commands and options, "check -r", that a line has on which both programs must agree. */
 function agreed(): ReadonlySet<string> {
   const found = new Set<string>()
-  for (const { line, differs } of [...IMAGE_LINES, ...CHANGE_LINES]) {
+  for (const { line, differs } of [...IMAGE_LINES, ...CHANGE_LINES, ...ENCRYPTED_LINES]) {
     const [command = "", ...words] = wordsOf(line)
     const row = COMMANDS.find(({ name }) => name === command)
     if (differs !== undefined || row === undefined) continue

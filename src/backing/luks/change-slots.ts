@@ -30,6 +30,8 @@ export interface AddedSlot {
   readonly slot?: number
   /** Milliseconds of a processor that one try of the new passphrase takes. Default 2000. */
   readonly iterTime?: number
+  /** With `slot`: also when that slot is active. Its passphrase opens the image no more. Default false. */
+  readonly force?: boolean
 }
 
 const FEWEST_ITERATIONS = 1000
@@ -43,27 +45,60 @@ export function addSlot(area: WritableArea, added: AddedSlot, cryptography: Cryp
   const { header, key } = unlockVolume(area, { passphrase: added.passphrase, cryptography })
   const slot = added.slot ?? header.slots.findIndex(({ isActive }) => !isActive)
   const found = header.slots[slot]
-  if (found === undefined || found.isActive) {
+  if (found === undefined || (found.isActive && added.force !== true)) {
     const message = found === undefined ? `all ${SLOT_COUNT} key slots are active; remove one first` : `key slot ${slot} is active already`
     throw new BackingError("exists", message, { path: area.file.path })
   }
   const { hash, cipher } = header
   const counted = cryptography.countIterations({ hash, length: cipher.keyBytes, milliseconds: added.iterTime ?? DEFAULT_ITER_TIME })
   const iterations = Math.min(Math.max(counted, FEWEST_ITERATIONS), MOST_ITERATIONS)
-  const salt = cryptography.random(SALT_LENGTH)
   const passphrase = passphraseBytes(added.newPassphrase)
-  area.file.write(sealKey(key, { header, passphrase, salt, iterations, cryptography }), area.offset + found.materialOffset)
-  writeSlot(area, slot, { ...found, salt, iterations })
-  area.file.sync()
-  writeState(area, slot, SLOT_STATE.ACTIVE)
+  const fill = (number: number): void => fillSlot(area, number, { header, key, passphrase, iterations, cryptography })
+  if (!found.isActive) fill(slot)
+  else replaceSlot(area, slot, { header, fill, cryptography })
   return slot
 }
 
-/** Which slots are removed: one by its number, or all that a passphrase opens. */
+interface Replacement {
+  readonly header: LuksHeader
+  readonly fill: (slot: number) => void
+  readonly cryptography: Cryptography
+}
+
+/** Where no other slot is active, a spare one opens the volume until the slot does again: a crash leaves the old passphrase or the new. */
+function replaceSlot(area: WritableArea, slot: number, { header, fill, cryptography }: Replacement): void {
+  const isOnly = activeSlots(header).length === 1
+  const spare = header.slots.findIndex(({ isActive }) => !isActive)
+  if (isOnly) fill(spare)
+  eraseSlot(area, header, slot, cryptography)
+  fill(slot)
+  if (isOnly) eraseSlot(area, header, spare, cryptography)
+}
+
+interface FilledSlot {
+  readonly header: LuksHeader
+  readonly key: Uint8Array
+  readonly passphrase: Uint8Array
+  readonly iterations: number
+  readonly cryptography: Cryptography
+}
+
+/** Lets a passphrase open the volume by a slot that is not active. */
+function fillSlot(area: WritableArea, number: number, { header, key, passphrase, iterations, cryptography }: FilledSlot): void {
+  const found = header.slots[number]
+  if (found === undefined) return
+  const salt = cryptography.random(SALT_LENGTH)
+  area.file.write(sealKey(key, { header, passphrase, salt, iterations, cryptography }), area.offset + found.materialOffset)
+  writeSlot(area, number, { ...found, salt, iterations })
+  area.file.sync()
+  writeState(area, number, SLOT_STATE.ACTIVE)
+}
+
+/** Which slots are removed: one by its number, or all that a passphrase opens. With both it is one, if the passphrase opens it. */
 export interface RemovedSlots {
   readonly slot?: number
   readonly passphrase?: Passphrase
-  /** Also the last active one: nobody can open the image afterwards. Default false. */
+  /** Also the last active one: nobody can open the image afterwards. And what is left in a slot that is not active. Default false. */
   readonly force?: boolean
 }
 
@@ -78,8 +113,12 @@ export function removeSlots(area: WritableArea, { slot, passphrase, force = fals
   const active = activeSlots(header)
   const chosen = slot === undefined ? slotsOf(area, passphrase, cryptography) : [slot]
   const missing = chosen.find((number) => !active.includes(number))
-  if (missing !== undefined) throw new BackingError("not-found", `key slot ${missing} is not active`, { path })
-  if (chosen.length === active.length && !force) {
+  if (missing !== undefined && (!force || passphrase !== undefined)) {
+    throw new BackingError("not-found", `key slot ${missing} is not active`, { path })
+  }
+  // It says so when the passphrase does not open the slot.
+  if (slot !== undefined && passphrase !== undefined) unlockVolume(area, { passphrase, cryptography, only: slot })
+  if (active.every((number) => chosen.includes(number)) && !force) {
     const message = "no key slot would be left, and nobody could open the image any more; force it if that is meant"
     throw new BackingError("invalid-argument", message, { path })
   }

@@ -2,6 +2,7 @@
 import { checkOptions, checkValue, type Rules } from "../../options.ts"
 import { BackingError } from "../backing.ts"
 import { LockedFile } from "../host/image-lock.ts"
+import type { PassphraseOption } from "../luks/passphrase.ts"
 import { openImage } from "../open.ts"
 import { amendedHeader, type Amendments, asVersion2 } from "../qcow2/amend/amended-header.ts"
 import { expandZeroes } from "../qcow2/amend/expand-zeroes.ts"
@@ -20,11 +21,14 @@ import type { ImageFile } from "../image-file.ts"
 export interface AmendImageOptions extends Amendments {
   /** Bytes of the disk: not less than it has. */
   readonly size?: number
+  /** Opens encrypted images, for what has to open the disk: `size`, and `compat` "0.10". */
+  readonly passphrase?: PassphraseOption
 }
 
 const AMEND_RULES: Rules<AmendImageOptions> = {
   compat: ["0.10", "1.1"], lazyRefcounts: "boolean?", refcountBits: "number?", backing: "string?", backingFormat: ["raw", "qcow2", "luks"],
   dataFile: "string?", dataFileRaw: "boolean?", size: "number?",
+  passphrase: "any?",
 }
 
 /**
@@ -37,10 +41,10 @@ const AMEND_RULES: Rules<AmendImageOptions> = {
 export function amendImage(path: string, options: AmendImageOptions): void {
   checkValue("amendImage", "path", path, "string")
   checkOptions("amendImage", options, AMEND_RULES)
-  const { compat, refcountBits, size } = options
+  const { compat, refcountBits, size, passphrase } = options
   const before = withFile(path, (file, header) => amendHeader(file, header, options))
   const falls = compat === "0.10" && before.version === 3
-  if (falls || size !== undefined) changeDisk(path, { size, falls })
+  if (falls || size !== undefined) changeDisk(path, { size, falls, passphrase })
   if (refcountBits !== undefined && refcountBits !== 2 ** before.refcountOrder) withFile(path, (file) => amendRefcounts(file, refcountBits))
   if (falls) withFile(path, (file, header) => new HeaderStore(file, header).rewrite(asVersion2(header)))
 }
@@ -75,8 +79,15 @@ function amendHeader(file: ImageFile, header: Qcow2Header, options: AmendImageOp
   return header
 }
 
-function changeDisk(path: string, { size, falls }: { readonly size: number | undefined; readonly falls: boolean }): void {
-  const image = openImage(path, { format: "qcow2" })
+interface DiskChange {
+  readonly size: number | undefined
+  /** To version 2. */
+  readonly falls: boolean
+  readonly passphrase: PassphraseOption | undefined
+}
+
+function changeDisk(path: string, { size, falls, passphrase }: DiskChange): void {
+  const image = openImage(path, { format: "qcow2", ...(passphrase !== undefined && { passphrase }) })
   try {
     if (!(image instanceof Qcow2Image)) throw new BackingError("invalid-format", "it is not a qcow2 image", { path })
     if (size !== undefined && size !== image.size) image.resize(size)

@@ -14,10 +14,12 @@ import { probeFormat } from "../signatures.ts"
 /** Options of `addKeySlot`. */
 export interface AddKeySlotOptions extends AddedSlot {}
 
-/** Options of `removeKeySlot`: the slot's number, or a passphrase, which then opens the image no more. */
+/** Options of `removeKeySlot`: the slot's number, or a passphrase, which then opens the image no more; or both. */
 export interface RemoveKeySlotOptions extends RemovedSlots {}
 
-const ADD_RULES: Rules<AddKeySlotOptions> = { passphrase: "any", newPassphrase: "any", slot: "number?", iterTime: "number?" }
+const ADD_RULES: Rules<AddKeySlotOptions> = {
+  passphrase: "any", newPassphrase: "any", slot: "number?", iterTime: "number?", force: "boolean?",
+}
 const REMOVE_RULES: Rules<RemoveKeySlotOptions> = { slot: "number?", passphrase: "any?", force: "boolean?" }
 
 /**

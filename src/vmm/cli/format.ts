@@ -11,6 +11,14 @@ export function formatBytes(bytes: number): string {
   return `${Number.isInteger(bytes) ? bytes : bytes.toFixed(bytes < 10 ? 2 : 1)} ${units[unit] ?? ""}`
 }
 
+/** "64 MiB", "1.5 GiB", "0 B": three digits, as qemu-img shows sizes. */
+export function formatShortSize(bytes: number): string {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"]
+  let [value, unit] = [bytes, 0]
+  for (; value >= 1000 && unit < units.length - 1; unit++) value /= 1024
+  return `${Number(value.toPrecision(3))} ${units[unit] ?? ""}`
+}
+
 /** "64 MiB in 0.051 s, 1.2 GiB/s". */
 export function formatThroughput(bytes: number, seconds: number): string {
   return `${formatBytes(bytes)} in ${seconds.toFixed(3)} s, ${formatBytes(Math.round(bytes / Math.max(seconds, 1e-6)))}/s`

@@ -14,9 +14,19 @@ export interface ImageName {
 const FORMATS = ["raw", "qcow2", "luks"] as const
 const KEYS = ["driver", "file.driver", "file.filename", "filename", "key-secret", "encrypt.key-secret", "encrypt.format"]
 
+/** The options that say more of a word that names an image. */
+export interface NamingOptions {
+  /** The option with its format. Default "format". */
+  readonly format?: string
+  /** The option that makes it a list of keys. Default "image-opts". */
+  readonly keyed?: string
+  /** Secrets that are for something else: none of them opens the image. Default: none. */
+  readonly otherSecrets?: readonly string[]
+}
+
 /** The only image of a command with FORMAT and IMAGE_OPTS in its row. */
-export function imageOf(given: Arguments): ImageName {
-  return imageNamed(given, given.image)
+export function imageOf(given: Arguments, options: NamingOptions = {}): ImageName {
+  return imageNamed(given, given.image, options)
 }
 
 /** The snapshot that `-l` names, by its id or name: as it stands, or as `snapshot.id=ID` or `snapshot.name=NAME`. */
@@ -28,11 +38,12 @@ export function snapshotOf(given: Arguments): { readonly snapshot?: string } {
   return { snapshot: nameOf("snapshot", keys.text("snapshot.id") ?? keys.text("snapshot.name")) }
 }
 
-/** The image that `word` names. @param format the option with its format */
-export function imageNamed(given: Arguments, word: string | undefined, format = "format", keyed = "image-opts"): ImageName {
+/** The image that `word` names. */
+export function imageNamed(given: Arguments, word: string | undefined, options: NamingOptions = {}): ImageName {
+  const { format = "format", keyed = "image-opts", otherSecrets } = options
   const name = nameOf("image", word)
   const stated = given.choice(format, FORMATS)
-  if (!given.flag(keyed)) return { path: name, format: stated, passphrase: passphraseOf(given) }
+  if (!given.flag(keyed)) return { path: name, format: stated, passphrase: passphraseOf(given, undefined, otherSecrets) }
   if (stated !== undefined) throw new UsageError(`--${keyed} says what the format is: leave out ${given.spelling(format)}`)
   const keys = new KeyValues(`--${keyed}`, [name], KEYS)
   const [driver, path] = [keys.text("driver"), keys.text("file.filename") ?? keys.text("filename")]
@@ -40,6 +51,6 @@ export function imageNamed(given: Arguments, word: string | undefined, format = 
   const fileDriver = keys.text("file.driver") ?? "file"
   if (fileDriver !== "file") throw new UsageError(`--${keyed} file.driver=${fileDriver}: it must be file`)
   // The driver "file" below no other one is a raw image to qemu-img.
-  const passphrase = passphraseOf(given, keys.text("encrypt.key-secret") ?? keys.text("key-secret"))
+  const passphrase = passphraseOf(given, keys.text("encrypt.key-secret") ?? keys.text("key-secret"), otherSecrets)
   return { path, format: driver === "file" ? "raw" : keys.choice("driver", FORMATS), passphrase }
 }

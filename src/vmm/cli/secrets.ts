@@ -9,6 +9,7 @@ import { type Arguments, UsageError } from "./arguments.ts"
 import { KeyValues } from "./key-values.ts"
 
 const VARIABLE = "VIOBLK_PASSPHRASE"
+const NEW_VARIABLE = "VIOBLK_NEW_PASSPHRASE"
 const LINE_END = 10
 
 /** Asks for the passphrase when an image turns out to be encrypted. */
@@ -17,21 +18,49 @@ export type PassphraseSource = (image: EncryptedImage) => Passphrase
 /**
  * Where the passphrase comes from: the `--object` named `secret`, or else `--passphrase-file`, the only `--object`, the environment, or the
  * terminal. @throws UsageError for an object that makes no sense, and for a secret that is not given
+ * @param others secrets that are for something else
  */
-export function passphraseOf(given: Arguments, secret?: string): PassphraseSource {
+export function passphraseOf(given: Arguments, secret?: string, others: readonly string[] = []): PassphraseSource {
   const secrets = secretsOf(given)
-  const named = secret === undefined ? undefined : secrets.get(secret)
-  if (secret !== undefined && named === undefined) throw new UsageError(`there is no --object secret,id=${secret},file=FILE`)
+  for (const other of others) secrets.delete(other)
   const only = secrets.size === 1 ? [...secrets.values()][0] : undefined
-  const file = named ?? given.text("passphrase-file") ?? only
+  const file = secret === undefined ? (given.text("passphrase-file") ?? only) : fileOf(secretsOf(given), secret)
   return (image) => {
     if (file !== undefined) return readKeyFile(file)
     const text = process.env[VARIABLE]
     if (text !== undefined) return text
-    if (process.stdin.isTTY) return askTerminal(image)
+    if (process.stdin.isTTY) return askTerminal(`Passphrase of ${image.path}: `, image)
     const ways = `give --passphrase-file FILE, --object secret,id=ID,file=FILE or the environment variable ${VARIABLE}`
     throw new BackingError("invalid-argument", `the image is encrypted: ${ways}`, { path: image.path })
   }
+}
+
+/**
+ * Where a passphrase comes from that the image gets in addition: the `--object` named `secret`, or else `--new-passphrase-file`, the
+ * environment, or the terminal, which asks twice. @throws as `passphraseOf`
+ */
+export function newPassphraseOf(given: Arguments, secret: string | undefined): PassphraseSource {
+  const file = secret === undefined ? given.text("new-passphrase-file") : fileOf(secretsOf(given), secret)
+  return (image) => {
+    if (file !== undefined) return readKeyFile(file)
+    const text = process.env[NEW_VARIABLE]
+    if (text !== undefined) return text
+    if (process.stdin.isTTY) return askTwice(`New passphrase of ${image.path}: `, image)
+    const ways = `give --new-passphrase-file FILE, --object secret,id=ID,file=FILE with new-secret=ID, or the variable ${NEW_VARIABLE}`
+    throw new BackingError("invalid-argument", `there is no new passphrase: ${ways}`, { path: image.path })
+  }
+}
+
+/** What the `--object` named `secret` holds, read when it is asked for. @throws UsageError for a secret that is not given */
+export function givenSecret(given: Arguments, secret: string): () => Passphrase {
+  const file = fileOf(secretsOf(given), secret)
+  return () => readKeyFile(file)
+}
+
+function fileOf(secrets: ReadonlyMap<string, string>, secret: string): string {
+  const file = secrets.get(secret)
+  if (file === undefined) throw new UsageError(`there is no --object secret,id=${secret},file=FILE`)
+  return file
 }
 
 /** The files of all secrets, by id. */
@@ -62,12 +91,21 @@ function readKeyFile(file: string): Uint8Array {
   }
 }
 
+/** A typing error in a new passphrase would lock everybody out. */
+function askTwice(prompt: string, image: EncryptedImage): Passphrase {
+  const first = askTerminal(prompt, image)
+  if (!Buffer.from(first).equals(askTerminal("The same again: ", image))) {
+    throw new BackingError("invalid-argument", "the two passphrases differ; run the command again", { path: image.path })
+  }
+  return first
+}
+
 /** Reads a line from the terminal, which does not show it. */
-function askTerminal({ path }: EncryptedImage): Passphrase {
+function askTerminal(prompt: string, { path }: EncryptedImage): Uint8Array {
   const terminal = openSync("/dev/tty", "r+")
   const bytes: number[] = []
   try {
-    writeSync(terminal, `Passphrase of ${path}: `)
+    writeSync(terminal, prompt)
     process.stdin.setRawMode(true)
     const byte = new Uint8Array(1)
     while (readSync(terminal, byte, 0, 1, null) === 1) {

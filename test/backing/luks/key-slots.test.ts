@@ -42,6 +42,16 @@ class CrashingFile extends MemoryFile {
   }
 }
 
+/** Whether slot 0 has got another passphrase before the crash. */
+function replaces(file: MemoryFile): boolean {
+  try {
+    return addSlot(areaOf(file), { passphrase: "first", newPassphrase: "second", slot: 0, force: true }, cryptography) === 0
+  } catch (error) {
+    expect(String(error)).toBe("Error: crash")
+    return false
+  }
+}
+
 describe("key slots", () => {
   for (const format of ["qcow2", "luks"] as const) {
     it(`QC-LUKS-05 ${format}: an added passphrase opens the image in its slot, a removed one opens it no more, the data stays`, () => {
@@ -76,6 +86,44 @@ describe("key slots", () => {
     expect(() => addSlot(area, { passphrase: "first", newPassphrase: "b" }, cryptography)).toThrow(/all 8 key slots are active/)
     expect(removeSlots(area, { passphrase: "first", force: true }, cryptography)).toEqual([0, 1, 2, 3, 4, 5, 6, 7])
     expect(slotThat("first", file)).toBe(undefined)
+  })
+
+  it("QC-LUKS-05 a slot and a passphrase name a slot that the passphrase opens; by force a slot that is not active is overwritten", () => {
+    const file = newFile()
+    const area = areaOf(file)
+    addSlot(area, { passphrase: "first", newPassphrase: "second" }, cryptography)
+    expect(() => removeSlots(area, { slot: 0, passphrase: "second" }, cryptography)).toThrow(/it opens none of the active key slots \(0\)/)
+    expect(() => removeSlots(area, { slot: 4, passphrase: "second", force: true }, cryptography)).toThrow(/slot 4 is not active/)
+    expect(removeSlots(area, { slot: 0, passphrase: "first" }, cryptography)).toEqual([0])
+    const material = (): string => Buffer.from(file.toBytes().subarray(4096, 4608)).toString("hex")
+    const before = material()
+    expect(removeSlots(area, { slot: 0, force: true }, cryptography)).toEqual([0])
+    expect(material()).not.toBe(before)
+    expect(() => removeSlots(area, { slot: 1 }, cryptography)).toThrow(/nobody could open the image any more/)
+    expect([slotThat("first", file), slotThat("second", file)]).toEqual([undefined, 1])
+  })
+
+  it("QC-LUKS-05 by force the only slot gets another passphrase; a crash at any write leaves the old one or the new one", () => {
+    const bytes = newFile().toBytes()
+    for (let writes = 0; ; writes++) {
+      const file = new CrashingFile({ path: "luks" })
+      file.write(bytes, 0)
+      file.writes = writes
+      const isDone = replaces(file)
+      file.writes = Number.POSITIVE_INFINITY
+      const opening = ["first", "second"].filter((passphrase) => slotThat(passphrase, file) !== undefined)
+      expect(opening, `${writes} writes`).not.toEqual([])
+      if (!isDone) continue
+      expect([opening, slotThat("second", file)]).toEqual([["second"], 0])
+      break
+    }
+  }, 120_000)
+
+  it("QC-LUKS-05 by force one of all eight slots gets another passphrase, and the others keep theirs", () => {
+    const file = newFile()
+    for (let other = 0; other < 7; other++) addSlot(areaOf(file), { passphrase: "first", newPassphrase: "other" }, cryptography)
+    expect(addSlot(areaOf(file), { passphrase: "other", newPassphrase: "second", slot: 0, force: true }, cryptography)).toBe(0)
+    expect(["first", "second", "other"].map((passphrase) => slotThat(passphrase, file))).toEqual([undefined, 0, 1])
   })
 
   it("QC-LUKS-05 a removed slot's key material and salt are overwritten", () => {

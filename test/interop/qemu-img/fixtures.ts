@@ -3,7 +3,7 @@ import { spawnSync } from "node:child_process"
 import { copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { qemuImg, qemuIo } from "../../support/qemu.ts"
+import { qemuImg, qemuIo, runQemu } from "../../support/qemu.ts"
 
 /** Files that a file needs beside it. */
 const NEEDS: Readonly<Record<string, readonly string[]>> = {
@@ -44,11 +44,31 @@ export function makeFixtures(): string {
   qemuIo(at("snap.qcow2"), ["write -P 12 0 64k"])
   qemuImg("convert", "-c", "-O", "qcow2", at("base.raw"), at("comp.qcow2"))
   qemuImg("convert", "-c", "-O", "qcow2", "-o", "compression_type=zstd", at("base.raw"), at("zstd.qcow2"))
+  encrypt(folder)
   damage(at)
   writeFileSync(at("odd.raw"), Buffer.alloc(700, 1))
   writeFileSync(at("empty.raw"), "")
   writeFileSync(at("text"), "no image at all\n")
   return folder
+}
+
+/** Images that the passphrase in first.key opens, and files with other ones. */
+function encrypt(folder: string): void {
+  for (const name of ["first", "second", "third"]) writeFileSync(join(folder, `${name}.key`), `${name} passphrase`)
+  const object = (id: string, name: string): string[] => ["--object", `secret,id=${id},file=${name}.key`]
+  const run = (...words: string[]): void => {
+    const { status, stderr } = runQemu("qemu-img", words, { cwd: folder })
+    if (status !== 0) throw new Error(`qemu-img ${words.join(" ")}: ${stderr}`)
+  }
+  const create = (...words: string[]): void => run("create", "-q", ...object("a", "first"), ...words, "1M")
+  create("-f", "qcow2", "-o", "encrypt.format=luks,encrypt.key-secret=a,encrypt.iter-time=10", "luks.qcow2")
+  create("-f", "qcow2", "-o", "encrypt.format=aes,encrypt.key-secret=a", "aes.qcow2")
+  create("-f", "luks", "-o", "key-secret=a,iter-time=10,cipher-mode=cbc,ivgen-alg=essiv,ivgen-hash-alg=sha256,hash-alg=sha1", "disk.luks")
+  run(
+    "amend", ...object("a", "first"), ...object("b", "second"), "-o",
+    "encrypt.state=active,encrypt.new-secret=b,encrypt.iter-time=10,encrypt.keyslot=3", "--image-opts",
+    "driver=qcow2,encrypt.key-secret=a,file.filename=luks.qcow2",
+  )
 }
 
 function damage(at: (name: string) => string): void {

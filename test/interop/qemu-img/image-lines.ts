@@ -139,6 +139,19 @@ info -f raw base.qcow2
 info -f qcow2 base.raw
 info -f foo base.raw
 info --format=raw base.raw
+info top.qcow2
+info missing.qcow2
+info v2.qcow2
+info small.qcow2
+info ext.qcow2
+info data.qcow2
+info bitmap.qcow2
+info snap.qcow2
+info zstd.qcow2
+info marked.qcow2
+info leak.qcow2
+info odd.raw
+info empty.raw
 info --output=json base.raw
 info --output=json -f raw base.qcow2
 info --output json base.qcow2

@@ -52,6 +52,49 @@ describe("encrypted images on the command line", () => {
     expect(await commandLine("io", "-c", "read -P 9 300k 4k", "-c", "read -P 0 0 300k", third)).toMatchObject({ code: 0 })
   }, PATIENCE)
 
+  it.each(["qcow2", "luks"])("get and lose passphrases, which come from files and the environment: %s", async (format) => {
+    const { key, path } = folder()
+    const [image, other] = [path("image"), path("other")]
+    writeFileSync(other, "another")
+    const prefix = format === "luks" ? "" : "encrypt."
+    const options = format === "luks" ? "iter-time=1,cipher-alg=aes-128" : LUKS
+    await commandLine("create", "-q", "-f", format, "--passphrase-file", key, "-o", options, image, "1M")
+    const amend = (...words: string[]) => commandLine("amend", "-f", format, ...words, image)
+    const opens = async (file: string): Promise<boolean> =>
+      (await commandLine("io", "-f", format, "--passphrase-file", file, "-c", "read 0 4k", image)).code === 0
+    const added = ["-o", `${prefix}state=active,${prefix}iter-time=1`]
+    expect((await amend("--passphrase-file", key, ...added)).err).toMatch(/: there is no new passphrase: give --new-passphrase-file/)
+    expect(await amend("--passphrase-file", key, "--new-passphrase-file", other, ...added)).toEqual({ code: 0, out: "", err: "" })
+    expect([await opens(key), await opens(other)]).toEqual([true, true])
+    vi.stubEnv("VIOBLK_PASSPHRASE", "another")
+    // The only object is the passphrase that is to go: it does not open the image.
+    const removed = ["--object", `secret,id=old,file=${key}`, "-o", `${prefix}state=inactive,${prefix}old-secret=old`]
+    expect(await amend(...removed)).toEqual({ code: 0, out: "", err: "" })
+    expect([await opens(key), await opens(other)]).toEqual([false, true])
+    expect((await amend("-o", `${prefix}state=inactive,${prefix}keyslot=1`)).err).toMatch(/nobody could open the image any more/)
+    vi.stubEnv("VIOBLK_NEW_PASSPHRASE", "hunter2")
+    expect(await amend(...added)).toEqual({ code: 0, out: "", err: "" })
+    expect([await opens(key), await opens(other)]).toEqual([true, true])
+  }, PATIENCE)
+
+  it("are resized, amended, and given snapshots and bitmaps", async () => {
+    const { key, path } = folder()
+    const image = path("image")
+    const secret = ["--passphrase-file", key]
+    await commandLine("create", "-q", "-f", "qcow2", ...secret, "-o", LUKS, image, "1M")
+    for (const words of [
+      ["resize", "-q", ...secret, image, "2M"], ["snapshot", ...secret, "-c", "one", image], ["bitmap", ...secret, "--add", image, "b"],
+      ["snapshot", ...secret, "-d", "one", image],
+      ["bitmap", ...secret, "--remove", image, "b"], ["amend", ...secret, "-o", "size=3M", image],
+      ["amend", ...secret, "-o", "compat=0.10", image], ["check", "-q", image],
+    ]) {
+      expect(await commandLine(...words), words.join(" ")).toEqual({ code: 0, out: "", err: "" })
+    }
+    expect(JSON.parse((await commandLine("info", "--json", image)).out)).toMatchObject({
+      "virtual-size": 3 << 20, "format-specific": { data: { compat: "0.10", encrypt: { format: "luks", "cipher-alg": "aes-128" } } },
+    })
+  }, PATIENCE)
+
   it.each([
     [["--object", "secret,id=s,data=abc"], /others can read the command line/],
     [["--object", "iothread,id=s"], /the only object is secret/],

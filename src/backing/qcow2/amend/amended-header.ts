@@ -3,7 +3,7 @@ import { BackingError } from "../../backing.ts"
 import { decodeText, encodeText } from "../format/bytes.ts"
 import { backingFormat, hasFeature, isDataFileRaw, type Qcow2Header } from "../format/header.ts"
 import {
-  AUTOCLEAR_BIT, COMPATIBLE_BIT, COMPRESSION_TYPE, CRYPT_METHOD, EXTENSION_TYPE, HEADER_FIELD, HEADER_SIZE, INCOMPATIBLE_BIT, LIMIT,
+  AUTOCLEAR_BIT, COMPATIBLE_BIT, COMPRESSION_TYPE, EXTENSION_TYPE, HEADER_FIELD, HEADER_SIZE, INCOMPATIBLE_BIT, LIMIT,
 } from "../format/spec.ts"
 import { headerWithBacking } from "../layers/change-backing.ts"
 
@@ -67,7 +67,6 @@ function refuseLosing(header: Qcow2Header, path: string): void {
   }
   if (hasFeature(header.autoclearFeatures, AUTOCLEAR_BIT.BITMAPS)) throw refuse("bitmaps; remove them first")
   if (header.snapshotCount > 0) throw refuse("room for what this program knows of snapshots; delete them first")
-  if (header.cryptMethod === CRYPT_METHOD.LUKS) throw refuse("LUKS encryption")
 }
 
 function withBackingFile(header: Qcow2Header, { backing, backingFormat: given }: Amendments, path: string): Qcow2Header {

@@ -47,8 +47,9 @@ function act(bitmaps: Bitmaps, name: string, { action, from, others, granularity
   else bitmaps[action](name)
 }
 
-function withBitmaps({ path, format }: ImageName, options: { readonly readOnly: boolean }, work: (bitmaps: Bitmaps) => void): void {
-  const image = openImage(path, { ...options, ...(format !== undefined && { format }) })
+function withBitmaps(target: ImageName, options: { readonly readOnly: boolean }, work: (bitmaps: Bitmaps) => void): void {
+  const { path, format, passphrase } = target
+  const image = openImage(path, { ...options, passphrase, ...(format !== undefined && { format }) })
   try {
     if (!(image instanceof Qcow2Image)) throw new BackingError("unsupported", "a raw image has no bitmaps", { path })
     work(image.bitmaps)

@@ -21,7 +21,7 @@ export async function compare(given: Arguments): Promise<number> {
   try {
     given.choice("source-cache", CACHE_MODES)
     for (const [word, option] of [[first, "format"], [second, "second-format"]] as const) {
-      const { path, format, passphrase } = imageNamed(given, word, option)
+      const { path, format, passphrase } = imageNamed(given, word, { format: option })
       disks.push(openSource(path, { passphrase, ignoreLocks: given.flag("force-share"), ...(format !== undefined && { format }) }))
     }
     const [one, other] = disks

@@ -92,7 +92,7 @@ async function convertInto(given: Arguments, { source, target, options }: Copy):
   for (const name of ["options", "backing"]) {
     if (given.flag(name)) throw new UsageError(`${given.spelling(name)} is for a new image: leave out -n`)
   }
-  const { path, format, passphrase } = imageNamed(given, target, "output-format", "target-image-opts")
+  const { path, format, passphrase } = imageNamed(given, target, { format: "output-format", keyed: "target-image-opts" })
   const image = openImage(path, { format: format ?? "raw", passphrase })
   try {
     const copying = { ...options, targetIsZero: given.flag("target-is-zero") }

@@ -2,8 +2,9 @@
 import { BackingError } from "../../../backing/backing.ts"
 import { backingPath } from "../../../backing/host/backing-path.ts"
 import type { Arguments } from "../arguments.ts"
-import { formatBytes } from "../format.ts"
-import { type Facts, type FormatFacts, imageFacts } from "../image-facts.ts"
+import { formatBytes, formatShortSize } from "../format.ts"
+import { type Facts, imageFacts } from "../info/image-facts.ts"
+import { snapshotLines } from "../info/snapshot-lines.ts"
 import { imageOf, type ImageName } from "../image-name.ts"
 import { print, printJson } from "../output.ts"
 
@@ -50,13 +51,14 @@ function treeLines(chain: readonly Facts[]): string[] {
   })
 }
 
-function specificLines(name: string, value: FormatFacts[string]): string[] {
-  if (typeof value !== "object") return [`    ${name}: ${value}`]
-  const bitmaps = value.map(({ name: bitmap, granularity, flags }) => {
-    const marks = [flags.includes("auto") ? "" : ", disabled", flags.includes("in-use") ? ", not consistent" : ""]
-    return `        ${bitmap}: ${granularity} bytes for each bit${marks.join("")}`
-  })
-  return [`    ${name}:`, ...bitmaps]
+/** A value under its name, and what it holds below it. */
+function valueLines(name: string, value: unknown, depth = 1): string[] {
+  const indent = "    ".repeat(depth)
+  if (typeof value !== "object" || value === null) return [`${indent}${name}: ${String(value)}`]
+  const members = Object.entries(value).map(([key, member]) => [
+    Array.isArray(value) ? `[${key}]` : key.replaceAll("-", " "), member,
+  ] as const)
+  return [`${indent}${name}:`, ...members.flatMap(([key, member]) => valueLines(key, member, depth + 1))]
 }
 
 function factLines(facts: Facts): string[] {
@@ -65,29 +67,17 @@ function factLines(facts: Facts): string[] {
   return [
     `image: ${facts.filename}`,
     `file format: ${facts.format}`,
-    `virtual size: ${formatBytes(facts["virtual-size"])} (${facts["virtual-size"]} bytes)`,
-    `disk size: ${formatBytes(facts["actual-size"])}`,
+    `virtual size: ${formatShortSize(facts["virtual-size"])} (${facts["virtual-size"]} bytes)`,
+    `disk size: ${formatShortSize(facts["actual-size"])}`,
     ...(facts.encrypted === true ? ["encrypted: yes"] : []),
     ...(facts["cluster-size"] === undefined ? [] : [`cluster_size: ${facts["cluster-size"]}`]),
-    ...(facts["dirty-flag"] ? ["cleanly shut down: no (opening it for writing repairs it)"] : []),
+    ...(facts["dirty-flag"] ? ["cleanly shut down: no"] : []),
     ...(
       backing === undefined ? [] : [`backing file: ${backing}${full === undefined || full === backing ? "" : ` (actual path: ${full})`}`]
     ),
     ...(facts["backing-filename-format"] === undefined ? [] : [`backing file format: ${facts["backing-filename-format"]}`]),
     ...snapshotLines(facts.snapshots ?? []),
-    ...(
-      specific.length === 0
-        ? []
-        : ["Format specific information:", ...specific.flatMap(([name, value]) => specificLines(name.replaceAll("-", " "), value))]
-    ),
+    ...(specific.length === 0 ? [] : ["Format specific information:"]),
+    ...specific.flatMap(([name, value]) => valueLines(name.replaceAll("-", " "), value)),
   ]
-}
-
-function snapshotLines(snapshots: NonNullable<Facts["snapshots"]>): string[] {
-  if (snapshots.length === 0) return []
-  const rows = snapshots.map((snapshot) => {
-    const date = new Date(snapshot["date-sec"] * 1000).toISOString().replace("T", " ").slice(0, 19)
-    return `${snapshot.id.padEnd(9)} ${snapshot.name.padEnd(20)} ${formatBytes(snapshot["vm-state-size"]).padStart(10)} ${date}`
-  })
-  return ["Snapshot list:", "ID        TAG                     VM SIZE DATE (UTC)", ...rows]
 }

@@ -14,7 +14,7 @@ export async function rebase(given: Arguments): Promise<number> {
     complain(`${path}: a raw image has no backing file`)
     return 1
   }
-  const backingFormat = given.choice("backing-format", ["raw", "qcow2"])
+  const backingFormat = given.choice("backing-format", ["raw", "qcow2", "luks"])
   const options = {
     unsafe, ...(name !== undefined && name !== "" && { backing: name }), ...(backingFormat !== undefined && { backingFormat }),
   }

@@ -14,10 +14,10 @@ export async function resize(given: Arguments): Promise<number> {
   const [name, text, extra] = given.words
   if (extra !== undefined) throw new UsageError(`resize takes one image and one size: "${extra}" is one word too many`)
   const change = nameOf("size", text)
-  const { path, format } = imageNamed(given, name)
+  const { path, format, passphrase } = imageNamed(given, name)
   const preallocation = given.choice<Preallocation>("preallocation", ["off", "metadata", "falloc", "full"]) ?? "off"
   const shrink = given.flag("shrink")
-  using disk = openImage(path, format === undefined ? {} : { format })
+  using disk = openImage(path, { passphrase, ...(format !== undefined && { format }) })
   const before = disk.size
   const size = newSize(before, change)
   if (size <= 0) return refuse(path, `the new size ${size} must be positive`)

@@ -5,8 +5,9 @@ import { RawBacking } from "../../../backing/raw.ts"
 import type { Qcow2Image } from "../../../backing/qcow2/image.ts"
 import type { SnapshotInfo } from "../../../backing/qcow2/snapshots/snapshots.ts"
 import { type Arguments, UsageError } from "../arguments.ts"
-import { formatBytes } from "../format.ts"
 import { imageOf } from "../image-name.ts"
+import type { SnapshotFacts } from "../info/image-facts.ts"
+import { snapshotLines } from "../info/snapshot-lines.ts"
 import { print, printJson } from "../output.ts"
 
 const ACTIONS = ["list", "create", "apply", "delete"] as const
@@ -18,10 +19,10 @@ export async function snapshot(given: Arguments): Promise<number> {
     throw new UsageError("-l, -a, -c and -d exclude each other, and each other time of themselves")
   }
   const [action = "list"] = actions
-  const { path, format } = imageOf(given)
+  const { path, format, passphrase } = imageOf(given)
   const isList = action === "list"
   using disk = openImage(path, {
-    readOnly: isList, ignoreLocks: isList && given.flag("force-share"), ...(format === undefined ? {} : { format }),
+    passphrase, readOnly: isList, ignoreLocks: isList && given.flag("force-share"), ...(format !== undefined && { format }),
   })
   if (disk instanceof RawBacking) {
     if (isList) return 0
@@ -44,17 +45,13 @@ function act({ snapshots, path }: Qcow2Image, action: Exclude<Action, "list">, n
 }
 
 function show(list: readonly SnapshotInfo[], json: boolean): void {
-  if (json) printJson(list.map(jsonOf))
-  else if (list.length > 0) {
-    print("Snapshot list:")
-    print("ID        TAG               VM SIZE                DATE     VM CLOCK     ICOUNT")
-    for (const info of list) print(lineOf(info))
-  }
+  const facts = list.map(factsOf)
+  if (json) printJson(facts)
+  else for (const line of snapshotLines(facts)) print(line)
 }
 
-/** The keys that `qemu-img info --output=json` has. */
-function jsonOf(info: SnapshotInfo): Record<string, unknown> {
-  const { id, name, date, vmClock, vmStateSize, icount } = info
+/** Under the names of `qemu-img info --output=json`. */
+function factsOf({ id, name, date, vmClock, vmStateSize, icount }: SnapshotInfo): SnapshotFacts {
   return {
     "vm-clock-nsec": Number(vmClock % 1_000_000_000n),
     name,
@@ -65,19 +62,4 @@ function jsonOf(info: SnapshotInfo): Record<string, unknown> {
     "vm-state-size": vmStateSize,
     ...(icount === undefined ? {} : { icount: Number(icount) }),
   }
-}
-
-function lineOf({ id, name, date, vmClock, vmStateSize, icount }: SnapshotInfo): string {
-  const local = new Date(date - new Date(date).getTimezoneOffset() * 60_000)
-  const day = local.toISOString().replace("T", " ").slice(0, 19)
-  const columns = [formatBytes(vmStateSize).padStart(8), day.padStart(20), clockOf(vmClock).padStart(13), String(icount ?? "").padStart(11)]
-  return `${id.padEnd(9)} ${name.padEnd(16)} ${columns.join("")}`
-}
-
-/** Hours, minutes, seconds and milliseconds. */
-function clockOf(nanoseconds: bigint): string {
-  const two = (value: bigint): string => String(value).padStart(2, "0")
-  const seconds = nanoseconds / 1_000_000_000n
-  const milliseconds = String((nanoseconds / 1_000_000n) % 1000n).padStart(3, "0")
-  return `${two(seconds / 3600n)}:${two((seconds / 60n) % 60n)}:${two(seconds % 60n)}.${milliseconds}`
 }

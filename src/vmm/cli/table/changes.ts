@@ -20,7 +20,9 @@ export const AMEND: CommandRow = {
   name: "amend", operands: "IMAGE", summary: "changes options of an image that is there",
   options: [
     FORMAT, { ...CREATE_OPTIONS, meaning: "what to change; -o help lists the keys" }, CACHE, PROGRESS, QUIET,
-    { name: "force", meaning: "also do what may lose data" }, IMAGE_OPTS, ...SECRETS, ...COMMON,
+    { name: "force", meaning: "also do what may lose data: take away the last passphrase, or replace one" },
+    { name: "new-passphrase-file", argument: "FILE", meaning: "the passphrase that -o encrypt.state=active adds is all that FILE holds" },
+    IMAGE_OPTS, ...SECRETS, ...COMMON,
   ],
 }
 

@@ -44,7 +44,8 @@ export const CREATE: CommandRow = {
 export const INFO: CommandRow = {
   name: "info", operands: "IMAGE", summary: "what an image says of itself: format, sizes, features, backing file, snapshots",
   options: [
-    FORMAT, { name: "backing-chain", meaning: "the same for each backing file; those have to be there" }, OUTPUT, JSON_OUTPUT, FORCE_SHARE,
+    { ...FORMAT, meaning: "format of the image: raw, qcow2 or luks; without it the image is looked at" },
+    { name: "backing-chain", meaning: "the same for each backing file; those have to be there" }, OUTPUT, JSON_OUTPUT, FORCE_SHARE,
     IMAGE_OPTS, ...SECRETS, ...COMMON,
   ],
 }

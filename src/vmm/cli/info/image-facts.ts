@@ -1,18 +1,21 @@
 /** What an image says of itself, under the names of `qemu-img info --output=json`. */
 import { statSync } from "node:fs"
-import { LockedFile } from "../../backing/host/image-lock.ts"
-import type { ImageFile } from "../../backing/image-file.ts"
-import { decodeText, getU64, viewOf } from "../../backing/qcow2/format/bytes.ts"
-import { findExtension } from "../../backing/qcow2/format/extensions.ts"
-import { BITMAP_FLAG, checkedDirectoryPlace, decodeDirectory } from "../../backing/qcow2/format/bitmaps.ts"
-import { backingFormat, hasFeature, headerGeometry, type Qcow2Header } from "../../backing/qcow2/format/header.ts"
-import { readHeader } from "../../backing/qcow2/format/parse-header.ts"
-import { readSnapshotTable, type Snapshot } from "../../backing/qcow2/format/snapshot-table.ts"
+import { LockedFile } from "../../../backing/host/image-lock.ts"
+import type { ImageFile } from "../../../backing/image-file.ts"
+import { decodeText, getU64, viewOf } from "../../../backing/qcow2/format/bytes.ts"
+import { findExtension } from "../../../backing/qcow2/format/extensions.ts"
+import { BITMAP_FLAG, checkedDirectoryPlace, decodeDirectory } from "../../../backing/qcow2/format/bitmaps.ts"
+import { backingFormat, hasFeature, headerGeometry, type Qcow2Header } from "../../../backing/qcow2/format/header.ts"
+import { readHeader } from "../../../backing/qcow2/format/parse-header.ts"
+import { readSnapshotTable, type Snapshot } from "../../../backing/qcow2/format/snapshot-table.ts"
 import {
   AUTOCLEAR_BIT, COMPATIBLE_BIT, COMPRESSION_TYPE, CRYPT_METHOD, EXTENSION_TYPE, INCOMPATIBLE_BIT,
-} from "../../backing/qcow2/format/spec.ts"
-import { readLuksHeader } from "../../backing/luks/volume.ts"
-import { type ImageFormat, probeFormat } from "../../backing/signatures.ts"
+} from "../../../backing/qcow2/format/spec.ts"
+import { type ImageFormat, probeFormat } from "../../../backing/signatures.ts"
+import { type EncryptionFacts, encryptionFacts, type LuksFacts, luksFacts } from "./encryption-facts.ts"
+
+/** "LUKS" 0xba 0xbe, version 1. */
+const LUKS_SIGNATURE = [0x4c, 0x55, 0x4b, 0x53, 0xba, 0xbe, 0, 1]
 
 export interface Facts {
   readonly filename: string
@@ -28,7 +31,9 @@ export interface Facts {
   readonly "full-backing-filename"?: string
   readonly "backing-filename-format"?: string
   readonly snapshots?: readonly SnapshotFacts[]
-  readonly "format-specific"?: { readonly type: "qcow2"; readonly data: FormatFacts }
+  readonly "format-specific"?:
+    | { readonly type: "qcow2"; readonly data: Qcow2Facts }
+    | { readonly type: "luks"; readonly data: LuksFacts }
 }
 
 export interface SnapshotFacts {
@@ -42,7 +47,7 @@ export interface SnapshotFacts {
   readonly icount?: number
 }
 
-export type FormatFacts = Readonly<Record<string, string | number | boolean | readonly BitmapFacts[]>>
+export type Qcow2Facts = Readonly<Record<string, string | number | boolean | readonly BitmapFacts[] | EncryptionFacts>>
 
 export interface BitmapFacts {
   readonly flags: readonly ("in-use" | "auto")[]
@@ -58,8 +63,8 @@ export function imageFacts(path: string, options: { readonly format: ImageFormat
   const file = new LockedFile(path, { readOnly: true, lockReadOnly: false, ignoreLocks: options.ignoreLocks })
   try {
     file.claim()
-    const format = options.format ?? probeFormat(file)
-    if (format === "luks") return luksFacts(file)
+    const format = options.format ?? (isLuks(file) ? "luks" : probeFormat(file))
+    if (format === "luks") return rawLuksFacts(file)
     return format === "raw" ? rawFacts(file) : qcow2Facts(file)
   } finally {
     file.close()
@@ -72,13 +77,19 @@ function rawFacts(file: ImageFile): Facts {
   return { "virtual-size": size, filename: file.path, format: "raw", "actual-size": allocatedBytes(file.path), "dirty-flag": false }
 }
 
+/** Nothing is opened by what is only described, so here, and only here, a LUKS image is known by its first bytes. */
+function isLuks(file: ImageFile): boolean {
+  const start = new Uint8Array(LUKS_SIGNATURE.length)
+  return file.read(start, 0) === start.length && LUKS_SIGNATURE.every((byte, index) => start[index] === byte)
+}
+
 /** What a LUKS image says without its passphrase. */
-function luksFacts(file: ImageFile): Facts {
-  const { payloadOffset } = readLuksHeader({ file, offset: 0, length: file.size() })
-  const size = Math.max(0, Math.floor((file.size() - payloadOffset) / 512) * 512)
+function rawLuksFacts(file: ImageFile): Facts {
+  const data = luksFacts({ file, offset: 0, length: file.size() })
+  const size = Math.max(0, Math.floor((file.size() - data["payload-offset"]) / 512) * 512)
   return {
-    "virtual-size": size, filename: file.path, format: "luks", "actual-size": allocatedBytes(file.path), encrypted: true,
-    "dirty-flag": false,
+    "virtual-size": size, filename: file.path, format: "luks", "actual-size": allocatedBytes(file.path),
+    "format-specific": { type: "luks", data }, encrypted: true, "dirty-flag": false,
   }
 }
 
@@ -96,14 +107,23 @@ function qcow2Facts(file: ImageFile): Facts {
     "actual-size": allocatedBytes(file.path),
     ...(header.cryptMethod !== CRYPT_METHOD.NONE && { encrypted: true }),
     ...(snapshots.length > 0 && { snapshots: snapshots.map(snapshotFacts) }),
-    "format-specific": { type: "qcow2", data: formatFacts(header, bitmapFacts(file, header)) },
+    "format-specific": {
+      type: "qcow2",
+      data: formatFacts(header, { bitmaps: bitmapFacts(file, header), encrypt: encryptionFacts(file, header) }),
+    },
     ...(backing !== undefined && { "full-backing-filename": beside(file.path, backing), "backing-filename": backing }),
     "dirty-flag": hasFeature(header.incompatibleFeatures, INCOMPATIBLE_BIT.DIRTY),
   }
 }
 
+/** What stands elsewhere than in the header. */
+interface Described {
+  readonly bitmaps: readonly BitmapFacts[]
+  readonly encrypt: EncryptionFacts | undefined
+}
+
 /** A version 2 image has no feature bits. */
-function formatFacts(header: Qcow2Header, bitmaps: readonly BitmapFacts[]): FormatFacts {
+function formatFacts(header: Qcow2Header, { bitmaps, encrypt }: Described): Qcow2Facts {
   const incompatible = (bit: number) => hasFeature(header.incompatibleFeatures, bit)
   const isVersion3 = header.version === 3
   const dataFile = findExtension(header.extensions, EXTENSION_TYPE.EXTERNAL_DATA_FILE_NAME)
@@ -113,6 +133,7 @@ function formatFacts(header: Qcow2Header, bitmaps: readonly BitmapFacts[]): Form
     ...(isVersion3 && { "lazy-refcounts": hasFeature(header.compatibleFeatures, COMPATIBLE_BIT.LAZY_REFCOUNTS) }),
     ...(bitmaps.length > 0 && { bitmaps }),
     "refcount-bits": 2 ** header.refcountOrder,
+    ...(encrypt !== undefined && { encrypt }),
     ...(incompatible(INCOMPATIBLE_BIT.EXTERNAL_DATA_FILE) && {
       ...(dataFile !== undefined && { "data-file": decodeText(dataFile) }),
       "data-file-raw": hasFeature(header.autoclearFeatures, AUTOCLEAR_BIT.RAW_EXTERNAL_DATA),
