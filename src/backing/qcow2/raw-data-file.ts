@@ -36,10 +36,12 @@ export class RawDataFile {
     const { clusterSize, size } = this.#geometry
     const first = Math.ceil(offset / clusterSize) * clusterSize
     const end = offset + length === size ? size : Math.floor((offset + length) / clusterSize) * clusterSize
-    if (first < end) this.#disk.writeZeroes(first, end - first, true)
+    if (first < end) this.writeZeroes(first, end - first, true)
   }
 
   writeZeroes(offset: number, length: number, mayUnmap: boolean): void {
+    // The disk has grown, and the file with it.
+    if (this.#disk.size < this.#geometry.size) this.fit()
     this.#disk.writeZeroes(offset, length, mayUnmap)
   }
 }

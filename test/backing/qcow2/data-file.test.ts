@@ -121,6 +121,19 @@ describe("where the guest's bytes lie", () => {
     expect(pair.data.size()).toBe(size)
   })
 
+  for (const preallocation of ["metadata", "falloc", "full"] as const) {
+    it(`QC-DF-03 QC-RSZ-06 a disk in one cluster that grows, preallocated (${preallocation}), keeps what it holds`, () => {
+      const pair = new Pair({ size: 1024 })
+      pair.use((image) => {
+        image.pwrite(filled(1024, 9), 0)
+        image.resize(CLUSTER + 512, { preallocation })
+        expect(Buffer.compare(contentOf(image, 0, 1024), filled(1024, 9))).toBe(0)
+        expect(isZero(contentOf(image, 1024))).toBe(true)
+      })
+      expect(pair.data.size()).toBe(CLUSTER + 512)
+    })
+  }
+
   it("QC-WO-02 data is on stable storage before anything refers to it", () => {
     const pair = new Pair()
     const image = new RecordingFile(pair.file)
@@ -157,6 +170,23 @@ describe("raw data files", () => {
     const pair = new Pair({ dataFileRaw: true }, new Uint8Array(1000))
     pair.use((image) => expect(isZero(contentOf(image))).toBe(true))
     expect(pair.data.size()).toBe(SIZE)
+  })
+
+  it("QC-DF-07 QC-RSZ-06 grows with the disk, to its last byte, and zeroes and discards reach what is new", () => {
+    const pair = new Pair({ dataFileRaw: true })
+    const size = SIZE + 5 * CLUSTER + 1536
+    pair.use((image) => {
+      image.pwrite(filled(SIZE, 3), 0)
+      image.resize(size)
+      image.pwrite(filled(size - SIZE, 4), SIZE)
+      image.writeZeroes(SIZE + CLUSTER + 10, 2 * CLUSTER, true)
+      image.discard(SIZE + 4 * CLUSTER, CLUSTER + 1536)
+      const content = contentOf(image)
+      expect([content[SIZE + CLUSTER + 9], content[SIZE + CLUSTER + 10]]).toEqual([4, 0])
+      expect(isZero(content.subarray(SIZE + 4 * CLUSTER))).toBe(true)
+      expect(Buffer.compare(content, pair.data.toBytes())).toBe(0)
+    })
+    expect(pair.data.size()).toBe(size)
   })
 
   it("QC-DF-07 does not go with a backing file, without a data file, or in version 2", () => {

@@ -47,7 +47,8 @@ function placeSome(
 ): number {
   const { clusterSize } = geometry
   const whole = { from: 0, to: geometry.subclusters }
-  const isPlaced = (at: number): boolean => mapping.l2.references(table, at) !== undefined
+  // The first cluster of an external data file lies at byte 0, which only COPIED tells from no place at all (QC-DF-03).
+  const isPlaced = (at: number): boolean => mapping.l2.references(table, at) !== undefined || mapping.l2.isCopied(table, at)
   let count = 0
   if (isPlaced(index)) {
     while (count < most && isPlaced(index + count)) count++
@@ -59,7 +60,9 @@ function placeSome(
   const run = dataClusters.allocate(count, guestCluster)
   try {
     const guest = guestCluster * clusterSize
-    zero(file, reader.data, { offset: run.first * clusterSize, length: run.count * clusterSize, guest, mode })
+    // An external data file ends where the disk does (QC-DF-07).
+    const length = Math.min(run.count * clusterSize, geometry.hasDataFile ? geometry.size - guest : Infinity)
+    zero(file, reader.data, { offset: run.first * clusterSize, length, guest, mode })
   } catch (error) {
     dataClusters.release(run.first, run.count)
     throw error
