@@ -171,9 +171,17 @@ export class BitmapStore {
    */
   resized(size: number, work: () => void): void {
     this.#prepareResize()
-    work()
-    for (const bitmap of this.list) bitmap.resize(size)
-    if (this.list.length > 0) this.#rebuild()
+    // All that can fail comes first: a disk of another size with bitmaps of the old one would be an image that nobody opens.
+    const changes = this.list.map((bitmap) => bitmap.prepareResize(size))
+    try {
+      work()
+    } finally {
+      // A cut that fails at its end has happened.
+      if (this.#header.header.size === size) {
+        for (const change of changes) change()
+        if (this.list.length > 0) this.#rebuild()
+      }
+    }
   }
 
   /** `work` puts another disk of `size` bytes in the place of this one: all of it may have changed. */

@@ -9,6 +9,13 @@ export function setBits(bytes: Uint8Array, from: number, to: number): void {
   for (bit = Math.max(bit, whole); bit < to; bit++) bytes[bit >>> 3] = (bytes[bit >>> 3] ?? 0) | (1 << (bit & 7))
 }
 
+/** Clears bit `from`, which is there, and all bits behind it. */
+export function clearFrom(bytes: Uint8Array, from: number): void {
+  const at = from >>> 3
+  bytes[at] = (bytes[at] ?? 0) & ((1 << (from & 7)) - 1)
+  bytes.fill(0, at + 1)
+}
+
 /** The first bit from `from` on that is set (`wanted` 1) or not (0), or the number of bits where there is none. */
 export function findBit(bytes: Uint8Array, from: number, wanted: 0 | 1): number {
   const skipped = wanted === 1 ? 0 : 0xff

@@ -8,7 +8,7 @@ import { setU64, viewOf } from "../format/bytes.ts"
 import { BITMAP_FLAG, type BitmapEntry, type BitmapWord, decodeBitmapWord, tableEntriesFor } from "../format/bitmaps.ts"
 import { TABLE_ENTRY_SIZE } from "../format/spec.ts"
 import type { MetadataMap } from "../metadata/metadata-map.ts"
-import { setBits } from "./bits.ts"
+import { clearFrom, setBits } from "./bits.ts"
 
 export interface BitmapContext {
   readonly file: ClusterFile
@@ -126,28 +126,28 @@ export class DirtyBitmap {
   }
 
   /**
-   * For a disk of `size` bytes: bits behind its end are gone, and the table has as many words as it takes. The table moves when the bitmap
-   * is stored.
+   * Makes ready for a disk of `size` bytes, and returns what makes the change, which cannot fail: bits behind the end are gone then, and
+   * the table has as many words as it takes. The table moves when the bitmap is stored. @throws CorruptMetadata, and what reading throws
    */
-  resize(size: number): void {
+  prepareResize(size: number): () => void {
     const entries = tableEntriesFor(size, this.granularityBits, this.#clusterSize)
     const bits = Math.ceil(size / this.granularity)
     const table = this.#readTable()
     const end = Math.floor(bits / (this.#clusterSize * 8))
     // The page in which the disk ends keeps only what is before that.
-    const last = end < this.tableEntries ? this.page(end)?.slice() : undefined
-    if (end < this.tableEntries) this.#leaveData(table, end)
-    for (const page of this.#fresh.keys()) if (page >= end) this.#fresh.delete(page)
+    const last = end < Math.min(entries, this.tableEntries) ? this.page(end)?.slice() : undefined
+    if (last !== undefined) clearFrom(last, bits - end * this.#clusterSize * 8)
     const resized = new Uint8Array(entries * TABLE_ENTRY_SIZE)
     resized.set(table.subarray(0, Math.min(end, entries) * TABLE_ENTRY_SIZE))
-    this.leaveTable()
-    this.#table = resized
-    this.tableEntries = entries
-    this.#isTableDirty = true
-    if (last === undefined || end >= entries) return
-    const within = bits - end * this.#clusterSize * 8
-    for (let bit = within; bit < this.#clusterSize * 8; bit++) last[bit >>> 3] = (last[bit >>> 3] ?? 0) & ~(1 << (bit & 7))
-    if (last.some((byte) => byte !== 0)) this.#fresh.set(end, last)
+    return () => {
+      if (end < this.tableEntries) this.#leaveData(table, end)
+      for (const page of this.#fresh.keys()) if (page >= end) this.#fresh.delete(page)
+      this.leaveTable()
+      this.#table = resized
+      this.tableEntries = entries
+      this.#isTableDirty = true
+      if (last?.some((byte) => byte !== 0) === true) this.#fresh.set(end, last)
+    }
   }
 
   /** Notes that the table's and, with `data`, all other clusters are to be freed. */

@@ -6,6 +6,7 @@ import { checkQcow2 } from "../../../../src/backing/qcow2/check/check.ts"
 import type { CreateQcow2Options } from "../../../../src/backing/qcow2/create.ts"
 import type { Qcow2Image } from "../../../../src/backing/qcow2/image.ts"
 import { goldenBytes } from "../../../support/golden.ts"
+import { FailingFile } from "../../../support/failing-file.ts"
 import { MemoryFile } from "../../../support/memory-file.ts"
 import { Qcow2Bytes } from "../../../support/qcow2-bytes.ts"
 import { Rng, seedFromEnvironment } from "../../../support/rng.ts"
@@ -393,6 +394,34 @@ describe("opening an image that has them", () => {
     kept.crash((image) => image.pwrite(filled(1, 1), 0))
     kept.use((image) => expect(failureOf(() => image.resize(2 << 20)).message).toContain("remove it first"))
   })
+
+  for (const size of [1 << 20, 12 << 20]) {
+    it(`QC-BMP-12 a call that fails while the size becomes ${size} leaves the old one or the new one, with its bitmaps`, () => {
+      const kept = withOne({ clusterSize: 512, size: 5 << 20 })
+      kept.use((image) => image.pwrite(filled(1, 1), 0))
+      const before = kept.file
+      for (let at = 1; ; at++) {
+        kept.file = before.clone()
+        const failing = new FailingFile(kept.file)
+        const image = openQcow2(failing)
+        failing.plan = { at, code: "io", calls: ["read", "write", "truncate", "sync"], duration: "once" }
+        let failed = false
+        try {
+          image.resize(size, { shrink: true })
+        } catch (error) {
+          if (!(error instanceof BackingError)) throw error
+          failed = true
+        }
+        failing.plan = undefined
+        expect(failed ? [5 << 20, size] : [size], `call ${at}`).toContain(image.size)
+        const found = image.size
+        image.close()
+        kept.file = kept.file.clone()
+        kept.use((again) => expect([again.size, changedIn(again, "one")], `call ${at}`).toEqual([found, [[0, 512]]]))
+        if (!failed) return expect(at).toBeGreaterThan(2)
+      }
+    })
+  }
 
   it("QC-BMP-10 QC-BMP-12 going back to a snapshot changes all of the disk, its size included", () => {
     const kept = withOne({ clusterSize: 512 })
