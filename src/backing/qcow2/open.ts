@@ -19,7 +19,7 @@ import { INCOMPATIBLE_BIT } from "./format/spec.ts"
 import { refuseCorruptForWriting, refuseUnsupported } from "./format/unsupported.ts"
 import { Qcow2Image } from "./image.ts"
 import type { OverlapCheck } from "./metadata/snapshot-l2-tables.ts"
-import { snapshotHeader, usableSnapshot } from "./snapshots/find-snapshot.ts"
+import { readableSnapshot, snapshotHeader } from "./snapshots/find-snapshot.ts"
 import { pageDecompressor } from "./page-decompressor.ts"
 import { type BackingDisk, checkBackingDisk } from "./reader.ts"
 
@@ -124,7 +124,7 @@ export function openQcow2Image(file: ImageFile, options: OpeningOptions = {}): Q
 /** The header of the disk that is opened: that of the image, or of one of its snapshots. */
 function seenHeader(file: ImageFile, found: Qcow2Header, snapshot: string | undefined): Qcow2Header {
   const { snapshots } = readSnapshotTable(file, found)
-  return snapshot === undefined ? found : snapshotHeader(found, usableSnapshot(snapshots, snapshot, found, file.path))
+  return snapshot === undefined ? found : snapshotHeader(found, readableSnapshot(snapshots, snapshot, found, file.path))
 }
 
 interface DataFileOpening {

@@ -202,3 +202,10 @@ export function snapshotL1Problem(snapshot: Snapshot, geometry: Geometry): strin
     ? undefined
     : `its L1 table offset ${snapshot.l1TableOffset} is not a multiple of the cluster size`
 }
+
+/** What is wrong with the disk's size: no L1 table maps such a disk, and an image with it would not open. */
+export function snapshotSizeProblem({ diskSize = 0 }: Snapshot, { clusterSize, l2Coverage }: Geometry): string | undefined {
+  const most = Math.min((LIMIT.L1_TABLE_BYTES / TABLE_ENTRY_SIZE) * l2Coverage, Number.MAX_SAFE_INTEGER)
+  if (diskSize <= most) return undefined
+  return `its disk of ${diskSize} bytes is too large for clusters of ${clusterSize} bytes, which allow ${most} at most`
+}

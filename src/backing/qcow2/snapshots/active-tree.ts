@@ -16,20 +16,17 @@ export type CopiedFlags = "none" | "by refcount"
  * already. Changes `l1`, and returns whether it did.
  */
 export function correctTree(rewrite: Rewrite, l1: Uint8Array, flags: CopiedFlags): boolean {
-  const { geometry, refcounts, file } = rewrite
+  const { geometry, refcounts } = rewrite
   const view = viewOf(l1)
-  const bytes = new Uint8Array(geometry.clusterSize)
+  const places = new TablePlaces(rewrite, view, flags)
+  const entries = l1.length / TABLE_ENTRY_SIZE
+  const found = new Float64Array(entries)
+  for (let index = 0; index < entries; index++) found[index] = places.of(rewrite.tableOf(view, index))
   let isChanged = false
-  for (let index = 0; index < l1.length / TABLE_ENTRY_SIZE; index++) {
-    const offset = rewrite.tableOf(view, index)
-    if (offset === 0) continue
-    file.read(bytes, offset)
-    const cluster = offset / geometry.clusterSize
-    let place = offset
-    if (flags === "none" ? clearCopied(bytes, geometry.l2EntrySize) : correctCopied(rewrite, viewOf(bytes))) {
-      place = rewrite.put(bytes)
-      refcounts.add(cluster, 1, -1)
-    }
+  // Only now all refcounts are what they will be.
+  for (let index = 0; index < entries; index++) {
+    const place = found[index] ?? 0
+    if (place === 0) continue
     const { hi, lo } = encodeEntry({ offset: place, copied: refcounts.get(place / geometry.clusterSize) === 1 })
     if (view.getUint32(index * TABLE_ENTRY_SIZE) === hi && view.getUint32(index * TABLE_ENTRY_SIZE + 4) === lo) continue
     view.setUint32(index * TABLE_ENTRY_SIZE, hi)
@@ -37,6 +34,59 @@ export function correctTree(rewrite: Rewrite, l1: Uint8Array, flags: CopiedFlags
     isChanged = true
   }
   return isChanged
+}
+
+/**
+ * Where each table of a tree is to be: where it is, or at its copy. A table that several entries name, as no honest image has it, is copied
+ * once: otherwise an L1 table of 32 MiB could fill 256 GiB of the host's disk.
+ */
+class TablePlaces {
+  readonly #rewrite: Rewrite
+  readonly #flags: CopiedFlags
+  readonly #bytes: Uint8Array
+  /** Of tables that are named more than once: by where they are. 0: not known yet. */
+  readonly #repeated = new Map<number, number>()
+
+  constructor(rewrite: Rewrite, l1: DataView, flags: CopiedFlags) {
+    this.#rewrite = rewrite
+    this.#flags = flags
+    this.#bytes = new Uint8Array(rewrite.geometry.clusterSize)
+    const offsets = Float64Array.from({ length: l1.byteLength / TABLE_ENTRY_SIZE }, (_, index) => rewrite.tableOf(l1, index)).sort()
+    for (let at = 1; at < offsets.length; at++) {
+      const offset = offsets[at] ?? 0
+      if (offset !== 0 && offset === offsets[at - 1]) this.#repeated.set(offset, 0)
+    }
+  }
+
+  /** Of one entry that names the table at `offset`; 0 for none. */
+  of(offset: number): number {
+    if (offset === 0) return 0
+    const known = this.#repeated.get(offset)
+    if (known === undefined) return this.#place(offset)
+    if (known !== 0) return this.#sameAgain(offset, known)
+    const place = this.#place(offset)
+    this.#repeated.set(offset, place)
+    return place
+  }
+
+  #sameAgain(offset: number, place: number): number {
+    const { refcounts, geometry } = this.#rewrite
+    if (place === offset) return place
+    refcounts.add(place / geometry.clusterSize, 1, 1)
+    refcounts.add(offset / geometry.clusterSize, 1, -1)
+    return place
+  }
+
+  #place(offset: number): number {
+    const { file, refcounts, geometry } = this.#rewrite
+    const bytes = this.#bytes
+    file.read(bytes, offset)
+    const isChanged = this.#flags === "none" ? clearCopied(bytes, geometry.l2EntrySize) : correctCopied(this.#rewrite, viewOf(bytes))
+    if (!isChanged) return offset
+    const place = this.#rewrite.put(bytes)
+    refcounts.add(offset / geometry.clusterSize, 1, -1)
+    return place
+  }
 }
 
 /** Clears COPIED of all entries; returns whether one had it. A loop over single bytes: a 1 TiB disk has 16 million entries. */

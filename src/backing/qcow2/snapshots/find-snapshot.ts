@@ -1,7 +1,7 @@
 /** Which snapshot a word means, and the id of the next one (QC-SNAP-11). */
 import { BackingError } from "../../backing.ts"
 import { headerGeometry, type Qcow2Header } from "../format/header.ts"
-import { type Snapshot, snapshotL1Problem } from "../format/snapshot-table.ts"
+import { type Snapshot, snapshotL1Problem, snapshotSizeProblem } from "../format/snapshot-table.ts"
 
 /** The snapshot with that id, or, without one, the first with that name. */
 export function findSnapshot(snapshots: readonly Snapshot[], idOrName: string): Snapshot | undefined {
@@ -26,6 +26,14 @@ export function usableSnapshot(snapshots: readonly Snapshot[], idOrName: string,
   const problem = snapshotL1Problem(snapshot, headerGeometry(header))
   if (problem === undefined) return snapshot
   throw new BackingError("corrupt", `snapshot "${idOrName}" cannot be used: ${problem}; check and repair the image`, { path })
+}
+
+/** `usableSnapshot` for one whose disk is to be seen. @throws as that, and `corrupt` for a disk of a size that cannot be */
+export function readableSnapshot(snapshots: readonly Snapshot[], idOrName: string, header: Qcow2Header, path: string): Snapshot {
+  const snapshot = usableSnapshot(snapshots, idOrName, header, path)
+  const problem = snapshotSizeProblem(snapshot, headerGeometry(header))
+  if (problem === undefined) return snapshot
+  throw new BackingError("corrupt", `snapshot "${idOrName}" cannot be read: ${problem}; delete it`, { path })
 }
 
 /** The header by which the disk that the snapshot holds is read. */

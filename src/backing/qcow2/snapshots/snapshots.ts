@@ -7,7 +7,7 @@ import { readSnapshotTable, type Snapshot, type SnapshotTable } from "../format/
 import { INCOMPATIBLE_BIT } from "../format/spec.ts"
 import { hasFeature, headerGeometry } from "../format/header.ts"
 import { applySnapshot, deleteSnapshot, takeSnapshot } from "./changes.ts"
-import { newId, snapshotHeader, usableSnapshot } from "./find-snapshot.ts"
+import { newId, readableSnapshot, snapshotHeader, usableSnapshot } from "./find-snapshot.ts"
 import type { VmStateSource } from "./vm-state.ts"
 import type { WholeImage } from "./whole-image.ts"
 
@@ -120,7 +120,7 @@ export class Snapshots<View extends SnapshotView> implements SnapshotActions {
    */
   apply(idOrName: string): void {
     this.#change((known) => {
-      const snapshot = this.#usable(known, idOrName)
+      const snapshot = this.#readable(known, idOrName)
       const { size, version } = this.#image.header
       if (version < 3 && snapshot.diskSize !== undefined && snapshot.diskSize !== size) {
         const message = `snapshot "${snapshot.name}" is of a disk of ${snapshot.diskSize} bytes, and this one has ${size}; ` +
@@ -134,7 +134,8 @@ export class Snapshots<View extends SnapshotView> implements SnapshotActions {
   /** Deletes a snapshot. Views of it are closed. @throws BackingError `not-found` */
   delete(idOrName: string): void {
     this.#change((known) => {
-      const snapshot = this.#usable(known, idOrName)
+      checkWord(idOrName)
+      const snapshot = usableSnapshot(known.snapshots, idOrName, this.#image.header, this.#image.file.path)
       deleteSnapshot(this.#image, known, snapshot)
       for (const [view, place] of this.#views) {
         if (place !== snapshot.l1TableOffset) continue
@@ -147,7 +148,7 @@ export class Snapshots<View extends SnapshotView> implements SnapshotActions {
   /** The disk that a snapshot holds, read-only, while the image stays open. Close it before the image. @throws BackingError `not-found` */
   open(idOrName: string): View {
     return this.#options.noting(() => {
-      const snapshot = this.#usable(this.#table(), idOrName)
+      const snapshot = this.#readable(this.#table(), idOrName)
       return this.#track(snapshot, this.#options.view(snapshotHeader(this.#image.header, snapshot), { hasBacking: true }))
     })
   }
@@ -155,7 +156,7 @@ export class Snapshots<View extends SnapshotView> implements SnapshotActions {
   /** The VM state that a snapshot keeps, and where it begins on the view: read-only. @throws BackingError `not-found` */
   openVmState(idOrName: string): { readonly view: View; readonly offset: number; readonly size: number } {
     return this.#options.noting(() => {
-      const snapshot = this.#usable(this.#table(), idOrName)
+      const snapshot = this.#readable(this.#table(), idOrName)
       const { l2Coverage } = headerGeometry(this.#image.header)
       const offset = Math.ceil(this.#diskSize(snapshot) / l2Coverage) * l2Coverage
       const size = snapshot.vmStateSize
@@ -184,9 +185,9 @@ export class Snapshots<View extends SnapshotView> implements SnapshotActions {
     return readSnapshotTable(this.#image.imageFile, this.#image.header)
   }
 
-  #usable(known: SnapshotTable, idOrName: string): Snapshot {
-    checkValue("snapshots", "idOrName", idOrName, "string")
-    return usableSnapshot(known.snapshots, idOrName, this.#image.header, this.#image.file.path)
+  #readable(known: SnapshotTable, idOrName: string): Snapshot {
+    checkWord(idOrName)
+    return readableSnapshot(known.snapshots, idOrName, this.#image.header, this.#image.file.path)
   }
 
   #checkName(name: string): void {
@@ -207,6 +208,11 @@ export class Snapshots<View extends SnapshotView> implements SnapshotActions {
   #error(code: "invalid-argument" | "unsupported" | "invalid-format", message: string): BackingError {
     return new BackingError(code, message, { path: this.#image.file.path })
   }
+}
+
+/** @throws TypeError */
+function checkWord(idOrName: string): void {
+  checkValue("snapshots", "idOrName", idOrName, "string")
 }
 
 function bytesAsState(bytes: Uint8Array): VmStateSource {
