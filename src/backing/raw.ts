@@ -174,6 +174,18 @@ export class RawBacking implements VirtioBacking {
     this.#file.sync()
   }
 
+  /**
+   * `resize` to at least as many bytes, by zeroes that are written: a hole in an encrypted image is no zeroes. A crash leaves a disk that
+   * is longer by a part of them.
+   */
+  growByZeroes(size: number): void {
+    this.#checkWritable()
+    checkNewSize({ before: this.#size, size, shrink: false, path: this.#file.path })
+    for (let at = this.#size; at < size; at += ZERO_CHUNK) this.#file.writeFrom(zeroes, 0, Math.min(ZERO_CHUNK, size - at), at)
+    this.#size = size
+    this.#file.sync()
+  }
+
   close(): void {
     this.#isClosed = true
     this.#file.close()

@@ -4,7 +4,7 @@ import { Qcow2Image } from "../qcow2/image.ts"
 import { refuseSnapshots } from "../qcow2/layers/change-backing.ts"
 import { emptyTables } from "../qcow2/layers/empty.ts"
 import { runAbove } from "../qcow2/layers/layer-run.ts"
-import type { RawBacking } from "../raw.ts"
+import { RawBacking } from "../raw.ts"
 import { explained, longRun } from "./layer-steps.ts"
 import { Pace } from "./pace.ts"
 import { Operation, type OperationOptions, STEP_BYTES } from "./operation.ts"
@@ -31,7 +31,7 @@ export async function commitLayers(top: Qcow2Image, base: Qcow2Image | RawBackin
   refuseSnapshots(top, "a commit")
   const operation = new Operation(top.size, options)
   try {
-    if (top.size > base.size) base.resize(top.size)
+    if (top.size > base.size) await growBase(base, top.size, operation)
     await copyDown(top, base, { operation, pace: new Pace(options.rate) })
     base.flush()
   } catch (error) {
@@ -45,6 +45,17 @@ export async function commitLayers(top: Qcow2Image, base: Qcow2Image | RawBackin
     entries = step.entries
   }
   top.flush()
+}
+
+/**
+ * What is new is zeroes, as the top reads what it does not hold there. A stop or a crash leaves a base that the next commit goes on with.
+ */
+async function growBase(base: Qcow2Image | RawBacking, size: number, operation: Operation): Promise<void> {
+  if (!(base instanceof RawBacking) || !base.isEncrypted) return base.resize(size)
+  while (base.size < size) {
+    await operation.turn()
+    base.growByZeroes(Math.min(base.size + STEP_BYTES, size))
+  }
 }
 
 async function copyDown(

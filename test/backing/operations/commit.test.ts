@@ -1,13 +1,17 @@
 /** Commit: the base reads as the top did, the top is empty, and no stop, error or full disk loses anything. */
 import { describe, expect, it } from "vitest"
+import { nodeCryptography } from "../../../src/backing/host/node-cryptography.ts"
+import { unlockFile, writeVolume } from "../../../src/backing/luks/raw-luks.ts"
 import { commitLayers } from "../../../src/backing/operations/commit.ts"
+import { createQcow2 } from "../../../src/backing/qcow2/create.ts"
 import { Qcow2Image } from "../../../src/backing/qcow2/image.ts"
 import { layersOf } from "../../../src/backing/qcow2/layers/layer-run.ts"
 import { RawBacking } from "../../../src/backing/raw.ts"
 import { Chain, type ChainOpening, fails } from "./chains.ts"
 import { FailingFile } from "../../support/failing-file.ts"
 import { FlatModel } from "../../support/flat-model.ts"
-import { modelOf } from "../../support/images.ts"
+import { modelOf, openInMemory } from "../../support/images.ts"
+import { MemoryFile } from "../../support/memory-file.ts"
 import { Rng, seedFromEnvironment } from "../../support/rng.ts"
 
 const seed = seedFromEnvironment(501)
@@ -111,6 +115,21 @@ describe("commit", () => {
       })
     }
   }
+
+  it("QC-RSZ-03 a LUKS base that becomes longer reads as zeroes where the image above does", async () => {
+    const file = new MemoryFile({ path: "base.luks" })
+    const cryptography = { ...nodeCryptography, countIterations: () => 1 }
+    writeVolume(file, { size: 8192, encryption: { passphrase: "p", cipher: "aes-128" } }, cryptography)
+    const base = new RawBacking(unlockFile(file, { passphrase: "p", cryptography }))
+    base.pwrite(new Uint8Array(8192).fill(1), 0)
+    const overlay = new MemoryFile({ path: "top.qcow2" })
+    createQcow2(overlay, { size: 40_960, clusterSize: 4096, backing: "base.luks", backingFormat: "luks" })
+    const top = openInMemory(overlay, { openBacking: () => base })
+    top.pwrite(new Uint8Array(4096).fill(2), 20_480)
+    const before = modelOf(top)
+    await commitLayers(top, base, { keep: false })
+    expect([base.size, before.firstDifferenceOf(base), before.firstDifferenceOf(top)]).toEqual([40_960, -1, -1])
+  })
 
   it("QC-SNAP-06 is refused for an image with internal snapshots, which would change", async () => {
     const chain = randomChain(new Rng(seed + 300), 2)
