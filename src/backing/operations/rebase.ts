@@ -19,7 +19,7 @@ export interface RebaseTarget extends NextBacking {
  */
 export async function rebaseLayers(image: Qcow2Image, target: RebaseTarget, options: OperationOptions): Promise<BackingDisk | undefined> {
   if (image.readOnly) throw new BackingError("read-only", "a rebase needs the image open for writing", { path: image.path })
-  refuseSnapshots(image, "a rebase")
+  refuseSnapshots(image, "a rebase", target.disk)
   const operation = new Operation(image.size, options)
   prepareBacking(image, target)
   let isDone = false

@@ -51,6 +51,19 @@ it("an image is committed into the next one, or into the one that is named by pa
   }
 })
 
+it("QC-SNAP-06 an image with a snapshot and nothing behind it does not get a backing file by a safe rebase", async () => {
+  const folder = temporaryDirectory()
+  const [base, top] = [join(folder, "base.raw"), join(folder, "top.qcow2")]
+  writeFileSync(base, Buffer.alloc(SIZE, 1))
+  createImage(top, { size: SIZE })
+  const image = openImage(top) as Qcow2Image
+  image.snapshots.create({ name: "empty" })
+  image.close()
+  const before = readFileSync(top)
+  await expect(rebaseImage(top, { backing: base, backingFormat: "raw" })).rejects.toMatchObject({ code: "unsupported" })
+  expect(Buffer.compare(readFileSync(top), before)).toBe(0)
+})
+
 it("nothing changes where a commit is refused: a lock of somebody else, no backing file, a base that is not there", async () => {
   const { at, bytes } = makeChain()
   const before = bytes()
