@@ -98,14 +98,15 @@ function zeroNewArea({ geometry, reader, writer, zeroing }: WritableImage, befor
   const { clusterSize } = geometry
   const start = roundUp(before, clusterSize)
   zeroTail({ reader, writer }, before, Math.min(start, size))
-  const end = Math.min(roundUp(reader.backingEnd, clusterSize), size)
+  const end = Math.min(roundUp(reader.hiddenEnd, clusterSize), size)
   if (start < end) zeroing.writeZeroes(start, end - start, true)
 }
 
 function zeroTail({ reader, writer }: Pick<WritableImage, "reader" | "writer">, from: number, to: number): void {
   const tail = new Uint8Array(to - from)
   reader.readInto(tail, 0, tail.length, from)
-  if (tail.some((byte) => byte !== 0)) writer.write([tail.fill(0)], from, tail.length)
+  const mayNextShow = reader.hiddenEnd > Math.max(from, reader.backingEnd)
+  if (mayNextShow || tail.some((byte) => byte !== 0)) writer.write([tail.fill(0)], from, tail.length)
 }
 
 /** Cuts the disk. All that it loses is gone with one switch of the header, its size included. */

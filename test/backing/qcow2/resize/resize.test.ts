@@ -2,6 +2,8 @@
 import { describe, expect, it } from "vitest"
 import { openQcow2 } from "../../../../src/backing/host/open-qcow2.ts"
 import { checkQcow2 } from "../../../../src/backing/qcow2/check/check.ts"
+import { changeBacking, prepareBacking } from "../../../../src/backing/qcow2/layers/change-backing.ts"
+import { RawBacking } from "../../../../src/backing/raw.ts"
 import { MemoryFile } from "../../../support/memory-file.ts"
 import { Qcow2Bytes } from "../../../support/qcow2-bytes.ts"
 import { contentOf, failureOf, filled, isZero, newImage, newOverlay, withImage } from "../small-images.ts"
@@ -94,6 +96,18 @@ describe("a disk", () => {
       clean(file)
     })
   }
+
+  it("QC-RSZ-03 a longer image that is going to be behind it does not show through what is new either", () => {
+    const { file, openBacking } = newOverlay(filled(10_240, 9), { clusterSize: 4096, size: 10_240 })
+    const disk = openQcow2(file, { openBacking })
+    const next = { reference: { name: "next", format: "raw" }, disk: new RawBacking(MemoryFile.of(filled(40_000, 8))) }
+    prepareBacking(disk, next)
+    disk.resize(60_416)
+    changeBacking(disk, next)?.close()
+    expect(isZero(contentOf(disk, 10_240))).toBe(true)
+    disk.close()
+    clean(file)
+  })
 
   it("QC-RSZ-02 of version 3 has another size than its snapshots; of version 2 it keeps its own", () => {
     const file = newImage({ clusterSize: 512, size: 20_480 })
