@@ -7,7 +7,7 @@ import type { Allocator } from "./metadata/allocator.ts"
 import type { ClusterFile } from "./metadata/cluster-file.ts"
 import type { Mapping } from "./metadata/mapping.ts"
 import type { MetadataWriter } from "./metadata/metadata-writer.ts"
-import type { Packer } from "./metadata/packer.ts"
+import type { Packer } from "./packer.ts"
 import type { Reader } from "./reader.ts"
 import type { Writer } from "./writer.ts"
 

@@ -5,7 +5,7 @@
 import type { ImageFile } from "../image-file.ts"
 import { BitmapStore } from "./bitmaps/bitmap-store.ts"
 import { Allocator } from "./metadata/allocator.ts"
-import { ClusterFile } from "./metadata/cluster-file.ts"
+import { closeAll, ClusterFile } from "./metadata/cluster-file.ts"
 import { CompressedWriter } from "./compressed-writer.ts"
 import { type DataClusters, DataFileClusters } from "./metadata/data-clusters.ts"
 import { EncryptedData, type ImageCipher } from "./encrypted-data.ts"
@@ -20,11 +20,12 @@ import type { MetadataMap } from "./metadata/metadata-map.ts"
 import { mapMetadata } from "./metadata/metadata-regions.ts"
 import { MetadataWriter } from "./metadata/metadata-writer.ts"
 import type { OverlapCheck } from "./metadata/snapshot-l2-tables.ts"
-import { Packer } from "./metadata/packer.ts"
+import { Packer } from "./packer.ts"
 import { type BackingDisk, type BackingSlot, Reader } from "./reader.ts"
 import { RawDataFile } from "./raw-data-file.ts"
 import { Refcounts } from "./metadata/refcounts.ts"
 import { TableCache } from "./metadata/table-cache.ts"
+import { Trailer } from "./trailer.ts"
 import { Writer } from "./writer.ts"
 import { Zeroing } from "./zeroing.ts"
 
@@ -65,6 +66,7 @@ export interface PartsBase {
   readonly header: HeaderStore
   readonly readOnly: boolean
   readonly bitmaps: BitmapStore
+  readonly trailer: Trailer
   readonly backing: BackingSlot
   readonly decompressor: Decompressor
   readonly overlapCheck: OverlapCheck
@@ -79,7 +81,8 @@ export function partsBase(parts: Qcow2Parts): PartsBase {
   const file = new ClusterFile(imageFile)
   const header = new HeaderStore(file, parts.header)
   const external = dataFile === undefined ? undefined : { imageFile: dataFile, file: new ClusterFile(dataFile) }
-  return { ...parts, imageFile, file, external, header, bitmaps: new BitmapStore(file, header), backing: { disk: parts.backing } }
+  const bitmaps = new BitmapStore(file, header)
+  return { ...parts, imageFile, file, external, header, bitmaps, trailer: new Trailer(file), backing: { disk: parts.backing } }
 }
 
 /** The first writes to an image that is open for writing: what vouches for structures that are not kept up here goes. */
@@ -87,6 +90,15 @@ export function beginWriting({ header, bitmaps }: PartsBase, { zeroing }: Writin
   header.clearAutoclear()
   bitmaps.begin()
   if (zeroing instanceof RawDataFile) zeroing.fit()
+}
+
+/** The last writes: all that is cached, and the bytes at the end of the file that are not the image's. @throws the first error */
+export function finishWriting({ bitmaps }: PartsBase, writing: WritingParts): void {
+  const finish = (): void => {
+    writing.metadataWriter.finish()
+    writing.trailer.settle({ mayGoDown: false })
+  }
+  closeAll([{ close: () => bitmaps.store(writing) }, { close: finish }])
 }
 
 /** The content of tables that are on disk as well: with them, making the parts reads nothing. */
@@ -107,6 +119,8 @@ export interface WritingParts {
   readonly metadata: MetadataMap
   readonly l2Cache: TableCache
   readonly dataClusters: DataClusters
+  /** Foreign bytes at the end of the file: see `Trailer`. */
+  readonly trailer: { keep(): void; settle(how: { readonly mayGoDown: boolean }): boolean }
   /** With `discardNoUnref`. */
   readonly keptPlaces: KeptPlaces | undefined
 }
@@ -170,7 +184,7 @@ function makeTableWriting(base: PartsBase, { header, geometry, mapping, l2Cache 
   const metadata = mapMetadata({ file: imageFile, header, geometry, mapping, refcounts, snapshots, others, overlapCheck })
   refcounts.refuseSharedBlocks()
   refcounts.protect(metadata)
-  const allocator = new Allocator({ ...shared, refcounts })
+  const allocator = new Allocator({ ...shared, refcounts, prepare: () => trailer.keep() })
   const dataClusters = external === undefined
     ? allocator
     : new DataFileClusters({ file: external.file, geometry, isFree: freeIn(mapping, geometry) })
@@ -181,7 +195,12 @@ function makeTableWriting(base: PartsBase, { header, geometry, mapping, l2Cache 
     ...shared, header: base.header, mapping, refcounts, allocator, dataFile: external?.file, dataClusters, keptPlaces, l2Cache,
     refcountCache,
   })
-  return { metadataWriter, allocator, refcounts, metadata, l2Cache, dataClusters, keptPlaces }
+  const trailerParts = { geometry, mapping, refcounts, metadata, metadataWriter }
+  const trailer = {
+    keep: () => base.trailer.keep(trailerParts),
+    settle: (how: { readonly mayGoDown: boolean }) => base.trailer.settle(trailerParts, how),
+  }
+  return { metadataWriter, allocator, refcounts, metadata, l2Cache, dataClusters, keptPlaces, trailer }
 }
 
 /** What reads and writes a disk of `size` bytes by these tables. */

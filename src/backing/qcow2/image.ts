@@ -9,7 +9,8 @@ import { compressLater } from "./compressed-writer.ts"
 import type { Geometry } from "./format/geometry.ts"
 import type { Qcow2Header } from "./format/header.ts"
 import {
-  beginWriting, type ChangedParts, type ImageParts, type InspectedParts, type PartsBase, partsBase, type Qcow2Parts, type WritingParts,
+  beginWriting, type ChangedParts, finishWriting, type ImageParts, type InspectedParts, type PartsBase, partsBase, type Qcow2Parts,
+  type WritingParts,
 } from "./image-parts.ts"
 import { LiveImage } from "./live-image.ts"
 import { findAllocation, type MapExtent, mapExtents } from "./map-extents.ts"
@@ -242,8 +243,7 @@ export class Qcow2Image implements VirtioBacking {
     if (this.#isClosed) return
     try {
       if (this.#writing !== undefined && !this.#live.isCorrupt) {
-        const writing = this.#writable()
-        closeAll([{ close: () => this.#tracking.store(writing) }, { close: () => writing.metadataWriter.finish() }])
+        finishWriting(this.#base, this.#writable())
         this.#base.file.padTo(this.geometry.clusterSize)
       }
     } catch (error) {

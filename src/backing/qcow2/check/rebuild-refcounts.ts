@@ -8,6 +8,7 @@ import type { CheckedImage } from "./checked-image.ts"
 import { CLUSTER_USE, type ClusterCounts, ClusterSet } from "./cluster-counts.ts"
 import type { Examination } from "./examination.ts"
 import { Findings } from "./findings.ts"
+import { keepingTrailer } from "./keeping-trailer.ts"
 import { headerGeometry } from "../format/header.ts"
 import { refcountCodec } from "../format/refcount-codec.ts"
 import { ReferenceCounter } from "./references.ts"
@@ -44,7 +45,11 @@ export function rebuildRefcounts({ image, references, refcounts }: Examination):
  * Gives the refcounts of a consistent image another width: a new structure, and one write of the header that names it and the width.
  * @throws BackingError `invalid-argument` for a width that does not hold all refcounts, `no-space`
  */
-export function changeRefcountWidth({ image, references }: Examination, refcountOrder: number): void {
+export function changeRefcountWidth(found: Examination, refcountOrder: number): void {
+  keepingTrailer(found, () => rebuildWithWidth(found, refcountOrder))
+}
+
+function rebuildWithWidth({ image, references }: Examination, refcountOrder: number): void {
   const { file } = image
   if (!references.complete) {
     throw new BackingError("corrupt", "some structure of the image cannot be followed; check and repair it first", { path: file.path })

@@ -6,6 +6,7 @@ import { type Examination, examine } from "./examination.ts"
 import { fixSnapshots } from "./fix-snapshots.ts"
 import { fixEntries } from "./fix-entries.ts"
 import { rebuildRefcounts } from "./rebuild-refcounts.ts"
+import { keepingTrailer } from "./keeping-trailer.ts"
 import { HeaderStore } from "../metadata/header-store.ts"
 
 /**
@@ -23,6 +24,11 @@ export type RepairMode = "leaks" | "all"
 export function repairQcow2(file: ImageFile, mode: RepairMode): CheckResult {
   if (file.readOnly) throw new BackingError("read-only", "cannot repair an image that is open read-only", { path: file.path })
   const before = examine(file)
+  return keepingTrailer(before, () => repairFrom(before, mode))
+}
+
+function repairFrom(before: Examination, mode: RepairMode): CheckResult {
+  const { file } = before.image
   let now = mode === "all" && fixSnapshots(before) ? examine(file) : before
   // Corrected entries may let references be followed that were out of reach in the first round.
   for (let round = 0; round < 2 && (now.findings.corruptions > 0 || now.findings.leaks > 0); round++) now = repairRound(now, mode)

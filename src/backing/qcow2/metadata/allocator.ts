@@ -25,6 +25,13 @@ const ALLOCATIONS_BETWEEN = 64
 /** Stretches of free clusters that are tried before clusters in a row are taken where nothing is. */
 const TRIES_IN_ROW = 64
 
+export interface AllocatorOptions {
+  readonly file: ClusterFile
+  readonly geometry: Geometry
+  readonly refcounts: Refcounts
+  readonly prepare: () => void
+}
+
 export class Allocator implements DataClusters {
   readonly puncher: Puncher
   readonly #file: ClusterFile
@@ -40,7 +47,11 @@ export class Allocator implements DataClusters {
   #pending: number[] = []
   #pendingClusters = 0
 
-  constructor(options: { readonly file: ClusterFile; readonly geometry: Geometry; readonly refcounts: Refcounts }) {
+  /** What is done before anything is allocated. It may fail, and is done again then. */
+  readonly #prepare: () => void
+
+  constructor(options: AllocatorOptions) {
+    this.#prepare = options.prepare
     this.#file = options.file
     this.#geometry = options.geometry
     this.#refcounts = options.refcounts
@@ -53,6 +64,7 @@ export class Allocator implements DataClusters {
    * @throws BackingError `no-space` when none is free, and the file cannot grow
    */
   allocate(most: number): ClusterRun {
+    this.#prepare()
     if (this.#untilSearch > 0) {
       this.#untilSearch--
       const run = this.#allocateBehind(most)
@@ -75,6 +87,7 @@ export class Allocator implements DataClusters {
    */
   allocateInRow(count: number): ClusterRun {
     if (count === 1) return this.allocate(1)
+    this.#prepare()
     const end = Math.ceil(this.#file.usedEnd / this.#geometry.clusterSize)
     for (const start of [this.#firstFree, end]) {
       let from = start

@@ -30,12 +30,17 @@ export class ClusterFile {
    */
   #usedEnd: number
   #isChanged = false
+  /** Bytes of the file when it was opened: whoever made it end there may look for something at its end. */
+  readonly #sizeAtFirst: number
+  /** The file ends with bytes that are not the image's. */
+  #hasTrailer = false
 
   constructor(file: ImageFile) {
     this.#file = file
     this.path = file.path
     this.largestSize = file.largestSize ?? Number.POSITIVE_INFINITY
     this.#usedEnd = file.size()
+    this.#sizeAtFirst = this.#usedEnd
   }
 
   /** The error for metadata at byte `offset` that cannot be right. */
@@ -111,12 +116,18 @@ export class ClusterFile {
     this.#file.sync()
   }
 
-  /** Makes a file that was written end on a cluster border, as other programs leave it, where it can. */
+  /** Makes a file that has grown end on a cluster border, as other programs leave it, where it can. */
   padTo(clusterSize: number): void {
-    if (!this.#isChanged) return
+    if (!this.#isChanged || this.#hasTrailer) return
     const size = this.#file.size()
+    if (size === this.#sizeAtFirst) return
     const padded = Math.ceil(size / clusterSize) * clusterSize
     if (padded !== size && padded <= this.largestSize) this.#file.truncate(padded)
+  }
+
+  /** From now on the end of the file is left as it is. */
+  keepEnd(): void {
+    this.#hasTrailer = true
   }
 
   /** Makes the file at least `size` bytes long. */

@@ -67,8 +67,7 @@ export class MetadataWriter {
    * @throws the first error; calling again tries again
    */
   store(): void {
-    this.#storeAllocations()
-    this.#storeRefcountTable()
+    this.storeAllocated()
     this.#storeReferences()
   }
 
@@ -95,6 +94,12 @@ export class MetadataWriter {
     if (refcountCache.dirtyTables.size > 0) this.#storeAllocations()
     dataClusters.puncher.punch(PUNCHES_AT_END)
     keptPlaces?.punch(PUNCHES_AT_END)
+  }
+
+  /** Phases 1 and 2: what is allocated by now stays so after a crash. Nothing refers to it yet. @throws as `store` */
+  storeAllocated(): void {
+    this.#storeAllocations()
+    this.#storeRefcountTable()
   }
 
   #storeAllocations(): void {

@@ -11,6 +11,7 @@ import { LIMIT, TABLE_ENTRY_SIZE } from "../format/spec.ts"
 import type { ClusterRun } from "./l2-view.ts"
 import type { ClusterList } from "./cluster-index.ts"
 import type { MetadataMap } from "./metadata-map.ts"
+import { planTable } from "./refcount-growth.ts"
 import type { CachedTable, TableCache } from "./table-cache.ts"
 import { TopTable } from "./top-table.ts"
 
@@ -102,7 +103,7 @@ export class Refcounts implements ClusterList {
     const { refcountBlockEntries: entries, refcountOrder, clusterSize } = this.#geometry
     let cluster = from
     for (let looked = 0; looked < MOST_LOOKED_AT; looked += clusterSize + BLOCK_OVERHEAD) {
-      const hasRoom = cluster < this.clusterLimit && (cluster < this.coveredClusters || this.#growTable())
+      const hasRoom = cluster < this.clusterLimit && (cluster < this.coveredClusters || this.growTable())
       if (!hasRoom) return { first: this.clusterLimit, count: 0 }
       const index = Math.floor(cluster / entries)
       const block = this.block(index) ?? this.#createBlock(index)
@@ -135,7 +136,7 @@ export class Refcounts implements ClusterList {
     while (blocks * refcountBlockEntries < count + blocks) blocks++
     let index = this.firstUnused()
     while (index + blocks > this.table.entryCount) {
-      if (!this.#growTable()) return { first: this.clusterLimit, count: 0 }
+      if (!this.growTable()) return { first: this.clusterLimit, count: 0 }
       index = this.firstUnused()
     }
     const start = index * refcountBlockEntries
@@ -143,7 +144,7 @@ export class Refcounts implements ClusterList {
       return { first: this.clusterLimit, count: 0 }
     }
     this.#checkFree(start, count + blocks)
-    for (let step = 0; step < blocks; step++) this.#placeBlock(index + step, start + count + step)
+    for (let step = 0; step < blocks; step++) this.placeBlock(index + step, start + count + step)
     for (let cluster = start; cluster < start + count + blocks; cluster++) this.add(cluster, 1)
     return { first: start, count }
   }
@@ -162,6 +163,18 @@ export class Refcounts implements ClusterList {
     let index = 0
     while (index < table.entryCount && (table.hi(index) !== 0 || table.lo(index) !== 0)) index++
     return index * this.#geometry.refcountBlockEntries
+  }
+
+  /** The cluster behind the last one below `limit` that is in use, or 0; those of `but` do not count. Reads blocks from the end. */
+  endOfUse(limit: number, but?: ClusterRun): number {
+    const { refcountBlockEntries: entries } = this.#geometry
+    const { first = 0, count = 0 } = but ?? {}
+    for (let cluster = limit - 1; cluster >= 0; cluster--) {
+      const start = cluster - (cluster % entries)
+      if (this.block(start / entries) === undefined) cluster = start
+      else if (this.get(cluster) !== 0 && (cluster < first || cluster >= first + count)) return cluster + 1
+    }
+    return 0
   }
 
   /** Grows with the blocks that were read: a measure of time. */
@@ -230,16 +243,15 @@ export class Refcounts implements ClusterList {
 
   /** A new block takes the first cluster of its own range: all of the range is free, and the block counts itself (QC-REF-05). */
   #createBlock(index: number): CachedTable {
-    const cluster = index * this.#geometry.refcountBlockEntries
-    this.#checkFree(cluster, 1)
-    const block = this.#placeBlock(index, cluster)
+    const block = this.placeBlock(index, index * this.#geometry.refcountBlockEntries)
     this.#set(block, 0, 1)
     return block
   }
 
-  /** Makes an empty block for entry `index` at host cluster `cluster` and enters it into the table. */
-  #placeBlock(index: number, cluster: number): CachedTable {
+  /** Makes an empty block for entry `index` at the free host cluster `cluster`, and enters it into the table. */
+  placeBlock(index: number, cluster: number): CachedTable {
     const offset = cluster * this.#geometry.clusterSize
+    this.#checkFree(cluster, 1)
     if (this.#metadata !== undefined) this.table.prepareChange(this.#metadata)
     const block = this.#cache.create(offset, new Uint8Array(this.#geometry.clusterSize))
     this.table.set(index, Math.floor(offset / 2 ** 32), offset % 2 ** 32)
@@ -248,42 +260,31 @@ export class Refcounts implements ClusterList {
   }
 
   /**
-   * Moves the table to the first clusters that it cannot describe yet, half as large again, followed by the blocks for itself and for them
-   * (QC-REF-06). All of that area is free by definition, so nothing has to be read and nothing can fail half-way. Returns false, and does
-   * nothing, where the file has no room for that.
+   * Moves the table to the first clusters that it cannot describe yet, or to cluster `behind` of them, half as large again, followed by the
+   * blocks for all of that (QC-REF-06). All of that area is free by definition, so nothing has to be read and nothing can fail half-way.
+   * Returns false, and does nothing, where the file has no room for that.
    */
-  #growTable(): boolean {
+  growTable(behind = this.coveredClusters): boolean {
     const { clusterSize } = this.#geometry
-    const start = this.coveredClusters
     const before = this.table.place
     const oldEntries = this.table.entryCount
-    const { clusters, blocks } = this.#plannedTable(start)
+    const plan = planTable(this.#geometry, { length: before.length, behind })
+    if (plan === undefined) throw this.#tableFull()
+    const { start, clusters, blocks } = plan
     if (start + clusters + blocks > this.clusterLimit) return false
     this.#checkFree(start, clusters + blocks)
     if (this.#metadata !== undefined) this.table.prepareChange(this.#metadata)
     this.table.move(start * clusterSize, clusters * clusterSize)
-    for (let step = 0; step < blocks; step++) this.#placeBlock(oldEntries + step, start + clusters + step)
+    for (let step = 0; step < blocks; step++) this.placeBlock(oldEntries + step, start + clusters + step)
     for (let cluster = start; cluster < start + clusters + blocks; cluster++) this.add(cluster, 1)
     this.#metadata?.removeRange(before)
     this.#metadata?.addRanges([this.table.place])
     return true
   }
 
-  /**
-   * Clusters of a larger table at cluster `start`, and of the blocks that describe it and themselves. @throws BackingError `no-space` at
-   * the limit
-   */
-  #plannedTable(start: number): { readonly clusters: number; readonly blocks: number } {
-    const { clusterSize, refcountBlockEntries } = this.#geometry
-    // Half as large again and a cluster more, but not above the limit, which is a multiple of every cluster size.
-    const wanted = Math.ceil((this.table.place.length * 1.5) / clusterSize) + 1
-    const clusters = Math.min(wanted, LIMIT.REFCOUNT_TABLE_BYTES / clusterSize)
-    let blocks = 1
-    while (blocks * refcountBlockEntries < clusters + blocks) blocks++
-    const hasRoom = this.table.entryCount + blocks <= (clusters * clusterSize) / TABLE_ENTRY_SIZE
-    if (hasRoom && Number.isSafeInteger((start + clusters + blocks) * clusterSize)) return { clusters, blocks }
+  #tableFull(): BackingError {
     const message = `the image cannot grow: its refcount table has reached the limit of ${LIMIT.REFCOUNT_TABLE_BYTES} bytes`
-    throw new BackingError("no-space", message, { path: this.#file.path })
+    return new BackingError("no-space", message, { path: this.#file.path })
   }
 
   /** Clusters that are free by their refcounts must not hold metadata, least of all the header (QC-REF-09). */

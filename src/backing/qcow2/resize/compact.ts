@@ -4,7 +4,6 @@
  */
 import { viewOf } from "../format/bytes.ts"
 import { encodeEntry } from "../format/entries.ts"
-import type { Geometry } from "../format/geometry.ts"
 import { readSnapshotTable } from "../format/snapshot-table.ts"
 import { TABLE_ENTRY_SIZE } from "../format/spec.ts"
 import type { Refcounts } from "../metadata/refcounts.ts"
@@ -49,13 +48,4 @@ function blocksFrom({ table }: Refcounts, offset: number): number[] {
     if (table.hi(index) * 2 ** 32 + table.lo(index) >= offset) found.push(index)
   }
   return found
-}
-
-/** Byte of the file where the last cluster in use ends. Reads refcount blocks from the end. */
-export function endOfUse(refcounts: Refcounts, { clusterSize, refcountBlockEntries: entries }: Geometry): number {
-  for (let index = refcounts.firstUnused() - 1; index >= 0; index--) {
-    if (refcounts.block(index) === undefined) continue
-    for (let at = entries - 1; at >= 0; at--) if (refcounts.get(index * entries + at) !== 0) return (index * entries + at + 1) * clusterSize
-  }
-  return clusterSize
 }

@@ -8,7 +8,7 @@ import { LIMIT, TABLE_ENTRY_SIZE } from "../format/spec.ts"
 import { cutTree } from "../snapshots/active-tree.ts"
 import { rewrite } from "../snapshots/rewrite.ts"
 import type { WholeImage, WritableImage } from "../snapshots/whole-image.ts"
-import { compact, endOfUse } from "./compact.ts"
+import { compact } from "./compact.ts"
 import { preallocate, type Preallocation } from "./preallocate.ts"
 
 /** Options of `resize`. */
@@ -124,7 +124,9 @@ function cut(image: WholeImage, size: number): void {
   image.writable().metadataWriter.finish()
   image.dataFile?.cutTo(size)
   compact(image, end)
-  const { metadataWriter, refcounts, geometry } = image.writable()
+  const { metadataWriter, refcounts, trailer } = image.writable()
   metadataWriter.finish()
-  image.file.cutTo(endOfUse(refcounts, geometry))
+  if (trailer.settle({ mayGoDown: true })) return
+  const used = refcounts.endOfUse(Math.ceil(image.file.usedEnd / clusterSize))
+  image.file.cutTo(Math.max(1, used) * clusterSize)
 }

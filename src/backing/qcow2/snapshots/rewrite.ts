@@ -139,6 +139,8 @@ export class Rewrite implements TreeSource {
 /** Does `work`, which ends with `finish`; when it throws, nothing comes of it. */
 export function rewrite<T>(image: WholeImage, known: SnapshotTable, work: (rewrite: Rewrite) => T): T {
   const parts = image.writable()
+  // Now: what it takes shows in the refcounts that are copied.
+  parts.trailer.keep()
   parts.metadataWriter.finish()
   const change = new Rewrite(image, parts, known)
   let isDone = false

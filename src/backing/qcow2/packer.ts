@@ -2,9 +2,9 @@
  * Packer: finds room for compressed clusters, one behind the other, so that several share a host cluster (QC-CMP-09). Each of them adds 1
  * to the refcount of every host cluster that its sectors touch.
  */
-import type { Allocator } from "./allocator.ts"
-import type { Geometry } from "../format/geometry.ts"
-import type { Refcounts } from "./refcounts.ts"
+import type { Allocator } from "./metadata/allocator.ts"
+import type { Geometry } from "./format/geometry.ts"
+import type { Refcounts } from "./metadata/refcounts.ts"
 
 export interface PackerOptions {
   readonly geometry: Geometry

@@ -1,0 +1,35 @@
+/** How large a refcount table becomes that has to grow, and where it goes. */
+import type { Geometry } from "../format/geometry.ts"
+import { LIMIT, TABLE_ENTRY_SIZE } from "../format/spec.ts"
+
+export interface TablePlan {
+  /** First cluster of the table. The blocks follow it. */
+  readonly start: number
+  /** Clusters of the table. */
+  readonly clusters: number
+  /** New blocks: for all clusters from the first that the old table does not describe to the last of these blocks. */
+  readonly blocks: number
+}
+
+/**
+ * A larger table for one of `length` bytes, at the first cluster that it does not describe, or at cluster `behind` if that is further.
+ * Undefined at the limit.
+ */
+export function planTable(
+  { clusterSize, refcountBlockEntries }: Geometry, { length, behind }: { readonly length: number; readonly behind: number },
+): TablePlan | undefined {
+  const entries = length / TABLE_ENTRY_SIZE
+  const covered = entries * refcountBlockEntries
+  const start = Math.max(covered, behind)
+  // Half as large again and a cluster more, but not above the limit, which is a multiple of every cluster size.
+  const most = LIMIT.REFCOUNT_TABLE_BYTES / clusterSize
+  let clusters = Math.min(Math.ceil((length * 1.5) / clusterSize) + 1, most)
+  let blocks = 0
+  for (let isFixed = false; !isFixed;) {
+    while (blocks * refcountBlockEntries < start - covered + clusters + blocks) blocks++
+    const needed = Math.ceil(((entries + blocks) * TABLE_ENTRY_SIZE) / clusterSize)
+    isFixed = needed <= clusters
+    clusters = Math.max(clusters, needed)
+  }
+  return clusters <= most && Number.isSafeInteger((start + clusters + blocks) * clusterSize) ? { start, clusters, blocks } : undefined
+}
