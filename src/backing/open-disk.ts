@@ -25,6 +25,7 @@ import { type LateUnlockOptions, unlockFileLater, unlockImageLater } from "./pag
 import type { Platform } from "./paging/platform.ts"
 import { type DetectZeroes, detectZeroes } from "./zeroes/detect-zeroes.ts"
 import { untilLoaded } from "./paging/until-loaded.ts"
+import { AnsweredFile } from "./sources/answered-file.ts"
 
 /** What a disk can be opened from: a file that answers later, a file that answers at once, or a disk, which is used as it is. */
 export type DiskSource = AsyncImageFile | ImageFile | VirtioBacking
@@ -231,22 +232,22 @@ class DiskOpening {
     }
   }
 
-  /** The external data file that `image` names. It is opened as the image is, and stores what it holds before the image refers to it. */
+  /** The external data file that `image` names, opened as the image is. It stores what it holds before the image refers to it. */
   async #openDataFile(reference: BackingReference, image: ImageFile, { above }: Link): Promise<ImageFile> {
     const { imagePath: path } = reference
     const source = await this.#options.backing?.(reference)
     checkSource("what the option backing returned for the external data file", source)
-    if (isBacking(source)) {
-      throw new BackingError("invalid-argument", "the option backing returned a disk for an external data file", { path })
-    }
+    const isDisk = isBacking(source)
+    if (isDisk) throw new BackingError("invalid-argument", "the option backing returned a disk for an external data file", { path })
     if (above.includes(source)) throw new BackingError("invalid-format", "its external data file is an image that names it", { path })
     this.#given.push(source)
     try {
-      const file = await this.#fileOf(source, image.readOnly ? true : undefined)
+      const isLate = image instanceof PagedFile && !image.readOnly
+      // Which of the two stores and loses what first can be kept up where the data file waits, and where neither does.
+      const file = await this.#fileOf(isLate && isImageFile(source) ? new AnsweredFile(source) : source, image.readOnly ? true : undefined)
       if (!(file instanceof PagedFile) || image.readOnly) return file
-      // What the image refers to has to be on stable storage before the image is: a file that answers at once cannot wait for that.
-      if (!(image instanceof PagedFile)) throw new BackingError("unsupported", "it answers later, and the image file at once", { path })
-      image.syncAfter(file)
+      if (!isLate) throw new BackingError("unsupported", "it answers later, and the image file at once", { path })
+      image.refersTo(file)
       return file
     } catch (error) {
       if (!(error instanceof BackingError)) throw error
@@ -268,8 +269,7 @@ class DiskOpening {
 
   async #page(source: AsyncImageFile, readOnly: boolean | undefined): Promise<PagedFile> {
     const { pageCacheSize: cacheSize } = this.#options
-    const options = { ...(readOnly !== undefined && { readOnly }), ...(cacheSize !== undefined && { cacheSize }) }
-    const file = await PagedFile.open(source, options)
+    const file = await PagedFile.open(source, { readOnly: readOnly === true, ...(cacheSize !== undefined && { cacheSize }) })
     this.#isLate = true
     this.#files.push(file)
     return file

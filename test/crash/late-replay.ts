@@ -2,46 +2,58 @@
  * Crash replay over a file that answers late: the operations run on an image whose changes reach the source through the log of a
  * `PagedFile`, and the source's own record is cut at any change.
  */
+import type { ImageFile } from "../../src/backing/image-file.ts"
 import type { AwaitedDisk } from "../../src/backing/paging/awaited-disk.ts"
+import type { Qcow2Image } from "../../src/backing/qcow2/image.ts"
 import { LateFile } from "../backing/paging/late-file.ts"
-import { openLate } from "../backing/paging/open-late.ts"
+import { openLate, openLateWithData } from "../backing/paging/open-late.ts"
 import { DurableModel } from "../support/durable-model.ts"
 import type { FlatModel } from "../support/flat-model.ts"
 import { modelOf, openInMemory } from "../support/images.ts"
 import { describeOperation, type Operation, randomOperation } from "../support/random-operations.ts"
-import { RecordingFile } from "../support/recording-file.ts"
+import { recordFiles, withData } from "./crashed-files.ts"
 import { type CrashRound, noteChange, replay, type Stage } from "./replay.ts"
 
 /** As `crashRound`, with the changes drained late. Returns the points tried. @throws Error that names the crash point */
 export async function lateCrashRound(round: CrashRound): Promise<number> {
-  const recorder = new RecordingFile(round.base.clone())
-  const stages = await runLate(recorder, round)
-  return replay(recorder.log, stages, round)
+  const files = recordFiles(round)
+  return replay(files.file.log, await runLate(files, round), round)
 }
 
-async function runLate(recorder: RecordingFile, round: CrashRound): Promise<Stage[]> {
-  const { rng } = round
-  const model = modelOf(openInMemory(round.base.clone({ readOnly: true }), round.options))
+/** Files that were recorded, each behind a source that answers late. */
+type Recorded = ReturnType<typeof recordFiles>
+
+/** Opens the image as one whose files answer late, in pages of some size. */
+export async function openRecorded({ file, data }: Recorded, { options, rng }: Pick<CrashRound, "options" | "rng">): Promise<AwaitedDisk> {
+  const pageSize = rng.pick([512, 4096])
+  const sizes = { pageSize, cacheSize: pageSize * rng.pick([1, 16]), logSize: rng.pick([1, 20_000, 1 << 20]) }
+  const source = new LateFile(file, rng)
+  if (data === undefined) return await openLate(source, (paged) => openInMemory(paged, options), sizes)
+  const open = (paged: ImageFile, other: ImageFile): Qcow2Image => openInMemory(paged, withData(options, other))
+  return await openLateWithData(source, new LateFile(data, rng), open, sizes)
+}
+
+async function runLate(files: Recorded, round: CrashRound): Promise<Stage[]> {
+  const { rng, data } = round
+  const { log } = files.file
+  const model = modelOf(openInMemory(round.base.clone({ readOnly: true }), withData(round.options, data?.clone({ readOnly: true }))))
   let durable = DurableModel.flushed(model)
   const stages: Stage[] = [{ from: 0, durable, doing: "open" }]
-  const pageSize = rng.pick([512, 4096])
-  const disk = await openLate(new LateFile(recorder, rng), (file) => openInMemory(file, round.options), {
-    pageSize, cacheSize: pageSize * rng.pick([1, 16]), logSize: rng.pick([1, 20_000, 1 << 20]),
-  })
+  const disk = await openRecorded(files, round)
   for (let index = 0; index < round.operations; index++) {
     const operation = randomOperation(rng, { size: disk.size, longest: 8192, ...round.limits })
     if (operation.kind === "reopen" || (operation.kind === "discard" && round.discardRule === "anything")) continue
     const doing = `${index}: ${describeOperation(operation)}`
     durable = durable.clone()
     noteChange(durable, operation)
-    stages.push({ from: recorder.log.length, durable, doing })
+    stages.push({ from: log.length, durable, doing })
     await perform(disk, model, operation, round)
     if (operation.kind !== "flush") continue
     durable = DurableModel.flushed(model)
-    stages.push({ from: recorder.log.length, durable, doing: `after ${doing}` })
+    stages.push({ from: log.length, durable, doing: `after ${doing}` })
   }
   await disk.close()
-  stages.push({ from: recorder.log.length, durable: DurableModel.flushed(model), doing: "after close" })
+  stages.push({ from: log.length, durable: DurableModel.flushed(model), doing: "after close" })
   return stages
 }
 

@@ -2,7 +2,6 @@
  * Crash replay: runs operations on a recorded image, then builds the file as a power cut at any write may have left it, and looks at it.
  */
 import { BackingError } from "../../src/backing/backing.ts"
-import type { ImageFile } from "../../src/backing/image-file.ts"
 import { checkQcow2 } from "../../src/backing/qcow2/check/check.ts"
 import type { Qcow2Image } from "../../src/backing/qcow2/image.ts"
 import type { OpeningOptions } from "../../src/backing/qcow2/open.ts"
@@ -12,20 +11,16 @@ import type { MemoryFile } from "../support/memory-file.ts"
 import {
   applyOperation, describeOperation, type DiscardRule, type Operation, type OperationLimits, randomOperation,
 } from "../support/random-operations.ts"
-import { applyChange, crashedFile, type FileChange, RecordingFile } from "../support/recording-file.ts"
-import type { Rng } from "../support/rng.ts"
+import type { FileChange, RecordingFile } from "../support/recording-file.ts"
+import {
+  type Crash, type CrashedFiles, crashesOf, type CrashStart, recordFiles, type Since, stagesAt, withData,
+} from "./crashed-files.ts"
 
-export interface CrashRound {
-  readonly base: MemoryFile
+export interface CrashRound extends CrashStart {
   readonly options: OpeningOptions
-  /** The external data file of the image in `base`. */
-  readonly data?: MemoryFile
-  readonly rng: Rng
   readonly operations: number
   readonly limits?: Partial<OperationLimits>
   readonly discardRule: DiscardRule
-  /** Of all crash points, try this share. Default 1. */
-  readonly share?: number
   /** Looks at what else must be as it was, in each crashed file. */
   readonly alsoCheck?: (crashed: MemoryFile) => void
   /** Called with some of the crashed files, for a second opinion. */
@@ -33,68 +28,24 @@ export interface CrashRound {
 }
 
 /** From this many recorded changes on, `durable` says what the disk may hold. */
-export interface Stage {
-  readonly from: number
+export interface Stage extends Since {
   readonly durable: DurableModel
   readonly doing: string
 }
 
 /** Runs one round. Returns the points tried. @throws Error that names the crash point when a crashed file is not what it must be */
 export function crashRound(round: CrashRound): number {
-  const recorder = new RecordingFile(round.base.clone())
-  const data = round.data && new RecordingFile(round.data.clone(), { log: recorder.log, to: DATA })
-  const stages = runRecorded(recorder, data === undefined ? round : withData(round, data))
-  return replay(recorder.log, stages, round)
-}
-
-/** The data file's name in the log. */
-const DATA = "data"
-
-function withData(round: CrashRound, data: ImageFile | undefined): CrashRound {
-  return data === undefined ? round : { ...round, options: { ...round.options, openDataFile: () => data } }
-}
-
-/** An image and its data file, as a crash after the first `length` changes may have left them. */
-interface Crashed {
-  readonly file: MemoryFile
-  readonly data: MemoryFile | undefined
-}
-
-/** Each file keeps its own order of syncs. */
-function crashedFiles(log: readonly FileChange[], length: number, { base, data, rng }: CrashRound): Crashed {
-  const of = (to: string | undefined): FileChange[] => log.slice(0, length).filter((change) => change.to === to)
-  const image = of(undefined)
-  const changes = of(DATA)
-  return { file: crashedFile(base, image, image.length, rng), data: data && crashedFile(data, changes, changes.length, rng) }
+  const { file, data } = recordFiles(round)
+  return replay(file.log, runRecorded(file, { ...round, options: withData(round.options, data) }), round)
 }
 
 /** Tries crashes after each change of `log`. @throws as `crashRound` */
 export function replay(log: readonly FileChange[], stages: readonly Stage[], round: CrashRound): number {
-  const { rng } = round
-  const prefix: Crashed = { file: round.base.clone(), data: round.data?.clone() }
+  const stageAt = stagesAt(stages)
   let points = 0
-  let stage = 0
-  for (let length = 0; length <= log.length; length++) {
-    while ((stages[stage + 1]?.from ?? Infinity) <= length) stage++
-    const now = stages[stage]
-    if (now !== undefined && rng.chance(round.share ?? 1)) {
-      points += 2
-      tryPoint(
-        { file: prefix.file.clone(), data: prefix.data?.clone() },
-        now,
-        `cut after ${length} of ${log.length} changes, in order`,
-        round,
-      )
-      tryPoint(
-        crashedFiles(log, length, round),
-        now,
-        `cut after ${length} of ${log.length} changes, the unsynced ones in part`,
-        round,
-      )
-    }
-    const change = log[length]
-    const file = change?.to === DATA ? prefix.data : prefix.file
-    if (change !== undefined && file !== undefined) applyChange(file, change)
+  for (const crash of crashesOf(log, round)) {
+    points++
+    tryPoint(crash, stageAt(crash.length), round)
   }
   return points
 }
@@ -127,7 +78,7 @@ export function noteChange(durable: DurableModel, operation: Operation): void {
   else if (operation.kind === "discard" || operation.kind === "writeZeroes") durable.zero(operation.offset, operation.length)
 }
 
-function tryPoint({ file: crashed, data }: Crashed, stage: Stage, where: string, round: CrashRound): void {
+function tryPoint({ file: crashed, data, where }: Crash, stage: Stage, round: CrashRound): void {
   try {
     const isDirty = (new DataView(crashed.toBytes().buffer).getUint32(76) & 1) !== 0
     const found = checkQcow2(crashed)
@@ -145,15 +96,15 @@ function tryPoint({ file: crashed, data }: Crashed, stage: Stage, where: string,
 }
 
 /** Reads it as it is, then opens it for writing, uses it, and closes it: all must work. */
-function checkContent({ file: crashed, data }: Crashed, stage: Stage, round: CrashRound): void {
-  const asFound = openInMemory(crashed.clone({ readOnly: true }), withData(round, data?.clone()).options)
+function checkContent({ file: crashed, data }: CrashedFiles, stage: Stage, round: CrashRound): void {
+  const asFound = openInMemory(crashed.clone({ readOnly: true }), withData(round.options, data?.clone()))
   stage.durable.check(asFound)
   asFound.close()
   if (!round.rng.chance(0.25)) return
 
   const file = crashed.clone()
   const used = data?.clone()
-  const disk: Qcow2Image = openInMemory(file, withData(round, used).options)
+  const disk: Qcow2Image = openInMemory(file, withData(round.options, used))
   stage.durable.check(disk)
   const model = modelOf(disk)
   for (let index = 0; index < 10; index++) {
@@ -168,6 +119,6 @@ function checkContent({ file: crashed, data }: Crashed, stage: Stage, round: Cra
       `used after the crash, the check finds: ${found.findings.slice(0, 5).map((finding) => finding.message).join("; ")}`,
     )
   }
-  const difference = model.firstDifferenceOf(openInMemory(after, withData(round, used?.clone()).options))
+  const difference = model.firstDifferenceOf(openInMemory(after, withData(round.options, used?.clone())))
   if (difference >= 0) throw new Error(`used after the crash, byte ${difference} is wrong`)
 }

@@ -6,7 +6,7 @@ import { goldenBacking, openInMemory, snapshotAsActive } from "../support/images
 import { MemoryFile } from "../support/memory-file.ts"
 import { Qcow2Bytes } from "../support/qcow2-bytes.ts"
 import type { Rng } from "../support/rng.ts"
-import { makeShape, qcow2Shapes } from "../support/shapes.ts"
+import { ENCRYPTION, makeShape, type Qcow2Shape, qcow2Shapes } from "../support/shapes.ts"
 import type { CrashRound } from "./replay.ts"
 
 export interface CrashShape {
@@ -56,8 +56,19 @@ function keepingPlaces(extendedL2: boolean): CrashShape {
   return { name, base: file, openBacking, discardNoUnref: true, longest: 3 << 20, share: 0.1 }
 }
 
+/** Discards long enough for holes in an external data file. */
+function holesInDataFile(name: string, options: Qcow2Shape["options"]): CrashShape {
+  const { file, openBacking = noBacking, openDataFile, opening } = makeShape(
+    { name, options: { clusterSize: 16384, dataFile: "data", ...options }, backing: { share: 0.8, format: "raw" } }, 4 << 20,
+  )
+  const data = openDataFile === undefined ? {} : { data: openDataFile() }
+  return { name, base: file, openBacking, cipher: opening.cipher, ...data, longest: 3 << 20, share: 0.1 }
+}
+
 export const crashShapes: readonly CrashShape[] = [
   ...goldenShapes,
+  holesInDataFile("qcow2 with holes in its data file", {}),
+  holesInDataFile("qcow2 with LUKS and holes in its data file", { encryption: ENCRYPTION }),
   keepingPlaces(false),
   keepingPlaces(true),
   ...qcow2Shapes.map((shape) => {
@@ -70,9 +81,6 @@ export const crashShapes: readonly CrashShape[] = [
     }
   }),
 ]
-
-/** Those that live in one file: here only that one answers late. */
-export const lateCrashShapes: readonly CrashShape[] = crashShapes.filter(({ data }) => data === undefined)
 
 function noBacking(): never {
   throw new Error("this image has no backing file")

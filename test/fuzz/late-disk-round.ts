@@ -4,13 +4,14 @@
  */
 import { BackingError } from "../../src/backing/backing.ts"
 import { checkQcow2 } from "../../src/backing/qcow2/check/check.ts"
-import type { Qcow2Options } from "../../src/backing/qcow2/open.ts"
+import type { OpeningOptions } from "../../src/backing/qcow2/open.ts"
 import { RawBacking } from "../../src/backing/raw.ts"
 import type { AwaitedDisk } from "../../src/backing/paging/awaited-disk.ts"
 import type { LoadingDisk } from "../../src/backing/paging/loading-disk.ts"
 import type { ImageFile } from "../../src/backing/image-file.ts"
 import { LateFile } from "../backing/paging/late-file.ts"
-import { openLate } from "../backing/paging/open-late.ts"
+import { openLate, openLateWithData } from "../backing/paging/open-late.ts"
+import { withData } from "../crash/crashed-files.ts"
 import type { FlatModel } from "../support/flat-model.ts"
 import { modelOf, openInMemory } from "../support/images.ts"
 import { MemoryFile } from "../support/memory-file.ts"
@@ -20,9 +21,11 @@ import type { Rng } from "../support/rng.ts"
 export interface LateDisk {
   readonly base: MemoryFile
   /** Undefined for a raw image. */
-  readonly options: Qcow2Options | undefined
+  readonly options: OpeningOptions | undefined
   /** A raw backing image, which answers late as well. */
   readonly below?: MemoryFile
+  /** The external data file, which answers late as well. */
+  readonly data?: MemoryFile
   readonly longest: number
   readonly discardRule: DiscardRule
 }
@@ -30,30 +33,36 @@ export interface LateDisk {
 /** Runs one round of `batches`. Returns the reads that the source was asked for. @throws Error at the first byte that is wrong */
 export async function lateDiskRound(shape: LateDisk, rng: Rng, batches: number): Promise<number> {
   const file = shape.base.clone()
-  const open = (over: ImageFile, [below]: readonly ImageFile[]): LoadingDisk => {
+  const data = shape.data?.clone()
+  const open = (over: ImageFile, [below]: readonly ImageFile[], external: ImageFile | undefined): LoadingDisk => {
     if (shape.options === undefined) return new RawBacking(over)
-    return openInMemory(over, { ...shape.options, ...(below === undefined ? {} : { openBacking: () => new RawBacking(below) }) })
+    const options = withData(shape.options, external)
+    return openInMemory(over, { ...options, ...(below === undefined ? {} : { openBacking: () => new RawBacking(below) }) })
   }
   const below = (): MemoryFile[] => (shape.below === undefined ? [] : [shape.below.clone({ readOnly: true })])
-  const model = modelOf(open(file.clone({ readOnly: true }), below()))
+  const model = modelOf(open(file.clone({ readOnly: true }), below(), data?.clone({ readOnly: true })))
   const source = new LateFile(file, rng, { canPunch: rng.chance(0.7) })
   const pageSize = rng.pick([512, 4096, 65_536])
   const sizes = { pageSize, cacheSize: pageSize * rng.pick([1, 1, 6, 100]), logSize: rng.pick([1, 20_000, 1 << 20]) }
   const lower = below().map((each) => new LateFile(each, rng))
-  const disk = await openLate(source, open, sizes, lower)
+  const external = data && new LateFile(data, rng)
+  const disk = external === undefined
+    ? await openLate(source, (over, under) => open(over, under, undefined), sizes, lower)
+    : await openLateWithData(source, external, (over, other) => open(over, [], other), sizes)
   const odds = rng.pick([0, 0, 0.03])
-  for (const each of [source, ...lower]) {
+  const sources = [source, ...lower, ...(external === undefined ? [] : [external])]
+  for (const each of sources) {
     each.failing = (call) => (call === "read" && rng.chance(odds) ? new Error("injected") : undefined)
   }
   for (let batch = 0; batch < batches; batch++) await runBatch(disk, model, shape, rng)
-  for (const each of [source, ...lower]) each.failing = undefined
+  for (const each of sources) each.failing = undefined
   await disk.close()
   const after = file.clone()
   if (shape.options !== undefined) {
     const { corruptions, findings } = checkQcow2(after)
     if (corruptions > 0) throw new Error(`the check finds: ${findings.slice(0, 5).map(({ message }) => message).join("; ")}`)
   }
-  const difference = model.firstDifferenceOf(open(after, below()))
+  const difference = model.firstDifferenceOf(open(after, below(), data?.clone()))
   if (difference >= 0) throw new Error(`byte ${difference} is wrong in the file that was left`)
   return source.counts.read
 }

@@ -3,7 +3,7 @@ import { createQcow2 } from "../../src/backing/qcow2/create.ts"
 import { MemoryFile } from "../support/memory-file.ts"
 import { Qcow2Bytes } from "../support/qcow2-bytes.ts"
 import { Rng } from "../support/rng.ts"
-import { lateCrashShapes } from "../crash/shapes.ts"
+import { crashShapes } from "../crash/shapes.ts"
 import type { LateDisk } from "./late-disk-round.ts"
 
 export interface LateShape extends LateDisk {
@@ -27,11 +27,12 @@ function lateChain(): LateShape {
 export const lateShapes: readonly LateShape[] = [
   raw,
   lateChain(),
-  ...lateCrashShapes.map(({ name, base, openBacking, cipher, longest }): LateShape => {
+  ...crashShapes.map(({ name, base, data, openBacking, cipher, longest }): LateShape => {
     const image = new Qcow2Bytes(base.toBytes())
     const { clusterSize } = image
     const discardRule = image.version === 2 && image.u64(8) !== 0n ? ("anything" as const) : { zeroesClustersOf: clusterSize }
     const key = cipher === undefined ? {} : { cipher }
-    return { name, base, options: { openBacking, cacheSize: 4 * clusterSize, ...key }, longest, discardRule }
+    const external = data === undefined ? {} : { data }
+    return { name, base, ...external, options: { openBacking, cacheSize: 4 * clusterSize, ...key }, longest, discardRule }
   }),
 ]

@@ -4,7 +4,7 @@
  */
 import { parseArgs } from "node:util"
 import { lateCrashRound } from "../crash/late-replay.ts"
-import { lateCrashShapes, roundFor } from "../crash/shapes.ts"
+import { crashShapes, roundFor } from "../crash/shapes.ts"
 import { Rng } from "../support/rng.ts"
 import { lateDiskRound } from "./late-disk-round.ts"
 import { lateFileRound } from "./late-file-round.ts"
@@ -18,7 +18,7 @@ const end = Date.now() + Number(values.seconds) * 1000
 console.log(`late files: seed ${first}, ${values.seconds} seconds`)
 
 const shapes = lateShapes.filter(({ name }) => name.includes(values.only))
-const crashes = lateCrashShapes.filter(({ name }) => name.includes(values.only))
+const crashes = crashShapes.filter(({ name }) => name.includes(values.only))
 let [reads, points] = [0, 0]
 let seed = first
 

@@ -25,7 +25,7 @@ export interface Qcow2Shape {
 export const PASSPHRASE = "a passphrase of the tests"
 
 /** A short key, so that its material is short, and the fewest iterations. */
-const encryption: LuksOptions = { passphrase: PASSPHRASE, cipher: "aes-128", iterTime: 1 }
+export const ENCRYPTION: LuksOptions = { passphrase: PASSPHRASE, cipher: "aes-128", iterTime: 1 }
 /** Does not look how fast this host is. */
 const cryptography = { ...nodeCryptography, countIterations: () => 1 }
 
@@ -70,11 +70,11 @@ export const qcow2Shapes: readonly Qcow2Shape[] = [
     options: { clusterSize: 16384, extendedL2: true, preallocation: "metadata" },
     backing: { share: 1, format: "qcow2" },
   },
-  { name: "qcow2 with LUKS", options: { clusterSize: 4096, encryption } },
+  { name: "qcow2 with LUKS", options: { clusterSize: 4096, encryption: ENCRYPTION } },
   { name: "qcow2 with LUKS, extended L2 entries and a data file, over a shorter raw image",
-    options: { clusterSize: 16384, extendedL2: true, dataFile: "data", encryption: { ...encryption, mode: "cbc" } },
+    options: { clusterSize: 16384, extendedL2: true, dataFile: "data", encryption: { ...ENCRYPTION, mode: "cbc" } },
     backing: { share: 0.61, format: "raw" } },
-  { name: "qcow2 with LUKS and metadata preallocated", options: { clusterSize: 2048, preallocation: "metadata", encryption } },
+  { name: "qcow2 with LUKS and metadata preallocated", options: { clusterSize: 2048, preallocation: "metadata", encryption: ENCRYPTION } },
   { name: "qcow2 with the old AES", options: { clusterSize: 512 }, hasOldAes: true },
 ]
 

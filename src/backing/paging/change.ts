@@ -1,5 +1,6 @@
 /** Changes of a file, as a write log keeps them and as they are applied to a piece of the file's content. */
 import { BackingError } from "../backing.ts"
+import { joined } from "../buffers.ts"
 
 /**
  * One change of a file. Offsets, lengths and sizes are bytes. "zero" makes its range read as zeroes: `frees` says whether the space behind
@@ -9,6 +10,27 @@ export type Change =
   | { readonly kind: "write"; readonly offset: number; readonly data: Uint8Array }
   | { readonly kind: "zero"; readonly offset: number; readonly length: number; readonly frees: boolean }
   | { readonly kind: "truncate"; readonly size: number }
+
+/** A sync, and who waits for it. */
+export interface Barrier {
+  readonly kind: "sync"
+  readonly done: Promise<void>
+  readonly settle: () => void
+}
+
+/** What has to be on stable storage elsewhere before anything that comes after. */
+export interface Wait {
+  readonly kind: "wait"
+  readonly elsewhere: Promise<void>
+}
+
+/** Where another file comes first: resolves when what it has synced so far is on stable storage there; undefined when it is. */
+export interface LogOrder {
+  /** Before each sync of this file. */
+  readonly beforeSync?: () => Promise<void> | undefined
+  /** Before content of this file is cut off, or its space is given back. */
+  readonly beforeLoss?: () => Promise<void> | undefined
+}
 
 /** What a change takes up beside its data, roughly. */
 const CHANGE_BYTES = 256
@@ -50,4 +72,11 @@ export function applyChange(change: Change, content: Uint8Array, offset: number)
   if (start >= end) return
   if (change.kind === "write") content.set(change.data.subarray(start - change.offset, end - change.offset), start - offset)
   else content.fill(0, start - offset, end - offset)
+}
+
+/** The bytes of writes that continue each other. */
+export function dataOf(changes: readonly Change[]): Uint8Array {
+  const parts = changes.flatMap((change) => (change.kind === "write" ? [change.data] : []))
+  const [only] = parts
+  return parts.length === 1 && only !== undefined ? only : joined(parts)
 }

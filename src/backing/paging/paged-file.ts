@@ -163,9 +163,13 @@ export class PagedFile implements ImageFile {
     this.#log?.sync()
   }
 
-  /** From now on, a sync of this file waits until all that `other` has synced before is on stable storage. */
-  syncAfter(other: PagedFile): void {
-    this.#log?.syncAfter(() => other.stable())
+  /**
+   * From now on this file refers to what is in `data`: a sync of this one waits until all that `data` has synced before is on stable
+   * storage, and `data` loses nothing (a cut, a hole) before what this one has synced says so.
+   */
+  refersTo(data: PagedFile): void {
+    this.#log?.orderBy({ beforeSync: () => data.stable() })
+    data.#log?.orderBy({ beforeLoss: () => this.stable() })
   }
 
   /** Undefined when all that was synced is on stable storage; otherwise resolves when it is. Rejects with the first failure of a change. */

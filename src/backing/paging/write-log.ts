@@ -5,8 +5,7 @@
  */
 import type { AsyncImageFile } from "../async-image-file.ts"
 import { BackingError } from "../backing.ts"
-import { joined } from "../buffers.ts"
-import { type Change, endOf, memoryOf, overlaps, startOf } from "./change.ts"
+import { type Barrier, type Change, dataOf, endOf, type LogOrder, memoryOf, overlaps, startOf, type Wait } from "./change.ts"
 import { sourceError } from "./source-error.ts"
 import { ZeroingSource } from "./zeroing-source.ts"
 
@@ -25,15 +24,6 @@ interface Sent {
   readonly end: number
 }
 
-/** A sync, and who waits for it. */
-interface Barrier {
-  readonly kind: "sync"
-  readonly done: Promise<void>
-  readonly settle: () => void
-  /** What has to be on stable storage elsewhere before anything that comes after. */
-  readonly elsewhere: Promise<void> | undefined
-}
-
 /** Calls that are under way at a time. */
 const PARALLEL = 16
 /** Neighbouring writes that wait are sent as one of at most so many bytes. */
@@ -42,7 +32,7 @@ export class WriteLog {
   readonly #source: AsyncImageFile
   readonly #mostBytes: number
   /** Not sent yet, oldest at `#head`. */
-  #unsent: (Change | Barrier)[] = []
+  #unsent: (Change | Barrier | Wait)[] = []
   #head = 0
   /** Every change that has not been answered, sent or not, oldest first, and what it is counted for in bytes. */
   readonly #pending = new Map<Change, number>()
@@ -59,8 +49,7 @@ export class WriteLog {
   #last: Barrier | undefined
   #roomWaiters: (() => void)[] = []
   #idleWaiters: (() => void)[] = []
-  /** Resolves when what another file has synced so far is on stable storage there. */
-  #elsewhere: (() => Promise<void> | undefined) | undefined
+  #order: LogOrder = {}
   /** Makes zeroes, and knows which ways the source has. */
   readonly zeroing: ZeroingSource
 
@@ -84,6 +73,7 @@ export class WriteLog {
   /** @throws BackingError the first failure, from then on: nothing has been logged then */
   append(change: Change): void {
     this.#refuseFailed()
+    if (change.kind === "truncate" || (change.kind === "zero" && change.frees)) this.#waitFor(this.#order.beforeLoss?.())
     this.#unsent.push(change)
     const weight = memoryOf(change) + this.#zeroWeight(change)
     this.#pending.set(change, weight)
@@ -97,22 +87,28 @@ export class WriteLog {
     return change.kind !== "zero" || this.zeroing.isProven(change.frees) ? 0 : change.length
   }
 
-  /** From now on each sync waits for what `stable` of another file waits for at that time, and fails as that does. */
-  syncAfter(stable: () => Promise<void> | undefined): void {
-    this.#elsewhere = stable
+  /** From now on what `order` names waits for the other file, and fails as that does. */
+  orderBy(order: LogOrder): void {
+    this.#order = { ...this.#order, ...order }
+  }
+
+  #waitFor(elsewhere: Promise<void> | undefined): void {
+    if (elsewhere === undefined) return
+    // The failure is told by whoever awaits the barrier.
+    elsewhere.catch(() => undefined)
+    this.#unsent.push({ kind: "wait", elsewhere })
   }
 
   /** Logs a sync, unless nothing has changed since the last one. @throws BackingError as `append` */
   sync(): void {
     this.#refuseFailed()
-    const elsewhere = this.#elsewhere?.()
-    // The failure is told by whoever awaits the barrier.
-    elsewhere?.catch(() => undefined)
+    const elsewhere = this.#order.beforeSync?.()
     if (!this.#isChanged && elsewhere === undefined) return
+    this.#waitFor(elsewhere)
     this.#isChanged = false
     let settle = (): void => undefined
     const done = new Promise<void>((resolve) => (settle = resolve))
-    this.#last = { kind: "sync", done, settle, elsewhere }
+    this.#last = { kind: "sync", done, settle }
     this.#unsent.push(this.#last)
     this.#schedule()
   }
@@ -186,7 +182,7 @@ export class WriteLog {
     while (this.#failure === undefined && !this.#isAlone) {
       const next = this.#unsent[this.#head]
       if (next === undefined) break
-      if (next.kind === "sync" || next.kind === "truncate") {
+      if (next.kind === "sync" || next.kind === "truncate" || next.kind === "wait") {
         if (this.#inFlight.size > 0) break
         this.#head++
         this.#isAlone = true
@@ -251,16 +247,16 @@ export class WriteLog {
     this.#pump()
   }
 
-  async #sendAlone(entry: Barrier | (Change & { kind: "truncate" })): Promise<void> {
+  async #sendAlone(entry: Barrier | Wait | (Change & { kind: "truncate" })): Promise<void> {
     const source = this.#source
     try {
-      if (entry.kind === "sync") await entry.elsewhere
-      if (entry.kind === "sync") await source.sync?.()
+      if (entry.kind === "wait") await entry.elsewhere
+      else if (entry.kind === "sync") await source.sync?.()
       else await source.truncate?.(entry.size)
       if (entry.kind === "truncate") this.#answered(entry)
       else if (this.#last === entry) this.#last = undefined
     } catch (error) {
-      this.#fail(error, entry.kind === "sync" ? "sync" : "set the size")
+      this.#fail(error, entry.kind === "truncate" ? "set the size" : "sync")
     }
     this.#isAlone = false
     if (entry.kind === "sync") entry.settle()
@@ -287,11 +283,4 @@ export class WriteLog {
     }
     this.#head = this.#unsent.length
   }
-}
-
-/** The bytes of writes that continue each other. */
-function dataOf(changes: readonly Change[]): Uint8Array {
-  const parts = changes.flatMap((change) => (change.kind === "write" ? [change.data] : []))
-  const [only] = parts
-  return parts.length === 1 && only !== undefined ? only : joined(parts)
 }

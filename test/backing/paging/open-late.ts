@@ -9,6 +9,15 @@ import type { LateFile } from "./late-file.ts"
 /** One page at a time, and few changes that wait. */
 export const SMALLEST: PagedFileOptions = { pageSize: 4096, cacheSize: 4096, logSize: 32 << 10 }
 
+/** An image whose external data file answers late as well. */
+export async function openLateWithData(
+  source: LateFile, data: LateFile, open: (file: ImageFile, data: ImageFile) => LoadingDisk, options: PagedFileOptions = SMALLEST,
+): Promise<AwaitedDisk> {
+  const [file, other] = [await PagedFile.open(source, options), await PagedFile.open(data, options)]
+  file.refersTo(other)
+  return new AwaitedDisk(await untilLoaded(() => open(file, other)), [file, other])
+}
+
 /**
  * Opens the image in `source` by `open`, which gets the file in pages, and those of `below`; it is called again for each page that is
  * missing.

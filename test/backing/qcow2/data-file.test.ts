@@ -17,6 +17,7 @@ import { Qcow2Bytes } from "../../support/qcow2-bytes.ts"
 import { RecordingFile } from "../../support/recording-file.ts"
 import { Rng } from "../../support/rng.ts"
 import { temporaryDirectory } from "../../support/temporary.ts"
+import { LateFile } from "../paging/late-file.ts"
 import { COMPRESSED, contentOf, COPIED, failureOf, filled, isZero, newImage, ZERO } from "./small-images.ts"
 
 const CLUSTER = 4096
@@ -346,4 +347,29 @@ describe("which file is the data file", () => {
     expect(contentOf(image, 0, 513)).toEqual(Uint8Array.from([...filled(512, 0xa4), 0]))
     expect(new Qcow2Bytes(goldenBytes("data-file.qcow2")).u64(new Qcow2Bytes(goldenBytes("data-file.qcow2")).l2At(0) ?? 0)).toBe(COPIED)
   })
+})
+
+describe("a data file of an image whose file answers late", () => {
+  const LONG = 2 << 20
+
+  for (const isDataLate of [true, false]) {
+    it(`QC-WO-04 QC-DZ-08 loses nothing before the image says so: it answers ${isDataLate ? "late too" : "at once"}`, async () => {
+      const rng = new Rng(8)
+      const file = newImage({ size: LONG, clusterSize: 65_536, dataFile: "disk.data" })
+      const image = new RecordingFile(file)
+      const data = new RecordingFile(MemoryFile.of(rng.bytes(LONG), { path: "disk.data" }), { log: image.log, to: "data" })
+      const disk = await openDisk(new LateFile(image, rng), {
+        backing: () => (isDataLate ? new LateFile(data, rng, { canPunch: true }) : data),
+      })
+      await disk.pwrite(filled(LONG, 7), 0)
+      await disk.flush?.()
+      image.log.length = 0
+      await disk.discard?.(0, LONG)
+      await disk.flush?.()
+      await disk.close()
+      const hole = image.log.findIndex(({ kind, to }) => kind === "punch" && to === "data")
+      const before = image.log.slice(0, hole).filter(({ to }) => to !== "data").map(({ kind }) => kind)
+      expect(before).toEqual(["write", "sync"])
+    })
+  }
 })
