@@ -243,7 +243,7 @@ class DiskOpening {
     this.#given.push(source)
     try {
       const isLate = image instanceof PagedFile && !image.readOnly
-      // Which of the two stores and loses what first can be kept up where the data file waits, and where neither does.
+      // What reaches which of the two first can be kept up where the data file waits for the image, and where neither has to.
       const file = await this.#fileOf(isLate && isImageFile(source) ? new AnsweredFile(source) : source, image.readOnly ? true : undefined)
       if (!(file instanceof PagedFile) || image.readOnly) return file
       if (!isLate) throw new BackingError("unsupported", "it answers later, and the image file at once", { path })

@@ -21,7 +21,7 @@ export async function lateCrashRound(round: CrashRound): Promise<number> {
 }
 
 /** Files that were recorded, each behind a source that answers late. */
-type Recorded = ReturnType<typeof recordFiles>
+export type Recorded = ReturnType<typeof recordFiles>
 
 /** Opens the image as one whose files answer late, in pages of some size. */
 export async function openRecorded({ file, data }: Recorded, { options, rng }: Pick<CrashRound, "options" | "rng">): Promise<AwaitedDisk> {
@@ -47,7 +47,7 @@ async function runLate(files: Recorded, round: CrashRound): Promise<Stage[]> {
     durable = durable.clone()
     noteChange(durable, operation)
     stages.push({ from: log.length, durable, doing })
-    await perform(disk, model, operation, round)
+    await performLate(disk, model, operation, round)
     if (operation.kind !== "flush") continue
     durable = DurableModel.flushed(model)
     stages.push({ from: log.length, durable, doing: `after ${doing}` })
@@ -57,7 +57,10 @@ async function runLate(files: Recorded, round: CrashRound): Promise<Stage[]> {
   return stages
 }
 
-async function perform(disk: AwaitedDisk, model: FlatModel, operation: Operation, round: CrashRound): Promise<void> {
+/** Does an operation on a disk that answers later, and on its model. */
+export async function performLate(
+  disk: AwaitedDisk, model: FlatModel, operation: Operation, round: Pick<CrashRound, "discardRule">,
+): Promise<void> {
   switch (operation.kind) {
     case "write":
       await disk.pwrite(operation.data, operation.offset)
@@ -75,7 +78,11 @@ async function perform(disk: AwaitedDisk, model: FlatModel, operation: Operation
   }
 }
 
-function zeroClusters(model: FlatModel, { offset, length }: Operation & { kind: "discard" }, { discardRule }: CrashRound): void {
+function zeroClusters(
+  model: FlatModel,
+  { offset, length }: Operation & { kind: "discard" },
+  { discardRule }: Pick<CrashRound, "discardRule">,
+): void {
   if (discardRule === "anything") return
   const cluster = discardRule.zeroesClustersOf
   const first = Math.ceil(offset / cluster) * cluster

@@ -11,9 +11,11 @@ import { createImage } from "../../src/backing/create.ts"
 import { FlatModel } from "../support/flat-model.ts"
 import type { MemoryFile } from "../support/memory-file.ts"
 import { Rng } from "../support/rng.ts"
+import { qcow2Shapes } from "../support/shapes.ts"
 import { KILL_CLUSTER_SIZE, killRound } from "./kill.ts"
 import { crashRound } from "./replay.ts"
 import { crashShapes, roundFor } from "./shapes.ts"
+import { wholeCrashRound, wholeRoundFor } from "./whole-replay.ts"
 
 const { values } = parseArgs({
   options: {
@@ -36,10 +38,16 @@ try {
 
 function replayAll(): string {
   const shapes = crashShapes.filter((shape) => shape.name.includes(values.only))
+  const wholeShapes = qcow2Shapes.filter(({ name }) => name.includes(values.only))
   console.log(`crash replay: seed ${first}, ${shapes.length} shapes, ${values.seconds} seconds`)
   let points = 0
   for (; Date.now() < end; seed++) {
     const rng = new Rng(seed)
+    if (wholeShapes.length > 0 && rng.chance(0.4)) {
+      const round = wholeRoundFor(rng.pick(wholeShapes), rng)
+      points += wholeCrashRound({ ...round, operations: rng.between(5, 40), share: 0.2 })
+      continue
+    }
     const shape = rng.pick(shapes)
     let crashed: MemoryFile | undefined
     // One crash after another: the second round starts from what some crash of the first has left, leaks and all.

@@ -3,6 +3,7 @@
  * disks included.
  */
 import type { Qcow2Image } from "../../src/backing/qcow2/image.ts"
+import type { SnapshotActions } from "../../src/backing/qcow2/snapshots/snapshots.ts"
 import { FlatModel } from "../support/flat-model.ts"
 import { describeOperation, type Operation, type OperationLimits, randomOperation } from "../support/random-operations.ts"
 import type { Rng } from "../support/rng.ts"
@@ -80,23 +81,26 @@ function resized(model: FlatModel, size: number): FlatModel {
   return FlatModel.of(model.read(0, Math.min(model.size, size)), size)
 }
 
-/** Does an operation that concerns all of the image. */
-export function performWhole(disk: Qcow2Image, operation: Exclude<WholeOperation, Operation>): void {
+/** An image that does what concerns all of it at once, or later. */
+export interface WholeDisk {
+  readonly snapshots?: SnapshotActions
+  resize?(size: number, options: { readonly shrink: boolean }): void | Promise<void>
+}
+
+/** Does an operation that concerns all of the image: what it returns is to be awaited where the image answers later. */
+export function performWhole(disk: WholeDisk, operation: Exclude<WholeOperation, Operation>): unknown {
   const { snapshots } = disk
   switch (operation.kind) {
     case "snapshot":
-      snapshots.create({ name: "a snapshot", ...(operation.state === 0 ? {} : { vmState: stateOf(operation.state) }) })
-      return
+      return snapshots?.create({ name: "a snapshot", ...(operation.state === 0 ? {} : { vmState: stateOf(operation.state) }) })
     case "apply":
-      snapshots.apply(operation.id)
-      return
+      return snapshots?.apply(operation.id)
     case "delete":
-      snapshots.delete(operation.id)
-      return
+      return snapshots?.delete(operation.id)
     case "resize":
-      disk.resize(operation.size, { shrink: true })
-      return
+      return disk.resize?.(operation.size, { shrink: true })
     case "look":
+      return undefined
   }
 }
 

@@ -7,41 +7,36 @@ import { checkQcow2 } from "../../src/backing/qcow2/check/check.ts"
 import type { Qcow2Image } from "../../src/backing/qcow2/image.ts"
 import { DurableModel } from "../support/durable-model.ts"
 import { modelOf, openInMemory } from "../support/images.ts"
-import type { MemoryFile } from "../support/memory-file.ts"
+import { MemoryFile } from "../support/memory-file.ts"
 import { applyOperation, type DiscardRule } from "../support/random-operations.ts"
-import { applyChange, crashedFile, RecordingFile } from "../support/recording-file.ts"
+import type { FileChange, RecordingFile } from "../support/recording-file.ts"
 import type { Rng } from "../support/rng.ts"
 import { makeShape, type Qcow2Shape } from "../support/shapes.ts"
 import {
   describeWhole, expectSnapshots, isWhole, performWhole, randomWholeOperation, type WholeLimits, type WholeModel, wholeModelAfter,
 } from "./whole-operations.ts"
+import {
+  type Crash, type CrashedFiles, crashesOf, type CrashStart, recordFiles, type Since, stagesAt, withData,
+} from "./crashed-files.ts"
 import { noteChange } from "./replay.ts"
 
-export interface WholeCrashRound {
-  readonly base: MemoryFile
+export interface WholeCrashRound extends CrashStart {
   readonly options: OpeningOptions
-  readonly rng: Rng
   readonly operations: number
   readonly limits: WholeLimits
   readonly discardRule: DiscardRule
-  /** Of all crash points, try this share. */
-  readonly share: number
 }
 
 /** What the image may be from this many recorded changes on. */
-interface Stage {
-  readonly from: number
+export interface WholeStage extends Since {
   readonly doing: string
   readonly possible: readonly Possible[]
 }
 
-interface Possible {
+export interface Possible {
   readonly disk: DurableModel
   readonly model: WholeModel
 }
-
-/** Where the switch of the header begins. */
-const SIZE_FIELD = 24
 
 /** The model of an image as it is. */
 export function wholeModelOf(disk: Qcow2Image): WholeModel {
@@ -51,38 +46,26 @@ export function wholeModelOf(disk: Qcow2Image): WholeModel {
 
 /** Runs one round. Returns the points tried. @throws Error that names the crash point */
 export function wholeCrashRound(round: WholeCrashRound): number {
-  const recorder = new RecordingFile(round.base.clone())
-  const stages = runRecorded(recorder, round)
-  const { log } = recorder
-  const prefix = round.base.clone()
+  const { file, data } = recordFiles(round)
+  return replayWhole(file.log, runRecorded(file, { ...round, options: withData(round.options, data) }), round)
+}
+
+/** Tries crashes after each change of `log`. @throws as `wholeCrashRound` */
+export function replayWhole(log: readonly FileChange[], stages: readonly WholeStage[], round: WholeCrashRound): number {
+  const stageAt = stagesAt(stages)
   let points = 0
-  let stage = 0
-  for (let length = 0; length <= log.length; length++) {
-    while ((stages[stage + 1]?.from ?? Infinity) <= length) stage++
-    const now = stages[stage]
-    const where = `cut after ${length} of ${log.length} changes`
-    if (now !== undefined && round.rng.chance(round.share)) {
-      points++
-      tryPoint(prefix.clone(), now, `${where}, in order`, round)
-    }
-    // Between the write of the header and its sync the old tables and the new ones must both be whole.
-    const last = log[length - 1]
-    const isSwitch = last?.kind === "write" && last.offset === SIZE_FIELD
-    for (let tries = isSwitch ? 6 : round.rng.chance(round.share) ? 1 : 0; now !== undefined && tries > 0; tries--) {
-      points++
-      tryPoint(crashedFile(round.base, log, length, round.rng), now, `${where}, in part`, round)
-    }
-    const change = log[length]
-    if (change !== undefined) applyChange(prefix, change)
+  for (const crash of crashesOf(log, round)) {
+    points++
+    tryPoint(crash, stageAt(crash.length), round)
   }
   return points
 }
 
-function runRecorded(recorder: RecordingFile, round: WholeCrashRound): Stage[] {
+function runRecorded(recorder: RecordingFile, round: WholeCrashRound): WholeStage[] {
   const disk = openInMemory(recorder, round.options)
   let model = wholeModelOf(disk)
   let durable = DurableModel.flushed(model.disk)
-  const stages: Stage[] = [{ from: 0, doing: "open", possible: [{ disk: durable, model }] }]
+  const stages: WholeStage[] = [{ from: 0, doing: "open", possible: [{ disk: durable, model }] }]
   const note = (doing: string, possible: readonly Possible[]): void => void stages.push({ from: recorder.log.length, doing, possible })
   for (let index = 0; index < round.operations; index++) {
     const operation = randomWholeOperation(round.rng, round.limits, model)
@@ -110,17 +93,48 @@ function runRecorded(recorder: RecordingFile, round: WholeCrashRound): Stage[] {
   return stages
 }
 
-function tryPoint(crashed: MemoryFile, stage: Stage, where: string, round: WholeCrashRound): void {
+function tryPoint({ file, data, where }: Crash, stage: WholeStage, round: WholeCrashRound): void {
   try {
-    const found = checkQcow2(crashed)
-    if (found.corruptions > 0) throw new Error(`the check finds: ${found.findings.slice(0, 5).map(({ message }) => message).join("; ")}`)
-    const disk = openInMemory(crashed.clone({ readOnly: true }), round.options)
+    expectSound(file)
+    const disk = openInMemory(file.clone({ readOnly: true }), withData(round.options, data?.clone({ readOnly: true })))
     expectOneOf(disk, stage.possible)
     disk.close()
+    if (round.rng.chance(0.15)) useAgain({ file: file.clone(), data: data?.clone() }, round)
   } catch (error) {
     if (error instanceof Error) error.message = `${where}, during ${stage.doing}: ${error.message}`
     throw error
   }
+}
+
+function expectSound(file: MemoryFile): void {
+  const { corruptions, findings } = checkQcow2(file)
+  if (corruptions > 0) throw new Error(`the check finds: ${findings.slice(0, 5).map(({ message }) => message).join("; ")}`)
+}
+
+/** What a crash has left can be used like any image, leaks and all. */
+function useAgain({ file, data }: CrashedFiles, { rng, options, limits, discardRule }: WholeCrashRound): void {
+  const disk = openInMemory(file, withData(options, data))
+  let model = wholeModelOf(disk)
+  const done: string[] = []
+  for (let count = 0; count < 6; count++) {
+    const operation = randomWholeOperation(rng, { ...limits, share: 0.5 }, model)
+    done.push(describeWhole(operation))
+    if (!isWhole(operation)) applyOperation(disk, model.disk, operation, discardRule)
+    else {
+      performWhole(disk, operation)
+      model = wholeModelAfter(model, operation)
+    }
+  }
+  disk.close()
+  const after = file.clone({ readOnly: true })
+  expectSound(after)
+  const again = openInMemory(after, withData(options, data?.clone({ readOnly: true })))
+  try {
+    expectOneOf(again, [{ disk: DurableModel.flushed(model.disk), model }])
+  } catch (error) {
+    throw new Error(`used again (${done.join("; ")})`, { cause: error })
+  }
+  again.close()
 }
 
 function expectOneOf(disk: Qcow2Image, possible: readonly Possible[]): void {
@@ -143,11 +157,13 @@ const SIZE = 100_352
 /** A round on a fresh image of that shape. Version 2 keeps its size while it has snapshots, so there it is one or the other. */
 export function wholeRoundFor(shape: Qcow2Shape, rng: Rng): Omit<WholeCrashRound, "operations" | "share"> {
   const { file, opening } = makeShape(shape, SIZE)
-  const { clusterSize = 65536, compat, refcountBits } = shape.options
+  const { clusterSize = 65536, compat, refcountBits, dataFile } = shape.options
   const isOld = compat === "0.10"
-  const snapshots = refcountBits !== 1 && (!isOld || rng.chance(0.5))
+  const snapshots = dataFile === undefined && refcountBits !== 1 && (!isOld || rng.chance(0.5))
+  const data = opening.openDataFile?.({ name: "data", format: undefined, imagePath: "" })
   return {
     base: file,
+    ...(data instanceof MemoryFile ? { data } : {}),
     rng,
     options: { ...opening, cacheSize: rng.pick([4, 1000]) * clusterSize },
     discardRule: isOld && shape.backing !== undefined ? "anything" : { zeroesClustersOf: clusterSize },

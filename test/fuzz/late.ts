@@ -4,8 +4,11 @@
  */
 import { parseArgs } from "node:util"
 import { lateCrashRound } from "../crash/late-replay.ts"
+import { lateWholeCrashRound } from "../crash/late-whole-replay.ts"
 import { crashShapes, roundFor } from "../crash/shapes.ts"
+import { wholeRoundFor } from "../crash/whole-replay.ts"
 import { Rng } from "../support/rng.ts"
+import { qcow2Shapes } from "../support/shapes.ts"
 import { lateDiskRound } from "./late-disk-round.ts"
 import { lateFileRound } from "./late-file-round.ts"
 import { lateShapes } from "./late-shapes.ts"
@@ -18,13 +21,17 @@ const end = Date.now() + Number(values.seconds) * 1000
 console.log(`late files: seed ${first}, ${values.seconds} seconds`)
 
 const shapes = lateShapes.filter(({ name }) => name.includes(values.only))
+const wholeShapes = qcow2Shapes.filter(({ name }) => name.includes(values.only))
 const crashes = crashShapes.filter(({ name }) => name.includes(values.only))
 let [reads, points] = [0, 0]
 let seed = first
 
 async function round(rng: Rng): Promise<void> {
-  const kind = rng.below(3)
-  if (kind === 0) reads += (await lateFileRound(rng)).reads
+  const kind = rng.below(4)
+  const whole = wholeShapes.length === 0 || kind < 3 ? undefined : rng.pick(wholeShapes)
+  if (whole !== undefined) {
+    points += await lateWholeCrashRound({ ...wholeRoundFor(whole, rng), operations: rng.between(5, 25), share: 0.15 })
+  } else if (kind === 0) reads += (await lateFileRound(rng)).reads
   else if (kind === 1 || crashes.length === 0) reads += await lateDiskRound(rng.pick(shapes), rng, rng.between(3, 30))
   else {
     const shape = rng.pick(crashes)

@@ -28,8 +28,8 @@ export interface Wait {
 export interface LogOrder {
   /** Before each sync of this file. */
   readonly beforeSync?: () => Promise<void> | undefined
-  /** Before content of this file is cut off, or its space is given back. */
-  readonly beforeLoss?: () => Promise<void> | undefined
+  /** Before each change of this file. */
+  readonly beforeChange?: () => Promise<void> | undefined
 }
 
 /** What a change takes up beside its data, roughly. */

@@ -164,12 +164,21 @@ export class PagedFile implements ImageFile {
   }
 
   /**
-   * From now on this file refers to what is in `data`: a sync of this one waits until all that `data` has synced before is on stable
-   * storage, and `data` loses nothing (a cut, a hole) before what this one has synced says so.
+   * From now on this file refers to what is in `data`, and the two keep one order: a sync of this one waits until all that `data` has
+   * synced before is on stable storage, and a change of `data` until all that this one has synced is.
    */
   refersTo(data: PagedFile): void {
-    this.#log?.orderBy({ beforeSync: () => data.stable() })
-    data.#log?.orderBy({ beforeLoss: () => this.stable() })
+    const log = this.#log
+    let awaited: object | undefined
+    log?.orderBy({ beforeSync: () => data.stable() })
+    data.#log?.orderBy({
+      beforeChange: () => {
+        const last = log?.lastSync
+        if (last === undefined || last === awaited) return undefined
+        awaited = last
+        return log?.stable()
+      },
+    })
   }
 
   /** Undefined when all that was synced is on stable storage; otherwise resolves when it is. Rejects with the first failure of a change. */

@@ -73,7 +73,7 @@ export class WriteLog {
   /** @throws BackingError the first failure, from then on: nothing has been logged then */
   append(change: Change): void {
     this.#refuseFailed()
-    if (change.kind === "truncate" || (change.kind === "zero" && change.frees)) this.#waitFor(this.#order.beforeLoss?.())
+    this.#waitFor(this.#order.beforeChange?.())
     this.#unsent.push(change)
     const weight = memoryOf(change) + this.#zeroWeight(change)
     this.#pending.set(change, weight)
@@ -111,6 +111,11 @@ export class WriteLog {
     this.#last = { kind: "sync", done, settle }
     this.#unsent.push(this.#last)
     this.#schedule()
+  }
+
+  /** Stands for the last sync that was logged; undefined when it has been answered. */
+  get lastSync(): object | undefined {
+    return this.#last
   }
 
   /** Resolves when the last sync that was logged has been answered; undefined when it has been. Rejects with the first failure. */

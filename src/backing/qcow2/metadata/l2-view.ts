@@ -91,11 +91,18 @@ export class L2View {
     return hostOffset(table.view.getUint32(at), table.view.getUint32(at + 4))
   }
 
-  /** Whether data may be written to the entry's cluster as it is: there is one, and nothing else refers to it. Not for kind CORRUPT. */
-  hasOwnPlace(table: CachedTable, index: number): boolean {
+  /** Whether the entry has a cluster: byte 0 is a place in an external data file only (QC-L2-07). Not for kinds COMPRESSED and CORRUPT. */
+  hasPlace(table: CachedTable, index: number): boolean {
     const at = index * this.#entrySize
     const hi = table.view.getUint32(at)
-    return isCopied(hi) && (hi & L2_ENTRY.COMPRESSED_HI) === 0 && hostOffset(hi, table.view.getUint32(at + 4)) !== 0
+    const lo = table.view.getUint32(at + 4)
+    return hostOffset(hi, lo) !== 0 || (this.geometry.hasDataFile && l2Kind(hi, lo, this.geometry) === L2_KIND.NORMAL)
+  }
+
+  /** Whether data may be written to the entry's cluster as it is: there is one, and nothing else refers to it. Not for kind CORRUPT. */
+  hasOwnPlace(table: CachedTable, index: number): boolean {
+    const hi = table.view.getUint32(index * this.#entrySize)
+    return isCopied(hi) && (hi & L2_ENTRY.COMPRESSED_HI) === 0 && this.hasPlace(table, index)
   }
 
   /** Host byte where a compressed cluster begins. */
@@ -150,8 +157,7 @@ export class L2View {
     const kind = this.kind(table, index, 0)
     if (kind === L2_KIND.CORRUPT) return undefined
     if (kind !== L2_KIND.COMPRESSED) {
-      const host = this.host(table, index)
-      return host === 0 ? undefined : { first: host / clusterSize, count: 1 }
+      return this.hasPlace(table, index) ? { first: this.host(table, index) / clusterSize, count: 1 } : undefined
     }
     const start = this.compressedOffset(table, index)
     const first = Math.floor(start / clusterSize)
