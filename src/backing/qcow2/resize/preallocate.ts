@@ -47,8 +47,7 @@ function placeSome(
 ): number {
   const { clusterSize } = geometry
   const whole = { from: 0, to: geometry.subclusters }
-  // The first cluster of an external data file lies at byte 0, which only COPIED tells from no place at all (QC-DF-03).
-  const isPlaced = (at: number): boolean => mapping.l2.references(table, at) !== undefined || mapping.l2.isCopied(table, at)
+  const isPlaced = (at: number): boolean => mapping.l2.references(table, at) !== undefined
   let count = 0
   if (isPlaced(index)) {
     while (count < most && isPlaced(index + count)) count++
