@@ -2,7 +2,7 @@
 import { checkOptions, type Rules } from "../options.ts"
 import { BackingError } from "./backing.ts"
 import { checkImage as checkFile, checkRepairMode, repairImage as repairFile } from "./check-file.ts"
-import { LockedFile } from "./host/image-lock.ts"
+import { LockedFile, type LockedFileOptions } from "./host/image-lock.ts"
 import type { ImageFile } from "./image-file.ts"
 import type { CheckResult } from "./qcow2/check/check.ts"
 import type { RepairMode } from "./qcow2/check/repair.ts"
@@ -21,14 +21,14 @@ const CHECK_IMAGE_RULES: Rules<CheckImageOptions> = { ignoreLocks: "boolean?" }
 
 /**
  * Checks a qcow2 image: reads all metadata, writes nothing, and does not look at backing files. Memory and time are bounded by the size of
- * the file.
+ * the file. An image that somebody writes to is refused, but nobody is kept from beginning that: then what is written shows as errors.
  * @param image a path, or a file, which stays open
  * @throws BackingError when it cannot be checked: no qcow2 image, an unknown feature, an I/O error, `busy` when somebody writes to it
  * @throws TypeError for wrong arguments
  */
 export function checkImage(image: string | ImageFile, options: CheckImageOptions = {}): CheckResult {
   checkOptions("checkImage", options, CHECK_IMAGE_RULES)
-  return typeof image === "string" ? withFile(image, { ...options, readOnly: true }, checkFile) : checkFile(image)
+  return typeof image === "string" ? withFile(image, { ...options, readOnly: true, lockReadOnly: false }, checkFile) : checkFile(image)
 }
 
 /**
@@ -43,7 +43,7 @@ export function repairImage(image: string | ImageFile, mode: RepairMode, options
   return typeof image === "string" ? withFile(image, options, (file) => repairFile(file, mode)) : repairFile(image, mode)
 }
 
-function withFile<T>(path: string, options: CheckImageOptions & { readonly readOnly?: boolean }, work: (file: ImageFile) => T): T {
+function withFile<T>(path: string, options: CheckImageOptions & LockedFileOptions, work: (file: ImageFile) => T): T {
   const file = new LockedFile(path, options)
   try {
     file.claim()

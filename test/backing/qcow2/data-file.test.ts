@@ -190,6 +190,28 @@ describe("raw data files", () => {
     expect(pair.data.size()).toBe(size)
   })
 
+  it("QC-DF-02 QC-RSZ-04 shrinks without reading the L2 tables that go: they refer to nothing that is counted", () => {
+    const reads: number[] = []
+    class Watched extends MemoryFile {
+      override readInto(buffer: Uint8Array, start: number, length: number, offset: number): number {
+        reads.push(offset)
+        return super.readInto(buffer, start, length, offset)
+      }
+    }
+    const coverage = CLUSTER * (CLUSTER / 8)
+    const pair = new Pair({ size: 4 * coverage })
+    pair.use((image) => {
+      for (let table = 0; table < 4; table++) image.pwrite(filled(512, 1), table * coverage)
+    })
+    const tables = [1, 2, 3].map((table) => pair.bytes.l2At(table * coverage) ?? 0)
+    const watched = new Watched({ path: "disk.qcow2" })
+    watched.adopt(pair.file)
+    const image = openQcow2(watched, { openDataFile: () => pair.data })
+    image.resize(512, { shrink: true })
+    image.close()
+    expect(reads.filter((offset) => tables.includes(offset))).toEqual([])
+  })
+
   it("QC-DF-07 does not go with a backing file, without a data file, or in version 2", () => {
     const refused = (options: Partial<CreateQcow2Options>): string => failureOf(() => newImage({ size: SIZE, ...options })).code
     expect(refused({ dataFile: "d", dataFileRaw: true, backing: "b", backingFormat: "raw" })).toBe("invalid-argument")

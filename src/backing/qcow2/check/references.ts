@@ -16,7 +16,7 @@ import type { Geometry } from "../format/geometry.ts"
 import { type ReferenceSink, STRUCTURE, type Structure } from "./reference-sink.ts"
 import { L2_ENTRY, TABLE_ENTRY_SIZE } from "../format/spec.ts"
 import { bitmapProblem } from "../format/subclusters.ts"
-import { type L2Words, visitL2Entries, visitWords } from "./table-reader.ts"
+import { type L2Words, L2Visitor, visitWords } from "./table-reader.ts"
 
 /** L2 tables that are gathered before they are visited: 50 MB at the most. */
 const L2_BATCH = 1 << 20
@@ -41,6 +41,7 @@ export class ReferenceCounter implements ReferenceSink {
   readonly #image: CheckedImage
   readonly #geometry: Geometry
   readonly #findings: Findings
+  readonly #l2Tables: L2Visitor
   /** Clusters whose stored refcount is exactly one: those whose references must carry COPIED. */
   readonly #storedOne: ClusterSet
 
@@ -49,6 +50,7 @@ export class ReferenceCounter implements ReferenceSink {
     this.#geometry = image.geometry
     this.#storedOne = storedOne
     this.#findings = findings
+    this.#l2Tables = new L2Visitor(image)
   }
 
   /** Counts all references but those to the refcount table and blocks. */
@@ -141,10 +143,7 @@ export class ReferenceCounter implements ReferenceSink {
     for (const [offset, times] of tables) {
       if (active && this.#geometry.hasDataFile) this.#checkPlaces(offset)
       const next = { offset: 0 } // where the next cluster would lie if the disk were in one piece
-      visitL2Entries(this.#image.file, offset, this.#geometry, (words, at) => {
-        // An empty entry refers to nothing: most of a sparse disk's are.
-        if ((words.hi | words.lo | words.zero | words.allocated) !== 0) this.#countL2Entry(words, at, times, active ? next : undefined)
-      })
+      this.#l2Tables.visit(offset, (words, at) => this.#countL2Entry(words, at, times, active ? next : undefined))
     }
     tables.clear()
     this.#tableStarts.clear()
@@ -153,7 +152,7 @@ export class ReferenceCounter implements ReferenceSink {
   /** Each cluster of an external data file lies where the guest has it (QC-DF-01). */
   #checkPlaces(table: number): void {
     const first = this.#tableStarts.get(table) ?? 0
-    visitL2Entries(this.#image.file, table, this.#geometry, ({ hi, lo }, at) => {
+    this.#l2Tables.visit(table, ({ hi, lo }, at) => {
       const kind = l2Kind(hi, lo, this.#geometry)
       const guest = first + ((at - table) / this.#geometry.l2EntrySize) * this.#geometry.clusterSize
       const host = hostOffset(hi, lo)

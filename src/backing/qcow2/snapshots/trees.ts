@@ -52,6 +52,7 @@ export function visitTree(source: TreeSource, l1: Uint8Array, visit: (first: num
     at += times
     // Before the table is read: a table that nothing counts is refused, and a small file cannot have many.
     visit(offset / clusterSize, 1, times)
+    if (geometry.hasDataFile) continue
     file.read(bytes, offset)
     visitTable(source, table, offset, (first, count) => visit(first, count, times))
   }
