@@ -54,6 +54,16 @@ export function checkLuksOptions(who: string, options: LuksOptions): void {
   checkCount(who, "iterTime", options.iterTime, 1)
 }
 
+/** Bytes of the header and the key material of a new volume. @throws BackingError as `makeVolume` */
+export function volumeOverhead(options: Omit<LuksOptions, "passphrase">, path: string): number {
+  return FIRST_MATERIAL + SLOT_COUNT * slotBytes(chooseCipher(options, path))
+}
+
+/** Bytes from one slot's key material to that of the next. */
+function slotBytes({ keyBytes }: CipherSpec): number {
+  return Math.ceil((keyBytes * STRIPES) / MATERIAL_ALIGNMENT) * MATERIAL_ALIGNMENT
+}
+
 /** @throws BackingError `invalid-argument` for options that contradict each other; `unsupported` for a hash that the platform lacks */
 export function makeVolume(options: LuksOptions, cryptography: Cryptography, path: string): NewVolume {
   const { hash = "sha256", iterTime = DEFAULT_ITER_TIME } = options
@@ -66,15 +76,15 @@ export function makeVolume(options: LuksOptions, cryptography: Cryptography, pat
   const key = cryptography.random(cipher.keyBytes)
   // The digest is made with each try as well; an eighth of the time is what QEMU and cryptsetup give it.
   const checked = { hash, digestSalt: cryptography.random(SALT_LENGTH), digestIterations: count(DIGEST_LENGTH, iterTime / 8) }
-  const slotBytes = Math.ceil((cipher.keyBytes * STRIPES) / MATERIAL_ALIGNMENT) * MATERIAL_ALIGNMENT
+  const distance = slotBytes(cipher)
   const unused: KeySlot[] = Array.from({ length: SLOT_COUNT }, (_, slot) => ({
-    isActive: false, iterations: 0, salt: new Uint8Array(SALT_LENGTH), materialOffset: FIRST_MATERIAL + slot * slotBytes,
+    isActive: false, iterations: 0, salt: new Uint8Array(SALT_LENGTH), materialOffset: FIRST_MATERIAL + slot * distance,
   }))
   const first: KeySlot = {
     isActive: true, iterations: count(cipher.keyBytes, iterTime), salt: cryptography.random(SALT_LENGTH), materialOffset: FIRST_MATERIAL,
   }
   const header: LuksHeader = {
-    cipher, ...checked, payloadOffset: FIRST_MATERIAL + SLOT_COUNT * slotBytes, digest: keyDigest(key, checked, cryptography),
+    cipher, ...checked, payloadOffset: FIRST_MATERIAL + SLOT_COUNT * distance, digest: keyDigest(key, checked, cryptography),
     uuid: makeUuid(cryptography), slots: [first, ...unused.slice(1)],
   }
   const { salt, iterations } = first
@@ -86,7 +96,7 @@ export function makeVolume(options: LuksOptions, cryptography: Cryptography, pat
   }
 }
 
-function chooseCipher(options: LuksOptions, path: string): CipherSpec {
+function chooseCipher(options: Omit<LuksOptions, "passphrase">, path: string): CipherSpec {
   const { cipher = "aes-256", mode = "xts", ivGenerator = mode === "cbc" ? "essiv" : "plain64" } = options
   const refuse = (message: string): BackingError => new BackingError("invalid-argument", message, { path })
   if (ivGenerator !== "essiv" && options.ivHash !== undefined) throw refuse(`the IV generator ${ivGenerator} takes no hash`)

@@ -1,9 +1,13 @@
 /** measureDisk: how large the file of a new image would be, without making it. [QCOW2] "General", as `qemu-img measure` counts. */
 import { checkOptions, type Rules } from "../../options.ts"
 import { BackingError, checkBacking, type VirtioBacking } from "../backing.ts"
+import { volumeOverhead } from "../luks/new-volume.ts"
 import { checkCreateOptions, CREATE_QCOW2_RULES, type CreateQcow2Options } from "../qcow2/create-options.ts"
+import { directoryEntryBytes, tableEntriesFor } from "../qcow2/format/bitmaps.ts"
 import { TABLE_ENTRY_SIZE } from "../qcow2/format/spec.ts"
 import type { Geometry } from "../qcow2/format/geometry.ts"
+import type { ImageFormat } from "../signatures.ts"
+import { bitmapsOf } from "./convert/copy-bitmaps.ts"
 import { Operation, OPERATION_RULES, type OperationOptions } from "./operation.ts"
 import { runAt } from "./runs.ts"
 
@@ -12,11 +16,11 @@ export interface MeasureOptions extends Omit<CreateQcow2Options, "size">, Operat
   /** Bytes of the disk in the image. */
   readonly size?: number
   /** Default "qcow2". */
-  readonly format?: "raw" | "qcow2"
+  readonly format?: ImageFormat
 }
 
 const MEASURE_RULES: Rules<MeasureOptions> = {
-  ...CREATE_QCOW2_RULES, ...OPERATION_RULES, size: "number?", format: ["raw", "qcow2"],
+  ...CREATE_QCOW2_RULES, ...OPERATION_RULES, size: "number?", format: ["raw", "qcow2", "luks"],
 }
 
 /** What `measureDisk` finds, in bytes of the image's file. */
@@ -25,6 +29,8 @@ export interface Measurement {
   readonly required: number
   /** Needed when each cluster of the disk is written. */
   readonly fullyAllocated: number
+  /** Needed besides for the disk's persistent bitmaps, if these are copied. Left out unless both images are of qcow2 version 3. */
+  readonly bitmaps?: number
 }
 
 /**
@@ -39,19 +45,36 @@ export async function measureDisk(disk: VirtioBacking | undefined, options: Meas
   const { format = "qcow2", progress: _, signal: __, ...creating } = options
   const size = options.size ?? disk?.size
   if (size === undefined) throw new BackingError("invalid-argument", "measureDisk needs a disk, or a size")
-  if (format === "raw") {
-    const bytes = Math.ceil(size / 512) * 512
+  const { encryption } = options
+  if (format !== "qcow2") {
+    const bytes = Math.ceil(size / 512) * 512 + (format === "luks" ? volumeOverhead(encryption ?? {}, "the new image") : 0)
     return { required: bytes, fullyAllocated: bytes }
   }
   const geometry = checkCreateOptions({ ...creating, size }, "the new image")
   const { clusterSize } = geometry
   const content = Math.ceil(size / clusterSize) * clusterSize
-  const fullyAllocated = fullSize(geometry, content)
+  const luks = encryption === undefined ? 0 : Math.ceil(volumeOverhead(encryption, "the new image") / clusterSize) * clusterSize
+  const fullyAllocated = fullSize(geometry, content) + luks
   if (disk === undefined) return { required: fullyAllocated - content, fullyAllocated }
+  const bitmaps = bitmapBytes(disk, geometry)
   // Nobody knows how much of the disk shows from that backing file.
-  if (options.backing !== undefined) return { required: fullyAllocated, fullyAllocated }
+  if (options.backing !== undefined) return { required: fullyAllocated, fullyAllocated, ...bitmaps }
   const data = await dataBytes(disk, clusterSize, new Operation(disk.size, options))
-  return { required: fullyAllocated - content + data, fullyAllocated }
+  return { required: fullyAllocated - content + data, fullyAllocated, ...bitmaps }
+}
+
+/** All clusters of a disk's bitmaps, their tables and their directory, in an image of that geometry. */
+function bitmapBytes(disk: VirtioBacking, { version, clusterSize }: Geometry): Pick<Measurement, "bitmaps"> {
+  const bitmaps = version === 3 ? bitmapsOf(disk) : undefined
+  if (bitmaps === undefined) return {}
+  const rounded = (bytes: number): number => Math.ceil(bytes / clusterSize) * clusterSize
+  let [bytes, directory] = [0, 0]
+  for (const { name, granularity } of bitmaps.list()) {
+    const entries = tableEntriesFor(disk.size, Math.log2(granularity), clusterSize)
+    bytes += entries * clusterSize + rounded(entries * TABLE_ENTRY_SIZE)
+    directory += directoryEntryBytes(name)
+  }
+  return { bitmaps: bytes + rounded(directory) }
 }
 
 /** Bytes of a file all of whose `content` bytes of clusters are allocated: header, tables, refcounts of all of it. */

@@ -73,7 +73,29 @@ convert -T writeback -O raw base.qcow2 x
 convert --salvage -O raw base.qcow2 x
 convert -r 100M -O raw base.qcow2 x
 convert -r fast -O raw base.qcow2 x
-convert --bitmaps -O qcow2 bitmap.qcow2 x => 1: refused by name so far
+convert --bitmaps -O qcow2 bitmap.qcow2 x
+convert --bitmaps -c -O qcow2 bitmap.qcow2 x
+convert --bitmaps -O qcow2 -o cluster_size=4k bitmap.qcow2 x
+convert --bitmaps -O qcow2 broken.qcow2 x
+convert --bitmaps --skip-broken-bitmaps -O qcow2 broken.qcow2 x
+convert --skip-broken-bitmaps -O qcow2 bitmap.qcow2 x
+convert --bitmaps -O raw bitmap.qcow2 x
+convert --bitmaps -O qcow2 base.raw x
+convert --bitmaps -O qcow2 base.qcow2 x
+convert --bitmaps -O qcow2 v2.qcow2 x
+convert --bitmaps -O qcow2 -o compat=0.10 bitmap.qcow2 x
+convert --bitmaps -O qcow2 bitmap.qcow2 broken.qcow2 x
+convert --bitmaps -n -O qcow2 bitmap.qcow2 small.qcow2
+convert --bitmaps -n -O qcow2 bitmap.qcow2 base.qcow2
+convert --bitmaps -n -O qcow2 bitmap.qcow2 broken.qcow2
+convert --bitmaps -n -O raw bitmap.qcow2 base.raw
+measure --output=json -O qcow2 bitmap.qcow2
+measure --output=json -O qcow2 broken.qcow2
+measure --output=json -O qcow2 -o cluster_size=512 bitmap.qcow2
+measure --output=json -O qcow2 -o compat=0.10 bitmap.qcow2
+measure --output=json -O raw bitmap.qcow2
+info broken.qcow2
+info --output=json broken.qcow2
 convert --image-opts -O raw driver=qcow2,file.filename=base.qcow2 x
 convert -n --target-image-opts base.raw driver=qcow2,file.filename=base.qcow2
 convert gone.raw x

@@ -57,6 +57,11 @@ amend @first @third -o state=active,new-secret=c,iter-time=10 @disk.luks
 amend @first @third -o encrypt.state=active,encrypt.new-secret=c @disk.luks
 amend @first -o size=2M @disk.luks
 amend -f luks -o state=inactive,keyslot=0 disk.luks
+measure @first -O luks -o key-secret=a --output=json --size 1G
+measure @first -O luks -o key-secret=a,cipher-alg=aes-128 --output=json base.raw
+measure @first -O qcow2 -o encrypt.format=luks,encrypt.key-secret=a --output=json --size 1G
+measure @first -O qcow2 -o encrypt.format=luks,encrypt.key-secret=a,cluster_size=4k --output=json base.raw
+measure -O luks --size 1G
 resize @first --image-opts @image 2M
 resize @first --shrink --image-opts @image 512k
 resize luks.qcow2 2M

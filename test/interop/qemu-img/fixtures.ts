@@ -84,6 +84,13 @@ function damage(at: (name: string) => string): void {
     if (name === "future.qcow2") bytes[72] = 0x80
     writeFileSync(at(name), bytes)
   }
+  // Two bitmaps, the first of which somebody has not stored.
+  copyFileSync(at("bitmap.qcow2"), at("broken.qcow2"))
+  qemuImg("bitmap", "--add", "--disable", "-g", "4k", at("broken.qcow2"), "b1")
+  const bytes = readFileSync(at("broken.qcow2"))
+  const directory = Number(bytes.readBigUInt64BE(bytes.indexOf(Buffer.from("23852875", "hex")) + 24))
+  bytes.writeUInt32BE(bytes.readUInt32BE(directory + 12) | 1, directory + 12)
+  writeFileSync(at("broken.qcow2"), bytes)
   copyFileSync(at("base.qcow2"), at("cut.qcow2"))
   truncateSync(at("cut.qcow2"), 100)
 }

@@ -5,10 +5,17 @@ import { CREATE_IMAGE_RULES, createImage, type CreateImageOptions } from "../../
 import { writeReplacing } from "../../host/replaced-file.ts"
 import { openImage, type OpenImageOptions } from "../../open.ts"
 import { CONVERT_RULES, type ConvertOptions, convertDisk } from "./convert.ts"
+import { type BitmapChoice, chooseBitmaps, copyBitmaps } from "./copy-bitmaps.ts"
 import { openSource } from "./source-image.ts"
 
 /** What decides of the new image, and of the conversion. */
-type ToImageOptions = Omit<ConvertOptions, "targetIsZero" | "onlyOwn"> & CreateImageOptions
+interface ToImageOptions extends Omit<ConvertOptions, "targetIsZero" | "onlyOwn">, CreateImageOptions {
+  /**
+   * Copies the persistent dirty bitmaps of the source: "all", or only the "consistent" ones. Both images are of qcow2 version 3. Default:
+   * none.
+   */
+  readonly bitmaps?: BitmapChoice
+}
 
 /** Options of `convertImage`: those of `convertDisk`, and those of the new image. Its size is the source's unless it is given. */
 export interface ConvertImageOptions extends ToImageOptions {
@@ -17,7 +24,8 @@ export interface ConvertImageOptions extends ToImageOptions {
 }
 
 const { targetIsZero: _, onlyOwn: __, ...CONVERTING } = CONVERT_RULES
-const RULES: Rules<ConvertImageOptions> = { ...CONVERTING, ...CREATE_IMAGE_RULES, source: "object?" }
+const TO_IMAGE_RULES: Rules<ToImageOptions> = { ...CONVERTING, ...CREATE_IMAGE_RULES, bitmaps: ["all", "consistent"] }
+const RULES: Rules<ConvertImageOptions> = { ...TO_IMAGE_RULES, source: "object?" }
 
 /**
  * Makes a new image at `target` that holds what the image at `source` reads as. It has a temporary name until it is whole; then it takes
@@ -47,15 +55,21 @@ export async function convertToImage(source: VirtioBacking, target: string, opti
   if (backing !== undefined && !("map" in source)) {
     throw new BackingError("invalid-argument", "an image over a backing file is made of a qcow2 image, not of a raw one", { path: target })
   }
+  const { bitmaps } = options
+  if (bitmaps !== undefined && (format !== "qcow2" || options.compat === "0.10")) {
+    throw new BackingError("unsupported", "only an image of qcow2 version 3 takes bitmaps", { path: target })
+  }
+  const chosen = bitmaps === undefined ? [] : chooseBitmaps(source, bitmaps)
   // A new LUKS image reads as anything.
   const targetIsZero = backing === undefined && format !== "luks"
-  const converting = { ...pickOptions(options, { ...CREATE_IMAGE_RULES, ...CONVERTING }), targetIsZero, onlyOwn: backing !== undefined }
+  const converting = { ...pickOptions(options, TO_IMAGE_RULES), targetIsZero, onlyOwn: backing !== undefined }
   await writeReplacing(target, async (temporary) => {
     createImage(temporary, { ...pickOptions<CreateImageOptions>(options, CREATE_IMAGE_RULES), size: options.size ?? source.size })
     const { passphrase } = options.encryption ?? {}
     const image = openImage(temporary, { ignoreLocks: true, format, ...(passphrase !== undefined && { passphrase }) })
     try {
       await convertDisk(source, image, pickOptions<ConvertOptions>(converting, CONVERT_RULES))
+      if (chosen.length > 0) copyBitmaps(source, image, chosen)
     } finally {
       image.close()
     }

@@ -94,6 +94,11 @@ export function encodeBitmapsExtension({ offset, length, count }: BitmapDirector
   return data
 }
 
+/** Bytes of the directory that a bitmap of that name takes, without extra data. */
+export function directoryEntryBytes(name: string): number {
+  return entryLength(encodeText(name).length, 0)
+}
+
 /** Bytes that an entry takes. */
 function entryLength(nameLength: number, extraLength: number): number {
   return roundUp(DIRECTORY_FIELD.EXTRA_DATA + nameLength + extraLength, ALIGNMENT)

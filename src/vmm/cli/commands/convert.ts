@@ -4,6 +4,7 @@ import { openImage } from "../../../backing/open.ts"
 import { Concatenation } from "../../../backing/operations/convert/concatenation.ts"
 import { type ConvertOptions, convertDisk } from "../../../backing/operations/convert/convert.ts"
 import { convertToImage } from "../../../backing/operations/convert/convert-image.ts"
+import { type BitmapChoice, bitmapsOf, chooseBitmaps, copyBitmaps } from "../../../backing/operations/convert/copy-bitmaps.ts"
 import { openSource } from "../../../backing/operations/convert/source-image.ts"
 import { type Arguments, nameOf, UsageError } from "../arguments.ts"
 import type { ImageFormat } from "../../../backing/signatures.ts"
@@ -11,25 +12,23 @@ import { defined, givenOptions, helpsWithOptions, wantsSpace } from "../create-o
 import { fillHoles } from "../fill-holes.ts"
 import { imageNamed, snapshotOf } from "../image-name.ts"
 import { longWork } from "../long-work.ts"
-
-/** Rows of the table that this version does not do. */
-const NOT_DONE = ["bitmaps", "skip-broken-bitmaps"]
+import { complain } from "../output.ts"
 
 export async function convert(given: Arguments): Promise<number> {
   const format = given.choice("output-format", ["raw", "qcow2", "luks"]) ?? "raw"
   if (helpsWithOptions(given, format)) return 0
-  const missing = NOT_DONE.find((name) => given.flag(name))
-  if (missing !== undefined) throw new UsageError(`${given.spelling(missing)} is not supported`)
   const names = given.words.slice(0, -1)
   if (names.length === 0) throw new UsageError("convert needs an image, and the name of the new one")
   const target = nameOf("new image", given.words.at(-1))
   if (given.flag("compress") && format !== "qcow2") throw new UsageError("-c: only qcow2 images have compressed clusters; give -O qcow2")
   const options = convertOptions(given)
+  const bitmaps = bitmapChoice(given, names)
   const source = openSources(given, names)
   try {
-    if (given.flag("no-create")) await convertInto(given, { source, target, options })
+    for (const name of skippedBitmaps(source, bitmaps)) complain(`bitmap "${name}" is not consistent, and is left out`)
+    if (given.flag("no-create")) await convertInto(given, { source, target, options, bitmaps })
     else {
-      const creating = newImage(given, format)
+      const creating = { ...newImage(given, format), ...(bitmaps !== undefined && { bitmaps }) }
       const leftBehind = `${target} is as it was before`
       await longWork(given, leftBehind, (watch) => convertToImage(source, target, { ...options, ...creating, ...watch }))
       if (wantsSpace(given, format)) fillHoles(target)
@@ -38,6 +37,19 @@ export async function convert(given: Arguments): Promise<number> {
     await source.close()
   }
   return 0
+}
+
+/** What `--bitmaps` asks for. */
+function bitmapChoice(given: Arguments, names: readonly string[]): BitmapChoice | undefined {
+  const [isWanted, skips] = [given.flag("bitmaps"), given.flag("skip-broken-bitmaps")]
+  if (skips && !isWanted) throw new UsageError(`${given.spelling("skip-broken-bitmaps")} goes with --bitmaps`)
+  if (isWanted && names.length > 1) throw new UsageError("--bitmaps: bitmaps are copied of one image only")
+  return isWanted ? (skips ? "consistent" : "all") : undefined
+}
+
+function skippedBitmaps(source: VirtioBacking, choice: BitmapChoice | undefined): string[] {
+  if (choice !== "consistent") return []
+  return bitmapsOf(source)?.list().flatMap(({ name, isConsistent }) => (isConsistent ? [] : [name])) ?? []
 }
 
 function convertOptions(given: Arguments): ConvertOptions {
@@ -85,18 +97,21 @@ interface Copy {
   readonly source: VirtioBacking
   readonly target: string
   readonly options: ConvertOptions
+  readonly bitmaps: BitmapChoice | undefined
 }
 
 /** `-n`: into an image that is there. */
-async function convertInto(given: Arguments, { source, target, options }: Copy): Promise<void> {
+async function convertInto(given: Arguments, { source, target, options, bitmaps }: Copy): Promise<void> {
   for (const name of ["options", "backing"]) {
     if (given.flag(name)) throw new UsageError(`${given.spelling(name)} is for a new image: leave out -n`)
   }
   const { path, format, passphrase } = imageNamed(given, target, { format: "output-format", keyed: "target-image-opts" })
   const image = openImage(path, { format: format ?? "raw", passphrase })
   try {
+    const chosen = bitmaps === undefined ? [] : chooseBitmaps(source, bitmaps, image)
     const copying = { ...options, targetIsZero: given.flag("target-is-zero") }
     await longWork(given, `${path} holds a part of the copy`, (watch) => convertDisk(source, image, { ...copying, ...watch }))
+    if (chosen.length > 0) copyBitmaps(source, image, chosen)
   } finally {
     image.close()
   }

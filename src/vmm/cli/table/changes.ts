@@ -81,7 +81,7 @@ export const CONVERT: CommandRow = {
     { name: "coroutines", letter: "m", argument: "N", meaning: "reads and writes at once, 1 to 16" },
     { name: "out-of-order", letter: "W", meaning: "accepted for scripts" },
     { name: "copy-range", letter: "C", meaning: "accepted for scripts" },
-    { name: "bitmaps", meaning: "copy persistent bitmaps" }, { name: "skip-broken-bitmaps", meaning: "but those that are not consistent" },
+    { name: "bitmaps", meaning: "copy persistent bitmaps" }, { name: "skip-broken-bitmaps", meaning: "with --bitmaps: leave out those that are not consistent" },
     { name: "target-is-zero", meaning: "with -n: NEW reads as zeroes already" },
     { name: "salvage", meaning: "take what cannot be read for zeroes" },
     { name: "target-image-opts", meaning: "NEW is given as driver=FORMAT,file.filename=PATH" }, CACHE, SOURCE_CACHE, RATE_LIMIT, PROGRESS,

@@ -1,0 +1,48 @@
+/** Copies the persistent dirty bitmaps of one image to another, as `qemu-img convert --bitmaps` does. */
+import { BackingError, type VirtioBacking } from "../../backing.ts"
+import type { BitmapInfo, Bitmaps } from "../../qcow2/bitmaps/bitmaps.ts"
+import { Qcow2Image } from "../../qcow2/image.ts"
+
+/** Which bitmaps are copied. "all": one that is not consistent is refused; "consistent": it is left out. */
+export type BitmapChoice = "all" | "consistent"
+
+/** The bitmaps of an image that can have some; undefined for any other disk. */
+export function bitmapsOf(disk: VirtioBacking): Bitmaps | undefined {
+  return disk instanceof Qcow2Image && disk.geometry.version === 3 ? disk.bitmaps : undefined
+}
+
+/**
+ * The bitmaps to be copied; nothing is changed.
+ * @throws BackingError `unsupported` where `source` cannot have bitmaps, or `target` (if it is there already); `corrupt` for one that is not
+ * consistent; `exists` for one that `target` has, too; `invalid-argument` where the disks differ in size
+ */
+export function chooseBitmaps(source: VirtioBacking, choice: BitmapChoice, target?: VirtioBacking): BitmapInfo[] {
+  const bitmaps = bitmapsOf(source)
+  const refuse = (code: "unsupported" | "corrupt" | "exists" | "invalid-argument", message: string): BackingError =>
+    new BackingError(code, `the bitmaps cannot be copied: ${message}`)
+  if (bitmaps === undefined) throw refuse("unsupported", "the source has none, for it is not a qcow2 image of version 3")
+  const all = bitmaps.list()
+  const broken = all.find(({ isConsistent }) => !isConsistent)
+  if (broken !== undefined && choice === "all") {
+    throw refuse("corrupt", `"${broken.name}" is not consistent; remove it, or have only the consistent ones copied`)
+  }
+  const chosen = all.filter(({ isConsistent }) => isConsistent)
+  if (target === undefined) return chosen
+  const there = bitmapsOf(target)
+  if (there === undefined) throw refuse("unsupported", "the target is not a qcow2 image of version 3")
+  const names = new Set(there.list().map(({ name }) => name))
+  const double = chosen.find(({ name }) => names.has(name))
+  if (double !== undefined) throw refuse("exists", `the target has a bitmap "${double.name}" already`)
+  if (target.size !== source.size) throw refuse("invalid-argument", `the target has ${target.size} bytes, and the source ${source.size}`)
+  return chosen
+}
+
+/** Makes the bitmaps `chosen` in `target` with the bits that they have in `source`. They are stored when `target` is closed. */
+export function copyBitmaps(source: VirtioBacking, target: VirtioBacking, chosen: readonly BitmapInfo[]): void {
+  const [from, to] = [bitmapsOf(source), bitmapsOf(target)]
+  if (from === undefined || to === undefined) throw new Error("chooseBitmaps has refused disks without bitmaps")
+  for (const { name, granularity, isEnabled } of chosen) {
+    to.add(name, { granularity, isEnabled })
+    to.merge(name, name, from)
+  }
+}
