@@ -3,9 +3,14 @@ import { checkMembers, checkOptions, type Rules } from "../options.ts"
 import type { AsyncImageFile } from "./async-image-file.ts"
 import { BackingError } from "./backing.ts"
 import type { ImageFile } from "./image-file.ts"
+import { modeText } from "./luks/cipher-spec.ts"
 import type { Cryptography } from "./luks/cryptography.ts"
+import { FIRST_MATERIAL, type HeaderPlace, LUKS_HEADER_BYTES, type LuksHeader, materialBytes, parseLuksHeader } from "./luks/header.ts"
+import { readLuksHeader } from "./luks/volume.ts"
 import { MemoryFile } from "./memory-file.ts"
 import { refuseUnwritable } from "./paging/examine-source.ts"
+import { luksArea } from "./qcow2/encryption.ts"
+import { readHeader } from "./qcow2/format/parse-header.ts"
 import { CREATE_QCOW2_RULES, createQcow2, type CreateQcow2Options } from "./qcow2/create.ts"
 
 /** Options of `createDisk`: those of a new qcow2 image. */
@@ -30,7 +35,7 @@ const LONGEST_REMAINDER = 1 << 26
 
 /**
  * Writes a new qcow2 image into `file`, which stays open and the caller's. The header comes last: a creation that is interrupted leaves no
- * image, and can be repeated with the same options. (An encrypted one has another key each time: then what is left has to be overwritten.)
+ * image, and can be repeated with the same options. (An encrypted one gets another key then.)
  * Resolves to whether an image was made.
  * @param cryptography what encryption needs of the platform; in Node it is there
  * @throws BackingError (as a rejection) `invalid-argument` for options that contradict each other; `exists` when the file holds something,
@@ -127,17 +132,47 @@ class Draft extends MemoryFile {
   }
 }
 
-/** Whether `file` is empty, or holds what an interrupted creation of `image` leaves: parts of it, and zeroes, without its first bytes. */
+/**
+ * Whether `file` is empty, or holds what an interrupted creation of `image` leaves: parts of it, and zeroes, without its first bytes. Keys
+ * are random, so where a LUKS header of the same kind stands, it and its key material may be anything.
+ */
 async function isRemainder(file: AsyncImageFile | ImageFile, image: MemoryFile): Promise<boolean> {
   const size = await file.size()
   if (size > Math.min(image.size(), LONGEST_REMAINDER)) return false
+  const keys = await otherKeys(file, image)
+  const isKey = (at: number): boolean => keys.some(({ start, end }) => start <= at && at < end)
   for (let at = 0; at < size; at += PIECE) {
     const found = new Uint8Array(Math.min(PIECE, size - at))
     const wanted = new Uint8Array(found.length)
     image.read(wanted, at)
     await file.read(found, at)
     if (at === 0 && found[0] !== 0) return false
-    if (found.some((byte, index) => byte !== 0 && byte !== wanted[index])) return false
+    if (found.some((byte, index) => byte !== 0 && byte !== wanted[index] && !isKey(at + index))) return false
   }
   return true
+}
+
+/** Where a file that holds parts of `image` has a LUKS header and key material of its own. */
+async function otherKeys(
+  file: AsyncImageFile | ImageFile, image: MemoryFile,
+): Promise<readonly { readonly start: number; readonly end: number }[]> {
+  const area = luksArea(image, readHeader(image))
+  if (area === undefined) return []
+  const { offset } = area
+  const found = new Uint8Array(LUKS_HEADER_BYTES)
+  await file.read(found, offset)
+  const [theirs, ours] = [headerIn(found, { path: file.path, offset }), readLuksHeader(area)]
+  if (theirs?.hash !== ours.hash || theirs.payloadOffset !== ours.payloadOffset) return []
+  if (modeText(theirs.cipher) !== modeText(ours.cipher)) return []
+  const material = offset + FIRST_MATERIAL
+  return [{ start: offset, end: offset + LUKS_HEADER_BYTES }, { start: material, end: material + materialBytes(ours) }]
+}
+
+function headerIn(bytes: Uint8Array, place: HeaderPlace): LuksHeader | undefined {
+  try {
+    return parseLuksHeader(bytes, place)
+  } catch (error) {
+    if (error instanceof BackingError) return undefined
+    throw error
+  }
 }

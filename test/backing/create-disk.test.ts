@@ -3,6 +3,7 @@ import { describe, expect, it } from "vitest"
 import type { AsyncImageFile } from "../../src/backing/async-image-file.ts"
 import { BackingError } from "../../src/backing/backing.ts"
 import { createDisk, type CreateDiskOptions } from "../../src/backing/create-disk.ts"
+import { nodeCryptography } from "../../src/backing/host/node-cryptography.ts"
 import type { ImageFile } from "../../src/backing/image-file.ts"
 import { MemoryFile } from "../../src/backing/memory-file.ts"
 import { openDisk } from "../../src/backing/open-disk-on-node.ts"
@@ -86,6 +87,49 @@ it("a creation that fails at the n-th change of the file, for every n, leaves no
       expect(isSame(inner, freshImage())).toBe(true)
     }
   }
+})
+
+describe("an encrypted image", () => {
+  const encryption = { passphrase: "abc", cipher: "aes-128", mode: "cbc", iterTime: 1 } as const
+  const options: CreateDiskOptions = { size: 1 << 20, clusterSize: 4096, encryption }
+  const cryptography = { ...nodeCryptography, countIterations: () => 1 }
+
+  it("whose creation fails at the n-th change, for every n, is no image, and its creation is repeated with another key", async () => {
+    for (let n = 1, isThrough = false; !isThrough; n++) {
+      const inner = new MemoryFile()
+      let changes = 0
+      const late = new LateFile(inner, new Rng(n), {
+        failing: (call) => (call !== "size" && call !== "read" && ++changes === n ? new BackingError("io", "gone") : undefined),
+      })
+      const failure = await createDisk(late, options, cryptography).then(() => undefined, (error: unknown) => error)
+      isThrough = failure === undefined
+      if (isThrough) expect(n).toBeGreaterThan(7)
+      else expect(failure).toMatchObject({ code: "io" })
+      late.failing = undefined
+      const isImage = inner.size() > 0 && inner.bytes()[0] !== 0
+      expect(await createDisk(late, { ...options, onlyIfEmpty: true }, cryptography), `change ${n}`).toBe(!isImage)
+      expect(checkQcow2(inner)).toMatchObject({ exitCode: 0 })
+      const disk = await openDisk(late, { passphrase: "abc" })
+      const bytes = new Uint8Array(512).fill(1)
+      await disk.pread(bytes, 4096)
+      expect(bytes.every((byte) => byte === 0)).toBe(true)
+      await disk.close()
+    }
+  })
+
+  it("is not made over key material of another kind, or beside which there is something", async () => {
+    const inner = new MemoryFile()
+    await createDisk(inner, options, cryptography)
+    inner.write(new Uint8Array(4096), 0)
+    const before = inner.bytes()
+    const other = { ...options, onlyIfEmpty: true, encryption: { ...encryption, hash: "sha1" } } as const
+    expect(await createDisk(inner, other, cryptography)).toBe(false)
+    inner.write(Uint8Array.of(9), inner.size() - 1)
+    expect(await createDisk(inner, { ...options, onlyIfEmpty: true }, cryptography)).toBe(false)
+    inner.write(before.slice(-1), inner.size() - 1)
+    expect(isSame(inner, before)).toBe(true)
+    expect(await createDisk(inner, { ...options, onlyIfEmpty: true }, cryptography)).toBe(true)
+  })
 })
 
 it("the header's cluster is written last, once everything else is on stable storage", async () => {

@@ -5,6 +5,7 @@ import { describe, expect, it } from "vitest"
 import { createImage } from "../../../src/backing/create.ts"
 import { openImage } from "../../../src/backing/open.ts"
 import { convertImage } from "../../../src/backing/operations/convert/convert-image.ts"
+import { Qcow2Image } from "../../../src/backing/qcow2/image.ts"
 import { commandLine } from "../../support/command-line.ts"
 import { Rng } from "../../support/rng.ts"
 import { temporaryDirectory } from "../../support/temporary.ts"
@@ -147,3 +148,37 @@ describe("vioblk convert, compare and measure", () => {
     expect(existsSync(target)).toBe(false)
   })
 })
+
+describe("the bitmaps of an image", () => {
+  it("QC-BMP-08 are copied with their granularity, state and bits, or the copy is refused with nothing made", async () => {
+    const folder = temporaryDirectory()
+    const [from, to, other] = [join(folder, "from.qcow2"), join(folder, "to.qcow2"), join(folder, "other.qcow2")] as const
+    createImage(from, { size: SIZE, clusterSize: 512 })
+    const image = openQcow2(from)
+    image.bitmaps.add("a", { granularity: 512 })
+    image.bitmaps.add("b", { granularity: 65536 })
+    image.pwrite(new Rng(4).bytes(70_000), 3000)
+    image.pwrite(new Uint8Array(512).fill(1), SIZE - 512)
+    image.bitmaps.disable("a")
+    image.close()
+    await convertImage(from, to, { bitmaps: "all" })
+    const [old, made] = [openQcow2(from), openQcow2(to)]
+    expect(made.bitmaps.list()).toEqual(old.bitmaps.list())
+    for (const { name } of old.bitmaps.list()) expect([...made.bitmaps.changed(name)]).toEqual([...old.bitmaps.changed(name)])
+    expect([...made.bitmaps.changed("a")].length).toBe(2)
+    old.close()
+    made.close()
+    await expect(convertImage(from, other, { bitmaps: "all", format: "raw" })).rejects.toThrow(/only an image of qcow2 version 3/)
+    await expect(
+      convertImage(from, other, { bitmaps: "all", size: 2 * SIZE }),
+    ).rejects.toThrow(/the target has 2097152 bytes, and the source/)
+    await expect(convertImage(source(folder).path, other, { bitmaps: "all" })).rejects.toThrow(/it is not a qcow2 image of version 3/)
+    expect(readdirSync(folder).sort()).toEqual(["from.qcow2", "source.raw", "to.qcow2"])
+  })
+})
+
+function openQcow2(path: string): Qcow2Image {
+  const image = openImage(path)
+  if (!(image instanceof Qcow2Image)) throw new Error("a qcow2 image")
+  return image
+}

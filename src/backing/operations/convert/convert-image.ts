@@ -59,7 +59,7 @@ export async function convertToImage(source: VirtioBacking, target: string, opti
   if (bitmaps !== undefined && (format !== "qcow2" || options.compat === "0.10")) {
     throw new BackingError("unsupported", "only an image of qcow2 version 3 takes bitmaps", { path: target })
   }
-  const chosen = bitmaps === undefined ? [] : chooseBitmaps(source, bitmaps)
+  const chosen = bitmaps === undefined ? [] : chooseBitmaps(source, bitmaps, { size: options.size ?? source.size, disk: undefined })
   // A new LUKS image reads as anything.
   const targetIsZero = backing === undefined && format !== "luks"
   const converting = { ...pickOptions(options, TO_IMAGE_RULES), targetIsZero, onlyOwn: backing !== undefined }

@@ -11,12 +11,20 @@ export function bitmapsOf(disk: VirtioBacking): Bitmaps | undefined {
   return disk instanceof Qcow2Image && disk.geometry.version === 3 ? disk.bitmaps : undefined
 }
 
+/** Where bitmaps are copied to. */
+export interface BitmapTarget {
+  /** Bytes of the disk. */
+  readonly size: number
+  /** Undefined for one that is not made yet, which is to be a qcow2 image of version 3. */
+  readonly disk: VirtioBacking | undefined
+}
+
 /**
  * The bitmaps to be copied; nothing is changed.
- * @throws BackingError `unsupported` where `source` cannot have bitmaps, or `target` (if it is there already); `corrupt` for one that is not
+ * @throws BackingError `unsupported` where one of the disks cannot have bitmaps; `corrupt` for one that is not
  * consistent; `exists` for one that `target` has, too; `invalid-argument` where the disks differ in size
  */
-export function chooseBitmaps(source: VirtioBacking, choice: BitmapChoice, target?: VirtioBacking): BitmapInfo[] {
+export function chooseBitmaps(source: VirtioBacking, choice: BitmapChoice, { size, disk: target }: BitmapTarget): BitmapInfo[] {
   const bitmaps = bitmapsOf(source)
   const refuse = (code: "unsupported" | "corrupt" | "exists" | "invalid-argument", message: string): BackingError =>
     new BackingError(code, `the bitmaps cannot be copied: ${message}`)
@@ -27,13 +35,13 @@ export function chooseBitmaps(source: VirtioBacking, choice: BitmapChoice, targe
     throw refuse("corrupt", `"${broken.name}" is not consistent; remove it, or have only the consistent ones copied`)
   }
   const chosen = all.filter(({ isConsistent }) => isConsistent)
+  if (size !== source.size) throw refuse("invalid-argument", `the target has ${size} bytes, and the source ${source.size}`)
   if (target === undefined) return chosen
   const there = bitmapsOf(target)
   if (there === undefined) throw refuse("unsupported", "the target is not a qcow2 image of version 3")
   const names = new Set(there.list().map(({ name }) => name))
   const double = chosen.find(({ name }) => names.has(name))
   if (double !== undefined) throw refuse("exists", `the target has a bitmap "${double.name}" already`)
-  if (target.size !== source.size) throw refuse("invalid-argument", `the target has ${target.size} bytes, and the source ${source.size}`)
   return chosen
 }
 

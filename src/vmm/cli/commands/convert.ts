@@ -108,7 +108,7 @@ async function convertInto(given: Arguments, { source, target, options, bitmaps 
   const { path, format, passphrase } = imageNamed(given, target, { format: "output-format", keyed: "target-image-opts" })
   const image = openImage(path, { format: format ?? "raw", passphrase })
   try {
-    const chosen = bitmaps === undefined ? [] : chooseBitmaps(source, bitmaps, image)
+    const chosen = bitmaps === undefined ? [] : chooseBitmaps(source, bitmaps, { size: image.size, disk: image })
     const copying = { ...options, targetIsZero: given.flag("target-is-zero") }
     await longWork(given, `${path} holds a part of the copy`, (watch) => convertDisk(source, image, { ...copying, ...watch }))
     if (chosen.length > 0) copyBitmaps(source, image, chosen)
