@@ -52,7 +52,7 @@ JS
   npm install --silent --no-audit --no-fund "$tarball"
   # The oldest compiler that the README names, and the one that builds the package.
   npm install --silent --no-audit --no-fund --prefix oldest typescript@5.4
-  cp "$root/test/package/use.ts" .
+  cp "$root/test/package/use.ts" "$root/test/package/using.ts" .
   for tsc in oldest/node_modules/.bin/tsc "$root/node_modules/.bin/tsc"; do
     for resolution in nodenext bundler; do
       module=$resolution
@@ -69,6 +69,19 @@ JS
 JSON
       "$tsc" -p .
     done
+    # Closed by `using` and `await using`: the compiler makes what Node 20 runs.
+    cat >tsconfig.json <<JSON
+{
+  "compilerOptions": {
+    "strict": true, "exactOptionalPropertyTypes": true, "skipLibCheck": false, "module": "nodenext", "target": "es2022",
+    "lib": ["es2022", "esnext.disposable", "dom"], "types": [], "outDir": "built"
+  },
+  "files": ["using.ts"]
+}
+JSON
+    "$tsc" -p .
+    rm -f using.qcow2
+    node built/using.js
     echo "types: ok with TypeScript $("$tsc" --version | grep -oE '[0-9.]+')"
   done
 )
