@@ -8,7 +8,6 @@
 import { BackingError } from "../../backing.ts"
 import {
   BITMAP_FLAG, BITMAP_LIMIT, checkedDirectoryPlace, decodeDirectory, DIRECTORY_FIELD, encodeBitmapsExtension, encodeDirectory,
-  tableEntriesFor,
 } from "../format/bitmaps.ts"
 import { viewOf } from "../format/bytes.ts"
 import { headerGeometry, type Qcow2Header } from "../format/header.ts"
@@ -18,6 +17,7 @@ import type { ClusterFile } from "../metadata/cluster-file.ts"
 import type { HeaderStore } from "../metadata/header-store.ts"
 import type { MetadataMap, MetadataRange } from "../metadata/metadata-map.ts"
 import type { MetadataWriter } from "../metadata/metadata-writer.ts"
+import { bytesFor, refuseMoreThanMost, refuseResize } from "./bitmap-sizes.ts"
 import { DirtyBitmap } from "./dirty-bitmap.ts"
 
 /** The parts of an image that is open for writing that storing takes. */
@@ -28,8 +28,6 @@ export interface StoringParts {
 }
 
 const AUTOCLEAR = 1n << BigInt(AUTOCLEAR_BIT.BITMAPS)
-/** Bytes of bits that the bitmaps which record may take in memory together: a guest can touch all of them. */
-const MOST_TRACKED = 2 ** 29
 
 export class BitmapStore {
   /** Some bitmap records: `mark` has something to do. */
@@ -128,18 +126,20 @@ export class BitmapStore {
     if (header.version < 3) throw refuse("unsupported", "bitmaps need version 3 of the format; change it with amend -o compat=1.1")
     if (this.list.some((other) => other.name === name)) throw refuse("exists", `there is a bitmap "${name}" already`)
     if (this.list.length >= BITMAP_LIMIT.BITMAPS) throw refuse("no-space", `an image has at most ${BITMAP_LIMIT.BITMAPS} bitmaps`)
-    const tableEntries = tableEntriesFor(header.size, granularityBits, this.#clusterSize)
-    if (tableEntries * this.#clusterSize > BITMAP_LIMIT.DATA_BYTES) {
+    const bytes = bytesFor(granularityBits, { size: header.size, ...this.#place })
+    if (bytes > BITMAP_LIMIT.DATA_BYTES) {
       throw refuse(
         "no-space",
         `a bitmap with a bit for each ${2 ** granularityBits} bytes is too large for the disk; choose a larger granularity`,
       )
     }
+    const tableEntries = bytes / this.#clusterSize
     const flags = options.isEnabled ? BITMAP_FLAG.AUTO : 0
     const entry = { tableOffset: 0, tableEntries, flags, granularityBits, name, extraData: new Uint8Array(0) }
-    this.list.push(new DirtyBitmap({ file: this.#file, clusterSize: this.#clusterSize }, entry, undefined))
+    const bitmap = new DirtyBitmap({ file: this.#file, clusterSize: this.#clusterSize }, entry, undefined)
+    this.#choose([...this.list, bitmap])
+    this.list.push(bitmap)
     this.#rebuild()
-    this.#choose(this.list)
   }
 
   remove(bitmap: DirtyBitmap): void {
@@ -151,26 +151,20 @@ export class BitmapStore {
   }
 
   enable(bitmap: DirtyBitmap, isEnabled: boolean): void {
+    if (isEnabled && !bitmap.isEnabled) refuseMoreThanMost([...this.#recording, bitmap].map(({ bytes }) => bytes), this.#place)
     bitmap.isEnabled = isEnabled
     this.#choose(this.list)
     this.#flag(this.#recording)
   }
 
-  /** Before the disk gets another size: what cannot be relied on cannot be changed (QC-BMP-12). @throws BackingError `unsupported` */
-  #prepareResize(): void {
-    const broken = this.list.find(({ isUsable }) => !isUsable)
-    if (broken !== undefined) {
-      const message = `bitmap "${broken.name}" is not consistent, so the disk cannot get another size; remove it first`
-      throw new BackingError("unsupported", message, { path: this.#file.path })
-    }
-    this.#flag(this.list)
-  }
-
   /**
-   * Lets `work` give the disk `size` bytes, and the bitmaps as many bits as that takes. @throws as `#prepareResize`, and what `work` throws
+   * Lets `work` give the disk `size` bytes, and the bitmaps as many bits as that takes.
+   * @throws BackingError `unsupported` for bitmaps that the disk cannot have then, and what `work` throws
    */
   resized(size: number, work: () => void): void {
-    this.#prepareResize()
+    refuseResize(this.list, { size, ...this.#place })
+    refuseMoreThanMost(this.#recording.map(({ granularityBits }) => bytesFor(granularityBits, { size, ...this.#place })), this.#place)
+    this.#flag(this.list)
     // All that can fail comes first: a disk of another size with bitmaps of the old one would be an image that nobody opens.
     const changes = this.list.map((bitmap) => bitmap.prepareResize(size))
     try {
@@ -215,17 +209,16 @@ export class BitmapStore {
     }
   }
 
+  get #place(): { readonly clusterSize: number; readonly path: string } {
+    return { clusterSize: this.#clusterSize, path: this.#file.path }
+  }
+
   /** Which bitmaps record from now on. */
   #choose(list: readonly DirtyBitmap[]): void {
     const recording = list.filter(({ isUsable, isEnabled }) => isUsable && isEnabled)
-    const bytes = recording.reduce((sum, { tableEntries }) => sum + tableEntries * this.#clusterSize, 0)
-    if (bytes <= MOST_TRACKED) {
-      this.#recording = recording
-      this.isRecording = recording.length > 0
-      return
-    }
-    const message = `its bitmaps take ${bytes} bytes, more than the ${MOST_TRACKED} that may record writes; remove or disable some of them`
-    throw new BackingError("unsupported", message, { path: this.#file.path })
+    refuseMoreThanMost(recording.map(({ bytes }) => bytes), this.#place)
+    this.#recording = recording
+    this.isRecording = recording.length > 0
   }
 
   #rebuild(): void {

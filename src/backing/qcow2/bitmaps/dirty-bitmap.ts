@@ -68,6 +68,11 @@ export class DirtyBitmap {
     return 2 ** this.granularityBits
   }
 
+  /** Bytes of all its bits, in whole clusters. */
+  get bytes(): number {
+    return this.tableEntries * this.#clusterSize
+  }
+
   /** Differs from what the file has. */
   get isChanged(): boolean {
     return this.#isTableDirty || this.#fresh.size > 0

@@ -456,6 +456,33 @@ describe("opening an image that has them", () => {
     kept.use(({ bitmaps }) => {
       for (const name of ["a", "b"]) bitmaps.add(name, { granularity: 512 })
       expect(failureOf(() => bitmaps.add("c", { granularity: 512 })).message).toContain("may record writes")
+      bitmaps.add("off", { granularity: 512, isEnabled: false })
+      expect(failureOf(() => bitmaps.enable("off")).message).toContain("may record writes")
+    })
+    kept.use(({ bitmaps }) => {
+      expect(bitmaps.list().map(({ name, isEnabled }) => [name, isEnabled])).toEqual([["a", true], ["b", true], ["off", false]])
+    })
+  })
+
+  it("QC-BMP-06 QC-BMP-12 a disk does not become larger than its bitmaps can be: nobody would open the image", () => {
+    const kept = new Kept({ size: 2 ** 40, clusterSize: 65536 })
+    const large = 2 ** 42
+    kept.use((image) => {
+      image.bitmaps.add("one", { granularity: 1024 })
+      image.snapshots.create({ name: "small" })
+      image.resize(2 ** 41)
+      image.bitmaps.add("two", { granularity: 2048 })
+      expect(failureOf(() => image.resize(large + 512))).toMatchObject({
+        code: "unsupported", message: expect.stringMatching(/"one" would be too large/),
+      })
+      expect(failureOf(() => image.resize(large)).message).toContain("may record writes")
+      image.bitmaps.disable("two")
+      image.resize(large)
+    })
+    kept.use((image) => {
+      expect([image.size, image.bitmaps.list().map(({ name }) => name)]).toEqual([large, ["one", "two"]])
+      image.snapshots.apply("small")
+      expect(image.size).toBe(2 ** 40)
     })
   })
 
