@@ -31,8 +31,9 @@ export interface FileName {
  * first, and reads "file:" as the path behind it, which is not decoded and, where it is relative, relative to the current directory.
  * @throws BackingError `unsupported` when it is not a file: nothing found in an image makes us connect somewhere
  */
-export function backingFileName({ name, imagePath, isDataFile }: BackingReference): FileName {
-  if (isDataFile === true) return dataFileName(name, imagePath)
+export function backingFileName(reference: BackingReference): FileName {
+  const { name, imagePath, isDataFile } = reference
+  if (isDataFile === true) return dataFileName(reference)
   const protocol = /^([^:/]*):/.exec(name)?.[1]
   if (protocol === undefined) return { path: name, toImage: true }
   if (protocol === "file") return { path: name.slice("file:".length), toImage: false }
@@ -47,15 +48,22 @@ export function backingFileName({ name, imagePath, isDataFile }: BackingReferenc
  * The external data file that an image names (QC-DF-08). It is written, so a name from an image that is not trusted must not reach any file
  * of the host: it lies in the image's own folder, or below that.
  */
-function dataFileName(name: string, imagePath: string): FileName {
-  const refuse = (problem: string): BackingError => {
-    const remedy = "give the file that you mean by the option dataFile, or in resolveBacking"
-    return new BackingError("unsupported", `${problem}; ${remedy}`, { path: imagePath })
+function dataFileName(reference: BackingReference): FileName {
+  const { name, imagePath } = reference
+  if (name === "") {
+    throw new BackingError("unsupported", `it does not name its external data file; ${DATA_FILE_REMEDY}`, { path: imagePath })
   }
-  if (name === "") throw refuse("it does not name its external data file")
   const isProtocol = /^[^:/]*:/.test(name)
   if (isProtocol || name.startsWith("/") || /^[a-z]:|\\/i.test(name) || name.split("/").includes("..")) {
-    throw refuse(`its external data file "${name}" ${isProtocol ? "may be" : "is"} outside of the image's folder, and would be written to`)
+    throw outsideOfFolder(reference, isProtocol ? "may be" : "is")
   }
   return { path: name, toImage: true }
+}
+
+const DATA_FILE_REMEDY = "give the file that you mean by the option dataFile, or in resolveBacking"
+
+/** The error for an external data file that is not in the image's folder. */
+export function outsideOfFolder({ name, imagePath }: BackingReference, verb = "is"): BackingError {
+  const message = `its external data file "${name}" ${verb} outside of the image's folder, and would be written to; ${DATA_FILE_REMEDY}`
+  return new BackingError("unsupported", message, { path: imagePath })
 }

@@ -1,5 +1,5 @@
 /** External data files: where the guest's bytes lie, what the entries say, and which files are taken. */
-import { mkdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs"
+import { mkdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { describe, expect, it } from "vitest"
 import { createImage } from "../../../src/backing/create.ts"
@@ -340,6 +340,27 @@ describe("which file is the data file", () => {
     const image = openImage(first ?? "")
     expect(failureOf(() => openImage(second ?? "")).code).toBe("busy")
     image.close()
+  })
+
+  it("QC-DF-08 a link in the image's folder leads to no data file elsewhere, unless somebody asks for it; one within the folder does", () => {
+    const directory = temporaryDirectory()
+    for (const folder of ["images", "images/sub", "secret"]) mkdirSync(join(directory, folder))
+    const [path, secret] = [join(directory, "images/disk.qcow2"), join(directory, "secret/file")]
+    newImage({ size: SIZE, dataFile: "data" }).save(path)
+    for (const file of [secret, join(directory, "images/sub/file")]) writeFileSync(file, filled(SIZE, 7))
+    symlinkSync("../secret/file", join(directory, "images/data"))
+    expect(failureOf(() => openImage(path))).toMatchObject({
+      code: "unsupported", message: expect.stringMatching(/"data" is outside of the image's folder/),
+    })
+    expect(failureOf(() => openImage(path, { readOnly: true })).code).toBe("unsupported")
+    openImage(path, { dataFile: secret }).close()
+    rmSync(join(directory, "images/data"))
+    symlinkSync("../secret", join(directory, "images/data"))
+    newImage({ size: SIZE, dataFile: "data/file" }).save(path)
+    expect(failureOf(() => openImage(path)).code).toBe("unsupported")
+    newImage({ size: SIZE, dataFile: "other" }).save(path)
+    symlinkSync("sub/file", join(directory, "images/other"))
+    openImage(path).close()
   })
 
   it("QC-DF-08 an image that is open read-only leaves the data file alone, and one of which it is read-only is not written", () => {
