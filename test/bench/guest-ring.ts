@@ -19,6 +19,7 @@ const HEADERS = 0x6000
 const STATUSES = 0x8000
 const TABLES = 0x10_0000
 const DATA = 0x20_0000
+const [NEXT, WRITE, INDIRECT] = [1, 2, 4] as const
 
 export interface GuestRingOptions {
   readonly backing: VirtioBacking
@@ -37,7 +38,7 @@ export interface GuestRingOptions {
   readonly intx?: boolean
   /** Requests that only the general walk takes. */
   readonly general?: boolean
-  /** A packed ring, of as many requests as fit: each has its descriptors, which only have to be marked. */
+  /** A packed ring, of as many requests as fit; the driver writes its descriptors for each, for the device writes into them. */
   readonly packed?: boolean
   /** The driver writes its descriptors anew for each request, as real ones do, rather than lay them out once. */
   readonly rewrites?: boolean
@@ -57,6 +58,14 @@ export class GuestRing {
   readonly #isPacked: boolean
   readonly #isIntx: boolean
   readonly #hasRewrites: boolean
+  readonly #isIndirect: boolean
+  readonly #isRead: boolean
+  readonly #segments: number
+  /** Bytes of a segment, and from the start of one to that of the next. */
+  readonly #part: number
+  readonly #stride: number
+  /** Flags of a header's descriptor. */
+  readonly #headFlags: number
   readonly #options: GuestRingOptions
   readonly #heads: number[] = []
   #idx = 0
@@ -77,7 +86,14 @@ export class GuestRing {
     this.#isPacked = options.packed === true
     this.#isIntx = options.intx === true
     this.#hasRewrites = options.rewrites === true
-    this.#slots = options.indirect === true ? 1 : (options.segments ?? 1) + 2
+    this.#isIndirect = options.indirect === true
+    this.#isRead = options.type === "read"
+    this.#segments = options.segments ?? 1
+    this.#part = options.bytes / this.#segments
+    this.#stride = this.#part + (options.placement === "apart" ? 4096 : 0)
+    // A flag that means nothing, and that the reader of usual requests does not know.
+    this.#headFlags = options.general === true ? NEXT | 8 : NEXT
+    this.#slots = this.#isIndirect ? 1 : this.#segments + 2
     this.#places = Math.floor(QUEUE_SIZE / this.#slots)
     const ram = options.shared === true ? new Uint8Array(new SharedArrayBuffer(RAM_BYTES)) : pageAligned(RAM_BYTES)
     this.#data = new DataView(ram.buffer, ram.byteOffset, ram.length)
@@ -138,63 +154,52 @@ export class GuestRing {
 
   /** Writes the descriptors of a request of a split ring again. */
   #rewrite(request: number): void {
-    const { segments = 1, type, indirect = false } = this.#options
+    const segments = this.#segments
     const head = this.#heads[request] ?? 0
-    const [table, first] = indirect ? [TABLES + request * 16 * (segments + 2), 0] : [DESC, head]
-    const flags = type === "read" ? 3 : 1
-    this.#descriptor(table + 16 * first, HEADERS + 16 * request, 16, 1, first + 1)
+    const table = this.#isIndirect ? TABLES + request * 16 * (segments + 2) : DESC
+    const first = this.#isIndirect ? 0 : head
+    const flags = this.#isRead ? NEXT | WRITE : NEXT
+    this.#descriptor(table + 16 * first, HEADERS + 16 * request, 16, this.#headFlags, first + 1)
     for (let segment = 0; segment < segments; segment++) {
       this.#descriptor(table + 16 * (first + 1 + segment), this.#dataAt(request, segment), this.#part, flags, first + 2 + segment)
     }
-    this.#descriptor(table + 16 * (first + 1 + segments), STATUSES + request, 1, 2, 0)
-    if (indirect) this.#descriptor(DESC + 16 * head, table, 16 * (segments + 2), 4, 0)
+    this.#descriptor(table + 16 * (first + 1 + segments), STATUSES + request, 1, WRITE, 0)
+    if (this.#isIndirect) this.#descriptor(DESC + 16 * head, table, 16 * (segments + 2), INDIRECT, 0)
   }
 
-  /** The same of a packed ring, whose descriptors have flags where a split one's have `next`. */
-  #rewritePacked(request: number): void {
-    const { segments = 1, type, indirect = false } = this.#options
-    const at = DESC + 16 * this.#slots * request
-    const table = indirect ? TABLES + request * 16 * (segments + 2) : at
-    const [marks, next] = indirect ? [0, 0] : [this.#marks, 1]
-    const flags = (type === "read" ? 2 : 0) | next | marks
+  /** The same of a packed ring, at `at`: its descriptors have flags where a split one's have `next`. The first of the ring comes last. */
+  #rewritePacked(at: number, request: number): void {
+    const segments = this.#segments
+    const isIndirect = this.#isIndirect
+    const table = isIndirect ? TABLES + request * 16 * (segments + 2) : at
+    const marks = isIndirect ? 0 : this.#marks
+    const flags = (this.#isRead ? NEXT | WRITE : NEXT) | marks
     for (let segment = 0; segment < segments; segment++) {
       this.#descriptor(table + 16 * (1 + segment), this.#dataAt(request, segment), this.#part, request, flags)
     }
-    this.#descriptor(table + 16 * (1 + segments), STATUSES + request, 1, request, 2 | marks)
-    this.#descriptor(table, HEADERS + 16 * request, 16, request, next | marks)
-    if (indirect) this.#descriptor(at, table, 16 * (segments + 2), request, 4 | this.#marks)
-  }
-
-  get #part(): number {
-    return this.#options.bytes / (this.#options.segments ?? 1)
+    this.#descriptor(table + 16 * (1 + segments), STATUSES + request, 1, request, WRITE | marks)
+    this.#descriptor(table, HEADERS + 16 * request, 16, request, this.#headFlags | marks)
+    if (isIndirect) this.#descriptor(at, table, 16 * (segments + 2), request, INDIRECT | this.#marks)
   }
 
   #dataAt(request: number, segment: number): number {
-    const { segments = 1, placement } = this.#options
-    return DATA + (request * segments + segment) * (this.#part + (placement === "apart" ? 4096 : 0))
+    return DATA + (request * this.#segments + segment) * this.#stride
   }
 
-  /** A used descriptor has a length and an id of the device's; the flags of all are of the lap before. */
+  /**
+   * Buffers belong to the request of the batch, as in a split ring and as a real driver's do; the place in the ring moves on. A used
+   * descriptor has a length and an id of the device's; the flags of all are of the lap before.
+   */
   #preparePacked(offsets: Float64Array, first: number): void {
     const data = this.#data
-    const { batch, type, segments = 1, indirect = false, general = false, rewrites = false } = this.#options
-    const slots = this.#slots
-    const [flags, length] = [type === "read" ? 3 : 1, indirect ? 16 * (segments + 2) : 16]
-    const head = indirect ? 4 : general ? 9 : 1
+    const batch = this.#batch
     for (let i = 0; i < batch; i++) {
-      const place = this.#place
-      data.setUint32(HEADERS + 16 * place + 8, (offsets[first + i] ?? 0) / 512, true)
-      const at = DESC + 16 * slots * place
-      if (rewrites) this.#rewritePacked(place)
-      else {
-        data.setUint32(at + 8, length, true)
-        data.setUint16(at + 12, place, true)
-        for (let slot = 1; slot < slots; slot++) data.setUint16(at + 16 * slot + 14, (slot === slots - 1 ? 2 : flags) | this.#marks, true)
-        data.setUint16(at + 14, head | this.#marks, true)
-      }
+      data.setUint32(HEADERS + 16 * i + 8, (offsets[first + i] ?? 0) / 512, true)
+      const at = DESC + 16 * this.#slots * this.#place
+      this.#rewritePacked(at, i)
       this.#lastAt = at
       this.#lastMarks = this.#marks === 0x0080 ? 0x8080 : 0
-      this.#place = place + 1
+      this.#place++
       if (this.#place < this.#places) continue
       this.#place = 0
       this.#marks ^= 0x8080
@@ -250,54 +255,18 @@ export class GuestRing {
     if (fn.barRead(4, 0x14, 1) !== 0x0f) throw new Error("the device refused the driver")
   }
 
-  /** The requests of a packed ring; `#preparePacked` does the rest. */
-  #layOutPacked(): void {
-    const { segments = 1, type, indirect = false } = this.#options
-    const slots = this.#slots
-    // RING_EVENT_FLAGS_DISABLE. A split ring is quiet with EVENT_IDX: its event lies 65536 entries ahead.
-    if (this.#options.intx !== true) this.#data.setUint16(AVAIL + 2, 1, true)
-    for (let request = 0; request < this.#places; request++) {
-      this.#data.setUint32(HEADERS + 16 * request, type === "read" ? 0 : 1, true)
-      const table = indirect ? TABLES + request * 16 * (segments + 2) : DESC + 16 * slots * request
-      const place = (at: number, address: number, length: number, flags: number) => {
-        this.#data.setUint32(table + 16 * at, address, true)
-        this.#data.setUint32(table + 16 * at + 8, length, true)
-        this.#data.setUint16(table + 16 * at + 12, request, true)
-        // In the ring nothing is available yet.
-        this.#data.setUint16(table + 16 * at + 14, indirect ? flags : 0, true)
-      }
-      place(0, HEADERS + 16 * request, 16, 0)
-      for (let segment = 0; segment < segments; segment++) {
-        place(1 + segment, this.#dataAt(request, segment), this.#part, type === "read" ? 2 : 0)
-      }
-      place(1 + segments, STATUSES + request, 1, 2)
-      if (indirect) this.#data.setUint32(DESC + 16 * request, table, true)
-      this.#data.setUint8(STATUSES + request, 0xff)
-    }
-  }
-
+  /** The headers of all requests, and the descriptors of a split ring, which may stay. */
   #layOut(): void {
-    if (this.#options.packed === true) return this.#layOutPacked()
-    const { batch, segments = 1, type, indirect = false } = this.#options
-    let next = 0 // in the ring's own table
+    const [batch, slots] = [this.#batch, this.#slots]
+    if (batch * slots > QUEUE_SIZE) throw new Error(`${batch * slots} descriptors do not fit`)
     for (let request = 0; request < batch; request++) {
-      const table = indirect ? TABLES + request * 16 * (segments + 2) : DESC
-      let index = indirect ? 0 : next
-      this.#heads.push(next)
-      const add = (address: number, length: number, flags: number) => {
-        this.#descriptor(table + 16 * index, address, length, flags, index + 1)
-        index++
-      }
-      this.#data.setUint32(HEADERS + 16 * request, type === "read" ? 0 : 1, true)
-      // A flag that means nothing, and that the reader of usual requests does not know.
-      add(HEADERS + 16 * request, 16, this.#options.general === true ? 9 : 1)
-      for (let segment = 0; segment < segments; segment++) add(this.#dataAt(request, segment), this.#part, type === "read" ? 3 : 1)
-      add(STATUSES + request, 1, 2)
-      if (indirect) this.#descriptor(DESC + 16 * next++, table, 16 * (segments + 2), 4, 0)
-      else next = index
+      this.#data.setUint32(HEADERS + 16 * request, this.#isRead ? 0 : 1, true)
       this.#data.setUint8(STATUSES + request, 0xff)
+      this.#heads.push(slots * request)
+      if (!this.#isPacked) this.#rewrite(request)
     }
-    if (next > QUEUE_SIZE) throw new Error(`${next} descriptors do not fit`)
+    // RING_EVENT_FLAGS_DISABLE. A split ring is quiet with EVENT_IDX: its event lies 65536 entries ahead.
+    if (this.#isPacked && !this.#isIntx) this.#data.setUint16(AVAIL + 2, 1, true)
   }
 
   #descriptor(at: number, address: number, length: number, flags: number, next: number): void {

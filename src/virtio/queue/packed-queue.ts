@@ -5,7 +5,6 @@
 import type { GuestMemory } from "../guest-memory.ts"
 import { PVIRTQ_EVENT, RING_EVENT_FLAGS, VIRTQ_DESC_SIZE } from "../spec.ts"
 import type { SavedChain, SavedRing } from "../state.ts"
-import { ROW as ROW_SIZE, SLOTS as SLOTS_AT } from "./chain-rows.ts"
 import type { DescriptorChain } from "./descriptor-chain.ts"
 import { Displaced } from "./displaced.ts"
 import { MARKS, PackedDescriptors } from "./packed-descriptors.ts"
@@ -15,8 +14,6 @@ import { NO_WORD, ringWordAt } from "./ring-word.ts"
 import type { PackedRows, QueueAreas, Ring, RingFeatures, TakenChain } from "./ring.ts"
 import { hex, VirtqueueError } from "./virtqueue-error.ts"
 
-// Copied to locals: V8 re-reads imported bindings on each use.
-const [ROW, SLOTS] = [ROW_SIZE, SLOTS_AT] as const
 const { ENABLE, DISABLE, DESC, MASK } = RING_EVENT_FLAGS
 
 /** Slot 0 in a lap with wrap counter 1: where rings begin. */
@@ -165,23 +162,19 @@ export class PackedQueue implements Ring, PackedRows {
   addUsed(chain: TakenChain, length: number): void {
     if (chain.place !== this.#usedPlace) this.#displaced.pass(chain, this.#usedPlace, (place) => this.descriptors.read(place % this.size))
     this.descriptors.writeUsed(this.#usedSlot, chain.head, length, this.#usedMarks)
-    this.#usedPlace += chain.slots
-    this.#usedSlot += chain.slots
-    if (this.#usedSlot >= this.size) {
-      this.#usedSlot -= this.size
-      this.#usedMarks ^= MARKS
-    }
+    this.#giveBack(chain.slots)
   }
 
   addUsedRows(rows: Uint32Array, count: number): void {
-    const { descriptors, size } = this
-    descriptors.writeUsedRows(rows, count, this.#usedSlot, this.#usedMarks)
-    let slots = 0
-    for (let row = 0; row < ROW * count; row += ROW) slots += rows[row + SLOTS] ?? 0
+    this.#giveBack(this.descriptors.writeUsedRows(rows, count, this.#usedSlot, this.#usedMarks))
+  }
+
+  /** So many descriptors are the driver's again. */
+  #giveBack(slots: number): void {
     this.#usedPlace += slots
     this.#usedSlot += slots
-    if (this.#usedSlot < size) return
-    this.#usedSlot -= size
+    if (this.#usedSlot < this.size) return
+    this.#usedSlot -= this.size
     this.#usedMarks ^= MARKS
   }
 

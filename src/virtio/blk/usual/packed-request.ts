@@ -21,6 +21,8 @@ const [HEAD, SLOTS, WRITTEN, TYPE, SECTOR, OFFSET, LENGTH, STATUS] = [
 const [ADDRESSES, BATCH_BYTES, MOST_BYTES] = [ADDRESSES_WITH_ROWS, MOST_USUAL_BYTES, MOST_BYTES_OF_ONE] as const
 /** Header, data and status. */
 const PIECES = 3
+const TABLE = PIECES * DESC_SIZE
+const DATA_WRITABLE = NEXT | WRITE
 
 /** Takes usual requests from `ring`, of which none is in flight, up to the first that is another, or `most`. As `takeSplit`. */
 export function takePacked(requests: UsualRequests, ring: PackedRows, limits: RequestLimits, most: number): void {
@@ -36,7 +38,10 @@ export function takePacked(requests: UsualRequests, ring: PackedRows, limits: Re
   const ringAt = descriptors.offset >>> 0
   const capacity = limits.capacity < ADDRESSES ? limits.capacity >>> 0 : 0xffff_ffff
   const lastType = limits.readOnly ? IN : OUT
-  let { slot, marks } = descriptors
+  const ringEnd = (ringAt + DESC_SIZE * size) >>> 0
+  let { marks } = descriptors
+  /** Where the next chain begins. */
+  let at = (ringAt + DESC_SIZE * descriptors.slot) >>> 0
   let bytes = 0
   let writes = 0
   let writeBytes = 0
@@ -46,78 +51,75 @@ export function takePacked(requests: UsualRequests, ring: PackedRows, limits: Re
   let slots = 0
   let isDrained = false
   for (; taken < most && bytes < BATCH_BYTES; taken++) {
-    let at = (ringAt + DESC_SIZE * slot) >>> 0
     // In shared RAM nothing that follows is read before.
-    let flags = words === undefined ? data.getUint16((at + 14) >>> 0, true) : Atomics.load(words, 8 * slot + 7)
+    const flags = words === undefined ? data.getUint16((at + 14) >>> 0, true) : Atomics.load(words, ((at - ringAt) >>> 1) + 7)
     if ((flags & MARKS) !== marks) {
       isDrained = true
       break
     }
-    /** Of the last descriptor: the ring's, or the table's, whose flags say less. */
-    let nextSlot = slot
-    let nextMarks = marks
-    let id = 0
-    const isIndirect = (flags & ~WRITE) === (INDIRECT | marks)
+    // Where its three descriptors are, and the flags of the latter two but for the marks that they have to have.
+    let headerAt = at
+    let dataAt = (at + DESC_SIZE) >>> 0
+    let dataFlags: number
+    let statusAt: number
+    let statusFlags: number
+    let id: number
     let need = PIECES
-    if (isIndirect) {
+    let next = dataAt
+    let nextMarks = marks
+    if (flags === (NEXT | marks)) {
+      if (dataAt === ringEnd) {
+        dataAt = ringAt
+        nextMarks ^= MARKS
+      }
+      dataFlags = data.getUint16((dataAt + 14) >>> 0, true) ^ nextMarks
+      statusAt = (dataAt + DESC_SIZE) >>> 0
+      if (statusAt === ringEnd) {
+        statusAt = ringAt
+        nextMarks ^= MARKS
+      }
+      const last = data.getUint32((statusAt + 12) >>> 0, true)
+      statusFlags = (last >>> 16) ^ nextMarks
+      id = last & 0xffff
+      next = (statusAt + DESC_SIZE) >>> 0
+    } else {
+      // A table of three, in which no flag but WRITE means anything.
+      if ((flags & ~WRITE) !== (INDIRECT | marks) || !indirect) break
+      if (data.getUint32((at + 4) >>> 0, true) !== 0 || data.getUint32((at + 8) >>> 0, true) !== TABLE) break
       id = data.getUint16((at + 12) >>> 0, true)
-      if (!indirect || data.getUint32((at + 4) >>> 0, true) !== 0 || data.getUint32((at + 8) >>> 0, true) !== PIECES * DESC_SIZE) break
-      at = (data.getUint32(at, true) - start) >>> 0
-      if (at > limit || PIECES * DESC_SIZE > (limit - at) >>> 0) break
-      flags = (data.getUint16((at + 14) >>> 0, true) & WRITE) | NEXT | marks
+      headerAt = (data.getUint32(at, true) - start) >>> 0
+      if (headerAt > limit || TABLE > (limit - headerAt) >>> 0) break
+      if ((data.getUint16((headerAt + 14) >>> 0, true) & WRITE) !== 0) break
+      dataAt = (headerAt + DESC_SIZE) >>> 0
+      dataFlags = (data.getUint16((dataAt + 14) >>> 0, true) & WRITE) | NEXT
+      statusAt = (dataAt + DESC_SIZE) >>> 0
+      statusFlags = data.getUint16((statusAt + 14) >>> 0, true) & WRITE
       need = 1
-      nextSlot++
     }
     if (slots + need > size) break
+    if (next === ringEnd) {
+      next = ringAt
+      nextMarks ^= MARKS
+    }
     // The header. An address before the region makes an offset beyond its end.
-    if (flags !== (NEXT | marks) || data.getUint32((at + 8) >>> 0, true) !== HEADER || data.getUint32((at + 4) >>> 0, true) !== 0) break
-    const header = (data.getUint32(at, true) - start) >>> 0
+    if (data.getUint32((headerAt + 8) >>> 0, true) !== HEADER || data.getUint32((headerAt + 4) >>> 0, true) !== 0) break
+    const header = (data.getUint32(headerAt, true) - start) >>> 0
     if (header > limit || HEADER > (limit - header) >>> 0) break
     const type = data.getUint32(header, true)
     const sector = data.getUint32((header + 8) >>> 0, true)
     if ((type !== IN && type !== lastType) || data.getUint32((header + 12) >>> 0, true) !== 0) break
     // The data.
-    if (isIndirect) {
-      at = (at + DESC_SIZE) >>> 0
-      flags = (data.getUint16((at + 14) >>> 0, true) & WRITE) | NEXT | marks
-    } else {
-      nextSlot++
-      if (nextSlot === size) {
-        nextSlot = 0
-        nextMarks ^= MARKS
-      }
-      at = (ringAt + DESC_SIZE * nextSlot) >>> 0
-      flags = data.getUint16((at + 14) >>> 0, true)
-    }
-    if (flags !== ((type === IN ? WRITE | NEXT : NEXT) | nextMarks) || data.getUint32((at + 4) >>> 0, true) !== 0) break
-    const offset = (data.getUint32(at, true) - start) >>> 0
-    const length = data.getUint32((at + 8) >>> 0, true)
+    if (dataFlags !== (type === IN ? DATA_WRITABLE : NEXT) || data.getUint32((dataAt + 4) >>> 0, true) !== 0) break
+    const offset = (data.getUint32(dataAt, true) - start) >>> 0
+    const length = data.getUint32((dataAt + 8) >>> 0, true)
     if (offset > limit || length > (limit - offset) >>> 0 || length === 0 || length > MOST_BYTES) break
     const sectors = length >>> 9
     if ((length & 511) !== 0 || sector > capacity || sectors > (capacity - sector) >>> 0) break
     // The status byte.
-    if (isIndirect) {
-      at = (at + DESC_SIZE) >>> 0
-      flags = (data.getUint16((at + 14) >>> 0, true) & WRITE) | marks
-    } else {
-      nextSlot++
-      if (nextSlot === size) {
-        nextSlot = 0
-        nextMarks ^= MARKS
-      }
-      at = (ringAt + DESC_SIZE * nextSlot) >>> 0
-      const last = data.getUint32((at + 12) >>> 0, true)
-      flags = last >>> 16
-      id = last & 0xffff
-      nextSlot++
-    }
-    if (flags !== (WRITE | nextMarks) || data.getUint32((at + 8) >>> 0, true) !== 1 || data.getUint32((at + 4) >>> 0, true) !== 0) break
-    const status = (data.getUint32(at, true) - start) >>> 0
+    if (statusFlags !== WRITE || data.getUint32((statusAt + 8) >>> 0, true) !== 1) break
+    if (data.getUint32((statusAt + 4) >>> 0, true) !== 0) break
+    const status = (data.getUint32(statusAt, true) - start) >>> 0
     if (status >= limit) break
-    if (nextSlot === size) {
-      nextSlot = 0
-      nextMarks ^= MARKS
-    }
     const row = ROW * taken
     rows[row + HEAD] = id
     rows[row + SLOTS] = need
@@ -129,7 +131,7 @@ export function takePacked(requests: UsualRequests, ring: PackedRows, limits: Re
     rows[row + STATUS] = status
     if (sector === previous && neighbour < 0 && type === rows[row - ROW + TYPE]) neighbour = taken - 1
     previous = sector + sectors
-    slot = nextSlot
+    at = next
     marks = nextMarks
     slots += need
     bytes += length
@@ -138,7 +140,7 @@ export function takePacked(requests: UsualRequests, ring: PackedRows, limits: Re
       writeBytes += length
     }
   }
-  descriptors.slot = slot
+  descriptors.slot = (at - ringAt) >>> 4
   descriptors.marks = marks
   ring.availPlace += slots
   requests.isDrained = isDrained
