@@ -88,9 +88,9 @@ export class PackedDescriptors {
     return (flags & MARKS) === this.marks
   }
 
-  /** The wrap counter where the next chain begins. */
-  get wrap(): boolean {
-    return this.marks === AVAIL
+  /** Where the next chain begins, as events name it: the slot in bits 0 to 14, the wrap counter in bit 15. */
+  get event(): number {
+    return this.marks === AVAIL ? this.slot | 0x8000 : this.slot
   }
 
   /** The next chain begins `slots` descriptors further on. */

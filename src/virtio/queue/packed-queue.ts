@@ -127,7 +127,7 @@ export class PackedQueue implements Ring, PackedRows {
 
   /** There is no index to look at: each chain shows by itself whether it is there. */
   look(): boolean {
-    return this.hasSaved || this.descriptors.isAvailable
+    return this.#chainsToTake !== undefined || this.descriptors.isAvailable
   }
 
   pop(chain: DescriptorChain): boolean {
@@ -192,14 +192,14 @@ export class PackedQueue implements Ring, PackedRows {
   }
 
   enableKicks(): boolean {
+    const { descriptors } = this
     if (this.#features.eventIdx) {
-      const { slot, wrap } = this.descriptors
       // Before the flags that make it valid.
-      this.#deviceEvent.store(eventAt(slot, wrap))
+      this.#deviceEvent.store(descriptors.event)
       if (this.#kicks !== DESC) this.#setKicks(DESC)
-      this.#memory.written?.(this.#areas.usedRing, PVIRTQ_EVENT.SIZE)
+      if (this.#memory.written !== undefined) this.#memory.written(this.#areas.usedRing, PVIRTQ_EVENT.SIZE)
     } else if (this.#kicks !== ENABLE) this.#setKicks(ENABLE)
-    return this.look()
+    return this.#chainsToTake !== undefined || descriptors.isAvailable
   }
 
   #setKicks(flags: number): void {

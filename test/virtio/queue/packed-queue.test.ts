@@ -407,6 +407,37 @@ describe("stores into RAM", () => {
     expect(stores).toEqual([0, 16].flatMap((at) => [`4 bytes at ${at + 8}`, `4 bytes at ${at + 12}`]))
   })
 
+  it("PK-13 PK-21 chains that come back as rows leave RAM as those that come back one by one, over the end of the ring too", () => {
+    const areas = { size: 6, descriptorTable: 0, availRing: 0x100, usedRing: 0x200 }
+    const features = { indirect: true, eventIdx: false, notifyOnEmpty: false, packed: true, inOrder: false }
+    for (const shared of [false, true]) {
+      for (const slots of [[], [1], [6], [3, 3], [2, 1], [1, 2, 3], [1, 1, 1, 1, 1, 1], [5], [3, 2]]) {
+        for (let position = 0; position < 12; position++) {
+          const made = [0, 1].map(() => {
+            const region = new RamRegion(0, new Uint8Array(shared ? new SharedArrayBuffer(0x1000) : new ArrayBuffer(0x1000)))
+            region.bytes.fill(0x5c)
+            const saved = { position: (position % 6) | (position < 6 ? 0 : 0x8000), heads: [], chains: [] }
+            return { region, queue: new PackedQueue({ generation: 0, region: () => region }, areas, features, saved) }
+          })
+          const [one, other] = made
+          if (one === undefined || other === undefined) throw new Error("two queues")
+          const rows = new Uint32Array(8 * slots.length)
+          for (const [index, count] of slots.entries()) {
+            rows.set([40 + index, count, 500 + index], 8 * index)
+            const place = (position % 6) + slots.slice(0, index).reduce((sum, more) => sum + more, 0)
+            one.queue.addUsed({ head: 40 + index, place, slots: count }, 500 + index)
+          }
+          other.queue.addUsedRows(rows, slots.length)
+          const what = `chains of ${slots.join(" and ")} descriptors from ${position} on${shared ? ", shared" : ""}`
+          expect(what + Buffer.from(other.region.bytes).toString("hex", 0, 0x60)).toBe(
+            what + Buffer.from(one.region.bytes).toString("hex", 0, 0x60),
+          )
+          expect([what, other.queue.save([])]).toEqual([what, one.queue.save([])])
+        }
+      }
+    }
+  })
+
   it("PK-02 PK-13 every byte that the device stores is announced, over the end of the ring too", () => {
     const announced: (readonly [number, number])[] = []
     const written = (at: number, length: number) => void announced.push([at, length])
