@@ -8,11 +8,14 @@ export class Cancellation {
     return this.#controller.signal
   }
 
-  /** What `work` comes to, or a rejection when `cancel` was called before. One at a time. */
-  wait<T>(work: Promise<T>): Promise<T> {
+  /** What `work` comes to, or a rejection when `cancel` was called before: then `late` gets what comes after all. One at a time. */
+  wait<T>(work: Promise<T>, late: (result: T) => void = () => undefined): Promise<T> {
     return new Promise<T>((resolve, reject) => {
       this.#interrupt = () => reject(new Error("the request was ended"))
-      Promise.resolve(work).then(resolve, reject)
+      Promise.resolve(work).then((result) => {
+        if (this.signal.aborted) late(result)
+        resolve(result)
+      }).catch(reject)
       if (this.signal.aborted) this.#interrupt()
     })
   }

@@ -75,9 +75,10 @@ export class HttpClient {
     const cancellation = new Cancellation()
     const patience = new Patience(this.#options, deadline, () => cancellation.cancel())
     this.#active.add(cancellation)
+    let response: HttpResponse | undefined
     let isDone = false
     try {
-      const response = await cancellation.wait(this.#options.fetch(url, this.#request(url, range, cancellation)))
+      response = await cancellation.wait(this.#options.fetch(url, this.#request(url, range, cancellation)), discard)
       patience.restart()
       const answer = checkAnswer(response, range, this.#context)
       sink.head(answer)
@@ -89,8 +90,11 @@ export class HttpClient {
     } finally {
       patience.stop()
       this.#active.delete(cancellation)
-      // Ends the connection: a body that nobody wants may be long.
-      if (!isDone) cancellation.cancel()
+      if (!isDone) {
+        // Ends the connection: a body that nobody wants may be long. A fetch of the user's may ignore the signal, and heed the other.
+        cancellation.cancel()
+        discard(response)
+      }
     }
   }
 
@@ -127,7 +131,7 @@ export class HttpClient {
       for (;;) {
         const { done, value } = await cancellation.wait(reader.read())
         if (done) break
-        if (value === undefined) continue
+        if (!isBytes(value)) throw new BackingError("io", "the fetch that was passed gives a body that is not made of Uint8Arrays", { path })
         patience.restart()
         if (value.length > left) throw new BackingError("io", `the server sent more than the ${length} bytes that it promised`, { path })
         left -= value.length
@@ -138,7 +142,7 @@ export class HttpClient {
         patience.restart()
       }
     } catch (error) {
-      void reader.cancel().catch(() => undefined)
+      quietly(() => reader.cancel())
       throw error
     }
     if (left > 0) throw new TransientError(`the server's answer ended ${left} bytes before its end`, { path })
@@ -177,6 +181,21 @@ export class HttpClient {
   #closed(): BackingError {
     return new BackingError("closed", "the file is closed", { path: this.#options.name })
   }
+}
+
+/** Ends the reading of a body that nobody has begun to read. */
+function discard(response: HttpResponse | undefined): void {
+  quietly(() => response?.body?.getReader().cancel())
+}
+
+/** Calls `work` later. What becomes of it is nobody's concern: the request has ended already. */
+function quietly(work: () => unknown): void {
+  void Promise.resolve().then(work).catch(() => undefined)
+}
+
+/** A fetch of the user's may give anything. Not `instanceof`: it may come from another window. */
+function isBytes(value: unknown): value is Uint8Array {
+  return ArrayBuffer.isView(value) && Reflect.get(value, "length") === value.byteLength
 }
 
 /** The address of the page or worker that this runs in; undefined in Node. */

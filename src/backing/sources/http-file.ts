@@ -215,6 +215,8 @@ export class HttpFile implements AsyncImageFile {
       try {
         await this.#client.get({ first: offset + done, last: offset + length - 1 }, answers, deadline)
       } catch (error) {
+        // The bytes are here: that the answer did not end behind them is no reason to fail, or to wait.
+        if (done >= length && error instanceof TransientError) return
         failures++
         await this.#beforeNextTry(error, failures)
         deadline = deadlineOf(length - done, this.#patience)

@@ -59,8 +59,8 @@ export class HttpStretches {
     this.#current?.end()
     const stretch = new HttpStretch(this.#options, first, Math.min(size, first + LONGEST_STRETCH))
     this.#current = stretch
-    void stretch.over.then((brought) => {
-      if (brought === 0) this.#isRefused = true
+    void stretch.over.then(({ isRefused }) => {
+      this.#isRefused ||= isRefused
       if (this.#current === stretch) this.#current = undefined
     })
     return stretch
@@ -90,8 +90,8 @@ class NobodyReads extends BackingError {
 }
 
 export class HttpStretch implements AnswerSink {
-  /** Resolves to how many bytes came, when no more will. */
-  readonly over: Promise<number>
+  /** Resolves when no more bytes will come. `isRefused`: it failed before it had brought any. */
+  readonly over: Promise<{ readonly isRefused: boolean }>
   readonly #options: StretchOptions
   readonly #end: number
   readonly #parts: Part[] = []
@@ -139,18 +139,20 @@ export class HttpStretch implements AnswerSink {
     if (rest.length > 0 || (this.#parts.length === 0 && this.#next < this.#end)) return this.#untilRead(rest)
   }
 
-  async #run(first: number): Promise<number> {
+  async #run(first: number): Promise<{ readonly isRefused: boolean }> {
     const { client, limit } = this.#options
+    let isRefused = false
     try {
       await limit.run(() => client.get({ first, last: this.#end - 1 }, this, Number.POSITIVE_INFINITY))
     } catch (error) {
       // Whoever still waits asks for the rest alone, and hears what is wrong then.
       if (!(error instanceof BackingError) && !(error instanceof RedirectExpired)) throw error
+      isRefused = this.#brought === 0 && !this.#isOver
     } finally {
       this.#isOver = true
       for (const { settle, done } of this.#parts.splice(0)) settle(done)
     }
-    return this.#brought
+    return { isRefused }
   }
 
   /** Hands `bytes` to those who wait. Returns what is left. */

@@ -65,9 +65,7 @@ export class Patience {
 
   #wait(): () => void {
     const { timeout, clock } = this.#options
-    const now = clock.now()
-    // Within the timeout, wherever the computer's clock has been set to.
-    const delay = Math.min(timeout, Math.max(0, Math.min(this.#last + timeout, this.#deadline) - now))
+    const delay = Math.max(0, Math.min(this.#last + timeout, this.#deadline) - clock.now())
     return clock.after(delay, () => this.#look())
   }
 

@@ -3,7 +3,7 @@ import { BackingError, type BackingErrorDetails } from "../backing.ts"
 
 /** Timers and chance, which tests replace. Times are milliseconds. */
 export interface Clock {
-  /** Milliseconds since 1970. */
+  /** Milliseconds since 1970. Never less than before, whatever the computer's clock is set to. */
   now(): number
   /** A number from 0 up to and without 1. */
   random(): number
@@ -12,7 +12,7 @@ export interface Clock {
 }
 
 export const PLATFORM_CLOCK: Clock = {
-  now: () => Date.now(),
+  now: () => performance.timeOrigin + performance.now(),
   random: () => Math.random(),
   after: (delay, act) => {
     const timer = setTimeout(act, delay)

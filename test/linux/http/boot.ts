@@ -38,8 +38,8 @@ async function serve(path: string, traffic: Traffic): Promise<Server> {
   return server
 }
 
-/** Boots from GRUB on, and has the guest read its kernel once more. */
-async function boot(context: GuestContext, options: Parameters<typeof Guest.start>[0], device: string): Promise<string> {
+/** Boots from GRUB on, and has the guest read its kernel once more. Returns the seconds that this took. */
+export async function boot(context: GuestContext, options: Parameters<typeof Guest.start>[0], device: string): Promise<string> {
   const started = performance.now()
   const guest = await Guest.start({ ...options, log: context.log })
   await guest.expect(/VIOBLK-GRUB/)
@@ -88,12 +88,18 @@ function told({ requests, bytes }: Traffic): string {
   return `${requests} requests, ${(bytes / MIB).toFixed(1)} MiB`
 }
 
-/** Boots from an image of 256 MiB. Returns what was fetched for it. */
-async function http(context: GuestContext, isCompared: boolean): Promise<string> {
+/** Makes the image that is booted from, of 256 MiB. Returns its path. */
+export function bootDisk(context: GuestContext): string {
   const path = context.path("http.raw")
   const modules = ["virtio_pci", "virtio_blk", "ata_piix", "sd_mod", "ext4", "crc32c_generic"]
   const initrd = initramfs({ kernel: debianKernel(), modules })
   grubDisk(context, path, { initrd, commandLine: KERNEL_LINE, mebibytes: MEBIBYTES })
+  return path
+}
+
+/** Boots over HTTP. Returns what was fetched for it. */
+async function http(context: GuestContext, isCompared: boolean): Promise<string> {
+  const path = bootDisk(context)
   const ours = await overHttp(context, path)
   const lines = [`GRUB and Linux over HTTP from ${MEBIBYTES} MiB`, ours]
   return (isCompared ? [...lines, await v86Own(context, path)] : lines).join("; ")
