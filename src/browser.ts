@@ -14,7 +14,7 @@ export type { ImageFile, ImageLock } from "./backing/image-file.ts"
 export { blobFile } from "./backing/sources/blob-file.ts"
 export type { BlobFileOptions, BlobLike } from "./backing/sources/blob-file.ts"
 export { httpFile } from "./backing/sources/http-file.ts"
-export type { HttpFileOptions } from "./backing/sources/http-file.ts"
+export type { HttpFileOptions } from "./backing/sources/http-options.ts"
 export type {
   HttpBody, HttpBodyReader, HttpFetch, HttpRequestInit, HttpResponse, PlatformAbortSignal,
 } from "./backing/sources/http-types.ts"

@@ -17,7 +17,7 @@ export { nbdFile } from "./backing/nbd/nbd-file.ts"
 export type { NbdExtent } from "./backing/nbd/client/block-access.ts"
 export type { NbdOptions } from "./backing/nbd/client/options.ts"
 export { httpFile } from "./backing/sources/http-file.ts"
-export type { HttpFileOptions } from "./backing/sources/http-file.ts"
+export type { HttpFileOptions } from "./backing/sources/http-options.ts"
 export type {
   HttpBody, HttpBodyReader, HttpFetch, HttpRequestInit, HttpResponse, PlatformAbortSignal,
 } from "./backing/sources/http-types.ts"

@@ -1,10 +1,15 @@
 /**
  * ReadAhead: finds out who reads a file in order, and says how far ahead of them to read. Several may do so at a time: a qcow2 image reads
  * tables and data, and a guest reads several files.
+ *
+ * Most of those who read in order stop somewhere, and what was read ahead is waste then. So nobody is read ahead for by more than they have
+ * read in order (or by the first window): a reader costs at most twice what it reads.
  */
 
 /** Somebody who reads in order. Pages. */
 interface Stream {
+  /** Where they began. */
+  readonly start: number
   /** The page that comes next: everything before it has been asked for. */
   next: number
   /** How much was asked for ahead the last time. */
@@ -17,6 +22,8 @@ interface Stream {
 const MOST_STREAMS = 8
 /** The first window, in pages. */
 const FIRST_WINDOW = 4
+/** A window's marker lies in this part of it at the latest: the next one is to be here when it is needed. */
+const LATEST_MARKER = 3 / 4
 
 export class ReadAhead {
   readonly #most: number
@@ -37,34 +44,42 @@ export class ReadAhead {
   /** Somebody needs the pages `first` .. `last`, not all of which are here. Returns past the last page to get with them. */
   missed(first: number, last: number): number {
     const at = this.#streams.findIndex(({ next }) => first === next)
-    const [stream = { next: 0, window: 0, marker: undefined }] = at < 0 ? [] : this.#streams.splice(at, 1)
+    const [stream = { start: first, next: 0, window: 0, marker: undefined }] = at < 0 ? [] : this.#streams.splice(at, 1)
     if (at < 0 && this.#streams.length >= MOST_STREAMS) this.#unmark(this.#streams.shift())
     this.#streams.push(stream)
     stream.next = last + 1
     if (at < 0 || this.#most === 0) return stream.next
-    return this.#widen(stream, last + 1 - first)
+    return this.#widen(stream, { reached: last + 1, length: last + 1 - first })
   }
 
   /**
-   * The page `index`, a marker, has been reached by somebody who needs the pages up to `last`. Returns the pages to read ahead: first, and
-   * past the last.
+   * Somebody needs the pages `first` .. `last`, which are on their way or here. Returns the pages to read ahead, first and past the last,
+   * if there is a marker among them.
    */
-  reached(index: number, last = index): { readonly first: number; readonly end: number } | undefined {
-    const stream = this.#markers.get(index)
+  reached(first: number, last = first): { readonly first: number; readonly end: number } | undefined {
+    let stream: Stream | undefined
+    for (let index = first; index <= last && stream === undefined; index++) stream = this.#markers.get(index)
     if (stream === undefined) return undefined
-    this.#unmark(stream)
     stream.next = Math.max(stream.next, last + 1)
-    const first = stream.next
-    return { first, end: this.#widen(stream, last + 1 - index) }
+    const begin = stream.next
+    return { first: begin, end: this.#widen(stream, { reached: last + 1, length: last + 1 - first }) }
   }
 
-  /** Takes the next window, not shorter than the reader's own reads of `length` pages. Its first page asks for the one after it. */
-  #widen(stream: Stream, length: number): number {
-    stream.window = Math.min(this.#most, Math.max(FIRST_WINDOW, length, stream.window * 2))
+  /**
+   * Takes the next window for a reader who has come to `reached`: not shorter than the reader's own reads of `length` pages, twice as long
+   * as the last one, and no longer than what has been read in order allows. Its marker lies where the one after it may be as long as that.
+   */
+  #widen(stream: Stream, { reached, length }: { readonly reached: number; readonly length: number }): number {
+    const allowed = reached - stream.start - (stream.next - reached)
+    const wanted = Math.max(length, stream.window * 2)
+    const window = Math.min(this.#most, Math.max(1, Math.floor(Math.min(wanted, allowed) / FIRST_WINDOW)) * FIRST_WINDOW)
+    const read = stream.next - stream.start
+    const marker = Math.ceil((Math.min(this.#most, window * 2) + window - read) / 2)
     this.#unmark(stream)
-    stream.marker = stream.next
-    this.#markers.set(stream.next, stream)
-    stream.next += stream.window
+    stream.window = window
+    stream.marker = stream.next + Math.max(0, Math.min(marker, Math.floor(window * LATEST_MARKER)))
+    this.#markers.set(stream.marker, stream)
+    stream.next += window
     return stream.next
   }
 

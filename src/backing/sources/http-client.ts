@@ -131,7 +131,9 @@ export class HttpClient {
       for (;;) {
         const { done, value } = await cancellation.wait(reader.read())
         if (done) break
-        if (!isBytes(value)) throw new BackingError("io", "the fetch that was passed gives a body that is not made of Uint8Arrays", { path })
+        if (!isBytes(value)) {
+          throw new BackingError("io", "the fetch that was passed gives a body that is not made of Uint8Arrays", { path })
+        }
         patience.restart()
         if (value.length > left) throw new BackingError("io", `the server sent more than the ${length} bytes that it promised`, { path })
         left -= value.length

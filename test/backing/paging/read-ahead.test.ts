@@ -41,6 +41,34 @@ it.each([4096, 65_536, 131_072, 262_144, MIB, 4 * MIB])("in order, %i bytes at a
   await disk.close()
 })
 
+const seed = Number(process.env["SEED"] ?? 20_261_126)
+
+it(`whoever stops reading in order has had at most twice as much fetched, and twice what the source prefers (SEED=${seed})`, async () => {
+  let state = seed
+  const below = (most: number): number => {
+    state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0
+    return Math.floor((state / 2 ** 32) * most)
+  }
+  for (let round = 0; round < 60; round++) {
+    const source = new NumberedPages()
+    const disk = await openDisk(source, { format: "raw" })
+    const length = 1 + below(2 ** (10 + below(15)))
+    const longest = 512 * (1 + below(2 ** below(10)))
+    const buffer = new Uint8Array(longest)
+    let at = 0
+    while (at < length) {
+      const step = 512 * (1 + below(longest / 512))
+      await disk.pread(buffer.subarray(0, step), at)
+      at += step
+    }
+    const fetched = source.reads.reduce((sum, text) => sum + Number(text.split("+")[1]) * PAGE, 0)
+    expect(
+      fetched, `${at} bytes, up to ${longest} at a time: ${source.reads.join(" ")}`,
+    ).toBeLessThanOrEqual(2 * (at + source.preferredRead))
+    await disk.close()
+  }
+})
+
 /** Places 192 KiB apart or more, none of which is beside one that came before. */
 const scattered = (count: number): number[] => Array.from({ length: count }, (_, index) => (((index * 97) % 331) + 1) * 3 * PAGE)
 

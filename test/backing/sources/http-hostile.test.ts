@@ -2,7 +2,8 @@
 import { gzipSync } from "node:zlib"
 import { afterEach, describe, expect, it } from "vitest"
 import type { BackingError } from "../../../src/backing/backing.ts"
-import { HttpFile, type HttpFileOptions } from "../../../src/backing/sources/http-file.ts"
+import { HttpFile } from "../../../src/backing/sources/http-file.ts"
+import type { HttpFileOptions } from "../../../src/backing/sources/http-options.ts"
 import type { HttpFetch } from "../../../src/backing/sources/http-types.ts"
 import { type Behaviour, FakeClock, TestServer } from "./test-server.ts"
 

@@ -32,7 +32,8 @@ function answerOf({ headers: { Range } }: HttpRequestInit, { status = 206, piece
   }
   const cancel = async (): Promise<void> => void cancelled.push(Range)
   return {
-    status, redirected: false, type: "basic", url: "", headers: new Headers({ "Content-Range": `bytes ${first}-${last}/${SIZE}`, ETag: '"1"' }),
+    status, redirected: false, type: "basic", url: "",
+    headers: new Headers({ "Content-Range": `bytes ${first}-${last}/${SIZE}`, ETag: '"1"' }),
     // The types forbid it, and a program in JavaScript does it.
     body: { getReader: () => ({ read, cancel }) as unknown as HttpBodyReader },
   }
@@ -54,7 +55,8 @@ async function turns(count = 10): Promise<void> {
 }
 
 it.each<[string, unknown]>([
-  ["an ArrayBuffer", new Uint8Array(1000).fill(1).buffer], ["a string", "1".repeat(1000)], ["an array", Array.from({ length: 1000 }, () => 1)],
+  ["an ArrayBuffer", new Uint8Array(1000).fill(1).buffer], ["a string", "1".repeat(1000)],
+  ["an array", Array.from({ length: 1000 }, () => 1)],
   ["words", new Uint16Array(500)], ["a DataView", new DataView(new ArrayBuffer(1000))], ["nothing", undefined],
 ])("a body of %s is an error, and no zeroes", async (_, piece) => {
   const file = fileWith((init) => answerOf(init, { pieces: [piece] }))

@@ -1,6 +1,6 @@
 /**
- * Writes down what a guest reads while it boots, for test/backing/paging/boot-reads.test.ts: `tsx test/linux/http/record.ts FILE`. Each line
- * is a read of the disk that BIOS, GRUB, Linux or a program in the guest waited for: offset and length in bytes.
+ * Writes down what a guest reads while it boots, for test/backing/paging/boot-reads.test.ts: `tsx test/linux/http/record.ts FILE`. Each
+ * line is a read of the disk that BIOS, GRUB, Linux or a program in the guest waited for: offset and length in bytes.
  */
 import { statSync, writeFileSync } from "node:fs"
 import { HostFile } from "../../../src/backing/host/host-file.ts"
