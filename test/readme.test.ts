@@ -5,7 +5,7 @@ import { join, resolve } from "node:path"
 import { pathToFileURL } from "node:url"
 import { promisify } from "node:util"
 import { expect, it } from "vitest"
-import { TestServer } from "./backing/sources/test-server.ts"
+import { TestServer } from "./backing/sources/http/test-server.ts"
 import { temporaryDirectory } from "./support/temporary.ts"
 
 it("the embedding example runs as it is printed, as often as one likes, in at most a dozen lines", () => {

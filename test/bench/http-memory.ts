@@ -3,7 +3,7 @@
  * caches and 64 MiB. `READS=100000 npm run bench -- http-memory` reads for longer.
  */
 import { openDisk } from "../../src/backing/open-disk-on-node.ts"
-import { httpFile } from "../../src/backing/sources/http-file.ts"
+import { httpFile } from "../../src/backing/sources/http/http-file.ts"
 import { withServer } from "./http-process.ts"
 import { heading, row } from "./measure.ts"
 

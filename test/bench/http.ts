@@ -1,6 +1,6 @@
 /** A disk over HTTP against bare `fetch` of the same bytes, from one server on the same machine; nothing is cached before. Wall clock. */
 import { openDisk } from "../../src/backing/open-disk-on-node.ts"
-import { httpFile } from "../../src/backing/sources/http-file.ts"
+import { httpFile } from "../../src/backing/sources/http/http-file.ts"
 import { withServer } from "./http-process.ts"
 import { IMAGE_BYTES, withImageAwaited } from "./image.ts"
 import { heading, median, row, wallTime } from "./measure.ts"

@@ -6,7 +6,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { afterAll, beforeAll, expect, it } from "vitest"
 import { openDisk } from "../../src/backing/open-disk-on-node.ts"
-import { httpFile } from "../../src/backing/sources/http-file.ts"
+import { httpFile } from "../../src/backing/sources/http/http-file.ts"
 import { copyGolden, goldenImages, sha256 } from "../support/golden.ts"
 
 const NGINX = ["nginx", "/usr/sbin/nginx"].find((path) => spawnSync(path, ["-v"]).status === 0)

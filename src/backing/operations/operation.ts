@@ -1,6 +1,6 @@
 /** What the operations on whole disks share: their options, progress, the signal that stops them, and turns of the thread. */
 import type { Rules } from "../../options.ts"
-import type { PlatformAbortSignal } from "../sources/http-types.ts"
+import type { PlatformAbortSignal } from "../sources/http/types.ts"
 
 /** Options that each operation on whole disks has. */
 export interface OperationOptions {

@@ -2,7 +2,7 @@
 import { describe, expect, it } from "vitest"
 import { openDisk } from "../../../src/backing/open-disk-on-node.ts"
 import { blobFile } from "../../../src/backing/sources/blob-file.ts"
-import { httpFile } from "../../../src/backing/sources/http-file.ts"
+import { httpFile } from "../../../src/backing/sources/http/http-file.ts"
 import { MemoryFile } from "../../support/memory-file.ts"
 import { Rng } from "../../support/rng.ts"
 import { LateFile, type LateCall } from "./late-file.ts"

@@ -1,9 +1,9 @@
 /** httpFile read in order: one long request, as fast as reads come, and what becomes of it. */
 import { afterEach, describe, expect, it } from "vitest"
-import type { BackingError } from "../../../src/backing/backing.ts"
-import { HttpFile } from "../../../src/backing/sources/http-file.ts"
-import type { HttpFileOptions } from "../../../src/backing/sources/http-options.ts"
-import type { HttpFetch } from "../../../src/backing/sources/http-types.ts"
+import type { BackingError } from "../../../../src/backing/backing.ts"
+import { HttpFile } from "../../../../src/backing/sources/http/http-file.ts"
+import type { HttpFileOptions } from "../../../../src/backing/sources/http/options.ts"
+import type { HttpFetch } from "../../../../src/backing/sources/http/types.ts"
 import { FakeClock, TestServer } from "./test-server.ts"
 
 const MIB = 1 << 20

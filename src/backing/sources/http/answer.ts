@@ -1,6 +1,6 @@
 /** The answer to a Range request, checked before its body is read: status, Content-Range, Content-Encoding, and the file's version. */
-import { BackingError, type BackingErrorCode } from "../backing.ts"
-import type { HttpResponse } from "./http-types.ts"
+import { BackingError, type BackingErrorCode } from "../../backing.ts"
+import type { HttpResponse } from "./types.ts"
 import { type Clock, parseRetryAfter, TransientError } from "./retry.ts"
 
 /** What tells one version of a file from another. [RFC 9110] 8.8 */

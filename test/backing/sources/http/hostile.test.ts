@@ -1,10 +1,10 @@
 /** httpFile against servers that cannot do it, that change the file, and that lie: an error that says so, and never wrong bytes. */
 import { gzipSync } from "node:zlib"
 import { afterEach, describe, expect, it } from "vitest"
-import type { BackingError } from "../../../src/backing/backing.ts"
-import { HttpFile } from "../../../src/backing/sources/http-file.ts"
-import type { HttpFileOptions } from "../../../src/backing/sources/http-options.ts"
-import type { HttpFetch } from "../../../src/backing/sources/http-types.ts"
+import type { BackingError } from "../../../../src/backing/backing.ts"
+import { HttpFile } from "../../../../src/backing/sources/http/http-file.ts"
+import type { HttpFileOptions } from "../../../../src/backing/sources/http/options.ts"
+import type { HttpFetch } from "../../../../src/backing/sources/http/types.ts"
 import { type Behaviour, FakeClock, TestServer } from "./test-server.ts"
 
 const SIZE = 300_000

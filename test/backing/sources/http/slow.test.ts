@@ -1,8 +1,8 @@
 /** Servers that are slow: how long httpFile waits for them. All time is the clock's of the test. */
 import { describe, expect, it } from "vitest"
-import type { BackingError } from "../../../src/backing/backing.ts"
-import { HttpFile } from "../../../src/backing/sources/http-file.ts"
-import type { HttpFetch, HttpResponse } from "../../../src/backing/sources/http-types.ts"
+import type { BackingError } from "../../../../src/backing/backing.ts"
+import { HttpFile } from "../../../../src/backing/sources/http/http-file.ts"
+import type { HttpFetch, HttpResponse } from "../../../../src/backing/sources/http/types.ts"
 import { FakeClock } from "./test-server.ts"
 
 const SIZE = 4 << 20

@@ -1,5 +1,5 @@
 /** When a request over a network that failed is worth another try, and how long to wait before it: exponential back-off with jitter. */
-import { BackingError, type BackingErrorDetails } from "../backing.ts"
+import { BackingError, type BackingErrorDetails } from "../../backing.ts"
 
 /** Timers and chance, which tests replace. Times are milliseconds. */
 export interface Clock {

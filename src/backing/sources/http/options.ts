@@ -1,6 +1,6 @@
 /** Options of httpFile. */
-import { checkCount, checkOptions, type Rules } from "../../options.ts"
-import type { HttpFetch } from "./http-types.ts"
+import { checkCount, checkOptions, type Rules } from "../../../options.ts"
+import type { HttpFetch } from "./types.ts"
 
 /** Options of `httpFile`. */
 export interface HttpFileOptions {

@@ -2,10 +2,10 @@
  * HttpStretch: one long Range request for somebody who reads in order. Its answer is read only as fast as reads come, so the server waits
  * meanwhile. In Node, requests of 4 MiB each cost 1.7 times the processor's time of one request for the same bytes (measured).
  */
-import { BackingError } from "../backing.ts"
-import type { BufferFiller } from "../buffers.ts"
-import type { RangeAnswer } from "./http-answer.ts"
-import { type AnswerSink, type HttpClient, RedirectExpired } from "./http-client.ts"
+import { BackingError } from "../../backing.ts"
+import type { BufferFiller } from "../../buffers.ts"
+import type { RangeAnswer } from "./answer.ts"
+import { type AnswerSink, type HttpClient, RedirectExpired } from "./client.ts"
 import type { ParallelLimit } from "./parallel-limit.ts"
 import { deadlineOf, type PatienceOptions, tooSlow } from "./patience.ts"
 

@@ -1,6 +1,6 @@
 /** Where a file on an HTTP server is, as the user says it: URL, user and password, headers. Checked before anything is requested. */
-import { described } from "../../options.ts"
-import { pageAddress } from "./http-client.ts"
+import { described } from "../../../options.ts"
+import { pageAddress } from "./client.ts"
 
 export function parseUrl(url: string | { readonly href: string }): URL {
   const text: unknown = typeof url === "object" && url !== null ? url.href : url

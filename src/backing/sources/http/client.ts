@@ -1,9 +1,9 @@
 /** One Range request: sent, its answer checked, its body read as far as promised, and ended when it is late or the file is closed. */
-import { reasonOf } from "../../options.ts"
-import { BackingError } from "../backing.ts"
-import { type AnswerContext, type ByteRange, checkAnswer, type RangeAnswer } from "./http-answer.ts"
+import { reasonOf } from "../../../options.ts"
+import { BackingError } from "../../backing.ts"
+import { type AnswerContext, type ByteRange, checkAnswer, type RangeAnswer } from "./answer.ts"
 import { Cancellation } from "./cancellation.ts"
-import type { HttpBody, HttpFetch, HttpRequestInit, HttpResponse } from "./http-types.ts"
+import type { HttpBody, HttpFetch, HttpRequestInit, HttpResponse } from "./types.ts"
 import { Patience } from "./patience.ts"
 import { type Clock, TransientError } from "./retry.ts"
 

@@ -1,7 +1,7 @@
 /** An HTTP server for tests that serves one file by ranges, and misbehaves on request. */
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http"
 import type { AddressInfo } from "node:net"
-import type { Clock } from "../../../src/backing/sources/retry.ts"
+import type { Clock } from "../../../../src/backing/sources/http/retry.ts"
 
 export interface Exchange {
   readonly request: IncomingMessage

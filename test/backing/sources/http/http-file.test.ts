@@ -1,10 +1,10 @@
 /** httpFile against a server that behaves, and what it asks for: ranges, retries, the limit on parallel requests. */
 import { afterEach, describe, expect, it } from "vitest"
-import { type BackingError } from "../../../src/backing/backing.ts"
-import { HttpFile, httpFile } from "../../../src/backing/sources/http-file.ts"
-import type { HttpFileOptions } from "../../../src/backing/sources/http-options.ts"
-import { Rng } from "../../support/rng.ts"
-import type { HttpBodyReader } from "../../../src/backing/sources/http-types.ts"
+import { type BackingError } from "../../../../src/backing/backing.ts"
+import { HttpFile, httpFile } from "../../../../src/backing/sources/http/http-file.ts"
+import type { HttpFileOptions } from "../../../../src/backing/sources/http/options.ts"
+import { Rng } from "../../../support/rng.ts"
+import type { HttpBodyReader } from "../../../../src/backing/sources/http/types.ts"
 import { FakeClock, TestServer } from "./test-server.ts"
 
 const SIZE = 300_000

@@ -1,9 +1,9 @@
 /** httpFile with a fetch of the user's: whatever it gives, no wrong byte is taken, and no connection is left behind. */
 import { afterEach, expect, it, vi } from "vitest"
-import type { BackingError } from "../../../src/backing/backing.ts"
-import { HttpFile } from "../../../src/backing/sources/http-file.ts"
-import type { HttpBodyReader, HttpFetch, HttpRequestInit, HttpResponse } from "../../../src/backing/sources/http-types.ts"
-import { PLATFORM_CLOCK } from "../../../src/backing/sources/retry.ts"
+import type { BackingError } from "../../../../src/backing/backing.ts"
+import { HttpFile } from "../../../../src/backing/sources/http/http-file.ts"
+import type { HttpBodyReader, HttpFetch, HttpRequestInit, HttpResponse } from "../../../../src/backing/sources/http/types.ts"
+import { PLATFORM_CLOCK } from "../../../../src/backing/sources/http/retry.ts"
 import { FakeClock } from "./test-server.ts"
 
 const SIZE = 1 << 20
