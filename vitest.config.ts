@@ -19,6 +19,7 @@ const LONG = [
   "test/backing/qcow2/not-loaded.test.ts", "test/backing/paging/failures.test.ts", "test/backing/paging/memory.test.ts",
   "test/backing/host/zeroing.test.ts", "test/virtio/**/*fuzz*.test.ts", "test/backing/qcow2/bounded.test.ts",
   "test/backing/create.test.ts", "test/contract/awaited.test.ts", "test/virtio/blk/errors/error-policy.test.ts", "test/vmm/cli/run.test.ts",
+  "test/vmm/cli/signals.test.ts",
   "test/backing/operations/amend-image.test.ts", "test/vmm/cli/encryption.test.ts",
   "test/virtio/saved-image.test.ts", "test/vmm/mirror.test.ts", "test/backing/luks/key-slots.test.ts",
   "test/virtio/queue/queue-thread.test.ts", "test/backing/qcow2/snapshots/failures.test.ts",

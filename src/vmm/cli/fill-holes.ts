@@ -1,11 +1,12 @@
 /** Gives a new image the space that it may need, as `-o preallocation=full` wants it. */
 import { dataExtents } from "../../backing/host/data-extents.ts"
 import { HostFile } from "../../backing/host/host-file.ts"
+import { turn } from "./long-work.ts"
 
 const PIECE = 1 << 20
 
-/** Writes zeroes into every hole of the file at `path`. @throws BackingError when there is no room */
-export function fillHoles(path: string): void {
+/** Writes zeroes into every hole of the file at `path`. @throws BackingError when there is no room; what `signal` was stopped with */
+export async function fillHoles(path: string, signal: AbortSignal): Promise<void> {
   const zeroes = new Uint8Array(PIECE)
   const extents = dataExtents(path)
   const file = new HostFile(path)
@@ -13,7 +14,10 @@ export function fillHoles(path: string): void {
     const size = file.size()
     let at = 0
     for (const { start, end } of [...extents, { start: size, end: size }]) {
-      for (; at < start; at = Math.min(at + PIECE, start)) file.write(zeroes.subarray(0, Math.min(PIECE, start - at)), at)
+      for (; at < start; at = Math.min(at + PIECE, start)) {
+        file.write(zeroes.subarray(0, Math.min(PIECE, start - at)), at)
+        await turn(signal)
+      }
       at = end
     }
     file.sync()

@@ -14,11 +14,24 @@ const SIGNALS = { SIGINT: 130, SIGTERM: 143 } as const
 /**
  * Does long work. With `-q` it shows nothing, with `-p` lines where there is no terminal.
  * @param given arguments of a command that has PROGRESS and QUIET in its row
- * @param leftBehind what is there after an interruption, and how to go on: "x.qcow2 is as it was; run the command again"
- * @throws InterruptedError when a signal stopped it; the second one ends the program at once
+ * @param leftBehind as for `stoppable`
+ * @throws as `stoppable`
  */
 export async function longWork<T>(given: Arguments, leftBehind: string, work: (watch: Watch) => Promise<T>): Promise<T> {
   const bar = new Progress({ lines: given.flag("progress"), quiet: given.flag("quiet") })
+  try {
+    return await stoppable(leftBehind, (signal) => work({ progress: (done, total) => bar.show(done, total), signal }))
+  } finally {
+    bar.clear()
+  }
+}
+
+/**
+ * Does work that a signal stops.
+ * @param leftBehind what is there after an interruption, and how to go on: "x.qcow2 is as it was; run the command again"
+ * @throws InterruptedError when a signal stopped it; the second one ends the program at once
+ */
+export async function stoppable<T>(leftBehind: string, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
   const stopper = new AbortController()
   const stop = (name: NodeJS.Signals): void => {
     unlisten()
@@ -30,9 +43,14 @@ export async function longWork<T>(given: Arguments, leftBehind: string, work: (w
   }
   for (const name of Object.keys(SIGNALS)) process.on(name, stop)
   try {
-    return await work({ progress: (done, total) => bar.show(done, total), signal: stopper.signal })
+    return await work(stopper.signal)
   } finally {
     unlisten()
-    bar.clear()
   }
+}
+
+/** Lets signals in, between two steps. @throws what `signal` was stopped with */
+export async function turn(signal: AbortSignal): Promise<void> {
+  await new Promise((resolve) => setImmediate(resolve))
+  signal.throwIfAborted()
 }

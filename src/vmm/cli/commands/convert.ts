@@ -11,7 +11,7 @@ import type { ImageFormat } from "../../../backing/signatures.ts"
 import { defined, givenOptions, helpsWithOptions, wantsSpace } from "../create-options.ts"
 import { fillHoles } from "../fill-holes.ts"
 import { imageNamed, snapshotOf } from "../image-name.ts"
-import { longWork } from "../long-work.ts"
+import { longWork, stoppable } from "../long-work.ts"
 import { complain } from "../output.ts"
 
 export async function convert(given: Arguments): Promise<number> {
@@ -31,7 +31,9 @@ export async function convert(given: Arguments): Promise<number> {
       const creating = { ...newImage(given, format), ...(bitmaps !== undefined && { bitmaps }) }
       const leftBehind = `${target} is as it was before`
       await longWork(given, leftBehind, (watch) => convertToImage(source, target, { ...options, ...creating, ...watch }))
-      if (wantsSpace(given, format)) fillHoles(target)
+      if (wantsSpace(given, format)) {
+        await stoppable(`${target} is whole, but lacks some of its space`, (signal) => fillHoles(target, signal))
+      }
     }
   } finally {
     await source.close()

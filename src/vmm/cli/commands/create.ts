@@ -8,6 +8,7 @@ import type { ImageFormat } from "../../../backing/signatures.ts"
 import { defined, givenOptions, helpsWithOptions, wantsSpace } from "../create-options.ts"
 import { fillHoles } from "../fill-holes.ts"
 import { formatBytes } from "../format.ts"
+import { stoppable } from "../long-work.ts"
 import { print, printJson } from "../output.ts"
 
 const SECTOR = 512
@@ -29,7 +30,7 @@ export async function create(given: Arguments): Promise<number> {
   } else {
     createImage(path, options)
   }
-  if (wantsSpace(given, format)) fillOrRemove(path)
+  if (wantsSpace(given, format)) await fillOrRemove(path)
   if (given.json) {
     // The passphrase stays here.
     const { encryption, ...shown } = options
@@ -41,9 +42,9 @@ export async function create(given: Arguments): Promise<number> {
   return 0
 }
 
-function fillOrRemove(path: string): void {
+async function fillOrRemove(path: string): Promise<void> {
   try {
-    fillHoles(path)
+    await stoppable(`${path} is not made`, (signal) => fillHoles(path, signal))
   } catch (error) {
     removeHostFile(path)
     throw error

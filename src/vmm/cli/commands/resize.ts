@@ -1,14 +1,19 @@
 /** `vioblk resize`: changes the size of a disk. Exit codes as those of `qemu-img resize`. */
+import { BackingError } from "../../../backing/backing.ts"
 import { openImage } from "../../../backing/open.ts"
+import type { Qcow2Image } from "../../../backing/qcow2/image.ts"
 import { RawBacking } from "../../../backing/raw.ts"
 import { type Arguments, nameOf, sizeOf, UsageError } from "../arguments.ts"
 import { imageNamed } from "../image-name.ts"
+import { stoppable, turn } from "../long-work.ts"
 import { complain, print } from "../output.ts"
 
 type Preallocation = "off" | "metadata" | "falloc" | "full"
 
 /** Bytes of zeroes that are written at a time. */
 const PIECE = 1 << 20
+/** Bytes that a disk with preallocation grows by, from one chance to stop it to the next. */
+const STEP = 1 << 28
 
 export async function resize(given: Arguments): Promise<number> {
   const [name, text, extra] = given.words
@@ -25,12 +30,9 @@ export async function resize(given: Arguments): Promise<number> {
     return refuse(path, `${size} bytes are less than ${before}; what is cut off is lost, so --shrink has to allow it`)
   }
   if (size <= before && preallocation !== "off") return refuse(path, "preallocation is for disks that grow")
-  if (!(disk instanceof RawBacking)) disk.resize(size, { shrink, preallocation })
-  else if (preallocation === "metadata") return refuse(path, "a raw image has no metadata to preallocate")
-  else {
-    disk.resize(size, { shrink })
-    fill(disk, before, preallocation)
-  }
+  if (disk instanceof RawBacking && preallocation === "metadata") return refuse(path, "a raw image has no metadata to preallocate")
+  if (preallocation === "off") disk.resize(size, { shrink })
+  else await stoppable(`${path} has its old size of ${before} bytes`, (signal) => grow(disk, { size, preallocation, signal }))
   if (!given.flag("quiet")) print("Image resized.")
   return 0
 }
@@ -46,11 +48,35 @@ function newSize(before: number, text: string): number {
   return text.startsWith("+") ? before + size : text.startsWith("-") ? before - size : size
 }
 
+interface Growth {
+  readonly size: number
+  readonly preallocation: Preallocation
+  readonly signal: AbortSignal
+}
+
+/** Grows the disk step by step. Stopped, or without room for more, it has its old size again. */
+async function grow(disk: RawBacking | Qcow2Image, { size, preallocation, signal }: Growth): Promise<void> {
+  const before = disk.size
+  try {
+    while (disk.size < size) {
+      const next = Math.min(disk.size + STEP, size)
+      if (disk instanceof RawBacking) growRaw(disk, next, preallocation)
+      else disk.resize(next, { preallocation })
+      await turn(signal)
+    }
+  } catch (error) {
+    const hasNoRoom = error instanceof BackingError && error.code === "no-space"
+    if (disk.size > before || hasNoRoom) disk.resize(before, { shrink: true })
+    throw error
+  }
+}
+
 /** Gives what is new in a raw image its space. */
-function fill(disk: RawBacking, from: number, preallocation: Preallocation): void {
-  if (preallocation === "off") return
+function growRaw(disk: RawBacking, size: number, preallocation: Preallocation): void {
+  const from = disk.size
+  disk.resize(size)
   // The host keeps the space of what it zeroes itself; short ranges it would leave out.
-  if (preallocation === "falloc" && disk.zeroesAtOnce > PIECE) disk.writeZeroes(from, disk.size - from, false)
-  else for (let at = from; at < disk.size; at += PIECE) disk.pwrite(new Uint8Array(Math.min(PIECE, disk.size - at)), at)
+  if (preallocation === "falloc" && disk.zeroesAtOnce > PIECE) disk.writeZeroes(from, size - from, false)
+  else for (let at = from; at < size; at += PIECE) disk.pwrite(new Uint8Array(Math.min(PIECE, size - at)), at)
   disk.flush()
 }
