@@ -22,7 +22,10 @@ export interface CommitImageOptions extends OperationOptions, OpeningOptions {
    * first one do not show what they did before.
    */
   readonly base?: string
-  /** Leave the image as it is, in place of emptying it. Default: true where `base` is given, for it may lie deeper; otherwise false. */
+  /**
+   * Leave the image as it is, in place of emptying it. It must be true for a base that lies deeper. Default: true where `base` is given,
+   * otherwise false.
+   */
   readonly keep?: boolean
   /** Bytes in a second that are copied at most. Default: as many as the host can. */
   readonly rate?: number

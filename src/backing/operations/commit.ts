@@ -22,13 +22,17 @@ export interface CommitOptions extends OperationOptions {
  *
  * Images between the two, and others that stand on `base`, do not show what they did before. A stop or an error leaves `top` as it was, or
  * emptied in part, which reads the same: the call can be made again.
- * @throws BackingError; the signal's reason
+ * @throws BackingError `invalid-argument` when `top` is to be emptied and does not stand on `base`; the signal's reason
  */
 export async function commitLayers(top: Qcow2Image, base: Qcow2Image | RawBacking, options: CommitOptions): Promise<void> {
   if (top.readOnly || base.readOnly) {
     throw new BackingError("read-only", "commit needs the image and its base open for writing", { path: base.path })
   }
   refuseSnapshots(top, "a commit")
+  if (!options.keep && top.backing !== base) {
+    const message = "only an image that stands on the base is emptied after a commit: the images between hide the base; set keep"
+    throw new BackingError("invalid-argument", message, { path: top.path })
+  }
   const operation = new Operation(top.size, options)
   try {
     if (top.size > base.size) await growBase(base, top.size, operation)

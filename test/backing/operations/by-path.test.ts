@@ -51,6 +51,17 @@ it("an image is committed into the next one, or into the one that is named by pa
   }
 })
 
+it("an image is not emptied after a commit into one further behind: it would show what lies between", async () => {
+  const { at, bytes } = makeChain()
+  const before = bytes()
+  const refused = commitImage(at("top.qcow2"), { base: "base.raw", keep: false })
+  await expect(refused).rejects.toMatchObject({ code: "invalid-argument", message: expect.stringContaining("set keep") })
+  expect(bytes()).toEqual(before)
+  const content = contentOf(at("top.qcow2"))
+  await commitImage(at("top.qcow2"), { base: "mid.qcow2", keep: false })
+  expect([contentOf(at("top.qcow2")), contentOf(at("mid.qcow2"))]).toEqual([content, content])
+})
+
 it("QC-SNAP-06 an image with a snapshot and nothing behind it does not get a backing file by a safe rebase", async () => {
   const folder = temporaryDirectory()
   const [base, top] = [join(folder, "base.raw"), join(folder, "top.qcow2")]

@@ -342,7 +342,7 @@ describe("which file is the data file", () => {
     image.close()
   })
 
-  it("QC-DF-08 a link in the image's folder leads to no data file elsewhere, unless somebody asks for it; one within the folder does", () => {
+  it("QC-DF-08 a link leads to no data file out of the image's folder, unless somebody asks for it", () => {
     const directory = temporaryDirectory()
     for (const folder of ["images", "images/sub", "secret"]) mkdirSync(join(directory, folder))
     const [path, secret] = [join(directory, "images/disk.qcow2"), join(directory, "secret/file")]
