@@ -1,5 +1,8 @@
 /** The references that persistent bitmaps hold: directory, tables and data (QC-BMP-01 to 07). Their content does not matter here. */
-import { BITMAP_LIMIT, BITMAP_TABLE_ENTRY, type BitmapDirectoryPlace, DIRECTORY_FIELD } from "../format/bitmaps.ts"
+import { BackingError } from "../../backing.ts"
+import {
+  BITMAP_LIMIT, BITMAP_TABLE_ENTRY, type BitmapDirectoryPlace, checkedDirectoryPlace, decodeDirectory, DIRECTORY_FIELD,
+} from "../format/bitmaps.ts"
 import { getU64, roundUp, viewOf } from "../format/bytes.ts"
 import type { CheckedImage } from "./checked-image.ts"
 import { coveredRanges, type Range } from "./covered-ranges.ts"
@@ -17,14 +20,37 @@ export function countBitmapReferences(image: CheckedImage, directory: BitmapDire
     return
   }
   sink.add(STRUCTURE.BITMAP_DIRECTORY, offset, length)
-  const tables = readTables(image, directory, sink)
+  const { tables, isWhole } = readTables(image, directory, sink)
+  const problem = isWhole ? refusal(image, directory) : undefined
+  if (problem !== undefined) sink.reportUnfollowed("bitmap", `the bitmaps cannot be used: ${problem}`, offset)
   sink.addAll(STRUCTURE.BITMAP_TABLE, tables)
   for (const { start, end, times } of coveredRanges(tables)) {
     visitWords(image.file, start, (end - start) / TABLE_ENTRY_SIZE, (hi, lo, at) => countTableEntry(hi, lo, at, times, image, sink))
   }
 }
 
-function readTables(image: CheckedImage, directory: BitmapDirectoryPlace, sink: ReferenceSink): Range[] {
+/** Why the image cannot be opened for writing, if its bitmaps are why. */
+function refusal({ file, header, geometry }: CheckedImage, { offset, length, count }: BitmapDirectoryPlace): string | undefined {
+  const bytes = new Uint8Array(length)
+  readPadded(file, bytes, offset)
+  try {
+    checkedDirectoryPlace(header, file.path)
+    decodeDirectory(bytes, count, { geometry, path: file.path })
+  } catch (error) {
+    if (!(error instanceof BackingError)) throw error
+    return error.message
+  }
+  return undefined
+}
+
+interface ReadTables {
+  readonly tables: readonly Range[]
+  /** Nothing of the directory had to be left out. */
+  readonly isWhole: boolean
+}
+
+function readTables(image: CheckedImage, directory: BitmapDirectoryPlace, sink: ReferenceSink): ReadTables {
+  let isWhole = true
   const tables: Range[] = []
   const fixed = new Uint8Array(DIRECTORY_FIELD.EXTRA_DATA)
   const view = viewOf(fixed)
@@ -32,6 +58,7 @@ function readTables(image: CheckedImage, directory: BitmapDirectoryPlace, sink: 
   let at = directory.offset
   for (let index = 0; index < directory.count; index++) {
     if (at + fixed.length > end) {
+      isWhole = false
       sink.reportUnfollowed(
         "bitmap",
         `the bitmap directory at byte ${directory.offset} ends after ${index} of ${directory.count} bitmaps`,
@@ -45,6 +72,7 @@ function readTables(image: CheckedImage, directory: BitmapDirectoryPlace, sink: 
     const aligned = offset % image.geometry.clusterSize === 0 &&
       offset <= Number.MAX_SAFE_INTEGER - BITMAP_LIMIT.TABLE_ENTRIES * TABLE_ENTRY_SIZE
     if (!aligned || entries > BITMAP_LIMIT.TABLE_ENTRIES) {
+      isWhole = false
       sink.reportUnfollowed(
         "bitmap",
         `bitmap ${index} at byte ${at} has a table of ${entries} entries at byte ${offset}, which cannot be right`,
@@ -56,7 +84,7 @@ function readTables(image: CheckedImage, directory: BitmapDirectoryPlace, sink: 
     const length = fixed.length + view.getUint32(DIRECTORY_FIELD.EXTRA_DATA_SIZE) + view.getUint16(DIRECTORY_FIELD.NAME_SIZE)
     at += roundUp(length, ALIGNMENT)
   }
-  return tables
+  return { tables, isWhole }
 }
 
 function countTableEntry(hi: number, lo: number, at: number, times: number, image: CheckedImage, sink: ReferenceSink): void {

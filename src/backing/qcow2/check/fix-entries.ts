@@ -57,6 +57,7 @@ class EntryFixer {
 
   #fixedL1(hi: number, lo: number, active: boolean): Word {
     const entry = decodeL1Entry(hi, lo, this.#image.geometry)
+    if (entry.kind === "empty" && this.#scope === "all") return { hi: 0, lo: 0 }
     const clean = this.#scope === "all" ? { hi: (hi & ~L1_ENTRY.RESERVED_HI) >>> 0, lo: (lo & ~L1_ENTRY.RESERVED_LO) >>> 0 } : { hi, lo }
     return entry.kind === "table" && active ? this.#withCopied(clean, entry.offset) : clean
   }

@@ -130,6 +130,8 @@ export class ReferenceCounter implements ReferenceSink {
   #checkL1Entry(hi: number, lo: number, at: number, active: boolean): number | undefined {
     const entry = decodeL1Entry(hi, lo, this.#geometry)
     if (entry.reserved) this.report("reserved-bits", `the L1 entry at byte ${at} has reserved bits set`, at)
+    // QEMU's check takes it for a table at byte 0.
+    else if (entry.kind === "empty" && isCopied(hi)) this.report("reserved-bits", `the L1 entry at byte ${at} has COPIED, and no table`, at)
     if (entry.kind === "empty") return undefined
     if (entry.kind === "corrupt") {
       this.reportUnfollowed("alignment", `the L1 entry at byte ${at} points to byte ${entry.offset}: ${entry.reason}`, at)

@@ -1,7 +1,9 @@
 /** checkQcow2 against what QEMU said of the golden images, and against images with one thing wrong. */
 import { describe, expect, it } from "vitest"
 import { BackingError } from "../../../../src/backing/backing.ts"
+import { openQcow2 } from "../../../../src/backing/host/open-qcow2.ts"
 import { checkQcow2, type CheckResult } from "../../../../src/backing/qcow2/check/check.ts"
+import { repairQcow2 } from "../../../../src/backing/qcow2/check/repair.ts"
 import { goldenBytes, goldenImages } from "../../../support/golden.ts"
 import { MemoryFile } from "../../../support/memory-file.ts"
 import { Qcow2Bytes } from "../../../support/qcow2-bytes.ts"
@@ -63,6 +65,35 @@ describe("one thing wrong", () => {
         expect(kinds(result)).toEqual(["copied"])
         expect(result).toMatchObject({ corruptions: 1, exitCode: 2 })
       }
+    }
+  })
+
+  it("QC-CHK-03 QC-CHK-07 an L1 entry with COPIED and no table is reported, and a repair of all empties it", () => {
+    const image = new Qcow2Bytes(goldenBytes("v3-4k.qcow2"))
+    // The disk reads as zeroes from then on: its only table is gone.
+    const file = MemoryFile.of(image.setU64(image.l1At(0), COPIED).bytes)
+    expect(kinds(checkQcow2(file))).toEqual(["leak", "reserved-bits"])
+    expect(repairQcow2(file, "all").exitCode).toBe(0)
+    expect(new Qcow2Bytes(file.toBytes()).u64(image.l1At(0))).toBe(0n)
+  })
+
+  it("QC-CHK-06 QC-BMP-05 QC-BMP-06 bitmaps that make the image refuse to open for writing are reported, and nothing of theirs is freed", () => {
+    const damages: readonly ((image: Qcow2Bytes, entry: number, extension: number) => void)[] = [
+      (image, entry) => image.setU32(entry + 12, 8), (image, entry) => image.setU8(entry + 16, 2),
+      (image, entry) => image.setU8(entry + 17, 8), (image, entry) => image.setU16(entry + 18, 0),
+      (image, entry) => image.setU32(entry + 8, 2), (image, _, extension) => image.setU32(extension, 0),
+      (image, _, extension) => image.setU64(extension + 8, image.u64(extension + 8) + 8n),
+    ]
+    for (const [index, damage] of damages.entries()) {
+      const image = new Qcow2Bytes(goldenBytes("bitmap.qcow2"))
+      let extension = image.u32(100)
+      while (image.u32(extension) !== 0x2385_2875) extension += 8 + Math.ceil(image.u32(extension + 4) / 8) * 8
+      damage(image, Number(image.u64(extension + 24)), extension + 8)
+      const file = MemoryFile.of(image.bytes)
+      expect(kinds(checkQcow2(file)), `damage ${index}`).toContain("bitmap")
+      expect(() => openQcow2(MemoryFile.of(image.bytes)), `damage ${index}`).toThrow("bitmap")
+      expect(repairQcow2(file, "all").exitCode, `damage ${index}`).toBe(2)
+      expect(Buffer.compare(file.toBytes(), image.bytes)).toBe(0)
     }
   })
 
