@@ -11,6 +11,7 @@ import { Qcow2Image } from "../../src/backing/qcow2/image.ts"
 import { layersOf } from "../../src/backing/qcow2/layers/layer-run.ts"
 import { RawBacking } from "../../src/backing/raw.ts"
 import { Chain } from "../backing/operations/chains.ts"
+import { expectKept, type Kept, takeSnapshots } from "../backing/operations/kept-snapshots.ts"
 import type { FlatModel } from "../support/flat-model.ts"
 import { openInMemory } from "../support/images.ts"
 import type { MemoryFile } from "../support/memory-file.ts"
@@ -88,14 +89,26 @@ function* crashes({ before, order, files }: Recorded, rng: Rng, share: number): 
   }
 }
 
+/** What the top of a chain reads as, and its snapshots: every second chain has some. */
+interface Shown {
+  readonly model: FlatModel
+  readonly kept: Kept
+}
+
+function shown(rng: Rng, chain: Chain): Shown {
+  const kept: Kept = rng.chance(0.5) ? takeSnapshots(rng, chain) : new Map()
+  return { model: chain.model(), kept }
+}
+
 function expectSound(chain: Chain): void {
   for (const { format, file } of chain.layers) {
     if (format === "qcow2") expect(checkQcow2(file.clone({ readOnly: true })).corruptions).toBe(0)
   }
 }
 
-function expectContent(model: FlatModel, top: Qcow2Image): void {
+function expectContent({ model, kept }: Shown, top: Qcow2Image): void {
   expect(model.firstDifferenceOf(top)).toBe(-1)
+  expectKept(top, kept)
   top.close()
 }
 
@@ -103,7 +116,7 @@ describe.each(Array.from({ length: ROUNDS }, (_, round) => seed + round))("power
   it("QC-WO-08 QC-WO-04 during a commit", async () => {
     const rng = new Rng(own)
     const chain = Chain.random(rng, { layers: rng.between(2, 3), sizes: [16, 120] })
-    const model = chain.model()
+    const model = shown(rng, chain)
     const base = chain.top - 1
     const commit = async (top: Qcow2Image): Promise<void> => {
       const layer = [...layersOf(top)][1]
@@ -132,7 +145,7 @@ describe.each(Array.from({ length: ROUNDS }, (_, round) => seed + round))("power
     const isLong = rng.chance(0.7)
     const chain = Chain.random(rng, { layers: rng.between(2, 3), sizes: [16, 120], top: { clusterSize: isLong ? 4096 : 512 } })
     const other = Chain.random(rng, { layers: rng.between(1, 2), sizes: [16, 120] })
-    const model = chain.model()
+    const model = shown(rng, chain)
     const toNone = rng.chance(0.3)
     const rebase = async (top: Qcow2Image): Promise<void> => {
       const disk = toNone ? undefined : other.open(other.top, { writable: [] })
@@ -167,7 +180,7 @@ describe.each(Array.from({ length: ROUNDS }, (_, round) => seed + round))("power
   it("QC-WO-08 during a stream", async () => {
     const rng = new Rng(own + 2000)
     const chain = Chain.random(rng, { layers: rng.between(2, 4), sizes: [16, 120] })
-    const model = chain.model()
+    const model = shown(rng, chain)
     const options = chain.top > 1 && rng.chance(0.5) ? { base: "layer0" } : {}
     const open = (crashed: Chain, readOnly: boolean): Qcow2Image =>
       openInMemory(readOnly ? crashed.copyOf() : crashed.fileOf(crashed.top), {

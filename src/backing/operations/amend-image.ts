@@ -4,12 +4,13 @@ import { BackingError } from "../backing.ts"
 import { LockedFile } from "../host/image-lock.ts"
 import type { PassphraseOption } from "../luks/passphrase.ts"
 import { openImage } from "../open.ts"
-import { amendedHeader, type Amendments, asVersion2 } from "../qcow2/amend/amended-header.ts"
+import { amendedHeader, type Amendments, asVersion2, refuseSnapshotsOfVersion3 } from "../qcow2/amend/amended-header.ts"
 import { expandZeroes } from "../qcow2/amend/expand-zeroes.ts"
 import { examine } from "../qcow2/check/examination.ts"
 import { changeRefcountWidth } from "../qcow2/check/rebuild-refcounts.ts"
 import { repairQcow2 } from "../qcow2/check/repair.ts"
 import { hasFeature, type Qcow2Header } from "../qcow2/format/header.ts"
+import { readSnapshotTable } from "../qcow2/format/snapshot-table.ts"
 import { readHeader } from "../qcow2/format/parse-header.ts"
 import { INCOMPATIBLE_BIT } from "../qcow2/format/spec.ts"
 import { refuseCorruptForWriting, refuseUnsupported } from "../qcow2/format/unsupported.ts"
@@ -71,6 +72,7 @@ function amendHeader(file: ImageFile, header: Qcow2Header, options: AmendImageOp
     throw new BackingError("invalid-argument", message, { path: file.path })
   }
   amendedHeader(header, options, file.path)
+  if (options.compat === "0.10") refuseSnapshotsOfVersion3(readSnapshotTable(file, header).snapshots, size, file.path)
   // Refcounts that are behind are put right before anybody relies on them.
   if (hasFeature(header.incompatibleFeatures, INCOMPATIBLE_BIT.DIRTY)) repairQcow2(file, "all")
   const store = new HeaderStore(file, readHeader(file))
@@ -91,7 +93,11 @@ function changeDisk(path: string, { size, falls, passphrase }: DiskChange): void
   try {
     if (!(image instanceof Qcow2Image)) throw new BackingError("invalid-format", "it is not a qcow2 image", { path })
     if (size !== undefined && size !== image.size) image.resize(size)
-    if (falls) expandZeroes(image)
+    if (falls) {
+      expandZeroes(image)
+      const hasBacking = image.backing !== undefined
+      for (let isDone = false; !isDone;) isDone = image.snapshots.expandZeroes({ hasBacking })
+    }
   } finally {
     image.close()
   }

@@ -35,10 +35,11 @@ const COMMIT_RULES: Rules<CommitImageOptions> = { ...OPERATION_RULES, ...OPENING
 
 /**
  * Writes what a qcow2 image holds into the image behind it, or into one further behind, and empties it. A base that is smaller grows.
+ * Internal snapshots of either go on showing what they did: those of the image take over first what they read from behind it.
  * Nothing is changed before all of the chain has been found in order and nobody else has a file of it. Stopped or failed, the image holds
  * what it held: commit again.
  * @throws BackingError (as a rejection) what `openImage` throws; `invalid-argument` without a backing file, or for a `base` that is not in
- * the chain; `unsupported` for an image with internal snapshots, which would change; `no-space`, `io`. The signal's reason.
+ * the chain; `no-space`, `io`. The signal's reason.
  * @throws TypeError for wrong arguments
  */
 export async function commitImage(path: string, options: CommitImageOptions = {}): Promise<void> {

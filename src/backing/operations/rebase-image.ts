@@ -37,10 +37,10 @@ const REBASE_RULES: Rules<RebaseImageOptions> = {
 
 /**
  * Puts a qcow2 image onto another backing file, or onto none, so that it reads the same as before: what the two chains do not have in
- * common is copied into it first. Stopped or failed, it reads the same over whichever of the two it names: rebase again.
+ * common is copied into it first, and into its internal snapshots. Stopped or failed, it reads the same over whichever of the two it names:
+ * rebase again.
  * @throws BackingError (as a rejection) what `openImage` throws, for the image and for the new backing file; `invalid-argument` for a
- * backing file without a format, or a name that is too long; `unsupported` for an image with internal snapshots, which would change;
- * `no-space`, `io`. The signal's reason.
+ * backing file without a format, or a name that is too long; `no-space`, `io`. The signal's reason.
  * @throws TypeError for wrong arguments
  */
 export async function rebaseImage(path: string, options: RebaseImageOptions): Promise<void> {

@@ -1,11 +1,13 @@
 /** Rebase: an image gets another backing file, or none, and reads the same as before. */
 import { BackingError } from "../backing.ts"
 import type { Qcow2Image } from "../qcow2/image.ts"
-import { changeBacking, forgetNextBacking, type NextBacking, prepareBacking, refuseSnapshots } from "../qcow2/layers/change-backing.ts"
+import { changeBacking, forgetNextBacking, type NextBacking, prepareBacking } from "../qcow2/layers/change-backing.ts"
 import { ownRun, runAbove } from "../qcow2/layers/layer-run.ts"
 import type { BackingDisk } from "../qcow2/reader.ts"
-import { explained, longRun } from "./layer-steps.ts"
+import { type ChangeBehind, keepSnapshots } from "./keep-snapshots.ts"
+import { explained, longRun, reachImage } from "./layer-steps.ts"
 import { Operation, type OperationOptions, STEP_BYTES } from "./operation.ts"
+import { Pace } from "./pace.ts"
 
 export interface RebaseTarget extends NextBacking {
   /** A layer of the present chain that reads as `disk` does: what only it and layers below it hold need not be compared. */
@@ -14,16 +16,17 @@ export interface RebaseTarget extends NextBacking {
 
 /**
  * Copies into `image` what its backing image and the next one do not have in common, then puts the next one behind it. Returns the disk
- * that was there, to be closed by the caller. A stop or an error leaves the image as it read before: the call can be made again.
+ * that was there, to be closed by the caller. Internal snapshots take over first what they would show differently. A stop or an error
+ * leaves the image as it read before: the call can be made again.
  * @throws BackingError; the signal's reason
  */
 export async function rebaseLayers(image: Qcow2Image, target: RebaseTarget, options: OperationOptions): Promise<BackingDisk | undefined> {
   if (image.readOnly) throw new BackingError("read-only", "a rebase needs the image open for writing", { path: image.path })
-  refuseSnapshots(image, "a rebase", target.disk)
   const operation = new Operation(image.size, options)
   prepareBacking(image, target)
   let isDone = false
   try {
+    await keepSnapshots(reachImage("rebaseLayers", image), differencesOf(image, target), { operation, pace: new Pace(undefined) })
     await copyDifferences(image, target, operation)
     const old = changeBacking(image, target)
     isDone = true
@@ -33,6 +36,32 @@ export async function rebaseLayers(image: Qcow2Image, target: RebaseTarget, opti
   } finally {
     if (!isDone) forgetNextBacking(image)
   }
+}
+
+/** What is behind the image changes where the two chains read differently: looked at by clusters. */
+function differencesOf(image: Qcow2Image, { disk, same }: RebaseTarget): ChangeBehind {
+  const { clusterSize } = image.geometry
+  const [present, future] = [new Uint8Array(clusterSize), new Uint8Array(clusterSize)]
+  return (offset, length) => {
+    const shared = same === undefined
+      ? { length, isOwn: true }
+      : longRun({ offset, length }, (at, most) => runAbove(image.backing, same, { offset: at, length: most }))
+    if (!shared.isOwn) return { length: shared.length, isChanged: false }
+    const range = { offset, length: shared.length }
+    const zeroes = Math.min(...[image.backing, disk].map((one) => (one === undefined ? range.length : zeroRun(one, range))))
+    if (zeroes > 0) return { length: zeroes, isChanged: false }
+    const count = Math.min(range.length, clusterSize - (offset % clusterSize))
+    readFrom(image.backing, present.subarray(0, count), offset)
+    readFrom(disk, future.subarray(0, count), offset)
+    return { length: count, isChanged: !isSame(present.subarray(0, count), future.subarray(0, count)) }
+  }
+}
+
+/** Fills `buffer`, with zeroes where there is no disk. */
+function readFrom(disk: BackingDisk | undefined, buffer: Uint8Array, offset: number): void {
+  const held = Math.max(0, Math.min(buffer.length, (disk?.size ?? 0) - offset))
+  if (held > 0) disk?.pread(buffer.subarray(0, held), offset)
+  buffer.fill(0, held)
 }
 
 async function copyDifferences(image: Qcow2Image, target: RebaseTarget, operation: Operation): Promise<void> {
@@ -87,7 +116,7 @@ class Comparison {
     const present = this.#present.subarray(0, end - offset)
     const future = this.#future.subarray(0, end - offset)
     this.#image.pread(present, offset)
-    this.#readNext(future, offset)
+    readFrom(this.#next, future, offset)
     for (let at = 0; at < present.length;) {
       const count = Math.min(clusterSize - ((offset + at) % clusterSize), present.length - at)
       const content = present.subarray(at, at + count)
@@ -98,12 +127,6 @@ class Comparison {
       at += count
     }
     return present.length
-  }
-
-  #readNext(buffer: Uint8Array, offset: number): void {
-    const held = Math.max(0, Math.min(buffer.length, (this.#next?.size ?? 0) - offset))
-    if (held > 0) this.#next?.pread(buffer.subarray(0, held), offset)
-    buffer.fill(0, held)
   }
 }
 

@@ -3,10 +3,11 @@ import { checkCount, checkOptions, type Rules } from "../../options.ts"
 import { BackingError } from "../backing.ts"
 import type { OpenedDisk } from "../open-disk.ts"
 import { Qcow2Image } from "../qcow2/image.ts"
-import { changeBacking, forgetNextBacking, type NextBacking, prepareBacking, refuseSnapshots } from "../qcow2/layers/change-backing.ts"
-import { layersOf } from "../qcow2/layers/layer-run.ts"
+import { changeBacking, forgetNextBacking, type NextBacking, prepareBacking } from "../qcow2/layers/change-backing.ts"
+import { layersOf, runAbove } from "../qcow2/layers/layer-run.ts"
 import { pull } from "../qcow2/layers/pull.ts"
 import type { BackingDisk } from "../qcow2/reader.ts"
+import { type ChangeBehind, keepSnapshots } from "./keep-snapshots.ts"
 import { explained, findLayer, reachImage, type ReachedImage, referenceTo } from "./layer-steps.ts"
 import { Operation, OPERATION_RULES, type OperationOptions } from "./operation.ts"
 import { Pace, type PaceClock } from "./pace.ts"
@@ -32,10 +33,11 @@ const STEP = 1 << 19
 /**
  * Copies what the images behind `disk` hold into it, then drops them from the chain: the image's header names `base`, or no backing file.
  * The disk may be in use: what a guest writes meanwhile stays. Stopped, or failed, it goes on when it is called again.
+ * Internal snapshots take over what they read from these images, too; open views of them are closed then.
  *
  * @param disk a qcow2 image that is open for writing, as `openImage` and `openDisk` return it
- * @throws BackingError `read-only`; `unsupported` for an image with internal snapshots, which would change; what reading the chain and
- * writing the image fail with. The signal's reason. Then the image reads as before, over the same backing file.
+ * @throws BackingError `read-only`; what reading the chain and writing the image fail with. The signal's reason. Then the image reads as
+ * before, over the same backing file.
  * @throws TypeError for wrong arguments
  */
 export async function streamDisk(disk: Qcow2Image | OpenedDisk, options: StreamOptions = {}): Promise<void> {
@@ -46,13 +48,13 @@ export async function streamDisk(disk: Qcow2Image | OpenedDisk, options: StreamO
   if (image.readOnly) throw new BackingError("read-only", "streaming needs the image open for writing", { path: image.path })
   const base = options.base === undefined ? undefined : findLayer(image, options.base, (_, name) => name)
   if (image.backing === undefined || image.backing === base) return
-  refuseSnapshots(image, "streaming")
   const operation = new Operation(image.size, options)
   const next = { reference: base === undefined ? undefined : referenceTo(image, base), disk: base }
   prepareBacking(image, next)
   try {
     const pace = new Pace(options.rate, options.clock)
     for (let isDone = false; !isDone;) {
+      await keepSnapshots(reached, dropsOf(image, base), { operation, pace })
       const tables = tablesOf(image)
       await pullAll(reached, base, { operation, pace })
       isDone = await dropLayers(reached, next, tables)
@@ -61,6 +63,14 @@ export async function streamDisk(disk: Qcow2Image | OpenedDisk, options: StreamO
     throw explained(error, "the image reads as before; stream again when this is mended, and it goes on")
   } finally {
     forgetNextBacking(image)
+  }
+}
+
+/** What is behind the image changes where a layer above `base` holds something; without a base zeroes stay zeroes. */
+function dropsOf(image: Qcow2Image, base: BackingDisk | undefined): ChangeBehind {
+  return (offset, length) => {
+    const run = runAbove(image.backing, base, { offset, length })
+    return { length: run.length, isChanged: run.isOwn && !(run.isZero && base === undefined) }
   }
 }
 
@@ -87,8 +97,6 @@ function tablesOf(image: Qcow2Image): object {
 async function dropLayers({ image, perform, retire }: ReachedImage, next: NextBacking, tables: object): Promise<boolean> {
   const base = next.disk
   const dropped = await perform("changes", () => {
-    // One that was taken meanwhile counts as well.
-    refuseSnapshots(image, "streaming")
     return tablesOf(image) === tables ? changeBacking(image, next) : image
   })
   if (dropped === image) return false

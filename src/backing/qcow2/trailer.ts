@@ -38,7 +38,7 @@ export class Trailer {
     this.#isSafe = file.largestSize !== Number.POSITIVE_INFINITY
   }
 
-  /** Before anything is allocated: takes care of a trailer, if there is one. @throws what reading and storing throw; it can be called again */
+  /** Before anything is allocated: takes care of a trailer, if there is one. @throws what reading and storing do; it can be repeated */
   keep(parts: TrailerParts): void {
     if (this.#isSafe) return
     this.#kept ??= this.#find(parts)

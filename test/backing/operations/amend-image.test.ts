@@ -7,8 +7,10 @@ import { createImage, type CreateImageOptions } from "../../../src/backing/creat
 import { openImage } from "../../../src/backing/open.ts"
 import { type AmendImageOptions, amendImage } from "../../../src/backing/operations/amend-image.ts"
 import { Qcow2Image } from "../../../src/backing/qcow2/image.ts"
+import { sha256 } from "../../support/golden.ts"
 import { modelOf } from "../../support/images.ts"
 import { Qcow2Bytes } from "../../support/qcow2-bytes.ts"
+import { hasQemu, qemuCheck } from "../../support/qemu.ts"
 import { Rng } from "../../support/rng.ts"
 import { temporaryDirectory } from "../../support/temporary.ts"
 import { failureOf, filled } from "../qcow2/small-images.ts"
@@ -68,6 +70,42 @@ describe("the version of the format", () => {
     expect(amended(path, { compat: "0.10" }).version).toBe(2)
   })
 
+  it("QC-SNAP-04 QC-DZ-03 falls to 0.10 with snapshots: their zeroes become data, or nothing over nothing", () => {
+    for (const hasBacking of [true, false]) {
+      const directory = temporaryDirectory()
+      writeFileSync(join(directory, "base.raw"), filled(SIZE, 9))
+      const path = join(directory, "top.qcow2")
+      const backing = hasBacking ? { backing: "base.raw", backingFormat: "raw" as const } : {}
+      createImage(path, { size: SIZE, clusterSize: 4096, ...backing })
+      const image = openImage(path) as Qcow2Image
+      image.pwrite(filled(40_000, 1), 0)
+      image.writeZeroes(8192, 100_000, true)
+      image.writeZeroes(20_480, 4096, false)
+      image.snapshots.create({ name: "one", vmState: filled(5000, 4) })
+      image.pwrite(filled(30_000, 2), 60_000)
+      image.writeZeroes(200_000, 20_000, true)
+      image.snapshots.create({ name: "two" })
+      image.pwrite(filled(30_000, 3), 90_000)
+      image.close()
+      const read = (snapshot?: string): string => {
+        const disk = openImage(path, { readOnly: true, ...(snapshot === undefined ? {} : { snapshot }) })
+        const content = new Uint8Array(disk.size)
+        disk.pread(content, 0)
+        disk.close()
+        return sha256(content)
+      }
+      const before = [read(), read("one"), read("two")]
+      expect(amended(path, { compat: "0.10" }).version).toBe(2)
+      expect([read(), read("one"), read("two")]).toEqual(before)
+      expect(checkImage(path)).toMatchObject({ exitCode: 0 })
+      const again = openImage(path) as Qcow2Image
+      again.snapshots.apply("one")
+      again.close()
+      expect(read()).toBe(before[1])
+      if (hasQemu) expect(qemuCheck(path)).toMatchObject({ exitCode: 0 })
+    }
+  })
+
   it("is not lowered where that would lose something: refused with the file as it was", () => {
     const refused = (path: string, options: AmendImageOptions): string => {
       const before = readFileSync(path)
@@ -87,9 +125,14 @@ describe("the version of the format", () => {
     expect(refused(path, { compat: "0.10" })).toContain("bitmaps")
     const snapshots = made()
     const other = openImage(snapshots)
-    if (other instanceof Qcow2Image) other.snapshots.create({ name: "s" })
+    if (other instanceof Qcow2Image) {
+      other.snapshots.create({ name: "s" })
+      other.resize(SIZE + 512)
+    }
     other.close()
-    expect(refused(snapshots, { compat: "0.10" })).toContain("snapshots")
+    expect(refused(snapshots, { compat: "0.10" })).toContain('snapshot "s" has a disk of')
+    // The size that the snapshot has.
+    expect(refused(snapshots, { compat: "0.10", size: SIZE + 1024 })).toContain('snapshot "s" has a disk of')
     expect(refused(snapshots, { refcountBits: 3 })).toContain("power of two")
     expect(refused(snapshots, { size: 512 })).toContain("less than")
     expect(refused(snapshots, { dataFile: "x" })).toContain("no external data file")

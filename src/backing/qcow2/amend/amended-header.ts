@@ -5,6 +5,7 @@ import { backingFormat, hasFeature, isDataFileRaw, type Qcow2Header } from "../f
 import {
   AUTOCLEAR_BIT, COMPATIBLE_BIT, COMPRESSION_TYPE, EXTENSION_TYPE, HEADER_FIELD, HEADER_SIZE, INCOMPATIBLE_BIT, LIMIT,
 } from "../format/spec.ts"
+import type { Snapshot } from "../format/snapshot-table.ts"
 import { headerWithBacking } from "../layers/change-backing.ts"
 
 /** What is to change; the rest stays. */
@@ -66,7 +67,20 @@ function refuseLosing(header: Qcow2Header, path: string): void {
     throw refuse(NAMES[bit] ?? `incompatible feature bit ${bit}`)
   }
   if (hasFeature(header.autoclearFeatures, AUTOCLEAR_BIT.BITMAPS)) throw refuse("bitmaps; remove them first")
-  if (header.snapshotCount > 0) throw refuse("room for what this program knows of snapshots; delete them first")
+}
+
+/**
+ * Version 2 keeps one size for the disk and all its snapshots, and 32 bits for that of a VM state.
+ * @param size bytes of the disk as it will be
+ * @throws BackingError `unsupported`
+ */
+export function refuseSnapshotsOfVersion3(snapshots: readonly Snapshot[], size: number, path: string): void {
+  for (const { name, diskSize = size, vmStateSize } of snapshots) {
+    const what = diskSize !== size ? `a disk of ${diskSize} bytes` : vmStateSize > 0xffff_ffff ? `a VM state of ${vmStateSize} bytes` : ""
+    if (what === "") continue
+    const message = `snapshot "${name}" has ${what}, which compat "0.10" has no room for, so the image stays as it is; delete it first`
+    throw new BackingError("unsupported", message, { path })
+  }
 }
 
 function withBackingFile(header: Qcow2Header, { backing, backingFormat: given }: Amendments, path: string): Qcow2Header {

@@ -70,15 +70,3 @@ export function prepareBacking(image: Qcow2Image, { reference, disk }: NextBacki
 export function forgetNextBacking(image: Qcow2Image): void {
   image.inspect(({ backing }) => void (backing.next = undefined))
 }
-
-/**
- * @param next what is going to be behind the image, if anything is
- * @throws BackingError `unsupported` when internal snapshots of the image read what they do not hold from what is behind it
- */
-export function refuseSnapshots(image: Qcow2Image, what: string, next?: BackingDisk): void {
-  const { snapshotCount } = image.header
-  if (snapshotCount === 0 || (image.backing === undefined && next === undefined)) return
-  const message =
-    `it has ${snapshotCount} internal snapshot${snapshotCount === 1 ? "" : "s"}, whose content ${what} would change; delete them first`
-  throw new BackingError("unsupported", message, { path: image.path })
-}

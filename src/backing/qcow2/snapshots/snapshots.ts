@@ -8,6 +8,7 @@ import { INCOMPATIBLE_BIT } from "../format/spec.ts"
 import { hasFeature, headerGeometry } from "../format/header.ts"
 import { applySnapshot, deleteSnapshot, takeSnapshot } from "./changes.ts"
 import { newId, readableSnapshot, snapshotHeader, usableSnapshot } from "./find-snapshot.ts"
+import { replaceClusters, type Replacement, zeroClustersOf } from "./replace-clusters.ts"
 import type { VmStateSource } from "./vm-state.ts"
 import type { WholeImage } from "./whole-image.ts"
 
@@ -137,19 +138,58 @@ export class Snapshots<View extends SnapshotView> implements SnapshotActions {
       checkWord(idOrName)
       const snapshot = usableSnapshot(known.snapshots, idOrName, this.#image.header, this.#image.file.path)
       deleteSnapshot(this.#image, known, snapshot)
-      for (const [view, place] of this.#views) {
-        if (place !== snapshot.l1TableOffset) continue
-        this.#views.delete(view)
-        view.close()
-      }
+      this.#closeViews(snapshot)
     })
+  }
+
+  /**
+   * For operations between images: gives guest clusters of the snapshot at `index` of the list other entries. Views of it are closed, for
+   * its tables move. @throws BackingError with nothing to undo
+   */
+  replaceClusters(index: number, replacements: readonly Replacement[]): void {
+    if (replacements.length === 0) return
+    this.#change((known) => {
+      const snapshot = this.#at(known, index)
+      replaceClusters(this.#image, known, snapshot, replacements)
+      this.#closeViews(snapshot)
+    })
+  }
+
+  /** For operations between images: the disk of the snapshot at `index` of the list. Close it before anything is changed. */
+  openAt(index: number): View {
+    return this.#options.noting(() => this.#view(this.#at(this.#table(), index)))
+  }
+
+  /** Takes zero flags out of all snapshots, for version 2 has none: some of them for each call. Returns whether all are out. */
+  expandZeroes({ hasBacking }: { readonly hasBacking: boolean }): boolean {
+    return this.#options.noting(() => {
+      const known = this.#table()
+      const { file, header } = this.#image
+      const geometry = headerGeometry(header)
+      const content = hasBacking ? new Uint8Array(geometry.clusterSize) : "nothing"
+      for (let index = 0; index < known.snapshots.length; index++) {
+        const zeroes = zeroClustersOf({ file, geometry }, this.#at(known, index))
+        if (zeroes.length === 0) continue
+        this.replaceClusters(index, zeroes.map((cluster) => ({ cluster, content })))
+        return false
+      }
+      return true
+    })
+  }
+
+  #closeViews({ l1TableOffset }: Snapshot): void {
+    for (const [view, place] of this.#views) {
+      if (place !== l1TableOffset) continue
+      this.#views.delete(view)
+      view.close()
+    }
   }
 
   /** The disk that a snapshot holds, read-only, while the image stays open. Close it before the image. @throws BackingError `not-found` */
   open(idOrName: string): View {
     return this.#options.noting(() => {
       const snapshot = this.#readable(this.#table(), idOrName)
-      return this.#track(snapshot, this.#options.view(snapshotHeader(this.#image.header, snapshot), { hasBacking: true }))
+      return this.#track(snapshot, this.#view(snapshot))
     })
   }
 
@@ -164,6 +204,16 @@ export class Snapshots<View extends SnapshotView> implements SnapshotActions {
       const header = { ...snapshotHeader(this.#image.header, snapshot), size: offset + size }
       return { view: this.#track(snapshot, this.#options.view(header, { hasBacking: false })), offset, size }
     })
+  }
+
+  #view(snapshot: Snapshot): View {
+    return this.#options.view(snapshotHeader(this.#image.header, snapshot), { hasBacking: true })
+  }
+
+  #at({ snapshots }: SnapshotTable, index: number): Snapshot {
+    const snapshot = snapshots[index]
+    if (snapshot === undefined) throw this.#error("invalid-argument", `there is no snapshot ${index}`)
+    return readableSnapshot([snapshot], snapshot.id, this.#image.header, this.#image.file.path)
   }
 
   #track(snapshot: Snapshot, view: View): View {

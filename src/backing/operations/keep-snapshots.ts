@@ -1,0 +1,82 @@
+/** Internal snapshots keep what they show while what lies behind their image changes: before that, they take it over. */
+import type { Qcow2Image } from "../qcow2/image.ts"
+import { ownRun } from "../qcow2/layers/layer-run.ts"
+import type { Replacement } from "../qcow2/snapshots/replace-clusters.ts"
+import type { ReachedImage } from "./layer-steps.ts"
+import { type Operation, STEP_BYTES } from "./operation.ts"
+import type { Pace } from "./pace.ts"
+
+/** Whether what lies behind the image will read differently: for at most `length` bytes from `offset` on. */
+export type ChangeBehind = (offset: number, length: number) => { readonly length: number; readonly isChanged: boolean }
+
+/** Runs that one step looks at. */
+const MOST_RUNS = 256
+
+interface Position {
+  /** The ids of all snapshots when the pass over them began. */
+  readonly ids: string
+  readonly index: number
+  /** Byte of the snapshot's disk. */
+  readonly offset: number
+}
+
+/** Lets each snapshot of the image take over what it reads from behind the image, where that will change. @throws BackingError */
+export async function keepSnapshots(
+  { image, perform }: ReachedImage, willChange: ChangeBehind, { operation, pace }: { operation: Operation; pace: Pace },
+): Promise<void> {
+  if (image.header.snapshotCount === 0) return
+  for (let position: Position | undefined = { ids: "", index: 0, offset: 0 }; position !== undefined;) {
+    await operation.turn()
+    const from: Position = position
+    const step = await perform("changes", () => keepSome(image, from, willChange))
+    await pace.spend(step.copied, () => operation.throwIfStopped())
+    position = step.next
+  }
+}
+
+/** Goes on from `position`; begins again when snapshots have come or gone. */
+function keepSome(
+  image: Qcow2Image, position: Position, willChange: ChangeBehind,
+): { readonly next: Position | undefined; readonly copied: number } {
+  const list = image.snapshots.list()
+  const ids = list.map(({ id }) => id).join("\n")
+  const { index, offset } = ids === position.ids ? position : { index: 0, offset: 0 }
+  if (index >= list.length) return { next: undefined, copied: 0 }
+  const view = image.snapshots.openAt(index)
+  let found: { readonly next: number; readonly replacements: readonly Replacement[] }
+  try {
+    if (offset >= view.size) return { next: { ids, index: index + 1, offset: 0 }, copied: 0 }
+    found = findChanging(view, offset, willChange)
+  } finally {
+    view.close()
+  }
+  image.snapshots.replaceClusters(index, found.replacements)
+  return { next: { ids, index, offset: found.next }, copied: found.replacements.length * image.geometry.clusterSize }
+}
+
+/** The clusters from `from` on of which a snapshot does not have all itself, and what they hold. */
+function findChanging(view: Qcow2Image, from: number, willChange: ChangeBehind): { next: number; replacements: Replacement[] } {
+  const { clusterSize } = view.geometry
+  const most = Math.max(1, STEP_BYTES / clusterSize)
+  const replacements: Replacement[] = []
+  let at = from
+  for (let runs = 0; runs < MOST_RUNS && at < view.size && replacements.length < most; runs++) {
+    const run = ownRun(view, at, view.size - at)
+    const change = run.isOwn ? { length: run.length, isChanged: false } : willChange(at, run.length)
+    if (!change.isChanged) {
+      at += Math.min(run.length, change.length)
+      continue
+    }
+    const cluster = Math.floor(at / clusterSize)
+    replacements.push({ cluster, content: contentOf(view, cluster * clusterSize, clusterSize) })
+    at = (cluster + 1) * clusterSize
+  }
+  return { next: at, replacements }
+}
+
+/** A whole cluster, with zeroes behind the end of the disk. */
+function contentOf(view: Qcow2Image, offset: number, clusterSize: number): Uint8Array | "zeroes" {
+  const content = new Uint8Array(clusterSize)
+  view.pread(content.subarray(0, Math.min(clusterSize, view.size - offset)), offset)
+  return content.some((byte) => byte !== 0) ? content : "zeroes"
+}
