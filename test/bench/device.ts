@@ -39,6 +39,9 @@ const CASES: readonly Case[] = [
     target: ">= 3",
   },
   {
+    name: "read 32 KiB in 8 segments", type: "read", bytes: 32768, segments: 8, batch: 16, placement: "apart", order: "random", target: "",
+  },
+  {
     name: "read 128 KiB in 32 segments", type: "read", bytes: 131072, segments: 32, batch: 4, placement: "apart", order: "random",
     target: ">= 0.70",
   },

@@ -41,10 +41,32 @@ const CASES: readonly Case[] = [
   { name: "INTx, 1 a kick", batch: 1, intx: true, target: "" },
 ]
 
+/** Requests whose data are in several buffers, as those of guests with a page cache are: one vectored call each. */
+const SEGMENTS: readonly Case[] = [
+  { name: "8 segments, indirect, 16 a kick", batch: 16, segments: 8, bytes: 32768, indirect: true, target: "" },
+  { name: "8 segments, indirect, 1 a kick", batch: 1, segments: 8, bytes: 32768, indirect: true, target: "" },
+  { name: "8 segments, direct, 16 a kick", batch: 16, segments: 8, bytes: 32768, target: "" },
+  { name: "8 segments, direct, 16 a kick, the general walk", batch: 16, segments: 8, bytes: 32768, general: true, target: "" },
+  { name: "8 segments that touch, 16 a kick", batch: 16, segments: 8, bytes: 32768, placement: "touching", target: "" },
+  { name: "32 segments, indirect, 4 a kick", batch: 4, segments: 32, bytes: 131072, indirect: true, target: "" },
+]
+
 export function benchRing(): void {
-  const at = offsets(1 << 16, 8192, "random")
+  console.log("\nRing alone: a backing that does nothing, random 4 KiB reads of 3 descriptors; ns of CPU time a request")
+  console.log(`  ${"".padEnd(58)} ${"device".padStart(10)} ${"guest".padStart(10)}   target for the device`)
+  measure(CASES, 1 << 20)
+  measure(SEGMENTS, 1 << 17)
+  const views = interleave([{ name: "", run: makeViews }], 1 << 20)[0]
+  console.log(`  ${"of which: one view of RAM, new Uint8Array(...)".padEnd(58)} ${format(views?.ns ?? Number.NaN)}`)
+  benchNotify()
+  benchHeap(offsets(1 << 16, 8192, "random"))
+}
+
+function measure(cases: readonly Case[], count: number): void {
   const contenders = ({ name, target: _, ...more }: Case): Contender[] => {
-    const { batch } = more
+    const { batch, bytes = 4096 } = more
+    // No request is the neighbour of another.
+    const at = offsets(1 << 16, 2 * bytes, "random")
     const options = { backing: withoutViews, bytes: 4096, type: "read", placement: "apart", ...more } as const
     const [ring, alone] = [new GuestRing(options), new GuestRing(options)]
     return [
@@ -63,17 +85,11 @@ export function benchRing(): void {
       },
     ]
   }
-  console.log("\nRing alone: a backing that does nothing, random 4 KiB reads of 3 descriptors; ns of CPU time a request")
-  console.log(`  ${"".padEnd(58)} ${"device".padStart(10)} ${"guest".padStart(10)}   target for the device`)
-  const timings = interleave(CASES.flatMap(contenders), 1 << 20)
-  CASES.forEach(({ name, target }, index) => {
+  const timings = interleave(cases.flatMap(contenders), count)
+  cases.forEach(({ name, target }, index) => {
     const [whole, guest] = [timings[2 * index]?.ns ?? Number.NaN, timings[2 * index + 1]?.ns ?? Number.NaN]
     console.log(`  ${name.padEnd(58)} ${format(whole - guest)} ${format(guest)}   ${target}`)
   })
-  const views = interleave([{ name: "", run: makeViews }], 1 << 20)[0]
-  console.log(`  ${"of which: one view of RAM, new Uint8Array(...)".padEnd(58)} ${format(views?.ns ?? Number.NaN)}`)
-  benchNotify()
-  benchHeap(at)
 }
 
 /** What a kick itself costs: of a queue in which nothing waits. */

@@ -4,8 +4,9 @@ import { takePacked } from "../../../src/virtio/blk/usual/packed-request.ts"
 import type { UsualRequests } from "../../../src/virtio/blk/usual/requests.ts"
 import type { DescriptorChain } from "../../../src/virtio/queue/descriptor-chain.ts"
 import { PackedDescriptors } from "../../../src/virtio/queue/packed-descriptors.ts"
+import { VirtqueueError } from "../../../src/virtio/queue/virtqueue-error.ts"
 import type { Rng } from "../../support/rng.ts"
-import { INDIRECT, INDIRECT_TABLE, NEXT, type Piece, START, TABLE, UsualFuzzer, WRITE } from "./usual-fuzzer.ts"
+import { INDIRECT, INDIRECT_TABLE, LENGTH, NEXT, type Piece, START, TABLE, UsualFuzzer, WRITE } from "./usual-fuzzer.ts"
 
 /** Not a power of two. */
 const SIZE = 11
@@ -13,6 +14,8 @@ const [AVAIL, USED] = [0x80, 0x8000] as const
 
 export class PackedUsualFuzzer extends UsualFuzzer {
   #ring: PackedDescriptors
+  /** Descriptors of the chains that have been read generally. */
+  #generalSlots = 0
 
   constructor(rng: Rng) {
     super(rng)
@@ -29,15 +32,23 @@ export class PackedUsualFuzzer extends UsualFuzzer {
     return ring
   }
 
-  protected override layOut(chain: readonly Piece[]): void {
+  protected override layOut(chain: readonly Piece[], { copies }: { readonly copies: number }): void {
     const { rng } = this
     this.#ring = this.#newRing()
-    if (rng.chance(0.5)) {
-      for (const [at, one] of chain.entries()) this.#describe(INDIRECT_TABLE + 16 * at, one)
-      // What lies behind the table looks as if it belonged to it.
-      this.#describe(INDIRECT_TABLE + 16 * chain.length, { address: START + 0xe20, length: 1, flags: WRITE })
-      this.#putInRing([{ address: START + INDIRECT_TABLE, length: 16 * chain.length, flags: INDIRECT | (rng.chance(0.2) ? WRITE : 0) }])
-    } else this.#putInRing(chain.map((one, at) => ({ ...one, flags: one.flags | (at === chain.length - 1 ? 0 : NEXT) })))
+    this.#generalSlots = 0
+    const isIndirect = chain.length > SIZE || rng.chance(0.5)
+    // Some tables end where RAM ends, or say that they go beyond.
+    const table = rng.chance(0.9) ? INDIRECT_TABLE : LENGTH - 16 * chain.length
+    const entries = chain.length + (rng.chance(0.02) ? 1 : 0)
+    for (const [at, one] of isIndirect ? chain.entries() : []) this.#describe(table + 16 * at, one)
+    // What lies behind the table looks as if it belonged to it.
+    const behind = { address: START + 0xe20, length: 1, flags: WRITE }
+    if (isIndirect && table === INDIRECT_TABLE) this.#describe(table + 16 * chain.length, behind)
+    const inRing: Piece[] = isIndirect
+      ? [{ address: START + table, length: 16 * entries, flags: INDIRECT | (rng.chance(0.2) ? WRITE : 0) }]
+      : chain.map((one, at) => ({ ...one, flags: one.flags | (at === chain.length - 1 ? 0 : NEXT) }))
+    let { slot, marks } = this.#ring
+    for (let copy = 0; copy < copies && inRing.length * (copy + 1) <= SIZE; copy++) [slot, marks] = this.#putInRing(inRing, slot, marks)
   }
 
   protected override takeFast(requests: UsualRequests, limits: RequestLimits, most: number): number {
@@ -45,8 +56,8 @@ export class PackedUsualFuzzer extends UsualFuzzer {
     const { slot, marks } = ring
     const rows = { size: SIZE, descriptors: ring, availPlace: 0, addUsedRows() {} }
     takePacked(requests, rows, limits, most)
-    const passed = (ring.slot - slot + SIZE) % SIZE
-    if (passed !== rows.availPlace || (ring.slot < slot) !== (ring.marks !== marks)) throw new Error("the next chain does not begin there")
+    const passed = ring.slot - slot + (ring.marks === marks ? 0 : SIZE)
+    if (passed !== rows.availPlace) throw new Error("the next chain does not begin there")
     // For the other way.
     ring.slot = slot
     ring.marks = marks
@@ -54,7 +65,11 @@ export class PackedUsualFuzzer extends UsualFuzzer {
   }
 
   protected override readGenerally(chain: DescriptorChain, request: BlkRequest): void {
+    this.#ring.room = SIZE - this.#generalSlots
+    if (this.#ring.room === 0) throw new VirtqueueError("no room")
     this.#ring.walk(chain)
+    this.#ring.skip(chain.slots)
+    this.#generalSlots += chain.slots
     parseRequest(request, chain, false)
   }
 
@@ -62,8 +77,8 @@ export class PackedUsualFuzzer extends UsualFuzzer {
     return slots
   }
 
-  protected override hasRoom(slots: number): boolean {
-    return slots >= 1 && slots <= this.#ring.room
+  protected override hasRoom(slots: number, chains: number): boolean {
+    return slots >= chains && slots <= SIZE
   }
 
   protected override pickDescriptor(): number {
@@ -80,14 +95,15 @@ export class PackedUsualFuzzer extends UsualFuzzer {
     ]
   }
 
-  #putInRing(chain: readonly Piece[]): void {
-    let { slot, marks } = this.#ring
+  /** Returns where the next chain begins, and the marks of an available descriptor there. */
+  #putInRing(chain: readonly Piece[], slot: number, marks: number): readonly [slot: number, marks: number] {
     for (const one of chain) {
       this.#describe(TABLE + 16 * slot, { ...one, flags: one.flags | marks })
       if (++slot < SIZE) continue
       slot = 0
       marks ^= AVAIL | USED
     }
+    return [slot, marks]
   }
 
   #describe(at: number, one: Piece): void {

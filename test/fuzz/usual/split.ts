@@ -19,10 +19,11 @@ export class SplitUsualFuzzer extends UsualFuzzer {
     this.#table.place(START + TABLE)
   }
 
+  /** The copies are one chain, made available several times. */
   protected override layOut(chain: readonly Piece[], { changes }: { readonly changes: boolean }): void {
     const { rng } = this
     this.#table.indirect = changes || rng.chance(0.9)
-    const indirect = rng.chance(0.5)
+    const indirect = chain.length > SIZE || rng.chance(0.5)
     const order = indirect ? chain.map((_, at) => at) : this.#shuffled(chain.length)
     const base = indirect ? INDIRECT_TABLE : TABLE
     for (const [at, { address, length, flags }] of chain.entries()) {
@@ -41,8 +42,9 @@ export class SplitUsualFuzzer extends UsualFuzzer {
   protected override takeFast(requests: UsualRequests, limits: RequestLimits, most: number): number {
     const avail = new DataView(new ArrayBuffer(4 + 2 * SIZE))
     const lastAvail = this.rng.pick([0, 5, SIZE - 1, 0xffff])
-    avail.setUint16(4 + 2 * (lastAvail % SIZE), this.#head, true)
-    const rows = { size: SIZE, table: this.#table, avail, availIdx: (lastAvail + 1) & 0xffff, lastAvail, inFlight: 0, addUsedRows() {} }
+    for (let slot = 0; slot < SIZE; slot++) avail.setUint16(4 + 2 * slot, this.#head, true)
+    const availIdx = (lastAvail + most) & 0xffff
+    const rows = { size: SIZE, table: this.#table, avail, availIdx, lastAvail, inFlight: 0, addUsedRows() {} }
     takeSplit(requests, rows, limits, most)
     if (rows.inFlight !== (rows.lastAvail - lastAvail & 0xffff)) throw new Error("chains in flight that nobody has taken")
     return rows.inFlight

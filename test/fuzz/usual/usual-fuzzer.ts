@@ -11,9 +11,9 @@ import { VirtqueueError } from "../../../src/virtio/queue/virtqueue-error.ts"
 import type { Rng } from "../../support/rng.ts"
 
 export const START = 0x1_0000
-const LENGTH = 0x4000
+export const LENGTH = 0x6000
 export const TABLE = 0x100
-export const INDIRECT_TABLE = 0x800
+export const INDIRECT_TABLE = 0x4000
 export const [NEXT, WRITE, INDIRECT] = [1, 2, 4] as const
 
 /** Nothing has been negotiated. */
@@ -35,7 +35,7 @@ export interface Reading {
   readonly type: number
   readonly sector: number
   readonly dataLength: number
-  /** Guest-physical address and length of each stretch of data. */
+  /** Guest-physical address and length of each stretch of data; those that touch are one. */
   readonly data: readonly (readonly [number, number])[]
   readonly status: number
   readonly writableBefore: number
@@ -43,8 +43,11 @@ export interface Reading {
 
 /** Descriptors in RAM of their own, and both ways of reading them. */
 export abstract class UsualFuzzer {
-  /** How often the fast way took a chain, left a sound one to the other way, and left a broken one. */
-  readonly counts = { taken: 0, left: 0, broken: 0, changed: 0 }
+  /**
+   * How often the fast way took a chain, one whose data are in several stretches, left a sound one to the other way, and left a broken one;
+   * and took some while RAM changed.
+   */
+  readonly counts = { taken: 0, scattered: 0, left: 0, broken: 0, changed: 0 }
   protected readonly rng: Rng
   protected readonly data: DataView
   protected readonly memory: GuestMemory
@@ -61,67 +64,74 @@ export abstract class UsualFuzzer {
     this.memory = { generation: 0, region: (address) => regions.find(({ start, end }) => address >= start && address < end) }
   }
 
-  /** Puts a sound chain into the ring, as it is or by an indirect table. `changes`: RAM will change while it is read. */
-  protected abstract layOut(chain: readonly Piece[], options: { readonly changes: boolean }): void
-  /** Takes it the fast way. Returns how many chains that has taken from the ring: none when it leaves it alone. */
+  /** Puts a sound chain into the ring so many times, as it is or by an indirect table. `changes`: RAM will change while it is read. */
+  protected abstract layOut(chain: readonly Piece[], options: { readonly changes: boolean; readonly copies: number }): void
+  /** Takes them the fast way. Returns how many chains that has taken from the ring: none when it leaves the first alone. */
   protected abstract takeFast(requests: UsualRequests, limits: RequestLimits, most: number): number
-  /** Reads it into `request`, by `chain`. @throws VirtqueueError when it is broken */
+  /** Reads the next of them into `request`, by `chain`. @throws VirtqueueError when it is broken */
   protected abstract readGenerally(chain: DescriptorChain, request: BlkRequest): void
   /** Descriptors that a chain takes up: see `Reading`. */
   protected abstract slotsOf(request: BlkRequest): number
-  /** Whether the ring has room for so many. */
-  protected abstract hasRoom(slots: number): boolean
+  /** Whether the ring has room for so many, of `chains` chains. */
+  protected abstract hasRoom(slots: number, chains: number): boolean
   /** Where a descriptor is that is to be changed. */
   protected abstract pickDescriptor(): number
   /** Changes of what is in bytes 12 to 15 of the descriptor at `at`. */
   protected abstract changesOf(at: number): readonly (() => void)[]
 
-  /** Reads one random chain both ways. @throws Error where they differ */
+  /** Reads copies of one random chain both ways. @throws Error where they differ */
   round(): void {
     const { rng } = this
     this.#limits = { capacity: rng.pick([0, 1, 8, 2 ** 31, 2 ** 32 - 1, 2 ** 32, 2 ** 40, rng.u32()]), readOnly: rng.chance(0.1) }
-    this.layOut(this.#chain(), { changes: false })
+    const copies = rng.pick([1, 1, 2, 3])
+    this.layOut(this.#chain(), { changes: false, copies })
     for (let count = this.rng.below(4); count > 0; count--) this.#mutate()
-    const fast = this.#readFast()
-    const general = this.#readGenerally()
-    if (fast === undefined) {
-      this.counts[general === undefined ? "broken" : "left"]++
-      return
-    }
-    this.counts.taken++
-    if (JSON.stringify(fast) !== JSON.stringify(general)) {
+    const readings = this.#readFast(copies)
+    for (const fast of readings) {
+      this.counts.taken++
+      if (fast.data.length > 1) this.counts.scattered++
+      const general = this.#readGenerally()
+      if (JSON.stringify(fast) === JSON.stringify(general)) continue
       throw new Error(`fast ${JSON.stringify(fast)}, generally ${general === undefined ? "broken" : JSON.stringify(general)}`)
     }
+    if (readings.length < copies) this.counts[this.#readGenerally() === undefined ? "broken" : "left"]++
   }
 
-  /** Reads one chain the fast way while fields change after a random number of reads. What it takes must hold together all the same. */
+  /** Reads chains the fast way while fields change after a random number of reads. What it takes must hold together all the same. */
   changingRound(): void {
     this.#limits = { capacity: 2 ** 40, readOnly: false }
-    this.layOut(this.#chain(), { changes: true })
+    const copies = this.rng.pick([1, 1, 2, 3])
+    this.layOut(this.#chain(), { changes: true, copies })
     for (let count = this.rng.below(2); count > 0; count--) this.#mutate()
-    const fast = this.#whileChanging(() => this.#readFast())
-    if (fast === undefined) return
+    const readings = this.#whileChanging(() => this.#readFast(copies))
+    if (readings.length === 0) return
     this.counts.changed++
-    const sum = fast.data.reduce((bytes, [, length]) => bytes + length, 0)
-    const inside = (address: number, length: number) => address >= START && length > 0 && address + length <= START + LENGTH
-    const sound = fast.data.length > 0 && fast.data.every(([address, length]) => inside(address, length)) && inside(fast.status, 1)
-    const fits = fast.writableBefore === (fast.type === 0 ? sum : 0) && (fast.type === 0 || fast.type === 1)
-    if (sum !== fast.dataLength || !sound || !fits || !this.hasRoom(fast.slots)) {
+    if (!this.hasRoom(readings.reduce((sum, { slots }) => sum + slots, 0), readings.length)) throw new Error("more than the ring holds")
+    for (const fast of readings) {
+      const sum = fast.data.reduce((bytes, [, length]) => bytes + length, 0)
+      const inside = (address: number, length: number) => address >= START && length > 0 && address + length <= START + LENGTH
+      const sound = fast.data.length > 0 && fast.data.length <= 256 && fast.data.every(([address, length]) => inside(address, length))
+      const fits = fast.writableBefore === (fast.type === 0 ? sum : 0) && (fast.type === 0 || fast.type === 1)
+      if (sum === fast.dataLength && sum % 512 === 0 && sound && inside(fast.status, 1) && fits) continue
       throw new Error(`RAM that changed: ${JSON.stringify(fast)}, ${sum} bytes in all`)
     }
   }
 
-  #readFast(): Reading | undefined {
+  #readFast(copies: number): Reading[] {
     const requests = this.#fast
-    const taken = this.takeFast(requests, this.#limits, 1)
+    const taken = this.takeFast(requests, this.#limits, copies)
     if (taken !== requests.count) throw new Error(`${taken} chains taken, ${requests.count} requests`)
-    if (taken === 0) return undefined
-    const request = new BlkRequest(new SegmentList())
-    requests.copy(0, 0, request)
-    if (requests.readBytes + requests.writeBytes !== request.dataLength || requests.reads + requests.writes !== 1) {
+    const segments = new SegmentList()
+    const all = Array.from({ length: taken }, (_, index) => {
+      const request = new BlkRequest(segments)
+      requests.copy(index, 0, request)
+      return request
+    })
+    const bytes = all.reduce((sum, { dataLength }) => sum + dataLength, 0)
+    if (taken > 0 && (requests.readBytes + requests.writeBytes !== bytes || requests.reads + requests.writes !== taken)) {
       throw new Error("counts of nobody")
     }
-    return this.#readingOf(request)
+    return all.map((request) => this.#readingOf(request))
   }
 
   #readGenerally(): Reading | undefined {
@@ -139,7 +149,13 @@ export abstract class UsualFuzzer {
   #readingOf(request: BlkRequest): Reading {
     const { head, type, sector, dataLength, writableBefore, outcome, done } = request
     if (done !== 0) throw new Error(`done ${done}`)
-    const data = Array.from({ length: request.count }, (_, at) => [request.address(at), request.length(at)] as const)
+    const data: (readonly [number, number])[] = []
+    for (let at = 0; at < request.count; at++) {
+      const last = data.at(-1)
+      const [address, length] = [request.address(at), request.length(at)]
+      if (last !== undefined && last[0] + last[1] === address) data[data.length - 1] = [last[0], last[1] + length]
+      else data.push([address, length])
+    }
     const status = request.statusRegion.start + request.statusOffset
     return { outcome, head, slots: this.slotsOf(request), type, sector, dataLength, data, status, writableBefore }
   }
@@ -149,10 +165,14 @@ export abstract class UsualFuzzer {
     const { rng, data } = this
     this.#ram.set(rng.bytes(64), rng.below(LENGTH - 64))
     const isIn = rng.chance(0.5)
-    const pieces = Array.from(
-      { length: rng.pick([1, 1, 1, 2, 5]) },
-      () => ({ address: START + 0x1000 + rng.below(0x2000), length: rng.pick([512, 1024, 512, 1, 4096]), flags: isIn ? WRITE : 0 }),
-    )
+    const pieces: Piece[] = []
+    for (let count = rng.chance(0.01) ? rng.pick([62, 255, 256, 257]) : rng.pick([1, 1, 1, 2, 5]); count > 0; count--) {
+      const last = pieces.at(-1)
+      // Some touch the one before, some cover it, or lie in front of it.
+      const address = last !== undefined && rng.chance(0.4) ? last.address + last.length : START + 0x1000 + rng.below(0x2000)
+      const length = pieces.length > 5 ? 512 : rng.pick([512, 1024, 512, 2048, 4096, rng.pick([1, 256, 512])])
+      pieces.push({ address: Math.min(address, START + LENGTH - length), length, flags: isIn ? WRITE : 0 })
+    }
     const header = START + 0xc00 + rng.below(0x100)
     data.setUint32(header - START, isIn ? 0 : 1, true)
     data.setUint32(header - START + 8, rng.pick([0, 1, rng.below(16), 2 ** 31 - 4, 2 ** 32 - 2, rng.u32()]), true)
@@ -165,7 +185,8 @@ export abstract class UsualFuzzer {
     const { rng, data } = this
     const at = this.pickDescriptor()
     const lengths = [
-      0, 1, 2, 15, 16, 17, 32, 48, 512, 0xffff_ffff, 0xffff_fff0, 0x8000_0000, 0x4000_0000, LENGTH, LENGTH - 1, rng.below(LENGTH),
+      0, 1, 2, 15, 16, 17, 32, 48, 49, 56, 65, 512, 0xffff_ffff, 0xffff_fff0, 0x8000_0000, 0x4000_0000, LENGTH, LENGTH - 1,
+      rng.below(LENGTH),
     ]
     const addresses = [
       START - 1, START, START + LENGTH - 1, START + LENGTH, 0, 0xffff_ffff, 2 * START, 2 * START + 0xfff, START + rng.below(LENGTH),

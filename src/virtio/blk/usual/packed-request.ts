@@ -6,8 +6,8 @@ import { VIRTQ_DESC_F, VIRTQ_DESC_SIZE } from "../../spec.ts"
 import type { RequestLimits } from "../request.ts"
 import { HEADER_SIZE, VIRTIO_BLK_T } from "../spec.ts"
 import {
-  ADDRESSES_WITH_ROWS, LENGTH as LENGTH_AT, MOST_BYTES_OF_ONE, MOST_USUAL_BYTES, OFFSET as OFFSET_AT, SECTOR as SECTOR_AT,
-  STATUS as STATUS_AT, TYPE as TYPE_AT,
+  ADDRESSES_WITH_ROWS, KIND as KIND_AT, LENGTH as LENGTH_AT, MOST_BYTES_OF_ONE, MOST_SEGMENTS, MOST_USUAL_BYTES, OFFSET as OFFSET_AT,
+  SECTOR as SECTOR_AT, STATUS as STATUS_AT,
 } from "./columns.ts"
 import type { UsualRequests } from "./requests.ts"
 
@@ -15,13 +15,14 @@ import type { UsualRequests } from "./requests.ts"
 const { NEXT, WRITE, INDIRECT } = VIRTQ_DESC_F
 const { IN, OUT } = VIRTIO_BLK_T
 const [DESC_SIZE, HEADER, MARKS, ROW] = [VIRTQ_DESC_SIZE, HEADER_SIZE, BOTH_MARKS, ROW_SIZE] as const
-const [HEAD, SLOTS, WRITTEN, TYPE, SECTOR, OFFSET, LENGTH, STATUS] = [
-  HEAD_AT, SLOTS_AT, WRITTEN_AT, TYPE_AT, SECTOR_AT, OFFSET_AT, LENGTH_AT, STATUS_AT,
+const [HEAD, SLOTS, WRITTEN, KIND, SECTOR, OFFSET, LENGTH, STATUS] = [
+  HEAD_AT, SLOTS_AT, WRITTEN_AT, KIND_AT, SECTOR_AT, OFFSET_AT, LENGTH_AT, STATUS_AT,
 ] as const
 const [ADDRESSES, BATCH_BYTES, MOST_BYTES] = [ADDRESSES_WITH_ROWS, MOST_USUAL_BYTES, MOST_BYTES_OF_ONE] as const
-/** Header, data and status. */
+/** Header, one buffer of data, and status. */
 const PIECES = 3
-const TABLE = PIECES * DESC_SIZE
+/** Descriptors that a request may have beyond those. */
+const MOST_MORE = MOST_SEGMENTS - 1
 const DATA_WRITABLE = NEXT | WRITE
 
 /** Takes usual requests from `ring`, of which none is in flight, up to the first that is another, or `most`. As `takeSplit`. */
@@ -29,8 +30,9 @@ export function takePacked(requests: UsualRequests, ring: PackedRows, limits: Re
   const { descriptors, size } = ring
   const { region, indirect, words } = descriptors
   const { data } = region
-  const { rows } = requests
+  const { rows, stretches } = requests
   requests.region = region
+  stretches.clear(region)
   requests.place = ring.availPlace
   if (region.end >= ADDRESSES) return
   const start = region.start >>> 0
@@ -50,14 +52,14 @@ export function takePacked(requests: UsualRequests, ring: PackedRows, limits: Re
   let taken = 0
   let slots = 0
   let isDrained = false
-  for (; taken < most && bytes < BATCH_BYTES; taken++) {
+  taking: for (; taken < most && bytes < BATCH_BYTES && !stretches.isFull; taken++) {
     // In shared RAM nothing that follows is read before.
     const flags = words === undefined ? data.getUint16((at + 14) >>> 0, true) : Atomics.load(words, ((at - ringAt) >>> 1) + 7)
     if ((flags & MARKS) !== marks) {
       isDrained = true
       break
     }
-    // Where its three descriptors are, and the flags of the latter two but for the marks that they have to have.
+    // Where its first three descriptors are, and the flags of the latter two but for the marks that they have to have.
     let headerAt = at
     let dataAt = (at + DESC_SIZE) >>> 0
     let dataFlags: number
@@ -65,6 +67,8 @@ export function takePacked(requests: UsualRequests, ring: PackedRows, limits: Re
     let statusFlags: number
     let id: number
     let need = PIECES
+    /** Descriptors of an indirect table behind the one at `statusAt`. */
+    let left = 0
     let next = dataAt
     let nextMarks = marks
     if (flags === (NEXT | marks)) {
@@ -83,23 +87,20 @@ export function takePacked(requests: UsualRequests, ring: PackedRows, limits: Re
       id = last & 0xffff
       next = (statusAt + DESC_SIZE) >>> 0
     } else {
-      // A table of three, in which no flag but WRITE means anything.
-      if ((flags & ~WRITE) !== (INDIRECT | marks) || !indirect) break
-      if (data.getUint32((at + 4) >>> 0, true) !== 0 || data.getUint32((at + 8) >>> 0, true) !== TABLE) break
+      // A table, in which no flag but WRITE means anything.
+      if ((flags & ~WRITE) !== (INDIRECT | marks) || !indirect || data.getUint32((at + 4) >>> 0, true) !== 0) break
+      const table = data.getUint32((at + 8) >>> 0, true)
+      left = (table >>> 4) - PIECES
+      if (left < 0 || left > MOST_MORE || (table & (DESC_SIZE - 1)) !== 0) break
       id = data.getUint16((at + 12) >>> 0, true)
       headerAt = (data.getUint32(at, true) - start) >>> 0
-      if (headerAt > limit || TABLE > (limit - headerAt) >>> 0) break
+      if (headerAt > limit || table > (limit - headerAt) >>> 0) break
       if ((data.getUint16((headerAt + 14) >>> 0, true) & WRITE) !== 0) break
       dataAt = (headerAt + DESC_SIZE) >>> 0
       dataFlags = (data.getUint16((dataAt + 14) >>> 0, true) & WRITE) | NEXT
       statusAt = (dataAt + DESC_SIZE) >>> 0
-      statusFlags = data.getUint16((statusAt + 14) >>> 0, true) & WRITE
+      statusFlags = (data.getUint16((statusAt + 14) >>> 0, true) & WRITE) | (left === 0 ? 0 : NEXT)
       need = 1
-    }
-    if (slots + need > size) break
-    if (next === ringEnd) {
-      next = ringAt
-      nextMarks ^= MARKS
     }
     // The header. An address before the region makes an offset beyond its end.
     if (data.getUint32((headerAt + 8) >>> 0, true) !== HEADER || data.getUint32((headerAt + 4) >>> 0, true) !== 0) break
@@ -110,26 +111,56 @@ export function takePacked(requests: UsualRequests, ring: PackedRows, limits: Re
     if ((type !== IN && type !== lastType) || data.getUint32((header + 12) >>> 0, true) !== 0) break
     // The data.
     if (dataFlags !== (type === IN ? DATA_WRITABLE : NEXT) || data.getUint32((dataAt + 4) >>> 0, true) !== 0) break
-    const offset = (data.getUint32(dataAt, true) - start) >>> 0
-    const length = data.getUint32((dataAt + 8) >>> 0, true)
+    let offset = (data.getUint32(dataAt, true) - start) >>> 0
+    let length = data.getUint32((dataAt + 8) >>> 0, true)
+    let count = 1
     if (offset > limit || length > (limit - offset) >>> 0 || length === 0 || length > MOST_BYTES) break
+    if (statusFlags === dataFlags) {
+      // What was taken for the status is another buffer. Buffers that touch are one stretch of RAM.
+      stretches.begin(offset, length)
+      do {
+        if (!stretches.add(statusAt)) break taking
+        statusAt = (statusAt + DESC_SIZE) >>> 0
+        if (need === 1) {
+          left--
+          statusFlags = (data.getUint16((statusAt + 14) >>> 0, true) & WRITE) | (left === 0 ? 0 : NEXT)
+          continue
+        }
+        need++
+        if (statusAt === ringEnd) {
+          statusAt = ringAt
+          nextMarks ^= MARKS
+        }
+        const last = data.getUint32((statusAt + 12) >>> 0, true)
+        statusFlags = (last >>> 16) ^ nextMarks
+        id = last & 0xffff
+        next = (statusAt + DESC_SIZE) >>> 0
+      } while (statusFlags === dataFlags)
+      count = stretches.end() >>> 0
+      offset = (count === 1 ? stretches.offset : stretches.first) >>> 0
+      length = stretches.length >>> 0
+    }
     const sectors = length >>> 9
     if ((length & 511) !== 0 || sector > capacity || sectors > (capacity - sector) >>> 0) break
     // The status byte.
     if (statusFlags !== WRITE || data.getUint32((statusAt + 8) >>> 0, true) !== 1) break
     if (data.getUint32((statusAt + 4) >>> 0, true) !== 0) break
     const status = (data.getUint32(statusAt, true) - start) >>> 0
-    if (status >= limit) break
+    if (status >= limit || slots + need > size) break
+    if (next === ringEnd) {
+      next = ringAt
+      nextMarks ^= MARKS
+    }
     const row = ROW * taken
     rows[row + HEAD] = id
     rows[row + SLOTS] = need
     rows[row + WRITTEN] = type === IN ? length + 1 : 1
-    rows[row + TYPE] = type
+    rows[row + KIND] = count === 1 ? type : type | (count << 1)
     rows[row + SECTOR] = sector
     rows[row + OFFSET] = offset
     rows[row + LENGTH] = length
     rows[row + STATUS] = status
-    if (sector === previous && neighbour < 0 && type === rows[row - ROW + TYPE]) neighbour = taken - 1
+    if (sector === previous && neighbour < 0 && type === ((rows[row - ROW + KIND] ?? 0) & 1)) neighbour = taken - 1
     previous = sector + sectors
     at = next
     marks = nextMarks
@@ -144,7 +175,7 @@ export function takePacked(requests: UsualRequests, ring: PackedRows, limits: Re
   descriptors.marks = marks
   ring.availPlace += slots
   requests.isDrained = isDrained
-  requests.isWhole = isDrained || taken === most || bytes >= BATCH_BYTES
+  requests.isWhole = isDrained || taken === most || bytes >= BATCH_BYTES || stretches.isFull
   requests.neighbour = neighbour < 0 ? taken : neighbour
   requests.took(taken, bytes, writes, writeBytes)
 }

@@ -1,13 +1,14 @@
 /**
  * UsualRequests: usual requests that have been taken from one ring, as rows of numbers. The usual request is an IN or OUT that the disk
- * can do: a header of 16 bytes, one buffer of data and a status byte, all in the region of RAM that holds the descriptors.
+ * can do: a header of 16 bytes, 1 to 256 buffers of data and a status byte, all in the region of RAM that holds the descriptors.
  */
 import { RamRegion } from "../../guest-memory.ts"
 import { HEAD, ROW, SLOTS } from "../../queue/chain-rows.ts"
 import type { Ring, RowRing, TakenChain } from "../../queue/ring.ts"
 import type { Virtqueue } from "../../virtqueue.ts"
 import type { BlkRequest } from "../request.ts"
-import { LENGTH, MOST_USUAL, OFFSET, SECTOR, STATUS, TYPE } from "./columns.ts"
+import { KIND, LENGTH, MOST_USUAL, OFFSET, SECTOR, STATUS } from "./columns.ts"
+import { Stretches } from "./stretches.ts"
 import { VIRTIO_BLK_S, VIRTIO_BLK_T } from "../spec.ts"
 import type { Tally } from "../throttling/limits.ts"
 
@@ -15,6 +16,7 @@ const NOWHERE = new RamRegion(0, new Uint8Array(0))
 
 export class UsualRequests implements Tally {
   readonly rows: Uint32Array = new Uint32Array(ROW * MOST_USUAL)
+  readonly stretches = new Stretches()
   queue: Virtqueue | undefined
   ring: Ring | undefined
   /** The same, as what gives rows back. */
@@ -96,17 +98,37 @@ export class UsualRequests implements Tally {
     request.place = place
     request.slots = rows[at + SLOTS] ?? 0
     request.outcome = VIRTIO_BLK_S.OK
-    request.type = rows[at + TYPE] ?? 0
+    request.type = (rows[at + KIND] ?? 0) & 1
     request.sector = rows[at + SECTOR] ?? 0
     request.dataLength = length
     request.first = segments.count
-    request.count = 1
-    segments.push(segments.indexOf(region), rows[at + OFFSET] ?? 0, length)
+    this.#copyStretches(at, request)
     request.statusRegion = region
     request.statusOffset = rows[at + STATUS] ?? 0
     request.writableBefore = request.type === VIRTIO_BLK_T.IN ? length : 0
     request.done = 0
     request.arrived = 0
     request.tail = undefined
+  }
+
+  #copyStretches(row: number, request: BlkRequest): void {
+    const { rows, stretches: { words } } = this
+    const { segments } = request
+    const region = segments.indexOf(this.region)
+    const place = rows[row + OFFSET] ?? 0
+    const count = (rows[row + KIND] ?? 0) >>> 1
+    request.count = count === 0 ? 1 : count
+    if (count === 0) return segments.push(region, place, rows[row + LENGTH] ?? 0)
+    for (let at = 2 * place; at < 2 * (place + count); at += 2) segments.push(region, words[at] ?? 0, words[at + 1] ?? 0)
+  }
+
+  /** The data of the request in `row`, which are in several stretches, as views of RAM. */
+  views(row: number): Uint8Array[] {
+    const { rows, stretches: { words }, region } = this
+    const first = 2 * (rows[row + OFFSET] ?? 0)
+    const end = first + 2 * ((rows[row + KIND] ?? 0) >>> 1)
+    const views: Uint8Array[] = []
+    for (let at = first; at < end; at += 2) views.push(region.viewAt(words[at] ?? 0, words[at + 1] ?? 0))
+    return views
   }
 }

@@ -10,17 +10,17 @@ import { VIRTQ_DESC_F, VIRTQ_DESC_SIZE } from "../../spec.ts"
 import type { RequestLimits } from "../request.ts"
 import { HEADER_SIZE, VIRTIO_BLK_T } from "../spec.ts"
 import {
-  LENGTH as LENGTH_AT, OFFSET as OFFSET_AT, SECTOR as SECTOR_AT, STATUS as STATUS_AT, TYPE as TYPE_AT,
+  ADDRESSES_WITH_ROWS, KIND as KIND_AT, LENGTH as LENGTH_AT, MOST_BYTES_OF_ONE, MOST_USUAL_BYTES, OFFSET as OFFSET_AT, SECTOR as SECTOR_AT,
+  STATUS as STATUS_AT,
 } from "./columns.ts"
-import { ADDRESSES_WITH_ROWS, MOST_BYTES_OF_ONE, MOST_USUAL_BYTES } from "./columns.ts"
 import type { UsualRequests } from "./requests.ts"
 
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
 const { NEXT, WRITE, INDIRECT } = VIRTQ_DESC_F
 const { IN, OUT } = VIRTIO_BLK_T
 const [DESC_SIZE, HEADER, ROW] = [VIRTQ_DESC_SIZE, HEADER_SIZE, ROW_SIZE] as const
-const [HEAD, WRITTEN, TYPE, SECTOR, OFFSET, LENGTH, STATUS] = [
-  HEAD_AT, WRITTEN_AT, TYPE_AT, SECTOR_AT, OFFSET_AT, LENGTH_AT, STATUS_AT,
+const [HEAD, WRITTEN, KIND, SECTOR, OFFSET, LENGTH, STATUS] = [
+  HEAD_AT, WRITTEN_AT, KIND_AT, SECTOR_AT, OFFSET_AT, LENGTH_AT, STATUS_AT,
 ] as const
 const DATA_WRITABLE = NEXT | WRITE
 
@@ -34,8 +34,9 @@ export function takeSplit(requests: UsualRequests, ring: SplitRows, limits: Requ
   const { table, avail, size, availIdx } = ring
   const { region, indirect } = table
   const { data } = region
-  const { rows } = requests
+  const { rows, stretches } = requests
   requests.region = region
+  stretches.clear(region)
   if (region.end >= ADDRESSES) return
   const start = region.start >>> 0
   const limit = (region.end - start) >>> 0
@@ -43,8 +44,8 @@ export function takeSplit(requests: UsualRequests, ring: SplitRows, limits: Requ
   const slotMask = size - 1
   const capacity = limits.capacity < ADDRESSES ? limits.capacity >>> 0 : 0xffff_ffff
   const lastType = limits.readOnly ? IN : OUT
-  const first = ring.lastAvail
-  const waiting = (availIdx - first) & 0xffff
+  const { lastAvail } = ring
+  const waiting = (availIdx - lastAvail) & 0xffff
   const room = size - ring.inFlight
   let end = waiting < most ? waiting : most
   if (room < end) end = room
@@ -54,8 +55,8 @@ export function takeSplit(requests: UsualRequests, ring: SplitRows, limits: Requ
   let neighbour = -1
   let previous = -1
   let taken = 0
-  for (; taken < end && bytes < BATCH_BYTES; taken++) {
-    const head = avail.getUint16((4 + 2 * ((first + taken) & slotMask)) >>> 0, true)
+  taking: for (; taken < end && bytes < BATCH_BYTES && !stretches.isFull; taken++) {
+    const head = avail.getUint16((4 + 2 * ((lastAvail + taken) & slotMask)) >>> 0, true)
     if (head >= size) break
     let base = tableAt
     let entries = size
@@ -78,30 +79,45 @@ export function takeSplit(requests: UsualRequests, ring: SplitRows, limits: Requ
     const type = data.getUint32(header, true)
     const sector = data.getUint32((header + 8) >>> 0, true)
     if ((type !== IN && type !== lastType) || data.getUint32((header + 12) >>> 0, true) !== 0) break
-    // The data.
+    // The data. Buffers that touch are one stretch of RAM.
+    const dataFlags = type === IN ? DATA_WRITABLE : NEXT
     at = (base + DESC_SIZE * next) >>> 0
     links = data.getUint32((at + 12) >>> 0, true)
-    if ((links & 0xffff) !== (type === IN ? DATA_WRITABLE : NEXT) || data.getUint32((at + 4) >>> 0, true) !== 0) break
-    const offset = (data.getUint32(at, true) - start) >>> 0
-    const length = data.getUint32((at + 8) >>> 0, true)
+    if ((links & 0xffff) !== dataFlags || data.getUint32((at + 4) >>> 0, true) !== 0) break
+    let offset = (data.getUint32(at, true) - start) >>> 0
+    let length = data.getUint32((at + 8) >>> 0, true)
+    let count = 1
     next = links >>> 16
     if (offset > limit || length > (limit - offset) >>> 0 || length === 0 || length > MOST_BYTES || next >= entries) break
+    at = (base + DESC_SIZE * next) >>> 0
+    links = data.getUint32((at + 12) >>> 0, true)
+    if ((links & 0xffff) === dataFlags) {
+      stretches.begin(offset, length)
+      do {
+        next = links >>> 16
+        if (next >= entries || !stretches.add(at)) break taking
+        at = (base + DESC_SIZE * next) >>> 0
+        links = data.getUint32((at + 12) >>> 0, true)
+      } while ((links & 0xffff) === dataFlags)
+      count = stretches.end() >>> 0
+      offset = (count === 1 ? stretches.offset : stretches.first) >>> 0
+      length = stretches.length >>> 0
+    }
     const sectors = length >>> 9
     if ((length & 511) !== 0 || sector > capacity || sectors > (capacity - sector) >>> 0) break
     // The status byte.
-    at = (base + DESC_SIZE * next) >>> 0
-    if (data.getUint16((at + 12) >>> 0, true) !== WRITE || data.getUint32((at + 8) >>> 0, true) !== 1) break
+    if ((links & 0xffff) !== WRITE || data.getUint32((at + 8) >>> 0, true) !== 1) break
     const status = (data.getUint32(at, true) - start) >>> 0
     if (data.getUint32((at + 4) >>> 0, true) !== 0 || status >= limit) break
     const row = ROW * taken
     rows[row + HEAD] = head
     rows[row + WRITTEN] = type === IN ? length + 1 : 1
-    rows[row + TYPE] = type
+    rows[row + KIND] = count === 1 ? type : type | (count << 1)
     rows[row + SECTOR] = sector
     rows[row + OFFSET] = offset
     rows[row + LENGTH] = length
     rows[row + STATUS] = status
-    if (sector === previous && neighbour < 0 && type === rows[row - ROW + TYPE]) neighbour = taken - 1
+    if (sector === previous && neighbour < 0 && type === ((rows[row - ROW + KIND] ?? 0) & 1)) neighbour = taken - 1
     previous = sector + sectors
     bytes += length
     if (type !== IN) {
@@ -109,10 +125,10 @@ export function takeSplit(requests: UsualRequests, ring: SplitRows, limits: Requ
       writeBytes += length
     }
   }
-  ring.lastAvail = (first + taken) & 0xffff
+  ring.lastAvail = (lastAvail + taken) & 0xffff
   ring.inFlight += taken
   requests.isDrained = taken === waiting
-  requests.isWhole = taken === waiting || taken === most || bytes >= BATCH_BYTES
+  requests.isWhole = taken === waiting || taken === most || bytes >= BATCH_BYTES || stretches.isFull
   requests.neighbour = neighbour < 0 ? taken : neighbour
   requests.took(taken, bytes, writes, writeBytes)
 }

@@ -22,15 +22,15 @@ import { SECTOR_SIZE, VIRTIO_BLK_T } from "../spec.ts"
 import type { ThrottledRequests } from "../throttling/throttled-requests.ts"
 import { REQUEST_WEIGHT } from "../weights.ts"
 import type { BlkWiring } from "../wiring.ts"
-import { LENGTH as LENGTH_AT, OFFSET as OFFSET_AT, SECTOR as SECTOR_AT, TYPE as TYPE_AT } from "./columns.ts"
+import { KIND as KIND_AT, LENGTH as LENGTH_AT, OFFSET as OFFSET_AT, SECTOR as SECTOR_AT } from "./columns.ts"
 import { takePacked } from "./packed-request.ts"
 import { UsualRequests } from "./requests.ts"
 import { takeSplit } from "./split-request.ts"
 
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
-const { IN } = VIRTIO_BLK_T
+const { IN, OUT } = VIRTIO_BLK_T
 const [BYTES, LOOK, LEAST, ROW] = [SECTOR_SIZE, LOOK_WEIGHT, REQUEST_WEIGHT, ROW_SIZE] as const
-const [TYPE, SECTOR, OFFSET, LENGTH] = [TYPE_AT, SECTOR_AT, OFFSET_AT, LENGTH_AT] as const
+const [KIND, SECTOR, OFFSET, LENGTH] = [KIND_AT, SECTOR_AT, OFFSET_AT, LENGTH_AT] as const
 
 // What has become of the requests:
 
@@ -103,11 +103,15 @@ export class UsualServer {
         const start = rows[row + OFFSET] ?? 0
         const length = rows[row + LENGTH] ?? 0
         const offset = (rows[row + SECTOR] ?? 0) * BYTES
+        const kind = rows[row + KIND] ?? 0
         let answer: unknown
-        if (rows[row + TYPE] !== IN) answer = write(backing, region, start, length, offset)
-        else if (backing.preadInto !== undefined) answer = backing.preadInto(region.bytes, start, length, offset)
+        if (kind === OUT) answer = write(backing, region, start, length, offset)
+        else if (kind !== IN) {
+          if (!hasVectored(backing, kind)) break
+          answer = transferViews(backing, kind, requests.views(row), offset)
+        } else if (backing.preadInto !== undefined) answer = backing.preadInto(region.bytes, start, length, offset)
         else answer = backing.pread(region.viewAt(start, length), offset)
-        if (answer !== undefined) refusePromise(answer, methodOf(backing, rows[row + TYPE]))
+        if (answer !== undefined) refusePromise(answer, methodOf(backing, kind))
         turn.spend(backing.slow === true ? LOOK : length > LEAST ? length : LEAST, length)
       }
     } catch (error) {
@@ -168,7 +172,17 @@ function write(backing: VirtioBacking, region: RamRegion, start: number, length:
   return backing.pwrite(region.viewAt(start, length), offset)
 }
 
-function methodOf(backing: VirtioBacking, type: number | undefined): string {
-  if (type === IN) return backing.preadInto === undefined ? "pread" : "preadInto"
-  return backing.pwriteFrom === undefined ? "pwrite" : "pwriteFrom"
+/** Otherwise a request whose data are in several stretches takes several calls. */
+function hasVectored({ preadv, pwritev }: VirtioBacking, kind: number): boolean {
+  return ((kind & 1) === IN ? preadv : pwritev) !== undefined
+}
+
+function transferViews(backing: VirtioBacking, kind: number, views: readonly Uint8Array[], offset: number): unknown {
+  return (kind & 1) === IN ? backing.preadv?.(views, offset) : backing.pwritev?.(views, offset)
+}
+
+function methodOf(backing: VirtioBacking, kind: number): string {
+  if (kind === IN) return backing.preadInto === undefined ? "pread" : "preadInto"
+  if (kind === OUT) return backing.pwriteFrom === undefined ? "pwrite" : "pwriteFrom"
+  return (kind & 1) === IN ? "preadv" : "pwritev"
 }
