@@ -116,7 +116,7 @@ export class RequestServer implements DeviceHandler {
         device.inFlight.waitForMemory(queue)
         return false
       }
-      const room = this.#throttled.isIdle ? BATCH_REQUESTS : this.#throttled.room(queue)
+      const room = this.#throttled.isFar ? BATCH_REQUESTS : this.#throttled.room(queue)
       if (room === 0) return false
       ring.refresh()
       const { changes } = device

@@ -53,6 +53,7 @@ export class Throttle {
   #lanes: Readonly<Record<Direction, Lane>>
   #all: readonly NamedBucket[]
   readonly #clock: ThrottleClock
+  /** Empty while something waits (`#setAlarm` sees to that): what comes in later must not overtake it. */
   readonly #allowance = new Allowance()
   /** Of two lanes that may go, the one that goes next. */
   #turn: Direction = "read"
@@ -135,11 +136,11 @@ export class Throttle {
 
   /** Counts all requests of a batch, if they may go at once. Returns false, with nothing counted, where each has to be asked for. */
   admitAll(tally: Tally): boolean {
-    if (this.#waiting > 0) return false
     return this.#allowance.take(tally) || this.#admitSlowly(tally)
   }
 
   #admitSlowly(tally: Tally): boolean {
+    if (this.#waiting > 0) return false
     this.#settle()
     for (const { name, bucket } of this.#all) if (!bucket.isReady(this.#clock) || bucket.room < amountOf(name, tally)) return false
     for (const { name, bucket } of this.#all) bucket.take(amountOf(name, tally))
@@ -153,7 +154,7 @@ export class Throttle {
 
   /** Nothing waits, and `requests` are far from every limit of requests. */
   isFar(requests: number): boolean {
-    return this.#waiting === 0 && this.#allowance.hasRoom(requests)
+    return this.#allowance.hasRoom(requests)
   }
 
   /** Keeps a request until it may go. */

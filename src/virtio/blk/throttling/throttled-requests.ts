@@ -44,9 +44,9 @@ export class ThrottledRequests {
     else for (const one of waiting) passTo(throttle, one)
   }
 
-  /** There are no limits, and nothing waits. */
-  get isIdle(): boolean {
-    return this.#throttle === undefined && this.#waiting.size === 0
+  /** As many requests as a batch has are far from every limit of requests, and nothing waits: `room` need not be asked. */
+  get isFar(): boolean {
+    return this.#throttle === undefined ? this.#waiting.size === 0 : this.#throttle.isFar(BATCH_REQUESTS)
   }
 
   /** Requests that may be taken from `queue` now. 0: the queue is served again when some of those that wait have gone. */
@@ -56,7 +56,6 @@ export class ThrottledRequests {
       if (this.#waiting.size > 0) this.#letGo()
       return BATCH_REQUESTS
     }
-    if (throttle.isFar(BATCH_REQUESTS)) return BATCH_REQUESTS
     throttle.poke()
     if (throttle.waiting > 0) return Math.max(LOOK_AHEAD - throttle.waitingOf(queue), 0)
     return Math.min(Math.ceil(throttle.room) + LOOK_AHEAD, BATCH_REQUESTS)

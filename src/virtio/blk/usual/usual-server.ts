@@ -145,7 +145,7 @@ export class UsualServer {
   #mayServe(): boolean {
     if (this.#executor.backing.asynchronous === true || this.#device.memory.written !== undefined) return false
     if (this.#errors.stoppedBy !== undefined || this.#observation?.isDue() === true) return false
-    return this.#throttled.isIdle || this.#throttled.admits(this.requests)
+    return this.#throttled.admits(this.requests)
   }
 
   /** The call for the request `next` failed. */

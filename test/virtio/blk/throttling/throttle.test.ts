@@ -282,6 +282,18 @@ describe("limits that cannot be", () => {
 })
 
 describe("batches that pass far from the limits", () => {
+  it("are asked one by one while something waits, however much was allowed before", () => {
+    const throttle = new Throttle({ requests: 1e6 }, { clock: new ManualClock() })
+    const one = { reads: 1, readBytes: 512, writes: 0, writeBytes: 0 }
+    expect([throttle.admitAll(one), throttle.isFar(256)]).toEqual([true, true])
+    // Its disk is not at work, so nobody has asked whether it may go.
+    const waits = { direction: "read", bytes: 512, queue: {}, mayGo: false, go() {} } as const
+    throttle.wait(waits)
+    expect([throttle.admitAll(one), throttle.isFar(1)]).toEqual([false, false])
+    throttle.forget(waits)
+    expect([throttle.admitAll(one), throttle.isFar(256)]).toEqual([true, true])
+  })
+
   it("count as the same requests one by one do while the clock stands still: the same pass, and the buckets are as full", () => {
     const rng = new Rng(SEED)
     let [passed, refused] = [0, 0]
