@@ -72,7 +72,10 @@ export class NbdDisk implements VirtioBacking {
     return this.#blocks.status(offset, length)
   }
 
-  /** Waits for what is under way, has the server flush, and says goodbye. */
+  /**
+   * Waits for what is under way, has the server flush, and says goodbye. Reads that a silent server does not answer fail after 10 to 20 s;
+   * writes and flushes are waited for as long as `requestTimeout` says.
+   */
   async close(): Promise<void> {
     this.#isClosed = true
     await this.#blocks.close({ flush: true })

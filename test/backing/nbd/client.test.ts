@@ -1,5 +1,6 @@
 /** The client against a server that keeps the protocol: every command, every form of answer, every block size. */
 import { describe, expect, it } from "vitest"
+import type { BackingError } from "../../../src/backing/backing.ts"
 import { NBD_CMD } from "../../../src/backing/nbd/protocol.ts"
 import { Rng, seedFromEnvironment } from "../../support/rng.ts"
 import { ALL_FLAGS, type FakeRequest, FakeServer, tick } from "./fake-server.ts"
@@ -304,6 +305,43 @@ describe("closing", () => {
     server.answer = (request, connection) => connection.sendError(request, 28)
     await expect(disk.close()).rejects.toMatchObject({ code: "no-space" })
     expect(server.connections[0]?.isPolite).toBe(true)
+  })
+
+  it("waits no longer than 10 s for reads that a silent server does not answer", async () => {
+    const { disk, server, timer } = await openNew({ size: MiB })
+    server.answer = () => undefined
+    const reads = [disk.pread(new Uint8Array(512), 0), disk.blockStatus(0, 512)].map((read) => (
+      read.then(() => "answered", ({ code }: BackingError) => code)
+    ))
+    let isClosed = false
+    const closing = disk.close().then(() => { isClosed = true })
+    await tick()
+    timer.advance(9999)
+    await tick()
+    expect([isClosed, server.connections[0]?.isOver]).toEqual([false, false])
+    timer.advance(1)
+    await closing
+    expect(await Promise.all(reads)).toEqual(["closed", "closed"])
+    expect(server.connections[0]?.isOver).toBe(true)
+  })
+
+  it("waits for a write for as long as it takes", async () => {
+    const { disk, server, timer } = await openNew({ size: MiB })
+    const held: (() => void)[] = []
+    server.answer = (request, connection) => void held.push(() => server.serve(request, connection))
+    const writing = disk.pwrite(new Uint8Array(512).fill(7), 0)
+    const reading = disk.pread(new Uint8Array(512), 4096).catch(({ code }: BackingError) => code)
+    const closing = disk.close()
+    for (let turn = 0; turn < 10; turn++) {
+      timer.advance(10_000)
+      await tick()
+    }
+    expect(server.connections[0]?.isOver).toBe(false)
+    server.answer = (request, connection) => server.serve(request, connection)
+    for (const answer of held.splice(0)) answer()
+    await Promise.all([writing, closing])
+    expect(await reading).toBeUndefined()
+    expect(server.stable[0]).toBe(7)
   })
 
   it("ends a reconnection that is under way", async () => {

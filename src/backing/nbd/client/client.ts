@@ -19,6 +19,7 @@ import { Reconnection } from "./reconnection.ts"
 import { Replay } from "./replay.ts"
 import { hostTimer } from "./timer.ts"
 import { Unflushed } from "./unflushed.ts"
+import { Unsettled } from "./unsettled.ts"
 import type { NbdAddress } from "./uri.ts"
 import { Watchdog, type Watched } from "./watchdog.ts"
 import { dial } from "./wire.ts"
@@ -57,9 +58,7 @@ export class NbdClient implements ConnectionOwner, Watched {
   /** Why nothing goes any more. */
   #failure: BackingError | undefined
   #isClosing = false
-  /** Commands that are not settled. */
-  #unsettled = 0
-  #whenSettled: () => void = ignore
+  readonly #unsettled: Unsettled
 
   private constructor(address: NbdAddress, settings: NbdSettings, host: NbdHost) {
     this.address = address
@@ -67,6 +66,7 @@ export class NbdClient implements ConnectionOwner, Watched {
     this.#lastLoss = new BackingError("io", "no connection", { path: address.uri })
     this.#reconnection = new Reconnection(host.timer, settings.reconnectTimeout, this.#abort.signal)
     this.#watchdog = new Watchdog(host.timer, settings.requestTimeout, this)
+    this.#unsettled = new Unsettled(host.timer)
   }
 
   /**
@@ -96,10 +96,13 @@ export class NbdClient implements ConnectionOwner, Watched {
   /** Sends a command as soon as there is room for it. Its promise rejects with a `BackingError` when it fails. */
   submit(fields: CommandFields): Command {
     const command = new Command(fields)
+    return this.#submit(command, this.#isClosing ? this.#closed() : this.#refusalFor(command))
+  }
+
+  #submit(command: Command, failure?: BackingError): Command {
     // Until now nobody was kept waiting, whatever became of the connection.
-    if (this.#unsettled === 0) this.#reconnection.startAnew()
-    this.#unsettled++
-    const failure = this.#refusalFor(command)
+    if (this.#unsettled.isNone) this.#reconnection.startAnew()
+    this.#unsettled.add(command)
     if (failure !== undefined) {
       this.#settle(command, failure)
       return command
@@ -110,27 +113,24 @@ export class NbdClient implements ConnectionOwner, Watched {
     return command
   }
 
-  /** Waits for the commands that are under way; with `flush`, has the server flush what it has not. A second call does nothing. */
+  /** Waits for what is under way, for reads not long; then, with `flush`, has the server flush. A second call does nothing. */
   async close(options: { readonly flush: boolean }): Promise<void> {
     if (this.#isClosing) return
-    const canFlush = (this.export.flags & NBD_FLAG_T.SEND_FLUSH) !== 0
-    const isWorthIt = options.flush && canFlush && this.#unflushed.isDirty && this.#failure === undefined
-    const flush = isWorthIt ? this.submit({ type: NBD_CMD.FLUSH, flags: 0, offset: 0, length: 0 }).promise : Promise.resolve()
     this.#isClosing = true
+    const canFlush = options.flush && (this.export.flags & NBD_FLAG_T.SEND_FLUSH) !== 0
+    const mustFlush = (): boolean => canFlush && this.#unflushed.isDirty && this.#failure === undefined
     try {
-      await flush
+      await this.#unsettled.none(() => {
+        if (!mustFlush()) this.#break(this.#closed())
+      })
+      if (mustFlush()) await this.#submit(Command.flush(), this.#flushFailure).promise
     } finally {
-      if (this.#unsettled > 0) {
-        await new Promise<void>((resolve) => {
-          this.#whenSettled = resolve
-        })
-      }
       this.#abort.abort()
       this.#watchdog.stop()
       for (const connection of this.#connections) connection.disconnect()
       this.#connections = []
       this.#state = "broken"
-      this.#failure ??= new BackingError("closed", "the disk has been closed", { path: this.address.uri })
+      this.#failure ??= this.#closed()
     }
   }
 
@@ -172,7 +172,6 @@ export class NbdClient implements ConnectionOwner, Watched {
   }
 
   #refusalFor(command: Command): BackingError | undefined {
-    if (this.#isClosing) return new BackingError("closed", "the disk has been closed", { path: this.address.uri })
     if (this.#failure !== undefined) return this.#failure
     return command.changes || command.type === NBD_CMD.FLUSH ? this.#flushFailure : undefined
   }
@@ -211,8 +210,8 @@ export class NbdClient implements ConnectionOwner, Watched {
 
   #makeRoom(): Command | undefined {
     if (this.#ownFlush !== undefined) return undefined
-    this.#ownFlush = new Command({ type: NBD_CMD.FLUSH, flags: 0, offset: 0, length: 0 })
-    this.#unsettled++
+    this.#ownFlush = Command.flush()
+    this.#unsettled.add(this.#ownFlush)
     this.#ownFlush.promise.catch(ignore)
     return this.#ownFlush
   }
@@ -232,8 +231,7 @@ export class NbdClient implements ConnectionOwner, Watched {
   #settle(command: Command, error?: BackingError): void {
     if (command === this.#ownFlush) this.#ownFlush = undefined
     command.settle(error)
-    this.#unsettled--
-    if (this.#unsettled === 0) this.#whenSettled()
+    this.#unsettled.remove(command)
   }
 
   /** The commands that wait for an answer, in no order. */
@@ -284,6 +282,10 @@ export class NbdClient implements ConnectionOwner, Watched {
     this.#lastLoss = error
     const waiting = [...this.#unflushed.dropUnanswered(), ...this.#queue.removeWhere(() => true)]
     for (const command of waiting) this.#settle(command, error)
+  }
+
+  #closed(): BackingError {
+    return new BackingError("closed", "the disk has been closed", { path: this.address.uri })
   }
 
   #break(error: BackingError): void {

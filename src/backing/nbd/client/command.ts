@@ -53,6 +53,10 @@ export class Command {
     })
   }
 
+  static flush(): Command {
+    return new Command({ type: NBD_CMD.FLUSH, flags: 0, offset: 0, length: 0 })
+  }
+
   /** Whether it changes the disk. */
   get changes(): boolean {
     return this.type === NBD_CMD.WRITE || this.type === NBD_CMD.WRITE_ZEROES || this.type === NBD_CMD.TRIM
