@@ -21,11 +21,12 @@ const raw = (): VirtioBacking => {
   file.truncate(SIZE)
   return new RawBacking(file)
 }
-const qcow2 = (): VirtioBacking => {
+const newImage = (): MemoryFile => {
   const file = new MemoryFile()
   createQcow2(file, { size: SIZE })
-  return openInMemory(file)
+  return file
 }
+const qcow2 = (): VirtioBacking => openInMemory(newImage())
 
 /** `disk`, with each answer after a turn or two of the event loop; writes reach it at the end of their time, or at the beginning. */
 function late(disk: VirtioBacking, rng: Rng): VirtioBacking {
@@ -145,6 +146,26 @@ describe(`a mirror under a guest that writes (seed ${seed})`, () => {
     const content = new Uint8Array(SIZE)
     await from.pread(content, 0)
     expect(guest.model.firstDifference(content, 0)).toBe(-1)
+  })
+
+  it("a snapshot that is gone back to meanwhile is on the target, all of it", async () => {
+    const rng = new Rng(seed + 3)
+    const image = openInMemory(newImage())
+    const before = rng.bytes(SIZE)
+    image.pwrite(before, 0)
+    image.snapshots.create({ name: "before" })
+    image.pwrite(rng.bytes(SIZE), 0)
+    const { device } = new Machine({ ramSize: 16 << 20 }).attachDisk(image)
+    const target = new MemoryBacking({ size: SIZE })
+    let change: Promise<void> | undefined
+    const progress = (done: number): void => {
+      if (done > SIZE / 2) change ??= device.changeContent(() => image.snapshots.apply("before"))
+    }
+    await mirrorDisk(device, target, { progress })
+    await change
+    const found = new Uint8Array(SIZE)
+    target.pread(found, 0)
+    expect(Buffer.compare(found, before)).toBe(0)
   })
 
   it("a disk that somebody puts in meanwhile stays", async () => {

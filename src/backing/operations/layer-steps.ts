@@ -49,6 +49,15 @@ export function reachImage(who: string, disk: object): ReachedImage {
   throw new TypeError(`${who}: the disk must be a qcow2 image, as openImage and openDisk open it`)
 }
 
+/**
+ * By what a qcow2 image looks up its content: another object once the image has changed as a whole. Then a snapshot may have been gone back
+ * to. Undefined for disks of other kinds.
+ */
+export function tablesOf(disk: object): object | undefined {
+  const image = disk instanceof AwaitedDisk ? disk.disk : disk
+  return image instanceof Qcow2Image ? image.inspect(({ mapping }) => mapping) : undefined
+}
+
 /** The image above `base` in the chain of `image`. */
 function imageAbove(image: Qcow2Image, base: BackingDisk): Qcow2Image {
   for (const layer of layersOf(image)) if (layer instanceof Qcow2Image && layer.backing === base) return layer

@@ -8,7 +8,7 @@ import { layersOf, runAbove } from "../qcow2/layers/layer-run.ts"
 import { pull } from "../qcow2/layers/pull.ts"
 import type { BackingDisk } from "../qcow2/reader.ts"
 import { type ChangeBehind, keepSnapshots } from "./keep-snapshots.ts"
-import { explained, findLayer, reachImage, type ReachedImage, referenceTo } from "./layer-steps.ts"
+import { explained, findLayer, reachImage, type ReachedImage, referenceTo, tablesOf } from "./layer-steps.ts"
 import { Operation, OPERATION_RULES, type OperationOptions } from "./operation.ts"
 import { Pace, type PaceClock } from "./pace.ts"
 
@@ -55,6 +55,7 @@ export async function streamDisk(disk: Qcow2Image | OpenedDisk, options: StreamO
     const pace = new Pace(options.rate, options.clock)
     for (let isDone = false; !isDone;) {
       await keepSnapshots(reached, dropsOf(image, base), { operation, pace })
+      // What was pulled before a snapshot is gone back to may be gone then.
       const tables = tablesOf(image)
       await pullAll(reached, base, { operation, pace })
       isDone = await dropLayers(reached, next, tables)
@@ -88,13 +89,8 @@ async function pullAll(
   }
 }
 
-/** Other ones when the image has changed as a whole: a snapshot was gone back to. What was pulled before may be gone then. */
-function tablesOf(image: Qcow2Image): object {
-  return image.inspect(({ mapping }) => mapping)
-}
-
 /** Returns false, with nothing done, when the image has changed as a whole since it had these tables. */
-async function dropLayers({ image, perform, retire }: ReachedImage, next: NextBacking, tables: object): Promise<boolean> {
+async function dropLayers({ image, perform, retire }: ReachedImage, next: NextBacking, tables: object | undefined): Promise<boolean> {
   const base = next.disk
   const dropped = await perform("changes", () => {
     return tablesOf(image) === tables ? changeBacking(image, next) : image

@@ -3,6 +3,7 @@
  */
 import { checkCount, checkOptions, type Rules } from "../../../options.ts"
 import { BackingError, checkBacking, type VirtioBacking } from "../../backing.ts"
+import { tablesOf } from "../layer-steps.ts"
 import { Operation, OPERATION_RULES, type OperationOptions, STEP_BYTES } from "../operation.ts"
 import { Pace, type PaceClock } from "../pace.ts"
 import { runAt } from "../runs.ts"
@@ -107,6 +108,8 @@ class Mirror {
   /** Bytes that both have: a tail that is no whole sector is out of the guest's reach. */
   readonly #size: number
   #maySkipZeroes: boolean
+  /** Those by which all that is not marked has been copied. */
+  #tables: object | undefined
 
   constructor(source: VirtioBacking, target: VirtioBacking, options: MirrorOptions) {
     this.#source = source
@@ -117,6 +120,7 @@ class Mirror {
     this.#operation = new Operation(this.#size, options)
     this.#pace = new Pace(options.rate, options.clock)
     this.#maySkipZeroes = options.targetIsZero === true
+    this.#tables = tablesOf(source)
     this.disk = watchedDisk(source, (offset, length) => this.#dirty.mark(offset, Math.min(length, this.#size - offset)))
   }
 
@@ -127,13 +131,25 @@ class Mirror {
       if (before !== this.#size) this.#operation.extend(before)
       await this.#pass(async (bytes) => await this.#pace.spend(bytes, () => this.#operation.throwIfStopped()))
       this.#maySkipZeroes = false
+      if (this.#markReplaced()) before = Infinity
     }
   }
 
   /** The guest is not running. */
   async copyRest(): Promise<void> {
+    this.#markReplaced()
     this.#operation.extend(this.#dirty.dirtyBytes)
     await this.#pass(async () => undefined)
+  }
+
+  /** Whoever goes back to a snapshot of the image changes all of it, and not through the disk that is watched. */
+  #markReplaced(): boolean {
+    const tables = tablesOf(this.#source)
+    if (tables === this.#tables) return false
+    this.#tables = tables
+    this.#maySkipZeroes = false
+    this.#dirty.mark(0, this.#size)
+    return true
   }
 
   async #pass(wait: (bytes: number) => Promise<void>): Promise<void> {
