@@ -11,8 +11,12 @@ import { HeaderStore } from "../../src/backing/qcow2/metadata/header-store.ts"
 import { RawBacking } from "../../src/backing/raw.ts"
 import { modelOf, openInMemory } from "../support/images.ts"
 import { MemoryFile } from "../support/memory-file.ts"
+import { makeShape, qcow2Shapes } from "../support/shapes.ts"
 import { applyChange, crashedFile, RecordingFile } from "../support/recording-file.ts"
 import { Rng, seedFromEnvironment } from "../support/rng.ts"
+import { crashesOf, withData } from "./crashed-files.ts"
+import { expectSnapshots } from "./whole/operations.ts"
+import { wholeModelOf } from "./whole/replay.ts"
 
 const seed = seedFromEnvironment(47)
 const SIZE = 300 << 10
@@ -63,6 +67,37 @@ describe(`power cut at every write of amendments, seed ${seed}`, () => {
         if (change !== undefined) applyChange(prefix, change)
       }
       expect(log.length).toBeGreaterThan(10)
+    })
+  }
+
+  for (const shape of qcow2Shapes.filter(({ name }) => /LUKS|extended L2|external data file/.test(name))) {
+    it(`QC-WO-06 QC-WO-08 ${shape.name}: other refcounts and another header leave the disk as it was, and its snapshot`, () => {
+      const { file, opening } = makeShape(shape, SIZE)
+      const data = opening.openDataFile?.({ name: "data", format: undefined, imagePath: "" })
+      const disk = openInMemory(file, withData(opening, data))
+      disk.pwrite(new Rng(seed).bytes(50_000), 1000)
+      if (data === undefined) disk.snapshots.create({ name: "kept" })
+      disk.writeZeroes(20_000, 70_000, false)
+      disk.discard(100_000, 60_000)
+      const model = wholeModelOf(disk)
+      disk.close()
+      const base = file.clone()
+      const recorder = new RecordingFile(base.clone())
+      for (const order of [6, 3]) changeRefcountWidth(examine(recorder), order)
+      const store = new HeaderStore(recorder, readHeader(recorder))
+      store.rewrite(amendedHeader(store.header, { lazyRefcounts: true }, "x"))
+      const rng = new Rng(seed)
+      let points = 0
+      for (const { file: crashed, where } of crashesOf(recorder.log, { base, rng })) {
+        points++
+        const found = checkQcow2(crashed)
+        if (found.corruptions > 0) throw new Error(`${where}: ${found.findings[0]?.message}`)
+        const other = data instanceof MemoryFile ? data.clone({ readOnly: true }) : undefined
+        const image = openInMemory(crashed.clone({ readOnly: true }), withData(opening, other))
+        if (model.disk.firstDifferenceOf(image) >= 0) throw new Error(`${where}: the disk differs`)
+        expectSnapshots(image, model)
+      }
+      expect(points).toBeGreaterThan(10)
     })
   }
 })

@@ -12,10 +12,12 @@ import { FlatModel } from "../support/flat-model.ts"
 import type { MemoryFile } from "../support/memory-file.ts"
 import { Rng } from "../support/rng.ts"
 import { qcow2Shapes } from "../support/shapes.ts"
+import { bitmapCrashRound } from "./bitmap-replay.ts"
 import { KILL_CLUSTER_SIZE, killRound } from "./kill.ts"
+import { commitCrashRound, rebaseCrashRound, streamCrashRound } from "./layers.ts"
 import { crashRound } from "./replay.ts"
-import { crashShapes, roundFor } from "./shapes.ts"
-import { wholeCrashRound, wholeRoundFor } from "./whole-replay.ts"
+import { type CrashShape, crashShapes, roundFor } from "./shapes.ts"
+import { wholeCrashRound, wholeRoundFor } from "./whole/replay.ts"
 
 const { values } = parseArgs({
   options: {
@@ -29,34 +31,40 @@ const first = values.seed === undefined ? Date.now() % 2 ** 32 : Number(values.s
 const end = Date.now() + Number(values.seconds) * 1000
 let seed = first
 try {
-  console.log(values.kill ? await killAll() : replayAll())
+  console.log(values.kill ? await killAll() : await replayAll())
 } catch (error) {
   const repeat = `--seed ${seed}${values.kill ? " --kill" : ""} --only "${values.only}"`
   console.error(`crash test failed: ${repeat}: ${error instanceof Error ? error.stack : String(error)}`)
   process.exitCode = 1
 }
 
-function replayAll(): string {
-  const shapes = crashShapes.filter((shape) => shape.name.includes(values.only))
-  const wholeShapes = qcow2Shapes.filter(({ name }) => name.includes(values.only))
+async function replayAll(): Promise<string> {
+  const named = <T extends { readonly name: string }>(shapes: readonly T[]): T[] => shapes.filter(({ name }) => name.includes(values.only))
+  const [shapes, wholeShapes] = [named(crashShapes), named(qcow2Shapes.filter(({ options }) => (options.clusterSize ?? 0) <= 65536))]
   console.log(`crash replay: seed ${first}, ${shapes.length} shapes, ${values.seconds} seconds`)
   let points = 0
   for (; Date.now() < end; seed++) {
     const rng = new Rng(seed)
-    if (wholeShapes.length > 0 && rng.chance(0.4)) {
-      const round = wholeRoundFor(rng.pick(wholeShapes), rng)
-      points += wholeCrashRound({ ...round, operations: rng.between(5, 40), share: 0.2 })
-      continue
-    }
-    const shape = rng.pick(shapes)
-    let crashed: MemoryFile | undefined
-    // One crash after another: the second round starts from what some crash of the first has left, leaks and all.
-    for (let crash = rng.pick([1, 1, 1, 3]); crash > 0; crash--) {
-      const round = roundFor(crashed === undefined ? shape : { ...shape, base: crashed }, rng)
-      points += crashRound({ ...round, operations: rng.between(5, 80), share: shape.share, sample: (file) => (crashed = file.clone()) })
-    }
+    const kind = rng.below(10)
+    const whole = wholeShapes.length === 0 ? undefined : rng.pick(wholeShapes)
+    if (kind < 3 && whole !== undefined) {
+      points += wholeCrashRound({ ...wholeRoundFor(whole, rng), operations: rng.between(5, 40), share: 0.2 })
+    } else if (kind === 3 && whole !== undefined && whole.options.compat !== "0.10") points += bitmapCrashRound(whole, rng, 0.2)
+    else if (kind === 4) points += await rng.pick([commitCrashRound, rebaseCrashRound, streamCrashRound])(rng)
+    else if (shapes.length > 0) points += replayShape(rng.pick(shapes), rng)
   }
   return `crash replay: ${points} crash points, seeds ${first} to ${seed - 1}: no corruption, nothing lost`
+}
+
+/** One crash after another: the second round starts from what some crash of the first has left, leaks and all. */
+function replayShape(shape: CrashShape, rng: Rng): number {
+  let points = 0
+  let crashed: MemoryFile | undefined
+  for (let crash = rng.pick([1, 1, 1, 3]); crash > 0; crash--) {
+    const round = roundFor(crashed === undefined ? shape : { ...shape, base: crashed }, rng)
+    points += crashRound({ ...round, operations: rng.between(5, 80), share: shape.share, sample: (file) => (crashed = file.clone()) })
+  }
+  return points
 }
 
 async function killAll(): Promise<string> {

@@ -4,9 +4,9 @@
  */
 import { parseArgs } from "node:util"
 import { lateCrashRound } from "../crash/late-replay.ts"
-import { lateWholeCrashRound } from "../crash/late-whole-replay.ts"
+import { lateWholeCrashRound } from "../crash/whole/late-replay.ts"
 import { crashShapes, roundFor } from "../crash/shapes.ts"
-import { wholeRoundFor } from "../crash/whole-replay.ts"
+import { wholeRoundFor } from "../crash/whole/replay.ts"
 import { Rng } from "../support/rng.ts"
 import { qcow2Shapes } from "../support/shapes.ts"
 import { lateDiskRound } from "./late-disk-round.ts"
@@ -21,7 +21,7 @@ const end = Date.now() + Number(values.seconds) * 1000
 console.log(`late files: seed ${first}, ${values.seconds} seconds`)
 
 const shapes = lateShapes.filter(({ name }) => name.includes(values.only))
-const wholeShapes = qcow2Shapes.filter(({ name }) => name.includes(values.only))
+const wholeShapes = qcow2Shapes.filter(({ name, options }) => name.includes(values.only) && (options.clusterSize ?? 0) <= 65536)
 const crashes = crashShapes.filter(({ name }) => name.includes(values.only))
 let [reads, points] = [0, 0]
 let seed = first

@@ -1,4 +1,5 @@
 /** Fresh qcow2 images of many shapes, made in memory by our own `createQcow2`, empty or over a backing image. */
+import type { Cryptography } from "../../src/backing/luks/cryptography.ts"
 import type { LuksOptions } from "../../src/backing/luks/new-volume.ts"
 import { RawBacking } from "../../src/backing/raw.ts"
 import { nodeCryptography } from "../../src/backing/host/node-cryptography.ts"
@@ -27,7 +28,7 @@ export const PASSPHRASE = "a passphrase of the tests"
 /** A short key, so that its material is short, and the fewest iterations. */
 export const ENCRYPTION: LuksOptions = { passphrase: PASSPHRASE, cipher: "aes-128", iterTime: 1 }
 /** Does not look how fast this host is. */
-const cryptography = { ...nodeCryptography, countIterations: () => 1 }
+export const quickCryptography: Cryptography = { ...nodeCryptography, countIterations: () => 1 }
 
 export const qcow2Shapes: readonly Qcow2Shape[] = [
   { name: "qcow2 as by default", options: {} },
@@ -120,10 +121,10 @@ function createShape(shape: Qcow2Shape, size: number, path: string): Created {
   if (known !== undefined) return { ...known, file: known.file.clone() }
   const file = new MemoryFile({ path })
   const over = backing === undefined ? {} : { backing: "base", backingFormat: backing.format }
-  createQcow2(file, { ...options, size, ...over }, cryptography)
+  createQcow2(file, { ...options, size, ...over }, quickCryptography)
   if (!isEncrypted) return { file, cipher: undefined }
   if (hasOldAes) file.write(Uint8Array.of(0, 0, 0, 1), 32)
-  const cipher = unlockImage(file, readHeader(file), { passphrase: PASSPHRASE, cryptography })
+  const cipher = unlockImage(file, readHeader(file), { passphrase: PASSPHRASE, cryptography: quickCryptography })
   encrypted.set(`${shape.name} ${size} ${path}`, { file: file.clone(), cipher })
   return { file, cipher }
 }

@@ -5,16 +5,24 @@ import type { ImageFile } from "../../../src/backing/image-file.ts"
 import { RawBacking } from "../../../src/backing/raw.ts"
 import { checkQcow2 } from "../../../src/backing/qcow2/check/check.ts"
 import { createQcow2, type CreateQcow2Options } from "../../../src/backing/qcow2/create.ts"
+import { unlockImage } from "../../../src/backing/qcow2/encryption.ts"
+import { readHeader } from "../../../src/backing/qcow2/format/parse-header.ts"
 import { Qcow2Image } from "../../../src/backing/qcow2/image.ts"
+import type { OpeningOptions } from "../../../src/backing/qcow2/open.ts"
 import { FlatModel } from "../../support/flat-model.ts"
 import { modelOf, openInMemory } from "../../support/images.ts"
 import { MemoryFile } from "../../support/memory-file.ts"
+import { PASSPHRASE, quickCryptography } from "../../support/shapes.ts"
 import { applyOperation, randomOperation } from "../../support/random-operations.ts"
 import type { Rng } from "../../support/rng.ts"
 
 export interface ChainLayer {
   readonly format: "raw" | "qcow2"
   readonly file: MemoryFile
+  /** The external data file, if there is one. */
+  readonly data?: MemoryFile
+  /** Of an encrypted image. */
+  readonly cipher?: OpeningOptions["cipher"]
 }
 
 export interface ChainOptions {
@@ -31,6 +39,10 @@ export interface ChainOpening {
   readonly writable?: readonly number[]
   /** In place of the layer's own file. */
   readonly fileOf?: (index: number) => ImageFile
+  /** In place of the layer's own data file. */
+  readonly dataOf?: (index: number) => ImageFile | undefined
+  /** In place of the layers behind. */
+  readonly openBacking?: OpeningOptions["openBacking"]
 }
 
 export class Chain {
@@ -53,18 +65,24 @@ export class Chain {
 
   /** Another chain with copies of the files. */
   clone(): Chain {
-    return new Chain(this.layers.map(({ format, file }) => ({ format, file: file.clone() })))
+    return new Chain(this.layers.map((layer) => ({
+      ...layer, file: layer.file.clone(), ...(layer.data === undefined ? {} : { data: layer.data.clone() }),
+    })))
   }
 
   /** Opens layer `index` with all that is behind it. */
-  open(index = this.top, { writable = [index], fileOf = (at) => this.fileOf(at) }: ChainOpening = {}): Qcow2Image | RawBacking {
+  open(index = this.top, opening: ChainOpening = {}): Qcow2Image | RawBacking {
+    const { writable = [index], fileOf = (at) => this.fileOf(at), dataOf = (at) => this.dataOf(at), openBacking } = opening
     const layer = this.layers[index]
     if (layer === undefined) throw new Error(`no layer ${index}`)
+    const isWritten = writable.includes(index)
     const given = fileOf(index)
-    const file = writable.includes(index) ? given : readOnlyCopy(given)
+    const file = isWritten ? given : readOnlyCopy(given)
     if (layer.format === "raw") return new RawBacking(file)
+    const data = layer.data === undefined ? undefined : dataOf(index)
     return openInMemory(file, {
-      openBacking: ({ name }) => this.open(indexOf(name), { writable, fileOf }), cacheSize: 64 << 10,
+      openBacking: openBacking ?? (({ name }) => this.open(indexOf(name), { writable, fileOf, dataOf })), cacheSize: 64 << 10,
+      ...(data === undefined ? {} : { openDataFile: () => (isWritten ? data : readOnlyCopy(data)) }), cipher: layer.cipher,
     })
   }
 
@@ -79,8 +97,17 @@ export class Chain {
     const layer = this.layers[index]
     if (layer === undefined) throw new Error(`no layer ${index}`)
     const file = layer.file.clone()
-    this.layers[index] = { format: layer.format, file }
+    this.layers[index] = { ...layer, file }
     return file
+  }
+
+  /** Likewise the external data file of layer `index`. */
+  dataOf(index: number): MemoryFile | undefined {
+    const layer = this.layers[index]
+    if (layer?.data === undefined) return undefined
+    const data = layer.data.clone()
+    this.layers[index] = { ...layer, data }
+    return data
   }
 
   /** The content of layer `index` as it is now, in a file of its own. */
@@ -137,8 +164,8 @@ function randomLayer(rng: Rng, below: ChainLayer[], index: number, options: Chai
     size, clusterSize, ...(isExtended ? { extendedL2: true } : rng.chance(0.25) ? { compat: "0.10" as const } : {}),
     ...(under === undefined ? {} : { backing: layerName(index - 1), backingFormat: under.format }),
     ...(index === options.layers - 1 ? options.top : {}),
-  })
-  const chain = new Chain([...below, { format: "qcow2", file }])
+  }, quickCryptography)
+  const chain = new Chain([...below, { format: "qcow2", file, ...beside(file, size, index === options.layers - 1 ? options.top : {}) }])
   const disk = chain.open(index)
   const model = modelOf(disk)
   for (let count = rng.between(0, 8); count > 0; count--) {
@@ -146,7 +173,14 @@ function randomLayer(rng: Rng, below: ChainLayer[], index: number, options: Chai
     if (operation.kind !== "read") applyOperation(disk, model, operation, "anything")
   }
   disk.close()
-  return { format: "qcow2", file: (chain.layers.at(-1) as ChainLayer).file }
+  return chain.layers.at(-1) as ChainLayer
+}
+
+/** The data file of a new image, full of what no guest may see, and its cipher, where it has these. */
+function beside(file: MemoryFile, size: number, options: Partial<CreateQcow2Options> = {}): Pick<ChainLayer, "data" | "cipher"> {
+  const data = options.dataFile === undefined ? {} : { data: MemoryFile.of(new Uint8Array(size).fill(0xdd), { path: "data" }) }
+  if (options.encryption === undefined) return data
+  return { ...data, cipher: unlockImage(file, readHeader(file), { passphrase: PASSPHRASE, cryptography: quickCryptography }) }
 }
 
 /** Does `work`, which may fail with that code only. Returns whether it has. */

@@ -77,7 +77,7 @@ describe("one thing wrong", () => {
     expect(new Qcow2Bytes(file.toBytes()).u64(image.l1At(0))).toBe(0n)
   })
 
-  it("QC-CHK-06 QC-BMP-05 QC-BMP-06 bitmaps that make the image refuse to open for writing are reported, and nothing of theirs is freed", () => {
+  it("QC-CHK-06 QC-BMP-05 QC-BMP-06 bitmaps that keep the image from being opened for writing are reported, none freed", () => {
     const damages: readonly ((image: Qcow2Bytes, entry: number, extension: number) => void)[] = [
       (image, entry) => image.setU32(entry + 12, 8), (image, entry) => image.setU8(entry + 16, 2),
       (image, entry) => image.setU8(entry + 17, 8), (image, entry) => image.setU16(entry + 18, 0),

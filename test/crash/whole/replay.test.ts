@@ -1,8 +1,8 @@
 /** A slice of the crash replay of snapshots and sizes for every run. More: main.ts. */
 import { describe, expect, it } from "vitest"
-import { Rng, seedFromEnvironment } from "../support/rng.ts"
-import { qcow2Shapes } from "../support/shapes.ts"
-import { wholeCrashRound, wholeRoundFor } from "./whole-replay.ts"
+import { Rng, seedFromEnvironment } from "../../support/rng.ts"
+import { qcow2Shapes } from "../../support/shapes.ts"
+import { wholeCrashRound, wholeRoundFor } from "./replay.ts"
 
 const seed = seedFromEnvironment(211)
 

@@ -2,11 +2,11 @@
  * Random operations on a whole image: snapshots and sizes among reads and writes, with a model of all that it must hold, the snapshots'
  * disks included.
  */
-import type { Qcow2Image } from "../../src/backing/qcow2/image.ts"
-import type { SnapshotActions } from "../../src/backing/qcow2/snapshots/snapshots.ts"
-import { FlatModel } from "../support/flat-model.ts"
-import { describeOperation, type Operation, type OperationLimits, randomOperation } from "../support/random-operations.ts"
-import type { Rng } from "../support/rng.ts"
+import type { Qcow2Image } from "../../../src/backing/qcow2/image.ts"
+import type { SnapshotActions } from "../../../src/backing/qcow2/snapshots/snapshots.ts"
+import { FlatModel } from "../../support/flat-model.ts"
+import { describeOperation, type Operation, type OperationLimits, randomOperation } from "../../support/random-operations.ts"
+import type { Rng } from "../../support/rng.ts"
 
 export type WholeOperation =
   | Operation

@@ -2,23 +2,23 @@
  * Crash replay of what concerns all of an image: snapshots and sizes, among writes. Whatever a power cut leaves has no corruption, every
  * snapshot as it was, and the disk as it was before an operation or as it is after it, never between.
  */
-import type { OpeningOptions } from "../../src/backing/qcow2/open.ts"
-import { checkQcow2 } from "../../src/backing/qcow2/check/check.ts"
-import type { Qcow2Image } from "../../src/backing/qcow2/image.ts"
-import { DurableModel } from "../support/durable-model.ts"
-import { modelOf, openInMemory } from "../support/images.ts"
-import { MemoryFile } from "../support/memory-file.ts"
-import { applyOperation, type DiscardRule } from "../support/random-operations.ts"
-import type { FileChange, RecordingFile } from "../support/recording-file.ts"
-import type { Rng } from "../support/rng.ts"
-import { makeShape, type Qcow2Shape } from "../support/shapes.ts"
+import type { OpeningOptions } from "../../../src/backing/qcow2/open.ts"
+import { checkQcow2 } from "../../../src/backing/qcow2/check/check.ts"
+import type { Qcow2Image } from "../../../src/backing/qcow2/image.ts"
+import { DurableModel } from "../../support/durable-model.ts"
+import { modelOf, openInMemory } from "../../support/images.ts"
+import { MemoryFile } from "../../support/memory-file.ts"
+import { applyOperation, type DiscardRule } from "../../support/random-operations.ts"
+import type { FileChange, RecordingFile } from "../../support/recording-file.ts"
+import type { Rng } from "../../support/rng.ts"
+import { makeShape, type Qcow2Shape } from "../../support/shapes.ts"
 import {
   describeWhole, expectSnapshots, isWhole, performWhole, randomWholeOperation, type WholeLimits, type WholeModel, wholeModelAfter,
-} from "./whole-operations.ts"
+} from "./operations.ts"
 import {
   type Crash, type CrashedFiles, crashesOf, type CrashStart, recordFiles, type Since, stagesAt, withData,
-} from "./crashed-files.ts"
-import { noteChange } from "./replay.ts"
+} from "../crashed-files.ts"
+import { noteChange } from "../replay.ts"
 
 export interface WholeCrashRound extends CrashStart {
   readonly options: OpeningOptions
@@ -153,10 +153,14 @@ function expectOneOf(disk: Qcow2Image, possible: readonly Possible[]): void {
 }
 
 const SIZE = 100_352
+/** Large enough for holes in the file. */
+const LARGE = 3 << 19
 
 /** A round on a fresh image of that shape. Version 2 keeps its size while it has snapshots, so there it is one or the other. */
 export function wholeRoundFor(shape: Qcow2Shape, rng: Rng): Omit<WholeCrashRound, "operations" | "share"> {
-  const { file, opening } = makeShape(shape, SIZE)
+  const isLarge = (shape.options.clusterSize ?? 65536) >= 16384 && rng.chance(0.1)
+  const size = isLarge ? LARGE : SIZE
+  const { file, opening } = makeShape(shape, size)
   const { clusterSize = 65536, compat, refcountBits, dataFile } = shape.options
   const isOld = compat === "0.10"
   const snapshots = dataFile === undefined && refcountBits !== 1 && (!isOld || rng.chance(0.5))
@@ -165,10 +169,14 @@ export function wholeRoundFor(shape: Qcow2Shape, rng: Rng): Omit<WholeCrashRound
     base: file,
     ...(data instanceof MemoryFile ? { data } : {}),
     rng,
-    options: { ...opening, cacheSize: rng.pick([4, 1000]) * clusterSize },
+    options: {
+      ...opening, cacheSize: rng.pick([4, 1000]) * clusterSize, discardNoUnref: !isOld && rng.chance(0.3),
+      overlapCheck: rng.pick(["cached", "all"] as const),
+    },
     discardRule: isOld && shape.backing !== undefined ? "anything" : { zeroesClustersOf: clusterSize },
     limits: {
-      size: SIZE, longest: 20_000, share: 0.4, snapshots, ...(isOld && snapshots ? {} : { sizes: [0, 3 * SIZE] as const }),
+      size, longest: isLarge ? LARGE : 20_000, share: 0.4, snapshots,
+      ...(isOld && snapshots ? {} : { sizes: [0, isLarge ? size : 3 * size] as const }),
     },
   }
 }

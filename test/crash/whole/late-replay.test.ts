@@ -1,9 +1,9 @@
 /** A slice of the crash replay of snapshots and sizes over files that answer late. More: `npm run test:fuzz:late`. */
 import { describe, expect, it } from "vitest"
-import { Rng, seedFromEnvironment } from "../support/rng.ts"
-import { qcow2Shapes } from "../support/shapes.ts"
-import { lateWholeCrashRound } from "./late-whole-replay.ts"
-import { wholeRoundFor } from "./whole-replay.ts"
+import { Rng, seedFromEnvironment } from "../../support/rng.ts"
+import { qcow2Shapes } from "../../support/shapes.ts"
+import { lateWholeCrashRound } from "./late-replay.ts"
+import { wholeRoundFor } from "./replay.ts"
 
 const seed = seedFromEnvironment(317)
 

@@ -2,15 +2,15 @@
  * Crash replay of snapshots and sizes over files that answer late. An operation that has returned is only on its way to the source: until
  * a flush, a power cut may leave the image as it was before or after any of those since the last one.
  */
-import { DurableModel } from "../support/durable-model.ts"
-import { openInMemory } from "../support/images.ts"
-import { recordFiles, withData } from "./crashed-files.ts"
-import { openRecorded, performLate, type Recorded } from "./late-replay.ts"
-import { noteChange } from "./replay.ts"
+import { DurableModel } from "../../support/durable-model.ts"
+import { openInMemory } from "../../support/images.ts"
+import { recordFiles, withData } from "../crashed-files.ts"
+import { openRecorded, performLate, type Recorded } from "../late-replay.ts"
+import { noteChange } from "../replay.ts"
 import {
   describeWhole, isWhole, performWhole, randomWholeOperation, type WholeModel, wholeModelAfter, type WholeOperation,
-} from "./whole-operations.ts"
-import { type Possible, replayWhole, type WholeCrashRound, wholeModelOf, type WholeStage } from "./whole-replay.ts"
+} from "./operations.ts"
+import { type Possible, replayWhole, type WholeCrashRound, wholeModelOf, type WholeStage } from "./replay.ts"
 
 /** As `wholeCrashRound`, with the changes drained late. Returns the points tried. @throws Error that names the crash point */
 export async function lateWholeCrashRound(round: WholeCrashRound): Promise<number> {
