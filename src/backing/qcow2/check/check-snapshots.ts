@@ -1,5 +1,4 @@
 /** The references that internal snapshots hold: their table and their L1 tables, and what is wrong with them (QC-SNAP-03, QC-CHK-06). */
-import { BackingError } from "../../backing.ts"
 import type { CheckedImage } from "./checked-image.ts"
 import type { Range } from "./covered-ranges.ts"
 import { type ReferenceSink, STRUCTURE } from "./reference-sink.ts"
@@ -36,14 +35,8 @@ export function countSnapshotReferences(image: CheckedImage, sink: ReferenceSink
 }
 
 function readTable(image: CheckedImage, sink: ReferenceSink): SnapshotTable {
-  try {
-    return scanSnapshotTable(image.file, image.header, ({ message, offset, isLoss }) => {
-      if (isLoss) sink.reportUnfollowed("snapshot", message, offset)
-      else sink.report("snapshot", message, offset)
-    })
-  } catch (error) {
-    if (!(error instanceof BackingError) || error.code !== "invalid-format") throw error
-    sink.reportUnfollowed("snapshot", `the snapshot table cannot be read: ${error.message}`, image.header.snapshotsOffset)
-    return { snapshots: [], byteLength: 0 }
-  }
+  return scanSnapshotTable(image.file, image.header, ({ message, offset, isLoss }) => {
+    if (isLoss) sink.reportUnfollowed("snapshot", message, offset)
+    else sink.report("snapshot", message, offset)
+  })
 }

@@ -1,8 +1,8 @@
 /**
  * Writes a snapshot table that is within the limits again, as `qemu-img check -r all` does: snapshots beyond the most are dropped, extra
- * data beyond the most is cut off, and what version 3 requires is added (QC-SNAP-02, QC-SNAP-03).
+ * data beyond the most is cut off, and what version 3 requires is added (QC-SNAP-02, QC-SNAP-03). Snapshots that the file ends before are
+ * dropped as well, where QEMU puts empty ones: until then nobody can open the image.
  */
-import { BackingError } from "../../backing.ts"
 import type { CheckedImage } from "./checked-image.ts"
 import { EXTRA_DATA_MINIMUM_V3 } from "./check-snapshots.ts"
 import type { Examination } from "./examination.ts"
@@ -10,16 +10,10 @@ import { roundUp } from "../format/bytes.ts"
 import { layOutSnapshots, scanSnapshotTable, type Snapshot } from "../format/snapshot-table.ts"
 import { HeaderStore } from "../metadata/header-store.ts"
 
-/** A table that the file ends inside of is left as it is: what is missing cannot be made up. */
 function scan({ file, header }: CheckedImage): { readonly snapshots: readonly Snapshot[]; readonly isBeyond: boolean } {
   let isBeyond = false
-  try {
-    const { snapshots } = scanSnapshotTable(file, header, () => (isBeyond = true))
-    return { snapshots, isBeyond }
-  } catch (error) {
-    if (!(error instanceof BackingError) || error.code !== "invalid-format") throw error
-    return { snapshots: [], isBeyond: false }
-  }
+  const { snapshots } = scanSnapshotTable(file, header, () => (isBeyond = true))
+  return { snapshots, isBeyond }
 }
 
 /** Returns whether there was something to mend. The new table lies behind everything, and has no refcounts yet. */

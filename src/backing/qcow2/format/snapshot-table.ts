@@ -2,9 +2,14 @@
 import { BackingError } from "../../backing.ts"
 import type { ImageFile } from "../../image-file.ts"
 import { decodeText, encodeText, getU64, roundUp, setU64, viewOf } from "./bytes.ts"
+import { FileWindow } from "./file-window.ts"
 import type { Geometry } from "./geometry.ts"
 import type { Qcow2Header } from "./header.ts"
 import { LIMIT, SNAPSHOT_FIELD, TABLE_ENTRY_SIZE } from "./spec.ts"
+
+/** Extra data that is always written: VM state size, disk size, icount (QC-SNAP-04). */
+const EXTRA_DATA_WRITTEN = 24
+const NO_ICOUNT = 0xffff_ffff_ffff_ffffn
 
 /** One snapshot. Offsets and sizes are bytes unless said otherwise; `offset` is where its entry starts in the file. */
 export interface Snapshot {
@@ -55,15 +60,21 @@ export function readSnapshotTable(file: ImageFile, header: Qcow2Header): Snapsho
 }
 
 /**
- * Reads the table, and leaves out what is beyond the limits, after `tell` was called with it: whole snapshots at the end, or extra data.
- * @throws BackingError `invalid-format` when the file ends inside it; what `tell` throws
+ * Reads the table, and leaves out what is beyond the limits or the end of the file, after `tell` was called with it: whole snapshots at the
+ * end, or extra data. @throws what `tell` throws
  */
 export function scanSnapshotTable(file: ImageFile, header: Qcow2Header, tell: (problem: SnapshotProblem) => void): SnapshotTable {
   const snapshots: Snapshot[] = []
+  const window = new FileWindow(file)
   const start = header.snapshotsOffset
   let offset = start
   for (let index = 0; index < header.snapshotCount; index++) {
-    const { entry, byteLength, extraSize } = readEntry(file, offset, index)
+    const read = readEntry(window, offset)
+    if (read === undefined) {
+      tell({ message: `the file ends inside the entry of snapshot ${index} at byte ${offset}`, offset, isLoss: true })
+      break
+    }
+    const { entry, byteLength, extraSize } = read
     const most = index === LIMIT.SNAPSHOTS ? `holds more than ${LIMIT.SNAPSHOTS} snapshots` : undefined
     const size = offset + byteLength - start > LIMIT.SNAPSHOT_TABLE_BYTES ? `is larger than ${LIMIT.SNAPSHOT_TABLE_BYTES} bytes` : undefined
     const reason = most ?? size
@@ -81,27 +92,33 @@ export function scanSnapshotTable(file: ImageFile, header: Qcow2Header, tell: (p
   return { snapshots, byteLength: offset - start }
 }
 
-function readEntry(file: ImageFile, offset: number, index: number): { entry: Snapshot; byteLength: number; extraSize: number } {
-  const fixed = readWhole(file, offset, SNAPSHOT_FIELD.EXTRA_DATA, index)
-  const view = viewOf(fixed)
-  const extraSize = view.getUint32(SNAPSHOT_FIELD.EXTRA_DATA_SIZE)
-  const idSize = view.getUint16(SNAPSHOT_FIELD.ID_SIZE)
-  const nameSize = view.getUint16(SNAPSHOT_FIELD.NAME_SIZE)
+/** Undefined when the file ends inside of it. */
+function readEntry(window: FileWindow, offset: number): { entry: Snapshot; byteLength: number; extraSize: number } | undefined {
+  const { view } = window
+  const head = window.locate(offset, SNAPSHOT_FIELD.EXTRA_DATA)
+  if (head < 0) return undefined
+  const extraSize = view.getUint32(head + SNAPSHOT_FIELD.EXTRA_DATA_SIZE)
+  const idSize = view.getUint16(head + SNAPSHOT_FIELD.ID_SIZE)
+  const nameSize = view.getUint16(head + SNAPSHOT_FIELD.NAME_SIZE)
+  const words = offset + SNAPSHOT_FIELD.EXTRA_DATA + extraSize
   // What is beyond the limit is never read: it may be 4 GiB.
-  const extraData = readWhole(file, offset + SNAPSHOT_FIELD.EXTRA_DATA, Math.min(extraSize, LIMIT.SNAPSHOT_EXTRA_DATA_BYTES), index)
-  const words = readWhole(file, offset + SNAPSHOT_FIELD.EXTRA_DATA + extraSize, idSize + nameSize, index)
-  const extra = viewOf(extraData)
+  const extraData = window.copy(offset + SNAPSHOT_FIELD.EXTRA_DATA, Math.min(extraSize, LIMIT.SNAPSHOT_EXTRA_DATA_BYTES))
+  const idBytes = window.copy(words, idSize)
+  const nameBytes = window.copy(words + idSize, nameSize)
+  if (extraData === undefined || idBytes === undefined || nameBytes === undefined) return undefined
+  const at = window.locate(offset, SNAPSHOT_FIELD.EXTRA_DATA + Math.min(extraSize, EXTRA_DATA_WRITTEN))
+  const extra = at + SNAPSHOT_FIELD.EXTRA_DATA
   const entry: Snapshot = {
     offset,
-    l1TableOffset: getU64(view, SNAPSHOT_FIELD.L1_TABLE_OFFSET),
-    l1Size: view.getUint32(SNAPSHOT_FIELD.L1_SIZE),
-    ...texts(words.subarray(0, idSize), words.subarray(idSize)),
-    dateSeconds: view.getUint32(SNAPSHOT_FIELD.DATE_SECONDS),
-    dateNanoseconds: view.getUint32(SNAPSHOT_FIELD.DATE_NANOSECONDS),
-    vmClockNanoseconds: view.getBigUint64(SNAPSHOT_FIELD.VM_CLOCK),
-    vmStateSize: extraSize >= 8 ? getU64(extra, 0) : view.getUint32(SNAPSHOT_FIELD.VM_STATE_SIZE),
-    diskSize: extraSize >= 16 ? getU64(extra, 8) : undefined,
-    icount: extraSize >= 24 && extra.getBigUint64(16) !== NO_ICOUNT ? extra.getBigUint64(16) : undefined,
+    l1TableOffset: getU64(view, at + SNAPSHOT_FIELD.L1_TABLE_OFFSET),
+    l1Size: view.getUint32(at + SNAPSHOT_FIELD.L1_SIZE),
+    ...texts(idBytes, nameBytes),
+    dateSeconds: view.getUint32(at + SNAPSHOT_FIELD.DATE_SECONDS),
+    dateNanoseconds: view.getUint32(at + SNAPSHOT_FIELD.DATE_NANOSECONDS),
+    vmClockNanoseconds: view.getBigUint64(at + SNAPSHOT_FIELD.VM_CLOCK),
+    vmStateSize: extraSize >= 8 ? getU64(view, extra) : view.getUint32(at + SNAPSHOT_FIELD.VM_STATE_SIZE),
+    diskSize: extraSize >= 16 ? getU64(view, extra + 8) : undefined,
+    icount: extraSize >= 24 && view.getBigUint64(extra + 16) !== NO_ICOUNT ? view.getBigUint64(extra + 16) : undefined,
     extraData,
   }
   return { entry, byteLength: roundUp(SNAPSHOT_FIELD.EXTRA_DATA + extraSize + idSize + nameSize, 8), extraSize }
@@ -110,10 +127,6 @@ function readEntry(file: ImageFile, offset: number, index: number): { entry: Sna
 function texts(idBytes: Uint8Array, nameBytes: Uint8Array): Pick<Snapshot, "id" | "name" | "idBytes" | "nameBytes"> {
   return { id: decodeText(idBytes), name: decodeText(nameBytes), idBytes, nameBytes }
 }
-
-/** Extra data that is always written: VM state size, disk size, icount (QC-SNAP-04). */
-const EXTRA_DATA_WRITTEN = 24
-const NO_ICOUNT = 0xffff_ffff_ffff_ffffn
 
 /** What a new entry says. Its place follows from the entries before it. */
 export type NewSnapshot = Omit<Snapshot, "offset" | "extraData" | "idBytes" | "nameBytes">
@@ -178,16 +191,6 @@ function encodeSnapshot(snapshot: Snapshot, diskSize: number): Uint8Array {
   bytes.set(extraData.subarray(0, kept), SNAPSHOT_FIELD.EXTRA_DATA)
   bytes.set(idBytes, SNAPSHOT_FIELD.EXTRA_DATA + extraSize)
   bytes.set(nameBytes, SNAPSHOT_FIELD.EXTRA_DATA + extraSize + idBytes.length)
-  return bytes
-}
-
-function readWhole(file: ImageFile, offset: number, length: number, index: number): Uint8Array {
-  const bytes = new Uint8Array(length)
-  if (length > 0 && file.read(bytes, offset) < length) {
-    throw new BackingError("invalid-format", `the file ends inside the entry of snapshot ${index} at byte ${offset}`, {
-      path: file.path, offset,
-    })
-  }
   return bytes
 }
 

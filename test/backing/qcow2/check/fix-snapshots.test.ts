@@ -10,25 +10,7 @@ import { Qcow2Bytes } from "../../../support/qcow2-bytes.ts"
 import { itWithQemu, qemuCheck, qemuImg } from "../../../support/qemu.ts"
 import { temporaryDirectory } from "../../../support/temporary.ts"
 import { failureOf } from "../small-images.ts"
-
-/** The golden image with another table: `count` entries, the first with the L1 table of the image's first one, the others empty. */
-function withTable(count: number, extraSize: number): Qcow2Bytes {
-  const image = new Qcow2Bytes(goldenBytes("snapshots.qcow2"))
-  const first = image.bytes.slice(image.snapshotsOffset, image.snapshotsOffset + 40)
-  const step = Math.ceil((40 + extraSize + 1) / 8) * 8
-  const clusters = Math.ceil((count * step) / image.clusterSize)
-  const table = image.grow(clusters)
-  for (let index = 0; index < count; index++) {
-    const at = table + index * step
-    if (index === 0) image.bytes.set(first, at)
-    image.setU32(at + 36, extraSize).setU16(at + 12, 1).setU16(at + 14, 0).setU8(at + 40 + extraSize, 0x61 + (index % 26))
-    if (extraSize >= 16) image.setU64(at + 48, BigInt(image.size))
-  }
-  for (let step = 0; step < clusters; step++) {
-    if (image.refcountBlock(table / image.clusterSize + step) !== 0) image.setRefcount(table / image.clusterSize + step, 1n)
-  }
-  return image.setU32(60, count).setU64(64, BigInt(table))
-}
+import { withTable } from "./snapshot-tables.ts"
 
 const damages = [
   { name: "extra data that is shorter than version 3 requires", image: () => withTable(3, 8), left: 3, opens: true },
@@ -48,6 +30,28 @@ describe("a snapshot table with", () => {
       expect(disk.snapshots.list()[0]).toMatchObject({ id: "a", diskSize: disk.size })
     })
   }
+
+  it("QC-SNAP-03 QC-CHK-06 an end beyond that of the file keeps the snapshots that are there, and none that QEMU would make up", () => {
+    for (const count of [3, 70_000, 0xffff_ffff]) {
+      const image = new Qcow2Bytes(goldenBytes("snapshots.qcow2"))
+      const before = openInMemory(MemoryFile.of(image.bytes, { readOnly: true })).snapshots.list()
+      const { snapshotsOffset } = image
+      const at = image.grow(1)
+      const table = image.bytes.slice(snapshotsOffset, snapshotsOffset + image.clusterSize)
+      let end = 0
+      for (let entry = 0; entry < before.length; entry++) {
+        const view = new DataView(table.buffer, end)
+        end += Math.ceil((40 + view.getUint32(36) + view.getUint16(12) + view.getUint16(14)) / 8) * 8
+      }
+      image.bytes.set(table.subarray(0, end), at)
+      image.setU32(60, count).setU64(64, BigInt(at)).setRefcount(at / image.clusterSize, 1n)
+      const file = MemoryFile.of(image.bytes.subarray(0, at + end))
+      expect(checkQcow2(file).findings.some(({ kind, message }) => kind === "snapshot" && /the file ends inside/.test(message))).toBe(true)
+      expect(failureOf(() => openInMemory(file.clone())).code).toBe("invalid-format")
+      expect(repairQcow2(file, "all")).toMatchObject({ corruptions: 0, leaks: 0 })
+      expect(openInMemory(file.clone()).snapshots.list()).toEqual(before)
+    }
+  })
 
   itWithQemu("QC-SNAP-03 QC-CHK-06 what QEMU mends alike, and finds sound when we have mended it", () => {
     for (const { image, left } of damages) {
