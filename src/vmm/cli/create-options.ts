@@ -8,24 +8,24 @@ import { printHelp } from "./output.ts"
 
 /** The keys of a qcow2 image, and what the list of them says. */
 const QCOW2_KEYS: Readonly<Record<string, string>> = {
-  backing_file: "FILE  what is not written shows FILE, named as from the image's folder",
+  backing_file: "FILE  backing file: what was not written reads as FILE does; relative to the image's folder",
   backing_fmt: "raw|qcow2  format of that file",
   cluster_size: "SIZE  512 to 2M, a power of two; default 64k",
   compat: "0.10|1.1  version of the format, or v2|v3; default 1.1",
-  data_file: "FILE  the data goes to a file of its own, named as from the image's folder",
+  data_file: "FILE  external data file: the data is stored there; relative to the image's folder",
   data_file_raw: "on|off  that file holds, byte for byte, what the guest sees; default off",
   compression_type: "zlib|zstd  how compressed clusters are written; default zlib",
   extended_l2: "on|off  divide each cluster into 32 subclusters; default off",
-  lazy_refcounts: "on|off  set the feature bit of that name; default off",
+  lazy_refcounts: "on|off  let programs that can postpone updates of refcounts; default off",
   ...ENCRYPT_KEYS,
-  nocow: "on|off  accepted for scripts",
-  preallocation: "off|metadata|falloc|full  metadata: every cluster has its place from the start; falloc, full: and its space, too",
+  nocow: "on|off  accepted, without effect",
+  preallocation: "off|metadata|falloc|full  metadata: allocate all clusters; falloc, full: and their space in the file; default off",
   refcount_bits: "N  1 to 64, a power of two; default 16",
   size: "SIZE  of the disk",
 }
 
 const RAW_KEYS: Readonly<Record<string, string>> = {
-  nocow: "on|off  accepted for scripts",
+  nocow: "on|off  accepted, without effect",
   preallocation: "off|falloc|full  falloc, full: the file takes up its space from the start; default off",
   size: "SIZE  of the disk",
 }

@@ -7,6 +7,9 @@ import { LOADERS } from "./loaders.ts"
 import type { CommandRow } from "./table/rows.ts"
 import { COMMANDS } from "./table/table.ts"
 
+/** Commands that never write, and may read what another program has locked. */
+const READERS: readonly string[] = ["compare", "info", "map", "measure"]
+
 /** Runs the command line. Returns the exit code. */
 export async function vioblk(args: readonly string[]): Promise<number> {
   const [first = "", ...rest] = args
@@ -49,7 +52,7 @@ function commandNamed(name: string): CommandRow {
 }
 
 function unknownCommand(name: string): UsageError {
-  const near = nearest(name, COMMANDS.map((command) => command.name))
+  const near = nearest(name, ["help", ...COMMANDS.map((command) => command.name)])
   return new UsageError(`"${name}" is neither a command nor an image${near === undefined ? "" : ` (did you mean "${near}"?)`}`)
 }
 
@@ -99,6 +102,8 @@ async function explain(error: unknown, args: readonly string[]): Promise<number>
   }
   const { isForPeople } = await import("./explained.ts")
   if (!isForPeople(error)) throw error
-  complain(error.message)
+  const isReader = READERS.includes(args[0] ?? "")
+  const canShare = isReader && "code" in error && error.code === "busy"
+  complain(canShare ? `${error.message}, or read it as it is now with -U` : error.message)
   return 1
 }

@@ -1,5 +1,8 @@
 /** The table of commands and options, and what parses arguments by it: GNU's rules, sizes as qemu-img counts them. */
+import { join } from "node:path"
 import { describe, expect, it, vi } from "vitest"
+import { createImage } from "../../../src/backing/create.ts"
+import { openImage } from "../../../src/backing/open.ts"
 import { type Arguments, parseArguments } from "../../../src/vmm/cli/arguments.ts"
 import { KeyValues } from "../../../src/vmm/cli/key-values.ts"
 import { LOADERS } from "../../../src/vmm/cli/loaders.ts"
@@ -8,6 +11,7 @@ import type { CommandRow } from "../../../src/vmm/cli/table/rows.ts"
 import { explainBug } from "../../../src/vmm/cli/program.ts"
 import { COMMANDS } from "../../../src/vmm/cli/table/table.ts"
 import { commandLine } from "../../support/command-line.ts"
+import { temporaryDirectory } from "../../support/temporary.ts"
 import { SIZES } from "./sizes.ts"
 
 describe("the table", () => {
@@ -147,5 +151,19 @@ describe("what goes wrong", () => {
       1,
       expect.stringMatching(/^BackingError: gone\.qcow2: cannot open: no such file\n +at [^]*\nvioblk: gone\.qcow2: .*\n$/),
     ])
+  })
+
+  it("says what to do: an option for a locked image, the format of a backing file, a name that misleads, a mistyped command", async () => {
+    const path = join(temporaryDirectory(), "disk.qcow2")
+    createImage(path, { size: 1 << 20 })
+    const disk = openImage(path)
+    expect((await commandLine("info", path)).err).toMatch(/, or read it as it is now with -U\n$/)
+    expect((await commandLine("resize", path, "2M")).err).not.toMatch(/-U/)
+    disk.close()
+    expect((await commandLine("create", "-f", "qcow2", "-b", path, `${path}.top`)).err).toMatch(/must be given: -F raw or -F qcow2; see/)
+    const made = await commandLine("create", `${path}.qcow2`, "1M")
+    expect(made).toMatchObject({ code: 0, err: expect.stringMatching(/is a raw image, whatever its name says; -f qcow2 makes/) })
+    expect((await commandLine("create", "-f", "raw", `${path}.2.qcow2`, "1M")).err).toBe("")
+    expect((await commandLine("hlep")).err).toMatch(/did you mean "help"\?/)
   })
 })

@@ -68,7 +68,7 @@ function diskOf(path: string): Buffer {
 }
 
 describe("a command that is interrupted", { timeout: 120_000 }, () => {
-  it.each(SIGNALS)("convert by %s: exit code %i, a line, the source and the old file as they were, and nothing else", async (name, code) => {
+  it.each(SIGNALS)("convert by %s: exit code %i, a line, source and old file as they were, and no other file", async (name, code) => {
     const { folder, top, base } = overlay()
     const [before, target] = [[readFileSync(top), readFileSync(base)], join(folder, "new.qcow2")] as const
     writeFileSync(target, "old")

@@ -9,7 +9,7 @@ import { defined, givenOptions, helpsWithOptions, wantsSpace } from "../create-o
 import { fillHoles } from "../fill-holes.ts"
 import { formatBytes } from "../format.ts"
 import { stoppable } from "../long-work.ts"
-import { print, printJson } from "../output.ts"
+import { complain, print, printJson } from "../output.ts"
 
 const SECTOR = 512
 
@@ -22,6 +22,9 @@ export async function create(given: Arguments): Promise<number> {
   const options = { format, ...optionsOf(given, format, sizeText) }
   const { backing, size } = options
   if (backing === "") throw new UsageError(`${given.spelling("backing")}: the name of the backing file is empty`)
+  if (backing !== undefined && options.backingFormat === undefined) {
+    throw new UsageError(`the format of the backing file "${backing}" must be given: -F raw or -F qcow2`)
+  }
   if (size === undefined && backing === undefined) throw new UsageError("create needs a size, or a backing file to take it from")
   if (given.flag("backing-unsafe") && backing !== undefined) {
     if (size === undefined) throw new UsageError("create needs a size when it does not look at the backing file")
@@ -31,6 +34,9 @@ export async function create(given: Arguments): Promise<number> {
     createImage(path, options)
   }
   if (wantsSpace(given, format)) await fillOrRemove(path)
+  if (format === "raw" && !given.flag("format") && /\.qcow2$/i.test(path)) {
+    complain(`${path} is a raw image, whatever its name says; -f qcow2 makes a qcow2 image`)
+  }
   if (given.json) {
     // The passphrase stays here.
     const { encryption, ...shown } = options

@@ -32,8 +32,15 @@ export function commandHelp(row: CommandRow): string {
     `vioblk ${row.name} [options] ${row.operands}`,
     ...(row.details === undefined ? [] : ["", ...wrap("", row.details, 0)]),
     "",
-    ...row.options.flatMap((option) => wrap(`  ${optionName(option)}`.padEnd(INDENT), option.meaning, INDENT)),
+    ...row.options.flatMap(optionLines),
   ].join("\n")
+}
+
+/** A long option has a line of its own, and its meaning below. */
+function optionLines(option: OptionRow): string[] {
+  const name = `  ${optionName(option)}`
+  if (name.length < INDENT) return wrap(name.padEnd(INDENT), option.meaning, INDENT)
+  return [name, ...wrap(" ".repeat(INDENT), option.meaning, INDENT)]
 }
 
 /** "-f, --format FORMAT". */

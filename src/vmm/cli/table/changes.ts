@@ -12,16 +12,16 @@ const BACKING_FORMAT: OptionRow = {
 }
 const SNAPSHOT: OptionRow = {
   name: "snapshot", letter: "l", argument: "SNAPSHOT",
-  meaning: "of the image as the snapshot has it: its id or name, or snapshot.id=ID,snapshot.name=NAME",
+  meaning: "read this snapshot of the image: its id or name, or snapshot.id=ID,snapshot.name=NAME",
 }
 const RATE_LIMIT: OptionRow = { name: "rate-limit", letter: "r", argument: "RATE", meaning: "bytes a second at most" }
 
 export const AMEND: CommandRow = {
-  name: "amend", operands: "IMAGE", summary: "changes options of an image that is there",
+  name: "amend", operands: "IMAGE", summary: "changes options of an existing image",
   options: [
     FORMAT, { ...CREATE_OPTIONS, meaning: "what to change; -o help lists the keys" }, CACHE, PROGRESS, QUIET,
     { name: "force", meaning: "also do what may lose data: take away the last passphrase, or replace one" },
-    { name: "new-passphrase-file", argument: "FILE", meaning: "the passphrase that -o encrypt.state=active adds is all that FILE holds" },
+    { name: "new-passphrase-file", argument: "FILE", meaning: "FILE holds the passphrase that -o encrypt.state=active adds" },
     IMAGE_OPTS, ...SECRETS, ...COMMON,
   ],
 }
@@ -43,48 +43,49 @@ export const BITMAP: CommandRow = {
 export const COMMIT: CommandRow = {
   name: "commit", operands: "IMAGE", summary: "writes what an image holds into its backing file",
   options: [
-    FORMAT, { name: "base", letter: "b", argument: "FILE", meaning: "into that file of the chain, in place of the next one" },
-    { name: "keep-content", letter: "d", meaning: "leave the image as it is: it is not emptied" }, CACHE, RATE_LIMIT, PROGRESS, QUIET,
+    FORMAT, { name: "base", letter: "b", argument: "FILE", meaning: "write into this file of the chain, in place of the next one" },
+    { name: "keep-content", letter: "d", meaning: "do not empty the image afterwards" }, CACHE, RATE_LIMIT, PROGRESS, QUIET,
     IMAGE_OPTS, ...SECRETS,
     ...COMMON,
   ],
 }
 
 export const COMPARE: CommandRow = {
-  name: "compare", operands: "IMAGE1 IMAGE2", summary: "do two images have the same content?",
+  name: "compare", operands: "IMAGE1 IMAGE2", summary: "compares the content of two images",
   details: "Exit code: 0 the same, 1 different, 2 and more: they could not be compared.",
   options: [
     // What is wrong with these is exit code 2: 1 would say that the images differ.
     { name: "format", letter: "f", argument: "FORMAT", meaning: "format of the first image" },
     { name: "second-format", letter: "F", argument: "FORMAT", meaning: "format of the second image" },
-    { name: "strict", letter: "s", meaning: "another size or another allocation is a difference, too" },
-    { name: "source-cache", letter: "T", argument: "MODE", meaning: "accepted for scripts" }, PROGRESS, QUIET,
+    { name: "strict", letter: "s", meaning: "also compare their sizes, and what is allocated" },
+    { name: "source-cache", letter: "T", argument: "MODE", meaning: "accepted, without effect" }, PROGRESS, QUIET,
     OUTPUT,
     JSON_OUTPUT, FORCE_SHARE, IMAGE_OPTS, ...SECRETS, ...COMMON,
   ],
 }
 
 export const CONVERT: CommandRow = {
-  name: "convert", operands: "IMAGE [IMAGE2 ...] NEW", summary: "makes an image of another format, or another shape, of one or more images",
+  name: "convert", operands: "IMAGE [IMAGE2 ...] NEW",
+  summary: "copies one or more images into a new one, of another format or with other options",
   options: [
-    { ...FORMAT, meaning: "format of the images; without it they are looked at" }, OUTPUT_FORMAT, CREATE_OPTIONS,
+    { ...FORMAT, meaning: "format of the images; without it raw or qcow2, as each begins" }, OUTPUT_FORMAT, CREATE_OPTIONS,
     { name: "compress", letter: "c", meaning: "write compressed clusters" },
-    { name: "backing", letter: "B", argument: "FILE", meaning: "backing file of the new image: what is as there is not copied" },
+    { name: "backing", letter: "B", argument: "FILE", meaning: "backing file of the new image: only what IMAGE itself holds is copied" },
     BACKING_FORMAT, SNAPSHOT,
-    { name: "no-create", letter: "n", meaning: "write into NEW as it is; it is not made" },
+    { name: "no-create", letter: "n", meaning: "write into NEW, which exists already" },
     {
       name: "sparse-size",
       letter: "S",
       argument: "SIZE",
-      meaning: "zeroes that are left out have this length at least (default 4k); 0: none are",
+      meaning: "leave out zeroes in runs of this length and more (default 4k); 0: copy all data",
     },
-    { name: "coroutines", letter: "m", argument: "N", meaning: "reads and writes at once, 1 to 16" },
-    { name: "out-of-order", letter: "W", meaning: "accepted for scripts" },
-    { name: "copy-range", letter: "C", meaning: "accepted for scripts" },
+    { name: "coroutines", letter: "m", argument: "N", meaning: "how many reads and writes at once, 1 to 16; default 8" },
+    { name: "out-of-order", letter: "W", meaning: "accepted, without effect" },
+    { name: "copy-range", letter: "C", meaning: "accepted, without effect" },
     { name: "bitmaps", meaning: "copy persistent bitmaps" },
     { name: "skip-broken-bitmaps", meaning: "with --bitmaps: leave out those that are not consistent" },
     { name: "target-is-zero", meaning: "with -n: NEW reads as zeroes already" },
-    { name: "salvage", meaning: "take what cannot be read for zeroes" },
+    { name: "salvage", meaning: "copy what cannot be read as zeroes, and go on" },
     { name: "target-image-opts", meaning: "NEW is given as driver=FORMAT,file.filename=PATH" }, CACHE, SOURCE_CACHE, RATE_LIMIT, PROGRESS,
     QUIET,
     FORCE_SHARE, IMAGE_OPTS, ...SECRETS, ...COMMON,
@@ -97,10 +98,10 @@ export const DD: CommandRow = {
 }
 
 export const MEASURE: CommandRow = {
-  name: "measure", operands: "[IMAGE]", summary: "how large a file would be that holds an image",
+  name: "measure", operands: "[IMAGE]", summary: "computes how large the file of a new image would be",
   options: [
     FORMAT, OUTPUT_FORMAT, CREATE_OPTIONS, SNAPSHOT,
-    { name: "size", argument: "SIZE", meaning: "of a new image of that size, in place of IMAGE" },
+    { name: "size", argument: "SIZE", meaning: "of a new, empty image of that size, in place of IMAGE" },
     OUTPUT, JSON_OUTPUT, FORCE_SHARE, IMAGE_OPTS, ...SECRETS, ...COMMON,
   ],
 }
@@ -109,7 +110,8 @@ export const REBASE: CommandRow = {
   name: "rebase", operands: "IMAGE", summary: "puts an image onto another backing file, or onto none",
   options: [
     FORMAT, { name: "backing", letter: "b", argument: "FILE", meaning: 'the new backing file; "" for none' }, BACKING_FORMAT,
-    { name: "unsafe", letter: "u", meaning: "change the name only: the content behind it is the same" }, CACHE, SOURCE_CACHE, PROGRESS,
+    { name: "unsafe", letter: "u", meaning: "change only the name in IMAGE, for a backing file that has moved; nothing is copied" }, CACHE,
+    SOURCE_CACHE, PROGRESS,
     QUIET,
     FORCE_SHARE, IMAGE_OPTS, ...SECRETS, ...COMMON,
   ],
@@ -119,8 +121,8 @@ export const RESIZE: CommandRow = {
   name: "resize", operands: "IMAGE [+|-]SIZE", summary: "changes the size of a disk", lastIsWord: true,
   options: [
     FORMAT,
-    { name: "preallocation", argument: "KIND", choices: ["off", "metadata", "falloc", "full"], meaning: "of what is new; default off" },
-    { name: "shrink", meaning: "a smaller disk is meant: what is behind its end is lost" }, QUIET, IMAGE_OPTS, ...SECRETS, ...COMMON,
+    { name: "preallocation", argument: "KIND", choices: ["off", "metadata", "falloc", "full"], meaning: "of the new space; default off" },
+    { name: "shrink", meaning: "allow a smaller size: what lies beyond it is lost" }, QUIET, IMAGE_OPTS, ...SECRETS, ...COMMON,
   ],
 }
 

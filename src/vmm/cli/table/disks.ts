@@ -18,14 +18,14 @@ export const RUN: CommandRow = {
 }
 
 export const SERVE: CommandRow = {
-  name: "serve", operands: "IMAGE", summary: "an image for other programs and machines, over NBD",
+  name: "serve", operands: "IMAGE", summary: "serves an image to other programs and machines, over NBD",
   details: "Serves QEMU, libnbd or the Linux kernel (nbd-client) until SIGINT or SIGTERM: " +
     "then it answers what it was asked, stores everything and ends.",
   options: [
-    { name: "port", argument: "N", meaning: "default 10809; 0 takes one that is free" },
-    { name: "host", argument: "ADDRESS", meaning: "of this host; default 127.0.0.1, which only this host reaches" },
-    { name: "socket", argument: "PATH", meaning: "a Unix socket in place of a port" },
-    { name: "export", argument: "NAME", meaning: "what clients call it; default: no name" },
+    { name: "port", argument: "N", meaning: "TCP port; default 10809, 0 for any that is free" },
+    { name: "host", argument: "ADDRESS", meaning: "address to listen at; default 127.0.0.1, which only this host reaches" },
+    { name: "socket", argument: "PATH", meaning: "listen at a Unix socket in place of a port" },
+    { name: "export", argument: "NAME", meaning: "name of the export; default: none" },
     { name: "read-only", letter: "r", meaning: "clients cannot write" }, FORMAT, DETECT_ZEROES, ...SECRETS,
     { name: "tls-cert", argument: "FILE", meaning: "certificate, in PEM: clients have to speak TLS" },
     { name: "tls-key", argument: "FILE", meaning: "its key, in PEM" },
@@ -34,27 +34,27 @@ export const SERVE: CommandRow = {
 }
 
 export const BENCH: CommandRow = {
-  name: "bench", operands: "IMAGE", summary: "how fast requests on an image are",
+  name: "bench", operands: "IMAGE", summary: "measures how fast requests on an image are",
   options: [
     { name: "count", letter: "c", argument: "N", meaning: "requests; default 75000" },
-    { name: "depth", letter: "d", argument: "N", meaning: "accepted for scripts: requests are made one after another" }, FORMAT,
+    { name: "depth", letter: "d", argument: "N", meaning: "accepted, without effect: requests are made one after another" }, FORMAT,
     { name: "flush-interval", argument: "N", meaning: "with -w: flush after each N requests" },
-    { name: "no-drain", meaning: "accepted for scripts" },
+    { name: "no-drain", meaning: "accepted, without effect" },
     { name: "offset", letter: "o", argument: "OFFSET", meaning: "begin there" },
     { name: "pattern", argument: "N", meaning: "the byte that is written; default 0" },
     { name: "buffer-size", letter: "s", argument: "SIZE", meaning: "bytes of a request; default 4k" },
     { name: "step-size", letter: "S", argument: "SIZE", meaning: "bytes from one request to the next; default that of a request" },
     { name: "write", letter: "w", meaning: "write in place of reading: what is in the image is lost" },
     { name: "picture", meaning: "draw how long requests took" },
-    { name: "aio", letter: "i", argument: "KIND", choices: ["threads", "native", "io_uring"], meaning: "accepted for scripts" },
-    { name: "native", letter: "n", meaning: "accepted for scripts" }, CACHE, QUIET, OUTPUT, JSON_OUTPUT, FORCE_SHARE, IMAGE_OPTS,
+    { name: "aio", letter: "i", argument: "KIND", choices: ["threads", "native", "io_uring"], meaning: "accepted, without effect" },
+    { name: "native", letter: "n", meaning: "accepted, without effect" }, CACHE, QUIET, OUTPUT, JSON_OUTPUT, FORCE_SHARE, IMAGE_OPTS,
     ...SECRETS, ...COMMON,
   ],
 }
 
 export const IO: CommandRow = {
   name: "io", operands: "IMAGE",
-  summary: "single requests on an image, in qemu-io's language: read, write, discard, flush, length, alloc, map",
+  summary: "makes single requests on an image, in qemu-io's language: read, write, discard, flush, ...",
   details: "Without -c and --script, lines come from standard input. The line help lists all. " +
     "Exit code: 1 if a line failed, or found another pattern.",
   options: [

@@ -4,14 +4,14 @@ import {
 } from "./rows.ts"
 
 export const CHECK: CommandRow = {
-  name: "check", operands: "IMAGE", summary: "is a qcow2 image consistent, and can it be made so?",
+  name: "check", operands: "IMAGE", summary: "checks whether a qcow2 image is consistent, and repairs it",
   details: "Counts all references in a qcow2 image and compares them with its refcounts. " +
     "Exit code: 0 consistent, 1 it could not be checked, 2 corrupt, 3 leaks only, 63 the format has nothing to check.",
   options: [
     FORMAT,
     {
       name: "repair", letter: "r", argument: "WHAT", choices: ["leaks", "all"],
-      meaning: "leaks: give back space that nothing uses; all: also mend what endangers data",
+      meaning: "leaks: free space that nothing uses; all: also repair what endangers data",
     },
     OUTPUT, JSON_OUTPUT, QUIET, FORCE_SHARE, IMAGE_OPTS, ...SECRETS, SOURCE_CACHE, ...COMMON,
   ],
@@ -27,10 +27,10 @@ export const CREATE: CommandRow = {
       name: "backing",
       letter: "b",
       argument: "FILE",
-      meaning: "what is not written shows FILE, named as from the image's folder; SIZE may be left out",
+      meaning: "backing file: what was not written reads as FILE does; relative to the image's folder. SIZE may be left out",
     },
-    { name: "backing-format", letter: "F", argument: "FORMAT", choices: FORMATS, meaning: "format of that file; must be given with it" },
-    { name: "backing-unsafe", letter: "u", meaning: "do not look at the backing file" },
+    { name: "backing-format", letter: "F", argument: "FORMAT", choices: FORMATS, meaning: "format of the backing file; required with one" },
+    { name: "backing-unsafe", letter: "u", meaning: "do not open the backing file" },
     CREATE_OPTIONS,
     { name: "cluster-size", argument: "SIZE", meaning: "512 to 2M, a power of two; default 64k: -o cluster_size" },
     { name: "refcount-bits", argument: "N", meaning: "1 to 64, a power of two; default 16: -o refcount_bits" },
@@ -42,16 +42,16 @@ export const CREATE: CommandRow = {
 }
 
 export const INFO: CommandRow = {
-  name: "info", operands: "IMAGE", summary: "what an image says of itself: format, sizes, features, backing file, snapshots",
+  name: "info", operands: "IMAGE", summary: "prints an image's format, sizes, features, backing file and snapshots",
   options: [
-    { ...FORMAT, meaning: "format of the image: raw, qcow2 or luks; without it the image is looked at" },
-    { name: "backing-chain", meaning: "the same for each backing file; those have to be there" }, OUTPUT, JSON_OUTPUT, FORCE_SHARE,
+    { ...FORMAT, meaning: "format of the image: raw, qcow2 or luks; without it as the image begins" },
+    { name: "backing-chain", meaning: "also print those of all backing files, which have to exist" }, OUTPUT, JSON_OUTPUT, FORCE_SHARE,
     IMAGE_OPTS, ...SECRETS, ...COMMON,
   ],
 }
 
 export const MAP: CommandRow = {
-  name: "map", operands: "IMAGE", summary: "where each part of a disk lives, in the image or in a backing file",
+  name: "map", operands: "IMAGE", summary: "lists where each part of a disk is stored, in the image or in a backing file",
   details: "Lists the parts of the disk that hold data, with their place in the file that holds them; " +
     "JSON also lists what reads as zeroes.",
   options: [

@@ -35,7 +35,7 @@ const CACHE_MODES = ["none", "writeback", "writethrough", "directsync", "unsafe"
 
 export const FORMAT: OptionRow = {
   name: "format", letter: "f", argument: "FORMAT", choices: FORMATS,
-  meaning: "format of the image: raw, qcow2 or luks; without it the image is looked at, and never taken for luks",
+  meaning: "format of the image: raw, qcow2 or luks; without it raw or qcow2, as the image begins",
 }
 export const OUTPUT: OptionRow = {
   name: "output", argument: "KIND", choices: ["human", "json"], meaning: "human: lines for people (default); json: values for programs",
@@ -51,22 +51,26 @@ export const IMAGE_OPTS: OptionRow = {
 }
 export const CACHE: OptionRow = {
   name: "cache", letter: "t", argument: "MODE", choices: CACHE_MODES,
-  meaning: "accepted for scripts; writes are always made stable at the end",
+  meaning: "accepted, without effect: writes are always made stable at the end",
 }
 export const SOURCE_CACHE: OptionRow = {
-  name: "source-cache", letter: "T", argument: "MODE", choices: CACHE_MODES, meaning: "accepted for scripts",
+  name: "source-cache", letter: "T", argument: "MODE", choices: CACHE_MODES, meaning: "accepted, without effect",
 }
 export const CREATE_OPTIONS: OptionRow = {
   name: "options", letter: "o", argument: "KEY=VALUE,...", meaning: "options of the new image; -o help lists them",
 }
 export const DETECT_ZEROES: OptionRow = {
   name: "detect-zeroes", argument: "WHAT", choices: ["off", "on", "unmap"],
-  meaning: "zeroes that are written as data: off: write them; on: note that they are zeroes; unmap: free their space",
+  meaning: "for zeroes that are written as data. off: write them; on: mark them as zeroes; unmap: free their space",
 }
 /** What the passphrase of an encrypted image comes from. */
 export const SECRETS: readonly OptionRow[] = [
-  { name: "passphrase-file", argument: "FILE", meaning: "the passphrase of encrypted images is all that FILE holds, a line end included" },
-  { name: "object", argument: "secret,id=ID,file=FILE", meaning: "the same, for --image-opts encrypt.key-secret=ID" },
+  { name: "passphrase-file", argument: "FILE", meaning: "FILE holds the passphrase of encrypted images: all of it counts, a line end too" },
+  {
+    name: "object",
+    argument: "secret,id=ID,file=FILE",
+    meaning: "the same, under a name: ID of encrypt.key-secret=ID in --image-opts or -o",
+  },
 ]
 export const HELP: OptionRow = { name: "help", letter: "h", meaning: "print this" }
 export const DEBUG: OptionRow = { name: "debug", meaning: "print where in the program an error came from" }
