@@ -146,16 +146,28 @@ export class Executor {
     let last: RamRegion | undefined
     let from = 0
     let to = 0
-    this.#eachSegment(requests, first, end, (region, start, length) => {
-      if (region === last && start === to) {
-        to += length
-        return
+    let skip = requests[first]?.done ?? 0
+    let left = requests[first]?.slice ?? 0
+    for (let index = first; index < end && left > 0; index++) {
+      const request = requests[index]
+      if (request === undefined) continue
+      const { count } = request
+      for (let segment = 0; segment < count && left > 0; segment++) {
+        const passed = Math.min(skip, request.length(segment))
+        const part = Math.min(request.length(segment) - passed, left)
+        skip -= passed
+        if (part === 0) continue
+        left -= part
+        const region = request.region(segment)
+        const start = request.offset(segment) + passed
+        if (region !== last || start !== to) {
+          if (last !== undefined) views.push(last.viewAt(from, to - from))
+          last = region
+          from = start
+        }
+        to = start + part
       }
-      if (last !== undefined) views.push(last.viewAt(from, to - from))
-      last = region
-      from = start
-      to = start + length
-    })
+    }
     this.#start = from
     if (views.length === 0) return last
     if (last !== undefined) views.push(last.viewAt(from, to - from))
@@ -165,33 +177,19 @@ export class Executor {
 
   /** Copies between `own` and the guest's buffers, for the group's present slice. */
   #copy(requests: readonly BlkRequest[], first: number, end: number, own: Uint8Array, { toGuest }: { readonly toGuest: boolean }): void {
-    let done = 0
-    this.#eachSegment(requests, first, end, (region, start, length) => {
-      if (toGuest) region.bytes.set(own.subarray(done, done + length), start)
-      else own.set(region.viewAt(start, length), done)
-      done += length
-    })
-  }
-
-  /** Calls `use` for the data of the group's present slice, in the order of the disk: a region, a byte offset in it, and a length. */
-  #eachSegment(
-    requests: readonly BlkRequest[],
-    first: number,
-    end: number,
-    use: (region: RamRegion, start: number, length: number) => void,
-  ): void {
     let skip = requests[first]?.done ?? 0
-    let left = requests[first]?.slice ?? 0
-    for (let index = first; index < end && left > 0; index++) {
+    let done = 0
+    for (let index = first; index < end && done < own.length; index++) {
       const request = requests[index]
       if (request === undefined) continue
-      for (let segment = 0; segment < request.count && left > 0; segment++) {
-        const length = request.length(segment)
-        const passed = Math.min(skip, length)
-        const part = Math.min(length - passed, left)
+      for (let segment = 0; segment < request.count && done < own.length; segment++) {
+        const passed = Math.min(skip, request.length(segment))
+        const part = Math.min(request.length(segment) - passed, own.length - done)
         skip -= passed
-        left -= part
-        if (part > 0) use(request.region(segment), request.offset(segment) + passed, part)
+        const ram = request.region(segment).viewAt(request.offset(segment) + passed, part)
+        if (toGuest) ram.set(own.subarray(done, done + part))
+        else own.set(ram, done)
+        done += part
       }
     }
   }

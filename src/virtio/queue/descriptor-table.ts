@@ -77,26 +77,26 @@ export class DescriptorTable {
       const at = (tableOffset + index * DESC_SIZE) >>> 0 // below 2^32, see RamRegion.offset
       const high = table.getUint32((at + 4 - low) >>> 0, true)
       const lowHalf = table.getUint32((at + low) >>> 0, true)
-      // Small addresses stay small integers, for which V8 allocates nothing (15 ns a request, measured).
-      const address = high === 0 ? lowHalf : lowHalf + high * 2 ** 32
-      const length = table.getUint32(at + 8, true)
-      const flags = table.getUint16(at + 12, true)
+      const length = table.getUint32((at + 8) >>> 0, true)
+      const flags = table.getUint16((at + 12) >>> 0, true)
       if ((flags & INDIRECT) !== 0) {
+        const address = lowHalf + high * 2 ** 32
         this.#checkIndirect(head, flags, address, length, indirect)
         const place = region !== undefined && address >= region.start && length <= region.end - address
           ? region
           : pieceOfRam(this.#memory, "indirect table", address, length)
         table = place.data
         tableOffset = place.offset(address)
-        entries = length / DESC_SIZE
+        entries = length >>> 4
         index = 0
         indirect = true
         continue
       }
-      if (region !== undefined && address >= region.start && length <= region.end - address && length !== 0) {
-        segments.push(regionIndex, region.offset(address), length)
+      // Where the high half is 0, all is done in integers: 15 ns a request (measured).
+      if (high === 0 && region !== undefined && lowHalf >= region.start && length <= region.end - lowHalf && length !== 0) {
+        segments.push(regionIndex, region.offset(lowHalf), length)
       } else {
-        region = this.#pushSlowly(segments, head, address, length)
+        region = this.#pushSlowly(segments, head, lowHalf + high * 2 ** 32, length)
         regionIndex = region === undefined ? 0 : segments.indexOf(region)
       }
       if ((flags & WRITE) !== 0) {
@@ -116,7 +116,7 @@ export class DescriptorTable {
         chain.writableLength = writableLength
         return
       }
-      index = table.getUint16(at + 14, true)
+      index = table.getUint16((at + 14) >>> 0, true)
     }
     throw new VirtqueueError(`chain ${head} loops, or is longer than ${this.#chainLimit} descriptors`)
   }

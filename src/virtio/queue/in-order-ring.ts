@@ -86,7 +86,7 @@ export class InOrderRing implements Ring {
       this.#remember(chain)
       const length = isSaved ? this.#savedHeld.get(this.#takenAgain++) : undefined
       if (length === undefined) return true
-      chain.segments.clear()
+      chain.segments.count = chain.first
       this.addUsed(chain, length)
     }
   }
