@@ -22,6 +22,8 @@ export interface RingOptions {
   readonly buffers?: number
   /** The queue's index. Default 0. */
   readonly index?: number
+  /** Numbers are those of a big-endian guest. Default: little-endian. */
+  readonly isBigEndian?: boolean
 }
 
 /** A stretch of guest RAM in a chain. */
@@ -44,6 +46,29 @@ export interface Prepared {
   readonly statusAt: number
 }
 
+/** A view whose numbers are big-endian, whatever it is asked for. */
+class BigEndianView extends DataView<ArrayBufferLike> {
+  override getUint16(at: number): number {
+    return super.getUint16(at, false)
+  }
+
+  override setUint16(at: number, value: number): void {
+    super.setUint16(at, value, false)
+  }
+
+  override getUint32(at: number): number {
+    return super.getUint32(at, false)
+  }
+
+  override setUint32(at: number, value: number): void {
+    super.setUint32(at, value, false)
+  }
+
+  override setBigUint64(at: number, value: bigint): void {
+    super.setBigUint64(at, value, false)
+  }
+}
+
 /** The legacy layout of a ring at `base`, and the bytes that it takes ([VIRTIO] 2.7.2). */
 export function legacyPlace(base: number, size: number): RingPlace & { readonly length: number } {
   const used = Math.ceil((18 * size + 6) / 4096) * 4096
@@ -58,6 +83,7 @@ export class Ring implements RingPlace {
   readonly avail: number
   readonly used: number
   readonly buffers: number
+  readonly isBigEndian: boolean
   /** `takeUsed` goes on from here. */
   lastUsed = 0
   /** `chain` takes this descriptor next. */
@@ -72,12 +98,14 @@ export class Ring implements RingPlace {
     this.avail = avail
     this.used = used
     this.buffers = options.buffers ?? 0x4_0000
+    this.isBigEndian = options.isBigEndian ?? false
   }
 
   /** A view of RAM, made for each access: RAM may have been replaced. */
   get ram(): DataView {
     const { buffer, byteOffset, byteLength } = this.vm.ram
-    return new DataView(buffer, byteOffset, byteLength)
+    const View = this.isBigEndian ? BigEndianView : DataView
+    return new View(buffer, byteOffset, byteLength)
   }
 
   /** Zeroes all three parts, as a driver must before it enables the queue. */

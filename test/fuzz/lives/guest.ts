@@ -1,11 +1,11 @@
 /**
  * The guest of the lives fuzzer: it lives again and again, through either interface, and knows which bytes of RAM a device may store into.
  */
-import type { Machine } from "../../../src/vmm/machine.ts"
 import type { Rng } from "../../support/rng.ts"
 import { PackedRing } from "../../harness/packed-ring.ts"
 import { header, ranges } from "../../harness/requests.ts"
 import { legacyPlace, type Piece, Ring } from "../../harness/ring.ts"
+import type { LivesMachine } from "./machine.ts"
 import { EVENT, F, INDIRECT, mask, STATUS, T } from "../../harness/words.ts"
 import { type LifeRegisters, type Place, registersOf } from "./registers.ts"
 import { SECTOR, sectorsOf } from "../sector-model.ts"
@@ -45,15 +45,18 @@ export class Life {
   readonly #wantsPacked: boolean
   readonly #wantsOrder: boolean
   readonly #rng: Rng
-  readonly #vm: Machine
+  readonly #vm: LivesMachine
   #top: number
   #features = 0n
+  /** Its driver is a legacy one then. */
+  readonly #isBigEndian: boolean
 
-  constructor(rng: Rng, vm: Machine, place: Place) {
+  constructor(rng: Rng, vm: LivesMachine, place: Place) {
     this.#rng = rng
     this.#vm = vm
-    this.#top = rng.between(1, 64) * 256
-    this.guest = registersOf(vm, place, rng.chance(0.3))
+    this.#top = vm.ramStart + rng.between(1, 64) * 256
+    this.guest = registersOf(vm, place, { isLegacy: place.isBigEndian || rng.chance(0.3) })
+    this.#isBigEndian = place.isBigEndian
     this.eventIdx = rng.chance(0.5)
     this.#wantsPacked = rng.chance(0.5)
     this.#wantsOrder = rng.chance(0.5)
@@ -80,7 +83,7 @@ export class Life {
     const { guest } = this
     const base = this.alloc(legacyPlace(0, QUEUE_SIZE).length, 4096)
     const RingOf = this.isPacked ? PackedRing : Ring
-    const ring = new RingOf(this.#vm, { index: queue, size: QUEUE_SIZE, base }).clear()
+    const ring = new RingOf(this.#vm, { index: queue, size: QUEUE_SIZE, base, isBigEndian: this.#isBigEndian }).clear()
     this.rings.set(queue, ring)
     guest.enable(queue, ring)
   }
@@ -185,9 +188,9 @@ export class Life {
     const count = type === T.FLUSH ? 0 : rng.between(1, sectors)
     const out = type === T.OUT
       ? sectorsOf(value, count)
-      : type === T.IN || type === T.FLUSH ? new Uint8Array(0) : ranges(...cut(rng, first, count))
+      : type === T.IN || type === T.FLUSH ? new Uint8Array(0) : this.#ordered(ranges(...cut(rng, first, count)), [8, 4, 4])
     const readable = this.#scatter(
-      Uint8Array.from([...header({ type, sector: type === T.IN || type === T.OUT ? first : 0 }), ...out]),
+      Uint8Array.from([...this.#ordered(header({ type, sector: type === T.IN || type === T.OUT ? first : 0 }), [4, 4, 8]), ...out]),
       false,
     )
     const writable = this.#scatter(new Uint8Array(type === T.IN ? count * SECTOR : 0).fill(STALE), true)
@@ -203,6 +206,17 @@ export class Life {
     const flight = { queue, head, type, first, count, value, data, status, errors }
     this.flights.set(`${queue}:${head}`, flight)
     return flight
+  }
+
+  /** Little-endian numbers, of `widths` bytes again and again, in the guest's order. */
+  #ordered(bytes: Uint8Array, widths: readonly number[]): Uint8Array {
+    for (let at = 0; this.#isBigEndian && at < bytes.length;) {
+      for (const width of widths) {
+        bytes.subarray(at, at + width).reverse()
+        at += width
+      }
+    }
+    return bytes
   }
 
   #scatter(bytes: Uint8Array, writable: boolean): Piece[] {

@@ -6,13 +6,14 @@
  */
 import { BlockDriver, findBlockDevices } from "../../../src/vmm/driver/block/driver.ts"
 import { MmioDevice } from "../../../src/vmm/driver/virtio/mmio/mmio-device.ts"
-import { Machine } from "../../../src/vmm/machine.ts"
+import { RamAllocator } from "../../../src/vmm/driver/ram-allocator.ts"
 import type { VirtioBlk } from "../../../src/virtio/blk/device.ts"
 import { settled } from "../../harness/fake-disk.ts"
 import { OK, STATUS, T } from "../../harness/words.ts"
 import type { Rng } from "../../support/rng.ts"
 import { LivesDisk } from "./disk.ts"
 import { AREA, type Flight, Life, QUEUES } from "./guest.ts"
+import { LivesMachine } from "./machine.ts"
 import { Policies } from "./policies.ts"
 import type { Place } from "./registers.ts"
 import { DISCARDED, SECTOR, SectorModel } from "../sector-model.ts"
@@ -44,10 +45,12 @@ export class LivesFuzzer {
   longestHold = 0
   readonly #rng: Rng
   readonly #memory = new WebAssembly.Memory({ initial: PAGES, maximum: MAX_PAGES })
-  readonly #vm: Machine
+  readonly #vm: LivesMachine
   #disk: LivesDisk
   readonly #policies: Policies
   readonly #kind: "PCI" | 1 | 2
+  /** The guest is a big-endian one, whose drivers are legacy drivers. */
+  readonly #isBigEndian: boolean
   #attached: Attached
   /** Changes of the disk that have not taken place. */
   #changing: Promise<unknown> = Promise.resolve()
@@ -67,8 +70,10 @@ export class LivesFuzzer {
 
   constructor(rng: Rng) {
     this.#rng = rng
-    this.#vm = new Machine(rng.chance(0.5) ? { memory: this.#memory } : { ramSize: PAGES << 16 })
+    const ram = rng.chance(0.5) ? { memory: this.#memory } : { ramSize: PAGES << 16 }
+    this.#vm = new LivesMachine(ram, rng.pick([0, 0x3000, 0x8642]))
     this.#kind = rng.pick(["PCI", "PCI", 1, 2])
+    this.#isBigEndian = this.#kind !== 2 && rng.chance(0.3)
     this.#policies = new Policies(rng)
     this.#disk = this.#diskOver(new Uint8Array(SECTOR * AREA * QUEUES))
     this.#attached = this.#attach()
@@ -92,12 +97,16 @@ export class LivesFuzzer {
   #attach(): Attached {
     const withFeatures = ["RING_PACKED", "IN_ORDER", "SUSPEND"] as const
     const options = { queues: QUEUES, queueSize: 16, withFeatures, ...this.#policies.options } as const
+    const isBigEndian = this.#isBigEndian
     if (this.#kind === "PCI") {
-      const { slot, device, function: transport } = this.#vm.attachDisk(this.#disk, { ...options, vectors: 0, slot: 4 })
-      return { place: { slot }, device, transport, detach: () => this.#vm.detachDisk(slot) }
+      const big = isBigEndian ? { interface: "legacy", guestEndian: "big" } as const : {}
+      const { slot, device, function: transport } = this.#vm.attachDisk(this.#disk, { ...options, ...big, vectors: 0, slot: 4 })
+      return { place: { slot, isBigEndian }, device, transport, detach: () => this.#vm.detachDisk(slot) }
     }
-    const { address, line, device, transport } = this.#vm.attachMmioDisk(this.#disk, { ...options, version: this.#kind })
-    return { place: { address, line, version: this.#kind }, device, transport, detach: () => this.#vm.detachMmioDisk(address) }
+    const version = this.#kind
+    const guestEndian = isBigEndian ? "big" : "little"
+    const { address, line, device, transport } = this.#vm.attachMmioDisk(this.#disk, { ...options, version, guestEndian })
+    return { place: { address, line, version, isBigEndian }, device, transport, detach: () => this.#vm.detachMmioDisk(address) }
   }
 
   async #event(): Promise<void> {
@@ -485,7 +494,11 @@ export class LivesFuzzer {
     this.#life.guest.status = 0
     this.#attached.device.setThrottle(undefined)
     this.#attached.device.resume()
-    const driver = await BlockDriver.open(device, { queues: QUEUES })
+    const { ramStart, ram } = this.#vm
+    // Page 0 is none to a legacy device.
+    const start = Math.max(ramStart, 0x1000)
+    const memory = new RamAllocator({ start, length: ram.length - start })
+    const driver = await BlockDriver.open(device, { queues: QUEUES, memory, guestEndian: this.#isBigEndian ? "big" : "little" })
     const data = this.#rng.bytes(SECTOR * AREA)
     for (let queue = 0; queue < QUEUES; queue++) {
       await driver.write(AREA * queue, data, { queue })

@@ -6,7 +6,10 @@ import type { Ring } from "../../harness/ring.ts"
 import { COMMON, LEGACY_UP, UP } from "../../harness/words.ts"
 
 /** Where the disk is. */
-export type Place = { readonly slot: number } | { readonly address: number; readonly line: number; readonly version: 1 | 2 }
+export type Place = ({ readonly slot: number } | { readonly address: number; readonly line: number; readonly version: 1 | 2 }) & {
+  /** Its guest is big-endian: so it is a legacy one. */
+  readonly isBigEndian: boolean
+}
 
 export interface LifeRegisters {
   /** It knows VERSION_1 and what comes with it, the reset of one queue among that. */
@@ -30,7 +33,7 @@ export interface LifeRegisters {
   readonly setBusMaster?: (enabled: boolean) => void
 }
 
-export function registersOf(vm: Machine, place: Place, isLegacy: boolean): LifeRegisters {
+export function registersOf(vm: Machine, place: Place, { isLegacy }: { readonly isLegacy: boolean }): LifeRegisters {
   if ("slot" in place) return isLegacy ? pciLegacy(new LegacyGuest(vm, place.slot)) : pciModern(new ModernGuest(vm, place.slot))
   return place.version === 1 ? mmioLegacy(new LegacyMmioGuest(vm, place)) : mmio(new MmioGuest(vm, place))
 }
