@@ -7,13 +7,11 @@ import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { parseArgs } from "node:util"
-import { createImage } from "../../src/backing/create.ts"
-import { FlatModel } from "../support/flat-model.ts"
 import type { MemoryFile } from "../support/memory-file.ts"
 import { Rng } from "../support/rng.ts"
 import { qcow2Shapes } from "../support/shapes.ts"
 import { bitmapCrashRound } from "./bitmap-replay.ts"
-import { KILL_CLUSTER_SIZE, killRound } from "./kill.ts"
+import { killRound, makeKillImage } from "./kill.ts"
 import { commitCrashRound, rebaseCrashRound, streamCrashRound } from "./layers.ts"
 import { crashRound } from "./replay.ts"
 import { type CrashShape, crashShapes, roundFor } from "./shapes.ts"
@@ -72,12 +70,11 @@ async function killAll(): Promise<string> {
   const directory = mkdtempSync(join(tmpdir(), "vioblk-kill-"))
   try {
     const path = join(directory, "killed.qcow2")
-    createImage(path, { size: 1 << 20, clusterSize: KILL_CLUSTER_SIZE })
-    let model = new FlatModel(1 << 20)
+    let model = makeKillImage(path)
     let operations = 0
     for (; Date.now() < end; seed++) {
       const left = await killRound(path, model, { seed, after: new Rng(seed).between(1, 2000) })
-      operations += left.progress.done
+      operations += left.done
       model = left.model
     }
     return `crash by SIGKILL: ${seed - first} processes killed after ${operations} operations on one image: no corruption, nothing lost`

@@ -137,7 +137,8 @@ function useAgain({ file, data }: CrashedFiles, { rng, options, limits, discardR
   again.close()
 }
 
-function expectOneOf(disk: Qcow2Image, possible: readonly Possible[]): void {
+/** @throws Error unless the image is one of these */
+export function expectOneOf(disk: Qcow2Image, possible: readonly Possible[]): void {
   const errors: Error[] = []
   for (const { disk: durable, model } of possible) {
     try {
