@@ -12,7 +12,8 @@ const ALONE = ["test/backing/host/host-file.test.ts", "test/virtio/later.test.ts
  * becomes of failed ones, whole processes.
  */
 const LONG = [
-  "test/crash/**/*.test.ts", "test/fuzz/**/*.test.ts", "test/interop/**/*.test.ts", "test/backing/host/image-lock.test.ts",
+  "test/crash/**/*.test.ts", "test/fuzz/**/*.test.ts", "test/interop/**/*.test.ts", "test/golden/**/*.test.ts",
+  "test/backing/host/image-lock.test.ts",
   "test/backing/paging/random.test.ts", "test/virtio/blk/calls-back.test.ts", "test/virtio/every-point.test.ts", "test/virtio/many.test.ts",
   "test/virtio/blk/slices.test.ts", "test/vmm/random-disk.test.ts", "test/backing/nbd/reconnect.test.ts",
   "test/backing/nbd/server/load.test.ts", "test/vmm/cli/serve.test.ts", "test/backing/decompression/zstd.test.ts",

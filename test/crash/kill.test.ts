@@ -7,7 +7,7 @@ import { killRound, makeKillImage } from "./kill.ts"
 
 const seed = seedFromEnvironment(5)
 
-it(`QC-WO-08 QC-WO-09 QC-SNAP-05 QC-WO-10 a process killed under load leaves a sound image with all that was stored, seed ${seed}`, async () => {
+it(`QC-WO-08 QC-WO-09 QC-SNAP-05 QC-WO-10 a killed process leaves a sound image with all that was stored, seed ${seed}`, async () => {
   const path = join(temporaryDirectory(), "killed.qcow2")
   let model = makeKillImage(path)
   const rng = new Rng(seed)
