@@ -1,25 +1,23 @@
 /**
- * Every two features of a qcow2 image in one image, made, changed, checked and read by QEMU and by us in turn. What each feature does alone
- * is shown in its own tests; here they meet.
+ * An image with several features that QEMU and we have in turn, what its disk, snapshots and bitmap must be, and what each feature does.
  */
 import { readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
-import { describe, expect } from "vitest"
-import { createImage, type CreateImageOptions } from "../../src/backing/create.ts"
-import { openImage, type OpenImageOptions } from "../../src/backing/open.ts"
-import { Qcow2Image } from "../../src/backing/qcow2/image.ts"
-import { FlatModel } from "../support/flat-model.ts"
-import { itWithQemu, runQemu } from "../support/qemu.ts"
-import { applyOperation, randomOperation } from "../support/random-operations.ts"
-import { Rng, seedFromEnvironment } from "../support/rng.ts"
-import { temporaryDirectory } from "../support/temporary.ts"
+import { expect } from "vitest"
+import { createImage, type CreateImageOptions } from "../../../src/backing/create.ts"
+import { openImage, type OpenImageOptions } from "../../../src/backing/open.ts"
+import { Qcow2Image } from "../../../src/backing/qcow2/image.ts"
+import { FlatModel } from "../../support/flat-model.ts"
+import { runQemu } from "../../support/qemu.ts"
+import { applyOperation, randomOperation } from "../../support/random-operations.ts"
+import type { Rng } from "../../support/rng.ts"
+import { temporaryDirectory } from "../../support/temporary.ts"
 
-const seed = seedFromEnvironment(20_261_126)
 const SIZE = 1 << 20
 const CLUSTER = 16_384
 const PASSPHRASE = "a passphrase of the tests"
 
-interface Feature {
+export interface Feature {
   readonly name: string
   /** For `qemu-img create -o`. */
   readonly create?: string
@@ -34,7 +32,7 @@ interface Feature {
 }
 
 /** An image that QEMU and we have in turn, and what its disk must read as. */
-class PairImage {
+export class PairImage {
   readonly directory = temporaryDirectory()
   readonly path = join(this.directory, "pair.qcow2")
   readonly rng: Rng
@@ -197,7 +195,7 @@ function run(tool: string, words: readonly string[], cwd: string): string {
   return stdout + stderr
 }
 
-const FEATURES: readonly Feature[] = [
+export const FEATURES: readonly Feature[] = [
   { name: "extended L2 entries", create: "extended_l2=on", ours: { extendedL2: true } },
   {
     name: "LUKS", create: "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10",
@@ -233,14 +231,14 @@ const FEATURES: readonly Feature[] = [
 
 const GRANULARITY = 8192
 
-function addBitmap(image: PairImage): void {
+export function addBitmap(image: PairImage): void {
   image.addBitmap("changes", GRANULARITY)
   image.before = image.model.clone()
   image.leastSize = image.model.size
 }
 
 /** Whoever wrote, all that has changed since is marked. */
-function checkBitmap(image: PairImage): void {
+export function checkBitmap(image: PairImage): void {
   const { before, model } = image
   const disk = image.open({ readOnly: true })
   expect(disk.bitmaps.list()).toMatchObject([{ name: "changes", granularity: GRANULARITY, isEnabled: true, isConsistent: true }])
@@ -275,7 +273,7 @@ function goBack(image: PairImage): void {
   image.verify("snapshot deleted")
 }
 
-function resize(image: PairImage, size: number): void {
+export function resize(image: PairImage, size: number): void {
   // What QEMU cuts off within a cluster comes back when it makes the disk longer again.
   const isLeft = size < image.model.size && size % CLUSTER !== 0
   if (!isLeft && image.rng.chance(0.5)) image.qemuResize(size)
@@ -290,7 +288,7 @@ function resize(image: PairImage, size: number): void {
 }
 
 /** Whole clusters, compressed by QEMU, which takes none of them where data is encrypted. */
-function writeCompressed(image: PairImage): void {
+export function writeCompressed(image: PairImage): void {
   const { rng, model } = image
   if (image.has("LUKS") || image.has("an external data file") || image.has("a raw external data file")) return
   const commands: string[] = []
@@ -301,24 +299,3 @@ function writeCompressed(image: PairImage): void {
   }
   image.byQemu(commands)
 }
-
-const pairs = FEATURES.flatMap((first, index) =>
-  FEATURES.slice(index + 1)
-    .filter((second) => first.without?.includes(second.name) !== true && second.without?.includes(first.name) !== true)
-    .map((second) => [first, second] as const))
-
-describe(`pairs of features, seed ${seed}`, () => {
-  for (const [index, pair] of pairs.entries()) {
-    itWithQemu(`${pair[0].name} with ${pair[1].name}`, () => {
-      const image = new PairImage(pair, new Rng(seed + index))
-      image.make(index % 3 !== 0)
-      for (let turn = 0; turn < 3; turn++) {
-        if ((index + turn) % 2 === 0) image.changeByUs()
-        else image.changeByQemu()
-        pair[turn]?.use?.(image)
-        image.verify(`turn ${turn}`)
-      }
-      for (const feature of pair) feature.check?.(image)
-    }, 120_000) // A key is derived at each opening.
-  }
-})
