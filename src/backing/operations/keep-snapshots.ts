@@ -2,7 +2,7 @@
 import type { Qcow2Image } from "../qcow2/image.ts"
 import { ownRun } from "../qcow2/layers/layer-run.ts"
 import type { Replacement } from "../qcow2/snapshots/replace-clusters.ts"
-import type { ReachedImage } from "./layer-steps.ts"
+import { type ReachedImage, tablesOf } from "./layer-steps.ts"
 import { type Operation, STEP_BYTES } from "./operation.ts"
 import type { Pace } from "./pace.ts"
 
@@ -13,45 +13,51 @@ export type ChangeBehind = (offset: number, length: number) => { readonly length
 const MOST_RUNS = 256
 
 interface Position {
-  /** The ids of all snapshots when the pass over them began. */
-  readonly ids: string
+  /** Those of the image after the step before: other ones when snapshots may have come or gone since, under whatever ids. */
+  readonly tables: object | undefined
   readonly index: number
   /** Byte of the snapshot's disk. */
   readonly offset: number
 }
 
-/** Lets each snapshot of the image take over what it reads from behind the image, where that will change. @throws BackingError */
+/**
+ * Lets each snapshot of the image take over what it reads from behind the image, where that will change. Resolves to the `tablesOf` the
+ * image for which that is so: with other ones there may be other snapshots. @throws BackingError
+ */
 export async function keepSnapshots(
   { image, perform }: ReachedImage, willChange: ChangeBehind, { operation, pace }: { operation: Operation; pace: Pace },
-): Promise<void> {
-  if (image.header.snapshotCount === 0) return
-  for (let position: Position | undefined = { ids: "", index: 0, offset: 0 }; position !== undefined;) {
+): Promise<object | undefined> {
+  let position: Position = { tables: undefined, index: 0, offset: 0 }
+  for (let isDone = false; !isDone;) {
     await operation.turn()
-    const from: Position = position
+    const from = position
     const step = await perform("changes", () => keepSome(image, from, willChange))
     await pace.spend(step.copied, () => operation.throwIfStopped())
     position = step.next
+    isDone = step.isDone
   }
+  return position.tables
 }
 
-/** Goes on from `position`; begins again when snapshots have come or gone. */
+/** Goes on from `position`; begins again when the image has changed as a whole. */
 function keepSome(
   image: Qcow2Image, position: Position, willChange: ChangeBehind,
-): { readonly next: Position | undefined; readonly copied: number } {
+): { readonly next: Position; readonly isDone: boolean; readonly copied: number } {
   const list = image.snapshots.list()
-  const ids = list.map(({ id }) => id).join("\n")
-  const { index, offset } = ids === position.ids ? position : { index: 0, offset: 0 }
-  if (index >= list.length) return { next: undefined, copied: 0 }
+  const tables = tablesOf(image)
+  const { index, offset } = tables === position.tables ? position : { index: 0, offset: 0 }
+  if (index >= list.length) return { next: { tables, index, offset }, isDone: true, copied: 0 }
   const view = image.snapshots.openAt(index)
   let found: { readonly next: number; readonly replacements: readonly Replacement[] }
   try {
-    if (offset >= view.size) return { next: { ids, index: index + 1, offset: 0 }, copied: 0 }
+    if (offset >= view.size) return { next: { tables, index: index + 1, offset: 0 }, isDone: false, copied: 0 }
     found = findChanging(view, offset, willChange)
   } finally {
     view.close()
   }
   image.snapshots.replaceClusters(index, found.replacements)
-  return { next: { ids, index, offset: found.next }, copied: found.replacements.length * image.geometry.clusterSize }
+  const next = { tables: tablesOf(image), index, offset: found.next }
+  return { next, isDone: false, copied: found.replacements.length * image.geometry.clusterSize }
 }
 
 /** The clusters from `from` on of which a snapshot does not have all itself, and what they hold. */

@@ -54,9 +54,8 @@ export async function streamDisk(disk: Qcow2Image | OpenedDisk, options: StreamO
   try {
     const pace = new Pace(options.rate, options.clock)
     for (let isDone = false; !isDone;) {
-      await keepSnapshots(reached, dropsOf(image, base), { operation, pace })
-      // What was pulled before a snapshot is gone back to may be gone then.
-      const tables = tablesOf(image)
+      // With other tables there may be other snapshots, or what was pulled before is gone with what was there.
+      const tables = await keepSnapshots(reached, dropsOf(image, base), { operation, pace })
       await pullAll(reached, base, { operation, pace })
       isDone = await dropLayers(reached, next, tables)
     }

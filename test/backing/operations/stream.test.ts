@@ -178,6 +178,33 @@ describe("stream", () => {
     }
   })
 
+  it("QC-SNAP-06 QC-SNAP-11 a snapshot that takes the id of one that was dealt with goes on showing what it did", async () => {
+    const base = MemoryFile.of(new Rng(seed).bytes(64 << 10), { path: "layer0" })
+    const file = new MemoryFile({ path: "layer1" })
+    createQcow2(file, { size: 64 << 10, clusterSize: 4096, backing: "layer0", backingFormat: "raw" })
+    const chain = new Chain([{ format: "raw", file: base }, { format: "qcow2", file }])
+    const before = chain.model()
+    const image = chain.openTop()
+    image.snapshots.create({ name: "one" })
+    let time = 0
+    const clock = {
+      now: () => time,
+      sleep: async (ms: number) => {
+        // The only snapshot has taken over all of its disk.
+        if (time === 0) {
+          image.snapshots.delete("one")
+          image.snapshots.create({ name: "another" })
+        }
+        time += ms
+      },
+    }
+    await streamDisk(image, { rate: 1 << 20, clock })
+    expect(time).toBeGreaterThan(0)
+    image.close()
+    const again = reopened(chain)
+    expect([before.firstDifferenceOf(again), before.firstDifferenceOf(again.snapshots.open("another"))]).toEqual([-1, -1])
+  })
+
   it("is refused for what it cannot be done on", async () => {
     const chain = Chain.random(new Rng(seed + 500), { layers: 2, sizes: SIZES })
     await expect(streamDisk(chain.openTop({ writable: [] }))).rejects.toThrow(/open for writing/)
