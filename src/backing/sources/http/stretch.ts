@@ -147,7 +147,7 @@ export class HttpStretch implements AnswerSink {
     } catch (error) {
       // Whoever still waits asks for the rest alone, and hears what is wrong then.
       if (!(error instanceof BackingError) && !(error instanceof RedirectExpired)) throw error
-      isRefused = this.#brought === 0 && !this.#isOver
+      isRefused = error instanceof BackingError && this.#brought === 0 && !this.#isOver
     } finally {
       this.#isOver = true
       for (const { settle, done } of this.#parts.splice(0)) settle(done)

@@ -162,6 +162,29 @@ describe("a long request", () => {
     expect(server.ranges.length).toBe(2 + 1 + 5)
   })
 
+  it("that found a redirect expired, or was ended for another reader before it brought a byte, was not refused", async () => {
+    const { server } = await open()
+    const { server: home } = await open()
+    home.always = ({ response }) => response.writeHead(302, { Location: server.url }).end()
+    const redirected = new HttpFile(home.url, {}, new FakeClock(1000))
+    files.push(redirected)
+    await check(redirected, 0, MIB)
+    server.next.push(({ response }) => response.writeHead(403).end())
+    for (const at of [1, 2, 3, 4]) await check(redirected, at * MIB, MIB)
+    expect(server.ranges.slice(2)).toEqual([longFrom(MIB), range(MIB, 2 * MIB), longFrom(2 * MIB)])
+
+    const { server: silent, file, clock } = await open({ retries: 0 })
+    await check(file, 0, MIB)
+    silent.next.push(() => undefined)
+    const waiting = check(file, MIB, MIB)
+    while (silent.ranges.length < 3) await new Promise((resolve) => setImmediate(resolve))
+    for (const at of [5, 6]) await check(file, at * MIB, MIB)
+    clock.fire()
+    await waiting
+    for (const at of [2, 3]) await check(file, at * MIB, MIB)
+    expect(silent.ranges.at(-1)).toBe(longFrom(3 * MIB))
+  })
+
   it("shows a change of the file like any other", async () => {
     const { server, file } = await open()
     await check(file, 0, MIB)
