@@ -5,6 +5,8 @@ import { writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { describe, expect } from "vitest"
 import { openImage } from "../../src/backing/open.ts"
+import { amendImage } from "../../src/backing/operations/amend-image.ts"
+import { addKeySlot, removeKeySlot } from "../../src/backing/operations/key-slots.ts"
 import { itWithQemu, qemuImg } from "../support/qemu.ts"
 import { EncryptedByQemu } from "./encrypted-by-qemu.ts"
 import { temporaryDirectory } from "../support/temporary.ts"
@@ -74,4 +76,26 @@ describe("encrypted images and QEMU", () => {
     expect(() => openImage(image.path, { format: "luks", passphrase: "later" })).toThrow(/passphrase is wrong.*key slots \(0, 7\)/)
     expect(() => openImage(image.path, { format: "luks", passphrase: key })).toThrow(/passphrase is wrong/)
   }, PATIENCE)
+
+  for (const [format, options] of [["qcow2", "encrypt.format=luks"], ["luks", "cipher-alg=aes-128"]] as const) {
+    itWithQemu(`QC-LUKS-05 a passphrase that we add, or put in the place of the only one, opens the image for QEMU: ${format}`, () => {
+      const directory = temporaryDirectory()
+      const image = new EncryptedByQemu(directory, { format, options, size: "1M", passphrase: "abc" })
+      image.io("write -P 0x11 0 64k")
+      expect(addKeySlot(image.path, { passphrase: "abc", newPassphrase: "replaced", slot: 0, force: true, iterTime: 1 })).toBe(0)
+      expect(() => image.io("read -P 0x11 0 64k")).toThrow(/cannot unlock any keyslot/)
+      writeFileSync(image.secret, "replaced")
+      image.io("read -P 0x11 0 64k")
+      expect(addKeySlot(image.path, { passphrase: "replaced", newPassphrase: "added", iterTime: 1 })).toBe(1)
+      expect(removeKeySlot(image.path, { slot: 0, passphrase: "replaced" })).toEqual([0])
+      writeFileSync(image.secret, "added")
+      image.io("read -P 0x11 0 64k", "write -P 0x22 0 4k")
+      if (format === "qcow2") {
+        amendImage(image.path, { compat: "0.10", passphrase: "added" })
+        expect(qemuImg("info", image.path)).toMatch(/compat: 0.10/)
+        image.io("read -P 0x22 0 4k", "read -P 0x11 4k 60k", "read -P 0 64k 960k")
+        expect(image.check()).toBe(0)
+      }
+    }, PATIENCE)
+  }
 })
