@@ -16,6 +16,7 @@ import { RawBacking } from "./raw.ts"
 import { ReadOnlyFile } from "./read-only-file.ts"
 import { type ImageFormat, probeFormat } from "./signatures.ts"
 import type { MapExtent } from "./qcow2/map-extents.ts"
+import type { BitmapActions } from "./qcow2/bitmaps/bitmaps.ts"
 import type { SnapshotActions } from "./qcow2/snapshots/snapshots.ts"
 import { AwaitedDisk } from "./paging/awaited-disk.ts"
 import { answersAtOnce, type LateFile } from "./paging/loading-disk.ts"
@@ -32,12 +33,11 @@ export type DiskSource = AsyncImageFile | ImageFile | VirtioBacking
 
 /** A disk that tells where its bytes live. */
 export interface MappedDisk extends VirtioBacking {
-  /**
-   * Where the bytes of a range live, in extents without gaps. Await it: the extents may come later. Left out by disks that are no images.
-   */
+  /** Where the bytes of a range live, in extents without gaps. Await it. Left out by disks that are no images. */
   readonly map?: (offset: number, length: number) => Iterable<MapExtent> | Promise<Iterable<MapExtent>>
-  /** The internal snapshots of a qcow2 image. Await what they return. */
+  /** The internal snapshots and the persistent dirty bitmaps of a qcow2 image. Await what they return. */
   readonly snapshots?: SnapshotActions
+  readonly bitmaps?: BitmapActions
 }
 
 /** What `openDisk` returns; `await using` closes it. */

@@ -12,9 +12,10 @@ import { type Allocation, BackingError, checkRange, type DiskVersion, type Virti
 import { transfer } from "../buffers.ts"
 import type { ImageLock } from "../image-file.ts"
 import type { MapExtent } from "../qcow2/map-extents.ts"
+import type { BitmapActions } from "../qcow2/bitmaps/bitmaps.ts"
 import type { SnapshotActions } from "../qcow2/snapshots/snapshots.ts"
 import { Admission } from "./admission.ts"
-import { type LateFile, lateSnapshots, type LoadingDisk } from "./loading-disk.ts"
+import { lateBitmaps, type LateFile, lateSnapshots, type LoadingDisk } from "./loading-disk.ts"
 import { type LongRange, pieces } from "./pieces.ts"
 import { untilLoaded } from "./until-loaded.ts"
 
@@ -42,6 +43,7 @@ export class AwaitedDisk implements VirtioBacking {
   readonly resize?: (size: number, options?: { readonly shrink?: boolean }) => void | Promise<void>
   /** Of a qcow2 image. */
   readonly snapshots?: SnapshotActions
+  readonly bitmaps?: BitmapActions
   readonly #disk: LoadingDisk
   readonly #files: readonly LateFile[]
   readonly #admission = new Admission(MOST_HELD)
@@ -57,9 +59,10 @@ export class AwaitedDisk implements VirtioBacking {
     this.#disk = disk
     this.#files = files
     this.readOnly = disk.readOnly
-    const { flush, discard, writeZeroes, allocation, map, resize, snapshots } = disk
+    const { flush, discard, writeZeroes, allocation, map, resize, snapshots, bitmaps } = disk
     if (resize !== undefined) this.resize = (size, options) => this.#run("changes", 0, () => resize.call(disk, size, options))
     if (snapshots !== undefined) this.snapshots = lateSnapshots(snapshots, (kind, attempt) => this.#run(kind, 0, attempt))
+    if (bitmaps !== undefined) this.bitmaps = lateBitmaps(bitmaps, (kind, attempt) => this.#run(kind, 0, attempt))
     if (allocation !== undefined) this.allocation = (offset, length) => this.#run("reads", 0, () => allocation.call(disk, offset, length))
     if (map !== undefined) this.map = async (offset, length) => await this.#run("reads", 0, () => [...map.call(disk, offset, length)])
     if (flush !== undefined) this.flush = () => this.#flush()

@@ -1,6 +1,7 @@
 /** What an `AwaitedDisk` stands on: a disk that answers at once or throws `NotLoaded`, and the files behind it. */
 import type { Allocation, VirtioBacking } from "../backing.ts"
 import type { ImageFile, ImageLock } from "../image-file.ts"
+import type { AddBitmapOptions, BitmapActions, BitmapInfo, Bitmaps, ChangedRange } from "../qcow2/bitmaps/bitmaps.ts"
 import type { MapExtent } from "../qcow2/map-extents.ts"
 import type { CreateSnapshotOptions, SnapshotActions, SnapshotInfo, Snapshots, SnapshotView } from "../qcow2/snapshots/snapshots.ts"
 
@@ -22,6 +23,7 @@ export interface LoadingDisk extends VirtioBacking {
   allocation?(offset: number, length: number): Allocation
   resize?(size: number, options?: { readonly shrink?: boolean }): void
   readonly snapshots?: Snapshots<SnapshotView>
+  readonly bitmaps?: Bitmaps
 }
 
 /** Makes a call until nothing that it needs is missing. */
@@ -33,6 +35,19 @@ export function lateSnapshots(snapshots: Snapshots<SnapshotView>, insist: Insist
     create: (options: CreateSnapshotOptions): SnapshotInfo | Promise<SnapshotInfo> => insist("changes", () => snapshots.create(options)),
     apply: (idOrName: string): void | Promise<void> => insist("changes", () => snapshots.apply(idOrName)),
     delete: (idOrName: string): void | Promise<void> => insist("changes", () => snapshots.delete(idOrName)),
+  }
+}
+
+export function lateBitmaps(bitmaps: Bitmaps, insist: Insist): BitmapActions {
+  return {
+    list: (): readonly BitmapInfo[] | Promise<readonly BitmapInfo[]> => insist("reads", () => bitmaps.list()),
+    add: (name: string, options?: AddBitmapOptions): void | Promise<void> => insist("changes", () => bitmaps.add(name, options)),
+    remove: (name: string): void | Promise<void> => insist("changes", () => bitmaps.remove(name)),
+    clear: (name: string): void | Promise<void> => insist("changes", () => bitmaps.clear(name)),
+    enable: (name: string): void | Promise<void> => insist("changes", () => bitmaps.enable(name)),
+    disable: (name: string): void | Promise<void> => insist("changes", () => bitmaps.disable(name)),
+    changed: (name: string, offset?: number, length?: number): Iterable<ChangedRange> | Promise<Iterable<ChangedRange>> =>
+      insist("reads", () => [...bitmaps.changed(name, offset, length)]),
   }
 }
 

@@ -46,11 +46,22 @@ export interface BitmapsAccess {
   change<T>(work: (store: BitmapStore) => T): T
 }
 
+/** What can be done with the bitmaps of an image; over a file that answers later, later. As `Bitmaps`. */
+export interface BitmapActions {
+  list(): readonly BitmapInfo[] | Promise<readonly BitmapInfo[]>
+  add(name: string, options?: AddBitmapOptions): void | Promise<void>
+  remove(name: string): void | Promise<void>
+  clear(name: string): void | Promise<void>
+  enable(name: string): void | Promise<void>
+  disable(name: string): void | Promise<void>
+  changed(name: string, offset?: number, length?: number): Iterable<ChangedRange> | Promise<Iterable<ChangedRange>>
+}
+
 /**
  * The persistent bitmaps of an image. What is changed here, and what the guest writes, is stored when the image is closed; a program that
  * ends without that leaves the bitmaps that recorded as not consistent, and loses what was changed.
  */
-export class Bitmaps {
+export class Bitmaps implements BitmapActions {
   readonly #access: BitmapsAccess
 
   constructor(access: BitmapsAccess) {
