@@ -1,4 +1,6 @@
 /** Random block requests, and what must become of each: an independent reading of [VIRTIO] 5.2.6 over a flat array. */
+import type { VirtioBacking } from "../../src/backing/backing.ts"
+import { FakeDisk } from "../harness/fake-disk.ts"
 import type { Rng } from "../support/rng.ts"
 import { header, ranges, type Request } from "../harness/requests.ts"
 import { IOERR, OK, T, UNSUPP } from "../harness/words.ts"
@@ -30,7 +32,57 @@ export interface Negotiated {
   readonly maxSegments: { readonly discard: number; readonly writeZeroes: number }
 }
 
+/** A disk for the ring fuzzers that knows what its device must answer. */
+export interface FuzzDisk {
+  readonly backing: VirtioBacking
+  /** Features that its driver accepts beside those of every disk. */
+  readonly features: readonly number[]
+  /** A request that a sound driver could make. */
+  sound(rng: Rng): FuzzRequest
+  /** Changes one thing in the request: whatever comes of it, `judge` knows. Returns its name. */
+  mutate(request: FuzzRequest, rng: Rng): string
+  /** What must become of `request`, as if it were done now. */
+  judge(request: FuzzRequest, negotiated: Negotiated): Outcome
+  /** What is on the disk, and should not be. */
+  problem(): string | undefined
+  /** After requests that nobody could foretell. */
+  takeAsItIs(): void
+}
+
 const NOTHING = new Uint8Array(0)
+
+/** A disk of sectors, and the array that it should be. */
+export class FlatFuzzDisk implements FuzzDisk {
+  readonly backing = new FakeDisk({ size: 512 * SECTORS })
+  readonly features = []
+  readonly #model: Uint8Array
+
+  constructor(rng: Rng) {
+    this.backing.cache.set(rng.bytes(512 * SECTORS))
+    this.#model = this.backing.cache.slice()
+  }
+
+  sound(rng: Rng): FuzzRequest {
+    return soundRequest(rng)
+  }
+
+  mutate(request: FuzzRequest, rng: Rng): string {
+    return mutateRequest(request, rng)
+  }
+
+  judge(request: FuzzRequest, negotiated: Negotiated): Outcome {
+    return judge(request, this.#model, negotiated)
+  }
+
+  problem(): string | undefined {
+    if (Buffer.compare(this.backing.cache, this.#model) === 0) return undefined
+    return `the disk differs at ${this.#model.findIndex((byte, at) => byte !== this.backing.cache[at])}`
+  }
+
+  takeAsItIs(): void {
+    this.#model.set(this.backing.cache)
+  }
+}
 
 /** A request that a sound driver could make. */
 export function soundRequest(rng: Rng): FuzzRequest {

@@ -3,12 +3,11 @@
  * garbage. Every byte of RAM, of what is around it and of the disk must be afterwards as the kind of damage foretells.
  */
 import type { Rng } from "../support/rng.ts"
-import { FakeDisk } from "../harness/fake-disk.ts"
 import { CONFIG_IRQ, RingGuest } from "../harness/guest.ts"
 import { F, NEEDS_RESET } from "../harness/words.ts"
 import type { Piece } from "../harness/ring.ts"
 import { type Chain, damages, layOut, STALE, type Verdict } from "./ring-chains.ts"
-import { type FuzzRequest, judge, mutateRequest, type Negotiated, SECTORS, SERIAL, soundRequest } from "./ring-requests.ts"
+import { FlatFuzzDisk, type FuzzDisk, type FuzzRequest, type Negotiated, SERIAL } from "./ring-requests.ts"
 
 const RAM = 1 << 16
 const MARGIN = 4096
@@ -29,17 +28,15 @@ export class RingFuzzer {
   #rounds = 0
   readonly #rng: Rng
   readonly #around = new Uint8Array(RAM + 2 * MARGIN).fill(CANARY)
-  readonly #disk = new FakeDisk({ size: 512 * SECTORS })
+  readonly #disk: FuzzDisk
   readonly #guest: RingGuest
-  readonly #model: Uint8Array
   readonly #maxSegments: Negotiated["maxSegments"]
 
-  constructor(rng: Rng) {
+  constructor(rng: Rng, disk: FuzzDisk = new FlatFuzzDisk(rng)) {
     this.#rng = rng
-    this.#disk.cache.set(rng.bytes(512 * SECTORS))
-    this.#model = this.#disk.cache.slice()
+    this.#disk = disk
     this.#guest = new RingGuest({
-      backing: this.#disk,
+      backing: disk.backing,
       ringSize: RING,
       machine: { memory: this.#around.subarray(MARGIN, MARGIN + RAM) },
       disk: { serial: SERIAL },
@@ -58,6 +55,7 @@ export class RingFuzzer {
     const { indirect, eventIdx, discard, writeZeroes } = negotiated
     this.#guest.start([
       F.FLUSH,
+      ...this.#disk.features,
       ...(indirect ? [F.INDIRECT_DESC] : []),
       ...(eventIdx ? [F.EVENT_IDX] : []),
       ...(discard ? [F.DISCARD] : []),
@@ -76,13 +74,13 @@ export class RingFuzzer {
     const rng = this.#rng
     const sent: Sent[] = []
     const send = (request: FuzzRequest) => sent.push({ request, chain: layOut(guest, rng, request, negotiated.indirect) })
-    for (let count = rng.below(4); count > 0; count--) send(soundRequest(rng))
-    const request = soundRequest(rng)
+    for (let count = rng.below(4); count > 0; count--) send(this.#disk.sound(rng))
+    const request = this.#disk.sound(rng)
     const kind = rng.pick(["request", "chain", "chain", "ring"])
-    const name = kind === "request" ? mutateRequest(request, rng) : ""
+    const name = kind === "request" ? this.#disk.mutate(request, rng) : ""
     send(request)
     const victim = sent.length - 1
-    for (let count = rng.below(3); count > 0; count--) send(soundRequest(rng))
+    for (let count = rng.below(3); count > 0; count--) send(this.#disk.sound(rng))
     const heads = sent.map(({ chain }) => chain.head)
     if (kind === "ring") return this.#ring(sent, heads, victim, negotiated)
     const [what, verdict] = kind === "chain" ? this.#damage((sent[victim] as Sent).chain) : [name, "same" as const]
@@ -130,7 +128,7 @@ export class RingFuzzer {
     const expected = guest.machine.ram.slice()
     const view = new DataView(expected.buffer)
     for (const [at, { request, chain }] of answered.entries()) {
-      const { status, data } = judge(request, this.#model, negotiated)
+      const { status, data } = this.#disk.judge(request, negotiated)
       storeAll(expected, chain.entries, data, 0)
       storeAll(expected, chain.entries, Uint8Array.of(status), request.in)
       view.setUint32(used + 4 + 8 * at, chain.head, true)
@@ -155,9 +153,8 @@ export class RingFuzzer {
     if (different >= 0) {
       fail(`RAM differs at ${different} (used ring at ${used}): ${guest.machine.ram[different]} for ${expected[different]}`)
     }
-    if (Buffer.compare(this.#disk.cache, this.#model) !== 0) {
-      fail(`the disk differs at ${this.#model.findIndex((byte, at) => byte !== this.#disk.cache[at])}`)
-    }
+    const wrong = this.#disk.problem()
+    if (wrong !== undefined) fail(wrong)
   }
 
   #kick(): void {
@@ -189,7 +186,7 @@ export class RingFuzzer {
     if ((guest.status & NEEDS_RESET) === 0 && this.#answered - before < heads.length) {
       throw new Error(`garbage: ${this.#answered - before} of ${heads.length} heads were answered by a sound device`)
     }
-    this.#model.set(this.#disk.cache)
+    this.#disk.takeAsItIs()
     return "garbage"
   }
 }

@@ -1,8 +1,8 @@
 /**
- * The fuzzers of the device: rings (split and packed), registers (PCI and MMIO) and lives, for as long as one likes: `tsx test/fuzz/ring.ts
- * [--rounds N] [--lives N] [--registers N] [--seed N] [--hours H] [--coverage]`. Ends with 1, and the seed, at the first surprise. With
- * `--hours` it starts again, from the next seed, until the time is over. It prints the longest time that a kick or an answer of the disk
- * held the thread (CPU time), and with `--coverage` what it has reached of the source.
+ * The fuzzers of the device: rings (split and packed, of plain disks and of zoned ones), registers (PCI and MMIO) and lives, for as long as
+ * one likes: `tsx test/fuzz/ring.ts [--rounds N] [--lives N] [--registers N] [--seed N] [--hours H] [--coverage]`. Ends with 1, and the
+ * seed, at the first surprise. With `--hours` it starts again, from the next seed, until the time is over. It prints the longest time that
+ * a kick or an answer of the disk held the thread (CPU time), and with `--coverage` what it has reached of the source.
  */
 import { argv, exit } from "node:process"
 import { parseArgs } from "node:util"
@@ -31,6 +31,7 @@ const { MmioRegisterFuzzer } = await import("./mmio/registers.ts")
 const { PciRegisterFuzzer } = await import("./pci/registers.ts")
 const { PackedRingFuzzer } = await import("./packed/round.ts")
 const { RingFuzzer } = await import("./ring-round.ts")
+const { ZonedFuzzDisk } = await import("./zoned-fuzz-disk.ts")
 
 /** The heap may have grown by so many bytes at the end: code that was compiled meanwhile, and no more. */
 const HEAP_GROWTH_MAX = 32 << 20
@@ -64,7 +65,10 @@ function heapBytes(): number {
 }
 
 function ringRounds(seed: number): void {
-  const fuzzers = [new RingFuzzer(new Rng(seed)), new PackedRingFuzzer(new Rng(seed))]
+  const fuzzers = [
+    new RingFuzzer(new Rng(seed)), new PackedRingFuzzer(new Rng(seed)),
+    new RingFuzzer(new Rng(seed), new ZonedFuzzDisk()), new PackedRingFuzzer(new Rng(seed), new ZonedFuzzDisk()),
+  ]
   for (let round = 0; round < rounds; round++) {
     for (const fuzzer of fuzzers) {
       try {

@@ -2,12 +2,11 @@
  * One round of the ring fuzzer over a packed ring: a batch of sound requests, at any place of the ring, with one that is damaged among
  * them, or nothing but garbage. Every byte of RAM, of what is around it and of the disk must be afterwards as the kind of damage foretells.
  */
-import { FakeDisk } from "../../harness/fake-disk.ts"
 import { CONFIG_IRQ, RingGuest } from "../../harness/guest.ts"
 import { Cursor } from "../../harness/packed-ring.ts"
 import { AVAIL, EVENT, F, NEEDS_RESET, T, USED, WRITE } from "../../harness/words.ts"
 import type { Rng } from "../../support/rng.ts"
-import { type FuzzRequest, judge, mutateRequest, type Negotiated, SECTORS, SERIAL, soundRequest } from "../ring-requests.ts"
+import { FlatFuzzDisk, type FuzzDisk, type FuzzRequest, type Negotiated, SERIAL } from "../ring-requests.ts"
 import { storeAll } from "../ring-round.ts"
 import { damages, layOut, type PackedChain, setFlagsAt, type Verdict } from "./chains.ts"
 
@@ -30,17 +29,15 @@ export class PackedRingFuzzer {
   readonly counts = new Map<string, number>()
   readonly #rng: Rng
   readonly #around = new Uint8Array(RAM + 2 * MARGIN).fill(CANARY)
-  readonly #disk = new FakeDisk({ size: 512 * SECTORS })
+  readonly #disk: FuzzDisk
   readonly #guest: RingGuest
-  readonly #model: Uint8Array
   readonly #maxSegments: Negotiated["maxSegments"]
 
-  constructor(rng: Rng) {
+  constructor(rng: Rng, disk: FuzzDisk = new FlatFuzzDisk(rng)) {
     this.#rng = rng
-    this.#disk.cache.set(rng.bytes(512 * SECTORS))
-    this.#model = this.#disk.cache.slice()
+    this.#disk = disk
     this.#guest = new RingGuest({
-      backing: this.#disk,
+      backing: disk.backing,
       packed: true,
       ringSize: RING,
       machine: { memory: this.#around.subarray(MARGIN, MARGIN + RAM) },
@@ -56,6 +53,7 @@ export class PackedRingFuzzer {
     const terms = { indirect: has(0.8), eventIdx: has(0.5), discard: has(0.8), writeZeroes: has(0.8), maxSegments: this.#maxSegments }
     this.#guest.start([
       F.FLUSH,
+      ...this.#disk.features,
       ...(terms.indirect ? [F.INDIRECT_DESC] : []),
       ...(terms.eventIdx ? [F.EVENT_IDX] : []),
       ...(terms.discard ? [F.DISCARD] : []),
@@ -100,12 +98,12 @@ export class PackedRingFuzzer {
       room -= chain.slots
       sent.push({ request, chain })
     }
-    for (let count = rng.below(4); count > 0; count--) send(soundRequest(rng))
-    const request = soundRequest(rng)
-    const name = rng.chance(0.3) ? mutateRequest(request, rng) : ""
+    for (let count = rng.below(4); count > 0; count--) send(this.#disk.sound(rng))
+    const request = this.#disk.sound(rng)
+    const name = rng.chance(0.3) ? this.#disk.mutate(request, rng) : ""
     send(request)
     const victim = sent.length - 1
-    for (let count = rng.below(3); count > 0; count--) send(soundRequest(rng))
+    for (let count = rng.below(3); count > 0; count--) send(this.#disk.sound(rng))
     for (const { chain } of sent) setFlagsAt(guest, chain.head.at, chain.head.flags)
     const [what, verdict] = name === "" ? this.#damage((sent[victim] as Sent).chain) : [`packed: ${name}`, "same" as const]
     // Reserved bits of the flags, and a descriptor that does not count.
@@ -132,7 +130,7 @@ export class PackedRingFuzzer {
     const next = new Cursor(RING)
     Object.assign(next, { slot: ring.device.slot, wrap: ring.device.wrap })
     for (const { request, chain } of answered) {
-      const { status, data } = judge(request, this.#model, terms)
+      const { status, data } = this.#disk.judge(request, terms)
       storeAll(expected, chain.entries, data, 0)
       storeAll(expected, chain.entries, Uint8Array.of(status), request.in)
       view.setUint32(chain.head.at + 8, data.length === request.in ? request.in + 1 : data.length, true)
@@ -157,9 +155,8 @@ export class PackedRingFuzzer {
     if (different >= 0) {
       fail(`RAM differs at ${different} (ring at ${ring.desc}): ${guest.machine.ram[different]} for ${expected[different]}`)
     }
-    if (Buffer.compare(this.#disk.cache, this.#model) !== 0) {
-      fail(`the disk differs at ${this.#model.findIndex((byte, at) => byte !== this.#disk.cache[at])}`)
-    }
+    const wrong = this.#disk.problem()
+    if (wrong !== undefined) fail(wrong)
   }
 
   /** Random bytes for descriptors and tables: whatever it is, it ends. */
@@ -172,7 +169,7 @@ export class PackedRingFuzzer {
       guest.desc(slot, address, small(), rng.below(8) | rng.pick([guest.packedRing.marks, AVAIL, USED, 0]), rng.below(0x1_0000))
     }
     for (let kicks = 0; kicks < 3; kicks++) guest.kick()
-    this.#model.set(this.#disk.cache)
+    this.#disk.takeAsItIs()
     return "packed: garbage"
   }
 }
