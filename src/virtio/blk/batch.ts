@@ -96,6 +96,7 @@ export class Batch {
       const request = this.slot(this.taken++)
       usual.copy(index, place, request)
       place += request.slots
+      this.ring?.adopt?.(request)
     }
     this.#bytes += usual.readBytes + usual.writeBytes
     this.next = usual.next

@@ -4,7 +4,7 @@
  */
 import type { SavedRing } from "../state.ts"
 import type { DescriptorChain } from "./descriptor-chain.ts"
-import type { Ring, RingFeatures, TakenChain } from "./ring.ts"
+import type { PackedRows, Ring, RingFeatures, SplitRows, TakenChain } from "./ring.ts"
 
 /** A chain that is done with, and waits for those that were taken before it. */
 interface HeldChain extends TakenChain {
@@ -46,6 +46,19 @@ export class InOrderRing implements Ring {
     return this.#ring.hasSaved
   }
 
+  /** Rows are given back all at once, and in their order: while no other chain is in flight that is the order of all. */
+  get splitRows(): SplitRows | undefined {
+    return this.#isQuiet ? this.#ring.splitRows : undefined
+  }
+
+  get packedRows(): PackedRows | undefined {
+    return this.#isQuiet ? this.#ring.packedRows : undefined
+  }
+
+  adopt(chain: TakenChain): void {
+    this.#remember(chain)
+  }
+
   set features(features: RingFeatures) {
     this.#ring.features = features
   }
@@ -57,7 +70,8 @@ export class InOrderRing implements Ring {
   /** Those that are done with and wait are in flight for the driver, and are not to be done again: a zone would be appended to twice. */
   save(inFlight: readonly TakenChain[]): SavedRing {
     const byPlace = new Map(inFlight.map((chain) => [chain.place, chain]))
-    const chains: TakenChain[] = []
+    // While all that are in flight are rows, they have their order.
+    const chains: TakenChain[] = this.#isQuiet ? [...inFlight] : []
     const held: (readonly [index: number, length: number])[] = []
     for (const place of this.#order.slice(this.#first)) {
       const done = this.#held.get(place)
@@ -114,6 +128,11 @@ export class InOrderRing implements Ring {
 
   enableKicks(): boolean {
     return this.#ring.enableKicks()
+  }
+
+  /** None is in flight, those that are rows apart. */
+  get #isQuiet(): boolean {
+    return this.#first === this.#order.length
   }
 
   #remember(chain: TakenChain): void {

@@ -92,6 +92,8 @@ export interface Ring {
   readonly splitRows?: SplitRows | undefined
   /** The same, if it is a packed one. */
   readonly packedRows?: PackedRows | undefined
+  /** A chain that was taken as a row goes on as one that `pop` has taken. Left out where that is the same. */
+  adopt?(chain: TakenChain): void
   /**
    * Gives a chain back that has been taken, and into which the device has written. `length`: bytes written, from its first writable byte
    * on.

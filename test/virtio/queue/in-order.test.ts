@@ -5,7 +5,7 @@ import { zonedDisk } from "../../../src/backing/zoned/zoned-disk.ts"
 import { Throttle } from "../../../src/virtio/blk/throttling/throttle.ts"
 import { eio, FakeDisk, settled } from "../../harness/fake-disk.ts"
 import { type Placed, RingGuest, type RingGuestOptions } from "../../harness/guest.ts"
-import { pattern } from "../../harness/requests.ts"
+import { pattern, type Request } from "../../harness/requests.ts"
 import { F, IOERR, mask, OK, T, VERSION_1, ZONE } from "../../harness/words.ts"
 import { ManualClock } from "../blk/throttling/manual-clock.ts"
 import { Rng, seedFromEnvironment } from "../../support/rng.ts"
@@ -123,6 +123,30 @@ describe.each(RINGS)("a $ring ring in order", ({ packed }) => {
     await changed
     expect(one.takeUsed().map(({ id }) => id)).toEqual(ids)
     expect(placed.map((each) => one.reply(each, 513).data[0])).toEqual([1, 5, 9].map((sector) => pattern(7 + sector, 1)[0]))
+  })
+
+  it("FT-15 VQ-22 PK-21 a disk that answers at once, and another in its place from inside each call: all in their order, once", () => {
+    const content = pattern(0, SECTORS)
+    // Reads only, which are taken as rows; some that are not among them; one that fails.
+    const mixed: readonly Request[] = [{ type: T.GET_ID, in: 20 }, read(SECTORS), { type: T.FLUSH }]
+    for (const others of [[], mixed]) {
+      for (const at of [-1, 0, 2, 4]) {
+        const disk = new FakeDisk({ content })
+        const { one } = pair(packed, { backing: disk })
+        let calls = 0
+        disk.failing = ({ offset }) => {
+          if (calls++ === at) void one.disk.device.changeBacking(disk, { atOnce: true })
+          return offset === 9 * 512 ? eio() : undefined
+        }
+        const requests: readonly Request[] = [read(1), read(5, 2), ...others, read(9), read(13), read(20)]
+        const placed = requests.map((request) => one.place(request))
+        const ids = send(one, placed)
+        expect([at, ...one.takeUsed().map((used) => used.id)]).toEqual([at, ...ids])
+        const statuses = requests.map(({ sector }) => (sector === 9 || sector === SECTORS ? IOERR : OK))
+        expect(placed.map((each) => one.reply(each, 0).status)).toEqual(statuses)
+        expect(one.reply(placed[1] ?? one.place(read(0)), 0).data).toEqual(pattern(5, 2))
+      }
+    }
   })
 
   it("ST-04 FT-15 a reset forgets what waits, and a driver without the bit is overtaken again", async () => {
