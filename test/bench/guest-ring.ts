@@ -40,6 +40,8 @@ export interface GuestRingOptions {
   readonly general?: boolean
   /** A packed ring, of as many requests as fit; the driver writes its descriptors for each, for the device writes into them. */
   readonly packed?: boolean
+  /** The driver accepts IN_ORDER. */
+  readonly inOrder?: boolean
   /** The driver writes its descriptors anew for each request, as real ones do, rather than lay them out once. */
   readonly rewrites?: boolean
   /** Over MMIO, where an interrupt is acknowledged by a write. Default: over PCI. */
@@ -97,7 +99,9 @@ export class GuestRing {
     this.#places = Math.floor(QUEUE_SIZE / this.#slots)
     const ram = options.shared === true ? new Uint8Array(new SharedArrayBuffer(RAM_BYTES)) : pageAligned(RAM_BYTES)
     this.#data = new DataView(ram.buffer, ram.byteOffset, ram.length)
-    this.device = new VirtioBlk(options.backing, { ...(options.packed === true && { withFeatures: ["RING_PACKED"] }), ...options.disk })
+    const packed = options.packed === true ? (["RING_PACKED"] as const) : []
+    const inOrder = options.inOrder === true ? (["IN_ORDER"] as const) : []
+    this.device = new VirtioBlk(options.backing, { withFeatures: [...packed, ...inOrder], ...options.disk })
     const memory = new LinearMemory(ram)
     if (options.mmio === true) this.#mmio = new VirtioMmio(this.device, { memory, interrupt() {} })
     else this.#fn = new VirtioPciFunction(this.device, { memory, interrupts: { intx() {}, message() {} } })
@@ -217,9 +221,9 @@ export class GuestRing {
     return this.#options.packed === true ? this.#slots * this.#places : QUEUE_SIZE
   }
 
-  /** VERSION_1, RING_PACKED. */
+  /** VERSION_1, RING_PACKED, IN_ORDER. */
   get #moreFeatures(): number {
-    return this.#options.packed === true ? 5 : 1
+    return 1 | (this.#options.packed === true ? 4 : 0) | (this.#options.inOrder === true ? 8 : 0)
   }
 
   /** FLUSH, INDIRECT_DESC, EVENT_IDX. */

@@ -32,6 +32,7 @@ const CASES: readonly Case[] = [
   { name: "a backing that wants views, 64 a kick", batch: 64, backing: nothing, target: "(62)" },
   { name: "shared RAM, 64 a kick", batch: 64, shared: true, target: "(42)" },
   { name: "shared RAM, 1 a kick", batch: 1, shared: true, target: "(111)" },
+  { name: "IN_ORDER, 64 a kick", batch: 64, inOrder: true, target: "" },
   { name: "the general walk, 64 a kick", batch: 64, general: true, target: "(84)" },
   { name: "the general walk, 1 a kick", batch: 1, general: true, target: "(120)" },
   { name: "MMIO, 64 a kick", batch: 64, mmio: true, target: "" },
