@@ -33,7 +33,7 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
   inFlight = new InFlight(this.work)
   /** Why the device has set DEVICE_NEEDS_RESET, for people; undefined while it has not. */
   brokenBy: VirtqueueError | undefined
-  /** Counts what may have ended the service of a queue: while it stays, `mayTake` need not be asked again. */
+  /** Counts what may have ended the service of a queue, or may be news to its handler: while it stays, neither need be asked again. */
   changes = 0
   readonly #handler: DeviceHandler
   readonly negotiation: Negotiation
@@ -59,8 +59,7 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
   // --- For device types ---
 
   get memory(): GuestMemory {
-    if (this.#memory === undefined) throw new Error("the device is not attached to a transport")
-    return this.#memory
+    return this.#memory ?? unattached()
   }
 
   /** Whether chains may be taken from `queue`: its present life is `ring`, and nothing keeps the device from serving it. */
@@ -79,9 +78,14 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
     try {
       wanted = ring.publish()
     } finally {
-      if (wanted && queue.ring === ring) this.#signals?.queueInterrupt(queue.index)
+      if (wanted && queue.ring === ring) this.interrupt(queue)
     }
     return wanted
+  }
+
+  /** Tells the driver of used buffers in `queue`. It may do anything. */
+  interrupt(queue: Virtqueue): void {
+    this.#signals?.queueInterrupt(queue.index)
   }
 
   /** The configuration space has changed on the device's own account: bumps the generation, and tells a running driver. */
@@ -248,8 +252,16 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
   }
 
   #isLive(queue: Virtqueue): boolean {
-    return queue.enabled && this.pauses.isOpen && this.work.open && this.inFlight.oldChanges === 0 &&
-      (this.negotiation.allowsService(queue.legacy) || (this.negotiation.isSuspending && queue.hasSaved))
+    if (this.inFlight.oldChanges !== 0) return false
+    return queue.liveAt === this.changes || this.#looksLive(queue)
+  }
+
+  #looksLive(queue: Virtqueue): boolean {
+    const { negotiation } = this
+    if (!queue.enabled || !this.pauses.isOpen || !this.work.open) return false
+    if (!negotiation.allowsService(queue.legacy)) return negotiation.isSuspending && queue.hasSaved
+    queue.liveAt = this.changes
+    return true
   }
 
   stop(error: VirtqueueError): void {
@@ -297,4 +309,9 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
   get isIdle(): boolean {
     return this.inFlight.calls === 0 && (!this.work.open || (this.inFlight.count === 0 && !this.#handler.unfinished))
   }
+}
+
+/** Apart from `memory`, which V8 inlines then, wherever it is asked for. */
+function unattached(): never {
+  throw new Error("the device is not attached to a transport")
 }

@@ -23,8 +23,9 @@ export class Turn {
   #bytes = 0
   /** Milliseconds counted in this turn. */
   #spent = 0
-  /** `performance.now()` at the last look of this turn, or at its start; 0 before the first. */
+  /** `performance.now()` at the last look of this turn, or at its start. */
   #looked = 0
+  #hasLooked = false
   /** Work until the next look. It outlives the turn. */
   #pace = LOOK_WEIGHT
   /** Intervals between two looks, in this turn and those before, that were as long as a turn, one after the other. */
@@ -34,9 +35,15 @@ export class Turn {
     this.over = false
     this.#weight = 0
     this.#bytes = 0
+    if (this.#hasLooked) this.#forgetTime()
+  }
+
+  /** Apart from `begin`, for few turns of small requests come to a look. */
+  #forgetTime(): void {
     this.#spent = 0
     // Where one call takes as long as a turn the first counts as well; a look costs nothing beside it.
-    this.#looked = this.#longIntervals >= LONG_INTERVALS ? performance.now() : 0
+    this.#hasLooked = this.#longIntervals >= LONG_INTERVALS
+    if (this.#hasLooked) this.#looked = performance.now()
   }
 
   /** Counts `bytes` that were moved, and `weight`: the work in all, in bytes or what takes as long. */
@@ -49,13 +56,14 @@ export class Turn {
   #look(): void {
     if (this.over) return
     const now = performance.now()
-    if (this.#looked !== 0) {
+    if (this.#hasLooked) {
       const elapsed = now - this.#looked
       this.#longIntervals = elapsed >= TURN_MS ? this.#longIntervals + 1 : 0
       this.#spent += this.#longIntervals > LONG_INTERVALS ? elapsed : Math.min(elapsed, COUNTED_MS)
       this.#pace = elapsed > SLOW_MS ? Math.max(this.#pace / 8, 1) : Math.min(2 * this.#pace, LOOK_WEIGHT)
     }
     this.#looked = now
+    this.#hasLooked = true
     this.#weight = 0
     this.over = this.#bytes >= TURN_BYTES || this.#spent >= TURN_MS
   }

@@ -36,6 +36,8 @@ export class Virtqueue implements Task, QueueAreas, QueueRegisters {
   legacy = false
   /** The present life of the queue. Requests of any other ring are dead: they must not touch the guest. */
   ring: Ring | undefined
+  /** `VirtioDevice.changes` when the queue was last found to be one that may be served. */
+  liveAt = -1
   #areas = NO_AREAS
   /** Where the ring goes on, of a queue whose state has been restored. */
   #saved: SavedRing | undefined

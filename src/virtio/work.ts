@@ -14,6 +14,17 @@ export interface Task {
 /** What an empty task costs, as a `Turn` counts it: a driver with 65535 queues must not hold the thread either. */
 const TASK_WEIGHT = 4096
 
+// What keeps a kick from being the only thing to do, as bits of `Work.#state`:
+
+/** A task runs. */
+const RUNNING = 1
+/** Guest memory may not be touched. */
+const CLOSED = 2
+/** There are tasks in `#ready`. */
+const READY = 4
+/** `awaitEnd` has been called. */
+const END_AWAITED = 8
+
 export class Work {
   /** Each task once, the oldest first. */
   readonly #ready = new Set<Task>()
@@ -23,10 +34,9 @@ export class Work {
   /** The turn of tasks that promises wake: promises that settle at once would give each of them a turn of its own, without end. */
   readonly #wakeTurn = new Turn()
   #isWakeTurnOpen = false
-  #isRunning = false
   #isScheduled = false
-  #isOpen = true
-  #isEndAwaited = false
+  /** All in one number, which the usual kick compares with 0 once. */
+  #state = 0
   readonly #ended: () => void
 
   /** `ended` is called at the end of turns for which `awaitEnd` has asked. It may throw. */
@@ -36,39 +46,48 @@ export class Work {
 
   /** False while guest memory may not be touched (bus mastering is off): tasks wait. */
   get open(): boolean {
-    return this.#isOpen
+    return (this.#state & CLOSED) === 0
   }
 
   set open(open: boolean) {
-    this.#isOpen = open
+    if (open) this.#state &= ~CLOSED
+    else this.#state |= CLOSED
   }
 
   /** Runs `task` now, or after those that are waiting. */
   do(task: Task): void {
-    if (this.#isRunning || !this.#isOpen) {
-      this.#ready.add(task)
-      return
+    if (this.#state === 0) this.#begin(task)
+    else this.#doBesides(task)
+  }
+
+  #doBesides(task: Task): void {
+    if (this.#mayRun()) {
+      this.drop(task)
+      this.#begin(task)
+    } else {
+      this.add(task)
     }
-    if (this.#ready.size > 0) this.#ready.delete(task)
+  }
+
+  #begin(first: Task | undefined): void {
     this.#turn.begin()
-    this.#run(this.#turn, task)
+    this.#run(this.#turn, first)
   }
 
   /** Runs the tasks that are waiting. */
   go(): void {
-    if (this.#isRunning || !this.#isOpen) return
-    this.#turn.begin()
-    this.#run(this.#turn, undefined)
+    if (this.#mayRun()) this.#begin(undefined)
   }
 
   /** Lets `task` wait; whoever calls this calls `go`, `wake` or `soon` then. */
   add(task: Task): void {
     this.#ready.add(task)
+    this.#state |= READY
   }
 
   /** Runs the tasks that are waiting, when a promise has woken one. */
   wake(): void {
-    if (this.#isRunning || !this.#isOpen) return
+    if (!this.#mayRun()) return
     if (!this.#isWakeTurnOpen) {
       this.#isWakeTurnOpen = true
       this.#wakeTurn.begin()
@@ -80,51 +99,55 @@ export class Work {
 
   /** Runs the tasks that are waiting in a turn of their own, or at the end of this one. */
   soon(): void {
-    if (!this.#isRunning && this.#isOpen) this.#schedule()
+    if (this.#mayRun()) this.#schedule()
   }
 
   /** Calls `ended` at the end of this turn, or of the next one. To call it each time costs a kick of one request a tenth (measured). */
   awaitEnd(): void {
-    this.#isEndAwaited = true
+    this.#state |= END_AWAITED
   }
 
   /** `task` is not to be run any more. */
   drop(task: Task): void {
     this.#ready.delete(task)
     this.#unfinished.delete(task)
+    if (this.#ready.size === 0) this.#state &= ~READY
+  }
+
+  #mayRun(): boolean {
+    return (this.#state & (RUNNING | CLOSED)) === 0
   }
 
   #run(turn: Turn, first: Task | undefined): void {
-    this.#isRunning = true
-    let current = first
+    this.#state |= RUNNING
+    let unfinished = first
+    let hasThrown = true
     try {
-      if (current?.run(turn) === true) this.#unfinished.add(current)
-      current = undefined
-      if (this.#ready.size > 0) this.#runReady(turn)
+      if (first?.run(turn) !== true) unfinished = undefined
+      hasThrown = false
     } finally {
-      this.#isRunning = false
-      if (current !== undefined || this.#unfinished.size > 0 || this.#ready.size > 0) this.#postpone(current)
+      if (hasThrown) this.#leave(unfinished)
     }
-    if (this.#isEndAwaited) this.#end()
+    if (this.#state === RUNNING && unfinished === undefined) this.#state = 0
+    else this.#goOn(turn, unfinished)
   }
 
-  /** Apart from `#run`, which V8 inlines then: the usual kick has one task. */
-  #runReady(turn: Turn): void {
+  /** There is more to do than one task. */
+  #goOn(turn: Turn, unfinished: Task | undefined): void {
+    if (unfinished !== undefined) this.#unfinished.add(unfinished)
     let current: Task | undefined
     try {
-      while (this.#ready.size > 0 && !turn.over && this.#isOpen) {
+      while (this.#ready.size > 0 && !turn.over && this.open) {
         current = this.#takeNext()
         if (current?.run(turn) === true) this.#unfinished.add(current)
         turn.spend(TASK_WEIGHT, 0)
         current = undefined
       }
     } finally {
-      if (current !== undefined) this.#unfinished.add(current)
+      this.#leave(current)
     }
-  }
-
-  #end(): void {
-    this.#isEndAwaited = false
+    if ((this.#state & END_AWAITED) === 0) return
+    this.#state &= ~END_AWAITED
     this.#ended()
   }
 
@@ -135,14 +158,16 @@ export class Work {
   }
 
   /**
-   * The rest is for the next turn, also after an exception of the embedder's interrupt handler, or of a backing with a bug: nothing may
-   * wait for ever. `thrown`: the task that has thrown, which runs again, for it has not said that it is done.
+   * The turn is over. The rest is for the next one, also after an exception of the embedder's interrupt handler, or of a backing with a
+   * bug: nothing may wait for ever. `thrown`: the task that has thrown, which runs again, for it has not said that it is done.
    */
-  #postpone(thrown: Task | undefined): void {
+  #leave(thrown: Task | undefined): void {
     if (thrown !== undefined) this.#unfinished.add(thrown)
     for (const task of this.#unfinished) this.#ready.add(task)
     this.#unfinished.clear()
-    if (this.#isOpen) this.#schedule()
+    const rest = this.#ready.size > 0
+    this.#state = (this.#state & (CLOSED | END_AWAITED)) | (rest ? READY : 0)
+    if (rest && this.open) this.#schedule()
   }
 
   #schedule(): void {

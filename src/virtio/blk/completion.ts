@@ -4,7 +4,7 @@ import { ROW as ROW_SIZE } from "../queue/chain-rows.ts"
 import type { Ring } from "../queue/ring.ts"
 import { type BlkRequest, isAnswered, storeBytes, storeData } from "./request.ts"
 import { type BlkStatus, ID_SIZE, VIRTIO_BLK_S, VIRTIO_BLK_T } from "./spec.ts"
-import { type BlkStatistics, countsOf } from "./statistics.ts"
+import { type BlkStatistics, countsOf, type RequestCounts } from "./statistics.ts"
 import { STATUS as STATUS_AT } from "./usual/columns.ts"
 import type { UsualRequests } from "./usual/requests.ts"
 
@@ -15,11 +15,16 @@ const { IN, OUT, GET_ID, ZONE_APPEND } = VIRTIO_BLK_T
 
 export class Completion {
   readonly #statistics: BlkStatistics
+  // Of the statistics, to be found at once:
+  readonly #read: RequestCounts
+  readonly #write: RequestCounts
   /** What GET_ID answers. */
   readonly #id = new Uint8Array(ID_SIZE)
 
   constructor(statistics: BlkStatistics, serial: Uint8Array) {
     this.#statistics = statistics
+    this.#read = statistics.read
+    this.#write = statistics.write
     this.#id.set(serial)
   }
 
@@ -27,13 +32,16 @@ export class Completion {
   completeUsual(requests: UsualRequests): void {
     const { rows, count, region: { data } } = requests
     for (let at = STATUS; at < ROW * count; at += ROW) data.setUint8(rows[at] ?? 0, OK)
-    requests.giveBack()
-    const { read, write } = this.#statistics
-    read.requests += requests.reads
-    read.bytes += requests.readBytes
-    if (requests.writes === 0) return
-    write.requests += requests.writes
-    write.bytes += requests.writeBytes
+    requests.rowRing?.addUsedRows(rows, count)
+    requests.count = 0
+    if (requests.reads > 0) {
+      this.#read.requests += requests.reads
+      this.#read.bytes += requests.readBytes
+    }
+    if (requests.writes > 0) {
+      this.#write.requests += requests.writes
+      this.#write.bytes += requests.writeBytes
+    }
   }
 
   /**

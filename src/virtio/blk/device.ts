@@ -121,6 +121,7 @@ export class VirtioBlk implements ServedDisk {
    */
   setThrottle(throttle: Throttle | ThrottleLimits | undefined): void {
     this.#throttled.throttle = throttleOf("VirtioBlk.setThrottle", throttle)
+    this.virtio.changes++
   }
 
   /**

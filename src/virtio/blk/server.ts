@@ -14,6 +14,7 @@ import { BatchErrors } from "./errors/batch-errors.ts"
 import { Pending } from "./pending.ts"
 import { refusalOf } from "./refusal.ts"
 import type { ThrottledRequests } from "./throttling/throttled-requests.ts"
+import type { UsualRequests } from "./usual/requests.ts"
 import { DONE as ALL_DONE, LEFT as ALL_LEFT, UsualServer } from "./usual/usual-server.ts"
 import { REQUEST_WEIGHT, spend } from "./weights.ts"
 import { type BlkRequest, isWrite, type RequestLimits, WAITING as STILL_WAITING } from "./request.ts"
@@ -42,6 +43,7 @@ export class RequestServer implements DeviceHandler {
   readonly #disk: ServedDisk
   readonly #throttled: ThrottledRequests
   readonly #usual: UsualServer
+  readonly #requests: UsualRequests
   readonly #batch = new Batch()
   readonly #errors: BatchErrors
   readonly #refusal = (request: BlkRequest): BlkStatus => refusalOf(request, this.#disk, this.#wiring)
@@ -53,12 +55,13 @@ export class RequestServer implements DeviceHandler {
     this.#throttled = throttled
     this.#errors = new BatchErrors(wiring, this.#batch)
     this.#usual = new UsualServer({ wiring, disk, throttled, batch: this.#batch, errors: this.#errors })
+    this.#requests = this.#usual.requests
     wiring.failures.onBug = () => wiring.device.work.awaitEnd()
   }
 
   get unfinished(): boolean {
     const batch = this.#batch
-    const { requests } = this.#usual
+    const requests = this.#requests
     return (batch.settled < batch.taken && batch.unfinished) || (requests.count > 0 && requests.unfinished)
   }
 
@@ -110,13 +113,14 @@ export class RequestServer implements DeviceHandler {
   serve(queue: Virtqueue, ring: Ring, turn: Turn): boolean {
     const device = this.#device
     const usual = this.#usual
+    const requests = this.#requests
     // Two rounds through the ring are all that a driver on another thread can ask for at once.
     for (let budget = 2 * ring.size; budget > 0 && !turn.over; ) {
       if (device.inFlight.full) {
         device.inFlight.waitForMemory(queue)
         return false
       }
-      const room = this.#throttled.isFar ? BATCH_REQUESTS : this.#throttled.room(queue)
+      const room = usual.isPlain() || this.#throttled.isFar ? BATCH_REQUESTS : this.#throttled.room(queue)
       if (room === 0) return false
       ring.refresh()
       const { changes } = device
@@ -124,10 +128,16 @@ export class RequestServer implements DeviceHandler {
       let hasMoved = false
       if (ring.look()) {
         const how = usual.serve(queue, ring, turn, room)
-        drained = how === LEFT ? this.#fillBatch(queue, ring, room) : usual.requests.isDrained
-        budget -= how === DONE ? usual.requests.taken : this.#batch.taken
-        if (how !== DONE && !this.#goOn(queue, ring, turn)) return this.#hasMore(queue)
-        hasMoved = how !== DONE || usual.hasInterrupted
+        drained = how === LEFT ? this.#fillBatch(queue, ring, room) : requests.isDrained
+        if (how === DONE) {
+          budget -= requests.taken
+          hasMoved = ring.publish()
+          if (hasMoved) device.interrupt(queue)
+        } else {
+          budget -= this.#batch.taken
+          hasMoved = true
+          if (!this.#goOn(queue, ring, turn)) return this.#hasMore(queue)
+        }
       } else {
         // Completed while the device was kept from memory, or before its state was saved: the driver has not been shown that.
         hasMoved = device.publish(queue, ring)

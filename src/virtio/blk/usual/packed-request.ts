@@ -31,7 +31,7 @@ export function takePacked(requests: UsualRequests, ring: PackedRows, limits: Re
   const { region, indirect, words } = descriptors
   const { data } = region
   const { rows, stretches } = requests
-  requests.region = region
+  if (requests.region !== region) requests.region = region
   stretches.clear(region)
   requests.place = ring.availPlace
   if (region.end >= ADDRESSES) return

@@ -50,6 +50,7 @@ export class UsualRequests implements Tally {
 
   /** Begins anew, with requests of `ring`. */
   begin(queue: Virtqueue, ring: Ring): void {
+    // A store of an object costs several of a number.
     if (this.ring !== ring) {
       this.queue = queue
       this.ring = ring
@@ -67,12 +68,6 @@ export class UsualRequests implements Tally {
     this.readBytes = bytes - writeBytes
     this.writes = writes
     this.writeBytes = writeBytes
-  }
-
-  /** All of them have been completed. */
-  giveBack(): void {
-    this.rowRing?.addUsedRows(this.rows, this.count)
-    this.count = 0
   }
 
   /** The chains of `queue` that are not completed. */

@@ -35,7 +35,7 @@ export function takeSplit(requests: UsualRequests, ring: SplitRows, limits: Requ
   const { region, indirect } = table
   const { data } = region
   const { rows, stretches } = requests
-  requests.region = region
+  if (requests.region !== region) requests.region = region
   stretches.clear(region)
   if (region.end >= ADDRESSES) return
   const start = region.start >>> 0

@@ -34,7 +34,7 @@ const [KIND, SECTOR, OFFSET, LENGTH] = [KIND_AT, SECTOR_AT, OFFSET_AT, LENGTH_AT
 
 // What has become of the requests:
 
-/** They have been completed, and the driver has been shown that. */
+/** They have been completed, and `Ring.publish` is to show the driver that. */
 export const DONE = 0
 /** Nothing has been done for them: they are in `requests`, and others may wait behind them. */
 export const LEFT = 1
@@ -53,8 +53,6 @@ export interface UsualServerParts {
 
 export class UsualServer {
   readonly requests = new UsualRequests()
-  /** The driver has been told of what is `DONE`: anything may have happened since. */
-  hasInterrupted = false
   readonly #parts: UsualServerParts
   // Of the parts, to be found at once:
   readonly #device: VirtioDevice
@@ -64,6 +62,8 @@ export class UsualServer {
   readonly #completion: Completion
   readonly #observation: Observation | undefined
   readonly #throttled: ThrottledRequests
+  /** `VirtioDevice.changes` when nothing about the requests was found to be special. */
+  #plainAt = -1
   readonly #disk: RequestLimits
 
   constructor(parts: UsualServerParts) {
@@ -121,9 +121,8 @@ export class UsualServer {
     if (index < count || device.changes !== changes || (requests.writes > 0 && this.#cacheMode.writeThrough)) {
       return this.#leave(queue, ring)
     }
-    // Nobody is called in between, so nothing changes.
+    // Nobody is called in between, so nothing changes: `GuestMemory.written` is not there.
     this.#completion.completeUsual(requests)
-    this.hasInterrupted = device.publish(queue, ring)
     return DONE
   }
 
@@ -131,19 +130,34 @@ export class UsualServer {
     const { requests } = this
     const { splitRows } = ring
     if (splitRows !== undefined) {
-      requests.rowRing = splitRows
+      if (requests.rowRing !== splitRows) requests.rowRing = splitRows
       takeSplit(requests, splitRows, this.#disk, most)
       return
     }
     const { packedRows } = ring
     if (packedRows === undefined) return
-    requests.rowRing = packedRows
+    if (requests.rowRing !== packedRows) requests.rowRing = packedRows
     takePacked(requests, packedRows, this.#disk, most)
+  }
+
+  /** No request has to wait, and nobody wants to know of the single one. Whoever changes that bumps `VirtioDevice.changes`. */
+  isPlain(): boolean {
+    return this.#plainAt === this.#device.changes || this.#looksPlain()
+  }
+
+  #looksPlain(): boolean {
+    if (this.#errors.stoppedBy !== undefined || this.#observation !== undefined || this.#throttled.throttle !== undefined) return false
+    this.#plainAt = this.#device.changes
+    return true
   }
 
   /** The disk answers at once, nobody wants to know of the single request, and none has to wait. */
   #mayServe(): boolean {
     if (this.#executor.backing.asynchronous === true || this.#device.memory.written !== undefined) return false
+    return this.isPlain() || this.#areAdmitted()
+  }
+
+  #areAdmitted(): boolean {
     if (this.#errors.stoppedBy !== undefined || this.#observation?.isDue() === true) return false
     return this.#throttled.admits(this.requests)
   }

@@ -285,8 +285,9 @@ describe("while requests wait", () => {
     expect(done(guest, placed)).toBe(40)
   })
 
-  it("a disk without limits gets some: `setThrottle` takes them as they are", () => {
+  it("a disk without limits gets some between two kicks: `setThrottle` takes them as they are", () => {
     const guest = new RingGuest({ backing: new FakeDisk() })
+    expect(done(guest, send(guest, writes(5)))).toBe(5)
     guest.disk.device.setThrottle({ writeRequests: 10 })
     const placed = send(guest, writes(5))
     expect([done(guest, placed), guest.disk.device.throttle?.waiting]).toEqual([2, 3])
