@@ -6,7 +6,7 @@ import { DeviceConfig } from "./device-config.ts"
 import { restoreDevice, type SavableDevice, saveDevice } from "./device-state.ts"
 import type { DeviceHandler } from "./device-handler.ts"
 import { checkQueues, type VirtioDeviceOptions } from "./device-options.ts"
-import type { GuestMemory } from "./guest-memory.ts"
+import { type GuestMemory, NO_MEMORY } from "./guest-memory.ts"
 import { InFlight, type Outstanding } from "./in-flight.ts"
 import { Negotiation } from "./negotiation.ts"
 import { Pauses, type PausingDevice } from "./pauses.ts"
@@ -38,8 +38,8 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
   readonly #handler: DeviceHandler
   readonly negotiation: Negotiation
   readonly queues: readonly Virtqueue[]
-  #memory: GuestMemory | undefined
-  #signals: DeviceSignals | undefined
+  memory: GuestMemory = NO_MEMORY
+  signals: DeviceSignals | undefined
   readonly pauses = new Pauses(this)
   readonly suspension: Suspension = new Suspension(this, () => this.#handler.unfinished)
 
@@ -58,10 +58,6 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
 
   // --- For device types ---
 
-  get memory(): GuestMemory {
-    return this.#memory ?? unattached()
-  }
-
   /** Whether chains may be taken from `queue`: its present life is `ring`, and nothing keeps the device from serving it. */
   mayTake(queue: Virtqueue, ring: Ring): boolean {
     return queue.ring === ring && this.#isLive(queue)
@@ -78,21 +74,16 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
     try {
       wanted = ring.publish()
     } finally {
-      if (wanted && queue.ring === ring) this.interrupt(queue)
+      if (wanted && queue.ring === ring) this.signals?.queueInterrupt(queue.index)
     }
     return wanted
-  }
-
-  /** Tells the driver of used buffers in `queue`. It may do anything. */
-  interrupt(queue: Virtqueue): void {
-    this.#signals?.queueInterrupt(queue.index)
   }
 
   /** The configuration space has changed on the device's own account: bumps the generation, and tells a running driver. */
   configChanged(): void {
     this.suspension.change(() => {
       this.config.changed()
-      if (this.negotiation.running) this.#signals?.configInterrupt()
+      if (this.negotiation.running) this.signals?.configInterrupt()
     })
   }
 
@@ -104,7 +95,7 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
     if (!(error instanceof VirtqueueError)) throw error
     if (this.brokenBy !== undefined) return
     this.stop(new VirtqueueError(`queue ${queue.index}: ${error.message}`))
-    if (this.negotiation.running) this.#signals?.configInterrupt()
+    if (this.negotiation.running) this.signals?.configInterrupt()
   }
 
   /** The backing has answered a call of a present life: goes on with `one`. */
@@ -144,9 +135,9 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
   // --- For transports ---
 
   attach({ memory, signals, transitional, withoutFeatures = 0n }: TransportWiring): void {
-    if (this.#memory !== undefined) throw new Error("the device is attached to a transport already")
-    this.#memory = memory
-    this.#signals = signals
+    if (this.memory !== NO_MEMORY) throw new Error("the device is attached to a transport already")
+    this.memory = memory
+    this.signals = signals
     this.negotiation.transitional = transitional
     this.negotiation.leaveOut(withoutFeatures)
   }
@@ -157,10 +148,7 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
 
   writeStatus(value: number): void {
     this.changes++
-    if (value === 0) {
-      this.reset()
-      return
-    }
+    if (value === 0) return this.reset()
     const { settled, started } = this.negotiation.writeStatus(value)
     if (settled) this.#handler.negotiated()
     this.suspension.statusWritten()
@@ -296,7 +284,7 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
     this.#forgetDead()
     this.#handler.wasReset()
     this.suspension.ended()
-    this.#signals?.deviceReset()
+    this.signals?.deviceReset()
   }
 
   #forgetDead(): void {
@@ -309,9 +297,4 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
   get isIdle(): boolean {
     return this.inFlight.calls === 0 && (!this.work.open || (this.inFlight.count === 0 && !this.#handler.unfinished))
   }
-}
-
-/** Apart from `memory`, which V8 inlines then, wherever it is asked for. */
-function unattached(): never {
-  throw new Error("the device is not attached to a transport")
 }

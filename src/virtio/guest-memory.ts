@@ -102,6 +102,9 @@ export interface GuestMemory {
   written?(address: number, length: number): void
 }
 
+/** Where there is no RAM at all. */
+export const NO_MEMORY: GuestMemory = { generation: 0, region: () => undefined }
+
 export const GUEST_MEMORY_RULES: Rules<GuestMemory> = { generation: "number", region: "function", written: "function?" }
 
 /** A view of `length` bytes of guest RAM at `address`, or undefined unless all of them are in one region. */

@@ -112,6 +112,7 @@ export class Virtqueue implements Task, QueueAreas, QueueRegisters {
     this.size = this.maxSize
     this.enabled = false
     this.legacy = false
+    this.liveAt = -1
     this.ring = undefined
     this.#areas = NO_AREAS
     this.#saved = undefined

@@ -115,8 +115,7 @@ export class VirtioBlk implements ServedDisk {
   }
 
   /**
-   * Limits what the guest may do, from now on: by limits of the disk's own, or by those that it shares with other disks. Undefined ends
-   * that.
+   * Limits what the guest may do, from now on, by limits of the disk's own, or by those that it shares with others; undefined ends that.
    * @throws TypeError and RangeError for limits that cannot be
    */
   setThrottle(throttle: Throttle | ThrottleLimits | undefined): void {

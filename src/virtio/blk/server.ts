@@ -26,6 +26,8 @@ const { OK } = VIRTIO_BLK_S
 const { FLUSH, GET_ID } = VIRTIO_BLK_T
 const WAITING = STILL_WAITING
 const [DONE, LEFT] = [ALL_DONE, ALL_LEFT] as const
+/** Beside them: no requests wait. */
+const NONE = 3
 
 /** The disk whose requests are served. */
 export interface ServedDisk extends RequestLimits {
@@ -125,22 +127,19 @@ export class RequestServer implements DeviceHandler {
       ring.refresh()
       const { changes } = device
       let drained = true
-      let hasMoved = false
-      if (ring.look()) {
-        const how = usual.serve(queue, ring, turn, room)
-        drained = how === LEFT ? this.#fillBatch(queue, ring, room) : requests.isDrained
+      let hasMoved = true
+      const how = ring.look() ? usual.serve(queue, ring, turn, room) : NONE
+      if (how === DONE || how === NONE) {
         if (how === DONE) {
+          drained = requests.isDrained
           budget -= requests.taken
-          hasMoved = ring.publish()
-          if (hasMoved) device.interrupt(queue)
-        } else {
-          budget -= this.#batch.taken
-          hasMoved = true
-          if (!this.#goOn(queue, ring, turn)) return this.#hasMore(queue)
         }
-      } else {
-        // Completed while the device was kept from memory, or before its state was saved: the driver has not been shown that.
+        // Without requests: those completed while the device was kept from memory, or before its state was saved.
         hasMoved = device.publish(queue, ring)
+      } else {
+        drained = how === LEFT ? this.#fillBatch(queue, ring, room) : requests.isDrained
+        budget -= this.#batch.taken
+        if (!this.#goOn(queue, ring, turn)) return this.#hasMore(queue)
       }
       // An interrupt may have run the driver, which may have reset us. If we are paused or kept from memory, whoever ends that goes on.
       if (device.changes !== changes && !device.mayTake(queue, ring)) return false
