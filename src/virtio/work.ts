@@ -56,27 +56,38 @@ export class Work {
 
   /** Runs `task` now, or after those that are waiting. */
   do(task: Task): void {
-    if (this.#state === 0) this.#begin(task)
-    else this.#doBesides(task)
+    if (this.#state !== 0) return this.#doBesides(task)
+    // The usual kick: there is nothing else to do, before or after it.
+    this.#state = RUNNING
+    this.#turn.begin()
+    let unfinished: Task | undefined = task
+    let hasThrown = true
+    try {
+      if (!task.run(this.#turn)) unfinished = undefined
+      hasThrown = false
+    } finally {
+      if (hasThrown) this.#leave(task)
+    }
+    if (this.#state === RUNNING && unfinished === undefined) {
+      this.#state = 0
+      return
+    }
+    if (unfinished !== undefined) this.#unfinished.add(unfinished)
+    this.#run(this.#turn, undefined)
   }
 
   #doBesides(task: Task): void {
-    if (this.#mayRun()) {
-      this.drop(task)
-      this.#begin(task)
-    } else {
-      this.add(task)
-    }
-  }
-
-  #begin(first: Task | undefined): void {
+    if (!this.#mayRun()) return this.add(task)
+    this.drop(task)
     this.#turn.begin()
-    this.#run(this.#turn, first)
+    this.#run(this.#turn, task)
   }
 
   /** Runs the tasks that are waiting. */
   go(): void {
-    if (this.#mayRun()) this.#begin(undefined)
+    if (!this.#mayRun()) return
+    this.#turn.begin()
+    this.#run(this.#turn, undefined)
   }
 
   /** Lets `task` wait; whoever calls this calls `go`, `wake` or `soon` then. */
@@ -118,25 +129,13 @@ export class Work {
     return (this.#state & (RUNNING | CLOSED)) === 0
   }
 
+  /** Runs `first`, and the tasks that are waiting. */
   #run(turn: Turn, first: Task | undefined): void {
     this.#state |= RUNNING
-    let unfinished = first
-    let hasThrown = true
+    let current = first
     try {
-      if (first?.run(turn) !== true) unfinished = undefined
-      hasThrown = false
-    } finally {
-      if (hasThrown) this.#leave(unfinished)
-    }
-    if (this.#state === RUNNING && unfinished === undefined) this.#state = 0
-    else this.#goOn(turn, unfinished)
-  }
-
-  /** There is more to do than one task. */
-  #goOn(turn: Turn, unfinished: Task | undefined): void {
-    if (unfinished !== undefined) this.#unfinished.add(unfinished)
-    let current: Task | undefined
-    try {
+      if (current?.run(turn) === true) this.#unfinished.add(current)
+      current = undefined
       while (this.#ready.size > 0 && !turn.over && this.open) {
         current = this.#takeNext()
         if (current?.run(turn) === true) this.#unfinished.add(current)

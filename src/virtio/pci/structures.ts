@@ -30,7 +30,7 @@ export type VirtioPciInterface = "transitional" | "modern" | "legacy"
 
 /** Bytes from one queue's notification address to the next where each has its own, and their logarithm: a division costs 10 ns. */
 export const NOTIFY_SHIFT = 2
-export const NOTIFY_BYTES = 2 ** NOTIFY_SHIFT
+export const NOTIFY_BYTES = 1 << NOTIFY_SHIFT
 
 /** Byte offsets of the structures in the modern BAR. */
 export interface ModernLayout {

@@ -4,7 +4,6 @@
  */
 import type { VirtioBacking } from "../../../backing/backing.ts"
 import type { VirtioDevice } from "../../device.ts"
-import type { RamRegion } from "../../guest-memory.ts"
 import { ROW as ROW_SIZE } from "../../queue/chain-rows.ts"
 import type { Ring } from "../../queue/ring.ts"
 import { LOOK_WEIGHT, type Turn } from "../../turn.ts"
@@ -105,12 +104,11 @@ export class UsualServer {
         const offset = (rows[row + SECTOR] ?? 0) * BYTES
         const kind = rows[row + KIND] ?? 0
         let answer: unknown
-        if (kind === OUT) answer = write(backing, region, start, length, offset)
-        else if (kind !== IN) {
-          if (!hasVectored(backing, kind)) break
-          answer = transferViews(backing, kind, requests.views(row), offset)
-        } else if (backing.preadInto !== undefined) answer = backing.preadInto(region.bytes, start, length, offset)
-        else answer = backing.pread(region.viewAt(start, length), offset)
+        if (kind === IN && backing.preadInto !== undefined) answer = backing.preadInto(region.bytes, start, length, offset)
+        else if (kind === OUT && backing.pwriteFrom !== undefined) answer = backing.pwriteFrom(region.bytes, start, length, offset)
+        else if (kind <= OUT) answer = transferView(backing, kind, region.viewAt(start, length), offset)
+        else if (hasVectored(backing, kind)) answer = transferViews(backing, kind, requests.views(row), offset)
+        else break
         if (answer !== undefined) refusePromise(answer, methodOf(backing, kind))
         turn.spend(backing.slow === true ? LOOK : length > LEAST ? length : LEAST, length)
       }
@@ -146,7 +144,8 @@ export class UsualServer {
   }
 
   #looksPlain(): boolean {
-    if (this.#errors.stoppedBy !== undefined || this.#observation !== undefined || this.#throttled.throttle !== undefined) return false
+    if (this.#errors.stoppedBy !== undefined || this.#observation !== undefined) return false
+    if (this.#throttled.throttle !== undefined || !this.#throttled.isFar) return false
     this.#plainAt = this.#device.changes
     return true
   }
@@ -181,9 +180,8 @@ export class UsualServer {
   }
 }
 
-function write(backing: VirtioBacking, region: RamRegion, start: number, length: number, offset: number): unknown {
-  if (backing.pwriteFrom !== undefined) return backing.pwriteFrom(region.bytes, start, length, offset)
-  return backing.pwrite(region.viewAt(start, length), offset)
+function transferView(backing: VirtioBacking, kind: number, view: Uint8Array, offset: number): unknown {
+  return kind === IN ? backing.pread(view, offset) : backing.pwrite(view, offset)
 }
 
 /** Otherwise a request whose data are in several stretches takes several calls. */
