@@ -79,6 +79,32 @@ describe("discardNoUnref", () => {
     expect(Buffer.compare(after.bytes.subarray(place, place + CLUSTER), filled(CLUSTER, 7))).toBe(0)
   })
 
+  it("QC-DZ-07 QC-SNAP-09 what a snapshot shares stays the snapshot's; once that is gone the places are the disk's own again", () => {
+    const { file } = full()
+    withImage(file, (disk) => {
+      disk.snapshots.create({ name: "one" })
+      disk.discard(0, 2 * MIB)
+      disk.flush()
+      disk.pwrite(filled(512, 8), MIB)
+      expect(isZero(contentOf(disk, 0, MIB))).toBe(true)
+      expect(isZero(contentOf(disk, MIB + 512, MIB - 512))).toBe(true)
+      expect(Buffer.compare(contentOf(disk.snapshots.open("one")), filled(4 * MIB, 7))).toBe(0)
+    }, KEEP)
+    expect(checkQcow2(file.clone()).exitCode).toBe(0)
+    const places = (image: Qcow2Bytes): bigint[] => entries(image, 16).map((entry) => entry & ~COPIED)
+    const before = new Qcow2Bytes(file.toBytes())
+    const image = withImage(file, (disk) => {
+      disk.snapshots.delete("one")
+      expect(Buffer.compare(contentOf(disk, 2 * MIB, MIB), filled(MIB, 7))).toBe(0)
+    }, KEEP)
+    expect(places(image)).toEqual(places(before))
+    expect(entries(image, 16).every((entry) => (entry & COPIED) !== 0n)).toBe(true)
+    // Writes go to where the clusters were.
+    const again = withImage(file, (disk) => disk.pwrite(filled(MIB, 9), 0), KEEP)
+    expect(places(again).map((entry) => entry & ~ZERO)).toEqual(places(before).map((entry) => entry & ~ZERO))
+    expect(checkQcow2(fileOf(again)).exitCode).toBe(0)
+  })
+
   it("QC-DZ-08 the host gets the space back once the entries are stored, but not of what was written again meanwhile", () => {
     const { file, image } = full()
     const host = image.hostOffset(0)

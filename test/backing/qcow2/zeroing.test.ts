@@ -4,6 +4,7 @@ import { checkQcow2 } from "../../../src/backing/qcow2/check/check.ts"
 import { openQcow2 } from "../../../src/backing/host/open-qcow2.ts"
 import { goldenBytes } from "../../support/golden.ts"
 import { Qcow2Bytes } from "../../support/qcow2-bytes.ts"
+import { RecordingFile } from "../../support/recording-file.ts"
 import { contentOf, COPIED, fileOf, filled, isZero, newImage, newOverlay, withImage, ZERO } from "./small-images.ts"
 
 const CLUSTER = 65536
@@ -164,6 +165,29 @@ describe("write-zeroes", () => {
     const size = file.size()
     withImage(file, (disk) => disk.writeZeroes(700, 3000, false))
     expect(file.size()).toBe(size)
+  })
+
+  it("QC-OVL-01 QC-DZ-08 no hole is made where metadata is, though entries call it data and their refcounts say that it is free by now", () => {
+    const file = newImage({ size: 4 << 20 })
+    const image = withImage(file, (disk) => disk.pwrite(filled(4 << 20, 7), 0))
+    const first = Math.min(image.l1Offset, image.hostOffset(0)) / CLUSTER
+    for (let index = 0; index < 20; index++) image.setL2(index * CLUSTER, COPIED | BigInt((first + index) * CLUSTER))
+    const lying = fileOf(image)
+    const recording = new RecordingFile(lying)
+    const disk = openQcow2(recording)
+    disk.discard(0, 20 * CLUSTER)
+    disk.flush()
+    const places = [
+      image.l1Offset,
+      Number(image.u64(image.l1At(0)) & 0x00ff_ffff_ffff_fe00n),
+      image.refcountTableOffset,
+      image.refcountBlock(0),
+    ]
+    for (const change of recording.log) {
+      if (change.kind !== "punch") continue
+      const end = change.offset + change.length
+      expect(places.filter((place) => change.offset < place + CLUSTER && place < end), `a hole of ${change.length} bytes`).toEqual([])
+    }
   })
 
   it("QC-DZ-07 a shared cluster: only the active entry changes, and a kept place stays without COPIED", () => {

@@ -56,7 +56,7 @@ export class Allocator implements DataClusters {
     this.#geometry = options.geometry
     this.#refcounts = options.refcounts
     const { refcounts } = options
-    this.puncher = new Puncher({ ...options, isFree: (cluster) => refcounts.get(cluster) === 0 })
+    this.puncher = new Puncher({ ...options, isFree: (cluster) => refcounts.isFree(cluster) })
   }
 
   /**

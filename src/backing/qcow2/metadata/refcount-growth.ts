@@ -1,4 +1,5 @@
 /** How large a refcount table becomes that has to grow, and where it goes. */
+import { BackingError } from "../../backing.ts"
 import type { Geometry } from "../format/geometry.ts"
 import { LIMIT, TABLE_ENTRY_SIZE } from "../format/spec.ts"
 
@@ -32,4 +33,10 @@ export function planTable(
     clusters = Math.max(clusters, needed)
   }
   return clusters <= most && Number.isSafeInteger((start + clusters + blocks) * clusterSize) ? { start, clusters, blocks } : undefined
+}
+
+/** There is no larger table. */
+export function tableFull(path: string): BackingError {
+  const message = `the image cannot grow: its refcount table has reached the limit of ${LIMIT.REFCOUNT_TABLE_BYTES} bytes`
+  return new BackingError("no-space", message, { path })
 }

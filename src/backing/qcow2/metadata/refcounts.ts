@@ -11,7 +11,7 @@ import { LIMIT, TABLE_ENTRY_SIZE } from "../format/spec.ts"
 import type { ClusterRun } from "./l2-view.ts"
 import type { ClusterList } from "./cluster-index.ts"
 import type { MetadataMap } from "./metadata-map.ts"
-import { planTable } from "./refcount-growth.ts"
+import { planTable, tableFull } from "./refcount-growth.ts"
 import type { CachedTable, TableCache } from "./table-cache.ts"
 import { TopTable } from "./top-table.ts"
 
@@ -165,14 +165,14 @@ export class Refcounts implements ClusterList {
     return index * this.#geometry.refcountBlockEntries
   }
 
-  /** The cluster behind the last one below `limit` that is in use, or 0; those of `but` do not count. Reads blocks from the end. */
+  /** The cluster behind the last one below `limit` that is not free, or 0; those of `but` do not count. Reads blocks from the end. */
   endOfUse(limit: number, but?: ClusterRun): number {
     const { refcountBlockEntries: entries } = this.#geometry
     const { first = 0, count = 0 } = but ?? {}
     for (let cluster = limit - 1; cluster >= 0; cluster--) {
       const start = cluster - (cluster % entries)
       if (this.block(start / entries) === undefined) cluster = start
-      else if (this.get(cluster) !== 0 && (cluster < first || cluster >= first + count)) return cluster + 1
+      else if (!this.isFree(cluster) && (cluster < first || cluster >= first + count)) return cluster + 1
     }
     return 0
   }
@@ -269,7 +269,7 @@ export class Refcounts implements ClusterList {
     const before = this.table.place
     const oldEntries = this.table.entryCount
     const plan = planTable(this.#geometry, { length: before.length, behind })
-    if (plan === undefined) throw this.#tableFull()
+    if (plan === undefined) throw tableFull(this.#file.path)
     const { start, clusters, blocks } = plan
     if (start + clusters + blocks > this.clusterLimit) return false
     this.#checkFree(start, clusters + blocks)
@@ -282,9 +282,10 @@ export class Refcounts implements ClusterList {
     return true
   }
 
-  #tableFull(): BackingError {
-    const message = `the image cannot grow: its refcount table has reached the limit of ${LIMIT.REFCOUNT_TABLE_BYTES} bytes`
-    return new BackingError("no-space", message, { path: this.#file.path })
+  /** Whether nothing refers to the cluster, and no metadata is there, whatever its refcount says. */
+  isFree(cluster: number): boolean {
+    const { clusterSize } = this.#geometry
+    return this.get(cluster) === 0 && this.#metadata?.findForData(cluster * clusterSize, clusterSize) === undefined
   }
 
   /** Clusters that are free by their refcounts must not hold metadata, least of all the header (QC-REF-09). */

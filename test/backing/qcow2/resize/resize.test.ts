@@ -1,5 +1,6 @@
 /** The size of a disk changes: what is new is zero, what was cut off never comes back, and the image stays sound. */
 import { describe, expect, it } from "vitest"
+import { BackingError } from "../../../../src/backing/backing.ts"
 import { openQcow2 } from "../../../../src/backing/host/open-qcow2.ts"
 import { checkQcow2 } from "../../../../src/backing/qcow2/check/check.ts"
 import { changeBacking, prepareBacking } from "../../../../src/backing/qcow2/layers/change-backing.ts"
@@ -107,6 +108,25 @@ describe("a disk", () => {
     expect(isZero(contentOf(disk, 10_240))).toBe(true)
     disk.close()
     clean(file)
+  })
+
+  it("QC-RSZ-04 QC-OVL-01 shrinks, and the file keeps its tables, even where their refcounts say that nothing is there", () => {
+    const image = withImage(newImage({ clusterSize: 4096, size: 40_960 }), (disk) => disk.pwrite(filled(4096, 1), 0))
+    // The L1 table goes to the end of the file, where nothing counts it.
+    const end = image.bytes.length
+    const bytes = new Uint8Array(end + 4096)
+    bytes.set(image.bytes)
+    bytes.copyWithin(end, image.l1Offset, image.l1Offset + 4096)
+    const file = MemoryFile.of(new Qcow2Bytes(bytes).setU64(40, BigInt(end)).bytes)
+    withImage(file, (disk) => {
+      try {
+        disk.resize(36_864, { shrink: true })
+      } catch (error) {
+        if (!(error instanceof BackingError) || error.code !== "corrupt") throw error
+      }
+      expect(contentOf(disk, 0, 4096)[0]).toBe(1)
+    })
+    expect(contentOf(openQcow2(file.clone({ readOnly: true })), 0, 4096)[0]).toBe(1)
   })
 
   it("QC-RSZ-02 of version 3 has another size than its snapshots; of version 2 it keeps its own", () => {

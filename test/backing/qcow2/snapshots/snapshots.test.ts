@@ -1,5 +1,6 @@
 /** Snapshots of an open image: taken, read, gone back to and deleted; the image stays sound, and each keeps what it held. */
 import { describe, expect, it } from "vitest"
+import { BackingError } from "../../../../src/backing/backing.ts"
 import { checkQcow2 } from "../../../../src/backing/qcow2/check/check.ts"
 import { MemoryFile } from "../../../support/memory-file.ts"
 import { openInMemory } from "../../../support/images.ts"
@@ -145,6 +146,43 @@ describe("a snapshot", () => {
     expect(failureOf(() => disk.pwrite(filled(512, 3), 0)).message).toMatch(/an L2 table of a snapshot is there/)
     // By default only the snapshot's L1 table is protected: the same write goes through.
     openInMemory(lying.clone()).pwrite(filled(512, 3), 0)
+  })
+
+  it("QC-OVL-01 overlapCheck all: nor when the entry that lies is in a table which the disk shares with a snapshot", () => {
+    const file = newImage({ clusterSize: 4096, size: 60 * 4096 })
+    const bytes = withImage(file, (disk) => {
+      disk.pwrite(filled(4 * 4096, 1), 0)
+      disk.snapshots.create({ name: "one" })
+      disk.pwrite(filled(4096, 2), 0)
+      disk.snapshots.create({ name: "two" })
+      // No entry of the table has COPIED any more, so the disk and this one share it.
+      disk.snapshots.create({ name: "three" })
+    })
+    const tableOf = (l1: number): number => Number(bytes.u64(l1) & 0x00ff_ffff_ffff_fe00n)
+    const theirs = tableOf(Number(bytes.u64(bytes.snapshotsOffset)))
+    expect(bytes.u64(bytes.l1At(0)) & COPIED, "the table is shared").toBe(0n)
+    bytes.setL2(0, BigInt(theirs) | COPIED)
+    const before = bytes.bytes.slice(theirs, theirs + 4096)
+    for (const [length, offset] of [[4096, 0], [512, 100], [60 * 4096, 0]] as const) {
+      const lying = MemoryFile.of(bytes.bytes, { path: "lying.qcow2" })
+      const disk = openInMemory(lying, { overlapCheck: "all" })
+      // What is written goes elsewhere; what is given up with the entry is not taken for free.
+      for (let round = 0; round < 3; round++) {
+        for (const work of [
+          () => disk.pwrite(filled(length, 3), offset),
+          () => disk.flush(),
+          () => disk.pwrite(filled(50 * 4096, 4), 9 * 4096),
+        ]) {
+          try {
+            work()
+          } catch (error) {
+            if (!(error instanceof BackingError) || error.code !== "corrupt") throw error
+          }
+        }
+      }
+      disk.close()
+      expect(Buffer.compare(lying.clone().toBytes().subarray(theirs, theirs + 4096), before), `${length} bytes at ${offset}`).toBe(0)
+    }
   })
 
   it("an image without anything has snapshots as well", () => {
