@@ -111,6 +111,9 @@ export interface BlockStatus {
   readonly extents: readonly StatusExtent[]
 }
 
+/** Extents that are taken from one block status, of which a server may send a million: whoever needs more asks again. */
+const MOST_EXTENTS = 65_536
+
 /** The payload of NBD_REPLY_TYPE_BLOCK_STATUS. Every extent is longer than 0; whether they fit the request, the caller checks. */
 export function decodeBlockStatus(payload: Uint8Array): BlockStatus {
   const count = (payload.length - NBD_SIZE.contextId) / NBD_SIZE.descriptor
@@ -119,7 +122,7 @@ export function decodeBlockStatus(payload: Uint8Array): BlockStatus {
   }
   const reader = new WordReader(payload, "a block status")
   const contextId = reader.u32()
-  const extents = Array.from({ length: count }, () => ({ length: reader.u32(), flags: reader.u32() }))
+  const extents = Array.from({ length: Math.min(count, MOST_EXTENTS) }, () => ({ length: reader.u32(), flags: reader.u32() }))
   if (extents.some(({ length }) => length === 0)) throw new NbdProtocolError("a block status with an extent of 0 bytes")
   return { contextId, extents }
 }

@@ -266,6 +266,16 @@ describe("answers", () => {
     await expectBroken(opened, opened.disk.blockStatus(0, 512))
   })
 
+  it("with a million extents are taken in part: the rest can be asked for", async () => {
+    const { disk, server } = await openNew({ size: 2 ** 21 })
+    server.answer = (request, connection) => {
+      connection.sendStatus(request, Array.from({ length: 2 ** 20 }, (_, index) => ({ length: 1, flags: index % 2 })))
+    }
+    const extents = await disk.blockStatus(0, 2 ** 21)
+    expect(extents).toHaveLength(65_536)
+    expect(extents.at(-1)).toEqual({ offset: 65_535, length: 1, isHole: true, isZero: false })
+  })
+
   it("structured ones that were not agreed on", async () => {
     const opened = await openNew({ size: 4096, structured: false })
     opened.server.answer = (request, connection) => connection.sendChunk(request, { type: 0, isDone: true })
