@@ -49,13 +49,18 @@ export function reachImage(who: string, disk: object): ReachedImage {
   throw new TypeError(`${who}: the disk must be a qcow2 image, as openImage and openDisk open it`)
 }
 
+/** The qcow2 image that `disk` is, opened in whatever way; undefined for disks of other kinds. */
+export function qcow2Of(disk: object): Qcow2Image | undefined {
+  const image = disk instanceof AwaitedDisk ? disk.disk : disk
+  return image instanceof Qcow2Image ? image : undefined
+}
+
 /**
  * By what a qcow2 image looks up its content: another object once the image has changed as a whole. Then a snapshot may have been gone back
  * to. Undefined for disks of other kinds.
  */
 export function tablesOf(disk: object): object | undefined {
-  const image = disk instanceof AwaitedDisk ? disk.disk : disk
-  return image instanceof Qcow2Image ? image.inspect(({ mapping }) => mapping) : undefined
+  return qcow2Of(disk)?.inspect(({ mapping }) => mapping)
 }
 
 /** The image above `base` in the chain of `image`. */

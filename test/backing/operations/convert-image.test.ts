@@ -37,6 +37,9 @@ describe("convertImage", () => {
     await convertImage(path, plain, { source: { format: "raw" }, clusterSize: 4096 })
     await convertImage(plain, small, { compressed: true, size: 2 * SIZE })
     await convertImage(small, back, { format: "raw" })
+    const encryption = { passphrase: "secret", iterTime: 1 }
+    const refused = convertImage(plain, join(folder, "both.qcow2"), { compressed: true, encryption })
+    await expect(refused).rejects.toMatchObject({ code: "invalid-argument", message: expect.stringContaining("are not encrypted") })
     expect(contentOf(plain).equals(content)).toBe(true)
     expect(contentOf(small).equals(Buffer.concat([content, Buffer.alloc(SIZE)]))).toBe(true)
     expect(readFileSync(back).subarray(0, SIZE).equals(content)).toBe(true)

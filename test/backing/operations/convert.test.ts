@@ -174,13 +174,18 @@ describe("convertDisk", () => {
     expect(bytesOf(source).equals(before)).toBe(true)
   })
 
-  it("what does not fit, is read-only or takes no compressed clusters is refused before anything is written", async () => {
+  it("QC-CMP-13 what does not fit, is read-only, encrypted or not compressed is refused before anything is written", async () => {
     const source = rawOf(SIZE)
     const target = new MemoryBacking({ size: SIZE - 512 })
     await expect(convertDisk(source, target)).rejects.toMatchObject({ code: "invalid-argument" })
     await expect(convertDisk(source, rawOf(SIZE), { compressed: true })).rejects.toThrow("only a qcow2 image takes compressed clusters")
     await expect(convertDisk(source, rawOf(SIZE), { onlyOwn: true })).rejects.toThrow("only a qcow2 image tells")
     await expect(convertDisk(source, rawOf(SIZE), { sparseSize: 1000 })).rejects.toThrow("multiple of 512")
+    const encrypted = qcow2Shapes.find(({ name }) => name === "qcow2 with LUKS")
+    if (encrypted === undefined) throw new Error("no such shape")
+    const { file, opening } = makeShape(encrypted, SIZE)
+    const secret = openInMemory(file, opening)
+    await expect(convertDisk(source, secret, { compressed: true })).rejects.toThrow("compressed clusters are not encrypted")
     const readOnly = new RawBacking(MemoryFile.of(new Uint8Array(SIZE), { readOnly: true }))
     await expect(convertDisk(source, readOnly)).rejects.toMatchObject({ code: "read-only" })
   })

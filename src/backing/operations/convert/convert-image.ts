@@ -4,7 +4,7 @@ import { BackingError, type VirtioBacking } from "../../backing.ts"
 import { CREATE_IMAGE_RULES, createImage, type CreateImageOptions } from "../../create.ts"
 import { writeReplacing } from "../../host/replaced-file.ts"
 import { openImage, type OpenImageOptions } from "../../open.ts"
-import { CONVERT_RULES, type ConvertOptions, convertDisk } from "./convert.ts"
+import { CONVERT_RULES, type ConvertOptions, convertDisk, NOT_BOTH } from "./convert.ts"
 import { type BitmapChoice, chooseBitmaps, copyBitmaps } from "./copy-bitmaps.ts"
 import { openSource } from "./source-image.ts"
 
@@ -54,6 +54,9 @@ export async function convertToImage(source: VirtioBacking, target: string, opti
   const { backing, format = "qcow2" } = options
   if (backing !== undefined && !("map" in source)) {
     throw new BackingError("invalid-argument", "an image over a backing file is made of a qcow2 image, not of a raw one", { path: target })
+  }
+  if (options.compressed === true && options.encryption !== undefined) {
+    throw new BackingError("invalid-argument", NOT_BOTH, { path: target })
   }
   const { bitmaps } = options
   if (bitmaps !== undefined && (format !== "qcow2" || options.compat === "0.10")) {

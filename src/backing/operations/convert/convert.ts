@@ -3,8 +3,10 @@ import { checkCount, checkOptions, type Rules } from "../../../options.ts"
 import { BackingError, checkBacking, type VirtioBacking } from "../../backing.ts"
 import { CompressedSink, type CompressedTarget } from "./compressed-sink.ts"
 import { DiskSink, type Sink } from "./disk-sink.ts"
+import { qcow2Of } from "../layer-steps.ts"
 import { Operation, OPERATION_RULES, type OperationOptions } from "../operation.ts"
 import { copyPieces } from "./copy.ts"
+import { CRYPT_METHOD } from "../../qcow2/format/spec.ts"
 import type { MapExtent } from "../../qcow2/map-extents.ts"
 import { Pace } from "../pace.ts"
 import { everything, type Lookup } from "./pieces.ts"
@@ -84,6 +86,7 @@ function sinkFor(target: ConvertTarget, options: SinkOptions): Sink {
   if (!options.compressed) return new DiskSink(target, options)
   const { writeCompressed, compressLater } = target
   if (writeCompressed === undefined || compressLater === undefined) throw refusal("only a qcow2 image takes compressed clusters")
+  if ((qcow2Of(target)?.header.cryptMethod ?? CRYPT_METHOD.NONE) !== CRYPT_METHOD.NONE) throw refusal(NOT_BOTH)
   return new CompressedSink(target as VirtioBacking & CompressedTarget, options)
 }
 
@@ -126,6 +129,9 @@ function lookupFor(source: OwnedDisk, { onlyOwn = false }: ConvertOptions): Look
     throw new Error("a range of the disk has no extents")
   }
 }
+
+/** Compressed clusters of an encrypted image hold plain text (QC-CMP-13). */
+export const NOT_BOTH = "compressed clusters are not encrypted; leave out one of the two"
 
 function refusal(message: string): BackingError {
   return new BackingError("invalid-argument", `the conversion is not possible: ${message}`)
