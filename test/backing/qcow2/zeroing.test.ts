@@ -167,7 +167,7 @@ describe("write-zeroes", () => {
     expect(file.size()).toBe(size)
   })
 
-  it("QC-OVL-01 QC-DZ-08 no hole is made where metadata is, though entries call it data and their refcounts say that it is free by now", () => {
+  it("QC-OVL-01 QC-DZ-08 no hole is made where metadata is, though entries call it data and refcounts say it is free", () => {
     const file = newImage({ size: 4 << 20 })
     const image = withImage(file, (disk) => disk.pwrite(filled(4 << 20, 7), 0))
     const first = Math.min(image.l1Offset, image.hostOffset(0)) / CLUSTER
