@@ -36,7 +36,7 @@ export function encryptionOf(given: Arguments, keys: KeyValues, prefix: "" | "en
   const hash = keys.choice(`${prefix}hash-alg`, ["sha1", "sha224", "sha256", "sha384", "sha512"])
   const iterTime = keys.count(`${prefix}iter-time`)
   return {
-    passphrase: passphraseOf(given, keys.text(`${prefix}key-secret`))({ path: "the new image", encryption: "luks" }),
+    passphrase: passphraseOf(given, keys.text(`${prefix}key-secret`), { isNew: true })({ path: "the new image", encryption: "luks" }),
     ...(cipher !== undefined && { cipher }),
     ...(mode !== undefined && { mode }),
     ...(ivGenerator !== undefined && { ivGenerator }),

@@ -40,10 +40,10 @@ export function snapshotOf(given: Arguments): { readonly snapshot?: string } {
 
 /** The image that `word` names. */
 export function imageNamed(given: Arguments, word: string | undefined, options: NamingOptions = {}): ImageName {
-  const { format = "format", keyed = "image-opts", otherSecrets } = options
+  const { format = "format", keyed = "image-opts", otherSecrets: others = [] } = options
   const name = nameOf("image", word)
   const stated = given.choice(format, FORMATS)
-  if (!given.flag(keyed)) return { path: name, format: stated, passphrase: passphraseOf(given, undefined, otherSecrets) }
+  if (!given.flag(keyed)) return { path: name, format: stated, passphrase: passphraseOf(given, undefined, { others }) }
   if (stated !== undefined) throw new UsageError(`--${keyed} says what the format is: leave out ${given.spelling(format)}`)
   const keys = new KeyValues(`--${keyed}`, [name], KEYS)
   const [driver, path] = [keys.text("driver"), keys.text("file.filename") ?? keys.text("filename")]
@@ -51,6 +51,6 @@ export function imageNamed(given: Arguments, word: string | undefined, options: 
   const fileDriver = keys.text("file.driver") ?? "file"
   if (fileDriver !== "file") throw new UsageError(`--${keyed} file.driver=${fileDriver}: it must be file`)
   // The driver "file" below no other one is a raw image to qemu-img.
-  const passphrase = passphraseOf(given, keys.text("encrypt.key-secret") ?? keys.text("key-secret"), otherSecrets)
+  const passphrase = passphraseOf(given, keys.text("encrypt.key-secret") ?? keys.text("key-secret"), { others })
   return { path, format: driver === "file" ? "raw" : keys.choice("driver", FORMATS), passphrase }
 }

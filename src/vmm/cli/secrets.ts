@@ -15,12 +15,18 @@ const LINE_END = 10
 /** Asks for the passphrase when an image turns out to be encrypted. */
 export type PassphraseSource = (image: EncryptedImage) => Passphrase
 
+export interface AskingOptions {
+  /** Secrets that are for something else. Default: none. */
+  readonly others?: readonly string[]
+  /** The image is not made yet: the terminal asks twice. Default false. */
+  readonly isNew?: boolean
+}
+
 /**
  * Where the passphrase comes from: the `--object` named `secret`, or else `--passphrase-file`, the only `--object`, the environment, or the
  * terminal. @throws UsageError for an object that makes no sense, and for a secret that is not given
- * @param others secrets that are for something else
  */
-export function passphraseOf(given: Arguments, secret?: string, others: readonly string[] = []): PassphraseSource {
+export function passphraseOf(given: Arguments, secret?: string, { others = [], isNew = false }: AskingOptions = {}): PassphraseSource {
   const secrets = secretsOf(given)
   for (const other of others) secrets.delete(other)
   const only = secrets.size === 1 ? [...secrets.values()][0] : undefined
@@ -29,7 +35,7 @@ export function passphraseOf(given: Arguments, secret?: string, others: readonly
     if (file !== undefined) return readKeyFile(file)
     const text = process.env[VARIABLE]
     if (text !== undefined) return text
-    if (process.stdin.isTTY) return askTerminal(`Passphrase of ${image.path}: `, image)
+    if (process.stdin.isTTY) return (isNew ? askTwice : askTerminal)(`Passphrase of ${image.path}: `, image)
     const ways = `give --passphrase-file FILE, --object secret,id=ID,file=FILE or the environment variable ${VARIABLE}`
     throw new BackingError("invalid-argument", `the image is encrypted: ${ways}`, { path: image.path })
   }
