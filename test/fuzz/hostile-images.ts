@@ -206,11 +206,14 @@ function writeRound(image: CorpusImage, rng: Rng): boolean {
   return true
 }
 
-/** What no operation changes: everything before the place of the refcount table; with new bitmaps the backing file's name moves. */
+/**
+ * What no operation changes: everything before the place of the refcount table. With new bitmaps the backing file's name moves, and the
+ * size of one that is not there goes.
+ */
 function fixedFields(file: MemoryFile, isWhole: boolean): Uint8Array {
   const fields = new Uint8Array(isWhole ? 24 : 48)
   file.clone().read(fields, 0)
-  return isWhole ? fields.fill(0, 8, 16) : fields
+  return isWhole ? fields.fill(0, 8, 20) : fields
 }
 
 function checkRound({ bytes, name }: CorpusImage, rng: Rng): void {
