@@ -7,7 +7,7 @@ import { checkVersion, type FileVersion, hasValidator, type RangeAnswer } from "
 import { type AnswerSink, HttpClient, RedirectExpired } from "./client.ts"
 import { checkHttpOptions, type HttpFileOptions } from "./options.ts"
 import type { HttpFetch, HttpRequestInit } from "./types.ts"
-import { HttpStretches } from "./stretch.ts"
+import { HttpStretches, STRETCH_AFTER } from "./stretch.ts"
 import { ParallelLimit } from "./parallel-limit.ts"
 import { deadlineOf, type PatienceOptions } from "./patience.ts"
 import { type Clock, PLATFORM_CLOCK, retryDelay, TransientError } from "./retry.ts"
@@ -40,6 +40,7 @@ export class HttpFile implements AsyncImageFile {
   readonly #limit: ParallelLimit
   #stretches: HttpStretches | undefined
   readonly #clock: Clock
+  readonly #stretchAfter: number
   readonly #patience: PatienceOptions
   readonly #retries: number
   readonly #isImmutable: boolean
@@ -50,7 +51,9 @@ export class HttpFile implements AsyncImageFile {
   /** Ends the waits before further tries. */
   readonly #waits = new Set<() => void>()
 
-  constructor(url: string | { readonly href: string }, options: HttpFileOptions, clock: Clock) {
+  /** `clock` and `stretchAfter` are for tests. */
+  constructor(url: string | { readonly href: string }, options: HttpFileOptions, clock: Clock, stretchAfter = STRETCH_AFTER) {
+    this.#stretchAfter = stretchAfter
     checkHttpOptions(options)
     const address = parseUrl(url)
     const headers = { ...checkedHeaders(options.headers ?? {}), ...takeCredentials(address) }
@@ -144,7 +147,8 @@ export class HttpFile implements AsyncImageFile {
     this.#version = version
     const opened = version
     const [client, limit, patience] = [this.#client, this.#limit, this.#patience]
-    this.#stretches = new HttpStretches({ client, limit, patience, head: (answer) => this.#checked(answer, opened) })
+    const after = this.#stretchAfter
+    this.#stretches = new HttpStretches({ client, limit, patience, after, head: (answer) => this.#checked(answer, opened) })
     return { version, head: head.slice(0, end) }
   }
 

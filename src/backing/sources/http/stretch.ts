@@ -14,6 +14,8 @@ export interface StretchOptions {
   readonly client: HttpClient
   readonly limit: ParallelLimit
   readonly patience: PatienceOptions
+  /** Bytes that somebody must have read in order before one begins. */
+  readonly after: number
   /** Checks the head of an answer. @throws BackingError when it is not of the file that was opened */
   readonly head: (answer: RangeAnswer) => void
 }
@@ -22,6 +24,11 @@ export interface StretchOptions {
  * Reads below this many bytes are not taken for those of somebody who reads in order: they have their reasons, such as tables of an image.
  */
 const SHORTEST_READ = 1 << 20
+/**
+ * Bytes that somebody must have read in order before a stretch begins. The server sends some MiB more than are read, until the buffers on
+ * the way are full, and they are wasted on whoever stops.
+ */
+export const STRETCH_AFTER = 1 << 24
 /** Bytes that a stretch asks for. */
 const LONGEST_STRETCH = 1 << 28
 /** Milliseconds without a read after which a stretch ends, and leaves its connection to others. */
@@ -33,6 +40,8 @@ export class HttpStretches {
   #current: HttpStretch | undefined
   /** Where the last long read ended. */
   #lastEnd = -1
+  /** Bytes that have been asked for in order up to there. */
+  #inOrder = 0
   /** One failed before it had brought anything: this server is asked for short ranges only. */
   #isRefused = false
   #isClosed = false
@@ -51,11 +60,16 @@ export class HttpStretches {
   ): HttpStretch | undefined {
     const isNext = first === this.#lastEnd
     const isCurrent = this.#current?.next === first
-    if (isCurrent || length >= SHORTEST_READ) this.#lastEnd = end
+    if (isCurrent || length >= SHORTEST_READ) {
+      this.#inOrder = length + (isCurrent || isNext ? this.#inOrder : 0)
+      this.#lastEnd = end
+    }
     if (isCurrent) return this.#current
     if (length < SHORTEST_READ) return undefined
     // A stretch may have to wait for a read, which must find room beside it.
-    if (!isNext || this.#isRefused || this.#isClosed || this.#options.limit.most < 2) return undefined
+    if (!isNext || this.#inOrder < this.#options.after || this.#isRefused || this.#isClosed || this.#options.limit.most < 2) {
+      return undefined
+    }
     this.#current?.end()
     const stretch = new HttpStretch(this.#options, first, Math.min(size, first + LONGEST_STRETCH))
     this.#current = stretch

@@ -137,8 +137,8 @@ it.each(Array.from({ length: 16 }, (_, index) => seed + index))("gives right byt
   const rng = new Rng(own)
   const server = new HostileServer(rng, [2, 3, 5, 10][own % 4] ?? 5)
   const options = { fetch: server.fetch, maxParallel: 1 + rng.below(6), retries: rng.below(4) }
-  const file = new HttpFile("http://hostile/disk.img", options, server.clock)
-  const paged = new HttpFile("http://hostile/disk.img", options, server.clock)
+  const file = new HttpFile("http://hostile/disk.img", options, server.clock, 2 * MIB)
+  const paged = new HttpFile("http://hostile/disk.img", options, server.clock, 2 * MIB)
   const opening = openDisk(paged, { format: "raw" }).catch((error: unknown) => {
     expect(error).toBeInstanceOf(BackingError)
   })

@@ -49,7 +49,7 @@ const files: HttpFile[] = []
 async function open(options: HttpFileOptions = {}): Promise<{ server: TestServer; file: HttpFile; clock: FakeClock }> {
   const server = await TestServer.start(CONTENT)
   const clock = new FakeClock(1000)
-  const file = new HttpFile(server.url, options, clock)
+  const file = new HttpFile(server.url, options, clock, 2 * MIB)
   servers.push(server)
   files.push(file)
   return { server, file, clock }
@@ -105,6 +105,14 @@ describe("reads in order", () => {
     for (let at = MIB; at < 2 * MIB; at += MIB / 4) await check(file, at, MIB / 4)
     for (const at of [2, 4, 6]) await check(file, at * MIB, MIB)
     expect(server.ranges.length).toBe(1 + 4 + 3)
+  })
+
+  it("a few MiB of them begin none: of what a long request brings, some MiB are wasted on whoever stops", async () => {
+    const { server, clock } = await open()
+    const file = new HttpFile(server.url, {}, clock)
+    files.push(file)
+    for (let at = 0; at < 12; at++) await check(file, at * MIB, MIB)
+    expect(server.ranges).toHaveLength(13)
   })
 
   it("one where only one request may be under way at a time", async () => {
@@ -166,7 +174,7 @@ describe("a long request", () => {
     const { server } = await open()
     const { server: home } = await open()
     home.always = ({ response }) => response.writeHead(302, { Location: server.url }).end()
-    const redirected = new HttpFile(home.url, {}, new FakeClock(1000))
+    const redirected = new HttpFile(home.url, {}, new FakeClock(1000), 2 * MIB)
     files.push(redirected)
     await check(redirected, 0, MIB)
     server.next.push(({ response }) => response.writeHead(403).end())
@@ -206,7 +214,7 @@ describe("a long request", () => {
   it("is read no further than reads come: what the server has sent waits", async () => {
     const server = new PieceServer(() => 10_000)
     const clock = new FakeClock(500)
-    const file = new HttpFile("http://far/disk.img", { fetch: server.fetch, timeout: 500 }, clock)
+    const file = new HttpFile("http://far/disk.img", { fetch: server.fetch, timeout: 500 }, clock, 2 * MIB)
     files.push(file)
     await check(file, 0, MIB)
     for (let at = 1; at < 8; at++) {
@@ -227,7 +235,7 @@ describe("a long request", () => {
       clock.advance(29_000)
       return 1
     })
-    const file = new HttpFile("http://drips/disk.img", { fetch: server.fetch }, clock)
+    const file = new HttpFile("http://drips/disk.img", { fetch: server.fetch }, clock, 2 * MIB)
     files.push(file)
     await check(file, 0, MIB)
     await check(file, MIB, MIB)
