@@ -6,6 +6,7 @@ import { readFileSync } from "node:fs"
 import { expect, it } from "vitest"
 import type { AsyncImageFile } from "../../../src/backing/async-image-file.ts"
 import { openDisk } from "../../../src/backing/open-disk-on-node.ts"
+import { httpFile } from "../../../src/backing/sources/http/http-file.ts"
 
 const MIB = 1 << 20
 const SECTOR = 512
@@ -59,4 +60,20 @@ it.each([1, 4])("a boot fetches at most twice what it reads, and a little for si
   // As recorded, that are 7.7 MiB read and 12.1 MiB fetched in 23 requests.
   expect(source.bytes).toBeLessThan(12.5 * MIB)
   expect(source.requests).toBeLessThanOrEqual(23)
+})
+
+it("nor does a boot over HTTP ask for more, in one long request for instance", async () => {
+  const asked: number[] = []
+  const disk = await openDisk(httpFile("http://boot/disk.raw", {
+    fetch: async (_, { headers }) => {
+      const [, start = NaN, last = NaN] = (/^bytes=(\d+)-(\d+)$/.exec(headers["Range"] ?? "") ?? []).map(Number)
+      asked.push(last + 1 - start)
+      const status = { status: 206, headers: { "Content-Range": `bytes ${start}-${last}/${SIZE}`, ETag: '"1"' } }
+      return new Response(new Uint8Array(last + 1 - start), status)
+    },
+  }), { format: "raw" })
+  for (const { offset, length } of READS) await disk.pread(new Uint8Array(length), offset)
+  await disk.close()
+  expect(asked.reduce((sum, length) => sum + length, 0)).toBeLessThan(12.5 * MIB)
+  expect(asked.length).toBeLessThanOrEqual(23)
 })
