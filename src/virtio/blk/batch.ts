@@ -96,9 +96,10 @@ export class Batch {
       const request = this.slot(this.taken++)
       usual.copy(index, place, request)
       place += request.slots
+      // Not the sums of `usual`: they are of an earlier batch where nobody has read descriptors for this one.
+      this.#bytes += request.dataLength
       this.ring?.adopt?.(request)
     }
-    this.#bytes += usual.readBytes + usual.writeBytes
     this.next = usual.next
     usual.count = 0
   }

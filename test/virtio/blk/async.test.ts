@@ -31,6 +31,28 @@ function send(guest: RingGuest, requests: readonly Request[]): { heads: number[]
 const reads = (count: number): Request[] => Array.from({ length: count }, (_, at) => ({ type: T.IN, sector: 3 * at, in: 512 }))
 
 describe("completion in the order of the answers", () => {
+  it("requests that come in while a full batch waits for the disk are taken all the same, as one batch", async () => {
+    const disk = new FakeDisk({ size: 32 << 20 })
+    disk.waits = () => true
+    const guest = new RingGuest({ backing: disk, machine: { ramSize: 64 << 20 } })
+    const sendWhileWaiting = (lastLength: number): void => {
+      send(guest, Array.from({ length: 16 }, (_, at) => ({ type: T.IN, sector: 4096 * at, in: at === 15 ? lastLength : 1 << 20 })))
+      expect(disk.waiting).toHaveLength(16)
+      // Neighbours are one call, if they are in one batch.
+      send(guest, [{ type: T.IN, sector: 1, in: 512 }, { type: T.IN, sector: 2, in: 512 }])
+      expect(disk.waiting).toHaveLength(17)
+    }
+    // One sector less than a batch may have.
+    sendWhileWaiting((1 << 20) - 512)
+    for (const { finish } of disk.waiting.splice(0)) finish()
+    await guest.served()
+    guest.start()
+    // All that it may have.
+    sendWhileWaiting(1 << 20)
+    for (const { finish } of disk.waiting.splice(0)) finish()
+    await guest.served()
+  })
+
   it("VQ-22 two reads with inverse latency come back inverted, each with its own data, each with an interrupt", async () => {
     const { disk, guest } = pair()
     const { heads, placed } = send(guest, reads(2))
