@@ -11,7 +11,7 @@ import { TURN_BYTES } from "../turn.ts"
 import type { Virtqueue } from "../virtqueue.ts"
 import { SLICE_BYTES } from "./executor.ts"
 import { BlkRequest, parseRequest, relocateAll } from "./request.ts"
-import { rangesLength } from "./ranges.ts"
+import { judgedSegments, rangesLength } from "./ranges.ts"
 import { COMMAND_TOTAL, isCommand } from "./commands.ts"
 import { isRepeatable } from "./zoned/requests.ts"
 import type { UsualRequests } from "./usual/requests.ts"
@@ -28,8 +28,12 @@ const MERGE_BYTES = SLICE_BYTES
 export const BATCH_REQUESTS = 256
 /** The batch is closed once it has this many segments, so that its memory stays bounded whatever chains look like. */
 const BATCH_SEGMENTS = 8192
+/** So is it once so many descriptors have been read for it: nothing looks at the clock meanwhile. */
+const BATCH_DESCRIPTORS = 8192
 /** So is it once it has as many bytes of data as a turn moves: requests of other queues wait for a batch, however small they are. */
 const BATCH_BYTES = TURN_BYTES
+/** As many descriptors are read while one segment of a range is judged. */
+const SEGMENT_DESCRIPTORS = 4
 /** Buffers of one merged call at most: larger calls gain nothing. */
 const MERGE_BUFFERS = 1024
 
@@ -56,6 +60,8 @@ export class Batch {
   brokenBy: VirtqueueError | undefined
   /** The `Observation` is to be told of their completion. */
   isObserved = false
+  /** Descriptors that have been read for it, and what took as long. */
+  descriptors = 0
   readonly #segments = new SegmentList()
   /** The chain that is being parsed. Its segments stay: those with data are the request's. */
   readonly #chain = new DescriptorChain(this.#segments)
@@ -70,7 +76,8 @@ export class Batch {
 
   /** No more requests are to be taken into it. A method: V8 calls its runtime for a private getter (30 ns, measured). */
   #isFull(): boolean {
-    return this.taken >= this.most || this.#segments.count >= BATCH_SEGMENTS || this.#bytes >= BATCH_BYTES
+    if (this.taken >= this.most || this.descriptors >= BATCH_DESCRIPTORS) return true
+    return this.#segments.count >= BATCH_SEGMENTS || this.#bytes >= BATCH_BYTES
   }
 
   /** Begins anew, with requests of `ring`, which has been refreshed. */
@@ -86,6 +93,7 @@ export class Batch {
     this.brokenBy = undefined
     this.isObserved = false
     this.#bytes = 0
+    this.descriptors = 0
     this.#generation = ring.generation
   }
 
@@ -122,9 +130,11 @@ export class Batch {
   #takeNext(queue: Virtqueue, ring: Ring, refusal: Refusal): boolean {
     const chain = this.#chain
     if (!ring.pop(chain)) return false
+    this.descriptors += chain.descriptors
     const request = this.slot(this.taken)
     parseRequest(request, chain, queue.legacy)
     request.outcome = refusal(request)
+    if (request.type > FLUSH) this.descriptors += SEGMENT_DESCRIPTORS * judgedSegments(request)
     this.#bytes += request.dataLength
     this.taken++
     return true

@@ -54,6 +54,11 @@ export function readRanges(request: BlkRequest, type: RangeType, capacity: numbe
   return VIRTIO_BLK_S.OK
 }
 
+/** Segments that `readRanges` reads of a request; 0 for a request of another type. */
+export function judgedSegments({ type, dataLength }: BlkRequest): number {
+  return type === DISCARD || type === WRITE_ZEROES || type === SECURE_ERASE ? Math.min(dataLength / SEGMENT_SIZE, MAX_JUDGED_SEGMENTS) : 0
+}
+
 /** Bytes of all ranges. */
 export function rangesLength(ranges: readonly DiskRange[]): number {
   return ranges.reduce((sum, { length }) => sum + length, 0)

@@ -16,7 +16,7 @@ import { refusalOf } from "./refusal.ts"
 import type { ThrottledRequests } from "./throttling/throttled-requests.ts"
 import type { UsualRequests } from "./usual/requests.ts"
 import { DONE as ALL_DONE, LEFT as ALL_LEFT, UsualServer } from "./usual/usual-server.ts"
-import { REQUEST_WEIGHT, spend } from "./weights.ts"
+import { DESCRIPTOR_WEIGHT, REQUEST_WEIGHT, spend } from "./weights.ts"
 import { type BlkRequest, isWrite, type RequestLimits, WAITING as STILL_WAITING } from "./request.ts"
 import { type BlkStatus, VIRTIO_BLK_CONFIG, VIRTIO_BLK_S, VIRTIO_BLK_T } from "./spec.ts"
 import type { BlkWiring } from "./wiring.ts"
@@ -137,7 +137,7 @@ export class RequestServer implements DeviceHandler {
         // Without requests: those completed while the device was kept from memory, or before its state was saved.
         hasMoved = device.publish(queue, ring)
       } else {
-        drained = how === LEFT ? this.#fillBatch(queue, ring, room) : requests.isDrained
+        drained = how === LEFT ? this.#fillBatch(queue, ring, room, turn) : requests.isDrained
         budget -= this.#batch.taken
         if (!this.#goOn(queue, ring, turn)) return this.#hasMore(queue)
       }
@@ -152,13 +152,14 @@ export class RequestServer implements DeviceHandler {
   }
 
   /** Fills the batch with the usual requests that have been taken, and others. Returns whether the ring is empty. */
-  #fillBatch(queue: Virtqueue, ring: Ring, room: number): boolean {
+  #fillBatch(queue: Virtqueue, ring: Ring, room: number, turn: Turn): boolean {
     const { observation } = this.#wiring
     const batch = this.#batch
     batch.begin(queue, ring)
     batch.adopt(this.#usual.requests)
     batch.most = room
     const drained = batch.take(queue, ring, this.#refusal)
+    turn.spend(DESCRIPTOR_WEIGHT * batch.descriptors, 0)
     if (observation !== undefined) batch.isObserved = observation.arrived(batch.requests, batch.taken)
     this.#throttled.hold(this.#wiring, queue, ring, batch)
     return drained
@@ -240,7 +241,10 @@ export class RequestServer implements DeviceHandler {
     const { executor, device } = this.#wiring
     const { requests } = this.#batch
     const leader = this.#batch.slot(first)
-    if (leader.total === 0 && leader.type !== FLUSH) return true
+    if (leader.total === 0 && leader.type !== FLUSH) {
+      turn.spend(REQUEST_WEIGHT, 0)
+      return true
+    }
     do {
       let answer: PromiseLike<void> | undefined
       try {

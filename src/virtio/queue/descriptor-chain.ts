@@ -121,6 +121,8 @@ export class DescriptorChain extends SegmentRun {
   /** See `TakenChain`. */
   place = 0
   slots = 0
+  /** Descriptors that were read for it: those of no bytes make no segments, and take time. */
+  descriptors = 0
   /** Number of device-readable segments; the writable ones follow. */
   readableCount = 0
   /** Bytes in the readable segments. */

@@ -109,6 +109,7 @@ export class DescriptorTable {
       if ((flags & NEXT) === 0) {
         if (readableLength + writableLength > MAX_CHAIN_LENGTH) throw new VirtqueueError(`chain ${head} describes more than 2^32 bytes`)
         chain.head = head
+        chain.descriptors = this.#chainLimit + 2 - budget
         chain.first = first
         chain.count = segments.count - first
         chain.readableCount = readableCount

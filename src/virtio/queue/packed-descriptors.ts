@@ -174,6 +174,7 @@ export class PackedDescriptors {
     /** Entries of an indirect table that are left; the chain is in the ring while there is none. */
     let left = 0
     let slots = 0
+    let entries = 0
     let region = this.#region
     let regionIndex = region === undefined ? 0 : segments.indexOf(region)
     for (;;) {
@@ -191,7 +192,8 @@ export class PackedDescriptors {
           const place = this.#indirectTable(source.slot, { address, length, isAlone: slots === 1 && (flags & NEXT) === 0 })
           view = place.data
           tableOffset = place.offset(address)
-          left = length / DESC_SIZE
+          entries = length / DESC_SIZE
+          left = entries
           slot = 0
           continue
         }
@@ -221,6 +223,7 @@ export class PackedDescriptors {
     }
     if (readableLength + writableLength > MAX_CHAIN_LENGTH) throw tooManyBytes(source.slot)
     chain.slots = slots
+    chain.descriptors = slots + entries
     chain.first = first
     chain.count = segments.count - first
     chain.readableCount = readableCount

@@ -270,6 +270,41 @@ describe("how long one turn is", () => {
   })
 })
 
+describe("requests that take longer to read than to do", () => {
+  /** Bytes of the descriptors between header and status. */
+  const NONE = Array.from({ length: 1021 }, () => 0)
+  const LIST = [16 * 4096]
+
+  it.each<[string, number, number[]]>([
+    ["reads of no bytes, of 1023 descriptors each", T.IN, NONE],
+    ["requests for the serial number, of 1023 descriptors each", T.GET_ID, NONE],
+    ["discards that are refused, of 4096 ranges each", T.DISCARD, LIST],
+  ])("%s: a clock check after some of them, and the rest in later turns", async (_, type, lengths) => {
+    const REQUESTS = 300
+    const clock = stoppedClock()
+    const guest = new RingGuest({
+      backing: emptyDisk(2 ** 30, clock, 0).backing, features: [F.INDIRECT_DESC, F.DISCARD], ringSize: 512,
+      disk: { queueSize: 512 },
+    })
+    const at = guest.alloc(16)
+    guest.store(at, header({ type, sector: 0 }))
+    const place = guest.alloc(16 * 4096)
+    const status = guest.alloc(1)
+    const table = guest.table([
+      { address: at, length: 16, writable: false },
+      ...lengths.map((length) => ({ address: place, length, writable: false })),
+      { address: status, length: 1, writable: true },
+    ])
+    guest.publish(Array.from({ length: REQUESTS }, () => guest.ring.chainWithTable([], table, 16 * (lengths.length + 2))))
+    vi.mocked(performance.now).mockImplementation(() => (clock.now += 2))
+    guest.kick()
+    expect(guest.usedIdx()).toBeGreaterThan(0)
+    expect(guest.usedIdx()).toBeLessThan(50)
+    await guest.served()
+    expect(guest.takeUsed()).toHaveLength(REQUESTS)
+  })
+})
+
 describe("between two slices", () => {
   const SECTORS = 2 ** 17
 
