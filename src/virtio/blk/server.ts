@@ -116,8 +116,9 @@ export class RequestServer implements DeviceHandler {
     const device = this.#device
     const usual = this.#usual
     const requests = this.#requests
-    // Two rounds through the ring are all that a driver on another thread can ask for at once.
-    for (let budget = 2 * ring.size; budget > 0 && !turn.over; ) {
+    // Two rounds through the ring are all that a driver on another thread can ask for at once. Each look at the ring counts as well: such
+    // a driver may take back what it has made available, again and again.
+    for (let budget = 2 * ring.size; budget > 0 && !turn.over; budget--) {
       if (device.inFlight.full) {
         device.inFlight.waitForMemory(queue)
         return false

@@ -2,6 +2,8 @@
 import { afterEach, describe, expect, it as once, vi } from "vitest"
 import { it } from "../../harness/both-rings.ts"
 import type { VirtioBacking } from "../../../src/backing/backing.ts"
+import { PackedQueue } from "../../../src/virtio/queue/packed-queue.ts"
+import { SplitQueue } from "../../../src/virtio/queue/split-queue.ts"
 import { FakeDisk, settled } from "../../harness/fake-disk.ts"
 import { type Placed, RingGuest, type RingGuestOptions } from "../../harness/guest.ts"
 import { header, pattern, ranges } from "../../harness/requests.ts"
@@ -267,6 +269,26 @@ describe("how long one turn is", () => {
     expect(first).toBeLessThan(600)
     for (const ring of guest.rings) await guest.served(ring)
     expect(interrupts).toBe(600)
+  })
+})
+
+describe("a driver on another thread", () => {
+  it("takes back what it has made available, again and again: each look at the ring counts, and a kick comes to its end", async () => {
+    const RING_SIZE = 16
+    const guest = new RingGuest({ backing: new FakeDisk(), ringSize: RING_SIZE })
+    let looks = 0
+    for (const queue of [SplitQueue, PackedQueue]) {
+      vi.spyOn(queue.prototype, "enableKicks").mockImplementation(() => {
+        looks++
+        return looks < 1000
+      })
+    }
+    guest.kick()
+    expect(looks).toBeGreaterThan(0)
+    expect(looks).toBeLessThanOrEqual(2 * RING_SIZE)
+    vi.restoreAllMocks()
+    guest.run({ type: T.FLUSH })
+    await guest.served()
   })
 })
 
