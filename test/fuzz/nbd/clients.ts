@@ -92,7 +92,7 @@ function randomCommand(rng: Rng, cookie: bigint): Command {
   const safeType = type === CMD.disc ? CMD.flush : type
   const hasRange = safeType !== CMD.flush || rng.chance(0.1)
   const offset = !hasRange ? 0 : rng.chance(0.9) ? rng.below(SIZE) : rng.pick([SIZE, SIZE + 1, 2n ** 63n, 2n ** 64n - 1n, 2n ** 53n])
-  const length = !hasRange ? 0 : rng.chance(0.7) ? rng.below(3000) : rng.below(SIZE)
+  const length = !hasRange || rng.chance(0.05) ? 0 : rng.chance(0.7) ? rng.below(3000) : rng.below(SIZE)
   const payload = safeType === CMD.write ? rng.bytes(length) : new Uint8Array(0)
   return { type: safeType, flags, cookie, offset, length, payload }
 }

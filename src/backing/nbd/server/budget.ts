@@ -76,6 +76,8 @@ export class Budget {
   }
 
   give(holder: Holder, bytes: number): void {
+    // A request of no bytes has taken nothing: there may be no account.
+    if (bytes === 0) return
     const account = this.#accounts.get(holder)
     if (account === undefined || account.bytes < bytes) throw new Error(`${bytes} bytes were given back that were not taken`)
     this.#held -= bytes

@@ -115,6 +115,24 @@ describe("reads", () => {
   })
 })
 
+describe("changes of no bytes", () => {
+  it.each([["write", CMD.write], ["trim", CMD.trim], ["writeZeroes", CMD.writeZeroes]] as const)(
+    "by %s, at the end too, change nothing, and the next request is served; forced ones flush, and fail as that does",
+    async (_, type) => {
+      const client = await connected({ structured: true })
+      for (const offset of [0, 5, SIZE]) expect(await client.perform({ type, offset, length: 0 })).toBe(0)
+      expect(disk.takeNames()).toEqual([])
+      expect(await client.perform({ type, offset: 0, length: 0, flags: CMD_FLAG.fua })).toBe(0)
+      expect(disk.takeNames()).toEqual(["flush"])
+      disk.failing = () => new BackingError("io", "injected")
+      expect(await client.perform({ type, offset: 0, length: 0, flags: CMD_FLAG.fua })).toBe(ERROR.io)
+      disk.failing = () => undefined
+      expect((await structuredRead(client, 0, 512)).error).toBe(0)
+      expectSame(disk.cache, model)
+    },
+  )
+})
+
 describe("writes", () => {
   it.each([
     [0, 1], [1, 4095], [1000, 3 << 20], [SIZE - 5, 5], [0, SIZE],
