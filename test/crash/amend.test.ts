@@ -14,7 +14,7 @@ import { MemoryFile } from "../support/memory-file.ts"
 import { makeShape, qcow2Shapes } from "../support/shapes.ts"
 import { applyChange, crashedFile, RecordingFile } from "../support/recording-file.ts"
 import { Rng, seedFromEnvironment } from "../support/rng.ts"
-import { crashesOf, withData } from "./crashed-files.ts"
+import { crashesOf, Reopened, withData } from "./crashed-files.ts"
 import { expectSnapshots } from "./whole/operations.ts"
 import { wholeModelOf } from "./whole/replay.ts"
 
@@ -22,11 +22,6 @@ const seed = seedFromEnvironment(47)
 const SIZE = 300 << 10
 
 const openBacking = (): RawBacking => new RawBacking(MemoryFile.of(new Uint8Array(SIZE).fill(5), { path: "base", readOnly: true }))
-
-/** The recorder once more: closing it closes nothing. */
-class Reopened extends RecordingFile {
-  override close(): void {}
-}
 
 describe(`power cut at every write of amendments, seed ${seed}`, () => {
   for (const { clusterSize, hasBacking } of [{ clusterSize: 512, hasBacking: true }, { clusterSize: 8192, hasBacking: false }]) {

@@ -6,10 +6,9 @@ import { checkQcow2 } from "../../src/backing/qcow2/check/check.ts"
 import type { OpeningOptions } from "../../src/backing/qcow2/open.ts"
 import { openInMemory } from "../support/images.ts"
 import { MemoryFile } from "../support/memory-file.ts"
-import { RecordingFile } from "../support/recording-file.ts"
 import type { Rng } from "../support/rng.ts"
 import { makeShape, type Qcow2Shape } from "../support/shapes.ts"
-import { type Crash, crashesOf, type CrashStart, recordFiles, withData } from "./crashed-files.ts"
+import { type Crash, crashesOf, type CrashStart, recordFiles, Reopened, withData } from "./crashed-files.ts"
 
 const SIZE = 256 << 10
 const UNIT = 4096
@@ -77,9 +76,4 @@ function verify({ file, data, where }: Crash, options: OpeningOptions): void {
   image.close()
   const after = checkQcow2(file.clone())
   if (after.corruptions > 0) throw new Error(`${where}, used again: ${after.findings[0]?.message}`)
-}
-
-/** The recorder once more: closing it closes nothing. */
-class Reopened extends RecordingFile {
-  override close(): void {}
 }

@@ -36,6 +36,11 @@ export function recordFiles({ base, data }: CrashStart): { readonly file: Record
   return { file, data: data && new RecordingFile(data.clone(), { log: file.log, to: DATA }) }
 }
 
+/** A recorder for an image that is opened again: closing it closes nothing. */
+export class Reopened extends RecordingFile {
+  override close(): void {}
+}
+
 /** `options` for an image whose data is in `data`. */
 export function withData(options: OpeningOptions, data: ImageFile | undefined): OpeningOptions {
   return data === undefined ? options : { ...options, openDataFile: () => data }
@@ -76,15 +81,30 @@ export function* crashesOf(log: readonly FileChange[], start: CrashStart): Gener
 /** What counts from so many changes of the log on. */
 export interface Since {
   readonly from: number
+  /** What was under way, for messages. */
+  readonly doing: string
 }
 
-/** Says for each crash, in the order of their lengths, which of the stages counts. */
-export function stagesAt<Stage extends Since>(stages: readonly Stage[]): (length: number) => Stage {
+/**
+ * Tries crashes after each change of `log`, each with the one of `stages` that counts for it. Returns how many.
+ * @throws what `tryPoint` throws, with the crash point in its message
+ */
+export function tryCrashes<Stage extends Since>(
+  log: readonly FileChange[], stages: readonly Stage[], start: CrashStart, tryPoint: (crash: Crash, stage: Stage) => void,
+): number {
+  let points = 0
   let at = 0
-  return (length) => {
-    while ((stages[at + 1]?.from ?? Infinity) <= length) at++
+  for (const crash of crashesOf(log, start)) {
+    points++
+    while ((stages[at + 1]?.from ?? Infinity) <= crash.length) at++
     const stage = stages[at]
     if (stage === undefined) throw new Error("there is no stage")
-    return stage
+    try {
+      tryPoint(crash, stage)
+    } catch (error) {
+      if (error instanceof Error) error.message = `${crash.where}, during ${stage.doing}: ${error.message}`
+      throw error
+    }
   }
+  return points
 }

@@ -12,9 +12,7 @@ import {
   applyOperation, describeOperation, type DiscardRule, type Operation, type OperationLimits, randomOperation,
 } from "../support/random-operations.ts"
 import type { FileChange, RecordingFile } from "../support/recording-file.ts"
-import {
-  type Crash, type CrashedFiles, crashesOf, type CrashStart, recordFiles, type Since, stagesAt, withData,
-} from "./crashed-files.ts"
+import { type CrashedFiles, type CrashStart, recordFiles, type Since, tryCrashes, withData } from "./crashed-files.ts"
 
 export interface CrashRound extends CrashStart {
   readonly options: OpeningOptions
@@ -30,7 +28,6 @@ export interface CrashRound extends CrashStart {
 /** From this many recorded changes on, `durable` says what the disk may hold. */
 export interface Stage extends Since {
   readonly durable: DurableModel
-  readonly doing: string
 }
 
 /** Runs one round. Returns the points tried. @throws Error that names the crash point when a crashed file is not what it must be */
@@ -41,13 +38,7 @@ export function crashRound(round: CrashRound): number {
 
 /** Tries crashes after each change of `log`. @throws as `crashRound` */
 export function replay(log: readonly FileChange[], stages: readonly Stage[], round: CrashRound): number {
-  const stageAt = stagesAt(stages)
-  let points = 0
-  for (const crash of crashesOf(log, round)) {
-    points++
-    tryPoint(crash, stageAt(crash.length), round)
-  }
-  return points
+  return tryCrashes(log, stages, round, (crashed, stage) => tryPoint(crashed, stage, round))
 }
 
 /** Does the operations, and notes what each stretch of the log may leave behind. */
@@ -78,21 +69,16 @@ export function noteChange(durable: DurableModel, operation: Operation): void {
   else if (operation.kind === "discard" || operation.kind === "writeZeroes") durable.zero(operation.offset, operation.length)
 }
 
-function tryPoint({ file: crashed, data, where }: Crash, stage: Stage, round: CrashRound): void {
-  try {
-    const isDirty = (new DataView(crashed.toBytes().buffer).getUint32(76) & 1) !== 0
-    const found = checkQcow2(crashed)
-    // Under lazy refcounts the dirty bit stands for corruptions that the next opening repairs.
-    if (found.corruptions > 0 && !isDirty) {
-      throw new Error(`the check finds: ${found.findings.slice(0, 5).map((finding) => finding.message).join("; ")}`)
-    }
-    checkContent({ file: crashed, data }, stage, round)
-    round.alsoCheck?.(crashed)
-    if (round.rng.chance(0.05)) round.sample?.(crashed)
-  } catch (error) {
-    if (error instanceof Error) error.message = `${where}, during ${stage.doing}: ${error.message}`
-    throw error
+function tryPoint({ file: crashed, data }: CrashedFiles, stage: Stage, round: CrashRound): void {
+  const isDirty = (new DataView(crashed.toBytes().buffer).getUint32(76) & 1) !== 0
+  const found = checkQcow2(crashed)
+  // Under lazy refcounts the dirty bit stands for corruptions that the next opening repairs.
+  if (found.corruptions > 0 && !isDirty) {
+    throw new Error(`the check finds: ${found.findings.slice(0, 5).map((finding) => finding.message).join("; ")}`)
   }
+  checkContent({ file: crashed, data }, stage, round)
+  round.alsoCheck?.(crashed)
+  if (round.rng.chance(0.05)) round.sample?.(crashed)
 }
 
 /** Reads it as it is, then opens it for writing, uses it, and closes it: all must work. */

@@ -15,9 +15,7 @@ import { makeShape, type Qcow2Shape } from "../../support/shapes.ts"
 import {
   describeWhole, expectSnapshots, isWhole, performWhole, randomWholeOperation, type WholeLimits, type WholeModel, wholeModelAfter,
 } from "./operations.ts"
-import {
-  type Crash, type CrashedFiles, crashesOf, type CrashStart, recordFiles, type Since, stagesAt, withData,
-} from "../crashed-files.ts"
+import { type CrashedFiles, type CrashStart, recordFiles, type Since, tryCrashes, withData } from "../crashed-files.ts"
 import { noteChange } from "../replay.ts"
 
 export interface WholeCrashRound extends CrashStart {
@@ -29,7 +27,6 @@ export interface WholeCrashRound extends CrashStart {
 
 /** What the image may be from this many recorded changes on. */
 export interface WholeStage extends Since {
-  readonly doing: string
   readonly possible: readonly Possible[]
 }
 
@@ -52,13 +49,7 @@ export function wholeCrashRound(round: WholeCrashRound): number {
 
 /** Tries crashes after each change of `log`. @throws as `wholeCrashRound` */
 export function replayWhole(log: readonly FileChange[], stages: readonly WholeStage[], round: WholeCrashRound): number {
-  const stageAt = stagesAt(stages)
-  let points = 0
-  for (const crash of crashesOf(log, round)) {
-    points++
-    tryPoint(crash, stageAt(crash.length), round)
-  }
-  return points
+  return tryCrashes(log, stages, round, (crashed, stage) => tryPoint(crashed, stage, round))
 }
 
 function runRecorded(recorder: RecordingFile, round: WholeCrashRound): WholeStage[] {
@@ -93,17 +84,12 @@ function runRecorded(recorder: RecordingFile, round: WholeCrashRound): WholeStag
   return stages
 }
 
-function tryPoint({ file, data, where }: Crash, stage: WholeStage, round: WholeCrashRound): void {
-  try {
-    expectSound(file)
-    const disk = openInMemory(file.clone({ readOnly: true }), withData(round.options, data?.clone({ readOnly: true })))
-    expectOneOf(disk, stage.possible)
-    disk.close()
-    if (round.rng.chance(0.15)) useAgain({ file: file.clone(), data: data?.clone() }, round)
-  } catch (error) {
-    if (error instanceof Error) error.message = `${where}, during ${stage.doing}: ${error.message}`
-    throw error
-  }
+function tryPoint({ file, data }: CrashedFiles, stage: WholeStage, round: WholeCrashRound): void {
+  expectSound(file)
+  const disk = openInMemory(file.clone({ readOnly: true }), withData(round.options, data?.clone({ readOnly: true })))
+  expectOneOf(disk, stage.possible)
+  disk.close()
+  if (round.rng.chance(0.15)) useAgain({ file: file.clone(), data: data?.clone() }, round)
 }
 
 function expectSound(file: MemoryFile): void {
