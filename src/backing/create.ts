@@ -5,6 +5,7 @@ import { backingPath, newDataFilePath } from "./host/backing-path.ts"
 import { nodeCryptography } from "./host/node-cryptography.ts"
 import { removeHostFile } from "./host/host-file.ts"
 import { writeNew } from "./host/new-file.ts"
+import type { ImageFile } from "./image-file.ts"
 import { writeVolume } from "./luks/raw-luks.ts"
 import { type ImageFormat, openImage } from "./open.ts"
 import { CREATE_QCOW2_RULES, type CreateQcow2Options, createQcow2 } from "./qcow2/create.ts"
@@ -26,19 +27,27 @@ export const CREATE_IMAGE_RULES: Rules<CreateImageOptions> = { ...CREATE_QCOW2_R
  * @throws TypeError for a wrong argument: an option that does not exist, or a value of the wrong type
  */
 export function createImage(path: string, options: CreateImageOptions): void {
+  makeImage(path, options, { ignoreLocks: false })
+}
+
+/** `createImage` at a path that nobody else knows: without the lock, which costs a process. */
+export function createHiddenImage(path: string, options: CreateImageOptions): void {
+  makeImage(path, options, { ignoreLocks: true })
+}
+
+function makeImage(path: string, options: CreateImageOptions, locking: { readonly ignoreLocks: boolean }): void {
   checkValue("createImage", "path", path, "string")
   checkOptions("createImage", options, CREATE_IMAGE_RULES)
   const size = options.size ?? backingSize(path, options)
   const { format = "qcow2", ...qcow2 } = options
   if (format !== "qcow2") refuseRawOptions(path, { ...options, format }, size)
   else if (options.backing !== undefined && options.size !== undefined && options.backingFormat !== undefined) backingSize(path, options)
-  const write = (): void => {
-    writeNew(path, (file) => {
-      if (format === "raw") file.truncate(wholeSectors(size))
-      else if (format === "luks") writeVolume(file, { size: wholeSectors(size), encryption: qcow2.encryption }, nodeCryptography)
-      else createQcow2(file, { ...qcow2, size }, nodeCryptography)
-    })
+  const fill = (file: ImageFile): void => {
+    if (format === "raw") file.truncate(wholeSectors(size))
+    else if (format === "luks") writeVolume(file, { size: wholeSectors(size), encryption: qcow2.encryption }, nodeCryptography)
+    else createQcow2(file, { ...qcow2, size }, nodeCryptography)
   }
+  const write = (): void => writeNew(path, fill, locking)
   if (options.dataFile === undefined || options.dataFile === "") write()
   else writeWithData({ path, name: options.dataFile, size }, write)
 }

@@ -34,7 +34,8 @@ const FLOCK_IN_USE = 1
 /**
  * As QEMU's block/file-posix.c does it: first shared locks on the bytes that stand for us, then a test whether anybody holds a byte that
  * forbids us. Of two that open at once both may lose, as with QEMU, so each tries again after a random while (some 0.1 s in all).
- * Arguments: "read" or "write", the bytes to hold, the bytes to test. Exit code 64: it cannot be done here.
+ * Arguments: "read" or "write", the bytes to hold, the bytes to test. Exit code 64: it cannot be done here,
+ * and nothing is held.
  *
  * flock(2) keeps out openings that had no perl, and lets one of two writers win at once. A reader gives it up at the end: NFS makes a lock
  * of the whole file of it, which QEMU's readers would take for a writer's.
@@ -53,16 +54,24 @@ sub byte {
   my $flock = pack "s s x4 q q i x4", $type, 0, $at, 1, 0;
   return fcntl($file, $command, $flock) ? unpack("s", $flock) : -1;
 }
+sub release {
+  byte(37, 2, $_) for @$hold;
+  flock($file, 8);
+}
+sub cannot {
+  release();
+  exit 64;
+}
 sub attempt {
   return 0 if !flock($file, $writer ? 6 : 5) && $! == 11;
   for (@$hold) {
     next if byte(37, 0, $_) >= 0;
     return 0 if $! == 11 || $! == 13;
-    exit 64;
+    cannot();
   }
   for (@$test) {
     my $type = byte(36, 1, $_);
-    $type >= 0 or exit 64;
+    $type >= 0 or cannot();
     $type == 2 or return 0;
   }
   return 1;
@@ -72,22 +81,22 @@ for my $try (1 .. 4) {
     flock($file, 8) unless $writer;
     exit ${LOCKED};
   }
-  byte(37, 2, $_) for @$hold;
-  flock($file, 8);
+  release();
   select undef, undef, undef, rand 0.02 * $try if $try < 4;
 }
 exit ${IN_USE};
 `
 
-/** Locks `fd`. Returns what protects the file from now on, or "busy" when somebody else's lock forbids this opening. */
-export function takeLock(fd: number, opening: { readonly readOnly: boolean }, programs: LockPrograms): ImageLock | "busy" {
-  if (process.platform !== "linux") return "none"
-  return byPerl(fd, opening, programs) ?? byFlock(fd, opening, programs) ?? "none"
+interface Opening {
+  readonly readOnly: boolean
 }
 
-/** Undefined: it cannot be done that way. */
-function byPerl(fd: number, opening: { readonly readOnly: boolean }, { perl, timeout }: LockPrograms): ImageLock | "busy" | undefined {
-  if (perl === undefined) return undefined
+/**
+ * Locks `fd` as QEMU does, and looks at everybody's locks. Returns what protects the file from now on, "busy" when somebody else's lock
+ * forbids this opening, undefined where it cannot be done.
+ */
+export function takeQemuLock(fd: number, opening: Opening, { perl, timeout }: LockPrograms): ImageLock | "busy" | undefined {
+  if (process.platform !== "linux" || perl === undefined) return undefined
   const { holds, forbids } = qemuBytes(opening)
   const child = run(perl, ["-f", "-e", PERL, opening.readOnly ? "read" : "write", holds.join(), forbids.join()], { fd, timeout })
   if (child.status === IN_USE) return "busy"
@@ -95,11 +104,12 @@ function byPerl(fd: number, opening: { readonly readOnly: boolean }, { perl, tim
   return child.status === LOCKED && holdsQemuBytes(descriptorLocks("self", fd), opening) ? "qemu" : undefined
 }
 
-function byFlock(fd: number, opening: { readonly readOnly: boolean }, { flock, timeout }: LockPrograms): ImageLock | "busy" | undefined {
-  if (flock === undefined) return undefined
+/** Locks `fd` by flock(2), which shows nothing of QEMU's locks. Returns as `takeQemuLock`, but "none" where it cannot be done. */
+export function takeFlock(fd: number, opening: Opening, { flock, timeout }: LockPrograms): ImageLock | "busy" {
+  if (process.platform !== "linux" || flock === undefined) return "none"
   const child = run(flock, ["-n", opening.readOnly ? "-s" : "-x", "3"], { fd, timeout })
   if (child.status === FLOCK_IN_USE && child.stderr === "") return "busy"
-  return child.status === 0 && holdsFlock(descriptorLocks("self", fd), opening) ? "flock" : undefined
+  return child.status === 0 && holdsFlock(descriptorLocks("self", fd), opening) ? "flock" : "none"
 }
 
 interface Ended {

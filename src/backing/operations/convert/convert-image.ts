@@ -1,7 +1,7 @@
 /** convertImage: makes a new image of another one, by path, as `qemu-img convert` does. */
 import { checkCount, checkOptions, checkValue, pickOptions, type Rules } from "../../../options.ts"
 import { BackingError, type VirtioBacking } from "../../backing.ts"
-import { CREATE_IMAGE_RULES, createImage, type CreateImageOptions } from "../../create.ts"
+import { CREATE_IMAGE_RULES, createHiddenImage, type CreateImageOptions } from "../../create.ts"
 import { writeReplacing } from "../../host/replaced-file.ts"
 import { openImage, type OpenImageOptions } from "../../open.ts"
 import { CONVERT_RULES, type ConvertOptions, convertDisk, NOT_BOTH } from "./convert.ts"
@@ -67,7 +67,7 @@ export async function convertToImage(source: VirtioBacking, target: string, opti
   const targetIsZero = backing === undefined && format !== "luks"
   const converting = { ...pickOptions(options, TO_IMAGE_RULES), targetIsZero, onlyOwn: backing !== undefined }
   await writeReplacing(target, async (temporary) => {
-    createImage(temporary, { ...pickOptions<CreateImageOptions>(options, CREATE_IMAGE_RULES), size: options.size ?? source.size })
+    createHiddenImage(temporary, { ...pickOptions<CreateImageOptions>(options, CREATE_IMAGE_RULES), size: options.size ?? source.size })
     const { passphrase } = options.encryption ?? {}
     const image = openImage(temporary, { ignoreLocks: true, format, ...(passphrase !== undefined && { passphrase }) })
     try {
