@@ -14,10 +14,14 @@ export class Admission {
     this.#most = most
   }
 
-  /** Resolves when `bytes` more may be held, or when nobody else holds any. Call `leave` with as many afterwards. */
-  async enter(bytes: number): Promise<void> {
-    if (this.#queue.length > 0 || !this.#fits(bytes)) await new Promise<void>((resolve) => this.#queue.push({ bytes, enter: resolve }))
-    else this.#held += bytes
+  /**
+   * Resolves when `bytes` more may be held, or when nobody else holds any: undefined where that is so now. Call `leave` with as many
+   * afterwards.
+   */
+  enter(bytes: number): Promise<void> | undefined {
+    if (this.#queue.length > 0 || !this.#fits(bytes)) return new Promise((resolve) => this.#queue.push({ bytes, enter: resolve }))
+    this.#held += bytes
+    return undefined
   }
 
   leave(bytes: number): void {

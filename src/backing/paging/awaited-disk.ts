@@ -17,7 +17,7 @@ import type { SnapshotActions } from "../qcow2/snapshots/snapshots.ts"
 import { Admission } from "./admission.ts"
 import { lateBitmaps, type LateFile, lateSnapshots, type LoadingDisk } from "./loading-disk.ts"
 import { type LongRange, pieces } from "./pieces.ts"
-import { untilLoaded } from "./until-loaded.ts"
+import { untilLoaded, type Waits } from "./until-loaded.ts"
 
 /** Longer reads and writes are cut into pieces of so many bytes: what a piece needs is in memory at the same time. */
 const PIECE = 1 << 20
@@ -50,6 +50,7 @@ export class AwaitedDisk implements VirtioBacking {
   /** Operations that wait, each with what ends its waiting when the disk is closed. */
   readonly #waiting = new Set<(error: BackingError) => void>()
   readonly #underWay = new Set<Promise<unknown>>()
+  readonly #waits: Readonly<Record<Kind, Waits>>
   readonly #retired: { close(): void }[] = []
   #isClosed = false
   #closing: Promise<void> | undefined
@@ -59,6 +60,8 @@ export class AwaitedDisk implements VirtioBacking {
     this.#disk = disk
     this.#files = files
     this.readOnly = disk.readOnly
+    const waits = (kind: Kind): Waits => ({ before: () => this.#mayAttempt(kind), load: (one) => this.#unlessClosed(one.load()) })
+    this.#waits = { reads: waits("reads"), changes: waits("changes") }
     const { flush, discard, writeZeroes, allocation, map, resize, snapshots, bitmaps } = disk
     if (resize !== undefined) this.resize = (size, options) => this.#run("changes", 0, () => resize.call(disk, size, options))
     if (snapshots !== undefined) this.snapshots = lateSnapshots(snapshots, (kind, attempt) => this.#run(kind, 0, attempt))
@@ -154,7 +157,7 @@ export class AwaitedDisk implements VirtioBacking {
    */
   pwriteNow(buffers: readonly Uint8Array[], offset: number): boolean {
     this.#checkOpen()
-    return this.#hasRoom && this.#now(() => transfer(this.#disk, "pwrite", buffers, offset))
+    return this.#full === undefined && this.#now(() => transfer(this.#disk, "pwrite", buffers, offset))
   }
 
   /**
@@ -215,49 +218,55 @@ export class AwaitedDisk implements VirtioBacking {
   /** Makes the call, now if that can be done. `length` says how much memory it may need. */
   #run<T>(kind: Kind, length: number, attempt: () => T): T | Promise<T> {
     this.#checkOpen()
-    if (kind === "changes" && !this.#hasRoom) return this.#track(this.#wait(kind, length, attempt))
+    if (kind === "changes" && this.#full !== undefined) return this.#track(this.#wait(kind, length, attempt))
     try {
       return attempt()
     } catch (error) {
       if (!(error instanceof NotLoaded)) throw error
-      return this.#track(this.#wait(kind, length, attempt))
+      return this.#track(this.#wait(kind, length, attempt, error))
     }
   }
 
-  async #wait<T>(kind: Kind, length: number, attempt: () => T): Promise<T> {
+  /** `thrown`: by an attempt that was made just now. */
+  async #wait<T>(kind: Kind, length: number, attempt: () => T, thrown?: NotLoaded): Promise<T> {
     const bytes = HELD_BESIDE + Math.min(length, PIECE)
-    await this.#mayAttempt(kind)
-    await this.#admission.enter(bytes)
+    const room = this.#mayAttempt(kind)
+    if (room !== undefined) await room
+    const admitted = this.#admission.enter(bytes)
+    if (admitted !== undefined) await admitted
+    // What was missing may have come while this waited.
+    const hasWaited = room !== undefined || admitted !== undefined
     try {
-      return await untilLoaded(attempt, {
-        before: () => this.#mayAttempt(kind),
-        load: (missing) => this.#unlessClosed(missing.load()),
-      })
+      return await untilLoaded(attempt, this.#waits[kind], hasWaited ? undefined : thrown)
     } finally {
       this.#admission.leave(bytes)
     }
   }
 
-  get #hasRoom(): boolean {
-    return this.#files.every((file) => file.hasRoom)
+  /** A file that has no room for what a change logs. */
+  get #full(): LateFile | undefined {
+    return this.#files.find((file) => !file.hasRoom)
   }
 
-  /** Resolves when there is room for what a change logs. @throws BackingError `closed` */
-  async #mayAttempt(kind: Kind): Promise<void> {
-    for (;;) {
-      this.#checkOpen()
-      const full = kind === "changes" ? this.#files.find((file) => !file.hasRoom) : undefined
-      if (full === undefined) return
+  /** Resolves when there is room for what a change logs: undefined where that is so now. @throws BackingError `closed` */
+  #mayAttempt(kind: Kind): Promise<void> | undefined {
+    this.#checkOpen()
+    return kind === "changes" && this.#full !== undefined ? this.#room() : undefined
+  }
+
+  async #room(): Promise<void> {
+    for (let full = this.#full; full !== undefined; full = this.#full) {
       await this.#unlessClosed(full.room())
+      this.#checkOpen()
     }
   }
 
   /** `waited`, or a rejection when the disk is closed before. */
   #unlessClosed(waited: Promise<void>): Promise<void> {
     return new Promise((resolve, reject) => {
-      const forget = (): void => void this.#waiting.delete(reject)
       this.#waiting.add(reject)
-      waited.finally(forget).then(resolve, reject)
+      // Not `finally`: it costs two promises more for each page that is waited for.
+      void waited.then(resolve, reject).then(() => this.#waiting.delete(reject))
     })
   }
 

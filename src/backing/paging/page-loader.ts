@@ -27,8 +27,9 @@ interface Load {
   readonly storedSize: number
   /** Somebody waits for it. */
   isUrgent: boolean
-  readonly promise: Promise<void>
-  readonly settle: (error?: BackingError) => void
+  /** Resolves to what has gone wrong: nobody may wait for it. */
+  readonly promise: Promise<BackingError | undefined>
+  readonly settle: (failure: BackingError | undefined) => void
 }
 
 export interface PageLoaderOptions {
@@ -48,6 +49,8 @@ const MOST_READ = 4 << 20
 const MOST_WAITING = 16
 /** Joint buffers that are kept for the next reads. */
 const MOST_SPARE = 4
+
+const ignore = (): void => undefined
 
 export class PageLoader {
   readonly #source: AsyncImageFile
@@ -79,20 +82,24 @@ export class PageLoader {
    * need not be asked for: the source has nothing from there on. @throws BackingError
    */
   async load(first: number, last: number, { stop, end }: { readonly stop: number; readonly end: number }): Promise<void> {
-    const loads = [...this.#begin(first, stop, end, last + 1)].filter((load) => load.first <= last)
-    try {
-      await this.#await(loads)
-    } catch (error) {
-      // What failed may lie beside what is needed.
-      if (!(error instanceof BackingError) || loads.every((load) => load.first >= first && load.end <= last + 1)) throw error
-      await this.#await([...this.#begin(first, last, end)])
-    }
+    const loads = this.#begin(first, stop, end, last + 1)
+    while ((loads.at(-1)?.first ?? 0) > last) loads.pop()
+    let failure = await this.#outcome(loads)
+    // What failed may lie beside what is needed.
+    const isBeside = failure !== undefined && loads.some((load) => load.first < first || load.end > last + 1)
+    if (isBeside) failure = await this.#outcome(this.#begin(first, last, end))
+    if (failure !== undefined) throw failure
   }
 
-  async #await(loads: readonly Load[]): Promise<void> {
+  /** Resolves when all have arrived, or to the first failure. */
+  async #outcome(loads: readonly Load[]): Promise<BackingError | undefined> {
     for (const load of loads) load.isUrgent = true
     this.#pump()
-    await Promise.all(loads.map(({ promise }) => promise))
+    for (const { promise } of loads) {
+      const failure = await promise
+      if (failure !== undefined) return failure
+    }
+    return undefined
   }
 
   /**
@@ -133,13 +140,16 @@ export class PageLoader {
     for (const load of this.#queue.splice(0)) this.#end(load, this.#closed())
   }
 
-  /** The loads that bring the pages: new ones for those that are missing and not on their way. From `companions` on they come along. */
-  #begin(first: number, last: number, end: number, companions = Number.POSITIVE_INFINITY): Set<Load> {
-    const loads = new Set<Load>()
+  /**
+   * The loads that bring the pages, in order: new ones for those that are missing and not on their way. From `companions` on they come
+   * along.
+   */
+  #begin(first: number, last: number, end: number, companions = Number.POSITIVE_INFINITY): Load[] {
+    const loads: Load[] = []
     const { pageSize } = this.#cache
     for (let index = first; index <= last && index * pageSize < end; index++) {
       const known = this.#loads.get(index)
-      if (known !== undefined) loads.add(known)
+      if (known !== undefined && known !== loads.at(-1)) loads.push(known)
       if (known !== undefined || this.#cache.has(index)) continue
       let stop = index + 1
       while (
@@ -147,7 +157,7 @@ export class PageLoader {
       ) stop++
       const load = this.#queueLoad(index, stop, Math.min(stop * pageSize, end) - index * pageSize)
       load.companions = companions
-      loads.add(load)
+      loads.push(load)
       index = stop - 1
     }
     return loads
@@ -155,16 +165,13 @@ export class PageLoader {
 
   #queueLoad(first: number, end: number, length: number): Load {
     const { pageSize } = this.#cache
-    const changes = [...(this.#log?.pending ?? [])].filter((change) => overlaps(change, first * pageSize, end * pageSize))
-    let settle: Load["settle"] = () => undefined
-    const promise = new Promise<void>((resolve, reject) => {
-      settle = (error) => (error === undefined ? resolve() : reject(error))
-    })
-    // Nobody may wait for it.
-    promise.catch(() => undefined)
+    let settle: Load["settle"] = ignore
+    const promise = new Promise<BackingError | undefined>((resolve) => (settle = resolve))
     const storedSize = this.#log?.storedSize ?? this.#size
     const load: Load = { first, end, companions: end, length, changes: [], held: 0, storedSize, isUrgent: false, promise, settle }
-    for (const change of changes) this.#keep(load, change)
+    for (const change of this.#log?.pending ?? []) {
+      if (overlaps(change, first * pageSize, end * pageSize)) this.#keep(load, change)
+    }
     for (let index = first; index < end; index++) this.#loads.set(index, load)
     this.#queue.push(load)
     return load
@@ -183,12 +190,11 @@ export class PageLoader {
   async #read(load: Load): Promise<void> {
     const offset = load.first * this.#cache.pageSize
     let failure: BackingError | undefined
-    let pages: readonly Uint8Array[] = []
+    const pages: Uint8Array[] = []
     try {
-      const answer = await this.#fetch(load, offset)
-      pages = answer.pages
-      failure = this.#isClosed ? this.#closed() : this.#shortfall(load, answer.count)
-      if (failure === undefined) fillZeroFrom(pages, answer.count)
+      const count = await this.#fetch(load, offset, pages)
+      failure = this.#isClosed ? this.#closed() : this.#shortfall(load, count)
+      if (failure === undefined) fillZeroFrom(pages, count)
     } catch (error) {
       // The source may still be at work on the pages: they are not used again.
       failure = sourceError(error, `read ${load.length} bytes`, this.#source.path, offset)
@@ -199,27 +205,30 @@ export class PageLoader {
     this.#pump()
   }
 
-  /** Resolves to the load's pages, and to how many bytes the source says it has read. */
-  async #fetch({ first, end, length }: Load, offset: number): Promise<{ readonly pages: readonly Uint8Array[]; readonly count: number }> {
+  /** Puts the load's pages into `pages`. Resolves to how many bytes the source says it has read. */
+  #fetch({ first, end, length }: Load, offset: number, pages: Uint8Array[]): Promise<number> {
     const source = this.#source
     if (end - first === 1) {
       const page = this.#cache.takeBuffer()
-      return { pages: [page], count: await source.read(page.subarray(0, length), offset) }
+      pages.push(page)
+      return source.read(length < page.length ? page.subarray(0, length) : page, offset)
     }
-    if (source.readScattered !== undefined) {
-      const pages = this.#takePages(end - first)
-      return { pages, count: await source.readScattered(cut(pages, length), offset) }
-    }
-    const joint = this.#spare.pop() ?? new Uint8Array(this.#mostPages * this.#cache.pageSize)
-    const count = await source.read(joint.subarray(0, length), offset)
-    const pages = this.#takePages(end - first)
-    scatter(joint, 0, pages)
-    if (this.#spare.length < MOST_SPARE && !this.#isClosed) this.#spare.push(joint)
-    return { pages, count }
+    if (source.readScattered === undefined) return this.#fetchJoint(end - first, length, offset, pages)
+    this.#takePages(end - first, pages)
+    return source.readScattered(cut(pages, length), offset)
   }
 
-  #takePages(count: number): Uint8Array[] {
-    return Array.from({ length: count }, () => this.#cache.takeBuffer())
+  async #fetchJoint(count: number, length: number, offset: number, pages: Uint8Array[]): Promise<number> {
+    const joint = this.#spare.pop() ?? new Uint8Array(this.#mostPages * this.#cache.pageSize)
+    const done = await this.#source.read(joint.subarray(0, length), offset)
+    this.#takePages(count, pages)
+    scatter(joint, 0, pages)
+    if (this.#spare.length < MOST_SPARE && !this.#isClosed) this.#spare.push(joint)
+    return done
+  }
+
+  #takePages(count: number, pages: Uint8Array[]): void {
+    for (let left = count; left > 0; left--) pages.push(this.#cache.takeBuffer())
   }
 
   #end(load: Load, failure?: BackingError): void {

@@ -256,16 +256,18 @@ export class PagedFile implements ImageFile {
 
   #missing(first: number, last: number): NotLoaded {
     let isPinned = false
-    const load = async (): Promise<void> => {
-      this.#checkOpen()
-      if (!isPinned) this.#cache.pin(first, last)
-      isPinned = true
-      await this.#demand.load(first, last, this.#end)
-    }
-    return new NotLoaded(load, () => {
-      if (isPinned) this.#cache.unpin(first, last)
-      isPinned = false
-    })
+    return new NotLoaded(
+      async () => {
+        this.#checkOpen()
+        if (!isPinned) this.#cache.pin(first, last)
+        isPinned = true
+        await this.#demand.load(first, last, this.#end)
+      },
+      () => {
+        if (isPinned) this.#cache.unpin(first, last)
+        isPinned = false
+      },
+    )
   }
 
   // --- Changing ---

@@ -75,27 +75,33 @@ export class HttpClient {
     const cancellation = new Cancellation()
     const patience = new Patience(this.#options, deadline, () => cancellation.cancel())
     this.#active.add(cancellation)
-    let response: HttpResponse | undefined
     let isDone = false
     try {
-      response = await cancellation.wait(this.#options.fetch(url, this.#request(url, range, cancellation)), discard)
-      patience.restart()
-      const answer = checkAnswer(response, range, this.#context)
-      sink.head(answer)
-      this.#follow(response)
-      if (answer.length > 0) await this.#readBody(response.body, answer.length, { sink, patience, cancellation })
-      isDone = answer.length > 0
+      isDone = await cancellation.wait(this.#exchange(url, range, { sink, patience, cancellation }))
     } catch (error) {
       throw this.#failure(error, url, patience)
     } finally {
       patience.stop()
       this.#active.delete(cancellation)
-      if (!isDone) {
-        // Ends the connection: a body that nobody wants may be long. A fetch of the user's may ignore the signal, and heed the other.
-        cancellation.cancel()
-        discard(response)
-      }
+      if (!isDone) cancellation.cancel()
     }
+  }
+
+  /** Resolves to whether the body has been read to its end. Once it has been cancelled nobody hears what comes of it. */
+  async #exchange(url: string, range: ByteRange, { sink, patience, cancellation }: Reading): Promise<boolean> {
+    const response = await this.#options.fetch(url, this.#request(url, range, cancellation))
+    cancellation.response = response
+    if (cancellation.isCancelled) {
+      cancellation.discard()
+      return false
+    }
+    patience.restart()
+    const answer = checkAnswer(response, range, this.#context)
+    sink.head(answer)
+    this.#follow(response)
+    if (answer.length === 0) return false
+    await this.#readBody(response.body, answer.length, { sink, patience, cancellation })
+    return true
   }
 
   #request(url: string, { first, last }: ByteRange, { signal }: Cancellation): HttpRequestInit {
@@ -126,26 +132,23 @@ export class HttpClient {
     const path = this.#options.name
     if (body === null) throw new BackingError("io", "the server sent no body", { path })
     const reader = body.getReader()
+    cancellation.reader = reader
     let left = length
-    try {
-      for (;;) {
-        const { done, value } = await cancellation.wait(reader.read())
-        if (done) break
-        if (!isBytes(value)) {
-          throw new BackingError("io", "the fetch that was passed gives a body that is not made of Uint8Arrays", { path })
-        }
-        patience.restart()
-        if (value.length > left) throw new BackingError("io", `the server sent more than the ${length} bytes that it promised`, { path })
-        left -= value.length
-        const taken = sink.piece(value)
-        if (taken === undefined) continue
-        patience.pause()
-        await taken
-        patience.restart()
+    for (;;) {
+      const { done, value } = await reader.read()
+      if (done || cancellation.isCancelled) break
+      if (!isBytes(value)) {
+        throw new BackingError("io", "the fetch that was passed gives a body that is not made of Uint8Arrays", { path })
       }
-    } catch (error) {
-      quietly(() => reader.cancel())
-      throw error
+      patience.restart()
+      if (value.length > left) throw new BackingError("io", `the server sent more than the ${length} bytes that it promised`, { path })
+      left -= value.length
+      const taken = sink.piece(value)
+      if (taken === undefined) continue
+      patience.pause()
+      await taken
+      if (cancellation.isCancelled) break
+      patience.restart()
     }
     if (left > 0) throw new TransientError(`the server's answer ended ${left} bytes before its end`, { path })
   }
@@ -183,16 +186,6 @@ export class HttpClient {
   #closed(): BackingError {
     return new BackingError("closed", "the file is closed", { path: this.#options.name })
   }
-}
-
-/** Ends the reading of a body that nobody has begun to read. */
-function discard(response: HttpResponse | undefined): void {
-  quietly(() => response?.body?.getReader().cancel())
-}
-
-/** Calls `work` later. What becomes of it is nobody's concern: the request has ended already. */
-function quietly(work: () => unknown): void {
-  void Promise.resolve().then(work).catch(() => undefined)
 }
 
 /** A fetch of the user's may give anything. Not `instanceof`: it may come from another window. */

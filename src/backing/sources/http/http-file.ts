@@ -46,6 +46,7 @@ export class HttpFile implements AsyncImageFile {
   readonly #isImmutable: boolean
   readonly #generation: string | undefined
   #opening: Promise<OpenedFile> | undefined
+  #opened: OpenedFile | undefined
   #version: FileVersion | undefined
   #isClosed = false
   /** Ends the waits before further tries. */
@@ -86,7 +87,8 @@ export class HttpFile implements AsyncImageFile {
   }
 
   async readScattered(buffers: readonly Uint8Array[], offset: number): Promise<number> {
-    const { version, head } = await this.#open()
+    if (this.#isClosed) throw this.#closed()
+    const { version, head } = this.#opened ?? (await this.#open())
     const length = Math.max(0, Math.min(totalLength(buffers), version.size - offset))
     const known = Math.min(length, Math.max(0, head.length - offset))
     const filler = new BufferFiller(buffers)
@@ -95,13 +97,21 @@ export class HttpFile implements AsyncImageFile {
     const { size } = version
     const stretch = known < length ? this.#stretches?.at(offset + known, { end: offset + length, length, size }) : undefined
     if (stretch !== undefined) done += await stretch.read(filler, length - known)
-    if (done < length) {
-      await this.#limit.run(() => this.#fetch(offset + done, length - done, {
+    if (done < length) await this.#fetchInTurn(offset + done, length - done, filler, version)
+    return length
+  }
+
+  async #fetchInTurn(offset: number, length: number, filler: BufferFiller, version: FileVersion): Promise<void> {
+    const turn = this.#limit.enter()
+    if (turn !== undefined) await turn
+    try {
+      await this.#fetch(offset, length, {
         head: (answer) => this.#checked(answer, version),
         piece: (bytes) => filler.fill(bytes),
-      }))
+      })
+    } finally {
+      this.#limit.leave()
     }
-    return length
   }
 
   #checked(answer: RangeAnswer, version: FileVersion): FileVersion {
@@ -149,7 +159,8 @@ export class HttpFile implements AsyncImageFile {
     const [client, limit, patience] = [this.#client, this.#limit, this.#patience]
     const after = this.#stretchAfter
     this.#stretches = new HttpStretches({ client, limit, patience, after, head: (answer) => this.#checked(answer, opened) })
-    return { version, head: head.slice(0, end) }
+    this.#opened = { version, head: head.slice(0, end) }
+    return this.#opened
   }
 
   /**

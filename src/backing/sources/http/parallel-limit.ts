@@ -9,15 +9,26 @@ export class ParallelLimit {
   }
 
   async run<T>(work: () => Promise<T>): Promise<T> {
-    if (this.#active >= this.most) await new Promise<void>((resolve) => this.#waiting.push(resolve))
-    else this.#active++
+    const turn = this.enter()
+    if (turn !== undefined) await turn
     try {
       return await work()
     } finally {
-      // Hands its place over, so that nobody who comes in between can take it.
-      const next = this.#waiting.shift()
-      if (next === undefined) this.#active--
-      else next()
+      this.leave()
     }
+  }
+
+  /** Resolves when a piece of work may begin: undefined where it may now. Call `leave` when it has ended. */
+  enter(): Promise<void> | undefined {
+    if (this.#active >= this.most) return new Promise((resolve) => this.#waiting.push(resolve))
+    this.#active++
+    return undefined
+  }
+
+  leave(): void {
+    // Hands its place over, so that nobody who comes in between can take it.
+    const next = this.#waiting.shift()
+    if (next === undefined) this.#active--
+    else next()
   }
 }
