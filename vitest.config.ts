@@ -27,7 +27,7 @@ const LONG = [
   "test/backing/qcow2/snapshots/table.test.ts", "test/backing/qcow2/faults.test.ts", "test/backing/qcow2/model.test.ts",
   "test/backing/qcow2/check/repair.test.ts", "test/backing/qcow2/check/long-snapshot-tables.test.ts",
   "test/backing/operations/by-path.test.ts", "test/backing/operations/snapshots-kept.test.ts",
-  "test/backing/operations/convert-image.test.ts",
+  "test/backing/operations/convert-image.test.ts", "test/backing/operations/read-ahead.test.ts",
   "test/backing/operations/convert.test.ts", "test/vmm/transports.test.ts", "test/vmm/cli/commands.test.ts",
 ]
 

@@ -32,6 +32,11 @@ export interface ImageFile {
   readInto(buffer: Uint8Array, start: number, length: number, offset: number): number
   /** `read` into several non-empty buffers, any number of them. Returns the bytes read in all. */
   readv(buffers: readonly Uint8Array[], offset: number): number
+  /**
+   * `read` on another thread, for what is read ahead. Nobody else uses `buffer`, nor is the file closed, until the promise has settled.
+   * Left out by files that answer at once in any case.
+   */
+  readLater?(buffer: Uint8Array, offset: number): Promise<number>
   /** Stores `buffer` whole, growing the file when it must. */
   write(buffer: Uint8Array, offset: number): void
   /** `write` from `buffer[start .. start + length)`, as `readInto`. */
@@ -69,7 +74,7 @@ const IMAGE_FILE_RULES: Rules<ImageFile> = {
   writeFrom: "function", writev: "function",
   truncate: "function", punchHole: "function?", sync: "function", close: "function", lock: "any?",
   largestSize: "number?",
-  version: "function?", canPunchHole: "any?", punchesAtOnce: "any?", zeroRange: "function?", zeroesAtOnce: "any?",
+  version: "function?", readLater: "any?", canPunchHole: "any?", punchesAtOnce: "any?", zeroRange: "function?", zeroesAtOnce: "any?",
 }
 
 const METHODS = Object.entries(IMAGE_FILE_RULES).flatMap(([name, rule]) => (rule === "function" || rule === "function?" ? [name] : []))

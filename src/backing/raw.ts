@@ -119,6 +119,14 @@ export class RawBacking implements VirtioBacking {
     if (done < length) this.#failShort(offset + done)
   }
 
+  /** `pread` on another thread; undefined where the file has none. Until it has settled the disk stays open. */
+  preadLater(buffer: Uint8Array, offset: number): Promise<void> | undefined {
+    checkRange(this.#size, offset, buffer.length, this.#file.path)
+    return this.#file.readLater?.(buffer, offset).then((done) => {
+      if (done < buffer.length) this.#failShort(offset + done)
+    })
+  }
+
   pwrite(buffer: Uint8Array, offset: number): void {
     this.pwriteFrom(buffer, 0, buffer.length, offset)
   }

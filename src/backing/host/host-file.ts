@@ -8,6 +8,8 @@ import { BackingError, type DiskVersion, totalLength } from "../backing.ts"
 import type { ImageFile } from "../image-file.ts"
 import { canPunchHoles, fallocate } from "./fallocate.ts"
 import { hostError } from "./host-errors.ts"
+import { fileIdentity } from "./proc-locks.ts"
+import { readLater } from "./read-later.ts"
 import { MAX_TRANSFER, transferAll } from "./transfer.ts"
 
 /** Below this many bytes in a file, zeroing or freeing any part of it is quick. */
@@ -122,6 +124,14 @@ export class HostFile implements ImageFile {
     } catch (error) {
       throw hostError(error, `read ${totalLength(buffers)} bytes`, this.path, offset)
     }
+  }
+
+  readLater(buffer: Uint8Array, offset: number): Promise<number> {
+    this.#checkOpen()
+    this.#checkPosition(offset)
+    return readLater(this.#fd, buffer, offset).catch((error: unknown) => {
+      throw hostError(error, `read ${buffer.length} bytes`, this.path, offset)
+    })
   }
 
   write(buffer: Uint8Array, offset: number): void {
@@ -265,14 +275,6 @@ export class HostFile implements ImageFile {
     if (this.readOnly) throw new BackingError("read-only", "the image is open read-only", { path: this.path })
     this.#isDirty = true
   }
-}
-
-/** The numbers of `makedev(3)` taken apart, as Linux prints them in /proc/locks. */
-function fileIdentity(device: bigint, inode: bigint): string {
-  const major = ((device >> 8n) & 0xfffn) | ((device >> 32n) & ~0xfffn)
-  const minor = (device & 0xffn) | ((device >> 12n) & ~0xffn)
-  const hex = (number: bigint): string => number.toString(16).padStart(2, "0")
-  return `${hex(major)}:${hex(minor)}:${inode}`
 }
 
 /** Removes a file that was made in vain. */

@@ -132,3 +132,11 @@ function listProc(path: string): string[] {
 function linkTarget(path: string): string {
   return fromProc(() => readlinkSync(path), "")
 }
+
+/** Device and inode as a name of the file: the numbers of `makedev(3)` taken apart, as Linux prints them in /proc/locks. */
+export function fileIdentity(device: bigint, inode: bigint): string {
+  const major = ((device >> 8n) & 0xfffn) | ((device >> 32n) & ~0xfffn)
+  const minor = (device & 0xffn) | ((device >> 12n) & ~0xffn)
+  const hex = (number: bigint): string => number.toString(16).padStart(2, "0")
+  return `${hex(major)}:${hex(minor)}:${inode}`
+}

@@ -13,6 +13,8 @@ export interface GuestData {
   readInto(buffer: Uint8Array, start: number, length: number, host: number, guest: number): void
   /** Fills `buffers`, `length` bytes in all. */
   readv(buffers: readonly Uint8Array[], host: number, length: number, guest: number): void
+  /** `readInto` all of `buffer` on another thread. Left out, or undefined, where there is none. */
+  readLater?(buffer: Uint8Array, host: number, guest: number): Promise<void> | undefined
   /** Stores `buffer[start .. start + length)`. */
   writeFrom(buffer: Uint8Array, start: number, length: number, host: number, guest: number): void
   /** Stores `buffers`, `length` bytes in all. */

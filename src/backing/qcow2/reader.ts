@@ -135,6 +135,14 @@ export class Reader {
     }
   }
 
+  /** Fills `buffer` on another thread, where it is one run of the file's bytes; undefined where it is not, or there is no such thread. */
+  readLater(buffer: Uint8Array, offset: number): Promise<void> | undefined {
+    const extent = this.#extent
+    this.#mapping.find(offset, buffer.length, extent)
+    if (extent.kind !== L2_KIND.NORMAL || extent.length < buffer.length) return undefined
+    return this.data.readLater?.(buffer, extent.host, offset)
+  }
+
   /** What compressed data begins at host byte `host` has changed. */
   forgetDecompressed(host: number): void {
     this.#decompressed.forget(host)

@@ -3,6 +3,7 @@ import { checkCount, checkOptions, type Rules } from "../../../options.ts"
 import { BackingError, checkBacking, type VirtioBacking } from "../../backing.ts"
 import { CompressedSink, type CompressedTarget } from "./compressed-sink.ts"
 import { DiskSink, type Sink } from "./disk-sink.ts"
+import { lateReadsOf } from "./late-reads.ts"
 import { qcow2Of } from "../layer-steps.ts"
 import { Operation, OPERATION_RULES, type OperationOptions } from "../operation.ts"
 import { copyPieces } from "./copy.ts"
@@ -71,7 +72,10 @@ export async function convertDisk(source: VirtioBacking, target: ConvertTarget, 
   const reader = options.salvage === true ? { size: source.size, pread: salvaging(source) } : source
   const lanes = source.asynchronous === true || target.asynchronous === true ? parallel : 1
   const pace = new Pace(options.rate)
-  await copyPieces({ source: reader, sink, operation, lanes, pace, lookup: lookupFor(source, options) })
+  // Clusters are compressed on the same threads, and that takes much longer than reading. A salvage reads sector by sector.
+  const readsAhead = lanes === 1 && options.compressed !== true && options.salvage !== true
+  const readLater = readsAhead ? lateReadsOf(source) : undefined
+  await copyPieces({ source: reader, sink, operation, lanes, pace, lookup: lookupFor(source, options), readLater })
   await target.flush?.()
 }
 

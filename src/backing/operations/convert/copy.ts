@@ -1,8 +1,9 @@
 /** The copy loop: takes the pieces of a disk, and gives them to a sink. */
 import type { Sink } from "./disk-sink.ts"
+import type { LateRead } from "./late-reads.ts"
 import type { Operation } from "../operation.ts"
 import type { Pace } from "../pace.ts"
-import { type Lookup, Pieces } from "./pieces.ts"
+import { type Lookup, type Piece, Pieces } from "./pieces.ts"
 import type { SourceDisk } from "../runs.ts"
 
 export interface CopyOptions {
@@ -15,12 +16,25 @@ export interface CopyOptions {
   readonly pace: Pace
   /** What is to be copied. */
   readonly lookup: Lookup
+  /** Reads pieces ahead, while others are written. */
+  readonly readLater: LateRead | undefined
+}
+
+/** Pieces that are read ahead: more of them make it no faster (measured). */
+const AHEAD = 1
+
+/** A piece on its way. */
+interface Begun {
+  readonly piece: Piece
+  /** Of data that is being read. */
+  readonly buffer?: Uint8Array
+  readonly reading?: Promise<void> | undefined
 }
 
 /** Copies all of it. When it rejects, nothing of it goes on. @throws what the disks fail with, and what stops the operation */
 export async function copyPieces(options: CopyOptions): Promise<void> {
-  const { source, sink, operation, lookup } = options
-  const pieces = new Pieces({ size: source.size, lookup, operation, unit: sink.unit })
+  const { source, sink, operation, lookup, readLater } = options
+  const pieces = new Pieces({ size: source.size, lookup, operation, unit: sink.unit, isReadAhead: readLater !== undefined })
   const lanes = Array.from({ length: options.lanes }, () => copyLane(options, pieces))
   const results = await Promise.allSettled(lanes)
   const lost = results.find((result) => result.status === "rejected")
@@ -29,21 +43,47 @@ export async function copyPieces(options: CopyOptions): Promise<void> {
 }
 
 /** Copies piece after piece, as they come: lanes share one list of pieces. */
-async function copyLane({ source, sink, operation, pace }: CopyOptions, pieces: Pieces): Promise<void> {
+async function copyLane(options: CopyOptions, pieces: Pieces): Promise<void> {
+  const { operation, readLater } = options
+  const most = readLater === undefined ? 1 : AHEAD + 1
+  const begun: Begun[] = []
   try {
-    for (let piece = await pieces.next(); piece !== undefined; piece = await pieces.next()) {
-      const { offset, length, kind } = piece
-      if (kind === "zero") await sink.zero(offset, length)
-      else if (kind === "data") {
-        const buffer = sink.buffer(length)
-        await source.pread(buffer, offset)
-        await sink.write(buffer, offset)
-        await pace.spend(length, () => operation.throwIfStopped())
+    for (;;) {
+      while (begun.length < most) {
+        const piece = await pieces.next()
+        if (piece === undefined) break
+        begun.push(begin(piece, options))
       }
-      operation.advance(length)
+      const first = begun[0]
+      if (first === undefined) return
+      await finish(first, options)
+      begun.shift()
+      operation.advance(first.piece.length)
     }
   } catch (error) {
     pieces.stop()
+    // The source may be closed once this has rejected.
+    await Promise.allSettled(begun.map(({ reading }) => reading))
     throw error
   }
+}
+
+/** Begins to read a piece of data where that can be done ahead. */
+function begin(piece: Piece, { sink, readLater }: CopyOptions): Begun {
+  if (piece.kind !== "data" || readLater === undefined) return { piece }
+  const buffer = sink.buffer(piece.length)
+  const reading = readLater(buffer, piece.offset)
+  // It is told where it is waited for.
+  reading?.catch(() => undefined)
+  return { piece, buffer, reading }
+}
+
+async function finish({ piece, buffer, reading }: Begun, { source, sink, operation, pace }: CopyOptions): Promise<void> {
+  const { offset, length, kind } = piece
+  if (kind === "zero") await sink.zero(offset, length)
+  if (kind !== "data") return
+  const content = buffer ?? sink.buffer(length)
+  await (reading ?? source.pread(content, offset))
+  await sink.write(content, offset)
+  await pace.spend(length, () => operation.throwIfStopped())
 }

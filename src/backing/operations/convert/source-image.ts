@@ -27,6 +27,10 @@ class SparseDisk implements VirtioBacking {
     this.#disk.pread(buffer, offset)
   }
 
+  preadLater(buffer: Uint8Array, offset: number): Promise<void> | undefined {
+    return this.#disk.preadLater(buffer, offset)
+  }
+
   preadv(buffers: readonly Uint8Array[], offset: number): void {
     this.#disk.preadv(buffers, offset)
   }

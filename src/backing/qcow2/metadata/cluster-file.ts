@@ -74,6 +74,11 @@ export class ClusterFile {
     if (done < length) buffer.fill(0, start + done, start + length)
   }
 
+  /** `read` on another thread; undefined where the file has none. */
+  readLater(buffer: Uint8Array, offset: number): Promise<void> | undefined {
+    return this.#file.readLater?.(buffer, offset).then((done) => void buffer.fill(0, done))
+  }
+
   /** Reads what there is and returns the count. */
   readSome(buffer: Uint8Array, offset: number): number {
     return this.#file.read(buffer, offset)
