@@ -15,6 +15,7 @@ import { judgedSegments, rangesLength } from "./ranges.ts"
 import { COMMAND_TOTAL, isCommand } from "./commands.ts"
 import { isRepeatable } from "./zoned/requests.ts"
 import type { UsualRequests } from "./usual/requests.ts"
+import type { WalkedRequests } from "./usual/walked-requests.ts"
 import { type BlkStatus, SECTOR_SIZE, VIRTIO_BLK_S, VIRTIO_BLK_T } from "./spec.ts"
 
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
@@ -113,11 +114,15 @@ export class Batch {
   }
 
   /**
-   * Takes requests that `ring.look` has seen; the outcome of one that is to be refused says so. Returns whether none is left there. What
-   * was taken before a chain that is broken is good.
+   * Takes requests that `ring.look` has seen, behind the one that `walked` has left; the outcome of one that is to be refused says so.
+   * Returns whether none is left there. What was taken before a chain that is broken is good.
    */
-  take(queue: Virtqueue, ring: Ring, refusal: Refusal): boolean {
+  take(queue: Virtqueue, ring: Ring, refusal: Refusal, walked: WalkedRequests): boolean {
     try {
+      if (walked.takeLeft(this.#chain)) {
+        ring.adopt?.(this.#chain)
+        this.#add(queue, refusal)
+      }
       while (!this.#isFull()) if (!this.#takeNext(queue, ring, refusal)) return true
     } catch (error) {
       if (!(error instanceof VirtqueueError)) throw error
@@ -128,8 +133,14 @@ export class Batch {
 
   /** Returns false when there is no chain. @throws VirtqueueError when the ring, the chain or the request is broken */
   #takeNext(queue: Virtqueue, ring: Ring, refusal: Refusal): boolean {
+    if (!ring.pop(this.#chain)) return false
+    this.#add(queue, refusal)
+    return true
+  }
+
+  /** Adds the request whose chain has been taken. @throws VirtqueueError when it is broken */
+  #add(queue: Virtqueue, refusal: Refusal): void {
     const chain = this.#chain
-    if (!ring.pop(chain)) return false
     this.descriptors += chain.descriptors
     const request = this.slot(this.taken)
     parseRequest(request, chain, queue.legacy)
@@ -137,7 +148,6 @@ export class Batch {
     if (request.type > FLUSH) this.descriptors += SEGMENT_DESCRIPTORS * judgedSegments(request)
     this.#bytes += request.dataLength
     this.taken++
-    return true
   }
 
   slot(index: number): BlkRequest {

@@ -159,7 +159,7 @@ export class RequestServer implements DeviceHandler {
     batch.begin(queue, ring)
     batch.adopt(this.#usual.requests)
     batch.most = room
-    const drained = batch.take(queue, ring, this.#refusal)
+    const drained = batch.take(queue, ring, this.#refusal, this.#usual.walked)
     turn.spend(DESCRIPTOR_WEIGHT * batch.descriptors, 0)
     if (observation !== undefined) batch.isObserved = observation.arrived(batch.requests, batch.taken)
     this.#throttled.hold(this.#wiring, queue, ring, batch)

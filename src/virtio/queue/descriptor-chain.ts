@@ -30,6 +30,17 @@ export class SegmentList {
     return index >= 0 ? index : this.regions.push(region) - 1
   }
 
+  /** Begins anew, and forgets all regions but `region`. */
+  keepOnly(region: RamRegion): void {
+    this.count = 0
+    if (!this.isAllIn(region)) this.regions.length = 0
+  }
+
+  /** All segments are in `region`. */
+  isAllIn(region: RamRegion): boolean {
+    return this.regions.length === 1 && this.regions[0] === region
+  }
+
   push(region: number, offset: number, length: number): void {
     const at = WORDS * this.count
     if (at === this.words.length) this.#grow()
@@ -89,9 +100,13 @@ export class SegmentRun {
   /** Gives the run a list of its own, so that it outlives what the list is made for. */
   detach(): void {
     const own = new SegmentList(this.count)
-    for (let index = 0; index < this.count; index++) own.push(own.indexOf(this.region(index)), this.offset(index), this.length(index))
+    this.appendTo(own)
     this.segments = own
     this.first = 0
+  }
+
+  appendTo(list: SegmentList): void {
+    for (let index = 0; index < this.count; index++) list.push(list.indexOf(this.region(index)), this.offset(index), this.length(index))
   }
 
   /** Finds the segments in the RAM that has replaced the one where they were. @throws VirtqueueError when one is not there any more */
@@ -129,4 +144,19 @@ export class DescriptorChain extends SegmentRun {
   readableLength = 0
   /** Bytes in the writable segments. */
   writableLength = 0
+
+  /** Becomes what `other` is: its segments are added to the list of this chain. */
+  copy(other: DescriptorChain): void {
+    const { segments } = this
+    this.head = other.head
+    this.place = other.place
+    this.slots = other.slots
+    this.descriptors = other.descriptors
+    this.readableCount = other.readableCount
+    this.readableLength = other.readableLength
+    this.writableLength = other.writableLength
+    this.first = segments.count
+    this.count = other.count
+    other.appendTo(segments)
+  }
 }

@@ -39,6 +39,8 @@ export interface TakenChain {
 /** A ring that takes chains as rows, from whoever reads their descriptors, and gives them back: all of them, in their order. */
 export interface RowRing {
   readonly size: number
+  /** As `Ring.pop`. */
+  pop(chain: DescriptorChain): boolean
   /** As `Ring.addUsed`, of the chains of the first `count` rows: see chain-rows.ts. */
   addUsedRows(rows: Uint32Array, count: number): void
 }
@@ -92,7 +94,7 @@ export interface Ring {
   readonly splitRows?: SplitRows | undefined
   /** The same, if it is a packed one. */
   readonly packedRows?: PackedRows | undefined
-  /** A chain that was taken as a row goes on as one that `pop` has taken. Left out where that is the same. */
+  /** A chain that was taken as a row, or by `RowRing.pop`, goes on as one that `pop` has taken. Left out where that is the same. */
   adopt?(chain: TakenChain): void
   /**
    * Gives a chain back that has been taken, and into which the device has written. `length`: bytes written, from its first writable byte

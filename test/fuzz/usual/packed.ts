@@ -1,5 +1,5 @@
 /** Chains of a packed ring, read fast and generally: see usual-fuzzer.ts. */
-import { type BlkRequest, parseRequest, type RequestLimits } from "../../../src/virtio/blk/request.ts"
+import type { BlkRequest, RequestLimits } from "../../../src/virtio/blk/request.ts"
 import { takePacked } from "../../../src/virtio/blk/usual/packed-request.ts"
 import type { UsualRequests } from "../../../src/virtio/blk/usual/requests.ts"
 import type { DescriptorChain } from "../../../src/virtio/queue/descriptor-chain.ts"
@@ -14,12 +14,15 @@ const [AVAIL, USED] = [0x80, 0x8000] as const
 
 export class PackedUsualFuzzer extends UsualFuzzer {
   #ring: PackedDescriptors
-  /** Descriptors of the chains that have been read generally. */
+  /** Where its first chain begins. */
+  #start: { readonly slot: number; readonly marks: number }
+  /** Descriptors of the chains that have been walked. */
   #generalSlots = 0
 
-  constructor(rng: Rng) {
-    super(rng)
+  constructor(rng: Rng, way: "fast" | "walked") {
+    super(rng, way)
     this.#ring = this.#newRing()
+    this.#start = this.#ring
   }
 
   #newRing(): PackedDescriptors {
@@ -35,6 +38,7 @@ export class PackedUsualFuzzer extends UsualFuzzer {
   protected override layOut(chain: readonly Piece[], { copies }: { readonly copies: number }): void {
     const { rng } = this
     this.#ring = this.#newRing()
+    this.#start = { slot: this.#ring.slot, marks: this.#ring.marks }
     this.#generalSlots = 0
     const isIndirect = chain.length > SIZE || rng.chance(0.5)
     // Some tables end where RAM ends, or say that they go beyond.
@@ -53,24 +57,27 @@ export class PackedUsualFuzzer extends UsualFuzzer {
 
   protected override takeFast(requests: UsualRequests, limits: RequestLimits, most: number): number {
     const ring = this.#ring
-    const { slot, marks } = ring
-    const rows = { size: SIZE, descriptors: ring, availPlace: 0, addUsedRows() {} }
+    const { slot, marks } = this.#start
+    const rows = { size: SIZE, descriptors: ring, availPlace: 0, pop: () => false, addUsedRows() {} }
     takePacked(requests, rows, limits, most)
     const passed = ring.slot - slot + (ring.marks === marks ? 0 : SIZE)
     if (passed !== rows.availPlace) throw new Error("the next chain does not begin there")
-    // For the other way.
-    ring.slot = slot
-    ring.marks = marks
+    this.beginAgain()
     return requests.count
   }
 
-  protected override readGenerally(chain: DescriptorChain, request: BlkRequest): void {
+  protected override beginAgain(): void {
+    this.#generalSlots = 0
+    this.#ring.slot = this.#start.slot
+    this.#ring.marks = this.#start.marks
+  }
+
+  protected override walk(chain: DescriptorChain): void {
     this.#ring.room = SIZE - this.#generalSlots
     if (this.#ring.room === 0) throw new VirtqueueError("no room")
     this.#ring.walk(chain)
     this.#ring.skip(chain.slots)
     this.#generalSlots += chain.slots
-    parseRequest(request, chain, false)
   }
 
   protected override slotsOf({ slots }: BlkRequest): number {

@@ -1,5 +1,5 @@
 /** Chains of a split ring, read fast and generally: see usual-fuzzer.ts. */
-import { type BlkRequest, parseRequest, type RequestLimits } from "../../../src/virtio/blk/request.ts"
+import type { RequestLimits } from "../../../src/virtio/blk/request.ts"
 import type { UsualRequests } from "../../../src/virtio/blk/usual/requests.ts"
 import { takeSplit } from "../../../src/virtio/blk/usual/split-request.ts"
 import type { DescriptorChain } from "../../../src/virtio/queue/descriptor-chain.ts"
@@ -13,8 +13,8 @@ export class SplitUsualFuzzer extends UsualFuzzer {
   readonly #table: DescriptorTable
   #head = 0
 
-  constructor(rng: Rng) {
-    super(rng)
+  constructor(rng: Rng, way: "fast" | "walked") {
+    super(rng, way)
     this.#table = new DescriptorTable(this.memory, SIZE, true)
     this.#table.place(START + TABLE)
   }
@@ -44,16 +44,17 @@ export class SplitUsualFuzzer extends UsualFuzzer {
     const lastAvail = this.rng.pick([0, 5, SIZE - 1, 0xffff])
     for (let slot = 0; slot < SIZE; slot++) avail.setUint16(4 + 2 * slot, this.#head, true)
     const availIdx = (lastAvail + most) & 0xffff
-    const rows = { size: SIZE, table: this.#table, avail, availIdx, lastAvail, inFlight: 0, addUsedRows() {} }
+    const rows = { size: SIZE, table: this.#table, avail, availIdx, lastAvail, inFlight: 0, pop: () => false, addUsedRows() {} }
     takeSplit(requests, rows, limits, most)
     if (rows.inFlight !== (rows.lastAvail - lastAvail & 0xffff)) throw new Error("chains in flight that nobody has taken")
     return rows.inFlight
   }
 
-  protected override readGenerally(chain: DescriptorChain, request: BlkRequest): void {
+  protected override walk(chain: DescriptorChain): void {
     this.#table.walk(chain, this.#head)
-    parseRequest(request, chain, this.rng.chance(0.5) && request.type < 2)
   }
+
+  protected override beginAgain(): void {}
 
   protected override slotsOf(): number {
     return 0

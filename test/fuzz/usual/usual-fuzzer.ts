@@ -1,10 +1,12 @@
 /**
- * UsualFuzzer: the usual request, read fast, against the same chain on the general way: over descriptors with every field mutated, and over
- * RAM that another thread changes between two reads. split.ts and packed.ts have what differs between the two rings.
+ * UsualFuzzer: requests that become rows, read fast or by `WalkedRequests`, against the same chain on the general way: over descriptors
+ * with every field mutated, and over RAM that another thread changes between two reads. split.ts and packed.ts have what differs between
+ * the two rings.
  */
 import { refusalOf } from "../../../src/virtio/blk/refusal.ts"
-import { BlkRequest, type RequestLimits } from "../../../src/virtio/blk/request.ts"
+import { BlkRequest, parseRequest, type RequestLimits } from "../../../src/virtio/blk/request.ts"
 import { UsualRequests } from "../../../src/virtio/blk/usual/requests.ts"
+import { WalkedRequests } from "../../../src/virtio/blk/usual/walked-requests.ts"
 import { type GuestMemory, RamRegion } from "../../../src/virtio/guest-memory.ts"
 import { DescriptorChain, SegmentList } from "../../../src/virtio/queue/descriptor-chain.ts"
 import { VirtqueueError } from "../../../src/virtio/queue/virtqueue-error.ts"
@@ -44,7 +46,7 @@ export interface Reading {
 /** Descriptors in RAM of their own, and both ways of reading them. */
 export abstract class UsualFuzzer {
   /**
-   * How often the fast way took a chain, one whose data are in several stretches, left a sound one to the other way, and left a broken one;
+   * How often the way took a chain, one whose data are in several stretches, left a sound one to the general way, and left a broken one;
    * and took some while RAM changed.
    */
   readonly counts = { taken: 0, scattered: 0, left: 0, broken: 0, changed: 0 }
@@ -53,11 +55,15 @@ export abstract class UsualFuzzer {
   protected readonly memory: GuestMemory
   readonly #ram = new Uint8Array(LENGTH)
   readonly #region = new RamRegion(START, this.#ram)
-  readonly #fast = new UsualRequests()
+  readonly #rows = new UsualRequests()
+  readonly #walked = new WalkedRequests()
+  readonly #way: "fast" | "walked"
   #limits: RequestLimits = { capacity: 0, readOnly: false }
 
-  constructor(rng: Rng) {
+  /** `way`: how requests become rows. */
+  constructor(rng: Rng, way: "fast" | "walked") {
     this.rng = rng
+    this.#way = way
     this.data = new DataView(this.#ram.buffer)
     // A second region, for buffers that are not beside the descriptors.
     const regions = [this.#region, new RamRegion(2 * START, new Uint8Array(0x1000))]
@@ -68,8 +74,10 @@ export abstract class UsualFuzzer {
   protected abstract layOut(chain: readonly Piece[], options: { readonly changes: boolean; readonly copies: number }): void
   /** Takes them the fast way. Returns how many chains that has taken from the ring: none when it leaves the first alone. */
   protected abstract takeFast(requests: UsualRequests, limits: RequestLimits, most: number): number
-  /** Reads the next of them into `request`, by `chain`. @throws VirtqueueError when it is broken */
-  protected abstract readGenerally(chain: DescriptorChain, request: BlkRequest): void
+  /** Walks the next of them. @throws VirtqueueError when it is broken */
+  protected abstract walk(chain: DescriptorChain): void
+  /** The next to be walked is the first of them again. */
+  protected abstract beginAgain(): void
   /** Descriptors that a chain takes up: see `Reading`. */
   protected abstract slotsOf(request: BlkRequest): number
   /** Whether the ring has room for so many, of `chains` chains. */
@@ -86,24 +94,26 @@ export abstract class UsualFuzzer {
     const copies = rng.pick([1, 1, 2, 3])
     this.layOut(this.#chain(), { changes: false, copies })
     for (let count = this.rng.below(4); count > 0; count--) this.#mutate()
-    const readings = this.#readFast(copies)
-    for (const fast of readings) {
+    const readings = this.#readRows(copies)
+    for (const row of readings) {
       this.counts.taken++
-      if (fast.data.length > 1) this.counts.scattered++
-      const general = this.#readGenerally()
-      if (JSON.stringify(fast) === JSON.stringify(general)) continue
-      throw new Error(`fast ${JSON.stringify(fast)}, generally ${general === undefined ? "broken" : JSON.stringify(general)}`)
+      if (row.data.length > 1) this.counts.scattered++
+      checkSame(row, this.#readGenerally())
     }
-    if (readings.length < copies) this.counts[this.#readGenerally() === undefined ? "broken" : "left"]++
+    if (readings.length === copies) return
+    const general = this.#readGenerally()
+    this.counts[general === undefined ? "broken" : "left"]++
+    if (this.#way === "walked") checkSame(this.#readLeft(), general)
   }
 
-  /** Reads chains the fast way while fields change after a random number of reads. What it takes must hold together all the same. */
+  /** Makes rows of chains while fields change after a random number of reads. What it takes must hold together all the same. */
   changingRound(): void {
     this.#limits = { capacity: 2 ** 40, readOnly: false }
     const copies = this.rng.pick([1, 1, 2, 3])
     this.layOut(this.#chain(), { changes: true, copies })
     for (let count = this.rng.below(2); count > 0; count--) this.#mutate()
-    const readings = this.#whileChanging(() => this.#readFast(copies))
+    const readings = this.#whileChanging(() => this.#readRows(copies))
+    if (this.#way === "walked") this.#readLeft()
     if (readings.length === 0) return
     this.counts.changed++
     if (!this.hasRoom(readings.reduce((sum, { slots }) => sum + slots, 0), readings.length)) throw new Error("more than the ring holds")
@@ -117,9 +127,9 @@ export abstract class UsualFuzzer {
     }
   }
 
-  #readFast(copies: number): Reading[] {
-    const requests = this.#fast
-    const taken = this.takeFast(requests, this.#limits, copies)
+  #readRows(copies: number): Reading[] {
+    const requests = this.#rows
+    const taken = this.#way === "fast" ? this.takeFast(requests, this.#limits, copies) : this.#takeWalked(copies)
     if (taken !== requests.count) throw new Error(`${taken} chains taken, ${requests.count} requests`)
     const segments = new SegmentList()
     const all = Array.from({ length: taken }, (_, index) => {
@@ -134,10 +144,36 @@ export abstract class UsualFuzzer {
     return all.map((request) => this.#readingOf(request))
   }
 
+  /** Returns how many chains have been taken; one that makes no row is apart from them. */
+  #takeWalked(copies: number): number {
+    let taken = 0
+    const pop = (chain: DescriptorChain): boolean => {
+      this.walk(chain)
+      taken++
+      return true
+    }
+    this.#rows.beginRows(this.#region, 0)
+    this.#walked.take(this.#rows, { size: copies, pop, addUsedRows() {} }, this.#limits, copies)
+    this.beginAgain()
+    return this.#rows.count === taken || this.#rows.isWhole ? taken : taken - 1
+  }
+
   #readGenerally(): Reading | undefined {
+    return this.#reading((chain) => this.walk(chain))
+  }
+
+  /** What `WalkedRequests` has left to the general way. */
+  #readLeft(): Reading | undefined {
+    return this.#reading((chain) => this.#walked.takeLeft(chain))
+  }
+
+  /** What becomes of the chain that `take` takes; undefined if it is broken. */
+  #reading(take: (chain: DescriptorChain) => void): Reading | undefined {
     const request = new BlkRequest(new SegmentList())
+    const chain = new DescriptorChain(new SegmentList())
     try {
-      this.readGenerally(new DescriptorChain(new SegmentList()), request)
+      take(chain)
+      parseRequest(request, chain, false)
       request.outcome = refusalOf(request, this.#limits, NOTHING)
     } catch (error) {
       if (error instanceof VirtqueueError) return undefined
@@ -177,7 +213,27 @@ export abstract class UsualFuzzer {
     data.setUint32(header - START, isIn ? 0 : 1, true)
     data.setUint32(header - START + 8, rng.pick([0, 1, rng.below(16), 2 ** 31 - 4, 2 ** 32 - 2, rng.u32()]), true)
     data.setUint32(header - START + 12, rng.chance(0.9) ? 0 : rng.u32(), true)
-    return [{ address: header, length: 16, flags: 0 }, ...pieces, { address: START + 0xe00 + rng.below(16), length: 1, flags: WRITE }]
+    const status = { address: START + 0xe00 + rng.below(16), length: 1, flags: WRITE }
+    return this.#reshape([{ address: header, length: 16, flags: 0 }, ...pieces, status])
+  }
+
+  /** The same request, mostly, with its bytes in other buffers: of no bytes, in parts, or with two things in one. */
+  #reshape(chain: readonly Piece[]): Piece[] {
+    const { rng } = this
+    if (rng.chance(this.#way === "fast" ? 0.9 : 0.3)) return [...chain]
+    const at = rng.below(chain.length)
+    return chain.flatMap((piece, index) => {
+      if (index !== at) return [piece]
+      const { address, length, flags } = piece
+      const cut = rng.below(length + 1)
+      return rng.pick<Piece[]>([
+        [{ address, length: cut, flags }, { address: address + cut, length: length - cut, flags }],
+        [{ address, length: length + rng.pick([1, 512, 1024]), flags }],
+        [{ address, length: 0, flags }, piece],
+        [{ address, length, flags: flags | 8 }],
+        index > 0 ? [] : [piece],
+      ])
+    })
   }
 
   /** Changes one field of one descriptor, or a word of a header. */
@@ -226,4 +282,9 @@ export abstract class UsualFuzzer {
       DataView.prototype.getUint32 = getUint32
     }
   }
+}
+
+function checkSame(row: Reading | undefined, general: Reading | undefined): void {
+  const [here, there] = [row, general].map((reading) => (reading === undefined ? "broken" : JSON.stringify(reading)))
+  if (here !== there) throw new Error(`as a row, or left: ${here}; generally: ${there}`)
 }

@@ -89,6 +89,17 @@ describe("requests of several buffers", () => {
     for (const [index, one] of requests.entries()) expectSame(dataOf(guest, one), pattern(20 * index, sectors(index)))
   })
 
+  it("one that turns out not to be usual at its last buffer, behind as many as are taken at a time, gets its own data", () => {
+    const { disk, guest } = pair()
+    const usual = Array.from({ length: 7 }, (_, index) => place(guest, 20 * index, equal(256, 512)))
+    const requests = [...usual, place(guest, 300, equal(255, 512)), place(guest, 1000, [...equal(256, 512), 0])]
+    expect(run(guest, requests)).toEqual(equal(9, OK))
+    expect(calls(disk).at(-1)).toEqual(["read", 1000, 256, 256])
+    requests.forEach((one, index) => {
+      expectSame(dataOf(guest, one), index < 7 ? pattern(20 * index, 256) : index === 7 ? pattern(300, 255) : pattern(1000, 256))
+    })
+  })
+
   it("a disk without vectored calls gets one call for each buffer", () => {
     const { disk, guest } = pair(["preadv", "pwritev"])
     const out = pattern(1, 2, 9)

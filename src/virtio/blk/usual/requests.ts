@@ -60,6 +60,15 @@ export class UsualRequests implements Tally {
     this.isWhole = false
   }
 
+  /** None have been taken yet, of a ring in `region` whose next chain is at `place`. For who takes them otherwise than `takeSplit` does. */
+  beginRows(region: RamRegion, place: number): void {
+    this.region = region
+    this.place = place
+    this.stretches.clear(region)
+    this.neighbour = 0
+    this.took(0, 0, 0, 0)
+  }
+
   /** Whoever reads descriptors has put so many requests into `rows`. */
   took(count: number, bytes: number, writes: number, writeBytes: number): void {
     this.count = count

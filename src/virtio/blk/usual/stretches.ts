@@ -23,6 +23,9 @@ export class Stretches {
   /** Descriptors of all requests. */
   #segments = 0
   #mostSegments = 0
+  // The same of the requests that have come to their end: one that has not is forgotten.
+  #endedCount = 0
+  #endedSegments = 0
   // The last stretch of the present request, which may grow.
   #offset = 0
   #bytes = 0
@@ -31,16 +34,17 @@ export class Stretches {
   /** Begins anew, with buffers in `region`, which ends below 2^32. */
   clear(region: RamRegion): void {
     this.#region = region
-    this.#count = 0
-    this.#segments = 0
+    this.#endedCount = 0
+    this.#endedSegments = 0
     this.isFull = false
   }
 
   /** Begins a request whose first buffer is in RAM. */
   begin(offset: number, length: number): void {
-    this.first = this.#count
-    this.#mostSegments = this.#segments + MOST
-    this.#segments++
+    this.first = this.#endedCount
+    this.#count = this.#endedCount
+    this.#mostSegments = this.#endedSegments + MOST
+    this.#segments = this.#endedSegments + 1
     this.#offset = offset
     this.#bytes = length
     this.length = length
@@ -57,6 +61,11 @@ export class Stretches {
     const limit = (end - start) >>> 0
     // An address before the region makes an offset beyond its end.
     if (data.getUint32((at + 4) >>> 0, true) !== 0 || offset > limit || length > (limit - offset) >>> 0 || length === 0) return false
+    return this.append(offset, length)
+  }
+
+  /** Adds bytes that are in RAM, one at least. Returns false where they are too many. */
+  append(offset: number, length: number): boolean {
     if (length > (MOST_BYTES - this.length) >>> 0 || ++this.#segments > this.#mostSegments) return false
     this.length += length
     if (offset === this.#offset + this.#bytes) {
@@ -72,6 +81,8 @@ export class Stretches {
   /** Ends the request. Returns how many stretches it has. The only one is not among `words`: `offset` says where it is. */
   end(): number {
     if (this.#count > this.first) this.#push()
+    this.#endedCount = this.#count
+    this.#endedSegments = this.#segments
     this.isFull = this.#segments >= MOST_OF_BATCH
     return this.#count === this.first ? 1 : this.#count - this.first
   }

@@ -5,7 +5,7 @@
 import type { VirtioBacking } from "../../../backing/backing.ts"
 import type { VirtioDevice } from "../../device.ts"
 import { ROW as ROW_SIZE } from "../../queue/chain-rows.ts"
-import type { Ring } from "../../queue/ring.ts"
+import type { Ring, RowRing } from "../../queue/ring.ts"
 import { LOOK_WEIGHT, type Turn } from "../../turn.ts"
 import type { Virtqueue } from "../../virtqueue.ts"
 import { refusePromise } from "../answers.ts"
@@ -19,16 +19,20 @@ import type { Observation } from "../observation/observation.ts"
 import type { RequestLimits } from "../request.ts"
 import { SECTOR_SIZE, VIRTIO_BLK_T } from "../spec.ts"
 import type { ThrottledRequests } from "../throttling/throttled-requests.ts"
-import { REQUEST_WEIGHT } from "../weights.ts"
+import { DESCRIPTOR_WEIGHT, REQUEST_WEIGHT } from "../weights.ts"
 import type { BlkWiring } from "../wiring.ts"
 import { KIND as KIND_AT, LENGTH as LENGTH_AT, OFFSET as OFFSET_AT, SECTOR as SECTOR_AT } from "./columns.ts"
+import { APART as APART_WAY, Habit, USUAL as USUAL_WAY, WALKED as WALKED_WAY } from "./habit.ts"
 import { takePacked } from "./packed-request.ts"
 import { UsualRequests } from "./requests.ts"
 import { takeSplit } from "./split-request.ts"
+import { WalkedRequests } from "./walked-requests.ts"
 
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
 const { IN, OUT } = VIRTIO_BLK_T
 const [BYTES, LOOK, LEAST, ROW] = [SECTOR_SIZE, LOOK_WEIGHT, REQUEST_WEIGHT, ROW_SIZE] as const
+const DESCRIPTOR = DESCRIPTOR_WEIGHT
+const [USUAL, WALKED, APART] = [USUAL_WAY, WALKED_WAY, APART_WAY] as const
 const [KIND, SECTOR, OFFSET, LENGTH] = [KIND_AT, SECTOR_AT, OFFSET_AT, LENGTH_AT] as const
 
 // What has become of the requests:
@@ -52,6 +56,9 @@ export interface UsualServerParts {
 
 export class UsualServer {
   readonly requests = new UsualRequests()
+  /** Takes requests that are not usual. */
+  readonly walked = new WalkedRequests()
+  readonly #habit = new Habit()
   readonly #parts: UsualServerParts
   // Of the parts, to be found at once:
   readonly #device: VirtioDevice
@@ -88,7 +95,7 @@ export class UsualServer {
   serve(queue: Virtqueue, ring: Ring, turn: Turn, most: number): typeof DONE | typeof LEFT | typeof BEGUN {
     const { requests } = this
     requests.begin(queue, ring)
-    this.#take(ring, most)
+    this.#take(ring, turn, most)
     if (!requests.isWhole || !this.#mayServe()) return LEFT
     const { rows, count, region } = requests
     const device = this.#device
@@ -124,18 +131,36 @@ export class UsualServer {
     return DONE
   }
 
-  #take(ring: Ring, most: number): void {
+  #take(ring: Ring, turn: Turn, most: number): void {
     const { requests } = this
     const { splitRows } = ring
     if (splitRows !== undefined) {
       if (requests.rowRing !== splitRows) requests.rowRing = splitRows
-      takeSplit(requests, splitRows, this.#disk, most)
+      if (this.#habit.way === USUAL) takeSplit(requests, splitRows, this.#disk, most)
+      else requests.beginRows(splitRows.table.region, 0)
+      if (!requests.isWhole || this.#habit.repeats > 0) this.#takeOthers(splitRows, turn, most)
       return
     }
     const { packedRows } = ring
     if (packedRows === undefined) return
     if (requests.rowRing !== packedRows) requests.rowRing = packedRows
-    takePacked(requests, packedRows, this.#disk, most)
+    if (this.#habit.way === USUAL) takePacked(requests, packedRows, this.#disk, most)
+    else requests.beginRows(packedRows.descriptors.region, packedRows.availPlace)
+    if (!requests.isWhole || this.#habit.repeats > 0) this.#takeOthers(packedRows, turn, most)
+  }
+
+  /** Takes what comes behind the usual requests, as far as that makes rows as well, and rows are what is wanted. */
+  #takeOthers(ring: RowRing, turn: Turn, most: number): void {
+    const { requests, walked } = this
+    const habit = this.#habit
+    const isSurprise = requests.count === 0
+    if (!isSurprise) habit.forget()
+    if (requests.isWhole) return
+    if (habit.way !== APART && this.#mayServeRows()) {
+      walked.take(requests, ring, this.#disk, most)
+      turn.spend(DESCRIPTOR * walked.descriptors, 0)
+    }
+    if (isSurprise) habit.surprise(requests.count > 0 ? WALKED : APART)
   }
 
   /** No request has to wait, and nobody wants to know of the single one. Whoever changes that bumps `VirtioDevice.changes`. */
@@ -152,8 +177,11 @@ export class UsualServer {
 
   /** The disk answers at once, nobody wants to know of the single request, and none has to wait. */
   #mayServe(): boolean {
-    if (this.#executor.backing.asynchronous === true || this.#device.memory.written !== undefined) return false
-    return this.isPlain() || this.#areAdmitted()
+    return this.#mayServeRows() && (this.isPlain() || this.#areAdmitted())
+  }
+
+  #mayServeRows(): boolean {
+    return this.#executor.backing.asynchronous !== true && this.#device.memory.written === undefined
   }
 
   #areAdmitted(): boolean {
