@@ -6,10 +6,13 @@
  */
 export const STATE_VERSION = 2
 
+/** Characters of a text that a message shows. */
+const MOST_SHOWN = 40
+
 /** @throws Error for a state of a version that this program does not know */
 export function checkStateVersion(version: unknown): void {
   if (version === 1 || version === STATE_VERSION) return
-  throw new Error(`saved state: version ${JSON.stringify(version)}, this program knows 1 to ${STATE_VERSION}`)
+  throw new Error(`saved state: version ${shown(version)}, this program knows 1 to ${STATE_VERSION}`)
 }
 
 /** `value` as an object whose properties can be looked at. */
@@ -18,20 +21,35 @@ export function savedObject(value: unknown, what: string): Readonly<Record<strin
   return { ...value }
 }
 
-/** `value` as a list, of `length` items unless that is left out. */
-export function savedList(value: unknown, what: string, length?: number): readonly unknown[] {
-  if (Array.isArray(value) && (length === undefined || value.length === length)) return value
-  throw new Error(`saved state: ${what}: not a list${length === undefined ? "" : ` of ${length}`}`)
+/**
+ * `value` as a list, of `length` items unless that is left out, each as `parse` returns it. Ends at the first item that `parse` refuses: a
+ * list with holes may say that it has 2^32 items.
+ */
+export function savedList<T>(value: unknown, what: string, parse: (item: unknown) => T, length?: number): T[] {
+  if (!Array.isArray(value) || (length !== undefined && value.length !== length)) {
+    throw new Error(`saved state: ${what}: not a list${length === undefined ? "" : ` of ${length}`}`)
+  }
+  const items: T[] = []
+  for (let index = 0; index < value.length; index++) items.push(parse(value[index]))
+  return items
 }
 
 /** `value` as an integer from 0 to `max`. */
 export function savedNumber(value: unknown, what: string, max: number): number {
   if (typeof value === "number" && Number.isSafeInteger(value) && value >= 0 && value <= max) return value
-  throw new Error(`saved state: ${what}: ${JSON.stringify(value)} is not a number from 0 to ${max}`)
+  throw new Error(`saved state: ${what}: ${shown(value)} is not a number from 0 to ${max}`)
 }
 
 /** `value` as a list of integers from 0 to `max`, by default 32-bit ones. */
 export function savedNumbers(value: unknown, what: string, options: { readonly length?: number; readonly max?: number } = {}): number[] {
   const { length, max = 0xffff_ffff } = options
-  return savedList(value, what, length).map((item) => savedNumber(item, what, max))
+  return savedList(value, what, (item) => savedNumber(item, what, max), length)
+}
+
+/** `value` for a message: on one line, with `most` characters of a text, and without calling anything of it. */
+export function shown(value: unknown, most = MOST_SHOWN): string {
+  if (typeof value === "string") return JSON.stringify(value.length > most ? `${value.slice(0, most)}...` : value)
+  if (typeof value === "function") return "a function"
+  if (typeof value !== "object" || value === null) return String(value)
+  return Array.isArray(value) ? "a list" : "an object"
 }

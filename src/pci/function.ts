@@ -162,11 +162,11 @@ export abstract class PciFunction {
   }
 
   /**
-   * Restores what `saveRegisters` of the same kind of function returned. Call it after `reset`. It acts as software's writes do: BARs
-   * move; decoding, bus mastering and interrupts follow.
-   * @throws Error, with nothing changed, when it is something else
+   * Checks what `saveRegisters` of the same kind of function returned. Call it after `reset`. Returns what restores it, as software's
+   * writes do: BARs move; decoding, bus mastering and interrupts follow.
+   * @throws Error when it is something else
    */
-  protected restoreRegisters(state: unknown): void {
+  protected readyToRestore(state: unknown): () => void {
     const { config, msix } = savedObject(state, "PCI function")
     const registers = savedNumbers(config, "configuration space", { length: CONFIG_SPACE_SIZE / 4 })
     const identity = [PCI_CONFIG.VENDOR_ID, PCI_CONFIG.REVISION_ID, PCI_CONFIG.SUBSYSTEM_VENDOR_ID, PCI_CONFIG.CAPABILITIES_POINTER]
@@ -175,9 +175,12 @@ export abstract class PciFunction {
       if (saved !== ours) throw new Error(`saved state: it is of another PCI function: register ${offset & ~3} was ${saved}, is ${ours}`)
     }
     if ((msix === undefined) !== (this.msix === undefined)) throw new Error("saved state: MSI-X on one side only")
-    for (const [dword, value] of registers.entries()) this.#config.write(4 * dword, 4, value)
-    this.#act()
-    this.msix?.restoreState(msix)
+    const restoreMsix = this.msix?.readyToRestore(msix)
+    return () => {
+      for (const [dword, value] of registers.entries()) this.#config.write(4 * dword, 4, value)
+      this.#act()
+      restoreMsix?.()
+    }
   }
 
   /** What is behind BAR `index`, the MSI-X structures apart. The access lies inside the BAR. */

@@ -130,16 +130,18 @@ export class Msix {
   }
 
   /**
-   * Restores what `saveState` returned; the caller configures the rest first.
+   * Checks what `saveState` returned. Returns what restores it; the caller configures the rest first.
    * @throws Error when it is something else
    */
-  restoreState(state: unknown): void {
+  readyToRestore(state: unknown): () => void {
     const { table, pending } = savedObject(state, "MSI-X")
     const entries = savedNumbers(table, "MSI-X table", { length: this.tableSize / 4 })
     const waiting = savedNumbers(pending, "MSI-X pending", { max: this.vectors - 1 })
-    this.#pending.fill(0)
-    for (const [index, value] of entries.entries()) this.writeTable(4 * index, 4, value)
-    for (const vector of waiting) this.#markPending(vector)
+    return () => {
+      this.#pending.fill(0)
+      for (const [index, value] of entries.entries()) this.writeTable(4 * index, 4, value)
+      for (const vector of waiting) this.#markPending(vector)
+    }
   }
 
   /** Table register read; the whole access lies inside the table. */

@@ -3,6 +3,7 @@ import { checkOptions } from "../options.ts"
 import type { DeviceConfig } from "./device-config.ts"
 import type { DeviceHandler } from "./device-handler.ts"
 import type { Negotiation } from "./negotiation.ts"
+import type { Pauses } from "./pauses.ts"
 import type { Ring, TakenChain } from "./queue/ring.ts"
 import { VirtqueueError } from "./queue/virtqueue-error.ts"
 import { DEVICE_STATUS } from "./spec.ts"
@@ -24,6 +25,7 @@ export interface SavableDevice {
   /** Nothing is in flight. */
   readonly isIdle: boolean
   readonly inFlight: { readonly count: number; readonly calls: number }
+  readonly pauses: Pick<Pauses, "isPaused" | "pause" | "resume">
   readonly suspension: { readonly hasChanges: boolean }
   /** Tells the driver of a change of the configuration space, once it is not suspended. */
   configChanged(): void
@@ -59,10 +61,24 @@ export function saveDevice(device: SavableDevice, handler: SavedHandler, options
   }
 }
 
-/** Puts `device` where `saveDevice` found it. @throws Error, with the device reset, for a state that it could not have had */
+/** Puts `device` where `saveDevice` found it, and pauses it. @throws Error, with the device reset, for what is no state of such a device */
 export function restoreDevice(device: SavableDevice, handler: SavedHandler, saved: unknown, options: RestoreOptions): void {
   checkOptions("restoreState", options, RESTORE_RULES)
+  const { pauses } = device
+  const { isPaused } = pauses
+  void pauses.pause()
   device.reset()
+  try {
+    restoreParts(device, handler, saved, options)
+  } catch (error) {
+    device.reset()
+    // A driver that begins anew, for there is no state, must not wait for a `resume` that nobody thinks of.
+    if (!isPaused) pauses.resume()
+    throw error
+  }
+}
+
+function restoreParts(device: SavableDevice, handler: SavedHandler, saved: unknown, options: RestoreOptions): void {
   const { queues, maxQueueSize, config } = device
   const state = parseDeviceState(saved, { queues: queues.length, queueSize: maxQueueSize, configSize: config.size })
   const restoreOwn = handler.restoreState?.(state.own, options)
@@ -74,10 +90,7 @@ export function restoreDevice(device: SavableDevice, handler: SavedHandler, save
   if (status !== 0) device.writeStatus(status)
   // What was in flight is taken again first.
   if (isSuspended) device.writeStatus(status | SUSPEND)
-  if (((device.negotiation.status ^ state.status) & FEATURES_OK) !== 0) {
-    device.reset()
-    throw featuresMissing()
-  }
+  if (((device.negotiation.status ^ state.status) & FEATURES_OK) !== 0) throw featuresMissing()
   config.restoreGeneration(state.generation)
   restoreOwn?.()
   handler.restoreConfig(Uint8Array.from(state.config))

@@ -227,7 +227,6 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
 
   /** Guest memory is not touched before `resume`. */
   restoreState(saved: unknown, options: RestoreOptions = {}): void {
-    void this.pauses.pause()
     restoreDevice(this, this.#handler, saved, options)
   }
 

@@ -22,6 +22,11 @@ export class Pauses {
     this.#device = device
   }
 
+  /** `pause` has been called, and `resume` has not since. */
+  get isPaused(): boolean {
+    return this.#isPaused
+  }
+
   /** Requests may be taken. */
   get isOpen(): boolean {
     return !this.#isPaused && this.#holds === 0

@@ -1,6 +1,6 @@
 /** The saved state of a virtio device, as JSON values, and the check that it makes when it comes back: it may come from anywhere. */
 import type { Rules } from "../options.ts"
-import { savedList, savedNumber, savedNumbers, savedObject } from "../saved-state.ts"
+import { savedList, savedNumber, savedNumbers, savedObject, shown } from "../saved-state.ts"
 import { hasBit, VIRTIO_F, VIRTQ_MAX_SIZE } from "./spec.ts"
 
 /** A 64-bit address: a number, or its low and high half where a number is not exact. */
@@ -94,7 +94,7 @@ export function parseDeviceState(value: unknown, shape: DeviceShape): VirtioDevi
     status: savedNumber(state["status"], "status", 0xff),
     features,
     generation: savedNumber(state["generation"], "configuration generation", 0xff),
-    queues: savedList(state["queues"], "queues", shape.queues).map((queue) => parseQueue(queue, { maxSize: shape.queueSize, packed })),
+    queues: savedList(state["queues"], "queues", (queue) => parseQueue(queue, { maxSize: shape.queueSize, packed }), shape.queues),
     config: savedNumbers(state["config"], "configuration", { length: shape.configSize, max: 0xff }),
     configChanges: state["configChanges"] === true,
     own: state["own"],
@@ -126,7 +126,7 @@ function parseQueue(value: unknown, { maxSize, packed }: { readonly maxSize: num
 }
 
 function parseHeld(value: unknown, chains: number): (readonly [index: number, length: number])[] {
-  return savedList(value, "chains that are done").map((item) => {
+  return savedList(value, "chains that are done", (item) => {
     const [index = 0, length = 0] = savedNumbers(item, "chain that is done", { length: 2 })
     return [savedNumber(index, "index of a chain that is done", chains - 1), length] as const
   })
@@ -149,7 +149,7 @@ function parsePackedRing(queue: Readonly<Record<string, unknown>>, size: number)
   if ((position & 0x7fff) >= size) throw new Error(`saved state: slot ${position & 0x7fff} in a queue of ${size}`)
   if (queue["chains"] === undefined) return { position, heads: [] }
   const unpublished = parseUnpublished(queue, size)
-  const chains = savedList(queue["chains"], "chains").map(parseChain)
+  const chains = savedList(queue["chains"], "chains", parseChain)
   const slots = chains.reduce((sum, { descriptors }) => sum + descriptors.length / 4, 0)
   if (slots > size) throw new Error(`saved state: ${slots} descriptors in flight in a queue of ${size}`)
   return { position, heads: [], chains, ...unpublished }
@@ -165,8 +165,8 @@ function parseChain(value: unknown): SavedChain {
 }
 
 function parseAddress(value: unknown, what: string): SavedAddress {
-  if (typeof value === "number" && value >= 0 && value < 2 ** 64) return value
-  if (!Array.isArray(value)) throw new Error(`saved state: ${what}: ${JSON.stringify(value)} is not an address`)
+  if (typeof value === "number" && Number.isInteger(value) && value >= 0 && value < 2 ** 64) return value
+  if (!Array.isArray(value)) throw new Error(`saved state: ${what}: ${shown(value)} is not an address`)
   const [low = 0, high = 0] = savedNumbers(value, what, { length: 2 })
   return [low, high]
 }

@@ -91,7 +91,8 @@ export interface TransportedDevice {
   /** What the driver has set up, as JSON values. @throws Error while a request is in flight: `pause` first */
   saveState(options?: SaveOptions): VirtioDeviceState
   /**
-   * Puts the device where `saveState` found it, and pauses it. @throws Error, with the device reset, for a state that it could not have had
+   * Puts the device where `saveState` found it, and pauses it. @throws Error for a state that it could not have had, with the device reset,
+   * and paused only if it was before
    */
   restoreState(saved: unknown, options?: RestoreOptions): void
 }

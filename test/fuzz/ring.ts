@@ -1,8 +1,9 @@
 /**
- * The fuzzers of the device: rings (split and packed, of plain disks and of zoned ones), registers (PCI and MMIO) and lives, for as long as
- * one likes: `tsx test/fuzz/ring.ts [--rounds N] [--lives N] [--registers N] [--seed N] [--hours H] [--coverage]`. Ends with 1, and the
- * seed, at the first surprise. With `--hours` it starts again, from the next seed, until the time is over. It prints the longest time that
- * a kick or an answer of the disk held the thread (CPU time), and with `--coverage` what it has reached of the source.
+ * The fuzzers of the device: rings (split and packed, of plain disks and of zoned ones), registers (PCI and MMIO), saved states and lives,
+ * for as long as one likes: `tsx test/fuzz/ring.ts [--rounds N] [--lives N] [--registers N] [--states N] [--seed N] [--hours H]
+ * [--coverage]`. Ends with 1, and the seed, at the first surprise. With `--hours` it starts again, from the next seed, until the time is
+ * over. It prints the longest time that a kick or an answer of the disk held the thread (CPU time), and with `--coverage` what it has
+ * reached of the source.
  */
 import { argv, exit } from "node:process"
 import { parseArgs } from "node:util"
@@ -17,6 +18,7 @@ const { values } = parseArgs({
     rounds: { type: "string", default: "100000" },
     lives: { type: "string", default: "2000" },
     registers: { type: "string", default: "200" },
+    states: { type: "string", default: "300" },
     seed: { type: "string", default: String(Date.now() % 2 ** 31) },
     hours: { type: "string", default: "0" },
     coverage: { type: "boolean", default: false },
@@ -31,6 +33,7 @@ const { MmioRegisterFuzzer } = await import("./mmio/registers.ts")
 const { PciRegisterFuzzer } = await import("./pci/registers.ts")
 const { PackedRingFuzzer } = await import("./packed/round.ts")
 const { RingFuzzer } = await import("./ring-round.ts")
+const { StateFuzzer } = await import("./states/round.ts")
 const { ZonedFuzzDisk } = await import("./zoned-fuzz-disk.ts")
 
 /** The heap may have grown by so many bytes at the end: code that was compiled meanwhile, and no more. */
@@ -43,6 +46,7 @@ const ACCESSES = 1000
 const rounds = Number(values.rounds)
 const lives = Number(values.lives)
 const registers = Number(values.registers)
+const states = Number(values.states)
 const counts = new Map<string, number>()
 let longest = 0
 
@@ -94,6 +98,21 @@ async function registerRounds(seed: number): Promise<void> {
   }
 }
 
+/** No restored state holds the thread for longer. CPU time, milliseconds. */
+const RESTORE_MS = 100
+
+async function stateRounds(seed: number): Promise<void> {
+  const one = new StateFuzzer(new Rng(seed))
+  await one.prepare()
+  for (let round = 0; round < states; round++) {
+    await one.round().catch((error: unknown) => fail(`state ${round} of seed ${seed}`, error))
+    if (round === WARM_LIVES) one.longestHold = 0
+    if (one.longestHold > RESTORE_MS) fail(`state ${round} of seed ${seed}`, `it held the thread for ${one.longestHold.toFixed(0)} ms`)
+  }
+  longest = Math.max(longest, one.longestHold)
+  add(one.counts)
+}
+
 async function liveRounds(seed: number): Promise<void> {
   let heap = 0
   for (let life = 0; life < lives; life++) {
@@ -110,9 +129,10 @@ async function liveRounds(seed: number): Promise<void> {
 const end = performance.now() + Number(values.hours) * 3_600_000
 let seed = Number(values.seed)
 do {
-  console.log(`ring fuzzer: ${rounds} rounds, ${lives} lives, ${registers} devices over MMIO and PCI, seed ${seed}`)
+  console.log(`ring fuzzer: ${rounds} rounds, ${lives} lives, ${registers} devices over MMIO and PCI, ${states} saved states, seed ${seed}`)
   ringRounds(seed)
   await registerRounds(seed)
+  if (states > 0) await stateRounds(seed)
   await liveRounds(seed)
   seed += Math.max(lives, registers, 1)
 } while (performance.now() < end)

@@ -4,6 +4,7 @@
 import { describe, expect, it } from "vitest"
 import { MemoryBacking } from "../../src/backing/memory.ts"
 import type { VirtioBacking } from "../../src/backing/backing.ts"
+import { Throttle } from "../../src/virtio/blk/throttling/throttle.ts"
 import { BlockDriver, findBlockDevices } from "../../src/vmm/driver/block/driver.ts"
 import { type AttachedDisk, Machine } from "../../src/vmm/machine.ts"
 import { eio, FakeDisk, promiseBacking } from "../harness/fake-disk.ts"
@@ -256,6 +257,67 @@ describe("saveState and restoreState", () => {
     damage(state as never)
     expect(() => disk.function.restoreState(state)).toThrow(message)
     expect([disk.device.virtio.status, disk.device.virtio.queue(0)?.enabled, disk.function.command]).toEqual([0, false, 0])
+  })
+
+  const queue = (state: Changeable, more: object) => Object.assign(state.device.queues[0] ?? {}, more)
+  const itself: unknown[] = []
+  itself.push(itself)
+  it.each<[string, (state: Changeable) => void, string]>([
+    ["half a byte's address", (state) => queue(state, { usedRing: 0.5 }), "saved state: usedRing: 0.5 is not an address"],
+    [
+      "an address that holds itself",
+      (state) => queue(state, { usedRing: { itself } }),
+      "saved state: usedRing: an object is not an address",
+    ],
+    [
+      "a list that only says that it is long: it took minutes",
+      (state) => queue(state, { heads: new Array(2 ** 32 - 1) }),
+      "saved state: heads of chains: undefined is not a number from 0 to 65535",
+    ],
+    [
+      "a list of holes",
+      (state) => queue(state, { heads: new Array(2) }),
+      "saved state: heads of chains: undefined is not a number from 0 to 65535",
+    ],
+    ["a version that holds itself", (state) => (state.version = itself as never), "saved state: version a list, this program knows 1 to 2"],
+    [
+      "a long text",
+      (state) => (state.isr = "x\n".repeat(1 << 20) as never),
+      `saved state: ISR: "${"x\\n".repeat(20)}..." is not a number from 0 to 3`,
+    ],
+    ["a number of another kind", (state) => (state.isr = 1n as never), "saved state: ISR: 1 is not a number from 0 to 3"],
+  ])("refuse %s, which no JSON has, in one line", async (_, damage, message) => {
+    const { vm, disk } = machine()
+    await driver(vm)
+    const state = saved(disk)
+    damage(state as never)
+    expect(() => disk.function.restoreState(state)).toThrow(new Error(message))
+  })
+
+  it("a state that is refused leaves the device at work, and the levels of its throttle: a guest that begins anew is served", async () => {
+    const throttle = new Throttle({ requests: 10 })
+    const { vm, disk } = machine(undefined, { throttle })
+    await driver(vm)
+    const levels = throttle.saveState()
+    const damages: ((state: Changeable) => void)[] = [
+      (state) => (state.device.features[1] = 0x8000_0001), (state) => state.function.config.pop(), (state) => (state.device.status = 256),
+      (state) => delete state.function.msix,
+    ]
+    for (const damage of damages) {
+      const state = saved(disk)
+      damage(state as never)
+      ;(state["device"] as { own: { throttle: unknown } }).own.throttle = { requests: [1e6] }
+      expect(() => disk.function.restoreState(state)).toThrow(/^saved state/)
+      vm.reset()
+      const blk = await driver(vm)
+      await blk.write(3, sector("at work"))
+      expect(await blk.read(3, 1)).toEqual(sector("at work"))
+    }
+    expect(levels).toEqual({ requests: [0] })
+    // One that its owner has paused stays so.
+    await disk.device.pause()
+    expect(() => disk.function.restoreState({})).toThrow(/^saved state/)
+    expect(disk.device.virtio.pauses.isPaused).toBe(true)
   })
 
   it.each([undefined, null, 7, "state", [], {}])("refuse %j", (value) => {

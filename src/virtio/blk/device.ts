@@ -226,14 +226,14 @@ export class VirtioBlk implements ServedDisk {
   restoreState(saved: unknown, { image = "same" }: RestoreOptions): () => void {
     const state = parseSavedDisk(saved)
     if (image === "same") checkVersion(state.version, this.backing)
-    if (state.throttle !== undefined) this.throttle?.restoreState(state.throttle)
-    const { readOnly } = this.#parameters
+    const restoreThrottle = state.throttle === undefined ? undefined : this.throttle?.readyToRestore(state.throttle)
     // What the driver was offered, which `setReadOnly` may have changed since. A state that is refused ends with a reset, which undoes it.
     this.#isNewAtReset = true
-    const offered = this.#featuresOf(this.backing, readOnly || state.offersReadOnly)
+    const offered = this.#featuresOf(this.backing, this.#parameters.readOnly || state.offersReadOnly)
     this.virtio.negotiation.replaceFeatures(offered, requiredFeatures(this.backing, this.#parameters))
     return () => {
-      this.#isMadeReadOnly = readOnly || state.readOnly
+      restoreThrottle?.()
+      this.#isMadeReadOnly = this.#parameters.readOnly || state.readOnly
       this.#abilitiesChanged()
     }
   }

@@ -1,6 +1,6 @@
 /** The block device's own part of a saved state: which image it was saved over, and what somebody has made of the disk since. */
 import type { DiskVersion, VirtioBacking } from "../../backing/backing.ts"
-import { savedObject } from "../../saved-state.ts"
+import { savedObject, shown } from "../../saved-state.ts"
 
 /** JSON values. */
 export interface SavedDisk {
@@ -13,6 +13,9 @@ export interface SavedDisk {
   /** How full the buckets of its throttle are, see `Throttle.saveState`. */
   readonly throttle?: unknown
 }
+
+/** Characters of a name that a message shows. Paths are long. */
+const MOST_SHOWN = 300
 
 const REMEDY = 'a state goes with the disk as it was; pass { image: "any" } to restore it over a copy'
 
@@ -40,11 +43,15 @@ export function checkVersion(saved: DiskVersion | undefined, backing: VirtioBack
   const found = backing.version?.()
   const { image, generation } = saved
   if (found?.image !== image) {
-    const ours = found === undefined ? "this disk" : `"${found.image}"`
-    throw new Error(`saved state: it is of another image: of "${image}", not of ${ours}; ${REMEDY}`)
+    const ours = found === undefined ? "this disk" : text(found.image)
+    throw new Error(`saved state: it is of another image: of ${text(image)}, not of ${ours}; ${REMEDY}`)
   }
   if (found.generation === generation) return
   throw new Error(
-    `saved state: the image "${image}" has been changed since (it was "${generation}", it is "${found.generation}"); ${REMEDY}`,
+    `saved state: the image ${text(image)} has been changed since (it was ${text(generation)}, it is ${text(found.generation)}); ${REMEDY}`,
   )
+}
+
+function text(value: string | undefined): string {
+  return shown(value, MOST_SHOWN)
 }

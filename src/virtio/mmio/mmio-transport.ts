@@ -3,7 +3,7 @@
  * the legacy interface. It knows nothing of the device type behind it, nor where in the guest's memory it lies.
  */
 import { checkMembers, checkOptions, type Rules } from "../../options.ts"
-import { checkStateVersion, savedNumber, savedNumbers, savedObject, STATE_VERSION } from "../../saved-state.ts"
+import { checkStateVersion, savedNumber, savedNumbers, savedObject, shown, STATE_VERSION } from "../../saved-state.ts"
 import { GUEST_MEMORY_RULES, type GuestMemory } from "../guest-memory.ts"
 import { type GuestEndian, memoryOf } from "../legacy/big-endian-memory.ts"
 import { LegacyConfig } from "../legacy/legacy-config.ts"
@@ -142,10 +142,10 @@ export class VirtioMmio implements DeviceSignals, ControlHost {
     const state = savedObject(saved, "virtio over MMIO")
     checkStateVersion(state["version"])
     if (savedNumber(state["mmioVersion"], "version of virtio over MMIO", 2) !== this.version) {
-      throw new Error(`saved state: its registers are of version ${JSON.stringify(state["mmioVersion"])}, these are of ${this.version}`)
+      throw new Error(`saved state: its registers are of version ${shown(state["mmioVersion"])}, these are of ${this.version}`)
     }
     if (state["guestEndian"] !== this.#guestEndian) {
-      throw new Error(`saved state: its guest is ${JSON.stringify(state["guestEndian"])}-endian, this one ${this.#guestEndian}-endian`)
+      throw new Error(`saved state: its guest is ${shown(state["guestEndian"])}-endian, this one ${this.#guestEndian}-endian`)
     }
     const interruptStatus = savedNumber(state["interruptStatus"], "InterruptStatus", INTERRUPT.USED_BUFFER | INTERRUPT.CONFIG_CHANGE)
     const [deviceFeatures = 0, driverFeatures = 0, queue = 0] = savedNumbers(state["selects"], "selects", { length: 3 })

@@ -212,13 +212,9 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
     const isr = savedNumber(state["isr"], "ISR", ISR.QUEUE | ISR.CONFIG)
     const vectors = savedNumbers(state["vectors"], "vectors", { length: 1 + this.#virtio.queueCount, max: NO_VECTOR })
     const selects = savedNumbers(state["selects"], "selects", { length: 4 })
-    try {
-      this.#virtio.restoreState(state["device"], options)
-      this.restoreRegisters(state["function"])
-    } catch (error) {
-      this.reset()
-      throw error
-    }
+    const restoreRegisters = this.readyToRestore(state["function"])
+    this.#virtio.restoreState(state["device"], options)
+    restoreRegisters()
     this.vectors.all = vectors
     this.#common.selects = selects
     if (this.#legacy !== undefined) this.#legacy.queueSelect = selects[3] ?? 0

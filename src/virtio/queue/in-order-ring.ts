@@ -4,7 +4,7 @@
  */
 import type { SavedRing } from "../state.ts"
 import type { DescriptorChain } from "./descriptor-chain.ts"
-import type { PackedRows, Ring, RingFeatures, SplitRows, TakenChain } from "./ring.ts"
+import type { Changeable, PackedRows, Ring, RingFeatures, SplitRows, TakenChain } from "./ring.ts"
 
 /** A chain that is done with, and waits for those that were taken before it. */
 interface HeldChain extends TakenChain {
@@ -79,7 +79,7 @@ export class InOrderRing implements Ring {
       if (done !== undefined) held.push([chains.length, done.length])
       if (chain !== undefined) chains.push(chain)
     }
-    for (const [index, length] of this.#savedHeld) {
+    for (const [index, length] of this.hasSaved ? this.#savedHeld : []) {
       if (index >= this.#takenAgain) held.push([chains.length + index - this.#takenAgain, length])
     }
     return { ...this.#ring.save(chains), ...(held.length > 0 && { held }) }
@@ -94,13 +94,29 @@ export class InOrderRing implements Ring {
   }
 
   pop(chain: DescriptorChain): boolean {
-    for (;;) {
-      const isSaved = this.#ring.hasSaved
-      if (!this.#ring.pop(chain)) return false
-      this.#remember(chain)
-      const length = isSaved ? this.#savedHeld.get(this.#takenAgain++) : undefined
-      if (length === undefined) return true
-      chain.segments.count = chain.first
+    this.#passHeld()
+    const isSaved = this.#ring.hasSaved
+    if (!this.#ring.pop(chain)) return false
+    if (isSaved) this.#takenAgain++
+    this.#remember(chain)
+    return true
+  }
+
+  passSaved(chain: Changeable<TakenChain>): void {
+    this.#takenAgain++
+    this.#ring.passSaved(chain)
+    this.#remember(chain)
+  }
+
+  /**
+   * Gives back the next saved chains that are done with. Nobody reads their descriptors: a saved state may have 32768 chains of as many.
+   */
+  #passHeld(): void {
+    while (this.#ring.hasSaved) {
+      const length = this.#savedHeld.get(this.#takenAgain)
+      if (length === undefined) return
+      const chain = { head: 0, place: 0, slots: 0 }
+      this.passSaved(chain)
       this.addUsed(chain, length)
     }
   }

@@ -11,7 +11,7 @@ import { MARKS, PackedDescriptors } from "./packed-descriptors.ts"
 import { eventAt, passesEvent } from "./packed-events.ts"
 import { pieceOfRam } from "./ram-pieces.ts"
 import { NO_WORD, ringWordAt } from "./ring-word.ts"
-import type { PackedRows, QueueAreas, Ring, RingFeatures, TakenChain } from "./ring.ts"
+import type { Changeable, PackedRows, QueueAreas, Ring, RingFeatures, TakenChain } from "./ring.ts"
 import { hex, VirtqueueError } from "./virtqueue-error.ts"
 
 const { ENABLE, DISABLE, DESC, MASK } = RING_EVENT_FLAGS
@@ -46,8 +46,11 @@ export class PackedQueue implements Ring, PackedRows {
   #usedSlot: number
   #usedMarks: number
   readonly #displaced = new Displaced()
-  /** Chains that were in flight when the state was saved; undefined once all have been taken again. */
+  /** Chains that were in flight when the state was saved; undefined once all have been taken again. The first ones have been. */
   #chainsToTake: readonly SavedChain[] | undefined
+  #takenAgain = 0
+  /** Descriptors of those that are left to take. */
+  #slotsToTake: number
 
   /** `saved`: where it goes on. @throws VirtqueueError when it is not in RAM, or misaligned */
   constructor(memory: GuestMemory, areas: QueueAreas, features: RingFeatures, saved?: SavedRing) {
@@ -69,6 +72,7 @@ export class PackedQueue implements Ring, PackedRows {
     this.descriptors.skip(inFlight)
     this.#displaced.noneAt(slot, inFlight)
     this.#chainsToTake = chains.length > 0 ? chains : undefined
+    this.#slotsToTake = inFlight
     for (const address of [areas.descriptorTable, areas.availRing, areas.usedRing]) {
       if (address % 2 !== 0) throw new VirtqueueError(`a part of a packed ring at the odd address ${hex(address)}`)
     }
@@ -86,7 +90,7 @@ export class PackedQueue implements Ring, PackedRows {
       descriptors: Array.from({ length: slots }, (_, index) => this.#descriptorAt(place + index)).flat(),
     }))
     const unpublished = Math.min(this.#usedPlace - this.#publishedPlace, this.size)
-    const all = [...chains, ...(this.#chainsToTake ?? [])]
+    const all = [...chains, ...(this.#chainsToTake?.slice(this.#takenAgain) ?? [])]
     return { position: this.#usedPosition, heads: [], chains: all, ...(unpublished > 0 && { unpublished }) }
   }
 
@@ -146,17 +150,34 @@ export class PackedQueue implements Ring, PackedRows {
 
   /** Takes a chain that was in flight when the state was saved. They count as in flight already. */
   #takeAgain(chain: DescriptorChain, chains: readonly SavedChain[]): boolean {
-    const [saved] = chains
-    if (saved === undefined) throw new Error("no chains are left to take again")
+    const saved = this.#nextSaved(chains)
     this.descriptors.walkSaved(chain, saved.descriptors)
-    chain.head = saved.id
-    // Those that are left to take, and this one, are in front of what the ring holds.
-    chain.place = this.#usedPlace - chains.reduce((sum, { descriptors }) => sum + descriptors.length / 4, 0)
-    for (let index = 0; index < chain.slots; index++) {
-      this.#displaced.keep(chain.place + index, saved.descriptors.slice(4 * index, 4 * index + 4))
-    }
-    this.#chainsToTake = chains.length > 1 ? chains.slice(1) : undefined
+    this.#tookAgain(chain, chains, saved)
     return true
+  }
+
+  passSaved(chain: Changeable<TakenChain>): void {
+    const chains = this.#chainsToTake ?? []
+    const saved = this.#nextSaved(chains)
+    chain.slots = saved.descriptors.length / 4
+    this.#tookAgain(chain, chains, saved)
+  }
+
+  #nextSaved(chains: readonly SavedChain[]): SavedChain {
+    const saved = chains[this.#takenAgain]
+    if (saved === undefined) throw new Error("no chains are left to take again")
+    return saved
+  }
+
+  #tookAgain(chain: Changeable<TakenChain>, chains: readonly SavedChain[], { id, descriptors }: SavedChain): void {
+    chain.head = id
+    // Those that are left to take, and this one, are in front of what the ring holds.
+    chain.place = this.#usedPlace - this.#slotsToTake
+    this.#slotsToTake -= chain.slots
+    for (let index = 0; index < chain.slots; index++) {
+      this.#displaced.keep(chain.place + index, descriptors.slice(4 * index, 4 * index + 4))
+    }
+    if (++this.#takenAgain === chains.length) this.#chainsToTake = undefined
   }
 
   addUsed(chain: TakenChain, length: number): void {

@@ -26,6 +26,9 @@ export interface RingFeatures {
   readonly inOrder: boolean
 }
 
+/** Of a `T` to be filled. */
+export type Changeable<T> = { -readonly [Key in keyof T]: T[Key] }
+
 /** What a ring needs of a chain to give it back. `place` and `slots` are for packed rings; a split one leaves them alone. */
 export interface TakenChain {
   /** What it is called in the ring: the index of its first descriptor in a split ring, its buffer id in a packed one. */
@@ -90,6 +93,11 @@ export interface Ring {
    * broken
    */
   pop(chain: DescriptorChain): boolean
+  /**
+   * Takes the next chain of a saved ring into `chain`, without a look at its descriptors: it is done with, and is only to be given back.
+   * `hasSaved` is true.
+   */
+  passSaved(chain: Changeable<TakenChain>): void
   /** The ring itself where chains may be read as rows, if it is a split one. */
   readonly splitRows?: SplitRows | undefined
   /** The same, if it is a packed one. */

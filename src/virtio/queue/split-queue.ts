@@ -11,7 +11,7 @@ import { HEAD as HEAD_AT, ROW as ROW_SIZE, WRITTEN as WRITTEN_AT } from "./chain
 import type { DescriptorChain } from "./descriptor-chain.ts"
 import { DescriptorTable } from "./descriptor-table.ts"
 import { pieceOfRam } from "./ram-pieces.ts"
-import type { QueueAreas, Ring, RingFeatures, SplitRows, TakenChain } from "./ring.ts"
+import type { Changeable, QueueAreas, Ring, RingFeatures, SplitRows, TakenChain } from "./ring.ts"
 import { needsEvent, NO_WORD, ringWordAt } from "./ring-word.ts"
 import { hex, VirtqueueError } from "./virtqueue-error.ts"
 
@@ -61,8 +61,9 @@ export class SplitQueue implements Ring, SplitRows {
   /** #usedIdx as the driver sees it, and as it was when the last interrupt decision was made. */
   #publishedIdx = 0
 
-  /** Heads of chains that were in flight when the state was saved; undefined once all have been taken again. */
-  #headsToTake: number[] | undefined
+  /** Heads of chains that were in flight when the state was saved; undefined once all have been taken again. The first ones have been. */
+  #headsToTake: readonly number[] | undefined
+  #takenAgain = 0
 
   /** `saved`: where it goes on. @throws VirtqueueError when the ring cannot be where it is said to be */
   constructor(memory: GuestMemory, areas: QueueAreas, features: RingFeatures, saved: SavedRing = { position: 0, heads: [] }) {
@@ -71,7 +72,7 @@ export class SplitQueue implements Ring, SplitRows {
     this.availIdx = this.lastAvail
     this.#usedIdx = position
     this.#publishedIdx = (position - unpublished) & 0xffff
-    this.#headsToTake = heads.length > 0 ? [...heads] : undefined
+    this.#headsToTake = heads.length > 0 ? heads : undefined
     this.inFlight = heads.length
     this.#memory = memory
     this.#areas = areas
@@ -99,7 +100,7 @@ export class SplitQueue implements Ring, SplitRows {
   }
 
   save(inFlight: readonly TakenChain[]): SavedRing {
-    const heads = [...inFlight.map(({ head }) => head), ...(this.#headsToTake ?? [])]
+    const heads = [...inFlight.map(({ head }) => head), ...(this.#headsToTake?.slice(this.#takenAgain) ?? [])]
     const unpublished = (this.#usedIdx - this.#publishedIdx) & 0xffff
     return { position: this.#usedIdx, heads, ...(unpublished > 0 && { unpublished }) }
   }
@@ -161,13 +162,28 @@ export class SplitQueue implements Ring, SplitRows {
   }
 
   /** Takes a chain that was in flight when the state was saved. They count as in flight already. */
-  #takeAgain(chain: DescriptorChain, heads: number[]): boolean {
-    const [head] = heads
-    if (head === undefined) throw new Error("no heads are left to take again")
-    this.table.walk(chain, head)
-    this.#headsToTake = heads.length > 1 ? heads.slice(1) : undefined
-    this.#setRows()
+  #takeAgain(chain: DescriptorChain, heads: readonly number[]): boolean {
+    this.table.walk(chain, this.#nextSaved(heads))
+    this.#tookAgain(heads)
     return true
+  }
+
+  passSaved(chain: Changeable<TakenChain>): void {
+    const heads = this.#headsToTake ?? []
+    chain.head = this.#nextSaved(heads)
+    this.#tookAgain(heads)
+  }
+
+  #nextSaved(heads: readonly number[]): number {
+    const head = heads[this.#takenAgain]
+    if (head === undefined) throw new Error("no heads are left to take again")
+    return head
+  }
+
+  #tookAgain(heads: readonly number[]): void {
+    if (++this.#takenAgain < heads.length) return
+    this.#headsToTake = undefined
+    this.#setRows()
   }
 
   get hasSaved(): boolean {

@@ -228,4 +228,26 @@ describe.each(RINGS)("a $ring ring in order, saved while what is done waits for 
     await clock.pass(5000)
     isDone()
   })
+
+  it("FT-15 a restored state: of what is done nobody reads descriptors again, of which there may be 2^30", async () => {
+    const { clock, one } = held()
+    await one.disk.device.pause()
+    interface Saved {
+      readonly queues: { heads: number[]; chains?: { id: number; descriptors: number[] }[]; held: [number, number][] }[]
+    }
+    const state = JSON.parse(JSON.stringify(one.disk.device.virtio.saveState())) as Saved
+    const { heads = [], chains = [], held: done = [] } = state.queues[0] ?? {}
+    const indices = done.map(([index]) => index)
+    expect(indices.length).toBeGreaterThan(1)
+    for (const index of indices) {
+      if (packed) (chains[index] ?? { descriptors: [] }).descriptors[3] = 1 << 16 // NEXT, and the buffer id is not read either
+      else heads[index] = 0xffff
+    }
+    one.disk.device.virtio.restoreState(state)
+    one.disk.device.resume()
+    await clock.pass(8000)
+    const ids = packed ? chains.map(({ id }) => id) : heads
+    expect(one.disk.device.brokenBy).toBe(undefined)
+    expect(one.takeUsed().map(({ id }) => id).slice(-ids.length)).toEqual(ids)
+  })
 })

@@ -3,7 +3,7 @@
  * that are too early wait; queues take turns, and so do reads and writes. The clock is a parameter.
  */
 import { checkMembers, checkOptions, type Rules } from "../../../options.ts"
-import { savedList, savedObject } from "../../../saved-state.ts"
+import { savedList, savedObject, shown } from "../../../saved-state.ts"
 import { Allowance, type NamedBucket } from "./allowance.ts"
 import { type Direction, fillWith, type Lane, laneOf, roomOf, type ThrottledRequest } from "./lane.ts"
 import {
@@ -107,15 +107,22 @@ export class Throttle {
 
   /** Puts the buckets back to where `saveState` found them, those that are still there. @throws Error for what is no such state */
   restoreState(saved: unknown): void {
+    this.readyToRestore(saved)()
+  }
+
+  /** Checks what `saveState` returned. Returns what restores it. @throws Error for what is no such state */
+  readyToRestore(saved: unknown): () => void {
     const state = savedObject(saved, "throttle")
     const fills = new Map([...this.#buckets.keys()].map((name) => {
-      return [name, savedList(state[name] ?? [], `levels of ${name}`).map((fill) => savedFill(name, fill))]
+      return [name, savedList(state[name] ?? [], `levels of ${name}`, (fill) => savedFill(name, fill))]
     }))
-    this.#settle()
-    for (const [name, list] of this.#buckets) {
-      for (const [index, bucket] of list.entries()) bucket.fill = fills.get(name)?.[index] ?? 0
+    return () => {
+      this.#settle()
+      for (const [name, list] of this.#buckets) {
+        for (const [index, bucket] of list.entries()) bucket.fill = fills.get(name)?.[index] ?? 0
+      }
+      this.#setAlarm()
     }
-    this.#setAlarm()
   }
 
   // --- For disks ---
@@ -286,7 +293,7 @@ function continueFrom(from: LimitBuckets, to: LimitBuckets, now: number): void {
 
 function savedFill(name: LimitName, fill: unknown): number {
   if (typeof fill !== "number" || !(fill >= 0 && fill <= MAX_FILL)) {
-    throw new Error(`saved state: a level of ${name} is ${String(fill)}, which is not a number from 0 to ${MAX_FILL}`)
+    throw new Error(`saved state: a level of ${name} is ${shown(fill)}, which is not a number from 0 to ${MAX_FILL}`)
   }
   return fill
 }
