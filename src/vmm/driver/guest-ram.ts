@@ -62,9 +62,11 @@ export class GuestRam {
       this.data.setBigUint64(address, value, true)
       return
     }
-    const [low, high] = this.isBigEndian ? [4, 0] : [0, 4]
-    this.data.setUint32(address + low, value % 2 ** 32, true)
-    this.data.setUint32(address + high, Math.floor(value / 2 ** 32), true)
+    const low = this.isBigEndian ? 4 : 0
+    // A remainder of doubles takes 20 ns.
+    const high = value < 2 ** 32 ? 0 : Math.floor(value / 2 ** 32)
+    this.data.setUint32(address + low, value - high * 2 ** 32, true)
+    this.data.setUint32(address + 4 - low, high, true)
   }
 
   /** Loads 64 bits; exact up to 2^53. */

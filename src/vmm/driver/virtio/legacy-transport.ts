@@ -8,8 +8,8 @@ import type { PciDevice } from "../pci/device.ts"
 import type { Width } from "../platform.ts"
 import type { RamAllocator } from "../ram-allocator.ts"
 import type { Registers } from "../pci/registers.ts"
-import { legacyRingLayout, legacyRingSize, type RingAddresses } from "./rings/ring-layout.ts"
-import { type DriverTransport, readUntilStable, type RingAllocation } from "./transport.ts"
+import { legacyRingLayout, type RingAddresses } from "./rings/ring-layout.ts"
+import { allocateLegacyRing, checkLegacyPage, type DriverTransport, readUntilStable, type RingAllocation } from "./transport.ts"
 import { LEGACY, LEGACY_QUEUE_ALIGN, NO_VECTOR } from "./spec.ts"
 
 /** The registers of a legacy or transitional device. */
@@ -56,8 +56,7 @@ export class LegacyDriverTransport implements DriverTransport {
   }
 
   allocateRing(allocator: RamAllocator, queueSize: number): RingAllocation {
-    const base = allocator.allocate(legacyRingSize(queueSize), LEGACY_QUEUE_ALIGN)
-    return { layout: legacyRingLayout(queueSize, base), pieces: [base] }
+    return allocateLegacyRing(allocator, queueSize)
   }
 
   /** Writes the page number; everything else about the ring follows from the queue size. */
@@ -67,6 +66,7 @@ export class LegacyDriverTransport implements DriverTransport {
     if (layout.availableRing !== expected.availableRing || layout.usedRing !== expected.usedRing || page > 0xffff_ffff) {
       throw new RangeError("a legacy ring is contiguous, as legacyRingLayout has it, and lies below 2^44")
     }
+    checkLegacyPage(page)
     this.#select(queue)
     this.registers.write(LEGACY.QUEUE_ADDRESS, 4, page)
   }

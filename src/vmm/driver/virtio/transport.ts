@@ -5,7 +5,10 @@
 import { DriverError } from "../errors.ts"
 import type { Width } from "../platform.ts"
 import type { RamAllocator } from "../ram-allocator.ts"
-import { availableRingSize, descriptorTableSize, RING_ALIGNMENT, type RingAddresses, usedRingSize } from "./rings/ring-layout.ts"
+import {
+  availableRingSize, descriptorTableSize, legacyRingLayout, legacyRingSize, RING_ALIGNMENT, type RingAddresses, usedRingSize,
+} from "./rings/ring-layout.ts"
+import { LEGACY_QUEUE_ALIGN } from "./spec.ts"
 
 /** Memory of one ring: its layout, and the pieces to give back to the allocator later. */
 export interface RingAllocation {
@@ -75,6 +78,30 @@ export function allocateParts(allocator: RamAllocator, queueSize: number): RingA
     for (const piece of pieces) allocator.free(piece)
     throw error
   }
+}
+
+/**
+ * Takes memory for a ring in one piece, as legacy drivers need it. Never page 0, where the memory has it: that number means that there is
+ * no ring ([VIRTIO] 4.1.4.10, 4.2.4). @throws DriverError ("no-memory")
+ */
+export function allocateLegacyRing(allocator: RamAllocator, queueSize: number): RingAllocation {
+  const allocate = (length: number): number => allocator.allocate(length, LEGACY_QUEUE_ALIGN)
+  let base = allocate(legacyRingSize(queueSize))
+  if (base === 0) {
+    allocator.free(base)
+    const page = allocate(LEGACY_QUEUE_ALIGN)
+    try {
+      base = allocate(legacyRingSize(queueSize))
+    } finally {
+      allocator.free(page)
+    }
+  }
+  return { layout: legacyRingLayout(queueSize, base), pieces: [base] }
+}
+
+/** @throws RangeError for a legacy ring on page 0: that number stops a queue */
+export function checkLegacyPage(page: number): void {
+  if (page === 0) throw new RangeError("a legacy ring cannot lie on page 0: that number means that there is none")
 }
 
 /** `stableConfig` without a generation register: reads until two results in a row are the same ([VIRTIO] 2.5.4). */

@@ -4,9 +4,11 @@ import type { Registers } from "../../pci/registers.ts"
 import type { Width } from "../../platform.ts"
 import type { RamAllocator } from "../../ram-allocator.ts"
 import { includesFeature } from "../features.ts"
-import { legacyRingLayout, legacyRingSize, type RingAddresses } from "../rings/ring-layout.ts"
+import type { RingAddresses } from "../rings/ring-layout.ts"
 import { LEGACY_QUEUE_ALIGN, NO_VECTOR, NOBODY } from "../spec.ts"
-import { allocateParts, type DriverTransport, readUntilStable, type RingAllocation, STABLE_CONFIG_TRIES } from "../transport.ts"
+import {
+  allocateLegacyRing, allocateParts, checkLegacyPage, type DriverTransport, readUntilStable, type RingAllocation, STABLE_CONFIG_TRIES,
+} from "../transport.ts"
 import { MMIO, NOBODY_32 } from "./spec.ts"
 
 abstract class MmioTransport {
@@ -152,13 +154,13 @@ export class LegacyMmioDriverTransport extends MmioTransport implements DriverTr
   }
 
   allocateRing(allocator: RamAllocator, queueSize: number): RingAllocation {
-    const base = allocator.allocate(legacyRingSize(queueSize), LEGACY_QUEUE_ALIGN)
-    return { layout: legacyRingLayout(queueSize, base), pieces: [base] }
+    return allocateLegacyRing(allocator, queueSize)
   }
 
   /** @throws DriverError ("protocol") when the queue is in use already, or does not take the page */
   enableQueue(queue: number, layout: RingAddresses): void {
     const page = layout.descriptorTable / LEGACY_QUEUE_ALIGN
+    checkLegacyPage(page)
     if (this.fromQueue(queue, MMIO.QUEUE_PFN) !== 0) throw new DriverError("protocol", `queue ${queue} is in use already`)
     this.registers.write(MMIO.QUEUE_SIZE, 4, layout.queueSize)
     this.registers.write(MMIO.QUEUE_ALIGN, 4, LEGACY_QUEUE_ALIGN)

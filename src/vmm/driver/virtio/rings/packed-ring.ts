@@ -5,6 +5,7 @@
 import { checkOptions } from "../../../../options.ts"
 import { DriverError } from "../../errors.ts"
 import type { GuestRam } from "../../guest-ram.ts"
+import { HiddenChains } from "./hidden-chains.ts"
 import type { RingAddresses } from "./ring-layout.ts"
 import type { Descriptor, UsedElement } from "./ring-memory.ts"
 import { checkParts } from "./ring-parts.ts"
@@ -46,8 +47,8 @@ export class PackedRing {
   #next: RingCursor
   /** Where the next used descriptor comes. */
   #used: RingCursor
-  /** First descriptors of chains that are in the ring but for their marks: slot, and the flags with the marks. */
-  #hidden: { readonly slot: number; readonly flags: number }[] = []
+  /** What `expose` is to show. */
+  readonly #hidden: HiddenChains
   /** Descriptors put into the ring since the last `expose`. */
   #added = 0
   #exposed = 0
@@ -78,6 +79,7 @@ export class PackedRing {
     this.#batches = inOrder ? new UsedBatches() : undefined
     this.#slots = new Uint16Array(queueSize)
     this.#writable = new Float64Array(queueSize)
+    this.#hidden = new HiddenChains(queueSize)
     this.#next = new RingCursor(queueSize)
     this.#used = new RingCursor(queueSize)
     this.clear()
@@ -93,9 +95,9 @@ export class PackedRing {
     this.#slots.fill(0)
     this.#next = new RingCursor(size)
     this.#used = new RingCursor(size)
-    this.#hidden = []
     this.#reserved.clear()
     this.#batches?.clear()
+    this.#hidden.clear()
     this.#freeCount = size
     this.#inFlight = this.#added = this.#exposed = 0
   }
@@ -138,12 +140,15 @@ export class PackedRing {
     this.#ram.refresh()
     const id = this.#freeId(this.#next.slot)
     this.#take(id, needed, writable)
-    if (table === undefined) {
-      segments.forEach((segment, at) => this.#put(segment, flagsOf(segment) | (at + 1 < needed ? DESCRIPTOR_FLAG.NEXT : 0), id, at === 0))
-      return id
+    let at = 0
+    for (const segment of segments) {
+      if (table === undefined) this.#put(segment, flagsOf(segment) | (at + 1 < needed ? DESCRIPTOR_FLAG.NEXT : 0), id, at === 0)
+      else this.#store(table.address + at * PACKED_DESCRIPTOR.SIZE, segment, flagsOf(segment), 0)
+      at++
     }
-    segments.forEach((segment, at) => this.#store(table.address + at * PACKED_DESCRIPTOR.SIZE, segment, flagsOf(segment), 0))
-    this.#put({ address: table.address, length: segments.length * PACKED_DESCRIPTOR.SIZE }, DESCRIPTOR_FLAG.INDIRECT, id, true)
+    if (table !== undefined) {
+      this.#put({ address: table.address, length: segments.length * PACKED_DESCRIPTOR.SIZE }, DESCRIPTOR_FLAG.INDIRECT, id, true)
+    }
     return id
   }
 
@@ -173,29 +178,25 @@ export class PackedRing {
     const { id, marks, isFirst } = reserved
     this.#ram.refresh()
     const flags = (descriptor.flags ?? 0) | marks
-    if (isFirst) {
-      this.#hidden = this.#hidden.filter((other) => other.slot !== slot)
-      this.#hidden.push({ slot, flags })
-    }
+    if (isFirst) this.#hidden.set(slot, flags)
     this.#store(this.#at(slot), descriptor, isFirst ? flags ^ AVAIL : flags, id)
   }
 
   /** Shows the chain that begins in slot `head` to the device, which was written by hand. Returns whether the device asks for a kick. */
   publish(head: number): boolean {
-    if (!this.#hidden.some(({ slot }) => slot === head)) throw new RangeError(`there is no chain in slot ${head} to be published`)
+    if (!this.#hidden.has(head)) throw new RangeError(`there is no chain in slot ${head} to be published`)
     return this.expose()
   }
 
   /** Shows everything added so far to the device. Returns whether the device asks for a kick ([VIRTIO] 2.8.21.2). */
   expose(): boolean {
-    if (this.#hidden.length === 0) return false
+    const { count } = this.#hidden
+    if (count === 0) return false
     this.#ram.refresh()
-    // The first one last: the device looks at one place only, and finds all of them there.
-    for (const { slot, flags } of this.#hidden.toReversed()) this.#ram.storeWord(this.#at(slot) + PACKED_DESCRIPTOR.FLAGS, flags)
+    this.#hidden.show(this.#ram, this.layout.descriptorTable)
     const passed = this.#added
-    this.#exposed = (this.#exposed + this.#hidden.length) & 0xffff
-    this.#hidden = []
-    this.#reserved.clear()
+    this.#exposed = (this.#exposed + count) & 0xffff
+    if (this.#reserved.size > 0) this.#reserved.clear()
     this.#added = 0
     // The stores and this load are sequentially consistent: either the device sees the marks, or we see that it wants a kick.
     const flags = this.#ram.loadWord(this.layout.usedRing + RING_EVENT.FLAGS) & RING_EVENT_FLAGS.MASK
@@ -279,7 +280,7 @@ export class PackedRing {
   #put(part: { readonly address: number; readonly length: number }, flags: number, id: number, isFirst: boolean): void {
     const { slot, available } = this.#next
     const marked = flags | available
-    if (isFirst) this.#hidden.push({ slot, flags: marked })
+    if (isFirst) this.#hidden.push(slot, marked)
     // With one mark the other way round it looks as in the lap before: used, or never available.
     this.#store(this.#at(slot), part, isFirst ? marked ^ AVAIL : marked, id)
     this.#next.advance(1)

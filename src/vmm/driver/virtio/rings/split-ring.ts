@@ -6,7 +6,7 @@ import { checkOptions } from "../../../../options.ts"
 import { DriverError } from "../../errors.ts"
 import type { GuestRam } from "../../guest-ram.ts"
 import type { RingAddresses } from "./ring-layout.ts"
-import { RingMemory, type UsedElement } from "./ring-memory.ts"
+import { RingMemory, type UsedElement, writeTableEntry } from "./ring-memory.ts"
 import { checkSegments, type IndirectTable, type Segment } from "./segments.ts"
 import { AVAILABLE, DESCRIPTOR, DESCRIPTOR_FLAG, USED } from "../spec.ts"
 import { UsedBatches } from "./used-batches.ts"
@@ -34,6 +34,11 @@ export function indexPassed(event: number, next: number, previous: number): bool
 /** The driver's side of one split virtqueue. */
 export class SplitRing extends RingMemory {
   readonly eventIdx: boolean
+  // Where the words are that both sides use. Each operation looks once whether RAM is another: that costs as much as ten accesses.
+  readonly #availableIndexAt: number
+  readonly #usedEventAt: number
+  readonly #usedIndexAt: number
+  readonly #availableEventAt: number
   /** Where IN_ORDER is negotiated. */
   readonly #batches: UsedBatches | undefined
   /**
@@ -59,6 +64,11 @@ export class SplitRing extends RingMemory {
   constructor(ram: GuestRam, options: SplitRingOptions) {
     checkOptions("SplitRing", options, { layout: "object", eventIdx: "boolean?", inOrder: "boolean?" })
     super(ram, options.layout)
+    const { availableRing, usedRing } = this.layout
+    this.#availableIndexAt = availableRing + AVAILABLE.INDEX
+    this.#usedEventAt = availableRing + AVAILABLE.RING + AVAILABLE.ENTRY_SIZE * this.size
+    this.#usedIndexAt = usedRing + USED.INDEX
+    this.#availableEventAt = usedRing + USED.RING + USED.ENTRY_SIZE * this.size
     this.eventIdx = options.eventIdx ?? false
     this.#batches = options.inOrder === true ? new UsedBatches() : undefined
     this.#next = new Uint16Array(this.size)
@@ -123,7 +133,8 @@ export class SplitRing extends RingMemory {
     }
     if (table !== undefined) {
       const entries = segments.length - direct
-      this.writeDescriptor(index, { address: table.address, length: entries * DESCRIPTOR.SIZE, flags: DESCRIPTOR_FLAG.INDIRECT })
+      const descriptor = { address: table.address, length: entries * DESCRIPTOR.SIZE, flags: DESCRIPTOR_FLAG.INDIRECT }
+      writeTableEntry(this.ram, this.layout.descriptorTable, index, descriptor)
       for (let entry = 0; entry < entries; entry++) {
         this.#store(table.address, entry, segments[direct + entry], entry + 1 < entries ? entry + 1 : NONE)
       }
@@ -151,6 +162,7 @@ export class SplitRing extends RingMemory {
 
   /** Puts any 16-bit `head` into the available ring and exposes it. Returns whether the device asks for a kick. */
   publish(head: number): boolean {
+    this.ram.refresh()
     this.#place(head)
     return this.expose()
   }
@@ -160,10 +172,11 @@ export class SplitRing extends RingMemory {
     const previous = this.#exposed
     if (this.#placed === previous) return false
     this.#exposed = this.#placed
+    this.ram.refresh()
     // The store and the load are sequentially consistent: either the device sees the new index, or we see that it wants a kick.
-    this.availableIndex = this.#exposed
-    if (this.eventIdx) return indexPassed(this.availableEvent, this.#exposed, previous)
-    return (this.usedFlags & USED.FLAG_NO_NOTIFY) === 0
+    this.ram.storeWord(this.#availableIndexAt, this.#exposed)
+    if (this.eventIdx) return indexPassed(this.ram.loadWord(this.#availableEventAt), this.#exposed, previous)
+    return (this.ram.loadWord(this.layout.usedRing + USED.FLAGS) & USED.FLAG_NO_NOTIFY) === 0
   }
 
   /** Whether the device has returned chains that `takeUsed` has not seen yet. */
@@ -177,11 +190,11 @@ export class SplitRing extends RingMemory {
    * in flight; the ring cannot be used after that
    */
   takeUsed(): UsedElement | undefined {
-    const ahead = (this.usedIndex - this.#lastUsed) & 0xffff
+    this.ram.refresh()
+    const ahead = (this.ram.loadWord(this.#usedIndexAt) - this.#lastUsed) & 0xffff
     if (ahead === 0) return undefined
     if (ahead > this.#inFlight) throw new DriverError("protocol", `used.idx is ${ahead} ahead, but ${this.#inFlight} chains are in flight`)
-    const read = (): UsedElement => this.usedElement(this.#lastUsed)
-    const element = this.#batches?.take(ahead, read, this.#writable) ?? read()
+    const element = this.#batches?.take(ahead, () => this.#nextUsed(), this.#writable) ?? this.#nextUsed()
     const length = element.id < this.size ? this.#chainLength[element.id] : 0
     if (length === undefined || length === 0) {
       throw new DriverError("protocol", `used id ${element.id} is not the head of a chain in flight`)
@@ -195,11 +208,18 @@ export class SplitRing extends RingMemory {
     return element
   }
 
+  #nextUsed(): UsedElement {
+    const at = this.layout.usedRing + USED.RING + (this.#lastUsed & (this.size - 1)) * USED.ENTRY_SIZE
+    const { data } = this.ram
+    return { id: data.getUint32(at + USED.ENTRY_ID, true), length: data.getUint32(at + USED.ENTRY_LENGTH, true) }
+  }
+
   /** Tells the device that the driver wants no used buffer notifications. This is a hint: they may still come. */
   suppressNotifications(): void {
+    this.ram.refresh()
     // With EVENT_IDX the flags stay 0; the event is as far ahead as 16 bits allow.
-    if (this.eventIdx) this.usedEvent = this.#lastUsed - 1
-    else this.availableFlags = AVAILABLE.FLAG_NO_INTERRUPT
+    if (this.eventIdx) this.ram.storeWord(this.#usedEventAt, this.#lastUsed - 1)
+    else this.ram.storeWord(this.layout.availableRing + AVAILABLE.FLAGS, AVAILABLE.FLAG_NO_INTERRUPT)
   }
 
   /**
@@ -207,13 +227,19 @@ export class SplitRing extends RingMemory {
    * notification may follow ([VIRTIO] 2.7.14, note).
    */
   requestNotifications(): boolean {
-    if (this.eventIdx) this.usedEvent = this.#lastUsed
-    else this.availableFlags = 0
-    return !this.hasUsed
+    this.ram.refresh()
+    if (this.eventIdx) this.ram.storeWord(this.#usedEventAt, this.#lastUsed)
+    else this.ram.storeWord(this.layout.availableRing + AVAILABLE.FLAGS, 0)
+    return this.ram.loadWord(this.#usedIndexAt) === this.#lastUsed
   }
 
   #place(head: number): void {
-    this.setAvailableEntry(this.#placed, head)
+    // Whoever sees the index that comes later sees this.
+    this.ram.data.setUint16(
+      this.layout.availableRing + AVAILABLE.RING + (this.#placed & (this.size - 1)) * AVAILABLE.ENTRY_SIZE,
+      head,
+      true,
+    )
     this.#batches?.add(head)
     this.#placed = (this.#placed + 1) & 0xffff
   }
