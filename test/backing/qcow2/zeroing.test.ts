@@ -22,6 +22,19 @@ function everyKind(options: Parameters<typeof newImage>[0] = {}): Qcow2Bytes {
 }
 
 describe("discard", () => {
+  it("the file is asked whether it punches holes only once there is something to punch: the host answers with two processes", () => {
+    const file = newImage({ size: 32 * CLUSTER })
+    let asked = 0
+    Object.defineProperty(file, "canPunchHole", { get: () => (asked++, true) })
+    const disk = openQcow2(file)
+    disk.pwrite(filled(20 * CLUSTER, 7), 0)
+    disk.flush()
+    expect(asked).toBe(0)
+    disk.discard(0, 20 * CLUSTER)
+    disk.close()
+    expect(asked).toBeGreaterThan(0)
+  })
+
   it("QC-DZ-02 version 3: what was allocated becomes a zero cluster and is freed, what was not stays as it was", () => {
     const before = everyKind()
     const after = withImage(fileOf(before), (disk) => disk.discard(0, 4 * CLUSTER))
