@@ -117,6 +117,18 @@ export class MetadataMap {
     return this.#findTable(Math.floor(range.offset / this.#clusterSize), Math.ceil((range.offset + range.length) / this.#clusterSize))
   }
 
+  /** The cluster behind the last one below `limit` that is metadata, or 0. Looks at all of it. */
+  endBelow(limit: number): number {
+    let end = 0
+    const note = (cluster: number): void => void (end = cluster < limit ? Math.max(end, cluster + 1) : end)
+    for (const list of [this.#l2Tables, this.#refcountBlocks, this.#inactiveL2Tables]) list?.forEach(note)
+    for (const range of this.#ranges) {
+      const last = Math.min(Math.ceil(range.end / this.#clusterSize), limit) - 1
+      if (last * this.#clusterSize >= range.start) note(last)
+    }
+    return end
+  }
+
   #findTable(first: number, end: number): string | undefined {
     for (let cluster = first; cluster < end; cluster++) {
       if (!this.#filter.mayHave(cluster)) continue

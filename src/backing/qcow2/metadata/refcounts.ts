@@ -165,16 +165,17 @@ export class Refcounts implements ClusterList {
     return index * this.#geometry.refcountBlockEntries
   }
 
-  /** The cluster behind the last one below `limit` that is not free, or 0; those of `but` do not count. Reads blocks from the end. */
-  endOfUse(limit: number, but?: ClusterRun): number {
+  /** The cluster behind the last one below `limit` that is not free, or 0; those of the run do not count. Reads blocks from the end. */
+  endOfUse(limit: number, { first, count }: ClusterRun = { first: 0, count: 0 }): number {
     const { refcountBlockEntries: entries } = this.#geometry
-    const { first = 0, count = 0 } = but ?? {}
-    for (let cluster = limit - 1; cluster >= 0; cluster--) {
+    // Whatever refcounts say of metadata, and where there are none.
+    const least = this.#metadata?.endBelow(limit) ?? 0
+    for (let cluster = limit - 1; cluster >= least; cluster--) {
       const start = cluster - (cluster % entries)
       if (this.block(start / entries) === undefined) cluster = start
-      else if (!this.isFree(cluster) && (cluster < first || cluster >= first + count)) return cluster + 1
+      else if (this.get(cluster) !== 0 && (cluster < first || cluster >= first + count)) return cluster + 1
     }
-    return 0
+    return least
   }
 
   /** Grows with the blocks that were read: a measure of time. */
