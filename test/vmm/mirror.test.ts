@@ -168,6 +168,39 @@ describe(`a mirror under a guest that writes (seed ${seed})`, () => {
     expect(Buffer.compare(found, before)).toBe(0)
   })
 
+  it("a snapshot that is gone back to while the guest waits for the switch is on the target, all of it", async () => {
+    const image = openInMemory(newImage())
+    const before = new Rng(seed + 4).bytes(SIZE)
+    image.pwrite(before, 0)
+    image.snapshots.create({ name: "before" })
+    image.pwrite(new Rng(seed + 5).bytes(SIZE), 0)
+    const { device } = new Machine({ ramSize: 16 << 20 }).attachDisk(image)
+    const target = new MemoryBacking({ size: SIZE })
+    let change: Promise<void> | undefined
+    const flushing: VirtioBacking = {
+      size: SIZE, readOnly: false, close: () => undefined, pread: target.pread.bind(target), pwrite: target.pwrite.bind(target),
+      discard: target.discard.bind(target), writeZeroes: target.writeZeroes.bind(target),
+      flush: () => void (change ??= device.changeContent(() => image.snapshots.apply("before"))),
+    }
+    await mirrorDisk(device, flushing)
+    await change
+    expect(device.backing).toBe(flushing)
+    const found = new Uint8Array(SIZE)
+    target.pread(found, 0)
+    expect(Buffer.compare(found, before)).toBe(0)
+  })
+
+  it("a disk that gets another size meanwhile keeps its guest, and the mirror says why", async () => {
+    const image = openInMemory(newImage())
+    image.pwrite(new Rng(seed + 6).bytes(SIZE), 0)
+    const { device } = new Machine({ ramSize: 16 << 20 }).attachDisk(image)
+    const progress = (): void => image.resize(SIZE / 4, { shrink: true })
+    await expect(
+      mirrorDisk(device, new MemoryBacking({ size: SIZE }), { progress }),
+    ).rejects.toThrow(/both need the same number of sectors/)
+    expect(device.backing).toBe(image)
+  })
+
   it("a disk that somebody puts in meanwhile stays", async () => {
     const rng = new Rng(seed + 2)
     const [from, other] = [raw(), raw()]

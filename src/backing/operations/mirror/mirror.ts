@@ -13,7 +13,7 @@ import { watchedDisk } from "./watched-disk.ts"
 /** The device whose disk is mirrored: a `VirtioBlk`. */
 export interface MirroredDevice {
   readonly backing: VirtioBacking
-  changeBacking(backing: VirtioBacking): Promise<void>
+  changeBacking(backing: VirtioBacking, options?: { readonly atOnce?: boolean }): Promise<void>
   pause(): Promise<void>
   resume(): void
 }
@@ -64,12 +64,17 @@ export async function mirrorDisk(device: MirroredDevice, target: VirtioBacking, 
 async function switchOver(device: MirroredDevice, target: VirtioBacking, mirror: Mirror): Promise<void> {
   await device.pause()
   try {
-    await mirror.copyRest()
-    await target.flush?.()
-    // Whoever has put another disk in, or changed this one's size, wants that.
-    if (device.backing !== mirror.disk) throw new Error("mirrorDisk: the device got another disk meanwhile")
-    checkTarget(mirror.disk, target)
-    await device.changeBacking(target)
+    for (;;) {
+      await mirror.copyRest()
+      await target.flush?.()
+      // Whoever has put another disk in, or changed this one's size, wants that.
+      if (device.backing !== mirror.disk) throw new Error("mirrorDisk: the device got another disk meanwhile")
+      checkTarget(mirror.disk, target)
+      await device.changeBacking(target)
+      if (!mirror.isReplaced) return
+      // No request was taken meanwhile, but somebody has gone back to a snapshot.
+      await device.changeBacking(mirror.disk, { atOnce: true })
+    }
   } finally {
     device.resume()
   }
@@ -135,6 +140,11 @@ class Mirror {
     }
   }
 
+  /** The source holds something else as a whole than what was copied. */
+  get isReplaced(): boolean {
+    return tablesOf(this.#source) !== this.#tables
+  }
+
   /** The guest is not running. */
   async copyRest(): Promise<void> {
     this.#markReplaced()
@@ -144,9 +154,8 @@ class Mirror {
 
   /** Whoever goes back to a snapshot of the image changes all of it, and not through the disk that is watched. */
   #markReplaced(): boolean {
-    const tables = tablesOf(this.#source)
-    if (tables === this.#tables) return false
-    this.#tables = tables
+    if (!this.isReplaced) return false
+    this.#tables = tablesOf(this.#source)
     this.#maySkipZeroes = false
     this.#dirty.mark(0, this.#size)
     return true
@@ -171,6 +180,7 @@ class Mirror {
 
   /** Its marks have been taken away before: what changes while it is read is marked anew. */
   async #copy(offset: number, length: number): Promise<void> {
+    checkTarget(this.#source, this.#target)
     for (let done = 0; done < length;) {
       const at = offset + done
       const run = await runAt(this.#source, at, length - done)
