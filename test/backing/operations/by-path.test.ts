@@ -151,3 +151,15 @@ it("a signal that says stop at once changes nothing", async () => {
   await expect(rebaseImage(at("top.qcow2"), { signal: AbortSignal.abort(reason) })).rejects.toBe(reason)
   expect(bytes()).toEqual(before)
 })
+
+it("an image with a raw data file gets no backing file, safely or not: nobody would open it", async () => {
+  const { at } = makeChain()
+  createImage(at("alone.qcow2"), { size: SIZE, dataFile: "alone.data", dataFileRaw: true })
+  const before = readFileSync(at("alone.qcow2"))
+  for (const unsafe of [false, true]) {
+    const rebased = rebaseImage(at("alone.qcow2"), { backing: "base.raw", backingFormat: "raw", unsafe })
+    await expect(rebased).rejects.toThrow(/raw data file does not go with a backing file/)
+  }
+  expect(readFileSync(at("alone.qcow2")).equals(before)).toBe(true)
+  openImage(at("alone.qcow2")).close()
+})

@@ -90,7 +90,6 @@ function withBackingFile(header: Qcow2Header, { backing, backingFormat: given }:
   const refuse = (message: string): BackingError => new BackingError("invalid-argument", message, { path })
   if (name !== "" && format === undefined) throw refuse(`the format of the backing file "${name}" must be given`)
   if (name === "" && backing === undefined) throw refuse("a backing format was given, and the image has no backing file")
-  if (name !== "" && isDataFileRaw(header)) throw refuse("a raw data file does not go with a backing file")
   return headerWithBacking(header, name === "" || format === undefined ? undefined : { name, format }, path)
 }
 

@@ -2,7 +2,7 @@
 import { BackingError } from "../../backing.ts"
 import { encodeText } from "../format/bytes.ts"
 import { EXTENSION_TYPE, LIMIT } from "../format/spec.ts"
-import { type Qcow2Header, serialiseHeader } from "../format/header.ts"
+import { isDataFileRaw, type Qcow2Header, serialiseHeader } from "../format/header.ts"
 import type { Qcow2Image } from "../image.ts"
 import type { BackingDisk } from "../reader.ts"
 
@@ -15,13 +15,14 @@ export interface BackingName {
 
 /**
  * The header that names this backing file, or none.
- * @throws BackingError `invalid-argument` for a name that the format does not allow
+ * @throws BackingError `invalid-argument` for a name that the format does not allow, and for an image that can have none
  */
 export function headerWithBacking(header: Qcow2Header, backing: BackingName | undefined, path: string): Qcow2Header {
   const others = header.extensions.filter(({ type }) => type !== EXTENSION_TYPE.BACKING_FORMAT)
   if (backing === undefined) return { ...header, backingFile: undefined, extensions: others }
   const backingFile = encodeText(backing.name)
   const refuse = (message: string): BackingError => new BackingError("invalid-argument", message, { path })
+  if (isDataFileRaw(header)) throw refuse("a raw data file does not go with a backing file: it holds all that the guest sees")
   if (backingFile.length === 0) throw refuse("the name of the backing file is empty")
   if (backingFile.length > LIMIT.BACKING_FILE_NAME_BYTES) {
     throw refuse(`the name of the backing file is longer than ${LIMIT.BACKING_FILE_NAME_BYTES} bytes`)
