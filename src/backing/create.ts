@@ -7,12 +7,15 @@ import { removeHostFile } from "./host/host-file.ts"
 import { writeNew } from "./host/new-file.ts"
 import type { ImageFile } from "./image-file.ts"
 import { writeVolume } from "./luks/raw-luks.ts"
-import { type ImageFormat, openImage } from "./open.ts"
+import { type ImageFormat, openLayers } from "./open.ts"
 import { CREATE_QCOW2_RULES, type CreateQcow2Options, createQcow2 } from "./qcow2/create.ts"
 
 /** Options of `createImage`. Sizes are in bytes. */
 export interface CreateImageOptions extends Omit<CreateQcow2Options, "size"> {
-  /** Guest-visible bytes; rounded up to a multiple of 512. May be left out with a backing file: then that one's size. */
+  /**
+   * Guest-visible bytes; rounded up to a multiple of 512. May be left out with a backing file: then that one's size, which an encrypted
+   * one tells without its passphrase.
+   */
   readonly size?: number
   /** Default "qcow2". A raw image takes no option but the size, a LUKS image that and `encryption`. */
   readonly format?: ImageFormat
@@ -86,7 +89,7 @@ function backingSize(path: string, options: CreateImageOptions): number {
     throw new BackingError("invalid-argument", `the format of the backing file "${options.backing}" must be given`, { path })
   }
   const backingFile = backingPath({ name: options.backing, format: options.backingFormat, imagePath: path })
-  const backing = openImage(backingFile, { format: options.backingFormat, readOnly: true, ignoreLocks: true })
+  const backing = openLayers(backingFile, { format: options.backingFormat, readOnly: true, ignoreLocks: true }, { isLocked: true })
   try {
     return backing.size
   } finally {

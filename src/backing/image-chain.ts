@@ -7,7 +7,8 @@ import { BackingError } from "./backing.ts"
 import type { ImageFile } from "./image-file.ts"
 import type { Cryptography } from "./luks/cryptography.ts"
 import { askPassphrase, checkAnswer, type PassphraseOption } from "./luks/passphrase.ts"
-import { unlockFile } from "./luks/raw-luks.ts"
+import { lockedFile, unlockFile } from "./luks/raw-luks.ts"
+import { LOCKED_CIPHER } from "./luks/sector-cipher.ts"
 import type { Decompressor } from "./qcow2/format/compression.ts"
 import type { Qcow2Image } from "./qcow2/image.ts"
 import { headerGeometry } from "./qcow2/format/header.ts"
@@ -45,6 +46,8 @@ export interface ChainOptions {
   /** For every encrypted image of the chain. */
   readonly passphrase: PassphraseOption | undefined
   readonly cryptography: Cryptography | undefined
+  /** Only the images' sizes are asked for: encrypted ones need no passphrase. Default false. */
+  readonly isLocked?: boolean | undefined
   readonly openFile: (path: string, options: { readonly readOnly: boolean }) => ChainFile
   /** The path of the first image's external data file, whatever the image names. */
   readonly dataFile: string | undefined
@@ -87,13 +90,14 @@ function openLink(path: string, link: Link): RawBacking | Qcow2Image {
       throw new BackingError("invalid-argument", `a ${format} image has no snapshots`, { path })
     }
     if (format === "raw") return new RawBacking(file, { guardSignatures: link.format === undefined })
-    if (format === "luks") return new RawBacking(unlock(file, options))
+    if (format === "luks") return new RawBacking(options.isLocked === true ? lockedFile(file) : unlock(file, options))
     const chain = [...above, file.identity]
     return openQcow2Image(file, {
       readOnly,
       discardNoUnref: options.discardNoUnref,
       openBacking: (reference) => openBacking(reference, { ...link, above: chain }),
       openDataFile: (reference) => openDataFile(reference, { ...link, above: chain }),
+      ...(options.isLocked === true ? { cipher: { sectors: LOCKED_CIPHER, numberedBy: "host" } as const } : {}),
       ...(options.passphrase === undefined ? {} : { passphrase: options.passphrase }),
       ...(options.cryptography === undefined ? {} : { cryptography: options.cryptography }),
       ...(options.decompressor === undefined ? {} : { decompressor: options.decompressor }),

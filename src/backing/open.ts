@@ -98,7 +98,7 @@ export function openImage(path: string, options: OpenImageOptions & Partial<Dete
 }
 
 /** What operations between the images of a chain need besides. */
-export interface LayerOptions extends Pick<ChainOptions, "writableLayer" | "above"> {}
+export interface LayerOptions extends Pick<ChainOptions, "writableLayer" | "above" | "isLocked"> {}
 
 /** `openImage`, for operations between the images of a chain. */
 export function openLayers(path: string, options: OpenImageOptions, layers: LayerOptions = {}): RawBacking | Qcow2Image {

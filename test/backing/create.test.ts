@@ -162,6 +162,24 @@ describe("createImage", () => {
     expect(file.size()).toBe(0)
   })
 
+  it("QC-LUKS-01 an encrypted backing file tells its size without its passphrase, in whatever depth", () => {
+    const directory = temporaryDirectory()
+    const at = (name: string): string => join(directory, name)
+    const encryption = { passphrase: "secret", iterTime: 1 }
+    createImage(at("base.luks"), { format: "luks", size: 300_032, encryption })
+    createImage(at("base.qcow2"), { size: 400_384, encryption })
+    createImage(at("mid.qcow2"), { backing: "base.luks", backingFormat: "luks" })
+    createImage(at("top.qcow2"), { backing: "mid.qcow2", backingFormat: "qcow2" })
+    createImage(at("over.qcow2"), { backing: "base.qcow2", backingFormat: "qcow2" })
+    createImage(at("longer.qcow2"), { backing: "base.qcow2", backingFormat: "qcow2", size: 1 << 20 })
+    const sizes = ["top.qcow2", "over.qcow2", "longer.qcow2"].map((name) => {
+      using disk = openImage(at(name), { passphrase: "secret", readOnly: true })
+      return disk.size
+    })
+    expect(sizes).toEqual([300_032, 400_384, 1 << 20])
+    expect(failureOf(() => openImage(at("over.qcow2"))).message).toMatch(/passphrase is needed/)
+  })
+
   it("QC-BF-09 metadata is not preallocated over a backing file", () => {
     const file = new MemoryFile()
     expect(

@@ -6,7 +6,8 @@ import { EncryptedFile } from "./encrypted-file.ts"
 import { makeCipher } from "./make-cipher.ts"
 import { checkLuksOptions, type LuksOptions, makeVolume } from "./new-volume.ts"
 import type { Passphrase } from "./passphrase.ts"
-import { unlockVolume } from "./volume.ts"
+import { LOCKED_CIPHER } from "./sector-cipher.ts"
+import { readLuksHeader, unlockVolume } from "./volume.ts"
 
 export interface UnlockFileOptions {
   readonly passphrase: Passphrase
@@ -22,6 +23,12 @@ export function unlockFile(file: ImageFile, { passphrase, cryptography }: Unlock
   const known = requireCryptography(cryptography, file.path)
   const { header, key } = unlockVolume({ file, offset: 0, length: file.size() }, { passphrase, cryptography: known })
   return new EncryptedFile(file, { payloadOffset: header.payloadOffset, cipher: makeCipher(header.cipher, key, known) })
+}
+
+/** The disk in a LUKS image as long as its key is not known: it has its size. Owns `file` as `unlockFile` does. @throws as that */
+export function lockedFile(file: ImageFile): EncryptedFile {
+  const { payloadOffset } = readLuksHeader({ file, offset: 0, length: file.size() })
+  return new EncryptedFile(file, { payloadOffset, cipher: LOCKED_CIPHER })
 }
 
 export interface NewVolumeOptions {

@@ -12,3 +12,10 @@ export interface SectorCipher {
   /** The reverse of `encrypt`. */
   decrypt(data: Uint8Array, sector: number): void
 }
+
+/** Of an image that is only described: nothing of its disk can be read. */
+export const LOCKED_CIPHER: SectorCipher = { encrypt: refuseLocked, decrypt: refuseLocked }
+
+function refuseLocked(): never {
+  throw new Error("an image that was opened without its key was read or written")
+}
