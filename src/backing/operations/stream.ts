@@ -33,7 +33,7 @@ const STEP = 1 << 19
 /**
  * Copies what the images behind `disk` hold into it, then drops them from the chain: the image's header names `base`, or no backing file.
  * The disk may be in use: what a guest writes meanwhile stays. Stopped, or failed, it goes on when it is called again.
- * Internal snapshots take over what they read from these images, too; open views of them are closed then.
+ * Internal snapshots take over what they read from these images, too.
  *
  * @param disk a qcow2 image that is open for writing, as `openImage` and `openDisk` return it
  * @throws BackingError `read-only`; what reading the chain and writing the image fail with. The signal's reason. Then the image reads as

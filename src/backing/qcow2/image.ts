@@ -50,8 +50,7 @@ export class Qcow2Image implements VirtioBacking {
 
   constructor(parts: Qcow2Parts) {
     const { header, file } = parts
-    const base = partsBase(parts)
-    this.#base = base
+    const base = (this.#base = partsBase(parts))
     this.readOnly = parts.readOnly
     this.lock = file.lock ?? "none"
     this.version = () => base.file.version(this.geometry.clusterSize, this.backing, base.external?.file)
@@ -64,10 +63,10 @@ export class Qcow2Image implements VirtioBacking {
     this.#reader = made.reader
     this.#writing = made.writing
     this.#tracking = base.bitmaps
-    const view = (seen: Qcow2Header, { hasBacking }: { readonly hasBacking: boolean }): Qcow2Image =>
-      new Qcow2Image(lent({ ...parts, header: seen, backing: hasBacking ? this.backing : undefined }))
-    this.snapshots = new Snapshots({
-      image: this.#live, view, noting: (work) => this.inspect(work), replacing: (size, work) => this.#tracking.replaced(size, work),
+    this.snapshots = new Snapshots<Qcow2Image>({
+      image: this.#live, view: (seen, { hasBacking }) => new Qcow2Image(lent({ ...parts, header: seen }, hasBacking ? base.backing : {})),
+      moved: (view, table) => view.#live.move(table), noting: (work) => this.inspect(work),
+      replacing: (size, work) => this.#tracking.replaced(size, work),
     })
     this.discardGranularity = made.geometry.clusterSize
     this.bitmaps = new Bitmaps({
@@ -236,8 +235,8 @@ export class Qcow2Image implements VirtioBacking {
   }
 
   /**
-   * Stores all that is cached and releases the file and the backing image, these also when storing fails; the first error is thrown. An
-   * error that is not a `BackingError` releases nothing: the call can be repeated.
+   * Stores all that is cached and releases the files, these also when storing fails; the first error is thrown. An error that is not a
+   * `BackingError` releases nothing: the call can be repeated.
    */
   close(): void {
     if (this.#isClosed) return
@@ -280,6 +279,7 @@ export class Qcow2Image implements VirtioBacking {
 
   #checkAccess(offset: number, length: number): void {
     if (this.#isClosed) throw new BackingError("closed", "the image is closed", { path: this.path })
+    if (this.#live.hasMoved) this.#live.follow()
     checkRange(this.#size, offset, length, this.path)
   }
 

@@ -9,6 +9,9 @@ import { attempt, CorruptMetadata } from "./metadata/cluster-file.ts"
 import type { HeaderTables } from "./metadata/header-store.ts"
 import type { Switch, WholeImage, WritableImage } from "./snapshots/whole-image.ts"
 
+/** The L1 table of a snapshot that somebody looks at. */
+export type MovedTable = Pick<HeaderTables, "l1TableOffset" | "l1Size">
+
 export class LiveImage implements WholeImage {
   readonly imageFile: PartsBase["imageFile"]
   readonly file: PartsBase["file"]
@@ -19,6 +22,8 @@ export class LiveImage implements WholeImage {
   #unsettled: HeaderTables | undefined
   /** Why nothing may be written any more. */
   #corruption: string | undefined
+  /** Where the L1 table has gone. */
+  #moved: MovedTable | undefined
   readonly #base: PartsBase
   readonly #switched: (parts: ImageParts) => void
   #parts: ImageParts
@@ -64,6 +69,24 @@ export class LiveImage implements WholeImage {
     }
     this.#unsettled = undefined
     this.isReady = true
+  }
+
+  /** What this image, which is only read, shows is found by another table now: `follow` reads it. */
+  move(table: MovedTable): void {
+    this.#moved = table
+  }
+
+  get hasMoved(): boolean {
+    return this.#moved !== undefined
+  }
+
+  /** @throws what reading throws; then it is to be called again */
+  follow(): void {
+    const { header } = this.#base
+    const next = { ...header.header, ...this.#moved }
+    this.#adopt(makeParts(this.#base, next))
+    header.adoptTables(next)
+    this.#moved = undefined
   }
 
   setSize(size: number): void {

@@ -41,7 +41,7 @@ export function checkBackingDisk(who: string, disk: BackingDisk): void {
 
 /** Holds what is behind an image: another disk may take its place while the image is open. */
 export interface BackingSlot {
-  disk: BackingDisk | undefined
+  disk?: BackingDisk | undefined
   /** The disk that is going to take its place: what is made zero until then hides that one as well. */
   next?: BackingDisk | undefined
 }

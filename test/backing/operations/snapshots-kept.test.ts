@@ -147,3 +147,40 @@ it("QC-SNAP-06 a failing call changes no snapshot, and the stream goes on when i
     expect(chain.findings().filter((finding) => !finding.includes("refcount"))).toEqual([])
   }
 })
+
+it("QC-SNAP-06 a view that is open goes on showing its snapshot while stream, commit or rebase take over what it reads", async () => {
+  for (let round = 0; round < 3 * ROUNDS; round++) {
+    const rng = new Rng(seed + 700 + round)
+    const { chain, kept } = randomChain(rng, rng.between(2, 4), rng.pick(TOPS))
+    const writable = [chain.top, chain.top - 1]
+    const image = chain.openTop({ writable })
+    const views = [...kept].map(([id, model]) => ({ id, model, view: image.snapshots.open(id), state: image.snapshots.openVmState(id) }))
+    const states = views.map(({ state }) => contentOf(state))
+    const expectShown = (): void => {
+      for (const [index, { id, model, view, state }] of views.entries()) {
+        expect([id, view.size, model.firstDifferenceOf(view)]).toEqual([id, model.size, -1])
+        expect(contentOf(state)).toEqual(states[index])
+      }
+    }
+    const base = [...layersOf(image)][1]
+    if (!(base instanceof Qcow2Image || base instanceof RawBacking)) throw new Error("no base")
+    // At each step: before, between and after the changes.
+    const progress = expectShown
+    if (round % 3 === 0) await streamDisk(image, { progress })
+    else if (round % 3 === 1) await commitLayers(image, base, { keep: false, progress })
+    else (await rebaseLayers(image, { reference: undefined, disk: undefined }, { progress }))?.close()
+    expectShown()
+    for (const { view, state } of views) {
+      view.close()
+      state.view.close()
+    }
+    image.close()
+    expect(chain.findings()).toEqual([])
+  }
+})
+
+function contentOf({ view, offset, size }: ReturnType<Qcow2Image["snapshots"]["openVmState"]>): Uint8Array {
+  const content = new Uint8Array(size)
+  view.pread(content, offset)
+  return content
+}

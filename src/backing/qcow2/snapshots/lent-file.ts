@@ -1,7 +1,8 @@
 /** What an image lends to views of its snapshots: its file and its backing image, to be read, and to be closed by the image only. */
+import type { Allocation, DiskVersion } from "../../backing.ts"
 import { ReadOnlyFile } from "../../read-only-file.ts"
 import type { Qcow2Parts } from "../image-parts.ts"
-import type { BackingDisk } from "../reader.ts"
+import type { BackingDisk, BackingSlot } from "../reader.ts"
 
 /** A file that somebody else owns, read-only. */
 export class LentFile extends ReadOnlyFile {
@@ -10,29 +11,49 @@ export class LentFile extends ReadOnlyFile {
   override close(): void {}
 }
 
-/** What a view is opened with: everything stays its owner's. */
-export function lent(parts: Qcow2Parts): Qcow2Parts {
-  const { file, dataFile, backing } = parts
+/** What a view is opened with: everything stays its owner's. Another disk may come to `behind` while the view is open. */
+export function lent(parts: Qcow2Parts, behind: BackingSlot): Qcow2Parts {
+  const { file, dataFile } = parts
   return {
     ...parts,
     file: new LentFile(file),
     readOnly: true,
-    backing: backing === undefined ? undefined : lentBacking(backing),
+    backing: behind.disk === undefined ? undefined : new LentBacking(behind),
     dataFile: dataFile === undefined ? undefined : new LentFile(dataFile),
   }
 }
 
-function lentBacking(disk: BackingDisk): BackingDisk {
-  const { allocation } = disk
-  return {
-    size: disk.size,
-    get slow(): boolean {
-      return disk.slow === true
-    },
-    pread: (buffer, offset) => disk.pread(buffer, offset),
-    preadv: (buffers, offset) => disk.preadv(buffers, offset),
-    ...(allocation === undefined ? {} : { allocation: (offset: number, length: number) => allocation.call(disk, offset, length) }),
-    version: () => disk.version?.(),
-    close() {},
+/** What is behind the image now: no bytes where nothing is. */
+class LentBacking implements BackingDisk {
+  readonly #slot: BackingSlot
+
+  constructor(slot: BackingSlot) {
+    this.#slot = slot
   }
+
+  get size(): number {
+    return this.#slot.disk?.size ?? 0
+  }
+
+  get slow(): boolean {
+    return this.#slot.disk?.slow === true
+  }
+
+  pread(buffer: Uint8Array, offset: number): void {
+    this.#slot.disk?.pread(buffer, offset)
+  }
+
+  preadv(buffers: readonly Uint8Array[], offset: number): void {
+    this.#slot.disk?.preadv(buffers, offset)
+  }
+
+  allocation(offset: number, length: number): Allocation {
+    return this.#slot.disk?.allocation?.(offset, length) ?? { length, isAllocated: true, isZero: false }
+  }
+
+  version(): DiskVersion | undefined {
+    return this.#slot.disk?.version?.()
+  }
+
+  close(): void {}
 }

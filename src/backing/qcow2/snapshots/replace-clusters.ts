@@ -23,9 +23,11 @@ export interface Replacement {
 /** Clusters that are looked for at a time. */
 const MOST_ZEROES = 1024
 
-/** Replaces these clusters of `snapshot`. */
-export function replaceClusters(image: WholeImage, known: SnapshotTable, snapshot: Snapshot, replacements: readonly Replacement[]): void {
-  rewrite(image, known, (change) => {
+/** Replaces these clusters of `snapshot`. Returns it as it is then. */
+export function replaceClusters(
+  image: WholeImage, known: SnapshotTable, snapshot: Snapshot, replacements: readonly Replacement[],
+): Snapshot {
+  return rewrite(image, known, (change) => {
     const { l2Entries } = change.geometry
     const tables = new Map<number, Replacement[]>()
     for (const one of replacements) {
@@ -49,9 +51,9 @@ export function replaceClusters(image: WholeImage, known: SnapshotTable, snapsho
     change.leave(snapshot.l1TableOffset, taken.length)
     const changed = { ...snapshot, l1TableOffset: change.put(l1), l1Size: l1.length / TABLE_ENTRY_SIZE }
     const snapshots = known.snapshots.map((other) => (other === snapshot ? changed : other))
-    if (!isCorrected) return change.finish({ snapshots })
-    change.leave(image.header.l1TableOffset, active.length)
-    change.finish({ l1: { offset: change.put(active), bytes: active }, snapshots })
+    if (isCorrected) change.leave(image.header.l1TableOffset, active.length)
+    change.finish({ ...(isCorrected ? { l1: { offset: change.put(active), bytes: active } } : {}), snapshots })
+    return changed
   })
 }
 

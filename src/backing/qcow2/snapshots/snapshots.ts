@@ -66,6 +66,8 @@ export interface SnapshotsOptions<View extends SnapshotView> {
   readonly image: WholeImage
   /** Opens a read-only view by that header. `hasBacking`: what it does not hold is read from the backing image. */
   readonly view: (header: Qcow2Header, options: { readonly hasBacking: boolean }) => View
+  /** The L1 table of the disk that a view shows is elsewhere now, and may be longer. */
+  moved(view: View, table: Pick<Qcow2Header, "l1TableOffset" | "l1Size">): void
   /** Calls `work`, which puts a disk of `size` bytes with other content in the place of this one. */
   readonly replacing: (size: number, work: () => void) => void
   /** Calls `work`; notes on the way what has to be noted of an error. */
@@ -143,15 +145,19 @@ export class Snapshots<View extends SnapshotView> implements SnapshotActions {
   }
 
   /**
-   * For operations between images: gives guest clusters of the snapshot at `index` of the list other entries. Views of it are closed, for
-   * its tables move. @throws BackingError with nothing to undo
+   * For operations between images: gives guest clusters of the snapshot at `index` of the list other entries. Views of it go on by the new
+   * ones. @throws BackingError with nothing to undo
    */
   replaceClusters(index: number, replacements: readonly Replacement[]): void {
     if (replacements.length === 0) return
     this.#change((known) => {
       const snapshot = this.#at(known, index)
-      replaceClusters(this.#image, known, snapshot, replacements)
-      this.#closeViews(snapshot)
+      const { l1TableOffset, l1Size } = replaceClusters(this.#image, known, snapshot, replacements)
+      for (const [view, place] of this.#views) {
+        if (place !== snapshot.l1TableOffset) continue
+        this.#options.moved(view, { l1TableOffset, l1Size })
+        this.#views.set(view, l1TableOffset)
+      }
     })
   }
 
