@@ -1,0 +1,41 @@
+/**
+ * Random work on images for as long as one likes: guests write, and meanwhile the host takes snapshots, changes sizes, streams, mirrors,
+ * commits, rebases, amends: `tsx test/fuzz/work.ts [--seconds 60 | --hours 8] [--seed N] [--rounds N] [--mode clean|faults] [--qemu
+ * SHARE]`. Ends with one line; at the first failure with 1, and the seed, which shows it again with `--rounds 1`.
+ */
+import { parseArgs } from "node:util"
+import { workRound } from "./work/round.ts"
+
+const { values } = parseArgs({
+  options: {
+    seconds: { type: "string", default: "60" },
+    hours: { type: "string", default: "0" },
+    rounds: { type: "string", default: "Infinity" },
+    seed: { type: "string", default: String(Date.now() % 2 ** 31) },
+    mode: { type: "string" },
+    qemu: { type: "string", default: "0.1" },
+  },
+})
+const first = Number(values.seed)
+const milliseconds = Number(values.hours) > 0 ? Number(values.hours) * 3_600_000 : Number(values.seconds) * 1000
+const end = performance.now() + milliseconds
+const mode = values.mode === "clean" || values.mode === "faults" ? values.mode : undefined
+console.log(`work on images: seed ${first}, ${milliseconds / 1000} seconds`)
+
+let [steps, faults, seed] = [0, 0, first]
+process.on("unhandledRejection", failed)
+for (; performance.now() < end && seed < first + Number(values.rounds); seed++) {
+  try {
+    const done = await workRound({ seed, mode, qemu: Number(values.qemu) })
+    steps += done.steps
+    faults += done.faults
+  } catch (error) {
+    failed(error)
+  }
+}
+console.log(`work on images: seeds ${first} to ${seed - 1}, ${steps} steps, ${faults} injected errors: nothing wrong, nothing lost`)
+
+function failed(error: unknown): never {
+  console.error(`work on images failed: --seed ${seed} --rounds 1: ${error instanceof Error ? error.stack : String(error)}`)
+  process.exit(1)
+}
