@@ -119,12 +119,17 @@ export class RawBacking implements VirtioBacking {
     if (done < length) this.#failShort(offset + done)
   }
 
-  /** `pread` on another thread; undefined where the file has none. Until it has settled the disk stays open. */
-  preadLater(buffer: Uint8Array, offset: number): Promise<void> | undefined {
+  /** Whether there is another thread for `preadLater`. */
+  get readsLater(): boolean {
+    return this.#file.readLater !== undefined
+  }
+
+  /** `pread` on another thread, where there is one. Until it has settled the disk stays open. */
+  async preadLater(buffer: Uint8Array, offset: number): Promise<void> {
     checkRange(this.#size, offset, buffer.length, this.#file.path)
-    return this.#file.readLater?.(buffer, offset).then((done) => {
-      if (done < buffer.length) this.#failShort(offset + done)
-    })
+    const { length } = buffer
+    const done = await (this.#file.readLater?.(buffer, offset) ?? this.#file.read(buffer, offset))
+    if (done < length) this.#failShort(offset + done)
   }
 
   pwrite(buffer: Uint8Array, offset: number): void {

@@ -13,8 +13,10 @@ export interface GuestData {
   readInto(buffer: Uint8Array, start: number, length: number, host: number, guest: number): void
   /** Fills `buffers`, `length` bytes in all. */
   readv(buffers: readonly Uint8Array[], host: number, length: number, guest: number): void
-  /** `readInto` all of `buffer` on another thread. Left out, or undefined, where there is none. */
-  readLater?(buffer: Uint8Array, host: number, guest: number): Promise<void> | undefined
+  /** Whether there is another thread for `readLater`. */
+  readonly readsLater?: boolean
+  /** Fills `buffer` on another thread, where there is one. */
+  readLater?(buffer: Uint8Array, host: number, guest: number): Promise<void>
   /** Stores `buffer[start .. start + length)`. */
   writeFrom(buffer: Uint8Array, start: number, length: number, host: number, guest: number): void
   /** Stores `buffers`, `length` bytes in all. */

@@ -135,12 +135,18 @@ export class Reader {
     }
   }
 
-  /** Fills `buffer` on another thread, where it is one run of the file's bytes; undefined where it is not, or there is no such thread. */
-  readLater(buffer: Uint8Array, offset: number): Promise<void> | undefined {
+  /** How many of `length` guest bytes from `offset` on can be read by one `readLater`: a run of the file's bytes, or 0. */
+  lateRunAt(offset: number, length: number): number {
+    if (this.data.readsLater !== true) return 0
+    this.#mapping.find(offset, length, this.#extent)
+    return this.#extent.kind === L2_KIND.NORMAL ? this.#extent.length : 0
+  }
+
+  /** Fills `buffer`, which `lateRunAt` allows for, on another thread. */
+  async readLater(buffer: Uint8Array, offset: number): Promise<void> {
     const extent = this.#extent
     this.#mapping.find(offset, buffer.length, extent)
-    if (extent.kind !== L2_KIND.NORMAL || extent.length < buffer.length) return undefined
-    return this.data.readLater?.(buffer, extent.host, offset)
+    await this.data.readLater?.(buffer, extent.host, offset)
   }
 
   /** What compressed data begins at host byte `host` has changed. */

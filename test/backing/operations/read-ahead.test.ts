@@ -107,6 +107,23 @@ describe("a conversion that reads ahead", () => {
     expect(writable.reads).toBe(0)
   })
 
+  it("a piece that is read ahead is one run of the file; short ones are read at once", async () => {
+    const file = newImage({ size: 4 * MIB })
+    const image = openQcow2(file)
+    const content = Buffer.from(new Rng(seed).bytes(4 * MIB))
+    for (let cluster = 31; cluster >= 0; cluster--) image.pwrite(content.subarray(cluster << 16, (cluster + 1) << 16), cluster << 16)
+    image.pwrite(content.subarray(2 * MIB), 2 * MIB)
+    image.flush()
+    const late = lateCopy(file)
+    const target = new MemoryFile()
+    target.truncate(4 * MIB)
+    const steps: number[] = []
+    await convertDisk(openQcow2(late, { readOnly: true }), new RawBacking(target), { progress: (done) => void steps.push(done) })
+    expect(Buffer.from(target.toBytes()).equals(content)).toBe(true)
+    expect(steps).toEqual([...Array.from({ length: 32 }, (_, cluster) => (cluster + 1) << 16), 4 * MIB])
+    expect(late.reads).toBe(1)
+  })
+
   it("stops at any step, with nothing under way and no byte more written", async () => {
     for (let stopAt = 1; stopAt < 6; stopAt++) {
       const { file, disk, content } = lateSource()

@@ -74,8 +74,8 @@ export async function convertDisk(source: VirtioBacking, target: ConvertTarget, 
   const pace = new Pace(options.rate)
   // Clusters are compressed on the same threads, and that takes much longer than reading. A salvage reads sector by sector.
   const readsAhead = lanes === 1 && options.compressed !== true && options.salvage !== true
-  const readLater = readsAhead ? lateReadsOf(source) : undefined
-  await copyPieces({ source: reader, sink, operation, lanes, pace, lookup: lookupFor(source, options), readLater })
+  const lateReads = readsAhead ? lateReadsOf(source) : undefined
+  await copyPieces({ source: reader, sink, operation, lanes, pace, lookup: lookupFor(source, options), lateReads })
   await target.flush?.()
 }
 

@@ -1,6 +1,6 @@
 /** The copy loop: takes the pieces of a disk, and gives them to a sink. */
 import type { Sink } from "./disk-sink.ts"
-import type { LateRead } from "./late-reads.ts"
+import type { LateReads } from "./late-reads.ts"
 import type { Operation } from "../operation.ts"
 import type { Pace } from "../pace.ts"
 import { type Lookup, type Piece, Pieces } from "./pieces.ts"
@@ -17,7 +17,7 @@ export interface CopyOptions {
   /** What is to be copied. */
   readonly lookup: Lookup
   /** Reads pieces ahead, while others are written. */
-  readonly readLater: LateRead | undefined
+  readonly lateReads: LateReads | undefined
 }
 
 /** Pieces that are read ahead: more of them make it no faster (measured). */
@@ -28,13 +28,13 @@ interface Begun {
   readonly piece: Piece
   /** Of data that is being read. */
   readonly buffer?: Uint8Array
-  readonly reading?: Promise<void> | undefined
+  readonly reading?: Promise<void>
 }
 
 /** Copies all of it. When it rejects, nothing of it goes on. @throws what the disks fail with, and what stops the operation */
 export async function copyPieces(options: CopyOptions): Promise<void> {
-  const { source, sink, operation, lookup, readLater } = options
-  const pieces = new Pieces({ size: source.size, lookup, operation, unit: sink.unit, isReadAhead: readLater !== undefined })
+  const { source, sink, operation, lookup, lateReads } = options
+  const pieces = new Pieces({ size: source.size, lookup, operation, unit: sink.unit, lateReads })
   const lanes = Array.from({ length: options.lanes }, () => copyLane(options, pieces))
   const results = await Promise.allSettled(lanes)
   const lost = results.find((result) => result.status === "rejected")
@@ -44,8 +44,8 @@ export async function copyPieces(options: CopyOptions): Promise<void> {
 
 /** Copies piece after piece, as they come: lanes share one list of pieces. */
 async function copyLane(options: CopyOptions, pieces: Pieces): Promise<void> {
-  const { operation, readLater } = options
-  const most = readLater === undefined ? 1 : AHEAD + 1
+  const { operation, lateReads } = options
+  const most = lateReads === undefined ? 1 : AHEAD + 1
   const begun: Begun[] = []
   try {
     for (;;) {
@@ -68,13 +68,13 @@ async function copyLane(options: CopyOptions, pieces: Pieces): Promise<void> {
   }
 }
 
-/** Begins to read a piece of data where that can be done ahead. */
-function begin(piece: Piece, { sink, readLater }: CopyOptions): Begun {
-  if (piece.kind !== "data" || readLater === undefined) return { piece }
+/** Begins to read a piece where that can be done ahead. */
+function begin(piece: Piece, { sink, lateReads }: CopyOptions): Begun {
+  if (piece.isLate !== true || lateReads === undefined) return { piece }
   const buffer = sink.buffer(piece.length)
-  const reading = readLater(buffer, piece.offset)
-  // It is told where it is waited for.
-  reading?.catch(() => undefined)
+  const reading = lateReads.read(buffer, piece.offset)
+  // An error is told where it is waited for.
+  reading.catch(() => undefined)
   return { piece, buffer, reading }
 }
 

@@ -1,4 +1,5 @@
 /** Pieces: a disk cut into what one step copies: data to be read, zeroes that the disk tells of, and what is not to be copied at all. */
+import type { LateReads } from "./late-reads.ts"
 import type { Operation } from "../operation.ts"
 import { runAt, type SourceDisk } from "../runs.ts"
 
@@ -11,7 +12,9 @@ const PIECE = 1 << 18
  * The same for pieces that another thread reads. Each costs a turn of the event loop; and a short one is still in the cache of the other
  * processor when it is written, which takes longer than to get it from the cache that they share (measured).
  */
-const PIECE_AHEAD = 1 << 21
+const LATE_PIECE = 1 << 21
+/** Shorter runs are read at once: a turn of the event loop takes as long as copying 64 KiB. */
+const SHORTEST_LATE = 1 << 17
 /** Bytes of zeroes in one piece: progress is told after each. */
 const ZERO_PIECE = 2 ** 30
 
@@ -21,6 +24,8 @@ export interface Piece {
   readonly offset: number
   readonly length: number
   readonly kind: PieceKind
+  /** Data that is read on another thread. */
+  readonly isLate?: boolean
 }
 
 /** What is known of a disk's bytes from `offset` on: at most `length` > 0 of them that are alike. */
@@ -41,8 +46,8 @@ export interface PiecesOptions {
   readonly operation: Operation
   /** Bytes: pieces begin at multiples of this, so that clusters of the target are written whole. */
   readonly unit: number
-  /** Pieces of data are read ahead. */
-  readonly isReadAhead: boolean
+  /** What of the data can be read on another thread. */
+  readonly lateReads?: LateReads | undefined
 }
 
 export class Pieces {
@@ -50,7 +55,9 @@ export class Pieces {
   readonly #lookup: Lookup
   readonly #operation: Operation
   readonly #unit: number
+  readonly #lateReads: LateReads | undefined
   readonly #dataPiece: number
+  readonly #latePiece: number
   #at = 0
   /** Up to here all is data. */
   #dataEnd = 0
@@ -63,8 +70,9 @@ export class Pieces {
     this.#lookup = options.lookup
     this.#operation = options.operation
     this.#unit = options.unit
-    const piece = options.isReadAhead ? PIECE_AHEAD : PIECE
-    this.#dataPiece = Math.max(1, Math.floor(piece / options.unit)) * options.unit
+    this.#lateReads = options.lateReads
+    this.#dataPiece = this.#wholeUnits(PIECE) || options.unit
+    this.#latePiece = this.#wholeUnits(LATE_PIECE) || options.unit
   }
 
   /** The next piece, or undefined at the end, and after `stop`. @throws what the source fails with, and what stops the operation */
@@ -86,8 +94,21 @@ export class Pieces {
       const quiet = await this.#quietAt(offset)
       if (quiet !== undefined) return this.#take(quiet)
     }
-    const end = Math.min(Math.ceil(this.#dataEnd / this.#unit) * this.#unit, offset + this.#dataPiece, this.#size)
-    return this.#take({ offset, length: end - offset, kind: "data" })
+    const most = Math.min(Math.ceil(this.#dataEnd / this.#unit) * this.#unit, this.#size) - offset
+    const late = this.#lateLength(offset, Math.min(most, this.#latePiece))
+    if (late >= SHORTEST_LATE) return this.#take({ offset, length: late, kind: "data", isLate: true })
+    return this.#take({ offset, length: Math.min(most, this.#dataPiece), kind: "data" })
+  }
+
+  /** How many of `length` bytes at `offset` another thread can read, in whole units where they are not all. */
+  #lateLength(offset: number, length: number): number {
+    const run = this.#lateReads === undefined || length < SHORTEST_LATE ? 0 : this.#lateReads.runAt(offset, length)
+    return run < length ? this.#wholeUnits(run) : length
+  }
+
+  /** At most `length` bytes. */
+  #wholeUnits(length: number): number {
+    return Math.floor(length / this.#unit) * this.#unit
   }
 
   #take(piece: Piece): Piece {

@@ -27,8 +27,12 @@ class SparseDisk implements VirtioBacking {
     this.#disk.pread(buffer, offset)
   }
 
-  preadLater(buffer: Uint8Array, offset: number): Promise<void> | undefined {
-    return this.#disk.preadLater(buffer, offset)
+  get readsLater(): boolean {
+    return this.#disk.readsLater
+  }
+
+  async preadLater(buffer: Uint8Array, offset: number): Promise<void> {
+    await this.#disk.preadLater(buffer, offset)
   }
 
   preadv(buffers: readonly Uint8Array[], offset: number): void {

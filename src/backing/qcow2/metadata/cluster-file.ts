@@ -74,9 +74,14 @@ export class ClusterFile {
     if (done < length) buffer.fill(0, start + done, start + length)
   }
 
-  /** `read` on another thread; undefined where the file has none. */
-  readLater(buffer: Uint8Array, offset: number): Promise<void> | undefined {
-    return this.#file.readLater?.(buffer, offset).then((done) => void buffer.fill(0, done))
+  /** Whether there is another thread for `readLater`. */
+  get readsLater(): boolean {
+    return this.#file.readLater !== undefined
+  }
+
+  /** `read` on another thread, where there is one. */
+  async readLater(buffer: Uint8Array, offset: number): Promise<void> {
+    buffer.fill(0, await (this.#file.readLater?.(buffer, offset) ?? this.#file.read(buffer, offset)))
   }
 
   /** Reads what there is and returns the count. */
