@@ -4,7 +4,7 @@ import type { DeviceConfig } from "./device-config.ts"
 import type { DeviceHandler } from "./device-handler.ts"
 import type { Negotiation } from "./negotiation.ts"
 import type { Pauses } from "./pauses.ts"
-import type { Ring, TakenChain } from "./queue/ring.ts"
+import type { TakenChain } from "./queue/ring.ts"
 import { VirtqueueError } from "./queue/virtqueue-error.ts"
 import { DEVICE_STATUS } from "./spec.ts"
 import {
@@ -29,8 +29,8 @@ export interface SavableDevice {
   readonly suspension: { readonly hasChanges: boolean }
   /** Tells the driver of a change of the configuration space, once it is not suspended. */
   configChanged(): void
-  /** Makes the used entries of `ring` visible. */
-  publish(queue: Virtqueue, ring: Ring): void
+  /** Makes the used entries of `queue` visible. */
+  show(queue: Virtqueue): void
   reset(): void
   setDriverFeatures(select: number, value: number): void
   writeStatus(value: number): void
@@ -48,7 +48,7 @@ export function saveDevice(device: SavableDevice, handler: SavedHandler, options
     throw new Error(`${count} requests in flight: pause the device, and save its state when that has resolved`)
   }
   // What is in hand from inside a turn is shown first.
-  for (const queue of device.queues) if (queue.ring !== undefined) device.publish(queue, queue.ring)
+  for (const queue of device.queues) device.show(queue)
   const { negotiation, config } = device
   return {
     status: negotiation.savedStatus,

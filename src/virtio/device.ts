@@ -64,8 +64,8 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
   }
 
   /**
-   * Makes the used entries of `ring` visible, and interrupts if the driver wants it. An interrupt may do anything, a reset included: this
-   * is the last thing that a turn does for a batch. Returns whether it has interrupted.
+   * Makes the used entries of `ring` visible, and interrupts if the driver wants it. Returns whether it has. An interrupt may do anything,
+   * a reset included: this is the last thing that a turn does for a batch.
    */
   publish(queue: Virtqueue, ring: Ring): boolean {
     if (queue.ring !== ring || !this.work.open) return false
@@ -207,10 +207,8 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
     this.changes++
     for (const queue of this.queues) {
       const { ring } = queue
-      if (ring === undefined) continue
-      // A turn may be under way, with requests that have been completed and not been shown.
-      this.publish(queue, ring)
-      if (queue.ring === ring) queue.takeAgain(this.chains(queue), how)
+      this.show(queue)
+      if (ring !== undefined && queue.ring === ring) queue.takeAgain(this.chains(queue), how)
     }
     this.#forgetDead()
     const old = this.inFlight
@@ -257,15 +255,14 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
     this.negotiation.breakDown()
   }
 
-  /** The chains of `queue` that have been taken and not been given back. */
+  /** `publish`, of what has been completed in a turn that may be under way, in which the memory may have been replaced. */
+  show(queue: Virtqueue): void {
+    if (queue.ring !== undefined && queue.find((error) => this.breakDown(queue, error))) this.publish(queue, queue.ring)
+  }
+
+  /** The chains of `queue` that have been taken and not been given back. A packed ring reads them from RAM. */
   chains(queue: Virtqueue): readonly TakenChain[] {
-    // A packed ring reads them from RAM, which may have been replaced.
-    try {
-      queue.ring?.refresh()
-    } catch (error) {
-      this.breakDown(queue, error)
-      return []
-    }
+    if (!queue.find((error) => this.breakDown(queue, error))) return []
     return [...this.inFlight.chains(queue), ...this.#handler.chains(queue)]
   }
 

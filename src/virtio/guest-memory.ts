@@ -86,9 +86,9 @@ export class RamRegion {
 }
 
 /**
- * The RAM of a guest. Devices keep what `region` returned until `generation` changes; they compare it before each batch of
- * requests, after each wait and after each interrupt, never in between: a buffer may be replaced whenever no device code is on the
- * stack, and by whom an interrupt calls.
+ * The RAM of a guest. Devices keep what `region` returned until `generation` changes; they compare it before each batch of requests,
+ * after each wait, and after whatever they call: interrupts, observers, `onError`, a backing. Any of those may replace a buffer, a
+ * backing once it is done with those that it was lent, and so may anybody while no device code is on the stack.
  */
 export interface GuestMemory {
   /** Any other number than before once a buffer has been replaced (a WebAssembly memory that grew) or the layout has changed. */

@@ -16,6 +16,8 @@ export class Pauses {
   /** How many wait for the device to be idle, or act meanwhile. */
   #holds = 0
   #resolvers: (() => void)[] = []
+  /** What is to be done while the device is idle, and has not begun, in the order of the calls. */
+  readonly #line: object[] = []
 
   /** `tell` is to be called when a turn of the device's work has ended. */
   constructor(device: PausingDevice) {
@@ -57,15 +59,17 @@ export class Pauses {
   }
 
   /**
-   * Lets requests in flight end while it takes no more, then calls `act`, before it returns where nothing is in flight. What has come in
-   * meanwhile is served after `act`.
+   * Lets requests in flight end while it takes no more, then calls `act`, before it returns where nothing is in flight. Calls begin in
+   * their order: the last one counts. What has come in meanwhile is served after `act`.
    */
   async whileIdle(act: () => void | PromiseLike<void>): Promise<void> {
     this.#holds++
+    this.#line.push(act)
     this.#device.pausesChanged()
     try {
       // What waits for bus mastering counts as idle, and may go on between two promises.
-      while (!this.#device.isIdle) await this.whenIdle()
+      while (!this.#device.isIdle || this.#line[0] !== act) await this.whenIdle()
+      this.#line.shift()
       const answer = act()
       if (answer !== undefined) await answer
     } finally {

@@ -4,7 +4,6 @@
  */
 import type { InFlight } from "./in-flight.ts"
 import type { Negotiation } from "./negotiation.ts"
-import type { Ring } from "./queue/ring.ts"
 import type { Virtqueue } from "./virtqueue.ts"
 import type { Work } from "./work.ts"
 
@@ -14,7 +13,7 @@ export interface SuspendedDevice {
   readonly work: Pick<Work, "awaitEnd">
   readonly inFlight: Pick<InFlight, "countWithParked">
   readonly queues: readonly Virtqueue[]
-  publish(queue: Virtqueue, ring: Ring): void
+  show(queue: Virtqueue): void
 }
 
 export class Suspension {
@@ -42,7 +41,7 @@ export class Suspension {
     if (!negotiation.isSuspending) return
     if (this.#isDrained) {
       // A turn may be under way, with requests that have been completed and not been shown. An interrupt may do anything.
-      for (const queue of queues) if (queue.ring !== undefined) this.#device.publish(queue, queue.ring)
+      for (const queue of queues) this.#device.show(queue)
     }
     if (!negotiation.isSuspending) return
     if (this.#isDrained) negotiation.suspend()

@@ -107,6 +107,17 @@ export class Virtqueue implements Task, QueueAreas, QueueRegisters {
     return ring
   }
 
+  /** Finds the ring, if there is one, in memory that may have been replaced. Returns false when it is `gone`: that is told why. */
+  find(gone: (error: unknown) => void): boolean {
+    try {
+      this.ring?.refresh()
+      return true
+    } catch (error) {
+      gone(error)
+      return false
+    }
+  }
+
   /** Back to the initial state, at once. */
   reset(): void {
     this.size = this.maxSize

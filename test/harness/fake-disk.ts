@@ -45,6 +45,8 @@ export class FakeDisk implements VirtioBacking {
   readonly log: Call[] = []
   /** Asked before each call: what it returns, other than undefined, is thrown. */
   failing: (call: Call) => unknown = () => undefined
+  /** Called when a call has done its work, or begins to wait, and is about to return. */
+  answered: () => void = () => undefined
   /** True once `waits` has been set: its methods may return promises. */
   asynchronous = false
   #waits: (call: Call) => boolean = () => false
@@ -147,8 +149,11 @@ export class FakeDisk implements VirtioBacking {
     const failure = this.failing(call)
     if (failure !== undefined) throw failure
     if (call.offset + call.length > this.size) throw new BackingError("out-of-bounds", "the fake disk ends before that")
-    if (!this.#waits(call)) return work()
-    return new Promise((resolve, reject) => {
+    if (!this.#waits(call)) {
+      work()
+      return this.answered()
+    }
+    const answer = new Promise<void>((resolve, reject) => {
       const forget = () => void (this.waiting = this.waiting.filter((each) => each !== waiting))
       const waiting: Waiting = {
         call,
@@ -169,6 +174,8 @@ export class FakeDisk implements VirtioBacking {
       }
       this.waiting.push(waiting)
     })
+    this.answered()
+    return answer
   }
 }
 

@@ -68,7 +68,8 @@ export class Batch {
   readonly #chain = new DescriptorChain(this.#segments)
   /** Bytes of data of the requests in it. */
   #bytes = 0
-  #generation = 0
+  /** Of the guest memory in which the requests lie. */
+  generation = 0
 
   /** Some are to be acted upon or completed, and may be. */
   get unfinished(): boolean {
@@ -95,7 +96,7 @@ export class Batch {
     this.isObserved = false
     this.#bytes = 0
     this.descriptors = 0
-    this.#generation = ring.generation
+    this.generation = ring.generation
   }
 
   /** Takes over usual requests. */
@@ -170,9 +171,9 @@ export class Batch {
   /** Finds the requests again that are left, when guest memory has been replaced meanwhile. @throws VirtqueueError when it is gone */
   refresh(memory: GuestMemory): void {
     const { generation } = memory
-    if (generation === this.#generation) return
+    if (generation === this.generation) return
     relocateAll(this.requests, this.settled, this.taken, memory)
-    this.#generation = generation
+    this.generation = generation
   }
 
   /**

@@ -26,50 +26,52 @@ export class Commands {
   /** Does the command, and leaves in `request.answer` what the guest is told. Returns a promise when the backing answers later. */
   run(request: BlkRequest): PromiseLike<void> | undefined {
     request.slice = COMMAND_TOTAL
-    const { zones } = this.#disk.backing
-    if (request.type === GET_LIFETIME) return this.#lifetime(request)
-    return zones === undefined ? undefined : this.#zones(request, zones)
+    const { backing } = this.#disk
+    if (request.type === GET_LIFETIME) return lifetime(request, backing)
+    return backing.zones === undefined ? undefined : doZones(request, backing, backing.zones)
   }
+}
 
-  #lifetime(request: BlkRequest): PromiseLike<void> | undefined {
-    const answer = this.#disk.backing.lifetime?.()
-    if (answer === undefined) throw new TypeError("the backing's lifetime returned nothing: it must return a Lifetime")
-    return this.#take(answer, "lifetime", (lifetime) => {
-      request.answer = lifetimeBytes(request, lifetime)
-    })
-  }
+function lifetime(request: BlkRequest, backing: VirtioBacking): PromiseLike<void> | undefined {
+  const answer = backing.lifetime?.()
+  if (answer === undefined) throw new TypeError("the backing's lifetime returned nothing: it must return a Lifetime")
+  return take(backing, answer, "lifetime", (value) => {
+    request.answer = lifetimeBytes(request, value)
+  })
+}
 
-  #zones(request: BlkRequest, zones: Zones): PromiseLike<void> | undefined {
-    switch (request.type) {
-      case ZONE_REPORT:
-        request.answer = zoneReport(request, zones)
-        return undefined
-      case ZONE_APPEND:
-        return this.#append(request, zones)
-      default:
-        return this.#take<void>(manageZones(request, zones), "zones", () => {})
-    }
+function doZones(request: BlkRequest, backing: VirtioBacking, zones: Zones): PromiseLike<void> | undefined {
+  switch (request.type) {
+    case ZONE_REPORT:
+      request.answer = zoneReport(request, zones)
+      return undefined
+    case ZONE_APPEND:
+      return append(request, backing, zones)
+    default:
+      return take<void>(backing, manageZones(request, zones), "zones", () => {})
   }
+}
 
-  #append(request: BlkRequest, zones: Zones): PromiseLike<void> | undefined {
-    const views = Array.from(
-      { length: request.count },
-      (_, index) => request.region(index).viewAt(request.offset(index), request.length(index)),
-    )
-    // Views of guest RAM are for a backing that is done with them when it returns.
-    const buffers = this.#disk.backing.asynchronous === true ? views.map((view) => view.slice()) : views
-    return this.#take<unknown>(zones.append(buffers, request.sector * SECTOR_SIZE), "append", (offset) => {
-      request.answer = appendSector(request, offset)
-    })
-  }
+function append(request: BlkRequest, backing: VirtioBacking, zones: Zones): PromiseLike<void> | undefined {
+  const views = Array.from(
+    { length: request.count },
+    (_, index) => request.region(index).viewAt(request.offset(index), request.length(index)),
+  )
+  // Views of guest RAM are for a backing that is done with them when it returns.
+  const buffers = backing.asynchronous === true ? views.map((view) => view.slice()) : views
+  return take<unknown>(backing, zones.append(buffers, request.sector * SECTOR_SIZE), "append", (offset) => {
+    request.answer = appendSector(request, offset)
+  })
+}
 
-  /** Makes `take` of what the backing's `method` has answered, now or later. */
-  #take<T>(answer: T | PromiseLike<T>, method: string, take: (value: T) => void): PromiseLike<void> | undefined {
-    if (this.#disk.backing.asynchronous !== true) refusePromise(answer, method)
-    if (isThenable(answer)) return answer.then(take)
-    take(answer)
-    return undefined
-  }
+/** Makes `use` of what `method` of `backing` has answered, now or later. The call may have put another disk in its place. */
+function take<T>(
+  backing: VirtioBacking, answer: T | PromiseLike<T>, method: string, use: (value: T) => void,
+): PromiseLike<void> | undefined {
+  if (backing.asynchronous !== true) refusePromise(answer, method)
+  if (isThenable(answer)) return answer.then(use)
+  use(answer)
+  return undefined
 }
 
 /** [VIRTIO] 5.2.6: struct virtio_blk_lifetime. @throws TypeError for a value that is reserved: the guest must not see one */

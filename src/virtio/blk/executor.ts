@@ -88,7 +88,8 @@ export class Executor {
 
   /** Everything that has been written is stable when this has been answered. */
   flush(): PromiseLike<void> | undefined {
-    return this.#answer(this.backing.flush?.(), "flush")
+    const { backing } = this
+    return answerOf(backing, backing.flush?.(), "flush")
   }
 
   // --- IN and OUT ---
@@ -134,7 +135,7 @@ export class Executor {
     const own = new Uint8Array(leader.slice)
     leader.own = own
     if (!isIn) this.#copy(requests, first, end, own, { toGuest: false })
-    return isIn ? this.#answer(backing.pread(own, offset), "pread") : this.#answer(backing.pwrite(own, offset), "pwrite")
+    return isIn ? answerOf(backing, backing.pread(own, offset), "pread") : answerOf(backing, backing.pwrite(own, offset), "pwrite")
   }
 
   /**
@@ -224,13 +225,13 @@ export class Executor {
     switch (leader.type) {
       case DISCARD:
         leader.slice = this.#rangeSlice(from, end, this.#atOnce(true), backing.discardGranularity)
-        return this.#answer(backing.discard?.(from, leader.slice), "discard")
+        return answerOf(backing, backing.discard?.(from, leader.slice), "discard")
       case SECURE_ERASE:
         leader.slice = this.#eraseSlice(from, end)
-        return this.#answer(backing.secureErase?.(from, leader.slice), "secureErase")
+        return answerOf(backing, backing.secureErase?.(from, leader.slice), "secureErase")
       default:
         leader.slice = this.#rangeSlice(from, end, this.#atOnce(range.mayUnmap), backing.discardGranularity)
-        return this.#answer(backing.writeZeroes?.(from, leader.slice, range.mayUnmap), "writeZeroes")
+        return answerOf(backing, backing.writeZeroes?.(from, leader.slice, range.mayUnmap), "writeZeroes")
     }
   }
 
@@ -254,13 +255,11 @@ export class Executor {
     const aligned = Math.floor((from + most) / unit) * unit
     return aligned > from ? aligned - from : Math.floor(most / SECTOR) * SECTOR
   }
+}
 
-  // --- Promises ---
-
-  /** What is to be waited for, of what `method` has returned. */
-  #answer(answer: Answer, method: string): PromiseLike<void> | undefined {
-    if (!isThenable(answer)) return undefined
-    if (this.backing.asynchronous !== true) refuse(answer, method)
-    return answer
-  }
+/** What is to be waited for, of what `method` of `backing` has returned: the call may have put another disk in its place. */
+function answerOf(backing: VirtioBacking, answer: Answer, method: string): PromiseLike<void> | undefined {
+  if (!isThenable(answer)) return undefined
+  if (backing.asynchronous !== true) refuse(answer, method)
+  return answer
 }

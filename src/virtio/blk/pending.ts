@@ -4,23 +4,23 @@
  */
 import type { InFlight, Outstanding } from "../in-flight.ts"
 import type { Ring } from "../queue/ring.ts"
+import { VirtqueueError } from "../queue/virtqueue-error.ts"
 import type { Turn } from "../turn.ts"
 import type { Virtqueue } from "../virtqueue.ts"
 import { beginAgain } from "./batch.ts"
 import type { Keepable } from "./errors/error-policy.ts"
 import { type BlkRequest, changesDisk, isWrite, relocateAll, WAITING } from "./request.ts"
 import { type BlkStatus, VIRTIO_BLK_S } from "./spec.ts"
-import { FLUSH_WEIGHT, spend } from "./weights.ts"
+import { FLUSH_WEIGHT, heldBytes, spend } from "./weights.ts"
 import type { BlkWiring } from "./wiring.ts"
 
 const { OK } = VIRTIO_BLK_S
 
-/** Bytes that a waiting request and one of its segments take, roughly: objects, arrays, and what a promise needs. */
-const REQUEST_BYTES = 1024
-const SEGMENT_BYTES = 12
-
 /** What is next: the calls of the requests themselves, the answer to the flush behind writes (write-through), or the completion. */
 type Stage = "act" | "stabilise" | "complete"
+
+/** Where the requests come from. `generation`: of the guest memory in which they lie; a call may have replaced it since. */
+type PendingPlace = Pick<Outstanding, "queue" | "ring"> & { readonly generation: number }
 
 export class Pending implements Outstanding, Keepable {
   readonly queue: Virtqueue
@@ -36,21 +36,23 @@ export class Pending implements Outstanding, Keepable {
   #generation: number
   /** Bytes counted as held. */
   #held = 0
-  /** Requests before this index have been completed. */
+  /** So many have been completed. */
   #completed = 0
   /** The requests have been completed, or each goes on alone. */
   #isEnded = false
   /** Set while they are parked: what is to be called when their life ends. */
   #forget: (() => void) | undefined
+  /** Guest memory may be touched for them. @throws as `#refresh` */
+  readonly #mayStore = (): boolean => this.queue.ring === this.ring && this.#wiring.device.work.open && this.#refresh()
 
-  constructor(wiring: BlkWiring, queue: Virtqueue, ring: Ring, requests: readonly BlkRequest[], stage: Stage = "act") {
+  constructor(wiring: BlkWiring, { queue, ring, generation }: PendingPlace, requests: readonly BlkRequest[], stage: Stage = "act") {
     this.#wiring = wiring
     this.#inFlight = wiring.device.inFlight
     this.queue = queue
     this.ring = ring
     this.#requests = requests
     this.#stage = stage
-    this.#generation = wiring.device.memory.generation
+    this.#generation = generation
     // A backing may have reset the device from inside the call: then it is of an ended life from the start.
     if (queue.ring === ring) this.#inFlight.add(this)
   }
@@ -60,8 +62,7 @@ export class Pending implements Outstanding, Keepable {
   }
 
   get changesDisk(): boolean {
-    const [leader] = this.#requests
-    return this.#stage === "act" && leader !== undefined && changesDisk(leader)
+    return this.#stage === "act" && this.#requests.slice(0, 1).some(changesDisk)
   }
 
   /** Waits for `answer`, to the call that has been made. */
@@ -91,17 +92,16 @@ export class Pending implements Outstanding, Keepable {
 
   /** Ends `park`. */
   goOn(): void {
-    const { work } = this.#wiring.device
     this.#forget = undefined
     this.#inFlight.unpark(this)
-    work.add(this)
-    work.soon()
+    this.#wiring.device.work.add(this)
+    this.#wiring.device.work.soon()
   }
 
   /** Goes on with what the backing has answered. */
   run(turn: Turn): boolean {
     const { device } = this.#wiring
-    if (this.#isEnded || this.#isParked || this.queue.ring !== this.ring) return false
+    if (this.#isEnded || this.calling || this.#isParked || this.queue.ring !== this.ring) return false
     if (this.#isNew && this.#wiring.errors.stoppedBy !== undefined) {
       this.#wiring.errors.keep(this)
       return false
@@ -109,12 +109,13 @@ export class Pending implements Outstanding, Keepable {
     try {
       this.#refresh()
       if (!this.#proceed(turn)) return !this.calling && !this.#isEnded && !this.#isParked && this.queue.ring === this.ring
+      if (!this.#complete()) return this.queue.ring === this.ring
     } catch (error) {
-      this.#end()
+      // Anything else is somebody's bug: what is left goes on in the next turn.
+      if (error instanceof VirtqueueError) this.#end()
       device.breakDown(this.queue, error)
       return false
     }
-    if (!this.#complete()) return this.queue.ring === this.ring
     this.#end()
     // The last thing: it may interrupt.
     device.publish(this.queue, this.ring)
@@ -138,22 +139,20 @@ export class Pending implements Outstanding, Keepable {
       device.answered(this)
       return
     }
-    const { changesDisk } = this
     this.forgotten()
     // The guest does not hear of it any more; people do.
     if (answer.failed) failures.statusOf(answer.error)
-    device.oldLifeAnswered(changesDisk)
+    device.oldLifeAnswered(this.changesDisk)
     failures.throwBugs()
   }
 
   /** The guest's memory may have been replaced since. @throws VirtqueueError when what the requests need is gone */
-  #refresh(): void {
-    const { memory } = this.#wiring.device
+  #refresh(): true {
     this.ring.refresh()
-    const { generation } = memory
-    if (generation === this.#generation) return
-    relocateAll(this.#requests, 0, this.#requests.length, memory)
-    this.#generation = generation
+    if (this.ring.generation === this.#generation) return true
+    relocateAll(this.#requests, this.#completed, this.#requests.length, this.#wiring.device.memory)
+    this.#generation = this.ring.generation
+    return true
   }
 
   /** Goes as far as the turn and the backing allow. Returns true when the outcome of all requests is known. */
@@ -164,19 +163,19 @@ export class Pending implements Outstanding, Keepable {
 
   /**
    * Completes the requests. Returns false when that has to stop: the life has ended, or bus mastering is off. A backing's call may do
-   * that, and so may `GuestMemory.written`, which may throw as well: no request completes twice.
+   * that, and so may the observer and `GuestMemory.written`, which may throw as well: no request completes twice. @throws as `#refresh`
    */
   #complete(): boolean {
     const { device, completion, observation } = this.#wiring
     observation?.look()
-    while (this.#completed < this.#requests.length) {
-      if (this.queue.ring !== this.ring || !device.work.open) return false
+    for (;;) {
+      if (!this.#mayStore()) return false
+      if (this.#completed === this.#requests.length) return true
       const request = this.#requests[this.#completed++]
       if (request === undefined) continue
       completion.complete(device.memory, this.ring, request, request.outcome as BlkStatus)
       observation?.completed(this.queue.index, request, request.outcome)
     }
-    return true
   }
 
   /** Takes the answer, and makes the calls that are left. Returns true when the outcome of all requests is known. */
@@ -207,6 +206,7 @@ export class Pending implements Outstanding, Keepable {
         return false
       }
       if (this.queue.ring !== this.ring) return false
+      this.#refresh()
       executor.advance(requests, 0, requests.length)
       spend(turn, leader, executor.slow)
     }
@@ -223,7 +223,7 @@ export class Pending implements Outstanding, Keepable {
       for (const alone of this.#apart()) device.work.add(alone)
       return false
     }
-    return this.#take(errors.outcomeOf(leader, error, this.queue.ring === this.ring && device.work.open))
+    return this.#take(errors.outcomeOf(leader, error, this.#mayStore))
   }
 
   /** In write-through mode writes are not done until they are stable. Returns true when they are, or need not be. */
@@ -244,7 +244,7 @@ export class Pending implements Outstanding, Keepable {
       }
       turn.spend(FLUSH_WEIGHT, 0)
     } catch (error) {
-      return this.#take(errors.outcomeOf(leader, error, false))
+      return this.#take(errors.outcomeOf(leader, error, this.#mayStore))
     }
     this.#stage = "complete"
     return true
@@ -255,7 +255,8 @@ export class Pending implements Outstanding, Keepable {
     const answer = this.#answer
     this.#answer = undefined
     const [leader] = this.#requests
-    return leader === undefined || this.#take(answer?.failed === true ? this.#wiring.errors.outcomeOf(leader, answer.error, false) : OK)
+    if (leader === undefined || answer?.failed !== true) return this.#take(OK)
+    return this.#take(this.#wiring.errors.outcomeOf(leader, answer.error, this.#mayStore))
   }
 
   /** All requests end with `outcome`, unless the disk has stopped: then each is kept. Returns whether they have ended. */
@@ -278,7 +279,7 @@ export class Pending implements Outstanding, Keepable {
       beginAgain(request, done, this.#wiring.executor.backing.zones)
       done = Math.max(done - request.dataLength, 0)
       request.outcome = OK
-      const alone = new Pending(this.#wiring, this.queue, this.ring, [request])
+      const alone = new Pending(this.#wiring, { queue: this.queue, ring: this.ring, generation: this.#generation }, [request])
       alone.#hold()
       return alone
     })
@@ -286,8 +287,7 @@ export class Pending implements Outstanding, Keepable {
 
   /** Counts what the requests hold now. */
   #hold(): void {
-    const segments = this.#requests.reduce((sum, { count }) => sum + count, 0)
-    const bytes = REQUEST_BYTES * this.#requests.length + SEGMENT_BYTES * segments + (this.#requests[0]?.own?.length ?? 0)
+    const bytes = heldBytes(this.#requests)
     this.#inFlight.hold(bytes - this.#held)
     this.#held = bytes
   }

@@ -172,8 +172,6 @@ export class RequestServer implements DeviceHandler {
     const { queue, ring } = batch
     if (queue === undefined || ring === undefined) return false
     try {
-      ring.refresh()
-      batch.refresh(device.memory)
       if (!this.#goOn(queue, ring, turn)) return this.#hasMore(queue)
     } catch (error) {
       // An interrupt handler of the embedder's may throw anything: what is left of the batch goes on in the next turn.
@@ -247,6 +245,7 @@ export class RequestServer implements DeviceHandler {
       return true
     }
     do {
+      this.#refresh(ring)
       let answer: PromiseLike<void> | undefined
       try {
         answer = executor.step(requests, first, end)
@@ -256,13 +255,14 @@ export class RequestServer implements DeviceHandler {
       // The call has switched bus mastering off: what it read waits, as an answer that comes later does.
       if (answer === undefined && leader.own !== undefined && !device.work.open) answer = Promise.resolve()
       if (answer !== undefined) {
-        new Pending(this.#wiring, queue, ring, this.#batch.detach(first, end)).wait(answer)
+        new Pending(this.#wiring, { queue, ring, generation: this.#batch.generation }, this.#batch.detach(first, end)).wait(answer)
         return queue.ring === ring
       }
       if (queue.ring !== ring) {
         leader.own = undefined
         return false
       }
+      if (leader.own !== undefined) this.#refresh(ring)
       executor.advance(requests, first, end)
       spend(turn, leader, executor.slow)
       if (leader.done >= leader.total) return true
@@ -278,12 +278,21 @@ export class RequestServer implements DeviceHandler {
     const { requests } = batch
     const observation = batch.isObserved ? this.#wiring.observation : undefined
     observation?.look()
+    this.#refresh(ring)
     // Completing calls `GuestMemory.written`, and the observer, which may throw, reset the device or switch bus mastering off.
     while (batch.settled < batch.next && queue.ring === ring && work.open) {
       const request = requests[batch.settled++]
       if (request === undefined || request.outcome === WAITING) continue
       completion.complete(memory, ring, request, request.outcome)
-      observation?.completed(queue.index, request, request.outcome)
+      if (observation === undefined) continue
+      observation.completed(queue.index, request, request.outcome)
+      if (queue.ring === ring) this.#refresh(ring)
     }
+  }
+
+  /** The embedder may have replaced the memory, whatever it was called for. @throws VirtqueueError when what is needed is gone */
+  #refresh(ring: Ring): void {
+    ring.refresh()
+    this.#batch.refresh(this.#device.memory)
   }
 }

@@ -1,4 +1,4 @@
-/** What requests cost, as a `Turn` counts it: in bytes moved, or what takes as long. */
+/** What requests cost: time, as a `Turn` counts it, in bytes moved or what takes as long, and memory while they wait. */
 import { LOOK_WEIGHT, type Turn } from "../turn.ts"
 import type { BlkRequest } from "./request.ts"
 import { VIRTIO_BLK_T } from "./spec.ts"
@@ -20,4 +20,14 @@ export function spend(turn: Turn, leader: BlkRequest, slow: boolean): void {
   if (type === IN || type === OUT) turn.spend(slow ? LOOK_WEIGHT : slice > REQUEST_WEIGHT ? slice : REQUEST_WEIGHT, slice)
   else if (type === FLUSH) turn.spend(FLUSH_WEIGHT, 0)
   else turn.spend(slice >= LONG_RANGE ? LOOK_WEIGHT : REQUEST_WEIGHT, 0)
+}
+
+/** Bytes that a waiting request and one of its segments take, roughly: objects, arrays, and what a promise needs. */
+const REQUEST_BYTES = 1024
+const SEGMENT_BYTES = 12
+
+/** Bytes that requests take up while they wait for one call. The first of them has the buffer. */
+export function heldBytes(requests: readonly BlkRequest[]): number {
+  const segments = requests.reduce((sum, { count }) => sum + count, 0)
+  return REQUEST_BYTES * requests.length + SEGMENT_BYTES * segments + (requests[0]?.own?.length ?? 0)
 }

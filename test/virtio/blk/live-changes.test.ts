@@ -332,6 +332,18 @@ describe("setReadOnly", () => {
     expect([guest.offers(F.RO), guest.write(3, pattern(2, 1)).status]).toEqual([false, OK])
   })
 
+  it("the last call counts, also when the device has just become idle and the call before waits to be told", async () => {
+    const disk = marked(0)
+    const guest = new RingGuest({ backing: disk })
+    const { device } = guest.disk
+    const changes: Promise<void>[] = []
+    disk.failing = () => void changes.push(device.setReadOnly(true))
+    guest.write(3, pattern(1, 1))
+    disk.failing = () => undefined
+    await Promise.all([...changes, device.setReadOnly(false)])
+    expect([changes.length, device.readOnly]).toEqual([1, false])
+  })
+
   it("makes no disk writable that is not, and takes true and false only", async () => {
     const guest = new RingGuest({ backing: new MemoryBacking({ size: 1 << 20, readOnly: true }) })
     await guest.disk.device.setReadOnly(false)

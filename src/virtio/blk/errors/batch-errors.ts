@@ -13,6 +13,14 @@ const { GET_ID } = VIRTIO_BLK_T
 export class BatchErrors {
   readonly #wiring: BlkWiring
   readonly #batch: Batch
+  /** A backing may have reset the device, or switched bus mastering off, from inside of the call. */
+  readonly #mayStore = (): boolean => {
+    const { device } = this.#wiring
+    const { queue, ring } = this.#batch
+    if (queue?.ring !== ring || !device.work.open) return false
+    this.#batch.refresh(device.memory)
+    return true
+  }
 
   constructor(wiring: BlkWiring, batch: Batch) {
     this.#wiring = wiring
@@ -76,13 +84,7 @@ export class BatchErrors {
     }
     if (answer === undefined) return turn.spend(FLUSH_WEIGHT, 0)
     const requests = written.flatMap((index) => batch.detach(index, index + 1))
-    new Pending(this.#wiring, queue, ring, requests, "stabilise").wait(answer)
-  }
-
-  /** A backing may have reset the device, or switched bus mastering off, from inside of the call. */
-  get #mayStore(): boolean {
-    const { queue, ring } = this.#batch
-    return queue?.ring === ring && this.#wiring.device.work.open
+    new Pending(this.#wiring, { queue, ring, generation: batch.generation }, requests, "stabilise").wait(answer)
   }
 
   /** `done`: bytes of the request that have been done. */
@@ -90,6 +92,6 @@ export class BatchErrors {
     const { queue, ring } = this.#batch
     if (queue === undefined || ring === undefined || queue.ring !== ring) return
     const request = this.#batch.detachAlone(index, done, this.#wiring.executor.backing.zones)
-    this.#wiring.errors.keep(new Pending(this.#wiring, queue, ring, request))
+    this.#wiring.errors.keep(new Pending(this.#wiring, { queue, ring, generation: this.#batch.generation }, request))
   }
 }

@@ -46,9 +46,10 @@ export class ErrorPolicy {
 
   /**
    * The outcome of `request`, which failed with `error` after `request.done` bytes: the status that the guest is told, or WAITING when it
-   * is to be kept. `mayStore`: guest memory may be touched for it.
+   * is to be kept. `mayStore`: whether guest memory may be touched for it, where it has been found again if need be.
+   * It is asked behind `onError`, which may do anything.
    */
-  outcomeOf(request: BlkRequest, error: unknown, mayStore: boolean): BlkStatus | typeof WAITING {
+  outcomeOf(request: BlkRequest, error: unknown, mayStore: () => boolean): BlkStatus | typeof WAITING {
     const status = this.#parts.failures.statusOf(error)
     if (!(error instanceof BackingError) || error.code === "unsupported" || error.code.startsWith("zone-")) return status
     const policy = this.#policyFor(request)
@@ -57,9 +58,11 @@ export class ErrorPolicy {
       return WAITING
     }
     // What a zone append is to tell, nobody knows when it fails.
-    if (policy !== "ignore" || !mayStore || request.type === ZONE_APPEND) return status
+    if (policy !== "ignore" || request.type === ZONE_APPEND) return status
+    if (request.type !== IN) return OK
+    if (!mayStore()) return status
     // The guest is told that it has all of its data: what is missing is zeroes, not what its memory held before.
-    if (request.type === IN) zeroData(request, request.done)
+    zeroData(request, request.done)
     return OK
   }
 

@@ -83,7 +83,7 @@ export class ThrottledRequests {
       if (request.outcome !== OK || direction === undefined) continue
       const bytes = bytesOf(request)
       if (throttle.admit(direction, bytes)) continue
-      const pending = new Pending(wiring, queue, ring, batch.detachAlone(index))
+      const pending = new Pending(wiring, { queue, ring, generation: batch.generation }, batch.detachAlone(index))
       this.#wait(wiring, pending, direction, bytes)
     }
   }

@@ -123,7 +123,8 @@ export class UsualServer {
       return this.#failed(queue, ring, error)
     }
     requests.next = index
-    if (index < count || device.changes !== changes || (requests.writes > 0 && this.#cacheMode.writeThrough)) {
+    const isElsewhere = device.memory.generation !== ring.generation
+    if (index < count || device.changes !== changes || isElsewhere || (requests.writes > 0 && this.#cacheMode.writeThrough)) {
       return this.#leave(queue, ring)
     }
     // Nobody is called in between, so nothing changes: `GuestMemory.written` is not there.
@@ -194,6 +195,8 @@ export class UsualServer {
     const { batch, errors } = this.#parts
     this.#leave(queue, ring)
     const { next } = batch
+    // A call before this one has replaced the memory: it gets another chance, with buffers that are there.
+    if (this.#device.memory.generation !== ring.generation) return BEGUN
     if (errors.failed(next, next + 1, error)) batch.next = next + 1
     return BEGUN
   }

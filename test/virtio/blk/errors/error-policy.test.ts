@@ -405,6 +405,30 @@ describe("onStop", () => {
   })
 })
 
+it.each(["at once", "later"] as const)("%s: an ignored error stores no zeroes when onError resets the device", async (kind) => {
+  let ram = new Uint8Array(0)
+  const { disk, guest } = failing(kind, {
+    readErrors: "ignore",
+    onError: () => {
+      guest.status = 0
+      ram = guest.machine.ram.slice()
+    },
+  })
+  disk.failing = bad(0)
+  send(guest, [read(0), read(8)])
+  await answer(disk)
+  expect(ram.length).toBeGreaterThan(0)
+  expect(Buffer.compare(ram, guest.machine.ram)).toBe(0)
+})
+
+it.each(["at once", "later"] as const)("%s: a flush behind a write fails, and is ignored as the write would be", async (kind) => {
+  const { disk, guest } = failing(kind, { writeErrors: "ignore" }, { features: [F.INDIRECT_DESC] })
+  disk.failing = ({ name }) => (name === "flush" ? eio() : undefined)
+  const placed = send(guest, [write(4)])
+  await answer(disk)
+  expect(statuses(guest, placed)).toEqual([OK])
+})
+
 it("an ignored error stores no zeroes when the call has reset the device, or switched bus mastering off, from inside", () => {
   for (const act of [
     (guest: RingGuest) => void (guest.status = 0),

@@ -1,0 +1,18 @@
+/** growingMemory: RAM that grows, whose old buffer is gone then. */
+
+/** The type is in the DOM's library only. */
+declare const WebAssembly: {
+  readonly Memory: new (limits: { initial: number; maximum: number }) => GrowingMemory
+}
+
+/** A WebAssembly.Memory. `grow` takes pages of 64 KiB. */
+export interface GrowingMemory {
+  readonly buffer: ArrayBuffer
+  grow(pages: number): number
+}
+
+/** `bytes` of RAM, which may grow by `pages` pages. */
+export function growingMemory(bytes: number, pages = 64): GrowingMemory {
+  const initial = bytes >> 16
+  return new WebAssembly.Memory({ initial, maximum: initial + pages })
+}
