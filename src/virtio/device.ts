@@ -174,7 +174,7 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
 
   notify(index: number): void {
     const queue = this.queues[index]
-    if (queue !== undefined) this.work.do(queue)
+    if (queue !== undefined) this.work.do(queue, queue.shortcut)
   }
 
   setBusMaster(enabled: boolean): void {

@@ -9,7 +9,7 @@ import { VIRTIO_F } from "./spec.ts"
 import { addressWords, savedAddress, type SavedAddress, type SavedQueue, type SavedRing } from "./state.ts"
 import type { QueueArea, QueueRegisters } from "./transport.ts"
 import type { Turn } from "./turn.ts"
-import type { Task } from "./work.ts"
+import type { Shortcut, Task } from "./work.ts"
 
 /** The queue address registers as dwords, in the order of [VIRTIO] 4.1.4.3: the low and the high half of each. */
 const AREA_WORD: Readonly<Record<QueueArea, number>> = { descriptorTable: 0, availRing: 2, usedRing: 4 }
@@ -38,6 +38,8 @@ export class Virtqueue implements Task, QueueAreas, QueueRegisters {
   ring: Ring | undefined
   /** `VirtioDevice.changes` when the queue was last found to be one that may be served. */
   liveAt = -1
+  /** Serves kicks of one usual request in the present life. */
+  shortcut: Shortcut | undefined
   #areas = NO_AREAS
   /** Where the ring goes on, of a queue whose state has been restored. */
   #saved: SavedRing | undefined
@@ -125,6 +127,7 @@ export class Virtqueue implements Task, QueueAreas, QueueRegisters {
     this.legacy = false
     this.liveAt = -1
     this.ring = undefined
+    this.shortcut = undefined
     this.#areas = NO_AREAS
     this.#saved = undefined
   }
@@ -172,6 +175,7 @@ export class Virtqueue implements Task, QueueAreas, QueueRegisters {
     const { held = [], ...saved } = this.save(inFlight)
     this.restore(anew || held.length === 0 ? saved : { ...saved, held })
     this.ring = undefined
+    this.shortcut = undefined
   }
 
   /** An address from its two halves. It loses low bits above 2^53, which is far outside of all RAM. */

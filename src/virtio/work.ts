@@ -11,6 +11,12 @@ export interface Task {
   run(turn: Turn): boolean
 }
 
+/** What a task does when there is so little to do that no turn is needed. */
+export interface Shortcut {
+  /** Does it. Returns false when there is more to do, or it is of another kind: then the task is to run. */
+  serve(): boolean
+}
+
 /** What an empty task costs, as a `Turn` counts it: a driver with 65535 queues must not hold the thread either. */
 const TASK_WEIGHT = 4096
 
@@ -54,8 +60,8 @@ export class Work {
     else this.#state |= CLOSED
   }
 
-  /** Runs `task` now, or after those that are waiting. */
-  do(task: Task): void {
+  /** Runs `task` now, or after those that are waiting. Where there is nothing else to do, `shortcut` may make that unnecessary. */
+  do(task: Task, shortcut?: Shortcut): void {
     if (this.#state !== 0) return this.#doBesides(task)
     // The usual kick: there is nothing else to do, before or after it.
     this.#state = RUNNING
@@ -63,7 +69,7 @@ export class Work {
     let unfinished: Task | undefined = task
     let hasThrown = true
     try {
-      if (!task.run(this.#turn)) unfinished = undefined
+      if (shortcut?.serve() === true || !task.run(this.#turn)) unfinished = undefined
       hasThrown = false
     } finally {
       if (hasThrown) this.#leave(task)

@@ -1,11 +1,12 @@
 /** Completion: the only writer of status bytes and used entries. Each request passes here once. */
 import type { GuestMemory } from "../guest-memory.ts"
 import { ROW as ROW_SIZE } from "../queue/chain-rows.ts"
-import type { Ring } from "../queue/ring.ts"
+import type { Ring, SplitRows } from "../queue/ring.ts"
 import { type BlkRequest, isAnswered, storeBytes, storeData } from "./request.ts"
 import { type BlkStatus, ID_SIZE, VIRTIO_BLK_S, VIRTIO_BLK_T } from "./spec.ts"
 import { type BlkStatistics, countsOf, type RequestCounts } from "./statistics.ts"
 import { STATUS as STATUS_AT } from "./usual/columns.ts"
+import type { SingleRequest } from "./usual/single-request.ts"
 import type { UsualRequests } from "./usual/requests.ts"
 
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
@@ -42,6 +43,15 @@ export class Completion {
       this.#write.requests += requests.writes
       this.#write.bytes += requests.writeBytes
     }
+  }
+
+  /** Completes the only request of a kick, which has been done. Returns what `SplitRows.giveBackOnly` does. */
+  completeSingle(ring: SplitRows, { type, length, head, region, status }: SingleRequest): number {
+    region.data.setUint8(status, OK)
+    const counts = type === IN ? this.#read : this.#write
+    counts.requests++
+    counts.bytes += length
+    return ring.giveBackOnly(head, type === IN ? length + 1 : 1)
   }
 
   /**

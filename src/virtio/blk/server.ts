@@ -64,11 +64,11 @@ export class RequestServer implements DeviceHandler {
   get unfinished(): boolean {
     const batch = this.#batch
     const requests = this.#requests
-    return (batch.settled < batch.taken && batch.unfinished) || (requests.count > 0 && requests.unfinished)
+    return (batch.settled < batch.taken && batch.unfinished) || (requests.count > 0 && requests.unfinished) || this.#usual.call.unfinished
   }
 
   chains(queue: Virtqueue): readonly TakenChain[] {
-    return [...this.#usual.requests.chains(queue), ...this.#batch.chains(queue)]
+    return [...this.#usual.requests.chains(queue), ...this.#usual.call.chains(queue), ...this.#batch.chains(queue)]
   }
 
   mayGoOn(): void {
@@ -80,6 +80,7 @@ export class RequestServer implements DeviceHandler {
   }
 
   writeConfigByte(offset: number, value: number): void {
+    this.#device.changes++
     if (offset === VIRTIO_BLK_CONFIG.writeback) this.#wiring.cacheMode.choose(value !== 0)
   }
 
@@ -112,12 +113,11 @@ export class RequestServer implements DeviceHandler {
     }
   }
 
+  /** A driver on another thread has two rounds through the ring at once. Each look counts: it may take back what it has made available. */
   serve(queue: Virtqueue, ring: Ring, turn: Turn): boolean {
     const device = this.#device
     const usual = this.#usual
     const requests = this.#requests
-    // Two rounds through the ring are all that a driver on another thread can ask for at once. Each look at the ring counts as well: such
-    // a driver may take back what it has made available, again and again.
     for (let budget = 2 * ring.size; budget > 0 && !turn.over; budget--) {
       if (device.inFlight.full) {
         device.inFlight.waitForMemory(queue)
@@ -147,7 +147,9 @@ export class RequestServer implements DeviceHandler {
       if (!drained) continue
       // An interrupt may have replaced the memory.
       if (hasMoved) ring.refresh()
-      if (!ring.enableKicks()) return false
+      if (ring.enableKicks()) continue
+      usual.awaitKick(queue, ring)
+      return false
     }
     return true
   }

@@ -19,6 +19,11 @@ export class RingWord {
     this.#shared = region.words(address, 1)
   }
 
+  /** The word for Atomics, where RAM is shared and the word is in their byte order: for those who cannot afford `load` and `store`. */
+  get forAtomics(): Uint16Array | undefined {
+    return this.#shared
+  }
+
   /** Reads the word. In shared RAM nothing that follows is read before it: an acquire ([VIRTIO] 2.7.13.3). */
   load(): number {
     return this.#shared === undefined ? this.#data.getUint16(this.#at, true) : Atomics.load(this.#shared, 0)
@@ -35,6 +40,10 @@ export class RingWord {
 
 /** A word of a big-endian guest in shared RAM: Atomics know only the host's order. */
 class SwappedRingWord extends RingWord {
+  override get forAtomics(): undefined {
+    return undefined
+  }
+
   override load(): number {
     return swapped(super.load())
   }

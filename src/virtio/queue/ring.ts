@@ -49,7 +49,8 @@ export interface RowRing {
 }
 
 /** A split ring, to read chains from. */
-export interface SplitRows extends RowRing {
+export interface SplitChains {
+  readonly size: number
   readonly table: DescriptorTable
   /** The available ring. */
   readonly avail: DataView
@@ -59,6 +60,22 @@ export interface SplitRows extends RowRing {
   /** Chains taken and not given back. */
   inFlight: number
 }
+
+/** A split ring whose chains may be rows, and the only chain of a kick may be read by itself. */
+export interface SplitRows extends RowRing, SplitChains {
+  /** Looks for chains that have been made available. Returns how many there are, which may be more than a ring can have: see `look`. */
+  countWaiting(): number
+  /**
+   * `addUsed`, `publish` and `enableKicks` in one, for the only chain that was taken. Returns INTERRUPT_WANTED and MORE_WAIT as bits.
+   * Guest memory has no `written`.
+   */
+  giveBackOnly(head: number, length: number): number
+}
+
+/** The driver wants an interrupt. */
+export const INTERRUPT_WANTED = 1
+/** Chains have come in meanwhile. */
+export const MORE_WAIT = 2
 
 /** A packed ring, to read chains from: none is in flight. */
 export interface PackedRows extends RowRing {

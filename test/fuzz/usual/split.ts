@@ -4,6 +4,7 @@ import type { UsualRequests } from "../../../src/virtio/blk/usual/requests.ts"
 import { takeSplit } from "../../../src/virtio/blk/usual/split-request.ts"
 import type { DescriptorChain } from "../../../src/virtio/queue/descriptor-chain.ts"
 import { DescriptorTable } from "../../../src/virtio/queue/descriptor-table.ts"
+import type { SplitChains } from "../../../src/virtio/queue/ring.ts"
 import type { Rng } from "../../support/rng.ts"
 import { INDIRECT, INDIRECT_TABLE, NEXT, type Piece, START, TABLE, UsualFuzzer, WRITE } from "./usual-fuzzer.ts"
 
@@ -44,10 +45,15 @@ export class SplitUsualFuzzer extends UsualFuzzer {
     const lastAvail = this.rng.pick([0, 5, SIZE - 1, 0xffff])
     for (let slot = 0; slot < SIZE; slot++) avail.setUint16(4 + 2 * slot, this.#head, true)
     const availIdx = (lastAvail + most) & 0xffff
-    const rows = { size: SIZE, table: this.#table, avail, availIdx, lastAvail, inFlight: 0, pop: () => false, addUsedRows() {} }
-    takeSplit(requests, rows, limits, most)
-    if (rows.inFlight !== (rows.lastAvail - lastAvail & 0xffff)) throw new Error("chains in flight that nobody has taken")
-    return rows.inFlight
+    const ring = { size: SIZE, table: this.#table, avail, availIdx, lastAvail, inFlight: 0 }
+    this.takeFrom(ring, requests, limits, most)
+    if (ring.inFlight !== (ring.lastAvail - lastAvail & 0xffff)) throw new Error("chains in flight that nobody has taken")
+    return ring.inFlight
+  }
+
+  /** Takes chains of `ring`, `most` at most, into `requests`. */
+  protected takeFrom(ring: SplitChains, requests: UsualRequests, limits: RequestLimits, most: number): void {
+    takeSplit(requests, ring, limits, most)
   }
 
   protected override walk(chain: DescriptorChain): void {

@@ -8,6 +8,7 @@ import type { Ring, RowRing, TakenChain } from "../../queue/ring.ts"
 import type { Virtqueue } from "../../virtqueue.ts"
 import type { BlkRequest } from "../request.ts"
 import { KIND, LENGTH, MOST_USUAL, OFFSET, SECTOR, STATUS } from "./columns.ts"
+import type { SingleRequest } from "./single-request.ts"
 import { Stretches } from "./stretches.ts"
 import { VIRTIO_BLK_S, VIRTIO_BLK_T } from "../spec.ts"
 import type { Tally } from "../throttling/limits.ts"
@@ -23,6 +24,8 @@ export class UsualRequests implements Tally {
   rowRing: RowRing | undefined
   /** The region of all of their buffers. */
   region: RamRegion = NOWHERE
+  /** Of the guest memory in which they lie. */
+  generation = -1
   /** Requests that are neither completed nor somebody else's. */
   count = 0
   /** As many have been taken. */
@@ -55,6 +58,7 @@ export class UsualRequests implements Tally {
       this.queue = queue
       this.ring = ring
     }
+    this.generation = ring.generation
     this.next = 0
     this.count = 0
     this.isWhole = false
@@ -67,6 +71,15 @@ export class UsualRequests implements Tally {
     this.stretches.clear(region)
     this.neighbour = 0
     this.took(0, 0, 0, 0)
+  }
+
+  /** Takes over the only one, which has been read by itself. */
+  add({ head, slots, type, sector, offset, length, status, region }: SingleRequest, generation: number): void {
+    this.region = region
+    this.generation = generation
+    this.rows.set([head, slots, type === VIRTIO_BLK_T.IN ? length + 1 : 1, type, sector, offset, length, status])
+    const [writes, writeBytes] = type === VIRTIO_BLK_T.IN ? [0, 0] : [1, length]
+    this.took(1, length, writes, writeBytes)
   }
 
   /** Whoever reads descriptors has put so many requests into `rows`. */

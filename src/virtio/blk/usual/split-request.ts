@@ -4,7 +4,7 @@
  *
  * RAM may change while it is read: every word is read once.
  */
-import type { SplitRows } from "../../queue/ring.ts"
+import type { SplitChains } from "../../queue/ring.ts"
 import { HEAD as HEAD_AT, ROW as ROW_SIZE, WRITTEN as WRITTEN_AT } from "../../queue/chain-rows.ts"
 import { VIRTQ_DESC_F, VIRTQ_DESC_SIZE } from "../../spec.ts"
 import type { RequestLimits } from "../request.ts"
@@ -30,7 +30,7 @@ const [ADDRESSES, BATCH_BYTES, MOST_BYTES] = [ADDRESSES_WITH_ROWS, MOST_USUAL_BY
  * Takes usual requests from `ring`, up to the first that is another, or `most`. `>>> 0` changes no number that is used: without it V8
  * computes in doubles, for sums might have 33 bits.
  */
-export function takeSplit(requests: UsualRequests, ring: SplitRows, limits: RequestLimits, most: number): void {
+export function takeSplit(requests: UsualRequests, ring: SplitChains, limits: RequestLimits, most: number): void {
   const { table, avail, size, availIdx } = ring
   const { region, indirect } = table
   const { data } = region

@@ -25,6 +25,7 @@ import { KIND as KIND_AT, LENGTH as LENGTH_AT, OFFSET as OFFSET_AT, SECTOR as SE
 import { APART as APART_WAY, Habit, USUAL as USUAL_WAY, WALKED as WALKED_WAY } from "./habit.ts"
 import { takePacked } from "./packed-request.ts"
 import { UsualRequests } from "./requests.ts"
+import { isDirect, UsualCall, UsualKick, type UsualKickParts } from "./usual-kick.ts"
 import { takeSplit } from "./split-request.ts"
 import { WalkedRequests } from "./walked-requests.ts"
 
@@ -59,6 +60,8 @@ export class UsualServer {
   /** Takes requests that are not usual. */
   readonly walked = new WalkedRequests()
   readonly #habit = new Habit()
+  /** Of the kick that is being served, if it is a usual one. */
+  readonly call = new UsualCall()
   readonly #parts: UsualServerParts
   // Of the parts, to be found at once:
   readonly #device: VirtioDevice
@@ -71,6 +74,8 @@ export class UsualServer {
   /** `VirtioDevice.changes` when nothing about the requests was found to be special. */
   #plainAt = -1
   readonly #disk: RequestLimits
+  readonly #kicks = new WeakMap<Ring, UsualKick>()
+  readonly #kickParts: UsualKickParts
 
   constructor(parts: UsualServerParts) {
     this.#parts = parts
@@ -78,6 +83,8 @@ export class UsualServer {
     this.#disk = parts.disk
     this.#throttled = parts.throttled
     this.#observation = observation
+    const takeOver = this.#takeOver.bind(this)
+    this.#kickParts = { device, executor, completion, disk: parts.disk, call: this.call, takeOver }
     this.#device = device
     this.#executor = executor
     this.#cacheMode = cacheMode
@@ -123,13 +130,37 @@ export class UsualServer {
       return this.#failed(queue, ring, error)
     }
     requests.next = index
-    const isElsewhere = device.memory.generation !== ring.generation
+    const isElsewhere = device.memory.generation !== requests.generation
     if (index < count || device.changes !== changes || isElsewhere || (requests.writes > 0 && this.#cacheMode.writeThrough)) {
       return this.#leave(queue, ring)
     }
     // Nobody is called in between, so nothing changes: `GuestMemory.written` is not there.
     this.#completion.completeUsual(requests)
     return DONE
+  }
+
+  /** `queue` has been served, and waits for a kick. Where nothing is special about it, that may be a usual one. */
+  awaitKick(queue: Virtqueue, ring: Ring): void {
+    const { backing } = this.#executor
+    if (ring.splitRows === undefined || queue.liveAt !== this.#device.changes || !this.isPlain()) return
+    if (!isDirect(backing) || this.#cacheMode.writeThrough) return
+    const kick = this.#kicks.get(ring) ?? new UsualKick(this.#kickParts, queue, ring)
+    kick.arm(backing)
+    if (queue.shortcut === kick) return
+    this.#kicks.set(ring, kick)
+    queue.shortcut = kick
+  }
+
+  /** Takes over the request of a usual kick, whose call has been made. `failure`: it failed. */
+  #takeOver({ queue, ring, request, generation }: UsualKick, failure: { readonly error: unknown } | undefined): void {
+    this.requests.begin(queue, ring)
+    this.requests.add(request, generation)
+    if (failure !== undefined) {
+      this.#failed(queue, ring, failure.error)
+      return
+    }
+    this.requests.next = 1
+    this.#leave(queue, ring)
   }
 
   #take(ring: Ring, turn: Turn, most: number): void {
@@ -196,7 +227,7 @@ export class UsualServer {
     this.#leave(queue, ring)
     const { next } = batch
     // A call before this one has replaced the memory: it gets another chance, with buffers that are there.
-    if (this.#device.memory.generation !== ring.generation) return BEGUN
+    if (this.#device.memory.generation !== this.requests.generation) return BEGUN
     if (errors.failed(next, next + 1, error)) batch.next = next + 1
     return BEGUN
   }
@@ -205,6 +236,8 @@ export class UsualServer {
   #leave(queue: Virtqueue, ring: Ring): typeof BEGUN {
     const { batch } = this.#parts
     batch.begin(queue, ring)
+    // A call may have replaced the memory, and made the device look at the ring there.
+    batch.generation = this.requests.generation
     batch.hasWritten = this.requests.writes > 0
     batch.adopt(this.requests)
     return BEGUN

@@ -1,0 +1,23 @@
+/** Some seconds of kick.ts. */
+import { afterEach, expect, it, vi } from "vitest"
+import { UsualKick } from "../../../src/virtio/blk/usual/usual-kick.ts"
+import { Rng, seedFromEnvironment } from "../../support/rng.ts"
+import { KickFuzzer } from "./kick.ts"
+
+afterEach(() => {
+  vi.restoreAllMocks()
+})
+
+it("VQ-08 VQ-21 a kick that takes the short way does what the long way does, whatever happens before, inside or after", async () => {
+  const { serve } = UsualKick.prototype
+  const counts = { served: 0, left: 0 }
+  vi.spyOn(UsualKick.prototype, "serve").mockImplementation(function (this: UsualKick) {
+    const isServed = serve.call(this)
+    counts[isServed ? "served" : "left"]++
+    return isServed
+  })
+  const fuzzer = new KickFuzzer(new Rng(seedFromEnvironment(20261130)))
+  for (let round = 0; round < 150; round++) await fuzzer.round()
+  // Each way has been tried in earnest.
+  expect([counts.served > 500, counts.left > 500, fuzzer.steps]).toEqual([true, true, 4500])
+})
