@@ -91,15 +91,20 @@ export class PageLoader {
     if (failure !== undefined) throw failure
   }
 
-  /** Resolves when all have arrived, or to the first failure. */
-  async #outcome(loads: readonly Load[]): Promise<BackingError | undefined> {
+  /** Resolves when all have arrived, or to the first failure, whatever becomes of the others then. */
+  #outcome(loads: readonly Load[]): Promise<BackingError | undefined> {
     for (const load of loads) load.isUrgent = true
     this.#pump()
-    for (const { promise } of loads) {
-      const failure = await promise
-      if (failure !== undefined) return failure
-    }
-    return undefined
+    let left = loads.length
+    return new Promise((resolve) => {
+      if (left === 0) resolve(undefined)
+      for (const { promise } of loads) {
+        void promise.then((failure) => {
+          left--
+          if (failure !== undefined || left === 0) resolve(failure)
+        })
+      }
+    })
   }
 
   /**

@@ -1,4 +1,5 @@
 /** Images over files that answer late, with small pages and small caches, as the tests need them. */
+import type { AsyncImageFile } from "../../../src/backing/async-image-file.ts"
 import type { ImageFile } from "../../../src/backing/image-file.ts"
 import { AwaitedDisk } from "../../../src/backing/paging/awaited-disk.ts"
 import type { LoadingDisk } from "../../../src/backing/paging/loading-disk.ts"
@@ -23,10 +24,10 @@ export async function openLateWithData(
  * missing.
  */
 export async function openLate(
-  source: LateFile,
+  source: AsyncImageFile,
   open: (file: ImageFile, below: readonly ImageFile[]) => LoadingDisk,
   options: PagedFileOptions = SMALLEST,
-  below: readonly LateFile[] = [],
+  below: readonly AsyncImageFile[] = [],
 ): Promise<AwaitedDisk> {
   const [file, ...others] = await Promise.all([source, ...below].map((each) => PagedFile.open(each, options)))
   if (file === undefined) throw new Error("there is no file")

@@ -1,5 +1,6 @@
 /** What waits and what does not: flushes, writers without room, loads that are shared, read-ahead, and closing in the middle of it. */
 import { describe, expect, it } from "vitest"
+import type { AsyncImageFile } from "../../../src/backing/async-image-file.ts"
 import { BackingError } from "../../../src/backing/backing.ts"
 import { AwaitedDisk } from "../../../src/backing/paging/awaited-disk.ts"
 import { PagedFile, type PagedFileOptions } from "../../../src/backing/paging/paged-file.ts"
@@ -47,6 +48,24 @@ describe(`files that answer late, seed ${seed}`, () => {
     expect([source.counts.write, source.counts.sync]).toEqual([1, 1])
     expect(inner.toBytes()[PAGE - 1]).toBe(7)
     expect(disk.flush?.()).toBeUndefined()
+    await disk.close()
+  })
+
+  it("a read of which a part fails is answered then, whatever becomes of the other parts", async () => {
+    const reads = new Map<number, { resolve: (count: number) => void; reject: (error: Error) => void }>()
+    const source: AsyncImageFile = {
+      path: "parts", readOnly: true, size: async () => 3 * PAGE, close: async () => undefined,
+      read: (_, offset) => new Promise((resolve, reject) => reads.set(offset / PAGE, { resolve, reject })),
+    }
+    const disk = await openLate(source, (file) => new RawBacking(file), { pageSize: PAGE, cacheSize: 3 * PAGE })
+    const middle = disk.pread(new Uint8Array(1), PAGE)
+    reads.get(1)?.resolve(PAGE)
+    await middle
+    const read = disk.pread(new Uint8Array(3 * PAGE), 0)
+    expect([...reads.keys()].sort()).toEqual([0, 1, 2])
+    reads.get(2)?.reject(new BackingError("io", "lost"))
+    expect(await stateOf(read)).toMatchObject({ code: "io", message: expect.stringContaining("lost") })
+    reads.get(0)?.resolve(PAGE)
     await disk.close()
   })
 
