@@ -14,6 +14,7 @@ import { FailingFile } from "../../support/failing-file.ts"
 import { openInMemory } from "../../support/images.ts"
 import { MemoryFile } from "../../support/memory-file.ts"
 import { applyOperation, randomOperation } from "../../support/random-operations.ts"
+import { itWithQemu, qemuCheck, qemuImg } from "../../support/qemu.ts"
 import { RecordingFile } from "../../support/recording-file.ts"
 import { Rng, seedFromEnvironment } from "../../support/rng.ts"
 import { makeShape, qcow2Shapes } from "../../support/shapes.ts"
@@ -220,7 +221,7 @@ describe("HostFile.readLater", () => {
     expect(() => file.readLater(buffer, -1)).toThrow("not a byte position")
   })
 
-  it("images of the host that are converted there and back hold the same", async () => {
+  itWithQemu("images of the host that are converted there and back hold the same, also to qemu-img", async () => {
     const folder = temporaryDirectory()
     const names = ["source.raw", "there.qcow2", "other.qcow2", "back.raw"].map((name) => join(folder, name))
     const [source, there, other, back] = names as [string, string, string, string]
@@ -232,5 +233,9 @@ describe("HostFile.readLater", () => {
     const disk = new RawBacking(new HostFile(back, { readOnly: true }))
     expect(bytesOf(disk).equals(content)).toBe(true)
     disk.close()
+    for (const image of [there, other]) {
+      expect(qemuImg("compare", "-f", "raw", "-F", "qcow2", source, image)).toContain("Images are identical")
+      expect(qemuCheck(image)).toMatchObject({ corruptions: 0, leaks: 0 })
+    }
   })
 })

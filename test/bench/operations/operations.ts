@@ -13,7 +13,7 @@ import { hasQemuImg } from "../qemu-bench.ts"
 
 const MIB = 1 << 20
 const DATA = 256 * MIB
-const ROUNDS = 3
+const ROUNDS = 10
 
 /** Nanoseconds. */
 interface Cost {
