@@ -16,7 +16,7 @@ import { refusalOf } from "./refusal.ts"
 import type { ThrottledRequests } from "./throttling/throttled-requests.ts"
 import type { UsualRequests } from "./usual/requests.ts"
 import { DONE as ALL_DONE, LEFT as ALL_LEFT, UsualServer } from "./usual/usual-server.ts"
-import { DESCRIPTOR_WEIGHT, REQUEST_WEIGHT, spend } from "./weights.ts"
+import { DESCRIPTOR_WEIGHT, REQUEST_WEIGHT, spend, spendLater } from "./weights.ts"
 import { type BlkRequest, isWrite, type RequestLimits, WAITING as STILL_WAITING } from "./request.ts"
 import { type BlkStatus, VIRTIO_BLK_CONFIG, VIRTIO_BLK_S, VIRTIO_BLK_T } from "./spec.ts"
 import type { BlkWiring } from "./wiring.ts"
@@ -257,6 +257,7 @@ export class RequestServer implements DeviceHandler {
       // The call has switched bus mastering off: what it read waits, as an answer that comes later does.
       if (answer === undefined && leader.own !== undefined && !device.work.open) answer = Promise.resolve()
       if (answer !== undefined) {
+        spendLater(turn, leader)
         new Pending(this.#wiring, { queue, ring, generation: this.#batch.generation }, this.#batch.detach(first, end)).wait(answer)
         return queue.ring === ring
       }
@@ -286,9 +287,8 @@ export class RequestServer implements DeviceHandler {
       const request = requests[batch.settled++]
       if (request === undefined || request.outcome === WAITING) continue
       completion.complete(memory, ring, request, request.outcome)
-      if (observation === undefined) continue
-      observation.completed(queue.index, request, request.outcome)
-      if (queue.ring === ring) this.#refresh(ring)
+      observation?.completed(queue.index, request, request.outcome)
+      if (observation !== undefined && queue.ring === ring) this.#refresh(ring)
     }
   }
 

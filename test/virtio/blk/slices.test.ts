@@ -2,12 +2,13 @@
 import { afterEach, describe, expect, it as once, vi } from "vitest"
 import { it } from "../../harness/both-rings.ts"
 import type { VirtioBacking } from "../../../src/backing/backing.ts"
+import { MemoryBacking, zonedDisk } from "../../../src/index.ts"
 import { PackedQueue } from "../../../src/virtio/queue/packed-queue.ts"
 import { SplitQueue } from "../../../src/virtio/queue/split-queue.ts"
 import { FakeDisk, settled } from "../../harness/fake-disk.ts"
 import { type Placed, RingGuest, type RingGuestOptions } from "../../harness/guest.ts"
 import { header, pattern, ranges } from "../../harness/requests.ts"
-import { F, IOERR, OK, T, UNTOUCHED } from "../../harness/words.ts"
+import { F, IOERR, OK, T, UNTOUCHED, ZONE } from "../../harness/words.ts"
 
 const MIB = 1 << 20
 
@@ -325,6 +326,48 @@ describe("requests that take longer to read than to do", () => {
     await guest.served()
     expect(guest.takeUsed()).toHaveLength(REQUESTS)
   })
+})
+
+it("reads of a disk that answers later: a clock check after some calls, and the rest in later turns", async () => {
+  const REQUESTS = 300
+  const clock = stoppedClock()
+  const { backing, calls } = emptyDisk(2 ** 30, clock, 1, { asynchronous: true })
+  const never = Object.assign(backing, {
+    pread: (buffer: Uint8Array, offset: number): Promise<void> => {
+      calls.push(["read", offset, buffer.length])
+      clock.now += 1
+      return Promise.resolve()
+    },
+  })
+  const guest = new RingGuest({ backing: never, features: [F.INDIRECT_DESC], ringSize: 512, disk: { queueSize: 512 } })
+  const { pieces } = guest.place({ type: T.IN, sector: 7, in: 512 })
+  guest.publish(Array.from({ length: REQUESTS }, () => guest.chain(pieces, { indirect: true })))
+  guest.kick()
+  expect(calls.length).toBeGreaterThan(0)
+  expect(calls.length).toBeLessThan(150)
+  await guest.served()
+  expect(guest.takeUsed()).toHaveLength(REQUESTS)
+})
+
+it("reports of many zones: a clock check after some of them, and the rest in later turns", async () => {
+  const REQUESTS = 128
+  const clock = stoppedClock()
+  const disk = zonedDisk(new MemoryBacking({ size: 16 << 20 }), { zoneSize: 16 << 10 })
+  const report = disk.zones.report.bind(disk.zones)
+  const reports = vi.spyOn(disk.zones, "report").mockImplementation((...range) => {
+    clock.now += 1
+    return report(...range)
+  })
+  const guest = new RingGuest({
+    backing: disk, features: [F.INDIRECT_DESC, F.ZONED], ringSize: 128, disk: { queueSize: 128 }, machine: { ramSize: 4 << 20 },
+  })
+  const { pieces } = guest.place({ type: ZONE.REPORT, sector: 0, in: 64 + 64 * 1024 })
+  guest.publish(Array.from({ length: REQUESTS }, () => guest.chain(pieces, { indirect: true })))
+  guest.kick()
+  expect(reports.mock.calls.length).toBeGreaterThan(0)
+  expect(reports.mock.calls.length).toBeLessThan(20)
+  await guest.served()
+  expect([guest.takeUsed().length, reports.mock.calls.length]).toEqual([REQUESTS, REQUESTS])
 })
 
 describe("between two slices", () => {
