@@ -259,7 +259,7 @@ describe("save_state and restore_state", () => {
     ])
     await expect(
       other.restore_state(new Uint8Array(Buffer.from(JSON.stringify(forged))).buffer),
-    ).rejects.toThrow(/^saved state: features: not a list of 2$/)
+    ).rejects.toThrow(/^saved state: PCI function: not an object$/)
     expect(disk.device.virtio.status).toBe(0)
   })
 })
