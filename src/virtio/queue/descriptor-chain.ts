@@ -8,7 +8,8 @@ import { hex, VirtqueueError } from "./virtqueue-error.ts"
 
 const INITIAL_CAPACITY = 256
 /** Words of a segment: index of its region, offset in the region, length. */
-const WORDS = 3
+export const SEGMENT_WORDS = 3
+const WORDS = SEGMENT_WORDS
 /** Regions that a list keeps from one batch to the next. */
 const KEPT_REGIONS = 4
 
@@ -43,7 +44,7 @@ export class SegmentList {
 
   push(region: number, offset: number, length: number): void {
     const at = WORDS * this.count
-    if (at === this.words.length) this.#grow()
+    if (at === this.words.length) this.grow()
     this.words[at] = region
     this.words[at + 1] = offset
     this.words[at + 2] = length
@@ -56,10 +57,12 @@ export class SegmentList {
     if (this.regions.length > KEPT_REGIONS) this.regions.length = 0
   }
 
-  #grow(): void {
+  /** Makes room for as many segments again. Returns the new `words`. */
+  grow(): Uint32Array {
     const words = new Uint32Array(2 * this.words.length)
     words.set(this.words)
     this.words = words
+    return words
   }
 }
 

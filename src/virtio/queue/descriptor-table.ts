@@ -4,13 +4,15 @@
  */
 import { type GuestMemory, RamRegion } from "../guest-memory.ts"
 import { VIRTQ_DESC_F, VIRTQ_DESC_SIZE } from "../spec.ts"
-import type { DescriptorChain, SegmentList } from "./descriptor-chain.ts"
+import { type DescriptorChain, SEGMENT_WORDS, type SegmentList } from "./descriptor-chain.ts"
 import { pieceOfRam, pushPieces } from "./ram-pieces.ts"
 import { hex, VirtqueueError } from "./virtqueue-error.ts"
 
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
 const { NEXT, WRITE, INDIRECT } = VIRTQ_DESC_F
-const DESC_SIZE = VIRTQ_DESC_SIZE
+const [DESC_SIZE, WORDS] = [VIRTQ_DESC_SIZE, SEGMENT_WORDS] as const
+/** Below this, addresses have 32 bits. */
+const ADDRESSES = 2 ** 32
 
 /** [VIRTIO] 2.7.5.2 asks drivers for no more descriptors in a chain than the queue size. Like QEMU, we take 1024 in any queue. */
 const CHAIN_LIMIT = 1024
@@ -36,6 +38,9 @@ export class DescriptorTable {
   #low = 0
   /** The region of the last segment; nearly always that of the next one too. */
   #region: RamRegion | undefined
+  /** Its first address, and how many bytes from there on have addresses of 32 bits, or one less. */
+  #start = 0
+  #limit = 0
 
   constructor(memory: GuestMemory, size: number, indirect: boolean) {
     this.#memory = memory
@@ -50,7 +55,7 @@ export class DescriptorTable {
     this.offset = this.region.offset(address)
     this.#desc = this.region.part(address, this.size * DESC_SIZE)
     this.#low = this.region.isBigEndian ? 4 : 0
-    this.#region = undefined
+    this.#enter(undefined)
   }
 
   /**
@@ -61,7 +66,7 @@ export class DescriptorTable {
   walk(chain: DescriptorChain, head: number): void {
     const { segments } = chain
     const first = segments.count
-    let readableCount = 0
+    let readableEnd = first
     let readableLength = 0
     let writableLength = 0
     const low = this.#low
@@ -70,7 +75,11 @@ export class DescriptorTable {
     let entries = this.size
     let index = head
     let indirect = false
+    let { words } = segments
+    let end = first
     let region = this.#region
+    let start = this.#start
+    let limit = this.#limit
     let regionIndex = region === undefined ? 0 : segments.indexOf(region)
     for (let budget = this.#chainLimit + 1; budget > 0; budget--) {
       if (index >= entries) throw indexOutside(index, entries, head)
@@ -92,27 +101,39 @@ export class DescriptorTable {
         indirect = true
         continue
       }
-      // Where the high half is 0, all is done in integers: 15 ns a request (measured).
-      if (high === 0 && region !== undefined && lowHalf >= region.start && length <= region.end - lowHalf && length !== 0) {
-        segments.push(regionIndex, region.offset(lowHalf), length)
+      // Where the high half is 0, all is done in integers: 15 ns a request (measured). An address before the region makes an offset beyond.
+      const offset = (lowHalf - start) >>> 0
+      if (high === 0 && offset < limit && length <= (limit - offset) >>> 0 && length !== 0) {
+        const word = WORDS * end
+        if (word === words.length) words = segments.grow()
+        words[word] = regionIndex
+        words[word + 1] = offset
+        words[word + 2] = length
+        end++
       } else {
+        segments.count = end
         region = this.#pushSlowly(segments, head, lowHalf + high * 2 ** 32, length)
         regionIndex = region === undefined ? 0 : segments.indexOf(region)
+        start = this.#start
+        limit = this.#limit
+        words = segments.words
+        end = segments.count
       }
       if ((flags & WRITE) !== 0) {
         writableLength += length
       } else {
         if (writableLength > 0) throw readableBehindWritable(index, head)
         readableLength += length
-        readableCount = segments.count - first
+        readableEnd = end
       }
       if ((flags & NEXT) === 0) {
         if (readableLength + writableLength > MAX_CHAIN_LENGTH) throw new VirtqueueError(`chain ${head} describes more than 2^32 bytes`)
         chain.head = head
         chain.descriptors = this.#chainLimit + 2 - budget
         chain.first = first
-        chain.count = segments.count - first
-        chain.readableCount = readableCount
+        segments.count = end
+        chain.count = end - first
+        chain.readableCount = readableEnd - first
         chain.readableLength = readableLength
         chain.writableLength = writableLength
         return
@@ -133,8 +154,16 @@ export class DescriptorTable {
 
   /** Adds RAM that is not all in the region of the segment before. Returns the region of the last byte so far. */
   #pushSlowly(segments: SegmentList, head: number, address: number, length: number): RamRegion | undefined {
-    this.#region = pushPieces(this.#memory, segments, address, length, head) ?? this.#region
+    const region = pushPieces(this.#memory, segments, address, length, head)
+    if (region !== undefined) this.#enter(region)
     return this.#region
+  }
+
+  #enter(region: RamRegion | undefined): void {
+    this.#region = region
+    const isLow = region !== undefined && region.start < ADDRESSES
+    this.#start = isLow ? region.start : 0
+    this.#limit = isLow ? Math.min(region.end, ADDRESSES - 1) - region.start : 0
   }
 }
 
