@@ -36,7 +36,7 @@ export class Habit {
     if (way !== this.#last) this.repeats = 0
     this.#last = way
     // None after the first: a flush among writes is no habit.
-    this.#left = 2 ** this.repeats - 1
+    this.#left = (1 << this.repeats) - 1
     if (this.repeats < MOST_REPEATS) this.repeats++
     if (this.#left > 0) this.way = way
   }
