@@ -142,6 +142,11 @@ export class UsualServer {
   /** `queue` has been served, and waits for a kick. Where nothing is special about it, that may be a usual one. */
   awaitKick(queue: Virtqueue, ring: Ring): void {
     const { backing } = this.#executor
+    if (this.#habit.way !== USUAL) {
+      // It would be tried in vain.
+      if (queue.shortcut !== undefined) queue.shortcut = undefined
+      return
+    }
     if (ring.splitRows === undefined || queue.liveAt !== this.#device.changes || !this.isPlain()) return
     if (!isDirect(backing) || this.#cacheMode.writeThrough) return
     const kick = this.#kicks.get(ring) ?? new UsualKick(this.#kickParts, queue, ring)
