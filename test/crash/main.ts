@@ -11,6 +11,7 @@ import type { MemoryFile } from "../support/memory-file.ts"
 import { Rng } from "../support/rng.ts"
 import { qcow2Shapes } from "../support/shapes.ts"
 import { bitmapCrashRound } from "./bitmap-replay.ts"
+import { keySlotCrashRound } from "./key-slots.ts"
 import { killRound, makeKillImage } from "./kill.ts"
 import { commitCrashRound, rebaseCrashRound, streamCrashRound } from "./layers.ts"
 import { crashRound } from "./replay.ts"
@@ -49,6 +50,7 @@ async function replayAll(): Promise<string> {
       points += wholeCrashRound({ ...wholeRoundFor(whole, rng), operations: rng.between(5, 40), share: 0.2 })
     } else if (kind === 3 && whole !== undefined && whole.options.compat !== "0.10") points += bitmapCrashRound(whole, rng, 0.2)
     else if (kind === 4) points += await rng.pick([commitCrashRound, rebaseCrashRound, streamCrashRound])(rng)
+    else if (kind === 5 && rng.chance(0.5)) points += keySlotCrashRound(rng, { changes: rng.between(1, 4), share: 0.2 })
     else if (shapes.length > 0) points += replayShape(rng.pick(shapes), rng)
   }
   return `crash replay: ${points} crash points, seeds ${first} to ${seed - 1}: no corruption, nothing lost`
