@@ -152,7 +152,7 @@ it("a signal that says stop at once changes nothing", async () => {
   expect(bytes()).toEqual(before)
 })
 
-it("an image with a raw data file gets no backing file, safely or not: nobody would open it", async () => {
+it("an image with a raw data file gets no backing file, safely or not: it could not be opened again", async () => {
   const { at } = makeChain()
   createImage(at("alone.qcow2"), { size: SIZE, dataFile: "alone.data", dataFileRaw: true })
   const before = readFileSync(at("alone.qcow2"))

@@ -3,6 +3,7 @@ import { commitLayers } from "../../../src/backing/operations/commit.ts"
 import type { OperationOptions } from "../../../src/backing/operations/operation.ts"
 import { rebaseLayers } from "../../../src/backing/operations/rebase.ts"
 import { streamDisk } from "../../../src/backing/operations/stream.ts"
+import { isDataFileRaw } from "../../../src/backing/qcow2/format/header.ts"
 import { Qcow2Image } from "../../../src/backing/qcow2/image.ts"
 import { layersOf } from "../../../src/backing/qcow2/layers/layer-run.ts"
 import type { BackingDisk } from "../../../src/backing/qcow2/reader.ts"
@@ -108,7 +109,8 @@ export async function rebase(run: Run): Promise<void> {
   const { rng, world, image } = run
   if (run.opened.isLate) return
   const lower = run.chain.slice(2)
-  const name = drawBase(run, lower)
+  // A raw data file holds all that the guest sees.
+  const name = isDataFileRaw(image.header) ? undefined : drawBase(run, lower)
   const draw = reader(run)
   for (let tries = 0; tries < MOST_TRIES; tries++) {
     const disk = name === undefined ? undefined : world.read(name)
