@@ -9,10 +9,14 @@ import { createImage } from "../../src/backing/create.ts"
 import type { Qcow2Image } from "../../src/backing/qcow2/image.ts"
 import { RawBacking } from "../../src/backing/raw.ts"
 import { detectZeroes } from "../../src/backing/zeroes/detect-zeroes.ts"
+import type { OpenedDisk } from "../../src/backing/open-disk.ts"
+import { streamDisk } from "../../src/backing/operations/stream.ts"
 import { FlatModel } from "../support/flat-model.ts"
+import { modelOf, openInMemory } from "../support/images.ts"
 import { MemoryFile } from "../support/memory-file.ts"
 import { runOperations } from "../support/random-operations.ts"
 import { Rng, seedFromEnvironment } from "../support/rng.ts"
+import { makeShape } from "../support/shapes.ts"
 import { temporaryDirectory } from "../support/temporary.ts"
 import { filled, newImage, newOverlay } from "./qcow2/small-images.ts"
 
@@ -149,5 +153,22 @@ describe("detectZeroes", () => {
     const disk = await openDisk(newImage({ size: SIZE }), { detectZeroes: "on" })
     await disk.pwrite(new Uint8Array(65_536), 0)
     expect([...await disk.map?.(0, SIZE) ?? []].map(({ kind }) => kind)).toEqual(["backing"])
+  })
+
+  it("an image goes on having its size, snapshots and bitmaps, and can be streamed", async () => {
+    const { file, opening } = makeShape({ name: "overlay", options: { clusterSize: 4096 }, backing: { share: 0.5, format: "raw" } }, SIZE)
+    const image = openInMemory(file, opening)
+    const model = modelOf(image)
+    const disk = detectZeroes(image, "unmap") as OpenedDisk
+    await disk.bitmaps?.add("changes")
+    await disk.snapshots?.create({ name: "before" })
+    await disk.pwrite(new Uint8Array(8192), 4096)
+    await streamDisk(disk)
+    expect(image.backing).toBe(undefined)
+    await disk.resize?.(2 * SIZE)
+    expect([disk.size, image.size]).toEqual([2 * SIZE, 2 * SIZE])
+    await disk.snapshots?.apply("before")
+    expect([image.size, model.firstDifferenceOf(image)]).toEqual([SIZE, -1])
+    expect([...(await disk.bitmaps?.changed("changes") ?? [])]).toEqual([{ offset: 0, length: SIZE }])
   })
 })

@@ -5,6 +5,7 @@ import { MemoryBacking } from "../../src/backing/memory.ts"
 import { mirrorDisk } from "../../src/backing/operations/mirror/mirror.ts"
 import { createQcow2 } from "../../src/backing/qcow2/create.ts"
 import { RawBacking } from "../../src/backing/raw.ts"
+import { detectZeroes } from "../../src/backing/zeroes/detect-zeroes.ts"
 import { BlockDriver, findBlockDevices } from "../../src/vmm/driver/block/driver.ts"
 import { Machine } from "../../src/vmm/machine.ts"
 import { FlatModel } from "../support/flat-model.ts"
@@ -174,7 +175,8 @@ describe(`a mirror under a guest that writes (seed ${seed})`, () => {
     image.pwrite(before, 0)
     image.snapshots.create({ name: "before" })
     image.pwrite(new Rng(seed + 5).bytes(SIZE), 0)
-    const { device } = new Machine({ ramSize: 16 << 20 }).attachDisk(image)
+    // The image is found behind it.
+    const { device } = new Machine({ ramSize: 16 << 20 }).attachDisk(detectZeroes(image, "on"))
     const target = new MemoryBacking({ size: SIZE })
     let change: Promise<void> | undefined
     const flushing: VirtioBacking = {

@@ -8,6 +8,7 @@ import type { BackingName } from "../qcow2/layers/change-backing.ts"
 import { type LayerRun, layersOf } from "../qcow2/layers/layer-run.ts"
 import type { BackingDisk } from "../qcow2/reader.ts"
 import { RawBacking } from "../raw.ts"
+import { undetected } from "../zeroes/detect-zeroes.ts"
 
 /** Pieces that one run is put together from at most: each takes some microseconds. */
 const MOST_PIECES = 256
@@ -38,7 +39,8 @@ export interface ReachedImage {
 }
 
 /** @throws TypeError for a disk that is no qcow2 image */
-export function reachImage(who: string, disk: object): ReachedImage {
+export function reachImage(who: string, given: object): ReachedImage {
+  const disk = undetected(given)
   if (disk instanceof Qcow2Image) {
     return { image: disk, perform: async (_, work) => work(), retire: (old) => old.close() }
   }
@@ -50,7 +52,8 @@ export function reachImage(who: string, disk: object): ReachedImage {
 }
 
 /** The qcow2 image that `disk` is, opened in whatever way; undefined for disks of other kinds. */
-export function qcow2Of(disk: object): Qcow2Image | undefined {
+export function qcow2Of(given: object): Qcow2Image | undefined {
+  const disk = undetected(given)
   const image = disk instanceof AwaitedDisk ? disk.disk : disk
   return image instanceof Qcow2Image ? image : undefined
 }

@@ -46,6 +46,7 @@ export function lateBitmaps(bitmaps: Bitmaps, insist: Insist): BitmapActions {
     clear: (name: string): void | Promise<void> => insist("changes", () => bitmaps.clear(name)),
     enable: (name: string): void | Promise<void> => insist("changes", () => bitmaps.enable(name)),
     disable: (name: string): void | Promise<void> => insist("changes", () => bitmaps.disable(name)),
+    merge: (name: string, from: string): void | Promise<void> => insist("changes", () => bitmaps.merge(name, from)),
     changed: (name: string, offset?: number, length?: number): Iterable<ChangedRange> | Promise<Iterable<ChangedRange>> =>
       insist("reads", () => [...bitmaps.changed(name, offset, length)]),
   }

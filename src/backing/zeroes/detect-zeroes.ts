@@ -21,10 +21,22 @@ export function detectZeroes<D extends VirtioBacking>(disk: D, mode: DetectZeroe
   checkBacking("detectZeroes", disk)
   checkValue("detectZeroes", "mode", mode, DETECT_ZEROES)
   if (mode === "off" || disk.readOnly || disk.zones !== undefined || disk.writeZeroes === undefined) return disk
-  const detector = new DetectingDisk(disk, disk.writeZeroes.bind(disk), mode === "unmap")
+  return Object.assign(new DetectingDisk(disk, disk.writeZeroes.bind(disk), mode === "unmap"), besides(disk))
+}
+
+/** What an image has besides what a guest uses of it: where its bytes live, its snapshots and bitmaps. */
+function besides(disk: object): object {
   const map: unknown = Reflect.get(disk, "map")
-  // A disk that tells where its bytes live goes on telling it.
-  return typeof map === "function" ? Object.assign(detector, { map: map.bind(disk) as unknown }) : detector
+  const others = ["snapshots", "bitmaps", "path", "lock"].map((name): [string, unknown] => [name, Reflect.get(disk, name)])
+  return {
+    ...(typeof map === "function" ? { map: map.bind(disk) as unknown } : {}),
+    ...Object.fromEntries(others.filter(([, value]) => value !== undefined)),
+  }
+}
+
+/** The disk behind one whose zeroes are detected; any other one itself. */
+export function undetected(disk: object): object {
+  return disk instanceof DetectingDisk ? disk.disk : disk
 }
 
 const SMALLEST_PIECE = 4096
@@ -58,6 +70,7 @@ class DetectingDisk implements VirtioBacking {
   readonly secureErase?: NonNullable<VirtioBacking["secureErase"]>
   readonly lifetime?: NonNullable<VirtioBacking["lifetime"]>
   readonly allocation?: NonNullable<VirtioBacking["allocation"]>
+  readonly resize?: NonNullable<VirtioBacking["resize"]>
   readonly version?: () => DiskVersion | undefined
   readonly #disk: VirtioBacking
   readonly #isUnmapping: boolean
@@ -69,7 +82,7 @@ class DetectingDisk implements VirtioBacking {
     this.#piece = Math.max(disk.discardGranularity ?? 512, SMALLEST_PIECE)
     this.asynchronous = disk.asynchronous === true
     this.writeZeroes = writeZeroes
-    const { preadInto, preadv, preadNow, pwriteNow, flush, discard, secureErase, lifetime, allocation, version } = disk
+    const { preadInto, preadv, preadNow, pwriteNow, flush, discard, secureErase, lifetime, allocation, resize, version } = disk
     if (preadInto !== undefined) this.preadInto = preadInto.bind(disk)
     if (preadv !== undefined) this.preadv = preadv.bind(disk)
     if (preadNow !== undefined) this.preadNow = preadNow.bind(disk)
@@ -78,6 +91,7 @@ class DetectingDisk implements VirtioBacking {
     if (secureErase !== undefined) this.secureErase = secureErase.bind(disk)
     if (lifetime !== undefined) this.lifetime = lifetime.bind(disk)
     if (allocation !== undefined) this.allocation = allocation.bind(disk)
+    if (resize !== undefined) this.resize = resize.bind(disk)
     if (version !== undefined) this.version = version.bind(disk)
     // Who answers at once gets no copy of zeroes: the device then calls `pwrite`.
     if (pwriteNow !== undefined) {
@@ -85,6 +99,10 @@ class DetectingDisk implements VirtioBacking {
         !this.#partsOf(buffers, offset).some((part) => part.isZero) && pwriteNow.call(disk, buffers, offset)
     }
     if (disk.pwriteFrom !== undefined && !this.asynchronous) this.pwriteFrom = this.#pwriteFrom.bind(this)
+  }
+
+  get disk(): VirtioBacking {
+    return this.#disk
   }
 
   get size(): number {

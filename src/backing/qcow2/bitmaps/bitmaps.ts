@@ -54,6 +54,7 @@ export interface BitmapActions {
   clear(name: string): void | Promise<void>
   enable(name: string): void | Promise<void>
   disable(name: string): void | Promise<void>
+  merge(name: string, from: string): void | Promise<void>
   changed(name: string, offset?: number, length?: number): Iterable<ChangedRange> | Promise<Iterable<ChangedRange>>
 }
 
