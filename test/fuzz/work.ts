@@ -23,17 +23,24 @@ const mode = values.mode === "clean" || values.mode === "faults" ? values.mode :
 console.log(`work on images: seed ${first}, ${milliseconds / 1000} seconds`)
 
 let [steps, faults, seed] = [0, 0, first]
+let slowest = { milliseconds: 0, seed }
 process.on("unhandledRejection", failed)
 for (; performance.now() < end && seed < first + Number(values.rounds); seed++) {
+  const start = performance.now()
   try {
     const done = await workRound({ seed, mode, qemu: Number(values.qemu) })
     steps += done.steps
     faults += done.faults
+    const milliseconds = performance.now() - start
+    if (milliseconds > slowest.milliseconds) slowest = { milliseconds, seed }
   } catch (error) {
     failed(error)
   }
 }
-console.log(`work on images: seeds ${first} to ${seed - 1}, ${steps} steps, ${faults} injected errors: nothing wrong, nothing lost`)
+const worst = `slowest ${slowest.milliseconds.toFixed(0)} ms (seed ${slowest.seed})`
+console.log(
+  `work on images: seeds ${first} to ${seed - 1}, ${steps} steps, ${faults} injected errors, ${worst}: nothing wrong, nothing lost`,
+)
 
 function failed(error: unknown): never {
   console.error(`work on images failed: --seed ${seed} --rounds 1: ${error instanceof Error ? error.stack : String(error)}`)

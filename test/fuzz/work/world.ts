@@ -153,9 +153,11 @@ export class World {
     if (found === undefined) throw new Error(`layer "${name}" is not in the chain`)
     if (layer.format === "raw") return new RawBacking(found.image)
     const { data } = found
-    const { writable: _, ...options } = opening
+    const { writable: [top], cacheSize, overlapCheck, discardNoUnref = false } = opening
     return openInMemory(found.image, {
-      ...options, cipher: layer.cipher, openBacking: (reference) => this.#open(reference.name, opening, files),
+      ...(cacheSize === undefined ? {} : { cacheSize }), ...(overlapCheck === undefined ? {} : { overlapCheck }),
+      discardNoUnref: discardNoUnref && name === top, cipher: layer.cipher,
+      openBacking: (reference) => this.#open(reference.name, opening, files),
       ...(data === undefined ? {} : { openDataFile: () => data }),
     })
   }
