@@ -191,7 +191,7 @@ export class BitmapStore {
    */
   store(parts: StoringParts): void {
     const changed = this.list.filter((bitmap) => bitmap.isUsable && bitmap.isChanged)
-    const hasMarks = this.list.some((bitmap) => bitmap.flags !== bitmap.storedFlags)
+    const hasMarks = this.list.some((bitmap) => bitmap.flags !== bitmap.storedFlags || !bitmap.areFlagsSure)
     if (changed.length === 0 && !hasMarks && !this.#isRebuilt) return
     this.#flag(changed)
     for (const bitmap of changed) bitmap.storePages(parts)
@@ -236,11 +236,12 @@ export class BitmapStore {
     const stored: (() => void)[] = []
     for (const bitmap of bitmaps) {
       const flags = flagsOf(bitmap)
-      if (bitmap.entryOffset === undefined || flags === bitmap.storedFlags) continue
+      if (bitmap.entryOffset === undefined || (flags === bitmap.storedFlags && bitmap.areFlagsSure)) continue
       const word = new Uint8Array(4)
       viewOf(word).setUint32(0, flags)
+      bitmap.areFlagsSure = false
       this.#file.write(word, bitmap.entryOffset + DIRECTORY_FIELD.FLAGS)
-      stored.push(() => (bitmap.storedFlags = flags))
+      stored.push(() => bitmap.flagsStored(flags))
     }
     if (stored.length === 0) return
     this.#file.sync()
@@ -275,7 +276,7 @@ export class BitmapStore {
     let at = offset
     for (const bitmap of this.list) {
       bitmap.entryOffset = at
-      bitmap.storedFlags = bitmap.flags
+      bitmap.flagsStored(bitmap.flags)
       at += encodeDirectory([bitmap.entry]).length
     }
   }

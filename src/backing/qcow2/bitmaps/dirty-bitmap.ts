@@ -31,8 +31,10 @@ export class DirtyBitmap {
   isEnabled: boolean
   /** Byte of the file where its directory entry begins; undefined for one that is in no directory yet. */
   entryOffset: number | undefined
-  /** The flags in that entry. */
+  /** The flags in that entry, as far as is known. */
   storedFlags: number
+  /** False: they have been written, and may not have reached the file, or they may. */
+  areFlagsSure = true
   tableOffset: number
   tableEntries: number
   /** Clusters that nothing refers to once the directory is stored, in runs. */
@@ -76,6 +78,12 @@ export class DirtyBitmap {
   /** Differs from what the file has. */
   get isChanged(): boolean {
     return this.#isTableDirty || this.#fresh.size > 0
+  }
+
+  /** The entry has these flags, on stable storage. */
+  flagsStored(flags: number): void {
+    this.storedFlags = flags
+    this.areFlagsSure = true
   }
 
   /** The flags as they are to be stored. */

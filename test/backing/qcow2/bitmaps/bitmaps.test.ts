@@ -423,6 +423,28 @@ describe("opening an image that has them", () => {
     })
   }
 
+  it.each(["write", "sync"] as const)("QC-BMP-09 QC-BMP-12 a %s that fails while the size changes costs no bitmap its consistency", (call) => {
+    for (let at = 1; at <= 12; at++) {
+      const kept = new Kept()
+      kept.use(({ bitmaps }) => {
+        bitmaps.add("on")
+        bitmaps.add("off", { isEnabled: false })
+      })
+      const failing = new FailingFile(kept.file)
+      const image = openQcow2(failing)
+      failing.plan = { at, code: "io", calls: [call], duration: "once" }
+      try {
+        image.resize(512 * K)
+      } catch (error) {
+        if (!(error instanceof BackingError)) throw error
+      }
+      failing.plan = undefined
+      image.close()
+      kept.file = kept.file.clone()
+      kept.use(({ bitmaps }) => expect(bitmaps.list().map(({ isConsistent }) => isConsistent), `call ${at}`).toEqual([true, true]))
+    }
+  })
+
   it("QC-BMP-10 QC-BMP-12 going back to a snapshot changes all of the disk, its size included", () => {
     const kept = withOne({ clusterSize: 512 })
     kept.use((image) => {
