@@ -1,4 +1,5 @@
 /** Long work on an image: stream, while guest and host go on; rebase and commit, which want that nobody changes anything meanwhile. */
+import type { OpenedDisk } from "../../../src/backing/open-disk.ts"
 import { commitLayers } from "../../../src/backing/operations/commit.ts"
 import type { OperationOptions } from "../../../src/backing/operations/operation.ts"
 import { rebaseLayers } from "../../../src/backing/operations/rebase.ts"
@@ -80,7 +81,7 @@ function anybody(run: Run): () => Action {
 
 /** Pulls what is behind the image into it, over one of the layers or over none. */
 export async function stream(run: Run): Promise<void> {
-  const { rng, opened } = run
+  const { rng } = run
   if (run.chain.length < 2) return
   const at = rng.chance(0.5) ? rng.between(1, run.chain.length - 1) : undefined
   const base = at === undefined ? undefined : run.chain[at]
@@ -90,7 +91,7 @@ export async function stream(run: Run): Promise<void> {
     let time = 0
     const isDone = await alongside(run, draw, ({ progress, signal, others }) => {
       const clock = { now: () => time, sleep: async (ms: number) => (time += ms, others()) }
-      return streamDisk(opened.disk, {
+      return streamDisk(run.guest as OpenedDisk, {
         ...(base === undefined ? {} : { base }),
         ...(rng.chance(0.5) ? { rate: 1 << 20, clock } : {}),
         progress,
