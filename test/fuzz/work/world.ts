@@ -52,6 +52,8 @@ export interface Opened {
   perform<T>(kind: "reads" | "changes", work: () => T): T | Promise<T>
 }
 
+const LONG = 300_000
+
 interface OpenFiles {
   readonly image: ImageFile
   readonly data: ImageFile | undefined
@@ -104,8 +106,10 @@ export class World {
   /** As `openNow`; the top's files answer later, and some of the others. */
   async openLate(name: string, opening: Opening, rng: Rng): Promise<Opened> {
     const { files, written, read } = this.#prepare(name, opening)
-    const pageSize = rng.pick([512, 4096, 65_536])
-    const sizes = { pageSize, cacheSize: pageSize * rng.pick([1, 6, 100]), logSize: rng.pick([1, 20_000, 1 << 20]) }
+    // A long file in small pages takes a minute.
+    const isLong = this.layer(name).file.size() > LONG
+    const pageSize = rng.pick(isLong ? [16_384, 65_536] : [512, 4096, 65_536])
+    const sizes = { pageSize, cacheSize: pageSize * rng.pick(isLong ? [6, 100] : [1, 6, 100]), logSize: rng.pick([1, 20_000, 1 << 20]) }
     const owned: OwnedFile[] = []
     const later = async (file: ImageFile): Promise<PagedFile> => {
       const paged = await PagedFile.open(new LateFile(file, rng), sizes)
