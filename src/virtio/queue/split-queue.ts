@@ -218,9 +218,9 @@ export class SplitQueue implements Ring, SplitRows {
     const now = (this.#usedIdx + 1) & 0xffff
     used.setUint32(at, head, true)
     used.setUint32((at + 4) >>> 0, length, true)
-    this.#usedIdx = now
-    this.#publishedIdx = now
+    this.#usedIdx = this.#publishedIdx = now
     this.inFlight--
+    this.#storedEvent = -1
     if (this.#hasEventIdx) used.setUint16(this.#availEventAt, lastAvail, true)
     // In shared RAM all that came before is visible before this store; avail.idx is read after it, and the driver's flags or event index
     // after that ([VIRTIO] 2.7.8.2, 2.7.7.2).

@@ -228,6 +228,26 @@ describe("available buffer notifications", () => {
       }
     })
 
+    it("VQ-29 avail_event is stored for a request that the disk answers later, whatever was stored 65536 requests before", async () => {
+      const disk = { asynchronous: false, size: 512, readOnly: false, close() {}, pread, preadInto: pread, pwrite() {}, pwriteFrom() {} }
+      function pread(): void {
+        return disk.asynchronous ? (Promise.resolve() as unknown as void) : undefined
+      }
+      const one = new RingGuest({ backing: disk, features: [F.INDIRECT_DESC, F.EVENT_IDX], ...SHARED })
+      const head = one.chain(one.place({ type: T.IN, in: 512 }).pieces, { indirect: true })
+      batch(one, head, 1)
+      disk.asynchronous = true
+      batch(one, head, 1)
+      await settled()
+      disk.asynchronous = false
+      for (let count = 0; count < 65535; count++) batch(one, head, 1)
+      expect([one.ring.availIdx, one.usedIdx(), one.ring.availEvent]).toEqual([1, 1, 1])
+      disk.asynchronous = true
+      batch(one, head, 1)
+      expect(one.ring.availEvent).toBe(2)
+      await settled()
+    })
+
     it("VQ-20 VQ-31 BLK-12 the order of stores: data, status, used element, used.idx; only then is the driver's wish read", () => {
       for (const features of [[F.INDIRECT_DESC], [F.INDIRECT_DESC, F.EVENT_IDX]]) {
         const trace: string[] = []
