@@ -83,9 +83,13 @@ export class PackedDescriptors {
 
   /** Whether the driver has made the next descriptor available. In shared RAM nothing that follows is read before. */
   get isAvailable(): boolean {
-    const { slot } = this
-    const flags = this.words === undefined ? this.#view.getUint16(DESC_SIZE * slot + 14, true) : Atomics.load(this.words, 8 * slot + 7)
+    const flags = this.words === undefined ? this.#view.getUint16((this.slot << 4) + 14, true) : this.#sharedFlags(this.words)
     return (flags & MARKS) === this.marks
+  }
+
+  /** Apart from `isAvailable`, which V8 inlines then. */
+  #sharedFlags(words: Uint16Array): number {
+    return Atomics.load(words, 8 * this.slot + 7)
   }
 
   /** Where the next chain begins, as events name it: the slot in bits 0 to 14, the wrap counter in bit 15. */

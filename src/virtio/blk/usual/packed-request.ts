@@ -25,7 +25,10 @@ const PIECES = 3
 const MOST_MORE = MOST_SEGMENTS - 1
 const DATA_WRITABLE = NEXT | WRITE
 
-/** Takes usual requests from `ring`, of which none is in flight, up to the first that is another, or `most`. As `takeSplit`. */
+/**
+ * Takes usual requests from `ring`, of which none is in flight, up to the first that is another, or `most`. As `takeSplit`. `Ring.look` has
+ * just seen the first, if there is one.
+ */
 export function takePacked(requests: UsualRequests, ring: PackedRows, limits: RequestLimits, most: number): void {
   const { descriptors, size } = ring
   const { region, indirect, words } = descriptors
@@ -53,8 +56,9 @@ export function takePacked(requests: UsualRequests, ring: PackedRows, limits: Re
   let slots = 0
   let isDrained = false
   taking: for (; taken < most && bytes < BATCH_BYTES && !stretches.isFull; taken++) {
-    // In shared RAM nothing that follows is read before.
-    const flags = words === undefined ? data.getUint16((at + 14) >>> 0, true) : Atomics.load(words, ((at - ringAt) >>> 1) + 7)
+    let flags = data.getUint16((at + 14) >>> 0, true)
+    // In shared RAM what is there is read again, so that nothing that follows is read before it; `look` has done that for the first one.
+    if (words !== undefined && taken > 0 && (flags & MARKS) === marks) flags = Atomics.load(words, ((at - ringAt) >>> 1) + 7)
     if ((flags & MARKS) !== marks) {
       isDrained = true
       break
