@@ -6,7 +6,7 @@ import { VirtioBlk } from "../../virtio/blk/device.ts"
 import { VirtioPciFunction, type VirtioPciInterface } from "../../virtio/pci/pci-transport.ts"
 import { type V86Device, V86Host } from "./host.ts"
 import { V86Memory } from "./memory.ts"
-import type { V86Cpu, V86Saver } from "./v86.ts"
+import { checkMachine, type V86Cpu, type V86Saver } from "./v86.ts"
 
 /** What we use of v86's `V86` object. */
 export interface V86Emulator extends V86Saver {
@@ -162,11 +162,16 @@ interface Place {
 }
 
 function findPlace(emulator: V86Emulator, cpu: V86Cpu, options: V86DiskOptions): Place {
-  const host = hosts.get(emulator) ?? new V86Host(cpu, emulator)
+  const host = hosts.get(emulator) ?? hostOf(emulator, cpu)
   hosts.set(emulator, host)
   const slot = options.slot ?? SLOTS.find((candidate) => !host.occupied(candidate))
   if (slot === undefined) throw new Error("no PCI slot of the v86 machine is free")
   return { host, cpu, slot }
+}
+
+function hostOf(emulator: V86Emulator, cpu: V86Cpu): V86Host {
+  checkMachine(cpu)
+  return new V86Host(cpu, emulator)
 }
 
 function hostedDisk(device: VirtioBlk, place: Place, options: V86DiskOptions & { readonly removed: () => void }): V86Device {
@@ -200,7 +205,7 @@ function hostedDisk(device: VirtioBlk, place: Place, options: V86DiskOptions & {
 /** The machine, once `emulator-ready` has been sent. */
 function machineOf(emulator: unknown): V86Cpu | undefined {
   const cpu = (emulator as { readonly v86?: { readonly cpu?: V86Cpu } }).v86?.cpu
-  return cpu?.devices?.pci === undefined ? undefined : cpu
+  return cpu?.devices?.pci === undefined || cpu.devices.pci === null ? undefined : cpu
 }
 
 function readyMachine(emulator: unknown): V86Cpu {

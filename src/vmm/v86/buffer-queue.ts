@@ -151,10 +151,19 @@ export class BufferQueue {
     for (const { answer, isCancelled } of batch) if (!isCancelled()) answer?.()
   }
 
-  /** @throws on what is no `BackingError`, once the guest has its answer: somebody's bug */
+  /** @throws on what is somebody's bug, once the guest has its answer: what is no `BackingError`, and what `onError` throws */
   #failed(batch: readonly BufferRequest[], error: unknown): void {
     this.#lastError = error
-    this.#options.onError(error)
+    try {
+      this.#options.onError(error)
+    } finally {
+      this.#settle(batch)
+    }
+    if (!(error instanceof BackingError)) throw error
+  }
+
+  /** Tells the guest of the failed `batch`, or keeps what it cannot be told of. */
+  #settle(batch: readonly BufferRequest[]): void {
     const wasTold = (request: BufferRequest): boolean => request.answer !== undefined && !request.isCancelled() && request.fail()
     const held = batch.filter((request) => !wasTold(request) && request.kind === "write")
     this.#remove(batch.filter((request) => !held.includes(request)))
@@ -165,7 +174,6 @@ export class BufferQueue {
       this.#remove(reads)
       for (const read of reads) wasTold(read)
     }
-    if (!(error instanceof BackingError)) throw error
   }
 
   #remove(requests: readonly BufferRequest[]): void {

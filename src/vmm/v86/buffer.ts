@@ -137,9 +137,8 @@ class BackingBuffer implements V86Buffer {
   set(start: number, bytes: Uint8Array, done: () => void): void {
     const refusal = this.#refusalOfWrite(start, bytes.length)
     if (refusal !== undefined) {
-      this.#tell(refusal)
       if (!this.#failCommand("write") && refusal.code === "io") this.#lost = refusal
-      return
+      return this.#tell(refusal)
     }
     const write: BufferRequest = {
       kind: "write", start, bytes: bytes.slice(), // v86 uses the array for its next command
@@ -178,9 +177,8 @@ class BackingBuffer implements V86Buffer {
   #read({ start, length, done, ...rest }: ReadCommand): void {
     const refusal = this.#refusalOfRead(start, length)
     if (refusal !== undefined) {
-      this.#tell(refusal)
       rest.fail()
-      return
+      return this.#tell(refusal)
     }
     const bytes = new Uint8Array(length)
     const wanted = bytes.subarray(0, Math.min(length, this.byteLength - start))
@@ -205,6 +203,7 @@ class BackingBuffer implements V86Buffer {
     return refusal(() => checkRange(this.byteLength, start, length))
   }
 
+  /** The last thing that is done about an error: `onError` may throw. */
   #tell(error: unknown): void {
     this.lastError = error
     this.#options.onError?.(error)

@@ -51,3 +51,28 @@ export interface V86Saver {
   save_state(): Promise<ArrayBuffer>
   restore_state(state: ArrayBuffer): Promise<void>
 }
+
+/** Members of `V86Cpu`, by what they are. Buses and ports are objects, or arrays. */
+const MEMBERS: readonly (readonly [path: string, type: "object" | "function" | "number"])[] = [
+  ["devices.pci", "object"], ["io.ports", "object"], ["wasm_memory.buffer", "object"], ["mem8.byteOffset", "number"],
+  ["mem8.length", "number"],
+  ...(["pci_addr32", "devices", "device_spaces", "isa_bridge_space8"] as const).map((name) => [`devices.pci.${name}`, "object"] as const),
+  ...(["register_device", "raise_irq", "lower_irq", "get_state", "set_state"] as const).map(
+    (name) => [`devices.pci.${name}`, "function"] as const,
+  ),
+  ["jit_dirty_cache", "function"], ["device_raise_irq", "function"], ["device_lower_irq", "function"], ["reboot_internal", "function"],
+]
+
+/** @throws Error for a machine of a build that is put together in another way, which would fail anywhere later */
+export function checkMachine(cpu: object): void {
+  for (const [path, type] of MEMBERS) {
+    const found = path.split(".").reduce<unknown>((value, name) => (isObject(value) ? Reflect.get(value, name) : undefined), cpu)
+    if (type === "object" ? isObject(found) : typeof found === type) continue
+    const what = `emulator.v86.cpu.${path} is not ${type === "object" ? "an" : "a"} ${type}`
+    throw new Error(`attachToV86: ${what}: this is not v86 0.5.462, nor a build that has the same members`)
+  }
+}
+
+function isObject(value: unknown): value is object {
+  return typeof value === "object" && value !== null
+}

@@ -42,6 +42,24 @@ describe("a disk in v86", () => {
     expect(disk.device.statistics.write.requests).toBe(1)
   })
 
+  it.each([
+    "devices.pci.devices", "devices.pci.raise_irq", "devices.pci.get_state", "io.ports", "mem8", "wasm_memory", "jit_dirty_cache",
+    "device_raise_irq", "reboot_internal",
+  ])("a machine without %s, of another build of v86, is refused by name, and left as it is", (path) => {
+    const vm = new FakeV86()
+    vm.start()
+    const { cpu } = vm.v86 as { readonly cpu: { readonly devices: { readonly pci: Record<string, unknown> } } }
+    const names = path.split(".")
+    const last = names.pop() ?? ""
+    const owner = names.reduce<object>((value, name) => Reflect.get(value, name) as object, cpu)
+    Object.defineProperty(owner, last, { value: undefined })
+    const before = { ...cpu.devices.pci }
+    expect(() => attachToV86(vm, new MemoryBacking({ size: SIZE }))).toThrow(
+      new RegExp(`^attachToV86: emulator\\.v86\\.cpu\\.${path.replaceAll(".", "\\.")}.* is not an? .*: this is not v86 0\\.5\\.462`),
+    )
+    expect(cpu.devices.pci).toEqual(before)
+  })
+
   it("takes readOnly and onError: the guest finds a read-only disk, and the program hears of a failure of the backing", async () => {
     const failures: unknown[] = []
     const backing = new MemoryBacking({ size: SIZE })

@@ -96,6 +96,54 @@ function setUp<T extends VirtioBacking>(disk: T, options: { readonly place?: "hd
 
 const failure = new BackingError("io", "the disk is broken")
 
+describe("onError that throws", () => {
+  const bug = new Error("injected: a bug in onError")
+
+  function throwing(backing: VirtioBacking): FakeDrive {
+    const buffer: V86Buffer = v86Buffer(backing, {
+      emulator: () => emulator,
+      onError: () => {
+        throw bug
+      },
+    })
+    const emulator: FakeEmulator = new FakeEmulator(buffer)
+    return emulator.drive
+  }
+
+  it("reaches whoever called, once the guest has been told, of a disk that answers at once and of a command that cannot be", () => {
+    const disk = new LoggedDisk()
+    disk.failures.set("read", failure)
+    for (const start of [0, SIZE]) {
+      const drive = throwing(disk)
+      expect(() => drive.readDma(start, 512)).toThrow(bug)
+      expect([start, drive.status_reg, drive.error_reg, drive.interrupts]).toEqual([start, 0x41, 0x40, 1])
+    }
+    expect(disk.log).toEqual(["read 0"])
+  })
+
+  it("does not have a disk that answers later called again", async () => {
+    const listeners = process.listeners("unhandledRejection")
+    const rejections: unknown[] = []
+    const note = (reason: unknown) => void rejections.push(reason)
+    process.removeAllListeners("unhandledRejection")
+    process.on("unhandledRejection", note)
+    try {
+      let calls = 0
+      const drive = throwing({
+        size: SIZE, readOnly: false, asynchronous: true, close() {}, pwrite() {},
+        // It ends, if it is called without end.
+        pread: () => (++calls < 100 ? Promise.reject(failure) : Promise.resolve()),
+      })
+      drive.readDma(0, 512)
+      for (let turn = 0; turn < 5; turn++) await new Promise((resolve) => setImmediate(resolve))
+      expect([calls, rejections, drive.status_reg, drive.interrupts]).toEqual([1, [bug], 0x41, 1])
+    } finally {
+      process.off("unhandledRejection", note)
+      for (const listener of listeners) process.on("unhandledRejection", listener)
+    }
+  })
+})
+
 describe("a synchronous disk", () => {
   it("is loaded with its first sector at hand, where v86 looks for the disk's geometry", async () => {
     const { disk, buffer } = setUp(new LoggedDisk())
