@@ -211,6 +211,38 @@ describe("a memory of the embedder's own, of several regions", () => {
     return { backing, device, guest, ring, limit }
   }
 
+  it("a look for a region resets the device while a request is taken: no call is made, and nothing stored", () => {
+    const vm = new Machine({ ramSize: PAGES * PAGE })
+    const whole = new RamRegion(0, vm.ram)
+    let looked = (): void => {}
+    const memory: GuestMemory = {
+      generation: 0,
+      region(address) {
+        looked()
+        return address < vm.ram.length ? whole : undefined
+      },
+    }
+    const disk = new FakeDisk({ size: 64 * SECTOR })
+    const { slot } = vm.plug(undefined, ({ interrupts }) => new VirtioPciFunction(new VirtioBlk(disk), { memory, interrupts }))
+    const guest = new ModernGuest(vm, slot)
+    const ring = new Ring(vm)
+    guest.start([ring])
+    const request = ring.prepare(T.IN, 5, SECTOR)
+    ring.publish(0)
+    guest.kick()
+    expect([ring.status(request), ring.usedIdx, disk.log.splice(0).length]).toEqual([0, 1, 1])
+    // A flag that means nothing: it is not usual, and is walked.
+    const next = ring.prepare(T.IN, 6, SECTOR)
+    ring.describe(0, next.header, 16, NEXT | 8, 1)
+    looked = () => {
+      looked = () => {}
+      guest.status = 0
+    }
+    ring.publish(0)
+    guest.kick()
+    expect([ring.status(next), ring.usedIdx, disk.log.length]).toEqual([UNTOUCHED, 1, 0])
+  })
+
   /** A write of two sectors at sector 5: one of 0x11 from `first`, one of 0x22 from the low region. */
   function write(guest: ModernGuest, ring: Ring, first: number): void {
     const request = ring.prepare(T.OUT, 5, SECTOR)

@@ -194,7 +194,10 @@ export class UsualServer {
     if (!isSurprise) habit.forget()
     if (requests.isWhole) return
     if (habit.way !== APART && this.#mayServeRows()) {
+      const { changes } = this.#device
       walked.take(requests, ring, this.#disk, most)
+      // The walk asks `GuestMemory.region`, which is the embedder's: the batch looks whether its ring is still the queue's.
+      if (this.#device.changes !== changes) requests.isWhole = false
       turn.spend(DESCRIPTOR * walked.descriptors, 0)
     }
     if (isSurprise) habit.surprise(requests.count > 0 ? WALKED : APART)
