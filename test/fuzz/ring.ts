@@ -90,7 +90,7 @@ function ringRounds(seed: number): void {
 
 async function registerRounds(seed: number): Promise<void> {
   for (let device = seed; device < seed + registers; device++) {
-    const repeat = `--rounds 0 --lives 0 --registers 1 --seed ${device}`
+    const repeat = `--rounds 0 --lives 0 --states 0 --registers 1 --seed ${device}`
     for (const one of [new MmioRegisterFuzzer(new Rng(device), device % 2 === 0 ? 2 : 1), new PciRegisterFuzzer(new Rng(device))]) {
       await one.run(ACCESSES).catch((error: unknown) => fail(`registers of a ${one.constructor.name} (${repeat})`, error))
       add(one.counts)
@@ -105,9 +105,10 @@ async function stateRounds(seed: number): Promise<void> {
   const one = new StateFuzzer(new Rng(seed))
   await one.prepare()
   for (let round = 0; round < states; round++) {
-    await one.round().catch((error: unknown) => fail(`state ${round} of seed ${seed}`, error))
+    const name = `state ${round} (--rounds 0 --lives 0 --registers 0 --states ${round + 1} --seed ${seed})`
+    await one.round().catch((error: unknown) => fail(name, error))
     if (round === WARM_LIVES) one.longestHold = 0
-    if (one.longestHold > RESTORE_MS) fail(`state ${round} of seed ${seed}`, `it held the thread for ${one.longestHold.toFixed(0)} ms`)
+    if (one.longestHold > RESTORE_MS) fail(name, `it held the thread for ${one.longestHold.toFixed(0)} ms`)
   }
   longest = Math.max(longest, one.longestHold)
   add(one.counts)
@@ -117,7 +118,7 @@ async function liveRounds(seed: number): Promise<void> {
   let heap = 0
   for (let life = 0; life < lives; life++) {
     const one = new LivesFuzzer(new Rng(seed + life))
-    await one.run().catch((error: unknown) => fail(`life ${life} (--rounds 0 --registers 0 --lives 1 --seed ${seed + life})`, error))
+    await one.run().catch((error: unknown) => fail(`life ${life} (--rounds 0 --registers 0 --states 0 --lives 1 --seed ${seed + life})`, error))
     add(one.counts)
     if (life >= WARM_LIVES) longest = Math.max(longest, one.longestHold)
     if (life === WARM_LIVES) heap = heapBytes()
