@@ -4,7 +4,7 @@
  */
 import type { VirtioBacking } from "../../../backing/backing.ts"
 import type { VirtioDevice } from "../../device.ts"
-import { INTERRUPT_WANTED, type Ring, type SplitRows, type TakenChain } from "../../queue/ring.ts"
+import { INTERRUPT_WANTED, type Ring, type TakenChain } from "../../queue/ring.ts"
 import type { Virtqueue } from "../../virtqueue.ts"
 import type { Shortcut } from "../../work.ts"
 import { refusePromise } from "../answers.ts"
@@ -54,7 +54,7 @@ export class UsualKick implements Shortcut {
   readonly queue: Virtqueue
   readonly ring: Ring
   readonly request = new SingleRequest()
-  /** Of the guest memory in which the request lies. */
+  /** Of the guest memory in which the request lies that is given up. */
   generation = -1
   readonly #parts: UsualKickParts
   // Of the parts, to be found at once:
@@ -85,52 +85,50 @@ export class UsualKick implements Shortcut {
   }
 
   serve(): boolean {
+    const { ring, request } = this
     const device = this.#device
     const backing = this.#backing
-    const { ring, request } = this
-    const { changes, memory, inFlight } = device
-    if (this.#usualAt !== changes || backing === undefined || backing !== this.#executor.backing) return false
-    // What is asked each time, for nobody tells of it.
-    if (backing.asynchronous === true || memory.written !== undefined || memory.generation !== ring.generation) return false
-    if (inFlight.oldChanges !== 0 || inFlight.full) return false
-    const rows = ring.splitRows
-    if (rows === undefined) return false
-    const waiting = rows.countWaiting()
-    if (waiting !== 1) return waiting === 0
-    return request.take(rows, this.#disk) && this.#act(backing, rows)
-  }
-
-  /** Makes the call for the request that has been taken, and completes it. Returns false when there is more to do. */
-  #act(backing: DirectBacking, rows: SplitRows): boolean {
-    const { ring, request } = this
-    const device = this.#device
     const { changes, memory } = device
-    const { generation } = ring
-    this.generation = generation
-    const { type, sector, offset, length, region: { bytes } } = request
+    const { generation, splitRows } = ring
+    if (backing === undefined || splitRows === undefined || memory.generation !== generation || !this.#isUsual(backing)) return false
+    const waiting = splitRows.countWaiting()
+    if (waiting !== 1) return waiting === 0
+    if (!request.take(splitRows, this.#disk)) return false
+    const { type, sector, offset, length } = request
     const call = this.#call
     // A store of an object costs several of a number.
     if (call.kick !== this) call.kick = this
     call.isRunning = true
     try {
+      const { bytes } = request.region
       const answer: unknown = type === IN
         ? backing.preadInto(bytes, offset, length, sector * SECTOR)
         : backing.pwriteFrom(bytes, offset, length, sector * SECTOR)
       if (answer !== undefined) refusePromise(answer, type === IN ? "preadInto" : "pwriteFrom")
     } catch (error) {
-      call.isRunning = false
-      this.#parts.takeOver(this, { error })
-      return false
+      return this.#giveUp(generation, { error })
     }
+    if (device.changes !== changes || memory.generation !== generation) return this.#giveUp(generation, undefined)
     call.isRunning = false
-    if (device.changes !== changes || memory.generation !== generation) {
-      this.#parts.takeOver(this, undefined)
-      return false
-    }
-    const next = this.#completion.completeSingle(rows, request)
+    const next = this.#completion.completeSingle(splitRows, request)
     if ((next & INTERRUPT) === 0) return next === 0
     // It may do anything: make a request available, replace the memory.
     device.signals?.queueInterrupt(this.queue.index)
-    return next === INTERRUPT && memory.generation === generation && rows.countWaiting() === 0
+    return next === INTERRUPT && memory.generation === generation && splitRows.countWaiting() === 0
+  }
+
+  /** Nothing has changed since `arm`, nor what nobody tells of. */
+  #isUsual(backing: DirectBacking): boolean {
+    const { changes, memory, inFlight } = this.#device
+    if (this.#usualAt !== changes || backing !== this.#executor.backing || backing.asynchronous === true) return false
+    return memory.written === undefined && inFlight.oldChanges === 0 && !inFlight.full
+  }
+
+  /** The request, whose call has been made, goes on otherwise. `generation`: of the guest memory in which it lies. */
+  #giveUp(generation: number, failure: { readonly error: unknown } | undefined): false {
+    this.generation = generation
+    this.#call.isRunning = false
+    this.#parts.takeOver(this, failure)
+    return false
   }
 }
