@@ -118,7 +118,9 @@ async function liveRounds(seed: number): Promise<void> {
   let heap = 0
   for (let life = 0; life < lives; life++) {
     const one = new LivesFuzzer(new Rng(seed + life))
-    await one.run().catch((error: unknown) => fail(`life ${life} (--rounds 0 --registers 0 --states 0 --lives 1 --seed ${seed + life})`, error))
+    await one.run().catch(
+      (error: unknown) => fail(`life ${life} (--rounds 0 --registers 0 --states 0 --lives 1 --seed ${seed + life})`, error),
+    )
     add(one.counts)
     if (life >= WARM_LIVES) longest = Math.max(longest, one.longestHold)
     if (life === WARM_LIVES) heap = heapBytes()
