@@ -423,7 +423,9 @@ describe("opening an image that has them", () => {
     })
   }
 
-  it.each(["write", "sync"] as const)("QC-BMP-09 QC-BMP-12 a %s that fails while the size changes costs no bitmap its consistency", (call) => {
+  it.each([
+    "write", "sync",
+  ] as const)("QC-BMP-09 QC-BMP-12 a %s that fails while the size changes costs no bitmap its consistency", (call) => {
     for (let at = 1; at <= 12; at++) {
       const kept = new Kept()
       kept.use(({ bitmaps }) => {
