@@ -87,7 +87,9 @@ export function* resize(run: Run): Action {
     [...(isOld ? (["unsupported"] as const) : []), ...(hides ? (["invalid-argument"] as const) : [])],
   )
   // A cut that fails at its end has happened.
-  if (error !== undefined && (size >= before || image.size === before)) return
+  const isDone = error === undefined || (size < before && image.size === size)
+  if (image.size !== (isDone ? size : before)) throw new Error(`a disk of ${before} bytes has ${image.size} after a resize to ${size}`)
+  if (!isDone) return
   expected.replace(expected.resized(size))
 }
 
