@@ -9,11 +9,20 @@ import { settled } from "../../harness/fake-disk.ts"
 import { type GrowingMemory, growingMemory } from "../../harness/growing-memory.ts"
 import { F, T, UP } from "../../harness/words.ts"
 import type { Request } from "../../harness/requests.ts"
+import type { AttachDiskOptions } from "../../../src/vmm/machine.ts"
 import type { Rng } from "../../support/rng.ts"
 
 const SECTORS = 16
 const RAM = 1 << 16
 const RING = 16
+
+/** What the guests of a round have in common. */
+interface Life {
+  readonly eventIdx: boolean
+  readonly inOrder: boolean
+  /** Where the indices of the ring begin. */
+  readonly position: number
+}
 
 /** A step, of either guest. */
 type Step = (side: Side) => void | Promise<void>
@@ -32,18 +41,35 @@ class Side {
   fails = false
   readonly #isDirect: boolean
 
-  constructor(isDirect: boolean, eventIdx: boolean) {
+  constructor(isDirect: boolean, { eventIdx, inOrder, position }: Life) {
     this.#isDirect = isDirect
-    const features = [F.INDIRECT_DESC, F.FLUSH, F.CONFIG_WCE, ...(eventIdx ? [F.EVENT_IDX] : [])]
+    const features = [F.INDIRECT_DESC, F.FLUSH, F.CONFIG_WCE, F.IN_ORDER, ...(eventIdx ? [F.EVENT_IDX] : [])]
     this.memory = growingMemory(RAM)
     const machine = { memory: this.memory }
-    this.guest = new RingGuest({ backing: this.backing(), features, ringSize: RING, machine, packed: false })
+    const disk: AttachDiskOptions = { withFeatures: inOrder ? ["IN_ORDER"] : [] }
+    this.guest = new RingGuest({ backing: this.backing(), features, ringSize: RING, machine, disk, packed: false })
+    this.#beginAt(position)
     this.guest.machine.interrupts.subscribe((change) => {
       this.log.push(JSON.stringify(change))
       const { onInterrupt } = this
       this.onInterrupt = undefined
       void onInterrupt?.(this)
     })
+  }
+
+  save(): void {
+    this.log.push(JSON.stringify(this.guest.disk.device.virtio.saveState({ inFlight: "again" })))
+  }
+
+  /** The ring has come so far already. */
+  #beginAt(position: number): void {
+    const { ring, data, disk: { device } } = this.guest
+    data.setUint16(ring.avail + 2, position, true)
+    data.setUint16(ring.used + 2, position, true)
+    ring.lastUsed = position
+    const state = device.virtio.saveState()
+    device.virtio.restoreState({ ...state, queues: state.queues.map((queue) => ({ ...queue, position })) })
+    device.resume()
   }
 
   backing(): VirtioBacking {
@@ -108,8 +134,8 @@ export class KickFuzzer {
   /** One life of the two guests. @throws Error where they differ */
   async round(): Promise<void> {
     const rng = this.#rng
-    const eventIdx = rng.chance(0.7)
-    const sides = [new Side(true, eventIdx), new Side(false, eventIdx)] as const
+    const life: Life = { eventIdx: rng.chance(0.7), inOrder: rng.chance(0.3), position: rng.pick([0, 65536 - rng.below(20)]) & 0xffff }
+    const sides = [new Side(true, life), new Side(false, life)] as const
     const names: string[] = []
     for (let count = 30; count > 0; count--) {
       const [name, step] = this.#step()
@@ -125,6 +151,8 @@ export class KickFuzzer {
       if (sides[0].guest.status === UP) compare(names, sides, "all")
       for (const side of sides) this.#tidy(side)
     }
+    for (const side of sides) side.save()
+    compare(names, sides, "nothing of avail_event")
   }
 
   /** Whatever the step has left: the device takes requests. */
@@ -188,6 +216,7 @@ export class KickFuzzer {
       ["throttle", ({ guest }) => guest.disk.device.setThrottle(flag ? { requests: 1e9 } : undefined)],
       ["read-only", ({ guest }) => guest.disk.device.setReadOnly(flag).then(() => guest.disk.device.setReadOnly(false))],
       ["another disk", (side) => side.guest.disk.device.changeBacking(side.backing(), { atOnce: flag })],
+      ["a state that is saved", (side) => side.save()],
       ["an exception", () => { throw new Error("of the embedder") }],
       ["queue reset", ({ guest }) => { guest.modern.setQueueRegister(0, 0x3a, 2, 1) }],
     ]
