@@ -20,9 +20,9 @@ const LONG_FUNCTIONS: Readonly<Record<string, string>> = {
   "backing/decompression/inflate/codes.ts inflateCodes": "each symbol runs through it, and its state is in local variables",
   "backing/decompression/zstd/huffman-streams.ts decodeSideBySide": "four streams are decoded by four copies of each line",
   "backing/decompression/zstd/sequences.ts decode": "each sequence runs through it, and its state is in local variables",
-  "virtio/blk/usual/single-request.ts take": "the same of the only request of a kick, which a loop would cost more than to be read",
   "virtio/blk/usual/split-request.ts takeSplit": "each usual request runs through it: the walk again, without what makes that slow",
   "virtio/blk/usual/packed-request.ts takePacked": "as takeSplit, of a packed ring",
+  "virtio/blk/usual/single-request.ts takePacked": "the same of the only request of a kick, which a loop would cost more than to be read",
   "virtio/queue/descriptor-table.ts walk": "each request runs through it, and a call for each descriptor costs more than the rest",
   "virtio/queue/packed-descriptors.ts #walk": "as the walk of a split ring",
 }

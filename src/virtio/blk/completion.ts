@@ -1,7 +1,7 @@
 /** Completion: the only writer of status bytes and used entries. Each request passes here once. */
 import type { GuestMemory } from "../guest-memory.ts"
 import { ROW as ROW_SIZE } from "../queue/chain-rows.ts"
-import type { Ring, SplitRows } from "../queue/ring.ts"
+import type { Ring, SingleRing } from "../queue/ring.ts"
 import { type BlkRequest, isAnswered, storeBytes, storeData } from "./request.ts"
 import { type BlkStatus, ID_SIZE, VIRTIO_BLK_S, VIRTIO_BLK_T } from "./spec.ts"
 import { type BlkStatistics, countsOf, type RequestCounts } from "./statistics.ts"
@@ -45,13 +45,13 @@ export class Completion {
     }
   }
 
-  /** Completes the only request of a kick, which has been done. Returns what `SplitRows.giveBackOnly` does. */
-  completeSingle(ring: SplitRows, { type, length, head, region, status }: SingleRequest): number {
+  /** Completes the only request of a kick, which has been done. Returns what `SingleRing.giveBackOnly` does. */
+  completeSingle(ring: SingleRing, { type, length, head, slots, region, status }: SingleRequest): number {
     region.data.setUint8(status, OK)
     const counts = type === IN ? this.#read : this.#write
     counts.requests++
     counts.bytes += length
-    return ring.giveBackOnly(head, type === IN ? length + 1 : 1)
+    return ring.giveBackOnly(head, type === IN ? length + 1 : 1, slots)
   }
 
   /**

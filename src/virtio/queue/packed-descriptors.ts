@@ -275,3 +275,7 @@ function tooManyBytes(start: number): VirtqueueError {
 function tooLong(start: number, room: number): VirtqueueError {
   return new VirtqueueError(`the chain in slot ${start} does not end within the ${room} descriptors that are not in flight`)
 }
+
+export function ringFull(size: number): VirtqueueError {
+  return new VirtqueueError(`more than ${size} descriptors in flight: the driver reused some that it had not got back`)
+}

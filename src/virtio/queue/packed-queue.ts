@@ -3,22 +3,25 @@
  * of descriptors; a bit that flips with each lap, the wrap counter, tells a descriptor of this lap from one of the lap before.
  */
 import type { GuestMemory } from "../guest-memory.ts"
-import { PVIRTQ_EVENT, RING_EVENT_FLAGS, VIRTQ_DESC_SIZE } from "../spec.ts"
+import { PVIRTQ_EVENT, RING_EVENT_FLAGS } from "../spec.ts"
 import type { SavedChain, SavedRing } from "../state.ts"
 import { HEAD as HEAD_AT, SLOTS as SLOTS_AT, WRITTEN as WRITTEN_AT } from "./chain-rows.ts"
 import type { DescriptorChain } from "./descriptor-chain.ts"
 import { Displaced } from "./displaced.ts"
-import { MARKS, PackedDescriptors } from "./packed-descriptors.ts"
+import { MARKS, PackedDescriptors, ringFull } from "./packed-descriptors.ts"
 import { eventAt, passesEvent } from "./packed-events.ts"
 import { pieceOfRam } from "./ram-pieces.ts"
 import { NO_WORD, ringWordAt } from "./ring-word.ts"
-import type { Changeable, PackedRows, QueueAreas, Ring, RingFeatures, TakenChain } from "./ring.ts"
+import {
+  type Changeable, INTERRUPT_WANTED, MORE_WAIT, type PackedRows, type QueueAreas, type Ring, type RingFeatures, type TakenChain,
+} from "./ring.ts"
+import { announceUsedSlots } from "./used-ring.ts"
 import { hex, VirtqueueError } from "./virtqueue-error.ts"
 
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
 const { ENABLE, DISABLE, DESC, MASK } = RING_EVENT_FLAGS
 const { desc: EVENT, flags: FLAGS, SIZE } = PVIRTQ_EVENT
-const [HEAD, SLOTS, WRITTEN] = [HEAD_AT, SLOTS_AT, WRITTEN_AT] as const
+const [HEAD, SLOTS, WRITTEN, WANTED, MORE] = [HEAD_AT, SLOTS_AT, WRITTEN_AT, INTERRUPT_WANTED, MORE_WAIT] as const
 const NO_VIEW: DataView = new DataView(new ArrayBuffer(SIZE))
 
 /** Slot 0 in a lap with wrap counter 1: where rings begin. */
@@ -50,8 +53,7 @@ export class PackedQueue implements Ring, PackedRows {
   #deviceFlags = NO_WORD
   /** The device's event, if `addUsedRows` has stored it for the next call of `enableKicks`. */
   #storedEvent = -1
-  /** What the device's flags are. */
-  #kicks = -1
+  #kicks = -1 // what the device's flags are
   /** Descriptors taken, given back, and given back when the last interrupt decision was made, since the ring was opened. */
   availPlace: number
   #usedPlace: number
@@ -105,7 +107,7 @@ export class PackedQueue implements Ring, PackedRows {
     }))
     const unpublished = Math.min(this.#usedPlace - this.#publishedPlace, this.size)
     const all = [...chains, ...(this.#chainsToTake?.slice(this.#takenAgain) ?? [])]
-    return { position: this.#usedPosition, heads: [], chains: all, ...(unpublished > 0 && { unpublished }) }
+    return { position: eventAt(this.#usedSlot, this.#usedMarks !== 0), heads: [], chains: all, ...(unpublished > 0 && { unpublished }) }
   }
 
   /** Kicks are wanted. */
@@ -146,6 +148,10 @@ export class PackedQueue implements Ring, PackedRows {
 
   get hasSaved(): boolean {
     return this.#chainsToTake !== undefined
+  }
+
+  countWaiting(): number {
+    return this.descriptors.isAvailable ? 1 : 0
   }
 
   /** There is no index to look at: each chain shows by itself whether it is there. */
@@ -216,6 +222,19 @@ export class PackedQueue implements Ring, PackedRows {
     this.#giveBack(rows[SLOTS] ?? 0)
   }
 
+  giveBackOnly(head: number, length: number, slots: number): number {
+    const { descriptors } = this
+    // The store of the used flags makes it visible in shared RAM: see `addUsedRows`.
+    if (this.#hasEventIdx && this.#kicks === DESC && (!this.#isShared || descriptors.words !== undefined)) {
+      this.#device.setUint16(this.#deviceAt + EVENT, descriptors.event, true)
+    } else this.#askForKicks()
+    this.#storedEvent = -1
+    descriptors.writeUsed(this.#usedSlot, head, length, this.#usedMarks)
+    this.#giveBack(slots)
+    // What the driver says of interrupts is read behind that, and whether another chain is there ([VIRTIO] 2.8.10).
+    return (this.#showUsed() ? WANTED : 0) | (descriptors.isAvailable ? MORE : 0)
+  }
+
   /** So many descriptors are the driver's again. */
   #giveBack(slots: number): void {
     this.#usedPlace += slots
@@ -229,9 +248,15 @@ export class PackedQueue implements Ring, PackedRows {
   publish(): boolean {
     const passed = this.#usedPlace - this.#publishedPlace
     if (passed === 0) return false
+    if (this.#memory.written !== undefined) announceUsedSlots(this.#memory, this.#areas, this.#usedSlot, passed)
+    return this.#showUsed()
+  }
+
+  /** Counts what has been given back as shown to the driver. Returns true when it wants an interrupt for that. */
+  #showUsed(): boolean {
+    const passed = this.#usedPlace - this.#publishedPlace
+    if (this.#usedPlace >= PLACES && this.#usedPlace === this.availPlace) this.#usedPlace = this.availPlace = this.#usedSlot
     this.#publishedPlace = this.#usedPlace
-    if (this.#usedPlace >= PLACES && this.#usedPlace === this.availPlace) this.#startPlacesAnew()
-    if (this.#memory.written !== undefined) this.#announce(this.#memory.written.bind(this.#memory), passed)
     // What is reserved counts as ENABLE: one interrupt too many harms nobody.
     const flags = (this.#isShared ? this.#driverFlags.load() : this.#driver.getUint16(this.#driverAt + FLAGS, true)) & MASK
     if (flags !== DESC || !this.#hasEventIdx) return flags !== DISABLE
@@ -269,32 +294,7 @@ export class PackedQueue implements Ring, PackedRows {
     this.#kicks = flags
   }
 
-  get #usedPosition(): number {
-    return eventAt(this.#usedSlot, this.#usedMarks !== 0)
-  }
-
   #descriptorAt(place: number): readonly number[] {
     return this.#displaced.at(place) ?? this.descriptors.read(place % this.size)
   }
-
-  #startPlacesAnew(): void {
-    this.#usedPlace = this.#usedSlot
-    this.#publishedPlace = this.#usedSlot
-    this.availPlace = this.#usedSlot
-  }
-
-  /** Tells the memory which part of the ring has changed: the last `passed` descriptors. */
-  #announce(written: (address: number, length: number) => void, passed: number): void {
-    const { size } = this
-    const { descriptorTable } = this.#areas
-    const count = Math.min(passed, size)
-    const start = this.#usedSlot - count
-    if (start < 0) written(descriptorTable + VIRTQ_DESC_SIZE * (start + size), VIRTQ_DESC_SIZE * -start)
-    const first = Math.max(start, 0)
-    if (this.#usedSlot > 0) written(descriptorTable + VIRTQ_DESC_SIZE * first, VIRTQ_DESC_SIZE * (this.#usedSlot - first))
-  }
-}
-
-function ringFull(size: number): VirtqueueError {
-  return new VirtqueueError(`more than ${size} descriptors in flight: the driver reused some that it had not got back`)
 }

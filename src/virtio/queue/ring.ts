@@ -48,6 +48,20 @@ export interface RowRing {
   addUsedRows(rows: Uint32Array, count: number): void
 }
 
+/** A ring the only chain of which may be read by itself. */
+export interface SingleRing extends RowRing {
+  /**
+   * Looks for chains that have been made available. Returns how many there are, which may be more than a ring can have: see `look`. A
+   * packed ring, which has no index, returns 1 for any number.
+   */
+  countWaiting(): number
+  /**
+   * `addUsed`, `publish` and `enableKicks` in one, for the only chain that was taken, which takes up `slots` descriptors of a packed ring.
+   * Returns INTERRUPT_WANTED and MORE_WAIT as bits. Guest memory has no `written`.
+   */
+  giveBackOnly(head: number, length: number, slots: number): number
+}
+
 /** A split ring, to read chains from. */
 export interface SplitChains {
   readonly size: number
@@ -62,15 +76,7 @@ export interface SplitChains {
 }
 
 /** A split ring whose chains may be rows, and the only chain of a kick may be read by itself. */
-export interface SplitRows extends RowRing, SplitChains {
-  /** Looks for chains that have been made available. Returns how many there are, which may be more than a ring can have: see `look`. */
-  countWaiting(): number
-  /**
-   * `addUsed`, `publish` and `enableKicks` in one, for the only chain that was taken. Returns INTERRUPT_WANTED and MORE_WAIT as bits.
-   * Guest memory has no `written`.
-   */
-  giveBackOnly(head: number, length: number): number
-}
+export interface SplitRows extends SingleRing, SplitChains {}
 
 /** The driver wants an interrupt. */
 export const INTERRUPT_WANTED = 1
@@ -78,12 +84,16 @@ export const INTERRUPT_WANTED = 1
 export const MORE_WAIT = 2
 
 /** A packed ring, to read chains from: none is in flight. */
-export interface PackedRows extends RowRing {
+export interface PackedChains {
+  readonly size: number
   /** It keeps where the next chain begins. */
   readonly descriptors: PackedDescriptors
   /** Descriptors taken since the ring was opened. */
   availPlace: number
 }
+
+/** A packed ring whose chains may be rows, and the only chain of a kick may be read by itself. */
+export interface PackedRows extends SingleRing, PackedChains {}
 
 /** The device's side of one queue that the driver has enabled. */
 export interface Ring {

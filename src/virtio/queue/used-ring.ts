@@ -1,6 +1,6 @@
-/** Which bytes of a used ring the device has stored, for who watches the guest's memory. */
+/** Which bytes of a ring the device has stored, for who watches the guest's memory. */
 import type { GuestMemory } from "../guest-memory.ts"
-import { VIRTQ_RING_OFFSET, VIRTQ_USED_ELEM_SIZE } from "../spec.ts"
+import { VIRTQ_DESC_SIZE, VIRTQ_RING_OFFSET, VIRTQ_USED_ELEM_SIZE } from "../spec.ts"
 import type { QueueAreas } from "./ring.ts"
 
 /** Tells `memory` of the used elements from index `old` to before `now`, and of what lies in front of them; avail_event apart. */
@@ -11,4 +11,12 @@ export function announceUsed(memory: GuestMemory, { size, usedRing }: QueueAreas
   const wrapped = Math.max(first + count - size, 0)
   memory.written(usedRing, VIRTQ_RING_OFFSET + VIRTQ_USED_ELEM_SIZE * wrapped)
   memory.written(usedRing + VIRTQ_RING_OFFSET + VIRTQ_USED_ELEM_SIZE * first, VIRTQ_USED_ELEM_SIZE * (count - wrapped))
+}
+
+/** Tells the memory which part of a packed ring has changed: the last `passed` descriptors before slot `end`. */
+export function announceUsedSlots(memory: GuestMemory, { descriptorTable, size }: QueueAreas, end: number, passed: number): void {
+  const start = end - Math.min(passed, size)
+  if (start < 0) memory.written?.(descriptorTable + VIRTQ_DESC_SIZE * (start + size), VIRTQ_DESC_SIZE * -start)
+  const first = Math.max(start, 0)
+  if (end > 0) memory.written?.(descriptorTable + VIRTQ_DESC_SIZE * first, VIRTQ_DESC_SIZE * (end - first))
 }

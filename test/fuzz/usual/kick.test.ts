@@ -8,7 +8,7 @@ afterEach(() => {
   vi.restoreAllMocks()
 })
 
-it("VQ-08 VQ-21 a kick that takes the short way does what the long way does, whatever happens before, inside or after", async () => {
+it.each(["split", "packed"])("VQ-08 VQ-21 PK-15 a short kick of a %s ring does what a long one does, whatever happens", async (ring) => {
   const { serve } = UsualKick.prototype
   const counts = { served: 0, left: 0 }
   vi.spyOn(UsualKick.prototype, "serve").mockImplementation(function (this: UsualKick) {
@@ -16,7 +16,7 @@ it("VQ-08 VQ-21 a kick that takes the short way does what the long way does, wha
     counts[isServed ? "served" : "left"]++
     return isServed
   })
-  const fuzzer = new KickFuzzer(new Rng(seedFromEnvironment(20261130)))
+  const fuzzer = new KickFuzzer(new Rng(seedFromEnvironment(20261130)), { packed: ring === "packed" })
   for (let round = 0; round < 150; round++) await fuzzer.round()
   // Each way has been tried in earnest.
   expect([counts.served > 500, counts.left > 500, fuzzer.steps]).toEqual([true, true, 4500])

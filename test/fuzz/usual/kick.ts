@@ -7,6 +7,7 @@ import { BackingError, type VirtioBacking } from "../../../src/backing/backing.t
 import { RingGuest } from "../../harness/guest.ts"
 import { settled } from "../../harness/fake-disk.ts"
 import { type GrowingMemory, growingMemory } from "../../harness/growing-memory.ts"
+import { PackedRing } from "../../harness/packed-ring.ts"
 import { F, T, UP } from "../../harness/words.ts"
 import type { Request } from "../../harness/requests.ts"
 import type { AttachDiskOptions } from "../../../src/vmm/machine.ts"
@@ -20,8 +21,10 @@ const RING = 16
 interface Life {
   readonly eventIdx: boolean
   readonly inOrder: boolean
-  /** Where the indices of the ring begin. */
+  /** Where the indices of a split ring begin. */
   readonly position: number
+  readonly packed: boolean
+  readonly ringSize: number
 }
 
 /** A step, of either guest. */
@@ -41,14 +44,15 @@ class Side {
   fails = false
   readonly #isDirect: boolean
 
-  constructor(isDirect: boolean, { eventIdx, inOrder, position }: Life) {
+  constructor(isDirect: boolean, { eventIdx, inOrder, position, packed, ringSize }: Life) {
     this.#isDirect = isDirect
     const features = [F.INDIRECT_DESC, F.FLUSH, F.CONFIG_WCE, F.IN_ORDER, ...(eventIdx ? [F.EVENT_IDX] : [])]
     this.memory = growingMemory(RAM)
     const machine = { memory: this.memory }
-    const disk: AttachDiskOptions = { withFeatures: inOrder ? ["IN_ORDER"] : [] }
-    this.guest = new RingGuest({ backing: this.backing(), features, ringSize: RING, machine, disk, packed: false })
-    this.#beginAt(position)
+    const names = (["IN_ORDER", "RING_PACKED"] as const).filter((_, at) => [inOrder, packed][at])
+    const disk: AttachDiskOptions = { withFeatures: names }
+    this.guest = new RingGuest({ backing: this.backing(), features, ringSize, machine, disk, packed })
+    if (!packed) this.#beginAt(position)
     this.guest.machine.interrupts.subscribe((change) => {
       this.log.push(JSON.stringify(change))
       const { onInterrupt } = this
@@ -116,7 +120,8 @@ class Side {
     const { machine, disk: { device }, status, ring } = this.guest
     const { statistics, brokenBy, virtio } = device
     const ram = Buffer.from(machine.ram)
-    if (what !== "all") ram.fill(0, ring.used + 4 + 8 * RING, ring.used + 6 + 8 * RING)
+    const event = ring instanceof PackedRing ? ring.used : ring.used + 4 + 8 * ring.size
+    if (what !== "all") ram.fill(0, event, event + 2)
     const rest = { log: this.log, statistics, broken: brokenBy?.message, status, idle: virtio.isIdle }
     return { ram, disk: Buffer.from(this.content), rest }
   }
@@ -126,15 +131,22 @@ export class KickFuzzer {
   /** Steps of all rounds. */
   steps = 0
   readonly #rng: Rng
+  readonly #isPacked: boolean
 
-  constructor(rng: Rng) {
+  constructor(rng: Rng, { packed }: { readonly packed: boolean }) {
     this.#rng = rng
+    this.#isPacked = packed
   }
 
   /** One life of the two guests. @throws Error where they differ */
   async round(): Promise<void> {
     const rng = this.#rng
-    const life: Life = { eventIdx: rng.chance(0.7), inOrder: rng.chance(0.3), position: rng.pick([0, 65536 - rng.below(20)]) & 0xffff }
+    const life: Life = {
+      eventIdx: rng.chance(0.7), inOrder: rng.chance(0.3), position: rng.pick([0, 65536 - rng.below(20)]) & 0xffff,
+      packed: this.#isPacked,
+      // Sizes of packed rings are any: chains end at, before and behind the end of the ring.
+      ringSize: this.#isPacked ? rng.pick([2, 3, 4, 7, 11, 12, RING]) : RING,
+    }
     const sides = [new Side(true, life), new Side(false, life)] as const
     const names: string[] = []
     for (let count = 30; count > 0; count--) {
@@ -190,11 +202,26 @@ export class KickFuzzer {
       [`${name} in an interrupt`, (side) => { side.onInterrupt = hook; request(side); side.kick() }],
       ["failure", (side) => { side.fails = true; request(side); side.kick() }],
       [`${name} before`, async (side) => { await attempt(side, hook); request(side); side.kick() }],
-      ["head outside", (side) => { side.guest.publish([RING + (value & 3)]); side.kick() }],
-      ["index too far ahead", (side) => { const { guest } = side; guest.data.setUint16(guest.ring.avail + 2, value, true); side.kick() }],
-      ["events", (side) => { side.guest.ring.usedEvent = value; request(side); side.kick() }],
-      ["flags", (side) => { side.guest.ring.availFlags = value & 1; request(side); side.kick() }],
+      ...(this.#isPacked ? this.#stepsOfPacked(request, value) : stepsOfSplit(request, value)),
     ])
+  }
+
+  #stepsOfPacked(request: (side: Side) => void, value: number): readonly (readonly [string, Step])[] {
+    const rng = this.#rng
+    const [flags, event] = [rng.pick([0, 1, 2, 2, 2, 3]), (value & 0x8000) | (value % (2 * RING))]
+    const [word, bit, field] = [rng.below(4), 1 << rng.below(16), rng.pick([8, 12, 14])]
+    return [
+      ["events", (side) => { side.guest.packedRing.setEvents(flags, event); request(side); side.kick() }],
+      ["flags", (side) => { side.guest.packedRing.setEvents(value & 3); request(side); side.kick() }],
+      ["mutation", (side) => {
+        const { guest } = side
+        const { desc, driver: { slot }, size } = guest.packedRing
+        request(side)
+        const at = desc + 16 * ((slot + word) % size) + field
+        guest.data.setUint16(at, guest.data.getUint16(at, true) ^ bit, true)
+        side.kick()
+      }],
+    ]
   }
 
   /** What somebody does to the device, at any time. */
@@ -235,6 +262,15 @@ export class KickFuzzer {
     ])
     return (side) => side.send(request, indirect)
   }
+}
+
+function stepsOfSplit(request: (side: Side) => void, value: number): readonly (readonly [string, Step])[] {
+  return [
+    ["head outside", (side) => { side.guest.publish([RING + (value & 3)]); side.kick() }],
+    ["index too far ahead", (side) => { const { guest } = side; guest.data.setUint16(guest.ring.avail + 2, value, true); side.kick() }],
+    ["events", (side) => { side.guest.ring.usedEvent = value; request(side); side.kick() }],
+    ["flags", (side) => { side.guest.ring.availFlags = value & 1; request(side); side.kick() }],
+  ]
 }
 
 /** Nobody calls the device meanwhile, so it asks for a kick in the end. */

@@ -4,6 +4,7 @@ import { takePacked } from "../../../src/virtio/blk/usual/packed-request.ts"
 import type { UsualRequests } from "../../../src/virtio/blk/usual/requests.ts"
 import type { DescriptorChain } from "../../../src/virtio/queue/descriptor-chain.ts"
 import { PackedDescriptors } from "../../../src/virtio/queue/packed-descriptors.ts"
+import type { PackedChains } from "../../../src/virtio/queue/ring.ts"
 import { VirtqueueError } from "../../../src/virtio/queue/virtqueue-error.ts"
 import type { Rng } from "../../support/rng.ts"
 import { INDIRECT, INDIRECT_TABLE, LENGTH, NEXT, type Piece, START, TABLE, UsualFuzzer, WRITE } from "./usual-fuzzer.ts"
@@ -58,12 +59,17 @@ export class PackedUsualFuzzer extends UsualFuzzer {
   protected override takeFast(requests: UsualRequests, limits: RequestLimits, most: number): number {
     const ring = this.#ring
     const { slot, marks } = this.#start
-    const rows = { size: SIZE, descriptors: ring, availPlace: 0, pop: () => false, addUsedRows() {} }
-    takePacked(requests, rows, limits, most)
+    const rows = { size: SIZE, descriptors: ring, availPlace: 0 }
+    this.takeFrom(rows, requests, limits, most)
     const passed = ring.slot - slot + (ring.marks === marks ? 0 : SIZE)
     if (passed !== rows.availPlace) throw new Error("the next chain does not begin there")
     this.beginAgain()
     return requests.count
+  }
+
+  /** Takes chains of `ring`, `most` at most, into `requests`. */
+  protected takeFrom(ring: PackedChains, requests: UsualRequests, limits: RequestLimits, most: number): void {
+    takePacked(requests, ring, limits, most)
   }
 
   protected override beginAgain(): void {

@@ -51,6 +51,8 @@ export abstract class UsualFuzzer {
    */
   readonly counts = { taken: 0, scattered: 0, left: 0, broken: 0, changed: 0 }
   protected readonly rng: Rng
+  /** RAM changes while it is read. */
+  protected isChanging = false
   protected readonly data: DataView
   protected readonly memory: GuestMemory
   readonly #ram = new Uint8Array(LENGTH)
@@ -262,6 +264,7 @@ export abstract class UsualFuzzer {
     const { rng } = this
     const { getUint16, getUint32 } = DataView.prototype
     let left = rng.below(40)
+    this.isChanging = true
     const after = <V>(value: V): V => {
       if (left-- === 0) {
         left = rng.below(6)
@@ -280,6 +283,7 @@ export abstract class UsualFuzzer {
     } finally {
       DataView.prototype.getUint16 = getUint16
       DataView.prototype.getUint32 = getUint32
+      this.isChanging = false
     }
   }
 }

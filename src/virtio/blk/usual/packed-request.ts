@@ -1,7 +1,7 @@
 /** Usual requests of a packed ring, read straight from their descriptors: as split-request.ts, of the other format. */
 import { HEAD as HEAD_AT, ROW as ROW_SIZE, SLOTS as SLOTS_AT, WRITTEN as WRITTEN_AT } from "../../queue/chain-rows.ts"
 import { MARKS as BOTH_MARKS } from "../../queue/packed-descriptors.ts"
-import type { PackedRows } from "../../queue/ring.ts"
+import type { PackedChains } from "../../queue/ring.ts"
 import { VIRTQ_DESC_F, VIRTQ_DESC_SIZE } from "../../spec.ts"
 import type { RequestLimits } from "../request.ts"
 import { HEADER_SIZE, VIRTIO_BLK_T } from "../spec.ts"
@@ -29,7 +29,7 @@ const DATA_WRITABLE = NEXT | WRITE
  * Takes usual requests from `ring`, of which none is in flight, up to the first that is another, or `most`. As `takeSplit`. `Ring.look` has
  * just seen the first, if there is one.
  */
-export function takePacked(requests: UsualRequests, ring: PackedRows, limits: RequestLimits, most: number): void {
+export function takePacked(requests: UsualRequests, ring: PackedChains, limits: RequestLimits, most: number): void {
   const { descriptors, size } = ring
   const { region, indirect, words } = descriptors
   const { data } = region

@@ -74,8 +74,9 @@ export class UsualRequests implements Tally {
   }
 
   /** Takes over the only one, which has been read by itself. */
-  add({ head, slots, type, sector, offset, length, status, region }: SingleRequest, generation: number): void {
+  add({ head, place, slots, type, sector, offset, length, status, region }: SingleRequest, generation: number): void {
     this.region = region
+    this.place = place
     this.generation = generation
     this.rows.set([head, slots, type === VIRTIO_BLK_T.IN ? length + 1 : 1, type, sector, offset, length, status])
     const [writes, writeBytes] = type === VIRTIO_BLK_T.IN ? [0, 0] : [1, length]

@@ -1,12 +1,14 @@
 /**
  * SingleRequest: the usual request that comes alone, with data in one buffer, read straight from its descriptors. It repeats checks of
- * `DescriptorTable.walk`, `parseRequest` and `transferRefusal`; test/fuzz/usual compares the two. It is apart from `takeSplit`, which
- * reads any number of requests: to begin and end such a loop costs a single request more than to read it (45 ns, measured).
+ * `DescriptorTable.walk`, `PackedDescriptors.walk`, `parseRequest` and `transferRefusal`; test/fuzz/usual compares the two. It is apart
+ * from split-request.ts and packed-request.ts, which read any number of requests: to begin and end such a loop costs a single request more
+ * than to read it (45 ns, measured).
  *
  * RAM may change while it is read: every word is read once.
  */
 import { RamRegion } from "../../guest-memory.ts"
-import type { SplitChains, TakenChain } from "../../queue/ring.ts"
+import { MARKS as BOTH_MARKS } from "../../queue/packed-descriptors.ts"
+import type { PackedChains, SplitChains, TakenChain } from "../../queue/ring.ts"
 import { VIRTQ_DESC_F, VIRTQ_DESC_SIZE } from "../../spec.ts"
 import type { RequestLimits } from "../request.ts"
 import { HEADER_SIZE, VIRTIO_BLK_T } from "../spec.ts"
@@ -15,8 +17,13 @@ import { ADDRESSES_WITH_ROWS, MOST_BYTES_OF_ONE } from "./columns.ts"
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
 const { NEXT, WRITE, INDIRECT } = VIRTQ_DESC_F
 const { IN, OUT } = VIRTIO_BLK_T
-const [DESC_SIZE, HEADER, ADDRESSES, MOST_BYTES] = [VIRTQ_DESC_SIZE, HEADER_SIZE, ADDRESSES_WITH_ROWS, MOST_BYTES_OF_ONE] as const
-const DATA_WRITABLE = NEXT | WRITE
+const [DESC_SIZE, HEADER, MARKS] = [VIRTQ_DESC_SIZE, HEADER_SIZE, BOTH_MARKS] as const
+const [ADDRESSES, MOST_BYTES] = [ADDRESSES_WITH_ROWS, MOST_BYTES_OF_ONE] as const
+/** Header, data and status. */
+const PIECES = 3
+/** The flags of the data's descriptor in the upper half, of the status byte's in the lower. */
+const FLAGS_OF_IN = ((NEXT | WRITE) << 16) | WRITE
+const FLAGS_OF_OUT = (NEXT << 16) | WRITE
 
 const NOWHERE = new RamRegion(0, new Uint8Array(0))
 
@@ -40,7 +47,7 @@ export class SingleRequest implements TakenChain {
    * Takes the next chain of `ring`, in which one waits. Returns false, with nothing taken, when it is not a usual request with one buffer.
    * `>>> 0` changes no number that is used: without it V8 computes in doubles, for sums might have 33 bits.
    */
-  take(ring: SplitChains, limits: RequestLimits): boolean {
+  takeSplit(ring: SplitChains, limits: RequestLimits): boolean {
     const { table, avail, size, lastAvail } = ring
     const { region, indirect } = table
     const { data } = region
@@ -62,36 +69,116 @@ export class SingleRequest implements TakenChain {
       at = base
       links = data.getUint32((at + 12) >>> 0, true)
     }
-    // The header. An address before the region makes an offset beyond its end.
-    if ((links & 0xffff) !== NEXT || data.getUint32((at + 8) >>> 0, true) !== HEADER) return false
-    if (data.getUint32((at + 4) >>> 0, true) !== 0) return false
-    const header = (data.getUint32(at, true) - start) >>> 0
     let next = links >>> 16
-    if (header > limit || HEADER > (limit - header) >>> 0 || next >= entries) return false
+    if ((links & 0xffff) !== NEXT || next >= entries) return false
+    const dataAt = (base + DESC_SIZE * next) >>> 0
+    links = data.getUint32((dataAt + 12) >>> 0, true)
+    next = links >>> 16
+    if (next >= entries) return false
+    const statusAt = (base + DESC_SIZE * next) >>> 0
+    const flags = ((links & 0xffff) << 16) | data.getUint16((statusAt + 12) >>> 0, true)
+    if (!this.#read(region, limits, at, dataAt, statusAt, flags)) return false
+    ring.lastAvail = (lastAvail + 1) & 0xffff
+    ring.inFlight++
+    this.head = head
+    return true
+  }
+
+  /**
+   * As `takeSplit`, of a packed ring of which no chain is in flight. `SingleRing.countWaiting` has just seen that the first descriptor is
+   * available, by a load before which nothing that is read here is read. It leaves chains of which more than one wait.
+   */
+  takePacked(ring: PackedChains, limits: RequestLimits): boolean {
+    const { descriptors, size } = ring
+    const { region, indirect, marks, slot } = descriptors
+    const { data } = region
+    if (region.end >= ADDRESSES) return false
+    const ringAt = descriptors.offset >>> 0
+    const ringEnd = (ringAt + DESC_SIZE * size) >>> 0
+    let at = (ringAt + DESC_SIZE * slot) >>> 0
+    const first = data.getUint32((at + 12) >>> 0, true)
+    const next = (at + DESC_SIZE) >>> 0
+    let end = next
+    let endMarks = marks
+    let dataAt: number
+    let statusAt: number
+    /** Those of the data in the upper half, those of the status in the lower, without the marks that they have to have. */
+    let flags: number
+    let id = first & 0xffff
+    let slots = 1
+    if (first >>> 16 === (NEXT | marks)) {
+      if (size < PIECES) return false
+      slots = PIECES
+      dataAt = next
+      if (dataAt === ringEnd) {
+        dataAt = ringAt
+        endMarks ^= MARKS
+      }
+      flags = (data.getUint16((dataAt + 14) >>> 0, true) ^ endMarks) << 16
+      statusAt = (dataAt + DESC_SIZE) >>> 0
+      if (statusAt === ringEnd) {
+        statusAt = ringAt
+        endMarks ^= MARKS
+      }
+      const last = data.getUint32((statusAt + 12) >>> 0, true)
+      flags |= (last >>> 16) ^ endMarks
+      id = last & 0xffff
+      end = (statusAt + DESC_SIZE) >>> 0
+    } else {
+      // A table, in which no flag but WRITE means anything.
+      if (((first >>> 16) & ~WRITE) !== (INDIRECT | marks) || !indirect || data.getUint32((at + 4) >>> 0, true) !== 0) return false
+      if (data.getUint32((at + 8) >>> 0, true) !== PIECES * DESC_SIZE) return false
+      const limit = (region.end - region.start) >>> 0
+      at = (data.getUint32(at, true) - region.start) >>> 0
+      if (at > limit || PIECES * DESC_SIZE > (limit - at) >>> 0 || (data.getUint16((at + 14) >>> 0, true) & WRITE) !== 0) return false
+      dataAt = (at + DESC_SIZE) >>> 0
+      statusAt = (dataAt + DESC_SIZE) >>> 0
+      flags = ((data.getUint16((dataAt + 14) >>> 0, true) & WRITE) | NEXT) << 16 | (data.getUint16((statusAt + 14) >>> 0, true) & WRITE)
+    }
+    if (end === ringEnd) {
+      end = ringAt
+      endMarks ^= MARKS
+    }
+    // Another chain waits behind this one.
+    if ((data.getUint16((end + 14) >>> 0, true) & MARKS) === endMarks) return false
+    if (!this.#read(region, limits, at, dataAt, statusAt, flags)) return false
+    this.head = id
+    this.slots = slots
+    this.place = ring.availPlace
+    ring.availPlace += slots
+    descriptors.slot = (end - ringAt) >>> 4
+    descriptors.marks = endMarks
+    return true
+  }
+
+  /**
+   * Reads the request whose descriptors of header, data and status are at these offsets in `region`, which has all of them. `flags`: of the
+   * data in the upper half, of the status in the lower. Returns false when the request is not usual.
+   */
+  #read(region: RamRegion, limits: RequestLimits, headerAt: number, dataAt: number, statusAt: number, flags: number): boolean {
+    const { data } = region
+    const start = region.start >>> 0
+    const limit = (region.end - start) >>> 0
+    // The header. An address before the region makes an offset beyond its end.
+    if (data.getUint32((headerAt + 8) >>> 0, true) !== HEADER || data.getUint32((headerAt + 4) >>> 0, true) !== 0) return false
+    const header = (data.getUint32(headerAt, true) - start) >>> 0
+    if (header > limit || HEADER > (limit - header) >>> 0) return false
     const type = data.getUint32(header, true)
     const sector = data.getUint32((header + 8) >>> 0, true)
     if ((type !== IN && (type !== OUT || limits.readOnly)) || data.getUint32((header + 12) >>> 0, true) !== 0) return false
     // The data.
-    at = (base + DESC_SIZE * next) >>> 0
-    links = data.getUint32((at + 12) >>> 0, true)
-    if ((links & 0xffff) !== (type === IN ? DATA_WRITABLE : NEXT) || data.getUint32((at + 4) >>> 0, true) !== 0) return false
-    const offset = (data.getUint32(at, true) - start) >>> 0
-    const length = data.getUint32((at + 8) >>> 0, true)
-    next = links >>> 16
-    if (offset > limit || length > (limit - offset) >>> 0 || length === 0 || length > MOST_BYTES || next >= entries) return false
+    if (flags !== (type === IN ? FLAGS_OF_IN : FLAGS_OF_OUT) || data.getUint32((dataAt + 4) >>> 0, true) !== 0) return false
+    const offset = (data.getUint32(dataAt, true) - start) >>> 0
+    const length = data.getUint32((dataAt + 8) >>> 0, true)
+    if (offset > limit || length > (limit - offset) >>> 0 || length === 0 || length > MOST_BYTES) return false
     const capacity = limits.capacity < ADDRESSES ? limits.capacity >>> 0 : 0xffff_ffff
     if ((length & 511) !== 0 || sector > capacity || length >>> 9 > (capacity - sector) >>> 0) return false
     // The status byte.
-    at = (base + DESC_SIZE * next) >>> 0
-    links = data.getUint32((at + 12) >>> 0, true)
-    if ((links & 0xffff) !== WRITE || data.getUint32((at + 8) >>> 0, true) !== 1) return false
-    const status = (data.getUint32(at, true) - start) >>> 0
-    if (data.getUint32((at + 4) >>> 0, true) !== 0 || status >= limit) return false
-    ring.lastAvail = (lastAvail + 1) & 0xffff
-    ring.inFlight++
+    if (data.getUint32((statusAt + 8) >>> 0, true) !== 1 || data.getUint32((statusAt + 4) >>> 0, true) !== 0) return false
+    const status = (data.getUint32(statusAt, true) - start) >>> 0
+    if (status >= limit) return false
     // A store of an object costs several of a number.
     if (this.region !== region) this.region = region
-    this.head = head
     this.type = type
     this.sector = sector
     this.offset = offset

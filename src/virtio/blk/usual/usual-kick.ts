@@ -89,11 +89,14 @@ export class UsualKick implements Shortcut {
     const device = this.#device
     const backing = this.#backing
     const { changes, memory } = device
-    const { generation, splitRows } = ring
-    if (backing === undefined || splitRows === undefined || memory.generation !== generation || !this.#isUsual(backing)) return false
-    const waiting = splitRows.countWaiting()
+    const { generation, splitRows, packedRows } = ring
+    const rows = splitRows ?? packedRows
+    if (backing === undefined || rows === undefined || memory.generation !== generation || !this.#isUsual(backing)) return false
+    const waiting = rows.countWaiting()
     if (waiting !== 1) return waiting === 0
-    if (!request.take(splitRows, this.#disk)) return false
+    if (splitRows !== undefined) {
+      if (!request.takeSplit(splitRows, this.#disk)) return false
+    } else if (packedRows === undefined || !request.takePacked(packedRows, this.#disk)) return false
     const { type, sector, offset, length } = request
     const call = this.#call
     // A store of an object costs several of a number.
@@ -110,11 +113,11 @@ export class UsualKick implements Shortcut {
     }
     if (device.changes !== changes || memory.generation !== generation) return this.#giveUp(generation, undefined)
     call.isRunning = false
-    const next = this.#completion.completeSingle(splitRows, request)
+    const next = this.#completion.completeSingle(rows, request)
     if ((next & INTERRUPT) === 0) return next === 0
     // It may do anything: make a request available, replace the memory.
     device.signals?.queueInterrupt(this.queue.index)
-    return next === INTERRUPT && memory.generation === generation && splitRows.countWaiting() === 0
+    return next === INTERRUPT && memory.generation === generation && rows.countWaiting() === 0
   }
 
   /** Nothing has changed since `arm`, nor what nobody tells of. */

@@ -147,7 +147,7 @@ export class UsualServer {
       if (queue.shortcut !== undefined) queue.shortcut = undefined
       return
     }
-    if (ring.splitRows === undefined || queue.liveAt !== this.#device.changes || !this.isPlain()) return
+    if ((ring.splitRows ?? ring.packedRows) === undefined || queue.liveAt !== this.#device.changes || !this.isPlain()) return
     if (!isDirect(backing) || this.#cacheMode.writeThrough) return
     const kick = this.#kicks.get(ring) ?? new UsualKick(this.#kickParts, queue, ring)
     kick.arm(backing)
