@@ -23,7 +23,7 @@ const LONG = [
   "test/vmm/cli/signals.test.ts",
   "test/backing/operations/amend-image.test.ts", "test/vmm/cli/encryption.test.ts",
   "test/virtio/saved-image.test.ts", "test/vmm/mirror.test.ts", "test/backing/luks/key-slots.test.ts",
-  "test/virtio/queue/queue-thread.test.ts", "test/backing/qcow2/snapshots/failures.test.ts",
+  "test/virtio/queue/queue-thread.test.ts", "test/virtio/blk/replaced-memory.test.ts", "test/backing/qcow2/snapshots/failures.test.ts",
   "test/backing/qcow2/snapshots/table.test.ts", "test/backing/qcow2/faults.test.ts", "test/backing/qcow2/model.test.ts",
   "test/backing/qcow2/check/repair.test.ts", "test/backing/qcow2/check/long-snapshot-tables.test.ts",
   "test/backing/operations/by-path.test.ts", "test/backing/operations/snapshots-kept.test.ts",
