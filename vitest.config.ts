@@ -29,6 +29,8 @@ const LONG = [
   "test/backing/operations/by-path.test.ts", "test/backing/operations/snapshots-kept.test.ts",
   "test/backing/operations/convert-image.test.ts", "test/backing/operations/read-ahead.test.ts",
   "test/backing/operations/convert.test.ts", "test/vmm/transports.test.ts", "test/vmm/cli/commands.test.ts",
+  "test/virtio/blk/throttling/throttled-disk.test.ts", "test/virtio/suspend.test.ts", "test/backing/create-disk.test.ts",
+  "test/virtio/mmio/legacy.test.ts",
 ]
 
 export default defineConfig({
