@@ -30,7 +30,8 @@ const LONG = [
   "test/backing/operations/convert-image.test.ts", "test/backing/operations/read-ahead.test.ts",
   "test/backing/operations/convert.test.ts", "test/vmm/transports.test.ts", "test/vmm/cli/commands.test.ts",
   "test/virtio/blk/throttling/throttled-disk.test.ts", "test/virtio/suspend.test.ts", "test/backing/create-disk.test.ts",
-  "test/virtio/mmio/legacy.test.ts",
+  "test/virtio/mmio/legacy.test.ts", "test/virtio/queue/in-order.test.ts", "test/virtio/blk/ranges.test.ts", "test/virtio/written.test.ts",
+  "test/virtio/blk/merging.test.ts",
 ]
 
 export default defineConfig({
