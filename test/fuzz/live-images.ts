@@ -1,10 +1,10 @@
 /**
  * Random work on images for as long as one likes: guests write, and meanwhile the host takes snapshots, changes sizes, streams, mirrors,
- * commits, rebases, amends: `tsx test/fuzz/work.ts [--seconds 60 | --hours 8] [--seed N] [--rounds N] [--mode clean|faults] [--qemu
+ * commits, rebases, amends: `tsx test/fuzz/live-images.ts [--seconds 60 | --hours 8] [--seed N] [--rounds N] [--mode clean|faults] [--qemu
  * SHARE]`. Ends with one line; at the first failure with 1, and the seed, which shows it again with `--rounds 1`.
  */
 import { parseArgs } from "node:util"
-import { workRound } from "./work/round.ts"
+import { workRound } from "./live-images/round.ts"
 
 const { values } = parseArgs({
   options: {
