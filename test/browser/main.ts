@@ -2,6 +2,7 @@
  * `npm run test:browser [-- NAME...]`: the package in headless Chromium. This is not a part of `npm test`: it needs Chromium, and downloads
  * an emulator, a kernel and firmware.
  */
+import { inspect } from "node:util"
 import { bootTests } from "./boot.ts"
 import { opfsTests } from "./opfs.ts"
 import { readmeTests } from "./readme.ts"
@@ -25,7 +26,7 @@ for (const test of chosen) {
     console.log(`ok      ${test.name.padEnd(16)}${seconds()} s  ${line}`)
   } catch (error) {
     failed++
-    console.log(`FAILED  ${test.name.padEnd(16)}${seconds()} s  ${error instanceof Error ? error.stack : String(error)}`)
+    console.log(`FAILED  ${test.name.padEnd(16)}${seconds()} s  ${inspect(error)}`)
   }
 }
 console.log(failed === 0 ? `${chosen.length} browser tests passed` : `${failed} of ${chosen.length} browser tests FAILED`)

@@ -213,7 +213,7 @@ export async function rebaseCrashRound(rng: Rng): Promise<number> {
     const disk = toNone ? undefined : other.open(other.top, { writable: [] })
     const reference = toNone
       ? undefined
-      : { name: `other${"x".repeat(rng.below(clusterSize > 512 ? 900 : 100))}`, format: other.layers[other.top]?.format ?? "raw" }
+      : { name: `other${"x".repeat(rng.below(clusterSize > 1024 ? 900 : 100))}`, format: other.layers[other.top]?.format ?? "raw" }
     await rebaseLayers(image, { reference, disk }, {})
   }
   const openBacking = (crashed: Chain, { name }: BackingReference): BackingDisk =>

@@ -6,7 +6,7 @@
 import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { parseArgs } from "node:util"
+import { inspect, parseArgs } from "node:util"
 import type { MemoryFile } from "../support/memory-file.ts"
 import { Rng } from "../support/rng.ts"
 import { qcow2Shapes } from "../support/shapes.ts"
@@ -33,7 +33,7 @@ try {
   console.log(values.kill ? await killAll() : await replayAll())
 } catch (error) {
   const repeat = `--seed ${seed}${values.kill ? " --kill" : ""} --only "${values.only}"`
-  console.error(`crash test failed: ${repeat}: ${error instanceof Error ? error.stack : String(error)}`)
+  console.error(`crash test failed: ${repeat}: ${inspect(error)}`)
   process.exitCode = 1
 }
 

@@ -2,7 +2,7 @@
  * Random work on files that answer late for as long as one likes: `tsx test/fuzz/late.ts --seconds 600 [--seed N] [--only SHAPE]`. Rounds
  * on a bare file, on images of every shape, and power cuts take turns. Ends with one line; exits with 1 at the first failure.
  */
-import { parseArgs } from "node:util"
+import { inspect, parseArgs } from "node:util"
 import { lateCrashRound } from "../crash/late-replay.ts"
 import { lateWholeCrashRound } from "../crash/whole/late-replay.ts"
 import { crashShapes, roundFor } from "../crash/shapes.ts"
@@ -48,6 +48,6 @@ process.on("unhandledRejection", failed)
 main().catch(failed)
 
 function failed(error: unknown): void {
-  console.error(`late files failed: --seed ${seed} --only "${values.only}": ${error instanceof Error ? error.stack : String(error)}`)
+  console.error(`late files failed: --seed ${seed} --only "${values.only}": ${inspect(error)}`)
   process.exit(1)
 }

@@ -3,7 +3,7 @@
  * commits, rebases, amends: `tsx test/fuzz/live-images.ts [--seconds 60 | --hours 8] [--seed N] [--rounds N] [--mode clean|faults] [--qemu
  * SHARE]`. Ends with one line; at the first failure with 1, and the seed, which shows it again with `--rounds 1`.
  */
-import { parseArgs } from "node:util"
+import { inspect, parseArgs } from "node:util"
 import { workRound } from "./live-images/round.ts"
 
 const { values } = parseArgs({
@@ -43,6 +43,6 @@ console.log(
 )
 
 function failed(error: unknown): never {
-  console.error(`work on images failed: --seed ${seed} --rounds 1: ${error instanceof Error ? error.stack : String(error)}`)
+  console.error(`work on images failed: --seed ${seed} --rounds 1: ${inspect(error)}`)
   process.exit(1)
 }

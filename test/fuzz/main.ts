@@ -2,7 +2,7 @@
  * Fuzzing of images for as long as one likes: `tsx test/fuzz/main.ts --seconds 600 [--seed N]`. Ends with one line; exits with 1 at the
  * first failure.
  */
-import { parseArgs } from "node:util"
+import { inspect, parseArgs } from "node:util"
 import { Rng } from "../support/rng.ts"
 import { fuzzRound } from "./hostile-images.ts"
 
@@ -19,7 +19,7 @@ for (; Date.now() < end; seed++) {
   try {
     outcomes[fuzzRound(new Rng(seed))]++
   } catch (error) {
-    console.error(`image fuzzing failed: --seed ${seed}: ${error instanceof Error ? error.stack : String(error)}`)
+    console.error(`image fuzzing failed: --seed ${seed}: ${inspect(error)}`)
     process.exit(1)
   }
   const milliseconds = performance.now() - start

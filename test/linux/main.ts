@@ -6,6 +6,7 @@ import { appendFileSync, mkdirSync, rmSync } from "node:fs"
 import { join } from "node:path"
 import { spawn } from "node:child_process"
 import { fileURLToPath } from "node:url"
+import { inspect } from "node:util"
 import { cacheFolder } from "./cache.ts"
 import { GuestContext, type GuestTest, temporaryFolder } from "./suite.ts"
 import { bootTests } from "./boot.ts"
@@ -38,7 +39,7 @@ async function child(name: string, log: string, folder: string): Promise<void> {
   try {
     console.log(await test.run(context))
   } catch (error) {
-    console.error(error instanceof Error ? error.stack : error)
+    console.error(inspect(error))
     process.exitCode = 1
   }
   process.exit() // an emulator that still runs would keep the process alive
