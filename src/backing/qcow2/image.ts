@@ -9,12 +9,11 @@ import { compressLater } from "./compressed-writer.ts"
 import type { Geometry } from "./format/geometry.ts"
 import type { Qcow2Header } from "./format/header.ts"
 import {
-  beginWriting, type ChangedParts, finishWriting, type ImageParts, type InspectedParts, type PartsBase, partsBase, type Qcow2Parts,
-  type WritingParts,
+  beginWriting, type ChangedParts, finishWriting, type ImageParts, type InspectedParts, lentParts, type PartsBase, partsBase,
+  type Qcow2Parts,
 } from "./image-parts.ts"
 import { LiveImage } from "./live-image.ts"
 import { findAllocation, type MapExtent, mapExtents } from "./map-extents.ts"
-import type { Mapping } from "./metadata/mapping.ts"
 import type { BackingDisk, Reader } from "./reader.ts"
 import { resizeImage, type ResizeImageOptions } from "./resize/resize.ts"
 import { lent } from "./snapshots/lent-file.ts"
@@ -43,9 +42,9 @@ export class Qcow2Image implements VirtioBacking {
   readonly #live: LiveImage
   #geometry: Geometry
   #size: number
-  #mapping: Mapping
   #reader: Reader
-  #writing: WritingParts | undefined
+  #inspected: InspectedParts
+  #writing: ChangedParts | undefined
   #isClosed = false
 
   constructor(parts: Qcow2Parts) {
@@ -59,9 +58,8 @@ export class Qcow2Image implements VirtioBacking {
     const made = this.#live.parts
     this.#geometry = made.geometry
     this.#size = header.size
-    this.#mapping = made.mapping
     this.#reader = made.reader
-    this.#writing = made.writing
+    ;({ inspected: this.#inspected, changed: this.#writing } = lentParts(base, made))
     this.#tracking = base.bitmaps
     this.snapshots = new Snapshots<Qcow2Image>({
       image: this.#live, view: (seen, { hasBacking }) => new Qcow2Image(lent({ ...parts, header: seen }, hasBacking ? base.backing : {})),
@@ -196,7 +194,7 @@ export class Qcow2Image implements VirtioBacking {
   inspect<T>(work: (parts: InspectedParts) => T): T {
     this.#checkAccess(0, 0)
     try {
-      return work({ ...this.#base, mapping: this.#mapping, reader: this.#reader })
+      return work(this.#inspected)
     } catch (error) {
       throw this.#live.noted(error)
     }
@@ -204,8 +202,9 @@ export class Qcow2Image implements VirtioBacking {
 
   /** `inspect` for work that changes the image: after an error it can be done again. @throws as `pwrite` */
   change<T>(work: (parts: ChangedParts) => T): T {
-    const writing = this.#writable()
-    return this.inspect((parts) => work({ ...parts, ...writing }))
+    this.#writable()
+    // Asked again: the check in `inspect` may have put other parts in their place.
+    return this.inspect(() => work(this.#writable()))
   }
 
   /**
@@ -262,7 +261,7 @@ export class Qcow2Image implements VirtioBacking {
   *map(offset: number, length: number): Generator<MapExtent> {
     this.#checkAccess(offset, length)
     try {
-      for (const extent of mapExtents(() => this.#mapping, offset, length)) {
+      for (const extent of mapExtents(() => this.#inspected.mapping, offset, length)) {
         yield extent
         // The caller may have closed the image in between.
         this.#checkAccess(offset, length)
@@ -283,18 +282,17 @@ export class Qcow2Image implements VirtioBacking {
     checkRange(this.#size, offset, length, this.path)
   }
 
-  #writable(): WritingParts {
+  #writable(): ChangedParts {
     if (this.#writing === undefined) throw new BackingError("read-only", "the image is open read-only", { path: this.path })
     if (!this.#live.isReady) this.#live.makeReady()
     return this.#writing
   }
 
   /** The whole image has changed. */
-  #take({ geometry, mapping, reader, writing }: ImageParts): void {
-    this.#geometry = geometry
-    this.#size = geometry.size
-    this.#mapping = mapping
-    this.#reader = reader
-    this.#writing = writing
+  #take(made: ImageParts): void {
+    this.#geometry = made.geometry
+    this.#size = made.geometry.size
+    this.#reader = made.reader
+    ;({ inspected: this.#inspected, changed: this.#writing } = lentParts(this.#base, made))
   }
 }
