@@ -105,6 +105,15 @@ export class ConfigSpace {
     for (let i = 0; i < width; i++) this.#bytes[offset + i] = value >>> (8 * i)
   }
 
+  /** The bits of `width` bytes at `offset` that software cannot change. */
+  fixedBits(offset: number, width: AccessWidth): number {
+    let bits = 0
+    for (let i = 0; i < width; i++) {
+      bits |= (0xff & ~((this.#writable[offset + i] ?? 0) | (this.#clearedByOne[offset + i] ?? 0))) << (8 * i)
+    }
+    return bits >>> 0
+  }
+
   /** Every bit that software can change gets the value it was defined with. */
   reset(): void {
     for (let at = 0; at < CONFIG_SPACE_SIZE; at++) {

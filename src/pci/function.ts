@@ -9,7 +9,7 @@ import { CapabilityList } from "./capabilities.ts"
 import { CONFIG_SPACE_SIZE, ConfigSpace, PCI_COMMAND, PCI_CONFIG, PCI_STATUS, type RegisterAccess } from "./config-space.ts"
 import { defineHeader, type PciIdentity } from "./header.ts"
 import { savedNumbers, savedObject } from "../saved-state.ts"
-import type { PciFunctionState } from "./state.ts"
+import { checkSameFunction, type PciFunctionState } from "./state.ts"
 import { checkMsixPlace, Msix, MSIX_CAPABILITY_ID, MSIX_CONTROL, msixCapability, type MsixOptions } from "./msix.ts"
 
 export type { AccessWidth } from "./access.ts"
@@ -169,11 +169,7 @@ export abstract class PciFunction {
   protected readyToRestore(state: unknown): () => void {
     const { config, msix } = savedObject(state, "PCI function")
     const registers = savedNumbers(config, "configuration space", { length: CONFIG_SPACE_SIZE / 4 })
-    const identity = [PCI_CONFIG.VENDOR_ID, PCI_CONFIG.REVISION_ID, PCI_CONFIG.SUBSYSTEM_VENDOR_ID, PCI_CONFIG.CAPABILITIES_POINTER]
-    for (const offset of identity) {
-      const [saved, ours] = [registers[offset >> 2], this.#config.read(offset & ~3, 4)]
-      if (saved !== ours) throw new Error(`saved state: it is of another PCI function: register ${offset & ~3} was ${saved}, is ${ours}`)
-    }
+    checkSameFunction(registers, this.#config)
     if ((msix === undefined) !== (this.msix === undefined)) throw new Error("saved state: MSI-X on one side only")
     const restoreMsix = this.msix?.readyToRestore(msix)
     return () => {

@@ -1,5 +1,6 @@
 /** Saving and restoring a virtio device: what its driver has set up, and how far its rings have come. */
 import { checkOptions } from "../options.ts"
+import { STATE_VERSION } from "../saved-state.ts"
 import type { DeviceConfig } from "./device-config.ts"
 import type { DeviceHandler } from "./device-handler.ts"
 import type { Negotiation } from "./negotiation.ts"
@@ -38,6 +39,15 @@ export interface SavableDevice {
   stop(error: VirtqueueError): void
 }
 
+/** Feature bits 0 to 31, and 32 to 63. */
+function featuresToWords(features: bigint): number[] {
+  return [Number(features & 0xffff_ffffn), Number(features >> 32n)]
+}
+
+function wordsToFeatures([low = 0, high = 0]: readonly number[]): bigint {
+  return BigInt(low) | (BigInt(high) << 32n)
+}
+
 /** The device type's part. */
 type SavedHandler = Pick<DeviceHandler, "saveState" | "restoreState" | "restoreConfig">
 
@@ -51,8 +61,10 @@ export function saveDevice(device: SavableDevice, handler: SavedHandler, options
   for (const queue of device.queues) device.show(queue)
   const { negotiation, config } = device
   return {
+    version: STATE_VERSION,
     status: negotiation.savedStatus,
     features: [negotiation.driverFeatures(0), negotiation.driverFeatures(1)],
+    accepted: featuresToWords(negotiation.accepted),
     generation: config.readGeneration(),
     queues: device.queues.map((queue) => queue.save(device.chains(queue))),
     config: config.bytes(),
@@ -82,6 +94,9 @@ function restoreParts(device: SavableDevice, handler: SavedHandler, saved: unkno
   const { queues, maxQueueSize, config } = device
   const state = parseDeviceState(saved, { queues: queues.length, queueSize: maxQueueSize, configSize: config.size })
   const restoreOwn = handler.restoreState?.(state.own, options)
+  // A legacy driver has no FEATURES_OK that fails.
+  const missing = wordsToFeatures(state.accepted ?? []) & ~device.negotiation.offered
+  if (missing !== 0n) throw featuresMissing(missing)
   for (const [select, bits] of state.features.entries()) device.setDriverFeatures(select, bits)
   for (const [index, queue] of state.queues.entries()) queues[index]?.restore(queue)
   const isSuspended = (state.status & SUSPEND) !== 0
@@ -90,7 +105,9 @@ function restoreParts(device: SavableDevice, handler: SavedHandler, saved: unkno
   if (status !== 0) device.writeStatus(status)
   // What was in flight is taken again first.
   if (isSuspended) device.writeStatus(status | SUSPEND)
-  if (((device.negotiation.status ^ state.status) & FEATURES_OK) !== 0) throw featuresMissing()
+  if (((device.negotiation.status ^ state.status) & FEATURES_OK) !== 0) {
+    throw featuresMissing(wordsToFeatures(state.features) & ~device.negotiation.offered)
+  }
   config.restoreGeneration(state.generation)
   restoreOwn?.()
   handler.restoreConfig(Uint8Array.from(state.config))

@@ -185,11 +185,16 @@ export class Negotiation {
     return true
   }
 
+  /** The offered features that the driver has accepted. */
+  get accepted(): bigint {
+    return this.#driverFeatures & this.offered
+  }
+
   /** The offered features that the driver may rely on: those it has accepted, or all of them while it has not settled. */
   get reliedOn(): bigint {
     if (this.#status === 0) return 0n
     const isSettled = this.#isFrozen || (this.#status & DEVICE_STATUS.DRIVER_OK) !== 0
-    return isSettled ? this.#driverFeatures & this.offered : this.offered
+    return isSettled ? this.accepted : this.offered
   }
 
   /** True when the driver has accepted feature `bit` and may rely on it. Without VERSION_1 there are no bits from 32 on ([VIRTIO] 6.1). */

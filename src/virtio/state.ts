@@ -1,6 +1,6 @@
 /** The saved state of a virtio device, as JSON values, and the check that it makes when it comes back: it may come from anywhere. */
 import type { Rules } from "../options.ts"
-import { savedList, savedNumber, savedNumbers, savedObject, shown } from "../saved-state.ts"
+import { checkStateVersion, savedList, savedNumber, savedNumbers, savedObject, shown } from "../saved-state.ts"
 import { hasBit, VIRTIO_F, VIRTQ_MAX_SIZE } from "./spec.ts"
 
 /** A 64-bit address: a number, or its low and high half where a number is not exact. */
@@ -42,9 +42,13 @@ export interface SavedQueue extends SavedRing {
 
 /** What `saveState` of a device returns: JSON values. */
 export interface VirtioDeviceState {
+  /** For transports whose own state has none. */
+  readonly version?: number
   readonly status: number
   /** Feature bits of the driver, 0 to 31 and 32 to 63. */
   readonly features: readonly number[]
+  /** Those of them that the device offered. Left out: by a program that did not save them. */
+  readonly accepted?: readonly number[]
   readonly generation: number
   readonly queues: readonly SavedQueue[]
   /** The device configuration space. */
@@ -87,12 +91,14 @@ export interface DeviceShape {
 /** @throws Error for what is not a state of a device of this shape. What addresses point to is looked at when they are used. */
 export function parseDeviceState(value: unknown, shape: DeviceShape): VirtioDeviceState {
   const state = savedObject(value, "virtio device")
+  if (state["version"] !== undefined) checkStateVersion(state["version"])
   const features = savedNumbers(state["features"], "features", { length: 2 })
   const accepted = BigInt(features[1] ?? 0) << 32n
   const packed = hasBit(accepted, VIRTIO_F.RING_PACKED) && hasBit(accepted, VIRTIO_F.VERSION_1)
   return {
     status: savedNumber(state["status"], "status", 0xff),
     features,
+    ...(state["accepted"] !== undefined && { accepted: savedNumbers(state["accepted"], "accepted features", { length: 2 }) }),
     generation: savedNumber(state["generation"], "configuration generation", 0xff),
     queues: savedList(state["queues"], "queues", (queue) => parseQueue(queue, { maxSize: shape.queueSize, packed }), shape.queues),
     config: savedNumbers(state["config"], "configuration", { length: shape.configSize, max: 0xff }),
@@ -101,11 +107,13 @@ export function parseDeviceState(value: unknown, shape: DeviceShape): VirtioDevi
   }
 }
 
-/** What to throw for a state whose driver uses what the device does not have. */
-export function featuresMissing(): Error {
-  return new Error(
-    "saved state: the driver uses features that this device does not offer: open the disk as it was (read-only or not, discard, flush)",
-  )
+/** What to throw for a state whose driver does not go with the features that the device offers. `missing`: those that it uses besides. */
+export function featuresMissing(missing: bigint): Error {
+  const bits = Array.from({ length: 64 }, (_, bit) => bit).filter((bit) => hasBit(missing, bit))
+  if (bits.length === 0) return new Error("saved state: this disk is for drivers that have accepted other features: open it as it was")
+  const names = `${bits.length === 1 ? "bit" : "bits"} ${bits.join(", ")}`
+  const remedy = "open the disk as it was (read-only or not, discard, flush), with the same withFeatures and withoutFeatures"
+  return new Error(`saved state: the driver uses features that this device does not offer (${names}): ${remedy}`)
 }
 
 function parseQueue(value: unknown, { maxSize, packed }: { readonly maxSize: number; readonly packed: boolean }): SavedQueue {

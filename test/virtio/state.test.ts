@@ -246,7 +246,7 @@ describe("saveState and restoreState", () => {
     [
       "another device's configuration space",
       (state) => (state.function.config[0] = 0x1234_5678),
-      /^saved state: it is of another PCI function: register 0 was/,
+      /^saved state: it is of another PCI function: register 0x0 was 0x12345678, is 0x/,
     ],
     ["no MSI-X state", (state) => delete state.function.msix, /^saved state: MSI-X on one side only$/],
     ["a configuration space cut short", (state) => state.function.config.pop(), /^saved state: configuration space: not a list of 64$/],

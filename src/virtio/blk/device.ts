@@ -227,10 +227,10 @@ export class VirtioBlk implements ServedDisk {
     const state = parseSavedDisk(saved)
     if (image === "same") checkVersion(state.version, this.backing)
     const restoreThrottle = state.throttle === undefined ? undefined : this.throttle?.readyToRestore(state.throttle)
-    // What the driver was offered, which `setReadOnly` may have changed since. A state that is refused ends with a reset, which undoes it.
+    // What the driver was offered, before the disk became read-only or writable. The reset that a refused state ends with undoes it.
     this.#isNewAtReset = true
-    const offered = this.#featuresOf(this.backing, this.#parameters.readOnly || state.offersReadOnly)
-    this.virtio.negotiation.replaceFeatures(offered, requiredFeatures(this.backing, this.#parameters))
+    const parameters = { ...this.#parameters, readOnly: this.#parameters.readOnly || (state.offersReadOnly ?? this.backing.readOnly) }
+    this.virtio.negotiation.replaceFeatures(blkFeatures(this.backing, parameters), requiredFeatures(this.backing, parameters))
     return () => {
       restoreThrottle?.()
       this.#isMadeReadOnly = this.#parameters.readOnly || state.readOnly
@@ -253,8 +253,8 @@ export class VirtioBlk implements ServedDisk {
     writeCapacity(this.virtio.config.fields, this.#capacity)
   }
 
-  #featuresOf(backing: VirtioBacking, isMadeReadOnly = this.#isMadeReadOnly): bigint {
-    return blkFeatures(backing, { ...this.#parameters, readOnly: backing.readOnly || isMadeReadOnly })
+  #featuresOf(backing: VirtioBacking): bigint {
+    return blkFeatures(backing, { ...this.#parameters, readOnly: backing.readOnly || this.#isMadeReadOnly })
   }
 
   #checkAbilities(backing: VirtioBacking): void {

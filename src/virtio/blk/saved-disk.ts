@@ -8,8 +8,8 @@ export interface SavedDisk {
   readonly version?: DiskVersion | undefined
   /** Somebody has made it read-only. */
   readonly readOnly: boolean
-  /** The driver has been offered RO: it may have begun before that. */
-  readonly offersReadOnly: boolean
+  /** The driver has been offered RO: it has not where the disk became read-only later. Undefined: nobody knows. */
+  readonly offersReadOnly?: boolean | undefined
   /** How full the buckets of its throttle are, see `Throttle.saveState`. */
   readonly throttle?: unknown
 }
@@ -21,11 +21,11 @@ const REMEDY = 'a state goes with the disk as it was; pass { image: "any" } to r
 
 /** @throws Error for what is not the saved part of a block device; undefined is from before there was one */
 export function parseSavedDisk(value: unknown): SavedDisk {
-  if (value === undefined) return { readOnly: false, offersReadOnly: false }
+  if (value === undefined) return { readOnly: false }
   const { version, readOnly, offersReadOnly, throttle } = savedObject(value, "disk")
   return {
     version: version === undefined ? undefined : parseVersion(version), readOnly: readOnly === true,
-    offersReadOnly: offersReadOnly === true, throttle,
+    offersReadOnly: typeof offersReadOnly === "boolean" ? offersReadOnly : undefined, throttle,
   }
 }
 

@@ -3,11 +3,12 @@
  * the legacy interface. It knows nothing of the device type behind it, nor where in the guest's memory it lies.
  */
 import { checkMembers, checkOptions, type Rules } from "../../options.ts"
-import { checkStateVersion, savedNumber, savedNumbers, savedObject, shown, STATE_VERSION } from "../../saved-state.ts"
+import { savedNumber, savedNumbers, shown, STATE_VERSION } from "../../saved-state.ts"
 import { GUEST_MEMORY_RULES, type GuestMemory } from "../guest-memory.ts"
 import { type GuestEndian, memoryOf } from "../legacy/big-endian-memory.ts"
 import { LegacyConfig } from "../legacy/legacy-config.ts"
 import type { RestoreOptions, SaveOptions, VirtioDeviceState } from "../state.ts"
+import { checkSameGuest, savedTransport } from "../transport-state.ts"
 import type { DeviceSignals, Transportable, TransportedDevice } from "../transport.ts"
 import { commonRegisters, type ControlHost, modernRegisters, type Selects } from "./control-registers.ts"
 import { LegacyControl } from "./legacy-control.ts"
@@ -139,14 +140,11 @@ export class VirtioMmio implements DeviceSignals, ControlHost {
    */
   restoreState(saved: unknown, options: RestoreOptions = {}): void {
     this.reset()
-    const state = savedObject(saved, "virtio over MMIO")
-    checkStateVersion(state["version"])
+    const state = savedTransport(saved, "MMIO")
     if (savedNumber(state["mmioVersion"], "version of virtio over MMIO", 2) !== this.version) {
       throw new Error(`saved state: its registers are of version ${shown(state["mmioVersion"])}, these are of ${this.version}`)
     }
-    if (state["guestEndian"] !== this.#guestEndian) {
-      throw new Error(`saved state: its guest is ${shown(state["guestEndian"])}-endian, this one ${this.#guestEndian}-endian`)
-    }
+    checkSameGuest(state, { guestEndian: this.#guestEndian, queues: this.#virtio.queueCount })
     const interruptStatus = savedNumber(state["interruptStatus"], "InterruptStatus", INTERRUPT.USED_BUFFER | INTERRUPT.CONFIG_CHANGE)
     const [deviceFeatures = 0, driverFeatures = 0, queue = 0] = savedNumbers(state["selects"], "selects", { length: 3 })
     const legacyLayout = savedNumbers(state["legacyLayout"], "layout of legacy rings", {

@@ -5,11 +5,12 @@
 import { checkMembers, checkOptions, type Rules } from "../../options.ts"
 import { type AccessWidth, type BarDefinition, PciFunction, type PciInterrupts } from "../../pci/function.ts"
 import type { PciFunctionState } from "../../pci/state.ts"
-import { checkStateVersion, savedNumber, savedNumbers, savedObject, STATE_VERSION } from "../../saved-state.ts"
+import { savedNumber, savedNumbers, STATE_VERSION } from "../../saved-state.ts"
 import { GUEST_MEMORY_RULES, type GuestMemory } from "../guest-memory.ts"
 import { type GuestEndian, memoryOf } from "../legacy/big-endian-memory.ts"
 import { DEVICE_STATUS } from "../spec.ts"
 import type { RestoreOptions, SaveOptions, VirtioDeviceState } from "../state.ts"
+import { checkSameGuest, savedTransport } from "../transport-state.ts"
 import type { DeviceSignals, Transportable, TransportedDevice } from "../transport.ts"
 import { COMMON_CONFIG_SIZE, CommonConfig } from "./common-config.ts"
 import { ConfigWindow } from "./config-window.ts"
@@ -58,6 +59,8 @@ export interface VirtioPciState {
   readonly vectors: readonly number[]
   /** Device feature, driver feature and queue selectors of the modern registers, queue selector of the legacy ones. */
   readonly selects: readonly number[]
+  /** Left out: "little". */
+  readonly guestEndian?: GuestEndian
   readonly device: VirtioDeviceState
 }
 
@@ -77,6 +80,7 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
   readonly #legacy: LegacyRegisters | undefined
   /** For the registers. */
   readonly vectors: Vectors
+  readonly #guestEndian: GuestEndian
   #isr = 0
   /** Only the modern interface has one. */
   readonly #window: ConfigWindow | undefined
@@ -115,6 +119,7 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
       interrupts: options.interrupts,
     })
     this.device = device
+    this.#guestEndian = endian
     this.#virtio = virtio
     this.vectors = new Vectors({ queues: virtio.queueCount, vectors })
     this.#modern = modern
@@ -196,6 +201,7 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
       isr: this.#isr,
       vectors: this.vectors.all,
       selects: [...this.#common.selects, this.#legacy?.queueSelect ?? 0],
+      ...(this.#guestEndian === "big" && { guestEndian: this.#guestEndian }),
       device: this.#virtio.saveState(options),
     }
   }
@@ -207,8 +213,8 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
    */
   restoreState(saved: unknown, options: RestoreOptions = {}): void {
     this.reset()
-    const state = savedObject(saved, "virtio function")
-    checkStateVersion(state["version"])
+    const state = savedTransport(saved, "PCI")
+    checkSameGuest(state, { guestEndian: this.#guestEndian, queues: this.#virtio.queueCount })
     const isr = savedNumber(state["isr"], "ISR", ISR.QUEUE | ISR.CONFIG)
     const vectors = savedNumbers(state["vectors"], "vectors", { length: 1 + this.#virtio.queueCount, max: NO_VECTOR })
     const selects = savedNumbers(state["selects"], "selects", { length: 4 })
