@@ -216,6 +216,8 @@ export interface BackingErrorDetails {
   readonly path?: string | undefined
   readonly offset?: number | undefined
   readonly cause?: unknown
+  /** The call may have been done all the same, as when a connection is lost. It matters to `Zones.append`. Default false. */
+  readonly mayBeDone?: boolean | undefined
 }
 
 /** The one error that a backing throws, or rejects with. Its message is one line: the path if there is one, what is wrong, where. */
@@ -224,6 +226,7 @@ export class BackingError extends Error {
   readonly code: BackingErrorCode
   readonly path: string | undefined
   readonly offset: number | undefined
+  readonly mayBeDone: boolean
 
   /** @throws TypeError for a code that does not exist */
   constructor(code: BackingErrorCode, message: string, details: BackingErrorDetails = {}) {
@@ -232,6 +235,7 @@ export class BackingError extends Error {
     this.code = code
     this.path = details.path
     this.offset = details.offset
+    this.mayBeDone = details.mayBeDone === true
   }
 }
 

@@ -45,7 +45,10 @@ export interface Zones {
   report(offset: number, count: number): readonly Zone[]
   /** Whether the zones permit one read, or write, of the range as it is: a device asks before it cuts a long one. @throws BackingError */
   check(kind: "read" | "write", offset: number, length: number): void
-  /** Stores `buffers` at the write pointer of the zone that begins at `start`. Returns the offset where they are. */
+  /**
+   * Stores `buffers` at the write pointer of the zone that begins at `start`. Returns the offset where they are. One that fails has moved
+   * no write pointer and is made again when a stopped disk goes on, unless its error says `mayBeDone`: then the guest is told of it.
+   */
   append(buffers: readonly Uint8Array[], start: number): number | Promise<number>
   /** Does it to the zone that begins at `start`. */
   act(action: ZoneAction, start: number): void | Promise<void>

@@ -548,6 +548,30 @@ describe("a zoned disk that stops at an error", () => {
     if (last === undefined) throw new Error("nothing was placed")
     expect(guest.reply(last, 8).data).toEqual(Uint8Array.of(24, 0, 0, 0, 0, 0, 0, 0))
   })
+
+  it.each([false, true])("ZN-08 an append that failed is made again, unless it may be done: %s", async (mayBeDone) => {
+    const { disk } = pair()
+    let fails = true
+    const append: Zones["append"] = async (buffers, start) => {
+      const offset = await disk.zones.append(fails && !mayBeDone ? [] : buffers, start)
+      if (fails) throw new BackingError("io", "the connection is lost", { mayBeDone })
+      return offset
+    }
+    const backing = {
+      asynchronous: true, size: disk.size, readOnly: false, pread: () => {}, pwrite: () => {}, close: () => {},
+      zones: { ...disk.zones, append },
+    } as const
+    const errors: unknown[] = []
+    const guest = new RingGuest({ backing, features: FEATURES, disk: { writeErrors: "stop", onError: (error) => errors.push(error) } })
+    const placed = guest.place({ type: ZONE.APPEND, sector: 16, out: pattern(1, 1), in: 8 })
+    guest.publish([guest.chain(placed.pieces)])
+    guest.kick()
+    await settled()
+    expect([guest.disk.device.stoppedBy === undefined, guest.usedIdx(), errors.length]).toEqual([mayBeDone, Number(mayBeDone), 1])
+    fails = false
+    await resumed(guest)
+    expect([guest.reply(placed, 0).status, disk.zones.report(16 * S, 1)[0]?.writePointer]).toEqual([mayBeDone ? IOERR : OK, 17 * S])
+  })
 })
 
 describe("another disk in the place of a zoned one", () => {

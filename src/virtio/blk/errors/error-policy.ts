@@ -52,6 +52,8 @@ export class ErrorPolicy {
   outcomeOf(request: BlkRequest, error: unknown, mayStore: () => boolean): BlkStatus | typeof WAITING {
     const status = this.#parts.failures.statusOf(error)
     if (!(error instanceof BackingError) || error.code === "unsupported" || error.code.startsWith("zone-")) return status
+    // To be done twice is worse than an error, after which the guest asks where the write pointer is.
+    if (request.type === ZONE_APPEND && error.mayBeDone) return status
     const policy = this.#policyFor(request)
     if (policy === "stop" || (policy === "enospc" && error.code === "no-space")) {
       this.#stop(request, error)
