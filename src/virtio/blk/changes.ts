@@ -1,6 +1,8 @@
 /** Options of what is done to a disk while its guest runs, and a change of its size. */
-import { BackingError, checkNewSize, type VirtioBacking } from "../../backing/backing.ts"
+import { BackingError, checkNewSize, type VirtioBacking, type Zones } from "../../backing/backing.ts"
 import { checkOptions, checkValue, type Rules } from "../../options.ts"
+import type { VirtioDevice } from "../device.ts"
+import { checkNoneHalfDone } from "./zoned/half-done.ts"
 
 /** Options of `VirtioBlk.changeBacking`. */
 export interface ChangeBackingOptions {
@@ -14,6 +16,17 @@ export interface ChangeBackingOptions {
 }
 
 export const CHANGE_BACKING_RULES: Rules<ChangeBackingOptions> = { atOnce: "boolean?" }
+
+/**
+ * Makes a change of what requests are judged by, while none is in flight: those that have been taken and not begun, because a throttle, a
+ * stopped disk or bus mastering holds them up, are taken again and judged by it.
+ * @throws Error when a write to a zone is half done
+ */
+export function changeLimits(device: VirtioDevice, zones: Zones | undefined, act: () => void): void {
+  checkNoneHalfDone(device, zones)
+  if (device.queues.some((queue) => device.chains(queue).length > 0)) void device.takeAgain(act, { anew: false })
+  else act()
+}
 
 /** Options of `VirtioBlk.resize`. */
 export interface ResizeOptions {

@@ -4,7 +4,7 @@ import { checkOptions, checkValue } from "../../options.ts"
 import { VirtioDevice } from "../device.ts"
 import type { VirtqueueError } from "../queue/virtqueue-error.ts"
 import { CacheMode } from "./cache-mode.ts"
-import { CHANGE_BACKING_RULES, type ChangeBackingOptions, checkResize, resizeBacking, type ResizeOptions } from "./changes.ts"
+import { CHANGE_BACKING_RULES, type ChangeBackingOptions, changeLimits, checkResize, resizeBacking, type ResizeOptions } from "./changes.ts"
 import { Completion } from "./completion.ts"
 import {
   type BlkParameters, blkFeatures, blkParameters, requiredFeatures, type VirtioBlkOptions, writeCapacity, writeStaticConfig, ZONED_MASK,
@@ -140,11 +140,13 @@ export class VirtioBlk implements ServedDisk {
   /**
    * Does `work`, which changes the backing itself (what it holds, when it goes back to a snapshot, or its size), while no request is in
    * flight. Then tells the guest, which has to know by itself what of its caches is void.
+   * @throws Error (as a rejection) while a write to a zone is half done
    */
   async changeContent(work: () => void | Promise<void>): Promise<void> {
     await this.virtio.pauses.whileIdle(async () => {
+      checkNoneHalfDone(this.virtio, this.zones)
       await work()
-      this.#sizeMayHaveChanged({ isNews: true })
+      changeLimits(this.virtio, this.zones, () => this.#sizeMayHaveChanged({ isNews: true }))
     })
   }
 
@@ -182,14 +184,11 @@ export class VirtioBlk implements ServedDisk {
    * Makes the disk read-only, or writable if its backing is, while the guest runs. Resolves when requests in flight have ended and it is
    * so: the next write fails with IOERR. Drivers look for read-only disks (VIRTIO_BLK_F_RO) after a reset of the device only, and one
    * that has found one cannot write before the next.
-   * @throws TypeError (as a rejection) for anything but true or false
+   * @throws TypeError (as a rejection) for anything but true or false, Error while a write to a zone is half done
    */
   async setReadOnly(readOnly: boolean): Promise<void> {
     checkValue("VirtioBlk.setReadOnly", "readOnly", readOnly, "boolean")
-    await this.virtio.pauses.whileIdle(() => {
-      this.#isMadeReadOnly = readOnly
-      this.#abilitiesChanged()
-    })
+    await this.virtio.pauses.whileIdle(() => changeLimits(this.virtio, this.zones, () => this.#abilitiesChanged(readOnly)))
   }
 
   /** Takes no more requests; resolves when none is in flight. Those that the driver makes available meanwhile wait for `resume`. */
@@ -233,8 +232,7 @@ export class VirtioBlk implements ServedDisk {
     this.virtio.negotiation.replaceFeatures(blkFeatures(this.backing, parameters), requiredFeatures(this.backing, parameters))
     return () => {
       restoreThrottle?.()
-      this.#isMadeReadOnly = this.#parameters.readOnly || state.readOnly
-      this.#abilitiesChanged()
+      this.#abilitiesChanged(this.#parameters.readOnly || state.readOnly)
     }
   }
 
@@ -273,8 +271,9 @@ export class VirtioBlk implements ServedDisk {
   }
 
   /** Takes over what the backing can do, as far as the driver lets that happen before it resets the device. */
-  #abilitiesChanged(): void {
+  #abilitiesChanged(isMadeReadOnly = this.#isMadeReadOnly): void {
     const { negotiation, config } = this.virtio
+    this.#isMadeReadOnly = isMadeReadOnly
     negotiation.replaceFeatures(this.#featuresOf(this.backing), requiredFeatures(this.backing, this.#parameters))
     this.#isNewAtReset = negotiation.status !== 0
     this.#isReadOnly = this.backing.readOnly || this.#isMadeReadOnly || (this.#isNewAtReset && negotiation.isNegotiated(VIRTIO_BLK_F.RO))

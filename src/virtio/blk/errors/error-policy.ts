@@ -2,7 +2,7 @@
  * ErrorPolicy: what becomes of a request that the backing fails: the guest hears of it, or does not, or the disk stops. A stopped disk
  * takes no requests and keeps those that it has, the failed ones included; `goOn` begins them again.
  */
-import { BackingError } from "../../../backing/backing.ts"
+import { BackingError, type BackingErrorCode } from "../../../backing/backing.ts"
 import type { VirtioDevice } from "../../device.ts"
 import { later } from "../../later.ts"
 import type { Failures } from "./failures.ts"
@@ -13,6 +13,9 @@ import { placeOf } from "../observation/place.ts"
 
 const { OK } = VIRTIO_BLK_S
 const { IN, FLUSH, ZONE_APPEND } = VIRTIO_BLK_T
+
+/** What is not there now, or is out of the disk's reach since it has shrunk, will not be there at another try. */
+const NEVER_BETTER: ReadonlySet<BackingErrorCode> = new Set(["unsupported", "out-of-bounds"])
 
 /** Requests that a stopped disk keeps. */
 export interface Keepable {
@@ -51,7 +54,7 @@ export class ErrorPolicy {
    */
   outcomeOf(request: BlkRequest, error: unknown, mayStore: () => boolean): BlkStatus | typeof WAITING {
     const status = this.#parts.failures.statusOf(error)
-    if (!(error instanceof BackingError) || error.code === "unsupported" || error.code.startsWith("zone-")) return status
+    if (!(error instanceof BackingError) || NEVER_BETTER.has(error.code) || error.code.startsWith("zone-")) return status
     // To be done twice is worse than an error, after which the guest asks where the write pointer is.
     if (request.type === ZONE_APPEND && error.mayBeDone) return status
     const policy = this.#policyFor(request)
