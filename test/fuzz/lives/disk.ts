@@ -10,6 +10,8 @@ export class LivesDisk extends FakeDisk {
   isCalm = false
   /** Counts injected errors. */
   errors = 0
+  /** The device has been made read-only: nothing may change. */
+  isFrozen = false
   /** The first call that came when it must not, or undefined. */
   wrong: string | undefined
   /** Whether a request of the driver's life asks for this call. */
@@ -74,6 +76,7 @@ export class LivesDisk extends FakeDisk {
     const text = `${call.name} of ${call.length} bytes at ${call.offset}`
     const hides = (waiting: Waiting) => this.waiting.includes(waiting) && this.#overlaps(waiting.call, call)
     if (this.#old.some(hides)) this.wrong ??= `${text} while an old life's change is in flight there`
+    if (this.isFrozen && CHANGES.includes(call.name)) this.wrong ??= `${text}, though the device is read-only`
     if (!this.isWanted(call)) this.wrong ??= `${text}, which no request asks for`
   }
 

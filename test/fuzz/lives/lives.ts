@@ -311,11 +311,14 @@ export class LivesFuzzer {
     const isReadOnly = !this.#isReadOnly
     this.#isReadOnly = true
     this.#disk.errors++
+    this.#disk.isFrozen = false
     const number = ++this.#switches
     await this.#watch(() => {
       const change = this.#attached.device.setReadOnly(isReadOnly).then(() => {
         // A driver that has accepted RO cannot write before its next reset.
-        if (number === this.#switches) this.#isReadOnly = this.#attached.device.readOnly
+        if (number !== this.#switches) return
+        this.#isReadOnly = this.#attached.device.readOnly
+        this.#disk.isFrozen = isReadOnly
       })
       this.#changing = Promise.all([this.#changing, change])
     })
@@ -368,7 +371,7 @@ export class LivesFuzzer {
     while (this.#disk.waiting.length > 0) await this.#watch(() => this.#disk.waiting[0]?.finish())
     await device.whenIdle()
     this.#policies.gone(device)
-    this.#isReadOnly = false
+    this.#isReadOnly = this.#disk.isFrozen = false
     this.#attached = this.#attach()
     await this.#beginLife()
   }
