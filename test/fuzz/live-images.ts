@@ -24,7 +24,10 @@ console.log(`work on images: seed ${first}, ${milliseconds / 1000} seconds`)
 
 let [steps, faults, seed] = [0, 0, first]
 let slowest = { milliseconds: 0, seed }
+let isDone = false
 process.on("unhandledRejection", failed)
+// Node ends when nothing is left to wait for, whoever still does.
+process.on("exit", () => void (isDone || failed(new Error("a call is never answered"))))
 for (; performance.now() < end && seed < first + Number(values.rounds); seed++) {
   const start = performance.now()
   try {
@@ -37,12 +40,14 @@ for (; performance.now() < end && seed < first + Number(values.rounds); seed++) 
     failed(error)
   }
 }
+isDone = true
 const worst = `slowest ${slowest.milliseconds.toFixed(0)} ms (seed ${slowest.seed})`
 console.log(
   `work on images: seeds ${first} to ${seed - 1}, ${steps} steps, ${faults} injected errors, ${worst}: nothing wrong, nothing lost`,
 )
 
 function failed(error: unknown): never {
+  isDone = true
   console.error(`work on images failed: --seed ${seed} --rounds 1: ${inspect(error)}`)
   process.exit(1)
 }

@@ -78,6 +78,7 @@ function* write(run: Run): Action {
   const data = kind === "zeroes" ? new Uint8Array(length) : rng.bytes(length)
   if (kind === "compressed") for (let at = 61; at < length; at++) data[at] = data[at - 61] ?? 0
   run.note(`write ${offset} ${length}, ${kind}`)
+  run.unflushed?.change(data, offset)
   const error = yield* attempt(run, () => {
     if (kind === "vector" && guest.pwritev !== undefined) return guest.pwritev(split(data, 3), offset)
     // What QEMU has no encrypted images with.
@@ -92,6 +93,7 @@ function* zero(run: Run): Action {
   const { offset, length } = drawRange(run)
   const mayUnmap = run.rng.chance(0.5)
   run.note(`zero ${offset} ${length}${mayUnmap ? ", may unmap" : ""}`)
+  run.unflushed?.change(new Uint8Array(length), offset)
   const error = yield* attempt(run, () => run.guest.writeZeroes?.(offset, length, mayUnmap))
   if (error === undefined) run.expected.write(new Uint8Array(length), offset)
   else yield* settle(run, offset, new Uint8Array(length))
@@ -104,6 +106,7 @@ function* discard(run: Run): Action {
   // Version 2 cannot hide what is behind the image, which may go while this is under way.
   const mayShow = image.header.version < 3 && image.backing !== undefined
   run.note(`discard ${offset} ${length}`)
+  run.unflushed?.change(new Uint8Array(length), offset)
   const error = yield* attempt(run, () => run.guest.discard?.(offset, length))
   expected.mark(offset, length)
   const first = Math.ceil(offset / clusterSize) * clusterSize
@@ -115,7 +118,7 @@ function* discard(run: Run): Action {
 
 export function* flush(run: Run): Action {
   run.note("flush")
-  yield* attempt(run, () => run.guest.flush?.())
+  if ((yield* attempt(run, () => run.guest.flush?.())) === undefined) run.unflushed?.flushed(run.expected.disk)
 }
 
 /** After a change that has failed: each byte is what it was, or one of `next`. */

@@ -19,6 +19,9 @@ export interface LayerWish {
   readonly size: number
 }
 
+/** Of all disks, so many are long. */
+const LONG_SHARE = 0.2
+
 /** An image over a chain of up to three, each with some content. */
 export function drawWorld(rng: Rng, world: World): void {
   let under: string | undefined
@@ -26,7 +29,21 @@ export function drawWorld(rng: Rng, world: World): void {
     const isRaw = under === undefined && rng.chance(0.5)
     under = isRaw ? addRaw(rng, world, drawSize(rng, 4096)) : addLayer(rng, world, { under, size: drawSize(rng, 4096) })
   }
-  world.top = addImage(rng, world, drawShape(rng, under !== undefined), { under })
+  const shape = drawShape(rng, under !== undefined)
+  if (!rng.chance(LONG_SHARE)) world.top = addImage(rng, world, shape, { under })
+  else world.top = addImage(rng, world, longShape(shape), { under, size: drawLongSize(rng) })
+}
+
+/** Sectors of a long disk: more than a mirror copies while the guest waits, so that it needs several passes. */
+const LONG = { least: 9000, most: 14_000 } as const
+
+/** A long disk, of some MiB. */
+export function drawLongSize(rng: Rng): number {
+  return 512 * rng.between(LONG.least, LONG.most)
+}
+
+export function isLong(size: number): boolean {
+  return size >= 512 * LONG.least
 }
 
 /** Few clusters, however large they are; at least eight sectors. */
@@ -55,7 +72,13 @@ export function addLayer(rng: Rng, world: World, wish: LayerWish): string {
 
 /** A fresh image of that size, with nothing behind it. */
 export function addTarget(rng: Rng, world: World, size: number): string {
-  return addImage(rng, world, drawShape(rng, false), { under: undefined, size })
+  const shape = drawShape(rng, false)
+  return addImage(rng, world, isLong(size) ? longShape(shape) : shape, { under: undefined, size })
+}
+
+/** Small clusters make tens of thousands of a long disk. */
+function longShape(shape: Shape): Shape {
+  return { ...shape, clusterSize: Math.max(shape.clusterSize, 4096) }
 }
 
 function drawShape(rng: Rng, hasBacking: boolean): Shape {

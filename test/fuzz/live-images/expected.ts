@@ -87,14 +87,26 @@ export class Expected {
       if (!isConsistent || isEnabled !== expected?.isEnabled || granularity !== expected.granularity) {
         throw new Error(`bitmap ${name} is ${isConsistent ? "" : "not consistent, "}${isEnabled ? "" : "not "}enabled`)
       }
-      const marked = new Set<number>()
-      for (const { offset, length } of image.bitmaps.changed(name)) {
-        for (let at = Math.floor(offset / SECTOR); at * SECTOR < offset + length; at++) marked.add(at)
-      }
-      const missed = [...expected.sectors].find((sector) => !marked.has(sector))
-      if (missed !== undefined) throw new Error(`sector ${missed} has changed, and bitmap ${name} does not say so`)
+      expectMarked(image, name, expected.sectors)
     }
   }
+
+  /** Bitmaps after a `close` that failed: those that record and say that they can be relied on know of all changes. */
+  checkStoredBitmaps(image: Qcow2Image): void {
+    for (const { name, isConsistent, isEnabled } of image.bitmaps.list()) {
+      const expected = this.bitmaps.get(name)
+      if (isConsistent && isEnabled && expected?.isEnabled === true) expectMarked(image, name, expected.sectors)
+    }
+  }
+}
+
+function expectMarked(image: Qcow2Image, name: string, sectors: ReadonlySet<number>): void {
+  const marked = new Set<number>()
+  for (const { offset, length } of image.bitmaps.changed(name)) {
+    for (let at = Math.floor(offset / SECTOR); at * SECTOR < offset + length; at++) marked.add(at)
+  }
+  const missed = [...sectors].find((sector) => !marked.has(sector))
+  if (missed !== undefined) throw new Error(`sector ${missed} has changed, and bitmap ${name} does not say so`)
 }
 
 /** @throws Error at the first byte that is not what it must be */

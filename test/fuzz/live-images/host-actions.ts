@@ -1,11 +1,14 @@
 /** Single steps of the host on an image that a guest uses: snapshots, sizes, bitmaps. */
 import { stateOf } from "../../crash/whole/operations.ts"
-import { type Action, attempt } from "./actions.ts"
-import { drawSize } from "./draw-world.ts"
+import { type Action, attempt, doLater } from "./actions.ts"
+import { drawLongSize, drawSize, isLong } from "./draw-world.ts"
 import type { Run } from "./run.ts"
 
 const MOST_SNAPSHOTS = 4
 const MOST_BITMAPS = 3
+/** Calls of files that a change of the whole image makes. */
+const MOST_CALLS = 40
+const MOST_THROUGH = 3
 
 /** What the host does, mostly. */
 export function hostAction(run: Run): Action {
@@ -18,6 +21,21 @@ export function hostAction(run: Run): Action {
   if (ids.length === 0 || (ids.length < MOST_SNAPSHOTS && rng.chance(0.4))) return takeSnapshot(run)
   const id = rng.pick(ids)
   return rng.pick([applySnapshot, deleteSnapshot, lookAtSnapshot, keepView])(run, id)
+}
+
+/** Changes of the whole image, each with a later call that fails, until some get through: none is left half done. */
+export async function sweep(run: Run): Promise<void> {
+  const { rng } = run
+  if (!run.hasFaults) return
+  const draw = rng.pick([resize, resize, takeSnapshot, hostAction] as const)
+  for (let at = 1, through = 0; at <= MOST_CALLS && through < MOST_THROUGH; at += rng.between(1, 3)) {
+    run.failingCall = at
+    const before = run.faults
+    await doLater(draw(run))
+    run.failingCall = undefined
+    if (run.faults === before) through++
+    else if (rng.chance(0.3)) await run.check(`a change failed at call ${at}`)
+  }
 }
 
 function* takeSnapshot(run: Run): Action {
@@ -77,7 +95,7 @@ function* keepView(run: Run, id: string): Action {
 export function* resize(run: Run): Action {
   const { rng, expected, image, opened } = run
   const before = expected.disk.size
-  const size = rng.chance(0.1) ? before : drawSize(rng, image.geometry.clusterSize)
+  const size = rng.chance(0.1) ? before : isLong(before) && rng.chance(0.7) ? drawLongSize(rng) : drawSize(rng, image.geometry.clusterSize)
   const preallocation = size > before && rng.chance(0.3) ? rng.pick(["metadata", "falloc", "full"] as const) : "off"
   run.note(`resize ${before} to ${size}, preallocation ${preallocation}`)
   const isOld = image.header.version < 3 && expected.snapshots.size > 0 && size !== before

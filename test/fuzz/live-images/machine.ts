@@ -1,5 +1,6 @@
 /** The image under a machine's disk: a guest's driver, a mirror that switches over, and what else the device does meanwhile. */
 import { mirrorDisk } from "../../../src/backing/operations/mirror/mirror.ts"
+import type { PaceClock } from "../../../src/backing/operations/pace.ts"
 import { BlockDriver, findBlockDevices } from "../../../src/vmm/driver/block/driver.ts"
 import { BlockRequestError } from "../../../src/vmm/driver/errors.ts"
 import { Machine } from "../../../src/vmm/machine.ts"
@@ -14,6 +15,23 @@ import { contentOf, type Opened } from "./world.ts"
 const SECTOR = 512
 const MOST_REQUESTS = 60
 const MOST_TRIES = 4
+
+/** Bytes a second. */
+const RATE = 8 << 20
+
+/** While somebody sleeps the guest goes on. */
+class GuestClock implements PaceClock {
+  #time = 0
+
+  now(): number {
+    return this.#time
+  }
+
+  async sleep(ms: number): Promise<void> {
+    this.#time += ms
+    await new Promise((resolve) => setImmediate(resolve))
+  }
+}
 
 /** Mirrors the disk of a guest that writes to a new image of any kind. The run goes on there, or, after errors, where it was. */
 export async function mirror(run: Run): Promise<void> {
@@ -32,7 +50,8 @@ export async function mirror(run: Run): Promise<void> {
     const signal = { aborted: false, reason: new Error("enough") }
     let steps = rng.chance(0.2) ? rng.between(1, 5) : Infinity
     const progress = (): void => void (signal.aborted = steps-- <= 0)
-    const working = mirrorDisk(device, target.image, { progress, signal: signal as never }).finally(() => (under.isWay = false))
+    const rate = rng.chance(0.5) ? { rate: RATE, clock: new GuestClock() } : {}
+    const working = mirrorDisk(device, target.image, { ...rate, progress, signal: signal as never }).finally(() => (under.isWay = false))
     working.catch(() => undefined)
     await beGuest(run, driver, device, { under, target })
     let isDone = true

@@ -3,9 +3,10 @@ import type { VirtioBacking } from "../../../src/backing/backing.ts"
 import { FlatModel } from "../../support/flat-model.ts"
 import { Rng } from "../../support/rng.ts"
 import { doLater, guestAction } from "./actions.ts"
-import { drawWorld } from "./draw-world.ts"
+import { drawWorld, isLong } from "./draw-world.ts"
 import { Expected } from "./expected.ts"
-import { hostAction } from "./host-actions.ts"
+import { hostAction, sweep } from "./host-actions.ts"
+import { failLate } from "./late-failures.ts"
 import { commit, rebase, stream } from "./long-work.ts"
 import { mirror } from "./machine.ts"
 import { amend, changeKeySlots, lookByQemu } from "./offline.ts"
@@ -29,16 +30,19 @@ export interface RoundCounts {
   readonly faults: number
 }
 
-const LONG_WORK = { stream, rebase, commit, mirror, amend, changeKeySlots } as const
+const LONG_WORK = { stream, rebase, commit, mirror, amend, changeKeySlots, sweep, failLate } as const
 
-/** Milliseconds that pass at each look at the clock: what gives up the thread after some of them does so at the same steps each time. */
-const TICK = 0.05
+/**
+ * Milliseconds that pass at each look at the clock: what gives up the thread after some of them does so at the same steps each time. By the
+ * last of them long work gives it up after each piece.
+ */
+const TICKS = [0.05, 1, 5]
 
 /** Calls `work` while the clock shows nothing but how often it was looked at. */
-async function byOwnClock<T>(work: () => Promise<T>): Promise<T> {
+async function byOwnClock<T>(tick: number, work: () => Promise<T>): Promise<T> {
   const { now } = performance
   let time = 0
-  performance.now = () => (time += TICK)
+  performance.now = () => (time += tick)
   try {
     return await work()
   } finally {
@@ -52,7 +56,7 @@ export async function workRound({ seed, mode, qemu, guest }: RoundOptions): Prom
   const hasFaults = rng.chance(0.5)
   const run = new Run(rng, { hasFaults: mode === undefined ? hasFaults : mode === "faults", guest })
   try {
-    await byOwnClock(() => work(run, { isSeenByQemu: rng.chance(qemu) }))
+    await byOwnClock(rng.pick(TICKS), () => work(run, { isSeenByQemu: rng.chance(qemu) }))
     return { steps: run.history.length, faults: run.faults }
   } catch (error) {
     const told = error instanceof Error ? error.message : String(error)
@@ -82,7 +86,10 @@ async function work(run: Run, { isSeenByQemu }: { readonly isSeenByQemu: boolean
 /** What changes more than a step does. */
 async function turnOf(run: Run): Promise<void> {
   const { rng } = run
-  const kind = rng.pick(["stream", "stream", "rebase", "commit", "mirror", "amend", "changeKeySlots", "reopen", "reopen"] as const)
+  if (isLong(run.expected.disk.size) && rng.chance(0.5)) return await mirror(run)
+  const kind = rng.pick([
+    "stream", "stream", "rebase", "commit", "mirror", "amend", "changeKeySlots", "sweep", "sweep", "failLate", "reopen", "reopen",
+  ] as const)
   if (kind !== "reopen") return await LONG_WORK[kind](run)
   run.note("close")
   if (run.hasFaults && rng.chance(0.4)) {

@@ -7,6 +7,7 @@ import { type DetectZeroes, detectZeroes } from "../../../src/backing/zeroes/det
 import type { FailingFile } from "../../support/failing-file.ts"
 import { FlatModel } from "../../support/flat-model.ts"
 import type { Rng } from "../../support/rng.ts"
+import type { Unflushed } from "./late-failures.ts"
 import { Expected, expectBytes, expectContent } from "./expected.ts"
 import { contentOf, type Opened, type Opening, World } from "./world.ts"
 
@@ -15,6 +16,8 @@ interface OpenView {
   readonly view: Qcow2Image
   readonly content: FlatModel
 }
+
+const ANY_CALL = ["write", "read", "sync", "truncate"] as const
 
 /** Bytes behind the end of an image: the longest that are kept are longer. */
 const LONGEST_TRAILER = 3000
@@ -36,6 +39,10 @@ export class Run {
   readonly passphrases = new Set<string>()
   /** Long work is under way, which has planned a fault, or not. */
   isBusy = false
+  /** The call that fails in the next step: drawn where that is undefined. */
+  failingCall: number | undefined
+  /** What has been changed since a flush: kept while a late file may fail. */
+  unflushed: Unflushed | undefined
   #opened: Opened | undefined
   #guest: VirtioBacking | undefined
   #trailer: Uint8Array | undefined
@@ -86,8 +93,8 @@ export class Run {
     layer.file = file
   }
 
-  /** Opens the top in some way. `how.now`: so that every file answers at once. */
-  async open(how: { readonly now?: boolean; readonly writable?: readonly string[] } = {}): Promise<void> {
+  /** Opens the top in some way. `how.now`: so that every file answers at once; `how.late`: so that those of the top answer later. */
+  async open(how: { readonly now?: boolean; readonly late?: boolean; readonly writable?: readonly string[] } = {}): Promise<void> {
     const { rng, world } = this
     const { top } = world
     this.chain = world.chainOf(top)
@@ -96,7 +103,7 @@ export class Run {
       writable: [top, ...(how.writable ?? [])], cacheSize: rng.pick([0, 8192, 65_536, 1 << 20]),
       discardNoUnref: version > 2 && rng.chance(0.2), overlapCheck: rng.pick(["cached", "all"] as const),
     }
-    const isLate = how.now !== true && rng.chance(0.3)
+    const isLate = how.now !== true && (how.late === true || rng.chance(0.3))
     this.#opened = isLate ? await world.openLate(top, opening, rng) : world.openNow(top, opening)
     const mode: DetectZeroes = rng.chance(0.8) ? "off" : rng.pick(["on", "unmap"] as const)
     this.#guest = this.#guestOf(detectZeroes(this.opened.disk, mode))
@@ -125,9 +132,14 @@ export class Run {
 
   /** Closes the image while a call may fail: all that has been flushed is there all the same. */
   async closeBadly(): Promise<void> {
-    await this.#closeViews()
     await this.guest.flush?.()
     this.arm({ mayTear: false })
+    await this.closeFailed()
+  }
+
+  /** Closes the image after calls that failed, or while one may. */
+  async closeFailed(): Promise<void> {
+    await this.#closeViews()
     try {
       await this.opened.disk.close()
     } catch (error) {
@@ -148,9 +160,10 @@ export class Run {
   /** Bitmaps are stored by `close` only: after one that failed there may be others, or those that are there cannot be relied on. */
   async dropBitmaps(): Promise<void> {
     if (!this.#mayLeak) return
-    this.expected.bitmaps.clear()
-    const { image } = this
-    if (image.header.version < 3) return
+    const { image, expected } = this
+    if (image.header.version < 3) return expected.bitmaps.clear()
+    await this.opened.perform("reads", () => expected.checkStoredBitmaps(image))
+    expected.bitmaps.clear()
     await this.opened.perform("changes", () => {
       for (const { name } of image.bitmaps.list()) image.bitmaps.remove(name)
     })
@@ -193,18 +206,30 @@ export class Run {
   /** Lets some call of some file fail from now on. `mayTear`: a write may be done in part. */
   arm({ mayTear = true, files }: { readonly mayTear?: boolean; readonly files?: readonly FailingFile[] } = {}): void {
     const { rng } = this
-    if (!this.hasFaults || !rng.chance(0.4)) return
-    // A late file that could not be written once is not written any more: no guest goes on there.
+    if (!this.hasFaults || (this.failingCall === undefined && !rng.chance(0.4))) return
+    // A late file that could not be written once is not written any more: `failLate` is where that happens.
     const isLate = files === undefined && this.opened.isLate
     const { written, read } = this.#opened ?? { written: [], read: [] }
     const file = rng.pick(files ?? (rng.chance(0.8) || read.length === 0 ? written : read))
     const calls = isLate
       ? (["read"] as const)
-      : rng.pick([["write", "truncate"], ["sync"], ["read"], ["write", "read", "sync", "truncate"]] as const)
+      : this.failingCall !== undefined || rng.chance(0.4) ? ANY_CALL : rng.pick([["write", "truncate"], ["sync"], ["read"]] as const)
     file.calls = 0
     file.plan = {
-      at: rng.between(1, rng.pick([3, 12, 40])), code: rng.pick(["io", "no-space"] as const), calls,
+      at: this.failingCall ?? rng.between(1, rng.pick([1, 3, 12, 40])), code: rng.pick(["io", "no-space"] as const), calls,
       duration: isLate ? "once" : rng.pick(["once", "for-good"] as const), partial: mayTear ? rng.pick([0, 0.5, 1]) : 0,
+    }
+  }
+
+  /** Lets some call that changes one of the late files fail from now on. */
+  armLate(): void {
+    const { rng } = this
+    const file = rng.pick(this.opened.written)
+    file.calls = 0
+    file.plan = {
+      at: rng.between(1, rng.pick([3, 12, 40])), code: rng.pick(["io", "no-space"] as const),
+      calls: rng.pick([["write", "truncate"], ["sync"], ["write", "truncate", "sync"]] as const),
+      duration: rng.pick(["once", "for-good"] as const), partial: rng.pick([0, 0.5, 1]),
     }
   }
 
