@@ -19,6 +19,7 @@ const NOT_YET: Readonly<Record<"imports" | "files" | "functions" | "folders", re
 const LONG_FUNCTIONS: Readonly<Record<string, string>> = {
   "backing/decompression/inflate/codes.ts inflateCodes": "each symbol runs through it, and its state is in local variables",
   "backing/decompression/zstd/huffman-streams.ts decodeSideBySide": "four streams are decoded by four copies of each line",
+  "backing/luks/ciphers/serpent.ts substitute": "a flat switch of sixteen S-boxes, in local variables",
   "backing/decompression/zstd/sequences.ts decode": "each sequence runs through it, and its state is in local variables",
   "virtio/blk/usual/split-request.ts takeSplit": "each usual request runs through it: the walk again, without what makes that slow",
   "virtio/blk/usual/packed-request.ts takePacked": "as takeSplit, of a packed ring",

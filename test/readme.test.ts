@@ -5,6 +5,7 @@ import { join, resolve } from "node:path"
 import { pathToFileURL } from "node:url"
 import { promisify } from "node:util"
 import { expect, it } from "vitest"
+import { openImage } from "../src/backing/open.ts"
 import { TestServer } from "./backing/sources/http/test-server.ts"
 import { temporaryDirectory } from "./support/temporary.ts"
 
@@ -19,6 +20,20 @@ it("the embedding example runs as it is printed, as often as one likes, in at mo
     const { stdout, stderr, status } = spawnSync(process.execPath, ["--import", tsx, script], { cwd: folder, encoding: "utf8" })
     expect({ run, stdout, stderr, status }).toEqual({ run, stdout: "1073741824 root hello, disk\n", stderr: "", status: 0 })
   }
+})
+
+it("the example of snapshots and bitmaps finds what was written, and goes back to what was there before", () => {
+  const section = readFileSync("README.md", "utf8").split("### Inside of a qcow2 image")[1] ?? ""
+  const example = /```js\n([^`]*(?:`[^`]+`[^`]*)*)\n```/.exec(section)?.[1] ?? ""
+  const folder = temporaryDirectory()
+  const script = join(folder, "example.mts")
+  writeFileSync(script, example.replace('"vioblk"', JSON.stringify(pathToFileURL(resolve("src/index.ts")).href)))
+  const tsx = pathToFileURL(resolve("node_modules/tsx/dist/loader.mjs")).href
+  const { stdout, stderr } = spawnSync(process.execPath, ["--import", tsx, script], { cwd: folder, encoding: "utf8" })
+  expect({ stdout, stderr }).toEqual({ stdout: "[ { offset: 65536, length: 65536 } ] [ 'clean 14' ]\n", stderr: "" })
+  const image = openImage(join(folder, "disk.qcow2"), { readOnly: true })
+  expect("allocation" in image && image.allocation(0, image.size)).toEqual({ length: 1 << 20, isAllocated: false, isZero: true })
+  image.close()
 })
 
 it("the example of a disk over HTTP fetches what is read, in at most a dozen lines", async () => {

@@ -3,8 +3,9 @@
  * Sectors do not depend on one another: encryption takes the n-th blocks of all sectors together, so it has 32 calls for any number.
  */
 import type { BlockCipher } from "./cryptography.ts"
-import { asBytes, asWords, type IvSource } from "./iv-generator.ts"
+import type { IvSource } from "./iv-generator.ts"
 import type { SectorCipher } from "./sector-cipher.ts"
+import { asBytes, asWords } from "./words.ts"
 
 const SECTOR_WORDS = 128
 const BLOCK_WORDS = 4

@@ -8,6 +8,10 @@ export const DIGEST_BYTES: ReadonlyMap<string, number> = new Map([
   ["md5", 16], ["sha1", 20], ["ripemd160", 20], ["sha224", 28], ["sha256", 32], ["sha384", 48], ["sha512", 64],
 ])
 
+/** "aes" is the platform's, the others are in `ciphers/`. All have blocks of 16 bytes. */
+export const CIPHER_NAMES = ["aes", "serpent", "twofish"] as const
+export type CipherName = (typeof CIPHER_NAMES)[number]
+
 const MODES = ["xts", "cbc", "ecb", "ctr"] as const
 export type CipherMode = (typeof MODES)[number]
 
@@ -16,6 +20,7 @@ const IV_GENERATORS = ["plain", "plain64", "essiv"] as const
 export type IvGenerator = (typeof IV_GENERATORS)[number]
 
 export interface CipherSpec {
+  readonly name: CipherName
   readonly mode: CipherMode
   readonly ivGenerator: IvGenerator
   /** Of ESSIV. */
@@ -24,23 +29,30 @@ export interface CipherSpec {
   readonly keyBytes: number
 }
 
-const AES_KEY_BYTES: readonly number[] = [16, 24, 32]
+/** Of one key, of each of the ciphers. */
+const CIPHER_KEY_BYTES: readonly number[] = [16, 24, 32]
 
 /** The specification in the header's words. A string says why it cannot be used. */
-export function parseCipherSpec(name: string, modeText: string, keyBytes: number): CipherSpec | string {
-  if (name !== "aes") return `the cipher "${name}" is not supported; only aes is`
+export function parseCipherSpec(cipher: string, modeText: string, keyBytes: number): CipherSpec | string {
+  const name = CIPHER_NAMES.find((known) => known === cipher)
+  if (name === undefined) return `the cipher "${cipher}" is not supported; only ${CIPHER_NAMES.join(", ")} are`
   const [, modeName = "", generator = "", ivHash] = /^([^-]*)-([^:]*)(?::(.*))?$/.exec(modeText) ?? []
   const mode = MODES.find((known) => known === modeName)
   const ivGenerator = IV_GENERATORS.find((known) => known === generator)
   if (mode === undefined || ivGenerator === undefined) return `the cipher mode "${modeText}" is not supported`
-  const aesBytes = mode === "xts" ? keyBytes / 2 : keyBytes
-  if (!AES_KEY_BYTES.includes(aesBytes)) return `aes in mode ${mode} cannot have a key of ${keyBytes} bytes`
-  if (ivGenerator !== "essiv") return { mode, ivGenerator, ivHash: undefined, keyBytes }
+  const single = singleKeyBytes({ mode, keyBytes })
+  if (!CIPHER_KEY_BYTES.includes(single)) return `${name} in mode ${mode} cannot have a key of ${keyBytes} bytes`
+  if (ivGenerator !== "essiv") return { name, mode, ivGenerator, ivHash: undefined, keyBytes }
   const digest = DIGEST_BYTES.get(ivHash ?? "")
   if (digest === undefined) return `the cipher mode "${modeText}" does not name a hash that is supported`
-  // The digest is an AES key by itself, whatever size the data's key has, as dm-crypt does it.
-  if (!AES_KEY_BYTES.includes(digest)) return `a digest of ${ivHash} has ${digest} bytes, which is not a key of aes`
-  return { mode, ivGenerator, ivHash, keyBytes }
+  // The digest is a key of the same cipher by itself, whatever size the data's key has, as dm-crypt does it.
+  if (!CIPHER_KEY_BYTES.includes(digest)) return `a digest of ${ivHash} has ${digest} bytes, which is not a key of ${name}`
+  return { name, mode, ivGenerator, ivHash, keyBytes }
+}
+
+/** Bytes of one key of the cipher: XTS has two of them. */
+export function singleKeyBytes({ mode, keyBytes }: Pick<CipherSpec, "mode" | "keyBytes">): number {
+  return mode === "xts" ? keyBytes / 2 : keyBytes
 }
 
 /** The words for the header. */

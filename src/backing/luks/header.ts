@@ -177,7 +177,7 @@ export function serialiseLuksHeader(header: LuksHeader): Uint8Array {
   const putText = (text: string, at: number): void => bytes.set(Uint8Array.from(text, (char) => char.charCodeAt(0)), at)
   bytes.set(MAGIC, FIELD.MAGIC)
   view.setUint16(FIELD.VERSION, 1)
-  putText("aes", FIELD.CIPHER_NAME)
+  putText(header.cipher.name, FIELD.CIPHER_NAME)
   putText(modeText(header.cipher), FIELD.CIPHER_MODE)
   putText(header.hash, FIELD.HASH)
   view.setUint32(FIELD.PAYLOAD_SECTOR, header.payloadOffset / SECTOR_BYTES)

@@ -1,6 +1,8 @@
 /** The initialisation vectors of sectors, which depend on nothing but the sector's number and the key. */
 import type { CipherSpec } from "./cipher-spec.ts"
+import { makeBlockCipher } from "./ciphers/make-block-cipher.ts"
 import type { BlockCipher, Cryptography } from "./cryptography.ts"
+import { asBytes, asWords } from "./words.ts"
 
 const WORDS = 4
 
@@ -12,7 +14,7 @@ export interface IvSource {
 /** @param key the whole key of the volume: ESSIV encrypts by its digest */
 export function ivSource(spec: CipherSpec, key: Uint8Array, cryptography: Cryptography): IvSource {
   if (spec.ivHash === undefined) return new PlainIv(spec.ivGenerator === "plain")
-  return new EncryptedIv(cryptography.aes(cryptography.digest(spec.ivHash, key)))
+  return new EncryptedIv(makeBlockCipher(spec.name, cryptography.digest(spec.ivHash, key), cryptography))
 }
 
 class PlainIv implements IvSource {
@@ -47,18 +49,4 @@ class EncryptedIv implements IvSource {
   take(sector: number, count: number): Int32Array {
     return asWords(this.#cipher.encrypt(asBytes(this.#plain.take(sector, count))))
   }
-}
-
-export function asBytes(words: Int32Array): Uint8Array {
-  return new Uint8Array(words.buffer, words.byteOffset, words.byteLength)
-}
-
-/** The same bytes as words of the host, which is little-endian; a copy where they do not lie at a multiple of 4. */
-export function asWords(bytes: Uint8Array): Int32Array {
-  const { buffer, byteOffset, byteLength } = byteOffsetIsEven(bytes) ? bytes : bytes.slice()
-  return new Int32Array(buffer, byteOffset, byteLength / 4)
-}
-
-function byteOffsetIsEven({ byteOffset }: Uint8Array): boolean {
-  return byteOffset % 4 === 0
 }

@@ -1,12 +1,13 @@
 /**
- * makeCipher: the cipher that a specification names. Every mode is built of AES block by block, so that a whole run of sectors is one call
+ * makeCipher: the cipher that a specification names. Every mode is built of a block cipher, so that a whole run of sectors is one call
  * into the platform: a call with an IV for each sector takes four times as long (measured, node:crypto).
  */
 import { BackingError } from "../backing.ts"
 import { CbcCipher } from "./cbc-cipher.ts"
 import type { CipherSpec } from "./cipher-spec.ts"
+import { makeBlockCipher } from "./ciphers/make-block-cipher.ts"
 import { CtrCipher, EcbCipher } from "./plain-modes.ts"
-import type { Cryptography } from "./cryptography.ts"
+import type { BlockCipher, Cryptography } from "./cryptography.ts"
 import { ivSource } from "./iv-generator.ts"
 import type { SectorCipher } from "./sector-cipher.ts"
 import { XtsCipher } from "./xts-cipher.ts"
@@ -17,15 +18,16 @@ export function makeCipher(spec: CipherSpec, key: Uint8Array, cryptography: Cryp
     throw new BackingError("unsupported", "encrypted images cannot be opened on a big-endian host")
   }
   const half = key.length / 2
+  const keyed = (part: Uint8Array): BlockCipher => makeBlockCipher(spec.name, part, cryptography)
   const ivs = ivSource(spec, key, cryptography)
   switch (spec.mode) {
     case "xts":
-      return new XtsCipher({ data: cryptography.aes(key.subarray(0, half)), tweak: cryptography.aes(key.subarray(half)), ivs })
+      return new XtsCipher({ data: keyed(key.subarray(0, half)), tweak: keyed(key.subarray(half)), ivs })
     case "cbc":
-      return new CbcCipher(cryptography.aes(key), ivs)
+      return new CbcCipher(keyed(key), ivs)
     case "ctr":
-      return new CtrCipher(cryptography.aes(key), ivs)
+      return new CtrCipher(keyed(key), ivs)
     case "ecb":
-      return new EcbCipher(cryptography.aes(key))
+      return new EcbCipher(keyed(key))
   }
 }

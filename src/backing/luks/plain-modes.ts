@@ -1,7 +1,8 @@
 /** ECB and CTR, the modes that QEMU can make and nobody should use. NIST SP 800-38A, 6.1 and 6.5 */
 import type { BlockCipher } from "./cryptography.ts"
-import { asBytes, type IvSource } from "./iv-generator.ts"
+import type { IvSource } from "./iv-generator.ts"
 import { SECTOR_BYTES, type SectorCipher } from "./sector-cipher.ts"
+import { asBytes } from "./words.ts"
 
 const BLOCK_BYTES = 16
 

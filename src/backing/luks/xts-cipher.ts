@@ -3,8 +3,9 @@
  * ones are doubled in GF(2^128). IEEE 1619-2018, 5.3
  */
 import type { BlockCipher } from "./cryptography.ts"
-import { asBytes, asWords, type IvSource } from "./iv-generator.ts"
+import type { IvSource } from "./iv-generator.ts"
 import type { SectorCipher } from "./sector-cipher.ts"
+import { asBytes, asWords } from "./words.ts"
 
 const SECTOR_WORDS = 128
 const BLOCK_WORDS = 4

@@ -44,6 +44,6 @@ export function unlockImage(file: ImageFile, header: Qcow2Header, { passphrase, 
   }
   const key = new Uint8Array(OLD_KEY_BYTES)
   key.set(passphraseBytes(passphrase).subarray(0, OLD_KEY_BYTES))
-  const spec = { mode: "cbc", ivGenerator: "plain64", ivHash: undefined, keyBytes: OLD_KEY_BYTES } as const
+  const spec = { name: "aes", mode: "cbc", ivGenerator: "plain64", ivHash: undefined, keyBytes: OLD_KEY_BYTES } as const
   return { sectors: makeCipher(spec, key, known), numberedBy: "guest" }
 }

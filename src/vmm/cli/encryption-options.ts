@@ -1,12 +1,12 @@
 /** The keys of `-o` that make a new image an encrypted one, as qemu-img spells them: with "encrypt." before them in qcow2 images. */
-import type { LuksOptions } from "../../backing/luks/new-volume.ts"
+import { CIPHERS, type LuksOptions } from "../../backing/luks/new-volume.ts"
 import { type Arguments, UsageError } from "./arguments.ts"
 import type { KeyValues } from "./key-values.ts"
 import { passphraseOf } from "./secrets.ts"
 
 /** Of a raw LUKS image, and what the list of them says. */
 export const LUKS_KEYS: Readonly<Record<string, string>> = {
-  "cipher-alg": "aes-128|aes-192|aes-256  default aes-256",
+  "cipher-alg": `${CIPHERS.join("|")}  default aes-256`,
   "cipher-mode": "xts|cbc  default xts",
   "hash-alg": "sha1|sha224|sha256|sha384|sha512  of key derivation; default sha256",
   "iter-time": "N  milliseconds that one try of the passphrase takes; default 2000",
@@ -28,7 +28,7 @@ export function encryptionOf(given: Arguments, keys: KeyValues, prefix: "" | "en
   if (!isWanted && stray !== undefined) throw new UsageError(`-o ${prefix}${stray} goes with -o encrypt.format=luks`)
   if (!isWanted) return undefined
   const [cipher, mode] = [
-    keys.choice(`${prefix}cipher-alg`, ["aes-128", "aes-192", "aes-256"]), keys.choice(`${prefix}cipher-mode`, ["xts", "cbc"]),
+    keys.choice(`${prefix}cipher-alg`, CIPHERS), keys.choice(`${prefix}cipher-mode`, ["xts", "cbc"]),
   ]
   const [ivGenerator, ivHash] = [
     keys.choice(`${prefix}ivgen-alg`, ["plain", "plain64", "essiv"]), keys.choice(`${prefix}ivgen-hash-alg`, ["sha256"]),

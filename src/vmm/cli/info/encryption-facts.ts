@@ -1,5 +1,6 @@
 /** What an encrypted image says of its encryption without its passphrase, under the names of `qemu-img info --output=json`. */
 import type { ImageFile } from "../../../backing/image-file.ts"
+import { singleKeyBytes } from "../../../backing/luks/cipher-spec.ts"
 import { STRIPES } from "../../../backing/luks/header.ts"
 import { type LuksArea, readLuksHeader } from "../../../backing/luks/volume.ts"
 import { luksArea } from "../../../backing/qcow2/encryption.ts"
@@ -33,11 +34,10 @@ export type EncryptionFacts = { readonly format: "aes" } | (LuksFacts & { readon
 /** @throws BackingError for a LUKS header that cannot be right, or names what we lack */
 export function luksFacts(area: LuksArea): LuksFacts {
   const { cipher, hash, uuid, slots, payloadOffset, digestIterations } = readLuksHeader(area)
-  const aesBytes = cipher.mode === "xts" ? cipher.keyBytes / 2 : cipher.keyBytes
   return {
     "ivgen-alg": cipher.ivGenerator,
     "hash-alg": hash,
-    "cipher-alg": `aes-${aesBytes * 8}`,
+    "cipher-alg": `${cipher.name}-${singleKeyBytes(cipher) * 8}`,
     uuid,
     ...(cipher.ivHash !== undefined && { "ivgen-hash-alg": cipher.ivHash }),
     "cipher-mode": cipher.mode,
