@@ -14,7 +14,7 @@ export interface Task {
 /** What a task does when there is so little to do that no turn is needed. */
 export interface Shortcut {
   /** Does it. Returns false when there is more to do, or it is of another kind: then the task is to run. */
-  serve(): boolean
+  serve(turn: Turn): boolean
 }
 
 /** What an empty task costs, as a `Turn` counts it: a driver with 65535 queues must not hold the thread either. */
@@ -69,7 +69,7 @@ export class Work {
     let unfinished: Task | undefined = task
     let hasThrown = true
     try {
-      if (shortcut?.serve() === true || !task.run(this.#turn)) unfinished = undefined
+      if (shortcut?.serve(this.#turn) === true || !task.run(this.#turn)) unfinished = undefined
       hasThrown = false
     } finally {
       if (hasThrown) this.#leave(task)

@@ -1,16 +1,16 @@
 /** Completion: the only writer of status bytes and used entries. Each request passes here once. */
 import type { GuestMemory } from "../guest-memory.ts"
-import { ROW as ROW_SIZE } from "../queue/chain-rows.ts"
+import { HEAD as HEAD_AT, ROW as ROW_SIZE, SLOTS as SLOTS_AT, WRITTEN as WRITTEN_AT } from "../queue/chain-rows.ts"
 import type { Ring, SingleRing } from "../queue/ring.ts"
 import { type BlkRequest, isAnswered, storeBytes, storeData } from "./request.ts"
 import { type BlkStatus, ID_SIZE, VIRTIO_BLK_S, VIRTIO_BLK_T } from "./spec.ts"
 import { type BlkStatistics, countsOf, type RequestCounts } from "./statistics.ts"
-import { STATUS as STATUS_AT } from "./usual/columns.ts"
+import { LENGTH as LENGTH_AT, STATUS as STATUS_AT } from "./usual/columns.ts"
 import type { SingleRequest } from "./usual/single-request.ts"
 import type { UsualRequests } from "./usual/requests.ts"
 
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
-const [ROW, STATUS] = [ROW_SIZE, STATUS_AT] as const
+const [ROW, HEAD, SLOTS, WRITTEN, LENGTH, STATUS] = [ROW_SIZE, HEAD_AT, SLOTS_AT, WRITTEN_AT, LENGTH_AT, STATUS_AT] as const
 const { OK } = VIRTIO_BLK_S
 const { IN, OUT, GET_ID, ZONE_APPEND } = VIRTIO_BLK_T
 
@@ -45,7 +45,18 @@ export class Completion {
     }
   }
 
-  /** Completes the only request of a kick, which has been done. Returns what `SingleRing.giveBackOnly` does. */
+  /** Completes the only one of `requests`, which is all that a kick has brought. Returns what `SingleRing.giveBackOnly` does. */
+  completeOnly(ring: SingleRing, requests: UsualRequests): number {
+    const { rows, reads, region } = requests
+    region.data.setUint8(rows[STATUS] ?? 0, OK)
+    requests.count = 0
+    const counts = reads > 0 ? this.#read : this.#write
+    counts.requests++
+    counts.bytes += rows[LENGTH] ?? 0
+    return ring.giveBackOnly(rows[HEAD] ?? 0, rows[WRITTEN] ?? 0, rows[SLOTS] ?? 0)
+  }
+
+  /** The same of a request that has been read by itself. */
   completeSingle(ring: SingleRing, { type, length, head, slots, region, status }: SingleRequest): number {
     region.data.setUint8(status, OK)
     const counts = type === IN ? this.#read : this.#write

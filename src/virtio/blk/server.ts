@@ -15,7 +15,7 @@ import { Pending } from "./pending.ts"
 import { refusalOf } from "./refusal.ts"
 import type { ThrottledRequests } from "./throttling/throttled-requests.ts"
 import type { UsualRequests } from "./usual/requests.ts"
-import { DONE as ALL_DONE, LEFT as ALL_LEFT, UsualServer } from "./usual/usual-server.ts"
+import { type BatchServer, DONE as ALL_DONE, LEFT as ALL_LEFT, UsualServer } from "./usual/usual-server.ts"
 import { DESCRIPTOR_WEIGHT, REQUEST_WEIGHT, spend, spendLater } from "./weights.ts"
 import { type BlkRequest, isWrite, type RequestLimits, WAITING as STILL_WAITING } from "./request.ts"
 import { type BlkStatus, VIRTIO_BLK_CONFIG, VIRTIO_BLK_S, VIRTIO_BLK_T } from "./spec.ts"
@@ -39,7 +39,7 @@ export interface ServedDisk extends RequestLimits {
   restoreState(saved: unknown, options: RestoreOptions): () => void
 }
 
-export class RequestServer implements DeviceHandler {
+export class RequestServer implements DeviceHandler, BatchServer {
   readonly #wiring: BlkWiring
   readonly #device: VirtioDevice
   readonly #disk: ServedDisk
@@ -56,7 +56,7 @@ export class RequestServer implements DeviceHandler {
     this.#disk = disk
     this.#throttled = throttled
     this.#errors = new BatchErrors(wiring, this.#batch)
-    this.#usual = new UsualServer({ wiring, disk, throttled, batch: this.#batch, errors: this.#errors })
+    this.#usual = new UsualServer({ wiring, disk, throttled, batch: this.#batch, errors: this.#errors, server: this })
     this.#requests = this.#usual.requests
     wiring.failures.onBug = () => wiring.device.work.awaitEnd()
   }
@@ -138,7 +138,7 @@ export class RequestServer implements DeviceHandler {
         // Without requests: those completed while the device was kept from memory, or before its state was saved.
         hasMoved = device.publish(queue, ring)
       } else {
-        drained = how === LEFT ? this.#fillBatch(queue, ring, room, turn) : requests.isDrained
+        drained = how === LEFT ? this.fillBatch(queue, ring, room, turn) : requests.isDrained
         budget -= this.#batch.taken
         if (!this.#goOn(queue, ring, turn)) return this.#hasMore(queue)
       }
@@ -155,7 +155,7 @@ export class RequestServer implements DeviceHandler {
   }
 
   /** Fills the batch with the usual requests that have been taken, and others. Returns whether the ring is empty. */
-  #fillBatch(queue: Virtqueue, ring: Ring, room: number, turn: Turn): boolean {
+  fillBatch(queue: Virtqueue, ring: Ring, room: number, turn: Turn): boolean {
     const { observation } = this.#wiring
     const batch = this.#batch
     batch.begin(queue, ring)

@@ -68,8 +68,8 @@ export interface SplitChains {
   readonly table: DescriptorTable
   /** The available ring. */
   readonly avail: DataView
-  /** Chains from `lastAvail` to before `availIdx` wait. Free-running 16-bit indices ([VIRTIO] 2.7.6). */
-  readonly availIdx: number
+  /** Chains from `lastAvail` to before `availIdx` have been seen to wait. Free-running 16-bit indices ([VIRTIO] 2.7.6). */
+  availIdx: number
   lastAvail: number
   /** Chains taken and not given back. */
   inFlight: number

@@ -1,144 +1,31 @@
 /**
- * KickFuzzer: two guests do the same, one over a disk whose usual kicks take the short way, the other over one that wants views: all of
- * its kicks take the long way. After each step RAM, disk, calls, interrupts and counts of the two must be the same. Disks and interrupts
- * call back into the device now and then.
+ * KickFuzzer: three guests do the same: one over a disk whose usual kicks take the short way, one over a disk that wants views, whose kicks
+ * take it as rows, and one whose kicks all take the long way. After each step RAM, disk, calls, interrupts and counts of the three must
+ * be the same. Disks and interrupts call back into the device now and then.
  */
-import { BackingError, type VirtioBacking } from "../../../src/backing/backing.ts"
-import { RingGuest } from "../../harness/guest.ts"
 import { settled } from "../../harness/fake-disk.ts"
-import { type GrowingMemory, growingMemory } from "../../harness/growing-memory.ts"
-import { PackedRing } from "../../harness/packed-ring.ts"
-import { F, T, UP } from "../../harness/words.ts"
 import type { Request } from "../../harness/requests.ts"
-import type { AttachDiskOptions } from "../../../src/vmm/machine.ts"
+import { T, UP } from "../../harness/words.ts"
 import type { Rng } from "../../support/rng.ts"
+import { type Shape, SHAPES } from "./kick-shapes.ts"
+import { type Life, RAM, RING, SECTORS, Side, type Step } from "./kick-side.ts"
 
-const SECTORS = 16
-const RAM = 1 << 16
-const RING = 16
-
-/** What the guests of a round have in common. */
-interface Life {
-  readonly eventIdx: boolean
-  readonly inOrder: boolean
-  /** Where the indices of a split ring begin. */
-  readonly position: number
-  readonly packed: boolean
-  readonly ringSize: number
-}
-
-/** A step, of either guest. */
-type Step = (side: Side) => void | Promise<void>
-
-/** A guest and its disk. */
-class Side {
-  readonly content = new Uint8Array(512 * SECTORS)
-  readonly guest: RingGuest
-  readonly memory: GrowingMemory
-  /** Calls of the disk, and interrupts, in their order. */
-  readonly log: string[] = []
-  /** Called inside of the next call of the disk, before and behind its work, or the next interrupt. */
-  onCall: Step | undefined
-  atEndOfCall: Step | undefined
-  onInterrupt: Step | undefined
-  fails = false
-  readonly #isDirect: boolean
-
-  constructor(isDirect: boolean, { eventIdx, inOrder, position, packed, ringSize }: Life) {
-    this.#isDirect = isDirect
-    const features = [F.INDIRECT_DESC, F.FLUSH, F.CONFIG_WCE, F.IN_ORDER, ...(eventIdx ? [F.EVENT_IDX] : [])]
-    this.memory = growingMemory(RAM)
-    const machine = { memory: this.memory }
-    const names = (["IN_ORDER", "RING_PACKED"] as const).filter((_, at) => [inOrder, packed][at])
-    const disk: AttachDiskOptions = { withFeatures: names }
-    this.guest = new RingGuest({ backing: this.backing(), features, ringSize, machine, disk, packed })
-    if (!packed) this.#beginAt(position)
-    this.guest.machine.interrupts.subscribe((change) => {
-      this.log.push(JSON.stringify(change))
-      const { onInterrupt } = this
-      this.onInterrupt = undefined
-      void onInterrupt?.(this)
-    })
-  }
-
-  save(): void {
-    this.log.push(JSON.stringify(this.guest.disk.device.virtio.saveState({ inFlight: "again" })))
-  }
-
-  /** The ring has come so far already. */
-  #beginAt(position: number): void {
-    const { ring, data, disk: { device } } = this.guest
-    data.setUint16(ring.avail + 2, position, true)
-    data.setUint16(ring.used + 2, position, true)
-    ring.lastUsed = position
-    const state = device.virtio.saveState()
-    device.virtio.restoreState({ ...state, queues: state.queues.map((queue) => ({ ...queue, position })) })
-    device.resume()
-  }
-
-  backing(): VirtioBacking {
-    const call = (name: string, offset: number, buffer: Uint8Array, work: (part: Uint8Array) => void): void => {
-      this.log.push(`${name} ${offset} ${buffer.length}`)
-      const { onCall, fails } = this
-      this.onCall = undefined
-      this.fails = false
-      void onCall?.(this)
-      if (fails) throw new BackingError("io", "it fails")
-      work(this.content.subarray(offset, offset + buffer.length))
-      const { atEndOfCall } = this
-      this.atEndOfCall = undefined
-      void atEndOfCall?.(this)
-    }
-    const pread = (buffer: Uint8Array, offset: number): void => call("read", offset, buffer, (part) => buffer.set(part))
-    const pwrite = (buffer: Uint8Array, offset: number): void => call("write", offset, buffer, (part) => part.set(buffer))
-    return {
-      size: this.content.length, readOnly: false, close() {}, pread, pwrite, flush: () => call("flush", 0, new Uint8Array(0), () => {}),
-      ...(this.#isDirect && {
-        preadInto: (ram, start, length, offset) => pread(ram.subarray(start, start + length), offset),
-        pwriteFrom: (ram, start, length, offset) => pwrite(ram.subarray(start, start + length), offset),
-      } satisfies Partial<VirtioBacking>),
-    }
-  }
-
-  send(request: Request, indirect: boolean): void {
-    const { guest } = this
-    const { pieces } = guest.place(request)
-    guest.publish([guest.chain(pieces, { indirect })])
-  }
-
-  /** A kick, which throws what an interrupt handler, or a bug of the disk's, throws. */
-  kick(): void {
-    try {
-      this.guest.kick()
-    } catch (error) {
-      this.log.push(String(error))
-    }
-  }
-
-  /** All that can be seen of it. */
-  state(what: "all" | "nothing of avail_event"): { readonly ram: Buffer; readonly disk: Buffer; readonly rest: unknown } {
-    const { machine, disk: { device }, status, ring } = this.guest
-    const { statistics, brokenBy, virtio } = device
-    const ram = Buffer.from(machine.ram)
-    const event = ring instanceof PackedRing ? ring.used : ring.used + 4 + 8 * ring.size
-    if (what !== "all") ram.fill(0, event, event + 2)
-    const rest = { log: this.log, statistics, broken: brokenBy?.message, status, idle: virtio.isIdle }
-    return { ram, disk: Buffer.from(this.content), rest }
-  }
-}
+/** The last one takes the long way. */
+type Sides = readonly [Side, Side, Side]
 
 export class KickFuzzer {
   /** Steps of all rounds. */
   steps = 0
   readonly #rng: Rng
   readonly #isPacked: boolean
+  #habit: Shape = (pieces) => pieces
 
   constructor(rng: Rng, { packed }: { readonly packed: boolean }) {
     this.#rng = rng
     this.#isPacked = packed
   }
 
-  /** One life of the two guests. @throws Error where they differ */
+  /** One life of the guests. @throws Error where they differ */
   async round(): Promise<void> {
     const rng = this.#rng
     const life: Life = {
@@ -146,8 +33,9 @@ export class KickFuzzer {
       packed: this.#isPacked,
       // Sizes of packed rings are any: chains end at, before and behind the end of the ring.
       ringSize: this.#isPacked ? rng.pick([2, 3, 4, 7, 11, 12, RING]) : RING,
+      vectored: rng.chance(0.7),
     }
-    const sides = [new Side(true, life), new Side(false, life)] as const
+    const sides = [new Side("read by itself", life), new Side("as a row", life), new Side("long", life)] as const
     const names: string[] = []
     for (let count = 30; count > 0; count--) {
       const [name, step] = this.#step()
@@ -260,7 +148,15 @@ export class KickFuzzer {
       { type: T.IN, sector, in: bytes }, { type: T.OUT, sector, out: content }, { type: T.IN, sector, in: 512 },
       ...(rng.chance(0.2) ? [{ type: T.FLUSH }, { type: T.GET_ID, in: 20 }, { type: 99, in: 4 }] : []),
     ])
-    return (side) => side.send(request, indirect)
+    const shape = this.#shape()
+    return (side) => side.send(request, shape, indirect)
+  }
+
+  /** Most are those of the driver's habit: usual, or not. */
+  #shape(): Shape {
+    const rng = this.#rng
+    if (rng.chance(0.1)) this.#habit = rng.pick(SHAPES)
+    return rng.chance(0.8) ? this.#habit : rng.pick(SHAPES)
   }
 }
 
@@ -290,10 +186,14 @@ async function attempt(side: Side, step: Step): Promise<void> {
   }
 }
 
-/** @throws Error unless both sides are in the same state */
-function compare(names: readonly string[], sides: readonly Side[], what: "all" | "nothing of avail_event"): void {
-  const [one, other] = sides.map((side) => side.state(what))
-  if (one === undefined || other === undefined) return
+/** @throws Error unless all sides are in the same state */
+function compare(names: readonly string[], [one, other, long]: Sides, what: "all" | "nothing of avail_event"): void {
+  const expected = long.state(what)
+  compareTwo(names, one.state(what), expected)
+  compareTwo(names, other.state(what), expected)
+}
+
+function compareTwo(names: readonly string[], one: ReturnType<Side["state"]>, other: ReturnType<Side["state"]>): void {
   const [rest, otherRest] = [JSON.stringify(one.rest), JSON.stringify(other.rest)]
   if (Buffer.compare(one.ram, other.ram) === 0 && Buffer.compare(one.disk, other.disk) === 0 && rest === otherRest) return
   const firstByte = (a: Uint8Array, b: Uint8Array): number => a.findIndex((byte, at) => byte !== b[at])

@@ -284,10 +284,12 @@ describe("a driver on another thread", () => {
         return looks < 1000
       })
     }
+    guest.publish([guest.chain(guest.place({ type: T.FLUSH }).pieces)])
     guest.kick()
     expect(looks).toBeGreaterThan(0)
     expect(looks).toBeLessThanOrEqual(2 * RING_SIZE)
     vi.restoreAllMocks()
+    guest.takeUsed()
     guest.run({ type: T.FLUSH })
     await guest.served()
   })

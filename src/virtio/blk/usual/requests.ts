@@ -4,7 +4,7 @@
  */
 import { RamRegion } from "../../guest-memory.ts"
 import { HEAD, ROW, SLOTS } from "../../queue/chain-rows.ts"
-import type { Ring, RowRing, TakenChain } from "../../queue/ring.ts"
+import type { Ring, SingleRing, TakenChain } from "../../queue/ring.ts"
 import type { Virtqueue } from "../../virtqueue.ts"
 import type { BlkRequest } from "../request.ts"
 import { KIND, LENGTH, MOST_USUAL, OFFSET, SECTOR, STATUS } from "./columns.ts"
@@ -21,7 +21,7 @@ export class UsualRequests implements Tally {
   queue: Virtqueue | undefined
   ring: Ring | undefined
   /** The same, as what gives rows back. */
-  rowRing: RowRing | undefined
+  rowRing: SingleRing | undefined
   /** The region of all of their buffers. */
   region: RamRegion = NOWHERE
   /** Of the guest memory in which they lie. */

@@ -1,16 +1,19 @@
 /**
- * UsualKick: serves the usual kick of a queue, which brings one usual request while the device has nothing else to do: past all that a
- * batch of requests, or anything that is not usual, goes through (a third of what it costs there).
+ * UsualKick: serves the usual kick of a queue, which brings one request while the device has nothing else to do: past all that a batch of
+ * requests, or anything that is not usual, goes through (a third of what it costs there). The most usual request is read by itself, see
+ * `SingleRequest`; any other that makes a row goes as one.
  */
 import type { VirtioBacking } from "../../../backing/backing.ts"
 import type { VirtioDevice } from "../../device.ts"
-import { INTERRUPT_WANTED, type Ring, type TakenChain } from "../../queue/ring.ts"
+import { INTERRUPT_WANTED, type Ring, type SingleRing, type TakenChain } from "../../queue/ring.ts"
 import type { Virtqueue } from "../../virtqueue.ts"
 import type { Shortcut } from "../../work.ts"
 import { refusePromise } from "../answers.ts"
+import type { Turn } from "../../turn.ts"
 import type { Completion } from "../completion.ts"
 import type { RequestLimits } from "../request.ts"
 import { SECTOR_SIZE, VIRTIO_BLK_T } from "../spec.ts"
+import type { Habit } from "./habit.ts"
 import { SingleRequest } from "./single-request.ts"
 
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
@@ -24,6 +27,9 @@ export function isDirect(backing: VirtioBacking): backing is DirectBacking {
   return backing.asynchronous !== true && backing.preadInto !== undefined && backing.pwriteFrom !== undefined
 }
 
+/** Beside what `SingleRing.giveBackOnly` returns: the request has not been completed. */
+export const NOT_SERVED = -1
+
 /** What a `UsualKick` works with. */
 export interface UsualKickParts {
   readonly device: VirtioDevice
@@ -31,6 +37,9 @@ export interface UsualKickParts {
   readonly executor: { readonly backing: VirtioBacking }
   readonly completion: Completion
   readonly call: UsualCall
+  readonly habit: Habit
+  /** See `UsualServer`: for requests that `SingleRequest` does not read, and backings that want views. */
+  serveRow(kick: UsualKick, turn: Turn): number
   /** Takes over the request of `kick`, whose call has been made: it failed, or did something to the device. */
   takeOver(kick: UsualKick, failure: { readonly error: unknown } | undefined): void
 }
@@ -56,6 +65,10 @@ export class UsualKick implements Shortcut {
   readonly request = new SingleRequest()
   /** Of the guest memory in which the request lies that is given up. */
   generation = -1
+  /** The next request is likely to be one that `SingleRequest` reads. */
+  expectsSingle = true
+  /** It is likely to be the only one: a packed ring has no index that says so. */
+  expectsOnly = true
   readonly #parts: UsualKickParts
   // Of the parts, to be found at once:
   readonly #device: VirtioDevice
@@ -63,9 +76,11 @@ export class UsualKick implements Shortcut {
   readonly #executor: { readonly backing: VirtioBacking }
   readonly #completion: Completion
   readonly #call: UsualCall
+  readonly #habit: Habit
   /** `VirtioDevice.changes` when nothing was found that would make a kick unusual; the backing then. */
   #usualAt = -1
-  #backing: DirectBacking | undefined
+  #backing: VirtioBacking | undefined
+  #direct: DirectBacking | undefined
 
   constructor(parts: UsualKickParts, queue: Virtqueue, ring: Ring) {
     this.#parts = parts
@@ -76,27 +91,33 @@ export class UsualKick implements Shortcut {
     this.#executor = parts.executor
     this.#completion = parts.completion
     this.#call = parts.call
+    this.#habit = parts.habit
   }
 
   /** Nothing would make the next kick unusual, until `VirtioDevice.changes` or the backing does. */
-  arm(backing: DirectBacking): void {
+  arm(backing: VirtioBacking, direct: DirectBacking | undefined): void {
     this.#usualAt = this.#device.changes
-    if (this.#backing !== backing) this.#backing = backing
+    if (this.#backing === backing) return
+    this.#backing = backing
+    this.#direct = direct
   }
 
-  serve(): boolean {
+  serve(turn: Turn): boolean {
     const { ring, request } = this
     const device = this.#device
-    const backing = this.#backing
     const { changes, memory } = device
     const { generation, splitRows, packedRows } = ring
     const rows = splitRows ?? packedRows
-    if (backing === undefined || rows === undefined || memory.generation !== generation || !this.#isUsual(backing)) return false
+    if (rows === undefined || memory.generation !== generation || !this.#isUsual()) return false
     const waiting = rows.countWaiting()
     if (waiting !== 1) return waiting === 0
+    const backing = this.#direct
+    if (backing === undefined || !this.expectsSingle) return this.#serveRow(rows, turn)
     if (splitRows !== undefined) {
-      if (!request.takeSplit(splitRows, this.#disk)) return false
+      if (!request.takeSplit(splitRows, this.#disk)) return this.#serveRow(rows, turn)
+      // Here it may be that more than one waits.
     } else if (packedRows === undefined || !request.takePacked(packedRows, this.#disk)) return false
+    if (this.#habit.repeats > 0) this.#habit.forget()
     const { type, sector, offset, length } = request
     const call = this.#call
     // A store of an object costs several of a number.
@@ -114,16 +135,28 @@ export class UsualKick implements Shortcut {
     if (device.changes !== changes || memory.generation !== generation) return this.#giveUp(generation, undefined)
     call.isRunning = false
     const next = this.#completion.completeSingle(rows, request)
-    if ((next & INTERRUPT) === 0) return next === 0
-    // It may do anything: make a request available, replace the memory.
-    device.signals?.queueInterrupt(this.queue.index)
+    return (next & INTERRUPT) === 0 ? next === 0 : this.#interrupt(next, rows, generation)
+  }
+
+  #serveRow(rows: SingleRing, turn: Turn): boolean {
+    const { generation } = this.ring
+    const next = this.#parts.serveRow(this, turn)
+    if (next === NOT_SERVED) return false
+    return (next & INTERRUPT) === 0 ? next === 0 : this.#interrupt(next, rows, generation)
+  }
+
+  /** It may do anything: make a request available, replace the memory. `next`: what `SingleRing.giveBackOnly` has returned. */
+  #interrupt(next: number, rows: SingleRing, generation: number): boolean {
+    const { signals, memory } = this.#device
+    signals?.queueInterrupt(this.queue.index)
     return next === INTERRUPT && memory.generation === generation && rows.countWaiting() === 0
   }
 
   /** Nothing has changed since `arm`, nor what nobody tells of. */
-  #isUsual(backing: DirectBacking): boolean {
+  #isUsual(): boolean {
     const { changes, memory, inFlight } = this.#device
-    if (this.#usualAt !== changes || backing !== this.#executor.backing || backing.asynchronous === true) return false
+    const { backing } = this.#executor
+    if (this.#usualAt !== changes || this.#backing !== backing || backing.asynchronous === true) return false
     return memory.written === undefined && inFlight.oldChanges === 0 && !inFlight.full
   }
 

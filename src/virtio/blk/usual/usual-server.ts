@@ -2,14 +2,13 @@
  * UsualServer: serves batches of usual requests, which takes half of what it takes otherwise: they are rows of numbers, and one loop takes
  * them, another makes the calls, and a third completes them. What comes in between goes on as a `Batch`.
  */
-import type { VirtioBacking } from "../../../backing/backing.ts"
 import type { VirtioDevice } from "../../device.ts"
 import { ROW as ROW_SIZE } from "../../queue/chain-rows.ts"
-import type { Ring, RowRing } from "../../queue/ring.ts"
+import type { Ring } from "../../queue/ring.ts"
 import { LOOK_WEIGHT, type Turn } from "../../turn.ts"
 import type { Virtqueue } from "../../virtqueue.ts"
 import { refusePromise } from "../answers.ts"
-import type { Batch } from "../batch.ts"
+import { type Batch, BATCH_REQUESTS } from "../batch.ts"
 import type { CacheMode } from "../cache-mode.ts"
 import type { Completion } from "../completion.ts"
 import type { BatchErrors } from "../errors/batch-errors.ts"
@@ -19,21 +18,20 @@ import type { Observation } from "../observation/observation.ts"
 import type { RequestLimits } from "../request.ts"
 import { SECTOR_SIZE, VIRTIO_BLK_T } from "../spec.ts"
 import type { ThrottledRequests } from "../throttling/throttled-requests.ts"
-import { DESCRIPTOR_WEIGHT, REQUEST_WEIGHT } from "../weights.ts"
+import { REQUEST_WEIGHT } from "../weights.ts"
 import type { BlkWiring } from "../wiring.ts"
 import { KIND as KIND_AT, LENGTH as LENGTH_AT, OFFSET as OFFSET_AT, SECTOR as SECTOR_AT } from "./columns.ts"
-import { APART as APART_WAY, Habit, USUAL as USUAL_WAY, WALKED as WALKED_WAY } from "./habit.ts"
-import { takePacked } from "./packed-request.ts"
-import { UsualRequests } from "./requests.ts"
-import { isDirect, UsualCall, UsualKick, type UsualKickParts } from "./usual-kick.ts"
-import { takeSplit } from "./split-request.ts"
-import { WalkedRequests } from "./walked-requests.ts"
+import { APART as APART_WAY, USUAL as USUAL_WAY } from "./habit.ts"
+import { Intake } from "./intake.ts"
+import type { UsualRequests } from "./requests.ts"
+import { isDirect, NOT_SERVED as NOT, UsualCall, UsualKick, type UsualKickParts } from "./usual-kick.ts"
+import { hasVectored, methodOf, transferFirst, transferView, transferViews } from "./row-calls.ts"
+import type { WalkedRequests } from "./walked-requests.ts"
 
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
 const { IN, OUT } = VIRTIO_BLK_T
 const [BYTES, LOOK, LEAST, ROW] = [SECTOR_SIZE, LOOK_WEIGHT, REQUEST_WEIGHT, ROW_SIZE] as const
-const DESCRIPTOR = DESCRIPTOR_WEIGHT
-const [USUAL, WALKED, APART] = [USUAL_WAY, WALKED_WAY, APART_WAY] as const
+const [USUAL, APART, NOT_SERVED] = [USUAL_WAY, APART_WAY, NOT] as const
 const [KIND, SECTOR, OFFSET, LENGTH] = [KIND_AT, SECTOR_AT, OFFSET_AT, LENGTH_AT] as const
 
 // What has become of the requests:
@@ -45,6 +43,14 @@ export const LEFT = 1
 /** Some have been acted upon: the batch has them all. */
 export const BEGUN = 2
 
+/** Who serves batches. */
+export interface BatchServer {
+  /** Fills the batch with the usual requests that have been taken, and others: `room` at most. Returns whether the ring is empty. */
+  fillBatch(queue: Virtqueue, ring: Ring, room: number, turn: Turn): boolean
+  /** Acts on what is in it. Returns true when there is more to do in the next turn. */
+  finish(turn: Turn): boolean
+}
+
 /** What a `UsualServer` works with. */
 export interface UsualServerParts {
   readonly wiring: BlkWiring
@@ -53,13 +59,14 @@ export interface UsualServerParts {
   /** Where requests go on. */
   readonly batch: Batch
   readonly errors: BatchErrors
+  readonly server: BatchServer
 }
 
 export class UsualServer {
-  readonly requests = new UsualRequests()
-  /** Takes requests that are not usual. */
-  readonly walked = new WalkedRequests()
-  readonly #habit = new Habit()
+  readonly requests: UsualRequests
+  /** See `Intake`. */
+  readonly walked: WalkedRequests
+  readonly #intake: Intake
   /** Of the kick that is being served, if it is a usual one. */
   readonly call = new UsualCall()
   readonly #parts: UsualServerParts
@@ -73,18 +80,22 @@ export class UsualServer {
   readonly #throttled: ThrottledRequests
   /** `VirtioDevice.changes` when nothing about the requests was found to be special. */
   #plainAt = -1
-  readonly #disk: RequestLimits
   readonly #kicks = new WeakMap<Ring, UsualKick>()
   readonly #kickParts: UsualKickParts
 
   constructor(parts: UsualServerParts) {
     this.#parts = parts
     const { device, executor, cacheMode, errors, completion, observation } = parts.wiring
-    this.#disk = parts.disk
+    this.#intake = new Intake(parts.wiring, parts.disk)
+    this.requests = this.#intake.requests
+    this.walked = this.#intake.walked
     this.#throttled = parts.throttled
     this.#observation = observation
+    const { disk } = parts
+    const { habit } = this.#intake
     const takeOver = this.#takeOver.bind(this)
-    this.#kickParts = { device, executor, completion, disk: parts.disk, call: this.call, takeOver }
+    const serveRow = this.#serveRow.bind(this)
+    this.#kickParts = { device, executor, completion, disk, habit, call: this.call, takeOver, serveRow }
     this.#device = device
     this.#executor = executor
     this.#cacheMode = cacheMode
@@ -102,7 +113,7 @@ export class UsualServer {
   serve(queue: Virtqueue, ring: Ring, turn: Turn, most: number): typeof DONE | typeof LEFT | typeof BEGUN {
     const { requests } = this
     requests.begin(queue, ring)
-    this.#take(ring, turn, most)
+    this.#intake.take(ring, turn, most)
     if (!requests.isWhole || !this.#mayServe()) return LEFT
     const { rows, count, region } = requests
     const device = this.#device
@@ -142,18 +153,65 @@ export class UsualServer {
   /** `queue` has been served, and waits for a kick. Where nothing is special about it, that may be a usual one. */
   awaitKick(queue: Virtqueue, ring: Ring): void {
     const { backing } = this.#executor
-    if (this.#habit.way !== USUAL) {
+    if (this.#intake.habit.way === APART) {
       // It would be tried in vain.
       if (queue.shortcut !== undefined) queue.shortcut = undefined
       return
     }
     if ((ring.splitRows ?? ring.packedRows) === undefined || queue.liveAt !== this.#device.changes || !this.isPlain()) return
-    if (!isDirect(backing) || this.#cacheMode.writeThrough) return
+    if (backing.asynchronous === true || this.#cacheMode.writeThrough) return
     const kick = this.#kicks.get(ring) ?? new UsualKick(this.#kickParts, queue, ring)
-    kick.arm(backing)
+    kick.arm(backing, isDirect(backing) ? backing : undefined)
+    kick.expectsSingle = this.#expectsSingle()
+    kick.expectsOnly = this.requests.taken === 1
     if (queue.shortcut === kick) return
     this.#kicks.set(ring, kick)
     queue.shortcut = kick
+  }
+
+  /** The last request was one of those that can be read by themselves. */
+  #expectsSingle(): boolean {
+    return this.#intake.habit.way === USUAL && (this.requests.rows[KIND] ?? 0) <= OUT
+  }
+
+  /**
+   * Serves the only request of `kick`, which has been seen in its ring, as a row. Returns what `SingleRing.giveBackOnly` does, or
+   * NOT_SERVED where it goes on otherwise.
+   */
+  #serveRow(kick: UsualKick, turn: Turn): number {
+    const { requests } = this
+    const { queue, ring } = kick
+    const device = this.#device
+    const { changes } = device
+    const { backing } = this.#executor
+    const { splitRows } = ring
+    if (splitRows !== undefined) splitRows.availIdx = (splitRows.lastAvail + 1) & 0xffff
+    else if (!kick.expectsOnly) return NOT_SERVED
+    requests.begin(queue, ring)
+    this.#intake.take(ring, turn, 1)
+    const { rowRing } = requests
+    const isOnly = splitRows !== undefined || rowRing?.countWaiting() === 0
+    if (!requests.isWhole || !isOnly || device.changes !== changes || rowRing === undefined) {
+      kick.expectsOnly = isOnly
+      if (requests.count > 0 || this.walked.hasLeft) this.#fillBatch(queue, ring, turn)
+      return NOT_SERVED
+    }
+    try {
+      if (!transferFirst(backing, requests)) {
+        this.#leave(queue, ring)
+        return NOT_SERVED
+      }
+    } catch (error) {
+      this.#failed(queue, ring, error)
+      return NOT_SERVED
+    }
+    requests.next = 1
+    if (device.changes !== changes || device.memory.generation !== requests.generation) {
+      this.#leave(queue, ring)
+      return NOT_SERVED
+    }
+    kick.expectsSingle = this.#expectsSingle()
+    return this.#completion.completeOnly(rowRing, requests)
   }
 
   /** Takes over the request of a usual kick, whose call has been made. `failure`: it failed. */
@@ -166,41 +224,6 @@ export class UsualServer {
     }
     this.requests.next = 1
     this.#leave(queue, ring)
-  }
-
-  #take(ring: Ring, turn: Turn, most: number): void {
-    const { requests } = this
-    const { splitRows } = ring
-    if (splitRows !== undefined) {
-      if (requests.rowRing !== splitRows) requests.rowRing = splitRows
-      if (this.#habit.way === USUAL) takeSplit(requests, splitRows, this.#disk, most)
-      else requests.beginRows(splitRows.table.region, 0)
-      if (!requests.isWhole || this.#habit.repeats > 0) this.#takeOthers(splitRows, turn, most)
-      return
-    }
-    const { packedRows } = ring
-    if (packedRows === undefined) return
-    if (requests.rowRing !== packedRows) requests.rowRing = packedRows
-    if (this.#habit.way === USUAL) takePacked(requests, packedRows, this.#disk, most)
-    else requests.beginRows(packedRows.descriptors.region, packedRows.availPlace)
-    if (!requests.isWhole || this.#habit.repeats > 0) this.#takeOthers(packedRows, turn, most)
-  }
-
-  /** Takes what comes behind the usual requests, as far as that makes rows as well, and rows are what is wanted. */
-  #takeOthers(ring: RowRing, turn: Turn, most: number): void {
-    const { requests, walked } = this
-    const habit = this.#habit
-    const isSurprise = requests.count === 0
-    if (!isSurprise) habit.forget()
-    if (requests.isWhole) return
-    if (habit.way !== APART && this.#mayServeRows()) {
-      const { changes } = this.#device
-      walked.take(requests, ring, this.#disk, most)
-      // The walk asks `GuestMemory.region`, which is the embedder's: the batch looks whether its ring is still the queue's.
-      if (this.#device.changes !== changes) requests.isWhole = false
-      turn.spend(DESCRIPTOR * walked.descriptors, 0)
-    }
-    if (isSurprise) habit.surprise(requests.count > 0 ? WALKED : APART)
   }
 
   /** No request has to wait, and nobody wants to know of the single one. Whoever changes that bumps `VirtioDevice.changes`. */
@@ -217,16 +240,19 @@ export class UsualServer {
 
   /** The disk answers at once, nobody wants to know of the single request, and none has to wait. */
   #mayServe(): boolean {
-    return this.#mayServeRows() && (this.isPlain() || this.#areAdmitted())
-  }
-
-  #mayServeRows(): boolean {
-    return this.#executor.backing.asynchronous !== true && this.#device.memory.written === undefined
+    return this.#intake.mayServeRows() && (this.isPlain() || this.#areAdmitted())
   }
 
   #areAdmitted(): boolean {
     if (this.#errors.stoppedBy !== undefined || this.#observation?.isDue() === true) return false
     return this.#throttled.admits(this.requests)
+  }
+
+  /** What has been taken, and what the intake has left, goes on in the batch. */
+  #fillBatch(queue: Virtqueue, ring: Ring, turn: Turn): void {
+    const { server } = this.#parts
+    server.fillBatch(queue, ring, BATCH_REQUESTS, turn)
+    server.finish(turn)
   }
 
   /** The call for the request `next` failed. */
@@ -250,23 +276,4 @@ export class UsualServer {
     batch.adopt(this.requests)
     return BEGUN
   }
-}
-
-function transferView(backing: VirtioBacking, kind: number, view: Uint8Array, offset: number): unknown {
-  return kind === IN ? backing.pread(view, offset) : backing.pwrite(view, offset)
-}
-
-/** Otherwise a request whose data are in several stretches takes several calls. */
-function hasVectored({ preadv, pwritev }: VirtioBacking, kind: number): boolean {
-  return ((kind & 1) === IN ? preadv : pwritev) !== undefined
-}
-
-function transferViews(backing: VirtioBacking, kind: number, views: readonly Uint8Array[], offset: number): unknown {
-  return (kind & 1) === IN ? backing.preadv?.(views, offset) : backing.pwritev?.(views, offset)
-}
-
-function methodOf(backing: VirtioBacking, kind: number): string {
-  if (kind === IN) return backing.preadInto === undefined ? "pread" : "preadInto"
-  if (kind === OUT) return backing.pwriteFrom === undefined ? "pwrite" : "pwriteFrom"
-  return (kind & 1) === IN ? "preadv" : "pwritev"
 }

@@ -77,6 +77,11 @@ export class WalkedRequests {
     requests.took(count, bytes, writes, writeBytes)
   }
 
+  /** There is something for `takeLeft`. */
+  get hasLeft(): boolean {
+    return this.#isLeft || this.#thrown !== undefined
+  }
+
   /** Makes of `chain` the one that makes no row. Returns false where there is none. @throws what taking it has thrown */
   takeLeft(chain: DescriptorChain): boolean {
     const thrown = this.#thrown
