@@ -55,6 +55,8 @@ const TRANSPORTS: readonly Transport[] = [
   pci("PCI, legacy, direct", {}, { transport: "legacy", features: { refuse: ["INDIRECT_DESC"] } }),
   pci("PCI, packed", PACKED, {}),
   pci("PCI, packed, direct, without EVENT_IDX", PACKED, { features: { refuse: ["INDIRECT_DESC", "EVENT_IDX"] } }),
+  pci("PCI, packed, in order", { withFeatures: ["RING_PACKED", "IN_ORDER"] }, {}),
+  pci("PCI, in order, direct", { withFeatures: ["IN_ORDER"] }, { features: { refuse: ["INDIRECT_DESC"] } }),
   mmio("MMIO, packed", PACKED), mmio("MMIO, version 2", {}),
   mmio("MMIO, version 1, big-endian", { version: 1, guestEndian: "big" }, { guestEndian: "big" }),
 ]
