@@ -15,7 +15,7 @@ export type BlkFeatureName = keyof typeof VIRTIO_BLK_F | Exclude<keyof typeof VI
 
 /** Feature bits that are offered only on request: no driver gains by them that knows another way. */
 const ON_REQUEST = [
-  "RING_PACKED", "IN_ORDER", "NOTIFICATION_DATA", "NOTIF_CONFIG_DATA", "SUSPEND",
+  "RING_PACKED", "IN_ORDER", "NOTIFICATION_DATA", "NOTIF_CONFIG_DATA", "SUSPEND", "ACCESS_PLATFORM",
 ] as const satisfies readonly BlkFeatureName[]
 
 /** Names of feature bits that are offered only on request. */
@@ -64,8 +64,9 @@ export interface VirtioBlkOptions {
   /**
    * Feature bits to offer that are not offered otherwise. RING_PACKED: packed rings, beside split ones; some drivers know only those, and
    * Linux takes them where it can. IN_ORDER: requests complete in the order in which they came, so a slow one holds up those behind it.
-   * NOTIFICATION_DATA, NOTIF_CONFIG_DATA (PCI only): kicks say more, which the device does not need. SUSPEND: the driver
-   * can suspend the device. Default: none.
+   * NOTIFICATION_DATA, NOTIF_CONFIG_DATA (PCI only): kicks say more, which the device does not need. SUSPEND: the driver can suspend the
+   * device. ACCESS_PLATFORM: addresses are not guest-physical ones but those of an IOMMU, which the transport's `memory` looks up; the
+   * driver must accept it, so there must be no legacy interface. Default: none.
    */
   readonly withFeatures?: readonly RequestedFeatureName[]
   /** What the guest may do in a second: limits for this disk, or a `Throttle` that it shares with others. Default: no limits. */
@@ -143,15 +144,19 @@ export function blkParameters(options: VirtioBlkOptions): BlkParameters {
   }
 }
 
-/** Feature bits that a driver must accept: a disk that is written zone by zone is none for a driver that does not know zones. */
-export function requiredFeatures(backing: VirtioBacking, { withoutFeatures }: BlkParameters): bigint {
-  if (backing.zones?.model !== "host-managed") return 0n
+/**
+ * Feature bits that a driver must accept: a disk that is written zone by zone is none for a driver that does not know zones, and who takes
+ * addresses for guest-physical ones must not use those of an IOMMU.
+ */
+export function requiredFeatures(backing: VirtioBacking, { withFeatures, withoutFeatures }: BlkParameters): bigint {
+  const required = withFeatures & ~withoutFeatures & featureMask([VIRTIO_F.ACCESS_PLATFORM])
+  if (backing.zones?.model !== "host-managed") return required
   if (hasBit(withoutFeatures, VIRTIO_BLK_F.ZONED)) {
     throw new RangeError(
       "withoutFeatures: ZONED cannot be left out: the disk is host-managed, and of no use to a driver that does not know zones",
     )
   }
-  return ZONED_MASK
+  return required | ZONED_MASK
 }
 
 /** The feature bits of the device type: what the backing can do decides. */

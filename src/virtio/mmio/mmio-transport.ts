@@ -7,6 +7,7 @@ import { savedNumber, savedNumbers, shown, STATE_VERSION } from "../../saved-sta
 import { GUEST_MEMORY_RULES, type GuestMemory } from "../guest-memory.ts"
 import { type GuestEndian, memoryOf } from "../legacy/big-endian-memory.ts"
 import { LegacyConfig } from "../legacy/legacy-config.ts"
+import { checkLegacyCan } from "../legacy/modern-only.ts"
 import type { RestoreOptions, SaveOptions, VirtioDeviceState } from "../state.ts"
 import { checkSameGuest, savedTransport } from "../transport-state.ts"
 import type { DeviceSignals, Transportable, TransportedDevice } from "../transport.ts"
@@ -78,6 +79,7 @@ export class VirtioMmio implements DeviceSignals, ControlHost {
       throw new RangeError('VirtioMmio: guestEndian "big" needs version 1: a driver of version 2 is little-endian on any machine')
     }
     const { virtio } = device
+    if (version === 1) checkLegacyCan(virtio, "give VirtioMmio version 2")
     this.device = device
     this.version = version
     this.#guestEndian = guestEndian

@@ -55,7 +55,8 @@ const COMMON_FEATURES = [
 /** What a driver may accept: bits not described, reserved, or of another transport are never accepted ([VIRTIO] 2.2.1). */
 const KNOWN: Readonly<Record<"modern" | "legacy", readonly FeatureName[]>> = {
   modern: [
-    ...COMMON_FEATURES, "ZONED", "VERSION_1", "RING_PACKED", "IN_ORDER", "NOTIFICATION_DATA", "NOTIF_CONFIG_DATA", "RING_RESET", "SUSPEND",
+    ...COMMON_FEATURES, "ZONED", "VERSION_1", "ACCESS_PLATFORM", "RING_PACKED", "IN_ORDER", "NOTIFICATION_DATA", "NOTIF_CONFIG_DATA",
+    "RING_RESET", "SUSPEND",
   ],
   // [VIRTIO] 6.3. BARRIER and SCSI (5.2.3.1) went with the drivers that used them.
   legacy: [...COMMON_FEATURES, "NOTIFY_ON_EMPTY", "ANY_LAYOUT"],
@@ -67,6 +68,7 @@ const NOT_BY_DEFAULT: readonly FeatureName[] = ["NOTIFY_ON_EMPTY"]
 /** [VIRTIO] 2.2.1: what depends on another feature is not accepted without it. Ring features came with VERSION_1. */
 const REQUIRES: Partial<Readonly<Record<FeatureName, FeatureName>>> = {
   RING_PACKED: "VERSION_1",
+  ACCESS_PLATFORM: "VERSION_1",
   IN_ORDER: "VERSION_1",
   ZONED: "VERSION_1",
   NOTIFICATION_DATA: "VERSION_1",
