@@ -9,7 +9,6 @@ import { savedNumber, savedNumbers, STATE_VERSION } from "../../saved-state.ts"
 import { GUEST_MEMORY_RULES, type GuestMemory } from "../guest-memory.ts"
 import { type GuestEndian, memoryOf } from "../legacy/big-endian-memory.ts"
 import { DEVICE_STATUS } from "../spec.ts"
-import { checkLegacyCan } from "../legacy/modern-only.ts"
 import type { RestoreOptions, SaveOptions, VirtioDeviceState } from "../state.ts"
 import { checkSameGuest, savedTransport } from "../transport-state.ts"
 import type { DeviceSignals, Transportable, TransportedDevice } from "../transport.ts"
@@ -17,9 +16,8 @@ import { COMMON_CONFIG_SIZE, CommonConfig } from "./common-config.ts"
 import { ConfigWindow } from "./config-window.ts"
 import { legacyBarSize, LegacyRegisters } from "./legacy-registers.ts"
 import {
-  CLASS_CODE, identity, LEGACY_BAR, MAX_VECTORS, type ModernLayout, modernLayout, MSIX_BAR, msixLayout, NOTIFY_BYTES, NOTIFY_SHIFT,
-  PCI_CAP_ID_VENDOR, structureCapabilities,
-  VIRTIO_VENDOR_ID, type VirtioPciInterface, windowCapability,
+  checkInterface, CLASS_CODE, identity, LEGACY_BAR, MAX_VECTORS, type ModernLayout, modernLayout, MSIX_BAR, msixLayout, NOTIFY_BYTES,
+  NOTIFY_SHIFT, PCI_CAP_ID_VENDOR, structureCapabilities, VIRTIO_VENDOR_ID, type VirtioPciInterface, windowCapability,
 } from "./structures.ts"
 import { NO_VECTOR, Vectors } from "./vectors.ts"
 
@@ -96,10 +94,7 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
     const { virtio } = device
     const kind = options.interface ?? "transitional"
     const endian = options.guestEndian ?? "little"
-    if (endian === "big" && kind !== "legacy") {
-      throw new RangeError('VirtioPciFunction: guestEndian "big" needs interface "legacy": a modern driver is little-endian anywhere')
-    }
-    if (kind !== "modern") checkLegacyCan(virtio, 'give VirtioPciFunction the interface "modern"')
+    checkInterface(virtio, kind, endian)
     const vectors = options.vectors ?? Math.min(Math.max(virtio.queueCount + 1, 2), MAX_VECTORS)
     if (!Number.isInteger(vectors) || vectors < 0 || vectors > MAX_VECTORS) {
       throw new RangeError(`vectors: ${vectors} is not a number from 0 to ${MAX_VECTORS}`)

@@ -29,7 +29,9 @@ describe("the driver's choice of features", () => {
   })
 
   it("of everything offered, only what the driver knows for the interface is accepted", () => {
-    expect(chooseFeatures(ALL, "modern")).toBe(bits(1, 2, 4, 5, 6, 9, 10, 11, 12, 13, 14, 15, 16, 17, 28, 29, 32, 33, 34, 35, 38, 39, 40, 43))
+    expect(chooseFeatures(ALL, "modern")).toBe(
+      bits(1, 2, 4, 5, 6, 9, 10, 11, 12, 13, 14, 15, 16, 17, 28, 29, 32, 33, 34, 35, 38, 39, 40, 43),
+    )
     expect(chooseFeatures(ALL, "legacy")).toBe(bits(1, 2, 4, 5, 6, 9, 10, 11, 12, 13, 14, 15, 16, 27, 28, 29))
     expect(chooseFeatures(0n, "modern")).toBe(0n)
   })
