@@ -77,6 +77,16 @@ export function fillZeroFrom(buffers: readonly Uint8Array[], start: number): voi
   }
 }
 
+/** `buffers` up to byte `length` of their run, which is inside the last one. */
+export function cut(buffers: readonly Uint8Array[], length: number): Uint8Array[] {
+  let left = length
+  return buffers.map((buffer) => {
+    const part = left < buffer.length ? buffer.subarray(0, left) : buffer
+    left -= buffer.length
+    return part
+  })
+}
+
 type Compare = (a: Uint8Array, b: Uint8Array) => number
 
 /** Node's memcmp(3), where there is one: ten times as fast as a loop (0.02 and 0.2 ns a byte, measured). */

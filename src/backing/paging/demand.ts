@@ -9,6 +9,8 @@ const PREFERRED_READ = 1 << 16
 /** Bytes that are read ahead at most, and their share of the cache. */
 const MOST_AHEAD = 4 << 20
 const SHARE_AHEAD = 1 / 4
+/** Whoever has read so much of the cache's size in order is likely to read on, and would push everybody else's pages out. */
+const SHARE_LONG = 1 / 4
 
 export interface DemandOptions {
   readonly cache: PageCache
@@ -18,6 +20,7 @@ export interface DemandOptions {
 }
 
 export class Demand {
+  readonly #cache: PageCache
   readonly #loader: PageLoader
   readonly #companions: Companions
   readonly #readAhead: ReadAhead
@@ -25,7 +28,9 @@ export class Demand {
   constructor({ cache, loader, preferredRead = PREFERRED_READ }: DemandOptions) {
     this.#loader = loader
     this.#companions = new Companions(preferredRead, cache)
-    this.#readAhead = new ReadAhead(Math.floor(Math.min(MOST_AHEAD / cache.pageSize, cache.capacity * SHARE_AHEAD)))
+    const most = Math.floor(Math.min(MOST_AHEAD / cache.pageSize, cache.capacity * SHARE_AHEAD))
+    this.#cache = cache
+    this.#readAhead = new ReadAhead(most, cache.capacity * SHARE_LONG)
     loader.onPage = (page) => {
       page.isMarker = this.#readAhead.isMarker(page.index)
     }
@@ -35,18 +40,20 @@ export class Demand {
   load(first: number, last: number, end: number): Promise<void> {
     const isOnItsWay = this.#loader.isLoading(first)
     const stop = isOnItsWay ? last : this.#companions.stop(first, last)
-    const ahead = isOnItsWay ? this.#readAhead.reached(first, stop) : { first: stop + 1, end: this.#readAhead.missed(first, stop) }
+    const ahead = isOnItsWay ? this.#readAhead.reached(first, stop) : this.#readAhead.missed(first, stop)
     const loading = this.#loader.load(first, last, { stop, end })
-    if (ahead !== undefined) this.#loader.loadAhead(ahead.first, ahead.end - 1, end)
+    if (ahead !== undefined) this.#loader.loadAhead(ahead, end)
     return loading
   }
 
-  /** Somebody has come to `page`, which is a marker or came along with others. */
-  reached(page: Page, end: number): void {
+  /** Somebody has come to `page`, which is a marker, came along or is for somebody who reads in order; `isPast`: and has read all of it. */
+  reached(page: Page, end: number, isPast: boolean): void {
     if (page.isCompanion) this.#companions.earn()
     const ahead = page.isMarker ? this.#readAhead.reached(page.index) : undefined
-    if (ahead !== undefined) this.#loader.loadAhead(ahead.first, ahead.end - 1, end)
+    if (ahead !== undefined) this.#loader.loadAhead(ahead, end)
     page.isCompanion = false
     page.isMarker = false
+    if (page.passing === "behind") page.passing = undefined
+    else if (page.passing === "ahead" && isPast) this.#cache.passed(page)
   }
 }

@@ -6,13 +6,16 @@
 /** One page. What lies past the end of the file is zero. */
 export interface Page {
   readonly index: number
-  readonly bytes: Uint8Array
+  /** Nothing once the page has been dropped. */
+  bytes: Uint8Array
   /** Read or written since the clock's hand last came by. */
   used: boolean
   /** The first page that was read ahead: whoever comes here has the next ones read. */
   isMarker: boolean
   /** It came along with pages that somebody asked for, and nobody has asked for it yet. */
   isCompanion: boolean
+  /** Set where it was read ahead for somebody who reads much in order: who is to come past it, or has, and nobody has used it since. */
+  passing: "ahead" | "behind" | undefined
   /** Place in the clock's list. */
   slot: number
 }
@@ -20,23 +23,33 @@ export interface Page {
 /** Bytes of dropped pages that are kept for the next ones, as many as one long read brings, and their share of the cache. */
 const MOST_SPARE = 4 << 20
 const SHARE_SPARE = 1 / 4
+/** Bytes of passed pages that are not dropped before others, and their share of the cache: an operation may come back for them. */
+const MOST_RECENT = 2 << 20
+const SHARE_RECENT = 1 / 16
+
+const NOTHING = new Uint8Array(0)
 
 export class PageCache {
   readonly pageSize: number
   readonly #capacity: number
   readonly #mostSpare: number
+  readonly #mostRecent: number
   readonly #pages = new Map<number, Page>()
   readonly #clock: Page[] = []
   #hand = 0
   /** How many operations need a page, by its index, whether it is here or not. */
   readonly #pins = new Map<number, number>()
   readonly #spare: Uint8Array[] = []
+  /** Pages that were passed just now, and those that were passed before, in order. A page may have been dropped since, or used again. */
+  readonly #recent: Page[] = []
+  readonly #passed: Page[] = []
 
   /** `capacity` in pages. Pages that operations need are kept beyond it. */
   constructor(options: { readonly pageSize: number; readonly capacity: number }) {
     this.pageSize = options.pageSize
     this.#capacity = options.capacity
     this.#mostSpare = Math.ceil(Math.min(options.capacity * SHARE_SPARE, MOST_SPARE / options.pageSize))
+    this.#mostRecent = Math.ceil(Math.min(options.capacity * SHARE_RECENT, MOST_RECENT / options.pageSize))
   }
 
   /** Bytes of memory that pages take up. */
@@ -69,7 +82,7 @@ export class PageCache {
   /** Adds a page that is not here; others make room. `bytes` belongs to the page from then on. */
   add(index: number, bytes: Uint8Array): Page {
     while (this.#pages.size >= this.#capacity && this.#evict()) continue
-    const page: Page = { index, bytes, used: true, isMarker: false, isCompanion: false, slot: this.#clock.length }
+    const page: Page = { index, bytes, used: true, isMarker: false, isCompanion: false, passing: undefined, slot: this.#clock.length }
     this.#pages.set(index, page)
     this.#clock.push(page)
     return page
@@ -83,12 +96,26 @@ export class PageCache {
       last.slot = page.slot
     }
     this.giveBuffer(page.bytes)
+    page.bytes = NOTHING
   }
 
   clear(): void {
     this.#pages.clear()
     this.#clock.length = 0
     this.#spare.length = 0
+    this.#recent.length = 0
+    this.#passed.length = 0
+  }
+
+  /**
+   * Somebody who reads much in order has come past `page`: it is dropped before the pages of others, and the latest first. So whoever reads
+   * a whole disk leaves the others' pages alone, and goes round in few MiB, which the processor's caches hold: a fifth less of its time.
+   */
+  passed(page: Page): void {
+    page.passing = "behind"
+    this.#recent.push(page)
+    const last = this.#recent.length > this.#mostRecent ? this.#recent.shift() : undefined
+    if (last !== undefined && this.#passed.length < this.#capacity) this.#passed.push(last)
   }
 
   /** The pages in `first` .. `last` that are here, in no order. */
@@ -120,6 +147,11 @@ export class PageCache {
 
   /** Drops one page that nobody needs and nobody has used for a while. Returns false when every page is needed. */
   #evict(): boolean {
+    for (let page = this.#passed.pop(); page !== undefined; page = this.#passed.pop()) {
+      if (page.passing !== "behind" || this.#pins.has(page.index) || this.#pages.get(page.index) !== page) continue
+      this.remove(page)
+      return true
+    }
     // Twice round: the first time takes the marks of use away.
     for (let steps = this.#clock.length * 2; steps > 0; steps--) {
       if (this.#hand >= this.#clock.length) this.#hand = 0

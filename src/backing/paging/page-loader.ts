@@ -5,9 +5,10 @@
  */
 import type { AsyncImageFile } from "../async-image-file.ts"
 import { BackingError } from "../backing.ts"
-import { fillZeroFrom, scatter } from "../buffers.ts"
+import { cut, fillZeroFrom, scatter } from "../buffers.ts"
 import { applyChange, type Change, memoryOf, overlaps } from "./change.ts"
 import type { Page, PageCache } from "./page-cache.ts"
+import type { Ahead } from "./read-ahead.ts"
 import { sourceError } from "./source-error.ts"
 import type { WriteLog } from "./write-log.ts"
 
@@ -17,6 +18,8 @@ interface Load {
   readonly end: number
   /** Those from here on were to come along: nobody has asked for them. */
   companions: number
+  /** For somebody who has read much in order. */
+  isPassing: boolean
   /** Bytes to ask for. */
   readonly length: number
   /** The changes to do to the answer, oldest first. */
@@ -110,9 +113,10 @@ export class PageLoader {
   /**
    * `load` for pages that nobody waits for yet; does nothing when much waits. A failure is not told: whoever needs the page then meets it.
    */
-  loadAhead(first: number, last: number, end: number): void {
+  loadAhead(ahead: Ahead, end: number): void {
     if (this.#queue.length >= MOST_WAITING) return
-    this.#begin(first, last, end)
+    const fresh = this.#begin(ahead.first, ahead.end - 1, end)
+    if (ahead.isPassing) for (const load of fresh) load.isPassing = true
     this.#pump()
   }
 
@@ -173,7 +177,19 @@ export class PageLoader {
     let settle: Load["settle"] = ignore
     const promise = new Promise<BackingError | undefined>((resolve) => (settle = resolve))
     const storedSize = this.#log?.storedSize ?? this.#size
-    const load: Load = { first, end, companions: end, length, changes: [], held: 0, storedSize, isUrgent: false, promise, settle }
+    const load: Load = {
+      first,
+      end,
+      companions: end,
+      isPassing: false,
+      length,
+      changes: [],
+      held: 0,
+      storedSize,
+      isUrgent: false,
+      promise,
+      settle,
+    }
     for (const change of this.#log?.pending ?? []) {
       if (overlaps(change, first * pageSize, end * pageSize)) this.#keep(load, change)
     }
@@ -267,6 +283,7 @@ export class PageLoader {
       for (const change of load.changes) applyChange(change, bytes, index * pageSize)
       const page = this.#cache.add(index, bytes)
       page.isCompanion = index >= load.companions
+      if (load.isPassing) page.passing = "ahead"
       this.onPage(page)
     }
   }
@@ -274,14 +291,4 @@ export class PageLoader {
   #closed(): BackingError {
     return new BackingError("closed", "the file is closed", { path: this.#source.path })
   }
-}
-
-/** `pages` up to byte `length` of their run, which is inside the last one. */
-function cut(pages: readonly Uint8Array[], length: number): Uint8Array[] {
-  let left = length
-  return pages.map((page) => {
-    const part = left < page.length ? page.subarray(0, left) : page
-    left -= page.length
-    return part
-  })
 }

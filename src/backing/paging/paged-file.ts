@@ -35,12 +35,6 @@ const PAGE_SIZE = 1 << 14
 const CACHE_SIZE = 32 << 20
 const LOG_SIZE = 16 << 20
 
-interface Opened {
-  readonly source: AsyncImageFile
-  readonly size: number
-  readonly options: PagedFileOptions
-}
-
 export class PagedFile implements ImageFile {
   readonly path: string
   readonly readOnly: boolean
@@ -64,10 +58,10 @@ export class PagedFile implements ImageFile {
   /** Asks the source for its size. @throws BackingError what the source rejects with; TypeError for one that lacks a method */
   static async open(source: AsyncImageFile, options: PagedFileOptions = {}): Promise<PagedFile> {
     const readOnly = options.readOnly === true || source.readOnly
-    return new PagedFile({ source, size: await examineSource(source, { isWritten: !readOnly }), options: { ...options, readOnly } })
+    return new PagedFile(source, await examineSource(source, { isWritten: !readOnly }), { ...options, readOnly })
   }
 
-  private constructor({ source, size, options }: Opened) {
+  private constructor(source: AsyncImageFile, size: number, options: PagedFileOptions) {
     const { readOnly = true, cacheSize = CACHE_SIZE, pageSize = PAGE_SIZE, logSize = LOG_SIZE } = options
     this.path = source.path
     this.readOnly = readOnly
@@ -122,6 +116,7 @@ export class PagedFile implements ImageFile {
     this.#checkOpen()
     const count = Math.min(length, this.#size - offset)
     if (count <= 0) return 0
+    if (count > this.#pageSize) this.#require(offset, offset + count)
     this.#copy(buffer, start, count, offset, offset + count)
     return count
   }
@@ -130,6 +125,7 @@ export class PagedFile implements ImageFile {
     this.#checkOpen()
     const count = Math.max(0, Math.min(totalLength(buffers), this.#size - offset))
     let done = 0
+    if (buffers.length > 1 || count > this.#pageSize) this.#require(offset, offset + count)
     for (const buffer of buffers) {
       const part = Math.min(buffer.length, count - done)
       if (part > 0) this.#copy(buffer, 0, part, offset + done, offset + count)
@@ -235,6 +231,14 @@ export class PagedFile implements ImageFile {
 
   // --- Reading ---
 
+  /** Finds out whether all pages from `offset` up to `end` are here, before one is copied, and counts as used. @throws NotLoaded */
+  #require(offset: number, end: number): void {
+    const last = Math.floor((Math.min(end, this.#end) - 1) / this.#pageSize)
+    for (let index = Math.floor(offset / this.#pageSize); index <= last; index++) {
+      if (!this.#cache.has(index)) throw this.#missing(index, Math.floor((end - 1) / this.#pageSize))
+    }
+  }
+
   /** Copies `length` bytes from `offset`. `end` is where the whole call ends: what is missing is asked for up to there. */
   #copy(buffer: Uint8Array, start: number, length: number, offset: number, end: number): void {
     const pageSize = this.#pageSize
@@ -246,7 +250,9 @@ export class PagedFile implements ImageFile {
       const page = this.#cache.get(index)
       if (page !== undefined) {
         page.used = true
-        if (page.isMarker || page.isCompanion) this.#demand.reached(page, this.#end)
+        if (page.isMarker || page.isCompanion || page.passing !== undefined) {
+          this.#demand.reached(page, this.#end, within + part === pageSize)
+        }
         buffer.set(new Uint8Array(page.bytes.buffer, within, part), start + done)
       } else if (index * pageSize < this.#end) throw this.#missing(index, Math.floor((end - 1) / pageSize))
       else buffer.fill(0, start + done, start + done + part)

@@ -18,6 +18,15 @@ interface Stream {
   marker: number | undefined
 }
 
+/** Pages to read ahead. */
+export interface Ahead {
+  readonly first: number
+  /** Past the last. */
+  readonly end: number
+  /** They are for somebody who has read much in order, and is not likely to come back. */
+  readonly isPassing: boolean
+}
+
 /** Those that are remembered. */
 const MOST_STREAMS = 8
 /** The first window, in pages. */
@@ -27,42 +36,46 @@ const LATEST_MARKER = 3 / 4
 
 export class ReadAhead {
   readonly #most: number
+  readonly #long: number
   /** The latest last. */
   readonly #streams: Stream[] = []
   /** By their markers. */
   readonly #markers = new Map<number, Stream>()
 
-  /** `most`: pages that are read ahead at most. */
-  constructor(most: number) {
+  /** `most`: pages that are read ahead at most. `long`: pages that are much to have read in order. */
+  constructor(most: number, long = Number.POSITIVE_INFINITY) {
     this.#most = most
+    this.#long = long
   }
 
   isMarker(index: number): boolean {
     return this.#markers.has(index)
   }
 
-  /** Somebody needs the pages `first` .. `last`, not all of which are here. Returns past the last page to get with them. */
-  missed(first: number, last: number): number {
+  /** Somebody needs the pages `first` .. `last`, not all of which are here. Returns the pages to get with them. */
+  missed(first: number, last: number): Ahead {
     const at = this.#streams.findIndex(({ next }) => first === next)
     const [stream = { start: first, next: 0, window: 0, marker: undefined }] = at < 0 ? [] : this.#streams.splice(at, 1)
     if (at < 0 && this.#streams.length >= MOST_STREAMS) this.#unmark(this.#streams.shift())
     this.#streams.push(stream)
     stream.next = last + 1
-    if (at < 0 || this.#most === 0) return stream.next
-    return this.#widen(stream, { reached: last + 1, length: last + 1 - first })
+    const isAhead = at >= 0 && this.#most > 0
+    const end = isAhead ? this.#widen(stream, { reached: last + 1, length: last + 1 - first }) : stream.next
+    return { first: last + 1, end, isPassing: last + 1 - stream.start >= this.#long }
   }
 
   /**
    * Somebody needs the pages `first` .. `last`, which are on their way or here. Returns the pages to read ahead, first and past the last,
    * if there is a marker among them.
    */
-  reached(first: number, last = first): { readonly first: number; readonly end: number } | undefined {
+  reached(first: number, last = first): Ahead | undefined {
     let stream: Stream | undefined
     for (let index = first; index <= last && stream === undefined; index++) stream = this.#markers.get(index)
     if (stream === undefined) return undefined
     stream.next = Math.max(stream.next, last + 1)
     const begin = stream.next
-    return { first: begin, end: this.#widen(stream, { reached: last + 1, length: last + 1 - first }) }
+    const end = this.#widen(stream, { reached: last + 1, length: last + 1 - first })
+    return { first: begin, end, isPassing: begin - stream.start >= this.#long }
   }
 
   /**

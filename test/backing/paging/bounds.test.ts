@@ -61,7 +61,9 @@ it("reading ahead stops while much waits that somebody needs", async () => {
   const { source } = slowToRead(MemoryFile.of(new Uint8Array(PAGE)))
   const loader = new PageLoader({ source, cache: new PageCache({ pageSize: PAGE, capacity: 8 }), log: undefined, size: 2 ** 40 })
   for (let index = 0; index < 8; index++) loader.load(index * 100, index * 100, { stop: index * 100, end: 2 ** 40 }).catch(() => undefined)
-  for (let index = 10; index < 1000; index++) loader.loadAhead(index * 100, index * 100 + 3, 2 ** 40)
+  for (let index = 10; index < 1000; index++) {
+    loader.loadAhead({ first: index * 100, end: index * 100 + 4, isPassing: false }, 2 ** 40)
+  }
   expect(Array.from({ length: 990 }, (_, index) => (index + 10) * 100).filter((index) => loader.isLoading(index))).toHaveLength(16)
   loader.close()
 })
@@ -69,7 +71,7 @@ it("reading ahead stops while much waits that somebody needs", async () => {
 it("a reader that skips what is read ahead for it leaves one mark, not one for each skip", () => {
   const ahead = new ReadAhead(64)
   let next = 0
-  for (let skips = 0; skips < 1000; skips++) next = ahead.missed(next, next)
+  for (let skips = 0; skips < 1000; skips++) next = ahead.missed(next, next).end
   expect(Array.from({ length: next + 1 }, (_, index) => index).filter((index) => ahead.isMarker(index))).toHaveLength(1)
 })
 

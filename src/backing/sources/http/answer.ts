@@ -14,6 +14,8 @@ export interface FileVersion {
 /** A 206 that holds what was asked for: `length` bytes of `version`, from the first byte that was asked for. */
 export interface RangeAnswer {
   readonly length: number
+  /** HTTP itself sees to it that no more bytes come: the answer has a Content-Length. */
+  readonly isFramed: boolean
   readonly version: FileVersion
 }
 
@@ -36,7 +38,7 @@ export interface AnswerContext {
 export function checkAnswer(response: HttpResponse, range: ByteRange, context: AnswerContext): RangeAnswer {
   const { status, headers } = response
   if (status === 416) return unsatisfied(response, context)
-  if (status === 200 && headers.get("content-length") === "0") return { length: 0, version: versionOf(response, 0) }
+  if (status === 200 && headers.get("content-length") === "0") return { length: 0, isFramed: true, version: versionOf(response, 0) }
   if (status !== 206) throw statusError(response, context)
   const encoding = headers.get("content-encoding")
   if (encoding !== null && encoding.toLowerCase() !== "identity") {
@@ -55,7 +57,7 @@ export function checkAnswer(response: HttpResponse, range: ByteRange, context: A
   if (promised !== null && promised !== String(length)) {
     throw failure(context, `the server promises ${promised.slice(0, 20)} bytes for a range of ${length}`)
   }
-  return { length, version: versionOf(response, found.total) }
+  return { length, isFramed: promised !== null, version: versionOf(response, found.total) }
 }
 
 /**
@@ -96,7 +98,7 @@ function versionOf({ headers }: HttpResponse, size: number): FileVersion {
 function unsatisfied(response: HttpResponse, context: AnswerContext): RangeAnswer {
   const size = /^bytes \*\/(\d{1,16})$/i.exec(response.headers.get("content-range")?.trim() ?? "")?.[1]
   if (size === undefined) throw failure(context, "the server answered 416 (Range Not Satisfiable) and does not say how long the file is")
-  return { length: 0, version: versionOf(response, Number(size)) }
+  return { length: 0, isFramed: true, version: versionOf(response, Number(size)) }
 }
 
 function hiddenOrMissing({ type }: HttpResponse): string {

@@ -104,14 +104,23 @@ export class HttpFile implements AsyncImageFile {
   async #fetchInTurn(offset: number, length: number, filler: BufferFiller, version: FileVersion): Promise<void> {
     const turn = this.#limit.enter()
     if (turn !== undefined) await turn
-    try {
-      await this.#fetch(offset, length, {
-        head: (answer) => this.#checked(answer, version),
-        piece: (bytes) => filler.fill(bytes),
+    let left = length
+    let isFramed = false
+    await new Promise<void>((resolve, reject) => {
+      const fetched = this.#fetch(offset, length, {
+        head: (answer) => {
+          isFramed = answer.isFramed
+          return this.#checked(answer, version)
+        },
+        piece: (bytes) => {
+          filler.fill(bytes)
+          left -= bytes.length
+          // The request ends by itself, some 50 us later: nobody has to wait for that.
+          if (left === 0 && isFramed) resolve()
+        },
       })
-    } finally {
-      this.#limit.leave()
-    }
+      void fetched.then(resolve, reject).then(() => this.#limit.leave())
+    })
   }
 
   #checked(answer: RangeAnswer, version: FileVersion): FileVersion {

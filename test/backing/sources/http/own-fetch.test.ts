@@ -14,6 +14,7 @@ interface Answer {
   /** One after the other, then the end of the body; without one the end never comes. */
   readonly pieces: readonly unknown[]
   readonly hasEnd?: boolean
+  readonly headers?: Readonly<Record<string, string>>
 }
 
 /** What readers of bodies were cancelled, by the Range of their request. */
@@ -23,7 +24,7 @@ afterEach(() => {
   vi.restoreAllMocks()
 })
 
-function answerOf({ headers: { Range } }: HttpRequestInit, { status = 206, pieces, hasEnd = true }: Answer): HttpResponse {
+function answerOf({ headers: { Range } }: HttpRequestInit, { status = 206, pieces, hasEnd = true, headers = {} }: Answer): HttpResponse {
   const [, first = NaN, last = NaN] = (/^bytes=(\d+)-(\d+)$/.exec(Range ?? "") ?? []).map(Number)
   let next = 0
   const read = (): Promise<{ done: boolean; value?: unknown }> => {
@@ -33,7 +34,7 @@ function answerOf({ headers: { Range } }: HttpRequestInit, { status = 206, piece
   const cancel = async (): Promise<void> => void cancelled.push(Range)
   return {
     status, redirected: false, type: "basic", url: "",
-    headers: new Headers({ "Content-Range": `bytes ${first}-${last}/${SIZE}`, ETag: '"1"' }),
+    headers: new Headers({ "Content-Range": `bytes ${first}-${last}/${SIZE}`, ETag: '"1"', ...headers }),
     // The types forbid it, and a program in JavaScript does it.
     body: { getReader: () => ({ read, cancel }) as unknown as HttpBodyReader },
   }
@@ -127,4 +128,28 @@ it("the computer's clock that is set back a day holds no request for a day", () 
   expect(Math.abs(before - Date.now())).toBeLessThan(60_000)
   vi.spyOn(Date, "now").mockReturnValue(Date.now() - 86_400_000)
   expect(PLATFORM_CLOCK.now()).toBeGreaterThanOrEqual(before)
+})
+
+it("a read is answered once its bytes are here, if a Content-Length says that no more come; its request counts until its end", async () => {
+  let requests = 0
+  const fetch: HttpFetch = async (_, init) => {
+    if (init.headers["Range"] === `bytes=0-${HEAD - 1}`) return answerOf(init, { pieces: [new Uint8Array(HEAD)] })
+    requests++
+    return answerOf(init, {
+      pieces: [new Uint8Array(400).fill(1), new Uint8Array(600).fill(2)],
+      hasEnd: false,
+      headers: { "Content-Length": "1000" },
+    })
+  }
+  const file = new HttpFile("http://own/disk.img", { fetch, maxParallel: 2, retries: 0 }, new FakeClock())
+  const buffers = Array.from({ length: 3 }, () => new Uint8Array(1000))
+  const [first, second, third] = buffers.map((buffer, index) => outcome(file.read(buffer, HEAD + index * 1000)))
+  expect([await first, await second]).toEqual(["1000 bytes", "1000 bytes"])
+  await turns()
+  expect(requests).toBe(2)
+  expect(buffers[0]).toEqual(new Uint8Array(1000).fill(2).fill(1, 0, 400))
+  await file.close()
+  expect(await third).toBe("closed: http://own/disk.img: the file is closed")
+  await turns()
+  expect(cancelled).toHaveLength(2)
 })
