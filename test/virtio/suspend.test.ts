@@ -284,6 +284,21 @@ describe("requests that wait for a throttle, or since an error has stopped the d
     expect([one.status, ...placed.map((each) => one.reply(each, 0).status)]).toEqual([SUSPENDED, OK, OK, OK])
   })
 
+  it.each([1 << 19, 1 << 21])("ST-15 BLK-35 restored over a disk of another size while suspended: seen at the resume, %i bytes", (size) => {
+    const { one } = guestOf()
+    one.status = 0x1f
+    const state = JSON.parse(JSON.stringify(one.disk.function.saveState())) as unknown
+    one.machine.detachDisk(one.disk.slot)
+    const other = one.machine.attachDisk(new FakeDisk({ size }), { slot: one.disk.slot, withFeatures: ["SUSPEND"] })
+    for (let moves = 0; moves < 2; moves++) {
+      other.function.restoreState(moves === 0 ? state : JSON.parse(JSON.stringify(other.function.saveState())), { image: "any" })
+      other.device.resume()
+      expect([one.status, one.capacity, one.irqs()]).toEqual([SUSPENDED, 2048, []])
+    }
+    one.status = 0x0f
+    expect([one.status, one.capacity, one.irqs().includes(CONFIG_IRQ)]).toEqual([UP, size / 512, true])
+  })
+
   it("ST-15 state saved while suspended holds a change that waits: another disk of its size is told of after the restore", async () => {
     const { one } = guestOf()
     one.status = 0x1f

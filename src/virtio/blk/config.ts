@@ -210,6 +210,11 @@ function sectorsOf(bytes = SECTOR_SIZE): number {
   return Math.max(Math.floor(bytes / SECTOR_SIZE), 1)
 }
 
+/** The capacity in sectors; inexact above 2^53, which no disk has. */
+export function readCapacity(config: DataView): number {
+  return config.getUint32(VIRTIO_BLK_CONFIG.capacity, true) + config.getUint32(VIRTIO_BLK_CONFIG.capacity + 4, true) * 2 ** 32
+}
+
 /** Writes the capacity in sectors, and the cylinders that go with it. */
 export function writeCapacity(config: DataView, sectors: number): void {
   config.setUint32(VIRTIO_BLK_CONFIG.capacity, sectors % 2 ** 32, true)

@@ -1,6 +1,8 @@
 /** The block device's own part of a saved state: which image it was saved over, and what somebody has made of the disk since. */
 import type { DiskVersion, VirtioBacking } from "../../backing/backing.ts"
 import { savedObject, shown } from "../../saved-state.ts"
+import type { VirtioDevice } from "../device.ts"
+import { readCapacity, writeCapacity } from "./config.ts"
 
 /** JSON values. */
 export interface SavedDisk {
@@ -50,6 +52,19 @@ export function checkVersion(saved: DiskVersion | undefined, backing: VirtioBack
   throw new Error(
     `saved state: the image ${text(image)} has been changed since (it was ${text(generation)}, it is ${text(found.generation)}); ${REMEDY}`,
   )
+}
+
+/** Tells the driver when the capacity is not that of the `saved` configuration. While it has the device suspended it sees the old one. */
+export function restoreCapacity(saved: Uint8Array, disk: { readonly capacity: number }, device: VirtioDevice): void {
+  const { config, negotiation, suspension } = device
+  const view = new DataView(saved.buffer, saved.byteOffset)
+  const sectors = readCapacity(view)
+  if (sectors === readCapacity(config.fields)) return
+  if (negotiation.isSuspended) {
+    writeCapacity(config.fields, sectors)
+    suspension.change(() => writeCapacity(config.fields, disk.capacity))
+  }
+  device.configChanged()
 }
 
 function text(value: string | undefined): string {

@@ -14,6 +14,7 @@ import { BatchErrors } from "./errors/batch-errors.ts"
 import { Pending } from "./pending.ts"
 import { refusalOf } from "./refusal.ts"
 import type { ThrottledRequests } from "./throttling/throttled-requests.ts"
+import { restoreCapacity } from "./saved-disk.ts"
 import type { UsualRequests } from "./usual/requests.ts"
 import { type BatchServer, DONE as ALL_DONE, LEFT as ALL_LEFT, UsualServer } from "./usual/usual-server.ts"
 import { DESCRIPTOR_WEIGHT, REQUEST_WEIGHT, spend, spendLater } from "./weights.ts"
@@ -107,10 +108,7 @@ export class RequestServer implements DeviceHandler, BatchServer {
   restoreConfig(config: Uint8Array): void {
     const { cacheMode, device } = this.#wiring
     cacheMode.restore(config[VIRTIO_BLK_CONFIG.writeback] !== 0)
-    const { fields } = device.config
-    for (let at: number = VIRTIO_BLK_CONFIG.capacity; at < VIRTIO_BLK_CONFIG.capacity + 8; at++) {
-      if (config[at] !== fields.getUint8(at)) return device.configChanged()
-    }
+    restoreCapacity(config, this.#disk, device)
   }
 
   /** A driver on another thread has two rounds through the ring at once. Each look counts: it may take back what it has made available. */
