@@ -1,7 +1,7 @@
 /**
- * The fuzzers of the device: rings (split and packed, of plain disks and of zoned ones), registers (PCI and MMIO), saved states and lives,
- * for as long as one likes: `tsx test/fuzz/ring.ts [--rounds N] [--lives N] [--registers N] [--states N] [--seed N] [--hours H]
- * [--coverage]`. Ends with 1, and the seed, at the first surprise. With `--hours` it starts again, from the next seed, until the time is
+ * The fuzzers of the device: rings (split and packed, of plain disks and of zoned ones), registers (PCI and MMIO), saved states, lives and
+ * embedders, for as long as one likes: `tsx test/fuzz/ring.ts [--rounds N] [--lives N] [--registers N] [--states N] [--embedders N]
+ * [--seed N] [--hours H] [--coverage]`. Ends with 1, and the seed, at the first surprise. With `--hours` it starts again, from the next seed, until the time is
  * over. It prints the longest time that a kick or an answer of the disk held the thread (CPU time), and with `--coverage` what it has
  * reached of the source.
  */
@@ -19,6 +19,7 @@ const { values } = parseArgs({
     lives: { type: "string", default: "2000" },
     registers: { type: "string", default: "200" },
     states: { type: "string", default: "300" },
+    embedders: { type: "string", default: "1000" },
     seed: { type: "string", default: String(Date.now() % 2 ** 31) },
     hours: { type: "string", default: "0" },
     coverage: { type: "boolean", default: false },
@@ -28,6 +29,7 @@ const { values } = parseArgs({
 const coverage = values.coverage ? new Coverage() : undefined
 await coverage?.start()
 // After that: what is loaded before is not counted.
+const { EmbedderFuzzer, isInjectedBug } = await import("./embedder/round.ts")
 const { LivesFuzzer } = await import("./lives/lives.ts")
 const { MmioRegisterFuzzer } = await import("./mmio/registers.ts")
 const { PciRegisterFuzzer } = await import("./pci/registers.ts")
@@ -47,6 +49,7 @@ const rounds = Number(values.rounds)
 const lives = Number(values.lives)
 const registers = Number(values.registers)
 const states = Number(values.states)
+const embedders = Number(values.embedders)
 const counts = new Map<string, number>()
 let longest = 0
 
@@ -90,13 +93,16 @@ function ringRounds(seed: number): void {
 
 async function registerRounds(seed: number): Promise<void> {
   for (let device = seed; device < seed + registers; device++) {
-    const repeat = `--rounds 0 --lives 0 --states 0 --registers 1 --seed ${device}`
+    const repeat = `--rounds 0 --lives 0 --states 0 --embedders 0 --registers 1 --seed ${device}`
     for (const one of [new MmioRegisterFuzzer(new Rng(device), device % 2 === 0 ? 2 : 1), new PciRegisterFuzzer(new Rng(device))]) {
       await one.run(ACCESSES).catch((error: unknown) => fail(`registers of a ${one.constructor.name} (${repeat})`, error))
       add(one.counts)
     }
   }
 }
+
+/** What an embedder is repeated with. */
+const ONLY = "--rounds 0 --lives 0 --registers 0 --states 0"
 
 /** No restored state holds the thread for longer. CPU time, milliseconds. */
 const RESTORE_MS = 100
@@ -105,7 +111,7 @@ async function stateRounds(seed: number): Promise<void> {
   const one = new StateFuzzer(new Rng(seed))
   await one.prepare()
   for (let round = 0; round < states; round++) {
-    const name = `state ${round} (--rounds 0 --lives 0 --registers 0 --states ${round + 1} --seed ${seed})`
+    const name = `state ${round} (--rounds 0 --lives 0 --registers 0 --embedders 0 --states ${round + 1} --seed ${seed})`
     await one.round().catch((error: unknown) => fail(name, error))
     if (round === WARM_LIVES) one.longestHold = 0
     if (one.longestHold > RESTORE_MS) fail(name, `it held the thread for ${one.longestHold.toFixed(0)} ms`)
@@ -119,7 +125,7 @@ async function liveRounds(seed: number): Promise<void> {
   for (let life = 0; life < lives; life++) {
     const one = new LivesFuzzer(new Rng(seed + life))
     await one.run().catch(
-      (error: unknown) => fail(`life ${life} (--rounds 0 --registers 0 --states 0 --lives 1 --seed ${seed + life})`, error),
+      (error: unknown) => fail(`life ${life} (--rounds 0 --registers 0 --states 0 --embedders 0 --lives 1 --seed ${seed + life})`, error),
     )
     add(one.counts)
     if (life >= WARM_LIVES) longest = Math.max(longest, one.longestHold)
@@ -129,15 +135,33 @@ async function liveRounds(seed: number): Promise<void> {
   }
 }
 
+async function embedderRounds(seed: number): Promise<void> {
+  const name = (number: number): string => `an embedder (${ONLY} --embedders 1 --seed ${number})`
+  let number = seed
+  // What a backing throws as a bug of its own ends up here, and nowhere else.
+  const uncaught = (error: unknown): void => void (isInjectedBug(error) || fail(name(number), error))
+  process.on("uncaughtException", uncaught).on("unhandledRejection", uncaught)
+  for (; number < seed + embedders; number++) {
+    const one = new EmbedderFuzzer(new Rng(number), { hasBugs: number % 2 === 0 })
+    await one.run().catch((error: unknown) => fail(name(number), error))
+    counts.set("embedders' acts", (counts.get("embedders' acts") ?? 0) + [...one.counts.values()].reduce((sum, count) => sum + count, 0))
+  }
+  process.off("uncaughtException", uncaught).off("unhandledRejection", uncaught)
+}
+
 const end = performance.now() + Number(values.hours) * 3_600_000
 let seed = Number(values.seed)
 do {
-  console.log(`ring fuzzer: ${rounds} rounds, ${lives} lives, ${registers} devices over MMIO and PCI, ${states} saved states, seed ${seed}`)
+  console.log(
+    `ring fuzzer: ${rounds} rounds, ${lives} lives, ${registers} devices over MMIO and PCI, ${states} saved states, ` +
+      `${embedders} embedders, seed ${seed}`,
+  )
   ringRounds(seed)
   await registerRounds(seed)
   if (states > 0) await stateRounds(seed)
   await liveRounds(seed)
-  seed += Math.max(lives, registers, 1)
+  await embedderRounds(seed)
+  seed += Math.max(lives, registers, embedders, 1)
 } while (performance.now() < end)
 
 for (const [name, count] of [...counts].toSorted()) console.log(`${String(count).padStart(9)}  ${name}`)
