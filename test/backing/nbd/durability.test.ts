@@ -52,6 +52,25 @@ describe("flushes that are under way together", () => {
   })
 })
 
+it("a flush of the client's own goes out at half of what may be kept: writes go on beside it until all of that is used", async () => {
+  const { disk, server } = await openNew({ size: 100_000 }, { unflushedLimit: 20_000 })
+  const held = holding(server, NBD_CMD.FLUSH)
+  const write = (index: number): Promise<void> => Promise.resolve(disk.pwrite(one(index, 4096), index * 4096))
+  for (let index = 0; index < 5; index++) await write(index)
+  expect(held).toHaveLength(1)
+  let isWritten = false
+  const waiting = write(5).then(() => (isWritten = true))
+  for (let turns = 0; turns < 50; turns++) await tick()
+  expect(isWritten).toBe(false)
+  const [flush] = held
+  if (flush === undefined) throw new Error("there was no flush")
+  server.serve(flush.request, flush.connection)
+  await waiting
+  expect(held).toHaveLength(1)
+  server.answer = (request, connection) => server.serve(request, connection)
+  await disk.close()
+})
+
 describe("a request that brings the server down", () => {
   it("fails after the time for a reconnection, though each time writes of before are sent again with success", async () => {
     const { disk, server } = await openNew({ size: 100_000 }, { reconnectTimeout: 3000 })

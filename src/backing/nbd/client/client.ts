@@ -202,14 +202,14 @@ export class NbdClient implements ConnectionOwner, Watched {
     if (!this.#replay.isOver) return this.#replay.next()
     const { first } = this.#queue
     if (first === undefined) return undefined
-    if (first.changes && this.#unflushed.isFull) return this.#makeRoom()
+    if (first.changes && this.#unflushed.isHalfFull && this.#ownFlush === undefined) return this.#makeRoom()
+    if (first.changes && this.#unflushed.isFull) return undefined
     let payload = first.payload
     for (const connection of this.#connections) payload += connection.payload
     return payload > MOST_PAYLOAD && payload > first.payload ? undefined : this.#queue.take()
   }
 
-  #makeRoom(): Command | undefined {
-    if (this.#ownFlush !== undefined) return undefined
+  #makeRoom(): Command {
     this.#ownFlush = Command.flush()
     this.#unsettled.add(this.#ownFlush)
     this.#ownFlush.promise.catch(ignore)

@@ -33,7 +33,7 @@ export interface NbdOptions {
   readonly reconnectTimeout?: number
   /**
    * Bytes of writes kept until the server has flushed them, to be sent again after a reconnection: a server that crashed may have lost
-   * them. Above this the client sends a FLUSH of its own. Default 64 MiB. */
+   * them. From half of that on the client sends a FLUSH of its own beside the writes. Default 64 MiB. */
   readonly unflushedLimit?: number
 }
 

@@ -37,6 +37,11 @@ export class Unflushed {
     return this.#bytes > this.#limit
   }
 
+  /** A flush should be sent now: it goes on beside the writes that there is still room for. */
+  get isHalfFull(): boolean {
+    return this.#bytes > this.#limit / 2
+  }
+
   /** Some answered writes have not been flushed. */
   get isDirty(): boolean {
     return this.#answers > this.#flushed
