@@ -132,6 +132,31 @@ describe("a device that is like it for the driver takes the state", () => {
     await driver.close()
   })
 
+  it.each<[string, Attach, BlockDriverOptions]>([
+    ["PCI, a line", pci({ vectors: 0 }), {}], ["PCI, MSI-X", pci(), {}], ["PCI, a legacy driver", pci({ vectors: 0 }), LEGACY],
+    ["MMIO", mmio(), {}], ["MMIO, version 1, big-endian", mmio({ version: 1, guestEndian: "big" }), BIG],
+  ])("BLK-35 CF-08 another size: the driver is told when all is back, and may look at once: %s", async (_, attach, options) => {
+    const { vm, disk, driver } = await bench(attach, options)
+    for (const size of [2 * SIZE, SIZE / 2]) {
+      const state = plain(disk.transport.saveState())
+      disk.detach()
+      const other = attach(vm, new MemoryBacking({ size }))
+      const heard: unknown[] = []
+      const end = vm.interrupts.subscribe(() => heard.push([other.device.virtio.status, driver.identify().capacity]))
+      const news: number[] = []
+      const endNews = driver.onConfigurationChange(() => news.push(driver.identify().capacity))
+      other.transport.restoreState(state)
+      end()
+      endNews()
+      expect([heard[0], other.device.virtio.status & 0x07]).toEqual([[other.device.virtio.status, size / 512], 0x07])
+      expect([news.includes(size / 512), driver.failure]).toEqual([true, undefined])
+      other.device.resume()
+      expect(await driver.read(7, 1)).toEqual(new Uint8Array(512))
+      Object.assign(disk, other)
+    }
+    await driver.close()
+  })
+
   it("a function in a slot that has got more functions since, with an interrupt pending", async () => {
     const { vm, disk, driver } = await bench(pci({ vectors: 0 }), { interrupts: "none" })
     const state = plain(disk.transport.saveState())

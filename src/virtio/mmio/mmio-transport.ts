@@ -64,6 +64,10 @@ export class VirtioMmio implements DeviceSignals, ControlHost {
   readonly #guestEndian: GuestEndian
   readonly #interrupt: (level: boolean) => void
   #interruptStatus = 0
+  /** Of the interrupt line. */
+  #isHigh = false
+  /** The line stays as it is: what a handler would look at is not back yet. */
+  #isRestoring = false
 
   /**
    * Puts `device` behind new registers.
@@ -152,11 +156,17 @@ export class VirtioMmio implements DeviceSignals, ControlHost {
     const legacyLayout = savedNumbers(state["legacyLayout"], "layout of legacy rings", {
       length: this.#legacy === undefined ? 0 : 1 + this.#virtio.queueCount,
     })
-    this.#virtio.restoreState(state["device"], options)
-    Object.assign(this.selects, { deviceFeatures, driverFeatures, queue })
-    if (this.#legacy !== undefined) this.#legacy.layout = legacyLayout
-    // What the device had to tell meanwhile (another capacity) stays.
-    this.#setInterruptStatus(this.#interruptStatus | interruptStatus)
+    this.#isRestoring = true
+    try {
+      this.#virtio.restoreState(state["device"], options)
+      Object.assign(this.selects, { deviceFeatures, driverFeatures, queue })
+      if (this.#legacy !== undefined) this.#legacy.layout = legacyLayout
+      // What the device has to tell (another capacity) stays.
+      this.#interruptStatus |= interruptStatus
+    } finally {
+      this.#isRestoring = false
+      this.#setInterruptStatus(this.#interruptStatus)
+    }
   }
 
   // --- For the device ---
@@ -187,8 +197,10 @@ export class VirtioMmio implements DeviceSignals, ControlHost {
 
   /** The line is up while any bit is set. Whoever hears of it may do anything, a reset included. */
   #setInterruptStatus(bits: number): void {
-    const before = this.#interruptStatus
     this.#interruptStatus = bits
-    if ((before !== 0) !== (bits !== 0)) this.#interrupt(bits !== 0)
+    const level = bits !== 0
+    if (level === this.#isHigh || this.#isRestoring) return
+    this.#isHigh = level
+    this.#interrupt(level)
   }
 }

@@ -17,7 +17,7 @@ import { ConfigWindow } from "./config-window.ts"
 import { legacyBarSize, LegacyRegisters } from "./legacy-registers.ts"
 import {
   checkInterface, CLASS_CODE, identity, LEGACY_BAR, MAX_VECTORS, type ModernLayout, modernLayout, MSIX_BAR, msixLayout, NOTIFY_BYTES,
-  NOTIFY_SHIFT, PCI_CAP_ID_VENDOR, structureCapabilities, VIRTIO_VENDOR_ID, type VirtioPciInterface, windowCapability,
+  NOTIFY_SHIFT, PCI_CAP_ID_VENDOR, structureCapabilities, VIRTIO_VENDOR_ID, type VirtioPciInterface, windowCapability, within,
 } from "./structures.ts"
 import { NO_VECTOR, Vectors } from "./vectors.ts"
 
@@ -80,6 +80,8 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
   readonly vectors: Vectors
   readonly #guestEndian: GuestEndian
   #isr = 0
+  /** Nothing is told: the registers that a handler would look at are not back yet. */
+  #isRestoring = false
   /** Only the modern interface has one. */
   readonly #window: ConfigWindow | undefined
 
@@ -142,6 +144,7 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
     // Decided first: the sink of the pin may reset the device.
     const isMessage = this.msixEnabled && vector !== NO_VECTOR
     this.#isr |= bits
+    if (this.#isRestoring) return
     this.setIntx(true)
     if (isMessage) this.msix?.trigger(vector)
   }
@@ -215,15 +218,21 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
     const vectors = savedNumbers(state["vectors"], "vectors", { length: 1 + this.#virtio.queueCount, max: NO_VECTOR })
     const selects = savedNumbers(state["selects"], "selects", { length: 4 })
     const restoreRegisters = this.readyToRestore(state["function"])
-    this.#virtio.restoreState(state["device"], options)
-    restoreRegisters()
+    this.#isRestoring = true
+    try {
+      this.#virtio.restoreState(state["device"], options)
+      restoreRegisters()
+    } finally {
+      this.#isRestoring = false
+    }
     this.vectors.all = vectors
     this.#common.selects = selects
     if (this.#legacy !== undefined) this.#legacy.queueSelect = selects[3] ?? 0
-    // What the device had to tell (another capacity) it told before its vector was back.
-    if ((this.#isr & ISR.CONFIG) !== 0) this.configInterrupt()
+    const hasNews = (this.#isr & ISR.CONFIG) !== 0
     this.#isr |= isr
-    this.setIntx(this.#isr !== 0)
+    // What the device has to tell: another capacity.
+    if (hasNews) this.configInterrupt()
+    else this.setIntx(this.#isr !== 0)
   }
 
   protected override commandChanged(): void {
@@ -288,8 +297,4 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
     const at = this.addCapability(PCI_CAP_ID_VENDOR, body, writable)
     return new ConfigWindow(at, this.bars, (offset, width) => super.configRead(offset, width))
   }
-}
-
-function within(offset: number, start: number, length: number): boolean {
-  return offset >= start && offset < start + length
 }

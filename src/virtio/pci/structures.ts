@@ -123,3 +123,8 @@ function virtioCapability(
   if (extra !== undefined) data.setUint32(14, extra, true)
   return body
 }
+
+/** Whether byte `offset` of a BAR is in the structure of `length` bytes at `start`. */
+export function within(offset: number, start: number, length: number): boolean {
+  return offset >= start && offset < start + length
+}
