@@ -64,7 +64,7 @@ export class PackedRing extends Ring {
   #chains = new Map<number, Written>()
   #published = 0
 
-  constructor(vm: Machine, options: RingOptions = {}) {
+  constructor(vm: Pick<Machine, "ram">, options: RingOptions = {}) {
     super(vm, options)
     this.driver = new Cursor(this.size)
     this.device = new Cursor(this.size)

@@ -76,7 +76,7 @@ export function legacyPlace(base: number, size: number): RingPlace & { readonly 
 }
 
 export class Ring implements RingPlace {
-  readonly vm: Machine
+  readonly vm: Pick<Machine, "ram">
   readonly index: number
   readonly size: number
   readonly desc: number
@@ -89,7 +89,7 @@ export class Ring implements RingPlace {
   /** `chain` takes this descriptor next. */
   nextDesc = 0
 
-  constructor(vm: Machine, options: RingOptions = {}) {
+  constructor(vm: Pick<Machine, "ram">, options: RingOptions = {}) {
     this.vm = vm
     this.index = options.index ?? 0
     this.size = options.size ?? 16

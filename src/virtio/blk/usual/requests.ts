@@ -60,8 +60,9 @@ export class UsualRequests implements Tally {
     }
     this.generation = ring.generation
     this.next = 0
-    this.count = 0
     this.isWhole = false
+    // Whoever reads descriptors may give up before the first: what others came to is not to be taken for these.
+    this.took(0, 0, 0, 0)
   }
 
   /** None have been taken yet, of a ring in `region` whose next chain is at `place`. For who takes them otherwise than `takeSplit` does. */

@@ -191,7 +191,8 @@ export class UsualServer {
     this.#intake.take(ring, turn, 1)
     const { rowRing } = requests
     const isOnly = splitRows !== undefined || rowRing?.countWaiting() === 0
-    if (!requests.isWhole || !isOnly || device.changes !== changes || rowRing === undefined) {
+    // None at all: a driver on another thread may have taken back what it had made available.
+    if (!requests.isWhole || requests.count !== 1 || !isOnly || device.changes !== changes || rowRing === undefined) {
       kick.expectsOnly = isOnly
       if (requests.count > 0 || this.walked.hasLeft) this.#fillBatch(queue, ring, turn)
       return NOT_SERVED

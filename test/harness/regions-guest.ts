@@ -1,0 +1,92 @@
+/**
+ * RegionsGuest: a guest whose RAM is in several regions, at any addresses, in front of a virtio block device without a transport. Each
+ * queue has its ring in one of them. It checks nothing.
+ */
+import type { VirtioBlkOptions } from "../../src/virtio/blk/config.ts"
+import { VirtioBlk } from "../../src/virtio/blk/device.ts"
+import { type GuestMemory, RamRegion } from "../../src/virtio/guest-memory.ts"
+import type { VirtioBacking } from "../../src/backing/backing.ts"
+import { PackedRing } from "./packed-ring.ts"
+import { type Piece, Ring } from "./ring.ts"
+import { F, mask, UP } from "./words.ts"
+
+/** A region of RAM: its first address, and its bytes. */
+export interface Space {
+  readonly start: number
+  readonly ram: Uint8Array
+}
+
+export interface RegionsGuestOptions {
+  readonly backing: VirtioBacking
+  readonly disk?: VirtioBlkOptions
+  readonly spaces: readonly Space[]
+  /** For each queue the index of the space that has its ring, at its beginning. */
+  readonly queues: readonly number[]
+  readonly packed: boolean
+  readonly features?: readonly number[]
+  /** Descriptors of each ring. Default 64. */
+  readonly size?: number
+}
+
+/** Bytes at the beginning of a space that a ring takes up. */
+export const RING_BYTES = 0x2000
+
+export class RegionsGuest implements GuestMemory {
+  generation = 0
+  declare written?: (address: number, length: number) => void
+  readonly disk: VirtioBlk
+  readonly rings: readonly Ring[]
+  /** Indices of the queues that have interrupted. */
+  readonly irqs: number[] = []
+  onInterrupt: (queue: number) => void = () => undefined
+  readonly spaces: readonly Space[]
+  regions: readonly RamRegion[]
+
+  constructor({ backing, disk, spaces, queues, packed, features = [F.INDIRECT_DESC, F.FLUSH], size = 64 }: RegionsGuestOptions) {
+    this.spaces = spaces
+    this.regions = spaces.map(({ start, ram }) => new RamRegion(start, ram))
+    this.disk = new VirtioBlk(backing, { queues: queues.length, ...(packed && { withFeatures: ["RING_PACKED"] }), ...disk })
+    const { virtio } = this.disk
+    const queueInterrupt = (index: number): void => {
+      this.irqs.push(index)
+      this.onInterrupt(index)
+    }
+    virtio.attach({
+      memory: this, transitional: false,
+      signals: { queueInterrupt, configInterrupt: () => void this.irqs.push(-1), deviceReset: () => undefined },
+    })
+    const accepted = mask(...features, F.VERSION_1, ...(packed ? [F.RING_PACKED] : []))
+    for (const status of [0, 1, 3]) virtio.writeStatus(status)
+    virtio.setDriverFeatures(0, Number(accepted & 0xffff_ffffn))
+    virtio.setDriverFeatures(1, Number(accepted >> 32n))
+    virtio.writeStatus(0x0b)
+    this.rings = queues.map((space, index) => this.#open(space, index, packed, size))
+    virtio.writeStatus(UP)
+  }
+
+  #open(index: number, queueIndex: number, packed: boolean, size: number): Ring {
+    const space = this.spaces[index]
+    const queue = this.disk.virtio.queue(queueIndex)
+    if (space === undefined || queue === undefined) throw new Error("there is no such space, or queue")
+    const place = { desc: 0x40, avail: 0x1000, used: 0x1800 }
+    const ring = new (packed ? PackedRing : Ring)(space, { size, place, index: queueIndex }).clear()
+    queue.setSize(size)
+    queue.setArea("descriptorTable", space.start + place.desc)
+    queue.setArea("availRing", space.start + place.avail)
+    queue.setArea("usedRing", space.start + place.used)
+    queue.enable()
+    return ring
+  }
+
+  region(address: number): RamRegion | undefined {
+    return this.regions.find(({ start, end }) => address >= start && address < end)
+  }
+
+  /** Makes `pieces` available in queue `queue`, and kicks. */
+  run(queue: number, pieces: readonly Piece[]): void {
+    const ring = this.rings[queue]
+    if (ring === undefined) throw new Error(`there is no queue ${queue}`)
+    ring.publish(ring.chain(pieces))
+    this.disk.virtio.notify(queue)
+  }
+}
