@@ -51,6 +51,20 @@ it("the example of a disk over HTTP fetches what is read, in at most a dozen lin
   expect(server.ranges).toEqual(["bytes=0-65535"])
 })
 
+it("every name that an example imports is exported, those of pages by the package's entry for pages", async () => {
+  const readme = readFileSync("README.md", "utf8")
+  const [beforePages = "", pages = ""] = readme.split("\n## In a page\n")
+  const [node, page] = [new Set(Object.keys(await import("../src/index.ts"))), new Set(Object.keys(await import("../src/browser.ts")))]
+  const inPages = imported(pages.split("\n## ")[0] ?? "")
+  expect([...imported(beforePages), ...inPages].filter((name) => !node.has(name))).toEqual([])
+  expect(inPages.length).toBeGreaterThan(5)
+  expect(inPages.filter((name) => !page.has(name))).toEqual([])
+})
+
+function imported(text: string): string[] {
+  return [...text.matchAll(/^import \{ ([^}]*) \} from "vioblk"/gm)].flatMap(([, names = ""]) => names.split(", "))
+}
+
 it("every shift in the examples gives the number that it stands for: 4 << 30 is 0", () => {
   const shifts = [...readFileSync("README.md", "utf8").matchAll(/\b(\d+) << (\d+)/g)].map(([text, value, count]) => {
     return { text, result: Number(value) << Number(count), meant: Number(value) * 2 ** Number(count) }

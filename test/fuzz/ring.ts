@@ -1,9 +1,9 @@
 /**
  * The fuzzers of the device: rings (split and packed, of plain disks and of zoned ones), registers (PCI and MMIO), saved states, lives and
- * embedders, for as long as one likes: `tsx test/fuzz/ring.ts [--rounds N] [--lives N] [--registers N] [--states N] [--embedders N]
- * [--seed N] [--hours H] [--coverage]`. Ends with 1, and the seed, at the first surprise. With `--hours` it starts again, from the next seed, until the time is
- * over. It prints the longest time that a kick or an answer of the disk held the thread (CPU time), and with `--coverage` what it has
- * reached of the source.
+ * embedders, for as long as one likes: `tsx test/fuzz/ring.ts [--rounds N] [--lives N] [--registers N] [--states N] [--embedders N] [--seed
+ * N] [--hours H] [--coverage]`. Ends with 1, and the seed, at the first surprise. With `--hours` it starts again, from the next seed, until
+ * the time is over. It prints the longest time that a kick or an answer of the disk held the thread (CPU time), and with `--coverage` what
+ * it has reached of the source.
  */
 import { argv, exit } from "node:process"
 import { parseArgs } from "node:util"

@@ -43,7 +43,8 @@ export interface Choices {
 export function drawChoices(rng: Rng): Choices {
   const isPacked = rng.chance(0.5)
   return {
-    isPacked, hasEventIdx: rng.chance(0.5), isInOrder: rng.chance(0.3), disk: rng.chance(0.3) ? "into" : rng.pick(DISK_KINDS), queues: rng.pick([1, 2]),
+    isPacked, hasEventIdx: rng.chance(0.5), isInOrder: rng.chance(0.3), disk: rng.chance(0.3) ? "into" : rng.pick(DISK_KINDS),
+    queues: rng.pick([1, 2]),
     ringSize: isPacked ? rng.pick([13, 32]) : 32,
     memory: rng.chance(0.4) ? new WebAssembly.Memory({ initial: PAGES, maximum: MAX_PAGES }) : undefined,
     hasWritten: rng.chance(0.2), hasObserver: rng.chance(0.4), hasFlush: rng.chance(0.6), isThrottled: rng.chance(0.3),

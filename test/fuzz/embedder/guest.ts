@@ -114,7 +114,9 @@ export class EmbeddedGuest {
 
   /** How many sectors from `first` on no request in flight touches. */
   #free(first: number, end: number): number {
-    const isTaken = (sector: number): boolean => [...this.flights.values()].some((one) => sector >= one.first && sector < one.first + one.count)
+    const isTaken = (sector: number): boolean => [...this.flights.values()].some(
+      (one) => sector >= one.first && sector < one.first + one.count,
+    )
     let count = 0
     while (first + count < end && count < LONGEST && !isTaken(first + count)) count++
     return count
