@@ -180,6 +180,10 @@ function hostedDisk(device: VirtioBlk, place: Place, options: V86DiskOptions & {
     memory: new V86Memory(place.cpu), interrupts: { intx: (level) => place.host.setInterrupt(place.slot, level), message: () => undefined },
     modernBar: "io", vectors: 0, interface: options.interface ?? "transitional",
   })
+  // A disk that has stopped goes on when its owner says so.
+  const resume = (): void => {
+    if (device.stoppedBy === undefined) device.resume()
+  }
   return {
     name: "virtio-blk",
     fn,
@@ -188,17 +192,24 @@ function hostedDisk(device: VirtioBlk, place: Place, options: V86DiskOptions & {
       await device.pause()
       await device.backing.flush?.()
     },
-    // A disk that has stopped goes on when its owner says so.
-    resume: () => {
-      if (device.stoppedBy === undefined) device.resume()
-    },
+    resume,
     saveState: () => JSON.stringify(fn.saveState()),
     restoreState: (state) => {
       if (state === undefined) fn.reset()
-      else fn.restoreState(JSON.parse(state), { image: options.restoreImage ?? "any" })
+      else fn.restoreState(parsed(state, place.slot), { image: options.restoreImage ?? "any" })
       // v86 restores RAM before it returns to the event loop. Only then can requests in its rings be served.
-      setTimeout(() => device.resume(), 0)
+      setTimeout(resume, 0)
     },
+  }
+}
+
+/** @throws Error for a text that is cut off, or something else */
+function parsed(state: string, slot: number): unknown {
+  try {
+    return JSON.parse(state) as unknown
+  } catch (error) {
+    if (!(error instanceof SyntaxError)) throw error
+    throw new Error(`saved state: the disk in PCI slot ${slot}: not JSON`, { cause: error })
   }
 }
 

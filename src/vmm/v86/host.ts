@@ -7,6 +7,7 @@ import { type AccessWidth, allOnes } from "../../pci/access.ts"
 import { PCI_SLOTS } from "../../pci/bus.ts"
 import { PCI_CONFIG } from "../../pci/config-space.ts"
 import type { PciFunction } from "../../pci/function.ts"
+import { shown } from "../../saved-state.ts"
 import type { PciHotplug } from "../pci-hotplug.ts"
 import { installAcpiHotplug } from "./acpi-hotplug.ts"
 import { InterruptLines } from "./interrupt-lines.ts"
@@ -216,19 +217,31 @@ export class V86Host {
   /**
    * v86 restores registers and interrupt controllers, lines included, around this and RAM after it. To raise a line now could make
    * the processor take the interrupt with a stack that is not there yet.
+   * @throws Error for a state that one of the devices refuses: then all of them are as after a reset
    */
   #restore(state: readonly unknown[]): void {
     const [, asserted, ...pairs] = state.find((part): part is unknown[] => Array.isArray(part) && part[0] === STATE_TAG) ?? []
     const saved = new Map<unknown, unknown>()
     for (let i = 0; i + 1 < pairs.length; i += 2) saved.set(pairs[i], pairs[i + 1])
     const ids = Array.isArray(asserted) ? asserted.filter((id): id is number => typeof id === "number") : []
-    this.#lines.restore(ids, () => {
-      this.#hotplug?.restoreState(saved.get(HOTPLUG_STATE))
-      for (const slot of this.#slots.values()) {
-        const text = saved.get(slot.id)
-        slot.device.restoreState(typeof text === "string" ? text : undefined)
-        this.#copyConfig(slot)
+    this.#lines.restore({ asserted: ids, isOurs: (id) => this.#slots.has(id) }, () => {
+      try {
+        for (const slot of this.#slots.values()) slot.device.restoreState(savedText(saved, slot.id))
+        this.#hotplug?.restoreState(saved.get(HOTPLUG_STATE))
+      } catch (error) {
+        // What was restored already has its rings in a memory that does not come.
+        for (const { device } of this.#slots.values()) device.fn.reset()
+        throw error
+      } finally {
+        for (const slot of this.#slots.values()) this.#copyConfig(slot)
       }
     })
   }
+}
+
+/** The text that was saved of the device with this id; undefined where there is none. */
+function savedText(saved: ReadonlyMap<unknown, unknown>, id: number): string | undefined {
+  const text = saved.get(id)
+  if (text === undefined || typeof text === "string") return text
+  throw new Error(`saved state: the disk in PCI slot ${id >> 3}: ${shown(text)} is not a text`)
 }

@@ -10,6 +10,14 @@ const PIRQ = { DISABLED: 0x80, NUMBER: 0x0f } as const
 /** Interrupt Line of a pin without a connection ([PCI] 6.2.4). */
 const NOT_CONNECTED = 0xff
 
+/** What a saved state says of the pins. */
+export interface SavedPins {
+  /** Ids of devices that assert theirs; any numbers. */
+  readonly asserted: readonly number[]
+  /** Whether there is a device of ours. */
+  readonly isOurs: (id: number) => boolean
+}
+
 export class InterruptLines {
   readonly #pci: V86Pci
   /** Ids of the devices, ours and v86's, that assert their pin. */
@@ -51,16 +59,25 @@ export class InterruptLines {
     return (route & PIRQ.DISABLED) !== 0 ? NOT_CONNECTED : route & PIRQ.NUMBER
   }
 
-  /** Calls `act`, which restores the devices, and takes over who asserts a pin. The lines stay as they are: v86 restores them itself. */
-  restore(asserted: readonly number[], act: () => void): void {
+  /**
+   * Calls `act`, which restores our devices and tells which of them assert their pin; `asserted` says so of v86's own. The lines stay as
+   * they are: v86 restores them itself.
+   */
+  restore({ asserted, isOurs }: SavedPins, act: () => void): void {
+    const before = [...this.#asserted]
     this.#isFrozen = true
+    let isDone = false
     try {
       act()
+      isDone = true
     } finally {
       this.#isFrozen = false
+      // Nobody restores the lines of a state that was refused.
+      if (!isDone) for (const id of before) if (!this.#asserted.has(id)) this.set(id, false)
     }
-    this.#asserted.clear()
-    for (const id of asserted) this.#asserted.add(id)
+    for (const id of before) if (!isOurs(id)) this.#asserted.delete(id)
+    // A device that is not there would hold its line up for ever.
+    for (const id of asserted) if (!isOurs(id) && this.#pci.device_spaces[id] !== undefined) this.#asserted.add(id)
   }
 
   #shared(id: number): boolean {
