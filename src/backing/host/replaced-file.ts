@@ -1,6 +1,6 @@
 /** Makes a file under a temporary name, and gives it its own at the end: what had that name before is there until then. */
 import { chmodSync, realpathSync, renameSync, statSync } from "node:fs"
-import { BackingError } from "../backing.ts"
+import { BackingError, printable } from "../backing.ts"
 import { hostError } from "./host-errors.ts"
 import { removeHostFile } from "./host-file.ts"
 import { LockedFile } from "./image-lock.ts"
@@ -20,10 +20,19 @@ export async function writeReplacing(path: string, make: (temporary: string) => 
     replace(temporary, target, old === undefined ? undefined : statSync(target).mode)
   } catch (error) {
     removeIfThere(temporary)
-    throw error
+    throw renamed(error, temporary, path)
   } finally {
     old?.close()
   }
+}
+
+/** An error of the temporary file, which nobody has heard of and which is gone, as one of the file that was asked for. */
+function renamed(error: unknown, temporary: string, path: string): unknown {
+  if (!(error instanceof BackingError) || error.path !== temporary) return error
+  const { code, offset, mayBeDone, message } = error
+  const problem = message.slice(printable(temporary).length + ": ".length)
+  const details = { path, cause: error, mayBeDone, offset }
+  return new BackingError(code, problem, details)
 }
 
 /** The file that is to be replaced, if there is one. @throws BackingError when it is no regular file, or cannot be written */

@@ -2,7 +2,9 @@
 import { copyFileSync, existsSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { describe, expect, it } from "vitest"
+import { BackingError } from "../../../src/backing/backing.ts"
 import { createImage } from "../../../src/backing/create.ts"
+import { writeReplacing } from "../../../src/backing/host/replaced-file.ts"
 import { openImage } from "../../../src/backing/open.ts"
 import { convertImage } from "../../../src/backing/operations/convert/convert-image.ts"
 import { Qcow2Image } from "../../../src/backing/qcow2/image.ts"
@@ -61,6 +63,22 @@ describe("convertImage", () => {
     await convertImage(path, join(folder, "link"))
     expect(contentOf(target).equals(content)).toBe(true)
     expect(statSync(target).mode & 0o777).toBe(0o600)
+  })
+
+  it("what fails is told of the file that was asked for, not of its temporary name, and nothing is left", async () => {
+    const directory = temporaryDirectory()
+    const [source, target] = [join(directory, "source"), join(directory, "new")]
+    writeFileSync(source, new Uint8Array(4096).fill(1))
+    const failing = convertImage(source, target, { source: { format: "raw" }, clusterSize: 3 })
+    await expect(failing).rejects.toMatchObject({ code: "invalid-argument", path: target, message: expect.stringMatching(/new: [^/]*$/) })
+    const full = writeReplacing(target, async (path) => {
+      writeFileSync(path, "a part")
+      throw new BackingError("no-space", "cannot write 10 bytes at byte 20: no space left", { path, offset: 20 })
+    })
+    const message = `${target}: cannot write 10 bytes at byte 20: no space left`
+    await expect(full).rejects.toMatchObject({ name: "BackingError", code: "no-space", path: target, offset: 20, message })
+    await expect(writeReplacing(target, async () => { throw new RangeError("a fault of ours") })).rejects.toThrow(RangeError)
+    expect(readdirSync(directory)).toEqual(["source"])
   })
 
   it("an image in use is not replaced: by another opening, as its own source, or as a backing file of it", async () => {
