@@ -8,6 +8,7 @@ import { openImage } from "../../../src/backing/open.ts"
 import { compareDisks } from "../../../src/backing/operations/compare.ts"
 import { convertImage, type ConvertImageOptions } from "../../../src/backing/operations/convert/convert-image.ts"
 import { checkImage } from "../../../src/backing/check.ts"
+import { Qcow2Image } from "../../../src/backing/qcow2/image.ts"
 import { cpuTime, heading, median, row, wallTime } from "../measure.ts"
 import { hasQemuImg } from "../qemu-bench.ts"
 
@@ -29,6 +30,8 @@ interface Case {
   readonly theirs: readonly string[]
   /** Made by both, and removed before. */
   readonly output?: string
+  /** Undoes what either has done, out of the time that is taken. */
+  readonly undo?: () => void
 }
 
 /** `npm run bench -- operations` */
@@ -66,6 +69,8 @@ async function makeCases(folder: string): Promise<Case[]> {
   })
   const other = path("other.qcow2")
   makeLarge(other)
+  const mapped = path("mapped.qcow2")
+  createImage(mapped, { size: 128 * 1024 * MIB, preallocation: "metadata" })
   return [
     convert("convert raw to qcow2, 256 MiB", raw, { source: { format: "raw" } }, ["-f", "raw", "-O", "qcow2"]),
     convert("convert sparse qcow2 to raw, 64 MiB in 10 GiB", sparse, { format: "raw" }, ["-O", "raw"]),
@@ -82,6 +87,13 @@ async function makeCases(folder: string): Promise<Case[]> {
     { name: "compare raw with qcow2, 256 MiB", target: ">= 1.0", ours: () => compare(raw, full), theirs: ["compare", raw, full] },
     { name: "check of a sparse image of 100 GiB", target: ">= 1.0", ours: async () => checkImage(large), theirs: ["check", large] },
     { name: "map of a sparse image of 100 GiB", target: ">= 1.0", ours: async () => map(large), theirs: ["map", "--output=json", large] },
+    {
+      name: "snapshot of an image with 128 GiB mapped",
+      target: ">= 1.0",
+      ours: async () => changeSnapshots(mapped, (snapshots) => void snapshots.create({ name: "taken" })),
+      theirs: ["snapshot", "-c", "taken", mapped],
+      undo: () => changeSnapshots(mapped, (snapshots) => snapshots.delete("taken")),
+    },
   ]
 }
 
@@ -125,12 +137,22 @@ function map(path: string): number {
   return extents
 }
 
+function changeSnapshots(path: string, change: (snapshots: Qcow2Image["snapshots"]) => void): void {
+  const image = openImage(path)
+  if (!(image instanceof Qcow2Image)) throw new Error("it is a raw image")
+  change(image.snapshots)
+  image.close()
+}
+
 async function measure(one: Case): Promise<{ readonly ours: Cost; readonly theirs: Cost }> {
   const ours: Cost[] = []
   const theirs: Cost[] = []
   // The first round is not counted: it compiles.
   for (let round = -1; round < ROUNDS; round++) {
-    const [mine, yours] = [await timeOurs(one), timeTheirs(one)]
+    const mine = await timeOurs(one)
+    one.undo?.()
+    const yours = timeTheirs(one)
+    one.undo?.()
     if (round < 0) continue
     ours.push(mine)
     theirs.push(yours)
