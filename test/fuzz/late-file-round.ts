@@ -29,7 +29,7 @@ export async function lateFileRound(rng: Rng): Promise<{ readonly reads: number;
   const stored = start.clone()
   const recorder = new RecordingFile(stored)
   const source = new LateFile(recorder, rng, { canPunch: rng.chance(0.7), ...(rng.chance(0.3) ? { preferredRead: 16_384 } : {}) })
-  const pageSize = rng.pick([512, 4096, 4096, 65_536])
+  const pageSize = rng.pick([512, 512, 4096, 65_536])
   const file = await PagedFile.open(source, {
     pageSize, cacheSize: pageSize * rng.pick([1, 2, 8, 100]), logSize: rng.pick([1, 5000, 1 << 20]),
   })
@@ -48,7 +48,8 @@ export async function lateFileRound(rng: Rng): Promise<{ readonly reads: number;
 async function caller(round: Round, operations: number): Promise<void> {
   for (let index = 0; index < operations; index++) {
     const roll = round.rng.below(100)
-    if (roll < 50) await untilLoaded(() => readAndCompare(round))
+    if (roll < 10) await readInOrder(round)
+    else if (roll < 50) await untilLoaded(() => readAndCompare(round))
     else if (roll < 97) await change(round)
     else {
       sync(round)
@@ -57,10 +58,21 @@ async function caller(round: Round, operations: number): Promise<void> {
   }
 }
 
+/** As far as somebody likes, while others change the file: then pages that were passed make room for those that come. */
+async function readInOrder(round: Round): Promise<void> {
+  const { rng } = round
+  const step = rng.pick([512, 1000, 4096, 20_000])
+  const end = rng.below(MOST_BYTES)
+  for (let at = rng.below(end / 4 + 1); at < end; at += step) await untilLoaded(() => compareAt(round, at, step))
+}
+
 /** One attempt: each draws another range, so that what is read is not always what was waited for. */
-function readAndCompare({ rng, file, model }: Round): void {
-  const offset = rng.below(MOST_BYTES)
-  const length = rng.between(0, rng.pick([100, 9000, MOST_BYTES]))
+function readAndCompare(round: Round): void {
+  const { rng } = round
+  compareAt(round, rng.below(MOST_BYTES), rng.between(0, rng.pick([100, 9000, MOST_BYTES])))
+}
+
+function compareAt({ rng, file, model }: Round, offset: number, length: number): void {
   const [found, expected] = [new Uint8Array(length), new Uint8Array(length)]
   const count = rng.chance(0.5) || length === 0 ? file.read(found, offset) : file.readv(split(found, 3), offset)
   const wanted = model.read(expected, offset)
