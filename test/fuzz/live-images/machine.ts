@@ -106,13 +106,51 @@ async function beGuest(run: Run, driver: BlockDriver, device: VirtioBlk, { under
     const ids = [...expected.snapshots.keys()]
     const roll = rng.below(100)
     const before = expected.disk.clone()
+    let held: readonly HeldWrite[] = []
     if (roll < 92) await request(run, driver, target)
-    else if (roll < 96 && ids.length > 0) await device.changeContent(() => doLater(applySnapshot(run, rng.pick(ids))))
+    else if (roll < 96 && ids.length > 0) held = await applyHolding(run, driver, device, rng.pick(ids))
     else if (roll > 98) await device.changeContent(() => doLater(resize(run)))
-    if (roll >= 92 && !under.isWay) under.before = before
+    if (roll >= 92 && !under.isWay) {
+      for (const { sector } of held) before.write(await driver.read(sector, 1), sector * SECTOR)
+      under.before = before
+    }
     await new Promise((resolve) => setImmediate(resolve))
   }
   run.isBusy = false
+}
+
+interface HeldWrite {
+  readonly sector: number
+  readonly next: Uint8Array
+  readonly sent: Promise<void>
+}
+
+/** Goes back to a snapshot while the guest sends writes: they are held until that is over, and come on top of it. */
+async function applyHolding(run: Run, driver: BlockDriver, device: VirtioBlk, id: string): Promise<readonly HeldWrite[]> {
+  const { rng, expected } = run
+  const sectors = Math.min(expected.disk.size, expected.snapshots.get(id)?.content.size ?? 0) / SECTOR
+  const held: HeldWrite[] = []
+  await device.changeContent(() => {
+    for (const sector of new Set(Array.from({ length: rng.below(4) }, () => rng.below(sectors)))) {
+      run.note(`write by the driver, sector ${sector}, held`)
+      const next = rng.bytes(SECTOR)
+      const sent = driver.write(sector, next)
+      sent.catch(() => undefined)
+      held.push({ sector, next, sent })
+    }
+    return doLater(applySnapshot(run, id))
+  })
+  for (const { sector, next, sent } of held) {
+    try {
+      await sent
+      expected.write(next, sector * SECTOR)
+    } catch (error) {
+      if (!run.hasFaults || !(error instanceof BlockRequestError)) throw error
+      run.disarm()
+      await readBack(run, driver, { sector, count: 1, next })
+    }
+  }
+  return held
 }
 
 async function request(run: Run, driver: BlockDriver, target: Opened): Promise<void> {
