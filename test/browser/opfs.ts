@@ -34,5 +34,5 @@ export function quiet(page: Page): void {
 }
 
 export const opfsTests: readonly BrowserTest[] = [
-  { name: "opfs", title: "files in the origin private file system: page, worker, strict policy", limit: 60, run: opfs },
+  { name: "opfs", title: "files in the origin private file system: page, worker, strict policy", limit: 180, run: opfs },
 ]
