@@ -34,21 +34,19 @@ export class Intake {
 
   /** Takes requests that have been seen in `ring` into `requests`, which has begun anew: `most` at most. */
   take(ring: Ring, turn: Turn, most: number): void {
-    const { requests } = this
-    const { splitRows } = ring
+    const { requests, habit } = this
+    const { splitRows, packedRows } = ring
+    const rows = splitRows ?? packedRows
+    if (rows === undefined) return
+    if (requests.rowRing !== rows) requests.rowRing = rows
     if (splitRows !== undefined) {
-      if (requests.rowRing !== splitRows) requests.rowRing = splitRows
-      if (this.habit.way === USUAL) takeSplit(requests, splitRows, this.#disk, most)
+      if (habit.way === USUAL) takeSplit(requests, splitRows, this.#disk, most)
       else requests.beginRows(splitRows.table.region, 0)
-      if (!requests.isWhole || this.habit.repeats > 0) this.#takeOthers(splitRows, turn, most)
-      return
+    } else if (packedRows !== undefined) {
+      if (habit.way === USUAL) takePacked(requests, packedRows, this.#disk, most)
+      else requests.beginRows(packedRows.descriptors.region, packedRows.availPlace)
     }
-    const { packedRows } = ring
-    if (packedRows === undefined) return
-    if (requests.rowRing !== packedRows) requests.rowRing = packedRows
-    if (this.habit.way === USUAL) takePacked(requests, packedRows, this.#disk, most)
-    else requests.beginRows(packedRows.descriptors.region, packedRows.availPlace)
-    if (!requests.isWhole || this.habit.repeats > 0) this.#takeOthers(packedRows, turn, most)
+    if (!requests.isWhole || habit.repeats > 0) this.#takeOthers(rows, turn, most)
   }
 
   /** Takes what comes behind the usual requests, as far as that makes rows as well, and rows are what is wanted. */

@@ -69,6 +69,8 @@ export class UsualKick implements Shortcut {
   expectsSingle = true
   /** It is likely to be the only one: a packed ring has no index that says so. */
   expectsOnly = true
+  /** A request that is read by itself ends the driver's habit of others. */
+  endsHabit = false
   readonly #parts: UsualKickParts
   // Of the parts, to be found at once:
   readonly #device: VirtioDevice
@@ -76,7 +78,6 @@ export class UsualKick implements Shortcut {
   readonly #executor: { readonly backing: VirtioBacking }
   readonly #completion: Completion
   readonly #call: UsualCall
-  readonly #habit: Habit
   /** `VirtioDevice.changes` when nothing was found that would make a kick unusual; the backing then. */
   #usualAt = -1
   #backing: VirtioBacking | undefined
@@ -91,7 +92,6 @@ export class UsualKick implements Shortcut {
     this.#executor = parts.executor
     this.#completion = parts.completion
     this.#call = parts.call
-    this.#habit = parts.habit
   }
 
   /** Nothing would make the next kick unusual, until `VirtioDevice.changes` or the backing does. */
@@ -117,7 +117,7 @@ export class UsualKick implements Shortcut {
       if (!request.takeSplit(splitRows, this.#disk)) return this.#serveRow(rows, turn)
       // Here it may be that more than one waits.
     } else if (packedRows === undefined || !request.takePacked(packedRows, this.#disk)) return false
-    if (this.#habit.repeats > 0) this.#habit.forget()
+    if (this.endsHabit) this.#endHabit()
     const { type, sector, offset, length } = request
     const call = this.#call
     // A store of an object costs several of a number.
@@ -136,6 +136,11 @@ export class UsualKick implements Shortcut {
     call.isRunning = false
     const next = this.#completion.completeSingle(rows, request)
     return (next & INTERRUPT) === 0 ? next === 0 : this.#interrupt(next, rows, generation)
+  }
+
+  #endHabit(): void {
+    this.endsHabit = false
+    this.#parts.habit.forget()
   }
 
   #serveRow(rows: SingleRing, turn: Turn): boolean {

@@ -162,16 +162,18 @@ export class UsualServer {
     if (backing.asynchronous === true || this.#cacheMode.writeThrough) return
     const kick = this.#kicks.get(ring) ?? new UsualKick(this.#kickParts, queue, ring)
     kick.arm(backing, isDirect(backing) ? backing : undefined)
-    kick.expectsSingle = this.#expectsSingle()
+    this.#prepare(kick)
     kick.expectsOnly = this.requests.taken === 1
     if (queue.shortcut === kick) return
     this.#kicks.set(ring, kick)
     queue.shortcut = kick
   }
 
-  /** The last request was one of those that can be read by themselves. */
-  #expectsSingle(): boolean {
-    return this.#intake.habit.way === USUAL && (this.requests.rows[KIND] ?? 0) <= OUT
+  /** For the next request, which is likely to be as the last one was. */
+  #prepare(kick: UsualKick): void {
+    const { habit, requests } = this.#intake
+    kick.expectsSingle = habit.way === USUAL && (requests.rows[KIND] ?? 0) <= OUT
+    kick.endsHabit = habit.repeats > 0
   }
 
   /**
@@ -211,7 +213,7 @@ export class UsualServer {
       this.#leave(queue, ring)
       return NOT_SERVED
     }
-    kick.expectsSingle = this.#expectsSingle()
+    this.#prepare(kick)
     return this.#completion.completeOnly(rowRing, requests)
   }
 
