@@ -10,7 +10,7 @@ const PREFERRED_READ = 1 << 16
 const MOST_AHEAD = 4 << 20
 const SHARE_AHEAD = 1 / 4
 /** Whoever has read so much of the cache's size in order is likely to read on, and would push everybody else's pages out. */
-const SHARE_LONG = 1 / 4
+const SHARE_LONG = 1 / 8
 
 export interface DemandOptions {
   readonly cache: PageCache
