@@ -4,7 +4,7 @@ import { type Action, attempt, doLater } from "./actions.ts"
 import { drawLongSize, drawSize, isLong } from "./draw-world.ts"
 import type { Run } from "./run.ts"
 
-const MOST_SNAPSHOTS = 4
+export const MOST_SNAPSHOTS = 4
 const MOST_BITMAPS = 3
 /** Calls of files that a change of the whole image makes. */
 const MOST_CALLS = 40
@@ -38,7 +38,7 @@ export async function sweep(run: Run): Promise<void> {
   }
 }
 
-function* takeSnapshot(run: Run): Action {
+export function* takeSnapshot(run: Run): Action {
   const { rng, expected, image, opened } = run
   const state = rng.chance(0.3) ? rng.between(1, 3 * image.geometry.clusterSize) : 0
   const id = String(Math.max(0, ...[...expected.snapshots.keys()].map(Number)) + 1)

@@ -11,7 +11,7 @@ import type { BackingDisk } from "../../../src/backing/qcow2/reader.ts"
 import { RawBacking } from "../../../src/backing/raw.ts"
 import { type Action, doLater, doNow, flush, guestAction, read } from "./actions.ts"
 import { addLayer, addRaw, drawSize } from "./draw-world.ts"
-import { hostAction } from "./host-actions.ts"
+import { hostAction, MOST_SNAPSHOTS, takeSnapshot } from "./host-actions.ts"
 import type { Run } from "./run.ts"
 import { contentOf } from "./world.ts"
 
@@ -73,10 +73,14 @@ function reader(run: Run): () => Action {
   return () => (run.rng.chance(0.9) ? read(run) : flush(run))
 }
 
-/** Guest and host, with few changes of the whole image: each of them makes a stream begin again. */
+/** Guest and host, with few changes of the whole image: each of them makes a stream begin again. Snapshots keep what was behind it then. */
 function anybody(run: Run): () => Action {
+  const { rng } = run
   let whole = 6
-  return () => (run.rng.chance(0.15) && whole-- > 0 ? hostAction(run) : guestAction(run))
+  return () => {
+    if (!rng.chance(0.3) || whole-- <= 0) return guestAction(run)
+    return run.expected.snapshots.size < MOST_SNAPSHOTS && rng.chance(0.5) ? takeSnapshot(run) : hostAction(run)
+  }
 }
 
 /** Pulls what is behind the image into it, over one of the layers or over none. */

@@ -87,9 +87,8 @@ async function work(run: Run, { isSeenByQemu }: { readonly isSeenByQemu: boolean
 async function turnOf(run: Run): Promise<void> {
   const { rng } = run
   if (isLong(run.expected.disk.size) && rng.chance(0.5)) return await mirror(run)
-  const kind = rng.pick([
-    "stream", "stream", "rebase", "commit", "mirror", "amend", "changeKeySlots", "sweep", "sweep", "failLate", "reopen", "reopen",
-  ] as const)
+  const onChain = run.chain.length > 1 ? (["stream", "stream", "stream", "commit", "rebase"] as const) : (["rebase", "rebase"] as const)
+  const kind = rng.pick([...onChain, "mirror", "amend", "changeKeySlots", "sweep", "sweep", "failLate", "reopen", "reopen"] as const)
   if (kind !== "reopen") return await LONG_WORK[kind](run)
   run.note("close")
   if (run.hasFaults && rng.chance(0.4)) {
