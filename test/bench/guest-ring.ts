@@ -75,8 +75,11 @@ export class GuestRing {
   /** Descriptors of a request, and requests in the ring. */
   readonly #slots: number
   readonly #places: number
-  /** The request that is next, and the marks of an available descriptor there. */
-  #place = 0
+  /** Bytes from one request to the next, and where the ring ends. */
+  readonly #stepInRing: number
+  readonly #ringEnd: number
+  /** Where the next request goes, and the marks of an available descriptor there. */
+  #nextAt = DESC
   #marks = 0x0080
   /** The last descriptor of the last batch that will be used, and its marks then. */
   #lastAt = 0
@@ -97,6 +100,8 @@ export class GuestRing {
     this.#headFlags = options.general === true ? NEXT | 8 : NEXT
     this.#slots = this.#isIndirect ? 1 : this.#segments + 2
     this.#places = Math.floor(QUEUE_SIZE / this.#slots)
+    this.#stepInRing = 16 * this.#slots
+    this.#ringEnd = DESC + this.#stepInRing * this.#places
     const ram = options.shared === true ? new Uint8Array(new SharedArrayBuffer(RAM_BYTES)) : pageAligned(RAM_BYTES)
     this.#data = new DataView(ram.buffer, ram.byteOffset, ram.length)
     const packed = options.packed === true ? (["RING_PACKED"] as const) : []
@@ -166,32 +171,34 @@ export class GuestRing {
 
   /** Writes the descriptors of a request of a split ring again. */
   #rewrite(request: number): void {
+    const data = this.#data
     const segments = this.#segments
     const head = this.#heads[request] ?? 0
     const table = this.#isIndirect ? TABLES + request * 16 * (segments + 2) : DESC
     const first = this.#isIndirect ? 0 : head
     const flags = this.#isRead ? NEXT | WRITE : NEXT
-    this.#descriptor(table + 16 * first, HEADERS + 16 * request, 16, this.#headFlags, first + 1)
+    describe(data, table + 16 * first, HEADERS + 16 * request, 16, this.#headFlags, first + 1)
     for (let segment = 0; segment < segments; segment++) {
-      this.#descriptor(table + 16 * (first + 1 + segment), this.#dataAt(request, segment), this.#part, flags, first + 2 + segment)
+      describe(data, table + 16 * (first + 1 + segment), this.#dataAt(request, segment), this.#part, flags, first + 2 + segment)
     }
-    this.#descriptor(table + 16 * (first + 1 + segments), STATUSES + request, 1, WRITE, 0)
-    if (this.#isIndirect) this.#descriptor(DESC + 16 * head, table, 16 * (segments + 2), INDIRECT, 0)
+    describe(data, table + 16 * (first + 1 + segments), STATUSES + request, 1, WRITE, 0)
+    if (this.#isIndirect) describe(data, DESC + 16 * head, table, 16 * (segments + 2), INDIRECT, 0)
   }
 
   /** The same of a packed ring, at `at`: its descriptors have flags where a split one's have `next`. The first of the ring comes last. */
-  #rewritePacked(at: number, request: number): void {
+  #rewritePacked(at: number, request: number, ringMarks: number): void {
+    const data = this.#data
     const segments = this.#segments
     const isIndirect = this.#isIndirect
     const table = isIndirect ? TABLES + request * 16 * (segments + 2) : at
-    const marks = isIndirect ? 0 : this.#marks
+    const marks = isIndirect ? 0 : ringMarks
     const flags = (this.#isRead ? NEXT | WRITE : NEXT) | marks
     for (let segment = 0; segment < segments; segment++) {
-      this.#descriptor(table + 16 * (1 + segment), this.#dataAt(request, segment), this.#part, request, flags)
+      describe(data, table + 16 * (1 + segment), this.#dataAt(request, segment), this.#part, request, flags)
     }
-    this.#descriptor(table + 16 * (1 + segments), STATUSES + request, 1, request, WRITE | marks)
-    this.#descriptor(table, HEADERS + 16 * request, 16, request, this.#headFlags | marks)
-    if (isIndirect) this.#descriptor(at, table, 16 * (segments + 2), request, INDIRECT | this.#marks)
+    describe(data, table + 16 * (1 + segments), STATUSES + request, 1, request, WRITE | marks)
+    describe(data, table, HEADERS + 16 * request, 16, request, this.#headFlags | marks)
+    if (isIndirect) describe(data, at, table, 16 * (segments + 2), request, INDIRECT | ringMarks)
   }
 
   #dataAt(request: number, segment: number): number {
@@ -205,17 +212,24 @@ export class GuestRing {
   #preparePacked(offsets: Float64Array, first: number): void {
     const data = this.#data
     const batch = this.#batch
+    let at = this.#nextAt
+    let last = at
+    let lastMarks = 0
     for (let i = 0; i < batch; i++) {
       data.setUint32(HEADERS + 16 * i + 8, (offsets[first + i] ?? 0) / 512, true)
-      const at = DESC + 16 * this.#slots * this.#place
-      this.#rewritePacked(at, i)
-      this.#lastAt = at
-      this.#lastMarks = this.#marks === 0x0080 ? 0x8080 : 0
-      this.#place++
-      if (this.#place < this.#places) continue
-      this.#place = 0
-      this.#marks ^= 0x8080
+      const marks = this.#marks
+      this.#rewritePacked(at, i, marks)
+      last = at
+      lastMarks = marks
+      at += this.#stepInRing
+      if (at < this.#ringEnd) continue
+      at = DESC
+      this.#marks = marks ^ 0x8080
     }
+    this.#nextAt = at
+    this.#lastAt = last
+    // Both set where the driver's counter is 1, none where it is 0.
+    this.#lastMarks = lastMarks === 0x0080 ? 0x8080 : 0
   }
 
   /** Checks the last batch. @throws Error unless it succeeded */
@@ -280,11 +294,11 @@ export class GuestRing {
     // RING_EVENT_FLAGS_DISABLE. A split ring is quiet with EVENT_IDX: its event lies 65536 entries ahead.
     if (this.#isPacked && !this.#isIntx) this.#data.setUint16(AVAIL + 2, 1, true)
   }
+}
 
-  #descriptor(at: number, address: number, length: number, flags: number, next: number): void {
-    this.#data.setUint32(at, address, true)
-    this.#data.setUint32(at + 8, length, true)
-    this.#data.setUint16(at + 12, flags, true)
-    this.#data.setUint16(at + 14, next, true)
-  }
+function describe(data: DataView, at: number, address: number, length: number, flags: number, next: number): void {
+  data.setUint32(at, address, true)
+  data.setUint32(at + 8, length, true)
+  data.setUint16(at + 12, flags, true)
+  data.setUint16(at + 14, next, true)
 }

@@ -47,6 +47,8 @@ export class PackedDescriptors {
   /** Where the next chain begins, and the marks of an available descriptor there: AVAIL in laps with wrap counter 1, USED in the others. */
   slot: number
   marks: number
+  /** Descriptors that chains have taken up of late, each of them. No more than there are in the ring. */
+  usualSlots = 1
   /** Descriptors that the next chain may take up: the others are in flight. */
   room: number
   readonly #memory: GuestMemory
@@ -92,9 +94,33 @@ export class PackedDescriptors {
     return Atomics.load(words, 8 * this.slot + 7)
   }
 
+  /**
+   * How many of the next `most` chains are available, as far as plain loads show it, if each of them takes up `usualSlots` descriptors. In
+   * shared RAM what follows may be read before that.
+   */
+  countAhead(most: number): number {
+    const { size, usualSlots } = this
+    const view = this.#view
+    let { slot, marks } = this
+    let count = 0
+    while (count < most && (view.getUint16((slot << 4) + 14, true) & MARKS) === marks) {
+      count++
+      slot += usualSlots
+      if (slot < size) continue
+      slot -= size
+      marks ^= MARKS
+    }
+    return count
+  }
+
   /** Where the next chain begins, as events name it: the slot in bits 0 to 14, the wrap counter in bit 15. */
   get event(): number {
     return this.marks === AVAIL ? this.slot | 0x8000 : this.slot
+  }
+
+  /** The marks of a used descriptor there. */
+  get usedMarks(): number {
+    return this.marks === AVAIL ? MARKS : 0
   }
 
   /** The next chain begins `slots` descriptors further on. */

@@ -90,6 +90,11 @@ export interface PackedChains {
   readonly descriptors: PackedDescriptors
   /** Descriptors taken since the ring was opened. */
   availPlace: number
+  /**
+   * In shared RAM, where `look` has just seen the first chain: whatever is read from now on is read behind the flags of so many chains, of
+   * `most` at most, if each takes up `PackedDescriptors.usualSlots` descriptors.
+   */
+  orderAhead(most: number): number
 }
 
 /** A packed ring whose chains may be rows, and the only chain of a kick may be read by itself. */

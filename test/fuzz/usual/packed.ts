@@ -59,7 +59,7 @@ export class PackedUsualFuzzer extends UsualFuzzer {
   protected override takeFast(requests: UsualRequests, limits: RequestLimits, most: number): number {
     const ring = this.#ring
     const { slot, marks } = this.#start
-    const rows = { size: SIZE, descriptors: ring, availPlace: 0 }
+    const rows = { size: SIZE, descriptors: ring, availPlace: 0, orderAhead: () => 1 }
     this.takeFrom(rows, requests, limits, most)
     const passed = ring.slot - slot + (ring.marks === marks ? 0 : SIZE)
     if (passed !== rows.availPlace) throw new Error("the next chain does not begin there")

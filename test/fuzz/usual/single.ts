@@ -1,7 +1,7 @@
 /** Single requests of a ring of either kind, read fast and generally: see usual-fuzzer.ts. */
 import type { RequestLimits } from "../../../src/virtio/blk/request.ts"
 import type { UsualRequests } from "../../../src/virtio/blk/usual/requests.ts"
-import { SingleRequest } from "../../../src/virtio/blk/usual/single-request.ts"
+import { NONE, SingleRequest, TAKEN } from "../../../src/virtio/blk/usual/single-request.ts"
 import type { PackedChains, SplitChains } from "../../../src/virtio/queue/ring.ts"
 import { PackedUsualFuzzer } from "./packed.ts"
 import { SplitUsualFuzzer } from "./split.ts"
@@ -27,7 +27,10 @@ export class PackedSingleUsualFuzzer extends PackedUsualFuzzer {
   /** It takes nothing unless one waits: more than one are left. */
   protected override takeFrom(ring: PackedChains, requests: UsualRequests, limits: RequestLimits): void {
     requests.took(0, 0, 0, 0)
-    if (!ring.descriptors.isAvailable || !this.#single.takePacked(ring, limits)) return
+    const isAvailable = !this.isChanging && ring.descriptors.isAvailable
+    const taken = this.#single.takePacked(ring, limits)
+    if (taken === NONE && isAvailable) throw new Error("one waits")
+    if (taken !== TAKEN) return
     if (ring.descriptors.isAvailable && !this.isChanging) throw new Error("one was taken, and another waits")
     requests.add(this.#single, 0)
   }

@@ -55,10 +55,13 @@ export function takePacked(requests: UsualRequests, ring: PackedChains, limits: 
   let taken = 0
   let slots = 0
   let isDrained = false
+  const { usualSlots } = descriptors
+  // In shared RAM the first so many chains are read behind a look at their flags, if each of them takes up `usualSlots` descriptors.
+  let ordered = words === undefined ? most : ring.orderAhead(most)
   taking: for (; taken < most && bytes < BATCH_BYTES && !stretches.isFull; taken++) {
     let flags = data.getUint16((at + 14) >>> 0, true)
-    // In shared RAM what is there is read again, so that nothing that follows is read before it; `look` has done that for the first one.
-    if (words !== undefined && taken > 0 && (flags & MARKS) === marks) flags = Atomics.load(words, ((at - ringAt) >>> 1) + 7)
+    // The flags of another one that is there are read again, so that nothing that follows is read before them.
+    if (taken >= ordered && words !== undefined && (flags & MARKS) === marks) flags = Atomics.load(words, ((at - ringAt) >>> 1) + 7)
     if ((flags & MARKS) !== marks) {
       isDrained = true
       break
@@ -169,6 +172,7 @@ export function takePacked(requests: UsualRequests, ring: PackedChains, limits: 
     at = next
     marks = nextMarks
     slots += need
+    if (need !== usualSlots) ordered = 0
     bytes += length
     if (type !== IN) {
       writes++
@@ -177,6 +181,7 @@ export function takePacked(requests: UsualRequests, ring: PackedChains, limits: 
   }
   descriptors.slot = (at - ringAt) >>> 4
   descriptors.marks = marks
+  if (taken > 1) descriptors.usualSlots = (slots / taken) >>> 0
   ring.availPlace += slots
   requests.isDrained = isDrained
   requests.isWhole = isDrained || taken === most || bytes >= BATCH_BYTES || stretches.isFull

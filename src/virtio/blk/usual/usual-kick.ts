@@ -14,11 +14,11 @@ import type { Completion } from "../completion.ts"
 import type { RequestLimits } from "../request.ts"
 import { SECTOR_SIZE, VIRTIO_BLK_T } from "../spec.ts"
 import type { Habit } from "./habit.ts"
-import { SingleRequest } from "./single-request.ts"
+import { NONE as NONE_WAITS, SingleRequest, TAKEN as IS_TAKEN } from "./single-request.ts"
 
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
 const { IN } = VIRTIO_BLK_T
-const [SECTOR, INTERRUPT] = [SECTOR_SIZE, INTERRUPT_WANTED] as const
+const [SECTOR, INTERRUPT, NONE, TAKEN] = [SECTOR_SIZE, INTERRUPT_WANTED, NONE_WAITS, IS_TAKEN] as const
 
 /** A backing that needs no views of RAM, and answers at once. */
 export type DirectBacking = VirtioBacking & Required<Pick<VirtioBacking, "preadInto" | "pwriteFrom">>
@@ -106,17 +106,24 @@ export class UsualKick implements Shortcut {
     const { ring, request } = this
     const device = this.#device
     const { changes, memory } = device
-    const { generation, splitRows, packedRows } = ring
-    const rows = splitRows ?? packedRows
-    if (rows === undefined || memory.generation !== generation || !this.#isUsual()) return false
-    const waiting = rows.countWaiting()
-    if (waiting !== 1) return waiting === 0
+    const { generation, splitRows } = ring
+    if (memory.generation !== generation || !this.#isUsual()) return false
     const backing = this.#direct
-    if (backing === undefined || !this.expectsSingle) return this.#serveRow(rows, turn)
+    let rows: SingleRing
     if (splitRows !== undefined) {
-      if (!request.takeSplit(splitRows, this.#disk)) return this.#serveRow(rows, turn)
-      // Here it may be that more than one waits.
-    } else if (packedRows === undefined || !request.takePacked(packedRows, this.#disk)) return false
+      const waiting = splitRows.countWaiting()
+      if (waiting !== 1) return waiting === 0
+      if (backing === undefined || !this.expectsSingle || !request.takeSplit(splitRows, this.#disk)) return this.#serveRow(splitRows, turn)
+      rows = splitRows
+    } else {
+      const { packedRows } = ring
+      if (packedRows === undefined) return false
+      if (backing === undefined || !this.expectsSingle) return packedRows.countWaiting() === 0 || this.#serveRow(packedRows, turn)
+      const taken = request.takePacked(packedRows, this.#disk)
+      // Of those that are left it may be that more than one waits.
+      if (taken !== TAKEN) return taken === NONE
+      rows = packedRows
+    }
     if (this.endsHabit) this.#endHabit()
     const { type, sector, offset, length } = request
     const call = this.#call
