@@ -2,17 +2,17 @@
 
 /** The type is in the DOM's library only. */
 declare const WebAssembly: {
-  readonly Memory: new (limits: { initial: number; maximum: number }) => GrowingMemory
+  readonly Memory: new (limits: { initial: number; maximum: number; shared: boolean }) => GrowingMemory
 }
 
 /** A WebAssembly.Memory. `grow` takes pages of 64 KiB. */
 export interface GrowingMemory {
-  readonly buffer: ArrayBuffer
+  readonly buffer: ArrayBufferLike
   grow(pages: number): number
 }
 
-/** `bytes` of RAM, which may grow by `pages` pages. */
-export function growingMemory(bytes: number, pages = 64): GrowingMemory {
+/** `bytes` of RAM, which may grow by `pages` pages. `shared`: in a SharedArrayBuffer, of which there is a longer one then. */
+export function growingMemory(bytes: number, { pages = 64, shared = false } = {}): GrowingMemory {
   const initial = bytes >> 16
-  return new WebAssembly.Memory({ initial, maximum: initial + pages })
+  return new WebAssembly.Memory({ initial, maximum: initial + pages, shared })
 }

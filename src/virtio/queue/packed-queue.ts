@@ -162,15 +162,15 @@ export class PackedQueue implements Ring, PackedRows {
 
   /**
    * A load by Atomics for each chain costs 10 ns (measured). Instead plain loads look at the flags of all of them, and a barrier comes
-   * behind: loads in front of a store by Atomics are done before that, and those behind a load by Atomics are done after it. The store is
-   * one that harms nobody.
+   * behind: what is in front of a store by Atomics is done before it, what is behind a load by Atomics is done after it, and the two keep
+   * their order. The store changes nothing.
    */
   orderAhead(most: number): number {
     const count = this.descriptors.countAhead(most)
-    // It costs two.
+    // The barrier costs as much as two of those loads.
     if (count < 3) return 1
-    this.#deviceEvent.store(this.descriptors.event)
-    this.#deviceEvent.load()
+    this.#deviceFlags.store(this.#kicks)
+    this.#deviceFlags.load()
     return count
   }
 

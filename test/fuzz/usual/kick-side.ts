@@ -21,6 +21,8 @@ export interface Life {
   readonly position: number
   readonly packed: boolean
   readonly ringSize: number
+  /** RAM is in a SharedArrayBuffer. */
+  readonly shared: boolean
   /** The disks have vectored calls. */
   readonly vectored: boolean
 }
@@ -46,11 +48,11 @@ export class Side {
   readonly #way: Way
   readonly #isVectored: boolean
 
-  constructor(way: Way, { eventIdx, inOrder, position, packed, ringSize, vectored }: Life) {
+  constructor(way: Way, { eventIdx, inOrder, position, packed, ringSize, shared, vectored }: Life) {
     this.#way = way
     this.#isVectored = vectored
     const features = [F.INDIRECT_DESC, F.FLUSH, F.CONFIG_WCE, F.IN_ORDER, ...(eventIdx ? [F.EVENT_IDX] : [])]
-    this.memory = growingMemory(RAM)
+    this.memory = growingMemory(RAM, { shared })
     const machine = { memory: this.memory }
     const names = (["IN_ORDER", "RING_PACKED"] as const).filter((_, at) => [inOrder, packed][at])
     const disk: AttachDiskOptions = { withFeatures: names }

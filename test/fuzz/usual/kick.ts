@@ -18,11 +18,13 @@ export class KickFuzzer {
   steps = 0
   readonly #rng: Rng
   readonly #isPacked: boolean
+  readonly #isShared: boolean
   #habit: Shape = (pieces) => pieces
 
-  constructor(rng: Rng, { packed }: { readonly packed: boolean }) {
+  constructor(rng: Rng, { packed, shared }: { readonly packed: boolean; readonly shared: boolean }) {
     this.#rng = rng
     this.#isPacked = packed
+    this.#isShared = shared
   }
 
   /** One life of the guests. @throws Error where they differ */
@@ -33,6 +35,7 @@ export class KickFuzzer {
       packed: this.#isPacked,
       // Sizes of packed rings are any: chains end at, before and behind the end of the ring.
       ringSize: this.#isPacked ? rng.pick([2, 3, 4, 7, 11, 12, RING]) : RING,
+      shared: this.#isShared,
       vectored: rng.chance(0.7),
     }
     const sides = [new Side("read by itself", life), new Side("as a row", life), new Side("long", life)] as const
@@ -77,10 +80,12 @@ export class KickFuzzer {
     const usual: readonly [string, Step] = ["usual", (side) => { request(side); side.kick() }]
     if (rng.chance(0.4)) return usual
     const more = this.#request()
+    const many = Array.from({ length: rng.pick([3, 4, 5]) }, () => this.#request())
     const [name, hook] = rng.pick(this.#hooks())
     const value = rng.u32() & 0xffff
     return rng.pick<readonly [string, Step]>([
       ["two", (side) => { request(side); more(side); side.kick() }],
+      ["many", (side) => { for (const one of many) one(side); side.kick() }],
       ["nothing", (side) => side.kick()],
       [`${name} in a call`, (side) => { side.onCall = hook; request(side); side.kick() }],
       [`${name} at the end of a call`, (side) => { side.atEndOfCall = hook; request(side); side.kick() }],
@@ -171,7 +176,7 @@ function stepsOfSplit(request: (side: Side) => void, value: number): readonly (r
 
 /** Nobody calls the device meanwhile, so it asks for a kick in the end. */
 function isPlain(name: string): boolean {
-  return ["usual", "two", "nothing", "events", "flags"].includes(name)
+  return ["usual", "two", "many", "nothing", "events", "flags"].includes(name)
 }
 
 function grow({ memory }: Side): void {
