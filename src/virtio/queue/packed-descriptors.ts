@@ -6,6 +6,7 @@ import { type GuestMemory, RamRegion } from "../guest-memory.ts"
 import { PVIRTQ_DESC_F, VIRTQ_DESC_F, VIRTQ_DESC_SIZE } from "../spec.ts"
 import { HEAD as HEAD_AT, ROW as ROW_SIZE, SLOTS as SLOTS_AT, WRITTEN as WRITTEN_AT } from "./chain-rows.ts"
 import type { DescriptorChain, SegmentList } from "./descriptor-chain.ts"
+import { notAvailable, readableBehindWritable, tooLong, tooManyBytes } from "./packed-errors.ts"
 import { pieceOfRam, pushPieces } from "./ram-pieces.ts"
 import { hex, VirtqueueError } from "./virtqueue-error.ts"
 
@@ -282,26 +283,4 @@ export class PackedDescriptors {
     }
     return pieceOfRam(this.#memory, "indirect table", address, length)
   }
-}
-
-// Errors are built out of line: their templates would make the walk too large for V8 to optimise well.
-
-function notAvailable(start: number, slot: number): VirtqueueError {
-  return new VirtqueueError(`the chain in slot ${start} runs into slot ${slot}, which is not available`)
-}
-
-function readableBehindWritable(start: number): VirtqueueError {
-  return new VirtqueueError(`device-readable descriptor behind a writable one, chain in slot ${start}`)
-}
-
-function tooManyBytes(start: number): VirtqueueError {
-  return new VirtqueueError(`chain in slot ${start} describes more than 2^32 bytes`)
-}
-
-function tooLong(start: number, room: number): VirtqueueError {
-  return new VirtqueueError(`the chain in slot ${start} does not end within the ${room} descriptors that are not in flight`)
-}
-
-export function ringFull(size: number): VirtqueueError {
-  return new VirtqueueError(`more than ${size} descriptors in flight: the driver reused some that it had not got back`)
 }

@@ -4,22 +4,23 @@
  */
 import type { GuestMemory } from "../guest-memory.ts"
 import { PVIRTQ_EVENT, RING_EVENT_FLAGS } from "../spec.ts"
-import type { SavedChain, SavedRing } from "../state.ts"
+import type { SavedRing } from "../state.ts"
 import { HEAD as HEAD_AT, SLOTS as SLOTS_AT, WRITTEN as WRITTEN_AT } from "./chain-rows.ts"
 import type { DescriptorChain } from "./descriptor-chain.ts"
 import { Displaced } from "./displaced.ts"
-import { MARKS, PackedDescriptors, ringFull } from "./packed-descriptors.ts"
-import { eventAt, passesEvent } from "./packed-events.ts"
+import { MARKS, PackedDescriptors } from "./packed-descriptors.ts"
+import { checkPackedAreas, ringFull } from "./packed-errors.ts"
+import { eventAt, wantsEvent } from "./packed-events.ts"
 import { pieceOfRam } from "./ram-pieces.ts"
 import { NO_WORD, ringWordAt } from "./ring-word.ts"
 import {
   type Changeable, INTERRUPT_WANTED, MORE_WAIT, type PackedRows, type QueueAreas, type Ring, type RingFeatures, type TakenChain,
 } from "./ring.ts"
+import { SavedChains } from "./saved-chains.ts"
 import { announceUsedSlots } from "./used-ring.ts"
-import { hex, VirtqueueError } from "./virtqueue-error.ts"
 
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
-const { ENABLE, DISABLE, DESC, MASK } = RING_EVENT_FLAGS
+const { ENABLE, DESC } = RING_EVENT_FLAGS
 const { desc: EVENT, flags: FLAGS, SIZE } = PVIRTQ_EVENT
 const [HEAD, SLOTS, WRITTEN, WANTED, MORE] = [HEAD_AT, SLOTS_AT, WRITTEN_AT, INTERRUPT_WANTED, MORE_WAIT] as const
 const NO_VIEW: DataView = new DataView(new ArrayBuffer(SIZE))
@@ -63,11 +64,8 @@ export class PackedQueue implements Ring, PackedRows {
   #usedSlot: number
   #usedMarks: number
   readonly #displaced = new Displaced()
-  /** Chains that were in flight when the state was saved; undefined once all have been taken again. The first ones have been. */
-  #chainsToTake: readonly SavedChain[] | undefined
-  #takenAgain = 0
-  /** Descriptors of those that are left to take. */
-  #slotsToTake: number
+  /** Chains that were in flight when the state was saved; undefined once all have been taken again. */
+  #saved: SavedChains | undefined
 
   /** `saved`: where it goes on. @throws VirtqueueError when it is not in RAM, or misaligned */
   constructor(memory: GuestMemory, areas: QueueAreas, features: RingFeatures, saved?: SavedRing) {
@@ -81,18 +79,16 @@ export class PackedQueue implements Ring, PackedRows {
     this.descriptors = new PackedDescriptors(memory, { size: this.size, indirect: features.indirect, slot, wrap })
     this.#usedSlot = slot
     this.#usedMarks = wrap ? MARKS : 0
-    const inFlight = chains.reduce((sum, { descriptors }) => sum + descriptors.length / 4, 0)
+    const left = new SavedChains(chains)
+    const inFlight = left.slots
     // As if other chains had been given back in front of those: what is in the ring is not theirs for sure.
     this.#usedPlace = slot
     this.#publishedPlace = slot - unpublished
     this.availPlace = slot + inFlight
     this.descriptors.skip(inFlight)
     this.#displaced.noneAt(slot, inFlight)
-    this.#chainsToTake = chains.length > 0 ? chains : undefined
-    this.#slotsToTake = inFlight
-    for (const address of [areas.descriptorTable, areas.availRing, areas.usedRing]) {
-      if (address % 2 !== 0) throw new VirtqueueError(`a part of a packed ring at the odd address ${hex(address)}`)
-    }
+    this.#saved = left.isEmpty ? undefined : left
+    checkPackedAreas([areas.descriptorTable, areas.availRing, areas.usedRing])
     this.refresh()
   }
 
@@ -102,12 +98,12 @@ export class PackedQueue implements Ring, PackedRows {
   }
 
   save(inFlight: readonly TakenChain[]): SavedRing {
+    const at = (place: number): readonly number[] => this.#displaced.at(place) ?? this.descriptors.read(place % this.size)
     const chains = inFlight.map(({ head, place, slots }) => ({
-      id: head,
-      descriptors: Array.from({ length: slots }, (_, index) => this.#descriptorAt(place + index)).flat(),
+      id: head, descriptors: Array.from({ length: slots }, (_, index) => at(place + index)).flat(),
     }))
     const unpublished = Math.min(this.#usedPlace - this.#publishedPlace, this.size)
-    const all = [...chains, ...(this.#chainsToTake?.slice(this.#takenAgain) ?? [])]
+    const all = [...chains, ...(this.#saved?.left ?? [])]
     return { position: eventAt(this.#usedSlot, this.#usedMarks !== 0), heads: [], chains: all, ...(unpublished > 0 && { unpublished }) }
   }
 
@@ -144,11 +140,11 @@ export class PackedQueue implements Ring, PackedRows {
   }
 
   get packedRows(): PackedQueue | undefined {
-    return this.availPlace === this.#usedPlace && this.#chainsToTake === undefined ? this : undefined
+    return this.availPlace === this.#usedPlace && this.#saved === undefined ? this : undefined
   }
 
   get hasSaved(): boolean {
-    return this.#chainsToTake !== undefined
+    return this.#saved !== undefined
   }
 
   countWaiting(): number {
@@ -157,7 +153,7 @@ export class PackedQueue implements Ring, PackedRows {
 
   /** There is no index to look at: each chain shows by itself whether it is there. */
   look(): boolean {
-    return this.#chainsToTake !== undefined || this.descriptors.isAvailable
+    return this.#saved !== undefined || this.descriptors.isAvailable
   }
 
   /**
@@ -175,7 +171,7 @@ export class PackedQueue implements Ring, PackedRows {
   }
 
   pop(chain: DescriptorChain): boolean {
-    if (this.#chainsToTake !== undefined) return this.#takeAgain(chain, this.#chainsToTake)
+    if (this.#saved !== undefined) return this.#takeAgain(chain, this.#saved)
     const { descriptors } = this
     if (!descriptors.isAvailable) return false
     const room = this.size - (this.availPlace - this.#usedPlace)
@@ -189,35 +185,21 @@ export class PackedQueue implements Ring, PackedRows {
   }
 
   /** Takes a chain that was in flight when the state was saved. They count as in flight already. */
-  #takeAgain(chain: DescriptorChain, chains: readonly SavedChain[]): boolean {
-    const saved = this.#nextSaved(chains)
-    this.descriptors.walkSaved(chain, saved.descriptors)
-    this.#tookAgain(chain, chains, saved)
+  #takeAgain(chain: DescriptorChain, saved: SavedChains): boolean {
+    this.descriptors.walkSaved(chain, saved.next)
+    this.#passSaved(chain, saved)
     return true
   }
 
   passSaved(chain: Changeable<TakenChain>): void {
-    const chains = this.#chainsToTake ?? []
-    const saved = this.#nextSaved(chains)
-    chain.slots = saved.descriptors.length / 4
-    this.#tookAgain(chain, chains, saved)
+    if (this.#saved === undefined) throw new Error("no chains are left to take again")
+    chain.slots = this.#saved.next.length / 4
+    this.#passSaved(chain, this.#saved)
   }
 
-  #nextSaved(chains: readonly SavedChain[]): SavedChain {
-    const saved = chains[this.#takenAgain]
-    if (saved === undefined) throw new Error("no chains are left to take again")
-    return saved
-  }
-
-  #tookAgain(chain: Changeable<TakenChain>, chains: readonly SavedChain[], { id, descriptors }: SavedChain): void {
-    chain.head = id
-    // Those that are left to take, and this one, are in front of what the ring holds.
-    chain.place = this.#usedPlace - this.#slotsToTake
-    this.#slotsToTake -= chain.slots
-    for (let index = 0; index < chain.slots; index++) {
-      this.#displaced.keep(chain.place + index, descriptors.slice(4 * index, 4 * index + 4))
-    }
-    if (++this.#takenAgain === chains.length) this.#chainsToTake = undefined
+  #passSaved(chain: Changeable<TakenChain>, saved: SavedChains): void {
+    saved.pass(chain, this.#usedPlace, this.#displaced)
+    if (saved.isEmpty) this.#saved = undefined
   }
 
   addUsed(chain: TakenChain, length: number): void {
@@ -255,7 +237,7 @@ export class PackedQueue implements Ring, PackedRows {
     // at the next chain comes first: nothing that follows is read before it.
     const more = descriptors.isAvailable ? MORE : 0
     if (!this.#isOrdered) this.#driverFlags.load()
-    return (this.#wantsInterrupt(this.#driver.getUint32(this.#driverAt, true), passed) ? WANTED : 0) | more
+    return (this.#wantsInterrupt(passed) ? WANTED : 0) | more
   }
 
   /** So many descriptors are the driver's again. */
@@ -272,24 +254,17 @@ export class PackedQueue implements Ring, PackedRows {
     const passed = this.#usedPlace - this.#publishedPlace
     if (passed === 0) return false
     if (this.#memory.written !== undefined) announceUsedSlots(this.#memory, this.#areas, this.#usedSlot, passed)
-    return this.#showUsed()
-  }
-
-  /** Counts what has been given back as shown to the driver. Returns true when it wants an interrupt for that. */
-  #showUsed(): boolean {
-    const passed = this.#usedPlace - this.#publishedPlace
     if (this.#usedPlace >= PLACES && this.#usedPlace === this.availPlace) this.#usedPlace = this.availPlace = this.#usedSlot
     this.#publishedPlace = this.#usedPlace
     // In shared RAM nothing that follows is read before the flags.
     if (this.#isShared) this.#driverFlags.load()
-    return this.#wantsInterrupt(this.#driver.getUint32(this.#driverAt, true), passed)
+    return this.#wantsInterrupt(passed)
   }
 
-  /** `event`: event suppression of the driver, with its flags in the upper half. What is reserved counts as ENABLE. */
-  #wantsInterrupt(event: number, passed: number): boolean {
-    const flags = (event >>> 16) & MASK
-    if (flags !== DESC || !this.#hasEventIdx) return flags !== DISABLE
-    return passesEvent(event & 0xffff, { size: this.size, slot: this.#usedSlot, wrap: this.#usedMarks !== 0, passed })
+  #wantsInterrupt(passed: number): boolean {
+    const suppression = this.#driver.getUint32(this.#driverAt, true)
+    if (!this.#hasEventIdx) return wantsEvent(suppression)
+    return wantsEvent(suppression, { size: this.size, slot: this.#usedSlot, wrap: this.#usedMarks !== 0, passed })
   }
 
   enableKicks(): boolean {
@@ -300,7 +275,7 @@ export class PackedQueue implements Ring, PackedRows {
       else if (event !== this.#storedEvent) this.#deviceEvent.store(event)
       this.#storedEvent = -1
     } else this.#askForKicks()
-    return this.#chainsToTake !== undefined || descriptors.isAvailable
+    return this.#saved !== undefined || descriptors.isAvailable
   }
 
   /** The usual case: all that `enableKicks` has to do is to say which descriptor it wants a kick for. */
@@ -320,9 +295,5 @@ export class PackedQueue implements Ring, PackedRows {
   #setKicks(flags: number): void {
     this.#deviceFlags.store(flags)
     this.#kicks = flags
-  }
-
-  #descriptorAt(place: number): readonly number[] {
-    return this.#displaced.at(place) ?? this.descriptors.read(place % this.size)
   }
 }

@@ -28,7 +28,7 @@ it.each([
     return completeOnly.apply(this, parts)
   }
   const fuzzer = new KickFuzzer(new Rng(seedFromEnvironment(20261130)), { packed: ring === "packed", shared: ram === "shared RAM" })
-  for (let round = 0; round < 75; round++) await fuzzer.round()
+  for (let round = 0; round < 40; round++) await fuzzer.round()
   // Each way has been tried in earnest.
-  expect([counts.served > 250, counts.left > 250, counts.rows > 100, fuzzer.steps]).toEqual([true, true, true, 2250])
+  expect([counts.served > 120, counts.left > 120, counts.rows > 40, fuzzer.steps]).toEqual([true, true, true, 1200])
 })

@@ -125,17 +125,12 @@ export class UsualKick implements Shortcut {
       rows = packedRows
     }
     if (this.endsHabit) this.#endHabit()
-    const { type, sector, offset, length } = request
     const call = this.#call
     // A store of an object costs several of a number.
     if (call.kick !== this) call.kick = this
     call.isRunning = true
     try {
-      const { bytes } = request.region
-      const answer: unknown = type === IN
-        ? backing.preadInto(bytes, offset, length, sector * SECTOR)
-        : backing.pwriteFrom(bytes, offset, length, sector * SECTOR)
-      if (answer !== undefined) refusePromise(answer, type === IN ? "preadInto" : "pwriteFrom")
+      transfer(backing, request)
     } catch (error) {
       return this.#giveUp(generation, { error })
     }
@@ -179,4 +174,11 @@ export class UsualKick implements Shortcut {
     this.#parts.takeOver(this, failure)
     return false
   }
+}
+
+function transfer(backing: DirectBacking, { region: { bytes }, type, sector, offset, length }: SingleRequest): void {
+  const answer: unknown = type === IN
+    ? backing.preadInto(bytes, offset, length, sector * SECTOR)
+    : backing.pwriteFrom(bytes, offset, length, sector * SECTOR)
+  if (answer !== undefined) refusePromise(answer, type === IN ? "preadInto" : "pwriteFrom")
 }
