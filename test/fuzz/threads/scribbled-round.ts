@@ -235,11 +235,29 @@ class WatchedDisk {
       if (!late || rng.chance(0.3)) return work()
       return new Promise((resolve) => this.#waiting.push(() => (work(), resolve())))
     }
+    const read = (buffer: Uint8Array, offset: number) => buffer.set(content.subarray(offset, offset + buffer.length))
+    const eachOf = (buffers: readonly Uint8Array[], offset: number, work: (buffer: Uint8Array, at: number) => void) => {
+      let end = offset
+      const length = buffers.reduce((sum, buffer) => sum + buffer.length, 0)
+      return call(offset, length, () => buffers.forEach((buffer) => work(buffer, (end += buffer.length) - buffer.length)))
+    }
+    const part = (ram: Uint8Array, start: number, length: number): Uint8Array => {
+      if (start + length > ram.length) this.#wrong ??= `${length} bytes at ${start} of RAM`
+      return ram.subarray(start, start + length)
+    }
+    const write = (buffer: Uint8Array, offset: number) => content.set(buffer, offset)
     const fill = (offset: number, length: number) => call(offset, length, () => void content.fill(0, offset, offset + length))
     this.backing = {
       size: content.length, readOnly: false, ...(late && { asynchronous: true }), close() {},
-      pread: (buffer, offset) => call(offset, buffer.length, () => buffer.set(content.subarray(offset, offset + buffer.length))),
-      pwrite: (buffer, offset) => call(offset, buffer.length, () => content.set(buffer, offset)),
+      pread: (buffer, offset) => call(offset, buffer.length, () => read(buffer, offset)),
+      pwrite: (buffer, offset) => call(offset, buffer.length, () => write(buffer, offset)),
+      ...(rng.chance(0.6) && {
+        preadv: (buffers, offset) => eachOf(buffers, offset, read), pwritev: (buffers, offset) => eachOf(buffers, offset, write),
+      } satisfies Partial<VirtioBacking>),
+      ...(!late && rng.chance(0.5) && {
+        preadInto: (ram, start, length, offset) => void call(offset, length, () => read(part(ram, start, length), offset)),
+        pwriteFrom: (ram, start, length, offset) => void call(offset, length, () => write(part(ram, start, length), offset)),
+      } satisfies Partial<VirtioBacking>),
       flush: () => call(0, 0, () => undefined), discard: fill, writeZeroes: fill,
     }
   }
