@@ -54,7 +54,7 @@ export function drawSize(rng: Rng, clusterSize: number): number {
 
 export function addRaw(rng: Rng, world: World, size: number): string {
   const content = new FlatModel(size)
-  for (let piece = rng.below(5); piece > 0; piece--) {
+  for (let piece = rng.below(8); piece > 0; piece--) {
     const offset = rng.below(size)
     content.write(rng.bytes(Math.min(size - offset, 1 + rng.below(Math.floor(size / 3)))), offset)
   }
@@ -134,10 +134,11 @@ function dataOf(rng: Rng, { dataFileRaw }: Shape, size: number): MemoryFile {
   return data
 }
 
+/** Little, often: then most of what the image shows is behind it. */
 function fill(rng: Rng, world: World, { name }: Layer): void {
   const { image } = world.openNow(name, { writable: [name], cacheSize: 64 << 10 })
   const model = modelOf(image)
-  for (let count = rng.between(0, 8); count > 0; count--) {
+  for (let count = rng.between(0, rng.pick([2, 8])); count > 0; count--) {
     const operation = randomOperation(rng, { size: image.size, longest: Math.max(512, Math.floor(image.size / 3)) })
     if (operation.kind !== "read") applyOperation(image, model, operation, "anything")
   }
