@@ -163,8 +163,8 @@ export class PackedQueue implements Ring, PackedRows {
    */
   orderAhead(most: number): number {
     const count = this.descriptors.countAhead(most)
-    // The barrier costs as much as two of those loads.
-    if (count < 3) return 1
+    // The barrier costs as much as two of those loads, and is none where the word is not shared.
+    if (count < 3 || this.#deviceFlags.forAtomics === undefined) return 1
     this.#deviceFlags.store(this.#kicks)
     this.#deviceFlags.load()
     return count

@@ -6,7 +6,7 @@ import { afterEach, expect, it, vi } from "vitest"
 import { takePacked } from "../../../src/virtio/blk/usual/packed-request.ts"
 import { LENGTH, OFFSET, SECTOR, STATUS } from "../../../src/virtio/blk/usual/columns.ts"
 import { UsualRequests } from "../../../src/virtio/blk/usual/requests.ts"
-import { LinearMemory } from "../../../src/virtio/guest-memory.ts"
+import { type GuestMemory, RamRegion } from "../../../src/virtio/guest-memory.ts"
 import { ROW, SLOTS } from "../../../src/virtio/queue/chain-rows.ts"
 import { PackedQueue } from "../../../src/virtio/queue/packed-queue.ts"
 import { Rng, seedFromEnvironment } from "../../support/rng.ts"
@@ -34,8 +34,7 @@ class Chains {
     const features = { indirect: true, eventIdx: rng.chance(0.5), notifyOnEmpty: false, packed: true, inOrder: false }
     const areas = { size: SIZE, descriptorTable: DESC, availRing: DRIVER, usedRing: DEVICE }
     const saved = { position: start + (wrap ? 0x8000 : 0), heads: [], chains: [] }
-    const memory = new LinearMemory(new Uint8Array(this.ram.new.buffer))
-    this.queue = new PackedQueue(memory, areas, features, saved)
+    this.queue = new PackedQueue(memoryOf(this.ram.new.buffer, { withDevice: rng.chance(0.7) }), areas, features, saved)
     this.queue.initialiseFlags()
     this.queue.descriptors.usualSlots = rng.pick([1, 3, 3, 4])
     const isRegular = rng.chance(0.5)
@@ -80,6 +79,13 @@ class Chains {
     for (const age of ["new", "old"] as const) this.ram[age].setUint32(at, value(age), true)
     this.owners.fill(chain + 1, at, at + 4)
   }
+}
+
+/** Shared RAM. `withDevice`: the device event suppression is in it, too, and not in a region of its own. */
+function memoryOf(ram: ArrayBufferLike, { withDevice }: { readonly withDevice: boolean }): GuestMemory {
+  const shared = new RamRegion(0, new Uint8Array(ram))
+  const own = new RamRegion(DEVICE, new Uint8Array(4))
+  return { generation: 0, region: (address) => (withDevice || address < own.start || address >= own.end ? shared : own) }
 }
 
 /** Loads as a processor may do them. */
