@@ -31,7 +31,7 @@ const LONG = [
   "test/backing/operations/convert.test.ts", "test/vmm/transports.test.ts", "test/vmm/cli/commands.test.ts",
   "test/virtio/blk/throttling/throttled-disk.test.ts", "test/virtio/suspend.test.ts", "test/backing/create-disk.test.ts",
   "test/virtio/mmio/legacy.test.ts", "test/virtio/queue/in-order.test.ts", "test/virtio/blk/ranges.test.ts", "test/virtio/written.test.ts",
-  "test/virtio/blk/merging.test.ts", "test/vmm/v86/saved-state.test.ts",
+  "test/virtio/blk/merging.test.ts", "test/vmm/v86/saved-state.test.ts", "test/readme.test.ts",
 ]
 
 export default defineConfig({
