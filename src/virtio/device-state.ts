@@ -10,6 +10,7 @@ import { VirtqueueError } from "./queue/virtqueue-error.ts"
 import { DEVICE_STATUS } from "./spec.ts"
 import {
   featuresMissing, parseDeviceState, RESTORE_RULES, type RestoreOptions, SAVE_RULES, type SaveOptions, type VirtioDeviceState,
+  wordsToFeatures,
 } from "./state.ts"
 import type { Virtqueue } from "./virtqueue.ts"
 
@@ -42,10 +43,6 @@ export interface SavableDevice {
 /** Feature bits 0 to 31, and 32 to 63. */
 function featuresToWords(features: bigint): number[] {
   return [Number(features & 0xffff_ffffn), Number(features >> 32n)]
-}
-
-function wordsToFeatures([low = 0, high = 0]: readonly number[]): bigint {
-  return BigInt(low) | (BigInt(high) << 32n)
 }
 
 /** The device type's part. */

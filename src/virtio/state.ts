@@ -93,7 +93,7 @@ export function parseDeviceState(value: unknown, shape: DeviceShape): VirtioDevi
   const state = savedObject(value, "virtio device")
   if (state["version"] !== undefined) checkStateVersion(state["version"])
   const features = savedNumbers(state["features"], "features", { length: 2 })
-  const accepted = BigInt(features[1] ?? 0) << 32n
+  const accepted = wordsToFeatures(features)
   const packed = hasBit(accepted, VIRTIO_F.RING_PACKED) && hasBit(accepted, VIRTIO_F.VERSION_1)
   return {
     status: savedNumber(state["status"], "status", 0xff),
@@ -105,6 +105,11 @@ export function parseDeviceState(value: unknown, shape: DeviceShape): VirtioDevi
     configChanges: state["configChanges"] === true,
     own: state["own"],
   }
+}
+
+/** Feature bits 0 to 31, and 32 to 63, as one number. */
+export function wordsToFeatures([low = 0, high = 0]: readonly number[]): bigint {
+  return BigInt(low) | (BigInt(high) << 32n)
 }
 
 /** What to throw for a state whose driver does not go with the features that the device offers. `missing`: those that it uses besides. */
