@@ -1,6 +1,6 @@
 /** SeaBIOS, unmodified, boots from our disk: a boot sector, then GRUB, kernel and initramfs. */
 import { attachToV86 } from "../../src/vmm/v86/attach.ts"
-import type { VirtioPciInterface } from "../../src/virtio/pci/pci-transport.ts"
+import type { VirtioPciInterface } from "../../src/virtio/pci/pci-options.ts"
 import { BOOT_SECTOR, bootSectorDisk, grubDisk } from "./boot-images.ts"
 import { run } from "./cache.ts"
 import { checkClean, compare, contentOf, type DiskKind, makeImage, open } from "./disks.ts"

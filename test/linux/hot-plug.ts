@@ -2,7 +2,7 @@
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { attachToV86, type V86Disk } from "../../src/vmm/v86/attach.ts"
-import type { VirtioPciInterface } from "../../src/virtio/pci/pci-transport.ts"
+import type { VirtioPciInterface } from "../../src/virtio/pci/pci-options.ts"
 import { run } from "./cache.ts"
 import { checkClean, contentOf, open, pattern, sha256 } from "./disks.ts"
 import { Guest } from "./emulator.ts"

@@ -2,7 +2,7 @@
  * A reboot while a slow disk still has requests of the old life: the BIOS boots from the disk again, and nothing of the old life is stored.
  */
 import type { VirtioBacking } from "../../src/backing/backing.ts"
-import type { VirtioPciInterface } from "../../src/virtio/pci/pci-transport.ts"
+import type { VirtioPciInterface } from "../../src/virtio/pci/pci-options.ts"
 import { attachToV86, type V86Disk } from "../../src/vmm/v86/attach.ts"
 import { grubDisk } from "./boot-images.ts"
 import { run } from "./cache.ts"

@@ -2,11 +2,10 @@
  * VirtioPciFunction: a virtio device as a PCI function ([VIRTIO] 4.1): transitional (both interfaces), modern or legacy only.
  * It knows nothing of the device type behind it.
  */
-import { checkMembers, checkOptions, type Rules } from "../../options.ts"
-import { type AccessWidth, type BarDefinition, PciFunction, type PciInterrupts } from "../../pci/function.ts"
+import { truncate } from "../../pci/access.ts"
+import { type AccessWidth, type BarDefinition, PciFunction } from "../../pci/function.ts"
 import type { PciFunctionState } from "../../pci/state.ts"
 import { savedNumber, savedNumbers, STATE_VERSION } from "../../saved-state.ts"
-import { GUEST_MEMORY_RULES, type GuestMemory } from "../guest-memory.ts"
 import { type GuestEndian, memoryOf } from "../legacy/big-endian-memory.ts"
 import { DEVICE_STATUS } from "../spec.ts"
 import type { RestoreOptions, SaveOptions, VirtioDeviceState } from "../state.ts"
@@ -15,38 +14,18 @@ import type { DeviceSignals, Transportable, TransportedDevice } from "../transpo
 import { COMMON_CONFIG_SIZE, CommonConfig } from "./common-config.ts"
 import { ConfigWindow } from "./config-window.ts"
 import { legacyBarSize, LegacyRegisters } from "./legacy-registers.ts"
+import { checkedOptions, type VirtioPciOptions, type VirtioPciWiring } from "./pci-options.ts"
 import {
-  checkInterface, CLASS_CODE, identity, LEGACY_BAR, MAX_VECTORS, type ModernLayout, modernLayout, MSIX_BAR, msixLayout, NOTIFY_BYTES,
-  NOTIFY_SHIFT, PCI_CAP_ID_VENDOR, structureCapabilities, VIRTIO_VENDOR_ID, type VirtioPciInterface, windowCapability, within,
+  CLASS_CODE, identity, LEGACY_BAR, type ModernLayout, modernLayout, MSIX_BAR, msixLayout, NOTIFY_BYTES,
+  NOTIFY_SHIFT, PCI_CAP_ID_VENDOR, structureCapabilities, VIRTIO_VENDOR_ID, windowCapability, within,
 } from "./structures.ts"
 import { NO_VECTOR, Vectors } from "./vectors.ts"
-
-export type { VirtioPciInterface } from "./structures.ts"
 
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a kick, measured).
 const [NOTIFY_MASK, SHIFT] = [NOTIFY_BYTES - 1, NOTIFY_SHIFT] as const
 
 /** [VIRTIO] 4.1.4.5: bits of the ISR status. */
 const ISR = { QUEUE: 1, CONFIG: 2 } as const
-
-/** Options of `VirtioPciFunction`. */
-export interface VirtioPciOptions {
-  /** Default "transitional": id 0x1001 for block devices, with the legacy registers next to the modern ones. */
-  readonly interface?: VirtioPciInterface
-  /** Where the modern structures live: a 64-bit memory BAR, or an I/O BAR for machines whose PCI bus has no others. Default "memory". */
-  readonly modernBar?: "memory" | "io"
-  /**
-   * Byte order of a guest with a legacy driver, "big" with `interface: "legacy"` only: a modern driver is little-endian anywhere. Default
-   * "little".
-   */
-  readonly guestEndian?: GuestEndian
-  /** Number of MSI-X vectors, 0 (no MSI-X) to 2048. Default: one for each queue and one for configuration changes. */
-  readonly vectors?: number
-}
-
-export const VIRTIO_PCI_RULES: Rules<VirtioPciOptions> = {
-  interface: ["transitional", "modern", "legacy"], modernBar: ["memory", "io"], guestEndian: ["little", "big"], vectors: "number?",
-}
 
 /** What `saveState` returns: JSON values. */
 export interface VirtioPciState {
@@ -60,12 +39,6 @@ export interface VirtioPciState {
   /** Left out: "little". */
   readonly guestEndian?: GuestEndian
   readonly device: VirtioDeviceState
-}
-
-/** What a function needs of the machine that it is plugged into. */
-export interface VirtioPciWiring {
-  readonly memory: GuestMemory
-  readonly interrupts: PciInterrupts
 }
 
 /** A virtio device as a PCI function, for any bus: [VIRTIO] 4.1. */
@@ -90,17 +63,8 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
    * @throws TypeError for wrong options, RangeError for a number of vectors that cannot be
    */
   constructor(device: Transportable, options: VirtioPciOptions & VirtioPciWiring) {
-    checkMembers("VirtioPciFunction", "the device", device, { virtio: "object" }, "Transportable (a VirtioBlk)")
-    checkOptions("VirtioPciFunction", options, { ...VIRTIO_PCI_RULES, memory: "object", interrupts: "object" })
-    checkMembers("VirtioPciFunction", "memory", options.memory, GUEST_MEMORY_RULES, "GuestMemory")
+    const { kind, endian, vectors } = checkedOptions(device, options)
     const { virtio } = device
-    const kind = options.interface ?? "transitional"
-    const endian = options.guestEndian ?? "little"
-    checkInterface(virtio, kind, endian)
-    const vectors = options.vectors ?? Math.min(Math.max(virtio.queueCount + 1, 2), MAX_VECTORS)
-    if (!Number.isInteger(vectors) || vectors < 0 || vectors > MAX_VECTORS) {
-      throw new RangeError(`vectors: ${vectors} is not a number from 0 to ${MAX_VECTORS}`)
-    }
     const modern = kind === "legacy" ? undefined : modernLayout(virtio, options.modernBar ?? "memory")
     const msix = vectors === 0 ? undefined : msixLayout(vectors)
     const bars: BarDefinition[] = []
@@ -239,6 +203,20 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
     this.#virtio.setBusMaster(this.busMaster)
   }
 
+  /** Kicks come first: a driver writes nothing else while it is at work. */
+  override barWrite(index: number, offset: number, width: AccessWidth, value: number): void {
+    const modern = this.#modern
+    if (modern === undefined || index !== modern.bar.index || !within(offset, modern.notify, modern.notifyLength)) {
+      super.barWrite(index, offset, width, value)
+      return
+    }
+    // The address tells the queue where each has its own ([VIRTIO] 4.1.4.4), the value where they share one. What NOTIFICATION_DATA
+    // puts into the upper half is a hint: the ring is believed.
+    const at = offset - modern.notify
+    if (modern.notifyMultiplier === 0) this.#virtio.notify(truncate(value, width) & 0xffff)
+    else if ((at & NOTIFY_MASK) === 0) this.#virtio.notify(at >>> SHIFT)
+  }
+
   protected override readBar(index: number, offset: number, width: AccessWidth): number {
     if (index === LEGACY_BAR && this.#legacy !== undefined) return this.#legacy.read(offset, width)
     const modern = this.#modern
@@ -256,13 +234,7 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
     }
     const modern = this.#modern
     if (modern === undefined || index !== modern.bar.index) return
-    if (within(offset, modern.notify, modern.notifyLength)) {
-      // The address tells the queue where each has its own ([VIRTIO] 4.1.4.4), the value where they share one. What NOTIFICATION_DATA
-      // puts into the upper half is a hint: the ring is believed.
-      const at = offset - modern.notify
-      if (modern.notifyMultiplier === 0) this.#virtio.notify(value & 0xffff)
-      else if ((at & NOTIFY_MASK) === 0) this.#virtio.notify(at >>> SHIFT)
-    } else if (within(offset, modern.common, COMMON_CONFIG_SIZE)) {
+    if (within(offset, modern.common, COMMON_CONFIG_SIZE)) {
       this.#common.write(offset - modern.common, width, value)
     } else if (within(offset, modern.device, this.#virtio.config.size)) {
       this.#virtio.writeConfig(offset - modern.device, width, value)

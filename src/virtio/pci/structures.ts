@@ -1,9 +1,8 @@
 /** What a virtio device looks like on PCI ([VIRTIO] 4.1.2 to 4.1.4): ids, BARs, where the structures lie in them, capabilities. */
 import type { BarDefinition } from "../../pci/function.ts"
-import type { GuestEndian } from "../legacy/big-endian-memory.ts"
-import { checkLegacyCan } from "../legacy/modern-only.ts"
 import type { TransportedDevice } from "../transport.ts"
 import { COMMON_CONFIG_SIZE } from "./common-config.ts"
+import type { VirtioPciInterface } from "./pci-options.ts"
 
 /** [VIRTIO] 4.1.2.1 "PCI Device Discovery". */
 export const VIRTIO_VENDOR_ID = 0x1af4
@@ -25,11 +24,6 @@ export const LEGACY_BAR = 0
 export const MSIX_BAR = 1
 const MODERN_BAR = 4
 
-export const MAX_VECTORS = 2048
-
-/** Which interfaces a driver finds. */
-export type VirtioPciInterface = "transitional" | "modern" | "legacy"
-
 /** Bytes from one queue's notification address to the next where each has its own, and their logarithm: a division costs 10 ns. */
 export const NOTIFY_SHIFT = 2
 export const NOTIFY_BYTES = 1 << NOTIFY_SHIFT
@@ -44,14 +38,6 @@ export interface ModernLayout {
   readonly notifyLength: number
   /** Bytes from one queue's notification address to the next; 0 when they share one. */
   readonly notifyMultiplier: number
-}
-
-/** @throws RangeError for an interface that is not for such a guest, or such a device */
-export function checkInterface(virtio: TransportedDevice, kind: VirtioPciInterface, endian: GuestEndian): void {
-  if (endian === "big" && kind !== "legacy") {
-    throw new RangeError('VirtioPciFunction: guestEndian "big" needs interface "legacy": a modern driver is little-endian anywhere')
-  }
-  if (kind !== "modern") checkLegacyCan(virtio, 'give VirtioPciFunction the interface "modern"')
 }
 
 /** @throws RangeError for a device type without a legacy interface, unless `kind` is "modern" */
