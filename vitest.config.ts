@@ -32,6 +32,7 @@ const LONG = [
   "test/virtio/blk/throttling/throttled-disk.test.ts", "test/virtio/suspend.test.ts", "test/backing/create-disk.test.ts",
   "test/virtio/mmio/legacy.test.ts", "test/virtio/queue/in-order.test.ts", "test/virtio/blk/ranges.test.ts", "test/virtio/written.test.ts",
   "test/virtio/blk/merging.test.ts", "test/vmm/v86/saved-state.test.ts", "test/readme.test.ts",
+  "test/contract/backings.test.ts", "test/virtio/blk/segments.test.ts", "test/backing/qcow2/check/check.test.ts", "test/virtio/blk/async.test.ts",
 ]
 
 export default defineConfig({
