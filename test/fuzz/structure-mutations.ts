@@ -162,7 +162,7 @@ export const luksMutations: Readonly<Record<string, Mutation>> = {
   "the cipher, mode or hash of LUKS": onLuks((image, at, rng) => {
     const text = rng.pick([
       "aes", "xts-plain64", "cbc-plain64", "cbc-essiv:sha256", "ecb", "sha1", "sha256", "sha512", "serpent", "twofish", "cast5",
-      "cbc-essiv:md5", "",
+      "cbc-essiv:md5", "camellia", "",
     ])
     const field = at + rng.pick([8, 40, 72])
     for (let index = 0; index < 32; index++) image.setU8(field + index, text.charCodeAt(index) || 0)

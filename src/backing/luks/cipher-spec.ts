@@ -8,8 +8,8 @@ export const DIGEST_BYTES: ReadonlyMap<string, number> = new Map([
   ["md5", 16], ["sha1", 20], ["ripemd160", 20], ["sha224", 28], ["sha256", 32], ["sha384", 48], ["sha512", 64],
 ])
 
-/** "aes" is the platform's, the others are in `ciphers/`. All have blocks of 16 bytes. */
-export const CIPHER_NAMES = ["aes", "serpent", "twofish"] as const
+/** "aes" is the platform's, the others are in `ciphers/`. */
+export const CIPHER_NAMES = ["aes", "serpent", "twofish", "cast5"] as const
 export type CipherName = (typeof CIPHER_NAMES)[number]
 
 const MODES = ["xts", "cbc", "ecb", "ctr"] as const
@@ -29,8 +29,13 @@ export interface CipherSpec {
   readonly keyBytes: number
 }
 
-/** Of one key, of each of the ciphers. */
-const CIPHER_KEY_BYTES: readonly number[] = [16, 24, 32]
+/** Bytes of one key. */
+const KEY_BYTES: Readonly<Record<CipherName, readonly number[]>> = {
+  aes: [16, 24, 32], serpent: [16, 24, 32], twofish: [16, 24, 32], cast5: [16],
+}
+
+/** Bytes of a block, which are those of an IV. */
+export const BLOCK_BYTES: Readonly<Record<CipherName, number>> = { aes: 16, serpent: 16, twofish: 16, cast5: 8 }
 
 /** The specification in the header's words. A string says why it cannot be used. */
 export function parseCipherSpec(cipher: string, modeText: string, keyBytes: number): CipherSpec | string {
@@ -40,13 +45,14 @@ export function parseCipherSpec(cipher: string, modeText: string, keyBytes: numb
   const mode = MODES.find((known) => known === modeName)
   const ivGenerator = IV_GENERATORS.find((known) => known === generator)
   if (mode === undefined || ivGenerator === undefined) return `the cipher mode "${modeText}" is not supported`
+  if (mode === "xts" && BLOCK_BYTES[name] !== 16) return `${name} has blocks of ${BLOCK_BYTES[name]} bytes, and mode xts needs 16`
   const single = singleKeyBytes({ mode, keyBytes })
-  if (!CIPHER_KEY_BYTES.includes(single)) return `${name} in mode ${mode} cannot have a key of ${keyBytes} bytes`
+  if (!KEY_BYTES[name].includes(single)) return `${name} in mode ${mode} cannot have a key of ${keyBytes} bytes`
   if (ivGenerator !== "essiv") return { name, mode, ivGenerator, ivHash: undefined, keyBytes }
   const digest = DIGEST_BYTES.get(ivHash ?? "")
   if (digest === undefined) return `the cipher mode "${modeText}" does not name a hash that is supported`
   // The digest is a key of the same cipher by itself, whatever size the data's key has, as dm-crypt does it.
-  if (!CIPHER_KEY_BYTES.includes(digest)) return `a digest of ${ivHash} has ${digest} bytes, which is not a key of ${name}`
+  if (!KEY_BYTES[name].includes(digest)) return `a digest of ${ivHash} has ${digest} bytes, which is not a key of ${name}`
   return { name, mode, ivGenerator, ivHash, keyBytes }
 }
 

@@ -5,8 +5,8 @@
 import type { Rules } from "../../options.ts"
 
 /**
- * A block cipher with its key. Both calls take whole blocks of 16 bytes, transform each by itself, and return as many bytes in an array of
- * their own.
+ * A block cipher with its key. Both calls take whole blocks (AES: of 16 bytes), transform each by itself, and return as many bytes in an
+ * array of their own.
  */
 export interface BlockCipher {
   encrypt(blocks: Uint8Array): Uint8Array

@@ -1,48 +1,58 @@
 /** The initialisation vectors of sectors, which depend on nothing but the sector's number and the key. */
-import type { CipherSpec } from "./cipher-spec.ts"
+import { BLOCK_BYTES, type CipherSpec } from "./cipher-spec.ts"
 import { makeBlockCipher } from "./ciphers/make-block-cipher.ts"
 import type { BlockCipher, Cryptography } from "./cryptography.ts"
 import { asBytes, asWords } from "./words.ts"
 
-const WORDS = 4
-
-/** IVs of neighbouring sectors, one after the other: four little-endian words each. */
+/** IVs of neighbouring sectors, one after the other: little-endian words, as many as a block of the cipher has. */
 export interface IvSource {
   take(sector: number, count: number): Int32Array
 }
 
+/** What a mode that chains blocks needs. */
+export interface IvsOfBlocks {
+  readonly ivs: IvSource
+  readonly blockBytes: number
+}
+
 /** @param key the whole key of the volume: ESSIV encrypts by its digest */
 export function ivSource(spec: CipherSpec, key: Uint8Array, cryptography: Cryptography): IvSource {
-  if (spec.ivHash === undefined) return new PlainIv(spec.ivGenerator === "plain")
-  return new EncryptedIv(makeBlockCipher(spec.name, cryptography.digest(spec.ivHash, key), cryptography))
+  const plain = new PlainIv(BLOCK_BYTES[spec.name] / 4, spec.ivGenerator === "plain")
+  if (spec.ivHash === undefined) return plain
+  return new EncryptedIv(plain, makeBlockCipher(spec.name, cryptography.digest(spec.ivHash, key), cryptography))
 }
 
 class PlainIv implements IvSource {
+  /** Of one IV. */
+  readonly #blockWords: number
   readonly #isShort: boolean
   #words = new Int32Array(0)
 
-  constructor(isShort: boolean) {
+  constructor(blockWords: number, isShort: boolean) {
+    this.#blockWords = blockWords
     this.#isShort = isShort
   }
 
   take(sector: number, count: number): Int32Array {
-    const length = count * WORDS
+    const each = this.#blockWords
+    const length = count * each
     if (this.#words.length < length) this.#words = new Int32Array(length)
     const words = this.#words
     for (let index = 0; index < count; index++) {
       const number = sector + index
-      words[index * WORDS] = number % 2 ** 32
-      words[index * WORDS + 1] = this.#isShort ? 0 : Math.floor(number / 2 ** 32)
+      words[index * each] = number % 2 ** 32
+      words[index * each + 1] = this.#isShort ? 0 : Math.floor(number / 2 ** 32)
     }
     return words.length === length ? words : words.subarray(0, length)
   }
 }
 
 class EncryptedIv implements IvSource {
-  readonly #plain = new PlainIv(false)
+  readonly #plain: PlainIv
   readonly #cipher: BlockCipher
 
-  constructor(cipher: BlockCipher) {
+  constructor(plain: PlainIv, cipher: BlockCipher) {
+    this.#plain = plain
     this.#cipher = cipher
   }
 

@@ -4,7 +4,7 @@
  */
 import { BackingError } from "../backing.ts"
 import { CbcCipher } from "./cbc-cipher.ts"
-import type { CipherSpec } from "./cipher-spec.ts"
+import { BLOCK_BYTES, type CipherSpec } from "./cipher-spec.ts"
 import { makeBlockCipher } from "./ciphers/make-block-cipher.ts"
 import { CtrCipher, EcbCipher } from "./plain-modes.ts"
 import type { BlockCipher, Cryptography } from "./cryptography.ts"
@@ -19,14 +19,15 @@ export function makeCipher(spec: CipherSpec, key: Uint8Array, cryptography: Cryp
   }
   const half = key.length / 2
   const keyed = (part: Uint8Array): BlockCipher => makeBlockCipher(spec.name, part, cryptography)
+  const blockBytes = BLOCK_BYTES[spec.name]
   const ivs = ivSource(spec, key, cryptography)
   switch (spec.mode) {
     case "xts":
       return new XtsCipher({ data: keyed(key.subarray(0, half)), tweak: keyed(key.subarray(half)), ivs })
     case "cbc":
-      return new CbcCipher(keyed(key), ivs)
+      return new CbcCipher(keyed(key), { ivs, blockBytes })
     case "ctr":
-      return new CtrCipher(keyed(key), ivs)
+      return new CtrCipher(keyed(key), { ivs, blockBytes })
     case "ecb":
       return new EcbCipher(keyed(key))
   }

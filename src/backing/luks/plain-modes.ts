@@ -1,10 +1,8 @@
 /** ECB and CTR, the modes that QEMU can make and nobody should use. NIST SP 800-38A, 6.1 and 6.5 */
 import type { BlockCipher } from "./cryptography.ts"
-import type { IvSource } from "./iv-generator.ts"
+import type { IvSource, IvsOfBlocks } from "./iv-generator.ts"
 import { SECTOR_BYTES, type SectorCipher } from "./sector-cipher.ts"
 import { asBytes } from "./words.ts"
-
-const BLOCK_BYTES = 16
 
 /** Block by block: no sector number, no IV. */
 export class EcbCipher implements SectorCipher {
@@ -23,22 +21,26 @@ export class EcbCipher implements SectorCipher {
   }
 }
 
-/** XOR with encrypted counters: big-endian numbers of 128 bits that begin with the sector's IV. */
+/** XOR with encrypted counters: big-endian numbers of a block's size that begin with the sector's IV. */
 export class CtrCipher implements SectorCipher {
   readonly #cipher: BlockCipher
   readonly #ivs: IvSource
 
-  constructor(cipher: BlockCipher, ivs: IvSource) {
+  readonly #blockBytes: number
+
+  constructor(cipher: BlockCipher, { ivs, blockBytes }: IvsOfBlocks) {
     this.#cipher = cipher
     this.#ivs = ivs
+    this.#blockBytes = blockBytes
   }
 
   encrypt(data: Uint8Array, sector: number): void {
+    const size = this.#blockBytes
     const ivs = asBytes(this.#ivs.take(sector, Math.ceil(data.length / SECTOR_BYTES)))
     const counters = new Uint8Array(data.length)
-    for (let at = 0; at < data.length; at += BLOCK_BYTES) {
-      if (at % SECTOR_BYTES !== 0) addOne(counters, at)
-      else counters.set(ivs.subarray((at / SECTOR_BYTES) * BLOCK_BYTES, (at / SECTOR_BYTES + 1) * BLOCK_BYTES), at)
+    for (let at = 0; at < data.length; at += size) {
+      if (at % SECTOR_BYTES !== 0) addOne(counters, at, size)
+      else counters.set(ivs.subarray((at / SECTOR_BYTES) * size, (at / SECTOR_BYTES + 1) * size), at)
     }
     const stream = this.#cipher.encrypt(counters)
     for (let at = 0; at < data.length; at++) data[at] = (data[at] ?? 0) ^ (stream[at] ?? 0)
@@ -49,10 +51,10 @@ export class CtrCipher implements SectorCipher {
   }
 }
 
-/** Makes the counter at byte `at` the one before it, plus 1. */
-function addOne(counters: Uint8Array, at: number): void {
-  counters.copyWithin(at, at - BLOCK_BYTES, at)
-  for (let place = at + BLOCK_BYTES - 1; place >= at; place--) {
+/** Makes the counter of `size` bytes at byte `at` the one before it, plus 1. */
+function addOne(counters: Uint8Array, at: number, size: number): void {
+  counters.copyWithin(at, at - size, at)
+  for (let place = at + size - 1; place >= at; place--) {
     const sum = ((counters[place] ?? 0) + 1) % 256
     counters[place] = sum
     if (sum !== 0) return

@@ -5,8 +5,8 @@ export const SECTOR_BYTES = 512
 
 export interface SectorCipher {
   /**
-   * Encrypts `data` in place. It begins with sector number `sector`, at a `byteOffset` that is a multiple of 4, and has a multiple of 16
-   * bytes: the last sector may be shorter.
+   * Encrypts `data` in place. It begins with sector number `sector`, at a `byteOffset` that is a multiple of 4, and has whole
+   * blocks: the last sector may be shorter.
    */
   encrypt(data: Uint8Array, sector: number): void
   /** The reverse of `encrypt`. */

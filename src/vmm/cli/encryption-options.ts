@@ -7,11 +7,11 @@ import { passphraseOf } from "./secrets.ts"
 /** Of a raw LUKS image, and what the list of them says. */
 export const LUKS_KEYS: Readonly<Record<string, string>> = {
   "cipher-alg": `${CIPHERS.join("|")}  default aes-256`,
-  "cipher-mode": "xts|cbc  default xts",
+  "cipher-mode": "xts|cbc  default xts, of cast5-128 cbc",
   "hash-alg": "sha1|sha224|sha256|sha384|sha512  of key derivation; default sha256",
   "iter-time": "N  milliseconds that one try of the passphrase takes; default 2000",
   "ivgen-alg": "plain|plain64|essiv  default plain64, or essiv with cbc",
-  "ivgen-hash-alg": "sha256  of essiv",
+  "ivgen-hash-alg": "sha256|md5  of essiv; default sha256, of cast5-128 md5",
   "key-secret": "ID  the --object with the passphrase; or use --passphrase-file",
 }
 
@@ -31,7 +31,7 @@ export function encryptionOf(given: Arguments, keys: KeyValues, prefix: "" | "en
     keys.choice(`${prefix}cipher-alg`, CIPHERS), keys.choice(`${prefix}cipher-mode`, ["xts", "cbc"]),
   ]
   const [ivGenerator, ivHash] = [
-    keys.choice(`${prefix}ivgen-alg`, ["plain", "plain64", "essiv"]), keys.choice(`${prefix}ivgen-hash-alg`, ["sha256"]),
+    keys.choice(`${prefix}ivgen-alg`, ["plain", "plain64", "essiv"]), keys.choice(`${prefix}ivgen-hash-alg`, ["sha256", "md5"]),
   ]
   const hash = keys.choice(`${prefix}hash-alg`, ["sha1", "sha224", "sha256", "sha384", "sha512"])
   const iterTime = keys.count(`${prefix}iter-time`)

@@ -3,12 +3,13 @@ import { createCipheriv, createHash } from "node:crypto"
 import { describe, expect, it } from "vitest"
 import { nodeCryptography } from "../../../src/backing/host/node-cryptography.ts"
 import { type CipherSpec, parseCipherSpec } from "../../../src/backing/luks/cipher-spec.ts"
+import { castBoxes } from "../../../src/backing/luks/ciphers/cast5-boxes.ts"
 import { makeBlockCipher } from "../../../src/backing/luks/ciphers/make-block-cipher.ts"
 import { makeCipher } from "../../../src/backing/luks/make-cipher.ts"
 import { Rng } from "../../support/rng.ts"
 
-function spec(modeText: string, keyBytes: number): CipherSpec {
-  const found = parseCipherSpec("aes", modeText, keyBytes)
+function spec(modeText: string, keyBytes: number, name = "aes"): CipherSpec {
+  const found = parseCipherSpec(name, modeText, keyBytes)
   if (typeof found === "string") throw new Error(found)
   return found
 }
@@ -84,6 +85,8 @@ describe("encrypted sectors", () => {
     ["twofish", "00".repeat(16), "00".repeat(16), "9f589f5cf6122c32b6bfec2f2ae8c35a"],
     ["twofish", "0123456789abcdeffedcba98765432100011223344556677", "00".repeat(16), "cfd1d2e5a9be9cdf501f13b892bd2248"],
     ["twofish", "0123456789abcdeffedcba987654321000112233445566778899aabbccddeeff", "00".repeat(16), "37527be0052334b89f0cfccae87cfa20"],
+    // RFC 2144, B.1. Two of its blocks, to have 16 bytes.
+    ["cast5", "0123456712345678234567893456789a", "0123456789abcdef".repeat(2), "238b4fe5847e44b2".repeat(2)],
   ] as const
   for (const [name, key, plain, wanted] of VECTORS) {
     it(`QC-LUKS-02 ${name} with a key of ${key.length / 2} bytes gives its published vector, in each block, and takes it back`, () => {
@@ -99,9 +102,26 @@ describe("encrypted sectors", () => {
     })
   }
 
+  it("QC-LUKS-02 the S-boxes of CAST5 are those of RFC 2144: a digest of them all, which two other libraries' tables have", () => {
+    const bytes = Buffer.from(castBoxes().buffer)
+    expect(createHash("sha256").update(bytes).digest("hex")).toBe("2384464beecdc255071a8b150ae71731edc6673b99e28bdeefbd99209365cf91")
+  })
+
+  it("QC-LUKS-02 an ESSIV of CAST5 is 8 bytes: the number in little-endian, encrypted by the digest of the key", () => {
+    const key = new Rng(4).bytes(16)
+    const cast5 = (of: Uint8Array, block: Uint8Array): Uint8Array => makeBlockCipher("cast5", of, nodeCryptography).encrypt(block)
+    const data = new Uint8Array(16).fill(9)
+    makeCipher(spec("cbc-essiv:md5", 16, "cast5"), key, nodeCryptography).encrypt(data, 0x01_0203_0405)
+    const first = cast5(key, cast5(createHash("md5").update(key).digest(), hex("0504030201000000")).map((byte) => byte ^ 9))
+    expect([...data]).toEqual([...first, ...cast5(key, first.map((byte) => byte ^ 9))])
+  })
+
   it("QC-LUKS-06 ciphers, modes, key sizes and hashes that make no cipher are told apart by what is wrong", () => {
     const problem = (name: string, mode: string, keyBytes: number): unknown => parseCipherSpec(name, mode, keyBytes)
-    expect(problem("cast5", "cbc-plain64", 16)).toMatch(/"cast5" is not supported; only aes, serpent, twofish are/)
+    expect(problem("camellia", "cbc-plain64", 16)).toMatch(/"camellia" is not supported; only aes, serpent, twofish, cast5 are/)
+    expect(problem("cast5", "xts-plain64", 32)).toMatch(/cast5 has blocks of 8 bytes, and mode xts needs 16/)
+    expect(problem("cast5", "cbc-plain64", 32)).toMatch(/cast5 in mode cbc cannot have a key of 32 bytes/)
+    expect(problem("cast5", "cbc-essiv:sha256", 16)).toMatch(/a digest of sha256 has 32 bytes, which is not a key of cast5/)
     expect(problem("serpent", "xts-plain64", 16)).toMatch(/serpent in mode xts cannot have a key of 16 bytes/)
     expect(problem("aes", "xts", 64)).toMatch(/"xts" is not supported/)
     expect(problem("aes", "pcbc-plain64", 32)).toMatch(/"pcbc-plain64" is not supported/)

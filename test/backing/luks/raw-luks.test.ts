@@ -5,6 +5,7 @@ import { createImage } from "../../../src/backing/create.ts"
 import { nodeCryptography } from "../../../src/backing/host/node-cryptography.ts"
 import { EncryptedFile } from "../../../src/backing/luks/encrypted-file.ts"
 import { makeCipher } from "../../../src/backing/luks/make-cipher.ts"
+import type { LuksOptions } from "../../../src/backing/luks/new-volume.ts"
 import { writeVolume } from "../../../src/backing/luks/raw-luks.ts"
 import type { SectorCipher } from "../../../src/backing/luks/sector-cipher.ts"
 import { unlockVolume } from "../../../src/backing/luks/volume.ts"
@@ -86,6 +87,18 @@ describe("a raw LUKS image", () => {
     const start = new Uint8Array(4)
     raw.pread(start, 0)
     expect(new TextDecoder().decode(start)).toBe("LUKS")
+  })
+
+  it("QC-LUKS-06 by CAST5 is CBC with an ESSIV of md5, and is not made in a mode or with a digest that CAST5 cannot have", () => {
+    const make = (options: Partial<LuksOptions>): MemoryFile => {
+      const file = new MemoryFile({ path: "luks" })
+      writeVolume(file, { size: 4096, encryption: { passphrase: "abc", cipher: "cast5-128", iterTime: 1, ...options } }, cryptography)
+      return file
+    }
+    expect(Buffer.from(make({}).bytes()).toString("latin1", 0, 64)).toMatch(/cast5\0.*cbc-essiv:md5\0/)
+    expect(() => make({ mode: "xts" })).toThrow(/cast5 has blocks of 8 bytes/)
+    expect(() => make({ ivHash: "sha256" })).toThrow(/sha256 has 32 bytes, which is not a key of cast5/)
+    expect(() => make({ ivGenerator: "plain64" })).toThrow(/use essiv/)
   })
 
   it("needs a passphrase to be made, and takes no option of qcow2", () => {

@@ -16,7 +16,7 @@ export function eachBlock(blocks: Uint8Array, transform: (block: Int32Array) => 
   return result
 }
 
-/** `word`, 0 < `bits` < 32 to the left; what leaves it there comes in again on the right. */
+/** `word`, 0 to 31 `bits` to the left; what leaves it there comes in again on the right. */
 export function rotate(word: number, bits: number): number {
   return (word << bits) | (word >>> (32 - bits))
 }

@@ -1,10 +1,11 @@
 /** The block cipher of a name, with a key: AES is the platform's work, and as fast as that is; the others are done here. */
 import type { CipherName } from "../cipher-spec.ts"
 import type { BlockCipher, Cryptography } from "../cryptography.ts"
+import { Cast5 } from "./cast5.ts"
 import { Serpent } from "./serpent.ts"
 import { Twofish } from "./twofish.ts"
 
-/** `key`: 16, 24 or 32 bytes. */
+/** `key`: one of a length that `parseCipherSpec` allows. */
 export function makeBlockCipher(name: CipherName, key: Uint8Array, cryptography: Cryptography): BlockCipher {
   switch (name) {
     case "aes":
@@ -13,5 +14,7 @@ export function makeBlockCipher(name: CipherName, key: Uint8Array, cryptography:
       return new Serpent(key)
     case "twofish":
       return new Twofish(key)
+    case "cast5":
+      return new Cast5(key)
   }
 }
