@@ -23,7 +23,7 @@ it("the embedding example runs as it is printed, as often as one likes, in at mo
 })
 
 it("the example of snapshots and bitmaps finds what was written, and goes back to what was there before", () => {
-  const section = readFileSync("README.md", "utf8").split("### Inside of a qcow2 image")[1] ?? ""
+  const section = readFileSync("README.md", "utf8").split("### Inside a qcow2 image")[1] ?? ""
   const example = /```js\n([^`]*(?:`[^`]+`[^`]*)*)\n```/.exec(section)?.[1] ?? ""
   const folder = temporaryDirectory()
   const script = join(folder, "example.mts")
