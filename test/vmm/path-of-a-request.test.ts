@@ -1,4 +1,4 @@
-/** The way of an allocating write through the code, as CONTRIBUTING.md draws it: the files, in their order, and the frames counted. */
+/** CONTRIBUTING.md draws the call path of an allocating write: its files, their order and the number of stack frames must be right. */
 import { readFileSync } from "node:fs"
 import { join, resolve } from "node:path"
 import { afterEach, expect, it, vi } from "vitest"
@@ -13,7 +13,7 @@ afterEach(() => {
   Error.stackTraceLimit = 10
 })
 
-it("from `Machine.mmioWrite` to `HostFile.writeFrom` are the frames of the drawing, fewer than 20 in fewer than 11 files", async () => {
+it("the stack from `Machine.mmioWrite` to `HostFile.writeFrom` is the one of the drawing, under 20 frames in under 11 files", async () => {
   const path = join(temporaryDirectory(), "way.qcow2")
   createImage(path, { size: 1 << 20 })
   const image = openImage(path)
@@ -29,24 +29,24 @@ it("from `Machine.mmioWrite` to `HostFile.writeFrom` are the frames of the drawi
     stack ??= new Error("here").stack
     return writeFrom.apply(this, args)
   })
-  // The first kick of a queue takes the long way.
+  // The first kick of a queue never takes the short path.
   await disk.read(0, 512)
   await disk.write(64, new Uint8Array(4096).fill(7))
   image.close()
   const files = [...filesIn(stack ?? "")].slice(0, filesIn(stack ?? "").lastIndexOf("vmm/machine.ts") + 1).reverse()
-  // The spy's own frame stands for that of `writeFrom`.
+  // The spy's frame hides that of `writeFrom`.
   files.push("backing/host/host-file.ts")
   expect(counted(files)).toEqual(drawn())
   expect(files.length).toBeLessThan(20)
   expect(new Set(files).size).toBeLessThan(11)
 })
 
-/** Files of ours, the innermost frame first. */
+/** The files of `src` in a stack, innermost frame first. */
 function filesIn(stack: string): string[] {
   return [...stack.matchAll(/\/src\/([\w/-]+\.ts)/g)].map(([, file = ""]) => file)
 }
 
-/** Each file that follows another, and how many frames there are up to it. */
+/** Each run of frames in one file: the file, and the number of frames up to the end of the run. */
 function counted(files: readonly string[]): (readonly [string, number])[] {
   return files.flatMap((file, index) => (files[index + 1] === file ? [] : [[file, index + 1] as const]))
 }
