@@ -1,11 +1,11 @@
 /**
- * `using` and `await using` for what is closed: methods under `Symbol.dispose` and `Symbol.asyncDispose`, on platforms that have these.
- * Every room may import this file; it imports nothing.
+ * `using` and `await using` for classes with `close`: methods named `Symbol.dispose` and `Symbol.asyncDispose`, on platforms that have
+ * these. Every room may import this file; it imports nothing.
  *
- * The types depend on the libraries that the user's compiler knows: where these have no such symbols, there are no such members.
+ * The types depend on the user's libraries of types: if these lack the symbols, the classes lack the members.
  */
 
-/** The part of `Symbol` that is used. `iterator` is always there: without it the type has nothing in common with the oldest libraries'. */
+/** The used part of `Symbol`. It includes `iterator` so that it overlaps with the type of old libraries, which lack the other two. */
 interface Symbols {
   readonly iterator: symbol
   readonly dispose?: symbol
@@ -36,7 +36,7 @@ export function closesWithBlock(Closed: { readonly prototype: { close(): unknown
   })
 }
 
-/** `disk`, which `await using` closes from now on, if it did not. */
+/** Makes `await using` close `disk`, and returns it. */
 export function closing<D extends { close(): unknown }>(disk: D): D & AsyncDisposing {
   const { asyncDispose }: Symbols = Symbol
   if (asyncDispose !== undefined && !(asyncDispose in disk) && Object.isExtensible(disk)) closesWithBlock({ prototype: disk }, "later")

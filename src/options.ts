@@ -1,6 +1,6 @@
 /**
- * What callers from JavaScript pass, checked: a mistyped option name or a value of the wrong type is a TypeError in one line that
- * names the function and the nearest right name. Every room may import this file; it imports nothing.
+ * Checks what callers from JavaScript pass: a mistyped option name or a value of the wrong type gives a TypeError of one line, which names
+ * the function and the nearest right name. Every room may import this file; it imports nothing.
  *
  * The rules of an options object are written next to its interface, in the notation of TypeScript ("number", "boolean?"), and the
  * compiler compares the two: an option without a rule does not compile. Ranges stay with the function that knows them.
@@ -23,7 +23,7 @@ type KindOf<T> = [T] extends [boolean]
 /** A type name, or the list of allowed values for a union of literals. */
 type RuleOf<T> = [T] extends [string] ? (string extends T ? "string" : readonly T[]) : KindOf<T>
 
-/** The rules of an options object or of an interface: one for each member, "?" behind those that may be left out. */
+/** The rules of an options object or of an interface: one for each member, with a "?" after optional ones. */
 export type Rules<O> = {
   readonly [K in keyof O]-?: object extends Pick<O, K> ? Optional<RuleOf<Exclude<O[K], undefined>>> | "any?" : RuleOf<O[K]>
 }
@@ -52,9 +52,10 @@ export function checkOptions<O extends object>(who: string, options: O, rules: R
 }
 
 /**
- * Checks that `value` has the members of an interface, its own and inherited ones; it may have others. What may be anything is not read:
- * it may be a getter that works for its answer.
- * @param what how the message names the value, and `where` the interface is documented
+ * Checks that `value` has the members of an interface, its own and inherited ones; it may have others. A member of any type is not read,
+ * because it may be an expensive getter.
+ * @param what the name of the value in the message
+ * @param where the interface in the message
  * @throws TypeError
  */
 export function checkMembers<I extends object>(who: string, what: string, value: I, rules: Rules<I>, where: string): void {
@@ -73,7 +74,7 @@ export function checkMembers<I extends object>(who: string, what: string, value:
   }
 }
 
-/** The first of `names` that is a method declared `async`: to be told before it is called. */
+/** The first of `names` that is a method declared `async`, so that an error can name it before anyone calls it. */
 export function findAsync(value: object, names: readonly string[]): string | undefined {
   return names.find((name) => {
     const method: unknown = Reflect.get(value, name)
@@ -81,7 +82,7 @@ export function findAsync(value: object, names: readonly string[]): string | und
   })
 }
 
-/** Whether `value`, which somebody answered, is a promise. Nobody is going to wait for it, so its rejection must not end the process. */
+/** Whether `value` is a promise, where none is allowed. Nobody awaits it, so its rejection is handled here and cannot end the process. */
 export function isStrayPromise(value: unknown): boolean {
   if (described(value) !== "a promise") return false
   void Promise.resolve(value).catch(() => undefined)
@@ -101,7 +102,7 @@ export function checkValue(who: string, name: string, value: unknown, rule: stri
 }
 
 /**
- * Checks a number that counts something: a whole one from `least` to `most` (default: 2^53 - 1). One that is undefined was left out.
+ * Checks a whole number from `least` to `most` (default: 2^53 - 1). Undefined stands for an option that was left out.
  * @throws RangeError
  */
 export function checkCount(who: string, name: string, value: number | undefined, least: number, most = Number.MAX_SAFE_INTEGER): void {
@@ -111,8 +112,8 @@ export function checkCount(who: string, name: string, value: number | undefined,
 }
 
 /**
- * Checks the names in the array that option `option` is.
- * @throws TypeError for one that is not `known`
+ * Checks the names in an option that is an array.
+ * @throws TypeError for a name that is not `known`
  */
 export function checkNames(who: string, option: string, names: readonly string[], known: readonly string[]): void {
   for (const name of names) {
@@ -126,12 +127,12 @@ export function checkBytes(who: string, name: string, value: Uint8Array): void {
   if (tagOf(value) !== "Uint8Array") throw new TypeError(`${who}: ${name} must be a Uint8Array, not ${described(value)}`)
 }
 
-/** The name of a built-in class that `value` is of, whichever realm it comes from: "Uint8Array", "ArrayBuffer". */
+/** The name of the built-in class of `value`, from any realm: "Uint8Array", "ArrayBuffer". */
 export function tagOf(value: unknown): string {
   return Object.prototype.toString.call(value).slice("[object ".length, -1)
 }
 
-/** Those of `options` that `rules` know and that are given: what a function passes on to one that takes fewer. */
+/** The given options that `rules` know, to pass on to a function with fewer options. */
 export function pickOptions<O extends object>(options: O, rules: Rules<O>): Partial<O> {
   const picked: Partial<O> = {}
   for (const name in rules) if (options[name] !== undefined) picked[name] = options[name]
@@ -142,7 +143,7 @@ const WANTED: Readonly<Record<string, string>> = {
   boolean: "true or false", number: "a number", string: "a string", function: "a function", array: "an array", object: "an object",
 }
 
-/** What `value` should be and is not; undefined when it is. */
+/** What `value` should be; undefined if it complies with the rule. */
 function violation(value: unknown, rule: string | readonly string[]): string | undefined {
   if (typeof rule !== "string") {
     return rule.some((choice) => choice === value) ? undefined : listed(rule.map((choice) => `"${choice}"`), "or")
@@ -165,7 +166,7 @@ function isOfKind(value: unknown, kind: string): boolean {
   }
 }
 
-/** The message of an error, or what a thrown value is: anything can be thrown, also what has no way to become a string. */
+/** The message of an error, or a description of any other thrown value, some of which cannot be converted to a string. */
 export function reasonOf(thrown: unknown): string {
   if (thrown instanceof Error) {
     const message: unknown = thrown.message
@@ -196,12 +197,12 @@ function listed(words: readonly string[], link: "and" | "or"): string {
   return words.length < 2 ? words.join("") : `${words.slice(0, -1).join(", ")} ${link} ${words.at(-1)}`
 }
 
-/** The one of `known` that `name` was probably meant to be, if any. */
+/** The name of `known` that the caller probably meant. */
 export function nearest(name: string, known: readonly string[]): string | undefined {
   const plain = (text: string): string => text.toLowerCase().replace(/[-_ ]/g, "").slice(0, 40)
   const wrong = plain(name)
   let best: string | undefined
-  // One letter in three may be wrong, or some may be missing at the end of either.
+  // One letter in three may be wrong, or one name may be the beginning of the other.
   let least = Math.max(1, Math.floor(wrong.length / 3)) + 1
   for (const candidate of known) {
     const right = plain(candidate)

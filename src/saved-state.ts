@@ -1,8 +1,8 @@
-/** Checks of saved state: it may come from anywhere. Each throws an Error of one line that names `what` is wrong. */
+/** Checks of saved state, which may come from anywhere. Each throws an Error of one line that names the wrong part (`what`). */
 
 /**
- * The version of what all transports save: it changes with the meaning of what is there. Version 1 did not say which disk was
- * behind the device, and is restored all the same.
+ * The version of the state of all transports. It changes when the meaning of a field changes. Version 1, which lacks the identity of the
+ * disk, can still be restored.
  */
 export const STATE_VERSION = 2
 
@@ -15,15 +15,15 @@ export function checkStateVersion(version: unknown): void {
   throw new Error(`saved state: version ${shown(version)}, this program knows 1 to ${STATE_VERSION}`)
 }
 
-/** `value` as an object whose properties can be looked at. */
+/** `value` as an object with properties. */
 export function savedObject(value: unknown, what: string): Readonly<Record<string, unknown>> {
   if (typeof value !== "object" || value === null || Array.isArray(value)) throw new Error(`saved state: ${what}: not an object`)
   return { ...value }
 }
 
 /**
- * `value` as a list, of `length` items unless that is left out, each as `parse` returns it. Ends at the first item that `parse` refuses: a
- * list with holes may say that it has 2^32 items.
+ * `value` as a list with each item parsed; of `length` items, if that is given. Stops at the first item that `parse` refuses: a list with
+ * holes may claim 2^32 items.
  */
 export function savedList<T>(value: unknown, what: string, parse: (item: unknown) => T, length?: number): T[] {
   if (!Array.isArray(value) || (length !== undefined && value.length !== length)) {
@@ -46,7 +46,7 @@ export function savedNumbers(value: unknown, what: string, options: { readonly l
   return savedList(value, what, (item) => savedNumber(item, what, max), length)
 }
 
-/** `value` for a message: on one line, with `most` characters of a text, and without calling anything of it. */
+/** `value` for a message: one line, at most `most` characters of a text, and none of its methods is called. */
 export function shown(value: unknown, most = MOST_SHOWN): string {
   if (typeof value === "string") return JSON.stringify(value.length > most ? `${value.slice(0, most)}...` : value)
   if (typeof value === "function") return "a function"

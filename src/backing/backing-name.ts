@@ -1,11 +1,11 @@
 /**
- * What the name of a backing file, or of an external data file, means. QEMU writes names of files, and addresses that only its own drivers
+ * Interprets the name of a backing file, or of an external data file. QEMU writes names of files, and addresses that only its own drivers
  * understand.
  */
 import { BackingError } from "./backing.ts"
 import type { BackingReference } from "./qcow2/open.ts"
 
-/** The protocols of QEMU that people meet, in words. */
+/** Common protocols of QEMU, in words. */
 const PROTOCOLS: Readonly<Record<string, string>> = {
   json: "a description for QEMU in JSON",
   nbd: "the address of an NBD server",
@@ -27,9 +27,9 @@ export interface FileName {
 }
 
 /**
- * The file that `reference` names (QC-BF-07, QC-BF-08). Like QEMU, takes what stands before a colon for a protocol, unless a slash comes
- * first, and reads "file:" as the path behind it, which is not decoded and, where it is relative, relative to the current directory.
- * @throws BackingError `unsupported` when it is not a file: nothing found in an image makes us connect somewhere
+ * The file that `reference` names (QC-BF-07, QC-BF-08). Like QEMU, takes the part before a colon for a protocol, unless a slash comes
+ * first. After "file:" comes a path, which is not decoded, and is relative to the current directory.
+ * @throws BackingError `unsupported` for anything but a file: no name in an image makes us connect anywhere
  */
 export function backingFileName(reference: BackingReference): FileName {
   const { name, imagePath, isDataFile } = reference
@@ -45,8 +45,8 @@ export function backingFileName(reference: BackingReference): FileName {
 }
 
 /**
- * The external data file that an image names (QC-DF-08). It is written, so a name from an image that is not trusted must not reach any file
- * of the host: it lies in the image's own folder, or below that.
+ * The external data file that an image names (QC-DF-08). It is written, so an untrusted image must not name just any file of the host: the
+ * data file has to be in the image's own folder, or below.
  */
 function dataFileName(reference: BackingReference): FileName {
   const { name, imagePath } = reference

@@ -7,22 +7,22 @@ import { checkZones, type Zones } from "./zoned/contract.ts"
 
 export type { Zone, ZoneAction, Zones, ZoneState, ZoneType } from "./zoned/contract.ts"
 
-/** What is known of a run of a disk's bytes. */
+/** The allocation state of a run of bytes. */
 export interface Allocation {
-  /** Bytes, from the offset that was asked about; more than 0. */
+  /** Bytes, from the queried offset; more than 0. */
   readonly length: number
-  /** Space is kept for the run: writing there does not fail for want of space. */
+  /** Space is reserved for the run: a write there cannot fail for lack of space. */
   readonly isAllocated: boolean
   /** The run reads as zeroes. */
   readonly isZero: boolean
 }
 
 /**
- * The wear of flash storage, with the numbers of JEDEC's JESD84-B50, which eMMC and UFS devices report and [VIRTIO] 5.2.6 passes on. 0 says
- * that a number is not known.
+ * The wear of flash storage, in the numbers of JEDEC's JESD84-B50, which eMMC and UFS devices report and [VIRTIO] 5.2.6 passes on. 0 means
+ * unknown.
  */
 export interface Lifetime {
-  /** Reserved blocks that are used up: 1 is less than 80 %, 2 is 80 % or more, 3 is 90 % or more. */
+  /** Used-up reserved blocks: 1 is less than 80 %, 2 is 80 % or more, 3 is 90 % or more. */
   readonly preEolInfo: number
   /** Wear of SLC cells: 1 is up to 10 % of the lifetime, and so on to 10; 11 is beyond it. */
   readonly typeA: number
@@ -30,103 +30,102 @@ export interface Lifetime {
   readonly typeB: number
 }
 
-/** Which image a disk is, and in which state. Texts to be compared, not to be read. */
+/** The identity and state of an image, as strings that only comparison makes sense of. */
 export interface DiskVersion {
-  /** The same for one image as long as it lives, wherever it is opened. */
+  /** Never changes for one image, wherever it is opened. */
   readonly image: string
-  /** Another one after each change of what is stored, whoever makes it. Left out by who cannot tell. */
+  /** Differs after each change of the stored bytes, by anybody. Left out if changes cannot be detected. */
   readonly generation?: string
 }
 
 /**
- * A disk. `size`, `readOnly`, `pread`, `pwrite` and `close` are required. The device offers flushing, discarding and writing of zeroes to
- * the guest only where `flush`, `discard` and `writeZeroes` are there, secure erasure and the lifetime where `secureErase` and `lifetime`
- * are; the other optional members make it faster.
+ * A disk. `size`, `readOnly`, `pread`, `pwrite` and `close` are required. The device offers the guest flushing, discarding, writing of
+ * zeroes, secure erasure and the lifetime only if the disk has `flush`, `discard`, `writeZeroes`, `secureErase` and `lifetime`. The other
+ * optional members make it faster.
  *
- * All offsets and lengths are bytes. Every method does all of its work or fails with a `BackingError`; a short count does not exist.
+ * All offsets and lengths are bytes. Every method does all of its work or fails with a `BackingError`. There are no short counts.
  *
- * A method that returns nothing has finished. A backing whose methods may return promises says so with `asynchronous: true`. The
- * buffers of a synchronous backing are views of guest RAM, borrowed until the method returns. An asynchronous one gets buffers of the
- * device's own, borrowed until the promise settles: the guest may reset the device, or its RAM may be replaced, meanwhile.
+ * A method that returns nothing has finished. A backing whose methods may return promises sets `asynchronous: true`. A synchronous
+ * backing gets views of guest RAM, borrowed until the method returns. An asynchronous one gets the device's own buffers, borrowed until
+ * the promise settles, because the guest may reset the device, or its RAM may be replaced, meanwhile.
  */
 export interface VirtioBacking {
-  /** Guest-visible size in bytes. A tail shorter than a sector of 512 bytes is not reachable by the guest. May change while
-   * the disk is in use: announce it with the device's `capacityChanged()`. */
+  /** Guest-visible size in bytes. The guest cannot reach a tail shorter than a sector of 512 bytes. May change while
+   * the disk is in use: then call the device's `capacityChanged()`. */
   readonly size: number
   /** When true, nothing is ever written and the device offers VIRTIO_BLK_F_RO. */
   readonly readOnly: boolean
   /** Bytes: the unit in which `discard` can free space (a qcow2 cluster). Default 512. A multiple of 512. */
   readonly discardGranularity?: number
   /**
-   * Bytes that one `discard` or `writeZeroes` call does within a few milliseconds; the device cuts longer ranges into several calls.
+   * Bytes that one `discard` or `writeZeroes` call handles within a few milliseconds; the device cuts longer ranges into several calls.
    * Default 16 MiB. May change while the disk is in use. */
   readonly zeroesAtOnce?: number
-  /** The same for `discard`, and `writeZeroes` that may unmap, where that is another number. Default `zeroesAtOnce`. May change. */
+  /** The same for `discard`, and `writeZeroes` that may unmap, if they differ. Default `zeroesAtOnce`. May change. */
   readonly unmapsAtOnce?: number
-  /** False when `discard`, and `writeZeroes` that may unmap, free no space: the host cannot. Default true where there is a `discard`. */
+  /** False if `discard`, and `writeZeroes` that may unmap, free no space, because the host cannot. Default true if there is a `discard`. */
   readonly canUnmap?: boolean
-  /** True when a small read or write may take as long as a large one, for instance a cluster to decompress: the device then looks at the
-   * clock after each call. Default false. May change while the disk is in use. */
+  /** True if a small read or write may take as long as a large one, for instance to decompress a cluster: the device then reads the clock
+   * after each call. Default false. May change while the disk is in use. */
   readonly slow?: boolean
-  /** True when a method may return a promise. Default false: a promise is then refused as a programming error, and the guest gets IOERR. */
+  /** True if a method may return a promise. Default false: then a promise counts as a bug, and the guest gets IOERR. */
   readonly asynchronous?: boolean
-  /** Fills `buffer` whole from `offset`. */
+  /** Fills the whole `buffer` from `offset`. */
   pread(buffer: Uint8Array, offset: number): void | Promise<void>
-  /** Stores `buffer` whole at `offset`. */
+  /** Stores the whole `buffer` at `offset`. */
   pwrite(buffer: Uint8Array, offset: number): void | Promise<void>
   /**
-   * `pread` into `ram[start .. start + length)`, which the caller has found to be inside `ram`: the usual request needs no view object
-   * then. Synchronous: a backing whose methods may return promises leaves it out. */
+   * `pread` into `ram[start .. start + length)`, which the caller has checked to be inside `ram`, so that the usual request needs no view
+   * object. Synchronous: an asynchronous backing leaves it out. */
   preadInto?(ram: Uint8Array, start: number, length: number, offset: number): void
-  /** `pwrite` from `ram[start .. start + length)`, as `preadInto`. */
+  /** `pwrite` from `ram[start .. start + length)`, like `preadInto`. */
   pwriteFrom?(ram: Uint8Array, start: number, length: number, offset: number): void
   /** `pread` into several buffers, one after the other on the disk. Never called with an empty list or an empty buffer. */
   preadv?(buffers: readonly Uint8Array[], offset: number): void | Promise<void>
   /** `pwrite` from several buffers, one after the other on the disk. Never called with an empty list or an empty buffer. */
   pwritev?(buffers: readonly Uint8Array[], offset: number): void | Promise<void>
   /**
-   * For an asynchronous backing: `preadv` into views of guest RAM if it can be done at once, for instance from a cache; then it returns
-   * true. Otherwise it returns false, and the device calls `pread` with a buffer of its own. What it has put into `buffers` then does not
-   * matter.
-   * */
+   * For an asynchronous backing: a `preadv` into views of guest RAM that returns true if it was done at once, for instance from a cache.
+   * If it returns false, the content of `buffers` does not matter: the device calls `pread` with its own buffer.
+   */
   preadNow?(buffers: readonly Uint8Array[], offset: number): boolean
   /**
-   * For an asynchronous backing: `pwritev` from views of guest RAM if it can be done at once; then it returns true. Otherwise it has
-   * changed nothing and returns false, and the device calls `pwrite` with a copy. */
+   * For an asynchronous backing: a `pwritev` from views of guest RAM that returns true if it was done at once. If it returns false, it
+   * has changed nothing, and the device calls `pwrite` with a copy. */
   pwriteNow?(buffers: readonly Uint8Array[], offset: number): boolean
-  /** Everything whose write completed before this call is on stable storage when it completes. */
+  /** Makes durable every write that completed before this call. */
   flush?(): void | Promise<void>
-  /** The content of the range is no longer needed. Bytes outside of it stay; those inside read as anything but an error. */
+  /** The content of the range is no longer needed. Bytes outside stay the same; those inside may read as anything, without an error. */
   discard?(offset: number, length: number): void | Promise<void>
-  /** The range reads as zeroes afterwards. `mayUnmap` permits freeing the space behind it. */
+  /** The range reads as zeroes afterwards. `mayUnmap` permits freeing its space. */
   writeZeroes?(offset: number, length: number, mayUnmap: boolean): void | Promise<void>
-  /** Bytes: `secureErase` is called for whole units of this size where the guest asks for whole units. Default 512. A multiple of 512. */
+  /** Bytes: the unit in which the guest should align secure erases. Default 512. A multiple of 512. */
   readonly secureEraseAlignment?: number
   /**
-   * Erases the range so that nobody finds its content again, neither through the disk nor behind it; what it reads as is up to the disk.
-   * Only who can promise that has this method: a file system may keep old copies of what is overwritten. Long ranges are cut by
-   * `zeroesAtOnce`.
+   * Erases the range so that its content cannot be recovered, neither through the disk nor from its storage. Afterwards it may read as
+   * anything. Leave this out if you cannot promise it: a file system may keep old copies of overwritten data. The device cuts long ranges
+   * by `zeroesAtOnce`.
    */
   secureErase?(offset: number, length: number): void | Promise<void>
-  /** The wear of the storage. Only who knows any of it has this method. */
+  /** The wear of the storage. Leave this out if it is unknown. */
   lifetime?(): Lifetime | Promise<Lifetime>
   /**
-   * What is known of the bytes from `offset` on: a run of at most `length`, which is more than 0, and as much of it as a few milliseconds
-   * tell. Neighbours may be alike. Without this method every byte counts as data. */
+   * The allocation of a run of bytes from `offset` on, at most `length` (> 0), and no longer than a few milliseconds can examine. The next
+   * run may have the same state. Without this method every byte counts as data. */
   allocation?(offset: number, length: number): Allocation | Promise<Allocation>
   /**
-   * What the disk is, for the saved state of a machine: a state is refused over another image, or one that has been changed since. What has
-   * been written and not flushed need not count. Undefined, or left out, by disks that no state can be kept for, such as memory.
+   * Identifies the disk in the saved state of a machine: the state is refused over another image, or over one that has changed since.
+   * Unflushed writes need not count. Undefined, or left out, for disks that do not outlive the program, such as memory.
    */
   version?(): DiskVersion | undefined
-  /** What a zoned disk can do besides; the device offers ZONED then. Left out by all other disks. */
+  /** The operations of a zoned disk, for which the device offers ZONED. Left out by all other disks. */
   readonly zones?: Zones
   /**
-   * Makes the disk one of `size` bytes, a multiple of 512, and `size` says so afterwards. What is new reads as zeroes. A smaller size is
-   * refused unless `shrink` allows it. Called while no other call is under way.
+   * Changes the disk, and the property `size`, to `size` bytes, a multiple of 512. New bytes read as zeroes. A smaller size needs
+   * `shrink`. Never called while another call is in progress.
    */
   resize?(size: number, options?: { readonly shrink?: boolean }): void | Promise<void>
-  /** Flushes what the backing itself holds and releases it. A second call does nothing; any other method fails afterwards. */
+  /** Flushes the data that the backing itself caches, and releases it. A second call does nothing; any other method fails afterwards. */
   close(): void | Promise<void>
 }
 
@@ -142,7 +141,7 @@ const BACKING_RULES: Rules<VirtioBacking> = {
 const SEE = "see the interface VirtioBacking"
 
 /**
- * Checks a disk that somebody hands to `who`, the name of a function.
+ * Checks a disk that was passed to the function named `who`.
  * @throws TypeError when it is not a `VirtioBacking`
  */
 export function checkBacking(who: string, backing: VirtioBacking): void {
@@ -164,13 +163,13 @@ function checkUnit(who: string, name: string, bytes = 512): void {
 }
 
 type Names = readonly (keyof VirtioBacking)[]
-/** Methods that answer before they return, and those that may return a promise where `asynchronous` says so. */
+/** Methods that are always synchronous, and those that may return a promise if `asynchronous` is set. */
 const ANSWER_AT_ONCE: Names = ["preadInto", "pwriteFrom", "preadNow", "pwriteNow"]
 const MAY_ANSWER_LATER: Names = [
   "pread", "pwrite", "preadv", "pwritev", "flush", "discard", "writeZeroes", "secureErase", "lifetime", "allocation", "resize",
 ]
 
-/** What is declared `async` and must not be would fail with its first request: it is told at once. */
+/** Refuses methods that are wrongly declared `async`, at once and not at the first request. */
 function refuseAsyncMethods(who: string, backing: VirtioBacking): void {
   const refuse = (name: string | undefined, remedy: string): void => {
     if (name !== undefined) throw new TypeError(`${who}: ${name} of the backing is an async function; ${remedy}: ${SEE}`)
@@ -179,19 +178,19 @@ function refuseAsyncMethods(who: string, backing: VirtioBacking): void {
   if (backing.asynchronous !== true) refuse(findAsync(backing, MAY_ANSWER_LATER), "a backing that answers later has asynchronous: true")
 }
 
-/** @throws TypeError when `size`, that of a backing, is not a number of bytes */
+/** @throws TypeError when `size`, the size of a backing, is not a number of bytes */
 export function checkBackingSize(who: string, size: number): void {
   if (Number.isSafeInteger(size) && size >= 0) return
   throw new TypeError(`${who}: size of the backing is ${String(size)}; it must be a whole number of bytes from 0 to 2^53 - 1: ${SEE}`)
 }
 
-/** What went wrong, for programs. The message says it to people. */
+/** What went wrong, for programs. The message is for people. */
 export type BackingErrorCode =
   | "io" // the host failed to read or write
   | "no-space" // the host or the image format has no room left
   | "out-of-bounds" // beyond the end of the disk, or an offset that is not a byte position
   | "read-only" // a change to something opened read-only
-  | "corrupt" // metadata that cannot be right
+  | "corrupt" // impossible metadata
   | "invalid-format" // not an image of the stated format
   | "unsupported" // a valid image or call that this version does not implement
   | "not-found" // no such file
@@ -200,8 +199,8 @@ export type BackingErrorCode =
   | "busy" // in use by somebody else
   | "closed" // used after close
   | "invalid-argument" // an option or argument that makes no sense
-  | "zone-invalid" // of a zoned disk: the zone cannot do that in its state, or the range is not inside of one zone
-  | "zone-unaligned" // a write that does not begin at the zone's write pointer, or is not whole units of the write granularity
+  | "zone-invalid" // of a zoned disk: the state of the zone does not allow it, or the range is not inside one zone
+  | "zone-unaligned" // a write that does not begin at the zone's write pointer, or is not a multiple of the write granularity
   | "zone-open-limit" // no more zones can be open
   | "zone-active-limit" // no more zones can be open or closed
 
@@ -216,7 +215,7 @@ export interface BackingErrorDetails {
   readonly path?: string | undefined
   readonly offset?: number | undefined
   readonly cause?: unknown
-  /** The call may have been done all the same, as when a connection is lost. It matters to `Zones.append`. Default false. */
+  /** The call may have taken effect in spite of the error, as when a connection is lost. It matters to `Zones.append`. Default false. */
   readonly mayBeDone?: boolean | undefined
 }
 
@@ -240,8 +239,7 @@ export class BackingError extends Error {
 }
 
 /**
- * Text as a person may see it: names come from images and directories, and control characters in them, which a terminal would obey, are
- * replaced.
+ * Text that is safe to print: replaces control characters, which a terminal would obey, in names from images and directories.
  */
 export function printable(text: string): string {
   return text.replace(/[\p{Cc}\p{Cf}\u2028\u2029]/gu, "\ufffd")
@@ -256,19 +254,19 @@ export function totalLength(buffers: readonly Uint8Array[]): number {
 
 /** @throws BackingError `out-of-bounds` unless `offset` .. `offset + length` are byte positions inside a disk of `size` bytes */
 export function checkRange(size: number, offset: number, length: number, path?: string): void {
-  // NaN and fractions fail here as well: neither is a safe integer. `offset + length` is not formed, so nothing can wrap.
+  // NaN and fractions fail too: neither is a safe integer. Not written as `offset + length`, which could be rounded.
   if (Number.isSafeInteger(offset) && Number.isSafeInteger(length) && offset >= 0 && length >= 0 && length <= size - offset) return
   throw outOfBounds(size, offset, length, path)
 }
 
-/** Apart from the check, so that V8 inlines that wherever it is called: 30 ns a read and 60 a write of a raw image, measured. */
+/** Separate from the check, so that V8 inlines the check (30 ns a read and 60 a write of a raw image, measured). */
 function outOfBounds(size: number, offset: number, length: number, path: string | undefined): BackingError {
   return new BackingError("out-of-bounds", `bytes ${offset} to ${offset + length} are not inside the disk of ${size} bytes`, {
     path, offset,
   })
 }
 
-/** @throws BackingError `invalid-argument` for a size that cannot be, and for less than `before`, the size that is, without `shrink` */
+/** @throws BackingError `invalid-argument` for an impossible size, and for less than the present size `before` without `shrink` */
 export function checkNewSize(
   { before, size, shrink, path }: { readonly before: number; readonly size: number; readonly shrink: boolean; readonly path?: string },
 ): void {
@@ -278,14 +276,14 @@ export function checkNewSize(
   throw refusal(`${size} bytes are less than the ${before} that the disk has, and what is cut off is lost; allow it by shrink`)
 }
 
-/** What may have a version. */
+/** A file or disk that may have a version. */
 export interface Versioned {
   version?(): DiskVersion | undefined
 }
 
 /**
- * The version of a disk of `format` in `file`, and over `base` if there is one. Undefined where the file has none: a base that has none
- * counts as one that never changes.
+ * The version of a disk of `format` in `file`, and over `base` if there is one. Undefined if the file has no version; a base without one
+ * counts as unchanging.
  */
 export function versionOf(format: string, file: Versioned, base?: Versioned): DiskVersion | undefined {
   const own = file.version?.()

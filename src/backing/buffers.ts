@@ -1,4 +1,4 @@
-/** Lists of buffers as one run of bytes: guest memory is scattered, clusters are too, and their borders do not fall together. */
+/** Treats a list of buffers as one run of bytes: guest memory is scattered, and so are clusters, with different borders. */
 
 import { checkRange, totalLength, type VirtioBacking } from "./backing.ts"
 
@@ -12,14 +12,14 @@ export class BufferCursor {
     this.#buffers = buffers
   }
 
-  /** Views of the next `length` bytes; there are that many left. */
+  /** Views of the next `length` bytes. @throws RangeError if fewer are left */
   take(length: number): Uint8Array[] {
     const parts: Uint8Array[] = []
     this.append(parts, length)
     return parts
   }
 
-  /** `take`, put at the end of `parts`. */
+  /** Like `take`, but appends the views to `parts`. */
   append(parts: Uint8Array[], length: number): void {
     let missing = length
     while (missing > 0) {
@@ -37,7 +37,7 @@ export class BufferCursor {
   }
 }
 
-/** Fills a list of buffers with pieces that come one after the other, whose borders are not those of the buffers. */
+/** Fills a list of buffers from consecutive pieces, whose borders differ from those of the buffers. */
 export class BufferFiller {
   readonly #buffers: readonly Uint8Array[]
   #index = 0
@@ -68,7 +68,7 @@ export function fillZero(buffers: readonly Uint8Array[]): void {
   for (const buffer of buffers) buffer.fill(0)
 }
 
-/** Fills `buffers` with zeroes from byte `start` of their run on. */
+/** Fills `buffers`, as one run, with zeroes from byte `start` on. */
 export function fillZeroFrom(buffers: readonly Uint8Array[], start: number): void {
   let position = 0
   for (const buffer of buffers) {
@@ -77,7 +77,7 @@ export function fillZeroFrom(buffers: readonly Uint8Array[], start: number): voi
   }
 }
 
-/** `buffers` up to byte `length` of their run, which is inside the last one. */
+/** The first `length` bytes of `buffers`, where that border is inside the last one. */
 export function cut(buffers: readonly Uint8Array[], length: number): Uint8Array[] {
   let left = length
   return buffers.map((buffer) => {
@@ -102,7 +102,7 @@ export function isEqual(a: Uint8Array, b: Uint8Array): boolean {
 /** Whether all bytes of `buffer` are zero. Data mostly ends the search at once. */
 export function isZero(buffer: Uint8Array): boolean {
   if (buffer.length === 0) return true
-  // Each byte is what its neighbour is, and the first one is zero.
+  // Each byte equals the next one, and the first one is zero.
   return buffer[0] === 0 && isEqual(buffer.subarray(1), buffer.subarray(0, -1))
 }
 
@@ -115,7 +115,7 @@ export function scatter(source: Uint8Array, from: number, buffers: readonly Uint
   }
 }
 
-/** The bytes of `parts`, one after the other, in an array of their own. */
+/** The bytes of `parts`, one after the other, in a new array. */
 export function joined(parts: readonly Uint8Array[]): Uint8Array {
   const bytes = new Uint8Array(totalLength(parts))
   let at = 0
@@ -127,7 +127,7 @@ export function joined(parts: readonly Uint8Array[]): Uint8Array {
 }
 
 /**
- * Reads or writes `buffers`, one after the other, from `offset` on, by whichever methods `disk` has: it answers at once.
+ * Reads or writes `buffers`, one after the other, from `offset` on, by whichever methods the synchronous `disk` has.
  * @throws BackingError
  */
 export function transfer(

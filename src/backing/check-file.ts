@@ -9,7 +9,7 @@ const REPAIR_MODES: readonly RepairMode[] = ["leaks", "all"]
 /**
  * Checks a qcow2 image: reads all metadata, writes nothing, and does not look at backing files. Memory and time are bounded by the size of
  * the file, which stays open.
- * @throws BackingError when it cannot be checked: no qcow2 image, an unknown feature, an I/O error
+ * @throws BackingError for a file that cannot be checked: not a qcow2 image, an unknown feature, an I/O error
  * @throws TypeError for wrong arguments
  */
 export function checkImage(image: ImageFile): CheckResult {
@@ -20,7 +20,7 @@ export function checkImage(image: ImageFile): CheckResult {
 /**
  * Repairs a qcow2 image in a file that is open for writing, and checks it again: the result says what was fixed and what is still wrong. A
  * crash in between does no harm. The file stays open.
- * @throws BackingError when it cannot be checked or written; what was done until then does no harm
+ * @throws BackingError when it cannot be checked or written; a partial repair does no harm
  * @throws TypeError for wrong arguments
  */
 export function repairImage(image: ImageFile, mode: RepairMode): CheckResult {

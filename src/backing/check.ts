@@ -11,7 +11,7 @@ import { probeFormat } from "./signatures.ts"
 /** Options of `checkImage` and `repairImage`. */
 export interface CheckImageOptions {
   /**
-   * For a path: check even if somebody else has the image open, and take no locks. What is written meanwhile shows as errors.
+   * For a path: check even if somebody else has the image open, and take no locks. Writes during the check may show as errors.
    * Default false.
    */
   readonly ignoreLocks?: boolean
@@ -21,9 +21,9 @@ const CHECK_IMAGE_RULES: Rules<CheckImageOptions> = { ignoreLocks: "boolean?" }
 
 /**
  * Checks a qcow2 image: reads all metadata, writes nothing, and does not look at backing files. Memory and time are bounded by the size of
- * the file. An image that somebody writes to is refused, but nobody is kept from beginning that: then what is written shows as errors.
+ * the file. An image that is open for writing is refused. If somebody opens it for writing later, their writes may show as errors.
  * @param image a path, or a file, which stays open
- * @throws BackingError when it cannot be checked: no qcow2 image, an unknown feature, an I/O error, `busy` when somebody writes to it
+ * @throws BackingError for an image that cannot be checked: not qcow2, an unknown feature, an I/O error; `busy` if it is open for writing
  * @throws TypeError for wrong arguments
  */
 export function checkImage(image: string | ImageFile, options: CheckImageOptions = {}): CheckResult {
@@ -34,7 +34,7 @@ export function checkImage(image: string | ImageFile, options: CheckImageOptions
 /**
  * Repairs a qcow2 image, and checks it again: the result says what was fixed and what is still wrong. A crash in between does no harm.
  * @param image a path, or a file that is open for writing, which stays open
- * @throws BackingError when it cannot be checked or written, `busy` when somebody else has it open; what was done until then does no harm
+ * @throws BackingError when it cannot be checked or written, `busy` when somebody else has it open; a partial repair does no harm
  * @throws TypeError for wrong arguments
  */
 export function repairImage(image: string | ImageFile, mode: RepairMode, options: CheckImageOptions = {}): CheckResult {

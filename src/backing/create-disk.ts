@@ -1,4 +1,4 @@
-/** createDisk: a new qcow2 image in a file that answers at once or later, such as an overlay in a browser's storage. */
+/** createDisk: makes a qcow2 image in a synchronous or asynchronous file, such as an overlay in a browser's storage. */
 import { checkMembers, checkOptions, type Rules } from "../options.ts"
 import type { AsyncImageFile } from "./async-image-file.ts"
 import { BackingError } from "./backing.ts"
@@ -15,22 +15,22 @@ import { CREATE_QCOW2_RULES, createQcow2, type CreateQcow2Options } from "./qcow
 
 /** Options of `createDisk`: those of a new qcow2 image. */
 export interface CreateDiskOptions extends CreateQcow2Options {
-  /** Leaves a file alone that holds something already. Default false: it is refused. */
+  /** Leaves a file that is not empty as it is. Default false: it is refused. */
   readonly onlyIfEmpty?: boolean
-  /** Makes the image over whatever the file holds, which is lost. Also in a file of fixed size, such as an NBD export. Default false. */
+  /** Overwrites the content of the file. Works in a file of fixed size too, such as an NBD export. Default false. */
   readonly overwrite?: boolean
 }
 
 const CREATE_DISK_RULES: Rules<CreateDiskOptions> = { ...CREATE_QCOW2_RULES, onlyIfEmpty: "boolean?", overwrite: "boolean?" }
 
-/** What is used of the file. */
+/** The members of the file that `createDisk` uses. */
 const FILE_RULES: Rules<Pick<ImageFile | AsyncImageFile, "path" | "readOnly" | "size" | "read">> = {
   path: "string", readOnly: "boolean", size: "function", read: "function",
 }
 
 /** Bytes that are compared together. */
 const PIECE = 1 << 20
-/** A longer file is not looked through: it holds something. The tables of an image of 16 TiB are as long. */
+/** A longer file counts as not empty without a search: the tables of an image of 16 TiB have this length. */
 const LONGEST_REMAINDER = 1 << 26
 
 /**
@@ -38,8 +38,8 @@ const LONGEST_REMAINDER = 1 << 26
  * image, and can be repeated with the same options. (An encrypted one gets another key then.)
  * Resolves to whether an image was made.
  * @param cryptography what encryption needs of the platform; in Node it is there
- * @throws BackingError (as a rejection) `invalid-argument` for options that contradict each other; `exists` when the file holds something,
- * and `overwrite` is not set; `no-space` for a file that is too small and cannot grow; what the file rejects with
+ * @throws BackingError (as a rejection) `invalid-argument` for options that contradict each other; `exists` for a file that is not empty,
+ * unless `overwrite` is set; `no-space` for a file that is too small and cannot grow; errors of the file
  * @throws TypeError (as a rejection) for wrong arguments
  */
 export async function createDisk(
@@ -66,16 +66,16 @@ export async function createDisk(
   return true
 }
 
-/** Before anything that the file holds is lost. @throws BackingError `no-space` (as a rejection) */
+/** Comes before any change of the file. @throws BackingError `no-space` (as a rejection) */
 async function refuseTooSmall(file: AsyncImageFile | ImageFile, length: number): Promise<void> {
-  // Only then `largestSize` is known.
+  // `largestSize` is known only after this.
   await file.size()
   const { path, largestSize = Number.POSITIVE_INFINITY } = file
   if (length <= largestSize) return
   throw new BackingError("no-space", `the image takes ${length} bytes, and the file can have ${largestSize} at most`, { path })
 }
 
-/** Cuts off all that the file holds. Resolves to false for one whose size cannot be changed. */
+/** Cuts the file to 0 bytes. Resolves to false if its size cannot be changed. */
 async function isEmptied(file: AsyncImageFile | ImageFile): Promise<boolean> {
   try {
     await file.truncate?.(0)
@@ -90,8 +90,8 @@ async function isEmptied(file: AsyncImageFile | ImageFile): Promise<boolean> {
 const SIGNATURE_BYTES = 512
 
 /**
- * Makes the first `length` bytes of the file zero, where an image relies on holes. What was an image is none before anything else of it
- * goes.
+ * Zeroes the first `length` bytes of the file, because a new image relies on holes. The signature of an old image goes first, so that a
+ * crash cannot leave a damaged image.
  */
 async function clear(file: AsyncImageFile | ImageFile, length: number): Promise<void> {
   const size = await file.size()
@@ -105,13 +105,13 @@ async function clear(file: AsyncImageFile | ImageFile, length: number): Promise<
   for (let at = 0; at < length; at += PIECE) await file.write?.(zeroes.subarray(0, Math.min(PIECE, length - at)), at)
 }
 
-/** One change, to be made in another file. */
+/** One recorded change. */
 interface Step {
   readonly kind: "write" | "truncate" | "sync"
   repeat(file: AsyncImageFile | ImageFile): void | Promise<void>
 }
 
-/** A file in memory that remembers what was done to it, in order: the same is done to the file that answers later. */
+/** A file in memory that records its changes, in order, so that they can be repeated on an asynchronous file. */
 class Draft extends MemoryFile {
   readonly steps: Step[] = []
 
@@ -133,8 +133,8 @@ class Draft extends MemoryFile {
 }
 
 /**
- * Whether `file` is empty, or holds what an interrupted creation of `image` leaves: parts of it, and zeroes, without its first bytes. Keys
- * are random, so where a LUKS header of the same kind stands, it and its key material may be anything.
+ * Whether `file` is empty, or contains what an interrupted creation of `image` leaves: parts of the image, and zeroes, without its first
+ * bytes. Keys are random, so a LUKS header of the same kind and its key material may differ.
  */
 async function isRemainder(file: AsyncImageFile | ImageFile, image: MemoryFile): Promise<boolean> {
   const size = await file.size()
@@ -152,7 +152,7 @@ async function isRemainder(file: AsyncImageFile | ImageFile, image: MemoryFile):
   return true
 }
 
-/** Where a file that holds parts of `image` has a LUKS header and key material of its own. */
+/** The ranges in which a file with parts of `image` may have another LUKS header and other key material. */
 async function otherKeys(
   file: AsyncImageFile | ImageFile, image: MemoryFile,
 ): Promise<readonly { readonly start: number; readonly end: number }[]> {

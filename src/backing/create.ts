@@ -13,8 +13,8 @@ import { CREATE_QCOW2_RULES, type CreateQcow2Options, createQcow2 } from "./qcow
 /** Options of `createImage`. Sizes are in bytes. */
 export interface CreateImageOptions extends Omit<CreateQcow2Options, "size"> {
   /**
-   * Guest-visible bytes; rounded up to a multiple of 512. May be left out with a backing file: then that one's size, which an encrypted
-   * one tells without its passphrase.
+   * Guest-visible bytes, rounded up to a multiple of 512. Default with a backing file: the size of that one. (No passphrase is needed to
+   * read it.)
    */
   readonly size?: number
   /** Default "qcow2". A raw image takes no option but the size, a LUKS image that and `encryption`. */
@@ -25,15 +25,15 @@ export const CREATE_IMAGE_RULES: Rules<CreateImageOptions> = { ...CREATE_QCOW2_R
 
 /**
  * Makes a new image at `path`, which must not exist yet.
- * @throws BackingError `exists`; `invalid-argument` for options that contradict each other or exceed the format's limits; what opening the
- * backing file throws. Then nothing is left behind.
+ * @throws BackingError `exists`; `invalid-argument` for options that contradict each other or exceed the format's limits; errors of opening
+ * the backing file. Then nothing is left behind.
  * @throws TypeError for a wrong argument: an option that does not exist, or a value of the wrong type
  */
 export function createImage(path: string, options: CreateImageOptions): void {
   makeImage(path, options, { ignoreLocks: false })
 }
 
-/** `createImage` at a path that nobody else knows: without the lock, which costs a process. */
+/** `createImage` at a path that nobody else knows: without a lock, which would take a process. */
 export function createHiddenImage(path: string, options: CreateImageOptions): void {
   makeImage(path, options, { ignoreLocks: true })
 }
@@ -64,7 +64,7 @@ function writeWithData(
   if (dataPath === newDataFilePath(path, path)) {
     throw new BackingError("invalid-argument", "the data file cannot be the image itself", { path })
   }
-  // Refused before it is made, and not by the host, whose words are about a file.
+  // Refused before the file exists, and not by the host, whose message would be about a file.
   if (!Number.isSafeInteger(size) || size < 0) {
     throw new BackingError("invalid-argument", `the size ${size} is not a number of bytes`, { path })
   }

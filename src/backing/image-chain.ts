@@ -1,6 +1,6 @@
 /**
- * Opens an image with all its backing files, through files that the host supplies: finds out formats, bounds the chain, and says who
- * named what. Nothing here needs Node; `open.ts` supplies Node's files.
+ * Opens an image with all its backing files: probes formats, bounds the chain, and names in each error the image that refers to the file.
+ * Nothing here needs Node; `open.ts` supplies Node's files.
  */
 import { checkValue } from "../options.ts"
 import { BackingError } from "./backing.ts"
@@ -17,48 +17,48 @@ import { type BackingReference, openQcow2Image, type Qcow2Options } from "./qcow
 import { RawBacking } from "./raw.ts"
 import { type ImageFormat, probeFormat } from "./signatures.ts"
 
-/** A file that can be told from others, and claimed. */
+/** A file with an identity, which can be locked. */
 export interface ChainFile extends ImageFile {
   /** The same for every path that leads to one file. */
   readonly identity: string
-  /** Keeps others out until the file is closed. @throws BackingError `busy` when somebody else has it */
+  /** Locks the file until it is closed. @throws BackingError `busy` when somebody else has it open */
   claim(): void
 }
 
 export interface ChainOptions {
-  /** Of the first image. Undefined: found out. */
+  /** Of the first image. Undefined: probed. */
   readonly format: ImageFormat | undefined
   /** For the first image. */
   readonly readOnly: boolean
   /** The backing file that is opened for writing: 1 for the first image's. Undefined: none is. */
   readonly writableLayer?: number | undefined
-  /** Identities of images that may not be in the chain: one that is to stand on it. */
+  /** Identities of images that may not be in the chain, such as its future overlay. */
   readonly above?: readonly string[] | undefined
-  /** Finds out the format of a backing file where the image does not state it. */
+  /** Probe the format of a backing file if the image does not state it. */
   readonly probeBackingFormat: boolean
   /** Bytes. */
   readonly cacheSize: number | undefined
   readonly discardNoUnref: boolean
-  /** Of the first image: the disk that this snapshot holds, read-only. */
+  /** Open this snapshot of the first image, read-only. */
   readonly snapshot: string | undefined
   readonly overlapCheck: Qcow2Options["overlapCheck"]
   readonly decompressor: Decompressor | undefined
   /** For every encrypted image of the chain. */
   readonly passphrase: PassphraseOption | undefined
   readonly cryptography: Cryptography | undefined
-  /** Only the images' sizes are asked for: encrypted ones need no passphrase. Default false. */
+  /** Only the sizes of the images are needed: encrypted ones open without a passphrase. Default false. */
   readonly isLocked?: boolean | undefined
   readonly openFile: (path: string, options: { readonly readOnly: boolean }) => ChainFile
   /** The path of the first image's external data file, whatever the image names. */
   readonly dataFile: string | undefined
-  /** The path that a name found in an image means. Whatever it throws stops the opening. */
+  /** Returns the path for a name in an image. Whatever it throws stops the opening. */
   readonly resolveBacking: (reference: BackingReference) => string
 }
 
-/** Images in a chain, the one that is opened included. */
+/** Maximum of images in a chain, including the first one. */
 export const MOST_IMAGES = 64
 
-/** Opens the image at `path`, and what it names. @throws BackingError; then nothing stays open, and nothing was written */
+/** Opens the image at `path`, and the files that it names. @throws BackingError; then nothing stays open, and nothing was written */
 export function openChain(path: string, options: ChainOptions): RawBacking | Qcow2Image {
   return openLink(path, { options, format: options.format, readOnly: options.readOnly, above: [] })
 }
@@ -67,7 +67,7 @@ interface Link {
   readonly options: ChainOptions
   readonly format: ImageFormat | undefined
   readonly readOnly: boolean
-  /** Identities of the images that lead here. */
+  /** Identities of the images above this one. */
   readonly above: readonly string[]
 }
 
@@ -75,7 +75,7 @@ function openLink(path: string, link: Link): RawBacking | Qcow2Image {
   const { options, readOnly, above } = link
   const file = options.openFile(path, { readOnly })
   try {
-    // Before the claim: an image in its own chain is not somebody else.
+    // Comes before `claim`, which would report an image in its own chain as open elsewhere.
     if (above.includes(file.identity) || options.above?.includes(file.identity) === true) {
       throw new BackingError("invalid-format", "it is in its own chain of backing files", { path })
     }
@@ -129,7 +129,7 @@ function openBacking(reference: BackingReference, link: Link): RawBacking | Qcow
   }
 }
 
-/** @throws BackingError `invalid-argument` for an image that has its data inside (QC-DF-05) */
+/** @throws BackingError `invalid-argument` for an image without an external data file (QC-DF-05) */
 function refuseNeedlessDataFile(file: ImageFile, format: ImageFormat): void {
   if (format === "qcow2" && headerGeometry(readHeader(file)).hasDataFile) return
   throw new BackingError("invalid-argument", "an external data file was given, but the image has none", { path: file.path })
@@ -157,7 +157,7 @@ function openDataFile(reference: BackingReference, { options, above, readOnly }:
 }
 
 /**
- * The format that an image states for its backing file; undefined where it is to be found out.
+ * The format that an image states for its backing file; undefined if it is to be probed.
  * @throws BackingError `unsupported` when that is not allowed, or the format is not ours
  */
 export function backingFormat(
@@ -170,7 +170,7 @@ export function backingFormat(
     throw new BackingError("unsupported", message, { path: imagePath })
   }
   if (options.probeBackingFormat) return undefined
-  // The name is not put into the command: it may hold what a shell obeys.
+  // The command does not contain the name, which may have characters that a shell obeys.
   const remedy = 'state it with "qemu-img rebase -u -b NAME -F raw|qcow2", or allow guessing'
   const message = `it does not say which format its backing file "${name}" has, and guessing is not safe; ${remedy}`
   throw new BackingError("unsupported", message, { path: imagePath })

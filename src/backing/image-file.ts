@@ -1,6 +1,6 @@
 /**
- * ImageFile: the few file operations that disk images need. Formats are written against it alone, so that they also run over memory, a
- * recorder or a browser's files.
+ * ImageFile: the few file operations that disk images need. Formats use nothing else, so they also run over memory, a recorder or a
+ * browser's files.
  */
 
 import type { DiskVersion } from "./backing.ts"
@@ -8,12 +8,12 @@ import { checkMembers, findAsync, isStrayPromise, type Rules } from "../options.
 
 /**
  * What keeps other programs from opening an image while it is open. "qemu": locks that QEMU and openings of ours respect. "flock": a lock
- * of flock(2), which openings of ours respect, and QEMU does not. "exclusive": the browser opens the file for nobody else. "none": nothing.
+ * of flock(2), which openings of ours respect, and QEMU does not. "exclusive": the browser opens the file only once. "none": nothing.
  */
 export type ImageLock = "qemu" | "flock" | "exclusive" | "none"
 
 /**
- * Positional, synchronous file access. Offsets and lengths are bytes; offsets are safe integers >= 0 (the caller has checked).
+ * Positional, synchronous file access. Offsets and lengths are bytes; callers check that offsets are safe integers >= 0.
  * Errors are `BackingError`s. One owner, no cursor.
  */
 export interface ImageFile {
@@ -22,22 +22,22 @@ export interface ImageFile {
   readonly readOnly: boolean
   /** Left out: "none". */
   readonly lock?: ImageLock
-  /** Bytes that the file can have at most; it stays the same. Left out: as many as the host has room for. */
+  /** The maximum size of the file in bytes, which never changes. Left out: as many as the host has room for. */
   readonly largestSize?: number
   /** Current size of the file. */
   size(): number
   /** Fills `buffer` from `offset`. Returns the bytes read: fewer than `buffer.length` only where the file ends. */
   read(buffer: Uint8Array, offset: number): number
-  /** `read` into `buffer[start .. start + length)`, which the caller has found to be inside `buffer`: no view object is needed. */
+  /** `read` into `buffer[start .. start + length)`, which the caller has checked to be inside `buffer`: no view object is needed. */
   readInto(buffer: Uint8Array, start: number, length: number, offset: number): number
   /** `read` into several non-empty buffers, any number of them. Returns the bytes read in all. */
   readv(buffers: readonly Uint8Array[], offset: number): number
   /**
-   * `read` on another thread, for what is read ahead. Nobody else uses `buffer`, nor is the file closed, until the promise has settled.
-   * Left out by files that answer at once in any case.
+   * `read` on another thread, for reading ahead. Until the promise settles, nobody else uses `buffer` or closes the file. Left out by files
+   * in memory.
    */
   readLater?(buffer: Uint8Array, offset: number): Promise<number>
-  /** Stores `buffer` whole, growing the file when it must. */
+  /** Stores the whole `buffer`, and grows the file if necessary. */
   write(buffer: Uint8Array, offset: number): void
   /** `write` from `buffer[start .. start + length)`, as `readInto`. */
   writeFrom(buffer: Uint8Array, start: number, length: number, offset: number): void
@@ -46,24 +46,24 @@ export interface ImageFile {
   /** Sets the size: cuts off, or grows by a hole that reads as zeroes. */
   truncate(size: number): void
   /**
-   * Frees the host's space behind the range, which is inside the file and reads as zeroes afterwards; the size stays. Returns false where
-   * the host cannot, or failed: then a part of the range may be zeroes. Left out by files that never can.
+   * Frees the host's space for the range, which is inside the file and reads as zeroes afterwards; the size stays. Returns false if the
+   * host cannot or fails: then a part of the range may be zeroes. Left out by files that never can.
    */
   punchHole?(offset: number, length: number): boolean
-  /** Whether `punchHole` works here, as far as the host can tell. Default true where there is a `punchHole`. */
+  /** Whether `punchHole` works on this file, as far as the host can tell. Default true if there is a `punchHole`. */
   readonly canPunchHole?: boolean
-  /** Bytes that one `punchHole` does within a few milliseconds: 0 where it cannot. May change. Default: any number. */
+  /** Bytes that one `punchHole` handles within a few milliseconds: 0 if it cannot. May change. Default: any number. */
   readonly punchesAtOnce?: number
   /**
-   * Makes the range, which is inside the file, read as zeroes without writing them, and keeps its space allocated. Returns as `punchHole`
-   * does.
+   * Makes the range, which is inside the file, read as zeroes without writing them, and keeps its space allocated. Returns false like
+   * `punchHole`.
    */
   zeroRange?(offset: number, length: number): boolean
-  /** Bytes that one `zeroRange` does within a few milliseconds: 0 where it cannot. May change. Default: any number. */
+  /** Bytes that one `zeroRange` handles within a few milliseconds: 0 if it cannot. May change. Default: any number. */
   readonly zeroesAtOnce?: number
-  /** As that of `VirtioBacking`. */
+  /** See `VirtioBacking.version`. */
   version?(): DiskVersion | undefined
-  /** What was written so far is on stable storage afterwards. */
+  /** Makes durable everything that was written so far. */
   sync(): void
   /** Releases the file. A second call does nothing. Does not sync. */
   close(): void
@@ -81,8 +81,8 @@ const METHODS = Object.entries(IMAGE_FILE_RULES).flatMap(([name, rule]) => (rule
 const NOTHING = new Uint8Array(0)
 
 /**
- * Checks a file that somebody hands to `who`, the name of a function. Methods that return promises are refused: a promise taken for a
- * number of bytes makes an empty image of any file. Makes two calls that change nothing: `size`, and a `read` of no bytes.
+ * Checks a file that was passed to the function named `who`. Refuses methods that return promises: taken for a number of bytes, a promise
+ * makes any file look empty. To find out, it calls `size`, and `read` with an empty buffer.
  * @throws TypeError when it is not an `ImageFile`
  */
 export function checkImageFile(who: string, file: ImageFile): void {

@@ -1,4 +1,4 @@
-/** MemoryFile: an image file in memory. An overlay in a page lives in one, and can be kept or downloaded. */
+/** MemoryFile: an image file in memory, for instance an overlay in a page, which can be kept or downloaded. */
 import { checkBytes, checkCount, checkOptions, type Rules } from "../options.ts"
 import { BackingError, totalLength } from "./backing.ts"
 import type { ImageFile } from "./image-file.ts"
@@ -11,8 +11,8 @@ export interface MemoryFileOptions {
   /** Default false. */
   readonly readOnly?: boolean
   /**
-   * Bytes that the file may have at most; what would make it larger fails with `no-space`. An image in it that is full goes on with what
-   * needs no more room, so this bounds the memory that a guest's writes take up. Default: no limit.
+   * The maximum size of the file in bytes, which bounds the memory for a guest's writes. Writes beyond it fail with `no-space`; a full
+   * image still serves every request that needs no more room. Default: no limit.
    */
   readonly largestSize?: number
 }
@@ -22,7 +22,7 @@ const MEMORY_FILE_RULES: Rules<MemoryFileOptions> = { path: "string?", readOnly:
 /** `Blob`, where the platform's types are there. */
 export type PlatformBlob = typeof globalThis extends { Blob: new (...parts: never[]) => infer B } ? B : unknown
 
-/** A file in memory that grows as it is written, and takes up only what was written, in chunks of 64 KiB. */
+/** A file in memory. Memory is allocated by writes, in chunks of 64 KiB. */
 export class MemoryFile implements ImageFile {
   readonly path: string
   readonly readOnly: boolean
@@ -41,8 +41,8 @@ export class MemoryFile implements ImageFile {
   }
 
   /**
-   * A file that holds `bytes`, without a copy: writes go there, but for a last piece of less than 64 KiB. The caller does not change them
-   * any more.
+   * A file with the content `bytes`, which are not copied, except a last piece of less than 64 KiB. Writes change them, so the caller must
+   * not.
    * @throws TypeError for what is not a Uint8Array, and for wrong options
    */
   static from(bytes: Uint8Array, options: MemoryFileOptions = {}): MemoryFile {
@@ -53,7 +53,7 @@ export class MemoryFile implements ImageFile {
     return file
   }
 
-  /** Bytes of memory that content takes up. */
+  /** Bytes of allocated memory. */
   get allocated(): number {
     return this.#memory.allocated
   }
@@ -117,12 +117,12 @@ export class MemoryFile implements ImageFile {
     return this.punchHole(offset, length)
   }
 
-  /** Memory is as stable as it gets. */
+  /** Nothing to do: memory has no stable storage. */
   sync(): void {
     this.#checkOpen()
   }
 
-  /** The content stays: `bytes` and `toBlob` give it, and `MemoryFile.from` opens it again. */
+  /** The content stays available through `bytes` and `toBlob`; `MemoryFile.from` opens it again. */
   close(): void {
     this.#isClosed = true
   }
@@ -155,7 +155,7 @@ export class MemoryFile implements ImageFile {
     return new Blob(parts)
   }
 
-  /** The chunks that the file has, the last one cut at its end: there may be chunks beyond, zeroed when the file was cut off. */
+  /** The chunks of the file, the last one cut at its end. Zeroed chunks may exist beyond the end after the file has shrunk. */
   *#content(): Generator<readonly [offset: number, bytes: Uint8Array]> {
     for (const [offset, chunk] of this.#memory.chunks()) {
       if (offset < this.#size) yield [offset, chunk.subarray(0, this.#size - offset)]
@@ -171,7 +171,7 @@ export class MemoryFile implements ImageFile {
     if (this.readOnly) throw new BackingError("read-only", "the image is open read-only", { path: this.path })
   }
 
-  /** The file is about to have at least `size` bytes. */
+  /** @throws BackingError `no-space` if the file may not have `size` bytes */
   #checkRoom(size: number): void {
     this.#checkWritable()
     if (size <= this.largestSize) return

@@ -1,4 +1,4 @@
-/** MemoryBacking: a disk in memory that takes up only what was written to it. */
+/** MemoryBacking: a sparse disk in memory. */
 import { closesWithBlock, type Disposing } from "../disposing.ts"
 import { checkBytes, checkOptions, type Rules } from "../options.ts"
 import { type Allocation, BackingError, checkRange, totalLength, type VirtioBacking } from "./backing.ts"
@@ -16,7 +16,7 @@ const MEMORY_BACKING_RULES: Rules<MemoryBackingOptions> = { size: "number", read
 /** `using` closes it. */
 export interface MemoryBacking extends Disposing {}
 
-/** A sparse disk in memory: chunks of 64 KiB come into being with the first write, so an empty disk of 1 TiB takes no room. */
+/** A sparse disk in memory: the first write to a chunk of 64 KiB allocates it, so an empty disk of 1 TiB takes no memory. */
 export class MemoryBacking implements VirtioBacking {
   static { closesWithBlock(this) }
   readonly readOnly: boolean
@@ -34,8 +34,8 @@ export class MemoryBacking implements VirtioBacking {
   }
 
   /**
-   * A disk that holds `bytes`, without a copy: what the guest writes is written there, but for a last piece of less than 64 KiB. The caller
-   * does not change them any more. `readOnly`: default false.
+   * A disk with the content `bytes`, which are not copied, except a last piece of less than 64 KiB. The guest's writes change them, so the
+   * caller must not. `readOnly`: default false.
    * @throws TypeError for what is not a Uint8Array, and for wrong options
    */
   static from(bytes: Uint8Array, options: Pick<MemoryBackingOptions, "readOnly"> = {}): MemoryBacking {
@@ -50,14 +50,14 @@ export class MemoryBacking implements VirtioBacking {
     return this.#size
   }
 
-  /** Bytes of memory that content takes up. */
+  /** Bytes of allocated memory. */
   get allocated(): number {
     return this.#memory.allocated
   }
 
   /**
-   * Sets the size in bytes; what is cut off is gone, whether `shrink` is set or not. A device that has the disk does this by its own
-   * `resize`, or is told afterwards (`capacityChanged`).
+   * Sets the size in bytes, a smaller one even without `shrink`. If a device uses the disk, call the device's `resize` instead, or its
+   * `capacityChanged` afterwards.
    */
   resize(size: number, _options: { readonly shrink?: boolean } = {}): void {
     checkSize(size)
@@ -100,7 +100,7 @@ export class MemoryBacking implements VirtioBacking {
     }
   }
 
-  /** Memory is as stable as it gets; here so that the device offers VIRTIO_BLK_F_FLUSH, which guests expect of a disk. */
+  /** Does nothing; it exists so that the device offers VIRTIO_BLK_F_FLUSH, which guests expect of a disk. */
   flush(): void {
     this.#check(0, 0)
   }
@@ -109,7 +109,7 @@ export class MemoryBacking implements VirtioBacking {
     this.writeZeroes(offset, length)
   }
 
-  /** The bytes are zeroed where they are, and this was their only copy. */
+  /** Zeroes the bytes in place. There is no other copy. */
   secureErase(offset: number, length: number): void {
     this.writeZeroes(offset, length)
   }

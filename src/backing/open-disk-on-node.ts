@@ -8,12 +8,12 @@ import { type DiskSource, openDiskWith, type OpenDiskOptions, type OpenedDisk } 
 
 /**
  * Opens a raw or qcow2 image over any source: a file that answers later (`httpFile`, `nbdFile`, your own `AsyncImageFile`), one that
- * answers at once (`HostFile`, `MemoryFile`), or a disk, which is used as it is. Nothing is written before everything has been found in
- * order. The disk is synchronous where all its sources are; otherwise it says `asynchronous`, and answers at once what it has in memory.
+ * answers at once (`HostFile`, `MemoryFile`), or a disk, which is used as it is. Nothing is written before the whole chain has been
+ * checked. The disk is synchronous if all its sources are; otherwise it is `asynchronous`, and serves data in memory at once.
  *
  * The disk owns `source` and what the option `backing` returned. When it rejects, `source` is still the caller's, and the others are
  * closed.
- * @throws BackingError (as a rejection) what the sources reject with, `invalid-format`, `unsupported`, `corrupt`
+ * @throws BackingError (as a rejection) errors of the sources, `invalid-format`, `unsupported`, `corrupt`
  * @throws TypeError (as a rejection) for wrong arguments
  */
 export function openDisk(source: DiskSource, options: OpenDiskOptions = {}): Promise<OpenedDisk> {
@@ -23,8 +23,8 @@ export function openDisk(source: DiskSource, options: OpenDiskOptions = {}): Pro
 /**
  * Writes a new qcow2 image into `file`, which stays open and the caller's. The header comes last: a creation that is interrupted leaves no
  * image, and can be repeated with the same options. Resolves to whether an image was made.
- * @throws BackingError (as a rejection) `invalid-argument` for options that contradict each other; `exists` when the file holds something,
- * and `overwrite` is not set; `no-space` for a file that is too small and cannot grow; what the file rejects with
+ * @throws BackingError (as a rejection) `invalid-argument` for options that contradict each other; `exists` for a file that is not empty,
+ * unless `overwrite` is set; `no-space` for a file that is too small and cannot grow; errors of the file
  * @throws TypeError (as a rejection) for wrong arguments
  */
 export function createDisk(file: AsyncImageFile | ImageFile, options: CreateDiskOptions): Promise<boolean> {

@@ -1,6 +1,6 @@
 /**
- * Opens a disk over any source, with all that it stands on: files that answer at once, files that answer later, and disks, in any mixture.
- * Nothing here needs Node: what differs between platforms is handed in.
+ * Opens a disk over any source, with its backing images: synchronous files, asynchronous files and disks, in any mixture. Nothing here
+ * needs Node: the platform's parts are passed in.
  */
 import { type AsyncDisposing, closing } from "../disposing.ts"
 import { checkCount, checkMembers, checkOptions, described, type Rules } from "../options.ts"
@@ -31,9 +31,9 @@ import { AnsweredFile } from "./sources/answered-file.ts"
 /** What a disk can be opened from: a file that answers later, a file that answers at once, or a disk, which is used as it is. */
 export type DiskSource = AsyncImageFile | ImageFile | VirtioBacking
 
-/** A disk that tells where its bytes live. */
+/** A disk that can say where its bytes are stored. */
 export interface MappedDisk extends VirtioBacking {
-  /** Where the bytes of a range live, in extents without gaps. Await it. Left out by disks that are no images. */
+  /** Where the bytes of a range are stored, as extents without gaps. Await it. Left out by disks that are not images. */
   readonly map?: (offset: number, length: number) => Iterable<MapExtent> | Promise<Iterable<MapExtent>>
   /** The internal snapshots and the persistent dirty bitmaps of a qcow2 image. Await what they return. */
   readonly snapshots?: SnapshotActions
@@ -46,37 +46,37 @@ export type OpenedDisk = MappedDisk & AsyncDisposing
 /** Options of `openDisk`. */
 export interface OpenDiskOptions {
   /**
-   * Default: found out from the file's first bytes. A raw disk whose format was found out that way refuses writes that would make it look
+   * Default: probed from the file's first bytes. A raw disk whose format was probed refuses writes that would make it look
    * like another format on the next opening; state "raw" to allow them.
    */
   readonly format?: ImageFormat
   /** True: nothing is written to the source. False: a source that is read-only is refused. Default: as the source is. */
   readonly readOnly?: boolean
   /**
-   * The source for a backing image that an image names, or for its external data file (`isDataFile`): a file, not a disk, which can be
-   * written if the image is to be. The name comes from the image, so what it may reach is to be judged here when the
-   * image is not trusted. Default: an image that needs one is refused.
+   * Returns the source for a backing image that an image names, or for its external data file (`isDataFile`): a file, not a disk, which is
+   * writable if the image is. The name comes from the image: check it here if the image is not trusted. Default: an image that needs one is
+   * refused.
    */
   readonly backing?: (reference: BackingReference) => DiskSource | Promise<DiskSource>
   /**
-   * Find out the format of a backing image from its content where the image does not state it. A guest that ever wrote to that backing
-   * image as a raw disk may have put a header there that names any file. Default false: refused.
+   * Probe the format of a backing image if the image does not state it. Unsafe if a guest ever wrote to that backing image as a raw disk:
+   * it may have put a header there that names any file. Default false: refused.
    */
   readonly probeBackingFormat?: boolean
   /**
-   * Opens encrypted images: a passphrase, or the bytes of a key file, for every one of the chain; or a function that is asked for that of
-   * each, and may answer later. Default: an encrypted image is refused, as it is in a page.
+   * Opens the encrypted images of the chain: one passphrase, or the bytes of a key file, for all of them; or a function that returns the
+   * passphrase of each, or a promise for it. Default: encrypted images are refused, as they always are in a page.
    */
   readonly passphrase?: LatePassphraseOption
-  /** Opens the disk that an internal snapshot of a qcow2 image holds, by its id or its name: read-only. Default: the disk as it is. */
+  /** Opens an internal snapshot of a qcow2 image, by its ID or name, read-only. Default: the present disk. */
   readonly snapshot?: string
   /** Bytes of memory for the cached metadata of each qcow2 image. Default 32 MiB. */
   readonly cacheSize?: number
-  /** Of a qcow2 image of version 3: a discard leaves each cluster its place in the file, so that none fragments. Default false. */
+  /** Of a qcow2 image of version 3: discarded clusters keep their places in the file, so that it does not fragment. Default false. */
   readonly discardNoUnref?: boolean
   /** Bytes of memory for the pages of each file that answers later. Default 32 MiB. */
   readonly pageCacheSize?: number
-  /** What becomes of zeroes that are written as data: see `detectZeroes`. Default "off": they are written. */
+  /** How to treat zeroes that are written as data: see `detectZeroes`. Default "off": they are written. */
   readonly detectZeroes?: DetectZeroes
 }
 
@@ -92,8 +92,8 @@ const ASYNC_FILE_RULES: Rules<AsyncImageFile> = {
 }
 
 /**
- * `openDisk` with what the platform supplies. The disk owns `source` and what `backing` returned; when it rejects, `source` is still the
- * caller's, and what `backing` returned has been closed.
+ * `openDisk` with the platform's parts. The disk owns `source` and the sources that `backing` returned. If opening fails, `source` stays
+ * the caller's, and the others have been closed.
  */
 export async function openDiskWith(
   platform: Platform, source: DiskSource, options: OpenDiskOptions = {},
@@ -112,11 +112,11 @@ export async function openDiskWith(
   }
 }
 
-/** One image of the chain, about to be opened. */
+/** One image of the chain, before it is opened. */
 interface Link {
   readonly format: ImageFormat | undefined
   readonly readOnly: boolean | undefined
-  /** The sources of the images that lead here. */
+  /** The sources of the images above this one. */
   readonly above: readonly DiskSource[]
 }
 
@@ -124,10 +124,10 @@ class DiskOpening {
   readonly #options: OpenDiskOptions
   readonly #platform: Platform
   readonly #unlocking: LateUnlockOptions
-  /** What the disk stands on, as it is to be closed. */
+  /** The files to close with the disk. */
   readonly #files: LateFile[] = []
   #isLate = false
-  /** What `backing` has returned: to be closed when the opening fails. */
+  /** Sources that `backing` has returned, to close if the opening fails. */
   readonly #given: DiskSource[] = []
 
   constructor(options: OpenDiskOptions, platform: Platform) {
@@ -152,13 +152,13 @@ class DiskOpening {
     return this.#isLate ? new AwaitedDisk(disk, this.#files) : disk
   }
 
-  /** The opening has failed: closes what `backing` returned. What closing fails with is not what has to be told. */
+  /** After a failed opening: closes the sources that `backing` returned. Errors of closing are not reported. */
   async abandon(): Promise<void> {
     for (const source of this.#given) {
       try {
         await source.close()
       } catch {
-        // Whatever a source of somebody else throws: the others are to be closed too, and the reason of the failure is to be told.
+        // Any error of a caller's source is ignored here: the others must be closed too, and the first failure must be reported.
       }
     }
   }
@@ -232,7 +232,7 @@ class DiskOpening {
     }
   }
 
-  /** The external data file that `image` names, opened as the image is. It stores what it holds before the image refers to it. */
+  /** Opens the external data file that `image` names, like the image. Its data must be stored before the image refers to it. */
   async #openDataFile(reference: BackingReference, image: ImageFile, { above }: Link): Promise<ImageFile> {
     const { imagePath: path } = reference
     const source = await this.#options.backing?.(reference)
@@ -243,7 +243,7 @@ class DiskOpening {
     this.#given.push(source)
     try {
       const isLate = image instanceof PagedFile && !image.readOnly
-      // What reaches which of the two first can be kept up where the data file waits for the image, and where neither has to.
+      // The order of writes to the two files can be kept if the data file is asynchronous like the image, or if both are synchronous.
       const file = await this.#fileOf(isLate && isImageFile(source) ? new AnsweredFile(source) : source, image.readOnly ? true : undefined)
       if (!(file instanceof PagedFile) || image.readOnly) return file
       if (!isLate) throw new BackingError("unsupported", "it answers later, and the image file at once", { path })
@@ -285,7 +285,7 @@ function isImageFile(source: AsyncImageFile | ImageFile): source is ImageFile {
   return "readInto" in source || "readv" in source
 }
 
-/** @throws TypeError for what is none of the three kinds of source */
+/** @throws TypeError for anything but the three kinds of source */
 function checkSource(what: string, source: DiskSource | undefined): asserts source is DiskSource {
   const given: unknown = source
   if ((typeof given !== "object" && typeof given !== "function") || given === null || source === undefined) {

@@ -22,58 +22,58 @@ export type { ImageFormat } from "./signatures.ts"
 /** Options of `openImage`. */
 export interface OpenImageOptions {
   /**
-   * Default: found out from the file's first bytes. A raw disk whose format was found out that way refuses writes that would make it
+   * Default: probed from the file's first bytes. A raw disk whose format was probed refuses writes that would make it
    * look like another format on the next opening; state "raw" to allow them.
    */
   readonly format?: ImageFormat
   /** Nothing is written to the image. Backing files are never written. Default false. */
   readonly readOnly?: boolean
   /**
-   * Find out the format of a backing file from its content where the image does not state it. A guest that ever wrote to that backing
-   * file as a raw disk may have put a header there that names any file of the host. Default false: refused.
+   * Probe the format of a backing file if the image does not state it. Unsafe if a guest ever wrote to that backing file as a raw disk: it
+   * may have put a header there that names any file of the host. Default false: refused.
    */
   readonly probeBackingFormat?: boolean
   /**
-   * The path of the image's external data file, in place of the one that the image names. An image that has its data inside is refused.
+   * The path of the image's external data file, in place of the one that the image names. An image without an external data file is
+   * refused.
    */
   readonly dataFile?: string
   /**
-   * The path for a backing file or an external data file (`isDataFile`), in place of the default: relative to the directory of the image
-   * that names it, and for a data file, which is written, inside of that directory. Throw to forbid it. The name comes from the image, so
-   * what it may reach is to be judged here when the image is not trusted.
+   * Returns the path of a backing file or an external data file (`isDataFile`); throw to forbid it. The name comes from the image: check it
+   * here if the image is not trusted. Default: relative to the directory of the image that names it, and for a data file, which is written,
+   * inside that directory.
    */
   readonly resolveBacking?: (reference: BackingReference) => string
   /** Open even if somebody else has the image open, and take no locks. Default false: refused. */
   readonly ignoreLocks?: boolean
   /**
-   * Whether a read-only opening locks its files, so that nobody can write to them until it is closed. Openings for writing always do,
-   * backing files included. Default false: an image that is open for writing is refused all the same, but somebody may begin to write to
-   * it later, and then this opening reads a mixture; nothing is lost in the image. A lock costs a process: some 5 ms, and 60 ms or
-   * more where this process fills 1 GiB. Without one the host's list of locks is read: 0.2 ms, or up to 20 where locks have changed since
-   * somebody read it last. All measured.
+   * Whether a read-only opening locks its files, so that nobody can write to them until it is closed. Openings for writing always do, and
+   * lock backing files too. Default false: an image that is open for writing is refused all the same. But somebody may open it for writing
+   * later; then reads mix old and new data, and the image is not harmed. A lock takes a process: some 5 ms, and 60 ms or more if this
+   * process uses 1 GiB. Without a lock, reading the host's list of locks takes 0.2 ms, or up to 20 if locks have changed. (All measured.)
    */
   readonly lockReadOnly?: boolean
   /** Bytes of memory for the cached metadata of each qcow2 image. Default 32 MiB. */
   readonly cacheSize?: number
-  /** Of a qcow2 image of version 3: a discard leaves each cluster its place in the file, so that none fragments. Default false. */
+  /** Of a qcow2 image of version 3: discarded clusters keep their places in the file, so that it does not fragment. Default false. */
   readonly discardNoUnref?: boolean
   /**
-   * Opens encrypted images: a passphrase, or the bytes of a key file, for every one of the chain; or a function that is asked for that of
-   * each. Default: an encrypted image is refused.
+   * Opens the encrypted images of the chain: one passphrase, or the bytes of a key file, for all of them; or a function that returns the
+   * passphrase of each. Default: encrypted images are refused.
    */
   readonly passphrase?: PassphraseOption
-  /** Opens the disk that an internal snapshot of a qcow2 image holds, by its id or its name: read-only. Default: the disk as it is. */
+  /** Opens an internal snapshot of a qcow2 image, by its ID or name, read-only. Default: the present disk. */
   readonly snapshot?: string
   /**
-   * What no write to a qcow2 image may hit, whatever its tables claim. "cached": all metadata but the L2 tables of snapshots. "all": these
-   * as well, for images that are not trusted; an opening then reads the snapshots' L1 tables. Default "cached".
+   * Which metadata of a qcow2 image is protected from writes that damaged tables misdirect. "cached": all but the L2 tables of snapshots.
+   * "all": these too, for images that are not trusted; then opening reads the snapshots' L1 tables. Default "cached".
    */
   readonly overlapCheck?: "cached" | "all"
 }
 
 /** Options of `openImage` for an image whose zeroes are detected. */
 export interface DetectingOptions extends OpenImageOptions {
-  /** What becomes of zeroes that the guest writes as data: see `detectZeroes`. Default "off": they are written. */
+  /** How to treat zeroes that the guest writes as data: see `detectZeroes`. Default "off": they are written. */
   readonly detectZeroes: DetectZeroes
 }
 
@@ -85,8 +85,8 @@ const OPEN_IMAGE_RULES: Rules<OpenImageOptions & Partial<DetectingOptions>> = {
 }
 
 /**
- * Opens a raw, qcow2 or LUKS image with all its backing files. Nothing is written before everything has been found in order. Then an image
- * that is opened for writing is repaired if it is dirty, and loses the feature bits that are not kept up.
+ * Opens a raw, qcow2 or LUKS image with all its backing files. Nothing is written before the whole chain has been checked. After that, an
+ * image that is opened for writing is repaired if it is dirty, and loses the autoclear feature bits that we do not maintain.
  * @throws BackingError `not-found`, `permission` (for a wrong passphrase too), `busy` when somebody else has it open, `invalid-format`,
  * `unsupported`, `corrupt`
  * @throws TypeError for a wrong argument: an option that does not exist, or a value of the wrong type
@@ -98,7 +98,7 @@ export function openImage(path: string, options: OpenImageOptions & Partial<Dete
   return detectZeroes(image, options.detectZeroes ?? "off")
 }
 
-/** What operations between the images of a chain need besides. */
+/** Further options for operations between the images of a chain. */
 export interface LayerOptions extends Pick<ChainOptions, "writableLayer" | "above" | "isLocked"> {}
 
 /** `openImage`, for operations between the images of a chain. */
@@ -108,7 +108,7 @@ export function openLayers(path: string, options: OpenImageOptions, layers: Laye
   checkCount("openImage", "cacheSize", options.cacheSize, 0)
   checkPassphrase("openImage", options.passphrase)
   const { format, snapshot, readOnly = snapshot !== undefined, cacheSize, ignoreLocks = false } = options
-  // Whoever writes to a backing file destroys what was written on top of it.
+  // A write to a backing file would destroy its overlays.
   const lockReadOnly = !readOnly || options.lockReadOnly === true
   return openChain(path, {
     ...layers,

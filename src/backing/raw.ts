@@ -1,4 +1,4 @@
-/** RawBacking: a file whose bytes are the disk's bytes. */
+/** RawBacking: a raw image, whose bytes are the disk's bytes. */
 import { closesWithBlock, type Disposing } from "../disposing.ts"
 import { checkOptions, type Rules } from "../options.ts"
 import { BackingError, checkNewSize, checkRange, type DiskVersion, totalLength, versionOf, type VirtioBacking } from "./backing.ts"
@@ -9,16 +9,15 @@ import { FOREIGN_SIGNATURES, QCOW_SIGNATURE } from "./signatures.ts"
 /** Options of `RawBacking`. */
 export interface RawBackingOptions {
   /**
-   * Refuse writes that would put the signature of another image format at the start of the disk. Set it when the format was
-   * guessed: on the next opening the guess would fall for the guest's header, whose backing file name could be any file of
-   * the host. Default false.
+   * Refuse writes that would put the signature of another image format at the start of the disk. Set it if the format was probed: the
+   * next probe would accept the guest's header, whose backing file name could be any file of the host. Default false.
    */
   readonly guardSignatures?: boolean
 }
 
 const RAW_BACKING_RULES: Rules<RawBackingOptions> = { guardSignatures: "boolean?" }
 
-/** What a guest must not write over the start of a disk whose format was guessed. */
+/** Signatures that a guest must not write to the start of a disk whose format was probed. */
 const SIGNATURES: readonly Uint8Array[] = [QCOW_SIGNATURE, ...FOREIGN_SIGNATURES.map(([text]) => text)].map(
   (text) => Uint8Array.from(text, (char) => char.charCodeAt(0)),
 )
@@ -27,18 +26,18 @@ const GUARDED_BYTES = Math.max(...SIGNATURES.map(({ length }) => length))
 
 /** Zeroes are looked for, and written, in pieces of this many bytes. */
 const ZERO_CHUNK = 1 << 18
-/** What a file system allocates at a time, mostly: the grain at which a piece of zeroes is left out. */
+/** The usual block size of file systems: blocks that are zero already are not written. */
 const ZERO_BLOCK = 4096
-/** Bytes that are looked at, and zeroed where they are not zero, in one call: 0.4 ms, or 1.7 on a busy machine, measured. */
+/** Bytes that one call reads, and zeroes where necessary: 0.4 ms, or 1.7 on a busy machine (measured). */
 const SCAN_AT_ONCE = 1 << 20
-/** Below this many bytes a hole is not worth what punching it costs: a process of the host, 1 to 3 ms. */
+/** A shorter hole is not worth a process of the host, which takes 1 to 3 ms. */
 const PUNCH_MINIMUM = 1 << 20
-/** From this many bytes on, asking the host to zero them costs less than looking at them. */
+/** From this many bytes on, zeroing by the host is faster than reading them. */
 const ZERO_RANGE_MINIMUM = 1 << 22
 
 /** Never written. */
 const zeroes = new Uint8Array(ZERO_CHUNK)
-/** What is looked at. One call uses it at a time, and leaves nothing in it for the next. */
+/** A buffer for the bytes that are examined. Each call fills it anew. */
 const scratch = new Uint8Array(ZERO_CHUNK)
 const scratchWords = new Int32Array(scratch.buffer)
 
@@ -46,24 +45,24 @@ const scratchWords = new Int32Array(scratch.buffer)
 export interface RawBacking extends Disposing {}
 
 /**
- * A raw image over an `ImageFile`, which it owns. The size is the file's when it was opened (`refreshSize` looks again); the
- * file is never grown or cut. Space is given back to the host by `discard`, and by `writeZeroes` with `mayUnmap`, where the
- * file can punch holes, in ranges of 1 MiB or more; less is not worth what it costs. Zeroes that may not be unmapped are the
- * host's work in ranges of 4 MiB or more, and take up space then. Others are written, but only where the file does not read as
+ * A raw image over an `ImageFile`, which it owns. Its size is the file's size at opening; only `resize` and `refreshSize` change it.
+ *
+ * If the file can punch holes, `discard`, and `writeZeroes` with `mayUnmap`, free space in ranges of 1 MiB or more. Zeroes that may not be
+ * unmapped take up space: the host writes them in ranges of 4 MiB or more. Other zeroes are written only where the file does not read as
  * zeroes already, so that a sparse file stays sparse.
  */
 export class RawBacking implements VirtioBacking {
   static { closesWithBlock(this) }
   readonly readOnly: boolean
-  /** Present when the file can be written and may be able to punch holes. */
+  /** Present if the file is writable and may be able to punch holes. */
   readonly discard?: (offset: number, length: number) => void
   readonly #file: ImageFile
   readonly #isGuarded: boolean
   #size: number
-  /** The file says so itself wherever it is called; short discards and zeroes that are there already do not call it to write. */
+  /** The file itself refuses calls after `close`. This flag is for calls that do not reach it: short discards, and zeroes over zeroes. */
   #isClosed = false
 
-  /** @throws TypeError for a file or an option that is none */
+  /** @throws TypeError for a wrong file or option */
   constructor(file: ImageFile, options: RawBackingOptions = {}) {
     checkImageFile("RawBacking", file)
     checkOptions("RawBacking", options, RAW_BACKING_RULES)
@@ -83,7 +82,7 @@ export class RawBacking implements VirtioBacking {
     return this.#file.path
   }
 
-  /** Whether the file stores it encrypted: then its holes are not zeroes, and nothing lies where it is on the disk. */
+  /** Whether the file is encrypted: then holes do not read as zeroes, and offsets in the file differ from those on the disk. */
   get isEncrypted(): boolean {
     return this.#file instanceof EncryptedFile
   }
@@ -97,7 +96,7 @@ export class RawBacking implements VirtioBacking {
     return versionOf("raw", this.#file)
   }
 
-  /** Takes over the file's present size, after somebody has grown or cut it; then tell the device (`capacityChanged`). */
+  /** Adopts the file's present size, after somebody else has changed it. Then call the device's `capacityChanged`. */
   refreshSize(): void {
     this.#size = this.#file.size()
   }
@@ -124,7 +123,7 @@ export class RawBacking implements VirtioBacking {
     return this.#file.readLater !== undefined
   }
 
-  /** `pread` on another thread, where there is one. Until it has settled the disk stays open. */
+  /** `pread` on another thread, if there is one. Do not close the disk before the promise settles. */
   async preadLater(buffer: Uint8Array, offset: number): Promise<void> {
     checkRange(this.#size, offset, buffer.length, this.#file.path)
     const { length } = buffer
@@ -170,14 +169,14 @@ export class RawBacking implements VirtioBacking {
     if (length >= PUNCH_MINIMUM) this.#checkEnd(offset + length)
     if (mayUnmap && length >= PUNCH_MINIMUM && this.#file.punchHole?.(offset, length) === true) return
     if (length >= ZERO_RANGE_MINIMUM && this.#file.zeroRange?.(offset, length) === true) return
-    // What a failed call has left is looked at as well.
+    // A failed call may have zeroed a part, so every block is examined.
     for (let done = 0; done < length; done += ZERO_CHUNK) this.#zeroWhereNeeded(offset + done, Math.min(ZERO_CHUNK, length - done))
   }
 
   /**
-   * Makes the file, and the disk with it, `size` bytes long.
-   * @throws BackingError `invalid-argument` for what is not a multiple of 512, and for less than there is unless `shrink` allows it;
-   * `unsupported` where the file keeps its size
+   * Sets the size of the file and the disk to `size` bytes.
+   * @throws BackingError `invalid-argument` for a size that is not a multiple of 512, and for a smaller size without `shrink`;
+   * `unsupported` if the size of the file cannot change
    */
   resize(size: number, { shrink = false }: { readonly shrink?: boolean } = {}): void {
     this.#checkWritable()
@@ -188,8 +187,8 @@ export class RawBacking implements VirtioBacking {
   }
 
   /**
-   * `resize` to at least as many bytes, by zeroes that are written: a hole in an encrypted image is no zeroes. A crash leaves a disk that
-   * is longer by a part of them.
+   * Grows the disk to `size` by writing zeroes, because a hole in an encrypted image does not read as zeroes. A crash leaves a disk that
+   * has grown by a part.
    */
   growByZeroes(size: number): void {
     this.#checkWritable()
@@ -221,7 +220,7 @@ export class RawBacking implements VirtioBacking {
     const padded = Math.ceil(length / 4) * 4
     scratch.fill(0, length, padded)
     if (isZero(scratchWords, 0, padded)) return
-    let start = -1 // of the run of blocks to overwrite
+    let start = -1 // where the run of blocks to overwrite begins
     for (let at = 0; at < length; at += ZERO_BLOCK) {
       if (isZero(scratchWords, at, Math.min(at + ZERO_BLOCK, padded))) {
         if (start >= 0) this.#file.writeFrom(zeroes, 0, at - start, offset + start)
@@ -231,7 +230,7 @@ export class RawBacking implements VirtioBacking {
     if (start >= 0) this.#file.writeFrom(zeroes, 0, length - start, offset + start)
   }
 
-  /** For calls of the host that do not notice that the file has become shorter. */
+  /** Detects that the file has become shorter, for host calls that do not. */
   #checkEnd(end: number): void {
     const size = this.#file.size()
     if (end > size) this.#failShort(size)
@@ -247,8 +246,8 @@ export class RawBacking implements VirtioBacking {
   }
 
   /**
-   * What is to be written, once its beginning has been found harmless. That part is a copy: guest RAM may change in between, where another
-   * thread runs the guest.
+   * The buffers to write, if their beginning is not a signature. The checked part is a copy: guest RAM may change after the check, if
+   * another thread runs the guest.
    */
   #judged(buffers: readonly Uint8Array[], offset: number): Uint8Array[] {
     const judged: Uint8Array[] = []
@@ -282,7 +281,7 @@ export class RawBacking implements VirtioBacking {
   }
 }
 
-/** Whether the words that hold the bytes `start` .. `end`, both multiples of 4, are zero. */
+/** Whether bytes `start` .. `end`, both multiples of 4, are zero. */
 function isZero(words: Int32Array, start: number, end: number): boolean {
   for (let at = start / 4; at < end / 4; at++) if (words[at] !== 0) return false
   return true

@@ -1,4 +1,4 @@
-/** ReadOnlyFile: a file that may be written, for somebody who must not. */
+/** ReadOnlyFile: a read-only view of a writable file. */
 import { BackingError, type DiskVersion } from "./backing.ts"
 import type { ImageFile, ImageLock } from "./image-file.ts"
 

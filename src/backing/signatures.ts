@@ -1,6 +1,6 @@
 /**
- * How image files begin, format by format: what openImage does not take for a raw disk, and what a guest may not write over a raw
- * disk whose format was guessed.
+ * The signatures of image formats. openImage does not take a file with one for a raw disk, and a guest may not write one to a raw disk
+ * whose format was probed.
  */
 import { BackingError } from "./backing.ts"
 import type { ImageFile } from "./image-file.ts"
@@ -24,13 +24,13 @@ export const FOREIGN_SIGNATURES: readonly (readonly [string, string])[] = [
   ["WithouFreSpacExt", "Parallels"],
 ]
 
-/** Of qcow (whose version 1 we do not read either) and qcow2. */
+/** Of qcow2, and of qcow version 1, which we do not read. */
 export const QCOW_SIGNATURE = "QFI\xfb"
 
-/** Enough of a file's start for every signature. */
+/** Bytes at the start of a file that contain every signature. */
 const PROBE_BYTES = 64
 
-/** The format that the first bytes announce. @throws BackingError `unsupported` for one that is neither raw nor qcow2 */
+/** The format according to the first bytes. @throws BackingError `unsupported` for one that is neither raw nor qcow2 */
 export function probeFormat(file: ImageFile): "raw" | "qcow2" {
   const start = new Uint8Array(PROBE_BYTES)
   const length = file.read(start, 0)

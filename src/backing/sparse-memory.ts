@@ -1,27 +1,27 @@
-/** SparseMemory: a long run of bytes of which only what was written takes up memory. */
+/** SparseMemory: a long run of bytes; only written chunks take up memory. */
 
 /** Bytes that are allocated together. */
 export const CHUNK_SIZE = 1 << 16
-/** Chunks that `allocation` looks at in one call. */
+/** Chunks that one call of `allocation` examines. */
 const CHUNKS_AT_ONCE = 1 << 14
 
 export class SparseMemory {
   readonly #chunks = new Map<number, Uint8Array>()
-  /** Chunks below this one are views of bytes that somebody has given: they are kept when they are zeroed. */
+  /** Chunks below this index are views of the caller's bytes: zeroing does not drop them. */
   #given = 0
 
-  /** Holds `bytes` without a copy: what is written from then on is written there. */
+  /** Uses `bytes` without a copy: later writes go there. */
   static over(bytes: Uint8Array): SparseMemory {
     const memory = new SparseMemory()
     for (let at = 0; at < bytes.length; at += CHUNK_SIZE) {
       if (bytes.length - at >= CHUNK_SIZE) memory.#chunks.set(memory.#given++, bytes.subarray(at, at + CHUNK_SIZE))
-      // A chunk has a whole chunk's room.
+      // The last chunk is copied, because each chunk needs CHUNK_SIZE bytes.
       else memory.write(bytes, at, bytes.length - at, at)
     }
     return memory
   }
 
-  /** Bytes of memory that content takes up. */
+  /** Bytes of allocated memory. */
   get allocated(): number {
     return this.#chunks.size * CHUNK_SIZE
   }
@@ -49,10 +49,10 @@ export class SparseMemory {
     }
   }
 
-  /** Drops whole chunks, and zeroes what exists of partial ones. */
+  /** Drops whole chunks, and zeroes parts of the others. */
   zero(offset: number, length: number): void {
     const end = offset + length
-    // A range may span millions of chunks that do not exist: walks whichever is fewer, the range's chunks or the existing ones.
+    // A range may span millions of missing chunks: walks the chunks of the range or the existing ones, whichever are fewer.
     const first = Math.floor(offset / CHUNK_SIZE)
     const last = Math.ceil(end / CHUNK_SIZE)
     const indices = last - first < this.#chunks.size ? Array.from({ length: last - first }, (_, i) => first + i) : [...this.#chunks.keys()]
@@ -65,7 +65,7 @@ export class SparseMemory {
     }
   }
 
-  /** A run from `offset` on, of at most `length` bytes, that exists or does not. As the method of `VirtioBacking`. */
+  /** A run from `offset` on, of at most `length` bytes, that is either allocated or not. See `VirtioBacking.allocation`. */
   allocation(offset: number, length: number): { readonly length: number; readonly isAllocated: boolean; readonly isZero: boolean } {
     const first = Math.floor(offset / CHUNK_SIZE)
     const isAllocated = this.#chunks.has(first)

@@ -1,6 +1,6 @@
 /**
- * BaseAddressRegisters: the BARs of a function ([PCI] 6.2.5): their registers in configuration space, made so that sizing by writing
- * all ones works by itself, and the addresses they decode.
+ * BaseAddressRegisters: the BARs of a function ([PCI] 6.2.5): their registers in configuration space, and the addresses that they decode.
+ * The read-only bits of the registers make sizing by writing all ones work without further code.
  */
 import { type ConfigSpace, PCI_COMMAND, PCI_CONFIG } from "./config-space.ts"
 
@@ -24,9 +24,9 @@ const BAR_BITS = {
 const BAR_COUNT = 6
 
 /**
- * Per kind: the smallest BAR that leaves room for the low bits, the largest that can be decoded, and where the addresses that are decoded
- * end. I/O space is that of x86, and no processor reaches memory above 2^52. A 32-bit BAR that touches 4 GiB is one that is being sized, as
- * in QEMU: all ones were written to it.
+ * For each kind: the smallest BAR that leaves room for the low bits, the largest that can be decoded, and the end of the decoded addresses.
+ * I/O space is that of x86, and no processor reaches memory above 2^52. A 32-bit BAR that ends at 4 GiB is being sized, as in QEMU: all
+ * ones were written to it.
  */
 const LIMITS = {
   io: { smallest: 4, largest: 2 ** 15, end: 2 ** 16 },
@@ -39,10 +39,10 @@ export class BaseAddressRegisters {
   readonly definitions: readonly BarDefinition[]
   readonly #config: ConfigSpace
   readonly #definitionAt: (BarDefinition | undefined)[] = []
-  /** What each BAR decoded at the last `update`. */
+  /** The address of each BAR at the last `update`. */
   readonly #addresses: (number | undefined)[] = []
 
-  /** @throws RangeError for a BAR that cannot be, or two in one register */
+  /** @throws RangeError for an impossible BAR, or two in one register */
   constructor(config: ConfigSpace, definitions: readonly BarDefinition[]) {
     this.#config = config
     this.definitions = [...definitions].sort((a, b) => a.index - b.index)
@@ -59,12 +59,12 @@ export class BaseAddressRegisters {
     return this.#definitionAt[index]
   }
 
-  /** Where BAR `index` answers, as of the last `update`; undefined while it does not. */
+  /** The address of BAR `index` at the last `update`; undefined if it is not decoded. */
   address(index: number): number | undefined {
     return this.#addresses[index]
   }
 
-  /** Decodes the registers anew. Returns whether any BAR has moved, appeared or vanished. */
+  /** Decodes the registers again. Returns whether any BAR has moved, appeared or vanished. */
   update(command: number): boolean {
     let changed = false
     for (const bar of this.definitions) {
@@ -75,7 +75,7 @@ export class BaseAddressRegisters {
     return changed
   }
 
-  /** A BAR at address 0 is one that nobody has placed. */
+  /** Address 0 means that nobody has placed the BAR. */
   #decode(bar: BarDefinition, command: number): number | undefined {
     if ((command & (bar.kind === "io" ? PCI_COMMAND.IO_SPACE : PCI_COMMAND.MEMORY_SPACE)) === 0) return undefined
     const address = registerAddress(this.#config, bar)
@@ -110,7 +110,7 @@ function check(bar: BarDefinition, firstFree: number): void {
 function defineRegisters(config: ConfigSpace, bar: BarDefinition): void {
   const offset = PCI_CONFIG.BASE_ADDRESS_0 + 4 * bar.index
   const space = 2 ** (bar.kind === "memory64" ? 64 : 32)
-  // Exact: the difference of two powers of two, cut to the upper half; and its lower half by itself.
+  // The upper half is exact: it is cut from the difference of two powers of two. The lower half is computed separately.
   const low = bar.size >= 2 ** 32 ? 0 : 2 ** 32 - bar.size
   const high = bar.size >= 2 ** 32 ? (space - bar.size) / 2 ** 32 : 0xffff_ffff
   if (bar.kind === "io") return config.define(offset, 4, BAR_BITS.IO, { writable: low })

@@ -1,6 +1,6 @@
 /**
- * PciBus: bus 0 with 32 slots of up to 8 functions, which come and go while the machine runs. It finds the function that a configuration,
- * I/O or memory access is for.
+ * PciBus: bus 0 with 32 slots of up to 8 functions, which can be plugged and unplugged while the machine runs. It routes configuration, I/O
+ * and memory accesses to functions.
  */
 import { described } from "../options.ts"
 import { type AccessWidth, allOnes } from "./access.ts"
@@ -26,11 +26,11 @@ interface DecodedBar {
   readonly index: number
 }
 
-/** Bus 0 of a machine: finds the function that an access is for. Accesses that no function answers read as all ones and write nothing. */
+/** Bus 0 of a machine. Reads that no function answers return all ones; such writes are dropped. */
 export class PciBus {
   /** Function n of slot s is at 8 s + n. */
   readonly #functions: (PciFunction | undefined)[] = new Array<PciFunction | undefined>(PCI_SLOTS * PCI_FUNCTIONS).fill(undefined)
-  /** In order of slot, then function, then BAR. Replaced, never changed: an access may replace them while it is on its way. */
+  /** In order of slot, then function, then BAR. Replaced, never changed: an access in progress may replace them. */
   #io: readonly DecodedBar[] = []
   #memory: readonly DecodedBar[] = []
 
@@ -51,7 +51,7 @@ export class PciBus {
 
   /**
    * Makes `fn` function `number`, 0 to 7, of `slot`, 0 to 31. Its BARs answer as its registers say. Software looks for other functions
-   * only where there is a function 0; the header of each says whether there are others.
+   * only if there is a function 0, and the header of each function says whether there are others.
    */
   plug(slot: number, fn: PciFunction, number = 0): void {
     if (!(fn instanceof PciFunction)) throw new TypeError(`PciBus.plug: the function must be a PciFunction, not ${described(fn)}`)
@@ -83,19 +83,19 @@ export class PciBus {
     return fn
   }
 
-  /** All ones where there is no function: another bus, an empty slot, a number that the device lacks. */
+  /** Returns all ones if there is no such function. */
   configRead(bus: number, device: number, fn: number, offset: number, width: AccessWidth): number {
     return this.#target(bus, device, fn)?.configRead(offset, width) ?? allOnes(width)
   }
 
-  /** Dropped where there is no function. */
+  /** Dropped if there is no such function. */
   configWrite(bus: number, device: number, fn: number, offset: number, width: AccessWidth, value: number): void {
     this.#target(bus, device, fn)?.configWrite(offset, width, value)
   }
 
   /**
    * A read in the ECAM at `offset` from its start: bus in bits 27-20, device 19-15, function 14-12, register 11-0. An access that reaches
-   * into the next function: all ones.
+   * into the next function returns all ones.
    */
   ecamRead(offset: number, width: AccessWidth): number {
     const register = offset % ECAM_FUNCTION_SIZE
@@ -111,15 +111,15 @@ export class PciBus {
   }
 
   /**
-   * A read in I/O space. The BAR that holds all of the access answers; where BARs overlap, the one of the lowest slot (then
-   * function, then index). No such BAR, or an access across the end of one: all ones.
+   * A read in I/O space. The BAR that contains the whole access answers; if several do, the one of the lowest slot (then
+   * function, then index). If none does, the result is all ones.
    */
   ioRead(port: number, width: AccessWidth): number {
     const bar = find(this.#io, port, width)
     return bar === undefined ? allOnes(width) : bar.function.barRead(bar.index, port - bar.start, width)
   }
 
-  /** A write in I/O space, decoded as in `ioRead`; dropped where nothing answers. */
+  /** A write in I/O space, decoded as in `ioRead`; dropped if nothing answers. */
   ioWrite(port: number, width: AccessWidth, value: number): void {
     const bar = find(this.#io, port, width)
     if (bar !== undefined) bar.function.barWrite(bar.index, port - bar.start, width, value)
@@ -131,7 +131,7 @@ export class PciBus {
     return bar === undefined ? allOnes(width) : bar.function.barRead(bar.index, address - bar.start, width)
   }
 
-  /** A write in memory space, decoded as in `ioRead`; dropped where nothing answers. */
+  /** A write in memory space, decoded as in `ioRead`; dropped if nothing answers. */
   memoryWrite(address: number, width: AccessWidth, value: number): void {
     const bar = find(this.#memory, address, width)
     if (bar !== undefined) bar.function.barWrite(bar.index, address - bar.start, width, value)
@@ -167,12 +167,12 @@ function isPlace(slot: number, number: number): boolean {
   return Number.isInteger(slot) && slot >= 0 && slot < PCI_SLOTS && Number.isInteger(number) && number >= 0 && number < PCI_FUNCTIONS
 }
 
-/** What messages call function `number` of `slot`: most devices have one function, which needs no name. */
+/** The name of function `number` of `slot` in messages. Function 0 is omitted, because most devices have no other. */
 export function placeName(slot: number, number: number): string {
   return number === 0 ? `slot ${slot}` : `function ${number} of slot ${slot}`
 }
 
-/** A plain scan: even 31 disks are 62 memory BARs, and every one of them is two compares. */
+/** A plain scan is fast enough: 31 disks have 62 memory BARs, with two comparisons each. */
 function find(bars: readonly DecodedBar[], address: number, width: AccessWidth): DecodedBar | undefined {
   for (const bar of bars) if (address >= bar.start && address + width <= bar.end) return bar
   return undefined

@@ -9,7 +9,7 @@ const LINK_SIZE = 2
 
 export class CapabilityList {
   readonly #config: ConfigSpace
-  /** Where the pointer is that will lead to the next capability. */
+  /** Offset of the pointer that links the next capability. */
   #pointer: number = PCI_CONFIG.CAPABILITIES_POINTER
   #end: number = PCI_CONFIG.HEADER_END
 
@@ -19,8 +19,8 @@ export class CapabilityList {
 
   /**
    * Appends a capability and links it. Returns its offset in configuration space.
-   * @param body what follows the id byte and the next pointer
-   * @param writable the bits of `body` that software may write, as long as `body`; left out, all are read-only
+   * @param body the bytes after the id byte and the next pointer
+   * @param writable a mask of the bits of `body` that software may write, of the same length. Default: all are read-only
    * @throws RangeError when it does not fit below the end of configuration space
    */
   add(id: number, body: Uint8Array, writable?: Uint8Array): number {

@@ -28,8 +28,8 @@ export class ConfigMechanism1 {
   }
 
   /**
-   * A read at a port for which `claims` is true. Only an access of 4 bytes at 0xCF8 reaches the address register: smaller ones belong
-   * to whatever else is at these ports (the reset control register at 0xCF9 of PIIX and ICH; nothing here), so they read all ones.
+   * A read at a port for which `claims` is true. Only an access of 4 bytes at 0xCF8 reaches the address register. Smaller ones are for
+   * other registers at these ports (such as the reset control register at 0xCF9 of PIIX and ICH); there are none, so they read all ones.
    * Bytes past 0xCFF read as all ones, as when the processor splits the access.
    */
   read(port: number, width: AccessWidth): number {
@@ -42,7 +42,7 @@ export class ConfigMechanism1 {
     return value
   }
 
-  /** A write at a port for which `claims` is true, as `read`. What reaches no register is dropped. */
+  /** A write at a port for which `claims` is true, decoded as in `read`. Dropped if it reaches no register. */
   write(port: number, width: AccessWidth, value: number): void {
     if (port === PORTS.ADDRESS && width === 4) {
       this.#address = (value & STORED_BITS) >>> 0

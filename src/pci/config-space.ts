@@ -1,6 +1,6 @@
 /**
  * ConfigSpace: the 256 bytes of configuration space of a PCI function, as storage: every bit is read-only, writable, or cleared by
- * writing 1. What a register means is its owner's business (function.ts); nothing here has a side effect.
+ * writing 1. function.ts gives registers their meaning; nothing here has a side effect.
  *
  * test/spec/README.md names the revisions of [PCI] and [PCIe].
  */
@@ -28,7 +28,7 @@ export const PCI_CONFIG = {
   CAPABILITIES_POINTER: 0x34,
   INTERRUPT_LINE: 0x3c,
   INTERRUPT_PIN: 0x3d,
-  /** Where the header ends and what belongs to the device begins. */
+  /** The end of the header, and the beginning of the device's own registers. */
   HEADER_END: 0x40,
 } as const
 
@@ -54,7 +54,7 @@ export const PCI_STATUS = {
   DETECTED_PARITY_ERROR: 0x8000,
 } as const
 
-/** What software can do to the bits of a register. Bits in neither mask are read-only. */
+/** The bits of a register that software can change. All others are read-only. */
 export interface RegisterAccess {
   /** Bits that take the value written. */
   readonly writable?: number
@@ -64,12 +64,12 @@ export interface RegisterAccess {
 
 export class ConfigSpace {
   readonly #bytes = new Uint8Array(CONFIG_SPACE_SIZE)
-  /** What the bytes were defined as: software's bits go back to it on reset. */
+  /** The values given by `define`, to which a reset returns. */
   readonly #initial = new Uint8Array(CONFIG_SPACE_SIZE)
   readonly #writable = new Uint8Array(CONFIG_SPACE_SIZE)
   readonly #clearedByOne = new Uint8Array(CONFIG_SPACE_SIZE)
 
-  /** Sets a register's value after reset and what software may change of it. For the function that owns the space. */
+  /** Sets a register's value after reset, and the bits that software may change. For the function that owns the space. */
   define(offset: number, width: AccessWidth, value: number, access: RegisterAccess = {}): void {
     for (let i = 0; i < width; i++) {
       const at = offset + i
@@ -87,7 +87,7 @@ export class ConfigSpace {
     return value >>> 0
   }
 
-  /** Software's write: changes what it may, byte by byte; bytes past the end are dropped. */
+  /** Software's write: changes only writable bits; bytes past the end are dropped. */
   write(offset: number, width: AccessWidth, value: number): void {
     for (let i = 0; i < width; i++) {
       const at = offset + i
@@ -100,7 +100,7 @@ export class ConfigSpace {
     }
   }
 
-  /** The device's own change of a register, whatever software may do to it. */
+  /** The device's own change of a register, read-only bits included. */
   store(offset: number, width: AccessWidth, value: number): void {
     for (let i = 0; i < width; i++) this.#bytes[offset + i] = value >>> (8 * i)
   }
@@ -114,7 +114,7 @@ export class ConfigSpace {
     return bits >>> 0
   }
 
-  /** Every bit that software can change gets the value it was defined with. */
+  /** Resets every bit that software can change to the value given by `define`. */
   reset(): void {
     for (let at = 0; at < CONFIG_SPACE_SIZE; at++) {
       const software = (this.#writable[at] ?? 0) | (this.#clearedByOne[at] ?? 0)

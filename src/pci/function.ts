@@ -1,6 +1,6 @@
 /**
  * PciFunction: a PCI function as software sees it: type 0 configuration space, BARs, capabilities, INTx and MSI-X. A device extends
- * it with what is behind the BARs. Any bus can host one: it needs only the methods below and a `PciInterrupts`.
+ * it and implements the content of the BARs. Any bus can host one: it needs only the methods below and a `PciInterrupts`.
  */
 import { checkMembers, checkOptions, type Rules } from "../options.ts"
 import { type AccessWidth, allOnes, truncate } from "./access.ts"
@@ -15,15 +15,15 @@ import { checkMsixPlace, Msix, MSIX_CAPABILITY_ID, MSIX_CONTROL, msixCapability,
 export type { AccessWidth } from "./access.ts"
 export type { BarDefinition } from "./base-address.ts"
 
-/** Where the interrupts of a function go. */
+/** The sink of a function's interrupts. */
 export interface PciInterrupts {
-  /** The level of the INTA# pin, as others see it: after Command bit 10 and MSI-X Enable. Called on change only; it starts low. */
+  /** A new level of the INTA# pin, with Command bit 10 and MSI-X Enable applied. The pin is low at first. */
   intx(level: boolean): void
   /** MSI-X: a store of 32 bits of `data` at a 64-bit address, a multiple of 4 (exact below 2^53). */
   message(address: number, data: number): void
 }
 
-/** What a `PciFunction` is made of: the registers of its header ([PCI] 6.2), its BARs and its interrupts. */
+/** Options of a `PciFunction`: the registers of its header ([PCI] 6.2), its BARs and its interrupts. */
 export interface PciFunctionOptions extends PciIdentity {
   readonly bars: readonly BarDefinition[]
   /** Table and pending bits in memory BAR `bar`; offsets in bytes, multiples of 8. Left out: no MSI-X capability. */
@@ -39,11 +39,11 @@ const PCI_FUNCTION_RULES: Rules<PciFunctionOptions> = {
   bars: "array", msix: "object?", interruptPin: "number?", interrupts: "object",
 }
 
-/** A PCI function. A device extends it and implements what is behind the BARs. */
+/** A PCI function. A device extends it and implements the content of the BARs. */
 export abstract class PciFunction {
   /** The MSI-X state, undefined without the capability. */
   readonly msix: Msix | undefined
-  /** The bus listens here: the address of a BAR or its decoding changed. */
+  /** Set by the bus: called when the address or the decoding of a BAR has changed. */
   onMappingChange: (() => void) | undefined
   readonly #config = new ConfigSpace()
   readonly #capabilities = new CapabilityList(this.#config)
@@ -52,7 +52,7 @@ export abstract class PciFunction {
   readonly #msixOptions: MsixOptions | undefined
   /** Offset of Message Control. */
   readonly #msixControl: number = 0
-  /** What was last acted upon; the registers may be newer only while `configWrite` is on the stack. */
+  /** The Command register that was last applied. It differs from the register only during `configWrite`. */
   #command = 0
   #isIntxAsserted = false
   #isPinHigh = false
@@ -76,7 +76,7 @@ export abstract class PciFunction {
     this.#msixControl = this.addCapability(MSIX_CAPABILITY_ID, body, writable) + 2
   }
 
-  /** Whether the header says that the device has more functions than one ([PCI] 6.2.1, Header Type bit 7). The bus sets it. */
+  /** Whether the header says that the device has several functions ([PCI] 6.2.1, Header Type bit 7). The bus sets it. */
   get isMultiFunction(): boolean {
     return this.#config.read(PCI_CONFIG.HEADER_TYPE, 1) === MULTI_FUNCTION
   }
@@ -95,7 +95,7 @@ export abstract class PciFunction {
     return this.#command
   }
 
-  /** Command bit 2: may the function access memory by itself? */
+  /** Command bit 2: whether the function may access memory. */
   get busMaster(): boolean {
     return (this.#command & PCI_COMMAND.BUS_MASTER) !== 0
   }
@@ -108,25 +108,25 @@ export abstract class PciFunction {
   }
 
   /**
-   * Where BAR `index` answers (I/O port or guest-physical address); undefined while its decoding (Command bit 0 or 1) is off or it has no
+   * The address of BAR `index` (I/O port or guest-physical address); undefined while its decoding (Command bit 0 or 1) is off, or it has no
    * address.
    */
   barAddress(index: number): number | undefined {
     return this.#registers.address(index)
   }
 
-  /** Reads configuration space: any offset and width; what is not there, up to offset 4095 and beyond, reads 0. */
+  /** Reads configuration space at any offset, with any width. Bytes beyond its end read 0. */
   configRead(offset: number, width: AccessWidth): number {
     return this.#config.read(offset, width)
   }
 
-  /** Writes configuration space: any offset and width. Changes what software may change and acts on it. */
+  /** Writes configuration space at any offset, with any width, and applies the change. */
   configWrite(offset: number, width: AccessWidth, value: number): void {
     this.#config.write(offset, width, value)
     this.#act()
   }
 
-  /** Reads from BAR `index`, whether it is decoded or not. A BAR or an offset that does not exist: all ones. */
+  /** Reads from BAR `index`, whether it is decoded or not. Returns all ones for a BAR or an offset that does not exist. */
   barRead(index: number, offset: number, width: AccessWidth): number {
     const bar = this.#registers.definition(index)
     if (bar === undefined || !isWithin(offset, width, bar.size)) return allOnes(width)
@@ -134,7 +134,7 @@ export abstract class PciFunction {
     return truncate(this.readBar(index, offset, width), width)
   }
 
-  /** Writes to BAR `index`, whether it is decoded or not. A BAR or an offset that does not exist: dropped. */
+  /** Writes to BAR `index`, whether it is decoded or not. Dropped for a BAR or an offset that does not exist. */
   barWrite(index: number, offset: number, width: AccessWidth, value: number): void {
     const bar = this.#registers.definition(index)
     if (bar === undefined || !isWithin(offset, width, bar.size)) return
@@ -143,8 +143,8 @@ export abstract class PciFunction {
   }
 
   /**
-   * RST#, or the power is gone: every register as after construction, interrupts low, nothing pending. A device overrides it, calls
-   * it, and resets itself as well.
+   * RST# or loss of power: resets every register to its value after construction; interrupts are low, nothing is pending. A device
+   * overrides this, calls it, and resets its own state as well.
    */
   reset(): void {
     this.#isIntxAsserted = false
@@ -153,7 +153,7 @@ export abstract class PciFunction {
     this.#act()
   }
 
-  /** What software has programmed, to be saved; a device adds its own. */
+  /** The registers that software has programmed, for a saved state; a device adds its own. */
   protected saveRegisters(): PciFunctionState {
     return {
       config: Array.from({ length: CONFIG_SPACE_SIZE / 4 }, (_, dword) => this.#config.read(4 * dword, 4)),
@@ -162,9 +162,9 @@ export abstract class PciFunction {
   }
 
   /**
-   * Checks what `saveRegisters` of the same kind of function returned. Call it after `reset`. Returns what restores it, as software's
-   * writes do: BARs move; decoding, bus mastering and interrupts follow.
-   * @throws Error when it is something else
+   * Checks a result of `saveRegisters` of the same kind of function. Call it after `reset`. Returns a function that restores the registers
+   * with the effects of software's writes: BARs move; decoding, bus mastering and interrupts follow.
+   * @throws Error for anything else
    */
   protected readyToRestore(state: unknown): () => void {
     const { config, msix } = savedObject(state, "PCI function")
@@ -179,23 +179,23 @@ export abstract class PciFunction {
     }
   }
 
-  /** What is behind BAR `index`, the MSI-X structures apart. The access lies inside the BAR. */
+  /** Reads the content of BAR `index`, except the MSI-X structures. The access is inside the BAR. */
   protected abstract readBar(index: number, offset: number, width: AccessWidth): number
 
-  /** What is behind BAR `index`, the MSI-X structures apart. The access lies inside the BAR, `value` is unsigned and within `width`. */
+  /** Writes the content of BAR `index`, except the MSI-X structures. The access is inside the BAR; `value` is unsigned and fits `width`. */
   protected abstract writeBar(index: number, offset: number, width: AccessWidth, value: number): void
 
   /**
    * Appends a capability to the list. Returns its offset in configuration space.
    * @param body the bytes after id and next
-   * @param writable the bits that software may write, as long as `body`; left out, none
+   * @param writable a mask of the bits that software may write, of the same length as `body`. Default: none
    * @throws RangeError when configuration space is full
    */
   protected addCapability(id: number, body: Uint8Array, writable?: Uint8Array): number {
     return this.#capabilities.add(id, body, writable)
   }
 
-  /** Defines a register of the device's own behind the header, where there is no capability. */
+  /** Defines a register of the device's own, after the header and not in a capability. */
   protected defineRegister(offset: number, width: AccessWidth, value: number, access?: RegisterAccess): void {
     if (offset < PCI_CONFIG.HEADER_END || offset + width > CONFIG_SPACE_SIZE) {
       throw new RangeError(`register at ${offset}: outside of the device's part of configuration space`)
@@ -203,7 +203,7 @@ export abstract class PciFunction {
     this.#config.define(offset, width, value, access)
   }
 
-  /** The device wants its INTx interrupt: Status bit 3 unless MSI-X is enabled, and the pin unless Command bit 10 says no. */
+  /** Sets the device's INTx state: Status bit 3 unless MSI-X is enabled, and the pin unless Command bit 10 disables it. */
   protected setIntx(asserted: boolean): void {
     if (asserted === this.#isIntxAsserted) return
     this.#isIntxAsserted = asserted
@@ -216,7 +216,7 @@ export abstract class PciFunction {
   /** Called after MSI-X Enable or Function Mask has changed. */
   protected msixChanged(): void {}
 
-  /** Makes everything follow the registers. State first, then the hooks, which may call in here again. */
+  /** Applies the registers: first all state, then the hooks, which may call in here again. */
   #act(): void {
     const previous = this.#command
     const command = this.#config.read(PCI_CONFIG.COMMAND, 2)
@@ -247,7 +247,7 @@ export abstract class PciFunction {
     this.#config.store(PCI_CONFIG.STATUS, 2, status ? old | PCI_STATUS.INTERRUPT : old & ~PCI_STATUS.INTERRUPT)
     const pin = status && (this.#command & PCI_COMMAND.INTERRUPT_DISABLE) === 0
     if (pin === this.#isPinHigh) return
-    // First the field: who hears of it may at once do what lowers the pin again.
+    // The field comes first: the callee may lower the pin again at once.
     this.#isPinHigh = pin
     this.#interrupts.intx(pin)
   }
@@ -262,7 +262,7 @@ export abstract class PciFunction {
     if (isOutside(table, width, msix.tableSize) && isOutside(pba, width, msix.pbaSize)) {
       return truncate(this.readBar(options.bar, offset, width), width)
     }
-    // Partly in a structure: each byte from where it is.
+    // The access is partly in a structure: each byte is read separately.
     let value = 0
     for (let i = 0; i < width; i++) value |= this.#readMsixBar(options, offset + i, 1) << (8 * i)
     return value >>> 0

@@ -1,7 +1,7 @@
 /** The type 0 header of a PCI function ([PCI] 6.2), without the BARs. */
 import { type ConfigSpace, PCI_COMMAND, PCI_CONFIG, PCI_STATUS } from "./config-space.ts"
 
-/** What the header says about a function. */
+/** The fields of the header. */
 export interface PciIdentity {
   readonly vendorId: number
   readonly deviceId: number

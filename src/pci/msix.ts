@@ -1,6 +1,6 @@
 /**
- * Msix: the message-signalled interrupts of a function ([PCI] 6.8.2): table, pending bits, masks, and the capability that announces
- * them. The function owns the registers around it and tells `configure` what they say.
+ * Msix: the message-signalled interrupts of a function ([PCI] 6.8.2): table, pending bits, masks, and their capability. The function owns
+ * the other registers and passes them to `configure`.
  */
 import type { AccessWidth } from "./access.ts"
 import type { BarDefinition } from "./base-address.ts"
@@ -27,10 +27,10 @@ const ENTRY = {
 /** Vector Control bit 0. */
 const VECTOR_MASKED = 0x01
 
-/** The 11-bit Table Size field counts up to here. */
+/** Maximum of the 11-bit Table Size field. */
 export const MSIX_MAX_VECTORS = 2048
 
-/** Where the table and the pending bits live: both in memory BAR `bar`, offsets in bytes, multiples of 8. */
+/** The places of the table and the pending bits: both in memory BAR `bar`, offsets in bytes, multiples of 8. */
 export interface MsixOptions {
   readonly bar: number
   readonly vectors: number
@@ -38,7 +38,7 @@ export interface MsixOptions {
   readonly pbaOffset: number
 }
 
-/** What the registers outside of the table say about sending messages. */
+/** The registers outside the table that control the sending of messages. */
 export interface MsixConfiguration {
   readonly enabled: boolean
   /** Function Mask: all vectors are masked, whatever their own bits say. */
@@ -84,14 +84,14 @@ export class Msix {
     return this.#state.masked
   }
 
-  /** May messages be sent, as far as the Command register is concerned? */
+  /** Whether the Command register allows messages. */
   get busMaster(): boolean {
     return this.#state.busMaster
   }
 
   /**
-   * An event for `vector`: sends its message, or remembers it in the pending bit while it must not be sent. Nothing happens while
-   * MSI-X is disabled (the function then uses INTx) or when there is no such vector (0xffff, NO_VECTOR, is none).
+   * Signals an event for `vector`: sends its message, or sets its pending bit while it must not be sent. Does nothing while MSI-X is
+   * disabled (the function then uses INTx), or if there is no such vector (0xffff is NO_VECTOR).
    */
   trigger(vector: number): void {
     if (!this.#state.enabled || vector >= this.vectors) return
@@ -99,18 +99,18 @@ export class Msix {
     else this.#fire(vector)
   }
 
-  /** The event behind a pending message is gone: it is not sent any more ([PCI] 6.8.3.5). Without `vector`: all of them. */
+  /** Drops the pending message of `vector`, whose event is gone ([PCI] 6.8.3.5). Without `vector`: all pending messages. */
   clearPending(vector?: number): void {
     if (vector === undefined) this.#pending.fill(0)
     else if (vector < this.vectors) this.#dropPending(vector)
   }
 
-  /** Is a message of `vector` waiting to be sent? */
+  /** Whether a message of `vector` waits to be sent. */
   isPending(vector: number): boolean {
     return ((this.#pending[vector >> 3] ?? 0) & (1 << (vector & 7))) !== 0
   }
 
-  /** Takes over what the function's registers say, and sends what had to wait for it. */
+  /** Applies the function's registers, and sends the messages that may now be sent. */
   configure(state: MsixConfiguration): void {
     this.#state = state
     for (let vector = 0; vector < this.vectors; vector++) this.#release(vector)
@@ -130,8 +130,8 @@ export class Msix {
   }
 
   /**
-   * Checks what `saveState` returned. Returns what restores it; the caller configures the rest first.
-   * @throws Error when it is something else
+   * Checks a result of `saveState`. Returns a function that restores it; the caller configures the rest first.
+   * @throws Error for anything else
    */
   readyToRestore(state: unknown): () => void {
     const { table, pending } = savedObject(state, "MSI-X")
@@ -195,8 +195,8 @@ export class Msix {
 }
 
 /**
- * What software may change of the byte at `offset` in an entry: not the low address bits (a message is an aligned 32-bit store), and only
- * bit 0 of Vector Control.
+ * The bits that software may change in the byte at `offset` of an entry: not the low address bits (a message is an aligned 32-bit store),
+ * and only bit 0 of Vector Control.
  */
 function writableBits(offset: number): number {
   if (offset === ENTRY.ADDRESS_LOW) return 0xfc
@@ -222,7 +222,7 @@ export function msixCapability(options: MsixOptions): { readonly body: Uint8Arra
   return { body, writable }
 }
 
-/** The rules of [PCI] 6.8.2 for where the structures may be. */
+/** Checks the rules of [PCI] 6.8.2 for the places of the structures. */
 export function checkMsixPlace(msix: Msix, options: MsixOptions, bar: BarDefinition | undefined): void {
   if (bar === undefined || bar.kind === "io") throw new RangeError(`MSI-X: BAR ${options.bar} is not a memory BAR`)
   const structures = [

@@ -1,25 +1,25 @@
-/** Saved registers of a PCI function: what software has programmed, as JSON values, checked when it comes back. */
+/** Saved registers of a PCI function, as JSON values, which are checked when they are restored. */
 import { type ConfigSpace, PCI_CONFIG, PCI_STATUS } from "./config-space.ts"
 
 /** Registers of a function and its MSI-X state. */
 export interface PciFunctionState {
   /** Configuration space, 64 dwords. */
   readonly config: readonly number[]
-  /** The MSI-X table in dwords and the vectors whose message waits; undefined without the capability. */
+  /** The MSI-X table in dwords, and the vectors with a pending message; undefined without the capability. */
   readonly msix?: { readonly table: readonly number[]; readonly pending: readonly number[] } | undefined
 }
 
-/** Bits that software cannot change, and that say nothing of what the function is, by the offset of their dword. */
+/** Read-only bits that do not identify the kind of the function, by the offset of their dword. */
 const VARYING_BITS: ReadonlyMap<number, number> = new Map([
   [PCI_CONFIG.COMMAND, PCI_STATUS.INTERRUPT << 16],
-  // Whether its device has other functions.
+  // Whether the device has other functions.
   [PCI_CONFIG.HEADER_TYPE & ~3, 0x80 << (8 * (PCI_CONFIG.HEADER_TYPE & 3))],
 ])
 
 /**
- * What software cannot change says what a function is: its ids, the kinds and sizes of its BARs, its capabilities.
+ * Compares the read-only bits, which identify the kind of a function: its ids, the kinds and sizes of its BARs, its capabilities.
  * @param registers saved dwords of configuration space
- * @throws Error when they are of a function that is not like that of `config`
+ * @throws Error when they belong to another kind of function than `config`
  */
 export function checkSameFunction(registers: readonly number[], config: ConfigSpace): void {
   for (const [dword, saved] of registers.entries()) {

@@ -7,16 +7,16 @@ export interface ConfigField {
 }
 
 export class DeviceConfig {
-  /** The fields. Whoever changes them on the device's own account calls `changed`. */
+  /** The fields. Whoever changes them, except for the driver, calls `changed`. */
   readonly fields: DataView
   #generation = 0
   /** The fields have changed since the driver last read the generation. */
   #isStale = false
 
-  /** Where each byte is in `fields` for a guest that has the fields in big-endian order. */
+  /** For a big-endian guest: the index in `fields` of each byte. */
   readonly #bigEndian: Uint16Array
 
-  /** `size`: bytes. `wide`: the fields whose bytes have an order. */
+  /** `size`: bytes. `wide`: the fields of more than one byte. */
   constructor(size: number, wide: readonly ConfigField[]) {
     this.fields = new DataView(new ArrayBuffer(size))
     this.#bigEndian = Uint16Array.from({ length: size }, (_, at) => at)
@@ -33,8 +33,8 @@ export class DeviceConfig {
   }
 
   /**
-   * [VIRTIO] 4.1.4.3.1, config_generation. It moves when it is read after a change, not with each change: 256 changes
-   * between two reads would bring an 8-bit counter back to where it was.
+   * config_generation ([VIRTIO] 4.1.4.3.1). It is incremented when it is read after a change, not by each change: 256 changes between two
+   * reads would bring an 8-bit counter back to the same value.
    */
   readGeneration(): number {
     if (this.#isStale) {
@@ -55,7 +55,7 @@ export class DeviceConfig {
     return value
   }
 
-  /** Which byte a legacy guest that is big-endian finds at `offset`. */
+  /** The index of the byte that a big-endian legacy guest reads at `offset`. */
   bigEndianOffset(offset: number): number {
     return this.#bigEndian[offset] ?? offset
   }

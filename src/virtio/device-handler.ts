@@ -1,39 +1,39 @@
-/** DeviceHandler: what a device type (virtio-blk) does, as the device that it is behind asks it to. */
+/** DeviceHandler: the part of a device that its type (virtio-blk) implements. */
 import type { Ring, TakenChain } from "./queue/ring.ts"
 import type { RestoreOptions } from "./state.ts"
 import type { Turn } from "./turn.ts"
 import type { Virtqueue } from "./virtqueue.ts"
 
-/** What a device type does with what comes from the guest. `VirtioDevice` calls it. */
+/** Implemented by a device type; `VirtioDevice` calls it. */
 export interface DeviceHandler {
-  /** Requests have been taken from a queue, whose life has not ended, and wait for the next turn. */
+  /** Whether requests have been taken from a queue, which was not reset since, and wait for the next turn. */
   readonly unfinished: boolean
-  /** Goes on with what is unfinished. Returns false when it still is unfinished, but waits for memory rather than for the next turn. */
+  /** Continues unfinished requests. Returns false if they are still unfinished but wait for memory rather than for the next turn. */
   finish(turn: Turn): boolean
   /**
-   * Serves `queue`, whose ring is `ring`; nothing is unfinished. Returns true when there is more to do. @throws VirtqueueError when the
-   * driver has broken the ring
+   * Serves `queue`, whose ring is `ring`. Called when nothing is unfinished. Returns true when there is more to do.
+   * @throws VirtqueueError when the driver has broken the ring
    */
   serve(queue: Virtqueue, ring: Ring, turn: Turn): boolean
-  /** What kept the device from its work may be over: requests that have been taken, and wait for that alone, may go on. */
+  /** An obstacle to the device's work may have gone: continues requests that wait for nothing else. */
   mayGoOn?(): void
   /** The chains of `queue` that are unfinished. */
   chains(queue: Virtqueue): readonly TakenChain[]
-  /** The end of a turn for which `Work.awaitEnd` has asked. May throw what is somebody's bug rather than the guest's affair. */
+  /** Called at the end of a turn, if `Work.awaitEnd` has asked for it. May throw errors that are bugs of the host. */
   turnEnded(): void
-  /** The driver has written a byte of the configuration space, inside of it. */
+  /** The driver has written a byte of the configuration space. */
   writeConfigByte(offset: number, value: number): void
-  /** The features are settled: FEATURES_OK has been set, or DRIVER_OK by a legacy driver, which knows no FEATURES_OK. */
+  /** Negotiation is complete: FEATURES_OK has been set, or DRIVER_OK by a legacy driver, which has no FEATURES_OK. */
   negotiated(): void
   /** The device has been reset. */
   wasReset(): void
-  /** The state of the device type's own, as JSON values; left out: there is none but in the configuration. */
+  /** The state of the device type, as JSON values. Left out if the configuration space contains all of it. */
   saveState?(): unknown
   /**
-   * Checks what `saveState` has returned (undefined: nothing), before anything is restored. Returns what takes it over once the driver's
-   * part is back. @throws Error for what cannot be restored here
+   * Checks a result of `saveState` (undefined if there was none) before anything is restored. Returns a function to call after the driver's
+   * part is restored. @throws Error for a state that does not fit this device
    */
   restoreState?(saved: unknown, options: RestoreOptions): () => void
-  /** The state of a device with this configuration has been restored: take over what the driver can write, tell it what has changed. */
+  /** A state with this configuration space has been restored: adopts the fields that the driver can write, and announces other changes. */
   restoreConfig(config: Uint8Array): void
 }

@@ -1,4 +1,4 @@
-/** Saving and restoring a virtio device: what its driver has set up, and how far its rings have come. */
+/** Saves and restores a virtio device: the driver's setup, and the positions of the rings. */
 import { checkOptions } from "../options.ts"
 import { STATE_VERSION } from "../saved-state.ts"
 import type { DeviceConfig } from "./device-config.ts"
@@ -16,13 +16,13 @@ import type { Virtqueue } from "./virtqueue.ts"
 
 const { DEVICE_NEEDS_RESET, DRIVER_OK, FEATURES_OK, SUSPEND } = DEVICE_STATUS
 
-/** The parts of a device that are saved, and what restoring them takes. */
+/** The parts of a device that saving and restoring need. */
 export interface SavableDevice {
   readonly negotiation: Negotiation
   readonly config: DeviceConfig
   readonly queues: readonly Virtqueue[]
   readonly maxQueueSize: number
-  /** The chains of `queue` that have been taken and not been given back. */
+  /** The chains of `queue` that were taken and not yet used. */
   chains(queue: Virtqueue): readonly TakenChain[]
   /** Nothing is in flight. */
   readonly isIdle: boolean
@@ -54,7 +54,7 @@ export function saveDevice(device: SavableDevice, handler: SavedHandler, options
     const count = Math.max(device.inFlight.count, device.inFlight.calls)
     throw new Error(`${count} requests in flight: pause the device, and save its state when that has resolved`)
   }
-  // What is in hand from inside a turn is shown first.
+  // Inside a turn, completed requests are published first.
   for (const queue of device.queues) device.show(queue)
   const { negotiation, config } = device
   return {
@@ -70,7 +70,7 @@ export function saveDevice(device: SavableDevice, handler: SavedHandler, options
   }
 }
 
-/** Puts `device` where `saveDevice` found it, and pauses it. @throws Error, with the device reset, for what is no state of such a device */
+/** Restores the state that `saveDevice` returned, and pauses the device. @throws Error, with the device reset, for any other state */
 export function restoreDevice(device: SavableDevice, handler: SavedHandler, saved: unknown, options: RestoreOptions): void {
   checkOptions("restoreState", options, RESTORE_RULES)
   const { pauses } = device
@@ -81,7 +81,7 @@ export function restoreDevice(device: SavableDevice, handler: SavedHandler, save
     restoreParts(device, handler, saved, options)
   } catch (error) {
     device.reset()
-    // A driver that begins anew, for there is no state, must not wait for a `resume` that nobody thinks of.
+    // After a failure the driver starts from a reset device, and nobody will call `resume` for it.
     if (!isPaused) pauses.resume()
     throw error
   }
@@ -91,16 +91,16 @@ function restoreParts(device: SavableDevice, handler: SavedHandler, saved: unkno
   const { queues, maxQueueSize, config } = device
   const state = parseDeviceState(saved, { queues: queues.length, queueSize: maxQueueSize, configSize: config.size })
   const restoreOwn = handler.restoreState?.(state.own, options)
-  // A legacy driver has no FEATURES_OK that fails.
+  // For a legacy driver no FEATURES_OK would fail later.
   const missing = wordsToFeatures(state.accepted ?? []) & ~device.negotiation.offered
   if (missing !== 0n) throw featuresMissing(missing)
   for (const [select, bits] of state.features.entries()) device.setDriverFeatures(select, bits)
   for (const [index, queue] of state.queues.entries()) queues[index]?.restore(queue)
   const isSuspended = (state.status & SUSPEND) !== 0
   const status = (state.status & ~(DEVICE_NEEDS_RESET | SUSPEND)) | (isSuspended ? DRIVER_OK : 0)
-  // A status of 0 is there already; writing it would be a reset.
+  // The status is 0 already; writing 0 would be a reset.
   if (status !== 0) device.writeStatus(status)
-  // What was in flight is taken again first.
+  // Requests in flight must be taken again before that.
   if (isSuspended) device.writeStatus(status | SUSPEND)
   if (((device.negotiation.status ^ state.status) & FEATURES_OK) !== 0) {
     throw featuresMissing(wordsToFeatures(state.features) & ~device.negotiation.offered)
@@ -109,6 +109,6 @@ function restoreParts(device: SavableDevice, handler: SavedHandler, saved: unkno
   restoreOwn?.()
   handler.restoreConfig(Uint8Array.from(state.config))
   if (state.configChanges === true) device.configChanged()
-  // The driver has been told, by an interrupt that the transport has saved.
+  // The interrupt that told the driver is in the saved state of the transport.
   if ((state.status & DEVICE_NEEDS_RESET) !== 0) device.stop(new VirtqueueError("it was broken when its state was saved"))
 }

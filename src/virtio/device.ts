@@ -1,6 +1,6 @@
 /**
- * VirtioDevice: what every virtio device is to its transport: status, features, queues and configuration space, wired together. A
- * device type (virtio-blk) makes one, and handles what comes from the guest as its `DeviceHandler`.
+ * VirtioDevice: the part that all virtio devices share: status, features, queues and configuration space. A device type (virtio-blk) makes
+ * one, and serves its requests as its `DeviceHandler`.
  */
 import { DeviceConfig } from "./device-config.ts"
 import { restoreDevice, type SavableDevice, saveDevice } from "./device-state.ts"
@@ -19,7 +19,7 @@ import type { Turn } from "./turn.ts"
 import { type QueueServer, Virtqueue } from "./virtqueue.ts"
 import { Work } from "./work.ts"
 
-/** What every virtio device is to the transport in front of it. */
+/** A virtio device, as its transport uses it. */
 export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevice, SavableDevice {
   readonly deviceType: number
   readonly queueCount: number
@@ -31,9 +31,11 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
     this.#handler.turnEnded()
   })
   inFlight = new InFlight(this.work)
-  /** Why the device has set DEVICE_NEEDS_RESET, for people; undefined while it has not. */
+  /** Why the device has set DEVICE_NEEDS_RESET; undefined if it has not. */
   brokenBy: VirtqueueError | undefined
-  /** Counts what may have ended the service of a queue, or may be news to its handler: while it stays, neither need be asked again. */
+  /**
+   * Incremented by every event that may end the service of a queue or concern its handler: both skip their checks while it is unchanged.
+   */
   changes = 0
   readonly #handler: DeviceHandler
   readonly negotiation: Negotiation
@@ -43,7 +45,7 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
   readonly pauses = new Pauses(this)
   readonly suspension: Suspension = new Suspension(this, () => this.#handler.unfinished)
 
-  /** `handler` makes the device type's part, once. @throws RangeError for a number of queues, or a size, that cannot be */
+  /** `handler` is called once, to make the device type's part. @throws RangeError for a wrong number of queues, or a wrong size */
   constructor(options: VirtioDeviceOptions, handler: (device: VirtioDevice) => DeviceHandler) {
     const { queues, queueSize } = options
     checkQueues(options)
@@ -58,14 +60,14 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
 
   // --- For device types ---
 
-  /** Whether chains may be taken from `queue`: its present life is `ring`, and nothing keeps the device from serving it. */
+  /** Whether chains may be taken from `queue`: it still has the ring `ring`, and nothing keeps the device from serving it. */
   mayTake(queue: Virtqueue, ring: Ring): boolean {
     return queue.ring === ring && this.#isLive(queue)
   }
 
   /**
-   * Makes the used entries of `ring` visible, and interrupts if the driver wants it. Returns whether it has. An interrupt may do anything,
-   * a reset included: this is the last thing that a turn does for a batch.
+   * Makes the used entries of `ring` visible, and interrupts if the driver wants it. Returns whether it did. An interrupt may do anything,
+   * even reset the device, so a turn does this last for a batch.
    */
   publish(queue: Virtqueue, ring: Ring): boolean {
     if (queue.ring !== ring || !this.work.open) return false
@@ -79,7 +81,7 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
     return wanted
   }
 
-  /** The configuration space has changed on the device's own account: bumps the generation, and tells a running driver. */
+  /** The device has changed its configuration space: increments the generation, and notifies a running driver. */
   configChanged(): void {
     this.suspension.change(() => {
       this.config.changed()
@@ -88,8 +90,8 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
   }
 
   /**
-   * A VirtqueueError stops the device; any other error is thrown on. The driver broke the protocol: DEVICE_NEEDS_RESET, told by a
-   * configuration change notification, and no queue is served until the driver resets the device ([VIRTIO] 2.1.2).
+   * Stops the device after a VirtqueueError, which means that the driver broke the protocol: sets DEVICE_NEEDS_RESET, with a configuration
+   * change notification; no queue is served until the driver resets the device ([VIRTIO] 2.1.2). Rethrows any other error.
    */
   breakDown(queue: Virtqueue, error: unknown): void {
     if (!(error instanceof VirtqueueError)) throw error
@@ -98,14 +100,14 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
     if (this.negotiation.running) this.signals?.configInterrupt()
   }
 
-  /** The backing has answered a call of a present life: goes on with `one`. */
+  /** The backing has answered a call that no reset has ended: continues `one`. */
   answered(one: Outstanding): void {
     this.work.add(one)
     this.work.wake()
     this.pauses.tell()
   }
 
-  /** The backing has answered a call of an ended life. The last one of those that change the disk lets the present life be served. */
+  /** The backing has answered a call from before a reset. After the last of those that change the disk, new requests are served. */
   oldLifeAnswered(changesDisk: boolean): void {
     if (changesDisk && this.inFlight.oldChanges === 0) this.#kickAll()
     this.pauses.tell()
@@ -152,13 +154,13 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
     const { settled, started } = this.negotiation.writeStatus(value)
     if (settled) this.#handler.negotiated()
     this.suspension.statusWritten()
-    // Buffers that were made available before DRIVER_OK were kicked for in vain, if at all.
+    // Kicks from before DRIVER_OK, if there were any, had no effect.
     if (started) this.#kickAll()
   }
 
   setDriverFeatures(select: number, value: number): void {
     if (!this.negotiation.setDriverFeatures(select, value)) return
-    // A legacy driver has no FEATURES_OK: features count from the first touch, also for rings that exist.
+    // A legacy driver has no FEATURES_OK: features take effect as they are written, even for existing rings.
     for (const { ring } of this.queues) if (ring !== undefined) ring.features = this.negotiation.ringFeatures
   }
 
@@ -200,8 +202,8 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
   }
 
   /**
-   * Forgets what the backing has been called for, and calls `act`; then requests in flight are taken again, from the same chains, see
-   * `Virtqueue.takeAgain`. Resolves when the calls have been answered: they do not hold up the device, whatever they change.
+   * Abandons the calls of the backing, calls `act`, and takes the requests in flight again, from the same chains (`Virtqueue.takeAgain`).
+   * Resolves when the abandoned calls have been answered. They do not delay the device, even if they change the disk.
    */
   takeAgain(act: () => void, how: { readonly anew: boolean }): Promise<void> {
     this.changes++
@@ -230,7 +232,7 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
 
   // --- Inside ---
 
-  /** Makes the ring. Undefined when that has ended its life: it stores into guest memory, and `written` may do anything. */
+  /** Makes the ring. Undefined if the queue was reset meanwhile: making it stores into guest memory, and `written` may do anything. */
   #open(queue: Virtqueue): Ring | undefined {
     const ring = queue.open(this.memory, this.negotiation.ringFeatures)
     return this.mayTake(queue, ring) ? ring : undefined
@@ -255,12 +257,12 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
     this.negotiation.breakDown()
   }
 
-  /** `publish`, of what has been completed in a turn that may be under way, in which the memory may have been replaced. */
+  /** `publish` during a turn, in which the memory may have been replaced. */
   show(queue: Virtqueue): void {
     if (queue.ring !== undefined && queue.find((error) => this.breakDown(queue, error))) this.publish(queue, queue.ring)
   }
 
-  /** The chains of `queue` that have been taken and not been given back. A packed ring reads them from RAM. */
+  /** The chains of `queue` that were taken and not yet used. A packed ring reads them from RAM. */
   chains(queue: Virtqueue): readonly TakenChain[] {
     if (!queue.find((error) => this.breakDown(queue, error))) return []
     return [...this.inFlight.chains(queue), ...this.#handler.chains(queue)]
@@ -272,7 +274,7 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
     this.work.go()
   }
 
-  /** Immediate: what is in flight keeps running in the backing, but nobody wants its answers any more. */
+  /** Immediate: calls in flight continue in the backing, but their answers are ignored. */
   reset(): void {
     for (const queue of this.queues) queue.reset()
     this.negotiation.reset()
@@ -289,7 +291,7 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
     this.suspension.tell()
   }
 
-  /** Nothing waits for the backing. While guest memory may not be touched, what has been answered, or not been begun, is idle too. */
+  /** No request waits for the backing. While guest memory may not be touched, answered requests and those not begun count as idle. */
   get isIdle(): boolean {
     return this.inFlight.calls === 0 && (!this.work.open || (this.inFlight.count === 0 && !this.#handler.unfinished))
   }

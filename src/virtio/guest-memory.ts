@@ -1,7 +1,7 @@
 /**
  * GuestMemory: how a device reaches the RAM of its guest, and LinearMemory, the usual implementation.
  * Addresses are guest-physical, in bytes, as plain numbers: a 64-bit address above 2^53 loses low bits, but is still far outside
- * of any RAM, so the one range check that every access makes refuses it.
+ * any RAM, so the range check of each access refuses it.
  */
 import { checkBytes, checkCount, checkOptions, described, type Rules, tagOf } from "../options.ts"
 
@@ -17,9 +17,9 @@ export class RamRegion {
   readonly bytes: Uint8Array
   /** The same bytes. */
   readonly data: DataView
-  /** Other threads may access it: it is in a SharedArrayBuffer. */
+  /** Whether other threads may access it: it is in a SharedArrayBuffer. */
   readonly shared: boolean
-  // Copies of `bytes.buffer` and `bytes.byteOffset`: reading them from a typed array costs more than making a view (measured).
+  // Copies of `bytes.buffer` and `bytes.byteOffset`: reading them from a typed array is slower than making a view (measured).
   readonly #buffer: ArrayBufferLike
   readonly #byteOffset: number
 
@@ -40,25 +40,25 @@ export class RamRegion {
     this.end = start + bytes.length
     this.bytes = bytes
     this.data = this.numbers(bytes.buffer, bytes.byteOffset, bytes.byteLength)
-    // By its tag: pages that are not isolated have shared memory (of WebAssembly), and no global of that name.
+    // Checked by its tag: a page that is not isolated can have shared WebAssembly memory, but has no global SharedArrayBuffer.
     this.shared = tagOf(bytes.buffer) === "SharedArrayBuffer"
     this.#buffer = bytes.buffer
     this.#byteOffset = bytes.byteOffset
   }
 
-  /** Whether the numbers in it are big-endian: those of a legacy guest may be. `data`, `part` and `numbers` see to that. */
+  /** Whether `data`, `part` and `numbers` read big-endian numbers, for a legacy guest. */
   get isBigEndian(): boolean {
     return false
   }
 
-  /** A view of any bytes that reads numbers as `data` does: of a copy of RAM. */
+  /** A view of other bytes, such as a copy of RAM, that reads numbers as `data` does. */
   numbers(buffer: ArrayBufferLike, byteOffset: number, length: number): DataView {
     return new DataView(buffer, byteOffset, length)
   }
 
   /**
-   * The offset in `bytes` and `data` of guest-physical `address`, which the caller knows to be inside. A region has at most 2^32 bytes, so
-   * `>>>` cuts nothing off. It tells V8 that the result is an integer, which saves 4 ns an access (measured).
+   * The offset in `bytes` and `data` of guest-physical `address`, which the caller knows to be inside. `>>>` tells V8 that the result is an
+   * integer, which saves 4 ns an access (measured); it is exact, because a region has at most 2^32 bytes.
    */
   offset(address: number): number {
     return (address - this.start) >>> 0
@@ -86,23 +86,23 @@ export class RamRegion {
 }
 
 /**
- * The RAM of a guest. Devices keep what `region` returned until `generation` changes; they compare it before each batch of requests,
- * after each wait, and after whatever they call: interrupts, observers, `onError`, a backing. Any of those may replace a buffer, a
- * backing once it is done with those that it was lent, and so may anybody while no device code is on the stack.
+ * The RAM of a guest. Devices keep the result of `region` until `generation` changes. They compare it before each batch of requests, after
+ * each wait, and after each call of an interrupt, an observer, `onError` or a backing. All of these may replace a buffer, though a backing
+ * must not while it uses borrowed ones. So may anybody while no device code is on the stack.
  */
 export interface GuestMemory {
-  /** Any other number than before once a buffer has been replaced (a WebAssembly memory that grew) or the layout has changed. */
+  /** Changes whenever a buffer was replaced (a WebAssembly memory has grown) or the layout has changed. */
   readonly generation: number
-  /** The region that holds the byte at `address`, or undefined where there is no RAM. Neighbouring regions may be separate. */
+  /** The region with the byte at `address`; undefined if there is no RAM. Adjacent regions may be separate. */
   region(address: number): RamRegion | undefined
   /**
    * Called after the device stored into `length` bytes at `address`: drop compiled code there, mark pages dirty. Descriptor
-   * data, status bytes and used rings are all announced. Leave it out where nobody needs to know. It must not replace the memory.
+   * data, status bytes and used rings are all announced. Leave it out if nobody needs to know. It must not replace the memory.
    */
   written?(address: number, length: number): void
 }
 
-/** Where there is no RAM at all. */
+/** A guest without RAM. */
 export const NO_MEMORY: GuestMemory = { generation: 0, region: () => undefined }
 
 export const GUEST_MEMORY_RULES: Rules<GuestMemory> = { generation: "number", region: "function", written: "function?" }
@@ -118,7 +118,7 @@ export function guestBytes(memory: GuestMemory, address: number, length: number)
 export interface LinearMemoryOptions {
   /** Guest-physical address of the first byte. Default 0. */
   readonly start?: number
-  /** At most this many bytes are RAM, also after growth. Default: all there are. */
+  /** Maximum of bytes that are RAM, even after growth. Default: the whole buffer. */
   readonly length?: number
   /** See `GuestMemory.written`. */
   readonly written?: (address: number, length: number) => void
@@ -127,8 +127,8 @@ export interface LinearMemoryOptions {
 const LINEAR_MEMORY_RULES: Rules<LinearMemoryOptions> = { start: "number?", length: "number?", written: "function?" }
 
 /**
- * RAM in one buffer: an ArrayBuffer, a SharedArrayBuffer (other threads may run the guest), a view of either, or a
- * WebAssembly.Memory, which may grow at any time: growth is noticed by itself.
+ * RAM in one buffer: an ArrayBuffer, a SharedArrayBuffer (other threads may run the guest), a view of either, or a WebAssembly.Memory,
+ * whose growth is detected automatically.
  */
 export class LinearMemory implements GuestMemory {
   readonly written?: (address: number, length: number) => void
@@ -139,7 +139,7 @@ export class LinearMemory implements GuestMemory {
   #region: RamRegion
   #generation = 0
 
-  /** @throws TypeError for RAM of another kind or wrong options, RangeError for a start or a length that cannot be */
+  /** @throws TypeError for RAM of another kind or wrong options, RangeError for a wrong start or length */
   constructor(
     ram: ArrayBufferLike | Uint8Array | { readonly buffer: ArrayBufferLike; grow(pages: number): number },
     options: LinearMemoryOptions = {},
@@ -166,7 +166,7 @@ export class LinearMemory implements GuestMemory {
     return this.#generation
   }
 
-  /** Takes the new buffer of a WebAssembly.Memory that has grown. */
+  /** Adopts the new buffer of a WebAssembly.Memory that has grown. */
   refresh(): void {
     if (this.#wasm === undefined || this.#wasm.buffer === this.#buffer) return
     this.#buffer = this.#wasm.buffer
@@ -180,7 +180,7 @@ export class LinearMemory implements GuestMemory {
   }
 }
 
-/** @throws TypeError unless `ram` is something that a guest's RAM may be in. Other typed arrays would count in units of several bytes. */
+/** @throws TypeError for a kind of RAM that is not supported. Other typed arrays would count in units of several bytes. */
 export function checkRam(who: string, name: string, ram: unknown): void {
   const isBuffer = (value: unknown): boolean => tagOf(value) === "ArrayBuffer" || tagOf(value) === "SharedArrayBuffer"
   if (isBuffer(ram) || tagOf(ram) === "Uint8Array") return

@@ -1,33 +1,33 @@
 /**
- * InFlight: the requests of a device that wait for its backing, of all queues: how many calls have not been answered, which of them
- * belong to a life that a reset has ended, and how much memory they hold.
+ * InFlight: the requests of all queues that wait for the backing: how many calls have not been answered, which of them are from before a
+ * reset, and how much memory they hold.
  */
 import type { Ring, TakenChain } from "./queue/ring.ts"
 import type { Virtqueue } from "./virtqueue.ts"
 import type { Task, Work } from "./work.ts"
 
-/** Requests that outlive the kick that brought them. As a task they go on with what the backing has answered. */
+/** Requests that outlive their kick. As a task, they continue after an answer of the backing. */
 export interface Outstanding extends Task {
   readonly queue: Virtqueue
-  /** The life of the queue that they belong to. */
+  /** The ring that they were taken from. A reset gives the queue another one. */
   readonly ring: Ring
-  /** The backing has been called and has not answered. */
+  /** Whether the backing has been called and has not answered. */
   readonly calling: boolean
-  /** What the call may do to the disk matters to requests that come after a reset. */
+  /** Whether the call may change the disk, so that requests from after a reset must wait for it. */
   readonly changesDisk: boolean
   /** Their chains. */
   readonly chains: readonly TakenChain[]
-  /** A reset has ended their life, and no call is out: they release what they hold. */
+  /** Called after a reset, when the backing has answered: they release their memory. */
   forgotten(): void
 }
 
-/** Bytes that requests in flight hold at most, descriptors and buffers: at this bound the device takes no more until answers come. */
+/** Maximum of bytes that requests in flight hold, descriptors and buffers. At this bound the device takes no more until answers come. */
 const MAX_HELD_BYTES = 32 << 20
 
 export class InFlight {
-  /** Those of the present lives, in the order in which they came. */
+  /** Those that no reset has ended, in order of arrival. */
   readonly #wanted = new Set<Outstanding>()
-  /** Those of them that wait for somebody to let them go on, and use nothing meanwhile. */
+  /** Those of them that wait for an event other than an answer of the backing. */
   readonly #parked = new Set<Outstanding>()
   #calls = 0
   #oldChanges = 0
@@ -41,27 +41,30 @@ export class InFlight {
     this.#work = work
   }
 
-  /** Calls on the backing that have not been answered, of all lives. */
+  /** Unanswered calls of the backing, including those from before a reset. */
   get calls(): number {
     return this.#calls
   }
 
-  /** Calls of ended lives that may still change the disk: no request is served meanwhile, lest an old write land on a newer one. */
+  /**
+   * Unanswered calls from before a reset that may still change the disk. No request is served meanwhile: an old write could overwrite a new
+   * one.
+   */
   get oldChanges(): number {
     return this.#oldChanges
   }
 
-  /** Groups of requests that have not been completed, of present lives, and are not parked. */
+  /** Groups of requests that are neither completed nor parked nor ended by a reset. */
   get count(): number {
     return this.#wanted.size - this.#parked.size
   }
 
-  /** Those that are parked count as well: whoever waits for all requests to come to their end asks for this. */
+  /** Like `count`, including the parked ones: for waiting until all requests have ended. */
   get countWithParked(): number {
     return this.#wanted.size
   }
 
-  /** No more requests are to be taken until some of those in flight are through. */
+  /** Whether no more requests may be taken until some in flight have completed. */
   get full(): boolean {
     return this.#heldBytes >= MAX_HELD_BYTES
   }
@@ -70,7 +73,7 @@ export class InFlight {
     return this.#heldBytes
   }
 
-  /** Counts `bytes` of memory as held; fewer than 0 are released. What waited for that goes on later: a reset may be under way. */
+  /** Adds `bytes` (negative: released) to the memory held. Tasks that waited for it run later, because a reset may be in progress. */
   hold(bytes: number): void {
     this.#heldBytes += bytes
     if (this.#waiting.size === 0 || this.full) return
@@ -92,7 +95,7 @@ export class InFlight {
     this.#wanted.delete(one)
   }
 
-  /** `one`, which is not calling, waits for somebody to let it go on: it counts as idle, and is saved. */
+  /** `one`, which has no call in progress, waits for another event: it counts as idle, and is saved. */
   park(one: Outstanding): void {
     if (this.#wanted.has(one)) this.#parked.add(one)
   }
@@ -107,7 +110,7 @@ export class InFlight {
     if (!this.#wanted.has(one) && one.changesDisk) this.#oldChanges++
   }
 
-  /** The backing has answered the call of `one`. Returns false when nobody wants the answer any more. */
+  /** The backing has answered the call of `one`. Returns false if a reset has ended it. */
   answered(one: Outstanding): boolean {
     this.#calls--
     if (this.#calls === 0) for (const resolve of this.#unused.splice(0)) resolve()
@@ -116,7 +119,7 @@ export class InFlight {
     return false
   }
 
-  /** Ends the lives of those whose queue has another ring now, or none. Returns them. */
+  /** Removes and returns those whose queue was reset: it has another ring now, or none. */
   forgetDead(): Outstanding[] {
     const dead = [...this.#wanted].filter(({ queue, ring }) => queue.ring !== ring)
     for (const one of dead) {

@@ -1,6 +1,6 @@
-/** later: runs a task after the host's event loop has had its turn, without the 4 ms that a page adds to `setTimeout`. */
+/** later: runs a task after pending events of the host, without the 4 ms delay of `setTimeout` in a page. */
 
-/** The globals that `later` chooses from: Node has the first, pages and workers have the second. */
+/** The globals that `later` uses: Node has the first, pages and workers have the second. */
 export interface LaterHost {
   readonly setImmediate?: (task: () => void) => unknown
   readonly MessageChannel?: new () => {
@@ -13,7 +13,7 @@ export interface LaterHost {
 /** The type of Node's MessagePort does not list `onmessage`. */
 const HOST = globalThis as unknown as LaterHost
 
-/** Runs `task` once, after I/O events and timers that are due. The globals are looked up at each call, so a test may replace them. */
+/** Runs `task` once, after I/O events and timers that are due. Reads the globals at each call, so that a test may replace them. */
 export function later(task: () => void, host: LaterHost = HOST): void {
   if (host.setImmediate !== undefined) host.setImmediate(task)
   else if (host.MessageChannel !== undefined) postTask(task, host.MessageChannel)

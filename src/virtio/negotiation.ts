@@ -1,29 +1,29 @@
-/** Negotiation: the device status field ([VIRTIO] 2.1), the feature bits (2.2), and what follows from both. */
+/** Negotiation: the device status field ([VIRTIO] 2.1), the feature bits (2.2), and their consequences. */
 import type { VirtioDeviceOptions } from "./device-options.ts"
 import type { RingFeatures } from "./queue/ring.ts"
 import { DEVICE_STATUS, featureMask, hasBit, LEGACY_ONLY_FEATURES, VIRTIO_F } from "./spec.ts"
 
-/** What a driver can say, beside SUSPEND. The rest of the bits have no meaning. */
+/** The status bits that a driver can set, beside SUSPEND. The other bits have no meaning. */
 const DRIVER_STATUS =
   DEVICE_STATUS.ACKNOWLEDGE | DEVICE_STATUS.DRIVER | DEVICE_STATUS.DRIVER_OK | DEVICE_STATUS.FEATURES_OK | DEVICE_STATUS.FAILED
 const BROKEN = DEVICE_STATUS.DEVICE_NEEDS_RESET | DEVICE_STATUS.FAILED
 const UP = DEVICE_STATUS.DRIVER_OK | DEVICE_STATUS.FEATURES_OK
 const VERSION_1 = featureMask([VIRTIO_F.VERSION_1])
-/** What every device offers on behalf of its rings. */
+/** The ring features that every device offers. */
 const RING_FEATURES =
   featureMask([VIRTIO_F.NOTIFY_ON_EMPTY, VIRTIO_F.ANY_LAYOUT, VIRTIO_F.INDIRECT_DESC, VIRTIO_F.EVENT_IDX, VIRTIO_F.RING_RESET]) | VERSION_1
 
-/** What a new status asks the device to do. */
+/** The effects of a new status. */
 export interface StatusChange {
-  /** The features are settled: FEATURES_OK has risen, or DRIVER_OK of a legacy driver, which knows no FEATURES_OK. */
+  /** Negotiation is complete: FEATURES_OK was set, or DRIVER_OK by a legacy driver, which has no FEATURES_OK. */
   readonly settled: boolean
-  /** The queues are to be served: DRIVER_OK has risen, or the driver wants the device suspended no more. */
+  /** The queues are to be served: DRIVER_OK was set, or SUSPEND was cleared. */
   readonly started: boolean
 }
 
 const NO_CHANGE: StatusChange = { settled: false, started: false }
 
-/** What a device type says of its features. */
+/** The features of a device type. */
 export type OfferedFeatures = Pick<VirtioDeviceOptions, "features" | "withoutFeatures" | "requiredFeatures" | "modernFeatures">
 
 export class Negotiation {
@@ -31,7 +31,7 @@ export class Negotiation {
   offered: bigint
   /** From the next reset on. */
   #offeredNext: bigint
-  /** Those that a driver must accept, and those from the next reset on. */
+  /** Features that a driver must accept: now, and from the next reset on. */
   #required: bigint
   #requiredNext: bigint
   /** Never offered. */
@@ -41,15 +41,16 @@ export class Negotiation {
   transitional = false
   #status = 0
   #driverFeatures = 0n
-  /** The driver wrote something other than 0 to feature bits above 63, which nobody offers. */
+  /** The driver has set feature bits above 63, which nobody offers. */
   #hasDriverFeaturesAbove = false
   /** From FEATURES_OK to reset ([VIRTIO] 3.1.1). */
   #isFrozen = false
-  /** The driver has set SUSPEND, and the device has not come so far yet. */
+  /** The driver has set SUSPEND, and the device is not suspended yet. */
   #isSuspending = false
 
   /**
-   * `features`: those of the device type, and of the ring besides `RING_FEATURES`; `withoutFeatures`: those not to offer, VERSION_1 apart.
+   * `features`: those of the device type, and further ones of the ring beside `RING_FEATURES`. `withoutFeatures`: those not to offer
+   * (except VERSION_1).
    */
   constructor({ features, withoutFeatures, requiredFeatures = 0n, modernFeatures = 0n }: OfferedFeatures) {
     this.#without = withoutFeatures & ~VERSION_1
@@ -60,14 +61,14 @@ export class Negotiation {
     this.#modernOnly = modernFeatures
   }
 
-  /** Before a driver comes: what means nothing on a transport. */
+  /** Never offers `features`, which have no meaning on this transport. Call it before a driver starts. */
   leaveOut(features: bigint): void {
     this.#without |= features
     this.offered &= ~features
     this.#offeredNext &= ~features
   }
 
-  /** The feature bits of the device type are others now. The driver sees them after the next reset; at once, if it has not begun. */
+  /** Replaces the feature bits of the device type, from the next reset on; at once, if no driver has begun. */
   replaceFeatures(features: bigint, required: bigint): void {
     this.#offeredNext = (features | RING_FEATURES) & ~this.#without
     this.#requiredNext = required
@@ -78,7 +79,7 @@ export class Negotiation {
     return this.#status
   }
 
-  /** The status, with SUSPEND beside DRIVER_OK while the device is about to be suspended. */
+  /** The status, with both SUSPEND and DRIVER_OK while the device is about to be suspended. */
   get savedStatus(): number {
     return this.#status | (this.#isSuspending ? DEVICE_STATUS.SUSPEND : 0)
   }
@@ -96,7 +97,7 @@ export class Negotiation {
     return (this.#status & DEVICE_STATUS.DRIVER_OK) !== 0
   }
 
-  /** Whether a queue may be served: `legacy` ones before DRIVER_OK too. */
+  /** Whether a queue may be served. Legacy queues may before DRIVER_OK. */
   allowsService(legacy: boolean): boolean {
     return (this.#status & (BROKEN | DEVICE_STATUS.SUSPEND)) === 0 && !this.#isSuspending && (legacy || (this.#status & UP) === UP)
   }
@@ -108,19 +109,19 @@ export class Negotiation {
   }
 
   /**
-   * A status other than 0. DEVICE_NEEDS_RESET is the device's, FAILED stays until a reset, and FEATURES_OK sticks only for features
-   * that the device can serve. SUSPEND is for a device that is up, and DRIVER_OK resumes it.
+   * Writes a status other than 0. Only the device sets DEVICE_NEEDS_RESET, FAILED stays until a reset, and FEATURES_OK stays only if the
+   * device accepts the features. SUSPEND needs a running device, and DRIVER_OK resumes it.
    */
   writeStatus(value: number): StatusChange {
     const bits = value & DRIVER_STATUS
     const suspends = (value & DEVICE_STATUS.SUSPEND) !== 0 && this.#maySuspend
     if (suspends && !this.isSuspended) {
-      // Until it is suspended DRIVER_OK is there, whatever the driver has written.
+      // Until the device is suspended, DRIVER_OK stays set, whatever the driver writes.
       this.#status |= bits
       this.#isSuspending = true
       return NO_CHANGE
     }
-    // Without any of them the status would read 0, as after a reset.
+    // Without any bit the status would read 0, as after a reset.
     if (bits === 0) return NO_CHANGE
     const wasSuspending = this.#isSuspending
     this.#isSuspending = false
@@ -134,7 +135,7 @@ export class Negotiation {
     return { settled: (rising & settles) !== 0, started: wasSuspending || (rising & DEVICE_STATUS.DRIVER_OK) !== 0 }
   }
 
-  /** The device is up, and its driver knows SUSPEND. */
+  /** The device is running, and its driver has accepted SUSPEND. */
   get #maySuspend(): boolean {
     return this.isNegotiated(VIRTIO_F.SUSPEND) && (this.#status & (UP | BROKEN)) === UP
   }
@@ -163,17 +164,17 @@ export class Negotiation {
     return featureWord(this.offered & ~LEGACY_ONLY_FEATURES, select)
   }
 
-  /** Bits 0 to 31 as a legacy driver sees them: without VERSION_1 there is nothing above. */
+  /** Bits 0 to 31 as a legacy driver sees them. Without VERSION_1 there are no others. */
   get legacyDeviceFeatures(): number {
     return featureWord(this.offered & ~this.#modernOnly, 0)
   }
 
-  /** What the driver has written, bits that nobody offers included. */
+  /** The bits that the driver has written, including those that nobody offers. */
   driverFeatures(select: number): number {
     return featureWord(this.#driverFeatures, select)
   }
 
-  /** Returns false when it is too late for that: the features are frozen. */
+  /** Returns false if the features are frozen already. */
   setDriverFeatures(select: number, value: number): boolean {
     if (this.#isFrozen) return false
     if (select > 1) {
@@ -190,7 +191,7 @@ export class Negotiation {
     return this.#driverFeatures & this.offered
   }
 
-  /** The offered features that the driver may rely on: those it has accepted, or all of them while it has not settled. */
+  /** The features that the driver may rely on: the accepted ones, or all offered ones while negotiation is not complete. */
   get reliedOn(): bigint {
     if (this.#status === 0) return 0n
     const isSettled = this.#isFrozen || (this.#status & DEVICE_STATUS.DRIVER_OK) !== 0
@@ -214,8 +215,8 @@ export class Negotiation {
   }
 
   /**
-   * FEATURES_OK exists for drivers of virtio 1.0 and later, which must accept VERSION_1 ([VIRTIO] 6.1); a transitional device is not
-   * strict.
+   * Drivers that set FEATURES_OK are of virtio 1.0 or later, and must accept VERSION_1 ([VIRTIO] 6.1). A transitional device does not
+   * insist on it.
    */
   #isAcceptable(): boolean {
     if (this.#hasDriverFeaturesAbove || (this.#driverFeatures & ~(this.offered & ~LEGACY_ONLY_FEATURES)) !== 0n) return false

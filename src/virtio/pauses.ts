@@ -1,4 +1,4 @@
-/** Pauses: while a device takes no requests, and promises that resolve when nothing of it is in flight. */
+/** Pauses: stops a device from taking requests, and resolves promises when none is in flight. */
 import type { Work } from "./work.ts"
 
 /** The device that pauses. */
@@ -6,50 +6,50 @@ export interface PausingDevice {
   readonly work: Work
   /** Nothing is in flight. */
   readonly isIdle: boolean
-  /** It may have become open, or closed, to requests. Open again, it serves what has come in. */
+  /** `Pauses.isOpen` may have changed. When it opens, the device serves the requests that have come in. */
   pausesChanged(): void
 }
 
 export class Pauses {
   readonly #device: PausingDevice
   #isPaused = false
-  /** How many wait for the device to be idle, or act meanwhile. */
+  /** Callers of `whileIdle` that wait or act. */
   #holds = 0
   #resolvers: (() => void)[] = []
-  /** What is to be done while the device is idle, and has not begun, in the order of the calls. */
+  /** The actions of `whileIdle` that have not begun, in order of the calls. */
   readonly #line: object[] = []
 
-  /** `tell` is to be called when a turn of the device's work has ended. */
+  /** The device calls `tell` at the end of each turn of its work. */
   constructor(device: PausingDevice) {
     this.#device = device
   }
 
-  /** `pause` has been called, and `resume` has not since. */
+  /** Whether `pause` has been called, and not `resume` since. */
   get isPaused(): boolean {
     return this.#isPaused
   }
 
-  /** Requests may be taken. */
+  /** Whether requests may be taken. */
   get isOpen(): boolean {
     return !this.#isPaused && this.#holds === 0
   }
 
-  /** Takes no more requests; resolves when none is in flight. Those that the driver makes available meanwhile wait for `resume`. */
+  /** Takes no more requests; resolves when none is in flight. Requests that the driver makes available meanwhile wait for `resume`. */
   pause(): Promise<void> {
     this.#isPaused = true
     this.#device.pausesChanged()
     return this.whenIdle()
   }
 
-  /** Ends `pause`, and serves what has come in. */
+  /** Ends `pause`, and serves the requests that have come in. */
   resume(): void {
     this.#isPaused = false
     this.#device.pausesChanged()
   }
 
   /**
-   * Resolves when nothing is in flight: at once, where the backing is synchronous and no request was too long for one turn. Requests
-   * that only wait for bus mastering count as idle: nothing uses the backing. Saving state and closing the backing want that.
+   * Resolves when no request is in flight: at once, if the backing is synchronous and no request was too long for one turn. Requests that
+   * only wait for bus mastering count as idle, because they do not use the backing. Then it is safe to save the state or close the backing.
    */
   whenIdle(): Promise<void> {
     const { isIdle, work } = this.#device
@@ -59,15 +59,15 @@ export class Pauses {
   }
 
   /**
-   * Lets requests in flight end while it takes no more, then calls `act`, before it returns where nothing is in flight. Calls begin in
-   * their order: the last one counts. What has come in meanwhile is served after `act`.
+   * Takes no more requests, waits until none is in flight, calls `act`, and serves the requests that have come in. If none is in flight,
+   * `act` is called before this returns. Actions begin in the order of the calls, so the last one takes effect last.
    */
   async whileIdle(act: () => void | PromiseLike<void>): Promise<void> {
     this.#holds++
     this.#line.push(act)
     this.#device.pausesChanged()
     try {
-      // What waits for bus mastering counts as idle, and may go on between two promises.
+      // Requests that wait for bus mastering count as idle, and may continue between two promises.
       while (!this.#device.isIdle || this.#line[0] !== act) await this.whenIdle()
       this.#line.shift()
       const answer = act()
@@ -78,7 +78,7 @@ export class Pauses {
     }
   }
 
-  /** The device may be idle now: resolves the promises if it is. */
+  /** Resolves the promises if the device is idle. */
   tell(): void {
     if (this.#resolvers.length === 0) return
     if (!this.#device.isIdle) this.#device.work.awaitEnd()

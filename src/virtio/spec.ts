@@ -24,7 +24,7 @@ export const VIRTIO_F = {
   SUSPEND: 43,
 } as const
 
-/** Bits that exist for drivers without VERSION_1 only, and are not shown through the modern registers. */
+/** Bits only for drivers without VERSION_1, which the modern registers do not show. */
 export const LEGACY_ONLY_FEATURES: bigint = featureMask([VIRTIO_F.NOTIFY_ON_EMPTY, VIRTIO_F.ANY_LAYOUT])
 
 /** [VIRTIO] 2.7.5 "The Virtqueue Descriptor Table". */
@@ -55,12 +55,12 @@ export const RING_EVENT_FLAGS = { ENABLE: 0, DISABLE: 1, DESC: 2, MASK: 3 } as c
 /** [VIRTIO] 2.7: "The maximum Queue Size value is 32768." */
 export const VIRTQ_MAX_SIZE = 32768
 
-/** Bytes of an available ring of `size` elements; the event index counts even when it is not used. */
+/** Bytes of an available ring of `size` elements, with the event index even if it is unused. */
 export function availRingSize(size: number): number {
   return VIRTQ_RING_OFFSET + VIRTQ_AVAIL_ELEM_SIZE * size + VIRTQ_EVENT_SIZE
 }
 
-/** Bytes of a used ring of `size` elements; the event index counts even when it is not used. */
+/** Bytes of a used ring of `size` elements, with the event index even if it is unused. */
 export function usedRingSize(size: number): number {
   return VIRTQ_RING_OFFSET + VIRTQ_USED_ELEM_SIZE * size + VIRTQ_EVENT_SIZE
 }

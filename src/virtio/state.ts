@@ -1,4 +1,4 @@
-/** The saved state of a virtio device, as JSON values, and the check that it makes when it comes back: it may come from anywhere. */
+/** The saved state of a virtio device, as JSON values, and the check of a state to restore, which may come from anywhere. */
 import type { Rules } from "../options.ts"
 import { checkStateVersion, savedList, savedNumber, savedNumbers, savedObject, shown } from "../saved-state.ts"
 import { hasBit, VIRTIO_F, VIRTQ_MAX_SIZE } from "./spec.ts"
@@ -6,7 +6,7 @@ import { hasBit, VIRTIO_F, VIRTQ_MAX_SIZE } from "./spec.ts"
 /** A 64-bit address: a number, or its low and high half where a number is not exact. */
 export type SavedAddress = number | readonly [low: number, high: number]
 
-/** A chain of a packed ring that was in flight when the state was saved. What is in the ring now may be something else. */
+/** A chain of a packed ring that was in flight when the state was saved. The ring may have other descriptors in its place now. */
 export interface SavedChain {
   /** Buffer id. */
   readonly id: number
@@ -14,23 +14,23 @@ export interface SavedChain {
   readonly descriptors: readonly number[]
 }
 
-/** Where a ring stood when its state was saved, with the chains that had been taken and not given back. */
+/** The position of a ring when its state was saved, with the chains in flight. */
 export interface SavedRing {
   /**
-   * Of a split ring the index of the next used entry; of a packed one the slot of the next used descriptor, and in bit 15 its wrap counter.
+   * Split ring: the index of the next used entry. Packed ring: the slot of the next used descriptor, and in bit 15 its wrap counter.
    */
   readonly position: number
-  /** How many used entries, or descriptors of a packed ring, in front of `position` the driver has not been told of. None when left out. */
+  /** Number of used entries (or descriptors of a packed ring) before `position` that are not published yet. Default 0. */
   readonly unpublished?: number
-  /** Of a split ring: the heads of those chains. */
+  /** Split ring: the heads of the chains in flight. */
   readonly heads: readonly number[]
-  /** In order: those of these chains that are done, and wait for others in front of them, by their index, with their used length. */
+  /** IN_ORDER: chains that are done and wait for earlier ones, by their index in the list, with their used length. */
   readonly held?: readonly (readonly [index: number, length: number])[]
-  /** Of a packed ring: those chains. A packed ring that has not been used has no such list. */
+  /** Packed ring: the chains in flight. Absent if the ring was never used. */
   readonly chains?: readonly SavedChain[]
 }
 
-/** Registers of a queue, and how far its ring has come. Addresses in bytes. */
+/** Registers of a queue, and the position of its ring. Addresses in bytes. */
 export interface SavedQueue extends SavedRing {
   readonly size: number
   readonly enabled: boolean
@@ -42,38 +42,37 @@ export interface SavedQueue extends SavedRing {
 
 /** What `saveState` of a device returns: JSON values. */
 export interface VirtioDeviceState {
-  /** For transports whose own state has none. */
+  /** Only if the transport's own state has none. */
   readonly version?: number
   readonly status: number
   /** Feature bits of the driver, 0 to 31 and 32 to 63. */
   readonly features: readonly number[]
-  /** Those of them that the device offered. Left out: by a program that did not save them. */
+  /** Those of `features` that the device offered. Absent in states of older versions. */
   readonly accepted?: readonly number[]
   readonly generation: number
   readonly queues: readonly SavedQueue[]
   /** The device configuration space. */
   readonly config: readonly number[]
-  /** The device is suspended, and the driver is to be told of a change of the configuration space when it goes on. */
+  /** The device is suspended, and after that it will announce a change of the configuration space. */
   readonly configChanges?: boolean
-  /** The device type's own. */
+  /** The state of the device type. */
   readonly own?: unknown
 }
 
-/** How a state is saved. */
+/** Options of `saveState`. */
 export interface SaveOptions {
   /**
-   * "again": requests in flight are saved as not done, and are done again where the state is restored, which nobody may do before the disk
-   * has answered them here. An append to a zone that the disk has done without an answer is then done twice. Left out: saving a device that
-   * has some is an error.
+   * "again": requests in flight are saved as not done, and repeated after the state is restored. Do not restore it before the disk has
+   * answered them here. An append to a zone may then be done twice. Default: saving a device with requests in flight is an error.
    */
   readonly inFlight?: "again"
 }
 
-/** How a state is restored. */
+/** Options of `restoreState`. */
 export interface RestoreOptions {
   /**
-   * "same": over the image that it was saved over, which nobody has changed since. "any": also over a copy, for whose content the caller
-   * answers. Default "same"; disks that do not know what they are (`VirtioBacking.version`) pass.
+   * "same": only over the image of the saved state, unchanged since. "any": also over a copy, for whose content the caller answers. Default
+   * "same", which accepts any disk without a `VirtioBacking.version`.
    */
   readonly image?: "same" | "any"
 }
@@ -81,14 +80,14 @@ export interface RestoreOptions {
 export const SAVE_RULES: Rules<SaveOptions> = { inFlight: ["again"] }
 export const RESTORE_RULES: Rules<RestoreOptions> = { image: ["same", "any"] }
 
-/** What a device of the same make looks like. */
+/** The properties of the device that the state must match. */
 export interface DeviceShape {
   readonly queues: number
   readonly queueSize: number
   readonly configSize: number
 }
 
-/** @throws Error for what is not a state of a device of this shape. What addresses point to is looked at when they are used. */
+/** @throws Error for anything but a state of a device of this shape. Addresses are checked later, when they are used. */
 export function parseDeviceState(value: unknown, shape: DeviceShape): VirtioDeviceState {
   const state = savedObject(value, "virtio device")
   if (state["version"] !== undefined) checkStateVersion(state["version"])
@@ -112,7 +111,7 @@ export function wordsToFeatures([low = 0, high = 0]: readonly number[]): bigint 
   return BigInt(low) | (BigInt(high) << 32n)
 }
 
-/** What to throw for a state whose driver does not go with the features that the device offers. `missing`: those that it uses besides. */
+/** The error for a state whose driver uses features that the device does not offer (`missing`). */
 export function featuresMissing(missing: bigint): Error {
   const bits = Array.from({ length: 64 }, (_, bit) => bit).filter((bit) => hasBit(missing, bit))
   if (bits.length === 0) return new Error("saved state: this disk is for drivers that have accepted other features: open it as it was")
@@ -146,7 +145,7 @@ function parseHeld(value: unknown, chains: number): (readonly [index: number, le
 }
 
 function parseSplitRing(queue: Readonly<Record<string, unknown>>, size: number): SavedRing {
-  // States from before requests in flight could be saved have no heads.
+  // States of older versions have no heads.
   const heads = savedNumbers(queue["heads"] ?? [], "heads of chains", { max: 0xffff })
   if (heads.length > size) throw new Error(`saved state: ${heads.length} chains in flight in a queue of ${size}`)
   return { position: savedNumber(queue["position"], "queue position", 0xffff), heads, ...parseUnpublished(queue, size) }

@@ -1,6 +1,6 @@
 /**
- * Suspension: what SUSPEND asks of a device ([VIRTIO] 3.4): requests in flight end first, and while it is suspended it touches no queue,
- * tells nothing, and leaves its configuration space as it is.
+ * Suspension: the effects of SUSPEND ([VIRTIO] 3.4). Requests in flight end first. A suspended device touches no queue, sends no
+ * notifications, and does not change its configuration space.
  */
 import type { InFlight } from "./in-flight.ts"
 import type { Negotiation } from "./negotiation.ts"
@@ -18,12 +18,12 @@ export interface SuspendedDevice {
 
 export class Suspension {
   readonly #device: SuspendedDevice
-  /** Changes of the configuration space that wait. */
+  /** Delayed changes of the configuration space. */
   #changes: (() => void)[] = []
 
   readonly #hasUnfinished: () => boolean
 
-  /** `hasUnfinished`: requests have been taken, and wait for the next turn. */
+  /** `hasUnfinished`: whether requests have been taken and wait for the next turn. */
   constructor(device: SuspendedDevice, hasUnfinished: () => boolean) {
     this.#device = device
     this.#hasUnfinished = hasUnfinished
@@ -35,12 +35,14 @@ export class Suspension {
     this.tell()
   }
 
-  /** Suspends the device if it is to be, and nothing is in flight. To be called when that may be so, and when a turn has ended. */
+  /**
+   * Suspends the device if the driver asked for it and no request is in flight. Call it when this may have changed, and after each turn.
+   */
   tell(): void {
     const { negotiation, queues, work } = this.#device
     if (!negotiation.isSuspending) return
     if (this.#isDrained) {
-      // A turn may be under way, with requests that have been completed and not been shown. An interrupt may do anything.
+      // A turn may be in progress, with requests that are completed and not published. An interrupt may do anything.
       for (const queue of queues) this.#device.show(queue)
     }
     if (!negotiation.isSuspending) return
@@ -48,18 +50,18 @@ export class Suspension {
     else work.awaitEnd()
   }
 
-  /** Makes a change of the configuration space: now, or once the device is not suspended any more. */
+  /** Changes the configuration space: now, or after the suspension. */
   change(act: () => void): void {
     if (this.#device.negotiation.isSuspended) this.#changes.push(act)
     else act()
   }
 
-  /** Changes of the configuration space wait, of which the driver is to be told. */
+  /** Whether delayed changes of the configuration space exist. */
   get hasChanges(): boolean {
     return this.#changes.length > 0
   }
 
-  /** The device may not be suspended any more: makes the changes that have waited. */
+  /** The suspension may have ended: makes the delayed changes. */
   ended(): void {
     if (this.#changes.length === 0 || this.#device.negotiation.isSuspended) return
     for (const act of this.#changes.splice(0)) act()

@@ -1,4 +1,4 @@
-/** What the saved states of our transports have in common, checked first: a state that belongs elsewhere is refused by name. */
+/** Checks the common part of the saved states of our transports: a state of another transport is refused by name. */
 import { checkStateVersion, savedObject, shown } from "../saved-state.ts"
 
 type State = Readonly<Record<string, unknown>>
@@ -6,7 +6,7 @@ type State = Readonly<Record<string, unknown>>
 /** A member that only states of virtio over MMIO have. */
 const OF_MMIO = "mmioVersion"
 
-/** The saved state of a transport of this kind. @throws Error for what is none, or of a version that this program does not know */
+/** The saved state of a transport of this kind. @throws Error for anything else, or for an unknown version */
 export function savedTransport(saved: unknown, kind: "PCI" | "MMIO"): State {
   const state = savedObject(saved, `virtio over ${kind}`)
   checkStateVersion(state["version"])
@@ -15,7 +15,7 @@ export function savedTransport(saved: unknown, kind: "PCI" | "MMIO"): State {
   return state
 }
 
-/** @throws Error for the state of a guest of the other byte order, or that has found another number of queues */
+/** @throws Error for the state of a guest with another byte order or another number of queues */
 export function checkSameGuest(state: State, own: { readonly guestEndian: "little" | "big"; readonly queues: number }): void {
   const endian = state["guestEndian"] ?? "little"
   if (endian !== own.guestEndian) {

@@ -1,18 +1,18 @@
 /**
- * What a device and the transport in front of it (PCI, MMIO, or anybody's own) ask of each other.
+ * The interfaces between a device and its transport (PCI, MMIO, or an embedder's own).
  *
- * A transport is made of a `Transportable`, say a `VirtioBlk`, and calls `attach` once with the guest's memory and a `DeviceSignals`.
- * From then on it turns what its guest does into calls of `TransportedDevice`: feature words and status in any order, a queue's size and
- * addresses (`queue`) before its `enable`, `notify` for each kick, and it brings interrupts to the guest when `DeviceSignals` says so. It
- * checks nothing: the device takes any call at any time, with any unsigned number of the register's width, and ignores what a driver must
- * not do.
+ * A transport takes a `Transportable`, say a `VirtioBlk`, and calls `attach` once with the guest's memory and a `DeviceSignals`. From then
+ * on it turns register accesses of its guest into calls of `TransportedDevice`: feature words and status in any order, a queue's size and
+ * addresses (`queue`) before its `enable`, and `notify` for each kick. `DeviceSignals` tells it when to interrupt the guest. It checks
+ * nothing: the device accepts any call at any time, with any unsigned number of the register's width, and ignores what a driver must not
+ * do.
  */
 import type { DeviceConfig } from "./device-config.ts"
 import type { GuestMemory } from "./guest-memory.ts"
 import type { Negotiation } from "./negotiation.ts"
 import type { RestoreOptions, SaveOptions, VirtioDeviceState } from "./state.ts"
 
-/** What a device tells the transport. */
+/** Calls from the device to the transport. */
 export interface DeviceSignals {
   /** A used buffer notification for queue `index`. */
   queueInterrupt(index: number): void
@@ -22,20 +22,20 @@ export interface DeviceSignals {
   deviceReset(): void
 }
 
-/** What a transport is given when it is put in front of a device. */
+/** Passed by a transport to its device. */
 export interface TransportWiring {
   readonly memory: GuestMemory
   readonly signals: DeviceSignals
   /** The transport has the legacy interface as well as the modern one. */
   readonly transitional: boolean
-  /** Feature bits that mean nothing on this transport: they are not offered. Default: none. */
+  /** Feature bits without a meaning on this transport, which are not offered. Default: none. */
   readonly withoutFeatures?: bigint
 }
 
 /** The name of a queue address ([VIRTIO] 4.1.4.3). */
 export type QueueArea = "descriptorTable" | "availRing" | "usedRing"
 
-/** The registers of one queue. What is written while the queue is enabled is ignored. */
+/** The registers of one queue. Writes are ignored while the queue is enabled. */
 export interface QueueRegisters {
   /** Number of descriptors; the maximum until the driver lowers it. */
   readonly size: number
@@ -46,14 +46,14 @@ export interface QueueRegisters {
   areaWord(word: number): number
   /**
    * Lowers the size. Anything but a power of two up to the maximum is ignored ([VIRTIO] 4.1.4.3.2); with RING_PACKED negotiated, any size
-   * up to the maximum will do.
+   * up to the maximum is accepted.
    */
   setSize(size: number): void
   /** Sets a dword of the addresses, see `areaWord`. */
   setAreaWord(word: number, value: number): void
   /** Sets a whole address, below 2^53. */
   setArea(area: QueueArea, address: number): void
-  /** Starts the queue. There is no way back but a reset, of the queue or of the device. */
+  /** Starts the queue. Only a reset, of the queue or of the device, stops it. */
   enable(options?: { readonly legacy: boolean }): void
 }
 
@@ -62,18 +62,18 @@ export interface TransportedDevice {
   /** [VIRTIO] 5: the device type's number. */
   readonly deviceType: number
   readonly queueCount: number
-  /** Descriptors of a queue at most. */
+  /** Maximum of descriptors of a queue. */
   readonly maxQueueSize: number
   /** Connects the device to its guest, once. */
   attach(wiring: TransportWiring): void
-  /** PCI bus mastering: while it is off, guest memory is not touched. Others leave it on. */
+  /** PCI bus mastering: while it is off, guest memory is not touched. Other transports leave it on. */
   setBusMaster(enabled: boolean): void
 
   /** [VIRTIO] 2.1. */
   readonly status: number
-  /** 0 resets the device at once: `status` reads 0, and nothing of its past reaches the guest. */
+  /** 0 resets the device at once: `status` reads 0, and no earlier request reaches the guest. */
   writeStatus(value: number): void
-  /** The feature bits, as words of 32 bits: those offered, and those that the driver has written. */
+  /** The feature bits, as words of 32 bits: the offered ones, and those that the driver has written. */
   readonly negotiation: Pick<Negotiation, "deviceFeatures" | "legacyDeviceFeatures" | "driverFeatures" | "isNegotiated">
   setDriverFeatures(select: number, value: number): void
 
@@ -88,16 +88,16 @@ export interface TransportedDevice {
   readonly config: Pick<DeviceConfig, "size" | "read" | "readGeneration" | "bigEndianOffset">
   writeConfig(offset: number, width: number, value: number): void
 
-  /** What the driver has set up, as JSON values. @throws Error while a request is in flight: `pause` first */
+  /** The driver's setup, as JSON values. @throws Error while a request is in flight: `pause` first */
   saveState(options?: SaveOptions): VirtioDeviceState
   /**
-   * Puts the device where `saveState` found it, and pauses it. @throws Error for a state that it could not have had, with the device reset,
-   * and paused only if it was before
+   * Restores a state of `saveState`, and pauses the device. @throws Error for a state that does not fit: then the device is reset, and
+   * paused only if it was before
    */
   restoreState(saved: unknown, options?: RestoreOptions): void
 }
 
-/** A device type's object, which has a device for transports. */
+/** An object of a device type, with a device for transports. */
 export interface Transportable {
   readonly virtio: TransportedDevice
 }

@@ -1,26 +1,26 @@
 /**
- * Work: what a device has to do on the host's thread, one task after the other, a turn at a time. Nothing here recurses: what an
- * interrupt handler asks for while a task runs comes after that task, so thousands of queues that kick each other need one stack.
+ * Work: runs the tasks of a device on the host's thread, one after the other, in turns. It never recurses: a task that an interrupt handler
+ * requests while another one runs comes after that, so thousands of queues that kick each other do not exhaust the stack.
  */
 import { later } from "./later.ts"
 import { Turn } from "./turn.ts"
 
-/** Something to do, in pieces. */
+/** Work that can be done in pieces. */
 export interface Task {
-  /** Does what the turn allows. Returns true when there is more to do in the next turn. */
+  /** Does as much as the turn allows. Returns true if there is more to do in the next turn. */
   run(turn: Turn): boolean
 }
 
-/** What a task does when there is so little to do that no turn is needed. */
+/** A faster way to do a task that has very little to do. */
 export interface Shortcut {
-  /** Does it. Returns false when there is more to do, or it is of another kind: then the task is to run. */
+  /** Returns false if there is more to do, or something else: then the task has to run. */
   serve(turn: Turn): boolean
 }
 
-/** What an empty task costs, as a `Turn` counts it: a driver with 65535 queues must not hold the thread either. */
+/** The weight of an empty task in a `Turn`, so that a driver with 65535 queues cannot hold the thread. */
 const TASK_WEIGHT = 4096
 
-// What keeps a kick from being the only thing to do, as bits of `Work.#state`:
+// Bits of `Work.#state`, each a reason why a kick is not the only thing to do:
 
 /** A task runs. */
 const RUNNING = 1
@@ -34,18 +34,18 @@ const END_AWAITED = 8
 export class Work {
   /** Each task once, the oldest first. */
   readonly #ready = new Set<Task>()
-  /** Those that are for the next turn. */
+  /** Tasks for the next turn. */
   readonly #unfinished = new Set<Task>()
   readonly #turn = new Turn()
-  /** The turn of tasks that promises wake: promises that settle at once would give each of them a turn of its own, without end. */
+  /** One turn for all tasks that promises wake: promises that settle at once would otherwise begin one turn after another, without end. */
   readonly #wakeTurn = new Turn()
   #isWakeTurnOpen = false
   #isScheduled = false
-  /** All in one number, which the usual kick compares with 0 once. */
+  /** One number, so that the usual kick needs a single comparison with 0. */
   #state = 0
   readonly #ended: () => void
 
-  /** `ended` is called at the end of turns for which `awaitEnd` has asked. It may throw. */
+  /** `ended` is called at the end of a turn if `awaitEnd` was called. It may throw. */
   constructor(ended: () => void) {
     this.#ended = ended
   }
@@ -60,7 +60,7 @@ export class Work {
     else this.#state |= CLOSED
   }
 
-  /** Runs `task` now, or after those that are waiting. Where there is nothing else to do, `shortcut` may make that unnecessary. */
+  /** Runs `task` now, or after those that are waiting. If there is nothing else to do, `shortcut` may do it instead. */
   do(task: Task, shortcut?: Shortcut): void {
     if (this.#state !== 0) return this.#doBesides(task)
     // The usual kick: there is nothing else to do, before or after it.
@@ -96,7 +96,7 @@ export class Work {
     this.#run(this.#turn, undefined)
   }
 
-  /** Lets `task` wait; whoever calls this calls `go`, `wake` or `soon` then. */
+  /** Queues `task`. The caller then calls `go`, `wake` or `soon`. */
   add(task: Task): void {
     this.#ready.add(task)
     this.#state |= READY
@@ -119,12 +119,15 @@ export class Work {
     if (this.#mayRun()) this.#schedule()
   }
 
-  /** Calls `ended` at the end of this turn, or of the next one. To call it each time costs a kick of one request a tenth (measured). */
+  /**
+   * Calls `ended` at the end of this turn, or of the next one. (Calling it after every turn would slow a kick of one request by a tenth,
+   * measured.)
+   */
   awaitEnd(): void {
     this.#state |= END_AWAITED
   }
 
-  /** `task` is not to be run any more. */
+  /** Removes `task`. */
   drop(task: Task): void {
     this.#ready.delete(task)
     this.#unfinished.delete(task)
@@ -163,8 +166,9 @@ export class Work {
   }
 
   /**
-   * The turn is over. The rest is for the next one, also after an exception of the embedder's interrupt handler, or of a backing with a
-   * bug: nothing may wait for ever. `thrown`: the task that has thrown, which runs again, for it has not said that it is done.
+   * Ends the turn, and leaves the remaining tasks to the next one, even after an exception of the embedder's interrupt handler, or of a
+   * backing with a bug: nothing may wait for ever. `thrown`: the task that has thrown. It runs again, because it has not said that it is
+   * done.
    */
   #leave(thrown: Task | undefined): void {
     if (thrown !== undefined) this.#unfinished.add(thrown)
