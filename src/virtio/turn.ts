@@ -1,34 +1,34 @@
 /**
- * Turn: how much of the host's thread one kick, or one answer of the backing, may take before the event loop gets the thread back.
- * A look at the clock costs 30 to 40 ns, as much as a small request, so it is taken after some work only.
+ * Turn: bounds the time for which one kick, or one answer of the backing, holds the host's thread. Reading the clock takes 30 to 40 ns, as
+ * long as a small request, so it is read only after some work.
  */
 
-/** Milliseconds of a turn, from the first look at the clock on. */
+/** Milliseconds of a turn, from the first reading of the clock on. */
 const TURN_MS = 5
-/** Bytes that a turn moves at most, whatever the clock says. */
+/** Maximum of bytes that a turn moves, whatever the clock says. */
 export const TURN_BYTES = 16 << 20
-/** Work between two looks, in bytes moved or what takes as long. */
+/** Work between two readings of the clock, in bytes moved or other work of the same duration. */
 export const LOOK_WEIGHT = 1 << 20
-/** Milliseconds between two looks after which the next one comes sooner: the backing is slow. */
+/** After an interval of this many milliseconds the backing counts as slow, and the clock is read more often. */
 const SLOW_MS = 1
-/** Milliseconds that count between two looks: a host that runs something else meanwhile does not make a short turn a long one. */
+/** Maximum of milliseconds that one interval counts: the host may have run another program meanwhile. */
 const COUNTED_MS = 2
-/** After so many intervals in a row that are as long as a turn, the whole of them counts: the backing itself takes them. */
+/** After so many intervals in a row as long as a turn, each counts in full: then the backing itself is that slow. */
 const LONG_INTERVALS = 3
 
 export class Turn {
-  /** The rest of the work is for later. */
+  /** Whether the turn has ended, so that the rest of the work has to wait. */
   over = false
   #weight = 0
   #bytes = 0
   /** Milliseconds counted in this turn. */
   #spent = 0
-  /** `performance.now()` at the last look of this turn, or at its start. */
+  /** `performance.now()` at the last reading in this turn, or at its start. */
   #looked = 0
   #hasLooked = false
-  /** Work until the next look. It outlives the turn. */
+  /** Work until the next reading. Kept from turn to turn. */
   #pace = LOOK_WEIGHT
-  /** Intervals between two looks, in this turn and those before, that were as long as a turn, one after the other. */
+  /** Consecutive intervals, in this turn and earlier ones, that were as long as a turn. */
   #longIntervals = 0
 
   begin(): void {
@@ -38,15 +38,15 @@ export class Turn {
     if (this.#hasLooked) this.#forgetTime()
   }
 
-  /** Apart from `begin`, for few turns of small requests come to a look. */
+  /** Separate from `begin`, because few turns with small requests read the clock. */
   #forgetTime(): void {
     this.#spent = 0
-    // Where one call takes as long as a turn the first counts as well; a look costs nothing beside it.
+    // If one call takes as long as a turn, the first call has to count too; reading the clock is cheap beside it.
     this.#hasLooked = this.#longIntervals >= LONG_INTERVALS
     if (this.#hasLooked) this.#looked = performance.now()
   }
 
-  /** Counts `bytes` that were moved, and `weight`: the work in all, in bytes or what takes as long. */
+  /** Counts `bytes` that were moved, and `weight`: all the work, as bytes moved in the same time. */
   spend(weight: number, bytes: number): void {
     this.#bytes += bytes
     this.#weight += weight

@@ -1,4 +1,4 @@
-/** Virtqueue: one queue of a device: its registers, and the ring once it is in use. Dropping the ring ends the life of all its requests. */
+/** Virtqueue: one queue of a device: its registers, and its ring once it is in use. Dropping the ring ends all its requests. */
 import type { GuestMemory } from "./guest-memory.ts"
 import type { Negotiation } from "./negotiation.ts"
 import { InOrderRing } from "./queue/in-order-ring.ts"
@@ -15,33 +15,33 @@ import type { Shortcut, Task } from "./work.ts"
 const AREA_WORD: Readonly<Record<QueueArea, number>> = { descriptorTable: 0, availRing: 2, usedRing: 4 }
 const AREA_WORDS = 6
 
-/** Nothing is programmed. Shared: most queues of a device with thousands stay like that. */
+/** The addresses of a queue that was never programmed. Shared, because a device may have thousands of unused queues. */
 const NO_AREAS = new Uint32Array(AREA_WORDS)
 
-/** Who serves queues: their device. */
+/** Serves queues: their device. */
 export interface QueueServer {
   readonly negotiation: Pick<Negotiation, "isNegotiated">
-  /** Takes requests from `queue`, as far as the turn goes. Returns true when there is more to do. */
+  /** Takes requests from `queue` until the turn ends. Returns true if there is more to do. */
   serve(queue: Virtqueue, turn: Turn): boolean
 }
 
 export class Virtqueue implements Task, QueueAreas, QueueRegisters {
   readonly index: number
-  /** Descriptors at most, and initially. */
+  /** Maximum, and initial, number of descriptors. */
   readonly maxSize: number
   /** Number of descriptors. */
   size: number
   enabled = false
   /** Enabled through the legacy page number register: then the queue may be used before DRIVER_OK ([VIRTIO] 3.1.2). */
   legacy = false
-  /** The present life of the queue. Requests of any other ring are dead: they must not touch the guest. */
+  /** The present ring; a reset drops it. Requests of any other ring must not touch the guest. */
   ring: Ring | undefined
-  /** `VirtioDevice.changes` when the queue was last found to be one that may be served. */
+  /** `VirtioDevice.changes` when a check last found that the queue may be served. */
   liveAt = -1
-  /** Serves kicks of one usual request in the present life. */
+  /** Serves kicks with one usual request on the present ring. */
   shortcut: Shortcut | undefined
   #areas = NO_AREAS
-  /** Where the ring goes on, of a queue whose state has been restored. */
+  /** The restored position of the ring. */
   #saved: SavedRing | undefined
   readonly #server: QueueServer
 
@@ -96,7 +96,7 @@ export class Virtqueue implements Task, QueueAreas, QueueRegisters {
     return this.#server.serve(this, turn)
   }
 
-  /** Makes the ring, at the first use of the queue. @throws VirtqueueError when it is not in RAM */
+  /** Makes the ring at the first use of the queue. @throws VirtqueueError when it is not in RAM */
   open(memory: GuestMemory, features: RingFeatures): Ring {
     const { size, descriptorTable, availRing, usedRing } = this
     const areas = { size, descriptorTable, availRing, usedRing }
@@ -109,7 +109,9 @@ export class Virtqueue implements Task, QueueAreas, QueueRegisters {
     return ring
   }
 
-  /** Finds the ring, if there is one, in memory that may have been replaced. Returns false when it is `gone`: that is told why. */
+  /**
+   * Finds the ring, if there is one, in replaced memory. Returns false if it is not in RAM any more, after calling `gone` with the error.
+   */
   find(gone: (error: unknown) => void): boolean {
     try {
       this.ring?.refresh()
@@ -132,7 +134,7 @@ export class Virtqueue implements Task, QueueAreas, QueueRegisters {
     this.#saved = undefined
   }
 
-  /** `inFlight`: the requests in flight of the ring. They are taken again after `restore`. */
+  /** `inFlight`: the ring's requests in flight, which are taken again after `restore`. */
   save(inFlight: readonly TakenChain[]): SavedQueue {
     const { size, enabled, legacy, ring } = this
     const state = ring?.save(inFlight) ?? this.#saved ?? { position: 0, heads: [] }
@@ -157,7 +159,7 @@ export class Virtqueue implements Task, QueueAreas, QueueRegisters {
     }
   }
 
-  /** Chains wait that were in flight when the state was saved. */
+  /** Whether chains that were in flight when the state was saved wait to be taken again. */
   get hasSaved(): boolean {
     if (this.ring !== undefined) return this.ring.hasSaved
     return this.enabled && this.#saved !== undefined && this.#saved.heads.length + (this.#saved.chains?.length ?? 0) > 0
@@ -168,8 +170,8 @@ export class Virtqueue implements Task, QueueAreas, QueueRegisters {
   }
 
   /**
-   * Ends the life of the ring, and begins another where it stands: its requests in flight are taken again. `anew`: those that are done
-   * too, which wait for others because of their order.
+   * Replaces the ring by a new one at the same position, which takes the requests in flight again. `anew`: repeats also requests that are
+   * done and wait for earlier ones (IN_ORDER).
    */
   takeAgain(inFlight: readonly TakenChain[], { anew }: { readonly anew: boolean }): void {
     const { held = [], ...saved } = this.save(inFlight)

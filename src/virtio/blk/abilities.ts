@@ -1,17 +1,17 @@
-/** What another backing must be able to do to take the place of the one that the driver has negotiated with. */
+/** Checks that a new backing can do everything that the driver has negotiated with the old one. */
 import type { VirtioBacking } from "../../backing/backing.ts"
 import { hasBit } from "../spec.ts"
 import { VIRTIO_BLK_F } from "./spec.ts"
 
-/** The features that a backing's abilities make. */
+/** The features that depend on the backing. */
 const ABILITIES = ["FLUSH", "DISCARD", "WRITE_ZEROES", "SECURE_ERASE", "LIFETIME"] as const
 
-/** What a driver knows of a zoned disk. */
+/** The numbers of a zoned disk that a driver reads once. */
 const ZONE_NUMBERS = ["model", "zoneSize", "maxOpenZones", "maxActiveZones", "maxAppendSize", "writeGranularity"] as const
 
 /**
- * `reliedOn`: the features that the driver relies on; `features`: those of the new backing.
- * @throws Error when some are missing. A read-only disk refuses what changes it, whatever it could do.
+ * `reliedOn`: the features that the driver relies on. `features`: those of the new backing.
+ * @throws Error if some are missing. Features for changes are not required of a read-only disk, which refuses changes anyway.
  */
 export function checkAbilities(reliedOn: bigint, features: bigint): void {
   const isReadOnly = hasBit(features, VIRTIO_BLK_F.RO)
@@ -25,7 +25,7 @@ export function checkAbilities(reliedOn: bigint, features: bigint): void {
   )
 }
 
-/** @throws Error when the two disks differ in their zones: a driver learns them once */
+/** @throws Error if the two disks differ in their zones, which a driver reads only once */
 export function checkSameZones({ zones: before }: VirtioBacking, { zones }: VirtioBacking): void {
   const isSame = before === undefined || zones === undefined ? before === zones : ZONE_NUMBERS.every((name) => before[name] === zones[name])
   if (!isSame) {

@@ -1,18 +1,19 @@
 /**
- * What a backing's method may return: nothing, or a promise where it may answer later. JavaScript callers have no compiler: it is checked.
+ * Checks what a backing's method returns: nothing, or a promise if the backing is asynchronous. JavaScript callers have no compiler for
+ * that.
  */
 
-/** Whether `answer` is to be waited for. */
+/** Whether `answer` has to be awaited. */
 export function isThenable<T>(answer: T | PromiseLike<T>): answer is PromiseLike<T> {
   return answer !== undefined && answer !== null && typeof (answer as { then?: unknown }).then === "function"
 }
 
-/** A promise that nobody waits for any more must not end the process. */
+/** Handles the rejection of a promise that nobody awaits any more, so that it does not end the process. */
 export function ignoreRejection(answer: PromiseLike<unknown>): void {
   answer.then(undefined, () => {})
 }
 
-/** @throws TypeError when `answer`, of the backing's `method`, is a promise, though the backing is not `asynchronous` */
+/** @throws TypeError if `answer`, returned by the backing's `method`, is a promise, though the backing is not `asynchronous` */
 export function refusePromise(answer: unknown, method: string): void {
   if (!isThenable(answer)) return
   ignoreRejection(answer)
@@ -21,7 +22,7 @@ export function refusePromise(answer: unknown, method: string): void {
   )
 }
 
-/** Anything but a yes or a no would pass a write for done that is not. */
+/** The error for an answer that is not a boolean: taken for true, it would report a write as done that is not. */
 export function notNow(method: string, answer: unknown): TypeError {
   const isPromise = isThenable(answer)
   if (isPromise) ignoreRejection(answer)

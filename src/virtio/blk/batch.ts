@@ -1,6 +1,6 @@
 /**
- * Batch: requests taken from one queue before any of them is acted upon. It is filled anew each time, and lives on when a turn ends in
- * the middle of it. Nothing in it is acted upon or completed once its ring is no longer the queue's.
+ * Batch: requests that are taken from one queue before the first of them is executed. The same object is filled for each batch; a batch may
+ * continue over several turns. After a reset of its queue, none of its requests is executed or completed.
  */
 import type { Zones } from "../../backing/backing.ts"
 import type { GuestMemory } from "../guest-memory.ts"
@@ -21,21 +21,21 @@ import { type BlkStatus, SECTOR_SIZE, VIRTIO_BLK_S, VIRTIO_BLK_T } from "./spec.
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
 const { OK } = VIRTIO_BLK_S
 const { IN, OUT, FLUSH } = VIRTIO_BLK_T
-/** A shift by so many bits makes sectors of bytes: dividing them costs 8 ns (measured). */
+/** A shift by so many bits converts bytes to sectors: a division takes 8 ns (measured). */
 const SECTOR_BITS = 31 - Math.clz32(SECTOR_SIZE)
 const MERGE_BYTES = SLICE_BYTES
 
-/** Requests in it at most. */
+/** Maximum of requests in a batch. */
 export const BATCH_REQUESTS = 256
-/** The batch is closed once it has this many segments, so that its memory stays bounded whatever chains look like. */
+/** A batch with this many segments takes no more requests, so that its memory is bounded for any chains. */
 const BATCH_SEGMENTS = 8192
-/** So is it once so many descriptors have been read for it: nothing looks at the clock meanwhile. */
+/** The same for descriptors that were read for it, because nobody reads the clock meanwhile. */
 const BATCH_DESCRIPTORS = 8192
-/** So is it once it has as many bytes of data as a turn moves: requests of other queues wait for a batch, however small they are. */
+/** The same for bytes of data: as many as a turn moves, because even small requests of other queues wait for the batch. */
 const BATCH_BYTES = TURN_BYTES
-/** As many descriptors are read while one segment of a range is judged. */
+/** Checking one segment of a range takes as long as reading so many descriptors. */
 const SEGMENT_DESCRIPTORS = 4
-/** Buffers of one merged call at most: larger calls gain nothing. */
+/** Maximum of buffers in one merged call: larger calls are not faster. */
 const MERGE_BUFFERS = 1024
 
 /** The status to refuse a request with, or OK. */
@@ -49,40 +49,40 @@ export class Batch {
   taken = 0
   /** No more are taken into it. */
   most = BATCH_REQUESTS
-  /** Those before this index have been acted upon. */
+  /** Requests before this index have been executed. */
   next = 0
-  /** Those before this index have been completed, or are in the hands of a `Pending`. */
+  /** Requests before this index have been completed, or handed over to a `Pending`. */
   settled = 0
-  /** Writes have been acted upon since they were last made stable (write-through) or that was not needed. */
+  /** Whether writes have been executed that a write-through disk must still flush. */
   hasWritten = false
-  /** Those before this index are not merged: a call for several of them has failed. */
+  /** Requests before this index are not merged, because a call for several of them has failed. */
   apart = 0
-  /** What broke the ring behind the last request taken: thrown once those are through. */
+  /** The error that broke the ring after the last request taken: thrown when the requests before it have ended. */
   brokenBy: VirtqueueError | undefined
-  /** The `Observation` is to be told of their completion. */
+  /** Whether to report completions to the `Observation`. */
   isObserved = false
-  /** Descriptors that have been read for it, and what took as long. */
+  /** Descriptors that were read for the batch, plus other work in the same unit. */
   descriptors = 0
   readonly #segments = new SegmentList()
-  /** The chain that is being parsed. Its segments stay: those with data are the request's. */
+  /** The chain that is being parsed. Its segments with data become the request's. */
   readonly #chain = new DescriptorChain(this.#segments)
   /** Bytes of data of the requests in it. */
   #bytes = 0
-  /** Of the guest memory in which the requests lie. */
+  /** The generation of the guest memory that the requests point into. */
   generation = 0
 
-  /** Some are to be acted upon or completed, and may be. */
+  /** Whether some requests still have to be executed or completed, and no reset has ended them. */
   get unfinished(): boolean {
     return this.settled < this.taken && this.queue?.ring === this.ring
   }
 
-  /** No more requests are to be taken into it. A method: V8 calls its runtime for a private getter (30 ns, measured). */
+  /** Whether the batch takes no more requests. A method, because V8 calls its runtime for a private getter (30 ns, measured). */
   #isFull(): boolean {
     if (this.taken >= this.most || this.descriptors >= BATCH_DESCRIPTORS) return true
     return this.#segments.count >= BATCH_SEGMENTS || this.#bytes >= BATCH_BYTES
   }
 
-  /** Begins anew, with requests of `ring`, which has been refreshed. */
+  /** Begins a new batch for requests of `ring`, which has been refreshed. */
   begin(queue: Virtqueue, ring: Ring): void {
     this.#segments.clear()
     this.queue = queue
@@ -106,7 +106,7 @@ export class Batch {
       const request = this.slot(this.taken++)
       usual.copy(index, place, request)
       place += request.slots
-      // Not the sums of `usual`: they are of an earlier batch where nobody has read descriptors for this one.
+      // Not the sums of `usual`, which may be those of an earlier batch.
       this.#bytes += request.dataLength
       this.ring?.adopt?.(request)
     }
@@ -115,8 +115,8 @@ export class Batch {
   }
 
   /**
-   * Takes requests that `ring.look` has seen, behind the one that `walked` has left; the outcome of one that is to be refused says so.
-   * Returns whether none is left there. What was taken before a chain that is broken is good.
+   * Takes requests that `ring.look` has seen, after the one that `walked` has left, and sets the outcome of those to refuse. Returns
+   * whether none is left. Requests before a broken chain are valid.
    */
   take(queue: Virtqueue, ring: Ring, refusal: Refusal, walked: WalkedRequests): boolean {
     try {
@@ -139,7 +139,7 @@ export class Batch {
     return true
   }
 
-  /** Adds the request whose chain has been taken. @throws VirtqueueError when it is broken */
+  /** Adds the request of the chain that was taken. @throws VirtqueueError when it is broken */
   #add(queue: Virtqueue, refusal: Refusal): void {
     const chain = this.#chain
     this.descriptors += chain.descriptors
@@ -168,7 +168,7 @@ export class Batch {
     this.brokenBy = undefined
   }
 
-  /** Finds the requests again that are left, when guest memory has been replaced meanwhile. @throws VirtqueueError when it is gone */
+  /** Finds the remaining requests in replaced guest memory. @throws VirtqueueError when they are not in RAM any more */
   refresh(memory: GuestMemory): void {
     const { generation } = memory
     if (generation === this.generation) return
@@ -177,8 +177,8 @@ export class Batch {
   }
 
   /**
-   * The end of the group that begins at `first`: reads, or writes, of neighbouring sectors, which one call serves; any other request is a
-   * group of its own. The bytes that the group moves, discards or zeroes go into `total` of the first.
+   * Returns the end of the group that begins at `first`: consecutive reads, or writes, of adjacent sectors, which one call serves. Any
+   * other request is a group of one. Sets `total` of the first request to the bytes that the group moves, discards or zeroes.
    */
   groupEnd(first: number): number {
     const leader = this.slot(first)
@@ -203,13 +203,13 @@ export class Batch {
     return end
   }
 
-  /** Takes request `index` out of the batch, for somebody who acts on it alone, as after `beginAgain`. */
+  /** Takes request `index` out of the batch, prepared by `beginAgain` to be executed alone. */
   detachAlone(index: number, done = 0, zones?: Zones): BlkRequest[] {
     beginAgain(this.slot(index), done, zones)
     return this.detach(index, index + 1)
   }
 
-  /** Takes the requests of a group out of the batch, for somebody who keeps them. */
+  /** Takes the requests of a group out of the batch; the caller keeps them. */
   detach(first: number, end: number): BlkRequest[] {
     const requests: BlkRequest[] = []
     for (let index = first; index < end; index++) {
@@ -228,24 +228,23 @@ export class Batch {
 }
 
 /**
- * Gets `request` ready to be acted upon alone: from its beginning, unless it has moved a write pointer of `zones`; then on what is behind
- * its first `done` bytes.
+ * Prepares `request` to be executed alone: from its beginning, or after its first `done` bytes if it has moved a write pointer of `zones`.
  */
 export function beginAgain(request: BlkRequest, done: number, zones: Zones | undefined): void {
   const { type, dataLength } = request
   request.own = undefined
-  // A flush is one call, whatever it counts in.
+  // A flush is a single call, in whichever units it counts.
   request.slice = COMMAND_TOTAL
   request.total = type === IN || type === OUT ? dataLength : type === FLUSH ? COMMAND_TOTAL : totalOf(request)
   request.done = isRepeatable(request, zones) ? 0 : Math.min(done, request.total)
 }
 
-/** What there is to do for a request that is not a transfer: bytes of ranges, or a command. */
+/** The total of a request that is not a transfer: bytes of ranges, or a command. */
 function totalOf(request: BlkRequest): number {
   return isCommand(request.type) ? COMMAND_TOTAL : rangesLength(request.ranges)
 }
 
-/** A slot whose request has been detached holds one that was never filled: it WAITS. */
+/** False for a detached request, whose slot has an empty one, with the outcome WAITING. */
 function isOurs({ outcome }: BlkRequest): boolean {
   return outcome >= OK
 }

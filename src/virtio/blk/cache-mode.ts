@@ -3,7 +3,7 @@ import type { Negotiation } from "../negotiation.ts"
 import { DEVICE_STATUS, hasBit } from "../spec.ts"
 import { VIRTIO_BLK_CONFIG, VIRTIO_BLK_F } from "./spec.ts"
 
-/** What the mode depends on. */
+/** The device, as far as the mode depends on it. */
 export interface CacheModeDevice {
   readonly config: { readonly fields: DataView }
   readonly negotiation: Pick<Negotiation, "offered" | "status" | "isNegotiated">
@@ -21,19 +21,19 @@ export class CacheMode {
     this.reset()
   }
 
-  /** A write must be on stable storage before it completes. So must those of a legacy driver that has not said yet what it can do. */
+  /** Whether writes must be durable before they complete. True also for a legacy driver that has not negotiated yet. */
   get writeThrough(): boolean {
     return this.#executor.canFlush && (!this.#isWriteback() || (this.#negotiation.status & DEVICE_STATUS.DRIVER_OK) === 0)
   }
 
-  /** The mode after a reset is write-back, if there is anything to write back. */
+  /** After a reset the mode is write-back, if the backing can flush. */
   reset(): void {
     this.#setWriteback(this.#offers(VIRTIO_BLK_F.FLUSH))
   }
 
   /**
-   * The features are settled. A driver that cannot choose expects write-back if it can flush, and write-through if not. One that can
-   * choose and cannot flush begins with write-through; but DRIVER_OK of a legacy driver that can choose changes nothing.
+   * Negotiation is complete. A driver without CONFIG_WCE expects write-back if it has FLUSH, and write-through if not. One with CONFIG_WCE
+   * and without FLUSH begins with write-through; but DRIVER_OK of a legacy driver with CONFIG_WCE changes nothing.
    */
   negotiated(): void {
     if (!this.#offers(VIRTIO_BLK_F.FLUSH)) return

@@ -1,4 +1,4 @@
-/** Options of what is done to a disk while its guest runs, and a change of its size. */
+/** Changes of a disk while its guest runs: options, and the change of its size. */
 import { BackingError, checkNewSize, type VirtioBacking, type Zones } from "../../backing/backing.ts"
 import { checkOptions, checkValue, type Rules } from "../../options.ts"
 import type { VirtioDevice } from "../device.ts"
@@ -7,10 +7,9 @@ import { checkNoneHalfDone } from "./zoned/half-done.ts"
 /** Options of `VirtioBlk.changeBacking`. */
 export interface ChangeBackingOptions {
   /**
-   * True: the change takes place before the call returns. Requests in flight are done again on the new disk, and nobody waits for the old
-   * one, which may be dead; make sure that a write that it still does cannot reach what the new disk stands on. On a zoned disk an append
-   * that the old one has done without an answer is then done twice. Default false: requests in flight end on the old disk, which is then
-   * flushed.
+   * True: the change takes effect before the call returns. Requests in flight are repeated on the new disk, without waiting for the old
+   * one, which may be dead. Make sure that a late write of the old disk cannot reach the storage of the new one. On a zoned disk an append
+   * may be done twice. Default false: requests in flight end on the old disk, which is then flushed.
    */
   readonly atOnce?: boolean
 }
@@ -18,9 +17,9 @@ export interface ChangeBackingOptions {
 export const CHANGE_BACKING_RULES: Rules<ChangeBackingOptions> = { atOnce: "boolean?" }
 
 /**
- * Makes a change of what requests are judged by, while none is in flight: those that have been taken and not begun, because a throttle, a
- * stopped disk or bus mastering holds them up, are taken again and judged by it.
- * @throws Error when a write to a zone is half done
+ * Calls `act`, which changes the limits that requests are checked by, while none is in flight. Requests that were taken and not begun
+ * (because of a throttle, a stopped disk or bus mastering) are taken again and checked by the new limits.
+ * @throws Error if a write to a zone is half done
  */
 export function changeLimits(device: VirtioDevice, zones: Zones | undefined, act: () => void): void {
   checkNoneHalfDone(device, zones)
@@ -30,7 +29,7 @@ export function changeLimits(device: VirtioDevice, zones: Zones | undefined, act
 
 /** Options of `VirtioBlk.resize`. */
 export interface ResizeOptions {
-  /** Allows a smaller size: what is cut off is lost. Default false. */
+  /** Allows a smaller size, which loses data. Default false. */
   readonly shrink?: boolean
 }
 
@@ -44,8 +43,8 @@ export function checkResize(size: number, options: ResizeOptions): void {
 
 /**
  * Gives the backing another size, in bytes.
- * @throws BackingError (as a rejection) `unsupported` for one that keeps its size; `invalid-argument` for a smaller size that `shrink` does
- * not allow; what its `resize` throws
+ * @throws BackingError (as a rejection) `unsupported` for a backing without `resize`; `invalid-argument` for a smaller size without
+ * `shrink`; errors of its `resize`
  */
 export async function resizeBacking(backing: VirtioBacking, size: number, options: ResizeOptions): Promise<void> {
   if (backing.resize === undefined) throw new BackingError("unsupported", "the backing of this disk cannot change its size")

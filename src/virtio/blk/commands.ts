@@ -7,10 +7,10 @@ import { appendSector, isZoneRequest, manageZones, zoneReport } from "./zoned/re
 
 const { GET_LIFETIME, ZONE_APPEND, ZONE_REPORT } = VIRTIO_BLK_T
 
-/** What counts as the whole of a command, in place of bytes. */
+/** The total of a command, which has no bytes to count. */
 export const COMMAND_TOTAL = 1
 
-/** Whether `type` is that of a command. */
+/** Whether `type` is a command. */
 export function isCommand(type: number): boolean {
   return type === GET_LIFETIME || isZoneRequest(type)
 }
@@ -23,7 +23,7 @@ export class Commands {
     this.#disk = disk
   }
 
-  /** Does the command, and leaves in `request.answer` what the guest is told. Returns a promise when the backing answers later. */
+  /** Executes the command, and puts the data for the guest into `request.answer`. Returns a promise if the backing answers later. */
   run(request: BlkRequest): PromiseLike<void> | undefined {
     request.slice = COMMAND_TOTAL
     const { backing } = this.#disk
@@ -57,14 +57,14 @@ function append(request: BlkRequest, backing: VirtioBacking, zones: Zones): Prom
     { length: request.count },
     (_, index) => request.region(index).viewAt(request.offset(index), request.length(index)),
   )
-  // Views of guest RAM are for a backing that is done with them when it returns.
+  // Only a synchronous backing may get views of guest RAM.
   const buffers = backing.asynchronous === true ? views.map((view) => view.slice()) : views
   return take<unknown>(backing, zones.append(buffers, request.sector * SECTOR_SIZE), "append", (offset) => {
     request.answer = appendSector(request, offset)
   })
 }
 
-/** Makes `use` of what `method` of `backing` has answered, now or later. The call may have put another disk in its place. */
+/** Calls `use` with the answer of the backing's `method`, now or later. (The device may have another backing since the call.) */
 function take<T>(
   backing: VirtioBacking, answer: T | PromiseLike<T>, method: string, use: (value: T) => void,
 ): PromiseLike<void> | undefined {
@@ -74,7 +74,7 @@ function take<T>(
   return undefined
 }
 
-/** [VIRTIO] 5.2.6: struct virtio_blk_lifetime. @throws TypeError for a value that is reserved: the guest must not see one */
+/** [VIRTIO] 5.2.6: struct virtio_blk_lifetime. @throws TypeError for a reserved value, which the guest must not see */
 function lifetimeBytes(request: BlkRequest, { preEolInfo, typeA, typeB }: Lifetime): Uint8Array {
   const bytes = new Uint8Array(LIFETIME_SIZE)
   const numbers = request.numbers(bytes)

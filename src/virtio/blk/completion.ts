@@ -16,10 +16,10 @@ const { IN, OUT, GET_ID, ZONE_APPEND } = VIRTIO_BLK_T
 
 export class Completion {
   readonly #statistics: BlkStatistics
-  // Of the statistics, to be found at once:
+  // Parts of the statistics, for fast access:
   readonly #read: RequestCounts
   readonly #write: RequestCounts
-  /** What GET_ID answers. */
+  /** The answer to GET_ID. */
   readonly #id = new Uint8Array(ID_SIZE)
 
   constructor(statistics: BlkStatistics, serial: Uint8Array) {
@@ -29,7 +29,7 @@ export class Completion {
     this.#id.set(serial)
   }
 
-  /** Completes all of `requests`, which have been done. */
+  /** Completes all of `requests`, which have succeeded. */
   completeUsual(requests: UsualRequests): void {
     const { rows, count, region: { data } } = requests
     for (let at = STATUS; at < ROW * count; at += ROW) data.setUint8(rows[at] ?? 0, OK)
@@ -45,7 +45,7 @@ export class Completion {
     }
   }
 
-  /** Completes the only one of `requests`, which is all that a kick has brought. Returns what `SingleRing.giveBackOnly` does. */
+  /** Completes the single request of a kick, which is the only row of `requests`. Returns the result of `SingleRing.giveBackOnly`. */
   completeOnly(ring: SingleRing, requests: UsualRequests): number {
     const { rows, reads, region } = requests
     region.data.setUint8(rows[STATUS] ?? 0, OK)
@@ -56,7 +56,7 @@ export class Completion {
     return ring.giveBackOnly(rows[HEAD] ?? 0, rows[WRITTEN] ?? 0, rows[SLOTS] ?? 0)
   }
 
-  /** The same of a request that has been read by itself. */
+  /** The same for a `SingleRequest`. */
   completeSingle(ring: SingleRing, { type, length, head, slots, region, status }: SingleRequest): number {
     region.data.setUint8(status, OK)
     const counts = type === IN ? this.#read : this.#write
@@ -66,8 +66,8 @@ export class Completion {
   }
 
   /**
-   * Stores the status byte and the used entry. The used length counts bytes from the first writable byte on; the status byte among
-   * them when it follows directly, so that no byte is counted that was not written ([VIRTIO] 2.7.8.2).
+   * Stores the status byte and the used entry. The used length counts the bytes written from the first writable byte on, and the status
+   * byte only if it follows them directly, so that it never counts an unwritten byte ([VIRTIO] 2.7.8.2).
    */
   complete(memory: GuestMemory, ring: Ring, request: BlkRequest, status: BlkStatus): void {
     let filled = 0
@@ -82,7 +82,7 @@ export class Completion {
     if (memory.written !== undefined) announce(memory, request)
   }
 
-  /** Stores what the device has to say. Returns how much of what the guest can be told to be written that is, from its start on. */
+  /** Stores the device's answer. Returns the number of bytes written, from the first writable byte on. */
   #answer(request: BlkRequest): number {
     const answer = request.type === GET_ID ? this.#id : request.answer
     if (answer === undefined) return 0
@@ -92,7 +92,7 @@ export class Completion {
   }
 }
 
-/** Tells the memory what the request may have stored: a failed read counts as well. */
+/** Announces the bytes that the request may have stored, even for a failed read. */
 function announce(memory: GuestMemory, request: BlkRequest): void {
   const filled = isAnswered(request.type) ? request : request.tail
   for (let segment = 0; filled !== undefined && segment < filled.count; segment++) {

@@ -13,7 +13,7 @@ import { ID_SIZE, SECTOR_SIZE, VIRTIO_BLK_CONFIG, VIRTIO_BLK_F } from "./spec.ts
 /** Names of feature bits, as the specification spells them. */
 export type BlkFeatureName = keyof typeof VIRTIO_BLK_F | Exclude<keyof typeof VIRTIO_F, "VERSION_1">
 
-/** Feature bits that are offered only on request: no driver gains by them that knows another way. */
+/** Feature bits that are offered only on request, because a driver that can do without them gains nothing. */
 const ON_REQUEST = [
   "RING_PACKED", "IN_ORDER", "NOTIFICATION_DATA", "NOTIF_CONFIG_DATA", "SUSPEND", "ACCESS_PLATFORM",
 ] as const satisfies readonly BlkFeatureName[]
@@ -23,55 +23,57 @@ export type RequestedFeatureName = (typeof ON_REQUEST)[number]
 
 /** Options of `VirtioBlk`. Sizes are in bytes. */
 export interface VirtioBlkOptions {
-  /** What GET_ID answers: up to 20 printable ASCII characters; longer ones are cut. Default "". */
+  /** The answer to GET_ID: up to 20 printable ASCII characters; longer ones are cut. Default "". */
   readonly serial?: string
   /** Number of request queues, 1 to 65535; more than one offers MQ. Default 1. */
   readonly queues?: number
-  /** Descriptors of each queue, at most: a power of two from 1 to 32768. Default 256. */
+  /** Maximum of descriptors of each queue: a power of two from 1 to 32768. Default 256. */
   readonly queueSize?: number
   /**
-   * Bytes of a logical block, a hint for the guest: a power of two from 512 to 65536. Requests in sectors of 512 work all the same. Default
-   * 512.
+   * Bytes of a logical block, a hint for the guest: a power of two from 512 to 65536. Requests in sectors of 512 bytes work in any case.
+   * Default 512.
    */
   readonly blockSize?: number
   /** Bytes of a physical block: `blockSize` times a power of two. Default `blockSize`. */
   readonly physicalBlockSize?: number
-  /** Bytes: the size of request that the guest should prefer, a multiple of `blockSize`. Default 0, which says nothing. */
+  /** Bytes: the size of request that the guest should prefer, a multiple of `blockSize`. Default 0: no preference. */
   readonly optimalIoSize?: number
-  /** True: nothing is ever written, though the backing could. Default: as the backing is. */
+  /** True: nothing is ever written, even if the backing is writable. Default: the backing's `readOnly`. */
   readonly readOnly?: boolean
-  /** Called with each failure of the backing: the guest hears of it as a status only. */
+  /** Called with each failure of the backing, of which the guest only sees a status. */
   readonly onError?: (error: unknown) => void
   /**
-   * What becomes of a read that the backing fails: the guest hears of it ("report", the default) or does not ("ignore": it reads zeroes),
-   * or the disk stops ("stop"): it keeps the request and all others, calls `onStop`, and begins them again at `VirtioBlk.resume`.
+   * What to do if the backing fails a read. "report" (default): the guest gets the error. "ignore": it reads zeroes. "stop": the disk
+   * stops: it keeps this request and all others, calls `onStop`, and begins them again at `VirtioBlk.resume`.
    */
   readonly readErrors?: ReadErrorPolicy
-  /** The same for writes, discards and flushes; "enospc" stops when there is no space left, and reports anything else. */
+  /** The same for writes, discards and flushes; "enospc" stops if there is no space left, and reports any other error. */
   readonly writeErrors?: WriteErrorPolicy
   /** Called soon after the disk has stopped. It may do anything. */
   readonly onStop?: (stop: DiskStop) => void
   /**
-   * Called with each request when it has been completed. It may do anything, a reset or an unplugging of the disk included. What it throws
-   * is thrown on once the guest has its answers.
+   * Called with each request when it has been completed. It may do anything, even reset the device or unplug the disk. Its errors
+   * are rethrown after the guest has its answers.
    */
   readonly observer?: (request: ObservedRequest) => void
   /**
-   * Whether `statistics` keeps a latency histogram for each kind of request: of all of them, or of one batch in 32, chosen at random, which
-   * costs a guest that sends one request at a time a tenth less. Default "off".
+   * Whether `statistics` has a latency histogram for each kind of request: "all" times every request, "sampled" one random batch in 32,
+   * which is a tenth faster for a guest that sends one request at a time. Default "off".
    */
   readonly latency?: "off" | "sampled" | "all"
   /**
-   * Feature bits to offer that are not offered otherwise. RING_PACKED: packed rings, beside split ones; some drivers know only those, and
-   * Linux takes them where it can. IN_ORDER: requests complete in the order in which they came, so a slow one holds up those behind it.
-   * NOTIFICATION_DATA, NOTIF_CONFIG_DATA (PCI only): kicks say more, which the device does not need. SUSPEND: the driver can suspend the
-   * device. ACCESS_PLATFORM: addresses are not guest-physical ones but those of an IOMMU, which the transport's `memory` looks up; the
-   * driver must accept it, so there must be no legacy interface. Default: none.
+   * Feature bits that are offered only on request. Default: none.
+   * - RING_PACKED: packed rings, beside split ones. Some drivers know only those, and Linux prefers them.
+   * - IN_ORDER: requests complete in order of arrival, so a slow one delays those after it.
+   * - NOTIFICATION_DATA, NOTIF_CONFIG_DATA (PCI only): kicks carry more data, which the device does not need.
+   * - SUSPEND: the driver can suspend the device.
+   * - ACCESS_PLATFORM: addresses are those of an IOMMU, which the transport's `memory` translates. The driver must accept it, so there must
+   * be no legacy interface.
    */
   readonly withFeatures?: readonly RequestedFeatureName[]
-  /** What the guest may do in a second: limits for this disk, or a `Throttle` that it shares with others. Default: no limits. */
+  /** Limits of bytes and requests a second, for this disk, or in a `Throttle` that several disks share. Default: no limits. */
   readonly throttle?: Throttle | ThrottleLimits
-  /** Feature bits not to offer. Leaving out FLUSH says that the disk does not survive a crash, and takes CONFIG_WCE along. */
+  /** Feature bits not to offer. Without FLUSH, which removes CONFIG_WCE too, the disk does not promise to survive a crash. */
   readonly withoutFeatures?: readonly BlkFeatureName[]
 }
 
@@ -82,11 +84,11 @@ export const VIRTIO_BLK_RULES: Rules<VirtioBlkOptions> = {
   latency: ["off", "sampled", "all"],
 }
 
-/** Most segments of a DISCARD, of a WRITE_ZEROES, and of a SECURE_ERASE request. */
+/** Maximum of segments of a DISCARD, WRITE_ZEROES or SECURE_ERASE request. */
 export const MAX_DISCARD_SEGMENTS = 256
 export const MAX_WRITE_ZEROES_SEGMENTS = 16
 export const MAX_SECURE_ERASE_SEGMENTS = 16
-/** Most sectors of one segment: just under 2 GiB to discard; 512 MiB to zero or to erase, for somebody may have to write them. */
+/** Maximum of sectors of one segment: just under 2 GiB to discard; 512 MiB to zero or to erase, because these may have to be written. */
 export const MAX_DISCARD_SECTORS = 0x3f_ffff
 export const MAX_WRITE_ZEROES_SECTORS = 0x10_0000
 export const MAX_SECURE_ERASE_SECTORS = 0x10_0000
@@ -145,8 +147,8 @@ export function blkParameters(options: VirtioBlkOptions): BlkParameters {
 }
 
 /**
- * Feature bits that a driver must accept: a disk that is written zone by zone is none for a driver that does not know zones, and who takes
- * addresses for guest-physical ones must not use those of an IOMMU.
+ * Feature bits that a driver must accept. Without ZONED it cannot use a host-managed disk; without ACCESS_PLATFORM it would pass
+ * guest-physical addresses where the device expects those of an IOMMU.
  */
 export function requiredFeatures(backing: VirtioBacking, { withFeatures, withoutFeatures }: BlkParameters): bigint {
   const required = withFeatures & ~withoutFeatures & featureMask([VIRTIO_F.ACCESS_PLATFORM])
@@ -159,7 +161,7 @@ export function requiredFeatures(backing: VirtioBacking, { withFeatures, without
   return required | ZONED_MASK
 }
 
-/** The feature bits of the device type: what the backing can do decides. */
+/** The feature bits of the device type, which depend on the backing. */
 export function blkFeatures(backing: VirtioBacking, parameters: BlkParameters): bigint {
   const bits: number[] = [VIRTIO_BLK_F.SEG_MAX, VIRTIO_BLK_F.GEOMETRY, VIRTIO_BLK_F.BLK_SIZE, VIRTIO_BLK_F.TOPOLOGY]
   if (parameters.queues > 1) bits.push(VIRTIO_BLK_F.MQ)
@@ -200,7 +202,7 @@ export function writeStaticConfig(config: DataView, backing: VirtioBacking, para
   config.setUint32(VIRTIO_BLK_CONFIG.secure_erase_sector_alignment, erases ? sectorsOf(backing.secureEraseAlignment) : 0, true)
 }
 
-/** The largest segment of a SECURE_ERASE that is whole units of the backing. 0: a unit is larger than a segment may be. */
+/** The largest segment of a SECURE_ERASE that is a multiple of the backing's unit. 0: the unit is larger than a segment may be. */
 function secureEraseSectors(backing: VirtioBacking): number {
   const alignment = sectorsOf(backing.secureEraseAlignment)
   return Math.floor(MAX_SECURE_ERASE_SECTORS / alignment) * alignment
@@ -215,7 +217,7 @@ export function readCapacity(config: DataView): number {
   return config.getUint32(VIRTIO_BLK_CONFIG.capacity, true) + config.getUint32(VIRTIO_BLK_CONFIG.capacity + 4, true) * 2 ** 32
 }
 
-/** Writes the capacity in sectors, and the cylinders that go with it. */
+/** Writes the capacity in sectors, and the number of cylinders. */
 export function writeCapacity(config: DataView, sectors: number): void {
   config.setUint32(VIRTIO_BLK_CONFIG.capacity, sectors % 2 ** 32, true)
   config.setUint32(VIRTIO_BLK_CONFIG.capacity + 4, Math.floor(sectors / 2 ** 32), true)

@@ -28,8 +28,8 @@ import { ZonedConfig } from "./zoned/config.ts"
 import { checkNoneHalfDone } from "./zoned/half-done.ts"
 
 /**
- * A virtio block device over a backing, to be put behind a transport, such as VirtioPciFunction. The backing stays its owner's: closing
- * it is theirs to do, after the device is unplugged and `whenIdle`.
+ * A virtio block device over a backing, for use with a transport such as VirtioPciFunction. The caller keeps owning the backing, and closes
+ * it after unplugging the device and awaiting `whenIdle`.
  */
 export class VirtioBlk implements ServedDisk {
   readonly statistics: BlkStatistics
@@ -44,17 +44,17 @@ export class VirtioBlk implements ServedDisk {
   #errors: ErrorPolicy | undefined
   /** In sectors. */
   #capacity = 0
-  /** Somebody has said so, by an option or later. */
+  /** Whether the option `readOnly` or `setReadOnly` has made the disk read-only. */
   #isMadeReadOnly: boolean
   #isReadOnly: boolean
-  /** The driver sees at its next reset what has changed. */
+  /** Whether the next reset shows the driver changed features. */
   #isNewAtReset = false
-  /** Ends the waiting of a call of `changeBacking`: the last one wins. */
+  /** Ends the wait of an earlier call of `changeBacking`, which the next call replaces. */
   #supersede = (): void => undefined
 
   /**
    * @throws TypeError when `backing` is not a `VirtioBacking`, or for an option that does not exist or has the wrong type
-   * @throws RangeError for an option that is out of range
+   * @throws RangeError for an option out of range
    */
   constructor(backing: VirtioBacking, options: VirtioBlkOptions = {}) {
     checkBacking("VirtioBlk", backing)
@@ -74,12 +74,12 @@ export class VirtioBlk implements ServedDisk {
     this.#readCapacity()
   }
 
-  /** The disk that requests are done on. */
+  /** The present backing. */
   get backing(): VirtioBacking {
     return this.#executor.backing
   }
 
-  /** Nothing is written: the backing is read-only, or an option or `setReadOnly` says so. */
+  /** Whether the disk is read-only: because of its backing, the option `readOnly` or `setReadOnly`. */
   get readOnly(): boolean {
     return this.#isReadOnly
   }
@@ -89,34 +89,34 @@ export class VirtioBlk implements ServedDisk {
     return this.#capacity
   }
 
-  /** What the disk can do where it is a zoned one. */
+  /** The operations of a zoned disk; undefined for any other. */
   get zones(): Zones | undefined {
     return this.backing.zones
   }
 
-  /** The last failure of the backing, for people: the guest hears of it as a status only. */
+  /** The last failure of the backing, of which the guest only saw a status. */
   get lastError(): unknown {
     return this.#failures.last
   }
 
-  /** Why the disk has stopped, see `readErrors` and `writeErrors`; undefined while it has not. `resume` lets it go on. */
+  /** Why the disk has stopped (see `readErrors` and `writeErrors`); undefined if it has not. `resume` starts it again. */
   get stoppedBy(): DiskStop | undefined {
     return this.#errors?.stoppedBy
   }
 
-  /** Why the device has set DEVICE_NEEDS_RESET, for people; undefined while it has not. */
+  /** Why the device has set DEVICE_NEEDS_RESET; undefined if it has not. */
   get brokenBy(): VirtqueueError | undefined {
     return this.virtio.brokenBy
   }
 
-  /** What limits its requests, if anything does. */
+  /** The throttle of its requests, if there is one. */
   get throttle(): Throttle | undefined {
     return this.#throttled.throttle
   }
 
   /**
-   * Limits what the guest may do, from now on, by limits of the disk's own, or by those that it shares with others; undefined ends that.
-   * @throws TypeError and RangeError for limits that cannot be
+   * Sets the limits of the disk, or a throttle that it shares with others; undefined removes the limits.
+   * @throws TypeError and RangeError for wrong limits
    */
   setThrottle(throttle: Throttle | ThrottleLimits | undefined): void {
     this.#throttled.throttle = throttleOf("VirtioBlk.setThrottle", throttle)
@@ -124,22 +124,24 @@ export class VirtioBlk implements ServedDisk {
   }
 
   /**
-   * To be called after the backing's size has changed: tells the guest. Requests that are under way were judged by the old size.
+   * Call this after the backing's size has changed: it tells the guest. Requests in flight were checked by the old size.
    * @throws TypeError when the backing's size is not a number of bytes
    */
   capacityChanged(): void {
     this.#sizeMayHaveChanged({ isNews: false })
   }
 
-  /** Makes the disk one of `size` bytes while the guest runs, and tells it. @throws BackingError (as a rejection) as `resizeBacking` */
+  /**
+   * Resizes the disk to `size` bytes while the guest runs, and tells the guest. @throws BackingError (as a rejection) as `resizeBacking`
+   */
   async resize(size: number, options: ResizeOptions = {}): Promise<void> {
     checkResize(size, options)
     await this.changeContent(() => resizeBacking(this.backing, size, options))
   }
 
   /**
-   * Does `work`, which changes the backing itself (what it holds, when it goes back to a snapshot, or its size), while no request is in
-   * flight. Then tells the guest, which has to know by itself what of its caches is void.
+   * Calls `work`, which changes the backing (its content, for instance by applying a snapshot, or its size), while no request is in flight.
+   * Then it tells the guest, which has to drop its caches without further help.
    * @throws Error (as a rejection) while a write to a zone is half done
    */
   async changeContent(work: () => void | Promise<void>): Promise<void> {
@@ -151,13 +153,13 @@ export class VirtioBlk implements ServedDisk {
   }
 
   /**
-   * Puts another disk in the place of `backing`, while the guest runs: it hears of that by a configuration change notification, reads
-   * a capacity that may be another, and otherwise takes it for the same disk. A guest that has one mounted wants the same content. The
-   * guest's next reset shows what else is new: read-only or not, and what the disk can do.
+   * Replaces the backing while the guest runs. The guest gets a configuration change notification, reads the new capacity, and otherwise
+   * takes it for the same disk: if it has a file system mounted, the content must be the same. Other differences (read-only, features) show
+   * after its next reset.
    *
-   * Resolves when nothing uses the old disk any more, which its owner may close then. A later call takes the place of one that still waits.
-   * @throws TypeError, Error (as rejections, with nothing changed) for what is not a `VirtioBacking`, and for one that cannot do what the
-   * guest's driver relies on; what flushing the old disk failed with; Error when a later call was first
+   * Resolves when nothing uses the old disk any more, so that its owner may close it. A later call replaces one that still waits.
+   * @throws TypeError, Error (as rejections, with nothing changed) for anything but a `VirtioBacking`, and for one without a feature that
+   * the driver relies on; errors of flushing the old disk; Error if a later call took effect first
    */
   async changeBacking(backing: VirtioBacking, options: ChangeBackingOptions = {}): Promise<void> {
     checkBacking("VirtioBlk.changeBacking", backing)
@@ -170,7 +172,7 @@ export class VirtioBlk implements ServedDisk {
       this.#supersede = () => resolve(void (isSuperseded = true))
     })
     await this.virtio.pauses.whileIdle(async () => {
-      // The old disk may never answer: then the call that takes the place of this one must not wait for it.
+      // The old disk may never answer, and then a later call must not wait for it.
       if (!isSuperseded) await Promise.race([this.backing.flush?.(), superseded])
       if (isSuperseded) throw new Error("changeBacking was called again before this call had taken effect")
       // The guest may have negotiated meanwhile.
@@ -181,9 +183,9 @@ export class VirtioBlk implements ServedDisk {
   }
 
   /**
-   * Makes the disk read-only, or writable if its backing is, while the guest runs. Resolves when requests in flight have ended and it is
-   * so: the next write fails with IOERR. Drivers look for read-only disks (VIRTIO_BLK_F_RO) after a reset of the device only, and one
-   * that has found one cannot write before the next.
+   * Makes the disk read-only, or writable if its backing is, while the guest runs. Resolves when requests in flight have ended and the
+   * change has taken effect: the next write to a read-only disk fails with IOERR. Drivers check for read-only disks (VIRTIO_BLK_F_RO) only
+   * after a reset of the device, and do not write to one before the next reset.
    * @throws TypeError (as a rejection) for anything but true or false, Error while a write to a zone is half done
    */
   async setReadOnly(readOnly: boolean): Promise<void> {
@@ -191,21 +193,21 @@ export class VirtioBlk implements ServedDisk {
     await this.virtio.pauses.whileIdle(() => changeLimits(this.virtio, this.zones, () => this.#abilitiesChanged(readOnly)))
   }
 
-  /** Takes no more requests; resolves when none is in flight. Those that the driver makes available meanwhile wait for `resume`. */
+  /** Takes no more requests; resolves when none is in flight. Requests that the driver makes available meanwhile wait for `resume`. */
   pause(): Promise<void> {
     return this.virtio.pauses.pause()
   }
 
   /**
-   * Ends `pause`, and serves what has come in. A disk that has stopped goes on: it begins with the requests that it has kept, those that
-   * failed included.
+   * Ends `pause`, and serves the requests that have come in. Starts a stopped disk again, with the requests that it has kept first,
+   * including the failed ones.
    */
   resume(): void {
     this.#errors?.goOn()
     this.virtio.pauses.resume()
   }
 
-  /** Resolves when nothing uses the backing: no request is in flight, of this life of the device or of one that a reset has ended. */
+  /** Resolves when nothing uses the backing: no request is in flight, not even one from before a reset. */
   whenIdle(): Promise<void> {
     return this.virtio.pauses.whenIdle()
   }
@@ -226,7 +228,7 @@ export class VirtioBlk implements ServedDisk {
     const state = parseSavedDisk(saved)
     if (image === "same") checkVersion(state.version, this.backing)
     const restoreThrottle = state.throttle === undefined ? undefined : this.throttle?.readyToRestore(state.throttle)
-    // What the driver was offered, before the disk became read-only or writable. The reset that a refused state ends with undoes it.
+    // Restores the RO bit that the driver was offered. If the state is refused, the final reset undoes this.
     this.#isNewAtReset = true
     const parameters = { ...this.#parameters, readOnly: this.#parameters.readOnly || (state.offersReadOnly ?? this.backing.readOnly) }
     this.virtio.negotiation.replaceFeatures(blkFeatures(this.backing, parameters), requiredFeatures(this.backing, parameters))
@@ -236,7 +238,7 @@ export class VirtioBlk implements ServedDisk {
     }
   }
 
-  /** `isNews`: the guest is told in any case. */
+  /** `isNews`: tells the guest even if the size is the same. */
   #sizeMayHaveChanged({ isNews }: { readonly isNews: boolean }): void {
     checkBackingSize("VirtioBlk", this.backing.size)
     this.virtio.suspension.change(() => {
@@ -270,7 +272,7 @@ export class VirtioBlk implements ServedDisk {
     })
   }
 
-  /** Takes over what the backing can do, as far as the driver lets that happen before it resets the device. */
+  /** Adopts the backing's features, as far as that is possible before the driver resets the device. */
   #abilitiesChanged(isMadeReadOnly = this.#isMadeReadOnly): void {
     const { negotiation, config } = this.virtio
     this.#isMadeReadOnly = isMadeReadOnly

@@ -1,6 +1,6 @@
 /**
- * Executor: the calls on the backing that requests need, a slice at a time. A group of requests (one, or neighbours on the disk) is
- * named by a list and the indices of its first and past its last; the first of them, its leader, says how far the group has come.
+ * Executor: calls the backing for requests, a slice at a time. A group of requests (one, or several that are adjacent on the disk) is given
+ * by a list, the index of its first request and the index past its last. Its first request, the leader, has the progress of the group.
  */
 import type { VirtioBacking } from "../../backing/backing.ts"
 import type { RamRegion } from "../guest-memory.ts"
@@ -14,19 +14,19 @@ const { IN, OUT, FLUSH, DISCARD, WRITE_ZEROES, SECURE_ERASE } = VIRTIO_BLK_T
 const SECTOR = SECTOR_SIZE
 const refuse = refusePromise
 
-/** Bytes that one call moves at most: larger calls gain nothing, and hold the host's thread. */
+/** Maximum of bytes that one call moves: larger calls are not faster, and hold the host's thread. */
 export const SLICE_BYTES = 1 << 20
-/** Bytes that one call discards or zeroes at most, where the backing does not say. */
+/** Maximum of bytes that one call discards or zeroes, unless the backing says otherwise. */
 const DEFAULT_ZEROES_AT_ONCE = 16 << 20
 
-/** What a method of the backing returns. Checked, for JavaScript callers have no compiler: some return counts, or thenables. */
+/** The result of a method of the backing. It is checked, because JavaScript callers have no compiler: some return counts, or thenables. */
 type Answer = void | PromiseLike<void>
 
 export class Executor {
   /** Replaced only while no request is being executed, see `VirtioDevice.takeAgain`. */
   backing: VirtioBacking
   readonly #commands: Commands
-  // Where the data of the present slice are, see `#gather`.
+  // The place of the data of the present slice, see `#gather`.
   #start = 0
   #views: Uint8Array[] = []
 
@@ -35,20 +35,20 @@ export class Executor {
     this.#commands = new Commands(this)
   }
 
-  /** The backing says that a small call may take long. */
+  /** Whether a small call of the backing may take long. */
   get slow(): boolean {
     return this.backing.slow === true
   }
 
-  /** The backing has something to flush, whether FLUSH is offered or not. */
+  /** Whether the backing can flush, even if FLUSH is not offered. */
   get canFlush(): boolean {
     return this.backing.flush !== undefined
   }
 
   /**
-   * Makes one call, for the next slice of the group. Returns a promise when the backing answers later. Call `advance` once the backing has
-   * answered, unless the call has ended the life of the requests or switched bus mastering off.
-   * @throws what the backing throws, and TypeError when it returns a promise though it is not `asynchronous`
+   * Makes one call, for the next slice of the group. Returns a promise if the backing answers later. Call `advance` after the answer,
+   * unless the call has reset the queue or switched bus mastering off.
+   * @throws errors of the backing, and TypeError if it returns a promise though it is not `asynchronous`
    */
   step(requests: readonly BlkRequest[], first: number, end: number): PromiseLike<void> | undefined {
     const leader = requests[first]
@@ -78,7 +78,7 @@ export class Executor {
     return undefined
   }
 
-  /** The call for the present slice of the group has succeeded: what was read into the device's own buffer goes to the guest. */
+  /** After a successful call for the present slice: copies data from the device's own buffer to the guest. */
   advance(requests: readonly BlkRequest[], first: number, end: number): void {
     const leader = requests[first]
     if (leader === undefined) return
@@ -86,7 +86,7 @@ export class Executor {
     leader.done += leader.slice
   }
 
-  /** Everything that has been written is stable when this has been answered. */
+  /** Makes all earlier writes durable when it has been answered. */
   flush(): PromiseLike<void> | undefined {
     const { backing } = this
     return answerOf(backing, backing.flush?.(), "flush")
@@ -110,7 +110,7 @@ export class Executor {
     } else if (!isIn && backing.pwritev !== undefined) {
       refuse(backing.pwritev(views, offset), "pwritev")
     } else if (view !== undefined) {
-      // One call only: it may end the life of the requests, and the next would touch the guest's RAM then.
+      // A single call, because it may reset the queue, and a second one would still touch the guest's RAM.
       this.#checkZones(leader)
       leader.slice = view.length
       if (isIn) refuse(backing.pread(view, offset), "pread")
@@ -118,7 +118,7 @@ export class Executor {
     }
   }
 
-  /** The backing may answer later: what cannot be done at once goes through a buffer of our own. */
+  /** For an asynchronous backing: data that it cannot transfer at once go through the device's own buffer. */
   #transferLater(
     leader: BlkRequest, requests: readonly BlkRequest[], first: number, end: number, offset: number,
   ): PromiseLike<void> | undefined {
@@ -139,8 +139,8 @@ export class Executor {
   }
 
   /**
-   * Finds the data of the group's present slice. Returns their region when they are one stretch of RAM, which begins at `#start` then. Else
-   * they are in `#views`, joined where they touch.
+   * Finds the data of the group's present slice. If they are one stretch of RAM, returns its region and sets `#start`. Otherwise fills
+   * `#views`, with adjacent stretches joined.
    */
   #gather(requests: readonly BlkRequest[], first: number, end: number): RamRegion | undefined {
     const views: Uint8Array[] = []
@@ -245,7 +245,7 @@ export class Executor {
   #atOnce(unmaps: boolean): number {
     const { zeroesAtOnce, unmapsAtOnce } = this.backing
     const bytes: unknown = (unmaps ? unmapsAtOnce : undefined) ?? zeroesAtOnce
-    // A backing in JavaScript may say anything: a string would make text of the offsets that it is added to.
+    // A JavaScript backing may have a string here, which would turn sums of offsets into text.
     return typeof bytes === "number" && bytes >= SECTOR ? bytes : DEFAULT_ZEROES_AT_ONCE
   }
 
@@ -257,7 +257,7 @@ export class Executor {
   }
 }
 
-/** What is to be waited for, of what `method` of `backing` has returned: the call may have put another disk in its place. */
+/** The promise to await, if the backing's `method` returned one. (The device may have another backing since the call.) */
 function answerOf(backing: VirtioBacking, answer: Answer, method: string): PromiseLike<void> | undefined {
   if (!isThenable(answer)) return undefined
   if (backing.asynchronous !== true) refuse(answer, method)

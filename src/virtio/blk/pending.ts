@@ -1,6 +1,6 @@
 /**
- * Pending: a group of requests that wait for a promise of the backing; the one place that knows about promises. It belongs to one life
- * of its queue: after a reset it touches neither the guest nor, for what had not been begun, the disk.
+ * Pending: a group of requests that wait for a promise of the backing. No other code handles promises. It belongs to one ring of its queue:
+ * after a reset it touches neither the guest nor, for requests that have not begun, the disk.
  */
 import type { InFlight, Outstanding } from "../in-flight.ts"
 import type { Ring } from "../queue/ring.ts"
@@ -16,10 +16,10 @@ import type { BlkWiring } from "./wiring.ts"
 
 const { OK } = VIRTIO_BLK_S
 
-/** What is next: the calls of the requests themselves, the answer to the flush behind writes (write-through), or the completion. */
+/** The next step: the calls of the requests, the flush after writes (write-through), or the completion. */
 type Stage = "act" | "stabilise" | "complete"
 
-/** Where the requests come from. `generation`: of the guest memory in which they lie; a call may have replaced it since. */
+/** The origin of the requests. `generation`: of the guest memory that they point into; a call may have replaced it since. */
 type PendingPlace = Pick<Outstanding, "queue" | "ring"> & { readonly generation: number }
 
 export class Pending implements Outstanding, Keepable {
@@ -27,22 +27,22 @@ export class Pending implements Outstanding, Keepable {
   readonly ring: Ring
   calling = false
   readonly #wiring: BlkWiring
-  /** Of the backing that has been called: the device may have another one meanwhile. */
+  /** Of the backing that was called; the device may have another one meanwhile. */
   readonly #inFlight: InFlight
   readonly #requests: readonly BlkRequest[]
   #stage: Stage
-  /** What the backing has said: undefined while nothing, or what is to be looked at by `run`. */
+  /** The backing's answer, for `run`; undefined before it. */
   #answer: { readonly error?: unknown; readonly failed: boolean } | undefined
   #generation: number
-  /** Bytes counted as held. */
+  /** Bytes of memory that are counted for it. */
   #held = 0
-  /** So many have been completed. */
+  /** Number of completed requests. */
   #completed = 0
-  /** The requests have been completed, or each goes on alone. */
+  /** Whether all requests have been completed, or each continues alone. */
   #isEnded = false
-  /** Set while they are parked: what is to be called when their life ends. */
+  /** Set while they are parked: called if a reset ends them. */
   #forget: (() => void) | undefined
-  /** Guest memory may be touched for them. @throws as `#refresh` */
+  /** Whether guest memory may be touched for them. @throws as `#refresh` */
   readonly #mayStore = (): boolean => this.queue.ring === this.ring && this.#wiring.device.work.open && this.#refresh()
 
   constructor(wiring: BlkWiring, { queue, ring, generation }: PendingPlace, requests: readonly BlkRequest[], stage: Stage = "act") {
@@ -53,7 +53,7 @@ export class Pending implements Outstanding, Keepable {
     this.#requests = requests
     this.#stage = stage
     this.#generation = generation
-    // A backing may have reset the device from inside the call: then it is of an ended life from the start.
+    // The backing may have reset the device inside the call: then nobody waits for this group.
     if (queue.ring === ring) this.#inFlight.add(this)
   }
 
@@ -83,7 +83,7 @@ export class Pending implements Outstanding, Keepable {
     this.#forget = undefined
   }
 
-  /** Lets the requests wait until somebody calls `goOn`. `forget` is called in its place when their life has ended. */
+  /** Lets the requests wait until `goOn` is called. If a reset ends them, `forget` is called instead. */
   park(forget: () => void): void {
     this.#forget = forget
     this.#hold()
@@ -98,7 +98,7 @@ export class Pending implements Outstanding, Keepable {
     this.#wiring.device.work.soon()
   }
 
-  /** Goes on with what the backing has answered. */
+  /** Continues after the backing's answer. */
   run(turn: Turn): boolean {
     const { device } = this.#wiring
     if (this.#isEnded || this.calling || this.#isParked || this.queue.ring !== this.ring) return false
@@ -111,7 +111,7 @@ export class Pending implements Outstanding, Keepable {
       if (!this.#proceed(turn)) return !this.calling && !this.#isEnded && !this.#isParked && this.queue.ring === this.ring
       if (!this.#complete()) return this.queue.ring === this.ring
     } catch (error) {
-      // Anything else is somebody's bug: what is left goes on in the next turn.
+      // Any other error is a bug: the rest continues in the next turn.
       if (error instanceof VirtqueueError) this.#end()
       device.breakDown(this.queue, error)
       return false
@@ -122,7 +122,7 @@ export class Pending implements Outstanding, Keepable {
     return false
   }
 
-  /** Nothing has been done for them. */
+  /** Whether none of them has begun. */
   get #isNew(): boolean {
     return this.#stage === "act" && this.#answer === undefined && this.#requests[0]?.done === 0
   }
@@ -140,13 +140,13 @@ export class Pending implements Outstanding, Keepable {
       return
     }
     this.forgotten()
-    // The guest does not hear of it any more; people do.
+    // The guest does not see it any more, but `onError` does.
     if (answer.failed) failures.statusOf(answer.error)
     device.oldLifeAnswered(this.changesDisk)
     failures.throwBugs()
   }
 
-  /** The guest's memory may have been replaced since. @throws VirtqueueError when what the requests need is gone */
+  /** Finds the requests in guest memory that may have been replaced. @throws VirtqueueError when they are not in RAM any more */
   #refresh(): true {
     this.ring.refresh()
     if (this.ring.generation === this.#generation) return true
@@ -155,15 +155,15 @@ export class Pending implements Outstanding, Keepable {
     return true
   }
 
-  /** Goes as far as the turn and the backing allow. Returns true when the outcome of all requests is known. */
+  /** Continues until the turn ends or the backing has to answer. Returns true when the outcome of all requests is known. */
   #proceed(turn: Turn): boolean {
     if (this.#stage === "stabilise" && !this.#takeFlushAnswer()) return false
     return this.#stage === "complete" || (this.#act(turn) && this.#stabilise(turn))
   }
 
   /**
-   * Completes the requests. Returns false when that has to stop: the life has ended, or bus mastering is off. A backing's call may do
-   * that, and so may the observer and `GuestMemory.written`, which may throw as well: no request completes twice. @throws as `#refresh`
+   * Completes the requests. Returns false if it has to stop, because of a reset or because bus mastering is off. A backing's call may cause
+   * both, and so may the observer and `GuestMemory.written`, which may also throw; no request completes twice. @throws as `#refresh`
    */
   #complete(): boolean {
     const { device, completion, observation } = this.#wiring
@@ -178,7 +178,7 @@ export class Pending implements Outstanding, Keepable {
     }
   }
 
-  /** Takes the answer, and makes the calls that are left. Returns true when the outcome of all requests is known. */
+  /** Takes the answer, and makes the remaining calls. Returns true when the outcome of all requests is known. */
   #act(turn: Turn): boolean {
     const { executor, device } = this.#wiring
     const requests = this.#requests
@@ -214,23 +214,23 @@ export class Pending implements Outstanding, Keepable {
     return true
   }
 
-  /** The call failed. Where it was for several requests, each is tried alone: only those that fail by themselves shall hear of it. */
+  /** The call failed. If it was for several requests, each is tried alone, so that only those that fail alone get the error. */
   #failed(leader: BlkRequest, error: unknown): boolean {
     const { errors, device } = this.#wiring
     leader.own = undefined
     if (this.#requests.length > 1) {
-      // Not run from here: each ends with an interrupt, whose handler may throw, or reset the device.
+      // Not run here, because each ends with an interrupt, whose handler may throw or reset the device.
       for (const alone of this.#apart()) device.work.add(alone)
       return false
     }
     return this.#take(errors.outcomeOf(leader, error, this.#mayStore))
   }
 
-  /** In write-through mode writes are not done until they are stable. Returns true when they are, or need not be. */
+  /** In write-through mode, flushes writes before they complete. Returns true when they are durable, or need not be. */
   #stabilise(turn: Turn): boolean {
     const { executor, cacheMode, errors } = this.#wiring
     const [leader] = this.#requests
-    // All of a group are writes, or none is.
+    // A group consists of writes only, or has none.
     if (leader === undefined || leader.outcome !== OK || !isWrite(leader) || !cacheMode.writeThrough) {
       this.#stage = "complete"
       return true
@@ -259,7 +259,7 @@ export class Pending implements Outstanding, Keepable {
     return this.#take(this.#wiring.errors.outcomeOf(leader, answer.error, this.#mayStore))
   }
 
-  /** All requests end with `outcome`, unless the disk has stopped: then each is kept. Returns whether they have ended. */
+  /** Ends all requests with `outcome`, unless the disk has stopped: then it keeps them. Returns whether they have ended. */
   #take(outcome: BlkStatus | typeof WAITING): boolean {
     if (outcome === WAITING) {
       for (const alone of this.#apart()) this.#wiring.errors.keep(alone)
@@ -270,7 +270,7 @@ export class Pending implements Outstanding, Keepable {
     return true
   }
 
-  /** Ends this group: each of its requests is to be acted upon alone, anew where that can be. None, if the backing has reset the queue. */
+  /** Splits the group: each request is repeated alone, if that is possible. Returns none if the backing has reset the queue. */
   #apart(): Pending[] {
     this.#end()
     if (this.queue.ring !== this.ring) return []
@@ -285,7 +285,7 @@ export class Pending implements Outstanding, Keepable {
     })
   }
 
-  /** Counts what the requests hold now. */
+  /** Counts the memory that the requests hold now. */
   #hold(): void {
     const bytes = heldBytes(this.#requests)
     this.#inFlight.hold(bytes - this.#held)

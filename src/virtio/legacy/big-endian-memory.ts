@@ -1,15 +1,14 @@
 /**
- * BigEndianMemory: the RAM of a legacy guest that is big-endian. Rings, request headers and segments of such a guest are in its own order
- * ([VIRTIO] 2.4.3). Whoever reads numbers from RAM does so through the views of its regions, as little-endian ones: here these views read
- * and write the other order. What reads a number of 64 bits as two halves asks `isBigEndian` of the region which is which. So a
- * little-endian guest pays nothing for it.
+ * BigEndianMemory: the RAM of a big-endian legacy guest, whose rings, request headers and segments have its own byte order ([VIRTIO]
+ * 2.4.3). All code reads numbers from RAM through the views of its regions, as little-endian ones; the views made here swap the order. Code
+ * that reads a 64-bit number as two halves asks the region's `isBigEndian` for their order. So little-endian guests lose no time.
  */
 import { type GuestMemory, RamRegion } from "../guest-memory.ts"
 
 /** The byte order of a guest with a legacy driver. A modern driver is little-endian on every machine. */
 export type GuestEndian = "little" | "big"
 
-/** `memory` itself, or as a guest of the other order has it. */
+/** `memory` itself, or a byte-swapping view of it. */
 export function memoryOf(memory: GuestMemory, endian: GuestEndian): GuestMemory {
   return endian === "little" ? memory : new BigEndianMemory(memory)
 }
@@ -17,7 +16,7 @@ export function memoryOf(memory: GuestMemory, endian: GuestEndian): GuestMemory 
 class BigEndianMemory implements GuestMemory {
   readonly written?: (address: number, length: number) => void
   readonly #memory: GuestMemory
-  /** Devices compare regions by identity. */
+  /** One wrapper for each region, because devices compare regions by identity. */
   readonly #regions = new WeakMap<RamRegion, RamRegion>()
 
   constructor(memory: GuestMemory) {

@@ -1,4 +1,4 @@
-/** Where the parts of a virtqueue lie that a legacy driver places by a page number, over PCI or over MMIO. */
+/** The layout of a virtqueue that a legacy driver places by a page number, over PCI or over MMIO. */
 import { availRingSize, VIRTQ_DESC_SIZE } from "../spec.ts"
 import type { TransportedDevice } from "../transport.ts"
 
@@ -6,8 +6,8 @@ import type { TransportedDevice } from "../transport.ts"
 export const LEGACY_ALIGN = 4096
 
 /**
- * Places queue `index` at guest-physical `base`, all parts in one piece, and starts it. A queue that runs is stopped first. The driver's
- * queue size counts, and `align`, a power of two, is the used ring's alignment in bytes ([VIRTIO] 2.7.2).
+ * Places queue `index` at guest-physical `base`, all parts in one piece, and starts it. A running queue is stopped first. The layout
+ * depends on the driver's queue size, and on `align`, the used ring's alignment in bytes, a power of two ([VIRTIO] 2.7.2).
  */
 export function startLegacyQueue(device: TransportedDevice, index: number, place: { readonly base: number; readonly align: number }): void {
   const { base, align } = place

@@ -4,7 +4,7 @@ import type { TransportedDevice } from "../transport.ts"
 import { MAGIC_VALUE, VENDOR_ID, VIRTIO_MMIO } from "./spec.ts"
 import type { WordRegister } from "./word-registers.ts"
 
-/** What the selector registers hold. */
+/** The values of the selector registers. */
 export interface Selects {
   deviceFeatures: number
   driverFeatures: number
@@ -65,7 +65,7 @@ export function modernRegisters(device: TransportedDevice, { selects }: ControlH
     { offset: VIRTIO_MMIO.SHMBaseHigh, read: () => NO_REGION },
     {
       offset: VIRTIO_MMIO.QueueReset,
-      // A reset is over at once: there is nothing to wait for.
+      // A reset is complete at once.
       read: () => 0,
       write: (value) => value === 1 && negotiation.isNegotiated(VIRTIO_F.RING_RESET) && device.resetQueue(selects.queue),
     },
@@ -77,8 +77,8 @@ export function modernRegisters(device: TransportedDevice, { selects }: ControlH
 const AREA_WORDS = 6
 
 /**
- * 1 starts a queue. 0 stops it at once, and nothing of what is in flight reaches the guest any more; size and addresses stay, and a queue
- * that is started again starts with index 0. Other values mean nothing.
+ * 1 starts a queue. 0 stops it at once: requests in flight no longer reach the guest. Its size and addresses stay, and it starts again with
+ * index 0. Other values have no meaning.
  */
 function setReady(device: TransportedDevice, index: number, value: number): void {
   const queue = device.queue(index)

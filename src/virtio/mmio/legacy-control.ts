@@ -1,6 +1,6 @@
 /**
- * LegacyControl: what version 1 of virtio over MMIO has instead of version 2's registers ([VIRTIO] 4.2.4): feature bits 0 to 31, a status
- * without FEATURES_OK, and rings by page number.
+ * LegacyControl: the registers that only version 1 of virtio over MMIO has ([VIRTIO] 4.2.4): feature bits 0 to 31, a status without
+ * FEATURES_OK, and rings by page number.
  */
 import { LEGACY_ALIGN, startLegacyQueue } from "../legacy/legacy-ring.ts"
 import { DEVICE_STATUS } from "../spec.ts"
@@ -12,7 +12,7 @@ import type { WordRegister } from "./word-registers.ts"
 export class LegacyControl {
   readonly #device: TransportedDevice
   readonly #selects: Selects
-  /** Bytes; 0 until the driver has said. It outlives a reset by the driver: Linux says it first and resets the device then. */
+  /** Bytes; 0 until the driver writes it. A reset by the driver keeps it: Linux writes it before it resets the device. */
   #pageSize = 0
   /** Alignment in bytes of each queue's used ring. */
   readonly #aligns: Uint32Array
@@ -71,7 +71,7 @@ export class LegacyControl {
   }
 
   /**
-   * Starts the queue, and page 0 stops it. Without a page size, or with the queue in use, a page means nothing: the driver breaks the
+   * Starts the queue; page 0 stops it. A page is ignored if there is no page size yet, or if the queue is in use: the driver breaks the
    * rules, and a ring at a guessed address would be worse than none.
    */
   #setPageNumber(page: number): void {
@@ -83,7 +83,7 @@ export class LegacyControl {
     }
   }
 
-  /** FEATURES_OK came with virtio 1.0. What is left of a status must not be taken for a reset. */
+  /** Ignores FEATURES_OK, which legacy drivers do not have. A status that is 0 without it must not count as a reset. */
   #writeStatus(value: number): void {
     const known = value & ~DEVICE_STATUS.FEATURES_OK
     if (known !== 0 || value === 0) this.#device.writeStatus(known)

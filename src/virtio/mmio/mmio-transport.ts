@@ -1,6 +1,6 @@
 /**
  * VirtioMmio: a virtio device behind memory-mapped registers ([VIRTIO] 4.2), for machines without PCI: version 2, or version 1, which is
- * the legacy interface. It knows nothing of the device type behind it, nor where in the guest's memory it lies.
+ * the legacy interface. It depends neither on the device type nor on the address of the registers.
  */
 import { checkMembers, checkOptions, type Rules } from "../../options.ts"
 import { savedNumber, savedNumbers, shown, STATE_VERSION } from "../../saved-state.ts"
@@ -27,7 +27,7 @@ export interface VirtioMmioOptions {
   readonly guestEndian?: GuestEndian
 }
 
-/** `version` is one of two numbers: it is checked by itself. */
+/** The constructor checks that `version` is one of two numbers. */
 export const VIRTIO_MMIO_RULES: Rules<VirtioMmioOptions> = { version: "number?", guestEndian: ["little", "big"] }
 
 /** What the registers need of the machine that they are in. */
@@ -53,7 +53,7 @@ export interface VirtioMmioState {
 
 /** A virtio device behind memory-mapped registers: [VIRTIO] 4.2. */
 export class VirtioMmio implements DeviceSignals, ControlHost {
-  /** What is behind the registers. */
+  /** The device that the registers control. */
   readonly device: Transportable
   readonly version: 1 | 2
   readonly selects: Selects = { deviceFeatures: 0, driverFeatures: 0, queue: 0 }
@@ -66,12 +66,12 @@ export class VirtioMmio implements DeviceSignals, ControlHost {
   #interruptStatus = 0
   /** Of the interrupt line. */
   #isHigh = false
-  /** The line stays as it is: what a handler would look at is not back yet. */
+  /** While a state is being restored, the line stays as it is: a handler would see incomplete registers. */
   #isRestoring = false
 
   /**
    * Puts `device` behind new registers.
-   * @throws TypeError for wrong options, RangeError for a version that there is not, or one that has no big-endian guests
+   * @throws TypeError for wrong options, RangeError for an unknown version, or for a big-endian guest with version 2
    */
   constructor(device: Transportable, options: VirtioMmioOptions & VirtioMmioWiring) {
     checkMembers("VirtioMmio", "the device", device, { virtio: "object" }, "Transportable (a VirtioBlk)")
@@ -102,15 +102,15 @@ export class VirtioMmio implements DeviceSignals, ControlHost {
 
   /**
    * Reads `width` bytes (1, 2 or 4) at byte `offset` of the registers, as an unsigned little-endian number: all registers are
-   * little-endian, those of the configuration for a big-endian guest apart, whose bytes are in its order. 0 where there is no register.
+   * little-endian, except the device configuration of a big-endian guest. Returns 0 if there is no register.
    */
   read(offset: number, width: 1 | 2 | 4): number {
     return offset < Config ? this.#registers.read(offset, width) : this.#config.read(offset - Config, width)
   }
 
-  /** Writes the low `width` bytes (1, 2 or 4) of `value` at byte `offset` of the registers. Nothing happens where there is none. */
+  /** Writes the low `width` bytes (1, 2 or 4) of `value` at byte `offset` of the registers. Ignored if there is no register. */
   write(offset: number, width: 1 | 2 | 4, value: number): void {
-    // With NOTIFICATION_DATA the upper half says how far the ring has come. The ring itself is believed (VQ-30).
+    // With NOTIFICATION_DATA the upper half has the ring's position. It is ignored: the ring itself has it too (VQ-30).
     if (offset === QueueNotify && width === 4) this.#virtio.notify(value & 0xffff)
     else if (offset < Config) this.#registers.write(offset, width, value)
     else this.#config.write(offset - Config, width, value)
@@ -140,9 +140,8 @@ export class VirtioMmio implements DeviceSignals, ControlHost {
   }
 
   /**
-   * Puts the registers and the device where `saveState` found them. The interrupt line follows; the device is paused: restore guest memory,
-   * then call `device.resume()`. @throws Error, with everything reset, for what is not a state of such registers, or one of another
-   * image, or an image that has been changed since
+   * Restores a result of `saveState`, with the interrupt line. The device is paused: restore guest memory, then call `device.resume()`.
+   * @throws Error, with everything reset, for the state of other registers or another image, or if the image has changed since
    */
   restoreState(saved: unknown, options: RestoreOptions = {}): void {
     this.reset()
@@ -161,7 +160,7 @@ export class VirtioMmio implements DeviceSignals, ControlHost {
       this.#virtio.restoreState(state["device"], options)
       Object.assign(this.selects, { deviceFeatures, driverFeatures, queue })
       if (this.#legacy !== undefined) this.#legacy.layout = legacyLayout
-      // What the device has to tell (another capacity) stays.
+      // Keeps an interrupt that the device has raised during the restoration (another capacity).
       this.#interruptStatus |= interruptStatus
     } finally {
       this.#isRestoring = false
@@ -195,7 +194,7 @@ export class VirtioMmio implements DeviceSignals, ControlHost {
     this.#setInterruptStatus(this.#interruptStatus & ~bits)
   }
 
-  /** The line is up while any bit is set. Whoever hears of it may do anything, a reset included. */
+  /** The line is high while any bit is set. Its handler may do anything, even reset the device. */
   #setInterruptStatus(bits: number): void {
     this.#interruptStatus = bits
     const level = bits !== 0

@@ -39,7 +39,7 @@ export const VIRTIO_MMIO = {
 
 /** "virt", little-endian. */
 export const MAGIC_VALUE = 0x7472_6976
-/** "QEMU", little-endian. The specification gives the register no meaning; what looks at it (FreeBSD logs it) knows this one. */
+/** "QEMU", little-endian. The specification gives the register no meaning; drivers that read it (FreeBSD logs it) know this value. */
 export const VENDOR_ID = 0x554d_4551
 
 /** [VIRTIO] 4.2.5 and 6: SR_IOV, NOTIF_CONFIG_DATA and ADMIN_VQ are for PCI alone. */

@@ -1,5 +1,5 @@
 /**
- * WordRegisters: the control registers of a device over MMIO. A driver may access them by aligned words of 32 bits only ([VIRTIO] 4.2.2.2);
+ * WordRegisters: the control registers of a device over MMIO. A driver may access them only by aligned words of 32 bits ([VIRTIO] 4.2.2.2);
  * any other access reads 0 and writes nothing.
  */
 

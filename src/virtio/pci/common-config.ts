@@ -10,7 +10,7 @@ export const COMMON_CONFIG_SIZE = 0x40
 /** What the registers need of the transport. */
 export interface CommonConfigHost {
   readonly vectors: Vectors
-  /** Where kicks for a queue go, in units of the notification capability's multiplier. */
+  /** The notification offset of a queue, in units of the notification capability's multiplier. */
   notifyOffset(queue: number): number
 }
 
@@ -51,7 +51,7 @@ export class CommonConfig {
         read: () => transport.vectors.queue(this.#queueSelect),
         write: (value) => transport.vectors.setQueue(this.#queueSelect, value),
       },
-      // There is no way to disable a queue but a reset: 0 is ignored, and so is everything but 1.
+      // Only a reset disables a queue: everything but 1 is ignored.
       {
         offset: 0x1c,
         width: 2,
@@ -61,7 +61,7 @@ export class CommonConfig {
       { offset: 0x1e, width: 2, read: () => (queue() === undefined ? 0 : transport.notifyOffset(this.#queueSelect)) },
       ...this.#addressRegisters(0x20),
       { offset: 0x38, width: 2, read: () => this.#notifConfigData() },
-      // A reset is over at once: there is nothing to wait for.
+      // A reset is complete at once.
       { offset: 0x3a, width: 2, read: () => 0, write: (value) => this.#resetQueue(value) },
     ])
   }
@@ -92,14 +92,14 @@ export class CommonConfig {
     this.#queueSelect = 0
   }
 
-  /** The vector belongs to what is reset ([VIRTIO] 2.6.1.1.1): nothing is told for the queue from here on. */
+  /** The reset includes the queue's vector ([VIRTIO] 2.6.1.1.1): the queue interrupts no more. */
   #resetQueue(value: number): void {
     if (value !== 1 || !this.#device.negotiation.isNegotiated(VIRTIO_F.RING_RESET)) return
     this.#transport.vectors.setQueue(this.#queueSelect, NO_VECTOR)
     this.#device.resetQueue(this.#queueSelect)
   }
 
-  /** What a kick carries: the queue's index, as without the feature. */
+  /** The data for a kick: the queue's index, as without the feature. */
   #notifConfigData(): number {
     const isThere = this.#device.negotiation.isNegotiated(VIRTIO_F.NOTIF_CONFIG_DATA)
     return isThere && this.#device.queue(this.#queueSelect) !== undefined ? this.#queueSelect : 0

@@ -1,6 +1,6 @@
 /**
- * ConfigWindow: the PCI configuration access capability ([VIRTIO] 4.1.4.9): a window in configuration space through which a driver reaches
- * the BARs, where it cannot map them.
+ * ConfigWindow: the PCI configuration access capability ([VIRTIO] 4.1.4.9): a window in configuration space through which a driver accesses
+ * BARs that it cannot map.
  */
 import type { AccessWidth, BarDefinition } from "../../pci/function.ts"
 import { WINDOW } from "./structures.ts"
@@ -28,7 +28,7 @@ export class ConfigWindow {
     this.#read = read
   }
 
-  /** What an access to configuration space asks for by touching the window's data; undefined for any other, and where it cannot be made. */
+  /** The access to a BAR that an access to the window's data requests. Undefined for an access elsewhere, or an invalid request. */
   access(offset: number, width: AccessWidth): WindowAccess | undefined {
     if (offset >= this.data + 4 || offset + width <= this.data) return undefined
     const index = this.#read(this.#at + WINDOW.bar, 1)

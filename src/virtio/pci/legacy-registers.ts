@@ -8,7 +8,7 @@ import type { Vectors } from "./vectors.ts"
 
 /** Unit of the queue address register. */
 const PAGE_SIZE = 4096
-/** Where the device configuration begins: behind the vectors when MSI-X is enabled, in their place otherwise. */
+/** Offset of the device configuration without MSI-X. With MSI-X enabled, the vectors come first. */
 const CONFIG_OFFSET = 20
 const CONFIG_OFFSET_MSIX = 24
 
@@ -19,7 +19,7 @@ export function legacyBarSize(configSize: number): number {
 
 /** What the registers need of the transport. */
 export interface LegacyRegistersHost {
-  /** MSI-X is enabled, which moves the device configuration: the bit in Message Control counts, not the capability. */
+  /** Whether MSI-X is enabled in Message Control, which moves the device configuration. The capability alone does not. */
   readonly msixEnabled: boolean
   readonly vectors: Vectors
   /** Returns the interrupt status and clears it. */

@@ -1,4 +1,4 @@
-/** What a `VirtioPciFunction` is made with: its options, what they default to, and what is refused. */
+/** The options of a `VirtioPciFunction`: defaults and checks. */
 import { checkMembers, checkOptions, type Rules } from "../../options.ts"
 import type { PciInterrupts } from "../../pci/function.ts"
 import { GUEST_MEMORY_RULES, type GuestMemory } from "../guest-memory.ts"
@@ -6,7 +6,7 @@ import type { GuestEndian } from "../legacy/big-endian-memory.ts"
 import { checkLegacyCan } from "../legacy/modern-only.ts"
 import type { Transportable } from "../transport.ts"
 
-/** As many as MSI-X can have. */
+/** The maximum of MSI-X. */
 const MAX_VECTORS = 2048
 
 /** Which interfaces a driver finds. */
@@ -16,7 +16,7 @@ export type VirtioPciInterface = "transitional" | "modern" | "legacy"
 export interface VirtioPciOptions {
   /** Default "transitional": id 0x1001 for block devices, with the legacy registers next to the modern ones. */
   readonly interface?: VirtioPciInterface
-  /** Where the modern structures live: a 64-bit memory BAR, or an I/O BAR for machines whose PCI bus has no others. Default "memory". */
+  /** The BAR of the modern structures: a 64-bit memory BAR, or an I/O BAR for machines whose PCI bus has only those. Default "memory". */
   readonly modernBar?: "memory" | "io"
   /**
    * Byte order of a guest with a legacy driver, "big" with `interface: "legacy"` only: a modern driver is little-endian anywhere. Default
@@ -39,8 +39,7 @@ export interface VirtioPciWiring {
 
 /**
  * The options that the function itself needs, with their defaults.
- * @throws TypeError for wrong options, RangeError for an interface that is not for such a guest or such a device, or a number of vectors
- *   that cannot be
+ * @throws TypeError for wrong options, RangeError for an interface that the guest or the device cannot have, or a wrong number of vectors
  */
 export function checkedOptions(
   device: Transportable, options: VirtioPciOptions & VirtioPciWiring,

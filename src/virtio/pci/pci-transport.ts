@@ -1,6 +1,6 @@
 /**
  * VirtioPciFunction: a virtio device as a PCI function ([VIRTIO] 4.1): transitional (both interfaces), modern or legacy only.
- * It knows nothing of the device type behind it.
+ * It does not depend on the device type.
  */
 import { truncate } from "../../pci/access.ts"
 import { type AccessWidth, type BarDefinition, PciFunction } from "../../pci/function.ts"
@@ -43,7 +43,7 @@ export interface VirtioPciState {
 
 /** A virtio device as a PCI function, for any bus: [VIRTIO] 4.1. */
 export class VirtioPciFunction extends PciFunction implements DeviceSignals {
-  /** What is behind the function. */
+  /** The device of the function. */
   readonly device: Transportable
   readonly #virtio: TransportedDevice
   readonly #modern: ModernLayout | undefined
@@ -53,14 +53,14 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
   readonly vectors: Vectors
   readonly #guestEndian: GuestEndian
   #isr = 0
-  /** Nothing is told: the registers that a handler would look at are not back yet. */
+  /** While a state is being restored there are no interrupts: a handler would see incomplete registers. */
   #isRestoring = false
   /** Only the modern interface has one. */
   readonly #window: ConfigWindow | undefined
 
   /**
    * Puts `device` behind a new PCI function.
-   * @throws TypeError for wrong options, RangeError for a number of vectors that cannot be
+   * @throws TypeError for wrong options, RangeError for a wrong number of vectors
    */
   constructor(device: Transportable, options: VirtioPciOptions & VirtioPciWiring) {
     const { kind, endian, vectors } = checkedOptions(device, options)
@@ -94,7 +94,7 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
 
   // --- Interrupts ---
 
-  /** [VIRTIO] 4.1.5.3. The ISR bit is set with MSI-X too, as QEMU does it: some drivers look at it all the same. */
+  /** [VIRTIO] 4.1.5.3. Like QEMU, sets the ISR bit with MSI-X too, because some drivers read it in any case. */
   queueInterrupt(index: number): void {
     this.#interrupt(ISR.QUEUE, this.vectors.queue(index))
   }
@@ -105,7 +105,7 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
   }
 
   #interrupt(bits: number, vector: number): void {
-    // Decided first: the sink of the pin may reset the device.
+    // Computed first, because the sink of the pin may reset the device.
     const isMessage = this.msixEnabled && vector !== NO_VECTOR
     this.#isr |= bits
     if (this.#isRestoring) return
@@ -113,7 +113,7 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
     if (isMessage) this.msix?.trigger(vector)
   }
 
-  /** Reading shows what is pending, and takes it back. */
+  /** Reading returns the pending bits and clears them. */
   readIsr(): number {
     const isr = this.#isr
     this.#isr = 0
@@ -133,7 +133,7 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
 
   /** A status from the legacy interface. */
   writeStatus(status: number): void {
-    // Drivers from before Linux 2.6.34 never enable bus mastering; like QEMU, we take this status as the sign that they are at work.
+    // Drivers from before Linux 2.6.34 never enable bus mastering; like QEMU, we enable it at this status.
     if (status === (DEVICE_STATUS.ACKNOWLEDGE | DEVICE_STATUS.DRIVER)) this.setBusMaster(true)
     this.#virtio.writeStatus(status)
   }
@@ -143,7 +143,7 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
     this.vectors.reset()
     this.#common.reset()
     this.#legacy?.reset()
-    // Messages that wait behind a mask would come out after the reset.
+    // Otherwise unmasking would send a pending message after the reset.
     this.msix?.clearPending()
     this.readIsr()
   }
@@ -170,9 +170,8 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
   }
 
   /**
-   * Puts the function and its device where `saveState` found them. The interrupt pin follows; the device is paused: restore guest
-   * memory, then call `device.resume()`. @throws Error, with everything reset, for what is not a state of such a function, or one of
-   * another image, or an image that has been changed since
+   * Restores a result of `saveState`, with the interrupt pin. The device is paused: restore guest memory, then call `device.resume()`.
+   * @throws Error, with everything reset, for the state of another function or another image, or if the image has changed since
    */
   restoreState(saved: unknown, options: RestoreOptions = {}): void {
     this.reset()
@@ -194,7 +193,7 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
     if (this.#legacy !== undefined) this.#legacy.queueSelect = selects[3] ?? 0
     const hasNews = (this.#isr & ISR.CONFIG) !== 0
     this.#isr |= isr
-    // What the device has to tell: another capacity.
+    // For example: the capacity has changed.
     if (hasNews) this.configInterrupt()
     else this.setIntx(this.#isr !== 0)
   }
@@ -203,15 +202,15 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
     this.#virtio.setBusMaster(this.busMaster)
   }
 
-  /** Kicks come first: a driver writes nothing else while it is at work. */
+  /** Kicks are checked first: a running driver writes nothing else. */
   override barWrite(index: number, offset: number, width: AccessWidth, value: number): void {
     const modern = this.#modern
     if (modern === undefined || index !== modern.bar.index || !within(offset, modern.notify, modern.notifyLength)) {
       super.barWrite(index, offset, width, value)
       return
     }
-    // The address tells the queue where each has its own ([VIRTIO] 4.1.4.4), the value where they share one. What NOTIFICATION_DATA
-    // puts into the upper half is a hint: the ring is believed.
+    // If each queue has its own address, that tells the queue ([VIRTIO] 4.1.4.4); if they share one, the value does. What NOTIFICATION_DATA
+    // puts into the upper half is ignored: the ring itself has it too.
     const at = offset - modern.notify
     if (modern.notifyMultiplier === 0) this.#virtio.notify(truncate(value, width) & 0xffff)
     else if ((at & NOTIFY_MASK) === 0) this.#virtio.notify(at >>> SHIFT)
@@ -243,7 +242,7 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
 
   // --- The window in configuration space ---
 
-  /** Reading the window's data reads the BAR that it points to, into the data. */
+  /** A read of the window's data reads the BAR that the window selects. */
   override configRead(offset: number, width: AccessWidth): number {
     const window = this.#window
     const access = window?.access(offset, width)
@@ -253,7 +252,7 @@ export class VirtioPciFunction extends PciFunction implements DeviceSignals {
     return super.configRead(offset, width)
   }
 
-  /** Writing the window's data writes them to the BAR that it points to. */
+  /** A write to the window's data writes to the BAR that the window selects. */
   override configWrite(offset: number, width: AccessWidth, value: number): void {
     super.configWrite(offset, width, value)
     const window = this.#window

@@ -1,6 +1,6 @@
 /**
- * RegisterBlock: registers as data. A transport states each register once, with its offset, its width and what reading and writing
- * it does; accesses of other widths and offsets follow from that.
+ * RegisterBlock: a table of registers. A transport lists each register once, with its offset, width, and functions to read and write it;
+ * accesses with other widths and offsets are derived from that.
  */
 
 /** One register of 1, 2 or 4 bytes, little-endian. Without `write` it is read-only. Values are unsigned. */
@@ -12,7 +12,7 @@ export interface Register {
 }
 
 export class RegisterBlock {
-  /** The register that each byte belongs to. */
+  /** The register of each byte. */
   readonly #byByte: (Register | undefined)[]
 
   constructor(registers: readonly Register[]) {
@@ -20,14 +20,14 @@ export class RegisterBlock {
     this.#byByte = Array.from({ length: end }, (_, at) => registers.find(({ offset, width }) => offset <= at && at < offset + width))
   }
 
-  /** Reads `width` bytes at `offset`: of each register that they touch, the bytes that they touch. 0 where there is no register. */
+  /** Reads `width` bytes at `offset`, which may cover several registers or parts. Bytes without a register read 0. */
   read(offset: number, width: number): number {
     let value = 0
     this.#touch(offset, width, (register, skip, count, done) => (value += bytesOf(register.read(), skip, count) * 2 ** (8 * done)))
     return value
   }
 
-  /** Writes `width` bytes at `offset`. A register that is touched in part keeps its other bytes. Nothing happens where there is none. */
+  /** Writes `width` bytes at `offset`. A partly written register keeps its other bytes. Bytes without a register are ignored. */
   write(offset: number, width: number, value: number): void {
     this.#touch(offset, width, (register, skip, count, done) => {
       const written = bytesOf(value, done, count)
@@ -36,8 +36,8 @@ export class RegisterBlock {
   }
 
   /**
-   * Calls `use` for each register that the access touches: with how many of its bytes are passed over, how many are touched, and how many
-   * bytes of the access came before.
+   * Calls `use` for each register that the access covers: `skip` is the first covered byte of the register, `count` the number of covered
+   * bytes, `done` the number of bytes of the access before that.
    */
   #touch(offset: number, width: number, use: (register: Register, skip: number, count: number, done: number) => void): void {
     for (let done = 0; done < width; ) {

@@ -1,4 +1,4 @@
-/** What a virtio device looks like on PCI ([VIRTIO] 4.1.2 to 4.1.4): ids, BARs, where the structures lie in them, capabilities. */
+/** The layout of a virtio device on PCI ([VIRTIO] 4.1.2 to 4.1.4): ids, BARs, the structures in them, capabilities. */
 import type { BarDefinition } from "../../pci/function.ts"
 import type { TransportedDevice } from "../transport.ts"
 import { COMMON_CONFIG_SIZE } from "./common-config.ts"
@@ -24,7 +24,7 @@ export const LEGACY_BAR = 0
 export const MSIX_BAR = 1
 const MODERN_BAR = 4
 
-/** Bytes from one queue's notification address to the next where each has its own, and their logarithm: a division costs 10 ns. */
+/** Distance of two queues' notification addresses in bytes, and its logarithm: a shift saves a division (10 ns). */
 export const NOTIFY_SHIFT = 2
 export const NOTIFY_BYTES = 1 << NOTIFY_SHIFT
 
@@ -50,7 +50,7 @@ export function identity(device: TransportedDevice, kind: VirtioPciInterface): {
 
 export function modernLayout(device: TransportedDevice, bar: "memory" | "io"): ModernLayout {
   if (bar === "io") {
-    // 256 bytes are all that an I/O BAR may have, so the queues share one notification address.
+    // An I/O BAR may have only 256 bytes, so the queues share one notification address.
     const layout = { common: 0x00, isr: 0x40, notify: 0x44, notifyLength: 4, notifyMultiplier: 0, device: 0x80 }
     return { bar: { index: MODERN_BAR, kind: "io", size: 256 }, ...layout }
   }

@@ -1,4 +1,4 @@
-/** Vectors: which MSI-X vector tells of configuration changes, and which of each queue ([VIRTIO] 4.1.5.1.2). */
+/** Vectors: the MSI-X vectors of configuration changes and of each queue ([VIRTIO] 4.1.5.1.2). */
 
 /** No vector is mapped. */
 export const NO_VECTOR = 0xffff
@@ -45,7 +45,7 @@ export class Vectors {
     for (const [index, vector] of queues.entries()) this.setQueue(index, vector)
   }
 
-  /** A vector outside of the table cannot be mapped, which reads back as NO_VECTOR. */
+  /** A vector outside the table cannot be mapped, and reads back as NO_VECTOR. */
   #existing(vector: number): number {
     return vector < this.#count ? vector : NO_VECTOR
   }
