@@ -183,9 +183,8 @@ export class VirtioBlk implements ServedDisk {
   }
 
   /**
-   * Makes the disk read-only, or writable if its backing is, while the guest runs. Resolves when requests in flight have ended and the
-   * change has taken effect: the next write to a read-only disk fails with IOERR. Drivers check for read-only disks (VIRTIO_BLK_F_RO) only
-   * after a reset of the device, and do not write to one before the next reset.
+   * Makes the disk read-only, or writable if its backing is, while the guest runs. Resolves when requests in flight have ended: the next
+   * write to a read-only disk fails with IOERR. Drivers check VIRTIO_BLK_F_RO only after a reset of the device.
    * @throws TypeError (as a rejection) for anything but true or false, Error while a write to a zone is half done
    */
   async setReadOnly(readOnly: boolean): Promise<void> {

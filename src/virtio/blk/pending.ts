@@ -117,7 +117,7 @@ export class Pending implements Outstanding, Keepable {
       return false
     }
     this.#end()
-    // The last thing: it may interrupt.
+    // Comes last, because it may interrupt.
     device.publish(this.queue, this.ring)
     return false
   }
@@ -199,7 +199,7 @@ export class Pending implements Outstanding, Keepable {
       } catch (error) {
         return this.#failed(leader, error)
       }
-      // The call has switched bus mastering off: what it read waits, as an answer that comes later does.
+      // The call has switched bus mastering off: the data wait like a late answer.
       if (next === undefined && leader.own !== undefined && !device.work.open) next = Promise.resolve()
       if (next !== undefined) {
         this.wait(next)

@@ -1,5 +1,5 @@
 /**
- * The segments of DISCARD, WRITE_ZEROES and SECURE_ERASE requests ([VIRTIO] 5.2.6): read, judged, and joined into as few ranges as can be.
+ * The segments of DISCARD, WRITE_ZEROES and SECURE_ERASE requests ([VIRTIO] 5.2.6): reads and checks them, and joins them into few ranges.
  */
 import {
   MAX_DISCARD_SECTORS, MAX_DISCARD_SEGMENTS, MAX_SECURE_ERASE_SECTORS, MAX_SECURE_ERASE_SEGMENTS, MAX_WRITE_ZEROES_SECTORS,
@@ -8,7 +8,7 @@ import {
 import { type BlkRequest, copyNumbers, type DiskRange, readSector } from "./request.ts"
 import { type BlkStatus, SECTOR_SIZE, SEGMENT_SIZE, VIRTIO_BLK_S, VIRTIO_BLK_T, VIRTIO_BLK_WRITE_ZEROES_F } from "./spec.ts"
 
-/** One segment as it stands in the request. */
+/** One segment of a request. */
 interface RangeSegment {
   readonly sector: number
   readonly sectors: number
@@ -17,9 +17,9 @@ interface RangeSegment {
 
 interface RangeLimits {
   readonly segments: number
-  /** Of one segment. */
+  /** Maximum of sectors in one segment. */
   readonly sectors: number
-  /** Flags that are known. */
+  /** Known flags. */
   readonly flags: number
 }
 
@@ -32,20 +32,20 @@ const LIMITS: Readonly<Record<RangeType, RangeLimits>> = {
   [SECURE_ERASE]: { segments: MAX_SECURE_ERASE_SEGMENTS, sectors: MAX_SECURE_ERASE_SECTORS, flags: 0 },
 }
 
-/** Segments of a list that is too long, in which unknown flags are looked for: it may have megabytes. */
+/** Maximum of segments that are searched for unknown flags in a list that is too long, which may have megabytes. */
 const MAX_JUDGED_SEGMENTS = 4096
 
 /**
- * Reads the ranges of a request of `type` into `request.ranges`, once: the guest may change them. All segments are judged
- * before any is acted upon, so a bad one leaves the disk as it was. Returns the status to refuse the request with, or OK. `capacity`: in
- * sectors.
+ * Reads the ranges of a request of `type` into `request.ranges`, once: the guest may change them. All segments are checked
+ * before the first is executed, so a bad one leaves the disk unchanged. Returns the status to refuse the request with, or OK. `capacity`:
+ * in sectors.
  */
 export function readRanges(request: BlkRequest, type: RangeType, capacity: number): BlkStatus {
   const limits = LIMITS[type]
   if (request.dataLength % SEGMENT_SIZE !== 0) return VIRTIO_BLK_S.IOERR
   const count = request.dataLength / SEGMENT_SIZE
   const segments = readSegments(request, Math.min(count, MAX_JUDGED_SEGMENTS))
-  // Unknown flags are UNSUPP whatever else is wrong ([VIRTIO] 5.2.6.2).
+  // Unknown flags take precedence over other errors: UNSUPP ([VIRTIO] 5.2.6.2).
   if (segments.some(({ flags }) => (flags & ~limits.flags) !== 0)) return VIRTIO_BLK_S.UNSUPP
   const fits = ({ sector, sectors }: RangeSegment): boolean =>
     sectors <= limits.sectors && sector <= capacity && sectors <= capacity - sector
@@ -54,7 +54,7 @@ export function readRanges(request: BlkRequest, type: RangeType, capacity: numbe
   return VIRTIO_BLK_S.OK
 }
 
-/** Segments that `readRanges` reads of a request; 0 for a request of another type. */
+/** Number of segments that `readRanges` checks in a request; 0 for a request of another type. */
 export function judgedSegments({ type, dataLength }: BlkRequest): number {
   return type === DISCARD || type === WRITE_ZEROES || type === SECURE_ERASE ? Math.min(dataLength / SEGMENT_SIZE, MAX_JUDGED_SEGMENTS) : 0
 }
@@ -75,8 +75,7 @@ function readSegments(request: BlkRequest, count: number): RangeSegment[] {
 }
 
 /**
- * In bytes, and in the order of the request; a segment that begins where the one before ends continues it, if both may be unmapped or
- * neither.
+ * The ranges in bytes, in the order of the request. Joins a segment to the one before if they are adjacent and agree on `mayUnmap`.
  */
 function joinRanges(segments: readonly RangeSegment[]): DiskRange[] {
   const ranges: DiskRange[] = []

@@ -1,4 +1,4 @@
-/** Which requests are refused before anything is done for them ([VIRTIO] 5.2.6.2). */
+/** Refuses requests before any call of the backing ([VIRTIO] 5.2.6.2). */
 import type { Negotiation } from "../negotiation.ts"
 import { type RangeType, readRanges } from "./ranges.ts"
 import type { BlkRequest, RequestLimits } from "./request.ts"
@@ -6,7 +6,7 @@ import { type BlkStatus, SECTOR_SIZE, VIRTIO_BLK_F, VIRTIO_BLK_S, VIRTIO_BLK_T }
 import type { ZonedConfig } from "./zoned/config.ts"
 import { isZoneRequest, zoneRefusal } from "./zoned/requests.ts"
 
-/** What the driver has accepted. */
+/** The features that the driver has accepted. */
 export interface Accepted {
   readonly device: { readonly negotiation: Pick<Negotiation, "isNegotiated"> }
   readonly zoned: Pick<ZonedConfig, "isNegotiated">
@@ -31,17 +31,17 @@ export function refusalOf(request: BlkRequest, disk: RequestLimits, accepted: Ac
   }
 }
 
-/** Whether the data of an IN or OUT request is a whole number of sectors of the disk. */
+/** The status to refuse an IN or OUT request with, unless its data are whole sectors inside the disk. */
 export function transferRefusal(request: BlkRequest, limits: RequestLimits): BlkStatus {
   if (limits.readOnly && request.type === OUT) return IOERR
   const { dataLength, sector } = request
   const { capacity } = limits
-  // The remainder is in the low bits, however long the data is. Nothing is added to the sector, which may be up to 2^64: nothing can wrap.
+  // The low bits have the remainder for any length. Nothing is added to `sector`, which may be up to 2^64, so nothing can be rounded.
   const fits = (dataLength & (SECTOR - 1)) === 0 && sector <= capacity && dataLength <= (capacity - sector) * SECTOR
   return fits ? OK : IOERR
 }
 
-/** What a driver must have accepted to ask for. */
+/** The status to refuse other requests with, most of which need a feature. */
 function otherRefusal(request: BlkRequest, disk: RequestLimits, { device: { negotiation }, zoned }: Accepted): BlkStatus {
   const { type } = request
   const rangeRefusal = (range: RangeType, feature: number): BlkStatus => {

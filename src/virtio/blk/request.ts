@@ -1,4 +1,4 @@
-/** BlkRequest: what a descriptor chain asks the block device for ([VIRTIO] 5.2.6). No input or output happens here. */
+/** BlkRequest: a request, parsed from a descriptor chain ([VIRTIO] 5.2.6). No I/O happens here. */
 import type { Zones } from "../../backing/backing.ts"
 import { type GuestMemory, RamRegion } from "../guest-memory.ts"
 import { type DescriptorChain, SegmentList, SegmentRun, stillRam } from "../queue/descriptor-chain.ts"
@@ -11,10 +11,10 @@ const HEADER = HEADER_SIZE
 const { OK } = VIRTIO_BLK_S
 const { IN, OUT, GET_ID, GET_LIFETIME, FLUSH, FLUSH_OUT, DISCARD, WRITE_ZEROES, SECURE_ERASE, ZONE_APPEND, ZONE_REPORT } = VIRTIO_BLK_T
 
-/** The outcome of a request that the backing has not answered yet. */
+/** The outcome of a request before the backing has answered it. */
 export const WAITING = -1
 
-/** What requests are judged by. */
+/** The limits that requests are checked by. */
 export interface RequestLimits {
   /** Sectors. */
   readonly capacity: number
@@ -27,57 +27,57 @@ export interface RequestLimits {
 export interface DiskRange {
   readonly offset: number
   readonly length: number
-  /** Of WRITE_ZEROES: the space behind it may be freed. */
+  /** Of WRITE_ZEROES: the space of the range may be freed. */
   readonly mayUnmap: boolean
 }
 
 const NO_RANGES: readonly DiskRange[] = []
 const NOWHERE = new RamRegion(0, new Uint8Array(0))
 
-/** A request; as a run of segments, its data. Objects are filled anew for each request. */
+/** A request. Its segments are its data. Objects are reused. */
 export class BlkRequest extends SegmentRun implements TakenChain {
   /** See `TakenChain`. */
   head = 0
   place = 0
   slots = 0
-  /** How it ends: OK until something is wrong with it, WAITING while the backing works on it. */
+  /** The status: OK unless something has failed, WAITING before the backing has answered. */
   outcome: BlkStatus | typeof WAITING = WAITING
-  /** As in the header; of a legacy request, without the barrier bit. */
+  /** The type in the header; of a legacy request, without the barrier bit. */
   type = 0
   /** First sector; inexact above 2^53, which is far beyond every capacity. */
   sector = 0
-  /** Bytes of data: what can be written before the status byte, or what is to be read after the header, as the type says. */
+  /** Bytes of data: writable bytes before the status byte, or readable bytes after the header, depending on the type. */
   dataLength = 0
-  /** Where the status byte is: the last device-writable byte of the chain, however it is split. */
+  /** The place of the status byte: the last device-writable byte of the chain, in any framing. */
   statusRegion = NOWHERE
   statusOffset = 0
-  /** Device-writable bytes in front of the status byte. */
+  /** Device-writable bytes before the status byte. */
   writableBefore = 0
-  /** Of requests for ranges, once they have been read: what to do, neighbours joined. */
+  /** Of requests for ranges: the ranges, with adjacent ones joined, after they have been read. */
   ranges: readonly DiskRange[] = NO_RANGES
-  /** When it was taken from the ring, in milliseconds of `performance.now()`; 0 where nobody wants to know. */
+  /** When it was taken from the ring, in milliseconds of `performance.now()`; 0 if it is not timed. */
   arrived = 0
-  /** Of a request that succeeds: the bytes that the device has to say, which go into its data, or its tail. */
+  /** Of a request that succeeds: the device's answer, which goes into its data, or its tail. */
   answer: Uint8Array | undefined
-  /** Of ZONE_APPEND: where append_sector goes, the bytes before the status; undefined where there is no room for it. */
+  /** Of ZONE_APPEND: the place of append_sector, before the status; undefined if there is no room for it. */
   tail: SegmentRun | undefined
 
-  // Of the first request of a group that one call on the backing serves:
+  // Progress of a group that one call of the backing serves, in its first request:
 
   /** Bytes to do for the group: of data, or of ranges. */
   total = 0
-  /** Bytes done, and bytes of the call that is being made. */
+  /** Bytes done, and bytes of the present call. */
   done = 0
   slice = 0
-  /** A buffer of the device's own for the call, where the backing is asynchronous. */
+  /** The device's own buffer for the call, if the backing is asynchronous. */
   own: Uint8Array | undefined
 
-  /** A view of `bytes`, which are for the guest, that writes numbers in its order. */
+  /** A view of `bytes` for the guest that writes numbers in the guest's byte order. */
   numbers(bytes: Uint8Array): DataView {
     return this.statusRegion.numbers(bytes.buffer, bytes.byteOffset, bytes.length)
   }
 
-  /** Finds data and status in the RAM that has replaced the one where the queue found them. @throws VirtqueueError when they are gone */
+  /** Finds data and status in replaced RAM. @throws VirtqueueError when they are not in RAM any more */
   override relocate(memory: GuestMemory): void {
     try {
       super.relocate(memory)
@@ -92,8 +92,8 @@ export class BlkRequest extends SegmentRun implements TakenChain {
 }
 
 /**
- * Fills `request` with what `chain` asks for. The header is read once, whatever the guest does to it meanwhile. `legacy`: of a driver
- * from before virtio 1.0. @throws VirtqueueError when it cannot be answered: no whole header, or no byte for a status
+ * Parses `chain` into `request`. Reads the header once, because the guest may change it meanwhile. `legacy`: of a driver from before virtio
+ * 1.0. @throws VirtqueueError if it cannot be answered: no whole header, or no byte for a status
  */
 export function parseRequest(request: BlkRequest, chain: DescriptorChain, legacy: boolean): void {
   const { readableLength, writableLength, count } = chain
@@ -141,8 +141,8 @@ function noStatus({ head }: DescriptorChain): VirtqueueError {
 }
 
 /**
- * Finds the data among the segments of the chain. They are segments of their own where the header, or the status, is one too, as drivers
- * mostly have it; else they are copied, cut to size.
+ * Finds the data among the segments of the chain. Usually the header and the status have segments of their own, so the data segments can be
+ * used as they are; otherwise they are copied, cut to size.
  */
 function placeData(request: BlkRequest, chain: DescriptorChain): void {
   const { count, readableCount, readableLength } = chain
@@ -157,7 +157,7 @@ function placeData(request: BlkRequest, chain: DescriptorChain): void {
   takeData(request, chain, isFromDevice ? readableLength : HEADER, request.dataLength)
 }
 
-/** Whether requests of `type` write to the disk, so that write-through is about them. */
+/** Whether requests of `type` write data, so that write-through applies to them. */
 export function isWrite({ type }: BlkRequest): boolean {
   return type === OUT || type === WRITE_ZEROES || type === SECURE_ERASE || type === ZONE_APPEND
 }
@@ -167,12 +167,12 @@ export function changesDisk(request: BlkRequest): boolean {
   return isWrite(request) || request.type === DISCARD || request.type > ZONE_REPORT
 }
 
-/** Whether the data of requests of `type` are for the device to write. */
+/** Whether the device writes the data of requests of `type`. */
 export function isAnswered(type: number): boolean {
   return type === IN || type === GET_ID || type === GET_LIFETIME || type === ZONE_REPORT
 }
 
-/** The 64-bit sector number at `at` of `numbers`, which come from `run` and are read in its guest's order. Inexact above 2^53. */
+/** The 64-bit sector number at `at` of `numbers`, which come from `run`, in the guest's byte order. Inexact above 2^53. */
 export function readSector(run: SegmentRun, numbers: DataView, at: number): number {
   return sectorAt(numbers, at, run.region(0).isBigEndian)
 }
@@ -183,7 +183,7 @@ function sectorAt(numbers: DataView, at: number, isBigEndian: boolean): number {
   return high === 0 ? low : low + high * 2 ** 32
 }
 
-/** Makes of `run` the `length` bytes of `chain` from byte `from` on. */
+/** Sets `run` to the `length` bytes of `chain` from byte `from` on. */
 function takeData(run: SegmentRun, chain: DescriptorChain, from: number, length: number): void {
   const { segments } = run
   run.count = 0
@@ -198,7 +198,7 @@ function takeData(run: SegmentRun, chain: DescriptorChain, from: number, length:
   }
 }
 
-/** The first `length` bytes of `run`, 1 at least, copied out of guest memory, as a view that reads numbers in the guest's order. */
+/** The first `length` bytes of `run`, 1 at least, copied from guest memory, in a view that reads numbers in the guest's byte order. */
 export function copyNumbers(run: SegmentRun, length: number): DataView {
   const bytes = new Uint8Array(length)
   eachPiece(run, length, (view, done) => bytes.set(view, done))
@@ -222,7 +222,7 @@ export function zeroData(request: BlkRequest, from: number): void {
   eachPiece(request, request.dataLength, (view, done) => view.fill(0, Math.min(Math.max(from - done, 0), view.length)))
 }
 
-/** Walks over the first `length` bytes of `run` as views of guest RAM. For what is small and rare. */
+/** Calls `use` with views of the first `length` bytes of `run`. For small and rare transfers. */
 function eachPiece(run: SegmentRun, length: number, use: (view: Uint8Array, done: number) => void): void {
   for (let index = 0, done = 0; done < length; index++) {
     const part = Math.min(length - done, run.length(index))
@@ -232,8 +232,8 @@ function eachPiece(run: SegmentRun, length: number, use: (view: Uint8Array, done
 }
 
 /**
- * Relocates the requests from `first` to before `end`. One that waits is relocated by whoever keeps it: in its place is a request that was
- * never filled, which lies nowhere. @throws VirtqueueError when what one of them needs is gone
+ * Relocates the requests from `first` to before `end`. A detached request is relocated by its keeper; its slot has an empty one.
+ * @throws VirtqueueError when one of them is not in RAM any more
  */
 export function relocateAll(requests: readonly BlkRequest[], first: number, end: number, memory: GuestMemory): void {
   for (let index = first; index < end; index++) {

@@ -1,4 +1,4 @@
-/** The block device's own part of a saved state: which image it was saved over, and what somebody has made of the disk since. */
+/** The block device's part of a saved state: the version of its image, and whether it was made read-only. */
 import type { DiskVersion, VirtioBacking } from "../../backing/backing.ts"
 import { savedObject, shown } from "../../saved-state.ts"
 import type { VirtioDevice } from "../device.ts"
@@ -6,22 +6,22 @@ import { readCapacity, writeCapacity } from "./config.ts"
 
 /** JSON values. */
 export interface SavedDisk {
-  /** Undefined for a disk that does not know what it is. */
+  /** Undefined for a disk without a version. */
   readonly version?: DiskVersion | undefined
-  /** Somebody has made it read-only. */
+  /** Whether an option or `setReadOnly` has made it read-only. */
   readonly readOnly: boolean
-  /** The driver has been offered RO: it has not where the disk became read-only later. Undefined: nobody knows. */
+  /** Whether the driver was offered RO: false if the disk became read-only later. Undefined in states of older versions. */
   readonly offersReadOnly?: boolean | undefined
-  /** How full the buckets of its throttle are, see `Throttle.saveState`. */
+  /** The levels of its throttle, see `Throttle.saveState`. */
   readonly throttle?: unknown
 }
 
-/** Characters of a name that a message shows. Paths are long. */
+/** Maximum of characters of a name in a message. Paths are long. */
 const MOST_SHOWN = 300
 
 const REMEDY = 'a state goes with the disk as it was; pass { image: "any" } to restore it over a copy'
 
-/** @throws Error for what is not the saved part of a block device; undefined is from before there was one */
+/** @throws Error for anything but the saved part of a block device. Undefined is valid: states of older versions have none. */
 export function parseSavedDisk(value: unknown): SavedDisk {
   if (value === undefined) return { readOnly: false }
   const { version, readOnly, offersReadOnly, throttle } = savedObject(value, "disk")
@@ -39,7 +39,7 @@ function parseVersion(value: unknown): DiskVersion {
   return { image, ...(generation === undefined ? {} : { generation }) }
 }
 
-/** @throws Error when `backing` is not the image that the state was saved over, or has been changed since */
+/** @throws Error if the state was saved over another image than `backing`, or if it has changed since */
 export function checkVersion(saved: DiskVersion | undefined, backing: VirtioBacking): void {
   if (saved === undefined) return
   const found = backing.version?.()
@@ -54,7 +54,7 @@ export function checkVersion(saved: DiskVersion | undefined, backing: VirtioBack
   )
 }
 
-/** Tells the driver when the capacity is not that of the `saved` configuration. While it has the device suspended it sees the old one. */
+/** Tells the driver if the capacity differs from the `saved` configuration. While the device is suspended, the driver sees the old one. */
 export function restoreCapacity(saved: Uint8Array, disk: { readonly capacity: number }, device: VirtioDevice): void {
   const { config, negotiation, suspension } = device
   const view = new DataView(saved.buffer, saved.byteOffset)

@@ -1,6 +1,6 @@
 /**
- * RequestServer: takes requests from a queue, acts on them and completes them, as far as a turn goes. Three loops over a batch rather
- * than one over requests: what runs between calls of the host runs cold (100 ns a request, measured).
+ * RequestServer: takes requests from a queue, executes and completes them, until the turn ends. It has three loops over a batch in place of
+ * one loop over requests, because code that runs between host calls has cold caches (100 ns a request, measured).
  */
 import type { VirtioDevice } from "../device.ts"
 import type { DeviceHandler } from "../device-handler.ts"
@@ -27,16 +27,16 @@ const { OK } = VIRTIO_BLK_S
 const { FLUSH, GET_ID } = VIRTIO_BLK_T
 const WAITING = STILL_WAITING
 const [DONE, LEFT] = [ALL_DONE, ALL_LEFT] as const
-/** Beside them: no requests wait. */
+/** Beside DONE, LEFT and BEGUN: no requests wait. */
 const NONE = 3
 
 /** The disk whose requests are served. */
 export interface ServedDisk extends RequestLimits {
-  /** The device has been reset: what has waited for that may happen. */
+  /** Called after a reset of the device: delayed changes take effect. */
   wasReset(): void
-  /** What the configuration does not say, as JSON values. */
+  /** The state outside the configuration space, as JSON values. */
   saveState(): unknown
-  /** As that of `DeviceHandler`. */
+  /** See `DeviceHandler.restoreState`. */
   restoreState(saved: unknown, options: RestoreOptions): () => void
 }
 
@@ -104,14 +104,14 @@ export class RequestServer implements DeviceHandler, BatchServer {
     return this.#disk.restoreState(saved, options)
   }
 
-  /** The cache mode is the driver's; a capacity that is another now is news to it. */
+  /** Restores the cache mode, which the driver chooses, and tells the driver of another capacity. */
   restoreConfig(config: Uint8Array): void {
     const { cacheMode, device } = this.#wiring
     cacheMode.restore(config[VIRTIO_BLK_CONFIG.writeback] !== 0)
     restoreCapacity(config, this.#disk, device)
   }
 
-  /** A driver on another thread has two rounds through the ring at once. Each look counts: it may take back what it has made available. */
+  /** A driver on another thread can refill the ring meanwhile, or take back available chains, so every look at the ring counts as work. */
   serve(queue: Virtqueue, ring: Ring, turn: Turn): boolean {
     const device = this.#device
     const usual = this.#usual
@@ -133,14 +133,14 @@ export class RequestServer implements DeviceHandler, BatchServer {
           drained = requests.isDrained
           budget -= requests.taken
         }
-        // Without requests: those completed while the device was kept from memory, or before its state was saved.
+        // Even without new requests: some may have completed while the device could not touch memory, or before its state was saved.
         hasMoved = device.publish(queue, ring)
       } else {
         drained = how === LEFT ? this.fillBatch(queue, ring, room, turn) : requests.isDrained
         budget -= this.#batch.taken
         if (!this.#goOn(queue, ring, turn)) return this.#hasMore(queue)
       }
-      // An interrupt may have run the driver, which may have reset us. If we are paused or kept from memory, whoever ends that goes on.
+      // The interrupt may have run the driver, which may have reset us. Whoever ends a pause, or opens memory again, continues here.
       if (device.changes !== changes && !device.mayTake(queue, ring)) return false
       if (!drained) continue
       // An interrupt may have replaced the memory.
@@ -152,7 +152,7 @@ export class RequestServer implements DeviceHandler, BatchServer {
     return true
   }
 
-  /** Fills the batch with the usual requests that have been taken, and others. Returns whether the ring is empty. */
+  /** Fills the batch with the usual requests already taken, and then with others. Returns whether the ring is empty. */
   fillBatch(queue: Virtqueue, ring: Ring, room: number, turn: Turn): boolean {
     const { observation } = this.#wiring
     const batch = this.#batch
@@ -174,14 +174,14 @@ export class RequestServer implements DeviceHandler, BatchServer {
     try {
       if (!this.#goOn(queue, ring, turn)) return this.#hasMore(queue)
     } catch (error) {
-      // An interrupt handler of the embedder's may throw anything: what is left of the batch goes on in the next turn.
+      // The embedder's interrupt handler may throw anything: the rest of the batch continues in the next turn.
       if (error instanceof VirtqueueError) batch.drop()
       device.breakDown(queue, error)
     }
     return false
   }
 
-  /** What is unfinished is for the next turn, or for when memory is released. */
+  /** Whether to continue in the next turn. Without memory, `queue` continues when some is released. */
   #hasMore(queue: Virtqueue): boolean {
     const { device } = this.#wiring
     if (!device.inFlight.full || !device.work.open) return true
@@ -189,7 +189,7 @@ export class RequestServer implements DeviceHandler, BatchServer {
     return false
   }
 
-  /** As `#proceed`. @throws VirtqueueError when the ring is broken behind the last request of the batch, and that is through */
+  /** Like `#proceed`. @throws VirtqueueError if the ring is broken after the last request of the batch, when that has ended */
   #goOn(queue: Virtqueue, ring: Ring, turn: Turn): boolean {
     if (!this.#proceed(queue, ring, turn)) return false
     const { brokenBy } = this.#batch
@@ -197,7 +197,7 @@ export class RequestServer implements DeviceHandler, BatchServer {
     return true
   }
 
-  /** Acts on the batch and completes what is done. Returns false when there is more to do, for the next turn or when memory is released. */
+  /** Executes and completes the batch. Returns false if there is more to do, in the next turn or after a release of memory. */
   #proceed(queue: Virtqueue, ring: Ring, turn: Turn): boolean {
     const { device, statistics, errors } = this.#wiring
     const { work, inFlight } = device
@@ -219,7 +219,7 @@ export class RequestServer implements DeviceHandler, BatchServer {
       batch.next = end
     }
     if (batch.hasWritten && work.open && queue.ring === ring) this.#errors.stabilise(turn)
-    // A backing may have reset the device from inside a call: then nothing of it reaches the guest.
+    // The backing may have reset the device inside a call: then no request reaches the guest.
     if (queue.ring !== ring) {
       batch.drop()
       return true
@@ -227,14 +227,14 @@ export class RequestServer implements DeviceHandler, BatchServer {
     if (!work.open) return false
     this.#settle(queue, ring)
     const through = batch.settled === batch.taken
-    // The last thing: it may interrupt.
+    // Comes last, because it may interrupt.
     device.publish(queue, ring)
     return through
   }
 
   /**
-   * Makes the calls that a group needs. Returns false when the group is not through: the turn is over, its life is, bus mastering is off,
-   * or its requests are to be tried one by one.
+   * Makes the calls for a group. Returns false if the group has not ended: the turn is over, the queue was reset, bus mastering is off, or
+   * its requests have to be tried one by one.
    */
   #perform(queue: Virtqueue, ring: Ring, first: number, end: number, turn: Turn): boolean {
     const { executor, device } = this.#wiring
@@ -252,7 +252,7 @@ export class RequestServer implements DeviceHandler, BatchServer {
       } catch (error) {
         return this.#errors.failed(first, end, error)
       }
-      // The call has switched bus mastering off: what it read waits, as an answer that comes later does.
+      // The call has switched bus mastering off: the data wait like a late answer.
       if (answer === undefined && leader.own !== undefined && !device.work.open) answer = Promise.resolve()
       if (answer !== undefined) {
         spendLater(turn, leader)
@@ -271,7 +271,7 @@ export class RequestServer implements DeviceHandler, BatchServer {
     return false
   }
 
-  /** Completes those that have been acted upon. */
+  /** Completes the requests that have been executed. */
   #settle(queue: Virtqueue, ring: Ring): void {
     const { device, completion } = this.#wiring
     const { memory, work } = device
@@ -280,7 +280,7 @@ export class RequestServer implements DeviceHandler, BatchServer {
     const observation = batch.isObserved ? this.#wiring.observation : undefined
     observation?.look()
     this.#refresh(ring)
-    // Completing calls `GuestMemory.written`, and the observer, which may throw, reset the device or switch bus mastering off.
+    // Completion calls `GuestMemory.written` and the observer, which may throw, reset the device or switch bus mastering off.
     while (batch.settled < batch.next && queue.ring === ring && work.open) {
       const request = requests[batch.settled++]
       if (request === undefined || request.outcome === WAITING) continue
@@ -290,7 +290,7 @@ export class RequestServer implements DeviceHandler, BatchServer {
     }
   }
 
-  /** The embedder may have replaced the memory, whatever it was called for. @throws VirtqueueError when what is needed is gone */
+  /** Any call of the embedder may have replaced the memory. @throws VirtqueueError when ring or requests are not in RAM any more */
   #refresh(ring: Ring): void {
     ring.refresh()
     this.#batch.refresh(this.#device.memory)

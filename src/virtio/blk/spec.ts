@@ -93,7 +93,7 @@ export const VIRTIO_BLK_Z = { NONE: 0, HM: 1, HA: 2 } as const
 export const VIRTIO_BLK_ZT = { CONV: 1, SWR: 2, SWP: 3 } as const
 export const VIRTIO_BLK_ZS = { NOT_WP: 0, EMPTY: 1, IOPEN: 2, EOPEN: 3, CLOSED: 4, RDONLY: 13, FULL: 14, OFFLINE: 15 } as const
 
-/** [VIRTIO] 5.2.6: bytes of the header of a zone report, and of a zone in it; where their fields are. */
+/** [VIRTIO] 5.2.6: bytes of the header of a zone report, and of a zone in it; offsets of their fields. */
 export const ZONE_REPORT_HEADER_SIZE = 64
 export const ZONE_DESCRIPTOR_SIZE = 64
 export const ZONE_DESCRIPTOR = { z_cap: 0, z_start: 8, z_wp: 16, z_type: 24, z_state: 25 } as const

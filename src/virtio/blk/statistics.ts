@@ -1,4 +1,4 @@
-/** Statistics of a block device, counted since it was made. */
+/** Statistics of a block device, since its creation. */
 import { LatencyHistogram } from "./observation/latency-histogram.ts"
 import { isZoneManagement } from "./zoned/requests.ts"
 import { VIRTIO_BLK_T } from "./spec.ts"
@@ -13,11 +13,11 @@ export interface RequestCounts {
   bytes: number
   /** Requests answered with IOERR or UNSUPP. */
   errors: number
-  /** How long they took, from the ring to their completion, where the option `latency` is on. */
+  /** Their latencies, from the ring to completion, if the option `latency` is on. */
   readonly latency?: LatencyHistogram
 }
 
-/** What a block device has done, by kind of request. */
+/** Counts by kind of request. */
 export interface BlkStatistics {
   readonly read: RequestCounts
   readonly write: RequestCounts
@@ -31,9 +31,9 @@ export interface BlkStatistics {
   readonly zoneReport: RequestCounts
   /** Requests that open, close, finish or reset zones. */
   readonly zoneManagement: RequestCounts
-  /** Requests of types that the device does not know. */
+  /** Requests of unknown types. */
   readonly unknown: RequestCounts
-  /** Requests that went to the backing together with the one before them. */
+  /** Requests that shared a call of the backing with the one before. */
   merged: number
 }
 
@@ -60,7 +60,7 @@ export function emptyStatistics({ latency = false }: { readonly latency?: boolea
   }
 }
 
-/** The counts that a request of `type` belongs to. */
+/** The counts of requests of `type`. */
 export function countsOf(statistics: BlkStatistics, type: number): RequestCounts {
   switch (type) {
     case IN:

@@ -1,4 +1,4 @@
-/** BlkWiring: the parts of a block device, wired. */
+/** BlkWiring: the parts of a block device, for each other. */
 import type { VirtioDevice } from "../device.ts"
 import type { CacheMode } from "./cache-mode.ts"
 import type { Completion } from "./completion.ts"
@@ -9,7 +9,7 @@ import type { Observation } from "./observation/observation.ts"
 import type { BlkStatistics } from "./statistics.ts"
 import type { ZonedConfig } from "./zoned/config.ts"
 
-/** The parts of a block device that serving its requests takes. */
+/** The parts of a block device that serve its requests. */
 export interface BlkWiring {
   readonly device: VirtioDevice
   readonly executor: Executor
@@ -19,6 +19,6 @@ export interface BlkWiring {
   readonly failures: Failures
   readonly errors: ErrorPolicy
   readonly statistics: BlkStatistics
-  /** Undefined where nobody observes requests. */
+  /** Undefined if nobody observes requests. */
   readonly observation: Observation | undefined
 }

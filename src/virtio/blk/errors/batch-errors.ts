@@ -1,4 +1,4 @@
-/** What becomes of the requests of a batch when a call on the backing fails, or when the disk stops. */
+/** Handles the requests of a batch after a call of the backing has failed, or when the disk stops. */
 import type { Turn } from "../../turn.ts"
 import type { Batch } from "../batch.ts"
 import { Pending } from "../pending.ts"
@@ -13,7 +13,7 @@ const { GET_ID } = VIRTIO_BLK_T
 export class BatchErrors {
   readonly #wiring: BlkWiring
   readonly #batch: Batch
-  /** A backing may have reset the device, or switched bus mastering off, from inside of the call. */
+  /** A backing may have reset the device, or switched bus mastering off, inside the call. */
   readonly #mayStore = (): boolean => {
     const { device } = this.#wiring
     const { queue, ring } = this.#batch
@@ -28,8 +28,8 @@ export class BatchErrors {
   }
 
   /**
-   * The call for the requests from `first` to before `end` failed. Where it was for several, each is to be tried alone: only those that
-   * fail by themselves shall hear of it. Returns whether they are through. A disk that stops has nothing left in the batch to act upon.
+   * The call for the requests from `first` to before `end` failed. If it was for several, each is tried alone, so that only those that fail
+   * alone get the error. Returns whether they have ended. If the disk stops, nothing is left to execute in the batch.
    */
   failed(first: number, end: number, error: unknown): boolean {
     const batch = this.#batch
@@ -46,7 +46,7 @@ export class BatchErrors {
     return outcome !== WAITING
   }
 
-  /** The disk has stopped: it keeps what has not been acted upon. What needs no call, and what is refused, is not kept. */
+  /** The disk has stopped: it keeps the requests that have not been executed, except refused ones and those without a call. */
   keepRest(): void {
     const batch = this.#batch
     for (let index = batch.next; index < batch.taken; index++) {
@@ -56,7 +56,7 @@ export class BatchErrors {
     batch.next = batch.taken
   }
 
-  /** Write-through: a write is not done until it is stable. One flush is for all that have been acted upon. */
+  /** Write-through: flushes writes before they complete, once for all executed requests. */
   stabilise(turn: Turn): void {
     const { cacheMode, executor, errors } = this.#wiring
     const batch = this.#batch
@@ -76,7 +76,7 @@ export class BatchErrors {
     } catch (error) {
       const outcome = errors.outcomeOf(batch.slot(first), error, this.#mayStore)
       for (const index of written) {
-        // What a failed flush was about may be lost: the writes are done again as well, where that can be.
+        // After a failed flush the writes may be lost, so they are repeated too, if possible.
         if (outcome === WAITING) this.#keep(index, Number.POSITIVE_INFINITY)
         else batch.slot(index).outcome = outcome
       }

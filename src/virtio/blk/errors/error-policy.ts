@@ -1,6 +1,6 @@
 /**
- * ErrorPolicy: what becomes of a request that the backing fails: the guest hears of it, or does not, or the disk stops. A stopped disk
- * takes no requests and keeps those that it has, the failed ones included; `goOn` begins them again.
+ * ErrorPolicy: decides about a request that the backing fails: the guest gets the error, or it is ignored, or the disk stops. A stopped
+ * disk takes no requests and keeps those that it has, including failed ones; `goOn` starts them again.
  */
 import { BackingError, type BackingErrorCode } from "../../../backing/backing.ts"
 import type { VirtioDevice } from "../../device.ts"
@@ -14,17 +14,17 @@ import { placeOf } from "../observation/place.ts"
 const { OK } = VIRTIO_BLK_S
 const { IN, FLUSH, ZONE_APPEND } = VIRTIO_BLK_T
 
-/** What is not there now, or is out of the disk's reach since it has shrunk, will not be there at another try. */
+/** Errors that another try cannot mend. "out-of-bounds": the disk has shrunk. */
 const NEVER_BETTER: ReadonlySet<BackingErrorCode> = new Set(["unsupported", "out-of-bounds"])
 
 /** Requests that a stopped disk keeps. */
 export interface Keepable {
-  /** Makes them wait until somebody calls `goOn`. `forget` is called in its place when their life has ended. */
+  /** Makes them wait until `goOn` is called. If a reset ends them, `forget` is called instead. */
   park(forget: () => void): void
   goOn(): void
 }
 
-/** What an `ErrorPolicy` is made of. */
+/** The parts of an `ErrorPolicy`. */
 export interface ErrorPolicyParts {
   readonly readErrors: ReadErrorPolicy
   readonly writeErrors: WriteErrorPolicy
@@ -42,31 +42,30 @@ export class ErrorPolicy {
     this.#parts = parts
   }
 
-  /** Why the disk has stopped; undefined while it has not. */
+  /** Why the disk has stopped; undefined if it has not. */
   get stoppedBy(): DiskStop | undefined {
     return this.#stoppedBy
   }
 
   /**
-   * The outcome of `request`, which failed with `error` after `request.done` bytes: the status that the guest is told, or WAITING when it
-   * is to be kept. `mayStore`: whether guest memory may be touched for it, where it has been found again if need be.
-   * It is asked behind `onError`, which may do anything.
+   * The outcome of `request`, which failed with `error` after `request.done` bytes: the status for the guest, or WAITING to keep the
+   * request. `mayStore`: whether guest memory may be touched for it. It is called after `onError`, which may do anything.
    */
   outcomeOf(request: BlkRequest, error: unknown, mayStore: () => boolean): BlkStatus | typeof WAITING {
     const status = this.#parts.failures.statusOf(error)
     if (!(error instanceof BackingError) || NEVER_BETTER.has(error.code) || error.code.startsWith("zone-")) return status
-    // To be done twice is worse than an error, after which the guest asks where the write pointer is.
+    // An append that is done twice is worse than an error, after which the guest reads the write pointer.
     if (request.type === ZONE_APPEND && error.mayBeDone) return status
     const policy = this.#policyFor(request)
     if (policy === "stop" || (policy === "enospc" && error.code === "no-space")) {
       this.#stop(request, error)
       return WAITING
     }
-    // What a zone append is to tell, nobody knows when it fails.
+    // A failed zone append has no sector to return.
     if (policy !== "ignore" || request.type === ZONE_APPEND) return status
     if (request.type !== IN) return OK
     if (!mayStore()) return status
-    // The guest is told that it has all of its data: what is missing is zeroes, not what its memory held before.
+    // The guest is told that it has all of its data: missing bytes must be zeroes, and not old content of its memory.
     zeroData(request, request.done)
     return OK
   }
@@ -77,7 +76,7 @@ export class ErrorPolicy {
     requests.park(() => this.#kept.delete(requests))
   }
 
-  /** The disk goes on, beginning with what it has kept, in the order in which it came. */
+  /** Starts the disk again, with the requests that it has kept, in order of arrival. */
   goOn(): void {
     this.#stoppedBy = undefined
     const kept = [...this.#kept]
@@ -97,7 +96,7 @@ export class ErrorPolicy {
     const stop: DiskStop = { error, ...placeOf(request) }
     this.#stoppedBy = stop
     void device.pauses.pause()
-    // Not from inside of a turn: an `onStop` that calls `resume` at once, for an error that stays, would never end.
+    // Not called inside a turn: an `onStop` that calls `resume` at once would loop forever on a permanent error.
     if (onStop === undefined) return
     later(() => {
       if (this.#stoppedBy === stop) onStop(stop)

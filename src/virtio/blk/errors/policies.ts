@@ -1,20 +1,20 @@
-/** The choices of what becomes of a request that the disk fails. */
+/** The choices for a request that the disk fails. */
 import type { BackingError } from "../../../backing/backing.ts"
 import type { RequestKind } from "../statistics.ts"
 
 /**
- * "report": the guest is told (IOERR). "ignore": the guest is told that all is well; what could not be read is zeroes. "stop": the disk
- * stops and keeps the request.
+ * "report": the guest gets IOERR. "ignore": the guest gets OK, and zeroes for data that could not be read. "stop": the disk stops and keeps
+ * the request.
  */
 export type ReadErrorPolicy = "report" | "ignore" | "stop"
 
-/** The same for all that changes the disk, and for flushes. "enospc": stops where there is no space, and reports anything else. */
+/** The same for changes of the disk, and for flushes. "enospc": stops if there is no space, and reports any other error. */
 export type WriteErrorPolicy = ReadErrorPolicy | "enospc"
 
 export const READ_ERROR_POLICIES: readonly ReadErrorPolicy[] = ["report", "ignore", "stop"]
 export const WRITE_ERROR_POLICIES: readonly WriteErrorPolicy[] = ["report", "ignore", "stop", "enospc"]
 
-/** Why a disk has stopped: the request that failed first, and what it failed with. */
+/** Why a disk has stopped: the request that failed first, and its error. */
 export interface DiskStop {
   readonly error: BackingError
   readonly kind: RequestKind

@@ -1,14 +1,14 @@
 /**
- * LatencyHistogram: how long requests took, in buckets that are 1/16 of a power of two wide: no value is off by more than 6.25 %, from
- * an eighth of a microsecond to four minutes. Histograms of several disks, or of several hours, can be added up.
+ * LatencyHistogram: latencies of requests, in buckets that are 1/16 of a power of two wide. No value is off by more than 6.25 %, from an
+ * eighth of a microsecond to four minutes. Histograms of several disks, or of several hours, can be merged.
  */
 
-/** Buckets that a power of two is cut into. */
+/** Buckets for each power of two. */
 const SUB_BUCKETS = 16
 const SUB_BITS = 4
 /** Values are counted in eighths of a microsecond. */
 const UNITS_PER_MS = 8000
-/** The largest value that a bucket of its own has, in units: 268 s. */
+/** The largest value with its own bucket, in units: 268 s. */
 const MAX_UNITS = 2 ** 31 - 1
 const BUCKETS = bucketOf(MAX_UNITS) + 1
 
@@ -32,22 +32,22 @@ export class LatencyHistogram {
   #lastMs = -1
   #lastBucket = 0
 
-  /** How many were counted. */
+  /** Number of requests. */
   get count(): number {
     return this.#count
   }
 
-  /** Milliseconds of all together. */
+  /** Sum of all latencies in milliseconds. */
   get sum(): number {
     return this.#sum
   }
 
-  /** Milliseconds of the longest one, 0 while there is none. */
+  /** The longest latency in milliseconds; 0 without requests. */
   get max(): number {
     return this.#max
   }
 
-  /** Counts a request that took `ms` milliseconds. A clock that was set back gives 0. */
+  /** Counts a request that took `ms` milliseconds. Negative values count as 0. */
   record(ms: number): void {
     if (ms !== this.#lastMs) this.#find(ms)
     this.#buckets[this.#lastBucket] = (this.#buckets[this.#lastBucket] ?? 0) + 1
@@ -71,8 +71,8 @@ export class LatencyHistogram {
   }
 
   /**
-   * Milliseconds that a share of the requests, `share` from 0 to 1, did not exceed: 0.5 asks for the median. The upper end of its bucket,
-   * or `max` if that is less. 0 while there is none.
+   * The latency in milliseconds that a `share` of the requests (0 to 1; 0.5 is the median) did not exceed: the upper end of its bucket, or
+   * `max` if that is less. 0 without requests.
    */
   quantile(share: number): number {
     const wanted = Math.max(1, Math.ceil(Math.min(Math.max(share, 0), 1) * this.#count))
@@ -85,8 +85,8 @@ export class LatencyHistogram {
   }
 
   /**
-   * How many took less than each power of two of microseconds, from 1 us to 2^27 us (134 s): the buckets of Prometheus, whose upper ends
-   * grow and whose counts include those of the buckets before.
+   * The number of requests that took less than each power of two of microseconds, from 1 us to 2^27 us (134 s): the cumulative buckets of
+   * Prometheus.
    */
   cumulative(): { readonly ms: number; readonly count: number }[] {
     const result: { ms: number; count: number }[] = []
@@ -99,13 +99,13 @@ export class LatencyHistogram {
     return result
   }
 
-  /** What was counted, as a JSON value. `LatencyHistogram.from` reads it. */
+  /** The histogram as a JSON value, for `LatencyHistogram.from`. */
   toJSON(): SavedLatencies {
     const buckets = [...this.#buckets.entries()].filter(([, count]) => count > 0)
     return { sum: this.#sum, max: this.#max, buckets }
   }
 
-  /** @throws RangeError for what `toJSON` cannot have returned */
+  /** Reads a result of `toJSON`. @throws RangeError for anything else */
   static from(saved: SavedLatencies): LatencyHistogram {
     const histogram = new LatencyHistogram()
     for (const [index, count] of saved.buckets) {

@@ -1,4 +1,4 @@
-/** Observation: what a block device tells of each request at its completion: the embedder's `observer`, and latency histograms. */
+/** Observation: reports completed requests to the embedder's `observer`, and to latency histograms. */
 import type { VirtioBlkOptions } from "../config.ts"
 import type { Failures } from "../errors/failures.ts"
 import type { BlkRequest } from "../request.ts"
@@ -6,19 +6,19 @@ import { type BlkStatistics, countsOf } from "../statistics.ts"
 import type { ObservedRequest } from "./observed-request.ts"
 import { placeOf } from "./place.ts"
 
-/** What an `Observation` is made of. */
+/** The parts of an `Observation`. */
 export interface ObservationParts {
   readonly statistics: BlkStatistics
   readonly observer: ((request: ObservedRequest) => void) | undefined
-  /** Without an observer: one batch of requests in so many is timed. Two looks at the clock take longer than a request. */
+  /** Without an observer, one batch in so many is timed, because reading the clock twice takes longer than a request. */
   readonly oneIn: number
   readonly failures: Failures
 }
 
-/** Batches of which one is timed, where latencies are sampled: then it costs less than 2 % of the smallest request (measured). */
+/** `oneIn` for sampled latencies: it slows the smallest request by less than 2 % (measured). */
 const SAMPLED = 32
 
-/** The observation that the options of a device ask for, if they do. */
+/** The observation for the options of a device, if any. */
 export function observationOf(
   { observer, latency }: Pick<VirtioBlkOptions, "observer" | "latency">, parts: Pick<ObservationParts, "statistics" | "failures">,
 ): Observation | undefined {
@@ -30,14 +30,14 @@ export class Observation {
   readonly #parts: ObservationParts
   #now = 0
   #untilTimed = 1
-  /** Requests of the last batch that were given a time of arrival. */
+  /** Number of requests of the last batch with a time of arrival. */
   #stamped = 0
 
   constructor(parts: ObservationParts) {
     this.#parts = parts
   }
 
-  /** Whether the next batch is to be told of. If not, it counts as one that has arrived. */
+  /** Whether the next batch has to be observed. If not, counts the batch. */
   isDue(): boolean {
     if (this.#parts.observer !== undefined || this.#untilTimed <= 1) return true
     this.#untilTimed--
@@ -45,8 +45,7 @@ export class Observation {
   }
 
   /**
-   * The first `count` of `requests` have been taken. Returns whether `completed` is to be told of them. One look at the clock is for all
-   * of them.
+   * The first `count` of `requests` have been taken. Reads the clock once for all of them. Returns whether to call `completed` for them.
    */
   arrived(requests: readonly BlkRequest[], count: number): boolean {
     if (count === 0) return false
@@ -56,21 +55,20 @@ export class Observation {
       this.#stamped = 0
       return false
     }
-    // At random, lest a guest's own rhythm decides what is timed.
+    // Random, so that a guest's rhythm cannot decide which batches are timed.
     this.#untilTimed = oneIn === 1 ? 1 : Math.round(2 * oneIn * Math.random())
     stamp(requests, count, performance.now())
     this.#stamped = count
     return true
   }
 
-  /** Looks at the clock, for the calls of `completed` that follow at once. */
+  /** Reads the clock for the next calls of `completed`. */
   look(): void {
     this.#now = performance.now()
   }
 
   /**
-   * A request has been completed with `status`. Whatever the observer does or throws, it is told of the next one. Those that were given no
-   * time of arrival are none of its business.
+   * A request has been completed with `status`. The observer gets every request with a time of arrival, even after it has thrown.
    */
   completed(queue: number, request: BlkRequest, status: number): void {
     if (request.arrived === 0) return

@@ -1,16 +1,16 @@
-/** ObservedRequest: what a block device tells its observer of a request. */
+/** ObservedRequest: a completed request, for an observer. */
 import type { RequestKind } from "../statistics.ts"
 
-/** A request that has been completed, as an `observer` is told of it. */
+/** A completed request, as an `observer` gets it. */
 export interface ObservedRequest {
   /** Index of the queue that it came from. */
   readonly queue: number
   readonly kind: RequestKind
-  /** The type in its header: of kind "unknown", what the guest asked for. */
+  /** The type in its header, even if it is unknown. */
   readonly type: number
-  /** The first sector of 512 bytes: of a discard or a writing of zeroes, that of its first segment. */
+  /** The first sector of 512 bytes; of a DISCARD or WRITE_ZEROES, the one of its first segment. */
   readonly sector: number
-  /** Bytes of data, or of the disk that were to be discarded or zeroed. */
+  /** Bytes of data, or bytes of the disk to discard or zero. */
   readonly bytes: number
   /** The status that the guest was given ([VIRTIO] 5.2.6): 0 OK, 1 IOERR, 2 UNSUPP. */
   readonly status: number

@@ -1,4 +1,4 @@
-/** What a request is, and which part of the disk it is about, in words for people and programs. */
+/** The kind of a request and its part of the disk, for people and programs. */
 import { rangesLength } from "../ranges.ts"
 import type { BlkRequest } from "../request.ts"
 import { SECTOR_SIZE, VIRTIO_BLK_T } from "../spec.ts"

@@ -3,7 +3,7 @@ import { checkMembers, checkValue, type Rules } from "../../../options.ts"
 import { SECTOR_SIZE } from "../spec.ts"
 import type { BlkStatistics, RequestCounts, RequestKind } from "../statistics.ts"
 
-/** What `prometheusText` reads of a disk: a `VirtioBlk` has it. */
+/** The members of a disk that `prometheusText` reads. `VirtioBlk` has them. */
 export interface MeasuredDisk {
   readonly statistics: BlkStatistics
   /** Sectors of 512 bytes. */
@@ -18,9 +18,9 @@ type Labels = Readonly<Record<string, string>>
 type Disks = readonly (readonly [name: string, disk: MeasuredDisk])[]
 
 /**
- * What the disks have done, as a text for Prometheus. `disks`: by the names that their label `disk` is to have. Histograms of latencies
- * are in it for disks with the option `latency`.
- * @throws TypeError for a disk that is none
+ * The statistics of disks as text for Prometheus. The keys of `disks` become the label `disk`. Disks with the option `latency` have
+ * histograms.
+ * @throws TypeError for anything but disks
  */
 export function prometheusText(disks: Readonly<Record<string, MeasuredDisk>>): string {
   checkValue("prometheusText", "disks", disks, "object")
@@ -42,7 +42,7 @@ export function prometheusText(disks: Readonly<Record<string, MeasuredDisk>>): s
   ].map((line) => `${line}\n`).join("")
 }
 
-/** The lines of one metric: what it is, and a sample for each of its series. */
+/** The lines of one metric: its help and type, and a sample for each of its series. */
 function family(
   name: string, type: "gauge" | "counter", help: string, disks: Disks, samples: (disk: MeasuredDisk) => (readonly [Labels, number])[],
 ): string[] {
@@ -60,7 +60,7 @@ function kinds({ merged: _, ...statistics }: BlkStatistics): (readonly [RequestK
   return Object.entries(statistics).map(([kind, counts]) => [kind as RequestKind, counts])
 }
 
-/** Histograms: their buckets count all that took no longer than `le` seconds, up to infinity. */
+/** Histograms, with cumulative buckets: each counts requests of at most `le` seconds, up to infinity. */
 function latencies(disks: Disks): string[] {
   const lines = disks.flatMap(([disk, { statistics }]) =>
     kinds(statistics).flatMap(([kind, { latency }]) => {

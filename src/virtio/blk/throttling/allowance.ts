@@ -1,6 +1,6 @@
 /**
- * Allowance: what a throttle that is far from its limits lets pass between two looks at its buckets, so that a batch of requests costs
- * two comparisons. What has been taken of it must reach the buckets (`settle`) before anybody looks at them.
+ * Allowance: requests and bytes that a throttle far from its limits lets pass without asking its buckets, so that a batch of requests needs
+ * only two comparisons. `settle` must charge the buckets for them before anybody reads the buckets.
  */
 import type { Bucket } from "./bucket.ts"
 import { amountOf, isRequestLimit, type LimitName, type Tally } from "./limits.ts"
@@ -10,17 +10,17 @@ export interface NamedBucket {
   readonly bucket: Bucket
 }
 
-/** Small integers to V8. To ask the buckets after so many bytes costs nothing by comparison. */
+/** A small integer for V8. After so many bytes, asking the buckets takes no time by comparison. */
 const MOST = 2 ** 30
 
 export class Allowance {
-  /** Requests, and bytes, that may still be taken, of any kind. */
+  /** Requests and bytes of any kind that may still pass. */
   #requests = 0
   #bytes = 0
-  /** What they were when the buckets were last asked. */
+  /** Their values at the last `refill`. */
   #allRequests = 0
   #allBytes = 0
-  /** Those of what has been taken that were writes. */
+  /** The part of them that writes have taken. */
   #writes = 0
   #writeBytes = 0
 
@@ -29,7 +29,7 @@ export class Allowance {
     return this.#requests >= requests
   }
 
-  /** Takes what requests come to. Returns false, with nothing taken, when the buckets have to be asked. */
+  /** Takes the requests of a tally. Returns false, and takes nothing, if the buckets have to be asked. */
   take({ reads, readBytes, writes, writeBytes }: Tally): boolean {
     const requests = this.#requests - reads - writes
     const bytes = this.#bytes - readBytes - writeBytes
@@ -42,7 +42,10 @@ export class Allowance {
     return true
   }
 
-  /** As much as none of `buckets`, which have just been asked, needs the clock for. A loop: arrays on the way cost more than a request. */
+  /**
+   * Allows as much as fits into all `buckets` without the clock. Call it right after asking them. A loop: arrays would take longer than a
+   * request.
+   */
   refill(buckets: readonly NamedBucket[]): void {
     let requests = MOST
     let bytes = MOST
@@ -54,7 +57,7 @@ export class Allowance {
     this.#bytes = this.#allBytes = bytes | 0
   }
 
-  /** Puts into `buckets` what has been taken, and lets nothing more pass. */
+  /** Charges `buckets` for what has passed, and lets nothing more pass. */
   settle(buckets: readonly NamedBucket[]): void {
     if (this.#allRequests === 0) return
     const [requests, bytes] = [this.#allRequests - this.#requests, this.#allBytes - this.#bytes]

@@ -10,7 +10,7 @@ export interface ThrottledRequest {
   readonly bytes: number
   /** Queues take turns. */
   readonly queue: object
-  /** Its disk is at work. Whoever changes that calls `poke`. */
+  /** Whether its disk serves requests. When that changes, call `poke`. */
   readonly mayGo: boolean
   /** It has waited long enough. */
   go(): void
@@ -19,7 +19,7 @@ export interface ThrottledRequest {
 export interface Lane {
   readonly requestBuckets: readonly Bucket[]
   readonly byteBuckets: readonly Bucket[]
-  /** By queue, the oldest first; first the queue whose turn it is. */
+  /** By queue, oldest request first. The first queue is next. */
   readonly waiting: Map<object, Set<ThrottledRequest>>
 }
 
@@ -28,7 +28,7 @@ export function laneOf(direction: Direction, buckets: LimitBuckets, waiting: Map
   return { requestBuckets: of("requests", `${direction}Requests`), byteBuckets: of("bytes", `${direction}Bytes`), waiting }
 }
 
-/** A loop, for each kick asks: arrays that are made on the way cost more than the request (measured). */
+/** A loop, because every kick calls it: making arrays takes longer than the request (measured). */
 export function roomOf({ requestBuckets }: Lane): number {
   let least = Number.POSITIVE_INFINITY
   for (const { room } of requestBuckets) if (room < least) least = room

@@ -1,4 +1,4 @@
-/** The limits of a `Throttle`, checked, and the buckets that keep them. */
+/** The limits of a `Throttle`: checks them, and makes their buckets. */
 import { checkOptions, type Rules } from "../../../options.ts"
 import { Bucket } from "./bucket.ts"
 
@@ -6,13 +6,13 @@ import { Bucket } from "./bucket.ts"
 export interface RateLimit {
   /** Bytes, or requests, a second in the long run. */
   readonly perSecond: number
-  /** Bytes, or requests, a second during a burst. Default: there are no bursts, apart from what a tenth of a second brings. */
+  /** Bytes, or requests, a second during a burst. Default: no bursts longer than a tenth of a second. */
   readonly burst?: number
-  /** Seconds that a burst lasts at most, after a rest. Default 1. */
+  /** Maximum of seconds of a burst, after a pause. Default 1. */
   readonly burstSeconds?: number
 }
 
-/** What a disk, or a group of disks, may do in a second. A number is a rate without bursts. What is left out is not limited. */
+/** Limits for a disk, or a group of disks, in a second. A number is a rate without bursts. Default: no limits. */
 export interface ThrottleLimits {
   /** Reads and writes together. */
   readonly bytes?: number | RateLimit
@@ -32,13 +32,13 @@ export type LimitName = keyof ThrottleLimits
 
 export const LIMIT_NAMES = Object.keys(THROTTLE_LIMITS_RULES) as readonly LimitName[]
 
-/** Seconds of the rate that may be taken at once: timers are no more exact than a millisecond. */
+/** Seconds of the rate that may be taken at once, because timers are only exact to a millisecond. */
 const BASE_SECONDS = 0.1
 
 /** The buckets of each limit that there is. */
 export type LimitBuckets = ReadonlyMap<LimitName, readonly Bucket[]>
 
-/** @throws TypeError and RangeError, which begin with `who`, for limits that cannot be */
+/** @throws TypeError and RangeError, which begin with `who`, for wrong limits */
 export function checkLimits(who: string, limits: ThrottleLimits): void {
   checkOptions(who, limits, THROTTLE_LIMITS_RULES)
   for (const name of LIMIT_NAMES) {
@@ -47,7 +47,7 @@ export function checkLimits(who: string, limits: ThrottleLimits): void {
   }
 }
 
-/** Buckets for `limits`, which are empty at `now`, in milliseconds. */
+/** Empty buckets for `limits` at `now`, in milliseconds. */
 export function bucketsFor(limits: ThrottleLimits, now: number): LimitBuckets {
   const buckets = new Map<LimitName, Bucket[]>()
   for (const name of LIMIT_NAMES) {
@@ -61,7 +61,7 @@ function rateOf(limit: number | RateLimit | undefined): RateLimit | undefined {
   return typeof limit === "number" ? { perSecond: limit } : limit
 }
 
-/** One bucket for the long run, and one for a burst: it drains as fast as a burst may be, and hardly holds anything. */
+/** One bucket for the long run, and a small one that limits the rate of a burst. */
 function bucketsOf({ perSecond, burst = perSecond, burstSeconds = 1 }: RateLimit, now: number): Bucket[] {
   const long = new Bucket(perSecond, burst * BASE_SECONDS + (burst - perSecond) * burstSeconds, now)
   return burst === perSecond ? [long] : [long, new Bucket(burst, burst * BASE_SECONDS, now)]
@@ -81,7 +81,7 @@ function checkRate(who: string, limit: RateLimit): void {
   }
 }
 
-/** What a batch of requests comes to. */
+/** The totals of a batch of requests. */
 export interface Tally {
   reads: number
   readBytes: number
@@ -94,7 +94,7 @@ export function isRequestLimit(name: LimitName): boolean {
   return name === "requests" || name === "readRequests" || name === "writeRequests"
 }
 
-/** What of `tally` the limit `name` is about. */
+/** The part of `tally` that the limit `name` counts. */
 export function amountOf(name: LimitName, { reads, readBytes, writes, writeBytes }: Tally): number {
   switch (name) {
     case "requests":

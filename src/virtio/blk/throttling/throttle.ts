@@ -1,6 +1,6 @@
 /**
- * Throttle: limits that a disk keeps, or several disks together: bytes and requests a second, of reads, of writes, or of both. Requests
- * that are too early wait; queues take turns, and so do reads and writes. The clock is a parameter.
+ * Throttle: limits for one disk, or for several together: bytes and requests a second, of reads, of writes, or of both. Requests beyond the
+ * limits wait; queues take turns, and so do reads and writes. The clock is a parameter.
  */
 import { checkMembers, checkOptions, type Rules } from "../../../options.ts"
 import { savedList, savedObject, shown } from "../../../saved-state.ts"
@@ -14,7 +14,7 @@ import {
 export interface ThrottleClock {
   /** Milliseconds since some moment. */
   now(): number
-  /** Calls `task` once, in `ms` milliseconds. Returns what takes that back. */
+  /** Calls `task` once, in `ms` milliseconds. Returns a function that cancels it. */
   after(ms: number, task: () => void): () => void
 }
 
@@ -24,18 +24,18 @@ export interface ThrottleOptions {
   readonly clock?: ThrottleClock
 }
 
-/** How full the buckets of a `Throttle` are, as JSON values: see `Throttle.saveState`. */
+/** The levels of a `Throttle`'s buckets, as JSON values: see `Throttle.saveState`. */
 export type ThrottleState = Readonly<Record<string, readonly number[]>>
 
 const THROTTLE_RULES: Rules<ThrottleOptions> = { clock: "object?" }
 const CLOCK_RULES: Rules<ThrottleClock> = { now: "function", after: "function" }
 
-/** Requests that one alarm lets go: each is work for the host's thread. */
+/** Maximum of requests that one alarm releases, because each is work for the host's thread. */
 const MOST_AT_ONCE = 256
 
-/** Milliseconds: timers take no more than 2^31. */
+/** Milliseconds; timers allow at most 2^31. */
 const MAX_DELAY = 3_600_000
-/** In capacities: far more than the longest request, and no level becomes infinite. */
+/** In capacities: far more than the longest request, so that no level becomes infinite. */
 const MAX_FILL = Number.MAX_SAFE_INTEGER
 
 const HOST_CLOCK: ThrottleClock = {
@@ -53,16 +53,16 @@ export class Throttle {
   #lanes: Readonly<Record<Direction, Lane>>
   #all: readonly NamedBucket[]
   readonly #clock: ThrottleClock
-  /** Empty while something waits (`#setAlarm` sees to that): what comes in later must not overtake it. */
+  /** Empty while a request waits (`#setAlarm` ensures that), so that later requests cannot overtake it. */
   readonly #allowance = new Allowance()
-  /** Of two lanes that may go, the one that goes next. */
+  /** The direction that is next if both are ready. */
   #turn: Direction = "read"
   #waiting = 0
   #cancel: (() => void) | undefined
-  /** Something was left waiting because its disk is not at work. */
+  /** Whether a request was passed over because its disk does not serve requests now. */
   #hasPassedOver = false
 
-  /** @throws TypeError and RangeError for limits that cannot be */
+  /** @throws TypeError and RangeError for wrong limits */
   constructor(limits: ThrottleLimits, options: ThrottleOptions = {}) {
     checkOptions("Throttle", options, THROTTLE_RULES)
     const { clock = HOST_CLOCK } = options
@@ -79,7 +79,7 @@ export class Throttle {
     return this.#limits
   }
 
-  /** Changes the limits. What waits may go sooner or later; a limit that is still there stays as full as it is. */
+  /** Changes the limits, also for waiting requests. A limit that stays keeps its level. */
   setLimits(limits: ThrottleLimits): void {
     checkLimits("Throttle.setLimits", limits)
     this.#settle()
@@ -93,24 +93,24 @@ export class Throttle {
     this.#setAlarm()
   }
 
-  /** Requests that wait, of all disks. */
+  /** Number of waiting requests of all disks. */
   get waiting(): number {
     return this.#waiting
   }
 
-  /** How full the buckets are, to be saved with a machine. What waits is saved with its disk. */
+  /** The levels of the buckets, to save with a machine. Waiting requests are saved with their disk. */
   saveState(): ThrottleState {
     this.#settle()
     const now = this.#clock.now()
     return Object.fromEntries([...this.#buckets].map(([name, list]) => [name, list.map((bucket) => (bucket.wait(now), bucket.fill))]))
   }
 
-  /** Puts the buckets back to where `saveState` found them, those that are still there. @throws Error for what is no such state */
+  /** Restores the levels of the limits that still exist. @throws Error for anything but a result of `saveState` */
   restoreState(saved: unknown): void {
     this.readyToRestore(saved)()
   }
 
-  /** Checks what `saveState` returned. Returns what restores it. @throws Error for what is no such state */
+  /** Checks a result of `saveState`. Returns a function that restores it. @throws Error for anything else */
   readyToRestore(saved: unknown): () => void {
     const state = savedObject(saved, "throttle")
     const fills = new Map([...this.#buckets.keys()].map((name) => {
@@ -127,11 +127,11 @@ export class Throttle {
 
   // --- For disks ---
 
-  /** Counts a request that may go at once. Returns false when it has to wait: then `wait` is to be called. */
+  /** Counts a request that may go at once. Returns false if it has to wait: then call `wait`. */
   admit(direction: Direction, bytes: number): boolean {
     this.#settle()
     const lane = this.#lanes[direction]
-    // Nobody overtakes what waits: neither in its own lane, nor where the other one is only late.
+    // Waiting requests are not overtaken: neither in the same lane, nor in the other one if its limits have room.
     if (this.#waiting > 0) {
       if (Object.values(this.#lanes).some((each) => each.waiting.size > 0 && this.#isReady(each))) this.#letGo()
       if (lane.waiting.size > 0) return false
@@ -141,7 +141,7 @@ export class Throttle {
     return true
   }
 
-  /** Counts all requests of a batch, if they may go at once. Returns false, with nothing counted, where each has to be asked for. */
+  /** Counts all requests of a batch, if they may go at once. Returns false, and counts nothing, if each has to be admitted separately. */
   admitAll(tally: Tally): boolean {
     return this.#allowance.take(tally) || this.#admitSlowly(tally)
   }
@@ -159,7 +159,7 @@ export class Throttle {
     this.#allowance.settle(this.#all)
   }
 
-  /** Nothing waits, and `requests` are far from every limit of requests. */
+  /** Whether no request waits, and `requests` more are far from every limit of requests. */
   isFar(requests: number): boolean {
     return this.#allowance.hasRoom(requests)
   }
@@ -167,7 +167,7 @@ export class Throttle {
   /** Keeps a request until it may go. */
   wait(request: ThrottledRequest): void {
     const { waiting } = this.#lanes[request.direction]
-    // An alarm that is set may be that of the other lane, and much too late for this one.
+    // The present alarm may be for the other lane, and too late for this one.
     const hasAlarm = this.#cancel !== undefined && this.#hasNext(waiting)
     const ofQueue = waiting.get(request.queue)
     if (ofQueue === undefined) waiting.set(request.queue, new Set([request]))
@@ -176,7 +176,7 @@ export class Throttle {
     if (!hasAlarm) this.#setAlarm()
   }
 
-  /** A request does not wait any more. */
+  /** Removes a waiting request. */
   forget(request: ThrottledRequest): void {
     const { waiting } = this.#lanes[request.direction]
     const ofQueue = waiting.get(request.queue)
@@ -186,19 +186,19 @@ export class Throttle {
     if (this.#waiting === 0) this.#setAlarm()
   }
 
-  /** Requests of `queue` that wait. */
+  /** Number of waiting requests of `queue`. */
   waitingOf(queue: object): number {
     const { read, write } = this.#lanes
     return this.#waiting === 0 ? 0 : (read.waiting.get(queue)?.size ?? 0) + (write.waiting.get(queue)?.size ?? 0)
   }
 
-  /** Requests that may go before one has to wait, or somewhat fewer; infinite where only bytes are limited. */
+  /** A lower bound of the requests that may go before one has to wait; infinite if only bytes are limited. */
   get room(): number {
     this.#settle()
     return Math.max(roomOf(this.#lanes.read), roomOf(this.#lanes.write))
   }
 
-  /** A disk may be at work again. */
+  /** A disk may serve requests again. */
   poke(): void {
     if (this.#hasPassedOver && this.#waiting > 0) this.#letGo()
   }
@@ -212,7 +212,7 @@ export class Throttle {
     return true
   }
 
-  /** Lets go what may go, reads and writes in turn. */
+  /** Releases requests that may go, reads and writes in turn. */
   #letGo(): void {
     this.#hasPassedOver = false
     for (let left = MOST_AT_ONCE, failed = 0; left > 0 && failed < 2; ) {
@@ -229,7 +229,7 @@ export class Throttle {
     this.#setAlarm()
   }
 
-  /** For the time at which the first of those that wait may go, if one does. */
+  /** Sets the alarm for the first waiting request, if there is one. */
   #setAlarm(): void {
     this.#settle()
     this.#cancel?.()
@@ -244,7 +244,7 @@ export class Throttle {
     })
   }
 
-  /** Takes the oldest request of the first queue that may go; then it is another queue's turn. */
+  /** Takes the oldest request of the first queue that may go, and moves that queue to the end. */
   #takeNext(waiting: Map<object, Set<ThrottledRequest>>): ThrottledRequest | undefined {
     for (const [queue, requests] of waiting) {
       const [first] = requests
@@ -269,8 +269,8 @@ export class Throttle {
 }
 
 /**
- * What the option `throttle` of `who` means.
- * @throws TypeError and RangeError for limits that cannot be
+ * The throttle for the option `throttle` of `who`.
+ * @throws TypeError and RangeError for wrong limits
  */
 export function throttleOf(who: string, throttle: Throttle | ThrottleLimits | undefined): Throttle | undefined {
   if (throttle === undefined || throttle instanceof Throttle) return throttle

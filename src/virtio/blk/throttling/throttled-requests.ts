@@ -1,7 +1,7 @@
 /**
- * ThrottledRequests: what a device does with requests that its throttle holds back. They are taken out of the ring up to a few of each
- * queue, so that reads get past writes that wait, and the other way round; the rest stays in the ring. They hold no thread, a reset ends
- * them, and they are saved with the device.
+ * ThrottledRequests: the requests of a device that wait for its throttle. A few of each queue are taken out of the ring, so that reads can
+ * pass waiting writes, and vice versa; the rest stay in the ring. They use no time of the thread, a reset ends them, and they are saved
+ * with the device.
  */
 import type { Ring } from "../../queue/ring.ts"
 import type { Virtqueue } from "../../virtqueue.ts"
@@ -18,12 +18,12 @@ import type { Throttle } from "./throttle.ts"
 const { OK } = VIRTIO_BLK_S
 const { IN, DISCARD, SECURE_ERASE, WRITE_ZEROES } = VIRTIO_BLK_T
 
-/** Requests of a queue that wait outside of its ring. */
+/** Maximum of requests of a queue that wait outside its ring. */
 const LOOK_AHEAD = 32
 
 export class ThrottledRequests {
   #throttle: Throttle | undefined
-  /** The requests of this device that wait. */
+  /** The waiting requests of this device. */
   readonly #waiting = new Set<ThrottledRequest>()
   readonly #tally: Tally = { reads: 0, readBytes: 0, writes: 0, writeBytes: 0 }
 
@@ -35,7 +35,7 @@ export class ThrottledRequests {
     return this.#throttle
   }
 
-  /** What waits for the old throttle waits for the new one, or for none. */
+  /** Requests that wait for the old throttle then wait for the new one, or go at once if there is none. */
   set throttle(throttle: Throttle | undefined) {
     const waiting = [...this.#waiting]
     for (const one of waiting) this.#throttle?.forget(one)
@@ -44,12 +44,12 @@ export class ThrottledRequests {
     else for (const one of waiting) passTo(throttle, one)
   }
 
-  /** As many requests as a batch has are far from every limit of requests, and nothing waits: `room` need not be asked. */
+  /** Whether a whole batch is far from every limit of requests, and no request waits, so that `room` need not be called. */
   get isFar(): boolean {
     return this.#throttle === undefined ? this.#waiting.size === 0 : this.#throttle.isFar(BATCH_REQUESTS)
   }
 
-  /** Requests that may be taken from `queue` now. 0: the queue is served again when some of those that wait have gone. */
+  /** Requests that may be taken from `queue` now. 0: the queue is served again after some waiting requests have gone. */
   room(queue: Virtqueue): number {
     const throttle = this.#throttle
     if (throttle === undefined) {
@@ -61,19 +61,19 @@ export class ThrottledRequests {
     return Math.min(Math.ceil(throttle.room) + LOOK_AHEAD, BATCH_REQUESTS)
   }
 
-  /** The device may be at work again. */
+  /** The device may serve requests again. */
   poke(): void {
     if (this.#waiting.size === 0) return
     if (this.#throttle === undefined) this.#letGo()
     else this.#throttle.poke()
   }
 
-  /** Counts requests that come to `tally`, if all of them may go at once. */
+  /** Counts the requests of `tally`, if all of them may go at once. */
   admits(tally: Tally): boolean {
     return this.#throttle === undefined || this.#throttle.admitAll(tally)
   }
 
-  /** Takes out of `batch`, which has just been filled, what has to wait. */
+  /** Takes the requests that have to wait out of `batch`, which has just been filled. */
   hold(wiring: BlkWiring, queue: Virtqueue, ring: Ring, batch: Batch): void {
     const throttle = this.#throttle
     if (throttle === undefined || throttle.admitAll(this.#count(batch))) return
@@ -105,7 +105,7 @@ export class ThrottledRequests {
     return tally
   }
 
-  /** There is no throttle any more. */
+  /** Releases all requests, because there is no throttle any more. */
   #letGo(): void {
     for (const one of this.#waiting) if (one.mayGo) one.go()
   }
@@ -120,7 +120,7 @@ export class ThrottledRequests {
       go: () => {
         this.#waiting.delete(one)
         pending.goOn()
-        // There is room for what is still in the ring.
+        // The requests still in the ring may be taken now.
         device.work.add(queue)
       },
     }
@@ -138,13 +138,13 @@ function passTo(throttle: Throttle, one: ThrottledRequest): void {
   else throttle.wait(one)
 }
 
-/** What the request counts as; undefined for one that is not throttled: it moves no data, and ends what others have begun. */
+/** Whether the request counts as a read or a write. Undefined for one that is not throttled, such as a flush. */
 function directionOf(request: BlkRequest): Direction | undefined {
   if (request.type === IN) return "read"
   return changesDisk(request) ? "write" : undefined
 }
 
-/** Bytes that a request counts for. What is discarded does not pass through the disk's data. */
+/** Bytes that a request counts as. Discarded bytes count as none. */
 function bytesOf(request: BlkRequest): number {
   const { type, ranges, dataLength } = request
   if (type === DISCARD || type === SECURE_ERASE) return 0

@@ -1,11 +1,11 @@
-/** ZonedConfig: the fields of zoned disks in the configuration space, which are there for drivers that know zones ([VIRTIO] 5.2.5.2). */
+/** ZonedConfig: the fields of zoned disks in the configuration space, for drivers with ZONED ([VIRTIO] 5.2.5.2). */
 import type { Zones } from "../../../backing/backing.ts"
 import type { Negotiation } from "../../negotiation.ts"
 import { hasBit, VIRTIO_F } from "../../spec.ts"
 import { SECTOR_SIZE, VIRTIO_BLK_CONFIG, VIRTIO_BLK_CONFIG_SIZE, VIRTIO_BLK_F, VIRTIO_BLK_Z } from "../spec.ts"
 import { maxAppendSectors } from "./requests.ts"
 
-/** What the fields depend on. */
+/** The device, as far as the fields depend on it. */
 export interface ZonedConfigDevice {
   readonly config: { readonly fields: DataView }
   readonly negotiation: Pick<Negotiation, "offered" | "isNegotiated">
@@ -22,20 +22,20 @@ export class ZonedConfig {
     this.reset()
   }
 
-  /** The driver knows zones. The legacy interface does not show the feature, so whoever accepts it there has made it up. */
+  /** Whether the driver has accepted ZONED. The legacy interface does not show the feature, so accepting it there has no effect. */
   get isNegotiated(): boolean {
     const { negotiation } = this.#device
     return negotiation.isNegotiated(VIRTIO_BLK_F.ZONED) && negotiation.isNegotiated(VIRTIO_F.VERSION_1)
   }
 
-  /** Until the features are settled everybody sees the fields: whether to accept the feature is decided by them. */
+  /** Shows the fields until negotiation is complete, because a driver may decide by them whether to accept the feature. */
   reset(): void {
     const { zones } = this.#disk.backing
     if (zones !== undefined && hasBit(this.#device.negotiation.offered, VIRTIO_BLK_F.ZONED)) this.#write(zones)
     else this.#clear()
   }
 
-  /** The features are settled. */
+  /** Negotiation is complete. */
   negotiated(): void {
     if (!this.isNegotiated) this.#clear()
   }

@@ -1,4 +1,4 @@
-/** Requests that have moved a write pointer and are not through: done again elsewhere they would be written behind themselves. */
+/** Half-done writes to zones: they have moved a write pointer, so repeating them would write the data twice. */
 import type { Zones } from "../../../backing/backing.ts"
 import type { TakenChain } from "../../queue/ring.ts"
 import type { Virtqueue } from "../../virtqueue.ts"
@@ -11,7 +11,7 @@ interface Device {
   chains(queue: Virtqueue): readonly TakenChain[]
 }
 
-/** To be called by whoever has requests in flight done again from their beginning. @throws Error when one of them cannot be */
+/** Call this before repeating requests in flight from their beginning. @throws Error if one of them must not be repeated */
 export function checkNoneHalfDone(device: Device, zones: Zones | undefined): void {
   if (zones === undefined) return
   for (const queue of device.queues) {

@@ -1,4 +1,4 @@
-/** The requests of zoned disks ([VIRTIO] 5.2.6): what is refused at once, the calls on the backing, and the words on the wire. */
+/** The requests of zoned disks ([VIRTIO] 5.2.6): refusals, calls of the backing, and encoding. */
 import type { Zone, ZoneAction, Zones, ZoneState, ZoneType } from "../../../backing/backing.ts"
 import type { BlkRequest, RequestLimits } from "../request.ts"
 import {
@@ -9,7 +9,7 @@ import {
 const { OK, IOERR, UNSUPP, ZONE_INVALID_CMD } = VIRTIO_BLK_S
 const { OUT, ZONE_APPEND, ZONE_REPORT, ZONE_OPEN, ZONE_CLOSE, ZONE_FINISH, ZONE_RESET, ZONE_RESET_ALL } = VIRTIO_BLK_T
 
-/** The types of requests that change a zone's state, and what the backing calls that. */
+/** The request types that change a zone's state, and the backing's names for them. */
 const ACTIONS: ReadonlyMap<number, ZoneAction> = new Map([
   [ZONE_OPEN, "open"], [ZONE_CLOSE, "close"], [ZONE_FINISH, "finish"], [ZONE_RESET, "reset"],
 ])
@@ -22,12 +22,12 @@ const STATES: Readonly<Record<ZoneState, number>> = {
   closed: VIRTIO_BLK_ZS.CLOSED, "read-only": VIRTIO_BLK_ZS.RDONLY, full: VIRTIO_BLK_ZS.FULL, offline: VIRTIO_BLK_ZS.OFFLINE,
 }
 
-/** Bytes of one append at most: it is one call on the backing. */
+/** Maximum of bytes of one append, which is one call of the backing. */
 const MAX_APPEND_BYTES = 1 << 20
-/** Zones that one report asks the backing for at most: a driver asks again for those behind them. */
+/** Maximum of zones in one report. A driver asks again for the rest. */
 const MAX_REPORTED = 1024
 
-/** Whether requests of `type` change the state of zones, or of all. */
+/** Whether requests of `type` change the state of one zone or of all zones. */
 export function isZoneManagement(type: number): boolean {
   return ACTIONS.has(type) || type === ZONE_RESET_ALL
 }
@@ -37,7 +37,7 @@ export function isZoneRequest(type: number): boolean {
   return type === ZONE_APPEND || type === ZONE_REPORT || isZoneManagement(type)
 }
 
-/** Sectors of one append at most, as the configuration space says it. */
+/** Maximum of sectors of one append, for the configuration space. */
 export function maxAppendSectors({ maxAppendSize }: Zones): number {
   return Math.floor(Math.min(maxAppendSize, MAX_APPEND_BYTES) / SECTOR_SIZE)
 }
@@ -56,7 +56,7 @@ export function zoneRefusal(request: BlkRequest, zones: Zones, { capacity, readO
   return sector < capacity && (sector * SECTOR_SIZE) % zones.zoneSize === 0 ? OK : ZONE_INVALID_CMD
 }
 
-/** Whether `request` may be acted upon once more: what has been written to a zone that takes writes at its write pointer only may not. */
+/** Whether `request` may be repeated. A write to a sequential zone may not, because it has moved the write pointer. */
 export function isRepeatable({ type, sector, dataLength }: BlkRequest, zones: Zones | undefined): boolean {
   if (zones === undefined || dataLength === 0 || (type !== OUT && type !== ZONE_APPEND)) return true
   return type === OUT && zones.report(sector * SECTOR_SIZE, 1)[0]?.type !== "sequential-required"
@@ -74,13 +74,13 @@ export function zoneReport(request: BlkRequest, zones: Zones): Uint8Array {
   return bytes
 }
 
-/** Does what a request for zone management asks for. */
+/** Executes a request for zone management. */
 export function manageZones({ type, sector }: BlkRequest, zones: Zones): void | PromiseLike<void> {
   const action = ACTIONS.get(type)
   return action === undefined ? zones.resetAll() : zones.act(action, sector * SECTOR_SIZE)
 }
 
-/** append_sector, for data that the backing has put at byte `offset`. @throws TypeError when that cannot be */
+/** append_sector, for data that the backing has put at byte `offset`. @throws TypeError for an impossible offset */
 export function appendSector(request: BlkRequest, offset: unknown): Uint8Array {
   if (typeof offset !== "number" || !Number.isSafeInteger(offset) || offset < 0 || offset % SECTOR_SIZE !== 0) {
     throw new TypeError(`append of the backing's zones returned ${String(offset)}, which is not the offset of a sector`)
