@@ -128,7 +128,9 @@ it.each(["src", "test"])(`no folder under %s lists more than ${LIMIT.folder} fil
 
 it("the rooms are those of the design; beside them are index.ts, browser.ts and what every room may import", () => {
   const names = readdirSync(resolve(ROOT, "src")).sort()
-  expect(names).toEqual(["backing", "browser.ts", "disposing.ts", "index.ts", "options.ts", "pci", "saved-state.ts", "virtio", "vmm"])
+  expect(names).toEqual(
+    ["backing", "browser.ts", "disposing.ts", "index.ts", "options.ts", "pci", "saved-state.ts", "turns.ts", "virtio", "vmm"],
+  )
 })
 
 it.each(["src", "test"])("every file under %s begins by saying what it is for", (folder) => {

@@ -9,6 +9,7 @@ import { FIRST_MATERIAL, type HeaderPlace, LUKS_HEADER_BYTES, type LuksHeader, m
 import { readLuksHeader } from "./luks/volume.ts"
 import { MemoryFile } from "./memory-file.ts"
 import { refuseUnwritable } from "./paging/examine-source.ts"
+import { untilLoaded } from "./paging/until-loaded.ts"
 import { luksArea } from "./qcow2/encryption.ts"
 import { readHeader } from "./qcow2/format/parse-header.ts"
 import { CREATE_QCOW2_RULES, createQcow2, type CreateQcow2Options } from "./qcow2/create.ts"
@@ -37,7 +38,7 @@ const LONGEST_REMAINDER = 1 << 26
  * Writes a new qcow2 image into `file`, which stays open and the caller's. The header comes last: a creation that is interrupted leaves no
  * image, and can be repeated with the same options. (An encrypted one gets another key then.)
  * Resolves to whether an image was made.
- * @param cryptography what encryption needs of the platform; in Node it is there
+ * @param cryptography what encryption needs of the platform. Default: what Node or a page has
  * @throws BackingError (as a rejection) `invalid-argument` for options that contradict each other; `exists` for a file that is not empty,
  * unless `overwrite` is set; `no-space` for a file that is too small and cannot grow; errors of the file
  * @throws TypeError (as a rejection) for wrong arguments
@@ -53,8 +54,11 @@ export async function createDisk(
   if (onlyIfEmpty && overwrite) throw refusal("invalid-argument", "onlyIfEmpty and overwrite exclude each other")
   if (file.readOnly) throw refusal("read-only", "the file is open read-only, so no image can be made in it")
   refuseUnwritable(file)
-  const image = new Draft({ path: file.path })
-  createQcow2(image, qcow2, cryptography)
+  const image = await untilLoaded(() => {
+    const draft = new Draft({ path: file.path })
+    createQcow2(draft, qcow2, cryptography)
+    return draft
+  })
   if (!overwrite && !(await isRemainder(file, image))) {
     if (onlyIfEmpty) return false
     throw refusal("exists", "the file is not empty; choose another one, or set overwrite if what it holds may be lost")

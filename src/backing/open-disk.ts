@@ -65,7 +65,7 @@ export interface OpenDiskOptions {
   readonly probeBackingFormat?: boolean
   /**
    * Opens the encrypted images of the chain: one passphrase, or the bytes of a key file, for all of them; or a function that returns the
-   * passphrase of each, or a promise for it. Default: encrypted images are refused, as they always are in a page.
+   * passphrase of each, or a promise for it. Default: encrypted images are refused.
    */
   readonly passphrase?: LatePassphraseOption
   /** Opens an internal snapshot of a qcow2 image, by its ID or name, read-only. Default: the present disk. */

@@ -10,7 +10,7 @@ export interface Import {
 }
 
 /** Files beside the rooms that every room may import. */
-const FOR_ALL: readonly string[] = ["options.ts", "saved-state.ts", "disposing.ts"]
+const FOR_ALL: readonly string[] = ["options.ts", "saved-state.ts", "disposing.ts", "turns.ts"]
 
 /** Which files may use modules of Node, and which of them: the rest also runs in a browser or a worker. */
 const NODE_MODULES: readonly (readonly [file: RegExp, modules: readonly string[]])[] = [

@@ -4,11 +4,12 @@
  */
 import { inspect } from "node:util"
 import { bootTests } from "./boot.ts"
+import { encryptionTests } from "./encrypted.ts"
 import { opfsTests } from "./opfs.ts"
 import { readmeTests } from "./readme.ts"
 import { type BrowserTest, runTest } from "./suite.ts"
 
-const TESTS: readonly BrowserTest[] = [...opfsTests, ...readmeTests, ...bootTests]
+const TESTS: readonly BrowserTest[] = [...opfsTests, ...encryptionTests, ...readmeTests, ...bootTests]
 
 const words = process.argv.slice(2)
 if (words.some((word) => word.startsWith("-"))) {

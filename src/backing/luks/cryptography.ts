@@ -1,6 +1,6 @@
 /**
- * Cryptography: the arithmetic that encryption needs of the platform. `backing/host` has Node's. A page has none that answers at once: Web
- * Crypto returns promises, and knows no XTS.
+ * Cryptography: the arithmetic that encryption needs of the platform. `backing/host` has Node's. Web Crypto, which a page has, returns
+ * promises, and knows neither XTS nor ECB: `PageCryptography` waits for its key derivation and does the rest here.
  */
 import type { Rules } from "../../options.ts"
 

@@ -57,6 +57,7 @@ export function writeVolume(file: ImageFile, { size, encryption }: NewVolumeOpti
 /** @throws BackingError `unsupported` where the platform has no cryptography */
 export function requireCryptography(cryptography: Cryptography | undefined, path: string): Cryptography {
   if (cryptography !== undefined) return cryptography
-  const remedy = "use Node, or pass the option cryptography"
-  throw new BackingError("unsupported", `the image is encrypted, and this platform has no AES that answers at once: ${remedy}`, { path })
+  const remedy = "use openDisk or createDisk, which wait for it, or pass the option cryptography"
+  const message = `the image is encrypted, and a page has no key derivation that answers at once: ${remedy}`
+  throw new BackingError("unsupported", message, { path })
 }

@@ -47,7 +47,7 @@ export interface Qcow2Options {
   readonly decompressor?: Decompressor
   /** Opens an encrypted image: a passphrase, or a function that is asked for it. Default: an encrypted image is refused. */
   readonly passphrase?: PassphraseOption
-  /** What encrypted images need of the platform. Default: Node's; in a page there is none that answers at once. */
+  /** What encrypted images need of the platform. Default: Node's. In a page only `openDisk` has one: it answers later. */
   readonly cryptography?: Cryptography
   /** Bytes of memory for cached L2 tables and refcount blocks. Default 32 MiB. */
   readonly cacheSize?: number

@@ -3,6 +3,7 @@ import { createCipheriv, createHash } from "node:crypto"
 import { describe, expect, it } from "vitest"
 import { nodeCryptography } from "../../../src/backing/host/node-cryptography.ts"
 import { type CipherSpec, parseCipherSpec } from "../../../src/backing/luks/cipher-spec.ts"
+import { Aes } from "../../../src/backing/luks/ciphers/aes.ts"
 import { castBoxes } from "../../../src/backing/luks/ciphers/cast5-boxes.ts"
 import { makeBlockCipher } from "../../../src/backing/luks/ciphers/make-block-cipher.ts"
 import { makeCipher } from "../../../src/backing/luks/make-cipher.ts"
@@ -76,6 +77,26 @@ describe("encrypted sectors", () => {
     const wanted = aes(key.subarray(0, 24), tweak.map((byte) => byte ^ 9)).map((byte, at) => byte ^ (tweak[at] ?? 0))
     expect([...data]).toEqual([...wanted])
   })
+
+  for (const [keyBytes, wanted] of [
+    [16, "69c4e0d86a7b0430d8cdb78070b4c55a"], [24, "dda97ca4864cdfe06eaf70a0ec0d7191"], [32, "8ea2b7ca516745bfeafc49904b496089"],
+  ] as const) {
+    it(`QC-LUKS-02 the AES of pages with a key of ${keyBytes} bytes gives its vector of FIPS 197, C, and what node:crypto does`, () => {
+      const vector = new Aes(hex(upTo(keyBytes))).encrypt(hex("00112233445566778899aabbccddeeff"))
+      expect(Buffer.from(vector).toString("hex")).toBe(wanted)
+      const rng = new Rng(6)
+      for (let round = 0; round < 50; round++) {
+        const key = rng.bytes(keyBytes)
+        const [ours, theirs] = [new Aes(key), nodeCryptography.aes(key)]
+        // The bytes may lie anywhere, and stay as they were.
+        const blocks = rng.bytes(16 * 9 + 1).subarray(1)
+        const before = blocks.slice()
+        expect(Buffer.from(ours.encrypt(blocks)).equals(theirs.encrypt(blocks))).toBe(true)
+        expect(Buffer.from(ours.decrypt(blocks)).equals(theirs.decrypt(blocks))).toBe(true)
+        expect(Buffer.from(blocks).equals(before)).toBe(true)
+      }
+    })
+  }
 
   const VECTORS = [
     // The Serpent of the Linux kernel's own tests, whose bytes come in the order that LUKS has.

@@ -1,0 +1,83 @@
+/** PBKDF2 with HMAC of any hash here, where the platform has none: RFC 8018 5.2, RFC 2104. Gives up the thread every few milliseconds. */
+import { Turns } from "../../../turns.ts"
+import type { KeyDerivation } from "../cryptography.ts"
+import { absorb, digest, type HashFunction, pad, wordBytes } from "./hash-function.ts"
+
+/** Iterations between two looks at the clock. */
+const AT_ONCE = 256
+
+export async function deriveKey(hash: HashFunction, { passphrase, salt, iterations, length }: KeyDerivation): Promise<Uint8Array> {
+  const { blockBytes, digestBytes } = hash
+  const key = new Uint8Array(blockBytes)
+  key.set(passphrase.length > blockBytes ? digest(hash, passphrase) : passphrase)
+  const hmac = new Hmac(hash, key)
+  const turns = new Turns()
+  const derived = new Uint8Array(Math.ceil(length / digestBytes) * digestBytes)
+  for (let index = 0; index * digestBytes < length; index++) {
+    const numbered = new Uint8Array(salt.length + 4)
+    numbered.set(salt)
+    new DataView(numbered.buffer).setUint32(salt.length, index + 1)
+    const sum = hmac.begin(numbered)
+    for (let left = iterations - 1; left > 0; left -= AT_ONCE) {
+      await turns.turn()
+      hmac.iterate(sum, Math.min(left, AT_ONCE))
+    }
+    derived.set(wordBytes(sum, hash), index * digestBytes)
+  }
+  return derived.subarray(0, length)
+}
+
+/** HMAC with a key of a block's size: what the hash makes of the key comes from before the first message. */
+class Hmac {
+  readonly #hash: HashFunction
+  readonly #inner: Int32Array
+  readonly #outer: Int32Array
+  readonly #state: Int32Array
+  /** The last result, padded to the one block that it is hashed as. */
+  readonly #block: Int32Array
+  readonly #words: number
+
+  constructor(hash: HashFunction, key: Uint8Array) {
+    this.#hash = hash
+    this.#inner = started(hash, key, 0x36)
+    this.#outer = started(hash, key, 0x5c)
+    this.#state = hash.start.slice()
+    this.#words = hash.digestBytes / 4
+    const padded = new DataView(pad(new Uint8Array(hash.digestBytes), hash, hash.blockBytes).buffer)
+    this.#block = Int32Array.from({ length: hash.blockBytes / 4 }, (_, index) => padded.getInt32(4 * index, hash.isLittleEndian))
+  }
+
+  /** The HMAC of a message, which `iterate` goes on from, as words. */
+  begin(message: Uint8Array): Int32Array {
+    this.#state.set(this.#inner)
+    absorb(this.#hash, this.#state, pad(message, this.#hash, this.#hash.blockBytes))
+    this.#finish()
+    return this.#block.slice(0, this.#words)
+  }
+
+  /** Makes the HMAC of the last result, so often, and XORs each into `sum`. */
+  iterate(sum: Int32Array, count: number): void {
+    const block = this.#block
+    const { compress } = this.#hash
+    for (let done = 0; done < count; done++) {
+      this.#state.set(this.#inner)
+      compress(this.#state, block)
+      this.#finish()
+      for (let at = 0; at < sum.length; at++) sum[at] = (sum[at] ?? 0) ^ (block[at] ?? 0)
+    }
+  }
+
+  /** Puts the state of the inner hash into the block, then that of the outer one. */
+  #finish(): void {
+    for (let at = 0; at < this.#words; at++) this.#block[at] = this.#state[at] ?? 0
+    this.#state.set(this.#outer)
+    this.#hash.compress(this.#state, this.#block)
+    for (let at = 0; at < this.#words; at++) this.#block[at] = this.#state[at] ?? 0
+  }
+}
+
+function started(hash: HashFunction, key: Uint8Array, mask: number): Int32Array {
+  const state = hash.start.slice()
+  absorb(hash, state, key.map((byte) => byte ^ mask).slice())
+  return state
+}
