@@ -188,7 +188,7 @@ export class Writer {
     const { clusterSize, l2Entries, subclusters, subclusterSize } = this.#geometry
     const { table, index, within } = piece
     const wanted = Math.min(Math.ceil((within + piece.length) / clusterSize), l2Entries - index)
-    let most = 1
+    let most = wanted > 1 ? 1 + this.#mapping.l2.emptyEntries(table, index + 1, wanted - 1) : 1
     while (most < wanted && this.#needsNew(table, index + most)) most++
     const { first, count } = this.#clusters.allocate(most, (piece.offset - within) / clusterSize)
     const length = Math.min(piece.length, count * clusterSize - within)

@@ -60,20 +60,25 @@ export class DiskSink implements Sink {
     const step = this.#isTargetZero ? this.#sparseSize : this.unit
     const { length } = buffer
     for (let at = 0; at < length;) {
-      const isHole = blockIsZero(buffer, at, step)
-      let end = at + step
-      while (end < length && blockIsZero(buffer, end, step) === isHole) end += step
-      end = Math.min(end, length)
-      if (isHole) await this.zero(offset + at, end - at)
-      else await this.#target.pwrite(at === 0 && end === length ? buffer : buffer.subarray(at, end), offset + at)
-      at = end
+      const hole = firstZeroBlock(buffer, at, step)
+      if (hole > at) await this.#target.pwrite(at === 0 && hole === length ? buffer : buffer.subarray(at, hole), offset + at)
+      at = hole
+      while (at < length && blockIsZero(buffer, at, step)) at = Math.min(at + step, length)
+      if (at > hole) await this.zero(offset + hole, at - hole)
     }
   }
 }
 
-/** Data mostly shows in a block's first or last byte: no view is made for it. */
+/** Where the first block of zeroes begins at `from` or behind it, in steps of a block; the end of `buffer` where there is none. */
+function firstZeroBlock(buffer: Uint8Array, from: number, block: number): number {
+  const { length } = buffer
+  // Data mostly shows in a block's first byte: there is no call for it.
+  for (let at = from; at < length; at += block) if (buffer[at] === 0 && blockIsZero(buffer, at, block)) return at
+  return length
+}
+
 function blockIsZero(buffer: Uint8Array, start: number, length: number): boolean {
   const end = Math.min(start + length, buffer.length)
-  if (buffer[start] !== 0 || buffer[end - 1] !== 0) return false
-  return isZero(buffer.subarray(start, end))
+  // No view is made where the last byte tells.
+  return buffer[end - 1] === 0 && isZero(buffer.subarray(start, end))
 }

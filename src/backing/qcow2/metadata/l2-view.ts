@@ -154,6 +154,9 @@ export class L2View {
    */
   references(table: CachedTable, index: number): ClusterRun | undefined {
     const { clusterSize } = this.geometry
+    const at = index * this.#entrySize
+    // Most are empty where a new disk is written.
+    if (table.view.getUint32(at) === 0 && table.view.getUint32(at + 4) === 0) return undefined
     const kind = this.kind(table, index, 0)
     if (kind === L2_KIND.CORRUPT) return undefined
     if (kind !== L2_KIND.COMPRESSED) {

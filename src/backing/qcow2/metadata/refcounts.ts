@@ -122,7 +122,7 @@ export class Refcounts implements ClusterList {
     while (count < most && at + count < entries && this.#codec.get(block.view, at + count) === 0) count++
     const first = index * entries + at
     this.#checkFree(first, count)
-    for (let step = 0; step < count; step++) this.#set(block, at + step, 1)
+    this.#set(block, at, 1, count)
     return { first, count }
   }
 
@@ -225,21 +225,21 @@ export class Refcounts implements ClusterList {
   }
 
   forEach(visit: (cluster: number) => void): void {
-    for (let index = 0; index < this.table.entryCount; index++) {
+    for (let index = 0, end = this.firstUnused(); index < end; index++) {
       const entry = decodeRefcountTableEntry(this.table.hi(index), this.table.lo(index), this.#geometry)
       if (entry.kind === "block") visit(entry.offset / this.#geometry.clusterSize)
     }
   }
 
-  #set(block: CachedTable, index: number, value: number): void {
+  /** Sets `count` refcounts of a block from `index` on. */
+  #set(block: CachedTable, index: number, value: number, count = 1): void {
     if (block.dirty.isEmpty) {
       const other = this.#metadata?.findForRefcountBlock(block.offset)
       if (other !== undefined) throw this.#file.corrupt(`the refcount block at byte ${block.offset} is ${other} as well`, block.offset)
     }
-    this.#codec.set(block.view, index, value)
+    for (let at = index; at < index + count; at++) this.#codec.set(block.view, at, value)
     const bits = this.#geometry.refcountBits
-    const from = Math.floor((index * bits) / 8)
-    this.#cache.touch(block, from, from + Math.max(1, bits / 8))
+    this.#cache.touch(block, Math.floor((index * bits) / 8), Math.ceil(((index + count) * bits) / 8))
   }
 
   /** A new block takes the first cluster of its own range: all of the range is free, and the block counts itself (QC-REF-05). */
