@@ -3,7 +3,7 @@
  * in memory yet; whoever catches that awaits the load and repeats the call. So image formats need no promises.
  */
 import type { DiskVersion, VirtioBacking } from "./backing.ts"
-import type { ImageLock } from "./image-file.ts"
+import type { ImageLock, TakePiece } from "./image-file.ts"
 
 /**
  * A file whose bytes come over a network, from a browser's storage or from another thread. Offsets and lengths are bytes; offsets are safe
@@ -33,6 +33,16 @@ export interface AsyncImageFile {
   read(buffer: Uint8Array, offset: number): Promise<number>
   /** `read` into several non-empty buffers, one after the other. Left out: the caller reads one buffer and copies it. */
   readScattered?(buffers: readonly Uint8Array[], offset: number): Promise<number>
+  /**
+   * Offset of the next bytes of a running stream: a source that has been read in order for long may go on sending without further requests.
+   * Undefined where no stream runs.
+   */
+  readonly flowsFrom?: number | undefined
+  /**
+   * Reads `length` bytes of that stream and passes them to `take` as they arrive. `offset` must equal `flowsFrom`. Resolves to the bytes
+   * read: fewer than `length` only where the file ends. This saves a copy: the bytes go into the reader's buffer, not into pages first.
+   */
+  readFlow?(offset: number, length: number, take: TakePiece): Promise<number>
   /** Stores the whole `buffer`, and grows the file if necessary. `buffer` is borrowed until the promise settles. */
   write?(buffer: Uint8Array, offset: number): Promise<void>
   /** Sets the size: cuts off, or grows by a hole that reads as zeroes. */

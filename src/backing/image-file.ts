@@ -12,6 +12,9 @@ import { checkMembers, findAsync, isStrayPromise, type Rules } from "../options.
  */
 export type ImageLock = "qemu" | "flock" | "exclusive" | "none"
 
+/** Takes the next bytes of a range, in order. The piece is lent until it returns. */
+export type TakePiece = (piece: Uint8Array) => void
+
 /**
  * Positional, synchronous file access. Offsets and lengths are bytes; callers check that offsets are safe integers >= 0.
  * Errors are `BackingError`s. One owner, no cursor.
@@ -37,6 +40,11 @@ export interface ImageFile {
    * in memory.
    */
   readLater?(buffer: Uint8Array, offset: number): Promise<number>
+  /**
+   * Reads bytes that are about to arrive from a source of a file that answers later, and passes them to `take`. Resolves to the bytes read.
+   * Undefined if the caller must use `read`.
+   */
+  readPast?(offset: number, length: number, take: TakePiece): Promise<number> | undefined
   /** Stores the whole `buffer`, and grows the file if necessary. */
   write(buffer: Uint8Array, offset: number): void
   /** `write` from `buffer[start .. start + length)`, as `readInto`. */
@@ -74,7 +82,8 @@ const IMAGE_FILE_RULES: Rules<ImageFile> = {
   writeFrom: "function", writev: "function",
   truncate: "function", punchHole: "function?", sync: "function", close: "function", lock: "any?",
   largestSize: "number?",
-  version: "function?", readLater: "any?", canPunchHole: "any?", punchesAtOnce: "any?", zeroRange: "function?", zeroesAtOnce: "any?",
+  version: "function?", readLater: "any?", readPast: "any?", canPunchHole: "any?", punchesAtOnce: "any?", zeroRange: "function?",
+  zeroesAtOnce: "any?",
 }
 
 const METHODS = Object.entries(IMAGE_FILE_RULES).flatMap(([name, rule]) => (rule === "function" || rule === "function?" ? [name] : []))

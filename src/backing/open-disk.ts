@@ -87,8 +87,8 @@ const OPEN_DISK_RULES: Rules<OpenDiskOptions> = {
 
 const ASYNC_FILE_RULES: Rules<AsyncImageFile> = {
   path: "string", readOnly: "boolean", lock: "any?", preferredRead: "number?", largestSize: "number?", size: "function", read: "function",
-  readScattered: "function?", write: "function?", truncate: "function?", sync: "function?", punchHole: "function?", zeroRange: "function?",
-  disk: "function?", version: "function?", close: "function",
+  readScattered: "function?", flowsFrom: "any?", readFlow: "function?", write: "function?", truncate: "function?", sync: "function?",
+  punchHole: "function?", zeroRange: "function?", disk: "function?", version: "function?", close: "function",
 }
 
 /**

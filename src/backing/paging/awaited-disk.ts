@@ -15,8 +15,8 @@ import type { MapExtent } from "../qcow2/map-extents.ts"
 import type { BitmapActions } from "../qcow2/bitmaps/bitmaps.ts"
 import type { SnapshotActions } from "../qcow2/snapshots/snapshots.ts"
 import { Admission } from "./admission.ts"
-import { lateBitmaps, type LateFile, lateSnapshots, type LoadingDisk } from "./loading-disk.ts"
-import { type LongRange, pieces } from "./pieces.ts"
+import { lateBitmaps, type LateFile, lateSnapshots, type LoadingDisk, readPast, release } from "./loading-disk.ts"
+import { type LongRange, part, pieces } from "./pieces.ts"
 import { untilLoaded, type Waits } from "./until-loaded.ts"
 
 /** Longer reads and writes are cut into pieces of so many bytes: what a piece needs is in memory at the same time. */
@@ -134,9 +134,9 @@ export class AwaitedDisk implements VirtioBacking {
   }
 
   pread(buffer: Uint8Array, offset: number): void | Promise<void> {
-    const disk = this.#disk
     const range = { offset, length: buffer.length, most: PIECE }
-    return this.#inPieces("reads", range, (at, count) => void disk.pread(part(buffer, at - offset, count), at))
+    if (buffer.length <= PIECE) return this.#read(buffer, offset)
+    return this.#eachPiece(range, (at, count) => this.#read(part(buffer, at - offset, count), at))
   }
 
   pwrite(buffer: Uint8Array, offset: number): void | Promise<void> {
@@ -192,17 +192,24 @@ export class AwaitedDisk implements VirtioBacking {
     if (waits.length > 0) return this.#track(Promise.all(waits).then(() => undefined))
   }
 
+  #read(buffer: Uint8Array, offset: number): void | Promise<void> {
+    this.#checkOpen()
+    const reading = readPast(this.#disk, { buffer, offset, isWanted: () => !this.#isClosed })
+    if (reading !== undefined) return this.#track(this.#unlessClosed(reading))
+    return this.#run("reads", buffer.length, () => void this.#disk.pread(buffer, offset))
+  }
+
   #inPieces(kind: Kind, range: LongRange, work: (at: number, count: number) => void): void | Promise<void> {
     const { offset, length } = range
     if (length <= range.most) return this.#run(kind, length, () => work(offset, length))
-    return this.#eachPiece(kind, range, work)
+    return this.#eachPiece(range, (at, count) => this.#run(kind, count, () => work(at, count)))
   }
 
-  async #eachPiece(kind: Kind, range: LongRange, work: (at: number, count: number) => void): Promise<void> {
+  async #eachPiece(range: LongRange, step: (at: number, count: number) => void | Promise<void>): Promise<void> {
     // Refused whole, and not after a part of it.
     this.#checkOpen()
     checkRange(this.size, range.offset, range.length, this.path)
-    for (const { at, count } of pieces(range, this.discardGranularity)) await this.#run(kind, count, () => work(at, count))
+    for (const { at, count } of pieces(range, this.discardGranularity)) await step(at, count)
   }
 
   #now(attempt: () => void): boolean {
@@ -285,15 +292,4 @@ export class AwaitedDisk implements VirtioBacking {
   #closedError(): BackingError {
     return new BackingError("closed", "the image is closed", { path: this.path })
   }
-}
-
-/** Rejects also with what `close` throws. */
-async function release(file: LateFile): Promise<void> {
-  file.close()
-  await file.released()
-}
-
-/** `buffer[start .. start + count)`. */
-function part(buffer: Uint8Array, start: number, count: number): Uint8Array {
-  return count === buffer.length ? buffer : buffer.subarray(start, start + count)
 }

@@ -2,7 +2,7 @@
 import { Companions } from "./companions.ts"
 import type { Page, PageCache } from "./page-cache.ts"
 import type { PageLoader } from "./page-loader.ts"
-import { ReadAhead } from "./read-ahead.ts"
+import { type FlowReader, ReadAhead } from "./read-ahead.ts"
 
 /** Bytes of one read, where the source does not say what it prefers. */
 const PREFERRED_READ = 1 << 16
@@ -44,6 +44,11 @@ export class Demand {
     const loading = this.#loader.load(first, last, { stop, end })
     if (ahead !== undefined) this.#loader.loadAhead(ahead, end)
     return loading
+  }
+
+  /** Somebody takes from the source themselves what comes next. */
+  flows(reader: FlowReader): void {
+    this.#readAhead.flows(reader)
   }
 
   /** Somebody has come to `page`, which is a marker, came along or is for somebody who reads in order; `isPast`: and has read all of it. */

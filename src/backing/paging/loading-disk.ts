@@ -1,6 +1,6 @@
 /** What an `AwaitedDisk` stands on: a disk that answers at once or throws `NotLoaded`, and the files behind it. */
 import type { Allocation, VirtioBacking } from "../backing.ts"
-import type { ImageFile, ImageLock } from "../image-file.ts"
+import type { ImageFile, ImageLock, TakePiece } from "../image-file.ts"
 import type { AddBitmapOptions, BitmapActions, BitmapInfo, Bitmaps, ChangedRange } from "../qcow2/bitmaps/bitmaps.ts"
 import type { MapExtent } from "../qcow2/map-extents.ts"
 import type { CreateSnapshotOptions, SnapshotActions, SnapshotInfo, Snapshots, SnapshotView } from "../qcow2/snapshots/snapshots.ts"
@@ -19,11 +19,40 @@ export interface LateFile {
 export interface LoadingDisk extends VirtioBacking {
   readonly path?: string
   readonly lock?: ImageLock
+  /** Where it is left out, or undefined, the bytes are not on their way: `pread` loads them. */
+  preadPast?(offset: number, length: number, take: TakePiece): Promise<void> | undefined
   map?(offset: number, length: number): Iterable<MapExtent>
   allocation?(offset: number, length: number): Allocation
   resize?(size: number, options?: { readonly shrink?: boolean }): void
   readonly snapshots?: Snapshots<SnapshotView>
   readonly bitmaps?: Bitmaps
+}
+
+/** A read of somebody who has to wait for it. `isWanted`: false once that has been given up, and the buffer is the reader's again. */
+export interface PastRead {
+  readonly buffer: Uint8Array
+  readonly offset: number
+  readonly isWanted: () => boolean
+}
+
+/** Shorter reads go through pages, whatever the disk says: waiting costs more than the copy that it saves. */
+const LEAST_PAST = 1 << 17
+
+/** Fills the buffer with bytes that are on their way, past the pages. Undefined where the pages serve better. @throws BackingError */
+export function readPast(disk: LoadingDisk, { buffer, offset, isWanted }: PastRead): Promise<void> | undefined {
+  if (buffer.length < LEAST_PAST) return undefined
+  let done = 0
+  return disk.preadPast?.(offset, buffer.length, (piece) => {
+    if (!isWanted()) return
+    buffer.set(piece, done)
+    done += piece.length
+  })
+}
+
+/** Rejects also with what `close` throws. */
+export async function release(file: LateFile): Promise<void> {
+  file.close()
+  await file.released()
 }
 
 /** Makes a call until nothing that it needs is missing. */

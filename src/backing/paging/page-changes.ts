@@ -1,5 +1,5 @@
 /** What a change does to the pages that are in memory. */
-import { applyChange, type Change } from "./change.ts"
+import { applyChange, type Change } from "./log/change.ts"
 import type { Page, PageCache } from "./page-cache.ts"
 
 /** The file before the change, in bytes. */

@@ -6,11 +6,11 @@
 import type { AsyncImageFile } from "../async-image-file.ts"
 import { BackingError } from "../backing.ts"
 import { cut, fillZeroFrom, scatter } from "../buffers.ts"
-import { applyChange, type Change, memoryOf, overlaps } from "./change.ts"
+import { applyChange, type Change, memoryOf, overlaps } from "./log/change.ts"
 import type { Page, PageCache } from "./page-cache.ts"
 import type { Ahead } from "./read-ahead.ts"
 import { sourceError } from "./source-error.ts"
-import type { WriteLog } from "./write-log.ts"
+import type { WriteLog } from "./log/write-log.ts"
 
 /** One read of the source, for the pages `first` .. `end - 1`. */
 interface Load {

@@ -9,31 +9,17 @@
 import { type AsyncImageFile, NotLoaded } from "../async-image-file.ts"
 import { BackingError, type DiskVersion, totalLength } from "../backing.ts"
 import { joined } from "../buffers.ts"
-import type { ImageFile, ImageLock } from "../image-file.ts"
-import { type Change, endOf, refuseBeyond } from "./change.ts"
+import type { ImageFile, ImageLock, TakePiece } from "../image-file.ts"
+import { type Change, endOf, refuseBeyond } from "./log/change.ts"
 import { Demand } from "./demand.ts"
+import { Flow } from "./flow.ts"
 import { PageCache } from "./page-cache.ts"
 import { changePages } from "./page-changes.ts"
 import { PageLoader } from "./page-loader.ts"
+import { CACHE_SIZE, LOG_SIZE, PAGE_SIZE, type PagedFileOptions } from "./paged-file-options.ts"
 import { examineSource } from "./examine-source.ts"
 import { sourceError } from "./source-error.ts"
-import { WriteLog } from "./write-log.ts"
-
-/** Options of `PagedFile.open`. */
-export interface PagedFileOptions {
-  /** Nothing is written. Default: as the source is. */
-  readonly readOnly?: boolean
-  /** Bytes of memory for pages. Default 32 MiB; one page at least. What operations under way need is kept beyond that. */
-  readonly cacheSize?: number
-  /** Bytes of one page. Default 16 KiB. */
-  readonly pageSize?: number
-  /** Bytes of memory for changes that the source has not answered: beyond that `room` makes writers wait. Default 16 MiB. */
-  readonly logSize?: number
-}
-
-const PAGE_SIZE = 1 << 14
-const CACHE_SIZE = 32 << 20
-const LOG_SIZE = 16 << 20
+import { WriteLog } from "./log/write-log.ts"
 
 export class PagedFile implements ImageFile {
   readonly path: string
@@ -48,6 +34,7 @@ export class PagedFile implements ImageFile {
   readonly #cache: PageCache
   readonly #loader: PageLoader
   readonly #demand: Demand
+  readonly #flow: Flow
   readonly #log: WriteLog | undefined
   #size: number
   /** The source has nothing from this byte on, whatever it has answered so far: there is nothing to load there. */
@@ -75,6 +62,7 @@ export class PagedFile implements ImageFile {
     this.#log = this.readOnly ? undefined : new WriteLog({ source, size, mostBytes: logSize })
     this.#loader = new PageLoader({ source, cache: this.#cache, log: this.#log, size })
     this.#demand = new Demand({ cache: this.#cache, loader: this.#loader, preferredRead: source.preferredRead })
+    this.#flow = new Flow({ source, demand: this.#demand, pageSize, size })
     if (this.readOnly) return
     if (source.punchHole !== undefined) this.punchHole = (offset, length) => this.#zero(offset, length, { frees: true })
     if (source.zeroRange !== undefined) this.zeroRange = (offset, length) => this.#zero(offset, length, { frees: false })
@@ -132,6 +120,12 @@ export class PagedFile implements ImageFile {
       done += part
     }
     return done
+  }
+
+  /** See `Flow`. A source whose bytes are not the file's, for changes of them may wait in the log, has none. */
+  readPast(offset: number, length: number, take: TakePiece): Promise<number> | undefined {
+    this.#checkOpen()
+    return this.#log === undefined ? this.#flow.read(offset, Math.min(length, this.#size - offset), take) : undefined
   }
 
   write(buffer: Uint8Array, offset: number): void {

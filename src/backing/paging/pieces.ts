@@ -17,3 +17,8 @@ export function* pieces({ offset, length, most }: LongRange, unit: number): Gene
     yield { at, count }
   }
 }
+
+/** `buffer[start .. start + count)`. */
+export function part(buffer: Uint8Array, start: number, count: number): Uint8Array {
+  return count === buffer.length ? buffer : buffer.subarray(start, start + count)
+}

@@ -16,6 +16,15 @@ interface Stream {
   window: number
   /** The page that asks for more when it is reached; undefined where that has happened. */
   marker: number | undefined
+  /** They take what comes next from the source themselves: nothing is read ahead for them. */
+  isFlowing: boolean
+}
+
+/** Somebody who reads the pages `first` .. `end - 1`, and takes from the source themselves what comes from the page `from` on. */
+export interface FlowReader {
+  readonly first: number
+  readonly end: number
+  readonly from: number
 }
 
 /** Pages to read ahead. */
@@ -55,11 +64,12 @@ export class ReadAhead {
   /** Somebody needs the pages `first` .. `last`, not all of which are here. Returns the pages to get with them. */
   missed(first: number, last: number): Ahead {
     const at = this.#streams.findIndex(({ next }) => first === next)
-    const [stream = { start: first, next: 0, window: 0, marker: undefined }] = at < 0 ? [] : this.#streams.splice(at, 1)
+    const [stream = { start: first, next: 0, window: 0, marker: undefined, isFlowing: false }] = at < 0 ? [] : this.#streams.splice(at, 1)
     if (at < 0 && this.#streams.length >= MOST_STREAMS) this.#unmark(this.#streams.shift())
     this.#streams.push(stream)
     stream.next = last + 1
-    const isAhead = at >= 0 && this.#most > 0
+    const isAhead = at >= 0 && this.#most > 0 && !stream.isFlowing
+    stream.isFlowing = false
     const end = isAhead ? this.#widen(stream, { reached: last + 1, length: last + 1 - first }) : stream.next
     return { first: last + 1, end, isPassing: last + 1 - stream.start >= this.#long }
   }
@@ -76,6 +86,17 @@ export class ReadAhead {
     const begin = stream.next
     const end = this.#widen(stream, { reached: last + 1, length: last + 1 - first })
     return { first: begin, end, isPassing: begin - stream.start >= this.#long }
+  }
+
+  /** Somebody uses up what was read ahead for them, and reads on without that. */
+  flows({ first, end, from }: FlowReader): void {
+    // Somebody else may read far behind.
+    if (from - first > 2 * this.#most) return
+    const stream = this.#streams.find(({ start, next }) => start < first && next === from)
+    if (stream === undefined) return
+    this.#unmark(stream)
+    stream.isFlowing = true
+    if (first === from) stream.next = end
   }
 
   /**

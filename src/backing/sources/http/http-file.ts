@@ -2,12 +2,13 @@
 import type { AsyncImageFile } from "../../async-image-file.ts"
 import { BackingError, type DiskVersion, totalLength } from "../../backing.ts"
 import { BufferFiller } from "../../buffers.ts"
+import type { TakePiece } from "../../image-file.ts"
 import { checkedHeaders, parseUrl, takeCredentials } from "./address.ts"
 import { checkVersion, type FileVersion, hasValidator, type RangeAnswer } from "./answer.ts"
 import { type AnswerSink, HttpClient, RedirectExpired } from "./client.ts"
 import { checkHttpOptions, type HttpFileOptions } from "./options.ts"
 import type { HttpFetch, HttpRequestInit } from "./types.ts"
-import { HttpStretches, STRETCH_AFTER } from "./stretch.ts"
+import { HttpStretches, STRETCH_AFTER, type StretchRead } from "./stretch.ts"
 import { ParallelLimit } from "./parallel-limit.ts"
 import { deadlineOf, type PatienceOptions } from "./patience.ts"
 import { type Clock, PLATFORM_CLOCK, retryDelay, TransientError } from "./retry.ts"
@@ -92,16 +93,32 @@ export class HttpFile implements AsyncImageFile {
     const length = Math.max(0, Math.min(totalLength(buffers), version.size - offset))
     const known = Math.min(length, Math.max(0, head.length - offset))
     const filler = new BufferFiller(buffers)
-    if (known > 0) filler.fill(head.subarray(offset, offset + known))
-    let done = known
-    const { size } = version
-    const stretch = known < length ? this.#stretches?.at(offset + known, { end: offset + length, length, size }) : undefined
-    if (stretch !== undefined) done += await stretch.read(filler, length - known)
-    if (done < length) await this.#fetchInTurn(offset + done, length - done, filler, version)
+    filler.fill(head.subarray(offset, offset + known))
+    const read = { end: offset + length, length, size: version.size, flows: false }
+    if (known < length) await this.#readRest(offset + known, read, version, (piece) => filler.fill(piece))
     return length
   }
 
-  async #fetchInTurn(offset: number, length: number, filler: BufferFiller, version: FileVersion): Promise<void> {
+  get flowsFrom(): number | undefined {
+    return this.#stretches?.next
+  }
+
+  async readFlow(offset: number, length: number, take: TakePiece): Promise<number> {
+    if (this.#isClosed) throw this.#closed()
+    const { version } = this.#opened ?? (await this.#open())
+    const end = Math.min(offset + length, version.size)
+    await this.#readRest(offset, { end, length: end - offset, size: version.size, flows: true }, version, take)
+    return end - offset
+  }
+
+  /** Reads what is missing for `read`, from `first` on. */
+  async #readRest(first: number, read: StretchRead, version: FileVersion, take: TakePiece): Promise<void> {
+    const brought = await this.#stretches?.at(first, read)?.read(take, read.end - first)
+    const at = first + (brought ?? 0)
+    if (at < read.end) await this.#fetchInTurn(at, read.end - at, take, version)
+  }
+
+  async #fetchInTurn(offset: number, length: number, take: TakePiece, version: FileVersion): Promise<void> {
     const turn = this.#limit.enter()
     if (turn !== undefined) await turn
     let left = length
@@ -113,7 +130,7 @@ export class HttpFile implements AsyncImageFile {
           return this.#checked(answer, version)
         },
         piece: (bytes) => {
-          filler.fill(bytes)
+          take(bytes)
           left -= bytes.length
           // The request ends by itself, some 50 us later: nobody has to wait for that.
           if (left === 0 && isFramed) resolve()

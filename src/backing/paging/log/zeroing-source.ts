@@ -2,8 +2,8 @@
  * ZeroingSource: makes ranges of a source read as zeroes, in the best way that it has. Whether it can punch a hole, or zero a range, is
  * known only when it has been asked: until then little is asked for at a time, because it may have to be written.
  */
-import type { AsyncImageFile } from "../async-image-file.ts"
-import type { BackingError } from "../backing.ts"
+import type { AsyncImageFile } from "../../async-image-file.ts"
+import type { BackingError } from "../../backing.ts"
 import type { Change } from "./change.ts"
 
 /** Zeroes are written in pieces of so many bytes. */

@@ -3,10 +3,10 @@
  * where they do not overlap. A sync goes when all before it have been answered, and nothing after it goes before it has been answered
  * itself. So what is on stable storage is at any moment what a synchronous file could have left there after a crash.
  */
-import type { AsyncImageFile } from "../async-image-file.ts"
-import { BackingError } from "../backing.ts"
+import type { AsyncImageFile } from "../../async-image-file.ts"
+import { BackingError } from "../../backing.ts"
 import { type Barrier, type Change, dataOf, endOf, type LogOrder, memoryOf, overlaps, startOf, type Wait } from "./change.ts"
-import { sourceError } from "./source-error.ts"
+import { sourceError } from "../source-error.ts"
 import { ZeroingSource } from "./zeroing-source.ts"
 
 export interface WriteLogOptions {

@@ -1,6 +1,6 @@
 /** Changes of a file, as a write log keeps them and as they are applied to a piece of the file's content. */
-import { BackingError } from "../backing.ts"
-import { joined } from "../buffers.ts"
+import { BackingError } from "../../backing.ts"
+import { joined } from "../../buffers.ts"
 
 /**
  * One change of a file. Offsets, lengths and sizes are bytes. "zero" makes its range read as zeroes: `frees` says whether the space behind

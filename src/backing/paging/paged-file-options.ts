@@ -1,0 +1,17 @@
+/** Options of PagedFile. */
+
+/** Options of `PagedFile.open`. */
+export interface PagedFileOptions {
+  /** Nothing is written. Default: as the source is. */
+  readonly readOnly?: boolean
+  /** Bytes of memory for pages. Default 32 MiB; one page at least. What operations under way need is kept beyond that. */
+  readonly cacheSize?: number
+  /** Bytes of one page. Default 16 KiB. */
+  readonly pageSize?: number
+  /** Bytes of memory for changes that the source has not answered: beyond that `room` makes writers wait. Default 16 MiB. */
+  readonly logSize?: number
+}
+
+export const PAGE_SIZE = 1 << 14
+export const CACHE_SIZE = 32 << 20
+export const LOG_SIZE = 16 << 20
