@@ -12,7 +12,7 @@ import { checkMembers, findAsync, isStrayPromise, type Rules } from "../options.
  */
 export type ImageLock = "qemu" | "flock" | "exclusive" | "none"
 
-/** Takes the next bytes of a range, in order. The piece is lent until it returns. */
+/** Takes the next bytes of a range, in order. `piece` is valid until the call returns. */
 export type TakePiece = (piece: Uint8Array) => void
 
 /**

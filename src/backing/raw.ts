@@ -131,7 +131,7 @@ export class RawBacking implements VirtioBacking {
     if (done < length) this.#failShort(offset + done)
   }
 
-  /** `pread` for whoever reads much in order: hands the bytes to `take` as they come. Undefined where `pread` serves better. */
+  /** `pread` that passes the bytes to `take` as they arrive. Undefined if the caller must use `pread`. */
   preadPast(offset: number, length: number, take: TakePiece): Promise<void> | undefined {
     checkRange(this.#size, offset, length, this.#file.path)
     return this.#file.readPast?.(offset, length, take)?.then((done) => {

@@ -46,7 +46,7 @@ export class Demand {
     return loading
   }
 
-  /** Somebody takes from the source themselves what comes next. */
+  /** A reader can use the source's stream: see `ReadAhead.flows`. */
   flows(reader: FlowReader): void {
     this.#readAhead.flows(reader)
   }

@@ -1,6 +1,6 @@
 /**
- * Flow: reads of somebody who reads much in order, past the pages. The source sends the bytes that come next without being asked, and each
- * goes to the reader's buffer at once: one copy in place of two. The disk is a fifth faster for it over HTTP (measured).
+ * Flow: long sequential reads that bypass the pages. The source has a stream running, and each byte goes straight into the reader's buffer:
+ * one copy instead of two. A 1 GiB read over HTTP takes a fifth less time (measured).
  */
 import type { AsyncImageFile } from "../async-image-file.ts"
 import type { TakePiece } from "../image-file.ts"
@@ -24,16 +24,16 @@ export class Flow {
   }
 
   /**
-   * Hands the next `length` bytes to `take` as they come. Resolves to the bytes read. Undefined where the source sends none from `offset`
-   * on: they are to be read from pages then, which may have been read ahead. No more of them are for a reader who comes to the flow behind
-   * them.
+   * Passes the next `length` bytes to `take` as they arrive. Resolves to the bytes read. Undefined if the stream is not at `offset`: the
+   * caller then reads pages. If the stream is ahead of the reader, pages that were read ahead lie between; no more are read ahead for this
+   * reader, so that it catches up with the stream.
    */
   read(offset: number, length: number, take: TakePiece): Promise<number> | undefined {
     const { source, demand, pageSize, size } = this.#options
     const from = source.flowsFrom
     const end = offset + length
     if (from === undefined || from < offset || length <= 0) return undefined
-    // Whoever reads parts of pages would read the other parts again.
+    // A reader that starts inside a page never catches up: what it misses is loaded in whole pages.
     if (offset % pageSize !== 0 || (end % pageSize !== 0 && end !== size)) return undefined
     demand.flows({ from: from / pageSize, first: offset / pageSize, end: Math.ceil(end / pageSize) })
     return from === offset ? this.#read(offset, length, take) : undefined

@@ -19,7 +19,7 @@ export interface LateFile {
 export interface LoadingDisk extends VirtioBacking {
   readonly path?: string
   readonly lock?: ImageLock
-  /** Where it is left out, or undefined, the bytes are not on their way: `pread` loads them. */
+  /** A read that bypasses the pages. Undefined if the caller must use `pread`. */
   preadPast?(offset: number, length: number, take: TakePiece): Promise<void> | undefined
   map?(offset: number, length: number): Iterable<MapExtent>
   allocation?(offset: number, length: number): Allocation
@@ -28,17 +28,17 @@ export interface LoadingDisk extends VirtioBacking {
   readonly bitmaps?: Bitmaps
 }
 
-/** A read of somebody who has to wait for it. `isWanted`: false once that has been given up, and the buffer is the reader's again. */
+/** A read into `buffer`. Nothing is written to `buffer` once `isWanted` returns false: the caller may use it for something else. */
 export interface PastRead {
   readonly buffer: Uint8Array
   readonly offset: number
   readonly isWanted: () => boolean
 }
 
-/** Shorter reads go through pages, whatever the disk says: waiting costs more than the copy that it saves. */
+/** Shorter reads use pages: the promise costs more than the copy that it saves. */
 const LEAST_PAST = 1 << 17
 
-/** Fills the buffer with bytes that are on their way, past the pages. Undefined where the pages serve better. @throws BackingError */
+/** Fills the buffer from the source's stream. Undefined if the caller must use `pread`. @throws BackingError */
 export function readPast(disk: LoadingDisk, { buffer, offset, isWanted }: PastRead): Promise<void> | undefined {
   if (buffer.length < LEAST_PAST) return undefined
   let done = 0

@@ -122,7 +122,7 @@ export class PagedFile implements ImageFile {
     return done
   }
 
-  /** See `Flow`. A source whose bytes are not the file's, for changes of them may wait in the log, has none. */
+  /** See `Flow`. Only for a read-only file: otherwise the log may hold bytes that the source does not have yet. */
   readPast(offset: number, length: number, take: TakePiece): Promise<number> | undefined {
     this.#checkOpen()
     return this.#log === undefined ? this.#flow.read(offset, Math.min(length, this.#size - offset), take) : undefined

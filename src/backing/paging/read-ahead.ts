@@ -16,11 +16,11 @@ interface Stream {
   window: number
   /** The page that asks for more when it is reached; undefined where that has happened. */
   marker: number | undefined
-  /** They take what comes next from the source themselves: nothing is read ahead for them. */
+  /** The reader takes the next bytes from the source's stream: nothing is read ahead for it. */
   isFlowing: boolean
 }
 
-/** Somebody who reads the pages `first` .. `end - 1`, and takes from the source themselves what comes from the page `from` on. */
+/** A reader of the pages `first` .. `end - 1`. The source's stream is at page `from`. */
 export interface FlowReader {
   readonly first: number
   readonly end: number
@@ -88,9 +88,9 @@ export class ReadAhead {
     return { first: begin, end, isPassing: begin - stream.start >= this.#long }
   }
 
-  /** Somebody uses up what was read ahead for them, and reads on without that. */
+  /** Stops reading ahead for a reader that can use the source's stream once it has read the pages before it. */
   flows({ first, end, from }: FlowReader): void {
-    // Somebody else may read far behind.
+    // Not the reader that the stream is for.
     if (from - first > 2 * this.#most) return
     const stream = this.#streams.find(({ start, next }) => start < first && next === from)
     if (stream === undefined) return

@@ -1,4 +1,4 @@
-/** Long reads in order go past the pages, from the source's own stream into the reader's buffer: the bytes, and what else may happen. */
+/** Long sequential reads bypass the pages: they come from the source's stream. */
 import { afterEach, describe, expect, it } from "vitest"
 import type { AsyncImageFile } from "../../../src/backing/async-image-file.ts"
 import type { BackingError } from "../../../src/backing/backing.ts"
@@ -118,7 +118,7 @@ describe("long reads in order", () => {
     expect(server.sent).toBeLessThan(SIZE + 512 * KIB)
   })
 
-  it.each([128, 384, 640, 1024])("of %i KiB read nothing ahead into pages once the stream is there, and are answered from it", async (step) => {
+  it.each([128, 384, 640, 1024])("of %i KiB read nothing ahead once the stream is there, and are answered from it", async (step) => {
     const server = new Server()
     const { disk } = await open(server)
     let requests = 0
@@ -190,7 +190,7 @@ describe("a long read in order", () => {
     const buffer = new Uint8Array(MIB)
     const failure = Promise.resolve(disk.pread(buffer, 12 * MIB)).then(() => "none", (error: BackingError) => {
       buffer.fill(0x55)
-      // What has come already is taken without a turn of the event loop between.
+      // The next piece arrives in the same turn of the event loop.
       server.resume()
       return error.code
     })

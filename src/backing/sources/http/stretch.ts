@@ -42,7 +42,7 @@ export interface StretchRead {
   readonly length: number
   /** Of the file. */
   readonly size: number
-  /** It goes on where `next` was, however short it is. */
+  /** The read begins at `next`, and may be short. */
   readonly flows: boolean
 }
 
@@ -62,9 +62,7 @@ export class HttpStretches {
     this.#options = options
   }
 
-  /**
-   * The stretch that brings the bytes from `first` next, if there is one, or one should begin.
-   */
+  /** The stretch that brings the bytes from `first` next, if there is one, or one should begin. */
   at(first: number, { end, length, size, flows }: StretchRead): HttpStretch | undefined {
     const isNext = first === this.#lastEnd
     const isCurrent = this.#current?.next === first
@@ -85,7 +83,7 @@ export class HttpStretches {
     return stretch
   }
 
-  /** Where bytes come next by themselves, or will as soon as somebody reads there; undefined where nobody has read much in order. */
+  /** Offset of the next bytes of the stretch, or of the one that begins with the next read there. Undefined where there is neither. */
   get next(): number | undefined {
     return this.#current?.next ?? (this.#mayBegin ? this.#lastEnd : undefined)
   }
