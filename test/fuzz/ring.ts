@@ -1,9 +1,9 @@
 /**
- * The fuzzers of the device: rings (split and packed, of plain disks and of zoned ones), registers (PCI and MMIO), saved states, lives and
- * embedders, for as long as one likes: `tsx test/fuzz/ring.ts [--rounds N] [--lives N] [--registers N] [--states N] [--embedders N] [--seed
- * N] [--hours H] [--coverage]`. Ends with 1, and the seed, at the first surprise. With `--hours` it starts again, from the next seed, until
- * the time is over. It prints the longest time that a kick or an answer of the disk held the thread (CPU time), and with `--coverage` what
- * it has reached of the source.
+ * The fuzzers of the device: rings (split and packed, of plain disks and of zoned ones), registers (PCI and MMIO), saved states, lives,
+ * embedders, and the ways of a kick over RAM in several regions, for as long as one likes: `tsx test/fuzz/ring.ts [--rounds N] [--lives N]
+ * [--registers N] [--states N] [--embedders N] [--regions N] [--seed N] [--hours H] [--coverage]`. Ends with 1, and the seed, at the first
+ * surprise. With `--hours` it starts again, from the next seed, until the time is over. It prints the longest time that a kick or an answer
+ * of the disk held the thread (CPU time), and with `--coverage` what it has reached of the source.
  */
 import { argv, exit } from "node:process"
 import { parseArgs } from "node:util"
@@ -20,6 +20,7 @@ const { values } = parseArgs({
     registers: { type: "string", default: "200" },
     states: { type: "string", default: "300" },
     embedders: { type: "string", default: "1000" },
+    regions: { type: "string", default: "200" },
     seed: { type: "string", default: String(Date.now() % 2 ** 31) },
     hours: { type: "string", default: "0" },
     coverage: { type: "boolean", default: false },
@@ -34,6 +35,7 @@ const { LivesFuzzer } = await import("./lives/lives.ts")
 const { MmioRegisterFuzzer } = await import("./mmio/registers.ts")
 const { PciRegisterFuzzer } = await import("./pci/registers.ts")
 const { PackedRingFuzzer } = await import("./packed/round.ts")
+const { RegionsFuzzer } = await import("./regions/round.ts")
 const { RingFuzzer } = await import("./ring-round.ts")
 const { StateFuzzer } = await import("./states/round.ts")
 const { ZonedFuzzDisk } = await import("./zoned-fuzz-disk.ts")
@@ -50,6 +52,7 @@ const lives = Number(values.lives)
 const registers = Number(values.registers)
 const states = Number(values.states)
 const embedders = Number(values.embedders)
+const regions = Number(values.regions)
 const counts = new Map<string, number>()
 let longest = 0
 
@@ -93,7 +96,7 @@ function ringRounds(seed: number): void {
 
 async function registerRounds(seed: number): Promise<void> {
   for (let device = seed; device < seed + registers; device++) {
-    const repeat = `--rounds 0 --lives 0 --states 0 --embedders 0 --registers 1 --seed ${device}`
+    const repeat = `--rounds 0 --lives 0 --states 0 --embedders 0 --regions 0 --registers 1 --seed ${device}`
     for (const one of [new MmioRegisterFuzzer(new Rng(device), device % 2 === 0 ? 2 : 1), new PciRegisterFuzzer(new Rng(device))]) {
       await one.run(ACCESSES).catch((error: unknown) => fail(`registers of a ${one.constructor.name} (${repeat})`, error))
       add(one.counts)
@@ -101,8 +104,8 @@ async function registerRounds(seed: number): Promise<void> {
   }
 }
 
-/** What an embedder is repeated with. */
-const ONLY = "--rounds 0 --lives 0 --registers 0 --states 0"
+/** What others are repeated without. */
+const NO_RINGS = "--rounds 0 --registers 0 --states 0"
 
 /** No restored state holds the thread for longer. CPU time, milliseconds. */
 const RESTORE_MS = 100
@@ -111,7 +114,7 @@ async function stateRounds(seed: number): Promise<void> {
   const one = new StateFuzzer(new Rng(seed))
   await one.prepare()
   for (let round = 0; round < states; round++) {
-    const name = `state ${round} (--rounds 0 --lives 0 --registers 0 --embedders 0 --states ${round + 1} --seed ${seed})`
+    const name = `state ${round} (--rounds 0 --lives 0 --registers 0 --embedders 0 --regions 0 --states ${round + 1} --seed ${seed})`
     await one.round().catch((error: unknown) => fail(name, error))
     if (round === WARM_LIVES) one.longestHold = 0
     if (one.longestHold > RESTORE_MS) fail(name, `it held the thread for ${one.longestHold.toFixed(0)} ms`)
@@ -125,7 +128,7 @@ async function liveRounds(seed: number): Promise<void> {
   for (let life = 0; life < lives; life++) {
     const one = new LivesFuzzer(new Rng(seed + life))
     await one.run().catch(
-      (error: unknown) => fail(`life ${life} (--rounds 0 --registers 0 --states 0 --embedders 0 --lives 1 --seed ${seed + life})`, error),
+      (error: unknown) => fail(`life ${life} (${NO_RINGS} --embedders 0 --regions 0 --lives 1 --seed ${seed + life})`, error),
     )
     add(one.counts)
     if (life >= WARM_LIVES) longest = Math.max(longest, one.longestHold)
@@ -136,7 +139,7 @@ async function liveRounds(seed: number): Promise<void> {
 }
 
 async function embedderRounds(seed: number): Promise<void> {
-  const name = (number: number): string => `an embedder (${ONLY} --embedders 1 --seed ${number})`
+  const name = (number: number): string => `an embedder (${NO_RINGS} --lives 0 --regions 0 --embedders 1 --seed ${number})`
   let number = seed
   // What a backing throws as a bug of its own ends up here, and nowhere else.
   const uncaught = (error: unknown): void => void (isInjectedBug(error) || fail(name(number), error))
@@ -149,19 +152,29 @@ async function embedderRounds(seed: number): Promise<void> {
   process.off("uncaughtException", uncaught).off("unhandledRejection", uncaught)
 }
 
+async function regionRounds(seed: number): Promise<void> {
+  for (let number = seed; number < seed + regions; number++) {
+    const one = new RegionsFuzzer(new Rng(number))
+    const name = `ways of a kick (${NO_RINGS} --lives 0 --embedders 0 --regions 1 --seed ${number})`
+    await one.round().catch((error: unknown) => fail(name, error))
+    add(new Map([["regions: steps", one.counts.steps], ["regions: broken devices", one.counts.broken]]))
+  }
+}
+
 const end = performance.now() + Number(values.hours) * 3_600_000
 let seed = Number(values.seed)
 do {
   console.log(
     `ring fuzzer: ${rounds} rounds, ${lives} lives, ${registers} devices over MMIO and PCI, ${states} saved states, ` +
-      `${embedders} embedders, seed ${seed}`,
+      `${embedders} embedders, ${regions} lives over several regions, seed ${seed}`,
   )
   ringRounds(seed)
   await registerRounds(seed)
   if (states > 0) await stateRounds(seed)
   await liveRounds(seed)
   await embedderRounds(seed)
-  seed += Math.max(lives, registers, embedders, 1)
+  await regionRounds(seed)
+  seed += Math.max(lives, registers, embedders, regions, 1)
 } while (performance.now() < end)
 
 for (const [name, count] of [...counts].toSorted()) console.log(`${String(count).padStart(9)}  ${name}`)

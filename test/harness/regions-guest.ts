@@ -35,41 +35,55 @@ export class RegionsGuest implements GuestMemory {
   generation = 0
   declare written?: (address: number, length: number) => void
   readonly disk: VirtioBlk
-  readonly rings: readonly Ring[]
+  rings: readonly Ring[] = []
   /** Indices of the queues that have interrupted. */
   readonly irqs: number[] = []
   onInterrupt: (queue: number) => void = () => undefined
   readonly spaces: readonly Space[]
   regions: readonly RamRegion[]
+  readonly #features: bigint
+  readonly #queues: readonly number[]
+  readonly #isPacked: boolean
+  readonly #size: number
 
   constructor({ backing, disk, spaces, queues, packed, features = [F.INDIRECT_DESC, F.FLUSH], size = 64 }: RegionsGuestOptions) {
     this.spaces = spaces
     this.regions = spaces.map(({ start, ram }) => new RamRegion(start, ram))
+    this.#features = mask(...features, F.VERSION_1, ...(packed ? [F.RING_PACKED] : []))
+    this.#queues = queues
+    this.#isPacked = packed
+    this.#size = size
     this.disk = new VirtioBlk(backing, { queues: queues.length, ...(packed && { withFeatures: ["RING_PACKED"] }), ...disk })
-    const { virtio } = this.disk
     const queueInterrupt = (index: number): void => {
       this.irqs.push(index)
       this.onInterrupt(index)
     }
-    virtio.attach({
+    this.disk.virtio.attach({
       memory: this, transitional: false,
       signals: { queueInterrupt, configInterrupt: () => void this.irqs.push(-1), deviceReset: () => undefined },
     })
-    const accepted = mask(...features, F.VERSION_1, ...(packed ? [F.RING_PACKED] : []))
+    this.start()
+  }
+
+  /** Resets the device, and drives it to DRIVER_OK with empty rings. */
+  start(): void {
+    const { virtio } = this.disk
     for (const status of [0, 1, 3]) virtio.writeStatus(status)
-    virtio.setDriverFeatures(0, Number(accepted & 0xffff_ffffn))
-    virtio.setDriverFeatures(1, Number(accepted >> 32n))
+    virtio.setDriverFeatures(0, Number(this.#features & 0xffff_ffffn))
+    virtio.setDriverFeatures(1, Number(this.#features >> 32n))
     virtio.writeStatus(0x0b)
-    this.rings = queues.map((space, index) => this.#open(space, index, packed, size))
+    this.rings = this.#queues.map((_, index) => this.openQueue(index))
     virtio.writeStatus(UP)
   }
 
-  #open(index: number, queueIndex: number, packed: boolean, size: number): Ring {
-    const space = this.spaces[index]
-    const queue = this.disk.virtio.queue(queueIndex)
+  /** Gives a queue that has been reset an empty ring. */
+  openQueue(index: number): Ring {
+    const space = this.spaces[this.#queues[index] ?? -1]
+    const queue = this.disk.virtio.queue(index)
     if (space === undefined || queue === undefined) throw new Error("there is no such space, or queue")
     const place = { desc: 0x40, avail: 0x1000, used: 0x1800 }
-    const ring = new (packed ? PackedRing : Ring)(space, { size, place, index: queueIndex }).clear()
+    const size = this.#size
+    const ring = new (this.#isPacked ? PackedRing : Ring)(space, { size, place, index }).clear()
     queue.setSize(size)
     queue.setArea("descriptorTable", space.start + place.desc)
     queue.setArea("availRing", space.start + place.avail)

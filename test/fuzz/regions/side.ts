@@ -1,0 +1,298 @@
+/** One of the guests of the regions fuzzer, with its device and its disk: it does what it is told, and sees what no device may do. */
+import type { RamRegion } from "../../../src/virtio/guest-memory.ts"
+import { settled } from "../../harness/fake-disk.ts"
+import { RegionsGuest } from "../../harness/regions-guest.ts"
+import { UP } from "../../harness/words.ts"
+import { type DiskOwner, regionsDisk } from "./disk.ts"
+import { type Life, SECTORS } from "./life.ts"
+import { SeveralRegions } from "./ram.ts"
+import type { DrawnRequest } from "./requests.ts"
+import { promisedBy, type Queue, queueOf } from "./queue.ts"
+import { alone, Injected, type Way } from "./ways.ts"
+
+/** What somebody does to a guest, its device or its disk. */
+export type Step = (side: Side) => void
+
+/** When the device calls somebody, who may do anything: its disk, at both ends of a call, an interrupt handler, an observer, the memory. */
+export type Moment =
+  "in a call" | "at the end of a call" | "in an interrupt" | "told of a request" | "told of a store" | "in a look for RAM"
+
+const CONTENT = Uint8Array.from({ length: 512 * SECTORS }, (_, at) => (at >>> 9) ^ at)
+/** Turns of the thread in which a request is served, or never. */
+const MOST_TURNS = 60
+/** Of the cache mode in the configuration space. */
+const WRITEBACK = 0x20
+
+export class Side implements DiskOwner {
+  readonly content = CONTENT.slice()
+  readonly style
+  /** Calls of the disk, interrupts and errors, in their order. */
+  readonly log: string[] = []
+  readonly guest: RegionsGuest
+  queues: readonly Queue[] = []
+  sectors = SECTORS
+  /** What happens the next time. */
+  readonly moments = new Map<Moment, Step>()
+  /** What the next call of the disk fails with. */
+  failure: unknown
+  readonly #ram: SeveralRegions
+  readonly #way: Way
+  readonly #life: Life
+  #isPaused = false
+  /** The device, which looks for RAM, is not idle, though it may say so. */
+  #isLooking = false
+  #wrong: string | undefined
+
+  constructor(way: Way, life: Life) {
+    this.#way = way
+    this.#life = life
+    this.style = life.style
+    this.#ram = new SeveralRegions(life)
+    this.guest = this.#newGuest()
+    this.guest.onInterrupt = () => {
+      this.log.push("interrupt")
+      this.#happen("in an interrupt")
+    }
+    this.#followQueues()
+  }
+
+  #newGuest(): RegionsGuest {
+    const { packed, inOrder, errors, queues, features, hasWritten, hasObserver, ringSize } = this.#life
+    const happen = (): void => this.#happen("in a look for RAM")
+    class Guest extends RegionsGuest {
+      override region(address: number): RamRegion | undefined {
+        happen()
+        return super.region(address)
+      }
+    }
+    const guest = new Guest({
+      backing: regionsDisk(this), spaces: this.#ram.spaces, queues, packed, features, size: ringSize,
+      disk: {
+        ...errors, withFeatures: [...(packed ? (["RING_PACKED"] as const) : []), ...(inOrder ? (["IN_ORDER"] as const) : [])],
+        ...(hasObserver && { observer: () => this.#happen("told of a request") }),
+        onError: (error) => void this.log.push(`error ${String(error)}`),
+        ...(Object.values(errors).includes("stop") && { onStop: ({ kind }) => void this.log.push(`stop ${kind}`) }),
+      },
+    })
+    if (hasWritten) guest.written = () => this.#happen("told of a store")
+    return guest
+  }
+
+  #followQueues(): void {
+    this.queues = this.guest.rings.map((ring) => queueOf(ring))
+  }
+
+  #happen(moment: Moment): void {
+    const step = this.moments.get(moment)
+    if (step === undefined) return
+    this.moments.delete(moment)
+    this.#isLooking = moment === "in a look for RAM"
+    try {
+      step(this)
+    } finally {
+      this.#isLooking = false
+    }
+  }
+
+  // --- As the owner of a disk ---
+
+  entered(call: string): unknown {
+    this.log.push(call)
+    if (this.#isPaused && !call.startsWith("flush")) this.#wrong ??= `${call}, though the device is paused and was idle`
+    const { failure } = this
+    this.failure = undefined
+    this.#happen("in a call")
+    return failure
+  }
+
+  worked(): void {
+    this.#ram.freezeAgain()
+  }
+
+  left(): void {
+    this.#happen("at the end of a call")
+  }
+
+  // --- What is done ---
+
+  /** Puts a request into a queue that has room for it, and makes it available. */
+  publish(request: DrawnRequest): void {
+    const { queue: index, stores, pieces, table } = request
+    const queue = this.#queue(index)
+    const promised = promisedBy(request, (address) => this.#ram.byteAt(address))
+    if (queue === undefined || !queue.hasRoom(promised.descriptors)) return
+    for (const [address, bytes] of stores) this.#ram.store(address, bytes)
+    const { ring } = queue
+    if (table !== undefined) ring.table(pieces, table)
+    const start = this.#ram.spaces[this.#life.queues[ring.index] ?? 0]?.start ?? 0
+    queue.publish(table === undefined ? ring.chain(pieces) : ring.chainWithTable([], start + table, 16 * pieces.length), promised)
+    this.#ram.freezeAgain()
+  }
+
+  /** Undefined after a reset. */
+  #queue(index: number): Queue | undefined {
+    return this.queues[index % this.#life.queues.length]
+  }
+
+  kick(index: number): void {
+    const { virtio } = this.guest.disk
+    if (this.#way !== "short") for (const queue of virtio.queues) queue.shortcut = undefined
+    this.#queue(index)?.kicked()
+    this.attempt(() => virtio.notify(index % this.#life.queues.length))
+  }
+
+  /** Does what may throw what was injected. */
+  attempt(act: () => void): void {
+    try {
+      act()
+    } catch (error) {
+      this.#thrown(error)
+    }
+  }
+
+  #thrown(error: unknown): void {
+    this.log.push(`thrown ${String(error)}`)
+    if (!(error instanceof Injected)) this.#wrong ??= `it throws ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`
+  }
+
+  replaceRam(): void {
+    this.guest.regions = this.#ram.replace()
+    this.guest.generation++
+  }
+
+  /** Nothing may be stored until the guest starts again. */
+  reset(): void {
+    this.guest.disk.virtio.writeStatus(0)
+    this.queues = []
+    this.#ram.freeze()
+  }
+
+  setBusMaster(enabled: boolean): void {
+    if (enabled) this.#checkRam()
+    this.guest.disk.virtio.setBusMaster(enabled)
+    if (!enabled) this.#ram.freeze()
+  }
+
+  /** Nothing is called for new requests, if all are through. */
+  pause(): void {
+    void this.guest.disk.pause()
+    this.#isPaused = !this.#isLooking && this.guest.disk.virtio.isIdle
+  }
+
+  resume(): void {
+    this.#isPaused = false
+    this.guest.disk.resume()
+  }
+
+  restart(): void {
+    this.#ram.melt()
+    this.guest.start()
+    this.#followQueues()
+  }
+
+  /** The driver uses its rings' memory for others. */
+  resetQueue(index: number): void {
+    const number = index % this.#life.queues.length
+    this.guest.disk.virtio.resetQueue(number)
+    if (this.queues.length > 0) this.queues = this.queues.with(number, queueOf(this.guest.openQueue(number)))
+    this.#ram.freezeAgain()
+  }
+
+  save(): void {
+    this.log.push(JSON.stringify(this.guest.disk.virtio.saveState({ inFlight: "again" })))
+  }
+
+  anotherDisk(options: { readonly atOnce: boolean }): void {
+    void this.guest.disk.changeBacking(regionsDisk(this), options).catch(() => undefined)
+  }
+
+  // --- Each step ---
+
+  async act(step: Step): Promise<void> {
+    await alone(this.#way, (error) => this.#thrown(error), async () => {
+      this.attempt(() => step(this))
+      for (let turn = this.style === "late" || this.style === "now" ? 6 : 2; turn > 0; turn--) await settled()
+      this.moments.clear()
+      this.failure = undefined
+    })
+  }
+
+  /** Whatever the step has left: the device takes requests, and serves what it was kicked for. */
+  async goOn(): Promise<void> {
+    const { disk } = this.guest
+    await this.act(() => {
+      // In vain, where it is paused, or may not touch RAM.
+      this.kickAll()
+      this.sectors = SECTORS
+      disk.capacityChanged()
+      disk.setThrottle(undefined)
+      this.resume()
+      this.setBusMaster(true)
+      disk.virtio.writeConfig(WRITEBACK, 1, 1)
+      void disk.setReadOnly(false).catch(() => undefined)
+    })
+    await this.#waitForOwed()
+    await this.act(() => this.kickAll())
+  }
+
+  kickAll(): void {
+    for (const index of this.queues.keys()) this.kick(index)
+  }
+
+  async #waitForOwed(): Promise<void> {
+    await alone(this.#way, (error) => this.#thrown(error), async () => {
+      for (let turn = MOST_TURNS; turn > 0 && this.#isOwed; turn--) await settled()
+    })
+  }
+
+  /** Takes what has come back. @throws Error when something is wrong, or was */
+  async collect(): Promise<void> {
+    await this.#waitForOwed()
+    if (this.#isOwed) this.#wrong ??= "a request that it was kicked for is not served"
+    this.#checkRam()
+    for (const queue of this.queues) {
+      this.log.push(JSON.stringify(queue.take()))
+      this.#wrong ??= queue.problem(this.guest.irqs)
+    }
+    if (this.#wrong !== undefined) throw new Error(`${this.#way}: ${this.#wrong}`)
+  }
+
+  get #isOwed(): boolean {
+    const { brokenBy, virtio } = this.guest.disk
+    return brokenBy === undefined && virtio.status === UP && this.queues.some((queue) => queue.isOwed)
+  }
+
+  #checkRam(): void {
+    const at = this.#ram.problem
+    if (at !== undefined) this.#wrong ??= `RAM was stored into after a reset, or without bus mastering, in region ${at}`
+    if (this.guest.disk.virtio.status === UP) this.#ram.melt()
+  }
+
+  /** A device that is broken, or was reset, begins anew. */
+  endStep(): void {
+    this.log.length = 0
+    this.guest.irqs.length = 0
+    if (this.guest.disk.virtio.status !== UP) this.restart()
+  }
+
+  // --- What can be seen ---
+
+  /** RAM, but for what the device asks kicks for: it may say so sooner or later. */
+  ram(): readonly Uint8Array[] {
+    const parts = this.#ram.spaces.map(({ ram }) => ram)
+    for (const { used, size, index } of this.guest.rings) {
+      const at = this.#life.queues[index] ?? 0
+      const { ram } = this.#ram.spaces[at] ?? { ram: new Uint8Array(0) }
+      const [from, to] = this.#life.packed ? [used, used + 4] : [used + 4 + 8 * size, used + 6 + 8 * size]
+      parts[at] = ram.subarray(0, from)
+      parts.push(ram.subarray(to))
+    }
+    return parts
+  }
+
+  /** All the rest, as text. */
+  rest(): string {
+    const { disk: { statistics, brokenBy, virtio }, irqs } = this.guest
+    return JSON.stringify({ log: this.log, statistics, broken: brokenBy?.message, status: virtio.status, irqs, idle: virtio.isIdle })
+  }
+}
