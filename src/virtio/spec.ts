@@ -43,8 +43,8 @@ export const VIRTQ_AVAIL_ELEM_SIZE = 2
 export const VIRTQ_USED_ELEM_SIZE = 8
 /** Bytes of the event index behind each ring: le16 used_event or avail_event. */
 export const VIRTQ_EVENT_SIZE = 2
-/** [VIRTIO] 2.8 "Packed Virtqueues": flags of a descriptor that tell who has it, beside those of VIRTQ_DESC_F. */
-export const PVIRTQ_DESC_F = { AVAIL: 0x0080, USED: 0x8000 } as const
+/** [VIRTIO] 2.8 "Packed Virtqueues": flags of a descriptor that tell who has it, beside those of VIRTQ_DESC_F; and both of them. */
+export const PVIRTQ_DESC_F = { AVAIL: 0x0080, USED: 0x8000, MARKS: 0x8080 } as const
 
 /** [VIRTIO] 2.8.14 "Event Suppression Structure Format": le16 offset of the descriptor and wrap counter, le16 flags. */
 export const PVIRTQ_EVENT = { desc: 0, flags: 2, SIZE: 4 } as const

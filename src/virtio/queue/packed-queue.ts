@@ -3,12 +3,12 @@
  * of descriptors; a bit that flips with each lap, the wrap counter, tells a descriptor of this lap from one of the lap before.
  */
 import type { GuestMemory } from "../guest-memory.ts"
-import { PVIRTQ_EVENT, RING_EVENT_FLAGS } from "../spec.ts"
+import { PVIRTQ_DESC_F, PVIRTQ_EVENT, RING_EVENT_FLAGS } from "../spec.ts"
 import type { SavedRing } from "../state.ts"
 import { HEAD as HEAD_AT, SLOTS as SLOTS_AT, WRITTEN as WRITTEN_AT } from "./chain-rows.ts"
 import type { DescriptorChain } from "./descriptor-chain.ts"
 import { Displaced } from "./displaced.ts"
-import { MARKS, PackedDescriptors } from "./packed-descriptors.ts"
+import { PackedDescriptors } from "./packed-descriptors.ts"
 import { checkPackedAreas, ringFull } from "./packed-errors.ts"
 import { eventAt, wantsEvent } from "./packed-events.ts"
 import { pieceOfRam } from "./ram-pieces.ts"
@@ -21,6 +21,7 @@ import { announceUsedSlots } from "./used-ring.ts"
 
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
 const { ENABLE, DESC } = RING_EVENT_FLAGS
+const { MARKS } = PVIRTQ_DESC_F
 const { desc: EVENT, flags: FLAGS, SIZE } = PVIRTQ_EVENT
 const [HEAD, SLOTS, WRITTEN, WANTED, MORE] = [HEAD_AT, SLOTS_AT, WRITTEN_AT, INTERRUPT_WANTED, MORE_WAIT] as const
 const NO_VIEW: DataView = new DataView(new ArrayBuffer(SIZE))
@@ -32,8 +33,8 @@ const BEGINNING = 0x8000
 const PLACES = 2 ** 30
 
 export class PackedQueue implements Ring, PackedRows {
-  readonly size: number
-  #hasEventIdx: boolean
+  readonly size: number = 0
+  #hasEventIdx = false
   readonly #areas: QueueAreas
   readonly #memory: GuestMemory
   /** It also keeps where the next chain begins. */
@@ -57,12 +58,12 @@ export class PackedQueue implements Ring, PackedRows {
   #storedEvent = -1
   #kicks = -1 // what the device's flags are
   /** Descriptors taken, given back, and given back when the last interrupt decision was made, since the ring was opened. */
-  availPlace: number
-  #usedPlace: number
-  #publishedPlace: number
+  availPlace = 0
+  #usedPlace = 0
+  #publishedPlace = 0
   /** Where the next used descriptor goes, and its marks: both set in laps with wrap counter 1, none in the others. */
-  #usedSlot: number
-  #usedMarks: number
+  #usedSlot = 0
+  #usedMarks = 0
   readonly #displaced = new Displaced()
   /** Chains that were in flight when the state was saved; undefined once all have been taken again. */
   #saved: SavedChains | undefined
@@ -221,8 +222,8 @@ export class PackedQueue implements Ring, PackedRows {
 
   giveBackOnly(head: number, length: number): number {
     const { descriptors } = this
-    // The store of the used flags makes it visible in shared RAM: see `addUsedRows`.
-    if (this.#hasEventIdx && this.#kicks === DESC && this.#isOrdered) {
+    // The store of the used flags makes it visible in shared RAM: see `addUsedRows`. `=== true` is one comparison in V8, truthiness five.
+    if (this.#hasEventIdx === true && this.#kicks === DESC && this.#isOrdered === true) {
       this.#device.setUint16(this.#deviceAt + EVENT, descriptors.event, true)
     } else this.#askForKicks()
     this.#storedEvent = -1
@@ -236,7 +237,7 @@ export class PackedQueue implements Ring, PackedRows {
     // What the driver says of interrupts is read behind that, and whether another chain is there ([VIRTIO] 2.8.10). In shared RAM the look
     // at the next chain comes first: nothing that follows is read before it.
     const more = descriptors.isAvailable ? MORE : 0
-    if (!this.#isOrdered) this.#driverFlags.load()
+    if (this.#isOrdered === false) this.#driverFlags.load()
     return (this.#wantsInterrupt(passed) ? WANTED : 0) | more
   }
 
@@ -263,7 +264,7 @@ export class PackedQueue implements Ring, PackedRows {
 
   #wantsInterrupt(passed: number): boolean {
     const suppression = this.#driver.getUint32(this.#driverAt, true)
-    if (!this.#hasEventIdx) return wantsEvent(suppression)
+    if (this.#hasEventIdx === false) return wantsEvent(suppression)
     return wantsEvent(suppression, { size: this.size, slot: this.#usedSlot, wrap: this.#usedMarks !== 0, passed })
   }
 

@@ -221,13 +221,13 @@ export class SplitQueue implements Ring, SplitRows {
     this.#usedIdx = this.#publishedIdx = now
     this.inFlight--
     this.#storedEvent = -1
-    if (this.#hasEventIdx) used.setUint16(this.#availEventAt, lastAvail, true)
+    if (this.#hasEventIdx === true) used.setUint16(this.#availEventAt, lastAvail, true)
     // In shared RAM all that came before is visible before this store; avail.idx is read after it, and the driver's flags or event index
     // after that ([VIRTIO] 2.7.8.2, 2.7.7.2).
     if (this.#sharedUsedIdx === undefined) used.setUint16(IDX, now, true)
     else Atomics.store(this.#sharedUsedIdx, 0, now)
     const availIdx = this.#loadAvailIdx()
-    const isWanted = this.#hasEventIdxOnly
+    const isWanted = this.#hasEventIdxOnly === true
       ? needsEvent(this.avail.getUint16(this.#usedEventAt, true), now, old)
       : this.#wantsInterrupt(now, old)
     return (isWanted ? WANTED : 0) | (availIdx === lastAvail ? 0 : MORE)

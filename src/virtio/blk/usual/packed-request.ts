@@ -1,8 +1,7 @@
 /** Usual requests of a packed ring, read straight from their descriptors: as split-request.ts, of the other format. */
 import { HEAD as HEAD_AT, ROW as ROW_SIZE, SLOTS as SLOTS_AT, WRITTEN as WRITTEN_AT } from "../../queue/chain-rows.ts"
-import { MARKS as BOTH_MARKS } from "../../queue/packed-descriptors.ts"
 import type { PackedChains } from "../../queue/ring.ts"
-import { VIRTQ_DESC_F, VIRTQ_DESC_SIZE } from "../../spec.ts"
+import { PVIRTQ_DESC_F, VIRTQ_DESC_F, VIRTQ_DESC_SIZE } from "../../spec.ts"
 import type { RequestLimits } from "../request.ts"
 import { HEADER_SIZE, VIRTIO_BLK_T } from "../spec.ts"
 import {
@@ -13,8 +12,9 @@ import type { UsualRequests } from "./requests.ts"
 
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
 const { NEXT, WRITE, INDIRECT } = VIRTQ_DESC_F
+const { MARKS } = PVIRTQ_DESC_F
 const { IN, OUT } = VIRTIO_BLK_T
-const [DESC_SIZE, HEADER, MARKS, ROW] = [VIRTQ_DESC_SIZE, HEADER_SIZE, BOTH_MARKS, ROW_SIZE] as const
+const [DESC_SIZE, HEADER, ROW] = [VIRTQ_DESC_SIZE, HEADER_SIZE, ROW_SIZE] as const
 const [HEAD, SLOTS, WRITTEN, KIND, SECTOR, OFFSET, LENGTH, STATUS] = [
   HEAD_AT, SLOTS_AT, WRITTEN_AT, KIND_AT, SECTOR_AT, OFFSET_AT, LENGTH_AT, STATUS_AT,
 ] as const
@@ -58,7 +58,7 @@ export function takePacked(requests: UsualRequests, ring: PackedChains, limits: 
   const { usualSlots } = descriptors
   // In shared RAM the first so many chains are read behind a look at their flags, if each of them takes up `usualSlots` descriptors.
   let ordered = words === undefined ? most : ring.orderAhead(most)
-  taking: for (; taken < most && bytes < BATCH_BYTES && !stretches.isFull; taken++) {
+  taking: for (; taken < most && bytes < BATCH_BYTES && stretches.isFull === false; taken++) {
     let flags = data.getUint16((at + 14) >>> 0, true)
     // The flags of another one that is there are read again, so that nothing that follows is read before them.
     if (taken >= ordered && words !== undefined && (flags & MARKS) === marks) flags = Atomics.load(words, ((at - ringAt) >>> 1) + 7)

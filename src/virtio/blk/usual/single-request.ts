@@ -7,17 +7,17 @@
  * RAM may change while it is read: every word is read once.
  */
 import { RamRegion } from "../../guest-memory.ts"
-import { MARKS as BOTH_MARKS } from "../../queue/packed-descriptors.ts"
 import type { PackedChains, SplitChains, TakenChain } from "../../queue/ring.ts"
-import { VIRTQ_DESC_F, VIRTQ_DESC_SIZE } from "../../spec.ts"
+import { PVIRTQ_DESC_F, VIRTQ_DESC_F, VIRTQ_DESC_SIZE } from "../../spec.ts"
 import type { RequestLimits } from "../request.ts"
 import { HEADER_SIZE, VIRTIO_BLK_T } from "../spec.ts"
 import { ADDRESSES_WITH_ROWS, MOST_BYTES_OF_ONE } from "./columns.ts"
 
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
 const { NEXT, WRITE, INDIRECT } = VIRTQ_DESC_F
+const { MARKS } = PVIRTQ_DESC_F
 const { IN, OUT } = VIRTIO_BLK_T
-const [DESC_SIZE, HEADER, MARKS] = [VIRTQ_DESC_SIZE, HEADER_SIZE, BOTH_MARKS] as const
+const [DESC_SIZE, HEADER] = [VIRTQ_DESC_SIZE, HEADER_SIZE] as const
 const [ADDRESSES, MOST_BYTES] = [ADDRESSES_WITH_ROWS, MOST_BYTES_OF_ONE] as const
 /** Header, data and status. */
 const PIECES = 3

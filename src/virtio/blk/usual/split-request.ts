@@ -55,7 +55,7 @@ export function takeSplit(requests: UsualRequests, ring: SplitChains, limits: Re
   let neighbour = -1
   let previous = -1
   let taken = 0
-  taking: for (; taken < end && bytes < BATCH_BYTES && !stretches.isFull; taken++) {
+  taking: for (; taken < end && bytes < BATCH_BYTES && stretches.isFull === false; taken++) {
     const head = avail.getUint16((4 + 2 * ((lastAvail + taken) & slotMask)) >>> 0, true)
     if (head >= size) break
     let base = tableAt
