@@ -1,4 +1,5 @@
 /** Internal snapshots keep what they show while what lies behind their image changes: before that, they take it over. */
+import { isZero } from "../buffers.ts"
 import type { Qcow2Image } from "../qcow2/image.ts"
 import { ownRun } from "../qcow2/layers/layer-run.ts"
 import type { Replacement } from "../qcow2/snapshots/replace-clusters.ts"
@@ -84,5 +85,5 @@ function findChanging(view: Qcow2Image, from: number, willChange: ChangeBehind):
 function contentOf(view: Qcow2Image, offset: number, clusterSize: number): Uint8Array | "zeroes" {
   const content = new Uint8Array(clusterSize)
   view.pread(content.subarray(0, Math.min(clusterSize, view.size - offset)), offset)
-  return content.some((byte) => byte !== 0) ? content : "zeroes"
+  return isZero(content) ? "zeroes" : content
 }

@@ -1,5 +1,6 @@
 /** Rebase: an image gets another backing file, or none, and reads the same as before. */
 import { BackingError } from "../backing.ts"
+import { isEqual, isZero } from "../buffers.ts"
 import type { Qcow2Image } from "../qcow2/image.ts"
 import { changeBacking, forgetNextBacking, type NextBacking, prepareBacking } from "../qcow2/layers/change-backing.ts"
 import { ownRun, runAbove } from "../qcow2/layers/layer-run.ts"
@@ -53,7 +54,7 @@ function differencesOf(image: Qcow2Image, { disk, same }: RebaseTarget): ChangeB
     const count = Math.min(range.length, clusterSize - (offset % clusterSize))
     readFrom(image.backing, present.subarray(0, count), offset)
     readFrom(disk, future.subarray(0, count), offset)
-    return { length: count, isChanged: !isSame(present.subarray(0, count), future.subarray(0, count)) }
+    return { length: count, isChanged: !isEqual(present.subarray(0, count), future.subarray(0, count)) }
   }
 }
 
@@ -120,7 +121,7 @@ class Comparison {
     for (let at = 0; at < present.length;) {
       const count = Math.min(clusterSize - ((offset + at) % clusterSize), present.length - at)
       const content = present.subarray(at, at + count)
-      if (!isSame(content, future.subarray(at, at + count))) {
+      if (!isEqual(content, future.subarray(at, at + count))) {
         if (isZero(content)) this.#image.writeZeroes(offset + at, count, true)
         else this.#image.pwrite(content, offset + at)
       }
@@ -128,13 +129,4 @@ class Comparison {
     }
     return present.length
   }
-}
-
-function isSame(a: Uint8Array, b: Uint8Array): boolean {
-  for (let at = 0; at < a.length; at++) if (a[at] !== b[at]) return false
-  return true
-}
-
-function isZero(bytes: Uint8Array): boolean {
-  return bytes.every((byte) => byte === 0)
 }

@@ -4,6 +4,7 @@ import type { ImageFile } from "../image-file.ts"
 import type { Cryptography } from "../luks/cryptography.ts"
 import { checkLuksOptions, makeVolume, type NewVolume } from "../luks/new-volume.ts"
 import { requireCryptography } from "../luks/raw-luks.ts"
+import { checkCreateOptions, type CreateQcow2Options } from "./create-options.ts"
 import { encodeText, setU64, viewOf } from "./format/bytes.ts"
 import { encodeEntry } from "./format/entries.ts"
 import type { HeaderExtension } from "./format/extensions.ts"
@@ -26,8 +27,6 @@ import {
   TABLE_ENTRY_SIZE,
 } from "./format/spec.ts"
 import { ALL_SUBCLUSTERS } from "./format/subclusters.ts"
-
-import { checkCreateOptions, type CreateQcow2Options } from "./create-options.ts"
 
 export { CREATE_QCOW2_RULES, type CreateQcow2Options } from "./create-options.ts"
 

@@ -68,6 +68,7 @@ export class Trailer {
     if (metadata.findForData(start * clusterSize, (end - start) * clusterSize) !== undefined) return undefined
     return { ...found, clusters: { first: start, count: end - start } }
   }
+
   /**
    * Everything is stored: puts the trailer behind all that is in use by now, and ends the file there. Returns whether there is one.
    * `mayGoDown`: not only where something lies behind it, but also where there is room before it.

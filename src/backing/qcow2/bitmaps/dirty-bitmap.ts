@@ -2,6 +2,7 @@
  * DirtyBitmap: one persistent bitmap of an open image. Bits only ever get set while it is in use, so what is new lies beside what the file
  * has, and both meet when it is stored: opening reads nothing of it, and only pages that the guest touches take memory.
  */
+import { isZero } from "../../buffers.ts"
 import type { Allocator } from "../metadata/allocator.ts"
 import type { ClusterFile } from "../metadata/cluster-file.ts"
 import { setU64, viewOf } from "../format/bytes.ts"
@@ -159,7 +160,7 @@ export class DirtyBitmap {
       this.#table = resized
       this.tableEntries = entries
       this.#isTableDirty = true
-      if (last?.some((byte) => byte !== 0) === true) this.#fresh.set(end, last)
+      if (last !== undefined && !isZero(last)) this.#fresh.set(end, last)
     }
   }
 

@@ -1,6 +1,7 @@
 /** Changes the size of an open image's disk (QC-RSZ-01 to 06). The header's size comes last when it grows, and first when it shrinks. */
 import { checkOptions, checkValue, type Rules } from "../../../options.ts"
 import { BackingError, checkNewSize } from "../../backing.ts"
+import { isZero } from "../../buffers.ts"
 import { roundUp } from "../format/bytes.ts"
 import { isDataFileRaw } from "../format/header.ts"
 import { readSnapshotTable } from "../format/snapshot-table.ts"
@@ -106,7 +107,7 @@ function zeroTail({ reader, writer }: Pick<WritableImage, "reader" | "writer">, 
   const tail = new Uint8Array(to - from)
   reader.readInto(tail, 0, tail.length, from)
   const mayNextShow = reader.hiddenEnd > Math.max(from, reader.backingEnd)
-  if (mayNextShow || tail.some((byte) => byte !== 0)) writer.write([tail.fill(0)], from, tail.length)
+  if (mayNextShow || !isZero(tail)) writer.write([tail.fill(0)], from, tail.length)
 }
 
 /** Cuts the disk. All that it loses is gone with one switch of the header, its size included. */

@@ -2,6 +2,7 @@
  * The active tree as it is to be: L2 tables stay where they are when their COPIED flags say what the new refcounts do, and are copied when
  * not. COPIED means that the refcount is one, in the active tree; in the tables of snapshots it means nothing (QC-SNAP-08).
  */
+import { isZero } from "../../buffers.ts"
 import { viewOf } from "../format/bytes.ts"
 import { encodeEntry, hostOffset, isCopied, L2_KIND, l2Kind } from "../format/entries.ts"
 import { L2_ENTRY, TABLE_ENTRY_SIZE } from "../format/spec.ts"
@@ -109,7 +110,7 @@ export function cutTree(rewrite: Rewrite, l1: Uint8Array, first: number): boolea
   const { l2Entries } = rewrite.geometry
   const whole = Math.ceil(first / l2Entries)
   const beyond = l1.subarray(whole * TABLE_ENTRY_SIZE)
-  const hasWhole = beyond.some((byte) => byte !== 0)
+  const hasWhole = !isZero(beyond)
   if (hasWhole) rewrite.addTree(beyond, -1)
   beyond.fill(0)
   const within = first - (whole - 1) * l2Entries
@@ -125,7 +126,7 @@ function cutTable(rewrite: Rewrite, l1: Uint8Array, index: number, within: numbe
   file.read(bytes, offset)
   const from = within * geometry.l2EntrySize
   const rest = bytes.subarray(from)
-  if (rest.every((byte) => byte === 0)) return false
+  if (isZero(rest)) return false
   visitTable(rewrite, viewOf(rest), offset + from, (first, count) => refcounts.add(first, count, -1))
   rest.fill(0)
   refcounts.add(offset / geometry.clusterSize, 1, -1)

@@ -3,6 +3,7 @@
  *
  * A snapshot takes over the active L1 table as it is; the active disk goes on with a copy of the tables whose COPIED flags have to go.
  */
+import { isZero } from "../../buffers.ts"
 import { makeSnapshot, type Snapshot, type SnapshotTable } from "../format/snapshot-table.ts"
 import { TABLE_ENTRY_SIZE } from "../format/spec.ts"
 import { correctTree } from "./active-tree.ts"
@@ -83,7 +84,7 @@ export function deleteSnapshot(image: WholeImage, known: SnapshotTable, snapshot
 /** Takes a VM state that was left above the disk out of `l1`, the active table (QC-SNAP-10). Returns whether there was one. */
 function dropVmState(change: Rewrite, l1: Uint8Array): boolean {
   const state = l1.subarray(vmStateIndex(change.geometry.size, change.geometry) * TABLE_ENTRY_SIZE)
-  if (state.every((byte) => byte === 0)) return false
+  if (isZero(state)) return false
   change.addTree(state, -1)
   state.fill(0)
   return true

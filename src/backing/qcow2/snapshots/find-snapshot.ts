@@ -4,7 +4,7 @@ import { headerGeometry, type Qcow2Header } from "../format/header.ts"
 import { type Snapshot, snapshotL1Problem, snapshotSizeProblem } from "../format/snapshot-table.ts"
 
 /** The snapshot with that id, or, without one, the first with that name. */
-export function findSnapshot(snapshots: readonly Snapshot[], idOrName: string): Snapshot | undefined {
+function findSnapshot(snapshots: readonly Snapshot[], idOrName: string): Snapshot | undefined {
   return snapshots.find(({ id }) => id === idOrName) ?? snapshots.find(({ name }) => name === idOrName)
 }
 
