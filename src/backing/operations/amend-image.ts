@@ -1,7 +1,6 @@
 /** amendImage: changes options of a qcow2 image that is there, as `qemu-img amend` does. */
 import { checkOptions, checkValue, type Rules } from "../../options.ts"
 import { BackingError } from "../backing.ts"
-import { LockedFile } from "../host/image-lock.ts"
 import type { PassphraseOption } from "../luks/passphrase.ts"
 import { openImage } from "../open.ts"
 import { amendedHeader, type Amendments, asVersion2, refuseSnapshotsOfVersion3 } from "../qcow2/amend/amended-header.ts"
@@ -13,10 +12,10 @@ import { hasFeature, type Qcow2Header } from "../qcow2/format/header.ts"
 import { readSnapshotTable } from "../qcow2/format/snapshot-table.ts"
 import { readHeader } from "../qcow2/format/parse-header.ts"
 import { INCOMPATIBLE_BIT } from "../qcow2/format/spec.ts"
-import { refuseCorruptForWriting, refuseUnsupported } from "../qcow2/format/unsupported.ts"
 import { Qcow2Image } from "../qcow2/image.ts"
 import { HeaderStore } from "../qcow2/metadata/header-store.ts"
 import type { ImageFile } from "../image-file.ts"
+import { withLockedHeader } from "./locked-header.ts"
 
 /** Options of `amendImage`. */
 export interface AmendImageOptions extends Amendments {
@@ -43,25 +42,13 @@ export function amendImage(path: string, options: AmendImageOptions): void {
   checkValue("amendImage", "path", path, "string")
   checkOptions("amendImage", options, AMEND_RULES)
   const { compat, refcountBits, size, passphrase } = options
-  const before = withFile(path, (file, header) => amendHeader(file, header, options))
+  const before = withLockedHeader(path, (file, header) => amendHeader(file, header, options))
   const falls = compat === "0.10" && before.version === 3
   if (falls || size !== undefined) changeDisk(path, { size, falls, passphrase })
-  if (refcountBits !== undefined && refcountBits !== 2 ** before.refcountOrder) withFile(path, (file) => amendRefcounts(file, refcountBits))
-  if (falls) withFile(path, (file, header) => new HeaderStore(file, header).rewrite(asVersion2(header)))
-}
-
-/** Lets `work` have the image's file, locked. */
-function withFile<T>(path: string, work: (file: ImageFile, header: Qcow2Header) => T): T {
-  const file = new LockedFile(path)
-  try {
-    file.claim()
-    const header = readHeader(file)
-    refuseUnsupported(header, path)
-    refuseCorruptForWriting(header, path)
-    return work(file, header)
-  } finally {
-    file.close()
+  if (refcountBits !== undefined && refcountBits !== 2 ** before.refcountOrder) {
+    withLockedHeader(path, (file) => amendRefcounts(file, refcountBits))
   }
+  if (falls) withLockedHeader(path, (file, header) => new HeaderStore(file, header).rewrite(asVersion2(header)))
 }
 
 /** Returns the header as it was. */

@@ -5,8 +5,6 @@ import { backingPath } from "../host/backing-path.ts"
 import { LockedFile } from "../host/image-lock.ts"
 import { openLayers } from "../open.ts"
 import { backingFormat } from "../qcow2/format/header.ts"
-import { readHeader } from "../qcow2/format/parse-header.ts"
-import { refuseCorruptForWriting, refuseUnsupported } from "../qcow2/format/unsupported.ts"
 import { Qcow2Image } from "../qcow2/image.ts"
 import { type BackingName, headerWithBacking } from "../qcow2/layers/change-backing.ts"
 import { layersOf } from "../qcow2/layers/layer-run.ts"
@@ -15,6 +13,7 @@ import type { BackingDisk } from "../qcow2/reader.ts"
 import { RawBacking } from "../raw.ts"
 import type { ImageFormat } from "../signatures.ts"
 import { closeAfter, type OpeningOptions, OPENING_RULES, openingOf } from "./commit-image.ts"
+import { withLockedHeader } from "./locked-header.ts"
 import { Operation, OPERATION_RULES, type OperationOptions } from "./operation.ts"
 import { rebaseLayers } from "./rebase.ts"
 
@@ -62,19 +61,12 @@ function referenceOf(path: string, { backing, backingFormat }: RebaseImageOption
 
 /** Writes the header only. */
 function renameBacking(path: string, reference: BackingName | undefined): void {
-  const file = new LockedFile(path)
-  try {
-    file.claim()
-    const header = readHeader(file)
-    refuseUnsupported(header, path)
-    refuseCorruptForWriting(header, path)
+  withLockedHeader(path, (file, header) => {
     const store = new HeaderStore(file, header)
     const next = headerWithBacking(header, reference, path)
     store.clearAutoclear()
     store.rewrite({ ...next, autoclearFeatures: store.header.autoclearFeatures })
-  } finally {
-    file.close()
-  }
+  })
 }
 
 async function rebaseSafely(path: string, reference: BackingName | undefined, options: RebaseImageOptions): Promise<void> {
