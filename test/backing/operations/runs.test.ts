@@ -1,57 +1,31 @@
 /** What a copy is told of a disk: runs of data and zeroes; and how an operation reports, pauses and is stopped. */
 import { describe, expect, it } from "vitest"
-import type { Allocation } from "../../../src/backing/backing.ts"
 import { isEqual, isZero } from "../../../src/backing/buffers.ts"
 import { Operation } from "../../../src/backing/operations/operation.ts"
-import { type Run, runsOf, type SourceDisk } from "../../../src/backing/operations/runs.ts"
-
-/** Tells at most 1000 bytes at a time: zeroes below 2500, then data to 4000, then nothing. */
-function tell(offset: number, length: number): Allocation {
-  const end = [2500, 4000, 10_000].find((border) => offset < border) ?? offset
-  return { length: Math.min(length, 1000, end - offset), isAllocated: offset < 4000, isZero: offset < 2500 || offset >= 4000 }
-}
-
-async function list(disk: SourceDisk, range: { readonly offset?: number; readonly length?: number } = {}): Promise<Run[]> {
-  const runs: Run[] = []
-  for await (const run of runsOf(disk, new Operation(disk.size, {}), range)) runs.push(run)
-  return runs
-}
+import { runAt, type SourceDisk } from "../../../src/backing/operations/runs.ts"
 
 describe("runs of a disk", () => {
-  const told: SourceDisk = { size: 10_000, pread: () => undefined, allocation: tell }
-
-  it("neighbours that are alike are one run, and there are no gaps", async () => {
-    expect(await list(told)).toEqual([
-      { offset: 0, length: 2500, isAllocated: true, isZero: true }, { offset: 2500, length: 1500, isAllocated: true, isZero: false },
-      { offset: 4000, length: 6000, isAllocated: false, isZero: true },
-    ])
-    expect(await list(told, { offset: 2400, length: 200 })).toEqual([
-      { offset: 2400, length: 100, isAllocated: true, isZero: true }, { offset: 2500, length: 100, isAllocated: true, isZero: false },
-    ])
-  })
+  const told: SourceDisk = { size: 10_000, pread: () => undefined }
 
   it("an answer that comes later, or is longer than what was asked about, is cut to that", async () => {
     const later: SourceDisk = { ...told, allocation: async () => ({ length: 1 << 20, isAllocated: true, isZero: false }) }
-    expect(await list(later, { offset: 9000 })).toEqual([{ offset: 9000, length: 1000, isAllocated: true, isZero: false }])
+    expect(await runAt(later, 9000, 1000)).toEqual({ offset: 9000, length: 1000, isAllocated: true, isZero: false })
+    const shorter: SourceDisk = { ...told, allocation: () => ({ length: 10, isAllocated: false, isZero: true }) }
+    expect(await runAt(shorter, 9000, 1000)).toEqual({ offset: 9000, length: 10, isAllocated: false, isZero: true })
   })
 
-  it("a disk that tells nothing is all data, and an empty one has no runs", async () => {
-    expect(await list({ size: 77, pread: () => undefined })).toEqual([{ offset: 0, length: 77, isAllocated: true, isZero: false }])
-    expect(await list({ size: 0, pread: () => undefined })).toEqual([])
+  it("a disk that tells nothing is all data", async () => {
+    expect(await runAt(told, 10, 77)).toEqual({ offset: 10, length: 77, isAllocated: true, isZero: false })
   })
+})
 
+describe("an operation", () => {
   it("a signal stops it between two steps, with the signal's reason", async () => {
     const stop = new AbortController()
     const operation = new Operation(10_000, { signal: stop.signal })
-    const seen: number[] = []
-    const reading = async (): Promise<void> => {
-      for await (const run of runsOf(told, operation)) {
-        seen.push(run.offset)
-        stop.abort(new Error("enough"))
-      }
-    }
-    await expect(reading()).rejects.toThrow("enough")
-    expect(seen).toEqual([0])
+    await operation.turn()
+    stop.abort(new Error("enough"))
+    await expect(operation.turn()).rejects.toThrow("enough")
     expect(() => new Operation(1, { signal: stop.signal })).toThrow("enough")
   })
 
