@@ -1,6 +1,6 @@
 /**
- * What firmware does for a PCI function before an operating system looks: addresses for its BARs, its interrupt line, decoding on.
- * It works through configuration accesses only; the guest may do all of it anew.
+ * The firmware's part for a PCI function: it assigns addresses to the BARs, writes the interrupt line, and turns decoding on. It uses only
+ * configuration accesses, and the guest may change everything later.
  */
 import { PCI_SLOTS, type PciBus } from "../pci/bus.ts"
 import { PCI_COMMAND, PCI_CONFIG } from "../pci/config-space.ts"
@@ -10,20 +10,20 @@ import { type AddressWindow, IO_WINDOW, MMIO32_WINDOW, MMIO64_WINDOW } from "./m
 /** Memory BARs begin on a page, so that a guest can give them to different owners. */
 const PAGE_SIZE = 4096
 
-/** Where a function is on bus 0. */
+/** The place of a function on bus 0. */
 export interface PciPlace {
   readonly slot: number
   readonly functionNumber: number
 }
 
 /**
- * Places the BARs of the function at `at`, writes its interrupt line and turns I/O and memory decoding on. Bus mastering is the driver's
- * to turn on.
+ * Places the BARs of the function at `at`, writes its interrupt line and turns I/O and memory decoding on. Bus mastering is left
+ * to the driver.
  */
 export function assignResources(bus: PciBus, at: PciPlace, line: number): void {
   const { slot, functionNumber } = at
   const bars = bus.function(slot, functionNumber)?.bars ?? []
-  // Largest first: fewer gaps for alignment.
+  // Largest first, for fewer alignment gaps.
   for (const bar of [...bars].sort((a, b) => b.size - a.size)) {
     writeAddress(bus, at, bar, place(bar, addressesInUse(bus, bar.kind === "io" ? "io" : "memory")))
   }
@@ -48,7 +48,7 @@ function firstFit(window: AddressWindow, size: number, alignment: number, inUse:
   return address + size <= window.end ? address : undefined
 }
 
-/** What the BAR registers on the bus say now, whoever wrote them, decoded or not; in ascending order. */
+/** The addresses in all BAR registers on the bus, decoded or not, in ascending order. */
 function addressesInUse(bus: PciBus, space: "io" | "memory"): readonly AddressWindow[] {
   const inUse: AddressWindow[] = []
   for (let slot = 0; slot < PCI_SLOTS; slot++) {

@@ -1,6 +1,5 @@
 /**
- * HostBridge: the function in slot 0, by which a guest recognizes that there is a PCI bus: an Intel Q35 (82G33) host bridge that has
- * nothing to configure.
+ * HostBridge: the function in slot 0, by which a guest detects the PCI bus: an Intel Q35 (82G33) host bridge without settings.
  */
 import { type AccessWidth, allOnes } from "../pci/access.ts"
 import { PciFunction } from "../pci/function.ts"
@@ -23,7 +22,7 @@ export class HostBridge extends PciFunction {
       interruptPin: 0,
       interrupts: { intx: () => {}, message: () => {} },
     })
-    // Read-only: this machine's ECAM does not move.
+    // Read-only: this machine's ECAM has a fixed address.
     this.defineRegister(PCIEXBAR, 4, ECAM_WINDOW.start + PCIEXBAR_ENABLE)
   }
 

@@ -1,6 +1,6 @@
 /**
- * Interrupts: where the interrupts of a machine's devices end up: the level of every line, and the MSI messages in order. An emulator
- * passes them on to its interrupt controllers; drivers and tests look at them.
+ * Interrupts: the sink of a machine's interrupts: the level of every line, and the MSI messages in order. An emulator passes them on to its
+ * interrupt controllers; drivers and tests read them.
  */
 import { checkValue } from "../options.ts"
 import type { PciInterrupts } from "../pci/function.ts"
@@ -11,27 +11,27 @@ export interface MsiMessage {
   readonly data: number
 }
 
-/** What a listener hears. A line's level is asked for with `level(line)`: another listener may have changed it meanwhile. */
+/** The argument of a listener. Read a line's level with `level(line)`, because another listener may have changed it. */
 export type InterruptChange = { readonly type: "line"; readonly line: number } | { readonly type: "message"; readonly message: MsiMessage }
 
 /** The interrupt outputs of one function. */
 export interface InterruptConnection extends PciInterrupts {
-  /** Lowers the pin; whatever the function still sends afterwards is ignored. */
+  /** Lowers the pin, and ignores later interrupts of the function. */
   disconnect(): void
 }
 
-/** Messages that nobody takes are kept up to here; then the oldest go. */
+/** Maximum of kept messages; beyond it the oldest are dropped. */
 export const MAX_KEPT_MESSAGES = 65536
 
-/** Where the interrupts of the devices of a machine end up: levels by line, and messages in order. */
+/** The interrupts of a machine's devices: levels by line, and messages in order. */
 export class Interrupts {
-  /** By line: how many functions hold it up. */
+  /** Number of functions that raise each line. */
   readonly #holders: number[] = []
-  /** A ring once it is full: the oldest is at #oldest. */
+  /** A circular buffer once it is full: the oldest message is at #oldest. */
   #messages: MsiMessage[] = []
   #oldest = 0
   #dropped = 0
-  /** Replaced, never changed, so that listeners may come and go while they are being called. */
+  /** Replaced, never changed, so that listeners may subscribe or leave during a call. */
   #listeners: readonly ((change: InterruptChange) => void)[] = []
 
   /** The level of `line`: true while any function that shares it interrupts. */
@@ -39,17 +39,17 @@ export class Interrupts {
     return (this.#holders[line] ?? 0) > 0
   }
 
-  /** The lines that are up, in ascending order. */
+  /** The raised lines, in ascending order. */
   get raised(): readonly number[] {
     return [...this.#holders.keys()].filter((line) => this.level(line))
   }
 
-  /** The messages that have come since they were last taken, oldest first; the newest 65536. A copy. */
+  /** A copy of the messages since the last `takeMessages`, oldest first; at most the newest 65536. */
   get messages(): readonly MsiMessage[] {
     return [...this.#messages.slice(this.#oldest), ...this.#messages.slice(0, this.#oldest)]
   }
 
-  /** How many messages were discarded because nobody took them, ever. */
+  /** Number of messages dropped so far, because nobody took them. */
   get dropped(): number {
     return this.#dropped
   }
@@ -62,10 +62,13 @@ export class Interrupts {
     return messages
   }
 
-  /** Calls `listener` after each change of a line's level and each message, within the access that caused it. Returns what ends that. */
+  /**
+   * Calls `listener` after each change of a line's level and each message, within the access that caused it. Returns a function that ends
+   * it.
+   */
   subscribe(listener: (change: InterruptChange) => void): () => void {
     checkValue("Interrupts.subscribe", "listener", listener, "function")
-    // A function of its own, so that the same listener may subscribe twice.
+    // A new function, so that one listener may subscribe twice.
     const call = (change: InterruptChange): void => listener(change)
     this.#listeners = [...this.#listeners, call]
     return () => {

@@ -1,4 +1,4 @@
-/** The RAM of a `Machine`: made, or taken from the embedder and checked. */
+/** Makes the RAM of a `Machine`, or checks the RAM that the embedder passes. */
 import { checkRam, LinearMemory } from "../virtio/guest-memory.ts"
 import { MAX_RAM_SIZE } from "./memory-map.ts"
 
@@ -9,7 +9,7 @@ export interface RamOptions {
   readonly written?: (address: number, length: number) => void
 }
 
-/** @throws TypeError for RAM of another kind, RangeError for a size that cannot be */
+/** @throws TypeError for RAM of another kind, RangeError for a wrong size */
 export function ramOf(options: RamOptions): LinearMemory {
   const { ramSize, memory } = options
   if (memory !== undefined) checkRam("Machine", "memory", memory)

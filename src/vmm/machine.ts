@@ -1,6 +1,6 @@
 /**
- * Machine: RAM, a PCI bus and an interrupt sink, wired: a virtual machine without a processor. What runs the guest (an emulator, the
- * driver in driver/, a test) reaches everything by port I/O, MMIO, RAM and the interrupt state. The map is in memory-map.ts.
+ * Machine: a virtual machine without a processor: RAM, a PCI bus and an interrupt sink. Whoever runs the guest (an emulator, the driver in
+ * driver/, a test) uses port I/O, MMIO, RAM and the interrupt state. memory-map.ts has the address map.
  */
 import { type VirtioBacking, checkBacking } from "../backing/backing.ts"
 import { checkOptions, checkValue, pickOptions, type Rules } from "../options.ts"
@@ -24,15 +24,14 @@ export type { PciWiring, PluggedFunction } from "./pci-slots.ts"
 
 /** Options of `Machine`. Sizes and addresses are in bytes. */
 export interface MachineOptions {
-  /** Bytes of RAM, from guest-physical 0, at most 3 GiB. May be left out when `memory` is given: all of it then, also what it grows by. */
+  /** Bytes of RAM, from guest-physical 0, at most 3 GiB. Default with `memory`: all of it, even as it grows. */
   readonly ramSize?: number
-  /** Where the RAM is. A WebAssembly.Memory may grow while the machine runs. Default: a new ArrayBuffer. */
+  /** The RAM. A WebAssembly.Memory may grow while the machine runs. Default: a new ArrayBuffer. */
   readonly memory?: ArrayBufferLike | Uint8Array | { readonly buffer: ArrayBufferLike; grow(pages: number): number }
   /** Called after a device stored into `length` bytes of RAM at `address`. */
   readonly written?: (address: number, length: number) => void
   /**
-   * Called when the guest has given up the function in `slot`, or the machine was reset while it was asked to: the function has left the
-   * bus.
+   * Called when a function has left the bus, because the guest has ejected `slot`, or the machine was reset after `requestEject`.
    */
   readonly ejected?: (slot: number, fn: PciFunction) => void
 }
@@ -53,18 +52,18 @@ export interface AttachedDisk extends PluggedFunction<VirtioPciFunction> {
   readonly device: VirtioBlk
 }
 
-/** RAM, a PCI bus and an interrupt sink, wired: all of a virtual machine but the processor. */
+/** A virtual machine without a processor: RAM, a PCI bus and an interrupt sink. */
 export class Machine {
   readonly #memory: LinearMemory
   /** The level of every interrupt line, and the MSI messages in order. */
   readonly interrupts = new Interrupts()
-  /** Bus 0. Use `plug` and `unplug` of the machine rather than those of the bus: they see to interrupts and addresses. */
+  /** Bus 0. Use the machine's `plug` and `unplug`, which assign interrupts and addresses, not those of the bus. */
   readonly pci = new PciBus()
   readonly #configMechanism = new ConfigMechanism1(this.pci)
   readonly #slots: PciSlots
   readonly #mmioDisks: MmioDisks
 
-  /** @throws TypeError for wrong options, RangeError for a RAM size that cannot be */
+  /** @throws TypeError for wrong options, RangeError for a wrong RAM size */
   constructor(options: MachineOptions) {
     checkOptions("Machine", options, MACHINE_RULES)
     this.#memory = ramOf(options)
@@ -78,7 +77,7 @@ export class Machine {
     return this.#memory
   }
 
-  /** The guest's RAM: index = guest-physical address. Do not keep it where a WebAssembly.Memory may grow: that makes a new one. */
+  /** The guest's RAM: index = guest-physical address. Do not keep it if a WebAssembly.Memory may grow, which replaces it. */
   get ram(): Uint8Array {
     this.#memory.refresh()
     const region = this.#memory.region(0)
@@ -87,7 +86,7 @@ export class Machine {
   }
 
   /**
-   * Reads `width` bytes at I/O port `port`, as `in` does: PCI configuration mechanism #1, ACPI hot-plug, then I/O BARs. All ones where
+   * Reads `width` bytes at I/O port `port`, as `in` does: PCI configuration mechanism #1, ACPI hot-plug, then I/O BARs. Returns all ones if
    * nothing answers.
    */
   portRead(port: number, width: AccessWidth): number {
@@ -96,7 +95,7 @@ export class Machine {
     return this.#slots.hotplug.claims(port) ? this.#slots.hotplug.read(port, width) : this.pci.ioRead(port, width)
   }
 
-  /** Writes the low `width` bytes of `value` to I/O port `port`, as `out` does. Dropped where nothing answers. */
+  /** Writes the low `width` bytes of `value` to I/O port `port`, as `out` does. Dropped if nothing answers. */
   portWrite(port: number, width: AccessWidth, value: number): void {
     checkWidth(width)
     if (this.#configMechanism.claims(port)) this.#configMechanism.write(port, width, value)
@@ -106,7 +105,7 @@ export class Machine {
 
   /**
    * Reads `width` bytes at guest-physical `address`, as a load does: RAM (which wins over a BAR), the ECAM, virtio-mmio registers, then
-   * memory BARs. All ones where nothing answers.
+   * memory BARs. Returns all ones if nothing answers.
    */
   mmioRead(address: number, width: AccessWidth): number {
     checkWidth(width)
@@ -124,7 +123,7 @@ export class Machine {
   }
 
   /**
-   * Writes the low `width` bytes of `value` at guest-physical `address`, as a store does; decoded as in `mmioRead`. Dropped where nothing
+   * Writes the low `width` bytes of `value` at guest-physical `address`, as a store does; decoded as in `mmioRead`. Dropped if nothing
    * answers.
    */
   mmioWrite(address: number, width: AccessWidth, value: number): void {
@@ -145,8 +144,8 @@ export class Machine {
   }
 
   /**
-   * Puts a virtio-blk disk over `backing` on the bus, also while the machine runs. Who opened the backing closes it, see `detachDisk`.
-   * @throws TypeError for a backing or an option that is none, RangeError for an option out of range, and what `plug` throws
+   * Puts a virtio-blk disk over `backing` on the bus, even while the machine runs. The caller closes the backing, see `detachDisk`.
+   * @throws TypeError for a wrong backing or option, RangeError for an option out of range, and the errors of `plug`
    */
   attachDisk(backing: VirtioBacking, options: AttachDiskOptions = {}): AttachedDisk {
     checkBacking("Machine.attachDisk", backing)
@@ -158,9 +157,9 @@ export class Machine {
   }
 
   /**
-   * Takes the disk out of `slot` at once, as when a cable is pulled: see `unplug`. Returns its device: once its `whenIdle` has
-   * resolved nothing uses the backing any more, and it may be closed.
-   * @throws Error when there is no disk in the slot, and what `unplug` throws
+   * Takes the disk out of `slot` at once, like pulling a cable: see `unplug`. Returns its device. After its `whenIdle` has resolved,
+   * nothing uses the backing, and you may close it.
+   * @throws Error if there is no disk in the slot, and the errors of `unplug`
    */
   detachDisk(slot: number, functionNumber = 0): VirtioBlk {
     const fn = this.pci.function(slot, functionNumber)
@@ -172,8 +171,8 @@ export class Machine {
   }
 
   /**
-   * Puts a virtio-blk disk over `backing` behind memory-mapped registers (virtio-mmio), also while the machine runs. The guest does not
-   * find it by itself: what is returned has the words for its device tree or its kernel's command line. Otherwise as `attachDisk`.
+   * Adds a virtio-blk disk over `backing` with memory-mapped registers (virtio-mmio), even while the machine runs. The guest cannot
+   * discover it: the result has the text for its device tree or its kernel's command line. Otherwise like `attachDisk`.
    * @throws TypeError and RangeError as `attachDisk`, Error when all 256 places are occupied
    */
   attachMmioDisk(backing: VirtioBacking, options: AttachMmioDiskOptions = {}): AttachedMmioDisk {
@@ -181,17 +180,17 @@ export class Machine {
   }
 
   /**
-   * Takes the disk whose registers are at `address` away at once, as `detachDisk` does. Returns its device.
-   * @throws Error when there is none
+   * Removes the disk with registers at `address` at once, like `detachDisk`. Returns its device.
+   * @throws Error if there is none
    */
   detachMmioDisk(address: number): VirtioBlk {
     return this.#mmioDisks.detach(address)
   }
 
   /**
-   * Puts a function into `slot` (left out: the first empty one from 1 on), also while the machine runs. It gets addresses, an
-   * interrupt line, and I/O and memory decoding, as from firmware. A guest that listens to ACPI hot-plug events is told of function 0, and
-   * looks for the others of its slot then: plug these before it.
+   * Puts a function into `slot` (default: the first empty one from 1 on), even while the machine runs. It gets addresses, an interrupt
+   * line, and I/O and memory decoding, as from firmware. A guest with ACPI hot-plug is told of function 0, and then looks for the others of
+   * its slot, so plug those first.
    * @param make makes the function, given the RAM and the interrupts it is to use
    * @param functionNumber 0 to 7: one slot holds as many functions. Default 0
    * @throws RangeError when there is no such slot or no room for its BARs, Error when the place is occupied or no slot is free
@@ -205,27 +204,26 @@ export class Machine {
   }
 
   /**
-   * Takes the function out of `slot` at once, as when a card is pulled: nothing of it can be reached, its interrupt is dropped, its
-   * addresses are free. A guest that listens to ACPI hot-plug events is told of function 0. Returns the function; undefined when there is
-   * none.
-   * @throws Error for function 0 while the slot has others: without it no guest finds them
+   * Takes the function out of `slot` at once, like pulling a card: it no longer answers, its interrupt is dropped, its addresses are free.
+   * A guest with ACPI hot-plug is told of function 0. Returns the function; undefined if there is none.
+   * @throws Error for function 0 while the slot has others, which no guest finds without it
    */
   unplug(slot: number, functionNumber = 0): PciFunction | undefined {
     return this.#slots.unplug(slot, functionNumber)
   }
 
   /**
-   * Asks the guest to give up the functions in `slot`, by ACPI hot-plug (pci-hotplug.ts). When it does, they leave the bus and `ejected` of
-   * the options is called for each. A guest may never answer; `unplug` is still possible then.
-   * @throws Error when there is nothing in the slot that `plug` put there
+   * Asks the guest to eject the functions in `slot`, by ACPI hot-plug (pci-hotplug.ts). When it does, they leave the bus, and the option
+   * `ejected` is called for each. A guest may never answer; then `unplug` still works.
+   * @throws Error if the slot has no function that `plug` put there
    */
   requestEject(slot: number): void {
     this.#slots.requestEject(slot)
   }
 
   /**
-   * The reset line: every function and device as after power-on, then firmware's work again. RAM keeps its contents, messages not yet taken
-   * stay.
+   * The reset line: every function and device returns to its power-on state; then firmware assigns resources again. RAM keeps its content,
+   * and messages not yet taken stay.
    */
   reset(): void {
     this.#configMechanism.reset()
@@ -233,7 +231,7 @@ export class Machine {
     this.#mmioDisks.reset()
   }
 
-  /** The RAM, when it holds `width` bytes at `address`. */
+  /** The RAM, if it contains `width` bytes at `address`. */
   #ramAt(address: number, width: AccessWidth): DataView | undefined {
     this.#memory.refresh()
     const region = this.#memory.region(address)
@@ -245,7 +243,7 @@ function isVirtioMmio(address: number): boolean {
   return address >= VIRTIO_MMIO_WINDOW.start && address < VIRTIO_MMIO_WINDOW.end
 }
 
-/** JavaScript callers have no compiler to tell them. */
+/** A check for JavaScript callers, who have no compiler. */
 function checkWidth(width: number): void {
   if (width !== 1 && width !== 2 && width !== 4) throw new RangeError(`access width ${width}: 1, 2 or 4 bytes can be moved at once`)
 }

@@ -1,7 +1,7 @@
-/** What tells a guest where a virtio-mmio device is: a node of a device tree, or an argument on Linux's command line. */
+/** The text by which a guest finds a virtio-mmio device: a node of a device tree, or an argument on Linux's command line. */
 import { checkCount, checkOptions, type Rules } from "../options.ts"
 
-/** Where a virtio-mmio device is in the guest's machine. */
+/** The place of a virtio-mmio device in the guest's machine. */
 export interface MmioPlace {
   /** Guest-physical address of the registers. */
   readonly address: number
@@ -25,7 +25,7 @@ const DEVICE_TREE_RULES: Rules<DeviceTreeOptions> = { addressCells: "number?", s
 
 /**
  * The argument for Linux's command line, `virtio_mmio.device=SIZE@ADDRESS:IRQ`; one for each device. The kernel needs
- * CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES. @throws TypeError or RangeError for what is not a place
+ * CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES. @throws TypeError or RangeError for a wrong place
  */
 export function mmioKernelArgument(place: MmioPlace): string {
   checkPlace("mmioKernelArgument", place)
@@ -34,7 +34,8 @@ export function mmioKernelArgument(place: MmioPlace): string {
 }
 
 /**
- * The node of a device tree's source ([VIRTIO] 4.2.1). @throws TypeError or RangeError for what is not a place, or does not fit the cells
+ * The node of a device tree's source ([VIRTIO] 4.2.1). @throws TypeError or RangeError for a wrong place, or one that does not fit the
+ * cells
  */
 export function mmioDeviceTreeNode(place: MmioPlace, options: DeviceTreeOptions = {}): string {
   checkPlace("mmioDeviceTreeNode", place)
@@ -60,7 +61,7 @@ function cells(name: string, value: number, count: number): string[] {
 }
 
 function checkPlace(who: string, place: MmioPlace): void {
-  // Those that `Machine.attachMmioDisk` returned have more members.
+  // Results of `Machine.attachMmioDisk` have more members.
   const { address, size, line } = place
   checkOptions(who, { address, size, line }, PLACE_RULES)
   checkCount(who, "address", address, 0)

@@ -1,6 +1,6 @@
 /**
- * MmioDisks: the virtio-mmio devices of a machine, each on a page of its own in VIRTIO_MMIO_WINDOW, and what tells a guest where they are:
- * MMIO has no discovery ([VIRTIO] 4.2.1).
+ * MmioDisks: the virtio-mmio devices of a machine, each on its own page in VIRTIO_MMIO_WINDOW, and the text by which a guest finds them,
+ * because MMIO has no discovery ([VIRTIO] 4.2.1).
  */
 import { type VirtioBacking, checkBacking } from "../backing/backing.ts"
 import { checkCount, checkOptions, pickOptions, type Rules } from "../options.ts"
@@ -22,7 +22,7 @@ export interface AttachMmioDiskOptions extends VirtioBlkOptions, VirtioMmioOptio
 
 const ATTACH_MMIO_DISK_RULES: Rules<AttachMmioDiskOptions> = { ...VIRTIO_BLK_RULES, ...VIRTIO_MMIO_RULES, line: "number?" }
 
-/** A disk behind memory-mapped registers. */
+/** A disk with memory-mapped registers. */
 export interface AttachedMmioDisk {
   readonly device: VirtioBlk
   readonly transport: VirtioMmio
@@ -31,7 +31,7 @@ export interface AttachedMmioDisk {
   /** Bytes that belong to the registers. */
   readonly size: number
   readonly line: number
-  /** What Linux finds the disk by, on its command line: `virtio_mmio.device=4K@0xfeb00000:10`. */
+  /** An argument for Linux's command line: `virtio_mmio.device=4K@0xfeb00000:10`. */
   readonly kernelArgument: string
   /** A node for a device tree whose addresses, sizes and interrupts are two cells, two cells and one cell: see `mmioDeviceTreeNode`. */
   readonly deviceTreeNode: string

@@ -1,7 +1,7 @@
 /**
  * PciHotplug: ACPI PCI hot-plug for bus 0, the interface that QEMU documents ([QEMU] docs/specs/acpi_pci_hotplug.rst) and SeaBIOS's
- * ACPI tables use. General-purpose event 1 tells the guest to look at two registers: which slots have a new function, and which are
- * to be given up. The guest writes a slot's bit to the eject register when it has let go of the function.
+ * ACPI tables use. General-purpose event 1 tells the guest to read two registers: the slots with a new function, and the slots to
+ * eject. The guest writes a slot's bit to the eject register when it has released the function.
  */
 import type { AccessWidth } from "../pci/access.ts"
 import { PCI_SLOTS } from "../pci/bus.ts"
@@ -28,21 +28,23 @@ const PCI_HOTPLUG_EVENT = 1 << 1
 export interface PciHotplugOptions {
   /** Drives the SCI. Called when its level changes. */
   readonly sci: (level: boolean) => void
-  /** The guest has let go of the function in `slot`: take it off the bus. The slot may be empty, or hold what cannot be removed. */
+  /**
+   * The guest has released the function in `slot`: take it off the bus. The slot may be empty, or have a function that cannot be removed.
+   */
   readonly eject: (slot: number) => void
-  /** A bit for each slot that is empty or whose function can be removed. Firmware reads it once. */
+  /** A bit for each slot that is empty or whose function can be removed. Firmware reads this once. */
   readonly removable: () => number
 }
 
 export class PciHotplug {
   readonly #options: PciHotplugOptions
-  /** Slots with a function that the guest is told of. Bits stay until the function goes: SeaBIOS's tables read them again and again. */
+  /** Slots with a new function. Bits stay until the function goes, because SeaBIOS's tables read them repeatedly. */
   #up = 0
-  /** Slots whose function the guest is asked to give up. */
+  /** Slots that the guest is asked to eject. */
   #asked = 0
-  /** Slots whose function went without asking, until the guest has acknowledged that by ejecting it. */
+  /** Slots whose function was unplugged without asking, until the guest acknowledges that by an eject. */
   #gone = 0
-  /** Slots of `#gone` with a new function: the guest hears of it when it has acknowledged that the old one is gone. */
+  /** Slots of `#gone` with a new function, of which the guest is told after it has acknowledged that the old one is gone. */
   #next = 0
   #status = 0
   #enable = 0
@@ -52,44 +54,44 @@ export class PciHotplug {
     this.#options = options
   }
 
-  /** Does the access start at one of the interface's ports? */
+  /** Whether the access starts at one of the interface's ports. */
   claims(port: number): boolean {
     return (port >= PORT.UP && port < PORT.END) || (port >= PORT.GPE_STATUS && port < PORT.GPE_END)
   }
 
-  /** Reads `width` bytes at `port`. Bytes that are not in the interface are all ones. */
+  /** Reads `width` bytes at `port`. Bytes outside the interface are all ones. */
   read(port: number, width: AccessWidth): number {
     let value = 0
     for (let i = 0; i < width; i++) value += this.#readByte(port + i) * 2 ** (8 * i)
     return value
   }
 
-  /** Writes the low `width` bytes of `value` at `port`. Read-only registers, and bytes that are not in the interface, ignore it. */
+  /** Writes the low `width` bytes of `value` at `port`. Ignored for read-only registers, and for bytes outside the interface. */
   write(port: number, width: AccessWidth, value: number): void {
     for (let i = 0; i < width; i++) this.#writeByte(port + i, (value >>> (8 * i)) & 0xff)
     this.#update()
   }
 
-  /** Tells the guest that there is a function in `slot` now. */
+  /** Tells the guest that `slot` has a new function. */
   plugged(slot: number): void {
     if ((this.#gone & bit(slot)) !== 0) this.#next |= bit(slot)
     else this.#announce(slot)
   }
 
-  /** Asks the guest to give up the function in `slot`. It answers through `eject`, or never. */
+  /** Asks the guest to eject the function in `slot`. It answers by `eject`, or never. */
   requestEject(slot: number): void {
     this.#asked |= bit(slot)
     this.#event()
   }
 
-  /** Tells the guest that the function in `slot` is gone, so that it gives up what it still has of it. */
+  /** Tells the guest that the function in `slot` is gone, so that it removes its device. */
   unplugged(slot: number): void {
     this.#forget(slot)
     this.#gone |= bit(slot)
     this.#event()
   }
 
-  /** The machine is reset. Functions that the guest was asked to give up are ejected: nobody uses them now. */
+  /** The machine is reset. Functions that the guest was asked to eject are ejected: nobody uses them now. */
   reset(): void {
     const asked = this.#asked
     this.#up = this.#asked = this.#gone = this.#next = this.#status = this.#enable = 0
@@ -102,7 +104,7 @@ export class PciHotplug {
     return [this.#up, this.#asked, this.#gone, this.#next, this.#status, this.#enable].map((register) => register >>> 0)
   }
 
-  /** Takes back what `saveState` returned; undefined: as after a reset. @throws Error when it is something else; nothing is changed then */
+  /** Restores a result of `saveState`; undefined: as after a reset. @throws Error for anything else, with nothing changed */
   restoreState(state: unknown = [0, 0, 0, 0, 0, 0]): void {
     const [up = 0, asked = 0, gone = 0, next = 0, status = 0, enable = 0] = savedNumbers(state, "PCI hot-plug registers", { length: 6 })
     this.#up = up
@@ -120,7 +122,7 @@ export class PciHotplug {
     if (port >= PORT.GPE_STATUS) return byteOf(this.#status, port - PORT.GPE_STATUS)
     if (port >= PORT.END) return 0xff
     if (port >= PORT.REMOVABLE) return byteOf(this.#options.removable(), port - PORT.REMOVABLE)
-    if (port >= PORT.EJECT) return 0 // features: none beyond these registers
+    if (port >= PORT.EJECT) return 0 // no further features
     if (port >= PORT.DOWN) return byteOf(this.#asked | this.#gone, port - PORT.DOWN)
     return byteOf(this.#up, port - PORT.UP)
   }

@@ -1,6 +1,6 @@
 /**
- * PciSlots: what is plugged into bus 0 of a machine: each function's interrupt line and addresses, and ACPI hot-plug, which tells the
- * guest of what comes and goes. ACPI knows slots only: a slot's functions are announced, and given up, together.
+ * PciSlots: plugs functions into bus 0 of a machine, with interrupt lines, addresses and ACPI hot-plug events. ACPI knows only slots: the
+ * functions of a slot are announced, and ejected, together.
  */
 import { PCI_SLOTS, placeName, type PciBus } from "../pci/bus.ts"
 import type { PciFunction, PciInterrupts } from "../pci/function.ts"
@@ -10,7 +10,7 @@ import type { InterruptConnection, Interrupts } from "./interrupts.ts"
 import { interruptLine } from "./memory-map.ts"
 import { PciHotplug, SCI_LINE } from "./pci-hotplug.ts"
 
-/** What a function on the bus is wired to. */
+/** The connections of a function on the bus. */
 export interface PciWiring {
   readonly memory: GuestMemory
   readonly interrupts: PciInterrupts
@@ -23,7 +23,7 @@ export interface PluggedFunction<F extends PciFunction = PciFunction> extends Pc
   readonly line: number
 }
 
-/** What `PciSlots` needs of the machine. */
+/** The parts of the machine that `PciSlots` uses. */
 export interface PciSlotsOptions {
   readonly bus: PciBus
   readonly interrupts: Interrupts
@@ -43,7 +43,7 @@ export class PciSlots {
   readonly hotplug: PciHotplug
   readonly #options: PciSlotsOptions
   readonly #bus: PciBus
-  /** In the order in which they came. */
+  /** In order of plugging. */
   #plugged: readonly Plugged[] = []
 
   constructor(options: PciSlotsOptions) {
@@ -93,15 +93,15 @@ export class PciSlots {
     this.hotplug.requestEject(slot)
   }
 
-  /** The reset line: every function as after power-on, then firmware's work again. */
+  /** The reset line: every function returns to its power-on state; then firmware assigns resources again. */
   reset(): void {
     this.hotplug.reset()
-    // All of them first: what is left of the old addresses must not stand in the way of the new ones.
+    // All functions are reset first, so that old addresses do not block new ones.
     for (let slot = 0; slot < PCI_SLOTS; slot++) for (const [, fn] of this.#bus.functions(slot)) fn.reset()
     for (const plugged of this.#plugged) assignResources(this.#bus, plugged, interruptLine(plugged.slot))
   }
 
-  /** The guest has let go of the slot. Function 0 goes last. */
+  /** The guest has released the slot. Function 0 is unplugged last. */
   #eject(slot: number): void {
     for (const [number] of [...this.#bus.functions(slot)].reverse()) {
       const fn = this.#remove(slot, number)

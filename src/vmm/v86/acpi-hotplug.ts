@@ -1,13 +1,13 @@
 /**
- * ACPI PCI hot-plug in a v86 machine with `acpi: true`. v86 has plain bytes where the event registers should be, and nothing at the
- * hot-plug ports. These read all ones, and SeaBIOS's tables make of that a request to eject every PCI device, which Linux obeys.
+ * ACPI PCI hot-plug in a v86 machine with `acpi: true`. v86 has plain bytes in place of the event registers, and nothing at the hot-plug
+ * ports. These read all ones, which SeaBIOS's tables take for a request to eject every PCI device, and Linux obeys.
  */
 import { PCI_HOTPLUG_PORTS, PciHotplug, type PciHotplugOptions, SCI_LINE } from "../pci-hotplug.ts"
 import { registerPort } from "./ports.ts"
 import type { V86Acpi, V86Cpu } from "./v86.ts"
 
 /**
- * Puts the registers of ACPI PCI hot-plug into the machine. To be called once, before firmware runs and asks which slots can be ejected.
+ * Adds the registers of ACPI PCI hot-plug to the machine. Call it once, before firmware runs and reads which slots can be ejected.
  */
 export function installAcpiHotplug(cpu: V86Cpu, acpi: V86Acpi, options: Omit<PciHotplugOptions, "sci">): PciHotplug {
   let raised = false

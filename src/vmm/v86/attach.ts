@@ -1,4 +1,4 @@
-/** attachToV86: a virtio disk for v86 (github.com/copy/v86), which needs no change for it. */
+/** attachToV86: a virtio disk for an unchanged v86 (github.com/copy/v86). */
 import { checkBacking, type VirtioBacking } from "../../backing/backing.ts"
 import { checkMembers, checkOptions, pickOptions, type Rules } from "../../options.ts"
 import { VIRTIO_BLK_RULES, type VirtioBlkOptions } from "../../virtio/blk/config.ts"
@@ -25,7 +25,7 @@ export interface V86DiskOptions extends VirtioBlkOptions {
    */
   readonly interface?: VirtioPciInterface
   /**
-   * What a saved state is restored over: "same" the image that it was saved over, which nobody has changed since; "any" also a copy, for
+   * Which image a saved state may be restored over: "same": only the image of the saved state, unchanged since. "any": also a copy, for
    * whose content the caller answers. Default "any".
    */
   readonly restoreImage?: "same" | "any"
@@ -39,25 +39,25 @@ const V86_EMULATOR_RULES: Rules<V86Emulator> = { add_listener: "function", save_
 /** A disk in a v86 machine. */
 export interface V86Disk {
   readonly device: VirtioBlk
-  /** Its PCI slot; undefined before the machine exists, and once the disk has left it. */
+  /** Its PCI slot; undefined before the machine exists, and after the disk has left it. */
   readonly slot: number | undefined
   /**
-   * Takes the disk out of the machine at once, as when a cable is pulled. A guest that listens to ACPI hot-plug events is told afterwards;
-   * ask it with `eject` first where you can, for Linux's modern driver then waits forever for the reset of a device that is gone (6.1).
-   * Resolves when no request is in flight: then the backing may be closed.
+   * Takes the disk out of the machine at once, like pulling a cable. A guest with ACPI hot-plug is told afterwards. Prefer `eject` if
+   * possible: Linux's modern driver waits forever for the reset of a device that is gone (6.1). Resolves when no request is in flight: then
+   * you may close the backing.
    */
   detach(): Promise<void>
   /**
-   * Asks the guest to give up the disk, which takes ACPI hot-plug (see `attachToV86`). Resolves when the disk has left the machine and
-   * no request is in flight: then the backing may be closed. A guest may never answer; `detach` is still possible then.
-   * @throws Error (as a rejection) when the machine has no ACPI
+   * Asks the guest to eject the disk, which needs ACPI hot-plug (see `attachToV86`). Resolves when the disk has left the machine and no
+   * request is in flight: then you may close the backing. A guest may never answer; then `detach` still works.
+   * @throws Error (as a rejection) if the machine has no ACPI
    */
   eject(): Promise<void>
 }
 
 /**
  * Slots for disks, in order of preference. v86 uses 0, 1, 5 to 8, 10 to 12, 18 and 30 itself. SeaBIOS routes the first eight to
- * interrupt 11 and v86's network card (slot 5) to 10. With a shared interrupt each driver has to look at the other's device.
+ * interrupt 11 and v86's network card (slot 5) to 10. With a shared interrupt each driver's handler also runs for the other's device.
  */
 const SLOTS = [15, 16, 19, 20, 23, 24, 27, 28, 13, 14, 17, 21, 22, 25, 26, 29, 31]
 
@@ -73,16 +73,16 @@ const hosts = new WeakMap<V86Emulator, V86Host>()
 /**
  * Puts a disk over `backing` on the PCI bus of a v86 machine. Call it right after `new V86(...)`, so that the BIOS finds the disk.
  *
- * Disks can also come and go while the machine runs. With `acpi: true` and a disk attached before the start the guest is told (Linux: it
- * finds the disk, and gives it up when `eject` asks). Otherwise the guest must look for itself (Linux: `echo 1 >/sys/bus/pci/rescan`), and
- * should let go of the disk before `detach` (Linux: `echo 1 >/sys/bus/pci/devices/0000:00:0f.0/remove`).
+ * Disks can be attached and detached while the machine runs. With `acpi: true` and a disk attached before the start, the guest is told
+ * (Linux finds the disk, and releases it after `eject`). Otherwise the guest must look for disks (Linux: `echo 1 >/sys/bus/pci/rescan`),
+ * and should release the disk before `detach` (Linux: `echo 1 >/sys/bus/pci/devices/0000:00:0f.0/remove`).
  *
- * The disk is reset with the machine. `emulator.save_state()` waits for requests in flight, flushes the backing and includes the
- * device; what is on the disk is not in the state: stop the emulator, save the state, copy the image, go on. Restore into a machine
- * with the same disks in the same slots over that copy. The backing stays the caller's to close.
+ * The disk is reset with the machine. `emulator.save_state()` waits for requests in flight, flushes the backing and includes the device,
+ * but not the content of the disk: stop the emulator, save the state, copy the image, go on. Restore into a machine with the same disks in
+ * the same slots over that copy. The caller closes the backing.
  *
- * @throws TypeError for an emulator, a backing or an option that is none; RangeError for an option out of range
- * @throws Error when the slot is taken (from v86's event when the machine did not exist yet)
+ * @throws TypeError for a wrong emulator, backing or option; RangeError for an option out of range
+ * @throws Error if the slot is taken (from v86's event if the machine does not exist yet)
  */
 export function attachToV86(emulator: V86Emulator, backing: VirtioBacking, options: V86DiskOptions = {}): V86Disk {
   checkMembers("attachToV86", "the emulator", emulator, V86_EMULATOR_RULES, "V86Emulator")
@@ -119,7 +119,7 @@ class AttachedDisk implements V86Disk {
     return this.#place?.slot
   }
 
-  /** Into a machine that has not run. */
+  /** Plugs the disk into a machine that has not run. */
   plug(emulator: V86Emulator, cpu: V86Cpu): void {
     if (this.#isDetached) return
     const place = findPlace(emulator, cpu, this.#options)
@@ -127,7 +127,7 @@ class AttachedDisk implements V86Disk {
     this.#place = place
   }
 
-  /** Into a machine that runs. */
+  /** Plugs the disk into a running machine. */
   hotPlug(emulator: V86Emulator, cpu: V86Cpu): void {
     const place = findPlace(emulator, cpu, this.#options)
     place.host.hotPlug(place.slot, this.#hosted(place))
@@ -181,7 +181,7 @@ function hostedDisk(device: VirtioBlk, place: Place, options: V86DiskOptions & {
     memory: new V86Memory(place.cpu), interrupts: { intx: (level) => place.host.setInterrupt(place.slot, level), message: () => undefined },
     modernBar: "io", vectors: 0, interface: options.interface ?? "transitional",
   })
-  // A disk that has stopped goes on when its owner says so.
+  // A stopped disk waits for its owner's `resume`.
   const resume = (): void => {
     if (device.stoppedBy === undefined) device.resume()
   }
@@ -198,13 +198,13 @@ function hostedDisk(device: VirtioBlk, place: Place, options: V86DiskOptions & {
     restoreState: (state) => {
       if (state === undefined) fn.reset()
       else fn.restoreState(parsed(state, place.slot), { image: options.restoreImage ?? "any" })
-      // v86 restores RAM before it returns to the event loop. Only then can requests in its rings be served.
+      // Requests can be served only after v86 has restored RAM, which it does before it returns to the event loop.
       setTimeout(resume, 0)
     },
   }
 }
 
-/** @throws Error for a text that is cut off, or something else */
+/** @throws Error for anything but JSON, such as a text that is cut off */
 function parsed(state: string, slot: number): unknown {
   try {
     return JSON.parse(state) as unknown

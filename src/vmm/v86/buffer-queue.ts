@@ -1,7 +1,7 @@
 /**
- * BufferQueue: the commands that v86's drive has passed to a disk, done one after the other. v86 tells its guest that a write of
- * programmed I/O is done before it passes it on, so such writes pile up behind a backing that answers later, and must not be lost when
- * they fail: they are kept, and are tried again before anything else is done.
+ * BufferQueue: executes the commands of v86's drive on a disk, one after the other. v86 acknowledges a write of programmed I/O to its guest
+ * before it passes it on. With a slow asynchronous backing such writes accumulate, and must not be lost if they fail: they are kept, and
+ * retried before any other command.
  */
 import { BackingError, type VirtioBacking } from "../../backing/backing.ts"
 
@@ -9,13 +9,13 @@ export interface BufferRequest {
   readonly kind: "read" | "write"
   /** Byte position on the disk. */
   readonly start: number
-  /** What to write, or where to read to. */
+  /** The bytes to write, or the buffer to read into. */
   readonly bytes: Uint8Array
-  /** Whether the guest has given up on it. */
+  /** Whether the guest has cancelled it. */
   readonly isCancelled: () => boolean
-  /** Tells v86 that it is done. Undefined once the guest waits for something else. */
+  /** Tells v86 that it is done. Undefined if the guest does not wait for it any more. */
   answer: (() => void) | undefined
-  /** Tells the guest that it failed. Returns false where the guest cannot be told, or was told that it succeeded. */
+  /** Tells the guest that it failed. Returns false if the guest cannot be told, or was told that it succeeded. */
   readonly fail: () => boolean
 }
 
@@ -29,7 +29,7 @@ export class BufferQueue {
   readonly #options: BufferQueueOptions
   #requests: BufferRequest[] = []
   #isBusy = false
-  /** Writes at the head have failed, and the guest takes them for done. */
+  /** Whether the writes at the head have failed, though the guest takes them for done. */
   #isHeld = false
   #newest: BufferRequest | undefined
   #lastError: unknown
@@ -40,17 +40,17 @@ export class BufferQueue {
     this.#options = options
   }
 
-  /** Bytes of the writes that are not done. */
+  /** Bytes of pending writes. */
   get waitingBytes(): number {
     return this.#requests.reduce((sum, { kind, bytes }) => (kind === "write" ? sum + bytes.length : sum), 0)
   }
 
-  /** The request that is being pushed. Until that returns the guest has not run, and can still be told whatever there is to tell. */
+  /** The request that is being pushed. Until `push` returns, the guest has not run, so it can still get an error. */
   get newest(): BufferRequest | undefined {
     return this.#newest
   }
 
-  /** A drive has one command at a time: whoever sends another one does not wait for the last. */
+  /** Adds a command. A drive has one command at a time, so the guest does not wait for earlier ones any more. */
   push(request: BufferRequest): void {
     this.abandon()
     this.#requests.push(request)
@@ -62,7 +62,7 @@ export class BufferQueue {
     }
   }
 
-  /** Answers none of what was asked so far. Writes are done all the same. */
+  /** Answers none of the present commands. Their writes are still done. */
   abandon(): void {
     for (const request of this.#requests) request.answer = undefined
   }
@@ -72,7 +72,7 @@ export class BufferQueue {
     this.#proceed()
   }
 
-  /** Resolves when every write is done. @throws what a write failed with (as a rejection) */
+  /** Resolves when every write is done. @throws the error of a failed write (as a rejection) */
   async drained(): Promise<void> {
     this.retry()
     while (this.#isBusy) await new Promise<void>((resolve) => this.#idle.push(resolve))
@@ -102,7 +102,7 @@ export class BufferQueue {
     }
   }
 
-  /** What is to be done next: a read, or all the writes before the next one, which share a flush. */
+  /** The next batch: a read, or all the writes before the next read, which share a flush. */
   #next(): readonly BufferRequest[] {
     if (this.#isHeld) return []
     this.#requests = this.#requests.filter(({ kind, answer, isCancelled }) => kind === "write" || (answer !== undefined && !isCancelled()))
@@ -110,7 +110,7 @@ export class BufferQueue {
     return reads === 0 ? this.#requests.slice(0, 1) : this.#requests.slice(0, reads < 0 ? undefined : reads)
   }
 
-  /** Returns undefined when the batch is settled, otherwise what resolves when it is. */
+  /** Returns undefined if the batch is settled, or a promise that resolves when it is. */
   #attempt(batch: readonly BufferRequest[]): Promise<void> | undefined {
     let later: void | Promise<void>
     try {
@@ -151,7 +151,7 @@ export class BufferQueue {
     for (const { answer, isCancelled } of batch) if (!isCancelled()) answer?.()
   }
 
-  /** @throws on what is somebody's bug, once the guest has its answer: what is no `BackingError`, and what `onError` throws */
+  /** @throws bugs, after the guest has its answer: anything but a `BackingError`, and errors of `onError` */
   #failed(batch: readonly BufferRequest[], error: unknown): void {
     this.#lastError = error
     try {
@@ -162,14 +162,14 @@ export class BufferQueue {
     if (!(error instanceof BackingError)) throw error
   }
 
-  /** Tells the guest of the failed `batch`, or keeps what it cannot be told of. */
+  /** Tells the guest of the failed `batch`, or keeps writes of which it cannot be told. */
   #settle(batch: readonly BufferRequest[]): void {
     const wasTold = (request: BufferRequest): boolean => request.answer !== undefined && !request.isCancelled() && request.fail()
     const held = batch.filter((request) => !wasTold(request) && request.kind === "write")
     this.#remove(batch.filter((request) => !held.includes(request)))
     if (held.length > 0) {
       this.#isHeld = true
-      // Behind them nothing can be read: it may be what they hold.
+      // Later reads fail too, because they may be of the bytes of these writes.
       const reads = this.#requests.filter(({ kind }) => kind === "read")
       this.#remove(reads)
       for (const read of reads) wasTold(read)

@@ -7,42 +7,44 @@ import { findDrive, type V86Drive } from "./drive.ts"
 /** Options of `v86Buffer`. */
 export interface V86BufferOptions {
   /**
-   * The emulator that the disk is in, called when something fails: `() => emulator`. With it the guest hears of an error at once, as of one
-   * of the hardware. Without it a command that failed is never answered, and the guest waits until it gives up (Linux: 30 seconds). */
+   * Returns the disk's emulator: `() => emulator`. With it, the guest gets an error at once, like a hardware error. Without it, a failed
+   * command is never answered, and the guest waits for its timeout (Linux: 30 seconds).
+   */
   readonly emulator?: () => unknown
-  /** Called with each failure of the disk. Default: nobody is told, and `lastError` keeps the last one. */
+  /** Called with each failure of the disk. In any case `lastError` keeps the last one. */
   readonly onError?: (error: unknown) => void
   /**
-   * True, the default: a write is flushed before the guest hears that it is done, because v86 does not pass on its FLUSH CACHE commands.
-   * False: faster, and what the guest wrote since the last `flush` may be lost when the host stops. */
+   * True (default): a write is flushed before it is acknowledged, because v86 does not pass on FLUSH CACHE commands. False: faster, but
+   * writes since the last `flush` may be lost when the host stops.
+   */
   readonly writeThrough?: boolean
 }
 
 const V86_BUFFER_RULES: Rules<V86BufferOptions> = { emulator: "function?", onError: "function?", writeThrough: "boolean?" }
 
 const SECTOR = 512
-/** The last block of a CD may be longer than its file: QEMU and v86 let it end with zeroes. */
+/** Bytes of a CD's block. QEMU and v86 fill the last one with zeroes if the file ends inside it. */
 const CD_BLOCK = 2048
-/** Bytes of one command, at most: 65535 blocks of a CD. */
+/** Maximum of bytes of one command: 65535 blocks of a CD. */
 const LARGEST_COMMAND = 65_535 * CD_BLOCK
-/** Bytes of writes that wait for a disk that answers later. */
+/** Maximum of bytes of writes that wait for an asynchronous disk. */
 const MOST_WAITING = 64 << 20
 const STATE_TAG = "vioblk-disk-1"
 
-/** What v86 passes to `get`. */
+/** Options that v86 passes to `get`. */
 export interface V86GetOptions {
-  /** Aborted when the guest resets the drive: the command is not to be answered any more. */
+  /** Aborted when the guest resets the drive: then the command must not be answered. */
   readonly signal?: { readonly aborted: boolean }
 }
 
 /** A disk as v86 calls it. The names are v86's. */
 export interface V86Buffer {
-  /** Bytes. What is no whole sector at the end of the disk is out of reach. */
+  /** Bytes. The guest cannot reach a last part of the disk that does not fill a sector. */
   readonly byteLength: number
   /** v86 stores a function here, and `load` calls it. */
   onload: ((event: object) => void) | undefined
   onprogress: ((event: object) => void) | undefined
-  /** v86 asks for it where it would copy a whole disk. @throws Error always */
+  /** v86 reads this to copy a whole disk. @throws Error always */
   readonly buffer: never
   load(): void
   get(start: number, length: number, done: (bytes: Uint8Array) => void, options?: V86GetOptions): void
@@ -50,7 +52,7 @@ export interface V86Buffer {
   get_from_cache(start: number, length: number): Uint8Array | undefined
   set(start: number, bytes: Uint8Array, done: () => void): void
   get_buffer(done: (buffer?: undefined) => void): void
-  /** A reference to the disk: its size. What is on it is not in a state. */
+  /** A reference to the disk: its size, without its content. */
   get_state(): unknown[]
   /** @throws Error for the state of another disk */
   set_state(state: unknown): void
@@ -58,21 +60,21 @@ export interface V86Buffer {
   readonly lastError: unknown
   /** Waits for all writes and flushes the backing. @throws BackingError (as a rejection) when a write cannot be done */
   flush(): Promise<void>
-  /** Tries writes again that failed after the guest was told that they are done. The next command of the guest does so as well. */
+  /** Retries writes that failed after they were acknowledged. The guest's next command does so too. */
   retry(): void
 }
 
 /**
- * `backing` for v86's options `hda`, `hdb`, `cdrom`, `fda` and `fdb`: `new V86({ hda: v86Buffer(openImage("disk.qcow2")), ... })`.
- * Guests that have a virtio driver are faster with `attachToV86`.
+ * `backing` for v86's options `hda`, `hdb`, `cdrom`, `fda` and `fdb`: `new V86({ hda: v86Buffer(openImage("disk.qcow2")), ... })`. For
+ * guests with a virtio driver, `attachToV86` is faster.
  *
- * Nothing is held in memory and writes go to the backing. One that fails after the guest was told that it is done (programmed I/O on a
- * backing that answers later, or no option `emulator`) is kept: nothing is answered until a retry succeeds.
+ * There is no cache: writes go to the backing. A write that fails after it was acknowledged (programmed I/O on an asynchronous backing, or
+ * no option `emulator`) is kept, and no command is answered until a retry succeeds.
  *
- * `emulator.save_state()` keeps a reference to the disk only: stop the emulator, await `flush`, save the state, copy the image. The
- * backing stays the caller's to close. A floppy must have the size of one (1,474,560 bytes for instance): v86 copies any other.
+ * `emulator.save_state()` includes only a reference to the disk: stop the emulator, await `flush`, save the state, copy the image. The
+ * caller closes the backing. A floppy must have a standard size (for instance 1,474,560 bytes); v86 would copy any other.
  *
- * @throws TypeError for a backing or an option that is none
+ * @throws TypeError for a wrong backing or option
  */
 export function v86Buffer(backing: VirtioBacking, options: V86BufferOptions = {}): V86Buffer {
   checkBacking("v86Buffer", backing)
@@ -80,7 +82,7 @@ export function v86Buffer(backing: VirtioBacking, options: V86BufferOptions = {}
   return new BackingBuffer(backing, options)
 }
 
-/** A class: v86 saves the state of objects of class Object in another way. */
+/** A class, because v86 saves the state of plain objects in another way. */
 class BackingBuffer implements V86Buffer {
   onload: ((event: object) => void) | undefined
   onprogress: ((event: object) => void) | undefined
@@ -88,9 +90,9 @@ class BackingBuffer implements V86Buffer {
   readonly #backing: VirtioBacking
   readonly #options: V86BufferOptions
   readonly #queue: BufferQueue
-  /** The first sector: v86 takes the disk's geometry from the partition table, before the machine exists. */
+  /** The first sector, whose partition table gives v86 the disk's geometry before the machine exists. */
   #first: Uint8Array | undefined
-  /** A write was lost that the guest takes for done: it must not go on with this disk. */
+  /** Set after the loss of a write that the guest takes for done: then the disk fails every command. */
   #lost: BackingError | undefined
 
   constructor(backing: VirtioBacking, options: V86BufferOptions) {
@@ -122,7 +124,7 @@ class BackingBuffer implements V86Buffer {
       if (start === 0) this.#first = bytes.slice()
       done(bytes)
     }
-    // The guest hears of the error when it reads the sector itself.
+    // The guest gets the error when it reads the sector itself.
     const fail = (): boolean => {
       done(new Uint8Array(0))
       return true
@@ -185,7 +187,7 @@ class BackingBuffer implements V86Buffer {
     this.#queue.push({ kind: "read", start, bytes: wanted, answer: () => done(bytes), ...rest })
   }
 
-  /** A guest chooses both numbers: a CD's commands have 32 bits for each, and v86 checks neither. */
+  /** The guest chooses both numbers: a CD's commands have 32 bits for each, and v86 checks neither. */
   #refusalOfRead(start: number, length: number): BackingError | undefined {
     if (this.#lost !== undefined) return this.#lost
     const size = this.byteLength
@@ -203,7 +205,7 @@ class BackingBuffer implements V86Buffer {
     return refusal(() => checkRange(this.byteLength, start, length))
   }
 
-  /** The last thing that is done about an error: `onError` may throw. */
+  /** Comes last in handling an error, because `onError` may throw. */
   #tell(error: unknown): void {
     this.lastError = error
     this.#options.onError?.(error)

@@ -1,9 +1,9 @@
 /**
- * The drive of a v86 machine that a disk is in. v86's disks cannot fail: a command that is not answered hangs until the guest loses
- * patience. This file ends it with the error that hardware would report.
+ * Reports errors to the drive of a v86 machine. v86 has no errors of disks: an unanswered command hangs until the guest's timeout. This
+ * file ends it with the error that hardware would report.
  */
 
-/** What we use of v86's IDE drive (IDEInterface), under the names of its published build (0.5.462). */
+/** The members of v86's IDE drive (IDEInterface) that we use, as named in its published build (0.5.462). */
 interface IdeDrive {
   readonly buffer: unknown
   readonly is_atapi: boolean
@@ -26,22 +26,22 @@ const ATA_COMMAND = { WRITE_DMA: 0xca, WRITE_DMA_EXT: 0x35 } as const
 /** Status: DRDY and ERR. Error: uncorrectable data, or aborted command. [ATA8-ACS] 6 */
 const ATA_STATUS = 0x41
 const ATA_ERROR = { read: 0x40, write: 0x04 } as const
-/** Bus master IDE status: a transfer is under way, and one has failed. */
+/** Bus master IDE status: a transfer is in progress; one has failed. */
 const DMA = { ACTIVE: 1, ERROR: 2 } as const
 /** SCSI sense: medium error, unrecovered read error. */
 const SENSE = { KEY: 3, ADDITIONAL: 0x11 } as const
 /** Floppy status: abnormal termination; data error; data error in the data field. */
 const FLOPPY = { STATUS0: 0x40, STATUS1: 0x20, STATUS2: 0x20 } as const
 
-/** A drive whose guest can be told of an error. */
+/** A drive that can report errors to its guest. */
 export interface V86Drive {
-  /** True while the guest waits for a write. It does not wait for the writes of programmed I/O: v86 tells it at once that they are done. */
+  /** True while the guest waits for a write. It does not wait for writes of programmed I/O, which v86 acknowledges at once. */
   readonly awaitsWrite: boolean
   /** Ends the guest's command with an error. */
   fail(kind: "read" | "write"): void
 }
 
-/** The drive that `disk` is in, undefined when it is in none. `emulator` is a `V86` object. */
+/** The drive of `disk`; undefined if it is in none. `emulator` is a `V86` object. */
 export function findDrive(emulator: unknown, disk: object): V86Drive | undefined {
   const devices = member(member(member(emulator, "v86"), "cpu"), "devices")
   const ide = member(devices, "ide")
@@ -77,7 +77,7 @@ function ideDrive(drive: IdeDrive): V86Drive {
 }
 
 function floppyDrive(controller: FloppyController): V86Drive {
-  // v86 answers the guest when a floppy's data has been written, never before.
+  // v86 acknowledges a floppy's write only after it is done.
   return { awaitsWrite: true, fail: () => controller.end_read_write(FLOPPY.STATUS0, FLOPPY.STATUS1, FLOPPY.STATUS2) }
 }
 

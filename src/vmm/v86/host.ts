@@ -1,7 +1,7 @@
 /**
- * V86Host: v86's PCI bus as a place for functions that keep their own configuration space. v86 keeps a plain table of 256 bytes for
- * each device and moves port handlers when a BAR is written. Functions here see every configuration access, decode their I/O BARs
- * under the command register, share interrupt lines, are reset with the machine, saved with its state, and come and go while it runs.
+ * V86Host: puts functions with their own configuration space on v86's PCI bus. v86 itself has a plain table of 256 bytes for each device,
+ * and moves port handlers when a BAR is written. Functions here see every configuration access, decode their I/O BARs under the command
+ * register, share interrupt lines, are reset with the machine, are saved with its state, and can be plugged and unplugged while it runs.
  */
 import { type AccessWidth, allOnes } from "../../pci/access.ts"
 import { PCI_SLOTS } from "../../pci/bus.ts"
@@ -14,23 +14,23 @@ import { InterruptLines } from "./interrupt-lines.ts"
 import { IoBars } from "./ports.ts"
 import type { V86Cpu, V86Pci, V86Port, V86Saver } from "./v86.ts"
 
-/** A device that can live in the machine: its PCI function, and what happens to it when the machine stops, is saved or restored. */
+/** A device in the machine: its PCI function, and hooks for saving, restoring and removal. */
 export interface V86Device {
   readonly name: string
   readonly fn: PciFunction
   /** Takes no new requests and resolves when none is in flight; `resume` ends it. */
   pause(): Promise<void>
   resume(): void
-  /** The device's state, RAM apart, as text. @throws Error while a request is in flight */
+  /** The device's state, without RAM, as text. @throws Error while a request is in flight */
   saveState(): string
   /** `undefined`: the state was saved without this device. RAM has not been restored yet. */
   restoreState(state: string | undefined): void
-  /** Called when the function has left the bus, unplugged by us or ejected by the guest. */
+  /** Called when the function has left the bus: unplugged by us or ejected by the guest. */
   removed(): void
 }
 
 const CONFIG_DATA = 0xcfc
-/** Heads our entry in v86's saved PCI state. */
+/** The first item of our entry in v86's saved PCI state. */
 const STATE_TAG = "vioblk-pci-1"
 /** The key of the hot-plug registers in that entry; those of devices are numbers. */
 const HOTPLUG_STATE = "hot-plug"
@@ -48,10 +48,10 @@ export class V86Host {
   readonly #ports: V86Port[]
   readonly #lines: InterruptLines
   readonly #slots = new Map<number, Slot>()
-  /** Tells the guest of functions that come and go. Undefined without `acpi: true`. */
+  /** Announces plugged and unplugged functions to the guest. Undefined without `acpi: true`. */
   readonly #hotplug: PciHotplug | undefined
 
-  /** Once for each emulator. */
+  /** Made once for each emulator. */
   constructor(cpu: V86Cpu, emulator: V86Saver) {
     const { pci, acpi } = cpu.devices
     if (pci === undefined) throw new Error("this v86 machine has no PCI bus")
@@ -69,7 +69,7 @@ export class V86Host {
     return this.#pci.devices[slot << 3] !== undefined
   }
 
-  /** Puts `device` on the bus, before firmware runs or later. Memory BARs cannot be reached: v86 does not move them. */
+  /** Puts `device` on the bus, before firmware runs or later. Its memory BARs are inaccessible, because v86 cannot move them. */
   plug(slot: number, device: V86Device): void {
     const id = slot << 3
     if (this.occupied(slot)) throw new Error(`PCI slot ${slot} of the v86 machine is taken`)
@@ -81,25 +81,25 @@ export class V86Host {
     fn.onMappingChange = () => bars.update()
     bars.update()
     this.#copyConfig(entry) // the pin, for the next line
-    // Firmware writes Interrupt Line when it runs, but in a running machine it does not run again. Without ACPI a guest relies on it.
+    // Firmware writes Interrupt Line, but it does not run again in a running machine, and a guest without ACPI relies on the value.
     fn.configWrite(PCI_CONFIG.INTERRUPT_LINE, 1, this.#lines.interruptLine(id))
     this.#copyConfig(entry)
   }
 
-  /** `plug` into a running machine: a guest that listens to ACPI hot-plug events is told. */
+  /** `plug` into a running machine, with an ACPI hot-plug event. */
   hotPlug(slot: number, device: V86Device): void {
     this.plug(slot, device)
     this.#hotplug?.plugged(slot)
   }
 
-  /** Takes the function out of `slot` and resets it: requests in flight no longer touch the guest. The guest is told, as by `hotPlug`. */
+  /** Takes the function out of `slot` and resets it: requests in flight no longer touch the guest. Sends an ACPI hot-plug event. */
   unplug(slot: number): void {
     if (this.#remove(slot)) this.#hotplug?.unplugged(slot)
   }
 
   /**
-   * Asks the guest to give up the function in `slot`; the device's `removed` is called when it does.
-   * @throws Error when the machine has no ACPI
+   * Asks the guest to eject the function in `slot`; the device's `removed` is called when it does.
+   * @throws Error if the machine has no ACPI
    */
   requestEject(slot: number): void {
     if (this.#hotplug === undefined) {
@@ -133,7 +133,7 @@ export class V86Host {
     return slots
   }
 
-  /** Configuration mechanism #1: an access to 0xCFC to 0xCFF goes to the function of ours that is selected, or on to v86. */
+  /** Configuration mechanism #1: an access to 0xCFC to 0xCFF goes to the selected function if it is ours, and otherwise to v86. */
   #wrapConfigPort(byte: number): void {
     const entry = this.#ports[CONFIG_DATA + byte]
     if (entry === undefined) throw new Error("v86 has no port table")
@@ -149,7 +149,7 @@ export class V86Host {
     entry.write32 = (value) => this.#configWrite(byte, 4, value >>> 0) || before.write32.call(before.device, value)
   }
 
-  /** Returns undefined where the address register selects no function of ours. Nothing answers while its enable bit (31) is 0. */
+  /** Returns undefined if the address register selects no function of ours. Nothing answers while its enable bit (31) is 0. */
   #configRead(byte: number, width: AccessWidth): number | undefined {
     const address = this.#pci.pci_addr32[0] ?? 0
     const slot = this.#slots.get((address >> 8) & 0xffff)
@@ -157,7 +157,7 @@ export class V86Host {
     return address < 0 ? slot.device.fn.configRead((address & 0xfc) + byte, width) : allOnes(width)
   }
 
-  /** Returns whether the write is dealt with. So is one to an absent function: v86 would throw an exception, and stop, for 1 or 2 bytes. */
+  /** Returns whether the write is handled. This includes absent functions, where v86 would throw, and stop, for 1 or 2 bytes. */
   #configWrite(byte: number, width: AccessWidth, value: number): boolean {
     const address = this.#pci.pci_addr32[0] ?? 0
     const id = (address >> 8) & 0xffff
@@ -169,7 +169,7 @@ export class V86Host {
     return true
   }
 
-  /** Copies the header only: behind it may be a window into the device, where reads have effects. */
+  /** Copies only the header: after it there may be a window into the device, where reads have effects. */
   #copyConfig(slot: Slot): void {
     for (let offset = 0; offset < PCI_CONFIG.HEADER_END; offset += 4) slot.mirror[offset >> 2] = slot.device.fn.configRead(offset, 4)
   }
@@ -215,9 +215,9 @@ export class V86Host {
   }
 
   /**
-   * v86 restores registers and interrupt controllers, lines included, around this and RAM after it. To raise a line now could make
-   * the processor take the interrupt with a stack that is not there yet.
-   * @throws Error for a state that one of the devices refuses: then all of them are as after a reset
+   * v86 restores registers, interrupt controllers and lines around this, and RAM after it. Raising a line now could make the processor take
+   * the interrupt before its stack is restored.
+   * @throws Error for a state that one of the devices refuses: then all of them are reset
    */
   #restore(state: readonly unknown[]): void {
     const [, asserted, ...pairs] = state.find((part): part is unknown[] => Array.isArray(part) && part[0] === STATE_TAG) ?? []
@@ -229,7 +229,7 @@ export class V86Host {
         for (const slot of this.#slots.values()) slot.device.restoreState(savedText(saved, slot.id))
         this.#hotplug?.restoreState(saved.get(HOTPLUG_STATE))
       } catch (error) {
-        // What was restored already has its rings in a memory that does not come.
+        // Devices that were already restored have rings in RAM that will not be restored.
         for (const { device } of this.#slots.values()) device.fn.reset()
         throw error
       } finally {
@@ -239,7 +239,7 @@ export class V86Host {
   }
 }
 
-/** The text that was saved of the device with this id; undefined where there is none. */
+/** The saved text of the device with this id; undefined if there is none. */
 function savedText(saved: ReadonlyMap<unknown, unknown>, id: number): string | undefined {
   const text = saved.get(id)
   if (text === undefined || typeof text === "string") return text

@@ -10,11 +10,11 @@ const PIRQ = { DISABLED: 0x80, NUMBER: 0x0f } as const
 /** Interrupt Line of a pin without a connection ([PCI] 6.2.4). */
 const NOT_CONNECTED = 0xff
 
-/** What a saved state says of the pins. */
+/** The pins in a saved state. */
 export interface SavedPins {
-  /** Ids of devices that assert theirs; any numbers. */
+  /** Ids of devices that assert their pin, not yet checked. */
   readonly asserted: readonly number[]
-  /** Whether there is a device of ours. */
+  /** Whether the device is ours. */
   readonly isOurs: (id: number) => boolean
 }
 
@@ -26,7 +26,7 @@ export class InterruptLines {
   readonly #lower: (id: number) => void
   #isFrozen = false
 
-  /** To be made once for each bus: from then on the pins of v86's own devices are driven through here. */
+  /** Made once for each bus: from then on it also drives the pins of v86's own devices. */
   constructor(pci: V86Pci) {
     this.#pci = pci
     this.#raise = pci.raise_irq.bind(pci)
@@ -42,7 +42,7 @@ export class InterruptLines {
 
   /**
    * Drives the interrupt pin of device `id`. Devices share lines. v86 lowers a line when one of them lowers its pin, and loses the
-   * interrupts of the others; here a line is up while any device asserts its pin ([PCI] 2.2.6).
+   * interrupts of the others; here a line is high while any device asserts its pin ([PCI] 2.2.6).
    */
   set(id: number, level: boolean): void {
     if (level) this.#asserted.add(id)
@@ -53,15 +53,15 @@ export class InterruptLines {
     else if (!this.#shared(id)) this.#lower(id)
   }
 
-  /** What firmware writes to Interrupt Line of device `id`: the interrupt number that its pin is routed to, 0 before firmware has run. */
+  /** The value of device `id`'s Interrupt Line: the interrupt number that its pin is routed to, 0 before firmware has run. */
   interruptLine(id: number): number {
     const route = this.#route(id)
     return (route & PIRQ.DISABLED) !== 0 ? NOT_CONNECTED : route & PIRQ.NUMBER
   }
 
   /**
-   * Calls `act`, which restores our devices and tells which of them assert their pin; `asserted` says so of v86's own. The lines stay as
-   * they are: v86 restores them itself.
+   * Calls `act`, which restores our devices and their pins; `asserted` has the pins of v86's own. The lines do not change here, because v86
+   * restores them itself.
    */
   restore({ asserted, isOurs }: SavedPins, act: () => void): void {
     const before = [...this.#asserted]
@@ -72,11 +72,11 @@ export class InterruptLines {
       isDone = true
     } finally {
       this.#isFrozen = false
-      // Nobody restores the lines of a state that was refused.
+      // After a refused state, v86 does not restore the lines.
       if (!isDone) for (const id of before) if (!this.#asserted.has(id)) this.set(id, false)
     }
     for (const id of before) if (!isOurs(id)) this.#asserted.delete(id)
-    // A device that is not there would hold its line up for ever.
+    // An absent device would keep its line high forever.
     for (const id of asserted) if (!isOurs(id) && this.#pci.device_spaces[id] !== undefined) this.#asserted.add(id)
   }
 
@@ -87,7 +87,7 @@ export class InterruptLines {
     return false
   }
 
-  /** The routing register of a device's pin, chosen as v86 chooses it. */
+  /** The routing register of a device's pin, as v86 chooses it. */
   #route(id: number): number {
     const pin = ((this.#pci.device_spaces[id]?.[INTERRUPT >> 2] ?? 0) >> 8) & 0xff
     return this.#pci.isa_bridge_space8[PIRQ_ROUTES + ((pin + (id >> 3) - 2) & 3)] ?? 0

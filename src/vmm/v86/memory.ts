@@ -4,7 +4,7 @@
  */
 import { type GuestMemory, RamRegion } from "../../virtio/guest-memory.ts"
 
-/** What V86Memory uses of v86's CPU object. */
+/** The members of v86's CPU object that V86Memory uses. */
 export interface V86Ram {
   readonly wasm_memory: { readonly buffer: ArrayBufferLike }
   /** Guest RAM. Read it once: v86 makes a new view at each property access. */

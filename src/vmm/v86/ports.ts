@@ -1,4 +1,4 @@
-/** Our registers at v86's ports: a handler for each port, and I/O BARs whose handlers move with the BAR. */
+/** Our registers at v86's ports: a handler for each port, which moves with its I/O BAR. */
 import type { AccessWidth } from "../../pci/access.ts"
 import type { PciFunction } from "../../pci/function.ts"
 import type { V86Port } from "./v86.ts"
@@ -24,7 +24,7 @@ export function registerPort(registers: Registers, offset: number): V86Port {
 interface IoBar {
   readonly index: number
   readonly entries: readonly V86Port[]
-  /** The first port, and whose the ports were before; undefined while the BAR is not decoded. */
+  /** The first port, and the earlier handlers of the ports; undefined while the BAR is not decoded. */
   mapped: { readonly port: number; readonly displaced: readonly (V86Port | undefined)[] } | undefined
 }
 
@@ -46,7 +46,7 @@ export class IoBars {
     })
   }
 
-  /** Moves the handlers to where the BARs are decoded now. */
+  /** Moves the handlers to the present addresses of the BARs. */
   update(): void {
     for (const bar of this.#bars) {
       const port = this.#fn.barAddress(bar.index)
@@ -56,14 +56,14 @@ export class IoBars {
     }
   }
 
-  /** A port that another device has stays with that device. */
+  /** Does not take a port from another device. */
   #map(bar: IoBar, port: number): void {
     const displaced = bar.entries.map((_, offset) => this.#ports[port + offset])
     bar.mapped = { port, displaced }
     for (const [offset, entry] of bar.entries.entries()) if (displaced[offset]?.device === undefined) this.#ports[port + offset] = entry
   }
 
-  /** Where v86 has since moved a device of its own over ours, that device stays. */
+  /** Leaves ports that v86 has since given to a device of its own. */
   #unmap(bar: IoBar): void {
     if (bar.mapped === undefined) return
     const { port, displaced } = bar.mapped

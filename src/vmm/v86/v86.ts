@@ -1,5 +1,5 @@
 /**
- * What we use of v86's objects, under the names of its published build (0.5.462). Nothing of v86 is imported.
+ * The members of v86's objects that we use, as named in its published build (0.5.462). Nothing of v86 is imported.
  */
 import type { V86Ram } from "./memory.ts"
 
@@ -11,7 +11,7 @@ export interface V86Port {
   write8: (value: number) => void
   write16: (value: number) => void
   write32: (value: number) => void
-  /** Undefined where nobody answers. */
+  /** Undefined if no device answers. */
   device: unknown
 }
 
@@ -30,7 +30,7 @@ export interface V86Pci {
   set_state(state: unknown[]): void
 }
 
-/** v86's power management function (PIIX4), there with `acpi: true` only. */
+/** v86's power management function (PIIX4), only with `acpi: true`. */
 export interface V86Acpi {
   readonly pm1_status: number
   readonly pm1_enable: number
@@ -52,7 +52,7 @@ export interface V86Saver {
   restore_state(state: ArrayBuffer): Promise<void>
 }
 
-/** Members of `V86Cpu`, by what they are. Buses and ports are objects, or arrays. */
+/** Members of `V86Cpu` and their types. Buses and ports are objects or arrays. */
 const MEMBERS: readonly (readonly [path: string, type: "object" | "function" | "number"])[] = [
   ["devices.pci", "object"], ["io.ports", "object"], ["wasm_memory.buffer", "object"], ["mem8.byteOffset", "number"],
   ["mem8.length", "number"],
@@ -63,7 +63,7 @@ const MEMBERS: readonly (readonly [path: string, type: "object" | "function" | "
   ["jit_dirty_cache", "function"], ["device_raise_irq", "function"], ["device_lower_irq", "function"], ["reboot_internal", "function"],
 ]
 
-/** @throws Error for a machine of a build that is put together in another way, which would fail anywhere later */
+/** @throws Error for a machine of an incompatible build, which would otherwise fail later */
 export function checkMachine(cpu: object): void {
   for (const [path, type] of MEMBERS) {
     const found = path.split(".").reduce<unknown>((value, name) => (isObject(value) ? Reflect.get(value, name) : undefined), cpu)
