@@ -3,12 +3,12 @@ import { nearest } from "../../options.ts"
 import { parseSize } from "./size.ts"
 import type { CommandRow, OptionRow } from "./table/rows.ts"
 
-/** The arguments, or the image's name in them, make no sense: exit code 1, as with qemu-img. */
+/** Wrong arguments: exit code 1, as with qemu-img. */
 export class UsageError extends Error {
   override readonly name = "UsageError"
 }
 
-/** A command: what it was given, to the exit code. */
+/** A command: takes its arguments and returns the exit code. */
 export type Command = (given: Arguments) => Promise<number>
 
 /** An option as it was given. */
@@ -19,10 +19,10 @@ interface GivenOption {
   readonly value: string
 }
 
-/** What a command was given. Asking for an option that its row in the table does not have is a bug, and throws. */
+/** The arguments of a command. Reading an option that its row in the table does not have is a bug, and throws. */
 export class Arguments {
   readonly command: CommandRow
-  /** What stands beside the options, in order. */
+  /** The arguments that are not options, in order. */
   readonly words: readonly string[]
   readonly #given: readonly GivenOption[]
 
@@ -37,17 +37,17 @@ export class Arguments {
     return this.texts(name).length > 0
   }
 
-  /** What the option was given as; the last time counts. */
+  /** The option's value; the last one counts. */
   text(name: string): string | undefined {
     return this.texts(name).at(-1)
   }
 
-  /** All that the option was given as. */
+  /** All values of the option. */
   texts(name: string): readonly string[] {
     return this.#find(name).map(({ value }) => value)
   }
 
-  /** The one of `choices` that the option was given as. */
+  /** The option's value, which must be one of `choices`. */
   choice<T extends string>(name: string, choices: readonly T[]): T | undefined {
     const text = this.text(name)
     if (text === undefined) return undefined
@@ -56,7 +56,7 @@ export class Arguments {
     return found
   }
 
-  /** The whole number that the option was given as, from `least` to `most`. */
+  /** The option's value as a whole number from `least` to `most`. */
   count(name: string, least: number, most: number): number | undefined {
     const text = this.text(name)
     if (text === undefined) return undefined
@@ -67,25 +67,25 @@ export class Arguments {
     return value
   }
 
-  /** The bytes that the option was given as. */
+  /** The option's value as a size in bytes. */
   size(name: string): number | undefined {
     const text = this.text(name)
     return text === undefined ? undefined : sizeOf(this.spelling(name), text)
   }
 
-  /** Whether values for programs are wanted: `--output=json`, or `--json`, which is the same. The last of them counts. */
+  /** Whether to print JSON: `--output=json`, or `--json`, which is the same. The last of them counts. */
   get json(): boolean {
     return this.choice("output", ["human", "json"]) === "json"
   }
 
-  /** The one image that a command is about: its only word. */
+  /** The only word, for a command about one image. */
   get image(): string {
     const [path, extra] = this.words
     if (extra !== undefined) throw new UsageError(`${this.command.name} takes one image: "${extra}" is one word too many`)
     return nameOf("image", path)
   }
 
-  /** Those of these options that were given, in that order, with what they were given as. */
+  /** Those of `names` that were given, in order, with their values. */
   inOrder<N extends string>(names: readonly N[]): readonly { readonly name: N; readonly value: string }[] {
     return this.#given.flatMap(({ row, value }) => {
       const name = names.find((each) => each === row.name)
@@ -105,20 +105,20 @@ export class Arguments {
   }
 }
 
-/** Checks a name that is there and is not empty. @param what "image", "backing file" */
+/** Checks that a name is given and not empty. @param what "image", "backing file" */
 export function nameOf(what: string, name: string | undefined): string {
   if (name === undefined || name === "") throw new UsageError(`the name of the ${what} is ${name === undefined ? "missing" : "empty"}`)
   return name
 }
 
-/** The bytes that `text` means. @param what names it in the message */
+/** `text` as a size in bytes. @param what its name in the message */
 export function sizeOf(what: string, text: string): number {
   const size = parseSize(text)
   if (size === undefined) throw new UsageError(`${what} ${text}: it must be a number of bytes below 2^63, or one with k, M, G, T, P or E`)
   return size
 }
 
-/** Parses the arguments of a command. @throws UsageError, in one line, for anything that its row in the table does not allow */
+/** Parses the arguments of a command. @throws UsageError, in one line, for arguments that its row in the table does not allow */
 export function parseArguments(command: CommandRow, args: readonly string[]): Arguments {
   const given: GivenOption[] = []
   const words: string[] = []

@@ -6,27 +6,27 @@ import { ENCRYPT_KEYS, encryptionOf, LUKS_KEYS } from "./encryption-options.ts"
 import { KeyValues, wantsHelp } from "./key-values.ts"
 import { printHelp } from "./output.ts"
 
-/** The keys of a qcow2 image, and what the list of them says. */
+/** The keys of a qcow2 image, with their help. */
 const QCOW2_KEYS: Readonly<Record<string, string>> = {
-  backing_file: "FILE  backing file: what was not written reads as FILE does; relative to the image's folder",
+  backing_file: "FILE  backing file, from which unwritten parts are read; relative to the image's folder",
   backing_fmt: "raw|qcow2  format of that file",
   cluster_size: "SIZE  512 to 2M, a power of two; default 64k",
   compat: "0.10|1.1  version of the format, or v2|v3; default 1.1",
-  data_file: "FILE  external data file: the data is stored there; relative to the image's folder",
-  data_file_raw: "on|off  that file holds, byte for byte, what the guest sees; default off",
-  compression_type: "zlib|zstd  how compressed clusters are written; default zlib",
+  data_file: "FILE  external data file, which stores the data; relative to the image's folder",
+  data_file_raw: "on|off  the data file has the disk's bytes in order, like a raw image; default off",
+  compression_type: "zlib|zstd  compression of clusters; default zlib",
   extended_l2: "on|off  divide each cluster into 32 subclusters; default off",
-  lazy_refcounts: "on|off  let programs that can postpone updates of refcounts; default off",
+  lazy_refcounts: "on|off  allow programs to postpone updates of refcounts; default off",
   ...ENCRYPT_KEYS,
   nocow: "on|off  accepted, without effect",
-  preallocation: "off|metadata|falloc|full  metadata: allocate all clusters; falloc, full: and their space in the file; default off",
+  preallocation: "off|metadata|falloc|full  metadata: allocate all clusters; falloc, full: also their space in the file; default off",
   refcount_bits: "N  1 to 64, a power of two; default 16",
   size: "SIZE  of the disk",
 }
 
 const RAW_KEYS: Readonly<Record<string, string>> = {
   nocow: "on|off  accepted, without effect",
-  preallocation: "off|falloc|full  falloc, full: the file takes up its space from the start; default off",
+  preallocation: "off|falloc|full  falloc, full: allocate the file's space; default off",
   size: "SIZE  of the disk",
 }
 
@@ -34,10 +34,10 @@ const KEYS: Readonly<Record<ImageFormat, Readonly<Record<string, string>>>> = {
   raw: RAW_KEYS, qcow2: QCOW2_KEYS, luks: { ...LUKS_KEYS, size: "SIZE  of the disk" },
 }
 
-/** What `-o` gave of the options of `createImage`. */
+/** The options of `createImage` from `-o`. */
 export type GivenOptions = Partial<Omit<CreateImageOptions, "format">>
 
-/** Prints the keys, if `-o help` asks for them. Returns whether it does. */
+/** Prints the keys for `-o help`. Returns whether it was given. */
 export function helpsWithOptions(given: Arguments, format: ImageFormat): boolean {
   if (!wantsHelp(given.texts("options"))) return false
   printHelp(["Options of a new image:", ...Object.entries(KEYS[format]).map(([key, meaning]) => `  ${key}=${meaning}`)].join("\n"))
@@ -59,7 +59,7 @@ export function givenOptions(given: Arguments, format: ImageFormat): GivenOption
     dataFile: keys.text("data_file"),
     dataFileRaw: keys.switch("data_file_raw"),
     lazyRefcounts: keys.switch("lazy_refcounts"),
-    // Metadata comes first; fillHoles does the rest.
+    // Only metadata now; `fillHoles` allocates the rest later.
     preallocation: format !== "qcow2" || preallocation === undefined || preallocation === "off" ? undefined : "metadata" as const,
     compressionType: keys.choice("compression_type", ["zlib", "zstd"]),
     encryption: format === "raw" ? undefined : encryptionOf(given, keys, format === "luks" ? "" : "encrypt."),
@@ -68,7 +68,7 @@ export function givenOptions(given: Arguments, format: ImageFormat): GivenOption
   })
 }
 
-/** Whether `-o preallocation` wants the file to take up its space. */
+/** Whether `-o preallocation` asks for the file's space. */
 export function wantsSpace(given: Arguments, format: ImageFormat): boolean {
   return ["falloc", "full"].includes(keysOf(given, format).text("preallocation") ?? "off")
 }

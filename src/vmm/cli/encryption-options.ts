@@ -1,15 +1,15 @@
-/** The keys of `-o` that make a new image an encrypted one, as qemu-img spells them: with "encrypt." before them in qcow2 images. */
+/** The keys of `-o` for encryption of a new image, as qemu-img spells them: with the prefix "encrypt." for qcow2. */
 import { CIPHERS, type LuksOptions } from "../../backing/luks/new-volume.ts"
 import { type Arguments, UsageError } from "./arguments.ts"
 import type { KeyValues } from "./key-values.ts"
 import { passphraseOf } from "./secrets.ts"
 
-/** Of a raw LUKS image, and what the list of them says. */
+/** The keys of a raw LUKS image, with their help. */
 export const LUKS_KEYS: Readonly<Record<string, string>> = {
   "cipher-alg": `${CIPHERS.join("|")}  default aes-256`,
   "cipher-mode": "xts|cbc  default xts, of cast5-128 cbc",
-  "hash-alg": "sha1|sha224|sha256|sha384|sha512  of key derivation; default sha256",
-  "iter-time": "N  milliseconds that one try of the passphrase takes; default 2000",
+  "hash-alg": "sha1|sha224|sha256|sha384|sha512  hash of key derivation; default sha256",
+  "iter-time": "N  duration in milliseconds of trying the passphrase; default 2000",
   "ivgen-alg": "plain|plain64|essiv  default plain64, or essiv with cbc",
   "ivgen-hash-alg": "sha256|md5  of essiv; default sha256, of cast5-128 md5",
   "key-secret": "ID  the --object with the passphrase; or use --passphrase-file",
@@ -17,15 +17,15 @@ export const LUKS_KEYS: Readonly<Record<string, string>> = {
 
 /** The same of a qcow2 image. */
 export const ENCRYPT_KEYS: Readonly<Record<string, string>> = {
-  "encrypt.format": "luks  encrypt what the guest stores",
+  "encrypt.format": "luks  encrypt the guest's data",
   ...Object.fromEntries(Object.entries(LUKS_KEYS).map(([key, meaning]) => [`encrypt.${key}`, meaning])),
 }
 
-/** What the keys with this prefix ask for. @throws UsageError */
+/** The encryption that the keys with this prefix request. @throws UsageError */
 export function encryptionOf(given: Arguments, keys: KeyValues, prefix: "" | "encrypt."): LuksOptions | undefined {
   const isWanted = prefix === "" || keys.choice("encrypt.format", ["luks"]) !== undefined
   const stray = Object.keys(LUKS_KEYS).find((key) => keys.text(`${prefix}${key}`) !== undefined)
-  if (!isWanted && stray !== undefined) throw new UsageError(`-o ${prefix}${stray} goes with -o encrypt.format=luks`)
+  if (!isWanted && stray !== undefined) throw new UsageError(`-o ${prefix}${stray} needs -o encrypt.format=luks`)
   if (!isWanted) return undefined
   const [cipher, mode] = [
     keys.choice(`${prefix}cipher-alg`, CIPHERS), keys.choice(`${prefix}cipher-mode`, ["xts", "cbc"]),

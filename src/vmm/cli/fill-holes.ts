@@ -1,11 +1,11 @@
-/** Gives a new image the space that it may need, as `-o preallocation=full` wants it. */
+/** Allocates all the space of a new image, for `-o preallocation=full`. */
 import { dataExtents } from "../../backing/host/data-extents.ts"
 import { HostFile } from "../../backing/host/host-file.ts"
 import { turn } from "./long-work.ts"
 
 const PIECE = 1 << 20
 
-/** Writes zeroes into every hole of the file at `path`. @throws BackingError when there is no room; what `signal` was stopped with */
+/** Writes zeroes into every hole of the file at `path`. @throws BackingError if there is no room; the reason of `signal` */
 export async function fillHoles(path: string, signal: AbortSignal): Promise<void> {
   const zeroes = new Uint8Array(PIECE)
   const extents = dataExtents(path)

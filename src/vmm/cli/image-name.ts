@@ -1,26 +1,26 @@
-/** The image that a command is about: a name with `-f`, or a list of keys with `--image-opts`. */
+/** Reads the name of an image: a name with `-f`, or a list of keys with `--image-opts`. */
 import { type Arguments, nameOf, UsageError } from "./arguments.ts"
 import { KeyValues } from "./key-values.ts"
 import { passphraseOf, type PassphraseSource } from "./secrets.ts"
 
 export interface ImageName {
   readonly path: string
-  /** As stated; undefined when the image is to be looked at. */
+  /** The stated format; undefined: probed. */
   readonly format: "raw" | "qcow2" | "luks" | undefined
-  /** Says the passphrase, if the image turns out to be encrypted. */
+  /** Returns the passphrase, if the image is encrypted. */
   readonly passphrase: PassphraseSource
 }
 
 const FORMATS = ["raw", "qcow2", "luks"] as const
 const KEYS = ["driver", "file.driver", "file.filename", "filename", "key-secret", "encrypt.key-secret", "encrypt.format"]
 
-/** The options that say more of a word that names an image. */
+/** The options for a word that names an image. */
 export interface NamingOptions {
   /** The option with its format. Default "format". */
   readonly format?: string
   /** The option that makes it a list of keys. Default "image-opts". */
   readonly keyed?: string
-  /** Secrets that are for something else: none of them opens the image. Default: none. */
+  /** Secrets for other purposes, which do not open the image. Default: none. */
   readonly otherSecrets?: readonly string[]
 }
 
@@ -29,7 +29,7 @@ export function imageOf(given: Arguments, options: NamingOptions = {}): ImageNam
   return imageNamed(given, given.image, options)
 }
 
-/** The snapshot that `-l` names, by its id or name: as it stands, or as `snapshot.id=ID` or `snapshot.name=NAME`. */
+/** The snapshot of `-l`: an ID or a name, or `snapshot.id=ID` or `snapshot.name=NAME`. */
 export function snapshotOf(given: Arguments): { readonly snapshot?: string } {
   const text = given.text("snapshot")
   if (text === undefined) return {}
@@ -50,7 +50,7 @@ export function imageNamed(given: Arguments, word: string | undefined, options: 
   if (path === undefined || path === "") throw new UsageError(`--${keyed} ${name}: file.filename is missing`)
   const fileDriver = keys.text("file.driver") ?? "file"
   if (fileDriver !== "file") throw new UsageError(`--${keyed} file.driver=${fileDriver}: it must be file`)
-  // The driver "file" below no other one is a raw image to qemu-img.
+  // For qemu-img, the driver "file" alone means a raw image.
   const passphrase = passphraseOf(given, keys.text("encrypt.key-secret") ?? keys.text("key-secret"), { others })
   return { path, format: driver === "file" ? "raw" : keys.choice("driver", FORMATS), passphrase }
 }

@@ -6,19 +6,19 @@ import type { ImageName } from "./image-name.ts"
 import type { KeyValues } from "./key-values.ts"
 import { givenSecret, newPassphraseOf } from "./secrets.ts"
 
-/** Of a raw LUKS image, and what the list of them says. */
+/** The keys of a raw LUKS image, with their help. */
 export const KEY_SLOT_KEYS: Readonly<Record<string, string>> = {
-  state: "active|inactive  let another passphrase open the image, or let one open it no more",
-  "new-secret": "ID  the --object with the passphrase that is new; or use --new-passphrase-file",
-  "old-secret": "ID  the --object with the passphrase that is to open the image no more",
-  keyslot: "N  0 to 7: that key slot; default: the first that is free, or all that the old passphrase opens",
-  "iter-time": "N  milliseconds that one try of the new passphrase takes; default 2000",
+  state: "active|inactive  add a passphrase, or remove one",
+  "new-secret": "ID  the --object with the new passphrase; or use --new-passphrase-file",
+  "old-secret": "ID  the --object with the passphrase to remove",
+  keyslot: "N  key slot, 0 to 7; default: the first free one, or all that the old passphrase opens",
+  "iter-time": "N  duration in milliseconds of trying the new passphrase; default 2000",
 }
 
 /** A change of an image's key slots. */
 export type KeySlotChange = (image: ImageName) => void
 
-/** What the keys with this prefix ask for; undefined: nothing. @throws UsageError for keys that do not go together */
+/** The change that the keys with this prefix request, if any. @throws UsageError for keys that contradict each other */
 export function keySlotChange(given: Arguments, keys: KeyValues, prefix: "" | "encrypt."): KeySlotChange | undefined {
   const isGiven = (key: string): boolean => keys.text(`${prefix}${key}`) !== undefined
   const first = Object.keys(KEY_SLOT_KEYS).find(isGiven)
@@ -53,11 +53,11 @@ function addition(given: Arguments, keys: KeyValues, { prefix, choice }: Choice)
 function removal(given: Arguments, keys: KeyValues, { prefix, choice }: Choice): KeySlotChange {
   const secret = keys.text(`${prefix}old-secret`)
   if (secret === undefined && choice.slot === undefined) {
-    throw new UsageError(`-o ${prefix}state=inactive needs ${prefix}keyslot=N or ${prefix}old-secret=ID: which passphrase is to go`)
+    throw new UsageError(`-o ${prefix}state=inactive needs ${prefix}keyslot=N or ${prefix}old-secret=ID: the passphrase to remove`)
   }
   const old = secret === undefined ? undefined : givenSecret(given, secret)
   return (image) => {
-    // As qemu-img: only somebody who can open the image takes a passphrase away.
+    // As in qemu-img, removing a passphrase needs a passphrase that opens the image.
     const { path, format, passphrase } = image
     openImage(path, { readOnly: true, passphrase, ...(format !== undefined && { format }) }).close()
     removeKeySlot(path, { ...choice, ...(old !== undefined && { passphrase: old() }) })

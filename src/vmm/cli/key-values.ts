@@ -9,22 +9,22 @@ export class KeyValues {
 
   /**
    * @param option names the option in messages: "-o"
-   * @throws UsageError for an empty list, and for a key that is none of `known`
+   * @throws UsageError for an empty list, and for a key that is not `known`
    */
   constructor(option: string, lists: readonly string[], known: readonly string[]) {
     this.#option = option
     for (const list of lists) {
-      if (/^(,|$)|(^|[^,])(,,)*,$/.test(list)) throw new UsageError(`${option} "${list}": a list such as key=value,key=value is wanted`)
+      if (/^(,|$)|(^|[^,])(,,)*,$/.test(list)) throw new UsageError(`${option} "${list}": it must be a list such as key=value,key=value`)
       for (const item of list.replaceAll(",,", "\0").split(",")) this.#add(item.replaceAll("\0", ","), known)
     }
   }
 
-  /** What `key` was given as. */
+  /** The text of `key`. */
   text(key: string): string | undefined {
     return this.#values.get(key)
   }
 
-  /** The one of `choices` that `key` was given as. */
+  /** The value of `key`, which must be one of `choices`. */
   choice<T extends string>(key: string, choices: readonly T[]): T | undefined {
     const text = this.text(key)
     if (text === undefined) return undefined
@@ -33,7 +33,7 @@ export class KeyValues {
     return found
   }
 
-  /** Whether `key` is switched on: on, yes, true or y; off, no, false or n. */
+  /** The boolean value of `key`: on, yes, true or y; off, no, false or n. */
   switch(key: string): boolean | undefined {
     const text = this.text(key)
     if (text === undefined) return undefined
@@ -42,7 +42,7 @@ export class KeyValues {
     throw new UsageError(`${this.#option} ${key}=${text}: it must be on or off`)
   }
 
-  /** The whole number that `key` was given as. */
+  /** The value of `key` as a whole number. */
   count(key: string): number | undefined {
     const text = this.text(key)
     if (text === undefined) return undefined
@@ -51,7 +51,7 @@ export class KeyValues {
     return value
   }
 
-  /** The bytes that `key` was given as. */
+  /** The value of `key` as a size in bytes. */
   size(key: string): number | undefined {
     const text = this.text(key)
     return text === undefined ? undefined : sizeOf(`${this.#option} ${key}`, text)

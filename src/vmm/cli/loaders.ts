@@ -1,4 +1,4 @@
-/** Where the commands are: each call loads its own one only, because loading is most of a short call's time. */
+/** Loads the module of one command only, because loading takes most of a short call's time. */
 import type { Command } from "./arguments.ts"
 
 export const LOADERS: Readonly<Record<string, () => Promise<Command>>> = {

@@ -1,9 +1,9 @@
-/** Work that takes long: it shows how far it is, and SIGINT and SIGTERM stop it between two steps. */
+/** Long work: shows progress, and stops between two steps after SIGINT or SIGTERM. */
 import type { Arguments } from "./arguments.ts"
 import { InterruptedError } from "./interrupted-error.ts"
 import { Progress } from "./progress.ts"
 
-/** What the operations on whole disks take as options. */
+/** Options of operations on whole disks. */
 export interface Watch {
   readonly progress: (done: number, total: number) => void
   readonly signal: AbortSignal
@@ -12,7 +12,7 @@ export interface Watch {
 const SIGNALS = { SIGINT: 130, SIGTERM: 143 } as const
 
 /**
- * Does long work. With `-q` it shows nothing, with `-p` lines where there is no terminal.
+ * Does long work. With `-q` it shows nothing, with `-p` lines if there is no terminal.
  * @param given arguments of a command that has PROGRESS and QUIET in its row
  * @param leftBehind as for `stoppable`
  * @throws as `stoppable`
@@ -28,7 +28,7 @@ export async function longWork<T>(given: Arguments, leftBehind: string, work: (w
 
 /**
  * Does work that a signal stops.
- * @param leftBehind what is there after an interruption, and how to go on: "x.qcow2 is as it was; run the command again"
+ * @param leftBehind the state after an interruption, and how to continue: "x.qcow2 is as it was; run the command again"
  * @throws InterruptedError when a signal stopped it; the second one ends the program at once
  */
 export async function stoppable<T>(leftBehind: string, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
@@ -49,7 +49,7 @@ export async function stoppable<T>(leftBehind: string, work: (signal: AbortSigna
   }
 }
 
-/** Lets signals in, between two steps. @throws what `signal` was stopped with */
+/** Lets signals arrive between two steps. @throws the reason of `signal` */
 export async function turn(signal: AbortSignal): Promise<void> {
   await new Promise((resolve) => setImmediate(resolve))
   signal.throwIfAborted()

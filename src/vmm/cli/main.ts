@@ -3,7 +3,7 @@
 import { explainBug, vioblk } from "./program.ts"
 import { complain } from "./output.ts"
 
-// Who reads our output may have had enough of it (`| head`), or may have no room for it.
+// The reader of our output may have closed it (`| head`), or its disk may be full.
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   if (error.code !== "EPIPE") complain(`cannot write the output: ${error.message}`)
   process.exit(error.code === "EPIPE" ? 0 : 1)

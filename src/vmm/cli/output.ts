@@ -1,4 +1,6 @@
-/** All that the command line prints. Names come from images and directories, and what a terminal would obey in them is replaced. */
+/**
+ * Prints all output of the command line. Replaces control characters, which a terminal would obey, in names from images and directories.
+ */
 import { printable } from "../../backing/backing.ts"
 
 /** Prints one line. */
@@ -15,7 +17,7 @@ export class LineWriter {
     if (this.#text.length >= 1 << 16) this.end()
   }
 
-  /** Prints what is left. */
+  /** Prints the rest. */
   end(): void {
     if (this.#text !== "") console.log(this.#text.slice(0, -1))
     this.#text = ""
@@ -42,7 +44,7 @@ export function printTrace(line: string): void {
   console.error(printable(line))
 }
 
-/** Prints what went wrong, or may, on standard error. */
+/** Prints an error or a warning on standard error. */
 export function complain(message: string): void {
   console.error(`vioblk: ${printable(message)}`)
 }
@@ -54,8 +56,8 @@ export function complainAtLength(error: unknown): void {
 }
 
 /**
- * JSON that a terminal shows as it is: JSON.stringify escapes control characters below 0x20, but neither those from 0x7f on nor what
- * turns text around.
+ * JSON that is safe on a terminal: JSON.stringify escapes control characters below 0x20, but neither those from 0x7f on nor those that
+ * change the direction of text.
  */
 export function toJson(value: unknown, indent?: number): string {
   const escape = (found: string): string =>

@@ -1,4 +1,4 @@
-/** Finds the command, runs it, and turns what goes wrong into one line and an exit code. */
+/** Finds the command, runs it, and turns an error into one line and an exit code. */
 import { nearest } from "../../options.ts"
 import { type Arguments, parseArguments, UsageError } from "./arguments.ts"
 import { complain, complainAtLength, printHelp } from "./output.ts"
@@ -7,7 +7,7 @@ import { LOADERS } from "./loaders.ts"
 import type { CommandRow } from "./table/rows.ts"
 import { COMMANDS } from "./table/table.ts"
 
-/** Commands that never write, and may read what another program has locked. */
+/** Commands that only read, so that `-U` is safe. */
 const READERS: readonly string[] = ["compare", "info", "map", "measure"]
 
 /** Runs the command line. Returns the exit code. */
@@ -31,7 +31,7 @@ async function runCommand(row: CommandRow, args: readonly string[]): Promise<num
   return (await load())(given)
 }
 
-/** Options alone, or an image, are for `run`; a word that can be neither is a mistyped command. */
+/** Options alone, or an image, belong to `run`. Any other word is a mistyped command. */
 async function withoutCommand(args: readonly string[]): Promise<number> {
   const [first = "", second] = args
   const row = commandNamed("run")
@@ -57,7 +57,7 @@ function unknownCommand(name: string): UsageError {
 }
 
 async function help([name, extra]: readonly string[]): Promise<number> {
-  if (extra !== undefined) throw new UsageError(`help takes one command: "${extra}" is one word too many`)
+  if (extra !== undefined) throw new UsageError(`help takes one command, and "${extra}" is a second one`)
   if (name === "--man") {
     const { manPage } = await import("./help/man-page.ts")
     printHelp(manPage(COMMANDS, await versionNumber()))
@@ -73,7 +73,7 @@ async function version(): Promise<number> {
   return 0
 }
 
-/** Of the package.json above this file, wherever the build has put it. */
+/** The version in the package.json above this file, wherever the build has put it. */
 async function versionNumber(): Promise<string> {
   const { existsSync, readFileSync } = await import("node:fs")
   let place = new URL("package.json", import.meta.url)
@@ -84,11 +84,11 @@ async function versionNumber(): Promise<string> {
 
 /** One line for a bug of ours, which `vioblk` throws. Returns the exit code. */
 export function explainBug(error: unknown): number {
-  complain(`this is a bug: ${error instanceof Error ? error.message : String(error)}; please report it, with what --debug says`)
+  complain(`this is a bug: ${error instanceof Error ? error.message : String(error)}; please report it, with the output of --debug`)
   return 1
 }
 
-/** One line for what a person can do something about. Anything else is a bug of ours, and is thrown. */
+/** One line for an error that a person can correct. Anything else is a bug of ours, and is thrown. */
 async function explain(error: unknown, args: readonly string[]): Promise<number> {
   if (args.includes("--debug")) complainAtLength(error)
   if (error instanceof UsageError) {
@@ -104,6 +104,6 @@ async function explain(error: unknown, args: readonly string[]): Promise<number>
   if (!isForPeople(error)) throw error
   const isReader = READERS.includes(args[0] ?? "")
   const canShare = isReader && "code" in error && error.code === "busy"
-  complain(canShare ? `${error.message}, or read it as it is now with -U` : error.message)
+  complain(canShare ? `${error.message}, or read it in its present state with -U` : error.message)
   return 1
 }

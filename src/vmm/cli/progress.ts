@@ -1,4 +1,4 @@
-/** How far long work is: a bar on standard error where that is a terminal, lines on standard output with `-p`, nothing otherwise. */
+/** Progress of long work: a bar if standard error is a terminal, lines on standard output with `-p`, nothing otherwise. */
 import { formatBytes, formatDuration } from "./format.ts"
 import { print, showStatus } from "./output.ts"
 
@@ -8,9 +8,9 @@ const LONGEST_BAR = 40
 const SHORTEST_BAR = 10
 
 export interface ProgressOptions {
-  /** Bytes in all; undefined: each `show` says it. */
+  /** Bytes in all; undefined: passed to each `show`. */
   readonly total?: number
-  /** Print lines where there is no terminal. */
+  /** Print lines if there is no terminal. */
   readonly lines?: boolean
   /** Print nothing at all. */
   readonly quiet?: boolean
@@ -43,7 +43,7 @@ export class Progress {
     else print(`${percent(state)} ${amounts(state)}`)
   }
 
-  /** Takes the bar away. */
+  /** Removes the bar. */
   clear(): void {
     if (this.#mode === "bar" && this.#shownAt > 0) showStatus("")
   }
@@ -56,7 +56,7 @@ export interface ProgressState {
   readonly seconds: number
 }
 
-/** A bar, and as much of the percentage, bytes, rate and time left as there is room for: less than `columns` characters. */
+/** A bar, with percentage, bytes, rate and remaining time as far as they fit into less than `columns` characters. */
 export function barLine(state: ProgressState, columns = 80): string {
   const parts = [percent(state), amounts(state)]
   const room = columns - 1

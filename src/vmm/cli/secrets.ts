@@ -1,6 +1,6 @@
 /**
- * Passphrases of encrypted images: from a file, the environment or the terminal. Never from the command line, which other users of the
- * host can read.
+ * Reads passphrases of encrypted images from a file, the environment or the terminal, and never from the command line, which other users of
+ * the host can read.
  */
 import { closeSync, openSync, readFileSync, readSync, writeSync } from "node:fs"
 import { BackingError } from "../../backing/backing.ts"
@@ -12,19 +12,19 @@ const VARIABLE = "VIOBLK_PASSPHRASE"
 const NEW_VARIABLE = "VIOBLK_NEW_PASSPHRASE"
 const LINE_END = 10
 
-/** Asks for the passphrase when an image turns out to be encrypted. */
+/** Returns the passphrase of an image that is encrypted. */
 export type PassphraseSource = (image: EncryptedImage) => Passphrase
 
 export interface AskingOptions {
-  /** Secrets that are for something else. Default: none. */
+  /** Secrets for other purposes. Default: none. */
   readonly others?: readonly string[]
   /** The image is not made yet: the terminal asks twice. Default false. */
   readonly isNew?: boolean
 }
 
 /**
- * Where the passphrase comes from: the `--object` named `secret`, or else `--passphrase-file`, the only `--object`, the environment, or the
- * terminal. @throws UsageError for an object that makes no sense, and for a secret that is not given
+ * The source of the passphrase: the `--object` named `secret`, or else `--passphrase-file`, the only `--object`, the environment, or the
+ * terminal. @throws UsageError for a wrong object, and for a missing secret
  */
 export function passphraseOf(given: Arguments, secret?: string, { others = [], isNew = false }: AskingOptions = {}): PassphraseSource {
   const secrets = secretsOf(given)
@@ -42,8 +42,8 @@ export function passphraseOf(given: Arguments, secret?: string, { others = [], i
 }
 
 /**
- * Where a passphrase comes from that the image gets in addition: the `--object` named `secret`, or else `--new-passphrase-file`, the
- * environment, or the terminal, which asks twice. @throws as `passphraseOf`
+ * The source of an additional passphrase: the `--object` named `secret`, or else `--new-passphrase-file`, the environment, or the terminal,
+ * which asks twice. @throws as `passphraseOf`
  */
 export function newPassphraseOf(given: Arguments, secret: string | undefined): PassphraseSource {
   const file = secret === undefined ? given.text("new-passphrase-file") : fileOf(secretsOf(given), secret)
@@ -57,7 +57,7 @@ export function newPassphraseOf(given: Arguments, secret: string | undefined): P
   }
 }
 
-/** What the `--object` named `secret` holds, read when it is asked for. @throws UsageError for a secret that is not given */
+/** The content of the `--object` named `secret`, read when it is needed. @throws UsageError for a missing secret */
 export function givenSecret(given: Arguments, secret: string): () => Passphrase {
   const file = fileOf(secretsOf(given), secret)
   return () => readKeyFile(file)
@@ -87,7 +87,7 @@ function secretsOf(given: Arguments): Map<string, string> {
   return secrets
 }
 
-/** All bytes of the file: a line end at its end counts, as it does for QEMU. */
+/** All bytes of the file, as in QEMU: a line end at its end counts. */
 function readKeyFile(file: string): Uint8Array {
   try {
     return new Uint8Array(readFileSync(file))
@@ -97,7 +97,7 @@ function readKeyFile(file: string): Uint8Array {
   }
 }
 
-/** A typing error in a new passphrase would lock everybody out. */
+/** Asks twice, because a typing error in a new passphrase would lock everybody out. */
 function askTwice(prompt: string, image: EncryptedImage): Passphrase {
   const first = askTerminal(prompt, image)
   if (!Buffer.from(first).equals(askTerminal("The same again: ", image))) {
@@ -106,7 +106,7 @@ function askTwice(prompt: string, image: EncryptedImage): Passphrase {
   return first
 }
 
-/** Reads a line from the terminal, which does not show it. */
+/** Reads a line from the terminal without echo. */
 function askTerminal(prompt: string, { path }: EncryptedImage): Uint8Array {
   const terminal = openSync("/dev/tty", "r+")
   const bytes: number[] = []

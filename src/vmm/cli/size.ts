@@ -2,12 +2,12 @@
 
 const UNITS = "BKMGTPE"
 
-/** What qemu-img takes for the largest size. */
+/** qemu-img's maximum. */
 const MOST = 2n ** 63n - 1n
 
 /**
- * The bytes that "1.5G", "512k", "1b", "0x1000" or "1048576" mean, as qemu-img counts them: suffixes are powers of 1024, a fraction of a
- * byte is cut off. Undefined for anything else, and beyond 2^63 - 1. Beyond 2^53 the number is the nearest one that JavaScript has.
+ * Parses "1.5G", "512k", "1b", "0x1000" or "1048576" into bytes, like qemu-img: suffixes are powers of 1024, and a fraction of a byte is
+ * cut off. Undefined for anything else, and beyond 2^63 - 1. Beyond 2^53 the result is the nearest number of JavaScript.
  */
 export function parseSize(text: string): number | undefined {
   const hex = /^\s*\+?0x([\da-f]+?)([kmgtp]?)$/i.exec(text)

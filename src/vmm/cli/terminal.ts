@@ -1,4 +1,4 @@
-/** What the terminal on standard output can show. */
+/** The abilities of the terminal on standard output. */
 
 export interface Terminal {
   readonly columns: number
@@ -7,7 +7,7 @@ export interface Terminal {
   readonly isUnicode: boolean
 }
 
-/** The terminal on standard output (Node leaves out what a pipe has not); a pipe has 80 columns and no colours. */
+/** The terminal on standard output. A pipe, for which Node has no such properties, gets 80 columns and no colours. */
 export function terminal(): Terminal {
   const { NO_COLOR = "", TERM = "", LC_ALL = "", LC_CTYPE = "", LANG = "" } = process.env
   return {

@@ -120,9 +120,9 @@ describe("lists of keys", () => {
   })
 
   it.each([
-    ["", "a list such as key=value,key=value is wanted"],
-    ["size=1,", "a list such as key=value,key=value is wanted"],
-    [",size=1", "a list such as key=value,key=value is wanted"],
+    ["", "it must be a list such as key=value,key=value"],
+    ["size=1,", "it must be a list such as key=value,key=value"],
+    [",size=1", "it must be a list such as key=value,key=value"],
     ["sise=1", 'there is no key "sise" (did you mean size?)'],
     ["frobnicate", 'there is no key "frobnicate"; the keys are size, name and lazy'],
   ])("%j is refused", (list, message) => expect(() => keys(list)).toThrow(message))
@@ -144,7 +144,7 @@ describe("what goes wrong", () => {
     const spy = vi.spyOn(console, "error").mockImplementation((line) => void printed.push(String(line)))
     expect(explainBug(new TypeError("x is undefined"))).toBe(1)
     spy.mockRestore()
-    expect(printed).toEqual(["vioblk: this is a bug: x is undefined; please report it, with what --debug says"])
+    expect(printed).toEqual(["vioblk: this is a bug: x is undefined; please report it, with the output of --debug"])
     expect((await commandLine("info", "gone.qcow2")).err).toBe("vioblk: gone.qcow2: cannot open: no such file\n")
     const { err, code } = await commandLine("info", "--debug", "gone.qcow2")
     expect([code, err]).toEqual([
@@ -157,7 +157,7 @@ describe("what goes wrong", () => {
     const path = join(temporaryDirectory(), "disk.qcow2")
     createImage(path, { size: 1 << 20 })
     const disk = openImage(path)
-    expect((await commandLine("info", path)).err).toMatch(/, or read it as it is now with -U\n$/)
+    expect((await commandLine("info", path)).err).toMatch(/, or read it in its present state with -U\n$/)
     expect((await commandLine("resize", path, "2M")).err).not.toMatch(/-U/)
     disk.close()
     expect((await commandLine("create", "-f", "qcow2", "-b", path, `${path}.top`)).err).toMatch(/must be given: -F raw or -F qcow2; see/)

@@ -100,7 +100,7 @@ describe("encrypted images on the command line", () => {
     [["--object", "iothread,id=s"], /the only object is secret/],
     [["--object", "secret,id=s"], /file=FILE are needed/],
     [["-o", `${LUKS},encrypt.key-secret=q`], /there is no --object secret,id=q/],
-    [["-o", "encrypt.cipher-alg=aes-128"], /goes with -o encrypt.format=luks/],
+    [["-o", "encrypt.cipher-alg=aes-128"], /needs -o encrypt.format=luks/],
     [["-o", "encrypt.format=aes"], /it must be luks/],
     [["--passphrase-file", "/nowhere", "-o", LUKS], /the passphrase cannot be read/],
   ])("are refused with %j in one line", async (words, message) => {

@@ -40,7 +40,7 @@ describe("vioblk without an image", () => {
     expect(out).toMatch(/^00:01\.0 SCSI storage controller \[0100\]: Red Hat, Inc\. Virtio block device \[1af4:1001\]/)
     expect(out).toContain("VERSION_1")
     expect(out).toMatch(/^serial {4}vioblk-demo$/m)
-    expect(out).toMatch(/^verified {2}what came back is what was written/m)
+    expect(out).toMatch(/^verified {2}the data read equals the data written/m)
     expect(readdirSync(folder).filter((name) => name.startsWith("vioblk-"))).toEqual([])
   })
 
@@ -68,7 +68,7 @@ describe("vioblk IMAGE", () => {
     const { path, content } = image("odd.raw", 5 * 512 + 100)
     const { out } = await commandLine(path, "--format", "raw")
     expect(out).toContain(sha256(content.subarray(0, 5 * 512)))
-    expect(out).toContain("the last 100 bytes of the image are no whole sector")
+    expect(out).toContain("the last 100 bytes of the image do not fill a sector")
   })
 
   it("shows the partitions", async () => {
@@ -162,7 +162,7 @@ describe("vioblk says in one line what is wrong", () => {
       "vioblk: --format \ufffd[m\ufffd: it must be raw, qcow2 or luks; see vioblk --help\n",
     ],
     ["two kinds of output", ["--json", "--metrics"], 1, "vioblk: --json and --metrics exclude each other; see vioblk --help\n"],
-    ["--write without an image", ["--write"], 1, "vioblk: --write goes with an image; see vioblk --help\n"],
+    ["--write without an image", ["--write"], 1, "vioblk: --write needs an image; see vioblk --help\n"],
   ])("%s", async (_what, args, code, line) => {
     expect(await commandLine(...args)).toEqual({ code, out: "", err: line })
     expect(existsSync("nowhere.raw")).toBe(false)

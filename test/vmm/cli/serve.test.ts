@@ -83,8 +83,8 @@ describe("vioblk serve", () => {
       [1, `vioblk: cannot listen at port ${port} of 127.0.0.1: it is in use; choose another one\n`, [path, "--port", String(port)]],
       [1, `vioblk: cannot listen at ${path}: it exists already; remove it if no server listens there\n`, [path, "--socket", path]],
       [1, "vioblk: --port 65536: it must be a whole number from 0 to 65535; see vioblk serve --help\n", [path, "--port", "65536"]],
-      [1, "vioblk: --socket goes without --port; see vioblk serve --help\n", [path, "--port", "1", "--socket", "x"]],
-      [1, "vioblk: TLS takes a certificate and its key: --tls-cert and --tls-key; see vioblk serve --help\n", [
+      [1, "vioblk: --socket and --port exclude each other; see vioblk serve --help\n", [path, "--port", "1", "--socket", "x"]],
+      [1, "vioblk: TLS needs a certificate and its key: --tls-cert and --tls-key; see vioblk serve --help\n", [
         path, "--tls-ca", join(folder, "pem"),
       ]],
       [1, "vioblk: the name of the image is missing; see vioblk serve --help\n", []],

@@ -84,7 +84,7 @@ describe("why a request failed", () => {
     writeFileSync(path, image.bytes)
     const { code, out, err } = await commandLine(path)
     expect([code, out]).toEqual([1, ""])
-    expect(err).toMatch(/^vioblk: IN at sector 0 failed: .*disk\.qcow2: .*L1.*; "vioblk check" says what else is wrong with it\n$/)
+    expect(err).toMatch(/^vioblk: IN at sector 0 failed: .*disk\.qcow2: .*L1.*; "vioblk check" lists all damage\n$/)
   })
 
   it("is said with the file and the place: a damaged cluster of a backing file", async () => {

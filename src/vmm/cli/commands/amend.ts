@@ -1,4 +1,4 @@
-/** `vioblk amend`: changes options of an image that is there, as `qemu-img amend` does. */
+/** `vioblk amend`: changes options of an existing image, like `qemu-img amend`. */
 import { type AmendImageOptions, amendImage } from "../../../backing/operations/amend-image.ts"
 import { type Arguments, UsageError } from "../arguments.ts"
 import { defined } from "../create-options.ts"
@@ -7,18 +7,18 @@ import { KEY_SLOT_KEYS, keySlotChange } from "../key-slot-options.ts"
 import { KeyValues, wantsHelp } from "../key-values.ts"
 import { complain, printHelp } from "../output.ts"
 
-/** The keys of a qcow2 image, and what the list of them says. */
+/** The keys of a qcow2 image, with their help. */
 const QCOW2_KEYS: Readonly<Record<string, string>> = {
   compat: "0.10|1.1  version of the format, or v2|v3",
-  data_file: "FILE  name of the external data file, of an image that has one",
-  data_file_raw: "off  that file is no longer kept as what the guest sees",
-  lazy_refcounts: "on|off  the feature bit of that name",
+  data_file: "FILE  new name of the external data file, if the image has one",
+  data_file_raw: "off  the data file no longer has the disk's bytes in order",
+  lazy_refcounts: "on|off  allow programs to postpone updates of refcounts",
   refcount_bits: "N  1 to 64, a power of two",
-  size: "SIZE  of the disk, not less than it has",
+  size: "SIZE  of the disk, not less than before",
   ...Object.fromEntries(Object.entries(KEY_SLOT_KEYS).map(([key, meaning]) => [`encrypt.${key}`, meaning])),
 }
 
-/** What qemu-img leaves to another command. */
+/** Keys for which qemu-img has another command. */
 const REBASED = ["backing_file", "backing_fmt"]
 
 export async function amend(given: Arguments): Promise<number> {
@@ -28,7 +28,7 @@ export async function amend(given: Arguments): Promise<number> {
     printHelp(["Options that can be changed:", ...Object.entries(known).map(([key, meaning]) => `  ${key}=${meaning}`)].join("\n"))
     return 0
   }
-  if (lists.length === 0) throw new UsageError("amend needs what is to change: -o KEY=VALUE,...")
+  if (lists.length === 0) throw new UsageError("amend needs changes: -o KEY=VALUE,...")
   const isLuks = imageOf(given).format === "luks"
   const prefix = isLuks ? "" : "encrypt."
   const keys = new KeyValues("-o", lists, isLuks ? Object.keys(KEY_SLOT_KEYS) : [...Object.keys(QCOW2_KEYS), ...REBASED])
@@ -40,7 +40,7 @@ export async function amend(given: Arguments): Promise<number> {
     complain(`${image.path}: a raw image has no options`)
     return 1
   }
-  // First: a passphrase is more likely to be wrong than anything that amendImage refuses.
+  // Comes first, because a wrong passphrase is the most likely error.
   changeKeySlots?.(image)
   if (Object.keys(options).length > 0) amendImage(image.path, { ...options, passphrase: image.passphrase })
   return 0

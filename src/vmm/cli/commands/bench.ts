@@ -1,4 +1,4 @@
-/** `vioblk bench`: how fast an image is, as `qemu-img bench` asks it; `--picture` draws how long requests took. */
+/** `vioblk bench`: measures the speed of an image, like `qemu-img bench`; `--picture` draws latencies. */
 import { openImage } from "../../../backing/open.ts"
 import { LatencyHistogram } from "../../../virtio/blk/observation/latency-histogram.ts"
 import { type Arguments, UsageError } from "../arguments.ts"
@@ -9,7 +9,7 @@ import { type Terminal, terminal } from "../terminal.ts"
 
 const MOST = 2 ** 31 - 1
 
-/** What is asked of the image. */
+/** The requests. */
 interface Load {
   readonly count: number
   readonly length: number
@@ -47,7 +47,7 @@ function loadOf(given: Arguments): Load {
   const write = given.flag("write")
   const depth = given.count("depth", 1, MOST) ?? 64
   const flushEvery = given.count("flush-interval", 0, MOST) ?? 0
-  if (flushEvery > 0 && !write) throw new UsageError("--flush-interval goes with -w")
+  if (flushEvery > 0 && !write) throw new UsageError("--flush-interval needs -w")
   if (flushEvery > 0 && flushEvery < depth) {
     throw new UsageError(`--flush-interval ${flushEvery}: it must not be less than -d, which is ${depth}`)
   }
@@ -62,7 +62,7 @@ function loadOf(given: Arguments): Load {
 
 type Disk = Pick<ReturnType<typeof openImage>, "size" | "pread" | "pwrite" | "flush">
 
-/** Returns the seconds that it took. */
+/** Returns the duration in seconds. */
 function run(disk: Disk, { count, length, step, start, write, pattern, flushEvery }: Load, record: (ms: number) => void): number {
   const buffer = new Uint8Array(length).fill(pattern)
   const began = performance.now()
@@ -127,7 +127,7 @@ export function histogramLines(counts: ReadonlyMap<number, number>, { columns, i
     const count = counts.get(bucket) ?? 0
     const title = `${timeOf(2 ** bucket).padStart(9)} ${String(count).padStart(8)} `
     const width = Math.max(columns - 1 - title.length, 0)
-    // What happened at all has a sign.
+    // Anything that occurred has at least one sign.
     const length = count === 0 ? 0 : Math.max(Math.round((count / most) * width), 1)
     lines.push((title + (isUnicode ? "█" : "#").repeat(length)).slice(0, Math.max(columns - 1, 1)))
   }

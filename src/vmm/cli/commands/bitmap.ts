@@ -1,4 +1,4 @@
-/** `vioblk bitmap`: makes, removes, clears, switches and merges persistent bitmaps of an image, as `qemu-img bitmap` does. */
+/** `vioblk bitmap`: adds, removes, clears, enables, disables and merges persistent bitmaps, like `qemu-img bitmap`. */
 import { BackingError } from "../../../backing/backing.ts"
 import { openImage } from "../../../backing/open.ts"
 import { Qcow2Image } from "../../../backing/qcow2/image.ts"
@@ -18,10 +18,10 @@ export async function bitmap(given: Arguments): Promise<number> {
   if (extra !== undefined) throw new UsageError(`bitmap takes an image and a bitmap: "${extra}" is one word too many`)
   const source = given.text("source-file")
   const granularity = given.size("granularity")
-  if (granularity !== undefined && !given.flag("add")) throw new UsageError(`${given.spelling("granularity")} goes with --add`)
-  if (source !== undefined && !given.flag("merge")) throw new UsageError(`${given.spelling("source-file")} goes with --merge`)
+  if (granularity !== undefined && !given.flag("add")) throw new UsageError(`${given.spelling("granularity")} needs --add`)
+  if (source !== undefined && !given.flag("merge")) throw new UsageError(`${given.spelling("source-file")} needs --merge`)
   const sourceFormat = given.choice("source-format", ["raw", "qcow2"])
-  if (sourceFormat !== undefined && source === undefined) throw new UsageError(`${given.spelling("source-format")} goes with -b`)
+  if (sourceFormat !== undefined && source === undefined) throw new UsageError(`${given.spelling("source-format")} needs -b`)
   const from = source === undefined ? undefined : { path: source, format: sourceFormat, passphrase: target.passphrase }
   withBitmaps(target, { readOnly: false }, (bitmaps) => {
     const work = (others: Bitmaps): void => {
@@ -35,7 +35,7 @@ export async function bitmap(given: Arguments): Promise<number> {
 
 interface Step {
   readonly action: Action
-  /** What `--merge` names, and where that is. */
+  /** The source of `--merge`. */
   readonly from: string
   readonly others: Bitmaps
   readonly granularity: number | undefined

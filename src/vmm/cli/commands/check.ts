@@ -73,7 +73,7 @@ function resultLines(result: CheckResult): string[] {
     ...(unlisted > 0 ? [`... and ${unlisted} more`] : []),
     ...(corruptionsFixed + leaksFixed > 0 ? [`repaired: ${corruptionsFixed} errors, ${leaksFixed} leaked clusters`] : []),
     ...(corruptions > 0 ? corruptionLines(result) : []),
-    ...(leaks > 0 ? [`${leaks} leaked clusters: they waste space and do no other harm`] : []),
+    ...(leaks > 0 ? [`${leaks} leaked clusters: they waste space and are otherwise harmless`] : []),
     ...(corruptions + leaks === 0 ? ["The image is consistent."] : []),
     `${allocatedClusters}/${totalClusters} = ${percent(allocatedClusters, totalClusters)} allocated, ` +
       `${percent(fragmentedClusters, allocatedClusters)} fragmented, ${percent(compressedClusters, allocatedClusters)} compressed clusters`,
@@ -83,7 +83,7 @@ function resultLines(result: CheckResult): string[] {
 
 function corruptionLines({ corruptions, dirty, findings }: CheckResult): string[] {
   const errors = corruptions === 1 ? "1 error" : `${corruptions} errors`
-  // With the dirty bit set, refcounts that are behind are what the format expects.
+  // With the dirty bit set, outdated refcounts are normal.
   if (dirty && findings.every(({ kind }) => kind === "refcount" || kind === "copied" || kind === "leak")) {
     return [`${errors}: the image was not closed cleanly; opening it for writing mends that, and so does vioblk check --repair all`]
   }

@@ -1,4 +1,4 @@
-/** `vioblk commit`: writes what an image holds into its backing file. Exit codes as those of `qemu-img commit`. */
+/** `vioblk commit`: writes the data of an image into its backing file. Exit codes as those of `qemu-img commit`. */
 import { commitImage } from "../../../backing/operations/commit-image.ts"
 import { type Arguments, UsageError } from "../arguments.ts"
 import { imageOf } from "../image-name.ts"
@@ -15,7 +15,7 @@ export async function commit(given: Arguments): Promise<number> {
   const rate = given.size("rate-limit")
   if (rate === 0) throw new UsageError(`${given.spelling("rate-limit")} 0: nothing would ever be written`)
   const options = {
-    // With -b, qemu-img keeps the image as with -d: it may not stand on its base alone.
+    // With -b, qemu-img implies -d, because files between the image and its base may have data too.
     keep: base !== undefined || given.flag("keep-content"),
     ...(base !== undefined && { base }), ...(rate !== undefined && { rate }),
   }

@@ -7,7 +7,7 @@ import { imageNamed } from "../image-name.ts"
 import { complain, print, printJson } from "../output.ts"
 import { longWork } from "../long-work.ts"
 
-/** Exit codes besides 0 and 1, which say that the images are the same, or not. */
+/** Exit codes beside 0 (the images are the same) and 1 (they differ). */
 const CANNOT_OPEN = 2
 const CANNOT_READ = 4
 

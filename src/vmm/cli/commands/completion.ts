@@ -1,4 +1,4 @@
-/** `vioblk completion`: scripts by which shells complete commands and options. */
+/** `vioblk completion`: prints scripts for the completion of commands and options in shells. */
 import { type Arguments, UsageError } from "../arguments.ts"
 import { bashCompletion, zshCompletion } from "../help/completion.ts"
 import { printHelp } from "../output.ts"

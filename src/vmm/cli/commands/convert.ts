@@ -20,7 +20,7 @@ export async function convert(given: Arguments): Promise<number> {
   const names = given.words.slice(0, -1)
   if (names.length === 0) throw new UsageError("convert needs an image, and the name of the new one")
   const target = nameOf("new image", given.words.at(-1))
-  if (given.flag("compress") && format !== "qcow2") throw new UsageError("-c: only qcow2 images have compressed clusters; give -O qcow2")
+  if (given.flag("compress") && format !== "qcow2") throw new UsageError("-c needs -O qcow2: only qcow2 images have compressed clusters")
   const options = convertOptions(given)
   const bitmaps = bitmapChoice(given, names)
   const source = openSources(given, names)
@@ -41,11 +41,11 @@ export async function convert(given: Arguments): Promise<number> {
   return 0
 }
 
-/** What `--bitmaps` asks for. */
+/** The options of `--bitmaps`. */
 function bitmapChoice(given: Arguments, names: readonly string[]): BitmapChoice | undefined {
   const [isWanted, skips] = [given.flag("bitmaps"), given.flag("skip-broken-bitmaps")]
-  if (skips && !isWanted) throw new UsageError(`${given.spelling("skip-broken-bitmaps")} goes with --bitmaps`)
-  if (isWanted && names.length > 1) throw new UsageError("--bitmaps: bitmaps are copied of one image only")
+  if (skips && !isWanted) throw new UsageError(`${given.spelling("skip-broken-bitmaps")} needs --bitmaps`)
+  if (isWanted && names.length > 1) throw new UsageError("--bitmaps needs a single image")
   return isWanted ? (skips ? "consistent" : "all") : undefined
 }
 
@@ -66,13 +66,13 @@ function convertOptions(given: Arguments): ConvertOptions {
 }
 
 function newImage(given: Arguments, format: ImageFormat) {
-  if (given.flag("target-is-zero")) throw new UsageError("--target-is-zero goes with -n: a new image is zero")
+  if (given.flag("target-is-zero")) throw new UsageError("--target-is-zero needs -n: a new image is zero anyway")
   const listed = givenOptions(given, format)
   const own = defined({ backing: given.text("backing"), backingFormat: given.choice("backing-format", ["raw", "qcow2", "luks"]) })
   return { ...listed, ...own, format }
 }
 
-/** The images one behind the other. When one cannot be opened, none stays open. */
+/** Concatenates the images. If one cannot be opened, none stays open. */
 function openSources(given: Arguments, names: readonly string[]): VirtioBacking {
   const disks: VirtioBacking[] = []
   try {
@@ -102,7 +102,7 @@ interface Copy {
   readonly bitmaps: BitmapChoice | undefined
 }
 
-/** `-n`: into an image that is there. */
+/** `-n`: converts into an existing image. */
 async function convertInto(given: Arguments, { source, target, options, bitmaps }: Copy): Promise<void> {
   for (const name of ["options", "backing"]) {
     if (given.flag(name)) throw new UsageError(`${given.spelling(name)} is for a new image: leave out -n`)

@@ -27,7 +27,7 @@ export async function create(given: Arguments): Promise<number> {
   }
   if (size === undefined && backing === undefined) throw new UsageError("create needs a size, or a backing file to take it from")
   if (given.flag("backing-unsafe") && backing !== undefined) {
-    if (size === undefined) throw new UsageError("create needs a size when it does not look at the backing file")
+    if (size === undefined) throw new UsageError("create needs a size if it does not open the backing file")
     const { format: _, ...qcow2 } = options
     writeNew(path, (file) => createQcow2(file, { ...qcow2, size }))
   } else {
@@ -57,7 +57,7 @@ async function fillOrRemove(path: string): Promise<void> {
   }
 }
 
-/** What `-o` gave, and above it what options of their own gave. */
+/** The options of `-o`; separate options override them. */
 function optionsOf(given: Arguments, format: ImageFormat, sizeText: string | undefined) {
   const listed = givenOptions(given, format)
   if (sizeText !== undefined && listed.size !== undefined) throw new UsageError("the size is given twice: SIZE and -o size")

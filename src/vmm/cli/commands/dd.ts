@@ -24,7 +24,7 @@ export async function dd(given: Arguments): Promise<number> {
   })
   try {
     const skipped = (words.size("skip") ?? 0) * block
-    if (skipped > image.size) complain(`${source.path}: it has no byte ${skipped} to skip to; the copy is empty`)
+    if (skipped > image.size) complain(`${source.path}: it ends before byte ${skipped}, where the copy begins; the copy is empty`)
     const start = Math.min(skipped, image.size)
     const length = Math.min((words.size("count") ?? Number.MAX_SAFE_INTEGER) * block, image.size - start)
     createImage(target, { format, size: length })
@@ -59,7 +59,7 @@ interface Copy {
   readonly format: "raw" | "qcow2"
 }
 
-/** Zeroes are not written: the new image has them already. */
+/** Does not write zeroes, which the new image has already. */
 async function copy(given: Arguments, image: ReturnType<typeof openImage>, { start, length, target, format }: Copy): Promise<void> {
   const output = openImage(target, { format })
   try {

@@ -1,4 +1,4 @@
-/** `vioblk demo`: makes a small disk that a virtual machine with a BIOS boots from, out of nothing. */
+/** `vioblk demo`: makes a small disk that a virtual machine with a BIOS boots from. */
 import { createImage } from "../../../backing/create.ts"
 import { removeHostFile } from "../../../backing/host/host-file.ts"
 import { openImage } from "../../../backing/open.ts"

@@ -1,4 +1,4 @@
-/** `vioblk info`: what an image says of itself. Backing files are named; only `--backing-chain` opens them. */
+/** `vioblk info`: describes an image. Only `--backing-chain` opens backing files. */
 import { BackingError } from "../../../backing/backing.ts"
 import { backingPath } from "../../../backing/host/backing-path.ts"
 import type { Arguments } from "../arguments.ts"
@@ -24,7 +24,7 @@ export async function info(given: Arguments): Promise<number> {
   return 0
 }
 
-/** @throws BackingError when one of the images is not there, or leads back to another one */
+/** @throws BackingError if one of the images does not exist, or is in the chain twice */
 function chainFacts(top: ImageName, ignoreLocks: boolean): Facts[] {
   const chain: Facts[] = []
   const seen = new Set<string>()
@@ -51,7 +51,7 @@ function treeLines(chain: readonly Facts[]): string[] {
   })
 }
 
-/** A value under its name, and what it holds below it. */
+/** A value with its name, and its members below it. */
 function valueLines(name: string, value: unknown, depth = 1): string[] {
   const indent = "    ".repeat(depth)
   if (typeof value !== "object" || value === null) return [`${indent}${name}: ${String(value)}`]

@@ -24,7 +24,7 @@ export async function io(given: Arguments): Promise<number> {
   }
 }
 
-/** What `-c` gave, then the script; without either, standard input. */
+/** The lines of `-c`, then of the script; without either, of standard input. */
 function linesOf(given: Arguments): string[] {
   const script = given.text("script")
   const commands = given.texts("cmd")

@@ -1,4 +1,4 @@
-/** `vioblk map`: where each part of a disk lives, in the image or in one of its backing files. */
+/** `vioblk map`: lists where each part of a disk is stored, in the image or in a backing file. */
 import { writeFileSync } from "node:fs"
 import { openImage } from "../../../backing/open.ts"
 import type { Arguments } from "../arguments.ts"
@@ -17,7 +17,7 @@ export async function map(given: Arguments): Promise<number> {
   })
   try {
     const length = Math.max(Math.min(diskSize(image) - start, most), 0)
-    // As qemu-img has it: nothing is one part of no bytes.
+    // As in qemu-img: an empty range is one part of 0 bytes.
     const parts = length === 0 ? [nothing(start)] : partsOf(image, { offset: start, length })
     const svg = given.text("svg")
     if (given.flag("picture") || svg !== undefined) {
@@ -38,7 +38,7 @@ interface Picture {
   /** Bytes of the disk. */
   readonly start: number
   readonly size: number
-  /** The file that it is written to. */
+  /** The file to write. */
   readonly svg: string | undefined
   readonly isPrinted: boolean
 }
@@ -75,7 +75,7 @@ function printValues(parts: Iterable<Part>): void {
   lines.end()
 }
 
-/** A line for each part that holds data. */
+/** A line for each part with data. */
 function printTable(parts: Iterable<Part>): void {
   const lines = new LineWriter()
   const hex = (value: number) => (value === 0 ? "0" : `0x${value.toString(16)}`).padEnd(15)

@@ -1,4 +1,4 @@
-/** `vioblk measure`: how large a file would be that holds an image. Keys and lines are those of `qemu-img measure`. */
+/** `vioblk measure`: computes how large the file of an image would be. Keys and lines are those of `qemu-img measure`. */
 import { type Measurement, measureDisk, type MeasureOptions } from "../../../backing/operations/measure.ts"
 import { openSource } from "../../../backing/operations/convert/source-image.ts"
 import { type Arguments, UsageError } from "../arguments.ts"
@@ -10,7 +10,7 @@ export async function measure(given: Arguments): Promise<number> {
   const format = given.choice("output-format", ["raw", "qcow2", "luks"]) ?? "raw"
   if (helpsWithOptions(given, format)) return 0
   const size = given.size("size")
-  if (size !== undefined && given.words.length > 0) throw new UsageError("--size is in place of an image: give one of them")
+  if (size !== undefined && given.words.length > 0) throw new UsageError("--size and an image exclude each other")
   const options = { ...givenOptions(given, format), format }
   const result = size === undefined ? await measureImage(given, options) : await measureDisk(undefined, { ...options, size })
   const { required, fullyAllocated, bitmaps } = result

@@ -1,4 +1,4 @@
-/** `vioblk rebase`: puts an image onto another backing file, or onto none. Exit codes as those of `qemu-img rebase`. */
+/** `vioblk rebase`: gives an image another backing file, or none. Exit codes as those of `qemu-img rebase`. */
 import { rebaseImage } from "../../../backing/operations/rebase-image.ts"
 import { type Arguments, UsageError } from "../arguments.ts"
 import { imageOf } from "../image-name.ts"

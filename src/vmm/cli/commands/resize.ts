@@ -12,7 +12,7 @@ type Preallocation = "off" | "metadata" | "falloc" | "full"
 
 /** Bytes of zeroes that are written at a time. */
 const PIECE = 1 << 20
-/** Bytes that a disk with preallocation grows by, from one chance to stop it to the next. */
+/** Bytes by which a disk with preallocation grows between two chances to stop. */
 const STEP = 1 << 28
 
 export async function resize(given: Arguments): Promise<number> {
@@ -27,7 +27,7 @@ export async function resize(given: Arguments): Promise<number> {
   const size = newSize(before, change)
   if (size <= 0) return refuse(path, `the new size ${size} must be positive`)
   if (size < before && !shrink) {
-    return refuse(path, `${size} bytes are less than ${before}; what is cut off is lost, so --shrink has to allow it`)
+    return refuse(path, `${size} bytes are less than ${before}; the data beyond would be lost, so it needs --shrink`)
   }
   if (size <= before && preallocation !== "off") return refuse(path, "preallocation is for disks that grow")
   if (disk instanceof RawBacking && preallocation === "metadata") return refuse(path, "a raw image has no metadata to preallocate")
@@ -42,7 +42,7 @@ function refuse(path: string, why: string): number {
   return 1
 }
 
-/** "+1G" and "-1G" are from the size that is. */
+/** "+1G" and "-1G" are relative to the present size. */
 function newSize(before: number, text: string): number {
   const size = sizeOf("the size", text.replace(/^[+-]/, ""))
   return text.startsWith("+") ? before + size : text.startsWith("-") ? before - size : size
@@ -54,7 +54,7 @@ interface Growth {
   readonly signal: AbortSignal
 }
 
-/** Grows the disk step by step. Stopped, or without room for more, it has its old size again. */
+/** Grows the disk step by step. If it is stopped, or there is no more room, restores the old size. */
 async function grow(disk: RawBacking | Qcow2Image, { size, preallocation, signal }: Growth): Promise<void> {
   const before = disk.size
   try {
@@ -71,11 +71,11 @@ async function grow(disk: RawBacking | Qcow2Image, { size, preallocation, signal
   }
 }
 
-/** Gives what is new in a raw image its space. */
+/** Allocates the space of the new part of a raw image. */
 function growRaw(disk: RawBacking, size: number, preallocation: Preallocation): void {
   const from = disk.size
   disk.resize(size)
-  // The host keeps the space of what it zeroes itself; short ranges it would leave out.
+  // Zeroing by the host allocates space, but it leaves out short ranges, which are written instead.
   if (preallocation === "falloc" && disk.zeroesAtOnce > PIECE) disk.writeZeroes(from, size - from, false)
   else for (let at = from; at < size; at += PIECE) disk.pwrite(new Uint8Array(Math.min(PIECE, size - at)), at)
   disk.flush()

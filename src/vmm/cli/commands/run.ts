@@ -1,6 +1,6 @@
 /**
- * The main job: a machine with a disk, driven through its virtqueues as a guest would. Without an image, a disk in a temporary file
- * is written, flushed and read back; with one, all of it is read and summed up.
+ * `vioblk run`: a machine with a disk, driven through its virtqueues as a guest would do it. With an image, reads and summarizes all of it;
+ * without one, writes, flushes and reads back a temporary disk.
  */
 import { createHash } from "node:crypto"
 import { mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs"
@@ -26,7 +26,7 @@ import { tracer } from "../device/trace.ts"
 const RAM_SIZE = 64 << 20
 const DEMO_SIZE = 64 << 20
 const SECTOR = 512
-/** What goes to one queue before the next one has its turn. */
+/** Bytes for one queue before the next one has its turn. */
 const STRETCH = 16 << 20
 const REWRITE = 1 << 20
 
@@ -60,7 +60,7 @@ export async function run(given: Arguments): Promise<number> {
   const format = given.choice("format", ["raw", "qcow2", "luks"])
   const write = given.flag("write")
   if (path === undefined) {
-    if (format !== undefined || write) throw new UsageError(`--${write ? "write" : "format"} goes with an image`)
+    if (format !== undefined || write) throw new UsageError(`--${write ? "write" : "format"} needs an image`)
     return tryDevice(settings)
   }
   const detectZeroes = given.choice("detect-zeroes", DETECT_ZEROES) ?? "off"
@@ -91,7 +91,7 @@ async function start(backing: VirtioBacking, serial: string, settings: Settings)
   return { driver, device, description: describe(driver, await driver.getId()), settings }
 }
 
-/** Moves `bytes` bytes in stretches that take turns on the queues. Returns the seconds that it took. */
+/** Moves `bytes` bytes in stretches, for the queues in turn. Returns the duration in seconds. */
 async function inStretches(
   session: Session, bytes: number, move: (offset: number, length: number, queue: number) => Promise<void>,
 ): Promise<number> {
@@ -102,10 +102,10 @@ async function inStretches(
   return Number(process.hrtime.bigint() - started) / 1e9
 }
 
-/** Reads the first `bytes` bytes of the disk. Returns their SHA-256 and the seconds that it took. */
+/** Reads the first `bytes` bytes of the disk. Returns their SHA-256 and the duration in seconds. */
 async function sumUp(session: Session, bytes: number): Promise<{ sha256: string; seconds: number }> {
   const hash = createHash("sha256")
-  // A bar would run into the lines of a trace.
+  // A bar would be mixed with the lines of a trace.
   const progress = new Progress({ total: bytes, quiet: session.settings.trace })
   const take = (data: Uint8Array, sector: number): void => {
     hash.update(data)
@@ -123,7 +123,7 @@ async function sumUp(session: Session, bytes: number): Promise<{ sha256: string;
   }
 }
 
-/** The main job without an image: write, flush, read back, compare. */
+/** Without an image: writes, flushes, reads back and compares. */
 async function tryDevice(settings: Settings): Promise<number> {
   const folder = mkdtempSync(join(tmpdir(), "vioblk-"))
   try {
@@ -141,7 +141,7 @@ async function tryDevice(settings: Settings): Promise<number> {
   }
 }
 
-/** Fills the disk, flushes it and reads it back. Returns whether what came back is what was written. */
+/** Fills the disk, flushes it and reads it back. Returns whether the data are equal. */
 async function writeAndCompare(session: Session): Promise<boolean> {
   const { driver } = session
   const hash = createHash("sha256")
@@ -162,13 +162,13 @@ async function writeAndCompare(session: Session): Promise<boolean> {
     `flushed   in ${flushSeconds.toFixed(3)} s`,
     `read      ${formatThroughput(DEMO_SIZE, read.seconds)}`,
     equal
-      ? `verified  what came back is what was written (SHA-256 ${written.sha256})`
+      ? `verified  the data read equals the data written (SHA-256 ${written.sha256})`
       : `FAILED    wrote SHA-256 ${written.sha256}, read ${read.sha256}`,
   ])
   return equal
 }
 
-/** The main job with an image: read all of it, and say what it is. */
+/** With an image: reads all of it, and describes it. */
 async function readImage(backing: VirtioBacking, path: string, settings: Settings): Promise<number> {
   const session = await start(backing, "vioblk", settings)
   try {
@@ -178,10 +178,10 @@ async function readImage(backing: VirtioBacking, path: string, settings: Setting
   }
 }
 
-/** Why a request failed: the guest heard of a status only. */
+/** The device's reason for a failed request, of which the guest only saw a status. */
 function reasonOf(error: BlockRequestError, reason: unknown): Error {
   if (!(reason instanceof BackingError)) return error
-  const remedy = reason.code === "corrupt" ? '; "vioblk check" says what else is wrong with it' : ""
+  const remedy = reason.code === "corrupt" ? '; "vioblk check" lists all damage' : ""
   return new BackingError(reason.code, `${error.request} at sector ${error.sector} failed: ${reason.message}${remedy}`, { cause: reason })
 }
 
@@ -196,7 +196,7 @@ async function readAndReport(session: Session, backing: VirtioBacking, path: str
     `image     ${path}`,
     `read      ${formatThroughput(size, seconds)}`,
     `SHA-256   ${sha256}`,
-    ...(tail > 0 ? [`note      the last ${tail} bytes of the image are no whole sector; a guest cannot reach them`] : []),
+    ...(tail > 0 ? [`note      the last ${tail} bytes of the image do not fill a sector; a guest cannot reach them`] : []),
     ...(table === undefined ? [] : partitionLines(table)),
     ...(rewritten === undefined ? [] : [rewriteLine(rewritten)]),
   ])
@@ -213,7 +213,7 @@ function rewriteLine({ bytes, equal }: Rewritten): string {
   return `rewrote   the first ${formatBytes(bytes)} unchanged, flushed, read back: ${equal ? "equal" : "DIFFERENT"}`
 }
 
-/** Writes the start of the disk as it is: whatever interrupts this, the disk's content stays. */
+/** Rewrites the start of the disk unchanged, so that an interruption does no harm. */
 async function rewrite(driver: BlockDriver, bytes: number): Promise<Rewritten> {
   const before = await driver.read(0, bytes / SECTOR)
   await driver.write(0, before)
@@ -222,7 +222,7 @@ async function rewrite(driver: BlockDriver, bytes: number): Promise<Rewritten> {
   return { bytes, equal: Buffer.compare(before, after) === 0 }
 }
 
-/** Bytes that tell where they belong, cheaply: each 32-bit word is its own offset, mixed. */
+/** Bytes that depend on their place: each 32-bit word is its offset, mixed. */
 function fillPattern(target: Uint8Array, offset: number): void {
   const words = new Uint32Array(target.buffer, target.byteOffset, target.length / 4)
   for (let index = 0; index < words.length; index++) words[index] = Math.imul(offset / 4 + index + 1, 0x9e37_79b1)
@@ -237,7 +237,7 @@ function partitionLines({ kind, partitions }: PartitionTable): string[] {
   return [`table     ${kind.toUpperCase()}, ${partitions.length} partition${partitions.length === 1 ? "" : "s"}`, ...lines]
 }
 
-/** Prints the disk and what was done with it: as values, or as lines. */
+/** Prints the disk and the results, as JSON or as lines. */
 function report(session: Session, values: Readonly<Record<string, unknown>>, lines: readonly string[]): void {
   const { description, device, settings } = session
   if (settings.json) printJson({ ...description, ...values, statistics: device.statistics })

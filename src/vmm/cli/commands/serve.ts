@@ -48,7 +48,8 @@ export async function serve(given: Arguments): Promise<number> {
 function whereToListen(given: Arguments): { readonly port: number; readonly host: string } | { readonly socket: string } {
   const [socket, host, port] = [given.text("socket"), given.text("host"), given.count("port", 0, 65_535)]
   if (socket === undefined) return { port: port ?? 10_809, host: host ?? "127.0.0.1" }
-  if (port !== undefined || host !== undefined) throw new UsageError(`--socket goes without --${port === undefined ? "host" : "port"}`)
+  const other = port === undefined ? "host" : "port"
+  if (port !== undefined || host !== undefined) throw new UsageError(`--socket and --${other} exclude each other`)
   if (socket === "") throw new UsageError("--socket: the path of the socket is empty")
   return { socket }
 }
@@ -56,12 +57,12 @@ function whereToListen(given: Arguments): { readonly port: number; readonly host
 function tlsFiles(given: Arguments): { readonly cert: string; readonly key: string; readonly ca?: string } | undefined {
   const [cert, key, ca] = [given.text("tls-cert"), given.text("tls-key"), given.text("tls-ca")]
   if (cert === undefined && key === undefined && ca === undefined) return undefined
-  if (cert === undefined || key === undefined) throw new UsageError("TLS takes a certificate and its key: --tls-cert and --tls-key")
+  if (cert === undefined || key === undefined) throw new UsageError("TLS needs a certificate and its key: --tls-cert and --tls-key")
   const read = (file: string): string => readFileSync(file, "utf8")
   return { cert: read(cert), key: read(key), ...(ca !== undefined && { ca: read(ca) }) }
 }
 
-/** Resolves with the first signal that ends the program. The next one ends it at once, as if nobody listened. */
+/** Resolves with the first signal that ends the program. The next one ends it at once, by its default action. */
 function signal(): Promise<void> {
   return new Promise((resolve) => {
     const stop = (): void => {
@@ -72,7 +73,7 @@ function signal(): Promise<void> {
   })
 }
 
-/** Without TLS, NBD knows no password. */
+/** Warns, because NBD without TLS has no authentication. */
 function warnOfStrangers(address: NbdAddress, tls: { readonly ca?: string } | undefined): void {
   if ("socket" in address || tls?.ca !== undefined || /^(127\.|::1$)/.test(address.host)) return
   complain(`warning: whoever reaches ${address.host} can use the disk; --tls-ca with --tls-cert and --tls-key asks for certificates`)
@@ -89,17 +90,17 @@ function uriOf(address: NbdAddress, name: string, hasTls: boolean): string {
   return `${scheme}://${host}:${address.port}${path === "" ? "" : `/${path}`}`
 }
 
-/** Lines in each span of time at most: whoever can connect could fill a disk with them. */
+/** Maximum of lines in a span of time, because any client could fill a disk with them. */
 const MOST_COMPLAINTS = 20
 const SPAN_MS = 10_000
 
-/** Prints what goes wrong, a line each. */
+/** Prints errors, one line each. */
 function complaints(): (error: unknown) => void {
   let [since, count] = [0, 0]
   return (error) => {
     const now = performance.now()
     if (count === 0 || now - since >= SPAN_MS) {
-      if (count > MOST_COMPLAINTS) complain(`and ${count - MOST_COMPLAINTS} lines more of that kind`)
+      if (count > MOST_COMPLAINTS) complain(`and ${count - MOST_COMPLAINTS} more such lines`)
       since = now
       count = 0
     }

@@ -1,4 +1,4 @@
-/** `vioblk snapshot`: lists, takes, applies and deletes the snapshots inside of an image. Exit codes as those of `qemu-img snapshot`. */
+/** `vioblk snapshot`: lists, takes, applies and deletes the snapshots inside an image. Exit codes as those of `qemu-img snapshot`. */
 import { BackingError } from "../../../backing/backing.ts"
 import { openImage } from "../../../backing/open.ts"
 import { RawBacking } from "../../../backing/raw.ts"
@@ -16,7 +16,7 @@ type Action = (typeof ACTIONS)[number]
 export async function snapshot(given: Arguments): Promise<number> {
   const actions = ACTIONS.filter((action) => given.flag(action))
   if (actions.length > 1 || ACTIONS.some((action) => given.texts(action).length > 1)) {
-    throw new UsageError("-l, -a, -c and -d exclude each other, and each other time of themselves")
+    throw new UsageError("give one of -l, -a, -c and -d, and give it once")
   }
   const [action = "list"] = actions
   const { path, format, passphrase } = imageOf(given)
@@ -37,7 +37,7 @@ function act({ snapshots, path }: Qcow2Image, action: Exclude<Action, "list">, n
   if (action === "create") snapshots.create({ name })
   else if (action === "apply") snapshots.apply(name)
   else {
-    // As qemu-img: an id of the same spelling is not meant, for what is deleted is lost.
+    // As in qemu-img, an ID is not accepted here, because a deletion cannot be undone.
     const found = snapshots.list().find((info) => info.name === name)
     if (found === undefined) throw new BackingError("not-found", `there is no snapshot with the name "${name}"`, { path })
     snapshots.delete(found.id)

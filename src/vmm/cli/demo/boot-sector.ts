@@ -1,7 +1,7 @@
-/** A disk that a BIOS boots from, made of nothing but these bytes: it shows a text that it reads from its own sectors. */
+/** A disk that a BIOS boots from: its boot sector reads a text from the disk, and shows it. */
 
 const SECTOR = 512
-/** Where the text is, and the most that the program reads. */
+/** The place of the text, and its maximum length. */
 export const TEXT = { SECTOR: 16, SECTORS: 8 } as const
 const FAILED = "INT 13h failed\r\n\0"
 
@@ -21,13 +21,13 @@ const CODE = [
   "1000 0800 0080 0000 1000000000000000", //        packet: 8 sectors, to 0000:8000, from sector 16
 ].join("").replaceAll(" ", "")
 
-/** The partition behind the text, for what lists partitions: of type 0xDA, "no file system". */
+/** The partition after the text, for programs that list partitions. Type 0xDA means "no file system". */
 const PARTITION = { ENTRY: 446, START: 2048, SECTORS: 2048, TYPE: 0xda } as const
 
 /** Bytes of the disk. */
 export const DEMO_SIZE = (PARTITION.START + PARTITION.SECTORS) * SECTOR
 
-/** What the disk holds from its first byte on; the rest is zeroes. `text`: less than 4096 bytes of ASCII, lines ending in "\n". */
+/** The beginning of the disk; the rest is zeroes. `text`: less than 4096 bytes of ASCII, lines ending in "\n". */
 export function bootSectors(text: string): Uint8Array {
   const disk = new Uint8Array((TEXT.SECTOR + TEXT.SECTORS) * SECTOR)
   const view = new DataView(disk.buffer)

@@ -1,4 +1,4 @@
-/** What a person wants to know about a virtio disk: its PCI function, in the words of lspci, and what the driver has found. */
+/** Describes a virtio disk: its PCI function, in the words of lspci, and the disk as the driver sees it. */
 import type { BlockDriver } from "../../driver/block/driver.ts"
 import type { Bar, PciDevice } from "../../driver/pci/device.ts"
 import { virtioCapabilities } from "../../driver/virtio/capabilities.ts"

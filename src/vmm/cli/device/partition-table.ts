@@ -1,8 +1,8 @@
-/** The partition table in the first sectors of a disk, MBR or GPT, for people to look at. Nothing in it is believed further. */
+/** The partition table in the first sectors of a disk, MBR or GPT, for display only. */
 
 const SECTOR = 512
 const MBR_ENTRIES = 4
-/** The usual number and size of GPT entries; a table that wants more is shown as far as this. */
+/** The usual number and size of GPT entries; longer tables are cut. */
 const MAX_GPT_ENTRIES = 128
 const MAX_GPT_ENTRY_SIZE = 512
 const PROTECTIVE_TYPE = 0xee
@@ -23,7 +23,7 @@ export interface PartitionTable {
   readonly partitions: readonly Partition[]
 }
 
-/** Sectors of the disk that `parsePartitionTable` looks at: MBR, GPT header, and the entries where they usually are. */
+/** Sectors that `parsePartitionTable` reads: MBR, GPT header, and the usual place of the entries. */
 export const PARTITION_TABLE_SECTORS = 2 + (MAX_GPT_ENTRIES * MAX_GPT_ENTRY_SIZE) / SECTOR
 
 /** Reads the partition table from the first sectors of a disk; undefined when there is none. */
@@ -32,7 +32,7 @@ export function parsePartitionTable(start: Uint8Array): PartitionTable | undefin
   if (start.length < SECTOR || data.getUint16(510, true) !== 0xaa55) return undefined
   const partitions = mbrPartitions(data)
   if (partitions.some(({ type }) => type === PROTECTIVE_TYPE.toString(16))) return parseGpt(data) ?? { kind: "mbr", partitions }
-  // A boot sector of a file system ends in the same signature; its bytes there are no partitions.
+  // A boot sector of a file system has the same signature, and other data in place of partitions.
   return partitions.length > 0 ? { kind: "mbr", partitions } : undefined
 }
 
@@ -87,7 +87,7 @@ function text(data: DataView, at: number, length: number): string {
   return String.fromCharCode(...new Uint8Array(data.buffer, data.byteOffset + at, length))
 }
 
-/** A GUID as it is written: its first three groups are stored little-endian. */
+/** The usual text of a GUID, whose first three groups are stored little-endian. */
 function guid(data: DataView, at: number): string {
   const hex = (value: number, digits: number) => value.toString(16).padStart(digits, "0")
   const bytes = (from: number, count: number) => Array.from({ length: count }, (_, i) => hex(data.getUint8(at + from + i), 2)).join("")

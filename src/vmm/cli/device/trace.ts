@@ -1,4 +1,4 @@
-/** `--trace`: a line for each request as it is completed, on standard error, so that the result can go elsewhere. */
+/** `--trace`: prints a line for each completed request on standard error, apart from the command's output. */
 import type { ObservedRequest } from "../../../virtio/blk/observation/observed-request.ts"
 import { printTrace } from "../output.ts"
 

@@ -1,7 +1,7 @@
-/** A disk in cells of equal size, each with what it holds most of. */
+/** Divides a disk into cells of equal size, each with its most frequent kind. */
 import type { Part } from "./parts.ts"
 
-/** What a part of a disk is, for a picture. Data of backing files has a kind for each layer; the last one stands for all below it. */
+/** The kind of a part of a disk, for a picture. Each layer of backing files has a kind; the last one includes all below it. */
 export type Kind = "unallocated" | "zero" | "data" | "compressed" | `backing ${1 | 2 | 3}`
 
 export const KINDS: readonly Kind[] = ["unallocated", "zero", "data", "compressed", "backing 1", "backing 2", "backing 3"]
@@ -9,15 +9,15 @@ export const KINDS: readonly Kind[] = ["unallocated", "zero", "data", "compresse
 export interface Cells {
   /** In order of the disk. */
   readonly kinds: readonly Kind[]
-  /** Bytes of the disk that a cell stands for. */
+  /** Bytes of the disk for each cell. */
   readonly bytesPerCell: number
   /** Bytes of the disk that are of each kind. */
   readonly totals: ReadonlyMap<Kind, number>
 }
 
 /**
- * Draws the parts of a disk of `size` bytes into at most `most` cells. What is allocated shows, however small: a cell is unallocated only
- * where nothing in it is anything else.
+ * Draws the parts of a disk of `size` bytes into at most `most` cells. Even small allocated parts show: a cell is unallocated only if all
+ * of it is.
  */
 export function cellsOf(parts: Iterable<Part>, size: number, most: number): Cells {
   const count = Math.max(Math.min(most, Math.ceil(size / 512)), 1)

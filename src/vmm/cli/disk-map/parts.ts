@@ -1,4 +1,4 @@
-/** A disk as parts: what each of them holds, and where it lives in a chain of images. Depths and holes are as qemu-img map has them. */
+/** The parts of a disk: their kinds, and where they are stored in a chain of images. Depths and holes are those of `qemu-img map`. */
 import { dataExtents, type DataExtent } from "../../../backing/host/data-extents.ts"
 import { Qcow2Image } from "../../../backing/qcow2/image.ts"
 import { RawBacking } from "../../../backing/raw.ts"
@@ -8,14 +8,14 @@ export interface Part {
   /** Bytes of the disk. */
   readonly start: number
   readonly length: number
-  /** How many backing files down. */
+  /** Number of backing files down the chain. */
   readonly depth: number
   /** Allocated in some image of the chain. */
   readonly present: boolean
   readonly zero: boolean
   readonly data: boolean
   readonly compressed: boolean
-  /** Byte in `filename`, where it can be read as it is. */
+  /** Byte offset in `filename`, if it is stored there as plain data. */
   readonly offset: number | undefined
   readonly filename: string | undefined
 }
@@ -26,7 +26,7 @@ export interface PartRange {
   readonly length: number
 }
 
-/** The parts of a range of `disk`, in order; neighbours that go on are one. */
+/** The parts of a range of `disk`, in order; contiguous ones are joined. */
 export function* partsOf(disk: unknown, { offset, length }: PartRange): Generator<Part> {
   let pending: Part | undefined
   for (const part of layerParts({ disk, depth: 0, holes: new Map() }, offset, length)) {
@@ -48,7 +48,7 @@ interface Layer {
   readonly holes: Map<string, readonly DataExtent[]>
 }
 
-/** Bytes: whole sectors. What is no disk of ours has none. */
+/** Bytes, in whole sectors. Undefined for a disk that is not ours. */
 export function diskSize(disk: unknown): number {
   if (disk instanceof Qcow2Image) return disk.size
   return disk instanceof RawBacking ? Math.ceil(disk.size / 512) * 512 : 0
@@ -62,7 +62,7 @@ function* layerParts(layer: Layer, offset: number, length: number): Generator<Pa
   const held = Math.max(Math.min(length, size - offset), 0)
   if (held > 0 && disk instanceof RawBacking) yield* rawParts(layer, disk, offset, held)
   if (held > 0 && disk instanceof Qcow2Image) yield* qcow2Parts(layer, disk, offset, held)
-  // Behind the end of a backing file it is the image above that has nothing.
+  // Beyond the end of a backing file, the image above counts as unallocated.
   if (held < length) yield { start: offset + held, length: length - held, depth: Math.max(depth - 1, 0), ...NOTHING }
 }
 
@@ -88,7 +88,7 @@ function* rawParts({ depth, holes }: Layer, disk: RawBacking, offset: number, le
   }
 }
 
-/** The index of the first extent that ends behind `offset`. */
+/** The index of the first extent that ends after `offset`. */
 function firstBehind(extents: readonly DataExtent[], offset: number): number {
   let [low, high] = [0, extents.length]
   while (low < high) {
@@ -112,7 +112,7 @@ function* qcow2Parts({ depth, holes }: Layer, image: Qcow2Image, offset: number,
   }
 }
 
-/** Whether `next` goes on where `part` ends, in the guest and in the file. */
+/** Whether `next` begins where `part` ends, on the disk and in the file. */
 function continues(part: Part, next: Part): boolean {
   const alike = part.depth === next.depth && part.present === next.present && part.zero === next.zero && part.data === next.data &&
     part.compressed === next.compressed

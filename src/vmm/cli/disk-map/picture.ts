@@ -6,7 +6,7 @@ import { type Cells, type Kind, KINDS } from "./cells.ts"
 
 interface Look {
   readonly sign: string
-  /** The same where there is ASCII only. */
+  /** For terminals with ASCII only. */
   readonly ascii: string
   /** The number of a terminal's colour, and the colour in an SVG. */
   readonly ansi: number
@@ -16,7 +16,7 @@ interface Look {
 
 const LOOKS: Readonly<Record<Kind, Look>> = {
   unallocated: { sign: "·", ascii: ".", ansi: 90, colour: "#eeeeee", meaning: "not allocated: zeroes" },
-  zero: { sign: "░", ascii: "0", ansi: 37, colour: "#c4c4c4", meaning: "zeroes: marked as such, or a hole" },
+  zero: { sign: "░", ascii: "0", ansi: 37, colour: "#c4c4c4", meaning: "zeroes: marked as zero, or a hole" },
   data: { sign: "█", ascii: "#", ansi: 32, colour: "#2e8b57", meaning: "data in the image" },
   compressed: { sign: "▓", ascii: "c", ansi: 33, colour: "#c9a227", meaning: "compressed data in the image" },
   "backing 1": { sign: "▒", ascii: "1", ansi: 34, colour: "#3b6fb6", meaning: "data in the backing file" },
@@ -26,12 +26,12 @@ const LOOKS: Readonly<Record<Kind, Look>> = {
 
 const MOST_ROWS = 16
 
-/** How many cells a picture has on this terminal. */
+/** The number of cells of a picture on this terminal. */
 export function cellCount(terminal: Terminal): number {
   return Math.max(terminal.columns - 1, 1) * MOST_ROWS
 }
 
-/** The picture, and what its signs mean. No line is wider than the terminal. */
+/** The picture with its legend. No line is wider than the terminal. */
 export function pictureLines({ kinds, bytesPerCell, totals }: Cells, terminal: Terminal): string[] {
   const width = Math.max(terminal.columns - 1, 1)
   const rows: string[] = []

@@ -1,7 +1,7 @@
 /** Completion scripts for shells, made from the table of commands and options. */
 import type { CommandRow, OptionRow } from "../table/rows.ts"
 
-/** A script for bash: commands, options, and what options may be; file names everywhere else. */
+/** A script for bash: completes commands, options, values of options, and otherwise file names. */
 export function bashCompletion(commands: readonly CommandRow[]): string {
   const names = commands.map(({ name }) => name).join(" ")
   return [

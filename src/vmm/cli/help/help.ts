@@ -19,8 +19,8 @@ export function programHelp(): string {
     "",
     "  -V, --version  print the version",
     "",
-    "Options are qemu-img's where it has them. Exit code: 0 done, 1 it failed or the arguments make no",
-    "sense; some commands have more.",
+    "Options are those of qemu-img where it has them. Exit code: 0 done, 1 failed or wrong arguments;",
+    "some commands have more.",
   ].join("\n")
 }
 
@@ -36,7 +36,7 @@ export function commandHelp(row: CommandRow): string {
   ].join("\n")
 }
 
-/** A long option has a line of its own, and its meaning below. */
+/** A long option has its own line, with its meaning below. */
 function optionLines(option: OptionRow): string[] {
   const name = `  ${optionName(option)}`
   if (name.length < INDENT) return wrap(name.padEnd(INDENT), option.meaning, INDENT)

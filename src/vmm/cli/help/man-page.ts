@@ -9,12 +9,12 @@ export function manPage(commands: readonly CommandRow[], version: string): strin
     ".SH NAME", "vioblk \\- disk images, and a virtio\\-blk disk for virtual machines written in JavaScript",
     ".SH SYNOPSIS", ".B vioblk", roff("COMMAND [options] ..."), ".br", ".B vioblk", "IMAGE",
     ".SH DESCRIPTION",
-    roff("Makes, examines, changes and copies raw and qcow2 images, as qemu-img does and with its options,"),
+    roff("Creates, examines, changes and copies raw and qcow2 images, with the options of qemu-img,"),
     "and drives the disk as a guest would.",
-    "A size is a number of bytes, or one with k, M, G, T, P or E behind it: powers of 1024.",
+    "A size is a number of bytes, or a number followed by k, M, G, T, P or E: powers of 1024.",
     ".SH COMMANDS",
     ...commands.flatMap(commandSection),
-    ".SH EXIT STATUS", "0: done. 1: it failed, or the arguments make no sense. Some commands have more, which they list.",
+    ".SH EXIT STATUS", "0: done. 1: failed, or wrong arguments. Some commands have more, which they list.",
     ".SH ENVIRONMENT", ".TP", "NO_COLOR", "Set to anything: no colours.",
     ".SH SEE ALSO", roff("qemu-img(1), qemu-io(1), qemu-nbd(8)"),
   ].join("\n")
@@ -28,7 +28,7 @@ function commandSection({ name, operands, summary, details, options }: CommandRo
   ]
 }
 
-/** Text that roff takes for no command of its own. */
+/** Text in which roff finds no commands. */
 function roff(text: string): string {
   return text.replaceAll("\\", "\\e").replaceAll("-", "\\-").replace(/^[.']/, "\\&$&")
 }

@@ -1,4 +1,4 @@
-/** What an encrypted image says of its encryption without its passphrase, under the names of `qemu-img info --output=json`. */
+/** The encryption parameters that can be read without a passphrase, under the names of `qemu-img info --output=json`. */
 import type { ImageFile } from "../../../backing/image-file.ts"
 import { singleKeyBytes } from "../../../backing/luks/cipher-spec.ts"
 import { STRIPES } from "../../../backing/luks/header.ts"
@@ -31,7 +31,7 @@ export interface SlotFacts {
 /** Of a qcow2 image. */
 export type EncryptionFacts = { readonly format: "aes" } | (LuksFacts & { readonly format: "luks" })
 
-/** @throws BackingError for a LUKS header that cannot be right, or names what we lack */
+/** @throws BackingError for a LUKS header that is wrong or not supported */
 export function luksFacts(area: LuksArea): LuksFacts {
   const { cipher, hash, uuid, slots, payloadOffset, digestIterations } = readLuksHeader(area)
   return {

@@ -1,4 +1,4 @@
-/** What an image says of itself, under the names of `qemu-img info --output=json`. */
+/** The properties of an image, under the names of `qemu-img info --output=json`. */
 import { statSync } from "node:fs"
 import { LockedFile } from "../../../backing/host/image-lock.ts"
 import type { ImageFile } from "../../../backing/image-file.ts"
@@ -56,8 +56,8 @@ export interface BitmapFacts {
 }
 
 /**
- * Looks at one image; its backing file is named, and not opened.
- * @throws BackingError when it cannot be read; `busy` when somebody else writes to it
+ * Reads one image, without opening its backing file.
+ * @throws BackingError if it cannot be read; `busy` if somebody else has it open for writing
  */
 export function imageFacts(path: string, options: { readonly format: ImageFormat | undefined; readonly ignoreLocks: boolean }): Facts {
   const file = new LockedFile(path, { readOnly: true, lockReadOnly: false, ignoreLocks: options.ignoreLocks })
@@ -72,18 +72,18 @@ export function imageFacts(path: string, options: { readonly format: ImageFormat
 }
 
 function rawFacts(file: ImageFile): Facts {
-  // A disk has whole sectors.
+  // Rounded to whole sectors.
   const size = Math.ceil(file.size() / 512) * 512
   return { "virtual-size": size, filename: file.path, format: "raw", "actual-size": allocatedBytes(file.path), "dirty-flag": false }
 }
 
-/** Nothing is opened by what is only described, so here, and only here, a LUKS image is known by its first bytes. */
+/** Probes for LUKS. Only done here, where nothing is opened according to the result. */
 function isLuks(file: ImageFile): boolean {
   const start = new Uint8Array(LUKS_SIGNATURE.length)
   return file.read(start, 0) === start.length && LUKS_SIGNATURE.every((byte, index) => start[index] === byte)
 }
 
-/** What a LUKS image says without its passphrase. */
+/** The properties of a LUKS image that can be read without its passphrase. */
 function rawLuksFacts(file: ImageFile): Facts {
   const data = luksFacts({ file, offset: 0, length: file.size() })
   const size = Math.max(0, Math.floor((file.size() - data["payload-offset"]) / 512) * 512)
@@ -116,7 +116,7 @@ function qcow2Facts(file: ImageFile): Facts {
   }
 }
 
-/** What stands elsewhere than in the header. */
+/** The properties outside the header. */
 interface Described {
   readonly bitmaps: readonly BitmapFacts[]
   readonly encrypt: EncryptionFacts | undefined
@@ -179,7 +179,7 @@ function allocatedBytes(path: string): number {
   return statSync(path).blocks * 512
 }
 
-/** The name of a file that `imagePath` names, as qemu-img puts the two together: nothing is resolved. */
+/** The name of a file that `imagePath` refers to, joined as in qemu-img, without resolving links. */
 function beside(imagePath: string, name: string): string {
   if (name.startsWith("/") || /^[^/]*:/.test(name)) return name
   return imagePath.slice(0, imagePath.lastIndexOf("/") + 1) + name

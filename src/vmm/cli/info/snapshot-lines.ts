@@ -2,7 +2,7 @@
 import { formatShortSize } from "../format.ts"
 import type { SnapshotFacts } from "./image-facts.ts"
 
-/** The table with its head; no line where there are none. Times are those of this place. */
+/** The table with its header; no lines without snapshots. Times are local. */
 export function snapshotLines(snapshots: readonly SnapshotFacts[]): string[] {
   if (snapshots.length === 0) return []
   const head = "ID        TAG               VM SIZE                DATE     VM CLOCK     ICOUNT"

@@ -8,24 +8,24 @@ export interface IoLine {
   readonly words: readonly string[]
 }
 
-/** Commands, the letters of their options (":" behind those with an argument), and what they do. */
+/** Commands, the letters of their options (with ":" after those with an argument), and their meanings. */
 export const IO_COMMANDS: Readonly<Record<string, { readonly letters: string; readonly usage: string; readonly meaning: string }>> = {
   read: { letters: "CqvpP:s:l:", usage: "[-qv] [-P pattern [-s off] [-l len]] off len", meaning: "reads; -P compares with a pattern" },
   write: {
     letters: "cCfnquzpP:s:", usage: "[-cfquz] [-P pattern | -s file] off len",
-    meaning: "writes; -z zeroes, -u and gives up their space, -c compressed, -f and flushes",
+    meaning: "writes; -z: zeroes, -u: and frees their space, -c: compressed, -f: and flushes",
   },
-  discard: { letters: "Cq", usage: "[-q] off len", meaning: "gives up the space of a range" },
-  flush: { letters: "", usage: "", meaning: "makes all writes stable" },
+  discard: { letters: "Cq", usage: "[-q] off len", meaning: "frees the space of a range" },
+  flush: { letters: "", usage: "", meaning: "makes all writes durable" },
   length: { letters: "", usage: "", meaning: "prints the size of the disk" },
-  alloc: { letters: "", usage: "off [count]", meaning: "prints how much of a range is allocated in the image" },
-  map: { letters: "", usage: "", meaning: "prints what is allocated in the image" },
+  alloc: { letters: "", usage: "off [count]", meaning: "prints the allocated bytes of a range of the image" },
+  map: { letters: "", usage: "", meaning: "prints the allocated ranges of the image" },
   sleep: { letters: "", usage: "milliseconds", meaning: "waits" },
   help: { letters: "", usage: "", meaning: "prints this" },
   quit: { letters: "", usage: "", meaning: "ends a script" },
 }
 
-/** Names of qemu-io for what is done alike here. */
+/** qemu-io's names of commands that are the same here. */
 const ALIASES: Readonly<Record<string, string>> = {
   r: "read", w: "write", readv: "read", writev: "write", aio_read: "read", aio_write: "write", aio_flush: "flush", d: "discard", f: "flush",
   q: "quit",
@@ -61,7 +61,7 @@ export function parseIoLine(text: string): IoLine | undefined {
   return { name, options, words }
 }
 
-/** Bytes of the words from `first` on. @throws UsageError when one is missing or is no size */
+/** Sizes in the words from `first` on. @throws UsageError when one is missing or not a size */
 export function rangeOf({ name, words }: IoLine): { readonly offset: number; readonly length: number } {
   const [offset, ...lengths] = words.map((word) => sizeOf(name, word))
   if (offset === undefined || lengths.length === 0) throw new UsageError(`${name} needs an offset and a length`)

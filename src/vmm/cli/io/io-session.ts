@@ -1,4 +1,4 @@
-/** What the lines of `vioblk io` do to an image, and what they print: in qemu-io's words, so that scripts find them. */
+/** Runs the lines of `vioblk io` on an image. Prints qemu-io's words, so that scripts find them. */
 import { readFileSync } from "node:fs"
 import { BackingError, type VirtioBacking } from "../../../backing/backing.ts"
 import { openImage } from "../../../backing/open.ts"
@@ -10,7 +10,7 @@ import { IO_COMMANDS, type IoLine, parseIoLine, rangeOf } from "./io-line.ts"
 
 /** Bytes of one call. */
 const PIECE = 1 << 24
-/** What qemu-io writes and compares with unless it is told. */
+/** qemu-io's default pattern. */
 const DEFAULT_PATTERN = 0xcd
 
 type Image = ReturnType<typeof openImage>
@@ -27,7 +27,7 @@ export class IoSession {
     this.#image = image
   }
 
-  /** Runs one line. What goes wrong with it is printed. */
+  /** Runs one line, and prints its errors. */
   async run(text: string): Promise<void> {
     try {
       const line = parseIoLine(text)
@@ -57,7 +57,7 @@ export class IoSession {
     const pattern = patternOf(line)
     const from = line.options.has("s") ? sizeOf("-s", line.options.get("s") ?? "") : 0
     const compared = line.options.has("l") ? sizeOf("-l", line.options.get("l") ?? "") : length - from
-    if (pattern !== undefined && from + compared > length) throw new UsageError("-s and -l reach behind what is read")
+    if (pattern !== undefined && from + compared > length) throw new UsageError("-s and -l reach beyond the bytes that are read")
     const started = performance.now()
     let isWrong = false
     for (let done = 0; done < length; done += PIECE) {
@@ -77,8 +77,8 @@ export class IoSession {
   #write(line: IoLine): void {
     const { offset, length } = this.#range(line)
     const { options } = line
-    if (options.has("P") && (options.has("z") || options.has("s"))) throw new UsageError("write takes one of -P, -s and -z")
-    if (options.has("u") && !options.has("z")) throw new UsageError("write -u goes with -z")
+    if (options.has("P") && (options.has("z") || options.has("s"))) throw new UsageError("write: -P, -s and -z exclude each other")
+    if (options.has("u") && !options.has("z")) throw new UsageError("write -u needs -z")
     const started = performance.now()
     if (options.has("z")) this.#zero(offset, length, options.has("u"))
     else for (let done = 0; done < length; done += PIECE) this.#writePiece(line, offset + done, Math.min(PIECE, length - done), done)

@@ -4,32 +4,32 @@ import {
 } from "./rows.ts"
 
 export const RUN: CommandRow = {
-  name: "run", operands: "[IMAGE]", summary: "drives the device as a guest would: reads a whole image, or tries a disk in a temporary file",
+  name: "run", operands: "[IMAGE]", summary: "drives the device as a guest would: reads a whole image, or tests a temporary disk",
   details: "With an image: reads all of it through the device and prints its SHA-256 and its partitions. " +
     "Without: writes a disk in a temporary file, flushes it and reads it back.",
   options: [
     FORMAT, { name: "write", meaning: "open the image for writing, and rewrite its first MiB unchanged" }, DETECT_ZEROES, ...SECRETS,
-    { name: "legacy", meaning: "drive the device as a driver from before virtio 1.0 does" },
+    { name: "legacy", meaning: "use the legacy interface, like a driver from before virtio 1.0" },
     { name: "queues", argument: "N", meaning: "give the device N request queues (1 to 64; default 1)" },
     { name: "queue-size", argument: "N", meaning: "descriptors of each queue, a power of two (default 256)" },
-    OUTPUT, JSON_OUTPUT, { name: "metrics", meaning: "print what the disk has done, as a text for Prometheus" },
-    { name: "trace", meaning: "print each request as it is completed, on standard error" }, ...COMMON,
+    OUTPUT, JSON_OUTPUT, { name: "metrics", meaning: "print the disk's statistics, as text for Prometheus" },
+    { name: "trace", meaning: "print each request on standard error when it completes" }, ...COMMON,
   ],
 }
 
 export const SERVE: CommandRow = {
   name: "serve", operands: "IMAGE", summary: "serves an image to other programs and machines, over NBD",
   details: "Serves QEMU, libnbd or the Linux kernel (nbd-client) until SIGINT or SIGTERM: " +
-    "then it answers what it was asked, stores everything and ends.",
+    "then it answers pending requests, flushes the image and exits.",
   options: [
-    { name: "port", argument: "N", meaning: "TCP port; default 10809, 0 for any that is free" },
-    { name: "host", argument: "ADDRESS", meaning: "address to listen at; default 127.0.0.1, which only this host reaches" },
-    { name: "socket", argument: "PATH", meaning: "listen at a Unix socket in place of a port" },
-    { name: "export", argument: "NAME", meaning: "name of the export; default: none" },
+    { name: "port", argument: "N", meaning: "TCP port; default 10809, 0 for any free one" },
+    { name: "host", argument: "ADDRESS", meaning: "address to listen on; default 127.0.0.1, for this host only" },
+    { name: "socket", argument: "PATH", meaning: "listen on a Unix socket in place of a port" },
+    { name: "export", argument: "NAME", meaning: "name of the export; default: the empty name" },
     { name: "read-only", letter: "r", meaning: "clients cannot write" }, FORMAT, DETECT_ZEROES, ...SECRETS,
-    { name: "tls-cert", argument: "FILE", meaning: "certificate, in PEM: clients have to speak TLS" },
+    { name: "tls-cert", argument: "FILE", meaning: "certificate, in PEM; clients must use TLS" },
     { name: "tls-key", argument: "FILE", meaning: "its key, in PEM" },
-    { name: "tls-ca", argument: "FILE", meaning: "authorities: clients have to show a certificate that one of them signed" }, ...COMMON,
+    { name: "tls-ca", argument: "FILE", meaning: "authorities, in PEM; clients must have a certificate from one of them" }, ...COMMON,
   ],
 }
 
@@ -43,9 +43,9 @@ export const BENCH: CommandRow = {
     { name: "offset", letter: "o", argument: "OFFSET", meaning: "begin there" },
     { name: "pattern", argument: "N", meaning: "the byte that is written; default 0" },
     { name: "buffer-size", letter: "s", argument: "SIZE", meaning: "bytes of a request; default 4k" },
-    { name: "step-size", letter: "S", argument: "SIZE", meaning: "bytes from one request to the next; default that of a request" },
-    { name: "write", letter: "w", meaning: "write in place of reading: what is in the image is lost" },
-    { name: "picture", meaning: "draw how long requests took" },
+    { name: "step-size", letter: "S", argument: "SIZE", meaning: "bytes from one request to the next; default: the size of a request" },
+    { name: "write", letter: "w", meaning: "write in place of reading; overwrites the data of the image" },
+    { name: "picture", meaning: "draw the latencies of the requests" },
     { name: "aio", letter: "i", argument: "KIND", choices: ["threads", "native", "io_uring"], meaning: "accepted, without effect" },
     { name: "native", letter: "n", meaning: "accepted, without effect" }, CACHE, QUIET, OUTPUT, JSON_OUTPUT, FORCE_SHARE, IMAGE_OPTS,
     ...SECRETS, ...COMMON,
@@ -55,7 +55,7 @@ export const BENCH: CommandRow = {
 export const IO: CommandRow = {
   name: "io", operands: "IMAGE",
   summary: "makes single requests on an image, in qemu-io's language: read, write, discard, flush, ...",
-  details: "Without -c and --script, lines come from standard input. The line help lists all. " +
+  details: "Without -c and --script, lines come from standard input. The line 'help' lists all commands. " +
     "Exit code: 1 if a line failed, or found another pattern.",
   options: [
     { name: "cmd", letter: "c", argument: "LINE", meaning: "run this line, as in -c 'write -P 7 0 64k' -c 'read -P 7 0 64k'" },
@@ -66,11 +66,11 @@ export const IO: CommandRow = {
 
 export const DEMO: CommandRow = {
   name: "demo", operands: "DISK", summary: "makes a small disk that a virtual machine with a BIOS boots from",
-  details: "Out of nothing: its boot sector reads a text from the disk and shows it on the screen and on the serial line. " +
+  details: "Its boot sector reads a text from the disk and shows it on the screen and on the serial line. " +
     "Nothing is overwritten.",
   options: [
     { ...FORMAT, meaning: "format of the disk: raw or qcow2; default qcow2" },
-    { name: "text", argument: "TEXT", meaning: "what it shows, in ASCII" }, QUIET, ...COMMON,
+    { name: "text", argument: "TEXT", meaning: "the text, in ASCII" }, QUIET, ...COMMON,
   ],
 }
 

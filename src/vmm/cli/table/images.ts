@@ -6,12 +6,12 @@ import {
 export const CHECK: CommandRow = {
   name: "check", operands: "IMAGE", summary: "checks whether a qcow2 image is consistent, and repairs it",
   details: "Counts all references in a qcow2 image and compares them with its refcounts. " +
-    "Exit code: 0 consistent, 1 it could not be checked, 2 corrupt, 3 leaks only, 63 the format has nothing to check.",
+    "Exit code: 0 consistent, 1 not checked because of an error, 2 corrupt, 3 leaks only, 63 not qcow2.",
   options: [
     FORMAT,
     {
       name: "repair", letter: "r", argument: "WHAT", choices: ["leaks", "all"],
-      meaning: "leaks: free space that nothing uses; all: also repair what endangers data",
+      meaning: "leaks: free leaked clusters; all: also repair what endangers data",
     },
     OUTPUT, JSON_OUTPUT, QUIET, FORCE_SHARE, IMAGE_OPTS, ...SECRETS, SOURCE_CACHE, ...COMMON,
   ],
@@ -27,7 +27,7 @@ export const CREATE: CommandRow = {
       name: "backing",
       letter: "b",
       argument: "FILE",
-      meaning: "backing file: what was not written reads as FILE does; relative to the image's folder. SIZE may be left out",
+      meaning: "backing file, from which unwritten parts are read; relative to the image's folder; SIZE defaults to its size",
     },
     { name: "backing-format", letter: "F", argument: "FORMAT", choices: FORMATS, meaning: "format of the backing file; required with one" },
     { name: "backing-unsafe", letter: "u", meaning: "do not open the backing file" },
@@ -44,19 +44,18 @@ export const CREATE: CommandRow = {
 export const INFO: CommandRow = {
   name: "info", operands: "IMAGE", summary: "prints an image's format, sizes, features, backing file and snapshots",
   options: [
-    { ...FORMAT, meaning: "format of the image: raw, qcow2 or luks; without it as the image begins" },
-    { name: "backing-chain", meaning: "also print those of all backing files, which have to exist" }, OUTPUT, JSON_OUTPUT, FORCE_SHARE,
+    { ...FORMAT, meaning: "format of the image: raw, qcow2 or luks; default: probed" },
+    { name: "backing-chain", meaning: "also print these of all backing files, which must exist" }, OUTPUT, JSON_OUTPUT, FORCE_SHARE,
     IMAGE_OPTS, ...SECRETS, ...COMMON,
   ],
 }
 
 export const MAP: CommandRow = {
   name: "map", operands: "IMAGE", summary: "lists where each part of a disk is stored, in the image or in a backing file",
-  details: "Lists the parts of the disk that hold data, with their place in the file that holds them; " +
-    "JSON also lists what reads as zeroes.",
+  details: "Lists the parts of the disk with data, and where they are stored; JSON also lists parts that read as zeroes.",
   options: [
     FORMAT, { name: "start-offset", letter: "s", argument: "OFFSET", meaning: "begin there" },
-    { name: "max-length", letter: "l", argument: "LENGTH", meaning: "list so many bytes of the disk" },
+    { name: "max-length", letter: "l", argument: "LENGTH", meaning: "bytes of the disk to list" },
     { name: "picture", meaning: "draw the disk as blocks, as wide as the terminal" },
     { name: "svg", argument: "FILE", meaning: "draw it into a new file for browsers" },
     OUTPUT, JSON_OUTPUT, FORCE_SHARE, IMAGE_OPTS, ...SECRETS, ...COMMON,

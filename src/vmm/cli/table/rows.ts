@@ -1,13 +1,13 @@
 /** Rows of the table of commands and options, and the options that commands share. */
 
 export interface OptionRow {
-  /** `--name`: qemu-img's long name, or one of ours where it has a letter only. */
+  /** `--name`: qemu-img's long name, or ours if qemu-img has only a letter. */
   readonly name: string
   /** `-f`: qemu-img's letter. */
   readonly letter?: string
-  /** What stands for the argument in the help. An option without one takes none. */
+  /** The argument's name in the help. Left out: the option takes no argument. */
   readonly argument?: string
-  /** All that the argument may be. */
+  /** All valid arguments. */
   readonly choices?: readonly string[]
   /** The option is short for another one with a value. */
   readonly means?: { readonly name: string; readonly value: string }
@@ -17,7 +17,7 @@ export interface OptionRow {
 
 export interface CommandRow {
   readonly name: string
-  /** What follows the command and its options. */
+  /** The operands, for the help. */
   readonly operands: string
   /** Half a line for the list of commands. */
   readonly summary: string
@@ -28,30 +28,30 @@ export interface CommandRow {
   readonly lastIsWord?: true
 }
 
-/** Formats that are opened and made. */
+/** Formats that we open and create. */
 export const FORMATS = ["raw", "qcow2", "luks"]
 /** qemu-img's cache modes. */
 const CACHE_MODES = ["none", "writeback", "writethrough", "directsync", "unsafe"]
 
 export const FORMAT: OptionRow = {
   name: "format", letter: "f", argument: "FORMAT", choices: FORMATS,
-  meaning: "format of the image: raw, qcow2 or luks; without it raw or qcow2, as the image begins",
+  meaning: "format of the image: raw, qcow2 or luks; default: raw or qcow2, probed",
 }
 export const OUTPUT: OptionRow = {
   name: "output", argument: "KIND", choices: ["human", "json"], meaning: "human: lines for people (default); json: values for programs",
 }
 export const JSON_OUTPUT: OptionRow = { name: "json", means: { name: "output", value: "json" }, meaning: "the same as --output=json" }
 export const QUIET: OptionRow = { name: "quiet", letter: "q", meaning: "print nothing but errors" }
-export const PROGRESS: OptionRow = { name: "progress", letter: "p", meaning: "print progress, as lines where the output is not a terminal" }
+export const PROGRESS: OptionRow = { name: "progress", letter: "p", meaning: "print progress, as lines if the output is not a terminal" }
 export const FORCE_SHARE: OptionRow = {
-  name: "force-share", letter: "U", meaning: "open the image even if another program has locked it; what is read may be out of date",
+  name: "force-share", letter: "U", meaning: "open the image even if another program has locked it; data may be out of date",
 }
 export const IMAGE_OPTS: OptionRow = {
   name: "image-opts", meaning: "the image is given as driver=FORMAT,file.filename=PATH in place of its name",
 }
 export const CACHE: OptionRow = {
   name: "cache", letter: "t", argument: "MODE", choices: CACHE_MODES,
-  meaning: "accepted, without effect: writes are always made stable at the end",
+  meaning: "accepted, without effect: writes are always flushed at the end",
 }
 export const SOURCE_CACHE: OptionRow = {
   name: "source-cache", letter: "T", argument: "MODE", choices: CACHE_MODES, meaning: "accepted, without effect",
@@ -63,17 +63,17 @@ export const DETECT_ZEROES: OptionRow = {
   name: "detect-zeroes", argument: "WHAT", choices: ["off", "on", "unmap"],
   meaning: "for zeroes that are written as data. off: write them; on: mark them as zeroes; unmap: free their space",
 }
-/** What the passphrase of an encrypted image comes from. */
+/** Sources of the passphrase of an encrypted image. */
 export const SECRETS: readonly OptionRow[] = [
-  { name: "passphrase-file", argument: "FILE", meaning: "FILE holds the passphrase of encrypted images: all of it counts, a line end too" },
+  { name: "passphrase-file", argument: "FILE", meaning: "file with the passphrase of encrypted images; a line end at its end counts" },
   {
     name: "object",
     argument: "secret,id=ID,file=FILE",
-    meaning: "the same, under a name: ID of encrypt.key-secret=ID in --image-opts or -o",
+    meaning: "the same with an ID, for encrypt.key-secret=ID in --image-opts or -o",
   },
 ]
 export const HELP: OptionRow = { name: "help", letter: "h", meaning: "print this" }
 export const DEBUG: OptionRow = { name: "debug", meaning: "print where in the program an error came from" }
 
-/** What every command has. */
+/** Options of every command. */
 export const COMMON: readonly OptionRow[] = [HELP, DEBUG]
