@@ -2,13 +2,15 @@
  * Encrypted images of QEMU's making, read and written by us, and read by QEMU again: every cipher, every hash and IV generator
  * that it offers; and images of ours, read by QEMU.
  */
-import { writeFileSync } from "node:fs"
+import { readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { describe, expect } from "vitest"
 import { createImage } from "../../src/backing/create.ts"
+import { createDisk as createInPage, openDisk as openInPage } from "../../src/backing/open-disk-in-page.ts"
 import { openImage } from "../../src/backing/open.ts"
 import { amendImage } from "../../src/backing/operations/amend-image.ts"
 import { addKeySlot, removeKeySlot } from "../../src/backing/operations/key-slots.ts"
+import { MemoryFile } from "../support/memory-file.ts"
 import { itWithQemu, qemuImg } from "../support/qemu.ts"
 import { EncryptedByQemu } from "./encrypted-by-qemu.ts"
 import { temporaryDirectory } from "../support/temporary.ts"
@@ -83,6 +85,23 @@ describe("encrypted images and QEMU", () => {
       expect(qemuImg("info", made)).toMatch(new RegExp(`cipher alg: ${cipher}`))
     }, PATIENCE)
   }
+
+  itWithQemu("QC-LUKS-02 QC-LUKS-07 an image that a page makes and writes is QEMU's as well", async () => {
+    const directory = temporaryDirectory()
+    const file = new MemoryFile()
+    await createInPage(file, { size: 1 << 20, encryption: { passphrase: "abc", iterTime: 1 } })
+    const disk = await openInPage(file, { passphrase: "abc" })
+    await disk.pwrite(new Uint8Array(100_000).fill(0x11), 77)
+    await disk.close()
+    writeFileSync(join(directory, "image"), file.toBytes())
+    const image = new EncryptedByQemu(directory, { format: "qcow2", options: "", size: undefined, passphrase: "abc" })
+    image.io("read -P 0 0 77", "read -P 0x11 77 100000", "read -P 0 100077 4k", "write -P 0x22 0 4k")
+    expect(image.check()).toBe(0)
+    const again = await openInPage(MemoryFile.of(new Uint8Array(readFileSync(image.path))), { passphrase: "abc" })
+    const bytes = new Uint8Array(5000)
+    await again.pread(bytes, 0)
+    expect(bytes).toEqual(new Uint8Array(5000).fill(0x22, 0, 4096).fill(0x11, 4096))
+  }, PATIENCE)
 
   itWithQemu("QC-LUKS-05 a passphrase in key slot 7 opens the image, and so does a binary key file; others do not", () => {
     const directory = temporaryDirectory()

@@ -60,9 +60,10 @@ export class PageCryptography implements Cryptography {
     return digest(hashOf(hash), data)
   }
 
+  /** The same array each time for the same derivation. */
   deriveKey(derivation: KeyDerivation): Uint8Array {
     const found = this.#derived.find((one) => isSame(one.derivation, derivation))
-    if (found !== undefined) return found.key.slice()
+    if (found !== undefined) return found.key
     throw this.#later(async () => {
       // The caller's bytes may be others when the answer comes.
       const kept = { ...derivation, passphrase: derivation.passphrase.slice(), salt: derivation.salt.slice() }
