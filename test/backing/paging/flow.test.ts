@@ -143,6 +143,19 @@ describe("long reads in order", () => {
     expect(pages.cachedBytes).toBe(cached)
   })
 
+  it("of a slow reader begin no stream each, which would end for want of readers before the next one", async () => {
+    const server = new Server()
+    const { disk, clock } = await open(server)
+    await checkInOrder(disk, { from: 0, to: 2 * MIB, step: MIB })
+    const requests = server.ranges.length
+    for (let at = 2 * MIB; at < 6 * MIB; at += 128 * KIB) {
+      await check(disk, at, 128 * KIB)
+      clock.advance(1000)
+      for (let turn = 0; turn < 5; turn++) await new Promise((resolve) => setImmediate(resolve))
+    }
+    expect(server.ranges.slice(requests).filter((range) => range.endsWith(`-${SIZE - 1}`)).length).toBeLessThanOrEqual(3)
+  })
+
   it("that begin inside a page, short ones, and those of a client of one request at a time have their pages read ahead", async () => {
     for (const { start, step, maxParallel } of [
       { start: 512, step: MIB, maxParallel: 6 }, { start: 0, step: 4096, maxParallel: 6 }, { start: 0, step: MIB, maxParallel: 1 },

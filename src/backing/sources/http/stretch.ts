@@ -76,9 +76,12 @@ export class HttpStretches {
     this.#current?.end()
     const stretch = new HttpStretch(this.#options, first, Math.min(size, first + LONGEST_STRETCH))
     this.#current = stretch
-    void stretch.over.then(({ isRefused }) => {
+    void stretch.over.then(({ isRefused, isIdle, asked }) => {
       this.#isRefused ||= isRefused
-      if (this.#current === stretch) this.#current = undefined
+      if (this.#current !== stretch) return
+      this.#current = undefined
+      // A slow reader would begin one with each read, and waste what the server sends ahead each time.
+      if (isIdle) this.#inOrder = Math.min(this.#inOrder, asked)
     })
     return stretch
   }
@@ -116,9 +119,18 @@ class NobodyReads extends BackingError {
   }
 }
 
+interface StretchEnd {
+  /** It failed before it had brought any bytes. */
+  readonly isRefused: boolean
+  /** Nobody read on. */
+  readonly isIdle: boolean
+  /** Bytes that reads have asked for. */
+  readonly asked: number
+}
+
 export class HttpStretch implements AnswerSink {
-  /** Resolves when no more bytes will come. `isRefused`: it failed before it had brought any. */
-  readonly over: Promise<{ readonly isRefused: boolean }>
+  /** Resolves when no more bytes will come. */
+  readonly over: Promise<StretchEnd>
   readonly #options: StretchOptions
   readonly #end: number
   readonly #parts: Part[] = []
@@ -166,20 +178,22 @@ export class HttpStretch implements AnswerSink {
     if (rest.length > 0 || (this.#parts.length === 0 && this.#next < this.#end)) return this.#untilRead(rest)
   }
 
-  async #run(first: number): Promise<{ readonly isRefused: boolean }> {
+  async #run(first: number): Promise<StretchEnd> {
     const { client, limit } = this.#options
     let isRefused = false
+    let isIdle = false
     try {
       await limit.run(() => client.get({ first, last: this.#end - 1 }, this, Number.POSITIVE_INFINITY))
     } catch (error) {
       // Whoever still waits asks for the rest alone, and hears what is wrong then.
       if (!(error instanceof BackingError) && !(error instanceof RedirectExpired)) throw error
+      isIdle = (error instanceof RedirectExpired ? error.error : error) instanceof NobodyReads
       isRefused = error instanceof BackingError && this.#brought === 0 && !this.#isOver
     } finally {
       this.#isOver = true
       for (const { settle, done } of this.#parts.splice(0)) settle(done)
     }
-    return { isRefused }
+    return { isRefused, isIdle, asked: this.#next - first }
   }
 
   /** Hands `bytes` to those who wait. Returns what is left. */
