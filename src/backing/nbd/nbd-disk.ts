@@ -19,16 +19,16 @@ export class NbdDisk implements VirtioBacking {
   static { closesWithBlock(this, "later") }
   readonly asynchronous = true
   readonly size: number
-  /** True as well where the server says that the export is read-only. */
+  /** Also true if the server has the export read-only. */
   readonly readOnly: boolean
   readonly discardGranularity: number
   readonly zeroesAtOnce = ZEROES_AT_ONCE
   readonly unmapsAtOnce = TRIM_AT_ONCE
-  /** Present where the server can flush. */
+  /** Present if the server can flush. */
   readonly flush?: () => Promise<void>
-  /** Present where the server knows NBD_CMD_TRIM. */
+  /** Present if the server knows NBD_CMD_TRIM. */
   readonly discard?: (offset: number, length: number) => Promise<void>
-  /** Present where the server knows NBD_CMD_WRITE_ZEROES. */
+  /** Present if the server knows NBD_CMD_WRITE_ZEROES. */
   readonly writeZeroes?: (offset: number, length: number, mayUnmap: boolean) => Promise<void>
   readonly #blocks: BlockAccess
   readonly #uri: string
@@ -48,7 +48,7 @@ export class NbdDisk implements VirtioBacking {
     }
   }
 
-  /** The export's address: the protocol does not tell whether it has changed. */
+  /** The export's address. There is no generation, because the protocol cannot tell whether the export has changed. */
   version(): DiskVersion {
     return { image: this.#uri }
   }
@@ -63,8 +63,8 @@ export class NbdDisk implements VirtioBacking {
   }
 
   /**
-   * What the server knows of a range (`base:allocation`): at least one extent, in order, from `offset` on. They may end before the range
-   * does; ask again from there. A server that does not tell gives one extent that is neither a hole nor zero.
+   * The allocation of a range (`base:allocation`): at least one extent, in order, from `offset` on. They may end before the range does;
+   * then ask again from there. For a server without this context, the result is one extent that is neither a hole nor zero.
    * @throws BackingError
    */
   async blockStatus(offset: number, length: number): Promise<readonly NbdExtent[]> {
@@ -73,8 +73,8 @@ export class NbdDisk implements VirtioBacking {
   }
 
   /**
-   * Waits for what is under way, has the server flush, and says goodbye. Reads that a silent server does not answer fail after 10 to 20 s;
-   * writes and flushes are waited for as long as `requestTimeout` says.
+   * Waits for requests in progress, flushes, and disconnects. Reads that a silent server does not answer fail after 10 to 20 s; writes and
+   * flushes have the time of `requestTimeout`.
    */
   async close(): Promise<void> {
     this.#isClosed = true
@@ -100,8 +100,8 @@ export class NbdDisk implements VirtioBacking {
 
 /**
  * Connects to an NBD server; the export is the disk, with no cache between: `nbd://host:port/export`, `nbds://` with TLS,
- * `nbd+unix:///export?socket=PATH`. A lost connection comes back by itself, see `reconnectTimeout`. The process lives until `close`.
- * @throws BackingError when the URI is wrong, nobody listens there, or the server refuses
+ * `nbd+unix:///export?socket=PATH`. A lost connection is re-established, see `reconnectTimeout`. It keeps the process alive until `close`.
+ * @throws BackingError if the URI is wrong, nobody listens, or the server refuses
  */
 export async function nbdDisk(uri: string, options: NbdOptions = {}): Promise<NbdDisk> {
   checkValue("nbdDisk", "uri", uri, "string")

@@ -143,7 +143,7 @@ export const NBD_SIZE = {
 export const NBD_LIMIT = {
   /** Bytes of a string: names, queries, messages. */
   string: 4096,
-  /** Bytes of one READ or WRITE where nothing else was agreed on. */
+  /** Maximum of bytes of one READ or WRITE, unless negotiated otherwise. */
   payload: 32 * 1024 * 1024,
   /** The largest minimum block size that may be stated. */
   minimumBlock: 65_536,
@@ -152,8 +152,8 @@ export const NBD_LIMIT = {
 } as const
 
 /**
- * The other side sent what the protocol does not allow. `message` says what; whoever catches it ends the connection, or answers an option
- * with NBD_REP_ERR_INVALID.
+ * The other side broke the protocol, as `message` says. Whoever catches this ends the connection, or answers an option with
+ * NBD_REP_ERR_INVALID.
  */
 export class NbdProtocolError extends Error {
   override readonly name = "NbdProtocolError"

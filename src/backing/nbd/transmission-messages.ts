@@ -1,6 +1,6 @@
 /**
- * Messages of the transmission phase, both directions: headers are stored into buffers that the caller has and uses again, payloads are
- * decoded from bytes. A decoder throws `NbdProtocolError` for what cannot be right.
+ * Messages of the transmission phase, in both directions. Headers are stored into buffers that the caller reuses; payloads are decoded from
+ * bytes. A decoder throws `NbdProtocolError` for an invalid message.
  */
 import {
   NBD_LIMIT, NBD_REPLY_TYPE, NBD_REQUEST_MAGIC, NBD_SIMPLE_REPLY_MAGIC, NBD_SIZE, NBD_STRUCTURED_REPLY_MAGIC, NbdProtocolError,

@@ -1,18 +1,18 @@
 /**
- * An export as bytes: any offset and length, whatever the server's block sizes are. Requests that are longer than the server takes are cut;
- * those that do not fit its minimum block are rounded, and what a write would change beside its own bytes is read first.
+ * An export as bytes: any offset and length, for any block sizes of the server. Requests are cut to the server's maximum and rounded to its
+ * minimum block; for a rounded write, the rest of its blocks is read first.
  */
 import { BackingError } from "../../backing.ts"
 import { NBD_CMD, NBD_CMD_FLAG, NBD_FLAG_T, NBD_STATE } from "../protocol.ts"
 import type { NbdClient } from "./client.ts"
 import { RangeLock } from "./range-lock.ts"
 
-/** Bytes of one READ or WRITE: more makes nothing faster, and others wait behind it. */
+/** Maximum of bytes of one READ or WRITE: more is not faster, and delays other requests. */
 const PIECE = 2 * 1024 * 1024
 /** Bytes of one TRIM, WRITE_ZEROES or BLOCK_STATUS: the field has 32 bits. */
 const LONGEST_RANGE = 2 ** 30
 
-/** A run of bytes that the server says the same of. */
+/** A run of bytes with one status. */
 export interface NbdExtent {
   /** Bytes. */
   readonly offset: number
@@ -24,19 +24,19 @@ export interface NbdExtent {
 }
 
 export class BlockAccess {
-  /** Bytes that can be reached. */
+  /** Accessible bytes. */
   readonly size: number
   readonly readOnly: boolean
   readonly canFlush: boolean
   readonly canTrim: boolean
   readonly canZero: boolean
-  /** Bytes that the server likes its requests to be aligned to. */
+  /** The server's preferred alignment of requests, in bytes. */
   readonly preferredBlock: number
   readonly #client: NbdClient
   readonly #minimum: number
   readonly #piece: number
   readonly #lock = new RangeLock()
-  /** NBD_CMD_FLAG_FUA where that is the only way to make a write stable. */
+  /** NBD_CMD_FLAG_FUA if that is the only way to make a write durable. */
   readonly #writeFlags: number
   readonly #hasFastZero: boolean
   /** Bytes of one TRIM or WRITE_ZEROES that the server has not refused. */
@@ -59,13 +59,13 @@ export class BlockAccess {
     this.#piece = piece - (piece % blockSizes.minimum)
   }
 
-  /** Fills `buffer` from `offset`; the range is inside of the disk. */
+  /** Fills `buffer` from `offset`; the range is inside the disk. */
   read(buffer: Uint8Array, offset: number): Promise<void> {
     if (buffer.length <= this.#piece && this.#isAligned(offset, buffer.length)) return this.#readPiece(buffer, offset)
     return this.#readPieces(buffer, offset)
   }
 
-  /** Stores `buffer` at `offset`; the range is inside of the disk. */
+  /** Stores `buffer` at `offset`; the range is inside the disk. */
   write(buffer: Uint8Array, offset: number): Promise<void> {
     if (this.#minimum === 1) return this.#writePieces(buffer, offset)
     return this.#writeBlocks(buffer, offset)
@@ -73,14 +73,14 @@ export class BlockAccess {
 
   /** The range may hold anything afterwards, and take no space. */
   async trim(offset: number, length: number): Promise<void> {
-    // It is a hint: blocks that do not lie in the range as a whole stay.
+    // It is a hint: blocks that are only partly in the range stay.
     const start = this.#up(offset)
     const end = this.#down(offset + length)
     if (end > start) await this.#overRange(NBD_CMD.TRIM, this.#writeFlags, start, end)
   }
 
   /**
-   * The range reads as zeroes afterwards. `mayUnmap` permits a hole. With `fast` it fails with `unsupported` where the server would have to
+   * The range reads as zeroes afterwards. `mayUnmap` permits a hole. With `fast` it fails with `unsupported` if the server would have to
    * write them.
    */
   async zero(offset: number, length: number, options: { readonly mayUnmap: boolean; readonly fast?: boolean }): Promise<void> {
@@ -99,14 +99,14 @@ export class BlockAccess {
     if (end < offset + length) await this.write(new Uint8Array(offset + length - end), end)
   }
 
-  /** What has been answered so far is on stable storage afterwards. */
+  /** Makes all answered writes durable. */
   async flush(): Promise<void> {
-    // Without NBD_CMD_FLUSH every write has been made stable by itself.
+    // Without NBD_CMD_FLUSH, every write was durable when it was answered.
     if ((this.#client.export.flags & NBD_FLAG_T.SEND_FLUSH) === 0) return
     await this.#client.submit({ type: NBD_CMD.FLUSH, flags: 0, offset: 0, length: 0 }).promise
   }
 
-  /** What is known of the range from `offset` on: at least one extent, which may end before the range does. */
+  /** The allocation of the range from `offset` on: at least one extent, which may end before the range does. */
   async status(offset: number, length: number): Promise<readonly NbdExtent[]> {
     if (length === 0) return []
     const start = this.#down(offset)
@@ -124,11 +124,11 @@ export class BlockAccess {
       const isZero = (extent.flags & NBD_STATE.ZERO) !== 0
       if (to > from) extents.push({ offset: from, length: to - from, isHole, isZero })
     }
-    // A server that knows less than one block says nothing of the range: it may hold anything.
+    // Less than one block is no information: the range counts as data.
     return extents.length > 0 ? extents : [{ offset, length: Math.min(length, end - offset), isHole: false, isZero: false }]
   }
 
-  /** @param options `flush`: what the server has answered and not flushed is flushed first */
+  /** @param options `flush`: flushes answered writes first */
   close(options: { readonly flush: boolean }): Promise<void> {
     return this.#client.close(options)
   }
@@ -198,7 +198,7 @@ export class BlockAccess {
     return allOf(writings)
   }
 
-  /** A command without payload over a range of any length. A server may refuse one that is longer than a WRITE may be. */
+  /** A command without payload for a range of any length. A server may refuse one that is longer than the maximum of a WRITE. */
   async #overRange(type: number, flags: number, start: number, end: number): Promise<void> {
     for (let at = start; at < end;) {
       const length = Math.min(end - at, this.#rangePiece)
@@ -214,7 +214,7 @@ export class BlockAccess {
   }
 }
 
-/** Waits for all, and then fails as the first that failed: their buffers are borrowed until each is through. */
+/** Waits for all, because their buffers are borrowed, and then rejects with the error of the first that failed. */
 async function allOf(promises: readonly Promise<void>[]): Promise<void> {
   for (const result of await Promise.allSettled(promises)) if (result.status === "rejected") throw result.reason
 }

@@ -1,10 +1,9 @@
 /**
- * The client: commands go out over one or several connections, bounded in number and bytes; a lost connection comes back without
- * whoever waits for an answer noticing.
+ * The client: sends commands over one or several connections, bounded in number and bytes, and re-establishes a lost connection without
+ * failing the commands that wait.
  *
- * What is sent again after a reconnection: the writes that the server has not flushed (see `Unflushed`), in order and alone, then the other
- * commands that it has not answered. A server may still be working on a request of the old connection when the new one begins; the protocol
- * has nothing against that, and neither has this client.
+ * After a reconnection it sends again first the unflushed writes (see `Unflushed`), in order, then the other unanswered commands. The
+ * server may still be executing a request of the old connection; neither the protocol nor this client can prevent that.
  */
 import { BackingError } from "../../backing.ts"
 import { NBD_CMD, NBD_ERROR, NBD_FLAG_T, type NbdProtocolError } from "../protocol.ts"
@@ -24,12 +23,12 @@ import type { NbdAddress } from "./uri.ts"
 import { Watchdog, type Watched } from "./watchdog.ts"
 import { dial } from "./wire.ts"
 
-/** Bytes of payload on their way at most, over all connections; one command may always go. */
+/** Maximum of bytes of payload in transit on all connections. One command is always allowed. */
 const MOST_PAYLOAD = 32 * 1024 * 1024
 
 /**
- * "up": connected. "reconnecting": commands wait. "down": the connection did not come back in time; the next command tries again.
- * "broken": for ever, see `#failure`.
+ * "up": connected. "reconnecting": commands wait. "down": reconnecting timed out; the next command tries again.
+ * "broken": final, see `#failure`.
  */
 type State = "up" | "reconnecting" | "down" | "broken"
 
@@ -47,15 +46,15 @@ export class NbdClient implements ConnectionOwner, Watched {
   #negotiated: Negotiated | undefined
   #unflushed = new Unflushed(0, { keepAnswered: false })
   #replay = new Replay([])
-  /** A FLUSH of our own, which makes room in `#unflushed`. */
+  /** Our own FLUSH, which makes room in `#unflushed`. */
   #ownFlush: Command | undefined
-  /** The server is shutting down: the connection is left when the bytes that have come are through. */
+  /** The server is shutting down: leaves the connection after the received bytes have been processed. */
   #mustLeave = false
-  /** The first FLUSH that failed: the server may have dropped what it could not write, so that no later one, and no write, succeeds. */
+  /** The first FLUSH that failed: the server may have dropped data, so no later flush and no write succeeds. */
   #flushFailure: BackingError | undefined
   /** Why there is no connection in the state "down". */
   #lastLoss: BackingError
-  /** Why nothing goes any more. */
+  /** Why the client is broken. */
   #failure: BackingError | undefined
   #isClosing = false
   readonly #unsettled: Unsettled
@@ -70,13 +69,13 @@ export class NbdClient implements ConnectionOwner, Watched {
   }
 
   /**
-   * Connects, once: a server that is not there is an error.
+   * Connects, without retries.
    * @throws BackingError
    */
   static async open(address: NbdAddress, settings: NbdSettings, host: NbdHost = { dial, timer: hostTimer }): Promise<NbdClient> {
     const client = new NbdClient(address, settings, host)
     const { connections, negotiated } = await connect(client.#destination).catch((error: unknown) => {
-      // A server that breaks the protocol on a first connection keeps the others from being opened.
+      // If the server breaks the protocol on the first connection, the others are not opened.
       throw client.#failure ?? error
     })
     client.#negotiated = negotiated
@@ -87,20 +86,20 @@ export class NbdClient implements ConnectionOwner, Watched {
     return client
   }
 
-  /** What the server said of the export. It stays the same. */
+  /** The negotiated properties of the export, which never change. */
   get export(): Negotiated {
     if (this.#negotiated === undefined) throw new Error("the NBD client is used before it is connected")
     return this.#negotiated
   }
 
-  /** Sends a command as soon as there is room for it. Its promise rejects with a `BackingError` when it fails. */
+  /** Sends a command as soon as there is room. Its promise rejects with a `BackingError` if it fails. */
   submit(fields: CommandFields): Command {
     const command = new Command(fields)
     return this.#submit(command, this.#isClosing ? this.#closed() : this.#refusalFor(command))
   }
 
   #submit(command: Command, failure?: BackingError): Command {
-    // Until now nobody was kept waiting, whatever became of the connection.
+    // Nobody was waiting until now, so the timeout begins here.
     if (this.#unsettled.isNone) this.#reconnection.startAnew()
     this.#unsettled.add(command)
     if (failure !== undefined) {
@@ -113,7 +112,7 @@ export class NbdClient implements ConnectionOwner, Watched {
     return command
   }
 
-  /** Waits for what is under way, for reads not long; then, with `flush`, has the server flush. A second call does nothing. */
+  /** Waits for commands in progress (for reads not long), then flushes, with `flush`. A second call does nothing. */
   async close(options: { readonly flush: boolean }): Promise<void> {
     if (this.#isClosing) return
     this.#isClosing = true
@@ -138,17 +137,17 @@ export class NbdClient implements ConnectionOwner, Watched {
     const { error } = command
     if (error?.error === NBD_ERROR.ESHUTDOWN && this.#destination.settings.reconnectTimeout > 0) {
       this.#mustLeave = true
-      // A write is sent again because it is in `#unflushed` without an answer.
+      // A write needs nothing here: it is sent again because it is in `#unflushed` without an answer.
       if (!command.changes) this.#queue.putBack([command])
       return
     }
     const failure = error === undefined ? undefined : errorOf(command, this.address.uri)
     if (this.#replay.answered(command) && command.answer !== 0) {
-      // Whoever wrote this was told long ago that it had succeeded.
+      // The writer was told long ago that this write had succeeded.
       if (failure !== undefined) this.#break(failure)
       return
     }
-    // What is sent again by itself is no progress: a request that brings the server down each time has to fail in the end.
+    // An answer to a replayed write is not progress: otherwise a request that crashes the server each time would never fail.
     this.#reconnection.startAnew()
     if (command.changes) this.#unflushed.answered(command, { keep: failure === undefined && command.type !== NBD_CMD.TRIM })
     this.#settle(command, command.type === NBD_CMD.FLUSH ? this.#flushAnswered(command, failure) : failure)
@@ -156,14 +155,14 @@ export class NbdClient implements ConnectionOwner, Watched {
 
   idle(): void {
     if (!this.#mustLeave) return this.#pump()
-    // The server may still do a write that it has not answered, after a newer one that its successor got: that answer is waited for.
+    // The server may still execute an unanswered write, after a newer one on the next connection, so that answer is awaited.
     if (this.#connections.some(({ inFlight }) => inFlight > 0)) return
     for (const connection of this.#connections) connection.disconnect()
     this.#lose(new BackingError("io", "the server is shutting down", { path: this.address.uri }))
   }
 
   lost(connection: Connection, error: Error | undefined): void {
-    // One that is still being opened is looked after by `connect`.
+    // `connect` handles a connection that is still being opened.
     if (this.#connections.includes(connection)) this.#lose(ended(this.address, error))
   }
 
@@ -176,7 +175,7 @@ export class NbdClient implements ConnectionOwner, Watched {
     return command.changes || command.type === NBD_CMD.FLUSH ? this.#flushFailure : undefined
   }
 
-  /** Sends what there is room for. */
+  /** Sends commands while there is room. */
   #pump(): void {
     while (this.#state === "up" && !this.#mustLeave) {
       const connection = this.#roomiest()
@@ -197,7 +196,7 @@ export class NbdClient implements ConnectionOwner, Watched {
     return best
   }
 
-  /** The next command to send, taken out of its queue; undefined where there is none, or none may go yet. */
+  /** The next command to send, taken out of its queue; undefined if there is none, or none may go yet. */
   #next(): Command | undefined {
     if (!this.#replay.isOver) return this.#replay.next()
     const { first } = this.#queue
@@ -216,7 +215,7 @@ export class NbdClient implements ConnectionOwner, Watched {
     return this.#ownFlush
   }
 
-  /** Returns why the flush does not count: it failed, or one before it did, and the server may have dropped what both cover. */
+  /** Returns why the flush is not valid: it failed, or an earlier one did, after which the server may have dropped data. */
   #flushAnswered(command: Command, failure: BackingError | undefined): BackingError | undefined {
     this.#flushFailure ??= failure
     if (this.#flushFailure === undefined) {
@@ -244,7 +243,7 @@ export class NbdClient implements ConnectionOwner, Watched {
     this.#lose(new BackingError("io", `a request was not answered within ${requestTimeout} ms`, { path: this.address.uri }))
   }
 
-  /** The connections are over. What was on its way waits for new ones. */
+  /** The connections have ended. Their commands wait for new ones. */
   #lose(error: BackingError): void {
     this.#leave()
     if (this.#destination.settings.reconnectTimeout === 0) this.#break(error)
@@ -276,7 +275,7 @@ export class NbdClient implements ConnectionOwner, Watched {
     })
   }
 
-  /** Everybody who waits is told. Writes that were answered are kept: another connection may come. */
+  /** Fails all waiting commands. Answered writes are kept for another connection. */
   #giveUp(error: BackingError): void {
     this.#state = "down"
     this.#lastLoss = error

@@ -4,7 +4,7 @@ import { backingCodeOf } from "../errors.ts"
 import { NBD_CMD, NBD_ERROR } from "../protocol.ts"
 import type { Command } from "./command.ts"
 
-/** What the server answered in `error`, for whoever asked. `uri` is the server's, for messages. */
+/** The error for the server's answer `error`. `uri` is the server's, for messages. */
 export function errorOf({ type, offset, length, error }: Command, uri: string): BackingError {
   const { code, reason } = backingCodeOf(error?.error ?? NBD_ERROR.EIO)
   const doing = Object.entries(NBD_CMD).find(([, number]) => number === type)?.[0] ?? "request"

@@ -22,7 +22,7 @@ export class CommandQueue {
     const command = this.#commands[this.#head]
     if (command === undefined) return undefined
     this.#commands[this.#head++] = undefined
-    // The front is empty: cutting it off now and then costs less than shifting every time.
+    // The front is empty. Cutting it off now and then is faster than shifting each time.
     if (this.#head === this.#commands.length || this.#head >= 1024) {
       this.#commands = this.#commands.slice(this.#head)
       this.#head = 0
@@ -36,7 +36,7 @@ export class CommandQueue {
     this.#head = 0
   }
 
-  /** Takes out those that `isWanted` holds for. */
+  /** Removes and returns the commands for which `isWanted` is true. */
   removeWhere(isWanted: (command: Command) => boolean): readonly Command[] {
     const all = this.#commands.slice(this.#head).filter((command) => command !== undefined)
     this.#commands = all.filter((command) => !isWanted(command))

@@ -1,5 +1,5 @@
 /**
- * A command of the transmission phase, from the moment somebody asks for it until it is settled; it outlives the connections it is sent on.
+ * A command of the transmission phase, from its request until it is settled. It outlives the connections on which it is sent.
  */
 import type { BackingError } from "../../backing.ts"
 import { NBD_CMD } from "../protocol.ts"
@@ -7,7 +7,7 @@ import type { ErrorChunk, StatusExtent } from "../transmission-messages.ts"
 import { Coverage } from "./connection/coverage.ts"
 import type { WriteBuffer } from "./write-buffers.ts"
 
-/** What a command asks for. */
+/** The request of a command. */
 export interface CommandFields {
   /** Of `NBD_CMD`. */
   readonly type: number
@@ -16,7 +16,7 @@ export interface CommandFields {
   /** Bytes; 0 for FLUSH, as `length`. */
   readonly offset: number
   readonly length: number
-  /** READ: what to fill. WRITE: what to send. Borrowed until the command is settled. */
+  /** READ: the buffer to fill. WRITE: the data to send. Borrowed until the command is settled. */
   readonly buffer?: Uint8Array
 }
 
@@ -27,13 +27,13 @@ export class Command {
   readonly length: number
   readonly buffer: Uint8Array | undefined
   readonly promise: Promise<void>
-  /** WRITE: what goes over the wire, now and after a reconnection. `Unflushed` makes it, and takes it back. */
+  /** WRITE: the copy to send, now and after a reconnection. `Unflushed` allocates and releases it. */
   wire: WriteBuffer | undefined
-  /** READ: what has come in structured replies since the command was last sent. */
+  /** READ: the bytes received in structured replies since the command was last sent. */
   coverage: Coverage | undefined
-  /** What the server answered, so far. */
+  /** The server's error, so far. */
   error: ErrorChunk | undefined
-  /** BLOCK_STATUS: what the server answered, undefined until then. */
+  /** BLOCK_STATUS: the server's answer. */
   extents: readonly StatusExtent[] | undefined
   sentAt = 0
   /** Writes: the number of the answer, in the order of answers; 0 while there is none. FLUSH: of the last answer that it covers. */
@@ -71,14 +71,14 @@ export class Command {
     return this.offset < other.offset + other.length && other.offset < this.offset + this.length
   }
 
-  /** Before each sending: forgets what came in answer to the last one. */
+  /** Called before each sending: drops partial answers to the last one. */
   prepare(): void {
     this.error = undefined
     this.extents = undefined
     if (this.type === NBD_CMD.READ) this.coverage = new Coverage(this.length)
   }
 
-  /** Whoever waits for it goes on. A second call does nothing. */
+  /** Settles its promise. A second call does nothing. */
   settle(error?: BackingError): void {
     if (error === undefined) this.#resolve()
     else this.#reject(error)

@@ -1,4 +1,4 @@
-/** Opening connections: dialling, the handshake and its time limit, and as many connections as both sides want. */
+/** Opens connections: dials, does the handshake within a time limit, and opens as many connections as both sides allow. */
 import { BackingError, type BackingErrorCode } from "../../backing.ts"
 import { NBD_FLAG_T, NbdProtocolError } from "../protocol.ts"
 import { Connection, type ConnectionOwner } from "./connection/connection.ts"
@@ -9,25 +9,25 @@ import type { Timer } from "./timer.ts"
 import type { NbdAddress } from "./uri.ts"
 import type { Dial } from "./wire.ts"
 
-/** What the client needs of its host. */
+/** The host, as the client uses it. */
 export interface NbdHost {
   readonly dial: Dial
   readonly timer: Timer
 }
 
-/** What we use of an `AbortSignal`: the package's declarations compile where the platform's types are not there. */
+/** The used part of `AbortSignal`, so that the package's declarations compile without the platform's types. */
 export interface EndSignal {
   readonly aborted: boolean
   addEventListener(type: "abort", listener: () => void): void
   removeEventListener(type: "abort", listener: () => void): void
 }
 
-/** Where to connect to, and how. */
+/** The address, and options of connecting. */
 export interface Destination extends NbdHost {
   readonly address: NbdAddress
   readonly settings: NbdSettings
   readonly owner: ConnectionOwner
-  /** Ends what is under way. */
+  /** Aborts connecting. */
   readonly signal: EndSignal
 }
 
@@ -39,7 +39,7 @@ export interface Connected {
 /**
  * Opens all connections.
  * @param before what was negotiated the last time: it must be the same again
- * @throws BackingError; its cause is a NbdProtocolError where trying again is no use
+ * @throws BackingError; its cause is an NbdProtocolError if a retry is useless
  */
 export async function connect(destination: Destination, before?: Negotiated): Promise<Connected> {
   const first = await openConnection(destination, before)
@@ -97,7 +97,7 @@ export function violation(address: NbdAddress, error: NbdProtocolError): Backing
   return new BackingError("io", `the server breaks the NBD protocol: ${error.message}`, { path: address.uri, cause: error })
 }
 
-/** Somebody has the disk in memory as it was: another disk of the same name is not it. */
+/** Refuses an export with other properties, because the guest knows the old ones. */
 function checkSame(before: Negotiated, now: Negotiated): void {
   const facts = ({ size, flags, blockSizes, structured, contextId }: Negotiated): string =>
     `${size} bytes, flags 0x${flags.toString(16)}, block sizes ${blockSizes.minimum}/${blockSizes.preferred}/${blockSizes.maximum}` +

@@ -1,12 +1,12 @@
-/** The bytes of a handshake, read in pieces of known length: what a server may send is bounded, and the time that it takes. */
+/** The bytes of a handshake, read in pieces of known length, with bounds on unread bytes and on time. */
 import { NbdProtocolError } from "../protocol.ts"
 import type { Wire, WireReader } from "./wire.ts"
 
-/** Bytes that a server may have sent before they are asked for: a whole reply with its data, and the next one. */
+/** Maximum of unread bytes of a server: a whole reply with its data, and the next one. */
 const MOST_WAITING = 64 * 1024
 const INPUT_BYTES = 16 * 1024
 
-/** The server closed the connection, or it broke; `cause` says how where the host knows. */
+/** The server closed the connection, or it broke; `cause` is the host's error, if there is one. */
 export class ConnectionEnded extends Error {
   override readonly name = "ConnectionEnded"
 }
@@ -15,7 +15,7 @@ export class HandshakeStream implements WireReader {
   readonly #input = new Uint8Array(INPUT_BYTES)
   #waiting: Uint8Array = new Uint8Array(0)
   #failure: Error | undefined
-  /** The one reading that is under way. */
+  /** The read in progress. */
   #wanted: { readonly length: number; readonly resolve: (bytes: Uint8Array) => void; readonly reject: (error: Error) => void } | undefined
 
   target(): Uint8Array {
@@ -35,13 +35,13 @@ export class HandshakeStream implements WireReader {
     this.fail(new ConnectionEnded("the server closed the connection during the handshake", { cause: error }))
   }
 
-  /** Ends the reading that is under way, and every later one that bytes which came before do not answer. */
+  /** Fails the read in progress, and later ones that need more bytes than have come. */
   fail(error: Error): void {
     this.#failure ??= error
     this.#serve()
   }
 
-  /** Resolves to exactly `length` bytes. Rejects with what `fail` was given. */
+  /** Resolves to exactly `length` bytes. Rejects with the error of `fail`. */
   read(length: number): Promise<Uint8Array> {
     return new Promise((resolve, reject) => {
       this.#wanted = { length, resolve, reject }
@@ -49,12 +49,12 @@ export class HandshakeStream implements WireReader {
     })
   }
 
-  /** What the first `fail` was given. */
+  /** The error of the first `fail`. */
   get failure(): Error | undefined {
     return this.#failure
   }
 
-  /** Bytes that nobody has read. */
+  /** Unread bytes. */
   get waiting(): Uint8Array {
     return this.#waiting
   }

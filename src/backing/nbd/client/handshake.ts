@@ -8,32 +8,32 @@ import type { HandshakeWire } from "./handshake-stream.ts"
 import type { NbdSettings } from "./options.ts"
 import type { NbdAddress } from "./uri.ts"
 
-/** What was agreed on. */
+/** The result of the handshake. */
 export interface Negotiated extends messages.ExportInfo {
   readonly blockSizes: messages.BlockSizes
   readonly structured: boolean
-  /** The id of base:allocation; undefined where the server does not offer it. */
+  /** The id of base:allocation; undefined if the server does not offer it. */
   readonly contextId: number | undefined
 }
 
-/** Replies that one option may have, and bytes that one reply may have. */
+/** Maximum of replies to one option, and of bytes of one reply. */
 const MOST_REPLIES = 64
 const LONGEST_REPLY = NBD_LIMIT.string + 64
 
-/** What is used where the server states nothing: [NBD] "Size constraints". */
+/** Defaults for a server that states no block sizes: [NBD] "Size constraints". */
 const DEFAULT_SIZES: messages.BlockSizes = { minimum: 1, preferred: 4096, maximum: NBD_LIMIT.payload }
 
 /** The last reply to an option, and those before it. */
 interface Answer {
   readonly type: number
-  /** The server's words, for errors. */
+  /** The server's message, for errors. */
   readonly text: string
   readonly before: readonly { readonly type: number; readonly data: Uint8Array }[]
 }
 
 /**
  * Leads the connection into the transmission phase.
- * @throws BackingError when the server refuses, NbdProtocolError when it breaks the protocol, ConnectionEnded when it goes away
+ * @throws BackingError if the server refuses, NbdProtocolError if it breaks the protocol, ConnectionEnded if it disconnects
  */
 export async function shakeHands(connection: HandshakeWire, address: NbdAddress, settings: NbdSettings): Promise<Negotiated> {
   const { wire, stream } = connection
@@ -55,7 +55,7 @@ export async function shakeHands(connection: HandshakeWire, address: NbdAddress,
 async function startTls(connection: HandshakeWire, address: NbdAddress, settings: NbdSettings): Promise<void> {
   const answer = await ask(connection, NBD_OPT.STARTTLS)
   if (answer.type !== NBD_REP.ACK) throw noTls(address, answer)
-  // Somebody between us and the server may have put bytes here, to be taken for what came encrypted.
+  // A man in the middle may have injected bytes, which must not count as encrypted.
   if (connection.stream.waiting.length > 0) throw new NbdProtocolError("bytes that are not encrypted follow the beginning of TLS")
   const host = "host" in address.target ? address.target.host : undefined
   try {
@@ -77,7 +77,7 @@ async function selectAllocation(connection: HandshakeWire, address: NbdAddress):
   return contexts[0]?.id
 }
 
-/** Undefined where the server is too old for NBD_OPT_GO. */
+/** Undefined if the server is too old for NBD_OPT_GO. */
 async function go(
   connection: HandshakeWire,
   address: NbdAddress,
@@ -117,7 +117,7 @@ async function ask({ wire, stream }: HandshakeWire, option: number, data?: Uint8
   throw new NbdProtocolError(`more than ${MOST_REPLIES} replies to option ${option}`)
 }
 
-/** A server has several words for having no TLS: unsupported, not set up, invalid. */
+/** Servers without TLS answer in several ways: unsupported, not set up, invalid. */
 function noTls(address: NbdAddress, { text }: Answer): BackingError {
   const said = text === "" ? "" : ` (it says: ${text.slice(0, 200)})`
   return new BackingError("unsupported", `the server does not offer TLS; an nbd URI connects without it, unencrypted${said}`, {

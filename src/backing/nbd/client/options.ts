@@ -1,15 +1,15 @@
-/** Options of `nbdFile` and `nbdDisk`, and what each is when it is left out. */
+/** Options of `nbdFile` and `nbdDisk`, with their defaults. */
 import { BackingError } from "../../backing.ts"
 import { checkCount, checkOptions, type Rules } from "../../../options.ts"
 import type { NbdAddress } from "./uri.ts"
 
 /** Options of `nbdFile` and `nbdDisk`. Times are milliseconds. */
 export interface NbdOptions {
-  /** Never write. Default false: an export that the server calls read-only is read-only all the same. */
+  /** Never write. Default false; an export that the server has read-only is read-only in any case. */
   readonly readOnly?: boolean
   /** For nbds: certificates in PEM of authorities that may have signed the server's. Default: those that Node knows. */
   readonly ca?: string | Uint8Array
-  /** For nbds: our certificate in PEM, where the server asks for one. */
+  /** For nbds: our certificate in PEM, if the server asks for one. */
   readonly cert?: string | Uint8Array
   /** For nbds: the private key of `cert` in PEM. */
   readonly key?: string | Uint8Array
@@ -17,23 +17,25 @@ export interface NbdOptions {
    * For nbds: the name that the server's certificate must be for. Default: tls-hostname of the URI, then its host, or localhost for a Unix
    * socket. */
   readonly servername?: string
-  /** Connections to open where the server allows several (NBD_FLAG_CAN_MULTI_CONN), 1 to 16. Default 1. */
+  /** Connections to open if the server allows several (NBD_FLAG_CAN_MULTI_CONN), 1 to 16. Default 1. */
   readonly connections?: number
-  /** Requests that wait for their answer on one connection at most, 1 to 1024; others wait here. Default 64. */
+  /** Maximum of unanswered requests on one connection, 1 to 1024; others wait here. Default 64. */
   readonly maxInFlight?: number
   /** For a connection and its handshake. Default 10,000. */
   readonly connectTimeout?: number
   /**
-   * A request that is not answered within this time counts as a lost connection. Default 0: any time. A server that is only slow may still
-   * do a write of the old connection after a newer one of the next: choose a time after which it has surely given up. */
+   * If a request is not answered within this time, the connection counts as lost. Default 0: no limit. A server that is only slow may still
+   * execute a write of the old connection after a newer one of the next, so choose a time after which it has surely given up.
+   */
   readonly requestTimeout?: number
   /**
-   * How long requests wait for a lost connection to come back before they fail with `io`; the next request tries again. 0: a lost
-   * connection is final. Default 30,000. */
+   * How long requests wait for a lost connection before they fail with `io`; the next request tries again. 0: a lost connection is final.
+   * Default 30,000. */
   readonly reconnectTimeout?: number
   /**
-   * Bytes of writes kept until the server has flushed them, to be sent again after a reconnection: a server that crashed may have lost
-   * them. From half of that on the client sends a FLUSH of its own beside the writes. Default 64 MiB. */
+   * Maximum of bytes of writes that are kept until the server has flushed them, to be sent again after a reconnection, because a server
+   * that crashed may have lost them. From half of that on, the client sends its own FLUSH along with the writes. Default 64 MiB.
+   */
   readonly unflushedLimit?: number
 }
 
@@ -54,7 +56,7 @@ export interface NbdSettings extends Pick<NbdOptions, "ca" | "cert" | "key" | "s
 }
 
 /**
- * Certificates are there to protect the connection: with a URI that connects unencrypted they would protect nothing.
+ * Refuses certificates with a URI that connects unencrypted, where they would protect nothing.
  * @throws BackingError `invalid-argument`
  */
 export function checkTlsOptions(address: NbdAddress, settings: NbdSettings): void {
@@ -65,7 +67,7 @@ export function checkTlsOptions(address: NbdAddress, settings: NbdSettings): voi
   })
 }
 
-/** What setTimeout takes. */
+/** The maximum of setTimeout. */
 const LONGEST_TIME = 2 ** 31 - 1
 
 /** @throws TypeError or RangeError, in the name of the function `who` */

@@ -1,4 +1,4 @@
-/** Keeps reads that end in a write of the same blocks apart from other writes there, first come, first served. */
+/** Serializes read-modify-write cycles with other writes to the same blocks, first come, first served. */
 
 interface Held {
   readonly start: number
@@ -11,8 +11,8 @@ export class RangeLock {
   readonly #held = new Set<Held>()
 
   /**
-   * Resolves when no earlier holder of the bytes from `start` to `end` is in the way. Two that are not exclusive are never in each other's.
-   * Call what it resolves to when the work is done.
+   * Resolves when no earlier holder of the bytes from `start` to `end` conflicts. Two holders that are not exclusive never conflict.
+   * Resolves to a function that releases the lock.
    */
   async take(start: number, end: number, options: { readonly isExclusive: boolean }): Promise<() => void> {
     const { isExclusive } = options

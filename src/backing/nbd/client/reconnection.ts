@@ -1,4 +1,4 @@
-/** When to try a lost connection again, and when to give up: pauses that double, and a time after which nobody is kept waiting. */
+/** Decides when to retry a lost connection (the pauses double), and when to give up. */
 import { BackingError } from "../../backing.ts"
 import { NbdProtocolError } from "../protocol.ts"
 import type { Connected, EndSignal } from "./connect.ts"
@@ -8,7 +8,7 @@ import type { Timer } from "./timer.ts"
 const FIRST_PAUSE = 100
 const LONGEST_PAUSE = 5000
 
-/** `isFinal`: trying again is no use. */
+/** `isFinal`: a retry is useless. */
 export type Result = Connected | { readonly failure: BackingError; readonly isFinal: boolean }
 
 export class Reconnection {
@@ -26,7 +26,7 @@ export class Reconnection {
     this.#signal = signal
   }
 
-  /** The server has answered a request, or nobody was waiting for it: tries and time are counted from here. */
+  /** The server has answered a request, or nobody was waiting: counts tries and time from now on. */
   startAnew(): void {
     if (this.#tries === 0) return
     this.#tries = 0
@@ -34,7 +34,7 @@ export class Reconnection {
   }
 
   /**
-   * Calls `connect` until it succeeds, or the time is over.
+   * Calls `connect` until it succeeds, or the timeout is reached.
    * @param loss why there is no connection
    */
   async run(loss: BackingError, connect: () => Promise<Connected>): Promise<Result> {

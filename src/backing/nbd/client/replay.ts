@@ -14,7 +14,7 @@ export class Replay {
     return this.#sent === this.#commands.length && this.#inFlight.size === 0
   }
 
-  /** The next one to send; undefined where the answers to others must come first. */
+  /** The next one to send; undefined if others must be answered first. */
   next(): Command | undefined {
     const next = this.#commands[this.#sent]
     if (next === undefined) return undefined

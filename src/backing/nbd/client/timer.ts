@@ -1,9 +1,9 @@
-/** The clock of the client, so that tests have one of their own. */
+/** The clock of the client, so that tests can replace it. */
 
 export interface Timer {
   /** Milliseconds since some moment. */
   now(): number
-  /** Calls `task` once, `delay` milliseconds from now. Returns what takes it back. */
+  /** Calls `task` once, `delay` milliseconds from now. Returns a function that cancels it. */
   after(delay: number, task: () => void): () => void
 }
 

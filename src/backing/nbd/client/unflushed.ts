@@ -1,13 +1,13 @@
 /**
- * Writes that the server may lose: those that it has not answered, and those that it has answered and not flushed. After a
- * reconnection they are sent again, in the order in which they were first sent, before anything else: a server that crashed may have lost
- * what it acknowledged, and the client cannot tell a crash from a cut cable. Nothing that a flush has covered is sent again.
+ * Unflushed: writes that the server may lose, because it has not answered or not flushed them. After a reconnection they are sent again, in
+ * their first order, before anything else: a server that crashed may have lost acknowledged writes, and the client cannot tell a crash from
+ * a cut cable. Flushed writes are not sent again.
  */
 import { NBD_CMD } from "../protocol.ts"
 import type { Command } from "./command.ts"
 import { WriteBuffers } from "./write-buffers.ts"
 
-/** What an entry costs beside its bytes. */
+/** Memory of an entry beside its bytes. */
 const ENTRY_BYTES = 256
 
 export class Unflushed {
@@ -16,7 +16,7 @@ export class Unflushed {
   readonly #isKeeping: boolean
   readonly #commands = new Set<Command>()
   readonly #buffers = new WriteBuffers()
-  /** Answers to writes, counted. */
+  /** Number of answered writes. */
   #answers = 0
   /** The number of the last answer that a flush has covered. */
   #flushed = 0
@@ -25,24 +25,24 @@ export class Unflushed {
 
   /**
    * @param limit bytes of answered writes above which `isFull`
-   * @param options `keepAnswered` is false where writes are stable when they are answered, or where no connection will come back
+   * @param options `keepAnswered` is false if writes are durable when they are answered, or if there is no reconnection
    */
   constructor(limit: number, options: { readonly keepAnswered: boolean }) {
     this.#limit = limit
     this.#isKeeping = options.keepAnswered
   }
 
-  /** No more writes should be sent until a flush has made room. */
+  /** Whether to send no more writes until a flush has made room. */
   get isFull(): boolean {
     return this.#bytes > this.#limit
   }
 
-  /** A flush should be sent now: it goes on beside the writes that there is still room for. */
+  /** Whether to send a flush now, along with the writes for which there is still room. */
   get isHalfFull(): boolean {
     return this.#bytes > this.#limit / 2
   }
 
-  /** Some answered writes have not been flushed. */
+  /** Whether some answered writes have not been flushed. */
   get isDirty(): boolean {
     return this.#answers > this.#flushed
   }
@@ -58,7 +58,7 @@ export class Unflushed {
     if (command.type === NBD_CMD.WRITE && command.buffer !== undefined) command.wire ??= this.#buffers.take(command.buffer)
   }
 
-  /** The server has answered a write. `keep` is false where nothing could be lost: it failed, or the range holds anything after a TRIM. */
+  /** The server has answered a write. `keep` is false if nothing can be lost: it failed, or it was a TRIM. */
   answered(command: Command, { keep }: { readonly keep: boolean }): void {
     if (command.answer !== 0) return
     command.answer = ++this.#answers
@@ -66,7 +66,7 @@ export class Unflushed {
     else this.#forget(command, { isRead: command.error === undefined })
   }
 
-  /** The server has flushed what it had answered up to answer number `answer`. */
+  /** The server has flushed all writes up to answer number `answer`. */
   flushed(answer: number): void {
     this.#flushed = Math.max(this.#flushed, answer)
     for (const command of this.#commands) {
@@ -77,14 +77,14 @@ export class Unflushed {
     this.#buffers.trim()
   }
 
-  /** Nobody waits for the answers any more. Returns those writes. */
+  /** Removes and returns the unanswered writes, for which nobody waits any more. */
   dropUnanswered(): readonly Command[] {
     const dropped = [...this.#commands].filter(({ answer }) => answer === 0)
     for (const command of dropped) this.#forget(command, { isRead: false })
     return dropped
   }
 
-  /** What has to be sent again, in order. */
+  /** The writes to send again, in order. */
   all(): readonly Command[] {
     return [...this.#commands]
   }

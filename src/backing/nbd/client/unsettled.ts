@@ -1,15 +1,15 @@
-/** How many commands are not settled, and the wait for the last of them when a disk is closed. */
+/** Counts unsettled commands, and waits for the last of them when a disk is closed. */
 import { NBD_CMD } from "../protocol.ts"
 import type { Command } from "./command.ts"
 import type { Timer } from "./timer.ts"
 
-/** Milliseconds after which, and again and again, a disk that is being closed looks at what it still waits for. */
+/** Interval in milliseconds at which a disk that is being closed checks what it still waits for. */
 const LOOK_AGAIN = 10_000
 
 export class Unsettled {
   readonly #timer: Timer
   #count = 0
-  /** Those among them that a server may leave unanswered without anything being lost. */
+  /** Those that may stay unanswered without losing data: reads. */
   #reads = 0
   #whenNone: () => void = () => undefined
 
@@ -32,7 +32,7 @@ export class Unsettled {
     if (this.#count === 0) this.#whenNone()
   }
 
-  /** Resolves when there is none. Calls `abandon`, which settles all, when a while has passed and only reads are left. */
+  /** Resolves when there is none. If only reads are left after a while, calls `abandon`, which settles them. */
   none(abandon: () => void): Promise<void> {
     if (this.#count === 0) return Promise.resolve()
     return new Promise((resolve) => {

@@ -1,6 +1,6 @@
 /**
- * NBD URIs, doc/uri.md beside the protocol's document: what to connect to, and which export. They may come from an image's backing file
- * name, so each part is checked, and what is not understood is refused.
+ * NBD URIs ([NBD] doc/uri.md): the server and the export. They may come from an image's backing file name, so each part is checked, and
+ * unknown parts are refused.
  */
 import { BackingError } from "../../backing.ts"
 import { NBD_DEFAULT_PORT, NBD_LIMIT } from "../protocol.ts"
@@ -21,10 +21,10 @@ export interface NbdAddress {
 const FORM = /^(nbds?(?:\+unix)?):\/\/([^/?#]*)(?:\/([^?#]*))?(?:\?([^#]*))?$/i
 const AUTHORITY = /^(\[[0-9a-f:.]+\]|[a-z0-9._~-]+)?(?::([0-9]*))?$/i
 const LONGEST_URI = 3 * (NBD_LIMIT.string + 4096)
-/** What fits sun_path, the NUL at the end left out. */
+/** Maximum length of sun_path, without the final NUL. */
 const LONGEST_SOCKET = 107
 
-/** @throws BackingError `invalid-argument` for what is not an NBD URI that can be used here */
+/** @throws BackingError `invalid-argument` for anything but a supported NBD URI */
 export function parseNbdUri(uri: string): NbdAddress {
   const refuse: Refuse = (problem) => {
     const shown = uri.length > 200 ? `${uri.slice(0, 200)}...` : uri

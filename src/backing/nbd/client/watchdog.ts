@@ -1,11 +1,11 @@
-/** Notices a request that is not answered in time. */
+/** Detects a request that is not answered in time. */
 import type { Command } from "./command.ts"
 import type { Timer } from "./timer.ts"
 
 export interface Watched {
   /** The commands that wait for an answer. */
   inFlight(): Iterable<Command>
-  /** One of them waits for longer than it may. */
+  /** One of them has timed out. */
   timedOut(): void
 }
 
@@ -15,7 +15,7 @@ export class Watchdog {
   readonly #watched: Watched
   #cancel: (() => void) | undefined
 
-  /** @param timeout milliseconds; 0: any time will do */
+  /** @param timeout milliseconds; 0: no limit */
   constructor(timer: Timer, timeout: number, watched: Watched) {
     this.#timer = timer
     this.#timeout = timeout

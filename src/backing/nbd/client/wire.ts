@@ -1,12 +1,12 @@
-/** A byte stream to an NBD server over node:net or node:tls. Received bytes go into buffers that whoever reads them chooses. */
+/** A byte stream to an NBD server over node:net or node:tls. The reader chooses the buffers for received bytes. */
 import { connect as connectNet, type Socket } from "node:net"
 import { connect as connectTls } from "node:tls"
 import type { NbdSettings } from "./options.ts"
 import type { NbdAddress } from "./uri.ts"
 
-/** Who reads from a wire. None of the calls may throw. */
+/** The reader of a wire. None of the calls may throw. */
 export interface WireReader {
-  /** Where the next bytes shall go; asked before each reading. A TLS socket brings buffers of its own and does not ask. */
+  /** The buffer for the next bytes, called before each read. A TLS socket has its own buffers and does not call it. */
   target(): Uint8Array
   /** `bytes[0 .. length)` are new. `bytes` is what `target` returned last, or a buffer of the socket's. */
   received(bytes: Uint8Array, length: number): void
@@ -15,13 +15,13 @@ export interface WireReader {
 }
 
 export interface Wire {
-  /** Changes who reads. */
+  /** Changes the reader. */
   reader: WireReader
   /** Sends the buffers, which must not be changed until the connection is over or the server has answered what is in them. */
   write(buffers: readonly Uint8Array[]): void
-  /** Begins TLS on this connection. Nothing may be under way in either direction. */
+  /** Begins TLS on this connection. Nothing may be in transit in either direction. */
   startTls(settings: Pick<NbdSettings, "ca" | "cert" | "key">, servername: string | undefined): Promise<void>
-  /** Ends the connection once everything has been sent. */
+  /** Ends the connection after everything has been sent. */
   end(): void
   /** Ends the connection at once. No call of the reader follows. */
   destroy(): void
@@ -30,10 +30,10 @@ export interface Wire {
 /** Opens a connection. Errors come to `reader.ended`. */
 export type Dial = (address: NbdAddress, reader: WireReader) => Wire
 
-/** Seconds of silence after which the host asks whether the other side is still there. */
+/** Seconds of silence after which the host sends keep-alive probes. */
 const KEEP_ALIVE_DELAY = 30_000
 
-/** Milliseconds that a server has to take the last bytes. */
+/** Milliseconds for a server to take the last bytes. */
 const LINGER_MS = 10_000
 
 export const dial: Dial = (address, reader) => new SocketWire(address, reader)
@@ -54,7 +54,7 @@ class SocketWire implements Wire {
         return true
       },
     }
-    // An nbds connection is read by events from the start: a socket that fills buffers of ours cannot be wrapped in TLS.
+    // An nbds connection uses events from the start, because a socket that fills our buffers cannot be wrapped in TLS.
     const how = address.tls ? {} : { onread }
     this.#socket = connectNet("socket" in target ? { path: target.socket, ...how } : { ...target, ...how, noDelay: true })
     if (!("socket" in target)) this.#socket.setKeepAlive(true, KEEP_ALIVE_DELAY)
@@ -80,7 +80,7 @@ class SocketWire implements Wire {
       )
       const secure = connectTls({
         socket: plain, minVersion: "TLSv1.2", ca: bytesOf(ca), cert: bytesOf(cert), key: bytesOf(key),
-        // An IP address is no server name indication, and is checked against the certificate all the same.
+        // An IP address cannot be a server name indication, but is checked against the certificate.
         ...(servername === undefined ? {} : { host: servername }),
         ...(servername === undefined || /^[0-9.]+$|:/.test(servername) ? {} : { servername }),
       })
@@ -96,9 +96,9 @@ class SocketWire implements Wire {
   end(): void {
     this.#isOver = true
     const socket = this.#socket
-    // Not only `end`: a server that does not close its side, or that sends on, would keep the socket.
+    // `end` alone is not enough: a server that keeps its side open, or goes on sending, would keep the socket.
     socket.destroySoon()
-    // One that does not read keeps it for a while, but not the process alive.
+    // A server that does not read keeps the socket for a while, but not the process.
     socket.unref()
     const timer = setTimeout(() => socket.destroy(), LINGER_MS).unref()
     socket.once("close", () => clearTimeout(timer))

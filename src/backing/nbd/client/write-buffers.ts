@@ -1,30 +1,33 @@
 /**
- * WriteBuffers: memory for writes, used again and again. Each write is copied once, behind room for its header; the copy goes over the
- * wire, and stays until the server has flushed it. Fresh arrays would cost more than all the rest: V8 collects its whole heap for every few
- * MiB of them (more than 1 ms of CPU time for a write of 1 MiB, where the copy takes 0.2 ms).
+ * WriteBuffers: reuses memory for writes. Each write is copied once, after room for its header; the copy is sent, and kept until the server
+ * has flushed it. New arrays would take more time than all the rest, because V8 collects its whole heap for every few MiB of them (more
+ * than 1 ms of CPU time for a write of 1 MiB, while the copy takes 0.2 ms).
  */
 import { NBD_SIZE } from "../protocol.ts"
 
 /** Small writes share a block of this many bytes. */
 const SHARED_BLOCK = 256 * 1024
 const LARGEST_SHARED = 32 * 1024
-/** Where the payload of a large write begins: Node puts arrays 16 bytes behind a page of the host, and copies to a page are faster. */
+/**
+ * Where the payload of a large write begins: Node's arrays begin 16 bytes after a page of the host, and copies to an aligned page are
+ * faster.
+ */
 const LARGE_START = 4096 - 16
 
-/** An array, and how many writes lie in it. */
+/** An array, and the number of writes in it. */
 interface Block {
   readonly bytes: Uint8Array
   writes: number
 }
 
-/** Blocks of one size that are free: the last one that was given back is taken first. */
+/** Free blocks of one size, used last in, first out. */
 interface FreeList {
   readonly blocks: Block[]
-  /** The fewest that were free since the last `trim`: nobody needed these. */
+  /** The minimum of free blocks since the last `trim`: so many were not needed. */
   idle: number
 }
 
-/** Memory of one write: room for the header, and the payload behind it. */
+/** Memory of one write: room for the header, and the payload after it. */
 export class WriteBuffer {
   readonly bytes: Uint8Array
   /** Bytes of memory that it takes up. */
@@ -61,7 +64,7 @@ export class WriteBuffers {
     return payload.length > LARGEST_SHARED ? this.#takeLarge(payload) : this.#takeSmall(payload)
   }
 
-  /** Takes `buffer` back: nobody reads it any more. */
+  /** Releases `buffer`. */
   give({ block }: WriteBuffer): void {
     block.writes--
     if (block.writes > 0 || block === this.#shared) return
@@ -70,7 +73,7 @@ export class WriteBuffers {
     else list.blocks.push(block)
   }
 
-  /** Frees what nobody has needed since the last call. */
+  /** Frees blocks that were not needed since the last call. */
   trim(): void {
     for (const [size, list] of this.#free) {
       list.blocks.splice(0, list.idle)
@@ -113,7 +116,7 @@ export class WriteBuffers {
   }
 }
 
-/** Sizes go in steps of a quarter to an eighth, so that the free lists are few: at most 25 % more than `length`. */
+/** Rounds sizes up by at most 25 %, so that there are few free lists. */
 function roomFor(length: number): number {
   const step = 2 ** (Math.floor(Math.log2(length)) - 2)
   return Math.ceil(length / step) * step

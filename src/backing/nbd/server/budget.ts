@@ -1,39 +1,39 @@
 /**
- * Budget: the memory that all clients of a server together may make it hold. Whoever does not get what it asks for stands in line, and who
- * sits on what it holds while others wait is cut off.
+ * Budget: the memory for all clients of a server. A client that asks for too much waits, and one that does not release its memory while
+ * others wait is disconnected.
  */
 
 /** A client, as the budget knows it. */
 export interface Holder {
-  /** Its turn has come: it asks again before it returns, or does not want anything any more. */
+  /** Its turn has come: it asks again before it returns, unless it needs nothing any more. */
   wake(): void
   /** It has kept others waiting: its connection ends. */
   evict(): void
 }
 
-/** What a holder has, what it had when the round began, and what it has given back since. Bytes. */
+/** A holder's bytes: now, at the start of the round, and released since. */
 interface Account {
   bytes: number
   atStart: number
   given: number
 }
 
-/** In each round a holder has to give back this part of what it had: one that gives a byte now and then keeps others waiting as well. */
+/** The share of its memory that a holder must release in each round, so that releasing a byte now and then is not enough. */
 const LEAST_PART = 1 / 4
 
 export interface BudgetOptions {
-  /** Bytes that all holders together have at most. */
+  /** Maximum of bytes of all holders together. */
   readonly total: number
-  /** Bytes that one holder has at most. */
+  /** Maximum of bytes of one holder. */
   readonly each: number
-  /** Milliseconds of a round: while somebody waits, holders who gave too little back within one are evicted. */
+  /** Milliseconds of a round. While a holder waits, those that have released too little in a round are evicted. */
   readonly patience: number
 }
 
 export class Budget {
   readonly #options: BudgetOptions
   readonly #accounts = new Map<Holder, Account>()
-  /** In the order in which they wait. */
+  /** Waiting holders, in order. */
   #line = new Set<Holder>()
   /** The holder that is being woken, and whether it was refused meanwhile. */
   #woken: Holder | undefined
@@ -50,14 +50,14 @@ export class Budget {
     return this.#held
   }
 
-  /** Holders that stand in line. */
+  /** Number of waiting holders. */
   get waiting(): number {
     return this.#line.size
   }
 
   /**
-   * Whether `holder` gets `bytes`. If not, it asks again when it has given something back itself, or when it is woken. Whoever asks for no
-   * more than `each` gets it in the end.
+   * Whether `holder` gets `bytes`. If not, it asks again after releasing memory itself, or when it is woken. A request of at most `each` is
+   * granted eventually.
    */
   take(holder: Holder, bytes: number): boolean {
     const account = this.#accounts.get(holder)
@@ -87,14 +87,14 @@ export class Budget {
     this.#serveLine()
   }
 
-  /** `holder` is gone and asks no more. What it has, it still gives back. */
+  /** `holder` is gone and asks no more. It still releases its memory. */
   leave(holder: Holder): void {
     this.#line.delete(holder)
     this.#serveLine()
     this.#stopIfIdle()
   }
 
-  /** Wakes those in line, in order, until one is refused: it stays the first. */
+  /** Wakes waiting holders in order, until one is refused, which stays first. */
   #serveLine(): void {
     if (this.#woken !== undefined || this.#line.size === 0) return
     for (let held = this.#held; ; held = this.#held) {

@@ -1,14 +1,16 @@
 /**
- * BufferPool: buffers for answers to reads, used again and again: a fresh one for each answer doubles what a read costs. Each has room for
- * a header before its payload, so that both go out in one write.
+ * BufferPool: reuses buffers for answers to reads, because a new one for each answer doubles the time of a read. Each has room for a header
+ * before its payload, so that both go out in one write.
  */
 
-/** Bytes of the largest payload that is kept for the next one, a power of two. */
+/** Bytes of the largest buffer that is kept for reuse, a power of two. */
 export const POOLED_PAYLOAD = 1 << 18
 const SMALLEST = 1 << 12
-/** Bytes that the pool keeps at most. */
+/** Maximum of bytes in the pool. */
 const KEPT = 16 << 20
-/** From this size on a payload begins on a page of the host, where Node puts arrays 16 bytes behind one: copies are 8 to 19 % faster. */
+/**
+ * From this size on, payloads are aligned to a page of the host, which makes copies 8 to 19 % faster. (Node's arrays begin 16 bytes later.)
+ */
 const ALIGNED = 1 << 16
 const HEADER_ROOM = 64
 const ALIGNED_HEADER_ROOM = 4096 - 16
@@ -24,7 +26,7 @@ export class BufferPool {
   readonly #free = new Map<number, PooledBuffer[]>()
   #kept = 0
 
-  /** A buffer with room for `length` bytes of payload, whatever is in it now. */
+  /** A buffer with room for `length` bytes of payload, and any content. */
   take(length: number): PooledBuffer {
     const size = sizeFor(length)
     const free = this.#free.get(size)?.pop()
@@ -33,7 +35,7 @@ export class BufferPool {
     return free
   }
 
-  /** Takes `buffer` back: nobody uses it any more. */
+  /** Returns `buffer` to the pool. */
   give(buffer: PooledBuffer): void {
     const size = buffer.bytes.length - buffer.start
     if (size > POOLED_PAYLOAD || this.#kept + buffer.bytes.length > KEPT) return
@@ -44,7 +46,7 @@ export class BufferPool {
   }
 }
 
-/** Payload sizes are powers of two, so that there are few lists; larger ones are made to measure. */
+/** Sizes are powers of two, so that there are few lists; larger buffers have the exact size. */
 function sizeFor(length: number): number {
   if (length > POOLED_PAYLOAD) return length
   let size = SMALLEST

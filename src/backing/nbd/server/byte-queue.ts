@@ -1,6 +1,6 @@
-/** ByteQueue: bytes as they came off a socket, in order. Large chunks are not copied; tiny ones are put together. */
+/** ByteQueue: bytes received from a socket. Large chunks are not copied; tiny ones are joined. */
 
-/** Two neighbours below this many bytes share a block: a list of one-byte chunks takes a hundred times their memory. */
+/** Two neighbours below this many bytes share a block, because a list of one-byte chunks takes a hundred times their memory. */
 const SMALL = 1024
 const BLOCK = 8192
 
@@ -9,7 +9,7 @@ export class ByteQueue {
   #length = 0
   /** Bytes of the first chunk that have been taken. */
   #taken = 0
-  /** The memory of the last chunk, where it is a block of ours with room behind it. */
+  /** The memory of the last chunk, if it is our own block with free room after it. */
   #block: Uint8Array | undefined
 
   /** Bytes that can be taken. */
@@ -28,7 +28,7 @@ export class ByteQueue {
     }
   }
 
-  /** The next `length` bytes as one array: there are that many. */
+  /** The next `length` bytes as one array. The caller has checked that there are that many. */
   take(length: number): Uint8Array {
     const [first] = this.#chunks
     if (first !== undefined && first.length - this.#taken >= length) return this.#takeFirst(length)
@@ -41,14 +41,14 @@ export class ByteQueue {
     return bytes
   }
 
-  /** The next `length` bytes as views, without copying: there are that many. */
+  /** The next `length` bytes as views, without copying. The caller has checked that there are that many. */
   takeViews(length: number): Uint8Array[] {
     const views: Uint8Array[] = []
     for (let done = 0; done < length; done += views.at(-1)?.length ?? 0) views.push(this.#takeFirst(length - done))
     return views
   }
 
-  /** At least one of the next bytes and at most `length`, as far as they lie in one piece. There is one. */
+  /** The next 1 to `length` bytes, as far as they are contiguous. The queue is not empty. */
   takeSome(length: number): Uint8Array {
     return this.#takeFirst(length)
   }
@@ -75,7 +75,7 @@ export class ByteQueue {
     return view
   }
 
-  /** Puts `bytes` behind `last` in one block. Returns false where `last` is too long for that. */
+  /** Appends `bytes` to `last` in one block. Returns false if `last` is too long for that. */
   #join(last: Uint8Array, bytes: Uint8Array): boolean {
     const length = last.length + bytes.length
     if (this.#block === undefined) {

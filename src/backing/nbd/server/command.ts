@@ -1,35 +1,35 @@
-/** Commands: what a request does to the disk, in pieces of about a millisecond. A session runs them and sends what they answer. */
+/** Commands: execute requests on the disk, in pieces of about a millisecond. A session runs them and sends their answers. */
 import type { VirtioBacking } from "../../backing.ts"
 import type { Request } from "../transmission-messages.ts"
 import type { ByteQueue } from "./byte-queue.ts"
 import { discard, flush, write, writePiece, writeZeroes, zeroesAtOnce } from "./disk-calls.ts"
 import { type Refusal, simpleReply } from "./replies.ts"
 
-/** What a command needs of the session that runs it. */
+/** The session, as its commands use it. */
 export interface Client {
   readonly backing: VirtioBacking
   /** Replies are structured. */
   readonly structured: boolean
-  /** `sent` is called once: when the host has taken `bytes`, or when the connection is gone. */
+  /** `sent` is called once, when the host has taken `bytes` or the connection is gone. */
   send(bytes: Uint8Array, sent?: () => void): void
   /** Answers `request` with an error. */
   refuse(request: Request, refusal: Refusal): void
-  /** Gives back memory that a command was granted. */
+  /** Releases memory that a command was granted. */
   release(bytes: number): void
 }
 
-/** A request at work. The session calls `start`, and `finish` once that is done, in turn, until `finish` returns true. */
+/** A request in progress. The session calls `start` and then `finish` for each piece, until `finish` returns true. */
 export interface Command {
   readonly request: Request
   /** Bytes of an answer that is being prepared. */
   readonly filling: number
   /** The byte of the disk where a read is. */
   readonly position?: number
-  /** Does the next piece. @throws what the disk throws */
+  /** Begins the next piece. @throws errors of the disk */
   start(): void | Promise<void>
-  /** The piece is done. Sends what there is to send. Returns whether the command is over. */
+  /** The piece is done: sends its answer, if any. Returns whether the command has ended. */
   finish(): boolean
-  /** The command is over before its end: it failed, or the client has gone. */
+  /** Ends the command early: it failed, or the client is gone. */
   abandon(): void
 }
 
@@ -57,7 +57,7 @@ abstract class PlainCommand implements Command {
   protected abstract isDone(): boolean
 }
 
-/** A command that changes a range, piece by piece, and then flushes where the client forces unit access. */
+/** A command that changes a range, piece by piece, and then flushes if the client has set FUA. */
 abstract class ChangingCommand extends PlainCommand {
   readonly #mustFlush: boolean
   #done = 0
@@ -91,7 +91,7 @@ abstract class ChangingCommand extends PlainCommand {
   protected abstract change(offset: number, length: number): void | Promise<void>
 }
 
-/** NBD_CMD_WRITE. Its payload is memory that it was granted. */
+/** NBD_CMD_WRITE. The budget has granted the memory of its payload. */
 export class WriteCommand extends ChangingCommand {
   readonly #payload: ByteQueue
 
@@ -149,7 +149,7 @@ export class TrimCommand extends ChangingCommand {
   }
 }
 
-/** NBD_CMD_FLUSH: what was answered before is on stable storage afterwards. */
+/** NBD_CMD_FLUSH: makes all answered writes durable. */
 export class FlushCommand extends PlainCommand {
   start(): void | Promise<void> {
     return flush(this.client.backing)
@@ -160,7 +160,7 @@ export class FlushCommand extends PlainCommand {
   }
 }
 
-/** A request that is refused: the answer comes in its turn, as every other. */
+/** A refused request, answered in order. */
 export class RefusedCommand implements Command {
   readonly request: Request
   readonly filling = 0
@@ -184,7 +184,8 @@ export class RefusedCommand implements Command {
 }
 
 /**
- * Bytes to zero or discard in one call. A piece before the last ends on the disk's granularity: a cut through a cluster frees neither half.
+ * Bytes to zero or discard in one call. All pieces but the last end at a multiple of the disk's granularity, because cutting a cluster
+ * would free neither half.
  */
 function rangePiece(backing: VirtioBacking, { offset, left, mayUnmap }: { offset: number; left: number; mayUnmap: boolean }): number {
   const most = zeroesAtOnce(backing, mayUnmap)

@@ -1,4 +1,4 @@
-/** Connection: one client's socket. Feeds the phase it is in, stops reading where that is full, and puts TLS over the socket when asked. */
+/** Connection: one client's socket. Passes bytes to the present phase, stops reading if that is full, and begins TLS on request. */
 import type { Socket } from "node:net"
 import { createServer, type TlsOptions } from "node:tls"
 import { NbdProtocolError } from "../protocol.ts"
@@ -11,13 +11,13 @@ import type { Scheduler } from "./scheduler.ts"
 import { Session } from "./session.ts"
 import type { Agreement, Phase, Wire } from "./wire.ts"
 
-/** Bytes that are collected for one write of several answers. */
+/** Maximum of bytes that are collected for one write of several answers. */
 const CORKED = 1 << 16
-/** Milliseconds that a client has to take its last answers, and then to close its end. */
+/** Milliseconds for a client to take its last answers, and then to close its side. */
 const LAST_ANSWERS_MS = 10_000
 const LINGER_MS = 1000
 
-/** What all connections of a server share. */
+/** The parts that all connections of a server share. */
 export interface Shared {
   readonly exports: ExportTable
   readonly budget: Budget
@@ -32,7 +32,7 @@ export interface Shared {
 export class Connection implements Wire {
   readonly #shared: Shared
   readonly #onGone: () => void
-  /** Who it is, for messages. */
+  /** The client's address, for messages. */
   readonly #peer: string
   readonly #inbox = new ByteQueue()
   #socket: Socket
@@ -45,14 +45,14 @@ export class Connection implements Wire {
   #mustProceed = false
   /** The client sends no more. */
   #hasEnded = false
-  /** The TLS handshake is under way; `#socket` is the one below it. */
+  /** The TLS handshake is in progress; `#socket` is the raw socket. */
   #isStartingTls = false
   #isEnding = false
   #isClosed = false
-  /** Takes the listeners of the phases off the socket. */
+  /** Removes the listeners of the phases from the socket. */
   #detach: () => void = () => {}
 
-  /** `onGone` is called once: the socket is closed, and no call of the disk is under way for it. */
+  /** `onGone` is called once, when the socket is closed and no call of the disk is in progress for it. */
   constructor(socket: Socket, shared: Shared, onGone: () => void) {
     this.#shared = shared
     this.#onGone = onGone
@@ -90,7 +90,7 @@ export class Connection implements Wire {
   }
 
   proceed(): void {
-    // A phase that is being shown what came is asked again afterwards: it may have taken what it has now room for, or not.
+    // A phase that is inside `take` is asked again afterwards, because it may or may not have used the new room.
     this.#mustProceed = true
     if (this.#isProceeding) return
     this.#isProceeding = true
@@ -116,11 +116,12 @@ export class Connection implements Wire {
     this.#socket.end(() => {
       if (!this.#isClosed) this.#setTimer(LINGER_MS, () => this.destroy())
     })
-    // What still comes is read and forgotten: closing over unread bytes resets a TCP connection, and takes answers on their way with it.
+    // Later bytes are read and dropped: closing with unread bytes would reset the TCP connection, and lose answers that are still being
+    // sent.
     this.#socket.resume()
   }
 
-  /** The server closes: what was asked is answered, and then the connection ends. A client that has not chosen an export goes at once. */
+  /** The server closes: answers pending requests, then ends the connection; at once if the client has not chosen an export. */
   shutDown(): void {
     if (this.#session === undefined) this.destroy()
     else this.#session.finish()
@@ -155,7 +156,7 @@ export class Connection implements Wire {
     this.#mustProceed = true
   }
 
-  /** Shows the phase what has come. */
+  /** Passes received bytes to the phase. */
   #feed(): void {
     if (this.#isEnding) return
     const appetite = this.#phase.take(this.#inbox)
@@ -186,23 +187,23 @@ export class Connection implements Wire {
     socket.on("close", () => this.#close())
   }
 
-  /** [NBD] "TLS support": the acknowledgement is the last that is said in the clear. */
+  /** [NBD] "TLS support": the acknowledgement is the last unencrypted message. */
   #startTls(acknowledge: () => void): void {
     const { tls } = this.#shared
     if (tls === undefined) throw new Error("TLS without a certificate")
-    // What a man in the middle puts behind STARTTLS must not count as said over TLS.
+    // Bytes that a man in the middle appends to STARTTLS must not count as encrypted.
     if (this.#inbox.length > 0) return this.#drop("it sent more behind NBD_OPT_STARTTLS before TLS began")
     const plain = this.#socket
     this.#detach()
     plain.pause()
     acknowledge()
     this.flush()
-    // A server of its own, for this is the documented way to have a certificate of the client's checked.
+    // A separate server, because that is the documented way to check a client's certificate.
     const server = createServer(tls, (secure) => {
       this.#isStartingTls = false
       this.#socket = secure
       this.#attach(secure)
-      // Node would cut it off without a word to anybody.
+      // Node would end it without an error.
       if (tls.requestCert === true && !secure.authorized) {
         return this.#drop(`its certificate does not count: ${String(secure.authorizationError)}`)
       }
@@ -219,12 +220,12 @@ export class Connection implements Wire {
   }
 
   #fail(error: Error & { readonly code?: string }): void {
-    // A client that goes without a word is nothing that an operator could do something about.
+    // An operator can do nothing about a client that disconnects without a message.
     if (error.code === "ECONNRESET" || error.code === "EPIPE" || this.#isClosed) return
     this.#shared.onError(new NbdProtocolError(`${this.#peer}: ${error.message}`, { cause: error }))
   }
 
-  /** In place of the timer before. It keeps no process alive. */
+  /** Replaces the timer. It keeps no process alive. */
   #setTimer(ms: number, expire: () => void): void {
     clearTimeout(this.#timer)
     this.#timer = setTimeout(expire, ms)

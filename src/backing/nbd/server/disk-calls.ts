@@ -1,4 +1,4 @@
-/** Calls of a disk, as the commands of clients need them: whichever methods it has, and promises only from a disk that announced them. */
+/** Calls a disk for the commands of clients: by whichever methods it has, and with promises only if it is `asynchronous`. */
 import type { Allocation, VirtioBacking } from "../../backing.ts"
 import { isStrayPromise } from "../../../options.ts"
 import { joined } from "../../buffers.ts"
@@ -13,7 +13,7 @@ export function read(backing: VirtioBacking, bytes: Uint8Array, start: number, l
   return checked(backing, backing.pread(view, offset), "pread")
 }
 
-/** Stores `buffers`, of which there is at least one, one after the other at `offset`. They are the disk's until it has answered. */
+/** Stores `buffers`, at least one, one after the other at `offset`. The disk borrows them until it has answered. */
 export function write(backing: VirtioBacking, buffers: readonly Uint8Array[], offset: number): Answer {
   if (backing.pwriteNow?.(buffers, offset) === true) return
   const [first] = buffers
@@ -35,8 +35,8 @@ export function writeZeroes(backing: VirtioBacking, offset: number, length: numb
 }
 
 /**
- * The promise that a method answered, undefined when it has done its work; what else it returns does not matter.
- * @throws TypeError for a promise that the backing did not announce: whoever returns one by mistake has not done the work yet
+ * The promise that a method returned; undefined if it has done its work. Other results are ignored.
+ * @throws TypeError for a promise of a backing that is not `asynchronous`: its work is not done yet
  */
 function checked(backing: VirtioBacking, answer: Answer, name: string): Answer {
   if (answer === undefined || !isLater(answer)) return
@@ -44,7 +44,7 @@ function checked(backing: VirtioBacking, answer: Answer, name: string): Answer {
   refuse(answer, name)
 }
 
-/** What is known of the bytes from `offset` on. A disk that says nothing of its allocation has data everywhere, for all that is known. */
+/** The allocation from `offset` on. A disk without `allocation` counts as all data. */
 export function allocationOf(backing: VirtioBacking, offset: number, length: number): Allocation | Promise<Allocation> {
   if (backing.allocation === undefined) return { length, isAllocated: true, isZero: false }
   const answer = backing.allocation(offset, length)
@@ -62,17 +62,17 @@ function refuse(answer: Promise<unknown>, name: string): never {
   throw new TypeError(`${name} of the backing returned a promise; a backing that answers later has asynchronous: true`)
 }
 
-/** Bytes that one `writeZeroes`, or one `discard`, does within some milliseconds: what the backing says, or 16 MiB. */
+/** Bytes that one `writeZeroes`, or one `discard`, handles within some milliseconds: stated by the backing, or 16 MiB. */
 export function zeroesAtOnce(backing: VirtioBacking, mayUnmap: boolean): number {
   const zeroes = backing.zeroesAtOnce ?? DEFAULT_AT_ONCE
   return Math.max(mayUnmap ? (backing.unmapsAtOnce ?? zeroes) : zeroes, 512)
 }
 
-/** Bytes that a read or a write does in one call, a millisecond's work. */
+/** Bytes that one call reads or writes: a millisecond's work. */
 const PIECE = 1 << 18
-/** The same where each cluster may have to be decompressed, in 20 to 200 us: a cluster, within these bounds. */
+/** The same if each cluster may have to be decompressed, which takes 20 to 200 us: one cluster, within these bounds. */
 const SLOW_PIECE = { least: 1 << 13, most: 1 << 16 } as const
-/** A cluster that is written in two calls may be copied in between; larger ones than this are cut all the same. */
+/** Clusters up to this size are written in one call, because one that is written in two may be copied in between. */
 const WHOLE_CLUSTER = 1 << 22
 
 /** Bytes to read in one call, of `left` from `offset`. A piece ends on a multiple of its size. */
@@ -92,10 +92,10 @@ function pieceSize({ slow, discardGranularity = 512 }: VirtioBacking): number {
 }
 
 const DEFAULT_AT_ONCE = 16 << 20
-/** Below this many bytes a disk may write the zeroes, or look for them, though it is fast with more. */
+/** Below this size a disk may write or search for zeroes, even if longer ranges are fast. */
 const FAST_ZERO_MINIMUM = 4 << 20
 
-/** Whether `writeZeroes` takes less time than writing as many zeroes: it does more at once than could be written in that time. */
+/** Whether `writeZeroes` is faster than writing zeroes: one call handles more than could be written in its time. */
 export function isFastZero(backing: VirtioBacking, length: number, mayUnmap: boolean): boolean {
   return length >= FAST_ZERO_MINIMUM && zeroesAtOnce(backing, mayUnmap) > DEFAULT_AT_ONCE
 }

@@ -1,4 +1,4 @@
-/** Exports: the disks that a server offers, and what clients are told of them. */
+/** Exports: the disks that a server offers, with their names and flags. */
 import { checkBacking, type VirtioBacking } from "../../backing.ts"
 import { checkOptions, checkValue, type Rules } from "../../../options.ts"
 import { NBD_FLAG_T, NBD_LIMIT } from "../protocol.ts"
@@ -6,13 +6,13 @@ import { encodeText } from "../words.ts"
 
 /** A disk that an `NbdServer` offers. */
 export interface NbdExport {
-  /** What clients call it. Default "", the default export. */
+  /** Its name for clients. Default "", the default export. */
   readonly name?: string
-  /** Stays the caller's: the server neither flushes nor closes it of its own accord. */
+  /** The caller keeps owning it: the server does not close it, and flushes it only for clients. */
   readonly backing: VirtioBacking
-  /** True: clients cannot write. Default: as the backing is. */
+  /** True: clients cannot write. Default: the backing's `readOnly`. */
   readonly readOnly?: boolean
-  /** A line for people who list the exports. */
+  /** A description for lists of exports. */
   readonly description?: string
 }
 
@@ -38,7 +38,7 @@ export class Export {
     this.readOnly = options.readOnly === true || backing.readOnly
   }
 
-  /** What clients are told that they may do: masks of `NBD_FLAG_T`. */
+  /** The transmission flags: masks of `NBD_FLAG_T`. */
   flags(structured: boolean): number {
     const { backing, readOnly } = this
     const { HAS_FLAGS, READ_ONLY, SEND_FLUSH, SEND_FUA, SEND_TRIM, SEND_WRITE_ZEROES, SEND_DF, CAN_MULTI_CONN, SEND_FAST_ZERO } = NBD_FLAG_T

@@ -10,22 +10,22 @@ import type { Export, ExportTable } from "./export.ts"
 import { ALLOCATION_CONTEXT_ID } from "./status-command.ts"
 import type { Agreement, Appetite, Phase, Wire } from "./wire.ts"
 
-/** Bytes of an option's data, at most. */
+/** Maximum of bytes of an option's data. */
 const MOST_DATA = 1 << 16
-/** Options of one client, at most: some, and some for each export. */
+/** Maximum of options of one client: a fixed number, and some for each export. */
 const MOST_OPTIONS = 64
 const MOST_OPTIONS_EACH = 8
-/** Bytes of answers that a client may leave unread before no more is taken from it. */
+/** Bytes of unread answers beyond which no more is read from a client. */
 const MOST_UNSENT = 1 << 16
-/** Every offset and length is served; whole blocks of a file system are best. */
+/** All offsets and lengths work; whole blocks of a file system are preferred. */
 const BLOCK_SIZES = { minimum: 1, preferred: 4096, maximum: NBD_LIMIT.payload } as const
 
 export interface HandshakeOptions {
   readonly wire: Wire
   readonly exports: ExportTable
-  /** "off": there is no certificate. "required": every option but STARTTLS and ABORT is refused. "done": this is said over TLS. */
+  /** "off": there is no certificate. "required": every option but STARTTLS and ABORT is refused. "done": TLS is in use. */
   readonly tls: "off" | "required" | "done"
-  /** The client says STARTTLS: it hears of it by `acknowledge`, and nothing it sends is taken until it speaks TLS. */
+  /** The client has sent STARTTLS: `acknowledge` answers it. Nothing more is read until TLS begins. */
   onTls(acknowledge: () => void): void
   /** The client has chosen. */
   onAgreed(agreement: Agreement): void
@@ -37,7 +37,7 @@ export class Handshake implements Phase {
   #clientFlags: number | undefined
   #header: { readonly option: number; readonly length: number } | undefined
   #count = 0
-  /** What comes is for somebody else, or for nobody. */
+  /** Whether further bytes are not for the handshake. */
   #isOver = false
   #isStructured = false
   /** The export for which the client has chosen base:allocation. */
@@ -46,7 +46,7 @@ export class Handshake implements Phase {
   constructor(options: HandshakeOptions) {
     this.#options = options
     this.#wire = options.wire
-    // TLS begins in the middle: greeting and client flags have been exchanged in the clear.
+    // With TLS the handshake continues in the middle: greeting and client flags have been exchanged before it.
     if (options.tls === "done") this.#clientFlags = NBD_FLAG_C.FIXED_NEWSTYLE
     else this.#wire.send(encodeGreeting(NBD_FLAG.FIXED_NEWSTYLE | NBD_FLAG.NO_ZEROES))
   }
@@ -173,7 +173,7 @@ export class Handshake implements Phase {
 
   #metaContext(option: number, data: Uint8Array): void {
     const isSet = option === NBD_OPT.SET_META_CONTEXT
-    // Whatever was set before is gone, also when this fails.
+    // Drops earlier settings, even if this fails.
     if (isSet) this.#statusOf = undefined
     if (!this.#isStructured) throw new NbdProtocolError("meta contexts need structured replies")
     const { name, queries } = decodeMetaContextRequest(data)

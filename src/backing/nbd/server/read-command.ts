@@ -1,7 +1,7 @@
 /**
- * ReadCommand: NBD_CMD_READ. Data is read straight into the buffer that is sent, behind its header. A structured reply goes out piece by
- * piece, each a chunk of its own, so that a large read takes the memory of a piece; a simple one, or one that the client wants in one
- * piece, can report an error only before its data, and waits until all of it has been read.
+ * ReadCommand: NBD_CMD_READ. Data is read straight into the buffer to send, after its header. A structured reply has a chunk for each
+ * piece, so a large read needs only the memory of one piece. A simple reply, or one that the client wants in one piece, can report an error
+ * only before its data, so all data is read first.
  */
 import type { Request } from "../transmission-messages.ts"
 import { type BufferPool, POOLED_PAYLOAD, type PooledBuffer } from "./buffer-pool.ts"

@@ -8,7 +8,7 @@ import {
 import { setU64, viewOf } from "../words.ts"
 import type { PooledBuffer } from "./buffer-pool.ts"
 
-/** Why a request was refused, or failed: a value of `NBD_ERROR`, and words for the client, in which nothing of this host is told. */
+/** Why a request was refused, or failed: a value of `NBD_ERROR`, and a message for the client, which reveals nothing about this host. */
 export interface Refusal {
   readonly error: number
   readonly message: string
@@ -16,14 +16,14 @@ export interface Refusal {
   readonly offset?: number
 }
 
-/** What a client hears of an error that the disk has thrown. The rest is for the operator. */
+/** The part of a disk's error for the client. The rest is for the operator. */
 export function refusalOf(error: unknown): Refusal {
   if (!(error instanceof BackingError)) return { error: NBD_ERROR.EIO, message: "the disk failed" }
-  // A subclass from JavaScript may have a code of its own.
+  // A JavaScript subclass may have an unknown code.
   return { error: nbdErrorOf(error.code) ?? NBD_ERROR.EIO, message: `the disk failed: ${error.code}` }
 }
 
-/** A reply without a payload: success, or an error where replies are not structured. */
+/** A reply without a payload: success, or an error without structured replies. */
 export function simpleReply({ cookieHigh, cookieLow }: Cookie, error: number): Uint8Array {
   const bytes = Buffer.allocUnsafe(NBD_SIZE.simpleReply)
   writeSimpleReply(viewOf(bytes), 0, { cookieHigh, cookieLow, error })

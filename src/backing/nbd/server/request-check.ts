@@ -1,4 +1,4 @@
-/** What a request asks for is checked here, before any of it is done: which command it becomes, or how it is refused. */
+/** Checks a request before it is executed: returns its command, or its refusal. */
 import { NBD_CMD, NBD_CMD_FLAG, NBD_ERROR, NBD_LIMIT, NbdProtocolError } from "../protocol.ts"
 import type { Request } from "../transmission-messages.ts"
 import type { BufferPool } from "./buffer-pool.ts"
@@ -10,15 +10,15 @@ import type { Refusal } from "./replies.ts"
 import { StatusCommand } from "./status-command.ts"
 import type { Agreement } from "./wire.ts"
 
-/** What the client was promised, and who serves it. */
+/** The negotiated export, and its disk. */
 export interface Terms extends Agreement {
   readonly client: Client
   readonly pool: BufferPool
 }
 
-/** A request that has been looked at. */
+/** A checked request. */
 export interface Acceptance {
-  /** Bytes that the command holds in memory: they have to be granted first. */
+  /** Bytes of memory that the command needs, and that the budget has to grant first. */
   readonly memory: number
   /** Bytes that follow the header. */
   readonly payload: number
@@ -27,7 +27,7 @@ export interface Acceptance {
 
 const { FUA, NO_HOLE, DF, REQ_ONE, FAST_ZERO } = NBD_CMD_FLAG
 
-/** Flags that go with a type. FUA goes with all of them where it was offered. */
+/** Valid flags of a type. FUA is valid with all types if it was offered. */
 const FLAGS_BY_TYPE: ReadonlyMap<number, number> = new Map([
   [NBD_CMD.READ, DF],
   [NBD_CMD.WRITE, 0],
@@ -37,7 +37,7 @@ const FLAGS_BY_TYPE: ReadonlyMap<number, number> = new Map([
   [NBD_CMD.BLOCK_STATUS, REQ_ONE],
 ])
 
-/** @throws NbdProtocolError for a write so large that reading it just to refuse it would be what an attacker wants */
+/** @throws NbdProtocolError for a write so large that even reading its payload to refuse it would serve an attacker */
 export function judge(request: Request, terms: Terms): Acceptance {
   const payload = request.type === NBD_CMD.WRITE ? request.length : 0
   if (payload > NBD_LIMIT.payload) throw new NbdProtocolError(`a write of ${payload} bytes; the limit is ${NBD_LIMIT.payload}`)
@@ -80,7 +80,7 @@ function refusalOf(request: Request, terms: Terms): Refusal | undefined {
   return missing(type, terms) ?? outside(request, terms) ?? tooMuch(request, terms)
 }
 
-/** The client was not offered this. */
+/** The error for a request that was not offered. */
 function missing(type: number, { target, status }: Terms): Refusal | undefined {
   const { backing, readOnly } = target
   const { EINVAL, EPERM } = NBD_ERROR

@@ -1,18 +1,18 @@
 /**
- * Scheduler: lends the host's thread to the clients of a server, one piece of work each in turn, for some milliseconds at a time. The
- * event loop has its turn in between.
+ * Scheduler: shares the host's thread among the clients of a server: one piece of work each, in turns of some milliseconds, with the event
+ * loop in between.
  */
 
 /** Milliseconds of a turn. */
 const TURN_MS = 4
 
-/** Somebody with work in pieces. */
+/** A client with work in pieces. */
 export interface Worker {
-  /** Of the scheduler's: whether it stands in line. */
+  /** Set by the scheduler: whether it is queued. */
   isQueued: boolean
-  /** Does one piece, of about a millisecond at most. Returns false when there is no more to do until it is added again. */
+  /** Does one piece, of about a millisecond at most. Returns false if there is no more to do until it is added again. */
   step(): boolean
-  /** Its turn is over: what it has collected should go out. */
+  /** Its turn has ended: it sends the collected answers. */
   flush(): void
 }
 
@@ -28,7 +28,7 @@ export class Scheduler {
     if (!this.#isRunning) this.#run()
   }
 
-  /** Goes on with the turn. Many sockets may have something in one round of the event loop: they share one turn. */
+  /** Continues the turn. All sockets with data in one round of the event loop share a turn. */
   #run(): void {
     const now = performance.now()
     this.#end ??= this.#beginTurn(now)
@@ -41,7 +41,7 @@ export class Scheduler {
         worker.isQueued = false
         if (worker.step()) this.#enqueue(worker)
         else worker.flush()
-        // A look at the clock costs 40 ns, a piece of work 3000 and more.
+        // Reading the clock takes 40 ns, a piece of work at least 3000.
       } while (performance.now() < this.#end)
       for (const worker of this.#queue) worker.flush()
     } finally {

@@ -1,4 +1,4 @@
-/** NbdServer: disks of ours for whoever speaks NBD, the network block device protocol: QEMU, libnbd, the Linux kernel. */
+/** NbdServer: serves disks by NBD, the network block device protocol, to QEMU, libnbd and the Linux kernel. */
 import { createServer, type Server, type Socket } from "node:net"
 import { createSecureContext, type TlsOptions } from "node:tls"
 import { type AsyncDisposing, closesWithBlock } from "../../../disposing.ts"
@@ -11,11 +11,11 @@ import { Connection, type Shared } from "./connection.ts"
 import { ExportTable, type NbdExport } from "./export.ts"
 import { Scheduler } from "./scheduler.ts"
 
-/** What an `NbdServer` needs to speak TLS: text in PEM, not names of files. */
+/** TLS options of an `NbdServer`: text in PEM, not names of files. */
 export interface NbdServerTls {
   readonly cert: string
   readonly key: string
-  /** Certificates of authorities. With it, a client has to show a certificate that one of them signed. */
+  /** Certificates of authorities. If given, a client must have a certificate that one of them signed. */
   readonly ca?: string
 }
 
@@ -23,19 +23,19 @@ const TLS_RULES: Rules<NbdServerTls> = { cert: "string", key: "string", ca: "str
 
 /** Options of `NbdServer`. */
 export interface NbdServerOptions {
-  /** What is served, at least one. */
+  /** The exports, at least one. */
   readonly exports: readonly NbdExport[]
-  /** With it every client has to speak TLS. Without it nobody can. */
+  /** If given, every client must use TLS. Default: no client can. */
   readonly tls?: NbdServerTls
-  /** Clients at a time. Default 64. */
+  /** Maximum of clients at a time. Default 64. */
   readonly maxClients?: number
-  /** Bytes that all clients together may make the server hold: data of writes, answers to reads. From 64 MiB up; default 256 MiB. */
+  /** Maximum of bytes of memory for all clients together: data of writes, answers to reads. From 64 MiB up; default 256 MiB. */
   readonly maxMemory?: number
   /** Milliseconds that a client has to choose an export. Default 10,000. */
   readonly handshakeTimeout?: number
   /** Milliseconds that `close` waits for clients that do not read their answers. Default 10,000. */
   readonly closeTimeout?: number
-  /** Hears what clients do wrong (an `NbdProtocolError`, with the client's address) and what the disks throw; clients hear less of it. */
+  /** Called with errors of clients (`NbdProtocolError`, with the client's address) and of disks, in more detail than clients get. */
   readonly onError?: (error: unknown) => void
 }
 
@@ -44,9 +44,9 @@ const NBD_SERVER_RULES: Rules<NbdServerOptions> = {
   onError: "function?",
 }
 
-/** Where an `NbdServer` listens: at a port, or at a Unix socket. */
+/** The address of an `NbdServer`: a port, or a Unix socket. */
 export interface NbdListenOptions {
-  /** 0: one that is free. Default 10809, or none with `socket`. */
+  /** 0: any free one. Default 10809, or none with `socket`. */
   readonly port?: number
   /** A name or an address of this host. Default "127.0.0.1". */
   readonly host?: string
@@ -56,21 +56,21 @@ export interface NbdListenOptions {
 
 const LISTEN_RULES: Rules<NbdListenOptions> = { port: "number?", host: "string?", socket: "string?" }
 
-/** Where it listens, as `listen` has found it. */
+/** The address on which it listens. */
 export type NbdAddress = { readonly host: string; readonly port: number } | { readonly socket: string }
 
 const CLIENT_MEMORY = 64 << 20
-/** Milliseconds in which a client has to give back a part of its memory while others wait for some; otherwise it is cut off. */
+/** Milliseconds in which a client must release a part of its memory while others wait; otherwise it is disconnected. */
 const MEMORY_PATIENCE = 30_000
-/** The longest time that Node's timers know. */
+/** The maximum of Node's timers. */
 const MOST_MS = 2 ** 31 - 1
 
 /** `await using` closes it. */
 export interface NbdServer extends AsyncDisposing {}
 
 /**
- * Serves disks over NBD. They stay the caller's: `close` the server, then the disks. Several clients may share an export; a flush of one
- * covers what was answered to all. The work is done in turns of some milliseconds, and what clients make it hold is bounded.
+ * Serves disks over NBD. The caller keeps owning them: `close` the server, then the disks. Several clients may share an export; a flush of
+ * one covers answered writes of all. It works in turns of some milliseconds, and the memory for clients is bounded.
  */
 export class NbdServer {
   static { closesWithBlock(this, "later") }
@@ -111,13 +111,13 @@ export class NbdServer {
     )
   }
 
-  /** Clients that are connected. */
+  /** Number of connected clients. */
   get clients(): number {
     return this.#connections.size
   }
 
   /**
-   * Begins to listen. Resolves to where.
+   * Begins to listen. Resolves to the address.
    * @throws TypeError or RangeError for a wrong option
    * @throws BackingError `busy` for a port or a socket that is taken, `permission`, `not-found`, `io`; `closed` after `close`
    */
@@ -145,8 +145,8 @@ export class NbdServer {
   }
 
   /**
-   * Takes no more clients and no more requests, answers those that are under way, and resolves when all clients have gone and no call of a
-   * disk is under way. A second call waits for the same. The disks stay open.
+   * Takes no more clients and requests, answers those in progress, and resolves when all clients have gone and no call of a disk is in
+   * progress. A second call waits for the same. The disks stay open.
    */
   close(): Promise<void> {
     this.#closing ??= this.#close()
@@ -173,7 +173,7 @@ export class NbdServer {
     this.#connections.add(connection)
   }
 
-  /** What neither a client nor a disk may do is a bug: it is thrown where nothing of ours is interrupted by it. */
+  /** Throws a bug where it interrupts nothing of ours. */
   #report(error: unknown, onError: ((error: unknown) => void) | undefined): void {
     try {
       onError?.(error)
@@ -189,7 +189,7 @@ export class NbdServer {
   }
 }
 
-/** Resolves when `server` listens, and rejects with what Node says when it cannot. */
+/** Resolves when `server` listens, and rejects with Node's error if it cannot. */
 function listening(server: Server, where: { readonly host: string; readonly port: number } | { readonly path: string }): Promise<void> {
   return new Promise((resolve, reject) => {
     const end = (work: () => void): void => {
@@ -207,7 +207,7 @@ function tlsOptions(tls: NbdServerTls): TlsOptions {
   checkOptions("NbdServer: tls", tls, TLS_RULES)
   const { cert, key, ca } = tls
   const options: TlsOptions = {
-    // Whether the client's certificate counts is looked at when the handshake is over: then there is somebody to tell.
+    // The client's certificate is checked after the TLS handshake, when the client can be told.
     cert, key, minVersion: "TLSv1.2", ...(ca !== undefined && { ca, requestCert: true, rejectUnauthorized: false }),
   }
   try {
@@ -233,7 +233,7 @@ const SOCKET_REMEDIES: Readonly<Record<string, string>> = {
   EACCES: "its folder does not exist, or may not be written",
 }
 
-/** What Node said when it could not listen at `where`. */
+/** The error for Node's error about listening at `where`. */
 function listenError(error: unknown, where: string, isSocket: boolean): BackingError {
   const errno = error instanceof Error && "code" in error && typeof error.code === "string" ? error.code : ""
   const message = error instanceof Error ? error.message : String(error)

@@ -1,7 +1,6 @@
 /**
- * Session: the transmission phase of one client. Takes requests off the socket while there is room for them, runs them piece by piece when
- * the scheduler lends it the thread, and sends the answers. A disk that answers at once serves a client's requests in their order; one that
- * answers later has several under way.
+ * Session: the transmission phase of one client. Takes requests from the socket while there is room, runs them piece by piece in its turns
+ * of the thread, and sends the answers. A synchronous disk serves a client's requests in order; an asynchronous one serves several at once.
  */
 import type { VirtioBacking } from "../../backing.ts"
 import { NBD_CMD, NBD_SIZE } from "../protocol.ts"
@@ -16,11 +15,11 @@ import { errorChunk, refusalOf, type Refusal, simpleReply } from "./replies.ts"
 import type { Scheduler, Worker } from "./scheduler.ts"
 import type { Agreement, Appetite, Phase, Wire } from "./wire.ts"
 
-/** Requests of one client that are under way. */
+/** Maximum of requests of one client in progress. */
 const MOST_REQUESTS = 128
-/** Bytes of answers that a client may leave unread before nothing more is done for it. */
+/** Bytes of unread answers beyond which a client is not served. */
 const MOST_UNSENT = 2 << 20
-/** A payload below this many bytes is copied: it would keep the chunk that it came in, of 64 KiB. */
+/** A smaller payload is copied, because a view would keep its whole chunk of 64 KiB alive. */
 const KEPT_CHUNK = 1 << 14
 
 export interface SessionOptions {
@@ -29,15 +28,15 @@ export interface SessionOptions {
   readonly budget: Budget
   readonly scheduler: Scheduler
   readonly pool: BufferPool
-  /** Hears what the disk throws. */
+  /** Called with errors of the disk. */
   onError(error: unknown): void
   /** The client has to go. */
   evict(): void
-  /** No call of the disk is under way any more, and the client is gone. */
+  /** The client is gone, and no call of the disk is in progress any more. */
   onIdle(): void
 }
 
-/** A write whose payload is coming, or the payload of one that was refused. */
+/** A write whose payload is being received, even a refused one. */
 interface Incoming {
   readonly acceptance: Acceptance
   readonly payload: ByteQueue
@@ -54,12 +53,12 @@ export class Session implements Phase, Worker, Client, Holder {
   /** A request for which there is no memory yet. */
   #pending: Acceptance | undefined
   #incoming: Incoming | undefined
-  /** Commands that have work to do at once; those in `#answered` have a piece to finish first. */
+  /** Commands with work to do; those in `#answered` finish a piece first. */
   readonly #ready: Command[] = []
   readonly #answered = new Set<Command>()
   /** Commands that wait for the disk. */
   readonly #waiting = new Set<Command>()
-  /** Nothing more is taken from the client; it goes once all has been answered. */
+  /** Whether nothing more is taken from the client, which is disconnected after all answers. */
   #isEnding = false
   #isClosed = false
 
@@ -72,14 +71,14 @@ export class Session implements Phase, Worker, Client, Holder {
     this.#terms = { ...agreement, client: this, pool: options.pool }
   }
 
-  /** No call of the disk is under way. */
+  /** Whether no call of the disk is in progress. */
   get isIdle(): boolean {
     return this.#waiting.size === 0
   }
 
   take(inbox: ByteQueue): Appetite {
     let appetite: Appetite | undefined
-    // All that has come is looked at before any of it is done: then its answers go out together.
+    // All received requests are parsed before the first is executed, so that their answers go out together.
     while (appetite === undefined && !this.#isEnding) appetite = this.#takeOne(inbox)
     if (this.#ready.length > 0) this.#options.scheduler.add(this)
     return appetite ?? "blocked"
@@ -113,11 +112,11 @@ export class Session implements Phase, Worker, Client, Holder {
   }
 
   evict(): void {
-    // A slow disk is not its client's fault.
+    // A client may wait for a slow disk.
     if (this.isIdle) this.#options.evict()
   }
 
-  /** One piece of the first command that can go on. */
+  /** Does one piece of the first command that can continue. */
   step(): boolean {
     const [command] = this.#ready
     if (command === undefined || this.#isClosed || this.#isFull()) return false
@@ -150,7 +149,7 @@ export class Session implements Phase, Worker, Client, Holder {
     this.#wire.proceed()
   }
 
-  /** Takes a request, or a part of one. Returns undefined when it can go on. */
+  /** Takes a request, or a part of one. Returns undefined if it can continue. */
   #takeOne(inbox: ByteQueue): Appetite | undefined {
     if (this.#incoming !== undefined) return this.#takePayload(inbox, this.#incoming) ? undefined : "more"
     if (this.#pending === undefined) {
@@ -163,7 +162,7 @@ export class Session implements Phase, Worker, Client, Holder {
     return this.#admit(this.#pending) ? undefined : "blocked"
   }
 
-  /** Takes what there is of a payload. Returns false when more has to come. */
+  /** Takes the received part of a payload. Returns false if more has to come. */
   #takePayload(inbox: ByteQueue, incoming: Incoming): boolean {
     const { acceptance, payload } = incoming
     while (incoming.left > 0 && inbox.length > 0) {
@@ -177,7 +176,7 @@ export class Session implements Phase, Worker, Client, Holder {
     return true
   }
 
-  /** Lets a request in. Returns false while there is no memory for it. */
+  /** Accepts a request. Returns false while there is no memory for it. */
   #admit(acceptance: Acceptance): boolean {
     const { memory, payload } = acceptance
     if (memory > 0 && !this.#options.budget.take(this, memory)) return false
@@ -193,7 +192,7 @@ export class Session implements Phase, Worker, Client, Holder {
     if (memory > 0) this.#options.budget.give(this, memory)
   }
 
-  /** Does the next piece of a command. Returns whether it is over, or the promise that it waits for. */
+  /** Does the next piece of a command. Returns whether it has ended, or the promise that it waits for. */
   #goOn(command: Command): boolean | Promise<void> {
     try {
       const later = this.#answered.delete(command) ? undefined : command.start()
@@ -204,7 +203,7 @@ export class Session implements Phase, Worker, Client, Holder {
     }
   }
 
-  /** The client has to read before more is done for it. */
+  /** Whether the client has to read answers before it is served again. */
   #isFull(): boolean {
     let bytes = this.#wire.unsent
     for (const { filling } of this.#waiting) bytes += filling
@@ -213,7 +212,7 @@ export class Session implements Phase, Worker, Client, Holder {
 
   #waitFor(command: Command, later: Promise<void>): void {
     this.#waiting.add(command)
-    // It may be of a class of its own.
+    // A thenable need not be a Promise.
     Promise.resolve(later).then(
       () => this.#resume(command),
       (error: unknown) => this.#resume(command, { error }),
@@ -247,7 +246,7 @@ export class Session implements Phase, Worker, Client, Holder {
     this.#options.onError(error)
   }
 
-  /** A command is over: there may be room for the next one. */
+  /** A command has ended, so there may be room for the next one. */
   #over(): void {
     this.#wire.proceed()
     this.#endIfDone()

@@ -1,4 +1,4 @@
-/** StatusCommand: NBD_CMD_BLOCK_STATUS in the context base:allocation, from what the disk says of its allocation. */
+/** StatusCommand: NBD_CMD_BLOCK_STATUS in the context base:allocation, from the disk's `allocation`. */
 import type { Allocation } from "../../backing.ts"
 import { NBD_CMD_FLAG, NBD_STATE } from "../protocol.ts"
 import type { Request, StatusExtent } from "../transmission-messages.ts"
@@ -8,11 +8,11 @@ import { statusChunk } from "./replies.ts"
 
 /** The number by which clients know base:allocation. */
 export const ALLOCATION_CONTEXT_ID = 1
-/** Extents of one reply at most, 64 KiB of them: the client asks again where they end. */
+/** Maximum of extents in one reply, 64 KiB. The client asks again for the rest. */
 const MOST_EXTENTS = 8192
-/** Milliseconds for which a disk that answers at once is asked. */
+/** Maximum of milliseconds for querying a synchronous disk. */
 const LOOK_MS = 2
-/** Questions to a disk that answers later. */
+/** Maximum of queries to an asynchronous disk. */
 const MOST_QUESTIONS = 64
 
 export class StatusCommand implements Command {
@@ -22,7 +22,7 @@ export class StatusCommand implements Command {
   readonly #extents: { length: number; readonly flags: number }[] = []
   #covered = 0
   #questions = 0
-  /** Nothing more is asked: all is known, or it was enough. */
+  /** Whether to query no more: the range is complete, or a limit is reached. */
   #isOver = false
 
   constructor(client: Client, request: Request) {

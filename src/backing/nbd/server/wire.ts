@@ -1,39 +1,39 @@
-/** What the two phases of a connection, handshake and transmission, know of each other and of the socket. */
+/** The interfaces between the phases of a connection (handshake and transmission) and the socket. */
 import type { ByteQueue } from "./byte-queue.ts"
 import type { Export } from "./export.ts"
 
 /** The socket, as a phase sees it. */
 export interface Wire {
-  /** Bytes that were sent and that the host has not taken. */
+  /** Sent bytes that the host has not taken yet. */
   readonly unsent: number
-  /** Sends `bytes`, which nobody changes before `sent` is called. It is called once, also when the connection is gone. */
+  /** Sends `bytes`, which must not change before `sent` is called. It is called once, even if the connection is gone. */
   send(bytes: Uint8Array, sent?: () => void): void
-  /** Lets go what was collected. */
+  /** Sends the collected bytes. */
   flush(): void
-  /** What kept the phase from taking bytes is gone. */
+  /** The phase can take bytes again. */
   proceed(): void
-  /** Ends the connection once all that was sent has gone out. */
+  /** Ends the connection after everything has been sent. */
   end(): void
 }
 
-/** What a phase says after it was shown what came: it wants more bytes, or it takes none before it calls `proceed`. */
+/** The result of showing received bytes to a phase: it wants more, or takes none before it calls `proceed`. */
 export type Appetite = "more" | "blocked"
 
 export interface Phase {
-  /** Takes what it can use. @throws NbdProtocolError when the client sent what cannot be right: the connection ends */
+  /** Takes the bytes that it can use. @throws NbdProtocolError for invalid bytes: the connection ends */
   take(inbox: ByteQueue): Appetite
-  /** All that was sent has gone out. */
+  /** Everything has been sent. */
   drained(): void
-  /** Takes nothing more: the client has sent all that it will, or the server closes. Ends the connection when all has been answered. */
+  /** Takes nothing more, because the client has closed its side or the server closes. Ends the connection after all answers. */
   finish(): void
   /** The connection is gone. */
   closed(): void
 }
 
-/** What the handshake has agreed on. */
+/** The result of the handshake. */
 export interface Agreement {
   readonly target: Export
-  /** Bytes that the client was told the export has. */
+  /** The size of the export that the client was told. */
   readonly size: number
   /** Replies are structured. */
   readonly structured: boolean

@@ -1,4 +1,4 @@
-/** One connection in the transmission phase: commands in flight by their cookie, requests gathered into one write, answers taken apart. */
+/** One connection in the transmission phase: finds commands by their cookie, collects requests into one write, and parses answers. */
 import { NBD_CMD, NBD_SIZE, NbdProtocolError } from "../../protocol.ts"
 import { writeRequest } from "../../transmission-messages.ts"
 import { viewOf } from "../../words.ts"
@@ -7,14 +7,14 @@ import { Outbox } from "./outbox.ts"
 import { type ReplyContext, ReplyParser, type ReplySink } from "./reply-parser.ts"
 import type { Wire, WireReader } from "../wire.ts"
 
-/** Bytes that are written in one turn of the event loop: what the host has not taken by then lies here, and reads wait. */
+/** Maximum of bytes written in one turn of the event loop: unsent bytes take memory here, and delay reads. */
 const WRITTEN_AT_ONCE = 128 * 1024
 
-/** Who hears of what happens on a connection. */
+/** The owner of a connection, with callbacks. */
 export interface ConnectionOwner {
   /** The server has answered `command`; `command.error` says whether it failed. */
   answered(command: Command): void
-  /** The bytes that have come are through: commands that were answered together are known now. */
+  /** All received bytes have been processed, so all commands that were answered together are known. */
   idle(): void
   /** The connection is over. Its commands in flight are not answered. */
   lost(connection: Connection, error: Error | undefined): void
@@ -27,10 +27,10 @@ export class Connection implements WireReader, ReplySink {
   readonly #owner: ConnectionOwner
   readonly #parser: ReplyParser
   readonly #slots: (Command | undefined)[]
-  /** Counts the uses of each slot: the high half of its cookie, so that a late answer to an earlier command is noticed. */
+  /** Use count of each slot, the high half of its cookie, so that a late answer to an earlier command is detected. */
   readonly #uses: Uint32Array
   readonly #free: number[]
-  /** Commands that wait to be written. They get their slots when they are. */
+  /** Commands that wait to be written, and have no slots yet. */
   readonly #outbox = new Outbox()
   #isOver = false
   /** Bytes of payload in flight. */
@@ -70,14 +70,14 @@ export class Connection implements WireReader, ReplySink {
     command.prepare()
     this.payload += command.payload
     this.#outbox.add(command)
-    // After the promises of this turn: whoever waited for the answers that have just come sends the next requests with these.
+    // Runs after the promises of this turn, so that requests of those who just got answers go out together.
     if (this.#outbox.length === 1) process.nextTick(this.#write)
   }
 
-  /** Says goodbye: NBD_CMD_DISC, and the end of the stream. */
+  /** Disconnects: NBD_CMD_DISC, and the end of the stream. */
   disconnect(): void {
     if (this.#isOver) return
-    // What is sent again after a reconnection may still wait, though nobody waits for it: a write must not be cut in the middle.
+    // Replayed writes may still wait to be sent, though nobody awaits them: a write must not be cut in the middle.
     if (this.#outbox.length > 0) this.#wire.write(this.#outbox.take(Number.POSITIVE_INFINITY, this.#begin))
     this.#isOver = true
     const header = new Uint8Array(NBD_SIZE.request)
@@ -87,7 +87,7 @@ export class Connection implements WireReader, ReplySink {
     this.#wire.end()
   }
 
-  /** Ends it at once. The owner hears nothing of it. */
+  /** Ends it at once, without calling the owner. */
   destroy(): void {
     this.#isOver = true
     this.#wire.destroy()
@@ -117,7 +117,7 @@ export class Connection implements WireReader, ReplySink {
   }
 
   find(cookieHigh: number, cookieLow: number): Command | undefined {
-    // The owner may have left in the middle of the bytes that came: the rest is nobody's.
+    // The owner may have left during these bytes; the rest is dropped.
     return this.#uses[cookieLow] === cookieHigh && !this.#isOver ? this.#slots[cookieLow] : undefined
   }
 
@@ -129,7 +129,7 @@ export class Connection implements WireReader, ReplySink {
     this.#owner.answered(command)
   }
 
-  /** A server may refuse a write before it has all of it: it reads the rest all the same. */
+  /** A server may refuse a write before it has received all of it, but still reads the rest. */
   #sendRest(command: Command): void {
     if (command.error === undefined) throw new NbdProtocolError("a write succeeded before all of it was sent")
     this.#wire.write(this.#outbox.take(Number.POSITIVE_INFINITY, this.#begin))

@@ -1,13 +1,13 @@
-/** Which bytes of one READ have come: every byte must come once, in chunks of any order. */
+/** Records the received bytes of one READ: every byte must come exactly once, in chunks of any order. */
 
-/** Gaps between chunks that are remembered: a server that sends more pieces out of order than this is refused. */
+/** Maximum of gaps between chunks: a server that sends more pieces out of order is refused. */
 const MOST_RUNS = 4096
 
 export class Coverage {
   readonly #length: number
-  /** Bytes from the start that have come. */
+  /** Contiguous bytes from the start. */
   #front = 0
-  /** Runs behind the front, as [start, end), sorted, with gaps between them. */
+  /** Runs after the front, as [start, end), sorted, with gaps between them. */
   #runs: [start: number, end: number][] = []
 
   /** @param length bytes of the READ */
@@ -19,7 +19,7 @@ export class Coverage {
     return this.#front === this.#length
   }
 
-  /** Takes `length` > 0 bytes at `start`, counted from the READ's own. Returns false when they are outside of it, or some came before. */
+  /** Takes `length` > 0 bytes at `start`, counted from the READ's own. Returns false if they are outside it, or some came before. */
   claim(start: number, length: number): boolean {
     if (start < this.#front || length > this.#length - start) return false
     const end = start + length

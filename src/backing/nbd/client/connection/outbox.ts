@@ -1,6 +1,6 @@
 /**
- * Outbox: commands that wait to be written to a connection, in order. A write is copied as it goes out, piece by piece: the other side
- * reads the first piece while the next one is copied.
+ * Outbox: commands that wait to be written to a connection, in order. A write is copied piece by piece as it is sent, so that the other
+ * side reads the first piece while the next one is copied.
  */
 import { NBD_SIZE } from "../../protocol.ts"
 import type { Command } from "../command.ts"
@@ -14,12 +14,12 @@ export class Outbox {
   /** Bytes of the first command, a WRITE, that have been taken. */
   #taken = 0
 
-  /** Commands of which not all bytes have been taken. */
+  /** Commands that were not completely taken. */
   get length(): number {
     return this.#commands.length
   }
 
-  /** Commands of which nothing has been taken. */
+  /** Commands of which no byte was taken. */
   get waiting(): readonly Command[] {
     return this.#taken > 0 ? this.#commands.slice(1) : this.#commands
   }
@@ -28,14 +28,14 @@ export class Outbox {
     this.#commands.push(command)
   }
 
-  /** Whether a part of `command` has been taken, and the rest has not. */
+  /** Whether only a part of `command` was taken. */
   isInside(command: Command): boolean {
     return this.#taken > 0 && command === this.#commands[0]
   }
 
   /**
-   * Takes the next bytes to write, `most` or a few more. `begin` is called for each command that begins in them, and stores its header.
-   * Headers of commands without a payload that follow each other lie in one buffer; a WRITE has its own, with its payload behind it.
+   * Takes the next bytes to write, `most` or a few more. Calls `begin` for each command that begins in them, to store its header. Headers
+   * of consecutive commands without payload share a buffer; a WRITE has its own, followed by its payload.
    */
   take(most: number, begin: Begin): Uint8Array[] {
     const buffers: Uint8Array[] = []

@@ -1,6 +1,6 @@
 /**
- * The server's messages of the transmission phase, from a stream of bytes cut anywhere. Payload goes straight to the command's buffer: the
- * socket reads large ones into it, smaller ones are copied once.
+ * Parses the server's messages of the transmission phase from a stream of bytes. Payload goes straight into the command's buffer: the
+ * socket reads large ones into it; smaller ones are copied once.
  */
 import {
   NBD_CMD, NBD_LIMIT, NBD_REPLY_FLAG, NBD_REPLY_TYPE, NBD_SIMPLE_REPLY_MAGIC, NBD_SIZE, NBD_STRUCTURED_REPLY_MAGIC,
@@ -10,24 +10,24 @@ import { decodeBlockStatus, decodeErrorChunk } from "../../transmission-messages
 import { getU64, viewOf } from "../../words.ts"
 import type { Command } from "../command.ts"
 
-/** The connection that the messages came over. */
+/** The connection of the messages. */
 export interface ReplySink {
   /** The command in flight with this cookie. */
   find(cookieHigh: number, cookieLow: number): Command | undefined
-  /** The last byte of the answer has come. */
+  /** The answer is complete. */
   completed(cookieLow: number, command: Command): void
 }
 
 export interface ReplyContext {
   /** Whether structured replies have been negotiated. */
   readonly structured: boolean
-  /** The id of base:allocation; undefined where it has not been selected. */
+  /** The id of base:allocation; undefined if it was not selected. */
   readonly contextId: number | undefined
 }
 
-/** Bytes that are read at a time where no command waits for that many. */
+/** Bytes of the input buffer, for reads that do not go into a command's buffer. */
 const READ_BYTES = 256 * 1024
-/** A payload that misses this many bytes or more is read in place: less is not worth a call of the system of its own. */
+/** A payload with at least this many missing bytes is read in place: less is not worth a system call. */
 const IN_PLACE = 64 * 1024
 /** The longest fixed part of a message: the header of a chunk, and the offset in front of data. */
 const LONGEST_HEADER = NBD_SIZE.chunkHeader + NBD_SIZE.offsetData
@@ -40,25 +40,28 @@ export class ReplyParser {
   readonly #sink: ReplySink
   readonly #context: ReplyContext
   readonly #input = new Uint8Array(READ_BYTES)
-  /** The front of `#input`, as long as one header. */
+  /** The beginning of `#input`, as long as one header. */
   readonly #headerInput = this.#input.subarray(0, LONGEST_HEADER)
   readonly #header = new Uint8Array(LONGEST_HEADER)
   readonly #headerView = viewOf(this.#header)
   #inputView = viewOf(this.#input)
   /** Bytes in `#header`. */
   #have = 0
-  /** The message whose payload is coming; undefined between messages. */
+  /** The message whose payload is being received; undefined between messages. */
   #command: Command | undefined
   #cookieLow = 0
   #flags = 0
   #type = 0
-  /** Where the payload goes, from `#at` to `#end`. */
+  /** The buffer for the payload, from `#at` to `#end`. */
   #destination: Uint8Array = NONE
   #at = 0
   #end = 0
-  /** The payload is the command's own data. */
+  /** Whether the payload is the command's data. */
   #isData = false
-  /** The last message was long data: the next may be too, so its header is read alone, and its data in place from the first byte on. */
+  /**
+   * Whether the last message was long data: then the next header is read alone, so that its data can be read in place from the first byte
+   * on.
+   */
   #isAfterLarge = false
 
   constructor(context: ReplyContext, sink: ReplySink) {
@@ -66,7 +69,7 @@ export class ReplyParser {
     this.#sink = sink
   }
 
-  /** Where the next bytes from the socket should go. */
+  /** The buffer for the next bytes from the socket. */
   target(): Uint8Array {
     if (this.#isData) return this.#end - this.#at >= IN_PLACE ? this.#destination.subarray(this.#at, this.#end) : this.#input
     return this.#isAfterLarge && this.#command === undefined && this.#have === 0 ? this.#headerInput : this.#input
@@ -74,7 +77,7 @@ export class ReplyParser {
 
   /**
    * Takes `bytes[0 .. length)`.
-   * @throws NbdProtocolError for what the protocol does not allow
+   * @throws NbdProtocolError if the server breaks the protocol
    */
   take(bytes: Uint8Array, length: number): void {
     if (this.#isData && bytes.buffer === this.#destination.buffer) {
@@ -111,7 +114,7 @@ export class ReplyParser {
     return at + count
   }
 
-  /** Bytes of the header in `#header`, as far as those that are there say. */
+  /** Length of the header in `#header`, as far as its present bytes tell. */
   #headerNeeds(): number {
     if (this.#have < NBD_SIZE.simpleReply || this.#headerView.getUint32(0) !== NBD_STRUCTURED_REPLY_MAGIC) return NBD_SIZE.simpleReply
     if (this.#have < NBD_SIZE.chunkHeader) return NBD_SIZE.chunkHeader
@@ -165,7 +168,7 @@ export class ReplyParser {
         this.#payloadFollows(command, length, NBD_SIZE.offsetHole)
         break
       case NBD_REPLY_TYPE.BLOCK_STATUS: {
-        // One descriptor is one byte or more, and all but the last lie in what was asked for.
+        // Each descriptor is at least one byte, and all but the last are inside the requested range.
         const most = Math.min(NBD_LIMIT.descriptors, command.length)
         this.#payloadFollows(command, length, NBD_SIZE.contextId + NBD_SIZE.descriptor * most)
         break
@@ -195,7 +198,7 @@ export class ReplyParser {
     this.#isData = false
   }
 
-  /** Takes the range of a content chunk. Returns where it begins in the command's buffer. */
+  /** Checks the range of a content chunk. Returns its offset in the command's buffer. */
   #claim(command: Command, offset: number, length: number): number {
     if (command.type !== NBD_CMD.READ) throw new NbdProtocolError("data in answer to what is not a READ")
     const start = offset - command.offset
