@@ -71,6 +71,30 @@ describe("rebase", () => {
     expect(reads).toBeLessThan(above.size / 512)
   })
 
+  it(`onto a layer of its own chain, which is told: disk and snapshot read the same (seed ${seed + 70} and on)`, async () => {
+    for (let round = 0; round < 25; round++) {
+      const rng = new Rng(seed + 70 + round)
+      const chain = Chain.random(rng, { layers: rng.between(3, 4), sizes: SIZES, top: { clusterSize: 512 } })
+      const image = chain.openTop()
+      const snapshot = chain.model()
+      image.snapshots.create({ name: "before" })
+      const disk = chain.model()
+      // What only the snapshot leaves to the layers behind.
+      for (let count = rng.below(4); count > 0; count--) {
+        const offset = rng.below(image.size - 512)
+        const data = rng.bytes(rng.between(1, Math.min(30_000, image.size - offset)))
+        image.pwrite(data, offset)
+        disk.write(data, offset)
+      }
+      const index = rng.below(chain.top - 1)
+      const same = [...layersOf(image)][chain.top - index]
+      const old = await rebaseLayers(image, { ...target(chain, index), same }, {})
+      old?.close()
+      expect([round, disk.firstDifferenceOf(image), snapshot.firstDifferenceOf(image.snapshots.open("1"))]).toEqual([round, -1, -1])
+      image.close()
+    }
+  })
+
   it("a longer next image does not show where the present one has ended, nor after discards", async () => {
     for (const compat of ["0.10", "1.1"] as const) {
       const rng = new Rng(seed + 60)

@@ -136,7 +136,7 @@ export async function rebase(run: Run): Promise<void> {
 }
 
 function drawBase({ rng, world }: Run, lower: readonly string[]): string | undefined {
-  if (lower.length > 0 && rng.chance(0.4)) return rng.pick(lower)
+  if (lower.length > 0 && rng.chance(0.7)) return rng.pick(lower)
   if (rng.chance(0.25)) return undefined
   const size = drawSize(rng, 4096)
   if (rng.chance(0.5)) return addRaw(rng, world, size)

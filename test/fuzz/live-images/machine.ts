@@ -1,4 +1,5 @@
 /** The image under a machine's disk: a guest's driver, a mirror that switches over, and what else the device does meanwhile. */
+import type { VirtioBacking } from "../../../src/backing/backing.ts"
 import { mirrorDisk } from "../../../src/backing/operations/mirror/mirror.ts"
 import type { PaceClock } from "../../../src/backing/operations/pace.ts"
 import { BlockDriver, findBlockDevices } from "../../../src/vmm/driver/block/driver.ts"
@@ -6,6 +7,7 @@ import { BlockRequestError } from "../../../src/vmm/driver/errors.ts"
 import { Machine } from "../../../src/vmm/machine.ts"
 import { doLater } from "./actions.ts"
 import type { FlatModel } from "../../support/flat-model.ts"
+import type { Rng } from "../../support/rng.ts"
 import { addTarget } from "./draw-world.ts"
 import { applySnapshot, resize } from "./host-actions.ts"
 import type { VirtioBlk } from "../../../src/virtio/blk/device.ts"
@@ -37,7 +39,8 @@ class GuestClock implements PaceClock {
 export async function mirror(run: Run): Promise<void> {
   const { rng, world } = run
   const vm = new Machine({ ramSize: 4 << 20 })
-  const { device, slot } = vm.attachDisk(run.guest)
+  const disk = !run.opened.isLate && rng.chance(0.5) ? writingLater(run.guest, rng) : run.guest
+  const { device, slot } = vm.attachDisk(disk)
   const [pci] = findBlockDevices(vm)
   if (pci === undefined) throw new Error("no disk")
   const driver = await BlockDriver.open(pci)
@@ -64,7 +67,7 @@ export async function mirror(run: Run): Promise<void> {
       if (error !== signal.reason) run.judge(error, ["invalid-argument", "out-of-bounds"])
     }
     run.disarm(target.written)
-    if (device.backing !== (isDone ? target.image : run.guest)) throw new Error("the guest is on another disk")
+    if (device.backing !== (isDone ? target.image : disk)) throw new Error("the guest is on another disk")
     if (!isDone) {
       target.image.close()
       await run.check("not mirrored")
@@ -79,6 +82,27 @@ export async function mirror(run: Run): Promise<void> {
   }
   await driver.close()
   vm.detachDisk(slot)
+}
+
+/** Turns of the thread that a write takes at most. */
+const MOST_TURNS = 12
+
+/** `disk`, whose writes reach it some turns after they have begun: whoever reads in between does not see them. */
+function writingLater(disk: VirtioBacking, rng: Rng): VirtioBacking {
+  const later = (work: (...args: never[]) => unknown) => async (...args: never[]): Promise<void> => {
+    for (let turns = rng.below(MOST_TURNS); turns > 0; turns--) await new Promise((resolve) => setImmediate(resolve))
+    await Reflect.apply(work, disk, args)
+  }
+  const late: readonly PropertyKey[] = ["pwrite", "pwritev", "writeZeroes", "discard"]
+  const missing: readonly PropertyKey[] = ["preadInto", "pwriteFrom"]
+  return new Proxy(disk, {
+    get: (target, key) => {
+      if (key === "asynchronous") return true
+      const value: unknown = missing.includes(key) ? undefined : Reflect.get(target, key, target)
+      if (typeof value !== "function") return value
+      return late.includes(key) ? later(value as never) : value.bind(target)
+    },
+  })
 }
 
 /** What a guest works on. */

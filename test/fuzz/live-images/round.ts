@@ -83,12 +83,17 @@ async function work(run: Run, { isSeenByQemu }: { readonly isSeenByQemu: boolean
   await run.close()
 }
 
+/** What moves content along the chain; onto a layer further behind where there is one. */
+function onChainOf({ chain }: Run): readonly ("stream" | "commit" | "rebase")[] {
+  if (chain.length > 2) return ["stream", "stream", "commit", "rebase", "rebase", "rebase", "rebase"]
+  return chain.length > 1 ? ["stream", "stream", "stream", "commit", "rebase"] : ["rebase", "rebase"]
+}
+
 /** What changes more than a step does. */
 async function turnOf(run: Run): Promise<void> {
   const { rng } = run
   if (isLong(run.expected.disk.size) && rng.chance(0.5)) return await mirror(run)
-  const onChain = run.chain.length > 1 ? (["stream", "stream", "stream", "commit", "rebase"] as const) : (["rebase", "rebase"] as const)
-  const kind = rng.pick([...onChain, "mirror", "amend", "changeKeySlots", "sweep", "sweep", "failLate", "reopen", "reopen"] as const)
+  const kind = rng.pick([...onChainOf(run), "mirror", "amend", "changeKeySlots", "sweep", "sweep", "failLate", "reopen", "reopen"] as const)
   if (kind !== "reopen") return await LONG_WORK[kind](run)
   run.note("close")
   if (run.hasFaults && rng.chance(0.4)) {
