@@ -5,14 +5,14 @@ import { backingFileName, outsideOfFolder } from "../backing-name.ts"
 import type { BackingReference } from "../qcow2/open.ts"
 import { hostError } from "./host-errors.ts"
 
-/** The path of the external data file that a new image at `imagePath` is to name, absolute. */
+/** The absolute path of the external data file for a new image at `imagePath`. */
 export function newDataFilePath(imagePath: string, name: string): string {
   return resolve(dirname(imagePath), name)
 }
 
 /**
- * The path of the file that an image names, absolute.
- * @throws BackingError `unsupported` when it names no file, or an external data file that is not in the image's folder (QC-DF-08)
+ * The absolute path of the file that an image names.
+ * @throws BackingError `unsupported` if it does not name a file, or for an external data file outside the image's folder (QC-DF-08)
  */
 export function backingPath(reference: BackingReference): string {
   const { path, toImage } = backingFileName(reference)
@@ -22,7 +22,7 @@ export function backingPath(reference: BackingReference): string {
   return found
 }
 
-/** Whether links lead from `path` out of `folder`: an archive may hold both an image and a link. */
+/** Whether links lead from `path` out of `folder`: a hostile archive may contain both an image and a link. */
 function isOutside(path: string, folder: string): boolean {
   let way: string
   try {

@@ -1,6 +1,5 @@
 /**
- * Which bytes of a file the host has stored, and where its holes are: lseek(2) with SEEK_DATA and SEEK_HOLE. Node has no such call, so perl
- * makes it.
+ * Finds the data and the holes of a file, by lseek(2) with SEEK_DATA and SEEK_HOLE. Node has no such call, so perl makes it.
  */
 import { spawnSync } from "node:child_process"
 import { closeSync, fstatSync, openSync } from "node:fs"
@@ -8,12 +7,12 @@ import { findProgram } from "./programs.ts"
 
 /** A run of bytes that the host has stored. */
 export interface DataExtent {
-  /** Bytes. `end` is behind the last one. */
+  /** Bytes. `end` is exclusive. */
   readonly start: number
   readonly end: number
 }
 
-/** SEEK_DATA is 3 and SEEK_HOLE 4 on Linux. A line has the bytes of a run; no run is left when nothing is found (ENXIO, 6). */
+/** SEEK_DATA is 3 and SEEK_HOLE 4 on Linux. Each line is a run; ENXIO (6) means that there are no more. */
 const SCRIPT = `
 open my $file, "<&=", 3 or exit 64;
 for (my $end = 0;;) {
@@ -25,10 +24,10 @@ for (my $end = 0;;) {
 }
 `
 
-/** Where one file has more runs than this, it counts as stored whole: their list would fill the memory. */
+/** A file with more runs counts as one run, because the list would fill the memory. */
 const MOST_BYTES = 1 << 26
 
-/** The runs of the file at `path`, in order. Where the host cannot tell, the whole file is one run. */
+/** The runs of the file at `path`, in order. If the host cannot tell, the whole file is one run. */
 export function dataExtents(path: string): readonly DataExtent[] {
   const fd = openSync(path, "r")
   try {
@@ -36,7 +35,7 @@ export function dataExtents(path: string): readonly DataExtent[] {
     if (size === 0) return []
     const whole = [{ start: 0, end: size }]
     const perl = process.platform === "linux" ? findProgram("perl") : undefined
-    // What takes as much room as it is long has no holes, mostly; asking costs a process.
+    // A fully allocated file usually has no holes, and asking takes a process.
     if (perl === undefined || blocks * 512 >= size) return whole
     const { status, stdout } = spawnSync(perl, ["-f", "-e", SCRIPT], {
       encoding: "latin1", stdio: ["ignore", "pipe", "ignore", fd], maxBuffer: MOST_BYTES, timeout: 60_000,

@@ -1,7 +1,7 @@
 /**
- * fallocate(2) on open files: holes and ranges of zeroes. Node has no such call, so util-linux's fallocate(1) makes it. A process forked
- * from this one costs more the more memory this one has (90 ms with 1 GiB of guest RAM, measured), so one small shell, started once, forks
- * them.
+ * fallocate(2) on open files: holes and ranges of zeroes. Node has no such call, so util-linux's fallocate(1) makes it. Forking takes
+ * longer the more memory this process has (90 ms with 1 GiB of guest RAM, measured), so one small shell, started once, forks these
+ * processes.
  */
 import { spawn, spawnSync } from "node:child_process"
 import { closeSync, constants, mkdtempSync, openSync, readSync, rmSync, writeSync } from "node:fs"
@@ -19,7 +19,7 @@ export type FallocateMode = "-p" | "-zn"
  */
 const SCRIPT = 'while read -r mode offset length fd; do "$1" "$mode" -o "$offset" -l "$length" "/proc/$2/fd/$fd"; echo $?; done'
 
-/** How often a shell is started in all: one that goes away is not wanted here. */
+/** Maximum of shells that are started: on some hosts they are killed at once. */
 const MOST_STARTS = 3
 
 /** Our ends of the two pipes to the shell. */
@@ -32,8 +32,8 @@ let helper: Helper | undefined
 let starts = 0
 
 /**
- * Makes the call on `length` > 0 bytes at `offset` of the open file `fd`, and waits for its end. Returns whether it was done; false where
- * this host or the file system cannot, or when it failed: then a part of the range may be zeroes.
+ * Makes the call on `length` > 0 bytes at `offset` of the open file `fd`, and waits for its end. Returns false if this host or the file
+ * system cannot, or if it failed: then a part of the range may be zeroes.
  */
 export function fallocate(fd: number, mode: FallocateMode, offset: number, length: number): boolean {
   helper ??= startHelper()
@@ -49,7 +49,7 @@ const punchingDevices = new Set<bigint>()
 /** Whether holes can be punched into the open file `fd` of `size` bytes on `device`. Asks the host once for each file system that can. */
 export function canPunchHoles(fd: number, device: bigint, size: number): boolean {
   if (punchingDevices.has(device)) return true
-  // Behind the end of the file there is nothing to free: the host only says whether it could.
+  // A range beyond the end of the file has nothing to free, so this only tests the ability.
   const canPunch = fallocate(fd, "-p", Math.ceil(size / 4096) * 4096, 4096)
   if (canPunch) punchingDevices.add(device)
   return canPunch
@@ -60,7 +60,7 @@ function ask({ questions, answers }: Helper, line: string): string | undefined {
   const answer = new Uint8Array(16)
   try {
     writeSync(questions, line)
-    // The pipe ends when the shell is gone, and with it the fallocate(1) that it had started: that one has the pipe open as well.
+    // The pipe ends when both the shell and the fallocate(1) that it has started are gone: both have it open.
     for (let length = 0; ; ) {
       const count = readSync(answers, answer, length, answer.length - length, null)
       if (count === 0) return undefined
@@ -84,9 +84,9 @@ function startHelper(): Helper | undefined {
   try {
     const [forShell, ours] = makePipes(mkfifo, opened)
     const args = ["-c", SCRIPT, "sh", program, String(process.pid)]
-    // Detached: a terminal's interrupt must not end it, for we may go on for a while. In "/": it keeps no folder busy.
+    // Detached, so that a terminal's interrupt does not end it before us. In "/", so that it keeps no folder busy.
     const child = spawn(shell, args, { stdio: [forShell.questions, forShell.answers, "ignore"], env: {}, cwd: "/", detached: true })
-    child.on("error", () => {}) // There is no shell then: the first question finds the pipe broken.
+    child.on("error", () => {}) // Without a shell, the first use finds a broken pipe.
     child.unref()
     closeSync(forShell.questions)
     closeSync(forShell.answers)
@@ -105,8 +105,8 @@ function stopHelper({ questions, answers }: Helper): void {
 }
 
 /**
- * Two pipes, by way of two names that are gone again at the return: Node has no pipe(2). Puts what it opens into `opened`.
- * @throws what node:fs throws
+ * Makes two pipes by temporary names, because Node has no pipe(2). Adds the descriptors to `opened`.
+ * @throws errors of node:fs
  */
 function makePipes(mkfifo: string, opened: number[]): [forShell: Helper, ours: Helper] {
   const directory = mkdtempSync(join(tmpdir(), "vioblk-"))

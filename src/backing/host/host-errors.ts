@@ -1,4 +1,4 @@
-/** What the host's calls throw, as `BackingError`s that say what was tried, where, and why it failed. */
+/** Turns errors of the host's calls into `BackingError`s with the attempted action, the place and the reason. */
 import { BackingError, type BackingErrorCode, printable } from "../backing.ts"
 
 const CODE_BY_ERRNO: Readonly<Record<string, BackingErrorCode>> = {
@@ -32,22 +32,22 @@ const REASON_BY_ERRNO: Readonly<Record<string, string>> = {
   ENFILE: "too many open files on this host",
 }
 
-/** The errno name that node:fs and node:child_process put on their errors, such as "ENOENT"; "" where there is none. */
+/** The errno name that node:fs and node:child_process put on their errors, such as "ENOENT"; "" if there is none. */
 export function errnoOf(error: unknown): string {
   return error instanceof Error && "code" in error && typeof error.code === "string" ? error.code : ""
 }
 
-/** The host has run out of descriptors, processes or memory: what it answers then says nothing of the file. */
+/** Whether the host has run out of descriptors, processes or memory, so that its error tells nothing about the file. */
 export function isShortage(error: unknown): error is Error {
   return ["EMFILE", "ENFILE", "EAGAIN", "ENOMEM"].includes(errnoOf(error))
 }
 
-/** Turns what node:fs threw into a `BackingError`. `doing` follows "cannot": "read 512 bytes". */
+/** Turns an error of node:fs into a `BackingError`. `doing` follows "cannot": "read 512 bytes". */
 export function hostError(error: unknown, doing: string, path: string, offset?: number): BackingError {
   const errno = errnoOf(error)
   const reason = REASON_BY_ERRNO[errno] ?? (error instanceof Error ? error.message : String(error))
   const where = offset === undefined ? "" : ` at byte ${offset}`
-  // Node prints causes, and this one quotes the path, which an image may have named.
+  // Node prints causes, and this one quotes the path, which may come from an image.
   const cause = error instanceof Error && printable(error.message) !== error.message ? undefined : error
   return new BackingError(CODE_BY_ERRNO[errno] ?? "io", `cannot ${doing}${where}: ${reason}`, { path, offset, cause })
 }

@@ -1,4 +1,4 @@
-/** HostFile: an ImageFile over a regular file of the host, by node:fs. What the host reports becomes a BackingError. */
+/** HostFile: an ImageFile over a regular file of the host, by node:fs. Errors of the host become BackingErrors. */
 import {
   closeSync, constants, fdatasyncSync, fstatSync, ftruncateSync, openSync, readSync, readvSync, unlinkSync, writeSync, writevSync,
 } from "node:fs"
@@ -12,14 +12,14 @@ import { fileIdentity } from "./proc-locks.ts"
 import { readLater } from "./read-later.ts"
 import { MAX_TRANSFER, transferAll } from "./transfer.ts"
 
-/** Below this many bytes in a file, zeroing or freeing any part of it is quick. */
+/** In a smaller file, zeroing or freeing any part is fast. */
 const FEW_BYTES = 1 << 24
-/** What one fallocate(1) may do to a file of few bytes. */
+/** Maximum of bytes of one fallocate(1) on a small file. */
 const LONGEST_HOLE = 2 ** 30
-/** Freeing content takes up to 0.7 ms for each MiB, where the file system tells its device of it; zeroing it 0.1. All measured on ext4. */
+/** Freeing takes up to 0.7 ms for each MiB if the file system tells its device; zeroing 0.1. All measured on ext4. */
 const PUNCH_AT_ONCE = 1 << 25
 const ZERO_AT_ONCE = 1 << 26
-/** While it is not known whether ranges can be zeroed here: what fails must then be done in another way. */
+/** Maximum while it is unknown whether ranges can be zeroed here: on failure it has to be done in another way. */
 const ZERO_TRIED_AT_ONCE = 1 << 22
 
 /** Options of `HostFile`. */
@@ -40,17 +40,16 @@ export class HostFile implements ImageFile {
   static { closesWithBlock(this) }
   readonly path: string
   readonly readOnly: boolean
-  /** Names the file whatever path leads to it: device and inode in the form of /proc/locks, such as `fe:00:2188455`. */
+  /** Identifies the file for any path to it: device and inode in the form of /proc/locks, such as `fe:00:2188455`. */
   readonly identity: string
   #fd: number
-  /** Something was written since the last sync that succeeded: fdatasync of a clean file still costs 47 us (measured). */
+  /** Whether there were writes since the last successful sync: fdatasync of a clean file still takes 47 us (measured). */
   #isDirty = false
   /** The first sync that failed. */
   #syncFailure: BackingError | undefined
   readonly #device: bigint
   /**
-   * Whether the host punches holes into this file, and zeroes ranges of it; undefined while that is not known. What failed once is not
-   * tried again.
+   * Whether the host punches holes into this file, and zeroes ranges of it; undefined if unknown. After a failure there is no second try.
    */
   #canPunch: boolean | undefined
   #canZero: boolean | undefined
@@ -172,8 +171,7 @@ export class HostFile implements ImageFile {
   }
 
   /**
-   * False where there is no fallocate(1), the file system has no holes, or punching one failed. Asks the host when it must: see
-   * `canPunchHoles`.
+   * False if there is no fallocate(1), the file system has no holes, or punching one failed. May ask the host: see `canPunchHoles`.
    */
   get canPunchHole(): boolean {
     if (this.readOnly || this.#fd < 0) return false
@@ -210,7 +208,7 @@ export class HostFile implements ImageFile {
     return this.#canZero
   }
 
-  /** Once it has failed it goes on failing: the host may have dropped what it could not write, and would call the rest a success. */
+  /** After a failure it always fails: the host may have dropped data, and would report success for the rest. */
   sync(): void {
     this.#checkOpen()
     if (this.#syncFailure !== undefined) throw this.#syncFailure
@@ -224,7 +222,7 @@ export class HostFile implements ImageFile {
     this.#isDirty = false
   }
 
-  /** The file itself, and its size and time of change. */
+  /** The file's identity, its size and its modification time. */
   version(): DiskVersion {
     this.#checkOpen()
     try {
@@ -246,7 +244,7 @@ export class HostFile implements ImageFile {
     }
   }
 
-  /** For what only a child process can do with the open file. */
+  /** The descriptor, for calls that need a child process. */
   protected get descriptor(): number {
     this.#checkOpen()
     return this.#fd
@@ -264,7 +262,7 @@ export class HostFile implements ImageFile {
     if (this.#fd < 0) throw new BackingError("closed", "the image is closed", { path: this.path })
   }
 
-  /** Node takes -1 for wherever the last call ended, and cuts a file to 0 bytes when it is told a negative size. */
+  /** Refuses -1, which Node takes for the current position, and negative sizes, for which it cuts a file to 0 bytes. */
   #checkPosition(position: number): void {
     if (Number.isSafeInteger(position) && position >= 0) return
     throw new BackingError("out-of-bounds", `${position} is not a byte position in a file`, { path: this.path, offset: position })
@@ -277,7 +275,7 @@ export class HostFile implements ImageFile {
   }
 }
 
-/** Removes a file that was made in vain. */
+/** Removes an unfinished file. */
 export function removeHostFile(path: string): void {
   try {
     unlinkSync(path)
@@ -286,7 +284,7 @@ export function removeHostFile(path: string): void {
   }
 }
 
-/** A write of some bytes that stored none would loop for ever. */
+/** Fails if a write stored nothing, because retrying would loop forever. */
 function progress(count: number): number {
   if (count === 0) throw new Error("the host stored nothing and gave no reason")
   return count

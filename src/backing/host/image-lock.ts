@@ -1,6 +1,6 @@
 /**
- * LockedFile: a HostFile that keeps others out. Two writers of one image destroy it, and a reader beside a writer sees old tables.
- * Openings in this process are counted; other processes see locks, in the form that QEMU gives them.
+ * LockedFile: a HostFile with locks, because two writers of one image destroy it, and a reader beside a writer sees old tables. Openings in
+ * this process are counted; for other processes it sets the same locks as QEMU.
  */
 import { BackingError } from "../backing.ts"
 import type { ImageLock } from "../image-file.ts"
@@ -18,15 +18,15 @@ interface Claims {
 const openings = new Map<string, Claims>()
 
 export interface LockedFileOptions extends HostFileOptions {
-  /** Looks at no lock and takes none. Default false. */
+  /** Checks no locks and takes none. Default false. */
   readonly ignoreLocks?: boolean
-  /** Whether a read-only opening locks the file, for the price of a process. It looks at others' locks either way. Default true. */
+  /** Whether a read-only opening locks the file, which takes a process. It checks others' locks in any case. Default true. */
   readonly lockReadOnly?: boolean
-  /** What takes locks. Default: what the host has. */
+  /** The program that takes locks. Default: the one that the host has. */
   readonly programs?: LockPrograms
 }
 
-/** A `HostFile` that can be claimed against others. */
+/** A `HostFile` that can be locked. */
 export class LockedFile extends HostFile {
   readonly #options: LockedFileOptions
   #lock: ImageLock = "none"
@@ -37,14 +37,14 @@ export class LockedFile extends HostFile {
     this.#options = options
   }
 
-  /** What keeps others out, once the file is claimed. */
+  /** The kind of lock, after `claim`. */
   get lock(): ImageLock {
     return this.#lock
   }
 
   /**
    * Counts this opening, and locks the file, until it is closed.
-   * @throws {BackingError} `busy` when somebody else writes to the file, or has it open at all while this opening is writable.
+   * @throws {BackingError} `busy` if somebody else has the file open for writing, or at all if this opening is for writing.
    */
   claim(): void {
     const options = this.#options
@@ -80,7 +80,7 @@ export class LockedFile extends HostFile {
     try {
       const taken = takesLock ? takeQemuLock(this.descriptor, this, programs) : undefined
       if (taken !== undefined) return this.#hold(taken)
-      // Who has QEMU's locks has looked at others'. Reading the host's list takes up to 20 ms when locks have just changed (measured).
+      // Taking QEMU's locks includes a check of others'. Reading the host's list takes up to 20 ms if locks have just changed (measured).
       if (findForeignLock(hostLocks(), this.identity, this) !== undefined) this.#failBusy()
       if (takesLock) this.#hold(takeFlock(this.descriptor, this, programs))
     } catch (error) {

@@ -21,7 +21,7 @@ export interface LockPrograms {
 
 let found: LockPrograms | undefined
 
-/** The programs of this host, looked for once. */
+/** The programs of this host, searched once. */
 export function lockPrograms(): LockPrograms {
   found ??= { perl: findProgram("perl"), flock: findProgram("flock"), timeout: 10_000 }
   return found
@@ -32,16 +32,15 @@ const IN_USE = 75
 const FLOCK_IN_USE = 1
 
 /**
- * As QEMU's block/file-posix.c does it: first shared locks on the bytes that stand for us, then a test whether anybody holds a byte that
- * forbids us. Of two that open at once both may lose, as with QEMU, so each tries again after a random while (some 0.1 s in all).
- * Arguments: "read" or "write", the bytes to hold, the bytes to test. Exit code 64: it cannot be done here,
- * and nothing is held.
+ * Like QEMU's block/file-posix.c: first takes shared locks on our bytes, then tests whether anybody holds a conflicting byte. Of two
+ * simultaneous openings both may lose, as with QEMU, so each retries after a random delay (some 0.1 s in all). Arguments: "read" or
+ * "write", the bytes to hold, the bytes to test. Exit code 64: impossible on this host, and nothing is held.
  *
- * flock(2) keeps out openings that had no perl, and lets one of two writers win at once. A reader gives it up at the end: NFS makes a lock
- * of the whole file of it, which QEMU's readers would take for a writer's.
+ * flock(2) keeps out openings that had no perl, and lets one of two writers win at once. A reader releases it at the end: NFS turns it into
+ * a lock of the whole file, which QEMU's readers would take for a writer's.
  *
- * The numbers are the same on every 64-bit Linux that Node runs on: LOCK_SH 1, LOCK_EX 2, LOCK_NB 4, LOCK_UN 8; F_OFD_GETLK 36,
- * F_OFD_SETLK 37; F_RDLCK 0, F_WRLCK 1, F_UNLCK 2; EAGAIN 11, EACCES 13. Loading Perl's modules for them would double the time.
+ * The numbers are the same on every 64-bit Linux that Node runs on: LOCK_SH 1, LOCK_EX 2, LOCK_NB 4, LOCK_UN 8; F_OFD_GETLK 36, F_OFD_SETLK
+ * 37; F_RDLCK 0, F_WRLCK 1, F_UNLCK 2; EAGAIN 11, EACCES 13. Loading Perl's modules for them would double the time.
  */
 const PERL = `
 length(pack "p", "") == 8 or exit 64;
@@ -92,19 +91,19 @@ interface Opening {
 }
 
 /**
- * Locks `fd` as QEMU does, and looks at everybody's locks. Returns what protects the file from now on, "busy" when somebody else's lock
- * forbids this opening, undefined where it cannot be done.
+ * Locks `fd` as QEMU does, and checks all locks. Returns the kind of lock, "busy" if somebody else's lock forbids this opening, or
+ * undefined if it is impossible on this host.
  */
 export function takeQemuLock(fd: number, opening: Opening, { perl, timeout }: LockPrograms): ImageLock | "busy" | undefined {
   if (process.platform !== "linux" || perl === undefined) return undefined
   const { holds, forbids } = qemuBytes(opening)
   const child = run(perl, ["-f", "-e", PERL, opening.readOnly ? "read" : "write", holds.join(), forbids.join()], { fd, timeout })
   if (child.status === IN_USE) return "busy"
-  // What the kernel shows counts, not what the child says.
+  // Believe the kernel's list, not the child.
   return child.status === LOCKED && holdsQemuBytes(descriptorLocks("self", fd), opening) ? "qemu" : undefined
 }
 
-/** Locks `fd` by flock(2), which shows nothing of QEMU's locks. Returns as `takeQemuLock`, but "none" where it cannot be done. */
+/** Locks `fd` by flock(2), which shows nothing of QEMU's locks. Returns like `takeQemuLock`, but "none" if it is impossible. */
 export function takeFlock(fd: number, opening: Opening, { flock, timeout }: LockPrograms): ImageLock | "busy" {
   if (process.platform !== "linux" || flock === undefined) return "none"
   const child = run(flock, ["-n", opening.readOnly ? "-s" : "-x", "3"], { fd, timeout })
@@ -122,7 +121,8 @@ function run(program: string, args: readonly string[], { fd, timeout }: { readon
     // An empty environment: PERL5OPT and its like would change what runs.
     const options = { env: {}, encoding: "latin1", timeout, killSignal: "SIGKILL" } as const
     const child = spawnSync(program, args, { ...options, stdio: ["ignore", "ignore", "pipe", fd] })
-    // A program that cannot be run says nothing of locks. A host without descriptors or memory does: the image would be open unprotected.
+    // If the program cannot be run, continue without. But if the host is out of descriptors or memory, fail: the image would be
+    // unprotected.
     if (isShortage(child.error)) throw child.error
     return child
   } catch (error) {

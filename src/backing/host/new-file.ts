@@ -1,4 +1,4 @@
-/** Makes a file of the host's whole or not at all. */
+/** Makes a complete file on the host, or none. */
 import type { ImageFile } from "../image-file.ts"
 import { removeHostFile } from "./host-file.ts"
 import { LockedFile } from "./image-lock.ts"

@@ -1,18 +1,17 @@
-/** nodeCryptography: what encrypted images need, by node:crypto. */
+/** nodeCryptography: the cryptography of encrypted images, by node:crypto. */
 import {
   type Cipher, createCipheriv, createDecipheriv, createHash, type Decipher, getHashes, pbkdf2Sync, randomBytes, timingSafeEqual,
 } from "node:crypto"
 import { cpuUsage } from "node:process"
 import type { BlockCipher, Cryptography, KeyDerivation } from "../luks/cryptography.ts"
 
-/** Iterations that are timed first; more where they take no time that can be measured. */
+/** Iterations of the first trial; more if it is too fast to measure. */
 const FIRST_TRIAL = 1 << 12
-/** Milliseconds that a trial must take to be believed. */
+/** Minimum of milliseconds of a valid trial. */
 const TRIAL_MILLISECONDS = 20
 
 /**
- * One OpenSSL object for each direction is used for ever: ECB keeps nothing from call to call. A new one for each call costs 3 us
- * (measured).
+ * Reuses one OpenSSL object for each direction, because ECB has no state. A new one for each call takes 3 us (measured).
  */
 class NodeAes implements BlockCipher {
   readonly #cipher: Cipher
@@ -33,7 +32,7 @@ class NodeAes implements BlockCipher {
   }
 }
 
-/** What encrypted images need, by `node:crypto`: for an `openQcow2` or `openDisk` of your own. */
+/** The cryptography of encrypted images by `node:crypto`, for your own `openQcow2` or `openDisk`. */
 export const nodeCryptography: Cryptography = {
   aes: (key) => new NodeAes(key),
   hasHash: (hash) => getHashes().includes(hash),
@@ -51,7 +50,7 @@ function deriveKey({ hash, passphrase, salt, iterations, length }: KeyDerivation
 function countIterations({ hash, length, milliseconds }: { hash: string; length: number; milliseconds: number }): number {
   const salt = new Uint8Array(32)
   for (let iterations = FIRST_TRIAL; ; iterations *= 4) {
-    // Time of the processor: a busy host would make keys that are cheaper to try.
+    // CPU time: on a busy host, wall-clock time would give too few iterations.
     const before = cpuUsage()
     deriveKey({ hash, passphrase: salt, salt, iterations, length })
     const { user, system } = cpuUsage(before)

@@ -1,6 +1,6 @@
 /**
- * nodeDecompressor: decompresses clusters with node:zlib where that is faster, and leaves to `pageDecompressor` what node:zlib cannot do or
- * refuses; compresses them with node:zlib. [QCOW2] "Cluster mapping"
+ * nodeDecompressor: decompresses clusters by node:zlib if that is faster, and by `pageDecompressor` if node:zlib cannot or fails;
+ * compresses them by node:zlib. [QCOW2] "Cluster mapping"
  */
 import * as zlib from "node:zlib"
 import { BackingError } from "../backing.ts"
@@ -70,7 +70,7 @@ function writeZstd(cluster: Uint8Array): Uint8Array {
   throw new BackingError("unsupported", `this version of Node does not write zstd, the image's compression type; ${remedy}`)
 }
 
-/** What node:zlib throws about its input has a code. */
+/** Errors of node:zlib about its input have a code. */
 function unlessRefused(decompress: () => Uint8Array): Uint8Array | undefined {
   try {
     return decompress()

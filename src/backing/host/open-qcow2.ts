@@ -1,4 +1,4 @@
-/** Opens qcow2 images with what Node supplies: its decompressor, and the cryptography of encrypted images. */
+/** Opens qcow2 images with Node's decompressor and cryptography. */
 import { checkCount, checkOptions } from "../../options.ts"
 import type { ImageFile } from "../image-file.ts"
 import type { Qcow2Image } from "../qcow2/image.ts"
@@ -10,7 +10,7 @@ import { nodeDecompressor } from "./node-decompressor.ts"
 /**
  * Opens the qcow2 image in `file`, and owns `file` from then on; when it throws, the caller still does. Node's decompressor reads
  * compressed clusters unless the options name another. Opened for writing, a dirty image is repaired.
- * @throws BackingError `invalid-format`, `unsupported`, `corrupt`, or what the file and the backing file throw
+ * @throws BackingError `invalid-format`, `unsupported`, `corrupt`, or errors of the file and the backing file
  * @throws TypeError for wrong arguments
  */
 export function openQcow2(file: ImageFile, options: Qcow2Options = {}): Qcow2Image {

@@ -1,11 +1,11 @@
-/** Who locks a file, as Linux shows it under /proc. The bytes are QEMU's, which locks an image in its block/file-posix.c. */
+/** Finds the holders of locks under /proc (Linux). The locked bytes are those of QEMU's block/file-posix.c. */
 import { readdirSync, readFileSync, readlinkSync } from "node:fs"
 import { isShortage } from "./host-errors.ts"
 
 /** QEMU locks single bytes: 100 + p for a permission p that it uses, 200 + p for one that it does not share with others. */
 const USES = 100
 const DOES_NOT_SHARE = 200
-/** Permission 2, writing what is there already, harms nobody. */
+/** Permission 2, writing unchanged data, is harmless. */
 const CONSISTENT_READ = 0
 const WRITE = 1
 const RESIZE = 3
@@ -15,8 +15,8 @@ interface Opening {
 }
 
 /**
- * The bytes that an opening locks, and those that nobody else may hold: what QEMU 7.2's tools take for an image. We share no writing of a
- * backing file either, as a disk of QEMU's system emulators does not; its tools alone would allow it.
+ * The bytes that an opening locks, and those that nobody else may hold, as in QEMU 7.2's tools. Unlike these tools, but like QEMU's system
+ * emulators, we do not allow others to write to a backing file.
  */
 export function qemuBytes({ readOnly }: Opening): { readonly holds: readonly number[]; readonly forbids: readonly number[] } {
   const used = readOnly ? [CONSISTENT_READ] : [CONSISTENT_READ, WRITE, RESIZE]
@@ -42,7 +42,7 @@ interface Lock {
 function parseLocks(list: string): Lock[] {
   return list.split("\n").flatMap((line) => {
     const [, kind = "", , access = "", pid, file, first, last] = line.trim().split(/\s+/)
-    // A line with "->" is somebody waiting for a lock, not holding one.
+    // A line with "->" is a process that waits for a lock.
     if (file === undefined || kind === "->") return []
     return [{ kind, access, pid: Number(pid), file, first: Number(first), last: last === "EOF" ? Number.POSITIVE_INFINITY : Number(last) }]
   })
@@ -60,7 +60,7 @@ export function findForeignLock(list: string, identity: string, opening: Opening
   const { forbids } = qemuBytes(opening)
   return parseLocks(list).find((lock) => {
     if (lock.file !== identity) return false
-    // A shared lock on the whole file is a reader's, in other programs than QEMU.
+    // A shared lock on the whole file belongs to a reader that is not QEMU.
     const isReader = lock.access === "READ" && lock.last === Number.POSITIVE_INFINITY
     return isReader ? !opening.readOnly : forbids.some((byte) => covers(lock, byte))
   })?.pid
@@ -77,7 +77,7 @@ export function holdsFlock(list: string, { readOnly }: Opening): boolean {
   return parseLocks(list).some(({ kind, access }) => kind === "FLOCK" && (access === "WRITE" || (readOnly && access === "READ")))
 }
 
-/** The locks that all processes hold on files; empty where the host does not show them. */
+/** The locks that all processes hold on files; empty if the host does not show them. */
 export function hostLocks(): string {
   return readProc("/proc/locks")
 }
@@ -88,10 +88,10 @@ export function descriptorLocks(process: string, fd: number | string): string {
   return lines.flatMap((line) => (line.startsWith("lock:") ? [line.slice("lock:".length)] : [])).join("\n")
 }
 
-/** Descriptors that are looked at to find a holder: more would take longer than the answer is worth. */
+/** Maximum of descriptors to search for a holder: the answer is not worth more time. */
 const MOST_DESCRIPTORS = 20_000
 
-/** A process that holds a lock on the file behind our `fd`, as far as we may look: "process 1234 (qemu-io)". */
+/** A process that holds a lock on the file of our `fd`, if we may see it: "process 1234 (qemu-io)". */
 export function findHolder(fd: number): string | undefined {
   const path = linkTarget(`/proc/self/fd/${fd}`)
   if (path === "") return undefined
@@ -108,8 +108,8 @@ export function findHolder(fd: number): string | undefined {
 }
 
 /**
- * What `read` finds under /proc, or `otherwise`: processes come and go, others' are closed to us, and not every host has /proc.
- * @throws Error of Node's when the host has no descriptor or memory left: that must not pass for "nobody holds a lock"
+ * The result of `read` under /proc, or `otherwise` if it fails: a process may have ended, or be inaccessible, and not every host has /proc.
+ * @throws Error of Node if the host has no descriptor or memory left, which must not count as "nobody holds a lock"
  */
 function fromProc<T>(read: () => T, otherwise: T): T {
   try {
@@ -133,7 +133,7 @@ function linkTarget(path: string): string {
   return fromProc(() => readlinkSync(path), "")
 }
 
-/** Device and inode as a name of the file: the numbers of `makedev(3)` taken apart, as Linux prints them in /proc/locks. */
+/** Device and inode as an identity of the file: major, minor and inode, as Linux prints them in /proc/locks. */
 export function fileIdentity(device: bigint, inode: bigint): string {
   const major = ((device >> 8n) & 0xfffn) | ((device >> 32n) & ~0xfffn)
   const minor = (device & 0xffn) | ((device >> 12n) & ~0xffn)

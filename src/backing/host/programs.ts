@@ -1,4 +1,4 @@
-/** Programs of the host that do for us what Node cannot. */
+/** Programs of the host for calls that Node lacks. */
 import { existsSync } from "node:fs"
 
 /** Not $PATH: somebody else's program would run with the image open. */

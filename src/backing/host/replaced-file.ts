@@ -1,4 +1,4 @@
-/** Makes a file under a temporary name, and gives it its own at the end: what had that name before is there until then. */
+/** Makes a file under a temporary name, and renames it at the end, so that an old file of that name stays until then. */
 import { chmodSync, realpathSync, renameSync, statSync } from "node:fs"
 import { BackingError, printable } from "../backing.ts"
 import { hostError } from "./host-errors.ts"
@@ -6,9 +6,9 @@ import { removeHostFile } from "./host-file.ts"
 import { LockedFile } from "./image-lock.ts"
 
 /**
- * Lets `make` write a file of the name that it is given, in the folder of `path`, then renames it to `path`. A file that is there already
- * keeps its content until then, and is kept from others meanwhile. When `make` fails, nothing is left behind.
- * @throws BackingError `busy` when somebody has the file open that is to be replaced, and what `make` rejects with
+ * Lets `make` write a file of a temporary name in the folder of `path`, then renames it to `path`. An existing file keeps its content until
+ * then, and is locked meanwhile. If `make` fails, nothing is left behind.
+ * @throws BackingError `busy` if somebody has the existing file open, and errors of `make`
  */
 export async function writeReplacing(path: string, make: (temporary: string) => Promise<void>): Promise<void> {
   const old = openOld(path)
@@ -26,7 +26,7 @@ export async function writeReplacing(path: string, make: (temporary: string) => 
   }
 }
 
-/** An error of the temporary file, which nobody has heard of and which is gone, as one of the file that was asked for. */
+/** Replaces the temporary name in an error by the name that the caller knows. */
 function renamed(error: unknown, temporary: string, path: string): unknown {
   if (!(error instanceof BackingError) || error.path !== temporary) return error
   const { code, offset, mayBeDone, message } = error
@@ -35,7 +35,7 @@ function renamed(error: unknown, temporary: string, path: string): unknown {
   return new BackingError(code, problem, details)
 }
 
-/** The file that is to be replaced, if there is one. @throws BackingError when it is no regular file, or cannot be written */
+/** The file to replace, if there is one. @throws BackingError if it is not a regular file, or cannot be written */
 function openOld(path: string): LockedFile | undefined {
   try {
     return new LockedFile(path)
@@ -58,7 +58,7 @@ function removeIfThere(path: string): void {
   try {
     removeHostFile(path)
   } catch (error) {
-    // It was not made, or cannot be removed: what has failed before is what has to be told.
+    // It does not exist, or cannot be removed: the earlier error is reported.
     if (!(error instanceof BackingError)) throw error
   }
 }

@@ -4,8 +4,8 @@ import { totalLength } from "../backing.ts"
 /** preadv(2) and pwritev(2) take at most IOV_MAX buffers. */
 const IOV_MAX = 1024
 /**
- * Bytes that one call moves at most. node:fs refuses buffers of 2^31 bytes and more, and answers the sum of a vectored call in 32 bits:
- * it takes a writev of 2 GiB that has stored everything for a failure.
+ * Maximum of bytes of one call. node:fs refuses buffers of 2^31 bytes and more, and returns the sum of a vectored call in 32 bits: it takes
+ * a successful writev of 2 GiB for a failure.
  */
 export const MAX_TRANSFER = 2 ** 30
 
@@ -22,8 +22,8 @@ export function transferAll(buffers: readonly Uint8Array[], call: VectoredCall, 
   const fits = buffers.length <= IOV_MAX && total <= MAX_TRANSFER
   let done = fits ? call(buffers, offset) : 0
   if (done === total || (fits && done === 0)) return done
-  let index = 0 // the buffer that byte `done` lies in
-  let start = 0 // where in `buffers` it begins
+  let index = 0 // the buffer with byte `done`
+  let start = 0 // the offset of its first byte in `buffers`
   while (done < total) {
     for (let end = start + lengthOf(buffers[index]); end <= done; end = start + lengthOf(buffers[index])) {
       start = end

@@ -1,4 +1,4 @@
-/** Zoned disks by path: a raw image, and a file beside it ("disk.img.zones") that keeps the zones. */
+/** Zoned disks by path: a raw image, and a file beside it ("disk.img.zones") that stores the zones. */
 import { checkOptions, checkValue, type Rules } from "../../options.ts"
 import { BackingError } from "../backing.ts"
 import { writeNew } from "./new-file.ts"
@@ -25,7 +25,7 @@ const SUFFIX = ".zones"
 
 /**
  * Makes a raw image at `path`, and the file `path`.zones, neither of which may exist yet. All zones are empty.
- * @throws BackingError `exists`; `invalid-argument` for zones that cannot be. Then nothing is left behind.
+ * @throws BackingError `exists`; `invalid-argument` for wrong zones. Then nothing is left behind.
  * @throws TypeError for a wrong argument
  */
 export function createZonedImage(path: string, options: CreateZonedImageOptions): void {
@@ -44,7 +44,7 @@ export function createZonedImage(path: string, options: CreateZonedImageOptions)
 }
 
 /**
- * Opens what `createZonedImage` has made. Zones that were open are closed, as on a drive that has been without power.
+ * Opens a disk of `createZonedImage`. Open zones become closed, as on a drive after a loss of power.
  * @throws BackingError `not-found`, `permission`, `busy`, `invalid-format`, `unsupported`, `corrupt`
  * @throws TypeError for a wrong argument
  */

@@ -1,4 +1,4 @@
-/** amendImage: changes options of a qcow2 image that is there, as `qemu-img amend` does. */
+/** amendImage: changes options of an existing qcow2 image, like `qemu-img amend`. */
 import { checkOptions, checkValue, type Rules } from "../../options.ts"
 import { BackingError } from "../backing.ts"
 import type { PassphraseOption } from "../luks/passphrase.ts"
@@ -19,9 +19,9 @@ import { withLockedHeader } from "./locked-header.ts"
 
 /** Options of `amendImage`. */
 export interface AmendImageOptions extends Amendments {
-  /** Bytes of the disk: not less than it has. */
+  /** Bytes of the disk, not less than before. */
   readonly size?: number
-  /** Opens encrypted images, for what has to open the disk: `size`, and `compat` "0.10". */
+  /** Opens encrypted images. Only `size`, and `compat` "0.10", need it. */
   readonly passphrase?: PassphraseOption
 }
 
@@ -32,10 +32,10 @@ const AMEND_RULES: Rules<AmendImageOptions> = {
 }
 
 /**
- * Changes options of the image at `path`; what is not named stays, unknown header extensions too. Each change is one switch of the header:
- * a crash leaves the image as it was before one of the changes, or after it, and leaked clusters at worst.
- * @throws BackingError what opening the image throws; `invalid-argument` for options that contradict each other or the image;
- * `unsupported` for what version 2 cannot have; `no-space`. All that can be refused beforehand is, with nothing changed.
+ * Changes options of the image at `path`; the others stay, and so do unknown header extensions. One write of the header makes each change
+ * take effect: a crash leaves the image as before or after it, with leaked clusters at worst.
+ * @throws BackingError errors of opening the image; `invalid-argument` for options that contradict each other or the image; `unsupported`
+ * for features that version 2 lacks; `no-space`. If possible, errors are found before anything is changed.
  * @throws TypeError for a wrong argument
  */
 export function amendImage(path: string, options: AmendImageOptions): void {
@@ -51,16 +51,16 @@ export function amendImage(path: string, options: AmendImageOptions): void {
   if (falls) withLockedHeader(path, (file, header) => new HeaderStore(file, header).rewrite(asVersion2(header)))
 }
 
-/** Returns the header as it was. */
+/** Returns the old header. */
 function amendHeader(file: ImageFile, header: Qcow2Header, options: AmendImageOptions): Qcow2Header {
   const { size = header.size } = options
   if (size < header.size) {
-    const message = `${size} bytes are less than the ${header.size} that the disk has; resize cuts it, and says what is lost`
+    const message = `${size} bytes are less than the ${header.size} that the disk has; use resize to shrink it`
     throw new BackingError("invalid-argument", message, { path: file.path })
   }
   amendedHeader(header, options, file.path)
   if (options.compat === "0.10") refuseSnapshotsOfVersion3(readSnapshotTable(file, header).snapshots, size, file.path)
-  // Refcounts that are behind are put right before anybody relies on them.
+  // Outdated refcounts are repaired before anybody relies on them.
   if (hasFeature(header.incompatibleFeatures, INCOMPATIBLE_BIT.DIRTY)) repairQcow2(file, "all")
   const store = new HeaderStore(file, readHeader(file))
   store.clearAutoclear()

@@ -10,7 +10,7 @@ import { commitLayers } from "./commit.ts"
 import { findLayer } from "./layer-steps.ts"
 import { Operation, OPERATION_RULES, type OperationOptions } from "./operation.ts"
 
-/** How `commitImage` and `rebaseImage` open images. */
+/** Options of opening images for `commitImage` and `rebaseImage`. */
 export interface OpeningOptions extends Pick<OpenImageOptions, "probeBackingFormat" | "resolveBacking" | "passphrase"> {}
 
 export const OPENING_RULES: Rules<OpeningOptions> = { probeBackingFormat: "boolean?", resolveBacking: "function?", passphrase: "any?" }
@@ -18,27 +18,26 @@ export const OPENING_RULES: Rules<OpeningOptions> = { probeBackingFormat: "boole
 /** Options of `commitImage`. */
 export interface CommitImageOptions extends OperationOptions, OpeningOptions {
   /**
-   * The image of the chain that is written: its path, or its name in the image above it. Default: the next one. Images between it and the
-   * first one do not show what they did before.
+   * The image of the chain to write to: its path, or its name in the image above it. Default: the next one. The content of images between
+   * it and the first one changes.
    */
   readonly base?: string
   /**
-   * Leave the image as it is, in place of emptying it. It must be true for a base that lies deeper. Default: true where `base` is given,
-   * otherwise false.
+   * Do not empty the image. Must be true for a base that is not the next image. Default: true if `base` is given, otherwise false.
    */
   readonly keep?: boolean
-  /** Bytes in a second that are copied at most. Default: as many as the host can. */
+  /** Maximum of bytes copied a second. Default: no limit. */
   readonly rate?: number
 }
 
 const COMMIT_RULES: Rules<CommitImageOptions> = { ...OPERATION_RULES, ...OPENING_RULES, base: "string?", keep: "boolean?", rate: "number?" }
 
 /**
- * Writes what a qcow2 image holds into the image behind it, or into one further behind, and empties it. A base that is smaller grows.
- * Internal snapshots of either go on showing what they did: those of the image take over first what they read from behind it.
- * Nothing is changed before all of the chain has been found in order and nobody else has a file of it. Stopped or failed, the image holds
- * what it held: commit again.
- * @throws BackingError (as a rejection) what `openImage` throws; `invalid-argument` without a backing file, or for a `base` that is not in
+ * Writes the data of a qcow2 image into its backing file, or into one further down the chain, and empties the image. A smaller base grows.
+ * Internal snapshots of both keep their content: data that a snapshot of the image reads from a backing file is first copied into the
+ * image. Nothing is changed before the whole chain has been checked and locked. If it is stopped or fails, the image keeps its data: commit
+ * again.
+ * @throws BackingError (as a rejection) errors of `openImage`; `invalid-argument` without a backing file, or for a `base` that is not in
  * the chain; `no-space`, `io`. The signal's reason.
  * @throws TypeError for wrong arguments
  */
@@ -53,7 +52,7 @@ export async function commitImage(path: string, options: CommitImageOptions = {}
   const top = openLayers(path, opening, { writableLayer })
   try {
     const layer = top instanceof Qcow2Image ? [...layersOf(top)][writableLayer] : undefined
-    // Somebody has given the image another chain in between.
+    // Somebody has changed the image's chain meanwhile.
     if (!(top instanceof Qcow2Image) || !(layer instanceof Qcow2Image || layer instanceof RawBacking)) throw noBase(path)
     await commitLayers(top, layer, { ...options, keep })
   } catch (error) {
@@ -63,7 +62,7 @@ export async function commitImage(path: string, options: CommitImageOptions = {}
   top.close()
 }
 
-/** Which layer the base is: looked for read-only. */
+/** The layer of the base, found by a read-only opening. */
 function findBase(path: string, base: string | undefined, opening: OpenImageOptions): number {
   const image = openLayers(path, { ...opening, readOnly: true })
   try {
@@ -92,7 +91,7 @@ export function openingOf({ probeBackingFormat, resolveBacking, passphrase }: Op
   }
 }
 
-/** After an error: what closing fails with besides is not what has to be told. */
+/** Closes after an error, and ignores errors of closing, so that the first one is reported. */
 export function closeAfter(image: { close(): void }): void {
   try {
     image.close()

@@ -1,4 +1,4 @@
-/** Commit: what the images above a base hold is written into the base, and the top image is emptied. */
+/** Commit: writes the data of the images above a base into the base, and empties the top image. */
 import { BackingError } from "../backing.ts"
 import { Qcow2Image } from "../qcow2/image.ts"
 import { emptyTables } from "../qcow2/layers/empty.ts"
@@ -11,27 +11,27 @@ import { Pace } from "./pace.ts"
 import { Operation, type OperationOptions, STEP_BYTES } from "./operation.ts"
 
 export interface CommitOptions extends OperationOptions {
-  /** Leave the top image as it is, in place of emptying it. */
+  /** Do not empty the top image. */
   readonly keep: boolean
-  /** Bytes in a second that are copied at most. Default: as many as the host can. */
+  /** Maximum of bytes copied a second. Default: no limit. */
   readonly rate?: number
 }
 
 /**
- * Writes what `top` and the images between it and `base` hold into `base`, which is behind `top` and open for writing; then empties `top`,
- * unless it is to be kept. Nobody else may write to `top` meanwhile. A base that is smaller than `top` grows.
+ * Writes the data of `top`, and of the images between it and `base`, into `base`, which is below `top` in its chain and open for writing.
+ * Then empties `top`, unless `keep` is set. Nobody else may write to `top` meanwhile. A base that is smaller than `top` grows.
  *
- * Internal snapshots of `top` take over first what they read from behind it, and so go on showing what they did. Images between the two,
- * and others that stand on `base`, do not. A stop or an error leaves `top` as it was, or emptied in part, which reads the same: the call
- * can be made again.
- * @throws BackingError `invalid-argument` when `top` is to be emptied and does not stand on `base`; the signal's reason
+ * Internal snapshots of `top` keep their content: data that they read from backing files is first copied into `top`. Images between the
+ * two, and other overlays of `base`, change. After a stop or an error, `top` is unchanged or partly emptied, which reads the same, so the
+ * call can be repeated.
+ * @throws BackingError `invalid-argument` if `top` is to be emptied and `base` is not its backing file; the signal's reason
  */
 export async function commitLayers(top: Qcow2Image, base: Qcow2Image | RawBacking, options: CommitOptions): Promise<void> {
   if (top.readOnly || base.readOnly) {
     throw new BackingError("read-only", "commit needs the image and its base open for writing", { path: base.path })
   }
   if (!options.keep && top.backing !== base) {
-    const message = "only an image that stands on the base is emptied after a commit: the images between hide the base; set keep"
+    const message = "set keep: images between this one and the base hide the base, so this one cannot be emptied"
     throw new BackingError("invalid-argument", message, { path: top.path })
   }
   const operation = new Operation(top.size, options)
@@ -43,7 +43,7 @@ export async function commitLayers(top: Qcow2Image, base: Qcow2Image | RawBackin
     await copyDown(top, base, { operation, pace })
     base.flush()
   } catch (error) {
-    throw explained(error, `${top.path} still holds all of it: commit again when this is mended`)
+    throw explained(error, `${top.path} still has all of its data: commit again when the error is fixed`)
   }
   if (options.keep) return
   for (let next = 0, entries = 1; next < entries;) {
@@ -56,7 +56,7 @@ export async function commitLayers(top: Qcow2Image, base: Qcow2Image | RawBackin
 }
 
 /**
- * What is new is zeroes, as the top reads what it does not hold there. A stop or a crash leaves a base that the next commit goes on with.
+ * Grows the base by zeroes, which is what the top reads beyond the old end. After a stop or a crash, the next commit continues.
  */
 async function growBase(base: Qcow2Image | RawBacking, size: number, operation: Operation): Promise<void> {
   if (!(base instanceof RawBacking) || !base.isEncrypted) return base.resize(size)
@@ -66,7 +66,7 @@ async function growBase(base: Qcow2Image | RawBacking, size: number, operation: 
   }
 }
 
-/** What is behind `top` changes where layers above `base` hold something, unless a layer in between hides it. */
+/** The backing data of `top` change where a layer above `base` has data, unless a layer in between hides it. */
 function changesBy(top: Qcow2Image, base: BackingDisk): ChangeBehind {
   return (offset, length) => {
     if (offset >= top.size) return { length, isChanged: false }

@@ -1,4 +1,4 @@
-/** compareDisks: whether two disks hold the same, and where they first differ. */
+/** compareDisks: finds the first difference of two disks. */
 import { checkOptions, type Rules } from "../../options.ts"
 import { checkBacking, type VirtioBacking } from "../backing.ts"
 import { isEqual, isZero } from "../buffers.ts"
@@ -7,29 +7,29 @@ import { type Run, runAt } from "./runs.ts"
 
 /** Options of `compareDisks`. */
 export interface CompareOptions extends OperationOptions {
-  /** Another size, or another allocation, is a difference as well. Default false: what is behind the end of the smaller disk is zero. */
+  /** Whether another size or another allocation counts as a difference. Default false: the smaller disk counts as continued by zeroes. */
   readonly strict?: boolean
 }
 
 const COMPARE_RULES: Rules<CompareOptions> = { ...OPERATION_RULES, strict: "boolean?" }
 
-/** What `compareDisks` has found. */
+/** The result of `compareDisks`. */
 export interface Comparison {
   readonly same: boolean
-  /** What differs first. Left out when they are the same. */
+  /** The kind of the first difference. Left out if they are the same. */
   readonly difference?: "content" | "size" | "allocation"
   /** Byte of the disks where they first differ in content or allocation. */
   readonly offset?: number
-  /** The disks are of two sizes. */
+  /** Whether the sizes differ. */
   readonly sizesDiffer: boolean
 }
 
-/** Bytes that are read of each disk at a time: both stay in the processor's cache. */
+/** Bytes that are read from each disk at a time, so that both stay in the processor's cache. */
 const PIECE = 1 << 18
 
 /**
- * Compares what two disks read as. Neither is changed.
- * @throws BackingError (as a rejection) what reading fails with
+ * Compares the content of two disks, and changes neither.
+ * @throws BackingError (as a rejection) errors of reading
  * @throws the signal's reason when it is stopped
  */
 export async function compareDisks(one: VirtioBacking, other: VirtioBacking, options: CompareOptions = {}): Promise<Comparison> {
@@ -104,7 +104,7 @@ class Comparer {
     return undefined
   }
 
-  /** The run of `disk` at `offset`: `before`, as long as that goes on. */
+  /** The run of `disk` at `offset`: the rest of `before`, if it includes `offset`. */
   async #runFrom(disk: VirtioBacking, before: Run | undefined, offset: number, end: number): Promise<Run> {
     if (before !== undefined && offset < before.offset + before.length) return before
     return await runAt(disk, offset, end - offset)

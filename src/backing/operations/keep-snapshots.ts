@@ -1,4 +1,4 @@
-/** Internal snapshots keep what they show while what lies behind their image changes: before that, they take it over. */
+/** Keeps the content of internal snapshots before backing data change: copies the data that they read from backing files into the image. */
 import { isZero } from "../buffers.ts"
 import type { Qcow2Image } from "../qcow2/image.ts"
 import { ownRun } from "../qcow2/layers/layer-run.ts"
@@ -7,14 +7,14 @@ import { type ReachedImage, tablesOf } from "./layer-steps.ts"
 import { type Operation, STEP_BYTES } from "./operation.ts"
 import type { Pace } from "./pace.ts"
 
-/** Whether what lies behind the image will read differently: for at most `length` bytes from `offset` on. */
+/** Whether the backing data will change: for at most `length` bytes from `offset` on. */
 export type ChangeBehind = (offset: number, length: number) => { readonly length: number; readonly isChanged: boolean }
 
-/** Runs that one step looks at. */
+/** Runs that one step examines. */
 const MOST_RUNS = 256
 
 interface Position {
-  /** Those of the image after the step before: other ones when snapshots may have come or gone since, under whatever ids. */
+  /** The `tablesOf` the image after the last step. They differ if snapshots may have been added or removed since. */
   readonly tables: object | undefined
   readonly index: number
   /** Byte of the snapshot's disk. */
@@ -22,8 +22,8 @@ interface Position {
 }
 
 /**
- * Lets each snapshot of the image take over what it reads from behind the image, where that will change. Resolves to the `tablesOf` the
- * image for which that is so: with other ones there may be other snapshots. @throws BackingError
+ * For each snapshot, copies the backing data that will change into the image. Resolves to the `tablesOf` the image for which this was done:
+ * if they change, there may be other snapshots. @throws BackingError
  */
 export async function keepSnapshots(
   { image, perform }: ReachedImage, willChange: ChangeBehind, { operation, pace }: { operation: Operation; pace: Pace },
@@ -40,7 +40,7 @@ export async function keepSnapshots(
   return position.tables
 }
 
-/** Goes on from `position`; begins again when the image has changed as a whole. */
+/** Continues from `position`; starts again if the whole image has changed (`tablesOf`). */
 function keepSome(
   image: Qcow2Image, position: Position, willChange: ChangeBehind,
 ): { readonly next: Position; readonly isDone: boolean; readonly copied: number } {
@@ -61,7 +61,7 @@ function keepSome(
   return { next, isDone: false, copied: found.replacements.length * image.geometry.clusterSize }
 }
 
-/** The clusters from `from` on of which a snapshot does not have all itself, and what they hold. */
+/** The clusters from `from` on that a snapshot reads at least partly from backing files, with their content. */
 function findChanging(view: Qcow2Image, from: number, willChange: ChangeBehind): { next: number; replacements: Replacement[] } {
   const { clusterSize } = view.geometry
   const most = Math.max(1, STEP_BYTES / clusterSize)
@@ -81,7 +81,7 @@ function findChanging(view: Qcow2Image, from: number, willChange: ChangeBehind):
   return { next: at, replacements }
 }
 
-/** A whole cluster, with zeroes behind the end of the disk. */
+/** A whole cluster, with zeroes beyond the end of the disk. */
 function contentOf(view: Qcow2Image, offset: number, clusterSize: number): Uint8Array | "zeroes" {
   const content = new Uint8Array(clusterSize)
   view.pread(content.subarray(0, Math.min(clusterSize, view.size - offset)), offset)

@@ -1,4 +1,4 @@
-/** The key slots of an encrypted image: which passphrases open it. For qcow2 images with LUKS, and raw LUKS images. */
+/** Changes the key slots, and so the passphrases, of an encrypted image: qcow2 with LUKS, or raw LUKS. */
 import { checkCount, checkOptions, checkValue, type Rules } from "../../options.ts"
 import { BackingError } from "../backing.ts"
 import { LockedFile } from "../host/image-lock.ts"
@@ -14,7 +14,7 @@ import { probeFormat } from "../signatures.ts"
 /** Options of `addKeySlot`. */
 export interface AddKeySlotOptions extends AddedSlot {}
 
-/** Options of `removeKeySlot`: the slot's number, or a passphrase, which then opens the image no more; or both. */
+/** Options of `removeKeySlot`: the slot's number, or its passphrase, or both. */
 export interface RemoveKeySlotOptions extends RemovedSlots {}
 
 const ADD_RULES: Rules<AddKeySlotOptions> = {
@@ -23,10 +23,10 @@ const ADD_RULES: Rules<AddKeySlotOptions> = {
 const REMOVE_RULES: Rules<RemoveKeySlotOptions> = { slot: "number?", passphrase: "any?", force: "boolean?" }
 
 /**
- * Lets another passphrase open the image at `path`, which nobody may have open. Returns the number of its key slot. A crash leaves the
- * slots as they were, or with the new one.
- * @throws BackingError `permission` for a wrong passphrase; `exists` when the slot, or each of the eight, is active; `busy`;
- * `invalid-format` for an image without LUKS
+ * Adds a passphrase to the image at `path`, which nobody may have open. Returns the number of its key slot. A crash leaves the slots as
+ * they were, or with the new one.
+ * @throws BackingError `permission` for a wrong passphrase; `exists` if the slot, or each of the eight, is active; `busy`; `invalid-format`
+ * for an image without LUKS
  * @throws TypeError for wrong arguments
  */
 export function addKeySlot(path: string, options: AddKeySlotOptions): number {
@@ -40,10 +40,10 @@ export function addKeySlot(path: string, options: AddKeySlotOptions): number {
 }
 
 /**
- * Makes a passphrase open the image at `path` no more, and destroys its key material, as far as the host overwrites in place. Returns the
- * numbers of the slots that are gone. Nobody may have the image open.
- * @throws BackingError `permission` for a wrong passphrase; `not-found` for a slot that is not active; `invalid-argument` when no slot
- * would be left and `force` is not set; `busy`; `invalid-format` for an image without LUKS
+ * Removes a passphrase from the image at `path`, and destroys its key material, if the host overwrites in place. Returns the numbers of the
+ * removed slots. Nobody may have the image open.
+ * @throws BackingError `permission` for a wrong passphrase; `not-found` for a slot that is not active; `invalid-argument` if no slot would
+ * be left and `force` is not set; `busy`; `invalid-format` for an image without LUKS
  * @throws TypeError for wrong arguments
  */
 export function removeKeySlot(path: string, options: RemoveKeySlotOptions): number[] {

@@ -1,4 +1,4 @@
-/** What commit, rebase and stream share: longer runs, layers by their names, and errors that say where things stand. */
+/** The common parts of commit, rebase and stream: longer runs, layers by name, and errors that describe the present state. */
 import { BackingError } from "../backing.ts"
 import { AwaitedDisk, type Kind } from "../paging/awaited-disk.ts"
 import { decodeText } from "../qcow2/format/bytes.ts"
@@ -10,10 +10,10 @@ import type { BackingDisk } from "../qcow2/reader.ts"
 import { RawBacking } from "../raw.ts"
 import { undetected } from "../zeroes/detect-zeroes.ts"
 
-/** Pieces that one run is put together from at most: each takes some microseconds. */
+/** Maximum of pieces in one run: each takes some microseconds. */
 const MOST_PIECES = 256
 
-/** A run of at most `range.length` bytes, from pieces that are alike. */
+/** A run of at most `range.length` bytes, joined from pieces of the same kind. */
 export function longRun(
   range: { readonly offset: number; readonly length: number },
   find: (offset: number, length: number) => LayerRun,
@@ -29,29 +29,29 @@ export function longRun(
   return { length: found, isOwn, isZero }
 }
 
-/** A qcow2 image that is open in whatever way, and how synchronous work on it is done. */
+/** A qcow2 image, opened in any way, and a method for synchronous work on it. */
 export interface ReachedImage {
   readonly image: Qcow2Image
-  /** Calls `work`, again and again while bytes are missing; it must be such that it can be called again. */
+  /** Calls `work`, repeatedly while bytes have to be loaded, so `work` must be repeatable. */
   perform<T>(kind: Kind, work: () => T): Promise<T>
-  /** The image does not stand on `disk` any more. */
+  /** `disk` is no longer in the image's chain. */
   retire(disk: BackingDisk): void
 }
 
-/** @throws TypeError for a disk that is no qcow2 image */
+/** @throws TypeError for a disk that is not a qcow2 image */
 export function reachImage(who: string, given: object): ReachedImage {
   const disk = undetected(given)
   if (disk instanceof Qcow2Image) {
     return { image: disk, perform: async (_, work) => work(), retire: (old) => old.close() }
   }
   if (disk instanceof AwaitedDisk && disk.disk instanceof Qcow2Image) {
-    // Somebody may wait for bytes of the old disk: it is closed with the whole.
+    // A call may still wait for bytes of the old disk, so it is closed later, with the whole chain.
     return { image: disk.disk, perform: async (kind, work) => await disk.perform(kind, work), retire: (old) => disk.closeLater(old) }
   }
   throw new TypeError(`${who}: the disk must be a qcow2 image, as openImage and openDisk open it`)
 }
 
-/** The qcow2 image that `disk` is, opened in whatever way; undefined for disks of other kinds. */
+/** `disk` as a qcow2 image, opened in any way; undefined for other disks. */
 export function qcow2Of(given: object): Qcow2Image | undefined {
   const disk = undetected(given)
   const image = disk instanceof AwaitedDisk ? disk.disk : disk
@@ -59,8 +59,8 @@ export function qcow2Of(given: object): Qcow2Image | undefined {
 }
 
 /**
- * By what a qcow2 image looks up its content: another object once the image has changed as a whole. Then a snapshot may have been gone back
- * to. Undefined for disks of other kinds.
+ * The object by which a qcow2 image finds its content. It is replaced when the whole image changes, for instance when a snapshot is
+ * applied. Undefined for other disks.
  */
 export function tablesOf(disk: object): object | undefined {
   return qcow2Of(disk)?.inspect(({ mapping }) => mapping)
@@ -73,8 +73,8 @@ function imageAbove(image: Qcow2Image, base: BackingDisk): Qcow2Image {
 }
 
 /**
- * The layer behind `image` that `name` means: the path by which it is open, or the name that the image above it has.
- * @throws BackingError `invalid-argument` when there is none
+ * The layer below `image` with this `name`: the path by which it is open, or its name in the image above.
+ * @throws BackingError `invalid-argument` if there is none
  */
 export function findLayer(image: Qcow2Image, name: string, resolve: (above: Qcow2Image, name: string) => string): BackingDisk {
   let above = image
@@ -96,7 +96,7 @@ function storedName(image: Qcow2Image): string {
   return backingFile === undefined ? "" : decodeText(backingFile)
 }
 
-/** How `image` is to name `base`, which is behind it: as the image above has it, with that one's folder where it is another. */
+/** The name for `base` in `image`: its name in the image above it, with the folder of that image if it differs. */
 export function referenceTo(image: Qcow2Image, base: BackingDisk): BackingName {
   const above = imageAbove(image, base)
   const name = storedName(above)
@@ -106,12 +106,12 @@ export function referenceTo(image: Qcow2Image, base: BackingDisk): BackingName {
   return { name: isRelative && own !== other ? `${other}${name}` : name, format }
 }
 
-/** With the slash at its end; "" for a path without one. */
+/** The folder of a path, with the slash at its end; "" for a path without one. */
 function folderOf(path: string): string {
   return path.slice(0, path.lastIndexOf("/") + 1)
 }
 
-/** `error`, with what it means for the whole operation, where it is a disk's. */
+/** Adds the consequence for the whole operation to `error`, if it is a disk's. */
 export function explained(error: unknown, meaning: string): unknown {
   if (!(error instanceof BackingError)) return error
   return new BackingError(error.code, `${error.message}; ${meaning}`, { cause: error })

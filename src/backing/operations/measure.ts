@@ -1,4 +1,4 @@
-/** measureDisk: how large the file of a new image would be, without making it. [QCOW2] "General", as `qemu-img measure` counts. */
+/** measureDisk: computes the size of a new image's file, like `qemu-img measure`. [QCOW2] "General" */
 import { checkOptions, type Rules } from "../../options.ts"
 import { BackingError, checkBacking, type VirtioBacking } from "../backing.ts"
 import { volumeOverhead } from "../luks/new-volume.ts"
@@ -11,7 +11,7 @@ import { bitmapsOf } from "./convert/copy-bitmaps.ts"
 import { Operation, OPERATION_RULES, type OperationOptions } from "./operation.ts"
 import { runAt } from "./runs.ts"
 
-/** Options of `measureDisk`: those of the image that is not made, and of the operation. */
+/** Options of `measureDisk`: those of the image, and of the operation. */
 export interface MeasureOptions extends Omit<CreateQcow2Options, "size">, OperationOptions {
   /** Bytes of the disk in the image. */
   readonly size?: number
@@ -23,19 +23,19 @@ const MEASURE_RULES: Rules<MeasureOptions> = {
   ...CREATE_QCOW2_RULES, ...OPERATION_RULES, size: "number?", format: ["raw", "qcow2", "luks"],
 }
 
-/** What `measureDisk` finds, in bytes of the image's file. */
+/** The result of `measureDisk`, in bytes of the image's file. */
 export interface Measurement {
-  /** Needed for what the disk holds now. */
+  /** For the present data of the disk. */
   readonly required: number
-  /** Needed when each cluster of the disk is written. */
+  /** If each cluster of the disk is written. */
   readonly fullyAllocated: number
-  /** Needed besides for the disk's persistent bitmaps, if these are copied. Left out unless both images are of qcow2 version 3. */
+  /** In addition, for the disk's persistent bitmaps, if they are copied. Left out unless both images are qcow2 version 3. */
   readonly bitmaps?: number
 }
 
 /**
- * The bytes that a file needs for an image that holds what `disk` reads as; without a disk, a new and empty image of the size in the
- * options. What is told of allocation is believed, and nothing is read.
+ * The bytes that an image with the content of `disk` needs; without a disk, an empty image of the size in the options. Uses only the disk's
+ * allocation, and reads no data.
  * @throws BackingError (as a rejection) `invalid-argument` for options that contradict each other or exceed the format's limits
  * @throws the signal's reason when it is stopped
  */
@@ -57,7 +57,7 @@ export async function measureDisk(disk: VirtioBacking | undefined, options: Meas
   const fullyAllocated = fullSize(geometry, content) + luks
   if (disk === undefined) return { required: fullyAllocated - content, fullyAllocated }
   const bitmaps = bitmapBytes(disk, geometry)
-  // Nobody knows how much of the disk shows from that backing file.
+  // The part of the disk that is read from that backing file is unknown.
   if (options.backing !== undefined) return { required: fullyAllocated, fullyAllocated, ...bitmaps }
   const data = await dataBytes(disk, clusterSize, new Operation(disk.size, options))
   return { required: fullyAllocated - content + data, fullyAllocated, ...bitmaps }
@@ -77,7 +77,7 @@ function bitmapBytes(disk: VirtioBacking, { version, clusterSize }: Geometry): P
   return { bitmaps: bytes + rounded(directory) }
 }
 
-/** Bytes of a file all of whose `content` bytes of clusters are allocated: header, tables, refcounts of all of it. */
+/** Bytes of a file with `content` bytes of allocated clusters, including header, tables and all refcounts. */
 function fullSize({ clusterSize, l2Entries, refcountBlockEntries }: Geometry, content: number): number {
   const perTable = clusterSize / TABLE_ENTRY_SIZE
   const l2Tables = Math.ceil(content / clusterSize / l2Entries)

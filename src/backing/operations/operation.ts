@@ -1,19 +1,19 @@
-/** What the operations on whole disks share: their options, progress, the signal that stops them, and turns of the thread. */
+/** The common parts of operations on whole disks: options, progress, the signal that stops them, and turns of the thread. */
 import type { Rules } from "../../options.ts"
 import type { PlatformAbortSignal } from "../sources/http/types.ts"
 import { Turns } from "../../turns.ts"
 
-/** Options that each operation on whole disks has. */
+/** Options of every operation on whole disks. */
 export interface OperationOptions {
-  /** Called after each step with the bytes that are done, and the bytes in all. */
+  /** Called after each step with the bytes done, and the bytes in all. */
   readonly progress?: (done: number, total: number) => void
-  /** Stops the operation between two steps: it rejects with the signal's reason. What it has read from stays as it was. */
+  /** Stops the operation between two steps: it rejects with the signal's reason. Its sources stay unchanged. */
   readonly signal?: PlatformAbortSignal
 }
 
 export const OPERATION_RULES: Rules<OperationOptions> = { progress: "function?", signal: "any?" }
 
-/** Bytes that one step reads or writes at most. */
+/** Maximum of bytes that one step reads or writes. */
 export const STEP_BYTES = 1 << 21
 
 /** The part of `AbortSignal` that is used. */
@@ -22,7 +22,7 @@ interface Signal {
   readonly reason?: unknown
 }
 
-/** One operation under way. */
+/** One operation in progress. */
 export class Operation {
   readonly #progress: OperationOptions["progress"]
   readonly #signal: Signal | undefined
@@ -30,7 +30,7 @@ export class Operation {
   #done = 0
   readonly #turns = new Turns()
 
-  /** `total`: bytes. @throws the signal's reason when it is stopped already */
+  /** `total`: bytes. @throws the signal's reason if it is aborted already */
   constructor(total: number, { progress, signal }: OperationOptions) {
     this.#progress = progress
     // Without the platform's types a signal is just an object.
@@ -45,17 +45,17 @@ export class Operation {
     this.#progress?.(this.#done, this.#total)
   }
 
-  /** There are `bytes` more to do than was thought, or less. */
+  /** Corrects the total by `bytes`, which may be negative. */
   extend(bytes: number): void {
     this.#total += bytes
   }
 
-  /** @throws the signal's reason when it says stop */
+  /** @throws the signal's reason if it is aborted */
   throwIfStopped(): void {
     if (this.#signal?.aborted === true) throw this.#signal.reason ?? new Error("the operation was stopped")
   }
 
-  /** To be awaited before each step: gives up the thread when it has been held for long. @throws as `throwIfStopped` */
+  /** Await it before each step: it yields the thread from time to time. @throws as `throwIfStopped` */
   async turn(): Promise<void> {
     await this.#turns.turn()
     this.throwIfStopped()

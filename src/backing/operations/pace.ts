@@ -1,6 +1,6 @@
-/** Pace: how fast an operation may go on, in bytes a second. */
+/** Pace: limits the rate of an operation, in bytes a second. */
 
-/** Tells the time, and waits: a test has its own. */
+/** A clock, which tests replace. */
 export interface PaceClock {
   /** Milliseconds since some moment. */
   now(): number
@@ -12,7 +12,7 @@ const HOST_CLOCK: PaceClock = {
   sleep: (ms) => new Promise((resolve) => void setTimeout(resolve, ms)),
 }
 
-/** It is looked whether to stop after so many milliseconds at the latest. */
+/** Maximum of milliseconds between two checks for a stop. */
 const LONGEST_SLEEP = 100
 
 export class Pace {

@@ -19,13 +19,13 @@ import { rebaseLayers } from "./rebase.ts"
 
 /** Options of `rebaseImage`. */
 export interface RebaseImageOptions extends OperationOptions, OpeningOptions {
-  /** The new backing file, as it is to stand in the image: relative to the image's own directory, or absolute. Left out: none. */
+  /** The name of the new backing file in the image: absolute, or relative to the image's directory. Left out: none. */
   readonly backing?: string
   /** Its format; required with one. */
   readonly backingFormat?: ImageFormat
   /**
-   * Only the name is changed, and neither chain is looked at: for a file that was moved. What the image reads as changes with the content
-   * that is behind it. Default false.
+   * Only changes the name, for a file that was moved, and opens neither chain. If the content of the backing file differs, the image reads
+   * differently. Default false.
    */
   readonly unsafe?: boolean
 }
@@ -35,11 +35,11 @@ const REBASE_RULES: Rules<RebaseImageOptions> = {
 }
 
 /**
- * Puts a qcow2 image onto another backing file, or onto none, so that it reads the same as before: what the two chains do not have in
- * common is copied into it first, and into its internal snapshots. Stopped or failed, it reads the same over whichever of the two it names:
- * rebase again.
- * @throws BackingError (as a rejection) what `openImage` throws, for the image and for the new backing file; `invalid-argument` for a
- * backing file without a format, or a name that is too long; `no-space`, `io`. The signal's reason.
+ * Gives a qcow2 image another backing file, or none, so that it reads the same as before: data on which the two chains differ is first
+ * copied into it, and into its internal snapshots. If it is stopped or fails, the image reads the same, with either backing file: rebase
+ * again.
+ * @throws BackingError (as a rejection) errors of `openImage`, for the image and for the new backing file; `invalid-argument` for a backing
+ * file without a format, or a name that is too long; `no-space`, `io`. The signal's reason.
  * @throws TypeError for wrong arguments
  */
 export async function rebaseImage(path: string, options: RebaseImageOptions): Promise<void> {
@@ -77,7 +77,7 @@ async function rebaseSafely(path: string, reference: BackingName | undefined, op
     next = reference === undefined ? undefined : openNext(image, reference, options)
     const same = next === undefined || reference === undefined ? undefined : sameLayer(image, next, reference.format)
     const old = await rebaseLayers(image, { reference, disk: next, same }, options)
-    // From here on the image owns the next one, and nobody the old one.
+    // From here on the image owns the new chain, and nobody owns the old one.
     next = old
   } catch (error) {
     closeAfter(image)
@@ -88,7 +88,7 @@ async function rebaseSafely(path: string, reference: BackingName | undefined, op
   image.close()
 }
 
-/** The new chain, read-only, in which the image itself must not be. */
+/** The new chain, read-only. The image itself must not be in it. */
 function openNext(image: Qcow2Image, { name, format }: BackingName, options: RebaseImageOptions): BackingDisk {
   const resolve = options.resolveBacking ?? backingPath
   const backing = resolve({ name, format, imagePath: image.path })

@@ -1,4 +1,4 @@
-/** Rebase: an image gets another backing file, or none, and reads the same as before. */
+/** Rebase: gives an image another backing file, or none, so that it reads the same as before. */
 import { BackingError } from "../backing.ts"
 import { isEqual, isZero } from "../buffers.ts"
 import type { Qcow2Image } from "../qcow2/image.ts"
@@ -11,14 +11,14 @@ import { Operation, type OperationOptions, STEP_BYTES } from "./operation.ts"
 import { Pace } from "./pace.ts"
 
 export interface RebaseTarget extends NextBacking {
-  /** A layer of the present chain that reads as `disk` does: what only it and layers below it hold need not be compared. */
+  /** A layer of the present chain with the same content as `disk`: data of this layer and those below need not be compared. */
   readonly same?: BackingDisk | undefined
 }
 
 /**
- * Copies into `image` what its backing image and the next one do not have in common, then puts the next one behind it. Returns the disk
- * that was there, to be closed by the caller. Internal snapshots take over first what they would show differently. A stop or an error
- * leaves the image as it read before: the call can be made again.
+ * Copies into `image` the data on which its backing image and the next one differ, then replaces the backing image. Returns the old one,
+ * which the caller closes. For internal snapshots, changing data is first copied into the image. After a stop or an error the image reads
+ * as before, and the call can be repeated.
  * @throws BackingError; the signal's reason
  */
 export async function rebaseLayers(image: Qcow2Image, target: RebaseTarget, options: OperationOptions): Promise<BackingDisk | undefined> {
@@ -39,7 +39,7 @@ export async function rebaseLayers(image: Qcow2Image, target: RebaseTarget, opti
   }
 }
 
-/** What is behind the image changes where the two chains read differently: looked at by clusters. */
+/** The backing data change where the two chains differ, compared by clusters. */
 function differencesOf(image: Qcow2Image, { disk, same }: RebaseTarget): ChangeBehind {
   const { clusterSize } = image.geometry
   const [present, future] = [new Uint8Array(clusterSize), new Uint8Array(clusterSize)]
@@ -58,7 +58,7 @@ function differencesOf(image: Qcow2Image, { disk, same }: RebaseTarget): ChangeB
   }
 }
 
-/** Fills `buffer`, with zeroes where there is no disk. */
+/** Fills `buffer`, with zeroes if there is no disk. */
 function readFrom(disk: BackingDisk | undefined, buffer: Uint8Array, offset: number): void {
   const held = Math.max(0, Math.min(buffer.length, (disk?.size ?? 0) - offset))
   if (held > 0) disk?.pread(buffer.subarray(0, held), offset)
@@ -75,7 +75,7 @@ async function copyDifferences(image: Qcow2Image, target: RebaseTarget, operatio
   }
 }
 
-/** Deals with the bytes from `offset` on, and returns how many those are. */
+/** Handles some bytes from `offset` on, and returns their number. */
 function nextStep(image: Qcow2Image, { disk, same }: RebaseTarget, comparison: Comparison, offset: number): number {
   const rest = { offset, length: image.size - offset }
   const run = longRun(rest, (at, length) => ownRun(image, at, length))
@@ -90,14 +90,14 @@ function nextStep(image: Qcow2Image, { disk, same }: RebaseTarget, comparison: C
   return zeroes > 0 ? zeroes : comparison.step(range)
 }
 
-/** How many bytes from the range's beginning on are known to read as zeroes, without looking at them. */
+/** Number of bytes from the range's beginning that are known to be zero without reading them. */
 function zeroRun(disk: BackingDisk, { offset, length }: { readonly offset: number; readonly length: number }): number {
   if (offset >= disk.size) return length
   const known = disk.allocation?.(offset, Math.min(length, disk.size - offset))
   return known?.isZero === true ? Math.min(known.length, length) : 0
 }
 
-/** Compares clusters as they are with what they would be, and stores those that would change. */
+/** Compares the present content of clusters with their content in the new chain, and stores those that would change. */
 class Comparison {
   readonly #image: Qcow2Image
   readonly #next: BackingDisk | undefined

@@ -1,16 +1,16 @@
-/** A disk as runs of data and zeroes: what a copy has to read, and what it need not. */
+/** Divides a disk into runs of data and zeroes, which a copy need not read. */
 import type { Allocation, VirtioBacking } from "../backing.ts"
 
-/** A disk as it is read here. */
+/** The members of a disk that are used here. */
 export type SourceDisk = Pick<VirtioBacking, "size" | "pread" | "allocation">
 
-/** A run of a disk's bytes that are alike. */
+/** A run of bytes of the same kind. */
 export interface Run extends Allocation {
   /** Byte where it begins. */
   readonly offset: number
 }
 
-/** What is known of the bytes from `offset` on: a run of at most `length` > 0 bytes. Without `allocation` every byte counts as data. */
+/** The run from `offset` on, of at most `length` > 0 bytes. Without `allocation` every byte counts as data. */
 export async function runAt(disk: SourceDisk, offset: number, length: number): Promise<Run> {
   const known = await disk.allocation?.(offset, length)
   if (known === undefined) return { offset, length, isAllocated: true, isZero: false }

@@ -1,4 +1,4 @@
-/** Stream: an image takes over what the images behind it hold, while a guest uses it, and stands on its own afterwards. */
+/** Stream: copies the data of backing files into an image while a guest uses it, so that the image needs them no more. */
 import { checkCount, checkOptions, type Rules } from "../../options.ts"
 import { BackingError } from "../backing.ts"
 import type { OpenedDisk } from "../open-disk.ts"
@@ -15,29 +15,29 @@ import { Pace, type PaceClock } from "./pace.ts"
 /** Options of `streamDisk`. */
 export interface StreamOptions extends OperationOptions {
   /**
-   * The image in the chain that is to stay behind the disk: its path, or the name that the image above it has. Default: none, the disk
-   * stands on its own afterwards.
+   * The image in the chain that stays the disk's backing file: its path, or its name in the image above it. Default: none, so that the disk
+   * has no backing file afterwards.
    */
   readonly base?: string
-  /** Bytes in a second that are copied at most. Default: as many as the host can. */
+  /** Maximum of bytes copied a second. Default: no limit. */
   readonly rate?: number
-  /** Tells the time for `rate`. Default: the host's. */
+  /** The clock for `rate`. Default: the host's. */
   readonly clock?: PaceClock
 }
 
 const STREAM_RULES: Rules<StreamOptions> = { ...OPERATION_RULES, base: "string?", rate: "number?", clock: "object?" }
 
-/** Bytes of one step: a guest's request waits for no more. */
+/** Bytes of one step, for which a guest's request may have to wait. */
 const STEP = 1 << 19
 
 /**
- * Copies what the images behind `disk` hold into it, then drops them from the chain: the image's header names `base`, or no backing file.
- * The disk may be in use: what a guest writes meanwhile stays. Stopped, or failed, it goes on when it is called again.
- * Internal snapshots take over what they read from these images, too.
+ * Copies the data of the images below `disk` into it, then drops them from the chain: the image's header names `base`, or no backing file.
+ * A guest may use the disk, and its writes are kept. If it is stopped or fails, the next call continues. Data that internal snapshots read
+ * from these images is copied, too.
  *
  * @param disk a qcow2 image that is open for writing, as `openImage` and `openDisk` return it
- * @throws BackingError `read-only`; what reading the chain and writing the image fail with. The signal's reason. Then the image reads as
- * before, over the same backing file.
+ * @throws BackingError `read-only`; errors of reading the chain and writing the image. The signal's reason. Then the image reads as before,
+ * over the same backing file.
  * @throws TypeError for wrong arguments
  */
 export async function streamDisk(disk: Qcow2Image | OpenedDisk, options: StreamOptions = {}): Promise<void> {
@@ -54,19 +54,19 @@ export async function streamDisk(disk: Qcow2Image | OpenedDisk, options: StreamO
   try {
     const pace = new Pace(options.rate, options.clock)
     for (let isDone = false; !isDone;) {
-      // With other tables there may be other snapshots, or what was pulled before is gone with what was there.
+      // If the tables have changed, there may be other snapshots, or the data copied before may be gone.
       const tables = await keepSnapshots(reached, dropsOf(image, base), { operation, pace })
       await pullAll(reached, base, { operation, pace })
       isDone = await dropLayers(reached, next, tables)
     }
   } catch (error) {
-    throw explained(error, "the image reads as before; stream again when this is mended, and it goes on")
+    throw explained(error, "the image reads as before; stream again when the error is fixed, to continue")
   } finally {
     forgetNextBacking(image)
   }
 }
 
-/** What is behind the image changes where a layer above `base` holds something; without a base zeroes stay zeroes. */
+/** The backing data change where a layer above `base` has data; without a base zeroes stay zeroes. */
 function dropsOf(image: Qcow2Image, base: BackingDisk | undefined): ChangeBehind {
   return (offset, length) => {
     const run = runAbove(image.backing, base, { offset, length })
@@ -88,7 +88,7 @@ async function pullAll(
   }
 }
 
-/** Returns false, with nothing done, when the image has changed as a whole since it had these tables. */
+/** Returns false, with nothing done, if the whole image has changed since it had these tables. */
 async function dropLayers({ image, perform, retire }: ReachedImage, next: NextBacking, tables: object | undefined): Promise<boolean> {
   const base = next.disk
   const dropped = await perform("changes", () => {
@@ -101,7 +101,7 @@ async function dropLayers({ image, perform, retire }: ReachedImage, next: NextBa
   return true
 }
 
-/** `layer` is to be closed without what is behind it. */
+/** Makes closing `layer` leave its backing file open. */
 function detach(layer: Qcow2Image): void {
   layer.inspect(({ backing }) => void (backing.disk = undefined))
 }

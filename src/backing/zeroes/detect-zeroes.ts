@@ -1,21 +1,21 @@
-/** Writes that are all zeroes, found and written as zeroes: a qcow2 image then stores nothing, a raw one may keep its holes. */
+/** Detects zeroes in writes, and writes them by `writeZeroes`: a qcow2 image then stores nothing, a raw one may keep its holes. */
 import { checkValue } from "../../options.ts"
 import { closesWithBlock, type Disposing } from "../../disposing.ts"
 import { checkBacking, type DiskVersion, totalLength, type VirtioBacking } from "../backing.ts"
 import { BufferCursor, isZero, joined } from "../buffers.ts"
 
 /**
- * What becomes of zeroes that the guest writes as data. "off": they are written. "on": they become zeroes by `writeZeroes`, and keep their
- * space. "unmap": their space is freed.
+ * How to treat zeroes that the guest writes as data. "off": they are written as data. "on": by `writeZeroes`, which keeps their space.
+ * "unmap": by `writeZeroes` that frees their space.
  */
 export type DetectZeroes = "off" | "on" | "unmap"
 
 export const DETECT_ZEROES: readonly DetectZeroes[] = ["off", "on", "unmap"]
 
 /**
- * `disk` whose writes are looked through for zeroes, in pieces of `discardGranularity`, 4 KiB at least. The same disk for "off", and for
- * one that is read-only, is zoned, or cannot write zeroes. Owns `disk`: closing the answer closes it.
- * @throws TypeError for what is not a disk, or not one of the three words
+ * Returns a disk that detects zeroes in writes to `disk`, in pieces of `discardGranularity`, 4 KiB at least. Returns `disk` itself for
+ * "off", and if it is read-only, is zoned, or cannot write zeroes. The result owns `disk`: closing it closes `disk`.
+ * @throws TypeError for anything but a disk and one of the three words
  */
 export function detectZeroes<D extends VirtioBacking>(disk: D, mode: DetectZeroes): D | (VirtioBacking & Disposing) {
   checkBacking("detectZeroes", disk)
@@ -24,7 +24,7 @@ export function detectZeroes<D extends VirtioBacking>(disk: D, mode: DetectZeroe
   return Object.assign(new DetectingDisk(disk, disk.writeZeroes.bind(disk), mode === "unmap"), besides(disk))
 }
 
-/** What an image has besides what a guest uses of it: where its bytes live, its snapshots and bitmaps. */
+/** Members of an image that a guest does not use: its map, snapshots and bitmaps. */
 function besides(disk: object): object {
   const map: unknown = Reflect.get(disk, "map")
   const others = ["snapshots", "bitmaps", "path", "lock"].map((name): [string, unknown] => [name, Reflect.get(disk, name)])
@@ -34,7 +34,7 @@ function besides(disk: object): object {
   }
 }
 
-/** The disk behind one whose zeroes are detected; any other one itself. */
+/** The disk inside a detecting one; any other disk itself. */
 export function undetected(disk: object): object {
   return disk instanceof DetectingDisk ? disk.disk : disk
 }
@@ -51,7 +51,7 @@ interface Part {
   readonly isZero: boolean
 }
 
-/** `using` closes it, where its disk answers at once. */
+/** `using` closes it, if its disk is synchronous. */
 interface DetectingDisk extends Disposing {}
 
 class DetectingDisk implements VirtioBacking {
@@ -59,7 +59,7 @@ class DetectingDisk implements VirtioBacking {
   readonly readOnly = false
   readonly asynchronous: boolean
   readonly writeZeroes: WriteZeroes
-  // What the disk can do besides, and nothing that it cannot.
+  // Exactly the optional members of the disk.
   readonly preadInto?: NonNullable<VirtioBacking["preadInto"]>
   readonly pwriteFrom?: NonNullable<VirtioBacking["pwriteFrom"]>
   readonly preadv?: NonNullable<VirtioBacking["preadv"]>
@@ -93,7 +93,7 @@ class DetectingDisk implements VirtioBacking {
     if (allocation !== undefined) this.allocation = allocation.bind(disk)
     if (resize !== undefined) this.resize = resize.bind(disk)
     if (version !== undefined) this.version = version.bind(disk)
-    // Who answers at once gets no copy of zeroes: the device then calls `pwrite`.
+    // Zeroes are not written at once here: the device then calls `pwrite`.
     if (pwriteNow !== undefined) {
       this.pwriteNow = (buffers, offset) =>
         !this.#partsOf(buffers, offset).some((part) => part.isZero) && pwriteNow.call(disk, buffers, offset)

@@ -1,4 +1,4 @@
-/** How a disk is cut into zones: the options that say so, with their defaults, and what cannot be. */
+/** The division of a disk into zones: options, defaults and checks. */
 import { checkOptions, type Rules } from "../../options.ts"
 import { BackingError } from "../backing.ts"
 import type { ZoneShape } from "./zone-table.ts"
@@ -9,12 +9,14 @@ export interface ZoneOptions {
   readonly zoneSize: number
   /** Bytes of a sequential zone that can be written. Default `zoneSize`. */
   readonly zoneCapacity?: number
-  /** The first so many zones take writes anywhere. Default 0. */
+  /** The number of conventional zones, which come first. Default 0. */
   readonly conventionalZones?: number
-  /** Most zones that are open, and that are open or closed, at a time. Default 0: any number. */
+  /** Maximum of open zones, and of active (open or closed) zones. Default 0: no limit. */
   readonly maxOpenZones?: number
   readonly maxActiveZones?: number
-  /** Most bytes of one append; a device lets guests append 1 MiB at most. 0: there is no append. Default 1 MiB, or `zoneCapacity`. */
+  /**
+   * Maximum of bytes of one append; a device allows guests at most 1 MiB. 0: no append. Default 1 MiB, or `zoneCapacity` if that is less.
+   */
   readonly maxAppendSize?: number
   /** Writes to sequential zones begin and end at multiples of so many bytes. Default 512. */
   readonly writeGranularity?: number
@@ -27,10 +29,10 @@ export const ZONE_OPTIONS_RULES: Rules<ZoneOptions> = {
 
 const SECTOR = 512
 const DEFAULT_APPEND = 1 << 20
-/** A table of more zones would take longer to look through than a request may. */
+/** Searching a table of more zones would take too long for a request. */
 export const MAX_ZONES = 1 << 20
 
-/** The zones of a disk of `size` bytes. @throws TypeError for wrong options; BackingError `invalid-argument` for zones that cannot be */
+/** The zones of a disk of `size` bytes. @throws TypeError for wrong options; BackingError `invalid-argument` for wrong zones */
 export function zoneShape(who: string, size: number, options: ZoneOptions): ZoneShape {
   checkOptions(who, options, ZONE_OPTIONS_RULES)
   const { zoneSize, zoneCapacity = zoneSize, conventionalZones = 0, maxOpenZones = 0, maxActiveZones = 0 } = options
@@ -44,7 +46,7 @@ export function zoneShape(who: string, size: number, options: ZoneOptions): Zone
   return shape
 }
 
-/** What is wrong with a shape, in words; undefined for a good one. */
+/** A message about a wrong shape; undefined for a valid one. */
 export function shapeProblem(shape: ZoneShape): string | undefined {
   const { size, zoneSize, zoneCapacity, writeGranularity, maxAppendSize, conventionalZones, maxOpenZones, maxActiveZones } = shape
   if (!isMultiple(writeGranularity, SECTOR) || writeGranularity >= 2 ** 32) {

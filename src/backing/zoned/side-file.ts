@@ -1,5 +1,5 @@
 /**
- * The file beside a raw image that keeps its zones: a header of 512 bytes, then 16 bytes for each zone. Numbers are little-endian.
+ * The file beside a raw image that stores its zones: a header of 512 bytes, then 16 bytes for each zone. Numbers are little-endian.
  *
  * Header: "VIOZONES", le32 version, le32 conventional zones, le64 size of the disk, le64 zone size, le64 zone capacity, le32 most open
  * zones, le32 most active zones, le64 most bytes of an append, le32 write granularity; the rest is 0. A zone: le64 bytes written, le32
@@ -15,7 +15,7 @@ const MAGIC = "VIOZONES"
 const VERSION = 1
 const HEADER_SIZE = 512
 const RECORD_SIZE = 16
-/** What is written at a time: a block of records with a change in it. */
+/** Bytes of a block of records, the unit of writing. */
 const BLOCK = 4096
 const CONDITIONS: readonly ZoneCondition[] = ["normal", "full", "read-only", "offline"]
 
@@ -37,7 +37,7 @@ export function createSideFile(file: ImageFile, shape: ZoneShape): void {
   file.sync()
 }
 
-/** The zones that a file keeps, for a disk of `size` bytes, and the store that keeps them up. It owns `file` from then on. */
+/** Reads the zones of a disk of `size` bytes from `file`, and returns them with their store, which owns `file`. */
 export function openSideFile(file: ImageFile, size: number): { readonly table: ZoneTable; readonly store: ZoneStore } {
   const header = new Uint8Array(HEADER_SIZE)
   if (file.read(header, 0) < HEADER_SIZE || String.fromCharCode(...header.subarray(0, 8)) !== MAGIC) {
@@ -63,7 +63,7 @@ class SideFile implements ZoneStore {
   readonly #file: ImageFile
   readonly #records: Uint8Array
   readonly #numbers: DataView
-  /** Blocks that a failed call may have left half done. */
+  /** Blocks that a failed call may have partly written. */
   readonly #unsaved = new Set<number>()
 
   constructor(file: ImageFile, records: Uint8Array) {
@@ -87,7 +87,7 @@ class SideFile implements ZoneStore {
       }
       this.#file.sync()
     } catch (error) {
-      // The next call, which may be for other zones, writes these as they were: a reset that failed must not come true with it.
+      // The next call, which may be for other zones, restores these: a failed reset must not take effect later.
       for (const [at, record] of before.toReversed()) this.#records.set(record, at)
       throw error
     }
@@ -123,7 +123,7 @@ function readZone(file: ImageFile, table: ZoneTable, index: number, numbers: Dat
   return { written, condition }
 }
 
-/** 64 bits as two halves: exact up to 2^53, and what is above is too large for everything. */
+/** 64 bits as two halves: exact up to 2^53, and larger values fail every check. */
 function getNumber(view: DataView, at: number): number {
   return view.getUint32(at, true) + view.getUint32(at + 4, true) * 2 ** 32
 }

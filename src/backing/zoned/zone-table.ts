@@ -1,11 +1,11 @@
 /**
- * ZoneTable: the states and write pointers of a disk's zones, and which transitions there are ([VIRTIO] 5.2.6). It moves no data. A method
- * that throws has changed nothing.
+ * ZoneTable: the states and write pointers of a disk's zones, and their transitions ([VIRTIO] 5.2.6). It moves no data. An error leaves
+ * everything unchanged.
  */
 import { BackingError } from "../backing.ts"
 import type { Zone, ZoneState, ZoneType } from "./contract.ts"
 
-/** How a disk is cut into zones, and its limits. Bytes, and numbers of zones. */
+/** The division of a disk into zones, and its limits. Bytes, and numbers of zones. */
 export interface ZoneShape {
   readonly size: number
   readonly zoneSize: number
@@ -19,10 +19,10 @@ export interface ZoneShape {
   readonly writeGranularity: number
 }
 
-/** What of a zone outlives the power: all of its states follow from these. */
+/** The durable part of a zone, from which its state is derived. */
 export type ZoneCondition = "normal" | "full" | "read-only" | "offline"
 
-/** What a zone is after the disk has been opened. */
+/** The state after the disk has been opened. */
 export interface StoredZone {
   /** Bytes written, from its start on. */
   readonly written: number
@@ -35,7 +35,7 @@ export class ZoneTable {
   readonly #states: ZoneState[]
   /** Bytes written in each zone, from its start on. */
   readonly #written: Float64Array
-  /** Those that writes have opened, the oldest first: the first to be closed when another one is to be opened. */
+  /** Implicitly open zones, oldest first: the first one is closed to make room for another. */
   readonly #implicitlyOpen = new Set<number>()
   #open = 0
   #active = 0
@@ -75,7 +75,7 @@ export class ZoneTable {
     return Math.min(this.type(index) === "conventional" ? zoneSize : zoneCapacity, size - this.start(index))
   }
 
-  /** Bytes that have been written from the start of the zone on: what is behind them is not there, and reads as zeroes. */
+  /** Bytes written from the start of the zone on. The rest reads as zeroes. */
   written(index: number): number {
     return this.type(index) === "conventional" ? this.capacity(index) : (this.#written[index] ?? 0)
   }
@@ -93,7 +93,7 @@ export class ZoneTable {
     }
   }
 
-  /** Takes over what was stored: an open zone is closed then, or empty where nothing has been written to it. */
+  /** Restores a stored zone: an open zone becomes closed, or empty if nothing was written to it. */
   load(index: number, { written, condition }: StoredZone): void {
     if (this.type(index) === "conventional") return
     this.#written[index] = written
@@ -152,7 +152,7 @@ export class ZoneTable {
     this.#become(index, this.written(index) === 0 ? "empty" : "closed")
   }
 
-  /** What finishing the zone would store; undefined when it is full already. @throws BackingError */
+  /** The record that finishing the zone would store; undefined if it is full already. @throws BackingError */
   finished(index: number): StoredZone | undefined {
     const state = this.state(index)
     if (state === "full") return undefined
@@ -164,7 +164,7 @@ export class ZoneTable {
     this.#become(index, "full")
   }
 
-  /** Whether the zone is other than empty. @throws BackingError when it cannot be reset */
+  /** Whether the zone is not empty. @throws BackingError when it cannot be reset */
   checkReset(index: number): boolean {
     const state = this.state(index)
     if (state === "none" || state === "read-only" || state === "offline") {
@@ -178,13 +178,13 @@ export class ZoneTable {
     this.#become(index, "empty")
   }
 
-  /** The hardware gives up on a zone: it can be read at most. */
+  /** Makes a zone read-only or offline, like a failing drive. */
   fail(index: number, state: "read-only" | "offline"): void {
     if (this.type(index) === "conventional") throw this.#refused("zone-invalid", index, "a conventional zone has no such state")
     this.#become(index, state)
   }
 
-  /** @throws BackingError for a zone that does not take part in reading */
+  /** @throws BackingError for a zone that cannot be read */
   checkReadable(index: number): void {
     if (this.state(index) === "offline") throw this.#refused("zone-invalid", index, "it is offline")
   }
@@ -195,7 +195,7 @@ export class ZoneTable {
     if (!isWritable) throw this.#refused("zone-invalid", index, `it is ${this.#described(index)}`)
   }
 
-  /** Whether the zone can be opened. Zones that writes have opened are closed to make room. */
+  /** Checks that the zone can be opened. Implicitly open zones are closed to make room. */
   #checkResources(index: number): void {
     const state = this.state(index)
     const { maxOpenZones, maxActiveZones } = this.shape

@@ -1,6 +1,6 @@
 /**
- * ZonedDisk: a host-managed zoned disk over any disk that answers at once. It keeps the rules of zones, reads as zeroes what has not been
- * written, and has a `ZoneStore` keep the write pointers where they are to outlive the process.
+ * ZonedDisk: a host-managed zoned disk over any synchronous disk. It enforces the rules of zones, and unwritten sectors read as zeroes.
+ * With a `ZoneStore`, write pointers outlive the process.
  */
 import { BackingError, checkBacking, checkRange, type DiskVersion, totalLength, type VirtioBacking } from "../backing.ts"
 import { transfer } from "../buffers.ts"
@@ -8,22 +8,22 @@ import type { Zone, ZoneAction, Zones } from "./contract.ts"
 import { type ZoneOptions, zoneShape } from "./shape.ts"
 import { type StoredZone, ZoneTable } from "./zone-table.ts"
 
-/** Keeps zones where they outlive the process. */
+/** Stores zones durably. */
 export interface ZoneStore {
-  /** They are on stable storage when it returns. @throws BackingError */
+  /** Makes the zones durable before it returns. @throws BackingError */
   save(zones: Iterable<readonly [index: number, zone: StoredZone]>): void
   close(): void
 }
 
 const EMPTY: StoredZone = { written: 0, condition: "normal" }
-/** Zones of a report at most. A driver asks again for those behind them. */
+/** Maximum of zones in a report. A driver asks again for the rest. */
 const REPORT_ZONES = 4096
 
 /**
- * Makes a zoned disk of `data`, which it owns, with all zones empty. Only memory knows the write pointers: `createZonedImage` makes one
- * that lasts.
- * @throws TypeError for what is not a disk, for one that answers later or is zoned itself, and for wrong options
- * @throws BackingError `invalid-argument` for zones that cannot be
+ * Makes a zoned disk of `data`, which it owns, with all zones empty. Write pointers are only in memory; `createZonedImage` makes a disk
+ * that stores them.
+ * @throws TypeError for anything but a disk, for one that is asynchronous or zoned itself, and for wrong options
+ * @throws BackingError `invalid-argument` for wrong zones
  */
 export function zonedDisk(data: VirtioBacking, options: ZoneOptions): ZonedDisk {
   checkBacking("zonedDisk", data)
@@ -33,13 +33,13 @@ export function zonedDisk(data: VirtioBacking, options: ZoneOptions): ZonedDisk 
 }
 
 /**
- * A zoned disk. A write moves a write pointer in memory, and `flush` keeps it. What resets or finishes a zone is kept before it is done:
- * new data never lie where an old write pointer would find them after a crash.
+ * A zoned disk. A write moves a write pointer in memory, and `flush` stores it. A reset or finish of a zone is stored before it completes,
+ * so that after a crash no old write pointer covers new data.
  */
 export class ZonedDisk implements VirtioBacking {
   readonly readOnly: boolean
   readonly zones: Zones
-  /** Where the disk for the data can erase: whole sequential zones, which it resets. */
+  /** If the data disk can erase: erases whole sequential zones, which it resets. */
   readonly secureErase?: (offset: number, length: number) => void
   readonly secureEraseAlignment: number
   readonly #data: VirtioBacking
@@ -71,12 +71,12 @@ export class ZonedDisk implements VirtioBacking {
     return this.#table.shape.size
   }
 
-  /** That of the disk for the data. */
+  /** The data disk's version. */
   version(): DiskVersion | undefined {
     return this.#data.version?.()
   }
 
-  /** The zones' limits are the disk's own: a call for a whole zone is as fast as it gets. */
+  /** A call for a whole zone is the fastest. */
   get zeroesAtOnce(): number {
     return this.#data.zeroesAtOnce ?? this.secureEraseAlignment
   }
@@ -107,13 +107,13 @@ export class ZonedDisk implements VirtioBacking {
     if (length > 0 && this.#table.type(index) !== "conventional") this.#wrote(index, length)
   }
 
-  /** The data first: a write pointer that is kept must not be ahead of them. */
+  /** Flushes the data first: a stored write pointer must not be ahead of them. */
   flush(): void {
     void this.#data.flush?.()
     this.#save([...this.#changed].map((index) => [index, this.#table.stored(index)]))
   }
 
-  /** Makes a sequential zone one that can be read at most, as a drive does whose medium fails; it stays so. @throws BackingError */
+  /** Makes a sequential zone permanently read-only or offline, like a drive with a failing medium. @throws BackingError */
   failZone(offset: number, state: "read-only" | "offline"): void {
     checkRange(this.size, offset, 1)
     const index = this.#table.indexOf(offset)
@@ -142,7 +142,7 @@ export class ZonedDisk implements VirtioBacking {
     const table = this.#table
     const first = table.indexOf(offset)
     const last = table.indexOf(offset + length - 1)
-    // Conventional zones come first: where the last one is conventional, all are.
+    // Conventional zones come first, so if the last zone of the range is conventional, all are.
     if (table.type(last) === "conventional") return
     if (first !== last) {
       throw new BackingError("zone-invalid", `bytes ${offset} to ${offset + length} are in more than one zone`, { offset })
@@ -151,7 +151,7 @@ export class ZonedDisk implements VirtioBacking {
     else table.checkReadable(first)
   }
 
-  /** What has been written of a zone is read, the rest is zeroes. */
+  /** Reads the written part of a zone; the rest is zeroes. */
   #read(buffer: Uint8Array, offset: number): void {
     const table = this.#table
     const index = table.indexOf(offset)
@@ -237,7 +237,7 @@ export class ZonedDisk implements VirtioBacking {
     for (const index of indices) this.#table.reset(index)
   }
 
-  /** Erasing is a reset of which nothing is left in the data. */
+  /** Erases zones: a reset that also erases the data. */
   #secureErase(offset: number, length: number): void {
     checkRange(this.size, offset, length)
     this.#checkWritable()
@@ -261,7 +261,7 @@ export class ZonedDisk implements VirtioBacking {
 
   #save(zones: readonly (readonly [number, StoredZone])[]): void {
     if (zones.length === 0) return
-    // What a failed call has left behind is put right by the next one.
+    // The next call repairs the effects of a failed one.
     for (const [index] of zones) this.#changed.add(index)
     this.#store?.save(zones)
     for (const [index] of zones) this.#changed.delete(index)

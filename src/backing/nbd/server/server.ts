@@ -173,7 +173,7 @@ export class NbdServer {
     this.#connections.add(connection)
   }
 
-  /** Throws a bug where it interrupts nothing of ours. */
+  /** Reports a bug as an uncaught exception, outside our own calls. */
   #report(error: unknown, onError: ((error: unknown) => void) | undefined): void {
     try {
       onError?.(error)
