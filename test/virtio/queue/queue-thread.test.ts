@@ -3,9 +3,11 @@ import { Worker } from "node:worker_threads"
 import { describe, expect, it } from "vitest"
 import { MemoryBacking } from "../../../src/backing/memory.ts"
 import { RingGuest } from "../../harness/guest.ts"
-import { F } from "../../harness/words.ts"
+import { F, T } from "../../harness/words.ts"
 
 const REQUESTS = 20_000
+/** Words of the bell: each side counts what it tells the other. */
+const BELLS = { kick: 0, interrupt: 1, any: 2 } as const
 
 interface Outcome {
   readonly finished?: number
@@ -25,16 +27,22 @@ async function run(eventIdx: boolean, seed: number, packed = false): Promise<Out
     packed,
     machine: { memory: ram },
   })
-  // Word 0 counts kicks, word 1 interrupts.
-  const bell = new Int32Array(new SharedArrayBuffer(8))
+  const bell = new Int32Array(new SharedArrayBuffer(16))
   guest.machine.interrupts.subscribe(() => {
-    Atomics.add(bell, 1, 1)
-    Atomics.notify(bell, 1)
+    Atomics.add(bell, BELLS.interrupt, 1)
+    Atomics.notify(bell, BELLS.interrupt)
   })
-  const slots = Array.from({ length: 16 }, () => ({ header: guest.alloc(16, 16), buffer: guest.alloc(512), status: guest.alloc(1) }))
+  const slots = Array.from({ length: 16 }, (_, slot) => ({
+    header: guest.alloc(16, 16), status: guest.alloc(1), table: guest.alloc(16 * 12, 16), buffer: guest.alloc(512, 4), first: 16 * slot,
+    sectors: 1,
+  }))
   const { size, desc, avail, used } = guest.ring
-  const worker = new Worker(new URL(packed ? "./packed-driver-thread.js" : "./driver-thread.js", import.meta.url), {
-    workerData: { ram, bell, ring: { size, desc, avail, used }, slots, requests: REQUESTS, eventIdx, seed },
+  const worker = new Worker(new URL("../../fuzz/threads/driving-thread.js", import.meta.url), {
+    workerData: {
+      ram, bell, bells: BELLS, ring: { size, desc, avail, used }, isPacked: packed, indirect: "never", hasEventIdx: eventIdx,
+      isInOrder: false,
+      slots, seed, requests: REQUESTS, kinds: [T.IN, T.OUT], mostAtOnce: slots.length,
+    },
   })
   let outcome: Outcome | undefined
   const ended = new Promise<void>((resolve, reject) => {
@@ -45,9 +53,9 @@ async function run(eventIdx: boolean, seed: number, packed = false): Promise<Out
     worker.on("error", reject)
   })
   for (let kicks = 0; outcome === undefined; ) {
-    const now = Atomics.load(bell, 0)
+    const now = Atomics.load(bell, BELLS.any)
     if (now === kicks) {
-      const change = Atomics.waitAsync(bell, 0, now)
+      const change = Atomics.waitAsync(bell, BELLS.any, now)
       await Promise.race([change.value, ended])
     } else {
       kicks = now
@@ -58,7 +66,7 @@ async function run(eventIdx: boolean, seed: number, packed = false): Promise<Out
   }
   await worker.terminate()
   expect(guest.disk.device.brokenBy).toBeUndefined()
-  return { ...outcome, interrupts: Atomics.load(bell, 1) }
+  return { ...outcome, interrupts: Atomics.load(bell, BELLS.interrupt) }
 }
 
 describe("a driver on another thread", () => {
