@@ -23,7 +23,7 @@ export function expectBroken(guest: RingGuest, reason: RegExp, returned: readonl
   expectSound(guest)
 }
 
-/** After a reset the device does what it is asked again. */
+/** After a reset the device serves requests again. */
 export function expectSound(guest: RingGuest): void {
   expect(guest.start()).toBe(guest.legacy ? 0x07 : 0x0f)
   expect(guest.disk.device.brokenBy).toBeUndefined()

@@ -17,7 +17,7 @@ export interface Call {
   readonly mayUnmap: boolean
 }
 
-/** A call that waits. Exactly one of the two is to be called. */
+/** A pending call. Call exactly one of the two methods. */
 export interface Waiting {
   readonly call: Call
   /** Does the work, and lets the promise resolve. */
@@ -43,7 +43,7 @@ export class FakeDisk implements VirtioBacking {
   readonly cache: Uint8Array
   readonly stable: Uint8Array
   readonly log: Call[] = []
-  /** Asked before each call: what it returns, other than undefined, is thrown. */
+  /** Called before each call. If it does not return undefined, the result is thrown. */
   failing: (call: Call) => unknown = () => undefined
   /** Called when a call has done its work, or begins to wait, and is about to return. */
   answered: () => void = () => undefined
@@ -73,7 +73,7 @@ export class FakeDisk implements VirtioBacking {
     Object.assign(this, methods)
   }
 
-  /** Calls of which it says so wait in `waiting`. */
+  /** Calls for which it returns true wait in `waiting`. */
   get waits(): (call: Call) => boolean {
     return this.#waits
   }
@@ -179,7 +179,7 @@ export class FakeDisk implements VirtioBacking {
   }
 }
 
-/** A disk of which every call waits until the test answers it, and which can read, write and flush. */
+/** A disk with read, write and flush, whose calls wait until the test answers them. */
 export function heldDisk(content: Uint8Array): FakeDisk {
   const disk = new FakeDisk({ content, without: ["preadv", "pwritev", "discard", "writeZeroes"] })
   disk.waits = () => true
@@ -200,7 +200,7 @@ function total(buffers: readonly Uint8Array[]): number {
   return buffers.reduce((sum, { length }) => sum + length, 0)
 }
 
-/** `inner` with promises that settle later, as a disk behind a network has them. Methods that `inner` lacks are lacking here too. */
+/** `inner` with promises that settle later, like a network disk. Has the same methods as `inner`. */
 export function promiseBacking(inner: VirtioBacking): VirtioBacking {
   const later = async <T>(work: () => T | Promise<T>): Promise<T> => {
     await new Promise((resolve) => setImmediate(resolve))

@@ -53,10 +53,10 @@ export interface RingGuestOptions {
   readonly disk?: AttachDiskOptions
   /** Bits to accept, as far as they are offered. Default: INDIRECT_DESC, FLUSH, DISCARD, WRITE_ZEROES, RING_RESET. */
   readonly features?: readonly number[]
-  /** Descriptors of each ring. Default: what the device offers. */
+  /** Descriptors of each ring. Default: the device's maximum. */
   readonly ringSize?: number
   readonly queues?: number
-  /** Where the parts of ring 0 go, instead of where there is room. */
+  /** Addresses of the parts of ring 0. Default: allocated. */
   readonly place?: Omit<RingPlace, "size">
 }
 

@@ -9,7 +9,7 @@ export class GuestHeap {
     this.machine = machine
   }
 
-  /** Room for `length` bytes, never directly behind what was allocated before. */
+  /** Allocates `length` bytes, with a gap after the last allocation. */
   alloc(length: number, alignment = 1): number {
     const address = Math.ceil(this.#top / alignment) * alignment
     this.#top = address + length + 3
@@ -17,7 +17,7 @@ export class GuestHeap {
     return address
   }
 
-  /** `alloc` goes on from here; setting it back frees what came after. */
+  /** The next address for `alloc`. Lowering it frees later allocations. */
   get top(): number {
     return this.#top
   }

@@ -1,4 +1,4 @@
-/** markedDisk: a disk in memory that can be told from an empty one, and from RAM that nobody has written. */
+/** markedDisk: a disk in memory whose content differs from an empty disk and from unwritten RAM. */
 import { MemoryBacking } from "../../src/backing/memory.ts"
 
 const SECTOR = 512

@@ -25,7 +25,7 @@ interface Written {
   readonly parts: readonly Part[]
   /** How often it has been made available and not come back. */
   inFlight: number
-  /** Where its first descriptor is to be marked, and the flags with the marks; undefined when it has been. */
+  /** The place of its first descriptor, and its flags with the AVAIL and USED marks; undefined after marking. */
   hidden: { readonly slot: number; readonly flags: number } | undefined
 }
 
@@ -86,7 +86,7 @@ export class PackedRing extends Ring {
 
   // --- Descriptors ---
 
-  /** `id` is what a split ring has as `next`. */
+  /** `id` is in the place of a split ring's `next`. */
   override describe(index: number, address: number | bigint, length: number, flags: number, id = 0, table = this.desc): void {
     const { ram } = this
     const at = table + 16 * index
@@ -159,7 +159,7 @@ export class PackedRing extends Ring {
 
   // --- Making available ---
 
-  /** Marks the first descriptors of these chains available. One that has been made available before is written anew. */
+  /** Marks the first descriptors of these chains available. A chain that was available before is written again. */
   override publish(...ids: readonly number[]): void {
     for (const id of ids) {
       if (this.#written(id).hidden === undefined) this.put(this.#written(id).parts, id)

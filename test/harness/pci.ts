@@ -1,4 +1,4 @@
-/** PciGuest: what a guest does to one PCI function with plain accesses to ports and memory: configuration space, BARs, capabilities. */
+/** PciGuest: a guest's accesses to one PCI function, by ports and memory: configuration space, BARs, capabilities. */
 import type { Machine } from "../../src/vmm/machine.ts"
 
 export type Width = 1 | 2 | 4
@@ -9,7 +9,7 @@ export interface Space {
   write(offset: number, width: Width, value: number): void
 }
 
-/** One virtio capability, [VIRTIO] 4.1.4, as it stands in configuration space. */
+/** One virtio capability, [VIRTIO] 4.1.4, as in configuration space. */
 export interface Structure extends Space {
   /** Offset of the capability in configuration space. */
   readonly at: number
@@ -70,7 +70,7 @@ export class PciGuest {
     return { io: false, address: ((low & ~15) >>> 0) + high * 2 ** 32 }
   }
 
-  /** Registers behind a BAR, wherever it is at each access. */
+  /** The registers of a BAR, at its present address. */
   space(bar: number, offset = 0): Space {
     const { vm } = this
     return {

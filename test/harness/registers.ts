@@ -144,7 +144,7 @@ export class LegacyGuest extends PciGuest {
     this.accept(features)
   }
 
-  /** The device configuration space, behind the registers for MSI-X where that is on. */
+  /** The device configuration space, after the MSI-X registers if MSI-X is enabled. */
   get device(): Space {
     return this.space(0, Number.isNaN(this.msixAt) || this.config(this.msixAt + 2, 2) < 0x8000 ? LEGACY.device : LEGACY.deviceMsix)
   }

@@ -5,7 +5,7 @@ export interface Request {
   readonly sector?: number | bigint
   /** The word that was ioprio once. */
   readonly reserved?: number
-  /** Readable data, behind the header. */
+  /** Readable data, after the header. */
   readonly out?: Uint8Array
   /** Bytes of writable data, before the status. */
   readonly in?: number

@@ -46,7 +46,7 @@ export interface Prepared {
   readonly statusAt: number
 }
 
-/** A view whose numbers are big-endian, whatever it is asked for. */
+/** A view that always reads and writes big-endian numbers. */
 class BigEndianView extends DataView<ArrayBufferLike> {
   override getUint16(at: number): number {
     return super.getUint16(at, false)
@@ -84,7 +84,7 @@ export class Ring implements RingPlace {
   readonly used: number
   readonly buffers: number
   readonly isBigEndian: boolean
-  /** `takeUsed` goes on from here. */
+  /** The used index that `takeUsed` reads next. */
   lastUsed = 0
   /** `chain` takes this descriptor next. */
   nextDesc = 0
@@ -152,7 +152,7 @@ export class Ring implements RingPlace {
     return head
   }
 
-  /** Chains `pieces`, and behind them a descriptor that refers to the table of `bytes` at `table`. Returns the head. */
+  /** Chains `pieces`, followed by a descriptor for the indirect table of `bytes` at `table`. Returns the head. */
   chainWithTable(pieces: readonly Piece[], table: number, bytes: number): number {
     const head = this.chain(pieces, { more: true })
     this.describe(this.takeDescriptor(), table, bytes, INDIRECT)

@@ -1,4 +1,4 @@
-/** The numbers of the specifications, typed anew: nothing here knows the device's source. */
+/** Constants typed from the specifications, independent of the device's source. */
 
 /** Device status: [VIRTIO] 2.1. */
 export const STATUS = {
@@ -63,7 +63,7 @@ export const ACTIVE_RESOURCE = 6
 /** Status bytes hold this until the device writes them. */
 export const UNTOUCHED = 0xee
 
-/** Packed rings: the flags that tell who has a descriptor ([VIRTIO] 2.8.1), and those of event suppression (2.8.10). */
+/** Packed rings: the AVAIL and USED flags ([VIRTIO] 2.8.1), and the flags of event suppression (2.8.10). */
 export const AVAIL = 0x0080
 export const USED = 0x8000
 export const EVENT = { ENABLE: 0, DISABLE: 1, DESC: 2 } as const

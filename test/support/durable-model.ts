@@ -27,7 +27,7 @@ export class DurableModel {
     this.#changes.push({ offset, length: data.length, data })
   }
 
-  /** A discard or write of zeroes; either may also keep what was there until the next flush. */
+  /** A discard or write of zeroes; until the next flush, the old bytes may stay. */
   zero(offset: number, length: number): void {
     this.#changes.push({ offset, length, data: undefined })
   }
@@ -41,7 +41,7 @@ export class DurableModel {
     return new DurableModel(this.#flushed, this.#changes)
   }
 
-  /** Checks every byte of `disk`. @throws Error at the first byte that cannot be */
+  /** Checks every byte of `disk`. @throws Error at the first impossible byte */
   check(disk: Pick<VirtioBacking, "size" | "pread">, step = 65536): void {
     if (disk.size !== this.size) throw new Error(`the disk has ${disk.size} bytes, not ${this.size}`)
     for (let offset = 0; offset < this.size; offset += step) {

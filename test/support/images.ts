@@ -36,7 +36,7 @@ export function goldenBacking(name: string): (reference: BackingReference) => Ba
   }
 }
 
-/** Opens a copy of the external data file of the golden image `name`: what is written there is gone when the image is closed. */
+/** Opens a temporary copy of the external data file of the golden image `name`. */
 export function goldenData(name: string): (reference: BackingReference) => MemoryFile {
   return (reference) => {
     const data = normalize(join(dirname(name), reference.name))

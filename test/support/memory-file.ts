@@ -56,7 +56,7 @@ export class MemoryFile implements ImageFile {
     return this.readInto(buffer, 0, buffer.length, offset)
   }
 
-  /** Every read ends here: what a test wants to see or to change of them, it overrides here. */
+  /** All reads come here, so that a test can override one method to observe or change them. */
   readInto(buffer: Uint8Array, start: number, length: number, offset: number): number {
     this.#checkOpen()
     checkInside(buffer, start, length)

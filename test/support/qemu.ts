@@ -58,7 +58,7 @@ export interface QemuCheck {
   readonly text: string
 }
 
-/** Checks an image; never fails by itself. Exit codes: 0 clean, 1 not checked, 2 corruptions, 3 leaks only. */
+/** Checks an image, and does not fail the test. Exit codes: 0 clean, 1 not checked, 2 corruptions, 3 leaks only. */
 export function qemuCheck(image: string, ...options: string[]): QemuCheck {
   const result = spawnSync("qemu-img", ["check", "--output=json", "-f", "qcow2", ...options, image], {
     encoding: "utf8", maxBuffer: 1 << 28,

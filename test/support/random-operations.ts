@@ -1,4 +1,4 @@
-/** Random operations on a disk, and on a flat model of it that says what the disk must hold. */
+/** Random operations on a disk, compared with a flat model of its content. */
 import { BackingError, type VirtioBacking } from "../../src/backing/backing.ts"
 import { Qcow2Image } from "../../src/backing/qcow2/image.ts"
 import type { FlatModel } from "./flat-model.ts"
@@ -63,7 +63,7 @@ export function split(bytes: Uint8Array, parts: number): Uint8Array[] {
 /** What a discard of a range must do: "zero" whole clusters of that size, or leave each sector as it is or zero it. */
 export type DiscardRule = { readonly zeroesClustersOf: number } | "anything"
 
-/** Does `operation` (a `reopen` is the caller's) to both, and throws an Error at the first byte that is not what it must be. */
+/** Does `operation` (except `reopen`, which is the caller's) on both, and compares them. @throws Error at the first byte that differs */
 export function applyOperation(disk: VirtioBacking, model: FlatModel, operation: Operation, discardRule: DiscardRule): void {
   switch (operation.kind) {
     case "write":
@@ -177,7 +177,7 @@ export interface OperationRun {
   readonly count: number
   readonly limits: OperationLimits
   readonly discardRule: DiscardRule
-  /** Closes the disk, looks at what it left behind, and opens it again. */
+  /** Closes the disk, checks its files, and opens it again. */
   reopen(disk: VirtioBacking): VirtioBacking
 }
 

@@ -108,7 +108,7 @@ export function makeShape(shape: Qcow2Shape, size: number, path = "shape.qcow2")
 
 interface Created {
   readonly file: MemoryFile
-  /** Deriving the key anew would cost each opening 20 ms. */
+  /** Cached, because deriving the key takes 20 ms for each opening. */
   readonly cipher: OpeningOptions["cipher"]
 }
 
@@ -129,7 +129,7 @@ function createShape(shape: Qcow2Shape, size: number, path: string): Created {
   return { file, cipher }
 }
 
-/** Full of what no guest may see, unless the image says that all of it is the guest's. */
+/** Full of bytes that no guest may see, unless all of the file is the guest's data. */
 function dataFileOf(size: number, isRaw: boolean): () => MemoryFile {
   let data = isRaw ? new MemoryFile({ path: "data" }) : MemoryFile.of(new Rng(99).bytes(size), { path: "data" })
   if (isRaw) data.truncate(size)

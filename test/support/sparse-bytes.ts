@@ -22,7 +22,7 @@ export class SparseBytes {
   }
 
   zero(offset: number, length: number): void {
-    // A huge range is cheaper to clear by walking what is there.
+    // For a huge range, walking the existing chunks is faster.
     if (length / CHUNK > this.#chunks.size) {
       for (const chunk of [...this.#chunks.keys()]) {
         const from = Math.max(offset, chunk * CHUNK)

@@ -1,6 +1,6 @@
-/** DecompressionError: what every decompressor throws about its input. */
+/** DecompressionError: the error of every decompressor about its input. */
 
-/** The compressed bytes are not what their format allows, or end too early. */
+/** The compressed bytes are invalid, or end too early. */
 export class DecompressionError extends Error {
   override readonly name = "DecompressionError"
 }

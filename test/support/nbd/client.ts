@@ -1,4 +1,4 @@
-/** A client of an NBD server, byte by byte: it can say what is right and what is wrong. Numbers are typed from the protocol's document. */
+/** An NBD client, byte by byte, which can send valid and invalid messages. Numbers are typed from the protocol's document. */
 import { once } from "node:events"
 import { connect, type Socket } from "node:net"
 import { connect as connectTls } from "node:tls"
@@ -117,7 +117,7 @@ export class NbdClient {
     return all.subarray(0, length)
   }
 
-  /** Waits until the server ends the connection. Returns what came before. */
+  /** Waits until the server ends the connection. Returns the bytes before that. */
   async rest(): Promise<Buffer> {
     while (!this.#isEnded) await new Promise<void>((resolve) => void (this.#wake = resolve))
     return this.read(this.#length)
@@ -216,7 +216,7 @@ export class NbdClient {
   }
 }
 
-/** The error in a reply without data; 0 where there is none. */
+/** The error in a reply without data; 0 if there is none. */
 export function errorOf(reply: Reply): number {
   if (reply.kind === "simple") return reply.error
   return reply.type >= 0x8000 ? reply.data.readUInt32BE(0) : 0

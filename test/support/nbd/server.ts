@@ -9,7 +9,7 @@ import { temporaryDirectory } from "../temporary.ts"
 export interface TestServer {
   readonly server: NbdServer
   readonly path: string
-  /** What `onError` heard, as text. */
+  /** Errors that `onError` got, as text. */
   readonly errors: string[]
   connect(): Promise<NbdClient>
 }

@@ -6,7 +6,7 @@ const MOST_CODE_BITS = 15
 /** Most symbols of one alphabet. */
 const MOST_SYMBOLS = 288
 
-/** What an entry stands for. LITERAL is 0, so that its test is the cheapest. */
+/** Kinds of entries. LITERAL is 0, so that its test is the fastest. */
 export const KIND = { LITERAL: 0, BASE: 1 << 9, END: 2 << 9, SUBTABLE: 3 << 9 } as const
 export const KIND_MASK = 3 << 9
 /** `bits of the code | extra bits << 5 | kind | value << 11`. The value of a subtable is where it begins, its extra bits are its index. */

@@ -61,7 +61,7 @@ export function startBackward(data: DataView, start: number, end: number): numbe
   return end * 8 - 8 + (31 - Math.clz32(last))
 }
 
-/** Bits of `wordBelow` that are what they should be, from the top. */
+/** Number of valid bits of `wordBelow`, from the top. */
 export const MOST_BITS = 25
 
 /**

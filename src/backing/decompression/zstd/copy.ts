@@ -1,4 +1,4 @@
-/** Carries out sequences: copies literals, and matches from what was decompressed before. RFC 8878, 3.1.1.4 */
+/** Executes sequences: copies literals, and matches in the earlier output. RFC 8878, 3.1.1.4 */
 import { DecompressionError } from "../decompression-error.ts"
 import { copyMatch } from "../copy-match.ts"
 import type { Literals } from "./literals.ts"
@@ -47,7 +47,7 @@ export function copySequences(output: Output, literals: Literals, sequences: Seq
   output.length = at
 }
 
-/** Copies the `length` literals at `from` to byte `at` of the output; what follows them, up to 8 bytes from `at`, is garbage then. */
+/** Copies the `length` literals at `from` to byte `at` of the output; bytes after them, up to 8 bytes from `at`, become garbage. */
 function copyLiterals(output: Output, at: number, literals: Literals, from: number, length: number): void {
   const { bytes, view } = output
   const { bytes: source, view: sourceView } = literals

@@ -173,7 +173,7 @@ export class NbdServer {
     this.#connections.add(connection)
   }
 
-  /** Reports a bug as an uncaught exception, outside our own calls. */
+  /** Calls `onError`. An exception of it is thrown later, outside our own calls. */
   #report(error: unknown, onError: ((error: unknown) => void) | undefined): void {
     try {
       onError?.(error)
