@@ -53,7 +53,7 @@ export class GuestRing {
   readonly #isIntx: boolean
   /**
    * A kick: what the guest does, and what the device does. They are called from one place, which V8 takes for a call of anything: it does
-   * not inline the device into the guest, as it does not into an emulator, now more and now less of it (10 ns a kick).
+   * not inline the device into the guest, as it does not into an emulator, now more and now less of it.
    */
   readonly #steps: readonly ((offsets: Float64Array, first: number) => void)[]
 

@@ -37,7 +37,7 @@ interface Source {
 export class PackedDescriptors {
   /** INDIRECT_DESC has been negotiated. */
   indirect = false
-  // Numbers from the start: V8 would check and convert a field that has been undefined with each use (2 ns, measured).
+  // Numbers from the start: V8 would check and convert a field that has been undefined with each use.
   /** Number of descriptors in the ring. */
   readonly size: number = 0
   /** The region that the ring lies in, and its byte offset there. */

@@ -4,8 +4,9 @@
  *
  * Each row has processes of its own, as an emulator has one kind of access and of RAM: the rows before would make its call sites
  * polymorphic, which moved rows by 10 %. Inside of a process both rings take turns, in pieces of 0.3 ms, so that the machine's moods hit
- * both alike; that both kinds are in one process changes the ratio by 1 % (measured beside a process a kind). What V8 compiles and inlines
- * is different in each process, and with it a kick of one request by 5 %: the median of several processes counts.
+ * both alike. That both kinds are in one process costs the split ring 1 to 3 % more than the packed one (measured beside processes of one
+ * kind). What V8 compiles and inlines is different in each process, and with it a kick of one request by 5 %: the median of several
+ * processes counts.
  */
 import { execFile } from "node:child_process"
 import { availableParallelism } from "node:os"
