@@ -38,14 +38,19 @@ export interface PastRead {
 /** Shorter reads use pages: the promise costs more than the copy that it saves. */
 const LEAST_PAST = 1 << 17
 
-/** Fills the buffer from the source's stream. Undefined if the caller must use `pread`. @throws BackingError */
+/** Fills the buffer from the source's stream. Undefined if the caller must use `pread`. @throws BackingError; TypeError for a detached buffer */
 export function readPast(disk: LoadingDisk, { buffer, offset, isWanted }: PastRead): Promise<void> | undefined {
-  if (buffer.length < LEAST_PAST) return undefined
+  const { length } = buffer
+  if (length < LEAST_PAST) return undefined
   let done = 0
-  return disk.preadPast?.(offset, buffer.length, (piece) => {
-    if (!isWanted()) return
+  const reading = disk.preadPast?.(offset, length, (piece) => {
+    // What `set` throws for a detached buffer would end the stream of all readers, and the rest would be requested again and again.
+    if (!isWanted() || buffer.length !== length) return
     buffer.set(piece, done)
     done += piece.length
+  })
+  return reading?.then(() => {
+    if (buffer.length !== length) throw new TypeError("the buffer was detached before the read had ended")
   })
 }
 

@@ -215,6 +215,20 @@ describe("a long read in order", () => {
     expect(buffer.every((byte) => byte === 0x55)).toBe(true)
   })
 
+  it("into a buffer that is detached meanwhile fails alone: the stream goes on, and nothing is asked for again", async () => {
+    const server = new Server({ piece: () => 10_000 })
+    const { disk } = await open(server)
+    await checkInOrder(disk, { from: 0, to: 12 * MIB, step: MIB })
+    const requests = server.ranges.length
+    const buffer = new Uint8Array(MIB)
+    const failure = Promise.resolve(disk.pread(buffer, 12 * MIB)).then(() => "none", (error: unknown) => error)
+    const next = check(disk, 13 * MIB, MIB)
+    structuredClone(buffer, { transfer: [buffer.buffer] })
+    expect(await failure).toBeInstanceOf(TypeError)
+    await next
+    expect(server.ranges.length).toBe(requests)
+  })
+
   it("of a source that does not keep its word is an error, as what the source throws is", async () => {
     const piece = new Uint8Array(MIB)
     const wrong: Readonly<Record<string, NonNullable<AsyncImageFile["readFlow"]>>> = {
