@@ -38,7 +38,10 @@ export interface PastRead {
 /** Shorter reads use pages: the promise costs more than the copy that it saves. */
 const LEAST_PAST = 1 << 17
 
-/** Fills the buffer from the source's stream. Undefined if the caller must use `pread`. @throws BackingError; TypeError for a detached buffer */
+/**
+ * Fills the buffer from the source's stream. Undefined if the caller must use `pread`.
+ * @throws BackingError (as a rejection); TypeError for a buffer that is detached meanwhile
+ */
 export function readPast(disk: LoadingDisk, { buffer, offset, isWanted }: PastRead): Promise<void> | undefined {
   const { length } = buffer
   if (length < LEAST_PAST) return undefined
