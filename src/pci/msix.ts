@@ -49,10 +49,10 @@ export interface MsixConfiguration {
 
 export class Msix {
   /** Number of table entries. */
-  readonly vectors: number
+  readonly vectors: number = 0
   /** Bytes of the table and of the pending bit array. */
-  readonly tableSize: number
-  readonly pbaSize: number
+  readonly tableSize: number = 0
+  readonly pbaSize: number = 0
   readonly #table: Uint8Array
   readonly #entries: DataView
   readonly #pending: Uint8Array

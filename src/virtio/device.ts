@@ -21,9 +21,9 @@ import { Work } from "./work.ts"
 
 /** A virtio device, as its transport uses it. */
 export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevice, SavableDevice {
-  readonly deviceType: number
-  readonly queueCount: number
-  readonly maxQueueSize: number
+  readonly deviceType: number = 0
+  readonly queueCount: number = 0
+  readonly maxQueueSize: number = 0
   readonly config: DeviceConfig
   readonly work = new Work(() => {
     this.pauses.tell()

@@ -10,9 +10,9 @@ const MAX_REGION_LENGTH = 2 ** 32
 /** A stretch of guest-physical addresses that lie in one buffer, in order. */
 export class RamRegion {
   /** First guest-physical address. */
-  readonly start: number
+  readonly start: number = 0
   /** One past the last guest-physical address. */
-  readonly end: number
+  readonly end: number = 0
   /** The RAM itself: `bytes[0]` is at `start`. */
   readonly bytes: Uint8Array
   /** The same bytes. */
@@ -21,7 +21,7 @@ export class RamRegion {
   readonly shared: boolean
   // Copies of `bytes.buffer` and `bytes.byteOffset`: reading them from a typed array is slower than making a view (measured).
   readonly #buffer: ArrayBufferLike
-  readonly #byteOffset: number
+  readonly #byteOffset: number = 0
 
   /**
    * @throws RangeError when `start` is not an address, or `bytes` starts at an odd offset of its buffer (ring indices are 16-bit words of
@@ -133,8 +133,8 @@ const LINEAR_MEMORY_RULES: Rules<LinearMemoryOptions> = { start: "number?", leng
 export class LinearMemory implements GuestMemory {
   readonly written?: (address: number, length: number) => void
   readonly #wasm: { readonly buffer: ArrayBufferLike } | undefined
-  readonly #start: number
-  readonly #length: number
+  readonly #start: number = 0
+  readonly #length: number = 0
   #buffer: ArrayBufferLike
   #region: RamRegion
   #generation = 0

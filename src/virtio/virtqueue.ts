@@ -26,11 +26,11 @@ export interface QueueServer {
 }
 
 export class Virtqueue implements Task, QueueAreas, QueueRegisters {
-  readonly index: number
+  readonly index: number = 0
   /** Maximum, and initial, number of descriptors. */
-  readonly maxSize: number
+  readonly maxSize: number = 0
   /** Number of descriptors. */
-  size: number
+  size: number = 0
   enabled = false
   /** Enabled through the legacy page number register: then the queue may be used before DRIVER_OK ([VIRTIO] 3.1.2). */
   legacy = false

@@ -11,7 +11,7 @@ interface Decompressed {
 export class DecompressedCache {
   /** By the host byte of the stored data; the latest last. */
   readonly #clusters = new Map<number, Decompressed>()
-  readonly #most: number
+  readonly #most: number = 0
 
   constructor(clusterSize: number) {
     this.#most = Math.max(1, DECOMPRESSED_BYTES / clusterSize)

@@ -29,7 +29,7 @@ export interface Qcow2Image extends Disposing {}
 export class Qcow2Image implements VirtioBacking {
   static { closesWithBlock(this) }
   readonly readOnly: boolean
-  readonly discardGranularity: number
+  readonly discardGranularity: number = 0
   /** What keeps other programs from opening the image. Its backing files have locks of their own. */
   readonly lock: ImageLock
   readonly version: () => DiskVersion | undefined
@@ -41,7 +41,7 @@ export class Qcow2Image implements VirtioBacking {
   readonly #base: PartsBase
   readonly #live: LiveImage
   #geometry: Geometry
-  #size: number
+  #size: number = 0
   #reader: Reader
   #inspected: InspectedParts
   #writing: ChangedParts | undefined

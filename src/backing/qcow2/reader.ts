@@ -71,7 +71,7 @@ export class Reader {
   readonly #geometry: Geometry
   readonly #mapping: Mapping
   readonly #backing: BackingSlot
-  readonly #compressionType: number
+  readonly #compressionType: number = 0
   readonly #decompressor: Decompressor
   readonly #decompressed: DecompressedCache
   #hasDecompressed = false

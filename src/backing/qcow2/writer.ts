@@ -50,7 +50,7 @@ const NOTHING = new Uint8Array(0)
 
 /** A buffer of a cluster's size, made when it is first needed. */
 class Scratch {
-  readonly #size: number
+  readonly #size: number = 0
   #bytes = NOTHING
 
   constructor(size: number) {

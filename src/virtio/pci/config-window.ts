@@ -15,8 +15,8 @@ export interface WindowAccess {
 
 export class ConfigWindow {
   /** Offset in configuration space of the data that the driver reads and writes. */
-  readonly data: number
-  readonly #at: number
+  readonly data: number = 0
+  readonly #at: number = 0
   readonly #bars: readonly BarDefinition[]
   readonly #read: (offset: number, width: AccessWidth) => number
 

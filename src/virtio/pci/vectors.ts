@@ -6,7 +6,7 @@ export const NO_VECTOR = 0xffff
 export class Vectors {
   readonly #queues: Uint16Array
   /** Vectors in the table. */
-  readonly #count: number
+  readonly #count: number = 0
   #config: number = NO_VECTOR
 
   constructor({ queues, vectors }: { readonly queues: number; readonly vectors: number }) {

@@ -28,8 +28,8 @@ export class DescriptorTable {
   indirect: boolean
   readonly #memory: GuestMemory
   /** Number of descriptors. */
-  readonly size: number
-  readonly #chainLimit: number
+  readonly size: number = 0
+  readonly #chainLimit: number = 0
   /** The region that the table lies in, and its byte offset there. */
   region: RamRegion = NOWHERE
   offset = 0

@@ -51,7 +51,7 @@ export class PackedDescriptors {
   /** Descriptors that the next chain may take up: the others are in flight. */
   room = 0
   readonly #memory: GuestMemory
-  readonly #listLimit: number
+  readonly #listLimit: number = 0
   #view: DataView = NOWHERE.data
   /** Where RAM is shared: the ring as 16-bit words, for Atomics. */
   words: Uint16Array | undefined

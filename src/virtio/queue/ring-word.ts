@@ -5,7 +5,7 @@ const LITTLE_ENDIAN_HOST = new Uint8Array(Uint16Array.of(1).buffer)[0] === 1
 
 export class RingWord {
   readonly #data: DataView
-  readonly #at: number
+  readonly #at: number = 0
   /** Where RAM is shared: for Atomics. Without other threads they only cost time (6 ns each, measured). */
   readonly #shared: Uint16Array | undefined
 

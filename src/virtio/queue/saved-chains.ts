@@ -8,7 +8,7 @@ export class SavedChains {
   /** The first ones have been taken again. */
   #taken = 0
   /** Descriptors of those that are left to take. */
-  slots: number
+  slots: number = 0
 
   constructor(chains: readonly SavedChain[]) {
     this.#chains = chains

@@ -29,7 +29,7 @@ const [ROW, HEAD, WRITTEN, WANTED, MORE] = [ROW_SIZE, HEAD_AT, WRITTEN_AT, INTER
 const EMPTY = new DataView(new ArrayBuffer(0))
 
 export class SplitQueue implements Ring, SplitRows {
-  readonly size: number
+  readonly size: number = 0
   #features: RingFeatures
   #hasEventIdx = false
   #hasEventIdxOnly = false

@@ -36,7 +36,7 @@ export class BitmapStore {
   #list: DirtyBitmap[] | undefined
   readonly #file: ClusterFile
   readonly #header: HeaderStore
-  readonly #clusterSize: number
+  readonly #clusterSize: number = 0
   /** Those that record. */
   #recording: readonly DirtyBitmap[] = []
   /** Where the directory is on the disk. */

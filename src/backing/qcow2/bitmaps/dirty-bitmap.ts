@@ -24,7 +24,7 @@ export interface BitmapStorage {
 
 export class DirtyBitmap {
   readonly name: string
-  readonly granularityBits: number
+  readonly granularityBits: number = 0
   readonly extraData: Uint8Array
   /** Its content cannot be relied on: somebody has not stored it, or it has data that nobody here knows. It is kept as it is. */
   readonly isUsable: boolean
@@ -33,15 +33,15 @@ export class DirtyBitmap {
   /** Byte of the file where its directory entry begins; undefined for one that is in no directory yet. */
   entryOffset: number | undefined
   /** The flags in that entry, as far as is known. */
-  storedFlags: number
+  storedFlags: number = 0
   /** False: they have been written, and may not have reached the file, or they may. */
   areFlagsSure = true
-  tableOffset: number
-  tableEntries: number
+  tableOffset: number = 0
+  tableEntries: number = 0
   /** Clusters that nothing refers to once the directory is stored, in runs. */
   readonly left: { readonly first: number; readonly count: number }[] = []
   readonly #file: ClusterFile
-  readonly #clusterSize: number
+  readonly #clusterSize: number = 0
   /** The table, once it has been read. */
   #table: Uint8Array | undefined
   #isTableDirty = false

@@ -19,7 +19,7 @@ export class StoredRefcounts {
   readonly #findings: Findings
   /** Offset of the block for each table index that has a usable one. Each offset occurs once. */
   readonly #blocks = new Map<number, number>()
-  readonly #fileClusters: number
+  readonly #fileClusters: number = 0
 
   /** Reads the refcount table. */
   constructor(image: CheckedImage, findings: Findings) {

@@ -22,16 +22,16 @@ export class CorruptMetadata extends BackingError {
 export class ClusterFile {
   readonly path: string
   /** Bytes that the file can have at most. */
-  readonly largestSize: number
+  readonly largestSize: number = 0
   readonly #file: ImageFile
   /**
    * No byte from here on was ever written, so a file that grows past here reads as zeroes where nothing was stored. Raised before a write
    * is tried, because a failed write may have stored a part.
    */
-  #usedEnd: number
+  #usedEnd: number = 0
   #isChanged = false
   /** Bytes of the file when it was opened: whoever made it end there may look for something at its end. */
-  readonly #sizeAtFirst: number
+  readonly #sizeAtFirst: number = 0
   /** The file ends with bytes that are not the image's. */
   #hasTrailer = false
 

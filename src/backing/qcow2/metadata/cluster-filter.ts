@@ -10,8 +10,8 @@ const BITS_PER_MEMBER = 256
 
 export class ClusterFilter {
   readonly #bits: Uint32Array
-  readonly #mask: number
-  readonly #most: number
+  readonly #mask: number = 0
+  readonly #most: number = 0
   #members = 0
 
   /** Made for so many members. */

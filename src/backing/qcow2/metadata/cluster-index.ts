@@ -114,9 +114,9 @@ export class ClusterIndex {
   /** Made when they are first needed. */
   readonly #shards: (Shard | undefined)[]
   /** Right shift that leaves the upper bits of a hash, which choose the shard. */
-  readonly #shift: number
+  readonly #shift: number = 0
 
-  readonly #slotsAtFirst: number
+  readonly #slotsAtFirst: number = 0
 
   /** Holds what the table names now. */
   constructor(list: ClusterList) {

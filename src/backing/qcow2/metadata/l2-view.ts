@@ -34,7 +34,7 @@ export function plainHost(table: DataView, index: number, entrySize: number, clu
 export class L2View {
   protected readonly geometry: Geometry
   protected readonly cache: TableCache
-  readonly #entrySize: number
+  readonly #entrySize: number = 0
 
   constructor(geometry: Geometry, cache: TableCache) {
     this.geometry = geometry

@@ -47,10 +47,10 @@ export class Mapping implements ClusterList {
   readonly #geometry: Geometry
   readonly #cache: TableCache
   /** Clusters by bytes and tables by clusters: multiplying by a power of two is exact, and far cheaper than a remainder of doubles. */
-  readonly #perByte: number
-  readonly #perCluster: number
-  readonly #perSubclusterByte: number
-  readonly #clusterSize: number
+  readonly #perByte: number = 0
+  readonly #perCluster: number = 0
+  readonly #perSubclusterByte: number = 0
+  readonly #clusterSize: number = 0
   readonly #l2EntrySize: number
   readonly #l2Entries: number
   readonly #hasDataFile: boolean

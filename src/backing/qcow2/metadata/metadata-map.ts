@@ -31,7 +31,7 @@ export interface MetadataLists {
 const INACTIVE_L2_TABLE = "an L2 table of a snapshot"
 
 export class MetadataMap {
-  readonly #clusterSize: number
+  readonly #clusterSize: number = 0
   readonly #l2Tables: ClusterIndex
   readonly #refcountBlocks: ClusterIndex
   readonly #inactiveL2Tables: ClusterIndex | undefined

@@ -26,7 +26,7 @@ export class Puncher {
   readonly #geometry: Geometry
   readonly #isFree: (cluster: number) => boolean
   /** Clusters that make a hole worth while. */
-  readonly #minimum: number
+  readonly #minimum: number = 0
   /** First cluster and end of each run that was freed, in pairs. */
   readonly #waiting: number[] = []
 

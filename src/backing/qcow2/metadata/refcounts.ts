@@ -34,7 +34,7 @@ export class Refcounts implements ClusterList {
   readonly #file: ClusterFile
   readonly #geometry: Geometry
   /** The first cluster that the file has no room for. */
-  readonly clusterLimit: number
+  readonly clusterLimit: number = 0
   /** The cluster that compressed data is put into, for `Packer`; -1 when that has been freed: then it may be somebody else's. */
   filling = -1
   readonly #codec: RefcountCodec

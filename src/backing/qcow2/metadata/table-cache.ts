@@ -17,7 +17,7 @@ export class CachedTable {
   /** It was looked at since the cache's hand passed. */
   used = true
   /** Host byte. */
-  readonly offset: number
+  readonly offset: number = 0
   readonly bytes: Uint8Array
   /** Changed by `TableCache.touch` only. */
   readonly dirty = new DirtyRange()
@@ -48,12 +48,12 @@ const MOST_DIRTY_BYTES = 4 * 1024 * 1024
 
 export class TableCache {
   readonly #file: ClusterFile
-  readonly #clusterSize: number
-  readonly #most: number
+  readonly #clusterSize: number = 0
+  readonly #most: number = 0
   readonly #byOffset = new Map<number, CachedTable>()
   readonly #ring: CachedTable[] = []
   readonly #dirty = new Set<CachedTable>()
-  readonly #mostDirty: number
+  readonly #mostDirty: number = 0
   #dirtyBytes = 0
   #loadedBytes = 0
   #hand = 0

@@ -13,7 +13,7 @@ export class TopTable {
   readonly name: string
   readonly #file: ClusterFile
   readonly #dirty = new DirtyRange()
-  #offset: number
+  #offset: number = 0
   #bytes: Uint8Array
   #view: DataView
   /** The content is on disk at `#offset`, but for the dirty bytes. */

@@ -7,7 +7,7 @@ const SHORTEST = 1024 * 1024
 const MOST_RUNS = 4096
 
 export class FreedRuns {
-  readonly #shortest: number
+  readonly #shortest: number = 0
   readonly #runs: ClusterRun[] = []
   #first = 0
   #end = 0

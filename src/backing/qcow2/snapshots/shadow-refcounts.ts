@@ -19,7 +19,7 @@ const FEWEST_HELD = 8
 
 /** The copy of a block. */
 class Shadow {
-  readonly index: number
+  readonly index: number = 0
   /** Undefined while it is in its new place only. */
   view: DataView | undefined
   /** Host byte of its new place, or -1 while it has none. */
@@ -54,7 +54,7 @@ export class ShadowRefcounts {
   readonly #refcounts: Refcounts
   readonly #allocator: Allocator
   readonly #codec: RefcountCodec
-  readonly #mostHeld: number
+  readonly #mostHeld: number = 0
   readonly #shadows = new Map<number, Shadow>()
   /** Those in memory, the oldest first. */
   readonly #held = new Set<Shadow>()

@@ -8,13 +8,13 @@ const UNSEEN = 1 / 8
 
 export class Bucket {
   /** Units a second that drain. */
-  readonly rate: number
+  readonly rate: number = 0
   /** Units that may be taken at once after a pause. */
-  readonly capacity: number
+  readonly capacity: number = 0
   #level = 0
   /** Units taken since the clock was last read. They count as taken at the next reading, so earlier time does not drain them. */
   #unseen = 0
-  #seenAt: number
+  #seenAt: number = 0
 
   /** `now`: milliseconds. */
   constructor(rate: number, capacity: number, now: number) {
