@@ -9,6 +9,10 @@ import { openImage } from "../src/backing/open.ts"
 import { TestServer } from "./backing/sources/http/test-server.ts"
 import { temporaryDirectory } from "./support/temporary.ts"
 
+it("the first two commands are the whole set-up: one runs the main job, one passes the tests", () => {
+  expect(/```\w*\n([^`]*)```/.exec(readFileSync("README.md", "utf8"))?.[1]).toBe("npm ci && npm start\nnpm ci && npm test\n")
+})
+
 it("the embedding example runs as it is printed, as often as one likes, in at most a dozen lines", () => {
   const example = /```ts\n([^`]*)```/.exec(readFileSync("README.md", "utf8"))?.[1] ?? ""
   expect(example.trim().split("\n").filter((line) => line !== "").length).toBeLessThanOrEqual(12)
