@@ -8,13 +8,13 @@ import { PagedFile } from "../../../src/backing/paging/paged-file.ts"
 import { RawBacking } from "../../../src/backing/raw.ts"
 import { HttpFile } from "../../../src/backing/sources/http/http-file.ts"
 import type { HttpFetch } from "../../../src/backing/sources/http/types.ts"
-import { Rng } from "../../support/rng.ts"
+import { Rng, seedFromEnvironment } from "../../support/rng.ts"
 import { FakeClock } from "../sources/http/test-server.ts"
 
 const MIB = 1 << 20
 const KIB = 1 << 10
 const SIZE = 24 * MIB + 512
-const SEED = Number(process.env["SEED"] ?? Date.now() % 1e6)
+const SEED = seedFromEnvironment(20_261_127)
 /** Each word tells where it is. */
 const CONTENT = new Uint8Array(new Uint32Array(SIZE / 4).map((_, index) => Math.imul(index, 0x9e37_79b1)).buffer)
 
