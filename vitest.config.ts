@@ -33,6 +33,10 @@ const LONG = [
   "test/virtio/mmio/legacy.test.ts", "test/virtio/queue/in-order.test.ts", "test/virtio/blk/ranges.test.ts", "test/virtio/written.test.ts",
   "test/virtio/blk/merging.test.ts", "test/vmm/v86/saved-state.test.ts", "test/readme.test.ts",
   "test/contract/backings.test.ts", "test/virtio/blk/segments.test.ts", "test/backing/qcow2/check/check.test.ts", "test/virtio/blk/async.test.ts",
+  "test/backing/luks/page-cryptography.test.ts", "test/vmm/driver/block/machine-disk.test.ts", "test/virtio/blk/zones.test.ts",
+  "test/backing/zoned/zoned-disk.test.ts", "test/vmm/v86/attach.test.ts", "test/virtio/blk/observation/observation.test.ts",
+  "test/backing/operations/rebase.test.ts", "test/backing/sources/http/random-hostility.test.ts", "test/backing/paging/flow.test.ts",
+  "test/virtio/blk/throttling/throttle.test.ts", "test/backing/qcow2/data-file.test.ts",
 ]
 
 export default defineConfig({
