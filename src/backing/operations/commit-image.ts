@@ -52,7 +52,7 @@ export async function commitImage(path: string, options: CommitImageOptions = {}
   const top = openLayers(path, opening, { writableLayer })
   try {
     const layer = top instanceof Qcow2Image ? [...layersOf(top)][writableLayer] : undefined
-    // Somebody has changed the image's chain meanwhile.
+    // The image's chain has changed since `findBase`.
     if (!(top instanceof Qcow2Image) || !(layer instanceof Qcow2Image || layer instanceof RawBacking)) throw noBase(path)
     await commitLayers(top, layer, { ...options, keep })
   } catch (error) {

@@ -18,7 +18,7 @@ const LONGEST_SLEEP = 100
 export class Pace {
   readonly #rate: number | undefined
   readonly #clock: PaceClock
-  /** When the next bytes may be spent. */
+  /** Time from which the next bytes may be spent. */
   #free = -Infinity
 
   /** `rate`: bytes a second; undefined is no limit. */

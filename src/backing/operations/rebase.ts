@@ -109,7 +109,7 @@ class Comparison {
     this.#next = next
   }
 
-  /** At most as many bytes as the buffers have; whole clusters, where there is no border in between. */
+  /** Compares whole clusters, or up to a boundary of the range; at most as many bytes as the buffers have. */
   step(range: { readonly offset: number; readonly length: number }): number {
     const { offset } = range
     const { clusterSize } = this.#image.geometry

@@ -1,4 +1,4 @@
-/** Divides a disk into runs of data and zeroes, which a copy need not read. */
+/** Divides a disk into runs of data, and of zeroes, which a copy need not read. */
 import type { Allocation, VirtioBacking } from "../backing.ts"
 
 /** The members of a disk that are used here. */

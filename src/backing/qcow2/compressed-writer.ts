@@ -22,7 +22,7 @@ export interface CompressedWriterOptions {
   readonly allocator: Allocator
   readonly decompressor: Decompressor
   readonly compressionType: number
-  /** Then nothing is compressed (QC-CMP-13). */
+  /** An image with a data file has no compressed clusters (QC-CMP-13). */
   readonly hasDataFile: boolean
 }
 
@@ -34,9 +34,9 @@ export class CompressedWriter {
   }
 
   /**
-   * Stores `buffer` at guest byte `offset`: whole clusters, the disk's last one up to the disk's end. `streams`: what `compressLater` made
-   * of the clusters. One that does not become smaller is stored as it is. Each cluster is done or not begun when this fails.
-   * @throws BackingError `unsupported` for a cluster that has a place of its own, and where the platform does not compress
+   * Stores `buffer` at guest byte `offset`: whole clusters, or up to the end of the disk. `streams` are the results of `compressLater`. A
+   * cluster that does not shrink is stored uncompressed. After an error each cluster is either stored or untouched.
+   * @throws BackingError `unsupported` for a cluster that is allocated, and if the platform cannot compress
    */
   write(buffer: Uint8Array, offset: number, streams: readonly Uint8Array[] = []): void {
     const { clusterSize, size } = this.#parts.geometry
@@ -73,7 +73,7 @@ export class CompressedWriter {
     if (old !== undefined) allocator.releaseLater(old.first, old.count)
   }
 
-  /** As QEMU does: what has a place of its own is overwritten there, or discarded first (QC-CMP-12). */
+  /** As in QEMU, an allocated cluster must be overwritten in place, or discarded first (QC-CMP-12). */
   #refusePlace(offset: number): void {
     const { mapping, geometry, file } = this.#parts
     const cluster = mapping.clusterOf(offset)
@@ -94,7 +94,7 @@ export class CompressedWriter {
     return decompressor.compress(padded(content, geometry.clusterSize), compressionType)
   }
 
-  /** Puts a stream into the file. Returns where: nothing refers to it yet. */
+  /** Writes a stream into the file. Returns its host byte, which no entry refers to yet. */
   #store(stream: Uint8Array): number {
     const { file, packer, reader, geometry } = this.#parts
     const { length } = stream
@@ -109,13 +109,13 @@ export class CompressedWriter {
       packer.release(host, length)
       throw error
     }
-    // Another stream may have been here.
+    // The cache may hold an older stream of this place.
     reader.forgetDecompressed(host)
     return host
   }
 }
 
-/** What the platform makes of one cluster of `image`, which may end before the cluster does. @throws as `Qcow2Image.compressLater` */
+/** Compresses one cluster of `image`; the last one of the disk may be shorter. @throws as `Qcow2Image.compressLater` */
 export async function compressLater(
   decompressor: Decompressor,
   content: Uint8Array,
@@ -128,7 +128,7 @@ export async function compressLater(
   throw cannotCompress(image.path)
 }
 
-/** A cluster's content, filled up with zeroes where the disk ends in it. */
+/** A cluster's content, padded with zeroes if the disk ends within the cluster. */
 function padded(content: Uint8Array, clusterSize: number): Uint8Array {
   if (content.length === clusterSize) return content
   const whole = new Uint8Array(clusterSize)

@@ -1,4 +1,4 @@
-/** What a new qcow2 image is to be like, and what it cannot be. */
+/** The options of a new qcow2 image, and their limits. */
 import type { Rules } from "../../options.ts"
 import { BackingError } from "../backing.ts"
 import type { LuksOptions } from "../luks/new-volume.ts"
@@ -12,35 +12,35 @@ export interface CreateQcow2Options {
   readonly size: number
   /** Bytes: a power of two from 512 to 2 MiB. Default 65536. */
   readonly clusterSize?: number
-  /** Name of the backing file as it is to stand in the image: relative to the image's own directory, or absolute. */
+  /** Name of the backing file as the image stores it: relative to the image's directory, or absolute. */
   readonly backing?: string
   /** Format of the backing file; required with one. */
   readonly backingFormat?: "raw" | "qcow2" | "luks"
-  /** Bits of a refcount: 1, 2, 4, 8, 16, 32 or 64. Default 16, the only one that "0.10" has. */
+  /** Bits of a refcount: 1, 2, 4, 8, 16, 32 or 64. Default 16, the only width in "0.10". */
   readonly refcountBits?: number
   /** Version 2 of the format, which QEMU calls "0.10", or version 3, "1.1". Default "1.1". */
   readonly compat?: "0.10" | "1.1"
   /**
-   * "metadata": every guest cluster has its place in the (sparse) file from the start. Default "off"; always "metadata" with `dataFileRaw`.
+   * "metadata": every guest cluster is allocated in the (sparse) file from the start. Default "off"; always "metadata" with `dataFileRaw`.
    */
   readonly preallocation?: "off" | "metadata"
   /**
-   * Name of an external data file as it is to stand in the image: the guest's data goes there, each byte at its place on the disk.
-   * `createImage` makes that file; otherwise it is to be there, empty or all zeroes, when the image is opened. Needs compat "1.1".
+   * Name of an external data file as the image stores it. That file holds the guest's data, each byte at its guest offset. `createImage`
+   * makes it; otherwise it must exist, empty or all zeroes, when the image is opened. Needs compat "1.1".
    */
   readonly dataFile?: string
-  /** The data file is kept, byte for byte, as what the guest sees. Needs `dataFile`, and no backing file. Default false. */
+  /** The data file holds, byte for byte, what the guest sees. Needs `dataFile`, and no backing file. Default false. */
   readonly dataFileRaw?: boolean
-  /** Sets the feature bit by which other programs may defer refcounts. This program never does. Default false. */
+  /** Sets the feature bit that lets other programs defer refcount updates. This program never does. Default false. */
   readonly lazyRefcounts?: boolean
   /**
-   * Divides each cluster into 32 subclusters, which are allocated and copied each on its own. Needs "1.1" and clusters of at least 16 KiB.
-   * Larger clusters then cost no more at small writes: 128 KiB over a backing file copies 4 KiB at a time. Default false.
+   * Divides each cluster into 32 subclusters, which are allocated and copied one by one. Needs "1.1" and clusters of at least 16 KiB.
+   * Larger clusters then do not slow down small writes: over a backing file, clusters of 128 KiB copy 4 KiB at a time. Default false.
    */
   readonly extendedL2?: boolean
-  /** Encrypts what the guest stores (LUKS). Not the metadata, and not what the backing file holds. Default: not encrypted. */
+  /** Encrypts the guest's data (LUKS), but not the metadata nor the backing file. Default: not encrypted. */
   readonly encryption?: LuksOptions
-  /** How compressed clusters are to be compressed. "zstd" needs "1.1". Default "zlib". */
+  /** The format of compressed clusters. "zstd" needs "1.1". Default "zlib". */
   readonly compressionType?: "zlib" | "zstd"
 }
 
@@ -55,7 +55,7 @@ export const CREATE_QCOW2_RULES: Rules<CreateQcow2Options> = {
 const DEFAULT_CLUSTER_SIZE = 65536
 const DEFAULT_REFCOUNT_BITS = 16
 
-/** Refuses what QEMU refuses (QC-LIM-04), and what cannot be. */
+/** Refuses what QEMU refuses (QC-LIM-04), and combinations that are impossible. */
 export function checkCreateOptions(options: CreateQcow2Options, path: string): Geometry {
   const refuse: Refuse = (message) => new BackingError("invalid-argument", message, { path })
   const clusterSize = options.clusterSize ?? DEFAULT_CLUSTER_SIZE
@@ -88,10 +88,10 @@ export function checkCreateOptions(options: CreateQcow2Options, path: string): G
   return geometry
 }
 
-/** Makes the error for options that cannot be. */
+/** Makes the error for invalid options. */
 type Refuse = (message: string) => BackingError
 
-/** What version 2 does not have, and what needs large clusters. */
+/** Features that version 2 lacks, or that need large clusters. */
 function checkFeatures(options: CreateQcow2Options, refuse: Refuse): void {
   const { compat, lazyRefcounts = false, extendedL2 = false, encryption, preallocation = "off" } = options
   const { refcountBits = DEFAULT_REFCOUNT_BITS, clusterSize = DEFAULT_CLUSTER_SIZE } = options

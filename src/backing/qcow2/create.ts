@@ -1,4 +1,4 @@
-/** Makes new qcow2 images: header, refcounts, an empty L1 table and, when asked for, all mapping ahead of time. */
+/** Makes new qcow2 images: header, refcounts, an empty L1 table and, if requested, the whole mapping. */
 import { BackingError } from "../backing.ts"
 import type { ImageFile } from "../image-file.ts"
 import type { Cryptography } from "../luks/cryptography.ts"
@@ -30,7 +30,7 @@ import { ALL_SUBCLUSTERS } from "./format/subclusters.ts"
 
 export { CREATE_QCOW2_RULES, type CreateQcow2Options } from "./create-options.ts"
 
-/** In clusters, in the order of the file. */
+/** Sizes of the parts in clusters, in the order of the file. */
 interface Layout {
   readonly refcountTable: number
   readonly refcountBlocks: number
@@ -44,9 +44,9 @@ interface Layout {
 }
 
 /**
- * Writes a new image into `file`, which is empty. The header comes last, so that a half-made image is none.
+ * Writes a new image into `file`, which is empty. The header is written last, so that nobody takes a half-made file for an image.
  * @param cryptography what encryption needs of the platform
- * @throws BackingError `invalid-argument`, or `unsupported` where the platform lacks what encryption needs, with nothing written
+ * @throws BackingError `invalid-argument`, or `unsupported` if the platform lacks the cryptography; nothing has been written then
  */
 export function createQcow2(file: ImageFile, options: CreateQcow2Options, cryptography?: Cryptography): void {
   const { encryption } = options
@@ -58,7 +58,7 @@ export function createQcow2(file: ImageFile, options: CreateQcow2Options, crypto
   const header = makeHeader(options, geometry, { ...layout, volume })
   const start = serialiseHeader(header, file.path)
   const { clusterSize } = geometry
-  // First: the host refuses a size that it cannot have before gigabytes of tables are written.
+  // Comes first, so that the host refuses an impossible size before gigabytes of tables are written.
   file.truncate(layout.total * clusterSize)
   let offset = clusterSize
   writeRefcounts(file, geometry, layout, offset)
@@ -151,7 +151,7 @@ function makeExtensions(options: CreateQcow2Options, geometry: Geometry, layout:
     setU64(viewOf(data), 8, layout.volume.length)
     extensions.push({ type: EXTENSION_TYPE.FULL_DISK_ENCRYPTION, data })
   }
-  // A small first cluster has better uses: QEMU leaves the table out there as well (QC-EXT-08).
+  // A small first cluster needs its space for other things: QEMU leaves the table out as well (QC-EXT-08).
   if (geometry.version === 3 && geometry.clusterSize > 4096) {
     extensions.push({ type: EXTENSION_TYPE.FEATURE_NAME_TABLE, data: featureNameTable() })
   }
@@ -203,7 +203,7 @@ interface NewMapping {
   readonly layout: Layout
   /** Byte of the L1 table. */
   readonly offset: number
-  /** The guest sees all of a raw data file, whatever it holds. */
+  /** The guest sees the whole content of a raw data file. */
   readonly showsAll: boolean
 }
 
@@ -211,7 +211,7 @@ function writeMapping(file: ImageFile, { geometry, layout, offset, showsAll }: N
   const { clusterSize, l2Entries, l2EntrySize, extendedL2 } = geometry
   const l1 = new Uint8Array(layout.l1Table * clusterSize)
   const firstTable = offset + l1.length + layout.encryption * clusterSize
-  // What was never written is not zeroes to a cipher, so the entries say that they are.
+  // Unwritten bytes do not decrypt to zeroes, so zero flags make the clusters read as zeroes.
   const flags = layout.encryption > 0 && !geometry.extendedL2 ? L2_ENTRY.ZERO_LO : 0
   for (let index = 0; index < layout.l2Tables; index++) putEntry(viewOf(l1), index * TABLE_ENTRY_SIZE, firstTable + index * clusterSize)
   if (l1.length > 0) file.write(l1, offset)
@@ -223,7 +223,7 @@ function writeMapping(file: ImageFile, { geometry, layout, offset, showsAll }: N
     table.fill(0, count * l2EntrySize)
     for (let entry = 0; entry < count; entry++) {
       putEntry(viewOf(table), entry * l2EntrySize, firstData + (index * l2Entries + entry) * clusterSize, flags)
-      // Otherwise no bits of subclusters: what the backing file holds stays to be seen (QC-EL2-10).
+      // Otherwise the subclusters stay unallocated, so that the backing file remains visible (QC-EL2-10).
       if (extendedL2 && showsAll) viewOf(table).setUint32(entry * l2EntrySize + EXTENDED_L2.ALLOCATED_BITS, ALL_SUBCLUSTERS)
     }
     file.write(table, firstTable + index * clusterSize)

@@ -1,6 +1,6 @@
-/** DecompressedCache: the clusters that were decompressed last, for a guest reads one in many pieces. */
+/** DecompressedCache: the clusters that were decompressed last, because a guest reads a cluster in many pieces. */
 
-/** Bytes that are kept, but at least one cluster. */
+/** Bytes to keep; at least one cluster is kept. */
 const DECOMPRESSED_BYTES = 1024 * 1024
 
 interface Decompressed {
@@ -9,7 +9,7 @@ interface Decompressed {
 }
 
 export class DecompressedCache {
-  /** By the host byte of the stored data; the latest last. */
+  /** Keys are host bytes of the stored data; the most recent comes last. */
   readonly #clusters = new Map<number, Decompressed>()
   readonly #most: number = 0
 
@@ -18,8 +18,8 @@ export class DecompressedCache {
   }
 
   /**
-   * The cluster whose `stored` bytes at `host` were decompressed. Such bytes are only written again, after they were freed, as another
-   * compressed cluster, which is told by `forget`; so their place identifies the content.
+   * The cluster whose `stored` bytes at `host` were decompressed. Its offset identifies the content: freed bytes become compressed data
+   * again only through another compressed cluster, and `forget` reports that one.
    */
   get(host: number, stored: number): Uint8Array | undefined {
     const found = this.#clusters.get(host)
@@ -31,7 +31,7 @@ export class DecompressedCache {
     return found.bytes
   }
 
-  /** Another compressed cluster begins at `host` now. */
+  /** Drops the cluster at `host`, because another compressed cluster begins there now. */
   forget(host: number): void {
     this.#clusters.delete(host)
   }

@@ -1,6 +1,6 @@
 /**
- * EncryptedData: guest clusters that are stored encrypted (QC-AES-01, QC-LUKS-04). Under LUKS a sector's IV is its place in the file, so
- * bytes that move to another cluster are encrypted anew; under the old AES it is its place on the disk.
+ * EncryptedData: guest clusters that are stored encrypted (QC-AES-01, QC-LUKS-04). Under LUKS a sector's IV is its number in the file, so
+ * bytes that move to another cluster are encrypted again. Under the old AES it is the sector's number on the disk.
  */
 import type { SectorCipher } from "../luks/sector-cipher.ts"
 import { SectorIo } from "../luks/sector-io.ts"
@@ -9,7 +9,7 @@ import type { GuestData } from "./guest-data.ts"
 /** An unlocked image's cipher. */
 export interface ImageCipher {
   readonly sectors: SectorCipher
-  /** What sectors are numbered by: their place in the file, or on the disk. */
+  /** Sectors are numbered by their offset in the file ("host") or on the disk ("guest"). */
   readonly numberedBy: "host" | "guest"
 }
 
@@ -27,7 +27,7 @@ export class EncryptedData implements GuestData {
     })
   }
 
-  /** What was never written reads as anything: zeroes are not encrypted zeroes. */
+  /** Always false: a hole in the file does not decrypt to zeroes. */
   isUnused(): boolean {
     return false
   }

@@ -9,16 +9,16 @@ import type { ImageCipher } from "./encrypted-data.ts"
 import { encryptionArea, type Qcow2Header } from "./format/header.ts"
 import { CRYPT_METHOD } from "./format/spec.ts"
 
-/** The old AES has keys of 128 bits: the passphrase itself (QC-AES-02). */
+/** The old AES has keys of 128 bits, which are the passphrase itself (QC-AES-02). */
 const OLD_KEY_BYTES = 16
 
-/** What asks for a passphrase, if the image is encrypted. */
+/** The data of a passphrase prompt, if the image is encrypted. */
 export function encryptedImage(header: Qcow2Header, path: string): EncryptedImage | undefined {
   if (header.cryptMethod === CRYPT_METHOD.NONE) return undefined
   return { path, encryption: header.cryptMethod === CRYPT_METHOD.LUKS ? "luks" : "aes" }
 }
 
-/** Where the LUKS header of an image is, if it has one. */
+/** The area of an image's LUKS header, if it has one. */
 export function luksArea(file: LuksArea["file"], header: Qcow2Header): LuksArea | undefined {
   const area = encryptionArea(header)
   return area === undefined ? undefined : { file, ...area }
@@ -26,14 +26,14 @@ export function luksArea(file: LuksArea["file"], header: Qcow2Header): LuksArea 
 
 export interface UnlockImageOptions {
   readonly passphrase: Passphrase
-  /** Undefined where the platform has none. */
+  /** Undefined if the platform has none. */
   readonly cryptography: Cryptography | undefined
 }
 
 /**
  * The cipher of an encrypted image.
- * @throws BackingError `permission` for a wrong passphrase, which the old AES cannot tell; `invalid-format` or `unsupported` for a LUKS
- * header that cannot be used; `unsupported` where the platform has no cryptography
+ * @throws BackingError `permission` for a wrong passphrase, which the old AES cannot detect; `invalid-format` or `unsupported` for an
+ * unusable LUKS header; `unsupported` if the platform has no cryptography
  */
 export function unlockImage(file: ImageFile, header: Qcow2Header, { passphrase, cryptography }: UnlockImageOptions): ImageCipher {
   const known = requireCryptography(cryptography, file.path)

@@ -1,6 +1,6 @@
 /**
- * The parts of an open image, made together: from a header, and from the tables that it names, which are read unless they are handed in.
- * A change of the whole image (a snapshot, another size) makes new parts before it switches the header to new tables.
+ * The parts of an open image, made together from a header and its tables, which are read unless the caller passes them in. A change of the
+ * whole image (a snapshot, another size) makes new parts before it switches the header to new tables.
  */
 import type { ImageFile } from "../image-file.ts"
 import { BitmapStore } from "./bitmaps/bitmap-store.ts"
@@ -32,13 +32,13 @@ import { Zeroing } from "./zeroing.ts"
 /** Refcount blocks cover four times as much as L2 tables of the same size (at 16 bits), and only allocation needs them. */
 const REFCOUNT_CACHE_SHARE = 1 / 4
 
-/** An external data file, as it was opened and as the image sees it. */
+/** An external data file, and its `ClusterFile`. */
 export interface ExternalData {
   readonly imageFile: ImageFile
   readonly file: ClusterFile
 }
 
-/** What `openQcow2Image` has found and checked. */
+/** What `openQcow2Image` found and checked. */
 export interface Qcow2Parts {
   readonly file: ImageFile
   readonly header: Qcow2Header
@@ -56,7 +56,7 @@ export interface Qcow2Parts {
   readonly discardNoUnref: boolean
 }
 
-/** What all parts of one image stand on, whatever its tables are. */
+/** The shared base of all parts of one image. It does not change with the tables. */
 export interface PartsBase {
   readonly imageFile: ImageFile
   readonly file: ClusterFile
@@ -75,7 +75,7 @@ export interface PartsBase {
   readonly discardNoUnref: boolean
 }
 
-/** What all parts of an image that has just been opened stand on. */
+/** The base for an image that has just been opened. */
 export function partsBase(parts: Qcow2Parts): PartsBase {
   const { file: imageFile, dataFile } = parts
   const file = new ClusterFile(imageFile)
@@ -85,14 +85,17 @@ export function partsBase(parts: Qcow2Parts): PartsBase {
   return { ...parts, imageFile, file, external, header, bitmaps, trailer: new Trailer(file), backing: { disk: parts.backing } }
 }
 
-/** The first writes to an image that is open for writing: what vouches for structures that are not kept up here goes. */
+/**
+ * The first writes to an image that is open for writing: clears the feature bits of structures that we do not maintain, and marks recording
+ * bitmaps as in use.
+ */
 export function beginWriting({ header, bitmaps }: PartsBase, { zeroing }: WritingParts): void {
   header.clearAutoclear()
   bitmaps.begin()
   if (zeroing instanceof RawDataFile) zeroing.fit()
 }
 
-/** The last writes: all that is cached, and the bytes at the end of the file that are not the image's. @throws the first error */
+/** The last writes: everything that is cached, and the foreign bytes at the end of the file. @throws the first error */
 export function finishWriting({ bitmaps }: PartsBase, writing: WritingParts): void {
   const finish = (): void => {
     writing.metadataWriter.finish()
@@ -101,7 +104,7 @@ export function finishWriting({ bitmaps }: PartsBase, writing: WritingParts): vo
   closeAll([{ close: () => bitmaps.store(writing) }, { close: finish }])
 }
 
-/** The content of tables that are on disk as well: with them, making the parts reads nothing. */
+/** The content of tables that are already on disk: with it, making the parts reads nothing. */
 export interface KnownTables {
   readonly l1: Uint8Array
   readonly refcountTable: Uint8Array
@@ -121,14 +124,14 @@ export interface WritingParts {
   readonly dataClusters: DataClusters
   /** Foreign bytes at the end of the file: see `Trailer`. */
   readonly trailer: { keep(): void; settle(how: { readonly mayGoDown: boolean }): boolean }
-  /** With `discardNoUnref`. */
+  /** Undefined without `discardNoUnref`. */
   readonly keptPlaces: KeptPlaces | undefined
 }
 
-/** What changes the tables, whatever the size of the disk. */
+/** The parts that change the tables. They do not depend on the size of the disk. */
 type TableWriting = Omit<WritingParts, "writer" | "zeroing" | "compressedWriter">
 
-/** What knows the tables, whatever the size of the disk. */
+/** The parts that hold the tables. They do not depend on the size of the disk. */
 interface TableParts {
   readonly header: Qcow2Header
   readonly mapping: Mapping
@@ -140,17 +143,20 @@ export interface ImageParts {
   readonly mapping: Mapping
   readonly reader: Reader
   readonly writing: WritingParts | undefined
-  /** The same tables as a disk of another size, in bytes; the file knows nothing of it. */
+  /** The same tables as a disk of another size, in bytes. The file does not change. */
   readonly resized: (size: number) => ImageParts
 }
 
-/** What operations beyond those of a disk get of an open image. */
+/** The parts of an open image that operations beyond those of a disk may read. */
 export interface InspectedParts extends Pick<PartsBase, "file" | "header" | "backing">, Pick<ImageParts, "mapping" | "reader"> {}
 
-/** The same of an image that they may change. */
+/** The parts that such operations may change as well. */
 export interface ChangedParts extends InspectedParts, WritingParts {}
 
-/** What an open image lends out. Made once for each set of parts: copying so many members for a call takes 6 us (measured). */
+/**
+ * What an open image lends to operations. Made once for each set of parts, because copying so many members on each call takes 6 us
+ * (measured).
+ */
 export interface LentParts {
   readonly inspected: InspectedParts
   /** Undefined for a read-only image. */
@@ -162,7 +168,7 @@ export function lentParts({ file, header, backing }: PartsBase, { mapping, reade
   return { inspected, changed: writing && { ...inspected, ...writing } }
 }
 
-/** The parts for an image with this header. @throws BackingError `corrupt` for tables that collide, and what reading throws */
+/** The parts for an image with this header. @throws BackingError `corrupt` for overlapping tables, and errors of reading */
 export function makeParts(base: PartsBase, header: Qcow2Header, known?: KnownTables): ImageParts {
   return makeDisk(base, makeTables(base, header, known), header.size)
 }
@@ -179,7 +185,7 @@ function makeTables(base: PartsBase, header: Qcow2Header, known: KnownTables | u
   return { header, mapping, writing: makeTableWriting(base, { header, geometry, mapping, l2Cache }, known) }
 }
 
-/** What an image has to look up tables with. */
+/** The parts that look up tables. */
 interface LookUp extends Pick<ImageParts, "geometry" | "mapping"> {
   readonly header: Qcow2Header
   readonly l2Cache: TableCache
@@ -201,7 +207,7 @@ function makeTableWriting(base: PartsBase, { header, geometry, mapping, l2Cache 
     ? allocator
     : new DataFileClusters({ file: external.file, geometry, isFree: freeIn(mapping, geometry) })
   mapping.makeWritable({ allocator, dataClusters, refcounts, metadata })
-  // In an external data file every cluster has its place for good.
+  // In an external data file the place of a cluster never changes.
   const keptPlaces = base.discardNoUnref && external === undefined ? new KeptPlaces({ ...shared, mapping, refcounts, metadata }) : undefined
   const metadataWriter = new MetadataWriter({
     ...shared, header: base.header, mapping, refcounts, allocator, dataFile: external?.file, dataClusters, keptPlaces, l2Cache,
@@ -215,7 +221,7 @@ function makeTableWriting(base: PartsBase, { header, geometry, mapping, l2Cache 
   return { metadataWriter, allocator, refcounts, metadata, l2Cache, dataClusters, keptPlaces, trailer }
 }
 
-/** What reads and writes a disk of `size` bytes by these tables. */
+/** The parts that read and write a disk of `size` bytes with these tables. */
 function makeDisk(base: PartsBase, tables: TableParts, size: number): ImageParts {
   const { file, external, cipher, backing, decompressor } = base
   const { header, mapping } = tables
@@ -246,7 +252,7 @@ function makeDiskWriting(base: PartsBase, disk: Omit<ImageParts, "writing">, hea
   return { ...tables, writer, zeroing, compressedWriter }
 }
 
-/** Whether a guest cluster has no place of its own in an external data file. */
+/** Tells whether a guest cluster is unallocated in an external data file. */
 function freeIn(mapping: Mapping, { l2Entries }: Geometry): (cluster: number) => boolean {
   return (cluster) => {
     const l1Index = mapping.tableOf(cluster)

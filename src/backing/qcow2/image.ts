@@ -23,14 +23,14 @@ import { Snapshots } from "./snapshots/snapshots.ts"
 export interface Qcow2Image extends Disposing {}
 
 /**
- * A qcow2 image as a disk; made by `openQcow2Image`. All calls are synchronous. What is written is on stable storage after `flush` or
- * `close`. An error, at any read or write of the file, leaves nothing to undo: the call can be repeated as if the error had not been.
+ * A qcow2 image as a disk; made by `openQcow2Image`. All calls are synchronous. Writes are durable after `flush` or `close`. After an I/O
+ * error in any call there is nothing to undo: the call can be repeated.
  */
 export class Qcow2Image implements VirtioBacking {
   static { closesWithBlock(this) }
   readonly readOnly: boolean
   readonly discardGranularity: number = 0
-  /** What keeps other programs from opening the image. Its backing files have locks of their own. */
+  /** The lock that keeps other programs from opening the image. Its backing files have their own locks. */
   readonly lock: ImageLock
   readonly version: () => DiskVersion | undefined
   /** The internal snapshots. */
@@ -53,7 +53,7 @@ export class Qcow2Image implements VirtioBacking {
     this.readOnly = parts.readOnly
     this.lock = file.lock ?? "none"
     this.version = () => base.file.version(this.geometry.clusterSize, this.backing, base.external?.file)
-    // Everything that can refuse the image comes first; then its first write, which clears feature bits that are not kept up here.
+    // All checks that can refuse the image come before its first write, which clears the feature bits that we do not maintain.
     this.#live = new LiveImage(base, header, (made) => this.#take(made))
     const made = this.#live.parts
     this.#geometry = made.geometry
@@ -88,12 +88,12 @@ export class Qcow2Image implements VirtioBacking {
     return this.#base.file.path
   }
 
-  /** What it reads where it has nothing of its own. */
+  /** The disk that supplies unallocated clusters. */
   get backing(): BackingDisk | undefined {
     return this.#base.backing.disk
   }
 
-  /** Name of the external data file, if there is one: `hostOffset` of an extent is a place in it then. */
+  /** Name of the external data file, if there is one: then `hostOffset` of an extent is an offset in that file. */
   get dataPath(): string | undefined {
     return this.#base.external?.file.path
   }
@@ -173,7 +173,7 @@ export class Qcow2Image implements VirtioBacking {
     try {
       this.change(({ metadataWriter }) => metadataWriter.free())
     } catch (error) {
-      // All that was asked for is stored. What could not be freed stays on the list, and shows at the latest in `close`.
+      // Everything is stored. Clusters that could not be freed stay on the list; `close` reports the error at the latest.
       if (!(error instanceof BackingError)) throw error
     }
   }
@@ -190,7 +190,7 @@ export class Qcow2Image implements VirtioBacking {
     this.change(({ zeroing }) => zeroing.writeZeroes(offset, length, mayUnmap))
   }
 
-  /** Does `work`, which changes nothing, with the parts of the image: for operations beyond those of a disk. @throws as `pread` */
+  /** Passes the parts of the image to `work`, which must not change them: for operations beyond those of a disk. @throws as `pread` */
   inspect<T>(work: (parts: InspectedParts) => T): T {
     this.#checkAccess(0, 0)
     try {
@@ -200,19 +200,19 @@ export class Qcow2Image implements VirtioBacking {
     }
   }
 
-  /** `inspect` for work that changes the image: after an error it can be done again. @throws as `pwrite` */
+  /** `inspect` for work that changes the image. After an error it can be repeated. @throws as `pwrite` */
   change<T>(work: (parts: ChangedParts) => T): T {
     this.#writable()
-    // Asked again: the check in `inspect` may have put other parts in their place.
+    // Fetched again, because the check in `inspect` may have replaced the parts.
     return this.inspect(() => work(this.#writable()))
   }
 
   /**
-   * Stores whole clusters compressed, several in one cluster of the file where they fit; what does not become smaller is stored as it is.
-   * `offset` begins a cluster, and `buffer` ends with one, or with the disk. Each cluster is done or not begun when this fails.
-   * @param streams what `compressLater` has made of each of these clusters, when it was called
-   * @throws BackingError `unsupported` over clusters that have a place of their own (discard them first), with an external data file, and
-   * where the platform does not compress
+   * Stores whole clusters compressed, packed into clusters of the file. A cluster that does not shrink is stored uncompressed. `offset` is
+   * a cluster boundary, and `buffer` ends at one, or at the end of the disk. After an error each cluster is either stored or untouched.
+   * @param streams the result of `compressLater` for each of these clusters, if it was called
+   * @throws BackingError `unsupported` for clusters that are allocated (discard them first), with an external data file, and if the
+   * platform cannot compress
    */
   writeCompressed(buffer: Uint8Array, offset: number, streams?: readonly Uint8Array[]): void {
     this.#checkAccess(offset, buffer.length)
@@ -221,21 +221,21 @@ export class Qcow2Image implements VirtioBacking {
   }
 
   /**
-   * Compresses one cluster in another thread, where there are some, for `writeCompressed`. Nothing is stored yet; several can be under way.
+   * Compresses one cluster for `writeCompressed`, on another thread if the platform has threads. Stores nothing. Several calls may overlap.
    * @throws BackingError (as a rejection) `unsupported`
    */
   compressLater(cluster: Uint8Array): Promise<Uint8Array> {
     return compressLater(this.#base.decompressor, cluster, this)
   }
 
-  /** Changes the size of the disk, in bytes. What is new reads as zeroes. @throws BackingError as `resizeImage` says */
+  /** Changes the size of the disk, in bytes. New space reads as zeroes. @throws BackingError as `resizeImage` */
   resize(size: number, options: ResizeImageOptions = {}): void {
     this.change(() => this.#tracking.resized(size, () => resizeImage(this.#live, size, options)))
   }
 
   /**
-   * Stores all that is cached and releases the files, these also when storing fails; the first error is thrown. An error that is not a
-   * `BackingError` releases nothing: the call can be repeated.
+   * Stores everything that is cached and releases the files, even if storing fails. After an error that is not a `BackingError` nothing is
+   * released, and the call can be repeated. @throws the first error
    */
   close(): void {
     if (this.#isClosed) return
@@ -257,7 +257,7 @@ export class Qcow2Image implements VirtioBacking {
     closeAll([this.#base.file, this.#base.external?.file, this.backing])
   }
 
-  /** Where the bytes of a range live, in order, neighbours of one kind merged. Nothing is read but tables. @throws like `pread` */
+  /** Where the bytes of a range are stored, in order, with neighbours of one kind merged. Reads only tables. @throws as `pread` */
   *map(offset: number, length: number): Generator<MapExtent> {
     this.#checkAccess(offset, length)
     try {
@@ -288,7 +288,7 @@ export class Qcow2Image implements VirtioBacking {
     return this.#writing
   }
 
-  /** The whole image has changed. */
+  /** Takes the new parts after a change of the whole image. */
   #take(made: ImageParts): void {
     this.#geometry = made.geometry
     this.#size = made.geometry.size

@@ -1,6 +1,6 @@
 /**
- * KeptPlaces: the option `discardNoUnref`. A discarded cluster stays with its entry, which reads as zeroes: the guest's next write goes
- * there, so the image does not fragment. What lies behind it in the host's file is given back meanwhile, where the file can.
+ * KeptPlaces: the option `discardNoUnref`. An L2 entry keeps its discarded cluster, marked as zeroes: the guest's next write goes to the
+ * same cluster, so the image does not fragment. A hole in the file frees the space meanwhile, if the file supports holes.
  */
 import type { Geometry } from "./format/geometry.ts"
 import { L2_KIND } from "./format/entries.ts"
@@ -11,7 +11,7 @@ import type { MetadataMap } from "./metadata/metadata-map.ts"
 import { Puncher } from "./metadata/puncher.ts"
 import type { Refcounts } from "./metadata/refcounts.ts"
 
-/** Clusters that are looked at for one hole, twice: some 2 ms. */
+/** Clusters to examine for one hole. Each is examined twice, in about 2 ms altogether. */
 const MOST_LOOKED_AT = 4096
 
 export interface KeptPlacesOptions {
@@ -24,9 +24,9 @@ export interface KeptPlacesOptions {
 
 export class KeptPlaces {
   readonly #parts: KeptPlacesOptions
-  /** Counts guest clusters, not those of the file. */
+  /** In guest clusters, not host clusters. */
   readonly #puncher: Puncher
-  /** The run of clusters that was noted last. */
+  /** The last noted run of clusters: `#first` to `#end`. */
   #first = 0
   #end = 0
 
@@ -42,7 +42,7 @@ export class KeptPlaces {
     this.#puncher = new Puncher({ file: guest, geometry, isFree: (cluster) => this.#placeOf(cluster) > 0 })
   }
 
-  /** Notes a guest cluster that was discarded. */
+  /** Notes a discarded guest cluster. */
   add(cluster: number): void {
     if (cluster !== this.#end) {
       this.#finishRun()
@@ -51,7 +51,7 @@ export class KeptPlaces {
     this.#end = cluster + 1
   }
 
-  /** Makes holes behind what was noted, at most `most` of them. The entries that say so are on stable storage. */
+  /** Punches at most `most` holes for noted clusters. Call it only after their zero flags are durable. */
   punch(most: number): void {
     this.#finishRun()
     this.#puncher.punch(most)
@@ -63,8 +63,8 @@ export class KeptPlaces {
   }
 
   /**
-   * Host byte of a cluster that still reads as zeroes, and that nothing else refers to; 0 for all others. An entry of a hostile image may
-   * name metadata.
+   * Host byte of a guest cluster that is still marked as zeroes and has no other reference, otherwise 0. The metadata check is for hostile
+   * images, whose entries may name metadata.
    */
   #placeOf(cluster: number): number {
     const { mapping, geometry, refcounts, metadata } = this.#parts
@@ -75,7 +75,7 @@ export class KeptPlaces {
     return isOnly && metadata.findForData(extent.host, geometry.clusterSize) === undefined ? extent.host : 0
   }
 
-  /** Whether the entries say that no snapshot shares the cluster. */
+  /** Whether the COPIED flags say that no snapshot shares the cluster. */
   #isOwn(cluster: number): boolean {
     const { mapping, geometry } = this.#parts
     const l1Index = mapping.tableOf(cluster)
@@ -83,7 +83,7 @@ export class KeptPlaces {
     return table?.isOwn === true && mapping.l2.hasOwnPlace(table, cluster - l1Index * geometry.l2Entries)
   }
 
-  /** A hole for each run of clusters that lie one after the other in the file too. */
+  /** Punches one hole for each run of clusters that is contiguous in the file too. */
   #punchGuest(offset: number, length: number): void {
     const { file, geometry } = this.#parts
     const { clusterSize } = geometry

@@ -1,6 +1,5 @@
 /**
- * LiveImage: the parts of an open image as they are now, the switch to other ones when the image changes as a whole, and whether anything
- * may be written at all.
+ * LiveImage: the current parts of an open image. Replaces them when the image changes as a whole, and decides whether it may be written.
  */
 import { BackingError } from "../backing.ts"
 import type { Qcow2Header } from "./format/header.ts"
@@ -9,26 +8,26 @@ import { attempt, CorruptMetadata } from "./metadata/cluster-file.ts"
 import type { HeaderTables } from "./metadata/header-store.ts"
 import type { Switch, WholeImage, WritableImage } from "./snapshots/whole-image.ts"
 
-/** The L1 table of a snapshot that somebody looks at. */
+/** The new place of a snapshot's L1 table, for an open view of that snapshot. */
 export type MovedTable = Pick<HeaderTables, "l1TableOffset" | "l1Size">
 
 export class LiveImage implements WholeImage {
   readonly imageFile: PartsBase["imageFile"]
   readonly file: PartsBase["file"]
   readonly dataFile: WholeImage["dataFile"]
-  /** Nothing keeps the image from being written. */
+  /** The image can be written: it is not corrupt, and no header write is outstanding. */
   isReady = true
-  /** What the header must say before anything else is written: a switch has failed, and the disk may have either. */
+  /** The fields that the header must get before any other write: a failed switch may have left the old or the new ones on disk. */
   #unsettled: HeaderTables | undefined
-  /** Why nothing may be written any more. */
+  /** Why the image must not be written any more. */
   #corruption: string | undefined
-  /** Where the L1 table has gone. */
+  /** The table that `follow` has to read. */
   #moved: MovedTable | undefined
   readonly #base: PartsBase
   readonly #switched: (parts: ImageParts) => void
   #parts: ImageParts
 
-  /** Makes the parts for an image with this header. `switched` is called when they have become other ones. @throws as `makeParts` */
+  /** Makes the parts for an image with this header. Calls `switched` each time they are replaced. @throws as `makeParts` */
   constructor(base: PartsBase, header: Qcow2Header, switched: (parts: ImageParts) => void) {
     this.imageFile = base.imageFile
     this.file = base.file
@@ -57,7 +56,7 @@ export class LiveImage implements WholeImage {
     return { geometry, mapping, reader, ...writing }
   }
 
-  /** Makes sure that the disk has the header that counts. @throws BackingError `corrupt`, and what writing throws */
+  /** Makes sure that the current header is on disk. @throws BackingError `corrupt`, and errors of writing */
   makeReady(): void {
     if (this.#corruption !== undefined) {
       const message = `the image is corrupt and not written any more: ${this.#corruption}`
@@ -71,7 +70,7 @@ export class LiveImage implements WholeImage {
     this.isReady = true
   }
 
-  /** What this image, which is only read, shows is found by another table now: `follow` reads it. */
+  /** The L1 table of this read-only view has moved; `follow` will read the new one. */
   move(table: MovedTable): void {
     this.#moved = table
   }
@@ -80,7 +79,7 @@ export class LiveImage implements WholeImage {
     return this.#moved !== undefined
   }
 
-  /** @throws what reading throws; then it is to be called again */
+  /** @throws errors of reading; then call it again */
   follow(): void {
     const { header } = this.#base
     const next = { ...header.header, ...this.#moved }
@@ -98,7 +97,7 @@ export class LiveImage implements WholeImage {
   }
 
   switchTo({ tables, known, left, freed }: Switch): void {
-    // Made first: whatever refuses them leaves the image as it is.
+    // Made before the header changes, so that an error leaves the image as it is.
     const parts = makeParts(this.#base, { ...this.header, ...tables }, known)
     this.#store(tables)
     const { allocator } = present(parts.writing)
@@ -125,8 +124,8 @@ export class LiveImage implements WholeImage {
   }
 
   /**
-   * `error`, after what it asks for: when metadata of this image cannot be right, marks the image corrupt and stops writing to it
-   * (QC-FEAT-10). What was written before counts as written, so it is stored first.
+   * Returns `error`. If it reports corrupt metadata of this image, first marks the image corrupt and stops writing to it (QC-FEAT-10).
+   * Earlier writes have succeeded for the guest, so they are stored before that.
    */
   noted(error: unknown): unknown {
     if (!(error instanceof CorruptMetadata) || error.file !== this.file) return error
@@ -138,7 +137,7 @@ export class LiveImage implements WholeImage {
       writing.metadataWriter.free()
     })
     attempt(() => this.#base.header.markCorrupt())
-    // Last: an error that is not a `BackingError` leaves all of this to be done when the call is repeated.
+    // Set last: after an error that is not a `BackingError`, the repeated call does all of this again.
     this.#corruption = error.reason
     this.isReady = false
     return error

@@ -1,18 +1,18 @@
-/** The mapping for people and tools: as a list, which `vioblk map` shows, and as what is allocated and what is zero, for NBD clients. */
+/** The mapping for people and tools: as a list of extents for `vioblk map`, and as allocated and zero runs for NBD clients. */
 import type { Allocation } from "../backing.ts"
 import { Extent } from "./metadata/extent.ts"
 import { L2_KIND } from "./format/entries.ts"
 import type { Mapping } from "./metadata/mapping.ts"
 import type { Reader } from "./reader.ts"
 
-/** A run of guest bytes and where it lives. */
+/** A run of guest bytes and where it is stored. */
 export interface MapExtent {
   /** Guest byte and length in bytes. */
   readonly offset: number
   readonly length: number
   /**
-   * "data": in the file at `hostOffset`. "zero": reads as zeroes; `hostOffset` if a place is kept for it. "compressed": one cluster.
-   * "backing": not in this image, so what the backing image holds, or zeroes.
+   * "data": in the file at `hostOffset`. "zero": reads as zeroes; `hostOffset` if it is allocated. "compressed": one cluster. "backing":
+   * not in this image; reads from the backing image, or as zeroes.
    */
   readonly kind: "data" | "zero" | "compressed" | "backing"
   /** Byte in the image file. */
@@ -20,8 +20,8 @@ export interface MapExtent {
 }
 
 /**
- * The extents of `length` guest bytes from `offset`, in order, neighbours of one kind merged. The mapping may throw `corrupt`, and be
- * another one each time.
+ * The extents of `length` guest bytes from `offset`, in order, neighbours of one kind merged. `mapping` is called before each look-up,
+ * because the image may replace its mapping. Reading it may throw `corrupt`.
  */
 export function* mapExtents(mapping: () => Mapping, offset: number, length: number): Generator<MapExtent> {
   const extent = new Extent()
@@ -54,20 +54,20 @@ function describeExtent(extent: Extent, offset: number): MapExtent {
   }
 }
 
-/** Both as one extent, or undefined when they are not one. Compressed clusters stay apart: each is stored on its own. */
+/** Both as one extent, or undefined if they cannot be merged. Compressed clusters are never merged: each is stored separately. */
 function mergeExtents(first: MapExtent, next: MapExtent): MapExtent | undefined {
   if (first.kind !== next.kind || first.kind === "compressed") return undefined
   const continues = first.hostOffset === undefined ? next.hostOffset === undefined : first.hostOffset + first.length === next.hostOffset
   return continues ? { ...first, length: first.length + next.length } : undefined
 }
 
-/** Where `findAllocation` looks. */
+/** The parts that `findAllocation` queries. */
 export interface AllocationSource {
   readonly mapping: Mapping
   readonly reader: Pick<Reader, "backing" | "backingEnd">
 }
 
-/** What is known of at most `length` > 0 guest bytes from `offset`: no more than one L2 table tells, here and in each image behind. */
+/** The allocation of at most `length` > 0 guest bytes from `offset`. Reads at most one L2 table in this image and in each backing image. */
 export function findAllocation({ mapping, reader }: AllocationSource, offset: number, length: number): Allocation {
   const extent = new Extent()
   mapping.find(offset, length, extent)

@@ -25,13 +25,13 @@ import { type BackingDisk, checkBackingDisk } from "./reader.ts"
 
 /** The backing file, or the external data file, that an image names. */
 export interface BackingReference {
-  /** As it stands in the image: trust it no more than the image. Empty for a data file that the image does not name. */
+  /** As the image stores it: trust it no more than the image. Empty for a data file that the image does not name. */
   readonly name: string
   /** The format that the image states, if it does. */
   readonly format: string | undefined
-  /** The image that names it. */
+  /** File name of the image that names it. */
   readonly imagePath: string
-  /** It is no backing file: it holds the guest's data, and is written where the image is. */
+  /** True for an external data file, which holds the guest's data and is writable if the image is. */
   readonly isDataFile?: true
 }
 
@@ -43,24 +43,24 @@ export interface Qcow2Options {
   readonly openBacking?: (reference: BackingReference) => BackingDisk
   /** Opens the external data file, which the image then owns and closes. Without this, an image that needs one is refused. */
   readonly openDataFile?: (reference: BackingReference) => ImageFile
-  /** Reads compressed clusters. Default: a decompressor of ours, which needs nothing of the platform. */
+  /** Reads compressed clusters. Default: our own decompressor in plain JavaScript. */
   readonly decompressor?: Decompressor
-  /** Opens an encrypted image: a passphrase, or a function that is asked for it. Default: an encrypted image is refused. */
+  /** Opens an encrypted image: a passphrase, or a function that returns it. Default: an encrypted image is refused. */
   readonly passphrase?: PassphraseOption
-  /** What encrypted images need of the platform. Default: Node's. In a page only `openDisk` has one: it answers later. */
+  /** The cryptography for encrypted images. Default: Node's. A page's cryptography is asynchronous, so only `openDisk` can use it. */
   readonly cryptography?: Cryptography
   /** Bytes of memory for cached L2 tables and refcount blocks. Default 32 MiB. */
   readonly cacheSize?: number
   /**
-   * A discard leaves each cluster its place in the file, so that what is written there later goes where it was before: the image does not
-   * fragment, and grows less. The host gets the space back all the same, where the file can. For version 3 only. Default false.
+   * A discarded cluster keeps its place in the file, and later writes go to the same place: the image does not fragment, and grows less.
+   * The host still gets the space back, if the file supports holes. For version 3 only. Default false.
    */
   readonly discardNoUnref?: boolean
-  /** Opens the disk that an internal snapshot holds, by its id or its name: read-only. */
+  /** Opens an internal snapshot, by its id or its name, read-only. */
   readonly snapshot?: string
   /**
-   * What no write may hit, whatever entries and refcounts claim. "cached": the metadata of the disk, and the snapshots' L1 tables. "all":
-   * the snapshots' L2 tables too; an opening then reads all L1 tables. Default "cached".
+   * The metadata that no guest write may hit, even if a corrupt image maps it. "cached": the metadata of the disk, and the snapshots' L1
+   * tables. "all": the snapshots' L2 tables too, so that opening reads all L1 tables. Default "cached".
    */
   readonly overlapCheck?: OverlapCheck
 }
@@ -70,22 +70,24 @@ export const QCOW2_RULES: Rules<Qcow2Options> = {
   cryptography: "object?", cacheSize: "number?", discardNoUnref: "boolean?", snapshot: "string?", overlapCheck: ["cached", "all"],
 }
 
-/** What those who open chains know besides. */
+/** Internal options, for code that opens backing chains. */
 export interface OpeningOptions extends Qcow2Options {
-  /** Of an image that has been unlocked already: deriving a key takes seconds, and opening a file that answers later many tries. */
+  /**
+   * The cipher of an image that is already unlocked: deriving a key takes seconds, and opening an asynchronous file takes many attempts.
+   */
   readonly cipher?: ImageCipher | undefined
 }
 
 const DEFAULT_CACHE_SIZE = 32 * 1024 * 1024
 
 /**
- * Opens the image in `file` and owns `file` from then on; when it throws, the caller still does. Opening for writing repairs a dirty image
+ * Opens the image in `file`. The image then owns `file`; after an error the caller still owns it. Opening for writing repairs a dirty image
  * (QC-FEAT-04) and clears the autoclear bits (QC-FEAT-03).
  *
- * An error that is not a `BackingError` (bytes that are not here yet) does not close what `openBacking` and `openDataFile` returned: the
- * call can be repeated.
+ * After an error that is not a `BackingError` (`NotLoaded`) the files of `openBacking` and `openDataFile` stay open: the call can be
+ * repeated.
  * @throws BackingError `invalid-format`, `unsupported`, `corrupt`, or what the file and the backing file throw
- * @throws TypeError for a file that is none
+ * @throws TypeError if `file` is not an image file
  */
 export function openQcow2Image(file: ImageFile, options: OpeningOptions = {}): Qcow2Image {
   checkImageFile("openQcow2", file)
@@ -121,7 +123,7 @@ export function openQcow2Image(file: ImageFile, options: OpeningOptions = {}): Q
   }
 }
 
-/** The header of the disk that is opened: that of the image, or of one of its snapshots. */
+/** The header of the opened disk: the image's own, or one made for a snapshot. */
 function seenHeader(file: ImageFile, found: Qcow2Header, snapshot: string | undefined): Qcow2Header {
   const { snapshots } = readSnapshotTable(file, found)
   return snapshot === undefined ? found : snapshotHeader(found, readableSnapshot(snapshots, snapshot, found, file.path))
@@ -133,7 +135,7 @@ interface DataFileOpening {
   readonly imagePath: string
 }
 
-/** The file that holds the guest's data in place of the image file (QC-DF-05), if there is one. */
+/** The external data file, which holds the guest's data instead of the image file (QC-DF-05), if the image has one. */
 function openDataFile(header: Qcow2Header, { options, readOnly, imagePath }: DataFileOpening): ImageFile | undefined {
   if (!headerGeometry(header).hasDataFile) return undefined
   const name = dataFileName(header)
@@ -170,7 +172,7 @@ function openBacking(header: Qcow2Header, options: Qcow2Options, imagePath: stri
   return disk
 }
 
-/** Refcounts of a dirty image may be too low, and a writer would hand out clusters that are in use. Returns the repaired image's header. */
+/** Repairs a dirty image and returns its new header: its refcounts may be too low, and we would allocate clusters that are in use. */
 function repairDirty(file: ImageFile): Qcow2Header {
   repairQcow2(file, "all")
   const header = readHeader(file)

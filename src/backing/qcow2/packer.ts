@@ -1,6 +1,6 @@
 /**
- * Packer: finds room for compressed clusters, one behind the other, so that several share a host cluster (QC-CMP-09). Each of them adds 1
- * to the refcount of every host cluster that its sectors touch.
+ * Packer: allocates space for compressed clusters back to back, so that several share a host cluster (QC-CMP-09). Each of them adds 1 to
+ * the refcount of every host cluster that its sectors touch.
  */
 import type { Allocator } from "./metadata/allocator.ts"
 import type { Geometry } from "./format/geometry.ts"
@@ -12,14 +12,14 @@ export interface PackerOptions {
   readonly refcounts: Refcounts
 }
 
-/** Nothing is being filled. */
+/** No host cluster is partly filled. */
 const NONE = -1
 
 export class Packer {
   readonly #geometry: Geometry
   readonly #allocator: Allocator
   readonly #refcounts: Refcounts
-  /** Byte where the next stream goes, or NONE. `refcounts.filling` is its cluster, as long as that is in use. */
+  /** Byte where the next stream goes, or NONE. `refcounts.filling` is its cluster, unless that has been freed. */
   #next = NONE
   /** `#next` before the last `allocate`. */
   #before = NONE
@@ -30,9 +30,7 @@ export class Packer {
     this.#refcounts = options.refcounts
   }
 
-  /**
-   * Takes `length` bytes of host clusters, which are less than one cluster. Returns the first byte. @throws what `Allocator.allocate` does
-   */
+  /** Allocates `length` bytes, fewer than a cluster has. Returns the first host byte. @throws as `Allocator.allocate` */
   allocate(length: number): number {
     const { clusterSize } = this.#geometry
     const start = this.#openEnd()
@@ -44,7 +42,7 @@ export class Packer {
     }
     const { first } = this.#allocator.allocate(1)
     if (start === NONE || first * clusterSize !== start + room) return this.#taken(first * clusterSize, length)
-    // The new cluster follows: the stream begins in what is left of the one before.
+    // The new cluster is adjacent: the stream begins in the rest of the previous one.
     try {
       this.#refcounts.add(this.#clusterOf(start), 1)
     } catch (error) {
@@ -54,7 +52,7 @@ export class Packer {
     return this.#taken(start, length)
   }
 
-  /** Undoes the last `allocate`, which has returned `start` for these `length` bytes. */
+  /** Undoes the last `allocate`, which returned `start` for these `length` bytes. */
   release(start: number, length: number): void {
     const first = this.#clusterOf(start)
     this.#allocator.release(first, this.#clusterOf(start + length - 1) - first + 1)
@@ -62,7 +60,10 @@ export class Packer {
     if (this.#next !== NONE) this.#refcounts.filling = this.#clusterOf(this.#next)
   }
 
-  /** Where the next stream may go: NONE where nothing is being filled, it has been freed, or no more can share the cluster (QC-CMP-14). */
+  /**
+   * Where the next stream may go. NONE if no cluster is partly filled, if it has been freed, or if its refcount is at its maximum
+   * (QC-CMP-14).
+   */
   #openEnd(): number {
     if (this.#next === NONE) return NONE
     const cluster = this.#clusterOf(this.#next)

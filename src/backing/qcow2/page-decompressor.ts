@@ -1,4 +1,4 @@
-/** pageDecompressor: decompresses clusters with nothing but the language, in a page as well as in Node. */
+/** pageDecompressor: decompresses clusters in plain JavaScript, in a page as well as in Node. */
 import { DecompressionError } from "../decompression/decompression-error.ts"
 import { inflateRaw } from "../decompression/inflate/inflate.ts"
 import { decompressZstd } from "../decompression/zstd/zstd.ts"
@@ -6,8 +6,8 @@ import type { Decompressor } from "./format/compression.ts"
 import { COMPRESSION_TYPE } from "./format/spec.ts"
 
 /**
- * Synchronous: a page's `DecompressionStream` answers later, refuses what follows a stream, knows no zstd, and costs five times as much for
- * a cluster of 64 KiB (measured in Node).
+ * Does not use a page's `DecompressionStream`, which is asynchronous, refuses bytes after the end of a stream, has no zstd, and takes five
+ * times as long for a cluster of 64 KiB (measured in Node).
  */
 export const pageDecompressor: Decompressor = {
   decompress(stored, clusterSize, compressionType) {

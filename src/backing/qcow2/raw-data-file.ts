@@ -1,6 +1,6 @@
 /**
- * RawDataFile: an external data file that must hold, byte for byte, what the guest sees (`data_file_raw`, QC-DF-07). So zeroes are made in
- * the file itself, as on a raw disk. The L2 entries stay as they are: all of them were allocated when the image was made.
+ * RawDataFile: an external data file that must hold, byte for byte, what the guest sees (`data_file_raw`, QC-DF-07). So zeroes are written
+ * to the file itself, as on a raw disk. The L2 entries do not change: all were allocated when the image was created.
  */
 import type { ImageFile } from "../image-file.ts"
 import { RawBacking } from "../raw.ts"
@@ -17,7 +17,7 @@ export class RawDataFile {
     this.#geometry = geometry
   }
 
-  /** Makes the file as long as the disk where it is shorter. @throws BackingError */
+  /** Extends a file that is shorter than the disk. @throws BackingError */
   fit(): void {
     if (this.#file.size() < this.#geometry.size) this.#file.truncate(this.#geometry.size)
     this.#disk.refreshSize()
@@ -40,7 +40,7 @@ export class RawDataFile {
   }
 
   writeZeroes(offset: number, length: number, mayUnmap: boolean): void {
-    // The disk has grown, and the file with it.
+    // The disk may have grown since the file was opened.
     if (this.#disk.size < this.#geometry.size) this.fit()
     this.#disk.writeZeroes(offset, length, mayUnmap)
   }

@@ -1,4 +1,4 @@
-/** Reads guest bytes: finds where they live and fetches them from the file, the backing image, a compressed cluster, or nowhere. */
+/** Reads guest bytes: looks up their clusters, and reads the file or the backing image, decompresses, or fills in zeroes. */
 import { checkMembers, findAsync, isStrayPromise, type Rules } from "../../options.ts"
 import { type Allocation, BackingError, type DiskVersion } from "../backing.ts"
 import { DecompressionError } from "../decompression/decompression-error.ts"
@@ -12,7 +12,7 @@ import type { Geometry } from "./format/geometry.ts"
 import type { GuestData } from "./guest-data.ts"
 import type { Mapping } from "./metadata/mapping.ts"
 
-/** What an image reads where it has nothing of its own. Synchronous, unlike a `VirtioBacking` in general. */
+/** The disk that supplies an image's unallocated clusters. Always synchronous, unlike a `VirtioBacking`. */
 export interface BackingDisk {
   /** Bytes. */
   readonly size: number
@@ -31,7 +31,7 @@ const BACKING_DISK_RULES: Rules<BackingDisk> = {
   size: "number", slow: "any?", pread: "function", preadv: "function", allocation: "function?", version: "function?", close: "function",
 }
 
-/** @throws TypeError when what `openBacking` returned is not a `BackingDisk` */
+/** @throws TypeError if `openBacking` returned something other than a `BackingDisk` */
 export function checkBackingDisk(who: string, disk: BackingDisk): void {
   const what = "what openBacking returned"
   checkMembers(who, what, disk, BACKING_DISK_RULES, "BackingDisk")
@@ -39,14 +39,14 @@ export function checkBackingDisk(who: string, disk: BackingDisk): void {
   if (late !== undefined) throw new TypeError(`${who}: ${late} of ${what} is an async function; a backing image is read synchronously`)
 }
 
-/** Holds what is behind an image: another disk may take its place while the image is open. */
+/** Holds the backing disk of an image, which may be replaced while the image is open. */
 export interface BackingSlot {
   disk?: BackingDisk | undefined
-  /** The disk that is going to take its place: what is made zero until then hides that one as well. */
+  /** The disk that will replace it. Until then, zeroing must hide the content of both. */
   next?: BackingDisk | undefined
 }
 
-/** What is read later would be taken for what the buffers hold now. */
+/** Refuses a backing disk that reads asynchronously: its buffers would be used before they are filled. */
 function refusePromise(answer: unknown): void {
   if (answer === undefined || !isStrayPromise(answer)) return
   throw new TypeError("preadv of a backing image returned a promise; it is read synchronously")
@@ -65,7 +65,7 @@ export interface ReaderOptions {
 }
 
 export class Reader {
-  /** What guest clusters are read from, and written to. */
+  /** The reads and writes of guest clusters. */
   readonly data: GuestData
   readonly #file: ClusterFile
   readonly #geometry: Geometry
@@ -88,28 +88,28 @@ export class Reader {
     this.#decompressed = new DecompressedCache(options.geometry.clusterSize)
   }
 
-  /** Guest bytes from here on have nothing behind them: the end of the backing image, but never beyond this disk (QC-BF-02, QC-BF-04). */
+  /** The end of the backing image, but never beyond this disk. No backing data exists from here on (QC-BF-02, QC-BF-04). */
   get backingEnd(): number {
     return Math.min(this.#backing.disk?.size ?? 0, this.#geometry.size)
   }
 
-  /** Guest bytes from here on need no zero cluster to read as zeroes, neither now nor over the disk that comes next. */
+  /** `backingEnd` for the current and the next backing disk together: from here on, unallocated clusters read as zeroes over both. */
   get hiddenEnd(): number {
     const { disk, next } = this.#backing
     return Math.min(Math.max(disk?.size ?? 0, next?.size ?? 0), this.#geometry.size)
   }
 
-  /** What is read where the image has nothing of its own. */
+  /** The disk that supplies unallocated clusters. */
   get backing(): BackingDisk | undefined {
     return this.#backing.disk
   }
 
-  /** A cluster of this image, or of one behind it, has been decompressed: others may follow. */
+  /** Whether this image or a backing image has decompressed a cluster: others may follow. */
   get slow(): boolean {
     return this.#hasDecompressed || this.#backing.disk?.slow === true
   }
 
-  /** Fills `buffer[start .. start + length)` from guest byte `offset`. The range is inside the clusters of the disk. */
+  /** Fills `buffer[start .. start + length)` from guest byte `offset`. The range may reach to the end of the disk's last cluster. */
   readInto(buffer: Uint8Array, start: number, length: number, offset: number): void {
     const host = this.#mapping.hostOf(offset, length)
     if (host >= 0) this.data.readInto(buffer, start, length, host, offset)
@@ -135,26 +135,26 @@ export class Reader {
     }
   }
 
-  /** How many of `length` guest bytes from `offset` on can be read by one `readLater`: a run of the file's bytes, or 0. */
+  /** How many of `length` guest bytes from `offset` one `readLater` can read: a contiguous run in the file, or 0. */
   lateRunAt(offset: number, length: number): number {
     if (this.data.readsLater !== true) return 0
     this.#mapping.find(offset, length, this.#extent)
     return this.#extent.kind === L2_KIND.NORMAL ? this.#extent.length : 0
   }
 
-  /** Fills `buffer`, which `lateRunAt` allows for, on another thread. */
+  /** Fills `buffer` on another thread; no longer than `lateRunAt` returned. */
   async readLater(buffer: Uint8Array, offset: number): Promise<void> {
     const extent = this.#extent
     this.#mapping.find(offset, buffer.length, extent)
     await this.data.readLater?.(buffer, extent.host, offset)
   }
 
-  /** What compressed data begins at host byte `host` has changed. */
+  /** Forgets the cached cluster at host byte `host`, because its compressed data has changed. */
   forgetDecompressed(host: number): void {
     this.#decompressed.forget(host)
   }
 
-  /** Whether `length` guest bytes from `offset` are known to read as zeroes, also over the disk that comes next, without a look at data. */
+  /** Whether the tables alone show that `length` guest bytes from `offset` read as zeroes, also over the next backing disk. */
   holdsZeroes(offset: number, length: number): boolean {
     const extent = this.#extent
     for (let done = 0; done < length; done += extent.length) {
@@ -201,7 +201,7 @@ export class Reader {
     }
   }
 
-  /** The whole cluster behind a compressed entry, whose data is the `stored` bytes at `host` or less. */
+  /** The decompressed cluster of a compressed entry, whose data is at most the `stored` bytes at `host`. */
   #decompress(host: number, stored: number): Uint8Array {
     const known = this.#decompressed.get(host, stored)
     if (known !== undefined) return known

@@ -1,8 +1,8 @@
 /**
- * Trailer: bytes that somebody has appended to the file of an image (gondolin does). They are kept: what is allocated goes behind them, and
- * when the image is closed they go behind that, to the end of the file again.
+ * Trailer: bytes that another program has appended to an image file (gondolin does). They are preserved: new clusters are allocated after
+ * them, and closing the image moves them to the end of the file again.
  *
- * Meanwhile their clusters have the refcount 1, so that a crash leaves them in leaked clusters, where nobody writes.
+ * Meanwhile their clusters have the refcount 1: after a crash they are leaked clusters, which nobody overwrites.
  */
 import type { Geometry } from "./format/geometry.ts"
 import { MOST_TRAILING, readTrailingBytes, type TrailingBytes } from "./format/trailing-bytes.ts"
@@ -22,23 +22,23 @@ export interface TrailerParts {
 }
 
 interface Kept extends TrailingBytes {
-  /** Its clusters that nothing else uses. None where it lies in a cluster that the image uses. */
+  /** The clusters that only the trailer uses. None if it is inside a cluster of the image. */
   readonly clusters: ClusterRun
 }
 
 export class Trailer {
   readonly #file: ClusterFile
   #kept: Kept | undefined
-  /** It has been looked for, and is safe where there is one. */
+  /** The search is done, and a trailer that was found is safe from being overwritten. */
   #isSafe: boolean
 
   constructor(file: ClusterFile) {
     this.#file = file
-    // A device, or an export of fixed size, ends where it ends.
+    // A file of fixed size, for instance a device or an NBD export, has no trailer.
     this.#isSafe = file.largestSize !== Number.POSITIVE_INFINITY
   }
 
-  /** Before anything is allocated: takes care of a trailer, if there is one. @throws what reading and storing do; it can be repeated */
+  /** Protects a trailer, if there is one. Call it before any allocation. @throws errors of reading and storing; it can be repeated */
   keep(parts: TrailerParts): void {
     if (this.#isSafe) return
     this.#kept ??= this.#find(parts)
@@ -64,15 +64,15 @@ export class Trailer {
     const found = readTrailingBytes(this.#file, { from: first * clusterSize, l1End: offset + length, to, clusterSize })
     if (found === undefined) return undefined
     const start = first === end ? end : found.offset / clusterSize
-    // Refcounts that are wrong: whoever takes such a cluster finds out.
+    // The refcounts are wrong. Allocating such a cluster will detect it.
     if (metadata.findForData(start * clusterSize, (end - start) * clusterSize) !== undefined) return undefined
     return { ...found, clusters: { first: start, count: end - start } }
   }
 
   /**
-   * Everything is stored: puts the trailer behind all that is in use by now, and ends the file there. Returns whether there is one.
-   * `mayGoDown`: not only where something lies behind it, but also where there is room before it.
-   * @throws BackingError; then it is where it was, and the call can be made again
+   * Moves the trailer after the last used cluster, and ends the file there. Call it when everything is stored. Returns whether there is a
+   * trailer. With `mayGoDown` it also moves to free space before its present place.
+   * @throws BackingError; then the trailer has not moved, and the call can be repeated
    */
   settle(parts: TrailerParts, { mayGoDown }: { readonly mayGoDown: boolean }): boolean {
     const kept = this.#kept
@@ -84,7 +84,7 @@ export class Trailer {
       this.#file.sync()
     }
     this.#file.cutTo(place + bytes.length)
-    // At once, and without a hole in the file: nothing refers to them, and the bytes may still be there.
+    // Freed without punching holes: the trailer may still be in these clusters.
     const end = clusters.first + clusters.count
     for (let cluster = clusters.first; cluster < end; cluster++) if (parts.refcounts.get(cluster) > 0) parts.refcounts.add(cluster, -1)
     this.#kept = undefined
@@ -103,7 +103,7 @@ export class Trailer {
   }
 }
 
-/** Gives free clusters the refcount 1. Blocks that are missing for that go behind them. @throws BackingError; it can be called again */
+/** Gives free clusters the refcount 1. New refcount blocks go after them. @throws BackingError; it can be repeated */
 function reserve(refcounts: Refcounts, { refcountBlockEntries: entries }: Geometry, { first, count }: ClusterRun): void {
   const end = first + count
   if (end > refcounts.coveredClusters) refcounts.growTable(end)

@@ -1,6 +1,6 @@
 /**
- * Writes guest bytes: in place where the cluster is this disk's alone, into a new cluster otherwise, with what the guest does not write
- * filled in from where it was before. The entry changes, in memory, only after the data is in the file: an error leaves the old content.
+ * Writes guest bytes: in place if the disk has the cluster to itself, otherwise into a new cluster, which also gets the old bytes around
+ * the written ones. The entry changes, in memory, only after the data is in the file: an error leaves the old content.
  */
 import { BufferCursor } from "../buffers.ts"
 import type { ClusterFile } from "./metadata/cluster-file.ts"
@@ -23,7 +23,7 @@ export interface WriterOptions {
   readonly mapping: Mapping
   readonly reader: Reader
   readonly clusters: DataClusters
-  /** What guest data must not land on. An external data file has none of it. */
+  /** The metadata that guest data must not overwrite. Undefined for an external data file, which holds none. */
   readonly metadata: MetadataMap | undefined
   readonly metadataWriter: MetadataWriter
 }
@@ -33,14 +33,14 @@ interface Piece {
   readonly table: CachedTable
   /** Entry of its first cluster. */
   readonly index: number
-  /** Where it starts in the first cluster. */
+  /** Byte in the first cluster where it starts. */
   readonly within: number
   /** Guest byte where it starts. */
   readonly offset: number
   readonly length: number
 }
 
-/** What has to be stored so that a piece can be: bytes from the start of its first cluster, up to but not including `to`. */
+/** The bytes to store for a piece, aligned to subclusters, counted from the start of its first cluster. `to` is exclusive. */
 interface StoredRange {
   readonly from: number
   readonly to: number
@@ -48,7 +48,7 @@ interface StoredRange {
 
 const NOTHING = new Uint8Array(0)
 
-/** A buffer of a cluster's size, made when it is first needed. */
+/** A buffer of one cluster, allocated at its first use. */
 class Scratch {
   readonly #size: number = 0
   #bytes = NOTHING
@@ -116,14 +116,14 @@ export class Writer {
     }
   }
 
-  /** `Mapping.findInPlace`, and no guest data onto metadata, whatever an L2 entry claims (QC-OVL-01). Fills `#extent`. */
+  /** `Mapping.findInPlace`, but refuses an L2 entry that names metadata (QC-OVL-01). Fills `#extent`. */
   #findInPlace(offset: number, length: number): number {
     const host = this.#mapping.findInPlace(offset, length, this.#extent)
     if (host >= 0) this.#protect(host, this.#extent.length)
     return host
   }
 
-  /** `first` and `#extent` are what `#findInPlace` says of the first piece. */
+  /** `first` and `#extent` are the result of `#findInPlace` for the first piece. */
   #writePieces(buffers: readonly Uint8Array[], offset: number, length: number, first: number): void {
     if (length === 0) return
     const cursor = new BufferCursor(buffers)
@@ -140,8 +140,8 @@ export class Writer {
   }
 
   /**
-   * Writes what goes to new clusters, or to one that is kept as reading zeroes. Returns how many bytes: 0 when it can be written in place
-   * by now.
+   * Writes to new clusters, or to an allocated cluster that is marked as zeroes. Returns the number of bytes: 0 if they can be written in
+   * place by now.
    */
   #writeElsewhere(cursor: BufferCursor, offset: number, length: number): number {
     this.#metadataWriter.makeRoom()
@@ -155,15 +155,12 @@ export class Writer {
     const kind = l2.kind(table, index, Math.floor(piece.within / this.#geometry.subclusterSize))
     if (kind === L2_KIND.CORRUPT) throw this.#mapping.corruptEntry(table, index)
     if (!l2.hasOwnPlace(table, index)) return this.#writeNew(cursor, piece)
-    // The table was not this disk's own when `#findInPlace` looked, and is now.
+    // A snapshot shared the table when `#findInPlace` looked; `tableForWrite` has copied it since.
     if (kind === L2_KIND.NORMAL) return 0
     return this.#writeIntoPlace(cursor, piece, l2.host(table, index))
   }
 
-  /**
-   * The cluster has a place, but what is written begins in a subcluster of stale content: all of that has to be written (QC-L2-03,
-   * QC-EL2-07).
-   */
+  /** Writes to an allocated cluster, beginning in a subcluster of stale content, which has to be written whole (QC-L2-03, QC-EL2-07). */
   #writeIntoPlace(cursor: BufferCursor, piece: Piece, host: number): number {
     const { l2 } = this.#mapping
     const { clusterSize, subclusterSize } = this.#geometry
@@ -178,7 +175,7 @@ export class Writer {
     return length
   }
 
-  /** Bytes `from` to `to` of a cluster as subclusters that hold all of them. */
+  /** The subclusters that contain bytes `from` to `to` of a cluster. */
   #subclustersOf(from: number, to: number): SubclusterRange {
     const { subclusterSize } = this.#geometry
     return { from: Math.floor(from / subclusterSize), to: Math.ceil(to / subclusterSize) }
@@ -210,37 +207,36 @@ export class Writer {
     return length
   }
 
-  /** Whether a write to entry `index` needs a new cluster, whatever is there now. */
+  /** Whether a write to entry `index` needs a new cluster. */
   #needsNew(table: CachedTable, index: number): boolean {
     const { l2 } = this.#mapping
     return l2.kind(table, index, 0) !== L2_KIND.CORRUPT && !l2.hasOwnPlace(table, index)
   }
 
   /**
-   * Writes a piece to the clusters from host byte `host`, together with what the guest leaves of the range that has to be stored. Where
-   * both the old content and the new place are zeroes, nothing is filled in: a hole in the file is enough.
+   * Writes a piece to the clusters from host byte `host`, together with the old bytes of the rest of the range. If both the old content and
+   * the new place are zeroes, a hole in the file is enough.
    */
   #store(cursor: BufferCursor, piece: Piece, host: number, { from, to }: StoredRange): void {
     const { clusterSize } = this.#geometry
     const { within, offset, length } = piece
     const end = within + length
-    // What lies behind the end of the disk stays out of a data file, whose size tells the disk's (QC-DF-07).
+    // A data file gets no bytes past the end of the disk, because its size is the size of the disk (QC-DF-07).
     const most = this.#geometry.hasDataFile ? this.#geometry.size - offset - length : to - end
-    // Read before the cursor moves on and before anything is claimed: an error here leaves nothing to undo but the allocation.
+    // Read before the cursor moves and before `claim`: after an error only the allocation has to be undone.
     const head = this.#fill(offset - within + from, within - from, host + from, this.#head)
     const tail = this.#fill(offset + length, Math.min(most, to - end), host + end, this.#tail)
     const parts: Uint8Array[] = []
     if (head.length > 0) parts.push(head)
     cursor.append(parts, length)
     if (tail.length > 0) parts.push(tail)
-    // What stays a hole is in use now as well: the next owner of these clusters must not take it for untouched.
+    // Also claims the part that stays a hole: the next owner of these clusters must not take it for unused.
     this.#data.claim(host + Math.ceil(end / clusterSize) * clusterSize)
     this.#data.writev(parts, host + within - head.length, head.length + length + tail.length, offset - head.length)
   }
 
   /**
-   * What must be written to `length` bytes at host byte `host` that the guest does not write: the old content from guest byte `offset`, or
-   * nothing where zeroes stay a hole.
+   * The old content of `length` guest bytes from `offset`, to be copied to host byte `host`. Empty if they are zeroes that can stay a hole.
    */
   #fill(offset: number, length: number, host: number, scratch: Scratch): Uint8Array {
     if (length <= 0) return NOTHING

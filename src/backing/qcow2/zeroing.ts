@@ -15,24 +15,26 @@ export interface ZeroingOptions {
   readonly writer: Writer
   readonly metadataWriter: MetadataWriter
   readonly reader: Reader
-  /** Where discarded clusters that have a place are noted; undefined when they lose it. */
+  /** Notes discarded clusters that stay allocated. Undefined if a discard frees them. */
   readonly keptPlaces: KeptPlaces | undefined
 }
 
-/** What becomes of allocated clusters. "drop": they are freed. "keep": they stay, marked as reading zeroes. "empty": but hold nothing. */
+/**
+ * What becomes of allocated clusters. "drop": freed. "keep": still allocated, marked as zeroes. "empty": the same, and a hole in the file.
+ */
 type Allocated = "drop" | "keep" | "empty"
 
-/** The subclusters of entry `index` from `from` up to but not including `to`, which are to read as zeroes. */
+/** The subclusters of entry `index`, from `from` up to but not including `to`, that shall read as zeroes. */
 interface Part extends SubclusterRange {
   readonly index: number
-  /** Subclusters from this one on have nothing behind them. */
+  /** Subclusters from this one on have no backing data. */
   readonly backed: number
   readonly allocated: Allocated
 }
 
-/** Bytes of zeroes that are written where the format has no zero flag. */
+/** Bytes of zeroes that one call writes in an image without zero flags. */
 const WRITTEN_AT_ONCE = 1024 * 1024
-/** L2 entries that are changed within some 2 ms. */
+/** L2 entries that one call changes, in about 2 ms. */
 const ENTRIES_AT_ONCE = 4096
 
 export class Zeroing {
@@ -52,10 +54,10 @@ export class Zeroing {
     this.#keptPlaces = options.keptPlaces
   }
 
-  /** Bytes that one call does within a few milliseconds. */
+  /** Bytes that one call handles within a few milliseconds. */
   get zeroesAtOnce(): number {
     const { version, clusterSize } = this.#geometry
-    // Version 2 has no zero flag: over a backing image zeroes are data (QC-DZ-05).
+    // Version 2 has no zero flag: over a backing image, zeroes have to be written (QC-DZ-05).
     return version < 3 && this.#reader.backingEnd > 0 ? WRITTEN_AT_ONCE : ENTRIES_AT_ONCE * clusterSize
   }
 
@@ -63,7 +65,7 @@ export class Zeroing {
     return this.zeroesAtOnce
   }
 
-  /** Frees the whole clusters in the range, the last one of the disk included; other parts stay. Discarded clusters read as zeroes. */
+  /** Discards the whole clusters in the range, including the disk's last one, and leaves the rest. Discarded clusters read as zeroes. */
   discard(offset: number, length: number): void {
     // Without a zero flag, freeing would let the backing image's old content show through (QC-DZ-03).
     if (this.#geometry.version < 3 && this.#reader.hiddenEnd > 0) return
@@ -89,7 +91,7 @@ export class Zeroing {
     return this.#keptPlaces === undefined ? "drop" : "empty"
   }
 
-  /** The clusters or subclusters, of `unit` bytes, that lie in the range as a whole, as far as the disk goes. */
+  /** The clusters or subclusters, of `unit` bytes, that are wholly in the range. The end of the disk completes its last cluster. */
   #wholeUnits(offset: number, length: number, unit: number): { readonly first: number; readonly end: number } {
     const { clusterSize, size } = this.#geometry
     const last = offset + length
@@ -112,7 +114,7 @@ export class Zeroing {
     if (endWhole < end) this.#zeroPart(endWhole, end, allocated)
   }
 
-  /** Some subclusters of one cluster. Of a compressed cluster no part can be a zero by itself: it is written (QC-EL2-09). */
+  /** Zeroes some subclusters of one cluster. A compressed cluster cannot have zero subclusters, so zeroes are written (QC-EL2-09). */
   #zeroPart(first: number, end: number, allocated: Allocated): void {
     const { subclusterSize } = this.#geometry
     if (this.#isCompressed(first * subclusterSize)) this.#writer.writeZeroes(first * subclusterSize, (end - first) * subclusterSize)
@@ -141,7 +143,7 @@ export class Zeroing {
   #zeroEntries(l1Index: number, range: SubclusterRange, allocated: Allocated): void {
     const { subclusterSize, l2Coverage, subclusters } = this.#geometry
     const existing = this.#mapping.table(l1Index)
-    // Subclusters from here on have nothing behind them: where they are unallocated, they read as zeroes already.
+    // Subclusters from here on have no backing data: unallocated ones already read as zeroes.
     const backed = Math.ceil((this.#reader.hiddenEnd - l1Index * l2Coverage) / subclusterSize)
     const partOf = (index: number): Part => {
       const start = index * subclusters
@@ -153,7 +155,7 @@ export class Zeroing {
     if (existing === undefined) {
       if (range.from >= backed) return
     } else {
-      // A table is only made this disk's own, or dirty, for an entry that changes.
+      // Skips unchanged entries, so that a table is copied or made dirty only for an entry that changes.
       while (index < end && !this.#changes(existing, partOf(index))) index++
       if (index === end) return
     }
@@ -195,7 +197,7 @@ export class Zeroing {
     if (isWhole && (allocated === "drop" || isCompressed || l2.host(table, index) === 0)) return this.#mapping.clear(table, index)
     l2.setZeroFlag(table, index, from, to)
     if (allocated === "empty" && isWhole) this.#keptPlaces?.add(table.l1Index * this.#geometry.l2Entries + index)
-    // The last part of a cluster that holds data has gone: its place may go too.
+    // The whole cluster is zeroes now, so it can be freed.
     if (allocated === "drop" && this.#isZero(table, index)) this.#mapping.clear(table, index)
   }
 

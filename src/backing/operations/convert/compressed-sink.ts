@@ -1,10 +1,10 @@
-/** Where a conversion puts what it has read when it writes compressed clusters: several are compressed at once, and stored in order. */
+/** CompressedSink: writes the data of a conversion as compressed clusters. Compresses several in parallel, and stores them in order. */
 import type { VirtioBacking } from "../../backing.ts"
 import { isZero } from "../../buffers.ts"
 import type { Sink } from "./disk-sink.ts"
 import { zeroRange } from "./zero-range.ts"
 
-/** What a disk that takes compressed clusters has: a qcow2 image does. */
+/** The members of a disk that takes compressed clusters: a qcow2 image. */
 export interface CompressedTarget {
   /** Bytes of a cluster. */
   readonly discardGranularity: number
@@ -23,7 +23,7 @@ export class CompressedSink implements Sink {
   readonly #target: VirtioBacking & CompressedTarget
   readonly #parallel: number
   readonly #isTargetZero: boolean
-  /** What is being compressed, in the order of the disk. */
+  /** Clusters that are being compressed, in the order of the disk. */
   #pending: Pending[] = []
 
   constructor(target: VirtioBacking & CompressedTarget, options: { readonly parallel: number; readonly targetIsZero: boolean }) {
@@ -33,7 +33,7 @@ export class CompressedSink implements Sink {
     this.unit = target.discardGranularity
   }
 
-  /** A new one each time: it is held until its clusters have been compressed. */
+  /** A new buffer each time, because it is in use until its clusters are compressed. */
   buffer(length: number): Uint8Array {
     return new Uint8Array(length)
   }
@@ -41,20 +41,20 @@ export class CompressedSink implements Sink {
   async write(buffer: Uint8Array, offset: number): Promise<void> {
     for (let at = 0; at < buffer.length; at += this.unit) {
       const cluster = await this.#wholeCluster(buffer.subarray(at, at + this.unit), offset + at)
-      // A cluster of zeroes takes no space at all.
+      // A zero cluster takes no space.
       if (isZero(cluster)) {
         await this.zero(offset + at, cluster.length)
         continue
       }
       const stream = this.#target.compressLater(cluster)
-      // It is told where it is waited for.
+      // `#storeFirst` reports the error; this only prevents an unhandled rejection.
       stream.catch(() => undefined)
       this.#pending.push({ cluster, offset: offset + at, stream })
       if (this.#pending.length >= this.#parallel) await this.#storeFirst()
     }
   }
 
-  /** The source may end within a cluster of the target: the rest of that is as it was. */
+  /** Completes a last cluster, which the source fills only partly, with the old bytes of the target. */
   async #wholeCluster(content: Uint8Array, offset: number): Promise<Uint8Array> {
     const length = Math.min(this.unit, this.#target.size - offset)
     if (content.length === length) return content

@@ -1,4 +1,4 @@
-/** Concatenation: several disks, one behind the other, as one. It is read only. */
+/** Concatenation: several disks, one after the other, as one read-only disk. */
 import { type Allocation, BackingError, checkRange, type VirtioBacking } from "../../backing.ts"
 
 export class Concatenation implements VirtioBacking {
@@ -9,7 +9,7 @@ export class Concatenation implements VirtioBacking {
   /** Byte where each disk begins. */
   readonly #starts: readonly number[]
 
-  /** Owns the disks. @throws BackingError `invalid-argument` when they are more than 2^53 bytes */
+  /** Owns the disks. @throws BackingError `invalid-argument` if they have more than 2^53 bytes in all */
   constructor(disks: readonly VirtioBacking[]) {
     this.#disks = disks
     let size = 0

@@ -1,4 +1,4 @@
-/** convertImage: makes a new image of another one, by path, as `qemu-img convert` does. */
+/** convertImage: makes a new image from another one, by path, like `qemu-img convert`. */
 import { checkCount, checkOptions, checkValue, pickOptions, type Rules } from "../../../options.ts"
 import { BackingError, type VirtioBacking } from "../../backing.ts"
 import { CREATE_IMAGE_RULES, createHiddenImage, type CreateImageOptions } from "../../create.ts"
@@ -8,18 +8,18 @@ import { CONVERT_RULES, type ConvertOptions, convertDisk, NOT_BOTH } from "./con
 import { type BitmapChoice, chooseBitmaps, copyBitmaps } from "./copy-bitmaps.ts"
 import { openSource } from "./source-image.ts"
 
-/** What decides of the new image, and of the conversion. */
+/** Options of the new image, and of the conversion. */
 interface ToImageOptions extends Omit<ConvertOptions, "targetIsZero" | "onlyOwn">, CreateImageOptions {
   /**
-   * Copies the persistent dirty bitmaps of the source: "all", or only the "consistent" ones. Both images are of qcow2 version 3. Default:
+   * Copies the persistent dirty bitmaps of the source: "all", or only the "consistent" ones. Both images must be qcow2 version 3. Default:
    * none.
    */
   readonly bitmaps?: BitmapChoice
 }
 
-/** Options of `convertImage`: those of `convertDisk`, and those of the new image. Its size is the source's unless it is given. */
+/** Options of `convertImage`: those of `convertDisk`, and those of the new image. Its default size is that of the source. */
 export interface ConvertImageOptions extends ToImageOptions {
-  /** How the source is opened: its format, for instance. It is read-only. */
+  /** Options for opening the source, for instance its format. It is read-only. */
   readonly source?: Omit<OpenImageOptions, "readOnly">
 }
 
@@ -28,11 +28,10 @@ const TO_IMAGE_RULES: Rules<ToImageOptions> = { ...CONVERTING, ...CREATE_IMAGE_R
 const RULES: Rules<ConvertImageOptions> = { ...TO_IMAGE_RULES, source: "object?" }
 
 /**
- * Makes a new image at `target` that holds what the image at `source` reads as. It has a temporary name until it is whole; then it takes
- * the place of a file that may be there. With `backing`, only what the source holds itself is copied: its own backing file has to have the
- * content of the new one.
- * @throws BackingError (as a rejection) as `openImage` and `createImage` do, and what reading and writing fail with: then the source and
- * what was at `target` are as they were
+ * Makes a new image at `target` with the content of the image at `source`. It has a temporary name until it is complete; then it replaces
+ * an existing file. With `backing`, only the source's own data is copied: the backing files of both images must have the same content.
+ * @throws BackingError (as a rejection) errors of `openImage` and `createImage`, of reading and of writing: then neither the source nor a
+ * file at `target` has changed
  * @throws the signal's reason when it is stopped
  */
 export async function convertImage(source: string, target: string, options: ConvertImageOptions = {}): Promise<void> {
@@ -49,7 +48,7 @@ export async function convertImage(source: string, target: string, options: Conv
   }
 }
 
-/** `convertImage` of a disk that is open, and stays so. */
+/** `convertImage` from an open disk, which stays open. */
 export async function convertToImage(source: VirtioBacking, target: string, options: ToImageOptions): Promise<void> {
   const { backing, format = "qcow2" } = options
   if (backing !== undefined && !("map" in source)) {
@@ -63,7 +62,7 @@ export async function convertToImage(source: VirtioBacking, target: string, opti
     throw new BackingError("unsupported", "only an image of qcow2 version 3 takes bitmaps", { path: target })
   }
   const chosen = bitmaps === undefined ? [] : chooseBitmaps(source, bitmaps, { size: options.size ?? source.size, disk: undefined })
-  // A new LUKS image reads as anything.
+  // A new LUKS image does not read as zeroes.
   const targetIsZero = backing === undefined && format !== "luks"
   const converting = { ...pickOptions(options, TO_IMAGE_RULES), targetIsZero, onlyOwn: backing !== undefined }
   await writeReplacing(target, async (temporary) => {

@@ -1,4 +1,4 @@
-/** convertDisk: copies what a disk holds to another disk. Zeroes are not written where they are there already. */
+/** convertDisk: copies the content of a disk to another one. Does not write zeroes to a target that already reads as zeroes. */
 import { checkCount, checkOptions, type Rules } from "../../../options.ts"
 import { BackingError, checkBacking, type VirtioBacking } from "../../backing.ts"
 import { CompressedSink, type CompressedTarget } from "./compressed-sink.ts"
@@ -15,24 +15,24 @@ import { everything, type Lookup } from "./pieces.ts"
 /** Options of `convertDisk`. */
 export interface ConvertOptions extends OperationOptions {
   /**
-   * Bytes: runs of zeroes in the data that have this length at least are not written as data. 0: nothing is looked for, and all that the
-   * source does not tell to be zeroes is written. A multiple of 512. Default 4096.
+   * Minimum bytes of a run of zeroes that is not written as data. A multiple of 512. 0: does not search the data for zeroes, and skips only
+   * runs that the source reports as zeroes. Default 4096.
    */
   readonly sparseSize?: number
-  /** The target reads as zeroes, so nothing has to be done about zeroes. Default false. */
+  /** The target already reads as zeroes, so zeroes are skipped. Default false. */
   readonly targetIsZero?: boolean
   /**
-   * Copies what the source holds itself, not what shows from its backing file: the target has a backing file with the same content. The
-   * source is a qcow2 image. Default false.
+   * Copies only the source's own data, and not data of its backing file, because the target has a backing file with the same content. The
+   * source must be a qcow2 image. Default false.
    */
   readonly onlyOwn?: boolean
-  /** Takes what cannot be read for zeroes, sector by sector, in place of failing. Default false. */
+  /** Copies unreadable sectors as zeroes instead of failing. Default false. */
   readonly salvage?: boolean
-  /** Writes compressed clusters: the target is a qcow2 image. Default false. */
+  /** Writes compressed clusters. The target must be a qcow2 image. Default false. */
   readonly compressed?: boolean
-  /** Bytes of data a second at most. Default: as fast as it goes. */
+  /** Maximum of bytes copied a second. Default: no limit. */
   readonly rate?: number
-  /** Pieces that are read, compressed and written at once, 1 to 16. Default 8. */
+  /** Number of pieces to read, compress and write in parallel, 1 to 16. Default 8. */
   readonly parallel?: number
 }
 
@@ -41,7 +41,7 @@ export const CONVERT_RULES: Rules<ConvertOptions> = {
   rate: "number?", parallel: "number?",
 }
 
-/** What `qemu-img convert` does by itself. */
+/** The default of `qemu-img convert`. */
 const DEFAULT_SPARSE_SIZE = 4096
 const DEFAULT_PARALLEL = 8
 const SECTOR = 512
@@ -50,10 +50,10 @@ const SECTOR = 512
 export type ConvertTarget = VirtioBacking & Partial<CompressedTarget>
 
 /**
- * Copies all of `source` to the beginning of `target`, and flushes that; neither is closed. When it rejects, `source` is as it was, and
- * `target` holds a part.
- * @throws BackingError (as a rejection) `invalid-argument` when the target is too small or takes no compressed clusters, `read-only`, and
- * what the disks fail with
+ * Copies all of `source` to the beginning of `target`, and flushes `target`. Closes neither. When it rejects, `source` is unchanged, and
+ * `target` has a part of the data.
+ * @throws BackingError (as a rejection) `invalid-argument` if the target is too small or cannot have compressed clusters, `read-only`, and
+ * errors of the disks
  * @throws the signal's reason when it is stopped
  */
 export async function convertDisk(source: VirtioBacking, target: ConvertTarget, options: ConvertOptions = {}): Promise<void> {
@@ -72,7 +72,8 @@ export async function convertDisk(source: VirtioBacking, target: ConvertTarget, 
   const reader = options.salvage === true ? { size: source.size, pread: salvaging(source) } : source
   const lanes = source.asynchronous === true || target.asynchronous === true ? parallel : 1
   const pace = new Pace(options.rate)
-  // Clusters are compressed on the same threads, and that takes much longer than reading. A salvage reads sector by sector.
+  // Not with compression, which needs the same threads and takes much longer than reading, and not with salvage, which reads single
+  // sectors.
   const readsAhead = lanes === 1 && options.compressed !== true && options.salvage !== true
   const lateReads = readsAhead ? lateReadsOf(source) : undefined
   await copyPieces({ source: reader, sink, operation, lanes, pace, lookup: lookupFor(source, options), lateReads })
@@ -94,7 +95,7 @@ function sinkFor(target: ConvertTarget, options: SinkOptions): Sink {
   return new CompressedSink(target as VirtioBacking & CompressedTarget, options)
 }
 
-/** Reads as `source` does, but zeroes for what fails. */
+/** Reads from `source`, with zeroes for unreadable sectors. */
 function salvaging(source: VirtioBacking): VirtioBacking["pread"] {
   return async (buffer, offset) => {
     try {
@@ -118,7 +119,7 @@ async function readSectors(source: VirtioBacking, buffer: Uint8Array, offset: nu
   }
 }
 
-/** A disk that tells what it holds itself. */
+/** A disk that may tell its own data from data of its backing file. */
 type OwnedDisk = VirtioBacking & { map?(offset: number, length: number): Iterable<MapExtent> | Promise<Iterable<MapExtent>> }
 
 function lookupFor(source: OwnedDisk, { onlyOwn = false }: ConvertOptions): Lookup {
@@ -134,7 +135,7 @@ function lookupFor(source: OwnedDisk, { onlyOwn = false }: ConvertOptions): Look
   }
 }
 
-/** Compressed clusters of an encrypted image hold plain text (QC-CMP-13). */
+/** Compressed clusters of an encrypted image would be plain text (QC-CMP-13). */
 export const NOT_BOTH = "compressed clusters are not encrypted; leave out one of the two"
 
 function refusal(message: string): BackingError {

@@ -3,26 +3,26 @@ import { BackingError, type VirtioBacking } from "../../backing.ts"
 import type { BitmapInfo, Bitmaps } from "../../qcow2/bitmaps/bitmaps.ts"
 import { Qcow2Image } from "../../qcow2/image.ts"
 
-/** Which bitmaps are copied. "all": one that is not consistent is refused; "consistent": it is left out. */
+/** The bitmaps to copy. "all": refuses an inconsistent one. "consistent": leaves it out. */
 export type BitmapChoice = "all" | "consistent"
 
-/** The bitmaps of an image that can have some; undefined for any other disk. */
+/** The bitmaps of a qcow2 image; undefined for other disks. */
 export function bitmapsOf(disk: VirtioBacking): Bitmaps | undefined {
   return disk instanceof Qcow2Image && disk.geometry.version === 3 ? disk.bitmaps : undefined
 }
 
-/** Where bitmaps are copied to. */
+/** The target of copied bitmaps. */
 export interface BitmapTarget {
   /** Bytes of the disk. */
   readonly size: number
-  /** Undefined for one that is not made yet, which is to be a qcow2 image of version 3. */
+  /** Undefined if it does not exist yet: it will be a qcow2 image of version 3. */
   readonly disk: VirtioBacking | undefined
 }
 
 /**
- * The bitmaps to be copied; nothing is changed.
- * @throws BackingError `unsupported` where one of the disks cannot have bitmaps; `corrupt` for one that is not
- * consistent; `exists` for one that `target` has, too; `invalid-argument` where the disks differ in size
+ * Chooses the bitmaps to copy, and changes nothing.
+ * @throws BackingError `unsupported` if one of the disks cannot have bitmaps; `corrupt` for an inconsistent bitmap; `exists` for one that
+ * `target` already has; `invalid-argument` if the disks differ in size
  */
 export function chooseBitmaps(source: VirtioBacking, choice: BitmapChoice, { size, disk: target }: BitmapTarget): BitmapInfo[] {
   const bitmaps = bitmapsOf(source)
@@ -45,7 +45,7 @@ export function chooseBitmaps(source: VirtioBacking, choice: BitmapChoice, { siz
   return chosen
 }
 
-/** Makes the bitmaps `chosen` in `target` with the bits that they have in `source`. They are stored when `target` is closed. */
+/** Copies the bitmaps `chosen` from `source` to `target`. Closing `target` stores them. */
 export function copyBitmaps(source: VirtioBacking, target: VirtioBacking, chosen: readonly BitmapInfo[]): void {
   const [from, to] = [bitmapsOf(source), bitmapsOf(target)]
   if (from === undefined || to === undefined) throw new Error("chooseBitmaps has refused disks without bitmaps")

@@ -10,28 +10,28 @@ export interface CopyOptions {
   readonly source: SourceDisk
   readonly sink: Sink
   readonly operation: Operation
-  /** Pieces under way at once: more than one is for disks that answer later. */
+  /** Number of pieces in progress. More than one only helps asynchronous disks. */
   readonly lanes: number
-  /** Data is copied as fast as this allows. */
+  /** Limits the rate of copied data. */
   readonly pace: Pace
-  /** What is to be copied. */
+  /** Tells which bytes are copied. */
   readonly lookup: Lookup
   /** Reads pieces ahead, while others are written. */
   readonly lateReads: LateReads | undefined
 }
 
-/** Pieces that are read ahead: more of them make it no faster (measured). */
+/** Pieces to read ahead: more are not faster (measured). */
 const AHEAD = 1
 
-/** A piece on its way. */
+/** A piece in progress. */
 interface Begun {
   readonly piece: Piece
-  /** Of data that is being read. */
+  /** Set if the data is being read ahead. */
   readonly buffer?: Uint8Array
   readonly reading?: Promise<void>
 }
 
-/** Copies all of it. When it rejects, nothing of it goes on. @throws what the disks fail with, and what stops the operation */
+/** Copies all pieces. When it rejects, no read or write is in progress any more. @throws errors of the disks; the signal's reason */
 export async function copyPieces(options: CopyOptions): Promise<void> {
   const { source, sink, operation, lookup, lateReads } = options
   const pieces = new Pieces({ size: source.size, lookup, operation, unit: sink.unit, lateReads })
@@ -42,7 +42,7 @@ export async function copyPieces(options: CopyOptions): Promise<void> {
   await sink.finish()
 }
 
-/** Copies piece after piece, as they come: lanes share one list of pieces. */
+/** Copies one piece after another. All lanes take them from the same `pieces`. */
 async function copyLane(options: CopyOptions, pieces: Pieces): Promise<void> {
   const { operation, lateReads } = options
   const most = lateReads === undefined ? 1 : AHEAD + 1
@@ -62,18 +62,18 @@ async function copyLane(options: CopyOptions, pieces: Pieces): Promise<void> {
     }
   } catch (error) {
     pieces.stop()
-    // The source may be closed once this has rejected.
+    // Waits for reads in progress, because the caller may close the source after this rejects.
     await Promise.allSettled(begun.map(({ reading }) => reading))
     throw error
   }
 }
 
-/** Begins to read a piece where that can be done ahead. */
+/** Begins to read a piece, if it can be read ahead. */
 function begin(piece: Piece, { sink, lateReads }: CopyOptions): Begun {
   if (piece.isLate !== true || lateReads === undefined) return { piece }
   const buffer = sink.buffer(piece.length)
   const reading = lateReads.read(buffer, piece.offset)
-  // An error is told where it is waited for.
+  // `finish` reports the error; this only prevents an unhandled rejection.
   reading.catch(() => undefined)
   return { piece, buffer, reading }
 }

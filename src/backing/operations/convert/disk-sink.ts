@@ -1,4 +1,4 @@
-/** Where a conversion puts what it has read: on any disk, zeroes left out. */
+/** DiskSink: writes the data of a conversion to any disk, and leaves out zeroes. */
 import type { VirtioBacking } from "../../backing.ts"
 import { isZero } from "../../buffers.ts"
 import { zeroRange } from "./zero-range.ts"
@@ -7,11 +7,11 @@ import { zeroRange } from "./zero-range.ts"
 export interface Sink {
   /** Bytes: pieces begin at multiples of it. */
   readonly unit: number
-  /** A buffer to read the next piece into. The sink's again once `write` has resolved. */
+  /** A buffer to read the next piece into. The sink reuses it after `write` has resolved. */
   buffer(length: number): Uint8Array
   write(buffer: Uint8Array, offset: number): Promise<void>
   zero(offset: number, length: number): Promise<void>
-  /** Everything has been given: waits for what is under way. */
+  /** Call it after the last piece: waits for all writes. */
   finish(): Promise<void>
 }
 
@@ -20,7 +20,7 @@ export interface DiskSinkOptions {
   readonly targetIsZero: boolean
 }
 
-/** Most bytes of a unit: some 4 MiB are held at a time. */
+/** Maximum bytes of a unit, which limits the memory of a piece to about 4 MiB. */
 const LARGEST_UNIT = 1 << 22
 
 export class DiskSink implements Sink {
@@ -69,16 +69,16 @@ export class DiskSink implements Sink {
   }
 }
 
-/** Where the first block of zeroes begins at `from` or behind it, in steps of a block; the end of `buffer` where there is none. */
+/** Start of the first block of zeroes from `from` on, in steps of a block; the end of `buffer` if there is none. */
 function firstZeroBlock(buffer: Uint8Array, from: number, block: number): number {
   const { length } = buffer
-  // Data mostly shows in a block's first byte: there is no call for it.
+  // The first byte of a block with data is mostly nonzero: then no call is needed.
   for (let at = from; at < length; at += block) if (buffer[at] === 0 && blockIsZero(buffer, at, block)) return at
   return length
 }
 
 function blockIsZero(buffer: Uint8Array, start: number, length: number): boolean {
   const end = Math.min(start + length, buffer.length)
-  // No view is made where the last byte tells.
+  // No view is needed if the last byte is nonzero.
   return buffer[end - 1] === 0 && isZero(buffer.subarray(start, end))
 }

@@ -1,21 +1,21 @@
-/** Reads of a source on another thread, so that they go on while the target is written. */
+/** LateReads: reads a source on another thread while the target is written. */
 import type { VirtioBacking } from "../../backing.ts"
 import { qcow2Of } from "../layer-steps.ts"
 
-/** A source that is read on another thread: it stays open, and as it is, until that is done. */
+/** A source that another thread reads. It must stay open and unchanged until the reads have ended. */
 export interface LateReads {
-  /** How many of `length` bytes from `offset` on can be read by one `read`: 0 where it has to be done in the usual way. */
+  /** How many of `length` bytes from `offset` on one `read` can read: 0 if they need a normal read. */
   runAt(offset: number, length: number): number
   read(buffer: Uint8Array, offset: number): Promise<void>
 }
 
-/** A disk that answers at once, and may be able to read on another thread as well. */
+/** A synchronous disk that may be able to read on another thread as well. */
 interface MaybeLate extends VirtioBacking {
   readonly readsLater?: boolean
   preadLater?(buffer: Uint8Array, offset: number): Promise<void>
 }
 
-/** Undefined for a disk that is not read-only: what its clusters hold may change while they are read. */
+/** Undefined for a disk that is not read-only, because its clusters may change during a read. */
 export function lateReadsOf(source: MaybeLate): LateReads | undefined {
   if (!source.readOnly || source.asynchronous === true) return undefined
   const image = qcow2Of(source)

@@ -1,21 +1,21 @@
-/** Pieces: a disk cut into what one step copies: data to be read, zeroes that the disk tells of, and what is not to be copied at all. */
+/** Pieces: cuts a disk into pieces for single steps: data to read, zeroes that the disk reports, and bytes to skip. */
 import type { LateReads } from "./late-reads.ts"
 import type { Operation } from "../operation.ts"
 import { runAt, type SourceDisk } from "../runs.ts"
 
 /**
- * Bytes of data in one piece: what is read stays in the processor's cache until it is written. 2 MiB take a third longer, and 64 KiB a
- * tenth (measured).
+ * Bytes of data in one piece, which stay in the processor's cache from the read to the write. Pieces of 2 MiB take a third longer, and of
+ * 64 KiB a tenth (measured).
  */
 const PIECE = 1 << 18
 /**
- * The same for pieces that another thread reads. Each costs a turn of the event loop; and a short one is still in the cache of the other
- * processor when it is written, which takes longer than to get it from the cache that they share (measured).
+ * The same for pieces that another thread reads. Each costs a turn of the event loop, and a short one is still in the cache of the other
+ * processor when it is written: that is slower than a read from the shared cache (measured).
  */
 const LATE_PIECE = 1 << 21
-/** Shorter runs are read at once: a turn of the event loop takes as long as copying 64 KiB. */
+/** Shorter runs are read synchronously: a turn of the event loop takes as long as copying 64 KiB. */
 const SHORTEST_LATE = 1 << 17
-/** Bytes of zeroes in one piece: progress is told after each. */
+/** Bytes of zeroes in one piece, after which progress is reported. */
 const ZERO_PIECE = 2 ** 30
 
 export type PieceKind = "data" | "zero" | "skip"
@@ -24,14 +24,14 @@ export interface Piece {
   readonly offset: number
   readonly length: number
   readonly kind: PieceKind
-  /** Data that is read on another thread. */
+  /** True for data that is read on another thread. */
   readonly isLate?: boolean
 }
 
-/** What is known of a disk's bytes from `offset` on: at most `length` > 0 of them that are alike. */
+/** Returns the run from `offset` on of bytes of one kind: at most `length` > 0. */
 export type Lookup = (offset: number, length: number) => Promise<{ readonly length: number; readonly kind: PieceKind }>
 
-/** Copies all that a disk reads as. */
+/** Copies the whole content of a disk. */
 export function everything(source: SourceDisk): Lookup {
   return async (offset, length) => {
     const run = await runAt(source, offset, length)
@@ -46,7 +46,7 @@ export interface PiecesOptions {
   readonly operation: Operation
   /** Bytes: pieces begin at multiples of this, so that clusters of the target are written whole. */
   readonly unit: number
-  /** What of the data can be read on another thread. */
+  /** The reads that another thread can do. */
   readonly lateReads?: LateReads | undefined
 }
 
@@ -59,10 +59,10 @@ export class Pieces {
   readonly #dataPiece: number
   readonly #latePiece: number
   #at = 0
-  /** Up to here all is data. */
+  /** All bytes up to here are data. */
   #dataEnd = 0
   #isStopped = false
-  /** The search for the piece before: those who ask at once wait for each other. */
+  /** The previous search: concurrent calls of `next` wait for each other. */
   #last: Promise<Piece | undefined> = Promise.resolve(undefined)
 
   constructor(options: PiecesOptions) {
@@ -75,13 +75,13 @@ export class Pieces {
     this.#latePiece = this.#wholeUnits(LATE_PIECE) || options.unit
   }
 
-  /** The next piece, or undefined at the end, and after `stop`. @throws what the source fails with, and what stops the operation */
+  /** The next piece, or undefined at the end, and after `stop`. @throws errors of the source; the signal's reason */
   next(): Promise<Piece | undefined> {
     this.#last = this.#last.then(() => this.#find())
     return this.#last
   }
 
-  /** There are no more pieces. */
+  /** Makes `next` resolve to undefined. */
   stop(): void {
     this.#isStopped = true
   }
@@ -100,13 +100,13 @@ export class Pieces {
     return this.#take({ offset, length: Math.min(most, this.#dataPiece), kind: "data" })
   }
 
-  /** How many of `length` bytes at `offset` another thread can read, in whole units where they are not all. */
+  /** How many of `length` bytes at `offset` another thread can read: all, or whole units. */
   #lateLength(offset: number, length: number): number {
     const run = this.#lateReads === undefined || length < SHORTEST_LATE ? 0 : this.#lateReads.runAt(offset, length)
     return run < length ? this.#wholeUnits(run) : length
   }
 
-  /** At most `length` bytes. */
+  /** Rounds `length` down to whole units. */
   #wholeUnits(length: number): number {
     return Math.floor(length / this.#unit) * this.#unit
   }
@@ -116,7 +116,7 @@ export class Pieces {
     return piece
   }
 
-  /** Whole units at `offset` that need not be read. Where there are none, finds out how far data goes. */
+  /** Whole units at `offset` that need not be read. If there are none, sets the end of the data. */
   async #quietAt(offset: number): Promise<Piece | undefined> {
     const rest = this.#size - offset
     const { kind, length: first } = await this.#lookup(offset, rest)
@@ -128,7 +128,7 @@ export class Pieces {
       if (more.kind !== kind) break
       length += more.length
     }
-    // What is left of a unit is copied with what follows it.
+    // The rest of a unit is copied together with the next bytes.
     this.#dataEnd = offset + length
     const whole = length >= rest ? rest : Math.floor(length / this.#unit) * this.#unit
     return whole === 0 ? undefined : { offset, length: whole, kind }

@@ -1,10 +1,10 @@
-/** Opens an image to read all of it, by path: of a raw one it is known where its holes are. */
+/** Opens an image by path to read all of it. Knows the holes of a raw image. */
 import { type Allocation, BackingError, type VirtioBacking } from "../../backing.ts"
 import { type DataExtent, dataExtents } from "../../host/data-extents.ts"
 import { openImage, type OpenImageOptions } from "../../open.ts"
 import { RawBacking } from "../../raw.ts"
 
-/** Opens it read-only, and keeps writers out. @throws as `openImage` */
+/** Opens it read-only, and locks it against writers. @throws as `openImage` */
 export function openSource(path: string, options: Omit<OpenImageOptions, "readOnly"> = {}): VirtioBacking {
   const disk = openImage(path, { lockReadOnly: true, ...options, readOnly: true })
   return disk instanceof RawBacking && !disk.isEncrypted ? new SparseDisk(disk, dataExtents(disk.path)) : disk

@@ -4,7 +4,7 @@ import type { VirtioBacking } from "../../backing.ts"
 const DEFAULT_AT_ONCE = 1 << 24
 const WRITTEN_AT_ONCE = 1 << 20
 
-/** Frees the space behind the range where the disk can. @throws what the disk fails with */
+/** Frees the space of the range if the disk can. @throws errors of the disk */
 export async function zeroRange(disk: VirtioBacking, offset: number, length: number): Promise<void> {
   for (let done = 0; done < length; ) {
     if (disk.writeZeroes === undefined) {

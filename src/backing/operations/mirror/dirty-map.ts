@@ -1,6 +1,6 @@
-/** DirtyMap: which parts of a disk have changed, in a few mebibytes of memory at most. */
+/** DirtyMap: the changed parts of a disk, in a few mebibytes of memory at most. */
 
-/** Bytes that one mark covers at least, and marks at most. */
+/** Minimum bytes of one mark, and maximum number of marks. */
 const LEAST_GRAIN = 1 << 16
 const MOST_MARKS = 1 << 24
 
@@ -25,7 +25,7 @@ export class DirtyMap {
     this.#marks = new Uint8Array(Math.ceil(size / grain))
   }
 
-  /** Bytes that are marked. */
+  /** Number of marked bytes. */
   get dirtyBytes(): number {
     return Math.min(this.#count * this.grain, this.#size)
   }
@@ -40,7 +40,7 @@ export class DirtyMap {
     }
   }
 
-  /** The first run of marked parts from `offset` on, of at most `most` bytes, whose marks are taken away; undefined where there is none. */
+  /** Removes and returns the first run of marked parts from `offset` on, of at most `most` bytes; undefined if there is none. */
   take(offset: number, most: number): DirtyRun | undefined {
     const first = this.#marks.indexOf(1, Math.ceil(offset / this.grain))
     if (first < 0) return undefined

@@ -1,6 +1,4 @@
-/**
- * mirrorDisk: copies the disk of a running guest to another backing, with what the guest writes meanwhile, and lets the guest go on there.
- */
+/** mirrorDisk: copies the disk of a running guest to another backing, including concurrent writes, and then switches the guest to it. */
 import { checkCount, checkOptions, type Rules } from "../../../options.ts"
 import { BackingError, checkBacking, type VirtioBacking } from "../../backing.ts"
 import { tablesOf } from "../layer-steps.ts"
@@ -20,28 +18,29 @@ export interface MirroredDevice {
 
 /** Options of `mirrorDisk`. */
 export interface MirrorOptions extends OperationOptions {
-  /** Bytes in a second that are copied at most, while the guest runs. Default: as many as the host can. */
+  /** Maximum of bytes copied a second while the guest runs. Default: no limit. */
   readonly rate?: number
-  /** The target reads as zeroes: zeroes of the disk need not be written. Default false. */
+  /** The target already reads as zeroes, so zeroes of the disk are skipped. Default false. */
   readonly targetIsZero?: boolean
-  /** Tells the time for `rate`. Default: the host's. */
+  /** The clock for `rate`. Default: the host's. */
   readonly clock?: PaceClock
 }
 
 const MIRROR_RULES: Rules<MirrorOptions> = { ...OPERATION_RULES, rate: "number?", targetIsZero: "boolean?", clock: "object?" }
 
 const SECTOR = 512
-/** So little can be copied while the guest waits. */
+/** Bytes that may be copied while the guest waits. */
 const SWITCH_BYTES = 4 << 20
 
 /**
- * Copies the disk of `device` to `target`, whatever is there, while the guest runs: what it writes is copied again, until little is left.
- * Then the device takes no requests, the rest is copied and flushed, and the guest goes on with `target`. A device that was paused goes on
- * too.
+ * Copies the disk of `device` to `target`, and overwrites all of `target`, while the guest runs. Repeats this for parts that the guest has
+ * changed, until little is left. Then it pauses the device, copies and flushes the rest, switches the device to `target`, and resumes it,
+ * even if it was paused before.
  *
- * When this resolves, the old disk is its owner's to close. When it rejects, the guest goes on with the old one, and `target` holds a part.
- * @throws BackingError (as a rejection) what reading the disk and writing `target` fail with; `invalid-argument` for a target of another
- * size, or without an ability that the guest may rely on; `unsupported` for zoned disks. The signal's reason.
+ * After it resolves, the owner of the old disk may close it. When it rejects, the guest continues with the old disk, and `target` has a
+ * part of the data.
+ * @throws BackingError (as a rejection) errors of reading the disk and writing `target`; `invalid-argument` for a target of another size,
+ * or without an optional method that the guest may rely on; `unsupported` for zoned disks. The signal's reason.
  * @throws TypeError for wrong arguments
  */
 export async function mirrorDisk(device: MirroredDevice, target: VirtioBacking, options: MirrorOptions = {}): Promise<void> {
@@ -67,12 +66,12 @@ async function switchOver(device: MirroredDevice, target: VirtioBacking, mirror:
     for (;;) {
       await mirror.copyRest()
       await target.flush?.()
-      // Whoever has put another disk in, or changed this one's size, wants that.
+      // Another caller has changed the disk of the device, and that change wins.
       if (device.backing !== mirror.disk) throw new Error("mirrorDisk: the device got another disk meanwhile")
       checkTarget(mirror.disk, target)
       await device.changeBacking(target)
       if (!mirror.isReplaced) return
-      // No request was taken meanwhile, but somebody has gone back to a snapshot.
+      // The device took no request meanwhile, but another caller has applied a snapshot.
       await device.changeBacking(mirror.disk, { atOnce: true })
     }
   } finally {
@@ -80,7 +79,10 @@ async function switchOver(device: MirroredDevice, target: VirtioBacking, mirror:
   }
 }
 
-/** What the mirror failed with is to be told: a device that cannot go back goes on through the mirror, which does nothing else. */
+/**
+ * Ignores errors, so that the mirror's own error is reported. A device that cannot switch back continues through the watched disk, which
+ * only passes calls on.
+ */
 async function goBack(device: MirroredDevice, source: VirtioBacking): Promise<void> {
   try {
     await device.changeBacking(source)
@@ -89,7 +91,7 @@ async function goBack(device: MirroredDevice, source: VirtioBacking): Promise<vo
   }
 }
 
-/** Refused now, and not after hours of copying. */
+/** Refuses an unsuitable target now, and not after hours of copying. */
 function checkTarget(source: VirtioBacking, target: VirtioBacking): void {
   const refuse = (message: string): BackingError => new BackingError("invalid-argument", `the target of the mirror ${message}`)
   if (source.zones !== undefined || target.zones !== undefined) throw new BackingError("unsupported", "a zoned disk cannot be mirrored")
@@ -102,7 +104,7 @@ function checkTarget(source: VirtioBacking, target: VirtioBacking): void {
 }
 
 class Mirror {
-  /** The source, as the device uses it meanwhile. */
+  /** The watched source, which the device uses during the mirror. */
   readonly disk: VirtioBacking
   readonly #source: VirtioBacking
   readonly #target: VirtioBacking
@@ -110,10 +112,10 @@ class Mirror {
   readonly #operation: Operation
   readonly #pace: Pace
   readonly #buffer = new Uint8Array(STEP_BYTES)
-  /** Bytes that both have: a tail that is no whole sector is out of the guest's reach. */
+  /** The smaller size of both: the guest cannot reach an incomplete sector at the end. */
   readonly #size: number
   #maySkipZeroes: boolean
-  /** Those by which all that is not marked has been copied. */
+  /** The `tablesOf` the source with which all unmarked parts were copied. */
   #tables: object | undefined
 
   constructor(source: VirtioBacking, target: VirtioBacking, options: MirrorOptions) {
@@ -129,7 +131,7 @@ class Mirror {
     this.disk = watchedDisk(source, (offset, length) => this.#dirty.mark(offset, Math.min(length, this.#size - offset)))
   }
 
-  /** Pass after pass, until what the guest has changed meanwhile is little, or does not become less. */
+  /** Copies in passes, until little is left, or until a pass does not halve the rest. */
   async copyAlmostAll(): Promise<void> {
     for (let before = Infinity; this.#dirty.dirtyBytes > SWITCH_BYTES && this.#dirty.dirtyBytes <= before / 2;) {
       before = this.#dirty.dirtyBytes
@@ -140,19 +142,19 @@ class Mirror {
     }
   }
 
-  /** The source holds something else as a whole than what was copied. */
+  /** The whole content of the source has been replaced since it was copied. */
   get isReplaced(): boolean {
     return tablesOf(this.#source) !== this.#tables
   }
 
-  /** The guest is not running. */
+  /** Copies the rest while the device is paused. */
   async copyRest(): Promise<void> {
     this.#markReplaced()
     this.#operation.extend(this.#dirty.dirtyBytes)
     await this.#pass(async () => undefined)
   }
 
-  /** Whoever goes back to a snapshot of the image changes all of it, and not through the disk that is watched. */
+  /** Marks everything if a snapshot was applied, which replaces the whole content without a call of the watched disk. */
   #markReplaced(): boolean {
     if (!this.isReplaced) return false
     this.#tables = tablesOf(this.#source)
@@ -178,7 +180,7 @@ class Mirror {
     }
   }
 
-  /** Its marks have been taken away before: what changes while it is read is marked anew. */
+  /** The caller has removed the marks before, so that changes during the read are marked again. */
   async #copy(offset: number, length: number): Promise<void> {
     checkTarget(this.#source, this.#target)
     for (let done = 0; done < length;) {

@@ -1,9 +1,12 @@
-/** A disk that passes on everything to another one, and tells of each range before it changes, and once more when the change is through. */
+/**
+ * watchedDisk: a disk that passes all calls on to another one, and reports each range before it changes, and again after an asynchronous
+ * change.
+ */
 import { totalLength, type VirtioBacking } from "../../backing.ts"
 
 type Changed = (offset: number, length: number) => void
 
-/** `disk`, with the same abilities. It stays its owner's: `close` does nothing. */
+/** Wraps `disk`, with the same optional methods. `close` does nothing, because the caller still owns `disk`. */
 export function watchedDisk(disk: VirtioBacking, changed: Changed): VirtioBacking {
   const { secureEraseAlignment, asynchronous, discardGranularity } = disk
   return Object.defineProperties(
@@ -20,7 +23,7 @@ export function watchedDisk(disk: VirtioBacking, changed: Changed): VirtioBackin
   ) as VirtioBacking
 }
 
-/** What may change while the disk is in use. */
+/** The properties that may change while the disk is in use. */
 function gettersOf(disk: VirtioBacking): PropertyDescriptorMap {
   const names = ["size", "zeroesAtOnce", "unmapsAtOnce", "canUnmap", "slow"] as const
   return Object.fromEntries(names.map((name) => [name, { get: () => disk[name], enumerable: true }]))
@@ -43,7 +46,7 @@ function readingOf(disk: VirtioBacking): Partial<VirtioBacking> & Pick<VirtioBac
 type Change = (offset: number, length: number, work: () => void | Promise<void>) => void | Promise<void>
 
 function changingOf(disk: VirtioBacking, changed: Changed): Partial<VirtioBacking> & Pick<VirtioBacking, "pwrite"> {
-  // A change that is answered later may reach the disk before or after somebody has read the range: it counts again at its end.
+  // A copy may have read the range before an asynchronous change reached the disk, so the end of the change counts again.
   const change: Change = (offset, length, work) => {
     changed(offset, length)
     return work()?.finally(() => changed(offset, length))
@@ -63,7 +66,7 @@ function writingOf(disk: VirtioBacking, change: Change): Partial<VirtioBacking> 
   }
 }
 
-/** What is done when it returns. */
+/** The writes that have finished when they return. */
 function writingNow(disk: VirtioBacking, changed: Changed): Partial<VirtioBacking> {
   const { pwriteFrom, pwriteNow } = disk
   return {

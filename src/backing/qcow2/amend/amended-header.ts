@@ -1,4 +1,4 @@
-/** The header of an image some options of which change: what can change, and what stands in the way. */
+/** Computes the header for changed options of an image, and refuses impossible changes. */
 import { BackingError } from "../../backing.ts"
 import { decodeText, encodeText } from "../format/bytes.ts"
 import { backingFormat, hasFeature, isDataFileRaw, type Qcow2Header } from "../format/header.ts"
@@ -8,21 +8,21 @@ import {
 import type { Snapshot } from "../format/snapshot-table.ts"
 import { headerWithBacking } from "../layers/change-backing.ts"
 
-/** What is to change; the rest stays. */
+/** The options to change. Left out: no change. */
 export interface Amendments {
   /** Version 2 of the format, "0.10", or version 3, "1.1". */
   readonly compat?: "0.10" | "1.1"
-  /** The feature bit by which other programs may defer refcounts. Needs "1.1". */
+  /** The feature bit that lets other programs defer refcount updates. Needs "1.1". */
   readonly lazyRefcounts?: boolean
   /** Bits of a refcount: 1, 2, 4, 8, 16, 32 or 64. "0.10" has 16. */
   readonly refcountBits?: number
-  /** Name of the backing file as it is to stand in the image; "" for none. Nothing is copied: what the image reads as may change. */
+  /** Name of the backing file as the image stores it; "" for none. Copies no data, so the content of the image may change. */
   readonly backing?: string
-  /** Its format. */
+  /** The format of the backing file. */
   readonly backingFormat?: "raw" | "qcow2" | "luks"
-  /** Name of the external data file of an image that has one. The file itself is not touched. */
+  /** Name of the external data file of an image that has one. The file itself does not change. */
   readonly dataFile?: string
-  /** False: its data file is no longer kept as what the guest sees. An image cannot get that later. */
+  /** False: the data file no longer has to hold exactly what the guest sees. True is refused unless the image already has this. */
   readonly dataFileRaw?: boolean
 }
 
@@ -31,7 +31,8 @@ const RAW_DATA = 1n << BigInt(AUTOCLEAR_BIT.RAW_EXTERNAL_DATA)
 const DIRTY = 1n << BigInt(INCOMPATIBLE_BIT.DIRTY)
 
 /**
- * `header` after all that only the header says; the version only rises. Whatever cannot be changed is refused here, before anything is.
+ * Returns `header` with the options that only the header stores; it can raise the version, but not lower it. Refuses impossible options
+ * before anything has changed.
  * @throws BackingError `invalid-argument`, `unsupported`
  */
 export function amendedHeader(header: Qcow2Header, options: Amendments, path: string): Qcow2Header {
@@ -58,7 +59,7 @@ const NAMES: Readonly<Record<number, string>> = {
   [INCOMPATIBLE_BIT.EXTENDED_L2]: "extended L2 entries",
 }
 
-/** What version 2 cannot say. */
+/** Refuses features that version 2 lacks. */
 function refuseLosing(header: Qcow2Header, path: string): void {
   const refuse = (what: string): BackingError =>
     new BackingError("unsupported", `compat "0.10" has no ${what}, so the image stays as it is`, { path })
@@ -70,8 +71,9 @@ function refuseLosing(header: Qcow2Header, path: string): void {
 }
 
 /**
- * Version 2 keeps one size for the disk and all its snapshots, and 32 bits for that of a VM state.
- * @param size bytes of the disk as it will be
+ * Refuses snapshots that version 2 cannot store: it has one size for the disk and all its snapshots, and 32 bits for the size of a VM
+ * state.
+ * @param size the disk's new size in bytes
  * @throws BackingError `unsupported`
  */
 export function refuseSnapshotsOfVersion3(snapshots: readonly Snapshot[], size: number, path: string): void {
@@ -105,13 +107,13 @@ function withDataFile(header: Qcow2Header, options: Amendments, refuse: (message
   return { ...header, ...raw, extensions }
 }
 
-/** Version 3 says the same of an image of version 2, and has room for more. */
+/** Converts a header of version 2 to version 3, without a change of meaning. */
 function asVersion3(header: Qcow2Header): Qcow2Header {
   const trailing = new Uint8Array(HEADER_SIZE.V3_WRITTEN - HEADER_FIELD.COMPRESSION_TYPE - 1)
   return { ...header, version: 3, headerLength: HEADER_SIZE.V3_WRITTEN, compressionType: COMPRESSION_TYPE.ZLIB, trailing }
 }
 
-/** The header in version 2, of an image that has nothing which that cannot say any more. */
+/** Converts a header to version 2. The image no longer has features that version 2 lacks. */
 export function asVersion2(header: Qcow2Header): Qcow2Header {
   const extensions = header.extensions.filter(({ type }) => type !== EXTENSION_TYPE.FEATURE_NAME_TABLE && type !== EXTENSION_TYPE.BITMAPS)
   return {

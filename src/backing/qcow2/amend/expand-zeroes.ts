@@ -1,13 +1,13 @@
-/** Takes the zero flags out of an image, for version 2, which has none: zeroes become data, or nothing where nothing lies behind. */
+/** Removes the zero flags of an image, because version 2 has none: zeroes become data or, without a backing file, unallocated. */
 import type { Qcow2Image } from "../image.ts"
 import type { MapExtent } from "../map-extents.ts"
 
-/** Bytes of zeroes that are written together. */
+/** Bytes of zeroes for one write. */
 const PIECE = 1 << 20
-/** Extents that are looked up before they are changed: the map does not go on over what changes. */
+/** Extents to look up before they are changed, because changes invalidate the iterator of the map. */
 const MOST_EXTENTS = 4096
 
-/** The disk reads the same afterwards. An error leaves an image that can be used, and the call can be made again. @throws BackingError */
+/** The content of the disk does not change. After an error the image is still valid, and the call can be repeated. @throws BackingError */
 export function expandZeroes(image: Qcow2Image): void {
   const zeroes = new Uint8Array(PIECE)
   for (let from = 0; from < image.size;) {
@@ -31,7 +31,7 @@ function extentsFrom(image: Qcow2Image, from: number): MapExtent[] {
   return extents
 }
 
-/** Nothing lies behind: an entry that refers to nothing reads as zeroes, too. */
+/** Without a backing file an unallocated cluster reads as zeroes, too. */
 function forget(image: Qcow2Image, offset: number, length: number): void {
   const { clusterSize, l2Entries } = image.geometry
   for (let at = offset; at < offset + length; at += clusterSize) {

@@ -1,9 +1,9 @@
-/** How large bitmaps are, and how large they may be: one that is larger is an image that nobody opens. */
+/** Sizes and limits of bitmaps: nobody would open an image with a larger one. */
 import { BackingError } from "../../backing.ts"
 import { BITMAP_LIMIT, tableEntriesFor } from "../format/bitmaps.ts"
 import type { DirtyBitmap } from "./dirty-bitmap.ts"
 
-/** Bytes of bits that the bitmaps which record may take in memory together: a guest can touch all of them. */
+/** Bytes of bits that all recording bitmaps may take in memory together, because a guest can touch all of them. */
 const MOST_TRACKED = 2 ** 29
 
 /** A disk of `size` bytes. */
@@ -18,7 +18,7 @@ export function bytesFor(granularityBits: number, { size, clusterSize }: SizedDi
 }
 
 /**
- * Refuses a disk of `size` bytes with these bitmaps: what cannot be relied on cannot be changed (QC-BMP-12).
+ * Refuses to resize the disk to `size` bytes with inconsistent bitmaps, or with ones that would be too large (QC-BMP-12).
  * @throws BackingError `unsupported`
  */
 export function refuseResize(list: readonly DirtyBitmap[], disk: SizedDisk & { readonly path: string }): void {
@@ -29,7 +29,7 @@ export function refuseResize(list: readonly DirtyBitmap[], disk: SizedDisk & { r
   if (tooLarge !== undefined) throw refuse(`bitmap "${tooLarge.name}" would be too large for a disk of ${disk.size} bytes`)
 }
 
-/** @param sizes bytes of bits of each bitmap that is to record. @throws BackingError `unsupported` when they are too many */
+/** @param sizes bytes of bits of each recording bitmap. @throws BackingError `unsupported` if the sum is too large */
 export function refuseMoreThanMost(sizes: readonly number[], { path }: { readonly path: string }): void {
   const bytes = sizes.reduce((sum, size) => sum + size, 0)
   if (bytes <= MOST_TRACKED) return

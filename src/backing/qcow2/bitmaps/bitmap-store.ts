@@ -1,9 +1,9 @@
 /**
- * BitmapStore: the persistent bitmaps of an open image: which there are, who records writes, and how they come to the file.
+ * BitmapStore: the persistent bitmaps of an open image. Lists them, records writes in them, and stores them.
  *
- * A bitmap that records is marked as in use on the disk as long as it is open for writing (QC-BMP-09), and what is new stays in memory. At
- * the end new bits go to the places of the old ones, or to new clusters, then the tables, then the directory, with a sync between, and the
- * marks go last. A crash leaves bitmaps that say themselves that they are not to be relied on, and leaks at worst.
+ * While an image is open for writing, its recording bitmaps are marked as in use on disk (QC-BMP-09), and new bits stay in memory. `store`
+ * writes the bits, in place or to new clusters, then the tables and the directory, with syncs between, and clears the marks last. After a
+ * crash the marked bitmaps count as inconsistent, and at worst clusters are leaked.
  */
 import { BackingError } from "../../backing.ts"
 import {
@@ -20,7 +20,7 @@ import type { MetadataWriter } from "../metadata/metadata-writer.ts"
 import { bytesFor, refuseMoreThanMost, refuseResize } from "./bitmap-sizes.ts"
 import { DirtyBitmap } from "./dirty-bitmap.ts"
 
-/** The parts of an image that is open for writing that storing takes. */
+/** The parts of a writable image that `store` needs. */
 export interface StoringParts {
   readonly allocator: Allocator
   readonly metadata: MetadataMap
@@ -30,20 +30,20 @@ export interface StoringParts {
 const AUTOCLEAR = 1n << BigInt(AUTOCLEAR_BIT.BITMAPS)
 
 export class BitmapStore {
-  /** Some bitmap records: `mark` has something to do. */
+  /** Some bitmap records writes: call `mark`. */
   isRecording = false
-  /** In the order of the directory; undefined until it is read. */
+  /** In the order of the directory; undefined until the directory is read. */
   #list: DirtyBitmap[] | undefined
   readonly #file: ClusterFile
   readonly #header: HeaderStore
   readonly #clusterSize: number = 0
-  /** Those that record. */
+  /** The bitmaps that record writes. */
   #recording: readonly DirtyBitmap[] = []
-  /** Where the directory is on the disk. */
+  /** The directory on disk. */
   #directory: { readonly offset: number; readonly length: number } | undefined
-  /** Bitmaps have come or gone, or have another table: the directory on the disk is another one. */
+  /** Bitmaps were added or removed, or their tables have moved: the directory on disk is out of date. */
   #isRebuilt = false
-  /** Where the next directory goes, once a place is taken. */
+  /** The next directory, after its clusters are allocated. */
   #next: { readonly offset: number; readonly bytes: Uint8Array } | undefined
   readonly #removed: DirtyBitmap[] = []
 
@@ -54,8 +54,8 @@ export class BitmapStore {
   }
 
   /**
-   * The bitmaps, in the order of the directory, which is read at the first time.
-   * @throws BackingError `invalid-format` for one that QEMU refuses, and what reading throws
+   * The bitmaps, in the order of the directory. The first access reads it.
+   * @throws BackingError `invalid-format` for a directory that QEMU refuses, and errors of reading
    */
   get list(): DirtyBitmap[] {
     return (this.#list ??= this.#read())
@@ -75,7 +75,7 @@ export class BitmapStore {
     return list
   }
 
-  /** Structures in the file that no guest data may land on. The bits themselves have refcounts only. */
+  /** Structures that guest data must not overwrite. Only refcounts protect the bits themselves. */
   get ranges(): MetadataRange[] {
     const { offset = 0, length = 0 } = this.#directory ?? {}
     const tables = this.list.map(({ tableOffset, tableEntries }) => ({
@@ -85,8 +85,7 @@ export class BitmapStore {
   }
 
   /**
-   * The image is open for writing, and nothing has been written: marks the bitmaps that record as in use. A directory that the header names
-   * without saying that it is valid is given up (QC-BMP-02).
+   * Marks the recording bitmaps as in use, before anything else is written. Drops a directory whose autoclear bit is not set (QC-BMP-02).
    */
   begin(): void {
     const { header } = this.#header
@@ -95,13 +94,13 @@ export class BitmapStore {
     this.#flag(this.#recording)
   }
 
-  /** The guest changes `length` bytes from `offset` on. */
+  /** Records a guest write of `length` bytes at `offset`. */
   mark(offset: number, length: number): void {
     if (length === 0) return
     for (const bitmap of this.#recording) bitmap.mark(offset, length)
   }
 
-  /** The bitmap of that name, to be used. @throws BackingError `not-found`, or `corrupt` for one that cannot be relied on */
+  /** The bitmap of that name. @throws BackingError `not-found`, or `corrupt` for an inconsistent one */
   usable(name: string): DirtyBitmap {
     const bitmap = this.find(name)
     if (bitmap.isUsable) return bitmap
@@ -117,7 +116,8 @@ export class BitmapStore {
   }
 
   /**
-   * A new one, with no bit set. The name and the granularity have been checked. @throws BackingError `exists`, `no-space`, `unsupported`
+   * Adds a bitmap with no bit set. The caller has checked the name and the granularity. @throws BackingError `exists`, `no-space`,
+   * `unsupported`
    */
   add(name: string, granularityBits: number, options: { readonly isEnabled: boolean }): void {
     const { header } = this.#header
@@ -158,19 +158,19 @@ export class BitmapStore {
   }
 
   /**
-   * Lets `work` give the disk `size` bytes, and the bitmaps as many bits as that takes.
-   * @throws BackingError `unsupported` for bitmaps that the disk cannot have then, and what `work` throws
+   * Lets `work` resize the disk to `size` bytes, and resizes the bitmaps.
+   * @throws BackingError `unsupported` as `refuseResize`, and what `work` throws
    */
   resized(size: number, work: () => void): void {
     refuseResize(this.list, { size, ...this.#place })
     refuseMoreThanMost(this.#recording.map(({ granularityBits }) => bytesFor(granularityBits, { size, ...this.#place })), this.#place)
     this.#flag(this.list)
-    // All that can fail comes first: a disk of another size with bitmaps of the old one would be an image that nobody opens.
+    // Everything that can fail comes first: nobody would open an image whose bitmaps do not fit its size.
     const changes = this.list.map((bitmap) => bitmap.prepareResize(size))
     try {
       work()
     } finally {
-      // A cut that fails at its end has happened.
+      // If `work` failed after it had changed the size, the bitmaps change as well.
       if (this.#header.header.size === size) {
         for (const change of changes) change()
         if (this.list.length > 0) this.#rebuild()
@@ -178,7 +178,7 @@ export class BitmapStore {
     }
   }
 
-  /** `work` puts another disk of `size` bytes in the place of this one: all of it may have changed. */
+  /** Lets `work` replace the whole disk by one of `size` bytes, and marks all of it as changed. */
   replaced(size: number, work: () => void): void {
     if (size === this.#header.header.size) work()
     else this.resized(size, work)
@@ -186,8 +186,8 @@ export class BitmapStore {
   }
 
   /**
-   * Brings everything to the disk, where the bitmaps are consistent afterwards.
-   * @throws BackingError; then it can be called again, and until then the disk has bitmaps that are marked as in use
+   * Stores all bitmaps and clears their marks on disk.
+   * @throws BackingError; then the bitmaps on disk stay marked as in use until a repeated call succeeds
    */
   store(parts: StoringParts): void {
     const changed = this.list.filter((bitmap) => bitmap.isUsable && bitmap.isChanged)
@@ -196,7 +196,7 @@ export class BitmapStore {
     this.#flag(changed)
     for (const bitmap of changed) bitmap.storePages(parts)
     if (this.#isRebuilt) this.#placeDirectory(parts.allocator)
-    // All that the tables and the directory refer to, and all data that the bitmaps speak of.
+    // First the clusters that the tables and the directory refer to, and the guest data that the bitmaps describe.
     parts.metadataWriter.store()
     for (const bitmap of changed) bitmap.storeTable()
     if (this.#next !== undefined) this.#file.write(this.#next.bytes, this.#next.offset)
@@ -213,7 +213,7 @@ export class BitmapStore {
     return { clusterSize: this.#clusterSize, path: this.#file.path }
   }
 
-  /** Which bitmaps record from now on. */
+  /** Selects the bitmaps of `list` that record from now on. */
   #choose(list: readonly DirtyBitmap[]): void {
     const recording = list.filter(({ isUsable, isEnabled }) => isUsable && isEnabled)
     refuseMoreThanMost(recording.map(({ bytes }) => bytes), this.#place)
@@ -231,7 +231,7 @@ export class BitmapStore {
     this.#storeFlags(bitmaps, (bitmap) => bitmap.storedFlags | BITMAP_FLAG.IN_USE)
   }
 
-  /** Stores the flags of each bitmap that has an entry on the disk: four bytes, which a crash leaves old or new. */
+  /** Stores the flags of each bitmap that has an entry on disk: four bytes, which a crash cannot tear. */
   #storeFlags(bitmaps: readonly DirtyBitmap[], flagsOf: (bitmap: DirtyBitmap) => number): void {
     const stored: (() => void)[] = []
     for (const bitmap of bitmaps) {
@@ -259,7 +259,7 @@ export class BitmapStore {
     this.#next = { offset: first * this.#clusterSize, bytes }
   }
 
-  /** Lets the header name the new directory, or none. */
+  /** Switches the header to the new directory, or to none. */
   #switchDirectory(allocator: Allocator): void {
     const before = this.#directory
     const { header } = this.#header
@@ -282,7 +282,7 @@ export class BitmapStore {
   }
 }
 
-/** `header` with that directory, or with no bitmaps. */
+/** Returns `header` with that directory, or without bitmaps. */
 export function withBitmaps(
   header: Qcow2Header, directory: { readonly offset: number; readonly length: number; readonly count: number } | undefined,
 ): Qcow2Header {

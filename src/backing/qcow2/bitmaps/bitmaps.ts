@@ -1,4 +1,4 @@
-/** Bitmaps: the persistent dirty bitmaps of an open image, for programs: which parts of the disk have changed since some moment. */
+/** Bitmaps: the API for the persistent dirty bitmaps of an open image, which record the parts of the disk that change. */
 import { checkCount, checkOptions, checkValue, type Rules } from "../../../options.ts"
 import { BackingError } from "../../backing.ts"
 import { BITMAP_LIMIT } from "../format/bitmaps.ts"
@@ -7,14 +7,14 @@ import { findBit } from "./bits.ts"
 import type { BitmapStore } from "./bitmap-store.ts"
 import type { DirtyBitmap } from "./dirty-bitmap.ts"
 
-/** What a persistent bitmap is like. */
+/** A description of a persistent bitmap. */
 export interface BitmapInfo {
   readonly name: string
   /** Bytes of the disk for each bit. */
   readonly granularity: number
   /** Writes are recorded. */
   readonly isEnabled: boolean
-  /** False for one that a program has left without storing it: it cannot be used, only removed. */
+  /** False if a program ended without storing the bitmap: it can only be removed. */
   readonly isConsistent: boolean
 }
 
@@ -34,19 +34,19 @@ export interface ChangedRange {
   readonly length: number
 }
 
-/** What the image lends. */
+/** The image's side of `Bitmaps`. */
 export interface BitmapsAccess {
   readonly clusterSize: number
   readonly path: string
   /** Bytes of the disk. */
   size(): number
-  /** Does `work` with the bitmaps. */
+  /** Runs `work` with the bitmaps. */
   inspect<T>(work: (store: BitmapStore) => T): T
-  /** The same for work that changes them. @throws BackingError `read-only` and so on */
+  /** The same for work that changes them. @throws as `Qcow2Image.change` */
   change<T>(work: (store: BitmapStore) => T): T
 }
 
-/** What can be done with the bitmaps of an image; over a file that answers later, later. As `Bitmaps`. */
+/** The methods of `Bitmaps`. Over an asynchronous image file they return promises. */
 export interface BitmapActions {
   list(): readonly BitmapInfo[] | Promise<readonly BitmapInfo[]>
   add(name: string, options?: AddBitmapOptions): void | Promise<void>
@@ -59,8 +59,8 @@ export interface BitmapActions {
 }
 
 /**
- * The persistent bitmaps of an image. What is changed here, and what the guest writes, is stored when the image is closed; a program that
- * ends without that leaves the bitmaps that recorded as not consistent, and loses what was changed.
+ * The persistent bitmaps of an image. Closing the image stores all changes, including recorded guest writes. If a program ends without
+ * closing it, the changes are lost, and the recording bitmaps are inconsistent.
  */
 export class Bitmaps implements BitmapActions {
   readonly #access: BitmapsAccess
@@ -69,7 +69,7 @@ export class Bitmaps implements BitmapActions {
     this.#access = access
   }
 
-  /** @throws BackingError `invalid-format` for a directory that cannot be right */
+  /** @throws BackingError `invalid-format` for an invalid directory */
   list(): BitmapInfo[] {
     return this.#access.inspect(({ list }) =>
       list.map(({ name, granularity, isEnabled, isUsable }) => ({ name, granularity, isEnabled, isConsistent: isUsable })),
@@ -78,7 +78,7 @@ export class Bitmaps implements BitmapActions {
 
   /**
    * Makes a bitmap with no bit set.
-   * @throws BackingError `exists`; `invalid-argument`; `unsupported` for an image of version 2; `no-space` for one that would be too large
+   * @throws BackingError `exists`; `invalid-argument`; `unsupported` for an image of version 2; `no-space` if the bitmap would be too large
    */
   add(name: string, options: AddBitmapOptions = {}): void {
     checkValue("add", "name", name, "string")
@@ -97,12 +97,12 @@ export class Bitmaps implements BitmapActions {
     this.#access.change((store) => store.add(name, bits, { isEnabled: options.isEnabled ?? true }))
   }
 
-  /** Also one that is not consistent. @throws BackingError `not-found` */
+  /** Removes a bitmap, even an inconsistent one. @throws BackingError `not-found` */
   remove(name: string): void {
     this.#access.change((store) => store.remove(store.find(name)))
   }
 
-  /** Clears all bits. @throws BackingError `not-found`, or `corrupt` for one that is not consistent */
+  /** Clears all bits. @throws BackingError `not-found`, or `corrupt` for an inconsistent bitmap */
   clear(name: string): void {
     this.#access.change((store) => store.usable(name).clear())
   }
@@ -112,14 +112,14 @@ export class Bitmaps implements BitmapActions {
     this.#access.change((store) => store.enable(store.usable(name), true))
   }
 
-  /** Records no more. @throws as `clear` */
+  /** Stops recording writes. @throws as `clear` */
   disable(name: string): void {
     this.#access.change((store) => store.enable(store.usable(name), false))
   }
 
   /**
-   * Sets the bits of `name` for all that bitmap `from` has: of this image, or of `other`, whose disk has the same size. The granularities
-   * may differ. @throws as `clear`; BackingError `invalid-argument` for disks of different sizes
+   * Adds the bits of bitmap `from` to bitmap `name`. `from` is in this image, or in `other`, whose disk has the same size. The
+   * granularities may differ. @throws as `clear`; BackingError `invalid-argument` for disks of different sizes
    */
   merge(name: string, from: string, other: Bitmaps = this): void {
     const size = this.#access.size()

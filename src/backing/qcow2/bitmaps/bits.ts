@@ -9,14 +9,14 @@ export function setBits(bytes: Uint8Array, from: number, to: number): void {
   for (bit = Math.max(bit, whole); bit < to; bit++) bytes[bit >>> 3] = (bytes[bit >>> 3] ?? 0) | (1 << (bit & 7))
 }
 
-/** Clears bit `from`, which is there, and all bits behind it. */
+/** Clears bit `from`, which exists, and all later bits. */
 export function clearFrom(bytes: Uint8Array, from: number): void {
   const at = from >>> 3
   bytes[at] = (bytes[at] ?? 0) & ((1 << (from & 7)) - 1)
   bytes.fill(0, at + 1)
 }
 
-/** The first bit from `from` on that is set (`wanted` 1) or not (0), or the number of bits where there is none. */
+/** The first bit from `from` on that equals `wanted`, or the number of bits if there is none. */
 export function findBit(bytes: Uint8Array, from: number, wanted: 0 | 1): number {
   const skipped = wanted === 1 ? 0 : 0xff
   const end = bytes.length * 8

@@ -1,6 +1,6 @@
 /**
- * DirtyBitmap: one persistent bitmap of an open image. Bits only ever get set while it is in use, so what is new lies beside what the file
- * has, and both meet when it is stored: opening reads nothing of it, and only pages that the guest touches take memory.
+ * DirtyBitmap: one persistent bitmap of an open image. Recording only sets bits, so the new bits are kept apart and merged into the stored
+ * ones at the end: opening reads no bits, and only pages that the guest touches take memory.
  */
 import { isZero } from "../../buffers.ts"
 import type { Allocator } from "../metadata/allocator.ts"
@@ -16,7 +16,7 @@ export interface BitmapContext {
   readonly clusterSize: number
 }
 
-/** What storing takes. */
+/** The parts that `storePages` needs. */
 export interface BitmapStorage {
   readonly allocator: Allocator
   readonly metadata: MetadataMap
@@ -26,26 +26,26 @@ export class DirtyBitmap {
   readonly name: string
   readonly granularityBits: number = 0
   readonly extraData: Uint8Array
-  /** Its content cannot be relied on: somebody has not stored it, or it has data that nobody here knows. It is kept as it is. */
+  /** False if a program did not store it, or if it has unknown extra data. Then it is kept unchanged. */
   readonly isUsable: boolean
   /** Records writes. */
   isEnabled: boolean
-  /** Byte of the file where its directory entry begins; undefined for one that is in no directory yet. */
+  /** Byte of the file where its directory entry begins; undefined if it has none yet. */
   entryOffset: number | undefined
-  /** The flags in that entry, as far as is known. */
+  /** The last flags that were read from that entry, or stored there. */
   storedFlags: number = 0
-  /** False: they have been written, and may not have reached the file, or they may. */
+  /** False after a write of the flags whose sync has not succeeded: the file may have either value. */
   areFlagsSure = true
   tableOffset: number = 0
   tableEntries: number = 0
-  /** Clusters that nothing refers to once the directory is stored, in runs. */
+  /** Runs of clusters to free once the directory is stored. */
   readonly left: { readonly first: number; readonly count: number }[] = []
   readonly #file: ClusterFile
   readonly #clusterSize: number = 0
   /** The table, once it has been read. */
   #table: Uint8Array | undefined
   #isTableDirty = false
-  /** Bits that have been set since, by page: a cluster's worth of bits. */
+  /** Bits that were set since opening, by page. A page is one cluster of bits. */
   readonly #fresh = new Map<number, Uint8Array>()
 
   /** `at`: byte of the file where its directory entry begins. */
@@ -66,7 +66,7 @@ export class DirtyBitmap {
     this.#isTableDirty = at === undefined
   }
 
-  /** Bytes that a bit stands for. */
+  /** Bytes of the disk for each bit. */
   get granularity(): number {
     return 2 ** this.granularityBits
   }
@@ -76,18 +76,18 @@ export class DirtyBitmap {
     return this.tableEntries * this.#clusterSize
   }
 
-  /** Differs from what the file has. */
+  /** Whether it differs from the file. */
   get isChanged(): boolean {
     return this.#isTableDirty || this.#fresh.size > 0
   }
 
-  /** The entry has these flags, on stable storage. */
+  /** Notes that these flags of the entry are durable. */
   flagsStored(flags: number): void {
     this.storedFlags = flags
     this.areFlagsSure = true
   }
 
-  /** The flags as they are to be stored. */
+  /** The flags to store. */
   get flags(): number {
     if (!this.isUsable) return this.storedFlags
     const kept = this.storedFlags & BITMAP_FLAG.EXTRA_DATA_COMPATIBLE
@@ -114,7 +114,7 @@ export class DirtyBitmap {
     }
   }
 
-  /** Clears all bits. The clusters that held them are free once the directory is stored. */
+  /** Clears all bits. Their clusters are freed once the directory is stored. */
   clear(): void {
     const table = this.#readTable()
     this.#leaveData(table, 0)
@@ -123,7 +123,7 @@ export class DirtyBitmap {
     this.#fresh.clear()
   }
 
-  /** The bits of a page: undefined where none is set. @throws CorruptMetadata, and what reading throws */
+  /** The bits of a page; undefined if none is set. @throws CorruptMetadata, and what reading throws */
   page(index: number): Uint8Array | undefined {
     const fresh = this.#fresh.get(index)
     const word = this.#word(index)
@@ -140,15 +140,15 @@ export class DirtyBitmap {
   }
 
   /**
-   * Makes ready for a disk of `size` bytes, and returns what makes the change, which cannot fail: bits behind the end are gone then, and
-   * the table has as many words as it takes. The table moves when the bitmap is stored. @throws CorruptMetadata, and what reading throws
+   * Prepares a resize to `size` bytes. Returns the function that does it and cannot fail: it drops bits past the end, and resizes the
+   * table, which moves when the bitmap is stored. @throws CorruptMetadata, and what reading throws
    */
   prepareResize(size: number): () => void {
     const entries = tableEntriesFor(size, this.granularityBits, this.#clusterSize)
     const bits = Math.ceil(size / this.granularity)
     const table = this.#readTable()
     const end = Math.floor(bits / (this.#clusterSize * 8))
-    // The page in which the disk ends keeps only what is before that.
+    // The page with the end of the disk keeps only the bits before the end.
     const last = end < Math.min(entries, this.tableEntries) ? this.page(end)?.slice() : undefined
     if (last !== undefined) clearFrom(last, bits - end * this.#clusterSize * 8)
     const resized = new Uint8Array(entries * TABLE_ENTRY_SIZE)
@@ -164,20 +164,20 @@ export class DirtyBitmap {
     }
   }
 
-  /** Notes that the table's and, with `data`, all other clusters are to be freed. */
+  /** Notes that all clusters of the bitmap are to be freed. */
   leave(): void {
     this.#leaveData(this.#readTable(), 0)
     this.leaveTable()
   }
 
-  /** The table gets another place. */
+  /** Gives up the place of the table, which gets another one when it is stored. */
   leaveTable(): void {
     const { tableOffset, tableEntries } = this
     if (tableOffset !== 0) this.left.push(this.#clustersOf(tableOffset, tableEntries * TABLE_ENTRY_SIZE))
     this.tableOffset = 0
   }
 
-  /** Brings new bits to the file, and takes a place for a table that has none. The bitmap is marked as in use there. */
+  /** Writes the new bits to the file, and allocates space for a table that has none. The bitmap is already marked as in use on disk. */
   storePages({ allocator, metadata }: BitmapStorage): void {
     for (const [index, bits] of this.#fresh) {
       const word = this.#word(index)
@@ -206,12 +206,12 @@ export class DirtyBitmap {
     this.tableOffset = allocator.allocateInRow(count).first * this.#clusterSize
   }
 
-  /** Writes a table that has changed. All that it refers to is on stable storage. */
+  /** Writes a table that has changed. Everything that it refers to is durable. */
   storeTable(): void {
     if (this.#table !== undefined && this.#isTableDirty) this.#file.write(this.#table, this.tableOffset)
   }
 
-  /** What `storeTable` wrote is on stable storage. */
+  /** Notes that the table of `storeTable` is durable. */
   tableStored(): void {
     this.#isTableDirty = false
   }
@@ -243,7 +243,7 @@ export class DirtyBitmap {
     return bits
   }
 
-  /** The clusters of bits from page `from` on are to be freed. */
+  /** Notes that the clusters of bits from page `from` on are to be freed. */
   #leaveData(table: Uint8Array, from: number): void {
     const view = viewOf(table)
     for (let at = from * TABLE_ENTRY_SIZE; at < table.length; at += TABLE_ENTRY_SIZE) {

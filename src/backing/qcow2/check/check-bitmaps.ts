@@ -1,4 +1,4 @@
-/** The references that persistent bitmaps hold: directory, tables and data (QC-BMP-01 to 07). Their content does not matter here. */
+/** Counts the references of persistent bitmaps: directory, tables and data (QC-BMP-01 to 07). Does not read the bits. */
 import { BackingError } from "../../backing.ts"
 import {
   BITMAP_LIMIT, BITMAP_TABLE_ENTRY, type BitmapDirectoryPlace, checkedDirectoryPlace, decodeDirectory, DIRECTORY_FIELD,
@@ -29,7 +29,7 @@ export function countBitmapReferences(image: CheckedImage, directory: BitmapDire
   }
 }
 
-/** Why the image cannot be opened for writing, if its bitmaps are why. */
+/** Why the bitmaps prevent opening the image for writing, or undefined. */
 function refusal({ file, header, geometry }: CheckedImage, { offset, length, count }: BitmapDirectoryPlace): string | undefined {
   const bytes = new Uint8Array(length)
   readPadded(file, bytes, offset)
@@ -45,7 +45,7 @@ function refusal({ file, header, geometry }: CheckedImage, { offset, length, cou
 
 interface ReadTables {
   readonly tables: readonly Range[]
-  /** Nothing of the directory had to be left out. */
+  /** No part of the directory had to be left out. */
   readonly isWhole: boolean
 }
 

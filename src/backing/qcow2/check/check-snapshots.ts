@@ -1,4 +1,4 @@
-/** The references that internal snapshots hold: their table and their L1 tables, and what is wrong with them (QC-SNAP-03, QC-CHK-06). */
+/** Counts the references of internal snapshots to their table and their L1 tables, and reports faults (QC-SNAP-03, QC-CHK-06). */
 import type { CheckedImage } from "./checked-image.ts"
 import type { Range } from "./covered-ranges.ts"
 import { type ReferenceSink, STRUCTURE } from "./reference-sink.ts"
@@ -8,7 +8,7 @@ import { TABLE_ENTRY_SIZE } from "../format/spec.ts"
 /** Version 3 requires the 64-bit VM state size and the disk size (QC-SNAP-02). */
 export const EXTRA_DATA_MINIMUM_V3 = 16
 
-/** Counts the snapshot table and the L1 tables, and returns where the L1 tables are. */
+/** Counts the snapshot table and the L1 tables, and returns the places of the L1 tables. */
 export function countSnapshotReferences(image: CheckedImage, sink: ReferenceSink): Range[] {
   const { header, geometry } = image
   const table = readTable(image, sink)

@@ -1,4 +1,4 @@
-/** What a check knows of an image before it looks at the tables: the header, read leniently enough to check damaged images too. */
+/** CheckedImage: the header of an image to check, read leniently, so that damaged images can be checked too. */
 import { BackingError } from "../../backing.ts"
 import type { ImageFile } from "../../image-file.ts"
 import { type BitmapDirectoryPlace, bitmapDirectoryPlace } from "../format/bitmaps.ts"
@@ -20,7 +20,7 @@ export interface CheckedImage {
   readonly fileSize: number
   readonly header: Qcow2Header
   readonly geometry: Geometry
-  /** The bitmap directory, when the image says that its bitmaps are valid (QC-BMP-02). */
+  /** The bitmap directory, if the autoclear bit says that it is valid (QC-BMP-02). */
   readonly bitmaps: BitmapDirectoryPlace | undefined
   readonly encryptionHeader: FileRange | undefined
 }
@@ -31,7 +31,7 @@ const CHECKABLE: ReadonlySet<number> = new Set([
   INCOMPATIBLE_BIT.EXTENDED_L2,
 ])
 
-/** Reads the header. @throws BackingError when the file is not a qcow2 image or uses a feature that the check does not know */
+/** Reads the header. @throws BackingError if the file is not a qcow2 image, or has a feature that the check does not know */
 export function readCheckedImage(file: ImageFile): CheckedImage {
   const header = readHeader(file, { anySnapshotCount: true })
   for (let bit = 0; bit < 64; bit++) {

@@ -1,28 +1,28 @@
 /**
- * ClusterCounts and ClusterSet: a number, or a yes or no, for each cluster of an image file. Only the touched parts of the file
- * take memory, and never more than a limit, so that a hostile image cannot take it all.
+ * ClusterCounts and ClusterSet: a number, or a yes or no, for each cluster of an image file. Only the touched parts of the file take
+ * memory, and a limit stops hostile images from taking all of it.
  */
 import { BackingError } from "../../backing.ts"
 
 /** Clusters in a chunk, a power of two. */
 const CHUNK = 1024
-/** Multiplying by a power of two is exact, and far cheaper than a remainder of doubles. */
+/** Multiplying by a power of two is exact, and much faster than a remainder of doubles. */
 const PER_CHUNK = 1 / CHUNK
-/** Chunks in all: counts for 268 million clusters, 16 TiB of 64 KiB ones, in 1 GiB of memory. */
+/** Maximum number of chunks: counts for 268 million clusters (16 TiB of clusters of 64 KiB) in 1 GiB of memory. */
 const MAX_CHUNKS = 1 << 18
 
-/** What a cluster is used as, in the upper bits of its count: more than one when structures overlap. */
+/** The uses of a cluster, in the upper bits of its count. Overlapping structures set several bits. */
 export const CLUSTER_USE = { DATA: 0x1000_0000, L1_TABLE: 0x2000_0000, L2_TABLE: 0x4000_0000, OTHER: 0x8000_0000 } as const
 export type ClusterUse = (typeof CLUSTER_USE)[keyof typeof CLUSTER_USE]
 
 const COUNT_MASK = 0x0fff_ffff
 
-/** How many references each cluster has, and as what. A count that would pass 2^28 - 1 stays there: no honest image comes near. */
+/** The number of references to each cluster, and its uses. Counts saturate at 2^28 - 1, far above those of real images. */
 export class ClusterCounts {
-  /** The highest cluster with a count, -1 without any. */
+  /** The highest cluster with a count, or -1. */
   highest = -1
   readonly #chunks = new Map<number, Uint32Array>()
-  // Neighbours are counted one after the other mostly: remembering the last chunk saves the Map nearly every time.
+  // Consecutive calls are mostly for neighbours: remembering the last chunk saves nearly all look-ups in the Map.
   #lastIndex = -1
   #last: Uint32Array | undefined
 
@@ -58,7 +58,7 @@ export class ClusterCounts {
     return (word & ~(COUNT_MASK | CLUSTER_USE.DATA | use)) !== 0
   }
 
-  /** Calls `visit` for each cluster with a count, in ascending order. Nothing may be added meanwhile. */
+  /** Calls `visit` for each cluster with a count, in ascending order. `visit` must not add counts. */
   forEach(visit: (cluster: number, count: number) => void): void {
     for (const index of [...this.#chunks.keys()].sort((a, b) => a - b)) {
       this.#chunks.get(index)?.forEach((word, within) => {

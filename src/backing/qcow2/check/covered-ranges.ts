@@ -1,6 +1,6 @@
 /**
- * Ranges that may lie on top of each other, as thousands of snapshot L1 tables of a hostile image can: cut into segments that do
- * not, each with the number of ranges that cover it, so that every byte is looked at once.
+ * Cuts overlapping ranges, for instance thousands of snapshot L1 tables of a hostile image, into segments that do not overlap, each with
+ * the number of ranges that cover it. So a check reads every byte once.
  */
 
 /** Bytes or clusters from `start` up to but not including `end`. */
@@ -10,11 +10,11 @@ export interface Range {
 }
 
 export interface CoveredRange extends Range {
-  /** How many of the given ranges cover all of this one. At least 1. */
+  /** How many of the given ranges cover this one. At least 1. */
   readonly times: number
 }
 
-/** The parts covered by any of `ranges`, ascending, cut wherever the number of ranges covering them changes. */
+/** The parts that `ranges` cover, ascending, cut wherever the number of covering ranges changes. */
 export function coveredRanges(ranges: readonly Range[]): CoveredRange[] {
   const edges = ranges
     .filter((range) => range.start < range.end)

@@ -1,4 +1,4 @@
-/** One look at a whole image: all references counted and compared with the stored refcounts. What checks and repairs start from. */
+/** Examination: counts all references of an image, and compares them with the stored refcounts. Checks and repairs start with one. */
 import type { ImageFile } from "../../image-file.ts"
 import { type CheckedImage, readCheckedImage } from "./checked-image.ts"
 import { ClusterSet } from "./cluster-counts.ts"
@@ -15,13 +15,13 @@ export interface Examination {
   readonly ones: ClusterSet
   /** End of the last cluster in use, in bytes. */
   readonly imageEndOffset: number
-  /** Some cluster in use has no refcount block that could hold its refcount. */
+  /** Some used cluster has no refcount block for its refcount. */
   readonly needsRebuild: boolean
 }
 
 /**
  * Examines an image; writes nothing.
- * @throws BackingError when it cannot: not a qcow2 image, a feature that it does not know, an I/O error
+ * @throws BackingError if the file is not a qcow2 image or has an unknown feature, and for I/O errors
  */
 export function examine(file: ImageFile): Examination {
   const image = readCheckedImage(file)

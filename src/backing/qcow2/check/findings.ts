@@ -1,32 +1,32 @@
-/** What a check finds: every finding is counted, the first ones are kept with their words. */
+/** Findings: the findings of a check. Counts all of them, and keeps the messages of the first ones. */
 
-/** How many findings keep their words; later ones are only counted. */
+/** Maximum number of findings with messages. Later ones are only counted. */
 const MAX_KEPT = 1000
 
 /**
- * What is wrong. `leak`: a refcount higher than the references, which wastes space and harms nothing. All others are
- * corruptions, which lose data when the image is written.
+ * The kind of a fault. `leak`: a refcount higher than the number of references, which only wastes space. All others are corruptions:
+ * writing to the image may destroy data.
  */
 export type FindingKind =
   | "leak"
   | "refcount" // lower than the references
   | "refcount-block" // a block, or the table, that cannot be used
-  | "copied" // a COPIED flag that does not say whether the refcount is one
+  | "copied" // a COPIED flag that disagrees with the refcount
   | "compressed-copied" // a COPIED flag on a compressed cluster
   | "reserved-bits"
-  | "alignment" // a cluster or table that does not start on a cluster
+  | "alignment" // a cluster or table that does not start at a cluster boundary
   | "beyond-end" // refers to a place past the end of the file
   | "subclusters" // a bitmap of an extended L2 entry that contradicts itself or the entry
-  | "entry" // an entry that makes no sense otherwise
+  | "entry" // any other invalid entry
   | "snapshot"
   | "bitmap"
 
-/** One thing that is wrong with an image. */
+/** One fault of an image. */
 export interface Finding {
   readonly kind: FindingKind
   /** One line for people. */
   readonly message: string
-  /** Byte in the image file: the entry that is wrong, or the start of the cluster. */
+  /** Byte in the image file: the invalid entry, or the start of the cluster. */
   readonly offset: number
 }
 

@@ -1,6 +1,6 @@
 /**
- * Corrects flags in L1 and L2 entries: COPIED in the active tables, and, when asked, reserved bits, COPIED and bitmaps of compressed
- * clusters, and unaligned preallocated clusters. Changes nothing that a reader sees.
+ * Corrects flags in L1 and L2 entries: COPIED in the active tables and, on request, reserved bits, COPIED and bitmaps of compressed
+ * clusters, and unaligned preallocated clusters. The content of the disk does not change.
  */
 import { viewOf } from "../format/bytes.ts"
 import type { CheckedImage } from "./checked-image.ts"
@@ -13,17 +13,17 @@ import { readPadded, visitWords } from "./table-reader.ts"
 
 export type FixScope = "copied" | "all"
 
-/** How many offsets of L2 tables are remembered, so that none is corrected twice. Beyond that a table may be read again. */
+/** Maximum offsets of L2 tables to remember, so that none is corrected twice. Further tables may be read again. */
 const REMEMBERED = 1 << 20
 
-/** Corrects the entries of all tables. The refcounts that `examination` saw must be those on the disk. */
+/** Corrects the entries of all tables. The refcounts on disk must still be those of `examination`. */
 export function fixEntries(examination: Examination, scope: FixScope): void {
   const { image, references } = examination
   const { l1TableOffset, l1Size } = image.header
   const active = { start: l1TableOffset, end: l1TableOffset + l1Size * TABLE_ENTRY_SIZE }
   const fixer = new EntryFixer(examination, scope)
   fixer.fixL1([active], true)
-  // COPIED means nothing in the tables of snapshots (QC-SNAP-08).
+  // COPIED has no meaning in the tables of snapshots (QC-SNAP-08).
   if (scope === "all") fixer.fixL1(coveredRanges(references.snapshotL1Tables), false)
 }
 
@@ -81,13 +81,13 @@ class EntryFixer {
         return withoutReserved
       case L2_KIND.NORMAL:
       case L2_KIND.ZERO_ALLOCATED:
-        // Nothing counts the clusters of an external data file (QC-DF-02).
+        // The clusters of an external data file have no refcounts (QC-DF-02).
         if (this.#image.geometry.hasDataFile) return { hi: (withoutReserved.hi | L2_ENTRY.COPIED_HI) >>> 0, lo: withoutReserved.lo }
         return active ? this.#withCopied(withoutReserved, hostOffset(hi, lo)) : withoutReserved
       case L2_KIND.COMPRESSED:
         return all ? { hi: (hi & ~L2_ENTRY.COPIED_HI) >>> 0, lo } : { hi, lo }
       case L2_KIND.CORRUPT:
-        // An unaligned preallocated cluster reads as zeroes, or as the backing image, whatever its offset says: it can go (QC-CHK-07).
+        // An unaligned preallocated cluster reads as zeroes or as the backing image, so its offset can be dropped (QC-CHK-07).
         if (!all || (hi & L2_ENTRY.COMPRESSED_HI) !== 0) return { hi, lo }
         if (this.#image.geometry.extendedL2) return hasSubclusters ? { hi, lo } : { hi: 0, lo: 0 }
         return this.#isZero(lo) ? { hi: 0, lo: L2_ENTRY.ZERO_LO } : { hi, lo }
@@ -103,7 +103,7 @@ class EntryFixer {
     return { hi: one ? (word.hi | L2_ENTRY.COPIED_HI) >>> 0 : (word.hi & ~L2_ENTRY.COPIED_HI) >>> 0, lo: word.lo }
   }
 
-  /** Rewrites the clusters of a table in which `fix` changes something. A cluster that is also another structure is left alone. */
+  /** Rewrites the clusters of a table in which `fix` changes something, except clusters that belong to another structure as well. */
   #fixTable(tableStart: number, tableEnd: number, use: ClusterUse, fix: (view: DataView) => boolean): void {
     const { clusterSize } = this.#image.geometry
     const end = Math.min(tableEnd, this.#image.fileSize)
@@ -136,7 +136,7 @@ function fixWords(view: DataView, entrySize: number, fix: (hi: number, lo: numbe
   return changed
 }
 
-/** Nobody looks at the bitmap of a compressed cluster, so it can go (QC-EL2-06). Returns whether one has changed. */
+/** Clears the bitmaps of compressed clusters, which have no meaning (QC-EL2-06). Returns whether one has changed. */
 function clearCompressedBitmaps(view: DataView): boolean {
   let changed = false
   for (let at = 0; at < view.byteLength; at += EXTENDED_L2.ENTRY_SIZE) {

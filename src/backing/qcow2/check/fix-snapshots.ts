@@ -1,7 +1,7 @@
 /**
- * Writes a snapshot table that is within the limits again, as `qemu-img check -r all` does: snapshots beyond the most are dropped, extra
- * data beyond the most is cut off, and what version 3 requires is added (QC-SNAP-02, QC-SNAP-03). Snapshots that the file ends before are
- * dropped as well, where QEMU puts empty ones: until then nobody can open the image.
+ * Rewrites a snapshot table so that it is within the limits, like `qemu-img check -r all`: drops snapshots above the maximum number, cuts
+ * extra data to its maximum, and adds the fields that version 3 requires (QC-SNAP-02, QC-SNAP-03). Also drops snapshots past the end of the
+ * file, with which nobody can open the image; QEMU replaces them by empty ones.
  */
 import type { CheckedImage } from "./checked-image.ts"
 import { EXTRA_DATA_MINIMUM_V3 } from "./check-snapshots.ts"
@@ -16,7 +16,7 @@ function scan({ file, header }: CheckedImage): { readonly snapshots: readonly Sn
   return { snapshots, isBeyond }
 }
 
-/** Returns whether there was something to mend. The new table lies behind everything, and has no refcounts yet. */
+/** Returns whether it has repaired something. The new table is at the end of the file, and has no refcounts yet. */
 export function fixSnapshots({ image, findings, references }: Examination): boolean {
   const { file, header, geometry } = image
   if (findings.count("snapshot") === 0) return false

@@ -1,10 +1,10 @@
-/** Keeps what somebody has appended to the file of an image at its end, where a repair puts new tables behind it. */
+/** Keeps foreign bytes (`TrailingBytes`) at the end of an image file, although a repair puts new tables after them. */
 import { roundUp } from "../format/bytes.ts"
 import { TABLE_ENTRY_SIZE } from "../format/spec.ts"
 import { readTrailingBytes } from "../format/trailing-bytes.ts"
 import type { Examination } from "./examination.ts"
 
-/** Does `work`. Where the file has become longer, the bytes that were behind the image go to its end. */
+/** Runs `work`. If the file has grown, moves the foreign bytes to its end. */
 export function keepingTrailer<T>({ image, imageEndOffset }: Examination, work: () => T): T {
   const { file, fileSize, header, geometry } = image
   const { clusterSize } = geometry

@@ -1,6 +1,6 @@
 /**
- * Builds a new refcount table and new blocks from the references, in new clusters at the end of the file. The old structure is
- * not touched: until the header is switched with one write, a crash leaves the image as it was.
+ * Builds a new refcount table and new blocks from the references, in new clusters at the end of the file. The old ones do not change, and
+ * one write switches the header: a crash before it leaves the old image.
  */
 import { BackingError } from "../../backing.ts"
 import { setU64, viewOf } from "../format/bytes.ts"
@@ -15,7 +15,7 @@ import { ReferenceCounter } from "./references.ts"
 import { LIMIT, TABLE_ENTRY_SIZE } from "../format/spec.ts"
 import { HeaderStore } from "../metadata/header-store.ts"
 
-/** Where the new structure goes. */
+/** The place of the new table and blocks. */
 interface Layout {
   /** Table indices that get a block, ascending. */
   readonly indices: readonly number[]
@@ -24,14 +24,14 @@ interface Layout {
   readonly firstCluster: number
 }
 
-/** Replaces the refcount structure of the image. @throws BackingError `no-space` when it would need a table above the limit */
+/** Replaces the refcount structure of the image. @throws BackingError `no-space` if it would need a table above the limit */
 export function rebuildRefcounts({ image, references, refcounts }: Examination): void {
-  // Counted again without the old structure, which is free afterwards.
+  // Counted again without the old table and blocks, which will be free.
   const counter = new ReferenceCounter(image, new ClusterSet(), new Findings())
   counter.countAll()
   const counts = counter.counts
   if (!references.complete) {
-    // What could not be followed may hold references: what the old blocks say is in use stays in use.
+    // Broken structures may hold further references, so clusters that the old blocks count as used stay used.
     refcounts.forEachMismatch(counts, (cluster, stored, count) => {
       if (stored > count) counts.add(cluster, stored - count, CLUSTER_USE.OTHER)
     })
@@ -42,8 +42,9 @@ export function rebuildRefcounts({ image, references, refcounts }: Examination):
 }
 
 /**
- * Gives the refcounts of a consistent image another width: a new structure, and one write of the header that names it and the width.
- * @throws BackingError `invalid-argument` for a width that does not hold all refcounts, `no-space`
+ * Changes the refcount width of a consistent image: writes a new table and blocks, and switches to them and the width by one write of the
+ * header.
+ * @throws BackingError `invalid-argument` for a width that is too small for some refcount; `no-space`
  */
 export function changeRefcountWidth(found: Examination, refcountOrder: number): void {
   keepingTrailer(found, () => rebuildWithWidth(found, refcountOrder))
@@ -68,7 +69,7 @@ function rebuildWithWidth({ image, references }: Examination, refcountOrder: num
   new HeaderStore(file, image.header).rewrite({ ...header, refcountTableOffset, refcountTableClusters: layout.tableClusters })
 }
 
-/** Puts a new structure, which counts itself, onto the disk. Nothing refers to it yet. */
+/** Writes a new table and blocks, which count themselves. Nothing refers to them yet. */
 function storeStructure(image: CheckedImage, counts: ClusterCounts): Layout {
   const layout = planLayout(image, counts)
   for (let cluster = 0; cluster < layout.tableClusters + layout.indices.length; cluster++) {
@@ -79,7 +80,7 @@ function storeStructure(image: CheckedImage, counts: ClusterCounts): Layout {
   return layout
 }
 
-/** The new clusters need refcounts themselves, for which more blocks may be needed: goes round until nothing is added. */
+/** The new clusters need refcounts themselves, which may need more blocks: repeats until no block is added. */
 function planLayout(image: CheckedImage, counts: ClusterCounts): Layout {
   const { clusterSize, refcountBlockEntries } = image.geometry
   const firstCluster = Math.max(Math.ceil(image.fileSize / clusterSize), counts.highest + 1)
@@ -112,7 +113,7 @@ function writeStructure(image: CheckedImage, counts: ClusterCounts, layout: Layo
     block.fill(0)
     const first = index * refcountBlockEntries
     const count = Math.min(refcountBlockEntries, counts.highest + 1 - first)
-    // A count that the width cannot hold is stored as its largest: the check goes on reporting it.
+    // A count that does not fit is stored as the maximum, and the check will report it again.
     for (let within = 0; within < count; within++) set(view, within, Math.min(refcountMax, counts.get(first + within)))
     image.file.write(block, offset)
     setU64(viewOf(table), index * TABLE_ENTRY_SIZE, offset)

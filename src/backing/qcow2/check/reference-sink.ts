@@ -1,9 +1,9 @@
-/** Where those who know one kind of structure deliver the references they find in it, and what is wrong with it. */
+/** ReferenceSink: the checks of each kind of structure report references and faults to it. */
 import { CLUSTER_USE, type ClusterUse } from "./cluster-counts.ts"
 import type { FindingKind } from "./findings.ts"
 import type { Range } from "./covered-ranges.ts"
 
-/** A kind of thing that clusters are used for. */
+/** A kind of structure that clusters are used for. */
 export interface Structure {
   /** For messages. */
   readonly name: string
@@ -35,6 +35,6 @@ export interface ReferenceSink {
   /** Counts a reference to each cluster of each range of bytes; the ranges may overlap. */
   addAll(structure: Structure, ranges: readonly Range[]): void
   report(kind: FindingKind, message: string, offset: number): void
-  /** Reports something broken that may hold references: from then on nothing that looks unused may be freed. */
+  /** Reports a broken structure that may hold references: from then on no cluster may be freed. */
   reportUnfollowed(kind: FindingKind, message: string, offset: number): void
 }

@@ -1,7 +1,7 @@
 /**
- * Counts every reference to every cluster of an image (QC-REF-04): header, active and snapshot L1 tables, L2 tables, data,
- * compressed ranges, refcount table, snapshot table, bitmaps, encryption header. Reports entries that cannot be right on the way.
- * Each L1 range and each L2 table is read once however often it is referenced, so the work is bounded by the size of the file.
+ * Counts every reference to every cluster of an image (QC-REF-04): header, active and snapshot L1 tables, L2 tables, data, compressed
+ * ranges, refcount table, snapshot table, bitmaps, encryption header. Also reports invalid entries. Reads each L1 range and each L2 table
+ * once, even if several entries refer to it, so the size of the file bounds the work.
  */
 import { countBitmapReferences } from "./check-bitmaps.ts"
 import { countSnapshotReferences } from "./check-snapshots.ts"
@@ -18,13 +18,13 @@ import { L2_ENTRY, TABLE_ENTRY_SIZE } from "../format/spec.ts"
 import { bitmapProblem } from "../format/subclusters.ts"
 import { type L2Words, L2Visitor, visitWords } from "./table-reader.ts"
 
-/** L2 tables that are gathered before they are visited: 50 MB at the most. */
+/** L2 tables to collect before they are visited: 50 MB at most. */
 const L2_BATCH = 1 << 20
 
-/** How the guest's disk lies in the file: counts of guest clusters in the active tables. */
+/** Numbers of guest clusters in the active tables. */
 export interface AllocationStatistics {
   allocatedClusters: number
-  /** Not the neighbour of the cluster before; compressed ones are all counted. */
+  /** Clusters that do not follow the previous one in the file. All compressed ones count. */
   fragmentedClusters: number
   compressedClusters: number
 }
@@ -32,17 +32,17 @@ export interface AllocationStatistics {
 export class ReferenceCounter implements ReferenceSink {
   readonly counts = new ClusterCounts()
   readonly statistics: AllocationStatistics = { allocatedClusters: 0, fragmentedClusters: 0, compressedClusters: 0 }
-  /** False when something that may hold references could not be followed: then nothing that looks unused may be freed. */
+  /** False if a broken structure may hold further references: then no cluster may be freed. */
   complete = true
-  /** Where the L1 tables of the snapshots are. */
+  /** The places of the snapshots' L1 tables. */
   snapshotL1Tables: readonly Range[] = []
-  /** With an external data file: byte of the disk where what an L2 table maps begins, by the table's place. */
+  /** With an external data file: the first guest byte that an L2 table maps, by the table's offset. */
   readonly #tableStarts = new Map<number, number>()
   readonly #image: CheckedImage
   readonly #geometry: Geometry
   readonly #findings: Findings
   readonly #l2Tables: L2Visitor
-  /** Clusters whose stored refcount is exactly one: those whose references must carry COPIED. */
+  /** Clusters whose stored refcount is exactly one: references to them must have COPIED. */
   readonly #storedOne: ClusterSet
 
   constructor(image: CheckedImage, storedOne: ClusterSet, findings: Findings) {
@@ -75,7 +75,7 @@ export class ReferenceCounter implements ReferenceSink {
     this.#findings.add(kind, message, offset)
   }
 
-  /** A structure that may hold references is broken. */
+  /** Reports a broken structure that may hold references. */
   reportUnfollowed(kind: FindingKind, message: string, offset: number): void {
     this.complete = false
     this.report(kind, message, offset)
@@ -99,7 +99,7 @@ export class ReferenceCounter implements ReferenceSink {
     }
   }
 
-  /** Less than a cluster past the end of the file is fine: a file may end inside its last cluster (QC-CHK-05). */
+  /** A reference may reach past the end of the file by less than a cluster, because a file may end inside its last cluster (QC-CHK-05). */
   #isBeyondEnd(structure: Structure, offset: number, length: number, at: number): boolean {
     if (offset + length - this.#image.fileSize < this.#geometry.clusterSize) return false
     this.report(
@@ -110,7 +110,7 @@ export class ReferenceCounter implements ReferenceSink {
     return true
   }
 
-  /** Counts the L2 tables that L1 tables refer to, and what these refer to. Counts add up, so it may be done in batches. */
+  /** Counts the L2 tables that L1 tables refer to, and the references of these. Works in batches, because counts add up. */
   #countL1Tables(tables: readonly Range[], active: boolean): void {
     const l2Tables = new Map<number, number>()
     for (const { start, end, times } of coveredRanges(tables)) {
@@ -126,11 +126,11 @@ export class ReferenceCounter implements ReferenceSink {
     this.#countL2Tables(l2Tables, active)
   }
 
-  /** Returns the offset of the L2 table, if there is one that can be read. */
+  /** Returns the offset of the L2 table, if it has a readable one. */
   #checkL1Entry(hi: number, lo: number, at: number, active: boolean): number | undefined {
     const entry = decodeL1Entry(hi, lo, this.#geometry)
     if (entry.reserved) this.report("reserved-bits", `the L1 entry at byte ${at} has reserved bits set`, at)
-    // QEMU's check takes it for a table at byte 0.
+    // QEMU's check takes this entry for a table at byte 0.
     else if (entry.kind === "empty" && isCopied(hi)) this.report("reserved-bits", `the L1 entry at byte ${at} has COPIED, and no table`, at)
     if (entry.kind === "empty") return undefined
     if (entry.kind === "corrupt") {
@@ -144,14 +144,14 @@ export class ReferenceCounter implements ReferenceSink {
   #countL2Tables(tables: Map<number, number>, active: boolean): void {
     for (const [offset, times] of tables) {
       if (active && this.#geometry.hasDataFile) this.#checkPlaces(offset)
-      const next = { offset: 0 } // where the next cluster would lie if the disk were in one piece
+      const next = { offset: 0 } // of the next cluster if the disk were contiguous
       this.#l2Tables.visit(offset, (words, at) => this.#countL2Entry(words, at, times, active ? next : undefined))
     }
     tables.clear()
     this.#tableStarts.clear()
   }
 
-  /** Each cluster of an external data file lies where the guest has it (QC-DF-01). */
+  /** Each cluster of an external data file must be at its guest offset (QC-DF-01). */
   #checkPlaces(table: number): void {
     const first = this.#tableStarts.get(table) ?? 0
     this.#l2Tables.visit(table, ({ hi, lo }, at) => {
@@ -212,7 +212,7 @@ export class ReferenceCounter implements ReferenceSink {
       return this.report(hasDataFile ? "entry" : "beyond-end", `the L2 entry at byte ${at} cannot be right${reason}`, at)
     }
     this.reportUnfollowed("alignment", `the L2 entry at byte ${at} cannot be right${reason}`, at)
-    // A zero flag in version 2: whoever clears it finds the cluster still there.
+    // A zero flag in version 2: the cluster is still referenced if a program clears the flag.
     const offset = hostOffset(hi, lo)
     if (!hasDataFile && offset !== 0 && offset % this.#geometry.clusterSize === 0) {
       this.add(STRUCTURE.DATA, offset, this.#geometry.clusterSize, times, at)
@@ -220,7 +220,7 @@ export class ReferenceCounter implements ReferenceSink {
   }
 
   #checkCopied(offset: number, copied: boolean, level: "L1" | "L2", at: number): void {
-    // Nothing counts the clusters of an external data file: each is used once (QC-DF-02).
+    // The clusters of an external data file have no refcounts: each is used once (QC-DF-02).
     const one = (level === "L2" && this.#geometry.hasDataFile) || this.#storedOne.has(offset / this.#geometry.clusterSize)
     if (one === copied) return
     this.report(

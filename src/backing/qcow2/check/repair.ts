@@ -1,4 +1,4 @@
-/** repairQcow2: makes a qcow2 image consistent again, in an order that a crash at any point cannot make worse. */
+/** repairQcow2: makes a qcow2 image consistent again, in an order in which a crash at any point does no harm. */
 import { BackingError } from "../../backing.ts"
 import type { ImageFile } from "../../image-file.ts"
 import { type CheckResult, checkResult } from "./check.ts"
@@ -10,16 +10,15 @@ import { keepingTrailer } from "./keeping-trailer.ts"
 import { HeaderStore } from "../metadata/header-store.ts"
 
 /**
- * What a repair may change. "leaks": lowers refcounts that are too high, and COPIED flags once all refcounts are right. "all": also
- * raises refcounts, rebuilds the refcount structure where its blocks are unusable, and corrects flags and reserved bits.
+ * The changes that a repair may make. "leaks": lowers refcounts that are too high, and then corrects COPIED flags if all refcounts are
+ * right. "all": also raises refcounts, rebuilds the refcount table and blocks if they are unusable, and corrects flags and reserved bits.
  */
 export type RepairMode = "leaks" | "all"
 
 /**
- * Repairs the image in `file`, and checks it again: the result says what was fixed and what is still wrong. When no corruption is left,
- * the dirty and corrupt bits are cleared. Leaks are kept while something that may hold references cannot be followed, and in mode "leaks"
- * while a refcount block cannot be trusted.
- * @throws BackingError when the image cannot be checked or written; what was done until then does no harm
+ * Repairs the image in `file`, and checks it again: the result has the fixed and the remaining faults. If no corruption is left, clears the
+ * dirty and corrupt bits. Leaks stay while a broken structure may hold references, and in mode "leaks" while a refcount block is unusable.
+ * @throws BackingError if the image cannot be checked or written; the changes until then do no harm
  */
 export function repairQcow2(file: ImageFile, mode: RepairMode): CheckResult {
   if (file.readOnly) throw new BackingError("read-only", "cannot repair an image that is open read-only", { path: file.path })
@@ -30,13 +29,13 @@ export function repairQcow2(file: ImageFile, mode: RepairMode): CheckResult {
 function repairFrom(before: Examination, mode: RepairMode): CheckResult {
   const { file } = before.image
   let now = mode === "all" && fixSnapshots(before) ? examine(file) : before
-  // Corrected entries may let references be followed that were out of reach in the first round.
+  // A second round, because corrected entries may reveal further references.
   for (let round = 0; round < 2 && (now.findings.corruptions > 0 || now.findings.leaks > 0); round++) now = repairRound(now, mode)
   if (now.findings.corruptions === 0) new HeaderStore(file, now.image.header).clearMarks()
   return checkResult(now, before)
 }
 
-/** Refcounts first, on the disk before any COPIED flag is set because of them. Returns what is found afterwards. */
+/** Repairs refcounts first, and syncs them before it sets COPIED flags accordingly. Returns the examination after that. */
 function repairRound(found: Examination, mode: RepairMode): Examination {
   const { file } = found.image
   if (mode === "all" && found.needsRebuild) rebuildRefcounts(found)
@@ -51,8 +50,8 @@ function repairRound(found: Examination, mode: RepairMode): Examination {
 }
 
 /**
- * Stores the counted references in the blocks that exist. Each refcount stands alone, so a torn write does no harm. Where an entry names
- * something that is not a block, nothing is written: the bytes there may be anything.
+ * Stores the counted references in the existing blocks. The refcounts are independent of each other, so a torn write does no harm. Writes
+ * nothing if an entry names a cluster that is not a block, because that may hold data.
  */
 function storeRefcounts({ references, refcounts, image }: Examination, mode: RepairMode): void {
   if (refcounts.broken) return

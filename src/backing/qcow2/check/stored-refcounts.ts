@@ -1,4 +1,4 @@
-/** The refcounts that an image stores: its refcount table and blocks, as a check compares and a repair corrects them. */
+/** StoredRefcounts: the refcount table and blocks of an image, which a check compares and a repair corrects. */
 import { viewOf } from "../format/bytes.ts"
 import type { CheckedImage } from "./checked-image.ts"
 import type { ClusterCounts, ClusterSet } from "./cluster-counts.ts"
@@ -9,11 +9,11 @@ import { type ReferenceSink, STRUCTURE } from "./reference-sink.ts"
 import { TABLE_ENTRY_SIZE } from "../format/spec.ts"
 import { readPadded, visitWords } from "./table-reader.ts"
 
-/** Called where the stored refcount differs from the references. Returns the refcount to store, or undefined to leave it. */
+/** Called if the stored refcount differs from the number of references. Returns the refcount to store, or undefined to leave it. */
 export type MismatchVisitor = (cluster: number, stored: number, references: number) => number | undefined | void
 
 export class StoredRefcounts {
-  /** The table or a block is missing or cannot be right: writing refcounts would need new blocks. */
+  /** The table or a block is missing or invalid: writing refcounts would need new blocks. */
   broken = false
   readonly #image: CheckedImage
   readonly #findings: Findings
@@ -32,7 +32,7 @@ export class StoredRefcounts {
     visitWords(image.file, offset, (clusters * image.geometry.clusterSize) / TABLE_ENTRY_SIZE, (hi, lo, at) => {
       const block = this.#checkEntry(hi, lo, at)
       if (block === undefined) return
-      // A second entry for the same block would have it read again: a million times in a hostile table.
+      // A second entry for the same block is ignored: a hostile table could make us read a block a million times.
       if (seen.has(block)) {
         return this.#reportBroken(`the refcount table entry at byte ${at} names the block at byte ${block} a second time`, at)
       }
@@ -44,14 +44,14 @@ export class StoredRefcounts {
   /** Collects the clusters whose stored refcount is exactly one. */
   collectOnes(ones: ClusterSet): void {
     const { get } = refcountCodec(this.#image.geometry.refcountOrder)
-    // One more than the file has: a reference may reach past its end by less than a cluster.
+    // One cluster more, because a reference may reach past the end of the file by less than a cluster.
     this.#forEachBlock(this.#fileClusters + 1, (view, first, count) => {
       for (let index = 0; index < count; index++) if (get(view, index) === 1) ones.add(first + index)
       return false
     })
   }
 
-  /** Counts the blocks themselves, after everything else: a block that something else uses too cannot be trusted. */
+  /** Counts references to the blocks, after all others: a block that is used for something else as well is unusable. */
   countReferences(sink: ReferenceSink, counts: ClusterCounts): void {
     const { clusterSize } = this.#image.geometry
     for (const block of this.#blocks.values()) sink.add(STRUCTURE.REFCOUNT_BLOCK, block, clusterSize)
@@ -62,8 +62,8 @@ export class StoredRefcounts {
   }
 
   /**
-   * Compares every cluster of the file with `counts` and stores what `visit` returns. Returns the highest cluster with a refcount or
-   * a reference, -1 without one.
+   * Compares every cluster of the file with `counts` and stores what `visit` returns. Returns the highest cluster with a refcount or a
+   * reference, or -1.
    */
   forEachMismatch(counts: ClusterCounts, visit: MismatchVisitor): number {
     const { get, set } = refcountCodec(this.#image.geometry.refcountOrder)
@@ -111,7 +111,7 @@ export class StoredRefcounts {
     return entry.offset
   }
 
-  /** Visits each block that covers some of the first `clusters` clusters, and how many; writes it back when `visit` returns true. */
+  /** Visits each block that covers some of the first `clusters` clusters, with their number; writes it back if `visit` returns true. */
   #forEachBlock(clusters: number, visit: (view: DataView, firstCluster: number, count: number) => boolean): void {
     const { file, geometry } = this.#image
     const block = new Uint8Array(geometry.clusterSize)

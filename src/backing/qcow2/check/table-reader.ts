@@ -1,4 +1,4 @@
-/** Reads tables of 64-bit words in an image file in pieces, so that a table of any size takes the memory of one piece. */
+/** Reads tables of 64-bit words in pieces, so that a table of any size takes the memory of one piece. */
 import type { ImageFile } from "../../image-file.ts"
 import { viewOf } from "../format/bytes.ts"
 import type { Geometry } from "../format/geometry.ts"
@@ -9,7 +9,7 @@ const PIECE = 65536
 /** Called with the two halves of a word that is not zero, and its byte offset in the file. */
 export type WordVisitor = (hi: number, lo: number, at: number) => void
 
-/** Visits the words from `offset` that are not zero, `count` words in all. Beyond the end of the file everything is zero (QC-L2-09). */
+/** Visits the nonzero words among `count` words from `offset`. Words past the end of the file are zero (QC-L2-09). */
 export function visitWords(file: ImageFile, offset: number, count: number, visit: WordVisitor): void {
   const piece = new Piece(Math.min(PIECE, count * TABLE_ENTRY_SIZE))
   visitPieces(file, piece, { offset, size: count * TABLE_ENTRY_SIZE }, ({ halves, view }, start, length) => {
@@ -20,7 +20,7 @@ export function visitWords(file: ImageFile, offset: number, count: number, visit
   })
 }
 
-/** An L2 entry: the two halves of its word, and of the bitmap of an extended one, 0 without. One object is filled again and again. */
+/** An L2 entry: the two halves of its word, and of the bitmap of an extended entry, otherwise 0. Visitors get the same object each time. */
 export interface L2Words {
   hi: number
   lo: number
@@ -28,7 +28,7 @@ export interface L2Words {
   allocated: number
 }
 
-/** Visits entries of L2 tables. It reads all tables into the same memory: a buffer for each costs more than reading it. */
+/** Visits entries of L2 tables. Reads all tables into the same buffer, because a new buffer costs more than the read. */
 export class L2Visitor {
   readonly #file: ImageFile
   readonly #geometry: Geometry
@@ -41,9 +41,7 @@ export class L2Visitor {
     this.#piece = new Piece(Math.min(PIECE, geometry.clusterSize))
   }
 
-  /**
-   * Visits the entries of the L2 table at `offset` that are not zero, each with its byte offset in the file. No visit may begin another.
-   */
+  /** Visits the nonzero entries of the L2 table at `offset`, each with its byte offset in the file. Must not be called by `visit`. */
   visit(offset: number, visit: (words: Readonly<L2Words>, at: number) => void): void {
     const { clusterSize, extendedL2 } = this.#geometry
     const table = { offset, size: clusterSize }
@@ -65,7 +63,7 @@ export class L2Visitor {
     const words = this.#words
     const end = length / 4
     for (let half = nextNonZero(halves, 0, end); half < end; half = nextNonZero(halves, half + 4, end)) {
-      // The entry, which the word may be the second of.
+      // Start of the entry: the word may be its second one.
       half -= half % 4
       const at = half * 4
       words.hi = view.getUint32(at)
@@ -81,7 +79,7 @@ export class L2Visitor {
 class Piece {
   readonly bytes: Uint8Array
   readonly view: DataView
-  /** The same as numbers of 32 bits, which are zero whatever the order of their bytes: asking them takes a fifth of the time. */
+  /** The same bytes as 32-bit integers, for tests against zero, where byte order does not matter: they take a fifth of the time. */
   readonly halves: Int32Array
 
   constructor(size: number) {
@@ -91,10 +89,10 @@ class Piece {
   }
 }
 
-/** Halves that are looked at together. */
+/** Halves to test together. */
 const STRIDE = 8
 
-/** The first word from `from` on that is not zero, as the index of its upper half; `end` without one. Most of a sparse disk's are zero. */
+/** The first nonzero word from `from` on, as the index of its upper half; `end` if there is none. Most words of a sparse disk are zero. */
 function nextNonZero(halves: Int32Array, from: number, end: number): number {
   let at = from
   for (const last = end - STRIDE; at <= last; at += STRIDE) {

@@ -1,6 +1,6 @@
 /**
- * The words of persistent dirty bitmaps: header extension, directory, tables. [QCOW2] "Bitmaps". What is refused here is what QEMU refuses
- * (QC-BMP-01, QC-BMP-05, QC-BMP-06), and it bounds what is allocated.
+ * The structures of persistent dirty bitmaps: header extension, directory, tables. [QCOW2] "Bitmaps". Refuses what QEMU refuses (QC-BMP-01,
+ * QC-BMP-05, QC-BMP-06), which also bounds allocations.
  */
 import { BackingError } from "../../backing.ts"
 import { decodeText, encodeText, getU64, roundUp, setU64, viewOf } from "./bytes.ts"
@@ -32,11 +32,11 @@ export const BITMAP_LIMIT = {
 const TYPE_DIRTY_TRACKING = 1
 const ALIGNMENT = 8
 
-/** Where the bitmap directory is. */
+/** The place of the bitmap directory. */
 export interface BitmapDirectoryPlace {
   readonly offset: number
   readonly length: number
-  /** Bitmaps in it. */
+  /** Number of bitmaps. */
   readonly count: number
 }
 
@@ -47,11 +47,11 @@ export interface BitmapEntry {
   readonly flags: number
   readonly granularityBits: number
   readonly name: string
-  /** Kept as it is. */
+  /** Preserved unchanged. */
   readonly extraData: Uint8Array
 }
 
-/** The directory that the header names, when it says that the bitmaps are valid (QC-BMP-02). Not checked. */
+/** The directory that the header names, if the autoclear bit says that it is valid (QC-BMP-02). Unchecked. */
 export function bitmapDirectoryPlace(header: Qcow2Header): BitmapDirectoryPlace | undefined {
   if (!hasFeature(header.autoclearFeatures, AUTOCLEAR_BIT.BITMAPS)) return undefined
   const data = findExtension(header.extensions, EXTENSION_TYPE.BITMAPS)
@@ -84,7 +84,7 @@ export function checkedDirectoryPlace(header: Qcow2Header, path: string): Bitmap
   return place
 }
 
-/** The header's extension for a directory. */
+/** Encodes the header extension for a directory. */
 export function encodeBitmapsExtension({ offset, length, count }: BitmapDirectoryPlace): Uint8Array {
   const data = new Uint8Array(EXTENSION.SIZE)
   const view = viewOf(data)
@@ -94,19 +94,19 @@ export function encodeBitmapsExtension({ offset, length, count }: BitmapDirector
   return data
 }
 
-/** Bytes of the directory that a bitmap of that name takes, without extra data. */
+/** Bytes of a directory entry for that name, without extra data. */
 export function directoryEntryBytes(name: string): number {
   return entryLength(encodeText(name).length, 0)
 }
 
-/** Bytes that an entry takes. */
+/** Bytes of an entry. */
 function entryLength(nameLength: number, extraLength: number): number {
   return roundUp(DIRECTORY_FIELD.EXTRA_DATA + nameLength + extraLength, ALIGNMENT)
 }
 
 /**
- * The entries of a directory, and the byte of it where each begins. @throws BackingError `invalid-format` for one that QEMU refuses as
- * well, extra data excepted
+ * The entries of a directory, each with the byte of the directory where it begins.
+ * @throws BackingError `invalid-format` for a directory that QEMU refuses, except for its extra data
  */
 export function decodeDirectory(
   bytes: Uint8Array, count: number, context: { readonly geometry: Geometry; readonly path: string },
@@ -169,7 +169,7 @@ export function tableEntriesFor(size: number, granularityBits: number, clusterSi
   return Math.max(1, Math.ceil(bytes / clusterSize))
 }
 
-/** A directory of these bitmaps. */
+/** Encodes a directory of these bitmaps. */
 export function encodeDirectory(entries: readonly BitmapEntry[]): Uint8Array {
   const parts = entries.map((entry) => ({ entry, name: encodeText(entry.name) }))
   const bytes = new Uint8Array(parts.reduce((sum, { entry, name }) => sum + entryLength(name.length, entry.extraData.length), 0))
@@ -190,7 +190,7 @@ export function encodeDirectory(entries: readonly BitmapEntry[]): Uint8Array {
   return bytes
 }
 
-/** What a word of a bitmap table says of a cluster's worth of bits. */
+/** The meaning of an entry of a bitmap table, which describes one cluster of bits. */
 export type BitmapWord = { readonly kind: "zeroes" | "ones" } | {
   readonly kind: "data"
   readonly offset: number

@@ -16,7 +16,7 @@ export function setU64(view: DataView, offset: number, value: number): void {
   view.setUint32(offset + 4, value % 2 ** 32)
 }
 
-/** `value` rounded up to a multiple of `unit`, both numbers that stay exact. */
+/** `value` rounded up to a multiple of `unit`. The result must be a safe integer. */
 export function roundUp(value: number, unit: number): number {
   return Math.ceil(value / unit) * unit
 }
@@ -24,12 +24,12 @@ export function roundUp(value: number, unit: number): number {
 const decoder = new TextDecoder("utf-8")
 const encoder = new TextEncoder()
 
-/** Bytes as text; what is not UTF-8 becomes U+FFFD. */
+/** Decodes UTF-8; invalid bytes become U+FFFD. */
 export function decodeText(bytes: Uint8Array): string {
   return decoder.decode(bytes)
 }
 
-/** Text as UTF-8. */
+/** Encodes text as UTF-8. */
 export function encodeText(text: string): Uint8Array {
   return encoder.encode(text)
 }

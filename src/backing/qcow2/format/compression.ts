@@ -1,18 +1,21 @@
-/** What an image needs to read compressed clusters, and to write them. */
+/** The interface through which an image decompresses and compresses clusters. */
 
-/** Decompresses clusters, and compresses them where it can: clusters of the types in `COMPRESSION_TYPE`. [QCOW2] "Cluster mapping" */
+/** Decompresses clusters of the types in `COMPRESSION_TYPE`, and compresses them if the platform can. [QCOW2] "Cluster mapping" */
 export interface Decompressor {
   /**
-   * The first `clusterSize` bytes that `stored` decompresses to; ignores what follows the stream.
-   * @throws DecompressionError that says what is wrong with `stored`
+   * Returns the first `clusterSize` decompressed bytes of `stored`; ignores bytes after the stream.
+   * @throws DecompressionError that describes the fault in `stored`
    */
   decompress(stored: Uint8Array, clusterSize: number, compressionType: number): Uint8Array
   /**
-   * What `decompress` turns into `cluster` again: a raw deflate stream with a window of 4 KiB (QC-CMP-05), or a zstd frame. It may be
-   * longer than the cluster; then that is stored as it is. Left out by who only reads.
+   * Returns a raw deflate stream with a window of 4 KiB (QC-CMP-05), or a zstd frame. It may be longer than the cluster, which is then
+   * stored uncompressed. Left out if the platform cannot compress.
    * @throws BackingError `unsupported` for a type that this platform only reads
    */
   compress?(cluster: Uint8Array, compressionType: number): Uint8Array
-  /** `compress` in another thread, where there are some: several at a time. The cluster stays as it is until then. */
+  /**
+   * `compress` on another thread, if the platform has threads. Several calls may overlap. The caller does not change `cluster` until the
+   * promise settles.
+   */
   compressLater?(cluster: Uint8Array, compressionType: number): Promise<Uint8Array>
 }

@@ -22,17 +22,17 @@ export interface Word {
   readonly lo: number
 }
 
-/** What an L1 entry says. `reserved`: a reserved bit is set, which input and output ignore and a check reports (QC-L1-02). */
+/** A decoded L1 entry. `reserved`: a reserved bit is set, which reads and writes ignore and a check reports (QC-L1-02). */
 export type L1Entry =
   | { readonly kind: "empty"; readonly reserved: boolean }
   | { readonly kind: "table"; readonly offset: number; readonly copied: boolean; readonly reserved: boolean }
   | { readonly kind: "corrupt"; readonly offset: number; readonly reason: string; readonly reserved: boolean }
 
-/** Kinds of L2 entries as small numbers, for the paths that must not allocate. */
+/** Kinds of L2 entries as small numbers, for code that must not allocate objects. */
 export const L2_KIND = { UNALLOCATED: 0, NORMAL: 1, ZERO: 2, ZERO_ALLOCATED: 3, COMPRESSED: 4, CORRUPT: 5 } as const
 export type L2Kind = (typeof L2_KIND)[keyof typeof L2_KIND]
 
-/** What an L2 entry says. */
+/** A decoded L2 entry. */
 export type L2Entry =
   | { readonly kind: "unallocated"; readonly reserved: boolean }
   | { readonly kind: "normal"; readonly offset: number; readonly copied: boolean; readonly reserved: boolean }
@@ -41,7 +41,7 @@ export type L2Entry =
   | { readonly kind: "compressed"; readonly offset: number; readonly length: number; readonly copied: boolean }
   | { readonly kind: "corrupt"; readonly offset: number; readonly reason: string; readonly reserved: boolean }
 
-/** What a refcount table entry says. */
+/** A decoded refcount table entry. */
 export type RefcountTableEntry =
   | { readonly kind: "empty"; readonly reserved: boolean }
   | { readonly kind: "block"; readonly offset: number; readonly reserved: boolean }
@@ -75,17 +75,17 @@ export function l2Kind(hi: number, lo: number, geometry: Geometry): L2Kind {
 }
 
 /**
- * Host byte of the cluster of an L2 entry that is normal beyond doubt, or -1: then `l2Kind` says more. Reads try this first (it saves 20 ns
- * of 60).
+ * Host byte of the cluster of an L2 entry that is certainly normal, or -1: then ask `l2Kind`. Reads try this first (it saves 20 ns of 60).
  */
 export function plainHostOffset(hi: number, lo: number, clusterSize: number): number {
-  // The low half shows the zero flag, what is not aligned, and reserved bits; the high half compressed clusters and offsets beyond 2^53.
+  // The low half shows the zero flag, unaligned offsets and reserved bits; the high half shows compressed clusters and offsets from 2^53
+  // on.
   if ((lo & (clusterSize - 1)) !== 0 || (hi & (L2_ENTRY.COMPRESSED_HI | 0x00e0_0000)) !== 0) return -1
   const offset = hostOffset(hi, lo)
   return offset === 0 ? -1 : offset
 }
 
-/** Host byte of the L2 table that an L1 entry names; 0 without one, -1 when it cannot be right: `decodeL1Entry` without an object. */
+/** Host byte of the L2 table that an L1 entry names; 0 without one, -1 if it is invalid. Like `decodeL1Entry`, but allocates no object. */
 export function l1TableOffset(hi: number, lo: number, geometry: Geometry): number {
   const unaligned = (lo & L1_ENTRY.OFFSET_LO & (geometry.clusterSize - 1)) !== 0 || (hi & L1_ENTRY.OFFSET_HI) >= OFFSET_LIMIT / TWO_32
   return unaligned ? -1 : hostOffset(hi, lo)
@@ -93,13 +93,13 @@ export function l1TableOffset(hi: number, lo: number, geometry: Geometry): numbe
 
 /** Host byte where a compressed cluster starts. */
 export function compressedOffset(hi: number, lo: number, geometry: Geometry): number {
-  // x - 32, from 17 for clusters of 2 MiB to 29 for 512 bytes.
+  // x - 32: from 17 for clusters of 2 MiB to 29 for 512 bytes.
   const offsetBitsHi = 38 - geometry.clusterBits
   return (hi & ((1 << offsetBitsHi) - 1)) * TWO_32 + lo
 }
 
 /**
- * Host byte where the bytes of compressed clusters must end: bits 56 and up of an offset are 0, and no offset has more bits (QC-CMP-03).
+ * Host byte where compressed data must end: bits 56 and up of an offset must be 0, and large clusters leave fewer bits for it (QC-CMP-03).
  */
 export function compressedLimit(geometry: Geometry): number {
   return Math.min(2 ** (70 - geometry.clusterBits), OFFSET_LIMIT)
@@ -113,13 +113,13 @@ export function encodeCompressedEntry(entry: { readonly offset: number; readonly
   return { hi: hi >>> 0, lo: offset % TWO_32 }
 }
 
-/** Most bytes that a compressed cluster takes: from its offset to the end of its last sector (QC-CMP-02). */
+/** Maximum bytes of a compressed cluster: from its offset to the end of its last sector (QC-CMP-02). */
 export function compressedLength(hi: number, lo: number, geometry: Geometry): number {
   const furtherSectors = (hi & 0x3fff_ffff) >>> (38 - geometry.clusterBits)
   return (furtherSectors + 1) * SECTOR_SIZE - (lo & (SECTOR_SIZE - 1))
 }
 
-/** Decodes an L1 entry. Unaligned, or at 2^53 and beyond: corrupt. */
+/** Decodes an L1 entry. An offset that is unaligned, or 2^53 or more, is corrupt. */
 export function decodeL1Entry(hi: number, lo: number, geometry: Geometry): L1Entry {
   const reserved = (hi & L1_ENTRY.RESERVED_HI) !== 0 || (lo & L1_ENTRY.RESERVED_LO) !== 0
   const offset = hostOffset(hi, lo)
@@ -172,7 +172,7 @@ function badOffset(offset: number, geometry: Geometry): string | undefined {
   return offset % geometry.clusterSize === 0 ? undefined : "the offset is not a multiple of the cluster size"
 }
 
-/** A standard entry: L1 with a table, or L2 with a normal cluster. */
+/** Encodes a standard entry: an L1 entry with a table, or an L2 entry with a normal cluster. */
 export function encodeEntry(entry: { readonly offset: number; readonly copied: boolean }): Word {
   const hi = Math.floor(entry.offset / TWO_32)
   return { hi: entry.copied ? (hi | L2_ENTRY.COPIED_HI) >>> 0 : hi, lo: entry.offset % TWO_32 }

@@ -3,13 +3,13 @@ import { BackingError, printable } from "../../backing.ts"
 import { decodeText, roundUp, viewOf } from "./bytes.ts"
 import { EXTENSION_TYPE, FEATURE_NAME } from "./spec.ts"
 
-/** One record as it stands in the file. Unknown types are kept, so that a rewritten header still has them (QC-EXT-04). */
+/** One record as stored in the file. Unknown types are kept, so that a rewritten header still has them (QC-EXT-04). */
 export interface HeaderExtension {
   readonly type: number
   readonly data: Uint8Array
 }
 
-/** What kind of feature a bit belongs to, for messages. */
+/** The kind of a feature bit, for messages. */
 export type FeatureKind = "incompatible" | "compatible" | "autoclear"
 
 const HEAD_SIZE = 8
@@ -18,7 +18,7 @@ const KNOWN_TYPES: ReadonlySet<number> = new Set(Object.values(EXTENSION_TYPE))
 
 /**
  * Reads the records in `cluster` from `start` up to `end`; a record of type END, or the end of the area, finishes the list. Throws
- * `invalid-format` when a record, END included, runs past the area, or when a known type occurs twice (QC-EXT-03, QC-EXT-05).
+ * `invalid-format` if a record, END included, runs past the area, or if a known type occurs twice (QC-EXT-03, QC-EXT-05).
  */
 export function parseExtensions(
   cluster: Uint8Array, area: { readonly start: number; readonly end: number; readonly path: string },
@@ -77,7 +77,7 @@ const FEATURE_TYPE: Readonly<Record<FeatureKind, number>> = {
   autoclear: FEATURE_NAME.TYPE_AUTOCLEAR,
 }
 
-/** The name that the image's feature name table gives a bit. A last entry that is not whole is left out (QC-EXT-08). */
+/** The name of a bit in the image's feature name table. Ignores an incomplete last entry (QC-EXT-08). */
 export function featureName(extensions: readonly HeaderExtension[], kind: FeatureKind, bit: number): string | undefined {
   const table = findExtension(extensions, EXTENSION_TYPE.FEATURE_NAME_TABLE) ?? new Uint8Array(0)
   for (let at = 0; at + FEATURE_NAME.ENTRY_SIZE <= table.length; at += FEATURE_NAME.ENTRY_SIZE) {

@@ -1,16 +1,16 @@
-/** FileWindow: many small pieces of a file, one behind the other, by few reads: a read costs more than what it brings. */
+/** FileWindow: reads many small consecutive pieces of a file with few calls, because each call has a high fixed cost. */
 import type { ImageFile } from "../../image-file.ts"
 import { viewOf } from "./bytes.ts"
 
-/** Bytes: more than any piece has. */
+/** Bytes: more than the largest piece. */
 const WINDOW = 1 << 18
 
 export class FileWindow {
   readonly bytes = new Uint8Array(WINDOW)
-  /** Of `bytes`: a view for each piece would take longer than to read the piece. */
+  /** One view of `bytes` for all pieces: making one for each piece would take longer than reading it. */
   readonly view = viewOf(this.bytes)
   readonly #file: ImageFile
-  /** Which bytes of the file are in it. */
+  /** The bytes of the file that are in the window: `#start` to `#end`. */
   #start = 0
   #end = 0
 
@@ -18,7 +18,7 @@ export class FileWindow {
     this.#file = file
   }
 
-  /** Where in `bytes` the `length` bytes of the file from `offset` on are, until the next call; -1 when the file ends before. */
+  /** Index in `bytes` of the `length` bytes of the file from `offset` on, valid until the next call. -1 if the file ends before. */
   locate(offset: number, length: number): number {
     if (offset < this.#start || offset + length > this.#end) {
       this.#end = this.#start
@@ -29,7 +29,7 @@ export class FileWindow {
     return offset + length > this.#end ? -1 : offset - this.#start
   }
 
-  /** A copy of that; undefined when the file ends before. */
+  /** A copy of these bytes; undefined if the file ends before. */
   copy(offset: number, length: number): Uint8Array | undefined {
     const at = this.locate(offset, length)
     return at < 0 ? undefined : this.bytes.slice(at, at + length)

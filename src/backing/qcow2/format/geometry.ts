@@ -1,4 +1,4 @@
-/** The sizes that follow from a header: clusters, tables and their entries. A frozen value that everything else computes with. */
+/** The sizes that follow from a header: clusters, tables and their entries. All other code computes with this frozen value. */
 import { EXTENDED_L2, TABLE_ENTRY_SIZE } from "./spec.ts"
 
 /** Sizes and counts of one image. All byte counts are powers of two unless said otherwise. */
@@ -7,7 +7,7 @@ export interface Geometry {
   readonly clusterBits: number
   /** Bytes in a cluster. */
   readonly clusterSize: number
-  /** L2 entries have a second word, which says what each subcluster is. [QCOW2] "Extended L2 Entries" */
+  /** L2 entries have a second word, with the kind of each subcluster. [QCOW2] "Extended L2 Entries" */
   readonly extendedL2: boolean
   /** Bytes of an L2 entry. */
   readonly l2EntrySize: number
@@ -30,7 +30,7 @@ export interface Geometry {
   readonly size: number
   /** L1 entries that `size` needs. */
   readonly l1EntriesNeeded: number
-  /** Guest data lies in another file, each cluster at its guest offset (QC-DF-01). */
+  /** Guest data is in another file, each cluster at its guest offset (QC-DF-01). */
   readonly hasDataFile: boolean
 }
 

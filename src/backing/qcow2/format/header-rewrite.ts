@@ -1,19 +1,19 @@
 /**
- * Replaces the header cluster by another one so that a crash at any moment leaves the old header or the new one. A disk writes one sector
- * whole or not at all, and the header, its extensions and the backing file name are often longer than a sector.
+ * Replaces the header cluster so that a crash at any moment leaves the old or the new header. A disk writes only single sectors atomically,
+ * and the header, its extensions and the backing file name are often longer than a sector.
  */
 import { getU64, roundUp, setU64, viewOf } from "./bytes.ts"
 import { EXTENSION_TYPE, HEADER_FIELD, HEADER_SIZE, SECTOR_SIZE } from "./spec.ts"
 
-/** Bytes to be written to the start of the file. They are on stable storage before the next write begins. */
+/** A write to the first cluster. It has to be durable before the next one begins. */
 export interface HeaderWrite {
   readonly offset: number
   readonly bytes: Uint8Array
 }
 
 /**
- * Type of the header extension that covers bytes which mean nothing, while a header is replaced. Other programs skip it as one that they do
- * not know (QC-EXT-04).
+ * Type of a header extension that covers meaningless bytes while a header is replaced. Other programs skip it as an unknown one
+ * (QC-EXT-04).
  */
 export const COVER_TYPE = 0x766f_6964
 
@@ -22,9 +22,10 @@ const HEAD_SIZE = 8
 /**
  * The writes that replace `current`, the whole first cluster, by `next`, the bytes of a header that fits into it.
  *
- * Where more than one sector changes: all that follows the fixed fields is first written to a free part of the cluster. Then the first
- * sector alone is written: it has the new fields, and a cover over all that is old. Behind the cover the new header is written to its
- * place, and the first sector, written again, takes off the cover. A cluster without room for this is written at once.
+ * If more than one sector changes, everything after the fixed fields is first written to a free part of the cluster. Then the first sector
+ * is written, with the new fields, and a cover extension over all old bytes: this switches to the new header. Then the rest of the new
+ * header is written under the cover, and the first sector is written again without the cover. A cluster without room for this is written at
+ * once.
  */
 export function headerWrites(current: Uint8Array, next: Uint8Array): HeaderWrite[] {
   const target = new Uint8Array(current.length)
@@ -34,7 +35,7 @@ export function headerWrites(current: Uint8Array, next: Uint8Array): HeaderWrite
   const start = headerLength(target)
   const cover = coverEnd(current, headerLength(current))
   if (changed.to - changed.from <= SECTOR_SIZE || start + HEAD_SIZE > SECTOR_SIZE) return [part(target, changed.from, changed.to)]
-  // A crash has left a cover, and there is room below its end.
+  // A crash has left a cover that has room for the new header.
   if (cover > 0 && next.length <= cover) return uncover(target, cover, changed.to)
   const place = roundUp(Math.max(liveEnd(current), next.length, SECTOR_SIZE), HEAD_SIZE)
   const end = place + next.length - start
@@ -52,13 +53,16 @@ function changedRange(current: Uint8Array, target: Uint8Array): { readonly from:
   return { from: from - (from % SECTOR_SIZE), to: Math.min(roundUp(to, SECTOR_SIZE), target.length) }
 }
 
-/** From the state in which everything below `place` is covered: the new header to its place, the cover off, and the copy away. */
+/**
+ * The last writes, while a cover extends to `place`: the new header under the cover, the first sector without the cover, and zeroes over
+ * the copy.
+ */
 function uncover(target: Uint8Array, place: number, end: number): HeaderWrite[] {
   const writes = [part(target, SECTOR_SIZE, place), part(target, 0, SECTOR_SIZE), part(target, place, end)]
   return writes.filter(({ bytes }) => bytes.length > 0)
 }
 
-/** The first sector of `target`, with what follows the header's fields at `place`, and a cover before. */
+/** The first sector of `target` with a cover from `start` to `place`, where the extensions and the name then are. */
 function coveredSector(target: Uint8Array, { start, place }: { readonly start: number; readonly place: number }): Uint8Array {
   const sector = target.slice(0, SECTOR_SIZE)
   const view = viewOf(sector)
@@ -69,7 +73,7 @@ function coveredSector(target: Uint8Array, { start, place }: { readonly start: n
   return sector
 }
 
-/** Where the cover ends that a crash has left at byte `start`, or 0. */
+/** The end of a cover that a crash has left at byte `start`, or 0. */
 function coverEnd(current: Uint8Array, start: number): number {
   if (start + HEAD_SIZE > current.length) return 0
   const view = viewOf(current)
@@ -78,7 +82,7 @@ function coverEnd(current: Uint8Array, start: number): number {
   return end < current.length ? end : 0
 }
 
-/** Where what the header in `current` refers to ends: its extensions with their end mark, and the backing file's name. */
+/** The end of the header in `current`, with its extensions, their END record, and the backing file's name. */
 function liveEnd(current: Uint8Array): number {
   const view = viewOf(current)
   let at = headerLength(current)

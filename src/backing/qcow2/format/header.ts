@@ -5,7 +5,7 @@ import { findExtension, type HeaderExtension, serialiseExtensions } from "./exte
 import { type Geometry, makeGeometry } from "./geometry.ts"
 import { AUTOCLEAR_BIT, EXTENSION_TYPE, HEADER_FIELD, INCOMPATIBLE_BIT, QCOW2_MAGIC } from "./spec.ts"
 
-/** All that the header cluster says. Offsets and sizes are bytes. */
+/** The content of the header cluster. Offsets and sizes are bytes. */
 export interface Qcow2Header {
   readonly version: 2 | 3
   readonly clusterBits: number
@@ -25,7 +25,7 @@ export interface Qcow2Header {
   readonly refcountOrder: number
   readonly headerLength: number
   readonly compressionType: number
-  /** What follows the compression type up to the header's end: padding and fields of later versions, kept as they are (QC-HDR-06). */
+  /** The bytes after the compression type, up to the header's end: padding and unknown fields, which are preserved (QC-HDR-06). */
   readonly trailing: Uint8Array
   readonly extensions: readonly HeaderExtension[]
   /** Name of the backing file as stored, or undefined. */
@@ -43,7 +43,7 @@ export function headerGeometry(header: Qcow2Header): Geometry {
   return makeGeometry({ ...header, extendedL2: has(INCOMPATIBLE_BIT.EXTENDED_L2), hasDataFile: has(INCOMPATIBLE_BIT.EXTERNAL_DATA_FILE) })
 }
 
-/** Whether the bytes at the start of a file name it a qcow2 image, of whatever version. */
+/** Whether a file that starts with these bytes is a qcow2 image, of any version. */
 export function isQcow2(start: Uint8Array): boolean {
   return start.length >= 4 && viewOf(start).getUint32(0) === QCOW2_MAGIC
 }
@@ -60,7 +60,7 @@ export function dataFileName(header: Qcow2Header): string | undefined {
   return name === undefined || name.length === 0 ? undefined : decodeText(name)
 }
 
-/** Whether the external data file alone is what the guest sees (QC-DF-07). */
+/** Whether the external data file alone has to show the guest's data (QC-DF-07). */
 export function isDataFileRaw(header: Qcow2Header): boolean {
   return hasFeature(header.autoclearFeatures, AUTOCLEAR_BIT.RAW_EXTERNAL_DATA)
 }
@@ -73,7 +73,7 @@ export function encryptionArea(header: Qcow2Header): { readonly offset: number; 
 
 /**
  * The content of the first cluster: fields, trailing fields, extensions, backing file name. The rest of the cluster is zero.
- * @throws BackingError `no-space` when it does not fit into one cluster (QC-HDR-15)
+ * @throws BackingError `no-space` if it does not fit into one cluster (QC-HDR-15)
  */
 export function serialiseHeader(header: Qcow2Header, path: string): Uint8Array {
   const extensions = serialiseExtensions(header.extensions)

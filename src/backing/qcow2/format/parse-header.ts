@@ -16,23 +16,23 @@ class Failure {
     this.#path = path
   }
 
-  /** `offset`: the byte that is wrong. */
+  /** `offset`: the wrong byte. */
   at(offset: number | undefined, message: string, code: BackingErrorCode = "invalid-format"): BackingError {
     return new BackingError(code, message, { path: this.#path, offset })
   }
 
-  /** For the field at byte `field`, which is `named` in the format's text. */
+  /** The error for the field at byte `field`, which the specification calls `named`. */
   field(field: number, named: string, problem: string, code?: BackingErrorCode): BackingError {
     return this.at(field, `${named} at byte ${field} ${problem}`, code)
   }
 }
 
-/** What a check lets pass, so that a repair can end it. */
+/** Problems that a check accepts, so that a repair can remove them. */
 export interface HeaderOptions {
   readonly anySnapshotCount?: boolean
 }
 
-/** Reads and checks the header of a qcow2 file. Reads at most one cluster. @throws BackingError as `parseHeader` does */
+/** Reads and checks the header of a qcow2 file. Reads at most one cluster. @throws as `parseHeader` */
 export function readHeader(file: Pick<ImageFile, "path" | "read">, options: HeaderOptions = {}): Qcow2Header {
   const start = new Uint8Array(HEADER_SIZE.V3_MINIMUM)
   const clusterSize = announcedClusterSize(start.subarray(0, file.read(start, 0)), new Failure(file.path))
@@ -67,9 +67,9 @@ function cutShort(start: Uint8Array, headerLength: number, fail: Failure): Backi
 }
 
 /**
- * Parses the header in `cluster`: the first cluster of the file, or all of a shorter file. Valid features that this program lacks pass, so
- * that they can be shown: see `refuseUnsupported`.
- * @throws BackingError `invalid-format` or `unsupported` when the header contradicts itself or exceeds a limit
+ * Parses the header in `cluster`: the first cluster of the file, or all of a shorter file. Accepts valid features that we do not support,
+ * so that tools can show them: see `refuseUnsupported`.
+ * @throws BackingError `invalid-format` or `unsupported` if the header contradicts itself or exceeds a limit
  */
 export function parseHeader(cluster: Uint8Array, path: string, options: HeaderOptions = {}): Qcow2Header {
   const fail = new Failure(path)
@@ -126,7 +126,7 @@ function parseHeaderLength(cluster: Uint8Array, version: 2 | 3, clusterSize: num
 }
 
 function parseBackingFile(cluster: Uint8Array, offset: number, clusterSize: number, fail: Failure): Uint8Array | undefined {
-  // The length means nothing without an offset (QC-HDR-12).
+  // The length has no meaning without an offset (QC-HDR-12).
   if (offset === 0) return undefined
   const length = viewOf(cluster).getUint32(HEADER_FIELD.BACKING_FILE_SIZE)
   if (offset > clusterSize) {
@@ -140,7 +140,7 @@ function parseBackingFile(cluster: Uint8Array, offset: number, clusterSize: numb
   return length === 0 ? undefined : cluster.slice(offset, offset + length)
 }
 
-/** Limits of the tables, and the size of the L1 table (QC-HDR-09, QC-HDR-14, QC-LIM-01). */
+/** Checks the sizes of the tables (QC-HDR-09, QC-HDR-14, QC-LIM-01). */
 function checkTables(header: Qcow2Header, fail: Failure, { anySnapshotCount = false }: HeaderOptions): void {
   const { refcountOrder, size, l1Size, refcountTableClusters, snapshotCount } = header
   if (refcountOrder > LIMIT.REFCOUNT_ORDER_MAX) {
@@ -165,7 +165,7 @@ function checkTables(header: Qcow2Header, fail: Failure, { anySnapshotCount = fa
   checkPlaces(header, fail)
 }
 
-/** Tables start on a cluster and end where a file offset can address them (QC-HDR-10). */
+/** Checks that tables start at a cluster boundary and end at a valid file offset (QC-HDR-10). */
 function checkPlaces(header: Qcow2Header, fail: Failure): void {
   const clusterSize = 2 ** header.clusterBits
   const check = (name: string, field: number, offset: number, length: number): void => {

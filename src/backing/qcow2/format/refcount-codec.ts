@@ -9,8 +9,8 @@ export interface RefcountCodec {
 }
 
 /**
- * The first index from `from` up to `to` whose refcount is 0, or `to`. Looks at 32 bits at a time: a block of 2 MiB may hold 16 million
- * refcounts. `to` is the end of the block or lies on a multiple of 32 bits.
+ * The first index from `from` up to `to` whose refcount is 0, or `to`. Tests 32 bits at a time, because a block of 2 MiB may hold 16
+ * million refcounts. `to` is the end of the block or at a multiple of 32 bits.
  */
 export function firstZeroRefcount(block: DataView, refcountOrder: number, from: number, to: number): number {
   const { get } = refcountCodec(refcountOrder)
@@ -29,7 +29,7 @@ export function firstZeroRefcount(block: DataView, refcountOrder: number, from: 
 
 /** Whether none of the refcounts in a word of 32 bits is 0. */
 function hasNoZero(word: number, refcountOrder: number): boolean {
-  // Gathers all bits of each refcount in its lowest one.
+  // ORs all bits of each refcount into its lowest one.
   let any = word
   for (let order = 0; order < refcountOrder; order++) any |= any >>> (1 << order)
   const lowest = LOWEST_BITS[refcountOrder] ?? 0

@@ -7,29 +7,29 @@ import type { Geometry } from "./geometry.ts"
 import type { Qcow2Header } from "./header.ts"
 import { LIMIT, SNAPSHOT_FIELD, TABLE_ENTRY_SIZE } from "./spec.ts"
 
-/** Extra data that is always written: VM state size, disk size, icount (QC-SNAP-04). */
+/** Bytes of extra data that we always write: VM state size, disk size, icount (QC-SNAP-04). */
 const EXTRA_DATA_WRITTEN = 24
 const NO_ICOUNT = 0xffff_ffff_ffff_ffffn
 
 /** One snapshot. Offsets and sizes are bytes unless said otherwise; `offset` is where its entry starts in the file. */
 export interface Snapshot {
   readonly offset: number
-  /** Not checked: it may be unaligned or beyond any file (see `snapshotL1Problem`). */
+  /** Unchecked: it may be unaligned or beyond any file (see `snapshotL1Problem`). */
   readonly l1TableOffset: number
   /** Entries of its L1 table. */
   readonly l1Size: number
   readonly id: string
   readonly name: string
-  /** Both as stored: what is not UTF-8 is kept when the table is written again. */
+  /** Both as stored, so that rewriting the table preserves bytes that are not UTF-8. */
   readonly idBytes: Uint8Array
   readonly nameBytes: Uint8Array
   readonly dateSeconds: number
   readonly dateNanoseconds: number
   readonly vmClockNanoseconds: bigint
   readonly vmStateSize: number
-  /** Instructions that the guest has executed, where the VM counts them. */
+  /** Instructions that the guest has executed, if the VM counts them. */
   readonly icount: bigint | undefined
-  /** Size of the disk when the snapshot was taken; undefined when the entry does not say. */
+  /** Size of the disk when the snapshot was taken; undefined if the entry does not have it. */
   readonly diskSize: number | undefined
   /** All extra data as stored. */
   readonly extraData: Uint8Array
@@ -41,17 +41,17 @@ export interface SnapshotTable {
   readonly byteLength: number
 }
 
-/** Something of a table that is beyond the limits, and how a repair ends it. */
+/** A part of a table that exceeds the limits, and how a repair removes it. */
 export interface SnapshotProblem {
   readonly message: string
   readonly offset: number
-  /** Entries are left out: what they refer to is not known. */
+  /** The repair drops entries, whose references are then unknown. */
   readonly isLoss: boolean
 }
 
 /**
- * Reads the table that the header names. @throws BackingError `invalid-format` beyond the limits of QC-SNAP-03 or when the file ends inside
- * it
+ * Reads the table that the header names.
+ * @throws BackingError `invalid-format` beyond the limits of QC-SNAP-03, or if the file ends inside the table
  */
 export function readSnapshotTable(file: ImageFile, header: Qcow2Header): SnapshotTable {
   return scanSnapshotTable(file, header, ({ message, offset }) => {
@@ -60,8 +60,8 @@ export function readSnapshotTable(file: ImageFile, header: Qcow2Header): Snapsho
 }
 
 /**
- * Reads the table, and leaves out what is beyond the limits or the end of the file, after `tell` was called with it: whole snapshots at the
- * end, or extra data. @throws what `tell` throws
+ * Reads the table, but calls `tell` for parts that exceed the limits or the end of the file, and leaves them out: snapshots at the end, or
+ * extra data. @throws what `tell` throws
  */
 export function scanSnapshotTable(file: ImageFile, header: Qcow2Header, tell: (problem: SnapshotProblem) => void): SnapshotTable {
   const snapshots: Snapshot[] = []
@@ -92,7 +92,7 @@ export function scanSnapshotTable(file: ImageFile, header: Qcow2Header, tell: (p
   return { snapshots, byteLength: offset - start }
 }
 
-/** Undefined when the file ends inside of it. */
+/** Undefined if the file ends inside the entry. */
 function readEntry(window: FileWindow, offset: number): { entry: Snapshot; byteLength: number; extraSize: number } | undefined {
   const { view } = window
   const head = window.locate(offset, SNAPSHOT_FIELD.EXTRA_DATA)
@@ -101,7 +101,7 @@ function readEntry(window: FileWindow, offset: number): { entry: Snapshot; byteL
   const idSize = view.getUint16(head + SNAPSHOT_FIELD.ID_SIZE)
   const nameSize = view.getUint16(head + SNAPSHOT_FIELD.NAME_SIZE)
   const words = offset + SNAPSHOT_FIELD.EXTRA_DATA + extraSize
-  // What is beyond the limit is never read: it may be 4 GiB.
+  // Bytes beyond the limit are never read: the size may be 4 GiB.
   const extraData = window.copy(offset + SNAPSHOT_FIELD.EXTRA_DATA, Math.min(extraSize, LIMIT.SNAPSHOT_EXTRA_DATA_BYTES))
   const idBytes = window.copy(words, idSize)
   const nameBytes = window.copy(words + idSize, nameSize)
@@ -128,7 +128,7 @@ function texts(idBytes: Uint8Array, nameBytes: Uint8Array): Pick<Snapshot, "id" 
   return { id: decodeText(idBytes), name: decodeText(nameBytes), idBytes, nameBytes }
 }
 
-/** What a new entry says. Its place follows from the entries before it. */
+/** The fields of a new entry. Its place follows from the entries before it. */
 export type NewSnapshot = Omit<Snapshot, "offset" | "extraData" | "idBytes" | "nameBytes">
 
 /** The entry for a new snapshot, to be put into a table by `layOutSnapshots`. */
@@ -137,8 +137,8 @@ export function makeSnapshot(fields: NewSnapshot): Snapshot {
 }
 
 /**
- * The bytes of a table at byte `offset` of the file, and its entries as they are read from there. What an entry does not say of the disk's
- * size becomes `diskSize`, which such an entry means (QC-SNAP-02); extra data that is not known stays.
+ * The bytes of a table at byte `offset` of the file, and the entries that reading it would return. An entry without a disk size gets
+ * `diskSize`, which it implies (QC-SNAP-02). Unknown extra data is preserved.
  * @throws BackingError `no-space` beyond the limits of QC-SNAP-03
  */
 export function layOutSnapshots(
@@ -179,14 +179,14 @@ function encodeSnapshot(snapshot: Snapshot, diskSize: number): Uint8Array {
   view.setUint32(SNAPSHOT_FIELD.DATE_SECONDS, snapshot.dateSeconds)
   view.setUint32(SNAPSHOT_FIELD.DATE_NANOSECONDS, snapshot.dateNanoseconds)
   view.setBigUint64(SNAPSHOT_FIELD.VM_CLOCK, snapshot.vmClockNanoseconds)
-  // A reader that knows only this field takes a state of 4 GiB or more for none (QC-SNAP-04).
+  // An old reader knows only this field: it takes a state of 4 GiB or more for none (QC-SNAP-04).
   view.setUint32(SNAPSHOT_FIELD.VM_STATE_SIZE, vmStateSize > 0xffff_ffff ? 0 : vmStateSize)
   view.setUint32(SNAPSHOT_FIELD.EXTRA_DATA_SIZE, extraSize)
   const extra = viewOf(bytes.subarray(SNAPSHOT_FIELD.EXTRA_DATA))
   if (extraData.length < 8) setU64(extra, 0, vmStateSize)
   if (extraData.length < 16) setU64(extra, 8, snapshot.diskSize ?? diskSize)
   if (extraData.length < 24) extra.setBigUint64(16, snapshot.icount ?? NO_ICOUNT)
-  // What is stored stays as it is, numbers that are not exact here included; a field that is cut off is not one.
+  // Stored fields are copied, including numbers that are not exact as doubles. A truncated field is dropped.
   const kept = extraData.length < EXTRA_DATA_WRITTEN ? extraData.length - (extraData.length % 8) : extraData.length
   bytes.set(extraData.subarray(0, kept), SNAPSHOT_FIELD.EXTRA_DATA)
   bytes.set(idBytes, SNAPSHOT_FIELD.EXTRA_DATA + extraSize)
@@ -194,7 +194,7 @@ function encodeSnapshot(snapshot: Snapshot, diskSize: number): Uint8Array {
   return bytes
 }
 
-/** What is wrong with a snapshot's L1 table, or undefined: alignment, the 32 MiB limit, and an end that can be addressed. */
+/** The fault of a snapshot's L1 table, or undefined: checks its alignment, the limit of 32 MiB, and that its end is a valid file offset. */
 export function snapshotL1Problem(snapshot: Snapshot, geometry: Geometry): string | undefined {
   const bytes = snapshot.l1Size * TABLE_ENTRY_SIZE
   if (bytes > LIMIT.L1_TABLE_BYTES) {
@@ -206,7 +206,7 @@ export function snapshotL1Problem(snapshot: Snapshot, geometry: Geometry): strin
     : `its L1 table offset ${snapshot.l1TableOffset} is not a multiple of the cluster size`
 }
 
-/** What is wrong with the disk's size: no L1 table maps such a disk, and an image with it would not open. */
+/** The fault of a snapshot's disk size, or undefined. No L1 table maps a larger disk, and an image of that size would not open. */
 export function snapshotSizeProblem({ diskSize = 0 }: Snapshot, { clusterSize, l2Coverage }: Geometry): string | undefined {
   const most = Math.min((LIMIT.L1_TABLE_BYTES / TABLE_ENTRY_SIZE) * l2Coverage, Number.MAX_SAFE_INTEGER)
   if (diskSize <= most) return undefined

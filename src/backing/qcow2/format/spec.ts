@@ -1,8 +1,7 @@
 /**
- * Constants of the qcow2 format, one object for each table of its description.
- * test/spec/README.md names the revision of [QCOW2]. Bit 0 is the least significant bit of a 64-bit word; every number in a file is
- * big-endian.
- * Masks come in two halves (HI: bits 32-63, LO: bits 0-31), because numbers here are doubles and never bit-operated beyond 32 bits.
+ * Constants of the qcow2 format, one object for each table of the specification. test/spec/README.md names the revision of [QCOW2]. Bit 0
+ * is the least significant bit of a 64-bit word; every number in a file is big-endian. Masks come in two halves (HI: bits 32-63, LO: bits
+ * 0-31), because bit operations of JavaScript work on 32 bits.
  */
 
 /** "QFI" and 0xFB. [QCOW2] "Header" */
@@ -31,7 +30,7 @@ export const HEADER_FIELD = {
   COMPRESSION_TYPE: 104,
 } as const
 
-/** Header sizes: all of version 2, the least of version 3, and what this program writes (compression type and its padding included). */
+/** Header sizes: of version 2, the minimum of version 3, and the one that we write (with the compression type and its padding). */
 export const HEADER_SIZE = { V2: 72, V3_MINIMUM: 104, V3_WRITTEN: 112 } as const
 
 /** Bit numbers of incompatible_features. [QCOW2] "Header" */
@@ -90,7 +89,7 @@ export const REFCOUNT_TABLE_ENTRY = { OFFSET_LO: 0xffff_fe00, RESERVED_LO: 0x000
 /** Bytes of one entry of an L1 or refcount table, or of an L2 table without extended entries (`Geometry.l2EntrySize`). */
 export const TABLE_ENTRY_SIZE = 8
 
-/** Fixed part of a snapshot table entry, and the extra data that this program knows. [QCOW2] "Snapshots" */
+/** Fixed part of a snapshot table entry, and the known extra data. [QCOW2] "Snapshots" */
 export const SNAPSHOT_FIELD = {
   L1_TABLE_OFFSET: 0,
   L1_SIZE: 8,
@@ -104,14 +103,11 @@ export const SNAPSHOT_FIELD = {
   EXTRA_DATA: 40,
 } as const
 
-/**
- * What is refused beyond. Not in the format's text: QEMU's limits, so that both programs open the same images, and they bound what is
- * allocated.
- */
+/** Limits of QEMU, which the specification does not have. With them both programs open the same images, and allocations are bounded. */
 export const LIMIT = {
   CLUSTER_BITS_MIN: 9,
   CLUSTER_BITS_MAX: 21,
-  /** Of an image with extended L2 entries: its subclusters then have 512 bytes. */
+  /** Minimum with extended L2 entries: subclusters have 512 bytes then. */
   EXTENDED_L2_CLUSTER_BITS_MIN: 14,
   REFCOUNT_ORDER_MAX: 6,
   L1_TABLE_BYTES: 32 * 1024 * 1024,

@@ -1,16 +1,16 @@
 /**
- * Bytes behind the last cluster in use that some program has appended to the file. The format says nothing of them, other programs
- * overwrite them, and their owner looks for them at the end of the file.
+ * Bytes that another program has appended to the file after the last used cluster. The format does not mention them, other programs
+ * overwrite them, and their owner expects them at the end of the file.
  */
 import { roundUp } from "./bytes.ts"
 
 /**
- * So many bytes at the end of the file may be somebody's; what is before them is not kept. A crash leaves clusters that nothing refers to,
- * and they look the same: they are kept too, so this is what they waste.
+ * Maximum bytes that are preserved. The limit exists because clusters that a crash has leaked at the end look the same, and are preserved
+ * as well.
  */
 export const MOST_TRAILING = 4 * 1024 * 1024
 
-/** Bytes and where they are. */
+/** Bytes and their offset in the file. */
 export interface TrailingBytes {
   readonly offset: number
   readonly bytes: Uint8Array
@@ -19,14 +19,14 @@ export interface TrailingBytes {
 export interface TrailingRange {
   /** Byte where the last cluster in use ends. */
   readonly from: number
-  /** Byte where the active L1 table ends: it is the last of a new image of QEMU, whose file ends with it, inside of a cluster. */
+  /** Byte where the active L1 table ends. A new image of QEMU ends with this table, inside a cluster. */
   readonly l1End: number
   /** Byte where the file ends. */
   readonly to: number
   readonly clusterSize: number
 }
 
-/** The bytes behind what the image uses; undefined for zeroes only. Whole clusters of zeroes before the rest are left out. */
+/** The bytes after the last used cluster, without leading clusters of zeroes; undefined if all are zeroes. */
 export function readTrailingBytes(
   file: { read(buffer: Uint8Array, offset: number): unknown }, { from, l1End, to, clusterSize }: TrailingRange,
 ): TrailingBytes | undefined {

@@ -1,4 +1,4 @@
-/** Which valid images this program does not handle, and which it only reads: refused by name, with the file untouched. */
+/** Refuses valid images that we do not support, or that we only read: by the names of their features, with the file untouched. */
 import { BackingError } from "../../backing.ts"
 import { featureName } from "./extensions.ts"
 import { hasFeature, type Qcow2Header } from "./header.ts"
@@ -9,7 +9,7 @@ const HANDLED_INCOMPATIBLE: ReadonlySet<number> = new Set([
   INCOMPATIBLE_BIT.EXTENDED_L2,
 ])
 
-/** @throws BackingError `unsupported` when the image uses what this program does not implement, reading included */
+/** @throws BackingError `unsupported` if the image has features that we cannot even read */
 export function refuseUnsupported(header: Qcow2Header, path: string): void {
   for (let bit = 0; bit < 64; bit++) {
     if (!hasFeature(header.incompatibleFeatures, bit) || HANDLED_INCOMPATIBLE.has(bit)) continue
@@ -35,8 +35,8 @@ export function refuseUnsupported(header: Qcow2Header, path: string): void {
 }
 
 /**
- * @throws BackingError `corrupt` when the image is marked corrupt, which only a repair may write to (QC-FEAT-05), or has what does not go
- * with an external data file (QC-DF-04)
+ * @throws BackingError `corrupt` if the image is marked corrupt, so that only a repair may write to it (QC-FEAT-05), or if it has both an
+ * external data file and internal snapshots (QC-DF-04)
  */
 export function refuseCorruptForWriting(header: Qcow2Header, path: string): void {
   if (hasFeature(header.incompatibleFeatures, INCOMPATIBLE_BIT.EXTERNAL_DATA_FILE) && header.snapshotCount > 0) {

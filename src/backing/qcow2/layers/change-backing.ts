@@ -1,4 +1,4 @@
-/** What is behind an open image is replaced: the header names another backing file, or none, and reads go there from then on. */
+/** Replaces the backing file of an open image, in the header and for reads. */
 import { BackingError } from "../../backing.ts"
 import { encodeText } from "../format/bytes.ts"
 import { EXTENSION_TYPE, LIMIT } from "../format/spec.ts"
@@ -6,7 +6,7 @@ import { isDataFileRaw, type Qcow2Header, serialiseHeader } from "../format/head
 import type { Qcow2Image } from "../image.ts"
 import type { BackingDisk } from "../reader.ts"
 
-/** A backing file as it is to stand in an image. */
+/** A backing file as an image stores it. */
 export interface BackingName {
   /** Relative to the image's own directory, or absolute. */
   readonly name: string
@@ -14,8 +14,8 @@ export interface BackingName {
 }
 
 /**
- * The header that names this backing file, or none.
- * @throws BackingError `invalid-argument` for a name that the format does not allow, and for an image that can have none
+ * Returns the header with this backing file, or without one.
+ * @throws BackingError `invalid-argument` for a name that the format does not allow, and for an image that cannot have a backing file
  */
 export function headerWithBacking(header: Qcow2Header, backing: BackingName | undefined, path: string): Qcow2Header {
   const others = header.extensions.filter(({ type }) => type !== EXTENSION_TYPE.BACKING_FORMAT)
@@ -28,21 +28,20 @@ export function headerWithBacking(header: Qcow2Header, backing: BackingName | un
     throw refuse(`the name of the backing file is longer than ${LIMIT.BACKING_FILE_NAME_BYTES} bytes`)
   }
   const format = { type: EXTENSION_TYPE.BACKING_FORMAT, data: encodeText(backing.format) }
-  // First, as QEMU has it (QC-EXT-09).
+  // The format comes first, as in QEMU (QC-EXT-09).
   return { ...header, backingFile, extensions: [format, ...others] }
 }
 
-/** What is going to be behind the image. */
+/** The next backing file of an image. */
 export interface NextBacking {
   readonly reference: BackingName | undefined
   readonly disk: BackingDisk | undefined
 }
 
 /**
- * Puts `next` behind the image, on disk and in memory, after all that the image holds by now is on stable storage. Returns the disk that
- * was there, which is the caller's to close. The image must read the same over both: `prepareBacking` and a copy of what differs come
- * first.
- * @throws BackingError then the file names the old one or the new one, the open image still has the old one, and the call can be made again
+ * Stores all data of the image, and then replaces its backing file, on disk and in memory. Returns the old disk, which the caller closes.
+ * The image must read the same over both: call `prepareBacking`, and copy the differences, before.
+ * @throws BackingError; then the header names the old or the new one, the open image still has the old one, and the call can be repeated
  */
 export function changeBacking(image: Qcow2Image, { reference, disk }: NextBacking): BackingDisk | undefined {
   return image.change(({ header, backing, metadataWriter }) => {
@@ -57,8 +56,8 @@ export function changeBacking(image: Qcow2Image, { reference, disk }: NextBackin
 }
 
 /**
- * Announces `next`: from now on, what is made zero in the image is kept from showing it as well, for it may be longer.
- * @throws BackingError `no-space`, `invalid-argument` when the header cannot name it: now, and not after hours of copying
+ * Announces `next`: from now on, zeroed clusters of the image also hide the content of `next`, which may be longer.
+ * @throws BackingError `no-space`, `invalid-argument` if the header cannot name it: now, and not after hours of copying
  */
 export function prepareBacking(image: Qcow2Image, { reference, disk }: NextBacking): void {
   image.change(({ header, backing }) => {
@@ -67,7 +66,7 @@ export function prepareBacking(image: Qcow2Image, { reference, disk }: NextBacki
   })
 }
 
-/** Nothing takes the place of the backing image, or it has done so. */
+/** Ends `prepareBacking`, after the change or without it. */
 export function forgetNextBacking(image: Qcow2Image): void {
   image.inspect(({ backing }) => void (backing.next = undefined))
 }

@@ -1,12 +1,12 @@
-/** Empties an image: it holds nothing of its own afterwards, and shows what is behind it. */
+/** Empties an image: afterwards nothing is allocated, and it reads as its backing file. */
 import { L2_KIND } from "../format/entries.ts"
 import type { Geometry } from "../format/geometry.ts"
 import type { Qcow2Image } from "../image.ts"
 import type { ChangedParts } from "../image-parts.ts"
 
 /**
- * Drops what the L1 entries from `from` on name: one table's worth, some milliseconds. Returns the entry to go on with; all is done when
- * that is `entries`. A crash leaves each table dropped or not. @throws BackingError with nothing to undo
+ * Drops the next L2 table from L1 entry `from` on, in a few milliseconds. Returns the next entry, which is `entries` at the end. A crash
+ * leaves each table either dropped or unchanged. @throws BackingError with nothing to undo
  */
 export function emptyTables(image: Qcow2Image, from: number): { readonly next: number; readonly entries: number } {
   return image.change((parts) => {
@@ -29,7 +29,7 @@ function dropTable(
 ): void {
   const table = mapping.table(l1Index)
   if (table === undefined) return
-  // Refused before anything is changed.
+  // Refuses corrupt entries before any change.
   for (let index = 0; index < l2Entries; index++) {
     if (mapping.l2.kind(table, index, 0) === L2_KIND.CORRUPT) throw mapping.corruptEntry(table, index)
   }

@@ -1,21 +1,21 @@
-/** Which layer of a backing chain holds what: what an image has itself, and what the images above another one have together. */
+/** Finds the allocated runs of an image, and of the images of a backing chain above a base. */
 import { checkRange } from "../../backing.ts"
 import { L2_KIND } from "../format/entries.ts"
 import { Qcow2Image } from "../image.ts"
 import { Extent } from "../metadata/extent.ts"
 import type { BackingDisk } from "../reader.ts"
 
-/** A run of guest bytes that one layer answers for, or leaves to the layers below. */
+/** A run of guest bytes that one layer supplies, or that the layers below supply. */
 export interface LayerRun {
   /** Bytes. */
   readonly length: number
-  /** What it reads as comes from the layers that were asked about, not from below. */
+  /** The queried layers supply its content, not the layers below them. */
   readonly isOwn: boolean
-  /** It reads as zeroes, and is the layers' own. */
+  /** `isOwn`, and it reads as zeroes. */
   readonly isZero: boolean
 }
 
-/** What `image` itself holds of the bytes from `offset` on: a run of at most `length` > 0. No more is looked at than one L2 table. */
+/** The run of `image` itself at `offset`, of at most `length` > 0 bytes. Reads at most one L2 table. */
 export function ownRun(image: Qcow2Image, offset: number, length: number): LayerRun {
   checkRange(image.size, offset, length, image.path)
   const extent = new Extent()
@@ -25,8 +25,8 @@ export function ownRun(image: Qcow2Image, offset: number, length: number): Layer
 }
 
 /**
- * What `top` and the layers behind it, down to `base` and without it, hold of the bytes from `offset` on: at most `length` > 0. Where one
- * of them ends, it hides what is below by zeroes. Without `base`: the whole chain.
+ * The run of the layers from `top` down to `base`, without `base`, at `offset`, of at most `length` > 0 bytes. Past its end a layer reads
+ * as zeroes, which hide the layers below. Without `base`: the whole chain.
  */
 export function runAbove(top: BackingDisk | undefined, base: BackingDisk | undefined, range: { offset: number; length: number }): LayerRun {
   const { offset } = range
@@ -46,7 +46,7 @@ export function runAbove(top: BackingDisk | undefined, base: BackingDisk | undef
   return { length, isOwn: false, isZero: false }
 }
 
-/** `top` and all that is behind it, in order. */
+/** `top` and all its backing images, in order. */
 export function* layersOf(top: BackingDisk): Generator<BackingDisk> {
   for (let layer: BackingDisk | undefined = top; layer !== undefined;) {
     yield layer

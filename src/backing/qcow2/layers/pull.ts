@@ -1,4 +1,4 @@
-/** Copies what the layers behind an image hold into the image itself, piece by piece, while the image is in use. */
+/** Copies data of the layers below an image into the image, piece by piece, while the image is in use. */
 import type { Qcow2Image } from "../image.ts"
 import type { BackingDisk } from "../reader.ts"
 import { ownRun, runAbove } from "./layer-run.ts"
@@ -7,22 +7,22 @@ export interface PullRange {
   readonly offset: number
   /** Bytes; more than 0. */
   readonly length: number
-  /** The layer that stays behind the image; what it holds is not copied. */
+  /** The layer that stays in the chain, whose data is not copied. */
   readonly base: BackingDisk | undefined
 }
 
-/** What one call of `pull` has done. */
+/** The result of one `pull`. */
 export interface Pulled {
-  /** Bytes from the offset on that need nothing more. */
+  /** Bytes from the offset on that are done. */
   readonly length: number
-  /** Bytes of them that were read from the layers behind and stored. */
+  /** Number of them that were copied. */
   readonly copied: number
 }
 
 /**
- * Makes a run of bytes from `offset` on the image's own where layers above `base` hold them: at most `buffer.length` bytes, which are read
- * into `buffer`. All in one synchronous call: what is found to be not the image's own cannot be written by a guest before it is stored.
- * @throws BackingError with nothing to undo: the call can be made again
+ * Copies a run of data of the layers above `base` into the image, from `offset` on: at most `buffer.length` bytes, through `buffer`. This
+ * is one synchronous call, so that a guest cannot write between the read and the write.
+ * @throws BackingError with nothing to undo: the call can be repeated
  */
 export function pull(image: Qcow2Image, { offset, length, base }: PullRange, buffer: Uint8Array): Pulled {
   const own = ownRun(image, offset, length)
@@ -30,7 +30,7 @@ export function pull(image: Qcow2Image, { offset, length, base }: PullRange, buf
   const { backing } = image
   if (backing === undefined) return { length: own.length, copied: 0 }
   const run = runAbove(backing, base, { offset, length: own.length })
-  // Where nothing stays behind, what is not the image's own reads as zeroes anyway.
+  // Without a base, unallocated clusters will read as zeroes anyway.
   if (!run.isOwn || (run.isZero && base === undefined)) return { length: run.length, copied: 0 }
   if (run.isZero) {
     const most = Math.min(run.length, image.zeroesAtOnce)

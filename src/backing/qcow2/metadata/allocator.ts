@@ -1,6 +1,6 @@
 /**
- * Hands out host clusters and takes them back. A cluster that the disk may still refer to is only free after the change that dropped its
- * last reference is on stable storage: until then it waits in the list of pending frees (QC-WO-04, QC-REF-10).
+ * Hands out host clusters and takes them back. A cluster is only free after the change that dropped its last reference is durable. Until
+ * then it is in the list of pending frees (QC-WO-04, QC-REF-10).
  */
 import { BackingError } from "../../backing.ts"
 import type { ClusterFile } from "./cluster-file.ts"
@@ -10,19 +10,19 @@ import type { ClusterRun } from "./l2-view.ts"
 import { Puncher } from "./puncher.ts"
 import type { Refcounts } from "./refcounts.ts"
 
-/** So many separate pending runs, or so many bytes and this share of the file, are reason enough to make them free for reuse. */
+/** Pending runs are freed early if there are this many, or if they have this many bytes and this share of the file. */
 const PENDING_RUNS_LIMIT = 32768
 const PENDING_BYTES_LIMIT = 8 * 1024 * 1024
 const PENDING_SHARE = 1 / 8
 
-/** What one `releasePending` does: so many clusters, and so many bytes of refcount blocks read, some 2 ms each. */
+/** Limits of one `releasePending`: clusters, and bytes of refcount blocks to read. Each takes about 2 ms. */
 const MOST_RELEASED = 16384
 const MOST_LOADED = 1024 * 1024
 
-/** A search for a free cluster that meets full blocks only goes on after so many allocations: one write makes that many. */
+/** A search that meets only full blocks pauses for this many allocations: one write can make that many. */
 const ALLOCATIONS_BETWEEN = 64
 
-/** Stretches of free clusters that are tried before clusters in a row are taken where nothing is. */
+/** Free runs to try for contiguous clusters, before they are taken after the range of the last refcount block. */
 const TRIES_IN_ROW = 64
 
 export interface AllocatorOptions {
@@ -37,17 +37,17 @@ export class Allocator implements DataClusters {
   readonly #file: ClusterFile
   readonly #geometry: Geometry
   readonly #refcounts: Refcounts
-  /** No cluster below is free. */
+  /** No cluster below this one is free. */
   #firstFree = 0
-  /** Allocations until the search from `#firstFree` goes on. */
+  /** Allocations left until the search from `#firstFree` continues. */
   #untilSearch = 0
-  /** Where to allocate while the search from `#firstFree` is long: behind what the file holds. */
+  /** Where to allocate while the search from `#firstFree` is paused: after the end of the file. */
   #behind = 0
   /** First cluster and count of each run that loses one reference, in pairs. */
   #pending: number[] = []
   #pendingClusters = 0
 
-  /** What is done before anything is allocated. It may fail, and is done again then. */
+  /** Called before each allocation. If it fails, the next allocation calls it again. */
   readonly #prepare: () => void
 
   constructor(options: AllocatorOptions) {
@@ -60,8 +60,8 @@ export class Allocator implements DataClusters {
   }
 
   /**
-   * Takes 1 to `most` free clusters in a row, each with the refcount 1 in memory from now on.
-   * @throws BackingError `no-space` when none is free, and the file cannot grow
+   * Takes 1 to `most` contiguous free clusters, and sets their refcounts in memory to 1.
+   * @throws BackingError `no-space` if none is free, and the file cannot grow
    */
   allocate(most: number): ClusterRun {
     this.#prepare()
@@ -82,8 +82,8 @@ export class Allocator implements DataClusters {
   }
 
   /**
-   * Takes exactly `count` free clusters in a row, for a table.
-   * @throws BackingError `no-space` when there is no such room, and the file cannot grow
+   * Takes exactly `count` contiguous free clusters, for a table.
+   * @throws BackingError `no-space` if there is no such run, and the file cannot grow
    */
   allocateInRow(count: number): ClusterRun {
     if (count === 1) return this.allocate(1)
@@ -104,7 +104,7 @@ export class Allocator implements DataClusters {
     return run
   }
 
-  /** Takes over what waits to be freed in an allocator of the same file, which nobody uses any more. */
+  /** Takes over the pending frees of an allocator of the same file that nobody uses any more. */
   takeOver(other: Allocator): void {
     for (let at = 0; at < other.#pending.length; at += 2) this.releaseLater(other.#pending[at] ?? 0, other.#pending[at + 1] ?? 0)
   }
@@ -115,8 +115,8 @@ export class Allocator implements DataClusters {
   }
 
   /**
-   * The search for a free cluster will take several calls. Meanwhile there is room behind the end of the file; the count is 0 where there
-   * is none, and the search has to go on.
+   * Allocates after the end of the file while the search for a free cluster is paused. The count is 0 if the file has no room there: then
+   * the search must continue.
    */
   #allocateBehind(most: number): ClusterRun {
     const end = Math.ceil(this.#file.usedEnd / this.#geometry.clusterSize)
@@ -126,7 +126,7 @@ export class Allocator implements DataClusters {
     return run
   }
 
-  /** Gives back clusters that nothing ever referred to, neither in memory nor on disk. */
+  /** Frees clusters that nothing ever referred to, neither in memory nor on disk. */
   release(first: number, count: number): void {
     for (let cluster = first; cluster < first + count; cluster++) this.#refcounts.add(cluster, -1)
     if (first < this.#firstFree) this.#firstFree = first
@@ -147,7 +147,7 @@ export class Allocator implements DataClusters {
     return this.#pending.length > 0
   }
 
-  /** So much waits to be freed that it is worth the syncs that it takes. */
+  /** So much is pending that freeing it is worth the syncs. */
   get isCrowded(): boolean {
     if (this.#pending.length >= PENDING_RUNS_LIMIT * 2) return true
     const bytes = this.#pendingClusters * this.#geometry.clusterSize
@@ -155,8 +155,8 @@ export class Allocator implements DataClusters {
   }
 
   /**
-   * The changes that removed the references are on stable storage: lowers refcounts, as many as a few milliseconds allow. What is left, or
-   * met an error, comes next time.
+   * Lowers the refcounts of pending clusters for a few milliseconds; the next call continues, also after an error. The changes that removed
+   * the references must be durable.
    */
   releasePending(): void {
     const loaded = this.#refcounts.loadedBytes
@@ -166,7 +166,7 @@ export class Allocator implements DataClusters {
     }
   }
 
-  /** Lowers the refcounts of the last clusters of the last run: at most `most`, and those that one block describes. Returns how many. */
+  /** Lowers the refcounts of the last clusters of the last run: at most `most`, and all in one refcount block. Returns their number. */
   #releaseLast(most: number): number {
     const count = this.#pending.at(-1) ?? 0
     const first = this.#pending.at(-2) ?? 0
@@ -174,7 +174,7 @@ export class Allocator implements DataClusters {
     const from = Math.max(first, blockStart, first + count - most)
     for (let cluster = first + count - 1; cluster >= from; cluster--) {
       if (this.#refcounts.add(cluster, -1) === 0 && cluster < this.#firstFree) this.#firstFree = cluster
-      // Step by step: after an error, what was done must not be done again.
+      // Updated at each step, because after an error no step may be repeated.
       this.#pending[this.#pending.length - 1] = cluster - first
       this.#pendingClusters--
     }

@@ -1,12 +1,9 @@
-/** The image file as the rest of qcow2 sees it: what lies past its end reads as zeroes, and it knows which bytes were never written. */
+/** ClusterFile: the image file for the rest of qcow2. Bytes past its end read as zeroes, and it knows where the unwritten part begins. */
 import { BackingError, type DiskVersion, type Versioned, versionOf } from "../../backing.ts"
 import type { ImageFile } from "../../image-file.ts"
 import { fillZeroFrom } from "../../buffers.ts"
 
-/**
- * Metadata of the image in `file` that cannot be right. The image that meets it marks itself corrupt; one above it in a backing chain does
- * not.
- */
+/** Thrown for invalid metadata in `file`. The image in that file marks itself corrupt; images above it in a backing chain do not. */
 export class CorruptMetadata extends BackingError {
   readonly file: ClusterFile
   /** The message without the path. */
@@ -21,18 +18,18 @@ export class CorruptMetadata extends BackingError {
 
 export class ClusterFile {
   readonly path: string
-  /** Bytes that the file can have at most. */
+  /** Maximum size of the file in bytes. */
   readonly largestSize: number = 0
   readonly #file: ImageFile
   /**
-   * No byte from here on was ever written, so a file that grows past here reads as zeroes where nothing was stored. Raised before a write
-   * is tried, because a failed write may have stored a part.
+   * No byte from here on was ever written, so the file reads as zeroes from here when it grows. Raised before each write, because a failed
+   * write may have stored a part.
    */
   #usedEnd: number = 0
   #isChanged = false
-  /** Bytes of the file when it was opened: whoever made it end there may look for something at its end. */
+  /** Bytes of the file when it was opened. An unchanged file is not padded, because its writer may expect something at its end. */
   readonly #sizeAtFirst: number = 0
-  /** The file ends with bytes that are not the image's. */
+  /** The file ends with foreign bytes: see `Trailer`. */
   #hasTrailer = false
 
   constructor(file: ImageFile) {
@@ -43,7 +40,7 @@ export class ClusterFile {
     this.#sizeAtFirst = this.#usedEnd
   }
 
-  /** The error for metadata at byte `offset` that cannot be right. */
+  /** The error for invalid metadata at byte `offset`. */
   corrupt(reason: string, offset: number): CorruptMetadata {
     return new CorruptMetadata(this, reason, offset)
   }
@@ -53,12 +50,12 @@ export class ClusterFile {
     return offset >= this.#usedEnd
   }
 
-  /** End of what was ever written, in bytes: the file's size, or a little beyond. */
+  /** Where the unwritten part begins, in bytes: the file's size, or a little more. */
   get usedEnd(): number {
     return this.#usedEnd
   }
 
-  /** Treats everything below `end` as written from now on. */
+  /** From now on treats all bytes below `end` as written. */
   claim(end: number): void {
     if (end > this.#usedEnd) this.#usedEnd = end
   }
@@ -74,17 +71,17 @@ export class ClusterFile {
     if (done < length) buffer.fill(0, start + done, start + length)
   }
 
-  /** Whether there is another thread for `readLater`. */
+  /** Whether `readLater` has another thread to read on. */
   get readsLater(): boolean {
     return this.#file.readLater !== undefined
   }
 
-  /** `read` on another thread, where there is one. */
+  /** `read` on another thread, if `readsLater`. */
   async readLater(buffer: Uint8Array, offset: number): Promise<void> {
     buffer.fill(0, await (this.#file.readLater?.(buffer, offset) ?? this.#file.read(buffer, offset)))
   }
 
-  /** Reads what there is and returns the count. */
+  /** Reads up to the end of the file, and returns the count. */
   readSome(buffer: Uint8Array, offset: number): number {
     return this.#file.read(buffer, offset)
   }
@@ -126,7 +123,7 @@ export class ClusterFile {
     this.#file.sync()
   }
 
-  /** Makes a file that has grown end on a cluster border, as other programs leave it, where it can. */
+  /** Pads a file whose size has changed to whole clusters, as other programs do, if the file may be so large. */
   padTo(clusterSize: number): void {
     if (!this.#isChanged || this.#hasTrailer) return
     const size = this.#file.size()
@@ -135,7 +132,7 @@ export class ClusterFile {
     if (padded !== size && padded <= this.largestSize) this.#file.truncate(padded)
   }
 
-  /** From now on the end of the file is left as it is. */
+  /** From now on `padTo` leaves the end of the file as it is. */
   keepEnd(): void {
     this.#hasTrailer = true
   }
@@ -148,13 +145,13 @@ export class ClusterFile {
     this.#file.truncate(size)
   }
 
-  /** Cuts off what lies behind `size` bytes, where the file can be cut: nothing there is in use. */
+  /** Cuts the file to `size` bytes, if it can be cut. Nothing after them is in use. */
   cutTo(size: number): void {
     if (this.#file.size() <= size) return
     try {
       this.#file.truncate(size)
     } catch (error) {
-      // A device, or an export of fixed size.
+      // A file of fixed size, for instance a device or an NBD export.
       if (error instanceof BackingError && error.code === "unsupported") return
       throw error
     }
@@ -162,14 +159,14 @@ export class ClusterFile {
     this.#usedEnd = size
   }
 
-  /** Makes the range, which is inside the file, zeroes with space behind them. Returns false where the file cannot. */
+  /** Makes the range, which is inside the file, read as zeroes and keep its space. Returns false if the file cannot. */
   zeroRange(offset: number, length: number): boolean {
     return this.#file.zeroRange?.(offset, length) ?? false
   }
 
   /**
-   * The version of the image over `base`, with its data in `data`. None where that has none. The file is padded first, lest a `close` after
-   * a flush change it.
+   * The version of the image over `base`, with its data in `data`; undefined if one of them has none. Pads the file first, so that `close`
+   * after a flush does not change it.
    */
   version(clusterSize: number, base: Versioned | undefined, data: ClusterFile | undefined): DiskVersion | undefined {
     this.padTo(clusterSize)
@@ -184,13 +181,13 @@ export class ClusterFile {
     }
   }
 
-  /** Bytes that one `punch` should do at most: 0 where the file cannot. */
+  /** Maximum bytes for one `punch`; 0 if the file cannot punch holes. */
   get punchesAtOnce(): number {
     const { punchHole, canPunchHole = true, punchesAtOnce = Number.MAX_SAFE_INTEGER } = this.#file
     return punchHole !== undefined && canPunchHole ? punchesAtOnce : 0
   }
 
-  /** Gives the host's space behind an unreferenced range back, where the file can. */
+  /** Frees the host's space of an unreferenced range, if the file can. */
   punch(offset: number, length: number): void {
     this.#file.punchHole?.(offset, length)
   }
@@ -200,7 +197,7 @@ export class ClusterFile {
   }
 }
 
-/** Closes all that are there, whatever fails. @throws the first error */
+/** Closes all files, even after an error. @throws the first error */
 export function closeAll(files: readonly ({ close(): void } | undefined)[]): void {
   const errors: unknown[] = []
   for (const file of files) {
@@ -213,7 +210,7 @@ export function closeAll(files: readonly ({ close(): void } | undefined)[]): voi
   if (errors.length > 0) throw errors[0]
 }
 
-/** Does what may fail by a `BackingError`, where a corruption is what has to be reported. */
+/** Runs `work` and ignores a `BackingError`, because the caller has a corruption to report. */
 export function attempt(work: () => void): void {
   try {
     work()

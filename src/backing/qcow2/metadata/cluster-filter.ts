@@ -1,9 +1,9 @@
 /**
- * ClusterFilter: a quick and sure no to "is this cluster in the set?". A bitmap over the cluster number modulo its size; clusters that
- * share a bit, and clusters that have left the set, get a maybe.
+ * ClusterFilter: a fast test whether a cluster may be in a set. "No" is certain. It is a bitmap over the cluster number modulo its size, so
+ * clusters that share a bit, and clusters that have left the set, may give a false "yes".
  */
 
-/** 8 KiB to 8 MiB. In between, so many bits for each member that few clusters share one with it. */
+/** The bitmap has 8 KiB to 8 MiB, and in that range enough bits for each member that few clusters share one. */
 const FEWEST_BITS = 2 ** 16
 const MOST_BITS = 2 ** 26
 const BITS_PER_MEMBER = 256
@@ -14,7 +14,7 @@ export class ClusterFilter {
   readonly #most: number = 0
   #members = 0
 
-  /** Made for so many members. */
+  /** `members`: the expected number of members. */
   constructor(members: number) {
     let size = FEWEST_BITS
     while (size < members * BITS_PER_MEMBER && size < MOST_BITS) size *= 2
@@ -23,7 +23,7 @@ export class ClusterFilter {
     this.#most = size === MOST_BITS ? Number.POSITIVE_INFINITY : (size * 2) / BITS_PER_MEMBER
   }
 
-  /** It has so many members that a larger one would answer better. */
+  /** It has so many members that a larger filter should replace it. */
   get isFull(): boolean {
     return this.#members > this.#most
   }

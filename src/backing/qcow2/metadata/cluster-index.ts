@@ -1,18 +1,18 @@
 /**
- * ClusterIndex: which host clusters a table names, and how often. Every question costs the same whatever the image is: it hashes with a
- * secret of this process, so an image cannot be made to collide, and it grows in shards, so no growth moves more than a shard.
+ * ClusterIndex: which host clusters a table names, and how often. The time of a look-up does not depend on the image: the hash has a secret
+ * of this process, so nobody can make an image with collisions, and the index grows one shard at a time.
  */
 
 /** A table that names single metadata clusters: the L1 table names L2 tables, the refcount table names refcount blocks. */
 export interface ClusterList {
-  /** How many entries it can ever have. */
+  /** Maximum number of entries. */
   readonly mostEntries: number
   /** Calls `visit` for each host cluster that an entry names. */
   forEach(visit: (cluster: number) => void): void
 }
 
 const FEWEST_SLOTS = 64
-/** Members for each shard, when all entries of the table are in use. */
+/** Members for each shard if all entries of the table are in use. */
 const SHARD_MEMBERS = 16384
 
 const SECRET_LOW = Math.floor(Math.random() * 2 ** 32) | 0
@@ -62,7 +62,7 @@ class Shard {
     else if (count === 1) this.#free(at)
   }
 
-  /** The slot of `cluster`, or the free one where it would go. */
+  /** The slot of `cluster`, or the free slot for it. */
   #find(cluster: number, hashed: number): number {
     const keys = this.#keys
     const mask = keys.length - 1
@@ -71,7 +71,7 @@ class Shard {
     return at
   }
 
-  /** Frees a slot, and moves up those behind it that are found by passing over it. */
+  /** Frees a slot, and moves up later members of the same probe sequence. */
   #free(slot: number): void {
     const keys = this.#keys
     const counts = this.#counts
@@ -111,22 +111,22 @@ class Shard {
 }
 
 export class ClusterIndex {
-  /** Made when they are first needed. */
+  /** Allocated at their first use. */
   readonly #shards: (Shard | undefined)[]
   /** Right shift that leaves the upper bits of a hash, which choose the shard. */
   readonly #shift: number = 0
 
   readonly #slotsAtFirst: number = 0
 
-  /** Holds what the table names now. */
+  /** Adds the clusters that the table names now. */
   constructor(list: ClusterList) {
     let members = 0
     list.forEach(() => members++)
-    // At least one bit, for a shift by 32 would be one by 0.
+    // At least one bit, because JavaScript treats a shift by 32 as a shift by 0.
     const bits = Math.max(1, Math.ceil(Math.log2(list.mostEntries / SHARD_MEMBERS)))
     this.#shift = 32 - bits
     this.#shards = Array.from({ length: 2 ** bits }, () => undefined)
-    // Room for half as many again, for the hash does not fill all shards alike.
+    // Room for half as many again, because the hash does not fill all shards equally.
     this.#slotsAtFirst = Math.max(FEWEST_SLOTS, 2 ** Math.ceil(Math.log2((members * 3) / 2 ** bits + 1)))
     list.forEach((cluster) => this.add(cluster))
   }
@@ -149,14 +149,14 @@ export class ClusterIndex {
     return this.#shards[hashed >>> this.#shift]?.has(cluster, hashed) === true
   }
 
-  /** An entry of the table names the cluster from now on. */
+  /** Notes an entry of the table that names the cluster. */
   add(cluster: number): void {
     const hashed = hash(cluster)
     const shard = (this.#shards[hashed >>> this.#shift] ??= new Shard(this.#slotsAtFirst))
     shard.add(cluster, hashed)
   }
 
-  /** An entry that named the cluster does not any more. */
+  /** Notes that an entry no longer names the cluster. */
   remove(cluster: number): void {
     const hashed = hash(cluster)
     this.#shards[hashed >>> this.#shift]?.remove(cluster, hashed)

@@ -1,22 +1,22 @@
-/** Where guest data gets its clusters: from the image file's allocator, or each at its own place in an external data file. */
+/** The clusters for guest data: from the image file's allocator, or at fixed places in an external data file. */
 import type { ClusterRun } from "./l2-view.ts"
 import { Puncher, type PuncherOptions } from "./puncher.ts"
 
 export interface DataClusters {
-  /** Gives the host's space behind freed clusters back. */
+  /** Frees the host's space of freed clusters. */
   readonly puncher: Puncher
-  /** Takes 1 to `most` clusters in a row for the guest clusters from `guestCluster` on. @throws BackingError `no-space` */
+  /** Takes 1 to `most` contiguous clusters for the guest clusters from `guestCluster` on. @throws BackingError `no-space` */
   allocate(most: number, guestCluster: number): ClusterRun
-  /** Gives back clusters that nothing ever referred to, neither in memory nor on disk. */
+  /** Frees clusters that nothing ever referred to, neither in memory nor on disk. */
   release(first: number, count: number): void
   /** Drops one reference to each of these clusters once the change that removes it is on disk. */
   releaseLater(first: number, count: number): void
 }
 
-/** In an external data file each guest cluster has its own place, so nothing is counted (QC-DF-01, QC-DF-02). */
+/** The clusters of an external data file. Each guest cluster has a fixed place, so there are no refcounts (QC-DF-01, QC-DF-02). */
 export class DataFileClusters implements DataClusters {
   readonly #puncher: Puncher
-  /** Clusters in a row that were freed last: they come one by one, in order. */
+  /** The last freed run: `#first` to `#end`. Callers free clusters one by one, in order. */
   #first = 0
   #end = 0
 
@@ -35,7 +35,7 @@ export class DataFileClusters implements DataClusters {
 
   release(): void {}
 
-  /** The same guest cluster may be in use again by the time the space behind it is given back: `isFree` looks. */
+  /** Notes the clusters for `puncher`, which asks `isFree` again: by then the guest may have written to them. */
   releaseLater(first: number, count: number): void {
     if (first !== this.#end) {
       this.#passOn()

@@ -1,6 +1,6 @@
 /** Which bytes of a table in memory differ, or may differ, from the disk: one range that covers them all. */
 export class DirtyRange {
-  /** From `from` up to `to`; both are 0 when nothing is dirty. */
+  /** From `from` up to but not including `to`; both are 0 if nothing is dirty. */
   from = 0
   to = 0
 
@@ -12,7 +12,7 @@ export class DirtyRange {
     return this.to - this.from
   }
 
-  /** Bytes `from` up to `to` have changed. */
+  /** Adds bytes `from` up to but not including `to`. */
   add(from: number, to: number): void {
     if (this.isEmpty) {
       this.from = from
@@ -23,7 +23,7 @@ export class DirtyRange {
     if (to > this.to) this.to = to
   }
 
-  /** All bytes are on stable storage. */
+  /** Notes that all bytes are durable. */
   clear(): void {
     this.from = 0
     this.to = 0

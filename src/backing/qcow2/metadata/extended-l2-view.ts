@@ -1,5 +1,5 @@
 /**
- * ExtendedL2View: an `L2View` of tables whose entries have a second word, the bitmap of their subclusters. Where bits contradict each other
+ * ExtendedL2View: an `L2View` of tables whose entries have a second word, the bitmap of their subclusters. If bits contradict each other,
  * the whole entry is CORRUPT (QC-EL2-04).
  */
 import { encodeEntry, L2_KIND, type L2Kind, l2Kind } from "../format/entries.ts"
@@ -12,7 +12,7 @@ import type { CachedTable } from "./table-cache.ts"
 
 const { ENTRY_SIZE, ZERO_BITS, ALLOCATED_BITS, SUBCLUSTERS } = EXTENDED_L2
 
-/** Whether the subclusters from `from` up to but not including `to` are in the cluster. A function for reads, as `plainHost`. */
+/** Whether the subclusters from `from` up to but not including `to` are allocated. A function for fast reads, like `plainHost`. */
 export function holdsSubclusters(table: DataView, index: number, from: number, to: number): boolean {
   const at = index * ENTRY_SIZE
   const allocated = table.getUint32(at + ALLOCATED_BITS)
@@ -35,7 +35,7 @@ export class ExtendedL2View extends L2View {
     return subclusterRun(kind, table.view.getUint32(at + ZERO_BITS), table.view.getUint32(at + ALLOCATED_BITS), subcluster)
   }
 
-  /** All of a compressed cluster, or from the first to the last one that is in the file: one read and one write (QC-EL2-08). */
+  /** All subclusters of a compressed cluster; otherwise from the first to the last allocated one, in one read and one write (QC-EL2-08). */
   override firstToCopy(table: CachedTable, index: number): number {
     if (this.#isCompressed(table, index)) return 0
     return firstAllocated(table.view.getUint32(index * ENTRY_SIZE + ALLOCATED_BITS))
@@ -58,7 +58,7 @@ export class ExtendedL2View extends L2View {
     return bitmapProblem(word, view.getUint32(at + ZERO_BITS), view.getUint32(at + ALLOCATED_BITS)) ?? super.problem(table, index)
   }
 
-  /** Over a compressed cluster it is all subclusters, so that nothing is left of its bitmap, whatever that was (QC-EL2-06). */
+  /** A compressed cluster is replaced by all subclusters, so that nothing of its old bitmap remains (QC-EL2-06). */
   override setNormal(table: CachedTable, index: number, host: number, from: number, to: number): void {
     const at = index * ENTRY_SIZE
     const bits = subclusterBits(from, to)

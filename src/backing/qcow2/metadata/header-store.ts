@@ -1,6 +1,6 @@
 /**
  * HeaderStore: the header as it is on disk, and every change of its fields while an image is open or repaired. A crash leaves the old value
- * or the new one: each change is one write that stays inside a sector, or a row of writes that ends in such a one.
+ * or the new one: each change is one write inside a sector, or goes through `headerWrites`.
  */
 import type { ImageFile } from "../../image-file.ts"
 import { setU64, viewOf } from "../format/bytes.ts"
@@ -11,16 +11,16 @@ import { AUTOCLEAR_BIT, EXTENSION_TYPE, HEADER_FIELD, INCOMPATIBLE_BIT } from ".
 const DIRTY = 1n << BigInt(INCOMPATIBLE_BIT.DIRTY)
 const CORRUPT = 1n << BigInt(INCOMPATIBLE_BIT.CORRUPT)
 const BITMAPS = 1n << BigInt(AUTOCLEAR_BIT.BITMAPS)
-/** The autoclear bits of what this program keeps up, besides. */
+/** The other autoclear bits of structures that we maintain. */
 const KEPT_AUTOCLEAR = 1n << BigInt(AUTOCLEAR_BIT.RAW_EXTERNAL_DATA)
 
-/** The fields from the disk's size to the snapshot table: they lie side by side, in one sector. */
+/** The fields from the disk's size to the snapshot table: they are adjacent, in one sector. */
 export type HeaderTables = Pick<
   Qcow2Header,
   "size" | "l1Size" | "l1TableOffset" | "refcountTableOffset" | "refcountTableClusters" | "snapshotCount" | "snapshotsOffset"
 >
 
-/** The image's file, as the header needs it. What lies past its end reads as zeroes, or is left as it was in the buffer. */
+/** The image's file, as the header needs it. Bytes past its end read as zeroes, or leave the buffer unchanged. */
 type HeaderFile = Pick<ImageFile, "path" | "write" | "sync"> & { read(buffer: Uint8Array, offset: number): unknown }
 
 export class HeaderStore {
@@ -36,13 +36,10 @@ export class HeaderStore {
     return this.#header
   }
 
-  /**
-   * Clears the autoclear bits before anything else is written, but for those of KEPT_AUTOCLEAR: the others vouch for structures that this
-   * program does not update (QC-FEAT-03, QC-BMP-03).
-   */
+  /** Clears the autoclear bits of structures that we do not maintain, before any other write (QC-FEAT-03, QC-BMP-03). */
   clearAutoclear(): void {
     const { extensions, autoclearFeatures } = this.#header
-    // Without its extension the bit says nothing (QC-BMP-02).
+    // Without the extension the bitmaps bit has no meaning (QC-BMP-02).
     const hasBitmaps = extensions.some(({ type }) => type === EXTENSION_TYPE.BITMAPS)
     const features = autoclearFeatures & (hasBitmaps ? KEPT_AUTOCLEAR | BITMAPS : KEPT_AUTOCLEAR)
     if (this.#header.autoclearFeatures === features) return
@@ -55,7 +52,7 @@ export class HeaderStore {
     if (this.#header.version >= 3) this.#setIncompatible(this.#header.incompatibleFeatures | CORRUPT)
   }
 
-  /** Clears the dirty and corrupt bits, after what a repair has written is on stable storage (QC-CHK-08). */
+  /** Clears the dirty and corrupt bits, after the repairs are durable (QC-CHK-08). */
   clearMarks(): void {
     const features = this.#header.incompatibleFeatures & ~(DIRTY | CORRUPT)
     if (features === this.#header.incompatibleFeatures) return
@@ -64,8 +61,8 @@ export class HeaderStore {
   }
 
   /**
-   * Names a refcount table that is on stable storage. Offset and size lie side by side, so one write of 12 bytes switches both (QC-WO-06).
-   * The caller syncs.
+   * Switches to a refcount table that is durable. Offset and size are adjacent, so one write of 12 bytes switches both (QC-WO-06). The
+   * caller syncs.
    */
   switchRefcountTable(offset: number, clusters: number): void {
     const pointer = new Uint8Array(12)
@@ -76,8 +73,8 @@ export class HeaderStore {
   }
 
   /**
-   * Writes the size and where tables lie that are on stable storage, all by one write: whatever a crash leaves is all old or all new. The
-   * caller syncs, and then says which holds by `adoptTables`. A write that fails may have been done: only another one makes sure.
+   * Writes the size, and the places of tables that are durable, in one write: a crash leaves all old or all new values. The caller syncs,
+   * and then calls `adoptTables`. A write that failed may have reached the disk, so it has to be repeated.
    */
   writeTables(tables: HeaderTables): void {
     const { SIZE, CRYPT_METHOD, L1_SIZE, L1_TABLE_OFFSET, REFCOUNT_TABLE_OFFSET, REFCOUNT_TABLE_CLUSTERS, NB_SNAPSHOTS, SNAPSHOTS_OFFSET } =
@@ -95,15 +92,15 @@ export class HeaderStore {
     this.#file.write(bytes.subarray(SIZE), SIZE)
   }
 
-  /** What `writeTables` has written is on stable storage. */
+  /** Notes that the values of `writeTables` are durable. */
   adoptTables(tables: HeaderTables): void {
     this.#header = { ...this.#header, ...tables }
   }
 
   /**
-   * Puts another header in the place of the whole one: extensions and the backing file's name may be others. It is on stable storage when
-   * this returns. After an error the file has the old one or the new one, and the call can be made again.
-   * @throws BackingError `no-space` when it does not fit into a cluster, with nothing changed (QC-HDR-15)
+   * Replaces the whole header, including extensions and the backing file's name. It is durable when this returns. After an error the file
+   * has the old or the new header, and the call can be repeated.
+   * @throws BackingError `no-space` if it does not fit into a cluster; then nothing has changed (QC-HDR-15)
    */
   rewrite(header: Qcow2Header): void {
     const next = { ...header, extensions: header.extensions.filter(({ type }) => type !== COVER_TYPE) }

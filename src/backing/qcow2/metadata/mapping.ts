@@ -1,6 +1,6 @@
 /**
- * Where each guest byte lives: the active L1 table and its L2 tables. [QCOW2] "Cluster mapping"
- * Looking up touches no data. Changing an entry changes memory only; `MetadataWriter` brings it to disk in order.
+ * Mapping: where each guest byte is stored, by the active L1 table and its L2 tables. [QCOW2] "Cluster mapping". A look-up reads no data. A
+ * change of an entry changes memory only; `MetadataWriter` stores it in the right order.
  */
 import type { Allocator } from "./allocator.ts"
 import type { ClusterFile, CorruptMetadata } from "./cluster-file.ts"
@@ -20,10 +20,10 @@ import { TopTable } from "./top-table.ts"
 /** A power of two. */
 const SLOTS = 64
 
-/** What changing the mapping takes. */
+/** The parts that changes of the mapping need. */
 export interface MappingWriter {
   readonly allocator: Allocator
-  /** Whose clusters L2 entries refer to. */
+  /** The clusters that L2 entries refer to. */
   readonly dataClusters: DataClusters
   readonly refcounts: Refcounts
   readonly metadata: MetadataMap
@@ -36,7 +36,7 @@ export interface MappingOptions {
   readonly l1TableOffset: number
   /** Entries. */
   readonly l1Size: number
-  /** The L1 table, where it is known: it is not read then. */
+  /** The content of the L1 table, if it is known: then it is not read. */
   readonly content?: Uint8Array | undefined
 }
 
@@ -46,7 +46,7 @@ export class Mapping implements ClusterList {
   readonly #file: ClusterFile
   readonly #geometry: Geometry
   readonly #cache: TableCache
-  /** Clusters by bytes and tables by clusters: multiplying by a power of two is exact, and far cheaper than a remainder of doubles. */
+  /** Clusters per byte, and tables per cluster. Multiplying by a power of two is exact, and much faster than a remainder of doubles. */
   readonly #perByte: number = 0
   readonly #perCluster: number = 0
   readonly #perSubclusterByte: number = 0
@@ -55,7 +55,7 @@ export class Mapping implements ClusterList {
   readonly #l2Entries: number
   readonly #hasDataFile: boolean
   #writer: MappingWriter | undefined
-  /** The tables looked up last, by the low bits of their L1 index: saves decoding the L1 entry and the cache's map. */
+  /** The tables of the last look-ups, by the low bits of their L1 index: saves decoding the L1 entry, and a look-up in the cache. */
   readonly #slots: (CachedTable | undefined)[] = Array.from({ length: SLOTS }, () => undefined)
 
   /** Reads the L1 table. @throws BackingError what reading throws */
@@ -76,7 +76,7 @@ export class Mapping implements ClusterList {
     this.#hasDataFile = geometry.hasDataFile
   }
 
-  /** Permits changes. The allocator needs the map of metadata, which lists these tables, so neither can be made first. */
+  /** Permits changes. Not done by the constructor, because the allocator needs the metadata map, and that needs these tables. */
   makeWritable(writer: MappingWriter): void {
     this.#writer = writer
   }
@@ -92,8 +92,8 @@ export class Mapping implements ClusterList {
   }
 
   /**
-   * Host byte of guest byte `offset` when `length` bytes from there lie in one normal cluster whose table is at hand. Otherwise -1: then
-   * ask `find`.
+   * Host byte of guest byte `offset`, if `length` bytes from there are in one normal cluster whose table is in `#slots`. Otherwise -1: then
+   * call `find`.
    */
   hostOf(offset: number, length: number): number {
     const clusterSize = this.#clusterSize
@@ -111,7 +111,7 @@ export class Mapping implements ClusterList {
 
   /**
    * Fills `extent` for the guest bytes from `offset`: at most `length` of them, and not beyond the L2 table's coverage. Subclusters and
-   * clusters that lie one after the other in the host file become one extent. @throws CorruptMetadata
+   * clusters that are contiguous in the host file become one extent. @throws CorruptMetadata
    */
   find(offset: number, length: number, extent: Extent): void {
     const { l2 } = this
@@ -153,8 +153,8 @@ export class Mapping implements ClusterList {
   }
 
   /**
-   * Host byte where `length` guest bytes from `offset`, or the first ones of them, can be written in place: clusters that are this disk's
-   * alone, and subclusters that are there. Fills `extent` with how many. -1 when the first byte cannot.
+   * Host byte where `length` guest bytes from `offset`, or the first of them, can be written in place: to clusters that nothing else refers
+   * to, and allocated subclusters. Sets the length in `extent`. -1 if the first byte cannot.
    */
   findInPlace(offset: number, length: number, extent: Extent): number {
     const { l2 } = this
@@ -181,7 +181,7 @@ export class Mapping implements ClusterList {
     return host
   }
 
-  /** The L2 table for `l1Index`, or undefined where nothing is allocated. @throws CorruptMetadata */
+  /** The L2 table for `l1Index`, or undefined if it is not allocated. @throws CorruptMetadata */
   table(l1Index: number): CachedTable | undefined {
     const table = this.#slots[l1Index & (SLOTS - 1)]
     if (table === undefined || table.l1Index !== l1Index || !table.resident) return this.#select(l1Index)
@@ -189,7 +189,7 @@ export class Mapping implements ClusterList {
     return table
   }
 
-  /** The L2 table for `l1Index`, to be changed: a new one where there is none, a copy where a snapshot shares it (QC-L1-04). */
+  /** The L2 table for `l1Index`, to be changed: allocates a missing one, and copies one that a snapshot shares (QC-L1-04). */
   tableForWrite(l1Index: number): CachedTable {
     const own = this.#ownTable(l1Index)
     if (own === undefined) return this.#newTable(l1Index)
@@ -198,8 +198,8 @@ export class Mapping implements ClusterList {
   }
 
   /**
-   * Gives entry `index` of a table from `tableForWrite` the cluster at host byte `host`, and drops what it referred to. `subclusters` are
-   * there now; the others stay what they are.
+   * Gives entry `index` of a table from `tableForWrite` the cluster at host byte `host`, and drops its old references. `subclusters` become
+   * allocated; the others keep their kinds.
    */
   replace(table: CachedTable, index: number, host: number, subclusters: SubclusterRange): void {
     const old = this.l2.references(table, index)
@@ -207,14 +207,14 @@ export class Mapping implements ClusterList {
     if (old !== undefined) this.#needWriter().dataClusters.releaseLater(old.first, old.count)
   }
 
-  /** Makes entry `index` of a table from `tableForWrite` refer to nothing, and drops what it referred to. */
+  /** Makes entry `index` of a table from `tableForWrite` refer to nothing, and drops its old references. */
   clear(table: CachedTable, index: number): void {
     const old = this.l2.references(table, index)
     this.l2.setZero(table, index)
     if (old !== undefined) this.#needWriter().dataClusters.releaseLater(old.first, old.count)
   }
 
-  /** The error for entry `index` of `table`, which cannot be right. */
+  /** The error for entry `index` of `table`, which is invalid. */
   corruptEntry(table: CachedTable, index: number): CorruptMetadata {
     const reason = this.l2.problem(table, index)
     return this.#file.corrupt(`entry ${index} of the L2 table at byte ${table.offset}: ${reason}`, this.l2.offsetOf(table, index))
@@ -231,13 +231,13 @@ export class Mapping implements ClusterList {
     }
   }
 
-  /** Whether `length` bytes from byte `within` of a cluster are in subclusters that are there. */
+  /** Whether `length` bytes from byte `within` of a cluster are in allocated subclusters. */
   #holds(table: CachedTable, index: number, within: number, length: number): boolean {
     const to = Math.ceil((within + length) * this.#perSubclusterByte)
     return holdsSubclusters(table.view, index, Math.floor(within * this.#perSubclusterByte), to)
   }
 
-  /** The L2 table for `l1Index` if there is one that no snapshot shares. */
+  /** The L2 table for `l1Index`, if it is allocated and no snapshot shares it. */
   #ownTable(l1Index: number): CachedTable | undefined {
     const table = this.table(l1Index)
     return table?.isOwn === true ? table : undefined
@@ -285,7 +285,7 @@ export class Mapping implements ClusterList {
     return this.#file.corrupt(`L1 entry ${l1Index}: ${reason}`, this.l1.offsetOf(l1Index))
   }
 
-  /** A table that is about to change must be an L2 table and nothing else. */
+  /** Refuses to change a table whose cluster is other metadata as well. */
   #checkTarget(table: CachedTable): void {
     const other = this.#needWriter().metadata.findForL2Table(table.offset)
     if (other !== undefined) throw this.#file.corrupt(`the L2 table at byte ${table.offset} is ${other} as well`, table.offset)

@@ -1,7 +1,7 @@
 /**
- * What of the file is metadata, asked before every write: no guest data may land on it, whatever an L2 entry or a refcount claims.
- * Counts as metadata: the header, the active L1 and L2 tables, refcount table and blocks, the snapshot table and the snapshots' L1 tables;
- * the snapshots' L2 tables where that is asked for.
+ * MetadataMap: the metadata of the file, checked before every write, so that no guest data overwrites it even if L2 entries or refcounts
+ * are wrong. It has the header, the active L1 and L2 tables, the refcount table and its blocks, the snapshot table, the snapshots' L1
+ * tables and, on request, the snapshots' L2 tables.
  */
 
 import { ClusterFilter } from "./cluster-filter.ts"
@@ -13,18 +13,18 @@ interface Range {
   readonly name: string
 }
 
-/** A contiguous structure of the file: bytes, and what to call it in a message. */
+/** A contiguous structure of the file, in bytes, with its name for messages. */
 export interface MetadataRange {
   readonly offset: number
   readonly length: number
   readonly name: string
 }
 
-/** Structures of single clusters. */
+/** The structures of single clusters. */
 export interface MetadataLists {
   readonly l2Tables: ClusterList
   readonly refcountBlocks: ClusterList
-  /** Those of snapshots, where they are protected. */
+  /** The L2 tables of snapshots, if they are protected. */
   readonly inactiveL2Tables?: ClusterList | undefined
 }
 
@@ -35,13 +35,13 @@ export class MetadataMap {
   readonly #l2Tables: ClusterIndex
   readonly #refcountBlocks: ClusterIndex
   readonly #inactiveL2Tables: ClusterIndex | undefined
-  /** All clusters of both: most data is known not to be metadata by it alone. */
+  /** The clusters of all lists. For most data it alone shows that it is not metadata. */
   #filter = new ClusterFilter(0)
   /** Sorted by start. */
   #ranges: Range[] = []
-  /** For each range, the one that reaches furthest among it and those before. */
+  /** For each range, the one with the highest end among it and all earlier ones. */
   #furthest: Range[] = []
-  /** Where the last range ends: most data lies beyond. */
+  /** End of the last range. Most data is beyond it. */
   #rangesEnd = 0
 
   /** Reads the lists. */
@@ -61,7 +61,7 @@ export class MetadataMap {
     this.#sort()
   }
 
-  /** Removes the range that starts there and has this name. */
+  /** Removes the range with this offset and name. */
   removeRange({ offset, name }: MetadataRange): void {
     this.#ranges = this.#ranges.filter((range) => range.start !== offset || range.name !== name)
     this.#sort()
@@ -82,7 +82,7 @@ export class MetadataMap {
     this.#addToFilter(offset / this.#clusterSize)
   }
 
-  /** An L1 entry that named this table names another one now. */
+  /** Notes that an L1 entry no longer names this table. */
   removeL2Table(offset: number): void {
     this.#l2Tables.remove(offset / this.#clusterSize)
   }
@@ -92,32 +92,32 @@ export class MetadataMap {
     this.#addToFilter(offset / this.#clusterSize)
   }
 
-  /** What guest data of `length` bytes at host byte `offset` would destroy, or undefined. */
+  /** Name of the metadata that guest data of `length` bytes at host byte `offset` would overwrite, or undefined. */
   findForData(offset: number, length: number): string | undefined {
     const first = Math.floor(offset / this.#clusterSize)
     const end = Math.ceil((offset + length) / this.#clusterSize)
     return this.#findRange(first * this.#clusterSize, end * this.#clusterSize) ?? this.#findTable(first, end)
   }
 
-  /** What else than an L2 table the L2 table at `offset` is, or undefined. */
+  /** Name of other metadata in the cluster of the L2 table at `offset`, or undefined. */
   findForL2Table(offset: number): string | undefined {
     const cluster = offset / this.#clusterSize
     if (this.#inactiveL2Tables?.has(cluster) === true) return INACTIVE_L2_TABLE
     return this.#findRange(offset, offset + this.#clusterSize) ?? (this.#refcountBlocks.has(cluster) ? "a refcount block" : undefined)
   }
 
-  /** What else than a refcount block the refcount block at `offset` is, or undefined. */
+  /** Name of other metadata in the cluster of the refcount block at `offset`, or undefined. */
   findForRefcountBlock(offset: number): string | undefined {
     return this.#findRange(offset, offset + this.#clusterSize) ??
       (this.#l2Tables.has(offset / this.#clusterSize) ? "an L2 table" : undefined)
   }
 
-  /** What single metadata cluster lies within a contiguous structure, or undefined. */
+  /** Name of a single metadata cluster within a contiguous structure, or undefined. */
   findWithin(range: { readonly offset: number; readonly length: number }): string | undefined {
     return this.#findTable(Math.floor(range.offset / this.#clusterSize), Math.ceil((range.offset + range.length) / this.#clusterSize))
   }
 
-  /** The cluster behind the last one below `limit` that is metadata, or 0. Looks at all of it. */
+  /** The cluster after the last metadata cluster below `limit`, or 0. Visits all metadata. */
   endBelow(limit: number): number {
     let end = 0
     const note = (cluster: number): void => void (end = cluster < limit ? Math.max(end, cluster + 1) : end)

@@ -1,4 +1,4 @@
-/** Draws up the map of an image's metadata, for the checks before each write. */
+/** Makes the map of an image's metadata, for the checks before each write. */
 import { BackingError } from "../../backing.ts"
 import type { ImageFile } from "../../image-file.ts"
 import type { Geometry } from "../format/geometry.ts"
@@ -16,18 +16,18 @@ export interface MetadataSources {
   readonly geometry: Geometry
   readonly mapping: Mapping
   readonly refcounts: Refcounts
-  /** The snapshot table, where it is known: it is not read then. */
+  /** The snapshot table, if it is known: then it is not read. */
   readonly snapshots?: SnapshotTable | undefined
-  /** Those of bitmaps. */
+  /** The structures of bitmaps. */
   readonly others: readonly MetadataRange[]
   readonly overlapCheck: OverlapCheck
 }
 
-/** The map of all metadata (QC-OVL-01). @throws BackingError `corrupt` when two of the tables that the header names share a cluster */
+/** The map of all metadata (QC-OVL-01). @throws BackingError `corrupt` if two of the tables that the header names share a cluster */
 export function mapMetadata(sources: MetadataSources): MetadataMap {
   const { file, header, geometry, mapping, refcounts } = sources
   const snapshots = sources.snapshots ?? readSnapshotTable(file, header)
-  // A table that cannot be right cannot be protected either: it is refused when the snapshot is used.
+  // Leaves out an invalid table: its snapshot is refused when it is used.
   const usable = snapshots.snapshots.filter((snapshot) => snapshotL1Problem(snapshot, geometry) === undefined)
   const inactive = sources.overlapCheck === "all" ? snapshotL2Tables(file, usable, geometry) : undefined
   const metadata = new MetadataMap(geometry.clusterSize, { l2Tables: mapping, refcountBlocks: refcounts, inactiveL2Tables: inactive })

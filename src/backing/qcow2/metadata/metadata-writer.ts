@@ -1,16 +1,16 @@
 /**
- * Brings changed metadata to disk so that a crash at any point leaves leaked clusters at worst: allocations first, references second, frees
- * last, with a sync between (QC-WO-01 to QC-WO-08).
+ * Stores changed metadata in an order in which a crash at any point leaves leaked clusters at worst: allocations first, references second,
+ * frees last, with a sync between (QC-WO-01 to QC-WO-08).
  *
  *   1  increased refcounts, new refcount blocks, new L2 tables, a refcount table that has moved     nothing on disk refers to them yet
- *      sync: guest data written so far included
+ *      sync, which includes the guest data written so far
  *   2  refcount table entries, or the header's pointer to the table                                 only if there are new blocks
  *      sync
  *   3  L2 entries of tables that are in use, L1 entries                                             all they refer to is counted and stored
  *      sync
  *   4  decreased refcounts                                                                          nothing on disk refers to them any more
  *
- * A part stays dirty until its sync has succeeded, so after an error the next attempt does all of it again.
+ * A part stays dirty until its sync has succeeded, so the next attempt after an error stores all of it again.
  */
 import { BackingError } from "../../backing.ts"
 import type { Allocator } from "./allocator.ts"
@@ -29,16 +29,16 @@ export interface MetadataParts {
   readonly mapping: Mapping
   readonly refcounts: Refcounts
   readonly allocator: Allocator
-  /** The external data file, if there is one: its data is stored before anything refers to it. */
+  /** The external data file, if there is one: its data is synced before any reference to it. */
   readonly dataFile: Pick<ClusterFile, "sync"> | undefined
   readonly dataClusters: DataClusters
-  /** Discarded clusters that keep their places, if they do. */
+  /** Undefined without `discardNoUnref`. */
   readonly keptPlaces: { punch(most: number): void } | undefined
   readonly l2Cache: TableCache
   readonly refcountCache: TableCache
 }
 
-/** Each hole in the host's file takes a process, some 2 ms. */
+/** Each hole in the host's file takes a process, about 2 ms. */
 const PUNCHES_AT_ONCE = 2
 const PUNCHES_AT_END = 16
 
@@ -49,7 +49,7 @@ export class MetadataWriter {
     this.#parts = parts
   }
 
-  /** Before a change: when much is dirty, or waits to be freed, stores it. @throws BackingError what `store` throws, and CorruptMetadata */
+  /** Call before a change: stores metadata if much is dirty, or many clusters are to be freed. @throws as `store`, and CorruptMetadata */
   makeRoom(): void {
     const { l2Cache, refcountCache, allocator } = this.#parts
     if (!l2Cache.isCrowded && !refcountCache.isCrowded && !allocator.isCrowded) return
@@ -57,14 +57,14 @@ export class MetadataWriter {
     try {
       this.free()
     } catch (error) {
-      // What could not be freed stays on the list, and shows at the latest in `finish`.
+      // Clusters that could not be freed stay on the list; `finish` reports the error at the latest.
       if (!(error instanceof BackingError) || error instanceof CorruptMetadata) throw error
     }
   }
 
   /**
-   * Puts everything written so far, data and metadata, on stable storage: phases 1 to 3.
-   * @throws the first error; calling again tries again
+   * Makes everything written so far durable, data and metadata: phases 1 to 3.
+   * @throws the first error; the call can be repeated
    */
   store(): void {
     this.storeAllocated()
@@ -72,8 +72,7 @@ export class MetadataWriter {
   }
 
   /**
-   * Phase 4, after `store`: a few milliseconds' worth of it. Not synced: a crash before the lower refcounts arrive leaks clusters, no more.
-   * So the blocks stay dirty.
+   * Phase 4, after `store`, for a few milliseconds. No sync follows, because a crash would only leak clusters; so the blocks stay dirty.
    */
   free(): void {
     const { allocator, dataClusters, keptPlaces, refcountCache } = this.#parts
@@ -83,7 +82,7 @@ export class MetadataWriter {
     for (const block of refcountCache.dirtyTables) refcountCache.store(block)
   }
 
-  /** All phases, to their ends: afterwards the file is as if nothing had ever been cached. */
+  /** All phases, completely: afterwards nothing is cached that the file does not have. */
   finish(): void {
     const { allocator, dataClusters, keptPlaces, refcountCache } = this.#parts
     this.store()
@@ -96,7 +95,7 @@ export class MetadataWriter {
     keptPlaces?.punch(PUNCHES_AT_END)
   }
 
-  /** Phases 1 and 2: what is allocated by now stays so after a crash. Nothing refers to it yet. @throws as `store` */
+  /** Phases 1 and 2: makes the present allocations durable. Nothing refers to the new clusters yet. @throws as `store` */
   storeAllocated(): void {
     this.#storeAllocations()
     this.#storeRefcountTable()
@@ -114,7 +113,7 @@ export class MetadataWriter {
     for (const block of blocks) refcountCache.clean(block)
     for (const table of tables) {
       l2Cache.clean(table)
-      // From now on an L1 entry may name it, even one whose write reports an error.
+      // From now on an L1 entry on disk may name it, even if the write of that entry fails.
       table.fresh = false
     }
     refcounts.table.placed()

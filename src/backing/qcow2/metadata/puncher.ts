@@ -1,15 +1,15 @@
 /**
- * Puncher: gives the host's space behind freed clusters back, where the file can (QC-DZ-08). A hole costs the host a process, so only long
- * ones are made, and few at a time; the rest waits.
+ * Puncher: frees the host's space of freed clusters, if the file can punch holes (QC-DZ-08). Each hole costs the host a process, so it
+ * makes only long ones, and few at a time.
  */
 import type { ClusterFile } from "./cluster-file.ts"
 import type { Geometry } from "../format/geometry.ts"
 
-/** Bytes from which a hole is worth what it costs. */
+/** Minimum bytes of a hole that is worth its cost. */
 const PUNCH_MINIMUM = 1024 * 1024
-/** Runs that wait. Beyond that the space stays with the file, which uses it again. */
+/** Maximum runs that wait. Further runs keep their space, which the file reuses. */
 const MOST_WAITING = 4096
-/** Clusters that are looked at for one hole. */
+/** Clusters to examine for one hole. */
 const MOST_LOOKED_AT = 32768
 
 export type PunchedFile = Pick<ClusterFile, "punchesAtOnce" | "punch">
@@ -25,9 +25,9 @@ export class Puncher {
   readonly #file: PunchedFile
   readonly #geometry: Geometry
   readonly #isFree: (cluster: number) => boolean
-  /** Clusters that make a hole worth while. */
+  /** Minimum clusters of a hole. */
   readonly #minimum: number = 0
-  /** First cluster and end of each run that was freed, in pairs. */
+  /** First cluster and end of each freed run, in pairs. */
   readonly #waiting: number[] = []
 
   constructor(options: PuncherOptions) {
@@ -46,16 +46,16 @@ export class Puncher {
       waiting[waiting.length - 2] = first
       return
     }
-    // The run before is over.
+    // The previous run is complete: drop it if it is too short.
     if (lastFirst !== undefined && (waiting.at(-1) ?? 0) - lastFirst < this.#minimum) waiting.length -= 2
     if (waiting.length < MOST_WAITING * 2) waiting.push(first, first + count)
   }
 
-  /** Punches the holes that are long enough, at most `most` of them. Clusters that are in use, still or again, are left alone. */
+  /** Punches at most `most` holes that are long enough. Skips clusters that are still, or again, in use. */
   punch(most: number): void {
     const { clusterSize } = this.#geometry
     const waiting = this.#waiting
-    // To be asked what it can do costs the host two processes the first time: some 20 ms (measured).
+    // Asking the host for the first time whether it can punch holes takes two processes, about 20 ms (measured).
     if (waiting.length === 0) return
     const longest = Math.min(MOST_LOOKED_AT, Math.floor(this.#file.punchesAtOnce / clusterSize))
     if (longest < this.#minimum) waiting.length = 0
@@ -66,7 +66,7 @@ export class Puncher {
       let free = first
       while (free < stop && this.#isFree(free)) free++
       waiting.length -= 2
-      // The cluster at `free` is in use, unless it is where looking has stopped.
+      // The cluster at `free` is in use, unless the loop ended at `stop`.
       const rest = free < stop ? free + 1 : free
       if (end - rest >= this.#minimum) waiting.push(rest, end)
       if (free - first < this.#minimum) continue

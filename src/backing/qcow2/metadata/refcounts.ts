@@ -1,6 +1,6 @@
 /**
- * The refcounts of the file's clusters: the refcount table, its blocks, and their growth. [QCOW2] "Host cluster management" Everything here
- * changes memory only; `MetadataWriter` brings it to disk in order. A count in memory is never below what the disk refers to.
+ * The refcounts of the file's clusters: the refcount table, its blocks, and their growth. [QCOW2] "Host cluster management". Changes memory
+ * only; `MetadataWriter` stores it in the right order. A count in memory is never below the number of references on disk.
  */
 import { BackingError } from "../../backing.ts"
 import type { ClusterFile } from "./cluster-file.ts"
@@ -15,7 +15,7 @@ import { planTable, tableFull } from "./refcount-growth.ts"
 import type { CachedTable, TableCache } from "./table-cache.ts"
 import { TopTable } from "./top-table.ts"
 
-/** Bytes of refcount blocks that one search for a free cluster looks at, some 2 ms, and what a block costs besides. */
+/** Bytes of refcount blocks that one search for a free cluster examines, in about 2 ms, and the overhead of a block in bytes. */
 const MOST_LOOKED_AT = 1024 * 1024
 const BLOCK_OVERHEAD = 4096
 
@@ -25,7 +25,7 @@ export interface RefcountsOptions {
   readonly cache: TableCache
   readonly tableOffset: number
   readonly tableClusters: number
-  /** The table, where it is known: it is not read then. */
+  /** The content of the table, if it is known: then it is not read. */
   readonly content?: Uint8Array | undefined
 }
 
@@ -33,9 +33,9 @@ export class Refcounts implements ClusterList {
   readonly table: TopTable
   readonly #file: ClusterFile
   readonly #geometry: Geometry
-  /** The first cluster that the file has no room for. */
+  /** The first cluster beyond the maximum size of the file. */
   readonly clusterLimit: number = 0
-  /** The cluster that compressed data is put into, for `Packer`; -1 when that has been freed: then it may be somebody else's. */
+  /** The cluster that `Packer` fills with compressed data. -1 after it has been freed, because it may have a new owner. */
   filling = -1
   readonly #codec: RefcountCodec
   readonly #cache: TableCache
@@ -55,7 +55,7 @@ export class Refcounts implements ClusterList {
     this.#cache = options.cache
   }
 
-  /** Sets what is asked before a block is changed. The map lists this table's blocks, so neither can be made first. */
+  /** Sets the map that is checked before a block changes. Not done by the constructor, because the map lists this table's blocks. */
   protect(metadata: MetadataMap): void {
     this.#metadata = metadata
   }
@@ -65,15 +65,14 @@ export class Refcounts implements ClusterList {
     return this.table.entryCount * this.#geometry.refcountBlockEntries
   }
 
-  /** The refcount of a host cluster; 0 where there is no block. */
+  /** The refcount of a host cluster; 0 without a block. */
   get(cluster: number): number {
     const block = this.block(Math.floor(cluster / this.#geometry.refcountBlockEntries))
     return block === undefined ? 0 : this.#codec.get(block.view, cluster % this.#geometry.refcountBlockEntries)
   }
 
   /**
-   * Adds `delta` to the refcount of a cluster that has a block, and returns the sum. When the sum does not fit it throws and changes
-   * nothing.
+   * Adds `delta` to the refcount of a cluster that has a block, and returns the sum. If the sum does not fit, throws and changes nothing.
    */
   add(cluster: number, delta: number): number {
     const { clusterSize, refcountBlockEntries, refcountMax } = this.#geometry
@@ -95,9 +94,9 @@ export class Refcounts implements ClusterList {
   }
 
   /**
-   * Finds the first free cluster from `from` on, and up to `most` free ones in a row, all described by one block; gives each the refcount
-   * 1. Makes the block, and enlarges the table, when there are none. Looks at a few milliseconds' worth of blocks: when all of them are
-   * full the count is 0, and `first` is where to go on; at `clusterLimit` there is nothing to go on with.
+   * Takes the first free cluster from `from` on, and up to `most` contiguous ones in the same block; sets their refcounts to 1. Makes a
+   * missing block, and enlarges the table if necessary. Searches for a few milliseconds: if it finds only full blocks, the count is 0, and
+   * the search has to continue at `first`, or ends if that is `clusterLimit`.
    */
   take(from: number, most: number): ClusterRun {
     const { refcountBlockEntries: entries, refcountOrder, clusterSize } = this.#geometry
@@ -115,7 +114,7 @@ export class Refcounts implements ClusterList {
     return { first: cluster, count: 0 }
   }
 
-  /** Takes up to `most` clusters from refcount `at` of a block on, which is 0. */
+  /** Takes up to `most` clusters from entry `at` of a block, whose refcount is 0. */
   #takeFrom(block: CachedTable, index: number, at: number, most: number): ClusterRun {
     const entries = this.#geometry.refcountBlockEntries
     let count = 1
@@ -127,8 +126,8 @@ export class Refcounts implements ClusterList {
   }
 
   /**
-   * Gives `count` free clusters in a row the refcount 1: any number of them, which blocks at the start of their own ranges would part. They
-   * are the first that come behind all blocks, followed by the blocks for them. The count is 0 where the file has no room.
+   * Takes `count` contiguous clusters, as many as the caller wants, and sets their refcounts to 1. They are the first ones after the range
+   * of the last block, followed by their own new blocks, which would otherwise lie between them. The count is 0 if the file has no room.
    */
   takeInRow(count: number): ClusterRun {
     const { clusterSize, refcountBlockEntries } = this.#geometry
@@ -149,7 +148,7 @@ export class Refcounts implements ClusterList {
     return { first: start, count }
   }
 
-  /** Index of the first entry of the table behind all that name a block. */
+  /** Index of the table entry after the last one that names a block. */
   firstUnused(): number {
     const { table } = this
     let index = table.entryCount
@@ -157,7 +156,7 @@ export class Refcounts implements ClusterList {
     return index
   }
 
-  /** The first cluster of a range that no block describes: all of it is free. Walks the table. */
+  /** First cluster of the first range without a block: the whole range is free. Walks the table. */
   firstUndescribed(): number {
     const { table } = this
     let index = 0
@@ -165,10 +164,10 @@ export class Refcounts implements ClusterList {
     return index * this.#geometry.refcountBlockEntries
   }
 
-  /** The cluster behind the last one below `limit` that is not free, or 0; those of the run do not count. Reads blocks from the end. */
+  /** The cluster after the last used one below `limit`, or 0. Ignores the given run. Reads blocks from the end. */
   endOfUse(limit: number, { first, count }: ClusterRun = { first: 0, count: 0 }): number {
     const { refcountBlockEntries: entries } = this.#geometry
-    // Whatever refcounts say of metadata, and where there are none.
+    // Metadata counts as used even if its refcounts are wrong or missing.
     const least = this.#metadata?.endBelow(limit) ?? 0
     for (let cluster = limit - 1; cluster >= least; cluster--) {
       const start = cluster - (cluster % entries)
@@ -178,19 +177,19 @@ export class Refcounts implements ClusterList {
     return least
   }
 
-  /** Grows with the blocks that were read: a measure of time. */
+  /** Grows with each block that is read: a measure of time. */
   get loadedBytes(): number {
     return this.#cache.loadedBytes
   }
 
-  /** So many blocks are dirty that no more should be changed before they are stored. */
+  /** So many blocks are dirty that they should be stored before the next change. */
   get isCrowded(): boolean {
     return this.#cache.isCrowded
   }
 
   /** The block at `index` of the table; undefined without one, and beyond the table. @throws CorruptMetadata */
   block(index: number): CachedTable | undefined {
-    // Consecutive questions are about neighbours: the memo saves decoding and the cache's map.
+    // Consecutive look-ups are usually in the same block: the memo saves decoding the entry, and a look-up in the cache.
     if (index === this.#memoIndex && this.#memo?.resident === true) return this.#memo
     const entry = decodeRefcountTableEntry(this.table.hi(index), this.table.lo(index), this.#geometry)
     if (entry.kind === "empty") return undefined
@@ -203,8 +202,8 @@ export class Refcounts implements ClusterList {
   }
 
   /**
-   * Refuses a table in which two entries name one block: no image needs that, and with it a small file could send the search for a free
-   * cluster through a million full blocks. @throws BackingError `corrupt`
+   * Refuses a table in which two entries name one block: no image needs that, and a small file could make the search for a free cluster
+   * visit a million full blocks. @throws BackingError `corrupt`
    */
   refuseSharedBlocks(): void {
     const clusters: number[] = []
@@ -242,14 +241,14 @@ export class Refcounts implements ClusterList {
     this.#cache.touch(block, Math.floor((index * bits) / 8), Math.ceil(((index + count) * bits) / 8))
   }
 
-  /** A new block takes the first cluster of its own range: all of the range is free, and the block counts itself (QC-REF-05). */
+  /** Makes a new block in the first cluster of its own range: the whole range is free, and the block counts itself (QC-REF-05). */
   #createBlock(index: number): CachedTable {
     const block = this.placeBlock(index, index * this.#geometry.refcountBlockEntries)
     this.#set(block, 0, 1)
     return block
   }
 
-  /** Makes an empty block for entry `index` at the free host cluster `cluster`, and enters it into the table. */
+  /** Makes an empty block for entry `index` at the free host cluster `cluster`, and sets the entry. */
   placeBlock(index: number, cluster: number): CachedTable {
     const offset = cluster * this.#geometry.clusterSize
     this.#checkFree(cluster, 1)
@@ -261,9 +260,9 @@ export class Refcounts implements ClusterList {
   }
 
   /**
-   * Moves the table to the first clusters that it cannot describe yet, or to cluster `behind` of them, half as large again, followed by the
-   * blocks for all of that (QC-REF-06). All of that area is free by definition, so nothing has to be read and nothing can fail half-way.
-   * Returns false, and does nothing, where the file has no room for that.
+   * Moves the table, 1.5 times as large, to the first clusters that it does not describe yet, or to cluster `behind` if that is higher. The
+   * blocks for that area follow it (QC-REF-06). The area is free by definition, so nothing is read, and nothing can fail half-way. Returns
+   * false, and does nothing, if the file has no room.
    */
   growTable(behind = this.coveredClusters): boolean {
     const { clusterSize } = this.#geometry
@@ -283,13 +282,13 @@ export class Refcounts implements ClusterList {
     return true
   }
 
-  /** Whether nothing refers to the cluster, and no metadata is there, whatever its refcount says. */
+  /** Whether the cluster has the refcount 0, and no metadata is there. */
   isFree(cluster: number): boolean {
     const { clusterSize } = this.#geometry
     return this.get(cluster) === 0 && this.#metadata?.findForData(cluster * clusterSize, clusterSize) === undefined
   }
 
-  /** Clusters that are free by their refcounts must not hold metadata, least of all the header (QC-REF-09). */
+  /** Refuses to take clusters with refcount 0 that hold metadata, above all the header (QC-REF-09). */
   #checkFree(first: number, count: number): void {
     const { clusterSize } = this.#geometry
     const other = this.#metadata?.findForData(first * clusterSize, count * clusterSize)

@@ -1,4 +1,4 @@
-/** The L2 tables of snapshots, as a list of metadata clusters: protected where `overlapCheck` is "all". */
+/** The L2 tables of snapshots, as a list of metadata clusters: protected if `overlapCheck` is "all". */
 import type { ImageFile } from "../../image-file.ts"
 import { viewOf } from "../format/bytes.ts"
 import { l1TableOffset } from "../format/entries.ts"
@@ -7,13 +7,13 @@ import type { Snapshot } from "../format/snapshot-table.ts"
 import { TABLE_ENTRY_SIZE } from "../format/spec.ts"
 import type { ClusterList } from "./cluster-index.ts"
 
-/** Bytes that are read together. */
+/** Bytes of one read. */
 const PIECE = 1 << 20
 
-/** Which protection an image gets that is open for writing. */
+/** The protection of an image that is open for writing. */
 export type OverlapCheck = "cached" | "all"
 
-/** Reads the L1 tables: each byte of the file once, however many tables claim it. */
+/** Reads the L1 tables. Reads each byte of the file once, even if many tables overlap. */
 export function snapshotL2Tables(file: ImageFile, snapshots: readonly Snapshot[], geometry: Geometry): ClusterList {
   const clusters = new Set<number>()
   const end = file.size()

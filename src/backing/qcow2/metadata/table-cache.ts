@@ -1,6 +1,6 @@
 /**
- * A bounded cache of metadata clusters (L2 tables, refcount blocks), kept byte for byte as on disk, so that loading and storing convert
- * nothing.
+ * TableCache: a bounded cache of metadata clusters (L2 tables, refcount blocks), kept in the format of the disk, so that loading and
+ * storing convert nothing.
  */
 import { viewOf } from "../format/bytes.ts"
 import type { ClusterFile } from "./cluster-file.ts"
@@ -8,20 +8,20 @@ import { DirtyRange } from "./dirty-range.ts"
 
 /** One metadata cluster in memory. The fields that a look-up needs come first: they share a line of the processor's cache. */
 export class CachedTable {
-  /** The mapping's: the L1 entry by which it was looked up last, and whether no snapshot shares it, by that entry. */
+  /** Set by the mapping: the L1 entry of the last look-up, and whether that entry says that no snapshot shares the table. */
   l1Index = -1
   isOwn = false
   readonly view: DataView
-  /** It is still the cache's copy. A change to one that is not would be lost. */
+  /** It is in the cache. A change to any other table would be lost. */
   resident = true
-  /** It was looked at since the cache's hand passed. */
+  /** It was used since the cache's clock hand passed. */
   used = true
   /** Host byte. */
   readonly offset: number = 0
   readonly bytes: Uint8Array
   /** Changed by `TableCache.touch` only. */
   readonly dirty = new DirtyRange()
-  /** Nothing on disk refers to it yet: its content may be stored ahead of what it refers to. */
+  /** Nothing on disk refers to it yet, so it may be stored before the clusters that it refers to. */
   fresh = false
 
   constructor(offset: number, bytes: Uint8Array) {
@@ -37,12 +37,12 @@ export interface TableCacheOptions {
   readonly capacity: number
 }
 
-/** What a table costs besides its bytes, roughly: it matters with clusters of 512 bytes. */
+/** Rough memory overhead of a table in bytes: it matters with clusters of 512 bytes. */
 const OVERHEAD = 512
 const FEWEST_TABLES = 8
-/** A read of nothing takes as long as one of so many bytes more. */
+/** The fixed cost of a read, as a number of bytes. */
 const LOAD_OVERHEAD = 4096
-/** A flush stores all dirty tables in one call, so they are bounded: to some 2 ms. */
+/** A flush stores all dirty tables in one call, so their number is limited to about 2 ms of work. */
 const MOST_DIRTY_TABLES = 256
 const MOST_DIRTY_BYTES = 4 * 1024 * 1024
 
@@ -62,7 +62,7 @@ export class TableCache {
     this.#file = file
     this.#clusterSize = options.clusterSize
     this.#most = Math.max(FEWEST_TABLES, Math.floor(options.capacity / (options.clusterSize + OVERHEAD)))
-    // Dirty tables cannot make room for others: at most half of the cache.
+    // Dirty tables cannot be evicted, so they may fill at most half of the cache.
     this.#mostDirty = Math.min(MOST_DIRTY_TABLES, this.#most / 2)
   }
 
@@ -71,17 +71,17 @@ export class TableCache {
     return this.#dirty
   }
 
-  /** So much is dirty that it should be stored before more is changed. */
+  /** So much is dirty that it should be stored before the next change. */
   get isCrowded(): boolean {
     return this.#dirty.size >= this.#mostDirty || this.#dirtyBytes >= MOST_DIRTY_BYTES
   }
 
-  /** Bytes that were ever read from the file, and what reading them cost besides, in bytes: a measure of time. */
+  /** All bytes that were read from the file, plus `LOAD_OVERHEAD` for each read: a measure of time. */
   get loadedBytes(): number {
     return this.#loadedBytes
   }
 
-  /** The table at `offset`, read from the file when it is not here. @throws BackingError what reading throws */
+  /** The table at `offset`, read from the file if it is not cached. @throws BackingError what reading throws */
   load(offset: number): CachedTable {
     const known = this.#byOffset.get(offset)
     if (known !== undefined) {
@@ -94,10 +94,7 @@ export class TableCache {
     return this.#insert(new CachedTable(offset, bytes))
   }
 
-  /**
-   * Puts a new table at `offset`, which nothing on disk refers to, with `bytes` as its content (a cluster's worth, kept). All of it is
-   * dirty.
-   */
+  /** Adds a new table at `offset`, which nothing on disk refers to. Keeps `bytes`, one cluster, as its content. All of it is dirty. */
   create(offset: number, bytes: Uint8Array): CachedTable {
     this.drop(offset)
     const table = this.#insert(new CachedTable(offset, bytes))
@@ -122,7 +119,7 @@ export class TableCache {
     this.#file.write(table.bytes.subarray(from, to), table.offset + from)
   }
 
-  /** The dirty part of `table` is on stable storage. */
+  /** Notes that the dirty part of `table` is durable. */
   clean(table: CachedTable): void {
     this.#dirtyBytes -= table.dirty.length
     table.dirty.clear()
@@ -156,7 +153,7 @@ export class TableCache {
     return table
   }
 
-  /** Clock: the next clean table that was not used since the hand passed; -1 when all are dirty. */
+  /** Clock algorithm: the next clean table that was not used since the hand passed; -1 if all are dirty. */
   #victim(): number {
     for (let step = 0; step < this.#ring.length * 2; step++) {
       const slot = this.#hand

@@ -1,6 +1,6 @@
 /**
- * TopTable: the L1 table or the refcount table, which names the metadata clusters of one kind. All of it is in memory, byte for byte as on
- * disk. It can move to another place and grow there; until the header names the new place, the old one stays in use.
+ * TopTable: the L1 table or the refcount table, which names the metadata clusters of one kind. The whole table is in memory, in the format
+ * of the disk. It can move and grow; the old place stays in use until the header names the new one.
  */
 import { viewOf } from "../format/bytes.ts"
 import type { ClusterFile } from "./cluster-file.ts"
@@ -16,13 +16,13 @@ export class TopTable {
   #offset: number = 0
   #bytes: Uint8Array
   #view: DataView
-  /** The content is on disk at `#offset`, but for the dirty bytes. */
+  /** The content is on disk at `#offset`, except for the dirty bytes. */
   #isPlaced = true
   /** Places that the header on disk may still name. */
   #formerPlaces: MetadataRange[] = []
   #isChecked = false
 
-  /** Reads the table, unless `content` is what it holds: that is kept. @throws BackingError what reading throws */
+  /** Reads the table, or keeps `content` if that is given. @throws BackingError what reading throws */
   constructor(file: ClusterFile, place: MetadataRange, content?: Uint8Array) {
     this.name = place.name
     this.#file = file
@@ -32,12 +32,12 @@ export class TopTable {
     if (place.length > 0 && content === undefined) file.read(this.#bytes, place.offset)
   }
 
-  /** Where it lies in the file. */
+  /** Its place in the file. */
   get place(): MetadataRange {
     return { offset: this.#offset, length: this.#bytes.length, name: this.name }
   }
 
-  /** Byte of the file where entry `index` lies. */
+  /** Byte of the file where entry `index` begins. */
   offsetOf(index: number): number {
     return this.#offset + index * TABLE_ENTRY_SIZE
   }
@@ -61,7 +61,7 @@ export class TopTable {
     return index < this.entryCount ? this.#view.getUint32(index * TABLE_ENTRY_SIZE + 4) : 0
   }
 
-  /** Stores entry `index`, in memory. `prepareChange` comes first. */
+  /** Sets entry `index` in memory. Call `prepareChange` first. */
   set(index: number, hi: number, lo: number): void {
     const at = index * TABLE_ENTRY_SIZE
     this.#view.setUint32(at, hi)
@@ -69,7 +69,7 @@ export class TopTable {
     this.#dirty.add(at, at + TABLE_ENTRY_SIZE)
   }
 
-  /** Before the first change: nothing else may lie in the table. @throws CorruptMetadata */
+  /** Call before a change: refuses a table with other metadata inside. @throws CorruptMetadata */
   prepareChange(metadata: MetadataMap): void {
     if (this.#isChecked) return
     const other = metadata.findWithin(this.place)
@@ -77,7 +77,7 @@ export class TopTable {
     this.#isChecked = true
   }
 
-  /** Moves the table to `offset`, which is free, with room for `length` bytes; new entries are 0. */
+  /** Moves the table to `offset`, where `length` bytes are free, and extends it to that length; new entries are 0. */
   move(offset: number, length: number): void {
     this.#formerPlaces.push(this.place)
     const bytes = new Uint8Array(length)
@@ -93,14 +93,14 @@ export class TopTable {
     if (!this.#isPlaced) this.#file.write(this.#bytes, this.#offset)
   }
 
-  /** What `storeMoved` wrote is on stable storage. */
+  /** Notes that the table of `storeMoved` is durable. */
   placed(): void {
     if (this.#isPlaced) return
     this.#isPlaced = true
     this.#dirty.clear()
   }
 
-  /** The header on disk may name a place that the table has left. */
+  /** The header on disk may still name a former place of the table. */
   get isPointerStale(): boolean {
     return this.#formerPlaces.length > 0
   }
@@ -115,7 +115,7 @@ export class TopTable {
     if (from < to) this.#file.write(this.#bytes.subarray(from, to), this.#offset + from)
   }
 
-  /** The entries are on stable storage, and the header there names this place. Returns the places that the table has left, to be freed. */
+  /** Notes that the entries are durable, and that the header on disk names this place. Returns the former places, to be freed. */
   stored(): readonly MetadataRange[] {
     this.#dirty.clear()
     const left = this.#formerPlaces

@@ -1,6 +1,6 @@
 /**
- * Moves tables from the end of the file to where clusters have become free, so that the file can be cut there. A change of the whole image
- * writes its tables behind everything, while the old ones still are in use.
+ * Moves tables from the end of the file to free clusters, so that the file can be cut. A change of the whole image has put them at the end,
+ * because the old ones were still in use.
  */
 import { viewOf } from "../format/bytes.ts"
 import { encodeEntry } from "../format/entries.ts"
@@ -10,7 +10,7 @@ import type { Refcounts } from "../metadata/refcounts.ts"
 import { rewrite, type Rewrite } from "../snapshots/rewrite.ts"
 import type { WholeImage } from "../snapshots/whole-image.ts"
 
-/** Moves the active tables and the refcount blocks that lie at byte `limit` of the file or behind. */
+/** Moves the active tables and the refcount blocks that are at byte `limit` of the file or after it. */
 export function compact(image: WholeImage, limit: number): void {
   const parts = image.writable()
   const blocks = blocksFrom(parts.refcounts, limit)
@@ -19,7 +19,7 @@ export function compact(image: WholeImage, limit: number): void {
   rewrite(image, readSnapshotTable(image.imageFile, image.header), (change) => {
     const l1 = change.activeL1()
     moveTables(change, l1, limit)
-    // With a copy of any block the refcount table moves as well.
+    // Index 0 in any case: copying any block also moves the refcount table.
     for (const index of [0, ...blocks]) change.refcounts.copyBlock(index)
     change.leave(image.header.l1TableOffset, l1.length)
     change.finish({ l1: { offset: change.put(l1), bytes: l1 } })
@@ -41,7 +41,7 @@ function moveTables(change: Rewrite, l1: Uint8Array, limit: number): void {
   }
 }
 
-/** Indices of the refcount blocks that lie at byte `offset` of the file or behind. */
+/** Indices of the refcount blocks that are at byte `offset` of the file or after it. */
 function blocksFrom({ table }: Refcounts, offset: number): number[] {
   const found: number[] = []
   for (let index = 0; index < table.entryCount; index++) {

@@ -1,4 +1,4 @@
-/** Preallocation of a part of the disk (QC-RSZ-06): every cluster gets its place in the file. */
+/** Preallocates a part of the disk (QC-RSZ-06): allocates every cluster. */
 import type { GuestData } from "../guest-data.ts"
 import type { ClusterFile } from "../metadata/cluster-file.ts"
 import type { CachedTable } from "../metadata/table-cache.ts"
@@ -13,15 +13,15 @@ export interface PreallocatedRange {
   readonly mode: Preallocation
 }
 
-/** Bytes that are allocated, and zeroed, at a time. */
+/** Bytes to allocate and zero at a time. */
 const PIECE = 4 << 20
 
-/** Gives each cluster of the range that has no place one whose content is zero. `file` is where data goes. */
+/** Allocates each unallocated cluster of the range, with zeroes as its content. `file` is the file for data. */
 export function preallocate(image: WritableImage, file: ClusterFile, { from, to, mode }: PreallocatedRange): void {
   const { mapping, metadataWriter, geometry, reader } = image
   const { clusterSize, l2Entries } = geometry
   const end = Math.ceil(to / clusterSize)
-  // The cluster where the disk ended may show the backing image.
+  // The cluster in which the disk ended may show data of the backing image.
   const start = reader.backing === undefined ? Math.floor(from / clusterSize) : Math.ceil(from / clusterSize)
   for (let cluster = start; cluster < end;) {
     metadataWriter.makeRoom()
@@ -39,7 +39,7 @@ interface Stretch {
   readonly mode: Preallocation
 }
 
-/** Places clusters of one table from `index` on. Returns how many entries it has looked at. */
+/** Allocates clusters of one table from `index` on. Returns the number of entries that are done. */
 function placeSome(
   { mapping, dataClusters, geometry, reader }: WritableImage,
   file: ClusterFile,
@@ -59,7 +59,7 @@ function placeSome(
   const run = dataClusters.allocate(count, guestCluster)
   try {
     const guest = guestCluster * clusterSize
-    // An external data file ends where the disk does (QC-DF-07).
+    // An external data file ends with the disk (QC-DF-07).
     const length = Math.min(run.count * clusterSize, geometry.hasDataFile ? geometry.size - guest : Infinity)
     zero(file, reader.data, { offset: run.first * clusterSize, length, guest, mode })
   } catch (error) {
@@ -71,14 +71,16 @@ function placeSome(
 }
 
 interface NewClusters {
-  /** Host bytes, and the guest byte of the first. */
+  /** Host bytes; `guest` is the guest byte of the first. */
   readonly offset: number
   readonly length: number
   readonly guest: number
   readonly mode: Preallocation
 }
 
-/** Makes new clusters zero: by a hole where nothing was ever written, by the host, or by zeroes. Encrypted zeroes are always written. */
+/**
+ * Makes new clusters zero: by a hole if the file is unused there, by the host, or by writing zeroes. Encrypted zeroes are always written.
+ */
 function zero(file: ClusterFile, data: GuestData, { offset, length, guest, mode }: NewClusters): void {
   const isHole = data.isUnused(offset)
   const isPlain = data === file

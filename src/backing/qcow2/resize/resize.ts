@@ -1,4 +1,7 @@
-/** Changes the size of an open image's disk (QC-RSZ-01 to 06). The header's size comes last when it grows, and first when it shrinks. */
+/**
+ * Changes the size of an open image's disk (QC-RSZ-01 to 06). The size in the header changes last when the disk grows, and first when it
+ * shrinks.
+ */
 import { checkOptions, checkValue, type Rules } from "../../../options.ts"
 import { BackingError, checkNewSize } from "../../backing.ts"
 import { isZero } from "../../buffers.ts"
@@ -14,11 +17,11 @@ import { preallocate, type Preallocation } from "./preallocate.ts"
 
 /** Options of `resize`. */
 export interface ResizeImageOptions {
-  /** Allows a smaller size: what is cut off is lost. Default false. */
+  /** Allows a smaller size: the data past the new end is lost. Default false. */
   readonly shrink?: boolean
   /**
-   * For what is new: "off": nothing. "metadata": every cluster has its place in the file, which stays sparse. "falloc": the host keeps the
-   * space. "full": zeroes are written. Default "off".
+   * For the new part: "off": nothing. "metadata": allocates every cluster in the file, which stays sparse. "falloc": the host reserves the
+   * space. "full": writes zeroes. Default "off".
    */
   readonly preallocation?: Preallocation
 }
@@ -26,9 +29,10 @@ export interface ResizeImageOptions {
 const RESIZE_RULES: Rules<ResizeImageOptions> = { shrink: "boolean?", preallocation: ["off", "metadata", "falloc", "full"] }
 
 /**
- * Makes the disk one of `size` bytes. What is new reads as zeroes, whatever was cut off there before, and whatever a backing image holds.
- * @throws BackingError `invalid-argument` for a size that cannot be, or a smaller one that `shrink` does not allow; `unsupported` where the
- * format does not. A crash leaves the old size or the new one.
+ * Changes the size of the disk to `size` bytes. The new part reads as zeroes, even after an earlier cut, and over a longer backing image. A
+ * crash leaves the old size or the new one.
+ * @throws BackingError `invalid-argument` for an invalid size, or a smaller one without `shrink`; `unsupported` if the format does not
+ * allow it
  */
 export function resizeImage(image: WholeImage, size: number, options: ResizeImageOptions = {}): void {
   checkValue("resize", "size", size, "number")
@@ -62,7 +66,7 @@ function check(image: WholeImage, { geometry, reader }: WritableImage, size: num
 function grow(image: WholeImage, size: number, preallocation: Preallocation): void {
   const before = image.header.size
   growL1(image, before, size)
-  // What an earlier cut may have left there is not to come back (QC-RSZ-05).
+  // Removes what an earlier cut may have left there (QC-RSZ-05).
   image.dataFile?.cutTo(before)
   image.setSize(size)
   let isDone = false
@@ -76,12 +80,12 @@ function grow(image: WholeImage, size: number, preallocation: Preallocation): vo
     image.storeSize(size)
     isDone = true
   } finally {
-    // What is mapped beyond the end by now is nobody's, and cut off by the next attempt.
+    // Clusters that are mapped past the end by now are unused, and the next attempt removes them.
     if (!isDone) image.setSize(before)
   }
 }
 
-/** Makes room in the L1 table, and takes out of it what was left beyond the end: a VM state, or the rest of an earlier attempt. */
+/** Enlarges the L1 table, and removes old entries past the end: a VM state, or those of a failed attempt. */
 function growL1(image: WholeImage, before: number, size: number): void {
   rewrite(image, readSnapshotTable(image.imageFile, image.header), (change) => {
     const { l2Coverage, clusterSize } = change.geometry
@@ -94,7 +98,9 @@ function growL1(image: WholeImage, before: number, size: number): void {
   })
 }
 
-/** Makes bytes from `before` to `size` zero: the rest of a cluster that is there, and what a longer backing image holds (QC-RSZ-03). */
+/**
+ * Makes bytes from `before` to `size` zero: the rest of the last cluster, and the part that a longer backing image would show (QC-RSZ-03).
+ */
 function zeroNewArea({ geometry, reader, writer, zeroing }: WritableImage, before: number, size: number): void {
   const { clusterSize } = geometry
   const start = roundUp(before, clusterSize)
@@ -110,7 +116,7 @@ function zeroTail({ reader, writer }: Pick<WritableImage, "reader" | "writer">, 
   if (mayNextShow || !isZero(tail)) writer.write([tail.fill(0)], from, tail.length)
 }
 
-/** Cuts the disk. All that it loses is gone with one switch of the header, its size included. */
+/** Cuts the disk. One switch of the header changes the size and removes all clusters past the new end. */
 function cut(image: WholeImage, size: number): void {
   const { clusterSize } = image.writable().geometry
   const end = image.file.usedEnd
@@ -120,7 +126,7 @@ function cut(image: WholeImage, size: number): void {
     if (isCut) change.leave(image.header.l1TableOffset, l1.length)
     if (isCut || size !== image.header.size) change.finish(isCut ? { size, l1: { offset: change.put(l1), bytes: l1 } } : { size })
   })
-  // Another program that makes the disk longer again may show what stays of the last cluster (QC-RSZ-05).
+  // Another program that grows the disk again may show the rest of the last cluster (QC-RSZ-05).
   if (size % clusterSize !== 0) zeroTail(image.writable(), size, roundUp(size, clusterSize))
   image.writable().metadataWriter.finish()
   image.dataFile?.cutTo(size)

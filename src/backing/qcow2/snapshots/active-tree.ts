@@ -1,6 +1,6 @@
 /**
- * The active tree as it is to be: L2 tables stay where they are when their COPIED flags say what the new refcounts do, and are copied when
- * not. COPIED means that the refcount is one, in the active tree; in the tables of snapshots it means nothing (QC-SNAP-08).
+ * Makes the new active tree. An L2 table whose COPIED flags agree with the new refcounts stays in place; others are copied. COPIED means
+ * that the refcount is one, but only in the active tree: in tables of snapshots it has no meaning (QC-SNAP-08).
  */
 import { isZero } from "../../buffers.ts"
 import { viewOf } from "../format/bytes.ts"
@@ -9,12 +9,12 @@ import { L2_ENTRY, TABLE_ENTRY_SIZE } from "../format/spec.ts"
 import type { Rewrite } from "./rewrite.ts"
 import { visitTable } from "./trees.ts"
 
-/** "none": all clusters are shared from now on. "by refcount": COPIED where the new refcount is one. */
+/** "none": all clusters are shared from now on. "by refcount": COPIED is set if the new refcount is one. */
 export type CopiedFlags = "none" | "by refcount"
 
 /**
- * The L1 table for a tree with the tables that `l1` names. The new refcounts count the references that the tree makes through those tables
- * already. Changes `l1`, and returns whether it did.
+ * Corrects the COPIED flags of the tree of `l1`. The new refcounts already count all references of the tree. Changes `l1`, and returns
+ * whether it did.
  */
 export function correctTree(rewrite: Rewrite, l1: Uint8Array, flags: CopiedFlags): boolean {
   const { geometry, refcounts } = rewrite
@@ -24,7 +24,7 @@ export function correctTree(rewrite: Rewrite, l1: Uint8Array, flags: CopiedFlags
   const found = new Float64Array(entries)
   for (let index = 0; index < entries; index++) found[index] = places.of(rewrite.tableOf(view, index))
   let isChanged = false
-  // Only now all refcounts are what they will be.
+  // A second loop, because only now all refcounts are final.
   for (let index = 0; index < entries; index++) {
     const place = found[index] ?? 0
     if (place === 0) continue
@@ -38,14 +38,14 @@ export function correctTree(rewrite: Rewrite, l1: Uint8Array, flags: CopiedFlags
 }
 
 /**
- * Where each table of a tree is to be: where it is, or at its copy. A table that several entries name, as no honest image has it, is copied
- * once: otherwise an L1 table of 32 MiB could fill 256 GiB of the host's disk.
+ * The new place of each table of a tree: its present one, or that of its copy. A table that several entries name, which occurs only in
+ * hostile images, is copied once: otherwise an L1 table of 32 MiB could fill 256 GiB of the host's disk.
  */
 class TablePlaces {
   readonly #rewrite: Rewrite
   readonly #flags: CopiedFlags
   readonly #bytes: Uint8Array
-  /** Of tables that are named more than once: by where they are. 0: not known yet. */
+  /** New places of tables that are named more than once, by their present offsets. 0: not known yet. */
   readonly #repeated = new Map<number, number>()
 
   constructor(rewrite: Rewrite, l1: DataView, flags: CopiedFlags) {
@@ -59,7 +59,7 @@ class TablePlaces {
     }
   }
 
-  /** Of one entry that names the table at `offset`; 0 for none. */
+  /** The new place for an entry that names the table at `offset`; 0 for none. */
   of(offset: number): number {
     if (offset === 0) return 0
     const known = this.#repeated.get(offset)
@@ -90,7 +90,7 @@ class TablePlaces {
   }
 }
 
-/** Clears COPIED of all entries; returns whether one had it. A loop over single bytes: a 1 TiB disk has 16 million entries. */
+/** Clears COPIED of all entries; returns whether one had it. A loop over single bytes is fast: a disk of 1 TiB has 16 million entries. */
 function clearCopied(bytes: Uint8Array, entrySize: number): boolean {
   const copied = L2_ENTRY.COPIED_HI >>> 24
   let found = 0
@@ -103,8 +103,8 @@ function clearCopied(bytes: Uint8Array, entrySize: number): boolean {
 }
 
 /**
- * Takes what `l1` maps from guest cluster `first` on out of the tree: nothing is left of it, not even that it reads as zeroes (QC-DZ-09).
- * Changes `l1`, and returns whether it did. The table that is cut through is copied, for a snapshot may share it.
+ * Removes from the tree all entries from guest cluster `first` on, including zero clusters (QC-DZ-09). Changes `l1`, and returns whether it
+ * did. Copies the table in which the cut is, because a snapshot may share it.
  */
 export function cutTree(rewrite: Rewrite, l1: Uint8Array, first: number): boolean {
   const { l2Entries } = rewrite.geometry
@@ -137,7 +137,7 @@ function cutTable(rewrite: Rewrite, l1: Uint8Array, index: number, within: numbe
   return true
 }
 
-/** Sets COPIED where the refcount is one, and clears it elsewhere. Returns whether an entry has changed. */
+/** Sets COPIED in entries whose cluster has the refcount one, and clears it in others. Returns whether an entry has changed. */
 function correctCopied({ geometry, refcounts }: Rewrite, table: DataView): boolean {
   let isChanged = false
   for (let at = 0; at < table.byteLength; at += geometry.l2EntrySize) {

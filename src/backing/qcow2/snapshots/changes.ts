@@ -1,7 +1,7 @@
 /**
- * Taking, going back to and deleting a snapshot: which trees gain or lose a reference, and what the header says then.
+ * Takes, applies and deletes snapshots: which trees gain or lose a reference, and the new header.
  *
- * A snapshot takes over the active L1 table as it is; the active disk goes on with a copy of the tables whose COPIED flags have to go.
+ * A new snapshot takes over the active L1 table. The active disk continues with copies of the tables whose COPIED flags have to be cleared.
  */
 import { isZero } from "../../buffers.ts"
 import { makeSnapshot, type Snapshot, type SnapshotTable } from "../format/snapshot-table.ts"
@@ -12,7 +12,7 @@ import { readL1 } from "./trees.ts"
 import { putVmState, vmStateIndex, type VmStateSource } from "./vm-state.ts"
 import type { WholeImage } from "./whole-image.ts"
 
-/** What a new snapshot is called, and what it keeps besides the disk. */
+/** The name of a new snapshot, and its content besides the disk. */
 export interface SnapshotFields {
   readonly id: string
   readonly name: string
@@ -47,7 +47,7 @@ export function takeSnapshot(image: WholeImage, known: SnapshotTable, fields: Sn
   })
 }
 
-/** Makes the active disk what the snapshot holds (QC-SNAP-07). Its size becomes the snapshot's; VM state stays with the snapshot. */
+/** Makes the content and size of the active disk equal to the snapshot's (QC-SNAP-07). The VM state stays in the snapshot only. */
 export function applySnapshot(image: WholeImage, known: SnapshotTable, snapshot: Snapshot): void {
   rewrite(image, known, (change) => {
     const { header } = image
@@ -66,7 +66,7 @@ export function applySnapshot(image: WholeImage, known: SnapshotTable, snapshot:
   })
 }
 
-/** Deletes the snapshot, and what only it refers to (QC-SNAP-09). */
+/** Deletes the snapshot, and frees the clusters that only it refers to (QC-SNAP-09). */
 export function deleteSnapshot(image: WholeImage, known: SnapshotTable, snapshot: Snapshot): void {
   rewrite(image, known, (change) => {
     const { header } = image
@@ -81,7 +81,7 @@ export function deleteSnapshot(image: WholeImage, known: SnapshotTable, snapshot
   })
 }
 
-/** Takes a VM state that was left above the disk out of `l1`, the active table (QC-SNAP-10). Returns whether there was one. */
+/** Removes an old VM state above the disk from `l1`, the active table (QC-SNAP-10). Returns whether it had one. */
 function dropVmState(change: Rewrite, l1: Uint8Array): boolean {
   const state = l1.subarray(vmStateIndex(change.geometry.size, change.geometry) * TABLE_ENTRY_SIZE)
   if (isZero(state)) return false

@@ -1,8 +1,8 @@
-/** FreedRuns: the longer runs of clusters that a change frees, a bounded number of them, so that the host gets their space back. */
+/** FreedRuns: the longer runs of clusters that a change frees, for holes in the file. Their number is bounded. */
 import type { Geometry } from "../format/geometry.ts"
 import type { ClusterRun } from "../metadata/l2-view.ts"
 
-/** Bytes of a run that is worth a hole in the file. */
+/** Minimum bytes of a run that is worth a hole in the file. */
 const SHORTEST = 1024 * 1024
 const MOST_RUNS = 4096
 
@@ -16,7 +16,7 @@ export class FreedRuns {
     this.#shortest = Math.ceil(SHORTEST / clusterSize)
   }
 
-  /** The cluster is free. Neighbours come one after the other mostly. */
+  /** Adds a freed cluster. Calls mostly come in the order of the file. */
   add(cluster: number): void {
     if (cluster !== this.#end) {
       this.#keep()
@@ -25,7 +25,7 @@ export class FreedRuns {
     this.#end = cluster + 1
   }
 
-  /** All runs that are long enough, as far as there is room for them. */
+  /** All runs that are long enough, up to the maximum number. */
   take(): readonly ClusterRun[] {
     this.#keep()
     this.#first = this.#end

@@ -1,17 +1,17 @@
-/** What an image lends to views of its snapshots: its file and its backing image, to be read, and to be closed by the image only. */
+/** The file and the backing image that an image lends to views of its snapshots: read-only, and only the image closes them. */
 import type { Allocation, DiskVersion } from "../../backing.ts"
 import { ReadOnlyFile } from "../../read-only-file.ts"
 import type { Qcow2Parts } from "../image-parts.ts"
 import type { BackingDisk, BackingSlot } from "../reader.ts"
 
-/** A file that somebody else owns, read-only. */
+/** A read-only file that somebody else owns: `close` does nothing. */
 export class LentFile extends ReadOnlyFile {
   override sync(): void {}
 
   override close(): void {}
 }
 
-/** What a view is opened with: everything stays its owner's. Another disk may come to `behind` while the view is open. */
+/** The parts to open a view with; the image still owns all of them. The disk in `behind` may be replaced while the view is open. */
 export function lent(parts: Qcow2Parts, behind: BackingSlot): Qcow2Parts {
   const { file, dataFile } = parts
   return {
@@ -23,7 +23,7 @@ export function lent(parts: Qcow2Parts, behind: BackingSlot): Qcow2Parts {
   }
 }
 
-/** What is behind the image now: no bytes where nothing is. */
+/** The current backing disk; an empty disk if there is none. */
 class LentBacking implements BackingDisk {
   readonly #slot: BackingSlot
 

@@ -1,6 +1,6 @@
 /**
- * Gives guest clusters of a snapshot other entries: what it read from behind the image becomes its own, before that changes; zero flags
- * go, for version 2 has none. As every change of the whole image it is one switch of the header.
+ * Replaces guest clusters of a snapshot: copies data of the backing image into the snapshot before the backing image changes, and removes
+ * zero flags for version 2, which has none. Like every change of the whole image, it is one switch of the header.
  */
 import { BackingError } from "../../backing.ts"
 import { viewOf } from "../format/bytes.ts"
@@ -13,17 +13,17 @@ import { rewrite, type Rewrite } from "./rewrite.ts"
 import { readL1, tableOffsetOf, type TreeSource, visitTable } from "./trees.ts"
 import type { WholeImage } from "./whole-image.ts"
 
-/** What a guest cluster is to be. "nothing": what lies behind the image shows. */
+/** The new content of a guest cluster. "nothing": unallocated, so that the backing image shows. */
 export interface Replacement {
   readonly cluster: number
-  /** A whole cluster of bytes, or a word for it. */
+  /** A whole cluster of bytes, or a name for it. */
   readonly content: Uint8Array | "zeroes" | "nothing"
 }
 
-/** Clusters that are looked for at a time. */
+/** Maximum clusters of one search. */
 const MOST_ZEROES = 1024
 
-/** Replaces these clusters of `snapshot`. Returns it as it is then. */
+/** Replaces these clusters of `snapshot`. Returns its new entry. */
 export function replaceClusters(
   image: WholeImage, known: SnapshotTable, snapshot: Snapshot, replacements: readonly Replacement[],
 ): Snapshot {
@@ -44,7 +44,7 @@ export function replaceClusters(
     let isCorrected = false
     for (const [index, inTable] of tables) {
       replaceInTable(change, l1, index, inTable)
-      // The active disk may be the only one now that has the old table.
+      // The active disk may now be the only owner of the old table.
       const entry = active.subarray(index * TABLE_ENTRY_SIZE, (index + 1) * TABLE_ENTRY_SIZE)
       if (correctTree(change, entry, "by refcount")) isCorrected = true
     }
@@ -57,7 +57,10 @@ export function replaceClusters(
   })
 }
 
-/** Each entry would get a copy of its own: an L1 table of 32 MiB would fill 256 GiB of the host's disk. No honest image has such. */
+/**
+ * Refuses two L1 entries for one table, which occur only in hostile images. Each entry would get its own copy: an L1 table of 32 MiB could
+ * fill 256 GiB of the host's disk.
+ */
 function refuseRepeated(change: Rewrite, l1: Uint8Array): void {
   const view = viewOf(l1)
   const offsets = Float64Array.from({ length: l1.length / TABLE_ENTRY_SIZE }, (_, index) => change.tableOf(view, index)).sort()
@@ -67,7 +70,7 @@ function refuseRepeated(change: Rewrite, l1: Uint8Array): void {
   throw new BackingError("corrupt", message, { path: change.file.path, offset: repeated })
 }
 
-/** Puts a table into the tree that refers to all that the old one does, but for these clusters. */
+/** Replaces a table of the tree by a copy with these replacements. */
 function replaceInTable(change: Rewrite, l1: Uint8Array, index: number, replacements: readonly Replacement[]): void {
   const { geometry, refcounts, file } = change
   const { clusterSize, l2Entries, l2EntrySize } = geometry
@@ -106,7 +109,7 @@ function setEntry(change: Rewrite, entry: DataView, { cluster, content }: Replac
   entry.setUint32(EXTENDED_L2.ALLOCATED_BITS, hasData ? ALL_SUBCLUSTERS : 0)
 }
 
-/** Guest clusters of a snapshot that have the zero flag: at most as many as are replaced together. */
+/** Guest clusters of a snapshot that have the zero flag, at most `MOST_ZEROES`. */
 export function zeroClustersOf(source: TreeSource, snapshot: Snapshot): number[] {
   const { file, geometry } = source
   const found: number[] = []

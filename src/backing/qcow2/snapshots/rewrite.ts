@@ -1,6 +1,6 @@
 /**
- * Rewrite: a change of the whole image in new clusters: tables are copied and never changed in place, refcounts included. One write of the
- * header switches to all of it, so a crash leaves the old image or the new one, and leaked clusters at worst.
+ * Rewrite: a change of the whole image in new clusters. Tables, including refcounts, are copied and never changed in place. One write of
+ * the header switches to the copies, so a crash leaves the old image or the new one, and leaked clusters at worst.
  */
 import { roundUp } from "../format/bytes.ts"
 import type { Geometry } from "../format/geometry.ts"
@@ -13,16 +13,16 @@ import { ShadowRefcounts } from "./shadow-refcounts.ts"
 import { tableOffsetOf, type TreeSource, visitTree } from "./trees.ts"
 import type { WholeImage, WritableImage } from "./whole-image.ts"
 
-/** What the header is to say; what is left out stays. */
+/** The new values of the header. Left out: no change. */
 export interface NewState {
   /** Bytes of the disk. */
   readonly size?: number
-  /** The active L1 table, and where it lies. */
+  /** The active L1 table and its place. */
   readonly l1?: { readonly offset: number; readonly bytes: Uint8Array }
   readonly snapshots?: readonly Snapshot[]
 }
 
-/** Allocations between two looks at how much waits to be stored. */
+/** Allocations between two calls of `makeRoom`. */
 const BETWEEN = 64
 
 export class Rewrite implements TreeSource {
@@ -35,7 +35,7 @@ export class Rewrite implements TreeSource {
   readonly #left: ClusterRun[] = []
   #untilLook = BETWEEN
 
-  /** All that is cached has been stored. `known` is the snapshot table on disk. */
+  /** The caller has stored all cached changes. `known` is the snapshot table on disk. */
   constructor(image: WholeImage, parts: WritableImage, known: SnapshotTable) {
     this.#image = image
     this.#parts = parts
@@ -45,28 +45,28 @@ export class Rewrite implements TreeSource {
     this.refcounts = new ShadowRefcounts({ file: image.file, ...parts })
   }
 
-  /** Where the bytes of guest clusters go. */
+  /** Writes the bytes of guest clusters. */
   get data(): GuestData {
     return this.#parts.reader.data
   }
 
-  /** The active L1 table, a copy. */
+  /** A copy of the active L1 table. */
   activeL1(): Uint8Array {
     return this.#parts.mapping.l1.bytes()
   }
 
-  /** Adds `delta` to the refcounts of all that the tree of an L1 table refers to. */
+  /** Adds `delta` to the refcounts of all clusters of the tree of an L1 table, for each reference. */
   addTree(l1: Uint8Array, delta: number): void {
     visitTree(this, l1, (first, count, times) => this.refcounts.add(first, count, delta * times))
   }
 
-  /** Leaves a contiguous structure behind: its clusters lose one reference once the header names it no more. */
+  /** Gives up a contiguous structure: its clusters lose one reference when the header no longer names it. */
   leave(offset: number, length: number): void {
     const { clusterSize } = this.geometry
     if (length > 0) this.#left.push({ first: offset / clusterSize, count: Math.ceil(length / clusterSize) })
   }
 
-  /** Puts `bytes` into new clusters in a row, and returns the host byte; 0 for no bytes. */
+  /** Writes `bytes` to new contiguous clusters, and returns the host byte; 0 for no bytes. */
   put(bytes: Uint8Array): number {
     const { clusterSize } = this.geometry
     if (bytes.length === 0) return 0
@@ -78,7 +78,7 @@ export class Rewrite implements TreeSource {
     return offset
   }
 
-  /** `count` clusters or less, new, for data. */
+  /** Allocates 1 to `count` contiguous clusters for data. */
   allocate(count: number): ClusterRun {
     this.#look()
     return this.refcounts.allocate(count)
@@ -89,14 +89,14 @@ export class Rewrite implements TreeSource {
     return tableOffsetOf(l1, index, this)
   }
 
-  /** Writes all that is left to write, and switches. After an error everything is as before. */
+  /** Writes the remaining tables, and switches to the new state. After an error everything is as before. */
   finish(state: NewState): void {
     const { metadataWriter, mapping } = this.#parts
     const { header } = this.#image
     const size = state.size ?? header.size
     const snapshots = state.snapshots === undefined ? undefined : this.#putSnapshots(state.snapshots, size)
     const { table, left } = this.refcounts.store()
-    // Syncs all that was written, and stores the refcounts of new clusters where they are: they leak if nothing comes of this.
+    // Syncs all writes, and stores the refcounts of new clusters in the present blocks: if the change fails now, they leak.
     metadataWriter.store()
     const refcountTable = table ?? { offset: this.#parts.refcounts.table.place.offset, content: this.#parts.refcounts.table.bytes() }
     const l1 = state.l1 ?? { offset: header.l1TableOffset, bytes: mapping.l1.bytes() }
@@ -113,7 +113,7 @@ export class Rewrite implements TreeSource {
     this.#image.switchTo({ tables, known, left: [...this.#left, ...left], freed: this.refcounts.freed.take() })
   }
 
-  /** Nothing comes of it: what was allocated is given back. */
+  /** Gives up the change, and frees its new clusters. */
   abandon(): void {
     for (const { first, count } of this.refcounts.allocated) this.#parts.allocator.releaseLater(first, count)
   }
@@ -122,7 +122,7 @@ export class Rewrite implements TreeSource {
     const { header } = this.#image
     const { path } = this.file
     const place = { path, diskSize }
-    // How long it is does not depend on where it lies.
+    // The length does not depend on the place.
     const { bytes } = layOutSnapshots(snapshots, { ...place, offset: 0 })
     this.leave(header.snapshotsOffset, this.#known.byteLength)
     const offset = this.put(bytes)
@@ -136,10 +136,10 @@ export class Rewrite implements TreeSource {
   }
 }
 
-/** Does `work`, which ends with `finish`; when it throws, nothing comes of it. */
+/** Runs `work`, which ends with `finish`. If it throws, the image does not change. */
 export function rewrite<T>(image: WholeImage, known: SnapshotTable, work: (rewrite: Rewrite) => T): T {
   const parts = image.writable()
-  // Now: what it takes shows in the refcounts that are copied.
+  // Called first, so that the copied refcounts include the trailer's clusters.
   parts.trailer.keep()
   parts.metadataWriter.finish()
   const change = new Rewrite(image, parts, known)

@@ -1,6 +1,6 @@
 /**
- * ShadowRefcounts: the refcounts as they will be. A block that changes is copied; the copy goes to a free cluster, and a new refcount table
- * names it. Nothing that the disk refers to is touched, so whatever stops the change leaves nothing to undo.
+ * ShadowRefcounts: the refcounts after a change. Each changed block is copied to a free cluster, and a new refcount table names the copies.
+ * Nothing that the disk refers to is overwritten, so an interrupted change leaves nothing to undo.
  */
 import { BackingError } from "../../backing.ts"
 import { viewOf } from "../format/bytes.ts"
@@ -13,16 +13,16 @@ import type { ClusterRun } from "../metadata/l2-view.ts"
 import type { Refcounts } from "../metadata/refcounts.ts"
 import { FreedRuns } from "./freed-runs.ts"
 
-/** Bytes of copied blocks in memory; beyond that they go to their new places early. */
+/** Maximum bytes of copied blocks in memory. Further ones are written to their new places early. */
 const MOST_HELD = 64 * 1024 * 1024
 const FEWEST_HELD = 8
 
 /** The copy of a block. */
 class Shadow {
   readonly index: number = 0
-  /** Undefined while it is in its new place only. */
+  /** Undefined while it is only in the file. */
   view: DataView | undefined
-  /** Host byte of its new place, or -1 while it has none. */
+  /** Host byte of its new place, or -1 before it has one. */
   place = -1
   isDirty = true
 
@@ -47,7 +47,7 @@ export interface StoredTable {
 
 export class ShadowRefcounts {
   readonly freed: FreedRuns
-  /** Everything that was allocated: given back when the change does not come about. */
+  /** All allocated runs: freed if the change fails. */
   readonly allocated: ClusterRun[] = []
   readonly #file: ClusterFile
   readonly #geometry: Geometry
@@ -56,7 +56,7 @@ export class ShadowRefcounts {
   readonly #codec: RefcountCodec
   readonly #mostHeld: number = 0
   readonly #shadows = new Map<number, Shadow>()
-  /** Those in memory, the oldest first. */
+  /** The copies in memory, the oldest first. */
   readonly #held = new Set<Shadow>()
   #memo: Shadow | undefined
 
@@ -78,7 +78,7 @@ export class ShadowRefcounts {
     return shadow === undefined ? this.#refcounts.get(cluster) : this.#codec.get(this.#load(shadow), cluster - index * entries)
   }
 
-  /** Adds `delta` to the refcounts of `count` clusters from `first`. @throws BackingError when a sum does not fit */
+  /** Adds `delta` to the refcounts of `count` clusters from `first`. @throws BackingError if a sum does not fit */
   add(first: number, count: number, delta: number): void {
     const entries = this.#geometry.refcountBlockEntries
     for (let cluster = first; cluster < first + count;) {
@@ -90,7 +90,7 @@ export class ShadowRefcounts {
     }
   }
 
-  /** Copies the block at `index` of the table, whether it changes or not: it gets another place. */
+  /** Copies the block at `index` of the table even if it does not change, so that it moves. */
   copyBlock(index: number): void {
     this.#own(index, 0)
   }
@@ -102,7 +102,7 @@ export class ShadowRefcounts {
     for (let at = from; at < to; at++) {
       const before = get(view, at)
       const after = before + delta
-      // Nothing that is free can be referred to.
+      // A cluster that has references cannot have the refcount 0.
       if (after < 0 || before === 0 || after > refcountMax) throw this.#misfit(index * refcountBlockEntries + at, before === 0 ? -1 : after)
       set(view, at, after)
       if (after === 0) this.freed.add(index * refcountBlockEntries + at)
@@ -119,17 +119,17 @@ export class ShadowRefcounts {
     })
   }
 
-  /** Takes 1 to `most` free clusters in a row, each with the refcount 1. */
+  /** Takes 1 to `most` contiguous free clusters, each with the refcount 1. */
   allocate(most: number): ClusterRun {
     return this.#taken(this.#allocator.allocate(most))
   }
 
-  /** Takes `count` free clusters in a row. Returns the host byte of the first. */
+  /** Takes `count` contiguous free clusters. Returns the first host byte. */
   allocateTable(count: number): number {
     return this.#taken(this.#allocator.allocateInRow(count)).first * this.#geometry.clusterSize
   }
 
-  /** The image's own refcounts say it already; the copies do not yet. */
+  /** Sets the refcounts of new clusters in the copies; the allocator has set them in the image's own blocks. */
   #taken(run: ClusterRun): ClusterRun {
     this.allocated.push(run)
     const entries = this.#geometry.refcountBlockEntries
@@ -143,7 +143,7 @@ export class ShadowRefcounts {
     return run
   }
 
-  /** The copy of a block, to be changed. */
+  /** The copy of a block, which the caller changes. */
   #own(index: number, at: number): DataView {
     if (this.#memo?.index === index && this.#memo.view !== undefined) {
       this.#memo.isDirty = true
@@ -154,7 +154,7 @@ export class ShadowRefcounts {
       known.isDirty = true
       return this.#load(known)
     }
-    // First: it allocates, and the copy must have that.
+    // Comes first: it allocates, and the copy has to include the new refcounts.
     this.#makeRoom()
     const block = this.#refcounts.block(index)
     if (block === undefined) throw this.#misfit(index * this.#geometry.refcountBlockEntries + at, -1)
@@ -169,7 +169,7 @@ export class ShadowRefcounts {
   #load(shadow: Shadow): DataView {
     this.#memo = shadow
     if (shadow.view !== undefined) return shadow.view
-    // It allocates, for which this very copy may have been loaded.
+    // It allocates, which may already load this copy.
     this.#makeRoom()
     if (shadow.view !== undefined) return shadow.view
     const bytes = new Uint8Array(this.#geometry.clusterSize)
@@ -183,7 +183,7 @@ export class ShadowRefcounts {
   #makeRoom(): void {
     if (this.#held.size < this.#mostHeld) return
     for (const oldest of this.#held) {
-      // Allocating may need the copy of another block, and so make room itself.
+      // Comes before the removal from `#held`: it may load another copy, and call `#makeRoom` again.
       this.#place(oldest)
       this.#write(oldest)
       this.#held.delete(oldest)
@@ -206,8 +206,8 @@ export class ShadowRefcounts {
   }
 
   /**
-   * Writes all copies, and a table that names them. Returns the table, and where the blocks and the table were that it replaces. Nothing
-   * may be changed or allocated afterwards.
+   * Writes all copies, and a table that names them. Returns that table, and the clusters of the old table and blocks. The caller must not
+   * change or allocate anything afterwards.
    */
   store(): { readonly table: StoredTable | undefined; readonly left: readonly ClusterRun[] } {
     if (this.#shadows.size === 0) return { table: undefined, left: [] }
@@ -224,7 +224,7 @@ export class ShadowRefcounts {
       const before = (table.hi(index) * 2 ** 32 + table.lo(index)) / clusterSize
       const isEmpty = this.#isEmptyBut(shadow, before)
       const place = isEmpty ? 0 : shadow.place
-      // A block that describes itself, and nothing else any more, goes as a whole: nothing says then that it is in use.
+      // If an empty block was in its own range, its own refcount goes away with it, so there is nothing to lower.
       if (!isEmpty || Math.floor(before / this.#geometry.refcountBlockEntries) !== index) left.push({ first: before, count: 1 })
       if (isEmpty) left.push({ first: shadow.place / clusterSize, count: 1 })
       view.setUint32(index * TABLE_ENTRY_SIZE, Math.floor(place / 2 ** 32))
@@ -235,13 +235,13 @@ export class ShadowRefcounts {
     return { table: { offset, content }, left }
   }
 
-  /** Whether no cluster of the copy's range is in use but, perhaps, `cluster`. */
+  /** Whether no cluster of the copy's range except `cluster` is in use. */
   #isEmptyBut(shadow: Shadow, cluster: number): boolean {
     const view = this.#load(shadow)
     const entries = this.#geometry.refcountBlockEntries
     for (let at = firstUsed(view, 0); at < view.byteLength; at = firstUsed(view, at + 1)) {
       const bits = this.#geometry.refcountBits
-      // The refcounts that the byte holds, or is a part of.
+      // The refcounts that are in this byte, or that contain it.
       const from = Math.floor((at * 8) / bits)
       const to = Math.ceil(((at + 1) * 8) / bits)
       for (let index = from; index < to; index++) {
@@ -251,7 +251,7 @@ export class ShadowRefcounts {
     return true
   }
 
-  /** The image's own table may grow, and move, while room for the new one is looked for: one that is too small then is left behind. */
+  /** Allocates the new table. This may enlarge the image's own table: then the new one is too small, and is allocated again. */
   #allocateRefcountTable(left: ClusterRun[]): number {
     const { clusterSize } = this.#geometry
     const { table } = this.#refcounts

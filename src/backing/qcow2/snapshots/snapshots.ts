@@ -1,4 +1,4 @@
-/** Snapshots: the internal snapshots of an open image: listed, taken, gone back to, deleted and read. */
+/** Snapshots: lists, takes, applies, deletes and reads the internal snapshots of an open image. */
 import { checkOptions, checkValue, type Rules } from "../../../options.ts"
 import { BackingError } from "../../backing.ts"
 import { encodeText } from "../format/bytes.ts"
@@ -16,27 +16,27 @@ import type { WholeImage } from "./whole-image.ts"
 export interface SnapshotInfo {
   readonly id: string
   readonly name: string
-  /** When it was taken, in milliseconds since 1970. */
+  /** Time of the snapshot, in milliseconds since 1970. */
   readonly date: number
-  /** How long the guest had run then, in nanoseconds. */
+  /** Running time of the guest until then, in nanoseconds. */
   readonly vmClock: bigint
-  /** Bytes of VM state; 0 where it keeps the disk only. */
+  /** Bytes of VM state; 0 if the snapshot has only the disk. */
   readonly vmStateSize: number
   /** Bytes of the disk. */
   readonly diskSize: number
-  /** Instructions that the guest had executed, where the VM counts them. */
+  /** Instructions that the guest had executed, if the VM counts them. */
   readonly icount: bigint | undefined
 }
 
 /** Options of `Snapshots.create`. */
 export interface CreateSnapshotOptions {
-  /** Need not be unique: the id, which is a new number, is. At most 255 bytes. */
+  /** At most 255 bytes. Need not be unique, because the id is. */
   readonly name: string
-  /** State of the machine to be kept with the disk: bytes, or what gives them piece by piece. */
+  /** State of the machine to store with the disk: bytes, or a source that is read piece by piece. */
   readonly vmState?: Uint8Array | VmStateSource
-  /** How long the guest has run, in nanoseconds. Default 0. */
+  /** Running time of the guest, in nanoseconds. Default 0. */
   readonly vmClock?: bigint
-  /** Instructions that the guest has executed. Default: not known. */
+  /** Instructions that the guest has executed. Default: unknown. */
   readonly icount?: bigint
   /** Milliseconds since 1970. Default: now. */
   readonly date?: number
@@ -46,7 +46,7 @@ const CREATE_SNAPSHOT_RULES: Rules<CreateSnapshotOptions> = {
   name: "string", vmState: "object?", vmClock: "any?", icount: "any?", date: "number?",
 }
 
-/** What can be done with the snapshots of an image; over a file that answers later, later. As `Snapshots`. */
+/** The methods of `Snapshots`. Over an asynchronous image file they return promises. */
 export interface SnapshotActions {
   list(): readonly SnapshotInfo[] | Promise<readonly SnapshotInfo[]>
   create(options: CreateSnapshotOptions): SnapshotInfo | Promise<SnapshotInfo>
@@ -54,34 +54,34 @@ export interface SnapshotActions {
   delete(idOrName: string): void | Promise<void>
 }
 
-/** Bytes of a name: what QEMU keeps of it. */
+/** Bytes of a name: QEMU cuts longer ones. */
 const LONGEST_NAME = 255
 
-/** What the image lends for reading: a disk of the same file, by another header. */
+/** A read-only disk of the same file, with another header. */
 export interface SnapshotView {
   close(): void
 }
 
 export interface SnapshotsOptions<View extends SnapshotView> {
   readonly image: WholeImage
-  /** Opens a read-only view by that header. `hasBacking`: what it does not hold is read from the backing image. */
+  /** Opens a read-only view with that header. `hasBacking`: the backing image supplies unallocated clusters. */
   readonly view: (header: Qcow2Header, options: { readonly hasBacking: boolean }) => View
-  /** The L1 table of the disk that a view shows is elsewhere now, and may be longer. */
+  /** Tells a view that its L1 table has moved, and may be longer. */
   moved(view: View, table: Pick<Qcow2Header, "l1TableOffset" | "l1Size">): void
-  /** Calls `work`, which puts a disk of `size` bytes with other content in the place of this one. */
+  /** Calls `work`, which replaces the disk by one of `size` bytes with other content. */
   readonly replacing: (size: number, work: () => void) => void
-  /** Calls `work`; notes on the way what has to be noted of an error. */
+  /** Calls `work`, and marks the image corrupt if it throws `CorruptMetadata`. */
   readonly noting: <T>(work: () => T) => T
 }
 
 /**
- * The snapshots of an image. Every change is one switch of the header: a crash leaves the image as it was or as it was to be, and leaked
- * clusters at worst. An error leaves it as it was. A snapshot is named by its id or its name; an id comes first (QC-SNAP-11).
+ * The snapshots of an image. Every change is one switch of the header: a crash leaves the old or the new image, and leaked clusters at
+ * worst. After an error the image has not changed. Callers name a snapshot by its id or its name; an id has precedence (QC-SNAP-11).
  */
 export class Snapshots<View extends SnapshotView> implements SnapshotActions {
   readonly #image: WholeImage
   readonly #options: SnapshotsOptions<View>
-  /** Views that were handed out, by the place of their L1 table. */
+  /** Open views, with the offset of their L1 table. */
   readonly #views = new Map<View, number>()
 
   constructor(options: SnapshotsOptions<View>) {
@@ -95,8 +95,8 @@ export class Snapshots<View extends SnapshotView> implements SnapshotActions {
   }
 
   /**
-   * Takes a snapshot of the disk as it is now. A guest that runs goes on; what it has not flushed from its own caches is not in it.
-   * @throws BackingError `invalid-argument`, `read-only`, `no-space` where refcounts are too narrow or the table is full
+   * Takes a snapshot of the disk. A guest may be running: data that it has not flushed from its own caches is not included.
+   * @throws BackingError `invalid-argument`, `read-only`, `no-space` if refcounts are too narrow or the table is full
    */
   create(options: CreateSnapshotOptions): SnapshotInfo {
     checkOptions("snapshots.create", options, CREATE_SNAPSHOT_RULES)
@@ -117,8 +117,7 @@ export class Snapshots<View extends SnapshotView> implements SnapshotActions {
   }
 
   /**
-   * Goes back to a snapshot: the disk holds what the snapshot does, and has its size. The snapshot stays. A guest that uses the disk
-   * meanwhile finds other content under its feet: stop it first.
+   * Reverts the disk to the content and size of a snapshot, which stays. Stop the guest first: its disk changes.
    * @throws BackingError `not-found`; `unsupported` for another size in version 2
    */
   apply(idOrName: string): void {
@@ -145,8 +144,8 @@ export class Snapshots<View extends SnapshotView> implements SnapshotActions {
   }
 
   /**
-   * For operations between images: gives guest clusters of the snapshot at `index` of the list other entries. Views of it go on by the new
-   * ones. @throws BackingError with nothing to undo
+   * For operations between images: replaces guest clusters of the snapshot at `index` of the list. Open views of it see the new ones.
+   * @throws BackingError with nothing to undo
    */
   replaceClusters(index: number, replacements: readonly Replacement[]): void {
     if (replacements.length === 0) return
@@ -161,12 +160,12 @@ export class Snapshots<View extends SnapshotView> implements SnapshotActions {
     })
   }
 
-  /** For operations between images: the disk of the snapshot at `index` of the list. Close it before anything is changed. */
+  /** For operations between images: the disk of the snapshot at `index` of the list. Close it before any change. */
   openAt(index: number): View {
     return this.#options.noting(() => this.#view(this.#at(this.#table(), index)))
   }
 
-  /** Takes zero flags out of all snapshots, for version 2 has none: some of them for each call. Returns whether all are out. */
+  /** Removes some zero flags of snapshots, because version 2 has none. Call it until it returns true: then none is left. */
   expandZeroes({ hasBacking }: { readonly hasBacking: boolean }): boolean {
     return this.#options.noting(() => {
       const known = this.#table()
@@ -191,7 +190,7 @@ export class Snapshots<View extends SnapshotView> implements SnapshotActions {
     }
   }
 
-  /** The disk that a snapshot holds, read-only, while the image stays open. Close it before the image. @throws BackingError `not-found` */
+  /** Opens the disk of a snapshot, read-only. Close it before the image. @throws BackingError `not-found` */
   open(idOrName: string): View {
     return this.#options.noting(() => {
       const snapshot = this.#readable(this.#table(), idOrName)
@@ -199,7 +198,7 @@ export class Snapshots<View extends SnapshotView> implements SnapshotActions {
     })
   }
 
-  /** The VM state that a snapshot keeps, and where it begins on the view: read-only. @throws BackingError `not-found` */
+  /** Opens the VM state of a snapshot, read-only: `size` bytes of the view from `offset`. @throws BackingError `not-found` */
   openVmState(idOrName: string): { readonly view: View; readonly offset: number; readonly size: number } {
     return this.#options.noting(() => {
       const snapshot = this.#readable(this.#table(), idOrName)

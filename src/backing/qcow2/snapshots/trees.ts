@@ -1,4 +1,4 @@
-/** Trees of L1 and L2 tables as a whole: what one refers to, in runs of clusters, each L2 table once however often it is named. */
+/** Visits all clusters of a tree of L1 and L2 tables, in runs. Reads each L2 table once, even if several entries name it. */
 import { viewOf } from "../format/bytes.ts"
 import {
   compressedLength, compressedOffset, decodeL2Entry, hostOffset, l1TableOffset, L2_KIND, l2Kind, plainHostOffset,
@@ -7,7 +7,7 @@ import type { Geometry } from "../format/geometry.ts"
 import { TABLE_ENTRY_SIZE } from "../format/spec.ts"
 import type { ClusterFile, CorruptMetadata } from "../metadata/cluster-file.ts"
 
-/** Called with clusters in a row that something refers to. */
+/** Called with contiguous clusters that an entry refers to. */
 export type RunVisitor = (first: number, count: number) => void
 
 export interface TreeSource {
@@ -15,7 +15,7 @@ export interface TreeSource {
   readonly geometry: Geometry
 }
 
-/** An L1 table of `entries` entries at byte `offset`; beyond the end of the file it is zero. */
+/** Reads an L1 table of `entries` entries at byte `offset`; it is zero beyond the end of the file. */
 export function readL1(file: ClusterFile, offset: number, entries: number): Uint8Array {
   const bytes = new Uint8Array(entries * TABLE_ENTRY_SIZE)
   if (bytes.length > 0) file.read(bytes, offset)
@@ -30,8 +30,8 @@ export function tableOffsetOf(l1: DataView, index: number, { file, geometry }: T
 }
 
 /**
- * Calls `visit` for everything that the tree of an L1 table refers to: L2 tables, and what these refer to. `times` says how often: a table
- * that is named twice is read once.
+ * Calls `visit` for all clusters that the tree of an L1 table refers to: L2 tables, and their clusters. `times` is the number of L1 entries
+ * that name the table.
  */
 export function visitTree(source: TreeSource, l1: Uint8Array, visit: (first: number, count: number, times: number) => void): void {
   const { file, geometry } = source
@@ -50,7 +50,7 @@ export function visitTree(source: TreeSource, l1: Uint8Array, visit: (first: num
     let times = 1
     while (sorted[at + times] === offset) times++
     at += times
-    // Before the table is read: a table that nothing counts is refused, and a small file cannot have many.
+    // Called before the table is read, so that the visitor refuses tables with refcount 0: a small file can only have few others.
     visit(offset / clusterSize, 1, times)
     if (geometry.hasDataFile) continue
     file.read(bytes, offset)
@@ -87,7 +87,7 @@ export function visitTable({ file, geometry }: TreeSource, table: DataView, offs
   if (next > start) visit(start / clusterSize, (next - start) / clusterSize)
 }
 
-/** A compressed cluster counts in each cluster that its sectors touch (QC-CMP-09). */
+/** A compressed cluster refers to each host cluster that its sectors touch (QC-CMP-09). */
 function visitCompressed(hi: number, lo: number, geometry: Geometry, visit: RunVisitor): void {
   const start = compressedOffset(hi, lo, geometry)
   const first = Math.floor(start / geometry.clusterSize)

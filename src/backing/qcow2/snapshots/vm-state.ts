@@ -1,6 +1,6 @@
 /**
- * VM state: what a snapshot keeps besides the disk, RAM and devices of the machine. It lies in the snapshot's own tree, above the disk,
- * from a fresh L1 entry on (QC-SNAP-10).
+ * VM state: RAM and devices of the machine, which a snapshot may store besides the disk. It is in the snapshot's own tree, above the disk,
+ * starting at an L1 entry of its own (QC-SNAP-10).
  */
 import { encodeEntry } from "../format/entries.ts"
 import { viewOf } from "../format/bytes.ts"
@@ -9,7 +9,7 @@ import { LIMIT, TABLE_ENTRY_SIZE } from "../format/spec.ts"
 import { BackingError } from "../../backing.ts"
 import type { Rewrite } from "./rewrite.ts"
 
-/** State that is stored: bytes, or something that gives them piece by piece. */
+/** A state to be stored, which is read piece by piece. */
 export interface VmStateSource {
   /** Bytes. */
   readonly size: number
@@ -17,15 +17,15 @@ export interface VmStateSource {
   read(buffer: Uint8Array, offset: number): void
 }
 
-/** Bytes that are in memory at a time. */
+/** Bytes in memory at a time. */
 const PIECE = 1 << 20
 
-/** Index of the first L1 entry of the state, with a disk of `diskSize` bytes. */
+/** Index of the first L1 entry of the state, for a disk of `diskSize` bytes. */
 export function vmStateIndex(diskSize: number, { l2Coverage }: Geometry): number {
   return Math.ceil(diskSize / l2Coverage)
 }
 
-/** Stores the state, and returns the L1 table of the snapshot that holds it: `l1`, the active one, with what maps the state. */
+/** Stores the state, and returns the L1 table of its snapshot: `l1`, the active one, plus the entries of the state. */
 export function putVmState(rewrite: Rewrite, state: VmStateSource, l1: Uint8Array): Uint8Array {
   const { geometry } = rewrite
   const { clusterSize, l2Entries, l2Coverage } = geometry
@@ -36,7 +36,7 @@ export function putVmState(rewrite: Rewrite, state: VmStateSource, l1: Uint8Arra
     throw new BackingError("no-space", message, { path: rewrite.file.path })
   }
   const grown = new Uint8Array(Math.max(l1.length, entries * TABLE_ENTRY_SIZE))
-  // Entries above the disk in the active table are a state that was left there, and not the disk's.
+  // Without the entries above the disk, which are an old state.
   grown.set(l1.subarray(0, first * TABLE_ENTRY_SIZE))
   for (let index = first; index < entries; index++) {
     const clusters = Math.min(l2Entries, Math.ceil(state.size / clusterSize) - (index - first) * l2Entries)
@@ -64,7 +64,7 @@ function putClusters(
     for (let step = 0; step < count; step++) {
       const at = (done + step) * l2EntrySize
       putEntry(table, at / TABLE_ENTRY_SIZE, (first + step) * clusterSize)
-      // All subclusters are there, and none of them reads as zeroes.
+      // All subclusters are allocated, and none is marked as zeroes.
       if (extendedL2) table.setUint32(at + TABLE_ENTRY_SIZE + 4, 0xffff_ffff)
     }
     done += count

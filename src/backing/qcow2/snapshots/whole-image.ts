@@ -1,4 +1,6 @@
-/** What a change of the whole image (a snapshot, another size) needs of the image: its parts, and the switch to new ones. */
+/**
+ * WholeImage: the interface of an image to changes of the whole image (a snapshot, another size): its parts, and the switch to new ones.
+ */
 import type { ImageFile } from "../../image-file.ts"
 import type { Geometry } from "../format/geometry.ts"
 import type { Qcow2Header } from "../format/header.ts"
@@ -9,14 +11,14 @@ import type { ClusterRun } from "../metadata/l2-view.ts"
 import type { Mapping } from "../metadata/mapping.ts"
 import type { Reader } from "../reader.ts"
 
-/** New tables, all on stable storage, and what comes with them. */
+/** New tables, all durable, and their consequences. */
 export interface Switch {
   readonly tables: HeaderTables
   /** The content of these tables. */
   readonly known: KnownTables
-  /** Clusters that nothing refers to once the header names the new tables: each loses one reference. */
+  /** Clusters of the old tables: each loses one reference when the header names the new tables. */
   readonly left: readonly ClusterRun[]
-  /** Clusters that the new refcounts say are free: their space may go back to the host. */
+  /** Clusters that are free by the new refcounts: their space may go back to the host. */
   readonly freed: readonly ClusterRun[]
 }
 
@@ -35,10 +37,10 @@ export interface WholeImage {
   readonly header: Qcow2Header
   /** @throws BackingError for an image that is closed, read-only or corrupt */
   writable(): WritableImage
-  /** Brings the switch to disk by one write, and takes the image over as it is then. After an error everything is as before. */
+  /** Switches to the new tables by one write of the header, and opens the image with them. After an error everything is as before. */
   switchTo(change: Switch): void
-  /** Takes the disk for one of `size` bytes, in memory: the header keeps the size it has. */
+  /** Changes the size of the disk in memory only, not in the header. */
   setSize(size: number): void
-  /** Brings the size to disk. After an error the header counts as it was. */
+  /** Stores the size in the header. After an error the old header is valid. */
   storeSize(size: number): void
 }
