@@ -1,19 +1,19 @@
 /**
- * SegmentList: stretches of RAM, for all chains of a batch. SegmentRun: some of them, one after the other. DescriptorChain: one buffer
- * that the driver made available. They are filled anew for each batch: an object for each descriptor costs 80 ns and more, and arrays
- * for each chain push a batch out of the processor's first cache (measured).
+ * SegmentList: stretches of RAM, for all chains of a batch. SegmentRun: consecutive segments of a list. DescriptorChain: one buffer that
+ * the driver made available. All are reused for each batch: an object for each descriptor costs 80 ns and more, and arrays for each
+ * chain push a batch out of the processor's first cache (measured).
  */
 import type { GuestMemory, RamRegion } from "../guest-memory.ts"
 import { hex, VirtqueueError } from "./virtqueue-error.ts"
 
 const INITIAL_CAPACITY = 256
-/** Words of a segment: index of its region, offset in the region, length. */
+/** The words of a segment: index of its region, offset in the region, length. */
 export const SEGMENT_WORDS = 3
 const WORDS = SEGMENT_WORDS
 /** Regions that a list keeps from one batch to the next. */
 const KEPT_REGIONS = 4
 
-/** Stretches of RAM, each in one region. Integers in one array: a batch of them stays in the cache. */
+/** Stretches of RAM, each in one region, as integers in one array, so that a batch stays in the cache. */
 export class SegmentList {
   /** Index in `regions`, offset in bytes from the start of the region, and length in bytes, of each segment in turn. */
   words: Uint32Array
@@ -24,20 +24,20 @@ export class SegmentList {
     this.words = new Uint32Array(WORDS * capacity)
   }
 
-  /** The index of `region` in `regions`, where it is put if need be. */
+  /** The index of `region` in `regions`, to which it is added if necessary. */
   indexOf(region: RamRegion): number {
     if (this.regions[0] === region) return 0
     const index = this.regions.lastIndexOf(region)
     return index >= 0 ? index : this.regions.push(region) - 1
   }
 
-  /** Begins anew, and forgets all regions but `region`. */
+  /** Removes all segments, and all regions but `region`. */
   keepOnly(region: RamRegion): void {
     this.count = 0
     if (!this.isAllIn(region)) this.regions.length = 0
   }
 
-  /** All segments are in `region`. */
+  /** Whether all segments are in `region`. */
   isAllIn(region: RamRegion): boolean {
     return this.regions.length === 1 && this.regions[0] === region
   }
@@ -53,11 +53,11 @@ export class SegmentList {
 
   clear(): void {
     this.count = 0
-    // Those of a memory that has been replaced must not be kept for ever.
+    // Regions of a memory that has been replaced must not be kept for ever.
     if (this.regions.length > KEPT_REGIONS) this.regions.length = 0
   }
 
-  /** Makes room for as many segments again. Returns the new `words`. */
+  /** Doubles the capacity. Returns the new `words`. */
   grow(): Uint32Array {
     const words = new Uint32Array(2 * this.words.length)
     words.set(this.words)
@@ -72,12 +72,12 @@ export class SegmentRun {
   first = 0
   count = 0
 
-  /** Whoever fills the run appends its segments to `segments`. */
+  /** The caller appends the run's segments to `segments`. */
   constructor(segments: SegmentList) {
     this.segments = segments
   }
 
-  /** The region of segment `index`, which is one of the run's. */
+  /** The region of the run's segment `index`. */
   region(index: number): RamRegion {
     const { regions, words } = this.segments
     const region = regions[words[WORDS * (this.first + index)] ?? 0]
@@ -100,7 +100,7 @@ export class SegmentRun {
     return this.region(index).start + this.offset(index)
   }
 
-  /** Gives the run a list of its own, so that it outlives what the list is made for. */
+  /** Copies the segments to a list of the run's own, so that the run outlives the batch. */
   detach(): void {
     const own = new SegmentList(this.count)
     this.appendTo(own)
@@ -112,7 +112,7 @@ export class SegmentRun {
     for (let index = 0; index < this.count; index++) list.push(list.indexOf(this.region(index)), this.offset(index), this.length(index))
   }
 
-  /** Finds the segments in the RAM that has replaced the one where they were. @throws VirtqueueError when one is not there any more */
+  /** Finds the segments again after RAM has been replaced. @throws VirtqueueError when one is no longer in RAM */
   relocate(memory: GuestMemory): void {
     const { segments } = this
     for (let index = 0; index < this.count; index++) {
@@ -125,7 +125,7 @@ export class SegmentRun {
   }
 }
 
-/** The region that holds these bytes now. @throws VirtqueueError when they are not in one any more */
+/** The region that holds these bytes now. @throws VirtqueueError when no single region holds them any more */
 export function stillRam(memory: GuestMemory, address: number, length: number): RamRegion {
   const region = memory.region(address)
   if (region !== undefined && length <= region.end - address) return region
@@ -134,12 +134,12 @@ export function stillRam(memory: GuestMemory, address: number, length: number): 
 
 /** Device-readable segments first, then the device-writable ones. */
 export class DescriptorChain extends SegmentRun {
-  /** Index of the first descriptor, or the buffer id in a packed ring: what goes into the used entry. */
+  /** Index of the first descriptor, or the buffer id in a packed ring. Goes into the used entry. */
   head = 0
   /** See `TakenChain`. */
   place = 0
   slots = 0
-  /** Descriptors that were read for it: those of no bytes make no segments, and take time. */
+  /** Descriptors read for the chain. Empty ones count, because they take time although they make no segments. */
   descriptors = 0
   /** Number of device-readable segments; the writable ones follow. */
   readableCount = 0
@@ -148,7 +148,7 @@ export class DescriptorChain extends SegmentRun {
   /** Bytes in the writable segments. */
   writableLength = 0
 
-  /** Becomes what `other` is: its segments are added to the list of this chain. */
+  /** Becomes a copy of `other`, whose segments are added to this chain's list. */
   copy(other: DescriptorChain): void {
     const { segments } = this
     this.head = other.head

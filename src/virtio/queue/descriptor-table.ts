@@ -1,6 +1,6 @@
 /**
- * DescriptorTable: the device's reading of a split virtqueue's descriptors ([VIRTIO] 2.7.5): a chain becomes a checked list of RAM
- * segments. Whatever the driver has written there, the walk ends, and touches RAM only.
+ * DescriptorTable reads the descriptors of a split virtqueue ([VIRTIO] 2.7.5): it turns a chain into a checked list of RAM segments.
+ * Whatever the driver has written there, the walk ends, and it touches only RAM.
  */
 import { type GuestMemory, RamRegion } from "../guest-memory.ts"
 import { VIRTQ_DESC_F, VIRTQ_DESC_SIZE } from "../spec.ts"
@@ -11,10 +11,10 @@ import { hex, VirtqueueError } from "./virtqueue-error.ts"
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
 const { NEXT, WRITE, INDIRECT } = VIRTQ_DESC_F
 const [DESC_SIZE, WORDS] = [VIRTQ_DESC_SIZE, SEGMENT_WORDS] as const
-/** Below this, addresses have 32 bits. */
+/** Addresses below this have 32 bits. */
 const ADDRESSES = 2 ** 32
 
-/** [VIRTIO] 2.7.5.2 asks drivers for no more descriptors in a chain than the queue size. Like QEMU, we take 1024 in any queue. */
+/** [VIRTIO] 2.7.5.2 limits a chain to as many descriptors as the queue size. Like QEMU, we accept 1024 in any queue. */
 const CHAIN_LIMIT = 1024
 
 /** A chain describes at most this many bytes ([VIRTIO] 2.7.5.2). */
@@ -30,15 +30,15 @@ export class DescriptorTable {
   /** Number of descriptors. */
   readonly size: number = 0
   readonly #chainLimit: number = 0
-  /** The region that the table lies in, and its byte offset there. */
+  /** The region that holds the table, and the table's byte offset in it. */
   region: RamRegion = NOWHERE
   offset = 0
   #desc: DataView = EMPTY
-  /** Offset of the low half of a descriptor's address; the high one is in the other four of eight bytes. */
+  /** Byte offset of the low half of a descriptor's address: 0, or 4 in a big-endian ring. The high half takes the other four bytes. */
   #low = 0
-  /** The region of the last segment; nearly always that of the next one too. */
+  /** The region of the last segment, which is nearly always that of the next one too. */
   #region: RamRegion | undefined
-  /** Its first address, and how many bytes from there on have addresses of 32 bits, or one less. */
+  /** The region's first address, and how many of its bytes have addresses of 32 bits (or one byte less). */
   #start = 0
   #limit = 0
 
@@ -59,8 +59,8 @@ export class DescriptorTable {
   }
 
   /**
-   * Follows the chain from descriptor `head`, into an indirect table where it leads to one, and fills `chain` with its segments.
-   * What grows is kept in local variables until the end: storing it with each descriptor costs a third of the walk (measured).
+   * Follows the chain from descriptor `head`, also into an indirect table, and fills `chain` with its segments.
+   * Sums stay in local variables until the end: storing them with each descriptor costs a third of the walk (measured).
    * @throws VirtqueueError when the chain is broken
    */
   walk(chain: DescriptorChain, head: number): void {
@@ -101,7 +101,7 @@ export class DescriptorTable {
         indirect = true
         continue
       }
-      // Where the high half is 0, all is done in integers: 15 ns a request (measured). An address before the region makes an offset beyond.
+      // With a high half of 0, integers suffice: 15 ns a request (measured). An address before the region gives an offset beyond its end.
       const offset = (lowHalf - start) >>> 0
       if (high === 0 && offset < limit && length <= (limit - offset) >>> 0 && length !== 0) {
         const word = WORDS * end
@@ -152,7 +152,7 @@ export class DescriptorTable {
     }
   }
 
-  /** Adds RAM that is not all in the region of the segment before. Returns the region of the last byte so far. */
+  /** Adds bytes that are not all in the last segment's region. Returns the region of the last byte so far. */
   #pushSlowly(segments: SegmentList, head: number, address: number, length: number): RamRegion | undefined {
     const region = pushPieces(this.#memory, segments, address, length, head)
     if (region !== undefined) this.#enter(region)

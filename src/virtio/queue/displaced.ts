@@ -1,16 +1,16 @@
 /**
- * Displaced: descriptors of chains in flight that are not in a packed ring any more. A chain that is given back out of order has its used
- * descriptor written in front of others that are still in flight, and the driver may use those slots again. Nobody needs what was there,
- * until the state is saved.
+ * Displaced: descriptors of chains in flight that a packed ring no longer holds. When a chain is given back out of order, its used
+ * descriptor overwrites descriptors of a chain that is still in flight, and the driver may use those slots again. Only saving the state
+ * needs the overwritten descriptors.
  *
- * A place counts descriptors of the ring since it was opened: place p is in slot p modulo the size.
+ * A place numbers the ring's descriptors since the ring was opened: place p is in slot p modulo the size.
  */
 import type { TakenChain } from "./ring.ts"
 
 export class Displaced {
   /** Four 32-bit words of each displaced descriptor, by its place. */
   readonly #words = new Map<number, readonly number[]>()
-  /** Places that the used descriptors have not reached, and whose chain has been given back. */
+  /** Places that used descriptors have not reached yet, although their chain has been given back. */
   readonly #givenBack = new Set<number>()
 
   /** The descriptor at `place` if it is displaced. */
@@ -29,7 +29,8 @@ export class Displaced {
   }
 
   /**
-   * `chain` is being given back, though its place is not `used`, the next used descriptor's. `read`: the descriptor in the ring at a place.
+   * Call this when `chain` is given back out of order: the next used descriptor goes to place `used`. `read` returns the ring's descriptor
+   * at a place.
    */
   pass(chain: TakenChain, used: number, read: (place: number) => readonly number[]): void {
     for (let at = chain.place; at < chain.place + chain.slots; at++) {

@@ -1,33 +1,33 @@
 /**
- * InOrderRing: a ring of either format whose driver has accepted IN_ORDER ([VIRTIO] 2.7.9, 2.8.9): chains go back in the order in which
- * they were made available, however the disk answers. Each gets a used element of its own. Drivers without IN_ORDER pay nothing for it.
+ * InOrderRing: a ring of either format whose driver has accepted IN_ORDER ([VIRTIO] 2.7.9, 2.8.9). Chains go back in the order in which
+ * they were made available, in whatever order the disk answers. Each gets its own used element. Drivers without IN_ORDER pay nothing.
  */
 import type { SavedRing } from "../state.ts"
 import type { DescriptorChain } from "./descriptor-chain.ts"
 import type { Changeable, PackedRows, Ring, RingFeatures, SplitRows, TakenChain } from "./ring.ts"
 
-/** A chain that is done with, and waits for those that were taken before it. */
+/** A finished chain that waits for chains taken before it. */
 interface HeldChain extends TakenChain {
   readonly length: number
 }
 
-/** Entries of `#order` that may lie behind before they are removed. */
+/** How many entries of `#order` before `#first` are kept until they are removed together. */
 const MOST_BEHIND = 1024
 
 export class InOrderRing implements Ring {
   readonly #ring: Ring
   readonly #isPacked: boolean
-  /** What tells the chains in flight from each other, in the order in which they were taken, from `#first` on: their `place`. */
+  /** From `#first` on: the `place` of each chain in flight, which identifies it, in the order in which they were taken. */
   #order: number[] = []
   #first = 0
   readonly #held = new Map<number, HeldChain>()
-  /** Chains taken from a split ring, which leaves `place` alone. */
+  /** Chains taken from a split ring. A split ring does not set `place`, so this count becomes the place. */
   #taken = 0
-  /** See `SavedRing.held`: lengths by the index of their chain, and how many of the saved chains have been taken again. */
+  /** See `SavedRing.held`: lengths by the index of their chain. `#takenAgain` counts the saved chains that have been taken again. */
   readonly #savedHeld: ReadonlyMap<number, number>
   #takenAgain = 0
 
-  /** `held`: those of a saved ring. */
+  /** `held`: the finished chains of a saved ring. */
   constructor(ring: Ring, { packed }: RingFeatures, held: SavedRing["held"] = []) {
     this.#ring = ring
     this.#isPacked = packed
@@ -46,7 +46,7 @@ export class InOrderRing implements Ring {
     return this.#ring.hasSaved
   }
 
-  /** Rows are given back all at once, and in their order: while no other chain is in flight that is the order of all. */
+  /** Rows are given back together and in order, which is the order of all chains if no other chain is in flight. */
   get splitRows(): SplitRows | undefined {
     return this.#isQuiet ? this.#ring.splitRows : undefined
   }
@@ -67,10 +67,10 @@ export class InOrderRing implements Ring {
     this.#ring.initialiseFlags()
   }
 
-  /** Those that are done with and wait are in flight for the driver, and are not to be done again: a zone would be appended to twice. */
+  /** To the driver, finished chains that wait are in flight. They must not be done again: an append to a zone would happen twice. */
   save(inFlight: readonly TakenChain[]): SavedRing {
     const byPlace = new Map(inFlight.map((chain) => [chain.place, chain]))
-    // While all that are in flight are rows, they have their order.
+    // If all chains in flight are rows, they are in order already.
     const chains: TakenChain[] = this.#isQuiet ? [...inFlight] : []
     const held: (readonly [index: number, length: number])[] = []
     for (const place of this.#order.slice(this.#first)) {
@@ -109,7 +109,8 @@ export class InOrderRing implements Ring {
   }
 
   /**
-   * Gives back the next saved chains that are done with. Nobody reads their descriptors: a saved state may have 32768 chains of as many.
+   * Gives back the next saved chains that are finished, without reading their descriptors: a saved state may have 32768 chains of 32768
+   * descriptors each.
    */
   #passHeld(): void {
     while (this.#ring.hasSaved) {
@@ -123,7 +124,7 @@ export class InOrderRing implements Ring {
 
   addUsed(chain: TakenChain, length: number): void {
     if (chain.place !== this.#order[this.#first]) {
-      // The object is its owner's, who fills it anew.
+      // A copy, because the owner of `chain` reuses the object.
       const { head, place, slots } = chain
       this.#held.set(place, { head, place, slots, length })
       return
@@ -146,7 +147,7 @@ export class InOrderRing implements Ring {
     return this.#ring.enableKicks()
   }
 
-  /** None is in flight, those that are rows apart. */
+  /** No chain is in flight, except for rows. */
   get #isQuiet(): boolean {
     return this.#first === this.#order.length
   }

@@ -1,6 +1,6 @@
 /**
- * PackedDescriptors: the device's reading of a packed ring's descriptors ([VIRTIO] 2.8): where the next chain begins, whether it is there,
- * and what it says, as a checked list of RAM segments. Whatever the driver has written, a walk ends, and touches RAM only.
+ * PackedDescriptors reads the descriptors of a packed ring ([VIRTIO] 2.8): where the next chain begins, whether it is available, and its
+ * buffers as a checked list of RAM segments. Whatever the driver has written, a walk ends, and it touches only RAM.
  */
 import { type GuestMemory, RamRegion } from "../guest-memory.ts"
 import { PVIRTQ_DESC_F, VIRTQ_DESC_F, VIRTQ_DESC_SIZE } from "../spec.ts"
@@ -16,7 +16,7 @@ const { AVAIL, USED, MARKS } = PVIRTQ_DESC_F
 const DESC_SIZE = VIRTQ_DESC_SIZE
 const [ROW, HEAD, SLOTS, WRITTEN] = [ROW_SIZE, HEAD_AT, SLOTS_AT, WRITTEN_AT] as const
 
-/** [VIRTIO] 2.8.5 asks drivers for no more descriptors in a list than the queue size. As in a split ring, we take 1024 in any queue. */
+/** [VIRTIO] 2.8.5 limits a list to as many descriptors as the queue size. As in a split ring, we accept 1024 in any queue. */
 const LIST_LIMIT = 1024
 
 /** A chain describes at most this many bytes, as in a split ring. */
@@ -24,7 +24,7 @@ const MAX_CHAIN_LENGTH = 2 ** 32
 
 const NOWHERE = new RamRegion(0, new Uint8Array(0))
 
-/** Where a walk reads descriptors, and which marks it wants to see on them. */
+/** Where a walk reads descriptors, and which marks they must have. */
 interface Source {
   readonly view: DataView
   readonly size: number
@@ -37,25 +37,25 @@ interface Source {
 export class PackedDescriptors {
   /** INDIRECT_DESC has been negotiated. */
   indirect = false
-  // Numbers from the start: V8 would check and convert a field that has been undefined with each use.
+  // Initialised with numbers: V8 would check and convert a field that was once undefined on each use.
   /** Number of descriptors in the ring. */
   readonly size: number = 0
-  /** The region that the ring lies in, and its byte offset there. */
+  /** The region that holds the ring, and the ring's byte offset in it. */
   region: RamRegion = NOWHERE
   offset = 0
   /** Where the next chain begins, and the marks of an available descriptor there: AVAIL in laps with wrap counter 1, USED in the others. */
   slot = 0
   marks = 0
-  /** Descriptors that chains have taken up of late, each of them. No more than there are in the ring. */
+  /** Descriptors that each recent chain took up; at most as many as the ring has. */
   usualSlots = 1
-  /** Descriptors that the next chain may take up: the others are in flight. */
+  /** Descriptors that the next chain may take up: those not in flight. */
   room = 0
   readonly #memory: GuestMemory
   readonly #listLimit: number = 0
   #view: DataView = NOWHERE.data
-  /** Where RAM is shared: the ring as 16-bit words, for Atomics. */
+  /** If RAM is shared: the ring as 16-bit words, for Atomics. */
   words: Uint16Array | undefined
-  /** The region of the last segment; nearly always that of the next one too. */
+  /** The region of the last segment, which is nearly always that of the next one too. */
   #region: RamRegion | undefined
 
   /** `slot`, `wrap`: where the first chain begins, and the wrap counter there. */
@@ -72,7 +72,7 @@ export class PackedDescriptors {
     this.#listLimit = Math.max(size, LIST_LIMIT)
   }
 
-  /** The ring is at guest-physical `address`. @throws VirtqueueError when it is not in one piece of RAM, or of a big-endian guest */
+  /** The ring is at guest-physical `address`. @throws VirtqueueError when it is not in one piece of RAM, or the guest is big-endian */
   place(address: number): void {
     this.region = pieceOfRam(this.#memory, "descriptor ring", address, this.size * DESC_SIZE)
     if (this.region.isBigEndian) throw new VirtqueueError("a packed ring of a big-endian guest: only split rings can be big-endian")
@@ -82,20 +82,20 @@ export class PackedDescriptors {
     this.#region = undefined
   }
 
-  /** Whether the driver has made the next descriptor available. In shared RAM nothing that follows is read before. */
+  /** Whether the driver has made the next descriptor available. In shared RAM this is an acquire: later reads come after it. */
   get isAvailable(): boolean {
     const flags = this.words === undefined ? this.#view.getUint16((this.slot << 4) + 14, true) : this.#sharedFlags(this.words)
     return (flags & MARKS) === this.marks
   }
 
-  /** Apart from `isAvailable`, which V8 inlines then. */
+  /** A function of its own, so that V8 inlines `isAvailable`. */
   #sharedFlags(words: Uint16Array): number {
     return Atomics.load(words, 8 * this.slot + 7)
   }
 
   /**
-   * How many of the next `most` chains are available, as far as plain loads show it, if each of them takes up `usualSlots` descriptors. In
-   * shared RAM what follows may be read before that.
+   * How many of the next `most` chains are available according to plain loads, if each takes up `usualSlots` descriptors. In shared RAM
+   * this orders nothing: later reads may come before it.
    */
   countAhead(most: number): number {
     const { size, usualSlots } = this
@@ -117,7 +117,7 @@ export class PackedDescriptors {
     return this.slot | ((this.marks & AVAIL) << 8)
   }
 
-  /** The marks of a used descriptor there. */
+  /** The marks of a used descriptor at `slot`. */
   get usedMarks(): number {
     return (this.marks & AVAIL) * (MARKS / AVAIL)
   }
@@ -130,7 +130,7 @@ export class PackedDescriptors {
     this.marks ^= MARKS
   }
 
-  /** Writes a used descriptor. Its flags come last, in shared RAM visibly so; otherwise with the id, which saves a store. */
+  /** Writes a used descriptor. In shared RAM its flags become visible last; otherwise one store writes id and flags. */
   writeUsed(slot: number, id: number, length: number, marks: number): void {
     const at = DESC_SIZE * slot
     const flags = marks | WRITE
@@ -145,8 +145,8 @@ export class PackedDescriptors {
   }
 
   /**
-   * Writes the used descriptors of the first `count` rows, the first of them into `slot`. Returns how many descriptors those chains take
-   * up. The first comes last: a driver sees used descriptors in their order, so with the first it sees all.
+   * Writes the used descriptors of the first `count` rows, from `slot` on. Returns how many descriptors the chains take up. The first used
+   * descriptor is written last: a driver reads them in order, so the first makes all of them visible.
    */
   writeUsedRows(rows: Uint32Array, count: number, slot: number, marks: number): number {
     if (count === 0) return 0
@@ -183,12 +183,12 @@ export class PackedDescriptors {
     this.#walk(chain, { view: this.#view, size, slot, marks, room })
   }
 
-  /** Fills `chain` with one whose descriptors have been saved, as four 32-bit words each. @throws VirtqueueError when it is broken */
+  /** Fills `chain` from saved descriptors, four 32-bit words each. @throws VirtqueueError when the chain is broken */
   walkSaved(chain: DescriptorChain, descriptors: readonly number[]): void {
     const view = new DataView(new ArrayBuffer(4 * descriptors.length))
     for (const [index, word] of descriptors.entries()) view.setUint32(4 * index, word, true)
     const size = descriptors.length / 4
-    // Those marks that they had in the ring: they may lie on both sides of its end.
+    // Replaces the marks, which differ between descriptors if the chain ran past the ring's end.
     for (let at = 14; at < view.byteLength; at += DESC_SIZE) view.setUint16(at, (view.getUint16(at, true) & ~MARKS) | AVAIL, true)
     this.#walk(chain, { view, size, slot: 0, marks: AVAIL, room: size })
   }
@@ -200,7 +200,7 @@ export class PackedDescriptors {
     let [readableCount, readableLength, writableLength] = [0, 0, 0]
     let { view, slot, marks } = source
     let tableOffset = 0
-    /** Entries of an indirect table that are left; the chain is in the ring while there is none. */
+    /** Entries left of an indirect table; 0 while the walk is in the ring. */
     let left = 0
     let slots = 0
     let entries = 0
@@ -241,7 +241,7 @@ export class PackedDescriptors {
         readableCount = segments.count - first
       }
       slot++
-      // In a table neither NEXT nor anything but WRITE counts ([VIRTIO] 2.8.7).
+      // In an indirect table every flag except WRITE is ignored ([VIRTIO] 2.8.7).
       if (left > 0 ? --left === 0 : (flags & NEXT) === 0) break
       if (left > 0) continue
       if (slots === room) throw tooLong(source.slot, room)
@@ -260,13 +260,13 @@ export class PackedDescriptors {
     chain.writableLength = writableLength
   }
 
-  /** Adds RAM that is not all in the region of the segment before. Returns the region of the last byte so far. */
+  /** Adds bytes that are not all in the last segment's region. Returns the region of the last byte so far. */
   #pushSlowly(segments: SegmentList, slot: number, address: number, length: number): RamRegion | undefined {
     this.#region = pushPieces(this.#memory, segments, address, length, `in slot ${slot}`) ?? this.#region
     return this.#region
   }
 
-  /** The region with the table that a descriptor refers to. @throws VirtqueueError when it may not, or not to such a table */
+  /** The region of the indirect table that a descriptor refers to. @throws VirtqueueError when the descriptor or the table is invalid */
   #indirectTable(
     slot: number, { address, length, isAlone }: { readonly address: number; readonly length: number; readonly isAlone: boolean },
   ): RamRegion {

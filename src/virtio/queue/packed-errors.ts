@@ -1,4 +1,4 @@
-/** Errors of drivers of packed rings, built out of line: their templates would make the walk too large for V8 to optimise well. */
+/** Errors that drivers of packed rings make, built out of line: their templates would make the walk too large for V8 to optimise well. */
 import { hex, VirtqueueError } from "./virtqueue-error.ts"
 
 export function notAvailable(start: number, slot: number): VirtqueueError {

@@ -1,4 +1,4 @@
-/** Events of packed rings ([VIRTIO] 2.8.10): how a descriptor in a lap is named, and whether it has been passed. */
+/** Events of packed rings ([VIRTIO] 2.8.10): the number of a descriptor in a lap, and whether a side has passed it. */
 import { RING_EVENT_FLAGS } from "../spec.ts"
 
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
@@ -9,7 +9,7 @@ export function eventAt(slot: number, wrap: boolean): number {
   return wrap ? slot | 0x8000 : slot
 }
 
-/** How far one side has come. */
+/** The position of one side, driver or device. */
 export interface RingProgress {
   /** Descriptors in the ring. */
   readonly size: number
@@ -30,8 +30,8 @@ export function passesEvent(event: number, { size, slot, wrap, passed }: RingPro
 }
 
 /**
- * Whether the side that has stored `suppression`, as a 32-bit word, wants to be told of `progress`; left out without EVENT_IDX. What is
- * reserved counts as ENABLE: one interrupt too many harms nobody.
+ * Whether the side that has stored the 32-bit word `suppression` wants a notification. `progress` is left out without EVENT_IDX. Reserved
+ * values count as ENABLE: an extra interrupt does no harm.
  */
 export function wantsEvent(suppression: number, progress?: RingProgress): boolean {
   const flags = (suppression >>> 16) & MASK

@@ -26,10 +26,10 @@ const { desc: EVENT, flags: FLAGS, SIZE } = PVIRTQ_EVENT
 const [HEAD, SLOTS, WRITTEN, WANTED, MORE] = [HEAD_AT, SLOTS_AT, WRITTEN_AT, INTERRUPT_WANTED, MORE_WAIT] as const
 const NO_VIEW: DataView = new DataView(new ArrayBuffer(SIZE))
 
-/** Slot 0 in a lap with wrap counter 1: where rings begin. */
+/** Rings begin at slot 0 in a lap with wrap counter 1. */
 const BEGINNING = 0x8000
 
-/** Places start anew from here on, when nothing is in flight: V8 has integers up to 2^31, and compares others more slowly. */
+/** From here on, places restart once nothing is in flight: V8 compares numbers beyond its integers (below 2^31) more slowly. */
 const PLACES = 2 ** 30
 
 export class PackedQueue implements Ring, PackedRows {
@@ -37,16 +37,16 @@ export class PackedQueue implements Ring, PackedRows {
   #hasEventIdx = false
   readonly #areas: QueueAreas
   readonly #memory: GuestMemory
-  /** It also keeps where the next chain begins. */
+  /** Also holds the position of the next chain. */
   readonly descriptors: PackedDescriptors
-  /** Of the memory that the views belong to. */
+  /** The generation of the memory that the views belong to. */
   generation = -1
   /** Another thread may be the driver. */
   #isShared = false
-  /** What comes behind a look at a descriptor is read behind it: RAM is not shared, or all of the ring is. */
+  /** `isAvailable` orders the reads that follow it: either RAM is not shared, or all of the ring is. */
   #isOrdered = true
-  // Event suppression: what the driver says of interrupts, and the device of kicks. Where RAM is not shared those of each batch are read
-  // and written through views of RAM: fewer objects (2 ns each, measured).
+  // Event suppression: the driver's for interrupts, the device's for kicks. In RAM that is not shared, each batch accesses it through
+  // views: fewer objects (2 ns each, measured).
   #driver = NO_VIEW
   #driverAt = 0
   #device = NO_VIEW
@@ -56,24 +56,24 @@ export class PackedQueue implements Ring, PackedRows {
   #deviceFlags = NO_WORD
   /** The device's event, if `addUsedRows` has stored it for the next call of `enableKicks`. */
   #storedEvent = -1
-  #kicks = -1 // what the device's flags are
-  /** Descriptors taken, given back, and given back when the last interrupt decision was made, since the ring was opened. */
+  #kicks = -1 // the device's flags
+  /** Descriptors since the ring was opened: taken, given back, and given back before the last interrupt decision. */
   availPlace = 0
   #usedPlace = 0
   #publishedPlace = 0
-  /** Where the next used descriptor goes, and its marks: both set in laps with wrap counter 1, none in the others. */
+  /** The slot of the next used descriptor, and its marks: both bits in laps with wrap counter 1, neither in the others. */
   #usedSlot = 0
   #usedMarks = 0
   readonly #displaced = new Displaced()
   /** Chains that were in flight when the state was saved; undefined once all have been taken again. */
   #saved: SavedChains | undefined
 
-  /** `saved`: where it goes on. @throws VirtqueueError when it is not in RAM, or misaligned */
+  /** `saved`: the state to go on from. @throws VirtqueueError when the ring is misaligned, or not in RAM */
   constructor(memory: GuestMemory, areas: QueueAreas, features: RingFeatures, saved?: SavedRing) {
     const { position, chains = [], unpublished = 0 } = saved?.chains === undefined ? { position: BEGINNING } : saved
     this.#memory = memory
     this.#areas = areas
-    // An integer to V8, which keeps what comes from a typed array or a register as a double: comparisons of doubles cost 3 ns each.
+    // `| 0` makes it an integer: V8 keeps a number from a typed array or a register as a double, and comparing doubles costs 3 ns each.
     this.size = areas.size | 0
     this.#hasEventIdx = features.eventIdx
     const [slot, wrap] = [position & 0x7fff, position >= 0x8000]
@@ -82,7 +82,7 @@ export class PackedQueue implements Ring, PackedRows {
     this.#usedMarks = wrap ? MARKS : 0
     const left = new SavedChains(chains)
     const inFlight = left.slots
-    // As if other chains had been given back in front of those: what is in the ring is not theirs for sure.
+    // As if chains before the saved ones had been given back: the ring may no longer hold the saved chains' descriptors.
     this.#usedPlace = slot
     this.#publishedPlace = slot - unpublished
     this.availPlace = slot + inFlight
@@ -108,7 +108,7 @@ export class PackedQueue implements Ring, PackedRows {
     return { position: eventAt(this.#usedSlot, this.#usedMarks !== 0), heads: [], chains: all, ...(unpublished > 0 && { unpublished }) }
   }
 
-  /** Kicks are wanted. */
+  /** Enables kicks. */
   initialiseFlags(): void {
     this.#kicks = this.#deviceFlags.load()
     if (this.#kicks === ENABLE) return
@@ -121,7 +121,7 @@ export class PackedQueue implements Ring, PackedRows {
     if (generation !== this.generation) this.#lookUp(generation)
   }
 
-  /** The rare part of `refresh`, apart, so that V8 inlines the usual one. */
+  /** The rare part of `refresh`: separate, so that V8 inlines the usual part. */
   #lookUp(generation: number): void {
     const { descriptorTable, availRing, usedRing } = this.#areas
     this.descriptors.place(descriptorTable)
@@ -152,19 +152,19 @@ export class PackedQueue implements Ring, PackedRows {
     return this.descriptors.isAvailable ? 1 : 0
   }
 
-  /** There is no index to look at: each chain shows by itself whether it is there. */
+  /** A packed ring has no index: the flags of each descriptor say whether it is available. */
   look(): boolean {
     return this.#saved !== undefined || this.descriptors.isAvailable
   }
 
   /**
-   * A load by Atomics for each chain costs 10 ns (measured). Instead plain loads look at the flags of all of them, and a barrier comes
-   * behind: what is in front of a store by Atomics is done before it, what is behind a load by Atomics is done after it, and the two keep
-   * their order. The store changes nothing.
+   * An Atomics load for each chain costs 10 ns (measured). Instead, plain loads read the flags of all chains, and a barrier follows: an
+   * Atomics store comes after everything before it, an Atomics load comes before everything after it, and the two keep their order. The
+   * store writes the value that is there already.
    */
   orderAhead(most: number): number {
     const count = this.descriptors.countAhead(most)
-    // The barrier costs as much as two of those loads, and is none where the word is not shared.
+    // The barrier costs as much as two of those loads, and it orders nothing if the word is not shared.
     if (count < 3 || this.#deviceFlags.forAtomics === undefined) return 1
     this.#deviceFlags.store(this.#kicks)
     this.#deviceFlags.load()
@@ -185,7 +185,7 @@ export class PackedQueue implements Ring, PackedRows {
     return true
   }
 
-  /** Takes a chain that was in flight when the state was saved. They count as in flight already. */
+  /** Takes a chain that was in flight when the state was saved. It counts as in flight already. */
   #takeAgain(chain: DescriptorChain, saved: SavedChains): boolean {
     this.descriptors.walkSaved(chain, saved.next)
     this.#passSaved(chain, saved)
@@ -210,7 +210,7 @@ export class PackedQueue implements Ring, PackedRows {
   }
 
   addUsedRows(rows: Uint32Array, count: number): void {
-    // What `enableKicks` is to store next: the barrier of a used descriptor does for both (each takes 12 ns, measured).
+    // `enableKicks` would store this next: here it shares the barrier of the used descriptor (12 ns each, measured).
     if (this.#isShared && count > 0 && this.descriptors.words !== undefined && this.#storesEventOnly()) {
       this.#storedEvent = this.descriptors.event
       this.#device.setUint16(this.#deviceAt + EVENT, this.#storedEvent, true)
@@ -222,26 +222,27 @@ export class PackedQueue implements Ring, PackedRows {
 
   giveBackOnly(head: number, length: number): number {
     const { descriptors } = this
-    // The store of the used flags makes it visible in shared RAM: see `addUsedRows`. `=== true` is one comparison in V8, truthiness five.
+    // The store of the used flags makes the event visible in shared RAM: see `addUsedRows`. V8 makes one comparison of `=== true`, five of
+    // truthiness.
     if (this.#hasEventIdx === true && this.#kicks === DESC && this.#isOrdered === true) {
       this.#device.setUint16(this.#deviceAt + EVENT, descriptors.event, true)
     } else this.#askForKicks()
     this.#storedEvent = -1
     descriptors.writeUsed(this.#usedSlot, head, length, this.#usedMarks)
-    // It was the only one: all that has been taken has been given back.
+    // This was the only chain, so all taken descriptors have been given back.
     const passed = this.availPlace - this.#publishedPlace
     if (this.availPlace >= PLACES) this.availPlace = descriptors.slot
     this.#usedPlace = this.#publishedPlace = this.availPlace
     this.#usedSlot = descriptors.slot
     this.#usedMarks = descriptors.usedMarks
-    // What the driver says of interrupts is read behind that, and whether another chain is there ([VIRTIO] 2.8.10). In shared RAM the look
-    // at the next chain comes first: nothing that follows is read before it.
+    // After that, read the driver's event suppression, and whether another chain is available ([VIRTIO] 2.8.10). In shared RAM
+    // `isAvailable` comes first, because it orders the reads that follow.
     const more = descriptors.isAvailable ? MORE : 0
     if (this.#isOrdered === false) this.#driverFlags.load()
     return (this.#wantsInterrupt(passed) ? WANTED : 0) | more
   }
 
-  /** So many descriptors are the driver's again. */
+  /** Gives `slots` descriptors back to the driver. */
   #giveBack(slots: number): void {
     this.#usedPlace += slots
     this.#usedSlot += slots
@@ -250,14 +251,14 @@ export class PackedQueue implements Ring, PackedRows {
     this.#usedMarks ^= MARKS
   }
 
-  /** The driver sees used descriptors as they are written: what is left is to tell the memory, and to ask whether to interrupt. */
+  /** The driver sees used descriptors as they are written. This announces them to the memory, and decides whether to interrupt. */
   publish(): boolean {
     const passed = this.#usedPlace - this.#publishedPlace
     if (passed === 0) return false
     if (this.#memory.written !== undefined) announceUsedSlots(this.#memory, this.#areas, this.#usedSlot, passed)
     if (this.#usedPlace >= PLACES && this.#usedPlace === this.availPlace) this.#usedPlace = this.availPlace = this.#usedSlot
     this.#publishedPlace = this.#usedPlace
-    // In shared RAM nothing that follows is read before the flags.
+    // In shared RAM the flags are an acquire: later reads come after them.
     if (this.#isShared) this.#driverFlags.load()
     return this.#wantsInterrupt(passed)
   }
@@ -279,14 +280,14 @@ export class PackedQueue implements Ring, PackedRows {
     return this.#saved !== undefined || descriptors.isAvailable
   }
 
-  /** The usual case: all that `enableKicks` has to do is to say which descriptor it wants a kick for. */
+  /** The usual case: `enableKicks` only has to store the event, the descriptor for which it wants a kick. */
   #storesEventOnly(): boolean {
     return this.#hasEventIdx && this.#kicks === DESC && this.#memory.written === undefined
   }
 
   #askForKicks(): void {
     if (this.#hasEventIdx) {
-      // Before the flags that make it valid.
+      // The event comes before the flags that make it valid.
       this.#deviceEvent.store(this.descriptors.event)
       if (this.#kicks !== DESC) this.#setKicks(DESC)
       this.#memory.written?.(this.#areas.usedRing, SIZE)

@@ -1,9 +1,9 @@
-/** What rings need of guest RAM: the one region that a structure lies in, and the segments of a buffer that runs through several. */
+/** Finds the region of guest RAM that holds a whole structure, and cuts a buffer into segments where it crosses regions. */
 import type { GuestMemory, RamRegion } from "../guest-memory.ts"
 import type { SegmentList } from "./descriptor-chain.ts"
 import { hex, VirtqueueError } from "./virtqueue-error.ts"
 
-/** The region that holds all of these bytes. @throws VirtqueueError, which says `name`, when there is none */
+/** The region that holds all of these bytes. @throws VirtqueueError naming `name` when there is none */
 export function pieceOfRam(memory: GuestMemory, name: string, address: number, length: number): RamRegion {
   const region = memory.region(address)
   if (region !== undefined && length <= region.end - address) return region
@@ -11,8 +11,8 @@ export function pieceOfRam(memory: GuestMemory, name: string, address: number, l
 }
 
 /**
- * Adds the `length` bytes at `address` to `segments`: several where they run from one region into the next, none where they are none.
- * Returns the region of the last byte. @throws VirtqueueError, which names `chain`, where there is no RAM
+ * Adds the `length` bytes at `address` to `segments`: one segment for each region that they cross, none if `length` is 0. Returns the
+ * region of the last byte. @throws VirtqueueError naming `chain` when a byte is not RAM
  */
 export function pushPieces(
   memory: GuestMemory, segments: SegmentList, address: number, length: number, chain: string | number,

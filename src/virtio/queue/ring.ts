@@ -1,4 +1,4 @@
-/** Ring: what the device needs of a virtqueue's format, split or packed. */
+/** Ring: the device's interface to a virtqueue of either format, split or packed. */
 import type { SavedRing } from "../state.ts"
 import type { DescriptorChain } from "./descriptor-chain.ts"
 import type { DescriptorTable } from "./descriptor-table.ts"
@@ -26,20 +26,20 @@ export interface RingFeatures {
   readonly inOrder: boolean
 }
 
-/** Of a `T` to be filled. */
+/** A `T` that may be filled. */
 export type Changeable<T> = { -readonly [Key in keyof T]: T[Key] }
 
-/** What a ring needs of a chain to give it back. `place` and `slots` are for packed rings; a split one leaves them alone. */
+/** What a ring needs to give a chain back. `place` and `slots` are for packed rings; a split ring does not use them. */
 export interface TakenChain {
-  /** What it is called in the ring: the index of its first descriptor in a split ring, its buffer id in a packed one. */
+  /** The index of the first descriptor in a split ring, the buffer id in a packed one. */
   readonly head: number
-  /** Descriptors of the ring in front of it, since the ring was opened. `Ring.taken` sets it. */
+  /** Descriptors taken before this chain since the ring was opened. Taking the chain sets it. */
   place: number
-  /** Descriptors of the ring that it takes up. */
+  /** Descriptors of the ring that the chain takes up. */
   readonly slots: number
 }
 
-/** A ring that takes chains as rows, from whoever reads their descriptors, and gives them back: all of them, in their order. */
+/** A ring whose chains a caller may take as rows, by reading the descriptors. They are given back all together, and in order. */
 export interface RowRing {
   readonly size: number
   /** As `Ring.pop`. */
@@ -48,16 +48,16 @@ export interface RowRing {
   addUsedRows(rows: Uint32Array, count: number): void
 }
 
-/** A ring the only chain of which may be read by itself. */
+/** A ring whose only waiting chain may be read as a single request. */
 export interface SingleRing extends RowRing {
   /**
-   * Looks for chains that have been made available. Returns how many there are, which may be more than a ring can have: see `look`. A
-   * packed ring, which has no index, returns 1 for any number.
+   * Returns how many chains are available. The driver may claim more than a ring can have: see `look`. A packed ring, which has no index,
+   * returns 1 for any number.
    */
   countWaiting(): number
   /**
-   * `addUsed`, `publish` and `enableKicks` in one, for the only chain that was taken, which takes up `slots` descriptors of a packed ring.
-   * Returns INTERRUPT_WANTED and MORE_WAIT as bits. Guest memory has no `written`.
+   * `addUsed`, `publish` and `enableKicks` in one, for the only chain in flight, which takes up `slots` descriptors of a packed ring.
+   * Returns INTERRUPT_WANTED and MORE_WAIT as bits. Only for guest memory without `written`.
    */
   giveBackOnly(head: number, length: number, slots: number): number
 }
@@ -68,56 +68,56 @@ export interface SplitChains {
   readonly table: DescriptorTable
   /** The available ring. */
   readonly avail: DataView
-  /** Chains from `lastAvail` to before `availIdx` have been seen to wait. Free-running 16-bit indices ([VIRTIO] 2.7.6). */
+  /** The known waiting chains go from `lastAvail` to before `availIdx`: free-running 16-bit indices ([VIRTIO] 2.7.6). */
   availIdx: number
   lastAvail: number
-  /** Chains taken and not given back. */
+  /** Chains taken and not yet given back. */
   inFlight: number
 }
 
-/** A split ring whose chains may be rows, and the only chain of a kick may be read by itself. */
+/** A split ring whose chains may be taken as rows, or as a single request. */
 export interface SplitRows extends SingleRing, SplitChains {}
 
 /** The driver wants an interrupt. */
 export const INTERRUPT_WANTED = 1
-/** Chains have come in meanwhile. */
+/** More chains have become available. */
 export const MORE_WAIT = 2
 
-/** A packed ring, to read chains from: none is in flight. */
+/** A packed ring without chains in flight, to read chains from. */
 export interface PackedChains {
   readonly size: number
-  /** It keeps where the next chain begins. */
+  /** Also holds the position of the next chain. */
   readonly descriptors: PackedDescriptors
   /** Descriptors taken since the ring was opened. */
   availPlace: number
   /**
-   * In shared RAM, where `look` has just seen the first chain: whatever is read from now on is read behind the flags of so many chains, of
-   * `most` at most, if each takes up `PackedDescriptors.usualSlots` descriptors.
+   * For shared RAM, after `look` has seen the first chain. Returns for how many chains, `most` at most, later reads come after the reads of
+   * their flags, if each chain takes up `PackedDescriptors.usualSlots` descriptors.
    */
   orderAhead(most: number): number
 }
 
-/** A packed ring whose chains may be rows, and the only chain of a kick may be read by itself. */
+/** A packed ring whose chains may be taken as rows, or as a single request. */
 export interface PackedRows extends SingleRing, PackedChains {}
 
 /** The device's side of one queue that the driver has enabled. */
 export interface Ring {
   readonly size: number
-  /** Makes what the device says of kicks sound, before the ring is used: drivers may have left anything there. */
+  /** Initialises the device's flags, which ask for kicks, before the ring is used: drivers may have left anything there. */
   initialiseFlags(): void
   /** A legacy driver may negotiate while the ring is in use. */
   set features(features: RingFeatures)
-  /** What to save of it. `inFlight`: chains that have been taken. Those of a saved ring that `pop` has not taken again yet go along. */
+  /** The state to save. `inFlight`: chains that have been taken. Chains of a saved ring that `pop` has not taken again yet are included. */
   save(inFlight: readonly TakenChain[]): SavedRing
-  /** Finds the areas again when guest memory has been replaced. To be called before pops, before completions, and after interrupts. */
+  /** Finds the areas again if guest memory has been replaced. Call it before pops, before completions, and after interrupts. */
   refresh(): void
   /** The generation of guest memory for which the areas were found. */
   readonly generation: number
-  /** Chains of a saved ring wait, which `pop` has not taken again yet. */
+  /** Whether chains of a saved ring wait that `pop` has not taken again yet. */
   readonly hasSaved: boolean
   /**
-   * Looks for chains that have been made available. True when some wait, those of a saved ring among them. @throws VirtqueueError when that
-   * cannot be
+   * Looks for available chains. Returns whether any wait, including those of a saved ring. @throws VirtqueueError when the driver's index
+   * is impossible
    */
   look(): boolean
   /**
@@ -126,23 +126,22 @@ export interface Ring {
    */
   pop(chain: DescriptorChain): boolean
   /**
-   * Takes the next chain of a saved ring into `chain`, without a look at its descriptors: it is done with, and is only to be given back.
-   * `hasSaved` is true.
+   * Takes the next chain of a saved ring into `chain` without reading its descriptors: for a finished chain, which only has to be given
+   * back. Requires `hasSaved`.
    */
   passSaved(chain: Changeable<TakenChain>): void
-  /** The ring itself where chains may be read as rows, if it is a split one. */
+  /** The split ring itself, while chains may be taken as rows. */
   readonly splitRows?: SplitRows | undefined
-  /** The same, if it is a packed one. */
+  /** The same for a packed ring. */
   readonly packedRows?: PackedRows | undefined
-  /** A chain that was taken as a row, or by `RowRing.pop`, goes on as one that `pop` has taken. Left out where that is the same. */
+  /** Treats a chain that was taken as a row, or by `RowRing.pop`, as one taken by `pop`. Left out if there is no difference. */
   adopt?(chain: TakenChain): void
   /**
-   * Gives a chain back that has been taken, and into which the device has written. `length`: bytes written, from its first writable byte
-   * on.
+   * Gives a taken chain back. `length`: bytes that the device has written into it, from its first writable byte on.
    */
   addUsed(chain: TakenChain, length: number): void
-  /** Shows the driver what `addUsed` has collected, if anything. Returns true when the driver wants an interrupt for it. */
+  /** Shows the driver the chains that `addUsed` has collected. Returns true when the driver wants an interrupt for them. */
   publish(): boolean
-  /** Asks for a kick with the next chain. Returns true when one has come in meanwhile, for which the driver may not kick. */
+  /** Asks for a kick with the next chain. Returns true if a chain became available before that, for which the driver need not kick. */
   enableKicks(): boolean
 }

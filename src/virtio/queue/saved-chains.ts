@@ -1,13 +1,13 @@
-/** SavedChains: chains of a packed ring that were in flight when its state was saved, and are to be taken again. */
+/** SavedChains: chains of a packed ring that were in flight when its state was saved, to be taken again. */
 import type { SavedChain } from "../state.ts"
 import type { Displaced } from "./displaced.ts"
 import type { Changeable, TakenChain } from "./ring.ts"
 
 export class SavedChains {
   readonly #chains: readonly SavedChain[]
-  /** The first ones have been taken again. */
+  /** How many chains, from the first on, have been taken again. */
   #taken = 0
-  /** Descriptors of those that are left to take. */
+  /** Descriptors of the chains that are left to take. */
   slots: number = 0
 
   constructor(chains: readonly SavedChain[]) {
@@ -28,7 +28,7 @@ export class SavedChains {
     return this.#next.descriptors
   }
 
-  /** `chain` is the next one. Those that are left, and this one, are in front of what the ring holds, which begins at `place`. */
+  /** Takes the next chain as `chain`. The chains that are left, this one included, come directly before `place` in the ring. */
   pass(chain: Changeable<TakenChain>, place: number, displaced: Displaced): void {
     const { id, descriptors } = this.#next
     chain.head = id

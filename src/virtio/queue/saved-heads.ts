@@ -1,4 +1,4 @@
-/** SavedHeads: the heads of chains of a split ring that were in flight when its state was saved, and are taken again. */
+/** SavedHeads: the heads of chains of a split ring that were in flight when its state was saved, to be taken again. */
 export class SavedHeads {
   readonly #heads: readonly number[]
   #taken = 0
@@ -7,7 +7,7 @@ export class SavedHeads {
     this.#heads = heads
   }
 
-  /** Those that have not been taken again. */
+  /** The heads that have not been taken again. */
   get left(): readonly number[] {
     return this.#heads.slice(this.#taken)
   }
@@ -16,7 +16,7 @@ export class SavedHeads {
     return this.#taken === this.#heads.length
   }
 
-  /** The first of them; `pass` goes on behind it. */
+  /** The first head that is left; `pass` goes to the one after it. */
   get next(): number {
     const head = this.#heads[this.#taken]
     if (head === undefined) throw new Error("no heads are left to take again")

@@ -1,4 +1,4 @@
-/** What a driver can do wrong with a split ring as a whole, as errors: built out of line, where they do not make hot functions longer. */
+/** Errors that drivers make with a split ring as a whole, built out of line so that hot functions stay short. */
 import type { QueueAreas } from "./ring.ts"
 import { hex, VirtqueueError } from "./virtqueue-error.ts"
 

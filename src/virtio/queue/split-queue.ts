@@ -22,7 +22,7 @@ import { announceUsed } from "./used-ring.ts"
 // Copied to locals: V8 re-reads imported bindings on each use (10 ns a request, measured).
 const [RING_OFFSET, AVAIL_ELEM_SIZE, USED_ELEM_SIZE] = [VIRTQ_RING_OFFSET, VIRTQ_AVAIL_ELEM_SIZE, VIRTQ_USED_ELEM_SIZE] as const
 const { NO_INTERRUPT } = VIRTQ_AVAIL_F
-/** Of the indices of both rings, behind flags. */
+/** Byte offset of the index in both rings, after the flags. */
 const IDX = 2
 const [ROW, HEAD, WRITTEN, WANTED, MORE] = [ROW_SIZE, HEAD_AT, WRITTEN_AT, INTERRUPT_WANTED, MORE_WAIT] as const
 
@@ -38,39 +38,39 @@ export class SplitQueue implements Ring, SplitRows {
   readonly #areas: QueueAreas
   readonly #memory: GuestMemory
   readonly table: DescriptorTable
-  /** Undefined for a big-endian guest, whose numbers whoever reads rows would take for others, and while saved chains wait. */
+  /** Undefined for a big-endian guest, because code that takes rows reads little-endian numbers, and while saved chains wait. */
   splitRows: SplitQueue | undefined
-  /** Of the memory that the views below belong to. */
+  /** The generation of the memory that the views below belong to. */
   generation = -1
   avail: DataView = EMPTY
   #used: DataView = EMPTY
   /** Another thread may be the driver. */
   #isShared = false
-  // What the two sides tell each other by, each touched once a batch. Where RAM is not shared those of each batch are read and written
-  // through the views above: fewer objects (2 ns each, measured).
+  // The flags and indices of both sides. In RAM that is not shared, each batch accesses them through the views above: fewer objects (2 ns
+  // each, measured).
   #availFlags = NO_WORD
   #availIdxWord = NO_WORD
   #usedEvent = NO_WORD
   #usedFlags = NO_WORD
   #usedIdxWord = NO_WORD
   #availEvent = NO_WORD
-  // The indices in shared RAM, to be found at once (8 ns each, measured); undefined where Atomics do not know the guest's byte order.
+  // The indices in shared RAM, without a detour by RingWord (8 ns each, measured); undefined if Atomics do not know the guest's byte order.
   #sharedAvailIdx: Uint16Array | undefined
   #sharedUsedIdx: Uint16Array | undefined
   #usedEventAt = 0
   #availEventAt = 0
   /** avail_event, if `publish` has stored it for the next call of `enableKicks`. */
   #storedEvent = -1
-  // Free-running 16-bit indices ([VIRTIO] 2.7.6): never taken modulo the queue size but to find a slot.
+  // Free-running 16-bit indices ([VIRTIO] 2.7.6), taken modulo the queue size only to find a slot.
   availIdx = 0
   lastAvail = 0
   #usedIdx = 0
-  /** #usedIdx as the driver sees it, and as it was when the last interrupt decision was made. */
+  /** #usedIdx as the driver sees it, and as of the last interrupt decision. */
   #publishedIdx = 0
 
   readonly #savedHeads: SavedHeads
 
-  /** `saved`: where it goes on. @throws VirtqueueError when the ring cannot be where it is said to be */
+  /** `saved`: the state to go on from. @throws VirtqueueError when the size is not a power of two, or an area is odd or not in RAM */
   constructor(memory: GuestMemory, areas: QueueAreas, features: RingFeatures, saved: SavedRing = { position: 0, heads: [] }) {
     const { position, heads, unpublished = 0 } = saved
     this.lastAvail = (position + heads.length) & 0xffff
@@ -81,7 +81,7 @@ export class SplitQueue implements Ring, SplitRows {
     this.inFlight = heads.length
     this.#memory = memory
     this.#areas = areas
-    // An integer to V8: what comes from a typed array or a register is a double, and comparisons of those cost 3 ns each (measured).
+    // `| 0` makes it an integer: V8 keeps numbers from typed arrays and registers as doubles, and comparing those costs 3 ns (measured).
     this.size = areas.size | 0
     this.#features = features
     this.table = new DescriptorTable(memory, this.size, features.indirect)
@@ -104,20 +104,20 @@ export class SplitQueue implements Ring, SplitRows {
     return { position: this.#usedIdx, heads, ...(unpublished > 0 && { unpublished }) }
   }
 
-  /** used.flags is 0: kicks are wanted, and with EVENT_IDX it must be ([VIRTIO] 2.7.10.1). Drivers may have left anything there. */
+  /** Sets used.flags to 0: the device wants kicks, and EVENT_IDX requires 0 ([VIRTIO] 2.7.10.1). Drivers may have left anything there. */
   initialiseFlags(): void {
     if (this.#usedFlags.load() === 0) return
     this.#usedFlags.store(0)
     this.#memory.written?.(this.#areas.usedRing, 2)
   }
 
-  /** Looks up the rings again when the guest's memory has been replaced. To be called before each run of pops, and before completions. */
+  /** Finds the rings again if the guest's memory has been replaced. Call it before each run of pops, and before completions. */
   refresh(): void {
     const { generation } = this.#memory
     if (generation !== this.generation) this.#lookUp(generation)
   }
 
-  /** The rare part of `refresh`, apart, so that V8 inlines the usual one. */
+  /** The rare part of `refresh`: separate, so that V8 inlines the usual part. */
   #lookUp(generation: number): void {
     const { size } = this
     const { descriptorTable, availRing, usedRing } = this.#areas
@@ -148,12 +148,12 @@ export class SplitQueue implements Ring, SplitRows {
 
   /**
    * Takes the next chain that `look` has seen into `chain`. Returns false when there is none. @throws VirtqueueError when the ring or the
-   * chain is broken; the queue must not be used further then.
+   * chain is broken; then the queue must not be used any more.
    */
   pop(chain: DescriptorChain): boolean {
     if (!this.#savedHeads.isEmpty) return this.#takeAgain(chain)
     if (this.lastAvail === this.availIdx) return false
-    // A driver that offers descriptors again before it got them back could make us hold any number of requests.
+    // A driver that offers descriptors again before it gets them back could make us hold any number of requests.
     if (this.inFlight >= this.size) throw tooManyInFlight(this.size)
     this.table.walk(chain, this.avail.getUint16(RING_OFFSET + AVAIL_ELEM_SIZE * (this.lastAvail & (this.size - 1)), true))
     this.lastAvail = (this.lastAvail + 1) & 0xffff
@@ -161,7 +161,7 @@ export class SplitQueue implements Ring, SplitRows {
     return true
   }
 
-  /** Takes a chain that was in flight when the state was saved. They count as in flight already. */
+  /** Takes a chain that was in flight when the state was saved. It counts as in flight already. */
   #takeAgain(chain: DescriptorChain): boolean {
     this.table.walk(chain, this.#savedHeads.next)
     this.#passSaved()
@@ -186,9 +186,9 @@ export class SplitQueue implements Ring, SplitRows {
     return (this.#loadAvailIdx() - this.lastAvail) & 0xffff
   }
 
-  /** As in `Ring`. @throws VirtqueueError when what the driver says cannot be */
+  /** As in `Ring`. @throws VirtqueueError when the driver claims more chains than the ring has descriptors */
   look(): boolean {
-    // This load comes before those of ring slots and descriptors.
+    // An acquire in shared RAM: ring slots and descriptors are read after it.
     const availIdx = this.#loadAvailIdx()
     const waiting = (availIdx - this.lastAvail) & 0xffff
     if (waiting > this.size) throw tooFarAhead(availIdx, this.lastAvail, this.size)
@@ -222,8 +222,8 @@ export class SplitQueue implements Ring, SplitRows {
     this.inFlight--
     this.#storedEvent = -1
     if (this.#hasEventIdx === true) used.setUint16(this.#availEventAt, lastAvail, true)
-    // In shared RAM all that came before is visible before this store; avail.idx is read after it, and the driver's flags or event index
-    // after that ([VIRTIO] 2.7.8.2, 2.7.7.2).
+    // In shared RAM earlier stores become visible before this one; avail.idx is read after it, and then the driver's flags or event index
+    // ([VIRTIO] 2.7.8.2, 2.7.7.2).
     if (this.#sharedUsedIdx === undefined) used.setUint16(IDX, now, true)
     else Atomics.store(this.#sharedUsedIdx, 0, now)
     const availIdx = this.#loadAvailIdx()
@@ -248,7 +248,7 @@ export class SplitQueue implements Ring, SplitRows {
     this.inFlight -= count
   }
 
-  /** Shows the driver what `addUsed` has collected, if anything. Returns true when the driver wants an interrupt for it. */
+  /** Shows the driver the chains that `addUsed` has collected. Returns true when the driver wants an interrupt for them. */
   publish(): boolean {
     const old = this.#publishedIdx
     const now = this.#usedIdx
@@ -259,14 +259,14 @@ export class SplitQueue implements Ring, SplitRows {
     return needsEvent(this.avail.getUint16(this.#usedEventAt, true), now, old)
   }
 
-  /** Apart from `publish`, which V8 inlines then. */
+  /** A function of its own, so that V8 inlines `publish`. */
   #publishOtherwise(now: number, old: number): boolean {
-    // What `enableKicks` is to store next: one barrier does for both (each takes 12 ns, measured).
+    // `enableKicks` would store this next: here it shares the barrier of the used index (12 ns each, measured).
     if (this.#hasEventIdx && this.lastAvail === this.availIdx && this.#memory.written === undefined) {
       this.#used.setUint16(this.#availEventAt, this.lastAvail, true)
       this.#storedEvent = this.lastAvail
     }
-    // All that came before is visible before this store, and the driver's event index is read after it ([VIRTIO] 2.7.8.2, 2.7.7.2).
+    // Earlier stores become visible before this one, and the driver's event index is read after it ([VIRTIO] 2.7.8.2, 2.7.7.2).
     this.#usedIdxWord.store(now)
     announceUsed(this.#memory, this.#areas, old, now)
     return this.#wantsInterrupt(now, old)
@@ -279,7 +279,7 @@ export class SplitQueue implements Ring, SplitRows {
   }
 
   /**
-   * Asks for a kick with the next chain. Returns true when one has come in meanwhile, which the driver may not kick for ([VIRTIO]
+   * Asks for a kick with the next chain. Returns true if a chain became available before that, for which the driver need not kick ([VIRTIO]
    * 2.7.10.2).
    */
   enableKicks(): boolean {

@@ -1,6 +1,6 @@
 /**
- * Intake: takes requests from a ring as rows: straight from their descriptors or by the general walk, whichever the driver's habit makes
- * likely.
+ * Intake takes requests from a ring as rows: straight from their descriptors, or by the general walk if the driver's habit makes that more
+ * likely to succeed.
  */
 import type { GuestMemory } from "../../guest-memory.ts"
 import type { Ring, RowRing } from "../../queue/ring.ts"
@@ -19,7 +19,7 @@ const [USUAL, WALKED, APART, DESCRIPTOR] = [USUAL_WAY, WALKED_WAY, APART_WAY, DE
 
 export class Intake {
   readonly requests = new UsualRequests()
-  /** Takes requests that are not usual. */
+  /** Takes requests whose descriptors are not usual. */
   readonly walked = new WalkedRequests()
   readonly habit = new Habit()
   readonly #disk: RequestLimits
@@ -32,7 +32,7 @@ export class Intake {
     this.#executor = executor
   }
 
-  /** Takes requests that have been seen in `ring` into `requests`, which has begun anew: `most` at most. */
+  /** Takes up to `most` requests that `ring.look` has seen into `requests`, after its `begin`. */
   take(ring: Ring, turn: Turn, most: number): void {
     const { requests, habit } = this
     const { splitRows, packedRows } = ring
@@ -49,7 +49,7 @@ export class Intake {
     if (!requests.isWhole || habit.repeats > 0) this.#takeOthers(rows, turn, most)
   }
 
-  /** Takes what comes behind the usual requests, as far as that makes rows as well, and rows are what is wanted. */
+  /** Takes the requests after the usual ones by the general walk, as long as they make rows and rows can be served. */
   #takeOthers(ring: RowRing, turn: Turn, most: number): void {
     const { requests, walked, habit } = this
     const isSurprise = requests.count === 0
@@ -58,14 +58,14 @@ export class Intake {
     if (habit.way !== APART && this.mayServeRows()) {
       const { changes } = this.#device
       walked.take(requests, ring, this.#disk, most)
-      // The walk asks `GuestMemory.region`, which is the embedder's: the batch looks whether its ring is still the queue's.
+      // The walk calls `GuestMemory.region`, the embedder's code. If that changed the device, the batch checks if the ring is still in use.
       if (this.#device.changes !== changes) requests.isWhole = false
       turn.spend(DESCRIPTOR * walked.descriptors, 0)
     }
     if (isSurprise) habit.surprise(requests.count > 0 ? WALKED : APART)
   }
 
-  /** The disk answers at once, and nobody wants to know what is stored into guest memory. */
+  /** Whether the disk answers at once, and guest memory does not track writes. */
   mayServeRows(): boolean {
     return this.#executor.backing.asynchronous !== true && this.#device.memory.written === undefined
   }

@@ -1,4 +1,4 @@
-/** Usual requests of a packed ring, read straight from their descriptors: as split-request.ts, of the other format. */
+/** Reads usual requests of a packed ring straight from their descriptors, as split-request.ts does for a split ring. */
 import { HEAD as HEAD_AT, ROW as ROW_SIZE, SLOTS as SLOTS_AT, WRITTEN as WRITTEN_AT } from "../../queue/chain-rows.ts"
 import type { PackedChains } from "../../queue/ring.ts"
 import { PVIRTQ_DESC_F, VIRTQ_DESC_F, VIRTQ_DESC_SIZE } from "../../spec.ts"
@@ -21,13 +21,13 @@ const [HEAD, SLOTS, WRITTEN, KIND, SECTOR, OFFSET, LENGTH, STATUS] = [
 const [ADDRESSES, BATCH_BYTES, MOST_BYTES] = [ADDRESSES_WITH_ROWS, MOST_USUAL_BYTES, MOST_BYTES_OF_ONE] as const
 /** Header, one buffer of data, and status. */
 const PIECES = 3
-/** Descriptors that a request may have beyond those. */
+/** Data descriptors that a request may have beyond the first. */
 const MOST_MORE = MOST_SEGMENTS - 1
 const DATA_WRITABLE = NEXT | WRITE
 
 /**
- * Takes usual requests from `ring`, of which none is in flight, up to the first that is another, or `most`. As `takeSplit`. `Ring.look` has
- * just seen the first, if there is one.
+ * Takes usual requests from `ring`, which has no chain in flight, up to the first unusual one, and `most` at most, like `takeSplit`.
+ * `Ring.look` must have just seen the first chain.
  */
 export function takePacked(requests: UsualRequests, ring: PackedChains, limits: RequestLimits, most: number): void {
   const { descriptors, size } = ring
@@ -56,17 +56,17 @@ export function takePacked(requests: UsualRequests, ring: PackedChains, limits: 
   let slots = 0
   let isDrained = false
   const { usualSlots } = descriptors
-  // In shared RAM the first so many chains are read behind a look at their flags, if each of them takes up `usualSlots` descriptors.
+  // In shared RAM, the number of chains whose flags are sure to be read before what follows, if each takes up `usualSlots` descriptors.
   let ordered = words === undefined ? most : ring.orderAhead(most)
   taking: for (; taken < most && bytes < BATCH_BYTES && stretches.isFull === false; taken++) {
     let flags = data.getUint16((at + 14) >>> 0, true)
-    // The flags of another one that is there are read again, so that nothing that follows is read before them.
+    // Beyond that, the flags of an available chain are read again with an acquire, so that its descriptors are read after them.
     if (taken >= ordered && words !== undefined && (flags & MARKS) === marks) flags = Atomics.load(words, ((at - ringAt) >>> 1) + 7)
     if ((flags & MARKS) !== marks) {
       isDrained = true
       break
     }
-    // Where its first three descriptors are, and the flags of the latter two but for the marks that they have to have.
+    // Byte offsets of its first three descriptors, and the flags of the latter two without the expected marks.
     let headerAt = at
     let dataAt = (at + DESC_SIZE) >>> 0
     let dataFlags: number
@@ -74,7 +74,7 @@ export function takePacked(requests: UsualRequests, ring: PackedChains, limits: 
     let statusFlags: number
     let id: number
     let need = PIECES
-    /** Descriptors of an indirect table behind the one at `statusAt`. */
+    /** Descriptors of an indirect table after the one at `statusAt`. */
     let left = 0
     let next = dataAt
     let nextMarks = marks
@@ -94,7 +94,7 @@ export function takePacked(requests: UsualRequests, ring: PackedChains, limits: 
       id = last & 0xffff
       next = (statusAt + DESC_SIZE) >>> 0
     } else {
-      // A table, in which no flag but WRITE means anything.
+      // An indirect table, in which only the flag WRITE counts.
       if ((flags & ~WRITE) !== (INDIRECT | marks) || !indirect || data.getUint32((at + 4) >>> 0, true) !== 0) break
       const table = data.getUint32((at + 8) >>> 0, true)
       left = (table >>> 4) - PIECES
@@ -109,7 +109,7 @@ export function takePacked(requests: UsualRequests, ring: PackedChains, limits: 
       statusFlags = (data.getUint16((statusAt + 14) >>> 0, true) & WRITE) | (left === 0 ? 0 : NEXT)
       need = 1
     }
-    // The header. An address before the region makes an offset beyond its end.
+    // The header. An address before the region gives an offset beyond its end.
     if (data.getUint32((headerAt + 8) >>> 0, true) !== HEADER || data.getUint32((headerAt + 4) >>> 0, true) !== 0) break
     const header = (data.getUint32(headerAt, true) - start) >>> 0
     if (header > limit || HEADER > (limit - header) >>> 0) break
@@ -123,7 +123,7 @@ export function takePacked(requests: UsualRequests, ring: PackedChains, limits: 
     let count = 1
     if (offset > limit || length > (limit - offset) >>> 0 || length === 0 || length > MOST_BYTES) break
     if (statusFlags === dataFlags) {
-      // What was taken for the status is another buffer. Buffers that touch are one stretch of RAM.
+      // The descriptor taken for the status is another buffer. Adjacent buffers are one stretch of RAM.
       stretches.begin(offset, length)
       do {
         if (!stretches.add(statusAt)) break taking

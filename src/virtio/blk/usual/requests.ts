@@ -1,6 +1,6 @@
 /**
- * UsualRequests: usual requests that have been taken from one ring, as rows of numbers. The usual request is an IN or OUT that the disk
- * can do: a header of 16 bytes, 1 to 256 buffers of data and a status byte, all in the region of RAM that holds the descriptors.
+ * UsualRequests: the usual requests of one ring, as rows of numbers. A usual request is a valid IN or OUT with a header of 16 bytes, 1 to
+ * 256 buffers of data and a status byte, all in the region of RAM that holds the descriptors.
  */
 import { RamRegion } from "../../guest-memory.ts"
 import { HEAD, ROW, SLOTS } from "../../queue/chain-rows.ts"
@@ -20,23 +20,23 @@ export class UsualRequests implements Tally {
   readonly stretches = new Stretches()
   queue: Virtqueue | undefined
   ring: Ring | undefined
-  /** The same, as what gives rows back. */
+  /** The same ring, as the one that gives rows back. */
   rowRing: SingleRing | undefined
-  /** The region of all of their buffers. */
+  /** The region that holds all of their buffers. */
   region: RamRegion = NOWHERE
-  /** Of the guest memory in which they lie. */
+  /** The generation of the guest memory that holds them. */
   generation = -1
-  /** Requests that are neither completed nor somebody else's. */
+  /** Requests in `rows`; 0 once they have been completed or taken over. */
   count = 0
-  /** As many have been taken. */
+  /** Requests taken, completed ones included. */
   taken = 0
-  /** Those before this index have been acted upon. */
+  /** The backing has been called for the requests before this index. */
   next = 0
-  /** The first that may be merged with the one behind it; `count` when there is none. */
+  /** Index of the first request that may be merged with the one after it; `count` if there is none. */
   neighbour = 0
-  /** The place of the first in a packed ring. */
+  /** The place of the first request in a packed ring. */
   place = 0
-  // What they come to:
+  // Totals:
   reads = 0
   readBytes = 0
   writes = 0
@@ -44,16 +44,16 @@ export class UsualRequests implements Tally {
 
   /** No chain is left in the ring. */
   isDrained = false
-  /** They are all that the ring has, or as many as a batch may have. */
+  /** The rows are all that the ring has, or as many as a batch may have. */
   isWhole = false
 
   get unfinished(): boolean {
     return this.count > 0 && this.queue?.ring === this.ring
   }
 
-  /** Begins anew, with requests of `ring`. */
+  /** Starts over, for requests of `ring`. */
   begin(queue: Virtqueue, ring: Ring): void {
-    // A store of an object costs several of a number.
+    // Storing an object costs several stores of a number.
     if (this.ring !== ring) {
       this.queue = queue
       this.ring = ring
@@ -61,11 +61,11 @@ export class UsualRequests implements Tally {
     this.generation = ring.generation
     this.next = 0
     this.isWhole = false
-    // Whoever reads descriptors may give up before the first: what others came to is not to be taken for these.
+    // Clears the totals of the last batch: a reader of descriptors may give up before its first request.
     this.took(0, 0, 0, 0)
   }
 
-  /** None have been taken yet, of a ring in `region` whose next chain is at `place`. For who takes them otherwise than `takeSplit` does. */
+  /** Starts without usual requests, for the general walk. The ring is in `region`, and its next chain is at `place`. */
   beginRows(region: RamRegion, place: number): void {
     this.region = region
     this.place = place
@@ -74,7 +74,7 @@ export class UsualRequests implements Tally {
     this.took(0, 0, 0, 0)
   }
 
-  /** Takes over the only one, which has been read by itself. */
+  /** Takes over a single request. */
   add({ head, place, slots, type, sector, offset, length, status, region }: SingleRequest, generation: number): void {
     this.region = region
     this.place = place
@@ -84,7 +84,7 @@ export class UsualRequests implements Tally {
     this.took(1, length, writes, writeBytes)
   }
 
-  /** Whoever reads descriptors has put so many requests into `rows`. */
+  /** The reader of descriptors has put `count` requests into `rows`. */
   took(count: number, bytes: number, writes: number, writeBytes: number): void {
     this.count = count
     this.taken = count
@@ -94,7 +94,7 @@ export class UsualRequests implements Tally {
     this.writeBytes = writeBytes
   }
 
-  /** The chains of `queue` that are not completed. */
+  /** The chains of `queue` that have not been completed. */
   chains(queue: Virtqueue): TakenChain[] {
     if (this.queue !== queue || this.queue.ring !== this.ring) return []
     const chains: TakenChain[] = []
@@ -107,7 +107,7 @@ export class UsualRequests implements Tally {
     return chains
   }
 
-  /** Makes of request `index` what others understand. */
+  /** Fills `request` with the request of row `index`. */
   copy(index: number, place: number, request: BlkRequest): void {
     const { rows, region } = this
     const at = ROW * index
@@ -141,7 +141,7 @@ export class UsualRequests implements Tally {
     for (let at = 2 * place; at < 2 * (place + count); at += 2) segments.push(region, words[at] ?? 0, words[at + 1] ?? 0)
   }
 
-  /** The data of the request in `row`, which are in several stretches, as views of RAM. */
+  /** The data of the request in `row`, which has several stretches, as views of RAM. */
   views(row: number): Uint8Array[] {
     const { rows, stretches: { words }, region } = this
     const first = 2 * (rows[row + OFFSET] ?? 0)

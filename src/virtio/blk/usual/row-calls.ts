@@ -1,4 +1,4 @@
-/** The calls on a backing that a request in a row needs: one, or it is left to the `Executor`. */
+/** Calls the backing for a request in a row, if one call is enough. Requests that take several are left to the `Executor`. */
 import type { VirtioBacking } from "../../../backing/backing.ts"
 import { refusePromise } from "../answers.ts"
 import { SECTOR_SIZE, VIRTIO_BLK_T } from "../spec.ts"
@@ -10,7 +10,7 @@ const { IN, OUT } = VIRTIO_BLK_T
 const BYTES = SECTOR_SIZE
 const [KIND, SECTOR, OFFSET, LENGTH] = [KIND_AT, SECTOR_AT, OFFSET_AT, LENGTH_AT] as const
 
-/** Makes the call for the first of `requests`. Returns false where that takes several. */
+/** Makes the call for the first of `requests`. Returns false if it takes several calls. */
 export function transferFirst(backing: VirtioBacking, requests: UsualRequests): boolean {
   const { rows, region } = requests
   const start = rows[OFFSET] ?? 0
@@ -31,7 +31,7 @@ export function transferView(backing: VirtioBacking, kind: number, view: Uint8Ar
   return kind === IN ? backing.pread(view, offset) : backing.pwrite(view, offset)
 }
 
-/** Otherwise a request whose data are in several stretches takes several calls. */
+/** Whether one call can handle data in several stretches. */
 export function hasVectored({ preadv, pwritev }: VirtioBacking, kind: number): boolean {
   return ((kind & 1) === IN ? preadv : pwritev) !== undefined
 }
@@ -40,7 +40,7 @@ export function transferViews(backing: VirtioBacking, kind: number, views: reado
   return (kind & 1) === IN ? backing.preadv?.(views, offset) : backing.pwritev?.(views, offset)
 }
 
-/** Its name, as people know it. */
+/** The name of the method that a row of this kind calls, for errors. */
 export function methodOf(backing: VirtioBacking, kind: number): string {
   if (kind === IN) return backing.preadInto === undefined ? "pread" : "preadInto"
   if (kind === OUT) return backing.pwriteFrom === undefined ? "pwrite" : "pwriteFrom"

@@ -1,10 +1,10 @@
 /**
- * SingleRequest: the usual request that comes alone, with data in one buffer, read straight from its descriptors. It repeats checks of
- * `DescriptorTable.walk`, `PackedDescriptors.walk`, `parseRequest` and `transferRefusal`; test/fuzz/usual compares the two. It is apart
- * from split-request.ts and packed-request.ts, which read any number of requests: to begin and end such a loop costs a single request more
- * than to read it (45 ns, measured).
+ * SingleRequest: a usual request that comes alone, with data in one buffer, read straight from its descriptors. It repeats checks of
+ * `DescriptorTable.walk`, `PackedDescriptors.walk`, `parseRequest` and `transferRefusal`; test/fuzz/usual compares the results. It is
+ * separate from split-request.ts and packed-request.ts, which read any number of requests: starting and ending their loops costs a single
+ * request more than reading it (45 ns, measured).
  *
- * RAM may change while it is read: every word is read once.
+ * RAM may change while it is read, so each word is read only once.
  */
 import { RamRegion } from "../../guest-memory.ts"
 import type { PackedChains, SplitChains, TakenChain } from "../../queue/ring.ts"
@@ -27,34 +27,34 @@ const FLAGS_OF_OUT = (NEXT << 16) | WRITE
 
 const NOWHERE = new RamRegion(0, new Uint8Array(0))
 
-// What has become of the next chain:
+// Results of `takePacked`:
 
-/** None waits. */
+/** No chain waits. */
 export const NONE = 0
-/** It has been taken. */
+/** The next chain has been taken. */
 export const TAKEN = 1
-/** It is left to others. */
+/** The next chain is left to the slower paths. */
 export const LEFT = 2
 
 export class SingleRequest implements TakenChain {
   head = 0
   place = 0
   slots = 0
-  /** The region of its buffers. */
+  /** The region that holds its buffers. */
   region = NOWHERE
   /** IN or OUT. */
   type: number = IN
   /** First sector. */
   sector = 0
-  /** Byte offset of the data in the region, and bytes. */
+  /** Byte offset of the data in the region, and length in bytes. */
   offset = 0
   length = 0
-  /** Byte offset of the status byte there. */
+  /** Byte offset of the status byte in the region. */
   status = 0
 
   /**
-   * Takes the next chain of `ring`, in which one waits. Returns false, with nothing taken, when it is not a usual request with one buffer.
-   * `>>> 0` changes no number that is used: without it V8 computes in doubles, for sums might have 33 bits.
+   * Takes the next chain of `ring`, in which one waits. Returns false, without taking it, if it is not a usual request with one buffer.
+   * `>>> 0` changes no number that is used, but without it V8 computes in doubles, because sums might have 33 bits.
    */
   takeSplit(ring: SplitChains, limits: RequestLimits): boolean {
     const { table, avail, size, lastAvail } = ring
@@ -94,11 +94,11 @@ export class SingleRequest implements TakenChain {
   }
 
   /**
-   * As `takeSplit`, of a packed ring of which no chain is in flight: it looks whether a chain waits, too. It leaves chains of which more
-   * than one wait.
+   * `takeSplit` for a packed ring that has no chain in flight. It also checks whether a chain waits, and leaves the next chain if more than
+   * one waits.
    *
-   * Flags and ids are read as 16-bit words, as drivers store them: the processor cannot forward two stores that it has not finished to one
-   * load of both (10 ns each, measured).
+   * Flags and ids are read as 16-bit words, as drivers store them: the processor cannot forward two pending stores to one load of both
+   * (10 ns each, measured).
    */
   takePacked(ring: PackedChains, limits: RequestLimits): typeof NONE | typeof TAKEN | typeof LEFT {
     const { descriptors, size } = ring
@@ -106,7 +106,7 @@ export class SingleRequest implements TakenChain {
     const { data } = region
     const ringAt = descriptors.offset >>> 0
     let at = (ringAt + DESC_SIZE * slot) >>> 0
-    // In shared RAM nothing that follows is read before the first descriptor's flags.
+    // In shared RAM the first descriptor's flags are an acquire: later reads come after them.
     const first = words === undefined ? data.getUint16((at + 14) >>> 0, true) : Atomics.load(words, 8 * slot + 7)
     if ((first & MARKS) !== marks) return NONE
     if (region.end >= ADDRESSES) return LEFT
@@ -116,7 +116,7 @@ export class SingleRequest implements TakenChain {
     let idAt = (at + 12) >>> 0
     let dataAt = end
     let statusAt: number
-    /** Those of the data in the upper half, those of the status in the lower, without the marks that they have to have. */
+    /** The data's flags in the upper half, the status byte's in the lower, without the expected marks. */
     let flags: number
     let slots = 1
     if (first === (NEXT | marks)) {
@@ -136,7 +136,7 @@ export class SingleRequest implements TakenChain {
       idAt = (statusAt + 12) >>> 0
       end = (statusAt + DESC_SIZE) >>> 0
     } else {
-      // A table, in which no flag but WRITE means anything.
+      // An indirect table, in which only the flag WRITE counts.
       if ((first & ~WRITE) !== (INDIRECT | marks) || !descriptors.indirect || data.getUint32((at + 4) >>> 0, true) !== 0) return LEFT
       if (data.getUint32((at + 8) >>> 0, true) !== PIECES * DESC_SIZE) return LEFT
       const limit = (region.end - region.start) >>> 0
@@ -150,7 +150,7 @@ export class SingleRequest implements TakenChain {
       end = ringAt
       endMarks ^= MARKS
     }
-    // Another chain waits behind this one.
+    // Another chain waits after this one.
     if ((data.getUint16((end + 14) >>> 0, true) & MARKS) === endMarks) return LEFT
     if (!this.#read(region, limits, at, dataAt, statusAt, flags)) return LEFT
     this.head = data.getUint16(idAt, true)
@@ -163,14 +163,14 @@ export class SingleRequest implements TakenChain {
   }
 
   /**
-   * Reads the request whose descriptors of header, data and status are at these offsets in `region`, which has all of them. `flags`: of the
-   * data in the upper half, of the status in the lower. Returns false when the request is not usual.
+   * Reads the request whose descriptors of header, data and status are at these offsets in `region`. `flags`: the data's in the upper half,
+   * the status byte's in the lower. Returns false if the request is not usual.
    */
   #read(region: RamRegion, limits: RequestLimits, headerAt: number, dataAt: number, statusAt: number, flags: number): boolean {
     const { data } = region
     const start = region.start >>> 0
     const limit = (region.end - start) >>> 0
-    // The header. An address before the region makes an offset beyond its end.
+    // The header. An address before the region gives an offset beyond its end.
     if (data.getUint32((headerAt + 8) >>> 0, true) !== HEADER || data.getUint32((headerAt + 4) >>> 0, true) !== 0) return false
     const header = (data.getUint32(headerAt, true) - start) >>> 0
     if (header > limit || HEADER > (limit - header) >>> 0) return false
@@ -188,7 +188,7 @@ export class SingleRequest implements TakenChain {
     if (data.getUint32((statusAt + 8) >>> 0, true) !== 1 || data.getUint32((statusAt + 4) >>> 0, true) !== 0) return false
     const status = (data.getUint32(statusAt, true) - start) >>> 0
     if (status >= limit) return false
-    // A store of an object costs several of a number.
+    // Storing an object costs several stores of a number.
     if (this.region !== region) this.region = region
     this.type = type
     this.sector = sector

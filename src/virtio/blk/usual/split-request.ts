@@ -1,8 +1,8 @@
 /**
- * Usual requests of a split ring, read straight from their descriptors, which costs a third of the general walk. It repeats checks of
- * `DescriptorTable.walk`, `parseRequest` and `transferRefusal`; test/fuzz/usual compares the two.
+ * Reads usual requests of a split ring straight from their descriptors, which costs a third of the general walk. It repeats checks of
+ * `DescriptorTable.walk`, `parseRequest` and `transferRefusal`; test/fuzz/usual compares the results.
  *
- * RAM may change while it is read: every word is read once.
+ * RAM may change while it is read, so each word is read only once.
  */
 import type { SplitChains } from "../../queue/ring.ts"
 import { HEAD as HEAD_AT, ROW as ROW_SIZE, WRITTEN as WRITTEN_AT } from "../../queue/chain-rows.ts"
@@ -27,8 +27,8 @@ const DATA_WRITABLE = NEXT | WRITE
 const [ADDRESSES, BATCH_BYTES, MOST_BYTES] = [ADDRESSES_WITH_ROWS, MOST_USUAL_BYTES, MOST_BYTES_OF_ONE] as const
 
 /**
- * Takes usual requests from `ring`, up to the first that is another, or `most`. `>>> 0` changes no number that is used: without it V8
- * computes in doubles, for sums might have 33 bits.
+ * Takes usual requests from `ring`, up to the first unusual one, and `most` at most. `>>> 0` changes no number that is used, but without it
+ * V8 computes in doubles, because sums might have 33 bits.
  */
 export function takeSplit(requests: UsualRequests, ring: SplitChains, limits: RequestLimits, most: number): void {
   const { table, avail, size, availIdx } = ring
@@ -71,7 +71,7 @@ export function takeSplit(requests: UsualRequests, ring: SplitChains, limits: Re
       at = base
       links = data.getUint32((at + 12) >>> 0, true)
     }
-    // The header. An address before the region makes an offset beyond its end.
+    // The header. An address before the region gives an offset beyond its end.
     if ((links & 0xffff) !== NEXT || data.getUint32((at + 8) >>> 0, true) !== HEADER || data.getUint32((at + 4) >>> 0, true) !== 0) break
     const header = (data.getUint32(at, true) - start) >>> 0
     let next = links >>> 16
@@ -79,7 +79,7 @@ export function takeSplit(requests: UsualRequests, ring: SplitChains, limits: Re
     const type = data.getUint32(header, true)
     const sector = data.getUint32((header + 8) >>> 0, true)
     if ((type !== IN && type !== lastType) || data.getUint32((header + 12) >>> 0, true) !== 0) break
-    // The data. Buffers that touch are one stretch of RAM.
+    // The data. Adjacent buffers are one stretch of RAM.
     const dataFlags = type === IN ? DATA_WRITABLE : NEXT
     at = (base + DESC_SIZE * next) >>> 0
     links = data.getUint32((at + 12) >>> 0, true)

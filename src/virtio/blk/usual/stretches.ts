@@ -1,6 +1,6 @@
 /**
- * Stretches: where the data of usual requests with several buffers are in RAM. Apart from the loops that read descriptors, which requests
- * of one buffer pass through: what those do not need costs them 10 ns there (measured).
+ * Stretches: the places in RAM of the data of usual requests with several buffers. It is separate from the loops that read descriptors,
+ * where it would cost requests of one buffer 10 ns (measured).
  */
 import { RamRegion } from "../../guest-memory.ts"
 import { MOST_BYTES_OF_ONE, MOST_SEGMENTS, MOST_USUAL_SEGMENTS } from "./columns.ts"
@@ -11,27 +11,27 @@ const [MOST_BYTES, MOST, MOST_OF_BATCH] = [MOST_BYTES_OF_ONE, MOST_SEGMENTS, MOS
 const NOWHERE = new RamRegion(0, new Uint8Array(0))
 
 export class Stretches {
-  /** Byte offset in the region, and bytes, of each in turn. */
+  /** Byte offset in the region, and length in bytes, of each stretch in turn. */
   readonly words: Uint32Array = new Uint32Array(2 * (MOST_USUAL_SEGMENTS + MOST_SEGMENTS))
-  /** Bytes of data of the present request. */
+  /** Bytes of data of the current request. */
   length = 0
-  /** Index of the first stretch of the present request. */
+  /** Index of the first stretch of the current request. */
   first = 0
-  /** No more requests are to be taken. */
+  /** No more requests may be taken. */
   isFull = false
   #count = 0
-  /** Descriptors of all requests. */
+  /** Data descriptors of all requests. */
   #segments = 0
   #mostSegments = 0
-  // The same of the requests that have come to their end: one that has not is forgotten.
+  // The same for ended requests only: a request that is begun and not ended is forgotten.
   #endedCount = 0
   #endedSegments = 0
-  // The last stretch of the present request, which may grow.
+  // The last stretch of the current request, which may grow.
   #offset = 0
   #bytes = 0
   #region = NOWHERE
 
-  /** Begins anew, with buffers in `region`, which ends below 2^32. */
+  /** Starts over, for buffers in `region`, which ends below 2^32. */
   clear(region: RamRegion): void {
     this.#region = region
     this.#endedCount = 0
@@ -51,20 +51,20 @@ export class Stretches {
   }
 
   /**
-   * Adds the buffer of the descriptor at byte `at` of the region; one that touches the last makes that longer. Each word is read once.
-   * Returns false where that is not usual.
+   * Adds the buffer of the descriptor at byte `at` of the region. A buffer adjacent to the last stretch extends it. Each word is read once.
+   * Returns false if the request is not usual.
    */
   add(at: number): boolean {
     const { data, start, end } = this.#region
     const offset = (data.getUint32(at, true) - start) >>> 0
     const length = data.getUint32((at + 8) >>> 0, true)
     const limit = (end - start) >>> 0
-    // An address before the region makes an offset beyond its end.
+    // An address before the region gives an offset beyond its end.
     if (data.getUint32((at + 4) >>> 0, true) !== 0 || offset > limit || length > (limit - offset) >>> 0 || length === 0) return false
     return this.append(offset, length)
   }
 
-  /** Adds bytes that are in RAM, one at least. Returns false where they are too many. */
+  /** Adds one or more bytes of RAM. Returns false if that is too much for a request. */
   append(offset: number, length: number): boolean {
     if (length > (MOST_BYTES - this.length) >>> 0 || ++this.#segments > this.#mostSegments) return false
     this.length += length
@@ -78,7 +78,7 @@ export class Stretches {
     return true
   }
 
-  /** Ends the request. Returns how many stretches it has. The only one is not among `words`: `offset` says where it is. */
+  /** Ends the request. Returns the number of its stretches. A single stretch is not stored in `words`: `offset` holds its position. */
   end(): number {
     if (this.#count > this.first) this.#push()
     this.#endedCount = this.#count

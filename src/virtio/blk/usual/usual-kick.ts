@@ -1,7 +1,7 @@
 /**
- * UsualKick: serves the usual kick of a queue, which brings one request while the device has nothing else to do: past all that a batch of
- * requests, or anything that is not usual, goes through (a third of what it costs there). The most usual request is read by itself, see
- * `SingleRequest`; any other that makes a row goes as one.
+ * UsualKick serves the usual kick of a queue, which brings one request while the device has nothing else to do. It skips the steps that
+ * batches and unusual requests need, and costs a third of them. The most usual request is read as a `SingleRequest`; any other that makes
+ * a row is served as a row.
  */
 import type { VirtioBacking } from "../../../backing/backing.ts"
 import type { VirtioDevice } from "../../device.ts"
@@ -20,17 +20,17 @@ import { NONE as NONE_WAITS, SingleRequest, TAKEN as IS_TAKEN } from "./single-r
 const { IN } = VIRTIO_BLK_T
 const [SECTOR, INTERRUPT, NONE, TAKEN] = [SECTOR_SIZE, INTERRUPT_WANTED, NONE_WAITS, IS_TAKEN] as const
 
-/** A backing that needs no views of RAM, and answers at once. */
+/** A synchronous backing that needs no views of RAM. */
 export type DirectBacking = VirtioBacking & Required<Pick<VirtioBacking, "preadInto" | "pwriteFrom">>
 
 export function isDirect(backing: VirtioBacking): backing is DirectBacking {
   return backing.asynchronous !== true && backing.preadInto !== undefined && backing.pwriteFrom !== undefined
 }
 
-/** Beside what `SingleRing.giveBackOnly` returns: the request has not been completed. */
+/** Returned in place of the result of `SingleRing.giveBackOnly` if the request has not been completed. */
 export const NOT_SERVED = -1
 
-/** What a `UsualKick` works with. */
+/** The parts of the device that a `UsualKick` uses. */
 export interface UsualKickParts {
   readonly device: VirtioDevice
   readonly disk: RequestLimits
@@ -38,13 +38,13 @@ export interface UsualKickParts {
   readonly completion: Completion
   readonly call: UsualCall
   readonly habit: Habit
-  /** See `UsualServer`: for requests that `SingleRequest` does not read, and backings that want views. */
+  /** See `UsualServer`: serves requests that `SingleRequest` does not read, and backings that need views. */
   serveRow(kick: UsualKick, turn: Turn): number
-  /** Takes over the request of `kick`, whose call has been made: it failed, or did something to the device. */
+  /** Takes over the request of `kick` after a call that failed or changed the device. */
   takeOver(kick: UsualKick, failure: { readonly error: unknown } | undefined): void
 }
 
-/** The call of the backing for the request of a usual kick: while it runs, the request is one that has been taken and is not completed. */
+/** The backing's call for the request of a usual kick. While it runs, the request is taken and not completed. */
 export class UsualCall {
   kick: UsualKick | undefined
   isRunning = false
@@ -53,7 +53,7 @@ export class UsualCall {
     return this.isRunning && this.kick !== undefined && this.kick.queue.ring === this.kick.ring
   }
 
-  /** The chains of `queue` that are not completed. */
+  /** The chains of `queue` that have not been completed. */
   chains(queue: Virtqueue): TakenChain[] {
     return this.unfinished && this.kick?.queue === queue ? [this.kick.request] : []
   }
@@ -63,22 +63,22 @@ export class UsualKick implements Shortcut {
   readonly queue: Virtqueue
   readonly ring: Ring
   readonly request = new SingleRequest()
-  /** Of the guest memory in which the request lies that is given up. */
+  /** For a request that is given up: the generation of the guest memory that holds it. */
   generation = -1
-  /** The next request is likely to be one that `SingleRequest` reads. */
+  /** The next request is probably one that `SingleRequest` can read. */
   expectsSingle = true
-  /** It is likely to be the only one: a packed ring has no index that says so. */
+  /** The next request probably comes alone: a packed ring has no index that tells. */
   expectsOnly = true
-  /** A request that is read by itself ends the driver's habit of others. */
+  /** The next single request has to reset the driver's habit. */
   endsHabit = false
   readonly #parts: UsualKickParts
-  // Of the parts, to be found at once:
+  // Copied from the parts for faster access:
   readonly #device: VirtioDevice
   readonly #disk: RequestLimits
   readonly #executor: { readonly backing: VirtioBacking }
   readonly #completion: Completion
   readonly #call: UsualCall
-  /** `VirtioDevice.changes` when nothing was found that would make a kick unusual; the backing then. */
+  /** `VirtioDevice.changes`, and the backing, when kicks were last found to be usual. */
   #usualAt = -1
   #backing: VirtioBacking | undefined
   #direct: DirectBacking | undefined
@@ -94,7 +94,7 @@ export class UsualKick implements Shortcut {
     this.#call = parts.call
   }
 
-  /** Nothing would make the next kick unusual, until `VirtioDevice.changes` or the backing does. */
+  /** Kicks are usual from now on, until `VirtioDevice.changes` or the backing changes. */
   arm(backing: VirtioBacking, direct: DirectBacking | undefined): void {
     this.#usualAt = this.#device.changes
     if (this.#backing === backing) return
@@ -120,13 +120,13 @@ export class UsualKick implements Shortcut {
       if (packedRows === undefined) return false
       if (backing === undefined || !this.expectsSingle) return packedRows.countWaiting() === 0 || this.#serveRow(packedRows, turn)
       const taken = request.takePacked(packedRows, this.#disk)
-      // Of those that are left it may be that more than one waits.
+      // LEFT: more than one chain may wait.
       if (taken !== TAKEN) return taken === NONE
       rows = packedRows
     }
     if (this.endsHabit) this.#endHabit()
     const call = this.#call
-    // A store of an object costs several of a number.
+    // Storing an object costs several stores of a number.
     if (call.kick !== this) call.kick = this
     call.isRunning = true
     try {
@@ -152,14 +152,14 @@ export class UsualKick implements Shortcut {
     return (next & INTERRUPT) === 0 ? next === 0 : this.#interrupt(next, rows, generation)
   }
 
-  /** It may do anything: make a request available, replace the memory. `next`: what `SingleRing.giveBackOnly` has returned. */
+  /** Interrupts the guest, which may do anything meanwhile: make a request available, replace the memory. `next`: see `giveBackOnly`. */
   #interrupt(next: number, rows: SingleRing, generation: number): boolean {
     const { signals, memory } = this.#device
     signals?.queueInterrupt(this.queue.index)
     return next === INTERRUPT && memory.generation === generation && rows.countWaiting() === 0
   }
 
-  /** Nothing has changed since `arm`, nor what nobody tells of. */
+  /** Whether nothing has changed since `arm`, including state that `VirtioDevice.changes` does not count. */
   #isUsual(): boolean {
     const { changes, memory, inFlight } = this.#device
     const { backing } = this.#executor
@@ -167,7 +167,7 @@ export class UsualKick implements Shortcut {
     return memory.written === undefined && inFlight.oldChanges === 0 && !inFlight.full
   }
 
-  /** The request, whose call has been made, goes on otherwise. `generation`: of the guest memory in which it lies. */
+  /** Hands the request over after its call. `generation`: of the guest memory that holds it. */
   #giveUp(generation: number, failure: { readonly error: unknown } | undefined): false {
     this.generation = generation
     this.#call.isRunning = false

@@ -1,6 +1,6 @@
 /**
- * UsualServer: serves batches of usual requests, which takes half of what it takes otherwise: they are rows of numbers, and one loop takes
- * them, another makes the calls, and a third completes them. What comes in between goes on as a `Batch`.
+ * UsualServer serves batches of usual requests in half the time of a `Batch`: requests are rows of numbers, and one loop takes them,
+ * another makes the calls, and a third completes them. If anything unusual happens in between, the requests go on as a `Batch`.
  */
 import type { VirtioDevice } from "../../device.ts"
 import { LinearMemory } from "../../guest-memory.ts"
@@ -35,29 +35,29 @@ const [BYTES, LOOK, LEAST, ROW] = [SECTOR_SIZE, LOOK_WEIGHT, REQUEST_WEIGHT, ROW
 const [USUAL, APART, NOT_SERVED] = [USUAL_WAY, APART_WAY, NOT] as const
 const [KIND, SECTOR, OFFSET, LENGTH] = [KIND_AT, SECTOR_AT, OFFSET_AT, LENGTH_AT] as const
 
-// What has become of the requests:
+// Results of `serve`:
 
-/** They have been completed, and `Ring.publish` is to show the driver that. */
+/** The requests have been completed; the caller has to call `Ring.publish`. */
 export const DONE = 0
-/** Nothing has been done for them: they are in `requests`, and others may wait behind them. */
+/** No call has been made: the requests are in `requests`, and others may wait after them in the ring. */
 export const LEFT = 1
-/** Some have been acted upon: the batch has them all. */
+/** Some calls have been made: the batch has taken over all requests. */
 export const BEGUN = 2
 
-/** Who serves batches. */
+/** The server of batches. */
 export interface BatchServer {
-  /** Fills the batch with the usual requests that have been taken, and others: `room` at most. Returns whether the ring is empty. */
+  /** Fills the batch with the usual requests taken so far, and with others, `room` in all at most. Returns whether the ring is empty. */
   fillBatch(queue: Virtqueue, ring: Ring, room: number, turn: Turn): boolean
-  /** Acts on what is in it. Returns true when there is more to do in the next turn. */
+  /** Works through the batch. Returns true if there is more to do in the next turn. */
   finish(turn: Turn): boolean
 }
 
-/** What a `UsualServer` works with. */
+/** The parts of the device that a `UsualServer` uses. */
 export interface UsualServerParts {
   readonly wiring: BlkWiring
   readonly disk: RequestLimits
   readonly throttled: ThrottledRequests
-  /** Where requests go on. */
+  /** Takes over requests that this server cannot finish. */
   readonly batch: Batch
   readonly errors: BatchErrors
   readonly server: BatchServer
@@ -68,10 +68,10 @@ export class UsualServer {
   /** See `Intake`. */
   readonly walked: WalkedRequests
   readonly #intake: Intake
-  /** Of the kick that is being served, if it is a usual one. */
+  /** The call of the usual kick that is being served. */
   readonly call = new UsualCall()
   readonly #parts: UsualServerParts
-  // Of the parts, to be found at once:
+  // Copied from the parts for faster access:
   readonly #device: VirtioDevice
   readonly #executor: Executor
   readonly #cacheMode: CacheMode
@@ -79,7 +79,7 @@ export class UsualServer {
   readonly #completion: Completion
   readonly #observation: Observation | undefined
   readonly #throttled: ThrottledRequests
-  /** `VirtioDevice.changes` when nothing about the requests was found to be special. */
+  /** `VirtioDevice.changes` when requests were last found to be plain. */
   #plainAt = -1
   readonly #kicks = new WeakMap<Ring, UsualKick>()
   readonly #kickParts: UsualKickParts
@@ -105,14 +105,15 @@ export class UsualServer {
   }
 
   /**
-   * Serves the requests that `ring.look` has seen, `most` at most, if all of them are usual. Returns what has become of them. The loop of
-   * calls ends early at the first request that may be merged with another, when the turn is over, and when a call has changed what the
-   * device may do, or moved RAM. Behind the loop nobody is called, so nothing changes: `GuestMemory.written` is not there.
+   * Serves the requests that `ring.look` has seen, `most` at most, if all of them are usual. The loop of calls ends early at the first
+   * request that may be merged with another, when the turn is over, and when a call has changed the device's state or moved RAM. After the
+   * loop nothing changes any more, because no foreign code is called: guest memory has no `written`.
    *
-   * A `LinearMemory` need not be asked before each call, which costs half of a request where it is a WebAssembly.Memory (measured): once
-   * that has grown, the old buffer is either gone, so that a call which would use it fails, or is still RAM.
+   * The generation of a `LinearMemory` is not checked before each call, which would cost half of a request for a WebAssembly.Memory
+   * (measured): after growth, the old buffer is either detached, so that a call with it fails, or still RAM.
    *
-   * It stays one function of more than 460 bytecodes: V8 would inline a smaller one into its caller, and call what it calls (40 ns).
+   * Keep this one function of more than 460 bytecodes: V8 would inline a smaller one into its caller, but no longer inline its callees
+   * (40 ns).
    */
   serve(queue: Virtqueue, ring: Ring, turn: Turn, most: number): typeof DONE | typeof LEFT | typeof BEGUN {
     const { requests } = this
@@ -155,11 +156,11 @@ export class UsualServer {
     return DONE
   }
 
-  /** `queue` has been served, and waits for a kick. Where nothing is special about it, that may be a usual one. */
+  /** `queue` has been served and waits for a kick. If nothing about it is special, the next kick gets the shortcut for usual kicks. */
   awaitKick(queue: Virtqueue, ring: Ring): void {
     const { backing } = this.#executor
     if (this.#intake.habit.way === APART) {
-      // It would be tried in vain.
+      // The shortcut would be tried in vain.
       if (queue.shortcut !== undefined) queue.shortcut = undefined
       return
     }
@@ -174,7 +175,7 @@ export class UsualServer {
     queue.shortcut = kick
   }
 
-  /** For the next request, which is likely to be as the last one was. */
+  /** Prepares `kick` for the next request, which is probably like the last one. */
   #prepare(kick: UsualKick): void {
     const { habit, requests } = this.#intake
     kick.expectsSingle = habit.way === USUAL && (requests.rows[KIND] ?? 0) <= OUT
@@ -182,8 +183,8 @@ export class UsualServer {
   }
 
   /**
-   * Serves the only request of `kick`, which has been seen in its ring, as a row. Returns what `SingleRing.giveBackOnly` does, or
-   * NOT_SERVED where it goes on otherwise.
+   * Serves the only request of `kick`, which has been seen in its ring, as a row. Returns the result of `SingleRing.giveBackOnly`, or
+   * NOT_SERVED if the request, if any, was handed to the batch.
    */
   #serveRow(kick: UsualKick, turn: Turn): number {
     const { requests } = this
@@ -198,7 +199,7 @@ export class UsualServer {
     this.#intake.take(ring, turn, 1)
     const { rowRing } = requests
     const isOnly = splitRows !== undefined || rowRing?.countWaiting() === 0
-    // None at all: a driver on another thread may have taken back what it had made available.
+    // There may be no request at all: a driver on another thread may have taken it back.
     if (!requests.isWhole || requests.count !== 1 || !isOnly || device.changes !== changes || rowRing === undefined) {
       kick.expectsOnly = isOnly
       if (requests.count > 0 || this.walked.hasLeft) this.#fillBatch(queue, ring, turn)
@@ -222,7 +223,7 @@ export class UsualServer {
     return this.#completion.completeOnly(rowRing, requests)
   }
 
-  /** Takes over the request of a usual kick, whose call has been made. `failure`: it failed. */
+  /** Takes over the request of a usual kick after its call. `failure`: what the call threw. */
   #takeOver({ queue, ring, request, generation }: UsualKick, failure: { readonly error: unknown } | undefined): void {
     this.requests.begin(queue, ring)
     this.requests.add(request, generation)
@@ -234,7 +235,7 @@ export class UsualServer {
     this.#leave(queue, ring)
   }
 
-  /** No request has to wait, and nobody wants to know of the single one. Whoever changes that bumps `VirtioDevice.changes`. */
+  /** Whether no request has to wait or is observed. Code that changes this increments `VirtioDevice.changes`. */
   isPlain(): boolean {
     return this.#plainAt === this.#device.changes || this.#looksPlain()
   }
@@ -246,7 +247,7 @@ export class UsualServer {
     return true
   }
 
-  /** The disk answers at once, nobody wants to know of the single request, and none has to wait. */
+  /** Whether the disk answers at once, and no request is observed or has to wait. */
   #mayServe(): boolean {
     return this.#intake.mayServeRows() && (this.isPlain() || this.#areAdmitted())
   }
@@ -256,7 +257,7 @@ export class UsualServer {
     return this.#throttled.admits(this.requests)
   }
 
-  /** What has been taken, and what the intake has left, goes on in the batch. */
+  /** Moves the requests taken so far, and the one that the intake left, to the batch. */
   #fillBatch(queue: Virtqueue, ring: Ring, turn: Turn): void {
     const { server } = this.#parts
     server.fillBatch(queue, ring, BATCH_REQUESTS, turn)
@@ -268,7 +269,7 @@ export class UsualServer {
     const { batch, errors } = this.#parts
     this.#leave(queue, ring)
     const { next } = batch
-    // A call before this one has replaced the memory: it gets another chance, with buffers that are there.
+    // An earlier call has replaced the memory: the batch repeats this call with valid buffers.
     if (this.#device.memory.generation !== this.requests.generation) return BEGUN
     if (errors.failed(next, next + 1, error)) batch.next = next + 1
     return BEGUN
@@ -278,7 +279,7 @@ export class UsualServer {
   #leave(queue: Virtqueue, ring: Ring): typeof BEGUN {
     const { batch } = this.#parts
     batch.begin(queue, ring)
-    // A call may have replaced the memory, and made the device look at the ring there.
+    // A call may have replaced the memory, and made the device refresh the ring.
     batch.generation = this.requests.generation
     batch.hasWritten = this.requests.writes > 0
     batch.adopt(this.requests)

@@ -1,9 +1,9 @@
 /**
- * WalkedRequests: requests that are not usual because of their descriptors: header and data in one buffer, buffers of no bytes, flags that
- * mean nothing. They are read by the general walk. Transfers become rows as usual requests do; at any other request this stops.
+ * WalkedRequests takes requests whose descriptors are not usual: header and data in one buffer, empty buffers, meaningless flags. It reads
+ * them by the general walk. Transfers become rows, as usual requests do; any other request stops it.
  *
- * It repeats checks of `parseRequest` and `transferRefusal`; test/fuzz/usual compares the two. RAM may change meanwhile: the header is
- * read once, and descriptors are the walk's.
+ * It repeats checks of `parseRequest` and `transferRefusal`; test/fuzz/usual compares the results. RAM may change meanwhile, so the header
+ * is read only once, and only the walk reads descriptors.
  */
 import { HEAD as HEAD_AT, ROW as ROW_SIZE, SLOTS as SLOTS_AT, WRITTEN as WRITTEN_AT } from "../../queue/chain-rows.ts"
 import { DescriptorChain, SegmentList } from "../../queue/descriptor-chain.ts"
@@ -24,21 +24,21 @@ const [HEAD, SLOTS, WRITTEN, KIND, SECTOR, OFFSET, LENGTH, STATUS] = [
   HEAD_AT, SLOTS_AT, WRITTEN_AT, KIND_AT, SECTOR_AT, OFFSET_AT, LENGTH_AT, STATUS_AT,
 ] as const
 const [ADDRESSES, BATCH_BYTES, MOST_BYTES] = [ADDRESSES_WITH_ROWS, MOST_USUAL_BYTES, MOST_BYTES_OF_ONE] as const
-/** Once so many descriptors have been read, no more requests are taken: nothing looks at the clock meanwhile. */
+/** After this many descriptors no more requests are taken, because nothing checks the clock meanwhile. */
 const MOST_DESCRIPTORS = 8192
 
 export class WalkedRequests {
-  /** Those of the chain that has been taken last. */
+  /** The segments of the chain that was taken last. */
   readonly #segments = new SegmentList()
   readonly #chain = new DescriptorChain(this.#segments)
-  /** Descriptors that have been read. */
+  /** Descriptors read so far. */
   descriptors = 0
-  /** The chain is of a request that makes no row. */
+  /** `#chain` is a request that makes no row, for `takeLeft`. */
   #isLeft = false
-  /** What taking the next chain has thrown. */
+  /** The error that taking the next chain has thrown. */
   #thrown: { readonly error: unknown } | undefined
 
-  /** Takes requests from `ring`, behind those that `requests` has, up to the first that makes no row, or `most` in all. */
+  /** Adds requests from `ring` to `requests`, up to the first that makes no row, and `most` in all. */
   take(requests: UsualRequests, ring: RowRing, limits: RequestLimits, most: number): void {
     const chain = this.#chain
     const segments = this.#segments
@@ -69,7 +69,7 @@ export class WalkedRequests {
         writeBytes += length
       }
     } catch (error) {
-      // Not lost: `takeLeft` throws it, once those before have been taken over.
+      // `takeLeft` throws it, after the requests before it have been taken over.
       this.#thrown = { error }
     }
     requests.isWhole = !this.#isLeft && this.#thrown === undefined
@@ -77,12 +77,12 @@ export class WalkedRequests {
     requests.took(count, bytes, writes, writeBytes)
   }
 
-  /** There is something for `takeLeft`. */
+  /** Whether `takeLeft` has a request or an error. */
   get hasLeft(): boolean {
     return this.#isLeft || this.#thrown !== undefined
   }
 
-  /** Makes of `chain` the one that makes no row. Returns false where there is none. @throws what taking it has thrown */
+  /** Copies the request that makes no row into `chain`. Returns false if there is none. @throws the error that taking it has thrown */
   takeLeft(chain: DescriptorChain): boolean {
     const thrown = this.#thrown
     this.#thrown = undefined
@@ -93,7 +93,7 @@ export class WalkedRequests {
     return true
   }
 
-  /** Makes `row` of the chain that has been taken. Returns false where that cannot be. */
+  /** Fills `row` from the chain that was taken. Returns false if it makes no row. */
   #makeRow({ region, rows, stretches }: UsualRequests, row: number, limits: RequestLimits): boolean {
     const chain = this.#chain
     const { readableLength, writableLength } = chain
@@ -105,7 +105,7 @@ export class WalkedRequests {
     const sector = data.getUint32((header + 8) >>> 0, true)
     if (data.getUint32((header + 12) >>> 0, true) !== 0) return false
     const isIn = type === IN
-    // A write whose status does not come first writes nothing from there on: the used length would be 0.
+    // Rows are only for writes whose status byte is the first writable byte: after others, the used length would be 0.
     if (!isIn && (type !== OUT || limits.readOnly || writableLength !== 1)) return false
     const length = (isIn ? writableLength - 1 : readableLength - HEADER) >>> 0
     const { capacity } = limits
@@ -121,10 +121,10 @@ export class WalkedRequests {
     return true
   }
 
-  /** Finds the `length` bytes of data of a request of `type`. Returns false where they are in too many pieces. */
+  /** Finds the `length` bytes of data of a request of `type`. Returns false if they are in too many pieces. */
   #placeData(stretches: Stretches, rows: Uint32Array, row: number, type: number, length: number): boolean {
     const chain = this.#chain
-    // They begin with the first writable segment, or directly behind the header.
+    // The data begin with the first writable segment, or directly after the header.
     let segment = type === IN ? chain.readableCount : 0
     let passed = type === IN ? 0 : HEADER
     if (passed === chain.length(segment)) {
@@ -149,7 +149,7 @@ export class WalkedRequests {
   }
 }
 
-/** Whether the request in `row` goes on where the one in the row before ends. */
+/** Whether the request in `row` begins where the one in the row before ends. */
 function continues(rows: Uint32Array, row: number): boolean {
   const end = (rows[row - ROW + SECTOR] ?? 0) + ((rows[row - ROW + LENGTH] ?? 0) >>> 9)
   return end === rows[row + SECTOR] && (((rows[row - ROW + KIND] ?? 0) ^ (rows[row + KIND] ?? 0)) & 1) === 0
