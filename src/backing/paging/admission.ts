@@ -15,8 +15,7 @@ export class Admission {
   }
 
   /**
-   * Resolves when `bytes` more may be held, or when nobody else holds any: undefined where that is so now. Call `leave` with as many
-   * afterwards.
+   * Resolves when `bytes` more fit, or when nobody else holds any. Undefined if they fit now. Call `leave` with the same number afterwards.
    */
   enter(bytes: number): Promise<void> | undefined {
     if (this.#queue.length > 0 || !this.#fits(bytes)) return new Promise((resolve) => this.#queue.push({ bytes, enter: resolve }))

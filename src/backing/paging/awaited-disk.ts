@@ -1,10 +1,10 @@
 /**
- * AwaitedDisk: a synchronous disk over files that answer later, as a disk that answers now or later. It calls the disk; where that throws
- * `NotLoaded` it loads what is missing and makes the call again.
+ * AwaitedDisk turns a synchronous disk over asynchronous files into an asynchronous disk. It calls the disk; if the disk throws
+ * `NotLoaded`, it loads the missing pages and repeats the call.
  *
- * Each call is one synchronous step, and one that throws has left nothing to undo, so operations may take turns in any order: those that
- * are under way at the same time have no order among themselves, as on any disk. What was loaded for an operation stays in memory until it
- * is through, so every repetition comes further, however small the cache is.
+ * Each call is one synchronous step, and a call that throws leaves nothing to undo, so operations may take turns in any order: concurrent
+ * operations are unordered, as on any disk. Pages loaded for an operation stay in memory until it ends, so every repetition gets further,
+ * however small the cache is.
  */
 import { closesWithBlock } from "../../disposing.ts"
 import { NotLoaded } from "../async-image-file.ts"
@@ -19,12 +19,12 @@ import { lateBitmaps, type LateFile, lateSnapshots, type LoadingDisk, readPast, 
 import { type LongRange, part, pieces } from "./pieces.ts"
 import { untilLoaded, type Waits } from "./until-loaded.ts"
 
-/** Longer reads and writes are cut into pieces of so many bytes: what a piece needs is in memory at the same time. */
+/** Longer reads and writes are cut into pieces of this many bytes, because all pages of a piece are in memory at the same time. */
 const PIECE = 1 << 20
-/** Bytes that operations which wait for their pages may keep in memory together, and what each is counted for beside its data. */
+/** Bytes that all operations waiting for pages may hold in memory, and the bytes counted for each besides its data. */
 const MOST_HELD = 24 << 20
 const HELD_BESIDE = 256 << 10
-/** As the device assumes where a backing does not say. */
+/** The device's own default. */
 const ZEROES_AT_ONCE = 16 << 20
 
 /** Whether an operation changes the disk, and so waits for room in the log. */
@@ -38,16 +38,16 @@ export class AwaitedDisk implements VirtioBacking {
   readonly discard?: (offset: number, length: number) => void | Promise<void>
   readonly writeZeroes?: (offset: number, length: number, mayUnmap: boolean) => void | Promise<void>
   readonly allocation?: (offset: number, length: number) => Allocation | Promise<Allocation>
-  /** Where the bytes of a range live: only where the disk can tell. */
+  /** The places of a range's bytes in the files. Only if the disk can tell. */
   readonly map?: (offset: number, length: number) => Promise<readonly MapExtent[]>
   readonly resize?: (size: number, options?: { readonly shrink?: boolean }) => void | Promise<void>
-  /** Of a qcow2 image. */
+  /** For a qcow2 image. */
   readonly snapshots?: SnapshotActions
   readonly bitmaps?: BitmapActions
   readonly #disk: LoadingDisk
   readonly #files: readonly LateFile[]
   readonly #admission = new Admission(MOST_HELD)
-  /** Operations that wait, each with what ends its waiting when the disk is closed. */
+  /** A function for each waiting operation that rejects it when the disk is closed. */
   readonly #waiting = new Set<(error: BackingError) => void>()
   readonly #underWay = new Set<Promise<unknown>>()
   readonly #waits: Readonly<Record<Kind, Waits>>
@@ -55,7 +55,7 @@ export class AwaitedDisk implements VirtioBacking {
   #isClosed = false
   #closing: Promise<void> | undefined
 
-  /** Owns `disk` and `files`, all the late files that `disk` stands on. */
+  /** Owns `disk` and `files`, all of the late files that `disk` uses. */
   constructor(disk: LoadingDisk, files: readonly LateFile[]) {
     this.#disk = disk
     this.#files = files
@@ -118,17 +118,17 @@ export class AwaitedDisk implements VirtioBacking {
     return this.#disk.slow === true
   }
 
-  /** The disk behind, for those who look at an image: its methods throw `NotLoaded`. */
+  /** The synchronous disk, for inspecting an image: its methods throw `NotLoaded`. */
   get disk(): LoadingDisk {
     return this.#disk
   }
 
-  /** Makes a call of the disk's that is not one of `VirtioBacking`, as often as it takes: now, if all that it needs is here. */
+  /** Makes a call that is not part of `VirtioBacking`, and repeats it until nothing that it needs is missing. Synchronous if possible. */
   perform<T>(kind: Kind, work: () => T): T | Promise<T> {
     return this.#run(kind, PIECE, work)
   }
 
-  /** `close` closes `disk` too: the image does not stand on it any more, but calls under way may. */
+  /** Lets `close` close `disk` too: the image no longer uses it, but calls in progress may. */
   closeLater(disk: { close(): void }): void {
     this.#retired.push(disk)
   }
@@ -152,8 +152,8 @@ export class AwaitedDisk implements VirtioBacking {
   }
 
   /**
-   * A write that comes to a page which is missing may have stored what is before it: it is a write under way, and the `pwrite` that follows
-   * stores all of it. @throws BackingError
+   * A write that meets a missing page may have stored the bytes before it. That is harmless: the write is in progress, and the following
+   * `pwrite` stores all of it. @throws BackingError
    */
   pwriteNow(buffers: readonly Uint8Array[], offset: number): boolean {
     this.#checkOpen()
@@ -161,8 +161,8 @@ export class AwaitedDisk implements VirtioBacking {
   }
 
   /**
-   * What waits fails with `closed`. Then the disk is closed, and everything that was written is handed to the sources; the first error is
-   * thrown, and all is released even so.
+   * Waiting operations fail with `closed`. Then the disk is closed, and everything written is handed to the sources. All is released even
+   * after an error; the first error is thrown.
    */
   close(): Promise<void> {
     this.#closing ??= this.#close()
@@ -186,7 +186,7 @@ export class AwaitedDisk implements VirtioBacking {
     return flushed === undefined ? this.#stable() : flushed.then(() => this.#stable())
   }
 
-  /** Undefined when all that the disk has synced is on stable storage. */
+  /** Resolves when everything that the disk has synced is on stable storage. Undefined if it is. */
   #stable(): void | Promise<void> {
     const waits = this.#files.map((file) => file.stable()).filter((wait) => wait !== undefined)
     if (waits.length > 0) return this.#track(Promise.all(waits).then(() => undefined))
@@ -206,7 +206,7 @@ export class AwaitedDisk implements VirtioBacking {
   }
 
   async #eachPiece(range: LongRange, step: (at: number, count: number) => void | Promise<void>): Promise<void> {
-    // Refused whole, and not after a part of it.
+    // A bad range is refused before any piece of it is done.
     this.#checkOpen()
     checkRange(this.size, range.offset, range.length, this.path)
     for (const { at, count } of pieces(range, this.discardGranularity)) await step(at, count)
@@ -222,7 +222,7 @@ export class AwaitedDisk implements VirtioBacking {
     }
   }
 
-  /** Makes the call, now if that can be done. `length` says how much memory it may need. */
+  /** Makes the call, at once if possible. `length`: bytes of memory that it may need. */
   #run<T>(kind: Kind, length: number, attempt: () => T): T | Promise<T> {
     this.#checkOpen()
     if (kind === "changes" && this.#full !== undefined) return this.#track(this.#wait(kind, length, attempt))
@@ -234,14 +234,14 @@ export class AwaitedDisk implements VirtioBacking {
     }
   }
 
-  /** `thrown`: by an attempt that was made just now. */
+  /** `thrown`: the error of an attempt made just now. */
   async #wait<T>(kind: Kind, length: number, attempt: () => T, thrown?: NotLoaded): Promise<T> {
     const bytes = HELD_BESIDE + Math.min(length, PIECE)
     const room = this.#mayAttempt(kind)
     if (room !== undefined) await room
     const admitted = this.#admission.enter(bytes)
     if (admitted !== undefined) await admitted
-    // What was missing may have come while this waited.
+    // The missing pages may have arrived while this waited.
     const hasWaited = room !== undefined || admitted !== undefined
     try {
       return await untilLoaded(attempt, this.#waits[kind], hasWaited ? undefined : thrown)
@@ -250,12 +250,12 @@ export class AwaitedDisk implements VirtioBacking {
     }
   }
 
-  /** A file that has no room for what a change logs. */
+  /** A file whose log has no room for another change. */
   get #full(): LateFile | undefined {
     return this.#files.find((file) => !file.hasRoom)
   }
 
-  /** Resolves when there is room for what a change logs: undefined where that is so now. @throws BackingError `closed` */
+  /** Resolves when all logs have room for a change. Undefined if they have room now. @throws BackingError `closed` */
   #mayAttempt(kind: Kind): Promise<void> | undefined {
     this.#checkOpen()
     return kind === "changes" && this.#full !== undefined ? this.#room() : undefined
@@ -268,16 +268,16 @@ export class AwaitedDisk implements VirtioBacking {
     }
   }
 
-  /** `waited`, or a rejection when the disk is closed before. */
+  /** `waited`, but rejects if the disk is closed before. */
   #unlessClosed(waited: Promise<void>): Promise<void> {
     return new Promise((resolve, reject) => {
       this.#waiting.add(reject)
-      // Not `finally`: it costs two promises more for each page that is waited for.
+      // `finally` would cost two promises more for each page.
       void waited.then(resolve, reject).then(() => this.#waiting.delete(reject))
     })
   }
 
-  /** `close` waits for it. */
+  /** Makes `close` wait for `promise`. */
   #track<T>(promise: Promise<T>): Promise<T> {
     this.#underWay.add(promise)
     const forget = (): void => void this.#underWay.delete(promise)

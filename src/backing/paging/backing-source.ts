@@ -1,4 +1,4 @@
-/** A disk as a file: what an image can stand on where its backing image is a disk that answers later. */
+/** A disk as a file, so that an image can use an asynchronous disk as its backing image. */
 import type { AsyncImageFile } from "../async-image-file.ts"
 import { BackingError, type VirtioBacking } from "../backing.ts"
 
@@ -28,7 +28,7 @@ export class BackingSource implements AsyncImageFile {
   }
 }
 
-/** A synchronous disk, read as an image reads its backing image. `refuse` is for what it must not return. */
+/** A synchronous disk in the form in which an image reads its backing image. Refuses promises. */
 export class BackingReader {
   readonly #disk: VirtioBacking
 

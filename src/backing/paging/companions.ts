@@ -1,22 +1,22 @@
 /**
- * Companions: how many pages are read along with those that somebody asks for out of order. Where readers come back for the pages beside,
- * one request serves several reads; where they read at random, all that comes along is waste. So reads with companions have to be earned
- * by companions that somebody asked for later: each of those saved a request.
+ * Companions decides how many extra pages to read along with pages that are needed out of order. If readers need the neighbouring pages
+ * later, one request serves several reads; if they read at random, companions are waste. So reads with companions have to be earned by
+ * earlier companions that were used: each of those saved a request.
  */
 import type { PageCache } from "./page-cache.ts"
 
-/** Reads that may bring companions along before anybody has asked for one. */
+/** Reads that may bring companions before any has been used. */
 const MOST_CREDIT = 16
-/** Reads with companions that are earned by one that somebody asked for: a request to a server far away costs as much as several. */
+/** Reads with companions that one used companion earns: it saved a request, and a request to a distant server costs as much as several. */
 const EARNED = 4
-/** Of the cache, for one read. */
+/** Share of the cache for one read. */
 const MOST_SHARE = 1 / 4
 
 export class Companions {
-  /** In pages. */
+  /** Pages that one read should have at least. */
   readonly #preferred: number
   readonly #cache: PageCache
-  /** Reads that may bring companions along. */
+  /** Reads that may still bring companions. */
   #credit = MOST_CREDIT
 
   /** `preferred`: bytes that one read should have at least. */
@@ -35,12 +35,12 @@ export class Companions {
     return preferred
   }
 
-  /** Somebody has asked for a page that came along with others. */
+  /** A companion has been used. */
   earn(): void {
     this.#credit = Math.min(MOST_CREDIT, this.#credit + EARNED)
   }
 
-  /** Whether a page is in memory that would have brought `first` along: then companions would have saved this request. */
+  /** Whether a page in memory would have brought `first` as a companion, which would have saved this request. */
   #isNear(first: number): boolean {
     for (let index = first - 1; index > first - this.#preferred; index--) {
       if (this.#cache.has(index)) return true

@@ -1,21 +1,21 @@
-/** Demand: what is read of a source when somebody needs pages of it: those, the ones that come along, and what is read ahead. */
+/** Demand decides what to read from a source when pages are needed: those pages, companions, and pages read ahead. */
 import { Companions } from "./companions.ts"
 import type { Page, PageCache } from "./page-cache.ts"
 import type { PageLoader } from "./page-loader.ts"
 import { type FlowReader, ReadAhead } from "./read-ahead.ts"
 
-/** Bytes of one read, where the source does not say what it prefers. */
+/** Bytes of one read, if the source has no `preferredRead`. */
 const PREFERRED_READ = 1 << 16
-/** Bytes that are read ahead at most, and their share of the cache. */
+/** Most bytes to read ahead, and their largest share of the cache. */
 const MOST_AHEAD = 4 << 20
 const SHARE_AHEAD = 1 / 4
-/** Whoever has read so much of the cache's size in order is likely to read on, and would push everybody else's pages out. */
+/** A reader that has read this share of the cache's size in order is likely to go on, and would evict the pages of all others. */
 const SHARE_LONG = 1 / 8
 
 export interface DemandOptions {
   readonly cache: PageCache
   readonly loader: PageLoader
-  /** Bytes that the source likes to be asked for at least. */
+  /** Bytes that one read of the source should have at least. */
   readonly preferredRead: number | undefined
 }
 
@@ -36,7 +36,7 @@ export class Demand {
     }
   }
 
-  /** Loads the pages `first` .. `last`, not all of which are here. The source has nothing from byte `end` on. @throws BackingError */
+  /** Loads the pages `first` .. `last`, some of which are missing. The source has no data from byte `end` on. @throws BackingError */
   load(first: number, last: number, end: number): Promise<void> {
     const isOnItsWay = this.#loader.isLoading(first)
     const stop = isOnItsWay ? last : this.#companions.stop(first, last)
@@ -51,7 +51,7 @@ export class Demand {
     this.#readAhead.flows(reader)
   }
 
-  /** Somebody has come to `page`, which is a marker, came along or is for somebody who reads in order; `isPast`: and has read all of it. */
+  /** A reader has reached `page`, which is a marker, a companion, or read ahead for a long reader. `isPast`: it has read the whole page. */
   reached(page: Page, end: number, isPast: boolean): void {
     if (page.isCompanion) this.#companions.earn()
     const ahead = page.isMarker ? this.#readAhead.reached(page.index) : undefined

@@ -1,13 +1,13 @@
-/** What is to be known of a source before it is used. */
+/** Checks a source before it is used. */
 import type { AsyncImageFile } from "../async-image-file.ts"
 import { BackingError } from "../backing.ts"
 import { sourceError } from "./source-error.ts"
 
 /**
  * Resolves to the size of the file in `source`, in bytes.
- * @throws BackingError what the source rejects with, or `io` for a size that is none
- * @throws TypeError when it is to be written and lacks a method (what is written would get lost), or has a `preferredRead` or
- * `largestSize` that is none
+ * @throws BackingError the source's error, or `io` for an invalid size
+ * @throws TypeError when the source will be written but lacks a method, so that writes would get lost, or when its `preferredRead` or
+ * `largestSize` is invalid
  */
 export async function examineSource(source: AsyncImageFile, { isWritten }: { readonly isWritten: boolean }): Promise<number> {
   if (isWritten) refuseUnwritable(source)
@@ -24,7 +24,7 @@ export async function examineSource(source: AsyncImageFile, { isWritten }: { rea
   throw new BackingError("io", `its source says that it has ${String(size)} bytes`, { path: source.path })
 }
 
-/** @throws TypeError for a file that is to be written and lacks a method: what is written would get lost */
+/** @throws TypeError for a file that lacks a method for writing: writes would get lost */
 export function refuseUnwritable(file: Pick<AsyncImageFile, "path"> & Partial<Record<"write" | "truncate" | "sync", unknown>>): void {
   const missing = (["write", "truncate", "sync"] as const).find((name) => file[name] === undefined)
   if (missing === undefined) return

@@ -8,11 +8,11 @@ import type { Demand } from "./demand.ts"
 import { sourceError } from "./source-error.ts"
 
 export interface FlowOptions {
-  /** Nobody changes it. */
+  /** Never changes. */
   readonly source: AsyncImageFile
   readonly demand: Demand
   readonly pageSize: number
-  /** Of the source, in bytes. */
+  /** Bytes in the source. */
   readonly size: number
 }
 

@@ -1,4 +1,4 @@
-/** Unlocks encrypted images whose file, or whose passphrase, may come later. */
+/** Unlocks encrypted images whose file, or whose passphrase, may be asynchronous. */
 import type { ImageFile } from "../image-file.ts"
 import type { Cryptography } from "../luks/cryptography.ts"
 import { askPassphrase, checkAnswer, type EncryptedImage, type LatePassphraseOption, type Passphrase } from "../luks/passphrase.ts"
@@ -14,8 +14,8 @@ export interface LateUnlockOptions {
 }
 
 /**
- * The cipher of a qcow2 image; undefined for one that is not encrypted. Apart from the opening, which is tried again for each page that is
- * not here: deriving a key takes seconds.
+ * The cipher of a qcow2 image; undefined if the image is not encrypted. It is separate from opening the image, which is repeated for each
+ * missing page, because deriving a key takes seconds.
  */
 export async function unlockImageLater(file: ImageFile, options: LateUnlockOptions): Promise<ImageCipher | undefined> {
   const header = await untilLoaded(() => readHeader(file))

@@ -1,16 +1,16 @@
-/** What an `AwaitedDisk` stands on: a disk that answers at once or throws `NotLoaded`, and the files behind it. */
+/** The interfaces under an `AwaitedDisk`: a disk that answers at once or throws `NotLoaded`, and its files. */
 import type { Allocation, VirtioBacking } from "../backing.ts"
 import type { ImageFile, ImageLock, TakePiece } from "../image-file.ts"
 import type { AddBitmapOptions, BitmapActions, BitmapInfo, Bitmaps, ChangedRange } from "../qcow2/bitmaps/bitmaps.ts"
 import type { MapExtent } from "../qcow2/map-extents.ts"
 import type { CreateSnapshotOptions, SnapshotActions, SnapshotInfo, Snapshots, SnapshotView } from "../qcow2/snapshots/snapshots.ts"
 
-/** A file of the disk whose changes are answered later: a `PagedFile`. */
+/** A file of the disk that completes its changes later: a `PagedFile`. */
 export interface LateFile {
   stable(): Promise<void> | undefined
   readonly hasRoom: boolean
   room(): Promise<void>
-  /** To be called when the disk has been closed, whether that has closed the file or not. */
+  /** Called after the disk has been closed, whether or not that has closed the file. */
   close(): void
   released(): Promise<void>
 }
@@ -57,13 +57,13 @@ export function readPast(disk: LoadingDisk, { buffer, offset, isWanted }: PastRe
   })
 }
 
-/** Rejects also with what `close` throws. */
+/** Closes the file and waits for its release. Also rejects with an error of `close`. */
 export async function release(file: LateFile): Promise<void> {
   file.close()
   await file.released()
 }
 
-/** Makes a call until nothing that it needs is missing. */
+/** Repeats a call until nothing that it needs is missing. */
 export type Insist = <T>(kind: "reads" | "changes", attempt: () => T) => T | Promise<T>
 
 export function lateSnapshots(snapshots: Snapshots<SnapshotView>, insist: Insist): SnapshotActions {
@@ -89,7 +89,7 @@ export function lateBitmaps(bitmaps: Bitmaps, insist: Insist): BitmapActions {
   }
 }
 
-/** A file of which nothing is ever awaited, for the disk to close. */
+/** A synchronous file as a `LateFile` that never waits, so that the disk closes it. */
 export function answersAtOnce(file: ImageFile): LateFile {
   return {
     hasRoom: true, room: async () => undefined, stable: () => undefined, close: () => file.close(), released: async () => undefined,

@@ -1,29 +1,29 @@
 /**
- * PageCache: the pages of a file that are in memory. Every page in it holds what the file holds now, changes that the source has not
- * answered included; a page may be dropped at any time, for what it loses the source and the write log have.
+ * PageCache: the pages of a file that are in memory. Each page holds the current content, including changes that the source has not
+ * completed. A page may be dropped at any time, because the source and the write log have its content.
  */
 
-/** One page. What lies past the end of the file is zero. */
+/** One page. Bytes past the end of the file are zero. */
 export interface Page {
   readonly index: number
-  /** Nothing once the page has been dropped. */
+  /** Empty once the page has been dropped. */
   bytes: Uint8Array
   /** Read or written since the clock's hand last came by. */
   used: boolean
-  /** The first page that was read ahead: whoever comes here has the next ones read. */
+  /** A reader that reaches this page causes the next pages to be read ahead. */
   isMarker: boolean
-  /** It came along with pages that somebody asked for, and nobody has asked for it yet. */
+  /** The page was read along with needed pages, and has not been used yet. */
   isCompanion: boolean
-  /** Set where it was read ahead for somebody who reads much in order: who is to come past it, or has, and nobody has used it since. */
+  /** For a page read for a long sequential reader: the reader has not passed it yet, or has, and the page has not been used since. */
   passing: "ahead" | "behind" | undefined
-  /** Place in the clock's list. */
+  /** Index in the clock's list. */
   slot: number
 }
 
-/** Bytes of dropped pages that are kept for the next ones, as many as one long read brings, and their share of the cache. */
+/** Buffers of dropped pages that are kept for new ones, in bytes (as many as one long read needs), and their share of the cache. */
 const MOST_SPARE = 4 << 20
 const SHARE_SPARE = 1 / 4
-/** Bytes of passed pages that are not dropped before others, and their share of the cache: an operation may come back for them. */
+/** Recently passed pages that are not dropped first, in bytes, and their share of the cache: an operation may come back for them. */
 const MOST_RECENT = 2 << 20
 const SHARE_RECENT = 1 / 16
 
@@ -37,14 +37,14 @@ export class PageCache {
   readonly #pages = new Map<number, Page>()
   readonly #clock: Page[] = []
   #hand = 0
-  /** How many operations need a page, by its index, whether it is here or not. */
+  /** The number of operations that need a page, by its index, whether it is in memory or not. */
   readonly #pins = new Map<number, number>()
   readonly #spare: Uint8Array[] = []
-  /** Pages that were passed just now, and those that were passed before, in order. A page may have been dropped since, or used again. */
+  /** The latest passed pages, and the ones before, in order. They may have been dropped or used since. */
   readonly #recent: Page[] = []
   readonly #passed: Page[] = []
 
-  /** `capacity` in pages. Pages that operations need are kept beyond it. */
+  /** `capacity`: pages. Pages that operations need are kept beyond it. */
   constructor(options: { readonly pageSize: number; readonly capacity: number }) {
     this.pageSize = options.pageSize
     this.#capacity = options.capacity
@@ -52,7 +52,7 @@ export class PageCache {
     this.#mostRecent = Math.ceil(Math.min(options.capacity * SHARE_RECENT, MOST_RECENT / options.pageSize))
   }
 
-  /** Bytes of memory that pages take up. */
+  /** Bytes of memory of all pages. */
   get bytes(): number {
     return (this.#pages.size + this.#spare.length) * this.pageSize
   }
@@ -69,7 +69,7 @@ export class PageCache {
     return this.#pages.has(index)
   }
 
-  /** A buffer for a page, with anything in it. */
+  /** A buffer for a page, with arbitrary content. */
   takeBuffer(): Uint8Array {
     return this.#spare.pop() ?? new Uint8Array(this.pageSize)
   }
@@ -79,7 +79,7 @@ export class PageCache {
     if (this.#spare.length < this.#mostSpare) this.#spare.push(bytes)
   }
 
-  /** Adds a page that is not here; others make room. `bytes` belongs to the page from then on. */
+  /** Adds a page that is not in memory, and evicts others if necessary. The page owns `bytes` from then on. */
   add(index: number, bytes: Uint8Array): Page {
     while (this.#pages.size >= this.#capacity && this.#evict()) continue
     const page: Page = { index, bytes, used: true, isMarker: false, isCompanion: false, passing: undefined, slot: this.#clock.length }
@@ -108,8 +108,8 @@ export class PageCache {
   }
 
   /**
-   * Somebody who reads much in order has come past `page`: it is dropped before the pages of others, and the latest first. So whoever reads
-   * a whole disk leaves the others' pages alone, and goes round in few MiB, which the processor's caches hold: a fifth less of its time.
+   * A long sequential reader has passed `page`, which will be dropped before the pages of others, the latest first. So reading a whole disk
+   * does not evict the pages of others, and reuses a few MiB that fit into the processor's caches: a fifth less time.
    */
   passed(page: Page): void {
     page.passing = "behind"
@@ -118,9 +118,9 @@ export class PageCache {
     if (last !== undefined && this.#passed.length < this.#capacity) this.#passed.push(last)
   }
 
-  /** The pages in `first` .. `last` that are here, in no order. */
+  /** The pages in `first` .. `last` that are in memory, unordered. */
   *within(first: number, last: number): Generator<Page> {
-    // A range may span millions of pages that are not here.
+    // A range may span millions of pages that are not in memory.
     if (last - first < this.#pages.size) {
       for (let index = first; index <= last; index++) {
         const page = this.#pages.get(index)
@@ -131,7 +131,7 @@ export class PageCache {
     for (const page of [...this.#clock]) if (page.index >= first && page.index <= last) yield page
   }
 
-  /** Keeps the pages `first` .. `last` once they are here, until `unpin` is called as often. */
+  /** Keeps the pages `first` .. `last` in memory, once they are there, until `unpin` is called as often. */
   pin(first: number, last: number): void {
     for (let index = first; index <= last; index++) this.#pins.set(index, (this.#pins.get(index) ?? 0) + 1)
   }
@@ -145,21 +145,21 @@ export class PageCache {
     while (this.#pages.size > this.#capacity && this.#evict()) continue
   }
 
-  /** Drops one page that nobody needs and nobody has used for a while. Returns false when every page is needed. */
+  /** Drops one page that is neither needed nor recently used. Returns false if every page is needed. */
   #evict(): boolean {
     for (let page = this.#passed.pop(); page !== undefined; page = this.#passed.pop()) {
       if (page.passing !== "behind" || this.#pins.has(page.index) || this.#pages.get(page.index) !== page) continue
       this.remove(page)
       return true
     }
-    // Twice round: the first time takes the marks of use away.
+    // Two rounds: the first one clears the marks of use.
     for (let steps = this.#clock.length * 2; steps > 0; steps--) {
       if (this.#hand >= this.#clock.length) this.#hand = 0
       const page = this.#clock[this.#hand]
       if (page === undefined) return false
       if (!page.used && !this.#pins.has(page.index)) {
         this.remove(page)
-        // The newest page took its place: the hand comes to it last.
+        // The newest page took its place: go on, so that the hand reaches that page last.
         this.#hand++
         return true
       }

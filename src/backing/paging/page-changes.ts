@@ -1,11 +1,11 @@
-/** What a change does to the pages that are in memory. */
+/** Applies a change to the pages that are in memory. */
 import { applyChange, type Change } from "./log/change.ts"
 import type { Page, PageCache } from "./page-cache.ts"
 
-/** The file before the change, in bytes. */
+/** The file's extents before the change, in bytes. */
 export interface Extents {
   readonly size: number
-  /** The source has nothing from here on: pages there are zeroes, and are made rather than loaded. */
+  /** The source has no data from here on: pages there are zeroes, and are made instead of loaded. */
   readonly end: number
 }
 
@@ -29,7 +29,7 @@ function writePages(cache: PageCache, data: Uint8Array, offset: number, sourceEn
   }
 }
 
-/** A page of which nothing need be loaded: all of it is about to be written, or the source has nothing there. Else undefined. */
+/** A page that need not be loaded: all of it will be written, or the source has no data there. Otherwise undefined. */
 function newPage(
   cache: PageCache, index: number, { isWhole, isEmpty }: { readonly isWhole: boolean; readonly isEmpty: boolean },
 ): Page | undefined {
@@ -39,7 +39,7 @@ function newPage(
   return cache.add(index, bytes)
 }
 
-/** What is cut off must not come back when the file grows again. */
+/** Bytes that are cut off must not come back when the file grows again. */
 function cutPages(cache: PageCache, size: number, before: number): void {
   if (size >= before) return
   const { pageSize } = cache
@@ -49,7 +49,7 @@ function cutPages(cache: PageCache, size: number, before: number): void {
   }
 }
 
-/** Bytes that are zeroed at a time: within 2 ms. Whole pages beyond that are dropped: what is loaded again is zeroed then. */
+/** Bytes to zero at a time, within 2 ms. Whole pages beyond that are dropped: when they are loaded again, they are zeroed. */
 const MOST_ZEROED = 16 << 20
 
 function zeroPages(cache: PageCache, change: Change & { readonly kind: "zero" }): void {

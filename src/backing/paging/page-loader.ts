@@ -1,7 +1,6 @@
 /**
- * PageLoader: gets pages from the source. Pages that are missing side by side come with one read, a page that is on its way already is not
- * read twice, and few reads are under way at a time. A read answers late, so what has been changed since it began, or had not been
- * answered then, is done to its answer before anybody sees it.
+ * PageLoader gets pages from the source. One read brings adjacent missing pages, no page is read twice at a time, and few reads run in
+ * parallel. Changes that were made since a read began, or were incomplete then, are applied to its answer before anybody sees it.
  */
 import type { AsyncImageFile } from "../async-image-file.ts"
 import { BackingError } from "../backing.ts"
@@ -16,21 +15,21 @@ import type { WriteLog } from "./log/write-log.ts"
 interface Load {
   readonly first: number
   readonly end: number
-  /** Those from here on were to come along: nobody has asked for them. */
+  /** Pages from here on are companions, which nobody has asked for. */
   companions: number
-  /** For somebody who has read much in order. */
+  /** For a long sequential reader. */
   isPassing: boolean
   /** Bytes to ask for. */
   readonly length: number
-  /** The changes to do to the answer, oldest first. */
+  /** The changes to apply to the answer, oldest first. */
   readonly changes: Change[]
-  /** Bytes of memory that they take up: the log may have forgotten them. */
+  /** Bytes of memory of these changes, which the log may have dropped. */
   held: number
   /** The size of the file in the source when the load began. */
   readonly storedSize: number
   /** Somebody waits for it. */
   isUrgent: boolean
-  /** Resolves to what has gone wrong: nobody may wait for it. */
+  /** Resolves to the failure, and never rejects, because nobody may be waiting. */
   readonly promise: Promise<BackingError | undefined>
   readonly settle: (failure: BackingError | undefined) => void
 }
@@ -38,19 +37,19 @@ interface Load {
 export interface PageLoaderOptions {
   readonly source: AsyncImageFile
   readonly cache: PageCache
-  /** Undefined for a file that nobody changes. */
+  /** Undefined for a read-only file. */
   readonly log: WriteLog | undefined
-  /** Of the file in the source. */
+  /** Bytes of the file in the source. */
   readonly size: number
 }
 
-/** Reads that the source is asked for at a time. */
+/** Most reads of the source in progress at a time. */
 const PARALLEL = 8
-/** Bytes of one read, unless the source prefers longer ones. A request over HTTP costs about as much as 1 MiB of its answer. */
+/** Most bytes of one read, unless the source prefers longer ones. A request over HTTP costs about as much as 1 MiB of its answer. */
 const MOST_READ = 4 << 20
-/** Reads that may wait for their turn before nothing more is read ahead: what somebody waits for goes first, always. */
+/** Nothing more is read ahead while this many reads wait. Reads that somebody waits for always go first. */
 const MOST_WAITING = 16
-/** Joint buffers that are kept for the next reads. */
+/** Joint buffers to keep for the next reads. */
 const MOST_SPARE = 4
 
 const ignore = (): void => undefined
@@ -61,11 +60,11 @@ export class PageLoader {
   readonly #log: WriteLog | undefined
   readonly #size: number
   readonly #mostPages: number
-  /** By page. */
+  /** By page index. */
   readonly #loads = new Map<number, Load>()
   /** Loads whose read has not begun. */
   readonly #queue: Load[] = []
-  /** Joint buffers, for sources that cannot fill several: a fresh one costs as much as the copy. */
+  /** Joint buffers, for sources without `readScattered`. Allocating one costs as much as the copy. */
   readonly #spare: Uint8Array[] = []
   #reading = 0
   #isClosed = false
@@ -81,20 +80,20 @@ export class PageLoader {
   }
 
   /**
-   * Gets those of the pages `first` .. `last` that are missing, and with the same reads those up to `stop`. `end` is the first byte that
-   * need not be asked for: the source has nothing from there on. @throws BackingError
+   * Gets the missing pages of `first` .. `last`, and with the same reads those up to `stop`. The source has no data from byte `end` on.
+   * @throws BackingError
    */
   async load(first: number, last: number, { stop, end }: { readonly stop: number; readonly end: number }): Promise<void> {
     const loads = this.#begin(first, stop, end, last + 1)
     while ((loads.at(-1)?.first ?? 0) > last) loads.pop()
     let failure = await this.#outcome(loads)
-    // What failed may lie beside what is needed.
+    // If only a page beyond the needed ones failed, read the needed ones alone.
     const isBeside = failure !== undefined && loads.some((load) => load.first < first || load.end > last + 1)
     if (isBeside) failure = await this.#outcome(this.#begin(first, last, end))
     if (failure !== undefined) throw failure
   }
 
-  /** Resolves when all have arrived, or to the first failure, whatever becomes of the others then. */
+  /** Resolves when all loads have arrived, or to the first failure without waiting for the others. */
   #outcome(loads: readonly Load[]): Promise<BackingError | undefined> {
     for (const load of loads) load.isUrgent = true
     this.#pump()
@@ -111,7 +110,8 @@ export class PageLoader {
   }
 
   /**
-   * `load` for pages that nobody waits for yet; does nothing when much waits. A failure is not told: whoever needs the page then meets it.
+   * `load` for pages that nobody waits for yet. Does nothing if many reads wait. Does not report failures: a reader that needs the page
+   * reads it again.
    */
   loadAhead(ahead: Ahead, end: number): void {
     if (this.#queue.length >= MOST_WAITING) return
@@ -134,7 +134,7 @@ export class PageLoader {
     }
   }
 
-  /** A source may be quick to write and slow to read, so the log makes writers wait for what is kept here too. */
+  /** A source may write fast and read slowly, so the log's limit also counts the changes that are kept here. */
   #keep(load: Load, change: Change): void {
     const bytes = memoryOf(change)
     load.changes.push(change)
@@ -142,7 +142,7 @@ export class PageLoader {
     this.#log?.hold(bytes)
   }
 
-  /** What arrives from now on is dropped. */
+  /** Drops everything that arrives from now on. */
   close(): void {
     this.#isClosed = true
     this.#spare.length = 0
@@ -150,8 +150,8 @@ export class PageLoader {
   }
 
   /**
-   * The loads that bring the pages, in order: new ones for those that are missing and not on their way. From `companions` on they come
-   * along.
+   * The loads that bring the pages, in order, with new loads for pages that are missing and not being read. Pages from `companions` on are
+   * companions.
    */
   #begin(first: number, last: number, end: number, companions = Number.POSITIVE_INFINITY): Load[] {
     const loads: Load[] = []
@@ -217,7 +217,7 @@ export class PageLoader {
       failure = this.#isClosed ? this.#closed() : this.#shortfall(load, count)
       if (failure === undefined) fillZeroFrom(pages, count)
     } catch (error) {
-      // The source may still be at work on the pages: they are not used again.
+      // The source may still write into these buffers, so they are not reused.
       failure = sourceError(error, `read ${load.length} bytes`, this.#source.path, offset)
     }
     this.#reading--
@@ -226,7 +226,7 @@ export class PageLoader {
     this.#pump()
   }
 
-  /** Puts the load's pages into `pages`. Resolves to how many bytes the source says it has read. */
+  /** Puts the load's pages into `pages`. Resolves to the number of bytes that the source claims to have read. */
   #fetch({ first, end, length }: Load, offset: number, pages: Uint8Array[]): Promise<number> {
     const source = this.#source
     if (end - first === 1) {
@@ -258,7 +258,7 @@ export class PageLoader {
     load.settle(failure)
   }
 
-  /** A file that is shorter than it was is not padded with zeroes, unless we have cut it. */
+  /** Unless we have cut the file, a read past its end is an error and not zeroes: somebody else has cut it. */
   #shortfall({ first, length, changes, storedSize }: Load, count: number): BackingError | undefined {
     const { path } = this.#source
     const offset = first * this.#cache.pageSize
@@ -275,7 +275,7 @@ export class PageLoader {
     const { pageSize } = this.#cache
     for (const [at, bytes] of pages.entries()) {
       const index = load.first + at
-      // A page that a write has filled meanwhile is newer.
+      // A write has filled the page meanwhile, so that one is newer.
       if (this.#cache.has(index)) {
         this.#cache.giveBuffer(bytes)
         continue

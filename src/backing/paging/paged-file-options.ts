@@ -2,13 +2,13 @@
 
 /** Options of `PagedFile.open`. */
 export interface PagedFileOptions {
-  /** Nothing is written. Default: as the source is. */
+  /** Refuse all writes. Default: as in the source. */
   readonly readOnly?: boolean
-  /** Bytes of memory for pages. Default 32 MiB; one page at least. What operations under way need is kept beyond that. */
+  /** Bytes of memory for pages. Default 32 MiB; at least one page. Pages that running operations need are kept beyond that. */
   readonly cacheSize?: number
   /** Bytes of one page. Default 16 KiB. */
   readonly pageSize?: number
-  /** Bytes of memory for changes that the source has not answered: beyond that `room` makes writers wait. Default 16 MiB. */
+  /** Bytes of memory for changes that the source has not completed. Beyond that, `room` makes writers wait. Default 16 MiB. */
   readonly logSize?: number
 }
 

@@ -1,10 +1,10 @@
 /**
- * PagedFile: a file that answers later, as one that answers at once or not yet. Reads copy from pages in memory, or throw `NotLoaded` where
- * one is missing. Changes show at once, and reach the source through an ordered log.
+ * PagedFile makes an asynchronous file usable as a synchronous one. Reads copy from pages in memory, or throw `NotLoaded` if a page is
+ * missing. Changes show at once, and reach the source through an ordered log.
  *
- * `sync` only marks its place in the log. Image formats order what they write by syncs, so what the source holds is at any moment what a
- * crash could have left of a synchronous file, and sound by the same argument. That something is on stable storage is known when `stable`
- * says so: `AwaitedDisk` awaits it before it answers a flush.
+ * `sync` only marks a place in the log. Image formats order their writes by syncs, so the source always holds a state that a crash could
+ * have left of a synchronous file, and is sound by the same argument. Only `stable` tells what is on stable storage: `AwaitedDisk` awaits
+ * it before it answers a flush.
  */
 import { type AsyncImageFile, NotLoaded } from "../async-image-file.ts"
 import { BackingError, type DiskVersion, totalLength } from "../backing.ts"
@@ -26,7 +26,7 @@ export class PagedFile implements ImageFile {
   readonly readOnly: boolean
   readonly lock: ImageLock
   readonly largestSize: number
-  /** Present when the source has such a method. */
+  /** Present if the source has such a method. */
   readonly punchHole?: (offset: number, length: number) => boolean
   readonly zeroRange?: (offset: number, length: number) => boolean
   readonly #source: AsyncImageFile
@@ -37,12 +37,12 @@ export class PagedFile implements ImageFile {
   readonly #flow: Flow
   readonly #log: WriteLog | undefined
   #size: number
-  /** The source has nothing from this byte on, whatever it has answered so far: there is nothing to load there. */
+  /** The source has no data from this byte on, now or after any waiting change, so there is nothing to load. */
   #end: number
   #isClosed = false
   #released: Promise<void> | undefined
 
-  /** Asks the source for its size. @throws BackingError what the source rejects with; TypeError for one that lacks a method */
+  /** Asks the source for its size. @throws BackingError the source's error; TypeError when the source lacks a method */
   static async open(source: AsyncImageFile, options: PagedFileOptions = {}): Promise<PagedFile> {
     const readOnly = options.readOnly === true || source.readOnly
     return new PagedFile(source, await examineSource(source, { isWritten: !readOnly }), { ...options, readOnly })
@@ -81,7 +81,7 @@ export class PagedFile implements ImageFile {
     return this.#log?.zeroing.atOnce(false) ?? 0
   }
 
-  /** Bytes of memory that pages take up. */
+  /** Bytes of memory of all pages. */
   get cachedBytes(): number {
     return this.#cache.bytes
   }
@@ -99,7 +99,7 @@ export class PagedFile implements ImageFile {
     return this.readInto(buffer, 0, buffer.length, offset)
   }
 
-  /** @throws NotLoaded where a page is missing; `buffer` may have been filled in part then */
+  /** @throws NotLoaded if a page is missing; then `buffer` may have been filled in part */
   readInto(buffer: Uint8Array, start: number, length: number, offset: number): number {
     this.#checkOpen()
     const count = Math.min(length, this.#size - offset)
@@ -147,15 +147,15 @@ export class PagedFile implements ImageFile {
     this.#change(this.#writable(), { kind: "truncate", size })
   }
 
-  /** Marks the place in the log. @throws BackingError the first failure of a change, from then on */
+  /** Marks a place in the log. @throws BackingError the first failure of a change, from then on */
   sync(): void {
     this.#checkOpen()
     this.#log?.sync()
   }
 
   /**
-   * From now on this file refers to what is in `data`, and the two keep one order: a sync of this one waits until all that `data` has
-   * synced before is on stable storage, and a change of `data` until all that this one has synced is.
+   * Orders two files, because this file refers to content of `data`. From now on, a sync of this file waits until everything that `data`
+   * has synced is on stable storage, and a change of `data` waits until everything that this file has synced is.
    */
   refersTo(data: PagedFile): void {
     const log = this.#log
@@ -171,22 +171,22 @@ export class PagedFile implements ImageFile {
     })
   }
 
-  /** Undefined when all that was synced is on stable storage; otherwise resolves when it is. Rejects with the first failure of a change. */
+  /** Resolves when everything synced is on stable storage. Undefined if it is. Rejects with the first failure of a change. */
   stable(): Promise<void> | undefined {
     return this.#log?.stable()
   }
 
-  /** Few enough changes wait for the source that more may come. */
+  /** Whether the log has room for more changes. */
   get hasRoom(): boolean {
     return this.#log?.hasRoom ?? true
   }
 
-  /** Resolves when it is worth looking at `hasRoom` again. */
+  /** Resolves when the caller should check `hasRoom` again. */
   async room(): Promise<void> {
     await this.#log?.room()
   }
 
-  /** What was written is still handed to the source, which is then closed: see `released`. */
+  /** Written data is still handed to the source, which is then closed: see `released`. */
   close(): void {
     if (this.#isClosed) return
     this.#isClosed = true
@@ -196,7 +196,7 @@ export class PagedFile implements ImageFile {
     this.#released.catch(() => undefined)
   }
 
-  /** Resolves when the file, closed, has been released. @throws BackingError the first failure of a change, or of closing */
+  /** Resolves when the closed file has been released. @throws BackingError the first failure of a change, or of closing */
   async released(): Promise<void> {
     await this.#released
   }
@@ -225,7 +225,7 @@ export class PagedFile implements ImageFile {
 
   // --- Reading ---
 
-  /** Finds out whether all pages from `offset` up to `end` are here, before one is copied, and counts as used. @throws NotLoaded */
+  /** Checks that all pages from `offset` up to `end` are in memory, before any is copied and counted as used. @throws NotLoaded */
   #require(offset: number, end: number): void {
     const last = Math.floor((Math.min(end, this.#end) - 1) / this.#pageSize)
     for (let index = Math.floor(offset / this.#pageSize); index <= last; index++) {
@@ -233,7 +233,7 @@ export class PagedFile implements ImageFile {
     }
   }
 
-  /** Copies `length` bytes from `offset`. `end` is where the whole call ends: what is missing is asked for up to there. */
+  /** Copies `length` bytes from `offset`. Missing pages are asked for up to `end`, the end of the whole call. */
   #copy(buffer: Uint8Array, start: number, length: number, offset: number, end: number): void {
     const pageSize = this.#pageSize
     for (let done = 0; done < length;) {
@@ -279,7 +279,7 @@ export class PagedFile implements ImageFile {
     return true
   }
 
-  /** The one place where content changes: in the log first, which may refuse it. */
+  /** The only place that changes content. The log comes first, because it may refuse the change. */
   #change(log: WriteLog, change: Change): void {
     refuseBeyond(this.largestSize, change, this.path)
     log.append(change)

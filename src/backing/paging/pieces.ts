@@ -1,13 +1,13 @@
-/** Cuts a long range of a disk into pieces: what one call on the disk needs has to be in memory at the same time. */
+/** Cuts a long range of a disk into pieces, because all pages that one call needs have to be in memory at the same time. */
 
-/** A call over `length` bytes from `offset`, of which one step does at most `most`. */
+/** A call over `length` bytes from `offset`, in steps of at most `most` bytes. */
 export interface LongRange {
   readonly offset: number
   readonly length: number
   readonly most: number
 }
 
-/** The pieces, in order. They end at multiples of `unit` bytes where they can, so that no cluster is cut in two. */
+/** The pieces, in order. They end at multiples of `unit` bytes if possible, so that no cluster is cut in two. */
 export function* pieces({ offset, length, most }: LongRange, unit: number): Generator<{ readonly at: number; readonly count: number }> {
   const step = Math.max(most - (most % unit), unit)
   const end = offset + length

@@ -1,10 +1,10 @@
-/** Platform: what Node has and a page has not, or not that fast. */
+/** Platform: functions that Node has and a page lacks, or has only in a slower form. */
 import type { Cryptography } from "../luks/cryptography.ts"
 import type { Decompressor } from "../qcow2/format/compression.ts"
 
-/** What differs between platforms. */
+/** The functions that differ between platforms. */
 export interface Platform {
-  /** Undefined: ours. */
+  /** Default: the decoders of this package. */
   readonly decompressor?: Decompressor
   /** Undefined: encrypted images are refused. */
   readonly cryptography?: Cryptography

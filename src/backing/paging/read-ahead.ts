@@ -1,20 +1,20 @@
 /**
- * ReadAhead: finds out who reads a file in order, and says how far ahead of them to read. Several may do so at a time: a qcow2 image reads
+ * ReadAhead detects readers that read a file in order, and decides how far to read ahead of each. There may be several: a qcow2 image reads
  * tables and data, and a guest reads several files.
  *
- * Most of those who read in order stop somewhere, and what was read ahead is waste then. So nobody is read ahead for by more than they have
- * read in order (or by the first window): a reader costs at most twice what it reads.
+ * Most sequential readers stop somewhere, and then the pages read ahead are waste. So a reader gets at most as much read ahead as it has
+ * read in order (or the first window), and costs at most twice what it reads.
  */
 
-/** Somebody who reads in order. Pages. */
+/** A sequential reader. Numbers are pages. */
 interface Stream {
-  /** Where they began. */
+  /** The page where it began. */
   readonly start: number
-  /** The page that comes next: everything before it has been asked for. */
+  /** The next page: everything before it has been requested. */
   next: number
-  /** How much was asked for ahead the last time. */
+  /** Pages that were requested ahead the last time. */
   window: number
-  /** The page that asks for more when it is reached; undefined where that has happened. */
+  /** The page that requests more when it is reached; undefined once that has happened. */
   marker: number | undefined
   /** The reader takes the next bytes from the source's stream: nothing is read ahead for it. */
   isFlowing: boolean
@@ -30,28 +30,28 @@ export interface FlowReader {
 /** Pages to read ahead. */
 export interface Ahead {
   readonly first: number
-  /** Past the last. */
+  /** Past the last page. */
   readonly end: number
-  /** They are for somebody who has read much in order, and is not likely to come back. */
+  /** The pages are for a long sequential reader, which will probably not come back. */
   readonly isPassing: boolean
 }
 
-/** Those that are remembered. */
+/** Most readers to remember. */
 const MOST_STREAMS = 8
 /** The first window, in pages. */
 const FIRST_WINDOW = 4
-/** A window's marker lies in this part of it at the latest: the next one is to be here when it is needed. */
+/** The latest place of a marker, as a share of its window, so that the next window arrives before it is needed. */
 const LATEST_MARKER = 3 / 4
 
 export class ReadAhead {
   readonly #most: number
   readonly #long: number
-  /** The latest last. */
+  /** The most recently used last. */
   readonly #streams: Stream[] = []
   /** By their markers. */
   readonly #markers = new Map<number, Stream>()
 
-  /** `most`: pages that are read ahead at most. `long`: pages that are much to have read in order. */
+  /** `most`: most pages to read ahead. `long`: pages in order that make a reader a long one. */
   constructor(most: number, long = Number.POSITIVE_INFINITY) {
     this.#most = most
     this.#long = long
@@ -61,7 +61,7 @@ export class ReadAhead {
     return this.#markers.has(index)
   }
 
-  /** Somebody needs the pages `first` .. `last`, not all of which are here. Returns the pages to get with them. */
+  /** The pages `first` .. `last` are needed, and some are missing. Returns the pages to get with them. */
   missed(first: number, last: number): Ahead {
     const at = this.#streams.findIndex(({ next }) => first === next)
     const [stream = { start: first, next: 0, window: 0, marker: undefined, isFlowing: false }] = at < 0 ? [] : this.#streams.splice(at, 1)
@@ -75,8 +75,8 @@ export class ReadAhead {
   }
 
   /**
-   * Somebody needs the pages `first` .. `last`, which are on their way or here. Returns the pages to read ahead, first and past the last,
-   * if there is a marker among them.
+   * The pages `first` .. `last` are needed, and are in memory or being read. Returns the pages to read ahead if there is a marker among
+   * them.
    */
   reached(first: number, last = first): Ahead | undefined {
     let stream: Stream | undefined
@@ -90,7 +90,7 @@ export class ReadAhead {
 
   /** Stops reading ahead for a reader that can use the source's stream once it has read the pages before it. */
   flows({ first, end, from }: FlowReader): void {
-    // Not the reader that the stream is for.
+    // This reader is too far behind: the stream is for another one.
     if (from - first > 2 * this.#most) return
     const stream = this.#streams.find(({ start, next }) => start < first && next === from)
     if (stream === undefined) return
@@ -100,8 +100,9 @@ export class ReadAhead {
   }
 
   /**
-   * Takes the next window for a reader who has come to `reached`: not shorter than the reader's own reads of `length` pages, twice as long
-   * as the last one, and no longer than what has been read in order allows. Its marker lies where the one after it may be as long as that.
+   * Sets the next window of a reader that has come to page `reached`. It is twice as long as the last window, or as long as the reader's
+   * own reads of `length` pages, but not longer than the pages read in order allow. The marker is placed so that, when the reader reaches
+   * it, the window after this one may again be twice as long. Returns the end of the window.
    */
   #widen(stream: Stream, { reached, length }: { readonly reached: number; readonly length: number }): number {
     const allowed = reached - stream.start - (stream.next - reached)

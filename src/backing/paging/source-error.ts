@@ -1,4 +1,4 @@
-/** What a source of somebody else rejects with, as the one error that a backing may throw. */
+/** Turns the error of a foreign source into a `BackingError`, the only error that a backing may throw. */
 import { reasonOf } from "../../options.ts"
 import { BackingError } from "../backing.ts"
 

@@ -1,18 +1,18 @@
-/** Calls what is synchronous again and again until nothing that it needs is missing. */
+/** Repeats a synchronous call until nothing that it needs is missing. */
 import { NotLoaded } from "../async-image-file.ts"
 
-/** What is waited for around the attempts. */
+/** What to wait for between attempts. */
 export interface Waits {
-  /** Before each attempt. Undefined where nothing is to be waited for. */
+  /** Called before each attempt. Returns undefined if there is nothing to wait for. */
   readonly before?: () => Promise<void> | undefined
-  /** In place of `missing.load()`. */
+  /** Called in place of `missing.load()`. */
   readonly load?: (missing: NotLoaded) => Promise<void>
 }
 
 /**
- * Resolves to what `attempt` returns. Where it throws `NotLoaded`, loads what is missing and calls again; what was loaded stays in memory
- * meanwhile, so each call comes further than the one before. Rejects with whatever else it throws, and with what a load rejects with.
- * `thrown`: what an attempt of the caller's threw just now.
+ * Resolves to the result of `attempt`. If it throws `NotLoaded`, loads the missing pages and calls it again. Loaded pages stay in memory
+ * meanwhile, so each call gets further than the one before. Rejects with any other error of `attempt`, and with errors of loading.
+ * `thrown`: the error of an attempt that the caller made just now.
  */
 export async function untilLoaded<T>(attempt: () => T, { before, load = loaded }: Waits = {}, thrown?: NotLoaded): Promise<T> {
   const held: NotLoaded[] = []

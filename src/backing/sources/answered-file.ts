@@ -1,4 +1,4 @@
-/** A file that answers at once, where one that answers later is wanted. */
+/** A synchronous file as an asynchronous one. */
 import type { AsyncImageFile } from "../async-image-file.ts"
 import type { DiskVersion } from "../backing.ts"
 import type { ImageFile, ImageLock } from "../image-file.ts"

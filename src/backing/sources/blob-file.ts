@@ -21,10 +21,10 @@ export interface BlobFileOptions {
 const BLOB_FILE_RULES: Rules<BlobFileOptions> = { name: "string?" }
 
 /**
- * `blob` as a read-only file. A `File` stands for the file on the person's disk as it was when it was picked: once that has changed or
- * gone, reads reject with a `BackingError` (`io`, `not-found`), and the person must pick it again.
+ * `blob` as a read-only file. A `File` stands for the file on the user's disk as it was when it was picked: once that has changed or been
+ * removed, reads reject with a `BackingError` (`io`, `not-found`), and the user must pick it again.
  *
- * @throws TypeError for wrong options, or what is not a Blob
+ * @throws TypeError for wrong options, or a value that is not a Blob
  */
 export function blobFile(blob: BlobLike, options: BlobFileOptions = {}): AsyncImageFile {
   checkMembers("blobFile", "the blob", blob, BLOB_RULES, "Blob")
@@ -76,7 +76,7 @@ class BlobFile implements AsyncImageFile {
     try {
       return await this.#blob.slice(offset, offset + length).arrayBuffer()
     } catch (error) {
-      // Whatever a Blob throws, the source has failed.
+      // Any error of a Blob is a failure of the source.
       const { code, message } = failureOf(error)
       throw new BackingError(code, message, { path: this.path, offset, cause: error })
     }
@@ -87,7 +87,7 @@ class BlobFile implements AsyncImageFile {
   }
 }
 
-/** The names of errors are those of the File API, "Errors and Exceptions". */
+/** The error names come from the File API, "Errors and Exceptions". */
 function failureOf(error: unknown): { readonly code: BackingErrorCode; readonly message: string } {
   const name = error instanceof Error ? error.name : ""
   const remedy = "pick the file again"

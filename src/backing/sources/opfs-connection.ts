@@ -1,4 +1,4 @@
-/** One file's connection to the worker that has it open: requests by message, replies by number, errors as `BackingError`s. */
+/** A file's connection to the worker that has it open: requests by message, replies by number, errors as `BackingError`s. */
 import { BackingError, type BackingErrorCode } from "../backing.ts"
 import { opfsError } from "./opfs-errors.ts"
 import type { OpfsOpening, OpfsPort, OpfsReply, OpfsRequest } from "./opfs-service.ts"
@@ -6,7 +6,7 @@ import { type OpfsWorker, WORKER_REMEDY } from "./opfs-start.ts"
 
 type Omitted<T> = T extends unknown ? Omit<T, "id"> : never
 
-/** What a reply holds: bytes done, or the file's size; for a read, the bytes. */
+/** The content of a reply: bytes done, or the file's size; for a read, the bytes. */
 interface Answer {
   readonly count: number
   readonly bytes: Uint8Array
@@ -28,7 +28,7 @@ const NO_BYTES = new Uint8Array(0)
 export class OpfsConnection {
   readonly #path: string
   readonly #worker: OpfsWorker
-  /** The worker serves this file alone and ends with it. */
+  /** The worker serves only this file, and ends with it. */
   readonly #isOwn: boolean
   readonly #port: OpfsPort
   readonly #remote: OpfsPort
@@ -49,7 +49,7 @@ export class OpfsConnection {
     worker.addEventListener("error", ({ message }) => this.#workerFailed(message))
   }
 
-  /** @throws BackingError what the browser says to it; then the connection is closed */
+  /** @throws BackingError the browser's error; then the connection is closed */
   async open(opening: OpfsOpening): Promise<void> {
     try {
       await this.#expect(0, "open", undefined, () => this.#worker.postMessage(opening, [this.#remote]))
@@ -67,10 +67,10 @@ export class OpfsConnection {
     return this.#expect(id, doing, offset, () => this.#port.postMessage({ ...request, id }, transfer))
   }
 
-  /** Requests that were made before are answered first. */
+  /** Earlier requests are answered first. */
   async close(): Promise<void> {
     try {
-      // Where the worker has failed, the browser has closed the file.
+      // If the worker has failed, the browser has closed the file.
       if (this.#end === undefined) {
         const closed = this.ask({ call: "close" }, "close")
         this.#end = new BackingError("closed", "the file is closed", { path: this.#path })
@@ -96,7 +96,7 @@ export class OpfsConnection {
     else pending?.reject(opfsError(error, pending.doing, this.#path, pending.offset))
   }
 
-  /** The worker did not load, which a policy of the page does, or threw. */
+  /** The worker threw, or did not load, for instance because of the page's policy. */
   #workerFailed(message: string | undefined): void {
     this.#end ??= new BackingError(...this.#whyFailed(message ?? "the browser does not say why"), { path: this.#path })
     for (const { reject } of this.#pending.values()) reject(this.#end)

@@ -1,7 +1,7 @@
-/** What the browser's file system throws, as `BackingError`s that say what was tried, where, and why it failed. */
+/** Turns errors of the browser's file system into `BackingError`s that say what was tried, where, and why it failed. */
 import { BackingError, type BackingErrorCode } from "../backing.ts"
 
-/** By the names of DOMExceptions and errors. [FS] */
+/** Codes by the names of DOMExceptions and errors. [FS] */
 const CODE_BY_NAME: Readonly<Record<string, BackingErrorCode>> = {
   NotFoundError: "not-found",
   NoModificationAllowedError: "busy",
@@ -22,7 +22,7 @@ const REASON_BY_NAME: Readonly<Record<string, string>> = {
   TypeMismatchError: "it is a directory",
 }
 
-/** Turns what the browser threw into a `BackingError`. `doing` follows "cannot": "read 512 bytes". */
+/** Turns the browser's error into a `BackingError`. `doing` follows "cannot": "read 512 bytes". */
 export function opfsError(thrown: unknown, doing: string, path: string, offset?: number): BackingError {
   const { name, message } = thrown as { readonly name?: unknown; readonly message?: unknown }
   const reason = REASON_BY_NAME[String(name)] ?? String(message)

@@ -1,4 +1,4 @@
-/** opfsFile: a file in the origin private file system (OPFS) of a browser, for disks that live on a page's own thread. */
+/** opfsFile: a file in a browser's origin private file system (OPFS), for disks on a page's own thread. */
 import { checkOptions, checkValue, type Rules } from "../../options.ts"
 import type { AsyncImageFile } from "../async-image-file.ts"
 import { BackingError } from "../backing.ts"
@@ -8,28 +8,28 @@ import { type OpfsWorker, startWorker } from "./opfs-start.ts"
 
 /** Options of `opfsFile`. */
 export interface OpfsFileOptions {
-  /** Opens without the right to write; others may read meanwhile. Default false. */
+  /** Opens for reading only; others may read meanwhile. Default false. */
   readonly readOnly?: boolean
-  /** Makes the file, and the folders on the way to it, where they are missing. Default false: a missing file is `not-found`. */
+  /** Makes the file and its folders if they are missing. Default false: a missing file is `not-found`. */
   readonly create?: boolean
   /**
    * A worker that runs the module `vioblk/opfs-worker`, for a page whose Content Security Policy does not allow `worker-src blob:`. It can
-   * serve any number of files, and stays the caller's to end. Default: a worker for this file, from a blob: URL.
+   * serve any number of files, and the caller has to end it. Default: a worker for this file, from a blob: URL.
    */
   readonly worker?: OpfsWorker
 }
 
 const OPFS_FILE_RULES: Rules<OpfsFileOptions> = { readOnly: "boolean?", create: "boolean?", worker: "object?" }
 
-/** Bytes that one message to or from the worker carries at most. */
+/** Most bytes in one message to or from the worker. */
 const PIECE = 1 << 22
 
 /**
- * Opens a file of the origin private file system, in a page or in a worker. Browsers give synchronous access to such files in workers only,
- * so a small worker of ours does the work. Until the file is closed nobody else can open it for writing.
+ * Opens a file of the origin private file system, in a page or in a worker. Browsers give synchronous access to such files only in workers,
+ * so a small worker of ours does the work. Until the file is closed, nobody else can open it for writing.
  * @param path names with "/" between them, from the root of the origin's file system
- * @throws BackingError (as a rejection) `not-found`, `busy` where another tab or worker has it open, `unsupported` where there is no such
- * file system (outside of secure contexts) or no worker can be started
+ * @throws BackingError (as a rejection) `not-found`; `busy` if another tab or worker has it open; `unsupported` if the browser has no such
+ * file system (outside secure contexts) or starts no worker
  * @throws TypeError (as a rejection) for wrong arguments
  */
 export async function opfsFile(path: string, options: OpfsFileOptions = {}): Promise<AsyncImageFile> {
@@ -81,7 +81,7 @@ class OpfsFile implements AsyncImageFile {
 }
 
 class WritableOpfsFile extends OpfsFile {
-  /** The first flush that failed: what was written before it may be lost, so no later one may succeed. */
+  /** The first failed flush: writes before it may be lost, so no later flush may succeed. */
   #syncFailure: BackingError | undefined
 
   override get readOnly(): boolean {
@@ -90,7 +90,7 @@ class WritableOpfsFile extends OpfsFile {
 
   async write(buffer: Uint8Array, offset: number): Promise<void> {
     for (let done = 0; done < buffer.length; ) {
-      // A copy: the message takes it away, and guest RAM cannot be given away.
+      // A copy, because the message transfers its buffer, and guest RAM must stay here.
       const bytes = buffer.slice(done, done + PIECE)
       const { count } = await this.connection.ask({ call: "write", bytes, offset: offset + done }, `write ${buffer.length} bytes`, offset)
       if (count === 0) throw storedNothing(buffer.length, this.path, offset)

@@ -1,10 +1,10 @@
 /**
- * Files of the origin private file system (OPFS), which browsers open for synchronous access in workers only; and what such a worker does
- * for a page's thread. This file imports nothing: `opfs-worker-source.ts` holds its JavaScript as text. [FS] is the standard
+ * Opens files of the origin private file system (OPFS), which browsers open for synchronous access only in workers, and serves them to a
+ * page's thread from such a worker. This file imports nothing: `opfs-worker-source.ts` holds its JavaScript as text. [FS] is the standard
  * https://fs.spec.whatwg.org.
  */
 
-/** What we use of the browser's FileSystemSyncAccessHandle. Reads and writes return how many bytes they did, which may be too few. */
+/** The part of the browser's FileSystemSyncAccessHandle that we use. Reads and writes return the bytes done, which may be too few. */
 export interface AccessHandle {
   read(buffer: Uint8Array, options: { readonly at: number }): number
   write(buffer: Uint8Array, options: { readonly at: number }): number
@@ -14,12 +14,12 @@ export interface AccessHandle {
   close(): void
 }
 
-/** What we use of FileSystemFileHandle. */
+/** The part of FileSystemFileHandle that we use. */
 export interface FileHandle {
   createSyncAccessHandle?(options: { readonly mode: "readwrite" | "read-only" }): Promise<AccessHandle>
 }
 
-/** What we use of FileSystemDirectoryHandle. */
+/** The part of FileSystemDirectoryHandle that we use. */
 export interface DirectoryHandle {
   getDirectoryHandle(name: string, options: { readonly create: boolean }): Promise<DirectoryHandle>
   getFileHandle(name: string, options: { readonly create: boolean }): Promise<FileHandle>
@@ -29,12 +29,12 @@ export interface DirectoryHandle {
 export interface OpfsOpening {
   /** Names with "/" between them, from the root of the origin's file system. */
   readonly path: string
-  /** Make the file, and the folders on the way to it, where they are missing. */
+  /** Make the file and its folders if they are missing. */
   readonly create: boolean
   readonly readOnly: boolean
 }
 
-/** What a page asks of a file in the worker. `id` comes back with the reply. */
+/** A page's request for a file in the worker. `id` comes back with the reply. */
 export type OpfsRequest = { readonly id: number } & (
   | { readonly call: "read"; readonly length: number; readonly offset: number }
   | { readonly call: "write"; readonly bytes: Uint8Array; readonly offset: number }
@@ -42,7 +42,7 @@ export type OpfsRequest = { readonly id: number } & (
   | { readonly call: "size" | "flush" | "close" }
 )
 
-/** The reply: a number of bytes and, for a read, the bytes; or the name and the message of what was thrown. The opening has the id 0. */
+/** The reply: a number of bytes and, for a read, the bytes; or the name and the message of an error. The opening has the id 0. */
 export interface OpfsReply {
   readonly id: number
   readonly count?: number
@@ -50,14 +50,14 @@ export interface OpfsReply {
   readonly error?: { readonly name: string; readonly message: string }
 }
 
-/** What we use of a MessagePort. */
+/** The part of a MessagePort that we use. */
 export interface OpfsPort {
   postMessage(message: unknown, transfer?: readonly object[]): void
   onmessage: ((event: { readonly data: never }) => void) | null
   close(): void
 }
 
-/** What we use of a worker's global scope. */
+/** The part of a worker's global scope that we use. */
 export interface OpfsScope {
   onmessage: ((event: { readonly data: never; readonly ports: readonly OpfsPort[] }) => void) | null
   readonly navigator: { readonly storage?: { getDirectory?(): Promise<DirectoryHandle> } }

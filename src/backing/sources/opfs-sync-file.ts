@@ -1,4 +1,4 @@
-/** opfsSyncFile: an ImageFile in the origin private file system (OPFS) of a browser, for disks that live in a worker. */
+/** opfsSyncFile: an ImageFile in a browser's origin private file system (OPFS), for disks in a worker. */
 import { checkOptions, checkValue, type Rules } from "../../options.ts"
 import { BackingError } from "../backing.ts"
 import type { ImageFile } from "../image-file.ts"
@@ -7,20 +7,20 @@ import { type AccessHandle, openAccessHandle, type OpfsScope } from "./opfs-serv
 
 /** Options of `opfsSyncFile`. */
 export interface OpfsSyncFileOptions {
-  /** Opens without the right to write; others may read meanwhile. Default false. */
+  /** Opens for reading only; others may read meanwhile. Default false. */
   readonly readOnly?: boolean
-  /** Makes the file, and the folders on the way to it, where they are missing. Default false: a missing file is `not-found`. */
+  /** Makes the file and its folders if they are missing. Default false: a missing file is `not-found`. */
   readonly create?: boolean
 }
 
 const OPFS_SYNC_FILE_RULES: Rules<OpfsSyncFileOptions> = { readOnly: "boolean?", create: "boolean?" }
 
 /**
- * Opens a file of the origin private file system for synchronous access, which browsers allow in workers only. Until it is closed nobody
+ * Opens a file of the origin private file system for synchronous access, which browsers allow only in workers. Until it is closed, nobody
  * else can open it for writing.
  * @param path names with "/" between them, from the root of the origin's file system
- * @throws BackingError (as a rejection) `not-found`, `busy` where another tab or worker has it open, `unsupported` outside of workers and
- * of secure contexts
+ * @throws BackingError (as a rejection) `not-found`; `busy` if another tab or worker has it open; `unsupported` outside workers and secure
+ * contexts
  * @throws TypeError (as a rejection) for wrong arguments
  */
 export async function opfsSyncFile(path: string, options: OpfsSyncFileOptions = {}): Promise<ImageFile> {
@@ -42,7 +42,7 @@ class OpfsSyncFile implements ImageFile {
   readonly readOnly: boolean
   readonly lock = "exclusive"
   readonly #handle: AccessHandle
-  /** The first flush that failed: what was written before it may be lost, so no later one may succeed. */
+  /** The first failed flush: writes before it may be lost, so no later flush may succeed. */
   #syncFailure: BackingError | undefined
 
   constructor(handle: AccessHandle, about: { readonly path: string; readonly readOnly: boolean }) {
@@ -127,7 +127,7 @@ class OpfsSyncFile implements ImageFile {
     if (this.readOnly) throw new BackingError("read-only", "the file is open read-only", { path: this.path })
   }
 
-  /** Only calls of the browser are in `act`, so everything that it throws comes from there. */
+  /** `act` makes only calls of the browser, so all of its errors are the browser's. */
   #try<T>(doing: string, offset: number | undefined, act: () => T): T {
     try {
       return act()

@@ -1,7 +1,7 @@
 /**
- * WriteLog: the changes of a file that its source has not answered yet, in order. Changes between two syncs go to the source side by side
- * where they do not overlap. A sync goes when all before it have been answered, and nothing after it goes before it has been answered
- * itself. So what is on stable storage is at any moment what a synchronous file could have left there after a crash.
+ * WriteLog: the changes of a file that its source has not completed yet, in order. Changes between two syncs go to the source in parallel
+ * if they do not overlap. A sync waits for all changes before it, and everything after it waits for the sync. So stable storage always
+ * holds a state that a synchronous file could have left there after a crash.
  */
 import type { AsyncImageFile } from "../../async-image-file.ts"
 import { BackingError } from "../../backing.ts"
@@ -11,22 +11,22 @@ import { ZeroingSource } from "./zeroing-source.ts"
 
 export interface WriteLogOptions {
   readonly source: AsyncImageFile
-  /** Of the file in `source`. */
+  /** Bytes in `source`. */
   readonly size: number
-  /** Bytes of memory for waiting changes: beyond that writers wait (`room`). */
+  /** Bytes of memory for waiting changes. Beyond it writers wait (`room`). */
   readonly mostBytes: number
 }
 
-/** Changes that the source is asked to make with one call: one, or writes that follow one another. */
+/** The changes of one call of the source: a single change, or adjacent writes. */
 interface Sent {
   readonly changes: readonly Change[]
   readonly start: number
   readonly end: number
 }
 
-/** Calls that are under way at a time. */
+/** Most calls in progress at a time. */
 const PARALLEL = 16
-/** Neighbouring writes that wait are sent as one of at most so many bytes. */
+/** Adjacent waiting writes are joined into one of at most this many bytes. */
 const MOST_JOINED = 1 << 20
 export class WriteLog {
   readonly #source: AsyncImageFile
@@ -34,23 +34,23 @@ export class WriteLog {
   /** Not sent yet, oldest at `#head`. */
   #unsent: (Change | Barrier | Wait)[] = []
   #head = 0
-  /** Every change that has not been answered, sent or not, oldest first, and what it is counted for in bytes. */
+  /** All incomplete changes, sent or not, oldest first, with the bytes counted for each. */
   readonly #pending = new Map<Change, number>()
   readonly #inFlight = new Set<Sent>()
-  /** A sync or a truncation is under way: nothing else is. */
+  /** A sync or a truncation is in progress, and nothing else. */
   #isAlone = false
   #isScheduled = false
   #bytes = 0
   #storedSize: number
   #failure: BackingError | undefined
-  /** A change has been logged since the last sync was. */
+  /** A change has been logged since the last sync. */
   #isChanged = false
-  /** The last sync that has been logged, until it has been answered. */
+  /** The last sync that was logged, until it completes. */
   #last: Barrier | undefined
   #roomWaiters: (() => void)[] = []
   #idleWaiters: (() => void)[] = []
   #order: LogOrder = {}
-  /** Makes zeroes, and knows which ways the source has. */
+  /** Makes zeroes, and knows which methods of the source work. */
   readonly zeroing: ZeroingSource
 
   constructor(options: WriteLogOptions) {
@@ -60,17 +60,17 @@ export class WriteLog {
     this.zeroing = new ZeroingSource(options.source)
   }
 
-  /** The file's size as far as the source has answered. */
+  /** The file's size after the changes that the source has completed. */
   get storedSize(): number {
     return this.#storedSize
   }
 
-  /** Every change that has not been answered, oldest first. Those that failed stay: the source may hold them in part. */
+  /** All incomplete changes, oldest first. Failed ones stay, because the source may hold parts of them. */
   get pending(): Iterable<Change> {
     return this.#pending.keys()
   }
 
-  /** @throws BackingError the first failure, from then on: nothing has been logged then */
+  /** @throws BackingError the first failure, from then on; then the change is not logged */
   append(change: Change): void {
     this.#refuseFailed()
     this.#waitFor(this.#order.beforeChange?.())
@@ -82,19 +82,19 @@ export class WriteLog {
     this.#schedule()
   }
 
-  /** As long as it is not known that the source makes zeroes by itself, they may have to be written. */
+  /** Until the source has proven that it can make zeroes, they may have to be written. */
   #zeroWeight(change: Change): number {
     return change.kind !== "zero" || this.zeroing.isProven(change.frees) ? 0 : change.length
   }
 
-  /** From now on what `order` names waits for the other file, and fails as that does. */
+  /** From now on, the steps that `order` names wait for the other file, and fail if it fails. */
   orderBy(order: LogOrder): void {
     this.#order = { ...this.#order, ...order }
   }
 
   #waitFor(elsewhere: Promise<void> | undefined): void {
     if (elsewhere === undefined) return
-    // The failure is told by whoever awaits the barrier.
+    // Those who await the barrier report the failure.
     elsewhere.catch(() => undefined)
     this.#unsent.push({ kind: "wait", elsewhere })
   }
@@ -113,29 +113,29 @@ export class WriteLog {
     this.#schedule()
   }
 
-  /** Stands for the last sync that was logged; undefined when it has been answered. */
+  /** Identifies the last sync that was logged; undefined once it has completed. */
   get lastSync(): object | undefined {
     return this.#last
   }
 
-  /** Resolves when the last sync that was logged has been answered; undefined when it has been. Rejects with the first failure. */
+  /** Resolves when the last sync that was logged completes. Undefined if it has completed. Rejects with the first failure. */
   stable(): Promise<void> | undefined {
     if (this.#failure !== undefined) return Promise.reject(this.#refusal(this.#failure))
     const last = this.#last
     return last === undefined ? undefined : this.#stableAt(last)
   }
 
-  /** There is room for another change, and nobody waits for it. Nobody waits once the log has failed. */
+  /** Whether another change fits, and nobody waits for room. Nobody waits once the log has failed. */
   get hasRoom(): boolean {
     return !this.#isFull && this.#roomWaiters.length === 0
   }
 
-  /** Resolves when it is worth looking at `hasRoom` again, in the order of asking. */
+  /** Resolves when the caller should check `hasRoom` again, in the order of the calls. */
   async room(): Promise<void> {
     if (!this.hasRoom) await new Promise<void>((resolve) => this.#roomWaiters.push(resolve))
   }
 
-  /** Counts `bytes` of changes that are kept elsewhere as waiting ones, until `letGo` is called with as many: the room is for both. */
+  /** Counts `bytes` of changes that are kept elsewhere as waiting changes, which share the room, until `letGo` is called with as many. */
   hold(bytes: number): void {
     this.#bytes += bytes
   }
@@ -149,7 +149,7 @@ export class WriteLog {
     return this.#bytes >= this.#mostBytes && this.#failure === undefined
   }
 
-  /** Resolves when nothing is under way any more and nothing will be: all has been answered, or a change has failed. */
+  /** Resolves when no call is in progress and none will follow: everything has completed, or a change has failed. */
   async drained(): Promise<void> {
     while (this.#isBusy) await new Promise<void>((resolve) => this.#idleWaiters.push(resolve))
     if (this.#failure !== undefined) throw this.#refusal(this.#failure)
@@ -173,7 +173,7 @@ export class WriteLog {
     return new BackingError(failure.code, message, { path: this.#source.path, cause: failure })
   }
 
-  /** Changes come many at a time: sending waits until the present call is through, so that neighbours can be joined. */
+  /** Many changes come together: sending waits until the current call stack has ended, so that adjacent writes can be joined. */
   #schedule(): void {
     if (this.#isScheduled) return
     this.#isScheduled = true
@@ -215,7 +215,7 @@ export class WriteLog {
     this.#head = 0
   }
 
-  /** Whether what is in flight has to be answered first. Zeroes are made inside the file: it may only just be growing that far. */
+  /** Whether calls in flight have to complete first. Zeroes are made inside the file, which may still be growing to their end. */
   #mustWait(change: Change): boolean {
     if (change.kind === "zero" && this.#inFlight.size > 0 && endOf(change) > this.#storedSize) return true
     return this.#meetsInFlight(change)
@@ -226,7 +226,7 @@ export class WriteLog {
     return false
   }
 
-  /** Takes `first`, the next change, and with a write those writes behind it that continue it. */
+  /** Takes `first`, the next change. If it is a write, takes the adjacent writes after it, too. */
   #takeJoined(first: Change): Change[] {
     const changes = [first]
     let last = first
@@ -279,7 +279,7 @@ export class WriteLog {
     this.#storedSize = change.kind === "truncate" ? change.size : Math.max(this.#storedSize, endOf(change))
   }
 
-  /** The first failure stays: what has reached the source in which order is not known any more, as after a failed fdatasync. */
+  /** The first failure is final: it is unknown which changes have reached the source, as after a failed fdatasync. */
   #fail(error: unknown, doing: string, offset?: number): void {
     this.#failure ??= sourceError(error, doing, this.#source.path, offset)
     for (let at = this.#head; at < this.#unsent.length; at++) {

@@ -1,17 +1,17 @@
 /**
- * ZeroingSource: makes ranges of a source read as zeroes, in the best way that it has. Whether it can punch a hole, or zero a range, is
- * known only when it has been asked: until then little is asked for at a time, because it may have to be written.
+ * ZeroingSource makes ranges of a source read as zeroes by the best method that the source has. Only trying tells whether the source can
+ * punch a hole or zero a range: until then, requests are short, because the zeroes may have to be written.
  */
 import type { AsyncImageFile } from "../../async-image-file.ts"
 import type { BackingError } from "../../backing.ts"
 import type { Change } from "./change.ts"
 
-/** Zeroes are written in pieces of so many bytes. */
+/** Zeroes are written in pieces of this many bytes. */
 const CHUNK = 1 << 18
-/** Bytes to ask for at a time until it is known that the source does it. */
+/** Bytes of one request until the source has proven that it can. */
 const UNPROVEN_AT_ONCE = 16 << 20
 
-/** What is known of one way: the source has such a method, has done it, or has declined. */
+/** A method of the source: not tried yet, known to work, or missing or declined. */
 type Ability = "untried" | "proven" | "declined"
 
 export class ZeroingSource {
@@ -25,7 +25,7 @@ export class ZeroingSource {
     this.#zeroing = source.zeroRange === undefined ? "declined" : "untried"
   }
 
-  /** False when the source has no such method, or has declined. `frees`: to punch a hole. */
+  /** False if the source has no such method, or has declined. `frees`: by punching a hole. */
   can(frees: boolean): boolean {
     return (frees ? this.#punching : this.#zeroing) !== "declined"
   }
@@ -34,13 +34,13 @@ export class ZeroingSource {
     return (frees ? this.#punching : this.#zeroing) === "proven"
   }
 
-  /** Bytes that one call should ask for: 0 where the source cannot. */
+  /** Bytes that one call should ask for; 0 if the source cannot. */
   atOnce(frees: boolean): number {
     if (!this.can(frees)) return 0
     return this.isProven(frees) ? Number.MAX_SAFE_INTEGER : UNPROVEN_AT_ONCE
   }
 
-  /** Makes the range zero. Rejects with what the source rejects with, and, between two pieces, with what `failure` returns. */
+  /** Makes the range zero. Rejects with the source's error, and, between two pieces, with the error that `failure` returns. */
   async zero({ offset, length, frees }: Change & { readonly kind: "zero" }, failure: () => BackingError | undefined): Promise<void> {
     if (frees && this.#punching !== "declined") {
       const isDone = (await this.#source.punchHole?.(offset, length)) === true

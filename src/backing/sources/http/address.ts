@@ -1,4 +1,4 @@
-/** Where a file on an HTTP server is, as the user says it: URL, user and password, headers. Checked before anything is requested. */
+/** Checks the user's URL, credentials and headers for a file on an HTTP server, before anything is requested. */
 import { described } from "../../../options.ts"
 import { pageAddress } from "./client.ts"
 
@@ -24,10 +24,10 @@ export function takeCredentials(address: URL): Record<string, string> {
   return { authorization: `Basic ${btoa(String.fromCharCode(...new TextEncoder().encode(text)))}` }
 }
 
-/** Each request has its own. */
+/** Headers that each request sets itself. */
 const OURS = ["range", "accept-encoding"]
 
-/** The headers by lower-case names. Wrong ones are found out now and not with the first request, which would try again and again. */
+/** The headers by lower-case names. Invalid ones fail here, and not in the first request, which would be retried. */
 export function checkedHeaders(headers: Readonly<Record<string, string>>): Record<string, string> {
   for (const [name, value] of Object.entries(headers)) {
     if (typeof value !== "string") throw new TypeError(`httpFile: the header ${name} must be a string, not ${described(value)}`)

@@ -3,7 +3,7 @@ import { BackingError, type BackingErrorCode } from "../../backing.ts"
 import type { HttpResponse } from "./types.ts"
 import { type Clock, parseRetryAfter, TransientError } from "./retry.ts"
 
-/** What tells one version of a file from another. [RFC 9110] 8.8 */
+/** The properties that identify a version of a file. [RFC 9110] 8.8 */
 export interface FileVersion {
   /** Bytes. */
   readonly size: number
@@ -11,10 +11,10 @@ export interface FileVersion {
   readonly lastModified: string | null
 }
 
-/** A 206 that holds what was asked for: `length` bytes of `version`, from the first byte that was asked for. */
+/** A valid 206 answer: `length` bytes of `version`, from the first requested byte on. */
 export interface RangeAnswer {
   readonly length: number
-  /** HTTP itself sees to it that no more bytes come: the answer has a Content-Length. */
+  /** The answer has a Content-Length, so HTTP ensures that no more bytes come. */
   readonly isFramed: boolean
   readonly version: FileVersion
 }
@@ -25,15 +25,15 @@ export interface ByteRange {
   readonly last: number
 }
 
-/** What a check needs to know of the request. `name`: the file's name in messages. */
+/** The request's data that checks need. `name`: the file's name in messages. */
 export interface AnswerContext {
   readonly name: string
   readonly clock: Clock
 }
 
 /**
- * Checks the head of the answer to a request for `range`. The server may send fewer bytes than were asked for, but no others.
- * @throws BackingError for an answer that does not hold those bytes; TransientError where another try may succeed
+ * Checks the head of the answer to a request for `range`. The server may send fewer bytes than requested, but no others.
+ * @throws BackingError for an answer without those bytes; TransientError if another try may succeed
  */
 export function checkAnswer(response: HttpResponse, range: ByteRange, context: AnswerContext): RangeAnswer {
   const { status, headers } = response
@@ -77,7 +77,7 @@ export function checkVersion(opened: FileVersion, now: FileVersion, context: Ans
   changed("Last-Modified", opened.lastModified, now.lastModified)
 }
 
-/** Whether a change of the file would be seen: a weak ETag may stay when bytes change. [RFC 9110] 8.8.1 */
+/** Whether a change of the file would be noticed: a weak ETag may stay the same when bytes change. [RFC 9110] 8.8.1 */
 export function hasValidator({ etag, lastModified }: FileVersion): boolean {
   return (etag !== null && !etag.startsWith("W/")) || lastModified !== null
 }
@@ -94,7 +94,7 @@ function versionOf({ headers }: HttpResponse, size: number): FileVersion {
   return { size, etag: headers.get("etag"), lastModified: headers.get("last-modified") }
 }
 
-/** 416: the file has no such bytes. That is how an empty file answers; any other was longer when it was opened. */
+/** 416: the file has no such bytes. An empty file answers this; any other file was longer when it was opened. */
 function unsatisfied(response: HttpResponse, context: AnswerContext): RangeAnswer {
   const size = /^bytes \*\/(\d{1,16})$/i.exec(response.headers.get("content-range")?.trim() ?? "")?.[1]
   if (size === undefined) throw failure(context, "the server answered 416 (Range Not Satisfiable) and does not say how long the file is")

@@ -1,12 +1,12 @@
-/** Cancellation: ends a request, and whoever waits for it. A `fetch` of the user's may ignore its signal, and must hold nobody for that. */
+/** Cancellation ends a request, and also the waits for it, because a user's `fetch` may ignore the signal. */
 import type { HttpBodyReader, HttpResponse } from "./types.ts"
 
 export class Cancellation {
   readonly #controller = new AbortController()
   #interrupt: (reason: Error) => void = () => undefined
-  /** What has come of the answer, once it has. */
+  /** The answer, once its head has arrived. */
   response: HttpResponse | undefined
-  /** Once the reading of the body has begun. */
+  /** Set once reading of the body has begun. */
   reader: HttpBodyReader | undefined
   isCancelled = false
 
@@ -14,7 +14,7 @@ export class Cancellation {
     return this.#controller.signal
   }
 
-  /** What `work` comes to, or a rejection when `cancel` is called before. To be called once. */
+  /** The outcome of `work`, or a rejection if `cancel` is called before. May be called once. */
   wait<T>(work: Promise<T>): Promise<T> {
     return new Promise<T>((resolve, reject) => {
       this.#interrupt = reject
@@ -22,7 +22,7 @@ export class Cancellation {
     })
   }
 
-  /** Ends the request, and the reading of its body: that may be long. A fetch of the user's may ignore the signal, and heed the other. */
+  /** Ends the request, and the reading of its body, which may be long. A user's `fetch` may ignore the signal, but end with the body. */
   cancel(): void {
     if (this.isCancelled) return
     this.isCancelled = true
@@ -31,14 +31,14 @@ export class Cancellation {
     this.discard()
   }
 
-  /** Ends the reading of what has come. */
+  /** Ends the reading of the answer. */
   discard(): void {
     const { reader, response } = this
     quietly(() => (reader ?? response?.body?.getReader())?.cancel())
   }
 }
 
-/** Calls `work` later. What becomes of it is nobody's concern: the request has ended already. */
+/** Calls `work` later, and ignores its outcome, because the request has ended already. */
 function quietly(work: () => unknown): void {
   void Promise.resolve().then(work).catch(() => undefined)
 }

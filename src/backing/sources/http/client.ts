@@ -1,4 +1,4 @@
-/** One Range request: sent, its answer checked, its body read as far as promised, and ended when it is late or the file is closed. */
+/** HttpClient sends a Range request, checks the answer, and reads the promised body. It ends requests that are late, or when closed. */
 import { reasonOf } from "../../../options.ts"
 import { BackingError } from "../../backing.ts"
 import { type AnswerContext, type ByteRange, checkAnswer, type RangeAnswer } from "./answer.ts"
@@ -9,7 +9,7 @@ import { type Clock, TransientError } from "./retry.ts"
 
 export interface HttpClientOptions {
   readonly url: URL
-  /** The file's name in messages: the URL without what may be secret. */
+  /** The file's name in messages: the URL without parts that may be secret. */
   readonly name: string
   readonly fetch: HttpFetch
   readonly headers: Readonly<Record<string, string>>
@@ -19,14 +19,14 @@ export interface HttpClientOptions {
   readonly clock: Clock
 }
 
-/** What the caller does with an answer: checks its head before a byte of it is read, then takes the body piece by piece. */
+/** The caller's receiver of an answer: it checks the head before any byte is read, then takes the body piece by piece. */
 export interface AnswerSink {
   head(answer: RangeAnswer): void
-  /** The server waits for what is returned, and is not to blame for that time. */
+  /** The server waits for the returned promise; that time does not count against it. */
   piece(bytes: Uint8Array): void | Promise<void>
 }
 
-/** The address that a redirect led to does not serve the file any more: such addresses expire. The next request goes to the first one. */
+/** The address of a redirect no longer serves the file, because such addresses expire. The next request goes to the original URL. */
 export class RedirectExpired {
   readonly error: BackingError
 
@@ -35,7 +35,7 @@ export class RedirectExpired {
   }
 }
 
-/** What the reading of a body goes by. */
+/** The parts that the reading of a body uses. */
 interface Reading {
   readonly sink: AnswerSink
   readonly patience: Patience
@@ -46,7 +46,7 @@ export class HttpClient {
   readonly #options: HttpClientOptions
   readonly #context: AnswerContext
   readonly #home: string
-  /** Where redirects led to: asked first, without the headers of the user if it is another origin's. */
+  /** The final URL after redirects. Requests go there, without the user's headers if its origin differs. */
   #target: string
   readonly #active = new Set<Cancellation>()
   #isClosed = false
@@ -58,16 +58,16 @@ export class HttpClient {
     this.#target = this.#home
   }
 
-  /** Ends every request that is under way. */
+  /** Ends all requests in progress. */
   close(): void {
     this.#isClosed = true
     for (const cancellation of this.#active) cancellation.cancel()
   }
 
   /**
-   * Requests `range`. Resolves when the whole of what the server promised is with `sink`, which may be less than was asked for. When it
-   * fails, `sink` has the part that arrived. By `deadline`, a time of the clock, it has come to an end.
-   * @throws BackingError (as a rejection); TransientError and RedirectExpired where another try may succeed
+   * Requests `range`. Resolves when `sink` has all bytes that the server promised, which may be fewer than requested. On a failure `sink`
+   * has the bytes that arrived. Ends by `deadline`, a time of the clock.
+   * @throws BackingError (as a rejection); TransientError and RedirectExpired if another try may succeed
    */
   async get(range: ByteRange, sink: AnswerSink, deadline: number): Promise<void> {
     if (this.#isClosed) throw this.#closed()
@@ -87,7 +87,7 @@ export class HttpClient {
     }
   }
 
-  /** Resolves to whether the body has been read to its end. Once it has been cancelled nobody hears what comes of it. */
+  /** Resolves to whether the body has been read to its end. After cancellation, nobody sees the outcome. */
   async #exchange(url: string, range: ByteRange, { sink, patience, cancellation }: Reading): Promise<boolean> {
     const response = await this.#options.fetch(url, this.#request(url, range, cancellation))
     cancellation.response = response
@@ -111,7 +111,7 @@ export class HttpClient {
       headers: { ...(isHome ? headers : {}), Range: `bytes=${first}-${last}`, "Accept-Encoding": "identity" },
       signal,
       redirect: "follow",
-      // Chromium lets requests for one URL wait for each other when they go through its cache.
+      // Chromium serialises requests for one URL that go through its cache.
       cache: "no-store",
       ...(credentials === undefined ? {} : { credentials }),
     }
@@ -153,7 +153,7 @@ export class HttpClient {
     if (left > 0) throw new TransientError(`the server's answer ended ${left} bytes before its end`, { path })
   }
 
-  /** The error that the caller gets for `error`, which `fetch` or the body threw: whatever it is, the source has failed. */
+  /** The caller's error for `error`, which `fetch` or the body threw. Any error is a failure of the source. */
   #failure(error: unknown, url: string, patience: Patience): BackingError | RedirectExpired {
     if (this.#isClosed) return this.#closed()
     if (error instanceof BackingError) {
@@ -188,12 +188,12 @@ export class HttpClient {
   }
 }
 
-/** A fetch of the user's may give anything. Not `instanceof`: it may come from another window. */
+/** A user's `fetch` may return anything. `instanceof` would fail for bytes from another window. */
 function isBytes(value: unknown): value is Uint8Array {
   return ArrayBuffer.isView(value) && Reflect.get(value, "length") === value.byteLength
 }
 
-/** The address of the page or worker that this runs in; undefined in Node. */
+/** The address of the current page or worker; undefined in Node. */
 export function pageAddress(): string | undefined {
   const place: unknown = Reflect.get(globalThis, "location")
   const href: unknown = typeof place === "object" && place !== null ? Reflect.get(place, "href") : undefined

@@ -13,7 +13,7 @@ import { ParallelLimit } from "./parallel-limit.ts"
 import { deadlineOf, type PatienceOptions } from "./patience.ts"
 import { type Clock, PLATFORM_CLOCK, retryDelay, TransientError } from "./retry.ts"
 
-/** The first request asks for this many bytes, and they are kept: whoever opens an image reads its beginning again and again. */
+/** The first request is for this many bytes, which are kept, because opening an image reads its beginning again and again. */
 const HEAD_SIZE = 65_536
 
 /**
@@ -24,10 +24,10 @@ const HEAD_SIZE = 65_536
  * Last-Modified and size). A file that changes on the server is an error and never a mixture of both. A user and a password in the URL are
  * sent as basic authentication. Messages show the URL without them, and without its query.
  *
- * Reads reject with a `BackingError`: `not-found` (404, 410), `permission` (401, 403, 407), `closed`, and `io` for everything else, among
- * it a server without Range requests, and one whose headers a page may not see.
+ * Reads reject with a `BackingError`: `not-found` (404, 410), `permission` (401, 403, 407), `closed`, and `io` for everything else,
+ * including a server without Range requests, and one whose headers a page may not see.
  *
- * @throws TypeError for wrong options, or a URL that is none; RangeError for an option out of range
+ * @throws TypeError for wrong options, or an invalid URL; RangeError for an option out of range
  */
 export function httpFile(url: string | { readonly href: string }, options: HttpFileOptions = {}): AsyncImageFile {
   return new HttpFile(url, options, PLATFORM_CLOCK)
@@ -73,7 +73,7 @@ export class HttpFile implements AsyncImageFile {
     })
   }
 
-  /** Once the server has been asked. */
+  /** Undefined before the first answer of the server. */
   version(): DiskVersion | undefined {
     if (this.#version === undefined) return undefined
     return { image: this.path, generation: generationOf(this.#version) }
@@ -111,7 +111,7 @@ export class HttpFile implements AsyncImageFile {
     return end - offset
   }
 
-  /** Reads what is missing for `read`, from `first` on. */
+  /** Reads the rest of `read`, from `first` on. */
   async #readRest(first: number, read: StretchRead, version: FileVersion, take: TakePiece): Promise<void> {
     const brought = await this.#stretches?.at(first, read)?.read(take, read.end - first)
     const at = first + (brought ?? 0)
@@ -132,7 +132,7 @@ export class HttpFile implements AsyncImageFile {
         piece: (bytes) => {
           take(bytes)
           left -= bytes.length
-          // The request ends by itself, some 50 us later: nobody has to wait for that.
+          // The request ends on its own some 50 us later: do not wait for that.
           if (left === 0 && isFramed) resolve()
         },
       })
@@ -152,7 +152,7 @@ export class HttpFile implements AsyncImageFile {
     for (const end of this.#waits) end()
   }
 
-  /** A failed opening can be tried again. */
+  /** Opening may be tried again after a failure. */
   #open(): Promise<OpenedFile> {
     if (this.#isClosed) return Promise.reject(this.#closed())
     this.#opening ??= this.#fetchHead().catch((error: unknown) => {
@@ -190,8 +190,8 @@ export class HttpFile implements AsyncImageFile {
   }
 
   /**
-   * Fetches `length` bytes from `offset`. The server may send them in several answers, and each may fail: what has arrived is not asked
-   * for again. All answers up to a failure share one deadline, so short ones gain a server no time.
+   * Fetches `length` bytes from `offset`. The server may send them in several answers, and each may fail: bytes that have arrived are not
+   * requested again. All answers up to a failure share one deadline, so that a server gains no time by short answers.
    */
   async #fetch(offset: number, length: number, sink: StretchSink): Promise<void> {
     let done = 0
@@ -213,7 +213,7 @@ export class HttpFile implements AsyncImageFile {
       try {
         await this.#client.get({ first: offset + done, last: offset + length - 1 }, answers, deadline)
       } catch (error) {
-        // The bytes are here: that the answer did not end behind them is no reason to fail, or to wait.
+        // All bytes have arrived: an answer that does not end after them is no reason to fail, or to wait.
         if (done >= length && error instanceof TransientError) return
         failures++
         await this.#beforeNextTry(error, failures)
@@ -222,7 +222,7 @@ export class HttpFile implements AsyncImageFile {
     }
   }
 
-  /** Returns when it is time to try again. @throws what the caller gets when it is not worth it */
+  /** Resolves when it is time to try again. @throws the caller's error if another try is useless */
   async #beforeNextTry(error: unknown, failures: number): Promise<void> {
     if (error instanceof RedirectExpired) {
       if (failures > this.#retries + 1) throw error.error
@@ -276,7 +276,7 @@ export class HttpFile implements AsyncImageFile {
   }
 }
 
-/** As `version` tells it, and as the option `generation` states it. */
+/** The generation in `version()` and in the option `generation`. */
 function generationOf({ size, etag, lastModified }: FileVersion): string {
   return `${size}:${etag ?? lastModified ?? ""}`
 }
@@ -290,7 +290,7 @@ interface OpenedFile {
 interface StretchSink {
   /** Checks an answer. Returns the version of the file that was opened. */
   head(answer: RangeAnswer): FileVersion
-  /** `at`: bytes of the stretch that came before. */
+  /** `at`: bytes of the stretch before this piece. */
   piece(bytes: Uint8Array, at: number): void
 }
 

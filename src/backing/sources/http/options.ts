@@ -6,32 +6,32 @@ import type { HttpFetch } from "./types.ts"
 export interface HttpFileOptions {
   /**
    * Called in place of the platform's `fetch`, for instance to add a token that expires: `(url, init) => fetch(url, { ...init, ... })`.
-   * Requests do without the browser's cache (`cache: "no-store"`), in which Chromium lets requests for one URL wait for each other.
+   * Requests bypass the browser's cache (`cache: "no-store"`), in which Chromium serialises requests for one URL.
    */
   readonly fetch?: HttpFetch
-  /** Headers for each request. In a page of another origin they make the browser ask the server first (CORS preflight). */
+  /** Headers for each request. For another origin than the page's, they make the browser ask the server first (CORS preflight). */
   readonly headers?: Readonly<Record<string, string>>
   /** Whether a page sends cookies: see `fetch`. Default: to its own origin only. */
   readonly credentials?: "omit" | "same-origin" | "include"
-  /** Requests under way at once, 1 to 64. Default 6, which is what browsers send to one server over HTTP/1.1. */
+  /** Most requests in progress at a time, 1 to 64. Default 6, as browsers send to one server over HTTP/1.1. */
   readonly maxParallel?: number
   /** How often one read is tried again after network errors, timeouts and the statuses 5xx, 408, 425 and 429. Default 5. */
   readonly retries?: number
   /**
-   * Milliseconds without a byte from the server after which a request is given up, and tried again. Default 30,000. A request for many
-   * bytes has as long in all, and a second more for each 16 KiB: what has arrived by then is kept, and the rest tried again.
+   * Milliseconds without a byte from the server after which a request is given up and tried again. Default 30,000. A whole request may
+   * take this long plus a second for each 16 KiB: then the bytes that have arrived are kept, and the rest is tried again.
    */
   readonly timeout?: number
   /**
-   * Bytes that a request asks for at least, 4096 to 2^26, until reads turn out to be at random: then pages of 16 KiB come. Default 64 KiB:
-   * whoever reads in order gets longer ones anyway. More saves requests to a server that is far away, and fetches more that nobody needs.
+   * Bytes of a request at least, 4096 to 2^26, until reads turn out to be random: then requests are for pages of 16 KiB. Default 64 KiB;
+   * sequential reads get longer requests anyway. A larger value saves requests to a distant server, and fetches more unneeded bytes.
    */
   readonly preferredRead?: number
-  /** True for a file that never changes: then a server may send neither a strong ETag nor Last-Modified, and only the size is watched. */
+  /** True for a file that never changes: then the server need not send a strong ETag or Last-Modified, and only the size is checked. */
   readonly immutable?: boolean
   /**
-   * The `generation` that `version()` of the file had earlier: a file that has changed since is refused. For the base of an overlay that is
-   * kept: over another base it is rubbish, and nothing in the overlay would tell.
+   * An earlier `generation` from `version()` of the file: a file that has changed since is refused. Use it for the base of a stored overlay,
+   * which is garbage over another base, and cannot detect that itself.
    */
   readonly generation?: string
 }

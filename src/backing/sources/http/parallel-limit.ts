@@ -1,4 +1,4 @@
-/** ParallelLimit: at most so many pieces of work under way at once; the others wait for their turn, first come, first served. */
+/** ParallelLimit limits the tasks that run at a time. The others wait, first come, first served. */
 export class ParallelLimit {
   readonly most: number
   #active = 0
@@ -18,7 +18,7 @@ export class ParallelLimit {
     }
   }
 
-  /** Resolves when a piece of work may begin: undefined where it may now. Call `leave` when it has ended. */
+  /** Resolves when a task may begin. Undefined if it may begin now. Call `leave` when the task has ended. */
   enter(): Promise<void> | undefined {
     if (this.#active >= this.most) return new Promise((resolve) => this.#waiting.push(resolve))
     this.#active++
@@ -26,7 +26,7 @@ export class ParallelLimit {
   }
 
   leave(): void {
-    // Hands its place over, so that nobody who comes in between can take it.
+    // Hands the place over, so that no task that comes in between can take it.
     const next = this.#waiting.shift()
     if (next === undefined) this.#active--
     else next()

@@ -1,6 +1,6 @@
 /**
- * Patience: how long a request is waited for. It ends when nothing has come for a while, and at a deadline: else a server that sends a
- * byte now and then would hold a read for as long as it likes.
+ * Patience limits how long to wait for a request: it ends after some time without a byte, and at a deadline. Without the deadline, a server
+ * that sends a byte now and then could hold a read for as long as it likes.
  */
 import { type Clock, TransientError } from "./retry.ts"
 
@@ -10,33 +10,33 @@ export interface PatienceOptions {
   readonly clock: Clock
 }
 
-/** Bytes a second that a server must send, on the average of one try: a modem of 1998 has half of it, and comes through by trying again. */
+/** Bytes per second that a server must send on average in one try. A modem of 1998 has half of it, and gets through by retrying. */
 const LEAST_RATE = 16_384
 
-/** What ends a try at its deadline. */
+/** The error that ends a try at its deadline. */
 export function tooSlow(): TransientError {
   return new TransientError(TOO_SLOW)
 }
 
 const TOO_SLOW = `the server sends less than ${LEAST_RATE / 1024} KiB a second`
 
-/** When, by the clock, a try that begins now and asks for `length` bytes must have come to an end. */
+/** The deadline, by the clock, of a try that begins now and requests `length` bytes. */
 export function deadlineOf(length: number, { timeout, clock }: PatienceOptions): number {
   return clock.now() + timeout + (length / LEAST_RATE) * 1000
 }
 
 export class Patience {
-  /** Why it has ended; undefined while it has not. */
+  /** Why the wait has ended; undefined while it goes on. */
   reason: string | undefined
   readonly #options: PatienceOptions
   readonly #deadline: number
   readonly #end: () => void
-  /** When something came last. Noted, and looked at by the one timer: a timer for each piece costs more than the piece. */
+  /** When the last bytes came, for the single timer to check: a timer for each piece costs more than the piece. */
   #last: number
   #cancel: () => void
   #isPaused = false
 
-  /** Calls `end` once, unless it is stopped before. */
+  /** Calls `end` once, unless this is stopped before. */
   constructor(options: PatienceOptions, deadline: number, end: () => void) {
     this.#options = options
     this.#deadline = deadline
@@ -45,7 +45,7 @@ export class Patience {
     this.#cancel = this.#wait()
   }
 
-  /** Something has come. */
+  /** Bytes have come. */
   restart(): void {
     this.#last = this.#options.clock.now()
     if (!this.#isPaused) return
@@ -53,7 +53,7 @@ export class Patience {
     this.#cancel = this.#wait()
   }
 
-  /** It is not the server that is waited for, until `restart`. */
+  /** Until `restart`, the server is not to blame for the time. */
   pause(): void {
     this.#cancel()
     this.#isPaused = true

@@ -1,13 +1,13 @@
-/** When a request over a network that failed is worth another try, and how long to wait before it: exponential back-off with jitter. */
+/** Decides whether a failed network request is worth another try, and how long to wait before it: exponential back-off with jitter. */
 import { BackingError, type BackingErrorDetails } from "../../backing.ts"
 
 /** Timers and chance, which tests replace. Times are milliseconds. */
 export interface Clock {
-  /** Milliseconds since 1970. Never less than before, whatever the computer's clock is set to. */
+  /** Milliseconds since 1970. Never decreases, even if the computer's clock is set back. */
   now(): number
-  /** A number from 0 up to and without 1. */
+  /** A number from 0 to below 1. */
   random(): number
-  /** Calls `act` once after `delay`. Returns what cancels it. */
+  /** Calls `act` once after `delay`. Returns a function that cancels this. */
   after(delay: number, act: () => void): () => void
 }
 
@@ -20,11 +20,11 @@ export const PLATFORM_CLOCK: Clock = {
   },
 }
 
-/** A failure that may go away by itself. */
+/** A failure that may be temporary. */
 export class TransientError extends BackingError {
   /** The message without the path. */
   readonly reason: string
-  /** Milliseconds that the other side asked us to wait; undefined where it did not. */
+  /** Milliseconds that the server asked us to wait; undefined if it did not ask. */
   readonly wait: number | undefined
 
   constructor(reason: string, details: BackingErrorDetails & { readonly wait?: number | undefined } = {}) {
@@ -36,11 +36,11 @@ export class TransientError extends BackingError {
 
 const FIRST_DELAY = 250
 const LONGEST_DELAY = 10_000
-/** The other side may ask for longer than we would wait, within this. */
+/** The server may ask for a longer wait than ours, up to this. */
 const LONGEST_WAIT = 60_000
 
 /**
- * Milliseconds to wait after the `failures`-th failure in a row (from 1): half of the delay is certain and half is chance, so that clients
+ * Milliseconds to wait after the `failures`-th failure in a row (from 1). Half of the delay is fixed and half is random, so that clients
  * that failed together do not come back together.
  */
 export function retryDelay(failures: number, wait: number | undefined, clock: Clock): number {

@@ -1,6 +1,6 @@
 /**
- * HttpStretch: one long Range request for somebody who reads in order. Its answer is read only as fast as reads come, so the server waits
- * meanwhile. In Node, requests of 4 MiB each cost 1.7 times the processor's time of one request for the same bytes (measured).
+ * HttpStretch: one long Range request for a sequential reader. Its answer is read only as fast as reads come, so the server waits
+ * meanwhile. In Node, requests of 4 MiB cost 1.7 times the CPU time of one long request for the same bytes (measured).
  */
 import { BackingError } from "../../backing.ts"
 import type { TakePiece } from "../../image-file.ts"
@@ -9,52 +9,52 @@ import { type AnswerSink, type HttpClient, RedirectExpired } from "./client.ts"
 import type { ParallelLimit } from "./parallel-limit.ts"
 import { deadlineOf, type PatienceOptions, tooSlow } from "./patience.ts"
 
-/** What stretches need of their file. */
+/** The parts of a file that its stretches use. */
 export interface StretchOptions {
   readonly client: HttpClient
   readonly limit: ParallelLimit
   readonly patience: PatienceOptions
-  /** Bytes that somebody must have read in order before one begins. */
+  /** Bytes that a reader must have read in order before a stretch begins. */
   readonly after: number
-  /** Checks the head of an answer. @throws BackingError when it is not of the file that was opened */
+  /** Checks the head of an answer. @throws BackingError when it is not from the opened version of the file */
   readonly head: (answer: RangeAnswer) => void
 }
 
 /**
- * Reads below this many bytes are not taken for those of somebody who reads in order: they have their reasons, such as tables of an image.
+ * Reads of fewer bytes do not count as sequential: they have other reasons, such as an image's tables.
  */
 const SHORTEST_READ = 1 << 20
 /**
- * Bytes that somebody must have read in order before a stretch begins. The server sends some MiB more than are read, until the buffers on
- * the way are full, and they are wasted on whoever stops.
+ * Bytes that a reader must have read in order before a stretch begins. The server sends some MiB more than are read, until the buffers in
+ * between are full, and these are wasted if the reader stops.
  */
 export const STRETCH_AFTER = 1 << 24
-/** Bytes that a stretch asks for. */
+/** Most bytes that a stretch requests. */
 const LONGEST_STRETCH = 1 << 28
-/** Milliseconds without a read after which a stretch ends, and leaves its connection to others. */
+/** Milliseconds without a read after which a stretch ends, to free its connection. */
 const IDLE = 1000
 
-/** A read, or what is missing for it. */
+/** A read, or the missing rest of one. */
 export interface StretchRead {
-  /** Where it ends. */
+  /** Byte offset of its end. */
   readonly end: number
-  /** Bytes of all of it. */
+  /** Bytes of the whole read. */
   readonly length: number
-  /** Of the file. */
+  /** Bytes of the file. */
   readonly size: number
   /** The read begins at `next`, and may be short. */
   readonly flows: boolean
 }
 
-/** The stretches of one file: finds out who reads in order. There is one at a time. */
+/** The stretches of one file, one at a time. Detects sequential readers. */
 export class HttpStretches {
   readonly #options: StretchOptions
   #current: HttpStretch | undefined
   /** Where the last long read ended. */
   #lastEnd = -1
-  /** Bytes that have been asked for in order up to there. */
+  /** Bytes that were requested in order up to there. */
   #inOrder = 0
-  /** One failed before it had brought anything: this server is asked for short ranges only. */
+  /** A stretch failed before any byte arrived: this server gets only requests for short ranges from now on. */
   #isRefused = false
   #isClosed = false
 
@@ -62,7 +62,7 @@ export class HttpStretches {
     this.#options = options
   }
 
-  /** The stretch that brings the bytes from `first` next, if there is one, or one should begin. */
+  /** The stretch whose next bytes begin at `first`, if there is one, or one should begin. */
   at(first: number, { end, length, size, flows }: StretchRead): HttpStretch | undefined {
     const isNext = first === this.#lastEnd
     const isCurrent = this.#current?.next === first
@@ -80,23 +80,23 @@ export class HttpStretches {
       this.#isRefused ||= isRefused
       if (this.#current !== stretch) return
       this.#current = undefined
-      // A slow reader would begin one with each read, and waste what the server sends ahead each time.
+      // Otherwise a slow reader would begin a stretch with each read, and waste the bytes sent ahead each time.
       if (isIdle) this.#inOrder = Math.min(this.#inOrder, asked)
     })
     return stretch
   }
 
-  /** Offset of the next bytes of the stretch, or of the one that begins with the next read there. Undefined where there is neither. */
+  /** Offset of the next bytes of the stretch, or of a stretch that a read there would begin. Undefined if there is neither. */
   get next(): number | undefined {
     return this.#current?.next ?? (this.#mayBegin ? this.#lastEnd : undefined)
   }
 
-  /** A stretch may have to wait for a read, which must find room beside it. */
+  /** Needs room for a second request: a stretch may wait for a read that has to make a request first. */
   get #mayBegin(): boolean {
     return this.#inOrder >= this.#options.after && !this.#isRefused && !this.#isClosed && this.#options.limit.most >= 2
   }
 
-  /** Ends the stretch, and begins no other. */
+  /** Ends the stretch for good: none begins afterwards. */
   close(): void {
     this.#isClosed = true
     this.#current?.end()
@@ -112,7 +112,7 @@ interface Part {
   readonly settle: (done: number) => void
 }
 
-/** Throw to end a request: nobody reads on. */
+/** Thrown to end a request whose reader has stopped. */
 class NobodyReads extends BackingError {
   constructor() {
     super("closed", "nobody reads on")
@@ -120,11 +120,11 @@ class NobodyReads extends BackingError {
 }
 
 interface StretchEnd {
-  /** It failed before it had brought any bytes. */
+  /** The stretch failed before any byte arrived. */
   readonly isRefused: boolean
-  /** Nobody read on. */
+  /** The reader has stopped. */
   readonly isIdle: boolean
-  /** Bytes that reads have asked for. */
+  /** Bytes that reads have requested. */
   readonly asked: number
 }
 
@@ -137,7 +137,7 @@ export class HttpStretch implements AnswerSink {
   #next: number
   #brought = 0
   #isOver = false
-  /** Lets the request go on that waits for a read. */
+  /** Resumes the request, which waits for a read. */
   #wake: () => void = () => undefined
 
   constructor(options: StretchOptions, first: number, end: number) {
@@ -147,12 +147,12 @@ export class HttpStretch implements AnswerSink {
     this.over = this.#run(first)
   }
 
-  /** The first byte that nobody has asked for; undefined when no more will come. */
+  /** The first byte that no read has requested; undefined if no more will come. */
   get next(): number | undefined {
     return this.#isOver || this.#next === this.#end ? undefined : this.#next
   }
 
-  /** Resolves to how many of the next `length` bytes `take` has got: fewer than `length` when the request has come to an end. */
+  /** Passes the next `length` bytes to `take`. Resolves to the number passed, which is less than `length` if the request has ended. */
   read(take: TakePiece, length: number): Promise<number> {
     const left = Math.min(length, this.#end - this.#next)
     this.#next += left
@@ -162,7 +162,7 @@ export class HttpStretch implements AnswerSink {
     })
   }
 
-  /** Nobody will read on. */
+  /** Ends the stretch: no reads will follow. */
   end(): void {
     this.#isOver = true
     this.#wake()
@@ -185,7 +185,7 @@ export class HttpStretch implements AnswerSink {
     try {
       await limit.run(() => client.get({ first, last: this.#end - 1 }, this, Number.POSITIVE_INFINITY))
     } catch (error) {
-      // Whoever still waits asks for the rest alone, and hears what is wrong then.
+      // Reads that still wait request the rest on their own, and report the error then.
       if (!(error instanceof BackingError) && !(error instanceof RedirectExpired)) throw error
       isIdle = (error instanceof RedirectExpired ? error.error : error) instanceof NobodyReads
       isRefused = error instanceof BackingError && this.#brought === 0 && !this.#isOver
@@ -196,7 +196,7 @@ export class HttpStretch implements AnswerSink {
     return { isRefused, isIdle, asked: this.#next - first }
   }
 
-  /** Hands `bytes` to those who wait. Returns what is left. */
+  /** Hands `bytes` to waiting reads. Returns the bytes that are left. */
   #give(bytes: Uint8Array): Uint8Array {
     let rest = bytes
     const { patience } = this.#options
@@ -216,7 +216,7 @@ export class HttpStretch implements AnswerSink {
     return rest
   }
 
-  /** Resolves when somebody reads on and has got `bytes`, which came already. @throws NobodyReads when that takes too long */
+  /** Resolves when reads have taken `bytes`, which have arrived, and another read waits. @throws NobodyReads if that takes too long */
   async #untilRead(bytes: Uint8Array): Promise<void> {
     for (let rest = bytes; rest.length > 0 || this.#parts.length === 0; rest = this.#give(rest)) {
       if (this.#isOver) throw new NobodyReads()

@@ -1,9 +1,9 @@
 /**
- * What we use of the platform's `fetch`, as interfaces of our own: the package's declarations compile where neither the DOM's types nor
- * Node's are there, and any function of this shape can replace `fetch`.
+ * The parts of the platform's `fetch` that we use, as interfaces of our own: so the package's declarations compile without the types of the
+ * DOM or Node, and any function of this shape can replace `fetch`.
  */
 
-/** `AbortSignal` where the platform's types are there. */
+/** `AbortSignal` if the platform's types are available. */
 export type PlatformAbortSignal = typeof globalThis extends { AbortSignal: { prototype: infer T } } ? T : object
 
 /** The second argument of the `fetch` that `httpFile` calls. */
@@ -20,10 +20,10 @@ export interface HttpRequestInit {
 export interface HttpResponse {
   readonly status: number
   readonly headers: { get(name: string): string | null }
-  /** Where the answer came from, after redirects. */
+  /** The URL of the answer, after redirects. */
   readonly url: string
   readonly redirected: boolean
-  /** "cors" where a page's script sees only those headers that the server exposes. */
+  /** "cors" if a page's script sees only the headers that the server exposes. */
   readonly type: string
   readonly body: HttpBody | null
 }
@@ -39,5 +39,5 @@ export interface HttpBodyReader {
   cancel(): Promise<void>
 }
 
-/** The platform's `fetch`, or what stands in for it. */
+/** The platform's `fetch`, or a replacement. */
 export type HttpFetch = (url: string, init: HttpRequestInit) => Promise<HttpResponse>
