@@ -1,11 +1,11 @@
 /**
- * `it` for tests over both kinds of rings: each runs twice, with guests that have split rings and with guests that have packed ones, unless
- * they say which or drive the legacy interface.
+ * `it` for tests over both kinds of rings: each test runs twice, with guests that have split rings and with guests that have packed ones,
+ * except for guests that choose their rings or drive the legacy interface.
  */
 import { it as once } from "vitest"
 import { guestRings } from "./guest.ts"
 
-/** What a case gives a test: the members of a tuple, or itself. */
+/** The arguments that a case passes to a test: the members of a tuple, or the case itself. */
 type Values<C> = C extends readonly unknown[] ? [...C] : [C]
 
 /** Registers a test for each kind of ring. */

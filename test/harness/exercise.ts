@@ -2,10 +2,10 @@
 import type { BlockDriver } from "../../src/vmm/driver/block/driver.ts"
 import type { Rng } from "../support/rng.ts"
 
-/** Sectors of the disk that `exercise` takes as a whole. */
+/** Sectors of a disk for `exercise`. */
 export const SECTORS = 4096
 
-/** Random reads, writes, zeroings and flushes, several at a time on sectors that do not meet, against a flat copy of the disk. */
+/** Random reads, writes, zeroings and flushes, several at a time on disjoint sectors, against a flat copy of the disk. */
 export async function exercise(
   blk: BlockDriver, rng: Rng, rounds: number, model: Uint8Array = new Uint8Array(SECTORS * 512),
 ): Promise<Uint8Array> {

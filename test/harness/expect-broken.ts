@@ -1,11 +1,11 @@
-/** What must be seen of a device whose driver has broken the rules of a ring, whichever rule it was. */
+/** Expectations of a device whose driver has broken any rule of a ring. */
 import { expect } from "vitest"
 import { CONFIG_IRQ, RingGuest } from "./guest.ts"
 import { NEEDS_RESET, OK } from "./words.ts"
 
 /**
- * Kicks, and expects DEVICE_NEEDS_RESET, one configuration interrupt, a reason for people, nothing more from this device, and
- * everything as new after a reset. `returned`: heads that are to come back all the same, those before the broken one.
+ * Kicks, and expects DEVICE_NEEDS_RESET, one configuration interrupt, a readable reason, no further activity of the device, and a working
+ * device after a reset. `returned`: the heads before the broken one, which must still come back.
  */
 export function expectBroken(guest: RingGuest, reason: RegExp, returned: readonly number[] = []): void {
   const ring = guest.ring

@@ -6,14 +6,14 @@ import { BackingError, type VirtioBacking } from "../../src/backing/backing.ts"
 
 export type CallName = "read" | "write" | "flush" | "discard" | "writeZeroes"
 
-/** One call on the disk, as the log keeps it. */
+/** One call on the disk, as an entry of the log. */
 export interface Call {
   readonly name: CallName
   readonly offset: number
   readonly length: number
   /** Number of buffers; 0 for calls without. */
   readonly buffers: number
-  /** Of writeZeroes. */
+  /** The parameter of writeZeroes. */
   readonly mayUnmap: boolean
 }
 
@@ -31,7 +31,7 @@ type Optional = "flush" | "discard" | "writeZeroes" | "preadv" | "pwritev"
 export interface FakeDiskOptions {
   /** Bytes. Default 1 MiB. */
   readonly size?: number
-  /** What is on the disk, in place of `size` zeroes. It is not copied. */
+  /** The initial content, in place of `size` zeroes. It is not copied. */
   readonly content?: Uint8Array
   readonly readOnly?: boolean
   /** Methods to leave out. */
@@ -45,7 +45,7 @@ export class FakeDisk implements VirtioBacking {
   readonly log: Call[] = []
   /** Called before each call. If it does not return undefined, the result is thrown. */
   failing: (call: Call) => unknown = () => undefined
-  /** Called when a call has done its work, or begins to wait, and is about to return. */
+  /** Called before each call returns, when it has done its work or begins to wait. */
   answered: () => void = () => undefined
   /** True once `waits` has been set: its methods may return promises. */
   asynchronous = false
@@ -93,12 +93,12 @@ export class FakeDisk implements VirtioBacking {
 
   close(): void {}
 
-  /** Names of the calls so far, and forgets them. */
+  /** Returns the names of the calls so far, and clears the log. */
   takeNames(): CallName[] {
     return this.log.splice(0).map(({ name }) => name)
   }
 
-  /** Takes the first call that waits. */
+  /** Takes the first waiting call. */
   next(name?: CallName): Waiting {
     const at = this.waiting.findIndex(({ call }) => name === undefined || call.name === name)
     const [waiting] = at < 0 ? [] : this.waiting.splice(at, 1)
@@ -159,7 +159,7 @@ export class FakeDisk implements VirtioBacking {
         call,
         finish: () => {
           forget()
-          // A disk rejects when its buffer is gone: WebAssembly memory that has grown.
+          // A disk rejects if its buffer is detached, because WebAssembly memory has grown.
           try {
             work()
             resolve()

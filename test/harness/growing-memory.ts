@@ -1,6 +1,6 @@
-/** growingMemory: RAM that grows, whose old buffer is gone then. */
+/** growingMemory: RAM that can grow, which detaches the old buffer. */
 
-/** The type is in the DOM's library only. */
+/** Only the DOM's library declares the type. */
 declare const WebAssembly: {
   readonly Memory: new (limits: { initial: number; maximum: number; shared: boolean }) => GrowingMemory
 }
@@ -11,7 +11,7 @@ export interface GrowingMemory {
   grow(pages: number): number
 }
 
-/** `bytes` of RAM, which may grow by `pages` pages. `shared`: in a SharedArrayBuffer, of which there is a longer one then. */
+/** `bytes` of RAM, which may grow by `pages` pages. `shared`: in a SharedArrayBuffer, which growth replaces by a longer one. */
 export function growingMemory(bytes: number, { pages = 64, shared = false } = {}): GrowingMemory {
   const initial = bytes >> 16
   return new WebAssembly.Memory({ initial, maximum: initial + pages, shared })

@@ -10,13 +10,13 @@ import { PackedRing } from "./packed-ring.ts"
 import { legacyPlace, type Piece, Ring, type RingPlace, type Used } from "./ring.ts"
 import { COMMON, F, LEGACY_UP, mask, T, UNTOUCHED, UP } from "./words.ts"
 
-/** MSI-X messages: configuration changes send this one, queue q sends 1 + q. */
+/** The MSI-X message of configuration changes. Queue q sends message 1 + q. */
 export const CONFIG_IRQ = 0
 
-/** What rings guests have that do not say which: both-rings.ts sets it. */
+/** The kind of rings of guests that do not choose one. both-rings.ts sets it. */
 export const guestRings = { packed: false }
 
-/** Where the parts of a request lie in RAM. */
+/** The places of a request's parts in RAM. */
 export interface Placed {
   readonly header: number
   readonly out: number
@@ -36,7 +36,7 @@ export interface Reply {
   readonly data: Uint8Array
 }
 
-/** How a chain is laid out: so many descriptors in the ring, the rest in an indirect table. */
+/** The layout of a chain: a number of descriptors in the ring, and the rest in an indirect table. */
 export interface Layout {
   readonly indirect?: boolean
   /** With `indirect`: descriptors in the ring before the one that refers to the table. Default 0. */
@@ -47,11 +47,11 @@ export interface RingGuestOptions {
   readonly backing: VirtioBacking
   /** Drives the legacy interface. */
   readonly legacy?: boolean
-  /** Its rings are packed ones; chains are to be published in the order in which they were made then. Default: `guestRings`. */
+  /** The rings are packed, so chains must be published in the order in which they were made. Default: `guestRings`. */
   readonly packed?: boolean | undefined
   readonly machine?: MachineOptions
   readonly disk?: AttachDiskOptions
-  /** Bits to accept, as far as they are offered. Default: INDIRECT_DESC, FLUSH, DISCARD, WRITE_ZEROES, RING_RESET. */
+  /** Feature bits to accept if they are offered. Default: INDIRECT_DESC, FLUSH, DISCARD, WRITE_ZEROES, RING_RESET. */
   readonly features?: readonly number[]
   /** Descriptors of each ring. Default: the device's maximum. */
   readonly ringSize?: number
@@ -67,7 +67,7 @@ export class RingGuest extends GuestHeap {
   readonly disk: ReturnType<Machine["attachDisk"]>
   readonly registers: ModernGuest | LegacyGuest
   rings: Ring[] = []
-  /** The ring that is meant where none is named. */
+  /** The default ring of all methods. */
   ring: Ring
   readonly #options: RingGuestOptions
   readonly #isPacked: boolean
@@ -93,7 +93,7 @@ export class RingGuest extends GuestHeap {
     for (let vector = 0; vector < vectors; vector++) registers.programVector(vector, { address: 0xfee0_0000, data: vector })
   }
 
-  /** Resets the device and drives it to DRIVER_OK with the rings of the options, anew and zeroed. Returns the status then. */
+  /** Resets the device and drives it to DRIVER_OK with fresh, zeroed rings as in the options. Returns the status. */
   start(features: readonly number[] = this.#options.features ?? DEFAULT_FEATURES): number {
     this.top = 0x1000
     this.registers.negotiate(
@@ -106,7 +106,7 @@ export class RingGuest extends GuestHeap {
     return this.status
   }
 
-  /** Gives the device a fresh, zeroed ring for `queue`, of the size of the options, and enables it. */
+  /** Gives the device a fresh, zeroed ring for `queue`, and enables it. */
   openRing(queue: number, size = this.#options.ringSize): Ring {
     const { machine, registers } = this
     if (registers instanceof LegacyGuest) {
@@ -189,14 +189,14 @@ export class RingGuest extends GuestHeap {
     this.ring.describe(index, address, length, flags, next, table)
   }
 
-  /** Writes a chain into the next descriptors, and an indirect table where the layout wants one. Returns the head. */
+  /** Writes a chain into the next descriptors, and into an indirect table if the layout has one. Returns the head. */
   chain(pieces: readonly Piece[], { indirect = false, direct = 0 }: Layout = {}, ring = this.ring): number {
     if (!indirect) return ring.chain(pieces)
     const rest = pieces.slice(direct)
     return ring.chainWithTable(pieces.slice(0, direct), this.table(rest), 16 * rest.length)
   }
 
-  /** An indirect table of these pieces, one after the other. Returns its address. */
+  /** Writes an indirect table of these pieces. Returns its address. */
   table(pieces: readonly Piece[]): number {
     const table = this.alloc(16 * pieces.length, 16)
     this.ring.table(pieces, table)
@@ -232,7 +232,7 @@ export class RingGuest extends GuestHeap {
 
   // --- Requests ---
 
-  /** Puts the parts of a request into RAM, apart from each other. */
+  /** Puts the parts of a request into RAM, with gaps between them. */
   place(request: Request): Placed {
     const out = request.out ?? NOTHING
     const inLength = request.in ?? 0
@@ -250,12 +250,12 @@ export class RingGuest extends GuestHeap {
     return { ...placed, pieces: pieces.filter(({ length }) => length > 0) }
   }
 
-  /** What is in RAM of a request now; the caller knows the used length. */
+  /** The reply of a request that is in RAM now. The caller knows the used length. */
   reply(placed: Placed, length: number): Reply {
     return { status: this.machine.ram[placed.status] ?? -1, length, data: this.bytes(placed.in, placed.inLength) }
   }
 
-  /** Runs one request to its end. @throws when the device has not returned it by the time the kick is over. */
+  /** Runs one request to its end. @throws when the device has not returned it by the end of the kick. */
   run(request: Request, layout: Layout = {}, ring = this.ring): Reply {
     const mark = this.top
     const placed = this.place(request)
@@ -265,7 +265,7 @@ export class RingGuest extends GuestHeap {
     return reply
   }
 
-  /** `run` for a request that may take the device longer than a turn on the host's thread. */
+  /** `run` for a request that may take longer than a turn of the host's thread. */
   async runLong(request: Request, layout: Layout = {}, ring = this.ring): Promise<Reply> {
     const mark = this.top
     const placed = this.place(request)
@@ -278,7 +278,7 @@ export class RingGuest extends GuestHeap {
     return reply
   }
 
-  /** Waits until the device has returned all that was made available. @throws when it is broken */
+  /** Waits until the device has returned all available chains. @throws when the device is broken */
   async served(ring = this.ring): Promise<void> {
     while (ring.usedIdx !== ring.availIdx) {
       await settled()

@@ -1,4 +1,4 @@
-/** The registers of a virtio device over MMIO, of both versions, as a guest reads and writes them ([VIRTIO] 4.2). Nothing is checked. */
+/** A guest's accesses to the registers of a virtio device over MMIO, of both versions ([VIRTIO] 4.2). Nothing is checked. */
 import type { Machine } from "../../src/vmm/machine.ts"
 import type { Space, Width } from "./pci.ts"
 import type { RingPlace } from "./ring.ts"
@@ -17,7 +17,7 @@ export const MMIO = {
 export const USED = 1
 export const CONFIG = 2
 
-/** What both versions have. */
+/** The registers that both versions have. */
 class MmioRegisters {
   readonly vm: Machine
   readonly address: number
@@ -148,7 +148,7 @@ export class LegacyMmioGuest extends MmioRegisters {
     this.write(MMIO.queuePfn, page)
   }
 
-  /** Goes all the way to DRIVER_OK with one ring, which lies as `legacyPlace` has it. */
+  /** Goes all the way to DRIVER_OK with one ring, in the layout of `legacyPlace`. */
   start(ring: RingPlace, features = 0): void {
     this.negotiate(features)
     this.enable(0, { size: ring.size, page: ring.desc / 4096 })

@@ -1,6 +1,6 @@
 /**
- * MovingMachine: the platform of a driver whose machine is saved, and goes on as another one, while the driver is at work: it sees the same
- * registers, RAM and interrupts all the time, as a guest's program in a virtual machine that is moved.
+ * MovingMachine: the platform of a driver whose machine is saved and continues as another machine while the driver works. The driver sees
+ * the same registers, RAM and interrupts all the time, like a program in a virtual machine that is migrated.
  */
 import type { VirtioBacking } from "../../src/backing/backing.ts"
 import type { InterruptMessage, Platform, PlatformInterrupts, Width } from "../../src/vmm/driver/platform.ts"
@@ -16,7 +16,7 @@ export interface MovingDisk {
   }
 }
 
-/** Puts a disk over `backing` into a machine; always in the same place. */
+/** Attaches a disk over `backing` to a machine, always at the same place. */
 export type Attach = (vm: Machine, backing: VirtioBacking) => MovingDisk
 
 export class MovingMachine implements Platform {
@@ -34,8 +34,8 @@ export class MovingMachine implements Platform {
   }
 
   /**
-   * Saves the disk as it is, and goes on with a new machine, whose RAM is a copy, and a new disk over `backing`. The old machine stays as
-   * it is, and may still be answered by its backing.
+   * Saves the disk's state, and continues with a new machine, whose RAM is a copy, and a new disk over `backing`. The old machine is left
+   * unchanged, and its backing may still answer it.
    */
   move(backing: VirtioBacking, options?: { readonly inFlight: "again" }): void {
     const text = JSON.stringify(this.disk.transport.saveState(options))

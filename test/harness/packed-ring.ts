@@ -4,7 +4,7 @@ import { type Piece, type Prepared, Ring, type RingOptions, type Used } from "./
 import { AVAIL, INDIRECT, NEXT, T, UNTOUCHED, USED, WRITE } from "./words.ts"
 import { header } from "./requests.ts"
 
-/** A descriptor as it is in the ring. */
+/** A descriptor in the ring. */
 export interface PackedDescriptor {
   readonly address: bigint
   readonly length: number
@@ -12,7 +12,7 @@ export interface PackedDescriptor {
   readonly flags: number
 }
 
-/** A descriptor to be put into the ring. */
+/** A descriptor to put into the ring. */
 export interface Part {
   readonly address: number | bigint
   readonly length: number
@@ -23,13 +23,13 @@ export interface Part {
 /** A buffer that has been written at least once. */
 interface Written {
   readonly parts: readonly Part[]
-  /** How often it has been made available and not come back. */
+  /** How many times it has been made available without coming back. */
   inFlight: number
-  /** The place of its first descriptor, and its flags with the AVAIL and USED marks; undefined after marking. */
+  /** The slot of its first descriptor, and the flags with AVAIL and USED marks that `publish` stores; undefined afterwards. */
   hidden: { readonly slot: number; readonly flags: number } | undefined
 }
 
-/** One side's place in the ring, and its wrap counter. */
+/** The position of one side in the ring, and its wrap counter. */
 export class Cursor {
   readonly size: number
   slot = 0
@@ -47,7 +47,7 @@ export class Cursor {
     }
   }
 
-  /** As event suppression and notification data have it: the wrap counter in bit 15. */
+  /** The position as in event suppression and notification data: the wrap counter is bit 15. */
   get word(): number {
     return this.slot + (this.wrap ? 0x8000 : 0)
   }
@@ -86,7 +86,7 @@ export class PackedRing extends Ring {
 
   // --- Descriptors ---
 
-  /** `id` is in the place of a split ring's `next`. */
+  /** `id` takes the place of a split ring's `next`. */
   override describe(index: number, address: number | bigint, length: number, flags: number, id = 0, table = this.desc): void {
     const { ram } = this
     const at = table + 16 * index
@@ -109,12 +109,12 @@ export class PackedRing extends Ring {
     this.ram.setUint16(this.desc + 16 * slot + 14, flags, true)
   }
 
-  /** The marks of an available descriptor at the driver's place. */
+  /** The marks of an available descriptor at the driver's position. */
   get marks(): number {
     return this.driver.wrap ? AVAIL : USED
   }
 
-  /** Writes descriptors of a chain; the first one is marked as if nothing was there. Returns the buffer id. Each other id is junk. */
+  /** Writes the descriptors of a chain, but leaves the first one unavailable. Returns the buffer id. The ids of all others are junk. */
   put(parts: readonly Part[], id = this.#freeId()): number {
     const { slot } = this.driver
     let first = 0
@@ -152,7 +152,7 @@ export class PackedRing extends Ring {
     return this.put([...before, { address: table, length: bytes, flags: INDIRECT }], id)
   }
 
-  /** In a table nothing but WRITE counts. */
+  /** In a table only the flag WRITE counts. */
   override table(pieces: readonly Piece[], address: number): void {
     for (const [at, piece] of pieces.entries()) this.describe(at, piece.address, piece.length, piece.writable ? WRITE : 0, 0xdead, address)
   }

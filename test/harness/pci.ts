@@ -1,4 +1,4 @@
-/** PciGuest: a guest's accesses to one PCI function, by ports and memory: configuration space, BARs, capabilities. */
+/** PciGuest: a guest's accesses to one PCI function by ports and memory: configuration space, BARs, capabilities. */
 import type { Machine } from "../../src/vmm/machine.ts"
 
 export type Width = 1 | 2 | 4
@@ -86,7 +86,7 @@ export class PciGuest {
     }
   }
 
-  /** [PCI] 6.7: the list, as far as it goes. */
+  /** The list of capabilities, [PCI] 6.7. */
   capabilities(): { readonly id: number; readonly at: number }[] {
     const found: { id: number; at: number }[] = []
     for (let at = this.config(0x34, 1); at !== 0 && found.length < 64; at = this.config(at + 1, 1)) {
@@ -114,7 +114,7 @@ export class PciGuest {
     return this.capabilities().find(({ id }) => id === 0x11)?.at ?? NaN
   }
 
-  /** MSI-X table entry `vector`, with bit 15 of Message Control set. */
+  /** Writes MSI-X table entry `vector`, and sets bit 15 of Message Control. */
   programVector(vector: number, message: { readonly address: number; readonly data: number; readonly masked?: boolean }): void {
     const place = this.config(this.msixAt + 4, 4)
     const table = this.space(place & 7, (place & ~7) >>> 0)

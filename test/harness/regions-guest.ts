@@ -1,6 +1,6 @@
 /**
- * RegionsGuest: a guest whose RAM is in several regions, at any addresses, in front of a virtio block device without a transport. Each
- * queue has its ring in one of them. It checks nothing.
+ * RegionsGuest: a guest whose RAM is in several regions, at any addresses, with a virtio block device without a transport. Each queue has
+ * its ring in one of the regions. It checks nothing.
  */
 import type { VirtioBlkOptions } from "../../src/virtio/blk/config.ts"
 import { VirtioBlk } from "../../src/virtio/blk/device.ts"
@@ -20,7 +20,7 @@ export interface RegionsGuestOptions {
   readonly backing: VirtioBacking
   readonly disk?: VirtioBlkOptions
   readonly spaces: readonly Space[]
-  /** For each queue the index of the space that has its ring, at its beginning. */
+  /** For each queue, the index of the space that holds its ring, at the space's beginning. */
   readonly queues: readonly number[]
   readonly packed: boolean
   readonly features?: readonly number[]

@@ -1,4 +1,4 @@
-/** The registers of a virtio PCI function, modern and legacy, as a guest reads and writes them. Nothing is checked. */
+/** A guest's accesses to the registers of a virtio PCI function, modern and legacy. Nothing is checked. */
 import type { Machine } from "../../src/vmm/machine.ts"
 import { PciGuest, type Space, type Structure, type Width } from "./pci.ts"
 import type { RingPlace } from "./ring.ts"
@@ -95,7 +95,7 @@ export class ModernGuest extends PciGuest {
     this.bell(queue)()
   }
 
-  /** What kicks a queue: it looks nothing up again, for loops. */
+  /** A function that kicks a queue. It looks up the register only once, for use in loops. */
   bell(queue: number): () => void {
     const { vm, notify } = this
     const { io, address } = this.barAddress(notify.bar)

@@ -1,9 +1,9 @@
-/** Block requests as bytes ([VIRTIO] 5.2.6), and data that tell which sector they belong to. */
+/** Block requests as bytes ([VIRTIO] 5.2.6), and data that identify their sector. */
 
 export interface Request {
   readonly type: number
   readonly sector?: number | bigint
-  /** The word that was ioprio once. */
+  /** The word that used to be ioprio. */
   readonly reserved?: number
   /** Readable data, after the header. */
   readonly out?: Uint8Array
@@ -35,7 +35,7 @@ export function ranges(
   return bytes
 }
 
-/** `count` sectors, each with bytes of its own: sector `first` and up. */
+/** The data of `count` sectors from `first` on, which differ between sectors. */
 export function pattern(first: number, count: number, salt = 0): Uint8Array {
   return Uint8Array.from({ length: 512 * count }, (_, at) => (((first + Math.floor(at / 512)) * 7 + (at % 512) + salt) % 251) + 1)
 }

@@ -14,15 +14,15 @@ export interface RingPlace {
 export interface RingOptions {
   /** Default 16. */
   readonly size?: number
-  /** Default 0x10000; a multiple of 4096. The parts lie as the legacy interface has them, which suits the modern one as well. */
+  /** Default 0x10000; a multiple of 4096. The parts have the layout of the legacy interface, which suits the modern one as well. */
   readonly base?: number
-  /** Where the parts lie, instead of at `base`. */
+  /** Addresses of the parts, in place of `base`. */
   readonly place?: Omit<RingPlace, "size"> | undefined
-  /** Where the buffers of `prepare` lie: 0x2000 bytes for each request. Default 0x40000. */
+  /** The address of the buffers of `prepare`, 0x2000 bytes for each request. Default 0x40000. */
   readonly buffers?: number
   /** The queue's index. Default 0. */
   readonly index?: number
-  /** Numbers are those of a big-endian guest. Default: little-endian. */
+  /** The guest is big-endian. Default: little-endian. */
   readonly isBigEndian?: boolean
 }
 
@@ -69,7 +69,7 @@ class BigEndianView extends DataView<ArrayBufferLike> {
   }
 }
 
-/** The legacy layout of a ring at `base`, and the bytes that it takes ([VIRTIO] 2.7.2). */
+/** The legacy layout of a ring at `base`, and its length in bytes ([VIRTIO] 2.7.2). */
 export function legacyPlace(base: number, size: number): RingPlace & { readonly length: number } {
   const used = Math.ceil((18 * size + 6) / 4096) * 4096
   return { size, desc: base, avail: base + 16 * size, used: base + used, length: used + 6 + 8 * size }
@@ -101,7 +101,7 @@ export class Ring implements RingPlace {
     this.isBigEndian = options.isBigEndian ?? false
   }
 
-  /** A view of RAM, made for each access: RAM may have been replaced. */
+  /** A view of RAM, made for each access, because RAM may have been replaced. */
   get ram(): DataView {
     const { buffer, byteOffset, byteLength } = this.vm.ram
     const View = this.isBigEndian ? BigEndianView : DataView
@@ -135,7 +135,7 @@ export class Ring implements RingPlace {
     return this.nextDesc++ % this.size
   }
 
-  /** Chains `pieces` in the next descriptors; `more` says that one more descriptor follows them. Returns the head. */
+  /** Chains `pieces` in the next descriptors. `more`: one more descriptor follows them. Returns the head. */
   chain(pieces: readonly Piece[], { more = false } = {}): number {
     const head = this.nextDesc % this.size
     for (const [at, piece] of pieces.entries()) {
@@ -222,7 +222,7 @@ export class Ring implements RingPlace {
 
   // --- Requests at places of their own ---
 
-  /** Header, `length` bytes of data (none for 0) and status in descriptors 3*slot and up; not yet made available. */
+  /** Puts header, `length` bytes of data (none for 0) and status into descriptors 3*slot and up, without making them available. */
   prepare(type: number, sector: number, length: number, slot = 0): Prepared {
     const at = this.buffers + 0x2000 * slot
     const request = { head: 3 * slot, header: at, statusAt: at + 0x10, data: at + 0x1000 }
@@ -235,7 +235,7 @@ export class Ring implements RingPlace {
     return request
   }
 
-  /** `prepare`, and makes it available. */
+  /** Prepares a request, and makes it available. */
   request(type: number, sector: number, length: number, slot = 0): Prepared {
     const request = this.prepare(type, sector, length, slot)
     this.publish(request.head)

@@ -5,7 +5,7 @@ export const STATUS = {
   ACKNOWLEDGE: 0x01, DRIVER: 0x02, DRIVER_OK: 0x04, FEATURES_OK: 0x08, SUSPEND: 0x10, NEEDS_RESET: 0x40, FAILED: 0x80,
 } as const
 export const { NEEDS_RESET } = STATUS
-/** The status of a modern driver that is up, and of a legacy one: [VIRTIO] 3.1.1. */
+/** The status of a running modern driver, and of a legacy one: [VIRTIO] 3.1.1. */
 export const UP = 0x0f
 export const LEGACY_UP = 0x07
 
@@ -55,7 +55,7 @@ export const ZONE = { APPEND: 15, REPORT: 16, OPEN: 18, CLOSE: 20, FINISH: 22, R
 export const OK = 0
 export const IOERR = 1
 export const UNSUPP = 2
-/** Those of zoned disks. */
+/** Status bytes of zoned disks. */
 export const INVALID_CMD = 3
 export const UNALIGNED_WP = 4
 export const OPEN_RESOURCE = 5

@@ -1,4 +1,4 @@
-/** The command line, run inside this process: a process of its own takes a second. */
+/** Runs the command line inside this process, because a separate process takes a second. */
 import { vi } from "vitest"
 import { vioblk } from "../../src/vmm/cli/program.ts"
 

@@ -1,6 +1,6 @@
 /**
- * What a disk may hold after a crash: each byte as it was at the last flush that completed, or as any operation since then
- * would have left it. Nothing else: no garbage, no zeroes that nobody wrote, no data of another place.
+ * The possible contents of a disk after a crash: each byte is as at the last completed flush, or as any later operation left it. Nothing
+ * else is allowed: no garbage, no zeroes that nobody wrote, no data from another place.
  */
 import type { VirtioBacking } from "../../src/backing/backing.ts"
 import { FlatModel } from "./flat-model.ts"

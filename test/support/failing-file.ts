@@ -1,4 +1,4 @@
-/** An ImageFile that fails at a chosen call, once or from then on, as a dying or a full disk does. */
+/** An ImageFile that fails at a chosen call, once or from then on, like a dying or a full disk. */
 import { BackingError } from "../../src/backing/backing.ts"
 import type { ImageFile } from "../../src/backing/image-file.ts"
 
@@ -41,7 +41,7 @@ export class FailingFile implements ImageFile {
   }
 
   readInto(buffer: Uint8Array, start: number, length: number, offset: number): number {
-    // A read of no bytes does not reach the host.
+    // An empty read does not reach the host.
     if (length > 0 && this.#fails("read")) throw this.#error("read", offset)
     return this.#inner.readInto(buffer, start, length, offset)
   }

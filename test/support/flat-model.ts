@@ -1,4 +1,4 @@
-/** What a disk must hold, kept in the simplest way: one sparse run of bytes. The oracle of the random tests. */
+/** The expected content of a disk, in the simplest form: one sparse run of bytes. The oracle of the random tests. */
 import type { VirtioBacking } from "../../src/backing/backing.ts"
 import { SparseBytes } from "./sparse-bytes.ts"
 

@@ -1,11 +1,11 @@
 /**
- * An ImageFile whose content is never at hand when it is first asked for, as that of a file somewhere else is: a read throws what is no
- * `BackingError`, and finds the bytes when it is repeated. It forgets everything now and then.
+ * An ImageFile whose content is never loaded at first, like that of a remote file: a read throws an error that is not a `BackingError`, and
+ * finds the bytes when it is repeated. It forgets everything now and then.
  */
 import type { ImageFile } from "../../src/backing/image-file.ts"
 import type { Rng } from "./rng.ts"
 
-/** Thrown by a read whose bytes are not here yet. */
+/** Thrown by a read whose bytes are not loaded yet. */
 export class NotHere extends Error {}
 
 const PAGE = 4096
@@ -26,7 +26,7 @@ export class ForgetfulFile implements ImageFile {
     this.readOnly = inner.readOnly
   }
 
-  /** Calls `work` until it does not meet a byte that is not here. What it needs stays here until it has ended. */
+  /** Repeats `work` until all of its bytes are loaded. They stay loaded until it has ended. */
   insist<T>(work: () => T): T {
     if (this.#rng.chance(0.5)) this.#here.clear()
     for (let attempt = 0; attempt < 10_000; attempt++) {

@@ -10,10 +10,10 @@ export interface GoldenImage {
   readonly about: string
   /** Bytes the guest sees. */
   readonly size: number
-  /** Of all that the guest sees, in hexadecimal. */
+  /** The digest of all bytes that the guest sees, in hexadecimal. */
   readonly sha256: string
   readonly snapshots: readonly { readonly name: string; readonly sha256: string }[]
-  /** What `qemu-img check --output=json` says; absent counts are 0. */
+  /** The output of `qemu-img check --output=json`; absent counts are 0. */
   readonly check: Readonly<Record<string, number | string>>
 }
 
@@ -34,7 +34,7 @@ export function goldenBytes(file: string): Uint8Array {
   return new Uint8Array(readFileSync(goldenPath(file)))
 }
 
-/** Copies all golden images, so that names relative to one another hold, and returns where they are now. */
+/** Copies all golden images together, so that relative names stay valid. Returns their new directory. */
 export function copyGolden(directory: string): string {
   const copy = join(directory, "golden")
   cpSync(goldenDirectory, copy, { recursive: true })

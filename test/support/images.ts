@@ -1,4 +1,4 @@
-/** Opening qcow2 images in memory, with their backing files, as the tests need it. */
+/** Opens qcow2 images in memory, with their backing files, for tests. */
 import { dirname, join, normalize } from "node:path"
 import { BackingError } from "../../src/backing/backing.ts"
 import { RawBacking } from "../../src/backing/raw.ts"
@@ -45,14 +45,14 @@ export function goldenData(name: string): (reference: BackingReference) => Memor
   }
 }
 
-/** A model of all that a disk holds now. */
+/** A model of the current content of a disk. */
 export function modelOf(disk: { readonly size: number; pread(buffer: Uint8Array, offset: number): void }): FlatModel {
   const content = new Uint8Array(disk.size)
   disk.pread(content, 0)
   return FlatModel.of(content)
 }
 
-/** The disk that a snapshot holds: the image with the snapshot's L1 table in the place of the active one. */
+/** The disk of a snapshot: the image with the snapshot's L1 table in place of the active one. */
 export function snapshotAsActive(bytes: Uint8Array, index: number): Uint8Array {
   const image = new Qcow2Bytes(bytes)
   let at = image.snapshotsOffset

@@ -34,7 +34,7 @@ export class MemoryFile implements ImageFile {
     return MemoryFile.of(readFileSync(hostPath), options)
   }
 
-  /** The same content in a file of its own, open even when this one is closed. */
+  /** A copy of the file, which is open even if this one is closed. */
   clone(options: MemoryFileOptions = {}): MemoryFile {
     const copy = new MemoryFile({ path: this.path, ...options })
     copy.adopt(this)
@@ -139,7 +139,7 @@ export class MemoryFile implements ImageFile {
   }
 }
 
-/** As node:fs does. */
+/** Makes the same check as node:fs. */
 function checkInside(buffer: Uint8Array, start: number, length: number): void {
   if (start < 0 || length < 0 || start + length > buffer.length) {
     throw new RangeError(`bytes ${start} to ${start + length} of a buffer of ${buffer.length}`)

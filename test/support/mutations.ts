@@ -1,4 +1,4 @@
-/** Ways to damage a qcow2 image: one word or byte at a time, each meant to be wrong in its own manner. */
+/** Ways to damage a qcow2 image, by one word or byte at a time. */
 import type { Qcow2Bytes } from "./qcow2-bytes.ts"
 import type { Rng } from "./rng.ts"
 
@@ -100,7 +100,7 @@ export const subclusterMutations: Readonly<Record<string, Mutation>> = {
   "a place gone from under its bitmap": onBitmap((image, at) => image.setU64(at - 8, 0n)),
 }
 
-/** Damage to the header, the snapshots, and anything. */
+/** Damage to the header, the snapshots, and everything else. */
 export const otherMutations: Readonly<Record<string, Mutation>> = {
   "a byte of the header": (image, rng) => flipByte(image, rng, rng.below(112)),
   "a byte of the first cluster": (image, rng) => flipByte(image, rng, rng.below(image.clusterSize)),
@@ -122,7 +122,7 @@ export const allMutations: Readonly<Record<string, Mutation>> = {
   ...tableMutations, ...subclusterMutations, ...otherMutations,
 }
 
-/** Byte position of the data of the bitmaps extension, 0 without one. */
+/** Byte position of the bitmaps extension's data; 0 without one. */
 function bitmapsExtension(image: Qcow2Bytes): number {
   if (image.version < 3) return 0
   for (let at = image.u32(100); at + 32 < image.clusterSize && image.u32(at) !== 0; at += 8 + Math.ceil(image.u32(at + 4) / 8) * 8) {

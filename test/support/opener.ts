@@ -1,5 +1,5 @@
 /**
- * A process of its own that opens images on demand. Its lines on standard input: `open PATH OPTIONS` (JSON), `write TEXT`, `close`. It
+ * A separate process that opens images on demand. It reads lines from standard input: `open PATH OPTIONS` (JSON), `write TEXT`, `close`. It
  * answers each with one line: `open LOCK`, `failed CODE MESSAGE`, `done`.
  */
 import { createInterface } from "node:readline"

@@ -1,12 +1,12 @@
-/** Does an operation on a disk, with no model at hand. */
+/** Does an operation on a disk, without a model. */
 import type { VirtioBacking } from "../../src/backing/backing.ts"
 import { type Operation, split, writeCompressed } from "./random-operations.ts"
 
-/** Reopenings are left out. Reads go to a buffer of their own. */
+/** Skips `reopen`. Reads use a new buffer. */
 export function perform(disk: VirtioBacking, operation: Operation): void {
   switch (operation.kind) {
     case "write":
-      // One cluster: the call can be repeated at any point, and the file ends the same.
+      // Only one cluster, so that the call can be repeated at any point with the same result.
       if (operation.compressed === true) writeCompressed(disk, operation, 1)
       else disk.pwrite(operation.data, operation.offset)
       return

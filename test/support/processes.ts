@@ -1,4 +1,4 @@
-/** Other processes that have images open: ours, and QEMU's. Each ends when the test that asked for it has finished. */
+/** Other processes that open images: ours, and QEMU's. Each ends when its test has finished. */
 import { type ChildProcessByStdio, spawn } from "node:child_process"
 import { createInterface } from "node:readline"
 import type { Readable, Writable } from "node:stream"
@@ -56,7 +56,7 @@ export class Opener {
     return this.#ask("close")
   }
 
-  /** Ends at once, with whatever is open. */
+  /** Kills the process, without closing its image. */
   async kill(): Promise<void> {
     this.#child.kill("SIGKILL")
     await this.#ended
@@ -77,7 +77,7 @@ export class Opener {
 /** A qemu-io that has an image open until `close`, or that could not open it. */
 export async function qemuIoHolding(...words: string[]): Promise<{ opened: boolean; close: () => Promise<void> }> {
   const { child, ended } = start("qemu-io", words, "ignore")
-  // It prints its prompt when it has opened the image, and ends without one when it could not.
+  // qemu-io prints its prompt after opening the image, and ends without one if it cannot.
   const prompt = new Promise<boolean>((resolve) => child.stdout.once("data", () => resolve(true)))
   const opened = await Promise.race([prompt, ended.then(() => false)])
   return {

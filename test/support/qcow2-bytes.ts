@@ -1,6 +1,6 @@
 /**
- * A qcow2 image as bytes in memory, to look into and to damage. The layout is typed in again from the format document: nothing
- * comes from src, so that a slip there does not hide itself here.
+ * A qcow2 image as bytes in memory, to inspect and to damage. The layout is typed from the format document, and nothing comes from src, so
+ * that a mistake there cannot hide itself here.
  */
 
 const OFFSET_BITS = 0x00ff_ffff_ffff_fe00n
@@ -138,7 +138,7 @@ export class Qcow2Bytes {
     return this.setU64(at, entry)
   }
 
-  /** Where the guest cluster lies in the file; 0 when it has no host cluster. */
+  /** The guest cluster's byte position in the file; 0 without a host cluster. */
   hostOffset(guestOffset: number): number {
     return Number(this.l2(guestOffset) & OFFSET_BITS)
   }
@@ -172,7 +172,7 @@ export class Qcow2Bytes {
     return Number(this.u64(this.refcountTableOffset + 8 * index) & ~0x1ffn)
   }
 
-  /** Makes the file longer by zeroes, to a multiple of the cluster size plus `clusters`. Returns where the new clusters begin. */
+  /** Extends the file with zeroes to whole clusters, plus `clusters` more. Returns the byte position of the new clusters. */
   grow(clusters: number): number {
     const end = this.clusters * this.clusterSize
     const bytes = new Uint8Array(end + clusters * this.clusterSize)
@@ -181,7 +181,7 @@ export class Qcow2Bytes {
     return end
   }
 
-  /** Inserts an extension at the front of the extension area; the rest moves up, a backing file name with it. */
+  /** Inserts an extension at the front of the extension area. The rest of the area, and a backing file name, move up. */
   insertExtension(type: number, data: Uint8Array): this {
     const begin = this.version < 3 ? 72 : this.u32(100)
     const length = 8 + Math.ceil(data.length / 8) * 8

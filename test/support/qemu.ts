@@ -1,5 +1,5 @@
 /**
- * QEMU's own tools as an oracle: qemu-img and qemu-io. Where CI is set a missing tool fails the tests; elsewhere they show as skipped.
+ * QEMU's qemu-img and qemu-io as an oracle. If CI is set, a missing tool fails the tests; otherwise they show as skipped.
  */
 import { spawnSync, type SpawnSyncReturns } from "node:child_process"
 import { it } from "vitest"
@@ -10,19 +10,19 @@ function has(tool: string): boolean {
 
 export const hasQemu: boolean = has("qemu-img") && has("qemu-io")
 
-/** `it` for tests that need QEMU's tools: runs where they are, fails in CI where they are not, is shown as skipped otherwise. */
+/** `it` for tests that need QEMU's tools. */
 export const itWithQemu = it.runIf(hasQemu || process.env["CI"] !== undefined)
 
-/** Runs `qemu-img`, and fails the test when it does. Returns what it printed. */
+/** Runs `qemu-img`. Fails the test if it fails. Returns its output. */
 export function qemuImg(...words: string[]): string {
   return run("qemu-img", words)
 }
 
-/** Runs qemu-io commands on an image, in order, and fails the test when one of them fails. */
+/** Runs qemu-io commands on an image, in order. Fails the test if one of them fails. */
 export function qemuIo(image: string, commands: readonly string[], ...options: string[]): string {
   const words = commands.flatMap((command) => ["-c", command])
   const output = run("qemu-io", [...options, image], commands.join("\n") + "\n")
-  // qemu-io exits with 0 after a failed command unless it came by -c; reading patterns reports a mismatch in words only.
+  // qemu-io exits with 0 after a failed command that did not come by -c, and reports mismatches of read patterns only as text.
   if (/verification failed|failed:|Input\/output error|invalid/i.test(output)) throw new Error(`qemu-io ${words.join(" ")}: ${output}`)
   return output
 }
@@ -34,7 +34,7 @@ function run(tool: string, words: readonly string[], input?: string): string {
   return result.stdout + result.stderr
 }
 
-/** QEMU gives up a new LUKS image when it derives a key faster than it can measure, which is a matter of luck: then once more. */
+/** Runs a tool of QEMU, twice if necessary: making a LUKS image fails by chance, if QEMU derives a key faster than it can measure. */
 export function runQemu(
   tool: string, words: readonly string[], options: { readonly cwd?: string; readonly input?: string } = {},
 ): SpawnSyncReturns<string> {
@@ -44,7 +44,7 @@ export function runQemu(
   }
 }
 
-/** What `qemu-img check --output=json` says; the counts are 0 when it leaves them out. */
+/** The output of `qemu-img check --output=json`; counts that it leaves out are 0. */
 export interface QemuCheck {
   readonly exitCode: number
   readonly corruptions: number
@@ -58,7 +58,7 @@ export interface QemuCheck {
   readonly text: string
 }
 
-/** Checks an image, and does not fail the test. Exit codes: 0 clean, 1 not checked, 2 corruptions, 3 leaks only. */
+/** Checks an image, without failing the test. Exit codes: 0 clean, 1 not checked, 2 corruptions, 3 leaks only. */
 export function qemuCheck(image: string, ...options: string[]): QemuCheck {
   const result = spawnSync("qemu-img", ["check", "--output=json", "-f", "qcow2", ...options, image], {
     encoding: "utf8", maxBuffer: 1 << 28,

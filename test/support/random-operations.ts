@@ -15,7 +15,7 @@ export type Operation =
 export interface OperationLimits {
   /** Bytes of the disk. */
   readonly size: number
-  /** Operations keep to the first so many bytes and to as many at the end, so that a big disk is not all visited once. */
+  /** Operations stay within this many bytes at the start and at the end, so that they meet each other on a big disk. */
   readonly focus?: number
   /** Most bytes of one operation. */
   readonly longest: number
@@ -35,7 +35,7 @@ export function randomOperation(rng: Rng, limits: OperationLimits): Operation {
   return roll < 97 ? { kind: "flush" } : { kind: "reopen" }
 }
 
-/** A quarter of the writes are of data that becomes smaller, to be stored compressed where the disk can. */
+/** A quarter of the writes have compressible data, to be stored compressed if the disk can. */
 function randomWrite(offset: number, data: Uint8Array, parts: number): Operation {
   const compressed = parts === 1 && ((data[0] ?? 0) >> 1) % 3 === 0
   if (compressed) for (let at = 61; at < data.length; at++) data[at] = data[at - 61] ?? 0
@@ -47,7 +47,7 @@ function randomRange(rng: Rng, limits: OperationLimits, unit: number): { offset:
   const focus = Math.min(size, limits.focus ?? size)
   const start = rng.chance(0.85) ? 0 : size - focus
   const offset = Math.floor((start + rng.below(focus)) / unit) * unit
-  // Short ones mostly, and now and then everything up to the end.
+  // Mostly short ranges, and now and then everything up to the end.
   const length = rng.chance(0.05) ? size - offset : 1 + rng.below(rng.chance(0.7) ? Math.min(longest, 3 * unit) : longest)
   return { offset, length: Math.min(Math.max(unit, Math.floor(length / unit) * unit), size - offset, longest) }
 }
@@ -60,10 +60,10 @@ export function split(bytes: Uint8Array, parts: number): Uint8Array[] {
   return views
 }
 
-/** What a discard of a range must do: "zero" whole clusters of that size, or leave each sector as it is or zero it. */
+/** The required effect of a discard: zero whole clusters of this size, or "anything": zero each sector or leave it. */
 export type DiscardRule = { readonly zeroesClustersOf: number } | "anything"
 
-/** Does `operation` (except `reopen`, which is the caller's) on both, and compares them. @throws Error at the first byte that differs */
+/** Does `operation` (the caller does `reopen`) on both, and compares them. @throws Error at the first byte that differs */
 export function applyOperation(disk: VirtioBacking, model: FlatModel, operation: Operation, discardRule: DiscardRule): void {
   switch (operation.kind) {
     case "write":
@@ -98,8 +98,8 @@ export function applyOperation(disk: VirtioBacking, model: FlatModel, operation:
 }
 
 /**
- * Stores the whole clusters of a write compressed, `most` of them, where the disk can and they have no place of their own yet; then the
- * write may be repeated. Other bytes are written first, as they are.
+ * Stores up to `most` whole clusters of a write compressed, if the disk can and they have no host cluster yet, so that the write may be
+ * repeated. Other bytes are first written uncompressed.
  */
 export function writeCompressed(
   disk: VirtioBacking, { data, offset }: { readonly data: Uint8Array; readonly offset: number }, most = Number.POSITIVE_INFINITY,
@@ -152,7 +152,7 @@ export function expectSame(model: FlatModel, data: Uint8Array, offset: number, w
   throw new Error(`${what} of ${data.length} bytes at ${offset}: byte ${difference} is ${data[difference - offset]}, not ${expected}`)
 }
 
-/** For messages: the operation without its data. */
+/** The operation without its data, for messages. */
 export function describeOperation(operation: Operation): string {
   switch (operation.kind) {
     case "write":
@@ -181,7 +181,7 @@ export interface OperationRun {
   reopen(disk: VirtioBacking): VirtioBacking
 }
 
-/** Does `count` random operations, compares all of the disk now and then and at the end, and closes it by a last `reopen`. */
+/** Does `count` random operations, compares the whole disk now and then and at the end, and closes it with a last `reopen`. */
 export function runOperations(run: OperationRun): void {
   let { disk } = run
   const history: string[] = []

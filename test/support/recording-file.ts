@@ -1,12 +1,12 @@
 /**
- * An ImageFile that writes down every change with its content, so that a crash at any point can be built afterwards: any prefix
- * of the log, or any subset and order of the changes between two syncs.
+ * An ImageFile that records every change with its content, so that a crash at any point can be reconstructed: any prefix of the log, or any
+ * subset and order of the changes between two syncs.
  */
 import type { ImageFile } from "../../src/backing/image-file.ts"
 import { MemoryFile } from "./memory-file.ts"
 import type { Rng } from "./rng.ts"
 
-/** `to`: the file that is changed, where several write to one log. */
+/** `to`: the changed file, if several files share one log. */
 export type FileChange = { readonly to?: string | undefined } & (
   | { readonly kind: "write"; readonly offset: number; readonly data: Uint8Array }
   | { readonly kind: "truncate"; readonly size: number }
@@ -21,7 +21,7 @@ export class RecordingFile implements ImageFile {
   readonly #inner: ImageFile
   readonly #to: string | undefined
 
-  /** `shared`: a log that another file writes to as well, and this one's name in it. */
+  /** `shared`: a log shared with other files, and this file's name in it. */
   constructor(inner: ImageFile, shared?: { readonly log: FileChange[]; readonly to: string }) {
     this.#inner = inner
     this.log = shared?.log ?? []
@@ -57,7 +57,7 @@ export class RecordingFile implements ImageFile {
 
   writev(buffers: readonly Uint8Array[], offset: number): void {
     let at = offset
-    // Each buffer is an entry of its own: nothing promises that a vectored write reaches the disk in one piece.
+    // One entry for each buffer, because a vectored write need not reach the disk in one piece.
     for (const buffer of buffers) {
       this.write(buffer, at)
       at += buffer.length
@@ -93,23 +93,23 @@ export function applyChange(file: ImageFile, change: FileChange): void {
 }
 
 /**
- * What the disk may hold when power fails during the `length`-th change: all that was synced, and of the later changes any, torn at a
- * sector.
+ * A possible content of the disk after power fails during the `length`-th change: everything synced, and any of the later changes, torn at
+ * sectors.
  */
 export function crashedFile(base: MemoryFile, log: readonly FileChange[], length: number, rng: Rng): MemoryFile {
   const file = base.clone()
   let synced = 0
   for (let at = 0; at < length; at++) if (log[at]?.kind === "sync") synced = at + 1
   for (let at = 0; at < synced; at++) applyChange(file, log[at] as FileChange)
-  // Whatever is not synced may arrive in any order, in part, or not at all; the order is kept only within one sector, as a
-  // disk's cache does: the later content of a sector replaces the earlier one.
+  // Changes that are not synced may arrive in any order, in part, or not at all. As in a disk's cache, only the order within a sector is
+  // kept: later content of a sector replaces the earlier one.
   const pending = sectorWrites(log.slice(synced, length))
   const keep = rng.pick([0.1, 0.5, 0.9])
   for (const change of pending) if (rng.chance(keep)) applyChange(file, change)
   return file
 }
 
-/** Cuts writes at multiples of 512 bytes: a sector is the most that a disk promises to write in one piece. */
+/** Cuts writes at multiples of 512 bytes, because disks write at most a sector atomically. */
 function sectorWrites(changes: readonly FileChange[]): FileChange[] {
   const parts: FileChange[] = []
   for (const change of changes) {

@@ -51,7 +51,7 @@ export class Rng {
   /** `length` bytes, none of them zero, so that data never looks like a hole. */
   bytes(length: number): Uint8Array {
     const data = new Uint8Array(length)
-    // One random byte to start from and a stride make neighbouring sectors differ; a call for each byte would be slow.
+    // A random first byte and a stride make neighbouring sectors differ. A call for each byte would be slow.
     let value = this.u32()
     for (let at = 0; at < length; at++) {
       value = (Math.imul(value, 1103515245) + 12345) >>> 0

@@ -16,9 +16,9 @@ import { Rng } from "./rng.ts"
 export interface Qcow2Shape {
   readonly name: string
   readonly options: Omit<CreateQcow2Options, "size" | "backing" | "backingFormat">
-  /** Bytes of the backing image, as a share of the disk's, and its format; its content is random. */
+  /** The backing image's size, as a share of the disk's, and its format. Its content is random. */
   readonly backing?: { readonly share: number; readonly format: "raw" | "qcow2" }
-  /** Encrypted by QEMU's old AES, which we only use where it is there already. */
+  /** Encrypted by QEMU's old AES, which we use only in images that have it already. */
   readonly hasOldAes?: boolean
 }
 
@@ -27,7 +27,7 @@ export const PASSPHRASE = "a passphrase of the tests"
 
 /** A short key, so that its material is short, and the fewest iterations. */
 export const ENCRYPTION: LuksOptions = { passphrase: PASSPHRASE, cipher: "aes-128", iterTime: 1 }
-/** Does not look how fast this host is. */
+/** Does not measure how fast this host is. */
 export const quickCryptography: Cryptography = { ...nodeCryptography, countIterations: () => 1 }
 
 export const qcow2Shapes: readonly Qcow2Shape[] = [
@@ -81,11 +81,11 @@ export const qcow2Shapes: readonly Qcow2Shape[] = [
 
 export interface MadeImage {
   readonly file: MemoryFile
-  /** What the fresh disk reads as. */
+  /** The content of the fresh disk. */
   readonly model: FlatModel
   /** For `openQcow2`; each call opens the backing image anew. */
   readonly openBacking?: () => BackingDisk
-  /** Likewise; each call opens the same data file again, with all that was written to it. */
+  /** For `openQcow2`; each call opens the same data file again, with all written data. */
   readonly openDataFile?: () => MemoryFile
   /** The options of `openQcow2` in one. */
   readonly opening: Pick<OpeningOptions, "openBacking" | "openDataFile" | "cipher">
@@ -99,7 +99,7 @@ export function makeShape(shape: Qcow2Shape, size: number, path = "shape.qcow2")
   const data = openDataFile === undefined ? {} : { openDataFile }
   const key = cipher === undefined ? {} : { cipher }
   if (backing === undefined) return { file, model: new FlatModel(size), ...data, opening: { ...data, ...key } }
-  // Not a multiple of a sector: the last one is the disk's in part.
+  // Not a multiple of a sector: the backing image covers only a part of its last one.
   const content = new Rng(1234).bytes(Math.floor(size * backing.share) + (backing.format === "raw" ? 100 : 0))
   const base = makeBase(content, backing.format)
   const openBacking = (): BackingDisk => openBase(base, backing.format)
@@ -129,7 +129,7 @@ function createShape(shape: Qcow2Shape, size: number, path: string): Created {
   return { file, cipher }
 }
 
-/** Full of bytes that no guest may see, unless all of the file is the guest's data. */
+/** A data file full of bytes that no guest may see, or an empty one if all of the file is guest data. */
 function dataFileOf(size: number, isRaw: boolean): () => MemoryFile {
   let data = isRaw ? new MemoryFile({ path: "data" }) : MemoryFile.of(new Rng(99).bytes(size), { path: "data" })
   if (isRaw) data.truncate(size)

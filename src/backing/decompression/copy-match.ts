@@ -1,13 +1,13 @@
-/** Copies within the output of a decompressor: a match repeats bytes that came before it, its own among them. */
+/** Copies a match in the output of a decompressor: it repeats earlier bytes, and may overlap itself. */
 
-/** From this length on the call of a built-in function is worth it (measured). */
+/** From this length on, calling a built-in function is faster (measured). */
 const LONG = 96
-/** Bytes that a short match copies at once: a loop over its length would cost more, for a processor cannot predict how often it turns. */
+/** Bytes that a short match copies at once: a loop over its length would cost more, because processors mispredict its end. */
 const AT_ONCE = 16
 
 /**
- * Copies `length` bytes from `distance` bytes before `at` to `at`. What the output has after them, up to 16 bytes from `at`, is garbage
- * then. The caller has checked that both ranges are inside of `bytes`; `view` is a view of all of it.
+ * Copies `length` bytes from `distance` bytes before `at` to `at`. Bytes after them, up to 16 bytes from `at`, become garbage. The caller
+ * has checked that both ranges are inside `bytes`; `view` is a view of all of it.
  */
 export function copyMatch(bytes: Uint8Array, view: DataView, at: number, distance: number, length: number): void {
   const from = at - distance

@@ -1,4 +1,4 @@
-/** DecompressionError: the error of every decompressor about its input. */
+/** DecompressionError: the error of all decompressors for bad input. */
 
 /** The compressed bytes are invalid, or end too early. */
 export class DecompressionError extends Error {

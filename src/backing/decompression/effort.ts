@@ -1,10 +1,10 @@
 /**
- * Effort: bounds the time that a decompressor may take by the length of its output. A stream can have many blocks that yield little or
- * nothing, and whoever made a hostile one would have its reader build tables for seconds.
+ * Effort bounds the time of a decompressor by the length of its output. A hostile stream can have many blocks that yield little or nothing,
+ * and make its reader build tables for seconds.
  */
 import { DecompressionError } from "./decompression-error.ts"
 
-/** What a small output may cost beyond its length: an encoder may end any stream with a few blocks of nothing. */
+/** The effort allowed beyond the output's length: an encoder may end any stream with a few empty blocks. */
 const SLACK = 16 << 10
 
 export class Effort {
@@ -16,8 +16,8 @@ export class Effort {
   }
 
   /**
-   * Charges for work that yields no output. `bytes` is less than the output that an encoder spends such work on.
-   * @throws DecompressionError when all of it together is more than any encoder asks for
+   * Charges for work that yields no output. `bytes` is less than the output for which an encoder causes such work.
+   * @throws DecompressionError when the total is more than any encoder causes
    */
   spend(bytes: number): void {
     this.#left -= bytes

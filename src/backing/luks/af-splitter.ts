@@ -1,6 +1,6 @@
 /**
- * The anti-forensic splitter: a key as 4000 stripes, all of which are needed to have it back, so that destroying a few bytes of them
- * destroys it. [LUKS1] 2.4
+ * The anti-forensic splitter stores a key as 4000 stripes. Recovering the key needs all of them, so destroying a few bytes destroys it.
+ * [LUKS1] 2.4
  */
 import type { Cryptography } from "./cryptography.ts"
 import { DIGEST_BYTES } from "./cipher-spec.ts"
@@ -11,7 +11,7 @@ export interface SplitOptions {
   readonly cryptography: Cryptography
 }
 
-/** The stripes of `key`, one after the other: random ones, and a last one that makes up for them. */
+/** The stripes of `key`, one after the other: all are random, except for the last, which makes the stripes yield the key. */
 export function splitKey(key: Uint8Array, { hash, stripes, cryptography }: SplitOptions): Uint8Array {
   const { length } = key
   const split = new Uint8Array(length * stripes)
@@ -29,7 +29,7 @@ export function mergeKey(split: Uint8Array, length: number, { hash, stripes, cry
   return key
 }
 
-/** What all stripes but the last come to. */
+/** The combination of all stripes except the last. */
 function mix(split: Uint8Array, { length, hash, stripes, cryptography }: SplitOptions & { readonly length: number }): Uint8Array {
   const mixed = new Uint8Array(length)
   for (let stripe = 0; stripe < stripes - 1; stripe++) {
@@ -43,7 +43,7 @@ function xorInto(target: Uint8Array, other: Uint8Array): void {
   for (let at = 0; at < target.length; at++) target[at] = (target[at] ?? 0) ^ (other[at] ?? 0)
 }
 
-/** Replaces each piece of a digest's size by the digest of its number and itself; a shorter one at the end by the start of that. */
+/** Replaces each piece of a digest's size by the digest of its number and content, cut off for a shorter last piece. */
 function diffuse(bytes: Uint8Array, hash: string, cryptography: Cryptography): void {
   const size = DIGEST_BYTES.get(hash) ?? bytes.length
   for (let at = 0, index = 0; at < bytes.length; at += size, index++) {

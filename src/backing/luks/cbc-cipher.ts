@@ -1,7 +1,7 @@
 /**
- * CBC: each block is XORed with the one before it in its encrypted form, the first of a sector with the IV. NIST SP 800-38A, 6.2
- * Sectors do not depend on one another: encryption takes the n-th blocks of all sectors together, so any number of sectors has 32 calls, or
- * 64 with blocks of 8 bytes.
+ * CBC: each block is XORed with the encrypted block before it, the first block of a sector with the IV. NIST SP 800-38A, 6.2
+ * Sectors are independent, so encryption takes the n-th blocks of all sectors together: any number of sectors takes 32 calls, or 64 with
+ * blocks of 8 bytes.
  */
 import type { BlockCipher } from "./cryptography.ts"
 import type { IvSource, IvsOfBlocks } from "./iv-generator.ts"
@@ -27,7 +27,7 @@ export class CbcCipher implements SectorCipher {
     const count = Math.ceil(words.length / SECTOR_WORDS)
     let before: Int32Array = this.#ivs.take(sector, count).slice()
     for (let block = 0; block < SECTOR_WORDS; block += blockWords) {
-      // A last sector that is shorter has no such block.
+      // A shorter last sector may lack this block.
       const sectors = Math.ceil((words.length - block) / SECTOR_WORDS)
       if (sectors <= 0) return
       const gathered = before.subarray(0, sectors * blockWords)
@@ -50,7 +50,7 @@ export class CbcCipher implements SectorCipher {
   }
 }
 
-/** Where word `at` of the blocks that were gathered from word `block` of each sector stands in the run. */
+/** The index in the run of word `at` of the blocks that were gathered from word `block` of each sector. */
 function wordAt(at: number, block: number, blockWords: number): number {
   const within = at & (blockWords - 1)
   return ((at - within) / blockWords) * SECTOR_WORDS + block + within

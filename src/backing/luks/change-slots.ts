@@ -1,6 +1,6 @@
 /**
- * Adds and removes key slots of a LUKS volume. A slot becomes active by the write of one word, after everything else of it is on stable
- * storage; it stops being active before its key material is overwritten. A crash leaves the slots as they were, or as they are to be.
+ * Adds and removes key slots of a LUKS volume. Writing one word activates a slot, after the rest of it is on stable storage; a slot is
+ * deactivated before its key material is overwritten. So a crash leaves the slots in the old or in the new state.
  */
 import { BackingError } from "../backing.ts"
 import type { ImageFile } from "../image-file.ts"
@@ -12,7 +12,7 @@ import { sealKey } from "./key-slots.ts"
 import { type Passphrase, passphraseBytes } from "./passphrase.ts"
 import { readLuksHeader, unlockVolume } from "./volume.ts"
 
-/** A LUKS header and its key material in a file that can be written. */
+/** A LUKS header and its key material in a writable file. */
 export interface WritableArea {
   readonly file: ImageFile
   /** Bytes. */
@@ -20,17 +20,17 @@ export interface WritableArea {
   readonly length: number
 }
 
-/** What is added. */
+/** A key slot to add. */
 export interface AddedSlot {
-  /** Opens the image now. */
+  /** A passphrase that opens the image now. */
   readonly passphrase: Passphrase
-  /** Opens it as well from now on. */
+  /** A passphrase that will open it too. */
   readonly newPassphrase: Passphrase
-  /** 0 to 7. Default: the first one that is free. */
+  /** 0 to 7. Default: the first free one. */
   readonly slot?: number
-  /** Milliseconds of a processor that one try of the new passphrase takes. Default 2000. */
+  /** Milliseconds of CPU time that one try of the new passphrase takes. Default 2000. */
   readonly iterTime?: number
-  /** With `slot`: also when that slot is active. Its passphrase opens the image no more. Default false. */
+  /** With `slot`: replace an active slot, whose passphrase no longer opens the image. Default false. */
   readonly force?: boolean
 }
 
@@ -39,7 +39,7 @@ const DEFAULT_ITER_TIME = 2000
 
 /**
  * Lets another passphrase open the volume. Returns the number of its slot.
- * @throws BackingError `permission` for a wrong passphrase; `exists` when the slot, or each of them, is active already
+ * @throws BackingError `permission` for a wrong passphrase; `exists` when the slot, or every slot, is active already
  */
 export function addSlot(area: WritableArea, added: AddedSlot, cryptography: Cryptography): number {
   const { header, key } = unlockVolume(area, { passphrase: added.passphrase, cryptography })
@@ -65,7 +65,7 @@ interface Replacement {
   readonly cryptography: Cryptography
 }
 
-/** Where no other slot is active, a spare one opens the volume until the slot does again: a crash leaves the old passphrase or the new. */
+/** Replaces an active slot. If it is the only one, a spare slot opens the volume meanwhile: a crash leaves the old or new passphrase. */
 function replaceSlot(area: WritableArea, slot: number, { header, fill, cryptography }: Replacement): void {
   const isOnly = activeSlots(header).length === 1
   const spare = header.slots.findIndex(({ isActive }) => !isActive)
@@ -83,7 +83,7 @@ interface FilledSlot {
   readonly cryptography: Cryptography
 }
 
-/** Lets a passphrase open the volume by a slot that is not active. */
+/** Lets a passphrase open the volume by an inactive slot. */
 function fillSlot(area: WritableArea, number: number, { header, key, passphrase, iterations, cryptography }: FilledSlot): void {
   const found = header.slots[number]
   if (found === undefined) return
@@ -94,18 +94,17 @@ function fillSlot(area: WritableArea, number: number, { header, key, passphrase,
   writeState(area, number, SLOT_STATE.ACTIVE)
 }
 
-/** Which slots are removed: one by its number, or all that a passphrase opens. With both it is one, if the passphrase opens it. */
+/** The slots to remove: one by its number, or all that a passphrase opens. With both: the numbered one, if the passphrase opens it. */
 export interface RemovedSlots {
   readonly slot?: number
   readonly passphrase?: Passphrase
-  /** Also the last active one: nobody can open the image afterwards. And what is left in a slot that is not active. Default false. */
+  /** Remove even the last active slot, so that nobody can open the image any more, or the remains of an inactive slot. Default false. */
   readonly force?: boolean
 }
 
 /**
- * Makes passphrases open the volume no more, and overwrites their key material with random bytes. Returns the numbers of the slots.
- * @throws BackingError `permission` for a wrong passphrase; `not-found` for a slot that is not active; `invalid-argument` when no slot
- * would be left
+ * Deactivates key slots, and overwrites their key material with random bytes. Returns the numbers of the slots.
+ * @throws BackingError `permission` for a wrong passphrase; `not-found` for an inactive slot; `invalid-argument` when no slot would be left
  */
 export function removeSlots(area: WritableArea, { slot, passphrase, force = false }: RemovedSlots, cryptography: Cryptography): number[] {
   const { path } = area.file
@@ -116,7 +115,7 @@ export function removeSlots(area: WritableArea, { slot, passphrase, force = fals
   if (missing !== undefined && (!force || passphrase !== undefined)) {
     throw new BackingError("not-found", `key slot ${missing} is not active`, { path })
   }
-  // It says so when the passphrase does not open the slot.
+  // Throws if the passphrase does not open the slot.
   if (slot !== undefined && passphrase !== undefined) unlockVolume(area, { passphrase, cryptography, only: slot })
   if (active.every((number) => chosen.includes(number)) && !force) {
     const message = "no key slot would be left, and nobody could open the image any more; force it if that is meant"
@@ -126,12 +125,12 @@ export function removeSlots(area: WritableArea, { slot, passphrase, force = fals
   return chosen
 }
 
-/** Numbers of the slots that are active. */
+/** The numbers of the active slots. */
 export function activeSlots({ slots }: LuksHeader): number[] {
   return slots.flatMap(({ isActive }, number) => (isActive ? [number] : []))
 }
 
-/** All slots that a passphrase opens. */
+/** The numbers of all slots that a passphrase opens. */
 function slotsOf(area: WritableArea, passphrase: Passphrase | undefined, cryptography: Cryptography): number[] {
   if (passphrase === undefined) {
     throw new BackingError("invalid-argument", "a key slot's number or its passphrase is needed", { path: area.file.path })
@@ -160,7 +159,7 @@ function eraseSlot(area: WritableArea, header: LuksHeader, number: number, crypt
   area.file.sync()
 }
 
-/** Writes a slot that is not active. */
+/** Writes a slot as inactive. */
 function writeSlot({ file, offset }: WritableArea, number: number, slot: KeySlot): void {
   file.write(serialiseSlot({ ...slot, isActive: false }), offset + slotOffset(number))
 }

@@ -1,21 +1,21 @@
 /**
- * Cryptography: the arithmetic that encryption needs of the platform. `backing/host` has Node's. Web Crypto, which a page has, returns
- * promises, and knows neither XTS nor ECB: `PageCryptography` waits for its key derivation and does the rest here.
+ * Cryptography: the functions that encryption needs from the platform. `backing/host` has Node's. A page has Web Crypto, which returns
+ * promises and lacks XTS and ECB: `PageCryptography` uses only its key derivation, and does the rest in JavaScript.
  */
 import type { Rules } from "../../options.ts"
 
 /**
- * A block cipher with its key. Both calls take whole blocks (AES: of 16 bytes), transform each by itself, and return as many bytes in an
- * array of their own.
+ * A block cipher with its key. Both calls take whole blocks (AES: of 16 bytes), transform each independently, and return as many bytes in
+ * a new array.
  */
 export interface BlockCipher {
   encrypt(blocks: Uint8Array): Uint8Array
   decrypt(blocks: Uint8Array): Uint8Array
 }
 
-/** What PBKDF2 is run with: RFC 8018 5.2, with HMAC of `hash`. */
+/** The parameters of PBKDF2: RFC 8018 5.2, with HMAC of `hash`. */
 export interface KeyDerivation {
-  /** As LUKS spells it: "sha256". */
+  /** In LUKS's spelling: "sha256". */
   readonly hash: string
   readonly passphrase: Uint8Array
   readonly salt: Uint8Array
@@ -24,7 +24,7 @@ export interface KeyDerivation {
   readonly length: number
 }
 
-/** What encrypted images need of the platform. Every call answers before it returns. */
+/** The functions that encrypted images need from the platform. All are synchronous. */
 export interface Cryptography {
   /** `key`: 16, 24 or 32 bytes. */
   aes(key: Uint8Array): BlockCipher
@@ -32,11 +32,11 @@ export interface Cryptography {
   hasHash(hash: string): boolean
   digest(hash: string, data: Uint8Array): Uint8Array
   deriveKey(derivation: KeyDerivation): Uint8Array
-  /** How many iterations of `deriveKey` take about that long here. At least 1. */
+  /** The number of iterations of `deriveKey` that take about this long. At least 1. */
   countIterations(options: { readonly hash: string; readonly length: number; readonly milliseconds: number }): number
-  /** Random bytes that nobody can guess. */
+  /** Cryptographically random bytes. */
   random(length: number): Uint8Array
-  /** Whether both are the same bytes, in a time that does not tell where they differ. They are of one length. */
+  /** Whether both have the same bytes, in a time that does not depend on them. They have the same length. */
   equal(first: Uint8Array, second: Uint8Array): boolean
 }
 

@@ -1,5 +1,5 @@
 /**
- * EncryptedFile: the payload of a raw LUKS image, in plain text, as an `ImageFile`. There are no holes in it: a hole of the file below does
+ * EncryptedFile: the decrypted payload of a raw LUKS image, as an `ImageFile`. It has no holes, because a hole of the encrypted file does
  * not read as zeroes.
  */
 import { BackingError, type DiskVersion, totalLength } from "../backing.ts"
@@ -13,7 +13,7 @@ export class EncryptedFile implements ImageFile {
   readonly readOnly: boolean
   readonly lock: ImageLock
   readonly #file: ImageFile
-  /** Byte of the file where the payload begins; sectors are numbered from there. */
+  /** The byte of the file where the payload, and the numbering of sectors, begins. */
   readonly #payload: number
   readonly #io: SectorIo
 

@@ -5,23 +5,23 @@ import { SECTOR_BYTES } from "./sector-cipher.ts"
 
 export const LUKS_HEADER_BYTES = 592
 export const SLOT_COUNT = 8
-/** The only number that QEMU and cryptsetup use, and read. */
+/** The only number of stripes that QEMU and cryptsetup write and read. */
 export const STRIPES = 4000
-/** Key material begins here at the earliest. */
+/** The first byte where key material may begin. */
 export const FIRST_MATERIAL = 4096
-/** What key material starts at a multiple of. */
+/** The alignment of key material, in bytes. */
 export const MATERIAL_ALIGNMENT = 4096
 export const DIGEST_LENGTH = 20
 export const SALT_LENGTH = 32
-/** An image may ask for no more: some 20 s of a processor. QEMU and cryptsetup make 2 s, a few millions. */
+/** The most iterations that an image may have, some 20 s of CPU time. QEMU and cryptsetup use a few millions, 2 s. */
 export const MOST_ITERATIONS = 2 ** 25
 
-/** Bytes of the header. [LUKS1] figure 1 */
+/** Byte offsets in the header. [LUKS1] figure 1 */
 const FIELD = {
   MAGIC: 0, VERSION: 6, CIPHER_NAME: 8, CIPHER_MODE: 40, HASH: 72, PAYLOAD_SECTOR: 104, KEY_BYTES: 108, DIGEST: 112, DIGEST_SALT: 132,
   DIGEST_ITERATIONS: 164, UUID: 168, SLOTS: 208,
 } as const
-/** Bytes of a key slot. [LUKS1] figure 2 */
+/** Byte offsets in a key slot. [LUKS1] figure 2 */
 export const SLOT_FIELD = { STATE: 0, ITERATIONS: 4, SALT: 8, MATERIAL_SECTOR: 40, STRIPES: 44 } as const
 const SLOT_BYTES = 48
 const NAME_BYTES = 32
@@ -33,17 +33,17 @@ export interface KeySlot {
   readonly isActive: boolean
   readonly iterations: number
   readonly salt: Uint8Array
-  /** Byte of the key material, from the header's first one. */
+  /** Byte offset of the key material from the start of the header. */
   readonly materialOffset: number
 }
 
 export interface LuksHeader {
   readonly cipher: CipherSpec
-  /** Of key derivation and of the splitter. */
+  /** The hash of key derivation and of the splitter. */
   readonly hash: string
-  /** Byte of the encrypted data, from the header's first one. Means nothing in a qcow2 image (QC-LUKS-03). */
+  /** Byte offset of the encrypted data from the start of the header. Meaningless in a qcow2 image (QC-LUKS-03). */
   readonly payloadOffset: number
-  /** What PBKDF2 makes of the volume's key. */
+  /** The result of PBKDF2 for the volume's key. */
   readonly digest: Uint8Array
   readonly digestSalt: Uint8Array
   readonly digestIterations: number
@@ -51,7 +51,7 @@ export interface LuksHeader {
   readonly slots: readonly KeySlot[]
 }
 
-/** Byte of slot number `slot` in the header. */
+/** Byte offset of slot number `slot` in the header. */
 export function slotOffset(slot: number): number {
   return FIELD.SLOTS + slot * SLOT_BYTES
 }
@@ -61,10 +61,10 @@ export function materialBytes({ cipher }: Pick<LuksHeader, "cipher">): number {
   return cipher.keyBytes * STRIPES
 }
 
-/** Where a header stands, for messages. */
+/** The place of a header, for messages. */
 export interface HeaderPlace {
   readonly path: string
-  /** Byte of the file. */
+  /** Byte offset in the file. */
   readonly offset: number
 }
 
@@ -105,7 +105,7 @@ class Fields {
   }
 }
 
-/** @throws BackingError `invalid-format` or `unsupported` when the header contradicts itself, exceeds a limit, or asks for what we lack */
+/** @throws BackingError `invalid-format` or `unsupported` when the header is contradictory, exceeds a limit, or needs a missing feature */
 export function parseLuksHeader(bytes: Uint8Array, place: HeaderPlace): LuksHeader {
   const fields = new Fields(bytes, place)
   if (bytes.length < LUKS_HEADER_BYTES) throw fields.error(bytes.length, `the header ends after ${bytes.length} bytes`)
@@ -157,7 +157,7 @@ function parseSlot(fields: Fields, at: number): KeySlot {
   }
 }
 
-/** Key material lies behind the header and before the payload, each by itself. */
+/** Key material must be after the header and before the payload, without overlaps. */
 function refuseOverlaps(header: LuksHeader, fields: Fields): void {
   const length = materialBytes(header)
   header.slots.forEach(({ materialOffset }, slot) => {

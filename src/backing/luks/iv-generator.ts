@@ -1,21 +1,21 @@
-/** The initialisation vectors of sectors, which depend on nothing but the sector's number and the key. */
+/** The initialisation vectors of sectors, which depend only on the sector's number and the key. */
 import { BLOCK_BYTES, type CipherSpec } from "./cipher-spec.ts"
 import { makeBlockCipher } from "./ciphers/make-block-cipher.ts"
 import type { BlockCipher, Cryptography } from "./cryptography.ts"
 import { asBytes, asWords } from "./words.ts"
 
-/** IVs of neighbouring sectors, one after the other: little-endian words, as many as a block of the cipher has. */
+/** IVs of consecutive sectors, one after the other, each of a block's size, as little-endian words. */
 export interface IvSource {
   take(sector: number, count: number): Int32Array
 }
 
-/** What a mode that chains blocks needs. */
+/** The parameters of a mode that chains blocks. */
 export interface IvsOfBlocks {
   readonly ivs: IvSource
   readonly blockBytes: number
 }
 
-/** @param key the whole key of the volume: ESSIV encrypts by its digest */
+/** @param key the whole key of the volume: ESSIV encrypts with its digest */
 export function ivSource(spec: CipherSpec, key: Uint8Array, cryptography: Cryptography): IvSource {
   const plain = new PlainIv(BLOCK_BYTES[spec.name] / 4, spec.ivGenerator === "plain")
   if (spec.ivHash === undefined) return plain
@@ -23,7 +23,7 @@ export function ivSource(spec: CipherSpec, key: Uint8Array, cryptography: Crypto
 }
 
 class PlainIv implements IvSource {
-  /** Of one IV. */
+  /** Words of one IV. */
   readonly #blockWords: number
   readonly #isShort: boolean
   #words = new Int32Array(0)

@@ -1,14 +1,14 @@
-/** Key slots: the volume's key under a passphrase, and back. [LUKS1] 3.2 and 3.3 */
+/** Key slots: encrypts the volume's key with a passphrase, and decrypts it. [LUKS1] 3.2 and 3.3 */
 import { BackingError } from "../backing.ts"
 import { mergeKey, splitKey } from "./af-splitter.ts"
 import type { Cryptography } from "./cryptography.ts"
 import { DIGEST_LENGTH, type HeaderPlace, type KeySlot, type LuksHeader, materialBytes, MOST_ITERATIONS, STRIPES } from "./header.ts"
 import { makeCipher } from "./make-cipher.ts"
 
-/** Iterations that one passphrase may cost in all: eight slots of a usual image take less. */
+/** Iterations that trying one passphrase may cost in all: eight slots of a usual image take less. */
 const MOST_IN_ALL = 4 * MOST_ITERATIONS
 
-/** Reads `length` bytes of the header area, from byte `offset` of it. */
+/** Reads `length` bytes of the header area, from byte `offset` on. */
 export type ReadArea = (offset: number, length: number) => Uint8Array
 
 /** A slot that the passphrase opens. */
@@ -24,14 +24,14 @@ export interface OpenSlotOptions {
   readonly read: ReadArea
   readonly cryptography: Cryptography
   readonly place: HeaderPlace
-  /** Only this slot is tried. Default: all active ones. */
+  /** Try only this slot. Default: all active ones. */
   readonly only?: number
 }
 
 /**
- * The first active slot that the passphrase opens. All key material is read before the first derivation, which may take seconds: a file
- * that answers later is asked again after each answer.
- * @throws BackingError `permission` when it opens none; `unsupported` when that would take too long
+ * The first active slot that the passphrase opens. All key material is read before the first derivation, which may take seconds, because
+ * with an asynchronous file the call is repeated after each read.
+ * @throws BackingError `permission` when the passphrase opens no slot; `unsupported` when trying would take too long
  */
 export function openSlot(options: OpenSlotOptions): OpenedSlot {
   const { header, read, place } = options
@@ -63,12 +63,12 @@ function tryOpen(slot: KeySlot, material: Uint8Array, { header, passphrase, cryp
 }
 
 /**
- * What came of the material that a slot key decrypted. A page's cryptography starts over for each derivation, and returns the same slot key
- * again: without this, each of eight slots would be decrypted and merged up to sixteen times, at some 50 ms each.
+ * The keys that slot keys have decrypted. With a page's cryptography, the call is repeated after each derivation, with the same slot keys:
+ * without this cache, each of eight slots would be decrypted and merged up to sixteen times, at some 50 ms each.
  */
 const keysIn = new WeakMap<Uint8Array, { readonly material: Uint8Array; readonly key: Uint8Array }>()
 
-/** The key that the material holds, if the slot key is the right one. */
+/** The key in the material, if the slot key is right. */
 function keyIn(
   material: Uint8Array, slotKey: Uint8Array, { header, cryptography }: Pick<OpenSlotOptions, "header" | "cryptography">,
 ): Uint8Array {
@@ -82,7 +82,7 @@ function keyIn(
   return key
 }
 
-/** What the header keeps of the volume's key, to know it again. */
+/** The digest of the volume's key that the header stores, to recognise the key. */
 export function keyDigest(
   key: Uint8Array,
   { hash, digestSalt, digestIterations }: Pick<LuksHeader, "hash" | "digestSalt" | "digestIterations">, cryptography: Cryptography,

@@ -1,6 +1,6 @@
 /**
- * makeCipher: the cipher that a specification names. Every mode is built of a block cipher, so that a whole run of sectors is one call
- * into the platform: a call with an IV for each sector takes four times as long (measured, node:crypto).
+ * makeCipher makes the cipher of a specification. Every mode is built on a block cipher, so that a whole run of sectors is one call into
+ * the platform: a call with an IV for each sector takes four times as long (measured, node:crypto).
  */
 import { BackingError } from "../backing.ts"
 import { CbcCipher } from "./cbc-cipher.ts"
@@ -12,7 +12,7 @@ import { ivSource } from "./iv-generator.ts"
 import type { SectorCipher } from "./sector-cipher.ts"
 import { XtsCipher } from "./xts-cipher.ts"
 
-/** @throws BackingError `unsupported` on a big-endian host, whose words the modes do not know */
+/** @throws BackingError `unsupported` on a big-endian host, because the modes use little-endian words */
 export function makeCipher(spec: CipherSpec, key: Uint8Array, cryptography: Cryptography): SectorCipher {
   if (new Uint8Array(Uint32Array.of(1).buffer)[0] !== 1) {
     throw new BackingError("unsupported", "encrypted images cannot be opened on a big-endian host")

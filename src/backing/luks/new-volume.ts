@@ -1,4 +1,4 @@
-/** A new LUKS volume: a random key, under a passphrase in key slot 0. The layout is QEMU's (QC-LUKS-07). */
+/** Makes a new LUKS volume: a random key, encrypted with a passphrase in key slot 0. The layout is QEMU's (QC-LUKS-07). */
 import { checkCount, checkOptions, type Rules } from "../../options.ts"
 import { BackingError } from "../backing.ts"
 import { CIPHER_NAMES, type CipherSpec, type IvGenerator, modeText, parseCipherSpec } from "./cipher-spec.ts"
@@ -13,7 +13,7 @@ import { checkAnswer, type Passphrase, passphraseBytes } from "./passphrase.ts"
 import type { SectorCipher } from "./sector-cipher.ts"
 import { refuseMissingHash } from "./volume.ts"
 
-/** Ciphers and the bits of one key, as QEMU spells them. The others than AES are done here, at 10 to 30 MB/s. */
+/** Ciphers with the bits of one key, in QEMU's spelling. All except AES run in JavaScript, at 10 to 30 MB/s. */
 export const CIPHERS = [
   "aes-128", "aes-192", "aes-256", "serpent-128", "serpent-192", "serpent-256", "twofish-128", "twofish-192", "twofish-256",
   "cast5-128",
@@ -21,19 +21,19 @@ export const CIPHERS = [
 
 /** Options of a new LUKS volume, in QEMU's words. */
 export interface LuksOptions {
-  /** Opens the new image: key slot 0. */
+  /** Opens the new image, by key slot 0. */
   readonly passphrase: Passphrase
   /** Default "aes-256". */
   readonly cipher?: (typeof CIPHERS)[number]
-  /** Default "xts", which CAST5 cannot have: then "cbc". ECB and CTR are not made: they do not keep a disk secret. */
+  /** Default "xts", or "cbc" for CAST5, which XTS excludes. ECB and CTR are not offered, because they do not keep a disk secret. */
   readonly mode?: "xts" | "cbc"
   /** Default "plain64". CBC needs "essiv". */
   readonly ivGenerator?: IvGenerator
-  /** Of ESSIV: its digest is a key of the cipher. Default "sha256", of CAST5 "md5". */
+  /** The hash of ESSIV, whose digest is a key of the cipher. Default "sha256", for CAST5 "md5". */
   readonly ivHash?: "sha256" | "md5"
-  /** Of key derivation. Default "sha256". */
+  /** The hash of key derivation. Default "sha256". */
   readonly hash?: "sha1" | "sha224" | "sha256" | "sha384" | "sha512"
-  /** Milliseconds of a processor that one try of a passphrase takes. Default 2000. */
+  /** Milliseconds of CPU time that one try of a passphrase takes. Default 2000. */
   readonly iterTime?: number
 }
 
@@ -46,9 +46,9 @@ const FEWEST_ITERATIONS = 1000
 const DEFAULT_ITER_TIME = 2000
 
 export interface NewVolume {
-  /** Bytes of header and key material, to the payload. */
+  /** Bytes of header and key material, up to the payload. */
   readonly length: number
-  /** What they are, piece by piece from the start of the volume; the rest is zeroes. */
+  /** Their content, as pieces at offsets from the start of the volume; the rest is zeroes. */
   readonly pieces: readonly { readonly offset: number; readonly bytes: Uint8Array }[]
   readonly cipher: SectorCipher
 }
@@ -65,7 +65,7 @@ export function volumeOverhead(options: Omit<LuksOptions, "passphrase">, path: s
   return FIRST_MATERIAL + SLOT_COUNT * slotBytes(chooseCipher(options, path))
 }
 
-/** Bytes from one slot's key material to that of the next. */
+/** Distance in bytes between the key material of two slots. */
 function slotBytes({ keyBytes }: CipherSpec): number {
   return Math.ceil((keyBytes * STRIPES) / MATERIAL_ALIGNMENT) * MATERIAL_ALIGNMENT
 }
@@ -80,7 +80,7 @@ export function makeVolume(options: LuksOptions, cryptography: Cryptography, pat
     return Math.min(Math.max(counted, FEWEST_ITERATIONS), MOST_ITERATIONS)
   }
   const key = cryptography.random(cipher.keyBytes)
-  // The digest is made with each try as well; an eighth of the time is what QEMU and cryptsetup give it.
+  // Each try also computes the digest, to which QEMU and cryptsetup give an eighth of the time.
   const checked = { hash, digestSalt: cryptography.random(SALT_LENGTH), digestIterations: count(DIGEST_LENGTH, iterTime / 8) }
   const distance = slotBytes(cipher)
   const unused: KeySlot[] = Array.from({ length: SLOT_COUNT }, (_, slot) => ({

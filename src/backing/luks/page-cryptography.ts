@@ -1,6 +1,6 @@
 /**
- * PageCryptography: what encrypted images need, in a page or a worker. The platform derives keys, and answers later: a derivation that is
- * not done yet throws `NotLoaded`, and the call is made again. AES and the hashes are ours.
+ * PageCryptography: the cryptography of encrypted images in a page or a worker. The platform derives keys asynchronously: a derivation that
+ * is not done yet throws `NotLoaded`, and the caller repeats the call. AES and the hashes are ours.
  */
 import { NotLoaded } from "../async-image-file.ts"
 import { Aes } from "./ciphers/aes.ts"
@@ -14,18 +14,18 @@ import { sha224, sha256 } from "./hashes/sha256.ts"
 import { sha384, sha512 } from "./hashes/sha512.ts"
 
 const HASHES: ReadonlyMap<string, HashFunction> = new Map(Object.entries({ md5, sha1, ripemd160, sha224, sha256, sha384, sha512 }))
-/** Those that Web Crypto has, by its names. */
+/** Web Crypto's names of the hashes that it has. */
 const SUBTLE_NAMES: ReadonlyMap<string, string> = new Map([
   ["sha1", "SHA-1"], ["sha256", "SHA-256"], ["sha384", "SHA-384"], ["sha512", "SHA-512"],
 ])
-/** Iterations that are timed first; more where they take no time that can be measured. */
+/** Iterations of the first trial. Later trials have more, until the time can be measured. */
 const FIRST_TRIAL = 1 << 12
-/** Milliseconds that a trial must take to be believed: a page's clock may be coarse. */
+/** Milliseconds that a trial must take to count, because a page's clock may be coarse. */
 const TRIAL_MILLISECONDS = 50
-/** Bytes that `getRandomValues` gives at once. */
+/** Most bytes of one call of `getRandomValues`. */
 const MOST_RANDOM = 65536
 
-/** The part of Web Crypto that is used. A page has no `subtle` where it came over plain HTTP. */
+/** The part of Web Crypto that we use. A page served over plain HTTP has no `subtle`. */
 export interface WebCrypto {
   readonly subtle?: {
     importKey(format: "raw", key: Uint8Array, algorithm: "PBKDF2", extractable: false, usages: ["deriveBits"]): Promise<unknown>
@@ -34,13 +34,13 @@ export interface WebCrypto {
   getRandomValues(array: Uint8Array): unknown
 }
 
-/** For one opening, or one new image: it keeps the keys that it derived. */
+/** For opening or making a single image, because it keeps the keys that it derives. */
 export class PageCryptography implements Cryptography {
   readonly #web: WebCrypto
   readonly #derived: { readonly derivation: KeyDerivation; readonly key: Uint8Array }[] = []
-  /** Iterations for each millisecond, by hash and length. */
+  /** Iterations per millisecond, by hash and length. */
   readonly #speeds = new Map<string, number>()
-  /** What `random` has returned, for when the call is made again. */
+  /** The results of `random`, for repeated calls. */
   readonly #drawn: Uint8Array[] = []
   #draws = 0
 
@@ -60,12 +60,12 @@ export class PageCryptography implements Cryptography {
     return digest(hashOf(hash), data)
   }
 
-  /** The same array each time for the same derivation. */
+  /** Returns the same array each time for the same derivation. */
   deriveKey(derivation: KeyDerivation): Uint8Array {
     const found = this.#derived.find((one) => isSame(one.derivation, derivation))
     if (found !== undefined) return found.key
     throw this.#later(async () => {
-      // The caller's bytes may be others when the answer comes.
+      // Copies, because the caller's bytes may have changed when the answer comes.
       const kept = { ...derivation, passphrase: derivation.passphrase.slice(), salt: derivation.salt.slice() }
       this.#derived.push({ derivation: kept, key: await this.#derive(kept) })
     })
@@ -80,7 +80,7 @@ export class PageCryptography implements Cryptography {
     })
   }
 
-  /** Where the call is made again after `NotLoaded`, it gets the same bytes as the first time, in the same order. */
+  /** A call that is repeated after `NotLoaded` gets the same bytes as the first time, in the same order. */
   random(length: number): Uint8Array {
     const drawn = this.#drawn[this.#draws] ?? new Uint8Array(length)
     if (this.#draws === this.#drawn.length) {
@@ -100,7 +100,7 @@ export class PageCryptography implements Cryptography {
     return new NotLoaded(load)
   }
 
-  /** By Web Crypto where that can be, which is ten times as fast. */
+  /** Uses Web Crypto if possible, which is ten times as fast. */
   async #derive(derivation: KeyDerivation): Promise<Uint8Array> {
     const { subtle } = this.#web
     const name = SUBTLE_NAMES.get(derivation.hash)

@@ -1,10 +1,10 @@
-/** ECB and CTR, the modes that QEMU can make and nobody should use. NIST SP 800-38A, 6.1 and 6.5 */
+/** ECB and CTR, modes that QEMU offers and nobody should use. NIST SP 800-38A, 6.1 and 6.5 */
 import type { BlockCipher } from "./cryptography.ts"
 import type { IvSource, IvsOfBlocks } from "./iv-generator.ts"
 import { SECTOR_BYTES, type SectorCipher } from "./sector-cipher.ts"
 import { asBytes } from "./words.ts"
 
-/** Block by block: no sector number, no IV. */
+/** Encrypts block by block, without sector number and IV. */
 export class EcbCipher implements SectorCipher {
   readonly #cipher: BlockCipher
 
@@ -21,7 +21,7 @@ export class EcbCipher implements SectorCipher {
   }
 }
 
-/** XOR with encrypted counters: big-endian numbers of a block's size that begin with the sector's IV. */
+/** XORs data with encrypted counters: big-endian numbers of a block's size that start with the sector's IV. */
 export class CtrCipher implements SectorCipher {
   readonly #cipher: BlockCipher
   readonly #ivs: IvSource
@@ -51,7 +51,7 @@ export class CtrCipher implements SectorCipher {
   }
 }
 
-/** Makes the counter of `size` bytes at byte `at` the one before it, plus 1. */
+/** Sets the counter of `size` bytes at byte `at` to the one before it plus 1. */
 function addOne(counters: Uint8Array, at: number, size: number): void {
   counters.copyWithin(at, at - size, at)
   for (let place = at + size - 1; place >= at; place--) {

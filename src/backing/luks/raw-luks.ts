@@ -1,4 +1,4 @@
-/** Opens and makes raw LUKS images: a header, key material, and the encrypted disk behind them. */
+/** Opens and makes raw LUKS images: a header, key material, and then the encrypted disk. */
 import { BackingError } from "../backing.ts"
 import type { ImageFile } from "../image-file.ts"
 import type { Cryptography } from "./cryptography.ts"
@@ -11,13 +11,13 @@ import { readLuksHeader, unlockVolume } from "./volume.ts"
 
 export interface UnlockFileOptions {
   readonly passphrase: Passphrase
-  /** Undefined where the platform has none. */
+  /** Undefined if the platform has none. */
   readonly cryptography: Cryptography | undefined
 }
 
 /**
- * The disk in a LUKS image, which owns `file` from then on; when this throws, the caller still does.
- * @throws BackingError as `unlockVolume`, and `unsupported` where the platform has no cryptography
+ * The disk in a LUKS image. It owns `file` from then on, unless this throws.
+ * @throws BackingError as `unlockVolume`, and `unsupported` if the platform has no cryptography
  */
 export function unlockFile(file: ImageFile, { passphrase, cryptography }: UnlockFileOptions): EncryptedFile {
   const known = requireCryptography(cryptography, file.path)
@@ -25,20 +25,20 @@ export function unlockFile(file: ImageFile, { passphrase, cryptography }: Unlock
   return new EncryptedFile(file, { payloadOffset: header.payloadOffset, cipher: makeCipher(header.cipher, key, known) })
 }
 
-/** The disk in a LUKS image as long as its key is not known: it has its size. Owns `file` as `unlockFile` does. @throws as that */
+/** The disk in a LUKS image without its key: only the size is usable. Owns `file` like `unlockFile`. @throws like `unlockFile` */
 export function lockedFile(file: ImageFile): EncryptedFile {
   const { payloadOffset } = readLuksHeader({ file, offset: 0, length: file.size() })
   return new EncryptedFile(file, { payloadOffset, cipher: LOCKED_CIPHER })
 }
 
 export interface NewVolumeOptions {
-  /** Of the disk: bytes, a multiple of 512. */
+  /** Bytes of the disk, a multiple of 512. */
   readonly size: number
   readonly encryption: LuksOptions | undefined
 }
 
 /**
- * Makes a LUKS image in `file`, which is empty. What the disk reads as is not defined before it is written. The header comes last.
+ * Makes a LUKS image in `file`, which is empty. The disk reads as undefined bytes until it is written. The header is written last.
  * @throws BackingError `invalid-argument` for options that contradict each other; `unsupported` for a hash that the platform lacks
  */
 export function writeVolume(file: ImageFile, { size, encryption }: NewVolumeOptions, cryptography: Cryptography): void {
@@ -54,7 +54,7 @@ export function writeVolume(file: ImageFile, { size, encryption }: NewVolumeOpti
   }
 }
 
-/** @throws BackingError `unsupported` where the platform has no cryptography */
+/** @throws BackingError `unsupported` if the platform has no cryptography */
 export function requireCryptography(cryptography: Cryptography | undefined, path: string): Cryptography {
   if (cryptography !== undefined) return cryptography
   const remedy = "use openDisk or createDisk, which wait for it, or pass the option cryptography"

@@ -1,24 +1,24 @@
 /**
- * SectorIo: bytes of an encrypted area, at any place and of any length, as reads and writes of whole sectors. What a write leaves of a
- * sector is read first. The caller's buffers only ever hold plain text, and are not changed by a write.
+ * SectorIo turns reads and writes of an encrypted area, at any place and of any length, into those of whole sectors. A write of a part of a
+ * sector first reads the rest. The caller's buffers only ever hold plain text, and writes do not change them.
  */
 import { BufferCursor, BufferFiller } from "../buffers.ts"
 import { SECTOR_BYTES, type SectorCipher } from "./sector-cipher.ts"
 
-/** The file below: whole sectors, from a multiple of a sector on. */
+/** The encrypted file, accessed in whole sectors. */
 export interface SectorStore {
   /** Fills `bytes`. */
   read(bytes: Uint8Array, offset: number): void
   write(bytes: Uint8Array, offset: number): void
 }
 
-/** Bytes that are transformed together. Longer runs leave the processor's cache (measured). */
+/** Most bytes to transform together. Longer runs do not fit into the processor's cache (measured). */
 const MOST_AT_ONCE = 128 * 1024
 
 export class SectorIo {
   readonly #cipher: SectorCipher
   readonly #store: SectorStore
-  /** Grows to what is needed. One call uses it at a time, and leaves nothing in it for the next. */
+  /** Grows as needed. Only one call uses it at a time, and leaves nothing in it for the next. */
   #scratch = new Uint8Array(0)
 
   constructor(cipher: SectorCipher, store: SectorStore) {
@@ -27,8 +27,8 @@ export class SectorIo {
   }
 
   /**
-   * Fills `buffers`, `length` bytes in all, from byte `offset` of the store. `place`: the byte that sectors are numbered by there; both lie
-   * as far from a sector's start.
+   * Fills `buffers`, `length` bytes in all, from byte `offset` of the store. `place`: the byte that numbers the sectors there. Both have
+   * the same distance from the start of a sector.
    */
   read(buffers: readonly Uint8Array[], offset: number, length: number, place: number): void {
     const filler = new BufferFiller(buffers)

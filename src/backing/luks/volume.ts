@@ -1,4 +1,4 @@
-/** A LUKS volume, opened by a passphrase: a header with its key material, somewhere in a file. */
+/** Opens a LUKS volume with a passphrase: a header with its key material, anywhere in a file. */
 import { BackingError } from "../backing.ts"
 import type { ImageFile } from "../image-file.ts"
 import type { Cryptography } from "./cryptography.ts"
@@ -6,15 +6,15 @@ import { type HeaderPlace, LUKS_HEADER_BYTES, type LuksHeader, materialBytes, pa
 import { openSlot, type ReadArea } from "./key-slots.ts"
 import { type Passphrase, passphraseBytes } from "./passphrase.ts"
 
-/** A run of bytes of a file that holds a LUKS header and its key material. */
+/** The bytes of a file that hold a LUKS header and its key material. */
 export interface LuksArea {
   readonly file: Pick<ImageFile, "path" | "read">
-  /** Byte of the file. */
+  /** Byte offset in the file. */
   readonly offset: number
   readonly length: number
 }
 
-/** The header in an area. @throws BackingError as `parseLuksHeader` does, or `invalid-format` where the area is too short for its slots */
+/** The header in an area. @throws BackingError as `parseLuksHeader`, and `invalid-format` if the area is too short for its slots */
 export function readLuksHeader(area: LuksArea): LuksHeader {
   const header = parseLuksHeader(readArea(area)(0, LUKS_HEADER_BYTES), placeOf(area))
   const end = Math.max(...header.slots.map(({ materialOffset }) => materialOffset)) + materialBytes(header)
@@ -29,7 +29,7 @@ function placeOf({ file, offset }: LuksArea): HeaderPlace {
   return { path: file.path, offset }
 }
 
-/** Reads from an area. What is read throws `invalid-format` where the file ends before. */
+/** A function that reads from an area. It throws `invalid-format` if the file is too short. */
 export function readArea({ file, offset }: LuksArea): ReadArea {
   return (from, length) => {
     const bytes = new Uint8Array(length)
@@ -43,7 +43,7 @@ export function readArea({ file, offset }: LuksArea): ReadArea {
 export interface UnlockOptions {
   readonly passphrase: Passphrase
   readonly cryptography: Cryptography
-  /** Only this slot is tried. */
+  /** Try only this slot. */
   readonly only?: number
 }
 

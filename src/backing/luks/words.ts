@@ -1,10 +1,10 @@
-/** Bytes as words, and words as bytes: what the ciphers count in. */
+/** Bytes as words, the unit of the ciphers, and words as bytes. */
 
 export function asBytes(words: Int32Array): Uint8Array {
   return new Uint8Array(words.buffer, words.byteOffset, words.byteLength)
 }
 
-/** The same bytes as words of the host, which is little-endian; a copy where they do not lie at a multiple of 4. */
+/** The same bytes as words of the little-endian host; a copy if they are not aligned to 4 bytes. */
 export function asWords(bytes: Uint8Array): Int32Array {
   const { buffer, byteOffset, byteLength } = byteOffsetIsEven(bytes) ? bytes : bytes.slice()
   return new Int32Array(buffer, byteOffset, byteLength / 4)

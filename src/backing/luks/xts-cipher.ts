@@ -1,6 +1,6 @@
 /**
- * XTS: each block is XORed with a tweak before and after AES. The first tweak of a sector is its IV, encrypted by the second key; the next
- * ones are doubled in GF(2^128). IEEE 1619-2018, 5.3
+ * XTS: each block is XORed with a tweak before and after AES. The first tweak of a sector is its IV, encrypted with the second key; each
+ * next one is the double in GF(2^128). IEEE 1619-2018, 5.3
  */
 import type { BlockCipher } from "./cryptography.ts"
 import type { IvSource } from "./iv-generator.ts"
@@ -22,7 +22,7 @@ export class XtsCipher implements SectorCipher {
   readonly #data: BlockCipher
   readonly #tweak: BlockCipher
   readonly #ivs: IvSource
-  /** The tweaks of the blocks of one call, kept from before AES to after it. */
+  /** The tweaks of the blocks of one call, for use before and after AES. */
   #tweaks = new Int32Array(0)
 
   constructor({ data, tweak, ivs }: XtsParts) {
@@ -82,7 +82,7 @@ function whiten(words: Int32Array, tweaks: Int32Array, first: Int32Array): void 
   }
 }
 
-/** Four words a turn take 40 % of the time of one a turn (measured, 128 KiB). */
+/** Four words per iteration take 40 % of the time of one word per iteration (measured, 128 KiB). */
 function xorInto(target: Int32Array, words: Int32Array, tweaks: Int32Array): void {
   for (let at = 0; at < target.length; at += BLOCK_WORDS) {
     target[at] = (words[at] ?? 0) ^ (tweaks[at] ?? 0)

@@ -1,4 +1,4 @@
-/** An NBD client, byte by byte, which can send valid and invalid messages. Numbers are typed from the protocol's document. */
+/** An NBD client that builds messages byte by byte, valid or invalid. Numbers are typed from the protocol's document. */
 import { once } from "node:events"
 import { connect, type Socket } from "node:net"
 import { connect as connectTls } from "node:tls"
@@ -19,7 +19,7 @@ export const EXPORT_FLAG = {
 } as const
 export const ERROR = { perm: 1, io: 5, nomem: 12, inval: 22, nospc: 28, overflow: 75, notsup: 95, shutdown: 108 } as const
 
-/** A reply to an option. `error` is that of `REP_ERR`, where it is one. */
+/** A reply to an option. `error` is the error of a `REP_ERR`. */
 export interface OptionReply {
   readonly option: number
   readonly type: number
@@ -27,7 +27,7 @@ export interface OptionReply {
   readonly data: Buffer
 }
 
-/** A simple reply (`data` has to be read apart), or a chunk of a structured one. */
+/** A simple reply (its data has to be read separately), or a chunk of a structured one. */
 export type Reply =
   | { readonly kind: "simple"; readonly error: number; readonly cookie: bigint }
   | { readonly kind: "chunk"; readonly isLast: boolean; readonly type: number; readonly cookie: bigint; readonly data: Buffer }
@@ -39,7 +39,7 @@ export interface Command {
   readonly offset?: number | bigint
   readonly length?: number
   readonly magic?: number
-  /** What follows the header. */
+  /** The bytes after the header. */
   readonly payload?: Uint8Array
 }
 
@@ -55,7 +55,7 @@ export class NbdClient {
     this.#listen(socket)
   }
 
-  /** Connected; it ends when the test has finished. */
+  /** A connected client, which ends when the test has finished. */
   static async connect(where: { readonly path: string } | { readonly port: number }): Promise<NbdClient> {
     const socket = connect({ ...where, allowHalfOpen: true })
     socket.on("error", () => {})
@@ -81,7 +81,7 @@ export class NbdClient {
     this.#socket.write(Buffer.concat(parts))
   }
 
-  /** Sends no more, and still reads. */
+  /** Ends sending, but still reads. */
   endWriting(): void {
     this.#socket.end()
   }
@@ -90,7 +90,7 @@ export class NbdClient {
     this.#socket.destroy()
   }
 
-  /** Reads nothing any more. */
+  /** Stops reading. */
   pause(): void {
     this.#socket.pause()
   }
@@ -154,7 +154,7 @@ export class NbdClient {
     }
   }
 
-  /** Goes over to TLS. */
+  /** Switches to TLS. */
   async startTls(options: { readonly ca: string; readonly cert?: string; readonly key?: string }): Promise<void> {
     const [reply] = await this.option(OPT.starttls)
     if (reply?.type !== REP.ack) throw new Error("no TLS")
@@ -202,13 +202,13 @@ export class NbdClient {
     return { kind: "chunk", isLast: flags === 1, type, cookie: rest.readBigUInt64BE(4), data: await this.read(rest.readUInt32BE(12)) }
   }
 
-  /** Sends a command that is answered without data, and returns the error, or 0. */
+  /** Sends a command whose reply has no data. Returns the error, or 0. */
   async perform(command: Command): Promise<number> {
     this.sendCommand(command)
     return errorOf(await this.reply())
   }
 
-  /** Reads over simple replies. */
+  /** Reads by simple replies. */
   async readDisk(offset: number, length: number, flags = 0): Promise<Buffer> {
     const error = await this.perform({ type: CMD.read, offset, length, flags })
     if (error !== 0) throw new Error(`error ${error}`)
@@ -248,7 +248,7 @@ export function metaContext(name: string, ...queries: readonly string[]): Buffer
   return Buffer.concat([text(name), u32(queries.length), ...queries.map(text)])
 }
 
-/** Fails the test where the two differ, and says where first. `toEqual` takes seconds for a MiB. */
+/** Fails the test if the two differ, and says where first. `toEqual` takes seconds for a MiB. */
 export function expectSame(actual: Uint8Array, expected: Uint8Array): void {
   if (Buffer.compare(actual, expected) === 0) return
   const at = actual.findIndex((byte, index) => byte !== expected[index])

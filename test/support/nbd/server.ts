@@ -9,12 +9,12 @@ import { temporaryDirectory } from "../temporary.ts"
 export interface TestServer {
   readonly server: NbdServer
   readonly path: string
-  /** Errors that `onError` got, as text. */
+  /** The errors passed to `onError`, as text. */
   readonly errors: string[]
   connect(): Promise<NbdClient>
 }
 
-/** Serves until the test has finished. Fails the test for an error that it does not expect: whoever expects some empties `errors`. */
+/** Serves until the test has finished. Errors left in `errors` fail the test, so a test that expects some empties it. */
 export async function serve(options: NbdServerOptions): Promise<TestServer> {
   const errors: string[] = []
   const path = join(temporaryDirectory(), "nbd.sock")

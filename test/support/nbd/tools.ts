@@ -1,6 +1,6 @@
 /**
- * NBD's own tools, and QEMU's, against a server in this process: they run beside it, so nothing here waits synchronously. Where CI is set a
- * missing tool fails the tests; elsewhere they show as skipped.
+ * Runs NBD's and QEMU's tools against a server in this process, so nothing here may wait synchronously. If CI is set, a missing tool fails
+ * the tests; otherwise they show as skipped.
  */
 import { execFile, spawnSync } from "node:child_process"
 import { writeFileSync } from "node:fs"
@@ -8,7 +8,7 @@ import { join } from "node:path"
 import { promisify } from "node:util"
 import { it } from "vitest"
 
-/** Debian's nbdsh takes the first python3 that it finds, and needs Debian's. */
+/** Debian's nbdsh runs the first python3 in PATH, but needs Debian's. */
 const env = { ...process.env, PATH: `/usr/bin:${process.env["PATH"] ?? ""}` }
 
 function has(name: string, ...words: readonly string[]): boolean {
@@ -24,7 +24,7 @@ export const itWithNbdTools = it.runIf(hasNbdTools || process.env["CI"] !== unde
 
 const execute = promisify(execFile)
 
-/** Runs a tool, and fails the test when it does, or does not end. Returns what it printed. */
+/** Runs a tool. Fails the test if the tool fails or does not end. Returns its output. */
 export async function tool(name: string, ...words: readonly string[]): Promise<string> {
   try {
     const { stdout } = await execute(name, words, { env, timeout: 25_000, maxBuffer: 1 << 28 })
@@ -39,7 +39,7 @@ export function uri(path: string, name = "", scheme = "nbd"): string {
   return `${scheme}+unix:///${name}?socket=${path}`
 }
 
-/** Files in PEM, in a directory. The names are those that QEMU and libnbd look for. */
+/** PEM files in a directory, under the names that QEMU and libnbd look for. */
 export interface Certificates {
   readonly directory: string
   readonly ca: string
@@ -49,7 +49,7 @@ export interface Certificates {
   readonly clientKey: string
 }
 
-/** An authority, and a server's and a client's certificate that it has signed, for localhost, by openssl. */
+/** Makes, with openssl, an authority, and a server's and a client's certificate for localhost signed by it. */
 export async function makeCertificates(directory: string): Promise<Certificates> {
   const file = (name: string): string => join(directory, name)
   const key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]

@@ -3,20 +3,20 @@ import { copyMatch } from "../copy-match.ts"
 import { DecompressionError } from "../decompression-error.ts"
 import { ENTRY, type HuffmanTable, KIND, KIND_MASK } from "./huffman-table.ts"
 
-/** Where a stream is read and where it goes. */
+/** The positions in the input and in the output. */
 export interface InflateState {
   /** The input with zeroes after it. */
   readonly data: DataView
-  /** The next bit of the input, and the bit where it ends. */
+  /** The next bit of the input, and the input's end in bits. */
   position: number
   readonly end: number
   readonly bytes: Uint8Array
   readonly view: DataView
-  /** Bytes that are decompressed. */
+  /** Bytes decompressed so far. */
   length: number
 }
 
-/** Decodes up to the end of the block, or until the output is full. @throws DecompressionError */
+/** Decodes to the end of the block, or until the output is full. @throws DecompressionError */
 export function inflateCodes(state: InflateState, lengths: HuffmanTable, distances: HuffmanTable): void {
   const { data, bytes, view, end } = state
   const { entries } = lengths
@@ -27,7 +27,7 @@ export function inflateCodes(state: InflateState, lengths: HuffmanTable, distanc
   const { LITERAL, SUBTABLE, END, BASE } = KIND
   const size = bytes.length
   let { position, length: at } = state
-  // One symbol needs up to 48 bits, so positions are at most that much beyond the end, where the input has zeroes.
+  // One symbol takes up to 48 bits, so positions go at most that far beyond the end, where the input has zeroes.
   while (at < size && position <= end) {
     let word = data.getUint32(position >> 3, true) >>> (position & 7)
     let entry = entries[word & mask] ?? 0
@@ -38,7 +38,7 @@ export function inflateCodes(state: InflateState, lengths: HuffmanTable, distanc
     position += entry & BITS_MASK
     if ((entry & KIND_MASK) === LITERAL) {
       bytes[at++] = entry >>> VALUE_SHIFT
-      // The word has ten more bits at least: often another literal.
+      // The word has at least ten more bits: often another literal.
       word >>>= entry & BITS_MASK
       entry = entries[word & mask] ?? 0
       if ((entry & KIND_MASK) === LITERAL && at < size) {

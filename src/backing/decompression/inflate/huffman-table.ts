@@ -1,4 +1,4 @@
-/** HuffmanTable: decodes the codes of a deflate block. The lengths of the codes say all about them. RFC 1951, 3.2.2 */
+/** HuffmanTable decodes the codes of a deflate block, which are defined by their lengths alone. RFC 1951, 3.2.2 */
 import { DecompressionError } from "../decompression-error.ts"
 
 /** Bits of the longest code. */
@@ -9,9 +9,9 @@ const MOST_SYMBOLS = 288
 /** Kinds of entries. LITERAL is 0, so that its test is the fastest. */
 export const KIND = { LITERAL: 0, BASE: 1 << 9, END: 2 << 9, SUBTABLE: 3 << 9 } as const
 export const KIND_MASK = 3 << 9
-/** `bits of the code | extra bits << 5 | kind | value << 11`. The value of a subtable is where it begins, its extra bits are its index. */
+/** `bits of the code | extra bits << 5 | kind | value << 11`. A subtable's value is its start, its extra bits are the bits of its index. */
 export const ENTRY = { BITS_MASK: 31, EXTRA_SHIFT: 5, EXTRA_MASK: 15, VALUE_SHIFT: 11 } as const
-/** No code leads here. */
+/** An entry that no code has. */
 export const NO_CODE = KIND.END | (1 << ENTRY.VALUE_SHIFT)
 
 const countOfLength = new Uint16Array(MOST_CODE_BITS + 1)
@@ -19,26 +19,26 @@ const nextOfLength = new Uint16Array(MOST_CODE_BITS + 2)
 const sorted = new Uint16Array(MOST_SYMBOLS)
 
 export class HuffmanTable {
-  /** A root for the next `rootBits` bits, the first bit lowest, and after it the subtables of longer codes. */
+  /** The root, indexed by the next `rootBits` bits, the first bit lowest, followed by the subtables of longer codes. */
   readonly entries: Int32Array
   rootBits = 1
   readonly #name: string
   readonly #mostRootBits: number
-  /** What each symbol yields: an entry without the bits of its code. */
+  /** The entry of each symbol, without the bits of its code. */
   readonly #symbols: Int32Array
 
   constructor(name: string, mostRootBits: number, symbols: Int32Array) {
     this.#name = name
     this.#mostRootBits = mostRootBits
     this.#symbols = symbols
-    // The codes in a subtable of k bits are complete and reach k bits, so there are k + 1 of them at least.
+    // The codes in a subtable of k bits are complete and include codes of k bits, so there are at least k + 1.
     const mostSubtables = Math.floor(symbols.length / (MOST_CODE_BITS - mostRootBits + 1))
     this.entries = new Int32Array((1 << mostRootBits) + (mostSubtables << (MOST_CODE_BITS - mostRootBits)))
   }
 
   /**
    * Builds the table of the codes whose lengths are `lengths[from .. from + count)`.
-   * @throws DecompressionError when they do not make a code: a code is complete, or one of one bit where `mayBeIncomplete`
+   * @throws DecompressionError when the lengths are invalid: a code must be complete, or, with `mayBeIncomplete`, a single code of one bit
    */
   build(lengths: Uint8Array, from: number, count: number, mayBeIncomplete: boolean): void {
     const longest = sortByLength(lengths, from, count)
@@ -86,7 +86,7 @@ export class HuffmanTable {
   }
 }
 
-/** Puts the symbols into `sorted` by the lengths of their codes. Returns the longest length. */
+/** Sorts the symbols into `sorted` by the lengths of their codes. Returns the greatest length. */
 function sortByLength(lengths: Uint8Array, from: number, count: number): number {
   countOfLength.fill(0)
   for (let symbol = 0; symbol < count; symbol++) {
@@ -117,7 +117,7 @@ function nextCode(code: number, length: number): number {
   return bit === 0 ? 0 : (code & (bit - 1)) | bit
 }
 
-/** Bits of a subtable that begins with a code of `length`, of which `left` are left: as many as its codes need. */
+/** Bits of a subtable that begins with a code of `length`, of which `left` are left: as many as the subtable's codes need. */
 function subtableBits(length: number, left: number, rootBits: number, longest: number): number {
   let bits = length - rootBits
   let room = (1 << bits) - left

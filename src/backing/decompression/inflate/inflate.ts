@@ -1,4 +1,4 @@
-/** inflateRaw: a raw deflate stream (RFC 1951, without header and checksum) into a buffer of the caller's, in bounded time and memory. */
+/** inflateRaw decompresses a raw deflate stream (RFC 1951, without header and checksum) into a buffer, in bounded time and memory. */
 import { DecompressionError } from "../decompression-error.ts"
 import { Effort } from "../effort.ts"
 import { type InflateState, inflateCodes } from "./codes.ts"
@@ -8,26 +8,26 @@ import { ENTRY } from "./huffman-table.ts"
 const BLOCK_TYPE = { STORED: 0, FIXED: 1, DYNAMIC: 2 } as const
 /** Positions are counted in bits, as 31-bit numbers. */
 const MOST_INPUT = 2 ** 27
-/** What the loops may read beyond the end of the input: a position is looked at once for each symbol. */
+/** Bytes that the loops may read beyond the end of the input, because they check the position only once for each symbol. */
 const PADDING = 16
 const MOST_LENGTHS = 286
 const MOST_DISTANCES = 30
 
 const END_OF_BLOCK = 256
 
-/** Charged for a block. zlib writes one for 127 bytes at the least (memLevel 1), but also empty ones where its user flushes. */
+/** The charge for a block. zlib writes blocks of at least 127 bytes (memLevel 1), but also empty ones when its user flushes. */
 const BLOCK_EFFORT = 16
-/** Charged for a block with tables beside that: they pay only where a block is long. */
+/** The additional charge for a block with tables, which are worth it only for long blocks. */
 const TABLES_EFFORT = 84
 
-/** A copy of the input with zeroes after it, so that the loops need not look where it ends. Grows to the longest input. */
+/** A copy of the input with zeroes after it, so that the loops need not check for the end. Grows to the longest input. */
 let padded = new Uint8Array(0)
 const codeLengths = new Uint8Array(320)
 
 /**
- * Decompresses `input` into `output` until it is full or the stream ends, and returns how many bytes that are. What follows is ignored, and
- * nothing is asked of it.
- * @throws DecompressionError when the input is not deflate data, or ends before the stream does and the output is full
+ * Decompresses `input` into `output` until the output is full or the stream ends. Returns the number of bytes. The rest of the input is
+ * ignored, and not checked.
+ * @throws DecompressionError when the input is not deflate data, or ends before the stream ends or the output is full
  * @throws RangeError for an input above 128 MiB
  */
 export function inflateRaw(input: Uint8Array, output: Uint8Array): number {
@@ -87,7 +87,7 @@ function copyStored(state: InflateState): void {
   state.position += wanted * 8
 }
 
-/** Reads the codes that a block brings along. RFC 1951, 3.2.7 */
+/** Reads the codes that a block describes. RFC 1951, 3.2.7 */
 function readTables(state: InflateState): void {
   const lengthCount = readBits(state, 5) + 257
   const distanceCount = readBits(state, 5) + 1
@@ -102,7 +102,7 @@ function readTables(state: InflateState): void {
   distanceTable().build(codeLengths, lengthCount, distanceCount, true)
 }
 
-/** Reads the lengths of `count` codes, runs of the same length shortened. */
+/** Reads the lengths of `count` codes, in which runs of equal lengths are shortened. */
 function readCodeLengths(state: InflateState, count: number): void {
   const { entries, rootBits } = precodeTable()
   for (let index = 0; index < count;) {

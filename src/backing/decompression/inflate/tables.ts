@@ -1,7 +1,7 @@
 /** The alphabets of deflate, and a table for each, made when it is first needed. RFC 1951, 3.2.5 to 3.2.7 */
 import { ENTRY, HuffmanTable, KIND, NO_CODE } from "./huffman-table.ts"
 
-/** In this order the lengths of the codes for code lengths are stored. */
+/** The order in which the lengths of the codes for code lengths are stored. */
 export const ORDER_OF_LENGTHS = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15] as const
 
 /** The lengths of the fixed codes: 288 for literals and lengths, then 32 for distances. */
@@ -9,7 +9,7 @@ const FIXED_LENGTHS = Uint8Array.from({ length: 320 }, (_, at) => (at < 144 ? 8 
 
 const MOST_LENGTH = 258
 
-/** Entries for a row of values: `same` of each number of extra bits, each range above the one before. */
+/** Entries for values in ascending ranges, with the given numbers of extra bits. */
 function baseEntries(first: number, extras: readonly number[]): number[] {
   let base = first
   return extras.map((extra) => {
@@ -28,7 +28,7 @@ function valueEntries(count: number): number[] {
   return Array.from({ length: count }, (_, value) => value << ENTRY.VALUE_SHIFT)
 }
 
-/** Literals, the end of the block, lengths; two symbols have codes in the fixed code, and no meaning. */
+/** Literals, the end of the block, and lengths. Two more symbols have codes in the fixed code, but no meaning. */
 function lengthSymbols(): Int32Array {
   const longest = (MOST_LENGTH << ENTRY.VALUE_SHIFT) | KIND.BASE
   return Int32Array.from([...valueEntries(256), KIND.END, ...baseEntries(3, LENGTH_EXTRA_BITS), longest, NO_CODE, NO_CODE])
@@ -44,7 +44,7 @@ let precode: HuffmanTable | undefined
 let fixedLengths: HuffmanTable | undefined
 let fixedDistances: HuffmanTable | undefined
 
-/** For the codes that a block brings along. */
+/** The table for the codes that a block describes. */
 export function lengthTable(): HuffmanTable {
   return (lengths ??= newLengthTable())
 }
@@ -53,7 +53,7 @@ export function distanceTable(): HuffmanTable {
   return (distances ??= newDistanceTable())
 }
 
-/** Of the fixed code: built once, for a block may take no more than ten bits. */
+/** The table of the fixed code. It is built only once, because a block may have as few as ten bits. */
 export function fixedLengthTable(): HuffmanTable {
   if (fixedLengths === undefined) {
     fixedLengths = newLengthTable()
@@ -78,7 +78,7 @@ function newDistanceTable(): HuffmanTable {
   return new HuffmanTable("distances", 9, distanceSymbols())
 }
 
-/** Of the lengths of the codes of a block. */
+/** The table for the code lengths of a block. */
 export function precodeTable(): HuffmanTable {
   return (precode ??= new HuffmanTable("lengths", 7, Int32Array.from(valueEntries(19))))
 }

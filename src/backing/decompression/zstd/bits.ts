@@ -1,6 +1,6 @@
 /**
- * Bit streams of zstd. Tables are described in bits that are read forward; all other bits are read backward, from the end of a stream to
- * its start. RFC 8878, 4.1.
+ * Bit streams of zstd. Descriptions of tables are read forward, all other bits backward, from the end of a stream to its start. RFC 8878,
+ * 4.1.
  */
 import { DecompressionError } from "../decompression-error.ts"
 
@@ -37,7 +37,7 @@ export class ForwardBits {
     return value
   }
 
-  /** The position of the first byte of which no bit was read. @throws DecompressionError when bits beyond the end were read */
+  /** The position of the first entirely unread byte. @throws DecompressionError when bits beyond the end were read */
   finish(): number {
     const next = this.#byte + (this.#bit > 0 ? 1 : 0)
     if (next > this.#end) throw new DecompressionError("the description of a zstd table ends too early")
@@ -51,8 +51,8 @@ export class ForwardBits {
 }
 
 /**
- * Where a backward stream in the bytes from `start` to `end` begins: the number of bits of `data` below its first bit. The highest bit that
- * is set in the last byte only marks the beginning. A stream has been read when `start * 8` is reached.
+ * The first position of a backward stream in the bytes from `start` to `end`: the number of bits of `data` below its first bit. The highest
+ * set bit of the last byte only marks the beginning. The stream ends at position `start * 8`.
  * @throws DecompressionError when there is no such mark
  */
 export function startBackward(data: DataView, start: number, end: number): number {
@@ -65,8 +65,8 @@ export function startBackward(data: DataView, start: number, end: number): numbe
 export const MOST_BITS = 25
 
 /**
- * The bits below bit `position` of `data`, at the top of a word of 32 bits. They come from the four bytes that end with the one of the
- * highest bit, so bits below a stream's start are what precedes it. V8 inlines this and `topBits` in hot loops.
+ * The bits below bit `position` of `data`, at the top of a word of 32 bits. They come from the four bytes up to the one with the highest
+ * bit, so bits below a stream's start are those of preceding bytes. V8 inlines this and `topBits` in hot loops.
  */
 export function wordBelow(data: DataView, position: number): number {
   return data.getUint32(((position + 7) >> 3) - 4, true) << (-position & 7)
@@ -74,7 +74,7 @@ export function wordBelow(data: DataView, position: number): number {
 
 /** The `count` highest bits of `word`. */
 export function topBits(word: number, count: number): number {
-  // Two shifts: a shift by 32 is one by 0.
+  // Two shifts, because a shift by 32 would shift by 0.
   return (word >>> 1) >>> (31 - count)
 }
 

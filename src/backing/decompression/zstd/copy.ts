@@ -4,23 +4,23 @@ import { copyMatch } from "../copy-match.ts"
 import type { Literals } from "./literals.ts"
 import type { Sequences } from "./sequences.ts"
 
-/** Where decompressed bytes go. */
+/** The output, and the position in it. */
 export interface Output {
   readonly bytes: Uint8Array
   readonly view: DataView
-  /** Where the frame begins: matches reach back to here. */
+  /** The start of the frame, before which matches cannot reach. */
   frameStart: number
-  /** Bytes that are decompressed. */
+  /** Bytes decompressed so far. */
   length: number
 }
 
-/** From this length on the call of a built-in function is worth it (measured). */
+/** From this length on, calling a built-in function is faster (measured). */
 const LONG = 96
-/** Literals that are copied at once, for the reason that `copyMatch` has. */
+/** Literals to copy at once, for the same reason as in `copyMatch`. */
 const AT_ONCE = 8
 
 /**
- * Carries out the first `count` of `sequences`. `limit` is the end of the block at the most.
+ * Executes the first `count` of `sequences`. `limit` is the greatest possible end of the block.
  * @throws DecompressionError
  */
 export function copySequences(output: Output, literals: Literals, sequences: Sequences, count: number, limit: number): void {

@@ -5,7 +5,7 @@ const MAGIC = 0xfd2f_b528
 const SKIPPABLE_MAGIC = 0x184d_2a50
 const DICTIONARY_ID_SIZES = [0, 1, 2, 4] as const
 const CONTENT_SIZE_SIZES = [0, 2, 4, 8] as const
-/** As libzstd: a window beyond this is refused, though a decoder into one buffer would not need it. */
+/** Larger windows are refused, as in libzstd, although a decoder into one buffer needs no window. */
 const MOST_WINDOW = 2 ** 27
 const MOST_BLOCK = 128 * 1024
 
@@ -16,14 +16,14 @@ export const CHECKSUM_SIZE = 4
 export interface FrameHeader {
   /** Bytes of the header, the magic number included. */
   readonly length: number
-  /** Bytes that the frame holds, undefined where it does not say. Rounded above 2^53. */
+  /** Bytes of the frame's content, rounded above 2^53. Undefined if the frame does not say. */
   readonly contentSize: number | undefined
   readonly hasChecksum: boolean
   /** The most bytes of one block, stored or decompressed. */
   readonly mostBlock: number
 }
 
-/** What is read beyond the end of the data. */
+/** The error of reads beyond the end of the data. */
 function tooShort(): DecompressionError {
   return new DecompressionError("the compressed data ends inside a zstd frame")
 }
@@ -33,7 +33,7 @@ export function checkLeft(data: DataView, at: number, length: number): void {
   if (length > data.byteLength - at) throw tooShort()
 }
 
-/** Bytes of the skippable frame at `at`, 0 where there is none. @throws DecompressionError when it is cut off */
+/** Bytes of the skippable frame at `at`, or 0 if there is none. @throws DecompressionError when the frame is cut off */
 export function skippableLength(data: DataView, at: number): number {
   checkLeft(data, at, 4)
   if ((data.getUint32(at, true) & 0xffff_fff0) !== SKIPPABLE_MAGIC) return 0
@@ -45,7 +45,7 @@ export function skippableLength(data: DataView, at: number): number {
 
 /**
  * Reads the frame header at `at`.
- * @throws DecompressionError when there is none, it is cut off, or asks for what is not supported
+ * @throws DecompressionError when there is none, or it is cut off, or needs an unsupported feature
  */
 export function readFrameHeader(data: DataView, at: number): FrameHeader {
   checkLeft(data, at, 5)
@@ -84,15 +84,15 @@ function readWindowSize(descriptor: number): number {
   return base + (base / 8) * (descriptor & 7)
 }
 
-/** The header of the block at `at`: bit 0 says whether it is the last, bits 1 and 2 have its type, the others its size. */
+/** The header of the block at `at`: bit 0 marks the last block, bits 1 and 2 are the type, the others the size. */
 export function readBlockHeader(data: DataView, at: number): number {
   checkLeft(data, at, BLOCK_HEADER_SIZE)
   return data.getUint16(at, true) | (data.getUint8(at + 2) << 16)
 }
 
 /**
- * Bytes of the zstd frame at the start of `data`, skippable or not, found without decompressing it.
- * @throws DecompressionError when it is not a frame, or not a whole one
+ * Bytes of the zstd frame at the start of `data`, skippable or not, without decompressing it.
+ * @throws DecompressionError when there is no whole frame
  */
 export function zstdFrameLength(bytes: Uint8Array): number {
   const data = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)

@@ -1,14 +1,14 @@
-/** Finite state entropy tables: how they are described in a frame, and how they are built. RFC 8878, 4.1 */
+/** Finite state entropy tables: reads their descriptions and builds them. RFC 8878, 4.1 */
 import { DecompressionError } from "../decompression-error.ts"
 import type { ForwardBits } from "./bits.ts"
 
 const LOWEST_ACCURACY_LOG = 5
-/** Symbols of the largest alphabet, that of match lengths, and some more that a description can name before it is refused. */
+/** Symbols of the largest alphabet (match lengths), and some more that a description can name before it is refused. */
 const MOST_SYMBOLS = 64
 /** States of the largest table. */
 const MOST_STATES = 512
 
-/** Scratch memory of the builder: nothing is kept in it between calls. */
+/** Scratch memory of the builder, not used between calls. */
 const counts = new Int16Array(MOST_SYMBOLS)
 const following = new Uint16Array(MOST_SYMBOLS)
 const symbols = new Uint8Array(MOST_STATES)
@@ -72,7 +72,7 @@ export class FseTable {
   }
 }
 
-/** The count of one symbol, when `left` states have no symbol yet. Small values take one bit less where that leaves no doubt. */
+/** The count of one symbol, if `left` states have no symbol yet. Small values take one bit less if they stay unambiguous. */
 function readCount(bits: ForwardBits, left: number): number {
   const width = 32 - Math.clz32(left + 1)
   const value = bits.peek(width)
@@ -86,7 +86,7 @@ function readCount(bits: ForwardBits, left: number): number {
   return (value < 1 << (width - 1) ? value : value - firstLong) - 1
 }
 
-/** After a count of zero: how many more symbols have none, in steps of up to three. Returns the next symbol. */
+/** After a count of zero: reads how many more symbols have a count of zero, in steps of up to three. Returns the next symbol. */
 function readZeroes(bits: ForwardBits, from: number, highestSymbol: number): number {
   let symbol = from
   for (;;) {
@@ -98,7 +98,7 @@ function readZeroes(bits: ForwardBits, from: number, highestSymbol: number): num
   }
 }
 
-/** Gives each of `size` states its symbol: those of less than one state from the end, the others at even distances. */
+/** Assigns a symbol to each of `size` states: symbols of less than one state from the end, the others at even distances. */
 function spreadSymbols(size: number, symbolCount: number): void {
   let high = size - 1
   for (let symbol = 0; symbol < symbolCount; symbol++) {

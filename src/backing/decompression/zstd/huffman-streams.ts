@@ -1,13 +1,13 @@
-/** Decodes literals: one backward stream of Huffman codes, or four that are decoded side by side. RFC 8878, 4.2.2 */
+/** Decodes literals from one backward stream of Huffman codes, or from four in parallel. RFC 8878, 4.2.2 */
 import { DecompressionError } from "../decompression-error.ts"
 import { startBackward, wordBelow } from "./bits.ts"
 import type { HuffmanTable } from "./huffman.ts"
 
-/** What the loops need in common. */
+/** The common parameters of the loops. */
 interface Source {
   readonly data: DataView
   readonly table: HuffmanTable
-  /** Where the decoded literals go. */
+  /** Receives the decoded literals. */
   readonly output: Uint8Array
 }
 
@@ -40,8 +40,8 @@ export function decodeFourStreams(source: Source, start: number, end: number, co
 type Four = readonly [number, number, number, number]
 
 /**
- * The streams do not depend on each other, so that the processor works on all four at once. Each step decodes two symbols, at most 22 bits,
- * from four bytes of each stream.
+ * The streams are independent, so the processor works on all four at once. Each step decodes two symbols, at most 22 bits, from four bytes
+ * of each stream.
  */
 function decodeSideBySide(source: Source, starts: Four, ends: Four, count: number): void {
   const { data, output } = source
@@ -80,7 +80,7 @@ function decodeSideBySide(source: Source, starts: Four, ends: Four, count: numbe
     position2 -= (a2 >>> 8) + (b2 >>> 8)
     position3 -= (a3 >>> 8) + (b3 >>> 8)
     position4 -= (a4 >>> 8) + (b4 >>> 8)
-    // One branch for all four: a difference below zero has the sign bit.
+    // One branch for all four: a negative difference has the sign bit.
     if (((position1 - start1) | (position2 - start2) | (position3 - start3) | (position4 - start4)) < 0) throw tooShort()
   }
   finishStream(source, { position: position1, start: start1, from: at, to: part })
@@ -89,7 +89,7 @@ function decodeSideBySide(source: Source, starts: Four, ends: Four, count: numbe
   finishStream(source, { position: position4, start: start4, from: 3 * part + at, to: count })
 }
 
-/** What is left of one stream. Positions are bits, `from` and `to` bytes of the output. */
+/** The rest of one stream. Positions are bits, `from` and `to` bytes of the output. */
 interface Rest {
   readonly position: number
   readonly start: number

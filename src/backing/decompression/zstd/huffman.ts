@@ -1,11 +1,11 @@
-/** Huffman codes of literals: how a frame describes them, and the table that decodes them. RFC 8878, 4.2.1 */
+/** Huffman codes of literals: reads their description, and builds the table that decodes them. RFC 8878, 4.2.1 */
 import { DecompressionError } from "../decompression-error.ts"
 import { ForwardBits, peekBackward, startBackward } from "./bits.ts"
 import { FseTable } from "./fse.ts"
 
 /** Bits of the longest code. */
 const MOST_CODE_BITS = 11
-/** A header byte from here on: four bits for each weight, and this many weights less one. */
+/** From this header byte on, weights have four bits each, and the byte minus this is the number of weights minus one. */
 const DIRECT_WEIGHTS = 128
 /** The last symbol's weight follows from the others. */
 const MOST_WEIGHTS = 255
@@ -19,12 +19,12 @@ const startOfWeight = new Uint16Array(MOST_CODE_BITS + 2)
 export class HuffmanTable {
   /** For each value of the next `codeBits` bits: `bits of the code << 8 | symbol`. */
   readonly entries = new Uint16Array(1 << MOST_CODE_BITS)
-  /** Bits of the longest code, 0 where there is no table. */
+  /** Bits of the longest code, or 0 without a table. */
   codeBits = 0
   readonly #weightTable = new FseTable(WEIGHT_ACCURACY_LOG)
 
   /**
-   * Builds the table that is described at `start`; the description is inside the bytes up to `end`. Returns the position after it.
+   * Builds the table that is described at `start`. The description must end by `end`. Returns the position after it.
    * @throws DecompressionError
    */
   read(data: DataView, bytes: Uint8Array, start: number, end: number): number {
@@ -40,7 +40,7 @@ export class HuffmanTable {
     return from + length
   }
 
-  /** Weights as symbols of a finite state entropy code, from two states in turn, until the stream has no bits for a next state. */
+  /** Reads weights coded by finite state entropy, from two states in turn, until the stream has no bits for a next state. */
   #readPackedWeights(data: DataView, bytes: Uint8Array, start: number, end: number): number {
     const description = new ForwardBits(bytes, start, end)
     this.#weightTable.read(description, HIGHEST_WEIGHT_SYMBOL)
@@ -65,7 +65,7 @@ export class HuffmanTable {
     throw new DecompressionError("a zstd Huffman table has too many symbols")
   }
 
-  /** From the weights of all symbols but the last. The longest codes come first, those of one length in the order of their symbols. */
+  /** Builds the table from all weights but the last. The longest codes come first, those of one length in the order of their symbols. */
   #build(weightCount: number): void {
     const codeBits = addLastWeight(weightCount)
     startOfWeight.fill(0)
@@ -96,7 +96,7 @@ function readDirectWeights(bytes: Uint8Array, from: number, count: number): numb
   return count
 }
 
-/** Adds the weight that makes the code complete after the first `count`. Returns the bits of the longest code. */
+/** Adds the last weight after the first `count`, which completes the code. Returns the bits of the longest code. */
 function addLastWeight(count: number): number {
   let sum = 0
   let longest = 0

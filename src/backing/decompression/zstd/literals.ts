@@ -1,4 +1,4 @@
-/** The literals of a compressed block: the bytes that its sequences do not copy from what came before. RFC 8878, 3.1.1.3.1 */
+/** The literals of a compressed block: the bytes that are not copied from earlier output. RFC 8878, 3.1.1.3.1 */
 import { DecompressionError } from "../decompression-error.ts"
 import { decodeFourStreams, decodeOneStream } from "./huffman-streams.ts"
 import { HuffmanTable } from "./huffman.ts"
@@ -17,7 +17,7 @@ export class Literals {
   describedTables = 0
   readonly #decoded = new Uint8Array(MOST_LITERALS)
   readonly #decodedView = new DataView(this.#decoded.buffer)
-  /** Kept for blocks that use the code of the one before. */
+  /** Kept for blocks that reuse the code of the block before. */
   readonly #table = new HuffmanTable()
 
   constructor() {
@@ -25,13 +25,13 @@ export class Literals {
     this.view = this.#decodedView
   }
 
-  /** A frame begins: there is no earlier code. */
+  /** Begins a frame, which has no earlier code. */
   reset(): void {
     this.#table.codeBits = 0
   }
 
   /**
-   * Reads the section that begins at `start`; it is inside the bytes up to `end`. Returns the position after it.
+   * Reads the section that begins at `start` and must end by `end`. Returns the position after it.
    * @throws DecompressionError
    */
   read(data: DataView, bytes: Uint8Array, start: number, end: number, mostBlock: number): number {
@@ -66,7 +66,7 @@ export class Literals {
     const width = sizeFormat === 3 ? 18 : sizeFormat === 2 ? 14 : 10
     const from = start + headerLength
     byteAt(data, from - 1, end)
-    // Two sizes of `width` bits each, above four bits; the second may reach beyond 32 bits.
+    // Two sizes of `width` bits each follow four bits; the second may reach beyond 32 bits.
     const low = data.getUint16(start, true) | (data.getUint8(start + 2) << 16)
     const high = headerLength === 3 ? 0 : headerLength === 4 ? data.getUint8(start + 3) : data.getUint16(start + 3, true)
     const header = high * 2 ** 24 + low

@@ -1,4 +1,4 @@
-/** What the codes of literal lengths, match lengths and offsets mean, and how they are coded by default. RFC 8878, 3.1.1.3.2.1 */
+/** The values of the codes of literal lengths, match lengths and offsets, and their default tables. RFC 8878, 3.1.1.3.2.1 */
 import { FseTable } from "./fse.ts"
 
 /** One of the three alphabets of sequences. */
@@ -10,7 +10,7 @@ export interface SequenceAlphabet {
   readonly defaultCounts: readonly number[]
 }
 
-/** `count` codes from `start` on of one value each, then codes that add `extra[i]` bits, each range above the one before. */
+/** `count` codes of one value each, from `start` on, then codes with `extra[i]` extra bits, for ascending ranges. */
 function basesOf(start: number, count: number, extra: readonly number[]): { bases: Int32Array; extraBits: Uint8Array } {
   const bases = Int32Array.from({ length: count + extra.length }, (_, code) => start + code)
   const extraBits = Uint8Array.from([...new Uint8Array(count), ...extra])
@@ -23,7 +23,7 @@ function basesOf(start: number, count: number, extra: readonly number[]): { base
 
 /** Literal lengths: 16 codes without extra bits. */
 export const LITERAL_LENGTHS = basesOf(0, 16, [1, 1, 1, 1, 2, 2, 3, 3, 4, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16])
-/** Match lengths: 32 codes without extra bits, the shortest match is 3 bytes. */
+/** Match lengths: 32 codes without extra bits. The shortest match has 3 bytes. */
 export const MATCH_LENGTHS = basesOf(3, 32, [1, 1, 1, 1, 2, 2, 3, 3, 4, 4, 5, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16])
 
 export const LITERAL_LENGTH_ALPHABET: SequenceAlphabet = {

@@ -1,4 +1,4 @@
-/** The tables that code one of the three numbers of a sequence: by default, of one symbol, described, or kept. RFC 8878, 3.1.1.3.2.1 */
+/** The tables for one of the three numbers of a sequence: default, single symbol, described, or kept. RFC 8878, 3.1.1.3.2.1 */
 import { DecompressionError } from "../decompression-error.ts"
 import { ForwardBits } from "./bits.ts"
 import { FseTable } from "./fse.ts"
@@ -9,7 +9,7 @@ const MODE = { PREDEFINED: 0, RLE: 1, FSE_COMPRESSED: 2, REPEAT: 3 } as const
 export class SequenceTable {
   /** The table that the last `read` chose. */
   current: FseTable
-  /** The last `read` built it. */
+  /** The last `read` built `current` from a description. */
   isDescribed = false
   readonly #alphabet: SequenceAlphabet
   readonly #predefined: FseTable
@@ -23,14 +23,14 @@ export class SequenceTable {
     this.current = this.#predefined
   }
 
-  /** A frame begins: there is no earlier table. */
+  /** Begins a frame, which has no earlier table. */
   reset(): void {
     this.#isSet = false
   }
 
   /**
-   * Chooses the table by `mode`, the two bits of the section's header. What describes it begins at `start` and is inside the bytes up to
-   * `end`. Returns the position after it.
+   * Chooses the table by `mode`, the two bits of the section's header. Its description begins at `start` and must end by `end`. Returns the
+   * position after it.
    * @throws DecompressionError
    */
   read(mode: number, bytes: Uint8Array, start: number, end: number): number {

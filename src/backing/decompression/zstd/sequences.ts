@@ -1,5 +1,6 @@
 /**
- * The sequences of a compressed block: how many literals to copy, then how many bytes from how far back. RFC 8878, 3.1.1.3.2 and 3.1.1.5
+ * The sequences of a compressed block: each is a number of literals, then the length and the offset of a match. RFC 8878, 3.1.1.3.2 and
+ * 3.1.1.5
  */
 import { DecompressionError } from "../decompression-error.ts"
 import { MOST_BITS, peekBackward, startBackward, topBits, wordBelow } from "./bits.ts"
@@ -8,9 +9,9 @@ import {
 } from "./sequence-codes.ts"
 import { SequenceTable } from "./sequence-tables.ts"
 
-/** Sequences that are decoded before they are carried out: enough to keep both loops busy, few enough to stay in the nearest cache. */
+/** Sequences to decode before they are executed: enough to keep both loops busy, few enough to stay in the nearest cache. */
 const MOST_AT_ONCE = 512
-/** Bits of the longest offset that can lie inside of an output (`MOST_OUTPUT` in decompress.ts). */
+/** Bits of the longest offset that can lie inside an output (`MOST_OUTPUT` in zstd.ts). */
 const MOST_OFFSET_BITS = 24
 
 function corrupt(what: string): DecompressionError {
@@ -18,7 +19,7 @@ function corrupt(what: string): DecompressionError {
 }
 
 export class Sequences {
-  /** The sequences that `decode` found. A bad offset is 0. */
+  /** The sequences that `decode` found. An invalid offset is 0. */
   readonly literalLengths = new Int32Array(MOST_AT_ONCE)
   readonly matchLengths = new Int32Array(MOST_AT_ONCE)
   readonly offsets = new Int32Array(MOST_AT_ONCE)
@@ -27,17 +28,17 @@ export class Sequences {
   readonly #matchLengthTable = new SequenceTable(MATCH_LENGTH_ALPHABET)
   /** The last three offsets, the latest first. */
   readonly #latest = new Int32Array(3)
-  /** Sequences of the block that were not decoded. */
+  /** Sequences of the block that are not yet decoded. */
   #left = 0
   #data: DataView = new DataView(new ArrayBuffer(0))
-  /** The stream of the block: the bit where it ends, and the one that is read next (see `startBackward`). */
+  /** The stream of the block: its last bit position, and the current one (see `startBackward`). */
   #end = 0
   #position = 0
   readonly #states = new Int32Array(3)
   /** Tables that the last block described. */
   describedTables = 0
 
-  /** A frame begins. */
+  /** Begins a frame. */
   reset(): void {
     this.#literalLengthTable.reset()
     this.#offsetTable.reset()
@@ -50,7 +51,7 @@ export class Sequences {
     return this.#left
   }
 
-  /** Reads what precedes the sequences in the section from `start` to `end`, the end of the block. @throws DecompressionError */
+  /** Reads the header and tables of the section from `start` to `end`, the end of the block. @throws DecompressionError */
   open(data: DataView, bytes: Uint8Array, start: number, end: number): void {
     const first = start < end ? data.getUint8(start) : 0
     const countLength = first < 128 ? 1 : first < 255 ? 2 : 3
@@ -80,8 +81,8 @@ export class Sequences {
   }
 
   /**
-   * Decodes the next sequences and returns how many. At most 70 bits are read between two looks at the position, so nothing before the
-   * frame's first twelve bytes is touched.
+   * Decodes the next sequences. Returns their number. At most 70 bits are read between two checks of the position, so reads never go before
+   * the frame's first twelve bytes.
    * @throws DecompressionError
    */
   decode(): number {
@@ -119,7 +120,7 @@ export class Sequences {
         latest1 = latest0
         latest0 = value - 3
       } else {
-        // One of the latest: without literals they count from the second, and the last is the first less one.
+        // One of the latest offsets. Without literals they count from the second one, and the last is the first minus one.
         const which = literalLength === 0 ? value : value - 1
         if (which > 0) {
           const offset = which === 1 ? latest1 : which === 2 ? latest2 : latest0 - 1
@@ -130,7 +131,7 @@ export class Sequences {
       }
       offsets[index] = latest0
       if (position < end) throw corrupt("sequences that end too early")
-      // The last sequence is followed by no states.
+      // No states follow the last sequence.
       if (index + 1 === this.#left) break
       const lengthNext = (lengthEntry >>> 8) & 0xff
       const matchNext = (matchEntry >>> 8) & 0xff

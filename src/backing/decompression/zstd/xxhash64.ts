@@ -1,9 +1,9 @@
 /**
- * The checksum of a zstd frame: the low 32 bits of XXH64 with seed 0. RFC 8878, 3.1.1. A 64-bit word is two 32-bit halves; the functions
- * leave theirs in `word`, for an object for each step would cost more than the step.
+ * The checksum of a zstd frame: the low 32 bits of XXH64 with seed 0. RFC 8878, 3.1.1. A 64-bit word is two 32-bit halves. Functions return
+ * words in `word`, because an object for each step would cost more than the step.
  */
 
-/** The word that the last step left: high half, low half. */
+/** The result of the last step: high half, low half. */
 const word = new Int32Array(2)
 /** The four lanes of the hash, in pairs. */
 const lanes = new Int32Array(8)
@@ -66,7 +66,7 @@ function mergeLanes(data: DataView, start: number, end: number): void {
   }
 }
 
-/** Takes every fourth word of the bytes from `start` to `end` into the lane at `index`. The loop that all else is small beside. */
+/** Mixes every fourth word of the bytes from `start` to `end` into the lane at `index`. This loop takes nearly all of the time. */
 function runLane(data: DataView, start: number, end: number, index: number): void {
   let high = lanes[index] ?? 0
   let low = lanes[index + 1] ?? 0
@@ -94,7 +94,7 @@ function upperProduct(a: number, b: number): number {
   return Math.floor((unsigned * (b >>> 16) + Math.floor((unsigned * (b & 0xffff)) / 0x1_0000)) / 0x1_0000)
 }
 
-/** The high half of a word that is rotated left by 1 to 31 bits; with the halves exchanged, the low one. */
+/** The high half of a word rotated left by 1 to 31 bits; with the halves exchanged, the low one. */
 function rotated(high: number, low: number, bits: number): number {
   return (high << bits) | (low >>> (32 - bits))
 }

@@ -1,4 +1,4 @@
-/** decompressZstd: zstd frames into a buffer of the caller's. RFC 8878. Dictionaries are refused; time and memory are bounded. */
+/** decompressZstd decompresses zstd frames into a buffer. RFC 8878. It refuses dictionaries, and bounds time and memory. */
 import { DecompressionError } from "../decompression-error.ts"
 import { Effort } from "../effort.ts"
 import { copyRest, copySequences, type Output } from "./copy.ts"
@@ -11,22 +11,22 @@ import { checksumOf } from "./xxhash64.ts"
 
 /** Positions are counted in bits, as 31-bit numbers. */
 const MOST_INPUT = 2 ** 27
-/** An offset of more bits than `MOST_OFFSET_BITS` is beyond an output of this length. */
+/** An offset of more than `MOST_OFFSET_BITS` bits is beyond an output of this length. */
 const MOST_OUTPUT = 2 ** 24
 
-/** Charged for a frame, to be skipped or not, and for a block. */
+/** The charge for a frame, skippable or not, and for a block. */
 const STEP_EFFORT = 32
-/** Charged for a table that a block describes. A block has four at most; a window of 1 KiB, the shortest, makes blocks of 1 KiB. */
+/** The charge for a table that a block describes. A block has at most four; the smallest window, 1 KiB, makes blocks of 1 KiB. */
 const TABLE_EFFORT = 128
 
-/** Made with the first frame, and used for every frame: some 150 KiB. */
+/** Made with the first frame, and reused for all: some 150 KiB. */
 let literals: Literals | undefined
 let sequences: Sequences | undefined
 
 /**
- * Decompresses frame after frame into `output` until it is full or the input ends, and returns how many bytes that are. What follows the
- * frame that fills the output is ignored.
- * @throws DecompressionError when the input is not zstd frames, or a frame holds more than there is room for
+ * Decompresses frame after frame into `output` until it is full or the input ends. Returns the number of bytes. Input after the frame that
+ * fills the output is ignored.
+ * @throws DecompressionError when the input is not zstd frames, or a frame has more content than fits
  * @throws RangeError for an input above 128 MiB or an output above 16 MiB
  */
 export function decompressZstd(input: Uint8Array, output: Uint8Array): number {
@@ -46,7 +46,7 @@ export function decompressZstd(input: Uint8Array, output: Uint8Array): number {
   return target.length
 }
 
-/** Decompresses the frame at `start` and returns the position after it. */
+/** Decompresses the frame at `start`. Returns the position after it. */
 function decompressFrame(data: DataView, input: Uint8Array, start: number, { output, effort }: Pick<Frame, "output" | "effort">): number {
   const header = readFrameHeader(data, start)
   const { contentSize, hasChecksum } = header
@@ -82,7 +82,7 @@ interface Frame {
   readonly sequences: Sequences
 }
 
-/** Decompresses the blocks from `start` on and returns the position after the last. */
+/** Decompresses the blocks from `start` on. Returns the position after the last. */
 function decompressBlocks(data: DataView, input: Uint8Array, start: number, frame: Frame): number {
   const { output } = frame
   for (let at = start;;) {

@@ -1,6 +1,6 @@
 /**
- * AES, where the platform has none that answers at once: in a page. Its steps are looked up in tables, which takes a time that depends on
- * key and data, a little: whoever measures the processor's cache closely may learn of them. FIPS 197
+ * AES for pages, whose platform has only an asynchronous one. Its steps are table lookups, whose time depends a little on key and data: an
+ * attacker who measures the processor's cache closely may learn something about them. FIPS 197
  */
 import type { BlockCipher } from "../cryptography.ts"
 import { asWords } from "../words.ts"
@@ -13,20 +13,20 @@ const POLYNOMIAL = 0x11b
 interface Tables {
   readonly box: Uint8Array
   readonly inverseBox: Uint8Array
-  /** SubBytes and MixColumns of each row's bytes: tables of 256 words, one behind the other. */
+  /** SubBytes and MixColumns of each row's bytes: tables of 256 words, one after the other. */
   readonly forward: Int32Array
   /** InvSubBytes and InvMixColumns. */
   readonly backward: Int32Array
 }
 
-/** Made when the first key is. */
+/** Made with the first key. */
 let made: Tables | undefined
 
 export class Aes implements BlockCipher {
   readonly #tables: Tables
   /** Four words for each round, and four before the first one. */
   readonly #keys: Int32Array
-  /** For the equivalent inverse cipher, in the order it uses them. FIPS 197, 5.3.5 */
+  /** The keys of the equivalent inverse cipher, in the order of use. FIPS 197, 5.3.5 */
   readonly #inverseKeys: Int32Array
 
   /** `key`: 16, 24 or 32 bytes. */
@@ -132,7 +132,7 @@ function invertKeys(keys: Int32Array, { backward, box }: Tables): Int32Array {
   for (let at = 0; at < keys.length; at++) {
     const word = keys[last - (at - (at % BLOCK_WORDS)) + (at % BLOCK_WORDS)] ?? 0
     const isOuter = at < BLOCK_WORDS || at >= last
-    // The box undoes what the table has in it besides InvMixColumns.
+    // The box undoes InvSubBytes, so that the table adds only InvMixColumns.
     const plain = substituted(box, word, word, word, word)
     inverse[at] = isOuter ? word : column(backward, plain, plain, plain, plain)
   }
@@ -150,7 +150,7 @@ function makeTables(): Tables {
 function makeBox(): Uint8Array {
   const box = new Uint8Array(256).fill(0x63)
   let power = 1
-  // What `power` times it gives 1: 0xf6 is the inverse of 3.
+  // The inverse of `power`: 0xf6 is the inverse of 3.
   let inverse = 1
   for (let count = 0; count < 255; count++) {
     const twice = inverse * 0x101
@@ -161,7 +161,7 @@ function makeBox(): Uint8Array {
   return box
 }
 
-/** Four tables of words: the column that a byte of each row becomes by these factors. */
+/** Four tables of words, one for each row: the column that a byte of that row becomes by these factors. */
 function mixed(box: Uint8Array, factors: readonly number[]): Int32Array {
   return Int32Array.from({ length: 4 * 256 }, (_, index) => {
     const byte = box[index % 256] ?? 0

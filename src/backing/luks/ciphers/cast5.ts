@@ -1,6 +1,6 @@
 /**
- * CAST-128, which QEMU and dm-crypt call CAST5: a block cipher that QEMU can encrypt images with. Its blocks have 8 bytes, which count as
- * big-endian words. OpenSSL has it in its legacy provider only, so it is done here, with integers of 32 bits. RFC 2144
+ * CAST-128, which QEMU and dm-crypt call CAST5: a block cipher that QEMU can encrypt images with. Its blocks are two big-endian words.
+ * OpenSSL has it only in its legacy provider, so we implement it, with integers of 32 bits. RFC 2144
  */
 import type { BlockCipher } from "../cryptography.ts"
 import { castBoxes } from "./cast5-boxes.ts"
@@ -10,12 +10,12 @@ const ROUNDS = 16
 const BLOCK_BYTES = 8
 
 /**
- * Words of the RFC's bytes z from bytes x, or the other way round: the word's first byte, that of the word it begins with, and bytes for
- * S5 to S8 and for one box more.
+ * How to compute words of the RFC's bytes z from bytes x, or the other way round. Each row has the first byte of the result, the first byte
+ * of the word that it starts from, and the bytes for S5 to S8 and for one more box.
  */
 const STEPS_TO_Z = rows("z0 x0 xD xF xC xE x8", "z4 x8 z0 z2 z1 z3 xA", "z8 xC z7 z6 z5 z4 x9", "zC x4 zA z9 zB z8 xB")
 const STEPS_TO_X = rows("x0 z8 z5 z7 z4 z6 z0", "x4 z0 x0 x2 x1 x3 z2", "x8 z4 x7 x6 x5 x4 z1", "xC zC xA x9 xB x8 z3")
-/** That box, for each of four steps. */
+/** The additional box of each of the four steps. */
 const LAST_BOX_OF_STEPS = [7, 8, 5, 6] as const
 /** Each with four subkeys: bytes for S5 to S8, and for S5, S6, S7 and S8 in turn. RFC 2144, 2.4 */
 const SCHEDULE = [
@@ -25,7 +25,7 @@ const SCHEDULE = [
   { steps: STEPS_TO_X, keys: rows("x8 x9 x7 x6 x3", "xA xB x5 x4 x7", "xC xD x3 x2 x8", "xE xF x1 x0 xD") },
 ] as const
 
-/** Made when the first key is: few programs need them. */
+/** Made with the first key, because few programs need them. */
 let boxes: Int32Array = new Int32Array(0)
 
 export class Cast5 implements BlockCipher {
@@ -46,7 +46,7 @@ export class Cast5 implements BlockCipher {
     return this.#transform(blocks, ROUNDS - 1, -1)
   }
 
-  /** Both directions are the same rounds, with the subkeys in this order. */
+  /** Both directions run the same rounds, with the subkeys in the order of `first` and `step`. */
   #transform(blocks: Uint8Array, first: number, step: number): Uint8Array {
     const keys = this.#keys
     const result = new Uint8Array(blocks.length)
@@ -67,7 +67,7 @@ export class Cast5 implements BlockCipher {
   }
 }
 
-/** The function f of its type (counted from 0) for a half of a block. RFC 2144, 2.2 */
+/** The function f of this type (from 0) for a half of a block. RFC 2144, 2.2 */
 function mixed(half: number, type: number, mask: number, rotation: number): number {
   const word = rotate(type === 0 ? mask + half : type === 1 ? mask ^ half : mask - half, rotation)
   const a = boxes[word >>> 24] ?? 0
@@ -78,7 +78,7 @@ function mixed(half: number, type: number, mask: number, rotation: number): numb
   return type === 1 ? ((a - b + c) | 0) ^ d : (((a + b) ^ c) - d) | 0
 }
 
-/** Two runs of the schedule: the first gives Km, the second one, which goes on from it, Kr. */
+/** Two runs of the schedule: the first yields Km; the second continues from its state and yields Kr. */
 function expandKey(key: Uint8Array): Int32Array {
   const state = new KeyState(key)
   const keys: number[] = []

@@ -1,9 +1,9 @@
-/** Runs a block cipher over blocks of 16 bytes, as words: the ciphers here count in little-endian words, as the host does. */
+/** Runs a block cipher over blocks of 16 bytes, as little-endian words, which are the host's. */
 import { asWords } from "../words.ts"
 
 const BLOCK_WORDS = 4
 
-/** Calls `transform` with each block, to change in place, and returns all of them in an array of their own. */
+/** Copies the blocks, calls `transform` to change each in place, and returns the copy. */
 export function eachBlock(blocks: Uint8Array, transform: (block: Int32Array) => void): Uint8Array {
   const result = new Uint8Array(blocks)
   const words = asWords(result)
@@ -16,7 +16,7 @@ export function eachBlock(blocks: Uint8Array, transform: (block: Int32Array) => 
   return result
 }
 
-/** `word`, 0 to 31 `bits` to the left; what leaves it there comes in again on the right. */
+/** `word` rotated left by `bits`, 0 to 31. */
 export function rotate(word: number, bits: number): number {
   return (word << bits) | (word >>> (32 - bits))
 }

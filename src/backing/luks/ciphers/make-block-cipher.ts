@@ -1,11 +1,11 @@
-/** The block cipher of a name, with a key: AES is the platform's work, and as fast as that is; the others are done here. */
+/** Makes the block cipher of a name, with a key. The platform provides AES; the others are implemented here. */
 import type { CipherName } from "../cipher-spec.ts"
 import type { BlockCipher, Cryptography } from "../cryptography.ts"
 import { Cast5 } from "./cast5.ts"
 import { Serpent } from "./serpent.ts"
 import { Twofish } from "./twofish.ts"
 
-/** `key`: one of a length that `parseCipherSpec` allows. */
+/** `key`: of a length that `parseCipherSpec` allows. */
 export function makeBlockCipher(name: CipherName, key: Uint8Array, cryptography: Cryptography): BlockCipher {
   switch (name) {
     case "aes":

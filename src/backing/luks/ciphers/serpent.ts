@@ -1,5 +1,5 @@
 /**
- * Serpent, a block cipher that QEMU can encrypt images with. OpenSSL does not have it, so it is done here, with integers of 32 bits.
+ * Serpent, a block cipher that QEMU can encrypt images with. OpenSSL lacks it, so we implement it, with integers of 32 bits.
  * R. Anderson, E. Biham, L. Knudsen: "Serpent: A Proposal for the Advanced Encryption Standard"
  */
 import type { BlockCipher } from "../cryptography.ts"
@@ -8,7 +8,7 @@ import { eachBlock, rotate } from "./each-block.ts"
 const ROUNDS = 32
 const KEY_WORDS = 4 * (ROUNDS + 1)
 const GOLDEN_RATIO = 0x9e37_79b9
-/** The S-boxes of decryption come behind those of encryption in `substitute`. */
+/** In `substitute`, the S-boxes of decryption follow those of encryption. */
 const INVERSE = 8
 
 export class Serpent implements BlockCipher {
@@ -48,7 +48,7 @@ export class Serpent implements BlockCipher {
 function expandKey(key: Uint8Array): Int32Array {
   const padded = new Uint8Array(32)
   padded.set(key)
-  // A shorter key is made one of 256 bits by a 1 and zeroes.
+  // A shorter key is padded to 256 bits with a 1 and zeroes.
   if (key.length < padded.length) padded[key.length] = 1
   const view = new DataView(padded.buffer)
   const words = Array.from({ length: 8 }, (_, index) => view.getInt32(index * 4, true))
@@ -57,7 +57,7 @@ function expandKey(key: Uint8Array): Int32Array {
     words.push(rotate(before(8) ^ before(5) ^ before(3) ^ before(1) ^ GOLDEN_RATIO ^ index, 11))
   }
   const keys = Int32Array.from(words.slice(8))
-  // The boxes of the keys go backwards from the one of number 3.
+  // The keys use the boxes in descending order, starting with number 3.
   for (let round = 0; round <= ROUNDS; round++) substitute(keys.subarray(round * 4, round * 4 + 4), (3 - round) & 7)
   return keys
 }

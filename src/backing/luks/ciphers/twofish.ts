@@ -1,12 +1,12 @@
 /**
- * Twofish, a block cipher that QEMU can encrypt images with. OpenSSL does not have it, so it is done here, with integers of 32 bits.
- * B. Schneier and others: "Twofish: A 128-Bit Block Cipher"; section 4 has the names that are used here.
+ * Twofish, a block cipher that QEMU can encrypt images with. OpenSSL lacks it, so we implement it, with integers of 32 bits.
+ * B. Schneier and others: "Twofish: A 128-Bit Block Cipher"; the names are those of section 4.
  */
 import type { BlockCipher } from "../cryptography.ts"
 import { eachBlock, rotate } from "./each-block.ts"
 
 const ROUNDS = 16
-/** Words of the expanded key: four before the first round, four behind the last one, then two for each round. */
+/** Words of the expanded key: four before the first round, four after the last one, then two for each round. */
 const KEY_WORDS = 8 + 2 * ROUNDS
 /** x^8 + x^6 + x^5 + x^3 + 1, and x^8 + x^6 + x^3 + x^2 + 1 */
 const MDS_POLYNOMIAL = 0x169
@@ -18,18 +18,18 @@ const RS = [
   [0x02, 0xa1, 0xfc, 0xc1, 0x47, 0xae, 0x3d, 0x19], [0xa4, 0x55, 0x87, 0x5a, 0x58, 0xdb, 0x9e, 0x03],
 ] as const
 
-/** The permutations q0 and q1 of bytes. Each is made of four permutations of half bytes, which are here a digit an entry. */
+/** The permutations q0 and q1 of bytes. Each is made of four permutations of half bytes, written here with one digit for each entry. */
 const Q = [
   permutation(["817d6f320b59eca4", "ecb81235f4a6709d", "ba5e6d90c8f32471", "d7f4126e9b3085ca"]),
   permutation(["28bdf76e31940ac5", "1e2b4c376da5f908", "4c75169a0ed82b3f", "b951c3de647f208a"]),
 ] as const
-/** Which of them each byte of a word goes through in h. The first one is for keys of 256 bits, the second for these and 192. */
+/** The permutation for each byte of a word in h. The first row is only for keys of 256 bits, the second also for 192 bits. */
 const ORDER = [[1, 0, 0, 1], [1, 1, 0, 0], [0, 1, 0, 1], [0, 0, 1, 1], [1, 0, 1, 0]] as const
 const LAST = ORDER.length - 1
 
 export class Twofish implements BlockCipher {
   readonly #keys: Int32Array
-  /** The function g for each value of each byte of its word: tables of 256 words, one behind the other. */
+  /** The function g for each value of each byte of its word: tables of 256 words, one after the other. */
   readonly #tables: Int32Array
 
   /** `key`: 16, 24 or 32 bytes. */
@@ -123,7 +123,7 @@ function h(byte: number, list: readonly number[]): number {
   return column(byte, 0, list) ^ column(byte, 1, list) ^ column(byte, 2, list) ^ column(byte, 3, list)
 }
 
-/** What byte number `place` of its word adds to h. */
+/** The contribution of byte number `place` of a word to h. */
 function column(byte: number, place: number, list: readonly number[]): number {
   let found = byte
   for (let stage = LAST - list.length; stage < LAST; stage++) {
@@ -137,7 +137,7 @@ function permuted(byte: number, stage: number, place: number): number {
   return Q[ORDER[stage]?.[place] ?? 0]?.[byte] ?? 0
 }
 
-/** In GF(2^8) with this polynomial. */
+/** Multiplies in GF(2^8) with this polynomial. */
 function multiply(first: number, second: number, polynomial: number): number {
   let product = 0
   for (let bit = 7; bit >= 0; bit--) {

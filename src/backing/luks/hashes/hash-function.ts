@@ -1,13 +1,13 @@
-/** HashFunction: what makes a hash of the family of MD4, and the digests that it gives. RFC 1321, FIPS 180-4 */
+/** HashFunction: the parts of a hash of the MD4 family, and its digests. RFC 1321, FIPS 180-4 */
 
 export interface HashFunction {
   readonly digestBytes: number
   readonly blockBytes: 64 | 128
-  /** How bytes count as words of 32 bits. */
+  /** The byte order of words of 32 bits. */
   readonly isLittleEndian: boolean
-  /** The words that a digest begins with, and is the first ones of. */
+  /** The initial state. A digest is the first words of the final state. */
   readonly start: Int32Array
-  /** Takes a block into `state`, and leaves the block as it is. */
+  /** Mixes a block into `state`, without changing the block. */
   readonly compress: (state: Int32Array, block: Int32Array) => void
 }
 
@@ -17,7 +17,7 @@ export function digest(hash: HashFunction, data: Uint8Array): Uint8Array {
   return wordBytes(state, hash)
 }
 
-/** Takes whole blocks into `state`. */
+/** Mixes whole blocks into `state`. */
 export function absorb({ blockBytes, isLittleEndian, compress }: HashFunction, state: Int32Array, blocks: Uint8Array<ArrayBuffer>): void {
   const view = new DataView(blocks.buffer)
   const block = new Int32Array(blockBytes / 4)
@@ -27,14 +27,14 @@ export function absorb({ blockBytes, isLittleEndian, compress }: HashFunction, s
   }
 }
 
-/** The digest that the words of a state are. */
+/** The digest from the words of a state. */
 export function wordBytes(state: Int32Array, { digestBytes, isLittleEndian }: HashFunction): Uint8Array<ArrayBuffer> {
   const bytes = new DataView(new ArrayBuffer(digestBytes))
   for (let at = 0; at < digestBytes; at += 4) bytes.setInt32(at, state[at / 4] ?? 0, isLittleEndian)
   return new Uint8Array(bytes.buffer)
 }
 
-/** Whole blocks: `data`, a 1, zeroes, and the length in bits of it and of `before` bytes before it. */
+/** Pads `data` to whole blocks: with a 1, zeroes, and the length in bits of `data` and the `before` bytes before it. */
 export function pad(data: Uint8Array, { blockBytes, isLittleEndian }: HashFunction, before: number): Uint8Array<ArrayBuffer> {
   const lengthBytes = blockBytes / 8
   const blocks = Math.ceil((data.length + 1 + lengthBytes) / blockBytes)

@@ -1,11 +1,11 @@
-/** MD5, which old volumes may have their key derived with. RFC 1321 */
+/** MD5, for old volumes that derive their key with it. RFC 1321 */
 import { rotate } from "../ciphers/each-block.ts"
 import type { HashFunction } from "./hash-function.ts"
 
 const ROUNDS = 64
 const CONSTANTS = Int32Array.from({ length: ROUNDS }, (_, index) => Math.floor(Math.abs(Math.sin(index + 1)) * 2 ** 32))
 const ROTATIONS = [[7, 12, 17, 22], [5, 9, 14, 20], [4, 11, 16, 23], [6, 10, 15, 21]] as const
-/** Which word of the block a step takes: a factor and a term of its number, for each round of 16. */
+/** The word of the block for a step: for each round of 16 steps, a factor and a summand for the step's number. */
 const WORDS = [[1, 0], [5, 1], [3, 5], [7, 0]] as const
 
 export const md5: HashFunction = {

@@ -1,9 +1,9 @@
-/** PBKDF2 with HMAC of any hash here, where the platform has none: RFC 8018 5.2, RFC 2104. Gives up the thread every few milliseconds. */
+/** PBKDF2 with HMAC of our hashes, for hashes that the platform lacks. RFC 8018 5.2, RFC 2104. Yields every few milliseconds. */
 import { Turns } from "../../../turns.ts"
 import type { KeyDerivation } from "../cryptography.ts"
 import { absorb, digest, type HashFunction, pad, wordBytes } from "./hash-function.ts"
 
-/** Iterations between two looks at the clock. */
+/** Iterations between two checks of the clock. */
 const AT_ONCE = 256
 
 export async function deriveKey(hash: HashFunction, { passphrase, salt, iterations, length }: KeyDerivation): Promise<Uint8Array> {
@@ -27,13 +27,13 @@ export async function deriveKey(hash: HashFunction, { passphrase, salt, iteratio
   return derived.subarray(0, length)
 }
 
-/** HMAC with a key of a block's size: what the hash makes of the key comes from before the first message. */
+/** HMAC with a key of a block's size. The states after hashing the key are computed once, before the first message. */
 class Hmac {
   readonly #hash: HashFunction
   readonly #inner: Int32Array
   readonly #outer: Int32Array
   readonly #state: Int32Array
-  /** The last result, padded to the one block that it is hashed as. */
+  /** The last result, padded to one block for the next hash. */
   readonly #block: Int32Array
   readonly #words: number
 
@@ -47,7 +47,7 @@ class Hmac {
     this.#block = Int32Array.from({ length: hash.blockBytes / 4 }, (_, index) => padded.getInt32(4 * index, hash.isLittleEndian))
   }
 
-  /** The HMAC of a message, which `iterate` goes on from, as words. */
+  /** The HMAC of a message, as words. `iterate` continues from it. */
   begin(message: Uint8Array): Int32Array {
     this.#state.set(this.#inner)
     absorb(this.#hash, this.#state, pad(message, this.#hash, this.#hash.blockBytes))
@@ -55,7 +55,7 @@ class Hmac {
     return this.#block.slice(0, this.#words)
   }
 
-  /** Makes the HMAC of the last result, so often, and XORs each into `sum`. */
+  /** Replaces the last result by its HMAC `count` times, and XORs each into `sum`. */
   iterate(sum: Int32Array, count: number): void {
     const block = this.#block
     const { compress } = this.#hash

@@ -1,10 +1,10 @@
-/** RIPEMD-160: two lines of 80 steps, whose ends are added. H. Dobbertin, A. Bosselaers, B. Preneel: "RIPEMD-160" */
+/** RIPEMD-160: two lines of 80 steps, whose results are added. H. Dobbertin, A. Bosselaers, B. Preneel: "RIPEMD-160" */
 import { rotate } from "../ciphers/each-block.ts"
 import type { HashFunction } from "./hash-function.ts"
 
 const STEPS = 80
 
-/** One of the two lines, with a digit for each step: its word of the block, and its rotation. And what each 16 of them have in common. */
+/** One of the two lines: the word of the block and the rotation of each step, and the function and constant of each 16 steps. */
 interface Line {
   readonly words: Uint8Array
   readonly rotations: Uint8Array
@@ -49,7 +49,7 @@ function compress(state: Int32Array, block: Int32Array): void {
   state[4] = p + b + x
 }
 
-/** What the state is at the end of a line. */
+/** The state at the end of a line. */
 function follow({ words, rotations, functions, constants }: Line, state: Int32Array, block: Int32Array): readonly number[] {
   let [a = 0, b = 0, c = 0, d = 0, e = 0] = state
   for (let step = 0; step < STEPS; step++) {

@@ -1,8 +1,8 @@
-/** The constants of the SHA-2 family: the first 64 bits behind the point of roots of primes. FIPS 180-4, 4.2 and 5.3 */
+/** The constants of the SHA-2 family: the first 64 fractional bits of roots of primes. FIPS 180-4, 4.2 and 5.3 */
 
 const PLACES = 64n
 
-/** Of each prime's root of this degree, two words: the high one first. */
+/** Two words for each prime's root of this degree, the high one first. */
 export function rootWords(primes: readonly number[], degree: 2 | 3): Int32Array {
   return Int32Array.from(primes.flatMap((prime) => {
     const root = integerRoot(BigInt(prime) << (BigInt(degree) * PLACES), BigInt(degree))
@@ -10,7 +10,7 @@ export function rootWords(primes: readonly number[], degree: 2 | 3): Int32Array 
   }))
 }
 
-/** Words number 0, 2, 4 and so on, or those behind them. */
+/** The words 0, 2, 4 and so on, or 1, 3, 5 and so on. */
 export function everySecond(words: Int32Array, from: 0 | 1): Int32Array {
   return Int32Array.from({ length: words.length / 2 }, (_, index) => words[2 * index + from] ?? 0)
 }
@@ -21,7 +21,7 @@ export function firstPrimes(count: number): readonly number[] {
   return primes
 }
 
-/** The greatest integer whose power of `degree` is not above `value`, by Newton's method from above. */
+/** The integer part of the root of this degree of `value`, by Newton's method from above. */
 function integerRoot(value: bigint, degree: bigint): bigint {
   for (let root = 1n << 70n; ;) {
     const next = ((degree - 1n) * root + value / root ** (degree - 1n)) / degree

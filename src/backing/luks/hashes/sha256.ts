@@ -1,4 +1,4 @@
-/** SHA-256, and SHA-224, which begins otherwise and is cut off. FIPS 180-4, 6.2 and 6.3 */
+/** SHA-256, and SHA-224, which has another initial state and is truncated. FIPS 180-4, 6.2 and 6.3 */
 import { everySecond, firstPrimes, rootWords } from "./sha2-constants.ts"
 import type { HashFunction } from "./hash-function.ts"
 

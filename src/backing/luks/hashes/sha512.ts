@@ -1,5 +1,5 @@
 /**
- * SHA-512, and SHA-384, which begins otherwise and is cut off. Words of 64 bits are two halves here, the high one first.
+ * SHA-512, and SHA-384, which has another initial state and is truncated. Words of 64 bits are stored as two halves, the high one first.
  * FIPS 180-4, 6.4 and 6.5
  */
 import { firstPrimes, rootWords } from "./sha2-constants.ts"
@@ -30,7 +30,7 @@ function compress(state: Int32Array, block: Int32Array): void {
   }
 }
 
-/** What a sum of low halves adds to the high ones. */
+/** The carry of a sum of low halves. */
 function carry(sum: number): number {
   return Math.floor(sum / 2 ** 32)
 }
@@ -55,14 +55,13 @@ function expand(block: Int32Array): void {
 }
 
 /**
- * A half of a word that was rotated right by `bits`, 1 to 31: `here` is what that half was, `above` the other one. With the two exchanged
- * it is a rotation by 32 more.
+ * One half of a word rotated right by `bits`, 1 to 31: `here` was that half, `above` the other one. Exchanging the two rotates by 32 more.
  */
 function part(here: number, above: number, bits: number): number {
   return (here >>> bits) | (above << (32 - bits))
 }
 
-/** The round whose words are number `t` of the schedule and of the constants. */
+/** Round `t`, with word `t` of the schedule and of the constants. */
 function turn(t: number): void {
   const v = working
   const ah = v[0] ?? 0

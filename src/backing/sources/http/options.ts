@@ -23,15 +23,15 @@ export interface HttpFileOptions {
    */
   readonly timeout?: number
   /**
-   * Bytes of a request at least, 4096 to 2^26, until reads turn out to be random: then requests are for pages of 16 KiB. Default 64 KiB;
+   * Least bytes of a request, 4096 to 2^26, until reads turn out to be random: then requests are for pages of 16 KiB. Default 64 KiB;
    * sequential reads get longer requests anyway. A larger value saves requests to a distant server, and fetches more unneeded bytes.
    */
   readonly preferredRead?: number
   /** True for a file that never changes: then the server need not send a strong ETag or Last-Modified, and only the size is checked. */
   readonly immutable?: boolean
   /**
-   * An earlier `generation` from `version()` of the file: a file that has changed since is refused. Use it for the base of a stored overlay,
-   * which is garbage over another base, and cannot detect that itself.
+   * An earlier `generation` from `version()` of the file: a file that has changed since is refused. Use it for the base of a stored
+   * overlay, which is garbage over another base and cannot detect that.
    */
   readonly generation?: string
 }
