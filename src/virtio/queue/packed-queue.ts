@@ -159,8 +159,8 @@ export class PackedQueue implements Ring, PackedRows {
 
   /**
    * An Atomics load for each chain costs 10 ns (measured). Instead, plain loads read the flags of all chains, and a barrier follows: an
-   * Atomics store comes after everything before it, an Atomics load comes before everything after it, and the two keep their order. The
-   * store writes the value that is there already.
+   * Atomics store comes after everything before it, an Atomics load comes before everything after it, and the two keep their order. It
+   * stores the value that is there already.
    */
   orderAhead(most: number): number {
     const count = this.descriptors.countAhead(most)
@@ -222,8 +222,7 @@ export class PackedQueue implements Ring, PackedRows {
 
   giveBackOnly(head: number, length: number): number {
     const { descriptors } = this
-    // The store of the used flags makes the event visible in shared RAM: see `addUsedRows`. V8 makes one comparison of `=== true`, five of
-    // truthiness.
+    // The store of the used flags makes it visible in shared RAM: see `addUsedRows`. For V8 `=== true` is one comparison, truthiness five.
     if (this.#hasEventIdx === true && this.#kicks === DESC && this.#isOrdered === true) {
       this.#device.setUint16(this.#deviceAt + EVENT, descriptors.event, true)
     } else this.#askForKicks()
