@@ -40,14 +40,14 @@ const LEAST_PAST = 1 << 17
 
 /**
  * Fills the buffer from the source's stream. Undefined if the caller must use `pread`.
- * @throws BackingError (as a rejection); TypeError for a buffer that is detached meanwhile
+ * @throws BackingError (as a rejection); TypeError if the buffer is detached meanwhile
  */
 export function readPast(disk: LoadingDisk, { buffer, offset, isWanted }: PastRead): Promise<void> | undefined {
   const { length } = buffer
   if (length < LEAST_PAST) return undefined
   let done = 0
   const reading = disk.preadPast?.(offset, length, (piece) => {
-    // What `set` throws for a detached buffer would end the stream of all readers, and the rest would be requested again and again.
+    // For a detached buffer, `set` would throw, which would end the stream of all readers and have the rest requested again and again.
     if (!isWanted() || buffer.length !== length) return
     buffer.set(piece, done)
     done += piece.length

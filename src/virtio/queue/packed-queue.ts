@@ -159,8 +159,8 @@ export class PackedQueue implements Ring, PackedRows {
 
   /**
    * An Atomics load for each chain costs 10 ns (measured). Instead, plain loads read the flags of all chains, and a barrier follows: an
-   * Atomics store comes after everything before it, an Atomics load comes before everything after it, and the two keep their order. It
-   * stores the value that is there already.
+   * Atomics store comes after everything before it, an Atomics load comes before everything after it, and the two keep their order.
+   * The stored value is the old one.
    */
   orderAhead(most: number): number {
     const count = this.descriptors.countAhead(most)
