@@ -23,7 +23,7 @@ export interface Placed {
   readonly in: number
   readonly inLength: number
   readonly status: number
-  /** Header, data out, data in, status: those that are not empty. */
+  /** The parts that are not empty: header, data out, data in, status. */
   readonly pieces: readonly Piece[]
 }
 

@@ -34,7 +34,7 @@ function run(tool: string, words: readonly string[], input?: string): string {
   return result.stdout + result.stderr
 }
 
-/** Runs a tool of QEMU, twice if necessary: making a LUKS image fails by chance, if QEMU derives a key faster than it can measure. */
+/** Runs a tool of QEMU, up to 20 times: making a LUKS image fails by chance if QEMU derives a key faster than it can measure. */
 export function runQemu(
   tool: string, words: readonly string[], options: { readonly cwd?: string; readonly input?: string } = {},
 ): SpawnSyncReturns<string> {

@@ -83,7 +83,7 @@ export interface MadeImage {
   readonly file: MemoryFile
   /** The content of the fresh disk. */
   readonly model: FlatModel
-  /** For `openQcow2`; each call opens the backing image anew. */
+  /** For `openQcow2`; each call opens the backing image again. */
   readonly openBacking?: () => BackingDisk
   /** For `openQcow2`; each call opens the same data file again, with all written data. */
   readonly openDataFile?: () => MemoryFile

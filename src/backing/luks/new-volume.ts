@@ -25,7 +25,7 @@ export interface LuksOptions {
   readonly passphrase: Passphrase
   /** Default "aes-256". */
   readonly cipher?: (typeof CIPHERS)[number]
-  /** Default "xts", or "cbc" for CAST5, which XTS excludes. ECB and CTR are not offered, because they do not keep a disk secret. */
+  /** Default "xts", or "cbc" for CAST5, whose blocks are too short for XTS. ECB and CTR are missing: they do not keep a disk secret. */
   readonly mode?: "xts" | "cbc"
   /** Default "plain64". CBC needs "essiv". */
   readonly ivGenerator?: IvGenerator

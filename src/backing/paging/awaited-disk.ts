@@ -24,7 +24,7 @@ const PIECE = 1 << 20
 /** Bytes that all operations waiting for pages may hold in memory, and the bytes counted for each besides its data. */
 const MOST_HELD = 24 << 20
 const HELD_BESIDE = 256 << 10
-/** The device's own default. */
+/** The default of `zeroesAtOnce`, as in `VirtioBacking`. */
 const ZEROES_AT_ONCE = 16 << 20
 
 /** Whether an operation changes the disk, and so waits for room in the log. */

@@ -131,7 +131,7 @@ export class PageCache {
     for (const page of [...this.#clock]) if (page.index >= first && page.index <= last) yield page
   }
 
-  /** Keeps the pages `first` .. `last` in memory, once they are there, until `unpin` is called as often. */
+  /** Keeps the pages `first` .. `last`, once they are in memory, until `unpin` is called as often. */
   pin(first: number, last: number): void {
     for (let index = first; index <= last; index++) this.#pins.set(index, (this.#pins.get(index) ?? 0) + 1)
   }

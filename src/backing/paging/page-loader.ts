@@ -258,7 +258,7 @@ export class PageLoader {
     load.settle(failure)
   }
 
-  /** Unless we have cut the file, a read past its end is an error and not zeroes: somebody else has cut it. */
+  /** The error of a read that ends too early. If we have not cut the file, somebody else has, and zeroes would be wrong. */
   #shortfall({ first, length, changes, storedSize }: Load, count: number): BackingError | undefined {
     const { path } = this.#source
     const offset = first * this.#cache.pageSize

@@ -1,5 +1,5 @@
 /**
- * The worker behind `opfsFile` as a module of its own, for a page whose Content Security Policy forbids workers from blob: URLs. The page
+ * The worker of `opfsFile` as a separate module, for a page whose Content Security Policy forbids workers from blob: URLs. The page
  * makes it, `new Worker(url, { type: "module" })`, and passes it to `opfsFile`.
  */
 import { type OpfsScope, serveOpfs } from "./opfs-service.ts"

@@ -14,7 +14,7 @@ export interface TestServer {
   connect(): Promise<NbdClient>
 }
 
-/** Serves until the test has finished. Errors left in `errors` fail the test, so a test that expects some empties it. */
+/** Serves until the test has finished. Keeps errors in `errors`; they do not fail the test. */
 export async function serve(options: NbdServerOptions): Promise<TestServer> {
   const errors: string[] = []
   const path = join(temporaryDirectory(), "nbd.sock")
