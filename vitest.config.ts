@@ -5,7 +5,7 @@ import { availableParallelism } from "node:os"
 import { defineConfig } from "vitest/config"
 
 /** Tests that replace a module of Node, or count what the process holds: each gets a process of its own. */
-const ALONE = ["test/backing/host/host-file.test.ts", "test/virtio/later.test.ts"]
+const ALONE = ["test/backing/host/host-file.test.ts", "test/turns.test.ts"]
 /**
  * What takes longer, `npm run test:long`: cut-off and damaged images, hostile peers, locks between processes, other people's programs,
  * every call of a backing turned against the device, state saved at every point of a run, many requests, what

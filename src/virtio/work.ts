@@ -2,7 +2,7 @@
  * Work: runs the tasks of a device on the host's thread, one after the other, in turns. It never recurses: a task that an interrupt handler
  * requests while another one runs comes after that, so thousands of queues that kick each other do not exhaust the stack.
  */
-import { later } from "./later.ts"
+import { later } from "../turns.ts"
 import { Turn } from "./turn.ts"
 
 /** Work that can be done in pieces. */

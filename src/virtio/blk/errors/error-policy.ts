@@ -4,7 +4,7 @@
  */
 import { BackingError, type BackingErrorCode } from "../../../backing/backing.ts"
 import type { VirtioDevice } from "../../device.ts"
-import { later } from "../../later.ts"
+import { later } from "../../../turns.ts"
 import type { Failures } from "./failures.ts"
 import { type BlkRequest, changesDisk, WAITING, zeroData } from "../request.ts"
 import { type BlkStatus, VIRTIO_BLK_S, VIRTIO_BLK_T } from "../spec.ts"

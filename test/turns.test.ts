@@ -1,6 +1,6 @@
 /** How the device gives the host's thread back: on Node, in a page, and where there is neither. */
 import { describe, expect, it, vi } from "vitest"
-import { later, type LaterHost } from "../../src/virtio/later.ts"
+import { later, type LaterHost } from "../src/turns.ts"
 
 describe("later", () => {
   it("runs a task once, after what is running, by setImmediate where there is one", async () => {
