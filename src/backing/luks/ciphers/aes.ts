@@ -37,62 +37,43 @@ export class Aes implements BlockCipher {
   }
 
   encrypt(blocks: Uint8Array): Uint8Array {
-    const result = new Int32Array(blocks.length / 4)
-    encryptWords(asWords(blocks), result, this.#keys, this.#tables)
-    return new Uint8Array(result.buffer)
+    return transform(blocks, this.#keys, this.#tables.forward, this.#tables.box, 1)
   }
 
   decrypt(blocks: Uint8Array): Uint8Array {
-    const result = new Int32Array(blocks.length / 4)
-    decryptWords(asWords(blocks), result, this.#inverseKeys, this.#tables)
-    return new Uint8Array(result.buffer)
+    return transform(blocks, this.#inverseKeys, this.#tables.backward, this.#tables.inverseBox, 3)
   }
 }
 
-function encryptWords(from: Int32Array, to: Int32Array, keys: Int32Array, { forward: t, box }: Tables): void {
+/**
+ * Runs the rounds over each block. Both directions are the same for the columns of a block in another order: `second` is 1 to encrypt and 3
+ * to decrypt, because InvShiftRows moves the rows the other way.
+ */
+function transform(blocks: Uint8Array, keys: Int32Array, t: Int32Array, box: Uint8Array, second: 1 | 3): Uint8Array {
+  const from = asWords(blocks)
+  const to = new Int32Array(from.length)
+  const fourth = BLOCK_WORDS - second
   const last = keys.length - BLOCK_WORDS
   for (let at = 0; at < from.length; at += BLOCK_WORDS) {
     let a = (from[at] ?? 0) ^ (keys[0] ?? 0)
-    let b = (from[at + 1] ?? 0) ^ (keys[1] ?? 0)
+    let b = (from[at + second] ?? 0) ^ (keys[second] ?? 0)
     let c = (from[at + 2] ?? 0) ^ (keys[2] ?? 0)
-    let d = (from[at + 3] ?? 0) ^ (keys[3] ?? 0)
+    let d = (from[at + fourth] ?? 0) ^ (keys[fourth] ?? 0)
     for (let key = BLOCK_WORDS; key < last; key += BLOCK_WORDS) {
       const w = column(t, a, b, c, d) ^ (keys[key] ?? 0)
-      const x = column(t, b, c, d, a) ^ (keys[key + 1] ?? 0)
+      const x = column(t, b, c, d, a) ^ (keys[key + second] ?? 0)
       const y = column(t, c, d, a, b) ^ (keys[key + 2] ?? 0)
-      d = column(t, d, a, b, c) ^ (keys[key + 3] ?? 0)
+      d = column(t, d, a, b, c) ^ (keys[key + fourth] ?? 0)
       a = w
       b = x
       c = y
     }
     to[at] = substituted(box, a, b, c, d) ^ (keys[last] ?? 0)
-    to[at + 1] = substituted(box, b, c, d, a) ^ (keys[last + 1] ?? 0)
+    to[at + second] = substituted(box, b, c, d, a) ^ (keys[last + second] ?? 0)
     to[at + 2] = substituted(box, c, d, a, b) ^ (keys[last + 2] ?? 0)
-    to[at + 3] = substituted(box, d, a, b, c) ^ (keys[last + 3] ?? 0)
+    to[at + fourth] = substituted(box, d, a, b, c) ^ (keys[last + fourth] ?? 0)
   }
-}
-
-function decryptWords(from: Int32Array, to: Int32Array, keys: Int32Array, { backward: t, inverseBox: box }: Tables): void {
-  const last = keys.length - BLOCK_WORDS
-  for (let at = 0; at < from.length; at += BLOCK_WORDS) {
-    let a = (from[at] ?? 0) ^ (keys[0] ?? 0)
-    let b = (from[at + 1] ?? 0) ^ (keys[1] ?? 0)
-    let c = (from[at + 2] ?? 0) ^ (keys[2] ?? 0)
-    let d = (from[at + 3] ?? 0) ^ (keys[3] ?? 0)
-    for (let key = BLOCK_WORDS; key < last; key += BLOCK_WORDS) {
-      const w = column(t, a, d, c, b) ^ (keys[key] ?? 0)
-      const x = column(t, b, a, d, c) ^ (keys[key + 1] ?? 0)
-      const y = column(t, c, b, a, d) ^ (keys[key + 2] ?? 0)
-      d = column(t, d, c, b, a) ^ (keys[key + 3] ?? 0)
-      a = w
-      b = x
-      c = y
-    }
-    to[at] = substituted(box, a, d, c, b) ^ (keys[last] ?? 0)
-    to[at + 1] = substituted(box, b, a, d, c) ^ (keys[last + 1] ?? 0)
-    to[at + 2] = substituted(box, c, b, a, d) ^ (keys[last + 2] ?? 0)
-    to[at + 3] = substituted(box, d, c, b, a) ^ (keys[last + 3] ?? 0)
-  }
+  return new Uint8Array(to.buffer)
 }
 
 /** A column of the next state. Its rows come from the first byte of `a`, the second of `b`, the third of `c` and the last of `d`. */
