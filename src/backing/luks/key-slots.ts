@@ -1,5 +1,6 @@
 /** Key slots: encrypts the volume's key with a passphrase, and decrypts it. [LUKS1] 3.2 and 3.3 */
 import { BackingError } from "../backing.ts"
+import { isEqual } from "../buffers.ts"
 import { mergeKey, splitKey } from "./af-splitter.ts"
 import type { Cryptography } from "./cryptography.ts"
 import { DIGEST_LENGTH, type HeaderPlace, type KeySlot, type LuksHeader, materialBytes, MOST_ITERATIONS, STRIPES } from "./header.ts"
@@ -73,7 +74,7 @@ function keyIn(
   material: Uint8Array, slotKey: Uint8Array, { header, cryptography }: Pick<OpenSlotOptions, "header" | "cryptography">,
 ): Uint8Array {
   const known = keysIn.get(slotKey)
-  if (known !== undefined && known.material.every((byte, at) => byte === material[at])) return known.key
+  if (known !== undefined && isEqual(known.material, material)) return known.key
   const { cipher, hash } = header
   const stripes = material.slice()
   makeCipher(cipher, slotKey, cryptography).decrypt(stripes, 0)

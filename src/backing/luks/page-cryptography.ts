@@ -3,6 +3,7 @@
  * is not done yet throws `NotLoaded`, and the caller repeats the call. AES and the hashes are ours.
  */
 import { NotLoaded } from "../async-image-file.ts"
+import { isEqual } from "../buffers.ts"
 import { Aes } from "./ciphers/aes.ts"
 import type { BlockCipher, Cryptography, KeyDerivation } from "./cryptography.ts"
 import { digest, type HashFunction } from "./hashes/hash-function.ts"
@@ -139,5 +140,5 @@ function isSame(first: KeyDerivation, second: KeyDerivation): boolean {
 }
 
 function isSameBytes(first: Uint8Array, second: Uint8Array): boolean {
-  return first.length === second.length && first.every((byte, at) => byte === second[at])
+  return first.length === second.length && isEqual(first, second)
 }

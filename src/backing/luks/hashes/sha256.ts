@@ -3,7 +3,8 @@ import { everySecond, firstPrimes, rootWords } from "./sha2-constants.ts"
 import type { HashFunction } from "./hash-function.ts"
 
 const ROUNDS = 64
-const CONSTANTS = everySecond(rootWords(firstPrimes(ROUNDS), 3), 0)
+/** Computed for the first block, because most pages open no encrypted image. */
+let constants: Int32Array = new Int32Array(0)
 const schedule = new Int32Array(ROUNDS)
 
 export const sha256: HashFunction = {
@@ -16,7 +17,8 @@ export const sha224: HashFunction = {
 
 function compress(state: Int32Array, block: Int32Array): void {
   const w = schedule
-  const k = CONSTANTS
+  if (constants.length === 0) constants = everySecond(rootWords(firstPrimes(ROUNDS), 3), 0)
+  const k = constants
   w.set(block)
   for (let t = 16; t < ROUNDS; t++) {
     const x = w[t - 15] ?? 0

@@ -6,7 +6,8 @@ import { firstPrimes, rootWords } from "./sha2-constants.ts"
 import type { HashFunction } from "./hash-function.ts"
 
 const ROUNDS = 80
-const CONSTANTS = rootWords(firstPrimes(ROUNDS), 3)
+/** Computed for the first block, because most pages open no encrypted image. */
+let constants: Int32Array = new Int32Array(0)
 const schedule = new Int32Array(2 * ROUNDS)
 /** The working variables a to h. */
 const working = new Int32Array(16)
@@ -20,6 +21,7 @@ export const sha384: HashFunction = {
 }
 
 function compress(state: Int32Array, block: Int32Array): void {
+  if (constants.length === 0) constants = rootWords(firstPrimes(ROUNDS), 3)
   expand(block)
   working.set(state)
   for (let t = 0; t < 2 * ROUNDS; t += 2) turn(t)
@@ -76,9 +78,9 @@ function turn(t: number): void {
   const turnedLow = part(el, eh, 14) ^ part(el, eh, 18) ^ part(eh, el, 9)
   const chosenHigh = (eh & (v[10] ?? 0)) ^ (~eh & (v[12] ?? 0))
   const chosenLow = (el & (v[11] ?? 0)) ^ (~el & (v[13] ?? 0))
-  const constantLow = ((CONSTANTS[t + 1] ?? 0) >>> 0) + ((schedule[t + 1] ?? 0) >>> 0)
+  const constantLow = ((constants[t + 1] ?? 0) >>> 0) + ((schedule[t + 1] ?? 0) >>> 0)
   const firstLow = ((v[15] ?? 0) >>> 0) + (turnedLow >>> 0) + (chosenLow >>> 0) + constantLow
-  const firstHigh = (v[14] ?? 0) + turnedHigh + chosenHigh + (CONSTANTS[t] ?? 0) + (schedule[t] ?? 0) + carry(firstLow)
+  const firstHigh = (v[14] ?? 0) + turnedHigh + chosenHigh + (constants[t] ?? 0) + (schedule[t] ?? 0) + carry(firstLow)
   const mixedHigh = part(ah, al, 28) ^ part(al, ah, 2) ^ part(al, ah, 7)
   const mixedLow = part(al, ah, 28) ^ part(ah, al, 2) ^ part(ah, al, 7)
   const majorHigh = (ah & bh) ^ (ah & ch) ^ (bh & ch)
