@@ -22,7 +22,7 @@ export class MemoryBacking implements VirtioBacking {
   readonly readOnly: boolean
   readonly discardGranularity = CHUNK_SIZE
   #memory = new SparseMemory()
-  #size: number = 0
+  #size = 0
   #isClosed = false
 
   /** @throws TypeError for wrong options; BackingError ("invalid-argument") for a size that is not a number of bytes from 0 to 2^53 */

@@ -58,7 +58,7 @@ export class RawBacking implements VirtioBacking {
   readonly discard?: (offset: number, length: number) => void
   readonly #file: ImageFile
   readonly #isGuarded: boolean
-  #size: number = 0
+  #size = 0
   /** The file itself refuses calls after `close`. This flag is for calls that do not reach it: short discards, and zeroes over zeroes. */
   #isClosed = false
 

@@ -30,7 +30,7 @@ export class Virtqueue implements Task, QueueAreas, QueueRegisters {
   /** Maximum, and initial, number of descriptors. */
   readonly maxSize: number = 0
   /** Number of descriptors. */
-  size: number = 0
+  size = 0
   enabled = false
   /** Enabled through the legacy page number register: then the queue may be used before DRIVER_OK ([VIRTIO] 3.1.2). */
   legacy = false

@@ -42,7 +42,7 @@ export class HostFile implements ImageFile {
   readonly readOnly: boolean
   /** Identifies the file for any path to it: device and inode in the form of /proc/locks, such as `fe:00:2188455`. */
   readonly identity: string
-  #fd: number = 0
+  #fd = -1
   /** Whether there were writes since the last successful sync: fdatasync of a clean file still takes 47 us (measured). */
   #isDirty = false
   /** The first sync that failed. */

@@ -41,7 +41,7 @@ export class Qcow2Image implements VirtioBacking {
   readonly #base: PartsBase
   readonly #live: LiveImage
   #geometry: Geometry
-  #size: number = 0
+  #size = 0
   #reader: Reader
   #inspected: InspectedParts
   #writing: ChangedParts | undefined

@@ -33,7 +33,7 @@ export class Pending implements Outstanding, Keepable {
   #stage: Stage
   /** The backing's answer, for `run`; undefined before it. */
   #answer: { readonly error?: unknown; readonly failed: boolean } | undefined
-  #generation: number = 0
+  #generation = 0
   /** Bytes of memory that are counted for it. */
   #held = 0
   /** Number of completed requests. */

@@ -8,7 +8,7 @@ export class SavedChains {
   /** How many chains, from the first on, have been taken again. */
   #taken = 0
   /** Descriptors of the chains that are left to take. */
-  slots: number = 0
+  slots = 0
 
   constructor(chains: readonly SavedChain[]) {
     this.#chains = chains

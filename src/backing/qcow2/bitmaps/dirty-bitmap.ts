@@ -33,11 +33,11 @@ export class DirtyBitmap {
   /** Byte of the file where its directory entry begins; undefined if it has none yet. */
   entryOffset: number | undefined
   /** The last flags that were read from that entry, or stored there. */
-  storedFlags: number = 0
+  storedFlags = 0
   /** False after a write of the flags whose sync has not succeeded: the file may have either value. */
   areFlagsSure = true
-  tableOffset: number = 0
-  tableEntries: number = 0
+  tableOffset = 0
+  tableEntries = 0
   /** Runs of clusters to free once the directory is stored. */
   readonly left: { readonly first: number; readonly count: number }[] = []
   readonly #file: ClusterFile

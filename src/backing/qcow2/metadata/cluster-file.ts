@@ -25,7 +25,7 @@ export class ClusterFile {
    * No byte from here on was ever written, so the file reads as zeroes from here when it grows. Raised before each write, because a failed
    * write may have stored a part.
    */
-  #usedEnd: number = 0
+  #usedEnd = 0
   #isChanged = false
   /** Bytes of the file when it was opened. An unchanged file is not padded, because its writer may expect something at its end. */
   readonly #sizeAtFirst: number = 0

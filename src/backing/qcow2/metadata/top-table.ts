@@ -13,7 +13,7 @@ export class TopTable {
   readonly name: string
   readonly #file: ClusterFile
   readonly #dirty = new DirtyRange()
-  #offset: number = 0
+  #offset = 0
   #bytes: Uint8Array
   #view: DataView
   /** The content is on disk at `#offset`, except for the dirty bytes. */

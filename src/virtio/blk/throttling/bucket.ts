@@ -14,7 +14,7 @@ export class Bucket {
   #level = 0
   /** Units taken since the clock was last read. They count as taken at the next reading, so earlier time does not drain them. */
   #unseen = 0
-  #seenAt: number = 0
+  #seenAt = 0
 
   /** `now`: milliseconds. */
   constructor(rate: number, capacity: number, now: number) {
