@@ -26,7 +26,8 @@ const NODE_MODULES: readonly (readonly [file: RegExp, modules: readonly string[]
 const LAYERS: readonly (readonly (readonly RegExp[])[])[] = [
   [
     [/^backing\/zoned\/contract\.ts$/],
-    [/^backing\/(backing|image-file|read-only-file|async-image-file|buffers|signatures)\.ts$/],
+    [/^backing\/(backing|image-file|read-only-file|async-image-file|signatures)\.ts$/],
+    [/^backing\/bytes\//],
     [/^backing\/luks\//],
     [/^backing\/raw\.ts$/],
     [/^backing\/zeroes\//],
@@ -111,11 +112,11 @@ function roomObjection(from: string, to: string): string | undefined {
 function qcow2Objection(from: string, to: string): string | undefined {
   if (!from.startsWith("backing/qcow2/")) return undefined
   if (!to.startsWith("backing/qcow2/")) {
-    const isBeside = /^backing\/(backing|image-file|read-only-file|buffers)\.ts$/.test(to)
+    const isBeside = /^backing\/(backing|image-file|read-only-file|bytes\/(buffers|fields))\.ts$/.test(to)
     if (isBeside || /^backing\/(decompression|luks)\//.test(to)) return undefined
     // An external data file may have to be what the guest sees: a raw disk.
     if (from === "backing/qcow2/raw-data-file.ts" && to === "backing/raw.ts") return undefined
-    return "qcow2 knows only the two contracts beside it, how lists of buffers are read, and what decompresses and decrypts clusters"
+    return "qcow2 knows only the two contracts beside it, how bytes are read, and what decompresses and decrypts clusters"
   }
   const isPure = /^backing\/qcow2\/(format|check)\//.test(to) || to === "backing/qcow2/metadata/header-store.ts"
   return from.startsWith("backing/qcow2/check/") && !isPure ? "a check does not need an open image" : undefined

@@ -4,7 +4,7 @@
  */
 import { BackingError, type DiskVersion, totalLength } from "../backing.ts"
 import type { ImageFile, ImageLock } from "../image-file.ts"
-import { BufferCursor } from "../buffers.ts"
+import { BufferCursor } from "../bytes/buffers.ts"
 import { SECTOR_BYTES, type SectorCipher } from "./sector-cipher.ts"
 import { SectorIo } from "./sector-io.ts"
 

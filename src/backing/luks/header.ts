@@ -1,4 +1,5 @@
 /** The LUKS1 header as a value, and its bytes. [LUKS1] 5; limits of QC-LUKS-06 */
+import { viewOf } from "../bytes/fields.ts"
 import { BackingError, type BackingErrorCode, printable } from "../backing.ts"
 import { type CipherSpec, DIGEST_BYTES, modeText, parseCipherSpec } from "./cipher-spec.ts"
 import { SECTOR_BYTES } from "./sector-cipher.ts"
@@ -76,7 +77,7 @@ class Fields {
 
   constructor(bytes: Uint8Array, place: HeaderPlace) {
     this.#bytes = bytes
-    this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+    this.#view = viewOf(bytes)
     this.#place = place
   }
 

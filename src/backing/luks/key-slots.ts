@@ -1,6 +1,6 @@
 /** Key slots: encrypts the volume's key with a passphrase, and decrypts it. [LUKS1] 3.2 and 3.3 */
 import { BackingError } from "../backing.ts"
-import { isEqual } from "../buffers.ts"
+import { isEqual } from "../bytes/buffers.ts"
 import { mergeKey, splitKey } from "./af-splitter.ts"
 import type { Cryptography } from "./cryptography.ts"
 import { DIGEST_LENGTH, type HeaderPlace, type KeySlot, type LuksHeader, materialBytes, MOST_ITERATIONS, STRIPES } from "./header.ts"

@@ -3,7 +3,7 @@
  * is not done yet throws `NotLoaded`, and the caller repeats the call. AES and the hashes are ours.
  */
 import { NotLoaded } from "../async-image-file.ts"
-import { isEqual } from "../buffers.ts"
+import { isEqual } from "../bytes/buffers.ts"
 import { Aes } from "./ciphers/aes.ts"
 import type { BlockCipher, Cryptography, KeyDerivation } from "./cryptography.ts"
 import { digest, type HashFunction } from "./hashes/hash-function.ts"

@@ -1,6 +1,7 @@
 /** The passphrase of an encrypted image, or a function that returns it. */
 import { described } from "../../options.ts"
 import { BackingError } from "../backing.ts"
+import { encodeText } from "../bytes/fields.ts"
 
 /** Text is encoded as UTF-8. For a key file, pass all of its bytes, including a line end. */
 export type Passphrase = string | Uint8Array
@@ -18,10 +19,8 @@ export type PassphraseOption = Passphrase | ((image: EncryptedImage) => Passphra
 /** Like `PassphraseOption`, but the function may return a promise. */
 export type LatePassphraseOption = Passphrase | ((image: EncryptedImage) => Passphrase | Promise<Passphrase>)
 
-const encoder = new TextEncoder()
-
 export function passphraseBytes(passphrase: Passphrase): Uint8Array {
-  return typeof passphrase === "string" ? encoder.encode(passphrase) : passphrase
+  return typeof passphrase === "string" ? encodeText(passphrase) : passphrase
 }
 
 /** The passphrase for `image`. @throws BackingError `invalid-argument` when there is none @throws TypeError when it has a wrong type */

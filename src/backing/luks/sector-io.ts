@@ -2,7 +2,7 @@
  * SectorIo turns reads and writes of an encrypted area, at any place and of any length, into those of whole sectors. To write a part of a
  * sector, it first reads the rest. The caller's buffers only ever hold plain text, and writes do not change them.
  */
-import { BufferCursor, BufferFiller } from "../buffers.ts"
+import { BufferCursor, BufferFiller } from "../bytes/buffers.ts"
 import { SECTOR_BYTES, type SectorCipher } from "./sector-cipher.ts"
 
 /** The encrypted file, accessed in whole sectors. */

@@ -1,7 +1,8 @@
 /** Messages of the handshake, both directions: pure, from and to bytes. A decoder throws `NbdProtocolError` for what cannot be right. */
 import { IHAVEOPT, type Magic, NBD_INFO, NBD_LIMIT, NBD_REP_MAGIC, NBD_SIZE, NBDMAGIC, NbdProtocolError } from "./protocol.ts"
-import { joined } from "../buffers.ts"
-import { decodeText, encodeText, isMagic, lengthAndText, setMagic, u16, u32, u64, viewOf, WordReader } from "./words.ts"
+import { joined } from "../bytes/buffers.ts"
+import { decodeText, encodeText, viewOf } from "../bytes/fields.ts"
+import { isMagic, lengthAndText, setMagic, u16, u32, u64, WordReader } from "./words.ts"
 
 /** The server's first message. `flags` are of `NBD_FLAG`. */
 export function encodeGreeting(flags: number): Uint8Array {

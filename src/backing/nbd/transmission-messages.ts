@@ -5,7 +5,8 @@
 import {
   NBD_LIMIT, NBD_REPLY_TYPE, NBD_REQUEST_MAGIC, NBD_SIMPLE_REPLY_MAGIC, NBD_SIZE, NBD_STRUCTURED_REPLY_MAGIC, NbdProtocolError,
 } from "./protocol.ts"
-import { getU64, setU64, viewOf, WordReader } from "./words.ts"
+import { encodeText, getU64, setU64, viewOf } from "../bytes/fields.ts"
+import { WordReader } from "./words.ts"
 
 /** A cookie as two 32-bit halves: the client chooses them, and the server repeats them. */
 export interface Cookie {
@@ -89,7 +90,7 @@ export function decodeErrorChunk(type: number, payload: Uint8Array): ErrorChunk 
 
 /** The payload of an error chunk as bytes; with `offset`, of NBD_REPLY_TYPE_ERROR_OFFSET. The message is cut at the limit for strings. */
 export function encodeErrorChunk({ error, message, offset }: ErrorChunk): Uint8Array {
-  const text = new TextEncoder().encode(message).subarray(0, NBD_LIMIT.string)
+  const text = encodeText(message).subarray(0, NBD_LIMIT.string)
   const payload = new Uint8Array(6 + text.length + (offset === undefined ? 0 : 8))
   const view = viewOf(payload)
   view.setUint32(0, error)

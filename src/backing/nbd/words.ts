@@ -1,25 +1,7 @@
-/** Reading and building the bytes of NBD messages: 64-bit fields as numbers, strings with a length, and a bounded reader. */
-import { joined } from "../buffers.ts"
+/** Reading and building the bytes of NBD messages: magic numbers, strings with a length, and a bounded reader. */
+import { joined } from "../bytes/buffers.ts"
+import { decodeText, encodeText, getU64, setU64, viewOf } from "../bytes/fields.ts"
 import { type Magic, NBD_LIMIT, NbdProtocolError } from "./protocol.ts"
-
-const decoder = new TextDecoder("utf-8")
-const encoder = new TextEncoder()
-
-/** The view over exactly these bytes. */
-export function viewOf(bytes: Uint8Array): DataView {
-  return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
-}
-
-/** A u64 as a number: exact below 2^53, above that rounded but still at least 2^53, so one comparison refuses it. */
-export function getU64(view: DataView, offset: number): number {
-  return view.getUint32(offset) * 2 ** 32 + view.getUint32(offset + 4)
-}
-
-/** Stores a safe integer >= 0 as a u64. */
-export function setU64(view: DataView, offset: number, value: number): void {
-  view.setUint32(offset, Math.floor(value / 2 ** 32))
-  view.setUint32(offset + 4, value % 2 ** 32)
-}
 
 export function setMagic(view: DataView, offset: number, magic: Magic): void {
   view.setUint32(offset, magic[0])
@@ -28,16 +10,6 @@ export function setMagic(view: DataView, offset: number, magic: Magic): void {
 
 export function isMagic(view: DataView, offset: number, magic: Magic): boolean {
   return view.getUint32(offset) === magic[0] && view.getUint32(offset + 4) === magic[1]
-}
-
-/** Text as UTF-8. */
-export function encodeText(text: string): Uint8Array {
-  return encoder.encode(text)
-}
-
-/** Bytes as text; what is not UTF-8 becomes U+FFFD. */
-export function decodeText(bytes: Uint8Array): string {
-  return decoder.decode(bytes)
 }
 
 /** Big-endian integers, one after the other: `u16(1, 2)` is four bytes. */

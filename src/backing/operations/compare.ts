@@ -1,7 +1,7 @@
 /** compareDisks: finds the first difference of two disks. */
 import { checkOptions, type Rules } from "../../options.ts"
 import { checkBacking, type VirtioBacking } from "../backing.ts"
-import { isEqual, isZero } from "../buffers.ts"
+import { isEqual, isZero } from "../bytes/buffers.ts"
 import { Operation, OPERATION_RULES, type OperationOptions } from "./operation.ts"
 import { type Run, runAt } from "./runs.ts"
 

@@ -1,5 +1,5 @@
 /** Keeps the content of internal snapshots before backing data change: copies the data that they read from backing files into the image. */
-import { isZero } from "../buffers.ts"
+import { isZero } from "../bytes/buffers.ts"
 import type { Qcow2Image } from "../qcow2/image.ts"
 import { ownRun } from "../qcow2/layers/layer-run.ts"
 import type { Replacement } from "../qcow2/snapshots/replace-clusters.ts"

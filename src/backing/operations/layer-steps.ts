@@ -1,7 +1,7 @@
 /** The common parts of commit, rebase and stream: longer runs, layers by name, and errors that describe the present state. */
 import { BackingError } from "../backing.ts"
 import { AwaitedDisk, type Kind } from "../paging/awaited-disk.ts"
-import { decodeText } from "../qcow2/format/bytes.ts"
+import { decodeText } from "../bytes/fields.ts"
 import { backingFormat } from "../qcow2/format/header.ts"
 import { Qcow2Image } from "../qcow2/image.ts"
 import type { BackingName } from "../qcow2/layers/change-backing.ts"

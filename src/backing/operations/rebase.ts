@@ -1,6 +1,6 @@
 /** Rebase: gives an image another backing file, or none, so that it reads the same as before. */
 import { BackingError } from "../backing.ts"
-import { isEqual, isZero } from "../buffers.ts"
+import { isEqual, isZero } from "../bytes/buffers.ts"
 import type { Qcow2Image } from "../qcow2/image.ts"
 import { changeBacking, forgetNextBacking, type NextBacking, prepareBacking } from "../qcow2/layers/change-backing.ts"
 import { ownRun, runAbove } from "../qcow2/layers/layer-run.ts"

@@ -9,7 +9,7 @@
 import { closesWithBlock } from "../../disposing.ts"
 import { NotLoaded } from "../async-image-file.ts"
 import { type Allocation, BackingError, checkRange, type DiskVersion, type VirtioBacking } from "../backing.ts"
-import { transfer } from "../buffers.ts"
+import { transfer } from "../bytes/buffers.ts"
 import type { ImageLock } from "../image-file.ts"
 import type { MapExtent } from "../qcow2/map-extents.ts"
 import type { BitmapActions } from "../qcow2/bitmaps/bitmaps.ts"

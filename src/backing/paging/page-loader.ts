@@ -4,7 +4,7 @@
  */
 import type { AsyncImageFile } from "../async-image-file.ts"
 import { BackingError } from "../backing.ts"
-import { cut, fillZeroFrom, scatter } from "../buffers.ts"
+import { cut, fillZeroFrom, scatter } from "../bytes/buffers.ts"
 import { applyChange, type Change, memoryOf, overlaps } from "./log/change.ts"
 import type { Page, PageCache } from "./page-cache.ts"
 import type { Ahead } from "./read-ahead.ts"

@@ -8,7 +8,7 @@
  */
 import { type AsyncImageFile, NotLoaded } from "../async-image-file.ts"
 import { BackingError, type DiskVersion, totalLength } from "../backing.ts"
-import { joined } from "../buffers.ts"
+import { joined } from "../bytes/buffers.ts"
 import type { ImageFile, ImageLock, TakePiece } from "../image-file.ts"
 import { type Change, endOf, refuseBeyond } from "./log/change.ts"
 import { Demand } from "./demand.ts"

@@ -2,7 +2,7 @@
 import type { Rules } from "../../options.ts"
 import { BackingError } from "../backing.ts"
 import type { LuksOptions } from "../luks/new-volume.ts"
-import { encodeText, roundUp } from "./format/bytes.ts"
+import { encodeText, roundUp } from "../bytes/fields.ts"
 import { type Geometry, makeGeometry } from "./format/geometry.ts"
 import { LIMIT, SECTOR_SIZE, TABLE_ENTRY_SIZE } from "./format/spec.ts"
 

@@ -10,7 +10,7 @@ import { askPassphrase, checkAnswer, type PassphraseOption } from "../luks/passp
 import { repairQcow2 } from "./check/repair.ts"
 import type { ImageCipher } from "./encrypted-data.ts"
 import { encryptedImage, unlockImage } from "./encryption.ts"
-import { decodeText } from "./format/bytes.ts"
+import { decodeText } from "../bytes/fields.ts"
 import type { Decompressor } from "./format/compression.ts"
 import { backingFormat, dataFileName, hasFeature, headerGeometry, type Qcow2Header } from "./format/header.ts"
 import { readHeader } from "./format/parse-header.ts"

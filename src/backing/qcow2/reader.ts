@@ -2,7 +2,7 @@
 import { checkMembers, findAsync, isStrayPromise, type Rules } from "../../options.ts"
 import { type Allocation, BackingError, type DiskVersion } from "../backing.ts"
 import { DecompressionError } from "../decompression/decompression-error.ts"
-import { BufferCursor, fillZero, fillZeroFrom, scatter } from "../buffers.ts"
+import { BufferCursor, fillZero, fillZeroFrom, scatter } from "../bytes/buffers.ts"
 import type { ClusterFile } from "./metadata/cluster-file.ts"
 import { DecompressedCache } from "./decompressed-cache.ts"
 import { Extent } from "./metadata/extent.ts"

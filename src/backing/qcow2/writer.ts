@@ -2,7 +2,7 @@
  * Writes guest bytes: in place if the disk has the cluster to itself, otherwise into a new cluster, which also gets the old bytes around
  * the written ones. The entry changes, in memory, only after the data is in the file: an error leaves the old content.
  */
-import { BufferCursor } from "../buffers.ts"
+import { BufferCursor } from "../bytes/buffers.ts"
 import type { ClusterFile } from "./metadata/cluster-file.ts"
 import type { DataClusters } from "./metadata/data-clusters.ts"
 import { Extent } from "./metadata/extent.ts"

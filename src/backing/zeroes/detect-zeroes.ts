@@ -2,7 +2,7 @@
 import { checkValue } from "../../options.ts"
 import { closesWithBlock, type Disposing } from "../../disposing.ts"
 import { checkBacking, type DiskVersion, totalLength, type VirtioBacking } from "../backing.ts"
-import { BufferCursor, isZero, joined } from "../buffers.ts"
+import { BufferCursor, isZero, joined } from "../bytes/buffers.ts"
 
 /**
  * How to treat zeroes that the guest writes as data. "off": they are written as data. "on": by `writeZeroes`, which keeps their space.

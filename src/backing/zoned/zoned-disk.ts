@@ -3,7 +3,7 @@
  * With a `ZoneStore`, write pointers outlive the process.
  */
 import { BackingError, checkBacking, checkRange, type DiskVersion, totalLength, type VirtioBacking } from "../backing.ts"
-import { transfer } from "../buffers.ts"
+import { transfer } from "../bytes/buffers.ts"
 import type { Zone, ZoneAction, Zones } from "./contract.ts"
 import { type ZoneOptions, zoneShape } from "./shape.ts"
 import { type StoredZone, ZoneTable } from "./zone-table.ts"

@@ -5,7 +5,7 @@
 import * as options from "../../../src/backing/nbd/option-messages.ts"
 import { NBD_CMD, NBD_INFO, NBD_OPT, NBD_REP, NBD_SIZE } from "../../../src/backing/nbd/protocol.ts"
 import * as transmission from "../../../src/backing/nbd/transmission-messages.ts"
-import { viewOf } from "../../../src/backing/nbd/words.ts"
+import { viewOf } from "../../../src/backing/bytes/fields.ts"
 import type { Timer } from "../../../src/backing/nbd/client/timer.ts"
 import type { Dial, Wire, WireReader } from "../../../src/backing/nbd/client/wire.ts"
 import type { Rng } from "../../support/rng.ts"

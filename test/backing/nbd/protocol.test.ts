@@ -4,7 +4,7 @@ import { backingCodeOf, nbdErrorOf } from "../../../src/backing/nbd/errors.ts"
 import * as options from "../../../src/backing/nbd/option-messages.ts"
 import { isErrorChunk, isErrorReply, NbdProtocolError } from "../../../src/backing/nbd/protocol.ts"
 import * as transmission from "../../../src/backing/nbd/transmission-messages.ts"
-import { viewOf } from "../../../src/backing/nbd/words.ts"
+import { viewOf } from "../../../src/backing/bytes/fields.ts"
 
 const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString("hex")
 const bytesOf = (text: string): Uint8Array => new Uint8Array(Buffer.from(text.replace(/[\s|]/g, ""), "hex"))

@@ -4,7 +4,7 @@ import { Command } from "../../../src/backing/nbd/client/command.ts"
 import { ReplyParser } from "../../../src/backing/nbd/client/connection/reply-parser.ts"
 import { NBD_CMD } from "../../../src/backing/nbd/protocol.ts"
 import { writeSimpleReply } from "../../../src/backing/nbd/transmission-messages.ts"
-import { viewOf } from "../../../src/backing/nbd/words.ts"
+import { viewOf } from "../../../src/backing/bytes/fields.ts"
 import { Rng } from "../../support/rng.ts"
 
 const LENGTH = 200_000

@@ -1,6 +1,6 @@
 /** What a copy is told of a disk: runs of data and zeroes; and how an operation reports, pauses and is stopped. */
 import { describe, expect, it } from "vitest"
-import { isEqual, isZero } from "../../../src/backing/buffers.ts"
+import { isEqual, isZero } from "../../../src/backing/bytes/buffers.ts"
 import { Operation } from "../../../src/backing/operations/operation.ts"
 import { runAt, type SourceDisk } from "../../../src/backing/operations/runs.ts"
 

@@ -4,7 +4,7 @@
  */
 import type { AsyncImageFile } from "../../../src/backing/async-image-file.ts"
 import { BackingError, totalLength } from "../../../src/backing/backing.ts"
-import { BufferCursor } from "../../../src/backing/buffers.ts"
+import { BufferCursor } from "../../../src/backing/bytes/buffers.ts"
 import type { ImageFile } from "../../../src/backing/image-file.ts"
 import type { Rng } from "../../support/rng.ts"
 

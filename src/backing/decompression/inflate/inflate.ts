@@ -1,4 +1,5 @@
 /** inflateRaw decompresses a raw deflate stream (RFC 1951, without header and checksum) into a buffer, in bounded time and memory. */
+import { viewOf } from "../../bytes/fields.ts"
 import { DecompressionError } from "../decompression-error.ts"
 import { Effort } from "../effort.ts"
 import { type InflateState, inflateCodes } from "./codes.ts"
@@ -37,7 +38,7 @@ export function inflateRaw(input: Uint8Array, output: Uint8Array): number {
   padded.fill(0, input.length, input.length + PADDING)
   const state: InflateState = {
     data: new DataView(padded.buffer), position: 0, end: input.length * 8, bytes: output,
-    view: new DataView(output.buffer, output.byteOffset, output.byteLength), length: 0,
+    view: viewOf(output), length: 0,
   }
   const effort = new Effort(output.length)
   for (let isLast = false; !isLast && state.length < output.length;) {

@@ -1,4 +1,5 @@
 /** The header of a zstd frame and of its blocks, and the length of a frame. RFC 8878, 3.1 */
+import { viewOf } from "../../bytes/fields.ts"
 import { DecompressionError } from "../decompression-error.ts"
 
 const MAGIC = 0xfd2f_b528
@@ -95,7 +96,7 @@ export function readBlockHeader(data: DataView, at: number): number {
  * @throws DecompressionError when there is no whole frame
  */
 export function zstdFrameLength(bytes: Uint8Array): number {
-  const data = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+  const data = viewOf(bytes)
   const skippable = skippableLength(data, 0)
   if (skippable > 0) return skippable
   const { length, hasChecksum } = readFrameHeader(data, 0)

@@ -1,4 +1,5 @@
 /** decompressZstd decompresses zstd frames into a buffer. RFC 8878. It refuses dictionaries, and bounds time and memory. */
+import { viewOf } from "../../bytes/fields.ts"
 import { DecompressionError } from "../decompression-error.ts"
 import { Effort } from "../effort.ts"
 import { copyRest, copySequences, type Output } from "./copy.ts"
@@ -33,9 +34,9 @@ export function decompressZstd(input: Uint8Array, output: Uint8Array): number {
   if (input.length > MOST_INPUT || output.length > MOST_OUTPUT) {
     throw new RangeError(`decompressZstd: ${input.length} bytes into ${output.length} bytes is more than it can do`)
   }
-  const data = new DataView(input.buffer, input.byteOffset, input.byteLength)
+  const data = viewOf(input)
   const target: Output = {
-    bytes: output, view: new DataView(output.buffer, output.byteOffset, output.byteLength), frameStart: 0, length: 0,
+    bytes: output, view: viewOf(output), frameStart: 0, length: 0,
   }
   const effort = new Effort(output.length)
   for (let at = 0; at < input.length && target.length < output.length;) {

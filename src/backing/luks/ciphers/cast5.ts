@@ -2,6 +2,7 @@
  * CAST-128, which QEMU and dm-crypt call CAST5: a block cipher that QEMU can encrypt images with. Its blocks are two big-endian words.
  * OpenSSL has it only in its legacy provider, so we implement it, with integers of 32 bits. RFC 2144
  */
+import { viewOf } from "../../bytes/fields.ts"
 import type { BlockCipher } from "../cryptography.ts"
 import { castBoxes } from "./cast5-boxes.ts"
 import { rotate } from "./each-block.ts"
@@ -50,7 +51,7 @@ export class Cast5 implements BlockCipher {
   #transform(blocks: Uint8Array, first: number, step: number): Uint8Array {
     const keys = this.#keys
     const result = new Uint8Array(blocks.length)
-    const from = new DataView(blocks.buffer, blocks.byteOffset, blocks.byteLength)
+    const from = viewOf(blocks)
     const to = new DataView(result.buffer)
     for (let at = 0; at < blocks.length; at += BLOCK_BYTES) {
       let left = from.getInt32(at)

@@ -2,6 +2,7 @@
  * Twofish, a block cipher that QEMU can encrypt images with. OpenSSL lacks it, so we implement it, with integers of 32 bits.
  * B. Schneier and others: "Twofish: A 128-Bit Block Cipher"; the names are those of section 4.
  */
+import { viewOf } from "../../bytes/fields.ts"
 import type { BlockCipher } from "../cryptography.ts"
 import { eachBlock, rotate } from "./each-block.ts"
 
@@ -34,7 +35,7 @@ export class Twofish implements BlockCipher {
 
   /** `key`: 16, 24 or 32 bytes. */
   constructor(key: Uint8Array) {
-    const view = new DataView(key.buffer, key.byteOffset, key.byteLength)
+    const view = viewOf(key)
     const words = Array.from({ length: key.length / 4 }, (_, index) => view.getInt32(index * 4, true))
     this.#keys = expandKey(words)
     const folded = Array.from({ length: key.length / 8 }, (_, index) => foldKey(key.subarray(index * 8, index * 8 + 8)))

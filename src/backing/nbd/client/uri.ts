@@ -4,7 +4,7 @@
  */
 import { BackingError } from "../../backing.ts"
 import { NBD_DEFAULT_PORT, NBD_LIMIT } from "../protocol.ts"
-import { encodeText } from "../words.ts"
+import { encodeText } from "../../bytes/fields.ts"
 
 /** Where an export is. */
 export interface NbdAddress {

@@ -1,7 +1,7 @@
 /** Calls a disk for the commands of clients: by whichever methods it has, and with promises only if it is `asynchronous`. */
 import type { Allocation, VirtioBacking } from "../../backing.ts"
 import { isStrayPromise } from "../../../options.ts"
-import { joined } from "../../buffers.ts"
+import { joined } from "../../bytes/buffers.ts"
 
 type Answer = void | Promise<void>
 

@@ -2,7 +2,7 @@
 import { checkBacking, type VirtioBacking } from "../../backing.ts"
 import { checkOptions, checkValue, type Rules } from "../../../options.ts"
 import { NBD_FLAG_T, NBD_LIMIT } from "../protocol.ts"
-import { encodeText } from "../words.ts"
+import { encodeText } from "../../bytes/fields.ts"
 
 /** A disk that an `NbdServer` offers. */
 export interface NbdExport {

@@ -4,7 +4,7 @@ import {
   encodeInfoText, encodeMetaContext, encodeOptionReply, encodeServer,
 } from "../option-messages.ts"
 import { BASE_ALLOCATION, NBD_FLAG, NBD_FLAG_C, NBD_INFO, NBD_LIMIT, NBD_OPT, NBD_REP, NBD_SIZE, NbdProtocolError } from "../protocol.ts"
-import { decodeText, encodeText, viewOf } from "../words.ts"
+import { decodeText, encodeText, viewOf } from "../../bytes/fields.ts"
 import type { ByteQueue } from "./byte-queue.ts"
 import type { Export, ExportTable } from "./export.ts"
 import { ALLOCATION_CONTEXT_ID } from "./status-command.ts"

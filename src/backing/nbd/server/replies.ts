@@ -5,7 +5,7 @@ import { NBD_ERROR, NBD_REPLY_FLAG, NBD_REPLY_TYPE, NBD_SIZE } from "../protocol
 import {
   type Cookie, encodeBlockStatus, encodeErrorChunk, type StatusExtent, writeChunkHeader, writeSimpleReply,
 } from "../transmission-messages.ts"
-import { setU64, viewOf } from "../words.ts"
+import { setU64, viewOf } from "../../bytes/fields.ts"
 import type { PooledBuffer } from "./buffer-pool.ts"
 
 /** Why a request was refused, or failed: a value of `NBD_ERROR`, and a message for the client, which reveals nothing about this host. */

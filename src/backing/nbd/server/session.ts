@@ -5,7 +5,7 @@
 import type { VirtioBacking } from "../../backing.ts"
 import { NBD_CMD, NBD_SIZE } from "../protocol.ts"
 import { readRequest, type Request } from "../transmission-messages.ts"
-import { viewOf } from "../words.ts"
+import { viewOf } from "../../bytes/fields.ts"
 import type { Budget, Holder } from "./budget.ts"
 import type { BufferPool } from "./buffer-pool.ts"
 import { ByteQueue } from "./byte-queue.ts"

@@ -1,6 +1,6 @@
 /** CompressedSink: writes the data of a conversion as compressed clusters. Compresses several in parallel, and stores them in order. */
 import type { VirtioBacking } from "../../backing.ts"
-import { isZero } from "../../buffers.ts"
+import { isZero } from "../../bytes/buffers.ts"
 import type { Sink } from "./disk-sink.ts"
 import { zeroRange } from "./zero-range.ts"
 

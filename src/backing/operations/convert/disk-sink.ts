@@ -1,6 +1,6 @@
 /** DiskSink: writes the data of a conversion to any disk, and leaves out zeroes. */
 import type { VirtioBacking } from "../../backing.ts"
-import { isZero } from "../../buffers.ts"
+import { isZero } from "../../bytes/buffers.ts"
 import { zeroRange } from "./zero-range.ts"
 
 /** Takes the pieces of a disk. */

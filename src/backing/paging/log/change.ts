@@ -1,6 +1,6 @@
 /** The changes of a file that a write log keeps, and how to apply them to a part of the file's content. */
 import { BackingError } from "../../backing.ts"
-import { joined } from "../../buffers.ts"
+import { joined } from "../../bytes/buffers.ts"
 
 /**
  * One change of a file. Offsets, lengths and sizes are bytes. "zero" makes its range read as zeroes; `frees` says whether to free the

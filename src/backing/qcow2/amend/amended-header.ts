@@ -1,6 +1,6 @@
 /** Computes the header for changed options of an image, and refuses impossible changes. */
 import { BackingError } from "../../backing.ts"
-import { decodeText, encodeText } from "../format/bytes.ts"
+import { decodeText, encodeText } from "../../bytes/fields.ts"
 import { backingFormat, hasFeature, isDataFileRaw, type Qcow2Header } from "../format/header.ts"
 import {
   AUTOCLEAR_BIT, COMPATIBLE_BIT, COMPRESSION_TYPE, EXTENSION_TYPE, HEADER_FIELD, HEADER_SIZE, INCOMPATIBLE_BIT, LIMIT,

@@ -9,7 +9,7 @@ import { BackingError } from "../../backing.ts"
 import {
   BITMAP_FLAG, BITMAP_LIMIT, checkedDirectoryPlace, decodeDirectory, DIRECTORY_FIELD, encodeBitmapsExtension, encodeDirectory,
 } from "../format/bitmaps.ts"
-import { viewOf } from "../format/bytes.ts"
+import { viewOf } from "../../bytes/fields.ts"
 import { headerGeometry, type Qcow2Header } from "../format/header.ts"
 import { AUTOCLEAR_BIT, EXTENSION_TYPE, TABLE_ENTRY_SIZE } from "../format/spec.ts"
 import type { Allocator } from "../metadata/allocator.ts"

@@ -2,7 +2,7 @@
 import { checkCount, checkOptions, checkValue, type Rules } from "../../../options.ts"
 import { BackingError } from "../../backing.ts"
 import { BITMAP_LIMIT } from "../format/bitmaps.ts"
-import { encodeText } from "../format/bytes.ts"
+import { encodeText } from "../../bytes/fields.ts"
 import { findBit } from "./bits.ts"
 import type { BitmapStore } from "./bitmap-store.ts"
 import type { DirtyBitmap } from "./dirty-bitmap.ts"

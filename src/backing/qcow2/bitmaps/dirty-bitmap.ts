@@ -2,10 +2,10 @@
  * DirtyBitmap: one persistent bitmap of an open image. Recording only sets bits, so the new bits are kept apart and merged into the stored
  * ones at the end: opening reads no bits, and only pages that the guest touches take memory.
  */
-import { isZero } from "../../buffers.ts"
+import { isZero } from "../../bytes/buffers.ts"
 import type { Allocator } from "../metadata/allocator.ts"
 import type { ClusterFile } from "../metadata/cluster-file.ts"
-import { setU64, viewOf } from "../format/bytes.ts"
+import { setU64, viewOf } from "../../bytes/fields.ts"
 import { BITMAP_FLAG, type BitmapEntry, type BitmapWord, decodeBitmapWord, tableEntriesFor } from "../format/bitmaps.ts"
 import { TABLE_ENTRY_SIZE } from "../format/spec.ts"
 import type { MetadataMap } from "../metadata/metadata-map.ts"

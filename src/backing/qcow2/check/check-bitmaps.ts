@@ -3,7 +3,7 @@ import { BackingError } from "../../backing.ts"
 import {
   BITMAP_LIMIT, BITMAP_TABLE_ENTRY, type BitmapDirectoryPlace, checkedDirectoryPlace, decodeDirectory, DIRECTORY_FIELD,
 } from "../format/bitmaps.ts"
-import { getU64, roundUp, viewOf } from "../format/bytes.ts"
+import { getU64, roundUp, viewOf } from "../../bytes/fields.ts"
 import type { CheckedImage } from "./checked-image.ts"
 import { coveredRanges, type Range } from "./covered-ranges.ts"
 import { type ReferenceSink, STRUCTURE } from "./reference-sink.ts"

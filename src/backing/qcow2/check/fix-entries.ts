@@ -2,7 +2,7 @@
  * Corrects flags in L1 and L2 entries: COPIED in the active tables and, on request, reserved bits, COPIED and bitmaps of compressed
  * clusters, and unaligned preallocated clusters. The content of the disk does not change.
  */
-import { viewOf } from "../format/bytes.ts"
+import { viewOf } from "../../bytes/fields.ts"
 import type { CheckedImage } from "./checked-image.ts"
 import { CLUSTER_USE, type ClusterUse } from "./cluster-counts.ts"
 import { coveredRanges, type Range } from "./covered-ranges.ts"

@@ -6,7 +6,7 @@
 import type { CheckedImage } from "./checked-image.ts"
 import { EXTRA_DATA_MINIMUM_V3 } from "./check-snapshots.ts"
 import type { Examination } from "./examination.ts"
-import { roundUp } from "../format/bytes.ts"
+import { roundUp } from "../../bytes/fields.ts"
 import { layOutSnapshots, scanSnapshotTable, type Snapshot } from "../format/snapshot-table.ts"
 import { HeaderStore } from "../metadata/header-store.ts"
 

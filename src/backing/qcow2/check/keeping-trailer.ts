@@ -1,5 +1,5 @@
 /** Keeps foreign bytes (`TrailingBytes`) at the end of an image file, although a repair puts new tables after them. */
-import { roundUp } from "../format/bytes.ts"
+import { roundUp } from "../../bytes/fields.ts"
 import { TABLE_ENTRY_SIZE } from "../format/spec.ts"
 import { readTrailingBytes } from "../format/trailing-bytes.ts"
 import type { Examination } from "./examination.ts"

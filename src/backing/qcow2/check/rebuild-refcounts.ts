@@ -3,7 +3,7 @@
  * one write switches the header: a crash before it leaves the old image.
  */
 import { BackingError } from "../../backing.ts"
-import { setU64, viewOf } from "../format/bytes.ts"
+import { setU64, viewOf } from "../../bytes/fields.ts"
 import type { CheckedImage } from "./checked-image.ts"
 import { CLUSTER_USE, type ClusterCounts, ClusterSet } from "./cluster-counts.ts"
 import type { Examination } from "./examination.ts"

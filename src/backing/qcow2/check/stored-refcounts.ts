@@ -1,5 +1,5 @@
 /** StoredRefcounts: the refcount table and blocks of an image, which a check compares and a repair corrects. */
-import { viewOf } from "../format/bytes.ts"
+import { viewOf } from "../../bytes/fields.ts"
 import type { CheckedImage } from "./checked-image.ts"
 import type { ClusterCounts, ClusterSet } from "./cluster-counts.ts"
 import { decodeRefcountTableEntry } from "../format/entries.ts"

@@ -1,6 +1,6 @@
 /** Reads tables of 64-bit words in pieces, so that a table of any size takes the memory of one piece. */
 import type { ImageFile } from "../../image-file.ts"
-import { viewOf } from "../format/bytes.ts"
+import { viewOf } from "../../bytes/fields.ts"
 import type { Geometry } from "../format/geometry.ts"
 import { EXTENDED_L2, TABLE_ENTRY_SIZE } from "../format/spec.ts"
 

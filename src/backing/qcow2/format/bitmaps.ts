@@ -3,7 +3,7 @@
  * QC-BMP-05, QC-BMP-06), which also bounds allocations.
  */
 import { BackingError } from "../../backing.ts"
-import { decodeText, encodeText, getU64, roundUp, setU64, viewOf } from "./bytes.ts"
+import { decodeText, encodeText, getU64, roundUp, setU64, viewOf } from "../../bytes/fields.ts"
 import { findExtension } from "./extensions.ts"
 import type { Geometry } from "./geometry.ts"
 import { hasFeature, type Qcow2Header } from "./header.ts"

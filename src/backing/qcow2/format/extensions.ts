@@ -1,6 +1,6 @@
 /** Header extensions: the list of typed records between the header and the backing file name. [QCOW2] "Header extensions" */
 import { BackingError, printable } from "../../backing.ts"
-import { decodeText, roundUp, viewOf } from "./bytes.ts"
+import { decodeText, roundUp, viewOf } from "../../bytes/fields.ts"
 import { EXTENSION_TYPE, FEATURE_NAME } from "./spec.ts"
 
 /** One record as stored in the file. Unknown types are kept, so that a rewritten header still has them (QC-EXT-04). */

@@ -1,6 +1,6 @@
 /** FileWindow: reads many small consecutive pieces of a file with few calls, because each call has a high fixed cost. */
 import type { ImageFile } from "../../image-file.ts"
-import { viewOf } from "./bytes.ts"
+import { viewOf } from "../../bytes/fields.ts"
 
 /** Bytes: more than the largest piece. */
 const WINDOW = 1 << 18

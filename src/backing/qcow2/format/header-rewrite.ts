@@ -2,7 +2,7 @@
  * Replaces the header cluster so that a crash at any moment leaves the old or the new header. A disk writes only single sectors atomically,
  * and the header, its extensions and the backing file name are often longer than a sector.
  */
-import { getU64, roundUp, setU64, viewOf } from "./bytes.ts"
+import { getU64, roundUp, setU64, viewOf } from "../../bytes/fields.ts"
 import { EXTENSION_TYPE, HEADER_FIELD, HEADER_SIZE, SECTOR_SIZE } from "./spec.ts"
 
 /** A write to the first cluster. It has to be durable before the next one begins. */

@@ -1,6 +1,6 @@
 /** The qcow2 header as a value, and its bytes. [QCOW2] "Header" */
 import { BackingError } from "../../backing.ts"
-import { decodeText, getU64, roundUp, setU64, viewOf } from "./bytes.ts"
+import { decodeText, getU64, roundUp, setU64, viewOf } from "../../bytes/fields.ts"
 import { findExtension, type HeaderExtension, serialiseExtensions } from "./extensions.ts"
 import { type Geometry, makeGeometry } from "./geometry.ts"
 import { AUTOCLEAR_BIT, EXTENSION_TYPE, HEADER_FIELD, INCOMPATIBLE_BIT, QCOW2_MAGIC } from "./spec.ts"

@@ -1,7 +1,7 @@
 /** Parses and checks the qcow2 header cluster. Every error names the field and its byte. [QCOW2] "Header" */
 import { BackingError, type BackingErrorCode } from "../../backing.ts"
 import type { ImageFile } from "../../image-file.ts"
-import { getU64, viewOf } from "./bytes.ts"
+import { getU64, viewOf } from "../../bytes/fields.ts"
 import { findExtension, parseExtensions } from "./extensions.ts"
 import { hasFeature, headerGeometry, isQcow2, type Qcow2Header } from "./header.ts"
 import {

@@ -1,4 +1,5 @@
 /** Reads and writes one refcount in a refcount block, for every width that the format allows. [QCOW2] "Host cluster management" */
+import { getU64, setU64 } from "../../bytes/fields.ts"
 
 /** Access to the refcounts of one width. `index` counts refcounts from the start of the block. */
 export interface RefcountCodec {
@@ -62,13 +63,7 @@ const CODECS: readonly RefcountCodec[] = [
   { get: (block, index) => block.getUint8(index), set: (block, index, value) => block.setUint8(index, value) },
   { get: (block, index) => block.getUint16(index * 2), set: (block, index, value) => block.setUint16(index * 2, value) },
   { get: (block, index) => block.getUint32(index * 4), set: (block, index, value) => block.setUint32(index * 4, value) },
-  {
-    get: (block, index) => block.getUint32(index * 8) * 2 ** 32 + block.getUint32(index * 8 + 4),
-    set(block, index, value) {
-      block.setUint32(index * 8, Math.floor(value / 2 ** 32))
-      block.setUint32(index * 8 + 4, value % 2 ** 32)
-    },
-  },
+  { get: (block, index) => getU64(block, index * 8), set: (block, index, value) => setU64(block, index * 8, value) },
 ]
 
 /** The codec for refcounts of 2 ** `refcountOrder` bits; the order is 0 to 6. */

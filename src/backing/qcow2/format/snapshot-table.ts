@@ -1,7 +1,7 @@
 /** The table of internal snapshots, read and written. [QCOW2] "Snapshots" */
 import { BackingError } from "../../backing.ts"
 import type { ImageFile } from "../../image-file.ts"
-import { decodeText, encodeText, getU64, roundUp, setU64, viewOf } from "./bytes.ts"
+import { decodeText, encodeText, getU64, roundUp, setU64, viewOf } from "../../bytes/fields.ts"
 import { FileWindow } from "./file-window.ts"
 import type { Geometry } from "./geometry.ts"
 import type { Qcow2Header } from "./header.ts"

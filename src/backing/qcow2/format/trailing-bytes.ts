@@ -2,7 +2,7 @@
  * Bytes that another program has appended to the file after the last used cluster. The format does not mention them, other programs
  * overwrite them, and their owner expects them at the end of the file.
  */
-import { roundUp } from "./bytes.ts"
+import { roundUp } from "../../bytes/fields.ts"
 
 /**
  * Maximum bytes that are preserved. The limit exists because clusters that a crash has leaked at the end look the same, and are preserved

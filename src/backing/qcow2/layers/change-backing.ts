@@ -1,6 +1,6 @@
 /** Replaces the backing file of an open image, in the header and for reads. */
 import { BackingError } from "../../backing.ts"
-import { encodeText } from "../format/bytes.ts"
+import { encodeText } from "../../bytes/fields.ts"
 import { EXTENSION_TYPE, LIMIT } from "../format/spec.ts"
 import { isDataFileRaw, type Qcow2Header, serialiseHeader } from "../format/header.ts"
 import type { Qcow2Image } from "../image.ts"

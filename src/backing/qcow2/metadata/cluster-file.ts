@@ -1,7 +1,7 @@
 /** ClusterFile: the image file for the rest of qcow2. Bytes past its end read as zeroes, and it knows where the unwritten part begins. */
 import { BackingError, type DiskVersion, type Versioned, versionOf } from "../../backing.ts"
 import type { ImageFile } from "../../image-file.ts"
-import { fillZeroFrom } from "../../buffers.ts"
+import { fillZeroFrom } from "../../bytes/buffers.ts"
 
 /** Thrown for invalid metadata in `file`. The image in that file marks itself corrupt; images above it in a backing chain do not. */
 export class CorruptMetadata extends BackingError {

@@ -3,7 +3,7 @@
  * or the new one: each change is one write inside a sector, or goes through `headerWrites`.
  */
 import type { ImageFile } from "../../image-file.ts"
-import { setU64, viewOf } from "../format/bytes.ts"
+import { setU64, viewOf } from "../../bytes/fields.ts"
 import { type Qcow2Header, serialiseHeader } from "../format/header.ts"
 import { COVER_TYPE, headerWrites } from "../format/header-rewrite.ts"
 import { AUTOCLEAR_BIT, EXTENSION_TYPE, HEADER_FIELD, INCOMPATIBLE_BIT } from "../format/spec.ts"

@@ -1,6 +1,6 @@
 /** The L2 tables of snapshots, as a list of metadata clusters: protected if `overlapCheck` is "all". */
 import type { ImageFile } from "../../image-file.ts"
-import { viewOf } from "../format/bytes.ts"
+import { viewOf } from "../../bytes/fields.ts"
 import { l1TableOffset } from "../format/entries.ts"
 import type { Geometry } from "../format/geometry.ts"
 import type { Snapshot } from "../format/snapshot-table.ts"

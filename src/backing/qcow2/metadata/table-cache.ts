@@ -2,7 +2,7 @@
  * TableCache: a bounded cache of metadata clusters (L2 tables, refcount blocks), kept in the format of the disk, so that loading and
  * storing convert nothing.
  */
-import { viewOf } from "../format/bytes.ts"
+import { viewOf } from "../../bytes/fields.ts"
 import type { ClusterFile } from "./cluster-file.ts"
 import { DirtyRange } from "./dirty-range.ts"
 

@@ -2,7 +2,7 @@
  * TopTable: the L1 table or the refcount table, which names the metadata clusters of one kind. The whole table is in memory, in the format
  * of the disk. It can move and grow; the old place stays in use until the header names the new one.
  */
-import { viewOf } from "../format/bytes.ts"
+import { viewOf } from "../../bytes/fields.ts"
 import type { ClusterFile } from "./cluster-file.ts"
 import { DirtyRange } from "./dirty-range.ts"
 import { TABLE_ENTRY_SIZE } from "../format/spec.ts"

@@ -2,7 +2,7 @@
  * Moves tables from the end of the file to free clusters, so that the file can be cut. A change of the whole image has put them at the end,
  * because the old ones were still in use.
  */
-import { viewOf } from "../format/bytes.ts"
+import { viewOf } from "../../bytes/fields.ts"
 import { encodeEntry } from "../format/entries.ts"
 import { readSnapshotTable } from "../format/snapshot-table.ts"
 import { TABLE_ENTRY_SIZE } from "../format/spec.ts"

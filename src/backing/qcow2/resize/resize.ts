@@ -4,8 +4,8 @@
  */
 import { checkOptions, checkValue, type Rules } from "../../../options.ts"
 import { BackingError, checkNewSize } from "../../backing.ts"
-import { isZero } from "../../buffers.ts"
-import { roundUp } from "../format/bytes.ts"
+import { isZero } from "../../bytes/buffers.ts"
+import { roundUp } from "../../bytes/fields.ts"
 import { isDataFileRaw } from "../format/header.ts"
 import { readSnapshotTable } from "../format/snapshot-table.ts"
 import { LIMIT, TABLE_ENTRY_SIZE } from "../format/spec.ts"

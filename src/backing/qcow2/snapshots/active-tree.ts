@@ -2,8 +2,8 @@
  * Makes the new active tree. An L2 table whose COPIED flags agree with the new refcounts stays in place; others are copied. COPIED means
  * that the refcount is one, but only in the active tree: in tables of snapshots it has no meaning (QC-SNAP-08).
  */
-import { isZero } from "../../buffers.ts"
-import { viewOf } from "../format/bytes.ts"
+import { isZero } from "../../bytes/buffers.ts"
+import { viewOf } from "../../bytes/fields.ts"
 import { encodeEntry, hostOffset, isCopied, L2_KIND, l2Kind } from "../format/entries.ts"
 import { L2_ENTRY, TABLE_ENTRY_SIZE } from "../format/spec.ts"
 import type { Rewrite } from "./rewrite.ts"

@@ -3,7 +3,7 @@
  *
  * A new snapshot takes over the active L1 table. The active disk continues with copies of the tables whose COPIED flags have to be cleared.
  */
-import { isZero } from "../../buffers.ts"
+import { isZero } from "../../bytes/buffers.ts"
 import { makeSnapshot, type Snapshot, type SnapshotTable } from "../format/snapshot-table.ts"
 import { TABLE_ENTRY_SIZE } from "../format/spec.ts"
 import { correctTree } from "./active-tree.ts"

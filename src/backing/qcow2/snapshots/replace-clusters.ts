@@ -3,7 +3,7 @@
  * zero flags for version 2, which has none. Like every change of the whole image, it is one switch of the header.
  */
 import { BackingError } from "../../backing.ts"
-import { viewOf } from "../format/bytes.ts"
+import { viewOf } from "../../bytes/fields.ts"
 import { encodeEntry, L2_KIND, l2Kind } from "../format/entries.ts"
 import type { Snapshot, SnapshotTable } from "../format/snapshot-table.ts"
 import { EXTENDED_L2, L2_ENTRY, TABLE_ENTRY_SIZE } from "../format/spec.ts"

@@ -2,7 +2,7 @@
  * Rewrite: a change of the whole image in new clusters. Tables, including refcounts, are copied and never changed in place. One write of
  * the header switches to the copies, so a crash leaves the old image or the new one, and leaked clusters at worst.
  */
-import { roundUp } from "../format/bytes.ts"
+import { roundUp } from "../../bytes/fields.ts"
 import type { Geometry } from "../format/geometry.ts"
 import { layOutSnapshots, type Snapshot, type SnapshotTable } from "../format/snapshot-table.ts"
 import { TABLE_ENTRY_SIZE } from "../format/spec.ts"

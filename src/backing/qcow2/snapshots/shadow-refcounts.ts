@@ -3,7 +3,7 @@
  * Nothing that the disk refers to is overwritten, so an interrupted change leaves nothing to undo.
  */
 import { BackingError } from "../../backing.ts"
-import { viewOf } from "../format/bytes.ts"
+import { setU64, viewOf } from "../../bytes/fields.ts"
 import type { Geometry } from "../format/geometry.ts"
 import { type RefcountCodec, refcountCodec } from "../format/refcount-codec.ts"
 import { TABLE_ENTRY_SIZE } from "../format/spec.ts"
@@ -227,8 +227,7 @@ export class ShadowRefcounts {
       // If an empty block was in its own range, its own refcount goes away with it, so there is nothing to lower.
       if (!isEmpty || Math.floor(before / this.#geometry.refcountBlockEntries) !== index) left.push({ first: before, count: 1 })
       if (isEmpty) left.push({ first: shadow.place / clusterSize, count: 1 })
-      view.setUint32(index * TABLE_ENTRY_SIZE, Math.floor(place / 2 ** 32))
-      view.setUint32(index * TABLE_ENTRY_SIZE + 4, place % 2 ** 32)
+      setU64(view, index * TABLE_ENTRY_SIZE, place)
     }
     for (const shadow of this.#held) this.#write(shadow)
     this.#file.write(content, offset)

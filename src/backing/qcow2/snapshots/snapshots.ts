@@ -1,7 +1,7 @@
 /** Snapshots: lists, takes, applies, deletes and reads the internal snapshots of an open image. */
 import { checkOptions, checkValue, type Rules } from "../../../options.ts"
 import { BackingError } from "../../backing.ts"
-import { encodeText } from "../format/bytes.ts"
+import { encodeText } from "../../bytes/fields.ts"
 import type { Qcow2Header } from "../format/header.ts"
 import { readSnapshotTable, type Snapshot, type SnapshotTable } from "../format/snapshot-table.ts"
 import { INCOMPATIBLE_BIT } from "../format/spec.ts"

@@ -1,5 +1,5 @@
 /** Visits all clusters of a tree of L1 and L2 tables, in runs. Reads each L2 table once, even if several entries name it. */
-import { viewOf } from "../format/bytes.ts"
+import { viewOf } from "../../bytes/fields.ts"
 import {
   compressedLength, compressedOffset, decodeL2Entry, hostOffset, l1TableOffset, L2_KIND, l2Kind, plainHostOffset,
 } from "../format/entries.ts"

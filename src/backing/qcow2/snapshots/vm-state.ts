@@ -3,7 +3,7 @@
  * starting at an L1 entry of its own (QC-SNAP-10).
  */
 import { encodeEntry } from "../format/entries.ts"
-import { viewOf } from "../format/bytes.ts"
+import { viewOf } from "../../bytes/fields.ts"
 import type { Geometry } from "../format/geometry.ts"
 import { LIMIT, TABLE_ENTRY_SIZE } from "../format/spec.ts"
 import { BackingError } from "../../backing.ts"

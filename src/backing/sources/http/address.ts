@@ -1,5 +1,6 @@
 /** Checks the user's URL, credentials and headers for a file on an HTTP server, before anything is requested. */
 import { described } from "../../../options.ts"
+import { encodeText } from "../../bytes/fields.ts"
 import { pageAddress } from "./client.ts"
 
 export function parseUrl(url: string | { readonly href: string }): URL {
@@ -21,7 +22,7 @@ export function takeCredentials(address: URL): Record<string, string> {
   address.username = ""
   address.password = ""
   const text = `${decodeURIComponent(username)}:${decodeURIComponent(password)}`
-  return { authorization: `Basic ${btoa(String.fromCharCode(...new TextEncoder().encode(text)))}` }
+  return { authorization: `Basic ${btoa(String.fromCharCode(...encodeText(text)))}` }
 }
 
 /** Headers that each request sets itself. */

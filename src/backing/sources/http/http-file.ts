@@ -1,7 +1,7 @@
 /** httpFile: a file on an HTTP server, read by Range requests. */
 import type { AsyncImageFile } from "../../async-image-file.ts"
 import { BackingError, type DiskVersion, totalLength } from "../../backing.ts"
-import { BufferFiller } from "../../buffers.ts"
+import { BufferFiller } from "../../bytes/buffers.ts"
 import type { TakePiece } from "../../image-file.ts"
 import { checkedHeaders, parseUrl, takeCredentials } from "./address.ts"
 import { checkVersion, type FileVersion, hasValidator, type RangeAnswer } from "./answer.ts"

@@ -2,7 +2,7 @@
 import { statSync } from "node:fs"
 import { LockedFile } from "../../../backing/host/image-lock.ts"
 import type { ImageFile } from "../../../backing/image-file.ts"
-import { decodeText, getU64, viewOf } from "../../../backing/qcow2/format/bytes.ts"
+import { decodeText, getU64, viewOf } from "../../../backing/bytes/fields.ts"
 import { findExtension } from "../../../backing/qcow2/format/extensions.ts"
 import { BITMAP_FLAG, checkedDirectoryPlace, decodeDirectory } from "../../../backing/qcow2/format/bitmaps.ts"
 import { backingFormat, hasFeature, headerGeometry, type Qcow2Header } from "../../../backing/qcow2/format/header.ts"

@@ -1,7 +1,7 @@
 /** One connection in the transmission phase: finds commands by their cookie, collects requests into one write, and parses answers. */
 import { NBD_CMD, NBD_SIZE, NbdProtocolError } from "../../protocol.ts"
 import { writeRequest } from "../../transmission-messages.ts"
-import { viewOf } from "../../words.ts"
+import { viewOf } from "../../../bytes/fields.ts"
 import type { Command } from "../command.ts"
 import { Outbox } from "./outbox.ts"
 import { type ReplyContext, ReplyParser, type ReplySink } from "./reply-parser.ts"

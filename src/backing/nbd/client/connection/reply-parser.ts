@@ -7,7 +7,7 @@ import {
 } from "../../protocol.ts"
 import { isErrorChunk, NbdProtocolError } from "../../protocol.ts"
 import { decodeBlockStatus, decodeErrorChunk } from "../../transmission-messages.ts"
-import { getU64, viewOf } from "../../words.ts"
+import { getU64, viewOf } from "../../../bytes/fields.ts"
 import type { Command } from "../command.ts"
 
 /** The connection of the messages. */

@@ -1,4 +1,4 @@
-/** Big-endian access to 64-bit fields, and text in headers. */
+/** Fields of file formats and messages: views, big-endian 64-bit numbers, UTF-8, and padding. */
 
 /** The view over exactly these bytes. */
 export function viewOf(bytes: Uint8Array): DataView {
@@ -16,20 +16,20 @@ export function setU64(view: DataView, offset: number, value: number): void {
   view.setUint32(offset + 4, value % 2 ** 32)
 }
 
-/** `value` rounded up to a multiple of `unit`. The result must be a safe integer. */
-export function roundUp(value: number, unit: number): number {
-  return Math.ceil(value / unit) * unit
-}
-
 const decoder = new TextDecoder("utf-8")
 const encoder = new TextEncoder()
 
-/** Decodes UTF-8; invalid bytes become U+FFFD. */
+/** Bytes as text; what is not UTF-8 becomes U+FFFD. */
 export function decodeText(bytes: Uint8Array): string {
   return decoder.decode(bytes)
 }
 
-/** Encodes text as UTF-8. */
+/** Text as UTF-8. */
 export function encodeText(text: string): Uint8Array {
   return encoder.encode(text)
+}
+
+/** `value` rounded up to a multiple of `unit`. The result must be a safe integer. */
+export function roundUp(value: number, unit: number): number {
+  return Math.ceil(value / unit) * unit
 }

@@ -1,6 +1,6 @@
 /** Treats a list of buffers as one run of bytes: guest memory is scattered, and so are clusters, with different borders. */
 
-import { checkRange, totalLength, type VirtioBacking } from "./backing.ts"
+import { checkRange, totalLength, type VirtioBacking } from "../backing.ts"
 
 /** Hands out a list of buffers piece by piece, in order, without copying. */
 export class BufferCursor {
