@@ -2,11 +2,15 @@
 import { BackingError } from "../backing.ts"
 import { isEqual } from "../bytes/buffers.ts"
 import { mergeKey, splitKey } from "./af-splitter.ts"
+import { DIGEST_BYTES } from "./cipher-spec.ts"
 import type { Cryptography } from "./cryptography.ts"
 import { DIGEST_LENGTH, type HeaderPlace, type KeySlot, type LuksHeader, materialBytes, MOST_ITERATIONS, STRIPES } from "./header.ts"
 import { makeCipher } from "./make-cipher.ts"
 
-/** Iterations that trying one passphrase may cost in all: eight slots of a usual image take less. */
+/**
+ * Iterations that trying one passphrase may cost in all, a minute or two of node:crypto: eight slots of a usual image take less. A key that
+ * is longer than a digest takes all of its iterations for each digest in it: 64 bytes by SHA-1 cost four times those of the header.
+ */
 const MOST_IN_ALL = 4 * MOST_ITERATIONS
 
 /** Reads `length` bytes of the header area, from byte `offset` on. */
@@ -37,7 +41,8 @@ export interface OpenSlotOptions {
 export function openSlot(options: OpenSlotOptions): OpenedSlot {
   const { header, read, place } = options
   const active = header.slots.flatMap((found, slot) => (found.isActive && slot === (options.only ?? slot) ? [{ ...found, slot }] : []))
-  const iterations = active.reduce((sum, slot) => sum + slot.iterations + header.digestIterations, 0)
+  const perSlot = costOf(header.digestIterations, DIGEST_LENGTH, header)
+  const iterations = active.reduce((sum, slot) => sum + costOf(slot.iterations, header.cipher.keyBytes, header) + perSlot, 0)
   if (iterations > MOST_IN_ALL) {
     const message = `its key slots take ${iterations} iterations of key derivation, more than the limit of ${MOST_IN_ALL}`
     throw new BackingError("unsupported", message, place)
@@ -49,6 +54,11 @@ export function openSlot(options: OpenSlotOptions): OpenedSlot {
   }
   const where = active.length === 0 ? "there is no active key slot" : `it opens none of the active key slots (${slotList(active)})`
   throw new BackingError("permission", `the passphrase is wrong: ${where}`, { path: place.path })
+}
+
+/** The iterations that deriving `length` bytes takes. RFC 8018 5.2 */
+function costOf(iterations: number, length: number, { hash }: LuksHeader): number {
+  return iterations * Math.ceil(length / (DIGEST_BYTES.get(hash) ?? 1))
 }
 
 function slotList(slots: readonly { readonly slot: number }[]): string {

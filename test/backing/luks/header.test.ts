@@ -99,6 +99,22 @@ describe("the LUKS header", () => {
     expect(refusal(many)).toMatch(/unsupported: .*more than the limit of 134217728/)
   })
 
+  it("QC-LUKS-06 QC-LIM-05 iterations count once for each digest that a key is made of", () => {
+    const file = new MemoryFile({ path: "luks" })
+    writeVolume(file, { size: 4096, encryption: { passphrase: "abc", cipher: "aes-256", mode: "xts", hash: "sha1" } }, cryptography)
+    const bytes = file.toBytes()
+    const view = new DataView(bytes.buffer)
+    // Two slots of four times 2^24, and twice the digest.
+    for (const number of [0, 1]) {
+      view.setUint32(slot(number), 0x00ac_71f3)
+      view.setUint32(slot(number) + 4, 2 ** 24)
+    }
+    const digest = view.getUint32(164)
+    expect(refusal(bytes)).toBe(
+      `unsupported: luks: its key slots take ${2 ** 27 + 2 * digest} iterations of key derivation, more than the limit of 134217728`,
+    )
+  })
+
   it("QC-LUKS-06 a file that ends in its header or key material is refused", () => {
     expect(refusal(volume.slice(0, 591))).toMatch(/invalid-format: luks: the file ends in its LUKS header, at byte 591/)
     expect(refusal(volume.slice(0, 70_000))).toMatch(/invalid-format: .*its key slots end at byte/)
