@@ -64,10 +64,9 @@ export class CompressedWriter {
       return
     }
     const cluster = mapping.clusterOf(offset)
-    const l1Index = mapping.tableOf(cluster)
-    const table = mapping.tableForWrite(l1Index)
+    const table = mapping.tableForWrite(mapping.tableOf(cluster))
     const host = this.#store(stream)
-    const index = cluster - l1Index * geometry.l2Entries
+    const index = mapping.indexOf(cluster)
     const old = mapping.l2.references(table, index)
     mapping.l2.setCompressed(table, index, host, stream.length)
     if (old !== undefined) allocator.releaseLater(old.first, old.count)
@@ -75,12 +74,11 @@ export class CompressedWriter {
 
   /** As in QEMU, an allocated cluster must be overwritten in place, or discarded first (QC-CMP-12). */
   #refusePlace(offset: number): void {
-    const { mapping, geometry, file } = this.#parts
+    const { mapping, file } = this.#parts
     const cluster = mapping.clusterOf(offset)
-    const l1Index = mapping.tableOf(cluster)
-    const table = mapping.table(l1Index)
+    const table = mapping.table(mapping.tableOf(cluster))
     if (table === undefined) return
-    const index = cluster - l1Index * geometry.l2Entries
+    const index = mapping.indexOf(cluster)
     const kind = mapping.l2.kind(table, index, 0)
     if (kind === L2_KIND.CORRUPT) throw mapping.corruptEntry(table, index)
     if (kind === L2_KIND.COMPRESSED || mapping.l2.host(table, index) === 0) return

@@ -205,7 +205,7 @@ function makeTableWriting(base: PartsBase, { header, geometry, mapping, l2Cache 
   const allocator = new Allocator({ ...shared, refcounts, prepare: () => trailer.keep() })
   const dataClusters = external === undefined
     ? allocator
-    : new DataFileClusters({ file: external.file, geometry, isFree: freeIn(mapping, geometry) })
+    : new DataFileClusters({ file: external.file, geometry, isFree: freeIn(mapping) })
   mapping.makeWritable({ allocator, dataClusters, refcounts, metadata })
   // In an external data file the place of a cluster never changes.
   const keptPlaces = base.discardNoUnref && external === undefined ? new KeptPlaces({ ...shared, mapping, refcounts, metadata }) : undefined
@@ -253,11 +253,10 @@ function makeDiskWriting(base: PartsBase, disk: Omit<ImageParts, "writing">, hea
 }
 
 /** Tells whether a guest cluster is unallocated in an external data file. */
-function freeIn(mapping: Mapping, { l2Entries }: Geometry): (cluster: number) => boolean {
+function freeIn(mapping: Mapping): (cluster: number) => boolean {
   return (cluster) => {
-    const l1Index = mapping.tableOf(cluster)
-    const table = mapping.table(l1Index)
-    const index = cluster - l1Index * l2Entries
+    const table = mapping.table(mapping.tableOf(cluster))
+    const index = mapping.indexOf(cluster)
     return table === undefined || (!mapping.l2.isCopied(table, index) && mapping.l2.host(table, index) === 0)
   }
 }

@@ -77,10 +77,9 @@ export class KeptPlaces {
 
   /** Whether the COPIED flags say that no snapshot shares the cluster. */
   #isOwn(cluster: number): boolean {
-    const { mapping, geometry } = this.#parts
-    const l1Index = mapping.tableOf(cluster)
-    const table = mapping.table(l1Index)
-    return table?.isOwn === true && mapping.l2.hasOwnPlace(table, cluster - l1Index * geometry.l2Entries)
+    const { mapping } = this.#parts
+    const table = mapping.table(mapping.tableOf(cluster))
+    return table?.isOwn === true && mapping.l2.hasOwnPlace(table, mapping.indexOf(cluster))
   }
 
   /** Punches one hole for each run of clusters that is contiguous in the file too. */

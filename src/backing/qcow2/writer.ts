@@ -146,11 +146,10 @@ export class Writer {
   #writeElsewhere(cursor: BufferCursor, offset: number, length: number): number {
     this.#metadataWriter.makeRoom()
     const { l2 } = this.#mapping
-    const { clusterSize, l2Entries } = this.#geometry
+    const { clusterSize } = this.#geometry
     const cluster = this.#mapping.clusterOf(offset)
-    const l1Index = this.#mapping.tableOf(cluster)
-    const table = this.#mapping.tableForWrite(l1Index)
-    const index = cluster - l1Index * l2Entries
+    const table = this.#mapping.tableForWrite(this.#mapping.tableOf(cluster))
+    const index = this.#mapping.indexOf(cluster)
     const piece: Piece = { table, index, within: offset - cluster * clusterSize, offset, length }
     const kind = l2.kind(table, index, Math.floor(piece.within / this.#geometry.subclusterSize))
     if (kind === L2_KIND.CORRUPT) throw this.#mapping.corruptEntry(table, index)

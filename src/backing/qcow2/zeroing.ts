@@ -123,9 +123,8 @@ export class Zeroing {
 
   #isCompressed(offset: number): boolean {
     const cluster = this.#mapping.clusterOf(offset)
-    const l1Index = this.#mapping.tableOf(cluster)
-    const table = this.#mapping.table(l1Index)
-    return table !== undefined && this.#mapping.l2.kind(table, cluster - l1Index * this.#geometry.l2Entries, 0) === L2_KIND.COMPRESSED
+    const table = this.#mapping.table(this.#mapping.tableOf(cluster))
+    return table !== undefined && this.#mapping.l2.kind(table, this.#mapping.indexOf(cluster), 0) === L2_KIND.COMPRESSED
   }
 
   #zeroTables(first: number, end: number, allocated: Allocated): void {

@@ -33,14 +33,13 @@ function extentsFrom(image: Qcow2Image, from: number): MapExtent[] {
 
 /** Without a backing file an unallocated cluster reads as zeroes, too. */
 function forget(image: Qcow2Image, offset: number, length: number): void {
-  const { clusterSize, l2Entries } = image.geometry
+  const { clusterSize } = image.geometry
   for (let at = offset; at < offset + length; at += clusterSize) {
     image.change(({ mapping, metadataWriter, dataClusters }) => {
       metadataWriter.makeRoom()
       const cluster = mapping.clusterOf(at)
-      const l1Index = mapping.tableOf(cluster)
-      const table = mapping.tableForWrite(l1Index)
-      const index = cluster - l1Index * l2Entries
+      const table = mapping.tableForWrite(mapping.tableOf(cluster))
+      const index = mapping.indexOf(cluster)
       const old = mapping.l2.references(table, index)
       mapping.l2.setUnallocated(table, index)
       if (old !== undefined) dataClusters.releaseLater(old.first, old.count)

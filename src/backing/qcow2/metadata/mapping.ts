@@ -60,12 +60,11 @@ export class Mapping implements ClusterList {
 
   /** Reads the L1 table. @throws BackingError what reading throws */
   constructor(options: MappingOptions) {
-    const { file, geometry } = options
+    const { file, geometry, l1TableOffset: offset } = options
     this.#file = file
     this.#geometry = geometry
     this.#cache = options.cache
-    const length = options.l1Size * TABLE_ENTRY_SIZE
-    this.l1 = new TopTable(file, { offset: options.l1TableOffset, length, name: "the L1 table" }, options.content)
+    this.l1 = new TopTable(file, { offset, length: options.l1Size * TABLE_ENTRY_SIZE, name: "the L1 table" }, options.content)
     this.l2 = geometry.extendedL2 ? new ExtendedL2View(geometry, options.cache) : new L2View(geometry, options.cache)
     this.#perByte = 1 / geometry.clusterSize
     this.#perCluster = 1 / geometry.l2Entries
@@ -89,6 +88,11 @@ export class Mapping implements ClusterList {
   /** L1 index of the table that maps guest cluster `cluster`. */
   tableOf(cluster: number): number {
     return Math.floor(cluster * this.#perCluster)
+  }
+
+  /** Index of the entry of guest cluster `cluster` in that table. */
+  indexOf(cluster: number): number {
+    return cluster - this.tableOf(cluster) * this.#l2Entries
   }
 
   /**
@@ -117,10 +121,9 @@ export class Mapping implements ClusterList {
     const { l2 } = this
     const { clusterSize, l2Entries, subclusters, subclusterSize } = this.#geometry
     const cluster = this.clusterOf(offset)
-    const l1Index = this.tableOf(cluster)
-    const table = this.table(l1Index)
+    const table = this.table(this.tableOf(cluster))
     const within = offset - cluster * clusterSize
-    let index = cluster - l1Index * l2Entries
+    let index = this.indexOf(cluster)
     if (table === undefined) {
       extent.kind = L2_KIND.UNALLOCATED
       extent.length = Math.min(length, (l2Entries - index) * clusterSize - within)
@@ -160,10 +163,9 @@ export class Mapping implements ClusterList {
     const { l2 } = this
     const { clusterSize, l2Entries, subclusters, subclusterSize } = this.#geometry
     const cluster = this.clusterOf(offset)
-    const l1Index = this.tableOf(cluster)
-    const table = this.#ownTable(l1Index)
+    const table = this.#ownTable(this.tableOf(cluster))
     if (table === undefined) return -1
-    let index = cluster - l1Index * l2Entries
+    let index = this.indexOf(cluster)
     const within = offset - cluster * clusterSize
     const subcluster = Math.floor(within * this.#perSubclusterByte)
     if (!l2.isCopied(table, index) || l2.kind(table, index, subcluster) !== L2_KIND.NORMAL) return -1

@@ -25,9 +25,8 @@ export function preallocate(image: WritableImage, file: ClusterFile, { from, to,
   const start = reader.backing === undefined ? Math.floor(from / clusterSize) : Math.ceil(from / clusterSize)
   for (let cluster = start; cluster < end;) {
     metadataWriter.makeRoom()
-    const l1Index = mapping.tableOf(cluster)
-    const table = mapping.tableForWrite(l1Index)
-    const index = cluster - l1Index * l2Entries
+    const table = mapping.tableForWrite(mapping.tableOf(cluster))
+    const index = mapping.indexOf(cluster)
     cluster += placeSome(image, file, { table, index, most: Math.min(l2Entries - index, end - cluster), mode })
   }
 }
