@@ -1,6 +1,7 @@
 /**
  * Random work on files that answer late for as long as one likes: `tsx test/fuzz/late.ts --seconds 600 [--seed N] [--only SHAPE]`. Rounds
- * on a bare file, on images of every shape, and power cuts take turns. Ends with one line; exits with 1 at the first failure.
+ * on a bare file, on its stream, on images of every shape, and power cuts take turns. Ends with one line; exits with 1 at the first
+ * failure.
  */
 import { inspect, parseArgs } from "node:util"
 import { lateCrashRound } from "../crash/late-replay.ts"
@@ -11,6 +12,7 @@ import { Rng } from "../support/rng.ts"
 import { qcow2Shapes } from "../support/shapes.ts"
 import { lateDiskRound } from "./late-disk-round.ts"
 import { lateFileRound } from "./late-file-round.ts"
+import { lateFlowRound } from "./late-flow-round.ts"
 import { lateShapes } from "./late-shapes.ts"
 
 const { values } = parseArgs({
@@ -23,15 +25,16 @@ console.log(`late files: seed ${first}, ${values.seconds} seconds`)
 const shapes = lateShapes.filter(({ name }) => name.includes(values.only))
 const wholeShapes = qcow2Shapes.filter(({ name, options }) => name.includes(values.only) && (options.clusterSize ?? 0) <= 65536)
 const crashes = crashShapes.filter(({ name }) => name.includes(values.only))
-let [reads, points] = [0, 0]
+let [reads, pieces, points] = [0, 0, 0]
 let seed = first
 
 async function round(rng: Rng): Promise<void> {
-  const kind = rng.below(4)
-  const whole = wholeShapes.length === 0 || kind < 3 ? undefined : rng.pick(wholeShapes)
+  const kind = rng.below(5)
+  const whole = wholeShapes.length === 0 || kind < 4 ? undefined : rng.pick(wholeShapes)
   if (whole !== undefined) {
     points += await lateWholeCrashRound({ ...wholeRoundFor(whole, rng), operations: rng.between(5, 25), share: 0.15 })
   } else if (kind === 0) reads += (await lateFileRound(rng)).reads
+  else if (kind === 3) pieces += await lateFlowRound(rng)
   else if (kind === 1 || crashes.length === 0) reads += await lateDiskRound(rng.pick(shapes), rng, rng.between(3, 30))
   else {
     const shape = rng.pick(crashes)
@@ -41,7 +44,8 @@ async function round(rng: Rng): Promise<void> {
 
 async function main(): Promise<void> {
   for (; Date.now() < end; seed++) await round(new Rng(seed))
-  console.log(`late files: seeds ${first} to ${seed - 1}, ${reads} reads, ${points} crash points: nothing wrong, nothing lost`)
+  const done = `${reads} reads, ${pieces} pieces of streams, ${points} crash points`
+  console.log(`late files: seeds ${first} to ${seed - 1}, ${done}: nothing wrong, nothing lost`)
 }
 
 process.on("unhandledRejection", failed)

@@ -88,7 +88,7 @@ export class PageLoader {
     while ((loads.at(-1)?.first ?? 0) > last) loads.pop()
     let failure = await this.#outcome(loads)
     // If only a page beyond the needed ones failed, read the needed ones alone.
-    const isBeside = failure !== undefined && loads.some((load) => load.first < first || load.end > last + 1)
+    const isBeside = failure !== undefined && !this.#isClosed && loads.some((load) => load.first < first || load.end > last + 1)
     if (isBeside) failure = await this.#outcome(this.#begin(first, last, end))
     if (failure !== undefined) throw failure
   }

@@ -2,6 +2,7 @@
 import { describe, expect, it } from "vitest"
 import { lateDiskRound } from "../../fuzz/late-disk-round.ts"
 import { lateFileRound } from "../../fuzz/late-file-round.ts"
+import { lateFlowRound } from "../../fuzz/late-flow-round.ts"
 import { lateShapes } from "../../fuzz/late-shapes.ts"
 import { Rng, seedFromEnvironment } from "../../support/rng.ts"
 
@@ -17,6 +18,19 @@ describe(`files that answer late, seed ${seed}`, () => {
     }
     expect(reads).toBeGreaterThan(100)
     expect(syncs).toBeGreaterThan(25)
+  })
+
+  it("ST-03 reads in order from a stream that breaks off, beside others, resets and closing, agree with a flat file", async () => {
+    let pieces = 0
+    for (let round = 0; round < 30; round++) {
+      const one = seed + round
+      try {
+        pieces += await lateFlowRound(new Rng(one))
+      } catch (error) {
+        throw new Error(`seed ${one} failed`, { cause: error })
+      }
+    }
+    expect(pieces).toBeGreaterThan(500)
   })
 
   for (const shape of lateShapes) {

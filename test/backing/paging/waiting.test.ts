@@ -302,4 +302,16 @@ describe("closing in the middle of it", () => {
     await closed
     expect(inner.clone().toBytes().subarray(0, accepted * PAGE).every((byte) => byte === 7)).toBe(true)
   })
+
+  it("the source is asked for nothing more, even if pages came along with those that a read waits for", async () => {
+    const source = new LateFile(MemoryFile.of(new Rng(seed).bytes(64 << 10)), new Rng(seed), { preferredRead: 4 * PAGE })
+    const file = await PagedFile.open(source, { pageSize: PAGE })
+    source.isStalled = true
+    const read = untilLoaded(() => file.read(new Uint8Array(PAGE), 0))
+    const failure = read.then(() => "none", (error: BackingError) => error.code)
+    file.close()
+    source.resume()
+    expect(await failure).toBe("closed")
+    expect(source.counts.read).toBe(1)
+  })
 })
