@@ -9,6 +9,7 @@ import { LinearMemory } from "../../src/virtio/guest-memory.ts"
 import { VirtioMmio } from "../../src/virtio/mmio/mmio-transport.ts"
 import { VirtioPciFunction } from "../../src/virtio/pci/pci-transport.ts"
 import { type GuestDriver, LAYOUT, PackedGuest, SplitGuest } from "./guest-drivers.ts"
+import { HandFused } from "./hand-fused.ts"
 import { pageAligned } from "./image.ts"
 
 const RAM_BYTES = 1 << 26
@@ -39,6 +40,8 @@ export interface GuestRingOptions {
   readonly rewrites?: boolean
   /** Over MMIO, where an interrupt is acknowledged by a write. Default: over PCI. */
   readonly mmio?: boolean
+  /** `HandFused` serves the requests in the device's place. */
+  readonly fused?: boolean
   /** Options of the device. */
   readonly disk?: VirtioBlkOptions
 }
@@ -70,7 +73,8 @@ export class GuestRing {
     }
     const driver = options.packed === true ? new PackedGuest(requests) : new SplitGuest(requests)
     this.#driver = driver
-    this.#steps = [(offsets, first) => driver.prepare(offsets, first), () => this.notify()]
+    const fused = options.fused === true ? new HandFused(ram, options.backing) : undefined
+    this.#steps = [(offsets, first) => driver.prepare(offsets, first), fused === undefined ? () => this.notify() : () => fused.serve()]
     const packed = options.packed === true ? (["RING_PACKED"] as const) : []
     const inOrder = options.inOrder === true ? (["IN_ORDER"] as const) : []
     this.device = new VirtioBlk(options.backing, { withFeatures: [...packed, ...inOrder], ...options.disk })
