@@ -9,7 +9,7 @@ import { LinearMemory } from "../../src/virtio/guest-memory.ts"
 import { VirtioMmio } from "../../src/virtio/mmio/mmio-transport.ts"
 import { VirtioPciFunction } from "../../src/virtio/pci/pci-transport.ts"
 import { type GuestDriver, LAYOUT, PackedGuest, SplitGuest } from "./guest-drivers.ts"
-import { HandFused } from "./hand-fused.ts"
+import { HandFused } from "./ring/hand-fused.ts"
 import { pageAligned } from "./image.ts"
 
 const RAM_BYTES = 1 << 26

@@ -12,7 +12,7 @@ import { benchPaged } from "./paged.ts"
 import { benchPolicy } from "./policy.ts"
 import { benchQcow2 } from "./qcow2.ts"
 import { benchQemu } from "./qemu.ts"
-import { benchRing } from "./ring.ts"
+import { benchRing } from "./ring/ring.ts"
 
 const sections: Readonly<Record<string, () => void | Promise<void>>> = {
   ring: benchRing, packed: benchPacked, policy: benchPolicy, device: benchDevice, hold: benchHold, paged: benchPaged, qemu: benchQemu,

@@ -4,7 +4,7 @@ import { RawBacking } from "../../../src/backing/raw.ts"
 import { GuestRing, type GuestRingOptions } from "../guest-ring.ts"
 import { offsets } from "../image.ts"
 import { cpuTime, median } from "../measure.ts"
-import { withoutViews } from "../ring.ts"
+import { withoutViews } from "../ring/ring.ts"
 
 /** What a row measures. */
 export interface PackedRow {

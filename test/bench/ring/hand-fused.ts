@@ -1,10 +1,10 @@
 /**
- * A device in one function: what the same requests cost code that does nothing else. It serves usual requests of a split ring with EVENT_IDX,
- * checks what keeps a guest in its RAM, and knows neither registers nor resets, errors, other features or other requests. The ring's
- * targets are times of this.
+ * A device in one function: what the same requests cost code that does nothing else. It serves usual requests of a split ring with
+ * EVENT_IDX, checks what keeps a guest in its RAM, and knows neither registers nor resets, errors, other features or other requests. The
+ * ring's targets are times of this.
  */
-import type { VirtioBacking } from "../../src/backing/backing.ts"
-import { LAYOUT, QUEUE_SIZE } from "./guest-drivers.ts"
+import type { VirtioBacking } from "../../../src/backing/backing.ts"
+import { LAYOUT, QUEUE_SIZE } from "../guest-drivers.ts"
 
 const { DESC, AVAIL, USED } = LAYOUT
 const [NEXT, WRITE] = [1, 2] as const

@@ -1,8 +1,8 @@
 /** The ring alone: a backing that does nothing, so that what is left is the queue, the parser and the completion. */
-import type { VirtioBacking } from "../../src/backing/backing.ts"
-import { GuestRing, type GuestRingOptions } from "./guest-ring.ts"
-import { IMAGE_BYTES, offsets } from "./image.ts"
-import { type Contender, format, interleave } from "./measure.ts"
+import type { VirtioBacking } from "../../../src/backing/backing.ts"
+import { GuestRing, type GuestRingOptions } from "../guest-ring.ts"
+import { IMAGE_BYTES, offsets } from "../image.ts"
+import { type Contender, format, interleave } from "../measure.ts"
 
 const nothing: VirtioBacking = {
   size: IMAGE_BYTES,
