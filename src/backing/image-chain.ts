@@ -142,7 +142,7 @@ function openDataFile(reference: BackingReference, { options, above, readOnly }:
   try {
     const file = options.openFile(path, { readOnly })
     try {
-      if (above.includes(file.identity)) throw new BackingError("invalid-format", "it is an image that names it", { path })
+      if (above.includes(file.identity)) throw new BackingError("invalid-format", "it is itself an image of this chain", { path })
       file.claim()
       return file
     } catch (error) {

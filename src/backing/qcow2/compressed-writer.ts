@@ -42,7 +42,7 @@ export class CompressedWriter {
     const { clusterSize, size } = this.#parts.geometry
     const { length } = buffer
     if (this.#parts.hasDataFile) {
-      const message = "an image with an external data file has no compressed clusters; write them as they are"
+      const message = "an image with an external data file cannot have compressed clusters; write them uncompressed"
       throw new BackingError("unsupported", message, { path: this.#parts.file.path })
     }
     if (offset % clusterSize !== 0 || (length % clusterSize !== 0 && offset + length !== size)) {
@@ -82,7 +82,7 @@ export class CompressedWriter {
     const kind = mapping.l2.kind(table, index, 0)
     if (kind === L2_KIND.CORRUPT) throw mapping.corruptEntry(table, index)
     if (kind === L2_KIND.COMPRESSED || mapping.l2.host(table, index) === 0) return
-    const message = `the cluster at guest byte ${offset} has a place of its own already; only what is not allocated is written compressed`
+    const message = `the cluster at guest byte ${offset} is allocated already; discard it before you write it compressed`
     throw new BackingError("unsupported", message, { path: file.path, offset })
   }
 
@@ -135,5 +135,5 @@ function padded(content: Uint8Array, clusterSize: number): Uint8Array {
 }
 
 function cannotCompress(path: string): BackingError {
-  return new BackingError("unsupported", "this platform does not compress clusters: write them as they are, or in Node", { path })
+  return new BackingError("unsupported", "this platform cannot compress clusters; write them uncompressed, or use Node", { path })
 }

@@ -134,6 +134,6 @@ function checkDataFile(options: CreateQcow2Options, refuse: Refuse): void {
     throw refuse(`the name of the data file is longer than ${LIMIT.BACKING_FILE_NAME_BYTES} bytes`)
   }
   if (dataFileRaw && backing !== undefined) {
-    throw refuse("a raw data file does not go with a backing file: it holds all that the guest sees")
+    throw refuse("a raw data file holds all that the guest sees, so the image cannot have a backing file")
   }
 }

@@ -59,7 +59,7 @@ export class LiveImage implements WholeImage {
   /** Makes sure that the current header is on disk. @throws BackingError `corrupt`, and errors of writing */
   makeReady(): void {
     if (this.#corruption !== undefined) {
-      const message = `the image is corrupt and not written any more: ${this.#corruption}`
+      const message = `the image is corrupt, so nothing more is written to it: ${this.#corruption}`
       throw new BackingError("corrupt", message, { path: this.file.path })
     }
     if (this.#unsettled !== undefined) {

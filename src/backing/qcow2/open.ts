@@ -93,7 +93,7 @@ export function openQcow2Image(file: ImageFile, options: OpeningOptions = {}): Q
   checkImageFile("openQcow2", file)
   const readOnly = options.readOnly ?? (options.snapshot !== undefined || file.readOnly)
   if (options.snapshot !== undefined && !readOnly) {
-    throw new BackingError("read-only", "a snapshot can only be read: leave readOnly out, or go back to it first", { path: file.path })
+    throw new BackingError("read-only", "a snapshot can only be read; leave out readOnly, or apply the snapshot first", { path: file.path })
   }
   if (!readOnly && file.readOnly) {
     throw new BackingError("read-only", "the file is open read-only, so the image cannot be opened for writing", { path: file.path })

@@ -158,7 +158,7 @@ describe("refcounts", () => {
     if (image instanceof Qcow2Image) image.snapshots.create({ name: "s" })
     image.close()
     const before = bytesOf(path)
-    expect(failureOf(() => amendImage(path, { refcountBits: 1 })).message).toContain("used 2 times")
+    expect(failureOf(() => amendImage(path, { refcountBits: 1 })).message).toContain("has 2 references")
     expect(bytesOf(path).refcountBits).toBe(before.refcountBits)
     expect(amended(path, { refcountBits: 2 }).refcountBits).toBe(2)
   })

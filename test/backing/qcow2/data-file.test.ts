@@ -252,7 +252,7 @@ describe("what cannot be", () => {
     const pair = new Pair()
     pair.damage((bytes) => bytes.setU32(60, 1).setU64(64, BigInt(bytes.bytes.length)))
     pair.file.write(new Uint8Array(CLUSTER), pair.file.size())
-    expect(() => openQcow2(pair.file, { openDataFile: () => pair.data })).toThrow(/internal snapshots, which do not go together/)
+    expect(() => openQcow2(pair.file, { openDataFile: () => pair.data })).toThrow(/internal snapshots, which exclude each other/)
   })
 
   it("QC-DF-02 a missing COPIED is damage that a repair mends; data is never a leak", () => {
@@ -333,7 +333,7 @@ describe("which file is the data file", () => {
     const path = join(directory, "disk.qcow2")
     newImage({ size: SIZE, dataFile: "again" }).save(path)
     symlinkSync(path, join(directory, "again"))
-    expect(failureOf(() => openImage(path)).message).toContain("it is an image that names it")
+    expect(failureOf(() => openImage(path)).message).toContain("it is itself an image of this chain")
     const [first, second] = ["first.qcow2", "second.qcow2"].map((name) => join(directory, name))
     createImage(first ?? "", { size: SIZE, dataFile: "shared" })
     newImage({ size: SIZE, dataFile: "shared" }).save(second ?? "")

@@ -159,7 +159,7 @@ describe("opening", () => {
   })
 
   it("QC-LUKS-05 where the platform derives no key at once, the refusal says what waits for it", () => {
-    const refusal = { code: "unsupported", message: expect.stringMatching(/no key derivation that answers at once: use openDisk/) }
+    const refusal = { code: "unsupported", message: expect.stringMatching(/cannot derive its key synchronously; use openDisk/) }
     expect(backingError(() => openQcow2Image(luks(), { passphrase: encryption.passphrase }))).toMatchObject(refusal)
   })
 

@@ -91,14 +91,14 @@ function withBackingFile(header: Qcow2Header, { backing, backingFormat: given }:
   const format = given ?? backingFormat(header)
   const refuse = (message: string): BackingError => new BackingError("invalid-argument", message, { path })
   if (name !== "" && format === undefined) throw refuse(`the format of the backing file "${name}" must be given`)
-  if (name === "" && backing === undefined) throw refuse("a backing format was given, and the image has no backing file")
+  if (name === "" && backing === undefined) throw refuse("a backing format was given, but the image has no backing file")
   return headerWithBacking(header, name === "" || format === undefined ? undefined : { name, format }, path)
 }
 
 function withDataFile(header: Qcow2Header, options: Amendments, refuse: (message: string) => BackingError): Qcow2Header {
   const { dataFile, dataFileRaw } = options
   const has = hasFeature(header.incompatibleFeatures, INCOMPATIBLE_BIT.EXTERNAL_DATA_FILE)
-  if (dataFileRaw === true && !isDataFileRaw(header)) throw refuse("a data file cannot become a raw one later: the image is to be made so")
+  if (dataFileRaw === true && !isDataFileRaw(header)) throw refuse("an existing data file cannot become a raw one")
   if (dataFile !== undefined && !has) throw refuse("the image has no external data file, and cannot get one later")
   const raw = dataFileRaw === false ? { autoclearFeatures: header.autoclearFeatures & ~RAW_DATA } : {}
   if (dataFile === undefined) return { ...header, ...raw }

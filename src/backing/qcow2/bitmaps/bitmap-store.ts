@@ -123,7 +123,7 @@ export class BitmapStore {
     const { header } = this.#header
     const refuse = (code: "exists" | "unsupported" | "no-space", message: string): BackingError =>
       new BackingError(code, message, { path: this.#file.path })
-    if (header.version < 3) throw refuse("unsupported", "bitmaps need version 3 of the format; change it with amend -o compat=1.1")
+    if (header.version < 3) throw refuse("unsupported", "bitmaps need version 3 of the format; change the image with amend -o compat=1.1")
     if (this.list.some((other) => other.name === name)) throw refuse("exists", `there is a bitmap "${name}" already`)
     if (this.list.length >= BITMAP_LIMIT.BITMAPS) throw refuse("no-space", `an image has at most ${BITMAP_LIMIT.BITMAPS} bitmaps`)
     const bytes = bytesFor(granularityBits, { size: header.size, ...this.#place })

@@ -124,7 +124,7 @@ export class Bitmaps implements BitmapActions {
   merge(name: string, from: string, other: Bitmaps = this): void {
     const size = this.#access.size()
     if (other.#access.size() !== size) {
-      const message = `bitmap "${from}" is of a disk of ${other.#access.size()} bytes, and this one has ${size}`
+      const message = `bitmap "${from}" covers a disk of ${other.#access.size()} bytes, but this disk has ${size}`
       throw new BackingError("invalid-argument", message, { path: this.#access.path })
     }
     this.#access.change((store) => {

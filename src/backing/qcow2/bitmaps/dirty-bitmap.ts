@@ -229,7 +229,7 @@ export class DirtyBitmap {
     if (at >= view.byteLength) return { kind: "zeroes" }
     const word = decodeBitmapWord(view.getUint32(at), view.getUint32(at + 4), this.#clusterSize)
     if (word.kind !== "corrupt") return word
-    throw this.#file.corrupt(`entry ${index} of the table of bitmap "${this.name}" cannot be right`, this.tableOffset + at)
+    throw this.#file.corrupt(`entry ${index} of the table of bitmap "${this.name}" is invalid`, this.tableOffset + at)
   }
 
   #setWord(index: number, offset: number): void {

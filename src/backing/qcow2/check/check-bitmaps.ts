@@ -16,7 +16,7 @@ const ALIGNMENT = 8
 export function countBitmapReferences(image: CheckedImage, directory: BitmapDirectoryPlace, sink: ReferenceSink): void {
   const { offset, length } = directory
   if (length > BITMAP_LIMIT.DIRECTORY_BYTES || offset % image.geometry.clusterSize !== 0 || !Number.isSafeInteger(offset + length)) {
-    sink.reportUnfollowed("bitmap", `the bitmap directory of ${length} bytes at byte ${offset} cannot be right`, offset)
+    sink.reportUnfollowed("bitmap", `the bitmap directory of ${length} bytes at byte ${offset} is invalid`, offset)
     return
   }
   sink.add(STRUCTURE.BITMAP_DIRECTORY, offset, length)
@@ -75,7 +75,7 @@ function readTables(image: CheckedImage, directory: BitmapDirectoryPlace, sink: 
       isWhole = false
       sink.reportUnfollowed(
         "bitmap",
-        `bitmap ${index} at byte ${at} has a table of ${entries} entries at byte ${offset}, which cannot be right`,
+        `bitmap ${index} at byte ${at} has an invalid table of ${entries} entries at byte ${offset}`,
         at,
       )
     } else {

@@ -61,7 +61,7 @@ function rebuildWithWidth({ image, references }: Examination, refcountOrder: num
   const geometry = headerGeometry(header)
   counter.counts.forEach((_, count) => {
     if (count <= geometry.refcountMax) return
-    const message = `a cluster is used ${count} times, which refcounts of ${geometry.refcountBits} bits do not hold; delete snapshots first`
+    const message = `a cluster has ${count} references, too many for refcounts of ${geometry.refcountBits} bits; delete snapshots first`
     throw new BackingError("invalid-argument", message, { path: file.path })
   })
   const layout = storeStructure({ ...image, header, geometry }, counter.counts)

@@ -131,7 +131,7 @@ export class ReferenceCounter implements ReferenceSink {
     const entry = decodeL1Entry(hi, lo, this.#geometry)
     if (entry.reserved) this.report("reserved-bits", `the L1 entry at byte ${at} has reserved bits set`, at)
     // QEMU's check takes this entry for a table at byte 0.
-    else if (entry.kind === "empty" && isCopied(hi)) this.report("reserved-bits", `the L1 entry at byte ${at} has COPIED, and no table`, at)
+    else if (entry.kind === "empty" && isCopied(hi)) this.report("reserved-bits", `the L1 entry at byte ${at} has COPIED, but no table`, at)
     if (entry.kind === "empty") return undefined
     if (entry.kind === "corrupt") {
       this.reportUnfollowed("alignment", `the L1 entry at byte ${at} points to byte ${entry.offset}: ${entry.reason}`, at)
@@ -201,7 +201,7 @@ export class ReferenceCounter implements ReferenceSink {
     const problem = kind === L2_KIND.COMPRESSED && (zero !== 0 || allocated !== 0)
       ? "a compressed cluster has a bitmap of subclusters"
       : bitmapProblem(kind, zero, allocated)
-    if (problem !== undefined) this.report("subclusters", `the L2 entry at byte ${at} cannot be right: ${problem}`, at)
+    if (problem !== undefined) this.report("subclusters", `the L2 entry at byte ${at} is invalid: ${problem}`, at)
   }
 
   #countCorruptEntry(hi: number, lo: number, at: number, times: number): void {
@@ -209,9 +209,9 @@ export class ReferenceCounter implements ReferenceSink {
     const reason = entry.kind === "corrupt" ? `: ${entry.reason}` : ""
     const { hasDataFile } = this.#geometry
     if ((hi & L2_ENTRY.COMPRESSED_HI) !== 0) {
-      return this.report(hasDataFile ? "entry" : "beyond-end", `the L2 entry at byte ${at} cannot be right${reason}`, at)
+      return this.report(hasDataFile ? "entry" : "beyond-end", `the L2 entry at byte ${at} is invalid${reason}`, at)
     }
-    this.reportUnfollowed("alignment", `the L2 entry at byte ${at} cannot be right${reason}`, at)
+    this.reportUnfollowed("alignment", `the L2 entry at byte ${at} is invalid${reason}`, at)
     // A zero flag in version 2: the cluster is still referenced if a program clears the flag.
     const offset = hostOffset(hi, lo)
     if (!hasDataFile && offset !== 0 && offset % this.#geometry.clusterSize === 0) {

@@ -155,7 +155,7 @@ function corruptReason(hi: number, lo: number, geometry: Geometry): string {
     return "the compressed cluster lies beyond the largest file offset"
   }
   if ((lo & L2_ENTRY.ZERO_LO) !== 0 && geometry.version < 3) return "the zero flag is set in a version 2 image"
-  return badOffset(hostOffset(hi, lo), geometry) ?? "the entry makes no sense"
+  return badOffset(hostOffset(hi, lo), geometry) ?? "the entry is invalid"
 }
 
 /** Decodes a refcount table entry; its offset may use bits 9-63 (QC-REF-01). */

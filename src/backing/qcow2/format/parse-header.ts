@@ -133,7 +133,7 @@ function parseBackingFile(cluster: Uint8Array, offset: number, clusterSize: numb
     throw fail.field(HEADER_FIELD.BACKING_FILE_OFFSET, `backing_file_offset ${offset}`, "is beyond the first cluster")
   }
   if (length > Math.min(LIMIT.BACKING_FILE_NAME_BYTES, clusterSize - offset)) {
-    const problem = `is longer than ${LIMIT.BACKING_FILE_NAME_BYTES} bytes or leaves the first cluster`
+    const problem = `is longer than ${LIMIT.BACKING_FILE_NAME_BYTES} bytes or does not end in the first cluster`
     throw fail.at(HEADER_FIELD.BACKING_FILE_SIZE, `the backing file name of ${length} bytes at byte ${offset} ${problem}`)
   }
   if (offset + length > cluster.length) throw fail.at(offset, `the file ends inside the backing file name at byte ${offset}`)
@@ -200,7 +200,7 @@ function checkFeatures(header: Qcow2Header, fail: Failure): void {
   if (!hasFeature(incompatibleFeatures, INCOMPATIBLE_BIT.EXTERNAL_DATA_FILE)) {
     throw fail.field(HEADER_FIELD.AUTOCLEAR_FEATURES, rawData, "is set without an external data file")
   }
-  if (header.backingFile !== undefined) throw fail.field(HEADER_FIELD.AUTOCLEAR_FEATURES, rawData, "does not go with a backing file")
+  if (header.backingFile !== undefined) throw fail.field(HEADER_FIELD.AUTOCLEAR_FEATURES, rawData, "excludes a backing file")
 }
 
 function checkExtensions(header: Qcow2Header, fail: Failure): void {

@@ -40,7 +40,7 @@ export function refuseUnsupported(header: Qcow2Header, path: string): void {
  */
 export function refuseCorruptForWriting(header: Qcow2Header, path: string): void {
   if (hasFeature(header.incompatibleFeatures, INCOMPATIBLE_BIT.EXTERNAL_DATA_FILE) && header.snapshotCount > 0) {
-    const message = `the image has an external data file and ${header.snapshotCount} internal snapshots, which do not go together; ` +
+    const message = `the image has an external data file and ${header.snapshotCount} internal snapshots, which exclude each other; ` +
       "open it read-only"
     throw new BackingError("corrupt", message, { path, offset: HEADER_FIELD.NB_SNAPSHOTS })
   }

@@ -22,7 +22,7 @@ export function headerWithBacking(header: Qcow2Header, backing: BackingName | un
   if (backing === undefined) return { ...header, backingFile: undefined, extensions: others }
   const backingFile = encodeText(backing.name)
   const refuse = (message: string): BackingError => new BackingError("invalid-argument", message, { path })
-  if (isDataFileRaw(header)) throw refuse("a raw data file does not go with a backing file: it holds all that the guest sees")
+  if (isDataFileRaw(header)) throw refuse("a raw data file holds all that the guest sees, so the image cannot have a backing file")
   if (backingFile.length === 0) throw refuse("the name of the backing file is empty")
   if (backingFile.length > LIMIT.BACKING_FILE_NAME_BYTES) {
     throw refuse(`the name of the backing file is longer than ${LIMIT.BACKING_FILE_NAME_BYTES} bytes`)

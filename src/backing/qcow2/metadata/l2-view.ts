@@ -146,7 +146,7 @@ export class L2View {
     const at = index * this.#entrySize
     const entry = decodeL2Entry(table.view.getUint32(at), table.view.getUint32(at + 4), this.geometry)
     if (entry.kind === "corrupt") return `${entry.reason} (${entry.offset})`
-    if (!this.geometry.hasDataFile) return "it makes no sense"
+    if (!this.geometry.hasDataFile) return "it is invalid"
     return `it names byte ${this.host(table, index)} of the external data file for byte ${this.guestOffset(table, index)} of the disk`
   }
 

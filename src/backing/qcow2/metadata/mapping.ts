@@ -283,7 +283,7 @@ export class Mapping implements ClusterList {
 
   #corruptL1Entry(l1Index: number): CorruptMetadata {
     const entry = decodeL1Entry(this.l1.hi(l1Index), this.l1.lo(l1Index), this.#geometry)
-    const reason = entry.kind === "corrupt" ? `${entry.reason} (${entry.offset})` : "it makes no sense"
+    const reason = entry.kind === "corrupt" ? `${entry.reason} (${entry.offset})` : "it is invalid"
     return this.#file.corrupt(`L1 entry ${l1Index}: ${reason}`, this.l1.offsetOf(l1Index))
   }
 

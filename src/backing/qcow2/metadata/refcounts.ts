@@ -213,7 +213,7 @@ export class Refcounts implements ClusterList {
       if (sorted[at] !== sorted[at - 1]) continue
       const offset = (sorted[at] ?? 0) * this.#geometry.clusterSize
       throw this.#file.corrupt(
-        `two refcount table entries name the block at byte ${offset}: the image can only be opened read-only`,
+        `two refcount table entries refer to the block at byte ${offset}: the image can only be opened read-only`,
         offset,
       )
     }

@@ -57,7 +57,7 @@ function check(image: WholeImage, { geometry, reader }: WritableImage, size: num
   if (size === header.size) return
   if (size < header.size && preallocation !== "off") refuse("a disk that shrinks has nothing to preallocate")
   if (header.version < 3 && header.snapshotCount > 0) {
-    refuse("an image of version 2 with snapshots keeps its size; change it with qemu-img amend -o compat=1.1", "unsupported")
+    refuse("an image of version 2 with snapshots cannot be resized; change it to version 3 with amend -o compat=1.1", "unsupported")
   }
   if (preallocation === "off") return
   if (reader.backing !== undefined && !geometry.extendedL2) refuse("preallocation would hide the backing image; leave it off")

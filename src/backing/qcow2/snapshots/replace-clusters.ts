@@ -66,7 +66,7 @@ function refuseRepeated(change: Rewrite, l1: Uint8Array): void {
   const offsets = Float64Array.from({ length: l1.length / TABLE_ENTRY_SIZE }, (_, index) => change.tableOf(view, index)).sort()
   const repeated = offsets.find((offset, at) => offset !== 0 && offset === offsets[at - 1])
   if (repeated === undefined) return
-  const message = `two L1 entries of a snapshot name the L2 table at byte ${repeated}; delete the snapshot`
+  const message = `two L1 entries of a snapshot refer to the L2 table at byte ${repeated}; delete the snapshot`
   throw new BackingError("corrupt", message, { path: change.file.path, offset: repeated })
 }
 

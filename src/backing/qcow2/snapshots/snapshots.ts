@@ -125,8 +125,8 @@ export class Snapshots<View extends SnapshotView> implements SnapshotActions {
       const snapshot = this.#readable(known, idOrName)
       const { size, version } = this.#image.header
       if (version < 3 && snapshot.diskSize !== undefined && snapshot.diskSize !== size) {
-        const message = `snapshot "${snapshot.name}" is of a disk of ${snapshot.diskSize} bytes, and this one has ${size}; ` +
-          "version 2 cannot have both: change it with qemu-img amend -o compat=1.1"
+        const message = `the disk has ${snapshot.diskSize} bytes in snapshot "${snapshot.name}", and ${size} now; ` +
+          "version 2 cannot hold both: change the image to version 3 with amend -o compat=1.1"
         throw this.#error("unsupported", message)
       }
       this.#options.replacing(this.#diskSize(snapshot), () => applySnapshot(this.#image, known, snapshot))
@@ -205,7 +205,7 @@ export class Snapshots<View extends SnapshotView> implements SnapshotActions {
       const { l2Coverage } = headerGeometry(this.#image.header)
       const offset = Math.ceil(this.#diskSize(snapshot) / l2Coverage) * l2Coverage
       const size = snapshot.vmStateSize
-      if (!Number.isSafeInteger(offset + size)) throw this.#error("invalid-format", `a VM state of ${size} bytes cannot be`)
+      if (!Number.isSafeInteger(offset + size)) throw this.#error("invalid-format", `its VM state of ${size} bytes is longer than any file`)
       const header = { ...snapshotHeader(this.#image.header, snapshot), size: offset + size }
       return { view: this.#track(snapshot, this.#options.view(header, { hasBacking: false })), offset, size }
     })
@@ -230,7 +230,7 @@ export class Snapshots<View extends SnapshotView> implements SnapshotActions {
     return this.#options.noting(() => {
       this.#image.writable()
       if (hasFeature(this.#image.header.incompatibleFeatures, INCOMPATIBLE_BIT.EXTERNAL_DATA_FILE)) {
-        throw this.#error("unsupported", "an image with an external data file has no internal snapshots: its data is overwritten in place")
+        throw this.#error("unsupported", "with an external data file there are no internal snapshots: its data is overwritten in place")
       }
       return work(this.#table())
     })

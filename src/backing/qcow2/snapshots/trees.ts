@@ -97,5 +97,5 @@ function visitCompressed(hi: number, lo: number, geometry: Geometry, visit: RunV
 
 function corruptEntry(file: ClusterFile, hi: number, lo: number, geometry: Geometry, at: number): CorruptMetadata {
   const entry = decodeL2Entry(hi, lo, geometry)
-  return file.corrupt(`the L2 entry at byte ${at}: ${entry.kind === "corrupt" ? entry.reason : "it makes no sense"}`, at)
+  return file.corrupt(`the L2 entry at byte ${at}: ${entry.kind === "corrupt" ? entry.reason : "it is invalid"}`, at)
 }
