@@ -118,7 +118,7 @@ export function removeSlots(area: WritableArea, { slot, passphrase, force = fals
   // Throws if the passphrase does not open the slot.
   if (slot !== undefined && passphrase !== undefined) unlockVolume(area, { passphrase, cryptography, only: slot })
   if (active.every((number) => chosen.includes(number)) && !force) {
-    const message = "no key slot would be left, and nobody could open the image any more; force it if that is meant"
+    const message = "this would remove the last key slot, and nobody could open the image any more; use force to do it anyway"
     throw new BackingError("invalid-argument", message, { path })
   }
   for (const number of chosen) eraseSlot(area, header, number, cryptography)
@@ -133,7 +133,7 @@ export function activeSlots({ slots }: LuksHeader): number[] {
 /** The numbers of all slots that a passphrase opens. */
 function slotsOf(area: WritableArea, passphrase: Passphrase | undefined, cryptography: Cryptography): number[] {
   if (passphrase === undefined) {
-    throw new BackingError("invalid-argument", "a key slot's number or its passphrase is needed", { path: area.file.path })
+    throw new BackingError("invalid-argument", "give the number of the key slot to remove, or its passphrase", { path: area.file.path })
   }
   const { slot: first } = unlockVolume(area, { passphrase, cryptography })
   const others = activeSlots(readLuksHeader(area)).filter((number) => number > first && opens(area, passphrase, number, cryptography))

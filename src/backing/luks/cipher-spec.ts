@@ -52,7 +52,7 @@ export function parseCipherSpec(cipher: string, modeText: string, keyBytes: numb
   const digest = DIGEST_BYTES.get(ivHash ?? "")
   if (digest === undefined) return `the cipher mode "${modeText}" does not name a hash that is supported`
   // The digest is a key of the same cipher, of any size that the cipher allows, as in dm-crypt.
-  if (!KEY_BYTES[name].includes(digest)) return `a digest of ${ivHash} has ${digest} bytes, which is not a key of ${name}`
+  if (!KEY_BYTES[name].includes(digest)) return `a digest of ${ivHash} has ${digest} bytes, and no key of ${name} has that length`
   return { name, mode, ivGenerator, ivHash, keyBytes }
 }
 

@@ -96,7 +96,7 @@ class Fields {
   text(at: number, length: number, named: string): string {
     const field = this.#bytes.subarray(at, at + length)
     const end = field.indexOf(0)
-    if (end < 0) throw this.error(at, `${named} does not end`)
+    if (end < 0) throw this.error(at, `${named} has no NUL at its end`)
     return printable(String.fromCharCode(...field.subarray(0, end)))
   }
 
@@ -120,7 +120,7 @@ export function parseLuksHeader(bytes: Uint8Array, place: HeaderPlace): LuksHead
   const hash = fields.text(FIELD.HASH, NAME_BYTES, "the hash's name")
   if (!DIGEST_BYTES.has(hash)) throw fields.error(FIELD.HASH, `the hash "${hash}" is not supported`, "unsupported")
   const payloadOffset = fields.u32(FIELD.PAYLOAD_SECTOR) * SECTOR_BYTES
-  if (payloadOffset < FIRST_MATERIAL) throw fields.error(FIELD.PAYLOAD_SECTOR, "the payload lies over the header")
+  if (payloadOffset < FIRST_MATERIAL) throw fields.error(FIELD.PAYLOAD_SECTOR, "the payload overlaps the header")
   const header: LuksHeader = {
     cipher,
     hash,
@@ -163,7 +163,7 @@ function refuseOverlaps(header: LuksHeader, fields: Fields): void {
   const length = materialBytes(header)
   header.slots.forEach(({ materialOffset }, slot) => {
     const refuse = (other: string): BackingError =>
-      fields.error(slotOffset(slot) + SLOT_FIELD.MATERIAL_SECTOR, `the key material of slot ${slot} lies over ${other}`)
+      fields.error(slotOffset(slot) + SLOT_FIELD.MATERIAL_SECTOR, `the key material of slot ${slot} overlaps ${other}`)
     if (materialOffset < FIRST_MATERIAL) throw refuse("the header")
     if (materialOffset + length > header.payloadOffset) throw refuse("the payload")
     const other = header.slots.findIndex((found, index) => index !== slot && Math.abs(found.materialOffset - materialOffset) < length)

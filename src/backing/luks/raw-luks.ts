@@ -58,6 +58,6 @@ export function writeVolume(file: ImageFile, { size, encryption }: NewVolumeOpti
 export function requireCryptography(cryptography: Cryptography | undefined, path: string): Cryptography {
   if (cryptography !== undefined) return cryptography
   const remedy = "use openDisk or createDisk, which wait for it, or pass the option cryptography"
-  const message = `the image is encrypted, and a page has no key derivation that answers at once: ${remedy}`
+  const message = `the image is encrypted, and a page cannot derive its key synchronously; ${remedy}`
   throw new BackingError("unsupported", message, { path })
 }

@@ -19,7 +19,7 @@ export function readLuksHeader(area: LuksArea): LuksHeader {
   const header = parseLuksHeader(readArea(area)(0, LUKS_HEADER_BYTES), placeOf(area))
   const end = Math.max(...header.slots.map(({ materialOffset }) => materialOffset)) + materialBytes(header)
   if (end > area.length) {
-    const message = `its LUKS header has ${area.length} bytes, and its key slots end at byte ${end} of them`
+    const message = `its LUKS header has ${area.length} bytes, but its key slots end at byte ${end}`
     throw new BackingError("invalid-format", message, placeOf(area))
   }
   return header
