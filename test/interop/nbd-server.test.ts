@@ -231,7 +231,7 @@ describe("TLS", () => {
     const stranger = await makeCertificates(temporaryDirectory())
     copyFileSync(certificates.ca, join(stranger.directory, "ca-cert.pem"))
     await expect(tool("nbdinfo", `${at}&tls-certificates=${stranger.directory}&tls-hostname=localhost`)).rejects.toThrow("nbdinfo")
-    await vi.waitFor(() => expect(errors).toEqual([expect.stringContaining("its certificate does not count")]))
+    await vi.waitFor(() => expect(errors).toEqual([expect.stringContaining("its certificate is not accepted")]))
     await vi.waitFor(() => expect(server.clients).toBe(0))
     image.close()
   })

@@ -58,7 +58,7 @@ export class NbdFile implements AsyncImageFile {
     const blocks = await this.#openForWriting()
     if (size > blocks.size) throw this.#tooSmall(size, blocks)
     if (size === blocks.size) return
-    throw new BackingError("unsupported", `an export cannot be cut off at ${size} bytes; its size is the server's`, { path: this.path })
+    throw new BackingError("unsupported", `an export cannot be truncated to ${size} bytes: the server sets its size`, { path: this.path })
   }
 
   async sync(): Promise<void> {

@@ -1,4 +1,4 @@
-/** Messages of the handshake, both directions: pure, from and to bytes. A decoder throws `NbdProtocolError` for what cannot be right. */
+/** Messages of the handshake, both directions: pure, from and to bytes. A decoder throws `NbdProtocolError` for what are invalid. */
 import { IHAVEOPT, type Magic, NBD_INFO, NBD_LIMIT, NBD_REP_MAGIC, NBD_SIZE, NBDMAGIC, NbdProtocolError } from "./protocol.ts"
 import { joined } from "../bytes/buffers.ts"
 import { decodeText, encodeText, viewOf } from "../bytes/fields.ts"
@@ -191,7 +191,7 @@ function checkedBlockSizes(sizes: BlockSizes): BlockSizes {
   const right =
     isPowerOfTwo(minimum) && minimum <= NBD_LIMIT.minimumBlock && isPowerOfTwo(preferred) && preferred >= Math.max(minimum, 512) &&
     maximum >= preferred
-  if (!right) throw new NbdProtocolError(`the block sizes ${minimum}, ${preferred} and ${maximum} cannot be right`)
+  if (!right) throw new NbdProtocolError(`the block sizes ${minimum}, ${preferred} and ${maximum} are invalid`)
   return sizes
 }
 

@@ -112,7 +112,7 @@ describe("after a connection is lost", () => {
       Object.assign(server, { options: { ...server.options, ...other } })
       expect(replaced.flags).toBe(server.flags)
       server.crash()
-      await expect(disk.pread(one(0), 0)).rejects.toThrow(/the export is another one/)
+      await expect(disk.pread(one(0), 0)).rejects.toThrow(/the export is a different one/)
       await expect(disk.pread(one(0), 0)).rejects.toMatchObject({ code: "io" })
     }
   })

@@ -78,7 +78,7 @@ async function openConnection(
     if (before !== undefined) checkSame(before, negotiated)
     const connection = new Connection(wire, negotiated, settings.maxInFlight, owner)
     wire.reader = connection
-    if (stream.waiting.length > 0) throw new NbdProtocolError("the server answers before it is asked")
+    if (stream.waiting.length > 0) throw new NbdProtocolError("the server sent a reply before a request")
     if (stream.failure !== undefined) throw stream.failure
     return { connection, negotiated }
   } catch (error) {
@@ -103,7 +103,7 @@ function checkSame(before: Negotiated, now: Negotiated): void {
     `${size} bytes, flags 0x${flags.toString(16)}, block sizes ${blockSizes.minimum}/${blockSizes.preferred}/${blockSizes.maximum}` +
     `${structured ? ", structured replies" : ""}${contextId === undefined ? "" : ", block status"}`
   if (facts(before) === facts(now)) return
-  throw new NbdProtocolError(`after a reconnection the export is another one: it had ${facts(before)}, it has ${facts(now)}`)
+  throw new NbdProtocolError(`after reconnecting, the export is a different one: it had ${facts(before)}, and now has ${facts(now)}`)
 }
 
 const REASONS: Readonly<Record<string, readonly [code: BackingErrorCode, reason: string]>> = {
@@ -116,8 +116,8 @@ const REASONS: Readonly<Record<string, readonly [code: BackingErrorCode, reason:
   ECONNRESET: ["io", "the server reset the connection"],
   EPIPE: ["io", "the server closed the connection"],
   ETIMEDOUT: ["io", "the host does not answer"],
-  EHOSTUNREACH: ["io", "there is no way to the host"],
-  ENETUNREACH: ["io", "there is no way to the host's network"],
+  EHOSTUNREACH: ["io", "there is no route to the host"],
+  ENETUNREACH: ["io", "there is no route to the host's network"],
 }
 
 /** The error for a connection that could not be made, or that is over. */

@@ -23,7 +23,7 @@ export class HandshakeStream implements WireReader {
   }
 
   received(bytes: Uint8Array, length: number): void {
-    if (this.#waiting.length + length > MOST_WAITING) return this.fail(new NbdProtocolError("the server sends what nobody asked for"))
+    if (this.#waiting.length + length > MOST_WAITING) return this.fail(new NbdProtocolError("the server sent more than was asked for"))
     const joined = new Uint8Array(this.#waiting.length + length)
     joined.set(this.#waiting)
     joined.set(bytes.subarray(0, length), this.#waiting.length)

@@ -57,7 +57,7 @@ async function startTls(connection: HandshakeWire, address: NbdAddress, settings
   const answer = await ask(connection, NBD_OPT.STARTTLS)
   if (answer.type !== NBD_REP.ACK) throw noTls(address, answer)
   // A man in the middle may have injected bytes, which must not count as encrypted.
-  if (connection.stream.waiting.length > 0) throw new NbdProtocolError("bytes that are not encrypted follow the beginning of TLS")
+  if (connection.stream.waiting.length > 0) throw new NbdProtocolError("the server sent unencrypted bytes after the start of TLS")
   const host = "host" in address.target ? address.target.host : undefined
   try {
     await connection.wire.startTls(settings, settings.servername ?? address.tlsHostname ?? host)
@@ -73,7 +73,7 @@ async function selectAllocation(connection: HandshakeWire, address: NbdAddress):
   if (answer.type !== NBD_REP.ACK) return undefined
   const contexts = answer.before.filter(({ type }) => type === NBD_REP.META_CONTEXT).map(({ data }) => messages.decodeMetaContext(data))
   if (contexts.length > 1 || contexts.some(({ name }) => name !== BASE_ALLOCATION)) {
-    throw new NbdProtocolError("the server selects meta contexts that nobody asked for")
+    throw new NbdProtocolError("the server selected meta contexts that were not requested")
   }
   return contexts[0]?.id
 }
@@ -89,7 +89,7 @@ async function go(
   if (answer.type !== NBD_REP.ACK) throw refusal(address, `the server does not give the export "${address.exportName}"`, answer)
   const infos = answer.before.filter(({ type }) => type === NBD_REP.INFO).map(({ data }) => messages.decodeInfo(data))
   const found = infos.find(({ type }) => type === NBD_INFO.EXPORT)?.export
-  if (found === undefined) throw new NbdProtocolError("the server gives an export without its size")
+  if (found === undefined) throw new NbdProtocolError("the server did not send the size of the export")
   return { ...found, blockSizes: infos.find(({ type }) => type === NBD_INFO.BLOCK_SIZE)?.blockSizes ?? DEFAULT_SIZES }
 }
 
@@ -107,7 +107,7 @@ async function ask({ wire, stream }: HandshakeWire, option: number, data?: Uint8
   const before: { type: number; data: Uint8Array }[] = []
   while (before.length < MOST_REPLIES) {
     const header = messages.decodeOptionReplyHeader(await stream.read(NBD_SIZE.optionReplyHeader))
-    if (header.option !== option) throw new NbdProtocolError(`a reply to option ${header.option}, when option ${option} was sent`)
+    if (header.option !== option) throw new NbdProtocolError(`a reply to option ${header.option}, but option ${option} was sent`)
     if (header.length > LONGEST_REPLY) throw new NbdProtocolError(`a reply of ${header.length} bytes to option ${option}`)
     const reply = { type: header.type, data: header.length === 0 ? new Uint8Array(0) : await stream.read(header.length) }
     if (reply.type === NBD_REP.ACK || isErrorReply(reply.type)) {

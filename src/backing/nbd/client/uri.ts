@@ -32,7 +32,7 @@ export function parseNbdUri(uri: string): NbdAddress {
       path: shown,
     })
   }
-  if (uri.length > LONGEST_URI) return refuse(`the URI has ${uri.length} characters`)
+  if (uri.length > LONGEST_URI) return refuse(`the URI has ${uri.length} characters, more than ${LONGEST_URI}`)
   if (/[\u0000-\u0020\u007f]/.test(uri)) return refuse("the URI has spaces or control characters in it; write them as %20 and so on")
   const form = FORM.exec(uri)
   if (form === null) return refuse("this is not an NBD URI")
@@ -56,7 +56,7 @@ function decode(text: string, what: string, refuse: Refuse): string {
   try {
     return decodeURIComponent(text)
   } catch (error) {
-    if (error instanceof URIError) return refuse(`the ${what} has a % that two hexadecimal digits of UTF-8 do not follow`)
+    if (error instanceof URIError) return refuse(`the ${what} has a % without two hexadecimal digits of UTF-8 behind it`)
     throw error
   }
 }
@@ -77,7 +77,7 @@ function parseQuery(query: string, refuse: Refuse): { readonly socket?: string; 
     if (pair === "") continue
     const [key = "", ...rest] = pair.split("=")
     const name = decode(key, "query", refuse)
-    if (found.has(name)) return refuse(`"${name}" is there twice`)
+    if (found.has(name)) return refuse(`"${name}" is given twice`)
     found.set(name, decode(rest.join("="), `value of ${name}`, refuse))
   }
   for (const [name, value] of found) {

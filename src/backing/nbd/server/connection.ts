@@ -192,7 +192,7 @@ export class Connection implements Wire {
     const { tls } = this.#shared
     if (tls === undefined) throw new Error("TLS without a certificate")
     // Bytes that a man in the middle appends to STARTTLS must not count as encrypted.
-    if (this.#inbox.length > 0) return this.#drop("it sent more behind NBD_OPT_STARTTLS before TLS began")
+    if (this.#inbox.length > 0) return this.#drop("it sent more bytes after NBD_OPT_STARTTLS, before TLS began")
     const plain = this.#socket
     this.#detach()
     plain.pause()
@@ -205,7 +205,7 @@ export class Connection implements Wire {
       this.#attach(secure)
       // Node would end it without an error.
       if (tls.requestCert === true && !secure.authorized) {
-        return this.#drop(`its certificate does not count: ${String(secure.authorizationError)}`)
+        return this.#drop(`its certificate is not accepted: ${String(secure.authorizationError)}`)
       }
       secure.disableRenegotiation()
       this.#phase = this.#shakeHands("done")
@@ -233,7 +233,7 @@ export class Connection implements Wire {
   }
 
   #drop(reason: string): void {
-    this.#shared.onError(new NbdProtocolError(`${this.#peer}: ${reason}; its connection is cut`))
+    this.#shared.onError(new NbdProtocolError(`${this.#peer}: ${reason}; its connection was closed`))
     this.destroy()
   }
 

@@ -149,7 +149,7 @@ export class Handshake implements Phase {
 
   #startTls(): void {
     const { tls } = this.#options
-    if (tls === "done") return this.#reply(NBD_OPT.STARTTLS, NBD_REP.ERR_INVALID, "this is said over TLS")
+    if (tls === "done") return this.#reply(NBD_OPT.STARTTLS, NBD_REP.ERR_INVALID, "TLS is in use already")
     if (tls === "off") return this.#reply(NBD_OPT.STARTTLS, NBD_REP.ERR_POLICY, "this server has no certificate")
     this.#isOver = true
     this.#options.onTls(() => this.#reply(NBD_OPT.STARTTLS, NBD_REP.ACK))
@@ -208,7 +208,7 @@ export class Handshake implements Phase {
 
 function checkedFlags(flags: number): number {
   const known = NBD_FLAG_C.FIXED_NEWSTYLE | NBD_FLAG_C.NO_ZEROES
-  if ((flags & ~known) !== 0) throw new NbdProtocolError(`client flags ${flags}, of which some do not exist`)
+  if ((flags & ~known) !== 0) throw new NbdProtocolError(`client flags ${flags}, some of which are unknown`)
   return flags
 }
 

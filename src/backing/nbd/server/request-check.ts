@@ -108,9 +108,9 @@ function tooMuch({ type, flags, length }: Request, { target }: Terms): Refusal |
     const error = (flags & DF) !== 0 ? EOVERFLOW : EINVAL
     return { error, message: `a read of ${length} bytes; the limit is ${NBD_LIMIT.payload}` }
   }
-  if (type === NBD_CMD.BLOCK_STATUS && length === 0) return { error: EINVAL, message: "the status of no bytes" }
+  if (type === NBD_CMD.BLOCK_STATUS && length === 0) return { error: EINVAL, message: "a request for the status of 0 bytes" }
   if (type === NBD_CMD.WRITE_ZEROES && (flags & FAST_ZERO) !== 0 && !isFastZero(target.backing, length, (flags & NO_HOLE) === 0)) {
-    return { error: ENOTSUP, message: "zeroes are not faster here than writing them" }
+    return { error: ENOTSUP, message: "writing zeroes is not faster here than writing data" }
   }
   return undefined
 }

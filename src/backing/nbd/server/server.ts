@@ -127,10 +127,10 @@ export class NbdServer {
     checkCount("listen", "port", port, 0, 65_535)
     if (socket !== undefined) checkValue("listen", "socket", socket, "string")
     if (socket !== undefined && (options.port !== undefined || options.host !== undefined)) {
-      throw new TypeError("listen: socket goes without port and host")
+      throw new TypeError("listen: socket excludes port and host")
     }
     if (this.#closing !== undefined) throw new BackingError("closed", "the server is closed")
-    if (this.#isListening) throw new BackingError("busy", "the server listens already")
+    if (this.#isListening) throw new BackingError("busy", "the server is listening already")
     this.#isListening = true
     const where = socket ?? `port ${port} of ${host}`
     try {

@@ -45,7 +45,7 @@ describe("listen", () => {
     [{ port: 65_536 }, "listen: port must be a whole number from 0 to 65535, not 65536"],
     [{ port: "10809" }, "port must be a number"],
     [{ path: "x" }, 'unknown option "path"'],
-    [{ socket: "x", port: 1 }, "socket goes without port and host"],
+    [{ socket: "x", port: 1 }, "socket excludes port and host"],
   ])("%o is refused", async (options, message) => {
     await expect(new NbdServer({ exports: [{ backing }] }).listen(options)).rejects.toThrow(message)
   })

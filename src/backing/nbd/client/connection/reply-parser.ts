@@ -135,7 +135,7 @@ export class ReplyParser {
 
   #simpleReply(command: Command, error: number): number {
     const hasPayload = command.type === NBD_CMD.READ || command.type === NBD_CMD.BLOCK_STATUS
-    if (hasPayload && this.#context.structured) throw new NbdProtocolError("a simple reply where a structured one has been agreed on")
+    if (hasPayload && this.#context.structured) throw new NbdProtocolError("a simple reply, although structured replies were negotiated")
     if (error !== 0) {
       command.error = { error, message: "" }
     } else if (command.type === NBD_CMD.READ) {
@@ -155,7 +155,7 @@ export class ReplyParser {
     switch (this.#type) {
       case NBD_REPLY_TYPE.NONE:
         if (length !== 0 || (this.#flags & NBD_REPLY_FLAG.DONE) === 0) {
-          throw new NbdProtocolError("a chunk of type NONE that is not the end")
+          throw new NbdProtocolError("a chunk of type NONE that is not the last one, or not empty")
         }
         this.#chunkEnded(command)
         break
@@ -200,7 +200,7 @@ export class ReplyParser {
 
   /** Checks the range of a content chunk. Returns its offset in the command's buffer. */
   #claim(command: Command, offset: number, length: number): number {
-    if (command.type !== NBD_CMD.READ) throw new NbdProtocolError("data in answer to what is not a READ")
+    if (command.type !== NBD_CMD.READ) throw new NbdProtocolError("data in reply to a command other than READ")
     const start = offset - command.offset
     if (length < 1 || start < 0 || command.coverage?.claim(start, length) !== true) {
       throw new NbdProtocolError("data that was not asked for, or that comes twice")
@@ -243,7 +243,9 @@ export class ReplyParser {
     if (command.error === undefined) {
       const lacks = command.type === NBD_CMD.READ ? command.coverage?.isComplete !== true : false
       if (lacks) throw new NbdProtocolError("a READ that succeeded without all of its bytes")
-      if (command.type === NBD_CMD.BLOCK_STATUS && command.extents === undefined) throw new NbdProtocolError("a block status without one")
+      if (command.type === NBD_CMD.BLOCK_STATUS && command.extents === undefined) {
+        throw new NbdProtocolError("a BLOCK_STATUS that succeeded without a status")
+      }
     }
     this.#sink.completed(this.#cookieLow, command)
   }
