@@ -72,7 +72,8 @@ export function openZonedImage(path: string, options: OpenZonedImageOptions = {}
     image.close()
     side?.close()
     if (side === undefined && error instanceof BackingError && error.code === "not-found") {
-      throw new BackingError("not-found", `no file ${path}${SUFFIX} keeps its zones; createZonedImage makes both`, { path, cause: error })
+      const message = `the file ${path}${SUFFIX}, which keeps its zones, is missing; createZonedImage makes both`
+      throw new BackingError("not-found", message, { path, cause: error })
     }
     throw error
   }

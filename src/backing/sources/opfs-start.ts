@@ -22,7 +22,7 @@ export const WORKER_REMEDY = 'allow "worker-src blob:" in the Content Security P
 /** @throws BackingError `unsupported` if there are no workers, or a policy forbids this one at once */
 export function startWorker(path: string): OpfsWorker {
   const scope = globalThis as unknown as PageScope
-  if (scope.Worker === undefined) throw new BackingError("unsupported", "cannot open: there are no workers of a browser here", { path })
+  if (scope.Worker === undefined) throw new BackingError("unsupported", "cannot open: this platform has no web workers", { path })
   const url = scope.URL.createObjectURL(new scope.Blob([OPFS_WORKER_SOURCE], { type: "text/javascript" }))
   try {
     return new scope.Worker(url)

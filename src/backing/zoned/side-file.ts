@@ -118,7 +118,7 @@ function readZone(file: ImageFile, table: ZoneTable, index: number, numbers: Dat
   const condition = CONDITIONS[numbers.getUint32(at + 8, true)]
   const isWhole = written % table.shape.writeGranularity === 0 && written <= table.capacity(index)
   if (condition === undefined || !isWhole || numbers.getUint32(at + 12, true) !== 0) {
-    throw broken(file, "corrupt", `zone ${index} cannot be right: ${written} bytes written of ${table.capacity(index)}`, HEADER_SIZE + at)
+    throw broken(file, "corrupt", `zone ${index} is invalid: ${written} bytes written of ${table.capacity(index)}`, HEADER_SIZE + at)
   }
   return { written, condition }
 }

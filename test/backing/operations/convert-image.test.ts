@@ -41,7 +41,7 @@ describe("convertImage", () => {
     await convertImage(small, back, { format: "raw" })
     const encryption = { passphrase: "secret", iterTime: 1 }
     const refused = convertImage(plain, join(folder, "both.qcow2"), { compressed: true, encryption })
-    await expect(refused).rejects.toMatchObject({ code: "invalid-argument", message: expect.stringContaining("are not encrypted") })
+    await expect(refused).rejects.toMatchObject({ code: "invalid-argument", message: expect.stringContaining("cannot be encrypted") })
     expect(contentOf(plain).equals(content)).toBe(true)
     expect(contentOf(small).equals(Buffer.concat([content, Buffer.alloc(SIZE)]))).toBe(true)
     expect(readFileSync(back).subarray(0, SIZE).equals(content)).toBe(true)
@@ -110,7 +110,8 @@ describe("convertImage", () => {
     await convertImage(overlay, target, { backing: "copy.raw", backingFormat: "raw" })
     expect(contentOf(target).equals(content)).toBe(true)
     expect(statSync(target).size).toBeLessThan(450_000)
-    await expect(convertImage(path, target, { backing: "copy.raw", backingFormat: "raw" })).rejects.toThrow("not of a raw one")
+    const overRaw = convertImage(path, target, { backing: "copy.raw", backingFormat: "raw" })
+    await expect(overRaw).rejects.toThrow("only a qcow2 image can be converted")
   })
 })
 
@@ -189,11 +190,12 @@ describe("the bitmaps of an image", () => {
     expect([...made.bitmaps.changed("a")].length).toBe(2)
     old.close()
     made.close()
-    await expect(convertImage(from, other, { bitmaps: "all", format: "raw" })).rejects.toThrow(/only an image of qcow2 version 3/)
+    await expect(convertImage(from, other, { bitmaps: "all", format: "raw" })).rejects.toThrow(/only a qcow2 image of version 3/)
     await expect(
       convertImage(from, other, { bitmaps: "all", size: 2 * SIZE }),
-    ).rejects.toThrow(/the target has 2097152 bytes, and the source/)
-    await expect(convertImage(source(folder).path, other, { bitmaps: "all" })).rejects.toThrow(/it is not a qcow2 image of version 3/)
+    ).rejects.toThrow(/the target has 2097152 bytes, but the source/)
+    const fromRaw = convertImage(source(folder).path, other, { bitmaps: "all" })
+    await expect(fromRaw).rejects.toThrow(/the source is not a qcow2 image of version 3/)
     expect(readdirSync(folder).sort()).toEqual(["from.qcow2", "source.raw", "to.qcow2"])
   })
 })

@@ -183,7 +183,7 @@ describe("zones in a file", () => {
     expect(() => openZonedImage(join(temporaryDirectory(), "none.img"))).toThrow("no such file")
     const alone = join(temporaryDirectory(), "alone.img")
     writeFileSync(alone, new Uint8Array(SIZE))
-    expect(() => openZonedImage(alone)).toThrow("keeps its zones; createZonedImage makes both")
+    expect(() => openZonedImage(alone)).toThrow("which keeps its zones, is missing; createZonedImage makes both")
   })
 
   it("a file that cannot be right is refused, byte by byte", () => {

@@ -52,14 +52,14 @@ export async function convertImage(source: string, target: string, options: Conv
 export async function convertToImage(source: VirtioBacking, target: string, options: ToImageOptions): Promise<void> {
   const { backing, format = "qcow2" } = options
   if (backing !== undefined && !("map" in source)) {
-    throw new BackingError("invalid-argument", "an image over a backing file is made of a qcow2 image, not of a raw one", { path: target })
+    throw new BackingError("invalid-argument", "only a qcow2 image can be converted to an image over a backing file", { path: target })
   }
   if (options.compressed === true && options.encryption !== undefined) {
     throw new BackingError("invalid-argument", NOT_BOTH, { path: target })
   }
   const { bitmaps } = options
   if (bitmaps !== undefined && (format !== "qcow2" || options.compat === "0.10")) {
-    throw new BackingError("unsupported", "only an image of qcow2 version 3 takes bitmaps", { path: target })
+    throw new BackingError("unsupported", "only a qcow2 image of version 3 can have bitmaps", { path: target })
   }
   const chosen = bitmaps === undefined ? [] : chooseBitmaps(source, bitmaps, { size: options.size ?? source.size, disk: undefined })
   // A new LUKS image does not read as zeroes.

@@ -66,7 +66,7 @@ export async function convertDisk(source: VirtioBacking, target: ConvertTarget, 
   const { sparseSize = DEFAULT_SPARSE_SIZE, targetIsZero = false, parallel = DEFAULT_PARALLEL } = options
   if (sparseSize % 512 !== 0) throw refusal(`sparseSize is ${sparseSize}; it must be a multiple of 512`)
   if (target.readOnly) throw new BackingError("read-only", "the target of the conversion is read-only")
-  if (target.size < source.size) throw refusal(`the target has ${target.size} bytes, and the source ${source.size}`)
+  if (target.size < source.size) throw refusal(`the target has ${target.size} bytes, but the source has ${source.size}`)
   const operation = new Operation(source.size, options)
   const sink = sinkFor(target, { compressed: options.compressed === true, parallel, sparseSize, targetIsZero })
   const reader = options.salvage === true ? { size: source.size, pread: salvaging(source) } : source
@@ -90,7 +90,7 @@ interface SinkOptions {
 function sinkFor(target: ConvertTarget, options: SinkOptions): Sink {
   if (!options.compressed) return new DiskSink(target, options)
   const { writeCompressed, compressLater } = target
-  if (writeCompressed === undefined || compressLater === undefined) throw refusal("only a qcow2 image takes compressed clusters")
+  if (writeCompressed === undefined || compressLater === undefined) throw refusal("only a qcow2 image can have compressed clusters")
   if ((qcow2Of(target)?.header.cryptMethod ?? CRYPT_METHOD.NONE) !== CRYPT_METHOD.NONE) throw refusal(NOT_BOTH)
   return new CompressedSink(target as VirtioBacking & CompressedTarget, options)
 }
@@ -124,7 +124,7 @@ type OwnedDisk = VirtioBacking & { map?(offset: number, length: number): Iterabl
 
 function lookupFor(source: OwnedDisk, { onlyOwn = false }: ConvertOptions): Lookup {
   if (!onlyOwn) return everything(source)
-  if (source.map === undefined) throw refusal("only a qcow2 image tells what it holds itself")
+  if (source.map === undefined) throw refusal("onlyOwn needs a qcow2 image, which can tell its own data from that of its backing file")
   const map = source.map.bind(source)
   return async (offset, length) => {
     for (const extent of await map(offset, length)) {
@@ -136,7 +136,7 @@ function lookupFor(source: OwnedDisk, { onlyOwn = false }: ConvertOptions): Look
 }
 
 /** Compressed clusters of an encrypted image would be plain text (QC-CMP-13). */
-export const NOT_BOTH = "compressed clusters are not encrypted; leave out one of the two"
+export const NOT_BOTH = "compressed clusters cannot be encrypted; leave out compression or encryption"
 
 function refusal(message: string): BackingError {
   return new BackingError("invalid-argument", `the conversion is not possible: ${message}`)

@@ -28,14 +28,14 @@ export function chooseBitmaps(source: VirtioBacking, choice: BitmapChoice, { siz
   const bitmaps = bitmapsOf(source)
   const refuse = (code: "unsupported" | "corrupt" | "exists" | "invalid-argument", message: string): BackingError =>
     new BackingError(code, `the bitmaps cannot be copied: ${message}`)
-  if (bitmaps === undefined) throw refuse("unsupported", "the source has none, for it is not a qcow2 image of version 3")
+  if (bitmaps === undefined) throw refuse("unsupported", "the source is not a qcow2 image of version 3, so it has none")
   const all = bitmaps.list()
   const broken = all.find(({ isConsistent }) => !isConsistent)
   if (broken !== undefined && choice === "all") {
     throw refuse("corrupt", `"${broken.name}" is not consistent; remove it, or have only the consistent ones copied`)
   }
   const chosen = all.filter(({ isConsistent }) => isConsistent)
-  if (size !== source.size) throw refuse("invalid-argument", `the target has ${size} bytes, and the source ${source.size}`)
+  if (size !== source.size) throw refuse("invalid-argument", `the target has ${size} bytes, but the source has ${source.size}`)
   if (target === undefined) return chosen
   const there = bitmapsOf(target)
   if (there === undefined) throw refuse("unsupported", "the target is not a qcow2 image of version 3")

@@ -97,7 +97,7 @@ function checkTarget(source: VirtioBacking, target: VirtioBacking): void {
   if (source.zones !== undefined || target.zones !== undefined) throw new BackingError("unsupported", "a zoned disk cannot be mirrored")
   if (target.readOnly) throw refuse("is read-only")
   const [sectors, targetSectors] = [source, target].map(({ size }) => Math.floor(size / SECTOR))
-  if (sectors !== targetSectors) throw refuse(`has ${target.size} bytes, and the disk ${source.size}: both need the same number of sectors`)
+  if (sectors !== targetSectors) throw refuse(`has ${target.size} bytes, the disk ${source.size}: both need the same number of sectors`)
   const needed = ["flush", "discard", "writeZeroes", "secureErase", "lifetime"] as const
   const missing = needed.find((name) => source[name] !== undefined && target[name] === undefined)
   if (missing !== undefined) throw refuse(`has no ${missing}, which the guest may rely on`)

@@ -48,7 +48,7 @@ export function checkAnswer(response: HttpResponse, range: ByteRange, context: A
   const text = headers.get("content-range")
   if (text === null) throw failure(context, hiddenOrMissing(response))
   const found = parseContentRange(text)
-  if (found === undefined) throw failure(context, `the server sent a Content-Range that makes no sense: "${text.slice(0, 80)}"`)
+  if (found === undefined) throw failure(context, `the server sent an invalid Content-Range: "${text.slice(0, 80)}"`)
   if (found.first !== range.first || found.last > range.last) {
     throw failure(context, `the server sent bytes ${found.first} to ${found.last} instead of ${range.first} to ${range.last}`)
   }

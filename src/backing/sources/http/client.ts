@@ -150,7 +150,7 @@ export class HttpClient {
       if (cancellation.isCancelled) break
       patience.restart()
     }
-    if (left > 0) throw new TransientError(`the server's answer ended ${left} bytes before its end`, { path })
+    if (left > 0) throw new TransientError(`the server's answer ended ${left} bytes too early`, { path })
   }
 
   /** The caller's error for `error`, which `fetch` or the body threw. Any error is a failure of the source. */

@@ -199,7 +199,7 @@ export class HttpFile implements AsyncImageFile {
       head: (answer) => {
         length = Math.min(length, sink.head(answer).size - offset)
         if (answer.length > 0 || done >= length) return
-        throw new BackingError("io", `the server says that the file has no byte ${offset + done}, and ${offset + length} bytes`, {
+        throw new BackingError("io", `the server says that the file has ${offset + length} bytes, but no byte ${offset + done}`, {
           path: this.path,
         })
       },

@@ -271,7 +271,7 @@ describe("tries again", () => {
       response.end()
     }
     const error = await failureOf(file.read(new Uint8Array(5000), 100_000))
-    expect(error.message).toBe(`${server.url}: the server's answer ended 5000 bytes before its end (after 4 tries)`)
+    expect(error.message).toBe(`${server.url}: the server's answer ended 5000 bytes too early (after 4 tries)`)
     expect(server.requests).toHaveLength(5)
   })
 
