@@ -99,7 +99,7 @@ describe("vioblk check", () => {
     const unclean = await commandLine("check", join(golden, "dirty.qcow2"))
     expect(unclean).toMatchObject({ code: 2, err: "" })
     expect(unclean.out).toContain("has refcount 0 and 1 reference\n")
-    expect(unclean.out).toMatch(/^80 errors: the image was not closed cleanly; opening it for writing mends that/m)
+    expect(unclean.out).toMatch(/^80 errors: the image was not closed cleanly; opening it for writing repairs it/m)
     expect(unclean.out).not.toContain("damaged")
   })
 

@@ -73,7 +73,7 @@ describe("a command that is interrupted", { timeout: 120_000 }, () => {
     const [before, target] = [[readFileSync(top), readFileSync(base)], join(folder, "new.qcow2")] as const
     writeFileSync(target, "old")
     const ended = await interrupted({ words: ["convert", "-p", "-r", "4M", "-O", "qcow2", top, target], name })
-    expect(ended).toEqual({ code, signal: null, err: `vioblk: interrupted: ${target} is as it was before\n` })
+    expect(ended).toEqual({ code, signal: null, err: `vioblk: interrupted: ${target} is unchanged\n` })
     expect([readFileSync(top).equals(before[0] ?? ""), readFileSync(base).equals(before[1] ?? "")]).toEqual([true, true])
     expect([readFileSync(target, "utf8"), readdirSync(folder).sort()]).toEqual(["old", ["base.raw", "new.qcow2", "top.qcow2"]])
   })
@@ -129,7 +129,7 @@ describe("a command that is interrupted", { timeout: 120_000 }, () => {
     // It may be so early that no one listens yet.
     expect([created.code, created.signal]).toEqual(created.signal === null ? [143, null] : [null, "SIGTERM"])
     if (created.signal === null) {
-      expect([created.err, readdirSync(folder)]).toEqual([`vioblk: interrupted: ${target} is not made\n`, ["disk.raw"]])
+      expect([created.err, readdirSync(folder)]).toEqual([`vioblk: interrupted: ${target} was not created\n`, ["disk.raw"]])
     }
   })
 

@@ -85,7 +85,7 @@ function corruptionLines({ corruptions, dirty, findings }: CheckResult): string[
   const errors = corruptions === 1 ? "1 error" : `${corruptions} errors`
   // With the dirty bit set, outdated refcounts are normal.
   if (dirty && findings.every(({ kind }) => kind === "refcount" || kind === "copied" || kind === "leak")) {
-    return [`${errors}: the image was not closed cleanly; opening it for writing mends that, and so does vioblk check --repair all`]
+    return [`${errors}: the image was not closed cleanly; opening it for writing repairs it, and so does vioblk check --repair all`]
   }
-  return [`${errors}: data may be damaged already, and writing to the image may damage more`, "To mend them: vioblk check --repair all"]
+  return [`${errors}: data may be damaged already, and writing to the image may damage more`, "To repair them: vioblk check --repair all"]
 }

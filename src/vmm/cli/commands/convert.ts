@@ -29,10 +29,10 @@ export async function convert(given: Arguments): Promise<number> {
     if (given.flag("no-create")) await convertInto(given, { source, target, options, bitmaps })
     else {
       const creating = { ...newImage(given, format), ...(bitmaps !== undefined && { bitmaps }) }
-      const leftBehind = `${target} is as it was before`
+      const leftBehind = `${target} is unchanged`
       await longWork(given, leftBehind, (watch) => convertToImage(source, target, { ...options, ...creating, ...watch }))
       if (wantsSpace(given, format)) {
-        await stoppable(`${target} is whole, but lacks some of its space`, (signal) => fillHoles(target, signal))
+        await stoppable(`${target} is complete, but not all of its space is allocated`, (signal) => fillHoles(target, signal))
       }
     }
   } finally {

@@ -50,7 +50,7 @@ export async function create(given: Arguments): Promise<number> {
 
 async function fillOrRemove(path: string): Promise<void> {
   try {
-    await stoppable(`${path} is not made`, (signal) => fillHoles(path, signal))
+    await stoppable(`${path} was not created`, (signal) => fillHoles(path, signal))
   } catch (error) {
     removeHostFile(path)
     throw error

@@ -47,7 +47,7 @@ export class BlockZones {
       if (last === undefined) break
       const { zoneSectors = 0 } = this.#engine.identity.zoned ?? {}
       if (zoneSectors === 0 || last.start < at - zoneSectors) {
-        throw new DriverError("protocol", `the zones from sector ${at} on end at ${last.start}`)
+        throw new DriverError("protocol", `the device was asked for zones from sector ${at} on, and its last one starts at ${last.start}`)
       }
       zones.push(...part)
       at = last.start + zoneSectors

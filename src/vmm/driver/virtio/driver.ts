@@ -110,7 +110,7 @@ export class VirtioDriver {
     const { platform, name } = this.bus
     this.#transport = this.bus.open()
     if (this.ram.isBigEndian && this.transport.kind === "modern") {
-      throw new DriverError("unsupported", `${name}: a modern device is little-endian, whatever the guest is`)
+      throw new DriverError("unsupported", `${name}: a modern device is little-endian, but this guest is big-endian; use a legacy one`)
     }
     await this.resetDevice()
     takeOver(platform, name, this.#owner)
@@ -119,7 +119,7 @@ export class VirtioDriver {
     const offered = this.transport.offeredFeatures()
     if (this.transport.kind === "modern" && !includesFeature(offered, "VERSION_1")) {
       this.setStatus(DEVICE_STATUS.FAILED)
-      throw new DriverError("unsupported", `${name}: a modern device that does not offer VERSION_1`)
+      throw new DriverError("unsupported", `${name}: the device has the modern interface, but does not offer VERSION_1`)
     }
     this.#features = chooseFeatures(offered, this.transport.kind, this.#options.features)
     this.transport.acceptFeatures(this.#features)

@@ -82,7 +82,7 @@ export class VirtioInterrupts {
   /** [VIRTIO] 4.1.5.1.2.2: a driver verifies that a mapping succeeded. */
   checkMapping(got: number, wanted: number): void {
     if (got !== wanted) {
-      throw new DriverError("unsupported", `${this.#bus.name}: MSI-X vector ${wanted} was not accepted, the device shows ${got}`)
+      throw new DriverError("unsupported", `${this.#bus.name}: MSI-X vector ${wanted} was not accepted; the device shows ${got}`)
     }
   }
 

@@ -109,7 +109,7 @@ export class MmioDriverTransport extends MmioTransport implements DriverTranspor
       this.registers.write(register + 4, 4, Math.floor(address / 2 ** 32))
     }
     this.registers.write(MMIO.QUEUE_READY, 4, 1)
-    if (this.registers.read(MMIO.QUEUE_READY, 4) !== 1) throw new DriverError("protocol", `queue ${queue} does not become ready`)
+    if (this.registers.read(MMIO.QUEUE_READY, 4) !== 1) throw new DriverError("protocol", `queue ${queue} did not become ready`)
   }
 
   resetQueue(queue: number): void {
@@ -165,7 +165,7 @@ export class LegacyMmioDriverTransport extends MmioTransport implements DriverTr
     this.registers.write(MMIO.QUEUE_SIZE, 4, layout.queueSize)
     this.registers.write(MMIO.QUEUE_ALIGN, 4, LEGACY_QUEUE_ALIGN)
     this.registers.write(MMIO.QUEUE_PFN, 4, page)
-    if (this.registers.read(MMIO.QUEUE_PFN, 4) !== page) throw new DriverError("protocol", `queue ${queue} does not take page ${page}`)
+    if (this.registers.read(MMIO.QUEUE_PFN, 4) !== page) throw new DriverError("protocol", `queue ${queue} did not accept page ${page}`)
   }
 
   readConfig(offset: number, width: Width): number {

@@ -136,7 +136,7 @@ export class PackedRing {
     const writable = checkSegments(segments, this.size)
     if ((table?.direct ?? 0) !== 0) throw new RangeError("in a packed ring a list is direct or indirect, not both ([VIRTIO] 2.8.5)")
     const needed = table === undefined ? segments.length : 1
-    if (needed > this.#freeCount) throw new RangeError(`${needed} descriptors are needed, ${this.#freeCount} are free`)
+    if (needed > this.#freeCount) throw new RangeError(`${needed} descriptors are needed, but ${this.#freeCount} are free`)
     this.#ram.refresh()
     const id = this.#freeId(this.#next.slot)
     this.#take(id, needed, writable)
@@ -158,7 +158,7 @@ export class PackedRing {
    */
   reserve(count: number, writable = Number.POSITIVE_INFINITY): number[] {
     if (!Number.isInteger(count) || count < 1 || count > this.#freeCount) {
-      throw new RangeError(`cannot reserve ${count} descriptors, ${this.#freeCount} are free`)
+      throw new RangeError(`cannot reserve ${count} descriptors: ${this.#freeCount} are free`)
     }
     const id = this.#next.slot
     if (this.#slots[id] !== 0) throw new RangeError(`cannot reserve slot ${id}: its number is the buffer id of a chain in flight`)

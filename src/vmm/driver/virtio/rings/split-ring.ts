@@ -122,7 +122,7 @@ export class SplitRing extends RingMemory {
     if (table !== undefined && (direct < 0 || direct >= segments.length)) {
       throw new RangeError(`${direct} direct descriptors leave nothing of ${segments.length} segments for the indirect table`)
     }
-    if (needed > this.#freeCount) throw new RangeError(`${needed} descriptors are needed, ${this.#freeCount} are free`)
+    if (needed > this.#freeCount) throw new RangeError(`${needed} descriptors are needed, but ${this.#freeCount} are free`)
     this.ram.refresh()
     const head = this.#take(needed, writable)
     let index = head
@@ -149,7 +149,7 @@ export class SplitRing extends RingMemory {
    */
   reserve(count: number, writable = Number.POSITIVE_INFINITY): number[] {
     if (!Number.isInteger(count) || count < 1 || count > this.#freeCount) {
-      throw new RangeError(`cannot reserve ${count} descriptors, ${this.#freeCount} are free`)
+      throw new RangeError(`cannot reserve ${count} descriptors: ${this.#freeCount} are free`)
     }
     const indices: number[] = []
     let index = this.#take(count, writable)

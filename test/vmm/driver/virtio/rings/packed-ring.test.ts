@@ -169,7 +169,7 @@ describe("the driver's packed ring", () => {
     expect(() => ring.add([...segmentsOf(0, 1), ...segmentsOf(1, 0)])).toThrow(/follows a device-writable/)
     expect(() => ring.add(segmentsOf(1, 1), { address: TABLES, direct: 1 })).toThrow(/direct or indirect, not both/)
     ring.add(segmentsOf(1, 1))
-    expect(() => ring.add(segmentsOf(2, 1))).toThrow(/3 descriptors are needed, 2 are free/)
+    expect(() => ring.add(segmentsOf(2, 1))).toThrow(/3 descriptors are needed, but 2 are free/)
     expect(ring.freeDescriptors).toBe(2)
   })
 

@@ -158,7 +158,7 @@ describe("the driver's split ring", () => {
     const huge = { address: 0, length: 0xffff_ffff, writable: true }
     expect(() => ring.add([huge, { ...huge, length: 2 }])).toThrow(/2\^32/)
     expect(() => ring.add([huge, { ...huge, length: 1 }])).not.toThrow()
-    expect(() => ring.add(segmentsOf(2, 1))).toThrow(/3 descriptors are needed, 2 are free/)
+    expect(() => ring.add(segmentsOf(2, 1))).toThrow(/3 descriptors are needed, but 2 are free/)
     expect(() => ring.add(segmentsOf(1, 1), { address: TABLES, direct: 2 })).toThrow(/leave nothing/)
     expect(ring.freeDescriptors).toBe(2)
   })
