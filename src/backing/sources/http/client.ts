@@ -35,6 +35,13 @@ export class RedirectExpired {
   }
 }
 
+/** Thrown by a sink to end a request whose reader has stopped. The address that serves it is not to blame, and is kept. */
+export class NobodyReads extends BackingError {
+  constructor() {
+    super("closed", "nobody reads on")
+  }
+}
+
 /** The parts that the reading of a body uses. */
 interface Reading {
   readonly sink: AnswerSink
@@ -157,7 +164,7 @@ export class HttpClient {
   #failure(error: unknown, url: string, patience: Patience): BackingError | RedirectExpired {
     if (this.#isClosed) return this.#closed()
     if (error instanceof BackingError) {
-      if (url === this.#home || error instanceof TransientError) return error
+      if (url === this.#home || error instanceof TransientError || error instanceof NobodyReads) return error
       if (this.#target === url) this.#target = this.#home
       return new RedirectExpired(error)
     }

@@ -5,7 +5,7 @@
 import { BackingError } from "../../backing.ts"
 import type { TakePiece } from "../../image-file.ts"
 import type { RangeAnswer } from "./answer.ts"
-import { type AnswerSink, type HttpClient, RedirectExpired } from "./client.ts"
+import { type AnswerSink, type HttpClient, NobodyReads, RedirectExpired } from "./client.ts"
 import type { ParallelLimit } from "./parallel-limit.ts"
 import { deadlineOf, type PatienceOptions, tooSlow } from "./patience.ts"
 
@@ -112,13 +112,6 @@ interface Part {
   readonly settle: (done: number) => void
 }
 
-/** Thrown to end a request whose reader has stopped. */
-class NobodyReads extends BackingError {
-  constructor() {
-    super("closed", "nobody reads on")
-  }
-}
-
 interface StretchEnd {
   /** The stretch failed before any byte arrived. */
   readonly isRefused: boolean
@@ -187,7 +180,7 @@ export class HttpStretch implements AnswerSink {
     } catch (error) {
       // Reads that still wait request the rest on their own, and report the error then.
       if (!(error instanceof BackingError) && !(error instanceof RedirectExpired)) throw error
-      isIdle = (error instanceof RedirectExpired ? error.error : error) instanceof NobodyReads
+      isIdle = error instanceof NobodyReads
       isRefused = error instanceof BackingError && this.#brought === 0 && !this.#isOver
     } finally {
       this.#isOver = true

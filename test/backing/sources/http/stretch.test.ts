@@ -193,6 +193,30 @@ describe("a long request", () => {
     expect(silent.ranges.at(-1)).toBe(longFrom(3 * MIB))
   })
 
+  it("that nobody reads on leaves a redirect in force until its address expires", async () => {
+    const { server } = await open()
+    const { server: home } = await open()
+    home.always = ({ response }) => response.writeHead(302, { Location: server.url }).end()
+    const clock = new FakeClock(1000)
+    const file = new HttpFile(home.url, {}, clock, 2 * MIB)
+    files.push(file)
+    const ended = new Promise<void>((resolve) => {
+      server.next.push(({ answer }) => answer(), ({ answer }) => answer(), ({ answer, response }) => {
+        response.on("close", resolve)
+        answer()
+      })
+    })
+    for (const at of [0, 1]) await check(file, at * MIB, MIB)
+    clock.advance(1000)
+    await ended
+    for (const at of [2, 3]) await check(file, at * MIB, MIB)
+    expect(home.ranges).toEqual(["bytes=0-65535"])
+    expect(server.ranges.slice(2)).toEqual([longFrom(MIB), longFrom(2 * MIB)])
+    server.next.push(({ response }) => response.writeHead(403).end())
+    await check(file, 8 * MIB, 1000)
+    expect(home.ranges).toEqual(["bytes=0-65535", range(8 * MIB, 8 * MIB + 1000)])
+  })
+
   it("shows a change of the file like any other", async () => {
     const { server, file } = await open()
     await check(file, 0, MIB)
