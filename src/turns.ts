@@ -1,4 +1,7 @@
-/** Giving up the host's thread: `later` runs a task in the next turn of the event loop, `Turns` divides long work into turns. */
+/**
+ * Giving up the host's thread: `later` runs a task in the next turn of the event loop, `Turns` divides long work into turns. And giving up
+ * the work itself, when an `AbortSignal` says so.
+ */
 
 /** The globals that `later` uses: Node has the first, pages and workers have the second. */
 export interface LaterHost {
@@ -36,13 +39,49 @@ function postTask(task: () => void, Channel: NonNullable<LaterHost["MessageChann
 /** How long work may hold the thread. */
 const HOLD_MS = 4
 
+/** The part of `AbortSignal` that is used. */
+export interface StopSignal {
+  readonly aborted: boolean
+  readonly reason?: unknown
+  addEventListener(type: "abort", listener: () => void): void
+  removeEventListener(type: "abort", listener: () => void): void
+}
+
+/** @throws the signal's reason if it is aborted */
+export function throwIfStopped(signal: StopSignal | undefined): void {
+  if (signal?.aborted === true) throw reasonOf(signal)
+}
+
+/** Settles as `work` does, but rejects with the signal's reason as soon as it is aborted. Nobody hears then how `work` ends. */
+export async function unlessStopped<T>(work: Promise<T>, signal: StopSignal | undefined): Promise<T> {
+  if (signal === undefined) return await work
+  return await new Promise<T>((resolve, reject) => {
+    const stop = (): void => reject(reasonOf(signal))
+    signal.addEventListener("abort", stop)
+    work.then(resolve, reject).finally(() => signal.removeEventListener("abort", stop))
+    if (signal.aborted) stop()
+  })
+}
+
+function reasonOf({ reason }: StopSignal): unknown {
+  return reason ?? new Error("the operation was stopped")
+}
+
 export class Turns {
+  readonly #signal: StopSignal | undefined
   #since = performance.now()
 
-  /** Await this before each step: it gives up the thread if that has been held for long. */
+  /** `signal` stops the work. */
+  constructor(signal?: StopSignal) {
+    this.#signal = signal
+  }
+
+  /** Await this before each step: it gives up the thread if that has been held for long. @throws the signal's reason if it is aborted */
   async turn(): Promise<void> {
-    if (performance.now() - this.#since < HOLD_MS) return
-    await new Promise<void>((resolve) => later(resolve))
-    this.#since = performance.now()
+    if (performance.now() - this.#since >= HOLD_MS) {
+      await new Promise<void>((resolve) => later(resolve))
+      this.#since = performance.now()
+    }
+    throwIfStopped(this.#signal)
   }
 }

@@ -4,11 +4,11 @@ import { createDisk as createDiskIn, type CreateDiskOptions } from "./create-dis
 import type { ImageFile } from "./image-file.ts"
 import type { Cryptography } from "./luks/cryptography.ts"
 import { PageCryptography } from "./luks/page-cryptography.ts"
-import { type DiskSource, openDiskWith, type OpenDiskOptions, type OpenedDisk } from "./open-disk.ts"
+import { type DiskSource, openDiskWith, type OpenDiskOptions, type OpenedDisk, stopSignal } from "./open-disk.ts"
 
 /** Opens a raw, qcow2 or LUKS image over any source: as `openDisk` in Node does. @throws as it does */
 export function openDisk(source: DiskSource, options: OpenDiskOptions = {}): Promise<OpenedDisk> {
-  return openDiskWith({ cryptography: new PageCryptography() }, source, options)
+  return openDiskWith({ cryptography: new PageCryptography({ signal: stopSignal(options) }) }, source, options)
 }
 
 /** Writes a new qcow2 image into `file`: as `createDisk` in Node does. @throws as it does */

@@ -1,10 +1,10 @@
 /** openDisk and createDisk for programs in Node: with Node's decompressor and cryptography. */
 import type { AsyncImageFile } from "./async-image-file.ts"
 import { createDisk as createDiskIn, type CreateDiskOptions } from "./create-disk.ts"
-import { nodeCryptography } from "./host/node-cryptography.ts"
+import { LateNodeCryptography } from "./host/node-cryptography.ts"
 import { nodeDecompressor } from "./host/node-decompressor.ts"
 import type { ImageFile } from "./image-file.ts"
-import { type DiskSource, openDiskWith, type OpenDiskOptions, type OpenedDisk } from "./open-disk.ts"
+import { type DiskSource, openDiskWith, type OpenDiskOptions, type OpenedDisk, stopSignal } from "./open-disk.ts"
 
 /**
  * Opens a raw or qcow2 image over any source: a file that answers later (`httpFile`, `nbdFile`, your own `AsyncImageFile`), one that
@@ -14,10 +14,10 @@ import { type DiskSource, openDiskWith, type OpenDiskOptions, type OpenedDisk } 
  * The disk owns `source` and what the option `backing` returned. When it rejects, `source` is still the caller's, and the others are
  * closed.
  * @throws BackingError (as a rejection) errors of the sources, `invalid-format`, `unsupported`, `corrupt`
- * @throws TypeError (as a rejection) for wrong arguments
+ * @throws TypeError (as a rejection) for wrong arguments. The signal's reason
  */
 export function openDisk(source: DiskSource, options: OpenDiskOptions = {}): Promise<OpenedDisk> {
-  return openDiskWith({ decompressor: nodeDecompressor, cryptography: nodeCryptography }, source, options)
+  return openDiskWith({ decompressor: nodeDecompressor, cryptography: new LateNodeCryptography(stopSignal(options)) }, source, options)
 }
 
 /**
@@ -28,5 +28,5 @@ export function openDisk(source: DiskSource, options: OpenDiskOptions = {}): Pro
  * @throws TypeError (as a rejection) for wrong arguments
  */
 export function createDisk(file: AsyncImageFile | ImageFile, options: CreateDiskOptions): Promise<boolean> {
-  return createDiskIn(file, options, nodeCryptography)
+  return createDiskIn(file, options, new LateNodeCryptography())
 }

@@ -3,11 +3,12 @@
  * needs Node: the platform's parts are passed in.
  */
 import { type AsyncDisposing, closing } from "../disposing.ts"
-import { checkCount, checkMembers, checkOptions, described, type Rules } from "../options.ts"
+import { checkCount, checkOptions, type Rules } from "../options.ts"
+import { type StopSignal, throwIfStopped } from "../turns.ts"
 import { type AsyncImageFile, NotLoaded } from "./async-image-file.ts"
 import { BackingError, checkBacking, type VirtioBacking } from "./backing.ts"
 import { backingFormat, MOST_IMAGES } from "./image-chain.ts"
-import { checkImageFile, type ImageFile } from "./image-file.ts"
+import type { ImageFile } from "./image-file.ts"
 import { checkPassphrase, type LatePassphraseOption } from "./luks/passphrase.ts"
 import { type BackingReference, openQcow2Image } from "./qcow2/open.ts"
 import type { BackingDisk } from "./qcow2/reader.ts"
@@ -19,17 +20,18 @@ import type { MapExtent } from "./qcow2/map-extents.ts"
 import type { BitmapActions } from "./qcow2/bitmaps/bitmaps.ts"
 import type { SnapshotActions } from "./qcow2/snapshots/snapshots.ts"
 import { AwaitedDisk } from "./paging/awaited-disk.ts"
+import { checkSource, type DiskSource, isBacking, isImageFile } from "./paging/examine-source.ts"
 import { answersAtOnce, type LateFile } from "./paging/loading-disk.ts"
 import { BackingReader, BackingSource } from "./paging/backing-source.ts"
 import { PagedFile } from "./paging/paged-file.ts"
 import { type LateUnlockOptions, unlockFileLater, unlockImageLater } from "./paging/late-unlock.ts"
 import type { Platform } from "./paging/platform.ts"
 import { type DetectZeroes, detectZeroes } from "./zeroes/detect-zeroes.ts"
-import { untilLoaded } from "./paging/until-loaded.ts"
+import { untilLoaded, type Waits } from "./paging/until-loaded.ts"
 import { AnsweredFile } from "./sources/answered-file.ts"
+import type { PlatformAbortSignal } from "./sources/http/types.ts"
 
-/** What a disk can be opened from: a file that answers later, a file that answers at once, or a disk, which is used as it is. */
-export type DiskSource = AsyncImageFile | ImageFile | VirtioBacking
+export type { DiskSource } from "./paging/examine-source.ts"
 
 /** A disk that can say where its bytes are stored. */
 export interface MappedDisk extends VirtioBacking {
@@ -78,17 +80,14 @@ export interface OpenDiskOptions {
   readonly pageCacheSize?: number
   /** How to treat zeroes that are written as data: see `detectZeroes`. Default "off": they are written. */
   readonly detectZeroes?: DetectZeroes
+  /** Stops the opening between two steps: it rejects with the signal's reason. Deriving a key, which may take minutes, stops at once. */
+  readonly signal?: PlatformAbortSignal
 }
 
 const OPEN_DISK_RULES: Rules<OpenDiskOptions> = {
   format: ["raw", "qcow2", "luks"], readOnly: "boolean?", backing: "function?", probeBackingFormat: "boolean?", cacheSize: "number?",
   discardNoUnref: "boolean?", passphrase: "any?", snapshot: "string?", pageCacheSize: "number?", detectZeroes: ["off", "on", "unmap"],
-}
-
-const ASYNC_FILE_RULES: Rules<AsyncImageFile> = {
-  path: "string", readOnly: "boolean", lock: "any?", preferredRead: "number?", largestSize: "number?", size: "function", read: "function",
-  readScattered: "function?", flowsFrom: "any?", readFlow: "function?", write: "function?", truncate: "function?", sync: "function?",
-  punchHole: "function?", zeroRange: "function?", disk: "function?", version: "function?", close: "function",
+  signal: "any?",
 }
 
 /**
@@ -112,6 +111,11 @@ export async function openDiskWith(
   }
 }
 
+/** Without the platform's types a signal is just an object. */
+export function stopSignal({ signal }: OpenDiskOptions): StopSignal | undefined {
+  return signal as StopSignal | undefined
+}
+
 /** One image of the chain, before it is opened. */
 interface Link {
   readonly format: ImageFormat | undefined
@@ -124,6 +128,7 @@ class DiskOpening {
   readonly #options: OpenDiskOptions
   readonly #platform: Platform
   readonly #unlocking: LateUnlockOptions
+  readonly #waits: Waits
   /** The files to close with the disk. */
   readonly #files: LateFile[] = []
   #isLate = false
@@ -133,10 +138,13 @@ class DiskOpening {
   constructor(options: OpenDiskOptions, platform: Platform) {
     this.#options = options
     this.#platform = platform
-    this.#unlocking = { passphrase: options.passphrase, cryptography: platform.cryptography }
+    const signal = stopSignal(options)
+    this.#waits = { before: () => void throwIfStopped(signal) }
+    this.#unlocking = { passphrase: options.passphrase, cryptography: platform.cryptography, waits: this.#waits }
   }
 
   async open(source: DiskSource): Promise<MappedDisk> {
+    throwIfStopped(stopSignal(this.#options))
     const { format, readOnly } = this.#options
     if (readOnly === false && source.readOnly) {
       const path = isBacking(source) ? undefined : source.path
@@ -173,7 +181,7 @@ class DiskOpening {
 
   async #openImage(source: AsyncImageFile | ImageFile, link: Link): Promise<RawBacking | Qcow2Image> {
     const file = await this.#fileOf(source, link.readOnly)
-    const format = link.format ?? (await untilLoaded(() => probeFormat(file)))
+    const format = link.format ?? (await untilLoaded(() => probeFormat(file), this.#waits))
     if (format === "raw") return new RawBacking(file, { guardSignatures: link.format === undefined })
     if (format === "luks") return new RawBacking(await unlockFileLater(file, this.#unlocking))
     return await this.#openQcow2(file, { ...link, above: [...link.above, source] })
@@ -197,17 +205,16 @@ class DiskOpening {
         below = await this.#openBacking(reference, link)
       })
     }
-    return await untilLoaded(() =>
-      openQcow2Image(file, {
-        readOnly: file.readOnly || snapshot !== undefined,
-        ...(snapshot === undefined ? {} : { snapshot }),
-        ...(backing === undefined ? {} : { openBacking, openDataFile }),
-        ...this.#platform,
-        cipher,
-        discardNoUnref,
-        ...(cacheSize === undefined ? {} : { cacheSize }),
-      }),
-    )
+    const open = (): Qcow2Image => openQcow2Image(file, {
+      readOnly: file.readOnly || snapshot !== undefined,
+      ...(snapshot === undefined ? {} : { snapshot }),
+      ...(backing === undefined ? {} : { openBacking, openDataFile }),
+      ...this.#platform,
+      cipher,
+      discardNoUnref,
+      ...(cacheSize === undefined ? {} : { cacheSize }),
+    })
+    return await untilLoaded(open, this.#waits)
   }
 
   async #openBacking(reference: BackingReference, { above }: Link): Promise<BackingDisk> {
@@ -274,27 +281,4 @@ class DiskOpening {
     this.#files.push(file)
     return file
   }
-}
-
-function isBacking(source: DiskSource): source is VirtioBacking {
-  return "pread" in source
-}
-
-/** The methods of an `ImageFile` that an `AsyncImageFile` does not have. */
-function isImageFile(source: AsyncImageFile | ImageFile): source is ImageFile {
-  return "readInto" in source || "readv" in source
-}
-
-/** @throws TypeError for anything but the three kinds of source */
-function checkSource(what: string, source: DiskSource | undefined): asserts source is DiskSource {
-  const given: unknown = source
-  if ((typeof given !== "object" && typeof given !== "function") || given === null || source === undefined) {
-    const remedy = typeof given === "string" ? "; openImage opens a file by its path, httpFile takes a URL" : ""
-    throw new TypeError(`openDisk: ${what} must be an AsyncImageFile, an ImageFile or a VirtioBacking, not ${described(given)}${remedy}`)
-  }
-  const maker = given instanceof Blob ? "blobFile" : given instanceof URL ? "httpFile" : undefined
-  if (maker !== undefined) throw new TypeError(`openDisk: ${what} is ${described(given)}; ${maker} makes a source of it`)
-  if (isBacking(source)) checkBacking("openDisk", source)
-  else if (isImageFile(source)) checkImageFile("openDisk", source)
-  else checkMembers("openDisk", what, source, ASYNC_FILE_RULES, "AsyncImageFile")
 }

@@ -1,9 +1,12 @@
 /** nodeCryptography: the cryptography of encrypted images, by node:crypto. */
 import {
-  type Cipher, createCipheriv, createDecipheriv, createHash, type Decipher, getHashes, pbkdf2Sync, randomBytes, timingSafeEqual,
+  type Cipher, createCipheriv, createDecipheriv, createHash, type Decipher, getHashes, pbkdf2, pbkdf2Sync, randomBytes, randomFillSync,
+  timingSafeEqual,
 } from "node:crypto"
 import { cpuUsage } from "node:process"
+import { unlessStopped } from "../../turns.ts"
 import type { BlockCipher, Cryptography, KeyDerivation } from "../luks/cryptography.ts"
+import { LateCryptography } from "../luks/late-cryptography.ts"
 
 /** Iterations of the first trial; more if it is too fast to measure. */
 const FIRST_TRIAL = 1 << 12
@@ -56,5 +59,48 @@ function countIterations({ hash, length, milliseconds }: { hash: string; length:
     const { user, system } = cpuUsage(before)
     const spent = (user + system) / 1000
     if (spent >= TRIAL_MILLISECONDS || iterations >= 2 ** 26) return Math.max(1, Math.round((iterations * milliseconds) / spent))
+  }
+}
+
+/**
+ * The same, for opening or making a single image; keys are derived on a thread of libuv's pool. A derivation that is stopped goes on there,
+ * unheard.
+ */
+export class LateNodeCryptography extends LateCryptography {
+  /** Iterations that were counted, because a repeated call must get the same number. */
+  readonly #counted = new Map<string, number>()
+
+  aes(key: Uint8Array): BlockCipher {
+    return nodeCryptography.aes(key)
+  }
+
+  hasHash(hash: string): boolean {
+    return nodeCryptography.hasHash(hash)
+  }
+
+  digest(hash: string, data: Uint8Array): Uint8Array {
+    return nodeCryptography.digest(hash, data)
+  }
+
+  countIterations(options: { readonly hash: string; readonly length: number; readonly milliseconds: number }): number {
+    const name = JSON.stringify(options)
+    const counted = this.#counted.get(name) ?? countIterations(options)
+    this.#counted.set(name, counted)
+    return counted
+  }
+
+  equal(first: Uint8Array, second: Uint8Array): boolean {
+    return nodeCryptography.equal(first, second)
+  }
+
+  protected override derive({ hash, passphrase, salt, iterations, length }: KeyDerivation): Promise<Uint8Array> {
+    const derived = new Promise<Uint8Array>((resolve, reject) => {
+      pbkdf2(passphrase, salt, iterations, length, hash, (error, key) => (error === null ? resolve(key) : reject(error)))
+    })
+    return unlessStopped(derived, this.signal)
+  }
+
+  protected override draw(bytes: Uint8Array): void {
+    randomFillSync(bytes)
   }
 }

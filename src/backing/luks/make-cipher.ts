@@ -3,14 +3,14 @@
  * the platform: a call with an IV for each sector takes four times as long (measured, node:crypto).
  */
 import { BackingError } from "../backing.ts"
-import { CbcCipher } from "./cbc-cipher.ts"
+import { CbcCipher } from "./modes/cbc-cipher.ts"
 import { BLOCK_BYTES, type CipherSpec } from "./cipher-spec.ts"
 import { makeBlockCipher } from "./ciphers/make-block-cipher.ts"
-import { CtrCipher, EcbCipher } from "./plain-modes.ts"
+import { CtrCipher, EcbCipher } from "./modes/plain-modes.ts"
 import type { BlockCipher, Cryptography } from "./cryptography.ts"
-import { ivSource } from "./iv-generator.ts"
+import { ivSource } from "./modes/iv-generator.ts"
 import type { SectorCipher } from "./sector-cipher.ts"
-import { XtsCipher } from "./xts-cipher.ts"
+import { XtsCipher } from "./modes/xts-cipher.ts"
 
 /** @throws BackingError `unsupported` on a big-endian host, because the modes use little-endian words */
 export function makeCipher(spec: CipherSpec, key: Uint8Array, cryptography: Cryptography): SectorCipher {

@@ -1,11 +1,10 @@
 /**
- * PageCryptography: the cryptography of encrypted images in a page or a worker. The platform derives keys asynchronously: a derivation that
- * is not done yet throws `NotLoaded`, and the caller repeats the call. AES and the hashes are ours.
+ * PageCryptography: the cryptography of encrypted images in a page or a worker. The platform derives keys asynchronously.
+ * AES and the hashes are ours.
  */
-import { NotLoaded } from "../async-image-file.ts"
-import { isEqual } from "../bytes/buffers.ts"
+import { type StopSignal, throwIfStopped, unlessStopped } from "../../turns.ts"
 import { Aes } from "./ciphers/aes.ts"
-import type { BlockCipher, Cryptography, KeyDerivation } from "./cryptography.ts"
+import type { BlockCipher, KeyDerivation } from "./cryptography.ts"
 import { digest, type HashFunction } from "./hashes/hash-function.ts"
 import { md5 } from "./hashes/md5.ts"
 import { deriveKey } from "./hashes/pbkdf2.ts"
@@ -13,6 +12,7 @@ import { ripemd160 } from "./hashes/ripemd160.ts"
 import { sha1 } from "./hashes/sha1.ts"
 import { sha224, sha256 } from "./hashes/sha256.ts"
 import { sha384, sha512 } from "./hashes/sha512.ts"
+import { LateCryptography } from "./late-cryptography.ts"
 
 const HASHES: ReadonlyMap<string, HashFunction> = new Map(Object.entries({ md5, sha1, ripemd160, sha224, sha256, sha384, sha512 }))
 /** Web Crypto's names of the hashes that it has. */
@@ -35,17 +35,21 @@ export interface WebCrypto {
   getRandomValues(array: Uint8Array): unknown
 }
 
+/** Options of `PageCryptography`. */
+export interface PageOptions {
+  readonly web?: WebCrypto
+  /** Stops derivations. What Web Crypto has begun goes on in the background, unheard. */
+  readonly signal?: StopSignal | undefined
+}
+
 /** For opening or making a single image, because it keeps the keys that it derives. */
-export class PageCryptography implements Cryptography {
+export class PageCryptography extends LateCryptography {
   readonly #web: WebCrypto
-  readonly #derived: { readonly derivation: KeyDerivation; readonly key: Uint8Array }[] = []
   /** Iterations per millisecond, by hash and length. */
   readonly #speeds = new Map<string, number>()
-  /** The results of `random`, for repeated calls. */
-  readonly #drawn: Uint8Array[] = []
-  #draws = 0
 
-  constructor(web: WebCrypto = (globalThis as unknown as { readonly crypto: WebCrypto }).crypto) {
+  constructor({ web = (globalThis as unknown as { readonly crypto: WebCrypto }).crypto, signal }: PageOptions = {}) {
+    super(signal)
     this.#web = web
   }
 
@@ -61,57 +65,36 @@ export class PageCryptography implements Cryptography {
     return digest(hashOf(hash), data)
   }
 
-  /** Returns the same array each time for the same derivation. */
-  deriveKey(derivation: KeyDerivation): Uint8Array {
-    const found = this.#derived.find((one) => isSame(one.derivation, derivation))
-    if (found !== undefined) return found.key
-    throw this.#later(async () => {
-      // Copies, because the caller's bytes may have changed when the answer comes.
-      const kept = { ...derivation, passphrase: derivation.passphrase.slice(), salt: derivation.salt.slice() }
-      this.#derived.push({ derivation: kept, key: await this.#derive(kept) })
-    })
-  }
-
   countIterations({ hash, length, milliseconds }: { hash: string; length: number; milliseconds: number }): number {
     const name = `${hash} ${length}`
     const speed = this.#speeds.get(name)
     if (speed !== undefined) return Math.max(1, Math.round(speed * milliseconds))
-    throw this.#later(async () => {
+    throw this.later(async () => {
       this.#speeds.set(name, await this.#measure(hash, length))
     })
   }
 
-  /** A call that is repeated after `NotLoaded` gets the same bytes as the first time, in the same order. */
-  random(length: number): Uint8Array {
-    const drawn = this.#drawn[this.#draws] ?? new Uint8Array(length)
-    if (this.#draws === this.#drawn.length) {
-      for (let at = 0; at < length; at += MOST_RANDOM) this.#web.getRandomValues(drawn.subarray(at, at + MOST_RANDOM))
-      this.#drawn.push(drawn)
-    }
-    this.#draws++
-    return drawn.slice()
+  protected override draw(bytes: Uint8Array): void {
+    for (let at = 0; at < bytes.length; at += MOST_RANDOM) this.#web.getRandomValues(bytes.subarray(at, at + MOST_RANDOM))
   }
 
   equal(first: Uint8Array, second: Uint8Array): boolean {
     return first.reduce((found, byte, at) => found | (byte ^ (second[at] ?? 0)), 0) === 0
   }
 
-  #later(load: () => Promise<void>): NotLoaded {
-    this.#draws = 0
-    return new NotLoaded(load)
-  }
-
   /** Uses Web Crypto if possible, which is ten times as fast. */
-  async #derive(derivation: KeyDerivation): Promise<Uint8Array> {
+  protected override async derive(derivation: KeyDerivation): Promise<Uint8Array> {
     const { subtle } = this.#web
     const name = SUBTLE_NAMES.get(derivation.hash)
-    const ours = (): Promise<Uint8Array> => deriveKey(hashOf(derivation.hash), derivation)
+    const ours = (): Promise<Uint8Array> => deriveKey(hashOf(derivation.hash), derivation, this.signal)
     if (subtle === undefined || name === undefined) return await ours()
     const { passphrase, salt, iterations, length } = derivation
     try {
       const key = await subtle.importKey("raw", passphrase, "PBKDF2", false, ["deriveBits"])
-      return new Uint8Array(await subtle.deriveBits({ name: "PBKDF2", hash: name, salt, iterations }, key, length * 8))
+      const bits = subtle.deriveBits({ name: "PBKDF2", hash: name, salt, iterations }, key, length * 8)
+      return new Uint8Array(await unlessStopped(bits, this.signal))
     } catch {
+      throwIfStopped(undefined)
       // A DOMException: some browsers refuse an empty passphrase, some a hash that their policy forbids.
       return await ours()
     }
@@ -121,7 +104,7 @@ export class PageCryptography implements Cryptography {
     const salt = new Uint8Array(32)
     for (let iterations = FIRST_TRIAL; ; iterations *= 4) {
       const before = performance.now()
-      await this.#derive({ hash, passphrase: salt, salt, iterations, length })
+      await this.derive({ hash, passphrase: salt, salt, iterations, length })
       const spent = performance.now() - before
       if (spent >= TRIAL_MILLISECONDS || iterations >= 2 ** 24) return iterations / Math.max(spent, 1)
     }
@@ -132,13 +115,4 @@ function hashOf(name: string): HashFunction {
   const hash = HASHES.get(name)
   if (hash !== undefined) return hash
   throw new Error(`"${name}" is not a hash that hasHash knows`)
-}
-
-function isSame(first: KeyDerivation, second: KeyDerivation): boolean {
-  return first.hash === second.hash && first.iterations === second.iterations && first.length === second.length &&
-    isSameBytes(first.passphrase, second.passphrase) && isSameBytes(first.salt, second.salt)
-}
-
-function isSameBytes(first: Uint8Array, second: Uint8Array): boolean {
-  return first.length === second.length && isEqual(first, second)
 }

@@ -1,7 +1,7 @@
 /** The common parts of operations on whole disks: options, progress, the signal that stops them, and turns of the thread. */
 import type { Rules } from "../../options.ts"
 import type { PlatformAbortSignal } from "../sources/http/types.ts"
-import { Turns } from "../../turns.ts"
+import { type StopSignal, throwIfStopped, Turns } from "../../turns.ts"
 
 /** Options of every operation on whole disks. */
 export interface OperationOptions {
@@ -16,25 +16,20 @@ export const OPERATION_RULES: Rules<OperationOptions> = { progress: "function?",
 /** Maximum of bytes that one step reads or writes. */
 export const STEP_BYTES = 1 << 21
 
-/** The part of `AbortSignal` that is used. */
-interface Signal {
-  readonly aborted: boolean
-  readonly reason?: unknown
-}
-
 /** One operation in progress. */
 export class Operation {
   readonly #progress: OperationOptions["progress"]
-  readonly #signal: Signal | undefined
+  readonly #signal: StopSignal | undefined
   #total: number
   #done = 0
-  readonly #turns = new Turns()
+  readonly #turns: Turns
 
   /** `total`: bytes. @throws the signal's reason if it is aborted already */
   constructor(total: number, { progress, signal }: OperationOptions) {
     this.#progress = progress
     // Without the platform's types a signal is just an object.
-    this.#signal = signal as Signal | undefined
+    this.#signal = signal as StopSignal | undefined
+    this.#turns = new Turns(this.#signal)
     this.#total = total
     this.throwIfStopped()
   }
@@ -52,12 +47,11 @@ export class Operation {
 
   /** @throws the signal's reason if it is aborted */
   throwIfStopped(): void {
-    if (this.#signal?.aborted === true) throw this.#signal.reason ?? new Error("the operation was stopped")
+    throwIfStopped(this.#signal)
   }
 
   /** Await it before each step: it yields the thread from time to time. @throws as `throwIfStopped` */
   async turn(): Promise<void> {
     await this.#turns.turn()
-    this.throwIfStopped()
   }
 }

@@ -55,7 +55,7 @@ function counting({ isBroken = false } = {}): WebCrypto & { readonly iterations:
 
 function openInPage(source: DiskSource, options: { format?: "qcow2" | "luks"; passphrase?: string; web?: WebCrypto }): Promise<OpenedDisk> {
   const { web: platform = web, passphrase = "golden", ...rest } = options
-  return openDiskWith({ cryptography: new PageCryptography(platform) }, source, { passphrase, ...rest })
+  return openDiskWith({ cryptography: new PageCryptography({ web: platform }) }, source, { passphrase, ...rest })
 }
 
 function openInNode(file: MemoryFile, format: "qcow2" | "luks"): VirtioBacking {
@@ -178,11 +178,30 @@ describe("encrypted images in a page", () => {
     expect(platform.iterations).toEqual([])
   })
 
+  it("QC-LUKS-06 a signal ends a derivation: by JavaScript, and by a Web Crypto that does not answer", async () => {
+    const file = new MemoryFile({ path: "luks" })
+    createQcow2(file, { size: 1 << 20, encryption: { ...QUICK, hash: "sha512" } }, FEW)
+    const bytes = file.toBytes()
+    const start = Buffer.from(bytes).indexOf(Uint8Array.of(0x4c, 0x55, 0x4b, 0x53, 0xba, 0xbe))
+    new DataView(bytes.buffer).setUint32(start + 208 + 4, 2 ** 25)
+    const silent: WebCrypto = {
+      ...WITHOUT_SUBTLE, subtle: { importKey: () => Promise.resolve(undefined), deriveBits: () => new Promise(() => undefined) },
+    }
+    for (const platform of [WITHOUT_SUBTLE, silent]) {
+      const stopper = new AbortController()
+      const cryptography = new PageCryptography({ web: platform, signal: stopper.signal })
+      const opening = openDiskWith({ cryptography }, MemoryFile.of(bytes), { passphrase: "golden", signal: stopper.signal })
+      for (let turn = 0; turn < 10; turn++) await new Promise((resolve) => setImmediate(resolve))
+      stopper.abort(new Error("enough"))
+      await expect(opening).rejects.toThrow("enough")
+    }
+  })
+
   it.each(["aes-256", "cast5-128", "serpent-128"] as const)("QC-LUKS-07 an image that a page makes by %s opens in Node", async (cipher) => {
     for (const platform of [web, WITHOUT_SUBTLE]) {
       const file = new MemoryFile({ path: "made" })
       const encryption = { passphrase: "golden", cipher, iterTime: 1 }
-      expect(await createDisk(file, { size: 1 << 20, encryption }, new PageCryptography(platform))).toBe(true)
+      expect(await createDisk(file, { size: 1 << 20, encryption }, new PageCryptography({ web: platform }))).toBe(true)
       const disk = openQcow2(file, { passphrase: "golden" })
       disk.pwrite(new Uint8Array(5000).fill(7), 777)
       disk.close()

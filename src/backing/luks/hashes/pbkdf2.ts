@@ -1,17 +1,19 @@
 /** PBKDF2 with HMAC of our hashes, for hashes that the platform lacks. RFC 8018 5.2, RFC 2104. Yields every few milliseconds. */
-import { Turns } from "../../../turns.ts"
+import { type StopSignal, Turns } from "../../../turns.ts"
 import type { KeyDerivation } from "../cryptography.ts"
 import { absorb, digest, type HashFunction, pad, wordBytes } from "./hash-function.ts"
 
 /** Iterations between two checks of the clock. */
 const AT_ONCE = 256
 
-export async function deriveKey(hash: HashFunction, { passphrase, salt, iterations, length }: KeyDerivation): Promise<Uint8Array> {
+/** @throws the signal's reason if it is aborted */
+export async function deriveKey(hash: HashFunction, derivation: KeyDerivation, signal?: StopSignal): Promise<Uint8Array> {
+  const { passphrase, salt, iterations, length } = derivation
   const { blockBytes, digestBytes } = hash
   const key = new Uint8Array(blockBytes)
   key.set(passphrase.length > blockBytes ? digest(hash, passphrase) : passphrase)
   const hmac = new Hmac(hash, key)
-  const turns = new Turns()
+  const turns = new Turns(signal)
   const derived = new Uint8Array(Math.ceil(length / digestBytes) * digestBytes)
   for (let index = 0; index * digestBytes < length; index++) {
     const numbered = new Uint8Array(salt.length + 4)

@@ -2,10 +2,10 @@
  * XTS: each block is XORed with a tweak before and after AES. The first tweak of a sector is its IV, encrypted with the second key; each
  * next one is the double in GF(2^128). IEEE 1619-2018, 5.3
  */
-import type { BlockCipher } from "./cryptography.ts"
+import type { BlockCipher } from "../cryptography.ts"
 import type { IvSource } from "./iv-generator.ts"
-import type { SectorCipher } from "./sector-cipher.ts"
-import { asBytes, asWords } from "./words.ts"
+import type { SectorCipher } from "../sector-cipher.ts"
+import { asBytes, asWords } from "../words.ts"
 
 const SECTOR_WORDS = 128
 const BLOCK_WORDS = 4

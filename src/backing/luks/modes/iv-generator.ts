@@ -1,8 +1,8 @@
 /** The initialisation vectors of sectors, which depend only on the sector's number and the key. */
-import { BLOCK_BYTES, type CipherSpec } from "./cipher-spec.ts"
-import { makeBlockCipher } from "./ciphers/make-block-cipher.ts"
-import type { BlockCipher, Cryptography } from "./cryptography.ts"
-import { asBytes, asWords } from "./words.ts"
+import { BLOCK_BYTES, type CipherSpec } from "../cipher-spec.ts"
+import { makeBlockCipher } from "../ciphers/make-block-cipher.ts"
+import type { BlockCipher, Cryptography } from "../cryptography.ts"
+import { asBytes, asWords } from "../words.ts"
 
 /** IVs of consecutive sectors, one after the other, each of a block's size, as little-endian words. */
 export interface IvSource {

@@ -1,8 +1,8 @@
 /** ECB and CTR, modes that QEMU offers and nobody should use. NIST SP 800-38A, 6.1 and 6.5 */
-import type { BlockCipher } from "./cryptography.ts"
+import type { BlockCipher } from "../cryptography.ts"
 import type { IvSource, IvsOfBlocks } from "./iv-generator.ts"
-import { SECTOR_BYTES, type SectorCipher } from "./sector-cipher.ts"
-import { asBytes } from "./words.ts"
+import { SECTOR_BYTES, type SectorCipher } from "../sector-cipher.ts"
+import { asBytes } from "../words.ts"
 
 /** Encrypts block by block, without sector number and IV. */
 export class EcbCipher implements SectorCipher {

@@ -3,10 +3,10 @@
  * Sectors are independent, so encryption takes the n-th blocks of all sectors together: any number of sectors takes 32 calls, or 64 with
  * blocks of 8 bytes.
  */
-import type { BlockCipher } from "./cryptography.ts"
+import type { BlockCipher } from "../cryptography.ts"
 import type { IvSource, IvsOfBlocks } from "./iv-generator.ts"
-import type { SectorCipher } from "./sector-cipher.ts"
-import { asBytes, asWords } from "./words.ts"
+import type { SectorCipher } from "../sector-cipher.ts"
+import { asBytes, asWords } from "../words.ts"
 
 const SECTOR_WORDS = 128
 
