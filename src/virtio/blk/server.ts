@@ -121,7 +121,7 @@ export class RequestServer implements DeviceHandler, BatchServer {
         device.inFlight.waitForMemory(queue)
         return false
       }
-      const room = usual.isPlain() || this.#throttled.isFar ? BATCH_REQUESTS : this.#throttled.room(queue)
+      const room = usual.gate.isPlain() || this.#throttled.isFar ? BATCH_REQUESTS : this.#throttled.room(queue)
       if (room === 0) return false
       ring.refresh()
       const { changes } = device

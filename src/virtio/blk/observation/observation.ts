@@ -27,6 +27,8 @@ export function observationOf(
 }
 
 export class Observation {
+  /** Whether every request is observed. */
+  readonly isOfAll: boolean
   readonly #parts: ObservationParts
   #now = 0
   #untilTimed = 1
@@ -34,14 +36,18 @@ export class Observation {
   #stamped = 0
 
   constructor(parts: ObservationParts) {
+    this.isOfAll = parts.observer !== undefined || parts.oneIn === 1
     this.#parts = parts
   }
 
-  /** Whether the next batch has to be observed. If not, counts the batch. */
-  isDue(): boolean {
-    if (this.#parts.observer !== undefined || this.#untilTimed <= 1) return true
+  /** Whether the next batch has to be observed. If not, call `passed` for it. */
+  get isDue(): boolean {
+    return this.isOfAll || this.#untilTimed <= 1
+  }
+
+  /** A batch has passed without being observed. */
+  passed(): void {
     this.#untilTimed--
-    return false
   }
 
   /**

@@ -10,11 +10,11 @@ export interface NamedBucket {
   readonly bucket: Bucket
 }
 
-/** A small integer for V8. After so many bytes, asking the buckets takes no time by comparison. */
-const MOST = 2 ** 30
+/** A small integer for V8, also in a browser. After so many bytes, asking the buckets takes no time by comparison. */
+const MOST = 2 ** 29
 
 export class Allowance {
-  /** Requests and bytes of any kind that may still pass. */
+  /** Requests and bytes of any kind that may still pass. A single request may take more bytes than there are. */
   #requests = 0
   #bytes = 0
   /** Their values at the last `refill`. */
@@ -27,6 +27,20 @@ export class Allowance {
   /** Whether `requests` may be taken at once. */
   hasRoom(requests: number): boolean {
     return this.#requests >= requests
+  }
+
+  /** Whether a request of any size may be taken: one that finds room may overdraw a bucket. */
+  get letsOnePass(): boolean {
+    return this.#requests > 0 && this.#bytes > 0
+  }
+
+  /** Takes one request. Call it only if `letsOnePass`. */
+  takeOne(isWrite: boolean, bytes: number): void {
+    this.#requests--
+    this.#bytes -= bytes
+    if (!isWrite) return
+    this.#writes++
+    this.#writeBytes += bytes
   }
 
   /** Takes the requests of a tally. Returns false, and takes nothing, if the buckets have to be asked. */

@@ -54,7 +54,7 @@ export class Throttle {
   #all: readonly NamedBucket[]
   readonly #clock: ThrottleClock
   /** Empty while a request waits (`#setAlarm` ensures that), so that later requests cannot overtake it. */
-  readonly #allowance = new Allowance()
+  readonly allowance = new Allowance()
   /** The direction that is next if both are ready. */
   #turn: Direction = "read"
   #waiting = 0
@@ -143,7 +143,7 @@ export class Throttle {
 
   /** Counts all requests of a batch, if they may go at once. Returns false, and counts nothing, if each has to be admitted separately. */
   admitAll(tally: Tally): boolean {
-    return this.#allowance.take(tally) || this.#admitSlowly(tally)
+    return this.allowance.take(tally) || this.#admitSlowly(tally)
   }
 
   #admitSlowly(tally: Tally): boolean {
@@ -151,17 +151,17 @@ export class Throttle {
     this.#settle()
     for (const { name, bucket } of this.#all) if (!bucket.isReady(this.#clock) || bucket.room < amountOf(name, tally)) return false
     for (const { name, bucket } of this.#all) bucket.take(amountOf(name, tally))
-    this.#allowance.refill(this.#all)
+    this.allowance.refill(this.#all)
     return true
   }
 
   #settle(): void {
-    this.#allowance.settle(this.#all)
+    this.allowance.settle(this.#all)
   }
 
   /** Whether no request waits, and `requests` more are far from every limit of requests. */
   isFar(requests: number): boolean {
-    return this.#allowance.hasRoom(requests)
+    return this.allowance.hasRoom(requests)
   }
 
   /** Keeps a request until it may go. */

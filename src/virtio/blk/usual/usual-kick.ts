@@ -13,6 +13,7 @@ import type { Turn } from "../../turn.ts"
 import type { Completion } from "../completion.ts"
 import type { RequestLimits } from "../request.ts"
 import { SECTOR_SIZE, VIRTIO_BLK_T } from "../spec.ts"
+import type { Gate } from "./gate.ts"
 import type { Habit } from "./habit.ts"
 import { NONE as NONE_WAITS, SingleRequest, TAKEN as IS_TAKEN } from "./single-request.ts"
 
@@ -38,6 +39,7 @@ export interface UsualKickParts {
   readonly completion: Completion
   readonly call: UsualCall
   readonly habit: Habit
+  readonly gate: Gate
   /** See `UsualServer`: serves requests that `SingleRequest` does not read, and backings that need views. */
   serveRow(kick: UsualKick, turn: Turn): number
   /** Takes over the request of `kick` after a call that failed or changed the device. */
@@ -71,6 +73,8 @@ export class UsualKick implements Shortcut {
   expectsOnly = true
   /** The next single request has to reset the driver's habit. */
   endsHabit = false
+  /** Requests are limited or sampled: each has to pass the gate. */
+  isWatched = false
   readonly #parts: UsualKickParts
   // Copied from the parts for faster access:
   readonly #device: VirtioDevice
@@ -78,6 +82,7 @@ export class UsualKick implements Shortcut {
   readonly #executor: { readonly backing: VirtioBacking }
   readonly #completion: Completion
   readonly #call: UsualCall
+  readonly #gate: Gate
   /** `VirtioDevice.changes`, and the backing, when kicks were last found to be usual. */
   #usualAt = -1
   #backing: VirtioBacking | undefined
@@ -92,6 +97,7 @@ export class UsualKick implements Shortcut {
     this.#executor = parts.executor
     this.#completion = parts.completion
     this.#call = parts.call
+    this.#gate = parts.gate
   }
 
   /** Kicks are usual from now on, until `VirtioDevice.changes` or the backing changes. */
@@ -108,6 +114,7 @@ export class UsualKick implements Shortcut {
     const { changes, memory } = device
     const { generation, splitRows } = ring
     if (memory.generation !== generation || !this.#isUsual()) return false
+    if (this.isWatched === true && !this.#gate.isOpen()) return false
     const backing = this.#direct
     let rows: SingleRing
     if (splitRows !== undefined) {
@@ -124,6 +131,7 @@ export class UsualKick implements Shortcut {
       if (taken !== TAKEN) return taken === NONE
       rows = packedRows
     }
+    if (this.isWatched === true) this.#gate.pass(request.type !== IN, request.length)
     if (this.endsHabit) this.#endHabit()
     const call = this.#call
     // Storing an object costs several stores of a number.

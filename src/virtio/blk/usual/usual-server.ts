@@ -13,15 +13,14 @@ import { type Batch, BATCH_REQUESTS } from "../batch.ts"
 import type { CacheMode } from "../cache-mode.ts"
 import type { Completion } from "../completion.ts"
 import type { BatchErrors } from "../errors/batch-errors.ts"
-import type { ErrorPolicy } from "../errors/error-policy.ts"
 import type { Executor } from "../executor.ts"
-import type { Observation } from "../observation/observation.ts"
 import type { RequestLimits } from "../request.ts"
 import { SECTOR_SIZE, VIRTIO_BLK_T } from "../spec.ts"
 import type { ThrottledRequests } from "../throttling/throttled-requests.ts"
 import { REQUEST_WEIGHT } from "../weights.ts"
 import type { BlkWiring } from "../wiring.ts"
 import { KIND as KIND_AT, LENGTH as LENGTH_AT, OFFSET as OFFSET_AT, SECTOR as SECTOR_AT } from "./columns.ts"
+import { Gate } from "./gate.ts"
 import { APART as APART_WAY, USUAL as USUAL_WAY } from "./habit.ts"
 import { Intake } from "./intake.ts"
 import type { UsualRequests } from "./requests.ts"
@@ -67,6 +66,7 @@ export class UsualServer {
   readonly requests: UsualRequests
   /** See `Intake`. */
   readonly walked: WalkedRequests
+  readonly gate: Gate
   readonly #intake: Intake
   /** The call of the usual kick that is being served. */
   readonly call = new UsualCall()
@@ -75,32 +75,26 @@ export class UsualServer {
   readonly #device: VirtioDevice
   readonly #executor: Executor
   readonly #cacheMode: CacheMode
-  readonly #errors: ErrorPolicy
   readonly #completion: Completion
-  readonly #observation: Observation | undefined
-  readonly #throttled: ThrottledRequests
-  /** `VirtioDevice.changes` when requests were last found to be plain. */
-  #plainAt = -1
   readonly #kicks = new WeakMap<Ring, UsualKick>()
   readonly #kickParts: UsualKickParts
 
   constructor(parts: UsualServerParts) {
     this.#parts = parts
-    const { device, executor, cacheMode, errors, completion, observation } = parts.wiring
+    const { device, executor, cacheMode, completion } = parts.wiring
     this.#intake = new Intake(parts.wiring, parts.disk)
     this.requests = this.#intake.requests
     this.walked = this.#intake.walked
-    this.#throttled = parts.throttled
-    this.#observation = observation
+    this.gate = new Gate(parts.wiring, parts.throttled)
     const { disk } = parts
     const { habit } = this.#intake
+    const { gate } = this
     const takeOver = this.#takeOver.bind(this)
     const serveRow = this.#serveRow.bind(this)
-    this.#kickParts = { device, executor, completion, disk, habit, call: this.call, takeOver, serveRow }
+    this.#kickParts = { device, executor, completion, disk, habit, gate, call: this.call, takeOver, serveRow }
     this.#device = device
     this.#executor = executor
     this.#cacheMode = cacheMode
-    this.#errors = errors
     this.#completion = completion
   }
 
@@ -164,10 +158,13 @@ export class UsualServer {
       if (queue.shortcut !== undefined) queue.shortcut = undefined
       return
     }
-    if ((ring.splitRows ?? ring.packedRows) === undefined || queue.liveAt !== this.#device.changes || !this.isPlain()) return
+    if ((ring.splitRows ?? ring.packedRows) === undefined || queue.liveAt !== this.#device.changes) return
+    const isPlain = this.gate.isPlain()
+    if (!isPlain && !this.gate.mayOpen()) return
     if (backing.asynchronous === true || this.#cacheMode.writeThrough) return
     const kick = this.#kicks.get(ring) ?? new UsualKick(this.#kickParts, queue, ring)
     kick.arm(backing, isDirect(backing) ? backing : undefined)
+    kick.isWatched = !isPlain
     this.#prepare(kick)
     kick.expectsOnly = this.requests.taken === 1
     if (queue.shortcut === kick) return
@@ -205,6 +202,10 @@ export class UsualServer {
       if (requests.count > 0 || this.walked.hasLeft) this.#fillBatch(queue, ring, turn)
       return NOT_SERVED
     }
+    if (kick.isWatched === true && !this.gate.letsAllPass(requests)) {
+      this.#fillBatch(queue, ring, turn)
+      return NOT_SERVED
+    }
     try {
       if (!transferFirst(backing, requests)) {
         this.#leave(queue, ring)
@@ -235,26 +236,9 @@ export class UsualServer {
     this.#leave(queue, ring)
   }
 
-  /** Whether no request has to wait or is observed. Code that changes this increments `VirtioDevice.changes`. */
-  isPlain(): boolean {
-    return this.#plainAt === this.#device.changes || this.#looksPlain()
-  }
-
-  #looksPlain(): boolean {
-    if (this.#errors.stoppedBy !== undefined || this.#observation !== undefined) return false
-    if (this.#throttled.throttle !== undefined || !this.#throttled.isFar) return false
-    this.#plainAt = this.#device.changes
-    return true
-  }
-
   /** Whether the disk answers at once, and no request is observed or has to wait. */
   #mayServe(): boolean {
-    return this.#intake.mayServeRows() && (this.isPlain() || this.#areAdmitted())
-  }
-
-  #areAdmitted(): boolean {
-    if (this.#errors.stoppedBy !== undefined || this.#observation?.isDue() === true) return false
-    return this.#throttled.admits(this.requests)
+    return this.#intake.mayServeRows() && (this.gate.isPlain() || this.gate.letsAllPass(this.requests))
   }
 
   /** Moves the requests taken so far, and the one that the intake left, to the batch. */
