@@ -45,7 +45,9 @@ export function isShortage(error: unknown): error is Error {
 /** Turns an error of node:fs into a `BackingError`. `doing` follows "cannot": "read 512 bytes". */
 export function hostError(error: unknown, doing: string, path: string, offset?: number): BackingError {
   const errno = errnoOf(error)
-  const reason = REASON_BY_ERRNO[errno] ?? (error instanceof Error ? error.message : String(error))
+  // A file that is created need not exist, but its folder must.
+  const known = errno === "ENOENT" && doing === "create" ? "its folder does not exist" : REASON_BY_ERRNO[errno]
+  const reason = known ?? (error instanceof Error ? error.message : String(error))
   const where = offset === undefined ? "" : ` at byte ${offset}`
   // Node prints causes, and this one quotes the path, which may come from an image.
   const cause = error instanceof Error && printable(error.message) !== error.message ? undefined : error

@@ -98,7 +98,7 @@ export class LockedFile extends HostFile {
     const claims = openings.get(this.identity)
     if (claims === undefined || (claims.writers === 0 && this.readOnly)) return
     const how = claims.writers > 0 ? "for writing" : "read-only"
-    const message = `it is open ${how} in this process already, and two openings would destroy it; close the other one first`
+    const message = `this process has it open ${how} already, and two openings would destroy it; close the first one, or name another file`
     throw new BackingError("busy", message, { path: this.path })
   }
 

@@ -150,6 +150,8 @@ describe("opening", () => {
     expect(errorOf(() => new HostFile(path, { create: true }), path).message).toMatch(/exists already/)
     expect(readFileSync(path)).toEqual(Buffer.from([1, 2, 3]))
     expect(errorOf(() => new HostFile(join(path, "x"), { create: true }), join(path, "x")).code).toBe("not-found")
+    const homeless = join(path, "..", "none", "x")
+    expect(errorOf(() => new HostFile(homeless, { create: true }), homeless).message).toMatch(/its folder does not exist$/)
   })
 
   it("a symbolic link leads to its file; one that leads to itself does not hang", () => {

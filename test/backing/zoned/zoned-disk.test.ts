@@ -159,7 +159,7 @@ describe("zones in a file", () => {
     disk.failZone(40 * S, "read-only")
     disk.failZone(48 * S, "offline")
     disk.pwrite(data, 0)
-    expect(() => openZonedImage(path)).toThrow("it is open for writing in this process already")
+    expect(() => openZonedImage(path)).toThrow("this process has it open for writing already")
     disk.close()
     const again = openZonedImage(path, { readOnly: true })
     expect([again.version() !== undefined, zonedDisk(new MemoryBacking({ size: SIZE }), ZONES).version()]).toEqual([true, undefined])
