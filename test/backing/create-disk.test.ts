@@ -117,7 +117,7 @@ describe("an encrypted image", () => {
     }
   })
 
-  it("is not made over key material of another kind, or beside which there is something", async () => {
+  it("is not made over other key material, nor where other data lies beside it", async () => {
     const inner = new MemoryFile()
     await createDisk(inner, options, cryptography)
     inner.write(new Uint8Array(4096), 0)

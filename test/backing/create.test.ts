@@ -85,7 +85,7 @@ describe("createImage", () => {
     expect([0, 1, 2, 3, 4].map((cluster) => image.refcount(cluster))).toEqual([1n, 1n, 1n, 1n, 0n])
   })
 
-  it("a backing file gives the size, and must be there and be what it is said to be", () => {
+  it("a backing file gives the size; it must exist and have the stated format", () => {
     const directory = temporaryDirectory()
     createImage(join(directory, "base.qcow2"), { size: 3 << 20 })
     createImage(join(directory, "top.qcow2"), { backing: "base.qcow2", backingFormat: "qcow2" })
@@ -148,7 +148,7 @@ describe("createImage", () => {
     expect(existsSync(path)).toBe(false)
   })
 
-  it("QC-LIM-03 128 GiB is the most that clusters of 512 bytes reach", () => {
+  it("QC-LIM-03 a disk with clusters of 512 bytes has at most 128 GiB", () => {
     const file = new MemoryFile()
     createQcow2(file, { size: 2 ** 37, clusterSize: 512 })
     expect(new Qcow2Bytes(file.toBytes()).l1Size).toBe(4_194_304)
@@ -162,7 +162,7 @@ describe("createImage", () => {
     expect(file.size()).toBe(0)
   })
 
-  it("QC-LUKS-01 an encrypted backing file tells its size without its passphrase, in whatever depth", () => {
+  it("QC-LUKS-01 the size of an encrypted backing file, at any depth of the chain, is found without a passphrase", () => {
     const directory = temporaryDirectory()
     const at = (name: string): string => join(directory, name)
     const encryption = { passphrase: "secret", iterTime: 1 }

@@ -126,7 +126,7 @@ describe("detectZeroes", () => {
     expect(detector.pwriteNow?.([new Uint8Array(4096)], 0)).toBe(false)
   })
 
-  it("what cannot write zeroes, is read-only, or is told off stays the disk that it is", () => {
+  it("a disk that cannot write zeroes or is read-only, and any disk with mode off, is returned as it is", () => {
     const plain: VirtioBacking = { size: 512, readOnly: false, pread: () => undefined, pwrite: () => undefined, close: () => undefined }
     const memory = new MemoryBacking({ size: 512 })
     const readOnly = new MemoryBacking({ size: 512, readOnly: true })

@@ -75,7 +75,7 @@ describe("a disk in memory", () => {
     expect(isZero(read(disk, 0, CHUNK))).toBe(true)
   })
 
-  it.each([-1, 0.5, Number.NaN, 2 ** 53, Number.POSITIVE_INFINITY])("a size of %d is none", (size) => {
+  it.each([-1, 0.5, Number.NaN, 2 ** 53, Number.POSITIVE_INFINITY])("a size of %d is refused", (size) => {
     expect(codeOf(() => new MemoryBacking({ size }))).toBe("invalid-argument")
     const disk = new MemoryBacking({ size: 512 })
     expect(codeOf(() => disk.resize(size))).toBe("invalid-argument")

@@ -110,7 +110,7 @@ describe(`openDisk, seed ${seed}`, () => {
     expect(asked).toEqual([true])
   })
 
-  it("a disk is used as it is", async () => {
+  it("a source that is a disk is used as it is", async () => {
     const disk = MemoryBacking.from(base)
     expect(await openDisk(disk)).toBe(disk)
     expect((await failure(() => openDisk(disk, { format: "qcow2" }))).code).toBe("invalid-argument")
@@ -162,7 +162,7 @@ describe("openDisk refuses", () => {
     expect(given.map(({ isClosed }) => isClosed)).toEqual([true, true, true])
   })
 
-  it("names who named what", async () => {
+  it("with the image and its backing image named", async () => {
     const backing = (): MemoryFile => MemoryFile.from(new Uint8Array(100).fill(1), { path: "next.qcow2" })
     const error = await failure(() => openDisk(chained(), { backing }))
     expect(error.code).toBe("invalid-format")
@@ -218,7 +218,7 @@ describe("openDisk refuses", () => {
     await expect(openDisk(url as DiskSource)).rejects.toThrow("openDisk: source is an object of class URL; httpFile makes a source of it")
   })
 
-  it("arguments that are none", async () => {
+  it("wrong arguments", async () => {
     const open = openDisk as (source: unknown, options?: unknown) => Promise<unknown>
     await expect(open("disk.qcow2")).rejects.toThrow("openDisk: source must be an AsyncImageFile, an ImageFile or a VirtioBacking")
     await expect(open({ path: "x", readOnly: true })).rejects.toThrow("openDisk: source has no size")

@@ -57,7 +57,7 @@ describe("bytes behind the last cluster, through", () => {
     })
   }
 
-  it("any failing call: it is made again, and all is as if it had not failed", () => {
+  it("any failing call: the repeated call has the same result as if none had failed", () => {
     const base = imageWith(bytes, 4096)
     for (let at = 1, failures = 1; failures > 0; at += 3) {
       const file = base.clone()

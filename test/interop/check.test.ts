@@ -41,7 +41,7 @@ describe(`seed ${seed}`, () => {
     })
   }
 
-  itWithQemu("QC-CHK-09 QC-EL2-04 QC-EL2-06 they agree as well about damaged bitmaps of subclusters", () => {
+  itWithQemu("QC-CHK-09 QC-EL2-04 QC-EL2-06 they also agree about damaged subcluster bitmaps", () => {
     const directory = temporaryDirectory()
     for (const [name, mutate] of Object.entries(subclusterMutations)) {
       for (let round = 0; round < rounds; round++) {

@@ -28,7 +28,7 @@ itWithNbdServers("TLS over TCP: who has no certificate that the server knows is 
   await expect(nbdDisk(uri.replace("nbds", "nbd"))).rejects.toThrow(/TLS/)
 })
 
-it("a server that is replaced is noticed by nobody, and one that was closed lets what was asked of it end", async () => {
+it("clients do not notice a replaced server, and a closed server finishes the requests that it has", async () => {
   const backing = new MemoryBacking({ size: 1 << 20 })
   const socket = join(temporaryDirectory(), "socket")
   const start = async (): Promise<NbdServer> => {

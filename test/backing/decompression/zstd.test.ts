@@ -188,7 +188,7 @@ describe("headers", () => {
     expect(() => zstdFrameLength(frame([block(3, [])]))).toThrow("reserved")
   })
 
-  it("more than its numbers can hold is the caller's mistake", () => {
+  it("input or output that is too long for its numbers is a RangeError", () => {
     expect(() => decompressZstd(frame([]), new Uint8Array(2 ** 24 + 1))).toThrow(RangeError)
   })
 })

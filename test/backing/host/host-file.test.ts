@@ -95,7 +95,7 @@ describe("opening", () => {
     expect(readFileSync(path, "latin1")).toBe("0123456789")
   })
 
-  it("what is not there, is a directory, a device or a FIFO, for reading and for writing: each a clear error, and no waiting", () => {
+  it("a missing file, a directory, a device and a FIFO give a clear error at once, for reading and for writing", () => {
     const directory = temporaryDirectory()
     spawnSync("mkfifo", [join(directory, "fifo")])
     writeFileSync(join(directory, "file"), "")
@@ -237,7 +237,7 @@ describe("moving bytes", () => {
     }
   })
 
-  it("short reads and writes are gone on with, at any place, inside buffers and between them", () => {
+  it("short reads and writes are continued at any place, inside buffers and between them", () => {
     const path = temporaryFile()
     const file = open(path)
     const rng = new Rng(2)
@@ -278,7 +278,7 @@ describe("moving bytes", () => {
     expect([file.read(new Uint8Array(300), 50), file.readv([new Uint8Array(20), new Uint8Array(300)], 50)]).toEqual([50, 50])
   })
 
-  it("a host that stores nothing and says nothing does not make a write loop for ever", () => {
+  it("a write does not loop for ever if the host stores nothing and reports no error", () => {
     const path = temporaryFile()
     const file = open(path)
     let calls = 0

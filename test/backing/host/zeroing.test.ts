@@ -156,7 +156,7 @@ describe.runIf(canPunch && canZero)("long zeroes", () => {
     expect([disk.unmapsAtOnce, disk.zeroesAtOnce]).toEqual([32 * MIB, 64 * MIB])
   })
 
-  it("a file that somebody has cut is not grown again, nor is what is gone called zeroed", async () => {
+  it("a file that somebody has truncated does not grow again, and its lost range is not reported as zeroed", async () => {
     const path = makeFile(16 * MIB)
     const { disk } = await openRaw(path)
     truncateSync(path, 6 * MIB)

@@ -92,7 +92,7 @@ describe("the LUKS header", () => {
     expect(refusal(changed(change))).toMatch(message)
   })
 
-  it("QC-LUKS-06 QC-LIM-05 eight slots may not take longer together than four may each", () => {
+  it("QC-LUKS-06 QC-LIM-05 eight slots together may not take longer than four slots at the limit", () => {
     const many = changed((view) => {
       for (let number = 0; number < 8; number++) {
         view.setUint32(slot(number), 0x00ac_71f3)

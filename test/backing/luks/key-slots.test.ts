@@ -74,7 +74,7 @@ describe("key slots", () => {
     })
   }
 
-  it("QC-LUKS-05 the last slot goes only by force; an active slot is not written over; what is not there is not removed", () => {
+  it("QC-LUKS-05 the last slot is removed only by force; an active slot is not overwritten; an inactive one cannot be removed", () => {
     const file = newFile()
     const area = areaOf(file)
     expect(() => removeSlots(area, { passphrase: "first" }, cryptography)).toThrow(/nobody could open the image any more/)

@@ -9,7 +9,7 @@ import { openFake, openNew } from "./open-fake.ts"
 const seed = seedFromEnvironment(5)
 const MiB = 1024 * 1024
 
-describe("what a disk can do is what the server says", () => {
+describe("a disk offers what the server offers", () => {
   it("everything", async () => {
     const { disk } = await openNew({ size: 1000, blockSizes: { minimum: 1, preferred: 8192, maximum: MiB } })
     expect(disk).toMatchObject({ size: 1000, readOnly: false, asynchronous: true, discardGranularity: 8192 })

@@ -134,7 +134,7 @@ describe.each(KINDS)("an image in %s", (_kind, open) => {
   })
 })
 
-it("a largest size that is none is refused", () => {
+it("an invalid largest size is refused", () => {
   expect(() => new MemoryFile({ largestSize: -1 })).toThrow(RangeError)
   expect(() => new MemoryFile({ largestSize: 1.5 })).toThrow(RangeError)
 })

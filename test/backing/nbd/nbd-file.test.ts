@@ -134,7 +134,7 @@ it("options of TLS are refused with a URI that connects unencrypted", async () =
   }
 })
 
-it("what is not a URI, and what is not an option, is told in one line", async () => {
+it("a wrong URI and a wrong option are refused in one line", async () => {
   const wrong: unknown = 5
   expect(() => nbdFile(wrong as string)).toThrow(new TypeError("nbdFile: uri must be a string, not 5"))
   await expect(nbdDisk(wrong as string)).rejects.toThrow("nbdDisk: uri must be a string, not 5")

@@ -153,7 +153,7 @@ describe("after a connection is lost", () => {
 })
 
 describe("a server that is shutting down", () => {
-  it("is left, and what it refused is sent to the next one", async () => {
+  it("is disconnected, and the requests that it refused are sent to the next one", async () => {
     const { disk, server } = await openNew({ size: 100_000 })
     server.answer = (request, connection) => {
       if (server.connections.length === 1) connection.sendError(request, 108)

@@ -152,7 +152,7 @@ describe("refcounts", () => {
     expect(amended(path, { refcountBits: 16 }).refcountBits).toBe(16)
   })
 
-  it("QC-REF-07 do not get so narrow that they do not hold what is counted", () => {
+  it("QC-REF-07 do not become too narrow for a reference count of the image", () => {
     const path = made()
     const image = openImage(path)
     if (image instanceof Qcow2Image) image.snapshots.create({ name: "s" })

@@ -38,7 +38,7 @@ describe("compareDisks", () => {
     }
   })
 
-  it("what is behind the end of the smaller disk is zero, or differs; strict takes the size for a difference", async () => {
+  it("beyond the end of the smaller disk, anything but zeroes differs; in strict mode the size differs too", async () => {
     const content = filled(10_000, 3)
     const longer = new Uint8Array(SIZE)
     longer.set(content)

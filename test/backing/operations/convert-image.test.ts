@@ -149,7 +149,7 @@ describe("vioblk convert, compare and measure", () => {
     expect(await commandLine("compare", path, join(folder, "missing"))).toMatchObject({ code: 2, out: "" })
   })
 
-  it("measure prints both sizes; what makes no sense is refused in one line, and nothing is made", async () => {
+  it("measure prints both sizes; wrong calls are refused in one line, and nothing is made", async () => {
     const folder = temporaryDirectory()
     const { path } = source(folder)
     expect((await commandLine("measure", "-O", "qcow2", "--size", "1G")).out).toBe(

@@ -71,7 +71,7 @@ describe("rebase", () => {
     expect(reads).toBeLessThan(above.size / 512)
   })
 
-  it(`onto a layer of its own chain, which is told: disk and snapshot read the same (seed ${seed + 70} and on)`, async () => {
+  it(`onto a layer of its own chain, named as such: disk and snapshot read the same (seed ${seed + 70} and on)`, async () => {
     for (let round = 0; round < 25; round++) {
       const rng = new Rng(seed + 70 + round)
       const chain = Chain.random(rng, { layers: rng.between(3, 4), sizes: SIZES, top: { clusterSize: 512 } })

@@ -7,7 +7,7 @@ import { runAt, type SourceDisk } from "../../../src/backing/operations/runs.ts"
 describe("runs of a disk", () => {
   const told: SourceDisk = { size: 10_000, pread: () => undefined }
 
-  it("an answer that comes later, or is longer than what was asked about, is cut to that", async () => {
+  it("an answer that comes later, or is longer than the range asked about, is cut to the range", async () => {
     const later: SourceDisk = { ...told, allocation: async () => ({ length: 1 << 20, isAllocated: true, isZero: false }) }
     expect(await runAt(later, 9000, 1000)).toEqual({ offset: 9000, length: 1000, isAllocated: true, isZero: false })
     const shorter: SourceDisk = { ...told, allocation: () => ({ length: 10, isAllocated: false, isZero: true }) }

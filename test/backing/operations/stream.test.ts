@@ -205,7 +205,7 @@ describe("stream", () => {
     expect([before.firstDifferenceOf(again), before.firstDifferenceOf(again.snapshots.open("another"))]).toEqual([-1, -1])
   })
 
-  it("is refused for what it cannot be done on", async () => {
+  it("is refused for a disk that cannot be streamed", async () => {
     const chain = Chain.random(new Rng(seed + 500), { layers: 2, sizes: SIZES })
     await expect(streamDisk(chain.openTop({ writable: [] }))).rejects.toThrow(/open for writing/)
     await expect(streamDisk(chain.openTop(), { base: "elsewhere" })).rejects.toThrow(/not in its chain/)

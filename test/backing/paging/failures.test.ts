@@ -85,7 +85,7 @@ function expectSound(
 }
 
 describe(`a source that fails, seed ${seed}`, () => {
-  it("QC-L2-11 at any read: the request that meets it fails with that error, and succeeds when it is repeated", async () => {
+  it("QC-L2-11 at any read: the request that meets the error fails with it, and succeeds when it is repeated", async () => {
     for (let at = 1; ; at++) {
       const { file, options } = make()
       const model = modelOf(openInMemory(file.clone(), options))

@@ -212,7 +212,7 @@ describe("raw data files", () => {
     expect(reads.filter((offset) => tables.includes(offset))).toEqual([])
   })
 
-  it("QC-DF-07 does not go with a backing file, without a data file, or in version 2", () => {
+  it("QC-DF-07 is refused with a backing file, without a data file, and in version 2", () => {
     const refused = (options: Partial<CreateQcow2Options>): string => failureOf(() => newImage({ size: SIZE, ...options })).code
     expect(refused({ dataFile: "d", dataFileRaw: true, backing: "b", backingFormat: "raw" })).toBe("invalid-argument")
     expect(refused({ dataFileRaw: true })).toBe("invalid-argument")

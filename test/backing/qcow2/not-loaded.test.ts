@@ -117,7 +117,7 @@ describe(`bytes that are not here yet, seed ${seed}`, () => {
     expect(failureOf(() => disk.flush()).code).toBe("corrupt")
   })
 
-  it("QC-FEAT-10 an error that is none of ours, at any write or sync while corruption is marked: the repeated call marks it", () => {
+  it("QC-FEAT-10 if any write or sync fails with a foreign error while corruption is marked, the repeated call marks it", () => {
     const ready = withImage(newImage({ clusterSize: 4096 }), (disk) => disk.pwrite(filled(4096, 7), 0))
     ready.setL2(0, (1n << 63n) | BigInt(ready.l1Offset))
     let at = 1

@@ -29,7 +29,7 @@ describe("reading images that QEMU made", () => {
   }
 })
 
-describe("a decompressor may be the host's affair", () => {
+describe("the caller may supply the decompressor", () => {
   const open = (decompressor?: Decompressor, name = "zlib-512.qcow2") =>
     openQcow2Image(MemoryFile.of(goldenBytes(name), { readOnly: true }), decompressor === undefined ? {} : { decompressor })
 
@@ -136,7 +136,7 @@ describe("where bytes come from", () => {
     expect(() => disk.pwrite(new Uint8Array(512), 0)).toThrow("gone")
   })
 
-  it("QC-L1-03 QC-L2-05 QC-FEAT-10 entries that cannot be right are errors; read-only, nothing is marked", () => {
+  it("QC-L1-03 QC-L2-05 QC-FEAT-10 invalid entries are errors; a read-only image is not marked", () => {
     const image = withImage(newImage(), (disk) => disk.pwrite(filled(512, 7), 0))
     for (const change of [
       (it: Qcow2Bytes) => it.setL2(0, COPIED | 0x5_0200n),

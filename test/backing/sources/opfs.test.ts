@@ -225,7 +225,7 @@ describe("opfsFile", () => {
     await expect(opfsFile("a.img", { create: true })).rejects.toThrow(remedy)
   })
 
-  it("a worker that was passed and does not run is told as such", async () => {
+  it("a worker that was passed and does not run is reported as such", async () => {
     const message = "a.img: cannot open: the worker that was passed does not run vioblk/opfs-worker: the browser does not say why"
     await expect(opfsFile("a.img", { create: true, worker: new SilentWorker() })).rejects.toThrow(message)
   })

@@ -172,7 +172,7 @@ describe("zones in a file", () => {
     again.close()
   })
 
-  it("nothing is left of a creation that fails, and an image without its zones is told so", () => {
+  it("a failed creation leaves nothing behind, and an image whose file of zones is missing says so", () => {
     const path = join(temporaryDirectory(), "zoned.img")
     expect(codeOf(() => createZonedImage(path, { size: SIZE, zoneSize: 100 }))).toBe("invalid-argument")
     writeFileSync(`${path}.zones`, "in the way")
@@ -186,7 +186,7 @@ describe("zones in a file", () => {
     expect(() => openZonedImage(alone)).toThrow("which keeps its zones, is missing; createZonedImage makes both")
   })
 
-  it("a file that cannot be right is refused, byte by byte", () => {
+  it("each invalid field of the file is refused", () => {
     const file = new MemoryFile()
     createSideFile(file, zoneShape("test", SIZE, ZONES))
     const good = new Uint8Array(file.size())

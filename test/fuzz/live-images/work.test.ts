@@ -28,7 +28,7 @@ describe(`work on images, seed ${seed}`, () => {
     )
   }
 
-  it.each(["pwrite", "writeZeroes"] as const)("a %s that does nothing is found", async (name) => {
+  it.each(["pwrite", "writeZeroes"] as const)("a %s that does nothing is noticed", async (name) => {
     const rounds = async (): Promise<void> => {
       for (let round = 0; round < MOST_ROUNDS; round++) {
         await workRound({ seed: seed + round, qemu: 0, guest: (disk) => lying(disk, name, () => undefined) })

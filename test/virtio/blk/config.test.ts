@@ -189,7 +189,7 @@ describe("feature bits", () => {
     [{ optimalIoSize: -512 }, /optimalIoSize/],
     [{ serial: "ümlaut" }, /serial/],
     [{ serial: "a\nb" }, /serial/],
-  ])("an option that makes no sense is refused in one line: %o", (options, reason) => {
+  ])("a wrong option is refused in one line: %o", (options, reason) => {
     const make = () => new VirtioBlk(new FakeDisk(), options)
     expect(make).toThrow(RangeError)
     expect(make).toThrow(reason)

@@ -85,7 +85,7 @@ describe("the handshake", () => {
     }
   })
 
-  it("takes no name for the only export, and not for one of two", async () => {
+  it("takes an empty name for the only export, but not for one of two", async () => {
     const one = await serve({ exports: [{ name: "disk", backing: new MemoryBacking({ size: SIZE }) }] })
     expect((await (await one.connect()).go("")).size).toBe(BigInt(SIZE))
     expect(await errorOf(await greeted(await disks()), OPT.go, info(""))).toBe(REP_ERR.unknown)

@@ -78,7 +78,7 @@ describe("a disk that answers later", () => {
     finishAll(disk)
   })
 
-  it("that promises without having said so is told to the operator, and its client gets an error", async () => {
+  it("that returns a promise unannounced is reported to the operator, and its client gets an error", async () => {
     const disk = new FakeDisk({ size: MiB })
     Object.assign(disk, { pread: () => Promise.reject(new Error("later")) })
     const thrown: unknown[] = []

@@ -35,7 +35,7 @@ describe("new NbdServer", () => {
     [{ exports: [{ backing }], tls: { cert: "x", key: "y" } }, "the certificate or the key for TLS cannot be used"],
   ])("%o is refused", (options, message) => expect(() => new NbdServer(options)).toThrow(message))
 
-  it("a certificate that is none is a BackingError", () => {
+  it("an invalid certificate is a BackingError", () => {
     expect(() => new NbdServer({ exports: [{ backing }], tls: { cert: "x", key: "y" } })).toThrow(vioblk.BackingError)
   })
 })

@@ -137,7 +137,7 @@ describe("Budget", () => {
     }
   })
 
-  it("evicts who gives back a byte now and then while others wait", () => {
+  it("evicts a client that gives back a byte now and then while others wait", () => {
     vi.useFakeTimers()
     try {
       const budget = new Budget({ total: 100, each: 60, patience: 1000 })

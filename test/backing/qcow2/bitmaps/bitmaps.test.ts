@@ -268,7 +268,7 @@ describe("how they are stored", () => {
     })
   })
 
-  it("refuses names and granularities that the format does not have, a name that is taken, one that is not there", () => {
+  it("refuses names and granularities that the format forbids, a name that is taken, and a missing bitmap", () => {
     const kept = withOne()
     kept.use(({ bitmaps }) => {
       expect(failureOf(() => bitmaps.add("")).code).toBe("invalid-argument")

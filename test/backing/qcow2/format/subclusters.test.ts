@@ -39,7 +39,7 @@ describe("the bitmap of subclusters", () => {
     expect(subclusterKind(UNALLOCATED, 1, 0, 0)).toBe(ZERO)
   })
 
-  it("QC-EL2-04 QC-EL2-06 a bit in both halves, and an allocated one without a place, poison the entry; not a compressed one", () => {
+  it("QC-EL2-04 QC-EL2-06 an entry is corrupt if a bit is in both halves, or allocated without a place, unless it is compressed", () => {
     expect([extendedKind(NORMAL, 0x8000_0001, 0x8000_0000), extendedKind(UNALLOCATED, 0, 0x8000_0000)]).toEqual([CORRUPT, CORRUPT])
     expect([extendedKind(NORMAL, 0xffff_fffe, 1), extendedKind(UNALLOCATED, 0xffff_ffff, 0)]).toEqual([NORMAL, UNALLOCATED])
     expect(extendedKind(COMPRESSED, 0xffff_ffff, 0xffff_ffff)).toBe(COMPRESSED)

@@ -36,7 +36,7 @@ describe("a snapshot table that is written", () => {
     expect(readBack(bytes, 2)).toEqual(table.snapshots)
   })
 
-  it("QC-SNAP-02 keeps extra data that is not known, and says what was left unsaid", () => {
+  it("QC-SNAP-02 keeps unknown extra data, and adds the fields that were missing", () => {
     const extraData = Uint8Array.from({ length: 40 }, (_, at) => at)
     const { bytes } = layOutSnapshots([snapshot({ extraData }), snapshot({ diskSize: undefined })], place)
     const [first, second] = readBack(bytes, 2)
