@@ -242,7 +242,7 @@ describe("disks", () => {
   })
 })
 
-describe("an ImageFile whose methods return promises is told so, not read as an empty image", () => {
+describe("an ImageFile whose methods return promises is refused, not read as an empty image", () => {
   /** A file over node:fs/promises, as somebody may write it at first. */
   function promising(names: readonly string[], make: (method: (...args: unknown[]) => unknown) => (...args: unknown[]) => unknown): object {
     const file = emptyFile()
@@ -299,7 +299,7 @@ function disk(change: object = {}): object {
   return { size: 512, readOnly: false, pread() {}, pwrite() {}, close() {}, ...change }
 }
 
-describe("a backing that is none is told what it lacks", () => {
+describe("what is not a backing is refused with the method that it lacks", () => {
   const SEE = "see the interface VirtioBacking"
   it.each<[string, unknown, string]>([
     ["an empty object", {}, `the backing has no size; it must be a number: ${SEE}`],
@@ -385,7 +385,7 @@ describe("a backing that is none is told what it lacks", () => {
     expect(new vioblk.VirtioBlk(new Disk()).capacity).toBe(2)
   })
 
-  it("a size that is none any more is refused when it is announced, and the guest keeps the old one", () => {
+  it("a size that has become invalid is refused when it is announced, and the guest keeps the old one", () => {
     const backing = { ...disk(), size: 1024 } as { size: number } & vioblk.VirtioBacking
     const device = new vioblk.VirtioBlk(backing)
     backing.size = Number.NaN

@@ -100,7 +100,7 @@ describe("base address registers", () => {
     expect(heard).toEqual([0xe000_0000, 0xe000_1000, 0xe012_1000, undefined])
   })
 
-  it("BARs that cannot be are refused with the reason", () => {
+  it("invalid BARs are refused with the reason", () => {
     const refused = (bars: readonly BarDefinition[]): (() => unknown) => () => testFunction({ bars })
     expect(refused([{ index: 6, kind: "io", size: 16 }])).toThrow("index from 0 to 5")
     expect(refused([{ index: 5, kind: "memory64", size: 4096 }])).toThrow("index from 0 to 4")

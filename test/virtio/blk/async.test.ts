@@ -162,7 +162,7 @@ describe("completion in the order of the answers", () => {
   })
 })
 
-describe("calls for several requests", () => {
+describe("calls that serve several requests", () => {
   it("BLK-36 a merged call that fails is tried again one by one: only the request that caused it hears of it", async () => {
     for (const waits of [false, true]) {
       for (const type of [T.IN, T.OUT]) {
@@ -477,7 +477,7 @@ describe("what the embedder sees", () => {
     expect(disk.cache.subarray(100 * 512, 101 * 512)).toEqual(pattern(7, 1))
   })
 
-  it("BLK-35 a request in flight when the disk shrinks was judged by the old size: it ends as the backing ends it", async () => {
+  it("BLK-35 a request in flight when the disk shrinks was checked against the old size: the backing decides how it ends", async () => {
     const { disk, guest } = pair()
     const { placed } = send(guest, [{ type: T.IN, sector: 511, in: 512 }, { type: T.IN, sector: 0, in: 512 }])
     disk.size = 1 << 17

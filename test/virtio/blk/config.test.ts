@@ -239,7 +239,7 @@ describe("a capacity that changes while the device runs", () => {
     expect(guest.read(0, 1).status).toBe(OK)
   })
 
-  it("BLK-35 a change of less than a sector is none; before DRIVER_OK there is nobody to tell", () => {
+  it("BLK-35 a change of less than a sector is ignored; before DRIVER_OK nobody is told", () => {
     const backing = new MemoryBacking({ size: MIB })
     const guest = new RingGuest({ backing })
     backing.resize(MIB + 100)

@@ -69,7 +69,7 @@ describe("GET_LIFETIME", () => {
     expect(guest.reply(placed, used?.length ?? -1)).toEqual({ status: OK, length: 7, data: Uint8Array.of(2, 0, 11, 0, 4, 0) })
   })
 
-  it("BLK-32 BLK-33 FT-28 offered where the backing knows it, and UNSUPP for who has not accepted it", () => {
+  it("BLK-32 BLK-33 FT-28 offered where the backing knows it, and UNSUPP for a driver that has not accepted it", () => {
     expect(guestOf(WORN).guest.offers(F.LIFETIME)).toBe(true)
     expect(guestOf(WORN, []).guest.run({ type: T.GET_LIFETIME, in: 6 })).toMatchObject({ status: UNSUPP, length: 0 })
     expect(new RingGuest({ backing: new FakeDisk() }).offers(F.LIFETIME)).toBe(false)
@@ -77,7 +77,7 @@ describe("GET_LIFETIME", () => {
     expect(left.offers(F.LIFETIME)).toBe(false)
   })
 
-  it("the promise of a backing that must answer at once is a bug that is told", () => {
+  it("a promise from a backing that must answer at once is reported as a bug", () => {
     const { guest } = guestOf(Promise.resolve(WORN))
     const placed = guest.place({ type: T.GET_LIFETIME, in: 6 })
     guest.publish([guest.chain(placed.pieces)])

@@ -56,7 +56,7 @@ describe("segments", () => {
     expect(flagged(name === "DISCARD" ? 0 : 1).status).toBe(OK)
   })
 
-  it.each(BOTH)("BLK-24 BLK-27 %s: a segment that cannot be leaves all of the others undone, and the disk as it was", (_, type) => {
+  it.each(BOTH)("BLK-24 BLK-27 %s: an invalid segment leaves all of the others undone, and the disk as it was", (_, type) => {
     const { disk, guest } = pair()
     const bad = [
       { sector: SECTORS, sectors: 1 },

@@ -89,7 +89,7 @@ describe("SECURE_ERASE", () => {
     expect(erased).toEqual([[128, 128], [256, 128], [384, 128]].map(([at = 0, length = 0]) => [at << 10, length << 10]))
   })
 
-  it("BLK-09 BLK-32 IOERR on a read-only disk, which does not offer it; UNSUPP for who has not accepted it", () => {
+  it("BLK-09 BLK-32 IOERR on a read-only disk, which does not offer it; UNSUPP for a driver that has not accepted it", () => {
     const { backing, erased } = erasable()
     const out = ranges({ sector: 0, sectors: 1 })
     const readOnly = new RingGuest({ backing, features: FEATURES, disk: { readOnly: true } })

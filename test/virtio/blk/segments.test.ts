@@ -127,7 +127,7 @@ describe("requests of several buffers", () => {
     expect(requests.map((one) => dataOf(guest, one))).toEqual([pattern(5, 2), pattern(7, 1), pattern(8, 1)])
   })
 
-  it("a disk that returns a promise from a vectored call, and has not said so, is told by name", () => {
+  it("a disk that returns a promise from a vectored call unannounced is reported by name", () => {
     const { disk, guest } = pair()
     Object.assign(disk, { preadv: async () => undefined })
     const request = place(guest, 5, [512, 512])

@@ -98,7 +98,7 @@ describe("what is offered", () => {
     expect([write(guest, 17), write(guest, 16), guest.disk.device.lastError]).toEqual([IOERR, OK, expect.any(BackingError)])
   })
 
-  it("ZN-02 a host-aware disk is one without zones for who does not accept bit 17: the fields are zero, and come back with a reset", () => {
+  it("ZN-02 without bit 17 a host-aware disk is one without zones: the fields are zero, and come back with a reset", () => {
     const { disk } = pair()
     const zones: Zones = { ...disk.zones, model: "host-aware" }
     const backing = Object.assign(disk, { zones, discard: () => {} })

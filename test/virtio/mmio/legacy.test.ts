@@ -123,7 +123,7 @@ describe("rings", () => {
     expect(rings.map(read)).toEqual([OK, OK])
   })
 
-  it("MMIO-12 MMIO-18 what cannot be is ignored: sizes and alignments that are no powers of two, another page for a queue in use", () => {
+  it("MMIO-12 MMIO-18 invalid values are ignored: sizes and alignments that are no powers of two, another page for a queue in use", () => {
     const ring = new Ring(vm, { size: 16 }).clear()
     guest.negotiate()
     for (const value of [0, 3, 12288, 0xffff_ffff]) {

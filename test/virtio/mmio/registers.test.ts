@@ -235,7 +235,7 @@ describe("queues", () => {
     expect([ring.status(request), guest.interruptStatus]).toEqual([UNTOUCHED, 0])
   })
 
-  it("MMIO-12 size and addresses of a queue that is ready do not change, nor does a size become one that cannot be", () => {
+  it("MMIO-12 size and addresses of a queue that is ready do not change, nor does a size become an invalid one", () => {
     guest.start([ring.clear()])
     guest.place(0, { size: 8, desc: 0x1000, avail: 0x2000, used: 0x3000 })
     expect(read()).toBe(OK)

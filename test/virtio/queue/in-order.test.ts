@@ -213,7 +213,7 @@ describe.each(RINGS)("a $ring ring in order, saved while what is done waits for 
     isDone()
   })
 
-  it("FT-15 ZN-08 a restored state: what is done is not done again, and a state that cannot be is refused", async () => {
+  it("FT-15 ZN-08 a restored state: what is done is not done again, and an invalid state is refused", async () => {
     const { clock, one, isDone } = held()
     await one.disk.device.pause()
     for (let moves = 0; moves < 2; moves++) {

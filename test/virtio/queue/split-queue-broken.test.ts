@@ -209,7 +209,7 @@ describe("chains that cannot be followed", () => {
   })
 })
 
-describe("rings that cannot be", () => {
+describe("invalid rings", () => {
   it("VQ-11 an available index more than the ring ahead, forwards and backwards", () => {
     for (const jump of [9, 10, 0x7fff, 0x8000, 0xffff]) {
       const one = guest()

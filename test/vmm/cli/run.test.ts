@@ -64,7 +64,7 @@ describe("vioblk IMAGE", () => {
     expect(readFileSync(path).equals(content)).toBe(true)
   })
 
-  it("sums up whole sectors only, and says that a tail is out of reach", async () => {
+  it("hashes whole sectors only, and says that a tail is out of reach", async () => {
     const { path, content } = image("odd.raw", 5 * 512 + 100)
     const { out } = await commandLine(path, "--format", "raw")
     expect(out).toContain(sha256(content.subarray(0, 5 * 512)))

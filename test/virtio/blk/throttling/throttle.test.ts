@@ -254,7 +254,7 @@ describe("limits that change", () => {
   })
 })
 
-describe("limits that cannot be", () => {
+describe("invalid limits", () => {
   it.each([
     [{ requests: 0 }, RangeError, "Throttle: requests: perSecond must be more than 0, not 0"],
     [{ bytes: Number.NaN }, RangeError, "Throttle: bytes: perSecond must be more than 0, not NaN"],
@@ -274,7 +274,7 @@ describe("limits that cannot be", () => {
     expect(make).toThrow(message)
   })
 
-  it("leave those that there are", () => {
+  it("leave the present limits as they are", () => {
     const { throttle } = throttled({ requests: 5 })
     expect(() => throttle.setLimits({ requests: -1 })).toThrow("Throttle.setLimits: requests: perSecond must be more than 0, not -1")
     expect(throttle.limits).toEqual({ requests: 5 })

@@ -98,7 +98,7 @@ describe("the block driver against a small model device", () => {
     expect(memory.allocations).toBe(0)
   })
 
-  it("who waits for descriptors is not overtaken by one who needs fewer", async () => {
+  it("a request that waits for descriptors is not overtaken by one that needs fewer", async () => {
     const disk = new ModelDisk()
     disk.isHolding = true
     const blk = await open(disk)
@@ -162,7 +162,7 @@ describe("the block driver against a small model device", () => {
     await expect(blk.write(0, sectors(0, 20))).rejects.toMatchObject({ status: "UNSUPP", sector: 5, request: "OUT" })
   })
 
-  it("those who wait for memory when the device fails are turned away as well", async () => {
+  it("requests that wait for memory when the device fails are rejected as well", async () => {
     const disk = new ModelDisk()
     disk.isHolding = true
     const memory = new RamAllocator({ start: 0x1000, length: 0x8000 })
@@ -341,7 +341,7 @@ describe("the block driver against a small model device", () => {
     expect(blk.failure).toMatchObject({ code: "needs-reset" })
   })
 
-  it("arguments that make no sense reject before anything is sent", async () => {
+  it("wrong arguments reject before anything is sent", async () => {
     const disk = new ModelDisk()
     const blk = await open(disk)
     for (const bad of [

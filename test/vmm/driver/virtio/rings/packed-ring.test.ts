@@ -149,7 +149,7 @@ describe("the driver's packed ring", () => {
     expect(new Set(device.take().map(({ id }) => id)).size).toBe(32768)
   })
 
-  it("PK-01 PK-02 layouts that cannot be are refused", () => {
+  it("PK-01 PK-02 invalid layouts are refused", () => {
     const layout = { queueSize: 4, descriptorTable: 0x1000, availableRing: 0x2000, usedRing: 0x2004 }
     const make = (change: Partial<typeof layout>) => () => new PackedRing(new GuestRam(ramPlatform(0x4000)), {
       layout: { ...layout, ...change },
@@ -190,7 +190,7 @@ describe("the driver's packed ring", () => {
     expect(() => ring.publish(3)).toThrow(/no chain in slot 3/)
   })
 
-  it("PK-12 PK-14 PK-24 a used descriptor that cannot be is an error; without WRITE its length means nothing, and NEXT never does", () => {
+  it("PK-12 PK-14 PK-24 an invalid used descriptor is an error; without WRITE its length means nothing, and NEXT never does", () => {
     const used = (id: number, length: number, flags = 2) => {
       const { ring, device } = makeRing(4)
       ring.add([{ address: 0, length: 16, writable: false }, { address: 64, length: 513, writable: true }])

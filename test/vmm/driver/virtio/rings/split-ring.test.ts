@@ -184,7 +184,7 @@ describe("the driver's split ring", () => {
     expect(() => ring.reserve(5)).toThrow(/cannot reserve 5/)
   })
 
-  it("VQ-21 a used entry that cannot be is an error: id out of range or not in flight, too long, too many", () => {
+  it("VQ-21 an invalid used entry is an error: id out of range or not in flight, too long, too many", () => {
     const used = (act: (device: RingDevice, head: number, ring: SplitRing) => void): (() => unknown) => {
       const { ring, device } = makeRing(4)
       const head = ring.add([{ address: 0, length: 16, writable: false }, { address: 64, length: 513, writable: true }])
