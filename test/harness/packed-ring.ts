@@ -74,7 +74,7 @@ export class PackedRing extends Ring {
     const { ram } = this.vm
     ram.fill(0, this.desc, this.desc + 16 * this.size)
     ram.fill(0, this.avail, this.avail + 4)
-    ram.fill(0, this.used, this.used + 4)
+    this.usedVm.ram.fill(0, this.used, this.used + 4)
     this.driver = new Cursor(this.size)
     this.device = new Cursor(this.size)
     this.#chains.clear()
@@ -190,7 +190,7 @@ export class PackedRing extends Ring {
 
   /** The device's event suppression: slot and wrap counter, and flags. */
   get deviceEvents(): { readonly word: number; readonly flags: number } {
-    return { word: this.ram.getUint16(this.used, true), flags: this.ram.getUint16(this.used + 2, true) }
+    return { word: this.usedRam.getUint16(this.used, true), flags: this.usedRam.getUint16(this.used + 2, true) }
   }
 
   /** Chains that have come back, modulo 2^16. */

@@ -22,6 +22,8 @@ export interface RegionsGuestOptions {
   readonly spaces: readonly Space[]
   /** For each queue, the index of the space that holds its ring, at the space's beginning. */
   readonly queues: readonly number[]
+  /** The same of the part of its ring that the device writes. Default: as `queues`. */
+  readonly usedSpaces?: readonly number[]
   readonly packed: boolean
   readonly features?: readonly number[]
   /** Descriptors of each ring. Default 64. */
@@ -43,14 +45,17 @@ export class RegionsGuest implements GuestMemory {
   regions: readonly RamRegion[]
   readonly #features: bigint
   readonly #queues: readonly number[]
+  readonly #usedSpaces: readonly number[]
   readonly #isPacked: boolean
   readonly #size: number
 
-  constructor({ backing, disk, spaces, queues, packed, features = [F.INDIRECT_DESC, F.FLUSH], size = 64 }: RegionsGuestOptions) {
+  constructor(options: RegionsGuestOptions) {
+    const { backing, disk, spaces, queues, packed, features = [F.INDIRECT_DESC, F.FLUSH], size = 64 } = options
     this.spaces = spaces
     this.regions = spaces.map(({ start, ram }) => new RamRegion(start, ram))
     this.#features = mask(...features, F.VERSION_1, ...(packed ? [F.RING_PACKED] : []))
     this.#queues = queues
+    this.#usedSpaces = options.usedSpaces ?? queues
     this.#isPacked = packed
     this.#size = size
     this.disk = new VirtioBlk(backing, { queues: queues.length, ...(packed && { withFeatures: ["RING_PACKED"] }), ...disk })
@@ -80,14 +85,16 @@ export class RegionsGuest implements GuestMemory {
   openQueue(index: number): Ring {
     const space = this.spaces[this.#queues[index] ?? -1]
     const queue = this.disk.virtio.queue(index)
-    if (space === undefined || queue === undefined) throw new Error("there is no such space, or queue")
-    const place = { desc: 0x40, avail: 0x1000, used: 0x1800 }
+    const usedSpace = this.spaces[this.#usedSpaces[index] ?? -1]
+    if (space === undefined || usedSpace === undefined || queue === undefined) throw new Error("there is no such space, or queue")
+    // Queues share a space only for what the device writes: there each has a place of its own.
+    const place = { desc: 0x40, avail: 0x1000, used: 0x1400 + 0x300 * index }
     const size = this.#size
-    const ring = new (this.#isPacked ? PackedRing : Ring)(space, { size, place, index }).clear()
+    const ring = new (this.#isPacked ? PackedRing : Ring)(space, { size, place, index, usedVm: usedSpace }).clear()
     queue.setSize(size)
     queue.setArea("descriptorTable", space.start + place.desc)
     queue.setArea("availRing", space.start + place.avail)
-    queue.setArea("usedRing", space.start + place.used)
+    queue.setArea("usedRing", usedSpace.start + place.used)
     queue.enable()
     return ring
   }

@@ -20,6 +20,8 @@ export interface RingOptions {
   readonly place?: Omit<RingPlace, "size"> | undefined
   /** The address of the buffers of `prepare`, 0x2000 bytes for each request. Default 0x40000. */
   readonly buffers?: number
+  /** What holds the part that the device writes, if it is not where the others are; its place is relative to this. */
+  readonly usedVm?: Pick<Machine, "ram">
   /** The queue's index. Default 0. */
   readonly index?: number
   /** The guest is big-endian. Default: little-endian. */
@@ -77,6 +79,7 @@ export function legacyPlace(base: number, size: number): RingPlace & { readonly 
 
 export class Ring implements RingPlace {
   readonly vm: Pick<Machine, "ram">
+  readonly usedVm: Pick<Machine, "ram">
   readonly index: number
   readonly size: number
   readonly desc: number
@@ -91,6 +94,7 @@ export class Ring implements RingPlace {
 
   constructor(vm: Pick<Machine, "ram">, options: RingOptions = {}) {
     this.vm = vm
+    this.usedVm = options.usedVm ?? vm
     this.index = options.index ?? 0
     this.size = options.size ?? 16
     const { desc, avail, used } = options.place ?? legacyPlace(options.base ?? 0x1_0000, this.size)
@@ -103,7 +107,15 @@ export class Ring implements RingPlace {
 
   /** A view of RAM, made for each access, because RAM may have been replaced. */
   get ram(): DataView {
-    const { buffer, byteOffset, byteLength } = this.vm.ram
+    return this.#viewOf(this.vm)
+  }
+
+  /** The same of the part that the device writes. */
+  get usedRam(): DataView {
+    return this.#viewOf(this.usedVm)
+  }
+
+  #viewOf({ ram: { buffer, byteOffset, byteLength } }: Pick<Machine, "ram">): DataView {
     const View = this.isBigEndian ? BigEndianView : DataView
     return new View(buffer, byteOffset, byteLength)
   }
@@ -113,7 +125,7 @@ export class Ring implements RingPlace {
     const { ram } = this.vm
     ram.fill(0, this.desc, this.desc + 16 * this.size)
     ram.fill(0, this.avail, this.avail + 6 + 2 * this.size)
-    ram.fill(0, this.used, this.used + 6 + 8 * this.size)
+    this.usedVm.ram.fill(0, this.used, this.used + 6 + 8 * this.size)
     this.lastUsed = 0
     return this
   }
@@ -195,20 +207,20 @@ export class Ring implements RingPlace {
   // --- The used ring ---
 
   get usedFlags(): number {
-    return this.ram.getUint16(this.used, true)
+    return this.usedRam.getUint16(this.used, true)
   }
 
   get usedIdx(): number {
-    return this.ram.getUint16(this.used + 2, true)
+    return this.usedRam.getUint16(this.used + 2, true)
   }
 
   get availEvent(): number {
-    return this.ram.getUint16(this.used + 4 + 8 * this.size, true)
+    return this.usedRam.getUint16(this.used + 4 + 8 * this.size, true)
   }
 
   usedEntry(index: number): Used {
     const at = this.used + 4 + 8 * (index % this.size)
-    return { id: this.ram.getUint32(at, true), length: this.ram.getUint32(at + 4, true) }
+    return { id: this.usedRam.getUint32(at, true), length: this.usedRam.getUint32(at + 4, true) }
   }
 
   /** The entries that the device has added since the last call. */

@@ -26,6 +26,8 @@ export interface Life {
   readonly shared: boolean
   /** For each queue the index of the region that has its ring. */
   readonly queues: readonly number[]
+  /** The same for what the device writes of the ring. */
+  readonly usedSpaces: readonly number[]
   /** First addresses of the regions. */
   readonly starts: readonly number[]
   readonly hasEventIdx: boolean
@@ -38,12 +40,17 @@ export interface Life {
   readonly hasObserver: boolean
   /** Descriptors of a ring. */
   readonly ringSize: number
+  /** The device times each request. */
+  readonly isTimed: boolean
   /** How likely a request is an unusual one. */
   readonly odds: number
 }
 
 export function drawLife(rng: Rng): Life {
   const packed = rng.chance(0.5)
+  const queues = rng.shuffle([0, 1, 2]).slice(0, rng.between(1, 3))
+  // Who is watched leaves the short way.
+  const watching = rng.below(100) / 100
   const [hasEventIdx, inOrder] = [rng.chance(0.6), rng.chance(0.3)]
   return {
     packed, hasEventIdx, inOrder, shared: rng.chance(0.3),
@@ -51,14 +58,14 @@ export function drawLife(rng: Rng): Life {
     starts: rng.pick([
       [0, SPACE, 3 * SPACE], [0, SPACE, HIGH - SPACE / 2], [0x10_0000, 0x10_0000 + SPACE, HIGH], [0, HIGH - SPACE, HIGH],
     ]),
-    queues: rng.shuffle([0, 1, 2]).slice(0, rng.between(1, 3)),
+    queues, usedSpaces: rng.chance(0.5) ? queues : queues.map(() => rng.below(3)),
     features: [
       F.INDIRECT_DESC, F.CONFIG_WCE, F.DISCARD, F.WRITE_ZEROES, ...(rng.chance(0.92) ? [F.FLUSH] : []),
       ...(hasEventIdx ? [F.EVENT_IDX] : []), ...(inOrder ? [F.IN_ORDER] : []),
     ],
     style: rng.pick(STYLES),
     errors: rng.chance(0.2) ? { readErrors: rng.pick(POLICIES), writeErrors: rng.pick(POLICIES) } : {},
-    hasWritten: rng.chance(0.1), hasObserver: rng.chance(0.1), odds: rng.pick([0.02, 0.02, 0.1, 0.4]),
+    hasWritten: rng.chance(0.1), hasObserver: watching > 0.9, isTimed: watching > 0.95, odds: rng.pick([0.02, 0.02, 0.1, 0.4]),
     ringSize: rng.pick(packed ? [5, 16, 37, 64] : [16, 64]),
   }
 }

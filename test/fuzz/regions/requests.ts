@@ -104,9 +104,9 @@ export class RequestDrawing {
   }
 
   /** The last bytes of a region, or bytes that reach beyond; undefined mostly. */
-  #edge(length: number): Place | undefined {
+  #edge(length: number, chance = 0.03): Place | undefined {
     const rng = this.#rng
-    if (this.#isAtEdge || !rng.chance(0.03)) return undefined
+    if (this.#isAtEdge || !rng.chance(chance)) return undefined
     this.#isAtEdge = true
     const space = rng.below(3)
     const [start, next] = [this.#life.starts[space] ?? 0, this.#life.starts[space + 1] ?? 0]
@@ -119,7 +119,16 @@ export class RequestDrawing {
     const rng = this.#rng
     const edge = this.#edge(16)
     const head = edge === undefined ? this.#alloc(this.#space(home), 16) : this.#addressOf(edge)
-    stores.push([head, header({ type, sector, reserved: rng.u32() })])
+    const bytes = header({ type, sector, reserved: rng.u32() })
+    // Its second part is in another buffer, which may be in another region.
+    const split = rng.chance(this.#life.odds / 3) ? rng.below(17) : 16
+    if (split < 16) {
+      const other = this.#alloc(rng.below(3), 16 - split)
+      stores.push([head, bytes.subarray(0, split)], [other, bytes.subarray(split)])
+      pieces.push({ address: head, length: split, writable: false }, { address: other, length: 16 - split, writable: false })
+      return
+    }
+    stores.push([head, bytes])
     let from = 0
     for (const cut of [...(rng.chance(0.1) ? [rng.below(17)] : []), 16]) {
       if (cut > from || rng.chance(0.5)) pieces.push({ address: head + from, length: cut - from, writable: false })
@@ -182,7 +191,7 @@ export class RequestDrawing {
   #status({ home, pieces }: Draft): void {
     const rng = this.#rng
     // With room for another byte.
-    const edge = this.#edge(1)
+    const edge = this.#edge(1, 0.02 + this.#life.odds / 2)
     const address = edge === undefined ? this.#alloc(this.#space(home), 2) : this.#addressOf(edge)
     const last = pieces.at(-1)
     const status = { address, length: 1, writable: true }

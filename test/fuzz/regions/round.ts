@@ -1,8 +1,8 @@
 /**
  * RegionsFuzzer: three guests do the same, with RAM in several regions, several queues and chains of any shape: one whose kicks take the
  * short way where they can, one whose kicks all take the long way, and one whose requests are never rows. After each step RAM, disk, calls,
- * interrupts and counts must be the same; nothing that was kicked for may be lost, nothing come back unasked or silently, and nothing be
- * stored after a reset. Disks, interrupts and the memory call back into the device now and then.
+ * interrupts, counts and times must be the same; nothing that was kicked for may be lost, nothing come back unasked or silently, and
+ * nothing be stored after a reset. Disks, interrupts and the memory call back into the device now and then.
  */
 import type { Rng } from "../../support/rng.ts"
 import { drawLife } from "./life.ts"
@@ -11,6 +11,8 @@ import { StepDrawing } from "./steps.ts"
 import { WAYS } from "./ways.ts"
 
 const STEPS = 40
+/** Milliseconds that pass between two steps. */
+const PAUSES = [0, 0.1, 3, 40, 5000] as const
 /** Characters of an error that tell what a side did. */
 const TOLD = 3000
 
@@ -34,9 +36,13 @@ export class RegionsFuzzer {
       for (let left = STEPS; left > 0; left--) {
         const looks = left === 1
         const { name, act, isDisturbed } = steps.draw({ looks })
-        names.push(name)
+        const pause = rng.pick(PAUSES)
+        names.push(`${pause} ms, ${name}`)
         this.counts.steps++
-        for (const side of sides) await side.act(act)
+        for (const side of sides) {
+          side.now += pause
+          await side.act(act)
+        }
         for (const side of sides) {
           if (isDisturbed) await side.goOn()
           await side.collect()

@@ -33,10 +33,12 @@ export class Side implements DiskOwner {
   sectors = SECTORS
   /** What happens the next time. */
   readonly moments = new Map<Moment, Step>()
+  /** Milliseconds of the clock, which stands still in each step. */
+  now = 0
   /** What the next call of the disk fails with. */
   failure: unknown
   readonly #ram: SeveralRegions
-  readonly #way: Way
+  readonly way: Way
   readonly #life: Life
   #isPaused = false
   /** The device, which looks for RAM, is not idle, though it may say so. */
@@ -44,7 +46,7 @@ export class Side implements DiskOwner {
   #wrong: string | undefined
 
   constructor(way: Way, life: Life) {
-    this.#way = way
+    this.way = way
     this.#life = life
     this.style = life.style
     this.#ram = new SeveralRegions(life)
@@ -57,7 +59,7 @@ export class Side implements DiskOwner {
   }
 
   #newGuest(): RegionsGuest {
-    const { packed, inOrder, errors, queues, features, hasWritten, hasObserver, ringSize } = this.#life
+    const { packed, inOrder, errors, queues, usedSpaces, features, hasWritten, hasObserver, isTimed, ringSize } = this.#life
     const happen = (): void => this.#happen("in a look for RAM")
     class Guest extends RegionsGuest {
       override region(address: number): RamRegion | undefined {
@@ -66,10 +68,11 @@ export class Side implements DiskOwner {
       }
     }
     const guest = new Guest({
-      backing: regionsDisk(this), spaces: this.#ram.spaces, queues, packed, features, size: ringSize,
+      backing: regionsDisk(this), spaces: this.#ram.spaces, queues, usedSpaces, packed, features, size: ringSize,
       disk: {
         ...errors, withFeatures: [...(packed ? (["RING_PACKED"] as const) : []), ...(inOrder ? (["IN_ORDER"] as const) : [])],
-        ...(hasObserver && { observer: () => this.#happen("told of a request") }),
+        ...(hasObserver && { observer: (request) => this.#happen("told of a request", JSON.stringify(request)) }),
+        latency: isTimed ? "all" : "off",
         onError: (error) => void this.log.push(`error ${String(error)}`),
         ...(Object.values(errors).includes("stop") && { onStop: ({ kind }) => void this.log.push(`stop ${kind}`) }),
       },
@@ -82,7 +85,8 @@ export class Side implements DiskOwner {
     this.queues = this.guest.rings.map((ring) => queueOf(ring))
   }
 
-  #happen(moment: Moment): void {
+  #happen(moment: Moment, told = ""): void {
+    if (told !== "") this.log.push(told)
     const step = this.moments.get(moment)
     if (step === undefined) return
     this.moments.delete(moment)
@@ -136,7 +140,7 @@ export class Side implements DiskOwner {
 
   kick(index: number): void {
     const { virtio } = this.guest.disk
-    if (this.#way !== "short") for (const queue of virtio.queues) queue.shortcut = undefined
+    if (this.way !== "short") for (const queue of virtio.queues) queue.shortcut = undefined
     this.#queue(index)?.kicked()
     this.attempt(() => virtio.notify(index % this.#life.queues.length))
   }
@@ -209,7 +213,7 @@ export class Side implements DiskOwner {
   // --- Each step ---
 
   async act(step: Step): Promise<void> {
-    await alone(this.#way, (error) => this.#thrown(error), async () => {
+    await alone(this, (error) => this.#thrown(error), async () => {
       this.attempt(() => step(this))
       for (let turn = this.style === "late" || this.style === "now" ? 6 : 2; turn > 0; turn--) await settled()
       this.moments.clear()
@@ -240,7 +244,7 @@ export class Side implements DiskOwner {
   }
 
   async #waitForOwed(): Promise<void> {
-    await alone(this.#way, (error) => this.#thrown(error), async () => {
+    await alone(this, (error) => this.#thrown(error), async () => {
       for (let turn = MOST_TURNS; turn > 0 && this.#isOwed; turn--) await settled()
     })
   }
@@ -254,7 +258,7 @@ export class Side implements DiskOwner {
       this.log.push(JSON.stringify(queue.take()))
       this.#wrong ??= queue.problem(this.guest.irqs)
     }
-    if (this.#wrong !== undefined) throw new Error(`${this.#way}: ${this.#wrong}`)
+    if (this.#wrong !== undefined) throw new Error(`${this.way}: ${this.#wrong}`)
   }
 
   get #isOwed(): boolean {
@@ -279,13 +283,10 @@ export class Side implements DiskOwner {
 
   /** RAM, but for what the device asks kicks for: it may say so sooner or later. */
   ram(): readonly Uint8Array[] {
-    const parts = this.#ram.spaces.map(({ ram }) => ram)
+    const parts = this.#ram.spaces.map(({ ram }) => ram.slice())
     for (const { used, size, index } of this.guest.rings) {
-      const at = this.#life.queues[index] ?? 0
-      const { ram } = this.#ram.spaces[at] ?? { ram: new Uint8Array(0) }
       const [from, to] = this.#life.packed ? [used, used + 4] : [used + 4 + 8 * size, used + 6 + 8 * size]
-      parts[at] = ram.subarray(0, from)
-      parts.push(ram.subarray(to))
+      parts[this.#life.usedSpaces[index] ?? 0]?.fill(0, from, to)
     }
     return parts
   }
@@ -293,6 +294,9 @@ export class Side implements DiskOwner {
   /** All the rest, as text. */
   rest(): string {
     const { disk: { statistics, brokenBy, virtio }, irqs } = this.guest
-    return JSON.stringify({ log: this.log, statistics, broken: brokenBy?.message, status: virtio.status, irqs, idle: virtio.isIdle })
+    const latencies = [statistics.read, statistics.write].map(({ latency }) => [latency?.count, latency?.sum, latency?.max])
+    return JSON.stringify({
+      log: this.log, statistics, latencies, broken: brokenBy?.message, status: virtio.status, irqs, idle: virtio.isIdle,
+    })
   }
 }

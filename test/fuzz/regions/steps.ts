@@ -95,6 +95,8 @@ export class StepDrawing {
     const rng = this.#rng
     const request = this.#requests.draw(queue)
     const flag = rng.chance(0.5)
+    // One that is far away, one that holds all but a few requests until the step is over, and none.
+    const limit = rng.pick([1e9, 2, 0])
     const sectors = rng.pick([SECTORS, SECTORS - 8, 100])
     return [
       ["request and kick", (side) => { side.publish(request); side.kick(queue) }],
@@ -107,7 +109,7 @@ export class StepDrawing {
       ["restart", (side) => side.restart()],
       ["read-only", ({ guest }) => void guest.disk.setReadOnly(flag).catch(() => undefined)],
       ["cache mode", ({ guest }) => guest.disk.virtio.writeConfig(0x20, 1, flag ? 1 : 0)],
-      ["throttle", ({ guest }) => guest.disk.setThrottle(flag ? { requests: 1e9 } : undefined)],
+      ["throttle", ({ guest }) => guest.disk.setThrottle(limit === 0 ? undefined : { requests: limit })],
       ...STEADY,
     ]
   }
