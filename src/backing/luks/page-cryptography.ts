@@ -94,7 +94,7 @@ export class PageCryptography extends LateCryptography {
       const bits = subtle.deriveBits({ name: "PBKDF2", hash: name, salt, iterations }, key, length * 8)
       return new Uint8Array(await unlessStopped(bits, this.signal))
     } catch {
-      throwIfStopped(undefined)
+      throwIfStopped(this.signal)
       // A DOMException: some browsers refuse an empty passphrase, some a hash that their policy forbids.
       return await ours()
     }
