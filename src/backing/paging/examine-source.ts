@@ -18,7 +18,7 @@ export function isBacking(source: DiskSource): source is VirtioBacking {
   return "pread" in source
 }
 
-/** The methods of an `ImageFile`that an `AsyncImageFile` does not have. */
+/** The methods of an `ImageFile` that an `AsyncImageFile` does not have. */
 export function isImageFile(source: AsyncImageFile | ImageFile): source is ImageFile {
   return "readInto" in source || "readv" in source
 }
