@@ -70,7 +70,7 @@ describe("key slots", () => {
       const bytes = new Uint8Array(5000)
       opened.pread(bytes, 1000)
       expect(bytes.every((byte) => byte === 7)).toBe(true)
-      expect(() => addKeySlot(path, { passphrase: "first", newPassphrase: "x" })).toThrow(/is open for writing/)
+      expect(() => addKeySlot(path, { passphrase: "first", newPassphrase: "x" })).toThrow(/has it open for writing/)
     })
   }
 

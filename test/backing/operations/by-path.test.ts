@@ -138,8 +138,8 @@ it("nothing changes where a rebase is refused: a chain with itself in it, no for
   await refused({ backing: "gone.raw", backingFormat: "raw" }, /cannot open its new backing file/)
   await refused({ backing: "x".repeat(1024), backingFormat: "raw", unsafe: true }, /longer than 1023/)
   const other = openImage(at("top.qcow2"), { readOnly: true })
-  await refused({}, /is open/)
-  await refused({ unsafe: true }, /is open/)
+  await refused({}, /has it open/)
+  await refused({ unsafe: true }, /has it open/)
   other.close()
 })
 
