@@ -235,7 +235,7 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
   /** Makes the ring. Undefined if the queue was reset meanwhile: making it stores into guest memory, and `written` may do anything. */
   #open(queue: Virtqueue): Ring | undefined {
     const ring = queue.open(this.memory, this.negotiation.ringFeatures)
-    return this.mayTake(queue, ring) ? ring : undefined
+    return ring !== undefined && this.mayTake(queue, ring) ? ring : undefined
   }
 
   #isLive(queue: Virtqueue): boolean {

@@ -43,6 +43,8 @@ export class Virtqueue implements Task, QueueAreas, QueueRegisters {
   #areas = NO_AREAS
   /** The restored position of the ring. */
   #saved: SavedRing | undefined
+  /** Counts resets and restored states. */
+  #lives = 0
   readonly #server: QueueServer
 
   constructor(index: number, maxSize: number, server: QueueServer) {
@@ -96,13 +98,18 @@ export class Virtqueue implements Task, QueueAreas, QueueRegisters {
     return this.#server.serve(this, turn)
   }
 
-  /** Makes the ring at the first use of the queue. @throws VirtqueueError when it is not in RAM */
-  open(memory: GuestMemory, features: RingFeatures): Ring {
+  /**
+   * Makes the ring at the first use of the queue. Undefined if the queue was reset meanwhile: looking for RAM calls the embedder, who may
+   * do anything. @throws VirtqueueError when it is not in RAM
+   */
+  open(memory: GuestMemory, features: RingFeatures): Ring | undefined {
     const { size, descriptorTable, availRing, usedRing } = this
+    const lives = this.#lives
     const areas = { size, descriptorTable, availRing, usedRing }
     const plain = features.packed
       ? new PackedQueue(memory, areas, features, this.#saved)
       : new SplitQueue(memory, areas, features, this.#saved)
+    if (this.#lives !== lives) return undefined
     const ring = features.inOrder ? new InOrderRing(plain, features, this.#saved?.held) : plain
     this.ring = ring
     ring.initialiseFlags()
@@ -132,6 +139,7 @@ export class Virtqueue implements Task, QueueAreas, QueueRegisters {
     this.shortcut = undefined
     this.#areas = NO_AREAS
     this.#saved = undefined
+    this.#lives++
   }
 
   /** `inFlight`: the ring's requests in flight, which are taken again after `restore`. */
@@ -144,6 +152,7 @@ export class Virtqueue implements Task, QueueAreas, QueueRegisters {
   }
 
   restore(saved: SavedQueue): void {
+    this.#lives++
     this.size = saved.size
     for (const name of ["descriptorTable", "availRing", "usedRing"] as const) {
       const [low, high] = addressWords(saved[name])

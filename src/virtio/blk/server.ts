@@ -114,39 +114,39 @@ export class RequestServer implements DeviceHandler, BatchServer {
   /** A driver on another thread can refill the ring meanwhile, or take back available chains, so every look at the ring counts as work. */
   serve(queue: Virtqueue, ring: Ring, turn: Turn): boolean {
     const device = this.#device
-    const usual = this.#usual
-    const requests = this.#requests
     for (let budget = 2 * ring.size; budget > 0 && !turn.over; budget--) {
       if (device.inFlight.full) {
         device.inFlight.waitForMemory(queue)
         return false
       }
-      const room = usual.gate.isPlain() || this.#throttled.isFar ? BATCH_REQUESTS : this.#throttled.room(queue)
+      const room = this.#usual.gate.isPlain() || this.#throttled.isFar ? BATCH_REQUESTS : this.#throttled.room(queue)
       if (room === 0) return false
       ring.refresh()
+      if (!device.mayTake(queue, ring)) return false
       const { changes } = device
       let drained = true
       let hasMoved = true
-      const how = ring.look() ? usual.serve(queue, ring, turn, room) : NONE
+      const how = ring.look() ? this.#usual.serve(queue, ring, turn, room) : NONE
       if (how === DONE || how === NONE) {
         if (how === DONE) {
-          drained = requests.isDrained
-          budget -= requests.taken
+          drained = this.#requests.isDrained
+          budget -= this.#requests.taken
         }
         // Even without new requests: some may have completed while the device could not touch memory, or before its state was saved.
         hasMoved = device.publish(queue, ring)
       } else {
-        drained = how === LEFT ? this.fillBatch(queue, ring, room, turn) : requests.isDrained
+        drained = how === LEFT ? this.fillBatch(queue, ring, room, turn) : this.#requests.isDrained
         budget -= this.#batch.taken
         if (!this.#goOn(queue, ring, turn)) return this.#hasMore(queue)
       }
       // The interrupt may have run the driver, which may have reset us. Whoever ends a pause, or opens memory again, continues here.
       if (device.changes !== changes && !device.mayTake(queue, ring)) return false
       if (!drained) continue
-      // An interrupt may have replaced the memory.
+      // An interrupt may have replaced the memory. Looking for RAM, here and above, calls the embedder, who may do anything.
       if (hasMoved) ring.refresh()
+      if (!device.mayTake(queue, ring)) return false
       if (ring.enableKicks()) continue
-      usual.awaitKick(queue, ring)
+      this.#usual.awaitKick(queue, ring)
       return false
     }
     return true

@@ -33,3 +33,7 @@ it(`VQ-08 VQ-21 PK-15 seed ${seed}: kicks do the same by any way, over RAM in se
   // Each way has been tried in earnest, and most steps leave the device whole.
   if (ROUNDS >= 30) expect([counts.rows > 30, counts.singles > 10, 20 * counts.broken < counts.steps]).toEqual([true, true, true])
 }, 60_000)
+
+it.each([35, 267])("VQ-21 seed %i: a reset while the device looks for its rings ends them", async (found) => {
+  await new RegionsFuzzer(new Rng(found)).round()
+})
