@@ -9,6 +9,7 @@ import type { Examination } from "./examination.ts"
 import { roundUp } from "../../bytes/fields.ts"
 import { layOutSnapshots, scanSnapshotTable, type Snapshot } from "../format/snapshot-table.ts"
 import { HeaderStore } from "../metadata/header-store.ts"
+import { countWithCutOff } from "./references.ts"
 
 function scan({ file, header }: CheckedImage): { readonly snapshots: readonly Snapshot[]; readonly isBeyond: boolean } {
   let isBeyond = false
@@ -17,14 +18,14 @@ function scan({ file, header }: CheckedImage): { readonly snapshots: readonly Sn
 }
 
 /** Returns whether it has repaired something. The new table is at the end of the file, and has no refcounts yet. */
-export function fixSnapshots({ image, findings, references }: Examination): boolean {
+export function fixSnapshots({ image, findings }: Examination): boolean {
   const { file, header, geometry } = image
   if (findings.count("snapshot") === 0) return false
   const { snapshots, isBeyond } = scan(image)
   const isShort = header.version >= 3 && snapshots.some(({ extraData }) => extraData.length < EXTRA_DATA_MINIMUM_V3)
   if (!isBeyond && !isShort) return false
   const { clusterSize } = geometry
-  const end = Math.max(roundUp(image.fileSize, clusterSize), (references.counts.highest + 1) * clusterSize)
+  const end = Math.max(roundUp(image.fileSize, clusterSize), (countWithCutOff(image).highest + 1) * clusterSize)
   const offset = snapshots.length === 0 ? 0 : end
   const { bytes } = layOutSnapshots(snapshots, { offset, diskSize: header.size, path: file.path })
   const padded = new Uint8Array(roundUp(bytes.length, clusterSize))

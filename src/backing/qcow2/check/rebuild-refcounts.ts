@@ -5,13 +5,12 @@
 import { BackingError } from "../../backing.ts"
 import { setU64, viewOf } from "../../bytes/fields.ts"
 import type { CheckedImage } from "./checked-image.ts"
-import { CLUSTER_USE, type ClusterCounts, ClusterSet } from "./cluster-counts.ts"
+import { CLUSTER_USE, type ClusterCounts } from "./cluster-counts.ts"
 import type { Examination } from "./examination.ts"
-import { Findings } from "./findings.ts"
 import { keepingTrailer } from "./keeping-trailer.ts"
 import { headerGeometry } from "../format/header.ts"
 import { refcountCodec } from "../format/refcount-codec.ts"
-import { ReferenceCounter } from "./references.ts"
+import { countWithCutOff } from "./references.ts"
 import { LIMIT, TABLE_ENTRY_SIZE } from "../format/spec.ts"
 import { HeaderStore } from "../metadata/header-store.ts"
 
@@ -27,9 +26,7 @@ interface Layout {
 /** Replaces the refcount structure of the image. @throws BackingError `no-space` if it would need a table above the limit */
 export function rebuildRefcounts({ image, references, refcounts }: Examination): void {
   // Counted again without the old table and blocks, which will be free.
-  const counter = new ReferenceCounter(image, new ClusterSet(), new Findings())
-  counter.countAll()
-  const counts = counter.counts
+  const counts = countWithCutOff(image)
   if (!references.complete) {
     // Broken structures may hold further references, so clusters that the old blocks count as used stay used.
     refcounts.forEachMismatch(counts, (cluster, stored, count) => {
@@ -56,15 +53,14 @@ function rebuildWithWidth({ image, references }: Examination, refcountOrder: num
     throw new BackingError("corrupt", "some structure of the image cannot be followed; check and repair it first", { path: file.path })
   }
   const header = { ...image.header, refcountOrder }
-  const counter = new ReferenceCounter(image, new ClusterSet(), new Findings())
-  counter.countAll()
+  const counts = countWithCutOff(image)
   const geometry = headerGeometry(header)
-  counter.counts.forEach((_, count) => {
+  counts.forEach((_, count) => {
     if (count <= geometry.refcountMax) return
     const message = `a cluster has ${count} references, too many for refcounts of ${geometry.refcountBits} bits; delete snapshots first`
     throw new BackingError("invalid-argument", message, { path: file.path })
   })
-  const layout = storeStructure({ ...image, header, geometry }, counter.counts)
+  const layout = storeStructure({ ...image, header, geometry }, counts)
   const refcountTableOffset = layout.firstCluster * geometry.clusterSize
   new HeaderStore(file, image.header).rewrite({ ...header, refcountTableOffset, refcountTableClusters: layout.tableClusters })
 }

@@ -6,12 +6,12 @@
 import { countBitmapReferences } from "./check-bitmaps.ts"
 import { countSnapshotReferences } from "./check-snapshots.ts"
 import type { CheckedImage } from "./checked-image.ts"
-import { ClusterCounts, type ClusterSet } from "./cluster-counts.ts"
+import { ClusterCounts, ClusterSet } from "./cluster-counts.ts"
 import { coveredRanges, type Range } from "./covered-ranges.ts"
 import {
   compressedLength, compressedOffset, decodeL1Entry, decodeL2Entry, hostOffset, isCopied, L2_KIND, type L2Kind, l2Kind,
 } from "../format/entries.ts"
-import type { Findings, FindingKind } from "./findings.ts"
+import { type FindingKind, Findings } from "./findings.ts"
 import type { Geometry } from "../format/geometry.ts"
 import { type ReferenceSink, STRUCTURE, type Structure } from "./reference-sink.ts"
 import { L2_ENTRY, TABLE_ENTRY_SIZE } from "../format/spec.ts"
@@ -20,6 +20,19 @@ import { type L2Words, L2Visitor, visitWords } from "./table-reader.ts"
 
 /** L2 tables to collect before they are visited: 50 MB at most. */
 const L2_BATCH = 1 << 20
+
+/** Bytes past the end of the file that new structures keep clear of at least. */
+const LEAST_REACH = 64 << 20
+
+/**
+ * All references but those to the refcount table and blocks, also those to what was cut off from the end of the file: it reads as zeroes
+ * (QC-L2-09), and must go on to. So nothing new may be stored there. References far past the end do not count: the file would get too long.
+ */
+export function countWithCutOff(image: CheckedImage): ClusterCounts {
+  const counter = new ReferenceCounter({ ...image, fileSize: 2 * image.fileSize + LEAST_REACH }, new ClusterSet(), new Findings())
+  counter.countAll()
+  return counter.counts
+}
 
 /** Numbers of guest clusters in the active tables. */
 export interface AllocationStatistics {
@@ -82,32 +95,36 @@ export class ReferenceCounter implements ReferenceSink {
   }
 
   add(structure: Structure, offset: number, length: number, times = 1, at = offset): void {
-    if (length <= 0 || this.#isBeyondEnd(structure, offset, length, at)) return
     const { clusterSize } = this.#geometry
-    const last = Math.floor((offset + length - 1) / clusterSize)
+    const end = this.#endOf(structure, offset, length, at)
+    if (end <= offset) return
+    const last = Math.floor((end - 1) / clusterSize)
     for (let cluster = Math.floor(offset / clusterSize); cluster <= last; cluster++) this.counts.add(cluster, times, structure.use)
   }
 
   addAll(structure: Structure, ranges: readonly Range[]): void {
     const { clusterSize } = this.#geometry
-    const inside = ranges.filter(
-      (range) => range.start < range.end && !this.#isBeyondEnd(structure, range.start, range.end - range.start, range.start),
-    )
-    const clusters = inside.map((range) => ({ start: Math.floor(range.start / clusterSize), end: Math.ceil(range.end / clusterSize) }))
+    const inside = ranges.map(({ start, end }) => ({ start, end: this.#endOf(structure, start, end - start, start) }))
+      .filter(({ start, end }) => start < end)
+    const clusters = inside.map(({ start, end }) => ({ start: Math.floor(start / clusterSize), end: Math.ceil(end / clusterSize) }))
     for (const { start, end, times } of coveredRanges(clusters)) {
       for (let cluster = start; cluster < end; cluster++) this.counts.add(cluster, times, structure.use)
     }
   }
 
-  /** A reference may reach past the end of the file by less than a cluster, because a file may end inside its last cluster (QC-CHK-05). */
-  #isBeyondEnd(structure: Structure, offset: number, length: number, at: number): boolean {
-    if (offset + length - this.#image.fileSize < this.#geometry.clusterSize) return false
+  /**
+   * The end of the part of a reference that counts: all of it, or what the file has of it. A reference may reach past the end of the file
+   * by less than a cluster, because a file may end inside its last cluster (QC-CHK-05).
+   */
+  #endOf(structure: Structure, offset: number, length: number, at: number): number {
+    const { fileSize } = this.#image
+    if (length <= 0 || offset + length - fileSize < this.#geometry.clusterSize) return offset + length
     this.report(
       "beyond-end",
-      `${structure.name} at byte ${offset} lies past the end of the file, which has ${this.#image.fileSize} bytes`,
+      `${structure.name} at byte ${offset} lies past the end of the file, which has ${fileSize} bytes`,
       at,
     )
-    return true
+    return Math.max(offset, fileSize)
   }
 
   /** Counts the L2 tables that L1 tables refer to, and the references of these. Works in batches, because counts add up. */
