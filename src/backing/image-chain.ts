@@ -6,6 +6,7 @@ import { checkValue } from "../options.ts"
 import { BackingError } from "./backing.ts"
 import type { ImageFile } from "./image-file.ts"
 import type { Cryptography } from "./luks/cryptography.ts"
+import { LinkError } from "./link-error.ts"
 import { askPassphrase, checkAnswer, type PassphraseOption } from "./luks/passphrase.ts"
 import { lockedFile, unlockFile } from "./luks/raw-luks.ts"
 import { LOCKED_CIPHER } from "./luks/sector-cipher.ts"
@@ -125,7 +126,7 @@ function openBacking(reference: BackingReference, link: Link): RawBacking | Qcow
     return openLink(path, { ...link, format, readOnly: link.above.length !== link.options.writableLayer })
   } catch (error) {
     if (!(error instanceof BackingError)) throw error
-    throw new BackingError(error.code, `cannot open its backing file: ${error.message}`, { path: reference.imagePath, cause: error })
+    throw new LinkError(error, { path: reference.imagePath, what: "file" })
   }
 }
 

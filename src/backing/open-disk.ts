@@ -9,6 +9,7 @@ import { type AsyncImageFile, NotLoaded } from "./async-image-file.ts"
 import { BackingError, checkBacking, type VirtioBacking } from "./backing.ts"
 import { backingFormat, MOST_IMAGES } from "./image-chain.ts"
 import type { ImageFile } from "./image-file.ts"
+import { LinkError } from "./link-error.ts"
 import { checkPassphrase, type LatePassphraseOption } from "./luks/passphrase.ts"
 import { type BackingReference, openQcow2Image } from "./qcow2/open.ts"
 import type { BackingDisk } from "./qcow2/reader.ts"
@@ -235,7 +236,7 @@ class DiskOpening {
       return await this.#openImage(source, { format, readOnly: true, above })
     } catch (error) {
       if (!(error instanceof BackingError)) throw error
-      throw new BackingError(error.code, `cannot open its backing image: ${error.message}`, { path, cause: error })
+      throw new LinkError(error, { path, what: "image" })
     }
   }
 

@@ -39,7 +39,7 @@ const LAYERS: readonly (readonly (readonly RegExp[])[])[] = [
     [/^backing\/qcow2\/check\//],
     [/^backing\/qcow2\/open\.ts$/],
     [/^backing\/zoned\/(?!contract)/],
-    [/^backing\/(memory|memory-file|sparse-memory|read-only-file|backing-name|image-chain)\.ts$/],
+    [/^backing\/(memory|memory-file|sparse-memory|read-only-file|backing-name|link-error|image-chain)\.ts$/],
     [/^backing\/host\//, /^backing\/paging\//, /^backing\/sources\//, /^backing\/nbd\//],
     [/^backing\/[^/]+$/],
     [/^backing\/operations\//],

@@ -167,6 +167,10 @@ describe("openDisk refuses", () => {
     const error = await failure(() => openDisk(chained(), { backing }))
     expect(error.code).toBe("invalid-format")
     expect(error.message).toMatch(/^overlay\.qcow2: cannot open its backing image: next\.qcow2: /)
+    const links = [chained(), chained(), chained(), backing()]
+    const deep = await failure(() => openDisk(chained(), { backing: () => links.shift() ?? backing() }))
+    const innermost = "overlay\\.qcow2: cannot open its backing image: next\\.qcow2: (?!.*cannot open)"
+    expect(deep.message).toMatch(new RegExp(`^overlay\\.qcow2: cannot open its chain of backing images: ${innermost}`))
     const none = await failure(() => openDisk(chained()))
     expect(none.message).toContain('needs its backing file "next", which was not supplied')
   })

@@ -1,5 +1,5 @@
 /** openImage: formats, backing files by path, locks, and what is refused. */
-import { linkSync, readFileSync, statSync, writeFileSync } from "node:fs"
+import { linkSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs"
 import { join, relative } from "node:path"
 import { describe, expect, it } from "vitest"
 import { createImage } from "../../src/backing/create.ts"
@@ -144,6 +144,19 @@ describe("openImage: backing files", () => {
       expect.stringMatching(/top\.qcow2: cannot open its backing file: .*middle\.qcow2: it is not a qcow2 image/),
     ])
     using(join(directory, "middle.qcow2"), { format: "raw" }, () => {})
+  })
+
+  it("in a long chain the image is named whose backing image cannot be opened, and none of those between", () => {
+    const { directory, top } = chain()
+    const [third, fourth] = [join(directory, "third.qcow2"), join(directory, "fourth.qcow2")]
+    createImage(third, { backing: top, backingFormat: "qcow2" })
+    createImage(fourth, { backing: third, backingFormat: "qcow2" })
+    rmSync(join(directory, "base.raw"))
+    const { message } = failureOf(() => openImage(fourth))
+    expect(message).toMatch(
+      /fourth\.qcow2: cannot open its chain of backing files: .*middle\.qcow2: cannot open its backing file: .*base\.raw: .*no such file/,
+    )
+    expect(message).not.toMatch(/third|top/)
   })
 
   /** An image over `name`, made without looking at it. */
