@@ -130,6 +130,24 @@ describe("repair", () => {
     }
   })
 
+  it("QC-CHK-07 all: nor is a cluster of the guest's data, which an L1 entry of the disk or of a snapshot takes for one", () => {
+    const entries: readonly ((image: Qcow2Bytes) => number)[] = [
+      (image) => image.l1At(image.size - 1), (image) => Number(image.u64(image.snapshotsOffset)),
+    ]
+    for (const entryOf of entries) {
+      const data = new Uint8Array(512).map((_, index) => index % 251)
+      let place = 0
+      const { file } = damaged("snapshots.qcow2", (bytes) => {
+        place = bytes.hostOffset(0)
+        bytes.bytes.set(data, place)
+        bytes.setU64(entryOf(bytes), BigInt(place) | COPIED)
+      })
+      repairQcow2(file, "all")
+      expect(new Qcow2Bytes(file.toBytes()).hostOffset(0)).toBe(place)
+      expect(file.toBytes().subarray(place, place + 512)).toEqual(data)
+    }
+  })
+
   it("QC-CHK-08 clears dirty and corrupt once no corruption is left, and not before", () => {
     const { file } = damaged("v3-4k.qcow2", (bytes) => bytes.setU64(72, DIRTY_AND_CORRUPT))
     expect(repairQcow2(file, "leaks").exitCode).toBe(0)
