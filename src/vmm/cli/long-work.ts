@@ -1,6 +1,7 @@
-/** Long work: shows progress, and stops between two steps after SIGINT or SIGTERM. */
+/** Long work: shows progress, and stops between two steps after a signal. */
 import type { Arguments } from "./arguments.ts"
 import { InterruptedError } from "./interrupted-error.ts"
+import { despiteOutput } from "./output.ts"
 import { Progress } from "./progress.ts"
 
 /** Options of operations on whole disks. */
@@ -9,7 +10,8 @@ export interface Watch {
   readonly signal: AbortSignal
 }
 
-const SIGNALS = { SIGINT: 130, SIGTERM: 143 } as const
+/** SIGHUP: the terminal is gone. */
+const SIGNALS: Readonly<Record<string, number>> = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 }
 
 /**
  * Does long work. With `-q` it shows nothing, with `-p` lines if there is no terminal.
@@ -35,15 +37,14 @@ export async function stoppable<T>(leftBehind: string, work: (signal: AbortSigna
   const stopper = new AbortController()
   const stop = (name: NodeJS.Signals): void => {
     unlisten()
-    const code = name === "SIGTERM" ? SIGNALS.SIGTERM : SIGNALS.SIGINT
-    stopper.abort(new InterruptedError(`interrupted: ${leftBehind}`, code))
+    stopper.abort(new InterruptedError(`interrupted: ${leftBehind}`, SIGNALS[name] ?? 1))
   }
   const unlisten = (): void => {
     for (const name of Object.keys(SIGNALS)) process.off(name, stop)
   }
   for (const name of Object.keys(SIGNALS)) process.on(name, stop)
   try {
-    return await work(stopper.signal)
+    return await despiteOutput(() => work(stopper.signal))
   } finally {
     unlisten()
   }

@@ -1,11 +1,8 @@
 #!/usr/bin/env node
 /** The program. */
 import { explainBug, vioblk } from "./program.ts"
-import { complain } from "./output.ts"
+import { hasLostOutput, outputFailed } from "./output.ts"
 
-// The reader of our output may have closed it (`| head`), or its disk may be full.
-process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-  if (error.code !== "EPIPE") complain(`cannot write the output: ${error.message}`)
-  process.exit(error.code === "EPIPE" ? 0 : 1)
-})
-process.exitCode = await vioblk(process.argv.slice(2)).catch(explainBug)
+for (const stream of [process.stdout, process.stderr]) stream.on("error", outputFailed)
+const code = await vioblk(process.argv.slice(2)).catch(explainBug)
+process.exitCode = code === 0 && hasLostOutput() ? 1 : code

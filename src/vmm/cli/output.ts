@@ -3,6 +3,33 @@
  */
 import { printable } from "../../backing/backing.ts"
 
+/** Pieces of work that must not end halfway because nobody reads their progress. */
+let works = 0
+let isLost = false
+
+/** Does work that goes on if the output fails meanwhile: it would leave half of a change behind. */
+export async function despiteOutput<T>(work: () => Promise<T>): Promise<T> {
+  works++
+  try {
+    return await work()
+  } finally {
+    works--
+  }
+}
+
+/** Standard output or standard error has failed: its reader has closed it (`| head`), its terminal is gone, or its disk is full. */
+export function outputFailed(error: NodeJS.ErrnoException): void {
+  const isUnread = error.code === "EPIPE" || error.code === "EIO"
+  if (!isUnread && !isLost) complain(`cannot write the output: ${error.message}`)
+  isLost ||= !isUnread
+  if (works === 0) process.exit(isUnread ? 0 : 1)
+}
+
+/** Whether some of the output could not be written, although somebody wants it. */
+export function hasLostOutput(): boolean {
+  return isLost
+}
+
 /** Prints one line. */
 export function print(line: string): void {
   console.log(printable(line))

@@ -44,7 +44,7 @@ describe("long work", () => {
   })
 
   it.each([
-    ["SIGINT", 130], ["SIGTERM", 143],
+    ["SIGINT", 130], ["SIGTERM", 143], ["SIGHUP", 129],
   ] as const)("%s stops it with a line and exit code %i, and nothing listens afterwards", async (name, code) => {
     const listeners = process.listenerCount(name)
     const stopped = longWork(given(), "x is as it was", async ({ signal }) => {

@@ -1,6 +1,6 @@
 /** Signals that come in the middle of a command, which runs in a process of its own: how it ends, what it says, and what is left. */
-import { spawn } from "node:child_process"
-import { readdirSync, readFileSync, statSync, watch, writeFileSync } from "node:fs"
+import { spawn, spawnSync } from "node:child_process"
+import { closeSync, existsSync, openSync, readdirSync, readFileSync, statSync, watch, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { describe, expect, it, onTestFinished } from "vitest"
 import { checkImage, repairImage } from "../../../src/backing/check.ts"
@@ -10,7 +10,7 @@ import { Rng } from "../../support/rng.ts"
 import { temporaryDirectory } from "../../support/temporary.ts"
 
 const MIB = 1 << 20
-const SIGNALS = [["SIGINT", 130], ["SIGTERM", 143]] as const
+const SIGNALS = [["SIGINT", 130], ["SIGTERM", 143], ["SIGHUP", 129]] as const
 
 interface Ended {
   readonly code: number | null
@@ -158,5 +158,35 @@ describe("a command that is interrupted", { timeout: 120_000 }, () => {
     }
     expect(repairImage(path, "all")).toMatchObject({ exitCode: 0 })
     expect(read().equals(before)).toBe(true)
+  })
+})
+
+describe("a command whose progress nobody reads any more", { timeout: 120_000 }, () => {
+  it("goes on to its end: the new image is whole, and no other file is left", async () => {
+    const { folder, top } = overlay()
+    const target = join(folder, "new.raw")
+    const words = ["convert", "-p", "-r", "40M", "-O", "raw", top, target]
+    const child = spawn(process.execPath, ["--import", "tsx", "src/vmm/cli/main.ts", ...words], { stdio: ["ignore", "pipe", "pipe"] })
+    onTestFinished(() => void child.kill("SIGKILL"))
+    child.stdout.once("data", () => {
+      child.stdout.destroy()
+      child.stderr.destroy()
+    })
+    const ended = await new Promise((resolve) => child.once("exit", (code, signal) => resolve({ code, signal })))
+    expect(ended).toEqual({ code: 0, signal: null })
+    expect(readdirSync(folder).sort()).toEqual(["base.raw", "new.raw", "top.qcow2"])
+    expect(diskOf(target).equals(diskOf(top))).toBe(true)
+  })
+
+  it.runIf(existsSync("/dev/full"))("and says once, with exit code 1, if there was no room for it", () => {
+    const { folder, top } = overlay()
+    const full = openSync("/dev/full", "w")
+    const words = ["convert", "-p", "-r", "40M", "-O", "raw", top, join(folder, "new.raw")]
+    const { status, stderr } = spawnSync(process.execPath, ["--import", "tsx", "src/vmm/cli/main.ts", ...words], {
+      encoding: "utf8", stdio: ["ignore", full, "pipe"],
+    })
+    closeSync(full)
+    expect({ status, stderr }).toEqual({ status: 1, stderr: "vioblk: cannot write the output: ENOSPC: no space left on device, write\n" })
+    expect(diskOf(join(folder, "new.raw")).equals(diskOf(top))).toBe(true)
   })
 })
