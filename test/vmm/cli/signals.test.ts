@@ -133,6 +133,24 @@ describe("a command that is interrupted", { timeout: 120_000 }, () => {
     }
   })
 
+  it("run without an image: exit code 130, a line, and no temporary disk", async () => {
+    const folder = temporaryDirectory()
+    // Set behind tsx, which has temporary files of its own.
+    const late = `data:text/javascript,process.env.TMPDIR=${JSON.stringify(folder)}`
+    const child = spawn(process.execPath, ["--import", "tsx", "--import", late, "src/vmm/cli/main.ts"], {
+      stdio: ["ignore", "ignore", "pipe"],
+    })
+    onTestFinished(() => void child.kill("SIGKILL"))
+    let err = ""
+    child.stderr.on("data", (text) => void (err += String(text)))
+    const watcher = watch(folder)
+    watcher.once("change", () => void child.kill("SIGINT"))
+    const code = await new Promise((resolve) => child.once("close", resolve))
+    watcher.close()
+    expect({ code, err }).toEqual({ code: 130, err: "vioblk: interrupted: the temporary disk is removed\n" })
+    expect(readdirSync(folder)).toEqual([])
+  })
+
   it("snapshot and check -r, which do all at once: ended by the signal, and a crash of theirs harms nothing", async () => {
     const folder = temporaryDirectory()
     const path = join(folder, "disk.qcow2")

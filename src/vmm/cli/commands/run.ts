@@ -19,6 +19,7 @@ import { passphraseOf } from "../secrets.ts"
 import { type Description, describe, descriptionLines } from "../device/describe.ts"
 import { formatBytes, formatThroughput } from "../format.ts"
 import { parsePartitionTable, PARTITION_TABLE_SECTORS, type PartitionTable } from "../device/partition-table.ts"
+import { stoppable, turn } from "../long-work.ts"
 import { Progress } from "../progress.ts"
 import { print, printHelp, printJson } from "../output.ts"
 import { tracer } from "../device/trace.ts"
@@ -45,6 +46,8 @@ interface Session {
   readonly device: VirtioBlk
   readonly description: Description
   readonly settings: Settings
+  /** Stops `inStretches`. */
+  readonly signal?: AbortSignal
 }
 
 export async function run(given: Arguments): Promise<number> {
@@ -96,8 +99,9 @@ async function inStretches(
   session: Session, bytes: number, move: (offset: number, length: number, queue: number) => Promise<void>,
 ): Promise<number> {
   const started = process.hrtime.bigint()
-  for (let offset = 0, turn = 0; offset < bytes; offset += STRETCH, turn++) {
-    await move(offset, Math.min(STRETCH, bytes - offset), turn % session.driver.queueCount)
+  for (let offset = 0, count = 0; offset < bytes; offset += STRETCH, count++) {
+    if (session.signal !== undefined) await turn(session.signal)
+    await move(offset, Math.min(STRETCH, bytes - offset), count % session.driver.queueCount)
   }
   return Number(process.hrtime.bigint() - started) / 1e9
 }
@@ -125,20 +129,22 @@ async function sumUp(session: Session, bytes: number): Promise<{ sha256: string;
 
 /** Without an image: writes, flushes, reads back and compares. */
 async function tryDevice(settings: Settings): Promise<number> {
-  const folder = mkdtempSync(join(tmpdir(), "vioblk-"))
-  try {
-    const path = join(folder, "disk.raw")
-    writeFileSync(path, "")
-    truncateSync(path, DEMO_SIZE)
-    const backing = openImage(path, { format: "raw" })
-    const session = await start(backing, "vioblk-demo", settings)
-    const isEqual = await writeAndCompare(session)
-    await session.driver.close()
-    backing.close()
-    return isEqual ? 0 : 1
-  } finally {
-    rmSync(folder, { recursive: true })
-  }
+  return await stoppable("the temporary disk is removed", async (signal) => {
+    const folder = mkdtempSync(join(tmpdir(), "vioblk-"))
+    try {
+      const path = join(folder, "disk.raw")
+      writeFileSync(path, "")
+      truncateSync(path, DEMO_SIZE)
+      const backing = openImage(path, { format: "raw" })
+      const session = { ...(await start(backing, "vioblk-demo", settings)), signal }
+      const isEqual = await writeAndCompare(session)
+      await session.driver.close()
+      backing.close()
+      return isEqual ? 0 : 1
+    } finally {
+      rmSync(folder, { recursive: true })
+    }
+  })
 }
 
 /** Fills the disk, flushes it and reads it back. Returns whether the data are equal. */
