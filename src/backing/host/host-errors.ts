@@ -28,6 +28,8 @@ const REASON_BY_ERRNO: Readonly<Record<string, string>> = {
   EEXIST: "it exists already; choose another name or remove it first",
   EIO: "the host reports an input/output error",
   EISDIR: "it is a directory",
+  ELOOP: "its symbolic links lead in a circle",
+  ENAMETOOLONG: "its name is too long for the file system",
   EMFILE: "too many open files; close some, or raise the limit (ulimit -n)",
   ENFILE: "too many open files on this host",
 }

@@ -1,5 +1,6 @@
 /** Makes a file under a temporary name, and renames it at the end, so that an old file of that name stays until then. */
 import { chmodSync, realpathSync, renameSync, statSync } from "node:fs"
+import { basename } from "node:path"
 import { BackingError, printable } from "../backing.ts"
 import { hostError } from "./host-errors.ts"
 import { removeHostFile } from "./host-file.ts"
@@ -13,7 +14,7 @@ import { LockedFile } from "./image-lock.ts"
 export async function writeReplacing(path: string, make: (temporary: string) => Promise<void>): Promise<void> {
   const old = openOld(path)
   const target = old === undefined ? path : realpathSync(path)
-  const temporary = `${target}.${process.pid}-${Math.floor(Math.random() * 2 ** 32).toString(36)}.part`
+  const temporary = temporaryName(target)
   try {
     old?.claim()
     await make(temporary)
@@ -24,6 +25,16 @@ export async function writeReplacing(path: string, make: (temporary: string) => 
   } finally {
     old?.close()
   }
+}
+
+/** Characters of the name that the temporary one begins with: most file systems allow 255 bytes, and a character takes up to four. */
+const MOST_KEPT = 50
+
+/** A name in the folder of `path` that nobody else has. */
+function temporaryName(path: string): string {
+  const name = basename(path)
+  const folder = path.slice(0, path.lastIndexOf(name))
+  return `${folder}${[...name].slice(0, MOST_KEPT).join("")}.${process.pid}-${Math.floor(Math.random() * 2 ** 32).toString(36)}.part`
 }
 
 /** Replaces the temporary name in an error by the name that the caller knows. */

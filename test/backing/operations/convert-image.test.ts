@@ -81,6 +81,20 @@ describe("convertImage", () => {
     expect(readdirSync(directory)).toEqual(["source"])
   })
 
+  it("makes a file of any name that the host allows, and says which one is too long", async () => {
+    const folder = temporaryDirectory()
+    const { path, content } = source(folder)
+    const names = ["n".repeat(255), "\u{1f4be}".repeat(63)].map((name) => join(folder, name))
+    for (const name of names) {
+      await convertImage(path, name, { source: { format: "raw" } })
+      expect(contentOf(name).equals(content)).toBe(true)
+    }
+    expect(readdirSync(folder)).toHaveLength(1 + names.length)
+    const long = join(folder, "n".repeat(256))
+    const message = `${long}: cannot open: its name is too long for the file system`
+    await expect(convertImage(path, long, { source: { format: "raw" } })).rejects.toMatchObject({ message })
+  })
+
   it("an image in use is not replaced: by another opening, as its own source, or as a backing file of it", async () => {
     const folder = temporaryDirectory()
     const { path, content } = source(folder)
