@@ -7,8 +7,13 @@ import { NBD_CMD, NBD_CMD_FLAG, NBD_FLAG_T, NBD_STATE } from "../protocol.ts"
 import type { NbdClient } from "./client.ts"
 import { RangeLock } from "./range-lock.ts"
 
-/** Maximum of bytes of one READ or WRITE: more is not faster, and delays other requests. */
+/** Maximum of bytes of one WRITE: more is not faster, and delays other requests. */
 const PIECE = 2 * 1024 * 1024
+/**
+ * The same of one READ. In requests of this size qemu-nbd needs half the CPU time for a MiB (0.65 ms) that it needs in one of 1 MiB
+ * (1.4 ms); other servers show no difference.
+ */
+const READ_PIECE = 512 * 1024
 /** Bytes of one TRIM, WRITE_ZEROES or BLOCK_STATUS: the field has 32 bits. */
 const LONGEST_RANGE = 2 ** 30
 
@@ -34,7 +39,9 @@ export class BlockAccess {
   readonly preferredBlock: number
   readonly #client: NbdClient
   readonly #minimum: number
+  /** Bytes of one WRITE and of one READ at most. */
   readonly #piece: number
+  readonly #readPieceLength: number
   readonly #lock = new RangeLock()
   /** NBD_CMD_FLAG_FUA if that is the only way to make a write durable. */
   readonly #writeFlags: number
@@ -57,11 +64,12 @@ export class BlockAccess {
     this.#writeFlags = has(NBD_FLAG_T.SEND_FUA) && !has(NBD_FLAG_T.SEND_FLUSH) ? NBD_CMD_FLAG.FUA : 0
     const piece = Math.min(PIECE, blockSizes.maximum)
     this.#piece = piece - (piece % blockSizes.minimum)
+    this.#readPieceLength = Math.min(READ_PIECE, this.#piece)
   }
 
   /** Fills `buffer` from `offset`; the range is inside the disk. */
   read(buffer: Uint8Array, offset: number): Promise<void> {
-    if (buffer.length <= this.#piece && this.#isAligned(offset, buffer.length)) return this.#readPiece(buffer, offset)
+    if (buffer.length <= this.#readPieceLength && this.#isAligned(offset, buffer.length)) return this.#readPiece(buffer, offset)
     return this.#readPieces(buffer, offset)
   }
 
@@ -152,8 +160,8 @@ export class BlockAccess {
   #readPieces(buffer: Uint8Array, offset: number): Promise<void> {
     const end = offset + buffer.length
     const readings: Promise<void>[] = []
-    for (let at = this.#down(offset); at < end; at += this.#piece) {
-      const pieceEnd = Math.min(at + this.#piece, this.#up(end))
+    for (let at = this.#down(offset); at < end; at += this.#readPieceLength) {
+      const pieceEnd = Math.min(at + this.#readPieceLength, this.#up(end))
       const own = buffer.subarray(Math.max(0, at - offset), pieceEnd - offset)
       const isWhole = at >= offset && pieceEnd <= end
       readings.push(isWhole ? this.#readPiece(own, at) : this.#readAround(own, Math.max(at, offset), at, pieceEnd))
