@@ -1,10 +1,9 @@
 /** A disk over HTTP against bare `fetch` of the same bytes, from one server on the same machine; nothing is cached before. Wall clock. */
 import { openDisk } from "../../src/backing/open-disk-on-node.ts"
 import { httpFile } from "../../src/backing/sources/http/http-file.ts"
-import { Rng } from "../support/rng.ts"
 import { withServer } from "./http-process.ts"
 import { IMAGE_BYTES, withImageAwaited } from "./image.ts"
-import { heading, median, row, wallTime } from "./measure.ts"
+import { heading, Pairs, type Way, wallTime } from "./measure.ts"
 
 const BLOCK = 1 << 20
 const SEQUENTIAL_ROUNDS = 7
@@ -15,9 +14,6 @@ const RANDOM_ROUNDS = 15
 /** Milliseconds before each turn, in which the last request of the turn before comes to its end. */
 const SETTLING = 1
 
-/** Makes the reads of one turn. */
-type Way = () => Promise<void>
-
 /** Prints the rows. */
 export function benchHttp(): Promise<void> {
   return withImageAwaited((path) => withServer("http-server.ts", [path], async (url) => {
@@ -27,45 +23,20 @@ export function benchHttp(): Promise<void> {
   }))
 }
 
-/**
- * Times two ways in pairs of turns. Chance says which one begins: in a fixed order, a disk against another disk gave 1.07. Now that gives
- * 0.98, and fetch against fetch 1.00. The ratio is the median of the pairs' ratios, because both turns of a pair meet the same machine.
- */
-class Pairs {
-  /** Reads of one turn. */
-  readonly #count: number
-  readonly #rng = new Rng(20_261_127)
-  readonly #pairs: { readonly ours: number; readonly bare: number }[] = []
-
-  constructor(count: number) {
-    this.#count = count
-  }
-
-  /** A pair that warms up does not count. */
-  async run(ours: Way, bare: Way, { counts }: { readonly counts: boolean }): Promise<void> {
-    const isFirst = this.#rng.chance(0.5)
-    const before = isFirst ? await this.#time(ours) : 0
-    const between = await this.#time(bare)
-    const pair = { ours: isFirst ? before : await this.#time(ours), bare: between }
-    if (counts) this.#pairs.push(pair)
-  }
-
-  row(name: string, target: string): string {
-    const ratio = median(this.#pairs.map(({ ours, bare }) => bare / ours))
-    return row(name, median(this.#pairs.map(({ ours }) => ours)), median(this.#pairs.map(({ bare }) => bare)), target, ratio)
-  }
-
-  async #time(way: Way): Promise<number> {
+/** `way` as a turn of `count` reads. */
+function timed(count: number, way: () => Promise<void>): Way {
+  return async () => {
     await new Promise((resolve) => setTimeout(resolve, SETTLING))
     const start = wallTime()
     await way()
-    return (wallTime() - start) / this.#count
+    return (wallTime() - start) / count
   }
 }
 
 async function compareSequential(url: string): Promise<string> {
-  const pairs = new Pairs(IMAGE_BYTES / BLOCK)
-  for (let round = -1; round < SEQUENTIAL_ROUNDS; round++) await pairs.run(() => readAll(url), () => fetchAll(url), { counts: round >= 0 })
+  const pairs = new Pairs()
+  const [ours, bare] = [timed(IMAGE_BYTES / BLOCK, () => readAll(url)), timed(IMAGE_BYTES / BLOCK, () => fetchAll(url))]
+  for (let round = -1; round < SEQUENTIAL_ROUNDS; round++) await pairs.run(ours, bare, { counts: round >= 0 })
   return pairs.row("sequential, each MiB of 1 GiB", ">= 0.7")
 }
 
@@ -92,14 +63,14 @@ const PLACES = Array.from({ length: RANDOM_READS }, (_, index) => (((index * 211
 
 /** Each round reads all places from a new disk, which has none of them in memory. */
 async function compareRandom(url: string): Promise<string> {
-  const pairs = new Pairs(IN_TURN)
+  const pairs = new Pairs()
   const buffer = new Uint8Array(4096)
   for (let round = -1; round < RANDOM_ROUNDS; round++) {
     const disk = await openDisk(httpFile(url), { format: "raw" })
     for (let done = 0; done < RANDOM_READS; done += IN_TURN) {
-      const each = (read: (at: number) => void | Promise<void>): Way => async () => {
+      const each = (read: (at: number) => void | Promise<void>): Way => timed(IN_TURN, async () => {
         for (const at of PLACES.slice(done, done + IN_TURN)) await read(at)
-      }
+      })
       await pairs.run(each((at) => disk.pread(buffer, at)), each((at) => fetchBlock(url, at)), { counts: round >= 0 })
     }
     await disk.close()
