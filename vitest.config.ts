@@ -15,7 +15,7 @@ const LONG = [
   "test/crash/**/*.test.ts", "test/fuzz/**/*.test.ts", "test/interop/**/*.test.ts", "test/golden/**/*.test.ts",
   "test/backing/host/image-lock.test.ts",
   "test/backing/paging/random.test.ts", "test/virtio/blk/calls-back.test.ts", "test/virtio/every-point.test.ts", "test/virtio/many.test.ts",
-  "test/virtio/blk/slices.test.ts", "test/vmm/random-disk.test.ts", "test/backing/nbd/reconnect.test.ts",
+  "test/virtio/looks.test.ts", "test/virtio/blk/slices.test.ts", "test/vmm/random-disk.test.ts", "test/backing/nbd/reconnect.test.ts",
   "test/backing/nbd/server/load.test.ts", "test/vmm/cli/serve.test.ts", "test/backing/decompression/zstd.test.ts",
   "test/backing/qcow2/not-loaded.test.ts", "test/backing/paging/failures.test.ts", "test/backing/paging/memory.test.ts",
   "test/backing/host/zeroing.test.ts", "test/virtio/**/*fuzz*.test.ts", "test/backing/qcow2/bounded.test.ts",

@@ -56,6 +56,8 @@ export function saveDevice(device: SavableDevice, handler: SavedHandler, options
   }
   // Inside a turn, completed requests are published first.
   for (const queue of device.queues) device.show(queue)
+  // Interrupts may have replaced the memory, and looking for RAM calls the embedder, who may do anything: this comes before what is saved.
+  const chains = device.queues.map((queue) => device.chains(queue))
   const { negotiation, config } = device
   return {
     version: STATE_VERSION,
@@ -63,7 +65,7 @@ export function saveDevice(device: SavableDevice, handler: SavedHandler, options
     features: [negotiation.driverFeatures(0), negotiation.driverFeatures(1)],
     accepted: featuresToWords(negotiation.accepted),
     generation: config.readGeneration(),
-    queues: device.queues.map((queue) => queue.save(device.chains(queue))),
+    queues: device.queues.map((queue, index) => queue.save(chains[index] ?? [])),
     config: config.bytes(),
     ...(device.suspension.hasChanges && { configChanges: true }),
     own: handler.saveState?.(),

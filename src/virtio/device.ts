@@ -60,11 +60,6 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
 
   // --- For device types ---
 
-  /** Whether chains may be taken from `queue`: it still has the ring `ring`, and nothing keeps the device from serving it. */
-  mayTake(queue: Virtqueue, ring: Ring): boolean {
-    return queue.ring === ring && this.#isLive(queue)
-  }
-
   /**
    * Makes the used entries of `ring` visible, and interrupts if the driver wants it. Returns whether it did. An interrupt may do anything,
    * even reset the device, so a turn does this last for a batch.
@@ -90,12 +85,13 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
   }
 
   /**
-   * Stops the device after a VirtqueueError, which means that the driver broke the protocol: sets DEVICE_NEEDS_RESET, with a configuration
-   * change notification; no queue is served until the driver resets the device ([VIRTIO] 2.1.2). Rethrows any other error.
+   * Stops the device after a VirtqueueError of `ring`, which means that the driver broke the protocol: sets DEVICE_NEEDS_RESET, with a
+   * configuration change notification; no queue is served until the driver resets the device ([VIRTIO] 2.1.2). Drops an error of
+   * a ring that a reset of the queue has ended. Rethrows any other error.
    */
-  breakDown(queue: Virtqueue, error: unknown): void {
+  breakDown(queue: Virtqueue, ring: Ring | undefined, error: unknown): void {
     if (!(error instanceof VirtqueueError)) throw error
-    if (this.brokenBy !== undefined) return
+    if (this.brokenBy !== undefined || queue.ring !== ring) return
     this.stop(new VirtqueueError(`queue ${queue.index}: ${error.message}`))
     if (this.negotiation.running) this.signals?.configInterrupt()
   }
@@ -124,12 +120,13 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
         return more
       }
     }
-    if (!this.#isLive(queue)) return false
+    if (!this.isLive(queue)) return false
+    let { ring } = queue
     try {
-      const ring = queue.ring ?? this.#open(queue)
+      ring ??= this.#open(queue)
       return ring !== undefined && handler.serve(queue, ring, turn)
     } catch (error) {
-      this.breakDown(queue, error)
+      this.breakDown(queue, ring, error)
       return false
     }
   }
@@ -210,7 +207,8 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
     for (const queue of this.queues) {
       const { ring } = queue
       this.show(queue)
-      if (ring !== undefined && queue.ring === ring) queue.takeAgain(this.chains(queue), how)
+      const chains = this.chains(queue)
+      if (ring !== undefined && queue.ring === ring) queue.takeAgain(chains, how)
     }
     this.#forgetDead()
     const old = this.inFlight
@@ -232,13 +230,14 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
 
   // --- Inside ---
 
-  /** Makes the ring. Undefined if the queue was reset meanwhile: making it stores into guest memory, and `written` may do anything. */
+  /** Makes the ring. Undefined if it may not be served any more: making it stores into guest memory, and `written` may do anything. */
   #open(queue: Virtqueue): Ring | undefined {
     const ring = queue.open(this.memory, this.negotiation.ringFeatures)
-    return ring !== undefined && this.mayTake(queue, ring) ? ring : undefined
+    return ring !== undefined && queue.mayTake(ring) ? ring : undefined
   }
 
-  #isLive(queue: Virtqueue): boolean {
+  /** Whether nothing keeps the device from serving `queue`. */
+  isLive(queue: Virtqueue): boolean {
     if (this.inFlight.oldChanges !== 0) return false
     return queue.liveAt === this.changes || this.#looksLive(queue)
   }
@@ -259,13 +258,13 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
 
   /** `publish` during a turn, in which the memory may have been replaced. */
   show(queue: Virtqueue): void {
-    if (queue.ring !== undefined && queue.find((error) => this.breakDown(queue, error))) this.publish(queue, queue.ring)
+    const ring = queue.findRing()
+    if (ring !== undefined) this.publish(queue, ring)
   }
 
   /** The chains of `queue` that were taken and not yet used. A packed ring reads them from RAM. */
   chains(queue: Virtqueue): readonly TakenChain[] {
-    if (!queue.find((error) => this.breakDown(queue, error))) return []
-    return [...this.inFlight.chains(queue), ...this.#handler.chains(queue)]
+    return queue.findRing() === undefined ? [] : [...this.inFlight.chains(queue), ...this.#handler.chains(queue)]
   }
 
   #kickAll(): void {

@@ -88,7 +88,7 @@ export class RamRegion {
 /**
  * The RAM of a guest. Devices keep the result of `region` until `generation` changes. They compare it before each batch of requests, after
  * each wait, and after each call of an interrupt, an observer, `onError` or a backing. All of these may replace a buffer, though a backing
- * must not while it uses borrowed ones. So may anybody while no device code is on the stack.
+ * must not while it uses borrowed ones. So may anybody while no device code is on the stack. `region` and `written` must not.
  */
 export interface GuestMemory {
   /** Changes whenever a buffer was replaced (a WebAssembly memory has grown) or the layout has changed. */
@@ -97,9 +97,17 @@ export interface GuestMemory {
   region(address: number): RamRegion | undefined
   /**
    * Called after the device stored into `length` bytes at `address`: drop compiled code there, mark pages dirty. Descriptor
-   * data, status bytes and used rings are all announced. Leave it out if nobody needs to know. It must not replace the memory.
+   * data, status bytes and used rings are all announced. Leave it out if nobody needs to know.
    */
   written?(address: number, length: number): void
+}
+
+/** Things that lie in guest memory. */
+export interface Movable {
+  /** The generation of the memory in which they were found. */
+  readonly generation: number
+  /** Finds them in replaced memory. @throws VirtqueueError when they are not in RAM any more */
+  refresh(memory: GuestMemory): void
 }
 
 /** A guest without RAM. */

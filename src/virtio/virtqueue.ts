@@ -1,10 +1,11 @@
 /** Virtqueue: one queue of a device: its registers, and its ring once it is in use. Dropping the ring ends all its requests. */
-import type { GuestMemory } from "./guest-memory.ts"
+import type { GuestMemory, Movable } from "./guest-memory.ts"
 import type { Negotiation } from "./negotiation.ts"
 import { InOrderRing } from "./queue/in-order-ring.ts"
 import { PackedQueue } from "./queue/packed-queue.ts"
 import type { QueueAreas, Ring, RingFeatures, TakenChain } from "./queue/ring.ts"
 import { SplitQueue } from "./queue/split-queue.ts"
+import { VirtqueueError } from "./queue/virtqueue-error.ts"
 import { VIRTIO_F } from "./spec.ts"
 import { addressWords, savedAddress, type SavedAddress, type SavedQueue, type SavedRing } from "./state.ts"
 import type { QueueArea, QueueRegisters } from "./transport.ts"
@@ -18,11 +19,15 @@ const AREA_WORDS = 6
 /** The addresses of a queue that was never programmed. Shared, because a device may have thousands of unused queues. */
 const NO_AREAS = new Uint32Array(AREA_WORDS)
 
-/** Serves queues: their device. */
+/** Serves queues: their device. See `VirtioDevice`. */
 export interface QueueServer {
   readonly negotiation: Pick<Negotiation, "isNegotiated">
+  readonly memory: GuestMemory
+  readonly work: { readonly open: boolean }
+  isLive(queue: Virtqueue): boolean
   /** Takes requests from `queue` until the turn ends. Returns true if there is more to do. */
   serve(queue: Virtqueue, turn: Turn): boolean
+  breakDown(queue: Virtqueue, ring: Ring | undefined, error: unknown): void
 }
 
 export class Virtqueue implements Task, QueueAreas, QueueRegisters {
@@ -99,34 +104,58 @@ export class Virtqueue implements Task, QueueAreas, QueueRegisters {
   }
 
   /**
-   * Makes the ring at the first use of the queue. Undefined if the queue was reset meanwhile: looking for RAM calls the embedder, who may
-   * do anything. @throws VirtqueueError when it is not in RAM
+   * Makes the ring at the first use of the queue. Undefined if the queue may not be served any more: looking for RAM calls the embedder,
+   * who may do anything. @throws VirtqueueError when it is not in RAM
    */
   open(memory: GuestMemory, features: RingFeatures): Ring | undefined {
     const { size, descriptorTable, availRing, usedRing } = this
     const lives = this.#lives
     const areas = { size, descriptorTable, availRing, usedRing }
-    const plain = features.packed
-      ? new PackedQueue(memory, areas, features, this.#saved)
-      : new SplitQueue(memory, areas, features, this.#saved)
-    if (this.#lives !== lives) return undefined
-    const ring = features.inOrder ? new InOrderRing(plain, features, this.#saved?.held) : plain
+    const saved = this.#saved
+    let plain: Ring | undefined
+    try {
+      plain = features.packed ? new PackedQueue(memory, areas, features, saved) : new SplitQueue(memory, areas, features, saved)
+    } catch (error) {
+      // The new life has nothing to do with an error of the old one.
+      if (this.#lives === lives || !(error instanceof VirtqueueError)) throw error
+    }
+    if (plain === undefined || this.#lives !== lives || !this.#server.isLive(this)) return undefined
+    const ring = features.inOrder ? new InOrderRing(plain, features, saved?.held) : plain
     this.ring = ring
     ring.initialiseFlags()
     return ring
   }
 
-  /**
-   * Finds the ring, if there is one, in replaced memory. Returns false if it is not in RAM any more, after calling `gone` with the error.
-   */
-  find(gone: (error: unknown) => void): boolean {
+  // Memory may have been replaced, and finding things in it calls the embedder, who may do anything: reset the queue, switch bus mastering
+  // off. So each of these first finds `ring`, and then says whether it is still the queue's ring. No other code refreshes a ring.
+
+  /** Whether chains may be taken from `ring`. @throws VirtqueueError when it is not in RAM any more */
+  mayTake(ring: Ring): boolean {
+    return this.#has(ring) && this.#server.isLive(this)
+  }
+
+  /** Whether guest memory may be touched for `requests` of `ring`. @throws VirtqueueError when they are not in RAM any more */
+  mayTouch(ring: Ring, requests: Movable): boolean {
+    const { memory, work } = this.#server
+    if (requests.generation !== memory.generation && work.open && this.#has(ring)) requests.refresh(memory)
+    return this.ring === ring && work.open
+  }
+
+  /** The ring. Undefined if there is none, or if it is not in RAM any more: then the device breaks down. */
+  findRing(): Ring | undefined {
+    const { ring } = this
     try {
-      this.ring?.refresh()
-      return true
+      return ring !== undefined && this.#has(ring) ? ring : undefined
     } catch (error) {
-      gone(error)
-      return false
+      this.#server.breakDown(this, ring, error)
+      return undefined
     }
+  }
+
+  #has(ring: Ring): boolean {
+    if (this.ring !== ring) return false
+    ring.refresh()
+    return this.ring === ring
   }
 
   /** Back to the initial state, at once. */

@@ -1,5 +1,6 @@
 /** InFlight: memory that is released while a reset is under way. */
 import { expect, it } from "vitest"
+import { NO_MEMORY } from "../../src/virtio/guest-memory.ts"
 import type { Ring } from "../../src/virtio/queue/ring.ts"
 import { InFlight, type Outstanding } from "../../src/virtio/in-flight.ts"
 import { Virtqueue } from "../../src/virtio/virtqueue.ts"
@@ -10,7 +11,10 @@ const BOUND = 32 << 20
 
 it("ST-03 a reset that releases memory serves nobody before it is through: the old writes are known then, and counted once", async () => {
   const inFlight = new InFlight(new Work(() => {}))
-  const queue = new Virtqueue(0, 4, { serve: () => false, negotiation: { isNegotiated: () => false } })
+  const queue = new Virtqueue(0, 4, {
+    serve: () => false, isLive: () => false, breakDown() {}, negotiation: { isNegotiated: () => false },
+    memory: NO_MEMORY, work: { open: true },
+  })
   const one = (calling: boolean, held: number): Outstanding => ({
     queue, ring: {} as Ring, calling, changesDisk: true, chains: [], run: () => false, forgotten: () => inFlight.hold(-held),
   })

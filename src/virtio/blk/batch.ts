@@ -3,7 +3,7 @@
  * continue over several turns. After a reset of its queue, none of its requests is executed or completed.
  */
 import type { Zones } from "../../backing/backing.ts"
-import type { GuestMemory } from "../guest-memory.ts"
+import type { GuestMemory, Movable } from "../guest-memory.ts"
 import { DescriptorChain, SegmentList } from "../queue/descriptor-chain.ts"
 import type { Ring } from "../queue/ring.ts"
 import { VirtqueueError } from "../queue/virtqueue-error.ts"
@@ -41,7 +41,7 @@ const MERGE_BUFFERS = 1024
 /** The status to refuse a request with, or OK. */
 type Refusal = (request: BlkRequest) => BlkStatus
 
-export class Batch {
+export class Batch implements Movable {
   readonly requests: BlkRequest[] = []
   queue: Virtqueue | undefined
   ring: Ring | undefined
@@ -171,7 +171,6 @@ export class Batch {
   /** Finds the remaining requests in replaced guest memory. @throws VirtqueueError when they are not in RAM any more */
   refresh(memory: GuestMemory): void {
     const { generation } = memory
-    if (generation === this.generation) return
     relocateAll(this.requests, this.settled, this.taken, memory)
     this.generation = generation
   }

@@ -2,6 +2,7 @@
  * Pending: a group of requests that wait for a promise of the backing. No other code handles promises. It belongs to one ring of its queue:
  * after a reset it touches neither the guest nor, for requests that have not begun, the disk.
  */
+import type { GuestMemory, Movable } from "../guest-memory.ts"
 import type { InFlight, Outstanding } from "../in-flight.ts"
 import type { Ring } from "../queue/ring.ts"
 import { VirtqueueError } from "../queue/virtqueue-error.ts"
@@ -22,7 +23,7 @@ type Stage = "act" | "stabilise" | "complete"
 /** The origin of the requests. `generation`: of the guest memory that they point into; a call may have replaced it since. */
 type PendingPlace = Pick<Outstanding, "queue" | "ring"> & { readonly generation: number }
 
-export class Pending implements Outstanding, Keepable {
+export class Pending implements Outstanding, Keepable, Movable {
   readonly queue: Virtqueue
   readonly ring: Ring
   calling = false
@@ -30,10 +31,11 @@ export class Pending implements Outstanding, Keepable {
   /** Of the backing that was called; the device may have another one meanwhile. */
   readonly #inFlight: InFlight
   readonly #requests: readonly BlkRequest[]
+  /** Of the guest memory that the requests point into. */
+  generation = 0
   #stage: Stage
   /** The backing's answer, for `run`; undefined before it. */
   #answer: { readonly error?: unknown; readonly failed: boolean } | undefined
-  #generation = 0
   /** Bytes of memory that are counted for it. */
   #held = 0
   /** Number of completed requests. */
@@ -42,8 +44,8 @@ export class Pending implements Outstanding, Keepable {
   #isEnded = false
   /** Set while they are parked: called if a reset ends them. */
   #forget: (() => void) | undefined
-  /** Whether guest memory may be touched for them. @throws as `#refresh` */
-  readonly #mayStore = (): boolean => this.queue.ring === this.ring && this.#wiring.device.work.open && this.#refresh()
+  /** Whether guest memory may be touched for them. @throws as `Virtqueue.mayTouch` */
+  readonly #mayStore = (): boolean => this.queue.mayTouch(this.ring, this)
 
   constructor(wiring: BlkWiring, { queue, ring, generation }: PendingPlace, requests: readonly BlkRequest[], stage: Stage = "act") {
     this.#wiring = wiring
@@ -52,7 +54,7 @@ export class Pending implements Outstanding, Keepable {
     this.ring = ring
     this.#requests = requests
     this.#stage = stage
-    this.#generation = generation
+    this.generation = generation
     // The backing may have reset the device inside the call: then nobody waits for this group.
     if (queue.ring === ring) this.#inFlight.add(this)
   }
@@ -107,13 +109,13 @@ export class Pending implements Outstanding, Keepable {
       return false
     }
     try {
-      this.#refresh()
+      if (!this.#mayStore()) return this.queue.ring === this.ring
       if (!this.#proceed(turn)) return !this.calling && !this.#isEnded && !this.#isParked && this.queue.ring === this.ring
       if (!this.#complete()) return this.queue.ring === this.ring
     } catch (error) {
       // Any other error is a bug: the rest continues in the next turn.
       if (error instanceof VirtqueueError) this.#end()
-      device.breakDown(this.queue, error)
+      device.breakDown(this.queue, this.ring, error)
       return false
     }
     this.#end()
@@ -147,12 +149,10 @@ export class Pending implements Outstanding, Keepable {
   }
 
   /** Finds the requests in guest memory that may have been replaced. @throws VirtqueueError when they are not in RAM any more */
-  #refresh(): true {
-    this.ring.refresh()
-    if (this.ring.generation === this.#generation) return true
-    relocateAll(this.#requests, this.#completed, this.#requests.length, this.#wiring.device.memory)
-    this.#generation = this.ring.generation
-    return true
+  refresh(memory: GuestMemory): void {
+    const { generation } = memory
+    relocateAll(this.#requests, this.#completed, this.#requests.length, memory)
+    this.generation = generation
   }
 
   /** Continues until the turn ends or the backing has to answer. Returns true when the outcome of all requests is known. */
@@ -163,7 +163,7 @@ export class Pending implements Outstanding, Keepable {
 
   /**
    * Completes the requests. Returns false if it has to stop, because of a reset or because bus mastering is off. A backing's call may cause
-   * both, and so may the observer and `GuestMemory.written`, which may also throw; no request completes twice. @throws as `#refresh`
+   * both, and so may the observer and `GuestMemory.written`, which may also throw; no request completes twice. @throws as `#mayStore`
    */
   #complete(): boolean {
     const { device, completion, observation } = this.#wiring
@@ -199,14 +199,13 @@ export class Pending implements Outstanding, Keepable {
       } catch (error) {
         return this.#failed(leader, error)
       }
-      // The call has switched bus mastering off: the data wait like a late answer.
-      if (next === undefined && leader.own !== undefined && !device.work.open) next = Promise.resolve()
+      // Bus mastering is off, since the call: the data wait like a late answer.
+      if (next === undefined && !this.#mayStore() && leader.own !== undefined && this.queue.ring === this.ring) next = Promise.resolve()
       if (next !== undefined) {
         this.wait(next)
         return false
       }
       if (this.queue.ring !== this.ring) return false
-      this.#refresh()
       executor.advance(requests, 0, requests.length)
       spend(turn, leader, executor.slow)
     }
@@ -279,7 +278,7 @@ export class Pending implements Outstanding, Keepable {
       beginAgain(request, done, this.#wiring.executor.backing.zones)
       done = Math.max(done - request.dataLength, 0)
       request.outcome = OK
-      const alone = new Pending(this.#wiring, { queue: this.queue, ring: this.ring, generation: this.#generation }, [request])
+      const alone = new Pending(this.#wiring, { queue: this.queue, ring: this.ring, generation: this.generation }, [request])
       alone.#hold()
       return alone
     })

@@ -121,8 +121,7 @@ export class RequestServer implements DeviceHandler, BatchServer {
       }
       const room = this.#usual.gate.isPlain() || this.#throttled.isFar ? BATCH_REQUESTS : this.#throttled.room(queue)
       if (room === 0) return false
-      ring.refresh()
-      if (!device.mayTake(queue, ring)) return false
+      if (!queue.mayTake(ring)) return false
       const { changes } = device
       let drained = true
       let hasMoved = true
@@ -140,11 +139,10 @@ export class RequestServer implements DeviceHandler, BatchServer {
         if (!this.#goOn(queue, ring, turn)) return this.#hasMore(queue)
       }
       // The interrupt may have run the driver, which may have reset us. Whoever ends a pause, or opens memory again, continues here.
-      if (device.changes !== changes && !device.mayTake(queue, ring)) return false
+      if (device.changes !== changes && !queue.mayTake(ring)) return false
       if (!drained) continue
-      // An interrupt may have replaced the memory. Looking for RAM, here and above, calls the embedder, who may do anything.
-      if (hasMoved) ring.refresh()
-      if (!device.mayTake(queue, ring)) return false
+      // An interrupt may have replaced the memory.
+      if (hasMoved && !queue.mayTake(ring)) return false
       if (ring.enableKicks()) continue
       this.#usual.awaitKick(queue, ring)
       return false
@@ -162,21 +160,19 @@ export class RequestServer implements DeviceHandler, BatchServer {
     const drained = batch.take(queue, ring, this.#refusal, this.#usual.walked)
     turn.spend(DESCRIPTOR_WEIGHT * batch.descriptors, 0)
     if (observation !== undefined) batch.isObserved = observation.arrived(batch.requests, batch.taken)
-    this.#throttled.hold(this.#wiring, queue, ring, batch)
+    // Looking for RAM calls the embedder, who may have reset the queue: then nothing would ever release the requests.
+    if (queue.ring === ring) this.#throttled.hold(this.#wiring, queue, ring, batch)
     return drained
   }
 
   finish(turn: Turn): boolean {
     const { device } = this.#wiring
-    const batch = this.#batch
-    const { queue, ring } = batch
+    const { queue, ring } = this.#batch
     if (queue === undefined || ring === undefined) return false
     try {
       if (!this.#goOn(queue, ring, turn)) return this.#hasMore(queue)
     } catch (error) {
-      // The embedder's interrupt handler may throw anything: the rest of the batch continues in the next turn.
-      if (error instanceof VirtqueueError) batch.drop()
-      device.breakDown(queue, error)
+      device.breakDown(queue, ring, error)
     }
     return false
   }
@@ -191,9 +187,15 @@ export class RequestServer implements DeviceHandler, BatchServer {
 
   /** Like `#proceed`. @throws VirtqueueError if the ring is broken after the last request of the batch, when that has ended */
   #goOn(queue: Virtqueue, ring: Ring, turn: Turn): boolean {
-    if (!this.#proceed(queue, ring, turn)) return false
-    const { brokenBy } = this.#batch
-    if (brokenBy !== undefined && queue.ring === ring) throw brokenBy
+    const batch = this.#batch
+    try {
+      if (!this.#proceed(queue, ring, turn)) return false
+      if (batch.brokenBy !== undefined && queue.ring === ring) throw batch.brokenBy
+    } catch (error) {
+      // The requests of a broken ring end with it. After any other error, a bug, the rest of the batch continues in the next turn.
+      if (error instanceof VirtqueueError) batch.drop()
+      throw error
+    }
     return true
   }
 
@@ -245,15 +247,16 @@ export class RequestServer implements DeviceHandler, BatchServer {
       return true
     }
     do {
-      this.#refresh(ring)
+      if (!queue.mayTouch(ring, this.#batch)) return false
       let answer: PromiseLike<void> | undefined
       try {
         answer = executor.step(requests, first, end)
       } catch (error) {
         return this.#errors.failed(first, end, error)
       }
-      // The call has switched bus mastering off: the data wait like a late answer.
-      if (answer === undefined && leader.own !== undefined && !device.work.open) answer = Promise.resolve()
+      // Bus mastering is off, since the call: the data wait like a late answer.
+      const isStuck = answer === undefined && leader.own !== undefined && !queue.mayTouch(ring, this.#batch)
+      if (isStuck && queue.ring === ring) answer = Promise.resolve()
       if (answer !== undefined) {
         spendLater(turn, leader)
         new Pending(this.#wiring, { queue, ring, generation: this.#batch.generation }, this.#batch.detach(first, end)).wait(answer)
@@ -263,7 +266,6 @@ export class RequestServer implements DeviceHandler, BatchServer {
         leader.own = undefined
         return false
       }
-      if (leader.own !== undefined) this.#refresh(ring)
       executor.advance(requests, first, end)
       spend(turn, leader, executor.slow)
       if (leader.done >= leader.total) return true
@@ -279,20 +281,15 @@ export class RequestServer implements DeviceHandler, BatchServer {
     const { requests } = batch
     const observation = batch.isObserved ? this.#wiring.observation : undefined
     observation?.look()
-    this.#refresh(ring)
+    if (!queue.mayTouch(ring, batch)) return
     // Completion calls `GuestMemory.written` and the observer, which may throw, reset the device or switch bus mastering off.
     while (batch.settled < batch.next && queue.ring === ring && work.open) {
       const request = requests[batch.settled++]
       if (request === undefined || request.outcome === WAITING) continue
       completion.complete(memory, ring, request, request.outcome)
       observation?.completed(queue.index, request, request.outcome)
-      if (observation !== undefined && queue.ring === ring) this.#refresh(ring)
+      // It may also have replaced the memory.
+      if (observation !== undefined && !queue.mayTouch(ring, batch)) return
     }
-  }
-
-  /** Any call of the embedder may have replaced the memory. @throws VirtqueueError when ring or requests are not in RAM any more */
-  #refresh(ring: Ring): void {
-    ring.refresh()
-    this.#batch.refresh(this.#device.memory)
   }
 }

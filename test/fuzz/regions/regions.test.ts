@@ -34,6 +34,17 @@ it(`VQ-08 VQ-21 PK-15 seed ${seed}: kicks do the same by any way, over RAM in se
   if (ROUNDS >= 30) expect([counts.rows > 30, counts.singles > 10, 20 * counts.broken < counts.steps]).toEqual([true, true, true])
 }, 60_000)
 
-it.each([35, 267])("VQ-21 seed %i: a reset while the device looks for its rings ends them", async (found) => {
+it.each([
+  [2063, "the ring that it finds is not opened for the next life"], [2387, "nothing is stored after it"],
+  [2006, "no error of the old life breaks the next one"],
+] as const)("VQ-21 seed %i: a reset while the device looks for RAM ends what it looks for: %s", async (found, _) => {
   await new RegionsFuzzer(new Rng(found)).round()
+})
+
+it("VQ-21 seed 2596: without bus mastering, switched off while the device looks for RAM, nothing is stored", async () => {
+  await new RegionsFuzzer(new Rng(2596)).round()
+})
+
+it("VQ-21 seed 2388: a batch ends with its ring, which is no longer in RAM", async () => {
+  await new RegionsFuzzer(new Rng(2388)).round()
 })

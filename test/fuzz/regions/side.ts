@@ -1,7 +1,7 @@
 /** One of the guests of the regions fuzzer, with its device and its disk: it does what it is told, and sees what no device may do. */
 import type { RamRegion } from "../../../src/virtio/guest-memory.ts"
 import { settled } from "../../harness/fake-disk.ts"
-import { RegionsGuest } from "../../harness/regions-guest.ts"
+import { RegionsGuest, RING_BYTES } from "../../harness/regions-guest.ts"
 import { UP } from "../../harness/words.ts"
 import { type DiskOwner, regionsDisk } from "./disk.ts"
 import { type Life, SECTORS } from "./life.ts"
@@ -15,7 +15,8 @@ export type Step = (side: Side) => void
 
 /** When the device calls somebody, who may do anything: its disk, at both ends of a call, an interrupt handler, an observer, the memory. */
 export type Moment =
-  "in a call" | "at the end of a call" | "in an interrupt" | "told of a request" | "told of a store" | "in a look for RAM"
+  | "in a call" | "at the end of a call" | "in an interrupt" | "told of a request" | "told of a store"
+  | "in a look for RAM" | "in a look for a ring"
 
 const CONTENT = Uint8Array.from({ length: 512 * SECTORS }, (_, at) => (at >>> 9) ^ at)
 /** Turns of the thread in which a request is served, or never. */
@@ -33,6 +34,8 @@ export class Side implements DiskOwner {
   sectors = SECTORS
   /** What happens the next time. */
   readonly moments = new Map<Moment, Step>()
+  /** Looks for a ring in which somebody has done something. */
+  looks = 0
   /** Milliseconds of the clock, which stands still in each step. */
   now = 0
   /** What the next call of the disk fails with. */
@@ -43,6 +46,13 @@ export class Side implements DiskOwner {
   #isPaused = false
   /** The device, which looks for RAM, is not idle, though it may say so. */
   #isLooking = false
+  #isStoring = false
+  /** The look for RAM finds nothing. */
+  #isBlind = false
+  /** Resets and starts. */
+  #lives = 0
+  /** A look of an old life has found nothing in this step. */
+  #isNew = false
   #wrong: string | undefined
 
   constructor(way: Way, life: Life) {
@@ -60,11 +70,10 @@ export class Side implements DiskOwner {
 
   #newGuest(): RegionsGuest {
     const { packed, inOrder, errors, queues, usedSpaces, features, hasWritten, hasObserver, isTimed, ringSize } = this.#life
-    const happen = (): void => this.#happen("in a look for RAM")
+    const finds = (address: number): boolean => this.#finds(address)
     class Guest extends RegionsGuest {
       override region(address: number): RamRegion | undefined {
-        happen()
-        return super.region(address)
+        return finds(address) ? super.region(address) : undefined
       }
     }
     const guest = new Guest({
@@ -90,12 +99,25 @@ export class Side implements DiskOwner {
     const step = this.moments.get(moment)
     if (step === undefined) return
     this.moments.delete(moment)
-    this.#isLooking = moment === "in a look for RAM"
+    if (moment === "in a look for a ring") this.looks++
+    const [wasLooking, wasStoring] = [this.#isLooking, this.#isStoring]
+    this.#isLooking ||= moment.startsWith("in a look")
+    this.#isStoring ||= moment === "told of a store"
     try {
       step(this)
     } finally {
-      this.#isLooking = false
+      this.#isLooking = wasLooking
+      this.#isStoring = wasStoring
     }
+  }
+
+  /** The device looks for RAM. Returns whether it finds any. */
+  #finds(address: number): boolean {
+    this.#isBlind = false
+    const isRing = this.#ram.spaces.some(({ start }) => address >= start && address < start + RING_BYTES)
+    if (isRing) this.#happen("in a look for a ring")
+    this.#happen("in a look for RAM")
+    return !this.#isBlind
   }
 
   // --- As the owner of a disk ---
@@ -159,20 +181,41 @@ export class Side implements DiskOwner {
     if (!(error instanceof Injected)) this.#wrong ??= `it throws ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`
   }
 
+  /** Not while the device looks for RAM, or tells of a store. */
   replaceRam(): void {
+    if (this.#isLooking || this.#isStoring) return
     this.guest.regions = this.#ram.replace()
     this.guest.generation++
   }
 
   /** Nothing may be stored until the guest starts again. */
   reset(): void {
+    this.#lives++
     this.guest.disk.virtio.writeStatus(0)
     this.queues = []
     this.#ram.freeze()
   }
 
+  /** In a look for RAM: does `act`, and the look finds nothing. If `act` has begun a new life, that does not break it. */
+  findNothing(act: Step): void {
+    const lives = this.#lives
+    this.#isBlind = true
+    act(this)
+    this.#isNew ||= this.#lives !== lives
+  }
+
+  /** Saves the state, and restores it at once. */
+  restore(): void {
+    const { disk } = this.guest
+    const { isPaused } = disk.virtio.pauses
+    disk.virtio.restoreState(disk.virtio.saveState({ inFlight: "again" }))
+    if (!isPaused) disk.resume()
+  }
+
   setBusMaster(enabled: boolean): void {
     if (enabled) this.#checkRam()
+    // A broken device still ends what is in flight.
+    if (enabled && this.guest.disk.brokenBy !== undefined) this.#ram.melt()
     this.guest.disk.virtio.setBusMaster(enabled)
     if (!enabled) this.#ram.freeze()
   }
@@ -189,7 +232,10 @@ export class Side implements DiskOwner {
   }
 
   restart(): void {
+    this.#lives++
     this.#ram.melt()
+    // Nobody makes requests available before the device has looked for its new rings.
+    this.queues = []
     this.guest.start()
     this.#followQueues()
   }
@@ -197,8 +243,14 @@ export class Side implements DiskOwner {
   /** The driver uses its rings' memory for others. */
   resetQueue(index: number): void {
     const number = index % this.#life.queues.length
-    this.guest.disk.virtio.resetQueue(number)
-    if (this.queues.length > 0) this.queues = this.queues.with(number, queueOf(this.guest.openQueue(number)))
+    const { guest } = this
+    guest.disk.virtio.resetQueue(number)
+    if (guest.disk.virtio.status !== 0) {
+      const ring = guest.openQueue(number)
+      guest.rings = guest.rings.with(number, ring)
+      // While the guest starts, there is none.
+      if (this.queues.length > 0) this.queues = this.queues.with(number, queueOf(ring))
+    }
     this.#ram.freezeAgain()
   }
 
@@ -258,6 +310,8 @@ export class Side implements DiskOwner {
       this.log.push(JSON.stringify(queue.take()))
       this.#wrong ??= queue.problem(this.guest.irqs)
     }
+    const broken = this.guest.disk.brokenBy?.message ?? ""
+    if (this.#isNew && /not RAM any more|not in one piece/.test(broken)) this.#wrong ??= `an old life breaks the new one: ${broken}`
     if (this.#wrong !== undefined) throw new Error(`${this.way}: ${this.#wrong}`)
   }
 
@@ -274,6 +328,7 @@ export class Side implements DiskOwner {
 
   /** A device that is broken, or was reset, begins anew. */
   endStep(): void {
+    this.#isNew = false
     this.log.length = 0
     this.guest.irqs.length = 0
     if (this.guest.disk.virtio.status !== UP) this.restart()

@@ -17,6 +17,8 @@ export interface WholeStep extends NamedStep {
   readonly isDisturbed: boolean
 }
 
+type Hook = readonly [name: string, act: Step]
+
 /** Buffers of RAM are not replaced while somebody works in them, or looks for them. */
 const MAY_REPLACE: readonly Moment[] = ["at the end of a call", "in an interrupt"]
 
@@ -31,7 +33,7 @@ export class StepDrawing {
     this.#requests = new RequestDrawing(rng, life)
   }
 
-  /** `looks`: somebody does something in a look for RAM, of which the ways take different numbers. */
+  /** `looks`: somebody does something in a look for RAM, of which the ways take different numbers. RAM is replaced for that mostly. */
   draw({ looks }: { readonly looks: boolean }): WholeStep {
     const rng = this.#rng
     this.#requests.begin()
@@ -71,10 +73,22 @@ export class StepDrawing {
       ...(hasWritten ? (["told of a store"] as const) : [])
     ]
     const moments: readonly Moment[] = ["in a call", "at the end of a call", "in an interrupt", ...told]
-    return [...moments.filter(() => rng.chance(0.08)), ...(looks ? (["in a look for RAM"] as const) : [])].map((moment) => {
-      const { name, act } = this.#hook(moment, queue)
-      return { name, act: (side) => void side.moments.set(moment, act) }
-    })
+    const hooks = moments.filter(() => rng.chance(0.08)).map((moment) => this.#hook(moment, queue))
+    const replacing = rng.chance(looks ? 0.7 : 0.1) ? [this.#timed(rng.pick(MAY_REPLACE), RAM_REPLACED)] : []
+    if (looks) return [...hooks, ...replacing, this.#look("in a look for RAM", queue)]
+    return [...hooks, ...replacing.flatMap((one) => [one, this.#look("in a look for a ring", queue)])]
+  }
+
+  #timed(moment: Moment, [name, act]: Hook): NamedStep {
+    return { name: `${name} ${moment}`, act: (side) => void side.moments.set(moment, act) }
+  }
+
+  /** What somebody does in a look, which may find nothing. Mostly he ends the requests, or lets them wait. */
+  #look(moment: "in a look for RAM" | "in a look for a ring", queue: number): NamedStep {
+    const all = this.#hooks(queue)
+    const [name, act] = this.#rng.pick(this.#rng.chance(0.4) ? all : all.filter(([each]) => ENDS.includes(each)))
+    if (this.#rng.chance(0.7)) return this.#timed(moment, [name, act])
+    return this.#timed(moment, [`nothing found, ${name}`, (side) => side.findNothing(act)])
   }
 
   #failure(): NamedStep {
@@ -86,12 +100,11 @@ export class StepDrawing {
   /** What somebody does to the device at that moment. */
   #hook(moment: Moment | "before", queue: number): NamedStep {
     const all = this.#hooks(this.#rng.chance(0.7) ? queue : this.#rng.below(3))
-    const hooks = moment === "before" || MAY_REPLACE.includes(moment) ? [...all, RAM_REPLACED] : all
-    const [name, act] = this.#rng.pick(hooks)
-    return { name: `${name} ${moment}`, act }
+    const hook = this.#rng.pick(moment === "before" || MAY_REPLACE.includes(moment) ? [...all, RAM_REPLACED] : all)
+    return moment === "before" ? { name: `${hook[0]} before`, act: hook[1] } : this.#timed(moment, hook)
   }
 
-  #hooks(queue: number): readonly (readonly [string, Step])[] {
+  #hooks(queue: number): readonly Hook[] {
     const rng = this.#rng
     const request = this.#requests.draw(queue)
     const flag = rng.chance(0.5)
@@ -104,6 +117,7 @@ export class StepDrawing {
       ["size", (side) => { side.sectors = sectors; side.guest.disk.capacityChanged() }],
       ["another disk", (side) => side.anotherDisk({ atOnce: flag })],
       ["save", (side) => side.save()],
+      ["restore", (side) => side.restore()],
       ["queue reset", (side) => side.resetQueue(queue)],
       ["reset", (side) => side.reset()],
       ["restart", (side) => side.restart()],
@@ -115,9 +129,12 @@ export class StepDrawing {
   }
 }
 
-const RAM_REPLACED: readonly [string, Step] = ["other RAM", (side) => side.replaceRam()]
+/** Hooks that end the requests, or let them wait. */
+const ENDS: readonly string[] = ["queue reset", "reset", "restart", "restore", "bus mastering off"]
 
-const STEADY: readonly (readonly [string, Step])[] = [
+const RAM_REPLACED: Hook = ["other RAM", (side) => side.replaceRam()]
+
+const STEADY: readonly Hook[] = [
   ["pause", (side) => side.pause()],
   ["pause and resume", (side) => { side.pause(); side.resume() }],
   ["bus mastering off", (side) => side.setBusMaster(false)],

@@ -15,11 +15,8 @@ export class BatchErrors {
   readonly #batch: Batch
   /** A backing may have reset the device, or switched bus mastering off, inside the call. */
   readonly #mayStore = (): boolean => {
-    const { device } = this.#wiring
     const { queue, ring } = this.#batch
-    if (queue?.ring !== ring || !device.work.open) return false
-    this.#batch.refresh(device.memory)
-    return true
+    return ring !== undefined && queue?.mayTouch(ring, this.#batch) === true
   }
 
   constructor(wiring: BlkWiring, batch: Batch) {
