@@ -1,7 +1,6 @@
 /** Long work: shows progress, and stops between two steps after a signal. */
 import type { Arguments } from "./arguments.ts"
 import { InterruptedError } from "./interrupted-error.ts"
-import { despiteOutput } from "./output.ts"
 import { Progress } from "./progress.ts"
 
 /** Options of operations on whole disks. */
@@ -44,7 +43,7 @@ export async function stoppable<T>(leftBehind: string, work: (signal: AbortSigna
   }
   for (const name of Object.keys(SIGNALS)) process.on(name, stop)
   try {
-    return await despiteOutput(() => work(stopper.signal))
+    return await work(stopper.signal)
   } finally {
     unlisten()
   }

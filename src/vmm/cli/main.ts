@@ -3,6 +3,8 @@
 import { explainBug, vioblk } from "./program.ts"
 import { hasLostOutput, outputFailed } from "./output.ts"
 
-for (const stream of [process.stdout, process.stderr]) stream.on("error", outputFailed)
+process.stdout.on("error", outputFailed)
+// Nobody reads what is said there, not even that.
+process.stderr.on("error", () => undefined)
 const code = await vioblk(process.argv.slice(2)).catch(explainBug)
 process.exitCode = code === 0 && hasLostOutput() ? 1 : code

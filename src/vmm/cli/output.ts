@@ -3,26 +3,25 @@
  */
 import { printable } from "../../backing/backing.ts"
 
-/** Pieces of work that must not end halfway because nobody reads their progress. */
-let works = 0
+let mustFinish = false
 let isLost = false
 
-/** Does work that goes on if the output fails meanwhile: it would leave half of a change behind. */
+/** Does work that goes on if the output fails meanwhile: it would leave half of a change behind, or an image that is not closed. */
 export async function despiteOutput<T>(work: () => Promise<T>): Promise<T> {
-  works++
+  mustFinish = true
   try {
     return await work()
   } finally {
-    works--
+    mustFinish = false
   }
 }
 
-/** Standard output or standard error has failed: its reader has closed it (`| head`), its terminal is gone, or its disk is full. */
+/** Standard output has failed: its reader has closed it (`| head`), its terminal is gone, or its disk is full. */
 export function outputFailed(error: NodeJS.ErrnoException): void {
   const isUnread = error.code === "EPIPE" || error.code === "EIO"
   if (!isUnread && !isLost) complain(`cannot write the output: ${error.message}`)
   isLost ||= !isUnread
-  if (works === 0) process.exit(isUnread ? 0 : 1)
+  if (!mustFinish) process.exit(isUnread ? 0 : 1)
 }
 
 /** Whether some of the output could not be written, although somebody wants it. */

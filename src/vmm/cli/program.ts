@@ -1,13 +1,13 @@
 /** Finds the command, runs it, and turns an error into one line and an exit code. */
 import { nearest } from "../../options.ts"
 import { type Arguments, parseArguments, UsageError } from "./arguments.ts"
-import { complain, complainAtLength, printHelp } from "./output.ts"
+import { complain, complainAtLength, despiteOutput, printHelp } from "./output.ts"
 import { InterruptedError } from "./interrupted-error.ts"
 import { LOADERS } from "./loaders.ts"
 import type { CommandRow } from "./table/rows.ts"
 import { COMMANDS } from "./table/table.ts"
 
-/** Commands that only read, so that `-U` is safe. */
+/** Commands that only read, so that `-U` is safe, and that may end in the middle. */
 const READERS: readonly string[] = ["compare", "info", "map", "measure"]
 
 /** Runs the command line. Returns the exit code. */
@@ -28,7 +28,8 @@ async function runCommand(row: CommandRow, args: readonly string[]): Promise<num
   if (given.flag("help")) return help([row.name])
   const load = LOADERS[row.name]
   if (load === undefined) throw new Error(`loaders.ts does not know where the command ${row.name} is`)
-  return (await load())(given)
+  const command = await load()
+  return READERS.includes(row.name) ? command(given) : despiteOutput(() => command(given))
 }
 
 /** Options alone, or an image, belong to `run`. Any other word is a mistyped command. */

@@ -179,7 +179,7 @@ describe("a command that is interrupted", { timeout: 120_000 }, () => {
   })
 })
 
-describe("a command whose progress nobody reads any more", { timeout: 120_000 }, () => {
+describe("a command whose output nobody reads any more", { timeout: 120_000 }, () => {
   it("goes on to its end: the new image is whole, and no other file is left", async () => {
     const { folder, top } = overlay()
     const target = join(folder, "new.raw")
@@ -194,6 +194,23 @@ describe("a command whose progress nobody reads any more", { timeout: 120_000 },
     expect(ended).toEqual({ code: 0, signal: null })
     expect(readdirSync(folder).sort()).toEqual(["base.raw", "new.raw", "top.qcow2"])
     expect(diskOf(target).equals(diskOf(top))).toBe(true)
+  })
+
+  it("io: the later writes are stored too", async () => {
+    const path = join(temporaryDirectory(), "disk.qcow2")
+    createImage(path, { size: MIB })
+    // `sleep` lets the program hear that nobody reads.
+    const lines = Array.from({ length: 16 }, (_, at) => ["-c", `write -P ${at + 1} ${at * 64}k 64k`, "-c", "sleep 30"]).flat()
+    const words = ["--import", "tsx", "src/vmm/cli/main.ts", "io", ...lines, path]
+    const child = spawn(process.execPath, words, { stdio: ["ignore", "pipe", "pipe"] })
+    onTestFinished(() => void child.kill("SIGKILL"))
+    const ended = new Promise((resolve) => child.once("exit", (code, signal) => resolve({ code, signal })))
+    child.stdout.once("data", () => {
+      child.stdout.destroy()
+      child.stderr.destroy()
+    })
+    expect(await ended).toEqual({ code: 0, signal: null })
+    expect(Array.from({ length: 16 }, (_, at) => diskOf(path)[at * 65_536])).toEqual(Array.from({ length: 16 }, (_, at) => at + 1))
   })
 
   it.runIf(existsSync("/dev/full"))("and says once, with exit code 1, if there was no room for it", () => {
