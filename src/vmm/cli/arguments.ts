@@ -37,9 +37,9 @@ export class Arguments {
     return this.texts(name).length > 0
   }
 
-  /** The option's value; the last one counts. */
+  /** The option's value. */
   text(name: string): string | undefined {
-    return this.texts(name).at(-1)
+    return this.texts(name)[0]
   }
 
   /** All values of the option. */
@@ -59,12 +59,7 @@ export class Arguments {
   /** The option's value as a whole number from `least` to `most`. */
   count(name: string, least: number, most: number): number | undefined {
     const text = this.text(name)
-    if (text === undefined) return undefined
-    const value = Number(text)
-    if (!/^(0x[\da-f]+|\d+)$/i.test(text) || value < least || value > most) {
-      throw new UsageError(`${this.spelling(name)} ${text}: it must be a whole number from ${least} to ${most}`)
-    }
-    return value
+    return text === undefined ? undefined : countOf(this.spelling(name), text, least, most)
   }
 
   /** The option's value as a size in bytes. */
@@ -73,7 +68,7 @@ export class Arguments {
     return text === undefined ? undefined : sizeOf(this.spelling(name), text)
   }
 
-  /** Whether to print JSON: `--output=json`, or `--json`, which is the same. The last of them counts. */
+  /** Whether to print JSON: `--output=json`, or `--json`, which is the same. */
   get json(): boolean {
     return this.choice("output", ["human", "json"]) === "json"
   }
@@ -93,9 +88,9 @@ export class Arguments {
     })
   }
 
-  /** The option as it was written, the last time: "-f" or "--format". */
+  /** The option as it was written: "-f" or "--format". */
   spelling(name: string): string {
-    return this.#find(name).at(-1)?.spelling ?? `--${name}`
+    return this.#find(name)[0]?.spelling ?? `--${name}`
   }
 
   #find(name: string): readonly GivenOption[] {
@@ -118,6 +113,13 @@ export function sizeOf(what: string, text: string): number {
   return size
 }
 
+/** `text` as a whole number from `least` to `most`. @param what its name in the message */
+export function countOf(what: string, text: string, least: number, most: number): number {
+  const value = Number(text)
+  if (/^(0x[\da-f]+|\d+)$/i.test(text) && value >= least && value <= most) return value
+  throw new UsageError(`${what} ${text}: it must be a whole number from ${least} to ${most}`)
+}
+
 /** Parses the arguments of a command. @throws UsageError, in one line, for arguments that its row in the table does not allow */
 export function parseArguments(command: CommandRow, args: readonly string[]): Arguments {
   const given: GivenOption[] = []
@@ -126,8 +128,11 @@ export function parseArguments(command: CommandRow, args: readonly string[]): Ar
   // A size such as -1G is not an option.
   const last = command.lastIsWord === true && rest.length > 1 ? rest.splice(-1) : []
   const add = (row: OptionRow, spelling: string, value: string): void => {
-    if (row.means === undefined) given.push({ row, spelling, value })
-    else given.push({ row: longOption(command, row.means.name), spelling, value: row.means.value })
+    const { means } = row
+    const one = means === undefined ? { row, spelling, value } : { row: longOption(command, means.name), spelling, value: means.value }
+    const before = one.row.isList === true ? undefined : given.find((other) => other.row === one.row && other.value !== one.value)
+    if (before !== undefined) throw contradiction(before, one)
+    given.push(one)
   }
   for (let arg = rest.shift(); arg !== undefined; arg = rest.shift()) {
     if (arg === "--") {
@@ -148,6 +153,13 @@ export function parseArguments(command: CommandRow, args: readonly string[]): Ar
     }
   }
   return new Arguments(command, [...words, ...last], given)
+}
+
+/** qemu-img lets the last one count, so that the first has no effect, and nobody hears of it. */
+function contradiction(before: GivenOption, now: GivenOption): UsageError {
+  const written = ({ row: { name }, spelling, value }: GivenOption): string =>
+    spelling.length > 2 && spelling !== `--${name}` ? spelling : `${spelling} ${value}`
+  return new UsageError(`${written(before)} and ${written(now)} contradict each other; give one of them`)
 }
 
 function splitOnce(text: string, separator: string): string[] {

@@ -377,7 +377,7 @@ bench -c 10 -n base.raw => 0: what it asks of the host is not looked at
 bench -c 10 -t none base.raw
 bench -c 10 -t foo base.raw
 bench -c 10 -U base.raw
-bench -c 0 base.raw
+bench -c 0 base.raw => 1: no request tells nothing
 bench -c x base.raw
 bench -d x base.raw
 bench -s 0 base.raw => 1: requests of no bytes tell nothing

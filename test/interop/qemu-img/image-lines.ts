@@ -51,7 +51,7 @@ create -qf qcow2 x 1M
 create -f qcow2 -q -- x 1M
 create x -f qcow2 1M
 create x 1M -f qcow2
-create -f raw -f qcow2 x 1M
+create -f raw -f qcow2 x 1M => 1: one of the two would have no effect
 create -f qcow2 x 0
 create -f qcow2 x 700
 create -f qcow2 x 3T

@@ -53,7 +53,7 @@ const ROW: CommandRow = {
   name: "try", operands: "", summary: "",
   options: [
     { name: "format", letter: "f", argument: "FORMAT", choices: ["raw", "qcow2"], meaning: "" },
-    { name: "options", letter: "o", argument: "LIST", meaning: "" },
+    { name: "options", letter: "o", argument: "LIST", isList: true, meaning: "" },
     { name: "output", argument: "KIND", choices: ["human", "json"], meaning: "" },
     { name: "json", means: { name: "output", value: "json" }, meaning: "" },
     { name: "quiet", letter: "q", meaning: "" }, { name: "unsafe", letter: "u", meaning: "" },
@@ -78,7 +78,7 @@ describe("arguments", () => {
     [["--format=raw"], { format: "raw" }],
     [["--format", "raw"], { format: "raw" }],
     [["--form", "raw"], { format: "raw" }],
-    [["-f", "raw", "-f", "qcow2"], { format: "qcow2" }],
+    [["-f", "raw", "--format=raw", "-qq"], { format: "raw", quiet: true }],
     [["-quf", "raw"], { quiet: true, unsafe: true, format: "raw" }],
     [["-qufraw"], { quiet: true, unsafe: true, format: "raw" }],
     [["-o", "a=1", "-o", "b=2"], { options: ["a=1", "b=2"] }],
@@ -88,7 +88,7 @@ describe("arguments", () => {
     [["-", "-q"], { words: ["-"], quiet: true }],
     [["--json"], { json: true }],
     [["--output=json"], { json: true }],
-    [["--json", "--output", "human"], { json: false }],
+    [["--json", "--output", "json"], { json: true }],
   ])("%j", (args, meaning) => expect(parsed(...args)).toEqual({ ...NOTHING, ...meaning }))
 
   it.each([
@@ -99,6 +99,8 @@ describe("arguments", () => {
     [["--format"], "--format needs an argument: FORMAT"],
     [["-f", "qcow"], "-f qcow: it must be raw or qcow2 (did you mean qcow2?)"],
     [["--quiet=yes"], "--quiet takes no argument"],
+    [["-f", "raw", "a", "--format", "qcow2"], "-f raw and --format qcow2 contradict each other; give one of them"],
+    [["--json", "--output", "human"], "--json and --output human contradict each other; give one of them"],
   ])("%j is refused", (args, message) => expect(() => parsed(...args)).toThrow(message))
 
   it("a last argument that may be negative is a word, in the commands that say so", () => {

@@ -32,6 +32,9 @@ describe("vioblk io", () => {
     ["read -P", "read -P needs a value"],
     ["write -P 300 0 1", "-P 300: it must be a byte, 0 to 255"],
     ["read 4095 2", "read failed: byte 4095 and 2 more are beyond the disk's end at 4096"],
+    ...["-1", "NaN", "1e999", "0.5", "2147483648"].map(
+      (word) => [`sleep ${word}`, `sleep ${word}: it must be a whole number from 0 to 2147483647`],
+    ),
     ["write -c 0 512", "write -c: a raw image has no compressed clusters"],
   ])("%s", async (line, message) => {
     expect(await commandLine("io", "-f", "raw", "-c", line, rawImage(4096))).toEqual({ code: 1, out: `${message}\n`, err: "" })
@@ -69,6 +72,13 @@ describe("vioblk bench", () => {
     )
     const { requests, latency } = JSON.parse((await commandLine("bench", "-f", "raw", "-c", "10", "--json", path)).out)
     expect([requests, Object.keys(latency)]).toEqual([10, ["median-ms", "p99-ms", "max-ms"]])
+  })
+
+  it.each(["0", "-1", "NaN", "1e999", "9007199254740993", ""])("refuses --count=%s, in one line", async (count) => {
+    const { code, out, err } = await commandLine("bench", `--count=${count}`, rawImage(1 << 16))
+    expect({ code, out, err }).toEqual({
+      code: 1, out: "", err: `vioblk: --count ${count}: it must be a whole number from 1 to 2147483647; see vioblk bench --help\n`,
+    })
   })
 
   it("writes only with -w", async () => {

@@ -55,7 +55,7 @@ function loadOf(given: Arguments): Load {
   if (length < 1 || length > MOST) throw new UsageError(`-s ${length}: it must be from 1 to ${MOST} bytes`)
   const step = given.size("step-size") ?? 0
   return {
-    count: given.count("count", 0, MOST) ?? 75000, length, step: step === 0 ? length : step, start: given.size("offset") ?? 0, write,
+    count: given.count("count", 1, MOST) ?? 75000, length, step: step === 0 ? length : step, start: given.size("offset") ?? 0, write,
     pattern: given.count("pattern", 0, 0xff) ?? 0, flushEvery,
   }
 }

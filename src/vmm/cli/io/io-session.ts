@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs"
 import { BackingError, type VirtioBacking } from "../../../backing/backing.ts"
 import { openImage } from "../../../backing/open.ts"
-import { sizeOf, UsageError } from "../arguments.ts"
+import { countOf, sizeOf, UsageError } from "../arguments.ts"
 import { diskSize, partsOf } from "../disk-map/parts.ts"
 import { formatBytes } from "../format.ts"
 import { print } from "../output.ts"
@@ -12,6 +12,8 @@ import { IO_COMMANDS, type IoLine, parseIoLine, rangeOf } from "./io-line.ts"
 const PIECE = 1 << 24
 /** qemu-io's default pattern. */
 const DEFAULT_PATTERN = 0xcd
+/** Of a timer of JavaScript, in milliseconds. */
+const LONGEST_SLEEP = 2 ** 31 - 1
 
 type Image = ReturnType<typeof openImage>
 
@@ -47,7 +49,7 @@ export class IoSession {
     else if (name === "length") print(formatBytes(this.#image.size))
     else if (name === "alloc") this.#allocated(line)
     else if (name === "map") this.#map()
-    else if (name === "sleep") await new Promise((resolve) => setTimeout(resolve, Number(words[0] ?? 0)))
+    else if (name === "sleep") await new Promise((resolve) => setTimeout(resolve, countOf(name, words[0] ?? "0", 0, LONGEST_SLEEP)))
     else if (name === "quit") this.isOver = true
     else for (const [command, { usage, meaning }] of Object.entries(IO_COMMANDS)) print(`${command} ${usage} -- ${meaning}`)
   }

@@ -32,7 +32,7 @@ export const BITMAP: CommandRow = {
   options: [
     { name: "add", meaning: "make BITMAP" }, { name: "remove", meaning: "remove it" }, { name: "clear", meaning: "clear all its bits" },
     { name: "enable", meaning: "record writes in it" }, { name: "disable", meaning: "stop recording writes in it" },
-    { name: "merge", argument: "SOURCE", meaning: "set all bits that are set in SOURCE" },
+    { name: "merge", argument: "SOURCE", isList: true, meaning: "set all bits that are set in SOURCE" },
     { name: "granularity", letter: "g", argument: "SIZE", meaning: "bytes for each bit, with --add; default 64k" },
     { name: "source-file", letter: "b", argument: "FILE", meaning: "image that contains SOURCE; default IMAGE" },
     { name: "source-format", letter: "F", argument: "FORMAT", choices: FORMATS, meaning: "its format" }, FORMAT, IMAGE_OPTS, ...SECRETS,

@@ -58,7 +58,10 @@ export const IO: CommandRow = {
   details: "Without -c and --script, lines come from standard input. The line 'help' lists all commands. " +
     "Exit code: 1 if a line failed, or found another pattern.",
   options: [
-    { name: "cmd", letter: "c", argument: "LINE", meaning: "run this line, as in -c 'write -P 7 0 64k' -c 'read -P 7 0 64k'" },
+    {
+      name: "cmd", letter: "c", argument: "LINE", isList: true,
+      meaning: "run this line, as in -c 'write -P 7 0 64k' -c 'read -P 7 0 64k'",
+    },
     { name: "script", argument: "FILE", meaning: "run the lines of a file" },
     FORMAT, { name: "read-only", letter: "r", meaning: "write nothing" }, CACHE, FORCE_SHARE, IMAGE_OPTS, ...SECRETS, ...COMMON,
   ],

@@ -9,6 +9,8 @@ export interface OptionRow {
   readonly argument?: string
   /** All valid arguments. */
   readonly choices?: readonly string[]
+  /** It may be given several times, with several arguments. */
+  readonly isList?: true
   /** The option is short for another one with a value. */
   readonly means?: { readonly name: string; readonly value: string }
   /** One or two short lines for the help. */
@@ -57,7 +59,7 @@ export const SOURCE_CACHE: OptionRow = {
   name: "source-cache", letter: "T", argument: "MODE", choices: CACHE_MODES, meaning: "accepted, without effect",
 }
 export const CREATE_OPTIONS: OptionRow = {
-  name: "options", letter: "o", argument: "KEY=VALUE,...", meaning: "options of the new image; -o help lists them",
+  name: "options", letter: "o", argument: "KEY=VALUE,...", isList: true, meaning: "options of the new image; -o help lists them",
 }
 export const DETECT_ZEROES: OptionRow = {
   name: "detect-zeroes", argument: "WHAT", choices: ["off", "on", "unmap"],
@@ -69,6 +71,7 @@ export const SECRETS: readonly OptionRow[] = [
   {
     name: "object",
     argument: "secret,id=ID,file=FILE",
+    isList: true,
     meaning: "the same with an ID, for encrypt.key-secret=ID in --image-opts or -o",
   },
 ]
