@@ -145,6 +145,7 @@ class DiskOpening {
   }
 
   async open(source: DiskSource): Promise<MappedDisk> {
+    // A disk as it is, and a raw image, are opened without a step for which `#waits` is asked.
     throwIfStopped(stopSignal(this.#options))
     const { format, readOnly } = this.#options
     if (readOnly === false && source.readOnly) {

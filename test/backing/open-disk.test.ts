@@ -35,6 +35,18 @@ async function failure(work: () => Promise<unknown>): Promise<BackingError> {
   return error
 }
 
+describe("openDisk with a signal that is aborted already", () => {
+  const signal = AbortSignal.abort(new Error("enough"))
+
+  it.each<[string, DiskSource, OpenDiskOptions]>([
+    ["of a raw image, of which nothing is read", new MemoryFile({ path: "disk.raw" }), { format: "raw" }],
+    ["of a disk as it is", new MemoryBacking({ size: SIZE }), {}],
+    ["of a qcow2 image", overlay(), {}],
+  ])("opens nothing %s", async (_, source, options) => {
+    await expect(openDisk(source, { ...options, signal })).rejects.toThrow("enough")
+  })
+})
+
 describe(`openDisk, seed ${seed}`, () => {
   const base = new Rng(seed).bytes(SIZE)
 
