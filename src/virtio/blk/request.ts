@@ -118,6 +118,7 @@ export function parseRequest(request: BlkRequest, chain: DescriptorChain, legacy
   request.statusOffset = chain.offset(count - 1) + chain.length(count - 1) - 1
   request.writableBefore = writableLength - 1
   request.done = 0
+  request.arrived = 0
   request.answer = undefined
   request.ranges = NO_RANGES
   request.tail = undefined

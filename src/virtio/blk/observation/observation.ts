@@ -32,8 +32,6 @@ export class Observation {
   readonly #parts: ObservationParts
   #now = 0
   #untilTimed = 1
-  /** Number of requests of the last batch with a time of arrival. */
-  #stamped = 0
 
   constructor(parts: ObservationParts) {
     this.isOfAll = parts.observer !== undefined || parts.oneIn === 1
@@ -56,15 +54,10 @@ export class Observation {
   arrived(requests: readonly BlkRequest[], count: number): boolean {
     if (count === 0) return false
     const { observer, oneIn } = this.#parts
-    if (observer === undefined && --this.#untilTimed > 0) {
-      if (this.#stamped > 0) stamp(requests, this.#stamped, 0)
-      this.#stamped = 0
-      return false
-    }
+    if (observer === undefined && --this.#untilTimed > 0) return false
     // Random, so that a guest's rhythm cannot decide which batches are timed.
     this.#untilTimed = oneIn === 1 ? 1 : Math.round(2 * oneIn * Math.random())
     stamp(requests, count, performance.now())
-    this.#stamped = count
     return true
   }
 

@@ -176,6 +176,25 @@ describe("without an observer", () => {
     expect([read.requests, read.latency?.count, read.latency?.sum]).toEqual([130, 6, 36])
   })
 
+  it("a batch that is not timed has no times of an earlier, longer one", async () => {
+    const disk = new FakeDisk()
+    const guest = new RingGuest({ backing: disk, disk: { latency: "sampled" } })
+    disk.waits = () => false
+    const random = vi.spyOn(Math, "random").mockReturnValue(0)
+    const batch = (count: number): void => {
+      send(guest, Array.from({ length: count }, () => ({ type: T.FLUSH })))
+      guest.top = 0x8_0000
+    }
+    batch(10)
+    random.mockReturnValue(0.5)
+    batch(3)
+    disk.waits = () => true
+    batch(10)
+    while (disk.waiting.length > 0) await disk.finishNext()
+    const { flush } = guest.disk.device.statistics
+    expect([flush.requests, flush.latency?.count]).toEqual([23, 13])
+  })
+
   it("a request that a reset has ended leaves its time to no later one", () => {
     const disk = new FakeDisk()
     const guest = new RingGuest({ backing: disk, disk: { latency: "sampled" } })
