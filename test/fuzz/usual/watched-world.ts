@@ -31,6 +31,9 @@ export interface WorldPlan {
   readonly disks: readonly DiskPlan[]
 }
 
+/** The fastest way in which kicks are served: by `UsualKick`, as rows, or by requests that are objects. */
+export type Way = "short" | "rows" | "general"
+
 /** Anything that happens in a world. */
 export type Act = (world: WatchedWorld) => void
 
@@ -41,17 +44,16 @@ export class WatchedWorld {
   readonly disks: readonly WatchedDisk[]
   /** Calls of the disks, interrupts and levels of throttles, in their order. */
   readonly log: string[] = []
-  /** Milliseconds of the host. Each call takes one. */
+  /** Milliseconds of the host. Each call takes one, and each interrupt. */
   now = 1000
   /** Called inside of the next call of a disk. */
   onCall: Act | undefined
   fails = false
-  /** Whether kicks may be served in the short way. */
-  readonly isShort: boolean
+  readonly way: Way
   readonly #rng: Rng
 
-  constructor(plan: WorldPlan, isShort: boolean) {
-    this.isShort = isShort
+  constructor(plan: WorldPlan, way: Way) {
+    this.way = way
     this.#rng = new Rng(plan.seed)
     this.group = new Throttle(plan.limits, { clock: this.clock })
     this.disks = plan.disks.map((disk, index) => new WatchedDisk(this, plan, disk, index))
@@ -125,7 +127,10 @@ export class WatchedDisk {
     const machine = { memory: growingMemory(RAM) }
     this.guest = new RingGuest({ backing: this.#backing(isDirect), features, ringSize: RING, queues: QUEUES, machine, disk, packed })
     this.#buffers = this.guest.top
-    this.guest.machine.interrupts.subscribe((change) => void world.log.push(JSON.stringify([index, change])))
+    this.guest.machine.interrupts.subscribe((change) => {
+      world.log.push(JSON.stringify([index, change]))
+      world.now++
+    })
   }
 
   #backing(isDirect: boolean): VirtioBacking {
@@ -159,7 +164,7 @@ export class WatchedDisk {
     const { guest } = this
     const [ring, virtqueue] = [guest.rings[queue], guest.disk.device.virtio.queues[queue]]
     if (ring === undefined || virtqueue === undefined) return
-    if (!this.#world.isShort) virtqueue.shortcut = undefined
+    if (this.#world.way !== "short") virtqueue.shortcut = undefined
     try {
       guest.kick(ring)
     } catch (error) {

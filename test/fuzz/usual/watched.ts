@@ -1,6 +1,7 @@
 /**
- * WatchedFuzzer: two worlds of disks with throttles and sampled latencies do the same, one with short kicks and one without. After each
- * step RAM, disks, calls, interrupts, statistics, levels of throttles and samples of latency must be the same.
+ * WatchedFuzzer: three worlds of disks with throttles and timed requests do the same: one with short kicks, one with batches of rows, and
+ * one in which every request is served in the general way. After each step RAM, disks, calls, interrupts, statistics, levels of throttles
+ * and latencies must be the same.
  */
 import { Throttle, type ThrottleLimits } from "../../../src/index.ts"
 import { settled } from "../../harness/fake-disk.ts"
@@ -15,7 +16,7 @@ const DISKS = 2
 const USUAL = SHAPES.slice(0, 2)
 const NAMES = ["requests", "bytes", "readRequests", "readBytes", "writeRequests", "writeBytes"] as const
 
-/** What is done in both worlds, and its name. */
+/** What is done in every world, and its name. */
 type Step = readonly [name: string, act: Act]
 
 export class WatchedFuzzer {
@@ -31,7 +32,7 @@ export class WatchedFuzzer {
     this.#isPacked = packed
   }
 
-  /** Two worlds from beginning to end. @throws Error where they differ */
+  /** The worlds from beginning to end. @throws Error where they differ */
   async round(): Promise<void> {
     const rng = this.#rng
     const plan: WorldPlan = {
@@ -40,7 +41,7 @@ export class WatchedFuzzer {
         latency: rng.pick(["off", "sampled", "sampled", "all"]), isDirect: rng.chance(0.7),
       })),
     }
-    const worlds = [new WatchedWorld(plan, true), new WatchedWorld(plan, false)] as const
+    const worlds = [new WatchedWorld(plan, "short"), new WatchedWorld(plan, "rows"), new WatchedWorld(plan, "general")] as const
     const names: string[] = []
     for (let count = 60; count > 0; count--) {
       const [name, act] = this.#step()
@@ -130,12 +131,17 @@ export class WatchedFuzzer {
   }
 }
 
-/** @throws Error unless both worlds are in the same state */
-function compare(names: readonly string[], [short, long]: readonly [WatchedWorld, WatchedWorld]): void {
-  const different = short.bytes.findIndex((bytes, at) => Buffer.compare(bytes, long.bytes[at] ?? new Uint8Array(0)) !== 0)
-  const [one, other] = [short.rest, long.rest]
+/** @throws Error unless all worlds are in the same state */
+function compare(names: readonly string[], [short, rows, general]: readonly [WatchedWorld, WatchedWorld, WatchedWorld]): void {
+  compareTwo(names, short, general)
+  compareTwo(names, rows, general)
+}
+
+function compareTwo(names: readonly string[], fast: WatchedWorld, general: WatchedWorld): void {
+  const different = fast.bytes.findIndex((bytes, at) => Buffer.compare(bytes, general.bytes[at] ?? new Uint8Array(0)) !== 0)
+  const [one, other] = [fast.rest, general.rest]
   if (different < 0 && one === other) return
   const from = Math.max([...one].findIndex((char, index) => char !== other[index]) - 100, 0)
   const [rest, otherRest] = [one, other].map((each) => each.slice(from, from + 200))
-  throw new Error(`${names.join(", ")}: bytes ${different}; ...${rest}... and ...${otherRest}...`)
+  throw new Error(`${names.join(", ")}: bytes ${different}; ${fast.way} ...${rest}... and ...${otherRest}...`)
 }

@@ -47,12 +47,12 @@ export class LatencyHistogram {
     return this.#max
   }
 
-  /** Counts a request that took `ms` milliseconds. Negative values count as 0. */
-  record(ms: number): void {
+  /** Counts `requests` that took `ms` milliseconds each. Negative values of `ms` count as 0. */
+  record(ms: number, requests = 1): void {
     if (ms !== this.#lastMs) this.#find(ms)
-    this.#buckets[this.#lastBucket] = (this.#buckets[this.#lastBucket] ?? 0) + 1
-    this.#count++
-    this.#sum += this.#lastMs
+    this.#buckets[this.#lastBucket] = (this.#buckets[this.#lastBucket] ?? 0) + requests
+    this.#count += requests
+    this.#sum += requests * this.#lastMs
   }
 
   #find(ms: number): void {

@@ -73,16 +73,6 @@ export class ThrottledRequests {
     return this.#throttle === undefined || this.#throttle.admitAll(tally)
   }
 
-  /** Whether a single request may go without asking the throttle for more than its allowance. */
-  get letsOnePass(): boolean {
-    return this.#throttle === undefined || this.#throttle.allowance.letsOnePass
-  }
-
-  /** Counts a single request. Call it only if `letsOnePass`. */
-  passed(isWrite: boolean, bytes: number): void {
-    this.#throttle?.allowance.takeOne(isWrite, bytes)
-  }
-
   /** Takes the requests that have to wait out of `batch`, which has just been filled. */
   hold(wiring: BlkWiring, queue: Virtqueue, ring: Ring, batch: Batch): void {
     const throttle = this.#throttle

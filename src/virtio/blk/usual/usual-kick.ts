@@ -11,8 +11,10 @@ import type { Shortcut } from "../../work.ts"
 import { refusePromise } from "../answers.ts"
 import type { Turn } from "../../turn.ts"
 import type { Completion } from "../completion.ts"
+import type { Observation } from "../observation/observation.ts"
 import type { RequestLimits } from "../request.ts"
 import { SECTOR_SIZE, VIRTIO_BLK_T } from "../spec.ts"
+import type { Allowance } from "../throttling/allowance.ts"
 import type { Gate } from "./gate.ts"
 import type { Habit } from "./habit.ts"
 import { NONE as NONE_WAITS, SingleRequest, TAKEN as IS_TAKEN } from "./single-request.ts"
@@ -73,7 +75,7 @@ export class UsualKick implements Shortcut {
   expectsOnly = true
   /** The next single request has to reset the driver's habit. */
   endsHabit = false
-  /** Requests are limited or sampled: each has to pass the gate. */
+  /** Requests are limited or timed. */
   isWatched = false
   readonly #parts: UsualKickParts
   // Copied from the parts for faster access:
@@ -83,8 +85,10 @@ export class UsualKick implements Shortcut {
   readonly #completion: Completion
   readonly #call: UsualCall
   readonly #gate: Gate
-  /** `VirtioDevice.changes`, and the backing, when kicks were last found to be usual. */
+  /** `VirtioDevice.changes`, what limits and times requests, and the backing, when kicks were last found to be usual. */
   #usualAt = -1
+  #allowance: Allowance | undefined
+  #observation: Observation | undefined
   #backing: VirtioBacking | undefined
   #direct: DirectBacking | undefined
 
@@ -102,7 +106,13 @@ export class UsualKick implements Shortcut {
 
   /** Kicks are usual from now on, until `VirtioDevice.changes` or the backing changes. */
   arm(backing: VirtioBacking, direct: DirectBacking | undefined): void {
-    this.#usualAt = this.#device.changes
+    const { changes } = this.#device
+    if (this.#usualAt !== changes) {
+      this.#usualAt = changes
+      this.#allowance = this.#gate.allowance
+      this.#observation = this.#gate.observation
+      this.isWatched = this.#allowance !== undefined || this.#observation !== undefined
+    }
     if (this.#backing === backing) return
     this.#backing = backing
     this.#direct = direct
@@ -114,7 +124,7 @@ export class UsualKick implements Shortcut {
     const { changes, memory } = device
     const { generation, splitRows } = ring
     if (memory.generation !== generation || !this.#isUsual()) return false
-    if (this.isWatched === true && !this.#gate.isOpen()) return false
+    if (this.isWatched === true && this.#allowance?.letsOnePass === false) return false
     const backing = this.#direct
     let rows: SingleRing
     if (splitRows !== undefined) {
@@ -131,7 +141,7 @@ export class UsualKick implements Shortcut {
       if (taken !== TAKEN) return taken === NONE
       rows = packedRows
     }
-    if (this.isWatched === true) this.#gate.pass(request.type !== IN, request.length)
+    const isTimed = this.isWatched === true && this.#pass(request)
     if (this.endsHabit) this.#endHabit()
     const call = this.#call
     // Storing an object costs several stores of a number.
@@ -144,8 +154,16 @@ export class UsualKick implements Shortcut {
     }
     if (device.changes !== changes || memory.generation !== generation) return this.#giveUp(generation, undefined)
     call.isRunning = false
+    if (isTimed) this.#gate.endTiming(request.type === IN ? 1 : 0, request.type === IN ? 0 : 1)
     const next = this.#completion.completeSingle(rows, request)
     return (next & INTERRUPT) === 0 ? next === 0 : this.#interrupt(next, rows, generation)
+  }
+
+  /** Counts a request. Returns whether it is timed. */
+  #pass({ type, length }: SingleRequest): boolean {
+    const observation = this.#observation
+    this.#allowance?.takeOne(type !== IN, length)
+    return observation !== undefined && observation.isDue() && this.#gate.beginTiming(observation)
   }
 
   #endHabit(): void {

@@ -14,6 +14,7 @@ import type { CacheMode } from "../cache-mode.ts"
 import type { Completion } from "../completion.ts"
 import type { BatchErrors } from "../errors/batch-errors.ts"
 import type { Executor } from "../executor.ts"
+import { stamp } from "../observation/observation.ts"
 import type { RequestLimits } from "../request.ts"
 import { SECTOR_SIZE, VIRTIO_BLK_T } from "../spec.ts"
 import type { ThrottledRequests } from "../throttling/throttled-requests.ts"
@@ -142,10 +143,9 @@ export class UsualServer {
       return this.#failed(queue, ring, error)
     }
     requests.next = index
-    const isElsewhere = memory.generation !== requests.generation
-    if (index < count || device.changes !== changes || isElsewhere || (requests.writes > 0 && this.#cacheMode.writeThrough)) {
-      return this.#leave(queue, ring)
-    }
+    const isWhole = index === count && device.changes === changes && memory.generation === requests.generation
+    if (!isWhole || (requests.writes > 0 && this.#cacheMode.writeThrough)) return this.#leave(queue, ring)
+    this.gate.endTiming(requests.reads, requests.writes)
     this.#completion.completeUsual(requests)
     return DONE
   }
@@ -159,12 +159,10 @@ export class UsualServer {
       return
     }
     if ((ring.splitRows ?? ring.packedRows) === undefined || queue.liveAt !== this.#device.changes) return
-    const isPlain = this.gate.isPlain()
-    if (!isPlain && !this.gate.mayOpen()) return
+    if (!this.gate.isPlain() && !this.gate.mayOpen()) return
     if (backing.asynchronous === true || this.#cacheMode.writeThrough) return
     const kick = this.#kicks.get(ring) ?? new UsualKick(this.#kickParts, queue, ring)
     kick.arm(backing, isDirect(backing) ? backing : undefined)
-    kick.isWatched = !isPlain
     this.#prepare(kick)
     kick.expectsOnly = this.requests.taken === 1
     if (queue.shortcut === kick) return
@@ -197,13 +195,9 @@ export class UsualServer {
     const { rowRing } = requests
     const isOnly = splitRows !== undefined || rowRing?.countWaiting() === 0
     // There may be no request at all: a driver on another thread may have taken it back.
-    if (!requests.isWhole || requests.count !== 1 || !isOnly || device.changes !== changes || rowRing === undefined) {
+    if (!requests.isWhole || requests.count !== 1 || !isOnly || device.changes !== changes || rowRing === undefined || !this.#mayServe()) {
       kick.expectsOnly = isOnly
       if (requests.count > 0 || this.walked.hasLeft) this.#fillBatch(queue, ring, turn)
-      return NOT_SERVED
-    }
-    if (kick.isWatched === true && !this.gate.letsAllPass(requests)) {
-      this.#fillBatch(queue, ring, turn)
       return NOT_SERVED
     }
     try {
@@ -221,6 +215,7 @@ export class UsualServer {
       return NOT_SERVED
     }
     this.#prepare(kick)
+    this.gate.endTiming(requests.reads, requests.writes)
     return this.#completion.completeOnly(rowRing, requests)
   }
 
@@ -236,7 +231,7 @@ export class UsualServer {
     this.#leave(queue, ring)
   }
 
-  /** Whether the disk answers at once, and no request is observed or has to wait. */
+  /** Whether the disk answers at once, and no observer or throttle is in the way. Times the requests if need be. */
   #mayServe(): boolean {
     return this.#intake.mayServeRows() && (this.gate.isPlain() || this.gate.letsAllPass(this.requests))
   }
@@ -267,6 +262,9 @@ export class UsualServer {
     batch.generation = this.requests.generation
     batch.hasWritten = this.requests.writes > 0
     batch.adopt(this.requests)
+    const arrived = this.gate.takeArrival()
+    batch.isObserved = arrived !== 0
+    if (batch.isObserved) stamp(batch.requests, batch.taken, arrived)
     return BEGUN
   }
 }

@@ -163,17 +163,17 @@ describe("an observer that misbehaves", () => {
 })
 
 describe("without an observer", () => {
-  it("sampled latencies are those of one batch in 32, at random, however large it is", () => {
+  it("sampled latencies are those of one batch in 64, at random, however large it is", () => {
     const disk = new FakeDisk()
     const guest = new RingGuest({ backing: disk, disk: { latency: "sampled" } })
     vi.spyOn(Math, "random").mockReturnValue(0.5)
     disk.failing = () => void (now += 3)
-    for (let round = 0; round < 65; round++) {
+    for (let round = 0; round < 129; round++) {
       send(guest, Array.from({ length: 2 }, (_, at) => ({ type: T.IN, sector: 2 * at, in: 512 })))
       guest.top = 0x8_0000
     }
     const { read } = guest.disk.device.statistics
-    expect([read.requests, read.latency?.count, read.latency?.sum]).toEqual([130, 6, 36])
+    expect([read.requests, read.latency?.count, read.latency?.sum]).toEqual([258, 6, 36])
   })
 
   it("a batch that is not timed has no times of an earlier, longer one", async () => {
