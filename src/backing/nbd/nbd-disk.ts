@@ -75,6 +75,7 @@ export class NbdDisk implements VirtioBacking {
   /**
    * Waits for requests in progress, flushes, and disconnects. Reads that a silent server does not answer fail after 10 to 20 s; writes and
    * flushes have the time of `requestTimeout`.
+   * @throws BackingError if the server may have lost a write that it had answered
    */
   async close(): Promise<void> {
     this.#isClosed = true

@@ -308,6 +308,18 @@ describe("closing", () => {
     expect(server.connections[0]?.isPolite).toBe(true)
   })
 
+  it("fails when an answered write was not flushed before the end of the last connection, and else not", async () => {
+    const lost = await openNew({ size: MiB }, { reconnectTimeout: 0 })
+    await lost.disk.pwrite(new Uint8Array(512), 0)
+    lost.server.connections[0]?.break()
+    await expect(lost.disk.close()).rejects.toMatchObject({ code: "io" })
+    const flushed = await openNew({ size: MiB }, { reconnectTimeout: 0 })
+    await flushed.disk.pwrite(new Uint8Array(512), 0)
+    await flushed.disk.flush?.()
+    flushed.server.connections[0]?.break()
+    await flushed.disk.close()
+  })
+
   it("waits no longer than 10 s for reads that a silent server does not answer", async () => {
     const { disk, server, timer } = await openNew({ size: MiB })
     server.answer = () => undefined

@@ -209,7 +209,7 @@ describe("answers", () => {
     return bytes
   }
 
-  const expectBroken = async ({ disk, server }: Opened, work: Promise<unknown>): Promise<void> => {
+  const expectBroken = async ({ disk, server }: Opened, work: Promise<unknown>, { hasWritten = false } = {}): Promise<void> => {
     const error = await errorOf(work)
     expect(error.message).toMatch(/the server breaks the NBD protocol/)
     expect(error.code).toBe("io")
@@ -218,7 +218,8 @@ describe("answers", () => {
     await tick()
     expect(server.connections).toHaveLength(1)
     expect(server.connections[0]?.isOver).toBe(true)
-    await disk.close()
+    if (hasWritten) expect(await errorOf(disk.close())).toBe(error)
+    else await disk.close()
   }
 
   it.each(reads)("to a READ: %s", async (_, answer) => {
@@ -289,7 +290,7 @@ describe("answers", () => {
       connection.sendDone(request)
     }
     await opened.disk.pwrite(new Uint8Array(512), 0).catch(() => undefined)
-    await expectBroken(opened, opened.disk.pread(new Uint8Array(512), 0))
+    await expectBroken(opened, opened.disk.pread(new Uint8Array(512), 0), { hasWritten: true })
   })
 
   it("fail every request in flight and every one that waits", async () => {

@@ -102,7 +102,7 @@ describe("after a connection is lost", () => {
     await expect(disk.pread(one(0), 0)).rejects.toMatchObject({ code: "no-space" })
     server.answer = (request, connection) => server.serve(request, connection)
     await expect(disk.pread(one(0), 0)).rejects.toMatchObject({ code: "no-space" })
-    await disk.close()
+    await expect(disk.close()).rejects.toMatchObject({ code: "no-space" })
   })
 
   it("an export of another size or with other flags is another disk", async () => {

@@ -112,17 +112,20 @@ export class NbdClient implements ConnectionOwner, Watched {
     return command
   }
 
-  /** Waits for commands in progress (for reads not long), then flushes, with `flush`. A second call does nothing. */
+  /**
+   * Waits for commands in progress (for reads not long), then flushes, with `flush`. A second call does nothing.
+   * @throws BackingError if the server may have lost a write that it had answered
+   */
   async close(options: { readonly flush: boolean }): Promise<void> {
     if (this.#isClosing) return
     this.#isClosing = true
     const canFlush = options.flush && (this.export.flags & NBD_FLAG_T.SEND_FLUSH) !== 0
-    const mustFlush = (): boolean => canFlush && this.#unflushed.isDirty && this.#failure === undefined
+    const mustFlush = (): boolean => canFlush && this.#unflushed.isDirty
     try {
       await this.#unsettled.none(() => {
         if (!mustFlush()) this.#break(this.#closed())
       })
-      if (mustFlush()) await this.#submit(Command.flush(), this.#flushFailure).promise
+      if (mustFlush()) await this.#submit(Command.flush(), this.#failure ?? this.#flushFailure).promise
     } finally {
       this.#abort.abort()
       this.#watchdog.stop()
