@@ -29,6 +29,11 @@ export class Pauses {
     return this.#isPaused
   }
 
+  /** Whether an action of `whileIdle` waits or goes on: no call of the backing may begin, except those of requests in flight. */
+  get isHeld(): boolean {
+    return this.#holds > 0
+  }
+
   /** Whether requests may be taken. */
   get isOpen(): boolean {
     return !this.#isPaused && this.#holds === 0

@@ -73,6 +73,7 @@ export class RequestServer implements DeviceHandler, BatchServer {
   }
 
   mayGoOn(): void {
+    this.#wiring.errors.releaseKept()
     this.#throttled.poke()
   }
 

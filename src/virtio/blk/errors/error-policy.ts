@@ -76,9 +76,15 @@ export class ErrorPolicy {
     requests.park(() => this.#kept.delete(requests))
   }
 
-  /** Starts the disk again, with the requests that it has kept, in order of arrival. */
+  /** Starts the disk again. */
   goOn(): void {
     this.#stoppedBy = undefined
+    this.releaseKept()
+  }
+
+  /** Lets kept requests continue, in order of arrival, unless the disk is stopped, or held for a change: then they count as idle. */
+  releaseKept(): void {
+    if (this.#stoppedBy !== undefined || this.#parts.device.pauses.isHeld) return
     const kept = [...this.#kept]
     this.#kept.clear()
     for (const requests of kept) requests.goOn()

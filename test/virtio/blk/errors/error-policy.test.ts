@@ -314,6 +314,43 @@ describe.each(KINDS)("a disk that answers %s", (kind) => {
     expect([statuses(guest, placed), other.cache.subarray(2048, 2560)]).toEqual([[OK, OK, OK], pattern(4, 1, 9)])
   })
 
+  it("while another disk takes its place, resume begins nothing on the old one: what it kept goes to the new one", async () => {
+    const { disk, guest } = failing(kind, { writeErrors: "stop" })
+    disk.failing = bad(4)
+    const placed = send(guest, [write(1), write(4), write(20)])
+    await answer(disk)
+    disk.failing = () => undefined
+    disk.waits = ({ name }) => name === "flush"
+    const other = new FakeDisk({ content: disk.cache.slice() })
+    disk.log.length = 0
+    const changed = guest.disk.device.changeBacking(other)
+    await settled()
+    guest.disk.device.resume()
+    await settled()
+    expect([disk.takeNames(), statuses(guest, placed)[1]]).toEqual([["flush"], UNTOUCHED])
+    disk.next().finish()
+    await changed
+    await settled()
+    expect(disk.takeNames()).toEqual([])
+    expect([statuses(guest, placed), other.cache.subarray(2048, 2560)]).toEqual([[OK, OK, OK], pattern(4, 1, 9)])
+  })
+
+  it("after a change that failed, what was kept goes on at the old disk", async () => {
+    const { disk, guest } = failing(kind, { writeErrors: "stop" })
+    disk.failing = bad(4)
+    const placed = send(guest, [write(1), write(4), write(20)])
+    await answer(disk)
+    disk.failing = () => undefined
+    disk.waits = ({ name }) => name === "flush"
+    const changed = guest.disk.device.changeBacking(new FakeDisk({ content: disk.cache.slice() }))
+    await settled()
+    guest.disk.device.resume()
+    disk.next().fail(eio())
+    await expect(changed).rejects.toMatchObject({ code: "io" })
+    await settled()
+    expect([statuses(guest, placed), disk.cache.subarray(2048, 2560)]).toEqual([[OK, OK, OK], pattern(4, 1, 9)])
+  })
+
   it("a disk that is full again and again loses nothing, throttled or not", async () => {
     const seed = seedFromEnvironment(20261128)
     const rng = new Rng(seed)
