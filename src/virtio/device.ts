@@ -177,9 +177,8 @@ export class VirtioDevice implements TransportedDevice, QueueServer, PausingDevi
   }
 
   setBusMaster(enabled: boolean): void {
-    if (enabled === this.work.open) return
+    if (!this.pauses.setBusMaster(enabled)) return
     this.changes++
-    this.work.open = enabled
     if (enabled) this.#kickAll()
     else this.pauses.tell()
   }

@@ -6,6 +6,8 @@ export interface PausingDevice {
   readonly work: Work
   /** Nothing is in flight. */
   readonly isIdle: boolean
+  /** See `Pauses.setBusMaster`. */
+  setBusMaster(enabled: boolean): void
   /** `Pauses.isOpen` may have changed. When it opens, the device serves the requests that have come in. */
   pausesChanged(): void
 }
@@ -15,6 +17,9 @@ export class Pauses {
   #isPaused = false
   /** Callers of `whileIdle` that wait or act. */
   #holds = 0
+  /** Actions of `whileIdle` that go on. */
+  #acting = 0
+  #isBusMaster = true
   #resolvers: (() => void)[] = []
   /** The actions of `whileIdle` that have not begun, in order of the calls. */
   readonly #line: object[] = []
@@ -39,6 +44,19 @@ export class Pauses {
     return !this.#isPaused && this.#holds === 0
   }
 
+  /**
+   * Bus mastering is on or off. Requests that only waited for it count as idle, so it opens the work again only after a pause, or after an
+   * action that goes on: they would call a backing that is being replaced or closed. Returns whether `Work.open` has changed.
+   */
+  setBusMaster(enabled: boolean): boolean {
+    this.#isBusMaster = enabled
+    const { work } = this.#device
+    const open = enabled && (work.open || (this.#acting === 0 && !this.#isPaused))
+    if (open === work.open) return false
+    work.open = open
+    return true
+  }
+
   /** Takes no more requests; resolves when none is in flight. Requests that the driver makes available meanwhile wait for `resume`. */
   pause(): Promise<void> {
     this.#isPaused = true
@@ -49,6 +67,7 @@ export class Pauses {
   /** Ends `pause`, and serves the requests that have come in. */
   resume(): void {
     this.#isPaused = false
+    this.#device.setBusMaster(this.#isBusMaster)
     this.#device.pausesChanged()
   }
 
@@ -75,8 +94,14 @@ export class Pauses {
       // Requests that wait for bus mastering count as idle, and may continue between two promises.
       while (!this.#device.isIdle || this.#line[0] !== act) await this.whenIdle()
       this.#line.shift()
-      const answer = act()
-      if (answer !== undefined) await answer
+      this.#acting++
+      try {
+        const answer = act()
+        if (answer !== undefined) await answer
+      } finally {
+        this.#acting--
+        this.#device.setBusMaster(this.#isBusMaster)
+      }
     } finally {
       this.#holds--
       this.#device.pausesChanged()

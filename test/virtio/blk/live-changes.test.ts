@@ -160,6 +160,54 @@ describe("changeBacking", () => {
     expect(Buffer.compare(fresh.cache.subarray(0, 2 << 20), pattern(5, 4096))).toBe(0)
   })
 
+  it("PCI-36 bus mastering comes back while the old disk is flushed: it gets no more, and the new one all of the request", async () => {
+    const old = new FakeDisk({ size: 8 << 20 })
+    old.waits = () => true
+    const guest = new RingGuest({ backing: old })
+    const reply = send(guest, { type: T.OUT, sector: 0, out: pattern(5, 4096) })
+    guest.registers.command = 3
+    await old.finishNext()
+    old.takeNames()
+    const fresh = new FakeDisk({ size: 8 << 20 })
+    const change = guest.disk.device.changeBacking(fresh)
+    await settled()
+    guest.registers.command = 7
+    await settled()
+    expect([old.takeNames(), reply().status]).toEqual([["flush"], UNTOUCHED])
+    old.next("flush").finish()
+    await change
+    await guest.served()
+    expect([old.takeNames(), reply().status]).toEqual([[], OK])
+    expect(Buffer.compare(fresh.cache.subarray(0, 2 << 20), pattern(5, 4096))).toBe(0)
+  })
+
+  it.each([
+    "on", "on and off again",
+  ])("PCI-36 bus mastering is switched %s during a pause: the disk is not called before resume", async (how) => {
+    const disk = new FakeDisk({ size: 8 << 20 })
+    disk.waits = () => true
+    const guest = new RingGuest({ backing: disk })
+    const reply = send(guest, { type: T.OUT, sector: 0, out: pattern(5, 4096) })
+    guest.registers.command = 3
+    await disk.finishNext()
+    await guest.disk.device.pause()
+    disk.takeNames()
+    disk.waits = () => false
+    guest.registers.command = 7
+    if (how === "on and off again") guest.registers.command = 3
+    await settled()
+    expect([disk.takeNames(), reply().status]).toEqual([[], UNTOUCHED])
+    guest.disk.device.resume()
+    await settled()
+    if (how === "on and off again") {
+      expect([disk.takeNames(), reply().status]).toEqual([[], UNTOUCHED])
+      guest.registers.command = 7
+    }
+    await guest.served()
+    expect(reply().status).toBe(OK)
+    expect(Buffer.compare(disk.cache.subarray(0, 2 << 20), pattern(5, 4096))).toBe(0)
+  })
+
   it("PCI-36 what is done and not shown when bus mastering goes off is shown after the change", async () => {
     let completed = 0
     const guest: RingGuest = new RingGuest({
