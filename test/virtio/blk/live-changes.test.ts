@@ -32,6 +32,17 @@ function send(guest: RingGuest, request: Request): () => Reply {
   return () => guest.reply(placed, 0)
 }
 
+/** A guest without bus mastering, whose write of 2 MiB is half done: the disk waits before each call. */
+async function halfWritten(): Promise<{ readonly disk: FakeDisk; readonly guest: RingGuest; readonly reply: () => Reply }> {
+  const disk = new FakeDisk({ size: 8 << 20 })
+  disk.waits = () => true
+  const guest = new RingGuest({ backing: disk })
+  const reply = send(guest, { type: T.OUT, sector: 0, out: pattern(5, 4096) })
+  guest.registers.command = 3
+  await disk.finishNext()
+  return { disk, guest, reply }
+}
+
 function generationOf(guest: RingGuest): number {
   return guest.disk.device.virtio.config.readGeneration()
 }
@@ -143,12 +154,7 @@ describe("changeBacking", () => {
   })
 
   it("PCI-36 while bus mastering is off, a request that was half done on the old disk is done whole on the new one", async () => {
-    const old = new FakeDisk({ size: 8 << 20 })
-    old.waits = () => true
-    const guest = new RingGuest({ backing: old })
-    const reply = send(guest, { type: T.OUT, sector: 0, out: pattern(5, 4096) })
-    guest.registers.command = 3
-    await old.finishNext()
+    const { disk: old, guest, reply } = await halfWritten()
     const fresh = new FakeDisk({ size: 8 << 20 })
     const change = guest.disk.device.changeBacking(fresh)
     old.next("flush").finish()
@@ -161,12 +167,7 @@ describe("changeBacking", () => {
   })
 
   it("PCI-36 bus mastering comes back while the old disk is flushed: it gets no more, and the new one all of the request", async () => {
-    const old = new FakeDisk({ size: 8 << 20 })
-    old.waits = () => true
-    const guest = new RingGuest({ backing: old })
-    const reply = send(guest, { type: T.OUT, sector: 0, out: pattern(5, 4096) })
-    guest.registers.command = 3
-    await old.finishNext()
+    const { disk: old, guest, reply } = await halfWritten()
     old.takeNames()
     const fresh = new FakeDisk({ size: 8 << 20 })
     const change = guest.disk.device.changeBacking(fresh)
@@ -184,12 +185,7 @@ describe("changeBacking", () => {
   it.each([
     "on", "on and off again",
   ])("PCI-36 bus mastering is switched %s during a pause: the disk is not called before resume", async (how) => {
-    const disk = new FakeDisk({ size: 8 << 20 })
-    disk.waits = () => true
-    const guest = new RingGuest({ backing: disk })
-    const reply = send(guest, { type: T.OUT, sector: 0, out: pattern(5, 4096) })
-    guest.registers.command = 3
-    await disk.finishNext()
+    const { disk, guest, reply } = await halfWritten()
     await guest.disk.device.pause()
     disk.takeNames()
     disk.waits = () => false

@@ -314,13 +314,19 @@ describe.each(KINDS)("a disk that answers %s", (kind) => {
     expect([statuses(guest, placed), other.cache.subarray(2048, 2560)]).toEqual([[OK, OK, OK], pattern(4, 1, 9)])
   })
 
-  it("while another disk takes its place, resume begins nothing on the old one: what it kept goes to the new one", async () => {
+  /** Three writes, of which the second has stopped the disk. It works again, and waits at its next flush. */
+  async function stoppedAndFlushing() {
     const { disk, guest } = failing(kind, { writeErrors: "stop" })
     disk.failing = bad(4)
     const placed = send(guest, [write(1), write(4), write(20)])
     await answer(disk)
     disk.failing = () => undefined
     disk.waits = ({ name }) => name === "flush"
+    return { disk, guest, placed }
+  }
+
+  it("while another disk takes its place, resume begins nothing on the old one: what it kept goes to the new one", async () => {
+    const { disk, guest, placed } = await stoppedAndFlushing()
     const other = new FakeDisk({ content: disk.cache.slice() })
     disk.log.length = 0
     const changed = guest.disk.device.changeBacking(other)
@@ -336,12 +342,7 @@ describe.each(KINDS)("a disk that answers %s", (kind) => {
   })
 
   it("after a change that failed, what was kept goes on at the old disk", async () => {
-    const { disk, guest } = failing(kind, { writeErrors: "stop" })
-    disk.failing = bad(4)
-    const placed = send(guest, [write(1), write(4), write(20)])
-    await answer(disk)
-    disk.failing = () => undefined
-    disk.waits = ({ name }) => name === "flush"
+    const { disk, guest, placed } = await stoppedAndFlushing()
     const changed = guest.disk.device.changeBacking(new FakeDisk({ content: disk.cache.slice() }))
     await settled()
     guest.disk.device.resume()
