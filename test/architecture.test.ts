@@ -31,8 +31,8 @@ const LONG_FUNCTIONS: Readonly<Record<string, string>> = {
 const linesOf = (source: string): number => source.trimEnd().split("\n").length
 const sourceOf = (file: string): string => readFileSync(resolve(ROOT, "src", file), "utf8")
 
-describe("the rules themselves", () => {
-  it("import lines are found, however they are written", () => {
+describe("the rules", () => {
+  it("every form of import is found", () => {
     const source = [
       'import { a } from "./a.ts"', "import {", "  b,", "  type C,", '} from "./b.ts"', 'import type { D } from "../d.ts"',
       'import * as e from "node:fs"', 'import "./f.ts"', 'export { g } from "./g.ts"', 'export type { H } from "./h.ts"',
@@ -66,13 +66,13 @@ describe("the rules themselves", () => {
     ["vmm/cli/run.ts", "vmm/driver/block/driver.ts"], ["backing/backing.ts", "options.ts"], ["pci/function.ts", "options.ts"],
   ])("%s may import %s", (from, to) => expect(objection(from, to)).toBeUndefined())
 
-  it("a circle is found, wherever one enters it", () => {
+  it("a circle is found, wherever the search enters it", () => {
     const line = [{ from: "a", to: "b" }, { from: "b", to: "c" }, { from: "a", to: "c" }]
     expect(findCycle(line)).toBeUndefined()
     expect(findCycle([...line, { from: "c", to: "b" }])).toEqual(["b", "c", "b"])
   })
 
-  it("functions are found, however they are written, and other braces are not", () => {
+  it("every form of function is found, and no other braces count as one", () => {
     const source = [
       "export function plain(a: number, b = { c: 1 }): { d: number } {", "  if (a) {", "    b()", "  }", "}",
       "class Thing<T> extends Other {", "  static #count = 0", "  constructor(x: T) {", "    super({ x })", "  }",
@@ -88,7 +88,7 @@ describe("the rules themselves", () => {
 })
 
 describe("src", () => {
-  it("imports what it may, and nothing else", () => {
+  it("imports only what its layers allow", () => {
     const imports = allImports()
     expect(imports.length).toBeGreaterThan(200)
     const forbidden = imports.filter(({ from, to }) => objection(from, to) !== undefined)
@@ -98,11 +98,11 @@ describe("src", () => {
     expect(reasons.filter(({ line }) => !NOT_YET.imports.includes(line))).toEqual([])
   })
 
-  it("has no circles of imports, those of types included", () => {
+  it("has no circles of imports, not even of types", () => {
     expect(findCycle(allImports())).toBeUndefined()
   })
 
-  it("exists where it imports", () => {
+  it("imports only files that exist", () => {
     const files = new Set(filesOf("src"))
     expect(allImports().filter(({ to }) => !to.startsWith("node:") && !files.has(to))).toEqual([])
   })

@@ -21,7 +21,7 @@ function leaky(): string {
 }
 
 describe("checkImage and repairImage", () => {
-  it("take a path, or a file that is open, which stays open", () => {
+  it("take a path or an open file, which stays open", () => {
     const path = leaky()
     expect(checkImage(path)).toMatchObject({ exitCode: 3, leaks: 1 })
     const file = new HostFile(path)
@@ -36,7 +36,7 @@ describe("checkImage and repairImage", () => {
     expect(checkImage(other).exitCode).toBe(0)
   })
 
-  it("leave alone by path what somebody has open, unless told otherwise, and keep nothing locked", () => {
+  it("refuse a path whose image another opening holds, unless ignoreLocks is set, and leave no lock behind", () => {
     const path = leaky()
     const image = openImage(path)
     expect(failureOf(() => checkImage(path)).code).toBe("busy")
@@ -50,7 +50,7 @@ describe("checkImage and repairImage", () => {
     openImage(path).close()
   })
 
-  it("say of a raw image that there is nothing to check, and of a missing one that it is missing", () => {
+  it("refuse a raw image, which has nothing to check, and a missing one", () => {
     const path = join(temporaryDirectory(), "disk.raw")
     createImage(path, { format: "raw", size: 4096 })
     const { code, message } = failureOf(() => checkImage(path))

@@ -30,7 +30,7 @@ function isSame(file: MemoryFile, bytes: Uint8Array): boolean {
 }
 
 describe.each(KINDS)("%s", (_kind, wrap) => {
-  it("holds the image that createQcow2 makes, and nothing is made over what it holds then", async () => {
+  it("gets the same image as by createQcow2, and no second image over it", async () => {
     const file = new MemoryFile()
     expect(await createDisk(wrap(file), OPTIONS)).toBe(true)
     expect(isSame(file, freshImage())).toBe(true)
@@ -51,7 +51,7 @@ describe.each(KINDS)("%s", (_kind, wrap) => {
     expect(isSame(file, bytes)).toBe(true)
   })
 
-  it("is told what is wrong with the options before it is touched", async () => {
+  it("stays empty when an option is wrong", async () => {
     const file = new MemoryFile()
     await expect(createDisk(wrap(file), { ...OPTIONS, clusterSize: 1000 })).rejects.toMatchObject({ code: "invalid-argument" })
     await expect(createDisk(wrap(file), { ...OPTIONS, onlyEmpty: true } as CreateDiskOptions)).rejects.toThrow(/did you mean "onlyIfEmpty"/)
@@ -59,7 +59,7 @@ describe.each(KINDS)("%s", (_kind, wrap) => {
   })
 })
 
-it("a creation that fails at the n-th change of the file, for every n, leaves no image, and is repeated", async () => {
+it("a creation that fails at any change of the file leaves no image, and succeeds when it is repeated", async () => {
   let isThrough = false
   for (let n = 1; !isThrough; n++) {
     const inner = new MemoryFile()
@@ -94,7 +94,7 @@ describe("an encrypted image", () => {
   const options: CreateDiskOptions = { size: 1 << 20, clusterSize: 4096, encryption }
   const cryptography = { ...nodeCryptography, countIterations: () => 1 }
 
-  it("whose creation fails at the n-th change, for every n, is no image, and its creation is repeated with another key", async () => {
+  it("whose creation fails at any change of the file does not open, and can be created again with another key", async () => {
     for (let n = 1, isThrough = false; !isThrough; n++) {
       const inner = new MemoryFile()
       let changes = 0
@@ -153,7 +153,7 @@ it("the header's cluster is written last, once everything else is on stable stor
   expect(calls.length).toBeGreaterThan(4)
 })
 
-it("an image whose places are allocated from the start is as long as its disk, and only its tables are written", async () => {
+it("a preallocated image is as long as its disk, and only its tables are written", async () => {
   const file = new MemoryFile()
   await createDisk(new LateFile(file, new Rng(2)), { size: 2 ** 36, clusterSize: 1 << 20, preallocation: "metadata" })
   expect([file.size() > 2 ** 36, file.allocated < 8 << 20]).toEqual([true, true])
@@ -161,7 +161,7 @@ it("an image whose places are allocated from the start is as long as its disk, a
   expect(await createDisk(file, { size: 2 ** 36, clusterSize: 1 << 20, preallocation: "metadata", onlyIfEmpty: true })).toBe(false)
 })
 
-it("an overlay in a late file stands on its base", async () => {
+it("an overlay in a late file shows its base where nothing is written", async () => {
   const file = new LateFile(new MemoryFile(), new Rng(3))
   await createDisk(file, { ...OPTIONS, size: 1 << 20 })
   const disk = await openDisk(file, { backing: () => MemoryFile.from(new Uint8Array(1 << 20).fill(7)) })
@@ -172,7 +172,7 @@ it("an overlay in a late file stands on its base", async () => {
   await disk.close()
 })
 
-it("a read-only file and what is not a file are refused", async () => {
+it("a read-only file is refused, and so is a path", async () => {
   await expect(createDisk(new MemoryFile({ readOnly: true }), OPTIONS)).rejects.toMatchObject({ code: "read-only" })
   await expect(createDisk("a.img" as unknown as MemoryFile, OPTIONS)).rejects.toThrow(
     /the file must implement AsyncImageFile, not the string/,
@@ -197,7 +197,7 @@ describe("with overwrite", () => {
   const garbage = (): MemoryFile => MemoryFile.from(new Rng(11).bytes(3 << 20))
   const over: CreateDiskOptions = { ...OPTIONS, overwrite: true }
 
-  it.each(KINDS)("%s is cut to the image, whatever it held", async (_kind, wrap) => {
+  it.each(KINDS)("%s with other content is truncated to the image", async (_kind, wrap) => {
     const file = garbage()
     await expect(createDisk(wrap(file), OPTIONS)).rejects.toMatchObject({ code: "exists", message: expect.stringContaining("overwrite") })
     expect(await createDisk(wrap(file), over)).toBe(true)
@@ -206,7 +206,7 @@ describe("with overwrite", () => {
     expect(isSame(file, freshImage())).toBe(true)
   })
 
-  it.each([true, false])("a file of fixed size holds the image, and behind it what it held (holes: %s)", async (canPunch) => {
+  it.each([true, false])("a file of fixed size holds the image, and keeps its old bytes behind it (holes: %s)", async (canPunch) => {
     const file = garbage()
     expect(await createDisk(new FixedFile(file, new Rng(12), { canPunch }), over)).toBe(true)
     const [image, bytes] = [freshImage(), file.bytes()]
@@ -238,18 +238,18 @@ describe("with overwrite", () => {
 
   it.each([
     "write", "truncate", "sync",
-  ])("a file without %s is refused, and left alone: an image over what it holds would be wrong", async (name) => {
+  ])("a file without the method %s is refused and left alone", async (name) => {
     const file = garbage()
     const late = Object.assign(new LateFile(file, new Rng(15)), { [name]: undefined })
     await expect(createDisk(late, over)).rejects.toThrow(new RegExp(`but has no ${name}`))
     expect(isSame(file, garbage().bytes())).toBe(true)
   })
 
-  it("onlyIfEmpty contradicts it", async () => {
+  it("onlyIfEmpty is refused", async () => {
     await expect(createDisk(new MemoryFile(), { ...over, onlyIfEmpty: true })).rejects.toMatchObject({ code: "invalid-argument" })
   })
 
-  it("a creation that fails at the n-th change, for every n, leaves the old image or none, and is repeated", async () => {
+  it("a creation that fails at any change leaves the old image or none, and succeeds when it is repeated", async () => {
     for (let n = 1, isThrough = false; !isThrough; n++) {
       const inner = new MemoryFile()
       createQcow2(inner, { size: 1 << 20, clusterSize: 512 })

@@ -129,8 +129,8 @@ describe("createImage", () => {
 
   it.each<[string, CreateImageOptions]>([
     ["no size", {}],
-    ["a size that is none", { size: -1 }],
-    ["a size that is a fraction", { size: 0.5 }],
+    ["a negative size", { size: -1 }],
+    ["a fractional size", { size: 0.5 }],
     ["version 2 with lazy refcounts", { size: 512, compat: "0.10", lazyRefcounts: true }],
     ["version 2 with refcounts of 8 bits", { size: 512, compat: "0.10", refcountBits: 8 }],
     ["a backing format alone", { size: 512, backingFormat: "raw" }],
@@ -154,7 +154,7 @@ describe("createImage", () => {
     expect(new Qcow2Bytes(file.toBytes()).l1Size).toBe(4_194_304)
   })
 
-  it("QC-LIM-01 the 8 MiB of refcount table bound what can be preallocated", () => {
+  it("QC-LIM-01 preallocation that would need more than 8 MiB of refcount table is refused", () => {
     const file = new MemoryFile()
     expect(
       failureOf(() => createQcow2(file, { size: 2 ** 36, clusterSize: 512, refcountBits: 64, preallocation: "metadata" })).code,

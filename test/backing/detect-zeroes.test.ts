@@ -48,7 +48,7 @@ function noting(disk: VirtioBacking): { readonly disk: VirtioBacking; readonly c
 }
 
 describe("detectZeroes", () => {
-  it("in a qcow2 image zeroes take no cluster; on: allocated ones keep their place, unmap: they lose it", () => {
+  it("zeroes take no cluster in a qcow2 image; with on, allocated clusters keep their place, with unmap they lose it", () => {
     for (const [mode, left] of [["on", ["zero", 65_536]], ["unmap", ["zero", undefined]]] as const) {
       const image = openQcow2(newImage({ size: SIZE }))
       const disk = detectZeroes(image, mode)
@@ -61,7 +61,7 @@ describe("detectZeroes", () => {
     }
   })
 
-  it("over a backing image zeroes hide it", () => {
+  it("zeroes hide the data of a backing image", () => {
     const { open } = newOverlay(filled(SIZE, 7), { size: SIZE })
     const image = open()
     detectZeroes(image, "unmap").pwrite(new Uint8Array(131_072), 0)
@@ -71,7 +71,7 @@ describe("detectZeroes", () => {
     expect(content.every((byte) => byte === 0)).toBe(true)
   })
 
-  it("a write is cut at pieces of 4 KiB, those at its ends as short as they are; data alone goes on as one", () => {
+  it("a write is split at multiples of 4 KiB; a write of data alone stays whole", () => {
     const { disk, calls } = noting(new MemoryBacking({ size: SIZE }))
     const detector = detectZeroes(disk, "on")
     const data = new Uint8Array(20_000)
@@ -82,7 +82,7 @@ describe("detectZeroes", () => {
     expect(calls).toEqual(["zero 7192 at 1000", "write 4096 at 8192", "zero 8712 at 12288", "write 20000 at 1000", "zero 512 at 512"])
   })
 
-  it(`seed ${seed}: random operations hold what they hold without it, over qcow2 and raw`, () => {
+  it(`seed ${seed}: random operations over qcow2 and raw read back what the model holds`, () => {
     for (const mode of ["on", "unmap"] as const) {
       let [qcow2, raw] = [newImage({ size: 200_192, clusterSize: 4096 }), new MemoryFile()]
       raw.truncate(200_192)
@@ -106,7 +106,7 @@ describe("detectZeroes", () => {
     }
   })
 
-  it("a disk that answers later is asked one piece after the other, and what is taken at once is only data", async () => {
+  it("a disk that answers later gets one piece after the other; pwriteNow takes only data", async () => {
     const inner = new MemoryBacking({ size: SIZE })
     const { disk, calls } = noting(inner)
     const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve))
@@ -155,7 +155,7 @@ describe("detectZeroes", () => {
     expect([...await disk.map?.(0, SIZE) ?? []].map(({ kind }) => kind)).toEqual(["backing"])
   })
 
-  it("an image goes on having its size, snapshots and bitmaps, and can be streamed", async () => {
+  it("an image keeps its size, snapshots and bitmaps, and can be streamed", async () => {
     const { file, opening } = makeShape({ name: "overlay", options: { clusterSize: 4096 }, backing: { share: 0.5, format: "raw" } }, SIZE)
     const image = openInMemory(file, opening)
     const model = modelOf(image)

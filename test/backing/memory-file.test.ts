@@ -6,7 +6,7 @@ import { Rng } from "../support/rng.ts"
 const CHUNK = 65_536
 
 describe("MemoryFile", () => {
-  it("takes up what was written, in chunks, and gives back what is cut off, zeroed or punched", () => {
+  it("allocates chunks for what is written, and frees those that are cut off, zeroed or punched", () => {
     const file = new MemoryFile()
     file.truncate(2 ** 40)
     expect([file.size(), file.allocated]).toEqual([2 ** 40, 0])
@@ -22,7 +22,7 @@ describe("MemoryFile", () => {
     expect([file.read(back, 2 ** 39 + 2 * CHUNK), back]).toEqual([10, new Uint8Array(10)])
   })
 
-  it("grows as it is written; what is between reads as zeroes, and a read ends where the file does", () => {
+  it("grows as it is written; gaps read as zeroes, and a read ends with the file", () => {
     const file = new MemoryFile({ path: "grown" })
     file.writev([Uint8Array.of(1, 2), Uint8Array.of(3)], CHUNK - 1)
     expect(file.size()).toBe(CHUNK + 2)
@@ -33,7 +33,7 @@ describe("MemoryFile", () => {
     expect(file.read(rest, 2 ** 50)).toBe(0)
   })
 
-  it("its content comes out as bytes and as a Blob, holes and all, also when it is closed", async () => {
+  it("gives its content as bytes and as a Blob, with its holes, also when it is closed", async () => {
     const file = new MemoryFile()
     const data = new Rng(2).bytes(CHUNK + 5)
     file.write(data, 3 * CHUNK + 100)
@@ -57,7 +57,7 @@ describe("MemoryFile", () => {
       file.write(new Uint8Array(300_000).fill(1), 0)
       return file
     }],
-  ])("comes out as long as it is when %s has been cut off", async (_what, make) => {
+  ])("gives as many bytes as it has when %s has been cut off", async (_what, make) => {
     for (const size of [200_000, 1000, 0]) {
       const file = make()
       file.truncate(size)
@@ -80,7 +80,7 @@ describe("MemoryFile", () => {
     file.truncate(1000)
   })
 
-  it("refuses when it is read-only or closed, and options that do not exist", () => {
+  it("refuses changes when it is read-only, every call when it is closed, and unknown options", () => {
     const file = MemoryFile.from(new Uint8Array(10), { readOnly: true })
     const changes = [() => file.write(new Uint8Array(1), 0), () => file.truncate(0), () => file.punchHole(0, 1), () => file.writev([], 0)]
     for (const change of changes) expect(change).toThrow(expect.objectContaining({ code: "read-only" }))
@@ -105,7 +105,7 @@ describe("MemoryFile", () => {
 describe("from bytes", () => {
   it.each([
     0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 100,
-  ])("%i bytes: they are held without a copy, but for the last piece", (length) => {
+  ])("%i bytes are held without a copy, except for the last piece", (length) => {
     const bytes = new Rng(3).bytes(length)
     const given = bytes.slice()
     for (const holder of [MemoryFile.from(given, { path: "given" }), MemoryBacking.from(given)]) {

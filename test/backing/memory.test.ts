@@ -35,7 +35,7 @@ describe("a disk in memory", () => {
     expect(disk.allocated).toBe(7 * CHUNK)
   })
 
-  it("zeroes and discards give whole chunks back and leave the rest, over a range of nearly all of it as well", () => {
+  it("zeroes and discards free whole chunks and leave the rest, also over a range of nearly the whole disk", () => {
     const disk = new MemoryBacking({ size: TIB })
     for (const chunk of [0, 1, 2, 3, 1000, 2 ** 20, 2 ** 24 - 1]) disk.pwrite(new Uint8Array(CHUNK).fill(7), chunk * CHUNK)
     disk.writeZeroes(CHUNK + 1, 2 * CHUNK - 1)
@@ -61,7 +61,7 @@ describe("a disk in memory", () => {
     expect([disk.allocated, codeOf(() => read(disk, 0, 1))]).toEqual([0, "out-of-bounds"])
   })
 
-  it("read-only: every change is refused", () => {
+  it("that is read-only refuses every change", () => {
     const disk = new MemoryBacking({ size: CHUNK, readOnly: true })
     const one = Uint8Array.of(1)
     for (const work of [
@@ -82,13 +82,13 @@ describe("a disk in memory", () => {
     expect(disk.size).toBe(512)
   })
 
-  it("a vector that leaves the disk is refused whole", () => {
+  it("a vector that reaches beyond the end is refused whole", () => {
     const disk = new MemoryBacking({ size: 1000 })
     expect(codeOf(() => disk.pwritev([new Uint8Array(600).fill(1), new Uint8Array(401).fill(1)], 0))).toBe("out-of-bounds")
     expect(isZero(read(disk, 0, 1000))).toBe(true)
   })
 
-  it("random writes, zeroes and sizes, as a flat array says", () => {
+  it("random writes, zeroes and sizes agree with a flat array", () => {
     const rng = new Rng(seedFromEnvironment(20260811))
     const disk = new MemoryBacking({ size: 5 * CHUNK })
     let model = new Uint8Array(5 * CHUNK)

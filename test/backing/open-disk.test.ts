@@ -35,7 +35,7 @@ async function failure(work: () => Promise<unknown>): Promise<BackingError> {
   return error
 }
 
-describe("openDisk with a signal that is aborted already", () => {
+describe("openDisk with an aborted signal", () => {
   const signal = AbortSignal.abort(new Error("enough"))
 
   it.each<[string, DiskSource, OpenDiskOptions]>([
@@ -50,7 +50,7 @@ describe("openDisk with a signal that is aborted already", () => {
 describe(`openDisk, seed ${seed}`, () => {
   const base = new Rng(seed).bytes(SIZE)
 
-  it("tells where a qcow2 image's bytes live, at once or later, and knows nothing of a raw one", async () => {
+  it("returns a disk with a map for qcow2, sources at once or later, and one without for raw", async () => {
     for (const source of [overlay(), late(overlay())]) {
       const disk = await openDisk(source)
       await disk.pwrite(new Uint8Array(4096).fill(1), 8192)
@@ -97,7 +97,7 @@ describe(`openDisk, seed ${seed}`, () => {
     }
   }
 
-  it("finds out the format under faults; a raw disk whose format was guessed refuses to be turned into another format", async () => {
+  it("detects the format of a file that answers later, and a raw disk of a guessed format refuses the first bytes of another", async () => {
     const disk = await openDisk(late(MemoryFile.from(base.slice())))
     const error = await failure(async () => await disk.pwrite(Uint8Array.from("QFI\xfb", (char) => char.charCodeAt(0)), 0))
     expect(error.code).toBe("permission")
@@ -105,13 +105,13 @@ describe(`openDisk, seed ${seed}`, () => {
     expect((await contentOf(late(overlay()))).every((byte) => byte === 0)).toBe(true)
   })
 
-  it("QC-FEAT-04 a dirty image is repaired while its bytes come in, with the smallest cache", async () => {
+  it("QC-FEAT-04 repairs a dirty image while its bytes come in, with the smallest cache", async () => {
     const file = MemoryFile.from(goldenBytes("dirty.qcow2").slice())
     const content = await contentOf(late(file), { pageCacheSize: 1 })
     expect(Buffer.compare(content, await contentOf(MemoryFile.from(file.bytes())))).toBe(0)
   })
 
-  it("a file that is a disk by itself is used as that one where the format is stated raw, and not otherwise", async () => {
+  it("takes the disk that a file offers by itself if the format is stated raw, and only then", async () => {
     const disk = MemoryBacking.from(base)
     const asked: boolean[] = []
     const file: AsyncImageFile = Object.assign(late(MemoryFile.from(base)), {
@@ -122,14 +122,14 @@ describe(`openDisk, seed ${seed}`, () => {
     expect(asked).toEqual([true])
   })
 
-  it("a source that is a disk is used as it is", async () => {
+  it("returns a source that is a disk as it is", async () => {
     const disk = MemoryBacking.from(base)
     expect(await openDisk(disk)).toBe(disk)
     expect((await failure(() => openDisk(disk, { format: "qcow2" }))).code).toBe("invalid-argument")
     expect((await failure(() => openDisk(disk, { readOnly: true }))).code).toBe("invalid-argument")
   })
 
-  it("with readOnly nothing is written, whatever the source allows", async () => {
+  it("with readOnly refuses writes, whatever the source allows", async () => {
     for (const source of [MemoryFile.from(base.slice()), late(MemoryFile.from(base.slice())), overlay(), late(overlay())]) {
       const disk = await openDisk(source, { readOnly: true })
       expect(disk.readOnly).toBe(true)
@@ -142,7 +142,7 @@ describe(`openDisk, seed ${seed}`, () => {
 describe("openDisk refuses", () => {
   const chained = (): MemoryFile => overlay({ backing: "next", format: "qcow2" })
 
-  it("QC-BF-08 an image in its own chain, and a chain without an end; what backing returned is closed", async () => {
+  it("QC-BF-08 an image in its own chain and an endless chain, and closes what `backing` returned", async () => {
     const itself = chained()
     expect((await failure(() => openDisk(itself, { backing: () => itself }))).message).toContain("in its own chain of backing images")
     const given: LateFile[] = []
@@ -158,7 +158,7 @@ describe("openDisk refuses", () => {
     expect(first.isClosed).toBe(false)
   })
 
-  it("a chain whose images fail to close: the reason of the failure is told, and the others are closed", async () => {
+  it("a chain for its first reason when images also fail to close, and closes the others", async () => {
     const given = [late(chained()), late(chained()), late(MemoryFile.from(new Uint8Array(100)))]
     const [first] = given
     if (first !== undefined) {
@@ -174,7 +174,7 @@ describe("openDisk refuses", () => {
     expect(given.map(({ isClosed }) => isClosed)).toEqual([true, true, true])
   })
 
-  it("with the image and its backing image named", async () => {
+  it("a backing image with the names of both images", async () => {
     const backing = (): MemoryFile => MemoryFile.from(new Uint8Array(100).fill(1), { path: "next.qcow2" })
     const error = await failure(() => openDisk(chained(), { backing }))
     expect(error.code).toBe("invalid-format")
@@ -187,7 +187,7 @@ describe("openDisk refuses", () => {
     expect(none.message).toContain('needs its backing file "next", which was not supplied')
   })
 
-  it("a source that fails with a plain error, as an io error with that cause", async () => {
+  it("a source that fails with a plain error by an io error with that cause", async () => {
     const cause = new TypeError("fetch failed")
     for (let at = 1; ; at++) {
       const source = late(overlay())
@@ -201,7 +201,7 @@ describe("openDisk refuses", () => {
     }
   })
 
-  it("to write to what is read-only: whoever asks for it hears of it at once, not from the guest", async () => {
+  it("readOnly: false for a read-only source at once", async () => {
     const bytes = new Uint8Array(4096)
     const sources = [
       MemoryFile.from(bytes, { readOnly: true }),

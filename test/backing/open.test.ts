@@ -28,7 +28,7 @@ function firstByte(image: RawBacking | Qcow2Image): number | undefined {
 }
 
 describe("openImage: the format", () => {
-  it("is found out from the first bytes, unless it is stated", () => {
+  it("is detected from the first bytes, unless it is stated", () => {
     const directory = temporaryDirectory()
     const [raw, qcow2] = [join(directory, "raw"), join(directory, "qcow2")]
     createImage(raw, { format: "raw", size: 4096 })
@@ -39,7 +39,7 @@ describe("openImage: the format", () => {
     expect(failureOf(() => openImage(raw, { format: "qcow2" })).code).toBe("invalid-format")
   })
 
-  it("a raw disk whose format was found out cannot be turned into a qcow2 image by its guest; one stated as raw can", () => {
+  it("a guest cannot turn a raw disk of a detected format into a qcow2 image, only one stated as raw", () => {
     const path = join(temporaryDirectory(), "raw")
     createImage(path, { format: "raw", size: 4096 })
     const signature = new TextEncoder().encode("QFI")
@@ -58,7 +58,7 @@ describe("openImage: the format", () => {
     "<<< Oracle VM VirtualBox Disk Image >>>",
     "WithoutFreeSpace",
   ])(
-    "an image that begins with %j is refused, unless it is stated to be raw",
+    "an image that begins with %j is refused, unless it is stated as raw",
     (signature) => {
       const path = join(temporaryDirectory(), "other")
       writeFileSync(path, signature.padEnd(1024, "\0"))
@@ -67,7 +67,7 @@ describe("openImage: the format", () => {
     },
   )
 
-  it("says what is missing, or is no image, in one line with the path", () => {
+  it("a missing file, or one that is no image, gives one line with the path", () => {
     const directory = temporaryDirectory()
     const error = failureOf(() => openImage(join(directory, "none.qcow2")))
     expect([error.code, error.message]).toEqual(["not-found", `${join(directory, "none.qcow2")}: cannot open: no such file`])
@@ -90,7 +90,7 @@ describe("openImage: backing files", () => {
     return { directory, top: at("top.qcow2") }
   }
 
-  it("QC-BF-05 QC-BF-06 a chain of other formats, sizes and cluster sizes is read through and never written", () => {
+  it("QC-BF-05 QC-BF-06 a chain of different formats, sizes and cluster sizes is read through and never written", () => {
     const { directory, top } = chain()
     const below = ["base.raw", "middle.qcow2"].map((name) => readFileSync(join(directory, name)))
     using(top, {}, (image) => {
@@ -110,7 +110,7 @@ describe("openImage: backing files", () => {
     ).toEqual([0, 0])
   })
 
-  it("resolveBacking may send a name elsewhere, or forbid it", () => {
+  it("resolveBacking may map a name to another file, or forbid it", () => {
     const { directory, top } = chain()
     const names: string[] = []
     using(
@@ -135,7 +135,7 @@ describe("openImage: backing files", () => {
     using(top, {}, () => {})
   })
 
-  it("a backing image that cannot be opened is named together with the image that needs it, and leaves nothing claimed", () => {
+  it("the error of a backing image that cannot be opened names it and the image that needs it, and no lock stays behind", () => {
     const { directory, top } = chain()
     writeFileSync(join(directory, "middle.qcow2"), "no image")
     const error = failureOf(() => openImage(top))
@@ -146,7 +146,7 @@ describe("openImage: backing files", () => {
     using(join(directory, "middle.qcow2"), { format: "raw" }, () => {})
   })
 
-  it("in a long chain the image is named whose backing image cannot be opened, and none of those between", () => {
+  it("in a long chain the error names only the image whose backing image cannot be opened", () => {
     const { directory, top } = chain()
     const [third, fourth] = [join(directory, "third.qcow2"), join(directory, "fourth.qcow2")]
     createImage(third, { backing: top, backingFormat: "qcow2" })
@@ -174,7 +174,7 @@ describe("openImage: backing files", () => {
     ["https://host/x.raw", "is not a file but the address of a web server; copy"],
     ["a:b", `is not a file but an address for QEMU's protocol "a" (as the name of a file it is written "./a:b"); copy`],
     ["constructor:b", `is not a file but an address for QEMU's protocol "constructor"`],
-  ])("QC-BF-08 a backing file named %s is explained, and resolveBacking can say which file it is", (name, reason) => {
+  ])("QC-BF-08 a backing file named %s is refused with an explanation, and resolveBacking can map it to a file", (name, reason) => {
     const directory = temporaryDirectory()
     const path = over(join(directory, "top"), name)
     writeFileSync(join(directory, "copy"), filled(4096, 7))
@@ -183,7 +183,7 @@ describe("openImage: backing files", () => {
     using(path, { resolveBacking: () => join(directory, "copy") }, (image) => expect(firstByte(image)).toBe(7))
   })
 
-  it("QC-BF-08 file: is the path behind it, as in QEMU: not decoded, relative to the current directory; ./ makes anything a name", () => {
+  it("QC-BF-08 file: precedes a path as in QEMU: not decoded, relative to the current directory; behind ./ anything is a name", () => {
     const directory = temporaryDirectory()
     writeFileSync(join(directory, "a%20:b"), filled(4096, 7))
     const fromHere = relative(process.cwd(), join(directory, "a%20:b"))
@@ -207,7 +207,7 @@ describe("openImage: backing files", () => {
 })
 
 describe("openImage: two openings of one image", () => {
-  it("a second writable opening is refused, by any path that leads to the file; readers may be many", () => {
+  it("a second writable opening is refused by any path to the file, and many readers are allowed", () => {
     const directory = temporaryDirectory()
     const path = join(directory, "disk.qcow2")
     createImage(path, { size: 1 << 20 })
@@ -226,7 +226,7 @@ describe("openImage: two openings of one image", () => {
     using(path, {}, () => {})
   })
 
-  it("a backing file of an open image cannot be opened for writing, and not the other way round", () => {
+  it("a backing file of an open image cannot be opened for writing, nor an image over a file that is open for writing", () => {
     const directory = temporaryDirectory()
     createImage(join(directory, "base"), { format: "raw", size: 4096 })
     createImage(join(directory, "top"), { backing: "base", backingFormat: "raw" })

@@ -31,7 +31,7 @@ function bits(...fields: readonly (string | readonly [value: number, width: numb
 }
 
 describe("streams that zlib made", () => {
-  it("QC-CMP-05 QC-CMP-06 all kinds of content, options and sizes; any beginning of the output is right", () => {
+  it("QC-CMP-05 QC-CMP-06 are decompressed, whatever their content, options and size, in whole or up to any length", () => {
     const rng = new Rng(seedFromEnvironment(20261126))
     const { Z_DEFAULT_STRATEGY, Z_FIXED, Z_HUFFMAN_ONLY, Z_RLE, Z_FILTERED } = constants
     for (let round = 0; round < 400; round++) {
@@ -50,7 +50,7 @@ describe("streams that zlib made", () => {
     }
   })
 
-  it("QC-CMP-06 a stream without its last block is fine once the output is full; one that is cut off is refused", () => {
+  it("QC-CMP-06 may lack their last block once the output is full; a stream that is cut off before that is refused", () => {
     const content = makeContent("text", 10_000, 5)
     const open = deflateRawSync(content, { finishFlush: constants.Z_SYNC_FLUSH })
     expect(isEqual(inflated(open, content.length), content)).toBe(true)
@@ -70,7 +70,7 @@ describe("blocks by hand", () => {
   const literal = (value: number): string => (0x30 + value).toString(2).padStart(8, "0")
   const distance = (code: number): string => code.toString(2).padStart(5, "0")
 
-  it("literals and matches in the fixed code, a match over its own beginning", () => {
+  it("literals and matches in the fixed code are decoded, and a match may overlap its own beginning", () => {
     // Length 258 is code 285, in the fixed code 11000101; length 3 is code 257.
     expect([...inflated(bits(FIXED, literal(65), literal(66), "0000001", distance(1), END), 99)]).toEqual([65, 66, 65, 66, 65])
     expect([...inflated(bits(FIXED, literal(7), "11000101", distance(0), END), 999)]).toEqual(new Array(259).fill(7))
@@ -104,7 +104,7 @@ describe("blocks by hand", () => {
   /** A precode of 0 for eleven and more zeroes (symbol 18) and 1 for a length of 1. */
   const PRECODE = { 1: 1, 18: 1 }
 
-  it("a code of one symbol is one bit, for the end as for distances", () => {
+  it("a code of one symbol takes one bit, for literals as for distances", () => {
     const only = dynamic([257, 1], { 1: 2, 18: 2, 0: 1 }, "11", [138 - 11, 7], "11", [118 - 11, 7], "10", "0", "0")
     expect(inflated(only, 99)).toHaveLength(0)
     const noCode = dynamic([257, 1], { 1: 2, 18: 2, 0: 1 }, "11", [138 - 11, 7], "11", [118 - 11, 7], "10", "0", "1")
@@ -118,13 +118,13 @@ describe("blocks by hand", () => {
     ["a distance beyond the data", "beyond its data", bits(FIXED, literal(1), "0000001", distance(1), END)],
     ["287 codes of lengths", "too many codes", dynamic([287, 1], PRECODE)],
     ["31 codes of distances", "too many codes", dynamic([257, 31], PRECODE)],
-    ["a precode that is none", "lengths in a deflate block is not a code", dynamic([257, 1], { 1: 1, 2: 1, 3: 1 })],
-    ["a precode with gaps", "lengths in a deflate block is not a code", dynamic([257, 1], { 1: 1 })],
-    ["a repetition of nothing", "before the first", dynamic([257, 1], { 16: 1, 1: 1 }, "1", [0, 2])],
+    ["an oversubscribed precode", "lengths in a deflate block is not a code", dynamic([257, 1], { 1: 1, 2: 1, 3: 1 })],
+    ["an incomplete precode", "lengths in a deflate block is not a code", dynamic([257, 1], { 1: 1 })],
+    ["a repetition before the first length", "before the first", dynamic([257, 1], { 16: 1, 1: 1 }, "1", [0, 2])],
     ["more lengths than codes", "too many codes", dynamic([257, 1], PRECODE, "1", [127, 7], "1", [127, 7])],
-    ["no code for the end", "has no end", dynamic([257, 1], { 1: 2, 18: 2, 0: 1 }, "11", [127, 7], "11", [109, 7])],
+    ["no code for the end of the block", "has no end", dynamic([257, 1], { 1: 2, 18: 2, 0: 1 }, "11", [127, 7], "11", [109, 7])],
     ["too many codes of one bit", "not a code", dynamic([257, 1], { 1: 1, 18: 1 }, "0", "0", "1", [127, 7], "1", [116 - 11, 7], "0", "0")],
-    ["an end without its block", "ends inside", bits(FIXED, literal(1))],
+    ["a stream that ends inside its block", "ends inside", bits(FIXED, literal(1))],
   ])("%s: refused", (_, message, stream) => expect(() => inflated(stream, 99)).toThrow(message))
 })
 
@@ -150,7 +150,7 @@ describe("bounded effort: more blocks than any encoder writes are refused", () =
     expect(() => inflated(new Uint8Array([...repeated(blocks, many / count), ...last]), 4096)).toThrow("more blocks than any encoder")
   })
 
-  it("what zlib makes with the least memory, in the shortest blocks, is decompressed", () => {
+  it("the shortest blocks that zlib makes, with the least memory, are decompressed", () => {
     const content = makeContent("text", 300_000, 3)
     expect(isEqual(inflated(deflateRawSync(content, { memLevel: 1, windowBits: 9 }), content.length), content)).toBe(true)
   })

@@ -40,7 +40,7 @@ describe("frames that zstd made", () => {
     }
   })
 
-  it("a checksum finds every change of what is stored uncompressed, at every length of its tail", () => {
+  it("a checksum finds a changed byte of an uncompressed block", () => {
     for (const { frame: bytes } of goldenFrames.filter(({ name }) => name === "cluster-random")) {
       for (const at of [9, 100, 4000, bytes.length - 1]) {
         const changed = Uint8Array.from(bytes)
@@ -50,7 +50,7 @@ describe("frames that zstd made", () => {
     }
   })
 
-  itWithZstd("QC-CMP-07 all kinds of content, levels and sizes", () => {
+  itWithZstd("QC-CMP-07 are decompressed, whatever their content, level and size", () => {
     const rng = new Rng(seedFromEnvironment(20261126))
     const sizes = [0, 1, 3, 31, 32, 33, 255, 256, 257, 1000, 4096, 65536, 131_072, 131_073, 300_000]
     const options = [
@@ -71,12 +71,12 @@ describe("frames that zstd made", () => {
 describe("several frames", () => {
   const [first, second] = [frame([block(0, [1, 2, 3])]), frame([block(1, [7], 5)])]
 
-  it("QC-CMP-07 are decoded one after the other, frames to skip between them", () => {
+  it("QC-CMP-07 are decoded one after the other, and skippable frames between them are skipped", () => {
     expect([...decompressed(joined(skippable([9, 9]), first, skippable([], 15), second), 8)]).toEqual([1, 2, 3, 7, 7, 7, 7, 7])
     expect([...decompressed(joined(first, second), 100)]).toEqual([1, 2, 3, 7, 7, 7, 7, 7])
   })
 
-  it("QC-CMP-06 QC-CMP-07 nothing is asked of what follows the frame that fills the output", () => {
+  it("QC-CMP-06 QC-CMP-07 bytes behind the frame that fills the output are not looked at", () => {
     expect([...decompressed(joined(first, Uint8Array.of(1, 2, 3, 4, 5)), 3)]).toEqual([1, 2, 3])
     expect(() => decompressed(joined(first, Uint8Array.of(1, 2, 3, 4, 5)), 4)).toThrow("not a zstd frame")
     expect(() => decompressed(joined(first, second), 7)).toThrow("longer than there is room for")
@@ -85,7 +85,7 @@ describe("several frames", () => {
     expect(() => zstdFrameLength(skippable([9, 9, 9]).subarray(0, 10))).toThrow("ends inside")
   })
 
-  it("a match does not reach into the frame before, and no frame uses tables of another", () => {
+  it("keep to themselves: a match does not reach into the frame before, and no frame uses the tables of another", () => {
     const { frame: bytes, content } = goldenFrames.find(({ name }) => name === "cluster-text-1") ?? { frame: first, content: first }
     expect(isEqual(decompressed(joined(bytes, bytes), 2 * content.length), joined(content, content))).toBe(true)
     // No literals; one sequence of length 3 at an offset of 1 (the first of the latest, with one literal before it).
@@ -107,7 +107,7 @@ describe("sequences by hand", () => {
   const constant = (literals: readonly number[], codes: readonly [number, number, number], count: number, numbers: [number, number][]) =>
     block(2, [literals.length << 3, ...literals, count, 0x54, ...codes, ...backward(numbers)])
 
-  it("offsets are counted from the latest: with literals the first three, without them one further", () => {
+  it("repeated offsets: with literals the latest is the first, and the one that is used moves to the front", () => {
     const literals = Array.from({ length: 20 }, (_, index) => index + 1)
     // Literal length 16 plus one bit, an offset of code 2 (1 to 4 after three are taken off), a match of 3.
     const far = constant(literals, [16, 2, 0], 1, [[3, 2], [1, 1]])
@@ -124,7 +124,7 @@ describe("sequences by hand", () => {
     ])
   })
 
-  it("without literals the third of the latest is the first less one, and 0 is refused", () => {
+  it("repeated offsets without literals: the third is the first minus one, and an offset of 0 is refused", () => {
     const first = constant([1, 2, 3, 4, 5, 6, 7, 8], [8, 2, 0], 1, [[1, 2]])
     const open = [...first]
     open[0] = (open[0] ?? 0) & ~1
@@ -146,9 +146,9 @@ describe("sequences by hand", () => {
     ["a match code that does not exist", "no table of match lengths", frame([constant([1], [1, 0, 53], 1, [])])],
     ["a reserved bit", "reserved bit", frame([block(2, [0x08, 7, 1, 0x55, 1, 0, 0, 1])])],
     ["no modes", "end too early", frame([block(2, [0x08, 7, 1])])],
-    ["no beginning of the bits", "no beginning", frame([block(2, [0x08, 7, 1, 0x54, 1, 0, 0, 0])])],
+    ["bits without the mark of their beginning", "no beginning", frame([block(2, [0x08, 7, 1, 0x54, 1, 0, 0, 0])])],
     ["no bits at all", "no beginning", frame([block(2, [0x08, 7, 1, 0x54, 1, 0, 0])])],
-    ["data after no sequences", "after its last sequence", frame([block(2, [0x08, 7, 0, 0])])],
+    ["data behind 0 sequences", "after its last sequence", frame([block(2, [0x08, 7, 0, 0])])],
     ["no section of sequences", "end too early", frame([block(2, [0x08, 7])])],
     ["no literals at all", "end too early", frame([block(2, [])])],
     ["a table that has too many states", "2^20 states", frame([block(2, [0x08, 7, 1, 0x80, 0x0f, 0, 0, 1])])],
@@ -173,7 +173,7 @@ describe("headers", () => {
     ["a checksum that is wrong", "checksum", joined(frame([block(0, [1])], [0x04, 0]), Uint8Array.of(0, 0, 0, 0))],
   ])("%s: refused", (_, message, bytes) => expect(() => decompressed(bytes, 1 << 20)).toThrow(message))
 
-  it("a dictionary of number 0 is none, and sizes of 1, 2, 4 and 8 bytes are read", () => {
+  it("dictionary 0 means that there is none, and content sizes of 1, 2, 4 and 8 bytes are read", () => {
     expect([...decompressed(frame([block(0, [1])], [0x02, 0, 0, 0]), 9)]).toEqual([1])
     expect([...decompressed(frame([block(0, [1])], [0x20, 1]), 9)]).toEqual([1])
     expect(decompressed(frame([block(1, [1], 300)], [0x60, 44, 0]), 999)).toHaveLength(300)
@@ -181,7 +181,7 @@ describe("headers", () => {
     expect([...decompressed(frame([block(0, [1])], [0xe0, 1, 0, 0, 0, 0, 0, 0, 0]), 9)]).toEqual([1])
   })
 
-  it("lengths by hand: a raw block, a repeated one, a checksum", () => {
+  it("a raw block, a repeated one and a checksum are read, by hand", () => {
     expect(zstdFrameLength(joined(frame([block(0, [1, 2, 3, 4])], [0x20, 4]), Uint8Array.of(99)))).toBe(13)
     const two = frame([block(1, [7], 100, false), block(0, [])], [0x04, 0x58])
     expect(zstdFrameLength(joined(two, Uint8Array.of(1, 1, 1, 1, 99)))).toBe(17)
@@ -201,7 +201,7 @@ describe("Huffman tables by hand", () => {
     return block(2, [header & 0xff, (header >>> 8) & 0xff, header >>> 16, ...table, ...stream, 0])
   }
 
-  it("weights of four bits: the last symbol's follows, and the longest codes come first", () => {
+  it("weights of four bits give the codes: the last weight is computed, and the longest codes come first", () => {
     // Weights 1, 1 for symbols 0 and 1; 2 is left for symbol 2: codes 00, 01 and 1.
     const stream = backward([[1, 1], [0, 2], [1, 2], [1, 1]])
     expect([...decompressed(frame([literals(4, [128 + 1, 0x11], stream)]), 99)]).toEqual([2, 0, 1, 2])
@@ -214,13 +214,13 @@ describe("Huffman tables by hand", () => {
     ["weights beyond the block", "ends too early", [255]],
     ["all weights 0", "do not make a code", [128 + 1, 0]],
     ["a weight of 12", "a weight of 12", [128 + 1, 0xc1]],
-    ["a rest that is no power of two", "do not make a code", [128 + 1, 0x31]],
+    ["a remainder that is no power of two", "do not make a code", [128 + 1, 0x31]],
     ["no code of the greatest length", "no codes of the greatest length", [128, 0x20]],
   ])("%s: refused", (_, message, table) => {
     expect(() => decompressed(frame([literals(1, table, [1])]), 99)).toThrow(message)
   })
 
-  it("more literals than a block may have, or than are stored, are refused", () => {
+  it("a block with more literals than it may have, or than are stored, is refused", () => {
     expect(() => decompressed(frame([block(2, [0x0c | (15 << 4), 0xff, 0xff, 1])]), 1 << 20)).toThrow("literals, of at most 1024")
     expect(() => decompressed(frame([block(2, [9 << 3, 1, 2, 3])]), 99)).toThrow("end too early")
     expect(() => decompressed(frame([block(2, [0x0e, 0, 0])]), 99)).toThrow("end too early")
@@ -248,7 +248,7 @@ describe("bounded effort: more blocks and tables than any encoder writes are ref
     expect(() => decompressed(frame(many(bytes, much)), 4096)).toThrow("more blocks than any encoder")
   })
 
-  it.each<[string, Uint8Array]>([["frames", frame([block(0, [])])], ["frames to skip", skippable([])]])("empty %s", (_, bytes) => {
+  it.each<[string, Uint8Array]>([["frames", frame([block(0, [])])], ["skippable frames", skippable([])]])("empty %s", (_, bytes) => {
     expect(decompressed(joined(...new Array<Uint8Array>(200).fill(bytes)), 4096)).toHaveLength(0)
     expect(() => decompressed(joined(...new Array<Uint8Array>(800).fill(bytes)), 4096)).toThrow("more blocks than any encoder")
   })

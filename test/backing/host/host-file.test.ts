@@ -69,7 +69,7 @@ function hostError(code: string): Error {
 }
 
 describe("opening", () => {
-  it("refuses what is not a byte position: Node would write where the last call ended, or cut the file to nothing", () => {
+  it("invalid byte positions are refused: Node would write where the last call ended, or empty the file", () => {
     const path = temporaryFile("0123456789")
     const file = open(path)
     const calls: readonly ((position: number) => unknown)[] = [
@@ -110,7 +110,7 @@ describe("opening", () => {
     }
   })
 
-  it("a file that we may not read, or not write", () => {
+  it("a file without permission to read or to write is refused", () => {
     const path = temporaryFile("content")
     chmodSync(path, 0o400)
     // The superuser may everything: then the error is what the host would say to others.
@@ -133,7 +133,7 @@ describe("opening", () => {
     ["ETXTBSY", "busy", /ETXTBSY/],
     ["EMFILE", "io", /too many open files/],
     ["EIO", "io", /input\/output error/],
-  ])("a host that says %s", (errno, code, reason) => {
+  ])("the host's %s becomes our code, with its reason", (errno, code, reason) => {
     const path = temporaryFile()
     faults.openSync = () => {
       throw hostError(errno)
@@ -143,7 +143,7 @@ describe("opening", () => {
     expect(error.cause).toMatchObject({ code: errno })
   })
 
-  it("create makes an empty file, and leaves alone what is there", () => {
+  it("create makes an empty file, and refuses a file that exists", () => {
     const path = join(temporaryDirectory(), "new.img")
     const file = open(path, { create: true })
     file.write(Uint8Array.of(1, 2, 3), 0)
@@ -179,7 +179,7 @@ describe("opening", () => {
     expect(() => closeSync(closedLater as number)).toThrow(/EBADF/)
   })
 
-  it("a real file of 2^60 bytes, where a file system of this host allows one", () => {
+  it("a real file of 2^60 bytes is refused, where a file system of this host allows one", () => {
     const path = ["/dev/shm", temporaryDirectory()].map((directory) => {
       if (!existsSync(directory)) return undefined
       const inside = mkdtempSync(join(directory, "vioblk-test-"))
@@ -196,7 +196,7 @@ describe("opening", () => {
 })
 
 describe("moving bytes", () => {
-  it("reads as far as the file goes, writes beyond its end, and leaves holes that read as zeroes", () => {
+  it("a read ends with the file, a write may begin beyond its end, and the hole between reads as zeroes", () => {
     const file = open(temporaryFile("0123456789"))
     const buffer = new Uint8Array(8).fill(0xee)
     expect([file.read(buffer, 6), String.fromCharCode(...buffer.subarray(0, 4)), buffer[4]]).toEqual([4, "6789", 0xee])
@@ -205,7 +205,7 @@ describe("moving bytes", () => {
     expect([file.size(), file.read(buffer, 13), [...buffer]]).toEqual([21, 8, [0, 0, 0, 0, 0, 0, 0, 1]])
   })
 
-  it("offsets beyond 2^32 bytes, and beyond 2^32 sectors, in a sparse file", () => {
+  it("offsets beyond 2^32 bytes, and beyond 2^32 sectors, are exact", () => {
     const path = temporaryFile()
     const file = open(path)
     const offsets = [2 ** 31, 2 ** 32 - 1, 2 ** 32 + 7, 5 * 2 ** 32 + 512, 2 ** 41 + 513]
@@ -219,7 +219,7 @@ describe("moving bytes", () => {
     expect(statSync(path).blocks * 512).toBeLessThan(1 << 20)
   })
 
-  it("vectors of 1024, 1025 and 5000 buffers, where the host takes 1024", () => {
+  it("vectors of 1024, 1025 and 5000 buffers move whole, though the host takes 1024", () => {
     const path = temporaryFile()
     const file = open(path)
     const rng = new Rng(1)
@@ -291,7 +291,7 @@ describe("moving bytes", () => {
     expect(calls).toBe(2)
   })
 
-  it("buffers of 2 GiB and more, alone and together, which node:fs does not take in one call", () => {
+  it("buffers of 2 GiB and more, which node:fs does not take in one call, move whole", () => {
     const file = open(temporaryFile())
     // Reserved, but never touched: the host's calls only count.
     const length = 2 ** 31 + 4096
@@ -350,7 +350,7 @@ describe("a host that fails", () => {
     ["EIO", "io", /input\/output error/],
     ["EROFS", "permission", /read-only/],
     ["ESTALE", "io", /ESTALE/],
-  ])("%s when moving bytes: the code, what was tried, and at which byte", (errno, code, reason) => {
+  ])("%s from a read or a write gives the code, the operation and the byte", (errno, code, reason) => {
     const path = temporaryFile("0123456789")
     const file = open(path)
     const fail = () => {
@@ -373,7 +373,7 @@ describe("a host that fails", () => {
     expect(errorOf(() => file.read(buffer, 3), path).offset).toBe(3)
   })
 
-  it("a sync that failed goes on failing: the host may have dropped what it could not write, and would call the next one a success", () => {
+  it("a sync that failed keeps failing: the host may have dropped writes, and would report the next sync as a success", () => {
     const path = temporaryFile()
     const file = open(path)
     let calls = 0
@@ -394,7 +394,7 @@ describe("a host that fails", () => {
     again.sync()
   })
 
-  it("a sync reaches the host once for what was written, and not at all when nothing was", () => {
+  it("a sync reaches the host once after writes, and not at all without one", () => {
     const file = open(temporaryFile("abc"))
     let calls = 0
     faults.fdatasyncSync = (real, ...args) => (calls++, real(...args))
@@ -414,7 +414,7 @@ describe("a host that fails", () => {
     }
   })
 
-  it("a file that is removed while it is open goes on; one that is cut short reads short", () => {
+  it("a file that is removed while it is open still works; one that is truncated reads short", () => {
     const path = temporaryFile("0123456789")
     const file = open(path)
     truncateSync(path, 4)
@@ -437,7 +437,7 @@ describe("read-only and closed files", () => {
     expect(readFileSync(path, "latin1")).toBe("abc")
   })
 
-  it("a closed file fails at everything but being closed again", () => {
+  it("a closed file fails every call but close", () => {
     const path = temporaryFile("abc")
     const file = open(path)
     file.close()

@@ -62,7 +62,7 @@ const WRITE = ["-c", "write 0 512"]
 const READ = ["-r", "-c", "read 0 512"]
 
 describe("between processes of ours", () => {
-  it("of two that open an image for writing at once, exactly one gets it, round after round", async () => {
+  it("of two processes that open an image for writing at once, exactly one gets it", async () => {
     const path = newImage()
     const openers = await Promise.all([Opener.start(), Opener.start()])
     for (let round = 0; round < 25; round++) {
@@ -73,7 +73,7 @@ describe("between processes of ours", () => {
     }
   })
 
-  it("of a writer and a reader that open at once, exactly one gets it", async () => {
+  it("of a writer and a reader that open an image at once, exactly one gets it", async () => {
     const path = newImage()
     const openers = await Promise.all([Opener.start(), Opener.start()])
     for (let round = 0; round < 15; round++) {
@@ -85,7 +85,7 @@ describe("between processes of ours", () => {
     }
   })
 
-  it("readers are many, and a writer waits for all of them; a reader without a lock still sees a writer", async () => {
+  it("many readers share an image and keep a writer out until all close; a reader that takes no lock still sees a writer", async () => {
     const path = newImage()
     const [first, second] = await Promise.all([Opener.start(), Opener.start()])
     expect([await first.open(path, READ_ONLY), await second.open(path, READ_ONLY)]).toEqual(["open qemu", "open qemu"])
@@ -100,7 +100,7 @@ describe("between processes of ours", () => {
     expect(await first.open(path, { readOnly: true })).toMatch(/^failed busy/)
   })
 
-  it("the error names the process; a killed process holds nothing any more", async () => {
+  it("the error names the process; a killed process holds no lock", async () => {
     const path = newImage()
     const other = await Opener.start()
     expect(await other.open(path)).toBe("open qemu")
@@ -121,7 +121,7 @@ describe("between processes of ours", () => {
     expect(await other.open(path)).toBe("open qemu")
   })
 
-  it("QC-BF-06 a backing file is shared between overlays, and nobody writes to it, whatever the option for readers says", async () => {
+  it("QC-BF-06 overlays share a backing file, and nobody opens it for writing, whatever the option for readers says", async () => {
     const { base, top } = newOverlay()
     const sibling = `${top}2`
     createImage(sibling, { backing: "base.raw", backingFormat: "raw" })
@@ -162,7 +162,7 @@ describe("between processes of ours", () => {
 })
 
 describe("beside QEMU", () => {
-  itWithQemu("QEMU refuses what we write, and for writing what we read, until we close", () => {
+  itWithQemu("QEMU does not open an image that we write, nor for writing one that we read, until we close", () => {
     const path = newImage()
     opened(path)
     for (const words of [WRITE, READ]) expect(refusedByQemu("qemu-io", ...words, path)).toBe(true)
@@ -176,14 +176,14 @@ describe("beside QEMU", () => {
     expect(refusedByQemu("qemu-io", ...WRITE, path)).toBe(false)
   })
 
-  itWithQemu("QEMU does not write to a backing file of ours, and reads it", () => {
+  itWithQemu("QEMU reads a backing file that we have open, and does not write to it", () => {
     const { base, top } = newOverlay()
     opened(top)
     expect(refusedByQemu("qemu-io", "-f", "raw", ...WRITE, base)).toBe(true)
     expect(refusedByQemu("qemu-io", "-f", "raw", ...READ, base)).toBe(false)
   })
 
-  itWithQemu("we refuse what QEMU writes, and for writing what QEMU reads, and name it", async () => {
+  itWithQemu("we do not open an image that QEMU writes, nor for writing one that QEMU reads, and the error names QEMU", async () => {
     const { base, top } = newOverlay()
     const writer = await qemuIoHolding(top)
     for (const readOnly of [true, false]) {
@@ -197,7 +197,7 @@ describe("beside QEMU", () => {
     await reader.close()
   })
 
-  itWithQemu("of QEMU and us, opening for writing at once, one at most gets the image", async () => {
+  itWithQemu("of QEMU and us, opening an image for writing at once, at most one gets it", async () => {
     const path = newImage()
     const opener = await Opener.start()
     for (let round = 0; round < 10; round++) {
@@ -223,7 +223,7 @@ describe("where programs are missing", () => {
     ["perl says that it has locked, and has not", () => ({ perl: fake("exit 0") })],
     ["perl hangs", () => ({ perl: fake("exec sleep 1000"), timeout: 300 })],
     ["perl cannot be run", () => ({ perl: "/nowhere/perl" })],
-  ])("%s: flock keeps out who asks for a lock of its kind, and openings of ours with and without perl", async (_, programs) => {
+  ])("%s: our lock by flock keeps out other users of flock, and openings of ours with and without perl", async (_, programs) => {
     const path = newImage()
     const without = programs()
     const other = await Opener.start()
@@ -243,7 +243,7 @@ describe("where programs are missing", () => {
     expect(claimed(path, without).lock).toBe("flock")
   })
 
-  itWithQemu("with neither, nothing protects the image, but what others lock is seen", async () => {
+  itWithQemu("without perl and flock an image is not locked, but the locks of others are seen", async () => {
     const path = newImage()
     const programs = { perl: undefined, flock: undefined }
     expect(claimed(path, programs).lock).toBe("none")
@@ -254,7 +254,7 @@ describe("where programs are missing", () => {
   })
 })
 
-it("with hardly a descriptor left an image is locked, or not opened: never open for writing without a lock", () => {
+it("with hardly a descriptor left an image is opened with its lock or not at all", () => {
   const path = join(temporaryDirectory(), "disk.raw")
   writeFileSync(path, "")
   const words = ["-c", 'ulimit -n 128; exec "$0" "$@"', process.execPath, "--import", "tsx", "test/backing/host/few-descriptors.ts", path]
@@ -276,8 +276,8 @@ describe("the host's list of locks", () => {
     ["QEMU reads, we would write", READER, false, -1],
     ["QEMU reads, we would read", READER, true, undefined],
     ["another file", WRITER.replaceAll(":42 ", ":43 "), false, undefined],
-    ["somebody does not share reading, we would write", "1: OFDLCK ADVISORY  READ -1 fe:00:42 200 200\n", false, -1],
-    ["somebody waits for a lock", "1: -> OFDLCK ADVISORY WRITE -1 fe:00:42 0 EOF\n", false, undefined],
+    ["another program does not share reading, we would write", "1: OFDLCK ADVISORY  READ -1 fe:00:42 200 200\n", false, -1],
+    ["another program waits for a lock", "1: -> OFDLCK ADVISORY WRITE -1 fe:00:42 0 EOF\n", false, undefined],
     ["a whole-file lock for writing", "7: POSIX  ADVISORY  WRITE 1234 fe:00:42 0 EOF\n", true, 1234],
     ["a whole-file lock for reading, we would write", "7: FLOCK  ADVISORY  READ 1234 fe:00:42 0 EOF\n", false, 1234],
     ["a whole-file lock for reading, we would read", "7: FLOCK  ADVISORY  READ 1234 fe:00:42 0 EOF\n", true, undefined],

@@ -34,7 +34,9 @@ const frameOf = (name: string): { frame: Uint8Array; content: Uint8Array } => {
 }
 
 describe.each([["pageDecompressor", pageDecompressor], ["nodeDecompressor", nodeDecompressor]] as const)("%s", (_, decompressor) => {
-  it.each([["zlib-4k.qcow2", ZLIB], ["zstd-4k.qcow2", ZSTD]] as const)("QC-CMP-06 QC-CMP-07 %s as QEMU stored it", (name, type) => {
+  it.each([
+    ["zlib-4k.qcow2", ZLIB], ["zstd-4k.qcow2", ZSTD],
+  ] as const)("QC-CMP-06 QC-CMP-07 decompresses %s as QEMU stored it", (name, type) => {
     const clusters = storedClusters(name)
     expect(clusters.length).toBeGreaterThan(0)
     for (const stored of clusters) {
@@ -44,7 +46,7 @@ describe.each([["pageDecompressor", pageDecompressor], ["nodeDecompressor", node
     }
   })
 
-  it("QC-CMP-06 deflate: a stream may continue, even without an end, and other data may follow", () => {
+  it("QC-CMP-06 deflate: a stream may go on behind the output, lack its end, or be followed by other data", () => {
     const content = makeContent("text", 100_000, 3)
     const stream = zlib.deflateRawSync(content)
     const cluster = content.subarray(0, 65536)
@@ -60,7 +62,7 @@ describe.each([["pageDecompressor", pageDecompressor], ["nodeDecompressor", node
     expect(() => decompressor.decompress(Uint8Array.of(0xff, 0xff, 0xff), 512, ZLIB)).toThrow(DecompressionError)
   })
 
-  it("a bomb costs no more than a cluster", () => {
+  it("a decompression bomb yields no more than a cluster", () => {
     const bomb = zlib.deflateRawSync(new Uint8Array(4 << 20))
     const cluster = decompressor.decompress(bomb, 65536, ZLIB)
     expect(cluster).toHaveLength(65536)
@@ -68,7 +70,7 @@ describe.each([["pageDecompressor", pageDecompressor], ["nodeDecompressor", node
     expect(cluster.every((byte) => byte === 0)).toBe(true)
   })
 
-  it("QC-CMP-07 zstd: one frame or several, other data after them; never a part of a frame, nor a frame that is cut off", () => {
+  it("QC-CMP-07 zstd: whole frames are taken, with other data behind them; a part of a frame, or one that is cut off, is refused", () => {
     const [one, other] = [frameOf("cluster-text-1"), frameOf("tiny-text")]
     const both = joined(other.content, one.content)
     const padding = makeContent("random", 300, 9)

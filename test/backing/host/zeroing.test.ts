@@ -106,7 +106,7 @@ function allZero(bytes: Uint8Array): boolean {
 }
 
 describe.runIf(canPunch && canZero)("long zeroes", () => {
-  it("a long range is neither read nor written: the host zeroes it, with its space kept, or frees it", async () => {
+  it("a long range is neither read nor written: the host zeroes it in place, or frees it", async () => {
     const path = makeFile(2 ** 33)
     const { disk } = await openRaw(path)
     disk.writeZeroes(0, 512 * MIB, false)
@@ -117,7 +117,7 @@ describe.runIf(canPunch && canZero)("long zeroes", () => {
     expect([host.bytesRead < 1000, host.bytesWritten < 1000, statSync(path).size]).toEqual([true, true, 2 ** 33])
   })
 
-  it("exactly the range, at any byte", async () => {
+  it("exactly the range is zeroed, from any byte to any byte", async () => {
     const rng = new Rng(11)
     const path = makeFile(rng.bytes(20 * MIB))
     const { disk } = await openRaw(path)
@@ -132,7 +132,7 @@ describe.runIf(canPunch && canZero)("long zeroes", () => {
     expect(host.bytesRead).toBeLessThan(1000)
   })
 
-  it("one shell serves all files, and one question each file system; a file that is only opened, or read-only, asks nothing", async () => {
+  it("one shell serves all files, and is asked once for each file system; files that are only opened or read-only need none", async () => {
     const { HostFile } = await import("../../../src/backing/host/host-file.ts")
     const { RawBacking } = await import("../../../src/backing/raw.ts")
     const files = Array.from({ length: 20 }, () => new HostFile(makeFile(MIB)))
@@ -147,7 +147,7 @@ describe.runIf(canPunch && canZero)("long zeroes", () => {
     expect([host.shells.length, host.bytesWritten]).toEqual([1, asked])
   })
 
-  it("how much is done at once: much in a file that holds little, 32 MiB freed and 64 MiB zeroed in others, 4 MiB at first", async () => {
+  it("one call frees 1 GiB of a file that holds little and 32 MiB of others, and zeroes 4 MiB at first, then 64 MiB", async () => {
     const { disk } = await openRaw(makeFile(2 ** 32))
     expect([disk.unmapsAtOnce, disk.zeroesAtOnce]).toEqual([2 ** 30, 4 * MIB])
     disk.writeZeroes(0, 4 * MIB, false)
@@ -168,8 +168,8 @@ describe.runIf(canPunch && canZero)("long zeroes", () => {
   })
 })
 
-describe("a host that cannot", () => {
-  it.each(["fallocate", "sh", "mkfifo"])("no %s: nothing is offered, zeroes are written, and a discard changes nothing", async (name) => {
+describe("a host that cannot zero ranges", () => {
+  it.each(["fallocate", "sh", "mkfifo"])("without %s nothing is offered, zeroes are written, a discard changes nothing", async (name) => {
     host.missing.add(name)
     const path = makeFile(new Uint8Array(8 * MIB).fill(0x77))
     const { disk, file } = await openRaw(path)
@@ -184,7 +184,7 @@ describe("a host that cannot", () => {
     expect(host.shells.length).toBe(0)
   })
 
-  it("a file system that refuses: the same, asked once", async () => {
+  it("a file system that refuses is asked once; then zeroes are written", async () => {
     const log = join(temporaryDirectory(), "log")
     host.program = fakeProgram(`echo "$@" >> ${log}; exit 1`)
     const path = makeFile(new Uint8Array(8 * MIB).fill(0x77))
@@ -197,7 +197,7 @@ describe("a host that cannot", () => {
     expect(allZero(readFileSync(path))).toBe(true)
   })
 
-  it("a call that fails half way: the rest is zeroed by us, nothing else is touched", async () => {
+  it("after a call that fails halfway we zero the rest, and touch nothing else", async () => {
     host.program = fakeProgram(
       `case $1$3 in -p16777216) exit 0; esac; dd if=/dev/zero of=$6 bs=4096 seek=$(($3 / 4096)) count=100 conv=notrunc 2>/dev/null; exit 1`,
     )
@@ -214,7 +214,7 @@ describe("a host that cannot", () => {
     }
   })
 
-  it("a shell that is killed is replaced, but not for ever; what was asked of it is done by us", async () => {
+  it("a shell that is killed is replaced, but not for ever, and we zero what it had been asked for", async () => {
     host.program = fakeProgram("kill -9 $PPID")
     const path = makeFile(new Uint8Array(4 * MIB).fill(0x77))
     const { disk } = await openRaw(path)
@@ -227,7 +227,7 @@ describe("a host that cannot", () => {
     expect(allZero(readFileSync(path))).toBe(true)
   })
 
-  it("the call has ended before its failure is known, even when the shell dies: it could hit what is written later", async () => {
+  it("no call outlives the report of its failure, even when the shell dies: it could zero what is written later", async () => {
     host.program = fakeProgram("kill -9 $PPID; printf late | dd of=$6 bs=1 seek=$3 conv=notrunc 2>/dev/null")
     const path = makeFile(4 * MIB)
     const { file } = await openRaw(path)

@@ -37,7 +37,7 @@ describe("encrypted sectors", () => {
     "ctr 32 aes-256-ctr", "ecb 32 aes-256-ecb"]
   for (const text of cases) {
     for (const generator of ["plain64", "plain", "essiv:sha256"]) {
-      it(`QC-LUKS-02 ${text} ${generator}: many sectors at once are what node:crypto makes of each`, () => {
+      it(`QC-LUKS-02 ${text} ${generator} encrypts many sectors at once as node:crypto does each`, () => {
         const [mode = "", keyBytes = "", name = ""] = text.split(" ")
         const rng = new Rng(7)
         const key = rng.bytes(Number(keyBytes))
@@ -67,7 +67,7 @@ describe("encrypted sectors", () => {
     expect(Buffer.from(data).toString("hex")).toBe("c454185e6a16936e39334038acef838bfb186fff7480adc4289382ecd6d394f0")
   })
 
-  it("QC-LUKS-02 XTS-AES-192 is two keys of 24 bytes: its first block is AES between two XORs with the encrypted number", () => {
+  it("QC-LUKS-02 XTS-AES-192 takes two keys of 24 bytes; its first block is AES between two XORs with the encrypted number", () => {
     const key = new Rng(3).bytes(48)
     const data = new Uint8Array(16).fill(9)
     makeCipher(spec("xts-plain64", 48), key, nodeCryptography).encrypt(data, 5)
@@ -81,7 +81,7 @@ describe("encrypted sectors", () => {
   for (const [keyBytes, wanted] of [
     [16, "69c4e0d86a7b0430d8cdb78070b4c55a"], [24, "dda97ca4864cdfe06eaf70a0ec0d7191"], [32, "8ea2b7ca516745bfeafc49904b496089"],
   ] as const) {
-    it(`QC-LUKS-02 the AES of pages with a key of ${keyBytes} bytes gives its vector of FIPS 197, C, and what node:crypto does`, () => {
+    it(`QC-LUKS-02 the AES of pages with a key of ${keyBytes} bytes gives its vector of FIPS 197, and agrees with node:crypto`, () => {
       const vector = new Aes(hex(upTo(keyBytes))).encrypt(hex("00112233445566778899aabbccddeeff"))
       expect(Buffer.from(vector).toString("hex")).toBe(wanted)
       const rng = new Rng(6)
@@ -110,7 +110,7 @@ describe("encrypted sectors", () => {
     ["cast5", "0123456712345678234567893456789a", "0123456789abcdef".repeat(2), "238b4fe5847e44b2".repeat(2)],
   ] as const
   for (const [name, key, plain, wanted] of VECTORS) {
-    it(`QC-LUKS-02 ${name} with a key of ${key.length / 2} bytes gives its published vector, in each block, and takes it back`, () => {
+    it(`QC-LUKS-02 ${name} with a key of ${key.length / 2} bytes gives its published vector in each block, and decrypts it`, () => {
       const cipher = makeBlockCipher(name, hex(key), nodeCryptography)
       const blocks = hex("ff".repeat(16) + plain + plain)
       const hidden = cipher.encrypt(blocks)
@@ -123,7 +123,7 @@ describe("encrypted sectors", () => {
     })
   }
 
-  it("QC-LUKS-02 the S-boxes of CAST5 are those of RFC 2144: a digest of them all, which two other libraries' tables have", () => {
+  it("QC-LUKS-02 the S-boxes of CAST5 are those of RFC 2144: they have the same digest as the tables of two other libraries", () => {
     const bytes = Buffer.from(castBoxes().buffer)
     expect(createHash("sha256").update(bytes).digest("hex")).toBe("2384464beecdc255071a8b150ae71731edc6673b99e28bdeefbd99209365cf91")
   })
@@ -137,7 +137,7 @@ describe("encrypted sectors", () => {
     expect([...data]).toEqual([...first, ...cast5(key, first.map((byte) => byte ^ 9))])
   })
 
-  it("QC-LUKS-06 ciphers, modes, key sizes and hashes that make no cipher are told apart by what is wrong", () => {
+  it("QC-LUKS-06 the error of an unsupported combination names the cipher, mode, key size or hash that is wrong", () => {
     const problem = (name: string, mode: string, keyBytes: number): unknown => parseCipherSpec(name, mode, keyBytes)
     expect(problem("camellia", "cbc-plain64", 16)).toMatch(/"camellia" is not supported; only aes, serpent, twofish, cast5 are/)
     expect(problem("cast5", "xts-plain64", 32)).toMatch(/cast5 has blocks of 8 bytes, and mode xts needs 16/)

@@ -46,7 +46,7 @@ describe("encrypted golden images", () => {
       expect(file.changes, "a read-only opening writes nothing").toBe(0)
     })
 
-    it(`QC-LUKS-08 QC-AES-03 random writes and zeroes on ${golden.file} are what a flat model has, also opened again`, () => {
+    it(`QC-LUKS-08 QC-AES-03 random writes and zeroes on ${golden.file} read back as a flat model says, also after reopening`, () => {
       const seed = 77
       const rng = new Rng(seed)
       let file = MemoryFile.of(bytesOf(golden), { path: golden.file })

@@ -38,7 +38,7 @@ function refusal(bytes: Uint8Array): string {
 const slot = (number: number): number => 208 + 48 * number
 
 describe("the LUKS header", () => {
-  it("QC-LUKS-02 has its fields where the format has them, and is written as it was read", () => {
+  it("QC-LUKS-02 has its fields at the offsets of the format, and is written as it was read", () => {
     const view = new DataView(volume.buffer)
     const text = (at: number, length: number): string => Buffer.from(volume.subarray(at, at + length)).toString("latin1")
     expect(text(0, 6)).toBe("LUKS\xba\xbe")
@@ -77,7 +77,7 @@ describe("the LUKS header", () => {
     ["too many of them", (view) => view.setUint32(164, 2 ** 25 + 1), /unsupported: .*33554433 iterations/],
     ["no iterations of a slot", (view) => view.setUint32(slot(0) + 4, 0), /invalid-format: .*byte 212: the number of iterations is 0/],
     ["too many of them", (view) => view.setUint32(slot(0) + 4, 0xffff_ffff), /unsupported: .*4294967295 iterations/],
-    ["a slot in no state", (view) => view.setUint32(slot(3), 1), /invalid-format: .*the state of a key slot is 0x1/],
+    ["a slot neither active nor inactive", (view) => view.setUint32(slot(3), 1), /invalid-format: .*the state of a key slot is 0x1/],
     ["few stripes", (view) => view.setUint32(slot(0) + 44, 3999), /invalid-format: .*3999 stripes, which must be 4000/],
     ["many stripes", (view) => view.setUint32(slot(7) + 44, 0xffff_ffff), /invalid-format: .*4294967295 stripes/],
     ["key material over the header", (view) => view.setUint32(slot(0) + 40, 7), /invalid-format: .*slot 0 overlaps the header/],
@@ -88,7 +88,7 @@ describe("the LUKS header", () => {
       (view) => view.setUint32(slot(2) + 40, 260),
       /invalid-format: .*slot 1 overlaps that of slot 2/,
     ],
-  ])("QC-LUKS-06 %s is refused, in words that name the byte", (_, change, message) => {
+  ])("QC-LUKS-06 %s is refused, and the message names the byte", (_, change, message) => {
     expect(refusal(changed(change))).toMatch(message)
   })
 
@@ -102,7 +102,7 @@ describe("the LUKS header", () => {
     expect(refusal(many)).toMatch(/unsupported: .*more than the limit of 134217728/)
   })
 
-  it("QC-LUKS-06 QC-LIM-05 iterations count once for each digest that a key is made of", () => {
+  it("QC-LUKS-06 QC-LIM-05 the limit of iterations counts them once for each digest that the key is made of", () => {
     const file = new MemoryFile({ path: "luks" })
     writeVolume(file, { size: 4096, encryption: { passphrase: "abc", cipher: "aes-256", mode: "xts", hash: "sha1" } }, cryptography)
     const bytes = file.toBytes()
@@ -127,7 +127,7 @@ describe("the LUKS header", () => {
     expect(refusal(changed((view) => view.setUint32(slot(0), 0xdead)))).toMatch(/permission: .*there is no active key slot/)
   })
 
-  it("QC-LUKS-03 a header anywhere in a file is found by its place there: nothing counts from the file's start", () => {
+  it("QC-LUKS-03 a header may lie anywhere in a file: its offsets count from the header", () => {
     const file = MemoryFile.of(new Uint8Array([...new Uint8Array(12_288), ...volume.subarray(0, 528_384)]), { path: "far" })
     const { slot: opened, key } = unlockVolume({ file, offset: 12_288, length: 528_384 }, { passphrase: "abc", cryptography })
     expect({ opened, length: key.length }).toEqual({ opened: 0, length: 16 })

@@ -54,7 +54,7 @@ function replaces(file: MemoryFile): boolean {
 
 describe("key slots", () => {
   for (const format of ["qcow2", "luks"] as const) {
-    it(`QC-LUKS-05 ${format}: an added passphrase opens the image in its slot, a removed one opens it no more, the data stays`, () => {
+    it(`QC-LUKS-05 ${format}: an added passphrase opens the image, a removed one no longer does, and the data stays`, () => {
       const path = join(temporaryDirectory(), "image")
       createImage(path, { format, size: 1 << 20, encryption })
       const disk = openImage(path, { format, passphrase: "first" })
@@ -88,7 +88,7 @@ describe("key slots", () => {
     expect(slotThat("first", file)).toBe(undefined)
   })
 
-  it("QC-LUKS-05 a slot and a passphrase name a slot that the passphrase opens; by force a slot that is not active is overwritten", () => {
+  it("QC-LUKS-05 removal by slot and passphrase needs both to match; by force the material of an inactive slot is overwritten", () => {
     const file = newFile()
     const area = areaOf(file)
     addSlot(area, { passphrase: "first", newPassphrase: "second" }, cryptography)

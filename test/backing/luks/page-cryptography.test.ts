@@ -71,7 +71,7 @@ async function contentOf(disk: VirtioBacking): Promise<Uint8Array> {
 
 describe("encrypted images in a page", () => {
   for (const golden of goldens) {
-    it(`QC-AES-01 QC-LUKS-02 QC-LUKS-04 ${golden.file}, which QEMU made, reads as QEMU reads it, at once and later`, async () => {
+    it(`QC-AES-01 QC-LUKS-02 QC-LUKS-04 ${golden.file} of QEMU reads as in QEMU, at once and later`, async () => {
       for (const source of [goldenFile(golden), new LateFile(goldenFile(golden), new Rng(3))]) {
         const disk = await openInPage(source, { format: golden.format })
         expect({ size: disk.size, sha256: sha256(await contentOf(disk)) }).toEqual({ size: golden.size, sha256: golden.sha256 })
@@ -79,7 +79,7 @@ describe("encrypted images in a page", () => {
       }
     })
 
-    it(`QC-AES-01 QC-LUKS-08 what a page writes to ${golden.file} Node reads`, async () => {
+    it(`QC-AES-01 QC-LUKS-08 Node reads what a page writes to ${golden.file}`, async () => {
       for (const isLate of [false, true]) {
         const rng = new Rng(21)
         const file = goldenFile(golden)
@@ -100,7 +100,7 @@ describe("encrypted images in a page", () => {
     })
   }
 
-  it("QC-LUKS-05 a wrong passphrase is refused, and so is none; the file is not written", async () => {
+  it("QC-LUKS-05 a wrong passphrase and a missing one are refused, and the file is not written", async () => {
     const golden = goldens.find(({ file }) => file === "luks-xts.qcow2")
     if (golden === undefined) throw new Error("the image is missing")
     const file = goldenFile(golden)
@@ -111,7 +111,7 @@ describe("encrypted images in a page", () => {
     expect((await openInPage(file, { passphrase: "seventh" })).size).toBe(golden.size)
   })
 
-  it("QC-LUKS-05 each derivation is made once, however often the opening starts over", async () => {
+  it("QC-LUKS-05 each key is derived once, however often the opening starts over", async () => {
     const file = new MemoryFile({ path: "luks" })
     createQcow2(file, { size: 1 << 20, encryption: QUICK }, FEW)
     const platform = counting()
@@ -135,7 +135,7 @@ describe("encrypted images in a page", () => {
     expect(digests).toBe(3999)
   })
 
-  it("QC-LUKS-04 a chain opens whose images are all encrypted, by one passphrase or by one for each that comes later", async () => {
+  it("QC-LUKS-04 a chain of encrypted images opens with one passphrase for all, or with a promise of one for each", async () => {
     const encrypted = (passphrase: string): LuksOptions => ({ passphrase, cipher: "aes-128", iterTime: 1 })
     for (const [below, above] of [["golden", "golden"], ["below", "above"]] as const) {
       const base = new MemoryFile({ path: "base" })
@@ -157,7 +157,7 @@ describe("encrypted images in a page", () => {
     }
   })
 
-  it("QC-LUKS-05 every hash opens: by Web Crypto, without it, and where it refuses", async () => {
+  it("QC-LUKS-05 an image of every hash opens: with Web Crypto, without it, and where it refuses the hash", async () => {
     for (const hash of ["sha1", "sha224", "sha256", "sha384", "sha512"] as const) {
       const file = new MemoryFile({ path: hash })
       createQcow2(file, { size: 1 << 20, encryption: { ...QUICK, hash } }, FEW)
@@ -167,7 +167,7 @@ describe("encrypted images in a page", () => {
     }
   })
 
-  it("QC-LUKS-06 iterations are bounded before one is run", async () => {
+  it("QC-LUKS-06 too many iterations are refused before the first one", async () => {
     const file = new MemoryFile({ path: "luks" })
     createQcow2(file, { size: 1 << 20, encryption: QUICK }, FEW)
     const platform = counting()
@@ -178,7 +178,7 @@ describe("encrypted images in a page", () => {
     expect(platform.iterations).toEqual([])
   })
 
-  it("QC-LUKS-06 a signal ends a derivation: by JavaScript, and by a Web Crypto that does not answer", async () => {
+  it("QC-LUKS-06 a signal ends a derivation by JavaScript, and one by a Web Crypto that does not answer", async () => {
     const file = new MemoryFile({ path: "luks" })
     createQcow2(file, { size: 1 << 20, encryption: { ...QUICK, hash: "sha512" } }, FEW)
     const bytes = file.toBytes()
@@ -214,7 +214,7 @@ describe("encrypted images in a page", () => {
 })
 
 describe("the page's cryptography", () => {
-  it("draws the same random bytes again where the call is made again, and others for the next image", () => {
+  it("draws the same random bytes when a call is repeated, and others for the next image", () => {
     const cryptography = new PageCryptography()
     const first = cryptography.random(70_000)
     const second = cryptography.random(16)

@@ -71,7 +71,7 @@ describe("a raw LUKS image", () => {
     void source.close()
   })
 
-  it("QC-LUKS-08 a conversion writes zeroes too into a new LUKS image, which is not zero by itself", async () => {
+  it("QC-LUKS-08 a conversion also writes zeroes into a new LUKS image, which does not read as zeroes by itself", async () => {
     const path = join(temporaryDirectory(), "luks")
     await convertToImage(new MemoryBacking({ size: 1 << 20 }), path, { format: "luks", encryption })
     using disk = openImage(path, { format: "luks", passphrase: "abc" })
@@ -80,7 +80,7 @@ describe("a raw LUKS image", () => {
     expect(found.every((byte) => byte === 0)).toBe(true)
   })
 
-  it("is taken for LUKS only when that is said: a raw disk may hold a guest's own encryption", () => {
+  it("opens as LUKS only when the format is stated: a raw disk may hold a guest's own encryption", () => {
     const path = join(temporaryDirectory(), "luks")
     createImage(path, { format: "luks", size: 4096, encryption })
     using raw = openImage(path, { readOnly: true })
@@ -89,7 +89,7 @@ describe("a raw LUKS image", () => {
     expect(new TextDecoder().decode(start)).toBe("LUKS")
   })
 
-  it("QC-LUKS-06 by CAST5 is CBC with an ESSIV of md5, and is not made in a mode or with a digest that CAST5 cannot have", () => {
+  it("QC-LUKS-06 with CAST5 uses CBC and an ESSIV of md5, and refuses modes and digests that CAST5 cannot have", () => {
     const make = (options: Partial<LuksOptions>): MemoryFile => {
       const file = new MemoryFile({ path: "luks" })
       writeVolume(file, { size: 4096, encryption: { passphrase: "abc", cipher: "cast5-128", iterTime: 1, ...options } }, cryptography)

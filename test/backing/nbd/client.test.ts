@@ -10,13 +10,13 @@ const seed = seedFromEnvironment(5)
 const MiB = 1024 * 1024
 
 describe("a disk offers what the server offers", () => {
-  it("everything", async () => {
+  it("with all flags of the server", async () => {
     const { disk } = await openNew({ size: 1000, blockSizes: { minimum: 1, preferred: 8192, maximum: MiB } })
     expect(disk).toMatchObject({ size: 1000, readOnly: false, asynchronous: true, discardGranularity: 8192 })
     expect([disk.flush, disk.discard, disk.writeZeroes].map((method) => typeof method)).toEqual(["function", "function", "function"])
   })
 
-  it("nothing", async () => {
+  it("with no flag of the server", async () => {
     const { disk, server } = await openNew({ size: 1000, flags: 1, structured: false, context: false, knowsGo: false, noZeroes: false })
     expect([disk.flush, disk.discard, disk.writeZeroes]).toEqual([undefined, undefined, undefined])
     const data = new Rng(1).bytes(1000)
@@ -36,7 +36,7 @@ describe("a disk offers what the server offers", () => {
     }
   })
 
-  it("a server without FLUSH is asked to make each write stable, where it can", async () => {
+  it("a server with FUA but without FLUSH is asked to make each write stable", async () => {
     const { disk, server } = await openNew({ size: 100_000, flags: ALL_FLAGS & ~4 })
     await disk.pwrite(new Uint8Array(512), 0)
     await disk.writeZeroes?.(0, 512, true)
@@ -56,7 +56,7 @@ describe("requests", () => {
     expect(seen).toEqual([[6, 0, 0, 4096], [6, 2, 0, 4096], [4, 0, 4096, 8192], [3, 0, 0, 0]])
   })
 
-  it("are cut to what the server takes", async () => {
+  it("are split to the largest payload that the server takes", async () => {
     const { disk, server } = await openNew({ size: 10_000, blockSizes: { minimum: 1, preferred: 512, maximum: 1000 } })
     const data = new Rng(2).bytes(2500)
     await disk.pwrite(data, 100)
@@ -66,7 +66,7 @@ describe("requests", () => {
     expect(server.log).toEqual(["WRITE 100+1000", "WRITE 1100+1000", "WRITE 2100+500", "READ 100+1000", "READ 1100+1000", "READ 2100+500"])
   })
 
-  it("fill whole blocks, and a write keeps what lies beside it", async () => {
+  it("cover whole blocks, and a write keeps the bytes beside it", async () => {
     const { disk, server } = await openNew({ size: 100_000, blockSizes: { minimum: 4096, preferred: 4096, maximum: MiB } })
     expect(disk.size).toBe(98_304)
     const before = new Rng(3).bytes(disk.size)
@@ -103,7 +103,7 @@ describe("requests", () => {
     }
   })
 
-  it("are in flight together, up to the limit, and the others wait", async () => {
+  it("are in flight together up to the limit, and the others wait", async () => {
     const { disk, server } = await openNew({ size: MiB }, { maxInFlight: 3 })
     const held: (() => void)[] = []
     server.answer = (request, connection) => held.push(() => server.serve(request, connection))
@@ -134,7 +134,7 @@ describe("requests", () => {
     }
   })
 
-  it("of 32 MiB arrive, and no more than 32 MiB are on their way", async () => {
+  it("of 32 MiB arrive, and at most 32 MiB are on their way", async () => {
     const { disk, server } = await openNew({ size: 40 * MiB })
     let most = 0
     const waiting = new Set<FakeRequest>()
@@ -156,7 +156,7 @@ describe("requests", () => {
 })
 
 describe("a large write", () => {
-  it("goes out in pieces, between which answers are taken, and the requests behind it keep their order", async () => {
+  it("goes out in pieces, answers are read between them, and the requests behind it keep their order", async () => {
     const { disk, server } = await openNew({ size: 4 * MiB })
     const data = new Rng(21).bytes(2 * MiB)
     const back = new Uint8Array(2 * MiB)
@@ -166,7 +166,7 @@ describe("a large write", () => {
     expect(server.log).toEqual([`WRITE 1000+${2 * MiB}`, ...reads, `WRITE ${3 * MiB}+100`])
   })
 
-  it("that is refused before the server has all of it fails, and the next request begins where the server looks for it", async () => {
+  it("that is refused before the server has all of it fails, and the rest of its payload is sent before the next request", async () => {
     const { disk, server } = await openNew({ size: 4 * MiB })
     server.refuseEarly = ({ offset }) => (offset === 0 ? 28 : undefined)
     const data = new Rng(22).bytes(2 * MiB)
@@ -179,7 +179,7 @@ describe("a large write", () => {
     expect(server.content.subarray(0, MiB).every((byte) => byte === 0)).toBe(true)
   })
 
-  it("that succeeds before the server has all of it breaks the protocol: its memory is still being sent from", async () => {
+  it("that succeeds before the server has all of it breaks the protocol: its payload is still being sent", async () => {
     const { disk, server } = await openNew({ size: 4 * MiB, structured: false })
     server.refuseEarly = () => 0
     await expect(disk.pwrite(new Uint8Array(2 * MiB).fill(0x25), 0)).rejects.toMatchObject({
@@ -189,7 +189,7 @@ describe("a large write", () => {
 })
 
 describe("answers", () => {
-  it.each([true, false])("cut anywhere and in any order give the right bytes, structured: %s", async (structured) => {
+  it.each([true, false])("split anywhere and in any order give the right bytes (structured: %s)", async (structured) => {
     const rng = new Rng(seed)
     const { disk, server } = await openNew({ size: 300_000, structured, rng })
     const content = rng.bytes(300_000)
@@ -221,7 +221,7 @@ describe("answers", () => {
     }
   })
 
-  it("says what the server says, on one line and without control characters", async () => {
+  it("with a message quote it in one line, without control characters", async () => {
     const { disk, server } = await openNew({ size: MiB })
     const payload = Buffer.concat([Buffer.from([0, 0, 0, 5, 0, 8]), Buffer.from("bad\n\x1b[2J")])
     server.answer = (request, connection) => connection.sendChunk(request, { type: 0x8001, isDone: true, payload })
@@ -230,7 +230,7 @@ describe("answers", () => {
     expect(String(error)).not.toMatch(/[\n\x1b]/)
   })
 
-  it("an error in the middle of a READ fails it, whatever data comes before and after", async () => {
+  it("with an error in the middle of a READ fail it, whatever data comes before and after", async () => {
     const { disk, server } = await openNew({ size: MiB })
     server.answer = (request, connection) => {
       const data = Buffer.alloc(8 + 100, 1)
@@ -247,7 +247,7 @@ describe("answers", () => {
     await expect(disk.pread(new Uint8Array(512), 0)).rejects.toMatchObject({ code: "io" })
   })
 
-  it("block status is cut to what was asked for", async () => {
+  it("with a longer block status than the range are cut to the range", async () => {
     const { disk, server } = await openNew({ size: MiB })
     server.answer = (request, connection) => connection.sendStatus(request, [{ length: 100, flags: 1 }, { length: 2 ** 31, flags: 0xfffe }])
     expect(await disk.blockStatus(1000, 500)).toEqual([
@@ -273,7 +273,7 @@ describe("answers", () => {
 })
 
 describe("closing", () => {
-  it("waits for what is under way, flushes, and says goodbye", async () => {
+  it("waits for requests under way, flushes, and disconnects", async () => {
     const { disk, server } = await openNew({ size: MiB })
     await disk.pwrite(new Uint8Array(512).fill(1), 0)
     const read = disk.pread(new Uint8Array(512), 0)
@@ -284,7 +284,7 @@ describe("closing", () => {
     await expect(disk.blockStatus(0, 512)).rejects.toMatchObject({ code: "closed" })
   })
 
-  it("flushes as well where nothing is kept for a reconnection, and only where the server can", async () => {
+  it("flushes also with reconnectTimeout 0, but not if the server has no FLUSH", async () => {
     const final = await openNew({ size: MiB }, { reconnectTimeout: 0 })
     await final.disk.pwrite(new Uint8Array(512), 0)
     await final.disk.close()
@@ -308,7 +308,7 @@ describe("closing", () => {
     expect(server.connections[0]?.isPolite).toBe(true)
   })
 
-  it("fails when an answered write was not flushed before the end of the last connection, and else not", async () => {
+  it("fails if the last connection ended before an answered write was flushed, and only then", async () => {
     const lost = await openNew({ size: MiB }, { reconnectTimeout: 0 })
     await lost.disk.pwrite(new Uint8Array(512), 0)
     lost.server.connections[0]?.break()
@@ -320,7 +320,7 @@ describe("closing", () => {
     await flushed.disk.close()
   })
 
-  it("waits no longer than 10 s for reads that a silent server does not answer", async () => {
+  it("waits at most 10 s for reads that a silent server does not answer", async () => {
     const { disk, server, timer } = await openNew({ size: MiB })
     server.answer = () => undefined
     const reads = [disk.pread(new Uint8Array(512), 0), disk.blockStatus(0, 512)].map((read) => (

@@ -35,7 +35,7 @@ it("is complete when all pieces have come in any order", () => {
   }
 })
 
-it("does not remember gaps without a limit", () => {
+it("keeps a limited number of gaps", () => {
   const coverage = new Coverage(1_000_000)
   let count = 0
   while (coverage.claim(1 + count * 2, 1)) count++

@@ -7,7 +7,7 @@ import { openFake } from "./open-fake.ts"
 
 const seed = seedFromEnvironment(8)
 
-it(`a guest notices nothing of a server that crashes now and then (SEED=${seed})`, async () => {
+it(`a guest does not notice that the server crashes now and then (SEED=${seed})`, async () => {
   const rng = new Rng(seed)
   const server = new FakeServer({ size: 1 << 20, rng })
   const { disk } = await openFake(server, { reconnectTimeout: 1_000_000 })
@@ -40,7 +40,7 @@ it(`a guest notices nothing of a server that crashes now and then (SEED=${seed})
   expect(Buffer.compare(server.stable, expected)).toBe(0)
 })
 
-it("a guest that resets the device while the server does not answer is not touched by what comes later", async () => {
+it("answers that come after a reset of the device change nothing in the guest's RAM", async () => {
   const server = new FakeServer({ size: 1 << 20 })
   const { disk } = await openFake(server)
   server.content.fill(0x77)

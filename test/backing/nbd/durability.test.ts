@@ -26,8 +26,8 @@ async function until(condition: () => boolean): Promise<void> {
   }
 }
 
-describe("flushes that are under way together", () => {
-  it("one that was sent before another one failed does not succeed: the server may have dropped what both cover", async () => {
+describe("of flushes that are under way together", () => {
+  it("none succeeds that was sent before another one failed: the server may have dropped what both cover", async () => {
     const { disk, server } = await openNew({ size: 100_000 })
     await disk.pwrite(one(1), 0)
     const held = holding(server, NBD_CMD.FLUSH)
@@ -39,7 +39,7 @@ describe("flushes that are under way together", () => {
     expect((await results).map(({ status }) => status)).toEqual(["rejected", "rejected"])
   })
 
-  it("nor does one beside a flush of the client's own, which nobody else hears of", async () => {
+  it("none succeeds that was sent before a flush of the client's own failed", async () => {
     const { disk, server } = await openNew({ size: 100_000 }, { unflushedLimit: 0 })
     await disk.pwrite(one(1), 0)
     const held = holding(server, NBD_CMD.FLUSH)
@@ -52,7 +52,7 @@ describe("flushes that are under way together", () => {
   })
 })
 
-it("a flush of the client's own goes out at half of what may be kept: writes go on beside it until all of that is used", async () => {
+it("the client flushes by itself at half of its limit of unflushed writes, and writes go on up to the whole limit", async () => {
   const { disk, server } = await openNew({ size: 100_000 }, { unflushedLimit: 20_000 })
   const held = holding(server, NBD_CMD.FLUSH)
   const write = (index: number): Promise<void> => Promise.resolve(disk.pwrite(one(index, 4096), index * 4096))
@@ -72,7 +72,7 @@ it("a flush of the client's own goes out at half of what may be kept: writes go 
 })
 
 describe("a request that brings the server down", () => {
-  it("fails after the time for a reconnection, though each time writes of before are sent again with success", async () => {
+  it("fails after the time for a reconnection, although earlier writes succeed again on each new connection", async () => {
     const { disk, server } = await openNew({ size: 100_000 }, { reconnectTimeout: 3000 })
     await disk.pwrite(one(1), 0)
     server.answer = (request, connection) => {
@@ -86,7 +86,7 @@ describe("a request that brings the server down", () => {
 })
 
 describe("a server that is shutting down", () => {
-  it("is not left while it works on a write: it might do it after a newer one that another server got", async () => {
+  it("is not left while it works on a write: it might carry it out after a newer one that another server got", async () => {
     const { disk, server } = await openNew({ size: 100_000 })
     const held = holding(server, NBD_CMD.WRITE)
     const write = disk.pwrite(one(1), 0)
@@ -129,7 +129,7 @@ describe("a server that is shutting down", () => {
 })
 
 describe("a server that breaks the protocol while a lost connection is replaced", () => {
-  it("is not connected to again", async () => {
+  it("is not tried again", async () => {
     const { disk, server } = await openNew({ size: 100_000 }, { connections: 2 })
     server.answerOption = (option, _, connection) => {
       // The second of the new connections does not get through, and the first one gets what it did not ask for.
@@ -147,7 +147,7 @@ describe("a server that breaks the protocol while a lost connection is replaced"
     expect(server.connections.filter(({ isOver }) => !isOver)).toEqual([])
   })
 
-  it("and at the beginning, the error says so", async () => {
+  it("while the first connections are made is named as the reason of the error", async () => {
     const server = new FakeServer({ size: 100_000 })
     server.answerOption = (option, _, connection) => {
       if (option !== NBD_OPT.GO || connection === server.connections[0]) return false
@@ -159,7 +159,7 @@ describe("a server that breaks the protocol while a lost connection is replaced"
 })
 
 describe("connections that are lost while nobody waits", () => {
-  it("count for nothing when the next one is lost: a request waits as long as it may", async () => {
+  it("do not shorten the time that a later request may wait for a reconnection", async () => {
     const { disk, server, timer } = await openNew({ size: 100_000 }, { reconnectTimeout: 3000 })
     server.crash()
     for (let turn = 0; turn < 50; turn++) await tick()
@@ -174,7 +174,7 @@ describe("connections that are lost while nobody waits", () => {
 })
 
 describe("a disk that is closed while large writes are sent again", () => {
-  it("ends the write that is under way before it says goodbye", async () => {
+  it("sends the rest of the write that is under way before it disconnects", async () => {
     const { disk, server, client } = await openNew({ size: 8 << 20 })
     for (let index = 0; index < 4; index++) await disk.pwrite(one(index + 1, 2 << 20), index * (2 << 20))
     server.crash()

@@ -60,7 +60,7 @@ async function expectContent(content: MemoryFile, expected: Uint8Array): Promise
 }
 
 describe.each(KINDS)("an image in %s", (_kind, open) => {
-  it("goes on when it is full: what has its place is read and written, and what is freed is used again", async () => {
+  it("still works when it is full: allocated clusters are read and written, and freed ones are used again", async () => {
     const cluster = 4096
     const { disk, content } = await open(40 * cluster + 1000, { size: 100 * cluster, clusterSize: cluster })
     const expected = new Uint8Array(100 * cluster)
@@ -97,7 +97,7 @@ describe.each(KINDS)("an image in %s", (_kind, open) => {
     await expectContent(content(), expected)
   })
 
-  it.each(Array.from({ length: 8 }, (_, index) => seed + index))("loses nothing when it is full at random (SEED=%i)", async (own) => {
+  it.each(Array.from({ length: 8 }, (_, index) => seed + index))("loses nothing when writes find it full (SEED=%i)", async (own) => {
     const rng = new Rng(own)
     const clusterSize = rng.pick([512, 1024, 4096])
     const size = 512 * rng.between(600, 2000)

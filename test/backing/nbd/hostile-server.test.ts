@@ -70,13 +70,13 @@ describe("the handshake", () => {
   it.each([
     [NBD_REP.ERR_UNKNOWN, "not-found"], [NBD_REP.ERR_POLICY, "permission"], [NBD_REP.ERR_TLS_REQD, "permission"],
     [NBD_REP.ERR_SHUTDOWN, "io"], [NBD_REP.ERR_INVALID, "io"],
-  ])("a refusal 0x%x is %s, and quotes the server", async (type, code) => {
+  ])("the refusal 0x%x gives the error %s, which quotes the server", async (type, code) => {
     const error = await given(reply(NBD_OPT.GO, type, Buffer.from("because\nof me")))
     expect(error.code).toBe(code)
     expect(error.message).toMatch(/the export "disk".*because/)
   })
 
-  it("a server that says nothing is left after the time for connecting", async () => {
+  it("a server that stays silent is given up after the time for connecting", async () => {
     const server = new FakeServer({ size: 4096 })
     server.greeting = new Uint8Array(0)
     const timers: (() => void)[] = []
@@ -95,7 +95,7 @@ describe("the handshake", () => {
     expect(server.connections[0]?.isOver).toBe(true)
   })
 
-  it("nbds takes no server without TLS, and no byte that came before it", async () => {
+  it("nbds refuses a server without TLS, and one that sends unencrypted bytes behind its consent to TLS", async () => {
     // QEMU's tool answers ERR_POLICY, nbdkit ERR_UNSUP.
     for (const answer of [NBD_REP.ERR_UNSUP, NBD_REP.ERR_POLICY, NBD_REP.ERR_INVALID]) {
       const server = new FakeServer({ size: 4096 })
@@ -111,7 +111,7 @@ describe("the handshake", () => {
     expect((await errorOf(openFake(injecting, {}, "nbds://h/disk"))).message).toMatch(/sent unencrypted bytes/)
   })
 
-  it("nobody listens", async () => {
+  it("a port where nobody listens gives an error that says so", async () => {
     const server = new FakeServer({ size: 4096 })
     server.refusal = Object.assign(new Error("connect ECONNREFUSED"), { code: "ECONNREFUSED" })
     expect((await errorOf(openFake(server))).message).toBe("nbd://localhost/disk: no connection: nobody listens there")
@@ -267,7 +267,7 @@ describe("answers", () => {
     await expectBroken(opened, opened.disk.blockStatus(0, 512))
   })
 
-  it("with a million extents are taken in part: the rest can be asked for", async () => {
+  it("with a million extents are taken in part, and the client may ask for the rest", async () => {
     const { disk, server } = await openNew({ size: 2 ** 21 })
     server.answer = (request, connection) => {
       connection.sendStatus(request, Array.from({ length: 2 ** 20 }, (_, index) => ({ length: 1, flags: index % 2 })))
@@ -277,13 +277,13 @@ describe("answers", () => {
     expect(extents.at(-1)).toEqual({ offset: 65_535, length: 1, isHole: true, isZero: false })
   })
 
-  it("structured ones that were not agreed on", async () => {
+  it("that are structured though that was not negotiated break the connection", async () => {
     const opened = await openNew({ size: 4096, structured: false })
     opened.server.answer = (request, connection) => connection.sendChunk(request, { type: 0, isDone: true })
     await expectBroken(opened, opened.disk.pread(new Uint8Array(512), 0))
   })
 
-  it("twice to one request", async () => {
+  it("that come twice to one request break the connection", async () => {
     const opened = await openNew({ size: 4096 })
     opened.server.answer = (request, connection) => {
       connection.sendDone(request)
@@ -293,14 +293,14 @@ describe("answers", () => {
     await expectBroken(opened, opened.disk.pread(new Uint8Array(512), 0), { hasWritten: true })
   })
 
-  it("fail every request in flight and every one that waits", async () => {
+  it("of garbage fail every request in flight and every one that waits", async () => {
     const { disk, server } = await openNew({ size: 100_000 }, { maxInFlight: 2 })
     server.answer = (_, connection) => connection.send(new Uint8Array(20))
     const work = [0, 1, 2, 3].map((index) => disk.pread(new Uint8Array(512), index * 512))
     for (const result of await Promise.allSettled(work)) expect(result.status).toBe("rejected")
   })
 
-  it("an error with a message that is cut is understood", async () => {
+  it("with an error keep the start of a long message", async () => {
     const { disk, server } = await openNew({ size: 4096 })
     const payload = encodeErrorChunk({ error: 5, message: "x".repeat(5000) })
     server.answer = (request, connection) => connection.sendChunk(request, { type: 0x8001, isDone: true, payload })

@@ -23,7 +23,7 @@ describe("nbdFile", () => {
     expect(server.connections).toHaveLength(1)
   })
 
-  it("reads up to its end, and writes inside of it", async () => {
+  it("reads up to its end, and writes within it", async () => {
     const { server, file } = newFile({ size: 5000 })
     const data = new Rng(1).bytes(1000)
     await file.write(data, 4000)
@@ -37,7 +37,7 @@ describe("nbdFile", () => {
     expect(server.log).toEqual(["WRITE 4000+1000", "READ 4500+500", "FLUSH"])
   })
 
-  it("does not grow, and is not cut", async () => {
+  it("neither grows nor shrinks", async () => {
     const { file } = newFile({ size: 5000 })
     await expect(file.write(new Uint8Array(10), 4995)).rejects.toMatchObject({ code: "no-space" })
     await expect(file.truncate(5001)).rejects.toMatchObject({ code: "no-space" })
@@ -45,7 +45,7 @@ describe("nbdFile", () => {
     await file.truncate(5000)
   })
 
-  it("zeroes where the server does it fast, and says where it does not", async () => {
+  it("zeroes ranges if the server does so fast, and returns false if not", async () => {
     const { server, file } = newFile({ size: 10_000 })
     await file.write(new Uint8Array(10_000).fill(1), 0)
     expect([await file.punchHole(0, 4096), await file.zeroRange(4096, 4096)]).toEqual([true, true])
@@ -69,7 +69,7 @@ describe("nbdFile", () => {
     }
   })
 
-  it("may be tried again when the server was not there", async () => {
+  it("connects at a later call when the server was not there before", async () => {
     const { server, file } = newFile({ size: 5000 })
     server.refusal = Object.assign(new Error("no"), { code: "ECONNREFUSED" })
     await expect(file.size()).rejects.toThrow("nobody listens there")
@@ -89,7 +89,7 @@ describe("nbdFile", () => {
 })
 
 describe("openDisk over it", () => {
-  it("a raw disk that is stated to be one is the export", async () => {
+  it("a raw disk, if stated as such, is the export itself", async () => {
     const { file } = newFile({ size: 5000 })
     const disk = await openDisk(file, { format: "raw", readOnly: true })
     expect(disk).toBeInstanceOf(NbdDisk)

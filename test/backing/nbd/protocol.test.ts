@@ -17,7 +17,7 @@ describe("the handshake", () => {
     expect(() => options.decodeGreeting(new Uint8Array(18))).toThrow(/no NBD server/)
   })
 
-  it("frames options and their replies", () => {
+  it("encodes and decodes options and their replies", () => {
     expect(hex(options.encodeOption(7, bytesOf("0102")))).toBe("49484156454f5054" + "00000007" + "00000002" + "0102")
     expect(options.decodeOptionHeader(options.encodeOption(3))).toEqual({ option: 3, length: 0 })
     expect(hex(options.encodeOptionReply(7, 0x8000_0006, bytesOf("78")))).toBe(
@@ -77,7 +77,7 @@ describe("the handshake", () => {
 })
 
 describe("the transmission", () => {
-  it("requests", () => {
+  it("encodes and decodes requests", () => {
     const request = { type: 1, flags: 1, cookieHigh: 0xfeed_f00d, cookieLow: 5, offset: 2 ** 40 + 512, length: 0xffff_fe00 }
     const bytes = new Uint8Array(30)
     transmission.writeRequest(viewOf(bytes), 1, request)
@@ -86,7 +86,7 @@ describe("the transmission", () => {
     expect(() => transmission.readRequest(viewOf(bytes), 0)).toThrow(NbdProtocolError)
   })
 
-  it("answers simply and in chunks", () => {
+  it("encodes and decodes simple replies and chunks", () => {
     const bytes = new Uint8Array(20)
     transmission.writeSimpleReply(viewOf(bytes), 0, { error: 5, cookieHigh: 1, cookieLow: 2 })
     expect(hex(bytes.subarray(0, 16))).toBe("67446698" + "00000005" + "0000000100000002")
@@ -94,7 +94,7 @@ describe("the transmission", () => {
     expect(hex(bytes)).toBe("668e33ef" + "0001" + "8001" + "0000000100000002" + "00000006")
   })
 
-  it("errors, with a message and an offset", () => {
+  it("encodes and decodes errors with a message and an offset", () => {
     expect(hex(transmission.encodeErrorChunk({ error: 28, message: "no" }))).toBe("0000001c" + "0002" + "6e6f")
     const error = { error: 5, message: "bad sector", offset: 4096 }
     expect(transmission.decodeErrorChunk(0x8002, transmission.encodeErrorChunk(error))).toEqual(error)
@@ -102,7 +102,7 @@ describe("the transmission", () => {
     expect(transmission.encodeErrorChunk({ error: 5, message: "x".repeat(9000) })).toHaveLength(6 + 4096)
   })
 
-  it("block status", () => {
+  it("encodes and decodes block status", () => {
     const status = { contextId: 9, extents: [{ length: 65_536, flags: 0 }, { length: 0xffff_0000, flags: 3 }] }
     expect(hex(transmission.encodeBlockStatus(status))).toBe("00000009" + "00010000" + "00000000" + "ffff0000" + "00000003")
     expect(transmission.decodeBlockStatus(transmission.encodeBlockStatus(status))).toEqual(status)
@@ -117,7 +117,7 @@ describe("the transmission", () => {
     ["an extent of no bytes", () => transmission.decodeBlockStatus(bytesOf("00000001 00000000 00000000"))],
   ])("refuses %s", (_, decode) => expect(decode).toThrow(NbdProtocolError))
 
-  it("errors of one side are errors of the other", () => {
+  it("maps each error code to a number of NBD and back", () => {
     expect(nbdErrorOf("no-space")).toBe(28)
     expect(backingCodeOf(28).code).toBe("no-space")
     expect(backingCodeOf(1).code).toBe("permission")

@@ -28,7 +28,7 @@ describe("after a connection is lost", () => {
     expect(server.log.slice(3)).toEqual(["WRITE 512+512", "WRITE 1024+512", "READ 0+512"])
   })
 
-  it("a write that was answered and not flushed is there again before anything is read", async () => {
+  it("an answered write that was not flushed is sent again before any read", async () => {
     const { disk, server } = await openNew({ size: 100_000 })
     await disk.pwrite(one(1), 512)
     await disk.writeZeroes?.(512, 10, true)
@@ -47,7 +47,7 @@ describe("after a connection is lost", () => {
     ])
   })
 
-  it("a flush covers what was answered when it was sent, and no more", async () => {
+  it("a flush covers the writes that were answered when it was sent, and no others", async () => {
     const { disk, server } = await openNew({ size: 100_000 })
     await disk.pwrite(one(1), 0)
     let answerFlush = (): void => undefined
@@ -83,7 +83,7 @@ describe("after a connection is lost", () => {
     expect(server.stable[0]).toBe(1)
   })
 
-  it("writes to one place keep their order, however the server mixes requests", async () => {
+  it("writes to one place keep their order, in whatever order the server takes requests", async () => {
     for (let round = 0; round < 20; round++) {
       const { disk, server } = await openNew({ size: 100_000, rng: new Rng(seed + round) })
       for (let value = 1; value <= 8; value++) await disk.pwrite(one(value, 1024), 512 * (value % 2))
@@ -105,7 +105,7 @@ describe("after a connection is lost", () => {
     await expect(disk.close()).rejects.toMatchObject({ code: "no-space" })
   })
 
-  it("an export of another size or with other flags is another disk", async () => {
+  it("an export of another size or with other flags is refused as another disk", async () => {
     for (const other of [{ size: 50_000 }, { size: 100_000, flags: ALL_FLAGS & ~4 }]) {
       const { disk, server } = await openNew({ size: 100_000 })
       const replaced = new FakeServer(other)
@@ -117,7 +117,7 @@ describe("after a connection is lost", () => {
     }
   })
 
-  it("a request waits as long as it may, and the next one tries again", async () => {
+  it("a request fails after reconnectTimeout, and the next one tries again", async () => {
     const { disk, server, timer } = await openNew({ size: 100_000 }, { reconnectTimeout: 3000 })
     await disk.pwrite(one(1), 0)
     server.refusal = new Error("gone")
@@ -131,20 +131,20 @@ describe("after a connection is lost", () => {
     expect(buffer[0]).toBe(1)
   })
 
-  it("a server that takes connections and drops them makes nobody wait for ever", async () => {
+  it("a request to a server that accepts connections and drops them fails in the end", async () => {
     const { disk, server } = await openNew({ size: 100_000 }, { reconnectTimeout: 3000 })
     server.answer = (_, connection) => connection.break(new Error("dropped"))
     await expect(disk.pread(one(0), 0)).rejects.toThrow(/dropped/)
   })
 
-  it("with reconnectTimeout 0 it is final", async () => {
+  it("with reconnectTimeout 0 every request fails, and no new connection is made", async () => {
     const { disk, server } = await openNew({ size: 100_000 }, { reconnectTimeout: 0 })
     server.crash()
     await expect(disk.pread(one(0), 0)).rejects.toMatchObject({ code: "io" })
     expect(server.connections).toHaveLength(1)
   })
 
-  it("one of several that is lost takes the others with it", async () => {
+  it("the others of several connections are replaced with it", async () => {
     const { disk, server } = await openNew({ size: 100_000 }, { connections: 3 })
     server.connections[1]?.break()
     await disk.pwrite(one(1), 0)
@@ -165,7 +165,7 @@ describe("a server that is shutting down", () => {
     expect([server.content[0], buffer[0]]).toEqual([1, 0])
   })
 
-  it("and never comes back fails the request", async () => {
+  it("for good fails the request", async () => {
     const { disk, server } = await openNew({ size: 100_000 }, { reconnectTimeout: 3000 })
     server.answer = (request, connection) => connection.sendError(request, 108)
     await expect(disk.pread(one(0), 0)).rejects.toThrow(/shutting down/)
@@ -173,7 +173,7 @@ describe("a server that is shutting down", () => {
 })
 
 describe("time-outs", () => {
-  it("a request that is not answered costs the connection, and is sent again", async () => {
+  it("a request without an answer ends the connection, and is sent again", async () => {
     const { disk, server, timer } = await openNew({ size: 100_000 }, { requestTimeout: 20_000 })
     await disk.pwrite(one(1), 0)
     server.answer = () => undefined
@@ -192,7 +192,7 @@ describe("time-outs", () => {
 })
 
 describe("flushes", () => {
-  it("one that fails makes every later flush and write fail, and reads go on", async () => {
+  it("that fail make every later flush and write fail, and reads go on", async () => {
     const { disk, server } = await openNew({ size: 100_000 })
     await disk.pwrite(one(1), 0)
     server.answer = (request, connection) => {
@@ -207,7 +207,7 @@ describe("flushes", () => {
     await disk.pread(one(0), 0)
   })
 
-  it("what is kept for a reconnection is bounded: the client flushes by itself, and writes wait for it", async () => {
+  it("of the client's own bound what is kept for a reconnection, and writes wait for them", async () => {
     const { disk, server } = await openNew({ size: 10_000_000 }, { unflushedLimit: 10_000, maxInFlight: 4 })
     await Promise.all(Array.from({ length: 40 }, (_, index) => disk.pwrite(one(1, 4096), index * 4096)))
     let kept = 0
@@ -220,7 +220,7 @@ describe("flushes", () => {
     expect(server.log.filter((line) => line === "FLUSH").length).toBeGreaterThan(5)
   })
 
-  it("a flush of the client's own that fails fails the writes that wait for it", async () => {
+  it("of the client's own that fail make the writes fail that wait for them", async () => {
     const { disk, server } = await openNew({ size: 1_000_000 }, { unflushedLimit: 0 })
     server.answer = (request, connection) => {
       if (request.type === 3) connection.sendError(request, 28)
@@ -234,7 +234,7 @@ describe("flushes", () => {
 })
 
 describe("random work with a server that crashes", () => {
-  it.each(Array.from({ length: 12 }, (_, index) => seed + index))("loses nothing (SEED=%i)", async (own) => {
+  it.each(Array.from({ length: 12 }, (_, index) => seed + index))("loses no write (SEED=%i)", async (own) => {
     const rng = new Rng(own)
     const workers = 4
     // Small writes lie in memory together, and large ones go out in pieces.

@@ -15,7 +15,7 @@ function header(cookieLow: number): Uint8Array {
   return bytes
 }
 
-it("reads the header behind large data alone, and what follows in place, whatever buffer the first bytes came in", () => {
+it("reads large data in place, in whatever buffer its first bytes came, and the header behind it by itself", () => {
   const data = [new Rng(1).bytes(LENGTH), new Rng(2).bytes(LENGTH)] as const
   const commands = [
     ...data.map(() => new Command({ type: NBD_CMD.READ, flags: 0, offset: 0, length: LENGTH, buffer: new Uint8Array(LENGTH) })),

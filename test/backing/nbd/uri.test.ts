@@ -29,7 +29,7 @@ it.each([
   expect(parseNbdUri(uri)).toEqual({ uri, target, exportName, tls: false })
 })
 
-it("nbds asks for TLS, and may name the host that the certificate is for", () => {
+it("nbds demands TLS, and may name the host of the certificate", () => {
   expect(parseNbdUri("nbds://h/x?tls-type=x509&tls-verify-peer=1")).toMatchObject({ tls: true, exportName: "x" })
   expect(parseNbdUri("nbds+unix:///?socket=s&tls-hostname=h.example")).toMatchObject({ tls: true, tlsHostname: "h.example" })
 })

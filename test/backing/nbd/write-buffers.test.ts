@@ -13,7 +13,7 @@ function copied(buffers: WriteBuffers, payload: Uint8Array): WriteBuffer {
 }
 
 describe("WriteBuffers", () => {
-  it(`keeps every payload until it is given back (SEED=${seed})`, () => {
+  it(`keeps every payload unchanged until it is given back (SEED=${seed})`, () => {
     const rng = new Rng(seed)
     const buffers = new WriteBuffers()
     const kept: { readonly payload: Uint8Array; readonly buffer: WriteBuffer }[] = []
@@ -37,7 +37,7 @@ describe("WriteBuffers", () => {
     for (const { payload, buffer } of kept) expect(Buffer.compare(buffer.bytes.subarray(HEADER), payload)).toBe(0)
   })
 
-  it("uses the same memory again, for the next write of about that size", () => {
+  it("uses the same memory again for the next write of about that size", () => {
     const buffers = new WriteBuffers()
     const first = copied(buffers, new Uint8Array(1_000_000).fill(1))
     buffers.give(first)
@@ -47,14 +47,14 @@ describe("WriteBuffers", () => {
     expect(copied(buffers, new Uint8Array(990_000)).bytes.buffer).not.toBe(first.bytes.buffer)
   })
 
-  it("takes at most a quarter more than the payload, and a page", () => {
+  it("takes at most the payload, a quarter more and a page", () => {
     const buffers = new WriteBuffers()
     for (let length = 1; length < 2 ** 21; length = Math.ceil(length * 1.37)) {
       expect(buffers.take(new Uint8Array(length)).size).toBeLessThanOrEqual(Math.max(length * 1.25, HEADER + length) + 4096)
     }
   })
 
-  it("frees what nobody has needed between two calls of trim", () => {
+  it("frees buffers that were not needed between two calls of trim", () => {
     const buffers = new WriteBuffers()
     const both = [copied(buffers, new Uint8Array(100_000)), copied(buffers, new Uint8Array(100_000))]
     for (const buffer of both) buffers.give(buffer)
@@ -67,7 +67,7 @@ describe("WriteBuffers", () => {
     expect(memory.has(copied(buffers, new Uint8Array(100_000)).bytes.buffer)).toBe(false)
   })
 
-  it("copies as far as it is asked to, and no byte twice", () => {
+  it("copies up to the byte that it is asked for, and none twice", () => {
     const payload = new Uint8Array(100_000).fill(1)
     const buffer = new WriteBuffers().take(payload)
     buffer.copyTo(HEADER + 1000)

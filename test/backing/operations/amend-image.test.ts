@@ -48,7 +48,7 @@ function amended(path: string, options: AmendImageOptions): Qcow2Bytes {
 }
 
 describe("the version of the format", () => {
-  it("QC-HDR-03 QC-DZ-03 1.1 to 0.10 and back: zeroes stay zeroes, and nothing says more than the version can", () => {
+  it("QC-HDR-03 QC-DZ-03 goes from 1.1 to 0.10 and back: zeroes stay zeroes, and no newer field or flag remains", () => {
     const path = made()
     const old = amended(path, { compat: "0.10" })
     expect([old.version, old.u32(72)]).toEqual([2, 0])
@@ -58,7 +58,7 @@ describe("the version of the format", () => {
     expect(amended(path, { lazyRefcounts: false }).u64(80)).toBe(0n)
   })
 
-  it("QC-DZ-03 over a backing file zeroes become data, lest that show through", () => {
+  it("QC-DZ-03 turns zeroes over a backing file into data, so that the file does not show through", () => {
     const directory = temporaryDirectory()
     writeFileSync(join(directory, "base.raw"), filled(SIZE, 9))
     const path = join(directory, "top.qcow2")
@@ -70,7 +70,7 @@ describe("the version of the format", () => {
     expect(amended(path, { compat: "0.10" }).version).toBe(2)
   })
 
-  it("QC-SNAP-04 QC-DZ-03 falls to 0.10 with snapshots: their zeroes become data, or nothing over nothing", () => {
+  it("QC-SNAP-04 QC-DZ-03 falls to 0.10 with snapshots: their zeroes become data, or unallocated without a backing file", () => {
     for (const hasBacking of [true, false]) {
       const directory = temporaryDirectory()
       writeFileSync(join(directory, "base.raw"), filled(SIZE, 9))
@@ -106,7 +106,7 @@ describe("the version of the format", () => {
     }
   })
 
-  it("is not lowered where that would lose something: refused with the file as it was", () => {
+  it("is not lowered if that would lose something, and the file stays as it was", () => {
     const refused = (path: string, options: AmendImageOptions): string => {
       const before = readFileSync(path)
       const { message } = failureOf(() => amendImage(path, options))
@@ -164,8 +164,8 @@ describe("refcounts", () => {
   })
 })
 
-describe("what else the header says", () => {
-  it("QC-EXT-04 the backing file, with extensions that nobody here knows kept", () => {
+describe("other fields of the header", () => {
+  it("QC-EXT-04 the backing file changes, and unknown extensions are kept", () => {
     const path = made()
     const unknown = bytesOf(path)
     const at = 112
@@ -180,7 +180,7 @@ describe("what else the header says", () => {
     expect(amended(path, { backing: "" }).u64(8)).toBe(0n)
   })
 
-  it("the size, the name of the data file, and that it is kept raw no longer", () => {
+  it("the size and the name of the data file change, and data_file_raw can be switched off", () => {
     const path = made({ dataFile: "d.raw", dataFileRaw: true })
     writeFileSync(join(path, "..", "e.raw"), readFileSync(join(path, "..", "d.raw")))
     expect(amended(path, { dataFile: "e.raw", dataFileRaw: false }).autoclear).toBe(0n)

@@ -37,7 +37,7 @@ function contentOf(path: string, snapshot?: string): string {
   return sha256(content)
 }
 
-it("an image is committed into the next one, or into the one that is named by path or by name", async () => {
+it("an image is committed into its backing file, or into one further behind that is given by path or by name", async () => {
   for (const base of [undefined, "mid.qcow2", "base.raw", "PATH"]) {
     const { at } = makeChain()
     const before = contentOf(at("top.qcow2"))
@@ -51,7 +51,7 @@ it("an image is committed into the next one, or into the one that is named by pa
   }
 })
 
-it("an image is not emptied after a commit into one further behind: it would show what lies between", async () => {
+it("an image is not emptied after a commit into one further behind: the images between would show", async () => {
   const { at, bytes } = makeChain()
   const before = bytes()
   const refused = commitImage(at("top.qcow2"), { base: "base.raw", keep: false })
@@ -62,7 +62,7 @@ it("an image is not emptied after a commit into one further behind: it would sho
   expect([contentOf(at("top.qcow2")), contentOf(at("mid.qcow2"))]).toEqual([content, content])
 })
 
-it("QC-SNAP-06 a snapshot of an image with nothing behind it does not show the backing file that a safe rebase gives it", async () => {
+it("QC-SNAP-06 a snapshot of an image without a backing file does not show the one that a safe rebase adds", async () => {
   const folder = temporaryDirectory()
   const [base, top] = [join(folder, "base.raw"), join(folder, "top.qcow2")]
   writeFileSync(base, Buffer.alloc(SIZE, 1))
@@ -76,7 +76,7 @@ it("QC-SNAP-06 a snapshot of an image with nothing behind it does not show the b
   expect(contentOf(top, "empty")).toBe(before)
 })
 
-it("nothing changes where a commit is refused: a lock of somebody else, no backing file, a base that is not there", async () => {
+it("a refused commit changes nothing: another opening, no backing file, a base that is not in the chain", async () => {
   const { at, bytes } = makeChain()
   const before = bytes()
   const other = openImage(at("base.raw"), { format: "raw" })
@@ -94,7 +94,7 @@ it("nothing changes where a commit is refused: a lock of somebody else, no backi
   await expect(commitImage(at("alone.qcow2"))).rejects.toThrow(/no backing file/)
 })
 
-it("an image is put onto another backing file, and onto none", async () => {
+it("an image is rebased onto another backing file, and onto none", async () => {
   const { at } = makeChain()
   const before = contentOf(at("top.qcow2"))
   await rebaseImage(at("top.qcow2"), { backing: "base.raw", backingFormat: "raw" })
@@ -105,7 +105,7 @@ it("an image is put onto another backing file, and onto none", async () => {
   expect(contentOf(at("top.qcow2"))).toEqual(before)
 })
 
-it("an unsafe rebase changes the name alone, and looks at no other file", async () => {
+it("an unsafe rebase changes only the name, and opens no other file", async () => {
   const { at } = makeChain()
   rmSync(at("mid.qcow2"))
   await rebaseImage(at("top.qcow2"), { backing: "gone.qcow2", backingFormat: "qcow2", unsafe: true })
@@ -122,7 +122,7 @@ it("an unsafe rebase changes the name alone, and looks at no other file", async 
   expect(sha256(part)).toBe(sha256(Buffer.alloc(70_000, 3)))
 })
 
-it("nothing changes where a rebase is refused: a chain with itself in it, no format, a lock, a file that is not there", async () => {
+it("a refused rebase changes nothing: an image in its own chain, no format, another opening, a missing file", async () => {
   const { at, bytes } = makeChain()
   createImage(at("over.qcow2"), { backing: "top.qcow2", backingFormat: "qcow2" })
   const before = bytes()
@@ -143,7 +143,7 @@ it("nothing changes where a rebase is refused: a chain with itself in it, no for
   other.close()
 })
 
-it("a signal that says stop at once changes nothing", async () => {
+it("an aborted signal stops before any change", async () => {
   const { at, bytes } = makeChain()
   const before = bytes()
   const reason = new Error("not today")
@@ -152,7 +152,7 @@ it("a signal that says stop at once changes nothing", async () => {
   expect(bytes()).toEqual(before)
 })
 
-it("an image with a raw data file gets no backing file, safely or not: it could not be opened again", async () => {
+it("an image with a raw data file gets no backing file, safe or unsafe: it could not be opened again", async () => {
   const { at } = makeChain()
   createImage(at("alone.qcow2"), { size: SIZE, dataFile: "alone.data", dataFileRaw: true })
   const before = readFileSync(at("alone.qcow2"))

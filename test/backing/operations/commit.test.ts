@@ -74,7 +74,7 @@ describe("commit", () => {
     })
   }
 
-  it("goes on after a stop at any step, and the top reads the same meanwhile", async () => {
+  it("stops at any step and can be repeated, and the top reads the same meanwhile", async () => {
     const chain = randomChain(new Rng(seed + 100), 3)
     const model = expected(chain, 1)
     const before = chain.model()
@@ -97,7 +97,7 @@ describe("commit", () => {
 
   for (const [code, calls] of [["io", ["read", "write", "truncate", "sync"]], ["no-space", ["write", "truncate"]]] as const) {
     for (const failing of [0, 1]) {
-      it(`a failing call (${code}) of the ${failing === 0 ? "base" : "top"} loses nothing, and the next commit does it`, async () => {
+      it(`a failing call (${code}) of the ${failing === 0 ? "base" : "top"} loses nothing, and the next commit succeeds`, async () => {
         const made = randomChain(new Rng(seed + 201), 2)
         const before = made.model()
         const model = expected(made, 0)
@@ -132,7 +132,7 @@ describe("commit", () => {
     expect([base.size, before.firstDifferenceOf(base), before.firstDifferenceOf(top)]).toEqual([40_960, -1, -1])
   })
 
-  it("QC-SNAP-06 internal snapshots go on showing what they did", async () => {
+  it("QC-SNAP-06 internal snapshots keep their content", async () => {
     const rng = new Rng(seed + 300)
     const chain = randomChain(rng, 2)
     const kept = takeSnapshots(rng, chain)

@@ -52,7 +52,7 @@ describe("compareDisks", () => {
     expect(await compareDisks(rawOf(content), qcow2Of(longer))).toEqual(found)
   })
 
-  it("strict tells where one has space for zeroes and the other has none", async () => {
+  it("in strict mode zeroes that are allocated in one disk only are a difference", async () => {
     const [one, other] = [openQcow2(newImage({ size: SIZE })), openQcow2(newImage({ size: SIZE }))]
     one.pwrite(filled(65536, 1), 0)
     other.pwrite(filled(65536, 1), 0)
@@ -63,7 +63,7 @@ describe("compareDisks", () => {
     })
   })
 
-  it("a disk of 2^50 bytes with nothing in it takes no time; progress ends at its size", async () => {
+  it("disks of 2^50 bytes are compared by their allocated parts alone, and progress ends at their size", async () => {
     const size = 2 ** 50
     const [one, other] = [openQcow2(newImage({ size, clusterSize: 1 << 20 })), openQcow2(newImage({ size, clusterSize: 2 << 20 }))]
     one.pwrite(filled(512, 1), 2 ** 49)

@@ -31,7 +31,7 @@ function contentOf(path: string): Buffer {
 }
 
 describe("convertImage", () => {
-  it("makes an image that holds the same, by default qcow2, and leaves only that behind", async () => {
+  it("makes an image with the same content, by default qcow2, and leaves no other file", async () => {
     const folder = temporaryDirectory()
     const { path, content } = source(folder)
     const [plain, small, back] = ["plain.qcow2", "small.qcow2", "back.raw"].map((name) => join(folder, name))
@@ -48,7 +48,7 @@ describe("convertImage", () => {
     expect(readdirSync(folder).sort()).toEqual(["back.raw", "plain.qcow2", "small.qcow2", "source.raw"])
   })
 
-  it("takes the place of a file, through a link too, only once it is whole: stopped, the old one is there", async () => {
+  it("replaces a file, through a link too, only once the image is complete; after a stop the old file is there", async () => {
     const folder = temporaryDirectory()
     const { path, content } = source(folder)
     const target = join(folder, "target.img")
@@ -65,7 +65,7 @@ describe("convertImage", () => {
     expect(statSync(target).mode & 0o777).toBe(0o600)
   })
 
-  it("what fails is told of the file that was asked for, not of its temporary name, and nothing is left", async () => {
+  it("an error names the target, not its temporary file, and no file is left", async () => {
     const directory = temporaryDirectory()
     const [source, target] = [join(directory, "source"), join(directory, "new")]
     writeFileSync(source, new Uint8Array(4096).fill(1))
@@ -81,7 +81,7 @@ describe("convertImage", () => {
     expect(readdirSync(directory)).toEqual(["source"])
   })
 
-  it("makes a file of any name that the host allows, and says which one is too long", async () => {
+  it("makes a file of any name that the host allows, and refuses a longer one", async () => {
     const folder = temporaryDirectory()
     const { path, content } = source(folder)
     const names = ["n".repeat(255), "\u{1f4be}".repeat(63)].map((name) => join(folder, name))
@@ -95,7 +95,7 @@ describe("convertImage", () => {
     await expect(convertImage(path, long, { source: { format: "raw" } })).rejects.toMatchObject({ message })
   })
 
-  it("an image in use is not replaced: by another opening, as its own source, or as a backing file of it", async () => {
+  it("does not replace an image in use: by another opening, as the source, or as a backing file of the source", async () => {
     const folder = temporaryDirectory()
     const { path, content } = source(folder)
     const overlay = join(folder, "overlay.qcow2")
@@ -110,7 +110,7 @@ describe("convertImage", () => {
     await expect(convertImage(path, folder)).rejects.toMatchObject({ code: "invalid-format" })
   })
 
-  it("over a backing file only what the source holds itself is copied", async () => {
+  it("with a backing file copies only what the source holds itself", async () => {
     const folder = temporaryDirectory()
     const { path, content } = source(folder)
     copyFileSync(path, join(folder, "copy.raw"))
@@ -130,7 +130,7 @@ describe("convertImage", () => {
 })
 
 describe("vioblk convert, compare and measure", () => {
-  it("convert makes images, of several too, and writes into one that is there with -n", async () => {
+  it("convert makes an image of one source or several, and writes into an existing one with -n", async () => {
     const folder = temporaryDirectory()
     const { path, content } = source(folder)
     const [target, both] = [join(folder, "new.qcow2"), join(folder, "both.raw")]
@@ -145,7 +145,7 @@ describe("vioblk convert, compare and measure", () => {
     expect(readFileSync(both).equals(Buffer.concat([content, Buffer.alloc(512, 1)]))).toBe(true)
   })
 
-  it("compare says 0, 1 or 2, and in which sector", async () => {
+  it("compare exits with 0, 1 or 2, and prints the offset of the first sector that differs", async () => {
     const folder = temporaryDirectory()
     const { path, content } = source(folder)
     const other = join(folder, "other.raw")
@@ -163,7 +163,7 @@ describe("vioblk convert, compare and measure", () => {
     expect(await commandLine("compare", path, join(folder, "missing"))).toMatchObject({ code: 2, out: "" })
   })
 
-  it("measure prints both sizes; wrong calls are refused in one line, and nothing is made", async () => {
+  it("measure prints both sizes; wrong calls are refused in one line, and no file is made", async () => {
     const folder = temporaryDirectory()
     const { path } = source(folder)
     expect((await commandLine("measure", "-O", "qcow2", "--size", "1G")).out).toBe(

@@ -81,7 +81,7 @@ describe("convertDisk", () => {
     })
   }
 
-  it("zeroes that the source tells of, and those in its data, take no space in a new image", async () => {
+  it("zeroes take no space in a new image, whether the source reports them or has them as data", async () => {
     const source = rawOf(SIZE)
     fill(source, 1)
     const file = newImage({ size: SIZE, clusterSize: 4096 })
@@ -96,7 +96,7 @@ describe("convertDisk", () => {
     expect([...all.map(0, SIZE)].map(({ kind }) => kind)).toEqual(["data"])
   })
 
-  it("what the target held is gone, zeroes included, unless it is said to be zero; what lies behind the source's end stays", async () => {
+  it("everything up to the source's end is overwritten, zeroes included, and the target's bytes behind it stay", async () => {
     const source = rawOf(200_000)
     fill(source, 1)
     const target = new MemoryBacking({ size: SIZE })
@@ -111,7 +111,7 @@ describe("convertDisk", () => {
     expect(bytesOf(qcow2, 200_000).equals(bytesOf(source))).toBe(true)
   })
 
-  it("QC-CMP-12 a source that ends within a cluster, or within a sector, is compressed too: the rest of the target stays", async () => {
+  it("QC-CMP-12 a source that ends within a cluster or a sector is compressed too, and the rest of the target stays", async () => {
     for (const [size, targetSize] of [[10_000, 10_240], [10_000, 40_960], [700, 1024]] as const) {
       const source = rawOf(size)
       source.pwrite(filled(size, 5), 0)
@@ -122,7 +122,7 @@ describe("convertDisk", () => {
     }
   })
 
-  it("disks that answer later are copied in several lanes, from and to", async () => {
+  it("a disk that answers later is copied in several lanes, as source and as target", async () => {
     const source = rawOf(3 << 20)
     fill(source, 2)
     source.pwrite(new Rng(3).bytes(2 << 20), 1 << 20)
@@ -147,7 +147,7 @@ describe("convertDisk", () => {
     expect(bytesOf(target).equals(bytesOf(source))).toBe(true)
   })
 
-  it("progress goes to the size in steps, and a signal stops it at any step: the source is as it was", async () => {
+  it("progress rises in steps to the size, a signal stops at any step, and the source does not change", async () => {
     const source = rawOf(LARGE)
     source.pwrite(new Rng(1).bytes(LARGE), 0)
     const steps: number[] = []
@@ -174,7 +174,7 @@ describe("convertDisk", () => {
     expect(bytesOf(source).equals(before)).toBe(true)
   })
 
-  it("QC-CMP-13 what does not fit, is read-only, encrypted or not compressed is refused before anything is written", async () => {
+  it("QC-CMP-13 a target that is too small, read-only or cannot take compressed clusters is refused before any write", async () => {
     const source = rawOf(SIZE)
     const target = new MemoryBacking({ size: SIZE - 512 })
     await expect(convertDisk(source, target)).rejects.toMatchObject({ code: "invalid-argument" })
@@ -217,7 +217,7 @@ describe("convertDisk over a failing file", () => {
   it.each([
     ["plain", false],
     ["compressed", true],
-  ])("QC-L2-11 %s: an error at every call is told, and leaves an image without leaks", async (_, compressed) => {
+  ])("QC-L2-11 %s: an error at any call is reported, and leaves an image without leaks", async (_, compressed) => {
     let reached = 0
     for (const calls of [["read"], ["write", "sync"]] as const) {
       for (let at = 1; await failingRound(calls, at, compressed); at++) reached++

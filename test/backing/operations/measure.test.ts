@@ -12,7 +12,7 @@ describe("measureDisk", () => {
   it.each<MeasureOptions & { readonly size: number }>([
     { size: 10 << 20 }, { size: 10 << 20, clusterSize: 512, refcountBits: 64 }, { size: 200_000, clusterSize: 4096, refcountBits: 1 },
     { size: 0 },
-  ])("fully allocated is what a file with everything preallocated has: %o", async (options) => {
+  ])("the fully allocated size is that of a file with everything preallocated: %o", async (options) => {
     const { fullyAllocated, required } = await measureDisk(undefined, options)
     const file = new MemoryFile()
     createQcow2(file, { ...options, preallocation: "metadata" })
@@ -21,7 +21,7 @@ describe("measureDisk", () => {
     expect(required).toBeLessThanOrEqual(fullyAllocated)
   })
 
-  it("counts each cluster of the new image that data touches once, and none for zeroes", async () => {
+  it("each cluster of the new image that data touches counts once, and zeroes count nothing", async () => {
     const disk = openQcow2(newImage({ size: 1 << 20, clusterSize: 512 }))
     const empty = await measureDisk(disk)
     disk.pwrite(filled(100, 1), 0)
@@ -37,7 +37,7 @@ describe("measureDisk", () => {
     expect((await measureDisk(disk, { backing: "base", backingFormat: "raw" })).required).toBe(fullyAllocated)
   })
 
-  it("refuses what no image can be, and a call without a size", async () => {
+  it("impossible options and a call without a size are refused", async () => {
     await expect(measureDisk(undefined)).rejects.toMatchObject({ code: "invalid-argument" })
     await expect(measureDisk(undefined, { size: 1, clusterSize: 1000 })).rejects.toThrow("cluster size")
     await expect(measureDisk(new MemoryBacking({ size: 512 }), { compat: "0.10", refcountBits: 1 })).rejects.toThrow("refcounts")
@@ -49,7 +49,7 @@ describe("measureDisk", () => {
     ["3G", { cluster_size: "512", refcount_bits: "64" }],
     ["2T", { cluster_size: "2M", refcount_bits: "1" }],
     ["50G", { extended_l2: "on", cluster_size: "128k" }],
-  ] as const)("a new image of %s with %o, as qemu-img measure has it", async (size, options) => {
+  ] as const)("a new image of %s with %o has the sizes of qemu-img measure", async (size, options) => {
     const list = Object.entries(options).map(([key, value]) => `${key}=${value}`).join(",")
     const theirs = JSON.parse(
       qemuImg("measure", "--output=json", "-O", "qcow2", ...(list === "" ? [] : ["-o", list]), "--size", size),

@@ -71,7 +71,7 @@ function bytesOf(disk: VirtioBacking): Buffer {
 describe("a conversion that reads ahead", () => {
   const size = 2.5 * MIB
   for (const shape of qcow2Shapes) {
-    it(`seed ${seed}: ${shape.name} goes to raw and to qcow2, and holds the same`, async () => {
+    it(`seed ${seed}: ${shape.name} is converted to raw and to qcow2 with the same content`, async () => {
       const { file, model, opening } = makeShape(shape, size)
       const rng = new Rng(seed)
       const image = openInMemory(file, opening)
@@ -96,7 +96,7 @@ describe("a conversion that reads ahead", () => {
     })
   }
 
-  it("holds two buffers of 2 MiB, whatever the size; nothing is read ahead of a disk that may be written", async () => {
+  it("holds two buffers of 2 MiB, whatever the size, and reads nothing ahead from a disk that may be written", async () => {
     const { file, disk, content } = lateSource()
     const target = newImage({ size: LARGE })
     await convertDisk(disk, openQcow2(target), { targetIsZero: true })
@@ -108,7 +108,7 @@ describe("a conversion that reads ahead", () => {
     expect(writable.reads).toBe(0)
   })
 
-  it("a piece that is read ahead is one run of the file; short ones are read at once", async () => {
+  it("reads ahead one run of the file at a time, and short runs at once", async () => {
     const file = newImage({ size: 4 * MIB })
     const image = openQcow2(file)
     const content = Buffer.from(new Rng(seed).bytes(4 * MIB))
@@ -125,7 +125,7 @@ describe("a conversion that reads ahead", () => {
     expect(late.reads).toBe(1)
   })
 
-  it("stops at any step, with nothing under way and no byte more written", async () => {
+  it("stops at any step, with no call under way and no more bytes written", async () => {
     for (let stopAt = 1; stopAt < 6; stopAt++) {
       const { file, disk, content } = lateSource()
       const stop = new AbortController()
@@ -144,7 +144,7 @@ describe("a conversion that reads ahead", () => {
     }
   })
 
-  it("an error of every late read is told, and what was read before it is written", async () => {
+  it("reports an error of any late read, and writes what was read before it", async () => {
     for (let failAt = 1; failAt <= 6; failAt++) {
       const { file, disk, content } = lateSource()
       file.failAt = failAt
@@ -160,7 +160,7 @@ describe("a conversion that reads ahead", () => {
     }
   })
 
-  it("QC-L2-11 an error of every write is told once nothing is read any more, and leaves no leak", async () => {
+  it("QC-L2-11 reports an error of any write after the last read has ended, and leaves no leak", async () => {
     let failures = 0
     for (let at = 1; ; at++) {
       const { file, disk } = lateSource()
@@ -210,7 +210,7 @@ function linkOf(path: string): string {
 }
 
 describe("HostFile.readLater", () => {
-  it("fills the buffer, less at the end of the file, and says what failed", async () => {
+  it("fills the buffer up to the end of the file, and reports errors", async () => {
     const path = join(temporaryDirectory(), "file")
     const content = Buffer.from(new Rng(seed).bytes(300_000))
     writeFileSync(path, content)

@@ -55,7 +55,7 @@ describe("rebase", () => {
     })
   }
 
-  it("what both chains have in common is not copied, nor compared where it is one layer", async () => {
+  it("what both chains have in common is not copied, and a layer that is in both is not compared", async () => {
     const rng = new Rng(seed + 50)
     const chain = Chain.random(rng, { layers: 4, sizes: [200, 300], top: { clusterSize: 512 } })
     const image = chain.openTop()
@@ -95,7 +95,7 @@ describe("rebase", () => {
     }
   })
 
-  it("a longer next image does not show where the present one has ended, nor after discards", async () => {
+  it("a longer new backing image does not show behind the end of the present one, nor after discards", async () => {
     for (const compat of ["0.10", "1.1"] as const) {
       const rng = new Rng(seed + 60)
       const chain = Chain.random(rng, { layers: 2, sizes: [20, 24], top: { size: 400 * 512, clusterSize: 4096, compat } })
@@ -120,7 +120,7 @@ describe("rebase", () => {
     }
   })
 
-  it("a failing call loses nothing: the image reads the same over whatever its header names, and can be rebased again", async () => {
+  it("a failing call loses nothing: the image reads the same over the backing file of its header, and can be rebased again", async () => {
     const made = Chain.random(new Rng(seed + 70), { layers: 3, sizes: [64, 120], top: { clusterSize: 1024 } })
     const to = Chain.random(new Rng(seed + 71), { layers: 2, sizes: [64, 120] })
     const before = made.model()
@@ -156,7 +156,7 @@ describe("rebase", () => {
     }
   })
 
-  it("QC-HDR-15 is refused before anything is copied for a name that the format or the cluster cannot hold", async () => {
+  it("QC-HDR-15 a name that the format or the cluster cannot hold is refused before any copy", async () => {
     const chain = Chain.random(new Rng(seed + 80), { layers: 2, sizes: SIZES, top: { clusterSize: 512 } })
     const bytes = chain.layers[1]?.file.toBytes() ?? new Uint8Array(0)
     const image = chain.openTop()

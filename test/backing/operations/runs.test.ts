@@ -7,14 +7,14 @@ import { runAt, type SourceDisk } from "../../../src/backing/operations/runs.ts"
 describe("runs of a disk", () => {
   const told: SourceDisk = { size: 10_000, pread: () => undefined }
 
-  it("an answer that comes later, or is longer than the range asked about, is cut to the range", async () => {
+  it("an answer that is longer than the range is cut to it, also when it comes later", async () => {
     const later: SourceDisk = { ...told, allocation: async () => ({ length: 1 << 20, isAllocated: true, isZero: false }) }
     expect(await runAt(later, 9000, 1000)).toEqual({ offset: 9000, length: 1000, isAllocated: true, isZero: false })
     const shorter: SourceDisk = { ...told, allocation: () => ({ length: 10, isAllocated: false, isZero: true }) }
     expect(await runAt(shorter, 9000, 1000)).toEqual({ offset: 9000, length: 10, isAllocated: false, isZero: true })
   })
 
-  it("a disk that tells nothing is all data", async () => {
+  it("a disk without `allocation` is all data", async () => {
     expect(await runAt(told, 10, 77)).toEqual({ offset: 10, length: 77, isAllocated: true, isZero: false })
   })
 })
@@ -29,7 +29,7 @@ describe("an operation", () => {
     expect(() => new Operation(1, { signal: stop.signal })).toThrow("enough")
   })
 
-  it("progress tells the bytes that are done, and of how many", () => {
+  it("progress gets the bytes that are done and the total", () => {
     const told: number[][] = []
     const operation = new Operation(100, { progress: (done, total) => told.push([done, total]) })
     operation.advance(40)
@@ -40,7 +40,7 @@ describe("an operation", () => {
 })
 
 describe("bytes compared", () => {
-  it("all zero is all zero, and one bit anywhere is seen", () => {
+  it("a single bit anywhere is found, and zeroes alone count as zero", () => {
     for (const length of [0, 1, 2, 3, 7, 8, 9, 511, 4096]) {
       const memory = new Uint8Array(length + 8).fill(9)
       const bytes = memory.subarray(3, 3 + length).fill(0)

@@ -93,7 +93,7 @@ for (const [shape, options] of TOPS.entries()) {
         sound(moved, kept, before)
       })
 
-      it(`QC-SNAP-06 are streamed into, also when one is taken meanwhile (seed ${own})`, async () => {
+      it(`QC-SNAP-06 get the data of a stream, also when a snapshot is taken meanwhile (seed ${own})`, async () => {
         const rng = new Rng(own + 3000)
         const { chain, kept } = randomChain(rng, rng.between(2, 4), options)
         const image = chain.openTop()
@@ -116,7 +116,7 @@ for (const [shape, options] of TOPS.entries()) {
   })
 }
 
-it("QC-SNAP-06 a failing call changes no snapshot, and the stream goes on when it is called again", async () => {
+it("QC-SNAP-06 a failing call of a stream changes no snapshot, and the next stream succeeds", async () => {
   const rng = new Rng(seed + 5000)
   const { chain: whole, kept } = randomChain(rng, 3, TOPS[3])
   const before = whole.model()
@@ -148,7 +148,7 @@ it("QC-SNAP-06 a failing call changes no snapshot, and the stream goes on when i
   }
 })
 
-it("QC-SNAP-06 a view that is open goes on showing its snapshot while stream, commit or rebase take over what it reads", async () => {
+it("QC-SNAP-06 an open view keeps showing its snapshot while stream, commit or rebase copy what it reads", async () => {
   for (let round = 0; round < 3 * ROUNDS; round++) {
     const rng = new Rng(seed + 700 + round)
     const { chain, kept } = randomChain(rng, rng.between(2, 4), rng.pick(TOPS))

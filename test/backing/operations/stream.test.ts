@@ -34,7 +34,7 @@ function guest(disk: Qcow2Image, model: FlatModel, rng: Rng): () => void {
 
 describe("stream", () => {
   for (let round = 0; round < ROUNDS; round++) {
-    it(`a guest that writes at every step finds what it wrote, also over no chain at the end (seed ${seed + round})`, async () => {
+    it(`a guest that writes at every step reads back what it wrote, also when the stream is done (seed ${seed + round})`, async () => {
       const rng = new Rng(seed + round)
       const chain = Chain.random(rng, { layers: rng.between(2, 4), sizes: SIZES })
       const model = chain.model()
@@ -52,7 +52,7 @@ describe("stream", () => {
     })
   }
 
-  it("a stop at any step leaves the disk as the guest knows it, and the next stream goes on where it was", async () => {
+  it("a stop at any step leaves the disk as the guest knows it, and the next stream completes it", async () => {
     const rng = new Rng(seed + 100)
     const chain = Chain.random(rng, { layers: 3, sizes: [300, 400], top: { clusterSize: 4096 } })
     const model = chain.model()
@@ -98,7 +98,7 @@ describe("stream", () => {
     })
   }
 
-  it("copies no faster than it is told, and looks at the signal while it waits", async () => {
+  it("copies no faster than `rate`, and heeds the signal while it waits", async () => {
     const base = MemoryFile.of(new Rng(seed).bytes(2 << 20), { path: "layer0" })
     const top = new MemoryFile({ path: "layer1" })
     createQcow2(top, { size: 2 << 20, backing: "layer0", backingFormat: "raw" })
@@ -122,7 +122,7 @@ describe("stream", () => {
     expect(Math.round(time)).toBe(1500)
   })
 
-  it("over files that answer late, under a guest's requests", async () => {
+  it("works over files that answer late, under a guest's requests", async () => {
     const rng = new Rng(seed + 400)
     const chain = Chain.random(rng, { layers: 3, sizes: [200, 300], top: { clusterSize: 1024 } })
     const model = chain.model()
@@ -150,7 +150,7 @@ describe("stream", () => {
     expect(model.firstDifferenceOf(alone)).toBe(-1)
   })
 
-  it("a snapshot that is gone back to meanwhile takes nothing away, and one that stays goes on showing what it did", async () => {
+  it("a snapshot that is applied meanwhile undoes nothing of it, and one that stays keeps its content", async () => {
     for (const stays of [false, true]) {
       const chain = Chain.random(new Rng(seed + 600), { layers: 2, sizes: [2000, 2000], top: { clusterSize: 4096 } })
       const before = chain.model()
@@ -178,7 +178,7 @@ describe("stream", () => {
     }
   })
 
-  it("QC-SNAP-06 QC-SNAP-11 a snapshot that takes the id of one that was dealt with goes on showing what it did", async () => {
+  it("QC-SNAP-06 QC-SNAP-11 a snapshot that takes over the id of a deleted one keeps its content", async () => {
     const base = MemoryFile.of(new Rng(seed).bytes(64 << 10), { path: "layer0" })
     const file = new MemoryFile({ path: "layer1" })
     createQcow2(file, { size: 64 << 10, clusterSize: 4096, backing: "layer0", backingFormat: "raw" })

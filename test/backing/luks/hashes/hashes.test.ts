@@ -17,7 +17,7 @@ function hex(bytes: Uint8Array): string {
 }
 
 describe.each(HASHES)("%s", (name, hash) => {
-  it("gives node:crypto's digest of any length around one and two blocks, and leaves the data as it is", () => {
+  it("agrees with node:crypto at every length around one and two blocks, and leaves the data as it is", () => {
     const rng = new Rng(11)
     for (let length = 0; length <= 2 * hash.blockBytes + 1; length++) {
       const data = rng.bytes(length)
@@ -27,7 +27,7 @@ describe.each(HASHES)("%s", (name, hash) => {
     }
   })
 
-  it("derives node:crypto's keys: short and long passphrases and salts, one iteration and many, part of a digest and several", async () => {
+  it("derives the same keys as node:crypto, whatever the lengths of passphrase, salt and key, and the iterations", async () => {
     const rng = new Rng(12)
     const cases = [[0, 4, 1, 20], [3, 32, 1000, 64], [200, 150, 257, 33], [128, 32, 2, 129]] as const
     for (const [passphrase, salt, iterations, length] of cases) {
@@ -39,7 +39,7 @@ describe.each(HASHES)("%s", (name, hash) => {
 })
 
 describe("a long derivation", () => {
-  it("gives up the thread meanwhile", async () => {
+  it("gives up the thread between its parts", async () => {
     let turns = 0
     let isDone = false
     const count = (): void => {

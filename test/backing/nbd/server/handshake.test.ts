@@ -43,7 +43,7 @@ describe("the handshake", () => {
     expect(replies[1]?.data).toEqual(text("two"))
   })
 
-  it("tells size, flags, block sizes, name and description, of what is asked for", async () => {
+  it("gives size, flags, block sizes, name and description, as asked for", async () => {
     const client = await greeted(await disks())
     const bare = await client.option(OPT.info, info("two"))
     const flags = EXPORT_FLAG.hasFlags | EXPORT_FLAG.readOnly | EXPORT_FLAG.flush | EXPORT_FLAG.fua | EXPORT_FLAG.multiConn
@@ -71,7 +71,7 @@ describe("the handshake", () => {
     expect((await client.go()).flags).toBe(EXPORT_FLAG.hasFlags | EXPORT_FLAG.multiConn)
   })
 
-  it("goes on to the transmission with GO, and with EXPORT_NAME, with zeroes unless the client wants none", async () => {
+  it("goes on to transmission after GO and EXPORT_NAME, with zeroes unless the client wants none", async () => {
     const server = await disks()
     const modern = await server.connect()
     expect((await modern.go("one")).size).toBe(BigInt(SIZE))
@@ -97,7 +97,7 @@ describe("the handshake", () => {
     expect(await client.rest()).toEqual(Buffer.alloc(0))
   })
 
-  it("answers what it does not know, and what is malformed, and goes on", async () => {
+  it("answers unknown and malformed options with an error, and goes on", async () => {
     const client = await greeted(await disks())
     for (const option of [0, 4, 11, 77, 2 ** 32 - 1]) expect(await errorOf(client, option, Buffer.alloc(100))).toBe(REP_ERR.unsup)
     expect(await errorOf(client, OPT.list, Buffer.alloc(1))).toBe(REP_ERR.invalid)
@@ -132,7 +132,7 @@ describe("the handshake", () => {
     expect(await errorOf(client, OPT.setMetaContext, Buffer.concat([text("one"), u32(1, 50), Buffer.alloc(4)]))).toBe(REP_ERR.invalid)
   })
 
-  it("takes all of it in one packet, and byte by byte", async () => {
+  it("accepts its bytes in one packet as well as one by one", async () => {
     const server = await disks()
     const option = (number: number, data: Buffer): Buffer => Buffer.concat([Buffer.from("IHAVEOPT"), u32(number, data.length), data])
     const all = Buffer.concat([
@@ -152,14 +152,14 @@ describe("the handshake", () => {
   })
 })
 
-describe("a client that has no right to go on is cut off, and the operator hears why", () => {
+describe("a client that breaks the handshake is disconnected, and the operator gets the reason", () => {
   it.each([
     ["client flags that do not exist", [u32(7)], "client flags"],
     ["an option that does not begin with IHAVEOPT", [u32(3), Buffer.from("IHAVEOPS"), u32(3, 0)], "IHAVEOPT"],
     ["an option longer than any", [u32(3), Buffer.from("IHAVEOPT"), u32(3, 65_537)], "65537 bytes"],
     ["an option of 4 GiB", [u32(3), Buffer.from("IHAVEOPT"), u32(77, 2 ** 32 - 1)], "4294967295 bytes"],
     ["a list without fixed newstyle", [u32(0), Buffer.from("IHAVEOPT"), u32(3, 0)], "fixed newstyle"],
-    ["the name of no export", [u32(3), Buffer.from("IHAVEOPT"), u32(1, 5), Buffer.from("three")], 'no export "three"'],
+    ["an unknown export name", [u32(3), Buffer.from("IHAVEOPT"), u32(1, 5), Buffer.from("three")], 'no export "three"'],
     ["a name that is too long", [u32(3), Buffer.from("IHAVEOPT"), u32(1, 5000), Buffer.alloc(5000, "one")], "no export"],
     ["HTTP", [Buffer.from("GET / HTTP/1.1\r\nHost: localhost:10809\r\n\r\n")], "client flags"],
   ])("%s", async (_, parts, reason) => {
@@ -172,7 +172,7 @@ describe("a client that has no right to go on is cut off, and the operator hears
     expect((await (await server.connect()).go("one")).size).toBe(BigInt(SIZE))
   })
 
-  it("options without end", async () => {
+  it("by options without end", async () => {
     const server = await disks()
     const client = await greeted(server)
     for (let count = 0; count < 81; count++) client.sendOption(OPT.list)
@@ -180,7 +180,7 @@ describe("a client that has no right to go on is cut off, and the operator hears
     expect(server.errors).toEqual([expect.stringContaining("more than 80 options")])
   })
 
-  it("options whose answers are not read: no more is taken", () => {
+  it("but not for answers that it does not read: the server then takes no more options", () => {
     // Names of 4096 bytes: a list of 1.2 MiB from 16 bytes.
     const backing = new MemoryBacking({ size: SIZE })
     const exports = new ExportTable(Array.from({ length: 300 }, (_, index) => ({ name: `${index}`.padEnd(4096, "x"), backing })))
@@ -204,7 +204,7 @@ describe("a client that has no right to go on is cut off, and the operator hears
     expect(handshake.take(inbox)).toBe("more")
   })
 
-  it("a client that does not choose in time, on a clock of its own", async () => {
+  it("if it does not choose an export in time", async () => {
     vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] })
     try {
       const server = await disks()
@@ -222,7 +222,7 @@ describe("a client that has no right to go on is cut off, and the operator hears
     }
   })
 
-  it("one client too many", async () => {
+  it("if it is one client too many", async () => {
     const server = await serve({ exports: [{ backing: new MemoryBacking({ size: SIZE }) }], maxClients: 2 })
     const [first, second] = [await greeted(server), await greeted(server)]
     await (await server.connect()).rest()

@@ -25,7 +25,7 @@ function finishAll(disk: FakeDisk): void {
 }
 
 describe("a disk that answers later", () => {
-  it("has many requests of a client under way, and each is answered when it is done", async () => {
+  it("works on many requests of a client at once, and each is answered when it is done", async () => {
     const disk = heldDisk(Uint8Array.from(new Rng(1).bytes(MiB)))
     const client = await connected(await serve({ exports: [{ backing: disk }] }))
     for (let index = 0; index < 20; index++) {
@@ -57,7 +57,7 @@ describe("a disk that answers later", () => {
     expect(await client.reply()).toMatchObject({ error: 0, cookie: 1n })
   })
 
-  it("has at most 128 requests of a client, and at most 2 MiB of answers being prepared", async () => {
+  it("works on at most 128 requests of a client, and on at most 2 MiB of answers", async () => {
     const disk = heldDisk(new Uint8Array(8 * MiB))
     const client = await connected(await serve({ exports: [{ backing: disk }] }))
     for (let index = 0; index < 300; index++) client.sendCommand({ type: CMD.read, length: 1, cookie: BigInt(index) })
@@ -98,7 +98,7 @@ describe("a disk that answers later", () => {
 
 describe("a client that does not read", () => {
   it.each([[true, 256 << 10], [false, 256 << 10], [true, 4 * MiB], [false, 4 * MiB], [true, 16]])(
-    "is served no further than some MiB (structured: %s, reads of %i), and goes on when it does",
+    "is served a few MiB ahead, and the rest once it reads (structured: %s, reads of %i)",
     async (structured, length) => {
       const disk = new FakeDisk({ content: Uint8Array.from(new Rng(2).bytes(4 * MiB)) })
       const server = await serve({ exports: [{ backing: disk }] })
@@ -129,7 +129,7 @@ describe("a client that does not read", () => {
 })
 
 describe("memory", () => {
-  it("of one client ends at 64 MiB: no more of its writes is taken", async () => {
+  it("of one client is limited to 64 MiB: then no more of its writes are taken", async () => {
     const disk = heldDisk(new Uint8Array(MiB))
     const server = await serve({ exports: [{ backing: disk }] })
     const client = await connected(server)
@@ -143,7 +143,7 @@ describe("memory", () => {
     finishAll(disk)
   })
 
-  it("of all clients is shared: who waits is served when some is given back, and who keeps it for nothing is cut off", async () => {
+  it("is shared by all clients: one that waits gets memory that others free, and one that holds it idle is disconnected", async () => {
     vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] })
     try {
       const disk = new FakeDisk({ size: 32 * MiB })
@@ -183,7 +183,7 @@ describe("memory", () => {
 })
 
 describe("the host's thread", () => {
-  it("is lent for some milliseconds: between long work of one client the event loop turns, and another client is served", async () => {
+  it("is held for some milliseconds at a time: during long work of one client the event loop turns and others are served", async () => {
     const disk = new FakeDisk({ size: 32 * MiB })
     let calls = 0
     const turns: number[] = []
@@ -216,7 +216,7 @@ describe("the host's thread", () => {
 })
 
 describe("an end", () => {
-  it("of what a client sends, by DISC or by closing its half, comes after all that it asked has been answered", async () => {
+  it("by the client, by DISC or by closing its half, takes effect after all its requests have been answered", async () => {
     for (const end of ["disc", "half"]) {
       const disk = heldDisk(new Uint8Array(MiB))
       disk.waits = ({ offset }) => offset === 512
@@ -242,7 +242,7 @@ describe("an end", () => {
     }
   })
 
-  it("without a word leaves nothing but the calls that the disk has not answered", async () => {
+  it("of the connection without DISC leaves only the calls that the disk has not answered", async () => {
     const disk = heldDisk(new Uint8Array(MiB))
     const server = await serve({ exports: [{ backing: disk }] })
     const client = await connected(server)
@@ -263,7 +263,7 @@ describe("an end", () => {
     expect(server.errors).toEqual([expect.stringContaining("the disk is dying")])
   })
 
-  it("of the server: what was asked is answered, no more is taken, and who has not chosen an export goes at once", async () => {
+  it("of the server answers pending requests, takes no more, and disconnects at once a client that has not chosen an export", async () => {
     const disk = heldDisk(new Uint8Array(MiB))
     const server = await serve({ exports: [{ backing: disk }] })
     const [client, undecided, idle] = [await connected(server), await server.connect(), await connected(server)]
@@ -285,7 +285,7 @@ describe("an end", () => {
     await expect(server.connect()).rejects.toThrow()
   })
 
-  it("of the server waits for a second for a client that leaves its end open", async () => {
+  it("of the server waits a second for a client that leaves its side open", async () => {
     vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] })
     try {
       const server = await serve({ exports: [{ backing: new FakeDisk({ size: MiB }) }], closeTimeout: 100_000 })
@@ -315,7 +315,7 @@ describe("an end", () => {
   })
 })
 
-describe("a client that breaks the protocol is cut off", () => {
+describe("a client that breaks the protocol is disconnected", () => {
   it.each([
     ["a request without its magic number", { type: CMD.read, magic: 0x1256_0953 }, "magic number"],
     ["a write of more than 32 MiB", { type: CMD.write, length: (32 << 20) + 1 }, "a write of 33554433 bytes"],

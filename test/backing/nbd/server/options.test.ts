@@ -50,7 +50,7 @@ describe("listen", () => {
     await expect(new NbdServer({ exports: [{ backing }] }).listen(options)).rejects.toThrow(message)
   })
 
-  it("a port in use, a socket that exists, and a folder that does not", async () => {
+  it("a port in use, an existing socket and a missing folder are refused with what to do", async () => {
     const other = createServer()
     await new Promise<void>((resolve) => other.listen(0, "127.0.0.1", resolve))
     onTestFinished(() => void other.close())
@@ -79,7 +79,7 @@ describe("listen", () => {
     await expect(server.listen()).rejects.toMatchObject({ code: "closed" })
   })
 
-  it("says which port it was given", async () => {
+  it("port 0 returns the port that the host has chosen", async () => {
     const server = new NbdServer({ exports: [{ backing }] })
     expect(await server.listen({ port: 0 })).toEqual({ host: "127.0.0.1", port: expect.any(Number) })
     await server.close()

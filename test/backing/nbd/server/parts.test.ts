@@ -10,7 +10,7 @@ import { Rng, seedFromEnvironment } from "../../../support/rng.ts"
 const seed = seedFromEnvironment(2718)
 
 describe(`ByteQueue, seed ${seed}`, () => {
-  it("gives back what was put in, in pieces of any size, taken in any way", () => {
+  it("returns the bytes that were put in, in pieces of any size, however they are taken", () => {
     const rng = new Rng(seed)
     const all = rng.bytes(1_000_000)
     const queue = new ByteQueue()
@@ -32,7 +32,7 @@ describe(`ByteQueue, seed ${seed}`, () => {
     }
   })
 
-  it("does not change what it has given away when more comes", () => {
+  it("does not change bytes that it has returned when more arrive", () => {
     const queue = new ByteQueue()
     queue.push(Uint8Array.of(1, 2))
     queue.push(Uint8Array.of(3, 4))
@@ -41,7 +41,7 @@ describe(`ByteQueue, seed ${seed}`, () => {
     expect(Buffer.concat(views)).toEqual(Buffer.of(1, 2, 3))
   })
 
-  it("puts tiny chunks together: 100,000 bytes are a few dozen pieces, and large ones are not copied", () => {
+  it("joins tiny chunks, so that 100,000 of one byte are a few dozen pieces, and does not copy large ones", () => {
     const queue = new ByteQueue()
     for (let count = 0; count < 100_000; count++) queue.push(Uint8Array.of(count))
     expect(queue.takeViews(100_000).length).toBeLessThan(100)
@@ -87,7 +87,7 @@ describe("Budget", () => {
     }
   }
 
-  it("serves those who wait in their order, however small the wishes of those behind are", () => {
+  it("serves waiting clients in their order, however little the later ones want", () => {
     const budget = new Budget({ total: 100, each: 60, patience: 10 })
     const [a, b, c, d] = [new Client(budget), new Client(budget), new Client(budget), new Client(budget)]
     a.ask(60, 1)
@@ -103,7 +103,7 @@ describe("Budget", () => {
     expect(() => budget.give(b, 1)).toThrow("were not taken")
   })
 
-  it("goes on to the next when the first in line wants nothing any more, or leaves", () => {
+  it("skips a client that no longer wants anything, or has left", () => {
     const budget = new Budget({ total: 100, each: 100, patience: 10 })
     const [a, b, c, d] = [new Client(budget), new Client(budget), new Client(budget), new Client(budget)]
     a.ask(100)
@@ -116,7 +116,7 @@ describe("Budget", () => {
     expect([d.got, budget.waiting]).toEqual([[100], 0])
   })
 
-  it(`never exceeds its bounds, and everybody gets what they want in the end, seed ${seed}`, () => {
+  it(`never exceeds its bounds, and every client gets in the end what it wants, seed ${seed}`, () => {
     const rng = new Rng(seed)
     for (let run = 0; run < 20; run++) {
       const budget = new Budget({ total: 200, each: 90, patience: 10 })
@@ -153,7 +153,7 @@ describe("Budget", () => {
     }
   })
 
-  it("evicts who gave nothing back since somebody began to wait, and nobody while nobody waits", () => {
+  it("evicts a client that has given nothing back since another began to wait, and none while none waits", () => {
     vi.useFakeTimers()
     try {
       const budget = new Budget({ total: 100, each: 60, patience: 1000 })
@@ -178,7 +178,7 @@ describe("Budget", () => {
 })
 
 describe("Scheduler", () => {
-  it("gives all that asks in one round of the event loop one turn, and what is left the next ones, each in its order", async () => {
+  it("runs what was queued in one round of the event loop in one turn, in order, and leaves the rest to the next turns", async () => {
     let now = 0
     const clock = vi.spyOn(performance, "now").mockImplementation(() => now)
     try {
@@ -213,7 +213,7 @@ describe("Scheduler", () => {
 })
 
 describe("BufferPool", () => {
-  it("has room before the payload, hands out what came back, and never one that is in use", () => {
+  it("leaves room before the payload, and hands out a returned buffer again, but none that is in use", () => {
     const pool = new BufferPool()
     for (const length of [0, 1, 4096, 4097, 65_536, POOLED_PAYLOAD, POOLED_PAYLOAD + 1, 1 << 20]) {
       const [first, second] = [pool.take(length), pool.take(length)]

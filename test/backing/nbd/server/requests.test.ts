@@ -45,7 +45,7 @@ async function structuredRead(
 describe("reads", () => {
   it.each([
     [0, 1], [1, 4095], [513, 70_000], [SIZE - 5, 5], [0, SIZE], [262_143, 262_146],
-  ])("of %i+%i bytes, simple", async (offset, length) => {
+  ])("of %i+%i bytes come as simple replies", async (offset, length) => {
     expectSame(await (await connected()).readDisk(offset, length), model.subarray(offset, offset + length))
   })
 
@@ -61,7 +61,7 @@ describe("reads", () => {
     },
   )
 
-  it("from a disk that is slow are done in small pieces, so that the thread is free soon", async () => {
+  it("from a slow disk are done in small pieces, so that the thread is soon free", async () => {
     for (const [discardGranularity, pieces] of [[512, 25], [32_768, 7], [1 << 21, 4]]) {
       Object.assign(disk, { slow: true, discardGranularity })
       const { data, chunks } = await structuredRead(await connected({ structured: true }), 1000, 200_000)
@@ -70,13 +70,13 @@ describe("reads", () => {
     }
   })
 
-  it("of no bytes, also at the end", async () => {
+  it("of no bytes succeed, also at the end", async () => {
     const client = await connected()
     expect(await client.readDisk(SIZE, 0)).toEqual(Buffer.alloc(0))
     expect(await structuredRead(await connected({ structured: true }), SIZE, 0)).toEqual({ data: Buffer.alloc(0), chunks: 1, error: 0 })
   })
 
-  it("beyond the end, or of more than 32 MiB, are refused and the next is served", async () => {
+  it("beyond the end, or of more than 32 MiB, are refused, and the next one is served", async () => {
     const client = await connected()
     for (const [offset, length] of [
       [SIZE, 1],
@@ -96,7 +96,7 @@ describe("reads", () => {
     expect((await structuredRead(structured, 0, (32 << 20) + 1, CMD_FLAG.df)).error).toBe(ERROR.overflow)
   })
 
-  it("that fail say so: before any data, or at the byte where the disk failed", async () => {
+  it("that fail return an error, before any data or with the byte at which the disk failed", async () => {
     disk.failing = ({ name, offset }) => (name === "read" && offset >= 1 << 20 ? new BackingError("io", "injected") : undefined)
     const simple = await connected()
     expect(await simple.perform({ type: CMD.read, offset: 0, length: SIZE })).toBe(ERROR.io)
@@ -136,7 +136,7 @@ describe("changes of no bytes", () => {
 describe("writes", () => {
   it.each([
     [0, 1], [1, 4095], [1000, 3 << 20], [SIZE - 5, 5], [0, SIZE],
-  ])("of %i+%i bytes, in packets of any size", async (offset, length) => {
+  ])("of %i+%i bytes arrive in packets of any size", async (offset, length) => {
     const client = await connected()
     const payload = new Rng(length).bytes(length)
     client.sendCommand({ type: CMD.write, offset, length })
@@ -147,7 +147,7 @@ describe("writes", () => {
     expect(disk.takeNames()).not.toContain("flush")
   })
 
-  it("byte by byte, header and payload", async () => {
+  it("arrive byte by byte, header and payload", async () => {
     const client = await connected()
     const header = Buffer.alloc(28)
     header.writeUInt32BE(0x2560_9513)
@@ -161,7 +161,7 @@ describe("writes", () => {
     expectSame(disk.cache, model)
   })
 
-  it("many in one packet are all done, in their order", async () => {
+  it("that come in one packet are all done, in their order", async () => {
     const client = await connected()
     for (let count = 0; count < 100; count++) {
       client.sendCommand({ type: CMD.write, offset: 0, length: 512, cookie: BigInt(count), payload: Buffer.alloc(512, count) })
@@ -170,7 +170,7 @@ describe("writes", () => {
     expect(disk.cache[0]).toBe(99)
   })
 
-  it("with FUA are on stable storage when they are answered, and no others", async () => {
+  it("with FUA, and no others, are on stable storage when they are answered", async () => {
     const client = await connected()
     expect(await client.perform({ type: CMD.write, length: 512, payload: Buffer.alloc(512, 1) })).toBe(0)
     expect(disk.stable[0]).toBe(0)
@@ -179,7 +179,7 @@ describe("writes", () => {
     expect(disk.takeNames()).toEqual(["write", "write", "flush"])
   })
 
-  it("beyond the end, on a read-only export, or with wrong flags, are refused, and their payload is not taken for requests", async () => {
+  it("beyond the end, to a read-only export or with wrong flags are refused, and their payload is not read as requests", async () => {
     const client = await connected()
     // The payload looks like a request to write zeroes everywhere.
     const poison = Buffer.concat([u32(0x2560_9513), u32(CMD.writeZeroes), Buffer.alloc(16), u32(SIZE)])
@@ -195,7 +195,7 @@ describe("writes", () => {
     expect(await client.readDisk(0, 512)).toEqual(model.subarray(0, 512))
   })
 
-  it("that fail say why, as a value that NBD knows", async () => {
+  it("that fail return the error number of NBD", async () => {
     const client = await connected()
     for (const [code, error] of [
       ["no-space", ERROR.nospc],
@@ -230,7 +230,7 @@ describe("writes", () => {
 })
 
 describe("other requests", () => {
-  it("a flush makes what was answered stable", async () => {
+  it("a flush makes answered writes stable", async () => {
     const client = await connected()
     await client.perform({ type: CMD.write, length: 512, payload: Buffer.alloc(512, 1) })
     expect(await client.perform({ type: CMD.flush })).toBe(0)
@@ -241,7 +241,7 @@ describe("other requests", () => {
     expect(await client.perform({ type: CMD.flush })).toBe(ERROR.io)
   })
 
-  it("a flush on one connection covers what another one wrote", async () => {
+  it("a flush on one connection covers writes of another", async () => {
     const server = await serve({ exports: [{ backing: disk }] })
     const [one, two] = [await server.connect(), await server.connect()]
     await Promise.all([one.go(), two.go()])
@@ -250,7 +250,7 @@ describe("other requests", () => {
     expect(disk.stable[0]).toBe(1)
   })
 
-  it("TRIM and WRITE_ZEROES, with and without FUA and NO_HOLE", async () => {
+  it("TRIM and WRITE_ZEROES reach the disk, with FUA as a flush and with NO_HOLE as zeroes in place", async () => {
     const client = await connected()
     expect(await client.perform({ type: CMD.trim, offset: 512, length: 1024 })).toBe(0)
     expect(await client.perform({ type: CMD.writeZeroes, offset: 4096, length: 512, flags: CMD_FLAG.fua })).toBe(0)
@@ -265,7 +265,7 @@ describe("other requests", () => {
     }
   })
 
-  it("long ranges are cut as the disk wants them, on its clusters", async () => {
+  it("long ranges are split to the disk's limits, at its clusters", async () => {
     Object.assign(disk, { zeroesAtOnce: 100_000, unmapsAtOnce: 300_000, discardGranularity: 65_536 })
     const client = await connected()
     expect(await client.perform({ type: CMD.trim, offset: 1000, length: SIZE - 1000 })).toBe(0)
@@ -277,7 +277,7 @@ describe("other requests", () => {
     expect(Math.max(...disk.log.splice(0).map(({ length }) => length))).toBe(65_536)
   })
 
-  it("fast zeroes are refused where they are not faster, untouched, and done where they are", async () => {
+  it("fast zeroes are done if they are fast, and refused without a change if not", async () => {
     const client = await connected()
     const command = { type: CMD.writeZeroes, length: SIZE, flags: CMD_FLAG.fastZero }
     expect(await client.perform(command)).toBe(ERROR.notsup)
@@ -287,7 +287,7 @@ describe("other requests", () => {
     expect(await client.perform({ ...command, length: 65_536 })).toBe(ERROR.notsup)
   })
 
-  it("what does not exist, or was not offered, is refused", async () => {
+  it("unknown commands and flags, and those that were not offered, are refused", async () => {
     disk = new FakeDisk({ size: SIZE, without: ["flush", "discard", "writeZeroes"] })
     const client = await connected()
     for (const type of [CMD.flush, CMD.trim, CMD.writeZeroes, CMD.cache, CMD.blockStatus, 8, 77, 65_535]) {
@@ -299,7 +299,7 @@ describe("other requests", () => {
     expect(disk.takeNames()).toEqual([])
   })
 
-  it("errors are structured where that was agreed on, and say why", async () => {
+  it("errors are structured if that was negotiated, and give the reason", async () => {
     const client = await connected({ structured: true })
     client.sendCommand({ type: CMD.write, offset: SIZE, length: 1, cookie: 7n, payload: Buffer.alloc(1) })
     const reply = await client.reply()
@@ -308,7 +308,7 @@ describe("other requests", () => {
     expect(reply.kind === "chunk" && reply.data.toString("latin1", 6)).toBe(`the export ends at byte ${SIZE}`)
   })
 
-  it("nothing of the host is told to a client, and all of it to the operator", async () => {
+  it("the operator gets the whole error, and the client nothing about the host", async () => {
     const server = await serve({ exports: [{ backing: disk }] })
     const client = await server.connect()
     await client.go("", { structured: true })
@@ -320,8 +320,8 @@ describe("other requests", () => {
   })
 })
 
-describe("disks of somebody's own", () => {
-  it("may return what they like when they have done their work, as fs.readSync does", async () => {
+describe("disks of the embedder's own", () => {
+  it("may return any value when they are done, as fs.readSync does", async () => {
     const content = Uint8Array.from(CONTENT)
     const pread = (buffer: Uint8Array, offset: number): unknown => buffer.set(
       content.subarray(offset, offset + buffer.length),
@@ -338,7 +338,7 @@ describe("disks of somebody's own", () => {
     }
   })
 
-  it("may answer with promises of a class of their own", async () => {
+  it("may return thenables that are no Promise", async () => {
     const thenable = (work: () => void): object => ({
       then(resolve: () => void) {
         work()
@@ -386,7 +386,7 @@ describe("the status of blocks", () => {
     expect(await status(client, 250_000, 100, CMD_FLAG.reqOne)).toEqual([[100, 0]])
   })
 
-  it("ends where its time is over: the client asks for the rest", async () => {
+  it("ends when the time for one answer is over, and the client asks for the rest", async () => {
     let now = 0
     vi.spyOn(performance, "now").mockImplementation(() => now++)
     onTestFinished(() => void vi.restoreAllMocks())
@@ -395,7 +395,7 @@ describe("the status of blocks", () => {
     expect(await status(client, 327_680, 2 ** 30 - 327_680)).toEqual([[2 ** 30 - 327_680, 3]])
   })
 
-  it("is data for a disk that says nothing", async () => {
+  it("is data for a disk without `allocation`", async () => {
     expect(await status(await connected({ status: true }), 5, SIZE - 5)).toEqual([[SIZE - 5, 0]])
   })
 
@@ -423,7 +423,7 @@ describe("the status of blocks", () => {
     await expect(status(other, 0, 512)).rejects.toThrow(`error ${ERROR.inval}`)
   })
 
-  it("a disk that answers nonsense is a bug of somebody's, told to the operator", async () => {
+  it("that a disk answers with nonsense is an error for the client, and thrown as a bug", async () => {
     let thrown: unknown
     const catchIt = (error: unknown): void => void (thrown = error)
     const before = process.listeners("uncaughtException")
