@@ -178,6 +178,7 @@ export class Qcow2Image implements VirtioBacking {
     }
   }
 
+  /** Holds the thread for a few milliseconds for `unmapsAtOnce` bytes with L2 tables; passes thousands of missing tables at once. */
   discard(offset: number, length: number): void {
     this.#checkAccess(offset, length)
     this.#tracking.mark(offset, length)

@@ -24,12 +24,16 @@ export interface ZeroingOptions {
  */
 type Allocated = "drop" | "keep" | "empty"
 
-/** The subclusters of entry `index`, from `from` up to but not including `to`, that shall read as zeroes. */
-interface Part extends SubclusterRange {
-  readonly index: number
-  /** Subclusters from this one on have no backing data. */
+/** The subclusters from `from` up to but not including `to`, of a table or of one of its entries, that shall read as zeroes. */
+interface Zeroed extends SubclusterRange {
+  /** Subclusters from this one on have no backing data: unallocated ones already read as zeroes. */
   readonly backed: number
   readonly allocated: Allocated
+}
+
+/** Of entry `index`. */
+interface Part extends Zeroed {
+  readonly index: number
 }
 
 /** Bytes of zeroes that one call writes in an image without zero flags. */
@@ -129,21 +133,24 @@ export class Zeroing {
 
   #zeroTables(first: number, end: number, allocated: Allocated): void {
     const perTable = this.#geometry.l2Entries * this.#geometry.subclusters
+    const backed = Math.ceil(this.#reader.hiddenEnd / this.#geometry.subclusterSize)
     for (let subcluster = first; subcluster < end;) {
       const l1Index = Math.floor(subcluster / perTable)
-      const to = Math.min(perTable, end - l1Index * perTable)
-      this.#metadataWriter.makeRoom()
-      this.#zeroEntries(l1Index, { from: subcluster - l1Index * perTable, to }, allocated)
-      subcluster = l1Index * perTable + to
+      const start = l1Index * perTable
+      // Passed together, because a disk of 1 PiB has 2 million of them.
+      const empty = subcluster < backed ? 0 : this.#mapping.l1.emptyEntries(l1Index, Math.ceil((end - start) / perTable))
+      if (empty === 0) {
+        this.#metadataWriter.makeRoom()
+        this.#zeroEntries(l1Index, { from: subcluster - start, to: Math.min(perTable, end - start), backed: backed - start, allocated })
+      }
+      subcluster = start + Math.max(1, empty) * perTable
     }
   }
 
   /** `range`: subclusters of the table. */
-  #zeroEntries(l1Index: number, range: SubclusterRange, allocated: Allocated): void {
-    const { subclusterSize, l2Coverage, subclusters } = this.#geometry
+  #zeroEntries(l1Index: number, { allocated, backed, ...range }: Zeroed): void {
+    const { subclusters } = this.#geometry
     const existing = this.#mapping.table(l1Index)
-    // Subclusters from here on have no backing data: unallocated ones already read as zeroes.
-    const backed = Math.ceil((this.#reader.hiddenEnd - l1Index * l2Coverage) / subclusterSize)
     const partOf = (index: number): Part => {
       const start = index * subclusters
       const from = Math.max(0, range.from - start)
@@ -154,6 +161,7 @@ export class Zeroing {
     if (existing === undefined) {
       if (range.from >= backed) return
     } else {
+      if (range.from >= backed) index += this.#mapping.l2.emptyEntries(existing, index, end - index)
       // Skips unchanged entries, so that a table is copied or made dirty only for an entry that changes.
       while (index < end && !this.#changes(existing, partOf(index))) index++
       if (index === end) return

@@ -1,11 +1,13 @@
 /** What one call costs at the most, counted in calls and bytes of the file: hostile images, hostile guests, unlucky geometry. */
-import { describe, expect, it } from "vitest"
+import { afterEach, describe, expect, it, vi } from "vitest"
 import { checkQcow2 } from "../../../src/backing/qcow2/check/check.ts"
 import { openQcow2 } from "../../../src/backing/host/open-qcow2.ts"
 import { CountingFile } from "./counting-file.ts"
+import { ownRun } from "../../../src/backing/qcow2/layers/layer-run.ts"
+import { TopTable } from "../../../src/backing/qcow2/metadata/top-table.ts"
 import type { MemoryFile } from "../../support/memory-file.ts"
 import { Qcow2Bytes } from "../../support/qcow2-bytes.ts"
-import { contentOf, COPIED, fileOf, filled, newImage, newOverlay, withImage } from "./small-images.ts"
+import { contentOf, COPIED, fileOf, filled, isZero, newImage, newOverlay, withImage } from "./small-images.ts"
 
 const MIB = 1 << 20
 
@@ -152,5 +154,66 @@ describe("zeroes", () => {
     expect(old.open().zeroesAtOnce).toBe(MIB)
     expect(newOverlay(filled(MIB, 5)).open().zeroesAtOnce).toBe(256 * MIB)
     expect(openQcow2(fileOf(new Qcow2Bytes(newImage({ compat: "0.10" }).toBytes()))).zeroesAtOnce).toBe(256 * MIB)
+  })
+})
+
+describe("a call for all of a huge disk", () => {
+  const TIB = 2 ** 40
+  const SIZE = 64 * TIB
+  /** In L2 tables of their own, the last one at the end. */
+  const PLACES = [5 * TIB, 40 * TIB + 65536, SIZE - 65536]
+
+  afterEach(() => void vi.restoreAllMocks())
+
+  /** 131072 entries in the L1 table, three of which are in use. */
+  function hugeDisk(options: Parameters<typeof newImage>[0] = {}): MemoryFile {
+    const file = newImage({ size: SIZE, ...options })
+    withImage(file, (disk) => { for (const place of PLACES) disk.pwrite(filled(65536, 7), place) })
+    return file
+  }
+
+  /** How many L1 entries `work` takes one by one. */
+  function lookUps(work: () => void): number {
+    const hi = vi.spyOn(TopTable.prototype, "hi")
+    work()
+    const { length } = hi.mock.calls
+    hi.mockRestore()
+    return length
+  }
+
+  it.each([["discards", false, undefined], ["zeroes", true, undefined], ["zeroes in version 2", true, "0.10"]] as const)(
+    "QC-DZ-01 %s what is there, and passes the tables that are missing together",
+    (_, zeroes, compat) => {
+      const file = hugeDisk(compat && { compat })
+      const disk = openQcow2(file)
+      expect(lookUps(() => (zeroes ? disk.writeZeroes(0, SIZE, true) : disk.discard(0, SIZE)))).toBeLessThan(30)
+      for (const place of PLACES) expect(isZero(contentOf(disk, place, 65536))).toBe(true)
+      expect([...disk.map(0, SIZE)].filter(({ hostOffset }) => hostOffset !== undefined)).toEqual([])
+      disk.close()
+      expect(checkQcow2(file.clone())).toMatchObject({ exitCode: 0, allocatedClusters: 0 })
+    },
+  )
+
+  it("maps it, and tells what is allocated, in as few steps", () => {
+    const disk = openQcow2(hugeDisk())
+    const extents: [number, number, string][] = []
+    const count = lookUps(() => {
+      for (const { offset, length, kind } of disk.map(0, SIZE)) extents.push([offset, length, kind])
+    })
+    const at = [0, ...PLACES.flatMap((place) => [place, place + 65536])]
+    expect(extents).toEqual(at.slice(0, -1).map((from, index) => [from, (at[index + 1] ?? 0) - from, index % 2 === 0 ? "backing" : "data"]))
+    expect(count).toBeLessThan(30)
+    const [first = 0] = PLACES
+    expect(disk.allocation(512, SIZE - 512)).toEqual({ length: first - 512, isAllocated: false, isZero: true })
+    expect(disk.allocation(512, 1000)).toMatchObject({ length: 1000 })
+    expect(ownRun(disk, first + 65536, SIZE - first - 65536)).toMatchObject({ isOwn: false })
+  })
+
+  it("writes zero flags over a backing image up to its end, and passes the rest", () => {
+    const { open } = newOverlay(filled(MIB, 5), { size: SIZE })
+    const disk = open()
+    expect(lookUps(() => disk.discard(0, SIZE))).toBeLessThan(30)
+    expect(isZero(contentOf(disk, 0, 2 * MIB))).toBe(true)
+    expect([...disk.map(0, SIZE)].map(({ length, kind }) => [length, kind])).toEqual([[MIB, "zero"], [SIZE - MIB, "backing"]])
   })
 })

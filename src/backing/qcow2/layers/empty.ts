@@ -12,8 +12,7 @@ export function emptyTables(image: Qcow2Image, from: number): { readonly next: n
   return image.change((parts) => {
     const { mapping, metadataWriter } = parts
     const entries = mapping.l1.entryCount
-    let next = from
-    while (next < entries && mapping.l1.hi(next) === 0 && mapping.l1.lo(next) === 0) next++
+    let next = from + mapping.l1.emptyEntries(from, entries - from)
     if (next < entries) {
       metadataWriter.makeRoom()
       dropTable(image.geometry, parts, next++)

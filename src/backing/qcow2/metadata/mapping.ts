@@ -11,7 +11,6 @@ import type { Geometry } from "../format/geometry.ts"
 import { TABLE_ENTRY_SIZE } from "../format/spec.ts"
 import { ExtendedL2View, holdsSubclusters } from "./extended-l2-view.ts"
 import { L2View, plainHost, type SubclusterRange } from "./l2-view.ts"
-import type { ClusterList } from "./cluster-index.ts"
 import type { MetadataMap } from "./metadata-map.ts"
 import type { Refcounts } from "./refcounts.ts"
 import type { CachedTable, TableCache } from "./table-cache.ts"
@@ -19,6 +18,9 @@ import { TopTable } from "./top-table.ts"
 
 /** A power of two. */
 const SLOTS = 64
+
+/** Entries of the L1 table that one look-up passes, in about 1 ms. */
+const PASSED_AT_ONCE = 1 << 18
 
 /** The parts that changes of the mapping need. */
 export interface MappingWriter {
@@ -40,7 +42,7 @@ export interface MappingOptions {
   readonly content?: Uint8Array | undefined
 }
 
-export class Mapping implements ClusterList {
+export class Mapping {
   readonly l1: TopTable
   readonly l2: L2View
   readonly #file: ClusterFile
@@ -114,8 +116,8 @@ export class Mapping implements ClusterList {
   }
 
   /**
-   * Fills `extent` for the guest bytes from `offset`: at most `length` of them, and not beyond the L2 table's coverage. Subclusters and
-   * clusters that are contiguous in the host file become one extent. @throws CorruptMetadata
+   * Fills `extent` for the guest bytes from `offset`: at most `length` of them. Reads one L2 table, and does not go beyond its coverage.
+   * Subclusters and clusters that are contiguous in the host file become one extent. @throws CorruptMetadata
    */
   find(offset: number, length: number, extent: Extent): void {
     const { l2 } = this
@@ -126,7 +128,7 @@ export class Mapping implements ClusterList {
     let index = this.indexOf(cluster)
     if (table === undefined) {
       extent.kind = L2_KIND.UNALLOCATED
-      extent.length = Math.min(length, (l2Entries - index) * clusterSize - within)
+      extent.length = Math.min(length, this.#emptyBytes(cluster, within + length) - within)
       return
     }
     const subcluster = Math.floor(within * this.#perSubclusterByte)
@@ -222,15 +224,13 @@ export class Mapping implements ClusterList {
     return this.#file.corrupt(`entry ${index} of the L2 table at byte ${table.offset}: ${reason}`, this.l2.offsetOf(table, index))
   }
 
-  get mostEntries(): number {
-    return this.l1.entryCount
-  }
-
-  forEach(visit: (cluster: number) => void): void {
-    for (let index = 0; index < this.l1.entryCount; index++) {
-      const offset = l1TableOffset(this.l1.hi(index), this.l1.lo(index), this.#geometry)
-      if (offset > 0) visit(offset / this.#geometry.clusterSize)
-    }
+  /** How many bytes from guest cluster `cluster` on are without an L2 table: about `most` at the most. */
+  #emptyBytes(cluster: number, most: number): number {
+    const { clusterSize, l2Entries, l2Coverage } = this.#geometry
+    const next = this.tableOf(cluster) + 1
+    const covered = (next * l2Entries - cluster) * clusterSize
+    if (most <= covered) return covered
+    return covered + this.l1.emptyEntries(next, Math.min(Math.ceil((most - covered) / l2Coverage), PASSED_AT_ONCE)) * l2Coverage
   }
 
   /** Whether `length` bytes from byte `within` of a cluster are in allocated subclusters. */

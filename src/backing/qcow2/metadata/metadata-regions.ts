@@ -2,13 +2,16 @@
 import { BackingError } from "../../backing.ts"
 import type { ImageFile } from "../../image-file.ts"
 import type { Geometry } from "../format/geometry.ts"
+import { l1TableOffset } from "../format/entries.ts"
 import { encryptionArea, type Qcow2Header } from "../format/header.ts"
+import type { ClusterList } from "./cluster-index.ts"
 import type { Mapping } from "./mapping.ts"
 import { MetadataMap, type MetadataRange } from "./metadata-map.ts"
 import type { Refcounts } from "./refcounts.ts"
 import { type OverlapCheck, snapshotL2Tables } from "./snapshot-l2-tables.ts"
 import { readSnapshotTable, snapshotL1Problem, type SnapshotTable } from "../format/snapshot-table.ts"
 import { TABLE_ENTRY_SIZE } from "../format/spec.ts"
+import type { TopTable } from "./top-table.ts"
 
 export interface MetadataSources {
   readonly file: ImageFile
@@ -23,6 +26,18 @@ export interface MetadataSources {
   readonly overlapCheck: OverlapCheck
 }
 
+/** The L2 tables that an L1 table names. */
+function l2TablesOf(l1: TopTable, geometry: Geometry): ClusterList {
+  const forEach: ClusterList["forEach"] = (visit) => {
+    const { entryCount: end } = l1
+    for (let index = l1.emptyEntries(0, end); index < end; index += 1 + l1.emptyEntries(index + 1, end)) {
+      const offset = l1TableOffset(l1.hi(index), l1.lo(index), geometry)
+      if (offset > 0) visit(offset / geometry.clusterSize)
+    }
+  }
+  return { mostEntries: l1.entryCount, forEach }
+}
+
 /** The map of all metadata (QC-OVL-01). @throws BackingError `corrupt` if two of the tables that the header names share a cluster */
 export function mapMetadata(sources: MetadataSources): MetadataMap {
   const { file, header, geometry, mapping, refcounts } = sources
@@ -30,7 +45,8 @@ export function mapMetadata(sources: MetadataSources): MetadataMap {
   // Leaves out an invalid table: its snapshot is refused when it is used.
   const usable = snapshots.snapshots.filter((snapshot) => snapshotL1Problem(snapshot, geometry) === undefined)
   const inactive = sources.overlapCheck === "all" ? snapshotL2Tables(file, usable, geometry) : undefined
-  const metadata = new MetadataMap(geometry.clusterSize, { l2Tables: mapping, refcountBlocks: refcounts, inactiveL2Tables: inactive })
+  const lists = { l2Tables: l2TablesOf(mapping.l1, geometry), refcountBlocks: refcounts, inactiveL2Tables: inactive }
+  const metadata = new MetadataMap(geometry.clusterSize, lists)
   metadata.addRanges([
     { offset: 0, length: geometry.clusterSize, name: "the header" },
     mapping.l1.place,

@@ -61,6 +61,18 @@ export class TopTable {
     return index < this.entryCount ? this.#view.getUint32(index * TABLE_ENTRY_SIZE + 4) : 0
   }
 
+  /** How many entries from `index` on are 0, up to `most`. All beyond the end are. */
+  emptyEntries(index: number, most: number): number {
+    const left = Math.min(most, this.entryCount - index)
+    let count = 0
+    while (count < left && this.#isZero((index + count) * TABLE_ENTRY_SIZE)) count++
+    return count < left ? count : most
+  }
+
+  #isZero(at: number): boolean {
+    return this.#view.getUint32(at) === 0 && this.#view.getUint32(at + 4) === 0
+  }
+
   /** Sets entry `index` in memory. Call `prepareChange` first. */
   set(index: number, hi: number, lo: number): void {
     const at = index * TABLE_ENTRY_SIZE

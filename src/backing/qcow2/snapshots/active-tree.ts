@@ -7,7 +7,7 @@ import { viewOf } from "../../bytes/fields.ts"
 import { encodeEntry, hostOffset, isCopied, L2_KIND, l2Kind } from "../format/entries.ts"
 import { L2_ENTRY, TABLE_ENTRY_SIZE } from "../format/spec.ts"
 import type { Rewrite } from "./rewrite.ts"
-import { visitTable } from "./trees.ts"
+import { tableOffsets, visitTable } from "./trees.ts"
 
 /** "none": all clusters are shared from now on. "by refcount": COPIED is set if the new refcount is one. */
 export type CopiedFlags = "none" | "by refcount"
@@ -52,10 +52,10 @@ class TablePlaces {
     this.#rewrite = rewrite
     this.#flags = flags
     this.#bytes = new Uint8Array(rewrite.geometry.clusterSize)
-    const offsets = Float64Array.from({ length: l1.byteLength / TABLE_ENTRY_SIZE }, (_, index) => rewrite.tableOf(l1, index)).sort()
+    const offsets = tableOffsets(l1, rewrite)
     for (let at = 1; at < offsets.length; at++) {
       const offset = offsets[at] ?? 0
-      if (offset !== 0 && offset === offsets[at - 1]) this.#repeated.set(offset, 0)
+      if (offset === offsets[at - 1]) this.#repeated.set(offset, 0)
     }
   }
 

@@ -24,9 +24,23 @@ export function readL1(file: ClusterFile, offset: number, entries: number): Uint
 
 /** Host byte of the L2 table that entry `index` of an L1 table names; 0 without one. @throws CorruptMetadata */
 export function tableOffsetOf(l1: DataView, index: number, { file, geometry }: TreeSource): number {
-  const offset = l1TableOffset(l1.getUint32(index * TABLE_ENTRY_SIZE), l1.getUint32(index * TABLE_ENTRY_SIZE + 4), geometry)
+  const hi = l1.getUint32(index * TABLE_ENTRY_SIZE)
+  const lo = l1.getUint32(index * TABLE_ENTRY_SIZE + 4)
+  // Nearly all entries of a huge disk.
+  if (hi === 0 && lo === 0) return 0
+  const offset = l1TableOffset(hi, lo, geometry)
   if (offset < 0) throw file.corrupt(`L1 entry ${index} does not name a cluster`, index * TABLE_ENTRY_SIZE)
   return offset
+}
+
+/** Host bytes of the L2 tables that an L1 table names, ascending: one for each entry that has a table. @throws CorruptMetadata */
+export function tableOffsets(l1: DataView, source: TreeSource): Float64Array {
+  const offsets: number[] = []
+  for (let index = 0; index < l1.byteLength / TABLE_ENTRY_SIZE; index++) {
+    const offset = tableOffsetOf(l1, index, source)
+    if (offset !== 0) offsets.push(offset)
+  }
+  return Float64Array.from(offsets).sort()
 }
 
 /**
@@ -36,13 +50,7 @@ export function tableOffsetOf(l1: DataView, index: number, { file, geometry }: T
 export function visitTree(source: TreeSource, l1: Uint8Array, visit: (first: number, count: number, times: number) => void): void {
   const { file, geometry } = source
   const { clusterSize } = geometry
-  const view = viewOf(l1)
-  const offsets: number[] = []
-  for (let index = 0; index < l1.length / TABLE_ENTRY_SIZE; index++) {
-    const offset = tableOffsetOf(view, index, source)
-    if (offset !== 0) offsets.push(offset)
-  }
-  const sorted = Float64Array.from(offsets).sort()
+  const sorted = tableOffsets(viewOf(l1), source)
   const bytes = new Uint8Array(clusterSize)
   const table = viewOf(bytes)
   for (let at = 0; at < sorted.length;) {
