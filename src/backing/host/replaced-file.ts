@@ -1,19 +1,20 @@
 /** Makes a file under a temporary name, and renames it at the end, so that an old file of that name stays until then. */
-import { chmodSync, realpathSync, renameSync, statSync } from "node:fs"
-import { basename } from "node:path"
+import { chmodSync, readlinkSync, realpathSync, renameSync, statSync } from "node:fs"
+import { basename, dirname, resolve } from "node:path"
 import { BackingError, printable } from "../backing.ts"
-import { hostError } from "./host-errors.ts"
+import { errnoOf, hostError } from "./host-errors.ts"
 import { removeHostFile } from "./host-file.ts"
 import { LockedFile } from "./image-lock.ts"
 
 /**
  * Lets `make` write a file of a temporary name in the folder of `path`, then renames it to `path`. An existing file keeps its content until
- * then, and is locked meanwhile. If `make` fails, nothing is left behind.
+ * then, and is locked meanwhile. If `make` fails, nothing is left behind. A symbolic link stays: the file that it leads to is replaced, or
+ * made if there is none.
  * @throws BackingError `busy` if somebody has the existing file open, and errors of `make`
  */
 export async function writeReplacing(path: string, make: (temporary: string) => Promise<void>): Promise<void> {
   const old = openOld(path)
-  const target = old === undefined ? path : realpathSync(path)
+  const target = old === undefined ? placeOfNew(path) : realpathSync(path)
   const temporary = temporaryName(target)
   try {
     old?.claim()
@@ -24,6 +25,24 @@ export async function writeReplacing(path: string, make: (temporary: string) => 
     throw renamed(error, temporary, path)
   } finally {
     old?.close()
+  }
+}
+
+/** Where a file that does not exist yet is to be made: where `path` leads to, if it is a symbolic link. */
+function placeOfNew(path: string): string {
+  let place = path
+  // The file was missing, so there is no circle of links.
+  for (let link = linkAt(place); link !== undefined; link = linkAt(place)) place = resolve(realpathSync(dirname(place)), link)
+  return place
+}
+
+function linkAt(path: string): string | undefined {
+  try {
+    return readlinkSync(path)
+  } catch (error) {
+    // It is no link, or there is nothing.
+    if (errnoOf(error) === "EINVAL" || errnoOf(error) === "ENOENT") return undefined
+    throw hostError(error, "open", path)
   }
 }
 

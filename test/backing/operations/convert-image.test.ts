@@ -1,5 +1,7 @@
 /** Converting by path, and the commands convert, compare and measure: a temporary name, what is refused, and what stays as it was. */
-import { copyFileSync, existsSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs"
+import {
+  copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync, statSync, symlinkSync, writeFileSync,
+} from "node:fs"
 import { join } from "node:path"
 import { describe, expect, it } from "vitest"
 import { BackingError } from "../../../src/backing/backing.ts"
@@ -63,6 +65,33 @@ describe("convertImage", () => {
     await convertImage(path, join(folder, "link"))
     expect(contentOf(target).equals(content)).toBe(true)
     expect(statSync(target).mode & 0o777).toBe(0o600)
+  })
+
+  it("makes the file that a link leads to, through other links and folders, and the links stay", async () => {
+    const folder = temporaryDirectory()
+    const { path, content } = source(folder)
+    mkdirSync(join(folder, "deep", "er"), { recursive: true })
+    symlinkSync("deep/er", join(folder, "short"))
+    // Relative to the folder that the link is in, and not to the one that it is found by.
+    symlinkSync("../target.img", join(folder, "deep", "er", "second"))
+    symlinkSync("short/second", join(folder, "first"))
+    await convertImage(path, join(folder, "first"))
+    expect(contentOf(join(folder, "deep", "target.img")).equals(content)).toBe(true)
+    expect([readlinkSync(join(folder, "first")), readlinkSync(join(folder, "short", "second"))]).toEqual(["short/second", "../target.img"])
+    expect(readdirSync(join(folder, "deep")).sort()).toEqual(["er", "target.img"])
+    expect(readdirSync(folder).sort()).toEqual(["deep", "first", "short", "source.raw"])
+  })
+
+  it("a link into a folder that does not exist, links in a circle, and a link where only a new file may be are refused", async () => {
+    const folder = temporaryDirectory()
+    const { path } = source(folder)
+    symlinkSync("nowhere/target.img", join(folder, "lost"))
+    symlinkSync("round", join(folder, "round"))
+    const message: unknown = expect.stringMatching(/lost: cannot create: its folder does not exist$/)
+    await expect(convertImage(path, join(folder, "lost"))).rejects.toMatchObject({ code: "not-found", message })
+    await expect(convertImage(path, join(folder, "round"))).rejects.toThrow("its symbolic links lead in a circle")
+    expect(() => createImage(join(folder, "lost"), { size: 512 })).toThrow("it exists already")
+    expect(readdirSync(folder).sort()).toEqual(["lost", "round", "source.raw"])
   })
 
   it("an error names the target, not its temporary file, and no file is left", async () => {
