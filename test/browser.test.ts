@@ -18,12 +18,12 @@ function wayToNode(file: string, seen = new Set<string>()): readonly string[] | 
   return undefined
 }
 
-it("browser.ts leads to no module of Node; index.ts does", () => {
+it("browser.ts imports no module of Node, directly or not; index.ts does", () => {
   expect(wayToNode("browser.ts")).toBeUndefined()
   expect(wayToNode("index.ts")?.at(-1)).toMatch(/^node:/)
 })
 
-it("a name that index.ts exports and browser.ts does not comes from a file that leads to Node", () => {
+it("a name that only index.ts exports comes from a file that imports Node, directly or not", () => {
   const inPage = new Set(exportsOf("browser.ts").map(({ name }) => name))
   const missing = exportsOf("index.ts").filter(({ name }) => !inPage.has(name))
   expect(missing.length).toBeGreaterThan(5)
@@ -39,7 +39,7 @@ it("browser.ts exports nothing that index.ts does not", () => {
   expect(own.filter((name) => !names.has(name))).toEqual([])
 })
 
-it("a page checks and repairs images in files that are open, and has no paths", () => {
+it("a page checks and repairs images in open files, and refuses paths", () => {
   const file = new page.MemoryFile()
   page.createQcow2(file, { size: 1 << 20 })
   expect(page.checkImage(file)).toMatchObject({ exitCode: 0 })

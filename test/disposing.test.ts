@@ -55,7 +55,7 @@ describe("at the end of a block", () => {
     await expect(Promise.resolve().then(readsOf(disk))).rejects.toThrow(CLOSED)
   })
 
-  it("somebody's own disk is closed, which openDisk was given", async () => {
+  it("a disk that was passed to openDisk is closed", async () => {
     let closed = 0
     const own: VirtioBacking = { size: 512, readOnly: false, pread: () => undefined, pwrite: () => undefined, close: () => void closed++ }
     await atEndOfAsyncBlock(await openDisk(own))

@@ -47,7 +47,7 @@ function errorOf(work: () => unknown): BackingError {
 }
 
 describe("sizes and ends", () => {
-  it.each([0, 1, 511, 512, 1000, 65537])("a file of %i bytes is a disk of as many, to the last byte and not beyond", (size) => {
+  it.each([0, 1, 511, 512, 1000, 65537])("a file of %i bytes is a disk of as many, readable and writable to the last byte", (size) => {
     const content = new Rng(size + 1).bytes(size)
     const { disk, path } = hosted(content)
     expect(disk.size).toBe(size)
@@ -70,7 +70,7 @@ describe("sizes and ends", () => {
     expect(statSync(path).size).toBe(size)
   })
 
-  it("a disk above 4 GiB and above 2^32 sectors: every offset keeps all its bits", () => {
+  it("offsets above 4 GiB and above 2^32 sectors are exact", () => {
     const size = 2 ** 42
     const { disk, path } = hosted(size)
     const rng = new Rng(3)
@@ -93,7 +93,7 @@ describe("sizes and ends", () => {
     expect(statSync(path).blocks * 512).toBeLessThan(MIB)
   })
 
-  it("a file that somebody cuts short while it is open: an error for what is gone, no zeroes; the rest can be read", () => {
+  it("a read behind the new end of a truncated file fails and gives no zeroes, and the rest can be read", () => {
     const { disk, path } = hosted(new Uint8Array(10_000).fill(0x77))
     truncateSync(path, 5000)
     const sector = new Uint8Array(512)
@@ -115,7 +115,7 @@ describe("sizes and ends", () => {
     expect([disk.size, errorOf(() => disk.pread(buffer, 4950)).code]).toEqual([5000, "out-of-bounds"])
   })
 
-  it("a file that somebody grows: the new part is the disk's once the size has been looked at again", () => {
+  it("the new part of a file that has grown belongs to the disk after `refreshSize`", () => {
     const { disk, path } = hosted(1024)
     truncateSync(path, 4096)
     expect([disk.size, errorOf(() => disk.pwrite(new Uint8Array(1), 1024)).code]).toEqual([1024, "out-of-bounds"])
@@ -124,7 +124,7 @@ describe("sizes and ends", () => {
     expect([disk.size, readFileSync(path)[4095]]).toEqual([4096, 5])
   })
 
-  it("vectors of more than 1024 buffers, down to single bytes", () => {
+  it("vectors of thousands of buffers of one byte move whole", () => {
     const { disk, path } = hosted(MIB)
     const rng = new Rng(4)
     const data = rng.bytes(6000)
@@ -138,7 +138,7 @@ describe("sizes and ends", () => {
 })
 
 describe("zeroes and holes", () => {
-  it("zeroes are written only where the file is not zero already, in whole blocks of 4096", () => {
+  it("zeroes are written only where the file has data, in whole blocks of 4096", () => {
     const content = new Uint8Array(64 * 1024)
     content.fill(1, 8192, 8200)
     content.fill(1, 40_000, 40_001)
@@ -153,7 +153,7 @@ describe("zeroes and holes", () => {
     expect(log).toEqual([])
   })
 
-  it("random ranges of zeroes over random data: exactly the range", () => {
+  it("zeroes over random data change exactly their range", () => {
     const rng = new Rng(5)
     const size = 700_000
     const { disk, file } = recorded(rng.bytes(size))
@@ -170,7 +170,7 @@ describe("zeroes and holes", () => {
     }
   })
 
-  it("a range of 1 MiB and more is punched when that is permitted; a shorter one, or without permission, is written", () => {
+  it("a range of 1 MiB and more is punched if it may be unmapped; other ranges are written", () => {
     const { disk, file, log } = recorded(new Uint8Array(4 * MIB).fill(1))
     const kinds = () => [...new Set(log.splice(0).map(({ kind }) => kind))]
     disk.writeZeroes(0, MIB, true)
@@ -187,7 +187,7 @@ describe("zeroes and holes", () => {
     expect(file.size()).toBe(4 * MIB)
   })
 
-  it("a file that cannot punch after all gets zeroes written, and a discard is no error", () => {
+  it("a file that turns out unable to punch gets zeroes written, and a discard succeeds", () => {
     const inner = MemoryFile.of(new Uint8Array(2 * MIB).fill(1))
     inner.punchHole = () => false
     const disk = new RawBacking(inner)
@@ -197,14 +197,14 @@ describe("zeroes and holes", () => {
     expect(inner.toBytes()[MIB]).toBe(1)
   })
 
-  it("a file without holes, and one that is read-only, have no discard", () => {
+  it("a file without holes and a read-only one offer no discard", () => {
     const { punchHole: _, ...without } = bare(MemoryFile.of(new Uint8Array(512)))
     expect(new RawBacking(without).discard).toBeUndefined()
     expect(new RawBacking(MemoryFile.of(new Uint8Array(512), { readOnly: true })).discard).toBeUndefined()
     expect(new RawBacking(MemoryFile.of(new Uint8Array(512))).discard).toBeDefined()
   })
 
-  it("zeroes that are there already, or none at all, are refused like others by a read-only disk and by a closed one", () => {
+  it("a read-only disk and a closed one refuse zeroes that would change nothing, or of no bytes, like any others", () => {
     const readOnly = new RawBacking(MemoryFile.of(new Uint8Array(8192), { readOnly: true }))
     const closed = new RawBacking(MemoryFile.of(new Uint8Array(8192)))
     closed.close()
@@ -214,7 +214,7 @@ describe("zeroes and holes", () => {
     }
   })
 
-  it("on the host: a discard gives the blocks back, and the neighbours stay", () => {
+  it("on the host a discard frees the blocks, and the neighbours stay", () => {
     const { disk, path } = hosted(new Uint8Array(8 * MIB).fill(0x77))
     const canPunch = spawnSync("fallocate", ["--punch-hole", "--offset", "0", "--length", "4096", path]).status === 0
     const before = statSync(path).blocks
@@ -239,7 +239,7 @@ describe("hosts that fail", () => {
     return { disk: new RawBacking(file), inner }
   }
 
-  it("the code of the failure is passed on, once, and the disk lives on", () => {
+  it("pass on the code of the failure once, and the disk goes on", () => {
     const buffer = new Uint8Array(512)
     const cases: readonly (readonly ["read" | "write" | "sync", (disk: RawBacking) => void])[] = [
       ["read", (disk) => disk.pread(buffer, 0)],
@@ -281,7 +281,7 @@ describe("a disk whose format was guessed", () => {
 
   it.each(
     SIGNATURES.map((text) => [JSON.stringify(text), text] as const),
-  )("the guest cannot turn it into another format: %s", (_, text) => {
+  )("refuses first bytes of another format: %s", (_, text) => {
     const { disk, file } = guessed()
     const sector = bytes(text, 512)
     const refused = (work: () => void) => {
@@ -297,7 +297,7 @@ describe("a disk whose format was guessed", () => {
     disk.pwrite(bytes(`${text.slice(0, 3)}x`, 512), 0)
   })
 
-  it("nor in several writes: the last byte that is missing is refused, in whichever order they come", () => {
+  it("refuses the write that would complete a signature, in whatever order its bytes come", () => {
     for (const text of SIGNATURES) {
       const short = text.slice(0, 4)
       for (const last of [0, 1, 3]) {
@@ -317,7 +317,7 @@ describe("a disk whose format was guessed", () => {
     }
   })
 
-  it("nor by changing its buffer on another thread, between the look at it and the write", () => {
+  it("writes the bytes that it has checked, when another thread changes the buffer meanwhile", () => {
     for (const vectored of [false, true]) {
       const inner = MemoryFile.of(new Uint8Array(4096).fill(1))
       const shared = new Uint8Array(new SharedArrayBuffer(512)).fill(2)
@@ -337,7 +337,7 @@ describe("a disk whose format was guessed", () => {
     }
   })
 
-  it("only the first bytes are copied to be looked at: the rest of a write goes on from the guest's RAM", () => {
+  it("copies only the first bytes for the check, and writes the rest from the guest's RAM", () => {
     const inner = MemoryFile.of(new Uint8Array(MIB))
     const ram = new Rng(6).bytes(MIB)
     const writes: Uint8Array[] = []
@@ -368,7 +368,7 @@ describe("a disk whose format was guessed", () => {
     }
   })
 
-  it("boot sectors, partition tables and zeroes are none of these; nor is anything refused where the format was stated", () => {
+  it("accepts boot sectors, partition tables and zeroes, and with a stated format anything", () => {
     const { disk } = guessed()
     for (const start of [
       "\xeb\x3c\x90mkfs.fat", "\xfa\x33\xc0\x8e\xd0\xbc", "\0\0\0\0\0\0\0\0", "EFI PART", "LUKS\xba\xbe", "QFI\xfa", "qed\0", "<<<<",

@@ -36,7 +36,7 @@ function print(to: Terminal, text: string, times: number): void {
   }
 }
 
-it("keeps the end of what nobody has expected", async () => {
+it("the end of output that was not expected is kept", async () => {
   const { terminal: one } = await terminal()
   print(one, "0123456789abcde\n", 1 << 17)
   print(one, "the end", 1)

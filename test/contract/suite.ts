@@ -46,7 +46,7 @@ export function contractSuite({ name, open }: Contestant): void {
   }
 
   describe(`contract: ${name}`, () => {
-    it("has the size that it was made with, and reads as what it was made of", async () => {
+    it("has the size and the content that it was made with", async () => {
       const { disk, model } = await start()
       expect(disk.size).toBe(model.size)
       expect(disk.readOnly).toBe(false)
@@ -70,7 +70,7 @@ export function contractSuite({ name, open }: Contestant): void {
       await expectAll(disk, model)
     })
 
-    it("keeps no hold of a buffer: changing it after a write changes nothing, and a write changes no buffer", async () => {
+    it("keeps no reference to a buffer: changing it after a write changes nothing, and a write does not change it", async () => {
       const { disk, model } = await start()
       const data = new Rng(2).bytes(70_000)
       const copy = data.slice()
@@ -81,7 +81,7 @@ export function contractSuite({ name, open }: Contestant): void {
       await expectAll(disk, model)
     })
 
-    it("vectored reads and writes move the same bytes as plain ones, whatever the cut", async () => {
+    it("vectored reads and writes move the same bytes as plain ones, however they are split", async () => {
       const { disk, model } = await start()
       const rng = new Rng(3)
       for (const parts of [1, 2, 7, 1500]) {
@@ -125,7 +125,7 @@ export function contractSuite({ name, open }: Contestant): void {
       await expectAll(disk, model)
     })
 
-    it("seed defect 9: a range that leaves the disk, or is none, is refused whole, and nothing changes", async () => {
+    it("seed defect 9: an invalid range, or one beyond the end, is refused whole, and nothing changes", async () => {
       const { disk, model } = await start()
       const size = model.size
       const ranges: [offset: number, length: number][] = [
@@ -145,14 +145,14 @@ export function contractSuite({ name, open }: Contestant): void {
       await expectAll(disk, model)
     })
 
-    it("reads and writes of nothing are fine, up to the very end", async () => {
+    it("reads and writes of no bytes succeed, also at the end", async () => {
       const { disk, model } = await start()
       await disk.pread(new Uint8Array(0), model.size)
       await disk.pwrite(new Uint8Array(0), model.size)
       await expectAll(disk, model)
     })
 
-    it("QC-DZ-06 writeZeroes zeroes exactly its range, over data and over nothing, unmapping or not", async () => {
+    it("QC-DZ-06 writeZeroes zeroes exactly its range, allocated or not, unmapping or not", async () => {
       const { disk, model } = await start()
       if (disk.writeZeroes === undefined) return
       const rng = new Rng(4)
@@ -170,7 +170,7 @@ export function contractSuite({ name, open }: Contestant): void {
       }
     })
 
-    it("QC-DZ-01 discard touches nothing outside its range, and what it covers can be read and written again", async () => {
+    it("QC-DZ-01 discard changes nothing outside its range, which can be read and written again", async () => {
       const { disk, model } = await start()
       if (disk.discard === undefined) return
       const data = new Rng(5).bytes(model.size)
@@ -200,7 +200,7 @@ export function contractSuite({ name, open }: Contestant): void {
       await expectAll(disk, model)
     })
 
-    it("QC-L2-02 what it says of its allocation is true: no gaps, zeroes where it says so, space where there is data", async () => {
+    it("QC-L2-02 `allocation` has no gaps, and is right about zeroes and data", async () => {
       const { disk } = await start()
       if (disk.allocation === undefined) return
       const rng = new Rng(8)
@@ -227,7 +227,7 @@ export function contractSuite({ name, open }: Contestant): void {
       }
     })
 
-    it("close may be called twice; everything else fails with `closed` afterwards", async () => {
+    it("close may be called twice, and every other call fails with `closed` afterwards", async () => {
       const { disk } = await start()
       await disk.close()
       await disk.close()

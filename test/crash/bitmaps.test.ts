@@ -9,7 +9,7 @@ const some = /512-byte clusters$|4 KiB|extended L2 entries over|external data fi
 
 describe(`power cut at every write with bitmaps, seed ${seed}`, () => {
   for (const shape of qcow2Shapes.filter(({ name }) => some.test(name))) {
-    it(`QC-BMP-09 QC-WO-08 ${shape.name}: sound, and no consistent bitmap misses a change`, () => {
+    it(`QC-BMP-09 QC-WO-08 ${shape.name}: the image is sound, and no consistent bitmap misses a change`, () => {
       expect(bitmapCrashRound(shape, new Rng(seed), 0.3)).toBeGreaterThan(20)
     })
   }

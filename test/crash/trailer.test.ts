@@ -14,7 +14,7 @@ const shapes = [[512, 300], [512, 700], [512, 200_000], [4096, 300], [4096, 8192
 
 describe("bytes behind the last cluster", () => {
   for (const [clusterSize, length] of shapes) {
-    it(`stay at the end of the file over many openings, and nothing piles up (${length} bytes, clusters of ${clusterSize})`, () => {
+    it(`stay at the end of the file over many openings (${length} bytes, clusters of ${clusterSize})`, () => {
       const bytes = trailer(length)
       for (const [, work] of works) {
         const file = imageWith(bytes, clusterSize)
@@ -28,7 +28,7 @@ describe("bytes behind the last cluster", () => {
   }
 })
 
-describe("bytes behind the last cluster, through", () => {
+describe("bytes behind the last cluster, when calls fail", () => {
   const bytes = trailer(3000)
   const work = (disk: Qcow2Image): void => {
     disk.pwrite(filled(60_000, 3), 200_000)
@@ -40,7 +40,7 @@ describe("bytes behind the last cluster, through", () => {
   }
 
   for (const clusterSize of [512, 4096]) {
-    it(`a crash at any write: they are in the file, and no later write overwrites them (clusters of ${clusterSize}, seed 5)`, () => {
+    it(`survive a crash at any write and the writes after it (clusters of ${clusterSize}, seed 5)`, () => {
       const rng = new Rng(5)
       const base = imageWith(bytes, clusterSize)
       const recording = new RecordingFile(base.clone())
@@ -57,7 +57,7 @@ describe("bytes behind the last cluster, through", () => {
     })
   }
 
-  it("any failing call: the repeated call has the same result as if none had failed", () => {
+  it("are where they would be without the failure once the failed call is repeated", () => {
     const base = imageWith(bytes, 4096)
     for (let at = 1, failures = 1; failures > 0; at += 3) {
       const file = base.clone()

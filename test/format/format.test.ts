@@ -13,7 +13,7 @@ const FIVE = Array.from({ length: 5 }, (_, index) => `${LONG}${index}`)
 const what = (source: string): string[] => problemsOf(source).map((problem) => problem.what)
 
 describe("tokens", () => {
-  it("tell regular expressions, divisions and templates apart", () => {
+  it("distinguish regular expressions, divisions and templates", () => {
     const texts = (source: string): string[] => tokenize(source).map(({ text }) => text)
     expect(texts("a = b / c / d")).toEqual(["a", "=", "b", "/", "c", "/", "d"])
     expect(texts("return /[/(]\\//g.test(x)")).toEqual(["return", "/[/(]\\//g", ".", "test", "(", "x", ")"])
@@ -22,7 +22,7 @@ describe("tokens", () => {
   })
 })
 
-describe("what is found", () => {
+describe("the rules", () => {
   it.each([
     [`const a = ${"1".repeat(WIDTH)}\n`, "has 150 columns"],
     ["const a = 1 \n", "ends with a space"],
@@ -43,7 +43,7 @@ describe("what is found", () => {
     "const a = 'say \"b\"'\n", "const a = 0xffff\n", "const a = 2 ** 32 - 1\n", "if (a) b()\nelse c()\n", "if (a) {\n  b()\n}\n",
     "#isClosed = false\n", "do {\n  a()\n} while (b)\nc()\n",
     "/** Opens it. @throws BackingError `io` when it cannot */\n", "const a = `\n\tb; \n`\n", "const a = 0x1_0000_0000n\n",
-  ])("nothing in %j", (source) => expect(what(source)).toEqual([]))
+  ])("find nothing in %j", (source) => expect(what(source)).toEqual([]))
 })
 
 describe("long lines", () => {
@@ -95,11 +95,11 @@ describe("long lines", () => {
   })
 })
 
-it("numbers, quotes and the end of the file are put right", () => {
+it("numbers, quotes and the end of the file are corrected", () => {
   expect(fix("const a = [0x1_0000_0000, 0xffffffff, -0x100000000, 'b'] \n\n\n")).toBe('const a = [2 ** 32, 0xffff_ffff, -(2 ** 32), "b"]\n')
 })
 
-it.each(allSources())("%s keeps the format (`npm run format` puts most of it right)", (file) => {
+it.each(allSources())("%s keeps the format (`npm run format` corrects most of it)", (file) => {
   const source = readFileSync(resolve(ROOT, file), "utf8")
   expect(problemsOf(source).map(({ line, what }) => `line ${line} ${what}`)).toEqual([])
 })

@@ -46,7 +46,7 @@ function distinctBytes(): number {
   return isRead.reduce((sum, one) => sum + one, 0) * SECTOR
 }
 
-it.each([1, 4])("a boot fetches at most twice what it reads, and a little for single reads; %i reads at a time", async (atOnce) => {
+it.each([1, 4])("a boot fetches at most twice the bytes that it reads and 1 MiB, %i reads at a time", async (atOnce) => {
   const source = new CountingFile()
   const disk = await openDisk(source, { format: "raw" })
   for (let at = 0; at < READS.length; at += atOnce) {
@@ -62,7 +62,7 @@ it.each([1, 4])("a boot fetches at most twice what it reads, and a little for si
   expect(source.requests).toBeLessThanOrEqual(23)
 })
 
-it("nor does a boot over HTTP ask for more, in one long request for instance", async () => {
+it("a boot over HTTP fetches no more than that, nor does it begin a long request", async () => {
   const asked: number[] = []
   const disk = await openDisk(httpFile("http://boot/disk.raw", {
     fetch: async (_, { headers }) => {

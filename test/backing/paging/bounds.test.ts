@@ -33,7 +33,7 @@ function slowToRead(inner: MemoryFile): { readonly source: AsyncImageFile; reado
 
 const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve))
 
-it("writes to a page that a slow read is to bring are kept within the bound of the log, though the source has stored them", async () => {
+it("writes to a page that a slow read loads count against the bound of the log, even once the source has stored them", async () => {
   const { source, answer } = slowToRead(MemoryFile.of(new Uint8Array(16 * PAGE).fill(1)))
   const file = await PagedFile.open(source, { pageSize: PAGE, cacheSize: 4 * PAGE, logSize: 32 << 10 })
   const disk = new AwaitedDisk(new RawBacking(file), [file])
@@ -57,7 +57,7 @@ it("writes to a page that a slow read is to bring are kept within the bound of t
   await disk.close()
 })
 
-it("reading ahead stops while much waits that somebody needs", async () => {
+it("reading ahead pauses while many needed reads wait", async () => {
   const { source } = slowToRead(MemoryFile.of(new Uint8Array(PAGE)))
   const loader = new PageLoader({ source, cache: new PageCache({ pageSize: PAGE, capacity: 8 }), log: undefined, size: 2 ** 40 })
   for (let index = 0; index < 8; index++) loader.load(index * 100, index * 100, { stop: index * 100, end: 2 ** 40 }).catch(() => undefined)
@@ -68,14 +68,14 @@ it("reading ahead stops while much waits that somebody needs", async () => {
   loader.close()
 })
 
-it("a reader that skips what is read ahead for it leaves one mark, not one for each skip", () => {
+it("a reader that skips what was read ahead leaves one mark, not one for each skip", () => {
   const ahead = new ReadAhead(64)
   let next = 0
   for (let skips = 0; skips < 1000; skips++) next = ahead.missed(next, next).end
   expect(Array.from({ length: next + 1 }, (_, index) => index).filter((index) => ahead.isMarker(index))).toHaveLength(1)
 })
 
-it("a file that fails to close keeps no other from being released", async () => {
+it("the other files are released although one fails to close", async () => {
   const inner = MemoryFile.of(new Uint8Array(PAGE))
   const failure = new BackingError("io", "it does not close")
   const released: string[] = []
@@ -90,7 +90,7 @@ it("a file that fails to close keeps no other from being released", async () => 
   expect(released).toEqual(["second"])
 })
 
-it("zeroes over a long range of a source that cannot make them are written piece by piece, with a few pages in memory", async () => {
+it("zeroes over a long range are written piece by piece, with few pages in memory, if the source cannot zero", async () => {
   const MIB = 1 << 20
   const inner = MemoryFile.of(new Uint8Array(8 * MIB).fill(1))
   const source: AsyncImageFile = {
@@ -119,7 +119,7 @@ it("zeroes over a long range of a source that cannot make them are written piece
   await disk.close()
 })
 
-it("a hole is punched only when the source's file reaches that far, and no read takes the file for one that somebody has cut", async () => {
+it("a hole is punched only once the source's file reaches that far, and no read fails as if the file had been truncated", async () => {
   const inner = MemoryFile.of(new Uint8Array(PAGE))
   const calls: string[] = []
   let store = (): void => undefined

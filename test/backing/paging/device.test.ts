@@ -86,7 +86,7 @@ describe(`an image over a late file behind the device, seed ${seed}`, () => {
     await disk.close()
   })
 
-  it("ST-02 ST-03 a reset while pages are on their way: nothing of the old life comes, and the new life is served", async () => {
+  it("ST-02 ST-03 after a reset while pages load nothing of the old life reaches RAM, and the new life is served", async () => {
     const all = await world()
     const { guest, source, content, disk } = all
     source.isStalled = true
@@ -103,7 +103,7 @@ describe(`an image over a late file behind the device, seed ${seed}`, () => {
     await disk.close()
   })
 
-  it("ST-02 a write of the old life and a read of the new one: what it finds stays", async () => {
+  it("ST-02 two reads of the new life find the same data, whether or not a write of the old life was done", async () => {
     const all = await world()
     const { guest, source, disk } = all
     source.isStalled = true
@@ -120,7 +120,7 @@ describe(`an image over a late file behind the device, seed ${seed}`, () => {
     await disk.close()
   })
 
-  it("ST-03 a pulled cable while pages are on their way: RAM stays as it is, and the image closes", async () => {
+  it("ST-03 after an unplug while pages load RAM stays as it is, and the image closes", async () => {
     const all = await world()
     const { guest, source, disk } = all
     source.isStalled = true
@@ -131,7 +131,7 @@ describe(`an image over a late file behind the device, seed ${seed}`, () => {
     expect(source.isClosed).toBe(true)
   })
 
-  it("closing the image under load: requests that wait fail, those that come later too, and the queue lives on", async () => {
+  it("requests that wait fail when the image is closed, later ones fail too, and the queue goes on", async () => {
     const all = await world()
     const { guest, source, disk } = all
     source.isStalled = true
@@ -147,7 +147,7 @@ describe(`an image over a late file behind the device, seed ${seed}`, () => {
     expect(source.isClosed).toBe(true)
   })
 
-  it("BLK-15 a source that fails for good: requests that need it fail, what is in memory is served, flushes fail", async () => {
+  it("BLK-15 when the source fails for good, requests that need it and flushes fail, and cached pages are served", async () => {
     const all = await world()
     const { guest, source, disk } = all
     expect((await guest.runLong({ type: T.IN, sector: 0, in: 512 })).status).toBe(OK)

@@ -118,7 +118,7 @@ describe("long reads in order", () => {
     expect(server.sent).toBeLessThan(SIZE + 512 * KIB)
   })
 
-  it.each([128, 384, 640, 1024])("of %i KiB read nothing ahead once the stream is there, and are answered from it", async (step) => {
+  it.each([128, 384, 640, 1024])("of %i KiB read nothing ahead once the stream runs, and are answered from it", async (step) => {
     const server = new Server()
     const { disk } = await open(server)
     let requests = 0
@@ -131,7 +131,7 @@ describe("long reads in order", () => {
     expect(server.ranges.length).toBe(requests)
   })
 
-  it("go on from a new stream when the last one has ended for want of readers", async () => {
+  it("begin a new stream when the last one has ended for lack of readers", async () => {
     const server = new Server()
     const { disk, pages, clock } = await open(server)
     await checkInOrder(disk, { from: 0, to: 12 * MIB, step: MIB })
@@ -143,7 +143,7 @@ describe("long reads in order", () => {
     expect(pages.cachedBytes).toBe(cached)
   })
 
-  it("of a slow reader begin no stream each, which would end for want of readers before the next one", async () => {
+  it("by a slow reader begin no stream, which would end before the next read", async () => {
     const server = new Server()
     const { disk, clock } = await open(server)
     await checkInOrder(disk, { from: 0, to: 2 * MIB, step: MIB })
@@ -156,7 +156,7 @@ describe("long reads in order", () => {
     expect(server.ranges.slice(requests).filter((range) => range.endsWith(`-${SIZE - 1}`)).length).toBeLessThanOrEqual(3)
   })
 
-  it("that begin inside a page, short ones, and those of a client of one request at a time have their pages read ahead", async () => {
+  it("go through pages that are read ahead if they begin inside a page, are short, or come over one request at a time", async () => {
     for (const { start, step, maxParallel } of [
       { start: 512, step: MIB, maxParallel: 6 }, { start: 0, step: 4096, maxParallel: 6 }, { start: 0, step: MIB, maxParallel: 1 },
     ]) {
@@ -169,7 +169,7 @@ describe("long reads in order", () => {
   })
 
   it.each(Array.from({ length: 12 }, (_, index) => SEED + index))(
-    "give the right bytes beside other readers, from a server that breaks off now and then (SEED=%i)", async (seed) => {
+    "give the right bytes beside other readers while the server breaks off now and then (SEED=%i)", async (seed) => {
       const rng = new Rng(seed)
       const server = new Server({ piece: () => (rng.chance(0.004) ? 0 : rng.pick([1, 777, 16_384, 65_536, 300_000])) })
       const { disk } = await open(server, { cacheSize: rng.pick([16 * KIB, MIB, 8 * MIB]), maxParallel: rng.pick([1, 2, 6]) })
@@ -195,7 +195,7 @@ describe("long reads in order", () => {
 })
 
 describe("a long read in order", () => {
-  it("that is under way when the disk is closed rejects, and its buffer is left alone from then on", async () => {
+  it("rejects when the disk is closed, and its buffer does not change from then on", async () => {
     const server = new Server({ piece: () => 10_000 })
     const { disk } = await open(server)
     await checkInOrder(disk, { from: 0, to: 12 * MIB, step: MIB })
@@ -215,7 +215,7 @@ describe("a long read in order", () => {
     expect(buffer.every((byte) => byte === 0x55)).toBe(true)
   })
 
-  it("into a buffer that is detached meanwhile fails alone: the stream goes on, and nothing is asked for again", async () => {
+  it("into a buffer that is detached meanwhile fails alone: the stream goes on, and no byte is requested again", async () => {
     const server = new Server({ piece: () => 10_000 })
     const { disk } = await open(server)
     await checkInOrder(disk, { from: 0, to: 12 * MIB, step: MIB })
@@ -229,7 +229,7 @@ describe("a long read in order", () => {
     expect(server.ranges.length).toBe(requests)
   })
 
-  it("of a source that does not keep its word is an error, as what the source throws is", async () => {
+  it("fails if the source's stream is too long, too short, or throws", async () => {
     const piece = new Uint8Array(MIB)
     const wrong: Readonly<Record<string, NonNullable<AsyncImageFile["readFlow"]>>> = {
       "too much": async (_, length, take) => {
@@ -257,7 +257,7 @@ describe("a long read in order", () => {
     }
   })
 
-  it("of a file that is written goes through the pages: they hold what the source has not got yet", async () => {
+  it("of a writable file goes through the pages, which hold what the source does not have yet", async () => {
     const source: AsyncImageFile = {
       path: "source", readOnly: false, flowsFrom: 0, readFlow: () => Promise.reject(new Error("was asked")),
       size: async () => 4 * MIB, read: async (buffer) => buffer.fill(1).length, close: async () => undefined,
@@ -271,7 +271,7 @@ describe("a long read in order", () => {
     expect([buffer[0], buffer[MIB - 1], buffer[MIB]]).toEqual([2, 2, 1])
   })
 
-  it("takes openDisk's way as well", async () => {
+  it("uses the stream through openDisk as well", async () => {
     const server = new Server()
     const file = new HttpFile("http://far/disk.img", { fetch: server.fetch }, new FakeClock(1000), 2 * MIB)
     const disk = await openDisk(file, { format: "raw" })

@@ -10,7 +10,7 @@ import { LateFile } from "./late-file.ts"
 
 const SIZE = 1 << 20
 
-it("QC-BMP-09 QC-BMP-10 are listed, made, cleared and removed, and say what has changed (seed 31)", async () => {
+it("QC-BMP-09 QC-BMP-10 bitmaps in a late file are listed, added, cleared and removed, and show changes (seed 31)", async () => {
   const file = new MemoryFile({ path: "disk.qcow2" })
   createQcow2(file, { size: SIZE, clusterSize: 4096 })
   const disk = await openDisk(new LateFile(file, new Rng(31)), { format: "qcow2" })

@@ -44,7 +44,7 @@ class HugeSource implements AsyncImageFile {
   async close(): Promise<void> {}
 }
 
-it(`1 TiB read and written at random, sixty-four at a time: the cache's bound and 64 MiB, seed ${seed}`, async () => {
+it(`random requests over 1 TiB, sixty-four at a time, take at most the cache's bound and 64 MiB, seed ${seed}`, async () => {
   const cacheSize = 8 << 20
   const source = new HugeSource()
   const file = await PagedFile.open(source, { cacheSize })
@@ -73,7 +73,7 @@ it(`1 TiB read and written at random, sixty-four at a time: the cache's bound an
   await disk.close()
 })
 
-it(`small writes into clusters of 2 MiB, each of which is filled from a late backing image: the same bound, seed ${seed}`, async () => {
+it(`small writes into clusters of 2 MiB, each filled from a late backing image, keep the same bound, seed ${seed}`, async () => {
   const cacheSize = 4 << 20
   const source = new HugeSource()
   const base = await PagedFile.open(source, { cacheSize, readOnly: true })

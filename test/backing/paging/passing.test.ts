@@ -41,7 +41,7 @@ async function readInOrder(disk: AwaitedDisk, { from, to, step = MIB }: { from: 
 /** Places of others: 1 MiB of pages, far from each other and behind where anybody reads in order. */
 const OTHERS = Array.from({ length: 64 }, (_, index) => 512 * MIB + index * MIB)
 
-it.each([4096, 65_536, MIB, 3 * MIB])("48 MiB in order, %i bytes at a time, leave the pages of others where they are", async (step) => {
+it.each([4096, 65_536, MIB, 3 * MIB])("a read of 48 MiB in order, %i bytes at a time, evicts no page of other readers", async (step) => {
   const { disk, reads, file } = await open(SMALL_CACHE)
   for (const at of OTHERS) await readAt(disk, at, 4096)
   await readInOrder(disk, { from: 0, to: 48 * MIB, step })
@@ -52,7 +52,7 @@ it.each([4096, 65_536, MIB, 3 * MIB])("48 MiB in order, %i bytes at a time, leav
   await disk.close()
 })
 
-it("whoever comes back for the last 2 MiB finds them", async () => {
+it("a reader that goes back finds the last 2 MiB in memory", async () => {
   const { disk, reads } = await open(CACHE)
   await readInOrder(disk, { from: 0, to: 20 * MIB })
   for (let at = 20 * MIB; at < 60 * MIB; at += MIB) {
@@ -64,7 +64,7 @@ it("whoever comes back for the last 2 MiB finds them", async () => {
   await disk.close()
 })
 
-it("whoever reads a long file again finds its beginning", async () => {
+it("a reader that starts a long file again finds its beginning in memory", async () => {
   const { disk, reads } = await open(CACHE)
   await readInOrder(disk, { from: 0, to: 100 * MIB })
   const before = reads.length
@@ -73,7 +73,7 @@ it("whoever reads a long file again finds its beginning", async () => {
   await disk.close()
 })
 
-it("two who read in order at a time have nothing read twice", async () => {
+it("for two readers in order at a time no byte is read twice", async () => {
   const { disk, reads } = await open(CACHE)
   for (let at = 0; at < 60 * MIB; at += MIB) {
     await Promise.all([readAt(disk, at, MIB), readAt(disk, 256 * MIB + at, MIB)])
@@ -83,7 +83,7 @@ it("two who read in order at a time have nothing read twice", async () => {
   await disk.close()
 })
 
-it("a passed page that an operation needs, that was used again or that is gone is not dropped for another", () => {
+it("a passed page that is in use or was used again is not evicted, and the next one is", () => {
   const cache = new PageCache({ pageSize: 16, capacity: 8 })
   const [needed, again, gone, other, ...rest] = Array.from({ length: 8 }, (_, index) => cache.add(index, new Uint8Array(16)))
   if (needed === undefined || again === undefined || gone === undefined || other === undefined) throw new Error("there are eight pages")

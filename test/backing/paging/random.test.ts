@@ -9,7 +9,7 @@ import { Rng, seedFromEnvironment } from "../../support/rng.ts"
 const seed = seedFromEnvironment(71)
 
 describe(`files that answer late, seed ${seed}`, () => {
-  it("QC-WO-01 reads agree with a flat file, and each sync finds at the source what was written before it", async () => {
+  it("QC-WO-01 reads agree with a flat file, and after each sync the source has what was written before", async () => {
     let [reads, syncs] = [0, 0]
     for (let round = 0; round < 25; round++) {
       const done = await lateFileRound(new Rng(seed + round))
@@ -34,7 +34,7 @@ describe(`files that answer late, seed ${seed}`, () => {
   })
 
   for (const shape of lateShapes) {
-    it(`QC-L2-11 ${shape.name}: two to eight requests at a time, and what is left is sound and as a flat disk`, async () => {
+    it(`QC-L2-11 ${shape.name}: after two to eight requests at a time the image is sound and agrees with a flat disk`, async () => {
       expect(await lateDiskRound(shape, new Rng(seed), 12)).toBeGreaterThan(0)
     })
   }

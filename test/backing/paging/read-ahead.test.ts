@@ -27,7 +27,9 @@ class NumberedPages implements AsyncImageFile {
   async close(): Promise<void> {}
 }
 
-it.each([4096, 65_536, 131_072, 262_144, MIB, 4 * MIB])("in order, %i bytes at a time", async (step) => {
+it.each([
+  4096, 65_536, 131_072, 262_144, MIB, 4 * MIB,
+])("reads in order, %i bytes at a time, fetch each byte once, in few long reads", async (step) => {
   const source = new NumberedPages()
   const disk = await openDisk(source, { format: "raw" })
   const buffer = new Uint8Array(step)
@@ -43,7 +45,7 @@ it.each([4096, 65_536, 131_072, 262_144, MIB, 4 * MIB])("in order, %i bytes at a
 
 const seed = Number(process.env["SEED"] ?? 20_261_126)
 
-it(`whoever stops reading in order has had at most twice as much fetched, and twice what the source prefers (SEED=${seed})`, async () => {
+it(`a reader that stops reading in order fetched at most twice as much, and twice the preferred read (SEED=${seed})`, async () => {
   let state = seed
   const below = (most: number): number => {
     state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0
@@ -72,7 +74,7 @@ it(`whoever stops reading in order has had at most twice as much fetched, and tw
 /** Places 192 KiB apart or more, none of which is beside one that came before. */
 const scattered = (count: number): number[] => Array.from({ length: count }, (_, index) => (((index * 97) % 331) + 1) * 3 * PAGE)
 
-it("at random reads as much as the source prefers for a while, then pages that hold what is asked for and no more", async () => {
+it("random reads fetch as much as the source prefers for a while, then only the pages that they need", async () => {
   const source = new NumberedPages()
   const disk = await openDisk(source, { format: "raw" })
   for (const at of scattered(40)) await disk.pread(new Uint8Array(4096), at)
@@ -82,7 +84,7 @@ it("at random reads as much as the source prefers for a while, then pages that h
   await disk.close()
 })
 
-it("as soon as reads come back for what is beside, as much as the source prefers again", async () => {
+it("once reads come back to what lies beside, they fetch as much as the source prefers again", async () => {
   const source = new NumberedPages()
   const disk = await openDisk(source, { format: "raw" })
   for (const at of scattered(40)) await disk.pread(new Uint8Array(4096), at)

@@ -36,7 +36,7 @@ async function stateOf(promise: void | Promise<void>): Promise<"pending" | "done
 }
 
 describe(`files that answer late, seed ${seed}`, () => {
-  it("BLK-15 a flush is answered when the source has answered the sync behind every write before it, and not before", async () => {
+  it("BLK-15 a flush is answered once the source has synced every write before it, and not earlier", async () => {
     const { source, disk, inner } = await open(64 << 10)
     expect(disk.flush?.()).toBeUndefined()
     source.isStalled = true
@@ -52,7 +52,7 @@ describe(`files that answer late, seed ${seed}`, () => {
     await disk.close()
   })
 
-  it("a read of which a part fails is answered then, whatever becomes of the other parts", async () => {
+  it("a read fails as soon as a part of it fails, whatever becomes of the other parts", async () => {
     const reads = new Map<number, { resolve: (count: number) => void; reject: (error: Error) => void }>()
     const source: AsyncImageFile = {
       path: "parts", readOnly: true, size: async () => 3 * PAGE, close: async () => undefined,
@@ -70,7 +70,7 @@ describe(`files that answer late, seed ${seed}`, () => {
     await disk.close()
   })
 
-  it("a hit is answered at once, also of what was just written; a miss is a promise", async () => {
+  it("a hit is answered at once, also of bytes just written; a miss returns a promise", async () => {
     const { disk } = await open(64 << 10, { pageSize: PAGE })
     const buffer = new Uint8Array(PAGE)
     expect(disk.preadNow([buffer], 0)).toBe(false)
@@ -83,7 +83,7 @@ describe(`files that answer late, seed ${seed}`, () => {
     await disk.close()
   })
 
-  it("a source that has stalled: writers wait in their order once the log is full, and what is held is bounded", async () => {
+  it("while the source stalls, writers wait in order once the log is full, and memory is bounded", async () => {
     const { source, disk } = await open(1 << 20)
     source.isStalled = true
     const written: number[] = []
@@ -102,7 +102,7 @@ describe(`files that answer late, seed ${seed}`, () => {
     await disk.close()
   })
 
-  it("neighbouring pages come with one read, and a page that is on its way is not read twice", async () => {
+  it("neighbouring pages come with one read, and a page that is being read is not read twice", async () => {
     const { source, disk } = await open(256 << 10, { pageSize: PAGE }, { preferredRead: PAGE })
     const buffers = Array.from({ length: 5 }, () => new Uint8Array(10 * PAGE))
     await Promise.all(buffers.map((buffer) => disk.pread(buffer, 20 * PAGE + 100)))
@@ -112,7 +112,7 @@ describe(`files that answer late, seed ${seed}`, () => {
     await disk.close()
   })
 
-  it("reading in order reads ahead, more each time, and no byte twice; reading at random reads what is asked for", async () => {
+  it("reads in order read ahead, more each time and no byte twice; random reads fetch only what they need", async () => {
     const size = 4 << 20
     for (const preferredRead of [PAGE, 64 << 10]) {
       const { source, disk } = await open(size, { pageSize: PAGE, cacheSize: 8 << 20 }, { preferredRead })
@@ -134,7 +134,7 @@ describe(`files that answer late, seed ${seed}`, () => {
     await disk.close()
   })
 
-  it("neighbouring writes are sent as one, and several of those at a time", async () => {
+  it("neighbouring writes are sent as one, and several such at a time", async () => {
     const { source, disk } = await open(4 << 20, { pageSize: PAGE })
     source.isStalled = true
     for (let offset = 0; offset < 3 << 20; offset += PAGE) expect(disk.pwrite(new Uint8Array(PAGE).fill(3), offset)).toBeUndefined()
@@ -145,7 +145,7 @@ describe(`files that answer late, seed ${seed}`, () => {
     expect(source.counts.write).toBe(3)
   })
 
-  it("a read that fails beside what is asked for, and was only to come along, is nobody's failure", async () => {
+  it("a read does not fail because a page fails that was only to be read along with it", async () => {
     const inner = new LateFile(MemoryFile.of(new Rng(seed).bytes(64 << 10)), new Rng(seed), { preferredRead: 16 * PAGE })
     const source = Object.assign(inner, {
       read: async (buffer: Uint8Array, offset: number) => {
@@ -167,7 +167,7 @@ describe(`files that answer late, seed ${seed}`, () => {
     await expect(PagedFile.open(new LateFile(new MemoryFile(), new Rng(1), { preferredRead }))).rejects.toThrow(TypeError)
   })
 
-  it("few reads are under way at a time, whoever asks", async () => {
+  it("at most eight reads are under way at a time", async () => {
     const { source, disk } = await open(1 << 20)
     source.isStalled = true
     const reads = Array.from({ length: 100 }, (_, index) => disk.pread(new Uint8Array(10), index * 2 * PAGE))
@@ -179,7 +179,7 @@ describe(`files that answer late, seed ${seed}`, () => {
     await disk.close()
   })
 
-  it("a file that somebody cuts while it is open is an error, and no zeroes", async () => {
+  it("a read behind the new end of a truncated file fails and gives no zeroes", async () => {
     const { inner, disk } = await open(64 << 10)
     inner.truncate(20_000)
     const error = await Promise.resolve(disk.pread(new Uint8Array(PAGE), 20_000)).catch((reason: unknown) => reason)
@@ -189,7 +189,7 @@ describe(`files that answer late, seed ${seed}`, () => {
 
   it.each([
     -1, 1.5, Number.NaN, 5000, "4096" as unknown as number,
-  ])("a source that says it has read %s bytes of 4096 is not believed", async (count) => {
+  ])("a source that claims to have read %s bytes of 4096 fails the read", async (count) => {
     const source = Object.assign(new LateFile(MemoryFile.of(new Uint8Array(8192)), new Rng(1)), { read: async () => count })
     const file = await PagedFile.open(source, SMALLEST)
     const disk = new AwaitedDisk(new RawBacking(file), [file])
@@ -198,7 +198,7 @@ describe(`files that answer late, seed ${seed}`, () => {
   })
 })
 
-it("a disk that can tell where its bytes live, and what is allocated, tells it later where it has to look", async () => {
+it("`allocation` and `map` answer later where metadata has to be read first", async () => {
   const file = new MemoryFile()
   createQcow2(file, { size: 32 << 20, clusterSize: 4096 })
   const plain = openInMemory(file)
@@ -217,7 +217,7 @@ it("a disk that can tell where its bytes live, and what is allocated, tells it l
 })
 
 describe("zeroes and holes", () => {
-  it("a hole that the source declines is written as zeroes, and no other is asked for; until that is known little waits", async () => {
+  it("a hole that the source declines is written as zeroes, and is the only one requested; until then a second one waits", async () => {
     const size = 64 << 20
     const inner = MemoryFile.of(new Rng(seed).bytes(1 << 20))
     inner.truncate(size)
@@ -238,7 +238,7 @@ describe("zeroes and holes", () => {
     await disk.close()
   })
 
-  it("holes that the source makes cost one call each, however large", async () => {
+  it("a hole that the source punches takes one call, however large it is", async () => {
     const { source, disk, inner } = await open(8 << 20)
     await disk.discard?.(0, 2 << 20)
     await disk.flush?.()
@@ -250,7 +250,7 @@ describe("zeroes and holes", () => {
     await disk.close()
   })
 
-  it("a range of zeroes over much that is in memory holds nobody up: most of it is dropped, and reads as zeroes", async () => {
+  it("zeroes over a long cached range drop most of its pages, and the range reads as zeroes", async () => {
     const size = 24 << 20
     const inner = MemoryFile.of(new Rng(seed).bytes(size))
     const file = await PagedFile.open(new LateFile(inner, new Rng(seed)), { pageSize: PAGE, cacheSize: size })
@@ -267,7 +267,7 @@ describe("zeroes and holes", () => {
     await file.released()
   })
 
-  it("a source that can be written but lacks a method to do so is refused: what is written must not get lost", async () => {
+  it("a writable source without write, truncate or sync is refused, and accepted with readOnly", async () => {
     for (const name of ["write", "truncate", "sync"]) {
       const source = Object.assign(new LateFile(MemoryFile.of(new Uint8Array(8192)), new Rng(1)), { [name]: undefined })
       await expect(PagedFile.open(source)).rejects.toThrow(new RegExp(`memory.img: .* no ${name}`))
@@ -276,8 +276,8 @@ describe("zeroes and holes", () => {
   })
 })
 
-describe("closing in the middle of it", () => {
-  it("requests that wait fail with closed, at once, though the source never answers them", async () => {
+describe("when the disk is closed", () => {
+  it("waiting requests fail with closed at once, although the source never answers them", async () => {
     const { source, disk } = await open(1 << 20, SMALLEST, { readOnly: true })
     source.isStalled = true
     const reads = Array.from({ length: 30 }, (_, index) => Promise.resolve(disk.pread(new Uint8Array(PAGE), index * PAGE)))
@@ -290,7 +290,7 @@ describe("closing in the middle of it", () => {
     source.resume()
   })
 
-  it("what was written is handed to the source first; writers that wait for room fail with closed", async () => {
+  it("accepted writes still reach the source, and writers that wait for room fail with closed", async () => {
     const { source, inner, disk } = await open(1 << 20)
     source.isStalled = true
     const writes = Array.from({ length: 60 }, (_, index) => disk.pwrite(new Uint8Array(PAGE).fill(7), index * PAGE))
@@ -303,7 +303,7 @@ describe("closing in the middle of it", () => {
     expect(inner.clone().toBytes().subarray(0, accepted * PAGE).every((byte) => byte === 7)).toBe(true)
   })
 
-  it("the source is asked for nothing more, even if pages came along with those that a read waits for", async () => {
+  it("the source gets no more reads, not even for pages that were to come along", async () => {
     const source = new LateFile(MemoryFile.of(new Rng(seed).bytes(64 << 10)), new Rng(seed), { preferredRead: 4 * PAGE })
     const file = await PagedFile.open(source, { pageSize: PAGE })
     source.isStalled = true

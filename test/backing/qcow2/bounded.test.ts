@@ -20,7 +20,7 @@ function store(file: MemoryFile, words: readonly (readonly [at: number, value: b
 }
 
 describe("a flush", () => {
-  it("stores a bounded number of tables, however much was written before", () => {
+  it("stores a bounded number of tables, however much was written", () => {
     const file = CountingFile.over(newImage({ size: 64 * MIB, clusterSize: 512 }))
     const disk = openQcow2(file)
     for (let offset = 0; offset < 40 * MIB; offset += MIB) file.during(() => disk.pwrite(filled(MIB, 7), offset))
@@ -30,7 +30,7 @@ describe("a flush", () => {
     expect(checkQcow2(file.clone()).exitCode).toBe(0)
   })
 
-  it("frees clusters that each need a refcount block of 2 MiB a few at a time, in little memory, and closing frees the rest", () => {
+  it("frees a few clusters at a time when each needs a refcount block of 2 MiB, in little memory, and closing frees the rest", () => {
     const CLUSTER = 2 * MIB
     const PER_BLOCK = CLUSTER / 8
     const COUNT = 40
@@ -63,7 +63,7 @@ describe("a flush", () => {
     }
   })
 
-  it("QC-DZ-08 makes few holes in the host's file; later ones make the rest", () => {
+  it("QC-DZ-08 punches few holes in the host's file, and later flushes punch the rest", () => {
     const file = newImage({ size: 64 * MIB })
     withImage(file, (disk) => disk.pwrite(filled(64 * MIB, 7), 0))
     const counting = CountingFile.over(file)
@@ -82,7 +82,7 @@ describe("a flush", () => {
     expect(Buffer.compare(contentOf(openQcow2(counting.clone()), 2 * MIB, 2 * MIB), filled(2 * MIB, 7))).toBe(0)
   })
 
-  it("QC-DZ-08 a cluster that is in use again when its hole would be made keeps its bytes", () => {
+  it("QC-DZ-08 punches no hole at a cluster that is in use again", () => {
     const file = newImage({ size: 32 * MIB })
     withImage(file, (disk) => disk.pwrite(filled(32 * MIB, 7), 0))
     const counting = CountingFile.over(file)
@@ -125,7 +125,7 @@ describe("an allocation", () => {
     return { file, hole: hole * CLUSTER, blocks }
   }
 
-  it("looks at few refcount blocks a call, takes what lies behind the file meanwhile, and finds the free cluster in the end", () => {
+  it("reads few refcount blocks in a call, extends the file meanwhile, and finds the free cluster in the end", () => {
     const { file, hole, blocks } = fullImage()
     const counting = CountingFile.over(file)
     const disk = openQcow2(counting)
@@ -147,7 +147,7 @@ describe("an allocation", () => {
 })
 
 describe("zeroes", () => {
-  it("as many bytes at once as a few thousand L2 entries describe; less where zeroes are data", () => {
+  it("zeroesAtOnce covers a few thousand L2 entries, and less where zeroes are written as data", () => {
     expect(openQcow2(newImage({ clusterSize: 512 })).zeroesAtOnce).toBe(2 * MIB)
     expect(openQcow2(newImage()).zeroesAtOnce).toBe(256 * MIB)
     const old = newOverlay(filled(MIB, 5), { compat: "0.10" })

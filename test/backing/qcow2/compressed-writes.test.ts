@@ -71,7 +71,7 @@ describe("writing compressed clusters", () => {
     expect(Buffer.compare(inflated, content)).toBe(0)
   })
 
-  it("QC-CMP-12 what does not become smaller is stored as it is, in a cluster of its own", () => {
+  it("QC-CMP-12 a cluster that does not become smaller is stored uncompressed, in a cluster of its own", () => {
     const file = newImage({ clusterSize: CLUSTER })
     const noise = new Rng(1).bytes(2 * CLUSTER).map((byte, at) => (byte * (at + 77)) ^ (at >> 3))
     const random = Uint8Array.from({ length: 2 * CLUSTER }, (_, at) => new Rng(at + 1).below(256) ^ (noise[at] ?? 0))
@@ -81,7 +81,7 @@ describe("writing compressed clusters", () => {
     expect(contentOf(openQcow2(file), 0, 2 * CLUSTER)).toEqual(random)
   })
 
-  it("QC-CMP-12 only whole clusters are taken, the disk's last one up to its end, and its stream yields a whole one", () => {
+  it("QC-CMP-12 only whole clusters are taken; the disk's last one may end with it, and its stream still yields a whole one", () => {
     const file = newImage({ clusterSize: CLUSTER, size: 3 * CLUSTER + 512 })
     const content = text(0.2, 5, 2 * CLUSTER + 512)
     const image = withImage(file, (disk) => {
@@ -95,7 +95,7 @@ describe("writing compressed clusters", () => {
     expect(contentOf(openQcow2(file), CLUSTER)).toEqual(content)
   })
 
-  it("QC-CMP-12 a cluster with a place of its own is refused and stays; a compressed one is replaced, and its place is free again", () => {
+  it("QC-CMP-12 an allocated cluster is refused and stays; a compressed one is replaced, and its place is freed", () => {
     const file = newImage({ clusterSize: CLUSTER })
     const image = withImage(file, (disk) => {
       disk.pwrite(filled(CLUSTER, 1), 0)
@@ -114,7 +114,7 @@ describe("writing compressed clusters", () => {
     expect(streamOf(image, 2 * CLUSTER).offset).toBeGreaterThan(0)
   })
 
-  it("QC-CMP-14 where a cluster can be counted once only, each stream begins in one of its own", () => {
+  it("QC-CMP-14 with refcounts of one bit each stream begins in a cluster of its own", () => {
     const file = newImage({ clusterSize: CLUSTER, refcountBits: 1 })
     const image = withImage(file, (disk) => {
       for (let index = 0; index < 4; index++) disk.writeCompressed(text(0.1, index + 1), index * CLUSTER)
@@ -124,7 +124,7 @@ describe("writing compressed clusters", () => {
     expectClean(file)
   })
 
-  it("QC-CMP-10 QC-CMP-12 a place that was freed may hold another stream: no memory of the old one is read", () => {
+  it("QC-CMP-10 QC-CMP-12 a freed place may hold another stream, and no cached content of the old one is returned", () => {
     const file = newImage({ clusterSize: CLUSTER })
     withImage(file, (disk) => {
       for (let seed = 1; seed < 40; seed++) {
@@ -140,7 +140,7 @@ describe("writing compressed clusters", () => {
     expectClean(file)
   })
 
-  it("QC-CMP-09 a cluster that was being filled, and was freed and given to plain data, is filled no further", () => {
+  it("QC-CMP-09 no stream is added to a partly filled cluster that was freed and reused for plain data", () => {
     const file = newImage({ clusterSize: CLUSTER })
     withImage(file, (disk) => {
       disk.writeCompressed(text(0.2, 1), 0)
@@ -155,7 +155,7 @@ describe("writing compressed clusters", () => {
     expectClean(file)
   })
 
-  it("QC-CMP-11 over a backing image, a compressed cluster hides it, and a partial write merges with it", () => {
+  it("QC-CMP-11 a compressed cluster hides the backing image, and a partial write merges with the cluster", () => {
     const { file, openBacking } = newOverlay(filled(1 << 20, 5), { clusterSize: CLUSTER })
     const expected = text(0.3, 1)
     withImage(file, (disk) => {
@@ -168,7 +168,7 @@ describe("writing compressed clusters", () => {
     expectClean(file)
   })
 
-  it("QC-CMP-12 streams that other threads have made are stored like those made at once", async () => {
+  it("QC-CMP-12 streams from other threads are stored like those made at once", async () => {
     const [one, other] = [newImage({ clusterSize: CLUSTER }), newImage({ clusterSize: CLUSTER })]
     const contents = [text(0.3, 1), text(0.3, 2), text(0.3, 3)]
     const disks: readonly Qcow2Image[] = [openQcow2(one), openQcow2(other)]
@@ -181,7 +181,7 @@ describe("writing compressed clusters", () => {
     expect(Buffer.compare(one.toBytes(), other.toBytes())).toBe(0)
   })
 
-  it("QC-CMP-12 a platform that only reads refuses, and says so", async () => {
+  it("QC-CMP-12 a platform without a compressor refuses, and says so", async () => {
     const file = newImage({ clusterSize: CLUSTER })
     const disk = openQcow2(file, { decompressor: pageDecompressor })
     expect(failureOf(() => disk.writeCompressed(filled(CLUSTER, 1), 0))).toMatchObject({
@@ -190,7 +190,7 @@ describe("writing compressed clusters", () => {
     await expect(disk.compressLater(filled(CLUSTER, 1))).rejects.toMatchObject({ code: "unsupported" })
   })
 
-  it("QC-CMP-07 QC-CMP-08 an image of type zstd gets zstd frames where Node writes them, and a clear refusal elsewhere", () => {
+  it("QC-CMP-07 QC-CMP-08 an image of type zstd gets zstd frames in a Node that writes them, and is refused elsewhere", () => {
     const image = withImage(newImage({ clusterSize: CLUSTER }), () => undefined)
     // Incompatible bit 3, and the type at byte 104.
     const file = fileOf(image.setU64(72, 8n).setU8(104, 1))

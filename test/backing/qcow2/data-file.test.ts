@@ -55,8 +55,8 @@ class Pair {
   }
 }
 
-describe("where the guest's bytes lie", () => {
-  it("QC-DF-01 QC-DF-02 each at its guest offset in the data file, with COPIED set; nothing of it is counted", () => {
+describe("the guest's bytes", () => {
+  it("QC-DF-01 QC-DF-02 lie at their guest offset in the data file, with COPIED set and without refcounts", () => {
     const pair = new Pair()
     const before = pair.file.size()
     pair.use((image) => {
@@ -75,7 +75,7 @@ describe("where the guest's bytes lie", () => {
     expect(checkQcow2(pair.file)).toMatchObject({ exitCode: 0, allocatedClusters: 2 })
   })
 
-  it("QC-DF-03 guest cluster 0 is the entry 0x8000000000000000; without bit 63 it is unallocated", () => {
+  it("QC-DF-03 of guest cluster 0 have the entry 0x8000000000000000; without bit 63 it is unallocated", () => {
     const pair = new Pair()
     pair.use((image) => image.pwrite(filled(CLUSTER, 0x33), 0))
     const at = pair.bytes.l2At(0) ?? 0
@@ -85,7 +85,7 @@ describe("where the guest's bytes lie", () => {
     pair.use((image) => expect(isZero(contentOf(image, 0, CLUSTER))).toBe(true))
   })
 
-  it("QC-DF-06 what the data file holds at a cluster without an entry is never seen, also when a part of it is written", () => {
+  it("QC-DF-06 never show old content of the data file at a cluster without an entry, also after a partial write", () => {
     const pair = new Pair({}, Uint8Array.from(new Rng(1).bytes(SIZE)))
     pair.use((image) => {
       expect(isZero(contentOf(image))).toBe(true)
@@ -99,7 +99,7 @@ describe("where the guest's bytes lie", () => {
     pair.use((image) => expect(Buffer.compare(contentOf(image), expected)).toBe(0))
   })
 
-  it("QC-DF-06 QC-DF-08 discarded data reads as zeroes, and its space in the data file is given back", () => {
+  it("QC-DF-06 QC-DF-08 read as zeroes after a discard, and their space in the data file is freed", () => {
     const size = 8 << 20
     const pair = new Pair({ size, clusterSize: 65536 }, new Uint8Array(size))
     pair.use((image) => image.pwrite(filled(size, 0x55), 0))
@@ -115,7 +115,7 @@ describe("where the guest's bytes lie", () => {
     expect(isZero(data.subarray(2 << 20, 4 << 20))).toBe(true)
   })
 
-  it("QC-DF-01 what lies behind the end of the disk stays out of the data file", () => {
+  it("QC-DF-01 do not make the data file longer than the disk, also in a partial last cluster", () => {
     const size = 10 * CLUSTER + 512
     const pair = new Pair({ size }, new Uint8Array(size))
     pair.use((image) => image.pwrite(filled(100, 1), 10 * CLUSTER))
@@ -123,7 +123,7 @@ describe("where the guest's bytes lie", () => {
   })
 
   for (const preallocation of ["metadata", "falloc", "full"] as const) {
-    it(`QC-DF-03 QC-RSZ-06 a disk in one cluster that grows, preallocated (${preallocation}), keeps what it holds`, () => {
+    it(`QC-DF-03 QC-RSZ-06 stay when a disk of one cluster grows, preallocated (${preallocation})`, () => {
       const pair = new Pair({ size: 1024 })
       pair.use((image) => {
         image.pwrite(filled(1024, 9), 0)
@@ -135,7 +135,7 @@ describe("where the guest's bytes lie", () => {
     })
   }
 
-  it("QC-WO-02 data is on stable storage before anything refers to it", () => {
+  it("QC-WO-02 are on stable storage before an entry refers to them", () => {
     const pair = new Pair()
     const image = new RecordingFile(pair.file)
     const data = new RecordingFile(pair.data, { log: image.log, to: "data" })
@@ -150,7 +150,7 @@ describe("where the guest's bytes lie", () => {
 })
 
 describe("raw data files", () => {
-  it("QC-DF-07 every cluster has its place from the start, and the data file is what the guest sees, zeroes and discards too", () => {
+  it("QC-DF-07 have a place for every cluster from the start, and hold what the guest sees, zeroes and discards included", () => {
     const pair = new Pair({ dataFileRaw: true })
     expect(pair.bytes.autoclear).toBe(2n)
     expect(pair.bytes.u64(pair.bytes.l2At(63 * CLUSTER) ?? 0)).toBe(COPIED | BigInt(63 * CLUSTER))
@@ -167,13 +167,13 @@ describe("raw data files", () => {
     expect(Buffer.compare(pair.file.toBytes(), before), "no metadata has changed, and the bit has stayed").toBe(0)
   })
 
-  it("QC-DF-07 a data file that is too short is made as long as the disk", () => {
+  it("QC-DF-07 are extended to the length of the disk", () => {
     const pair = new Pair({ dataFileRaw: true }, new Uint8Array(1000))
     pair.use((image) => expect(isZero(contentOf(image))).toBe(true))
     expect(pair.data.size()).toBe(SIZE)
   })
 
-  it("QC-DF-07 QC-RSZ-06 grows with the disk, to its last byte, and zeroes and discards reach what is new", () => {
+  it("QC-DF-07 QC-RSZ-06 grow with the disk, to its last byte, and zeroes and discards reach the new part", () => {
     const pair = new Pair({ dataFileRaw: true })
     const size = SIZE + 5 * CLUSTER + 1536
     pair.use((image) => {
@@ -190,7 +190,7 @@ describe("raw data files", () => {
     expect(pair.data.size()).toBe(size)
   })
 
-  it("QC-DF-02 QC-RSZ-04 shrinks without reading the L2 tables that go: they refer to nothing that is counted", () => {
+  it("QC-DF-02 QC-RSZ-04 let the disk shrink without reading the L2 tables that go, which refer to no counted cluster", () => {
     const reads: number[] = []
     class Watched extends MemoryFile {
       override readInto(buffer: Uint8Array, start: number, length: number, offset: number): number {
@@ -212,7 +212,7 @@ describe("raw data files", () => {
     expect(reads.filter((offset) => tables.includes(offset))).toEqual([])
   })
 
-  it("QC-DF-07 is refused with a backing file, without a data file, and in version 2", () => {
+  it("QC-DF-07 are refused with a backing file, without a data file, and in version 2", () => {
     const refused = (options: Partial<CreateQcow2Options>): string => failureOf(() => newImage({ size: SIZE, ...options })).code
     expect(refused({ dataFile: "d", dataFileRaw: true, backing: "b", backingFormat: "raw" })).toBe("invalid-argument")
     expect(refused({ dataFileRaw: true })).toBe("invalid-argument")
@@ -220,8 +220,8 @@ describe("raw data files", () => {
   })
 })
 
-describe("what cannot be", () => {
-  it("QC-DF-01 an entry for another place is corruption, for reads, writes and the check", () => {
+describe("entries and features with a data file", () => {
+  it("QC-DF-01 an entry for another offset is corruption for reads, writes and the check", () => {
     const pair = new Pair()
     pair.use((image) => image.pwrite(filled(2 * CLUSTER, 1), 2 * CLUSTER))
     pair.damage((bytes) => bytes.setU64(bytes.l2At(3 * CLUSTER) ?? 0, COPIED | BigInt(5 * CLUSTER)))
@@ -233,7 +233,7 @@ describe("what cannot be", () => {
     })
   })
 
-  it("QC-DF-04 QC-CMP-13 a compressed entry is corruption; compressed clusters are not written", () => {
+  it("QC-DF-04 QC-CMP-13 a compressed entry is corruption, and compressed writes are refused", () => {
     const pair = new Pair()
     pair.use((image) => {
       image.pwrite(filled(CLUSTER, 1), 2 * CLUSTER)
@@ -248,14 +248,14 @@ describe("what cannot be", () => {
     })
   })
 
-  it("QC-DF-04 an image with internal snapshots as well is only read", () => {
+  it("QC-DF-04 an image with internal snapshots as well is refused for writing", () => {
     const pair = new Pair()
     pair.damage((bytes) => bytes.setU32(60, 1).setU64(64, BigInt(bytes.bytes.length)))
     pair.file.write(new Uint8Array(CLUSTER), pair.file.size())
     expect(() => openQcow2(pair.file, { openDataFile: () => pair.data })).toThrow(/internal snapshots, which exclude each other/)
   })
 
-  it("QC-DF-02 a missing COPIED is damage that a repair mends; data is never a leak", () => {
+  it("QC-DF-02 a missing COPIED is a corruption that a repair corrects, and data is never a leak", () => {
     const pair = new Pair()
     pair.use((image) => image.pwrite(filled(CLUSTER, 1), 2 * CLUSTER))
     pair.damage((bytes) => bytes.setU64(bytes.l2At(2 * CLUSTER) ?? 0, BigInt(2 * CLUSTER)))
@@ -267,7 +267,7 @@ describe("what cannot be", () => {
     pair.use((image) => expect([...contentOf(image, 2 * CLUSTER, 16)]).toEqual([1, 1, 1, 1, 1, ...filled(10, 9), 1]))
   })
 
-  it("QC-DF-02 a zero flag keeps the place", () => {
+  it("QC-DF-02 an entry with the zero flag keeps its offset", () => {
     const pair = new Pair()
     pair.use((image) => image.pwrite(filled(2 * CLUSTER, 1), 0))
     pair.use((image) => image.writeZeroes(0, 2 * CLUSTER, false))
@@ -278,8 +278,8 @@ describe("what cannot be", () => {
   })
 })
 
-describe("which file is the data file", () => {
-  it("QC-DF-05 none supplied: refused, with the image as it was; one supplied for an image that has none: refused", () => {
+describe("the choice of the data file", () => {
+  it("QC-DF-05 an image that needs one is refused without, and an image that has none is refused with one", () => {
     const pair = new Pair()
     const changes = pair.file.changes
     expect(failureOf(() => openQcow2(pair.file)).message).toContain('needs its external data file "disk.data"')
@@ -294,7 +294,7 @@ describe("which file is the data file", () => {
     }
   })
 
-  it("QC-DF-05 QC-DF-08 createImage makes both files; the name is relative to the image, and dataFile is another one", () => {
+  it("QC-DF-05 QC-DF-08 createImage makes both files; the stored name is relative to the image, and dataFile overrides it", () => {
     const directory = temporaryDirectory()
     const path = join(directory, "disk.qcow2")
     createImage(path, { size: SIZE, dataFile: "disk.raw", dataFileRaw: true })
@@ -315,7 +315,7 @@ describe("which file is the data file", () => {
   })
 
   it.each(["/etc/passwd", "../outside", "sub/../../outside", "json:{}", "nbd://host/x", "file:/etc/passwd", "C:\\x"])(
-    "QC-DF-08 a name that leaves the image's folder is refused: %s; resolveBacking may allow it",
+    "QC-DF-08 a name outside the image's folder is refused unless resolveBacking allows it: %s",
     (name) => {
       const directory = temporaryDirectory()
       const path = join(directory, "disk.qcow2")
@@ -328,7 +328,7 @@ describe("which file is the data file", () => {
     },
   )
 
-  it("QC-DF-08 the image itself is not its data file, by whatever name; the data file is locked as the image is", () => {
+  it("QC-DF-08 the image itself is refused as its data file, under any name, and the data file is locked as the image is", () => {
     const directory = temporaryDirectory()
     const path = join(directory, "disk.qcow2")
     newImage({ size: SIZE, dataFile: "again" }).save(path)
@@ -342,7 +342,7 @@ describe("which file is the data file", () => {
     image.close()
   })
 
-  it("QC-DF-08 a link leads to no data file out of the image's folder, unless somebody asks for it", () => {
+  it("QC-DF-08 a link that leaves the image's folder is refused, unless dataFile names its target", () => {
     const directory = temporaryDirectory()
     for (const folder of ["images", "images/sub", "secret"]) mkdirSync(join(directory, folder))
     const [path, secret] = [join(directory, "images/disk.qcow2"), join(directory, "secret/file")]
@@ -363,7 +363,7 @@ describe("which file is the data file", () => {
     openImage(path).close()
   })
 
-  it("QC-DF-08 an image that is open read-only leaves the data file alone, and one of which it is read-only is not written", () => {
+  it("QC-DF-08 a read-only image does not change its data file, and a read-only data file is refused for writing", () => {
     const pair = new Pair({ dataFileRaw: true }, new Uint8Array(100))
     const image = openQcow2(pair.file.clone({ readOnly: true }), { openDataFile: () => pair.data })
     expect(isZero(contentOf(image))).toBe(true)
@@ -372,7 +372,7 @@ describe("which file is the data file", () => {
     expect([error.code, error.message]).toEqual(["read-only", expect.stringContaining("its external data file is read-only")])
   })
 
-  it("QC-DF-05 openDisk asks `backing` for it, and closes what it was given when the opening fails", async () => {
+  it("QC-DF-05 openDisk asks `backing` for the data file, and closes it when the opening fails", async () => {
     const pair = new Pair()
     const asked: unknown[] = []
     const disk = await openDisk(pair.file.clone(), { backing: (reference) => (asked.push(reference), pair.data.clone()) })
@@ -385,7 +385,7 @@ describe("which file is the data file", () => {
     await expect(openDisk(pair.file.clone(), { backing: () => disk })).rejects.toThrow("a disk for an external data file")
   })
 
-  it("QC-DF-01 QC-DF-03 reads what QEMU wrote", () => {
+  it("QC-DF-01 QC-DF-03 a data file of QEMU is read", () => {
     const image = openGolden("data-file.qcow2", { readOnly: true })
     expect(contentOf(image, 0, 513)).toEqual(Uint8Array.from([...filled(512, 0xa4), 0]))
     expect(new Qcow2Bytes(goldenBytes("data-file.qcow2")).u64(new Qcow2Bytes(goldenBytes("data-file.qcow2")).l2At(0) ?? 0)).toBe(COPIED)
@@ -396,7 +396,7 @@ describe("a data file of an image whose file answers late", () => {
   const LONG = 2 << 20
 
   for (const isDataLate of [true, false]) {
-    it(`QC-WO-04 QC-DZ-08 loses nothing before the image says so: it answers ${isDataLate ? "late too" : "at once"}`, async () => {
+    it(`QC-WO-04 QC-DZ-08 that answers ${isDataLate ? "late too" : "at once"} keeps discarded data until the entry is stored`, async () => {
       const rng = new Rng(8)
       const file = newImage({ size: LONG, clusterSize: 65_536, dataFile: "disk.data" })
       const image = new RecordingFile(file)

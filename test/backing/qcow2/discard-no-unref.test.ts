@@ -44,7 +44,7 @@ describe("discardNoUnref", () => {
     expect(checkQcow2(fileOf(image)).exitCode).toBe(0)
   })
 
-  it("QC-DZ-04 zeroes that may unmap keep it as well; what has no place gets none", () => {
+  it("QC-DZ-04 zeroes that may unmap keep the place as well; an unallocated cluster gets none", () => {
     const { file, openBacking } = newOverlay(filled(MIB, 5))
     const image = withImage(file, (disk) => {
       disk.pwrite(filled(CLUSTER, 7), 0)
@@ -55,7 +55,7 @@ describe("discardNoUnref", () => {
     expect(checkQcow2(fileOf(image)).exitCode).toBe(0)
   })
 
-  it("QC-DZ-04 compressed clusters are given up: their place is not a cluster's", () => {
+  it("QC-DZ-04 compressed clusters are freed, since their place is not a cluster", () => {
     const before = new Qcow2Bytes(goldenBytes("zlib-4k.qcow2"))
     expect(before.l2(0) >> 62n).toBe(1n)
     const image = withImage(fileOf(before), (disk) => disk.discard(0, 4096), KEEP)
@@ -63,7 +63,7 @@ describe("discardNoUnref", () => {
     expect(checkQcow2(fileOf(image)).exitCode).toBe(0)
   })
 
-  it("QC-EL2-10 with extended L2 entries: the place stays, and all 32 zero bits are set", () => {
+  it("QC-EL2-10 with extended L2 entries the place stays, and all 32 zero bits are set", () => {
     const file = newImage({ extendedL2: true })
     const before = withImage(file, (disk) => disk.pwrite(filled(512, 7), 0))
     const image = withImage(file, (disk) => disk.discard(0, CLUSTER), KEEP)
@@ -79,7 +79,7 @@ describe("discardNoUnref", () => {
     expect(Buffer.compare(after.bytes.subarray(place, place + CLUSTER), filled(CLUSTER, 7))).toBe(0)
   })
 
-  it("QC-DZ-07 QC-SNAP-09 what a snapshot shares stays the snapshot's; once that is gone the places are the disk's own again", () => {
+  it("QC-DZ-07 QC-SNAP-09 clusters that a snapshot shares keep its content, and are the disk's own again once it is deleted", () => {
     const { file } = full()
     withImage(file, (disk) => {
       disk.snapshots.create({ name: "one" })
@@ -105,7 +105,7 @@ describe("discardNoUnref", () => {
     expect(checkQcow2(fileOf(again)).exitCode).toBe(0)
   })
 
-  it("QC-DZ-08 the host gets the space back once the entries are stored, but not of what was written again meanwhile", () => {
+  it("QC-DZ-08 the host frees the space once the entries are stored, except for clusters written again meanwhile", () => {
     const { file, image } = full()
     const host = image.hostOffset(0)
     const holes = holesOf(file, (disk) => {
@@ -125,7 +125,7 @@ describe("discardNoUnref", () => {
     expect(kinds.indexOf("punch")).toBeGreaterThan(kinds.lastIndexOf("sync"))
   })
 
-  it("QC-DZ-08 QC-OVL-01 nor where an entry names what is not the disk's alone: a shared cluster, or metadata", () => {
+  it("QC-DZ-08 QC-OVL-01 the host does not free what an entry names but the disk does not own: a shared cluster, or metadata", () => {
     for (const damage of [
       (image: Qcow2Bytes) => image.setRefcount(image.hostOffset(2 * MIB) / CLUSTER, 2n),
       (image: Qcow2Bytes) => image.setL2(2 * MIB, COPIED | BigInt(image.l1Offset)),
@@ -141,7 +141,7 @@ describe("discardNoUnref", () => {
     }
   })
 
-  it("version 2 has no zero flag: refused for writing, before anything is written; through openDisk as well", async () => {
+  it("version 2, which has no zero flag, is refused for writing before any change, also by openDisk", async () => {
     const file = newImage({ compat: "0.10" })
     expect(failureOf(() => openQcow2(file.clone(), KEEP)).message).toContain("discardNoUnref needs version 3")
     expect(openQcow2(file.clone(), { ...KEEP, readOnly: true }).size).toBe(MIB)

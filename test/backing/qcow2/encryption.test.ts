@@ -49,7 +49,7 @@ function read(disk: { pread(buffer: Uint8Array, offset: number): void }, offset:
 }
 
 describe("the old AES", () => {
-  it("QC-AES-01 QC-HDR-13 a sector is AES-128-CBC with its number on the disk as IV, wherever its cluster is", () => {
+  it("QC-AES-01 QC-HDR-13 encrypts a sector by AES-128-CBC with its number on the disk as IV, wherever its cluster lies", () => {
     const file = oldAes()
     const disk = openQcow2(file, { passphrase: "abc" })
     // The first cluster of the file goes to the last one of the disk: numbers of the two differ.
@@ -66,7 +66,7 @@ describe("the old AES", () => {
   })
 
   it.each([["abc", "abc"], ["0123456789abcdef", "0123456789abcdef"], ["0123456789abcdef0123", "0123456789abcdefXYZ"]])(
-    "QC-AES-02 the key is the first 16 bytes of the passphrase %s, padded with zeroes: %s opens it too", (passphrase, other) => {
+    "QC-AES-02 takes the first 16 bytes of the passphrase %s, padded with zeroes, as its key: %s opens it too", (passphrase, other) => {
       const file = oldAes()
       using disk = openQcow2(file, { passphrase })
       disk.pwrite(secret, 0)
@@ -76,9 +76,9 @@ describe("the old AES", () => {
     })
 })
 
-describe("what is encrypted", () => {
+describe("encryption", () => {
   for (const [name, make] of [["LUKS", luks], ["the old AES", oldAes]] as const) {
-    it(`QC-AES-03 QC-CMP-13 ${name}: data is, tables and compressed clusters are not, and zeroes need no key`, () => {
+    it(`QC-AES-03 QC-CMP-13 ${name}: covers data, not tables; compressed clusters are refused, and zeroes need no key`, () => {
       const file = make()
       const disk = openQcow2(file, { passphrase: encryption.passphrase })
       disk.pwrite(secret, 0)
@@ -97,7 +97,7 @@ describe("what is encrypted", () => {
       expect(read(plain, 0, CLUSTER)).not.toEqual([...secret])
     })
 
-    it(`QC-LUKS-08 ${name}: writes that begin and end inside of sectors keep what is around them`, () => {
+    it(`QC-LUKS-08 ${name}: keeps the bytes around writes that begin and end inside sectors`, () => {
       const file = make()
       const disk = openQcow2(file, { passphrase: encryption.passphrase })
       const wanted = new Uint8Array(5 * CLUSTER)
@@ -115,7 +115,7 @@ describe("what is encrypted", () => {
     })
   }
 
-  it("QC-AES-03 what the backing image holds is read as it is, and encrypted where it is copied up", () => {
+  it("QC-AES-03 does not apply to the backing image, whose data is encrypted when it is copied up", () => {
     const file = new MemoryFile({ path: "overlay" })
     createQcow2(file, { size: 1 << 20, clusterSize: CLUSTER, backing: "base", backingFormat: "raw", encryption })
     const base = new Rng(6).bytes(1 << 20)
@@ -140,7 +140,7 @@ describe("what is encrypted", () => {
 })
 
 describe("opening", () => {
-  it("QC-LUKS-05 QC-EXT-10 the passphrase opens it, as text, as bytes, or when asked for; others are told what is wrong", () => {
+  it("QC-LUKS-05 QC-EXT-10 takes the passphrase as text, bytes or a function; errors say what is wrong with another", () => {
     const file = luks()
     const asked: unknown[] = []
     const bytes = new TextEncoder().encode(encryption.passphrase)
@@ -158,12 +158,12 @@ describe("opening", () => {
     expect(() => openQcow2(file, { passphrase: (() => undefined) as never })).toThrow(/what the option passphrase returned must be/)
   })
 
-  it("QC-LUKS-05 where the platform derives no key at once, the refusal says what waits for it", () => {
+  it("QC-LUKS-05 on a platform that derives keys later the error names openDisk", () => {
     const refusal = { code: "unsupported", message: expect.stringMatching(/cannot derive its key synchronously; use openDisk/) }
     expect(backingError(() => openQcow2Image(luks(), { passphrase: encryption.passphrase }))).toMatchObject(refusal)
   })
 
-  it("QC-LUKS-05 openDisk waits for a passphrase, and derives the key once for all the tries that a late file takes", async () => {
+  it("QC-LUKS-05 by openDisk waits for a passphrase that is a promise, over a file that answers later", async () => {
     const written = luks()
     const writable = openQcow2(written, { passphrase: encryption.passphrase })
     writable.pwrite(secret, 0)
@@ -182,7 +182,7 @@ describe("opening", () => {
     await expect(openDisk(late, { passphrase: "wrong" })).rejects.toMatchObject({ code: "permission" })
   })
 
-  it("QC-LUKS-01 QC-LUKS-07 QC-REF-04 the header's clusters are counted, aligned, and no guest data may land on them", () => {
+  it("QC-LUKS-01 QC-LUKS-07 QC-REF-04 finds the header aligned, its clusters counted, and key material where QEMU puts it", () => {
     const file = new MemoryFile({ path: "default" })
     createQcow2(file, { size: 1 << 20, encryption: { passphrase: "x", iterTime: 1 } })
     const image = new Qcow2Bytes(file.toBytes())
@@ -197,7 +197,7 @@ describe("opening", () => {
     expect(sectors).toEqual([8, 512, 1016, 1520, 2024, 2528, 3032, 3536])
   })
 
-  it("QC-LUKS-04 writing after a snapshot shares a cluster stores it elsewhere, encrypted for its new place, and both views stay", () => {
+  it("QC-LUKS-04 a write to a cluster that a snapshot shares stores it elsewhere, encrypted for its new place", () => {
     const file = luks()
     const first = openQcow2(file, { passphrase: encryption.passphrase })
     first.pwrite(secret, 0)
@@ -222,7 +222,7 @@ describe("opening", () => {
     expect(read(openQcow2(before, { passphrase: encryption.passphrase }), 0, CLUSTER)).toEqual([...secret])
   })
 
-  it("QC-LUKS-05 digests of keys are compared in a time that does not tell where they differ", () => {
+  it("QC-LUKS-05 compares digests of keys by the platform's `equal` alone", () => {
     let compared = 0
     const cryptography = { ...nodeCryptography, equal: (a: Uint8Array, b: Uint8Array) => (compared++, nodeCryptography.equal(a, b)) }
     openQcow2(luks(), { passphrase: encryption.passphrase, cryptography }).close()

@@ -61,7 +61,7 @@ function expected(...runs: readonly (readonly [count: number, value: number | un
 describe("the layout", () => {
   it.each([
     16384, 65536, 2 << 20,
-  ])("QC-EL2-01 clusters of %i bytes: entries of 16 bytes, word and bitmap, over half as much of the disk", (size) => {
+  ])("QC-EL2-01 with clusters of %i bytes an entry has 16 bytes, word and bitmap, and a table covers half as much of the disk", (size) => {
     const coverage = size * (size / 16)
     const file = newImage({ size: 3 * coverage, clusterSize: size, extendedL2: true })
     const guest = coverage + 3 * size + 5 * (size / 32)
@@ -95,7 +95,7 @@ describe("the layout", () => {
 })
 
 describe("reading", () => {
-  it("QC-EL2-02 each bit is one subcluster's, in both halves", () => {
+  it("QC-EL2-02 each bit of both halves stands for one subcluster", () => {
     const overlay = withPlace(0n)
     const image = new Qcow2Bytes(overlay.file.toBytes())
     const seen = (bits: bigint) => valuesOf(contentOf(reopened(image.setBitmap(0, bits), overlay).open(), 0, CLUSTER))
@@ -106,7 +106,7 @@ describe("reading", () => {
     }
   })
 
-  it("QC-EL2-03 data, zeroes and the backing image in turn, in one read, in pieces, and in pieces of pieces", () => {
+  it("QC-EL2-03 data, zeroes and the backing image in turn are read right, at once and in pieces", () => {
     const pattern = Array.from({ length: 32 }, (_, index) => index % 3)
     const bits = pattern.reduce((all, kind, index) => all | (kind === 0 ? dataBits(index) : kind === 1 ? zeroBits(index) : 0n), 0n)
     const wanted = Uint8Array.from({ length: CLUSTER }, (_, at) => [7, 0, 5][pattern[Math.floor(at / SUB)] ?? 0] ?? 0)
@@ -135,7 +135,7 @@ describe("reading", () => {
       "subclusters are allocated, but the cluster has no host offset",
       (image: Qcow2Bytes) => image.setL2(0, 0n).setBitmap(0, dataBits(31)),
     ],
-  ])("QC-EL2-04 QC-FEAT-10 %s: nothing of that cluster is read or written, and the image is marked corrupt", (reason, damage) => {
+  ])("QC-EL2-04 QC-FEAT-10 %s: that cluster is neither read nor written, and the image is marked corrupt", (reason, damage) => {
     const overlay = withPlace(dataBits(0))
     const image = damage(new Qcow2Bytes(overlay.file.toBytes()))
     for (const work of ["pread", "pwrite"] as const) {
@@ -166,7 +166,7 @@ describe("compressed clusters", () => {
     return { ...overlay, ...reopened(image, overlay) }
   }
 
-  it("QC-EL2-06 the bitmap is not looked at; a check reports it, and a repair clears it", () => {
+  it("QC-EL2-06 the bitmap is ignored; a check reports it, and a repair clears it", () => {
     const { file, open } = compressed(0x1234_5678_9abc_def0n)
     expect(Buffer.compare(contentOf(open(), 0, CLUSTER), filled(CLUSTER, 9))).toBe(0)
     expect(checkQcow2(file.clone())).toMatchObject({ exitCode: 2, findings: [{ kind: "subclusters" }] })
@@ -175,7 +175,7 @@ describe("compressed clusters", () => {
     expect(new Qcow2Bytes(repaired.toBytes()).bitmap(0)).toBe(0n)
   })
 
-  it("QC-EL2-06 QC-EL2-07 a write stores all of the cluster, whatever the bitmap said", () => {
+  it("QC-EL2-06 QC-EL2-07 a write stores the whole cluster, whatever the bitmap says", () => {
     const { file, openBacking } = compressed(0x8000_0001_7000_0000n)
     const image = withImage(file, (disk) => disk.pwrite(filled(100, 3), 1000), { openBacking })
     expect(image.bitmap(0)).toBe(0xffff_ffffn)
@@ -184,7 +184,7 @@ describe("compressed clusters", () => {
     expect(checkQcow2(fileOf(image)).exitCode).toBe(0)
   })
 
-  it("QC-EL2-09 zeroes in a part of one are written; all of one is given up", () => {
+  it("QC-EL2-09 zeroes over a part are written as data; a cluster that is zeroed whole is freed", () => {
     const part = compressed(0n)
     const written = changed(part, (disk) => disk.writeZeroes(2 * SUB, 3 * SUB, true))
     expect(written.bitmap(0) & 0xffff_ffffn).not.toBe(0n)
@@ -196,7 +196,7 @@ describe("compressed clusters", () => {
     expect(checkQcow2(fileOf(freed)).exitCode).toBe(0)
   })
 
-  it("QC-CMP-12 QC-EL2-06 writeCompressed leaves no bitmap, and refuses a cluster that has a place though nothing is in it", () => {
+  it("QC-CMP-12 QC-EL2-06 writeCompressed leaves an empty bitmap, and refuses a cluster that has a place without data", () => {
     const overlay = newOverlay(filled(1 << 20, 5), OVER)
     const image = changed(overlay, (disk) => {
       disk.writeZeroes(CLUSTER, SUB, false)
@@ -210,7 +210,7 @@ describe("compressed clusters", () => {
 })
 
 describe("writing", () => {
-  it("QC-EL2-07 512 bytes in a new cluster are one subcluster; the rest goes on showing the backing image", () => {
+  it("QC-EL2-07 512 bytes in a new cluster allocate one subcluster, and the rest still shows the backing image", () => {
     const { file, openBacking } = newOverlay(filled(1 << 20, 5), OVER)
     const image = withImage(file, (disk) => disk.pwrite(filled(SUB, 7), 3 * SUB), { openBacking })
     expect(image.bitmap(0)).toBe(dataBits(3))
@@ -232,7 +232,7 @@ describe("writing", () => {
     expect(Buffer.compare(contentOf(disk, (1 << 29) + 4096, 12_288), filled(12_288, 5).fill(7, 4096, 8192))).toBe(0)
   })
 
-  it("QC-EL2-07 the rest of a subcluster is filled in: from the backing image, or with zeroes over stale bytes", () => {
+  it("QC-EL2-07 the rest of a subcluster is filled from the backing image, or with zeroes over stale bytes", () => {
     for (const [bits, old] of [[0n, 5], [zeroBits(4, 5, 6), 0]] as const) {
       const overlay = withPlace(bits | dataBits(20))
       const image = changed(overlay, (disk) => disk.pwrite(filled(SUB + 2, 3), 5 * SUB - 1))
@@ -252,14 +252,14 @@ describe("writing", () => {
     expect(Buffer.compare(firstCluster(overlay), wanted)).toBe(0)
   })
 
-  it("QC-EL2-07 a write over three clusters: all of the second, and only what is touched of the first and the last", () => {
+  it("QC-EL2-07 a write over three clusters allocates all of the second and only the touched subclusters of the others", () => {
     const { file, openBacking } = newOverlay(filled(1 << 20, 5), OVER)
     const image = withImage(file, (disk) => disk.pwrite(filled(CLUSTER + 2 * SUB, 7), CLUSTER - SUB), { openBacking })
     expect([0, 1, 2].map((cluster) => image.bitmap(cluster * CLUSTER))).toEqual([dataBits(31), 0xffff_ffffn, dataBits(0)])
     expect(checkQcow2(fileOf(image)).exitCode).toBe(0)
   })
 
-  it("QC-EL2-07 zero bits of a cluster without a place stay when it gets one", () => {
+  it("QC-EL2-07 zero bits of an unallocated cluster stay when it gets a place", () => {
     const { file, openBacking } = newOverlay(filled(1 << 20, 5), OVER)
     const image = withImage(file, (disk) => {
       disk.writeZeroes(4 * SUB, 4 * SUB, false)
@@ -279,7 +279,7 @@ describe("clusters that a snapshot shares", () => {
     return { ...overlay, ...reopened(image.setRefcount(host / CLUSTER, 2n).setL2(0, BigInt(host)), overlay) }
   }
 
-  it("QC-EL2-08 a write copies all between the first and the last allocated subcluster; others keep their kind", () => {
+  it("QC-EL2-08 a write copies from the first to the last allocated subcluster, and the others keep their kind", () => {
     const overlay = shared(dataBits(8, 12) | zeroBits(2, 10, 20))
     const before = new Qcow2Bytes(overlay.file.toBytes())
     const image = changed(overlay, (disk) => disk.pwrite(filled(SUB, 3), 14 * SUB))
@@ -292,7 +292,7 @@ describe("clusters that a snapshot shares", () => {
     expect(image.refcount(place / CLUSTER)).toBe(1n)
   })
 
-  it("QC-EL2-09 QC-DZ-07 zeroes change the active entry only, and a kept place stays without COPIED", () => {
+  it("QC-EL2-09 QC-DZ-07 zeroes change only the active entry, which keeps its place without COPIED", () => {
     const overlay = shared(dataBits(8, 12))
     const before = new Qcow2Bytes(overlay.file.toBytes())
     const image = changed(overlay, (disk) => disk.writeZeroes(8 * SUB, SUB, false))
@@ -301,7 +301,7 @@ describe("clusters that a snapshot shares", () => {
     expect(Buffer.compare(image.bytes.subarray(place, place + CLUSTER), before.bytes.subarray(place, place + CLUSTER))).toBe(0)
   })
 
-  it("QC-EL2-01 QC-L1-04 the copy of a table that is shared loses COPIED, and no bit of a bitmap", () => {
+  it("QC-EL2-01 QC-L1-04 the copy of a shared table loses COPIED, and no bit of its bitmaps", () => {
     const file = newExtended({ size: 4 << 20 })
     const image = withImage(file, (disk) => {
       disk.pwrite(filled(CLUSTER, 7), 0)
@@ -319,7 +319,7 @@ describe("clusters that a snapshot shares", () => {
 })
 
 describe("zeroes and discard", () => {
-  it("QC-EL2-09 QC-DZ-10 zeroes go by subcluster: the bit on, the allocated bit off, and the odd ends written", () => {
+  it("QC-EL2-09 QC-DZ-10 zeroes set the zero bit of whole subclusters, clear the allocated bit, and write the ends as data", () => {
     const overlay = withPlace(0xffff_ffffn)
     const image = changed(overlay, (disk) => disk.writeZeroes(3 * SUB - 10, 2 * SUB + 20, false))
     expect(image.bitmap(0)).toBe((0xffff_ffffn & ~dataBits(3, 4)) | zeroBits(3, 4))
@@ -327,7 +327,7 @@ describe("zeroes and discard", () => {
     expect(Buffer.compare(firstCluster(overlay), wanted)).toBe(0)
   })
 
-  it("QC-EL2-09 over the backing image zero bits are enough, with no cluster for them; behind its end nothing changes", () => {
+  it("QC-EL2-09 zeroes over the backing image set zero bits without a cluster, and behind its end change nothing", () => {
     const { file, openBacking } = newOverlay(filled(CLUSTER + 3 * SUB, 5), OVER)
     const size = file.size()
     const image = withImage(file, (disk) => disk.writeZeroes(2 * SUB, 4 * CLUSTER, true), { openBacking })
@@ -338,7 +338,7 @@ describe("zeroes and discard", () => {
     expect(isZero(contentOf(disk, 2 * SUB, 4 * CLUSTER))).toBe(true)
   })
 
-  it("QC-EL2-09 a cluster loses its place with its last data where that may be, and keeps it where not", () => {
+  it("QC-EL2-09 a cluster loses its place with its last data if it may be unmapped, and keeps it if not", () => {
     for (const mayUnmap of [true, false]) {
       const overlay = withPlace(0xffff_ffffn)
       const place = new Qcow2Bytes(overlay.file.toBytes()).hostOffset(0)
@@ -352,7 +352,7 @@ describe("zeroes and discard", () => {
     }
   })
 
-  it("QC-EL2-10 QC-DZ-10 discard acts on whole clusters: no place, and all 32 zero bits; a part of one is left alone", () => {
+  it("QC-EL2-10 QC-DZ-10 a discard frees whole clusters and sets all 32 zero bits; a part of a cluster stays", () => {
     const overlay = withPlace(dataBits(1))
     const before = new Qcow2Bytes(overlay.file.toBytes())
     const image = changed(overlay, (disk) => {
@@ -368,13 +368,13 @@ describe("zeroes and discard", () => {
     expect(checkQcow2(fileOf(after)).exitCode).toBe(0)
   })
 
-  it("QC-EL2-10 a place with nothing in it is given up as well", () => {
+  it("QC-EL2-10 a discard frees a place without data as well", () => {
     const image = withImage(newExtended({ preallocation: "metadata" }), (disk) => disk.discard(0, CLUSTER))
     expect([image.l2(0), image.bitmap(0), image.l2(CLUSTER) === 0n]).toEqual([0n, ALL_ZERO, false])
     expect(checkQcow2(fileOf(image)).exitCode).toBe(0)
   })
 
-  it("QC-EL2-10 preallocated clusters have a place and no bits, so that the backing image shows; their first write goes there", () => {
+  it("QC-EL2-10 preallocated clusters have a place and no bits, show the backing image, and take their first write there", () => {
     const { file, openBacking } = newOverlay(filled(1 << 20, 5), { ...OVER, preallocation: "metadata" })
     const before = new Qcow2Bytes(file.toBytes())
     expect([before.hostOffset(0) > 0, before.l2(0) >> 63n, before.bitmap(0)]).toEqual([true, 1n, 0n])
@@ -388,7 +388,7 @@ describe("zeroes and discard", () => {
 })
 
 describe("a raw external data file", () => {
-  it("QC-DF-07 QC-EL2-03 is what the guest sees from the start: all subclusters are there", () => {
+  it("QC-DF-07 QC-EL2-03 is what the guest sees from the start: all subclusters are allocated", () => {
     const file = newExtended({ dataFile: "data", dataFileRaw: true })
     const content = filled(1 << 20, 6)
     const data = MemoryFile.of(content, { path: "data" })
@@ -403,7 +403,7 @@ describe("a raw external data file", () => {
 })
 
 describe("repair", () => {
-  it("QC-CHK-07 an unaligned place with nothing in it goes, and what the subclusters read stays; one with data is kept", () => {
+  it("QC-CHK-07 removes an unaligned place without data, and the subclusters read the same; one with data stays", () => {
     const overlay = withPlace(zeroBits(0, 1))
     const image = new Qcow2Bytes(overlay.file.toBytes())
     const file = fileOf(image.setL2(0, image.l2(0) + 512n))

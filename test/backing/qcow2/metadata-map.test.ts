@@ -49,7 +49,7 @@ describe(`which clusters a table names, seed ${seed}`, () => {
   })
 })
 
-it("QC-OVL-01 the tables are walked once, when the map is made, however many questions look like hits", () => {
+it("QC-OVL-01 the tables are walked once, when the map is made, however many queries hit its filter", () => {
   let walks = 0
   // Every cluster of the list shares its bit of the filter with clusters that are asked about.
   const tables = Array.from({ length: 1000 }, (_, index) => 2 ** 26 * (index + 1))

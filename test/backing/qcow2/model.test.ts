@@ -18,7 +18,7 @@ describe(`random operations, seed ${seed}`, () => {
   for (const { file: name, about } of goldenImages) {
     // 4 tables in memory: evictions all the time. And plenty: none.
     for (const cacheTables of [4, 100_000]) {
-      it(`QC-BF-05 QC-CMP-11 QC-DZ-02 QC-REF-10 ${name} (${about}), ${cacheTables} cached tables: as the model, and clean`, () => {
+      it(`QC-BF-05 QC-CMP-11 QC-DZ-02 QC-REF-10 ${name} (${about}), ${cacheTables} cached tables: agree with the model`, () => {
         let file = MemoryFile.of(goldenBytes(name), { path: name })
         const header = new Qcow2Bytes(file.toBytes())
         let data: MemoryFile | undefined
@@ -48,7 +48,7 @@ describe(`random operations, seed ${seed}`, () => {
     }
   }
 
-  it("the same operations on a raw image hold the same", () => {
+  it("agree with the model on a raw image as well", () => {
     let file = new MemoryFile()
     file.truncate(200_000)
     runOperations({

@@ -92,9 +92,9 @@ function interrupted(work: () => void): Interruption | undefined {
   throw new Error("it succeeded")
 }
 
-describe(`bytes that are not here yet, seed ${seed}`, () => {
+describe(`bytes that are not loaded yet, seed ${seed}`, () => {
   for (const shape of shapes) {
-    it(`QC-L2-11 ${shape.name}: every call is repeated until its bytes are here, and the file ends byte for byte as without that`, () => {
+    it(`QC-L2-11 ${shape.name}: calls that are repeated until their bytes are here leave the same file, byte for byte`, () => {
       const plain = shape.file.clone()
       const expected = run(shape, plain, undefined)
       const file = shape.file.clone()
@@ -106,7 +106,7 @@ describe(`bytes that are not here yet, seed ${seed}`, () => {
     })
   }
 
-  it("QC-FEAT-10 corruption that is found while bytes are missing is marked once they are here", () => {
+  it("QC-FEAT-10 corruption that is found while bytes are missing is marked once they are loaded", () => {
     const ready = withImage(newImage({ clusterSize: 4096 }), (disk) => disk.pwrite(filled(4096, 7), 0))
     const inner = fileOf(ready.setL2(0, (1n << 63n) | BigInt(ready.l1Offset)))
     const file = new ForgetfulFile(inner, new Rng(seed))

@@ -29,15 +29,15 @@ describe("reading images that QEMU made", () => {
   }
 })
 
-describe("the caller may supply the decompressor", () => {
+describe("the decompressor", () => {
   const open = (decompressor?: Decompressor, name = "zlib-512.qcow2") =>
     openQcow2Image(MemoryFile.of(goldenBytes(name), { readOnly: true }), decompressor === undefined ? {} : { decompressor })
 
-  it.each(["zlib-512.qcow2", "zlib-4k.qcow2", "zstd-4k.qcow2"])("QC-CMP-07 QC-CMP-08 without one, %s is read all the same", (name) => {
+  it.each(["zlib-512.qcow2", "zlib-4k.qcow2", "zstd-4k.qcow2"])("QC-CMP-07 QC-CMP-08 is optional: %s is read without one", (name) => {
     expect(sha256(contentOf(open(undefined, name)))).toBe(goldenImages.find(({ file }) => file === name)?.sha256)
   })
 
-  it("an image is slow once a compressed cluster has been read, of it or of one behind it", () => {
+  it("makes an image slow once a compressed cluster of it, or of an image behind it, has been read", () => {
     const image = open(nodeDecompressor)
     const above = openQcow2Image(newImage({ backing: "b", backingFormat: "qcow2", size: image.size }), { openBacking: () => image })
     const pieces = [...image.map(0, image.size)]
@@ -48,7 +48,7 @@ describe("the caller may supply the decompressor", () => {
     expect([image.slow, above.slow]).toEqual([true, true])
   })
 
-  it("one that is not ready is asked again, and what it throws reaches the caller as it is", () => {
+  it("may throw until it is ready: the caller gets that error, and a repeated read succeeds", () => {
     const notYet = new Error("not loaded")
     let ready = false
     const image = open({
@@ -63,8 +63,8 @@ describe("the caller may supply the decompressor", () => {
   })
 })
 
-describe("where bytes come from", () => {
-  it("QC-L2-03 a zero cluster with a place reads as zeroes, not as what is there", () => {
+describe("the bytes of the disk", () => {
+  it("QC-L2-03 a zero cluster with a place reads as zeroes, not as the content of that place", () => {
     const image = withImage(newImage(), (disk) => disk.pwrite(filled(CLUSTER, 7), 0))
     image.setL2(0, image.l2(0) | ZERO)
     expect(isZero(contentOf(openQcow2(fileOf(image)), 0, CLUSTER))).toBe(true)
@@ -82,7 +82,7 @@ describe("where bytes come from", () => {
     expect(contentOf(disk, 0, 512)).toEqual(filled(512, 5))
   })
 
-  it("QC-L2-09 what lies past the end of the file reads as zeroes: the end of a cluster, a cluster, a table", () => {
+  it("QC-L2-09 the end of a cluster, a cluster and a table past the end of the file read as zeroes", () => {
     const image = withImage(newImage(), (disk) => disk.pwrite(filled(2 * CLUSTER, 7), 0))
     const cut = image.bytes.length - CLUSTER - 512
     const disk = openQcow2(MemoryFile.of(image.bytes.subarray(0, cut), { readOnly: true }))
@@ -149,7 +149,7 @@ describe("where bytes come from", () => {
     }
   })
 
-  it("maps what it reads, neighbours merged", () => {
+  it("the map merges neighbours, and agrees with what is read", () => {
     const image = withImage(newImage(), (disk) => {
       disk.pwrite(filled(2 * CLUSTER, 7), CLUSTER)
       disk.writeZeroes(CLUSTER * 2, CLUSTER, false)
@@ -189,7 +189,7 @@ describe("compressed clusters", () => {
     expect(read(compressedImage(deflateRawSync(far, { windowBits: 15 })))).toEqual(far)
   })
 
-  it("QC-CMP-06 what follows the stream is ignored, and so is what a stream holds beyond a cluster", () => {
+  it("QC-CMP-06 bytes behind the stream are ignored, and so is output beyond a cluster", () => {
     const stream = deflateRawSync(text)
     expect(read(compressedImage(Buffer.concat([stream, rng.bytes(700)])))).toEqual(text)
     for (const tail of [1, 5000, 1 << 20]) {
@@ -198,7 +198,7 @@ describe("compressed clusters", () => {
     }
   })
 
-  it("QC-CMP-06 a stream without its last block is fine once a cluster is out, a shorter or broken one is an error", () => {
+  it("QC-CMP-06 a stream may lack its last block once a cluster is complete; a shorter or broken one is an error", () => {
     const { Z_SYNC_FLUSH } = { Z_SYNC_FLUSH: 2 }
     const open = deflateRawSync(text, { finishFlush: Z_SYNC_FLUSH })
     expect(read(compressedImage(open))).toEqual(text)
@@ -213,7 +213,7 @@ describe("compressed clusters", () => {
     expect(read(image)).toEqual(text)
   })
 
-  it("a small read inflates its cluster once, and neighbours of another entry are not mixed up", () => {
+  it("small reads inflate their cluster once, and clusters of different entries are not mixed up", () => {
     const disk = openGolden("zlib-4k.qcow2", { readOnly: true })
     const whole = contentOf(disk)
     for (let step = 0; step < 500; step++) {
@@ -223,7 +223,7 @@ describe("compressed clusters", () => {
     }
   })
 
-  it("QC-CMP-10 QC-CMP-11 a partial write keeps the rest and gives back every cluster that the stream touched", () => {
+  it("QC-CMP-10 QC-CMP-11 a partial write keeps the rest, and frees every cluster that the stream touched", () => {
     const stored = deflateRawSync(text)
     const image = compressedImage(stored)
     const host = Number(image.l2(0) & 0x3f_ffff_ffff_ffffn)

@@ -56,7 +56,7 @@ describe("seed defects: the header", () => {
     }
   })
 
-  it("seed defect 3: QC-HDR-04 what version 2 has from byte 72 on is an extension, no field of version 3", () => {
+  it("seed defect 3: QC-HDR-04 in version 2 bytes from 72 on are extensions, not fields of version 3", () => {
     // Shaped as an unknown extension, it would be incompatible feature bits and a refcount order if read as fields.
     const { disk } = opened((image) => image.insertExtension(0x1234_5678, new Uint8Array(40).fill(0xff)), "v2.qcow2")
     const content = new Uint8Array(512)
@@ -81,7 +81,7 @@ describe("seed defects: the header", () => {
     expectRefused((image) => image.setU64(72, 8n).setU8(104, 2), /compression_type/)
   })
 
-  it("seed defect 6: QC-FEAT-05 an image marked corrupt opens read-only only", () => {
+  it("seed defect 6: QC-FEAT-05 an image marked corrupt opens only for reading", () => {
     const image = new Qcow2Bytes(goldenBytes("v3-4k.qcow2")).setU64(72, 2n)
     const file = MemoryFile.of(image.bytes)
     expect(codeOf(() => openInMemory(file))).toBe("corrupt")
@@ -108,14 +108,14 @@ describe("seed defects: the header", () => {
     expect(after.every((byte) => byte === 0x44), "a refcount of 0 did not hand out what was in use").toBe(true)
   })
 
-  it("seed defect 7: QC-FEAT-03 QC-BMP-03 opening for writing clears autoclear bits first of all; reading keeps them", () => {
+  it("seed defect 7: QC-FEAT-03 QC-BMP-03 opening for writing clears autoclear bits as its first change; reading keeps them", () => {
     const bits = (1n << 9n) | 1n
     expect(new Qcow2Bytes(opened((image) => image.setU64(88, bits), "v3-4k.qcow2", true).file.toBytes()).autoclear).toBe(bits)
     const { file } = opened((image) => image.setU64(88, bits))
     expect(new Qcow2Bytes(file.toBytes()).autoclear).toBe(0n)
   })
 
-  it("seed defect 8: QC-HDR-09 QC-HDR-10 QC-LIM-01 an L1 table too small, too large, unaligned or beyond all files is refused", () => {
+  it("seed defect 8: QC-HDR-09 QC-HDR-10 QC-LIM-01 an L1 table that is too small, too large, unaligned or too far away is refused", () => {
     expectRefused((image) => image.setU32(36, 0), /l1_size/)
     expectRefused((image) => image.setU32(36, 4194305), /l1_size/)
     expectRefused((image) => image.setU32(36, 0x2000_0001), /l1_size/)

@@ -38,7 +38,7 @@ function isAll(bytes: Uint8Array, value: number): boolean {
 }
 
 describe("seed defects: reading and writing", () => {
-  it("seed defect 1: QC-L2-05 host offsets beyond 4 GiB are read and written where they are, and the file is never cut", () => {
+  it("seed defect 1: QC-L2-05 clusters beyond 4 GiB are read and written at their offset, and the file does not shrink", () => {
     const file = new MemoryFile()
     createQcow2(file, { size: 6 * 2 ** 30, preallocation: "metadata" })
     const size = file.size()
@@ -56,7 +56,7 @@ describe("seed defects: reading and writing", () => {
     expect([...again.map(2 ** 32 + 65536, 512)][0]?.hostOffset).toBeGreaterThan(2 ** 32)
   })
 
-  it("seed defect 4: QC-REF-03 QC-REF-07 every refcount width is kept as it is", () => {
+  it("seed defect 4: QC-REF-03 QC-REF-07 writes keep every refcount width", () => {
     for (const bits of [1, 2, 4, 8, 32, 64]) {
       const file = MemoryFile.of(goldenBytes(`refcount-${bits}.qcow2`))
       const disk = openInMemory(file)
@@ -181,7 +181,7 @@ describe("seed defects: reading and writing", () => {
     expect(model.firstDifferenceOf(disk)).toBe(-1)
   })
 
-  it("seed defect 15: QC-REF-09 QC-REF-10 clusters are handed out by refcount, never cluster 0, and freed ones again", () => {
+  it("seed defect 15: QC-REF-09 QC-REF-10 clusters are allocated by refcount, freed ones again and cluster 0 never", () => {
     const noHeader = MemoryFile.of(new Qcow2Bytes(goldenBytes("v3-4k.qcow2")).setRefcount(0, 0n).bytes)
     const header = noHeader.toBytes().slice(0, 112)
     let disk = openInMemory(noHeader)
@@ -212,7 +212,7 @@ describe("seed defects: reading and writing", () => {
     expect(checkQcow2(file.clone())).toMatchObject({ exitCode: 0 })
   })
 
-  it("seed defect 15: a disk that is filled leaves no gap in the file", () => {
+  it("seed defect 15: filling a disk leaves no gap in the file", () => {
     const { file } = makeShape({ name: "", options: { clusterSize: 512 } }, 256 << 10)
     const disk = openInMemory(file)
     for (let at = 0; at < disk.size; at += 3000) disk.pwrite(new Rng(at).bytes(Math.min(3000, disk.size - at)), at)
@@ -255,7 +255,7 @@ describe("seed defects: reading and writing", () => {
     expect(recorder.log.at(-1)?.kind, "the flush ends with a sync").toBe("sync")
   })
 
-  it("seed defect 18: QC-L2-11 a new table that could not be stored is stored later, and nothing that was acknowledged is lost", () => {
+  it("seed defect 18: QC-L2-11 a new table that could not be stored is stored later, and no acknowledged write is lost", () => {
     for (let at = 1; at < 12; at++) {
       const { file } = makeShape({ name: "", options: { clusterSize: 512 } }, 1 << 20)
       const failing = new FailingFile(file)
@@ -289,7 +289,7 @@ describe("seed defects: reading and writing", () => {
     expect(isAll(contentOf(openInMemory(MemoryFile.of(image.bytes, { readOnly: true }))), 0), "a table beyond the file is empty").toBe(true)
   })
 
-  it("seed defect 20: a cluster that is overwritten whole is not read first, and tables are read once", () => {
+  it("seed defect 20: a cluster that is overwritten whole is not read before, and tables are read once", () => {
     let backingReads = 0
     class CountingBacking extends RawBacking {
       override pread(buffer: Uint8Array, offset: number): void {
@@ -365,7 +365,7 @@ describe("seed defects: reading and writing", () => {
     expect([image.refcount(shared), new Qcow2Bytes(file.toBytes()).refcount(shared)]).toEqual([2n, 1n])
   })
 
-  it("seed defect 25: QC-L1-04 COPIED flags in a table that a snapshot shares are not believed", () => {
+  it("seed defect 25: QC-L1-04 COPIED flags in a table that a snapshot shares are ignored", () => {
     const image = new Qcow2Bytes(goldenBytes("snapshots-v2.qcow2"))
     const snapshotL1 = Number(image.u64(image.snapshotsOffset))
     // The disk goes back to the snapshot's tables without a copy of its own, and these claim to be its alone.
@@ -385,7 +385,7 @@ describe("seed defects: reading and writing", () => {
     expect(isAll(content.subarray(0, 20 * 1024), 0x86)).toBe(true)
   })
 
-  it("seed defect 26: QC-DZ-02 QC-DZ-04 discard and write-zeroes exist, free space, and hide what is below", () => {
+  it("seed defect 26: QC-DZ-02 QC-DZ-04 discard and write-zeroes free space, and hide the backing image", () => {
     const file = MemoryFile.of(goldenBytes("overlay-long.qcow2"))
     const disk = openInMemory(file, { openBacking: goldenBacking("overlay-long.qcow2") })
     disk.discard(1024, 2048)

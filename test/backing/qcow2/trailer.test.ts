@@ -22,7 +22,7 @@ describe("bytes behind the last cluster", () => {
     })
   }
 
-  it("are where they were, byte for byte, when nothing is allocated", () => {
+  it("do not move when nothing is allocated", () => {
     const bytes = trailer(777)
     const file = imageWith(bytes, 4096)
     const before = file.toBytes()
@@ -30,7 +30,7 @@ describe("bytes behind the last cluster", () => {
     expect(Buffer.compare(file.toBytes(), before)).toBe(0)
   })
 
-  it("end a new image of QEMU, whose file ends inside of a cluster", () => {
+  it("stay at the end of a new image of QEMU, whose file ends inside a cluster", () => {
     const bytes = trailer(400)
     const file = newImage()
     // As QEMU leaves it: the L1 table is the last structure, and nothing pads it.
@@ -45,7 +45,7 @@ describe("bytes behind the last cluster", () => {
     }
   })
 
-  it("go to the new end when the disk shrinks, and come back when all that was new is gone", () => {
+  it("move to the new end when the disk shrinks", () => {
     const bytes = trailer(300)
     const file = newImage({ clusterSize: 4096, size: SIZE })
     withImage(file, (disk) => disk.pwrite(filled(SIZE, 1), 0))
@@ -74,7 +74,7 @@ describe("bytes behind the last cluster", () => {
     expectTrailer(broken, bytes)
   })
 
-  it("are kept when they are 4 MiB at most; zeroes are nobody's", () => {
+  it("are kept up to 4 MiB, unless they are zeroes", () => {
     const file = imageWith(new Uint8Array(0), 65536)
     const { length } = file.toBytes()
     append(file, new Uint8Array(1 << 20))
@@ -86,7 +86,7 @@ describe("bytes behind the last cluster", () => {
     expectTrailer(file, bytes)
   })
 
-  it("are not taken for anybody's where refcounts are wrong: what is metadata stays protected", () => {
+  it("are not assumed where refcounts are wrong, and metadata stays protected", () => {
     const file = newImage()
     withImage(file, (disk) => disk.pwrite(filled(10, 1), 0))
     const image = new Qcow2Bytes(file.toBytes())

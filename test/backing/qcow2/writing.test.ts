@@ -13,8 +13,8 @@ const CLUSTER = 65536
 
 const writes = (log: readonly FileChange[]) => log.filter((change) => change.kind === "write")
 
-describe("where written bytes go", () => {
-  it("writes in place where the cluster is allocated, and changes no metadata", () => {
+describe("written bytes", () => {
+  it("a write to an allocated cluster goes in place, and changes no metadata", () => {
     const before = withImage(newImage(), (disk) => disk.pwrite(filled(CLUSTER, 7), 0))
     const file = new RecordingFile(fileOf(before))
     const disk = openQcow2(file)
@@ -31,7 +31,7 @@ describe("where written bytes go", () => {
     expect(file.log.some((change) => change.kind === "sync")).toBe(false)
   })
 
-  it("4 KiB into a new cluster at the end of the file writes 4 KiB: the rest is a hole, and reads as zeroes", () => {
+  it("4 KiB into a new cluster at the end of the file write 4 KiB; the rest is a hole, and reads as zeroes", () => {
     const file = new RecordingFile(newImage())
     const disk = openQcow2(file)
     disk.pwrite(filled(4096, 7), 8192)
@@ -95,7 +95,7 @@ describe("where written bytes go", () => {
     }
   })
 
-  it("QC-L1-04 a COPIED flag in a table that a snapshot shares is not believed", () => {
+  it("QC-L1-04 a COPIED flag in a table that a snapshot shares is ignored", () => {
     const image = withImage(newImage(), (disk) => disk.pwrite(filled(CLUSTER, 7), 0))
     const place = image.hostOffset(0)
     const table = Number(image.u64(image.l1At(0)) & 0x00ff_ffff_ffff_fe00n)
@@ -110,7 +110,7 @@ describe("where written bytes go", () => {
     expect(contentOf(openQcow2(fileOf(after)), 0, 1024)).toEqual(Uint8Array.from([...filled(512, 9), ...filled(512, 7)]))
   })
 
-  it("QC-L1-01 writes across the borders of clusters and of L2 tables, for the smallest and the largest clusters", () => {
+  it("QC-L1-01 writes cross the borders of clusters and of L2 tables, with the smallest and the largest clusters", () => {
     for (const clusterSize of [512, 2 << 20]) {
       const coverage = clusterSize * (clusterSize / 8)
       const file = newImage({ size: 2 * coverage, clusterSize })
@@ -164,7 +164,7 @@ describe("allocation", () => {
     }
   })
 
-  it("without any flush, what waits to be freed is bounded", () => {
+  it("without any flush the clusters that wait to be freed are bounded", () => {
     const file = newImage({ size: 64 << 20 })
     withImage(file, (disk) => {
       for (let step = 0; step < 40; step++) {
@@ -177,7 +177,7 @@ describe("allocation", () => {
 
   it.each([
     0, 1, 2, 3, 4, 5, 6,
-  ])("QC-REF-05 QC-REF-06 QC-WO-06 refcount blocks and the table grow with the file, refcounts of 2^%i bits", (order) => {
+  ])("QC-REF-05 QC-REF-06 QC-WO-06 refcount blocks and the table grow with the file, with refcounts of 2^%i bits", (order) => {
     const file = newImage({ size: 6 << 20, clusterSize: 512, refcountBits: 2 ** order })
     withImage(file, (disk) => {
       for (let offset = 0; offset < 6 << 20; offset += 65536) disk.pwrite(filled(65536, 7), offset)
@@ -197,7 +197,7 @@ describe("allocation", () => {
     expect(switches.every((change) => change.offset === 48 && change.data.length === 12)).toBe(true)
   })
 
-  it("QC-REF-09 QC-OVL-02 a header cluster that is free by its refcount is not handed out, and the image is marked corrupt", () => {
+  it("QC-REF-09 QC-OVL-02 a header cluster that is free by its refcount is not allocated, and the image is marked corrupt", () => {
     const image = new Qcow2Bytes(newImage().toBytes()).setRefcount(0, 0n)
     const file = fileOf(image)
     const error = failureOf(() => openQcow2(file).pwrite(filled(512, 7), 0))
@@ -206,7 +206,7 @@ describe("allocation", () => {
     expect(file.toBytes().subarray(0, 72)).toEqual(image.bytes.subarray(0, 72))
   })
 
-  it("QC-REF-07 a cluster with too few references is noticed when one is dropped", () => {
+  it("QC-REF-07 a refcount that would fall below 0 is corruption", () => {
     const image = withImage(newImage(), (disk) => disk.pwrite(filled(CLUSTER, 7), 0))
     const file = fileOf(new Qcow2Bytes(image.bytes).setRefcount(image.hostOffset(0) / CLUSTER, 0n))
     const disk = openQcow2(file)
@@ -222,7 +222,7 @@ describe("allocation", () => {
     expect(failureOf(() => openQcow2(file).pwrite(filled(512, 7), 0)).code).toBe("corrupt")
   })
 
-  it("refuses to write through a refcount table that names one block twice", () => {
+  it("a refcount table that names one block twice is not written through", () => {
     const image = new Qcow2Bytes(newImage().toBytes())
     const file = fileOf(image.setU64(image.refcountTableOffset + 8, image.u64(image.refcountTableOffset)))
     expect(failureOf(() => openQcow2(file)).code).toBe("corrupt")
@@ -240,7 +240,7 @@ describe("no guest data onto metadata", () => {
     ["the L1 table", before.l1Offset],
     ["an L2 table", Number(before.u64(before.l1At(0)) & 0x00ff_ffff_ffff_fe00n)],
   ]
-  it.each(targets.slice(1))("QC-OVL-01 QC-OVL-02 QC-FEAT-10 seed defect 13: no write through an L2 entry that points at %s", (name, at) => {
+  it.each(targets.slice(1))("QC-OVL-01 QC-OVL-02 QC-FEAT-10 seed defect 13: no write follows an L2 entry that names %s", (name, at) => {
     const file = fileOf(new Qcow2Bytes(before.bytes).setL2(0, COPIED | BigInt(at)))
     const original = file.toBytes()
     const disk = openQcow2(file)
@@ -256,7 +256,7 @@ describe("no guest data onto metadata", () => {
     openQcow2(MemoryFile.of(after, { readOnly: true })).close()
   })
 
-  it("QC-OVL-01 nor one that points at the snapshot table or at a snapshot's L1 table", () => {
+  it("QC-OVL-01 nothing is written through an L2 entry that names the snapshot table or a snapshot's L1 table", () => {
     const image = new Qcow2Bytes(goldenBytes("snapshots.qcow2"))
     const guest = 3 * image.clusterSize
     const ready = withImage(fileOf(image), (disk) => disk.pwrite(filled(512, 1), guest))
@@ -266,7 +266,7 @@ describe("no guest data onto metadata", () => {
     }
   })
 
-  it("QC-OVL-03 an L1 entry that points at the L1 table can be read read-only, and is not written through", () => {
+  it("QC-OVL-03 an L1 entry that names the L1 table can be read, and is not written through", () => {
     const image = new Qcow2Bytes(before.bytes)
     image.setU64(image.l1At(0), COPIED | BigInt(image.l1Offset))
     openQcow2(fileOf(image, { readOnly: true })).pread(new Uint8Array(512), 5 * CLUSTER)
@@ -277,7 +277,7 @@ describe("no guest data onto metadata", () => {
     ).toEqual(image.bytes.subarray(image.l1Offset, image.l1Offset + CLUSTER))
   })
 
-  it("what was written before the corruption was found is still stored", () => {
+  it("earlier writes are still stored after corruption is found", () => {
     const file = fileOf(new Qcow2Bytes(before.bytes).setL2(0, COPIED | BigInt(before.l1Offset)))
     const disk = openQcow2(file)
     disk.pwrite(filled(CLUSTER, 6), 4 * CLUSTER)
@@ -287,7 +287,7 @@ describe("no guest data onto metadata", () => {
     expect(contentOf(openQcow2(MemoryFile.of(file.toBytes(), { readOnly: true })), 4 * CLUSTER, CLUSTER)).toEqual(filled(CLUSTER, 6))
   })
 
-  it("version 2 has no corrupt bit: nothing is written to where one would be", () => {
+  it("version 2, which has no corrupt bit, is not changed when corruption is found", () => {
     const image = withImage(newImage({ compat: "0.10" }), (disk) => disk.pwrite(filled(CLUSTER, 7), 0))
     const file = fileOf(image.setL2(0, COPIED | BigInt(image.l1Offset)))
     const original = file.toBytes()
@@ -318,7 +318,7 @@ describe("feature bits at opening and closing", () => {
     expect(writes(file.log).every((change) => change.offset > 104)).toBe(true)
   })
 
-  it("a writable opening without a write leaves every byte as it was", () => {
+  it("a writable opening without a write changes no byte", () => {
     const file = newImage()
     const before = file.toBytes()
     withImage(file, (disk) => {
@@ -340,7 +340,7 @@ describe("feature bits at opening and closing", () => {
     openQcow2(fileOf(image, { readOnly: true })).close()
   })
 
-  it("refuses writing where the file or the image is read-only", () => {
+  it("a read-only file or image refuses writes", () => {
     const disk = openQcow2(newImage(), { readOnly: true })
     for (const work of [() => disk.pwrite(new Uint8Array(1), 0), () => disk.discard(0, 512), () => disk.writeZeroes(0, 512, true)]) {
       expect(failureOf(work).code).toBe("read-only")

@@ -22,7 +22,7 @@ function everyKind(options: Parameters<typeof newImage>[0] = {}): Qcow2Bytes {
 }
 
 describe("discard", () => {
-  it("the file is asked whether it punches holes only once there is something to punch: the host answers with two processes", () => {
+  it("the file is asked whether it punches holes only for the first discard, since the host needs two processes for that", () => {
     const file = newImage({ size: 32 * CLUSTER })
     let asked = 0
     Object.defineProperty(file, "canPunchHole", { get: () => (asked++, true) })
@@ -35,7 +35,7 @@ describe("discard", () => {
     expect(asked).toBeGreaterThan(0)
   })
 
-  it("QC-DZ-02 version 3: what was allocated becomes a zero cluster and is freed, what was not stays as it was", () => {
+  it("QC-DZ-02 in version 3 allocated clusters become zero clusters and are freed, and others stay as they are", () => {
     const before = everyKind()
     const after = withImage(fileOf(before), (disk) => disk.discard(0, 4 * CLUSTER))
     expect([0, 1, 2, 3].map((cluster) => after.l2(cluster * CLUSTER))).toEqual([ZERO, ZERO, ZERO, 0n])
@@ -44,7 +44,7 @@ describe("discard", () => {
     expect(checkQcow2(fileOf(after)).exitCode).toBe(0)
   })
 
-  it("QC-DZ-02 with a backing file also what was not allocated becomes zero, in ranges without an L2 table too", () => {
+  it("QC-DZ-02 with a backing file unallocated clusters become zero too, also where there is no L2 table", () => {
     const { file, openBacking } = newOverlay(filled(1 << 20, 5), { clusterSize: 4096 })
     const after = withImage(file, (disk) => disk.discard(4096, 8192), { openBacking })
     expect([0, 4096, 8192, 12_288].map((offset) => after.l2(offset))).toEqual([0n, ZERO, ZERO, 0n])
@@ -53,7 +53,7 @@ describe("discard", () => {
     expect(contentOf(disk, 12_288, 4096)).toEqual(filled(4096, 5))
   })
 
-  it("behind the end of a shorter backing image nothing changes: zeroes already, and no L2 table for them", () => {
+  it("behind the end of a shorter backing image nothing changes, and no L2 table is made", () => {
     const { file, openBacking } = newOverlay(filled(6000, 5), { clusterSize: 4096, size: 64 << 20 })
     const size = file.size()
     const after = withImage(file, (disk) => disk.discard(0, 64 << 20), { openBacking })
@@ -61,7 +61,7 @@ describe("discard", () => {
     expect(file.size()).toBe(size + 4096)
   })
 
-  it("QC-DZ-03 version 2: freed without a backing file, left alone with one", () => {
+  it("QC-DZ-03 in version 2 clusters are freed without a backing file, and left alone with one", () => {
     const before = everyKind({ compat: "0.10" })
     const after = withImage(fileOf(before), (disk) => disk.discard(0, CLUSTER))
     expect([after.l2(0), after.refcount(before.hostOffset(0) / CLUSTER)]).toEqual([0n, 0n])
@@ -79,7 +79,7 @@ describe("discard", () => {
     )
   })
 
-  it("QC-DZ-01 only whole clusters, and the last one of the disk though it ends early", () => {
+  it("QC-DZ-01 only whole clusters are discarded, and the disk's last one even if it is shorter", () => {
     const file = newImage({ size: 3 * CLUSTER + 512 })
     const disk = openQcow2(file)
     disk.pwrite(filled(3 * CLUSTER + 512, 7), 0)
@@ -97,7 +97,7 @@ describe("discard", () => {
     expect(openQcow2(newImage({ clusterSize: 4096 })).discardGranularity).toBe(4096)
   })
 
-  it("QC-DZ-08 host space is given back only behind clusters that nothing refers to any more", () => {
+  it("QC-DZ-08 the host frees only the space of clusters that nothing refers to any more", () => {
     const size = 4 << 20
     const punched: [number, number][] = []
     const file = newImage({ size })
@@ -121,7 +121,7 @@ describe("discard", () => {
 })
 
 describe("write-zeroes", () => {
-  it.each([true, false])("QC-DZ-04 version 3, mayUnmap %s: the place is kept unless it may be given up", (mayUnmap) => {
+  it.each([true, false])("QC-DZ-04 in version 3 with mayUnmap %s a cluster loses its place only if it may", (mayUnmap) => {
     const before = everyKind()
     const after = withImage(fileOf(before), (disk) => disk.writeZeroes(0, 4 * CLUSTER, mayUnmap))
     const kept = (cluster: number): bigint => (mayUnmap ? ZERO : COPIED | BigInt(before.hostOffset(cluster * CLUSTER)) | ZERO)
@@ -130,7 +130,7 @@ describe("write-zeroes", () => {
     expect(checkQcow2(fileOf(after)).exitCode).toBe(0)
   })
 
-  it("QC-DZ-04 compressed clusters are always given up", () => {
+  it("QC-DZ-04 compressed clusters are always freed", () => {
     const before = new Qcow2Bytes(goldenBytes("zlib-4k.qcow2"))
     const compressed = Array.from(
       { length: before.size / 4096 }, (_, index) => index * 4096,
@@ -143,7 +143,7 @@ describe("write-zeroes", () => {
     expect(checkQcow2(fileOf(after)).exitCode).toBe(0)
   })
 
-  it("QC-DZ-05 version 2: freed without a backing file, real zeroes over one", () => {
+  it("QC-DZ-05 in version 2 clusters are freed without a backing file, and filled with zeroes over one", () => {
     const before = everyKind({ compat: "0.10" })
     const after = withImage(fileOf(before), (disk) => disk.writeZeroes(0, CLUSTER, false))
     expect([after.l2(0), after.refcount(before.hostOffset(0) / CLUSTER)]).toEqual([0n, 0n])
@@ -161,7 +161,7 @@ describe("write-zeroes", () => {
     [CLUSTER - 512, CLUSTER + 1024],
     [0, CLUSTER + 1],
     [3, 3 * CLUSTER],
-  ])("QC-DZ-06 from byte %i, %i bytes: neighbours unchanged", (offset, length) => {
+  ])("QC-DZ-06 from byte %i on exactly %i bytes become zero", (offset, length) => {
     for (const base of [undefined, filled(1 << 20, 5)]) {
       const overlay = newOverlay(base ?? new Uint8Array(0))
       const disk = overlay.open()
@@ -173,14 +173,14 @@ describe("write-zeroes", () => {
     }
   })
 
-  it("an unaligned end that reads as zeroes already costs no cluster", () => {
+  it("an unaligned end that already reads as zeroes takes no cluster", () => {
     const file = newImage()
     const size = file.size()
     withImage(file, (disk) => disk.writeZeroes(700, 3000, false))
     expect(file.size()).toBe(size)
   })
 
-  it("QC-OVL-01 QC-DZ-08 no hole is made where metadata is, though entries call it data and refcounts say it is free", () => {
+  it("QC-OVL-01 QC-DZ-08 no hole is punched into metadata, though an entry names it as data and its refcount is 0", () => {
     const file = newImage({ size: 4 << 20 })
     const image = withImage(file, (disk) => disk.pwrite(filled(4 << 20, 7), 0))
     const first = Math.min(image.l1Offset, image.hostOffset(0)) / CLUSTER
@@ -203,7 +203,7 @@ describe("write-zeroes", () => {
     }
   })
 
-  it("QC-DZ-07 a shared cluster: only the active entry changes, and a kept place stays without COPIED", () => {
+  it("QC-DZ-07 for a shared cluster only the active entry changes, and a kept place stays without COPIED", () => {
     const before = new Qcow2Bytes(goldenBytes("snapshots.qcow2"))
     const { clusterSize } = before
     const guest = Array.from({ length: before.size / clusterSize }, (_, index) => index * clusterSize).find(

@@ -10,7 +10,7 @@ async function failureOf(work: Promise<unknown>): Promise<unknown> {
   return work.then(() => expect.fail("it did not fail"), (error: unknown) => error)
 }
 
-it("gives every byte of a Blob, short at its end", async () => {
+it("a read gives every byte of a Blob, and is short at its end", async () => {
   const file = blobFile(new Blob([CONTENT]))
   expect([file.path, file.readOnly, await file.size()]).toEqual(["blob", true, 1000])
   const buffer = new Uint8Array(100).fill(0xee)
@@ -23,13 +23,13 @@ it("gives every byte of a Blob, short at its end", async () => {
   expect(await file.read(buffer, 5000)).toBe(0)
 })
 
-it("has the name of a File, or the one that it was given", () => {
+it("the path is the name of the File, or the one that was passed", () => {
   const named: BlobLike & { name: string } = Object.assign(new Blob([CONTENT]), { name: "disk.qcow2" })
   expect(blobFile(named).path).toBe("disk.qcow2")
   expect(blobFile(named, { name: "base" }).path).toBe("base")
 })
 
-it("is closed once", async () => {
+it("a second close does nothing", async () => {
   const file = blobFile(new Blob([CONTENT]))
   const pending = failureOf(file.read(new Uint8Array(10), 0))
   await file.close()
@@ -55,7 +55,7 @@ describe("a File that cannot be read", () => {
     expect((error as BackingError).message).toMatch(message)
   })
 
-  it("fails where it throws at once, and where it gives too little", async () => {
+  it("fails a read when it throws at once or gives too few bytes", async () => {
     const throwing: BlobLike = { size: 10, slice: () => { throw new Error("revoked") } }
     expect(await failureOf(blobFile(throwing).read(new Uint8Array(10), 0))).toMatchObject({ code: "io" })
     const short: BlobLike = { size: 10, slice: () => ({ arrayBuffer: () => Promise.resolve(new ArrayBuffer(9)) }) }

@@ -43,12 +43,12 @@ async function codeOf(work: () => unknown): Promise<BackingErrorCode> {
 
 const counting = (length: number): Uint8Array<ArrayBuffer> => Uint8Array.from({ length }, (_, index) => index % 251)
 
-it("the text that the worker is made of is what opfs-service.ts compiles to", () => {
+it("the text of the worker is what opfs-service.ts compiles to", () => {
   expect(readFileSync(WORKER_SOURCE, "utf8"), "run npx tsx test/browser/worker-source.ts").toBe(makeWorkerSource())
 })
 
 describe.each(KINDS)("%s", (_name, open) => {
-  it("makes folders and the file where it may, and keeps what is there", async () => {
+  it("makes folders and the file if it may, and keeps an existing file", async () => {
     const file = await open("vm/disks/a.img", { create: true })
     await file.write?.(counting(1000), 500)
     await file.close()
@@ -60,7 +60,7 @@ describe.each(KINDS)("%s", (_name, open) => {
     expect(again).toMatchObject({ path: "vm/disks/a.img", readOnly: false, lock: "exclusive" })
   })
 
-  it("goes on where the browser reads and writes fewer bytes than it was asked for", async () => {
+  it("continues when the browser reads or writes fewer bytes than it was asked for", async () => {
     root.file("a.img").atOnce = 7
     const file = await open("a.img")
     await file.write?.(counting(100), 3)
@@ -85,7 +85,7 @@ describe.each(KINDS)("%s", (_name, open) => {
     ["in a folder that is missing", () => undefined, "vm/a.img", "not-found"],
     ["that somebody else has open", () => void (root.file("a.img").isOpen = true), "a.img", "busy"],
     ["that is a folder", () => void root.entries.set("a.img", new FakeDirectory()), "a.img", "invalid-format"],
-    ["with a name that cannot be", () => undefined, "vm/..", "invalid-argument"],
+    ["with an invalid name", () => undefined, "vm/..", "invalid-argument"],
     ["where there is no such file system", () => vi.stubGlobal("navigator", {}), "a.img", "unsupported"],
   ])("refuses a file %s", async (_what, prepare, path, code) => {
     prepare()
@@ -94,7 +94,7 @@ describe.each(KINDS)("%s", (_name, open) => {
     await expect(open(path)).rejects.toMatchObject({ name: "BackingError", code, path })
   })
 
-  it("a quota that is used up is no-space, whether the browser says so or stores less", async () => {
+  it("an exhausted quota is no-space, whether the browser says so or stores less", async () => {
     const disk = root.file("a.img")
     disk.quota = 100
     const file = await open("a.img")
@@ -104,7 +104,7 @@ describe.each(KINDS)("%s", (_name, open) => {
     expect(await codeOf(() => file.write?.(new Uint8Array(1), 0))).toBe("no-space")
   })
 
-  it("a failed flush is not followed by one that succeeds: what was written before it may be lost", async () => {
+  it("after a failed flush every flush fails: what was written before it may be lost", async () => {
     const file = await open("a.img", { create: true })
     root.file("a.img").failure = exception("UnknownError")
     expect(await codeOf(() => file.sync?.())).toBe("io")
@@ -113,7 +113,7 @@ describe.each(KINDS)("%s", (_name, open) => {
     expect(root.file("a.img").flushes).toBe(0)
   })
 
-  it("the message of an error says what was tried, where, and why it failed", async () => {
+  it("the message of an error gives the operation, the place and the reason", async () => {
     const file = await open("a.img", { create: true })
     root.file("a.img").failure = exception("UnknownError")
     await expect((async () => file.read(new Uint8Array(8), 64))()).rejects
@@ -131,7 +131,7 @@ describe.each(KINDS)("%s", (_name, open) => {
     await (await open("a.img")).close()
   })
 
-  it("wrong arguments are told before anything is opened", async () => {
+  it("wrong arguments are refused before anything is opened", async () => {
     await expect(open(7 as unknown as string)).rejects.toThrow(/path must be a string, not 7$/)
     await expect(open("a.img", { creat: true } as Options)).rejects.toThrow(/unknown option "creat"; did you mean "create"\?$/)
     expect(root.entries.size).toBe(0)
@@ -156,14 +156,14 @@ describe("opfsSyncFile", () => {
     expect(back).toEqual([counting(700), counting(9000)])
   })
 
-  it("read-only, it refuses to change the file", async () => {
+  it("refuses changes when it is read-only", async () => {
     root.file("a.img").bytes = counting(10)
     const file = await opfsSyncFile("a.img", { readOnly: true })
     for (const change of [() => file.write(new Uint8Array(1), 0), () => file.truncate(3)]) expect(await codeOf(change)).toBe("read-only")
     expect(root.file("a.img").bytes).toEqual(counting(10))
   })
 
-  it("outside of workers it says so", async () => {
+  it("refuses to open outside of workers, and says so", async () => {
     Object.defineProperty(root.file("a.img"), "createSyncAccessHandle", { value: undefined })
     await expect(opfsSyncFile("a.img")).rejects.toThrow(
       "a.img: cannot open: only a worker can open it for synchronous access; opfsFile works",
@@ -172,13 +172,13 @@ describe("opfsSyncFile", () => {
 })
 
 describe("opfsFile", () => {
-  it("read-only, it cannot be changed", async () => {
+  it("refuses changes when it is read-only", async () => {
     root.file("a.img").bytes = counting(10)
     const file = await opfsFile("a.img", { readOnly: true, worker })
     expect([file.readOnly, "write" in file, "truncate" in file, "sync" in file]).toEqual([true, false, false, false])
   })
 
-  it("calls that are under way at once are done in their order", async () => {
+  it("does calls that are under way at once in their order", async () => {
     const file = await opfsFile("a.img", { create: true, worker })
     const writes = [1, 2, 3].map((value) => file.write?.(new Uint8Array(4).fill(value), value * 2))
     const back = new Uint8Array(10)
@@ -187,7 +187,7 @@ describe("opfsFile", () => {
     await Promise.all(writes)
   })
 
-  it("leaves the caller's buffer whole, be it of shared memory", async () => {
+  it("leaves the caller's buffer intact, also in shared memory", async () => {
     const file = await opfsFile("a.img", { create: true, worker })
     const ram = new Uint8Array(new SharedArrayBuffer(64)).fill(5)
     await file.write?.(ram.subarray(8, 40), 0)
@@ -195,7 +195,7 @@ describe("opfsFile", () => {
     expect([ram.length, root.file("a.img").bytes.length]).toEqual([64, 32])
   })
 
-  it("one worker serves several files, and is not ended with them", async () => {
+  it("shares a passed worker between files, and does not end it", async () => {
     const [a, b] = [await opfsFile("a.img", { create: true, worker }), await opfsFile("b.img", { create: true, worker })]
     await Promise.all([a.write?.(Uint8Array.of(1), 0), b.write?.(Uint8Array.of(2), 0)])
     await a.close()
@@ -204,7 +204,7 @@ describe("opfsFile", () => {
     expect(worker.isTerminated).toBe(false)
   })
 
-  it("starts a worker of its own where none is passed, and ends it with the file or when that cannot be opened", async () => {
+  it("starts its own worker if none is passed, and ends it with the file or when the file cannot be opened", async () => {
     const started = stubWorkers()
     const file = await opfsFile("a.img", { create: true })
     expect(started.map(({ isTerminated }) => isTerminated)).toEqual([false])
@@ -213,7 +213,7 @@ describe("opfsFile", () => {
     expect(started.map(({ isTerminated }) => isTerminated)).toEqual([true, true])
   })
 
-  it("a policy that forbids the worker is told, with what to do about it", async () => {
+  it("reports a policy that forbids the worker, and what to do about it", async () => {
     const remedy = /; allow "worker-src blob:" in the Content Security Policy, or pass a worker that runs vioblk\/opfs-worker$/
     vi.stubGlobal("Worker", class {
       constructor() {
@@ -225,12 +225,12 @@ describe("opfsFile", () => {
     await expect(opfsFile("a.img", { create: true })).rejects.toThrow(remedy)
   })
 
-  it("a worker that was passed and does not run is reported as such", async () => {
+  it("reports a passed worker that does not run", async () => {
     const message = "a.img: cannot open: the worker that was passed does not run vioblk/opfs-worker: the browser does not say why"
     await expect(opfsFile("a.img", { create: true, worker: new SilentWorker() })).rejects.toThrow(message)
   })
 
-  it("a worker that fails ends its files: what is under way and every later call is an io error, and they can be closed", async () => {
+  it("fails calls under way and later ones with an io error when its worker fails, and can be closed", async () => {
     const file = await opfsFile("a.img", { create: true, worker })
     const reading = file.read(new Uint8Array(4), 0)
     worker.fail("out of memory")
@@ -263,7 +263,7 @@ function stubWorkers(): FakeWorker[] {
   return started
 }
 
-it("a fake file is opened by one at a time", async () => {
+it("the fake of these tests refuses a second opening of a file", async () => {
   const file = new FakeFile()
   await file.createSyncAccessHandle({ mode: "readwrite" })
   await expect(file.createSyncAccessHandle({ mode: "readwrite" })).rejects.toThrow("NoModificationAllowedError")

@@ -85,7 +85,7 @@ function step(disk: ZonedDisk, rng: Rng, contents: Content[]): void {
 }
 
 describe("a zoned disk", () => {
-  it(`seed ${SEED}: keeps its limits and what was written, whatever is asked of it`, () => {
+  it(`seed ${SEED}: keeps its limits and what was written under random requests`, () => {
     const rng = new Rng(SEED)
     const memory = new MemoryBacking({ size: SIZE })
     memory.pwrite(new Uint8Array(SIZE).fill(0xee), 0)
@@ -133,11 +133,11 @@ describe("a zoned disk", () => {
     [{ zoneSize: 8 * S, maxOpenZones: 3, maxActiveZones: 2 }, "maxOpenZones"], [{ zoneSize: 8 * S, maxActiveZones: 0.5 }, "maxActiveZones"],
     [{ zoneSize: 8 * S, writeGranularity: 300 }, "writeGranularity"], [{ zoneSize: 8 * S, maxAppendSize: 100 }, "maxAppendSize"],
     [{ zoneSize: 8 * S, writeGranularity: 8 * S }, "the size"],
-  ] as const)("zones that cannot be are refused: %j", (options, message) => {
+  ] as const)("invalid zones are refused: %j", (options, message) => {
     expect(() => zonedDisk(new MemoryBacking({ size: SIZE }), options)).toThrow(message)
   })
 
-  it("more zones than can be looked through are refused, and disks that answer later or are zoned", () => {
+  it("too many zones are refused, and so are disks that answer later or are zoned", () => {
     expect(() => zonedDisk(new MemoryBacking({ size: 2 ** 40 }), { zoneSize: S })).toThrow("are more than 1048576")
     const late: VirtioBacking = { asynchronous: true, size: SIZE, readOnly: false, pread: () => {}, pwrite: () => {}, close: () => {} }
     expect(() => zonedDisk(late, ZONES)).toThrow("it must answer at once")
@@ -146,7 +146,7 @@ describe("a zoned disk", () => {
 })
 
 describe("zones in a file", () => {
-  it("write pointers, full, read-only and offline zones are there again; open zones are closed", () => {
+  it("keep write pointers and full, read-only and offline states; open zones come back closed", () => {
     const path = join(temporaryDirectory(), "zoned.img")
     createZonedImage(path, { ...ZONES, size: SIZE, maxOpenZones: 0, maxActiveZones: 0 })
     const disk = openZonedImage(path)
@@ -172,7 +172,7 @@ describe("zones in a file", () => {
     again.close()
   })
 
-  it("a failed creation leaves nothing behind, and an image whose file of zones is missing says so", () => {
+  it("leave no file behind when their creation fails, and are refused when their file is missing", () => {
     const path = join(temporaryDirectory(), "zoned.img")
     expect(codeOf(() => createZonedImage(path, { size: SIZE, zoneSize: 100 }))).toBe("invalid-argument")
     writeFileSync(`${path}.zones`, "in the way")
@@ -186,7 +186,7 @@ describe("zones in a file", () => {
     expect(() => openZonedImage(alone)).toThrow("which keeps its zones, is missing; createZonedImage makes both")
   })
 
-  it("each invalid field of the file is refused", () => {
+  it("are refused with any invalid field", () => {
     const file = new MemoryFile()
     createSideFile(file, zoneShape("test", SIZE, ZONES))
     const good = new Uint8Array(file.size())
@@ -218,7 +218,7 @@ describe("zones in a file", () => {
     expect(codeOf(() => openSideFile(file, SIZE + S))).toBe("corrupt")
   })
 
-  it("a reset that could not be kept is not done, and the next flush keeps what is", () => {
+  it("are not reset if that cannot be stored, and the next flush stores the present state", () => {
     const side = new FailingFile(new MemoryFile(), undefined)
     createSideFile(side, zoneShape("test", SIZE, ZONES))
     const { table, store } = openSideFile(side, SIZE)
@@ -238,7 +238,7 @@ describe("zones in a file", () => {
     expect(read(disk, 8 * S, 2 * S)).toEqual(data)
   })
 
-  it("closing closes both files, whatever fails", () => {
+  it("close both files, whatever fails", () => {
     for (const failing of ["flush", "close"] as const) {
       const closed: string[] = []
       const side = new MemoryFile()
@@ -254,7 +254,7 @@ describe("zones in a file", () => {
     }
   })
 
-  it("a change that could not be kept does not come true with that of another zone", () => {
+  it("are not changed by a change that could not be stored, even when another zone's is", () => {
     for (const action of ["reset", "finish"] as const) {
       const side = new FailingFile(new MemoryFile(), undefined)
       createSideFile(side, zoneShape("test", SIZE, ZONES))
@@ -278,7 +278,7 @@ type LogEntry =
   | { readonly file: "data" | "side"; readonly change: RecordingFile["log"][number] }
   | { readonly mark: "begin" | "end"; readonly zones: ReadonlyMap<number, Content> }
 
-describe("a crash", () => {
+describe("a power cut", () => {
   /** The file as a crash may leave it: what was written since its last sync has reached it in part. */
   function crashed(log: readonly LogEntry[], name: "data" | "side", start: Uint8Array, rng: Rng): MemoryFile {
     const file = new MemoryFile()
@@ -295,7 +295,7 @@ describe("a crash", () => {
     return file
   }
 
-  it(`seed ${SEED}: at any moment leaves each zone as it was when it was last kept, or was being kept`, () => {
+  it(`seed ${SEED}: at any moment leaves each zone as it was last stored, or was being stored`, () => {
     const rng = new Rng(SEED)
     const log: LogEntry[] = []
     const recorded = (name: "data" | "side", bytes: Uint8Array): RecordingFile => {

@@ -8,7 +8,7 @@ const seed = seedFromEnvironment(211)
 
 describe(`power cut at every write while snapshots come and go, seed ${seed}`, () => {
   for (const shape of qcow2Shapes.filter(({ options }) => (options.clusterSize ?? 0) <= 65536)) {
-    it(`QC-SNAP-05 QC-SNAP-07 QC-SNAP-09 QC-WO-05 QC-WO-10 ${shape.name}: as before the operation or as after it`, () => {
+    it(`QC-SNAP-05 QC-SNAP-07 QC-SNAP-09 QC-WO-05 QC-WO-10 ${shape.name}: the operation is done or not done`, () => {
       expect(wholeCrashRound({ ...wholeRoundFor(shape, new Rng(seed)), operations: 25, share: 0.25 })).toBeGreaterThan(0)
     })
   }

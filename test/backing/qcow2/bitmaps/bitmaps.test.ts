@@ -127,7 +127,7 @@ describe("what a bitmap records", () => {
     kept.use((image) => expect(changedIn(image, "one")).toEqual([[512, 512], [9 * 512, 512], [10 * K, 512]]))
   })
 
-  it("QC-BMP-08 the range at the end is cut where the disk ends, and a part of the disk can be asked about", () => {
+  it("QC-BMP-08 the last range ends with the disk, and a part of the disk can be queried", () => {
     const kept = new Kept({ size: 100 * K + 512 })
     kept.use((image) => {
       image.bitmaps.add("b", { granularity: 64 * K })
@@ -138,7 +138,7 @@ describe("what a bitmap records", () => {
     })
   })
 
-  it(`QC-BMP-10 random writes, reopenings and a page of bits per cluster, seed ${seed}`, () => {
+  it(`QC-BMP-10 random writes and reopenings leave the bits that a model has, seed ${seed}`, () => {
     const kept = new Kept({ size: 8 << 20, clusterSize: 512 })
     const expected = new Uint8Array((8 << 20) / 512)
     kept.use((image) => image.bitmaps.add("all", { granularity: 512 }))
@@ -166,8 +166,8 @@ describe("what a bitmap records", () => {
   })
 })
 
-describe("how they are stored", () => {
-  it("QC-BMP-01 QC-BMP-04 QC-BMP-05 extension and directory as the format has them", () => {
+describe("stored bitmaps", () => {
+  it("QC-BMP-01 QC-BMP-04 QC-BMP-05 have an extension and a directory as the format says", () => {
     const kept = withOne()
     const { bytes } = kept
     const at = extensionAt(bytes)
@@ -181,7 +181,7 @@ describe("how they are stored", () => {
     expect(checkQcow2(kept.file)).toMatchObject({ exitCode: 0 })
   })
 
-  it("QC-BMP-09 in_use is set as long as the image is open for writing, and stays after a crash: then it can only be removed", () => {
+  it("QC-BMP-09 have in_use while the image is open for writing, and after a crash, when they can only be removed", () => {
     const kept = withOne()
     kept.crash((image) => image.pwrite(filled(1, 1), 0))
     expect(kept.bytes.u32(directoryAt(kept.bytes) + 12)).toBe(3)
@@ -200,7 +200,7 @@ describe("how they are stored", () => {
     expect(checkQcow2(kept.file)).toMatchObject({ exitCode: 0 })
   })
 
-  it("QC-BMP-09 a disabled bitmap survives a crash, for nothing changes it", () => {
+  it("QC-BMP-09 survive a crash if they are disabled, for nothing changes them", () => {
     const kept = withOne()
     kept.use((image) => image.pwrite(filled(1, 1), 7 * K))
     kept.use((image) => image.bitmaps.disable("one"))
@@ -208,7 +208,7 @@ describe("how they are stored", () => {
     kept.use((image) => expect(changedIn(image, "one")).toEqual([[7 * K, 512]]))
   })
 
-  it("QC-BMP-09 reading leaves everything as it is", () => {
+  it("QC-BMP-09 do not change when the image is only read", () => {
     const kept = withOne()
     const file = kept.file.clone({ readOnly: true })
     const image = openQcow2(file)
@@ -218,7 +218,7 @@ describe("how they are stored", () => {
     expect(file.changes).toBe(0)
   })
 
-  it("QC-BMP-07 a table entry says all zeroes or all ones without a cluster; clearing gives clusters back", () => {
+  it("QC-BMP-07 have table entries for all zeroes and all ones without a cluster, and clearing frees clusters", () => {
     const kept = withOne({ clusterSize: 512 })
     kept.use((image) => image.pwrite(filled(256 * K, 1), 0))
     const table = Number(kept.bytes.u64(directoryAt(kept.bytes)))
@@ -230,13 +230,13 @@ describe("how they are stored", () => {
     kept.use((image) => expect(changedIn(image, "one")).toEqual([[0, 256 * K]]))
   })
 
-  it.each([2n, 1n << 8n, 1n << 56n, (1n << 63n) + 4096n, 4097n])("QC-BMP-07 a table entry with reserved bits is corruption: %i", (word) => {
+  it.each([2n, 1n << 8n, 1n << 56n, (1n << 63n) + 4096n, 4097n])("QC-BMP-07 are corrupt if a table entry has reserved bits: %i", (word) => {
     const kept = withOne().damage((bytes) => bytes.setU64(Number(bytes.u64(directoryAt(bytes))), word))
     const image = openQcow2(kept.file.clone({ readOnly: true }))
     expect(() => changedIn(image, "one")).toThrow(/the table of bitmap "one" is invalid/)
   })
 
-  it("QC-BMP-07 bits that lie over metadata are not written there", () => {
+  it("QC-BMP-07 are not written over metadata", () => {
     const kept = withOne()
     kept.use((image) => image.pwrite(filled(1, 1), 0))
     kept.damage((bytes) => bytes.setU64(Number(bytes.u64(directoryAt(bytes))), BigInt(bytes.l1Offset)))
@@ -245,7 +245,7 @@ describe("how they are stored", () => {
     expect(() => image.close()).toThrow(/has its bits at byte \d+, but the L1 table is there/)
   })
 
-  it("merges bitmaps of any granularity, of the image or of another one of the same size", () => {
+  it("merge with bitmaps of any granularity, of the image or of another one of the same size", () => {
     const [kept, other] = [new Kept(), new Kept()]
     other.use((image) => {
       image.bitmaps.add("theirs", { granularity: 512 })
@@ -268,7 +268,7 @@ describe("how they are stored", () => {
     })
   })
 
-  it("refuses names and granularities that the format forbids, a name that is taken, and a missing bitmap", () => {
+  it("refuse forbidden names and granularities, and a name that is taken; a missing bitmap is an error", () => {
     const kept = withOne()
     kept.use(({ bitmaps }) => {
       expect(failureOf(() => bitmaps.add("")).code).toBe("invalid-argument")
@@ -289,8 +289,8 @@ describe("how they are stored", () => {
   })
 })
 
-describe("opening an image that has them", () => {
-  it("QC-BMP-02 QC-BMP-03 ignored without the autoclear bit, and given up by the first writer; without the extension, the bit", () => {
+describe("opening an image with bitmaps", () => {
+  it("QC-BMP-02 QC-BMP-03 ignores bitmaps without the autoclear bit, and a writer removes them; it clears a bit without extension", () => {
     const kept = withOne().damage((bytes) => bytes.setU64(88, 0n))
     const read = openQcow2(kept.file.clone({ readOnly: true }))
     expect(read.bitmaps.list()).toEqual([])
@@ -313,7 +313,7 @@ describe("opening an image that has them", () => {
     ["a directory that is longer than its entries", (bytes) => bytes.setU64(extensionAt(bytes) + 8, 40n)],
     ["a directory that is shorter", (bytes) => bytes.setU64(extensionAt(bytes) + 8, 24n)],
     ["more bitmaps than entries", (bytes) => bytes.setU32(extensionAt(bytes), 2)],
-  ])("QC-BMP-01 refuses to write with %s, and reads", (_, damage) => {
+  ])("QC-BMP-01 with %s is refused for writing, and allowed for reading", (_, damage) => {
     const kept = withOne().damage(damage)
     const { changes } = kept.file
     expect(failureOf(() => openQcow2(kept.file)).code).toBe("invalid-format")
@@ -335,19 +335,19 @@ describe("opening an image that has them", () => {
     ["QC-BMP-08 a table of another length than the disk takes", (bytes) => bytes.setU32(first(bytes) + 8, 2)],
     ["QC-BMP-06 a table that is not a cluster", (bytes) => bytes.setU64(first(bytes), 4608n)],
     ["QC-BMP-06 no place for the table", (bytes) => bytes.setU64(first(bytes), 0n)],
-  ])("%s refuses the directory", (_, damage) => {
+  ])("%s is refused for writing", (_, damage) => {
     const kept = withOne().damage(damage)
     expect(failureOf(() => openQcow2(kept.file)).code).toBe("invalid-format")
   })
 
-  it("QC-BMP-06 two bitmaps of one name are refused", () => {
+  it("QC-BMP-06 with two bitmaps of one name is refused", () => {
     const kept = withOne()
     kept.use((image) => image.bitmaps.add("two"))
     kept.damage((bytes) => bytes.bytes.set(new TextEncoder().encode("one"), directoryAt(bytes) + 32 + 24))
     expect(failureOf(() => openQcow2(kept.file)).message).toContain('two bitmaps "one"')
   })
 
-  it("QC-BMP-11 extra data that nobody knows keeps the bitmap from being used, unless its flag allows it; it stays as it is", () => {
+  it("QC-BMP-11 keeps unknown extra data as it is, and does not use its bitmap unless the flag allows that", () => {
     const extra = (flags: number): Kept =>
       withOne().damage((bytes) => {
         const at = directoryAt(bytes)
@@ -370,14 +370,14 @@ describe("opening an image that has them", () => {
     expect([...known.bytes.bytes.subarray(directoryAt(known.bytes) + 24, directoryAt(known.bytes) + 32)]).toEqual([1, 2, 3, 4, 5, 6, 7, 8])
   })
 
-  it("QC-BMP-12 version 2 has no bitmaps", () => {
+  it("QC-BMP-12 of version 2 finds no bitmaps", () => {
     new Kept({ compat: "0.10" }).use(({ bitmaps }) => {
       expect(bitmaps.list()).toEqual([])
       expect(failureOf(() => bitmaps.add("one")).code).toBe("unsupported")
     })
   })
 
-  it("QC-BMP-12 another size: bits stay, those behind the end go, and an inconsistent bitmap refuses it", () => {
+  it("QC-BMP-12 a resize keeps the bits up to the new end, and is refused with an inconsistent bitmap", () => {
     const kept = withOne({ clusterSize: 512 })
     kept.use((image) => {
       image.pwrite(filled(1, 1), 0)
@@ -396,7 +396,7 @@ describe("opening an image that has them", () => {
   })
 
   for (const size of [1 << 20, 12 << 20]) {
-    it(`QC-BMP-12 a call that fails while the size becomes ${size} leaves the old one or the new one, with its bitmaps`, () => {
+    it(`QC-BMP-12 a call that fails while the size becomes ${size} leaves the old size or the new one, with its bitmaps`, () => {
       const kept = withOne({ clusterSize: 512, size: 5 << 20 })
       kept.use((image) => image.pwrite(filled(1, 1), 0))
       const before = kept.file
@@ -425,7 +425,7 @@ describe("opening an image that has them", () => {
 
   it.each([
     "write", "sync",
-  ] as const)("QC-BMP-09 QC-BMP-12 a %s that fails while the size changes costs no bitmap its consistency", (call) => {
+  ] as const)("QC-BMP-09 QC-BMP-12 a %s that fails while the size changes leaves every bitmap consistent", (call) => {
     for (let at = 1; at <= 12; at++) {
       const kept = new Kept()
       kept.use(({ bitmaps }) => {
@@ -447,7 +447,7 @@ describe("opening an image that has them", () => {
     }
   })
 
-  it("QC-BMP-10 QC-BMP-12 going back to a snapshot changes all of the disk, its size included", () => {
+  it("QC-BMP-10 QC-BMP-12 going back to a snapshot marks the whole disk as changed, at its new size", () => {
     const kept = withOne({ clusterSize: 512 })
     kept.use((image) => {
       image.bitmaps.add("off", { isEnabled: false })
@@ -464,7 +464,7 @@ describe("opening an image that has them", () => {
     expect(checkQcow2(kept.file)).toMatchObject({ exitCode: 0 })
   })
 
-  it("QC-BMP-04 what QEMU stored is read, and recorded on", () => {
+  it("QC-BMP-04 bitmaps of QEMU are read, and record further writes", () => {
     const kept = Kept.of(goldenBytes("bitmap.qcow2"))
     kept.use((image) => {
       expect(image.bitmaps.list()).toEqual([{ name: "track", granularity: 512, isEnabled: true, isConsistent: true }])
@@ -475,7 +475,7 @@ describe("opening an image that has them", () => {
     expect(checkQcow2(kept.file)).toMatchObject({ exitCode: 0 })
   })
 
-  it("QC-BMP-06 a hostile image cannot make writers keep more bits than a bound", () => {
+  it("QC-BMP-06 the bits that a hostile image makes a writer keep in memory are bounded", () => {
     const kept = new Kept({ size: 2 ** 40, clusterSize: 65536 })
     kept.use(({ bitmaps }) => {
       for (const name of ["a", "b"]) bitmaps.add(name, { granularity: 512 })
@@ -488,7 +488,7 @@ describe("opening an image that has them", () => {
     })
   })
 
-  it("QC-BMP-06 QC-BMP-12 a disk does not become larger than its bitmaps can be: nobody would open the image", () => {
+  it("QC-BMP-06 QC-BMP-12 a resize beyond what a bitmap can describe is refused: the image could not be opened again", () => {
     const kept = new Kept({ size: 2 ** 40, clusterSize: 65536 })
     const large = 2 ** 42
     kept.use((image) => {
@@ -510,7 +510,7 @@ describe("opening an image that has them", () => {
     })
   })
 
-  it("QC-BMP-09 an error at any write of closing loses nothing but the bitmaps' word for themselves", () => {
+  it("QC-BMP-09 an error at any write of closing loses no data, and at most leaves the bitmaps inconsistent", () => {
     const made = withOne()
     made.use((image) => image.pwrite(filled(3 * K, 1), 30 * K))
     for (let fails = 0, done = false; !done; fails++) {

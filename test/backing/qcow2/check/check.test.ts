@@ -42,7 +42,7 @@ function kinds(result: CheckResult): string[] {
   return [...new Set(result.findings.map((finding) => finding.kind))].sort()
 }
 
-describe("one thing wrong", () => {
+describe("one defect", () => {
   it("QC-CHK-01 a refcount above the references is a leak, exit code 3", () => {
     const result = checkDamaged("v3-4k.qcow2", (image) => image.setRefcount(6, 5n))
     // The cluster's COPIED flag is set, and its refcount is no longer one.
@@ -135,7 +135,7 @@ describe("one thing wrong", () => {
     expect(kinds(checkDamaged("zlib-4k.qcow2", (image) => image.setL2(0, image.l2(0) | COPIED)))).toEqual(["compressed-copied"])
   })
 
-  it("QC-CHK-05 references a cluster or more past the end of the file are corruptions, less is fine", () => {
+  it("QC-CHK-05 a reference a cluster or more past the end of the file is a corruption, a nearer one is not", () => {
     const cut = (bytes: number) => (image: Qcow2Bytes): void => {
       image.bytes = image.bytes.slice(0, image.bytes.length - bytes)
     }

@@ -34,7 +34,7 @@ function readSectors(disk: Pick<Qcow2Image, "size" | "pread">): (string | undefi
   })
 }
 
-describe(`files that are cut short, seed ${seed}`, () => {
+describe(`truncated files, seed ${seed}`, () => {
   for (const { file: name } of goldenImages.filter(({ size }) => size <= 1 << 20)) {
     it(`QC-CHK-07 QC-L2-09 ${name}: no repair puts a structure where the disk or a snapshot expects data`, () => {
       const rng = new Rng(seed)
@@ -61,7 +61,7 @@ describe(`files that are cut short, seed ${seed}`, () => {
     })
   }
 
-  it("QC-CHK-05 QC-CHK-07 the clusters of a table that is cut off in the middle are not freed", () => {
+  it("QC-CHK-05 QC-CHK-07 a repair does not free the clusters of a table that is cut off in the middle", () => {
     const image = new Qcow2Bytes(goldenBytes("v3-512.qcow2"))
     const at = image.grow(4)
     const old = image.bytes.subarray(image.l1Offset, image.l1Offset + 8 * image.l1Size)

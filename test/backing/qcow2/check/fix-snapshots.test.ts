@@ -31,7 +31,7 @@ describe("a snapshot table with", () => {
     })
   }
 
-  it("QC-SNAP-03 QC-CHK-06 an end beyond that of the file keeps the snapshots that are there, and none that QEMU would make up", () => {
+  it("QC-SNAP-03 QC-CHK-06 an end beyond the file keeps the snapshots that lie in it, and adds none", () => {
     for (const count of [3, 70_000, 0xffff_ffff]) {
       const image = new Qcow2Bytes(goldenBytes("snapshots.qcow2"))
       const before = openInMemory(MemoryFile.of(image.bytes, { readOnly: true })).snapshots.list()
@@ -53,7 +53,7 @@ describe("a snapshot table with", () => {
     }
   })
 
-  itWithQemu("QC-SNAP-03 QC-CHK-06 what QEMU mends alike, and finds sound when we have mended it", () => {
+  itWithQemu("QC-SNAP-03 QC-CHK-06 each of these defects is mended by QEMU in the same way, which finds our result sound", () => {
     for (const { image, left } of damages) {
       const theirs = join(temporaryDirectory(), "theirs.qcow2")
       const ours = join(temporaryDirectory(), "ours.qcow2")

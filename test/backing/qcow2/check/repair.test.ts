@@ -45,7 +45,7 @@ describe("repair", () => {
     expect(image.bytes).not.toEqual(goldenBytes("snapshots.qcow2"))
   })
 
-  it("QC-CHK-07 leaks: COPIED follows once the refcounts are right, as when a snapshot was removed halfway", () => {
+  it("QC-CHK-07 leaks: corrects COPIED once the refcounts are right, as after half a snapshot deletion", () => {
     const { file } = damaged("v3-4k.qcow2", (bytes) => {
       const cluster = bytes.hostOffset(0) / 4096
       bytes.setRefcount(cluster, 2n).setL2(0, bytes.l2(0) & ~COPIED)
@@ -103,14 +103,14 @@ describe("repair", () => {
     }
   })
 
-  it("QC-CHK-07 all: an unaligned preallocated zero cluster becomes a plain zero cluster", () => {
+  it("QC-CHK-07 all: turns an unaligned preallocated zero cluster into a plain one", () => {
     const { file } = damaged("v3-4k.qcow2", (bytes) => bytes.setL2(0, bytes.l2(0) + 512n + 1n))
     const result = repairQcow2(file, "all")
     expect(result).toMatchObject({ exitCode: 0 })
     expect(new Qcow2Bytes(file.toBytes()).l2(0)).toBe(1n)
   })
 
-  it("QC-CHK-07 all: two guest clusters in one host cluster share it from then on", () => {
+  it("QC-CHK-07 all: lets two guest clusters share the host cluster that both name", () => {
     const { file } = damaged("v3-4k.qcow2", (bytes) => bytes.setL2(4096, bytes.l2(0)))
     expect(repairQcow2(file, "all")).toMatchObject({ exitCode: 0 })
     const after = new Qcow2Bytes(file.toBytes())
@@ -118,7 +118,7 @@ describe("repair", () => {
     expect([after.l2(0) & COPIED, after.l2(4096) & COPIED]).toEqual([0n, 0n])
   })
 
-  it("QC-CHK-07 all: what an L1 entry takes for an L2 table, but is something else, is not corrected as one", () => {
+  it("QC-CHK-07 all: does not correct other metadata that an L1 entry names as its L2 table", () => {
     for (const place of [
       (image: Qcow2Bytes): number => image.snapshotsOffset,
       (image: Qcow2Bytes): number => Number(image.u64(image.snapshotsOffset)),
@@ -130,7 +130,7 @@ describe("repair", () => {
     }
   })
 
-  it("QC-CHK-07 all: nor is a cluster of the guest's data, which an L1 entry of the disk or of a snapshot takes for one", () => {
+  it("QC-CHK-07 all: does not correct guest data that an L1 entry of the disk or of a snapshot names as its L2 table", () => {
     const entries: readonly ((image: Qcow2Bytes) => number)[] = [
       (image) => image.l1At(image.size - 1), (image) => Number(image.u64(image.snapshotsOffset)),
     ]
@@ -168,7 +168,7 @@ describe("repair", () => {
     expect(mappingOf(file)).toBe(mapping)
   })
 
-  it("keeps what looks unused while a table that may refer to it cannot be found", () => {
+  it("does not free clusters that look unused while a table that may refer to them is missing", () => {
     const { file } = damaged("v3-4k.qcow2", (bytes) => bytes.setU64(bytes.l1Offset, bytes.u64(bytes.l1Offset) + 512n))
     const found = checkQcow2(file)
     expect(found.leaks).toBeGreaterThan(0)
@@ -182,12 +182,12 @@ describe("repair", () => {
     expect(checkQcow2(MemoryFile.of(image.bytes)).exitCode).toBe(0)
   })
 
-  it("QC-REF-07 a reference count that the width cannot hold stays a corruption", () => {
+  it("QC-REF-07 leaves a reference count that the width cannot hold as a corruption", () => {
     const { file } = damaged("refcount-1.qcow2", (bytes) => bytes.setL2(512, bytes.l2(0)))
     expect(repairQcow2(file, "all")).toMatchObject({ exitCode: 2 })
   })
 
-  it("QC-CHK-09 refuses a file that is open read-only, and writes nothing to a clean image", () => {
+  it("QC-CHK-09 refuses a read-only file, and writes nothing to a clean image", () => {
     const readOnly = MemoryFile.of(goldenBytes("dirty.qcow2"), { readOnly: true })
     expect(() => repairQcow2(readOnly, "all")).toThrow(BackingError)
     for (const { file: name } of goldenImages.filter((golden) => golden.file !== "dirty.qcow2")) {
@@ -220,7 +220,7 @@ describe(`seeded damage, seed ${seed}`, () => {
     })
   }
 
-  it("QC-WO-08 power cut at every write of a repair: the repair can be done again, and content has not moved", () => {
+  it("QC-WO-08 a power cut at any write of a repair moves no content, and the repair can be done again", () => {
     const choices = Object.entries(tableMutations).filter(([name]) => !movesTables.test(name)).map(([, mutate]) => mutate)
     for (let round = 0; round < 60; round++) {
       const rng = new Rng(seed + round)

@@ -18,7 +18,7 @@ describe("geometry", () => {
     [16, 8192, 536870912, 32768],
     [21, 262144, 549755813888, 1048576],
   ])(
-    "QC-L1-01 QC-REF-02 clusters of 2^%i bytes: %i entries, %i bytes to an L2 table, %i refcounts of 16 bits to a block",
+    "QC-L1-01 QC-REF-02 with clusters of 2^%i bytes an L2 table has %i entries for %i bytes, a block %i refcounts of 16 bits",
     (clusterBits, entries, coverage, refcounts) => {
       const made = geometry(clusterBits)
       expect([made.l2Entries, made.l2Coverage, made.refcountBlockEntries]).toEqual([entries, coverage, refcounts])
@@ -32,8 +32,8 @@ describe("geometry", () => {
   })
 })
 
-describe("where compressed clusters may lie", () => {
-  it("QC-CMP-03 QC-LIM-02 below 2^49 with clusters of 2 MiB, and wherever a file goes with small ones", () => {
+describe("compressed clusters", () => {
+  it("QC-CMP-03 QC-LIM-02 lie below 2^49 if they have 2 MiB, and anywhere in a file if they are small", () => {
     expect([9, 12, 16, 20, 21].map((bits) => compressedLimit(geometry(bits)))).toEqual([2 ** 53, 2 ** 53, 2 ** 53, 2 ** 50, 2 ** 49])
   })
 })
@@ -69,7 +69,7 @@ describe("L2 entries", () => {
     expect(l2(0x5_0001n, 16, 2).kind).toBe("corrupt")
   })
 
-  it("QC-LIM-02 an offset of 2^53 or more is corrupt, the largest below is not", () => {
+  it("QC-LIM-02 an offset of 2^53 or more is corrupt, and the largest below is valid", () => {
     expect(l2(1n << 53n).kind).toBe("corrupt")
     expect(l2((1n << 53n) | 1n).kind).toBe("corrupt")
     expect(l2((1n << 53n) - 0x1_0000n)).toMatchObject({ kind: "normal", offset: 2 ** 53 - 0x1_0000 })
@@ -81,7 +81,7 @@ describe("L2 entries", () => {
   })
 
   it.each([9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21])(
-    "QC-CMP-01 QC-CMP-03 compressed entries of 2^%i byte clusters are decoded, whatever the offset and the number of sectors",
+    "QC-CMP-01 QC-CMP-03 compressed entries with clusters of 2^%i bytes are decoded, whatever the offset and number of sectors",
     (clusterBits) => {
       const x = BigInt(62 - (clusterBits - 8))
       const most = 2 ** (clusterBits - 8) * 512
@@ -102,7 +102,7 @@ describe("L2 entries", () => {
     },
   )
 
-  it("the small number of a kind and the decoded union agree", () => {
+  it("the number of a kind and the decoded entry agree", () => {
     const kinds = ["unallocated", "normal", "zero", "zero-allocated", "compressed", "corrupt"]
     for (const word of [0n, 0x5_0000n, 1n, 0x5_0001n, COMPRESSED | 5n, 0x5_0200n]) {
       expect(kinds[l2Kind(...halves(word), geometry(16))]).toBe(l2(word).kind)
@@ -129,7 +129,7 @@ describe("L1 and refcount table entries", () => {
     expect(entry(1n << 63n).kind).toBe("corrupt")
   })
 
-  it("encodes entries that decode to the same", () => {
+  it("entries decode to what was encoded", () => {
     for (const offset of [0x1_0000, 2 ** 32, 2 ** 52 + 0x1_0000]) {
       for (const copied of [true, false]) {
         const plain = encodeEntry({ offset, copied })

@@ -99,14 +99,14 @@ describe("QC-HDR-15, QC-EXT-04: a header that is replaced", () => {
     }
   }
 
-  it("is written at once where only its first sector changes, and not at all where nothing does", () => {
+  it("is written at once if only its first sector changes, and not at all if nothing does", () => {
     const { cluster, header } = fresh(65536, "0.10", undefined)
     expect(headerWrites(cluster, serialiseHeader(header, "same"))).toEqual([])
     const writes = headerWrites(cluster, serialiseHeader({ ...header, backingFile: text(100, "n") }, "named"))
     expect(writes.map(({ offset, bytes }) => [offset, bytes.length])).toEqual([[0, SECTOR]])
   })
 
-  it("is written at once where the cluster has no room for two of them", () => {
+  it("is written at once if the cluster has no room for two", () => {
     const { cluster, header } = fresh(1024, "1.1", "a".repeat(800))
     const writes = headerWrites(cluster, serialiseHeader({ ...header, backingFile: text(790, "n") }, "named"))
     expect(writes.map(({ offset, bytes }) => [offset, bytes.length])).toEqual([[0, 1024]])

@@ -88,7 +88,7 @@ describe("qcow2 header", () => {
     })
   })
 
-  it("QC-HDR-01 refuses what is no qcow2 image, and versions other than 2 and 3", () => {
+  it("QC-HDR-01 another magic number and versions other than 2 and 3 are refused", () => {
     expect(refused((view) => view.setUint32(0, 0xfb49_4651))).toBe("invalid-format")
     for (const version of [0, 1, 4, 0xffff_ffff]) expect(refused((view) => view.setUint32(4, version))).toBe("unsupported")
     for (const length of [0, 3, 4, 71, 72, 103]) expect(fault(() => parse(v3().subarray(0, length))).code).toBe("invalid-format")
@@ -101,7 +101,7 @@ describe("qcow2 header", () => {
     expect(cut(v2(), 71)).toBe(message(71, 72))
   })
 
-  it("QC-HDR-04 version 2: what follows byte 72 is extensions, not fields", () => {
+  it("QC-HDR-04 in version 2 extensions, not fields, follow from byte 72 on", () => {
     const header = parse(
       v2((view, bytes) => {
         view.setUint32(72, 0x1234_5678)
@@ -246,7 +246,7 @@ describe("qcow2 header", () => {
     for (const order of [7, 0xffff_ffff]) expect(refused((view) => view.setUint32(96, order))).toBe("invalid-format")
   })
 
-  it("QC-HDR-15 a header that does not fit into its cluster is not serialised", () => {
+  it("QC-HDR-15 a header that does not fit into its cluster is not encoded", () => {
     const header = parse(v3((view) => view.setUint32(20, 16)))
     const crowded: Qcow2Header = { ...header, clusterBits: 9, backingFile: new Uint8Array(500) }
     expect(fault(() => serialiseHeader(crowded, PATH)).code).toBe("no-space")
@@ -289,7 +289,7 @@ describe("qcow2 feature bits", () => {
     expect(fault(() => refuseUnsupported(header, PATH)).message).toContain(`("${"x".repeat(46)}")`)
   })
 
-  it("QC-FEAT-01 a feature name cannot drive the terminal", () => {
+  it("QC-FEAT-01 control characters of a feature name do not reach the terminal", () => {
     const header = parse(
       v3((view, bytes) => {
         view.setBigUint64(72, 1n << 6n)
@@ -352,7 +352,7 @@ describe("qcow2 feature bits", () => {
     ).toBe("invalid-format")
   })
 
-  it("QC-HDR-11 no refcount table: parsed, so that it can be repaired, but not opened", () => {
+  it("QC-HDR-11 a header without a refcount table is parsed for a repair, but the image is not opened", () => {
     const header = parse(v3((view) => view.setUint32(56, 0)))
     expect(fault(() => refuseUnsupported(header, PATH)).code).toBe("invalid-format")
   })
@@ -361,14 +361,14 @@ describe("qcow2 feature bits", () => {
 describe("qcow2 header extensions", () => {
   const area = (bytes: number[], end = bytes.length) => parseExtensions(Uint8Array.from(bytes), { start: 0, end, path: PATH })
 
-  it("QC-EXT-01 the list ends at type 0 or where the area ends", () => {
+  it("QC-EXT-01 the list ends at type 0 or with the area", () => {
     expect(area([0, 0, 0, 9, 0, 0, 0, 0])).toHaveLength(1)
     expect(area([0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3])).toHaveLength(1)
     expect(area([])).toHaveLength(0)
     expect(area([0, 0, 0, 9, 0, 0, 0, 1, 7])).toEqual([{ type: 9, data: Uint8Array.of(7) }])
   })
 
-  it("QC-EXT-03 a record that runs past the area is refused, the end marker too", () => {
+  it("QC-EXT-03 a record that runs past the area is refused, also the end marker", () => {
     for (const type of [
       [0, 0, 0, 9],
       [0xe2, 0x79, 0x2a, 0xca],
@@ -380,7 +380,7 @@ describe("qcow2 header extensions", () => {
     expect(fault(() => area([0, 0, 0, 0])).code).toBe("invalid-format")
   })
 
-  it("QC-EXT-02 QC-EXT-05 a known type twice is refused, an unknown one is not", () => {
+  it("QC-EXT-02 QC-EXT-05 a known type that comes twice is refused, an unknown one is not", () => {
     const record = (type: number) => ({ type, data: new Uint8Array(3) })
     const twice = (type: number) => {
       const bytes = serialiseExtensions([record(type), record(type)])

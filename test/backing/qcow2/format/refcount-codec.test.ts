@@ -21,7 +21,7 @@ function slowGet(bytes: Uint8Array, order: number, index: number): bigint {
 }
 
 describe("refcount codec", () => {
-  it.each(ORDERS)("QC-REF-03 order %i: what is stored is read again, and no neighbour changes", (order) => {
+  it.each(ORDERS)("QC-REF-03 order %i: a stored refcount reads back, and no neighbour changes", (order) => {
     const rng = new Rng(100 + order)
     const bits = 2 ** order
     const bytes = new Uint8Array(512)
@@ -40,7 +40,7 @@ describe("refcount codec", () => {
     for (let index = 0; index < count; index++) expect(codec.get(view, index)).toBe(model[index])
   })
 
-  it.each(ORDERS)("order %i: the first refcount of 0 is found from any index on, however few there are", (order) => {
+  it.each(ORDERS)("order %i: the first refcount of 0 is found from any index on", (order) => {
     const rng = new Rng(200 + order)
     const bits = 2 ** order
     const count = (512 * 8) / bits

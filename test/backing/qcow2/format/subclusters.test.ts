@@ -33,7 +33,7 @@ describe("the bitmap of subclusters", () => {
     }
   })
 
-  it("QC-EL2-03 QC-EL2-05 neither bit: not allocated, in a cluster with a place as in one without; a zero bit needs no place", () => {
+  it("QC-EL2-03 QC-EL2-05 neither bit means unallocated, with a place or without; a zero bit needs no place", () => {
     expect(subclusterKind(NORMAL, 1, 2, 2)).toBe(UNALLOCATED)
     expect(subclusterKind(UNALLOCATED, 1, 0, 2)).toBe(UNALLOCATED)
     expect(subclusterKind(UNALLOCATED, 1, 0, 0)).toBe(ZERO)

@@ -40,7 +40,7 @@ describe("a disk", () => {
     })
   })
 
-  it("QC-RSZ-04 QC-DZ-09 shrinks only when that is asked for; its clusters and the end of its file are gone", () => {
+  it("QC-RSZ-04 QC-DZ-09 shrinks only on request, and frees the clusters that go and the end of its file", () => {
     const file = newImage({ clusterSize: 512, size: 400_384 })
     const before = withImage(file, (disk) => disk.pwrite(filled(400_384, 1), 0))
     withImage(file, (disk) => {
@@ -55,7 +55,7 @@ describe("a disk", () => {
     expect(Buffer.compare(contentOf(openQcow2(file.clone())), filled(1024, 1))).toBe(0)
   })
 
-  it("QC-RSZ-05 what was cut off never comes back, inside a cluster neither", () => {
+  it("QC-RSZ-05 shows nothing of what was cut off when it grows again, not even inside a cluster", () => {
     for (const value of [100_352, 512 * 3]) {
       const file = newImage({ clusterSize: 4096, size: 200_192 })
       withImage(file, (disk) => disk.pwrite(filled(200_192, 7), 0))
@@ -72,7 +72,7 @@ describe("a disk", () => {
     }
   })
 
-  it("QC-RSZ-05 bytes that another program left behind the end read as zeroes too", () => {
+  it("QC-RSZ-05 shows zeroes where another program left bytes behind the end", () => {
     const file = newImage({ clusterSize: 4096, size: 8192 })
     const bytes = withImage(file, (disk) => disk.pwrite(filled(8192, 7), 0))
     // As QEMU cuts: the size, and nothing else.
@@ -87,7 +87,7 @@ describe("a disk", () => {
   })
 
   for (const compat of ["0.10", "1.1"] as const) {
-    it(`QC-RSZ-03 QC-BF-04 a longer backing image does not show through what is new, compat ${compat}`, () => {
+    it(`QC-RSZ-03 QC-BF-04 grows without showing a longer backing image in its new part, compat ${compat}`, () => {
       const { file, openBacking } = newOverlay(filled(40_000, 9), { clusterSize: 4096, size: 10_240, compat })
       withImage(file, (disk) => {
         disk.resize(60_416)
@@ -98,7 +98,7 @@ describe("a disk", () => {
     })
   }
 
-  it("QC-RSZ-03 a longer image that is going to be behind it does not show through what is new either", () => {
+  it("QC-RSZ-03 grows without showing a longer image that becomes its backing image later", () => {
     const { file, openBacking } = newOverlay(filled(10_240, 9), { clusterSize: 4096, size: 10_240 })
     const disk = openQcow2(file, { openBacking })
     const next = { reference: { name: "next", format: "raw" }, disk: new RawBacking(MemoryFile.of(filled(40_000, 8))) }
@@ -111,7 +111,7 @@ describe("a disk", () => {
   })
 
   // Where nothing counts it, and where not even a refcount block is.
-  it.each([0, 3000])("QC-RSZ-04 QC-OVL-01 shrinks, and keeps a table %i clusters behind its end, whatever refcounts say", (distance) => {
+  it.each([0, 3000])("QC-RSZ-04 QC-OVL-01 keeps a table %i clusters behind its new end, whatever refcounts say", (distance) => {
     const image = withImage(newImage({ clusterSize: 4096, size: 40_960 }), (disk) => disk.pwrite(filled(4096, 1), 0))
     const place = image.bytes.length + distance * 4096
     const bytes = new Uint8Array(place + 4096)
@@ -129,7 +129,7 @@ describe("a disk", () => {
     expect(contentOf(openQcow2(file.clone({ readOnly: true })), 0, 4096)[0]).toBe(1)
   })
 
-  it("QC-RSZ-02 of version 3 has another size than its snapshots; of version 2 it keeps its own", () => {
+  it("QC-RSZ-02 may have another size than its snapshots in version 3, but not in version 2", () => {
     const file = newImage({ clusterSize: 512, size: 20_480 })
     withImage(file, (disk) => {
       disk.pwrite(filled(20_480, 1), 0)
@@ -157,7 +157,7 @@ describe("a disk", () => {
   })
 
   for (const preallocation of ["metadata", "falloc", "full"] as const) {
-    it(`QC-RSZ-06 what is new is preallocated: ${preallocation}`, () => {
+    it(`QC-RSZ-06 grows with its new part preallocated: ${preallocation}`, () => {
       const file = newImage({ clusterSize: 4096, size: 10_240 })
       withImage(file, (disk) => {
         disk.pwrite(filled(10_240, 1), 0)
@@ -171,7 +171,7 @@ describe("a disk", () => {
     })
   }
 
-  it("QC-RSZ-06 nothing is preallocated over a backing image", () => {
+  it("QC-RSZ-06 refuses to preallocate over a backing image", () => {
     const { file, openBacking } = newOverlay(filled(5000, 9), { size: 10_240 })
     withImage(file, (disk) => {
       expect(failureOf(() => disk.resize(20_480, { preallocation: "full" })).message).toMatch(/would hide the backing image/)

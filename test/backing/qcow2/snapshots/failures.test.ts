@@ -47,7 +47,7 @@ describe("a file that fails", () => {
   for (const calls of [["write", "truncate"], ["sync"], ["read"]] as const satisfies readonly (readonly FileCall[])[]) {
     for (const { name, work } of steps) {
       const where = `any ${calls.join(" or ")}`
-      it(`QC-SNAP-05 QC-SNAP-07 QC-SNAP-09 QC-WO-10 ${name}: a failure at ${where} changes nothing, and it can be repeated`, () => {
+      it(`QC-SNAP-05 QC-SNAP-07 QC-SNAP-09 QC-WO-10 ${name}: a failure at ${where} leaves nothing half done, and a repeat succeeds`, () => {
         const before = expected(() => undefined)
         const after = expected(work)
         for (let at = 1; ; at++) {
@@ -82,9 +82,9 @@ function fails(work: () => void, allowed?: string): boolean {
   }
 }
 
-describe("a file whose bytes come later", () => {
+describe("a file whose bytes are loaded later", () => {
   for (const { name, work } of steps) {
-    it(`QC-L2-11 ${name}: is repeated until all bytes are there, and ends as if they had been`, () => {
+    it(`QC-L2-11 ${name}: repeated until all bytes are loaded, it has the same result`, () => {
       const file = base()
       const forgetful = new ForgetfulFile(file, new Rng(7))
       const disk = forgetful.insist(() => openInMemory(forgetful, { cacheSize: 4096 }))

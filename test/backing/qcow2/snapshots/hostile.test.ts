@@ -18,7 +18,7 @@ function withSnapshot(clusterSize: number): Qcow2Bytes {
 
 describe("a snapshot of a disk that is too large", () => {
   for (const [clusterSize, size] of [[512, 2n ** 37n + 512n], [512, 2n ** 52n], [512, 2n ** 63n], [65536, 2n ** 52n]] as const) {
-    it(`QC-SNAP-03 QC-LIM-05 of ${size} bytes, with clusters of ${clusterSize}, is neither read nor gone back to, but deleted`, () => {
+    it(`QC-SNAP-03 QC-LIM-05 of ${size} bytes, with clusters of ${clusterSize}, is neither read nor applied, but can be deleted`, () => {
       const bytes = withSnapshot(clusterSize)
       bytes.setU64(bytes.snapshotsOffset + DISK_SIZE, size)
       const file = fileOf(bytes)
@@ -54,7 +54,7 @@ describe("an L2 table that many entries of the L1 table name", () => {
     return bytes
   }
 
-  it("QC-LIM-05 is copied once when a snapshot is taken, gone back to or deleted: the file does not grow by a table for each", () => {
+  it("QC-LIM-05 is copied once when a snapshot is taken, applied or deleted: the file does not grow by a table for each", () => {
     const file = fileOf(repeated())
     const size = file.size()
     const image = openQcow2(file)

@@ -32,7 +32,7 @@ describe("a snapshot", () => {
     clean(file)
   })
 
-  it("QC-SNAP-07 QC-SNAP-08 can be gone back to, again and again, and stays", () => {
+  it("QC-SNAP-07 QC-SNAP-08 can be applied again and again, and stays", () => {
     const file = newImage({ clusterSize: 512 })
     withImage(file, (disk) => {
       disk.pwrite(filled(100_000, 1), 1000)
@@ -48,7 +48,7 @@ describe("a snapshot", () => {
     clean(file)
   })
 
-  it("QC-SNAP-09 deleted, gives its clusters back, and writes go in place again", () => {
+  it("QC-SNAP-09 frees its clusters when it is deleted, and writes go in place again", () => {
     const file = newImage({ clusterSize: 4096 })
     const before = withImage(file, (disk) => disk.pwrite(filled(40_960, 1), 0))
     withImage(file, (disk) => {
@@ -67,7 +67,7 @@ describe("a snapshot", () => {
     expect(after.snapshotsOffset).toBe(0)
   })
 
-  it("QC-SNAP-05 refcounts of one bit allow none, and the image stays as it is", () => {
+  it("QC-SNAP-05 is refused with refcounts of one bit, and the image stays as it is", () => {
     const file = newImage({ clusterSize: 512, refcountBits: 1 })
     withImage(file, (disk) => {
       disk.pwrite(filled(5000, 1), 0)
@@ -79,7 +79,7 @@ describe("a snapshot", () => {
     clean(file)
   })
 
-  it("QC-SNAP-10 QC-L1-05 QC-WO-05 keeps VM state above the disk, which is no part of it", () => {
+  it("QC-SNAP-10 QC-L1-05 QC-WO-05 keeps VM state above the end of the disk, which does not show it", () => {
     const file = newImage({ clusterSize: 512, size: 100_000 })
     const state = Uint8Array.from({ length: 70_001 }, (_, at) => at * 7)
     withImage(file, (disk) => {
@@ -100,7 +100,7 @@ describe("a snapshot", () => {
     clean(file)
   })
 
-  it("QC-SNAP-11 is found by its id first, then by its name; a new id follows the highest number", () => {
+  it("QC-SNAP-11 is found by its id before its name, and a new id follows the highest number", () => {
     const file = newImage({ clusterSize: 4096 })
     withImage(file, (disk) => {
       disk.snapshots.create({ name: "2" })
@@ -116,7 +116,7 @@ describe("a snapshot", () => {
     clean(file)
   })
 
-  it("QC-SNAP-06 opened by its name, is the disk that it holds, and read-only", () => {
+  it("QC-SNAP-06 opens by its name as a read-only disk", () => {
     const file = newImage({ clusterSize: 4096, size: 40_960 })
     withImage(file, (disk) => {
       disk.pwrite(filled(40_960, 1), 0)
@@ -131,7 +131,7 @@ describe("a snapshot", () => {
     expect(failureOf(() => openInMemory(file.clone(), { snapshot: "one", readOnly: false })).code).toBe("read-only")
   })
 
-  it("QC-OVL-01 overlapCheck all: no data lands on an L2 table of a snapshot, though an entry says so", () => {
+  it("QC-OVL-01 with overlapCheck all keeps its L2 tables when an entry of the disk names one as a data cluster", () => {
     const file = newImage({ clusterSize: 4096 })
     const bytes = withImage(file, (disk) => {
       disk.pwrite(filled(4096, 1), 0)
@@ -148,7 +148,7 @@ describe("a snapshot", () => {
     openInMemory(lying.clone()).pwrite(filled(512, 3), 0)
   })
 
-  it("QC-OVL-01 overlapCheck all: nor when the entry that lies is in a table which the disk shares with a snapshot", () => {
+  it("QC-OVL-01 with overlapCheck all keeps its L2 tables also when that entry is in a table that both share", () => {
     const file = newImage({ clusterSize: 4096, size: 60 * 4096 })
     const bytes = withImage(file, (disk) => {
       disk.pwrite(filled(4 * 4096, 1), 0)
@@ -185,7 +185,7 @@ describe("a snapshot", () => {
     }
   })
 
-  it("an image without anything has snapshots as well", () => {
+  it("can be taken, applied and deleted on a disk of 0 bytes", () => {
     const file = newImage({ clusterSize: 512, size: 0 })
     withImage(file, (disk) => {
       disk.snapshots.create({ name: "nothing" })

@@ -52,7 +52,7 @@ describe("statuses", () => {
     [400, "io"],
     [304, "io"],
   ])(
-    "%i is %s, and is not asked again",
+    "%i gives the error %s at once, without another try",
     async (status, code) => {
       const server = await serve()
       server.always = ({ response }) => response.writeHead(status).end()
@@ -63,7 +63,7 @@ describe("statuses", () => {
     },
   )
 
-  it("200 to a Range request says that the server has no ranges, and its body is not read", async () => {
+  it("200 to a Range request gives an error about missing ranges, and its body is not read", async () => {
     let sent = 0
     const ended = new Promise<void>((resolve) => {
       void failedOpen(({ response }) => {
@@ -84,7 +84,7 @@ describe("statuses", () => {
     expect(sent).toBeLessThan(64 << 20)
   })
 
-  it("416 for a file that was longer says that it changed", async () => {
+  it("416 with another size gives the error that the file has changed", async () => {
     const { code, text } = await failedRead(
       ({ answer }) => answer({ status: 416, headers: { "Content-Range": "bytes */5" }, body: new Uint8Array(0) }),
     )
@@ -92,7 +92,7 @@ describe("statuses", () => {
     expect(text).toBe("the file changed on the server while it was open: its size was 300000 and is 5; open it again")
   })
 
-  it("416 that says the file is as long as it was, and 416 that says nothing", async () => {
+  it("416 with the same size, or with none, gives an error that says so", async () => {
     const same: Behaviour = ({ answer }) => answer({
       status: 416, headers: { "Content-Range": `bytes */${SIZE}` }, body: new Uint8Array(0),
     })
@@ -111,7 +111,7 @@ describe("a file that changes", () => {
       "its Last-Modified was Thu, 26 Nov 2026 05:00:00 GMT and is",
     ],
     ["size", (server) => { server.content = new Uint8Array(SIZE + 512) }, "its size was 300000 and is 300512"],
-  ])("is seen by its %s, and no byte of it is returned", async (_, change, message) => {
+  ])("is noticed by its %s, and no byte of it is returned", async (_, change, message) => {
     const server = await serve()
     const file = new HttpFile(server.url, {}, new FakeClock())
     await file.size()
@@ -125,7 +125,7 @@ describe("a file that changes", () => {
     expect(buffer).toEqual(new Uint8Array(1000))
   })
 
-  it("in the middle of a read that is tried again is no mixture either", async () => {
+  it("in the middle of a read that is tried again fails the read, and versions are not mixed", async () => {
     const server = await serve()
     const file = new HttpFile(server.url, {}, new FakeClock())
     await file.size()
@@ -143,7 +143,7 @@ describe("a file that changes", () => {
     expect((await failureOf(file.read(new Uint8Array(1000), 100_000))).message).toContain("the file changed on the server")
   })
 
-  it("between two openings is seen by whoever states the generation of the first one", async () => {
+  it("between two openings is noticed if the second states the generation of the first", async () => {
     const server = await serve()
     const first = new HttpFile(server.url, {}, new FakeClock())
     expect(first.version()).toBeUndefined()
@@ -157,7 +157,7 @@ describe("a file that changes", () => {
     expect(await new HttpFile(server.url, {}, new FakeClock()).size()).toBe(SIZE)
   })
 
-  it("while it is being opened", async () => {
+  it("while it is being opened fails the opening", async () => {
     const server = await serve()
     server.next.push(({ response, first, last }) => {
       response.writeHead(206, {
@@ -173,7 +173,7 @@ describe("a file that changes", () => {
     expect((await failureOf(new HttpFile(server.url, {}, new FakeClock()).size())).message).toContain('its ETag was "v1" and is "v2"')
   })
 
-  it("a server that would hide a change is refused, unless the file is immutable", async () => {
+  it("is not trusted to a server without validators, unless the file is stated as immutable", async () => {
     const hide = (headers: Record<string, string | null>): Behaviour => ({ answer }) => answer({ headers })
     const nothing = hide({ ETag: null, "Last-Modified": null })
     expect((await failedOpen(nothing)).text).toContain("neither a strong ETag nor Last-Modified")
@@ -232,7 +232,7 @@ describe("a server that lies", () => {
     expect(text).toMatch(message)
   })
 
-  it("sends a body without an end: the connection is closed", async () => {
+  it("sends a body without an end, and the connection is closed", async () => {
     const server = await serve()
     const file = new HttpFile(server.url, {}, new FakeClock())
     await file.size()
@@ -256,7 +256,7 @@ describe("a server that lies", () => {
     await closed
   })
 
-  it("controls no terminal: what it says is printable in messages", async () => {
+  it("sends control characters, and the message has none", async () => {
     const { text } = await failedRead(
       ({ answer }) => answer({ headers: { "Content-Range": "bytes \u009b2J" } }),
     ).catch((error: Error) => ({ text: error.message }))
@@ -266,7 +266,7 @@ describe("a server that lies", () => {
 })
 
 describe("redirects", () => {
-  it("are followed, and the next requests go to where they led without the headers of the user", async () => {
+  it("are followed, and later requests go to the new address, without the user's headers", async () => {
     const [first, second] = [await serve(), await serve()]
     first.always = ({ response }) => response.writeHead(302, { Location: `${second.url}?signature=1` }).end()
     const file = new HttpFile(first.url, { headers: { "X-Token": "secret" } }, new FakeClock())
@@ -278,7 +278,7 @@ describe("redirects", () => {
     expect(second.requests[1]?.url).toBe("/disk.img?signature=1")
   })
 
-  it("keep the headers on one origin", async () => {
+  it("keep the user's headers on the same origin", async () => {
     const server = await serve()
     server.next.push(({ response }) => response.writeHead(302, { Location: "/elsewhere" }).end())
     const file = new HttpFile(server.url, { headers: { "X-Token": "secret" } }, new FakeClock())
@@ -288,7 +288,7 @@ describe("redirects", () => {
     ])
   })
 
-  it("expire: then the first address is asked again, and what has arrived is kept", async () => {
+  it("may expire: then the first address is asked again, and the bytes that have arrived are kept", async () => {
     const [first, second] = [await serve(), await serve()]
     let signature = 0
     first.always = ({ response }) => response.writeHead(302, { Location: `${second.url}?signature=${++signature}` }).end()
@@ -301,7 +301,7 @@ describe("redirects", () => {
     expect(second.requests.map(({ url }) => url.slice(-1))).toEqual(["1", "1", "2"])
   })
 
-  it("that lead to another version of the file are an error", async () => {
+  it("to another version of the file are an error", async () => {
     const [first, second, third] = [await serve(), await serve(), await serve(2)]
     third.etag = '"other"'
     first.next.push(({ response }) => response.writeHead(302, { Location: second.url }).end())
@@ -326,7 +326,7 @@ describe("in a page", () => {
   const answers = (headers: Record<string, string>): HttpFetch => () =>
     Promise.resolve({ status: 206, redirected: false, type: "cors", url: "", body: null, headers: new Headers(headers) })
 
-  it("a Content-Range that the page may not see names the header that shows it", async () => {
+  it("a hidden Content-Range gives an error that names the header to expose it", async () => {
     const file = new HttpFile("https://host/disk.img", { fetch: answers({ "Content-Length": "10" }) }, new FakeClock())
     expect((await failureOf(file.size())).message).toBe(
       "https://host/disk.img: this page may not see the answer's Content-Range; " +

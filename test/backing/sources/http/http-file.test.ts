@@ -38,7 +38,7 @@ async function failureOf(work: Promise<unknown>): Promise<BackingError> {
 }
 
 describe("a server that behaves", () => {
-  it("gives the size and every byte; the first request asks for the beginning, which is not asked for again", async () => {
+  it("gives the size and every byte, and the first request brings the beginning for later reads", async () => {
     const server = await serve()
     const file = open(server)
     expect(await file.size()).toBe(SIZE)
@@ -49,7 +49,7 @@ describe("a server that behaves", () => {
     expect(server.ranges).toEqual(["bytes=0-65535", "bytes=65536-65999", "bytes=200000-200099"])
   })
 
-  it("fills several buffers, whatever the borders of what arrives", async () => {
+  it("fills several buffers, however the answer is split", async () => {
     const server = await serve()
     const file = open(server)
     server.always = ({ first, last, answer }) => {
@@ -67,7 +67,7 @@ describe("a server that behaves", () => {
     }
   })
 
-  it("reads short at the end, and nothing behind it", async () => {
+  it("a read at the end is short, and one behind it gives nothing", async () => {
     const server = await serve()
     const file = open(server)
     expect(await read(file, SIZE - 10, 100)).toEqual(server.content.subarray(SIZE - 10))
@@ -76,27 +76,27 @@ describe("a server that behaves", () => {
     expect(server.ranges).toEqual(["bytes=0-65535", `bytes=${SIZE - 10}-${SIZE - 1}`])
   })
 
-  it.each([1, 511, 65_535, 65_536, 65_537])("a file of %i bytes", async (size) => {
+  it.each([1, 511, 65_535, 65_536, 65_537])("a file of %i bytes is read whole", async (size) => {
     const server = await serve(size)
     const file = open(server)
     expect(await file.size()).toBe(size)
     expect(await read(file, 0, size + 10)).toEqual(server.content)
   })
 
-  it("an empty file, whose range cannot be satisfied", async () => {
+  it("an empty file is recognized by a range that cannot be satisfied", async () => {
     const server = await serve(0)
     const file = open(server)
     expect(await file.size()).toBe(0)
     expect(await read(file, 0, 10)).toEqual(new Uint8Array(0))
   })
 
-  it("an empty file from a server that answers 200 for it", async () => {
+  it("an empty file is recognized when the server answers 200", async () => {
     const server = await serve(0)
     server.always = ({ answer }) => answer({ status: 200, headers: { "Content-Range": null } })
     expect(await open(server).size()).toBe(0)
   })
 
-  it("many reads at once give the right bytes, with at most maxParallel requests under way", async () => {
+  it("many reads at once get the right bytes over at most maxParallel requests", async () => {
     const seed = Number(process.env["SEED"] ?? 20_261_126)
     const random = new Rng(seed)
     const server = await serve()
@@ -120,7 +120,7 @@ describe("a server that behaves", () => {
     expect(server.ranges.filter((range) => range === "bytes=0-65535")).toHaveLength(1)
   })
 
-  it("a server that sends less than was asked for at a time is asked for the rest", async () => {
+  it("the rest is requested when the server sends less than was requested", async () => {
     const server = await serve()
     server.always = ({ first, last, answer }) => {
       const end = Math.min(last, first + 999)
@@ -131,14 +131,14 @@ describe("a server that behaves", () => {
     expect(server.ranges.slice(-3)).toEqual(["bytes=100000-102499", "bytes=101000-102499", "bytes=102000-102499"])
   })
 
-  it("sends the headers of the user, and asks for no compression", async () => {
+  it("the user's headers are sent, and no compression is requested", async () => {
     const server = await serve()
     await open(server, { headers: { "X-Token": "abc" } }).size()
     expect(server.requests[0]?.headers["x-token"]).toBe("abc")
     expect(server.requests[0]?.headers["accept-encoding"]).toMatch(/^identity\b/)
   })
 
-  it("sends user and password of the URL as basic authentication, and shows neither them nor the query", async () => {
+  it("user and password of the URL are sent as basic authentication, and no message shows them or the query", async () => {
     const server = await serve()
     server.always = ({ response }) => response.writeHead(404).end()
     const url = server.url.replace("http://", "http://j%C3%BCrgen:p%40ss@")
@@ -150,7 +150,7 @@ describe("a server that behaves", () => {
     expect(server.requests[0]?.headers.authorization).toBe(`Basic ${Buffer.from("jürgen:p@ss").toString("base64")}`)
   })
 
-  it("a user and a password in the URL go before a header of the user, however that is written", async () => {
+  it("user and password of the URL take precedence over the user's Authorization header in any spelling", async () => {
     const server = await serve()
     const file = new HttpFile(server.url.replace("http://", "http://a:b@"), { headers: { AUTHORIZATION: "Bearer x" } }, new FakeClock())
     await file.size()
@@ -168,7 +168,7 @@ describe("a server that behaves", () => {
     expect(asked).toEqual([`${server.url} bytes=0-65535`])
   })
 
-  it("close ends what is under way, and everything after it fails", async () => {
+  it("close ends requests under way, and every later call fails", async () => {
     const server = await serve()
     const file = open(server)
     await file.size()
@@ -198,7 +198,7 @@ describe("a server that behaves", () => {
 })
 
 describe("tries again", () => {
-  it.each([500, 502, 503, 504, 429, 408, 425])("after %i, with delays that grow", async (status) => {
+  it.each([500, 502, 503, 504, 429, 408, 425])("after %i with growing delays", async (status) => {
     const server = await serve()
     const clock = new FakeClock()
     for (let i = 0; i < 3; i++) server.next.push(({ response }) => response.writeHead(status).end("busy"))
@@ -206,7 +206,7 @@ describe("tries again", () => {
     expect(clock.delays).toEqual([250, 500, 1000])
   })
 
-  it("half of a delay is chance", async () => {
+  it("after a delay of which half is random", async () => {
     const server = await serve()
     const clock = new FakeClock()
     clock.chance = 0
@@ -216,7 +216,7 @@ describe("tries again", () => {
   })
 
   it.each([["7", 7000], ["Thu, 26 Nov 2026 06:00:05 GMT", 5000], ["Thu, 26 Nov 2026 05:00:05 GMT", 250], ["86400", 29_999], ["soon", 250]])(
-    "after Retry-After: %s in %i ms at most",
+    "after Retry-After: %s within %i ms",
     async (header, delay) => {
       const server = await serve()
       const clock = new FakeClock(70_000)
@@ -226,7 +226,7 @@ describe("tries again", () => {
     },
   )
 
-  it("a connection that breaks in the middle costs only the rest", async () => {
+  it("only for the rest when a connection breaks in the middle", async () => {
     const server = await serve()
     const file = open(server)
     await file.size()
@@ -241,7 +241,7 @@ describe("tries again", () => {
     expect(server.ranges.slice(-2)).toEqual(["bytes=100000-104999", "bytes=101000-104999"])
   })
 
-  it("a body that ends early without an error counts as broken", async () => {
+  it("when a body ends early without an error", async () => {
     const server = await serve()
     const file = open(server)
     await file.size()
@@ -258,7 +258,7 @@ describe("tries again", () => {
     expect(server.ranges.slice(-2)).toEqual(["bytes=100000-104999", "bytes=100010-104999"])
   })
 
-  it("bodies that never have a byte count as tries", async () => {
+  it("a limited number of times when bodies have no byte", async () => {
     const server = await serve()
     const file = open(server, { retries: 3 })
     await file.size()
@@ -275,7 +275,7 @@ describe("tries again", () => {
     expect(server.requests).toHaveLength(5)
   })
 
-  it("a server that stalls before its answer", async () => {
+  it("when the server stalls before its answer", async () => {
     const server = await serve()
     const clock = new FakeClock()
     server.next.push(() => clock.fire())
@@ -283,7 +283,7 @@ describe("tries again", () => {
     expect(server.requests).toHaveLength(2)
   })
 
-  it("a server that stalls inside of its answer", async () => {
+  it("when the server stalls inside its answer", async () => {
     const server = await serve()
     const clock = new FakeClock()
     const file = open(server, { fetch: async (url, init) => {
@@ -316,7 +316,7 @@ describe("tries again", () => {
     expect(server.requests).toHaveLength(3)
   })
 
-  it("as often as it was told, and then says why", async () => {
+  it("`retries` times, and then gives the reason", async () => {
     const server = await serve()
     server.always = ({ response }) => response.writeHead(503).end()
     const error = await failureOf(open(server, { retries: 2 }).size())
@@ -326,7 +326,7 @@ describe("tries again", () => {
     expect((await failureOf(open(server, { retries: 0 }).size())).message).toBe(`${server.url}: the server answered 503`)
   })
 
-  it("a server that is not there is an io error with its cause, and may be there later", async () => {
+  it("when the server is not there, and then fails with an io error and its cause", async () => {
     const server = await serve()
     const { url } = server
     await server.stop()
@@ -337,7 +337,7 @@ describe("tries again", () => {
     expect(error.cause).toBeInstanceOf(TypeError)
   })
 
-  it("a fetch that throws a plain Error is an io error with that cause, and its message shows no secrets", async () => {
+  it("when fetch throws a plain Error; then it fails with an io error of that cause, whose message shows no secrets", async () => {
     const thrown = new Error("cannot reach http://host/disk.img?key=secret")
     const url = "http://host/disk.img?key=secret"
     const file = new HttpFile(url, { retries: 1, fetch: () => Promise.reject(thrown) }, new FakeClock())
@@ -347,7 +347,7 @@ describe("tries again", () => {
     expect(error.cause).toBe(thrown)
   })
 
-  it("an opening that failed can be tried again", async () => {
+  it("at the next call after an opening that failed", async () => {
     const server = await serve()
     const file = open(server, { retries: 0 })
     server.next.push(({ response }) => response.writeHead(500).end())
@@ -356,7 +356,7 @@ describe("tries again", () => {
   })
 })
 
-it("the options are checked", () => {
+it("wrong options are refused", () => {
   expect(() => httpFile("disk.img")).toThrow('httpFile: the string "disk.img" is not a URL')
   expect(() => httpFile("ftp://host/disk.img")).toThrow("httpFile: a URL must begin with http: or https:, not ftp:")
   expect(() => httpFile("http://host/", { maxParallel: 0 })).toThrow(RangeError)

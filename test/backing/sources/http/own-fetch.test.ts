@@ -59,7 +59,7 @@ it.each<[string, unknown]>([
   ["an ArrayBuffer", new Uint8Array(1000).fill(1).buffer], ["a string", "1".repeat(1000)],
   ["an array", Array.from({ length: 1000 }, () => 1)],
   ["words", new Uint16Array(500)], ["a DataView", new DataView(new ArrayBuffer(1000))], ["nothing", undefined],
-])("a body of %s is an error, and no zeroes", async (_, piece) => {
+])("a body of %s fails the read and gives no zeroes", async (_, piece) => {
   const file = fileWith((init) => answerOf(init, { pieces: [piece] }))
   const buffer = new Uint8Array(1000).fill(0xee)
   expect(await outcome(file.read(buffer, HEAD))).toBe(
@@ -68,7 +68,7 @@ it.each<[string, unknown]>([
   expect(buffer).toEqual(new Uint8Array(1000).fill(0xee))
 })
 
-it("bytes of another window are bytes", async () => {
+it("a Uint8Array of another window is taken as bytes", async () => {
   const { runInNewContext } = await import("node:vm")
   const piece: unknown = runInNewContext("new Uint8Array(1000).fill(7)")
   const buffer = new Uint8Array(1000)
@@ -76,7 +76,7 @@ it("bytes of another window are bytes", async () => {
   expect(buffer).toEqual(new Uint8Array(1000).fill(7))
 })
 
-it("one that gives the same answer twice, or none, or throws at once, fails the read", async () => {
+it("a fetch that returns one answer twice, or none, or throws at once fails the read", async () => {
   let first: HttpResponse | undefined
   const used = fileWith((init) => (first ??= new Response("x".repeat(900), {
     status: 206, headers: answerOf(init, { pieces: [] }).headers as Headers,
@@ -88,7 +88,7 @@ it("one that gives the same answer twice, or none, or throws at once, fails the 
   expect(await outcome(throwing.size())).toBe("io: http://own/disk.img: the request failed: not today")
 })
 
-it("a body that does not end behind its last byte holds a read for one timeout, and fails none", async () => {
+it("a body that does not end behind its last byte delays a read by one timeout, and the read succeeds", async () => {
   const clock = new FakeClock()
   const file = fileWith((init) => answerOf(init, { pieces: [new Uint8Array(1000).fill(1)], hasEnd: false }), 0, clock)
   const buffer = new Uint8Array(1000)
@@ -100,14 +100,14 @@ it("a body that does not end behind its last byte holds a read for one timeout, 
   expect(clock.delays).toEqual([])
 })
 
-it("an answer that is refused is let go of, though the fetch ignores its signal", async () => {
+it("an answer that is refused is cancelled, although the fetch ignores its signal", async () => {
   const file = fileWith((init) => answerOf(init, { status: 200, pieces: [], hasEnd: false }))
   expect(await outcome(file.read(new Uint8Array(1000), HEAD))).toContain("the server answered 200")
   await turns()
   expect(cancelled).toEqual([`bytes=${HEAD}-${HEAD + 999}`])
 })
 
-it("an answer that comes too late is let go of", async () => {
+it("an answer that comes too late is cancelled", async () => {
   const clock = new FakeClock()
   let answer = (): void => undefined
   const file = fileWith((init) => new Promise((resolve) => {
@@ -123,14 +123,14 @@ it("an answer that comes too late is let go of", async () => {
   expect(cancelled).toEqual([`bytes=${HEAD}-${HEAD + 999}`])
 })
 
-it("the computer's clock that is set back a day holds no request for a day", () => {
+it("a computer clock that is set back by a day delays no request", () => {
   const before = PLATFORM_CLOCK.now()
   expect(Math.abs(before - Date.now())).toBeLessThan(60_000)
   vi.spyOn(Date, "now").mockReturnValue(Date.now() - 86_400_000)
   expect(PLATFORM_CLOCK.now()).toBeGreaterThanOrEqual(before)
 })
 
-it("a read is answered once its bytes are here, if a Content-Length says that no more come; its request counts until its end", async () => {
+it("a read ends with its last byte if Content-Length says so, and its request counts until the end of the body", async () => {
   let requests = 0
   const fetch: HttpFetch = async (_, init) => {
     if (init.headers["Range"] === `bytes=0-${HEAD - 1}`) return answerOf(init, { pieces: [new Uint8Array(HEAD)] })

@@ -133,7 +133,9 @@ async function check(read: () => void | Promise<void>, buffer: Uint8Array, offse
   return "read"
 }
 
-it.each(Array.from({ length: 16 }, (_, index) => seed + index))("gives right bytes or an error, and ends (SEED=%i)", async (own) => {
+it.each(
+  Array.from({ length: 16 }, (_, index) => seed + index),
+)("random damage to answers gives right bytes or an error in bounded time (SEED=%i)", async (own) => {
   const rng = new Rng(own)
   const server = new HostileServer(rng, [2, 3, 5, 10][own % 4] ?? 5)
   const options = { fetch: server.fetch, maxParallel: 1 + rng.below(6), retries: rng.below(4) }

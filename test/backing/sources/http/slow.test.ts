@@ -72,7 +72,7 @@ function answerOf(first: number, length: number, next: (left: number) => Promise
 }
 
 describe("a slow server", () => {
-  it("that sends a byte every 29 s does not hold a read for longer than some tries", async () => {
+  it("that sends a byte every 29 s fails a read after a few tries", async () => {
     const server = new SlowServer({ piece: 1, pause: 29_000 })
     const { end, seconds } = await server.read(1000)
     expect(end).toBe("io: http://slow/disk.img: the server sends less than 16 KiB a second (after 6 tries)")
@@ -81,32 +81,32 @@ describe("a slow server", () => {
     expect(server.requests).toBe(6)
   })
 
-  it("that sends a byte every 29 s, each as an answer of its own, gains nothing by it", async () => {
+  it("that sends a byte every 29 s, each as an answer of its own, fails a read as soon", async () => {
     const { end, seconds } = await new SlowServer({ piece: 1, pause: 29_000, answer: 1 }).read(1000)
     expect(end).toBe("io: http://slow/disk.img: the server sends less than 16 KiB a second (after 6 tries)")
     expect(seconds).toBeLessThan(220)
   })
 
-  it("that sends nothing is given up after the timeout, and not by its rate", async () => {
+  it("that sends nothing fails a read by the timeout, not by its rate", async () => {
     const { end } = await new SlowServer({ piece: 1, pause: 1e9 }).read(1000)
     expect(end).toBe("io: http://slow/disk.img: the server sent nothing for 30 s (after 6 tries)")
   })
 
-  it("is let finish at 16 KiB a second, for as long as it takes", async () => {
+  it("that sends 16 KiB a second may take as long as it needs", async () => {
     const server = new SlowServer({ piece: 8192, pause: 500 })
     const { end, seconds } = await server.read(2 << 20)
     expect([end, server.requests]).toEqual([2 << 20, 1])
     expect(seconds).toBeGreaterThan(100)
   })
 
-  it("that is slower still comes through too: what has arrived is kept", async () => {
+  it("that is slower still finishes after several tries, which keep what has arrived", async () => {
     const server = new SlowServer({ piece: 5000, pause: 1000 })
     expect((await server.read(1 << 20)).end).toBe(1 << 20)
     expect(server.requests).toBe(4)
   })
 })
 
-describe("a fetch of the user's that ignores its signal", () => {
+describe("a fetch of the user's own that ignores its signal", () => {
   const never = new Promise<never>(() => undefined)
   const silent: HttpFetch = async (_, { headers }) => {
     const isHead = headers["Range"] === "bytes=0-65535"
@@ -114,7 +114,7 @@ describe("a fetch of the user's that ignores its signal", () => {
   }
   const kinds: readonly (readonly [string, HttpFetch])[] = [["does not answer", () => never], ["sends no body", silent]]
 
-  it.each(kinds)("and %s holds a read no longer than the timeout, and not after closing", async (_, fetch) => {
+  it.each(kinds)("and %s delays a read by the timeout at most, and none after closing", async (_, fetch) => {
     const clock = new FakeClock(30_000)
     const outcome = (file: HttpFile): Promise<string> =>
       file.read(new Uint8Array(1000), HEAD).then(() => "read", ({ code, message }: BackingError) => `${code}: ${message}`)

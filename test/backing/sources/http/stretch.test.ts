@@ -73,7 +73,7 @@ const range = (first: number, end: number): string => `bytes=${first}-${end - 1}
 const longFrom = (first: number): string => range(first, SIZE)
 
 describe("reads in order", () => {
-  it("come from one request, from the second long read on, to the end of the file; several may wait for their parts", async () => {
+  it("are served from the second long one on by one request to the end of the file, several at a time", async () => {
     const { server, file } = await open()
     await check(file, 0, MIB)
     await Promise.all([1, 2, 3].map((at) => check(file, at * MIB, MIB)))
@@ -81,7 +81,7 @@ describe("reads in order", () => {
     expect(server.ranges.slice(0, 3)).toEqual(["bytes=0-65535", range(HEAD, MIB), longFrom(MIB)])
   })
 
-  it("end with the file, and the next reader of the beginning gets it", async () => {
+  it("may reach the end of the file and begin again", async () => {
     const { server, file } = await open()
     for (let at = 0; at < SIZE; at += 2 * MIB) await check(file, at, 2 * MIB)
     expect(server.ranges).toEqual(["bytes=0-65535", range(HEAD, 2 * MIB), longFrom(2 * MIB)])
@@ -89,7 +89,7 @@ describe("reads in order", () => {
     expect(server.ranges.length).toBe(4)
   })
 
-  it("leave short reads, and those elsewhere, requests of their own, which do not end it", async () => {
+  it("keep their long request while short reads and reads elsewhere get requests of their own", async () => {
     const { server, file } = await open()
     await check(file, 0, MIB)
     await check(file, MIB, MIB)
@@ -100,14 +100,14 @@ describe("reads in order", () => {
     expect(server.ranges.slice(2)).toEqual([longFrom(MIB), range(8 * MIB, 8 * MIB + 4096), range(9 * MIB, 10 * MIB)])
   })
 
-  it("short ones alone begin none, nor do long ones with gaps", async () => {
+  it("begin no long request if they are short, or long with gaps", async () => {
     const { server, file } = await open()
     for (let at = MIB; at < 2 * MIB; at += MIB / 4) await check(file, at, MIB / 4)
     for (const at of [2, 4, 6]) await check(file, at * MIB, MIB)
     expect(server.ranges.length).toBe(1 + 4 + 3)
   })
 
-  it("a few MiB of them begin none: of what a long request brings, some MiB are wasted on whoever stops", async () => {
+  it("begin no long request within the first MiB: a reader that stops would waste some MiB of it", async () => {
     const { server, clock } = await open()
     const file = new HttpFile(server.url, {}, clock)
     files.push(file)
@@ -115,7 +115,7 @@ describe("reads in order", () => {
     expect(server.ranges).toHaveLength(13)
   })
 
-  it("one where only one request may be under way at a time", async () => {
+  it("begin no long request if only one request may be under way at a time", async () => {
     const { server, file } = await open({ maxParallel: 1 })
     for (const at of [0, 1, 2]) await check(file, at * MIB, MIB)
     expect(server.ranges).toEqual(["bytes=0-65535", range(HEAD, MIB), range(MIB, 2 * MIB), range(2 * MIB, 3 * MIB)])
@@ -123,7 +123,7 @@ describe("reads in order", () => {
 })
 
 describe("a long request", () => {
-  it("is ended when nobody has read on for a second; reads go on with another", async () => {
+  it("ends when no read has come for a second, and the next reads begin another", async () => {
     const { server, file, clock } = await open()
     const ended = new Promise<void>((resolve) => {
       server.next.push(({ answer }) => answer(), ({ answer }) => answer(), ({ answer, response }) => {
@@ -139,7 +139,7 @@ describe("a long request", () => {
     expect(server.ranges.slice(2)).toEqual([longFrom(MIB), longFrom(2 * MIB)])
   })
 
-  it("that breaks off is made good by requests for what is missing", async () => {
+  it("that breaks off is followed by requests for what is missing", async () => {
     for (const sent of [0, 1, MIB - 1, MIB, MIB + 1, 2 * MIB + 5]) {
       const { server, file } = await open()
       server.next.push(({ answer }) => answer(), ({ answer }) => answer(), ({ first, response }) => {
@@ -153,7 +153,7 @@ describe("a long request", () => {
     }
   })
 
-  it("that the server cuts short is made good likewise", async () => {
+  it("that the server ends early is followed by them as well", async () => {
     const { server, file } = await open()
     server.always = ({ first, last, answer }) => {
       const end = Math.min(last, first + 1_500_000)
@@ -170,7 +170,7 @@ describe("a long request", () => {
     expect(server.ranges.length).toBe(2 + 1 + 5)
   })
 
-  it("that found a redirect expired, or was ended for another reader before it brought a byte, was not refused", async () => {
+  it("counts as refused neither after an expired redirect nor when another reader ended it before its first byte", async () => {
     const { server } = await open()
     const { server: home } = await open()
     home.always = ({ response }) => response.writeHead(302, { Location: server.url }).end()
@@ -193,7 +193,7 @@ describe("a long request", () => {
     expect(silent.ranges.at(-1)).toBe(longFrom(3 * MIB))
   })
 
-  it("that nobody reads on leaves a redirect in force until its address expires", async () => {
+  it("that ends for lack of reads leaves a redirect in force until its address expires", async () => {
     const { server } = await open()
     const { server: home } = await open()
     home.always = ({ response }) => response.writeHead(302, { Location: server.url }).end()
@@ -217,7 +217,7 @@ describe("a long request", () => {
     expect(home.ranges).toEqual(["bytes=0-65535", range(8 * MIB, 8 * MIB + 1000)])
   })
 
-  it("shows a change of the file like any other", async () => {
+  it("notices a change of the file like any other", async () => {
     const { server, file } = await open()
     await check(file, 0, MIB)
     server.etag = '"v2"'
@@ -225,7 +225,7 @@ describe("a long request", () => {
     expect(failure).toContain("the file changed on the server while it was open: its ETag")
   })
 
-  it("ends with the file, for those who wait as well", async () => {
+  it("ends when the file is closed, and its waiting reads fail", async () => {
     const { server, file } = await open()
     await check(file, 0, MIB)
     server.always = () => undefined
@@ -235,7 +235,7 @@ describe("a long request", () => {
     expect(await waiting).toBe("closed")
   })
 
-  it("is read no further than reads come: what the server has sent waits", async () => {
+  it("is read only as far as reads ask, and what the server has sent waits", async () => {
     const server = new PieceServer(() => 10_000)
     const clock = new FakeClock(500)
     const file = new HttpFile("http://far/disk.img", { fetch: server.fetch, timeout: 500 }, clock, 2 * MIB)
@@ -252,7 +252,7 @@ describe("a long request", () => {
     expect(server.requests).toBe(3)
   })
 
-  it("that drips is given up at the read's deadline, and the read is tried again", async () => {
+  it("that is too slow is given up at the read's deadline, and the read is tried again", async () => {
     const clock = new FakeClock(1000)
     const server = new PieceServer((request) => {
       if (request !== 3) return SIZE
