@@ -70,7 +70,7 @@ describe("options", () => {
   it.each<[unknown]>([
     [{ size: 1 }], [{ size: 0, readOnly: false, format: "raw", name: "", call: () => {}, list: [], inner: { a: 1 }, whatever: 1n }],
     [{ size: 1, readOnly: undefined, format: undefined, name: undefined }], [Object.assign(Object.create({ readOnly: true }), { size: 1 })],
-  ])("%o are taken", (options) => expect(check(options)).toBeUndefined())
+  ])("%o are accepted", (options) => expect(check(options)).toBeUndefined())
 
   it.each<[unknown, string]>([
     [{ size: 1, readonly: true }, 'open: unknown option "readonly"; did you mean "readOnly"?'],
@@ -212,7 +212,7 @@ describe("disks", () => {
     file.close()
   })
 
-  it("openQcow2, a backing image that answers later is not read as what the buffer held before", () => {
+  it("openQcow2 reads no stale buffer through a backing image that answers later", () => {
     const later = { size: 1 << 20, pread() {}, preadv: () => Promise.reject(new Error("late")), close() {} }
     const image = vioblk.openQcow2(new vioblk.HostFile(overlay(), { readOnly: true }), { openBacking: () => later as never })
     expect(complaint(() => image.pread(new Uint8Array(512), 0))).toContain("preadv of a backing image returned a promise")
@@ -281,11 +281,11 @@ describe("an ImageFile whose methods return promises is refused, not read as an 
     })
   })
 
-  it("a file whose methods answer at once is taken", () => {
+  it("a file whose methods answer at once is accepted", () => {
     expect(new vioblk.RawBacking(promising([], asynchronous) as vioblk.ImageFile).size).toBe(4096)
   })
 
-  it("a real file is asked for nothing that changes it", () => {
+  it("a HostFile is accepted", () => {
     const path = join(temporaryDirectory(), "disk.raw")
     writeFileSync(path, "abc")
     const backing = new vioblk.RawBacking(new vioblk.HostFile(path))
@@ -311,8 +311,8 @@ describe("what is not a backing is refused with the method that it lacks", () =>
     ["no readOnly", disk({ readOnly: undefined }), `the backing has no readOnly; it must be true or false: ${SEE}`],
     ["no pread", disk({ pread: undefined }), `the backing has no pread; it must be a function: ${SEE}`],
     ["no close", disk({ close: undefined }), `the backing has no close; it must be a function: ${SEE}`],
-    ["a pwrite that is none", disk({ pwrite: true }), `pwrite of the backing is true; it must be a function: ${SEE}`],
-    ["a flush that is none", disk({ flush: {} }), `flush of the backing is an object; it must be a function: ${SEE}`],
+    ["a pwrite that is no function", disk({ pwrite: true }), `pwrite of the backing is true; it must be a function: ${SEE}`],
+    ["a flush that is no function", disk({ flush: {} }), `flush of the backing is an object; it must be a function: ${SEE}`],
     ["a size as text", disk({ size: "512" }), `size of the backing is the string "512"; it must be a number: ${SEE}`],
     ["a size as a bigint", disk({ size: 512n }), `size of the backing is the bigint 512; it must be a number: ${SEE}`],
     ...[-5, Number.NaN, 0.5, 2 ** 53, Number.POSITIVE_INFINITY].map((size): [string, unknown, string] => [
@@ -362,14 +362,14 @@ describe("what is not a backing is refused with the method that it lacks", () =>
     expect(complaint(() => attachToV86(emulator, backing))).toBe(`attachToV86: ${message}`)
   })
 
-  it("async methods of a backing that says so, and an async close of any, are taken", () => {
+  it("async methods of an asynchronous backing, and an async close of any, are accepted", () => {
     const later = async (): Promise<void> => undefined
     const remote = disk({ asynchronous: true, pread: later, pwrite: later, flush: later, close: later })
     expect(new vioblk.VirtioBlk(remote as vioblk.VirtioBacking).capacity).toBe(1)
     expect(new vioblk.VirtioBlk(disk({ close: later }) as vioblk.VirtioBacking).capacity).toBe(1)
   })
 
-  it("members that are inherited count, and others do not matter", () => {
+  it("inherited members count, and additional ones do not matter", () => {
     class Base {
       readonly readOnly = true
       get size(): number {
@@ -575,13 +575,13 @@ describe("the driver", () => {
     await expect(vioblk.BlockDriver.open(machine().pci, options as object)).rejects.toThrow(message)
   })
 
-  it("BlockDriver.open rejects what is no device", async () => {
+  it("BlockDriver.open rejects a value that is no device", async () => {
     const message = "BlockDriver.open: the device must be a PciDevice, not undefined; findBlockDevices finds them"
     await expect(vioblk.BlockDriver.open(undefined as never)).rejects.toThrow(new TypeError(message))
     await expect(vioblk.BlockDriver.open([machine().pci] as never)).rejects.toThrow("the device must be a PciDevice, not an array")
   })
 
-  it("requests reject, and send nothing", async () => {
+  it("wrong requests reject, and send nothing", async () => {
     const driver = await vioblk.BlockDriver.open(machine().pci)
     const data = new Uint8Array(512)
     const range = { sector: 0, sectors: 1 }
@@ -621,7 +621,7 @@ describe("the driver", () => {
   })
 })
 
-describe("a number that counts something is a whole one in its range", () => {
+describe("a count must be a whole number in its range", () => {
   const image = emptyQcow2
   const openDriver = (options: object) => vioblk.BlockDriver.open(machine().pci, options)
   it.each<[string, (value: number) => unknown]>([

@@ -9,11 +9,11 @@ import { openImage } from "../src/backing/open.ts"
 import { TestServer } from "./backing/sources/http/test-server.ts"
 import { temporaryDirectory } from "./support/temporary.ts"
 
-it("the first two commands are the whole set-up: one runs the main job, one passes the tests", () => {
+it("the first two commands are the whole set-up: one runs the program, one the tests", () => {
   expect(/```\w*\n([^`]*)```/.exec(readFileSync("README.md", "utf8"))?.[1]).toBe("npm ci && npm start\nnpm ci && npm test\n")
 })
 
-it("the embedding example runs as it is printed, as often as one likes, in at most a dozen lines", () => {
+it("the embedding example runs as it is printed, repeatedly, in at most a dozen lines", () => {
   const example = /```ts\n([^`]*)```/.exec(readFileSync("README.md", "utf8"))?.[1] ?? ""
   expect(example.trim().split("\n").filter((line) => line !== "").length).toBeLessThanOrEqual(12)
   const folder = temporaryDirectory()
@@ -26,7 +26,7 @@ it("the embedding example runs as it is printed, as often as one likes, in at mo
   }
 })
 
-it("the example of snapshots and bitmaps finds what was written, and goes back to what was there before", () => {
+it("the example of snapshots and bitmaps finds the changed ranges, and restores the disk", () => {
   const section = readFileSync("README.md", "utf8").split("### Inside a qcow2 image")[1] ?? ""
   const example = /```js\n([^`]*(?:`[^`]+`[^`]*)*)\n```/.exec(section)?.[1] ?? ""
   const folder = temporaryDirectory()
@@ -55,7 +55,7 @@ it("the example of a disk over HTTP fetches what is read, in at most a dozen lin
   expect(server.ranges).toEqual(["bytes=0-65535"])
 })
 
-it("every name that an example imports is exported, those of pages by the package's entry for pages", async () => {
+it("every name that an example imports is exported, in examples for pages by the entry for pages", async () => {
   const readme = readFileSync("README.md", "utf8")
   const [beforePages = "", pages = ""] = readme.split("\n## In a page\n")
   const [node, page] = [new Set(Object.keys(await import("../src/index.ts"))), new Set(Object.keys(await import("../src/browser.ts")))]
@@ -69,7 +69,7 @@ function imported(text: string): string[] {
   return [...text.matchAll(/^import \{ ([^}]*) \} from "vioblk"/gm)].flatMap(([, names = ""]) => names.split(", "))
 }
 
-it("every shift in the examples gives the number that it stands for: 4 << 30 is 0", () => {
+it("no shift in the examples overflows, as 4 << 30 does", () => {
   const shifts = [...readFileSync("README.md", "utf8").matchAll(/\b(\d+) << (\d+)/g)].map(([text, value, count]) => {
     return { text, result: Number(value) << Number(count), meant: Number(value) * 2 ** Number(count) }
   })

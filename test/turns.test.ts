@@ -3,7 +3,7 @@ import { describe, expect, it, vi } from "vitest"
 import { later, type LaterHost } from "../src/turns.ts"
 
 describe("later", () => {
-  it("runs a task once, after what is running, by setImmediate where there is one", async () => {
+  it("runs a task once, after the running code and its promises", async () => {
     const order: string[] = []
     await new Promise<void>((resolve) => {
       later(() => {
@@ -16,7 +16,7 @@ describe("later", () => {
     expect(order).toEqual(["now", "promises first", "later"])
   })
 
-  it("a page: by a message, which no clamp of 4 ms delays; nothing stays open", async () => {
+  it("uses a message in a page, which no clamp of 4 ms delays, and leaves no port open", async () => {
     const setTimeout = vi.fn()
     const host = { MessageChannel, setTimeout } as unknown as LaterHost
     let runs = 0
@@ -33,7 +33,7 @@ describe("later", () => {
     expect(process.getActiveResourcesInfo().filter((name) => name === "MessagePort").length).toBeLessThanOrEqual(1)
   })
 
-  it("neither: by a timer", async () => {
+  it("uses a timer without setImmediate and MessageChannel", async () => {
     await new Promise<void>((resolve) => later(resolve, { setTimeout: (task, ms) => globalThis.setTimeout(task, ms) }))
   })
 })

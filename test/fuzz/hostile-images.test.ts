@@ -8,7 +8,7 @@ const ROUNDS = Number(process.env["ROUNDS"] ?? 150)
 
 describe(`hostile images, seed ${seed}`, () => {
   for (let batch = 0; batch < 8; batch++) {
-    it(`QC-LIM-05 QC-LIM-06 QC-CHK-09 QC-OVL-03 batch ${batch}: a BackingError or data, within a budget, and no stray write`, () => {
+    it(`QC-LIM-05 QC-LIM-06 QC-CHK-09 QC-OVL-03 batch ${batch}: calls give data or a BackingError in a budget, and no stray write`, () => {
       const outcomes = { refused: 0, read: 0, written: 0 }
       for (let round = 0; round < ROUNDS; round++) {
         const roundSeed = seed + batch * 1_000_000 + round

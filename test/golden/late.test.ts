@@ -12,7 +12,7 @@ import { Rng, seedFromEnvironment } from "../support/rng.ts"
 const seed = seedFromEnvironment(41)
 const READABLE = goldenImages.filter(({ file }) => !/cut/.test(file))
 
-it.each(READABLE)(`$file, read by two to eight at a time, seed ${seed}`, async ({ file, size, sha256: wanted }) => {
+it.each(READABLE)(`$file, read by two to eight reads at a time, has its content, seed ${seed}`, async ({ file, size, sha256: wanted }) => {
   const rng = new Rng(seed)
   const late = (name: string): LateFile => new LateFile(MemoryFile.of(goldenBytes(name)), rng, { readOnly: true })
   const disk = await openDisk(late(file), {

@@ -7,9 +7,9 @@ import { sha256 } from "../support/golden.ts"
 import { itWithQemu, qemuImg } from "../support/qemu.ts"
 import { temporaryDirectory } from "../support/temporary.ts"
 
-describe("golden images of each feature by QEMU", () => {
+describe("golden images of each feature in QEMU", () => {
   for (const golden of ourGoldens) {
-    itWithQemu(`QC-SNAP-01 QC-BMP-04 QC-DF-07 QC-EL2-03 QC-LUKS-04 ${golden.file} (${golden.about}) reads as by us`, () => {
+    itWithQemu(`QC-SNAP-01 QC-BMP-04 QC-DF-07 QC-EL2-03 QC-LUKS-04 ${golden.file} (${golden.about}) has the content that we read`, () => {
       const directory = temporaryDirectory()
       const path = copyOurs(golden, directory)
       const secret = join(directory, "secret")

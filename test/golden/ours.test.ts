@@ -27,7 +27,7 @@ function snapshotsOf(disk: Qcow2Image): unknown {
 
 describe("golden images of each feature", () => {
   for (const golden of ourGoldens) {
-    it(`QC-SNAP-01 QC-BMP-04 QC-DF-07 QC-EL2-03 QC-LUKS-04 ${golden.file} (${golden.about}) reads as it did when it was made`, () => {
+    it(`QC-SNAP-01 QC-BMP-04 QC-DF-07 QC-EL2-03 QC-LUKS-04 ${golden.file} (${golden.about}) has the content that it was made with`, () => {
       const path = copyOurs(golden, temporaryDirectory())
       const before = readFileSync(path)
       const disk = open(path, golden, true)

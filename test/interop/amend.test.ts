@@ -9,7 +9,7 @@ import { itWithQemu, qemuCheck, qemuImg } from "../support/qemu.ts"
 import { Rng } from "../support/rng.ts"
 import { temporaryDirectory } from "../support/temporary.ts"
 
-itWithQemu("QC-HDR-03 QC-REF-03 QEMU finds our amended images in order and amends them, and we do the same with its images", () => {
+itWithQemu("QC-HDR-03 QC-REF-03 QEMU accepts and amends images that we amended, and we do the same with its images", () => {
   const path = join(temporaryDirectory(), "disk.qcow2")
   createImage(path, { size: 1 << 20, clusterSize: 4096 })
   const image = openImage(path)

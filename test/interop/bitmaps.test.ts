@@ -59,7 +59,7 @@ function expected(sectors: Uint8Array, granularity: number): Uint8Array {
 
 describe(`bitmaps, seed ${seed}`, () => {
   for (const clusterSize of [512, 65536]) {
-    itWithQemu(`QC-BMP-04 QC-BMP-07 QC-BMP-08 QC-BMP-09 QC-BMP-10 clusters of ${clusterSize}: recorded in turn, and read by both`, () => {
+    itWithQemu(`QC-BMP-04 QC-BMP-07 QC-BMP-08 QC-BMP-09 QC-BMP-10 clusters of ${clusterSize}: QEMU and we record in turn and agree`, () => {
       const directory = temporaryDirectory()
       const path = join(directory, "disk.qcow2")
       const rng = new Rng(seed)
@@ -105,7 +105,7 @@ describe(`bitmaps, seed ${seed}`, () => {
     })
   }
 
-  itWithQemu("QC-BMP-09 QC-BMP-12 QEMU sees a bitmap that we left in use as we do, and both resize images with bitmaps", () => {
+  itWithQemu("QC-BMP-09 QC-BMP-12 QEMU and we treat a bitmap with in_use alike, and both resize images with bitmaps", () => {
     const path = join(temporaryDirectory(), "disk.qcow2")
     createImage(path, { size: SIZE })
     qemuImg("bitmap", "--add", path, "b")

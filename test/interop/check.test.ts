@@ -33,7 +33,7 @@ function exitCodeOf(file: MemoryFile): number {
 
 describe(`seed ${seed}`, () => {
   for (const [name, mutate] of Object.entries(tableMutations)) {
-    itWithQemu(`QC-CHK-09 our check and qemu-img check agree after: ${name}, and on our repair of it`, () => {
+    itWithQemu(`QC-CHK-09 our check and qemu-img check agree on this damage and on its repair: ${name}`, () => {
       const directory = temporaryDirectory()
       for (let round = 0; round < rounds; round++) {
         compareOnce(name, mutate, new Rng(seed + round * 1000 + name.length), join(directory, `${round}.qcow2`))
@@ -41,7 +41,7 @@ describe(`seed ${seed}`, () => {
     })
   }
 
-  itWithQemu("QC-CHK-09 QC-EL2-04 QC-EL2-06 they also agree about damaged subcluster bitmaps", () => {
+  itWithQemu("QC-CHK-09 QC-EL2-04 QC-EL2-06 our check and qemu-img check agree on damaged subcluster bitmaps", () => {
     const directory = temporaryDirectory()
     for (const [name, mutate] of Object.entries(subclusterMutations)) {
       for (let round = 0; round < rounds; round++) {
@@ -50,7 +50,7 @@ describe(`seed ${seed}`, () => {
     }
   })
 
-  itWithQemu("QC-CHK-09 QC-CHK-06 QC-SNAP-03 QC-BMP-01 neither passes what the other objects to in snapshots and bitmaps", () => {
+  itWithQemu("QC-CHK-09 QC-CHK-06 QC-SNAP-03 QC-BMP-01 neither check passes damage to snapshots and bitmaps that the other reports", () => {
     const directory = temporaryDirectory()
     for (const [mutations, images] of [[snapshotMutations, withSnapshots], [bitmapMutations, withBitmaps]] as const) {
       for (const [name, mutate] of Object.entries(mutations)) {

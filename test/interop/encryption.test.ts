@@ -44,7 +44,7 @@ const cases = [
 
 describe("encrypted images and QEMU", () => {
   for (const text of cases) {
-    itWithQemu(`QC-AES-01 QC-LUKS-04 QC-LUKS-05 QC-LUKS-08 what QEMU wrote we read, and what we write it reads: ${text}`, () => {
+    itWithQemu(`QC-AES-01 QC-LUKS-04 QC-LUKS-05 QC-LUKS-08 we read what QEMU writes, and QEMU reads what we write: ${text}`, () => {
       const [format, options = ""] = text.split(" ")
       if (format !== "qcow2" && format !== "luks") throw new Error(text)
       const image = new EncryptedByQemu(temporaryDirectory(), { format, options, size: "3M", passphrase: "abc" })
@@ -72,7 +72,7 @@ describe("encrypted images and QEMU", () => {
 
   for (const cipher of ["aes-192", "serpent-128", "serpent-256", "twofish-128", "twofish-256", "cast5-128"] as const) {
     // 24 bytes: QEMU fails an assertion in CBC, and not in XTS.
-    itWithQemu(`QC-LUKS-02 QC-LUKS-07 an image that we encrypt by ${cipher} is QEMU's as well, and says so`, () => {
+    itWithQemu(`QC-LUKS-02 QC-LUKS-07 QEMU opens an image that we encrypt by ${cipher}, and names the cipher`, () => {
       const directory = temporaryDirectory()
       const made = join(directory, "image")
       createImage(made, { size: 1 << 20, encryption: { passphrase: "abc", cipher, iterTime: 1 } })
@@ -86,7 +86,7 @@ describe("encrypted images and QEMU", () => {
     }, PATIENCE)
   }
 
-  itWithQemu("QC-LUKS-02 QC-LUKS-07 an image that a page makes and writes is QEMU's as well", async () => {
+  itWithQemu("QC-LUKS-02 QC-LUKS-07 QEMU reads an image that a page makes and writes", async () => {
     const directory = temporaryDirectory()
     const file = new MemoryFile()
     await createInPage(file, { size: 1 << 20, encryption: { passphrase: "abc", iterTime: 1 } })
@@ -103,7 +103,7 @@ describe("encrypted images and QEMU", () => {
     expect(bytes).toEqual(new Uint8Array(5000).fill(0x22, 0, 4096).fill(0x11, 4096))
   }, PATIENCE)
 
-  itWithQemu("QC-LUKS-05 a passphrase in key slot 7 opens the image, and so does a binary key file; others do not", () => {
+  itWithQemu("QC-LUKS-05 a passphrase in key slot 7 opens the image, and so does a binary key file, but no other passphrase", () => {
     const directory = temporaryDirectory()
     const image = new EncryptedByQemu(directory, { format: "luks", options: "", size: "1M", passphrase: "abc" })
     const key = new Uint8Array([0xff, 1, 2, 10])
@@ -123,7 +123,7 @@ describe("encrypted images and QEMU", () => {
   for (const [format, options] of [
     ["qcow2", "encrypt.format=luks"], ["luks", "cipher-alg=aes-128"], ["luks", "cipher-alg=cast5-128,cipher-mode=cbc"],
   ] as const) {
-    itWithQemu(`QC-LUKS-05 a passphrase that we add, or put in the place of the only one, opens it for QEMU: ${format} ${options}`, () => {
+    itWithQemu(`QC-LUKS-05 QEMU opens an image by a passphrase that we add, or that replaces the only one: ${format} ${options}`, () => {
       const directory = temporaryDirectory()
       const image = new EncryptedByQemu(directory, { format, options, size: "1M", passphrase: "abc" })
       image.io("write -P 0x11 0 64k")

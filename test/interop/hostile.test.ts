@@ -47,7 +47,7 @@ function compareSectors(disk: Qcow2Image, theirs: Uint8Array): number {
 }
 
 describe(`damaged images, seed ${seed}`, () => {
-  itWithQemu("QC-L2-02 QC-L2-09 QC-L1-02 where we and QEMU both give data, it is the same", () => {
+  itWithQemu("QC-L2-02 QC-L2-09 QC-L1-02 QEMU and we read the same data from images that both accept", () => {
     const directory = temporaryDirectory()
     const path = join(directory, "damaged.qcow2")
     let compared = 0

@@ -66,7 +66,7 @@ afterAll(() => {
 
 const READABLE = goldenImages.filter(({ file }) => !/cut|data-file|zstd/.test(file))
 
-itWithNginx.each(READABLE.map(({ file, about }) => [file, about]))("%s (%s) holds over nginx what QEMU sees in it", async (file) => {
+itWithNginx.each(READABLE.map(({ file, about }) => [file, about]))("%s (%s) reads over nginx as in QEMU", async (file) => {
   const image = goldenImages.find((other) => other.file === file)
   const url = `${origin}/golden/${file}`
   const disk = await openDisk(httpFile(url), {
@@ -87,7 +87,7 @@ itWithNginx("redirects are followed", async () => {
   expect(end).toEqual(new Uint8Array(expected.subarray(-1000)))
 })
 
-itWithNginx("a file that is replaced on the server is an error, and no mixture", async () => {
+itWithNginx("a read of a file that was replaced on the server fails", async () => {
   const path = join(folder, "changing.img")
   writeFileSync(path, Buffer.alloc(1 << 20, 1), { mode: 0o644 })
   const file = httpFile(`${origin}/changing.img`)
@@ -101,12 +101,12 @@ itWithNginx("a file that is replaced on the server is an error, and no mixture",
 itWithNginx.each([
   ["/golden/no-such.img", "not-found", "404"], ["/secret/x", "permission", "403"], ["/broken/x", "io", "503"],
   ["/without-ranges/v3-4k.qcow2", "io", "Use a server that supports Range requests"],
-])("%s is %s", async (path, code, text) => {
+])("%s gives the error %s", async (path, code, text) => {
   const file = httpFile(`${origin}${path}`, { retries: 0 })
   await expect(file.size()).rejects.toMatchObject({ code, message: expect.stringContaining(text) })
 })
 
-itWithNginx("an empty file", async () => {
+itWithNginx("an empty file has the size 0", async () => {
   writeFileSync(join(folder, "empty.img"), "", { mode: 0o644 })
   expect(await httpFile(`${origin}/empty.img`).size()).toBe(0)
 })

@@ -40,7 +40,7 @@ function expectSame(ours: string, theirs: string, format: "raw" | "qcow2", model
 }
 
 describe.each(Array.from({ length: ROUNDS }, (_, round) => seed + round))("chains beside QEMU (seed %i)", (own) => {
-  itWithQemu("QC-BF-01 QC-BF-02 a commit leaves what qemu-img's leaves", async () => {
+  itWithQemu("QC-BF-01 QC-BF-02 a commit has the result of qemu-img commit", async () => {
     const rng = new Rng(own)
     const layers = 2 + (own % 3)
     const base = rng.chance(0.5) ? layers - 2 : 0
@@ -61,7 +61,7 @@ describe.each(Array.from({ length: ROUNDS }, (_, round) => seed + round))("chain
     if (isNext) expectSame(join(ours, layerName(chain.top)), join(theirs, layerName(chain.top)), "qcow2", before)
   })
 
-  itWithQemu("QC-BF-01 QC-BF-03 a rebase leaves what qemu-img's leaves", async () => {
+  itWithQemu("QC-BF-01 QC-BF-03 a rebase has the result of qemu-img rebase", async () => {
     const rng = new Rng(own + 100)
     const chain = Chain.random(rng, { layers: 2 + (own % 3), sizes: [16, 400] })
     const other = Chain.random(rng, { layers: 1, sizes: [16, 600] })
@@ -82,7 +82,7 @@ describe.each(Array.from({ length: ROUNDS }, (_, round) => seed + round))("chain
     expect(facts(ours)).toEqual(facts(theirs))
   })
 
-  itWithQemu("QC-BF-06 QEMU reads what a stream has left, and the images behind are as they were", async () => {
+  itWithQemu("QC-BF-06 QEMU reads the image after a stream, and its backing files have not changed", async () => {
     const rng = new Rng(own + 200)
     const chain = Chain.random(rng, { layers: 2 + (own % 3), sizes: [16, 400] })
     const model = chain.model()

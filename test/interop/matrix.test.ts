@@ -153,7 +153,7 @@ describe("snapshots and compression", () => {
   itWithQemu.each([
     { compat: "1.1", clusterSize: 1024, refcountBits: 16, size: 1 << 20 },
     { compat: "1.1", clusterSize: 16384, refcountBits: 16, size: 1 << 20, extendedL2: true },
-  ] satisfies Shape[])("QC-SNAP-06 QC-EL2-08 QEMU's snapshots stay while we write, and can be gone back to: %o", (shape: Shape) => {
+  ] satisfies Shape[])("QC-SNAP-06 QC-EL2-08 QEMU's snapshots stay while we write, and can be applied: %o", (shape: Shape) => {
     const directory = temporaryDirectory()
     const rng = new Rng(seed + 2)
     const path = join(directory, "snapshots.qcow2")
@@ -180,7 +180,7 @@ describe("snapshots and compression", () => {
   })
 
   for (const type of ["zlib", "zstd"] as const) {
-    itWithQemu(`QC-CMP-01 QC-CMP-09 QC-CMP-10 QC-CMP-11 ${type} images of every cluster size, read and overwritten`, () => {
+    itWithQemu(`QC-CMP-01 QC-CMP-09 QC-CMP-10 QC-CMP-11 ${type} images of every cluster size are read and overwritten`, () => {
       const directory = temporaryDirectory()
       const rng = new Rng(seed + 3)
       // Runs of one value among noise: clusters of all sorts of compressed sizes, some that do not compress.
@@ -214,7 +214,7 @@ describe("snapshots and compression", () => {
     })
   }
 
-  itWithQemu("QC-FEAT-09 a disk whose QEMU was killed under lazy refcounts is repaired and holds what was flushed", () => {
+  itWithQemu("QC-FEAT-09 after QEMU was killed under lazy refcounts the disk is repaired, and has all flushed writes", () => {
     const path = join(temporaryDirectory(), "killed.qcow2")
     qemuImg("create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on,cluster_size=1k", path, "1M")
     try {

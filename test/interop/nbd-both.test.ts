@@ -6,7 +6,7 @@ import { Rng } from "../support/rng.ts"
 import { temporaryDirectory } from "../support/temporary.ts"
 import { itWithNbdServers, makeCertificates, readCertificate } from "./nbd-tools.ts"
 
-itWithNbdServers("TLS over TCP: who has no certificate that the server knows is not let in", async () => {
+itWithNbdServers("a client without a certificate that the server knows is refused over TLS", async () => {
   const folder = makeCertificates("localhost")
   const ca = readCertificate(folder, "ca-cert")
   const [cert, key] = [readCertificate(folder, "server-cert"), readCertificate(folder, "server-key")]

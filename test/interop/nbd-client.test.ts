@@ -98,7 +98,7 @@ describe("createDisk over nbdFile", () => {
     ["nbdkit without zeroes", (path) => nbdkit("--filter=nozero", "file", path)],
   ]
 
-  itWithNbdServers.each(servers)("%s: the image is made over what is there, and goes on when the export is full", async (_, serve) => {
+  itWithNbdServers.each(servers)("%s: a new image overwrites old content, and still works when the export is full", async (_, serve) => {
     const path = emptyFile(size)
     writeFileSync(path, new Rng(seed).bytes(size))
     const server = serve(path)
@@ -135,7 +135,7 @@ describe("createDisk over nbdFile", () => {
 })
 
 describe("nbdkit", () => {
-  itWithNbdServers(`holds what random work wrote (SEED=${seed})`, async () => {
+  itWithNbdServers(`has what random work wrote (SEED=${seed})`, async () => {
     const server = nbdkit("memory", `${4 * MiB}`)
     const model = new FlatModel(4 * MiB)
     const disk = await open(server.uri)
@@ -153,7 +153,7 @@ describe("nbdkit", () => {
     ["several connections", ["memory", `${MiB}`], { connections: 4, maxInFlight: 4 }],
     ["no zeroes, no map, no FUA", ["--filter=nozero", "--filter=noextents", "--filter=fua", "memory", `${MiB}`], {}],
     ["an overlay over nothing", ["--filter=cow", "memory", `${MiB}`], {}],
-    ["a size that is no multiple of anything", ["memory", "1000001"], {}],
+    ["an odd size", ["memory", "1000001"], {}],
     ["short requests only", ["--filter=blocksize-policy", "memory", `${MiB}`, "blocksize-minimum=1", "blocksize-preferred=4096",
       "blocksize-maximum=8192", "blocksize-error-policy=error"], {}],
     ["blocks of 512 only", ["--filter=blocksize-policy", "memory", `${MiB}`, "blocksize-minimum=512", "blocksize-preferred=4096",
@@ -167,7 +167,7 @@ describe("nbdkit", () => {
     await expectAll(disk, model)
   })
 
-  itWithNbdServers("errors are of their kind, and what did not fail is there", async () => {
+  itWithNbdServers("errors have their code, and a server may be read-only", async () => {
     const full = await open(nbdkit("--filter=error", "memory", `${MiB}`, "error-pwrite=ENOSPC", "error-pwrite-rate=100%").uri)
     await expect(full.pwrite(new Uint8Array(512), 0)).rejects.toMatchObject({ code: "no-space" })
     const shaky = await open(nbdkit("--filter=error", "memory", `${MiB}`, "error=EIO", "error-rate=30%").uri)
@@ -181,14 +181,14 @@ describe("nbdkit", () => {
     expect(protectedDisk.readOnly).toBe(true)
   })
 
-  itWithNbdServers("an export that is not there, and a server that is not there", async () => {
+  itWithNbdServers("a missing export and a missing server give errors that say so", async () => {
     const server = nbdkit("--filter=exportname", "memory", "1M", "exportname-strict=true", "exportname=a")
     await expect(open(server.named("b"))).rejects.toMatchObject({ code: "not-found" })
     await expect(open("nbd+unix:///?socket=/nowhere/at/all")).rejects.toThrow(/there is no such socket/)
     await expect(open("nbd://localhost:1/")).rejects.toThrow(/nobody listens there/)
   })
 
-  itWithNbdServers("TLS: the certificate must be signed by whom we know, and for the right name", async () => {
+  itWithNbdServers("TLS demands a certificate that a known authority has signed for the right name", async () => {
     const server = nbdkitWithTls("disk.example", "memory", `${MiB}`)
     const uri = `${server.uri}&tls-hostname=disk.example`
     const disk = await open(uri, { ca: server.ca })
@@ -204,7 +204,7 @@ describe("nbdkit", () => {
 })
 
 describe("qemu-nbd", () => {
-  itWithNbdServers("raw: both sides see the same bytes", async () => {
+  itWithNbdServers("both sides see the same bytes of a raw export", async () => {
     const path = emptyFile(3 * MiB + 512)
     const server = qemuNbd(path, "raw", "--discard=unmap")
     const disk = await open(server.uri)
@@ -215,7 +215,7 @@ describe("qemu-nbd", () => {
     expect(model.firstDifference(readFileSync(path), 0)).toBe(-1)
   })
 
-  itWithNbdServers("the status of blocks is what qemu-img map says of them", async () => {
+  itWithNbdServers("the status of blocks agrees with qemu-img map", async () => {
     const path = join(temporaryDirectory(), "disk.qcow2")
     qemuImg("create", "-q", "-f", "qcow2", path, "64M")
     qemuIo(path, ["write -P 1 0 1M", "write -P 2 5M 64k", "write -z 7M 2M", "write -P 3 63M 1M", "discard 128k 64k"], "-f", "qcow2")
@@ -240,7 +240,7 @@ describe("qemu-nbd", () => {
     expect(ours).toEqual(theirs)
   })
 
-  itWithNbdServers("killed again and again in the middle of writes: nothing that was acknowledged is lost", async () => {
+  itWithNbdServers("no acknowledged write is lost when the server is killed again and again", async () => {
     const path = join(temporaryDirectory(), "disk.qcow2")
     qemuImg("create", "-q", "-f", "qcow2", path, `${4 * MiB}`)
     const server = qemuNbd(path, "qcow2")
@@ -276,7 +276,7 @@ describe("nbd-server", () => {
     expect(model.firstDifference(readFileSync(path), 0)).toBe(-1)
   })
 
-  itWithNbdServers("read-only, without a flush, and a name that it does not have", async () => {
+  itWithNbdServers("a read-only export is read, and an unknown name is refused", async () => {
     const path = emptyFile(MiB)
     const server = await nbdServer(path, "readonly = true")
     const disk = await open(server.uri)
@@ -287,7 +287,7 @@ describe("nbd-server", () => {
 })
 
 describe("an image behind a server", () => {
-  itWithNbdServers("qcow2 in a raw export, made and written over NBD, is one that QEMU checks and reads", async () => {
+  itWithNbdServers("QEMU checks and reads a qcow2 image that was written over NBD in a raw export", async () => {
     const path = emptyFile(8 * MiB)
     const image = new HostFile(path, { create: false })
     createQcow2(image, { size: 4 * MiB })
@@ -307,7 +307,7 @@ describe("an image behind a server", () => {
     expect(model.firstDifference(readFileSync(copy), 0)).toBe(-1)
   })
 
-  itWithNbdServers("stated to be raw it is the export itself, with no cache between", async () => {
+  itWithNbdServers("an export that is stated as raw is used without a cache", async () => {
     const disk = await openDisk(nbdFile(nbdkit("memory", "1M").uri), { format: "raw" })
     expect(disk).toBeInstanceOf(NbdDisk)
     const data = new Rng(seed).bytes(4096)

@@ -41,7 +41,7 @@ function sectors(extents: readonly QemuExtent[], size: number, wordOf: (extent: 
 
 describe("reading golden images through NBD", () => {
   for (const { file } of READABLE) {
-    itWithNbdTools(`${file}: the same bytes by nbdcopy and qemu-img, and the map that qemu-img map makes of the image`, async () => {
+    itWithNbdTools(`${file} has the same bytes by nbdcopy and qemu-img, and the map that qemu-img map makes of the image`, async () => {
       const path = goldenPath(file)
       const image = openImage(path, { readOnly: true })
       if (!(image instanceof Qcow2Image)) throw new Error("not a qcow2 image")
@@ -81,7 +81,7 @@ describe("writing through NBD", () => {
   const SIZE = 24 << 20
 
   for (const [name, wrap] of [["at once", (disk: VirtioBacking) => disk], ["later", promiseBacking]] as const) {
-    itWithNbdTools(`a disk that answers ${name}: nbdcopy, qemu-img convert and qemu-io fill images that pass qemu-img check`, async () => {
+    itWithNbdTools(`nbdcopy, qemu-img convert and qemu-io fill sound images over a disk that answers ${name}`, async () => {
       const folder = temporaryDirectory()
       const rng = new Rng(seed)
       const content = Buffer.alloc(SIZE)
@@ -122,7 +122,7 @@ describe("writing through NBD", () => {
     })
   }
 
-  itWithNbdTools("nbdsh: flags, FUA, zeroes, trim, status, several requests under way, and errors, over two connections", async () => {
+  itWithNbdTools("nbdsh gets flags, FUA, zeroes, trim, status and errors, with several requests at once over two connections", async () => {
     const path = join(temporaryDirectory(), "disk.qcow2")
     createImage(path, { size: SIZE })
     const image = openImage(path)
@@ -203,7 +203,7 @@ other.shutdown()
 })
 
 describe("TLS", () => {
-  itWithNbdTools("clients with a certificate are served, by libnbd and QEMU; those without one, and without TLS, are not", async () => {
+  itWithNbdTools("clients of libnbd and QEMU are served with a certificate, and refused without one or without TLS", async () => {
     const folder = temporaryDirectory()
     const certificates = await makeCertificates(folder)
     const path = join(folder, "disk.qcow2")

@@ -35,7 +35,7 @@ async function beforeTls({ path }: TestServer): Promise<NbdClient> {
 }
 
 describe("vioblk serve", () => {
-  itWithNbdTools("takes certificates from files: libnbd connects with what it prints, and with its own certificate only", async () => {
+  itWithNbdTools("takes certificates from files, and libnbd connects to the printed address with its own certificate only", async () => {
     const { directory, ca, serverCert, serverKey } = await makeCertificates(temporaryDirectory())
     const image = join(directory, "disk.qcow2")
     createImage(image, { size: 3 << 20 })
@@ -55,7 +55,7 @@ describe("vioblk serve", () => {
 })
 
 describe("TLS", () => {
-  itWithNbdTools("is demanded before anything else, and begun once", async () => {
+  itWithNbdTools("must come before any other option, and begins only once", async () => {
     const { server, certificates } = await secured({ ca: false })
     const client = await NbdClient.connect({ path: server.path })
     await client.greet()
@@ -75,7 +75,7 @@ describe("TLS", () => {
     expect(server.errors).toEqual([expect.stringContaining("an export was chosen without TLS")])
   })
 
-  itWithNbdTools("what is said behind STARTTLS in the clear does not count as said over TLS", async () => {
+  itWithNbdTools("breaks off when unencrypted bytes follow STARTTLS", async () => {
     const { server } = await secured({ ca: false })
     const client = await NbdClient.connect({ path: server.path })
     await client.greet()
@@ -84,7 +84,7 @@ describe("TLS", () => {
     expect(server.errors).toEqual([expect.stringContaining("before TLS began")])
   })
 
-  itWithNbdTools("garbage, an end, or nothing in the place of TLS, many times over, and the server goes on", async () => {
+  itWithNbdTools("leaves the server at work after garbage, an end of the connection or nothing in place of its handshake", async () => {
     const { server, certificates } = await secured({ ca: true })
     for (let round = 0; round < 8; round++) {
       const client = await beforeTls(server)
@@ -102,7 +102,7 @@ describe("TLS", () => {
     while (server.server.clients > 1) await turn()
   })
 
-  itWithNbdTools("a client without a certificate, or with a stranger's, gets nothing, many times over", async () => {
+  itWithNbdTools("sends nothing to a client without a certificate, or with one of another authority", async () => {
     const { server, certificates } = await secured({ ca: true })
     const stranger = await makeCertificates(temporaryDirectory())
     const ca = pem(certificates.ca)
@@ -126,7 +126,7 @@ describe("TLS", () => {
     expect(server.errors.every((text) => /certificate/.test(text))).toBe(true)
   })
 
-  itWithNbdTools("a server that closes in the middle of the handshake is through with it", async () => {
+  itWithNbdTools("lets a server close in the middle of the handshake", async () => {
     for (let round = 0; round < 3; round++) {
       const { server, certificates } = await secured({ ca: false })
       const client = await beforeTls(server)

@@ -26,10 +26,10 @@ function ours(path: string, work: (disk: Qcow2Image) => void): void {
   disk.close()
 }
 
-describe("an image of QEMU with bytes behind its end", () => {
+describe("bytes behind the end of an image of QEMU", () => {
   for (const option of options) {
     for (const isNew of [true, false]) {
-      itWithQemu(`QC-CHK-01 keeps them there (${option}, ${isNew ? "new" : "with data"})`, () => {
+      itWithQemu(`QC-CHK-01 stay there (${option}, ${isNew ? "new" : "with data"})`, () => {
         const bytes = trailer(777)
         const made = join(temporaryDirectory(), "made.qcow2")
         qemuImg("create", "-q", "-f", "qcow2", "-o", option, made, "32M")
@@ -53,7 +53,7 @@ describe("an image of QEMU with bytes behind its end", () => {
     }
   }
 
-  itWithQemu("keeps its end when only its header changes, as gondolin rebases its checkpoints", async () => {
+  itWithQemu("stay in place when a rebase changes only the header", async () => {
     const folder = temporaryDirectory()
     const path = join(folder, "checkpoint.qcow2")
     for (const name of ["a.raw", "b.raw"]) qemuImg("create", "-q", "-f", "raw", join(folder, name), "32M")

@@ -6,7 +6,7 @@ import { DEFAULT_BARS, testFunction } from "./test-function.ts"
 const bar = (index: number): number => 0x10 + 4 * index
 
 describe("base address registers", () => {
-  it("sizing: all ones written read back as the size's complement with the kind in the low bits", () => {
+  it("sizing: after all ones a BAR reads as the complement of its size with its kind in the low bits", () => {
     const fn = testFunction()
     for (const index of [0, 1, 4, 5]) fn.configWrite(bar(index), 4, 0xffff_ffff)
     expect([0, 1, 4, 5].map((index) => fn.configRead(bar(index), 4))).toEqual([0xffff_ffc1, 0xffff_f000, 0xffff_c00c, 0xffff_ffff])
@@ -48,7 +48,7 @@ describe("base address registers", () => {
     expect([2, 3, 5, 6, -1].map((index) => fn.barAddress(index))).toEqual([undefined, undefined, undefined, undefined, undefined])
   })
 
-  it("the upper register of a 64-bit BAR counts in units of 4 GiB, exactly", () => {
+  it("the upper register of a 64-bit BAR counts in units of 4 GiB", () => {
     const fn = testFunction()
     fn.configWrite(0x04, 2, 0x0002)
     fn.configWrite(bar(4), 4, 0x8000_4000)
@@ -58,7 +58,7 @@ describe("base address registers", () => {
     expect(fn.barAddress(4)).toBe(0x000f_ffff_8000_4000)
   })
 
-  it("a BAR that nobody has placed, or that is being sized while decoding is on, is not decoded", () => {
+  it("a BAR that is not placed, or is being sized while decoding is on, is not decoded", () => {
     const fn = testFunction()
     fn.configWrite(0x04, 2, 0x0003)
     expect([0, 1, 4].map((index) => fn.barAddress(index))).toEqual([undefined, undefined, undefined])
@@ -84,7 +84,7 @@ describe("base address registers", () => {
     expect([0, 1].map((index) => fn.barAddress(index))).toEqual([0xc004, 0xe000_0010])
   })
 
-  it("a write while decoding is on moves the BAR, and the bus hears of every change and of nothing else", () => {
+  it("a write while decoding is on moves the BAR, and the bus is notified of each change once", () => {
     const fn = testFunction()
     const heard: (number | undefined)[] = []
     fn.onMappingChange = () => heard.push(fn.barAddress(1))

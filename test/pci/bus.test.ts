@@ -87,7 +87,7 @@ describe("slots", () => {
     expect(() => bus.plug(3, testFunction(), 1)).toThrow("function 1 of slot 3 is occupied")
   })
 
-  it("32 of them, and a function is in one place at a time", () => {
+  it("number 32, and a function is in one slot at a time", () => {
     const fn = testFunction()
     bus.plug(31, fn)
     expect(bus.function(31)).toBe(fn)
@@ -97,7 +97,7 @@ describe("slots", () => {
     expect(bus.unplug(30)).toBeUndefined()
   })
 
-  it("after unplugging nothing of the function can be reached, its pin is low, and it may be plugged in again elsewhere", () => {
+  it("show nothing of an unplugged function, whose pin is low and which may be plugged in elsewhere", () => {
     const interrupts = new RecordedInterrupts()
     const fn = testFunction({ interrupts })
     bus.plug(2, fn)
@@ -126,7 +126,7 @@ describe("slots", () => {
     expect(bus.memoryRead(0xe000_0000, 4)).toBe(0)
   })
 
-  it("a function that is plugged in while it decodes answers at once", () => {
+  it("serve at once a function that is plugged in while it decodes", () => {
     const fn = testFunction()
     fn.configWrite(0x14, 4, 0xe000_0000)
     fn.configWrite(0x04, 2, 0x0002)
@@ -173,7 +173,7 @@ describe("I/O and memory decoding", () => {
     expect([...low.accesses, ...high.accesses]).toEqual(["r1+4094:2", "r1+0:4"])
   })
 
-  it("where BARs overlap the lowest slot answers, whichever was placed first; when it goes, the other does", () => {
+  it("where BARs overlap the lowest slot answers, whichever was placed first, and without it the other", () => {
     const first = testFunction()
     const second = testFunction()
     bus.plug(6, second)
@@ -210,7 +210,7 @@ describe("I/O and memory decoding", () => {
     expect(bus.ioRead(0xc000, 4)).toBe(0x1111_1111)
   })
 
-  it("random moves, decode switches, plugs and unplugs of many functions always decode as a scan over all registers says", () => {
+  it("after random moves, decode switches, plugs and unplugs every access decodes as a scan over all registers says", () => {
     const rng = new Rng(SEED)
     const slots = [1, 2, 3, 8, 31]
     const spots = [0, 0xe000_0000, 0xe000_0800, 0xe000_1000, 0xe000_2000, 0xe000_4000, 0xffff_f000]

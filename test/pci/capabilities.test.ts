@@ -27,13 +27,13 @@ describe("the capability list", () => {
     expect(walk(fn).map((at) => fn.configRead(at, 1))).toEqual([0x11, 0x09, 0x09, 0x05])
   })
 
-  it("PCI-05 without a capability Status bit 4 is clear and the pointer 0", () => {
+  it("PCI-05 without a capability Status bit 4 is clear and the pointer is 0", () => {
     const fn = testFunction()
     expect(fn.configRead(0x06, 2)).toBe(0)
     expect(fn.configRead(0x34, 4)).toBe(0)
   })
 
-  it("PCI-11 of a capability only the bits of its mask can be written; id and next pointer never", () => {
+  it("PCI-11 only the bits of a capability's mask can be written, and never its id and next pointer", () => {
     const fn = testFunction()
     const at = fn.addCapability(0x09, Uint8Array.of(0x11, 0x22, 0x33, 0x44, 0x55, 0x66), Uint8Array.of(0x00, 0x0f, 0x00, 0xff, 0x80, 0x00))
     fn.addCapability(0x01, new Uint8Array(2))
@@ -46,7 +46,7 @@ describe("the capability list", () => {
     expect([2, 3, 4, 5, 6, 7].map((i) => fn.configRead(at + i, 1))).toEqual([0x11, 0x20, 0x33, 0x00, 0x55, 0x66])
   })
 
-  it("PCI-05 lists of random capabilities are walked to their end, and what does not fit is refused without harm to the list", () => {
+  it("PCI-05 random lists are walked to their end, and a capability that does not fit is refused without a change", () => {
     const rng = new Rng(SEED)
     for (let round = 0; round < 50; round++) {
       const fn = testFunction()

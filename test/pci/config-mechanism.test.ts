@@ -44,7 +44,7 @@ describe("configuration mechanism #1", () => {
     expect(bus.configRead(0, 2, 0, 0x3c, 4)).toBe(0x0000_010b)
   })
 
-  it("every way to read the 256 bytes agrees with the function itself", () => {
+  it("reads of the 256 bytes at any width agree with the function itself", () => {
     bus.plug(5, msixFunction(4))
     for (let register = 0; register < 256; register += 4) {
       ports.write(0xcf8, 4, address(5, register))
@@ -66,14 +66,14 @@ describe("configuration mechanism #1", () => {
     }
   })
 
-  it("without the enable bit the data port is nobody's", () => {
+  it("without the enable bit the data port is not claimed", () => {
     ports.write(0xcf8, 4, address(2, 0x04) - 0x8000_0000)
     ports.write(0xcfc, 2, 0x0007)
     expect(WIDTHS.map((width) => ports.read(0xcfc, width))).toEqual([0xff, 0xffff, 0xffff_ffff])
     expect(bus.configRead(0, 2, 0, 0x04, 2)).toBe(0)
   })
 
-  it("byte and word accesses, and dwords elsewhere, do not meet the address register: all ones, dropped", () => {
+  it("byte and word accesses, and dwords elsewhere, miss the address register: they read all ones and write nothing", () => {
     ports.write(0xcf8, 4, address(2, 0x10))
     for (const [port, width] of [[0xcf8, 1], [0xcf8, 2], [0xcf9, 1], [0xcfa, 2], [0xcfb, 1], [0xcf9, 4], [0xcfa, 4], [0xcfb, 2]] as const) {
       expect(ports.read(port, width)).toBe(2 ** (8 * width) - 1)
@@ -83,7 +83,7 @@ describe("configuration mechanism #1", () => {
     expect([0x04, 0x0c, 0x10].map((register) => bus.configRead(0, 2, 0, register, 4))).toEqual([0, 0, 1])
   })
 
-  it("of an access across the end of the data port only the bytes before 0xD00 count, the rest is all ones", () => {
+  it("an access across the end of the data port reaches only the bytes before 0xD00, and the rest reads as ones", () => {
     ports.write(0xcf8, 4, address(2, 0x00))
     expect(ports.read(0xcff, 2)).toBe(0xff10)
     expect(ports.read(0xcfe, 4)).toBe(0xffff_1042)

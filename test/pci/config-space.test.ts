@@ -33,7 +33,7 @@ describe("the type 0 header", () => {
     expect(fn.configRead(0x0e, 1)).toBe(0x00)
   })
 
-  it("is powered on with decoding, bus mastering and interrupt disable off, and BARs of address 0 that show their kind", () => {
+  it("starts with decoding, bus mastering and interrupt disable off, and BARs of address 0 that show their kind", () => {
     const fn = testFunction()
     expect(fn.configRead(0x04, 2)).toBe(0)
     expect(fn.busMaster).toBe(false)
@@ -82,7 +82,7 @@ describe("the type 0 header", () => {
     expect(Uint8Array.from({ length: 256 }, (_, at) => fn.configRead(at, 1))).toEqual(model)
   })
 
-  it("reads of 1, 2 and 4 bytes agree at every offset, results are unsigned, and what lies past byte 255 reads 0 up to 4095", () => {
+  it("reads of 1, 2 and 4 bytes agree at every offset, are unsigned, and give 0 from byte 256 to 4095", () => {
     const fn = msixFunction(4)
     const rng = new Rng(SEED)
     for (let i = 0; i < 200; i++) fn.configWrite(rng.below(256), rng.pick(WIDTHS), rng.u32())
@@ -97,7 +97,7 @@ describe("the type 0 header", () => {
     }
   })
 
-  it("writes of 1, 2 and 4 bytes have the same effect: a dword written whole equals its halves and its bytes", () => {
+  it("writes of 1, 2 and 4 bytes to the same range have the same effect", () => {
     const rng = new Rng(SEED)
     for (let round = 0; round < 200; round++) {
       const whole = testFunction()
@@ -113,7 +113,7 @@ describe("the type 0 header", () => {
     }
   })
 
-  it("a write to the Command register leaves the Status register next to it alone, and the other way round", () => {
+  it("a write to the Command register does not change the Status register beside it, nor the other way round", () => {
     const fn = msixFunction(1)
     fn.configWrite(0x04, 2, 0x0407)
     expect(fn.configRead(0x06, 2)).toBe(0x0010)

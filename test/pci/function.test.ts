@@ -7,7 +7,7 @@ const INTERRUPT_STATUS = 0x0008
 const INTERRUPT_DISABLE = 0x0400
 
 describe("INTx", () => {
-  it("the pin follows the device, Status bit 3 shows it, and equal levels are told once", () => {
+  it("the pin follows the device, Status bit 3 shows it, and a level is reported once", () => {
     const interrupts = new RecordedInterrupts()
     const fn = testFunction({ interrupts })
     fn.setIntx(true)
@@ -30,7 +30,7 @@ describe("INTx", () => {
     expect(interrupts.levels).toEqual([true, false, true])
   })
 
-  it("PCI-30 while MSI-X is enabled there is no INTx: neither pin nor Status bit 3; both return when it is disabled", () => {
+  it("PCI-30 while MSI-X is enabled neither the pin nor Status bit 3 is set; both return when it is disabled", () => {
     const interrupts = new RecordedInterrupts()
     const fn = msixFunction(2, interrupts)
     fn.setIntx(true)
@@ -51,7 +51,7 @@ describe("INTx", () => {
     expect(fn.configRead(0x06, 2)).toBe(INTERRUPT_STATUS)
   })
 
-  it("a handler that quiets the device from within the call that raised the pin leaves it low", () => {
+  it("a handler that quiets the device inside the call that raised the pin leaves it low", () => {
     const levels: boolean[] = []
     const interrupts: PciInterrupts = {
       intx: (level) => {
@@ -70,7 +70,7 @@ describe("INTx", () => {
 })
 
 describe("hooks", () => {
-  it("the device hears of a changed Command register after it was written, with old and new value, and of equal writes not at all", () => {
+  it("the device hears of a changed Command register after the write, with old and new value, and not of equal writes", () => {
     const fn = testFunction()
     fn.configWrite(0x04, 2, 0x0007)
     fn.configWrite(0x04, 2, 0x0007)
@@ -79,7 +79,7 @@ describe("hooks", () => {
     expect(fn.events).toEqual(["command 0>7 register 7", "command 7>3 register 3", "command 3>1027 register 1027"])
   })
 
-  it("the device hears of MSI-X enable and function mask, after they took effect", () => {
+  it("the device hears of MSI-X enable and function mask after they took effect", () => {
     const fn = msixFunction(2)
     fn.configWrite(0x42, 2, 0x8000)
     fn.configWrite(0x43, 1, 0xc0)
@@ -100,7 +100,7 @@ describe("hooks", () => {
     expect(fn.events.slice(1)).toEqual(["command 3>7 register 7", "command 7>3 register 3"])
   })
 
-  it("PCI-36 a hook may set bus mastering again while the driver clears it: that wins, and it ends", () => {
+  it("PCI-36 a hook that sets bus mastering again while the driver clears it wins, without a loop", () => {
     class Stubborn extends TestFunction {
       protected override commandChanged(command: number, previous: number): void {
         super.commandChanged(command, previous)
@@ -116,7 +116,7 @@ describe("hooks", () => {
 })
 
 describe("BAR accesses", () => {
-  it("PCI-37 an access outside of a BAR or to one that is not there reads all ones and writes nothing", () => {
+  it("PCI-37 an access outside a BAR, or to a missing one, reads all ones and writes nothing", () => {
     const fn = testFunction()
     for (const width of WIDTHS) {
       const ones = 2 ** (8 * width) - 1
@@ -140,7 +140,7 @@ describe("BAR accesses", () => {
     expect(fn.accesses).toEqual([])
   })
 
-  it("the device gets unsigned values cut to the access's width, and what it returns is cut as well", () => {
+  it("values to and from the device are unsigned and truncated to the width of the access", () => {
     const fn = testFunction()
     fn.barWrite(1, 0, 1, 0x1ff)
     fn.barWrite(1, 0, 2, -1)
@@ -161,7 +161,7 @@ describe("BAR accesses", () => {
 })
 
 describe("reset", () => {
-  it("gives back the state after power-on: registers, decoding, MSI-X table and pending bits, and the pin goes low", () => {
+  it("restores the state after power-on: registers, decoding, MSI-X table and pending bits, and a low pin", () => {
     const interrupts = new RecordedInterrupts()
     const fresh = msixFunction(2)
     fresh.configWrite(0x04, 2, 0)

@@ -46,7 +46,7 @@ describe("the MSI-X capability", () => {
     expect(fn.configRead(MESSAGE_CONTROL, 2)).toBe(4)
   })
 
-  it("PCI-31 2048 vectors are the most, 1 the least", () => {
+  it("PCI-31 there are 1 to 2048 vectors", () => {
     const build = (vectors: number): TestFunction =>
       testFunction({ bars: [{ index: 0, kind: "memory32", size: 65536 }], msix: { bar: 0, vectors, tableOffset: 0, pbaOffset: 32768 } })
     expect(build(2048).configRead(MESSAGE_CONTROL, 2)).toBe(0x7ff)
@@ -79,7 +79,7 @@ describe("MSI-X messages", () => {
     expect(interrupts.levels).toEqual([])
   })
 
-  it("PCI-32 after power-on every vector is masked and the table zero besides", () => {
+  it("PCI-32 after power-on every vector is masked, and the rest of the table is zero", () => {
     const fn = msixFunction(3)
     for (let vector = 0; vector < 3; vector++) {
       expect([0, 4, 8, 12].map((offset) => fn.barRead(1, MSIX_TABLE + 16 * vector + offset, 4))).toEqual([0, 0, 0, 1])
@@ -102,7 +102,7 @@ describe("MSI-X messages", () => {
     expect(data()).toEqual([])
   })
 
-  it("PCI-32 a vector is unmasked by a byte access too, and stays masked when another byte of Vector Control is written", () => {
+  it("PCI-32 a byte access unmasks a vector too, and one to another byte of Vector Control does not", () => {
     const { fn, data } = setup()
     fn.configWrite(MESSAGE_CONTROL, 2, ENABLE)
     fn.barWrite(1, MSIX_TABLE + 12, 1, 1)
@@ -114,7 +114,7 @@ describe("MSI-X messages", () => {
     expect(data()).toEqual([0x40])
   })
 
-  it("PCI-32 the message sent on unmasking is the one in the table at that moment", () => {
+  it("PCI-32 unmasking sends the message that is in the table at that moment", () => {
     const { fn, interrupts } = setup()
     fn.configWrite(MESSAGE_CONTROL, 2, ENABLE)
     fn.barWrite(1, MSIX_TABLE + 12, 4, 1)
@@ -125,7 +125,7 @@ describe("MSI-X messages", () => {
     expect(interrupts.messages).toEqual([{ address: 0xfee0_2000, data: 0xffff_ffff }])
   })
 
-  it("PCI-32 the function mask holds back every vector, and lifting it sends what became pending, lowest vector first", () => {
+  it("PCI-32 the function mask holds back every vector, and lifting it sends the pending ones, lowest first", () => {
     const { fn, data } = setup()
     fn.configWrite(MESSAGE_CONTROL, 2, ENABLE | FUNCTION_MASK)
     fn.barWrite(1, MSIX_TABLE + 2 * 16 + 12, 4, 1)
@@ -137,7 +137,7 @@ describe("MSI-X messages", () => {
     expect(fn.barRead(1, MSIX_PBA, 4)).toBe(0b0100)
   })
 
-  it("PCI-32 what was pending when MSI-X was disabled is sent when it is enabled again", () => {
+  it("PCI-32 a message that was pending when MSI-X was disabled is sent when it is enabled again", () => {
     const { fn, data } = setup()
     fn.configWrite(MESSAGE_CONTROL, 2, ENABLE | FUNCTION_MASK)
     fn.msix?.trigger(1)
@@ -155,7 +155,7 @@ describe("MSI-X messages", () => {
     expect(data()).toEqual([])
   })
 
-  it("PCI-28 PCI-29 a vector outside of the table, NO_VECTOR among them, is no vector", () => {
+  it("PCI-28 PCI-29 a vector outside the table, also NO_VECTOR, sends nothing", () => {
     const { fn, data } = setup(4)
     fn.configWrite(MESSAGE_CONTROL, 2, ENABLE)
     for (const vector of [4, 63, 0x7ff, 0xffff]) {
@@ -166,7 +166,7 @@ describe("MSI-X messages", () => {
     expect([0, 4].map((offset) => fn.barRead(1, MSIX_PBA + offset, 4))).toEqual([0, 0])
   })
 
-  it("PCI-36 a message is a memory write: without bus mastering it waits in its pending bit until bus mastering is on", () => {
+  it("PCI-36 without bus mastering a message, which is a memory write, waits in its pending bit until bus mastering is on", () => {
     const { fn, data } = setup()
     fn.configWrite(MESSAGE_CONTROL, 2, ENABLE)
     fn.configWrite(0x04, 2, 0x0002)
@@ -177,7 +177,7 @@ describe("MSI-X messages", () => {
     expect(data()).toEqual([0x43])
   })
 
-  it("an event that has gone is taken out of the pending bits and never sent", () => {
+  it("an event that was withdrawn leaves the pending bits and is never sent", () => {
     const { fn, data } = setup()
     fn.configWrite(MESSAGE_CONTROL, 2, ENABLE | FUNCTION_MASK)
     for (const vector of [0, 1, 2]) fn.msix?.trigger(vector)
@@ -217,7 +217,7 @@ describe("MSI-X messages", () => {
     expect(interrupts.messages).toEqual([{ address: 0x1000, data: 0xabcd }])
   })
 
-  it("random triggers, masks and enables agree with a model of sets", () => {
+  it("random events, masks and enables agree with a model of sets", () => {
     const rng = new Rng(SEED)
     const { fn, data } = setup(8)
     const masked = new Set<number>()
@@ -277,7 +277,7 @@ describe("accesses to the MSI-X structures", () => {
     }
   })
 
-  it("random writes of every width match a model: the table takes its writable bits, the pending bits nothing, the rest reaches the device",
+  it("random writes of every width agree with a model: they change writable bits of the table, no pending bits, or reach the device",
   () => {
     const { fn } = setup(4)
     const rng = new Rng(SEED)
@@ -301,7 +301,7 @@ describe("accesses to the MSI-X structures", () => {
     expect(Uint8Array.from({ length: 4096 }, (_, at) => fn.barRead(1, at, 1)), `seed ${SEED}`).toEqual(model)
   })
 
-  it("an access that touches no byte of the structures reaches the device whole, with its width; one inside of them never does", () => {
+  it("an access beside the structures reaches the device whole, with its width; one inside them never does", () => {
     const { fn } = setup(4)
     fn.accesses.length = 0
     fn.barRead(1, MSIX_TABLE - 4, 4)

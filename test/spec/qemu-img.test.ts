@@ -48,7 +48,7 @@ function agreed(): ReadonlySet<string> {
 }
 
 describe("the table of qemu-img's options", () => {
-  itWithQemu("has a row for everything in qemu-img's help", () => {
+  itWithQemu("has a row for every command and option in qemu-img's help", () => {
     const help = spawnSync("qemu-img", ["--help"], { encoding: "utf8" }).stdout
     const syntax = help.slice(help.indexOf("Command syntax:"), help.indexOf("Command parameters:"))
     const listed = syntax.split("\n").slice(1).flatMap((line) => {
@@ -60,7 +60,7 @@ describe("the table of qemu-img's options", () => {
     expect(ROWS.map(({ command, option }) => `${command} ${option}`)).toEqual(listed)
   })
 
-  it("says same, different and how, or no and why", () => {
+  it("says same, different with the difference, or no with the reason", () => {
     expect(ROWS.filter(({ verdict }) => !/^(same|(different|no): .{10,})$/.test(verdict))).toEqual([])
   })
 
@@ -69,7 +69,7 @@ describe("the table of qemu-img's options", () => {
     expect(wrong).toEqual([])
   })
 
-  it("says same only of what a command line shows", () => {
+  it("says same only where a compared command line shows it", () => {
     const shown = agreed()
     const unproved = ROWS.filter((row) => row.verdict === "same")
       .filter((row) => !shown.has(row.option === "" ? row.command : `${row.command} ${optionOf(row)?.name ?? "?"}`))

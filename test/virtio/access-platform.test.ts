@@ -90,7 +90,7 @@ function request(iommu: Iommu, registers: VirtioMmio, type: number, data: number
 }
 
 describe("ACCESS_PLATFORM", () => {
-  it("FT-13 rings, headers and buffers are found where the IOMMU says, those of several pages piece by piece", () => {
+  it("FT-13 rings, headers and buffers are accessed where the IOMMU maps them, page by page", () => {
     const [iommu, backing] = [new Iommu(), new MemoryBacking({ size: 1 << 20 })]
     const registers = driven(iommu, backing)
     const data = IO + 5 * PAGE - 1024
@@ -104,7 +104,7 @@ describe("ACCESS_PLATFORM", () => {
     expect([iommu.load(IO + 2 * PAGE + 2, 1)[0], Buffer.compare(iommu.load(target, 6144), pattern(40, 12))]).toEqual([2, 0])
   })
 
-  it("FT-13 what the IOMMU does not show is not RAM: the device breaks, and touches nothing", () => {
+  it("FT-13 an address that the IOMMU does not map is not RAM: the device needs a reset, and touches nothing", () => {
     const [iommu, backing] = [new Iommu(), new MemoryBacking({ size: 1 << 20 })]
     const registers = driven(iommu, backing)
     iommu.ram.fill(0xaa, iommu.at(15), iommu.at(15) + PAGE)

@@ -151,7 +151,7 @@ function diskOf(bytes: Uint8Array): MemoryBacking {
 const USUAL: readonly Descriptor[] = [[HEADER, 16, NEXT, 1], [DATA, 1024, NEXT | WRITE, 2], [STATUS, 1, WRITE, 0]]
 
 describe.each(Object.keys(GUESTS) as (keyof typeof GUESTS)[])("%s", (transport) => {
-  it("LEG-13 LEG-05 CF-01 fields of the configuration space are in the guest's order, bytes stay where they are", () => {
+  it("LEG-13 LEG-05 CF-01 fields of the configuration space are in the guest's byte order, and single bytes keep their places", () => {
     const backing = new MemoryBacking({ size: 0x1_2345_6789 * 512 })
     const guest = new GUESTS[transport](new VirtioBlk(backing, { blockSize: 4096, queueSize: SIZE }), new ArrayBuffer(1 << 16))
     expect(guest.configBytes(0, 8)).toEqual(big(0x1_2345_6789, 8))
@@ -164,7 +164,7 @@ describe.each(Object.keys(GUESTS) as (keyof typeof GUESTS)[])("%s", (transport) 
     expect(guest.configBytes(0x24, 4)).toEqual(big(0x3f_ffff, 4))
   })
 
-  it("LEG-13 VQ-03 BLK-01 rings, descriptors and request headers are in the guest's order", () => {
+  it("LEG-13 VQ-03 BLK-01 rings, descriptors and request headers are in the guest's byte order", () => {
     const guest = open(transport)
     guest.start(0)
     guest.describe(BASE, USUAL)
@@ -177,7 +177,7 @@ describe.each(Object.keys(GUESTS) as (keyof typeof GUESTS)[])("%s", (transport) 
     expect(guest.used).toEqual([301, 0, 1025])
   })
 
-  it("LEG-13 VQ-14 BLK-03 an indirect table, and a header in pieces", () => {
+  it("LEG-13 VQ-14 BLK-03 an indirect table and a header in pieces are in the guest's byte order", () => {
     const guest = open(transport)
     guest.start(2 ** 28)
     guest.describe(BASE, [[TABLE, 16 * 5, INDIRECT, 0]])
@@ -190,7 +190,7 @@ describe.each(Object.keys(GUESTS) as (keyof typeof GUESTS)[])("%s", (transport) 
     expect([...guest.ram.subarray(DATA, DATA + 512)]).toEqual([...content().subarray(0x100 * 512, 0x101 * 512)])
   })
 
-  it("LEG-13 BLK-22 segments of a discard are in the guest's order", () => {
+  it("LEG-13 BLK-22 segments of a discard are in the guest's byte order", () => {
     const backing = diskOf(content())
     const guest = open(transport, backing)
     guest.start(2 ** 14)
@@ -206,7 +206,7 @@ describe.each(Object.keys(GUESTS) as (keyof typeof GUESTS)[])("%s", (transport) 
     expect(Buffer.compare(now, bytes)).toBe(0)
   })
 
-  it("LEG-13 VQ-24 event indices are in the guest's order", () => {
+  it("LEG-13 VQ-24 event indices are in the guest's byte order", () => {
     const guest = open(transport)
     guest.start(2 ** 29)
     guest.describe(BASE, USUAL)
@@ -216,7 +216,7 @@ describe.each(Object.keys(GUESTS) as (keyof typeof GUESTS)[])("%s", (transport) 
     expect([...guest.ram.subarray(availEvent, availEvent + 2)]).toEqual([1, 2])
   })
 
-  it("LEG-13 VQ-31 shared memory, and a WebAssembly memory that grows under a request", async () => {
+  it("LEG-13 VQ-31 shared memory works, and a WebAssembly memory that grows under a request", async () => {
     const shared = open(transport, diskOf(content()), new SharedArrayBuffer(1 << 16))
     shared.start(0)
     shared.describe(BASE, USUAL)
@@ -240,7 +240,7 @@ describe.each(Object.keys(GUESTS) as (keyof typeof GUESTS)[])("%s", (transport) 
   })
 })
 
-it("LEG-13 a modern driver is little-endian anywhere: big-endian guests are refused where it may come", () => {
+it("LEG-13 big-endian guests are refused on a device that offers a modern interface, which is always little-endian", () => {
   const blk = (): VirtioBlk => new VirtioBlk(new MemoryBacking({ size: 512 }))
   const memory = new LinearMemory(new ArrayBuffer(4096))
   expect(() => new VirtioMmio(blk(), { guestEndian: "big", memory, interrupt: () => undefined })).toThrow(/needs version 1/)

@@ -7,7 +7,7 @@ const seed = seedFromEnvironment(20_261_126)
 const ROUNDS = Number(process.env["ROUNDS"] ?? 20)
 
 describe(`an embedder that calls the device from inside of its calls, seed ${seed}`, () => {
-  it("nothing hangs, nothing is lost, and a driver finds an ordinary disk at the end", async () => {
+  it("nothing hangs, no request is lost, and a driver finds an ordinary disk at the end", async () => {
     const done = new Map<string, number>()
     for (let round = 0; round < ROUNDS; round++) {
       const fuzzer = new EmbedderFuzzer(new Rng(seed + round), { hasBugs: false })

@@ -22,13 +22,13 @@ function lying(disk: VirtioBacking, name: "pwrite" | "writeZeroes" | "flush", li
 describe(`work on images, seed ${seed}`, () => {
   for (let round = 0; round < ROUNDS; round++) {
     it(
-      `seed ${seed + round}: guest and host find what they left`,
+      `seed ${seed + round}: guest and host read back what they wrote`,
       () => workRound({ seed: seed + round, qemu: 0 }).then(() => undefined),
       120_000,
     )
   }
 
-  it.each(["pwrite", "writeZeroes"] as const)("a %s that does nothing is noticed", async (name) => {
+  it.each(["pwrite", "writeZeroes"] as const)("a %s without effect is noticed", async (name) => {
     const rounds = async (): Promise<void> => {
       for (let round = 0; round < MOST_ROUNDS; round++) {
         await workRound({ seed: seed + round, qemu: 0, guest: (disk) => lying(disk, name, () => undefined) })

@@ -7,7 +7,7 @@ const seed = seedFromEnvironment(5000)
 const ROUNDS = Number(process.env["ROUNDS"] ?? 60)
 
 describe(`damaged NBD servers, seed ${seed}`, () => {
-  it.each([0, 1, 2, 3])("batch %i: data or a BackingError, in bounded time, and no stray byte", { timeout: 600_000 }, async (batch) => {
+  it.each([0, 1, 2, 3])("batch %i: calls give data or a BackingError in time, and no stray byte", { timeout: 600_000 }, async (batch) => {
     const outcomes: Record<Outcome, number> = { refused: 0, failed: 0, unharmed: 0 }
     for (let round = 0; round < ROUNDS; round++) {
       const roundSeed = seed + batch * 1_000_000 + round

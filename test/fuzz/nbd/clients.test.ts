@@ -9,7 +9,7 @@ const ROUNDS = Number(process.env["ROUNDS"] ?? 60)
 
 describe(`hostile NBD clients, seed ${seed}`, () => {
   for (let batch = 0; batch < 4; batch++) {
-    it(`batch ${batch}: every answer is the one that the protocol wants, nobody else's disk is touched, and nobody stays`, async () => {
+    it(`batch ${batch}: every answer follows the protocol, other clients' disks stay as they are, and no client is left over`, async () => {
       const outcomes = { handshake: 0, garbage: 0, requests: 0 }
       for (let round = 0; round < ROUNDS; round++) {
         const roundSeed = seed + batch * 1_000_000 + round

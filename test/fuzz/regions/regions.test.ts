@@ -11,7 +11,7 @@ const { completeOnly, completeSingle } = Completion.prototype
 
 afterEach(() => void Object.assign(Completion.prototype, { completeOnly, completeSingle }))
 
-it(`VQ-08 VQ-21 PK-15 seed ${seed}: kicks do the same by any way, over RAM in several regions, and nothing is lost`, async () => {
+it(`VQ-08 VQ-21 PK-15 seed ${seed}: every path serves a kick alike over several regions of RAM, and no request is lost`, async () => {
   const counts = { rows: 0, singles: 0, steps: 0, broken: 0 }
   // A spy would keep what it is called with, and with that the memory of every round.
   Completion.prototype.completeOnly = function (this: Completion, ...parts) {
@@ -35,16 +35,16 @@ it(`VQ-08 VQ-21 PK-15 seed ${seed}: kicks do the same by any way, over RAM in se
 }, 60_000)
 
 it.each([
-  [2063, "the ring that it finds is not opened for the next life"], [2387, "nothing is stored after it"],
+  [2063, "the ring that it finds is not used in the next life"], [2387, "nothing is stored"],
   [2006, "no error of the old life breaks the next one"],
-] as const)("VQ-21 seed %i: a reset while the device looks for RAM ends what it looks for: %s", async (found, _) => {
+] as const)("VQ-21 seed %i: after a reset while the device looks for RAM %s", async (found, _) => {
   await new RegionsFuzzer(new Rng(found)).round()
 })
 
-it("VQ-21 seed 2596: without bus mastering, switched off while the device looks for RAM, nothing is stored", async () => {
+it("VQ-21 seed 2596: nothing is stored after bus mastering is switched off while the device looks for RAM", async () => {
   await new RegionsFuzzer(new Rng(2596)).round()
 })
 
-it("VQ-21 seed 2388: a batch ends with its ring, which is no longer in RAM", async () => {
+it("VQ-21 seed 2388: a batch ends when its ring is no longer in RAM", async () => {
   await new RegionsFuzzer(new Rng(2388)).round()
 })

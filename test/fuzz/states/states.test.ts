@@ -3,7 +3,7 @@ import { expect, it } from "vitest"
 import { Rng, seedFromEnvironment } from "../../support/rng.ts"
 import { StateFuzzer } from "./round.ts"
 
-it("a saved state with something wrong is refused in one line, or the device goes on with it; its host sees nothing else", async () => {
+it("a damaged saved state is refused in one line or gives a working device, and throws nothing else", async () => {
   const seed = seedFromEnvironment(20261126)
   const fuzzer = new StateFuzzer(new Rng(seed))
   await fuzzer.prepare()

@@ -8,7 +8,7 @@ const REQUESTS = 400
 
 const seed = seedFromEnvironment(20_261_126)
 
-it(`seed ${seed}: drivers on other threads lose no request and no wake-up, whatever the host does meanwhile`, async () => {
+it(`seed ${seed}: drivers on other threads lose no request and no interrupt, whatever the host does meanwhile`, async () => {
   for (let round = 0; round < ROUNDS; round++) {
     const counts = await new DrivenRound(new Rng(seed + round), REQUESTS).run().catch((error: unknown) => {
       throw new Error(`SEED=${seed + round} ROUNDS=1: ${String(error)}`, { cause: error })

@@ -6,7 +6,7 @@ import { ScribbledRam } from "./scribbled-round.ts"
 const ROUNDS = 12
 const KICKS = 600
 
-it("RAM that another thread scribbles over: nothing throws or hangs, and no byte is stored or written that nobody named", async () => {
+it("when another thread scribbles over RAM nothing throws or hangs, and only bytes that a descriptor names change", async () => {
   const seed = seedFromEnvironment(20261126)
   console.log(`thread fuzzer: seed ${seed}`)
   const ram = new ScribbledRam(new Rng(seed))

@@ -15,7 +15,7 @@ afterEach(() => {
 
 it.each([
   ["split", "RAM"], ["packed", "RAM"], ["split", "shared RAM"], ["packed", "shared RAM"],
-])("VQ-08 VQ-21 PK-15 a short kick of a %s ring in %s does what a long one does, whatever happens", async (ring, ram) => {
+])("VQ-08 VQ-21 PK-15 the short path of a %s ring in %s does what the general path does, whatever happens", async (ring, ram) => {
   const counts = { served: 0, left: 0, rows: 0 }
   // A spy would keep what it is called with, and with that the memory of every round.
   UsualKick.prototype.serve = function (this: UsualKick, turn) {

@@ -8,7 +8,7 @@ describe.each([
   ["split", SplitSingleUsualFuzzer, { taken: 5000, changed: 5000 }],
   ["packed", PackedSingleUsualFuzzer, { taken: 2000, changed: 3000 }],
 ] as const)("in a %s ring", (_, Fuzzer, least) => {
-  it("VQ-08 VQ-11 VQ-14 PK-05 PK-09 PK-15 a request that comes alone and is read fast is the one that the general way reads", () => {
+  it("VQ-08 VQ-11 VQ-14 PK-05 PK-09 PK-15 a single request is read alike on the short path and on the general one", () => {
     const fuzzer = new Fuzzer(new Rng(seedFromEnvironment(20261128)), "fast")
     for (let round = 0; round < 60_000; round++) fuzzer.round()
     const { taken, scattered, left, broken } = fuzzer.counts
@@ -16,7 +16,7 @@ describe.each([
     expect([taken > least.taken, scattered, left > 5000, broken > 5000]).toEqual([true, 0, true, true])
   })
 
-  it("VQ-31 RAM that another thread changes while a single request is read: what is taken holds together, and lies in RAM", () => {
+  it("VQ-31 a single request is consistent and lies in RAM, even if another thread changes its descriptors meanwhile", () => {
     const fuzzer = new Fuzzer(new Rng(seedFromEnvironment(20261129)), "fast")
     for (let round = 0; round < 60_000; round++) fuzzer.changingRound()
     expect(fuzzer.counts.changed).toBeGreaterThan(least.changed)

@@ -16,7 +16,7 @@ afterEach(() => {
 })
 
 it.each(["split", "packed"])(
-  "a short kick of a %s ring, and a batch of rows, count in throttles, statistics and latencies as general requests do, whatever happens",
+  "all three paths of a %s ring give the same throttling, statistics and latencies, whatever happens",
   async (ring) => {
     const fuzzer = new WatchedFuzzer(new Rng(seedFromEnvironment(20261201)), { packed: ring === "packed" })
     vi.spyOn(performance, "now").mockImplementation(() => fuzzer.current?.now ?? 0)

@@ -7,7 +7,7 @@ import { itWithQemu } from "../../support/qemu.ts"
 import { SIZES } from "../../vmm/cli/sizes.ts"
 import { temporaryDirectory } from "../../support/temporary.ts"
 
-itWithQemu("sizes mean what they mean to qemu-img", () => {
+itWithQemu("every size is parsed as by qemu-img", () => {
   const path = join(temporaryDirectory(), "x")
   for (const [text, size] of SIZES) {
     // More than the host's file system has room for says nothing.

@@ -31,7 +31,7 @@ function send(guest: RingGuest, requests: readonly Request[]): { heads: number[]
 const reads = (count: number): Request[] => Array.from({ length: count }, (_, at) => ({ type: T.IN, sector: 3 * at, in: 512 }))
 
 describe("completion in the order of the answers", () => {
-  it("requests that come in while a full batch waits for the disk are taken all the same, as one batch", async () => {
+  it("requests that come in while a full batch waits for the disk are taken as one more batch", async () => {
     const disk = new FakeDisk({ size: 32 << 20 })
     disk.waits = () => true
     const guest = new RingGuest({ backing: disk, machine: { ramSize: 64 << 20 } })
@@ -53,7 +53,7 @@ describe("completion in the order of the answers", () => {
     await guest.served()
   })
 
-  it("VQ-22 two reads with inverse latency come back inverted, each with its own data, each with an interrupt", async () => {
+  it("VQ-22 two reads that the disk answers in reverse order complete in that order, each with its data and an interrupt", async () => {
     const { disk, guest } = pair()
     const { heads, placed } = send(guest, reads(2))
     const [first, second] = disk.waiting.splice(0)
@@ -68,7 +68,7 @@ describe("completion in the order of the answers", () => {
     expect(placed.map((one) => guest.reply(one, 0).data)).toEqual([pattern(0, 1), pattern(3, 1)])
   })
 
-  it("VQ-22 BLK-36 hundreds of requests of all kinds, answered or failed in random order: each once, with its own outcome", async () => {
+  it("VQ-22 BLK-36 hundreds of requests, answered or failed in random order, complete once with their own outcome", async () => {
     const rng = new Rng(seedFromEnvironment(20260806))
     const { disk, guest } = pair({ ringSize: 64, features: [F.INDIRECT_DESC, F.DISCARD, F.WRITE_ZEROES, F.FLUSH] })
     const open = new Map<number, { placed: Placed; request: Request }>()
@@ -115,7 +115,7 @@ describe("completion in the order of the answers", () => {
     expect(failures).toBeGreaterThan(50)
   })
 
-  it("a flush overtakes nothing that it has to wait for, and holds up nothing", async () => {
+  it("a flush waits for the writes before it, and holds up no other request", async () => {
     const { disk, guest } = pair()
     const { heads } = send(guest, [{ type: T.OUT, sector: 1, out: pattern(9, 1) }, { type: T.FLUSH }, { type: T.IN, sector: 9, in: 512 }])
     disk.next("read").finish()
@@ -163,7 +163,7 @@ describe("completion in the order of the answers", () => {
 })
 
 describe("calls that serve several requests", () => {
-  it("BLK-36 a merged call that fails is tried again one by one: only the request that caused it hears of it", async () => {
+  it("BLK-36 a merged call that fails is repeated request by request, and only the one that causes the error fails", async () => {
     for (const waits of [false, true]) {
       for (const type of [T.IN, T.OUT]) {
         const { disk, guest } = pair()
@@ -193,7 +193,7 @@ describe("calls that serve several requests", () => {
     }
   })
 
-  it("ranges of one request are worked off one after the other, and a failure ends the request", async () => {
+  it("ranges of one request are done one after the other, and a failure ends the request", async () => {
     const { disk, guest } = pair()
     const { placed } = send(guest, [
       {
@@ -210,7 +210,7 @@ describe("calls that serve several requests", () => {
     expect([disk.waiting, placed.map((one) => guest.reply(one, 0).status), guest.takeUsed().length]).toEqual([[], [IOERR], 1])
   })
 
-  it("no vectored methods: one call with a buffer of the device's own where it answers later, one for each buffer where not", async () => {
+  it("without vectored methods an asynchronous disk gets one call with the device's own buffer, others one for each buffer", async () => {
     const disk = new FakeDisk({ size: 1 << 18, without: ["preadv", "pwritev"] })
     const { guest } = pair({}, disk)
     const { placed } = send(guest, [10, 11, 12].map((sector) => ({ type: T.IN, sector, in: 512 })))
@@ -246,7 +246,7 @@ describe("what the embedder sees", () => {
     return seen
   }
 
-  it("a promise rejected with something else than a BackingError: IOERR to the guest, an unhandled rejection to the embedder", async () => {
+  it("a rejection that is no BackingError is IOERR to the guest, and an unhandled rejection to the embedder", async () => {
     const { disk, guest } = pair()
     const { placed } = send(guest, reads(2))
     const bug = new TypeError("injected: a bug of the backing")
@@ -257,7 +257,7 @@ describe("what the embedder sees", () => {
     expect(guest.status).toBe(0x0f)
   })
 
-  it("an interrupt handler that throws leaves nothing waiting for ever", async () => {
+  it("an interrupt handler that throws leaves no request behind", async () => {
     const { disk, guest } = pair()
     send(guest, reads(1))
     const oops = new Error("injected: the embedder's own bug")
@@ -272,7 +272,7 @@ describe("what the embedder sees", () => {
 
   it.each(
     ["throws", "resets the device"],
-  )("a failed call for several requests is tried for each alone; an interrupt handler that %s strands and holds none", async (what) => {
+  )("when an interrupt handler %s, no request of a failed merged call is left behind", async (what) => {
     const { disk, guest } = pair()
     const { placed } = send(guest, [0, 1, 2, 3].map((sector) => ({ type: T.IN, sector, in: 512 })))
     expect(disk.waiting.map(({ call }) => call.length)).toEqual([4 * 512])
@@ -290,7 +290,7 @@ describe("what the embedder sees", () => {
     expect(guest.disk.device.virtio.inFlight).toMatchObject({ count: 0, calls: 0, heldBytes: 0 })
   })
 
-  it("ST-02 ST-03 no answer comes through after a reset, which waits for none of them", async () => {
+  it("ST-02 ST-03 a reset waits for no answer, and none reaches the guest after it", async () => {
     const { disk, guest } = pair()
     const { placed } = send(guest, [...reads(3), { type: T.OUT, sector: 100, out: pattern(1, 1) }])
     guest.status = 0
@@ -303,7 +303,7 @@ describe("what the embedder sees", () => {
     expect(placed.map((one) => guest.reply(one, 0).status)).toEqual(placed.map(() => UNTOUCHED))
   })
 
-  it("a reset from inside the interrupt of the last completion is through at once, and the device can be started there", async () => {
+  it("a reset inside the interrupt of the last completion ends at once, and the device can be started there", async () => {
     for (const waits of [false, true]) {
       const { disk, guest } = pair()
       disk.waits = () => waits
@@ -325,7 +325,7 @@ describe("what the embedder sees", () => {
     }
   })
 
-  it("a kick from inside an interrupt handler, hundreds deep if it were a call: served in a loop, in order", async () => {
+  it("thousands of kicks, each inside the interrupt handler of the last, are served in a loop, in order", async () => {
     for (const waits of [false, true]) {
       const { disk, guest } = pair({ ringSize: 16 })
       disk.waits = () => waits
@@ -348,7 +348,7 @@ describe("what the embedder sees", () => {
     }
   })
 
-  it("a kick for another queue from inside an interrupt handler: the batch of the first is not disturbed", () => {
+  it("a kick of another queue inside an interrupt handler does not disturb the batch of the first", () => {
     const { disk, guest } = pair({ features: [F.MQ, F.INDIRECT_DESC], queues: 2, disk: { queues: 2 } })
     disk.waits = () => false
     const [first, second] = guest.rings
@@ -393,7 +393,7 @@ describe("what the embedder sees", () => {
     expect([guest.usedIdx(), guest.ring.availEvent]).toEqual([3, 3])
   })
 
-  it("PCI-36 several answers wait for bus mastering and one throws at the embedder: the others and new requests come through", async () => {
+  it("PCI-36 of several answers that wait for bus mastering one may throw: the others and new requests still complete", async () => {
     const { disk, guest } = pair()
     const { placed } = send(guest, reads(3))
     guest.disk.function.configWrite(4, 2, 3)
@@ -409,7 +409,7 @@ describe("what the embedder sees", () => {
     expect(guest.start()).toBe(0x0f)
   })
 
-  it("a driver that keeps its ring full while we serve it gets one timer, however often it kicks", () => {
+  it("a driver that keeps its ring full takes one timer, however often it kicks", () => {
     vi.useFakeTimers({ toFake: ["setImmediate", "performance"] })
     try {
       let refill = (): void => {}
@@ -434,7 +434,7 @@ describe("what the embedder sees", () => {
     }
   })
 
-  it("a bug of the backing, among more requests than are served at once: the rest is served all the same", () => {
+  it("a bug of the backing does not keep the requests behind it from being served, however many they are", () => {
     vi.useFakeTimers({ toFake: ["setImmediate", "performance"] })
     try {
       let [refill, fills] = [(): void => {}, 0]
@@ -456,7 +456,7 @@ describe("what the embedder sees", () => {
     }
   })
 
-  it("RAM that is replaced while a request waits (a WebAssembly memory that grows): the read arrives in the new one", async () => {
+  it("when RAM is replaced while a request waits, as by a WebAssembly memory that grows, the read arrives in the new RAM", async () => {
     const memory = new WebAssembly.Memory({ initial: 64, maximum: 128 })
     const disk = new FakeDisk({ size: 1 << 18 })
     const { guest } = pair({ machine: { memory } }, disk)
@@ -488,7 +488,7 @@ describe("what the embedder sees", () => {
     expect(placed.map((one) => guest.reply(one, 0).status)).toEqual([IOERR, OK])
   })
 
-  it("whenIdle, pause and resume: nothing in flight, nothing taken, nothing lost", async () => {
+  it("whenIdle waits for requests in flight, a paused device takes none, and resume serves all of them", async () => {
     const { disk, guest } = pair()
     const { device } = guest.disk
     send(guest, reads(1))
@@ -507,7 +507,7 @@ describe("what the embedder sees", () => {
     await device.whenIdle()
   })
 
-  it("a thenable that is no promise, from a backing in plain JavaScript, is waited for as well", async () => {
+  it("a thenable that is no Promise, from a backing in plain JavaScript, is awaited as well", async () => {
     const calls: (() => void)[] = []
     const backing = {
       size: 4096,

@@ -43,7 +43,7 @@ describe("FLUSH", () => {
     expect(disk.stable.subarray(7 * 512, 8 * 512)).toEqual(pattern(7, 1))
   })
 
-  it("BLK-15 a write and a flush in one batch: the sync comes after the write", () => {
+  it("BLK-15 in a batch of a write and a flush the sync comes after the write", () => {
     const { disk, guest } = pair()
     const heads = [{ type: T.OUT, sector: 2, out: pattern(2, 1) }, { type: T.FLUSH }, {
       type: T.OUT, sector: 3, out: pattern(3, 1),
@@ -54,19 +54,19 @@ describe("FLUSH", () => {
     expect([disk.stable[1024], disk.stable[1536]]).toEqual([pattern(2, 1)[0], 0])
   })
 
-  it("BLK-15 a flush is carried out though the bit was not negotiated, and whatever data come along", () => {
+  it("BLK-15 a flush is done even if FLUSH was not negotiated, and its data are ignored", () => {
     const { disk, guest } = pair({ features: [] })
     expect(guest.run({ type: T.FLUSH, out: pattern(0, 2), in: 5 }).status).toBe(OK)
     expect(disk.takeNames()).toEqual(["flush"])
   })
 
-  it("BLK-15 a backing that has nothing to flush: not offered, and a flush is OK all the same", () => {
+  it("BLK-15 a backing without flush does not offer it, and a flush is OK all the same", () => {
     const { guest } = pair({}, new FakeDisk({ without: ["flush"] }))
     expect([guest.offers(F.FLUSH), guest.offers(F.CONFIG_WCE), guest.config(WRITEBACK, 1)]).toEqual([false, false, 0])
     expect([guest.run({ type: T.FLUSH }).status, guest.write(0, pattern(0, 1)).status]).toEqual([OK, OK])
   })
 
-  it("BLK-15 a flush that fails is IOERR; one that waits completes when the backing says so, with what was written before it", async () => {
+  it("BLK-15 a flush that fails is IOERR; one that waits completes once the backing has made earlier writes stable", async () => {
     const { disk, guest } = pair()
     disk.failing = ({ name }) => (name === "flush" ? eio() : undefined)
     expect(guest.run({ type: T.FLUSH })).toMatchObject({ status: IOERR, length: 1 })
@@ -84,7 +84,7 @@ describe("FLUSH", () => {
 })
 
 describe("cache modes of modern drivers", () => {
-  it("BLK-16 neither FLUSH nor CONFIG_WCE negotiated, FLUSH offered: every write and write-zeroes is stable when it completes", () => {
+  it("BLK-16 without FLUSH and CONFIG_WCE negotiated every write and write-zeroes is stable when it completes", () => {
     const { disk, guest } = pair({ features: [F.WRITE_ZEROES] })
     expect(guest.offers(F.FLUSH)).toBe(true)
     expect(isStable(disk, guest)).toBe(true)
@@ -95,7 +95,7 @@ describe("cache modes of modern drivers", () => {
     expect(disk.stable[0]).toBe(0)
   })
 
-  it("BLK-19 FLUSH without CONFIG_WCE: no sync for each write", () => {
+  it("BLK-19 with FLUSH and without CONFIG_WCE a write completes without a sync", () => {
     const { disk, guest } = pair({ features: [F.FLUSH, F.WRITE_ZEROES] })
     expect([isStable(disk, guest), guest.config(WRITEBACK, 1)]).toEqual([false, 1])
     guest.run({ type: T.WRITE_ZEROES, out: ranges({ sector: 0, sectors: 2 }) })
@@ -105,7 +105,7 @@ describe("cache modes of modern drivers", () => {
     expect([guest.config(WRITEBACK, 1), isStable(disk, guest)]).toEqual([1, false])
   })
 
-  it("BLK-17 CONFIG_WCE: writeback 1 is write-back, 0 write-through; toggled at run time, in both directions", () => {
+  it("BLK-17 with CONFIG_WCE writeback 1 is write-back and 0 write-through, and can be switched at run time", () => {
     const { disk, guest } = pair({ features: [F.FLUSH, F.CONFIG_WCE, F.WRITE_ZEROES] })
     for (const [value, stable] of [[1, false], [0, true], [1, false], [0, true], [0xff, false]] as const) {
       guest.setConfig(WRITEBACK, 1, value)
@@ -152,7 +152,7 @@ describe("cache modes of modern drivers", () => {
     expect(guest.config(WRITEBACK, 1)).toBe(1)
   })
 
-  it("BLK-16 write-through, many writes in one batch: one sync behind them all, and none completes before it", () => {
+  it("BLK-16 in write-through mode a batch of writes gets one sync behind them, and none completes before it", () => {
     const { disk, guest } = pair({ features: [F.INDIRECT_DESC] })
     const placed = [10, 11, 12, 90, 5].map((sector) => guest.place({ type: T.OUT, sector, out: pattern(sector, 1) }))
     const statuses = () => placed.map((one) => guest.reply(one, 0).status)
@@ -166,7 +166,7 @@ describe("cache modes of modern drivers", () => {
     expect(statuses()).toEqual(placed.map(() => OK))
   })
 
-  it("BLK-16 write-through: a sync that fails is an error of the writes behind which it stood, of no read beside them", () => {
+  it("BLK-16 in write-through mode a sync that fails is an error of the writes before it, not of reads beside them", () => {
     const { disk, guest } = pair({ features: [] })
     disk.failing = ({ name }) => (name === "flush" ? eio() : undefined)
     const placed = [
@@ -182,7 +182,7 @@ describe("cache modes of modern drivers", () => {
     expect(isStable(disk, guest)).toBe(true)
   })
 
-  it("BLK-16 write-through over a backing that answers later: write, then sync, then completion, each when it is answered", async () => {
+  it("BLK-16 in write-through mode a backing that answers later gets the write, then the sync; then the request completes", async () => {
     for (const waiting of [["write"], ["flush"], ["write", "flush"]]) {
       const { disk, guest } = pair({ features: [] })
       disk.waits = ({ name }) => waiting.includes(name)
@@ -210,7 +210,7 @@ describe("cache modes of modern drivers", () => {
     }
   })
 
-  it("FLUSH left out of the offer: the driver cannot ask, UNSUPP is no answer, and writes are made stable as well as can be", () => {
+  it("with FLUSH left out of the offer every write is made stable, and a flush is still done", () => {
     const { disk, guest } = pair({ disk: { withoutFeatures: ["FLUSH"] } })
     expect([guest.offers(F.FLUSH), guest.offers(F.CONFIG_WCE), guest.config(WRITEBACK, 1)]).toEqual([false, false, 0])
     expect(guest.run({ type: T.FLUSH }).status).not.toBe(UNSUPP)
@@ -271,7 +271,7 @@ describe("BLK-20 cache modes of legacy drivers", () => {
     }
   })
 
-  it("BLK-20 a legacy driver that uses its queue before DRIVER_OK gets write-through: it has not said yet what it can do", () => {
+  it("BLK-20 a legacy driver that uses its queue before DRIVER_OK gets write-through", () => {
     const { disk, guest } = legacy([])
     expect(guest.status).toBe(3)
     expect(isStable(disk, guest)).toBe(true)

@@ -142,7 +142,7 @@ describe.each(VARIANTS)("%s", (_, shape, options) => {
     return disk.calls
   }
 
-  it("ST-02 ST-03 a reset from inside any call: nothing is stored any more, nothing is called, and the device is as new", async () => {
+  it("ST-02 ST-03 a reset inside any call ends all stores and calls, and the device is as new", async () => {
     const calls = await count()
     for (let at = 0; at < calls; at++) {
       let ram = new Uint8Array(0)
@@ -162,7 +162,7 @@ describe.each(VARIANTS)("%s", (_, shape, options) => {
     }
   })
 
-  it("PCI-36 bus mastering off from inside any call: nothing is stored until it is on again, and nothing is lost", async () => {
+  it("PCI-36 with bus mastering switched off inside any call nothing is stored until it is on, and no request is lost", async () => {
     const calls = await count()
     for (let at = 0; at < calls; at++) {
       let ram = new Uint8Array(0)

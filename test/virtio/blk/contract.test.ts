@@ -32,7 +32,7 @@ describe("a backing that returns a promise and does not say that it is asynchron
     ["flush", { flush: later }, { type: T.FLUSH }],
     ["discard", { discard: later }, { type: T.DISCARD, out: ranges({ sector: 0, sectors: 1 }) }],
     ["writeZeroes", { writeZeroes: later }, { type: T.WRITE_ZEROES, out: ranges({ sector: 0, sectors: 1 }) }],
-  ] as const)("%s: a TypeError that names the remedy, thrown when the guest has its IOERR", (name, method, request) => {
+  ] as const)("makes %s an IOERR for the guest, and throws a TypeError that names the remedy", (name, method, request) => {
     const guest = guestOf({ ...base(), ...method })
     const placed = guest.place(request)
     guest.publish([guest.chain(placed.pieces)])
@@ -44,7 +44,7 @@ describe("a backing that returns a promise and does not say that it is asynchron
     expect(guest.run({ type: T.GET_ID, in: 20 }).status).toBe(OK)
   })
 
-  it("vectored methods as well, and the flush behind a write (write-through)", () => {
+  it("is found out in vectored methods as well, and in the flush of write-through mode", () => {
     const guest = guestOf({ ...base(), preadv: later, pwritev: later, flush: later }, { features: [F.INDIRECT_DESC] })
     const place = (type: number) => {
       const placed = [0, 1].map((sector) => guest.place(type === T.IN ? { type, sector, in: 512 } : { type, sector, out: pattern(0, 1) }))
@@ -59,14 +59,14 @@ describe("a backing that returns a promise and does not say that it is asynchron
     }
   })
 
-  it("a number is no promise: a backing in plain JavaScript may return how much it read", () => {
+  it("may, in plain JavaScript, return the number of bytes that it has read", () => {
     const guest = guestOf({ ...base(), pread: ((buffer: Uint8Array) => buffer.fill(7).length) as unknown as VirtioBacking["pread"] })
     expect(guest.read(0, 1)).toMatchObject({ status: OK, data: new Uint8Array(512).fill(7) })
   })
 })
 
-describe("what is lent", () => {
-  it("an asynchronous backing gets buffers that are not the guest's; what it does with them after its answer harms nobody", async () => {
+describe("buffers and results", () => {
+  it("an asynchronous backing gets buffers outside guest RAM, which it may change after its answer without harm", async () => {
     const lent: Uint8Array[] = []
     const backing: VirtioBacking = {
       size: 4096, readOnly: false, asynchronous: true, close() {},
@@ -92,7 +92,7 @@ describe("what is lent", () => {
     expect(guest.reply(read, 0)).toMatchObject({ status: OK, data: new Uint8Array(1024).fill(1) })
   })
 
-  it("what it can do at once it does in guest RAM, without a copy; what it cannot goes through a buffer of the device's own", async () => {
+  it("preadNow and pwriteNow work in guest RAM without a copy; what they decline goes through a buffer of the device's own", async () => {
     const inner = new FakeDisk({ size: 1 << 18 })
     inner.cache.set(pattern(0, 512))
     let hit = true
@@ -134,7 +134,7 @@ describe("what is lent", () => {
   it.each([
     ["preadNow", { type: T.IN, in: 512 }],
     ["pwriteNow", { type: T.OUT, out: pattern(0, 1) }],
-  ] as const)("%s that answers neither true nor false: nothing is taken for done", (name, request) => {
+  ] as const)("%s that answers neither true nor false throws a TypeError, and the request is IOERR", (name, request) => {
     const answers = [Promise.resolve(true), Promise.reject(new Error("late")), 512, undefined] as const
     const backing: VirtioBacking = { size: 4096, readOnly: false, asynchronous: true, pread() {}, pwrite() {}, close() {} }
     for (const answer of answers) {
@@ -147,7 +147,7 @@ describe("what is lent", () => {
     }
   })
 
-  it("an asynchronous backing that answers at once is one that has answered", () => {
+  it("an asynchronous backing may answer at once, and the request completes at once", () => {
     const disk = new FakeDisk()
     disk.waits = () => false
     const guest = guestOf(disk)
@@ -155,7 +155,7 @@ describe("what is lent", () => {
     expect(guest.read(1, 3).data).toEqual(pattern(1, 3))
   })
 
-  it("preadInto and pwriteFrom get the region's whole RAM and a place in it", () => {
+  it("preadInto and pwriteFrom get the RAM of the region and a place in it", () => {
     const log: unknown[] = []
     const disk = new FakeDisk()
     const guest = guestOf(Object.assign(disk, {
@@ -175,10 +175,10 @@ describe("what is lent", () => {
   })
 })
 
-describe("a backing that resets the device from inside a call", () => {
+describe("a backing that resets the device inside a call", () => {
   once.each([
     "read", "write", "flush", "discard", "writeZeroes",
-  ] as const)("%s: no used entry, no status, and nothing more of the batch is done; the device can be started there", async (name) => {
+  ] as const)("of %s leaves no used entry, no status and the rest undone, and the device can be started", async (name) => {
     for (const waits of [false, true]) {
       const disk = new FakeDisk()
       if (waits) disk.waits = (call) => call.name === name
@@ -214,7 +214,7 @@ describe("a backing that resets the device from inside a call", () => {
 })
 
 describe("options of the device", () => {
-  it("onError hears of every failure, with its reason; what it throws itself is thrown on", () => {
+  it("onError gets every failure with its reason, and an error that it throws reaches the caller", () => {
     const seen: unknown[] = []
     const disk = new FakeDisk()
     const guest = guestOf(disk, { disk: { onError: (error) => seen.push(error) } })
@@ -230,7 +230,7 @@ describe("options of the device", () => {
     expect(guest.disk.device.lastError).toBe(reasons[1])
   })
 
-  it("onError hears of what fails after a reset as well, though the guest does not", async () => {
+  it("onError also gets failures after a reset, which the guest does not see", async () => {
     const seen: unknown[] = []
     const disk = new FakeDisk()
     disk.waits = () => true
@@ -251,7 +251,7 @@ describe("options of the device", () => {
     await guest.disk.device.whenIdle()
   })
 
-  it("a BackingError has one of the codes that there are; one with a code of its own, from JavaScript, is IOERR, and never OK", () => {
+  it("a BackingError has a known code; one with an unknown code, from JavaScript, is IOERR and never OK", () => {
     expect(() => new BackingError("EIO" as never, "gone")).toThrow(/^BackingError: code must be "io", .* did you mean "io"/)
     class OddError extends BackingError {
       override readonly code = "odd" as never
@@ -264,7 +264,7 @@ describe("options of the device", () => {
     expect(guest.read(0, 1).status).toBe(IOERR)
   })
 
-  it("readOnly: a writable backing is offered as a read-only disk, and never written", () => {
+  it("readOnly offers a writable backing as a read-only disk, and never writes it", () => {
     const disk = new FakeDisk()
     const guest = guestOf(disk, { disk: { readOnly: true } })
     expect([
@@ -275,7 +275,7 @@ describe("options of the device", () => {
     expect(disk.log).toEqual([])
   })
 
-  it("BC-10 canUnmap: no DISCARD and no write_zeroes_may_unmap when nothing is freed; without discard, zeroing may free", () => {
+  it("BC-10 canUnmap false offers no DISCARD and no write_zeroes_may_unmap; without discard, zeroing may still unmap", () => {
     const offer = (more: Partial<VirtioBacking>) => {
       const guest = guestOf(Object.assign(new FakeDisk("discard" in more ? { without: ["discard"] } : {}), more))
       return [guest.offers(F.DISCARD), guest.offers(F.WRITE_ZEROES), guest.config(0x38, 1)]

@@ -10,7 +10,7 @@ afterEach(() => {
   vi.restoreAllMocks()
 })
 
-it.each([false, true])("VQ-08 PK-15 writes with a flush after each are read by themselves all the same (packed ring: %s)", (packed) => {
+it.each([false, true])("VQ-08 PK-15 writes that are each followed by a flush still take the short path (packed ring: %s)", (packed) => {
   const guest = new RingGuest({
     backing: new MemoryBacking({ size: 1 << 20 }),
     features: [F.FLUSH],

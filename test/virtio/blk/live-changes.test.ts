@@ -58,7 +58,7 @@ async function failureOf(promise: Promise<unknown>): Promise<string> {
 }
 
 describe("changeBacking", () => {
-  it("takes effect before it returns where nothing is in flight, and tells the guest, the same size or not", async () => {
+  it("takes effect before it returns if nothing is in flight, and notifies the guest", async () => {
     const old = marked(0)
     const guest = new RingGuest({ backing: old })
     guest.write(100, pattern(7, 1))
@@ -72,7 +72,7 @@ describe("changeBacking", () => {
     expect(guest.disk.device.backing).not.toBe(old)
   })
 
-  it.each([2 << 20, 1 << 19])("CF-03 BC-03 another capacity is in the configuration, with another generation: %d bytes", async (size) => {
+  it.each([2 << 20, 1 << 19])("CF-03 BC-03 shows another capacity with another generation: %d bytes", async (size) => {
     const guest = new RingGuest({ backing: marked(0) })
     const generation = generationOf(guest)
     await guest.disk.device.changeBacking(marked(1000, size))
@@ -82,7 +82,7 @@ describe("changeBacking", () => {
     expect(guest.read(size / 512, 1).status).toBe(IOERR)
   })
 
-  it("lets what is in flight end on the old disk, and keeps the rest for the new one", async () => {
+  it("lets requests in flight end on the old disk, and keeps later ones for the new one", async () => {
     const old = slow(0)
     const guest = new RingGuest({ backing: old })
     const first = send(guest, { type: T.IN, sector: 3, in: 512 })
@@ -101,7 +101,7 @@ describe("changeBacking", () => {
     expect(old.waiting).toEqual([])
   })
 
-  it("at once: requests in flight are done again on the new disk, and late answers of the old one reach nobody", async () => {
+  it("with atOnce repeats requests in flight on the new disk, and drops late answers of the old one", async () => {
     const old = slow(0)
     const guest = new RingGuest({ backing: old })
     const replies = [
@@ -132,7 +132,7 @@ describe("changeBacking", () => {
     expect(guest.read(9, 1).data).toEqual(pattern(5, 1))
   })
 
-  it("at once, from inside a call of the old disk: all that the guest has no answer for is done on the new one", () => {
+  it("with atOnce inside a call of the old disk repeats every unanswered request on the new one", () => {
     const old = marked(0)
     const fresh = marked(1000)
     const guest = new RingGuest({ backing: old })
@@ -153,7 +153,7 @@ describe("changeBacking", () => {
     })
   })
 
-  it("PCI-36 while bus mastering is off, a request that was half done on the old disk is done whole on the new one", async () => {
+  it("PCI-36 while bus mastering is off repeats a half-done request of the old disk whole on the new one", async () => {
     const { disk: old, guest, reply } = await halfWritten()
     const fresh = new FakeDisk({ size: 8 << 20 })
     const change = guest.disk.device.changeBacking(fresh)
@@ -166,7 +166,7 @@ describe("changeBacking", () => {
     expect(Buffer.compare(fresh.cache.subarray(0, 2 << 20), pattern(5, 4096))).toBe(0)
   })
 
-  it("PCI-36 bus mastering comes back while the old disk is flushed: it gets no more, and the new one all of the request", async () => {
+  it("PCI-36 gives the whole request to the new disk when bus mastering comes back during the old one's flush", async () => {
     const { disk: old, guest, reply } = await halfWritten()
     old.takeNames()
     const fresh = new FakeDisk({ size: 8 << 20 })
@@ -184,7 +184,7 @@ describe("changeBacking", () => {
 
   it.each([
     "on", "on and off again",
-  ])("PCI-36 bus mastering is switched %s during a pause: the disk is not called before resume", async (how) => {
+  ])("PCI-36 calls no disk before resume when bus mastering is switched %s during a pause", async (how) => {
     const { disk, guest, reply } = await halfWritten()
     await guest.disk.device.pause()
     disk.takeNames()
@@ -204,7 +204,7 @@ describe("changeBacking", () => {
     expect(Buffer.compare(disk.cache.subarray(0, 2 << 20), pattern(5, 4096))).toBe(0)
   })
 
-  it("PCI-36 what is done and not shown when bus mastering goes off is shown after the change", async () => {
+  it("PCI-36 completes after the change those requests that were done when bus mastering went off", async () => {
     let completed = 0
     const guest: RingGuest = new RingGuest({
       backing: marked(1), features: [F.INDIRECT_DESC, F.FLUSH], disk: {
@@ -222,7 +222,7 @@ describe("changeBacking", () => {
     expect([guest.irqs(), guest.takeUsed().length, completed]).toEqual([[1], 2, 2])
   })
 
-  it("the later call wins over one that waits, which says so; a flush of the old disk that fails changes nothing", async () => {
+  it("replaces an earlier call that waits, which rejects; a failing flush of the old disk changes nothing", async () => {
     const old = slow(0)
     const guest = new RingGuest({ backing: old })
     const { device } = guest.disk
@@ -247,7 +247,7 @@ describe("changeBacking", () => {
     expect(guest.read(3, 1).data).toEqual(pattern(3003, 1))
   })
 
-  it("at once, while a call before waits for an old disk that never flushes: nothing waits for that", async () => {
+  it("with atOnce does not wait for the flush that an earlier call waits for", async () => {
     const old = slow(0)
     const guest = new RingGuest({ backing: old })
     const first = failureOf(guest.disk.device.changeBacking(marked(1000)))
@@ -259,7 +259,7 @@ describe("changeBacking", () => {
     expect(guest.read(3, 1).data).toEqual(pattern(2003, 1))
   })
 
-  it("a pause goes on over it, and a reset of the guest does not hold it up", async () => {
+  it("leaves a pause in force, and is not held up by a reset of the guest", async () => {
     const old = slow(0)
     const guest = new RingGuest({ backing: old })
     const { device } = guest.disk
@@ -285,7 +285,7 @@ describe("changeBacking", () => {
     expect([late().status, late().data]).toEqual([OK, pattern(3003, 1)])
   })
 
-  it("refuses a disk that cannot do what the driver relies on, by name; after a reset it is taken, and offers what it can", async () => {
+  it("refuses a disk without a feature that the driver has accepted, by name, and takes it after a reset", async () => {
     const guest = new RingGuest({ backing: marked(0) })
     const { device } = guest.disk
     const plain = (mark: number): FakeDisk => {
@@ -315,7 +315,7 @@ describe("changeBacking", () => {
     expect(guest.run({ type: T.DISCARD, sector: 0, out: new Uint8Array(16) }).status).toBe(OK)
   })
 
-  it("a read-only disk in the place of a writable one: writes fail, and the next reset offers RO", async () => {
+  it("takes a read-only disk for a writable one: writes fail, and RO is offered after a reset", async () => {
     const guest = new RingGuest({ backing: marked(0) })
     const { device } = guest.disk
     const readOnly = new FakeDisk({ readOnly: true })
@@ -333,7 +333,7 @@ describe("changeBacking", () => {
 
   it.each([
     ["version 2", MmioGuest, 2], ["version 1", LegacyMmioGuest, 1],
-  ] as const)("tells a guest over MMIO, %s, by its line", async (_, Guest, version) => {
+  ] as const)("notifies a guest over MMIO, %s, by its line", async (_, Guest, version) => {
     const vm = new Machine({ ramSize: 1 << 20 })
     const disk = vm.attachMmioDisk(marked(0), { version })
     const guest = new Guest(vm, disk)
@@ -347,7 +347,7 @@ describe("changeBacking", () => {
     expect(ring.status(request)).toBe(OK)
   })
 
-  it("tells a legacy guest by its line and the ISR", async () => {
+  it("notifies a legacy guest by its line and the ISR", async () => {
     const guest = new RingGuest({ backing: marked(0), legacy: true, disk: { vectors: 0 } })
     await guest.disk.device.changeBacking(marked(1000))
     expect(guest.registers.readIsr() & 2).toBe(2)
@@ -355,7 +355,7 @@ describe("changeBacking", () => {
 })
 
 describe("setReadOnly", () => {
-  it("takes effect when the writes in flight have ended, and is seen after a reset", async () => {
+  it("takes effect when the writes in flight have ended, and the guest sees it after a reset", async () => {
     const disk = slow(0)
     const guest = new RingGuest({ backing: disk })
     const { device } = guest.disk
@@ -376,7 +376,7 @@ describe("setReadOnly", () => {
     expect([guest.offers(F.RO), guest.write(3, pattern(2, 1)).status]).toEqual([false, OK])
   })
 
-  it("the last call counts, also when the device has just become idle and the call before waits to be told", async () => {
+  it("obeys the last call, also while an earlier one is about to resolve", async () => {
     const disk = marked(0)
     const guest = new RingGuest({ backing: disk })
     const { device } = guest.disk
@@ -388,7 +388,7 @@ describe("setReadOnly", () => {
     expect([changes.length, device.readOnly]).toEqual([1, false])
   })
 
-  it("makes no disk writable that is not, and takes true and false only", async () => {
+  it("makes no read-only backing writable, and accepts only true and false", async () => {
     const guest = new RingGuest({ backing: new MemoryBacking({ size: 1 << 20, readOnly: true }) })
     await guest.disk.device.setReadOnly(false)
     expect(guest.disk.device.readOnly).toBe(true)
@@ -399,7 +399,7 @@ describe("setReadOnly", () => {
 })
 
 describe("a disk that is pulled out", () => {
-  it.each(["PCI", "MMIO"])("with requests in flight, over %s: nothing reaches the guest, a new disk works", async (kind) => {
+  it.each(["PCI", "MMIO"])("with requests in flight over %s reaches the guest no more, and a new disk works", async (kind) => {
     const old = slow(0)
     const vm = new Machine({ ramSize: 1 << 20 })
     let device: VirtioBlk

@@ -36,7 +36,7 @@ describe("merging", () => {
     expect(guest.disk.device.statistics.merged).toBe(3)
   })
 
-  it("nothing is merged over a gap, backwards, over another type, over a refused request or an empty one", () => {
+  it("no merge crosses a gap, another type, a refused request or an empty one, or goes backwards", () => {
     const { disk, guest } = pair()
     send(guest, [read(4), read(6)])
     expect(calls(disk)).toEqual([["read", 4, 1], ["read", 6, 1]])
@@ -55,7 +55,7 @@ describe("merging", () => {
     expect(guest.disk.device.statistics.merged).toBe(0)
   })
 
-  it("a write and a read of the same sectors keep their order, whatever stands around them", () => {
+  it("a write and a read of the same sectors keep their order among any other requests", () => {
     const { guest } = pair()
     const placed = send(guest, [
       read(4),
@@ -73,7 +73,7 @@ describe("merging", () => {
     ])
   })
 
-  it("a call stays bounded: 1 MiB and 1024 buffers; a longer request is several calls", () => {
+  it("a call has at most 1 MiB and 1024 buffers, and a longer request takes several calls", () => {
     const { disk, guest } = pair(8 << 20)
     send(guest, Array.from({ length: 12 }, (_, at) => read(512 * at, 512)))
     for (const [, , sectors] of calls(disk)) expect(sectors).toBeLessThanOrEqual(2048)
@@ -92,7 +92,7 @@ describe("merging", () => {
     expect(disk.log.reduce((sum, { length }) => sum + length, 0)).toBe(3 * 600 * 512)
   })
 
-  it("buffers that touch in RAM become one, over requests too; the bytes arrive as if they had not", () => {
+  it("buffers that touch in RAM are joined, also of different requests, and the bytes arrive right", () => {
     const { disk, guest } = pair()
     const data = guest.alloc(4096)
     const chains = [0, 1, 2].map((index) => {
@@ -107,7 +107,7 @@ describe("merging", () => {
     expect(guest.bytes(data, 3072)).toEqual(pattern(10, 6))
   })
 
-  it("more requests than one batch takes: all are answered, in several calls", () => {
+  it("more requests than fit into one batch are answered in several calls", () => {
     const backing = new MemoryBacking({ size: 2 << 20 })
     const guest = new RingGuest({ backing, ringSize: 2048, disk: { queueSize: 2048 } })
     const placed = send(guest, Array.from({ length: 2000 }, (_, at) => write(at)))
@@ -117,7 +117,7 @@ describe("merging", () => {
 })
 
 describe("statistics", () => {
-  it("requests, bytes, errors and merges, by type", () => {
+  it("count requests, bytes, errors and merges by type", () => {
     const { disk, guest } = pair()
     send(guest, [read(0, 2), read(2), write(8, 4), { type: T.FLUSH }, { type: T.GET_ID, in: 20 }])
     const wrong = [read(2048), { type: T.OUT, sector: 0, out: new Uint8Array(100) }, { type: 99 }, {
@@ -143,7 +143,7 @@ describe("statistics", () => {
     })
   })
 
-  it("go on over a reset, for they are the embedder's", () => {
+  it("are kept over a reset, since they are the embedder's", () => {
     const { guest } = pair()
     guest.read(0, 1)
     guest.start()

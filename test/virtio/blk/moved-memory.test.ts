@@ -50,7 +50,7 @@ function diskOf(shape: Shape, moved: () => void): Disk {
 describe.each(["split", "packed"] as const)("a %s ring in RAM that moves during a batch", (ring) => {
   it.each([
     ["plain", 1], ["vectored", 1], ["vectored", 2], ["in place", 1],
-  ] as const)("VQ-21 over a disk that is %s: what comes after the move, in %i buffers, is where RAM is then", (shape, buffers) => {
+  ] as const)("VQ-21 over a disk that is %s is accessed at its new place after the move, with %i buffers", (shape, buffers) => {
     const space = { start: 0, ram: new Uint8Array(RAM) }
     const { backing, content } = diskOf(shape, () => {
       const old = space.ram

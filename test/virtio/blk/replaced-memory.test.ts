@@ -117,13 +117,13 @@ const VARIANTS = Object.entries(SHAPES).flatMap(([name, shape]) => (["observer",
   [{}, { writeThrough: true } as const].map((options) => [name, callback, shape, options] as const)))
 
 describe.each(VARIANTS)("a disk that answers %s, memory that %s replaces", (_, callback, shape, options) => {
-  it("VQ-16 answers every request", async () => {
+  it("VQ-16 answers every request in the new memory", async () => {
     const sent = send(shape, callback, () => undefined, options)
     await end(sent)
     expectDone(sent, callback === "onError" ? [0] : [])
   })
 
-  it("and at once saves its state, or takes another disk", async () => {
+  it("and may then save its state at once, or take another disk", async () => {
     for (const act of [
       ({ guest }: Sent) => void guest.disk.function.saveState({ inFlight: "again" }),
       ({ guest, disk }: Sent) => {

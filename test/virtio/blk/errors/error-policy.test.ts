@@ -77,8 +77,8 @@ const write = (sector: number, sectors = 1, salt = 9): Request => ({ type: T.OUT
 const bad = (sector: number, error = eio) => ({ offset, length }: { readonly offset: number; readonly length: number }) =>
   offset <= 512 * sector && 512 * sector < offset + length ? error() : undefined
 
-describe("a disk that has stopped begins nothing", () => {
-  it("of a batch that waited for memory", async () => {
+describe("a disk that has stopped begins no call", () => {
+  it("for a batch that waited for memory", async () => {
     const disk = new FakeDisk({ size: 128 << 20 })
     disk.waits = () => true
     const stops: DiskStop[] = []
@@ -105,7 +105,7 @@ describe("a disk that has stopped begins nothing", () => {
     expect(statuses(guest, placed).every((status) => status === OK)).toBe(true)
   })
 
-  it("of neighbours that failed together, and were to be tried alone", async () => {
+  it("for neighbours whose merged call failed, and which would be repeated alone", async () => {
     const { disk, guest, stops } = failing("at once", { writeErrors: "stop" })
     // Together they are answered later, alone at once.
     disk.waits = ({ length }) => length > 512
@@ -122,7 +122,7 @@ describe("a disk that has stopped begins nothing", () => {
 })
 
 describe.each(KINDS)("a disk that answers %s", (kind) => {
-  it("reports what fails unless somebody says otherwise", async () => {
+  it("reports errors by default", async () => {
     const { disk, guest, stops, errors } = failing(kind, {})
     disk.failing = bad(4)
     const placed = send(guest, [read(4), write(4), read(9)])
@@ -130,7 +130,7 @@ describe.each(KINDS)("a disk that answers %s", (kind) => {
     expect([statuses(guest, placed), stops, errors.length, guest.disk.device.stoppedBy]).toEqual([[IOERR, IOERR, OK], [], 2, undefined])
   })
 
-  it("ignores what fails where it is told to: what could not be read is zeroes, and people hear of it", async () => {
+  it("with ignore completes failed requests as OK, reads zeroes for lost data, and calls onError", async () => {
     const { disk, guest, stops, errors } = failing(kind, { readErrors: "ignore", writeErrors: "ignore" })
     disk.failing = (call) => (call.name === "flush" ? eio() : bad(4)(call))
     // Neighbours: the group fails, then the one in its middle alone.
@@ -143,7 +143,7 @@ describe.each(KINDS)("a disk that answers %s", (kind) => {
     expect(guest.takeUsed().map(({ length }) => length).toSorted((a, b) => a - b)).toEqual([1, 1, 1, 513, 513, 1025])
   })
 
-  it("ignores the end of a long read that fails, and keeps its beginning", async () => {
+  it("with ignore keeps the beginning of a long read whose end fails", async () => {
     const { disk, guest } = failing(kind, { readErrors: "ignore" }, { machine: { ramSize: 32 << 20 }, backing: new FakeDisk() })
     const big = new FakeDisk({ size: 4 << 20 })
     big.cache.set(pattern(0, 8192))
@@ -159,7 +159,7 @@ describe.each(KINDS)("a disk that answers %s", (kind) => {
     expect(data.subarray(1 << 20).every((byte) => byte === 0)).toBe(true)
   })
 
-  it("stops, keeps what it has in order, and goes on at resume", async () => {
+  it("with stop keeps its requests in order, and goes on at resume", async () => {
     const { disk, guest, stops } = failing(kind, { writeErrors: "stop" })
     disk.failing = bad(4)
     const placed = send(guest, [write(1), write(4), write(20), { type: T.FLUSH }, write(4, 1, 33), read(9)])
@@ -189,7 +189,7 @@ describe.each(KINDS)("a disk that answers %s", (kind) => {
     expect(device.virtio.inFlight.heldBytes).toBe(0)
   })
 
-  it("stops where there is no space, and reports what is wrong with the disk: enospc", async () => {
+  it("with enospc stops for lack of space, and reports other errors", async () => {
     const { disk, guest, stops } = failing(kind, { writeErrors: "enospc" })
     disk.failing = (call) => bad(4)(call) ?? bad(8, enospc)(call)
     const placed = send(guest, [write(4), write(8)])
@@ -201,7 +201,7 @@ describe.each(KINDS)("a disk that answers %s", (kind) => {
     expect(statuses(guest, placed)).toEqual([IOERR, OK])
   })
 
-  it("stops for one of neighbours that went together, and does the others", async () => {
+  it("stops for one request of a merged call, and does the others", async () => {
     const { disk, guest, stops } = failing(kind, { readErrors: "stop", writeErrors: "stop" })
     disk.failing = bad(4)
     const placed = send(guest, [read(3), read(4), read(5)])
@@ -213,7 +213,7 @@ describe.each(KINDS)("a disk that answers %s", (kind) => {
     expect(placed.map((one) => guest.reply(one, 0))).toMatchObject([3, 4, 5].map((sector) => ({ status: OK, data: pattern(sector, 1) })))
   })
 
-  it("stops for each thing that changes the disk, and for a flush", async () => {
+  it("stops for each kind of request that changes the disk, and for a flush", async () => {
     const requests: readonly Request[] = [
       { type: T.FLUSH }, { type: T.DISCARD, out: ranges({ sector: 8, sectors: 8 }, { sector: 32, sectors: 8 }) },
       { type: T.WRITE_ZEROES, out: ranges({ sector: 8, sectors: 8 }) }, write(8, 4),
@@ -234,7 +234,7 @@ describe.each(KINDS)("a disk that answers %s", (kind) => {
     }
   })
 
-  it("in write-through mode stops when the flush behind a write fails, and writes again before it flushes again", async () => {
+  it("in write-through mode stops when the flush behind a write fails, and repeats the write before the flush", async () => {
     const { disk, guest, stops } = failing(kind, { writeErrors: "stop" }, { features: [F.INDIRECT_DESC] })
     disk.failing = ({ name }) => (name === "flush" ? eio() : undefined)
     const placed = send(guest, [write(1), write(2), read(30), write(9)])
@@ -249,7 +249,7 @@ describe.each(KINDS)("a disk that answers %s", (kind) => {
     for (const sector of [1, 2, 9]) expect(disk.stable.subarray(512 * sector, 512 * sector + 512)).toEqual(pattern(sector, 1, 9))
   })
 
-  it("does not stop for what the guest asks wrongly, nor for what the disk cannot do", async () => {
+  it("does not stop for wrong requests, nor for unsupported ones", async () => {
     const { disk, guest, stops } = failing(kind, { readErrors: "stop", writeErrors: "stop" })
     const faults: Partial<Record<string, BackingError>> = {
       discard: new BackingError("unsupported", "injected: no holes"),
@@ -280,7 +280,7 @@ describe.each(KINDS)("a disk that answers %s", (kind) => {
     expect([statuses(guest, placed), statuses(guest, old), disk.takeNames()]).toEqual([[OK], [UNTOUCHED, UNTOUCHED, UNTOUCHED], ["read"]])
   })
 
-  it("state saved while stopped holds what is kept, and the machine that it is restored into does it", async () => {
+  it("saves its kept requests with its state, and they are done where that is restored", async () => {
     const { disk, guest } = failing(kind, { writeErrors: "enospc" })
     disk.failing = bad(4, enospc)
     const placed = send(guest, [write(1), write(4), write(20), { type: T.FLUSH }])
@@ -298,7 +298,7 @@ describe.each(KINDS)("a disk that answers %s", (kind) => {
     expect(guest.takeUsed().map(({ id }) => id).toSorted((a, b) => a - b)).toEqual([0, 1, 2, 3])
   })
 
-  it("another disk in the place of one that has stopped takes over what it kept, at resume", async () => {
+  it("hands its kept requests to another disk that takes its place, and resume does them there", async () => {
     const { disk, guest } = failing(kind, { writeErrors: "enospc" })
     disk.failing = bad(4, enospc)
     const placed = send(guest, [write(1), write(4), write(20)])
@@ -325,7 +325,7 @@ describe.each(KINDS)("a disk that answers %s", (kind) => {
     return { disk, guest, placed }
   }
 
-  it("while another disk takes its place, resume begins nothing on the old one: what it kept goes to the new one", async () => {
+  it("begins no call on resume while another disk takes its place, which gets the kept requests", async () => {
     const { disk, guest, placed } = await stoppedAndFlushing()
     const other = new FakeDisk({ content: disk.cache.slice() })
     disk.log.length = 0
@@ -341,7 +341,7 @@ describe.each(KINDS)("a disk that answers %s", (kind) => {
     expect([statuses(guest, placed), other.cache.subarray(2048, 2560)]).toEqual([[OK, OK, OK], pattern(4, 1, 9)])
   })
 
-  it("after a change that failed, what was kept goes on at the old disk", async () => {
+  it("does its kept requests itself when the change to another disk fails", async () => {
     const { disk, guest, placed } = await stoppedAndFlushing()
     const changed = guest.disk.device.changeBacking(new FakeDisk({ content: disk.cache.slice() }))
     await settled()
@@ -352,7 +352,7 @@ describe.each(KINDS)("a disk that answers %s", (kind) => {
     expect([statuses(guest, placed), disk.cache.subarray(2048, 2560)]).toEqual([[OK, OK, OK], pattern(4, 1, 9)])
   })
 
-  it("a disk that is full again and again loses nothing, throttled or not", async () => {
+  it("loses no request when it is full again and again, throttled or not", async () => {
     const seed = seedFromEnvironment(20261128)
     const rng = new Rng(seed)
     for (const throttle of [undefined, { requests: 1e6 }]) {
@@ -393,7 +393,7 @@ describe.each(KINDS)("a disk that answers %s", (kind) => {
 })
 
 describe("onStop", () => {
-  it("may resume from inside, for an error that stays: the host's thread is free in between", async () => {
+  it("may resume from inside for a lasting error, and the host's thread is free in between", async () => {
     let stops = 0
     const disk = new FakeDisk()
     const guest = new RingGuest({
@@ -459,7 +459,7 @@ it.each(["at once", "later"] as const)("%s: an ignored error stores no zeroes wh
   expect(Buffer.compare(ram, guest.machine.ram)).toBe(0)
 })
 
-it.each(["at once", "later"] as const)("%s: a flush behind a write fails, and is ignored as the write would be", async (kind) => {
+it.each(["at once", "later"] as const)("%s: the error of a flush in write-through mode is ignored like that of a write", async (kind) => {
   const { disk, guest } = failing(kind, { writeErrors: "ignore" }, { features: [F.INDIRECT_DESC] })
   disk.failing = ({ name }) => (name === "flush" ? eio() : undefined)
   const placed = send(guest, [write(4)])
@@ -467,7 +467,7 @@ it.each(["at once", "later"] as const)("%s: a flush behind a write fails, and is
   expect(statuses(guest, placed)).toEqual([OK])
 })
 
-it("an ignored error stores no zeroes when the call has reset the device, or switched bus mastering off, from inside", () => {
+it("an ignored error stores no zeroes when the failing call reset the device or switched bus mastering off", () => {
   for (const act of [
     (guest: RingGuest) => void (guest.status = 0),
     (guest: RingGuest) => guest.machine.pci.function(guest.disk.slot)?.configWrite(4, 2, 0),

@@ -58,7 +58,7 @@ async function fullDisk(rng: Rng): Promise<FullDisk> {
   return { file, failing, disk, backing, stops }
 }
 
-it("a guest that writes, zeroes and flushes notices nothing of a file that is full at every few writes", async () => {
+it("with enospc a guest that writes, zeroes and flushes does not notice that the file is full every few writes", async () => {
   const seed = seedFromEnvironment(20261129)
   const rng = new Rng(seed)
   const { file, failing, disk, backing, stops } = await fullDisk(rng)

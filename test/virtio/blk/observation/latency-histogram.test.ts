@@ -17,7 +17,7 @@ function histogramOf(values: readonly number[]): LatencyHistogram {
 }
 
 describe("a latency histogram", () => {
-  it(`knows count, sum, maximum, and every quantile within a sixteenth (seed ${SEED})`, () => {
+  it(`has count, sum and maximum, and every quantile within a sixteenth (seed ${SEED})`, () => {
     const values = latencies(5000, new Rng(SEED))
     const histogram = histogramOf(values)
     const sorted = values.toSorted((a, b) => a - b)
@@ -32,7 +32,7 @@ describe("a latency histogram", () => {
     }
   })
 
-  it(`merged from parts is what one would be that has seen everything (seed ${SEED})`, () => {
+  it(`merged from parts equals one of all values (seed ${SEED})`, () => {
     const values = latencies(900, new Rng(SEED))
     const whole = histogramOf(values)
     const merged = new LatencyHistogram()
@@ -43,14 +43,14 @@ describe("a latency histogram", () => {
     expect(merged.count).toBe(900)
   })
 
-  it("counts what is on a power of two of microseconds above it, and what is below it below", () => {
+  it("counts a power of two of microseconds in the bucket above it, and less in the one below", () => {
     const histogram = histogramOf([0.001, 0.000_999, 0.002, 0.001_999, 1.024, 1.023])
     const counts = new Map(histogram.cumulative().map(({ ms, count }) => [ms, count]))
     expect([counts.get(0.001), counts.get(0.002), counts.get(0.004), counts.get(1.024), counts.get(2.048)]).toEqual([1, 3, 4, 5, 6])
     expect(histogram.cumulative().at(-1)).toEqual({ ms: 2 ** 27 / 1000, count: 6 })
   })
 
-  it("survives JSON", () => {
+  it("survives a trip through JSON", () => {
     const histogram = histogramOf([0.01, 0.01, 3, 70_000, 1e9])
     const back = LatencyHistogram.from(JSON.parse(JSON.stringify(histogram)))
     expect(back.toJSON()).toEqual(histogram.toJSON())
@@ -62,7 +62,7 @@ describe("a latency histogram", () => {
     [{ sum: 1, max: 1, buckets: [[3, -1]] }], [{ sum: -1, max: 1, buckets: [] }], [{ sum: 1, max: Number.NaN, buckets: [] }],
   ] as const)("refuses %j", (saved) => expect(() => LatencyHistogram.from(saved)).toThrow(RangeError))
 
-  it("of nothing has no quantiles, and takes a clock that was set back for no time at all", () => {
+  it("has no quantiles while it is empty, and counts a negative time as 0", () => {
     const histogram = new LatencyHistogram()
     expect([histogram.quantile(0.5), histogram.max, histogram.count]).toEqual([0, 0, 0])
     histogram.record(-5)

@@ -48,7 +48,7 @@ function send(guest: RingGuest, requests: readonly Request[]): Placed[] {
 const statuses = (guest: RingGuest, placed: readonly Placed[]): number[] => placed.map((one) => guest.reply(one, 0).status)
 
 describe("an observer", () => {
-  it("is told of each kind of request: place, bytes, status and times", () => {
+  it("gets sector, bytes, status and times of each kind of request", () => {
     const { guest, seen, disk } = observed()
     disk.failing = ({ offset, name }) => {
       now += 2
@@ -77,14 +77,14 @@ describe("an observer", () => {
     expect([read.latency?.count, read.latency?.max, flush.latency?.count, read.errors]).toEqual([3, 14, 1, 2])
   })
 
-  it("hears nothing of the ranges of an earlier request from one that is refused", () => {
+  it("gets no ranges of an earlier request with one that is refused", () => {
     const { guest, seen } = observed()
     send(guest, [{ type: T.DISCARD, out: ranges({ sector: 16, sectors: 8 }) }])
     send(guest, [{ type: T.DISCARD, sector: 4, out: ranges({ sector: 1e9, sectors: 8 }) }])
     expect(seen.map(({ sector, bytes, status }) => [sector, bytes, status])).toEqual([[16, 4096, OK], [4, 16, IOERR]])
   })
 
-  it("is told of a request that the backing answers later when it does, with the time of its arrival", async () => {
+  it("gets a request when a late backing answers it, with the time of its arrival", async () => {
     const { disk, guest, seen } = observed(undefined, { queues: 2, disk: { queues: 2 } })
     disk.waits = () => true
     const second = guest.rings[1]
@@ -117,8 +117,8 @@ describe("an observer", () => {
   })
 })
 
-describe("an observer that misbehaves", () => {
-  it("and throws for each request takes no answer from the guest; its error is thrown on afterwards", () => {
+describe("an observer that throws or acts", () => {
+  it("may throw for each request: the guest gets all answers, and then the error is thrown", () => {
     const { guest, seen } = observed(() => {
       throw new Error("observer's bug")
     })
@@ -133,7 +133,7 @@ describe("an observer that misbehaves", () => {
     ["resets the queue", (guest) => guest.modern.common.write(0x3a, 2, 1)],
     ["unplugs the disk", (guest) => void guest.machine.detachDisk(guest.disk.slot)],
     ["switches bus mastering off", (guest) => void guest.modern.setConfig(4, 2, 0)],
-  ])("and %s from inside: the request is whole, the next ones do not reach the guest", (_name, act) => {
+  ])("and %s from inside gets one complete request, and the next ones do not reach the guest", (_name, act) => {
     for (const asynchronous of [false, true]) {
       const { guest, seen, disk } = observed((_request, one) => act(one))
       if (asynchronous) disk.waits = () => false
@@ -143,7 +143,7 @@ describe("an observer that misbehaves", () => {
     }
   })
 
-  it("and resets the device from inside of a late answer: nothing is told of what comes after", async () => {
+  it("and resets the device inside a late answer gets no later request", async () => {
     const { guest, seen, disk } = observed((_request, one) => void (one.status = 0))
     disk.waits = () => true
     const placed = send(guest, Array.from({ length: 3 }, (_, at) => ({ type: T.IN, sector: 3 * at, in: 512 })))
@@ -152,7 +152,7 @@ describe("an observer that misbehaves", () => {
     expect([statuses(guest, placed), seen.length]).toEqual([[OK, UNTOUCHED, UNTOUCHED], 1])
   })
 
-  it("and sends another request from inside: it is served afterwards, and told of", () => {
+  it("and sends another request from inside gets that as well, after the first", () => {
     let more = 3
     const { guest, seen } = observed((_request, one) => {
       if (more-- > 0) send(one, [{ type: T.IN, sector: 40 + more, in: 512 }])
@@ -176,7 +176,7 @@ describe("without an observer", () => {
     expect([read.requests, read.latency?.count, read.latency?.sum]).toEqual([258, 6, 36])
   })
 
-  it("a batch that is not timed has no times of an earlier, longer one", async () => {
+  it("a batch that is not timed records no times of an earlier, longer one", async () => {
     const disk = new FakeDisk()
     const guest = new RingGuest({ backing: disk, disk: { latency: "sampled" } })
     disk.waits = () => false
@@ -195,7 +195,7 @@ describe("without an observer", () => {
     expect([flush.requests, flush.latency?.count]).toEqual([23, 13])
   })
 
-  it("a request that a reset has ended leaves its time to no later one", () => {
+  it("the time of a request that a reset has ended is not recorded for a later one", () => {
     const disk = new FakeDisk()
     const guest = new RingGuest({ backing: disk, disk: { latency: "sampled" } })
     vi.spyOn(Math, "random").mockReturnValue(0.5)
@@ -213,7 +213,7 @@ describe("without an observer", () => {
     })
   })
 
-  it("the clock is not looked at for a request, and statistics have no latency", () => {
+  it("no request reads the clock, and statistics have no latency", () => {
     const disk = new FakeDisk()
     const guest = new RingGuest({ backing: disk })
     const looks = vi.mocked(performance.now)

@@ -43,7 +43,7 @@ function find(samples: readonly Sample[], name: string, labels: Readonly<Record<
 }
 
 describe("prometheusText", () => {
-  it("has the counts of each disk, and histograms whose buckets grow up to the count", () => {
+  it("has the counts of each disk, and histograms with cumulative buckets", () => {
     const disk = new FakeDisk()
     disk.failing = ({ offset }) => (offset === 512 ? eio() : undefined)
     const guest = new RingGuest({ backing: disk, disk: { latency: "all" } })
@@ -68,7 +68,7 @@ describe("prometheusText", () => {
     expect(types.get("vioblk_request_seconds")).toBe("histogram")
   })
 
-  it("tells a disk that has stopped from those that have not", () => {
+  it("distinguishes a disk that has stopped from others", () => {
     const disk = new FakeDisk()
     disk.failing = () => eio()
     const guest = new RingGuest({ backing: disk, disk: { readErrors: "stop" } })
@@ -85,7 +85,7 @@ describe("prometheusText", () => {
     expect(new Set(samples.map(({ labels }) => labels["disk"]))).toEqual(new Set([name]))
   })
 
-  it("of no disk is empty, and of something else is refused", () => {
+  it("is empty without disks, and refuses values that are no disks", () => {
     expect(prometheusText({})).toBe("")
     const text: (disks: unknown) => string = (disks) => prometheusText(disks as Parameters<typeof prometheusText>[0])
     expect(() => text({ root: {} })).toThrow('prometheusText: the disk "root" has no statistics; it must be an object')
