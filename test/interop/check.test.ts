@@ -82,6 +82,8 @@ function compareVerdicts(name: string, mutate: Mutation, rng: Rng, path: string,
   const repaired = repairQcow2(file, rng.pick(["leaks", "all"]))
   file.save(path)
   const after = qemuCheck(path)
+  // QEMU looks at refcounts only: a cluster of two structures passes if its refcount is 2 (QC-OVL-04).
+  if (repaired.findings.some(({ kind }) => kind === "overlap")) return expect(repaired.exitCode).toBe(2)
   expect(verdict(after.exitCode), `${golden.file} after our repair: ${after.text}`).toBe(verdict(repaired.exitCode))
 }
 

@@ -17,6 +17,7 @@ import type { ClusterFile } from "../metadata/cluster-file.ts"
 import type { HeaderStore } from "../metadata/header-store.ts"
 import type { MetadataMap, MetadataRange } from "../metadata/metadata-map.ts"
 import type { MetadataWriter } from "../metadata/metadata-writer.ts"
+import type { Refcounts } from "../metadata/refcounts.ts"
 import { bytesFor, refuseMoreThanMost, refuseResize } from "./bitmap-sizes.ts"
 import { DirtyBitmap } from "./dirty-bitmap.ts"
 
@@ -24,6 +25,7 @@ import { DirtyBitmap } from "./dirty-bitmap.ts"
 export interface StoringParts {
   readonly allocator: Allocator
   readonly metadata: MetadataMap
+  readonly refcounts: Refcounts
   readonly metadataWriter: MetadataWriter
 }
 
@@ -77,10 +79,11 @@ export class BitmapStore {
 
   /** Structures that guest data must not overwrite. Only refcounts protect the bits themselves. */
   get ranges(): MetadataRange[] {
-    const { offset = 0, length = 0 } = this.#directory ?? {}
+    // The list comes first, because it reads the directory.
     const tables = this.list.map(({ tableOffset, tableEntries }) => ({
       offset: tableOffset, length: tableOffset === 0 ? 0 : tableEntries * TABLE_ENTRY_SIZE, name: "a bitmap table",
     }))
+    const { offset = 0, length = 0 } = this.#directory ?? {}
     return [{ offset, length, name: "the bitmap directory" }, ...tables]
   }
 

@@ -9,6 +9,7 @@ import { setU64, viewOf } from "../../bytes/fields.ts"
 import { BITMAP_FLAG, type BitmapEntry, type BitmapWord, decodeBitmapWord, tableEntriesFor } from "../format/bitmaps.ts"
 import { TABLE_ENTRY_SIZE } from "../format/spec.ts"
 import type { MetadataMap } from "../metadata/metadata-map.ts"
+import type { Refcounts } from "../metadata/refcounts.ts"
 import { clearFrom, setBits } from "./bits.ts"
 
 export interface BitmapContext {
@@ -20,6 +21,7 @@ export interface BitmapContext {
 export interface BitmapStorage {
   readonly allocator: Allocator
   readonly metadata: MetadataMap
+  readonly refcounts: Refcounts
 }
 
 export class DirtyBitmap {
@@ -178,32 +180,39 @@ export class DirtyBitmap {
   }
 
   /** Writes the new bits to the file, and allocates space for a table that has none. The bitmap is already marked as in use on disk. */
-  storePages({ allocator, metadata }: BitmapStorage): void {
+  storePages(storage: BitmapStorage): void {
+    const { allocator } = storage
     for (const [index, bits] of this.#fresh) {
       const word = this.#word(index)
-      if (word.kind === "data") {
-        const merged = this.#read(word.offset)
-        bits.forEach((byte, at) => (merged[at] = (merged[at] ?? 0) | byte))
-        const other = metadata.findForData(word.offset, this.#clusterSize)
-        if (other !== undefined) {
-          throw this.#file.corrupt(`bitmap "${this.name}" has its bits at byte ${word.offset}, but ${other} is there`, word.offset)
-        }
-        this.#file.write(merged, word.offset)
-      } else if (word.kind === "zeroes") {
-        const { first } = allocator.allocate(1)
-        try {
-          this.#file.write(bits, first * this.#clusterSize)
-        } catch (error) {
-          allocator.release(first, 1)
-          throw error
-        }
-        this.#setWord(index, first * this.#clusterSize)
-      }
+      if (word.kind === "data") this.#storeMerged(index, word.offset, storage)
+      else if (word.kind === "zeroes") this.#storeNew(index, bits, allocator)
       this.#fresh.delete(index)
     }
     if (this.tableOffset !== 0 || !this.#isTableDirty) return
     const { count } = this.#clustersOf(0, this.tableEntries * TABLE_ENTRY_SIZE)
     this.tableOffset = allocator.allocateInRow(count).first * this.#clusterSize
+  }
+
+  /** Writes the bits of page `index`, old and new, to the cluster at `offset`, or to a new one if that has other owners too. */
+  #storeMerged(index: number, offset: number, { allocator, metadata, refcounts }: BitmapStorage): void {
+    const merged = this.page(index)
+    if (merged === undefined) return
+    const other = metadata.findForData(offset, this.#clusterSize)
+    if (other !== undefined) throw this.#file.corrupt(`bitmap "${this.name}" has its bits at byte ${offset}, but ${other} is there`, offset)
+    if (refcounts.get(offset / this.#clusterSize) <= 1) return this.#file.write(merged, offset)
+    // The old one keeps its refcount, a leak: the entry of the other owner says that it is shared.
+    this.#storeNew(index, merged, allocator)
+  }
+
+  #storeNew(index: number, bits: Uint8Array, allocator: Allocator): void {
+    const { first } = allocator.allocate(1)
+    try {
+      this.#file.write(bits, first * this.#clusterSize)
+    } catch (error) {
+      allocator.release(first, 1)
+      throw error
+    }
+    this.#setWord(index, first * this.#clusterSize)
   }
 
   /** Writes a table that has changed. Everything that it refers to is durable. */

@@ -51,11 +51,11 @@ export class ClusterCounts {
     return (this.#last?.[within] ?? 0) & COUNT_MASK
   }
 
-  /** Whether the cluster is used as something other than `use`: guest data, for instance. */
-  hasOtherUse(cluster: number, use: ClusterUse): boolean {
+  /** Whether the cluster is used as something other than `uses`: guest data, for instance. */
+  hasOtherUse(cluster: number, uses: number): boolean {
     const index = Math.floor(cluster * PER_CHUNK)
     const word = this.#chunks.get(index)?.[cluster - index * CHUNK] ?? 0
-    return (word & ~(COUNT_MASK | use)) !== 0
+    return (word & ~(COUNT_MASK | uses)) !== 0
   }
 
   /** Calls `visit` for each cluster with a count, in ascending order. `visit` must not add counts. */

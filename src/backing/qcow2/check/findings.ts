@@ -18,6 +18,7 @@ export type FindingKind =
   | "beyond-end" // refers to a place past the end of the file
   | "subclusters" // a bitmap of an extended L2 entry that contradicts itself or the entry
   | "entry" // any other invalid entry
+  | "overlap" // two structures that are changed in place share a cluster
   | "snapshot"
   | "bitmap"
 

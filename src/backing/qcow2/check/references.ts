@@ -6,7 +6,7 @@
 import { countBitmapReferences } from "./check-bitmaps.ts"
 import { countSnapshotReferences } from "./check-snapshots.ts"
 import type { CheckedImage } from "./checked-image.ts"
-import { ClusterCounts, ClusterSet } from "./cluster-counts.ts"
+import { CLUSTER_USE, ClusterCounts, ClusterSet } from "./cluster-counts.ts"
 import { coveredRanges, type Range } from "./covered-ranges.ts"
 import {
   compressedLength, compressedOffset, decodeL1Entry, decodeL2Entry, hostOffset, isCopied, L2_KIND, type L2Kind, l2Kind,
@@ -99,7 +99,7 @@ export class ReferenceCounter implements ReferenceSink {
     const end = this.#endOf(structure, offset, length, at)
     if (end <= offset) return
     const last = Math.floor((end - 1) / clusterSize)
-    for (let cluster = Math.floor(offset / clusterSize); cluster <= last; cluster++) this.counts.add(cluster, times, structure.use)
+    for (let cluster = Math.floor(offset / clusterSize); cluster <= last; cluster++) this.#count(structure, cluster, times)
   }
 
   addAll(structure: Structure, ranges: readonly Range[]): void {
@@ -108,8 +108,24 @@ export class ReferenceCounter implements ReferenceSink {
       .filter(({ start, end }) => start < end)
     const clusters = inside.map(({ start, end }) => ({ start: Math.floor(start / clusterSize), end: Math.ceil(end / clusterSize) }))
     for (const { start, end, times } of coveredRanges(clusters)) {
-      for (let cluster = start; cluster < end; cluster++) this.counts.add(cluster, times, structure.use)
+      for (let cluster = start; cluster < end; cluster++) this.#count(structure, cluster, times)
     }
+  }
+
+  /**
+   * Clusters of guest data and of L2 tables may have several references: their next change is made elsewhere. All other structures change
+   * in place, so two of them in one cluster destroy each other, even if its refcount is right. Snapshots may share their L1 tables.
+   */
+  #count(structure: Structure, cluster: number, times: number): void {
+    const { use } = structure
+    if (use === CLUSTER_USE.OTHER || use === CLUSTER_USE.L1_TABLE) {
+      const isOwn = structure === STRUCTURE.SNAPSHOT_L1_TABLE || times === 1
+      if (!isOwn || this.counts.hasOtherUse(cluster, CLUSTER_USE.DATA | CLUSTER_USE.L2_TABLE)) {
+        const offset = cluster * this.#geometry.clusterSize
+        this.report("overlap", `${structure.name} shares the cluster at byte ${offset} with other metadata`, offset)
+      }
+    }
+    this.counts.add(cluster, times, use)
   }
 
   /**

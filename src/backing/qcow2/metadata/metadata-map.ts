@@ -112,6 +112,12 @@ export class MetadataMap {
       (this.#l2Tables.has(offset / this.#clusterSize) ? "an L2 table" : undefined)
   }
 
+  /** Name of a contiguous structure that shares a cluster with this one, or undefined. */
+  findRange({ offset, length }: { readonly offset: number; readonly length: number }): string | undefined {
+    const [first, end] = [Math.floor(offset / this.#clusterSize), Math.ceil((offset + length) / this.#clusterSize)]
+    return this.#findRange(first * this.#clusterSize, end * this.#clusterSize)
+  }
+
   /** Name of a single metadata cluster within a contiguous structure, or undefined. */
   findWithin(range: { readonly offset: number; readonly length: number }): string | undefined {
     return this.#findTable(Math.floor(range.offset / this.#clusterSize), Math.ceil((range.offset + range.length) / this.#clusterSize))

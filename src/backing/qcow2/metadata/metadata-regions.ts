@@ -38,7 +38,16 @@ function l2TablesOf(l1: TopTable, geometry: Geometry): ClusterList {
   return { mostEntries: l1.entryCount, forEach }
 }
 
-/** The map of all metadata (QC-OVL-01). @throws BackingError `corrupt` if two of the tables that the header names share a cluster */
+function refuse(collision: readonly [string, string] | undefined, { path }: ImageFile): void {
+  if (collision === undefined) return
+  const message = `${collision[0]} and ${collision[1]} share a cluster: the image can only be opened read-only`
+  throw new BackingError("corrupt", message, { path })
+}
+
+/**
+ * The map of all metadata (QC-OVL-01). @throws BackingError `corrupt` if two structures share a cluster that are changed in place, or one
+ * of them and the L1 table of a snapshot
+ */
 export function mapMetadata(sources: MetadataSources): MetadataMap {
   const { file, header, geometry, mapping, refcounts } = sources
   const snapshots = sources.snapshots ?? readSnapshotTable(file, header)
@@ -55,13 +64,14 @@ export function mapMetadata(sources: MetadataSources): MetadataMap {
     { ...(encryptionArea(header) ?? { offset: 0, length: 0 }), name: "the encryption header" },
     ...sources.others,
   ])
-  const collision = metadata.findCollision()
-  if (collision !== undefined) {
-    throw new BackingError("corrupt", `${collision[0]} and ${collision[1]} share a cluster: the image can only be opened read-only`, {
-      path: file.path,
-    })
-  }
+  refuse(metadata.findCollision(), file)
   const name = "a snapshot's L1 table"
-  metadata.addRanges(usable.map((snapshot) => ({ offset: snapshot.l1TableOffset, length: snapshot.l1Size * TABLE_ENTRY_SIZE, name })))
+  const tables = usable.map((snapshot) => ({ offset: snapshot.l1TableOffset, length: snapshot.l1Size * TABLE_ENTRY_SIZE, name }))
+  // Snapshots may share their tables, which never change in place. All others do.
+  for (const table of tables) {
+    const other = metadata.findRange(table)
+    refuse(other === undefined ? undefined : [other, name], file)
+  }
+  metadata.addRanges(tables)
   return metadata
 }
