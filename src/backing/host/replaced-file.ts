@@ -28,12 +28,19 @@ export async function writeReplacing(path: string, make: (temporary: string) => 
   }
 }
 
+/** Links in a row: as many as Linux follows. */
+const MOST_LINKS = 40
+
 /** Where a file that does not exist yet is to be made: where `path` leads to, if it is a symbolic link. */
 function placeOfNew(path: string): string {
   let place = path
-  // The file was missing, so there is no circle of links.
-  for (let link = linkAt(place); link !== undefined; link = linkAt(place)) place = resolve(realpathSync(dirname(place)), link)
-  return place
+  // The file was missing, so links do not lead in a circle, unless somebody changes them meanwhile.
+  for (let links = 0; links < MOST_LINKS; links++) {
+    const link = linkAt(place)
+    if (link === undefined) return place
+    place = resolve(realpathSync(dirname(place)), link)
+  }
+  throw new BackingError("io", "cannot create: its symbolic links lead in a circle", { path })
 }
 
 function linkAt(path: string): string | undefined {
