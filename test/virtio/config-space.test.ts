@@ -61,7 +61,7 @@ function views(): [string, Space][] {
 }
 
 describe("access", () => {
-  it("CF-01 CF-04 CF-05 LEG-05 LEG-13 fields are little-endian: any width, at any offset, shows the bytes that are there", () => {
+  it("CF-01 CF-04 CF-05 LEG-05 LEG-13 fields are little-endian, and reads of any width at any offset show their bytes", () => {
     const capacity = 2 ** 34 + 0x9_1a2b
     for (const [name, space] of views()) {
       const low = capacity % 2 ** 32
@@ -78,7 +78,7 @@ describe("access", () => {
     expect(bytes(legacyConfig)).toEqual(bytes(guest.device))
   })
 
-  it("CF-02 fields of features that are offered can be read before anything is accepted", () => {
+  it("CF-02 fields of offered features can be read before any feature is accepted", () => {
     guest.status = 0
     guest.status = 0x03
     expect(guest.device.read(NUM_QUEUES, 2)).toBe(2)
@@ -102,7 +102,7 @@ describe("access", () => {
     expect(bytes(guest.device)).toEqual(before)
   })
 
-  it("CF-07 all ones written over everything: only writeback may differ, and that only with CONFIG_WCE", () => {
+  it("CF-07 writing all ones everywhere changes only writeback, and that only with CONFIG_WCE", () => {
     const ring = new Ring(vm)
     const overwrite = (space: Space): number[] => {
       const before = bytes(space)
@@ -145,7 +145,7 @@ describe("change", () => {
     }
   })
 
-  it("CF-03 a driver that reads a 64-bit field in halves while it changes sees by the generation that they do not belong together", () => {
+  it("CF-03 the generation shows a driver that two halves of a 64-bit field do not belong together", () => {
     const read = (between: () => void): { capacity: number; stable: boolean } => {
       const before = generation()
       const low = guest.device.read(0, 4)
@@ -159,13 +159,13 @@ describe("change", () => {
     expect(read(() => {})).toEqual({ capacity: 2 ** 32 - 1, stable: true })
   })
 
-  it("CF-03 a size that is announced and is the same is no change", () => {
+  it("CF-03 announcing the same size changes nothing", () => {
     const before = generation()
     resize(backing.size)
     expect(generation()).toBe(before)
   })
 
-  it("CF-08 a disk that grows: one configuration interrupt and the new capacity, also for reads beyond the old end", () => {
+  it("CF-08 a disk that grows raises one configuration interrupt, and can be read beyond the old end", () => {
     const ring = new Ring(vm)
     resize(8 * SECTOR)
     guest.start([ring])
@@ -177,13 +177,13 @@ describe("change", () => {
     expect(guest.readIsr()).toBe(1)
   })
 
-  it("CF-08 before DRIVER_OK nobody is told, and the capacity is the new one all the same", () => {
+  it("CF-08 before DRIVER_OK there is no interrupt, and the capacity is the new one", () => {
     guest.negotiate(VERSION_1)
     resize(16 * SECTOR)
     expect([guest.interrupted, guest.readIsr(), guest.capacity]).toEqual([false, 0, 16])
   })
 
-  it("LEG-18 a legacy driver that reads the capacity until it is twice the same is never shown half of one", () => {
+  it("LEG-18 a legacy driver that reads the capacity until two results agree never gets a mixed value", () => {
     legacy.status = 0
     legacy.status = LEGACY_UP
     const sizes = [2 ** 42, 2 ** 42 - SECTOR, 7 * SECTOR, 2 ** 43 + 5 * SECTOR]

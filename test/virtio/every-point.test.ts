@@ -163,7 +163,9 @@ class Run {
 }
 
 describe.each(TRANSPORTS)("a machine with a disk over $name", (transport) => {
-  it.each<Mode>(["again", "drained"])("goes on to the same end from each point, requests in flight %s", async (mode) => {
+  it.each<Mode>([
+    "again", "drained",
+  ])("that is saved and restored at any point comes to the same end, requests in flight %s", async (mode) => {
     const seed = seedFromEnvironment(20261126)
     const whole = new Run(transport, seed, mode, () => false)
     await whole.toTheEnd()

@@ -95,8 +95,8 @@ const DEVICES: readonly [string, () => ModernGuest][] = [
   ],
 ]
 
-describe("what is offered", () => {
-  it.each(DEVICES)("FT-01 FT-02 FT-03 FT-23 %s offers nothing but what a block device on PCI may", (_, make) => {
+describe("the offer", () => {
+  it.each(DEVICES)("FT-01 FT-02 FT-03 FT-23 of %s has only bits that a block device on PCI may offer", (_, make) => {
     const { offered } = make()
     expect(offered & ~ALLOWED_MODERN).toBe(0n)
     // FT-02: the only prerequisites among these bits.
@@ -104,7 +104,7 @@ describe("what is offered", () => {
     expect(offered & VERSION_1).toBe(VERSION_1)
   })
 
-  it("FT-01 FT-09 FT-23 the legacy interface offers bits 0 to 31, ANY_LAYOUT and NOTIFY_ON_EMPTY among them", () => {
+  it("FT-01 FT-09 FT-23 of the legacy interface has bits 0 to 31 only, with ANY_LAYOUT and NOTIFY_ON_EMPTY", () => {
     const guest = modern()
     const legacy = BigInt(new LegacyGuest(vm, guest.slot).offered)
     expect(legacy & ~ALLOWED_LEGACY).toBe(0n)
@@ -112,7 +112,7 @@ describe("what is offered", () => {
     expect(legacy & ~mask(F.ANY_LAYOUT, F.NOTIFY_ON_EMPTY)).toBe(guest.offered & 0xffff_ffffn)
   })
 
-  it.each(NEVER)("%s: not offered, and refused", (_, bit) => {
+  it.each(NEVER)("%s: the bit is not offered, and refused", (_, bit) => {
     const guest = modern()
     expect(guest.offered & mask(bit)).toBe(0n)
     expect(guest.negotiate(VERSION_1 | mask(bit))).toBe(false)
@@ -120,7 +120,7 @@ describe("what is offered", () => {
     expect(guest.negotiate(VERSION_1)).toBe(true)
   })
 
-  it("FT-04 features are windows of 32 bits: select 0 and 1, and nothing behind any other", () => {
+  it("FT-04 is read in windows of 32 bits by select 0 and 1, and is zero for any other", () => {
     const guest = modern()
     expect(guest.offeredWord(0)).toBeGreaterThan(0)
     expect(guest.offeredWord(1)).toBe(2 ** 0 + 2 ** 8)
@@ -128,7 +128,7 @@ describe("what is offered", () => {
     expect(guest.common.read(COMMON.deviceFeatureSelect, 4)).toBe(0xffff_ffff)
   })
 
-  it("FT-05 what the driver wrote reads back, bits that nobody offers too, as unsigned numbers; FEATURES_OK is refused for them", () => {
+  it("FT-05 does not restrict which bits read back, but FEATURES_OK is refused for others", () => {
     const guest = modern()
     for (const select of [0, 1]) {
       guest.acceptWord(select, 0xffff_ffff)
@@ -153,7 +153,7 @@ describe("what is offered", () => {
     expect(guest.negotiate(VERSION_1)).toBe(true)
   })
 
-  it("FT-06 VERSION_1 is always offered; a modern device insists on it, a transitional one does not (Haiku's driver leaves it out)", () => {
+  it("FT-06 always has VERSION_1: a modern device demands it, a transitional one does not (Haiku's driver leaves it out)", () => {
     for (const kind of ["transitional", "modern"] as const) {
       const guest = modern(markedDisk(), { interface: kind })
       expect(guest.offeredWord(1) & 1).toBe(1)
@@ -162,7 +162,7 @@ describe("what is offered", () => {
     }
   })
 
-  it("FT-24 FT-26 every condition has its bit", () => {
+  it("FT-24 FT-26 has the bit of every condition", () => {
     const offers = (guest: ModernGuest, bit: number): boolean => (guest.offered & mask(bit)) !== 0n
     const always = [F.SEG_MAX, F.GEOMETRY, F.BLK_SIZE, F.TOPOLOGY, F.INDIRECT_DESC, F.EVENT_IDX, F.RING_RESET]
     const conditions = [F.RO, F.FLUSH, F.CONFIG_WCE, F.MQ, F.DISCARD, F.WRITE_ZEROES]
@@ -177,7 +177,7 @@ describe("what is offered", () => {
     expect(seen(modern())).toEqual([...always, F.FLUSH, F.CONFIG_WCE, F.DISCARD, F.WRITE_ZEROES])
   })
 
-  it("FT-25 FT-26 FLUSH is offered unless somebody says no, and CONFIG_WCE never without it", () => {
+  it("FT-25 FT-26 has FLUSH unless it is left out, and CONFIG_WCE never without FLUSH", () => {
     expect(modern().offered & mask(F.FLUSH, F.CONFIG_WCE)).toBe(mask(F.FLUSH, F.CONFIG_WCE))
     for (const withoutFeatures of [["FLUSH"], ["FLUSH", "DISCARD"]] satisfies BlkFeatureName[][]) {
       expect(modern(markedDisk(), { withoutFeatures }).offered & mask(F.FLUSH, F.CONFIG_WCE)).toBe(0n)
@@ -186,7 +186,7 @@ describe("what is offered", () => {
   })
 })
 
-describe("what the bits do", () => {
+describe("the effect of features", () => {
   /** FT-03: one probe for each bit that the devices of this file offer. It returns whether the bit was honoured. */
   const PROBES: Readonly<Record<number, (guest: ModernGuest) => boolean>> = {
     [F.SEG_MAX]: (guest) => guest.device.read(0x0c, 4) === 254,
@@ -252,7 +252,7 @@ describe("what the bits do", () => {
     expect(vm.ram[0x4_1000]).toBe(0x5a)
   })
 
-  it("FT-07 LEG-06 without VERSION_1 bits 32 to 63 are not in force: no queue reset for a legacy driver, even after a modern one", () => {
+  it("FT-07 LEG-06 without VERSION_1 bits 32 to 63 have no effect: a legacy driver has no queue reset, even after a modern one", () => {
     const guest = modern()
     guest.start([ring], mask(F.RING_RESET))
     guest.setQueueRegister(0, COMMON.queueReset, 2, 1)
@@ -265,7 +265,7 @@ describe("what the bits do", () => {
     expect(read(legacy, whole)).toBe(OK)
   })
 
-  it("FT-08 NOTIFY_ON_EMPTY: an interrupt when the ring has run dry, although the driver wants none", () => {
+  it("FT-08 with NOTIFY_ON_EMPTY an empty ring raises an interrupt, although the driver wants none", () => {
     const legacy = new LegacyGuest(vm, modern().slot)
     const whole = new Ring(vm, { size: 256 })
     for (const [features, interrupts] of [
@@ -282,7 +282,7 @@ describe("what the bits do", () => {
     }
   })
 
-  it("FT-09 ANY_LAYOUT: a legacy request in odd pieces", () => {
+  it("FT-09 with ANY_LAYOUT a legacy request may come in odd pieces", () => {
     const legacy = new LegacyGuest(vm, modern().slot)
     const whole = new Ring(vm, { size: 256 })
     legacy.start(whole, 2 ** F.ANY_LAYOUT)
@@ -311,7 +311,7 @@ describe("what the bits do", () => {
     }
   })
 
-  it("FT-11 an indirect descriptor without INDIRECT_DESC is the driver's error: its table is not looked at", () => {
+  it("FT-11 an indirect descriptor without INDIRECT_DESC is an error, and its table is not read", () => {
     const guest = modern()
     guest.start([ring])
     const request = ring.prepare(T.OUT, 3, SECTOR)
@@ -326,7 +326,7 @@ describe("what the bits do", () => {
     expect(ring.data(request, SECTOR)).toEqual(new Uint8Array(SECTOR).fill(0x5a))
   })
 
-  it("FT-12 EVENT_IDX decides whether the flag or used_event is looked at", () => {
+  it("FT-12 with EVENT_IDX the device obeys used_event, without it the flag", () => {
     const guest = modern()
     for (const [features, flags, event, interrupts] of [
       [0n, 0, 7, true], [0n, 1, 0, false], [mask(F.EVENT_IDX), 0, 7, false], [mask(F.EVENT_IDX), 1, 0, true],
@@ -341,7 +341,7 @@ describe("what the bits do", () => {
     }
   })
 
-  it("FT-13 addresses are guest-physical: data anywhere in RAM, up to its last byte", () => {
+  it("FT-13 addresses are guest-physical, and data may lie anywhere in RAM, up to its last byte", () => {
     const guest = modern()
     guest.start([ring])
     for (const address of [0, 0x1001, (1 << 20) - SECTOR]) {
@@ -353,7 +353,7 @@ describe("what the bits do", () => {
     }
   })
 
-  it("FT-27 CONFIG_WCE without FLUSH is legal: FEATURES_OK sticks, and writeback starts at 0", () => {
+  it("FT-27 CONFIG_WCE is allowed without FLUSH, and writeback starts at 0", () => {
     const guest = modern()
     expect(guest.negotiate(VERSION_1 | mask(F.CONFIG_WCE))).toBe(true)
     expect(guest.device.read(0x20, 1)).toBe(0)

@@ -9,7 +9,7 @@ import { settled } from "../harness/fake-disk.ts"
 
 const BOUND = 32 << 20
 
-it("ST-03 a reset that releases memory serves nobody before it is through: the old writes are known then, and counted once", async () => {
+it("ST-03 a reset that releases memory wakes waiting queues only after it has counted the old writes, each once", async () => {
   const inFlight = new InFlight(new Work(() => {}))
   const queue = new Virtqueue(0, 4, {
     serve: () => false, isLive: () => false, breakDown() {}, negotiation: { isNegotiated: () => false },

@@ -3,7 +3,7 @@ import { describe, expect, it } from "vitest"
 import { LivesFuzzer } from "../fuzz/lives/lives.ts"
 import { Rng, seedFromEnvironment } from "../support/rng.ts"
 
-describe("resets of every kind, and changes of the disk, while a slow disk has requests,", () => {
+describe("resets of every kind and changes of the disk while requests are in flight", () => {
   it("ST-02 ST-03 ST-04 VQ-32 PCI-23 PCI-24 PCI-36 leave no old byte in RAM, no old write over a newer one, no lost request", async () => {
     const seed = seedFromEnvironment(20261126)
     const counts = new Map<string, number>()

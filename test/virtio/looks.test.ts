@@ -263,18 +263,23 @@ async function atEveryLook(shape: Shape, between: Between, act: Act): Promise<vo
   }
 }
 
-it.each([false, true])("an embedder that switches bus mastering off while the device looks for a new ring, packed: %s", async (packed) => {
+it.each([false, true])("an embedder may switch bus mastering off while the device looks for a new ring, packed: %s", async (packed) => {
   for (const at of [0, 1, 2]) {
     await new Run({ packed, shape: {}, between: "nothing", act: "switches bus mastering off", isGone: false }, at).opensRing()
   }
 })
 
 describe.each(Object.keys(ACTS) as Act[])("an embedder that %s in a look for RAM", (act) => {
-  it.each(Object.keys(SHAPES))("over a disk that answers %s", async (name) => atEveryLook(SHAPES[name] ?? {}, "nothing", act))
+  it.each(Object.keys(SHAPES))(
+    "harms no request, over a disk that answers %s",
+    async (name) => atEveryLook(SHAPES[name] ?? {}, "nothing", act),
+  )
 
-  it.each<Between>(["a state is saved", "another disk comes"])("over a disk that answers later, when meanwhile %s", async (between) =>
+  it.each<Between>([
+    "a state is saved", "another disk comes",
+  ])("harms no request when meanwhile %s, over a disk that answers later", async (between) =>
     atEveryLook({ later: () => true }, between, act))
 
-  it("over a disk that answers later every other time, in order, when meanwhile its own state is restored", async () =>
+  it("harms no request when meanwhile its own state is restored, over a disk that answers in order, later every other time", async () =>
     atEveryLook(IN_ORDER, "its own state is restored", act))
 })

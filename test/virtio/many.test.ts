@@ -8,7 +8,7 @@ import { F, OK, T } from "../harness/words.ts"
 const MIB = 1 << 20
 
 describe("thousands of queues", () => {
-  it.each([false, true])("4096 queues whose interrupts kick the next: each is served, in order (asynchronous: %s)", async (waits) => {
+  it.each([false, true])("are served in order when the interrupt of each of 4096 kicks the next (asynchronous: %s)", async (waits) => {
     const QUEUES = 4096
     const disk = new FakeDisk()
     if (waits) disk.waits = () => true
@@ -52,7 +52,7 @@ describe("thousands of queues", () => {
   })
 })
 
-describe("what a device holds in memory while its backing does not answer", () => {
+describe("the memory of a device while its backing does not answer", () => {
   /** Chains of `segments` descriptors each, all in one indirect table, on every queue: hardly any RAM of the guest's. */
   function flood(
     options: { queues: number; size: number; segments: number; bytes: number },
@@ -89,7 +89,7 @@ describe("what a device holds in memory while its backing does not answer", () =
     ["long chains", { queues: 2, size: 4096, segments: 512, bytes: 4 * 512 }],
     ["short chains", { queues: 12, size: 4096, segments: 1, bytes: 512 }],
     ["long requests", { queues: 2, size: 32, segments: 1, bytes: 4 * MIB }],
-  ])("%s: it stops taking requests at a bound, over all queues, and goes on as answers come; none is left behind", async (_, options) => {
+  ])("is bounded over all queues with %s, and every request is served as answers come", async (_, options) => {
     const { guest, disk, placed } = flood(options)
     const before = process.memoryUsage()
     for (const ring of guest.rings) guest.kick(ring)
@@ -112,7 +112,7 @@ describe("what a device holds in memory while its backing does not answer", () =
     await guest.disk.device.whenIdle()
   }, 60_000)
 
-  it("a guest that resets over and over does not get past the bound", async () => {
+  it("stays below the bound when a guest resets over and over", async () => {
     const { guest, disk } = flood({ queues: 1, size: 256, segments: 1, bytes: MIB })
     const { inFlight } = guest.disk.device.virtio
     for (let round = 0; round < 20; round++) {

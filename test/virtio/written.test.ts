@@ -49,9 +49,9 @@ const REQUESTS: readonly Request[] = [
   { type: T.IN, sector: 500, in: 512 },
 ]
 
-describe("what the device stores is announced", () => {
+describe("`written` gets every store of the device", () => {
   for (const eventIdx of [false, true]) {
-    it(`data, status, used rings and avail_event, over many wraps and failing reads; EVENT_IDX ${eventIdx ? "on" : "off"}`, () => {
+    it(`of data, status, used rings and avail_event, over many wraps and failing reads; EVENT_IDX ${eventIdx ? "on" : "off"}`, () => {
       const rng = new Rng(seedFromEnvironment(20260807))
       const { guest, disk, check } = follow({ eventIdx, waits: false })
       disk.failing = ({ name }) => (name === "read" && rng.chance(0.2) ? eio() : undefined)
@@ -67,7 +67,7 @@ describe("what the device stores is announced", () => {
       expect(guest.usedIdx()).toBe(guest.ring.availIdx)
     })
 
-    it(`a kick that finds nothing to return stores avail_event at most; late answers; EVENT_IDX ${eventIdx ? "on" : "off"}`, async () => {
+    it(`of late answers; a kick that returns nothing stores at most avail_event; EVENT_IDX ${eventIdx ? "on" : "off"}`, async () => {
       const { guest, disk, check } = follow({ eventIdx, waits: true })
       for (let round = 0; round < 20; round++) {
         const mark = guest.top
@@ -85,7 +85,7 @@ describe("what the device stores is announced", () => {
     })
   }
 
-  it("data that arrive while a reset waits for them", async () => {
+  it("of data that arrive while a reset waits for them", async () => {
     const { guest, disk, check } = follow({ eventIdx: false, waits: true })
     guest.publish([guest.chain(guest.place({ type: T.IN, sector: 2, in: 512 }).pieces)])
     guest.kick()
@@ -97,7 +97,7 @@ describe("what the device stores is announced", () => {
   })
 })
 
-describe("an observer that does more than observe", () => {
+describe("a `written` that throws or acts", () => {
   const COUNT = 6
 
   /** A guest with requests that it has not kicked for; `written` calls `act` with the number of each call from now on, until `stop`. */
@@ -154,7 +154,7 @@ describe("an observer that does more than observe", () => {
   for (const waits of [false, true]) {
     const kind = waits ? "answers that come later" : "answers at once"
 
-    it(`VQ-22 it throws at any of its calls: each request completes once, and the driver is interrupted; ${kind}`, async () => {
+    it(`VQ-22 may throw at any of its calls: each request completes once, and the driver is interrupted; ${kind}`, async () => {
       let thrown = true
       for (let at = 0; thrown; at++) {
         thrown = false
@@ -181,7 +181,7 @@ describe("an observer that does more than observe", () => {
       }
     })
 
-    it(`ST-03 it resets the device at any of its calls: nothing is stored after that, nor told; ${kind}`, async () => {
+    it(`ST-03 may reset the device at any of its calls: nothing is stored after that, and no interrupt is raised; ${kind}`, async () => {
       let isReset = true
       for (let at = 0; isReset; at++) {
         isReset = false
@@ -203,7 +203,7 @@ describe("an observer that does more than observe", () => {
       }
     })
 
-    it(`PCI-36 it switches bus mastering off at any of its calls: nothing is stored until it is on again; ${kind}`, async () => {
+    it(`PCI-36 may switch bus mastering off at any of its calls: nothing is stored until it is on again; ${kind}`, async () => {
       let isOff = true
       for (let at = 0; isOff; at++) {
         isOff = false
@@ -252,7 +252,7 @@ describe("an observer that does more than observe", () => {
   }
 })
 
-it("a write that comes after an append to a zone announces no byte of the append's", () => {
+it("the stores of a write do not include those of an earlier append to a zone", () => {
   let announced: number[] = []
   const written = (address: number) => announced.push(address)
   const backing = zonedDisk(new MemoryBacking({ size: 64 * 512 }), { zoneSize: 8 * 512, conventionalZones: 1 })

@@ -71,7 +71,7 @@ describe("requests of several buffers", () => {
     expectSame(disk.cache.slice(900 * 512, (900 + count) * 512), out)
   })
 
-  it("buffers that touch are one, whatever their lengths; others stay apart", () => {
+  it("buffers that touch are joined, whatever their lengths, and others stay apart", () => {
     const { disk, guest } = pair()
     const whole = place(guest, 8, [1, 511, 512, 3, 509, 512], { touching: true })
     const apart = place(guest, 40, [1, 511, 512, 3, 509, 512])
@@ -80,7 +80,7 @@ describe("requests of several buffers", () => {
     expect([dataOf(guest, whole), dataOf(guest, apart)]).toEqual([pattern(8, 4), pattern(40, 4)])
   })
 
-  it("more buffers in one kick than are taken at a time: every request gets its own data", () => {
+  it("every request gets its own data when a kick brings more buffers than fit into one batch", () => {
     const { disk, guest } = pair()
     const requests = Array.from({ length: 13 }, (_, index) => place(guest, 20 * index, equal(256, 4 * (1 + (index % 3)))))
     const sectors = (index: number) => 2 * (1 + (index % 3))
@@ -89,7 +89,7 @@ describe("requests of several buffers", () => {
     for (const [index, one] of requests.entries()) expectSame(dataOf(guest, one), pattern(20 * index, sectors(index)))
   })
 
-  it("one that turns out not to be usual at its last buffer, behind as many as are taken at a time, gets its own data", () => {
+  it("a request that turns out unusual at its last buffer, behind a full batch, gets its own data", () => {
     const { disk, guest } = pair()
     const usual = Array.from({ length: 7 }, (_, index) => place(guest, 20 * index, equal(256, 512)))
     const requests = [...usual, place(guest, 300, equal(255, 512)), place(guest, 1000, [...equal(256, 512), 0])]
@@ -110,7 +110,7 @@ describe("requests of several buffers", () => {
     expect(disk.cache.slice(900 * 512, 902 * 512)).toEqual(out)
   })
 
-  it("one whose call fails is the only one that fails", () => {
+  it("a request whose call fails is the only one that fails", () => {
     const { disk, guest } = pair()
     disk.failing = ({ offset }) => (offset === 30 * 512 ? eio() : undefined)
     const requests = [place(guest, 5, [512, 512]), place(guest, 30, [512, 512]), place(guest, 60, [512, 1536])]
@@ -127,7 +127,7 @@ describe("requests of several buffers", () => {
     expect(requests.map((one) => dataOf(guest, one))).toEqual([pattern(5, 2), pattern(7, 1), pattern(8, 1)])
   })
 
-  it("a disk that returns a promise from a vectored call unannounced is reported by name", () => {
+  it("a promise from a vectored call of a synchronous disk is reported with the method's name", () => {
     const { disk, guest } = pair()
     Object.assign(disk, { preadv: async () => undefined })
     const request = place(guest, 5, [512, 512])

@@ -48,7 +48,7 @@ afterEach(() => {
 })
 
 describe.each([["split", false], ["packed", true]] as const)("a %s ring", (_, packed) => {
-  it.each([1, 2])("VQ-08 above 4 GiB is served behind as many bytes as a turn moves of a ring below: %i requests a kick", async (count) => {
+  it.each([1, 2])("VQ-08 above 4 GiB is served after a full turn of a ring below: %i requests a kick", async (count) => {
     const { disk, guest } = pair(packed)
     const [low, high] = guest.rings
     guest.run(1, transfer(guest, HIGH_SPACE, T.IN, 7, 512))
@@ -73,7 +73,7 @@ describe.each([["split", false], ["packed", true]] as const)("a %s ring", (_, pa
   })
 })
 
-it("PK-05 a request that a driver on another thread takes back while its kick is served is not taken for one before", () => {
+it("PK-05 a request that another thread takes back during its kick is not mistaken for an earlier one", () => {
   const { disk, guest } = pair(true, { shared: true })
   const [ring] = guest.rings
   const [header, data, status] = transfer(guest, LOW_SPACE, T.OUT, 3, 512)

@@ -67,7 +67,7 @@ function repeated(guest: RingGuest, type: number, count: number, length: number)
 }
 
 describe("how long one turn is", () => {
-  it("reads of 400 MiB over the same RAM: 16 MiB in a turn, in calls of 1 MiB, and all of it in the end", async () => {
+  it("reads of 400 MiB over the same RAM move 16 MiB in a turn, in calls of 1 MiB, and complete in the end", async () => {
     const clock = stoppedClock()
     const { backing, calls } = emptyDisk(2 ** 40, clock, 0)
     const guest = new RingGuest({ backing, features: [F.INDIRECT_DESC], machine: { ramSize: 64 * MIB } })
@@ -97,7 +97,7 @@ describe("how long one turn is", () => {
     expect(offsets.every(([from], at) => from === (offsets[at - 1]?.[1] ?? 0))).toBe(true)
   })
 
-  it("a slow disk: the turn ends after some milliseconds, whatever the number of requests", async () => {
+  it("with a slow disk a turn ends after some milliseconds, whatever the number of requests", async () => {
     const clock = stoppedClock()
     const { backing, calls } = emptyDisk(2 ** 30, clock, 3)
     const guest = new RingGuest({ backing, features: [F.INDIRECT_DESC], ringSize: 256 })
@@ -116,7 +116,7 @@ describe("how long one turn is", () => {
     expect(placed.map((one) => guest.reply(one, 0).status)).toEqual(placed.map(() => OK))
   })
 
-  it("a backing that says it is slow from its first call on: a clock check after each request, and a short first turn", async () => {
+  it("with a backing that is `slow` from its first call on the clock is read after each request, and the first turn is short", async () => {
     const clock = stoppedClock()
     let slow = false
     const { backing, calls } = emptyDisk(2 ** 30, clock, 2, {
@@ -133,7 +133,7 @@ describe("how long one turn is", () => {
     expect([calls.length, guest.usedIdx()]).toEqual([60, 60])
   })
 
-  it("a disk of which a call takes many turns: four calls until that is known, then one a turn, until a call is quick", async () => {
+  it("with a disk whose calls take longer than a turn each turn makes one call, after the first four, until a call is quick", async () => {
     const clock = stoppedClock()
     let ms = 50
     const { backing, calls } = emptyDisk(2 ** 30, clock, 0, {
@@ -154,7 +154,7 @@ describe("how long one turn is", () => {
     expect(calls).toHaveLength(60)
   })
 
-  it("data of a batch: 16 MiB, then another queue has its turn", async () => {
+  it("after 16 MiB of a batch another queue has its turn", async () => {
     stoppedClock()
     const disk = new FakeDisk({ size: 64 * MIB })
     const guest = new RingGuest({
@@ -176,7 +176,7 @@ describe("how long one turn is", () => {
     await guest.served(first)
   })
 
-  it("WRITE_ZEROES of 16 x 512 MiB, DISCARD of 256 ranges: calls as large as the backing says, a clock check after each", async () => {
+  it("long WRITE_ZEROES and DISCARD make calls as large as the backing says, and read the clock after each", async () => {
     for (const [type, name, zeroesAtOnce] of [
       [T.WRITE_ZEROES, "writeZeroes", undefined],
       [T.WRITE_ZEROES, "writeZeroes", 128 * MIB],
@@ -201,7 +201,7 @@ describe("how long one turn is", () => {
     }
   })
 
-  it("what the backing says it does at once may change while it is open, and nonsense counts as nothing said", () => {
+  it("zeroesAtOnce may change while the backing is open, and invalid values are ignored", () => {
     const clock = stoppedClock()
     let atOnce: unknown = MIB
     const { backing, calls } = emptyDisk(2 ** 30, clock, 0)
@@ -223,7 +223,7 @@ describe("how long one turn is", () => {
     }
   })
 
-  it("slices are cut where the backing can free space on both sides", () => {
+  it("slices end at multiples of discardGranularity", () => {
     const clock = stoppedClock()
     const { backing, calls } = emptyDisk(2 ** 30, clock, 0, { zeroesAtOnce: MIB, discardGranularity: 65536 })
     const guest = new RingGuest({ backing })
@@ -234,7 +234,7 @@ describe("how long one turn is", () => {
     expect(calls.reduce((end, [, offset, length]) => (offset === end ? end + length : NaN), 3 * 512)).toBe(5003 * 512)
   })
 
-  it("ranges of one request that continue each other are one call; those that may be unmapped stay apart from those that may not", () => {
+  it("adjacent ranges of one request take one call, but those that may be unmapped stay apart from others", () => {
     const disk = new FakeDisk()
     const guest = new RingGuest({ backing: disk })
     guest.run({ type: T.DISCARD, out: ranges(...Array.from({ length: 256 }, (_, at) => ({ sector: 4 * at, sectors: 4 }))) })
@@ -247,7 +247,7 @@ describe("how long one turn is", () => {
     ).toEqual([[0, 4, true], [4, 4, false], [8, 2, true], [20, 2, true], [18, 2, true]])
   })
 
-  it("a driver with thousands of queues does not hold the thread by starting the device", async () => {
+  it("starting a device with thousands of queues does not hold the thread", async () => {
     const clock = stoppedClock()
     let interrupts = 0
     const { backing } = emptyDisk(2 ** 30, clock, 0)
@@ -274,7 +274,7 @@ describe("how long one turn is", () => {
 })
 
 describe("a driver on another thread", () => {
-  it("takes back what it has made available, again and again: each look at the ring counts, and a kick comes to its end", async () => {
+  it("may take back available chains again and again: each look at the ring counts, and a kick ends", async () => {
     const RING_SIZE = 16
     const guest = new RingGuest({ backing: new FakeDisk(), ringSize: RING_SIZE })
     let looks = 0
@@ -304,7 +304,7 @@ describe("requests that take longer to read than to do", () => {
     ["reads of no bytes, of 1023 descriptors each", T.IN, NONE],
     ["requests for the serial number, of 1023 descriptors each", T.GET_ID, NONE],
     ["discards that are refused, of 4096 ranges each", T.DISCARD, LIST],
-  ])("%s: a clock check after some of them, and the rest in later turns", async (_, type, lengths) => {
+  ])("%s read the clock after some of them, and leave the rest to later turns", async (_, type, lengths) => {
     const REQUESTS = 300
     const clock = stoppedClock()
     const guest = new RingGuest({
@@ -330,7 +330,7 @@ describe("requests that take longer to read than to do", () => {
   })
 })
 
-it("reads of a disk that answers later: a clock check after some calls, and the rest in later turns", async () => {
+it("reads of a disk that answers later read the clock after some calls, and leave the rest to later turns", async () => {
   const REQUESTS = 300
   const clock = stoppedClock()
   const { backing, calls } = emptyDisk(2 ** 30, clock, 1, { asynchronous: true })
@@ -351,7 +351,7 @@ it("reads of a disk that answers later: a clock check after some calls, and the 
   expect(guest.takeUsed()).toHaveLength(REQUESTS)
 })
 
-it("reports of many zones: a clock check after some of them, and the rest in later turns", async () => {
+it("reports of many zones read the clock after some of them, and leave the rest to later turns", async () => {
   const REQUESTS = 128
   const clock = stoppedClock()
   const disk = zonedDisk(new MemoryBacking({ size: 16 << 20 }), { zoneSize: 16 << 10 })
@@ -408,7 +408,7 @@ describe("between two slices", () => {
     return seen
   }
 
-  it("an interrupt handler that throws in a later turn, in the middle of a batch: the rest of the batch is served", async () => {
+  it("an interrupt handler that throws in the middle of a batch does not keep the rest from being served", async () => {
     const disk = new FakeDisk({ size: 512 * SECTORS })
     const guest = new RingGuest({ backing: disk, machine: { ramSize: 64 * MIB }, features: [] })
     stoppedClock()
@@ -426,7 +426,7 @@ describe("between two slices", () => {
     expect(placed.map((one) => guest.reply(one, 0).status)).toEqual(placed.map(() => OK))
   })
 
-  it("it goes on by itself, and arrives whole", async () => {
+  it("a request goes on by itself, and arrives whole", async () => {
     const { guest, disk, placed } = reading()
     await guest.served()
     expect([disk.log.length, guest.reply(placed, 0).status]).toEqual([40, OK])
@@ -436,7 +436,7 @@ describe("between two slices", () => {
 
   it.each([
     "the device", "the queue", "the machine", "a pulled cable",
-  ])("a reset of %s ends it: the rest is not read, and nothing is stored", async (what) => {
+  ])("a reset by %s ends a request: the rest is not read, and nothing is stored", async (what) => {
     const { guest, disk } = reading()
     if (what === "the device") guest.status = 0
     if (what === "the queue") guest.modern.setQueueRegister(0, 0x3a, 2, 1)
@@ -483,7 +483,7 @@ describe("between two slices", () => {
     expect(guest.disk.device.virtio.saveState().queues).toMatchObject([{ position: 1, heads: [] }])
   })
 
-  it("RAM that is replaced (a WebAssembly memory that grows): the rest goes into the new one, and the status too", async () => {
+  it("RAM may be replaced, as by a WebAssembly memory that grows: the rest and the status go into the new RAM", async () => {
     const memory = new WebAssembly.Memory({ initial: 1024, maximum: 1100 })
     const { guest, disk, placed } = reading({ machine: { memory } })
     memory.grow(1)
@@ -492,7 +492,7 @@ describe("between two slices", () => {
     expect(Buffer.compare(guest.reply(placed, 0).data, disk.cache.subarray(0, 40 * MIB))).toBe(0)
   })
 
-  it("requests of the same batch, of the same queue and of others come after it, and lose nothing", async () => {
+  it("other requests of the batch, of the queue and of other queues come after a long one, and lose nothing", async () => {
     stoppedClock()
     const disk = new FakeDisk({ size: 512 * SECTORS })
     const guest = new RingGuest({
@@ -519,7 +519,7 @@ describe("between two slices", () => {
     expect(guest.reply(other, 0).data).toEqual(pattern(5, 1))
   })
 
-  it("write-through: one flush behind the last slice, then the status", async () => {
+  it("write-through mode adds one flush behind the last slice, then the status", async () => {
     stoppedClock()
     const disk = new FakeDisk({ size: 512 * SECTORS })
     const guest = new RingGuest({ backing: disk, machine: { ramSize: 64 * MIB }, features: [] })
@@ -532,7 +532,7 @@ describe("between two slices", () => {
     expect([guest.reply(placed, 0).status, Buffer.compare(disk.stable.subarray(0, 2 ** 25), data)]).toEqual([OK, 0])
   })
 
-  it("an asynchronous backing: one call of 1 MiB after the other, each in a buffer of the device's own; a reset ends it", async () => {
+  it("an asynchronous backing gets one call of 1 MiB after the other, each with the device's own buffer, until a reset", async () => {
     stoppedClock()
     const disk = new FakeDisk({ size: 512 * SECTORS })
     disk.cache.set(pattern(0, 8192))

@@ -77,7 +77,7 @@ const WAYS: readonly (readonly [string, () => Waiting])[] = [
 ]
 
 describe.each(WAYS)("writes wait %s", (_, makeWaiting) => {
-  it("FT-29 setReadOnly: once it has resolved nothing is written, and they fail; those that were done say so", async () => {
+  it("FT-29 setReadOnly makes waiting writes fail, and nothing is written once it has resolved", async () => {
     const { disk, guest, letGo, statuses } = makeWaiting()
     await settled()
     await guest.disk.device.setReadOnly(true)
@@ -96,7 +96,7 @@ describe.each(WAYS)("writes wait %s", (_, makeWaiting) => {
     expect(guest.write(1, pattern(1, 1)).status).toBe(OK)
   })
 
-  it("BLK-35 a smaller disk: those beyond its end fail, and the disk does not stop at them for ever; the others are done", async () => {
+  it("BLK-35 when the disk shrinks, waiting writes beyond its end fail without stopping it, and the others are done", async () => {
     for (const how of ["resize", "capacityChanged"] as const) {
       const { disk, guest, letGo, statuses } = makeWaiting()
       await settled()

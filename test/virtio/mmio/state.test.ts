@@ -37,7 +37,7 @@ describe.each<[string, AttachMmioDiskOptions]>([
   ["version 2", { queues: 2 }], ["version 1", { version: 1, queues: 2 }],
   ["version 1, big-endian", { version: 1, guestEndian: "big", queues: 2 }],
 ])("%s", (_, options) => {
-  it("moves to another machine in the middle of its life, and its driver notices nothing", async () => {
+  it("moves to another machine in the middle of its life, unnoticed by its driver", async () => {
     const { vm, disk } = machine(options)
     const blk = await BlockDriver.open(new MmioDevice(vm, disk), { queues: 2, guestEndian: options.guestEndian ?? "little" })
     for (let round = 0; round < 700; round++) await blk.write(round % 8, text(`round ${round}`), { queue: round % 2 })
@@ -72,7 +72,7 @@ it("MMIO-10 the line follows the bits that were saved", () => {
   expect(guest.interrupted).toBe(false)
 })
 
-it("MMIO-17 page size and alignments of version 1 come back, for queues that are placed later", () => {
+it("MMIO-17 page size and alignments of version 1 are restored for queues that are placed later", () => {
   const options = { version: 1, queues: 2 } as const
   const { vm, disk } = machine(options, markedDisk())
   const guest = new LegacyMmioGuest(vm, disk)
@@ -93,7 +93,7 @@ it("MMIO-17 page size and alignments of version 1 come back, for queues that are
   expect(ring.status(request)).toBe(OK)
 })
 
-it("another capacity is told by InterruptStatus", () => {
+it("another capacity after a restore sets InterruptStatus and the line", () => {
   const { vm, disk } = machine()
   const guest = new MmioGuest(vm, disk)
   guest.start([new Ring(vm).clear()])
@@ -102,7 +102,7 @@ it("another capacity is told by InterruptStatus", () => {
   expect([guest.interruptStatus, guest.interrupted, guest.capacity]).toEqual([CONFIG, true, (2 * SIZE) / 512])
 })
 
-it("is not saved while a request is in flight", () => {
+it("saving is refused while a request is in flight", () => {
   const slow = new FakeDisk()
   slow.waits = () => true
   const vm = new Machine({ ramSize: 1 << 20 })
@@ -115,15 +115,15 @@ it("is not saved while a request is in flight", () => {
   expect(() => disk.transport.saveState()).toThrow(/1 requests in flight: pause the device/)
 })
 
-describe("a state that it cannot have had is refused by one line, with everything reset", () => {
+describe("an impossible state is refused in one line, with the device reset", () => {
   it.each<[string, Record<string, unknown>, RegExp]>([
     ["of another program", { version: 3 }, /^saved state: version 3, this program knows 1 to 2$/],
     ["of version 1", { mmioVersion: 1 }, /^saved state: its registers are of version 1, these are of 2$/],
-    ["of no version", { mmioVersion: 3 }, /^saved state: version of virtio over MMIO: 3 is not a number from 0 to 2$/],
+    ["of an unknown version", { mmioVersion: 3 }, /^saved state: version of virtio over MMIO: 3 is not a number from 0 to 2$/],
     ["of a big-endian guest", { guestEndian: "big" }, /^saved state: its guest is "big"-endian, this one little-endian$/],
-    ["with an interrupt that there is not", { interruptStatus: 4 }, /^saved state: InterruptStatus: 4 is not a number from 0 to 3$/],
+    ["with an unknown interrupt", { interruptStatus: 4 }, /^saved state: InterruptStatus: 4 is not a number from 0 to 3$/],
     ["with too few selectors", { selects: [0] }, /^saved state: selects: not a list of 3$/],
-    ["with what only version 1 has", { legacyLayout: [4096, 4096] }, /^saved state: layout of legacy rings: not a list of 0$/],
+    ["with fields of version 1 only", { legacyLayout: [4096, 4096] }, /^saved state: layout of legacy rings: not a list of 0$/],
     ["without a device", { device: null }, /^saved state: virtio device: not an object$/],
   ])("%s", (_, change, message) => {
     const { vm, disk } = machine({}, markedDisk())

@@ -67,7 +67,7 @@ function saturate(sender: Sender, clock: ManualClock, bytes: () => number, until
 }
 
 describe("two limits, one of which is far overdrawn", () => {
-  it("a write that is to wait for a moment does not wait for the read before it", () => {
+  it("a write with a short wait does not wait for the read before it", () => {
     const { clock, sender } = throttled({ readBytes: 1000, writeBytes: 1_000_000 })
     sender.send({}, "read", 100_000)
     sender.send({}, "read", 1)
@@ -85,9 +85,9 @@ describe("a rate", () => {
     ["of reads", { readRequests: 100 }, "requests", ["read"], 100],
     ["of bytes written", { writeBytes: 300_000 }, "bytes", ["write"], 300_000],
     ["of less than one request a second", { requests: 0.5 }, "requests", ["read", "write"], 0.5],
-    ["of more than one a millisecond", { requests: 20_000 }, "requests", ["read", "write"], 20_000],
+    ["of more than one request a millisecond", { requests: 20_000 }, "requests", ["read", "write"], 20_000],
     ["of more than one limit, of which one is reached", { requests: 200, bytes: 1e9, writeBytes: 1e9 }, "requests", ["read", "write"], 200],
-  ])(`%s is kept in every stretch of time, and used up (seed ${SEED})`, (_name, limits, unit, directions, rate) => {
+  ])(`%s is kept in every interval, and used fully (seed ${SEED})`, (_name, limits, unit, directions, rate) => {
     const rng = new Rng(SEED)
     const { clock, throttle, sender } = throttled(limits)
     const end = rate > 1000 && unit === "requests" ? 1000 : 20_000
@@ -111,7 +111,7 @@ describe("a rate", () => {
     expect(clock.alarms).toBe(throttle.waiting > 0 ? 1 : 0)
   })
 
-  it("that is not reached asks for the time once in a while, and lets everything through", () => {
+  it("that is not reached lets everything pass, and reads the clock rarely", () => {
     const { clock, sender } = throttled({ requests: 100_000, bytes: 1e12 })
     clock.looks = 0
     for (let sent = 0; sent < 5000; sent++) sender.send({}, "read", 4096)
@@ -119,7 +119,7 @@ describe("a rate", () => {
     expect(clock.looks).toBeLessThan(5)
   })
 
-  it("lets a whole burst through after a rest, though hardly anybody has asked for the time before", () => {
+  it("lets a whole burst pass after a rest, although the clock was hardly read before", () => {
     const { clock, sender } = throttled({ requests: 100 })
     for (let sent = 0; sent < 9; sent++) sender.send({}, "read", 512)
     clock.runTo(10_000)
@@ -128,14 +128,14 @@ describe("a rate", () => {
     expect(sender.passed.length - 9).toBeLessThanOrEqual(11)
   })
 
-  it("of reads does not hold up writes, nor the other way round", () => {
+  it("of reads does not delay writes, nor the other way round", () => {
     const { clock, sender } = throttled({ readRequests: 10, writeBytes: 1000 })
     saturate(sender, clock, () => 512, 10_000, ["read", "write"])
     const [reads, writes] = [sender.sum("requests", ["read"]), sender.sum("requests", ["write"])]
     expect([Math.abs(reads - 100) <= 2, Math.abs(writes - 20) <= 2, reads, writes]).toEqual([true, true, reads, writes])
   })
 
-  it("of both is shared by both: neither reads nor writes wait for ever", () => {
+  it("of both is shared by reads and writes, and neither starve", () => {
     const { clock, sender } = throttled({ requests: 100 })
     saturate(sender, clock, () => 4096, 10_000, ["read", "write"])
     const [reads, writes] = [sender.sum("requests", ["read"]), sender.sum("requests", ["write"])]
@@ -143,7 +143,7 @@ describe("a rate", () => {
     expect(reads + writes).toBeGreaterThanOrEqual(1000)
   })
 
-  it("is not for those who come when there is room and others wait: a write that is always in time does not starve reads", () => {
+  it("goes to requests that wait before new ones: writes that arrive whenever there is room do not starve reads", () => {
     const { clock, sender } = throttled({ requests: 100 })
     for (let sent = 0; sent < 60; sent++) sender.send({}, "read", 512)
     // Every time that the bucket has just drained, and before the alarm goes off.
@@ -157,7 +157,7 @@ describe("a rate", () => {
 })
 
 describe("a burst", () => {
-  it("goes at its own rate for its length after a rest, and at the long rate from then on", () => {
+  it("runs at its own rate for its length after a rest, and then at the long rate", () => {
     const { clock, sender } = throttled({ requests: { perSecond: 100, burst: 1000, burstSeconds: 3 } })
     clock.runTo(60_000)
     saturate(sender, clock, () => 512, 70_000, ["read"])
@@ -174,7 +174,7 @@ describe("a burst", () => {
 })
 
 describe("queues", () => {
-  it("that wait take turns, whichever has more to send, and of several disks too", () => {
+  it("that wait take turns, also those of several disks, however much each has to send", () => {
     const { clock, sender } = throttled({ requests: 100 })
     const [greedy, modest, late] = [{}, {}, {}]
     for (let depth = 0; depth < 64; depth++) sender.send(greedy, "write", 512, () => (clock.time < 10_000 ? 512 : undefined))
@@ -189,7 +189,7 @@ describe("queues", () => {
     expect(Math.max(...thirds) - Math.min(...thirds)).toBeLessThanOrEqual(1)
   })
 
-  it("of a disk that is not at work wait without an alarm, and are passed by", () => {
+  it("of a disk that is not at work wait without a timer, and do not delay others", () => {
     const { clock, sender, throttle } = throttled({ requests: 10 })
     const other = new Sender(throttle, clock)
     for (let sent = 0; sent < 4; sent++) sender.send({}, "write", 512)
@@ -206,7 +206,7 @@ describe("queues", () => {
 })
 
 describe("limits that change", () => {
-  it("hold from then on for what waits already, and bring no burst with them", () => {
+  it("apply at once to waiting requests, and allow no burst", () => {
     const { clock, sender, throttle } = throttled({ requests: 10 })
     saturate(sender, clock, () => 512, 1000, ["read"])
     for (let sent = 0; sent < 2000; sent++) sender.send({}, "read", 512)
@@ -224,7 +224,7 @@ describe("limits that change", () => {
     expect([throttle.waiting, clock.alarms]).toEqual([0, 0])
   })
 
-  it("let a long debt be paid at the new rate", () => {
+  it("let a long debt drain at the new rate", () => {
     const { clock, sender, throttle } = throttled({ writeBytes: 1000 })
     sender.send({}, "write", 1_000_000)
     sender.send({}, "write", 512)
@@ -237,7 +237,7 @@ describe("limits that change", () => {
     expect(sender.passed.length).toBe(2)
   })
 
-  it("the levels can be saved and restored", () => {
+  it("keep levels that can be saved and restored", () => {
     const first = throttled({ requests: 10, bytes: { perSecond: 1000, burst: 5000 } })
     saturate(first.sender, first.clock, () => 512, 500, ["read"])
     const saved: unknown = JSON.parse(JSON.stringify(first.throttle.saveState()))
@@ -282,7 +282,7 @@ describe("invalid limits", () => {
 })
 
 describe("batches that pass far from the limits", () => {
-  it("are asked one by one while something waits, however much was allowed before", () => {
+  it("are admitted one by one while a request waits, however much was allowed before", () => {
     const throttle = new Throttle({ requests: 1e6 }, { clock: new ManualClock() })
     const one = { reads: 1, readBytes: 512, writes: 0, writeBytes: 0 }
     expect([throttle.admitAll(one), throttle.isFar(256)]).toEqual([true, true])
@@ -294,7 +294,7 @@ describe("batches that pass far from the limits", () => {
     expect([throttle.admitAll(one), throttle.isFar(256)]).toEqual([true, true])
   })
 
-  it("count as the same requests one by one do while the clock stands still: the same pass, and the buckets are as full", () => {
+  it("count like the same requests one by one while the clock stands still: the same pass, and levels are equal", () => {
     const rng = new Rng(SEED)
     let [passed, refused] = [0, 0]
     for (let round = 0; round < 200; round++) {

@@ -50,7 +50,7 @@ const writes = (count: number, first = 0): Request[] =>
   Array.from({ length: count }, (_, at) => ({ type: T.OUT, sector: first + 2 * at, out: pattern(first + 2 * at, 1, 9) }))
 
 describe("a throttled disk", () => {
-  it("serves as many requests as its limit allows, each once and whole, and keeps the rest in the ring", async () => {
+  it("serves as many requests as its limit allows, each once, and keeps the rest in the ring", async () => {
     const { clock, guest, disk, throttle } = throttled({ requests: 100 })
     const placed = send(guest, writes(200))
     const heads = new Set<number>()
@@ -75,7 +75,7 @@ describe("a throttled disk", () => {
     for (let at = 0; at < 200; at++) expect(disk.cache.subarray(1024 * at, 1024 * at + 512)).toEqual(pattern(2 * at, 1, 9))
   })
 
-  it("counts bytes: of what is written as zeroes too, but not of what is discarded", async () => {
+  it("counts the bytes of write-zeroes, but not those of discards", async () => {
     const features = [F.INDIRECT_DESC, F.DISCARD, F.WRITE_ZEROES, F.FLUSH]
     const { clock, guest } = throttled({ bytes: 51_200 }, { features })
     const placed = send(guest, [
@@ -89,7 +89,7 @@ describe("a throttled disk", () => {
     expect(done(guest, placed)).toBe(3)
   })
 
-  it("lets a flush, and what it refuses, pass: they move no data", () => {
+  it("lets flushes and refused requests pass, which move no data", () => {
     const { guest } = throttled({ writeRequests: 10 })
     const placed = send(guest, [
       ...writes(4),
@@ -109,7 +109,7 @@ describe("a throttled disk", () => {
     expect(done(guest, waiting)).toBe(12)
   })
 
-  it("is as fair to its queues as they take turns", async () => {
+  it("lets its queues take turns", async () => {
     const { clock, guest } = throttled({ requests: 100 }, { queues: 3 })
     const sent = guest.rings.map((ring, queue) => send(guest, writes(queue === 0 ? 200 : 50, 400 * queue), ring))
     await clock.pass(900)
@@ -128,7 +128,7 @@ describe("a throttled disk", () => {
     expect(Math.abs(ofFirst - 11 - ofSecond)).toBeLessThanOrEqual(1)
   })
 
-  it("over a backing that answers later begins as many as its limit allows", async () => {
+  it("over a backing that answers later begins as many requests as its limit allows", async () => {
     const { clock, guest, disk } = throttled({ requests: 100 })
     disk.waits = () => true
     const placed = send(guest, reads(100))
@@ -139,7 +139,7 @@ describe("a throttled disk", () => {
     expect(done(guest, placed)).toBe(21)
   })
 
-  it("in write-through mode makes stable what has waited", async () => {
+  it("in write-through mode makes writes stable that have waited", async () => {
     const { clock, guest, disk } = throttled({ requests: 10 }, { features: [F.INDIRECT_DESC] })
     const placed = send(guest, writes(4))
     await clock.pass(300)
@@ -147,7 +147,7 @@ describe("a throttled disk", () => {
     expect(disk.stable.subarray(3072, 3584)).toEqual(pattern(6, 1, 9))
   })
 
-  it("tells its observer of a time of arrival before the wait", async () => {
+  it("gives its observer a time of arrival before the wait", async () => {
     const seen: number[] = []
     const { clock, guest } = throttled({ requests: 10 }, {}, { observer: ({ sector, arrived }) => void (arrived > 0 && seen.push(sector)) })
     send(guest, reads(5))
@@ -157,7 +157,7 @@ describe("a throttled disk", () => {
 })
 
 describe("while requests wait", () => {
-  it("ST-03 a reset forgets them: nothing of them reaches guest or disk, and the next life has its own", async () => {
+  it("ST-03 a reset forgets them: they reach neither guest nor disk, and the next life has its own", async () => {
     const { clock, guest, disk, throttle } = throttled({ requests: 10 })
     const old = send(guest, writes(100))
     guest.status = 0
@@ -171,7 +171,7 @@ describe("while requests wait", () => {
     expect(done(guest, old)).toBe(2)
   })
 
-  it("a reset of their queue forgets them, and those of the other queue go on", async () => {
+  it("a reset of their queue forgets them, and those of other queues go on", async () => {
     const { clock, guest, throttle } = throttled({ requests: 10 }, { queues: 2 })
     const [first, second] = guest.rings.map((ring, queue) => send(guest, writes(10, 100 * queue), ring))
     expect(throttle.waiting).toBe(18)
@@ -190,7 +190,7 @@ describe("while requests wait", () => {
     expect([throttle.waiting, clock.alarms]).toEqual([0, 0])
   })
 
-  it("a pause is over at once, lets none of them go, and resume does", async () => {
+  it("a pause resolves at once and keeps them, and resume serves them", async () => {
     const { clock, guest, disk } = throttled({ requests: 10 })
     const placed = send(guest, writes(5))
     await guest.disk.device.pause()
@@ -203,7 +203,7 @@ describe("while requests wait", () => {
     expect(done(guest, placed)).toBe(5)
   })
 
-  it("state is saved with them, and the machine that it is restored into serves them", async () => {
+  it("state is saved with them, and they are served where it is restored", async () => {
     const { clock, guest, disk } = throttled({ requests: 10 }, { ringSize: 64 })
     const placed = send(guest, writes(60))
     await clock.pass(1000)
@@ -220,7 +220,7 @@ describe("while requests wait", () => {
     expect(guest.takeUsed().map(({ id }) => id).toSorted((a, b) => a - b)).toEqual(Array.from({ length: 60 }, (_, head) => head))
   })
 
-  it("bus mastering that is off keeps them back, and lets them go when it is on again", async () => {
+  it("they wait while bus mastering is off, and are served once it is on again", async () => {
     const { clock, guest, disk } = throttled({ requests: 10 })
     const placed = send(guest, writes(4))
     const command = guest.registers.config(4, 2)
@@ -233,7 +233,7 @@ describe("while requests wait", () => {
     expect(done(guest, placed)).toBe(4)
   })
 
-  it("a ring that breaks takes none of their answers", async () => {
+  it("they get no answer in a ring that breaks", async () => {
     const { clock, guest } = throttled({ requests: 10 })
     const placed = send(guest, reads(4))
     guest.publish([0xffff])
@@ -244,7 +244,7 @@ describe("while requests wait", () => {
     expect(guest.status & 0x40).toBe(0x40)
   })
 
-  it("another backing takes them over", async () => {
+  it("another backing serves them", async () => {
     const { clock, guest } = throttled({ requests: 10 })
     const placed = send(guest, writes(4))
     const other = new FakeDisk({ size: 512 * SECTORS })
@@ -253,7 +253,7 @@ describe("while requests wait", () => {
     expect([done(guest, placed), other.log.length]).toEqual([4, 2])
   })
 
-  it("limits change: of the throttle, to those of another one, and to none", async () => {
+  it("new limits apply to them: of the throttle, of another one, and none", async () => {
     const { clock, guest, throttle } = throttled({ requests: 10 })
     const { device } = guest.disk
     const placed = send(guest, writes(200))
@@ -272,7 +272,7 @@ describe("while requests wait", () => {
     expect([done(guest, placed), slow.waiting, device.throttle, clock.alarms]).toEqual([200, 0, undefined, 0])
   })
 
-  it("a pause keeps them, though their throttle is taken away meanwhile", async () => {
+  it("a pause keeps them, even if their throttle is taken away meanwhile", async () => {
     const { guest, disk } = throttled({ requests: 10 })
     const placed = send(guest, writes(40))
     await guest.disk.device.pause()
@@ -285,7 +285,7 @@ describe("while requests wait", () => {
     expect(done(guest, placed)).toBe(40)
   })
 
-  it("a disk without limits gets some between two kicks: `setThrottle` takes them as they are", () => {
+  it("`setThrottle` limits a disk between two kicks, with the present levels of the throttle", () => {
     const guest = new RingGuest({ backing: new FakeDisk() })
     expect(done(guest, send(guest, writes(5)))).toBe(5)
     guest.disk.device.setThrottle({ writeRequests: 10 })
@@ -298,7 +298,7 @@ describe("while requests wait", () => {
     expect(guest.disk.device.throttle?.waiting).toBe(0)
   })
 
-  it("RAM that does not begin at 0 is replaced in the middle of a batch: the batch goes on without the requests that wait", async () => {
+  it("a batch goes on without waiting requests when RAM that does not begin at 0 is replaced in its middle", async () => {
     const memory = new WebAssembly.Memory({ initial: 256, maximum: 260 })
     const { clock, guest, disk } = throttled({ requests: 1000 }, { machine: { memory } })
     // Each call takes so long that the turn is over in the middle of the batch.
