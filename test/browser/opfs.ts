@@ -15,6 +15,7 @@ async function opfs(context: BrowserContext): Promise<string> {
   same(await call(page, "opfs", "leaveOpen"), 0, "size of a new file")
   await page.reload()
   same(Number(await call(page, "opfs", "leaveOpen")) >= 1 << 20, true, "a file that the page had open when it was loaded again opens")
+  same(String(await call(page, "opfs", "workerEnds")), "io,no error", "calls of a file whose worker is terminated")
   await strictPolicy(context)
   quiet(page)
   return "a file from a page's thread, a qcow2 image in a worker, kept over a reload; a worker of the page's under a strict policy"

@@ -89,11 +89,13 @@ class WritableOpfsFile extends OpfsFile {
   }
 
   async write(buffer: Uint8Array, offset: number): Promise<void> {
-    for (let done = 0; done < buffer.length; ) {
+    // The buffer has no length any more when its memory is transferred or grows meanwhile. Then `slice` throws, and the write fails.
+    const { length } = buffer
+    for (let done = 0; done < length; ) {
       // A copy, because the message transfers its buffer, and guest RAM must stay here.
       const bytes = buffer.slice(done, done + PIECE)
-      const { count } = await this.connection.ask({ call: "write", bytes, offset: offset + done }, `write ${buffer.length} bytes`, offset)
-      if (count === 0) throw storedNothing(buffer.length, this.path, offset)
+      const { count } = await this.connection.ask({ call: "write", bytes, offset: offset + done }, `write ${length} bytes`, offset)
+      if (count === 0) throw storedNothing(length, this.path, offset)
       done += count
     }
   }
@@ -107,8 +109,10 @@ class WritableOpfsFile extends OpfsFile {
     try {
       await this.connection.ask({ call: "flush" }, "flush")
     } catch (error) {
-      if (error instanceof BackingError) this.#syncFailure = error
+      if (error instanceof BackingError) this.#syncFailure ??= error
       throw error
     }
+    // One that was under way before this and failed may have dropped what this one should have flushed.
+    if (this.#syncFailure !== undefined) throw this.#syncFailure
   }
 }

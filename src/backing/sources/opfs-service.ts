@@ -42,9 +42,13 @@ export type OpfsRequest = { readonly id: number } & (
   | { readonly call: "size" | "flush" | "close" }
 )
 
-/** The reply: a number of bytes and, for a read, the bytes; or the name and the message of an error. The opening has the id 0. */
+/**
+ * The reply: a number of bytes and, for a read, the bytes; or the name and the message of an error. The opening has the id 0, and its reply
+ * the name of a lock that the worker holds until it ends.
+ */
 export interface OpfsReply {
   readonly id: number
+  readonly life?: string | undefined
   readonly count?: number
   readonly bytes?: Uint8Array
   readonly error?: { readonly name: string; readonly message: string }
@@ -57,10 +61,15 @@ export interface OpfsPort {
   close(): void
 }
 
+/** The part of the browser's LockManager that we use. A lock is free again when the promise of `act` settles, or its thread ends. */
+export interface Locks {
+  request(name: string, options: { readonly signal?: AbortSignal }, act: () => Promise<void> | undefined): Promise<void>
+}
+
 /** The part of a worker's global scope that we use. */
 export interface OpfsScope {
   onmessage: ((event: { readonly data: never; readonly ports: readonly OpfsPort[] }) => void) | null
-  readonly navigator: { readonly storage?: { getDirectory?(): Promise<DirectoryHandle> } }
+  readonly navigator: { readonly storage?: { getDirectory?(): Promise<DirectoryHandle> }; readonly locks?: Locks }
 }
 
 /**
@@ -84,16 +93,37 @@ export async function openAccessHandle(opening: OpfsOpening, scope: Pick<OpfsSco
 
 /** Serves each file whose opening `scope` is sent with a port, on that port, one request after the other. */
 export function serveOpfs(scope: OpfsScope): void {
+  const life = holdLock(scope)
   scope.onmessage = ({ data, ports }) => {
-    for (const port of ports) void serveFile(data, port, scope)
+    for (const port of ports) void serveFile(data, port, { scope, life })
   }
 }
 
-async function serveFile(opening: OpfsOpening, port: OpfsPort, scope: OpfsScope): Promise<void> {
+/** Takes a lock for as long as this worker lives. Undefined where there are no locks. */
+function holdLock({ navigator: { locks } }: OpfsScope): Promise<string | undefined> {
+  const name = ["vioblk/opfs-worker", Math.random(), Math.random()].join(" ")
+  return new Promise((resolve) => {
+    if (locks === undefined) return resolve(undefined)
+    const held = locks.request(name, {}, () => {
+      resolve(name)
+      return new Promise(() => undefined)
+    })
+    // A DOMException, because the browser gives no locks to this origin.
+    held.catch(() => resolve(undefined))
+  })
+}
+
+/** What the files of a worker share. */
+interface Serving {
+  readonly scope: OpfsScope
+  readonly life: Promise<string | undefined>
+}
+
+async function serveFile(opening: OpfsOpening, port: OpfsPort, { scope, life }: Serving): Promise<void> {
   try {
     const handle = await openAccessHandle(opening, scope)
     port.onmessage = ({ data }) => answer(data, handle, port)
-    port.postMessage({ id: 0 })
+    port.postMessage({ id: 0, life: await life })
   } catch (error) {
     port.postMessage({ id: 0, error: failure(error) })
   }

@@ -17,16 +17,29 @@ async function openAccessHandle(opening, scope) {
     return file.createSyncAccessHandle({ mode: readOnly ? "read-only" : "readwrite" });
 }
 function serveOpfs(scope) {
+    const life = holdLock(scope);
     scope.onmessage = ({ data, ports }) => {
         for (const port of ports)
-            void serveFile(data, port, scope);
+            void serveFile(data, port, { scope, life });
     };
 }
-async function serveFile(opening, port, scope) {
+function holdLock({ navigator: { locks } }) {
+    const name = ["vioblk/opfs-worker", Math.random(), Math.random()].join(" ");
+    return new Promise((resolve) => {
+        if (locks === undefined)
+            return resolve(undefined);
+        const held = locks.request(name, {}, () => {
+            resolve(name);
+            return new Promise(() => undefined);
+        });
+        held.catch(() => resolve(undefined));
+    });
+}
+async function serveFile(opening, port, { scope, life }) {
     try {
         const handle = await openAccessHandle(opening, scope);
         port.onmessage = ({ data }) => answer(data, handle, port);
-        port.postMessage({ id: 0 });
+        port.postMessage({ id: 0, life: await life });
     }
     catch (error) {
         port.postMessage({ id: 0, error: failure(error) });

@@ -1,5 +1,5 @@
 /** The origin private file system of a browser that is not there: files in memory, opened as the standard says, and made to fail. */
-import type { AccessHandle, DirectoryHandle, FileHandle, OpfsPort, OpfsScope } from "../../../src/backing/sources/opfs-service.ts"
+import type { AccessHandle, DirectoryHandle, FileHandle, Locks, OpfsPort, OpfsScope } from "../../../src/backing/sources/opfs-service.ts"
 import { OPFS_WORKER_SOURCE } from "../../../src/backing/sources/opfs-worker-source.ts"
 
 export function exception(name: string): Error {
@@ -14,6 +14,8 @@ export class FakeFile implements FileHandle {
   quota = Number.POSITIVE_INFINITY
   /** What each call is made to throw. */
   failure: Error | undefined
+  /** What the next calls throw, one each. */
+  readonly failures: Error[] = []
   flushes = 0
   isOpen = false
 
@@ -77,12 +79,15 @@ class FakeHandle implements AccessHandle {
 
   #check(): void {
     if (this.#isClosed) throw exception("InvalidStateError")
-    if (this.#file.failure !== undefined) throw this.#file.failure
+    const failure = this.#file.failures.shift() ?? this.#file.failure
+    if (failure !== undefined) throw failure
   }
 }
 
 export class FakeDirectory implements DirectoryHandle {
   readonly entries = new Map<string, FakeDirectory | FakeFile>()
+  /** The locks of the origin whose root this is. */
+  readonly locks = new FakeLocks()
 
   async getDirectoryHandle(name: string, { create }: { readonly create: boolean }): Promise<FakeDirectory> {
     const found = this.#find(name) ?? (create ? new FakeDirectory() : undefined)
@@ -114,24 +119,82 @@ export class FakeDirectory implements DirectoryHandle {
   }
 }
 
+interface Waiter {
+  readonly owner: object
+  readonly act: () => Promise<void> | undefined
+  readonly settle: () => void
+}
+
+/** The locks of an origin. Those of a thread that ends go to the next in line. */
+export class FakeLocks {
+  readonly #lines = new Map<string, Waiter[]>()
+
+  /** The view of one thread. */
+  of(owner: object): Locks {
+    return {
+      request: (name, { signal }, act) => new Promise((resolve, reject) => {
+        const line = this.#lines.get(name) ?? []
+        this.#lines.set(name, line)
+        const waiter = { owner, act, settle: resolve }
+        line.push(waiter)
+        if (line.length === 1) this.#grant(name)
+        signal?.addEventListener("abort", () => {
+          if (this.#remove(name, waiter)) reject(exception("AbortError"))
+        })
+      }),
+    }
+  }
+
+  /** The thread ends. */
+  end(owner: object): void {
+    for (const [name, line] of this.#lines) for (const waiter of line.filter((each) => each.owner === owner)) this.#remove(name, waiter)
+  }
+
+  /** How many are in any line. */
+  get count(): number {
+    return [...this.#lines.values()].reduce((sum, line) => sum + line.length, 0)
+  }
+
+  #remove(name: string, waiter: Waiter): boolean {
+    const line = this.#lines.get(name) ?? []
+    const at = line.indexOf(waiter)
+    if (at >= 0) line.splice(at, 1)
+    if (at === 0) this.#grant(name)
+    return at >= 0
+  }
+
+  #grant(name: string): void {
+    const [first] = this.#lines.get(name) ?? []
+    void (async () => {
+      await first?.act()
+      if (first !== undefined && this.#remove(name, first)) first.settle()
+    })()
+  }
+}
+
 /** A browser's `navigator` with `root` as the origin's file system. */
-export function fakeNavigator(root: FakeDirectory): OpfsScope["navigator"] {
-  return { storage: { getDirectory: async () => root } }
+export function fakeNavigator(root: FakeDirectory, owner: object = root): OpfsScope["navigator"] {
+  return { storage: { getDirectory: async () => root }, locks: root.locks.of(owner) }
 }
 
 /** A worker that runs the text that `opfsFile` starts, in this thread. Messages arrive in later turns of the event loop. */
 export class FakeWorker {
   isTerminated = false
+  readonly #root: FakeDirectory
   readonly #scope: OpfsScope
+  readonly #ports: OpfsPort[] = []
   readonly #listeners: ((event: { readonly message?: string }) => void)[] = []
 
   constructor(root: FakeDirectory, source = OPFS_WORKER_SOURCE) {
-    this.#scope = { onmessage: null, navigator: fakeNavigator(root) }
+    this.#root = root
+    this.#scope = { onmessage: null, navigator: fakeNavigator(root, this) }
     new Function("globalThis", source)(this.#scope)
   }
 
   postMessage(message: unknown, ports: object[]): void {
-    queueMicrotask(() => this.#scope.onmessage?.({ data: structuredClone(message) as never, ports: ports as OpfsPort[] }))
+    const own = ports as OpfsPort[]
+    this.#ports.push(...own)
+    queueMicrotask(() => this.#scope.onmessage?.({ data: structuredClone(message) as never, ports: own }))
   }
 
   addEventListener(_type: "error", listener: (event: { readonly message?: string }) => void): void {
@@ -140,6 +203,8 @@ export class FakeWorker {
 
   terminate(): void {
     this.isTerminated = true
+    for (const port of this.#ports) port.close()
+    this.#root.locks.end(this)
   }
 
   /** As when the browser does not load the worker, or an exception in it is not caught. */

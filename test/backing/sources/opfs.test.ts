@@ -240,6 +240,85 @@ describe("opfsFile", () => {
   })
 })
 
+describe("opfsFile whose worker or buffer fails in the middle of a call", () => {
+  it("a worker that is terminated ends its files: no call waits for ever, and they can be closed", async () => {
+    const file = await opfsFile("a.img", { create: true, worker })
+    const [writing, flushing] = [file.write?.(new Uint8Array(4), 0), file.sync?.()]
+    worker.terminate()
+    await expect(writing).rejects.toThrow("a.img: the worker that has the file open has failed: it has ended")
+    expect(await codeOf(() => flushing)).toBe("io")
+    expect(await codeOf(() => file.sync?.())).toBe("io")
+    await file.close()
+    expect(root.locks.count).toBe(0)
+  })
+
+  it("a file that is closed no longer waits for the end of a worker that goes on", async () => {
+    const files = [await opfsFile("a.img", { create: true, worker }), await opfsFile("b.img", { create: true, worker })]
+    expect(root.locks.count).toBe(3)
+    for (const file of files) await file.close()
+    expect(root.locks.count).toBe(1)
+  })
+
+  it.each([
+    "undefined", "{ request: () => Promise.reject(new Error()) }",
+  ])("where the browser's locks are %s, files work", async (locks) => {
+    const source = `globalThis.navigator.locks = ${locks};` + sourceOfWorker()
+    const file = await opfsFile("a.img", { create: true, worker: new FakeWorker(root, source) })
+    await file.write?.(counting(8), 0)
+    await file.close()
+    expect(root.file("a.img").bytes).toEqual(counting(8))
+  })
+
+  it("a worker that is terminated in the middle of close fails the close, and what was under way, by name", async () => {
+    const file = await opfsFile("a.img", { create: true, worker })
+    const [writing, closing] = [file.write?.(new Uint8Array(4), 0), file.close()]
+    worker.terminate()
+    await expect(writing).rejects.toThrow("the worker that has the file open has failed: it has ended")
+    await expect(closing).rejects.toThrow("the worker that has the file open has failed: it has ended")
+  })
+
+  it("a worker that goes on after an exception closes the file, so that it can be opened again", async () => {
+    const file = await opfsFile("a.img", { create: true, worker })
+    worker.fail("not caught")
+    await vi.waitFor(() => expect(root.file("a.img").isOpen).toBe(false))
+    await file.close()
+    await (await opfsFile("a.img", { worker })).close()
+  })
+
+  it("a flush fails if one that was under way before it fails: the browser tells of lost data only once", async () => {
+    const disk = root.file("a.img")
+    const file = await opfsFile("a.img", { worker })
+    disk.failures.push(exception("UnknownError"))
+    const flushes = [file.sync?.(), file.sync?.()].map((flush) => codeOf(() => flush))
+    expect([await Promise.all(flushes), disk.flushes]).toEqual([["io", "io"], 1])
+  })
+
+  it("a write whose buffer is transferred before all of it is stored fails", async () => {
+    const file = await opfsFile("a.img", { create: true, worker })
+    const buffer = new Uint8Array(5 << 20)
+    const writing = file.write?.(buffer, 0)
+    structuredClone(buffer, { transfer: [buffer.buffer] })
+    await expect(writing).rejects.toThrow(TypeError)
+    expect(await file.size()).toBe(4 << 20)
+  })
+
+  it.each(["NaN", "-1", "0.5", "9", "2 ** 53", "'8'", "null"])("an answer of %s bytes to a call for 8 is an error", async (count) => {
+    const source = sourceOfWorker().replaceAll("id, count", `id, count: ${count}`)
+    const file = await opfsFile("a.img", { create: true, worker: new FakeWorker(root, source) })
+    expect(await codeOf(() => file.write?.(new Uint8Array(8), 0))).toBe("io")
+    expect(await codeOf(() => file.read(new Uint8Array(8), 0))).toBe("io")
+  })
+
+  it("answers that come twice, or to no request, change nothing", async () => {
+    const often = "for (const other of [id, id, 99, -1]) port.postMessage({ id: other, count });"
+    const source = sourceOfWorker().replace("port.postMessage({ id, count });", often)
+    const file = await opfsFile("a.img", { create: true, worker: new FakeWorker(root, source) })
+    await Promise.all([file.write?.(counting(8), 0), file.sync?.(), file.truncate?.(16)])
+    expect([await file.size(), root.file("a.img").bytes.subarray(0, 8)]).toEqual([16, counting(8)])
+    await file.close()
+  })
+})
+
 /** A worker that the browser does not load. */
 class SilentWorker extends FakeWorker {
   constructor() {

@@ -89,6 +89,16 @@ export function inWorker(task: WorkerTask): Promise<WorkerAnswer> {
   }).finally(() => worker.terminate())
 }
 
+/** What calls of a file come to whose worker is terminated; those under way settle, one way or the other. */
+export async function workerEnds(): Promise<readonly string[]> {
+  const worker = new Worker("/js/src/backing/sources/opfs-worker.js", { type: "module" })
+  const file = await opfsFile("tests/ended.img", { create: true, worker })
+  const calls = [file.write?.(pattern(8 * MIB, 6), 0), file.sync?.()].map((call) => codeOf(Promise.resolve(call)))
+  worker.terminate()
+  await Promise.all(calls)
+  return [await codeOf(file.size()), await codeOf(file.close())]
+}
+
 /** Opens a file through the module that a page with a strict policy serves; without it the message says what to do. */
 export async function underStrictPolicy(): Promise<readonly string[]> {
   let message = ""
