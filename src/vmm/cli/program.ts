@@ -89,9 +89,15 @@ export function explainBug(error: unknown): number {
   return 1
 }
 
+/** A block with `using` that fails throws its error inside that of the end, if that fails too. The first error tells what went wrong. */
+function firstOf(error: unknown): unknown {
+  return error instanceof Error && "suppressed" in error ? firstOf(error.suppressed) : error
+}
+
 /** One line for an error that a person can correct. Anything else is a bug of ours, and is thrown. */
-async function explain(error: unknown, args: readonly string[]): Promise<number> {
-  if (args.includes("--debug")) complainAtLength(error)
+async function explain(thrown: unknown, args: readonly string[]): Promise<number> {
+  if (args.includes("--debug")) complainAtLength(thrown)
+  const error = firstOf(thrown)
   if (error instanceof UsageError) {
     const [first = ""] = args
     complain(`${error.message}; see vioblk ${COMMANDS.some(({ name }) => name === first) ? `${first} ` : ""}--help`)

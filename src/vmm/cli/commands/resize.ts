@@ -66,8 +66,21 @@ async function grow(disk: RawBacking | Qcow2Image, { size, preallocation, signal
     }
   } catch (error) {
     const hasNoRoom = error instanceof BackingError && error.code === "no-space"
-    if (disk.size > before || hasNoRoom) disk.resize(before, { shrink: true })
+    if (disk.size > before || hasNoRoom) restore(disk, before)
     throw error
+  }
+}
+
+/** @throws BackingError that says which size the disk has, if it is not the old one */
+function restore(disk: RawBacking | Qcow2Image, before: number): void {
+  try {
+    disk.resize(before, { shrink: true })
+  } catch (error) {
+    if (!(error instanceof BackingError)) throw error
+    // What failed had not changed the size yet, and says so itself.
+    if (disk.size === before) return
+    const remedy = `free some space, and run vioblk resize --shrink with ${before}`
+    throw new BackingError(error.code, `the disk has ${disk.size} bytes now; ${remedy}`, { path: disk.path, cause: error })
   }
 }
 
