@@ -224,7 +224,7 @@ describe("a `written` that throws or acts", () => {
       }
     })
 
-    const title = `PCI-36 the same, and the device moves to another machine meanwhile: what it has completed is shown there; ${kind}`
+    const title = `PCI-36 may do so before the device moves to another machine, where completed requests are shown; ${kind}`
     onBothRings(title, async () => {
       let isOff = true
       for (let at = 0; isOff; at++) {

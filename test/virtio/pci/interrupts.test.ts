@@ -52,7 +52,7 @@ function map(config: number, ...queues: readonly number[]): number[] {
 }
 
 describe("INTx", () => {
-  it("PCI-25 the ISR shows what is pending, and reading it takes it back and lowers the line", () => {
+  it("PCI-25 the ISR shows pending events, and reading it clears them and lowers the line", () => {
     expect([guest.interrupted, guest.readIsr()]).toEqual([false, 0])
     traffic()
     expect([guest.interrupted, guest.readIsr(), guest.interrupted, guest.readIsr()]).toEqual([true, 1, false, 0])
@@ -63,7 +63,7 @@ describe("INTx", () => {
     expect([guest.interrupted, guest.readIsr(), guest.interrupted, guest.readIsr()]).toEqual([true, 3, false, 0])
   })
 
-  it("ST-03 the sink of the pin resets the device and turns MSI-X on: no message comes for the life that has ended", () => {
+  it("ST-03 a listener of the pin may reset the device and enable MSI-X: no message comes for the ended life", () => {
     map(0, 1)
     guest.setConfig(guest.msixAt + 2, 2, 0)
     vm.interrupts.takeMessages()
@@ -76,7 +76,7 @@ describe("INTx", () => {
     expect([vm.interrupts.takeMessages(), guest.interrupted, guest.status]).toEqual([[], false, 0])
   })
 
-  it("PCI-25 writing the ISR does nothing", () => {
+  it("PCI-25 a write to the ISR does nothing", () => {
     traffic()
     guest.isr.write(0, 1, 0xff)
     expect([guest.interrupted, guest.readIsr()]).toEqual([true, 1])
@@ -96,7 +96,7 @@ describe("INTx", () => {
     expect([guest.interruptStatus, guest.interrupted]).toEqual([false, false])
   })
 
-  it("PCI-26 two disks share a line: it is up until both have been asked", () => {
+  it("PCI-26 a line that two disks share is high until both ISRs have been read", () => {
     const other = new ModernGuest(vm, attach(disk.slot + 4).slot)
     expect(other.line).toBe(guest.line)
     const ring = new Ring(vm, { base: 0x3_0000, buffers: 0xc_0000 })
@@ -120,7 +120,7 @@ describe("INTx", () => {
 })
 
 describe("MSI-X", () => {
-  it("PCI-28 any event to any vector, and several to one; what was mapped reads back", () => {
+  it("PCI-28 any event can be mapped to any vector, several to one, and the mapping reads back", () => {
     expect(map(0, 0, 0)).toEqual([0, 0, 0])
     traffic(0)
     traffic(1)
@@ -137,7 +137,7 @@ describe("MSI-X", () => {
     expect(guest.interrupted).toBe(false)
   })
 
-  it("PCI-29 an index that is not in the table, and 0xffff, leave the event unmapped, which reads back; so does a reset", () => {
+  it("PCI-29 an index outside the table, 0xffff and a reset leave an event unmapped, which reads back", () => {
     const { device } = disk
     const vectors = device.virtio.queueCount + 1
     expect(map(vectors, 0xfffe, 0x7ff)).toEqual([NO_VECTOR, NO_VECTOR, NO_VECTOR])
@@ -151,7 +151,7 @@ describe("MSI-X", () => {
     ]).toEqual([NO_VECTOR, NO_VECTOR, NO_VECTOR])
   })
 
-  it("PCI-30 what is not mapped does not interrupt at all, by the line neither", () => {
+  it("PCI-30 an unmapped event raises no interrupt, not even by the line", () => {
     map(NO_VECTOR, NO_VECTOR, 1)
     traffic(0)
     resize()
@@ -160,7 +160,7 @@ describe("MSI-X", () => {
     expect(vm.interrupts.takeMessages()).toEqual([FOR_QUEUE_0])
   })
 
-  it("PCI-26 PCI-27 the ISR is set with MSI-X as well: bit 1 as the specification says, bit 0 for old drivers; the line stays low", () => {
+  it("PCI-26 PCI-27 the ISR is set with MSI-X as well, bit 1 as specified and bit 0 for old drivers, and the line stays low", () => {
     map(0, 1, 2)
     const seen: number[] = []
     const end = vm.interrupts.subscribe(() => seen.push(guest.readIsr()))
@@ -170,7 +170,7 @@ describe("MSI-X", () => {
     expect([seen, guest.interruptStatus, guest.interrupted]).toEqual([[3, 1], false, false])
   })
 
-  it("PCI-32 a masked entry and the function mask hold messages back, once each; they go out with the unmasking", () => {
+  it("PCI-32 a masked entry and the function mask hold back one message each, which unmasking sends", () => {
     map(0, 1, 2)
     guest.programVector(1, { ...FOR_QUEUE_0, masked: true })
     traffic(0)
@@ -194,7 +194,7 @@ describe("MSI-X", () => {
     expect(vm.interrupts.takeMessages()).toEqual([FOR_CONFIG])
   })
 
-  it("PCI-28 a legacy driver maps by its own registers, to the same effect", () => {
+  it("PCI-28 a legacy driver maps events by its own registers to the same effect", () => {
     const legacy = new LegacyGuest(vm, disk.slot)
     const ring = new Ring(vm, { size: 256 }).clear()
     legacy.start(ring)

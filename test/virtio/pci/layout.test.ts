@@ -42,7 +42,7 @@ function barSize(guest: PciGuest, index: number): number {
 }
 
 describe("identity", () => {
-  it("PCI-01 PCI-03 PCI-04 transitional: id 0x1001, revision 0, subsystem 2, mass storage, INTA#", () => {
+  it("PCI-01 PCI-03 PCI-04 of a transitional device: id 0x1001, revision 0, subsystem 2, mass storage, INTA#", () => {
     const guest = attach()
     expect([
       guest.config(0x00, 2),
@@ -60,7 +60,7 @@ describe("identity", () => {
     ]).toEqual([0, 0, 1, 1, 0])
   })
 
-  it("PCI-01 PCI-02 PCI-35 modern: id 0x1042, revision from 1, subsystem from 0x40, no BAR 0 that an old driver could take", () => {
+  it("PCI-01 PCI-02 PCI-35 of a modern device: id 0x1042, revision from 1, subsystem from 0x40, no BAR 0 in I/O space", () => {
     const guest = attach({ interface: "modern" })
     expect([guest.config(0x00, 2), guest.config(0x02, 2)]).toEqual([0x1af4, 0x1042])
     expect(guest.config(0x08, 1)).toBeGreaterThanOrEqual(1)
@@ -69,14 +69,14 @@ describe("identity", () => {
     expect(guest.config(0x10, 4)).toBe(0)
   })
 
-  it("PCI-01 legacy: the transitional id, and no virtio capability", () => {
+  it("PCI-01 of a legacy device: the transitional id, and no virtio capability", () => {
     const guest = new PciGuest(vm, vm.attachDisk(new MemoryBacking({ size: SECTOR }), { interface: "legacy" }).slot)
     expect([guest.config(0x02, 2), guest.config(0x08, 1), guest.structures().length]).toEqual([0x1001, 0, 0])
   })
 })
 
 describe("capabilities", () => {
-  it.each(VARIANTS)("PCI-05 PCI-07 PCI-08 PCI-34 %s: the list ends, lies in its place, and has each required structure", (_, options) => {
+  it.each(VARIANTS)("PCI-05 PCI-07 PCI-08 PCI-34 %s: form a list in range with each required structure", (_, options) => {
     const guest = attach(options)
     expect(guest.config(0x06, 2) & 0x10).toBe(0x10)
     const list = guest.capabilities()
@@ -92,7 +92,7 @@ describe("capabilities", () => {
     for (const { type, bar } of guest.structures()) expect([type, bar < 6]).toEqual([type, true])
   })
 
-  it.each(VARIANTS)("PCI-06 PCI-09 PCI-10 PCI-15 PCI-21 %s: lengths, alignment and room", (_, options) => {
+  it.each(VARIANTS)("PCI-06 PCI-09 PCI-10 PCI-15 PCI-21 %s: name aligned structures with room, and none overlap", (_, options) => {
     const guest = attach(options)
     const queues = guest.common.read(COMMON.numQueues, 2)
     const capLengths: Readonly<Record<number, number>> = {
@@ -119,7 +119,7 @@ describe("capabilities", () => {
     }
   })
 
-  it("PCI-11 capabilities are read-only, the window's bar, offset, length and data excepted", () => {
+  it("PCI-11 are read-only, except for bar, offset, length and data of the window", () => {
     const guest = attach()
     const bytes = (): number[] => Array.from({ length: 0xc0 }, (_, at) => guest.config(0x40 + at, 1))
     const window = guest.structure(CAP.PCI)
@@ -136,12 +136,12 @@ describe("capabilities", () => {
     }
   })
 
-  it("PCI-12 each type is there once, so there is no order of preference to keep", () => {
+  it("PCI-12 have each type once, so that no order of preference matters", () => {
     const types = attach().structures().map(({ type }) => type)
     expect(new Set(types).size).toBe(types.length)
   })
 
-  it("PCI-31 vectors: one for each queue and one more, from 2 to 2048; otherwise as many as asked for; none means no MSI-X", () => {
+  it("PCI-31 give one vector for each queue and one more, or as many as requested up to 2048; with 0 there is no MSI-X", () => {
     const vectors = (options: AttachDiskOptions): number => {
       const guest = attach(options)
       return (guest.config(guest.msixAt + 2, 2) & 0x7ff) + 1
@@ -154,13 +154,13 @@ describe("capabilities", () => {
   it.each([
     [{ interface: "legcay" }, 'interface must be "transitional", "modern" or "legacy", not the string "legcay"; did you mean "legacy"?'],
     [{ modernBar: "mem" }, 'modernBar must be "memory" or "io", not the string "mem"; did you mean "memory"?'],
-  ])("%o, which a compiler would have refused, is not taken for the default", (options, reason) => {
+  ])("are not made of %o, which is refused", (options, reason) => {
     expect(() => attach(options as AttachDiskOptions)).toThrow(new TypeError(`Machine.attachDisk: ${reason}`))
   })
 })
 
 describe("common configuration", () => {
-  it("PCI-13 PCI-14 PCI-15 PCI-19 each register has its place and width, and is writable or not as the specification says", () => {
+  it("PCI-13 PCI-14 PCI-15 PCI-19 each register has its offset and width, and is writable or not, as specified", () => {
     const guest = attach({ queues: 3 })
     guest.status = 0x03
     guest.acceptWord(1, 1 + 2 ** (F.RING_RESET - 32))
@@ -202,7 +202,7 @@ describe("common configuration", () => {
     ]).toEqual([256, NO_VECTOR, 0])
   })
 
-  it("PCI-14 64-bit addresses are two dwords, in either order, and each dword by itself", () => {
+  it("PCI-14 64-bit addresses are written as two dwords in either order, or one dword alone", () => {
     const guest = attach()
     for (const register of [COMMON.queueDesc, COMMON.queueDriver, COMMON.queueDevice]) {
       for (const order of [[0, 4], [4, 0]]) {
@@ -224,7 +224,7 @@ describe("common configuration", () => {
     }
   })
 
-  it("PCI-16 a queue that does not exist has size 0, and nothing of it can be set", () => {
+  it("PCI-16 a queue that does not exist has size 0, and its registers cannot be written", () => {
     const guest = attach({ queues: 2 })
     for (const queue of [2, 3, 0x8000, 0xffff]) {
       for (const [offset, value] of [
@@ -243,7 +243,7 @@ describe("common configuration", () => {
     expect(guest.queueRegister(1, COMMON.queueSize, 2)).toBe(256)
   })
 
-  it("PCI-17 queue_size: the maximum after a reset; a smaller power of two counts until the queue is enabled; nothing else does", () => {
+  it("PCI-17 queue_size is the maximum after a reset, and takes smaller powers of two until the queue is enabled", () => {
     const guest = attach({ queueSize: 64 })
     for (const wrong of [0, 3, 6, 65, 128, 0x8000, 0xffff]) {
       guest.setQueueRegister(0, COMMON.queueSize, 2, wrong)
@@ -263,7 +263,7 @@ describe("common configuration", () => {
     expect(guest.queueRegister(0, COMMON.queueSize, 2)).toBe(64)
   })
 
-  it("PCI-18 queue_enable: 0 after a reset, 1 starts the queue, and nothing but a reset stops it or moves it", () => {
+  it("PCI-18 queue_enable is 0 after a reset, 1 starts the queue, and only a reset stops or moves it", () => {
     const guest = attach()
     const ring = new Ring(vm)
     guest.negotiate(VERSION_1)
@@ -283,7 +283,7 @@ describe("common configuration", () => {
     expect(guest.queueRegister(0, COMMON.queueEnable, 2)).toBe(0)
   })
 
-  it("PCI-24 device_status is one byte: a wider write reaches its neighbours as it must, generation not among them", () => {
+  it("PCI-24 device_status is one byte, and a wider write also reaches its writable neighbours", () => {
     const guest = attach({ queues: 2 })
     guest.common.write(COMMON.status, 4, 0x0001_ff03)
     expect([guest.status, guest.common.read(COMMON.generation, 1), guest.common.read(COMMON.queueSelect, 2)]).toEqual([0x03, 0, 1])
@@ -297,7 +297,7 @@ describe("common configuration", () => {
 })
 
 describe("the other structures", () => {
-  it("PCI-37 every byte of the modern BAR, with every width: a byte is the same alone and in a word, and undefined bytes read 0", () => {
+  it("PCI-37 every byte of the modern BAR reads the same in every width, and undefined bytes read 0", () => {
     for (const options of [{}, { modernBar: "io" }] as const) {
       const guest = attach(options)
       const { bar } = guest.common
@@ -320,7 +320,7 @@ describe("the other structures", () => {
     }
   })
 
-  it("PCI-20 PCI-22 each queue has its own address to kick: the offset times the multiplier, whatever the value", () => {
+  it("PCI-20 PCI-22 each queue is kicked at its own address, the offset times the multiplier, with any value", () => {
     const guest = attach({ queues: 5 })
     const rings = [3, 4].map((queue) => new Ring(vm, { base: 0x1_0000 * (queue - 2), buffers: 0x4_0000 * (queue - 2) }))
     guest.negotiate(VERSION_1 | mask(F.MQ))
@@ -340,7 +340,7 @@ describe("the other structures", () => {
     expect(statuses()).toEqual([0, 0])
   })
 
-  it("PCI-21 PCI-22 with a multiplier of 0 all queues share an address, and the value tells which", () => {
+  it("PCI-21 PCI-22 with a multiplier of 0 all queues share an address, and the value selects the queue", () => {
     const guest = attach({ queues: 2, modernBar: "io" })
     const rings = [new Ring(vm), new Ring(vm, { base: 0x2_0000, buffers: 0x8_0000 })]
     guest.start(rings, VERSION_1 | mask(F.MQ))

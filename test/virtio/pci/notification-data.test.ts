@@ -25,7 +25,7 @@ function guestOf(modernBar: "memory" | "io", features: readonly number[]) {
 }
 
 describe.each(PLACES)("in %s", (_, modernBar) => {
-  it("FT-18 VQ-30 VQ-33 PCI-22 a kick of 32 bits, right or wrong above the queue's index: the ring is believed", () => {
+  it("FT-18 VQ-30 VQ-33 PCI-22 a kick of 32 bits serves the ring, whether the index in its upper half is right or wrong", () => {
     const { one, kick } = guestOf(modernBar, [F.NOTIFICATION_DATA])
     for (const ring of one.rings) {
       // The next index, one that was there before, one that was never there, and one with bit 15.
@@ -50,7 +50,7 @@ describe.each(PLACES)("in %s", (_, modernBar) => {
     }
   })
 
-  it("FT-19 PCI-15 PCI-22 queue_notif_config_data is there when it was accepted, and serves as what a kick carries", () => {
+  it("FT-19 PCI-15 PCI-22 queue_notif_config_data has the value for a kick once the feature was accepted", () => {
     for (const features of [[F.NOTIF_CONFIG_DATA], [F.NOTIF_CONFIG_DATA, F.NOTIFICATION_DATA]]) {
       const { one, kick } = guestOf(modernBar, features)
       for (const ring of one.rings) {
@@ -71,14 +71,14 @@ describe.each(PLACES)("in %s", (_, modernBar) => {
 })
 
 describe("over MMIO", () => {
-  it("FT-19 MMIO-04 NOTIF_CONFIG_DATA is not to be had, NOTIFICATION_DATA is", () => {
+  it("FT-19 MMIO-04 NOTIFICATION_DATA can be offered, NOTIF_CONFIG_DATA cannot", () => {
     const machine = new Machine({ ramSize: 1 << 20 })
     const disk = machine.attachMmioDisk(new MemoryBacking({ size: 1 << 20 }), { withFeatures: BOTH })
     expect([38n, 39n].map((bit) => (new MmioGuest(machine, disk).offered >> bit) & 1n)).toEqual([1n, 0n])
   })
 })
 
-it("FT-18 FT-19 neither is offered unless somebody asks for it, and a legacy driver sees neither", () => {
+it("FT-18 FT-19 both are offered only on request, and never to a legacy driver", () => {
   const backing = new MemoryBacking({ size: 1 << 20 })
   const plain = new RingGuest({ backing })
   const legacy = new RingGuest({ backing, legacy: true, disk: { withFeatures: BOTH } })

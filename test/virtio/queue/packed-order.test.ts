@@ -158,7 +158,7 @@ afterEach(() => {
   vi.restoreAllMocks()
 })
 
-it("VQ-31 PK-05 whatever is read of a batch of a packed ring in shared RAM is read behind the flags of its chains", () => {
+it("VQ-31 PK-05 every read of a chain of a packed ring in shared RAM comes after the read of its flags", () => {
   const rng = new Rng(seedFromEnvironment(20261201))
   let taken = 0
   for (let round = 0; round < 600; round++) {

@@ -32,8 +32,8 @@ function breaks(reason: RegExp, write: (guest: RingGuest) => number, options: Pa
 const readable = (address: number | bigint, length: number): Piece => ({ address, length, writable: false })
 const writable = (address: number | bigint, length: number): Piece => ({ address, length, writable: true })
 
-describe("chains that cannot be followed", () => {
-  it("PK-22 a chain that does not end within the ring, of descriptors with and without a byte", () => {
+describe("invalid chains make the device need a reset:", () => {
+  it("PK-22 a chain that does not end within the ring, with and without bytes", () => {
     for (const length of [16, 0]) {
       breaks(/does not end within the 7 descriptors|runs into slot/, (one) => {
         const { header: at } = one.place({ type: T.FLUSH })
@@ -59,7 +59,7 @@ describe("chains that cannot be followed", () => {
     }
   })
 
-  it("PK-22 PK-05 behind the end of the ring the marks are the other way round", () => {
+  it("PK-22 PK-05 a chain over the end of the ring without inverted AVAIL and USED", () => {
     for (const [flags, isSound] of [[USED, true], [AVAIL, false]] as const) {
       const one = guest()
       for (let done = 0; done < 7; done++) expect(one.read(0, 1, { indirect: true }).status).toBe(OK)
@@ -85,7 +85,7 @@ describe("chains that cannot be followed", () => {
     breaks(reason, (one) => one.packedRing.put([direct(one, NEXT), { ...table(one), flags: INDIRECT | NEXT }, status(one)]))
   })
 
-  it("PK-15 VQ-14 tables of no bytes, of no whole number of entries, too long, or not in RAM; or not negotiated", () => {
+  it("PK-15 VQ-14 tables of no bytes, of a part of an entry, too long, not in RAM, or not negotiated", () => {
     const put = (one: RingGuest, address: number | bigint, length: number) => one.packedRing.put([{ address, length, flags: INDIRECT }])
     for (const length of [0, 1, 15, 17, 33, 0xffff_ffff]) {
       breaks(/indirect table of \d+ bytes/, (one) => put(one, one.table(one.place({ type: T.FLUSH }).pieces), length))
@@ -112,7 +112,7 @@ describe("chains that cannot be followed", () => {
     }
   })
 
-  it("PK-22 a head that is available and was not when the chain was walked is an error, not a hang", () => {
+  it("PK-22 a head that becomes available while its chain is walked, without a hang", () => {
     const one = guest()
     one.packedRing.put([{ address: RAM - 4, length: 16, flags: NEXT }], 5)
     one.packedRing.setFlags(0, NEXT | AVAIL)
@@ -121,7 +121,7 @@ describe("chains that cannot be followed", () => {
 })
 
 describe("a driver that does not wait", () => {
-  it("PK-22 descriptors made available again while they are in flight: N in flight, and not one more", async () => {
+  it("PK-22 may make descriptors available again while they are in flight: at most N are", async () => {
     const disk = new FakeDisk()
     disk.waits = () => true
     const one = guest({ backing: disk, ringSize: 4 })
@@ -138,7 +138,7 @@ describe("a driver that does not wait", () => {
     expectSound(one)
   })
 
-  it("PK-22 a chain that needs more descriptors than are not in flight", () => {
+  it("PK-22 breaks the ring by a chain of more descriptors than are free", () => {
     const disk = new FakeDisk()
     disk.waits = () => true
     const one = guest({ backing: disk, ringSize: 4 })
@@ -154,7 +154,7 @@ describe("a driver that does not wait", () => {
     expect(one.disk.device.brokenBy?.message).toMatch(/slot 3 does not end within the 1 descriptors/)
   })
 
-  it("ring and buffers that overlap: the device writes over its own ring, and ends all the same", () => {
+  it("may let ring and buffers overlap: the device overwrites its own ring without a hang", () => {
     const rng = new Rng(seedFromEnvironment(20261104))
     for (let round = 0; round < 300; round++) {
       const one = round % 50 === 0 ? guest() : last ?? guest()
@@ -177,8 +177,8 @@ describe("a driver that does not wait", () => {
   let last: RingGuest | undefined
 })
 
-describe("who may have packed rings", () => {
-  it("PK-01 FT-12 they are offered on request only, and never through a legacy interface", () => {
+describe("packed rings", () => {
+  it("PK-01 FT-12 are offered on request only, and never through a legacy interface", () => {
     const backing = () => new MemoryBacking({ size: 1 << 20 })
     expect(new RingGuest({ backing: backing() }).offers(F.RING_PACKED)).toBe(false)
     expect(new RingGuest({ backing: backing(), disk: { withFeatures: ["RING_PACKED"] } }).offers(F.RING_PACKED)).toBe(true)

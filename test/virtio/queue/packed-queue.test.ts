@@ -39,7 +39,7 @@ function send(one: RingGuest, placed: readonly Placed[], layout = {}): number[] 
 }
 
 describe("the parts of a packed ring", () => {
-  it.each([1, 3, 7, 100, 32768])("PK-01 FT-12 a ring of %i descriptors, filled to the last, and again", async (size) => {
+  it.each([1, 3, 7, 100, 32768])("PK-01 FT-12 a ring of %i descriptors can be filled to the last, twice", async (size) => {
     const one = guest({ ringSize: size, disk: { queueSize: 32768 }, machine: { ramSize: 4 << 20 } })
     expect(one.ring.size).toBe(size)
     const { pieces, status } = one.place({ type: T.FLUSH })
@@ -55,7 +55,7 @@ describe("the parts of a packed ring", () => {
     }
   })
 
-  it("PK-01 a size that is not a power of two is taken only when packed rings are negotiated, and never more than there are", () => {
+  it("PK-01 a size that is no power of two is taken only with packed rings negotiated, and never above the maximum", () => {
     const sizeAfter = (packed: boolean, size: number) => {
       const one = guest({ packed, disk: { withFeatures: ["RING_PACKED"], queueSize: 256 } })
       one.registers.negotiate((1n << 32n) | (packed ? 1n << 34n : 0n))
@@ -66,7 +66,7 @@ describe("the parts of a packed ring", () => {
     expect([1, 3, 100, 256].map((size) => sizeAfter(false, size))).toEqual([1, 256, 256, 256])
   })
 
-  it("PK-01 a size that was set for a packed ring breaks a split one", () => {
+  it("PK-01 a size that was set for a packed ring makes a device with a split one need a reset", () => {
     const one = guest({ disk: { withFeatures: ["RING_PACKED"] } })
     one.status = 0
     for (const status of [1, 3]) one.status = status
@@ -82,7 +82,7 @@ describe("the parts of a packed ring", () => {
     expect(one.disk.device.brokenBy?.message).toMatch(/split ring of 5 descriptors, which is not a power of two/)
   })
 
-  it("PK-02 three parts at their least alignment, in distant pages: the device writes neither beside them nor into the Driver Area", () => {
+  it("PK-02 three parts may have their least alignment, and the device writes neither beside them nor into the Driver Area", () => {
     const place = { desc: 0x1_0010, avail: 0x5_0004, used: 0x9_000c }
     const one = guest({ ringSize: 7, place, features: [F.EVENT_IDX] })
     one.packedRing.setEvents(EVENT.DESC, 0x8000)
@@ -116,7 +116,7 @@ describe("the parts of a packed ring", () => {
     expect(at({ desc, avail: avail + 1, used })).toMatch(/odd address 0x20001/)
   })
 
-  it("PK-03 PK-06 PK-12 PK-17 the bytes of a request and of its ring, as the specification prints them", () => {
+  it("PK-03 PK-06 PK-12 PK-17 a request and its ring have the bytes of the specification", () => {
     const one = guest({ ringSize: 4, features: [F.EVENT_IDX], place: { desc: 0x2000, avail: 0x3000, used: 0x4000 } })
     one.store(0x2000, Uint8Array.of(
       0x00, 0x50, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0xad, 0xde, 0x81, 0x00, // 0: 0x5000, 16 bytes, junk id, NEXT and AVAIL
@@ -137,8 +137,8 @@ describe("the parts of a packed ring", () => {
   })
 })
 
-describe("which ring a driver has", () => {
-  it("FT-14 ST-04 the same device is driven with split rings, with packed ones past a wrap, and with split ones again", () => {
+describe("the kind of ring", () => {
+  it("FT-14 ST-04 can change with a reset from split to packed, past a wrap, and back", () => {
     const backing = new MemoryBacking({ size: 512 * SECTORS })
     const first = new RingGuest({ backing, machine: { ramSize: 1 << 20 }, disk: { withFeatures: ["RING_PACKED"] } })
     for (let round = 0; round < 3; round++) {
@@ -160,7 +160,7 @@ describe("which ring a driver has", () => {
     }
   })
 
-  it("FT-07 FT-14 without VERSION_1 there is no packed ring, though the driver has accepted one", () => {
+  it("FT-07 FT-14 is split without VERSION_1, even if the driver has accepted packed ones", () => {
     const one = guest({ packed: false, disk: { withFeatures: ["RING_PACKED"] } })
     one.registers.negotiate(1n << 34n)
     const ring = one.openRing(0)
@@ -188,7 +188,7 @@ describe("wrap counters", () => {
     expect(one.disk.device.brokenBy).toBeUndefined()
   })
 
-  it("PK-05 what the driver left from the lap before is not taken: AVAIL different from USED is not enough", () => {
+  it("PK-05 a descriptor of the lap before is not taken: AVAIL different from USED is not enough", () => {
     const one = guest({ ringSize: 4 })
     // Four chains of one descriptor; the used descriptors of lap 1 are made to look as if the driver had just written them.
     const table = one.table(one.place(read(3)).pieces)
@@ -204,7 +204,7 @@ describe("wrap counters", () => {
     }
   })
 
-  it("PK-05 a list is there when its head is: its tail alone makes the device do nothing", () => {
+  it("PK-05 a list is available when its head is: the device ignores its tail alone", () => {
     const one = guest({ ringSize: 8 })
     const placed = one.place(read(9))
     const id = one.chain(placed.pieces)
@@ -237,7 +237,7 @@ describe("wrap counters", () => {
 })
 
 describe("chains", () => {
-  it("PK-08 PK-10 PK-24 chains of 1 to 4 descriptors, direct and indirect, returned in any order by rings of 7 and 64", async () => {
+  it("PK-08 PK-10 PK-24 of 1 to 4 descriptors, direct and indirect, may return in any order in rings of 7 and 64", async () => {
     const seed = seedFromEnvironment(20261101)
     const rng = new Rng(seed)
     for (const ringSize of [7, 64]) {
@@ -286,7 +286,7 @@ describe("chains", () => {
     }
   })
 
-  it("PK-11 PK-21 used descriptors go out in the order of completion, one for each chain: the id says whose they are", async () => {
+  it("PK-11 PK-21 get one used descriptor each, in the order of completion, with their id", async () => {
     const { one, disk } = lateGuest({ ringSize: 8 })
     expect(one.offers(F.IN_ORDER)).toBe(false)
     const ids = send(one, [one.place(read(1)), one.place(read(4))], { indirect: true })
@@ -301,7 +301,7 @@ describe("chains", () => {
     expect(one.takeUsed().map(({ id }) => id)).toEqual([ids[1], ids[0]])
   })
 
-  it("PK-09 PK-24 the id of a chain is that of its last descriptor, whatever it is, and may come again once it is back", () => {
+  it("PK-09 PK-24 have the id of their last descriptor, which may be reused once they are back", () => {
     const one = guest({ ringSize: 4 })
     for (const id of [0xffff, 0x1234, 0, 0xffff, 0xffff, 4, 3]) {
       const placed = one.place(read(5))
@@ -312,7 +312,7 @@ describe("chains", () => {
     }
   })
 
-  it("PK-24 the same id twice at once does no harm: each chain comes back", () => {
+  it("PK-24 may have the same id at once: each comes back", () => {
     const one = guest({ ringSize: 8 })
     const placed = [one.place(read(1)), one.place(read(2))]
     for (const { pieces } of placed) one.packedRing.chain(pieces, { id: 9 })
@@ -322,7 +322,7 @@ describe("chains", () => {
     expect([0, 3].map((slot) => one.packedRing.descriptor(slot))).toMatchObject([{ id: 9, flags: 0x8082 }, { id: 9, flags: 0x8082 }])
   })
 
-  it("PK-12 PK-14 a write returns WRITE and length 1, for its status byte, and no NEXT", () => {
+  it("PK-12 PK-14 of a write return WRITE and length 1, for the status byte, without NEXT", () => {
     const one = guest({ ringSize: 8 })
     const placed = one.place({ type: T.OUT, sector: 7, out: pattern(100, 1) })
     const [id] = send(one, [placed])
@@ -332,7 +332,7 @@ describe("chains", () => {
     expect(one.read(7, 1).data).toEqual(pattern(100, 1))
   })
 
-  it("PK-15 an indirect table: only WRITE counts in it, the slot's own WRITE does not, and the id is the slot's", () => {
+  it("PK-15 with an indirect table obey only WRITE in it, not the slot's own, and have the id of the slot", () => {
     const one = guest({ ringSize: 4 })
     for (const junk of [0, NEXT, INDIRECT, AVAIL, USED, 0xfffd]) {
       for (const own of [0, WRITE]) {
@@ -351,7 +351,7 @@ describe("chains", () => {
     }
   })
 
-  it("PK-15 PK-16 direct and indirect chains take turns in one ring; a table may have more entries than the ring", () => {
+  it("PK-15 PK-16 may be direct and indirect in one ring, and a table may have more entries than the ring", () => {
     const one = guest({ ringSize: 5 })
     for (let round = 0; round < 9; round++) {
       expect(one.read(round, 1, { indirect: round % 2 === 0 }).data).toEqual(pattern(round, 1))
@@ -367,7 +367,7 @@ describe("chains", () => {
 })
 
 describe("stores into RAM", () => {
-  it("PK-13 id and length are there before the flags, or with them, and nothing of the slot changes afterwards", () => {
+  it("PK-13 write id and length before the flags, or with them, and do not change the slot afterwards", () => {
     const bytes = new Uint8Array(0x1000)
     const stores: string[] = []
     /** RAM that notes which numbers are stored where. */
@@ -407,7 +407,7 @@ describe("stores into RAM", () => {
     expect(stores).toEqual([0, 16].flatMap((at) => [`4 bytes at ${at + 8}`, `4 bytes at ${at + 12}`]))
   })
 
-  it("PK-13 PK-21 chains that come back as rows leave RAM as those that come back one by one, over the end of the ring too", () => {
+  it("PK-13 PK-21 are the same for chains that return as rows and one by one, over the end of the ring too", () => {
     const areas = { size: 6, descriptorTable: 0, availRing: 0x100, usedRing: 0x200 }
     const features = { indirect: true, eventIdx: false, notifyOnEmpty: false, packed: true, inOrder: false }
     for (const shared of [false, true]) {
@@ -438,7 +438,7 @@ describe("stores into RAM", () => {
     }
   })
 
-  it("PK-02 PK-13 every byte that the device stores is announced, over the end of the ring too", () => {
+  it("PK-02 PK-13 are all announced, over the end of the ring too", () => {
     const announced: (readonly [number, number])[] = []
     const written = (at: number, length: number) => void announced.push([at, length])
     const one = guest({ ringSize: 5, features: [F.INDIRECT_DESC, F.EVENT_IDX], machine: { ramSize: 1 << 16, written } })

@@ -28,8 +28,8 @@ function breaks(reason: RegExp, write: (guest: RingGuest) => number, options: Pa
 const readable = (address: number | bigint, length: number): Piece => ({ address, length, writable: false })
 const writable = (address: number | bigint, length: number): Piece => ({ address, length, writable: true })
 
-describe("chains that cannot be followed", () => {
-  it("VQ-10 a descriptor that points to itself breaks the device instead of hanging it", () => {
+describe("invalid chains make the device need a reset:", () => {
+  it("VQ-10 a descriptor that points to itself, without a hang", () => {
     breaks(/loops/, (one) => {
       one.desc(4, one.place({ type: T.FLUSH }).header, 16, NEXT, 4)
       return 4
@@ -67,7 +67,7 @@ describe("chains that cannot be followed", () => {
     })
   })
 
-  it("VQ-11 a head, or a next, beyond the table", () => {
+  it("VQ-11 a head or a next beyond the table", () => {
     for (const head of [8, 9, 255, 0x7fff, 0x8000, 0xffff]) breaks(/descriptor index/, () => head)
     for (const next of [8, 0x7fff, 0xffff]) {
       breaks(/descriptor index/, (one) => {
@@ -77,7 +77,7 @@ describe("chains that cannot be followed", () => {
     }
   })
 
-  it("VQ-19 a next beyond an indirect table, though the ring has such a descriptor", () => {
+  it("VQ-19 a next beyond an indirect table, even if the ring has that index", () => {
     for (const next of [3, 4, 0xffff]) {
       breaks(/descriptor index/, (one) => {
         const { pieces, header: at } = one.place({ type: T.FLUSH })
@@ -89,7 +89,7 @@ describe("chains that cannot be followed", () => {
     }
   })
 
-  it("VQ-14 an indirect table of no bytes, or of no whole number of entries, or larger than RAM", () => {
+  it("VQ-14 an indirect table of no bytes, of a part of an entry, or larger than RAM", () => {
     for (const length of [0, 1, 15, 17, 33, 0xffff_ffff]) {
       breaks(/indirect table of/, (one) => {
         one.desc(6, one.table(one.place({ type: T.FLUSH }).pieces), length, INDIRECT)
@@ -125,7 +125,7 @@ describe("chains that cannot be followed", () => {
     })
   })
 
-  it("VQ-17 a table inside a table, even a good one", () => {
+  it("VQ-17 a table inside a table, even a valid one", () => {
     breaks(/inside an indirect table/, (one) => {
       const { pieces, header: at } = one.place({ type: T.FLUSH })
       const inner = one.table(pieces.slice(1))
@@ -154,7 +154,7 @@ describe("chains that cannot be followed", () => {
     expectBroken(two, /behind a writable one/)
   })
 
-  it("VQ-13 more than 2^32 bytes in a chain, in descriptors of which each is good", () => {
+  it("VQ-13 more than 2^32 bytes in a chain of valid descriptors", () => {
     const one = guest({ ringSize: 1024, disk: { queueSize: 1024 }, machine: { ramSize: 40 << 20 } })
     const { header: at, status } = one.place({ type: T.IN })
     const buffer = one.alloc(8 << 20)
@@ -162,7 +162,7 @@ describe("chains that cannot be followed", () => {
     expectBroken(one, /more than 2\^32 bytes/)
   })
 
-  it("VQ-13 addresses and lengths whose sum wraps, at 2^32 and at 2^64, are not RAM", () => {
+  it("VQ-13 addresses and lengths whose sum wraps at 2^32 or 2^64", () => {
     const cases: readonly (readonly [number | bigint, number])[] = [
       [RAM - 511, 512],
       [RAM, 1],
@@ -190,7 +190,7 @@ describe("chains that cannot be followed", () => {
     )
   })
 
-  it("BLK-13 under 16 readable bytes: there is no header to answer", () => {
+  it("BLK-13 fewer than 16 readable bytes, which are no header", () => {
     for (const length of [15, 1]) {
       breaks(/header takes 16/, (one) => {
         const { header: at, status } = one.place({ type: T.FLUSH })
@@ -210,7 +210,7 @@ describe("chains that cannot be followed", () => {
 })
 
 describe("invalid rings", () => {
-  it("VQ-11 an available index more than the ring ahead, forwards and backwards", () => {
+  it("VQ-11 an available index more than the ring ahead makes the device need a reset, forwards and backwards", () => {
     for (const jump of [9, 10, 0x7fff, 0x8000, 0xffff]) {
       const one = guest()
       one.chain(one.place({ type: T.FLUSH }).pieces)
@@ -223,7 +223,7 @@ describe("invalid rings", () => {
     expectBroken(late, /available index 4 is 65535 ahead of 5/)
   })
 
-  it("VQ-11 an available index exactly the ring ahead is a full ring", () => {
+  it("VQ-11 an available index ahead by the size of the ring is a full ring", () => {
     const one = guest()
     const heads = Array.from({ length: 8 }, () => one.chain(one.place({ type: T.FLUSH }).pieces, { indirect: true }))
     one.publish(heads)
@@ -231,7 +231,7 @@ describe("invalid rings", () => {
     expect(one.takeUsed().map(({ id }) => id)).toEqual(heads)
   })
 
-  it("VQ-01 rings that are not RAM, or at odd addresses, break the device at the first kick", () => {
+  it("VQ-01 rings outside RAM, or at odd addresses, make the device need a reset at the first kick", () => {
     const good = { desc: 0x1000, avail: 0x2000, used: 0x3000 }
     const bad = [
       { desc: RAM - 127 },
@@ -264,7 +264,7 @@ describe("invalid rings", () => {
     }
   })
 
-  it("a read into its own ring does what it says, and the ring that it leaves behind is judged like any other", () => {
+  it("a read may overwrite its own ring, which is then checked like any other", () => {
     const one = guest()
     one.write(0, new Uint8Array(512).fill(0xff))
     const { header: at, status } = one.place({ type: T.IN, sector: 0 })
@@ -281,7 +281,7 @@ describe("invalid rings", () => {
     expectSound(one)
   })
 
-  it("a read into its own header or status byte is answered: the header was read before, the status is written after", () => {
+  it("a read may overwrite its own header and status byte: the header was read before, the status is written after", () => {
     const one = guest()
     one.write(5, new Uint8Array(512).fill(0xff))
     const { header: at } = one.place({ type: T.IN, sector: 5 })
@@ -291,7 +291,7 @@ describe("invalid rings", () => {
     expect([...one.bytes(data, 2)]).toEqual([OK, 0xff])
   })
 
-  it("the same head several times in one batch: as many answers", () => {
+  it("a head that comes several times in one batch gets as many answers", () => {
     const one = guest()
     const placed = one.place({ type: T.IN, sector: 1, in: 512 })
     const head = one.chain(placed.pieces)
@@ -317,7 +317,7 @@ describe("invalid rings", () => {
     expectSound(one)
   })
 
-  it("VQ-32 a queue that is broken can be reset: its reset does not wait for ever for the chain that broke it", () => {
+  it("VQ-32 a broken queue can be reset: its reset does not wait for the broken chain", () => {
     for (const write of [() => 99, (one: RingGuest) => one.chain([readable(one.place({ type: T.FLUSH }).header, 15)])]) {
       const one = guest({ features: [F.RING_RESET] })
       one.publish([write(one)])
@@ -330,7 +330,7 @@ describe("invalid rings", () => {
     }
   })
 
-  it("no stray byte: what is around the guest's RAM stays as it is, whatever descriptors say", () => {
+  it("bytes around the guest's RAM stay as they are, whatever descriptors say", () => {
     const margin = 1 << 16
     const whole = new Uint8Array(RAM + 2 * margin).fill(0x5c)
     const one = guest({ machine: { memory: whole.subarray(margin, margin + RAM) } })
