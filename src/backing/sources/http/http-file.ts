@@ -197,11 +197,11 @@ export class HttpFile implements AsyncImageFile {
     let done = 0
     const answers: AnswerSink = {
       head: (answer) => {
-        length = Math.min(length, sink.head(answer).size - offset)
+        const { size } = sink.head(answer)
+        length = Math.min(length, size - offset)
         if (answer.length > 0 || done >= length) return
-        throw new BackingError("io", `the server says that the file has ${offset + length} bytes, but no byte ${offset + done}`, {
-          path: this.path,
-        })
+        const message = `the server says that the file has ${size} bytes, but no byte ${offset + done}`
+        throw new BackingError("io", message, { path: this.path })
       },
       piece: (bytes) => {
         sink.piece(bytes, done)
