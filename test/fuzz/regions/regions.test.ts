@@ -48,3 +48,7 @@ it("VQ-21 seed 2596: nothing is stored after bus mastering is switched off while
 it("VQ-21 seed 2388: a batch ends when its ring is no longer in RAM", async () => {
   await new RegionsFuzzer(new Rng(2388)).round()
 })
+
+it("seed 2059: two queues that write to one sector may be served in either order", async () => {
+  await new RegionsFuzzer(new Rng(2059)).round()
+})

@@ -34,6 +34,8 @@ export class Side implements DiskOwner {
   sectors = SECTORS
   /** What happens the next time. */
   readonly moments = new Map<Moment, Step>()
+  /** Queues that have returned requests in this step. */
+  served = 0
   /** Looks for a ring in which somebody has done something. */
   looks = 0
   /** Milliseconds of the clock, which stands still in each step. */
@@ -307,7 +309,9 @@ export class Side implements DiskOwner {
     if (this.#isOwed) this.#wrong ??= "a request that it was kicked for is not served"
     this.#checkRam()
     for (const queue of this.queues) {
-      this.log.push(JSON.stringify(queue.take()))
+      const taken = queue.take()
+      if (taken.length > 0) this.served++
+      this.log.push(JSON.stringify(taken))
       this.#wrong ??= queue.problem(this.guest.irqs)
     }
     const broken = this.guest.disk.brokenBy?.message ?? ""
@@ -329,6 +333,7 @@ export class Side implements DiskOwner {
   /** A device that is broken, or was reset, begins anew. */
   endStep(): void {
     this.#isNew = false
+    this.served = 0
     this.log.length = 0
     this.guest.irqs.length = 0
     if (this.guest.disk.virtio.status !== UP) this.restart()
