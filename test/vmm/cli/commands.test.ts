@@ -1,5 +1,5 @@
 /** The commands info, check, create and map, against qemu-img on the same images. */
-import { closeSync, existsSync, openSync, readFileSync, writeFileSync, writeSync } from "node:fs"
+import { closeSync, existsSync, openSync, readFileSync, statSync, writeFileSync, writeSync } from "node:fs"
 import { join } from "node:path"
 import { describe, expect, it } from "vitest"
 import { createImage } from "../../../src/backing/create.ts"
@@ -151,6 +151,21 @@ describe("vioblk create", () => {
     const before = readFileSync(path)
     expect((await commandLine("create", path, "1M")).code).toBe(1)
     expect(readFileSync(path).equals(before)).toBe(true)
+  })
+
+  it.each([
+    ["create", "-f", "qcow2"], ["convert", "-O", "qcow2", "source.raw"],
+  ])("%s allocates the space of a data file, and not that of the image, whose data is there", async (...words) => {
+    const folder = temporaryDirectory()
+    const given = words.map((word) => word === "source.raw" ? join(folder, word) : word)
+    writeFileSync(join(folder, "source.raw"), new Uint8Array(4 << 20))
+    for (const kind of ["metadata", "full", "falloc"]) {
+      const options = ["-q", "-o", `data_file=${kind}.raw,preallocation=${kind}`, join(folder, `${kind}.qcow2`)]
+      await commandLine(...given, ...words[0] === "create" ? [...options, "4M"] : options)
+    }
+    const blocks = (name: string): number => statSync(join(folder, name)).blocks
+    expect(["full.raw", "falloc.raw", "metadata.raw"].map((name) => blocks(name) >= 8192)).toEqual([true, true, false])
+    expect([blocks("full.qcow2"), blocks("falloc.qcow2")]).toEqual([blocks("metadata.qcow2"), blocks("metadata.qcow2")])
   })
 
   it.each(["raw", "qcow2"])("says how large the disk is that it has made: whole sectors, %s", async (format) => {

@@ -1,8 +1,10 @@
 /** Commands whose work fails, and then what they do about it fails as well, as on a full file system: one line says what went wrong. */
+import { readdirSync } from "node:fs"
 import { join } from "node:path"
 import { afterEach, expect, it, vi } from "vitest"
 import { BackingError } from "../../../src/backing/backing.ts"
 import { createImage } from "../../../src/backing/create.ts"
+import { HostFile } from "../../../src/backing/host/host-file.ts"
 import { openImage } from "../../../src/backing/open.ts"
 import { Qcow2Image } from "../../../src/backing/qcow2/image.ts"
 import { Snapshots } from "../../../src/backing/qcow2/snapshots/snapshots.ts"
@@ -55,4 +57,16 @@ it("resize that runs out of space and cannot restore the old size says which siz
   vi.restoreAllMocks()
   using disk = openImage(path)
   expect(disk.size).toBe(size)
+})
+
+it("create that finds no space for the data file leaves neither that nor the image", async () => {
+  const folder = temporaryDirectory()
+  const { write } = HostFile.prototype
+  vi.spyOn(HostFile.prototype, "write").mockImplementation(function (this: HostFile, buffer, offset) {
+    if (this.path.endsWith("d.raw")) failing("no room")()
+    write.call(this, buffer, offset)
+  })
+  const options = "data_file=d.raw,preallocation=full"
+  const { code, err } = await commandLine("create", "-f", "qcow2", "-o", options, join(folder, "a.qcow2"), "4M")
+  expect([code, err, readdirSync(folder)]).toEqual([1, "vioblk: no room\n", []])
 })

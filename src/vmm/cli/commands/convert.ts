@@ -9,7 +9,7 @@ import { openSource } from "../../../backing/operations/convert/source-image.ts"
 import { type Arguments, nameOf, UsageError } from "../arguments.ts"
 import type { ImageFormat } from "../../../backing/signatures.ts"
 import { defined, givenOptions, helpsWithOptions, wantsSpace } from "../create-options.ts"
-import { fillHoles } from "../fill-holes.ts"
+import { dataHolder, fillHoles } from "../fill-holes.ts"
 import { imageNamed, snapshotOf } from "../image-name.ts"
 import { longWork, stoppable } from "../long-work.ts"
 import { complain } from "../output.ts"
@@ -32,7 +32,8 @@ export async function convert(given: Arguments): Promise<number> {
       const leftBehind = `${target} is unchanged`
       await longWork(given, leftBehind, (watch) => convertToImage(source, target, { ...options, ...creating, ...watch }))
       if (wantsSpace(given, format)) {
-        await stoppable(`${target} is complete, but not all of its space is allocated`, (signal) => fillHoles(target, signal))
+        const holder = dataHolder(target, creating)
+        await stoppable(`${target} is complete, but not all of its space is allocated`, (signal) => fillHoles(holder, signal))
       }
     }
   } finally {

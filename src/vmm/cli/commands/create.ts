@@ -6,7 +6,7 @@ import { createQcow2 } from "../../../backing/qcow2/create.ts"
 import { type Arguments, nameOf, sizeOf, UsageError } from "../arguments.ts"
 import type { ImageFormat } from "../../../backing/signatures.ts"
 import { defined, givenOptions, helpsWithOptions, wantsSpace } from "../create-options.ts"
-import { fillHoles } from "../fill-holes.ts"
+import { dataHolder, fillHoles } from "../fill-holes.ts"
 import { formatBytes } from "../format.ts"
 import { stoppable } from "../long-work.ts"
 import { complain, print, printJson } from "../output.ts"
@@ -33,7 +33,7 @@ export async function create(given: Arguments): Promise<number> {
   } else {
     createImage(path, options)
   }
-  if (wantsSpace(given, format)) await fillOrRemove(path)
+  if (wantsSpace(given, format)) await fillOrRemove(path, dataHolder(path, options))
   if (format === "raw" && !given.flag("format") && /\.qcow2$/i.test(path)) {
     complain(`${path} is a raw image, whatever its name says; -f qcow2 makes a qcow2 image`)
   }
@@ -48,11 +48,12 @@ export async function create(given: Arguments): Promise<number> {
   return 0
 }
 
-async function fillOrRemove(path: string): Promise<void> {
+async function fillOrRemove(path: string, holder: string): Promise<void> {
   try {
-    await stoppable(`${path} was not created`, (signal) => fillHoles(path, signal))
+    await stoppable(`${path} was not created`, (signal) => fillHoles(holder, signal))
   } catch (error) {
     removeHostFile(path)
+    if (holder !== path) removeHostFile(holder)
     throw error
   }
 }
