@@ -75,7 +75,7 @@ describe.each(shapes)("over a file of the host: %s", (shape, create) => {
   const format = shape === "raw" ? "raw" : "qcow2"
   const open = (name = "disk", readOnly = false) => openImage(path(name), { format, readOnly })
 
-  it("the image as it was is taken, wherever it has been moved to", async () => {
+  it("the unchanged image is accepted, also after it was moved", async () => {
     create("disk")
     const state = await stateOver(open)
     expect(restored(state, open())).toBe("restored")
@@ -83,7 +83,7 @@ describe.each(shapes)("over a file of the host: %s", (shape, create) => {
     expect(restored(state, open("moved"))).toBe("restored")
   })
 
-  it("one that has been changed since is refused, however little, and taken where the caller answers for it", async () => {
+  it("a changed image is refused, however small the change, unless the caller sets image to any", async () => {
     create("disk")
     const state = await stateOver(open)
     const image = open()
@@ -93,7 +93,7 @@ describe.each(shapes)("over a file of the host: %s", (shape, create) => {
     expect(restored(state, open(), { image: "any" })).toBe("restored")
   })
 
-  it("another image is refused, a copy among them, and so is a disk that does not know what it is", async () => {
+  it("another image is refused, even a copy, and so is a disk without a version", async () => {
     create("disk")
     const state = await stateOver(open)
     copyFileSync(path("disk"), path("copy"))
@@ -103,7 +103,7 @@ describe.each(shapes)("over a file of the host: %s", (shape, create) => {
   })
 })
 
-it("a base that has been changed since is a change of its overlay", async () => {
+it("a changed base counts as a change of its overlay", async () => {
   createImage(path("base"), { size: SIZE, format: "raw" })
   createImage(path("disk"), { size: SIZE, backing: "base", backingFormat: "raw" })
   const open = () => openImage(path("disk"), { format: "qcow2" })
@@ -113,7 +113,7 @@ it("a base that has been changed since is a change of its overlay", async () => 
   expect(restored(state, open())).toMatch(/has been changed since/)
 })
 
-it("the same file in another format is another image", async () => {
+it("the same file in another format counts as another image", async () => {
   createImage(path("disk"), { size: SIZE })
   const state = await stateOver(() => openImage(path("disk"), { format: "qcow2" }))
   expect(restored(state, openImage(path("disk"), { format: "raw" }))).toMatch(
@@ -131,10 +131,10 @@ it("files that answer later have the version of their source", async () => {
   await Promise.all([late.close(), host.close()])
 })
 
-describe("a disk of somebody's own", () => {
+describe("a disk of the embedder's own", () => {
   const disk = (version: DiskVersion | undefined): VirtioBacking => Object.assign(new FakeDisk(), { version: () => version })
 
-  it("without a generation only the image counts; without a version everything passes", async () => {
+  it("without a generation is compared by its image only, and without a version not at all", async () => {
     const state = await stateOver(() => disk({ image: "lun 7" }))
     expect(restored(state, disk({ image: "lun 7" }))).toBe("restored")
     expect(restored(state, disk({ image: "lun 8" }))).toMatch(/^saved state: it is of another image: of "lun 7", not of "lun 8"; /)
@@ -145,13 +145,13 @@ describe("a disk of somebody's own", () => {
     [{ version: 7, readOnly: false }, /^saved state: version of the image: not an object$/],
     [{ version: { image: 7 } }, /^saved state: version of the image: not texts$/],
     ["x", /^saved state: disk: not an object$/],
-  ])("a state that says %j is refused", async (own, message) => {
+  ])("is refused with a state that has %j", async (own, message) => {
     const state = (await stateOver(() => disk({ image: "lun 7" }))) as { device: { own: unknown } }
     state.device.own = own
     expect(restored(state, disk({ image: "lun 7" }))).toMatch(message)
   })
 
-  it("options that do not exist are refused", async () => {
+  it("is refused with unknown options", async () => {
     const state = await stateOver(() => disk(undefined))
     expect(restored(state, disk(undefined), { image: "copy" } as never)).toMatch(
       /restoreState: image must be "same" or "any", not the string "copy"/,
@@ -159,7 +159,7 @@ describe("a disk of somebody's own", () => {
   })
 })
 
-it("the levels of a throttle come back with the disk, where it has one", () => {
+it("the levels of a throttle are restored with a disk that has one", () => {
   const clock = new ManualClock()
   const throttle = new Throttle({ requests: 10, writeBytes: { perSecond: 4096, burst: 8192 } }, { clock })
   const guest = new RingGuest({ backing: new FakeDisk(), disk: { throttle } })
@@ -177,7 +177,7 @@ it("the levels of a throttle come back with the disk, where it has one", () => {
   guest.machine.attachDisk(new FakeDisk(), { slot }).function.restoreState(JSON.parse(text))
 })
 
-it("a driver that was there before setReadOnly goes on with what it has negotiated, on the same device too", async () => {
+it("a driver from before setReadOnly keeps its negotiated features after a restore, also on the same device", async () => {
   const guest = new RingGuest({ backing: new FakeDisk() })
   await guest.disk.device.setReadOnly(true)
   const state = JSON.stringify(guest.disk.function.saveState())
@@ -189,7 +189,7 @@ it("a driver that was there before setReadOnly goes on with what it has negotiat
   expect([guest.disk.device.readOnly, guest.disk.device.virtio.negotiation.offered & 0x20n]).toEqual([true, 0x20n])
 })
 
-it("what setReadOnly has made of a disk comes back with it", async () => {
+it("the setting of setReadOnly is restored with the disk", async () => {
   const guest = new RingGuest({ backing: new FakeDisk() })
   await guest.disk.device.setReadOnly(true)
   const state = guest.disk.function.saveState()
@@ -204,7 +204,7 @@ it("what setReadOnly has made of a disk comes back with it", async () => {
 })
 
 describe('saveState({ inFlight: "again" })', () => {
-  it("saves requests that the disk has not answered as not done; here they go on, and there they are done again", async () => {
+  it("saves unanswered requests as not done; they go on here, and are repeated where the state is restored", async () => {
     const disk = new FakeDisk()
     disk.cache.set(pattern(0, 64))
     disk.waits = () => true

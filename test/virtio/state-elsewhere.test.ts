@@ -56,19 +56,19 @@ const OTHER = /^saved state: it is of another PCI function: register 0x/
 const LEGACY: BlockDriverOptions = { transport: "legacy" }
 const BIG: BlockDriverOptions = { guestEndian: "big" }
 
-describe("a device that is not like the one of the saved state is refused by name", () => {
+describe("a device that lacks something of the saved state is refused by name", () => {
   const withoutIndirect = { withoutFeatures: ["INDIRECT_DESC"] } as const
   it.each<[string, Attach, Attach, BlockDriverOptions, RegExp]>([
-    ["a modern driver's INDIRECT_DESC is not there", pci(), pci(withoutIndirect), {}, GONE],
-    ["a legacy driver's INDIRECT_DESC is not there", pci(), pci(withoutIndirect), LEGACY, /\(bit 28\)/],
-    ["a legacy driver's EVENT_IDX is not there", pci(), pci({ withoutFeatures: ["EVENT_IDX"] }), LEGACY, /\(bit 29\)/],
-    ["a legacy driver's FLUSH is not there", pci(), pci({ withoutFeatures: ["FLUSH"] }), LEGACY, /\(bits 9, 11\)/],
+    ["a modern driver's INDIRECT_DESC is missing", pci(), pci(withoutIndirect), {}, GONE],
+    ["a legacy driver's INDIRECT_DESC is missing", pci(), pci(withoutIndirect), LEGACY, /\(bit 28\)/],
+    ["a legacy driver's EVENT_IDX is missing", pci(), pci({ withoutFeatures: ["EVENT_IDX"] }), LEGACY, /\(bit 29\)/],
+    ["a legacy driver's FLUSH is missing", pci(), pci({ withoutFeatures: ["FLUSH"] }), LEGACY, /\(bits 9, 11\)/],
     ["the same over MMIO", mmio({ version: 1 }), mmio({ version: 1, ...withoutIndirect }), {}, GONE],
-    ["packed rings are not there", mmio({ withFeatures: ["RING_PACKED"] }), mmio(), {}, /\(bit 34\)/],
+    ["packed rings are missing", mmio({ withFeatures: ["RING_PACKED"] }), mmio(), {}, /\(bit 34\)/],
     ["the modern structures are in another kind of BAR", pci(), pci({ modernBar: "io" }), {}, OTHER],
     ["the same the other way round", pci({ modernBar: "io" }), pci(), {}, OTHER],
-    ["the modern structures are not there", pci(), pci({ interface: "legacy" }), {}, OTHER],
-    ["there are modern structures besides", pci({ interface: "legacy" }), pci(), {}, OTHER],
+    ["the modern structures are missing", pci(), pci({ interface: "legacy" }), {}, OTHER],
+    ["modern structures are added", pci({ interface: "legacy" }), pci(), {}, OTHER],
     ["fewer vectors", pci({ vectors: 3 }), pci({ vectors: 2 }), {}, OTHER],
     ["other queues", pci(), pci({ queues: 4, vectors: 2 }), {}, /^saved state: its device has 1 queues, this one 4$/],
     ["other queues over MMIO", mmio({ queues: 2 }), mmio(), {}, /^saved state: its device has 2 queues, this one 1$/],
@@ -96,7 +96,7 @@ describe("a device that is not like the one of the saved state is refused by nam
     await driver.close().catch(() => undefined)
   })
 
-  it("a state of a transport that is not ours has a version as well", () => {
+  it("a state of another transport has a version as well", () => {
     const vm = new Machine({ ramSize: 1 << 20 })
     const { virtio } = new VirtioBlk(memory())
     void new CallTransport({ virtio }, { memory: vm.memory, interrupt: () => undefined })
@@ -107,7 +107,7 @@ describe("a device that is not like the one of the saved state is refused by nam
   })
 })
 
-describe("a device that is like it for the driver takes the state", () => {
+describe("a device that looks the same to the driver accepts the state", () => {
   it.each<[string, Attach, Attach, BlockDriverOptions]>([
     ["more features", pci(), pci({ withFeatures: ["RING_PACKED", "IN_ORDER", "SUSPEND", "NOTIFICATION_DATA"] }), {}],
     ["a feature that the driver has refused is gone", pci(), pci({ withoutFeatures: ["EVENT_IDX"] }), {
@@ -135,7 +135,7 @@ describe("a device that is like it for the driver takes the state", () => {
   it.each<[string, Attach, BlockDriverOptions]>([
     ["PCI, a line", pci({ vectors: 0 }), {}], ["PCI, MSI-X", pci(), {}], ["PCI, a legacy driver", pci({ vectors: 0 }), LEGACY],
     ["MMIO", mmio(), {}], ["MMIO, version 1, big-endian", mmio({ version: 1, guestEndian: "big" }), BIG],
-  ])("BLK-35 CF-08 another size: the driver is told when all is back, and may look at once: %s", async (_, attach, options) => {
+  ])("BLK-35 CF-08 with another size the driver is told once all is restored, and may read it at once: %s", async (_, attach, options) => {
     const { vm, disk, driver } = await bench(attach, options)
     for (const size of [2 * SIZE, SIZE / 2]) {
       const state = plain(disk.transport.saveState())
@@ -157,7 +157,7 @@ describe("a device that is like it for the driver takes the state", () => {
     await driver.close()
   })
 
-  it("a function in a slot that has got more functions since, with an interrupt pending", async () => {
+  it("a function keeps its pending interrupt in a slot that has more functions now", async () => {
     const { vm, disk, driver } = await bench(pci({ vectors: 0 }), { interrupts: "none" })
     const state = plain(disk.transport.saveState())
     vm.attachDisk(memory(), { slot: 4, functionNumber: 1 })
@@ -168,7 +168,7 @@ describe("a device that is like it for the driver takes the state", () => {
   })
 
   it.each<[string, BlockDriverOptions]>([["modern", {}], ["legacy", LEGACY]])(
-    "FT-29 a writable disk that is read-only now, and its %s driver, which may discard: writes fail, here and where the state is restored",
+    "FT-29 with a writable disk that is read-only now, its %s driver's writes and discards fail, also after a restore",
     async (_, options) => {
       const { vm, disk, driver } = await bench(pci(), options)
       const readOnly = memory()

@@ -34,7 +34,7 @@ const saved = (disk: AttachedDisk): Record<string, unknown> => JSON.parse(
 describe("saveState and restoreState", () => {
   it.each([
     ["MSI-X", {}], ["INTx", { vectors: 0 }], ["two queues", { queues: 2 }],
-  ] as const)("move a running device to another machine, its driver notices nothing: %s", async (_, options) => {
+  ] as const)("move a running device to another machine, unnoticed by its driver: %s", async (_, options) => {
     const { vm, disk } = machine(undefined, options)
     const blk = await driver(vm, { queues: 2 })
     for (let round = 0; round < 700; round++) await blk.write(round % 8, sector(`round ${round}`))
@@ -53,7 +53,7 @@ describe("saveState and restoreState", () => {
     expect(await blk.read(4, 1)).toEqual(sector("after"))
   })
 
-  it("keep the driver's requests back while the device is paused, and serve them on resume", async () => {
+  it("leave requests waiting while the device is paused, and serve them on resume", async () => {
     const { vm, disk } = machine()
     const blk = await driver(vm)
     await disk.device.pause()
@@ -68,7 +68,7 @@ describe("saveState and restoreState", () => {
     expect(disk.device.statistics.write.requests).toBe(1)
   })
 
-  it("serve what the driver had made available while the state was saved", async () => {
+  it("serve requests that were available when the state was saved", async () => {
     const { vm, disk } = machine()
     const blk = await driver(vm)
     await disk.device.pause()
@@ -85,7 +85,7 @@ describe("saveState and restoreState", () => {
     expect(found).toEqual(sector("in the ring"))
   })
 
-  it("refuse to save while a request is in flight, and say what to do", async () => {
+  it("refuse while a request is in flight, and say what to do", async () => {
     const { vm, disk } = machine(promiseBacking(new MemoryBacking({ size: SIZE })))
     const blk = await driver(vm)
     const write = blk.write(0, sector("slow"))
@@ -98,7 +98,7 @@ describe("saveState and restoreState", () => {
 
   it.each([
     "answers that came", "answers that failed", "a request that was too long for one turn",
-  ])("PCI-36 while bus mastering is off, %s: saved as not done, and done again elsewhere", async (what) => {
+  ])("PCI-36 save %s while bus mastering is off as not done, and it is repeated after the restore", async (what) => {
     const disk = new FakeDisk({ size: 64 << 20 })
     disk.cache.set(pattern(0, 512))
     const long = what.startsWith("a request")
@@ -134,7 +134,7 @@ describe("saveState and restoreState", () => {
     expect(guest.read(1, 1)).toMatchObject({ status: OK, data: pattern(1001, 1) })
   })
 
-  it("keep a queue address above 2^53 to the last bit, and take a state from before requests in flight could be saved", async () => {
+  it("keep all bits of a queue address above 2^53, and accept a state of version 1", async () => {
     const { vm, disk } = machine()
     await driver(vm)
     disk.device.virtio.writeStatus(0)
@@ -154,7 +154,7 @@ describe("saveState and restoreState", () => {
     disk.function.restoreState(state)
   })
 
-  it("keep the cache mode that the driver chose, and tell it of a capacity that is another now", async () => {
+  it("keep the cache mode that the driver chose, and show another capacity with another generation", async () => {
     const { vm, disk } = machine()
     await driver(vm)
     disk.device.virtio.writeConfig(32, 1, 0) // writeback = 0
@@ -169,7 +169,7 @@ describe("saveState and restoreState", () => {
     expect(generation).not.toBe((state["device"] as { generation: number }).generation)
   })
 
-  it("tell the driver of another capacity by the vector that it had mapped, too", () => {
+  it("report another capacity by the vector that the driver had mapped", () => {
     const guest = new RingGuest({ backing: new MemoryBacking({ size: SIZE }) })
     const state = saved(guest.disk)
     const { slot } = guest.disk
@@ -180,7 +180,7 @@ describe("saveState and restoreState", () => {
 
   it.each([
     ["INTx", true], ["MSI-X", false],
-  ] as const)("ST-12 bring a broken device back as one that has told its driver: no interrupt comes twice, over %s", (_, hasLine) => {
+  ] as const)("ST-12 restore DEVICE_NEEDS_RESET without a second interrupt, over %s", (_, hasLine) => {
     const guest = new RingGuest({ backing: new MemoryBacking({ size: SIZE }), ...(hasLine ? { disk: { vectors: 0 } } : {}) })
     guest.ring.publish(0xffff)
     guest.kick()
@@ -197,7 +197,7 @@ describe("saveState and restoreState", () => {
     expect(again.device.brokenBy?.message).toMatch(/broken when its state was saved/)
   })
 
-  it("keep what a driver has set up before it wrote a status", () => {
+  it("keep the setup of a driver that has not written a status yet", () => {
     const guest = new RingGuest({ backing: new MemoryBacking({ size: SIZE }), legacy: true })
     guest.status = 0
     guest.openRing(0)
@@ -216,7 +216,7 @@ describe("saveState and restoreState", () => {
   }
   it.each<[string, (state: Changeable) => void, RegExp]>([
     ["another version", (state) => (state.version = 3), /^saved state: version 3, this program knows 1 to 2$/],
-    ["an interrupt status that cannot be", (state) => (state.isr = 8), /^saved state: ISR: 8 is not a number from 0 to 3$/],
+    ["an invalid interrupt status", (state) => (state.isr = 8), /^saved state: ISR: 8 is not a number from 0 to 3$/],
     [
       "more chains in flight than the queue has descriptors",
       (state) => Object.assign(state.device.queues[0] ?? {}, { size: 2, heads: [0, 1, 1] }),
@@ -229,7 +229,7 @@ describe("saveState and restoreState", () => {
     ],
     ["too few vectors", (state) => state.vectors.pop(), /^saved state: vectors: not a list of 2$/],
     [
-      "a queue size of no power of two",
+      "a queue size that is no power of two",
       (state) => Object.assign(state.device.queues[0] ?? {}, { size: 100 }),
       /^saved state: queue size 100 is not a power of two$/,
     ],
@@ -270,7 +270,7 @@ describe("saveState and restoreState", () => {
       "saved state: usedRing: an object is not an address",
     ],
     [
-      "a list that only says that it is long: it took minutes",
+      "a list that only has a large length",
       (state) => queue(state, { heads: new Array(2 ** 32 - 1) }),
       "saved state: heads of chains: undefined is not a number from 0 to 65535",
     ],
@@ -286,7 +286,7 @@ describe("saveState and restoreState", () => {
       `saved state: ISR: "${"x\\n".repeat(20)}..." is not a number from 0 to 3`,
     ],
     ["a number of another kind", (state) => (state.isr = 1n as never), "saved state: ISR: 1 is not a number from 0 to 3"],
-  ])("refuse %s, which no JSON has, in one line", async (_, damage, message) => {
+  ])("refuse %s, which JSON cannot hold, in one line", async (_, damage, message) => {
     const { vm, disk } = machine()
     await driver(vm)
     const state = saved(disk)
@@ -294,7 +294,7 @@ describe("saveState and restoreState", () => {
     expect(() => disk.function.restoreState(state)).toThrow(new Error(message))
   })
 
-  it("a state that is refused leaves the device at work, and the levels of its throttle: a guest that begins anew is served", async () => {
+  it("leave a device that refuses a state working, with the levels of its throttle", async () => {
     const throttle = new Throttle({ requests: 10 })
     const { vm, disk } = machine(undefined, { throttle })
     await driver(vm)
@@ -325,7 +325,7 @@ describe("saveState and restoreState", () => {
     expect(() => disk.function.restoreState(value)).toThrow(/^saved state: /)
   })
 
-  it("a ring whose saved addresses lie outside of RAM breaks the device, not the host", async () => {
+  it("make the device need a reset if saved ring addresses lie outside RAM", async () => {
     const { vm, disk } = machine()
     await driver(vm)
     const state = saved(disk) as { device: { queues: { descriptorTable: number }[] } }

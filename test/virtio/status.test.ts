@@ -45,7 +45,7 @@ describe("the handshake", () => {
     expect(new LegacyGuest(vm, guest.slot).status).toBe(0x0f)
   })
 
-  it("ST-07 an unacceptable set of features: FEATURES_OK reads 0, the other bits written stick", () => {
+  it("ST-07 an unacceptable set of features makes FEATURES_OK read 0, and the other bits stay", () => {
     for (const [low, high] of [[1 << F.SIZE_MAX, 0], [1 << F.SIZE_MAX, 1], [0, 1 | (1 << (F.RING_PACKED - 32))]] as const) {
       guest.status = 0
       guest.status = 0x01
@@ -81,7 +81,7 @@ describe("the handshake", () => {
     }
   })
 
-  it("ST-09 a set that was accepted once is accepted after every reset", () => {
+  it("ST-09 a set of features that was accepted once is accepted after every reset", () => {
     const { offered } = guest
     for (let round = 0; round < 100; round++) {
       expect(guest.negotiate(offered)).toBe(true)
@@ -93,7 +93,7 @@ describe("the handshake", () => {
     }
   })
 
-  it("ST-10 features are frozen from FEATURES_OK to reset: EVENT_IDX stays on, whatever is written", () => {
+  it("ST-10 features do not change from FEATURES_OK to reset: EVENT_IDX stays on, whatever is written", () => {
     guest.start([ring], mask(F.EVENT_IDX))
     guest.acceptWord(0, 0)
     guest.acceptWord(1, 0)
@@ -113,7 +113,7 @@ describe("the handshake", () => {
 })
 
 describe("DRIVER_OK", () => {
-  it("ST-05 ST-06 nothing is taken and nothing is told before DRIVER_OK; then what waits is served without another kick", () => {
+  it("ST-05 ST-06 before DRIVER_OK no request is taken and no interrupt raised; then waiting requests need no other kick", () => {
     guest.negotiate(VERSION_1)
     guest.enable(0, ring)
     const request = ring.request(T.IN, 3, SECTOR)
@@ -123,7 +123,7 @@ describe("DRIVER_OK", () => {
     expect([ring.usedIdx, ring.status(request), guest.interrupted, guest.readIsr()]).toEqual([1, OK, true, 1])
   })
 
-  it("ST-06 setting DRIVER_OK is an event once: writing it again looks at no queue", () => {
+  it("ST-06 writing DRIVER_OK again looks at no queue", () => {
     guest.negotiate(VERSION_1)
     guest.enable(0, ring)
     guest.status = UP
@@ -144,7 +144,7 @@ describe("DRIVER_OK", () => {
 })
 
 describe("DEVICE_NEEDS_RESET", () => {
-  it("ST-11 ST-12 a chain that loops: DEVICE_NEEDS_RESET, and one configuration change notification", () => {
+  it("ST-11 ST-12 a chain that loops sets it, with one configuration change notification", () => {
     guest.start([ring])
     breakRing()
     expect(guest.status).toBe(0x4f)
@@ -164,7 +164,7 @@ describe("DEVICE_NEEDS_RESET", () => {
     expect(vm.interrupts.takeMessages()).toEqual([{ address: 0xfee0_0000, data: 0x41 }])
   })
 
-  it("ST-13 the driver can neither clear nor set it; the device stays idle until it is reset", () => {
+  it("ST-13 the driver can neither clear nor set it, and the device stays idle until it is reset", () => {
     guest.start([ring])
     breakRing()
     for (const status of [0x0f, 0x0b, 0x01, 0x4f]) {
@@ -185,7 +185,7 @@ describe("DEVICE_NEEDS_RESET", () => {
     expectService()
   })
 
-  it("ST-13 a driver that resets the device from the interrupt of the last good request gets a device that works", () => {
+  it("ST-13 a driver that resets the device inside the interrupt of the last good request gets a working device", () => {
     guest.start([ring])
     let resets = 0
     vm.interrupts.subscribe(() => {
@@ -221,7 +221,7 @@ describe("status writes that are no reset", () => {
     expectService()
   })
 
-  it("ST-14 a write that drops bits is no reset: features and queues stay", () => {
+  it("ST-14 a write that drops bits keeps features and queues", () => {
     guest.start([ring], mask(F.EVENT_IDX))
     expectService()
     guest.status = STATUS.ACKNOWLEDGE
@@ -235,7 +235,7 @@ describe("status writes that are no reset", () => {
     expect([ring.usedIdx, ring.status(request)]).toEqual([2, OK])
   })
 
-  it("ST-15 SUSPEND is not offered: its bit, and the bits that have no meaning, do nothing, and never make the status read 0", () => {
+  it("ST-15 without SUSPEND offered its bit and undefined bits do nothing, and never make the status read 0", () => {
     guest.start([ring])
     expect(guest.offered & mask(F.SUSPEND)).toBe(0n)
     for (const status of [0x10, 0x20, 0x40, 0x70]) {

@@ -63,7 +63,7 @@ describe("the bit", () => {
 })
 
 describe.each(RINGS)("with a $ring ring", ({ packed }) => {
-  it("ST-15 what is in flight ends and is told of first; what comes in then waits for the resume, and needs no kick", async () => {
+  it("ST-15 requests in flight complete first; later ones wait for the resume, and need no kick", async () => {
     const { one, disk } = guestOf(packed)
     disk.waits = ({ name }) => name === "read"
     const before = [one.place(read(1)), one.place(read(9))]
@@ -89,7 +89,7 @@ describe.each(RINGS)("with a $ring ring", ({ packed }) => {
     expect([one.status, one.takeUsed().length, one.reply(after, 513).status]).toEqual([UP, 1, OK])
   })
 
-  it("ST-15 the driver changes its mind before that", async () => {
+  it("ST-15 the driver may take the suspension back before that", async () => {
     const { one, disk } = guestOf(packed)
     disk.waits = ({ name }) => name === "read"
     send(one, [one.place(read(1))])
@@ -103,7 +103,7 @@ describe.each(RINGS)("with a $ring ring", ({ packed }) => {
     expect([one.status, one.takeUsed().length]).toEqual([UP, 2])
   })
 
-  it("ST-15 ST-02 a reset ends it, suspended or about to be", async () => {
+  it("ST-15 ST-02 a reset ends a suspension, done or about to be", async () => {
     const { one, disk } = guestOf(packed)
     disk.waits = ({ name }) => name === "read"
     for (const wait of [true, false]) {
@@ -119,7 +119,7 @@ describe.each(RINGS)("with a $ring ring", ({ packed }) => {
     expect((await one.runLong(read(3))).status).toBe(OK)
   })
 
-  it("ST-15 a queue that is reset has nothing left in flight", async () => {
+  it("ST-15 a queue reset ends its requests in flight, which delay the suspension no longer", async () => {
     const { one, disk } = guestOf(packed, { features: [...FEATURES, F.RING_RESET] })
     disk.waits = ({ name }) => name === "read"
     send(one, [one.place(read(1))])
@@ -131,7 +131,7 @@ describe.each(RINGS)("with a $ring ring", ({ packed }) => {
     expect(one.takeUsed()).toEqual([])
   })
 
-  it("ST-15 a broken ring before that: DEVICE_NEEDS_RESET, and no SUSPEND", async () => {
+  it("ST-15 a broken ring before that sets DEVICE_NEEDS_RESET, and not SUSPEND", async () => {
     const { one, disk } = guestOf(packed)
     disk.waits = ({ name }) => name === "read"
     send(one, [one.place(read(1))])
@@ -147,7 +147,7 @@ describe.each(RINGS)("with a $ring ring", ({ packed }) => {
     expect(one.status & (SUSPEND | NEEDS_RESET)).toBe(NEEDS_RESET)
   })
 
-  it("ST-15 state saved while it is suspended, or about to be: it goes on from there", async () => {
+  it("ST-15 a state that is saved while suspended, or about to be, goes on from there", async () => {
     const { one, disk } = guestOf(packed)
     const placed = one.place(read(1))
     one.status = 0x1f
@@ -177,8 +177,8 @@ describe.each(RINGS)("with a $ring ring", ({ packed }) => {
   })
 })
 
-describe("from inside of a turn", () => {
-  it("ST-15 the observer of a request that is done suspends the device: the request is shown before that, and nothing after", () => {
+describe("inside a turn", () => {
+  it("ST-15 an observer may suspend the device: its request completes before that, and none after", () => {
     let suspend = true
     const seen: number[] = []
     const { one } = guestOf(false, {
@@ -200,7 +200,7 @@ describe("from inside of a turn", () => {
 })
 
 describe("the configuration space", () => {
-  it("ST-15 CF-08 BLK-35 stays as it is while suspended, for the device and for the driver; one notice comes with the resume", () => {
+  it("ST-15 CF-08 BLK-35 does not change while suspended, and one notification comes with the resume", () => {
     const backing = new MemoryBacking({ size: 1 << 20 })
     const one = new RingGuest({ backing, features: FEATURES, disk: { withFeatures: ["SUSPEND"] } })
     one.status = 0x1f
@@ -217,7 +217,7 @@ describe("the configuration space", () => {
     expect(one.config(0x20, 1)).toBe(0)
   })
 
-  it("ST-15 a change that waits is there after a reset, without a notice; another disk in its place waits as well", async () => {
+  it("ST-15 changes after a reset without a notification, also by another disk", async () => {
     const backing = new MemoryBacking({ size: 1 << 20 })
     const one = new RingGuest({ backing, features: FEATURES, disk: { withFeatures: ["SUSPEND"] } })
     one.status = 0x1f
@@ -230,7 +230,7 @@ describe("the configuration space", () => {
   })
 })
 
-describe("requests that wait for a throttle, or since an error has stopped the disk, are in flight", () => {
+describe("requests that wait for a throttle or a stopped disk are in flight", () => {
   it.each([false, true])("ST-15 they end before the device shows SUSPEND, held by the host or not: %s", async (isHeld) => {
     const clock = new ManualClock()
     const throttle = new Throttle({ requests: 1 }, { clock })
@@ -269,7 +269,7 @@ describe("requests that wait for a throttle, or since an error has stopped the d
     expect([one.status, one.reply(placed, 0).status]).toEqual([SUSPENDED, OK])
   })
 
-  it("ST-15 what waited for a throttle that has been taken away while the disk was paused ends first", async () => {
+  it("ST-15 they end first also when their throttle was taken away during a pause", async () => {
     const throttle = new Throttle({ requests: 1 }, { clock: new ManualClock() })
     const { one } = guestOf(false, { disk: { withFeatures: ["SUSPEND"], throttle } })
     const placed = [1, 3, 5].map((sector) => one.place(read(sector)))
@@ -284,7 +284,7 @@ describe("requests that wait for a throttle, or since an error has stopped the d
     expect([one.status, ...placed.map((each) => one.reply(each, 0).status)]).toEqual([SUSPENDED, OK, OK, OK])
   })
 
-  it.each([1 << 19, 1 << 21])("ST-15 BLK-35 restored over a disk of another size while suspended: seen at the resume, %i bytes", (size) => {
+  it.each([1 << 19, 1 << 21])("ST-15 BLK-35 another size after a restore while suspended shows at the resume, %i bytes", (size) => {
     const { one } = guestOf()
     one.status = 0x1f
     const state = JSON.parse(JSON.stringify(one.disk.function.saveState())) as unknown
@@ -299,7 +299,7 @@ describe("requests that wait for a throttle, or since an error has stopped the d
     expect([one.status, one.capacity, one.irqs().includes(CONFIG_IRQ)]).toEqual([UP, size / 512, true])
   })
 
-  it("ST-15 state saved while suspended holds a change that waits: another disk of its size is told of after the restore", async () => {
+  it("ST-15 a state that is saved while suspended holds a pending change of size, which shows after the restore", async () => {
     const { one } = guestOf()
     one.status = 0x1f
     await one.disk.device.changeBacking(new FakeDisk({ content: pattern(0, 2048, 5) }))

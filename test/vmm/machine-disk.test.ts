@@ -67,7 +67,7 @@ function read(port: number, sector: number, sectors: number): void {
 }
 
 describe("attachDisk", () => {
-  it("with readOnly a guest finds a read-only disk over a backing that could be written, beside one that it may write to", () => {
+  it("with readOnly offers a writable backing as a read-only disk, beside a writable one", () => {
     const RO = 1 << 5
     const backing = new MemoryBacking({ size: SECTOR })
     const [fixed, free] = [vm.attachDisk(backing, { readOnly: true }), vm.attachDisk(new MemoryBacking({ size: SECTOR }))]
@@ -87,7 +87,7 @@ describe("attachDisk", () => {
     expect([vm.portRead(port + CAPACITY, 4), vm.portRead(port + CAPACITY + 4, 4)]).toEqual([2 ** 21, 0])
   })
 
-  it("hands its options to the device and to the PCI function, and takes a slot", () => {
+  it("passes its options to the device and to the PCI function, and uses the given slot", () => {
     const disk = vm.attachDisk(new MemoryBacking({ size: SECTOR }), { slot: 6, interface: "modern", vectors: 7, queues: 3 })
     expect(disk.slot).toBe(6)
     expect(config(6, 0x00)).toBe(0x1042_1af4)
@@ -99,7 +99,7 @@ describe("attachDisk", () => {
     expect(config(1, 0x00)).toBe(0xffff_ffff)
   })
 
-  it("every interface and BAR kind has room for 31 disks", () => {
+  it("has room for 31 disks of every interface and BAR kind", () => {
     for (const options of [{}, { interface: "legacy" }, { modernBar: "io" }, { vectors: 2048, queues: 2047 }] as const) {
       const full = new Machine({ ramSize: 4096 })
       for (let slot = 1; slot <= 31; slot++) {
@@ -109,7 +109,7 @@ describe("attachDisk", () => {
     }
   })
 
-  it("a legacy driver that knows only ports and RAM reads the disk; its interrupt comes by the line and goes when it reads the ISR", () => {
+  it("serves a legacy driver that knows only ports and RAM, whose interrupt line falls when it reads the ISR", () => {
     const content = new Rng(SEED).bytes(4 * SECTOR)
     const backing = new MemoryBacking({ size: 1 << 20 })
     backing.pwrite(content, 77 * SECTOR)
@@ -123,7 +123,7 @@ describe("attachDisk", () => {
     expect(vm.interrupts.level(10)).toBe(false)
   })
 
-  it("PCI-36 without bus mastering nothing of the guest's memory is touched; the request is served once it is on", () => {
+  it("PCI-36 without bus mastering leaves guest memory alone, and serves the request once it is on", () => {
     const disk = vm.attachDisk(new MemoryBacking({ size: 1 << 20 }))
     const port = start(disk)
     config(disk.slot, 0x04, 0x0003)
@@ -135,13 +135,13 @@ describe("attachDisk", () => {
 })
 
 describe("detachDisk", () => {
-  it("takes disks only", () => {
+  it("detaches only disks", () => {
     vm.plug(4, ({ interrupts }) => new TestFunction({ ...OPTIONS, interrupts }))
     for (const slot of [0, 4, 5, 99]) expect(() => vm.detachDisk(slot)).toThrow(`slot ${slot} holds no disk`)
     expect(config(4, 0)).toBe(0x1001_1af4)
   })
 
-  it("while a request is under way: guest memory is not touched any more, the line is low, and the slot takes another disk", async () => {
+  it("with a request under way leaves guest memory alone and the line low, and the slot takes another disk", async () => {
     const answers: (() => void)[] = []
     const slow: VirtioBacking = {
       size: 1 << 20,

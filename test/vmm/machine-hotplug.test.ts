@@ -22,7 +22,7 @@ const present = (vm: Machine, slot: number): boolean => {
 }
 
 describe("ACPI hot-plug", () => {
-  it("tells the guest of a disk that comes: one interrupt, one slot to check", () => {
+  it("announces a new disk by one interrupt and one slot to check", () => {
     const { vm, guest } = machine()
     expect(vm.interrupts.level(SCI)).toBe(false)
     vm.attachDisk(disk(), { slot: 7 })
@@ -41,7 +41,7 @@ describe("ACPI hot-plug", () => {
     expect(guest.handle()).toEqual(["check 3"])
   })
 
-  it("asks the guest to give a disk up; the guest's eject takes it off the bus, and says so", () => {
+  it("asks the guest to release a disk, and its eject takes the disk off the bus and reports that", () => {
     const { vm, guest, ejected } = machine()
     vm.attachDisk(disk(), { slot: 31 })
     guest.handle()
@@ -55,7 +55,7 @@ describe("ACPI hot-plug", () => {
     expect(guest.handle()).toEqual(["check 31"])
   })
 
-  it("lets a guest eject what it was not asked for, as a person does there; an empty slot and the host bridge stay as they are", () => {
+  it("lets a guest eject a disk unasked, but not an empty slot or the host bridge", () => {
     const { vm, guest, ejected } = machine()
     vm.attachDisk(disk(), { slot: 4 })
     for (const slot of [0, 4, 5]) guest.eject(slot)
@@ -64,7 +64,7 @@ describe("ACPI hot-plug", () => {
     expect(() => vm.requestEject(0)).toThrow("slot 0 holds nothing that can be ejected")
   })
 
-  it("tells the guest of a disk that was pulled; its eject then is an acknowledgement", () => {
+  it("reports a disk that was pulled, and takes the guest's eject as an acknowledgement", () => {
     const { vm, guest, ejected } = machine()
     vm.attachDisk(disk(), { slot: 6 })
     guest.handle()
@@ -74,7 +74,7 @@ describe("ACPI hot-plug", () => {
     expect([ejected, vm.portRead(0xae04, 4), vm.interrupts.level(SCI)]).toEqual([[], 0, false])
   })
 
-  it("a disk in the slot of one that was pulled is announced when the guest has let go of the old one, which ejects neither", () => {
+  it("announces another disk in a slot once the guest has released the one that was pulled, which ejects neither", () => {
     const { vm, guest, ejected } = machine()
     vm.attachDisk(disk(), { slot: 6 })
     guest.handle()
@@ -89,7 +89,7 @@ describe("ACPI hot-plug", () => {
     expect([present(vm, 6), ejected]).toEqual([false, [6]])
   })
 
-  it("announces a slot with its function 0, and gives up all functions of a slot together, function 0 last", () => {
+  it("announces a slot with its function 0, and ejects all functions of a slot together, function 0 last", () => {
     const ejected: string[] = []
     const vm = new Machine({ ramSize: 1 << 20, ejected: (slot, fn) => ejected.push(`${slot} ${fn === first.function}`) })
     const guest = new AcpiGuest(vm)
@@ -114,7 +114,7 @@ describe("ACPI hot-plug", () => {
     expect(guest.handle()).toEqual(["eject 7"])
   })
 
-  it("a reset forgets all events, and ejects what was asked for", () => {
+  it("drops all events at a reset, and ejects disks that were asked for", () => {
     const { vm, guest, ejected } = machine()
     for (const slot of [1, 2, 3]) vm.attachDisk(disk(), { slot })
     vm.requestEject(2)
@@ -139,13 +139,13 @@ describe("ACPI hot-plug", () => {
     expect(vm.interrupts.level(SCI)).toBe(false)
   })
 
-  it("says that every slot but the host bridge's can be ejected, and has no further features", () => {
+  it("shows every slot but the host bridge's as removable, and no further features", () => {
     const { vm, guest } = machine()
     expect(guest.removable).toEqual(Array.from({ length: 31 }, (_, at) => at + 1))
     expect(vm.portRead(0xae08, 4)).toBe(0)
   })
 
-  it("does not announce a disk for which there was no room", () => {
+  it("announces no disk that found no room", () => {
     const { vm } = machine()
     vm.attachDisk(disk(), { slot: 1 })
     vm.portWrite(0xafe0, 1, 0xff)
@@ -155,7 +155,7 @@ describe("ACPI hot-plug", () => {
 })
 
 describe("the ports", () => {
-  it("answer in any width: bytes past the ends are all ones, and writes there are dropped", () => {
+  it("answer in any width; bytes past their ends read all ones, and writes there are dropped", () => {
     const { vm } = machine()
     vm.attachDisk(disk(), { slot: 9 })
     vm.attachDisk(disk(), { slot: 31 })
@@ -167,7 +167,7 @@ describe("the ports", () => {
     expect(vm.portRead(0xafe2, 2)).toBe(0x00ff)
   })
 
-  it("ignore writes to what is read only; a byte written to the eject register ejects from that byte's slots", () => {
+  it("ignore writes to read-only registers; a byte of the eject register ejects among the slots of that byte", () => {
     const { vm, ejected } = machine()
     for (const slot of [9, 16]) vm.attachDisk(disk(), { slot })
     for (const port of [0xae00, 0xae04, 0xae0c]) vm.portWrite(port, 4, 0xffff_ffff)
@@ -178,7 +178,7 @@ describe("the ports", () => {
     expect(ejected).toEqual([9, 16])
   })
 
-  it("an event is cleared by writing its bit, and by nothing else", () => {
+  it("clear an event only by a write of its bit", () => {
     const { vm } = machine()
     vm.attachDisk(disk(), { slot: 2 })
     vm.portWrite(0xafe0, 1, 0xfd)
@@ -192,7 +192,7 @@ describe("saved state", () => {
   const levels: boolean[] = []
   const hotplug = (): PciHotplug => new PciHotplug({ sci: (level) => levels.push(level), eject: () => undefined, removable: () => 0 })
 
-  it("carries every register, the pending interrupt too", () => {
+  it("has every register, and the pending interrupt", () => {
     const from = hotplug()
     from.write(0xafe2, 2, 0xffff)
     from.plugged(31)
@@ -208,7 +208,7 @@ describe("saved state", () => {
     expect(to.read(0xae00, 4)).toBe(2 ** 31 + 2 ** 5)
   })
 
-  it("refuses what is not such a list, and stays as it was", () => {
+  it("is refused if invalid, without a change", () => {
     const registers = hotplug()
     registers.plugged(1)
     for (const state of [[], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0, -1], [0, 0, 0, 0, 0, 2 ** 32], "text", null]) {

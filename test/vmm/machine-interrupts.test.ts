@@ -3,7 +3,7 @@ import { describe, expect, it } from "vitest"
 import { Interrupts } from "../../src/vmm/interrupts.ts"
 
 describe("interrupt lines", () => {
-  it("a line is up while any function that shares it holds it up", () => {
+  it("a line is high while any function that shares it raises it", () => {
     const interrupts = new Interrupts()
     const first = interrupts.connect(10)
     const second = interrupts.connect(10)
@@ -20,7 +20,7 @@ describe("interrupt lines", () => {
     expect(interrupts.raised).toEqual([5])
   })
 
-  it("listeners hear of every change of a line's level, and not of a second function that joins in", () => {
+  it("listeners hear of every change of a line's level, and not of a second function that raises it", () => {
     const interrupts = new Interrupts()
     const heard: string[] = []
     interrupts.subscribe((change) => heard.push(change.type === "line" ? `${change.line} ${interrupts.level(change.line)}` : "message"))
@@ -48,7 +48,7 @@ describe("interrupt lines", () => {
     expect(interrupts.messages).toEqual([])
   })
 
-  it("a listener that quiets the device within the call leaves the line low for everybody", () => {
+  it("a listener that quiets the device within the call leaves the line low", () => {
     const interrupts = new Interrupts()
     const pin = interrupts.connect(10)
     const seen: boolean[] = []
@@ -63,7 +63,7 @@ describe("interrupt lines", () => {
 })
 
 describe("messages", () => {
-  it("are kept in order, of all functions, until they are taken", () => {
+  it("of all functions are kept in order until they are taken", () => {
     const interrupts = new Interrupts()
     const first = interrupts.connect(10)
     const second = interrupts.connect(11)
@@ -83,7 +83,7 @@ describe("messages", () => {
     expect(interrupts.dropped).toBe(0)
   })
 
-  it("nobody takes are bounded: the newest 65536 stay, in order, and the lost ones are counted", () => {
+  it("that are not taken are bounded: the newest 65536 stay in order, and lost ones are counted", () => {
     const interrupts = new Interrupts()
     const source = interrupts.connect(10)
     for (let n = 0; n < 65536; n++) source.message(0, n)
@@ -98,7 +98,7 @@ describe("messages", () => {
     expect(interrupts.dropped).toBe(1010)
   })
 
-  it("a listener hears of each, may unsubscribe and subscribe while it is called, and hears nothing afterwards", () => {
+  it("reach each listener, which may unsubscribe and subscribe while it is called", () => {
     const interrupts = new Interrupts()
     const source = interrupts.connect(10)
     const heard: number[] = []
@@ -118,7 +118,7 @@ describe("messages", () => {
     expect(heard).toEqual([1, 2])
   })
 
-  it("the same listener subscribed twice hears twice, and each subscription ends by itself", () => {
+  it("reach a listener twice that has subscribed twice, and each subscription ends by itself", () => {
     const interrupts = new Interrupts()
     let calls = 0
     const listener = (): void => void calls++

@@ -54,7 +54,7 @@ describe("RAM", () => {
     expect(vm.ram[PAGE - 2]).toBe(0x45)
   })
 
-  it("ends where it ends: an access across the end, or behind it, reads all ones and changes nothing", () => {
+  it("has an end: an access across it or behind it reads all ones and changes nothing", () => {
     const vm = machine()
     expect([
       vm.mmioRead(PAGE - 1, 2),
@@ -67,7 +67,7 @@ describe("RAM", () => {
     expect([...vm.ram.subarray(PAGE - 4)]).toEqual([0, 0, 0, 0])
   })
 
-  it("may lie in an ArrayBuffer, a SharedArrayBuffer or a view that somebody else owns", () => {
+  it("may lie in an ArrayBuffer, a SharedArrayBuffer or a view of the embedder", () => {
     const shared = new SharedArrayBuffer(2 * PAGE)
     const inShared = new Machine({ ramSize: PAGE, memory: shared })
     inShared.ram[5] = 0xaa
@@ -79,7 +79,7 @@ describe("RAM", () => {
     expect([inView.ram.length, view[0]]).toEqual([8192, 0xbb])
   })
 
-  it("follows a WebAssembly memory that grows: with all of it, or with the ramSize bytes that were asked for", () => {
+  it("follows a WebAssembly memory that grows, with all of it or with ramSize bytes", () => {
     for (const shared of [false, true]) {
       const memory = new WebAssembly.Memory({ initial: 1, maximum: 4, shared })
       const whole = new Machine({ memory })
@@ -96,7 +96,7 @@ describe("RAM", () => {
     }
   })
 
-  it("of a size that cannot be is refused with the reason", () => {
+  it("of an invalid size is refused with the reason", () => {
     expect(() => new Machine({ ramSize: 3 * 2 ** 30 + 1 })).toThrow("RAM has 1 to 3221225472 bytes (3 GiB)")
     for (const ramSize of [0, -4096, 1.5, NaN, Infinity]) expect(() => new Machine({ ramSize })).toThrow(RangeError)
     expect(() => new Machine({})).toThrow("needs ramSize, memory or both")
@@ -104,14 +104,14 @@ describe("RAM", () => {
     expect(() => new Machine({ memory: new ArrayBuffer(0) })).toThrow(RangeError)
   })
 
-  it("devices announce their stores through `written`", () => {
+  it("has stores of devices announced through `written`", () => {
     const stores: number[][] = []
     const vm = new Machine({ ramSize: PAGE, written: (address, length) => stores.push([address, length]) })
     vm.memory.written?.(0x1000, 16)
     expect(stores).toEqual([[0x1000, 16]])
   })
 
-  it("wins over a BAR that a guest places into it", () => {
+  it("takes precedence over a BAR that a guest places into it", () => {
     const vm = machine()
     const { slot, function: fn } = plug(vm)
     configWrite32(vm, slot, 0x14, 0x1000)
@@ -138,7 +138,7 @@ describe("enumeration", () => {
     }
   })
 
-  it("the host bridge says where the ECAM is, and cannot be unplugged or replaced", () => {
+  it("finds the place of the ECAM in the host bridge, which cannot be unplugged or replaced", () => {
     const vm = machine()
     configWrite32(vm, 0, 0x60, 0)
     expect(configRead32(vm, 0, 0x60)).toBe(ECAM_WINDOW.start + 1)
@@ -147,7 +147,7 @@ describe("enumeration", () => {
     expect(configRead32(vm, 0, 0)).toBe(0x29c0_8086)
   })
 
-  it("by ports, by the ECAM and by the function itself: every register reads the same at every width", () => {
+  it("reads every register alike by ports, by the ECAM and from the function, at every width", () => {
     const vm = machine()
     const { slot, function: fn } = plug(vm)
     for (let register = 0; register < 256; register++) {
@@ -162,7 +162,7 @@ describe("enumeration", () => {
     expect(vm.mmioRead(ECAM_WINDOW.end - 4, 4)).toBe(0xffff_ffff)
   })
 
-  it("where nothing answers reads are all ones of their width, and writes are dropped", () => {
+  it("reads all ones of the width where nothing answers, and drops writes there", () => {
     const vm = machine()
     for (const width of WIDTHS) {
       const ones = 2 ** (8 * width) - 1
@@ -177,7 +177,7 @@ describe("enumeration", () => {
     }
   })
 
-  it("a width that is no width is refused, for callers without a compiler", () => {
+  it("refuses an invalid width", () => {
     const vm = machine()
     for (const width of [0, 3, 8, NaN]) {
       const wrong = width as 1
@@ -189,8 +189,8 @@ describe("enumeration", () => {
   })
 })
 
-describe("what firmware does for a function", () => {
-  it("addresses in the windows, aligned to their size and apart; I/O and memory decoding on, bus mastering off; line and pin", () => {
+describe("firmware", () => {
+  it("gives a function aligned addresses in the windows, decoding without bus mastering, a line and a pin", () => {
     const vm = machine()
     const used: { start: number; end: number; io: boolean }[] = []
     for (let n = 0; n < 8; n++) {
@@ -210,12 +210,12 @@ describe("what firmware does for a function", () => {
     }
   })
 
-  it("slots take turns on the interrupt lines 10, 11, 5 and 9", () => {
+  it("spreads slots over the interrupt lines 10, 11, 5 and 9", () => {
     const vm = machine()
     expect([1, 2, 3, 4, 5, 31].map((slot) => plug(vm, slot).line)).toEqual([10, 11, 5, 9, 10, 5])
   })
 
-  it("a 64-bit BAR that finds no room below 4 GiB goes above, and works there", () => {
+  it("places a 64-bit BAR without room below 4 GiB above, where it works", () => {
     const vm = machine()
     const { slot, function: fn } = plug(vm, undefined, [{ index: 2, kind: "memory64", size: 2 ** 32 }])
     expect(fn.barAddress(2)).toBe(MMIO64_WINDOW.start)
@@ -224,7 +224,7 @@ describe("what firmware does for a function", () => {
     expect(vm.mmioRead(MMIO64_WINDOW.start + 8, 4)).toBe(0xcafe_f00d)
   })
 
-  it("a BAR that its guest has unplaced, however large, and one in the other space stand in nobody's way", () => {
+  it("is not hindered by a BAR that a guest has unplaced, nor by one in the other space", () => {
     const vm = machine()
     const { slot } = plug(vm, undefined, [{ index: 0, kind: "memory64", size: 2 ** 33 }, { index: 2, kind: "memory32", size: 4096 }])
     configWrite32(vm, slot, 0x10, 0)
@@ -235,7 +235,7 @@ describe("what firmware does for a function", () => {
     expect(next.function.barAddress(1)).toBeLessThan(MMIO32_WINDOW.end)
   })
 
-  it("when there is no room the function does not stay on the bus", () => {
+  it("takes a function without room off the bus", () => {
     const vm = machine()
     // Aligned to its size it would end at 4 GiB, or begin below the window.
     expect(() => plug(vm, 4, [{ index: 0, kind: "memory32", size: 2 ** 29 }])).toThrow("no room for BAR 0, 536870912 bytes of memory space")
@@ -247,7 +247,7 @@ describe("what firmware does for a function", () => {
     expect(configRead32(vm, 6, 0)).toBe(0xffff_ffff)
   })
 
-  it("31 functions fill the bus; the next is told so", () => {
+  it("fills the bus with 31 functions, and refuses the next", () => {
     const vm = machine()
     for (let n = 1; n <= 31; n++) expect(plug(vm).slot).toBe(n)
     expect(() => plug(vm)).toThrow("all 32 slots of the PCI bus are occupied")
@@ -257,7 +257,7 @@ describe("what firmware does for a function", () => {
 })
 
 describe("the guest", () => {
-  it("reaches a BAR by ports and by memory; bytes, words and dwords agree at every offset, and what crosses the end is all ones", () => {
+  it("reaches a BAR by ports and by memory: all widths agree at every offset, and an access across the end is all ones", () => {
     const vm = machine()
     const { function: fn } = plug(vm)
     const io = fn.barAddress(0) ?? NaN
@@ -275,7 +275,7 @@ describe("the guest", () => {
     }
   })
 
-  it("may size and place every BAR anew, between RAM and 4 GiB or above, and turn decoding off", () => {
+  it("may size and move every BAR, between RAM and 4 GiB or above, and switch decoding off", () => {
     const vm = machine()
     const { slot, function: fn } = plug(vm)
     const old = fn.barAddress(1) ?? NaN
@@ -295,7 +295,7 @@ describe("the guest", () => {
     expect([vm.mmioRead(0x8000_0000, 4), vm.portRead(0xc000, 1)]).toEqual([0xffff_ffff, 0xff])
   })
 
-  it("sees the pin on the line, shared lines ORed, and Command bit 10 obeyed", () => {
+  it("sees the pin on the line, shared with others, and controlled by Command bit 10", () => {
     const vm = machine()
     const first = plug(vm, 1)
     const second = plug(vm, 5)
@@ -327,7 +327,7 @@ describe("the guest", () => {
 })
 
 describe("hot-plug", () => {
-  it("after unplugging nothing of the function is left: configuration, BARs, line, messages", () => {
+  it("leaves nothing of an unplugged function: configuration, BARs, line, messages", () => {
     const vm = machine()
     const { slot, function: fn, line } = plug(vm)
     const memory = fn.barAddress(1) ?? NaN
@@ -346,7 +346,7 @@ describe("hot-plug", () => {
     expect(vm.unplug(slot)).toBeUndefined()
   })
 
-  it("frees its addresses for the next, which avoids what a guest has taken meanwhile", () => {
+  it("frees addresses for the next function, which avoids those that a guest has taken meanwhile", () => {
     const vm = machine()
     const first = plug(vm)
     const second = plug(vm)
@@ -366,7 +366,7 @@ describe("hot-plug", () => {
     expect(third.function.accesses).toEqual([])
   })
 
-  it("a function that fails while it is made leaves the slot empty", () => {
+  it("leaves the slot empty if making a function fails", () => {
     const vm = machine()
     expect(() =>
       vm.plug(3, () => {
@@ -382,7 +382,7 @@ describe("hot-plug", () => {
 })
 
 describe("the reset line", () => {
-  it("puts every function back to what firmware left, whatever the guest did, and keeps RAM", () => {
+  it("restores every function to its state after firmware, and keeps RAM", () => {
     const vm = machine()
     const plugged = [plug(vm), plug(vm)]
     const config = (): number[] => plugged.flatMap(({ slot }) => Array.from({ length: 64 }, (_, n) => configRead32(vm, slot, 4 * n)))

@@ -96,7 +96,7 @@ describe(`a mirror under a guest that writes (seed ${seed})`, () => {
     ["late to qcow2", (rng) => late(raw(), rng), qcow2],
   ]
   for (const [name, source, target] of disks) {
-    it(`${name}: the target has all of it, and the guest goes on there`, async () => {
+    it(`${name}: the target gets all data, and the guest goes on there`, async () => {
       const rng = new Rng(seed)
       const [from, to] = [source(rng), target(rng)]
       // Whatever is there before must not show.
@@ -120,7 +120,7 @@ describe(`a mirror under a guest that writes (seed ${seed})`, () => {
     })
   }
 
-  it("stopped, or with a target that fails or is not able, it leaves the guest on the old disk", async () => {
+  it("leaves the guest on the old disk after a stop, with a failing target or with an unsuitable one", async () => {
     const rng = new Rng(seed + 1)
     const from = late(raw(), rng)
     const guest = await busyGuest(from, rng)
@@ -149,7 +149,7 @@ describe(`a mirror under a guest that writes (seed ${seed})`, () => {
     expect(guest.model.firstDifference(content, 0)).toBe(-1)
   })
 
-  it("a snapshot that is gone back to meanwhile is on the target, all of it", async () => {
+  it("puts the whole content of a snapshot that is applied meanwhile on the target", async () => {
     const rng = new Rng(seed + 3)
     const image = openInMemory(newImage())
     const before = rng.bytes(SIZE)
@@ -169,7 +169,7 @@ describe(`a mirror under a guest that writes (seed ${seed})`, () => {
     expect(Buffer.compare(found, before)).toBe(0)
   })
 
-  it("a snapshot that is gone back to while the guest waits for the switch is on the target, all of it", async () => {
+  it("puts the whole content of a snapshot that is applied during the switch on the target", async () => {
     const image = openInMemory(newImage())
     const before = new Rng(seed + 4).bytes(SIZE)
     image.pwrite(before, 0)
@@ -192,7 +192,7 @@ describe(`a mirror under a guest that writes (seed ${seed})`, () => {
     expect(Buffer.compare(found, before)).toBe(0)
   })
 
-  it("a disk that gets another size meanwhile keeps its guest, and the mirror says why", async () => {
+  it("leaves the guest on a disk whose size changes meanwhile, and gives the reason", async () => {
     const image = openInMemory(newImage())
     image.pwrite(new Rng(seed + 6).bytes(SIZE), 0)
     const { device } = new Machine({ ramSize: 16 << 20 }).attachDisk(image)
@@ -203,7 +203,7 @@ describe(`a mirror under a guest that writes (seed ${seed})`, () => {
     expect(device.backing).toBe(image)
   })
 
-  it("a disk that somebody puts in meanwhile stays", async () => {
+  it("leaves the guest on another disk that takes over meanwhile", async () => {
     const rng = new Rng(seed + 2)
     const [from, other] = [raw(), raw()]
     const vm = new Machine({ ramSize: 16 << 20 })
@@ -216,7 +216,7 @@ describe(`a mirror under a guest that writes (seed ${seed})`, () => {
     expect(device.backing).toBe(other)
   })
 
-  it("over a target that is zero, zeroes are not written", async () => {
+  it("writes no zeroes to a target that is stated as zero", async () => {
     const sparse = qcow2()
     const vm = new Machine({ ramSize: 16 << 20 })
     const { device } = vm.attachDisk(qcow2WithData(new Rng(seed)))

@@ -16,7 +16,7 @@ function disk(): MemoryBacking {
 }
 
 describe("attachMmioDisk", () => {
-  it("gives each disk a page of its own and a line, and a guest the words to find it by", () => {
+  it("gives each disk its own page and line, and the guest's kernel arguments for it", () => {
     const vm = new Machine({ ramSize: 1 << 20 })
     const disks = Array.from({ length: 5 }, () => vm.attachMmioDisk(disk()))
     expect(disks.map(({ address, size }) => [address, size])).toEqual([0, 1, 2, 3, 4].map((page) => [WINDOW + 4096 * page, 4096]))
@@ -31,7 +31,7 @@ describe("attachMmioDisk", () => {
     }
   })
 
-  it("works beside PCI disks, and is reset with the machine", () => {
+  it("makes disks that work beside PCI disks, and are reset with the machine", () => {
     const vm = new Machine({ ramSize: 1 << 20 })
     const pci = vm.attachDisk(markedDisk())
     const mmio = vm.attachMmioDisk(markedDisk(), { line: pci.line })
@@ -45,7 +45,7 @@ describe("attachMmioDisk", () => {
     expect([guest.status, guest.interrupted]).toEqual([0, false])
   })
 
-  it("the window has 256 places; one that is left can be taken again; no BAR is placed there", () => {
+  it("has 256 places in its window, where no BAR is placed; a freed place is used again", () => {
     const vm = new Machine({ ramSize: 1 << 20 })
     const all = Array.from({ length: 256 }, () => vm.attachMmioDisk(disk(), { queueSize: 1 }))
     expect(() => vm.attachMmioDisk(disk())).toThrow("all 256 places for virtio-mmio devices are occupied; detach something")
@@ -55,7 +55,7 @@ describe("attachMmioDisk", () => {
     expect(vm.attachMmioDisk(disk()).address).toBe(gone.address)
   })
 
-  it("detachMmioDisk drops the interrupt and whatever is in flight, and says when there is nothing", () => {
+  it("has detachMmioDisk as its inverse, which drops the interrupt and requests in flight, and refuses an empty place", () => {
     const vm = new Machine({ ramSize: 1 << 20 })
     const mmio = vm.attachMmioDisk(markedDisk())
     const guest = new MmioGuest(vm, mmio)
@@ -76,12 +76,12 @@ describe("attachMmioDisk", () => {
 })
 
 describe("mmioKernelArgument and mmioDeviceTreeNode", () => {
-  it("say a size in whole KiB where there are some, and any address", () => {
+  it("give a size in whole KiB if possible, and any address", () => {
     expect(mmioKernelArgument({ address: 0x1_e000, size: 512, line: 42 })).toBe("virtio_mmio.device=512@0x1e000:42")
     expect(mmioKernelArgument({ address: 2 ** 32, size: 8192, line: 1 })).toBe("virtio_mmio.device=8K@0x100000000:1")
   })
 
-  it("MMIO-01 the node of the specification's example", () => {
+  it("MMIO-01 give the node of the specification's example", () => {
     const place = { address: 0x1_e000, size: 0x200, line: 42 }
     expect(mmioDeviceTreeNode(place, { addressCells: 1, sizeCells: 1 })).toContain("\treg = <0x1e000 0x200>;\n\tinterrupts = <42>;\n")
     expect(mmioDeviceTreeNode({ ...place, address: 2 ** 32 + 4096 }, { interrupts: [0, 16, 1] })).toContain(

@@ -13,7 +13,7 @@ afterEach(() => {
   Error.stackTraceLimit = 10
 })
 
-it("the stack from `Machine.mmioWrite` to `HostFile.writeFrom` is the one of the drawing, under 20 frames in under 11 files", async () => {
+it("the stack from `Machine.mmioWrite` to `HostFile.writeFrom` is that of the drawing, under 20 frames in under 11 files", async () => {
   const path = join(temporaryDirectory(), "way.qcow2")
   createImage(path, { size: 1 << 20 })
   const image = openImage(path)

@@ -121,7 +121,7 @@ function expectModel(model: FlatModel, data: Uint8Array, offset: number): void {
 }
 
 describe(`random operations through the device, seed ${SEED}`, () => {
-  it.each(SHAPES)("$name: what the guest reads is what it wrote, also on the next machine", async (shape) => {
+  it.each(SHAPES)("$name: the guest reads what it wrote, also on the next machine", async (shape) => {
     const rng = new Rng(SEED)
     const model = new FlatModel(SIZE)
     let file = new MemoryFile()

@@ -35,13 +35,13 @@ describe("a disk that is resized", () => {
     })
   }
 
-  it("a backing that keeps its size says so", async () => {
+  it("is refused by a backing of fixed size", async () => {
     const { size, readOnly, pread, pwrite, close } = new MemoryBacking({ size: 8192 })
     const disk = new Machine({ ramSize: 1 << 20 }).attachDisk({ size, readOnly, pread, pwrite, close }).device
     await expect(disk.resize(16_384)).rejects.toThrow(/cannot change its size/)
   })
 
-  it("goes back to a snapshot of another size", async () => {
+  it("can go back to a snapshot of another size", async () => {
     const image = qcow2()
     const disk = new Machine({ ramSize: 1 << 20 }).attachDisk(image).device
     image.snapshots.create({ name: "small" })

@@ -134,7 +134,7 @@ describe.each(CASES)("$name, $format rings", ({ bench, isLegacy = false, format,
     expect(blk.identify().writeback).toBe(false)
   })
 
-  it("BLK-35 CF-08 MMIO-05 a disk that grows says so", async () => {
+  it("BLK-35 CF-08 MMIO-05 a disk that grows raises an event", async () => {
     const { device, options, backing, blk: own } = chosen()
     const blk = await BlockDriver.open(device, options)
     const seen: number[] = []
@@ -146,7 +146,7 @@ describe.each(CASES)("$name, $format rings", ({ bench, isLegacy = false, format,
     expectSame(await blk.read(2 ** 33, 1), new Uint8Array(512).fill(7))
   })
 
-  it("ST-11 ST-12 VQ-10 a chain that loops needs a reset, and a reset cures it", async () => {
+  it("ST-11 ST-12 VQ-10 a chain that loops makes the device need a reset, after which it works", async () => {
     const { device, options } = chosen()
     const blk = await BlockDriver.open(device, options)
     const model = await exercise(blk, new Rng(1), 3)
@@ -161,7 +161,7 @@ describe.each(CASES)("$name, $format rings", ({ bench, isLegacy = false, format,
     await exercise(blk, new Rng(2), 3, model)
   })
 
-  it("MMIO-14 VQ-32 a queue is reset alone where the transport can, and refused where it cannot", async () => {
+  it("MMIO-14 VQ-32 a queue is reset alone if the transport can, and that is refused if not", async () => {
     const { device, options } = chosen()
     const blk = await BlockDriver.open(device, { ...options, queues: 2 })
     const model = await exercise(blk, new Rng(3), 2)
@@ -173,7 +173,7 @@ describe.each(CASES)("$name, $format rings", ({ bench, isLegacy = false, format,
     }
   })
 
-  it("FT-22 ST-15 a device is suspended and resumed where the driver knows how, and requests wait meanwhile", async () => {
+  it("FT-22 ST-15 a device is suspended and resumed if the driver has accepted that, and requests wait meanwhile", async () => {
     for (const interrupts of ["intx", "none"] as const) {
       const { device, options, backing, blk: own } = chosen()
       const blk = await BlockDriver.open(device, { ...options, queues: 2, interrupts })
@@ -206,7 +206,7 @@ describe.each(CASES)("$name, $format rings", ({ bench, isLegacy = false, format,
     }
   })
 
-  it("a disk that is taken away is gone", async () => {
+  it("requests to a disk that was taken away reject with gone", async () => {
     const { device, options, detach } = chosen()
     const blk = await BlockDriver.open(device, { ...options, interrupts: "none" })
     detach()
@@ -214,7 +214,7 @@ describe.each(CASES)("$name, $format rings", ({ bench, isLegacy = false, format,
     await blk.close().catch(() => undefined)
   })
 
-  it("ST-04 LEG-17 a machine that was reset is no obstacle, nor is a second driver", async () => {
+  it("ST-04 LEG-17 a driver works after a reset of the machine, and a second driver after the first", async () => {
     const { device, options, machine, blk: own } = chosen()
     const blk = await BlockDriver.open(device, options)
     const model = await exercise(blk, new Rng(4), 2)
@@ -229,7 +229,7 @@ describe.each(CASES)("$name, $format rings", ({ bench, isLegacy = false, format,
 })
 
 describe("the driver finds MMIO devices", () => {
-  it("MMIO-02 where they are, and not where there is a placeholder, another type, or nothing", () => {
+  it("MMIO-02 at their places, and ignores placeholders, other types and empty places", () => {
     const { machine, backing } = parts()
     const disk = machine.attachMmioDisk(backing)
     const places = [disk, { address: disk.address + 4096 }, { address: 0x1000 }, { address: 0xd000_0000 }]
@@ -239,7 +239,7 @@ describe("the driver finds MMIO devices", () => {
     expect(() => new MmioDevice(machine, { address: 0x1000 }).open()).toThrow(/there is no virtio device/)
   })
 
-  it("a big-endian guest has no modern device", async () => {
+  it("but no modern device in a big-endian guest", async () => {
     const { machine, backing } = parts()
     const device = new MmioDevice(machine, machine.attachMmioDisk(backing))
     await expect(BlockDriver.open(device, { guestEndian: "big" })).rejects.toMatchObject({ code: "unsupported" })

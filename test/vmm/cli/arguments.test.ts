@@ -21,7 +21,7 @@ describe("the table", () => {
 
   it.each(
     COMMANDS.map((row) => [row.name, row] as const),
-  )("%s: no name or letter stands for two options, and all have --help", (_name, row) => {
+  )("%s: each name and letter stands for one option, and --help is among them", (_name, row) => {
     const names = row.options.map(({ name }) => name)
     const letters = row.options.flatMap(({ letter }) => (letter === undefined ? [] : [letter]))
     expect(new Set(names).size).toBe(names.length)
@@ -103,7 +103,7 @@ describe("arguments", () => {
     [["--json", "--output", "human"], "--json and --output human contradict each other; give one of them"],
   ])("%j is refused", (args, message) => expect(() => parsed(...args)).toThrow(message))
 
-  it("a last argument that may be negative is a word, in the commands that say so", () => {
+  it("a last argument may be negative in the commands that allow it", () => {
     expect(parseArguments({ ...ROW, lastIsWord: true }, ["-q", "a", "-1G"]).words).toEqual(["a", "-1G"])
   })
 
@@ -115,7 +115,7 @@ describe("arguments", () => {
 describe("lists of keys", () => {
   const keys = (...lists: string[]): KeyValues => new KeyValues("-o", lists, ["size", "name", "lazy"])
 
-  it("come in one list or several, with commas written twice, and switches", () => {
+  it("may come in one list or several, with doubled commas and switches", () => {
     const list = keys("size=1k,name=a,,b", "lazy,size=0x10")
     expect([list.size("size"), list.text("name"), list.switch("lazy")]).toEqual([16, "a,b", true])
     expect([keys("lazy=no").switch("lazy"), keys("name=").text("name"), keys("name=,,").text("name")]).toEqual([false, "", ","])
@@ -140,8 +140,8 @@ describe("sizes", () => {
   it.each(SIZES)("%j", (text, size) => expect(parseSize(text)).toBe(size))
 })
 
-describe("what goes wrong", () => {
-  it("is one line without a stack, also when it is a bug; --debug shows where it came from", async () => {
+describe("an error", () => {
+  it("is one line without a stack, also for a bug, and --debug shows the stack", async () => {
     const printed: string[] = []
     const spy = vi.spyOn(console, "error").mockImplementation((line) => void printed.push(String(line)))
     expect(explainBug(new TypeError("x is undefined"))).toBe(1)

@@ -22,7 +22,7 @@ function overlay(folder: string): string {
 }
 
 describe("vioblk info", () => {
-  itWithQemu("says of an image with everything what qemu-img info says", async () => {
+  itWithQemu("prints for an image with all features what qemu-img info prints", async () => {
     const path = overlay(temporaryDirectory())
     const ours = JSON.parse((await commandLine("info", "--json", path)).out)
     const theirs = JSON.parse(qemuImg("info", "--output=json", path))
@@ -30,7 +30,7 @@ describe("vioblk info", () => {
     expect((await commandLine("info", path)).out).toMatch(/^virtual size: 4 MiB \(4194304 bytes\)$/m)
   })
 
-  itWithQemu("says it of version 2, of external data files, and of every image of a chain, as a tree too", async () => {
+  itWithQemu("does so for version 2, external data files and every image of a chain, as a tree too", async () => {
     const folder = temporaryDirectory()
     const path = overlay(folder)
     const [old, data, odd] = [join(folder, "old.qcow2"), join(folder, "data.qcow2"), join(folder, "odd.raw")]
@@ -52,13 +52,13 @@ describe("vioblk info", () => {
     expect((await commandLine("info", "--backing-chain", old)).code).toBe(1)
   })
 
-  it("a chain that leads back to itself is refused", async () => {
+  it("refuses a chain that leads back to itself", async () => {
     const path = join(temporaryDirectory(), "loop.qcow2")
     expect((await commandLine("create", "-q", "-f", "qcow2", "-u", "-b", "loop.qcow2", "-F", "qcow2", path, "1M")).code).toBe(0)
     expect((await commandLine("info", "--backing-chain", path)).err).toContain("leads to")
   })
 
-  it("an image that another opening writes to is refused, unless -U", async () => {
+  it("refuses an image that another opening writes to, unless -U is given", async () => {
     const path = join(temporaryDirectory(), "busy.qcow2")
     createImage(path, { size: 1 << 20 })
     const image = openImage(path)
@@ -69,7 +69,7 @@ describe("vioblk info", () => {
     image.close()
   })
 
-  it("shows an image that cannot be opened, and does not need its backing file", async () => {
+  it("shows an image that cannot be opened, and works without its backing file", async () => {
     const golden = copyGolden(temporaryDirectory())
     expect((await commandLine("info", join(golden, "extended-l2.qcow2"))).out).toContain("extended l2: true")
     expect(JSON.parse((await commandLine("info", "--json", join(golden, "dirty.qcow2"))).out)).toMatchObject({ "dirty-flag": true })
@@ -77,7 +77,7 @@ describe("vioblk info", () => {
 })
 
 describe("vioblk check", () => {
-  itWithQemu("exits and counts as qemu-img check does, and repairs", async () => {
+  itWithQemu("has the exit codes and counts of qemu-img check, and repairs", async () => {
     const folder = temporaryDirectory()
     const path = join(folder, "leak.qcow2")
     qemuImg("create", "-q", "-f", "qcow2", path, "1M")
@@ -94,7 +94,7 @@ describe("vioblk check", () => {
     expect(qemuCheck(path).exitCode).toBe(0)
   })
 
-  it("tells an image that was not closed cleanly from one that is damaged", async () => {
+  it("distinguishes an image that was not closed cleanly from a damaged one", async () => {
     const golden = copyGolden(temporaryDirectory())
     const unclean = await commandLine("check", join(golden, "dirty.qcow2"))
     expect(unclean).toMatchObject({ code: 2, err: "" })
@@ -105,7 +105,7 @@ describe("vioblk check", () => {
 
   it.each([
     ["a raw image", 63, "base-long.raw", "a raw image has nothing to check"],
-    ["an image that is not there", 1, "gone.qcow2", "cannot open: no such file"],
+    ["a missing image", 1, "gone.qcow2", "cannot open: no such file"],
   ])("cannot check %s: exit code %i", async (_what, code, name, reason) => {
     const path = join(copyGolden(temporaryDirectory()), name)
     expect(await commandLine("check", path)).toEqual({ code, out: "", err: `vioblk: ${path}: ${reason}\n` })
@@ -117,13 +117,13 @@ describe("vioblk check", () => {
     [["--output", "yaml", "x"], "--output yaml: it must be human or json"],
     [[], "the name of the image is missing"],
     [[""], "the name of the image is empty"],
-  ])("exits with 1, not with 2 for corrupt, when its arguments make no sense: %j", async (args, reason) => {
+  ])("exits with 1, not with 2 for corrupt, if its arguments are wrong: %j", async (args, reason) => {
     expect(await commandLine("check", ...args)).toEqual({ code: 1, out: "", err: `vioblk: ${reason}; see vioblk check --help\n` })
   })
 })
 
 describe("vioblk create", () => {
-  itWithQemu("makes what qemu-img create makes of the same options", async () => {
+  itWithQemu("makes the same image as qemu-img create with the same options", async () => {
     const folder = temporaryDirectory()
     const [ours, theirs] = [join(folder, "ours.qcow2"), join(folder, "theirs.qcow2")]
     expect(
@@ -138,7 +138,7 @@ describe("vioblk create", () => {
     expect(qemuCheck(ours).exitCode).toBe(0)
   })
 
-  it("takes the size from the backing file, and never overwrites", async () => {
+  it("takes the size from the backing file, and never overwrites a file", async () => {
     const golden = copyGolden(temporaryDirectory())
     const path = join(golden, "new.qcow2")
     const size = goldenImages.find(({ file }) => file === "v3-4k.qcow2")?.size
@@ -155,7 +155,7 @@ describe("vioblk create", () => {
 
   it.each([
     ["create", "-f", "qcow2"], ["convert", "-O", "qcow2", "source.raw"],
-  ])("%s allocates the space of a data file, and not that of the image, whose data is there", async (...words) => {
+  ])("%s allocates space in the data file, not in the image", async (...words) => {
     const folder = temporaryDirectory()
     const given = words.map((word) => word === "source.raw" ? join(folder, word) : word)
     writeFileSync(join(folder, "source.raw"), new Uint8Array(4 << 20))
@@ -168,7 +168,7 @@ describe("vioblk create", () => {
     expect([blocks("full.qcow2"), blocks("falloc.qcow2")]).toEqual([blocks("metadata.qcow2"), blocks("metadata.qcow2")])
   })
 
-  it.each(["raw", "qcow2"])("says how large the disk is that it has made: whole sectors, %s", async (format) => {
+  it.each(["raw", "qcow2"])("prints the size of the new disk in whole sectors: %s", async (format) => {
     const path = join(temporaryDirectory(), "odd")
     expect(await commandLine("create", "--format", format, path, "700")).toEqual({
       code: 0, out: `created ${path}: ${format}, 1 KiB\n`, err: "",
@@ -190,7 +190,7 @@ describe("vioblk create", () => {
 })
 
 describe("vioblk map", () => {
-  itWithQemu("says what qemu-img map says, of holes, depths and files that end early, and of ranges", async () => {
+  itWithQemu("prints what qemu-img map prints, for holes, depths, files that end early and ranges", async () => {
     const folder = temporaryDirectory()
     const path = overlay(folder)
     const raw = join(folder, "disk.raw")
@@ -218,7 +218,7 @@ describe("vioblk map", () => {
     }
   })
 
-  it("an image of many parts is a list of many lines, and JSON as a whole", async () => {
+  it("prints an image of many parts as many lines, and as one JSON document", async () => {
     const path = join(temporaryDirectory(), "many.raw")
     const fd = openSync(path, "w")
     for (let at = 0; at < 4096; at++) writeSync(fd, Buffer.from([1]), 0, 1, at * 8192)

@@ -24,7 +24,7 @@ describe("vioblk demo", { timeout: 120_000 }, () => {
     expect(readFileSync(path).equals(disk)).toBe(true)
   })
 
-  it("makes a qcow2 image unless it is told otherwise, and refuses a text that no BIOS shows", async () => {
+  it("makes a qcow2 image by default, and refuses a text that no BIOS shows", async () => {
     const path = join(temporaryDirectory(), "demo.qcow2")
     expect(await commandLine("demo", "--text", "\u00e4", path)).toMatchObject({ code: 1, err: expect.stringContaining("ASCII") })
     expect((await commandLine("demo", path)).out).toContain("qcow2")

@@ -19,7 +19,7 @@ const PATIENCE = 120_000
 const LUKS = "encrypt.format=luks,encrypt.iter-time=1,encrypt.cipher-alg=aes-128"
 
 describe("encrypted images on the command line", () => {
-  it("are made, written, read and described; the passphrase is nowhere in what is printed", async () => {
+  it("are made, written, read and described, and no output has the passphrase", async () => {
     const { key, path } = folder()
     const image = path("image.qcow2")
     const secret = ["--object", `secret,id=s,file=${key}`]
@@ -52,7 +52,7 @@ describe("encrypted images on the command line", () => {
     expect(await commandLine("io", "-c", "read -P 9 300k 4k", "-c", "read -P 0 0 300k", third)).toMatchObject({ code: 0 })
   }, PATIENCE)
 
-  it.each(["qcow2", "luks"])("get and lose passphrases, which come from files and the environment: %s", async (format) => {
+  it.each(["qcow2", "luks"])("gain and lose passphrases, which come from files and the environment: %s", async (format) => {
     const { key, path } = folder()
     const [image, other] = [path("image"), path("other")]
     writeFileSync(other, "another")
@@ -103,7 +103,7 @@ describe("encrypted images on the command line", () => {
     [["-o", "encrypt.cipher-alg=aes-128"], /needs -o encrypt.format=luks/],
     [["-o", "encrypt.format=aes"], /it must be luks/],
     [["--passphrase-file", "/nowhere", "-o", LUKS], /the passphrase cannot be read/],
-  ])("are refused with %j in one line", async (words, message) => {
+  ])("are refused in one line with %j", async (words, message) => {
     const { key, path } = folder()
     const { code, err } = await commandLine("create", "-f", "qcow2", "-o", "size=1M", "--object", `secret,id=k,file=${key}`, ...words,
       ...(words[0] === "--object" ? ["-o", LUKS] : []), path("image"))

@@ -15,7 +15,7 @@ import { temporaryDirectory } from "../../support/temporary.ts"
 const hasBash = spawnSync("bash", ["--version"]).status === 0
 
 describe("completions", () => {
-  it.runIf(hasBash)("bash completes commands, options, and what options may be", async () => {
+  it.runIf(hasBash)("bash completes commands, options and values of options", async () => {
     const { out } = await commandLine("completion", "bash")
     const complete = (...words: string[]): string[] => {
       const script = `${out}\nCOMP_WORDS=(vioblk "$@"); COMP_CWORD=$#; _vioblk; printf '%s\\n' "\${COMPREPLY[@]}"`
@@ -33,7 +33,7 @@ describe("completions", () => {
     }
   })
 
-  it("zsh gets the same options, and their meanings", async () => {
+  it("zsh gets the same options with their descriptions", async () => {
     const { out, code } = await commandLine("completion", "zsh")
     expect(code).toBe(0)
     for (const { name, options } of COMMANDS) {
@@ -46,7 +46,7 @@ describe("completions", () => {
   it("another shell is refused", async () => expect(await commandLine("completion", "fish")).toMatchObject({ code: 1 }))
 })
 
-it("the manual page has every command and option, and no line that roff takes for its own by mistake", async () => {
+it("the manual page has every command and option, and no text line that roff reads as a request", async () => {
   const { out, code } = await commandLine("help", "--man")
   expect(code).toBe(0)
   for (const { name, options } of COMMANDS) {
@@ -68,7 +68,7 @@ describe("a picture of a disk", () => {
   ]
   const plain = { columns: 80, hasColours: false, isUnicode: true }
 
-  it("shows each kind, also where it is small", () => {
+  it("shows each kind, even a small extent of it", () => {
     expect(cellsOf(PARTS, 8192, 8).kinds).toEqual([
       "data", "zero", "compressed", "backing 1", "backing 2", "backing 3", "unallocated", "unallocated",
     ])
@@ -88,7 +88,7 @@ describe("a picture of a disk", () => {
     }
   })
 
-  it("has no colours in a pipe, and none where NO_COLOR is set", () => {
+  it("has no colours in a pipe, nor if NO_COLOR is set", () => {
     expect(terminal()).toMatchObject({ columns: 80, hasColours: false })
     const { isTTY, columns } = process.stdout
     try {
@@ -103,7 +103,7 @@ describe("a picture of a disk", () => {
     }
   })
 
-  it("is drawn by map --picture, and by --svg into a file that was not there", async () => {
+  it("is drawn by map --picture, and by --svg into a new file", async () => {
     const golden = copyGolden(temporaryDirectory())
     const [image, svg] = [join(golden, "v3-4k.qcow2"), join(golden, "a.svg")]
     expect(await commandLine("map", "--picture", image)).toMatchObject({

@@ -13,7 +13,7 @@ function rawImage(bytes: number): string {
 }
 
 describe("vioblk io", () => {
-  it("says in a word what each line did, and fails when one did", async () => {
+  it("prints the result of each line, and fails if one fails", async () => {
     const path = rawImage(4096)
     const { code, out, err } = await commandLine(
       "io", "-f", "raw", "-c", "write -P 9 512 512", "-c", "read -P 9 512 512", "-c", "read -P 8 512 512", path,
@@ -42,7 +42,7 @@ describe("vioblk io", () => {
 })
 
 describe("vioblk dd", () => {
-  it("copies blocks into a new image, and leaves one that is there alone", async () => {
+  it("copies blocks into a new image, and refuses an existing one", async () => {
     const path = rawImage(8192)
     const copy = `${path}.copy`
     expect(
@@ -63,7 +63,7 @@ describe("vioblk dd", () => {
 })
 
 describe("vioblk bench", () => {
-  it("makes requests and says how long they took", async () => {
+  it("makes requests and prints their time", async () => {
     const path = rawImage(1 << 16)
     const { code, out } = await commandLine("bench", "-f", "raw", "-c", "100", "--picture", path)
     expect(code).toBe(0)
@@ -90,7 +90,7 @@ describe("vioblk bench", () => {
     expect(readFileSync(path).subarray(0, 40960).every((byte) => byte === 7)).toBe(true)
   })
 
-  it.each([10, 50, 80, 200])("its picture keeps within %i columns, and shows what happened once", (columns) => {
+  it.each([10, 50, 80, 200])("draws a picture within %i columns, which shows even a single request", (columns) => {
     const lines = histogramLines(new Map([[0, 1], [1, 1_000_000], [4, 30]]), { columns, hasColours: false, isUnicode: true })
     expect(lines).toHaveLength(5)
     for (const line of lines) expect(line.length).toBeLessThan(columns)

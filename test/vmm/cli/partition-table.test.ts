@@ -31,7 +31,7 @@ describe("parsePartitionTable", () => {
     expect(parsePartitionTable(disk().bytes)).toBeUndefined()
   })
 
-  it("takes the boot sector of a file system for what it is", () => {
+  it("does not take the boot sector of a file system for a partition table", () => {
     const { bytes } = disk()
     bytes.fill(0x90, 446, 510)
     expect(parsePartitionTable(bytes)).toBeUndefined()
@@ -64,7 +64,7 @@ describe("parsePartitionTable", () => {
     expect(() => parsePartitionTable(bytes)).not.toThrow()
   })
 
-  it("shows control characters in a partition's name to nobody's terminal", () => {
+  it("keeps control characters in a partition's name from the terminal", () => {
     const { bytes, data } = gpt()
     data.setUint16(1024 + 128 + 56 + 2, 0x1b, true)
     expect(parsePartitionTable(bytes)?.partitions[0]?.name).toBe("r")

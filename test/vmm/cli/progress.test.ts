@@ -19,7 +19,7 @@ describe("a progress bar", () => {
     }
   })
 
-  it("says how much is done, how fast, and how long it will take", () => {
+  it("shows how much is done, how fast, and the remaining time", () => {
     expect(barLine(state, 100)).toBe("[##############..........................]   37%  3.70 GiB of 10 GiB  315.7 MiB/s  0:20 left")
     expect(barLine(state, 50)).toMatch(/^\[#+\.+\] {3}37% {2}315\.7 MiB\/s {2}0:20 left$/)
     expect(barLine({ ...state, done: 10 * GIB }, 80)).toContain("100%")
@@ -45,7 +45,7 @@ describe("long work", () => {
 
   it.each([
     ["SIGINT", 130], ["SIGTERM", 143], ["SIGHUP", 129],
-  ] as const)("%s stops it with a line and exit code %i, and nothing listens afterwards", async (name, code) => {
+  ] as const)("stops at %s with one line and exit code %i, and leaves no listener", async (name, code) => {
     const listeners = process.listenerCount(name)
     const stopped = longWork(given(), "x is as it was", async ({ signal }) => {
       process.emit(name, name)

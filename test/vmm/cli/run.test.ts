@@ -33,7 +33,7 @@ function sha256(content: Uint8Array): string {
 }
 
 describe("vioblk without an image", () => {
-  it("tries the device, verifies what it wrote, and leaves nothing behind", async () => {
+  it("tries the device, verifies its writes, and leaves no file behind", async () => {
     const { code, out, err } = await commandLine()
     expect(err).toBe("")
     expect(code).toBe(0)
@@ -44,7 +44,7 @@ describe("vioblk without an image", () => {
     expect(readdirSync(folder).filter((name) => name.startsWith("vioblk-"))).toEqual([])
   })
 
-  it("drives several queues as a legacy driver, and says so as JSON", async () => {
+  it("drives several queues as a legacy driver, and prints JSON", async () => {
     const { code, out } = await commandLine("--legacy", "--queues", "3", "--queue-size", "64", "--json")
     expect(code).toBe(0)
     const report = JSON.parse(out)
@@ -64,7 +64,7 @@ describe("vioblk IMAGE", () => {
     expect(readFileSync(path).equals(content)).toBe(true)
   })
 
-  it("hashes whole sectors only, and says that a tail is out of reach", async () => {
+  it("hashes whole sectors only, and reports that the guest cannot reach the rest", async () => {
     const { path, content } = image("odd.raw", 5 * 512 + 100)
     const { out } = await commandLine(path, "--format", "raw")
     expect(out).toContain(sha256(content.subarray(0, 5 * 512)))
@@ -82,7 +82,7 @@ describe("vioblk IMAGE", () => {
     )
   })
 
-  it("with --write rewrites the start unchanged", async () => {
+  it("rewrites the start unchanged with --write", async () => {
     const { path, content } = image("write.raw", 2 << 20)
     const { code, out } = await commandLine(path, "--format", "raw", "--write", "--json")
     expect(code).toBe(0)
@@ -122,9 +122,9 @@ describe("vioblk --trace and --metrics", () => {
   })
 })
 
-describe("vioblk says in one line what is wrong", () => {
+describe("vioblk reports in one line", () => {
   it.each([
-    ["an image that is not there", ["nowhere.raw"], 1, "vioblk: nowhere.raw: cannot open: no such file\n"],
+    ["a missing image", ["nowhere.raw"], 1, "vioblk: nowhere.raw: cannot open: no such file\n"],
     ["a directory", ["src"], 1, "vioblk: src: it is a directory, not a disk image\n"],
     [
       "an option that does not exist",
@@ -135,13 +135,13 @@ describe("vioblk says in one line what is wrong", () => {
     ["a letter that does not exist", ["-x"], 1, "vioblk: -x is not an option of run, which has -f and -h; see vioblk --help\n"],
     ["an option without its value", ["--queues"], 1, "vioblk: --queues needs an argument: N; see vioblk --help\n"],
     [
-      "a number that is none",
+      "an invalid number",
       ["--queues", "many"],
       1,
       "vioblk: --queues many: it must be a whole number from 1 to 64; see vioblk --help\n",
     ],
-    ["a queue size that cannot be", ["--queue-size", "100"], 1, "vioblk: --queue-size 100: it must be a power of two; see vioblk --help\n"],
-    ["a format that nobody knows", ["--format", "vhd", "x"], 1, "vioblk: --format vhd: it must be raw, qcow2 or luks; see vioblk --help\n"],
+    ["an invalid queue size", ["--queue-size", "100"], 1, "vioblk: --queue-size 100: it must be a power of two; see vioblk --help\n"],
+    ["an unknown format", ["--format", "vhd", "x"], 1, "vioblk: --format vhd: it must be raw, qcow2 or luks; see vioblk --help\n"],
     ["two images", ["./a", "b"], 1, 'vioblk: run takes one image: "b" is one word too many; see vioblk --help\n'],
     [
       "an option in place of a value",
@@ -168,7 +168,7 @@ describe("vioblk says in one line what is wrong", () => {
     expect(existsSync("nowhere.raw")).toBe(false)
   })
 
-  it("nowhere to put a temporary file", () => {
+  it("no folder for a temporary file", () => {
     // Set behind tsx, which would make the folder.
     const late = `data:text/javascript,process.env.TMPDIR=${JSON.stringify(join(folder, "none"))}`
     const command = ["--import", "tsx", "--import", late, "src/vmm/cli/main.ts"]
@@ -177,7 +177,7 @@ describe("vioblk says in one line what is wrong", () => {
     expect(status).toBe(1)
   })
 
-  it.runIf(existsSync("/dev/full"))("no room for what it prints", () => {
+  it.runIf(existsSync("/dev/full"))("no space for its output", () => {
     const full = openSync("/dev/full", "w")
     const { path } = image("full.raw", 512)
     const command = ["--import", "tsx", "src/vmm/cli/main.ts", "info", path]
@@ -188,7 +188,7 @@ describe("vioblk says in one line what is wrong", () => {
 })
 
 describe("vioblk as a program", () => {
-  it("ends with the exit code, and prints on the two outputs", () => {
+  it("ends with the exit code, and uses standard output and standard error", () => {
     const main = (...words: string[]) => spawnSync(process.execPath, ["--import", "tsx", "src/vmm/cli/main.ts", ...words], {
       encoding: "utf8",
     })

@@ -40,7 +40,7 @@ async function serve(...words: readonly string[]): Promise<Served> {
 }
 
 describe("vioblk serve", () => {
-  it("says how to connect, serves, and ends with SIGTERM: what was written is stored, and the socket is gone", async () => {
+  it("prints how to connect, serves, and ends with SIGTERM: writes are stored, and the socket is removed", async () => {
     const folder = temporaryDirectory()
     const path = image(folder)
     const socket = join(folder, "a socket?")
@@ -61,7 +61,7 @@ describe("vioblk serve", () => {
     expect(read).toEqual(Buffer.concat([Buffer.alloc(4096), Buffer.alloc(4096, 7)]))
   })
 
-  it("listens at a port of this host, read-only, and ends with SIGINT", async () => {
+  it("listens at a port of this host read-only, and ends with SIGINT", async () => {
     const { child, line, ended } = await serve(image(temporaryDirectory()), "--port", "0", "--read-only")
     const port = Number(/^serving .*, 1 MiB, read-only, at nbd:\/\/127\.0\.0\.1:(\d+)$/.exec(line)?.[1])
     const client = await NbdClient.connect({ port })
@@ -70,7 +70,7 @@ describe("vioblk serve", () => {
     expect(await ended).toEqual({ code: 0, signal: null })
   })
 
-  it("says in one line what is wrong, and touches nothing", async () => {
+  it("reports an error in one line, and changes no file", async () => {
     const folder = temporaryDirectory()
     const path = image(folder)
     const other = createServer()

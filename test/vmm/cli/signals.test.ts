@@ -68,7 +68,7 @@ function diskOf(path: string): Buffer {
 }
 
 describe("a command that is interrupted", { timeout: 120_000 }, () => {
-  it.each(SIGNALS)("convert by %s: exit code %i, a line, source and old file as they were, and no other file", async (name, code) => {
+  it.each(SIGNALS)("convert by %s exits with %i and one line, and changes no file", async (name, code) => {
     const { folder, top, base } = overlay()
     const [before, target] = [[readFileSync(top), readFileSync(base)], join(folder, "new.qcow2")] as const
     writeFileSync(target, "old")
@@ -78,7 +78,7 @@ describe("a command that is interrupted", { timeout: 120_000 }, () => {
     expect([readFileSync(target, "utf8"), readdirSync(folder).sort()]).toEqual(["old", ["base.raw", "new.qcow2", "top.qcow2"]])
   })
 
-  it("commit: exit code 130, a line, and the image reads as before and can be committed", async () => {
+  it("commit exits with 130 and one line, and the image reads as before and can be committed", async () => {
     const { top } = overlay()
     const before = diskOf(top)
     const ended = await interrupted({ words: ["commit", "-p", "-r", "1M", top], name: "SIGINT" })
@@ -87,7 +87,7 @@ describe("a command that is interrupted", { timeout: 120_000 }, () => {
     expect(checkImage(top)).toMatchObject({ exitCode: 0 })
   })
 
-  it("rebase: exit code 130, a line, the base untouched, and the image reads as before", async () => {
+  it("rebase exits with 130 and one line, and leaves the base unchanged and the image reading as before", async () => {
     const { top, base } = overlay()
     const before = [diskOf(top), readFileSync(base)] as const
     const ended = await interrupted({ words: ["rebase", "-p", "-b", "", top], name: "SIGINT" })
@@ -96,7 +96,7 @@ describe("a command that is interrupted", { timeout: 120_000 }, () => {
     expect(checkImage(top)).toMatchObject({ exitCode: 0 })
   })
 
-  it("dd: exit code 130, a line, and no new file", async () => {
+  it("dd exits with 130 and one line, and leaves no new file", async () => {
     const { folder, base } = overlay()
     const target = join(folder, "new.raw")
     const ended = await interrupted({ words: ["dd", "-p", "bs=1M", `if=${base}`, `of=${target}`], name: "SIGINT" })
@@ -104,7 +104,7 @@ describe("a command that is interrupted", { timeout: 120_000 }, () => {
     expect(readdirSync(folder).sort()).toEqual(["base.raw", "top.qcow2"])
   })
 
-  it.each(SIGNALS)("resize of a qcow2 image by %s: exit code %i, a line, the old size, and nothing of the new one", async (name, code) => {
+  it.each(SIGNALS)("resize of a qcow2 image by %s exits with %i and one line, and leaves the old size and no leak", async (name, code) => {
     const path = join(temporaryDirectory(), "disk.qcow2")
     createImage(path, { size: MIB })
     const before = diskOf(path)
@@ -115,7 +115,7 @@ describe("a command that is interrupted", { timeout: 120_000 }, () => {
     expect(statSync(path).size).toBeLessThan(2 * MIB)
   })
 
-  it("resize of a raw image, and create with all of its space: the old size, or nothing", async () => {
+  it("resize of a raw image leaves the old size, and create with preallocation no file", async () => {
     const folder = temporaryDirectory()
     const [path, target] = [join(folder, "disk.raw"), join(folder, "new.raw")]
     writeFileSync(path, content(MIB))
@@ -133,7 +133,7 @@ describe("a command that is interrupted", { timeout: 120_000 }, () => {
     }
   })
 
-  it("run without an image: exit code 130, a line, and no temporary disk", async () => {
+  it("run without an image exits with 130 and one line, and removes its temporary disk", async () => {
     const folder = temporaryDirectory()
     // Set behind tsx, which has temporary files of its own.
     const late = `data:text/javascript,process.env.TMPDIR=${JSON.stringify(folder)}`
@@ -151,7 +151,7 @@ describe("a command that is interrupted", { timeout: 120_000 }, () => {
     expect(readdirSync(folder)).toEqual([])
   })
 
-  it("snapshot and check -r, which do all at once: ended by the signal, and a crash of theirs harms nothing", async () => {
+  it("snapshot and check -r, which work in one step, end by the signal, and leave the image sound", async () => {
     const folder = temporaryDirectory()
     const path = join(folder, "disk.qcow2")
     createImage(path, { size: 2 ** 33, preallocation: "metadata" })
@@ -179,8 +179,8 @@ describe("a command that is interrupted", { timeout: 120_000 }, () => {
   })
 })
 
-describe("a command whose output nobody reads any more", { timeout: 120_000 }, () => {
-  it("goes on to its end: the new image is whole, and no other file is left", async () => {
+describe("a command whose output is closed", { timeout: 120_000 }, () => {
+  it("goes on to its end: the new image is complete, and no other file is left", async () => {
     const { folder, top } = overlay()
     const target = join(folder, "new.raw")
     const words = ["convert", "-p", "-r", "40M", "-O", "raw", top, target]
@@ -196,7 +196,7 @@ describe("a command whose output nobody reads any more", { timeout: 120_000 }, (
     expect(diskOf(target).equals(diskOf(top))).toBe(true)
   })
 
-  it("io: the later writes are stored too", async () => {
+  it("stores later writes too, in io", async () => {
     const path = join(temporaryDirectory(), "disk.qcow2")
     createImage(path, { size: MIB })
     // `sleep` lets the program hear that nobody reads.
@@ -213,7 +213,7 @@ describe("a command whose output nobody reads any more", { timeout: 120_000 }, (
     expect(Array.from({ length: 16 }, (_, at) => diskOf(path)[at * 65_536])).toEqual(Array.from({ length: 16 }, (_, at) => at + 1))
   })
 
-  it.runIf(existsSync("/dev/full"))("and says once, with exit code 1, if there was no room for it", () => {
+  it.runIf(existsSync("/dev/full"))("reports once, with exit code 1, that its output had no space", () => {
     const { folder, top } = overlay()
     const full = openSync("/dev/full", "w")
     const words = ["convert", "-p", "-r", "40M", "-O", "raw", top, join(folder, "new.raw")]

@@ -19,8 +19,8 @@ const HOSTILE = "a\u001b]0;x\u0007\u009b2J\u202ez"
 /** What must not reach a terminal. Lines end where we end them. */
 const OBEYED = /[\p{Cf}\u0000-\u0009\u000b-\u001f\u007f-\u009f\u2028\u2029]/u
 
-describe("names that a terminal would obey", () => {
-  it("are shown without what it would obey, by every command, and whole as JSON", async () => {
+describe("names with control characters", () => {
+  it("are printed without them by every command, and whole as JSON", async () => {
     const directory = temporaryDirectory()
     const path = join(directory, `top${HOSTILE}`)
     const file = new MemoryFile()
@@ -42,7 +42,7 @@ describe("names that a terminal would obey", () => {
     expect((await commandLine("create", `--${HOSTILE}`)).err).not.toMatch(OBEYED)
   })
 
-  it("names of snapshots, too", async () => {
+  it("are printed without them also for snapshots", async () => {
     const bytes = goldenBytes("snapshots.qcow2")
     const image = new Qcow2Bytes(bytes)
     const path = join(temporaryDirectory(), "disk.qcow2")
@@ -56,18 +56,18 @@ describe("names that a terminal would obey", () => {
     expect(out).not.toMatch(OBEYED)
   })
 
-  it("an error that nobody catches does not print them in its cause either", async () => {
+  it("are not printed in the cause of an uncaught error either", async () => {
     const error = failureOf(() => openImage(join(temporaryDirectory(), HOSTILE)))
     expect(inspect(error)).not.toMatch(/[\u0000-\u0009\u000b-\u001f\u007f-\u009f]/)
   })
 
-  it("JSON keeps them, escaped", async () => {
+  it("are escaped in JSON", async () => {
     const value = { [HOSTILE]: [`${HOSTILE}\u{e0001}`] }
     expect(toJson(value)).not.toMatch(OBEYED)
     expect(JSON.parse(toJson(value, 2))).toEqual(value)
   })
 
-  it("no command prints but through output.ts", async () => {
+  it("reach the terminal only through output.ts", async () => {
     const folder = "src/vmm/cli"
     const files = readdirSync(folder, { recursive: true, encoding: "utf8" }).filter((name) => name.endsWith(".ts"))
     const printing = files.filter((name) => /console\.|process\.stdout\.write/.test(readFileSync(join(folder, name), "utf8")))
@@ -75,8 +75,8 @@ describe("names that a terminal would obey", () => {
   })
 })
 
-describe("why a request failed", () => {
-  it("is said with the file, the place and what to do: a damaged table", async () => {
+describe("the reason of a failed request", () => {
+  it("names the file, the offset and what to do, for a damaged table", async () => {
     const path = join(temporaryDirectory(), "disk.qcow2")
     const image = new Qcow2Bytes(goldenBytes("v3-4k.qcow2"))
     // An L2 table that is not on a cluster.
@@ -87,7 +87,7 @@ describe("why a request failed", () => {
     expect(err).toMatch(/^vioblk: IN at sector 0 failed: .*disk\.qcow2: .*L1.*; "vioblk check" lists all damage\n$/)
   })
 
-  it("is said with the file and the place: a damaged cluster of a backing file", async () => {
+  it("names the file and the offset, for a damaged cluster of a backing file", async () => {
     const directory = temporaryDirectory()
     const base = join(directory, "base.qcow2")
     const image = new Qcow2Bytes(goldenBytes("zlib-4k.qcow2"))

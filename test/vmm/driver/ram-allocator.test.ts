@@ -5,7 +5,7 @@ import { Rng } from "../../support/rng.ts"
 import { ramPlatform } from "./ram-platform.ts"
 
 describe("the allocator of guest RAM", () => {
-  it("random allocations stay in range, aligned and apart, and all memory is whole again at the end", () => {
+  it("random allocations are in range, aligned and apart, and all memory is free again at the end", () => {
     const rng = new Rng(1)
     const range = { start: 0x1003, length: 100_000 }
     const memory = new RamAllocator(range)
@@ -38,7 +38,7 @@ describe("the allocator of guest RAM", () => {
     expect(memory.tryAllocate(range.length, 1)).toBe(range.start)
   })
 
-  it("memory that is used up, freed twice or never handed out is an error that says so", () => {
+  it("exhausted memory, a second free and a free of foreign memory are errors that say so", () => {
     const memory = new RamAllocator({ start: 4096, length: 4096 })
     const address = memory.allocate(4000)
     expect(() => memory.allocate(100)).toThrow(expect.objectContaining({ code: "no-memory" }))
@@ -52,7 +52,7 @@ describe("the allocator of guest RAM", () => {
     expect(new RamAllocator({ start: 0, length: 0 }).tryAllocate(1)).toBeUndefined()
   })
 
-  it("drivers of one platform share one allocator, which leaves the BIOS area or the first page alone", () => {
+  it("drivers of one platform share one allocator, which spares the BIOS area or the first page", () => {
     const large = ramPlatform(4 << 20)
     expect(RamAllocator.of(large)).toBe(RamAllocator.of(large))
     expect(RamAllocator.of(large).allocate(3 << 20, 1)).toBe(1 << 20)

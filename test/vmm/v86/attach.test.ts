@@ -30,7 +30,7 @@ async function driver(vm: FakeV86, legacy = false): Promise<BlockDriver> {
 const sector = (text: string): Uint8Array => new TextEncoder().encode(text.padEnd(512, "."))
 
 describe("a disk in v86", () => {
-  it.each(["modern", "legacy", "transitional"] as const)("is found, written and read by a driver: %s device", async (kind) => {
+  it.each(["modern", "legacy", "transitional"] as const)("is found, written and read by a driver, with a %s device", async (kind) => {
     const { vm, disk } = machine({ interface: kind, serial: "in-v86" })
     expect(disk.slot).toBe(9)
     expect(vm.config(9, 0, 4)).toBe(kind === "modern" ? 0x1042_1af4 : 0x1001_1af4)
@@ -45,7 +45,7 @@ describe("a disk in v86", () => {
   it.each([
     "devices.pci.devices", "devices.pci.raise_irq", "devices.pci.get_state", "io.ports", "mem8", "wasm_memory", "jit_dirty_cache",
     "device_raise_irq", "reboot_internal",
-  ])("a machine without %s, of another build of v86, is refused by name, and left as it is", (path) => {
+  ])("is refused by a v86 without %s, as of another build, by name and without a change", (path) => {
     const vm = new FakeV86()
     vm.start()
     const { cpu } = vm.v86 as { readonly cpu: { readonly devices: { readonly pci: Record<string, unknown> } } }
@@ -60,7 +60,7 @@ describe("a disk in v86", () => {
     expect(cpu.devices.pci).toEqual(before)
   })
 
-  it("takes readOnly and onError: the guest finds a read-only disk, and the program hears of a failure of the backing", async () => {
+  it("takes readOnly and onError: the guest finds a read-only disk, and onError gets a failure of the backing", async () => {
     const failures: unknown[] = []
     const backing = new MemoryBacking({ size: SIZE })
     const { vm, disk } = machine({ readOnly: true, onError: (error) => void failures.push(error) }, backing)
@@ -73,7 +73,7 @@ describe("a disk in v86", () => {
     expect(String(failures[0])).toContain("the disk is closed")
   })
 
-  it("tells v86 of every byte of RAM that it stores to, so that compiled code is dropped", async () => {
+  it("reports every byte of RAM that it stores to v86, which drops compiled code there", async () => {
     const { vm } = machine()
     const blk = await driver(vm)
     await blk.write(0, sector("code"))
@@ -99,7 +99,7 @@ describe("a disk in v86", () => {
     expect(await blk.read(1, 1)).toEqual(sector("before"))
   })
 
-  it("moves with its BAR, leaves what stood there before, and does not answer while decoding is off", () => {
+  it("moves with its BAR, restores earlier handlers there, and does not answer while decoding is off", () => {
     const { vm } = machine({ interface: "legacy" })
     const queueSize = (port: number) => vm.portRead(port + 0x0c, 2)
     expect(queueSize(0xc000)).toBe(256)
@@ -143,7 +143,7 @@ describe("a disk in v86", () => {
     expect(vm.pci.lines.get(line)).toBe(false)
   })
 
-  it("is reset with the machine: nothing that was set up before is used after it", async () => {
+  it("is reset with the machine, and uses nothing of its setup before", async () => {
     const { vm, disk } = machine()
     await driver(vm)
     expect(disk.device.virtio.status).not.toBe(0)
@@ -153,7 +153,7 @@ describe("a disk in v86", () => {
 
   it.each([
     "modern", "legacy",
-  ] as const)("ST-03 a reboot ends requests in flight at once: they store nothing, and a %s driver starts anew", async (kind) => {
+  ] as const)("ST-03 ends requests in flight at a reboot: they store nothing, and a %s driver starts anew", async (kind) => {
     const { vm, disk } = machine({ interface: kind }, promiseBacking(new MemoryBacking({ size: SIZE })))
     const blk = await driver(vm, kind === "legacy")
     await blk.write(3, sector("kept"))
@@ -170,7 +170,7 @@ describe("a disk in v86", () => {
     void old
   })
 
-  it("picks free slots by itself, in the order of attaching, and refuses one that is taken", () => {
+  it("picks free slots in the order of attaching, and refuses one that is taken", () => {
     const vm = new FakeV86()
     const disks = [attachToV86(vm, new MemoryBacking({ size: SIZE })), attachToV86(vm, new MemoryBacking({ size: SIZE }))]
     vm.start()
@@ -179,14 +179,14 @@ describe("a disk in v86", () => {
     expect(() => attachToV86(vm, new MemoryBacking({ size: SIZE }), { slot: 32 })).toThrow(RangeError)
   })
 
-  it("goes away when it is detached: nothing on the bus, nothing at its ports, the line low", async () => {
+  it("leaves nothing on the bus or at its ports when it is detached, and its line low", async () => {
     const { vm, disk } = machine({ interface: "legacy" })
     expect(vm.portRead(0xc00c, 2)).toBe(256)
     await disk.detach()
     expect([vm.config(9, 0, 4), vm.portRead(0xc00c, 2), disk.slot]).toEqual([0xffff_ffff, 0xffff, undefined])
   })
 
-  it("does not touch the guest any more once it is detached, with requests in flight", async () => {
+  it("leaves the guest alone once it is detached, also with requests in flight", async () => {
     const { vm, disk } = machine({}, promiseBacking(new MemoryBacking({ size: SIZE })))
     const blk = await driver(vm)
     const read = blk.read(0, 8).catch((error: unknown) => error)
@@ -199,7 +199,7 @@ describe("a disk in v86", () => {
     void read
   })
 
-  it("answers on bus 0 only, and only while the address register says enable", () => {
+  it("answers only on bus 0, and only while the address register has its enable bit", () => {
     const { vm } = machine()
     for (const address of [0x8000_0000, 0x8080_0000, 0x8001_0000, 0x0000_0000]) {
       vm.portWrite(0xcf8, 4, address + 9 * 0x800)
@@ -247,7 +247,7 @@ describe("save_state and restore_state", () => {
     expect(copy.device.statistics.write.requests).toBe(1)
   })
 
-  it("wait for requests in flight, keep new ones back meanwhile, and let them go afterwards", async () => {
+  it("wait for requests in flight, hold back new ones meanwhile, and serve them afterwards", async () => {
     const { vm, disk } = machine({}, promiseBacking(new MemoryBacking({ size: SIZE })))
     const blk = await driver(vm)
     const early = Promise.all([0, 1, 2, 3].map((at) => blk.write(at, sector(`early ${at}`))))
@@ -260,7 +260,7 @@ describe("save_state and restore_state", () => {
     expect(disk.device.statistics.write.requests).toBe(5)
   })
 
-  it("restoring a state without this disk resets it; a state that is not ours is refused in one line", async () => {
+  it("reset a disk that the state does not have, and refuse an invalid state in one line", async () => {
     const vm = new FakeV86()
     vm.start()
     const bare = await vm.save_state()

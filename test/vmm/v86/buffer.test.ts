@@ -110,7 +110,7 @@ describe("onError that throws", () => {
     return emulator.drive
   }
 
-  it("reaches whoever called, once the guest has been told, of a disk that answers at once and of a command that cannot be", () => {
+  it("throws to the caller after the guest got its error, for a synchronous disk and for an invalid command", () => {
     const disk = new LoggedDisk()
     disk.failures.set("read", failure)
     for (const start of [0, SIZE]) {
@@ -121,7 +121,7 @@ describe("onError that throws", () => {
     expect(disk.log).toEqual(["read 0"])
   })
 
-  it("does not have a disk that answers later called again", async () => {
+  it("causes no second call of a disk that answers later", async () => {
     const listeners = process.listeners("unhandledRejection")
     const rejections: unknown[] = []
     const note = (reason: unknown) => void rejections.push(reason)
@@ -145,7 +145,7 @@ describe("onError that throws", () => {
 })
 
 describe("a synchronous disk", () => {
-  it("is loaded with its first sector at hand, where v86 looks for the disk's geometry", async () => {
+  it("has its first sector ready at load, where v86 looks for the geometry", async () => {
     const { disk, buffer } = setUp(new LoggedDisk())
     MemoryBacking.prototype.pwrite.call(disk, bytes(512, 0x55), 0)
     expect(buffer.get_from_cache(0, 512)).toBeUndefined()
@@ -155,11 +155,11 @@ describe("a synchronous disk", () => {
     expect(disk.log).toEqual(["read 0"])
   })
 
-  it("has whole sectors only", () => {
+  it("has only whole sectors", () => {
     expect(v86Buffer(new MemoryBacking({ size: 5000 })).byteLength).toBe(4608)
   })
 
-  it("reads and writes at once, and flushes before the guest hears that a write is done", () => {
+  it("reads and writes at once, and flushes before a write completes for the guest", () => {
     const { disk, drive } = setUp(new LoggedDisk())
     drive.writeDma(1024, bytes(512, 7))
     expect(disk.log).toEqual(["write 1024", "flush"])
@@ -169,7 +169,7 @@ describe("a synchronous disk", () => {
     expect([drive.interrupts, drive.channel.dma_status]).toEqual([2, 0])
   })
 
-  it("flushes on request only with writeThrough: false", async () => {
+  it("flushes only on request with writeThrough: false", async () => {
     const disk = new LoggedDisk()
     const buffer = v86Buffer(disk, { writeThrough: false })
     new FakeDrive(buffer).writeDma(0, bytes(512, 1))
@@ -178,7 +178,7 @@ describe("a synchronous disk", () => {
     expect(disk.log).toEqual(["write 0", "flush"])
   })
 
-  it("a failed read is an error of the drive for the guest", () => {
+  it("reports a failed read to the guest as an error of the drive", () => {
     const { disk, drive, errors } = setUp(new LoggedDisk())
     disk.failures.set("read", failure)
     drive.readDma(0, 512)
@@ -190,14 +190,14 @@ describe("a synchronous disk", () => {
     expect([drive.data, drive.interrupts]).toEqual([bytes(512, 0), 2])
   })
 
-  it("a failed read of a CD gets sense data", () => {
+  it("reports a failed read of a CD with sense data", () => {
     const { disk, drive } = setUp(new LoggedDisk(), { place: "cdrom" })
     disk.failures.set("read", failure)
     drive.readDma(0, 2048)
     expect([drive.sense, drive.interrupts, drive.channel.dma_status & 1]).toEqual([[3, 0x11], 1, 0])
   })
 
-  it.each(["write", "flush"])("a failed %s is an error of the drive, however the guest writes", (name) => {
+  it.each(["write", "flush"])("reports a failed %s as an error of the drive, however the guest writes", (name) => {
     const { disk, drive, errors } = setUp(new LoggedDisk())
     disk.failures.set(name, failure)
     drive.writeDma(0, bytes(512, 1))
@@ -211,7 +211,7 @@ describe("a synchronous disk", () => {
     expect(disk.log).toEqual(["read 0"])
   })
 
-  it("a floppy's errors reach its controller", () => {
+  it("reports a floppy's errors to its controller", () => {
     const { disk, buffer, emulator } = setUp(new LoggedDisk(), { place: "fda" })
     disk.failures.set("read", failure)
     buffer.get(0, 512, () => expect.fail("it was answered"))
@@ -220,7 +220,7 @@ describe("a synchronous disk", () => {
     expect(emulator.floppyResults).toEqual([[0x40, 0x20, 0x20], [0x40, 0x20, 0x20]])
   })
 
-  it("a read-only disk refuses writes, and reads go on", () => {
+  it("refuses writes if it is read-only, and reads go on", () => {
     const { disk, drive, errors } = setUp(new LoggedDisk({ readOnly: true }))
     drive.writePio(0, bytes(512, 1))
     expect([drive.status_reg, drive.error_reg]).toEqual([0x41, 4])
@@ -230,7 +230,7 @@ describe("a synchronous disk", () => {
     expect(disk.log).toEqual(["read 0"])
   })
 
-  it("what is no BackingError is a bug: it is told, and thrown on once the guest has its error", () => {
+  it("throws an error that is no BackingError, as a bug, once the guest has its error", () => {
     const { disk, drive, errors } = setUp(new LoggedDisk())
     const bug = new RangeError("a bug")
     disk.failures.set("read", bug)
@@ -241,7 +241,7 @@ describe("a synchronous disk", () => {
     expect(drive.data).toEqual(bytes(512, 0))
   })
 
-  it("v86 starts although the first sector cannot be read: the guest hears of it", async () => {
+  it("lets v86 start although the first sector cannot be read, and the guest gets the error", async () => {
     const { disk, buffer, errors } = setUp(new LoggedDisk())
     disk.failures.set("read", failure)
     await load(buffer)
@@ -260,7 +260,7 @@ describe("a guest's numbers", () => {
     expect([disk.log, drive.sense]).toEqual([[], [3, 0x11]])
   })
 
-  it("the largest command of a CD is refused on a disk that is larger", () => {
+  it("the largest read of a CD is refused, even on a larger disk", () => {
     const { errors, drive } = setUp(new MemoryBacking({ size: 2 ** 40 }), { place: "cdrom" })
     drive.readDma(0, 65_536 * 2048)
     expect(errors).toMatchObject([{ code: "out-of-bounds" }])
@@ -295,7 +295,7 @@ describe("a disk that answers later", () => {
     expect(drive.data).toEqual(Uint8Array.from([...bytes(512, 1), ...bytes(512, 2), ...bytes(512, 3)]))
   })
 
-  it("tells the guest of a DMA write once it is flushed", async () => {
+  it("completes a DMA write once it is flushed", async () => {
     const { disk, drive } = setUp(new LateDisk())
     drive.writeDma(0, bytes(512, 1))
     disk.waiting.shift()?.()
@@ -305,7 +305,7 @@ describe("a disk that answers later", () => {
     expect([disk.disk.log, drive.interrupts]).toEqual([["write 0", "flush"], 1])
   })
 
-  it("a read that the guest gave up by a reset is not answered", async () => {
+  it("does not answer a read that the guest gave up by a reset", async () => {
     const { disk, drive } = setUp(new LateDisk())
     drive.readDma(0, 512)
     drive.device_reset()
@@ -313,7 +313,7 @@ describe("a disk that answers later", () => {
     expect([drive.data, drive.interrupts]).toEqual([undefined, 0])
   })
 
-  it("a read whose signal is aborted is not answered, and not done if it has not begun", async () => {
+  it("does not answer a read whose signal is aborted, nor do it if it has not begun", async () => {
     const { disk, buffer } = setUp(new LateDisk())
     const signal = { aborted: false }
     buffer.set(0, bytes(512, 1), () => undefined)
@@ -328,7 +328,7 @@ describe("a disk that answers later", () => {
     expect(disk.disk.log).toEqual(["write 0", "flush", "read 1024"])
   })
 
-  it("a command that the guest gave up by sending another is not answered", async () => {
+  it("does not answer a command that the guest gave up by sending another", async () => {
     const { disk, drive } = setUp(new LateDisk())
     drive.writeDma(0, bytes(512, 1))
     drive.readDma(512, 1024)
@@ -337,7 +337,7 @@ describe("a disk that answers later", () => {
     expect([drive.data, drive.interrupts]).toEqual([bytes(1024, 0), 1])
   })
 
-  it("a failed read is an error of the drive; after a reset it is none", async () => {
+  it("reports a failed read as an error of the drive, but not after a reset", async () => {
     const { disk, drive, errors } = setUp(new LateDisk())
     disk.disk.failures.set("read", failure)
     drive.readDma(0, 512)
@@ -350,7 +350,7 @@ describe("a disk that answers later", () => {
     expect(errors).toEqual([failure, failure])
   })
 
-  it("a failed DMA write is an error of the drive", async () => {
+  it("reports a failed DMA write as an error of the drive", async () => {
     const { disk, drive } = setUp(new LateDisk())
     disk.disk.failures.set("write", failure)
     drive.writeDma(0, bytes(512, 1))
@@ -363,7 +363,7 @@ describe("a disk that answers later", () => {
     expect(disk.disk.log).toEqual(["read 0"])
   })
 
-  it("a write that failed after the guest was told that it is done is kept and tried again before anything is read", async () => {
+  it("keeps a write that failed after it had completed for the guest, and repeats it before any read", async () => {
     const { disk, buffer, drive, errors } = setUp(new LateDisk())
     disk.disk.failures.set("write", failure)
     drive.writePio(0, bytes(512, 1))
@@ -380,7 +380,7 @@ describe("a disk that answers later", () => {
     await Promise.all([buffer.flush(), disk.answerAll()])
   })
 
-  it("retry does what the next command would do", async () => {
+  it("repeats kept writes on `retry`", async () => {
     const { disk, buffer, drive } = setUp(new LateDisk())
     disk.disk.failures.set("flush", failure)
     drive.writePio(0, bytes(512, 1))
@@ -392,7 +392,7 @@ describe("a disk that answers later", () => {
     expect(disk.disk.log).toEqual(["write 0", "flush"])
   })
 
-  it("writes that wait are bounded: the guest hears of the one that is too much", async () => {
+  it("bounds waiting writes, and reports the one too many to the guest", async () => {
     const { disk, drive, errors } = setUp(new LateDisk())
     const half = bytes(SIZE / 2, 1)
     for (let i = 0; i < 128; i++) drive.writePio(0, half)
@@ -417,7 +417,7 @@ describe("without the emulator", () => {
     expect([disk.log, drive.interrupts]).toEqual([["read 0", "read 512"], 1])
   })
 
-  it("a failed write is kept, for nobody knows what the guest was told", () => {
+  it("a failed write is kept", () => {
     const { disk, drive, errors } = setUp(new LoggedDisk(), { alone: true })
     disk.failures.set("write", failure)
     drive.writePio(0, bytes(512, 1))
@@ -427,7 +427,7 @@ describe("without the emulator", () => {
     expect(drive.data).toEqual(bytes(512, 1))
   })
 
-  it("a disk that has lost a write is of no use any more", async () => {
+  it("a disk that has lost a write fails reads", async () => {
     const { disk, drive, errors } = setUp(new LateDisk(), { alone: true })
     for (let i = 0; i < 129; i++) drive.writePio(0, bytes(SIZE / 2, 1))
     await disk.answerAll()
@@ -438,7 +438,7 @@ describe("without the emulator", () => {
 })
 
 describe("a saved state", () => {
-  it("holds a reference to the disk, and fits that disk alone", () => {
+  it("holds a reference to the disk, and is accepted for that disk alone", () => {
     const { buffer } = setUp(new LoggedDisk())
     const state = buffer.get_state()
     expect(JSON.stringify(state).length).toBeLessThan(100)
@@ -449,7 +449,7 @@ describe("a saved state", () => {
     expect(buffer.constructor).not.toBe(Object)
   })
 
-  it("that is restored takes the answers from what was under way", async () => {
+  it("drops the answers of commands under way when it is restored", async () => {
     const { disk, buffer, drive } = setUp(new LateDisk())
     drive.writeDma(0, bytes(512, 1))
     buffer.set_state(buffer.get_state())
@@ -458,7 +458,7 @@ describe("a saved state", () => {
   })
 })
 
-it("where v86 would copy the whole disk it hears why not, and nothing of zeroes", () => {
+it("where v86 would copy the whole disk it gets an error, and no zeroes", () => {
   const { buffer } = setUp(new LoggedDisk())
   expect(() => buffer.buffer).toThrow(/v86 would copy the disk of 1048576 bytes/)
   let given: unknown[] = []
@@ -466,7 +466,7 @@ it("where v86 would copy the whole disk it hears why not, and nothing of zeroes"
   expect(given).toEqual([])
 })
 
-it("wrong arguments are told", () => {
+it("wrong arguments are refused", () => {
   expect(() => v86Buffer("disk.img" as unknown as VirtioBacking)).toThrow("v86Buffer: the backing must implement VirtioBacking")
   expect(
     () => v86Buffer(new MemoryBacking({ size: 512 }), { writethrough: true } as V86BufferOptions),

@@ -29,7 +29,7 @@ function sci(vm: FakeV86): boolean {
 describe("a disk attached to a running machine", () => {
   it.each([
     8, 13, 14, 15, 16,
-  ])("has the interrupt line in slot %i that firmware would have written from the PIRQ routing registers", (slot) => {
+  ])("has in slot %i the interrupt line of the PIRQ routing registers, as by firmware", (slot) => {
     const { vm } = machine()
     vm.pci.isa_bridge_space8.set([5, 9, 10, 11], 0x60)
     attachToV86(vm, disk(), { slot })
@@ -38,14 +38,14 @@ describe("a disk attached to a running machine", () => {
     expect(vm.pci.device_spaces[slot << 3]?.[15]).toBe(vm.config(slot, 0x3c, 4))
   })
 
-  it("has none where the router is switched off, or firmware has yet to run", () => {
+  it("has no line if the router is off, or firmware has yet to run", () => {
     const { vm } = machine()
     vm.pci.isa_bridge_space8.set([0x80, 0x8b, 0, 0], 0x60)
     for (const slot of [13, 14, 15, 16]) attachToV86(vm, disk(), { slot })
     expect([13, 14, 15, 16].map((slot) => vm.config(slot, 0x3c, 1))).toEqual([0xff, 0xff, 0, 0])
   })
 
-  it("works for a driver that looks at the bus again, and leaves while the guest goes on", async () => {
+  it("works for a driver that scans the bus again, and can leave while the guest goes on", async () => {
     const { vm } = machine()
     const content = disk()
     const late = attachToV86(vm, content, { slot: 13, serial: "late" })
@@ -61,7 +61,7 @@ describe("a disk attached to a running machine", () => {
     expect([late.slot, findBlockDevices(vm).length, vm.config(13, 0, 4)]).toEqual([undefined, 1, 0xffff_ffff])
   })
 
-  it("once it is gone, writes to its configuration space do not reach v86, which would stop", async () => {
+  it("is gone for v86 once detached: writes to its configuration space do not reach v86, which would stop", async () => {
     const { vm, first } = machine()
     await first.detach()
     for (const width of [1, 2, 4] as const) vm.config(9, 0x04, width, 0)
@@ -70,7 +70,7 @@ describe("a disk attached to a running machine", () => {
     expect(vm.config(9, 0x04, 2)).toBe(0xffff)
   })
 
-  it("cannot be asked for without ACPI", async () => {
+  it("cannot be requested to eject without ACPI", async () => {
     const { first } = machine()
     await expect(first.eject()).rejects.toThrow("the v86 machine was made without acpi: true, so its guest cannot be asked to eject a disk")
     expect(first.slot).toBe(9)
@@ -78,7 +78,7 @@ describe("a disk attached to a running machine", () => {
 })
 
 describe("with ACPI", () => {
-  it("no device is to be ejected, ours or v86's: the hot-plug ports do not read all ones", () => {
+  it("the hot-plug ports, which do not read all ones, ask for no eject at first", () => {
     const { vm, guest } = machine({ acpi: true })
     expect([vm.portRead(0xae00, 4), vm.portRead(0xae04, 4), vm.portRead(0xafe0, 1)]).toEqual([0, 0, 0])
     expect(sci(vm)).toBe(false)
@@ -86,7 +86,7 @@ describe("with ACPI", () => {
     expect([1, 5, 9, 10].map((slot) => guest.removable.includes(slot))).toEqual([true, false, true, true])
   })
 
-  it("the guest is told of a disk that comes, and the interrupt stays up over v86's timer until the event is cleared", () => {
+  it("a new disk is announced, and the interrupt stays high over v86's timer until the event is cleared", () => {
     const { vm, guest } = machine({ acpi: true })
     attachToV86(vm, disk(), { slot: 13 })
     expect([sci(vm), sci(vm)]).toEqual([true, true])
@@ -103,7 +103,7 @@ describe("with ACPI", () => {
     expect(vm.pci.lines.get(SCI)).toBe(true)
   })
 
-  it("eject asks the guest, and resolves when the guest has let go and no request is in flight", async () => {
+  it("eject asks the guest, and resolves when the guest has released the disk and no request is in flight", async () => {
     const vm = new FakeV86({ acpi: true })
     const attached = attachToV86(vm, promiseBacking(disk()), { slot: 9 })
     vm.start()
@@ -131,7 +131,7 @@ describe("with ACPI", () => {
     expect([first.slot, second.slot, vm.config(13, 0, 4)]).toEqual([undefined, undefined, 0xffff_ffff])
   })
 
-  it("a guest may eject a disk by itself, but nothing of v86's own", () => {
+  it("a guest may eject a disk by itself, but no device of v86", () => {
     const { vm, first, guest } = machine({ acpi: true })
     vm.pci.register_device({ pci_id: 5 << 3, pci_space: new Uint8Array(256).fill(1), pci_bars: [], name: "v86's own" })
     for (const slot of [5, 9, 20]) guest.eject(slot)

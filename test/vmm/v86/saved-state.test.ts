@@ -69,7 +69,7 @@ describe("a state that is refused", () => {
     ["is empty", () => "", /^saved state: the disk in PCI slot 14: not JSON/],
     ["is no text", (text) => JSON.parse(text), /^saved state: the disk in PCI slot 14: an object is not a text$/],
     ["is of another version", (text) => text.replace('"version":2', '"version":99'), /^saved state: version 99/],
-  ])("names what it is when the second disk's %s, and leaves both disks as after a reset", async (_, change, message) => {
+  ])("gives the reason when the second disk's %s, and leaves both disks as after a reset", async (_, change, message) => {
     const state = await stateOf(await used(), (entry) => (entry[AT.secondText] = change(String(entry[AT.secondText]))))
     const { vm, disks } = machine()
     await drivers(vm)
@@ -82,7 +82,7 @@ describe("a state that is refused", () => {
     expect(SLOTS.map((slot) => vm.config(slot, 4, 2))).toEqual([0, 0])
   })
 
-  it("lowers the interrupt of a disk that held it up", async () => {
+  it("lowers the interrupt of a disk that raised it", async () => {
     const { vm, disks } = machine()
     await drivers(vm)
     const line = vm.pci.line(SLOTS[0] << 3)
@@ -94,7 +94,7 @@ describe("a state that is refused", () => {
     expect(vm.pci.lines.get(line)).toBe(false)
   })
 
-  it("is of another image, where the same one is asked for", async () => {
+  it("may be one of another image, if restoreImage is same", async () => {
     const versioned = (name: string) => (): VirtioBacking =>
       Object.assign(new MemoryBacking({ size: SIZE }), { version: () => ({ image: name, content: "1" }) })
     const { vm } = machine({}, versioned("one"))
@@ -105,12 +105,12 @@ describe("a state that is refused", () => {
   })
 })
 
-describe("a state that is taken", () => {
+describe("a state that is accepted", () => {
   it.each<[string, unknown]>([
-    ["devices that are not there", [40, 1000, -8, 0.5, 2 ** 40, Number.NaN, "72"]],
+    ["missing devices", [40, 1000, -8, 0.5, 2 ** 40, Number.NaN, "72"]],
     ["no list", { length: 3 }],
-    ["our disks, which do not", [SLOTS[0] << 3, SLOTS[1] << 3]],
-  ])("says that interrupts are held up by %s: a disk's own goes down again", async (_, asserted) => {
+    ["disks of ours that raise none", [SLOTS[0] << 3, SLOTS[1] << 3]],
+  ])("may claim interrupts of %s: a disk's own still falls", async (_, asserted) => {
     const state = await stateOf(await used(), (entry) => (entry[AT.asserted] = asserted))
     const { vm } = machine()
     await vm.restore_state(state)
@@ -124,7 +124,7 @@ describe("a state that is taken", () => {
     expect(SLOTS.map((slot) => vm.pci.lines.get(vm.pci.line(slot << 3)) ?? false)).toEqual([false, false])
   })
 
-  it("does not let a disk go on that has stopped at an error meanwhile", async () => {
+  it("does not resume a disk that has stopped at an error meanwhile", async () => {
     const state = await stateOf(machine(), () => undefined)
     const fake = new FakeDisk({ content: new Uint8Array(SIZE) })
     const { vm, disks: [disk] } = machine({ writeErrors: "stop" }, () => fake)
@@ -141,7 +141,7 @@ describe("a state that is taken", () => {
     expect([disk?.device.stoppedBy === undefined, failures]).toEqual([false, 1])
   })
 
-  it("was taken in the middle of late requests: nothing of them is lost", async () => {
+  it("may be saved in the middle of late requests, of which none is lost", async () => {
     const content = new MemoryBacking({ size: SIZE })
     const late = machine({}, () => promiseBacking(content))
     const [driver] = await drivers(late.vm)
@@ -186,7 +186,7 @@ function textOf(state: unknown): string | undefined {
   }
 }
 
-it(`seed ${seed}: whatever a state says, it is refused by name or gives disks that work, and nothing is thrown later`, async () => {
+it(`seed ${seed}: any damaged state is refused by name or gives working disks, and nothing is thrown later`, async () => {
   const rng = new Rng(seed)
   const original = JSON.parse(Buffer.from(await (await used()).vm.save_state()).toString()) as { pci: unknown[]; ram: string }
   // Its RAM as it was takes most of the time. In that of the round before are rings as well.

@@ -16,7 +16,7 @@ function sectors(first: number, count: number): Uint8Array {
 }
 
 describe("the block driver against a small model device", () => {
-  it("BLK-01 BLK-04 reads, writes, and what the device sees of them", async () => {
+  it("BLK-01 BLK-04 sends reads and writes as the specification says", async () => {
     const disk = new ModelDisk()
     const blk = await open(disk)
     expect(await blk.read(3, 4)).toEqual(sectors(3, 4))
@@ -39,7 +39,7 @@ describe("the block driver against a small model device", () => {
     expect(disk.status).toBe(0)
   })
 
-  it("a request has completed within the tick when the device completed it during the kick", async () => {
+  it("a request that the device completes during the kick completes in the same tick", async () => {
     const disk = new ModelDisk()
     const blk = await open(disk)
     const events: string[] = []
@@ -49,7 +49,7 @@ describe("the block driver against a small model device", () => {
     await read
   })
 
-  it("VQ-08 framings: descriptors of given sizes, scattered in memory, down to single bytes", async () => {
+  it("VQ-08 requests may be split into descriptors of given sizes, scattered in memory, down to single bytes", async () => {
     const disk = new ModelDisk()
     const blk = await open(disk, { framing: { readable: [1, 2, 4], writable: [100, 0, 411], scattered: true } })
     expect(await blk.read(3, 1)).toEqual(sectors(3, 1))
@@ -65,7 +65,7 @@ describe("the block driver against a small model device", () => {
     expect(disk.memory.allocations).toBe(0)
   })
 
-  it("VQ-14 VQ-16 indirect tables, whole or after direct descriptors", async () => {
+  it("VQ-14 VQ-16 requests may use indirect tables, alone or after direct descriptors", async () => {
     const disk = new ModelDisk()
     disk.features = 1 << 28
     const blk = await open(disk)
@@ -76,7 +76,7 @@ describe("the block driver against a small model device", () => {
     expect(disk.seen.map(({ chain }) => chain.descriptors.length)).toEqual([1, 2, 3, 3])
   })
 
-  it("requests wait for descriptors, and for memory, instead of failing; all come back right", async () => {
+  it("requests wait for descriptors and memory instead of failing, and all complete", async () => {
     const disk = new ModelDisk()
     disk.isHolding = true
     const memory = new RamAllocator({ start: 0x1000, length: 0x1_0000 })
@@ -134,7 +134,7 @@ describe("the block driver against a small model device", () => {
     expect(target).toEqual(sectors(4, 64))
   })
 
-  it("a consumer that throws ends a long read, once nothing of it is in flight any more", async () => {
+  it("a consumer that throws ends a long read once none of its requests is in flight", async () => {
     const disk = new ModelDisk()
     const blk = await open(disk, { maxRequestBytes: 512, depth: 4 })
     const before = disk.memory.allocations
@@ -152,7 +152,7 @@ describe("the block driver against a small model device", () => {
     expect(await blk.read(9, 1)).toEqual(sectors(9, 1))
   })
 
-  it("of a long write, the first failure in order is what the caller hears of", async () => {
+  it("a long write rejects with its first failure in order", async () => {
     const disk = new ModelDisk()
     const blk = await open(disk, { maxRequestBytes: 512, depth: 4 })
     disk.answer = (answer, request) => {
@@ -186,7 +186,7 @@ describe("the block driver against a small model device", () => {
     expect(blk.virtio.counters).toMatchObject({ kicks: 1, interrupts: 1 })
   })
 
-  it("BLK-02 a status other than OK rejects with its name; an unknown status, or none, is the device's fault", async () => {
+  it("BLK-02 a status other than OK rejects with its name, and an unknown or missing one is a protocol error", async () => {
     const disk = new ModelDisk()
     const blk = await open(disk)
     const statuses: (number | undefined)[] = [1, 2, 3, undefined, 0]
@@ -222,7 +222,7 @@ describe("the block driver against a small model device", () => {
     }
   })
 
-  it("request takes any type and any sector, and reports whatever came back", async () => {
+  it("`request` takes any type and any sector, and returns status, used length and data", async () => {
     const disk = new ModelDisk()
     const blk = await open(disk)
     disk.answer = (answer) => {
@@ -236,7 +236,7 @@ describe("the block driver against a small model device", () => {
     expect(disk.seen[0]?.chain.segments.map(({ length }) => length)).toEqual([16, 5, 3, 1])
   })
 
-  it("a wrong used entry breaks the device for good: requests in flight reject, and keep their memory until the reset", async () => {
+  it("after a wrong used entry requests reject until the reset, and those in flight keep their memory until then", async () => {
     const disk = new ModelDisk()
     disk.isHolding = true
     const blk = await open(disk)
@@ -283,7 +283,7 @@ describe("the block driver against a small model device", () => {
     expect(await blk.read(1, 1)).toEqual(sectors(1, 1))
   })
 
-  it("ST-02 a reset that does not end, and a device that is gone, are told apart", async () => {
+  it("ST-02 a reset that does not end and a missing device have different errors", async () => {
     const stuck = new ModelDisk()
     const blk = await open(stuck, { resetTimeout: 3 })
     stuck.resetReads = Array.from({ length: 10_000 }, () => 7)

@@ -12,13 +12,13 @@ describe("the framing of a block request", () => {
     expect(planFrame({ dataOut: 512, dataIn: 20, ...limits })).toEqual({ readable: [16, 512], writable: [20, 1] })
   })
 
-  it("BC-11 data is cut into segments as large as the device takes, or as large as asked", () => {
+  it("BC-11 data is split into segments as large as the device takes, or as requested", () => {
     expect(planFrame({ dataOut: 0, dataIn: 1300, segmentSize: 512, descriptors: 16 }).writable).toEqual([512, 512, 276, 1])
     expect(planFrame({ dataOut: 1300, dataIn: 0, ...limits }, { segmentSize: 1000 }).readable).toEqual([16, 1000, 300])
     expect(() => planFrame({ dataOut: 8, dataIn: 0, ...limits }, { segmentSize: 0 })).toThrow(/segment size 0 is not a whole number/)
   })
 
-  it("VQ-08 VQ-12 sizes may be given, down to single bytes and none; what is left makes one more", () => {
+  it("VQ-08 VQ-12 sizes may be given, down to one byte and none, and the rest is one more segment", () => {
     const ones = Array.from({ length: 16 }, () => 1)
     expect(
       planFrame({ dataOut: 0, dataIn: 512, segmentSize: 1, descriptors: 32 }, { readable: ones, writable: [0, 500] }),
@@ -32,7 +32,7 @@ describe("the framing of a block request", () => {
     }
   })
 
-  it("VQ-02 in a queue of two, all that is read and all that is written have one descriptor each", () => {
+  it("VQ-02 in a queue of two, readable and writable parts have one descriptor each", () => {
     expect(planFrame({ dataOut: 512, dataIn: 0, segmentSize: 512, descriptors: 2 })).toEqual({ readable: [528], writable: [1] })
     expect(planFrame({ dataOut: 0, dataIn: 512, segmentSize: 512, descriptors: 2 })).toEqual({ readable: [16], writable: [513] })
     expect(() => planFrame({ dataOut: 0, dataIn: 512, segmentSize: 512, descriptors: 1 })).toThrow(/longer than the queue/)

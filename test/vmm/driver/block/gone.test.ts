@@ -55,7 +55,7 @@ function everything(blk: BlockDriver): Promise<unknown>[] {
 }
 
 describe.each(["msix", "intx", "none"] as const)("with interrupts by %s", (interrupts) => {
-  it("ST-03 unplugged: all that is in flight or waits rejects with code gone, and so does what comes later", async () => {
+  it("ST-03 after an unplug requests in flight, waiting and later ones reject with gone", async () => {
     const { machine, disk, memory, open } = bench()
     const blk = await open({ interrupts, queueSize: 8 })
     const outcomes = Promise.allSettled(everything(blk))
@@ -69,14 +69,14 @@ describe.each(["msix", "intx", "none"] as const)("with interrupts by %s", (inter
     expect(memory.allocations).toBe(0)
   })
 
-  it("ST-03 unplugged while nothing is in flight: the next request finds out", async () => {
+  it("ST-03 after an unplug while nothing is in flight the next request rejects with gone", async () => {
     const { machine, disk, open } = bench()
     const blk = await open({ interrupts })
     machine.unplug(disk.slot)
     await expect(blk.read(0, 1)).rejects.toMatchObject(GONE)
   })
 
-  it("ST-03 machine reset: all that is in flight or waits rejects with code gone, and the driver's reset starts anew", async () => {
+  it("ST-03 after a machine reset requests in flight and waiting reject with gone, and the driver can reset and go on", async () => {
     const { machine, held, memory, open } = bench()
     const blk = await open({ interrupts, queueSize: 8 })
     const outcomes = Promise.allSettled(everything(blk))
@@ -95,7 +95,7 @@ describe.each(["msix", "intx", "none"] as const)("with interrupts by %s", (inter
 })
 
 describe("other ways to lose a device", () => {
-  it("unplugged while nothing is in flight: identify does not take all ones for a capacity", async () => {
+  it("identify after an unplug throws gone, and does not take all ones for a capacity", async () => {
     const { machine, disk, open } = bench()
     const blk = await open()
     machine.unplug(disk.slot)
@@ -103,7 +103,7 @@ describe("other ways to lose a device", () => {
     expect(blk.failure).toMatchObject(GONE)
   })
 
-  it("ST-03 somebody else writes 0 to the status register", async () => {
+  it("ST-03 a request rejects with gone when another program writes 0 to the status register", async () => {
     const { machine, held, disk, open } = bench()
     const blk = await open()
     const read = blk.read(0, 1)
@@ -112,7 +112,7 @@ describe("other ways to lose a device", () => {
     await held.finishNext()
   })
 
-  it("another disk where the old one's registers were: the old driver does not take it for its own", async () => {
+  it("a driver does not take another disk at the old registers for its own", async () => {
     const { machine, disk, open } = bench({ slot: 3 })
     const blk = await open()
     const read = blk.read(0, 1)
@@ -129,7 +129,7 @@ describe("other ways to lose a device", () => {
 
   it.each([
     "device", "queue",
-  ] as const)("unplugged while the driver waits for the reset of the %s: it does not wait for the time limit", async (what) => {
+  ] as const)("an unplug ends the wait for a reset of the %s before its time limit", async (what) => {
     const { machine, disk, open } = bench()
     const blk = await open({ resetTimeout: 2 ** 31 - 1 })
     const read = blk.read(0, 1).catch((error: unknown) => error)
@@ -144,7 +144,7 @@ describe("other ways to lose a device", () => {
     expect(await read).toMatchObject({ code: "reset" })
   })
 
-  it("on a shared line the driver of an unplugged disk claims no interrupt, and hears at once that its disk is gone", async () => {
+  it("on a shared line the driver of an unplugged disk claims no interrupt, and its requests reject at once", async () => {
     const machine = new Machine({ ramSize: 8 << 20 })
     const old = machine.attachDisk(heldDisk(new Uint8Array(SIZE)), { slot: 1 })
     machine.attachDisk(new FakeDisk(), { slot: 5 })
@@ -163,7 +163,7 @@ describe("other ways to lose a device", () => {
     expect(router.spurious).toBe(spurious + 1)
   })
 
-  it("ST-12 DEVICE_NEEDS_RESET without an interrupt", async () => {
+  it("ST-12 DEVICE_NEEDS_RESET is noticed without an interrupt", async () => {
     const model = new ModelDisk()
     model.isHolding = true
     const blk = await BlockDriver.open(model.pci, { memory: model.memory, watchInterval: 1 })
@@ -172,7 +172,7 @@ describe("other ways to lose a device", () => {
     await expect(read).rejects.toMatchObject({ code: "needs-reset" })
   })
 
-  it("an interrupt that never comes: the request is found in the used ring", async () => {
+  it("a request without an interrupt is found in the used ring", async () => {
     const model = new ModelDisk()
     const blk = await BlockDriver.open(model.pci, { memory: model.memory, watchInterval: 1 })
     model.interrupt = () => undefined
@@ -182,8 +182,8 @@ describe("other ways to lose a device", () => {
   })
 })
 
-describe("what another driver left behind", () => {
-  it("PCI-32 MSI-X with Function Mask set, and every vector masked", async () => {
+describe("the state that another driver left", () => {
+  it("PCI-32 may have MSI-X with Function Mask set and every vector masked", async () => {
     const { held, pci, open } = bench()
     held.waits = () => false
     const msix = pci.msix()
@@ -195,7 +195,7 @@ describe("what another driver left behind", () => {
     expect([blk.virtio.counters.interrupts, msix.functionMasked]).toEqual([1, false])
   })
 
-  it("PCI-32 the driver leaves MSI-X off and not masked", async () => {
+  it("PCI-32 is left by our driver with MSI-X off and not masked", async () => {
     const { pci, open } = bench()
     const blk = await open()
     await blk.close()

@@ -79,7 +79,7 @@ describe("a disk driven by the guest's driver", () => {
     ["modern", "memory"],
     ["modern", "io"],
     ["legacy", "memory"],
-  ] as const)("LEG-01 PCI-08 the driver finds its way into a %s function (%s)", async (kind, modernBar) => {
+  ] as const)("LEG-01 PCI-08 the driver opens a %s function (%s)", async (kind, modernBar) => {
     const { pci } = bench({ interface: kind, modernBar })
     const blk = await BlockDriver.open(pci)
     expect(blk.virtio.transport.kind).toBe(kind === "legacy" ? "legacy" : "modern")
@@ -90,7 +90,7 @@ describe("a disk driven by the guest's driver", () => {
     if (kind === "legacy") await expect(BlockDriver.open(pci, { transport: "modern" })).rejects.toMatchObject({ code: "unsupported" })
   })
 
-  it("PCI-14 the disk works from ECAM, with its BARs moved elsewhere, also above 4 GiB", async () => {
+  it("PCI-14 the disk works through ECAM with its BARs moved, also above 4 GiB", async () => {
     const { machine } = bench()
     const [pci] = findBlockDevices(machine, { config: new Ecam(machine, { base: 0xc000_0000 }) })
     if (pci === undefined) throw new Error("no disk in the ECAM")
@@ -120,7 +120,7 @@ describe("a disk driven by the guest's driver", () => {
     expect(blk.identify().queues).toBeUndefined()
   })
 
-  it.each([8, 1024, 32768])("VQ-02 PCI-17 a device with queues of %i, through both interfaces", async (queueSize) => {
+  it.each([8, 1024, 32768])("VQ-02 PCI-17 queues of %i work through both interfaces", async (queueSize) => {
     const { pci } = bench({ queueSize }, { ramSize: 16 << 20 })
     for (const transport of ["modern", "legacy"] as const) {
       const blk = await BlockDriver.open(pci, { transport })
@@ -176,7 +176,7 @@ describe("a disk driven by the guest's driver", () => {
     expect(memory.allocations).toBe(0)
   })
 
-  it("FT-24 BC-01 BC-03 BC-05 identify shows the fields of what was negotiated, and no others", async () => {
+  it("FT-24 BC-01 BC-03 BC-05 identify shows the fields of negotiated features, and no others", async () => {
     const { pci } = bench({ queues: 3, blockSize: 512, physicalBlockSize: 4096, optimalIoSize: 65536 })
     const blk = await BlockDriver.open(pci, { features: { want: ["FLUSH", "TOPOLOGY", "MQ", "DISCARD"] } })
     expect(blk.identify()).toEqual({
@@ -206,7 +206,7 @@ describe("a disk driven by the guest's driver", () => {
     expect(discard?.maxSectors).toBeLessThan(last)
   })
 
-  it("BLK-08 BLK-09 BLK-10 the device's refusals arrive as errors with a status", async () => {
+  it("BLK-08 BLK-09 BLK-10 requests that the device refuses reject with its status", async () => {
     const machine = new Machine({ ramSize: 8 << 20 })
     machine.attachDisk(new MemoryBacking({ size: SECTORS * 512, readOnly: true }))
     const blk = await BlockDriver.open(firstDisk(machine))
@@ -240,7 +240,7 @@ describe("a disk driven by the guest's driver", () => {
     }
   })
 
-  it("ST-07 FT-06 a device that refuses the features gets FAILED, and the driver gives its memory back", async () => {
+  it("ST-07 FT-06 a device that refuses the features gets FAILED, and the driver frees its memory", async () => {
     const { pci } = bench({ interface: "modern" })
     const memory = new RamAllocator({ start: 1 << 20, length: 1 << 20 })
     await expect(
@@ -270,7 +270,7 @@ describe("a disk driven by the guest's driver", () => {
     await exercise(blk, new Rng(2), 3, model)
   })
 
-  it("PCI-32 the driver's MSI-X table: masks, pending bits, messages", async () => {
+  it("PCI-32 the driver sets masks and messages of the MSI-X table, and reads its pending bits", async () => {
     const { machine, pci } = bench()
     const blk = await BlockDriver.open(pci)
     const msix = pci.msix()
@@ -305,7 +305,7 @@ describe("a disk driven by the guest's driver", () => {
 })
 
 describe("events from the device", () => {
-  it.each(["msix", "intx"] as const)("BLK-35 CF-08 PCI-27 a disk that grows says so (%s)", async (interrupts) => {
+  it.each(["msix", "intx"] as const)("BLK-35 CF-08 PCI-27 a disk that grows raises an event (%s)", async (interrupts) => {
     for (const transport of ["modern", "legacy"] as const) {
       const { pci, backing, disk } = bench()
       const blk = await BlockDriver.open(pci, { interrupts, transport })
@@ -401,7 +401,7 @@ describe("events from the device", () => {
     }
   })
 
-  it("a disk that is unplugged with the driver at work is an error, and closing gives the memory back", async () => {
+  it("a disk that is unplugged with the driver at work is an error, and closing frees the memory", async () => {
     const { machine, pci, disk } = bench()
     const memory = new RamAllocator({ start: 1 << 20, length: 4 << 20 })
     const blk = await BlockDriver.open(pci, { memory, interrupts: "none" })
@@ -480,7 +480,7 @@ describe("a backing that takes its time", () => {
     expect(memory.allocations).toBe(0)
   })
 
-  it("ST-02 ST-03 a reset ends the requests in flight; what the backing does later reaches neither memory nor the driver", async () => {
+  it("ST-02 ST-03 a reset ends requests in flight, and later answers reach neither memory nor the driver", async () => {
     const machine = new Machine({ ramSize: 8 << 20 })
     const backing = heldDisk(new Uint8Array(SECTORS * 512))
     machine.attachDisk(backing)
@@ -495,13 +495,13 @@ describe("a backing that takes its time", () => {
 })
 
 describe("other kinds of guest RAM", () => {
-  it("VQ-31 a SharedArrayBuffer", async () => {
+  it("VQ-31 a SharedArrayBuffer works", async () => {
     const { pci, machine } = bench({}, { memory: new SharedArrayBuffer(8 << 20) })
     await exercise(await BlockDriver.open(pci), new Rng(31), 10)
     expect(machine.ram.buffer).toBeInstanceOf(SharedArrayBuffer)
   })
 
-  it("a WebAssembly memory that grows between and during requests", async () => {
+  it("a WebAssembly memory may grow between and during requests", async () => {
     const memory = new WebAssembly.Memory({ initial: 64, maximum: 256 })
     const { pci } = bench({}, { memory })
     const blk = await BlockDriver.open(pci)

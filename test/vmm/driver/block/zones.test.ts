@@ -24,7 +24,7 @@ const failure = (promise: Promise<unknown>): Promise<unknown> =>
   promise.then(() => "OK", (error: unknown) => (error instanceof BlockRequestError ? error.status : error))
 
 describe("a zoned disk", () => {
-  it("says what it is", async () => {
+  it("shows its model and limits", async () => {
     const driver = await open()
     expect(driver.identify().zoned).toEqual({
       model: "host-managed", zoneSectors: ZONE, maxOpenZones: 3, maxActiveZones: 4, maxAppendSectors: 2048, writeGranularity: 512,
@@ -43,7 +43,7 @@ describe("a zoned disk", () => {
     expect((await zones.report(ZONE - 1, 2)).map(({ start }) => start)).toEqual([0, ZONE])
   })
 
-  it("long writes, appends and reads, opened, closed, finished and reset", async () => {
+  it("takes long writes, appends and reads, and is opened, closed, finished and reset", async () => {
     const driver = await open()
     const { zones } = driver
     const data = new Rng(5).bytes(2500 * S)
@@ -62,7 +62,7 @@ describe("a zoned disk", () => {
     expect((await zones.report()).every(({ state }) => state === "NOT_WP" || state === "EMPTY")).toBe(true)
   })
 
-  it("failures have the names of the specification", async () => {
+  it("rejects with the error names of the specification", async () => {
     const driver = await open()
     const { zones } = driver
     const one = new Uint8Array(S)
@@ -77,7 +77,7 @@ describe("a zoned disk", () => {
     await expect(zones.open(e)).rejects.toThrow(`ZONE_OPEN at sector ${e} failed: ZONE_ACTIVE_RESOURCE (too many zones are open or closed)`)
   })
 
-  it("without ZONED there are no requests for zones, and a host-managed disk is refused", async () => {
+  it("takes no requests for zones without ZONED, and is refused if it is host-managed", async () => {
     await expect(open({ refuse: ["ZONED"] })).rejects.toThrow("refuses the features")
     const machine = new Machine({ ramSize: 1 << 20 })
     machine.attachDisk(new MemoryBacking({ size: 1 << 20 }))

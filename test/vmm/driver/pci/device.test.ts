@@ -49,7 +49,7 @@ describe("configuration accesses", () => {
     ])
   })
 
-  it("misaligned accesses, and such as leave the space, are refused", () => {
+  it("misaligned accesses and those beyond the space are refused", () => {
     const config = new ConfigMechanism1Access(PLATFORM)
     for (const [offset, width] of [[1, 2], [2, 4], [256, 1], [-1, 1], [0.5, 1]] as const) {
       expect(() => config.read(AT, offset, width)).toThrow(RangeError)
@@ -78,7 +78,7 @@ describe("BARs", () => {
     ])
   })
 
-  it("decoding is off while they are sized or moved, and as before afterwards; their contents survive", () => {
+  it("are not decoded while they are sized or moved, and keep their decoding and contents", () => {
     const device = deviceOf(fake)
     fake.data.setUint32(0x14, 0xfebd_1000, true)
     fake.write(4, 2, 0x0407)
@@ -97,7 +97,7 @@ describe("BARs", () => {
     expect(fake.data.getUint32(0x18, true)).toBe(0x3456_000c)
   })
 
-  it("a BAR is placed where it fits only, and an address that does not stick is an error", () => {
+  it("are placed only where they fit, and an address that does not read back is an error", () => {
     const device = deviceOf(fake)
     expect(() => device.setBarAddress(2, 0x1000)).toThrow(/cannot start/)
     expect(() => device.setBarAddress(1, 2 ** 32)).toThrow(/32 bits/)
@@ -106,7 +106,7 @@ describe("BARs", () => {
     expect(() => device.setBarAddress(1, 0x2000)).toThrow(expect.objectContaining({ code: "protocol" }))
   })
 
-  it("registers behind a BAR that nobody placed cannot be reached", () => {
+  it("cannot be accessed before they are placed", () => {
     expect(
       () => deviceOf(new FakeFunction([{ index: 0, mask: 0xffc0, flags: 1 }])).registers(0),
     ).toThrow(expect.objectContaining({ code: "no-device" }))
@@ -121,7 +121,7 @@ describe("capabilities", () => {
     expect(deviceOf(fake).capabilities()).toEqual([{ id: 0x11, offset: 0x40 }, { id: 0x09, offset: 0x60 }, { id: 0x05, offset: 0x80 }])
   })
 
-  it("PCI-05 without the status bit there is no list; a list that loops or runs into the header is an error, not a hang", () => {
+  it("PCI-05 without the status bit there is no list, and a list that loops or runs into the header is an error", () => {
     const fake = new FakeFunction()
     fake.capabilities(0x11, 0x09)
     fake.data.setUint8(0x61, 0x40)
@@ -155,7 +155,7 @@ describe("capabilities", () => {
 })
 
 describe("enumeration", () => {
-  it("finds every function of every device, and more than function 0 only in multi-function devices", () => {
+  it("finds every function of every device, and looks beyond function 0 only in multi-function devices", () => {
     const multi = new FakeFunction()
     multi.data.setUint8(0x0e, 0x80)
     const functions = {
@@ -171,7 +171,7 @@ describe("enumeration", () => {
     expect(enumeratePci(PLATFORM, { config, buses: [5, 0] }).map((device) => device.name)[0]).toBe("05:01.0")
   })
 
-  it("identity and interrupt line come from the header", () => {
+  it("reads identity and interrupt line from the header", () => {
     const fake = new FakeFunction()
     fake.data.setUint32(0x08, 0x0108_0207, true)
     fake.data.setUint32(0x2c, 0x0002_1af4, true)

@@ -28,7 +28,7 @@ describe("the driver's choice of features", () => {
     expect(others.map((name) => FEATURE_BIT[name])).toEqual([37, 38, 39, 40, 41, 43, 0, 7])
   })
 
-  it("of everything offered, only what the driver knows for the interface is accepted", () => {
+  it("only offered features that the driver knows for the interface are accepted", () => {
     expect(chooseFeatures(ALL, "modern")).toBe(
       bits(1, 2, 4, 5, 6, 9, 10, 11, 12, 13, 14, 15, 16, 17, 28, 29, 32, 33, 34, 35, 38, 39, 40, 43),
     )
@@ -41,7 +41,7 @@ describe("the driver's choice of features", () => {
     expect(includesFeature(chooseFeatures(ALL, "modern", { want: ["NOTIFY_ON_EMPTY"] }), "NOTIFY_ON_EMPTY")).toBe(false)
   })
 
-  it("wanted features are accepted where offered, refused ones never, and VERSION_1 goes with every wish", () => {
+  it("wanted features are accepted if offered, refused ones never, and VERSION_1 always", () => {
     expect(chooseFeatures(ALL, "modern", { want: ["FLUSH", "MQ"] })).toBe(bits(9, 12, 32))
     expect(chooseFeatures(bits(9, 32), "modern", { want: ["FLUSH", "MQ"] })).toBe(bits(9, 32))
     expect(chooseFeatures(bits(9, 12, 32), "modern", { refuse: ["FLUSH"] })).toBe(bits(12, 32))
@@ -49,12 +49,12 @@ describe("the driver's choice of features", () => {
     expect(chooseFeatures(ALL, "modern", { want: [], refuse: ["VERSION_1"] })).toBe(0n)
   })
 
-  it("FT-07 what needs VERSION_1 is not accepted without it", () => {
+  it("FT-07 features that need VERSION_1 are not accepted without it", () => {
     expect(chooseFeatures(bits(9, 34, 38, 39, 40), "modern")).toBe(bits(9))
     expect(chooseFeatures(bits(9, 32, 34, 38, 39, 40), "modern", { refuse: ["VERSION_1"] })).toBe(bits(9))
   })
 
-  it("names and masks go back and forth, and unnamed bits are shown by number", () => {
+  it("names become masks and masks names, and unnamed bits are shown by number", () => {
     expect(featureMask(["RO", "VERSION_1"])).toBe(bits(5, 32))
     expect(featureNames(bits(3, 5, 31, 32, 99))).toEqual(["bit 3", "RO", "bit 31", "VERSION_1", "bit 99"])
     expect(featureNames(0n)).toEqual([])

@@ -64,7 +64,7 @@ describe("the driver's interrupt router", () => {
     expect(pending).toEqual({ first: 0, second: 0 })
   })
 
-  it("a line that nobody can quiet does not hang the driver", () => {
+  it("a line that stays high does not hang the driver", () => {
     const hand = new HandPlatform()
     const router = InterruptRouter.of(hand.platform)
     let asked = 0
@@ -77,7 +77,7 @@ describe("the driver's interrupt router", () => {
     expect(asked).toBe(1 + 1000)
   })
 
-  it("while it is held, interrupts wait for the release; handlers that raise another are served in turn, not nested", () => {
+  it("while the router is held, interrupts wait for its release; handlers that raise another run in turn, not nested", () => {
     const hand = new HandPlatform()
     const router = InterruptRouter.of(hand.platform)
     const calls: string[] = []
@@ -96,7 +96,7 @@ describe("the driver's interrupt router", () => {
     expect(calls).toEqual(["in", "out", "in", "out", "in", "out"])
   })
 
-  it("messages stay for others while no driver wants any, and the platform is left alone once all handlers are gone", () => {
+  it("messages stay for others while no driver wants any, and the router unsubscribes when all handlers are gone", () => {
     const hand = new HandPlatform()
     const router = InterruptRouter.of(hand.platform)
     const end = router.onLine(1, () => true)

@@ -24,7 +24,7 @@ function open(transport: "PCI" | "MMIO", memory: RamAllocator): Promise<BlockDri
 }
 
 describe.each(TRANSPORTS)("a legacy driver over %s", (transport) => {
-  it("LEG-09 MMIO-17 takes no page 0 for a ring, though its memory begins there", async () => {
+  it("LEG-09 MMIO-17 does not use page 0 for a ring, even if its memory begins there", async () => {
     const memory = new RamAllocator({ start: 0, length: RAM })
     const driver = await open(transport, memory)
     const data = new Uint8Array(512).fill(7)
@@ -35,7 +35,7 @@ describe.each(TRANSPORTS)("a legacy driver over %s", (transport) => {
     await driver.close()
   })
 
-  it("LEG-09 MMIO-17 needs a page more where there is no other place, and says so", async () => {
+  it("LEG-09 MMIO-17 fails, and says so, if page 0 is the only place for a ring", async () => {
     const memory = new RamAllocator({ start: 0, length: legacyRingSize(16) })
     await expect(open(transport, memory)).rejects.toThrow(/guest RAM are free/)
     expect(memory.available).toBe(legacyRingSize(16))

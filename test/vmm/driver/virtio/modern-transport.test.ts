@@ -90,7 +90,7 @@ describe("the registers of the modern transport", () => {
     expect(log.at(-1)).toEqual([0x1000, 4, 0x8003_0007])
   })
 
-  it("FT-19 PCI-22 with NOTIF_CONFIG_DATA a kick carries what the device gave for the queue", () => {
+  it("FT-19 PCI-22 with NOTIF_CONFIG_DATA a kick carries the value of queue_notif_config_data", () => {
     const { pci, log, registers } = fakeDevice()
     registers.setUint16(0x38, 0xbeef, true)
     const transport = new ModernDriverTransport(pci)
@@ -111,7 +111,7 @@ describe("the registers of the modern transport", () => {
     expect(() => wide.notify(0, 0)).toThrow(expect.objectContaining({ code: "protocol" }))
   })
 
-  it("CF-03 the configuration is read again until its generation stands still, but not forever", () => {
+  it("CF-03 the configuration is read again until its generation is stable, but not forever", () => {
     const { pci, registers, onRead } = fakeDevice()
     const transport = new ModernDriverTransport(pci)
     const reads: number[] = []
@@ -140,7 +140,7 @@ describe("the registers of the modern transport", () => {
     }
   })
 
-  it("PCI-08 a function that lacks one of the structures is no modern device", () => {
+  it("PCI-08 a function without one of the structures is no modern device", () => {
     for (const without of [1, 2, 3, 4]) {
       expect(() => new ModernDriverTransport(fakeDevice({ without }).pci)).toThrow(expect.objectContaining({ code: "unsupported" }))
     }

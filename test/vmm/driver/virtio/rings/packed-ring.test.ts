@@ -80,7 +80,7 @@ describe("the driver's packed ring", () => {
     expect([ring.freeDescriptors, ring.inFlight]).toEqual([4, 1])
   })
 
-  it("PK-05 the tail is there before the head is marked, and several chains at once are shown by the first head", () => {
+  it("PK-05 the tail is written before the head is marked, and the first head shows several chains at once", () => {
     const { ring, device } = makeRing(8)
     for (let round = 0; round < 9; round++) {
       const at = ring.availableIndex % 0x8000
@@ -94,7 +94,7 @@ describe("the driver's packed ring", () => {
     }
   })
 
-  it("PK-01 PK-07 PK-08 PK-11 random chains through rings of any size, returned in any order over many laps, are never mixed up", () => {
+  it("PK-01 PK-07 PK-08 PK-11 random chains return right from rings of any size, in any order over many laps", () => {
     const rng = new Rng(4)
     for (const size of [1, 2, 3, 5, 16]) {
       const { ring, device } = makeRing(size)
@@ -162,7 +162,7 @@ describe("the driver's packed ring", () => {
     expect(make({ usedRing: 0x1010 })).toThrow(/overlaps/)
   })
 
-  it("PK-16 VQ-07 VQ-13 chains that a driver must not make are refused", () => {
+  it("PK-16 VQ-07 VQ-13 invalid chains are refused", () => {
     const { ring } = makeRing(4)
     expect(() => ring.add([])).toThrow(/at least one/)
     expect(() => ring.add(segmentsOf(3, 2), { address: TABLES })).toThrow(/longer than the queue/)
@@ -206,7 +206,7 @@ describe("the driver's packed ring", () => {
     for (const id of [1, 4, 0xffff]) expect(protocolError(used(id, 0))).toMatch(`used id ${id} is not the id of a chain in flight`)
   })
 
-  it("PK-23 what NOTIFICATION_DATA carries is the next slot and its wrap counter", () => {
+  it("PK-23 the value for NOTIFICATION_DATA is the next slot and its wrap counter", () => {
     const { ring, device } = makeRing(5)
     for (let count = 0; count < 40; count += 2) {
       expect(ring.availableIndex).toBe(wordAt(count, 5))
@@ -219,7 +219,7 @@ describe("the driver's packed ring", () => {
   })
 })
 
-describe("who tells whom", () => {
+describe("notifications", () => {
   it("PK-17 PK-18 the driver kicks unless the device's flags say no; slot and wrap counter count with flags 2 and EVENT_IDX only", () => {
     for (const eventIdx of [false, true]) {
       for (const [flags, isWanted] of [[0, true], [1, false], [0xfffd, false], [2, !eventIdx], [3, true]] as const) {
@@ -273,7 +273,7 @@ describe("who tells whom", () => {
     }
   })
 
-  it("PK-04 VQ-27 clearing the ring starts it anew: both wrap counters 1, everything free", () => {
+  it("PK-04 VQ-27 clearing the ring starts it anew: both wrap counters are 1, and everything is free", () => {
     const { ring, device } = makeRing(3, { eventIdx: true })
     for (let index = 0; index < 4; index++) {
       ring.add(segmentsOf(1, 0))
@@ -305,8 +305,8 @@ describe("who tells whom", () => {
   })
 })
 
-describe("which ring the driver takes", () => {
-  it("FT-14 a packed one where it is offered, of any size that is wanted, and a split one where it is not or is preferred", async () => {
+describe("the choice of the ring", () => {
+  it("FT-14 is packed if offered, with any size, and split if not or if preferred", async () => {
     const open = async (disk: object, options: object) => {
       const machine = new Machine({ ramSize: 4 << 20 })
       machine.attachDisk(new MemoryBacking({ size: 1 << 20 }), disk)
@@ -325,7 +325,7 @@ describe("which ring the driver takes", () => {
     expect(await open(offered, { transport: "legacy" })).toBeInstanceOf(SplitRing)
   })
 
-  it("VQ-32 a queue is reset alone and goes on with an empty packed ring", async () => {
+  it("VQ-32 stays packed over a queue reset, with an empty ring", async () => {
     const machine = new Machine({ ramSize: 4 << 20 })
     machine.attachDisk(new MemoryBacking({ size: 1 << 20 }), { withFeatures: ["RING_PACKED"] })
     const [device] = findBlockDevices(machine)
@@ -340,7 +340,7 @@ describe("which ring the driver takes", () => {
 })
 
 describe("in order", () => {
-  it("PK-21 one used descriptor for several chains, in the slot of the first: the driver skips the slots of all", () => {
+  it("PK-21 the driver skips the slots of all chains that one used descriptor returns in the slot of the first", () => {
     const { ring, device } = makeRing(7, { inOrder: true })
     for (let round = 0; round < 100; round++) {
       const ids = [2, 1, 2].map((writable) => ring.add(segmentsOf(0, writable)))
@@ -356,7 +356,7 @@ describe("in order", () => {
     }
   })
 
-  it("PK-21 an id that is not in flight is the device's fault", () => {
+  it("PK-21 an id that is not in flight is a protocol error", () => {
     const { ring, device } = makeRing(7, { inOrder: true })
     ring.add(segmentsOf(0, 1))
     ring.expose()

@@ -18,7 +18,7 @@ import { ramPlatform } from "../../ram-platform.ts"
 const SIZES = Array.from({ length: 16 }, (_, power) => 2 ** power)
 
 describe("the layout of the driver's rings", () => {
-  it("VQ-01 VQ-02 sizes of the three parts are 16 N, 6 + 2 N and 6 + 8 N for every queue size", () => {
+  it("VQ-01 VQ-02 the three parts have 16 N, 6 + 2 N and 6 + 8 N bytes for every queue size", () => {
     for (const size of SIZES) {
       expect([descriptorTableSize(size), availableRingSize(size), usedRingSize(size)]).toEqual([16 * size, 6 + 2 * size, 6 + 8 * size])
     }
@@ -127,7 +127,7 @@ describe("the words of a ring", () => {
     expect(() => new RingMemory(ram, { ...layout, descriptorTable: 2 ** 60 })).toThrow(RangeError)
   })
 
-  it("RAM that starts at an odd offset of its buffer is refused, for the sake of the ring indices", () => {
+  it("RAM that starts at an odd offset of its buffer is refused, since ring indices would be misaligned", () => {
     expect(() => new GuestRam(ramPlatform(new Uint8Array(new ArrayBuffer(64), 1)))).toThrow(/odd offset/)
   })
 })

@@ -85,7 +85,7 @@ describe("the driver's split ring", () => {
     expect(ring.freeDescriptors).toBe(4)
   })
 
-  it("VQ-04 VQ-22 random chains through small queues, far past index 65535 and returned in any order, are never mixed up", () => {
+  it("VQ-04 VQ-22 random chains return right from small queues, far past index 65535 and in any order", () => {
     const rng = new Rng(4)
     for (const queueSize of [1, 2, 4, 16]) {
       const { ring, device } = makeRing(queueSize)
@@ -148,7 +148,7 @@ describe("the driver's split ring", () => {
     expect(new Set(device.take().map((chain) => chain.head)).size).toBe(32768)
   })
 
-  it("VQ-07 VQ-13 VQ-17 chains that a driver must not make are refused", () => {
+  it("VQ-07 VQ-13 VQ-17 invalid chains are refused", () => {
     const { ring } = makeRing(4)
     expect(() => ring.add([])).toThrow(/at least one/)
     expect(() => ring.add(segmentsOf(3, 2))).toThrow(/longer than the queue/)
@@ -262,7 +262,7 @@ describe("the driver's split ring", () => {
     }
   })
 
-  it("VQ-29 asking for notifications tells when a buffer was used before the device could see the wish", () => {
+  it("VQ-29 requesting notifications returns whether a buffer was used before the device could see the request", () => {
     for (const eventIdx of [false, true]) {
       const { ring, device } = makeRing(4, { eventIdx })
       ring.add(segmentsOf(1, 0))
@@ -275,7 +275,7 @@ describe("the driver's split ring", () => {
     }
   })
 
-  it("VQ-27 VQ-32 clearing the ring starts it anew at index 0 with everything free", () => {
+  it("VQ-27 VQ-32 clearing the ring starts it anew at index 0, and everything is free", () => {
     const { ring, device } = makeRing(4, { eventIdx: true })
     for (let index = 0; index < 500; index++) {
       ring.add(segmentsOf(1, 0))
@@ -330,7 +330,7 @@ describe("rings in other kinds of RAM", () => {
 })
 
 describe("in order", () => {
-  it("FT-15 descriptors are used around the table, the last one followed by the first", () => {
+  it("FT-15 descriptors are used in order, and the first follows the last", () => {
     const { ring, device } = makeRing(8, { inOrder: true })
     let expected = 0
     for (let round = 0; round < 40; round++) {
@@ -347,7 +347,7 @@ describe("in order", () => {
     }
   })
 
-  it("VQ-23 one used element for several chains: those in front of it were written as a whole", () => {
+  it("VQ-23 a used element for several chains completes those before it with all their bytes", () => {
     const { ring, device } = makeRing(16, { inOrder: true })
     for (let round = 0; round < 5000; round++) {
       const heads = [2, 1, 3].map((writable) => ring.add(segmentsOf(1, writable)))
@@ -364,7 +364,7 @@ describe("in order", () => {
     }
   })
 
-  it("VQ-23 an element for more chains than used.idx says, or for one that is not in flight, is the device's fault", () => {
+  it("VQ-23 an element for more chains than used.idx says, or for one that is not in flight, is a protocol error", () => {
     for (const wrong of [(heads: readonly number[]) => heads[1] ?? 0, () => 9, () => 0xffff_ffff]) {
       const { ring, device } = makeRing(16, { inOrder: true })
       const heads = [ring.add(segmentsOf(1, 1)), ring.add(segmentsOf(1, 1))]
