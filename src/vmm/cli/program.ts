@@ -1,6 +1,7 @@
 /** Finds the command, runs it, and turns an error into one line and an exit code. */
 import { nearest } from "../../options.ts"
 import { type Arguments, parseArguments, UsageError } from "./arguments.ts"
+import { isForPeople } from "./explained.ts"
 import { complain, complainAtLength, despiteOutput, printHelp } from "./output.ts"
 import { InterruptedError } from "./interrupted-error.ts"
 import { LOADERS } from "./loaders.ts"
@@ -107,7 +108,6 @@ async function explain(thrown: unknown, args: readonly string[]): Promise<number
     complain(error.message)
     return error.exitCode
   }
-  const { isForPeople } = await import("./explained.ts")
   if (!isForPeople(error)) throw error
   const isReader = READERS.includes(args[0] ?? "")
   const canShare = isReader && "code" in error && error.code === "busy"

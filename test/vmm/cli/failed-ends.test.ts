@@ -1,4 +1,5 @@
 /** Commands whose work fails, and then what they do about it fails as well, as on a full file system: one line says what went wrong. */
+import { spawnSync } from "node:child_process"
 import { readdirSync } from "node:fs"
 import { join } from "node:path"
 import { afterEach, expect, it, vi } from "vitest"
@@ -69,4 +70,12 @@ it("create that finds no space for the data file leaves neither that nor the ima
   const options = "data_file=d.raw,preallocation=full"
   const { code, err } = await commandLine("create", "-f", "qcow2", "-o", options, join(folder, "a.qcow2"), "4M")
   expect([code, err, readdirSync(folder)]).toEqual([1, "vioblk: no room\n", []])
+})
+
+it("a process without file descriptors says so in one line: nothing has to be loaded for that", () => {
+  const words = ["-c", 'ulimit -n 128; exec "$0" "$@"', process.execPath, "--import", "tsx", "test/vmm/cli/no-descriptors.ts", image()]
+  const { stdout, stderr } = spawnSync("bash", words, { encoding: "utf8" })
+  expect([stdout.split("\n").slice(-2), stderr]).toEqual([
+    ["", "1"], expect.stringMatching(/^vioblk: [^\n]*: too many open files; [^\n]*\n$/),
+  ])
 })
