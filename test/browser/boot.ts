@@ -140,5 +140,5 @@ function checkOverlay(context: BrowserContext, overlay: string, sum: string): vo
 export const bootTests: readonly BrowserTest[] = [
   { name: "memory", title: "Linux boots from a disk in memory", limit: 700, run: memory },
   { name: "file", title: "Linux boots from a qcow2 file that a person picks", limit: 800, run: file },
-  { name: "lazy", title: "Linux boots from 4 GiB over HTTP; what it writes is kept, and can be downloaded", limit: 1600, run: lazy },
+  { name: "lazy", title: "Linux boots from 4 GiB over HTTP; its writes are kept, and can be downloaded", limit: 1600, run: lazy },
 ]

@@ -138,6 +138,11 @@ async function acpi(context: GuestContext): Promise<string> {
 }
 
 export const hotPlugTests: readonly GuestTest[] = [
-  { name: "hot-plug-rescan", title: "disks attached to and detached from a running Linux, which rescans its bus", limit: 240, run: rescan },
-  { name: "hot-plug-acpi", title: "the same with ACPI, where Linux is told, and gives a disk up when it is asked", limit: 300, run: acpi },
+  {
+    name: "hot-plug-rescan",
+    title: "a running Linux that rescans its bus finds attached disks, and loses detached ones",
+    limit: 240,
+    run: rescan,
+  },
+  { name: "hot-plug-acpi", title: "the same with ACPI: Linux is notified, and releases a disk on request", limit: 300, run: acpi },
 ]

@@ -99,10 +99,10 @@ export async function useDisk(guest: Guest, disk: Disk, name: string, legacy: bo
 export const linuxTests: readonly GuestTest[] = [
   {
     name: "linux-modern",
-    title: "Linux, modern interface: raw, qcow2 and overlay disks found, read, written",
+    title: "Linux finds, reads and writes raw, qcow2 and overlay disks, modern interface",
     limit: 300,
     run: (context) => linux(context, "modern"),
   },
-  { name: "linux-packed", title: "Linux, packed rings: the same", limit: 300, run: (context) => linux(context, "packed") },
-  { name: "linux-legacy", title: "Linux, legacy interface: the same", limit: 300, run: (context) => linux(context, "legacy") },
+  { name: "linux-packed", title: "the same over packed rings", limit: 300, run: (context) => linux(context, "packed") },
+  { name: "linux-legacy", title: "the same over the legacy interface", limit: 300, run: (context) => linux(context, "legacy") },
 ]

@@ -140,7 +140,7 @@ export const rebootTests: readonly GuestTest[] = [
   },
   {
     name: "reboot-restart",
-    title: "the machine is restarted in the same state, modern device",
+    title: "the machine restarts while its disk has requests in flight, modern device",
     limit: 420,
     run: (context) => reboot(context, "modern", (guest) => guest.emulator.restart()),
   },

@@ -165,16 +165,16 @@ function allocated(path: string): number {
 export const stateTests: readonly GuestTest[] = [
   {
     name: "save-restore",
-    title: "save_state in the middle of a copy, restored in another emulator",
+    title: "a copy goes on in another emulator after save_state in its middle",
     limit: 240,
     run: (context) => saveAndRestore(context, false),
   },
   {
     name: "save-restore-waiting",
-    title: "the same over a backing that answers later: requests in flight are waited for",
+    title: "the same over a backing that answers later: save_state waits for requests in flight",
     limit: 300,
     run: (context) => saveAndRestore(context, true),
   },
   { name: "resize", title: "a disk grows under the guest", limit: 120, run: resize },
-  { name: "discard", title: "fstrim gives qcow2 clusters back", limit: 240, run: discard },
+  { name: "discard", title: "fstrim frees qcow2 clusters", limit: 240, run: discard },
 ]

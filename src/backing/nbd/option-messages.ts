@@ -1,4 +1,7 @@
-/** Messages of the handshake, both directions: pure, from and to bytes. A decoder throws `NbdProtocolError` for what are invalid. */
+/**
+ * Messages of the handshake, in both directions, as pure functions from and to bytes. A decoder throws `NbdProtocolError` for an invalid
+ * one.
+ */
 import { IHAVEOPT, type Magic, NBD_INFO, NBD_LIMIT, NBD_REP_MAGIC, NBD_SIZE, NBDMAGIC, NbdProtocolError } from "./protocol.ts"
 import { joined } from "../bytes/buffers.ts"
 import { decodeText, encodeText, viewOf } from "../bytes/fields.ts"

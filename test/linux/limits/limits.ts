@@ -68,5 +68,5 @@ async function limits(context: GuestContext): Promise<string> {
 }
 
 export const limitsTests: readonly GuestTest[] = [
-  { name: "limits", title: "Linux: the limits in /sys/block are those of the disk", limit: 300, run: limits },
+  { name: "limits", title: "Linux shows the limits of the disk in /sys/block", limit: 300, run: limits },
 ]

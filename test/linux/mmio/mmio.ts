@@ -82,5 +82,5 @@ async function linux(context: GuestContext): Promise<string> {
 }
 
 export const mmioTests: readonly GuestTest[] = [
-  { name: "linux-mmio", title: "Linux with virtio_mmio, version 2 and version 1: disks found, read, written", limit: 900, run: linux },
+  { name: "linux-mmio", title: "Linux finds, reads and writes disks over MMIO, version 2 and version 1", limit: 900, run: linux },
 ]

@@ -1,4 +1,4 @@
-/** What callers of `BlockDriver` pass in and get back, requests apart. */
+/** The options and results of `BlockDriver`, except those of requests. */
 import { checkCount, checkOptions, type Rules } from "../../../options.ts"
 import type { PciDevice } from "../pci/device.ts"
 import type { VirtioBus } from "../virtio/bus.ts"

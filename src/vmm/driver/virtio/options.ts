@@ -1,4 +1,4 @@
-/** What the owner of a `VirtioDriver` passes in, and what it hears. */
+/** The options of a `VirtioDriver`, and the events that its owner hears. */
 import { checkCount, checkMembers, checkOptions, type Rules } from "../../../options.ts"
 import { checkPciDevice, PciDevice } from "../pci/device.ts"
 import type { Endian } from "../guest-ram.ts"

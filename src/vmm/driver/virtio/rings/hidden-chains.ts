@@ -1,4 +1,4 @@
-/** HiddenChains: chains that are in a packed ring, but for the marks of their first descriptors: no device takes them yet. */
+/** HiddenChains: chains that a packed ring holds, except for AVAIL and USED of their first descriptors: no device takes them yet. */
 import type { GuestRam } from "../../guest-ram.ts"
 import { PACKED_DESCRIPTOR } from "../spec.ts"
 

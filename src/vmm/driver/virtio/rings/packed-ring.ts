@@ -1,6 +1,6 @@
 /**
  * PackedRing: the driver's side of a packed virtqueue: free descriptors and buffer ids, chains (direct or indirect), publication, and the
- * decision to kick. It checks used descriptors before anybody believes them. [VIRTIO] 2.8.
+ * decision to kick. It checks used descriptors before it returns them. [VIRTIO] 2.8.
  */
 import { checkOptions } from "../../../../options.ts"
 import { DriverError } from "../../errors.ts"

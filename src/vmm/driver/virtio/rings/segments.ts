@@ -1,4 +1,4 @@
-/** What a driver puts into a ring of either kind: the segments of a buffer, and the rules for them. */
+/** The segments of a buffer that a driver puts into a ring of either kind, and the rules for them. */
 import { DESCRIPTOR_FLAG } from "../spec.ts"
 
 /** [VIRTIO] 2.7.5.2: a chain describes at most 2^32 bytes. */

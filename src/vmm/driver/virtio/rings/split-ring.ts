@@ -1,6 +1,6 @@
 /**
  * SplitRing: the driver's side of a split virtqueue: free descriptors, chains (direct, indirect, or both), publication, and the decision
- * to kick. It checks used entries before anybody believes them. [VIRTIO] 2.7.13 and 2.7.14.
+ * to kick. It checks used entries before it returns them. [VIRTIO] 2.7.13 and 2.7.14.
  */
 import { checkOptions } from "../../../../options.ts"
 import { DriverError } from "../../errors.ts"

@@ -1,6 +1,6 @@
 /**
- * UsedBatches: which chains come back where IN_ORDER is negotiated: a device may return several by one used element, which has the id of
- * the last of them ([VIRTIO] 2.7.9, 2.8.9).
+ * UsedBatches: the chains that a used element returns if IN_ORDER is negotiated: a device may return several by one element, which has the
+ * id of the last of them ([VIRTIO] 2.7.9, 2.8.9).
  */
 import { DriverError } from "../../errors.ts"
 import type { UsedElement } from "./ring-memory.ts"
