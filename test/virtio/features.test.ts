@@ -95,8 +95,8 @@ const DEVICES: readonly [string, () => ModernGuest][] = [
   ],
 ]
 
-describe("the offer", () => {
-  it.each(DEVICES)("FT-01 FT-02 FT-03 FT-23 of %s has only bits that a block device on PCI may offer", (_, make) => {
+describe("offered features", () => {
+  it.each(DEVICES)("FT-01 FT-02 FT-03 FT-23 %s offers only bits that a block device on PCI may offer", (_, make) => {
     const { offered } = make()
     expect(offered & ~ALLOWED_MODERN).toBe(0n)
     // FT-02: the only prerequisites among these bits.
@@ -104,7 +104,7 @@ describe("the offer", () => {
     expect(offered & VERSION_1).toBe(VERSION_1)
   })
 
-  it("FT-01 FT-09 FT-23 of the legacy interface has bits 0 to 31 only, with ANY_LAYOUT and NOTIFY_ON_EMPTY", () => {
+  it("FT-01 FT-09 FT-23 the legacy interface offers bits 0 to 31 only, with ANY_LAYOUT and NOTIFY_ON_EMPTY", () => {
     const guest = modern()
     const legacy = BigInt(new LegacyGuest(vm, guest.slot).offered)
     expect(legacy & ~ALLOWED_LEGACY).toBe(0n)
@@ -120,7 +120,7 @@ describe("the offer", () => {
     expect(guest.negotiate(VERSION_1)).toBe(true)
   })
 
-  it("FT-04 is read in windows of 32 bits by select 0 and 1, and is zero for any other", () => {
+  it("FT-04 offered features are read in windows of 32 bits by select 0 and 1, and are zero for any other", () => {
     const guest = modern()
     expect(guest.offeredWord(0)).toBeGreaterThan(0)
     expect(guest.offeredWord(1)).toBe(2 ** 0 + 2 ** 8)
@@ -128,7 +128,7 @@ describe("the offer", () => {
     expect(guest.common.read(COMMON.deviceFeatureSelect, 4)).toBe(0xffff_ffff)
   })
 
-  it("FT-05 does not restrict which bits read back, but FEATURES_OK is refused for others", () => {
+  it("FT-05 all bits that the driver writes read back, but FEATURES_OK is refused for bits that are not offered", () => {
     const guest = modern()
     for (const select of [0, 1]) {
       guest.acceptWord(select, 0xffff_ffff)
@@ -153,7 +153,7 @@ describe("the offer", () => {
     expect(guest.negotiate(VERSION_1)).toBe(true)
   })
 
-  it("FT-06 always has VERSION_1: a modern device demands it, a transitional one does not (Haiku's driver leaves it out)", () => {
+  it("FT-06 VERSION_1 is always offered: a modern device demands it, a transitional one does not (Haiku's driver leaves it out)", () => {
     for (const kind of ["transitional", "modern"] as const) {
       const guest = modern(markedDisk(), { interface: kind })
       expect(guest.offeredWord(1) & 1).toBe(1)
@@ -162,7 +162,7 @@ describe("the offer", () => {
     }
   })
 
-  it("FT-24 FT-26 has the bit of every condition", () => {
+  it("FT-24 FT-26 every condition has its bit", () => {
     const offers = (guest: ModernGuest, bit: number): boolean => (guest.offered & mask(bit)) !== 0n
     const always = [F.SEG_MAX, F.GEOMETRY, F.BLK_SIZE, F.TOPOLOGY, F.INDIRECT_DESC, F.EVENT_IDX, F.RING_RESET]
     const conditions = [F.RO, F.FLUSH, F.CONFIG_WCE, F.MQ, F.DISCARD, F.WRITE_ZEROES]
@@ -177,7 +177,7 @@ describe("the offer", () => {
     expect(seen(modern())).toEqual([...always, F.FLUSH, F.CONFIG_WCE, F.DISCARD, F.WRITE_ZEROES])
   })
 
-  it("FT-25 FT-26 has FLUSH unless it is left out, and CONFIG_WCE never without FLUSH", () => {
+  it("FT-25 FT-26 FLUSH is offered unless it is left out, and CONFIG_WCE never without FLUSH", () => {
     expect(modern().offered & mask(F.FLUSH, F.CONFIG_WCE)).toBe(mask(F.FLUSH, F.CONFIG_WCE))
     for (const withoutFeatures of [["FLUSH"], ["FLUSH", "DISCARD"]] satisfies BlkFeatureName[][]) {
       expect(modern(markedDisk(), { withoutFeatures }).offered & mask(F.FLUSH, F.CONFIG_WCE)).toBe(0n)

@@ -43,7 +43,7 @@ function content(sectors: number): Uint8Array {
 }
 
 describe.each(KINDS)("RAM in %s", (_, make) => {
-  it("VQ-31 holds header, data, status and both rings where the guest sees them", () => {
+  it("VQ-31 header, data, status and both rings are where the guest sees them", () => {
     const vm = new Machine({ memory: make() })
     const backing = new MemoryBacking({ size: 64 * SECTOR })
     backing.pwrite(content(64), 0)
@@ -61,7 +61,7 @@ describe.each(KINDS)("RAM in %s", (_, make) => {
     }
   })
 
-  it("VQ-31 serves a driver of vmm/driver", async () => {
+  it("VQ-31 a driver of vmm/driver writes and reads", async () => {
     const vm = new Machine({ memory: make() })
     vm.attachDisk(new MemoryBacking({ size: 1 << 20 }))
     const [pci] = findBlockDevices(vm)
@@ -90,7 +90,7 @@ describe.each([["a WebAssembly memory", false], ["a shared WebAssembly memory", 
     while (backing.waiting.length > 0) await backing.finishNext()
   }
 
-  it("while a read is in flight gets the data, the status and the used entry in its new buffer", async () => {
+  it("while a read is in flight: the data, the status and the used entry arrive in the new buffer", async () => {
     const { memory, backing, vm, guest, ring } = start()
     // Data in two pieces, so that one call on the disk is behind the other.
     const request = ring.prepare(T.IN, 5, SECTOR)
@@ -109,7 +109,7 @@ describe.each([["a WebAssembly memory", false], ["a shared WebAssembly memory", 
     ]).toEqual([0, 1, { id: 0, length: SECTOR + 1 }, UP, 1])
   })
 
-  it("between two pieces of a read, and again while the read is repeated, gets all its data", async () => {
+  it("between two pieces of a read, and again while the read is repeated: all data arrives", async () => {
     const { memory, backing, guest, ring } = start()
     const request = ring.prepare(T.IN, 5, SECTOR)
     ring.describe(1, request.data, 100, NEXT | WRITE, 3)
@@ -124,7 +124,7 @@ describe.each([["a WebAssembly memory", false], ["a shared WebAssembly memory", 
     expect(ring.data(request, SECTOR)).toEqual(content(64).slice(5 * SECTOR, 6 * SECTOR))
   })
 
-  it("while a write and a flush are in flight puts the guest's data on the disk", async () => {
+  it("while a write and a flush are in flight: the guest's data is on the disk", async () => {
     const { memory, backing, guest, ring } = start()
     const written = ring.request(T.OUT, 9, SECTOR)
     const data = new Uint8Array(SECTOR).map((_, at) => 255 - at)
@@ -137,7 +137,7 @@ describe.each([["a WebAssembly memory", false], ["a shared WebAssembly memory", 
     expect([ring.status(written), ring.status(flushed), ring.usedIdx]).toEqual([0, 0, 2])
   })
 
-  it("while a request is in flight that a reset ends gets no answer to it, old buffer or new", async () => {
+  it("while a request is in flight that a reset ends: no answer reaches the old buffer or the new one", async () => {
     const { memory, backing, guest, ring } = start()
     const request = ring.request(T.IN, 5, SECTOR)
     guest.kick()
@@ -148,7 +148,7 @@ describe.each([["a WebAssembly memory", false], ["a shared WebAssembly memory", 
     expect([guest.status, ring.usedIdx, ring.status(request)]).toEqual([0, 0, UNTOUCHED])
   })
 
-  it("inside an interrupt handler that adds another request gets both served", () => {
+  it("inside an interrupt handler that adds another request: both are served", () => {
     const { memory, backing, vm, guest, ring } = start()
     const sync = new MemoryBacking({ size: 64 * SECTOR })
     sync.pwrite(content(64), 0)
@@ -167,7 +167,7 @@ describe.each([["a WebAssembly memory", false], ["a shared WebAssembly memory", 
     expect(ring.data(second, SECTOR)).toEqual(content(64).slice(6 * SECTOR, 7 * SECTOR))
   })
 
-  it("between requests is used with its new pages", async () => {
+  it("between requests: its new pages are used", async () => {
     const { memory, backing, vm, guest, ring } = start()
     for (let round = 0; round < 4; round++) {
       memory.grow(1)

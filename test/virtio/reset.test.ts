@@ -53,7 +53,7 @@ async function expectService(): Promise<void> {
 }
 
 describe("reset of the device", () => {
-  it("ST-02 ST-03 PCI-24 with requests in flight shows status 0 at once, and nothing reaches the guest after that", async () => {
+  it("ST-02 ST-03 PCI-24 with requests in flight status reads 0 at once, and nothing reaches the guest after that", async () => {
     guest.start([ring, second], VERSION_1 | mask(F.MQ))
     const requests = [ring.request(T.IN, 1, SECTOR, 0), ring.request(T.IN, 9, SECTOR, 1)]
     const written = second.request(T.OUT, 5, SECTOR)
@@ -76,7 +76,7 @@ describe("reset of the device", () => {
     await expectService()
   })
 
-  it("ST-02 needs no waiting: what a driver writes right after it begins a new life", async () => {
+  it("ST-02 a driver need not wait: what it writes right after a reset begins a new life", async () => {
     guest.start([ring], mask(F.EVENT_IDX, F.RING_RESET))
     const old = ring.request(T.IN, 1, SECTOR)
     guest.kick()
@@ -100,7 +100,7 @@ describe("reset of the device", () => {
   })
 
   it.each([["a write", T.OUT], ["a write-zeroes", T.WRITE_ZEROES], ["a discard", T.DISCARD]] as const)(
-    "ST-02 serves the new life only after %s of the old one is answered, which cannot land on a newer one",
+    "ST-02 the new life is served only after %s of the old one is answered, which cannot land on a newer one",
     async (_, type) => {
       guest.start([ring], VERSION_1 | mask(F.FLUSH, F.WRITE_ZEROES, F.DISCARD))
       const old = ring.request(type, 5, type === T.OUT ? SECTOR : 16)
@@ -124,7 +124,7 @@ describe("reset of the device", () => {
     },
   )
 
-  it("ST-02 serves the new life also after a write of the old one fails", async () => {
+  it("ST-02 the new life is served also after a write of the old one fails", async () => {
     guest.start([ring])
     ring.request(T.OUT, 5, SECTOR)
     guest.kick()
@@ -138,7 +138,7 @@ describe("reset of the device", () => {
     expect([second.usedIdx, second.status(newer)]).toEqual([1, OK])
   })
 
-  it("ST-02 ST-03 of the machine keeps an old read from new RAM, and an old write from landing on a newer one", async () => {
+  it("ST-02 ST-03 after a reset of the machine no old read reaches new RAM, and no old write lands on a newer one", async () => {
     guest.start([ring], VERSION_1 | mask(F.FLUSH))
     ring.request(T.IN, 1, SECTOR, 0)
     ring.request(T.OUT, 5, SECTOR, 1)
@@ -158,7 +158,7 @@ describe("reset of the device", () => {
     expect(backing.cache.subarray(5 * SECTOR, 6 * SECTOR)).toEqual(new Uint8Array(SECTOR).fill(0x33))
   })
 
-  it("ST-03 ends a write in write-through mode whose flush is not answered: it does not complete", async () => {
+  it("ST-03 a write in write-through mode whose flush is not answered does not complete after a reset", async () => {
     guest.start([ring])
     const request = ring.request(T.OUT, 5, SECTOR)
     guest.kick()
@@ -170,7 +170,7 @@ describe("reset of the device", () => {
     expect([guest.status, ring.status(request)]).toEqual([0, UNTOUCHED])
   })
 
-  it("ST-03 ends requests that fail afterwards: they do not complete either", async () => {
+  it("ST-03 a request that fails after a reset does not complete either", async () => {
     guest.start([ring])
     ring.request(T.IN, 1, SECTOR)
     guest.kick()
@@ -182,7 +182,7 @@ describe("reset of the device", () => {
     expect([guest.status, guest.readIsr()]).toEqual([0, 0])
   })
 
-  it("ST-03 drops a message that waits behind a mask", async () => {
+  it("ST-03 a reset drops a message that waits behind a mask", async () => {
     guest.start([ring])
     guest.programVector(0, { ...MESSAGE, masked: true })
     guest.setQueueRegister(0, COMMON.queueVector, 2, 0)
@@ -192,7 +192,7 @@ describe("reset of the device", () => {
     await expectSilence(async () => guest.programVector(0, MESSAGE))
   })
 
-  it("ST-04 clears features, queues, ring positions, vectors and ISR, and the next request is at index 0", async () => {
+  it("ST-04 a reset clears features, queues, ring positions, vectors and ISR, and the next request is at index 0", async () => {
     const small = new Ring(vm, { size: 4 })
     guest.start([small], VERSION_1 | mask(F.EVENT_IDX, F.MQ))
     guest.common.write(COMMON.configVector, 2, 1)
@@ -233,7 +233,7 @@ describe("reset of the device", () => {
     ]).toEqual([1, { id: 0, length: SECTOR + 1 }, OK, true])
   })
 
-  it("ST-02 LEG-14 works through the legacy status register as well", async () => {
+  it("ST-02 LEG-14 a reset works through the legacy status register as well", async () => {
     const legacy = new LegacyGuest(vm, disk.slot)
     const whole = new Ring(vm, { size: 256 })
     legacy.start(whole)
@@ -246,7 +246,7 @@ describe("reset of the device", () => {
     expect([legacy.status, whole.usedIdx, whole.status(request), legacy.interrupted]).toEqual([0, 0, UNTOUCHED, false])
   })
 
-  it("ST-03 by unplugging with requests in flight silences the disk, which is idle once they are answered", async () => {
+  it("ST-03 a disk unplugged with requests in flight stays silent, and is idle once they are answered", async () => {
     guest.start([ring])
     ring.request(T.FLUSH, 0, 0, 0)
     ring.request(T.FLUSH, 0, 0, 1)
@@ -269,7 +269,7 @@ describe("reset of the device", () => {
 describe("reset of a queue", () => {
   beforeEach(() => guest.start([ring, second], VERSION_1 | mask(F.MQ, F.RING_RESET)))
 
-  it("VQ-32 PCI-23 FT-20 with requests in flight shows queue_reset and queue_enable 0 at once, and other queues go on", async () => {
+  it("VQ-32 PCI-23 FT-20 with requests in flight queue_reset and queue_enable read 0 at once, and other queues go on", async () => {
     const request = ring.request(T.IN, 1, SECTOR)
     guest.kick(0)
     const other = second.request(T.FLUSH, 0, 0)
@@ -285,7 +285,7 @@ describe("reset of a queue", () => {
     expect([second.usedIdx, second.status(other), guest.interrupted]).toEqual([1, OK, true])
   })
 
-  it("VQ-32 frees its memory, and the queue can be enabled elsewhere with another size", async () => {
+  it("VQ-32 a reset queue has freed its memory, and can be enabled elsewhere with another size", async () => {
     for (const slot of [0, 1, 2]) {
       ring.request(T.IN, slot, SECTOR, slot)
       guest.kick(0)
@@ -309,14 +309,14 @@ describe("reset of a queue", () => {
     expect(next.data(request, SECTOR)).toEqual(new Uint8Array(SECTOR).fill(8))
   })
 
-  it("VQ-32 unmaps its vector: it raises no interrupt until the driver maps it again", () => {
+  it("VQ-32 a queue reset unmaps its vector: it raises no interrupt until the driver maps it again", () => {
     guest.setQueueRegister(0, COMMON.queueVector, 2, 1)
     guest.setQueueRegister(1, COMMON.queueVector, 2, 1)
     guest.setQueueRegister(0, COMMON.queueReset, 2, 1)
     expect([guest.queueRegister(0, COMMON.queueVector, 2), guest.queueRegister(1, COMMON.queueVector, 2)]).toEqual([NO_VECTOR, 1])
   })
 
-  it("VQ-32 PCI-23 lets it be enabled at once, and serves it once the old life's writes of any queue are answered", async () => {
+  it("VQ-32 PCI-23 a reset queue can be enabled at once, and is served once the old life's writes of any queue are answered", async () => {
     const old = ring.request(T.OUT, 5, SECTOR)
     vm.ram.fill(0x11, old.data, old.data + SECTOR)
     guest.kick(0)
@@ -336,7 +336,7 @@ describe("reset of a queue", () => {
     expect(backing.cache.subarray(5 * SECTOR, 6 * SECTOR)).toEqual(new Uint8Array(SECTOR).fill(0x22))
   })
 
-  it("PCI-23 has no register without RING_RESET; writing 0 or 2, or for a missing queue, does nothing", () => {
+  it("PCI-23 without RING_RESET there is no register; writing 0 or 2, or for a missing queue, does nothing", () => {
     for (const value of [0, 2, 0xffff]) {
       guest.setQueueRegister(0, COMMON.queueReset, 2, value)
       expect(guest.queueRegister(0, COMMON.queueEnable, 2)).toBe(1)
@@ -355,7 +355,7 @@ describe("reset of a queue", () => {
 describe("bus mastering while requests are in flight", () => {
   beforeEach(() => guest.start([ring]))
 
-  it("PCI-36 that is off delays answers of the disk until it is on again", async () => {
+  it("PCI-36 while bus mastering is off answers of the disk wait until it is on again", async () => {
     const requests = [ring.request(T.FLUSH, 0, 0, 0), ring.request(T.OUT, 4, SECTOR, 1)]
     guest.kick()
     guest.command = 3
@@ -368,7 +368,7 @@ describe("bus mastering while requests are in flight", () => {
     await expectService()
   })
 
-  it("PCI-36 that is off does not delay a reset, which drops the answers", async () => {
+  it("PCI-36 a reset does not wait for bus mastering, and drops the answers", async () => {
     ring.request(T.FLUSH, 0, 0)
     guest.kick()
     guest.command = 3
@@ -383,7 +383,7 @@ describe("bus mastering while requests are in flight", () => {
     await expectService()
   })
 
-  it("PCI-36 that is off delays neither a queue reset nor closing the disk", async () => {
+  it("PCI-36 neither a queue reset nor closing the disk waits for bus mastering", async () => {
     guest.status = 0
     guest.start([ring.clear(), second.clear()], VERSION_1 | mask(F.RING_RESET))
     ring.request(T.FLUSH, 0, 0)

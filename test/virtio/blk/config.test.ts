@@ -19,7 +19,7 @@ function configBytes(guest: RingGuest): number[] {
 }
 
 describe("the configuration space", () => {
-  it("BC-01 BC-02 BC-03 BC-04 BC-05 BC-08 has the specified bytes for a disk with every option", () => {
+  it("BC-01 BC-02 BC-03 BC-04 BC-05 BC-08 a disk with every option has the specified bytes", () => {
     const disk = new FakeDisk({ size: 10 * MIB, discardGranularity: 65536 })
     const guest = new RingGuest({
       backing: disk,
@@ -44,7 +44,7 @@ describe("the configuration space", () => {
     expect(configBytes(guest).slice(0x3c)).toEqual(new Array(0x60 - 0x3c).fill(0))
   })
 
-  it("BC-01 BC-06 BC-07 can be read in every width at every offset, and is zero behind its end", () => {
+  it("BC-01 BC-06 BC-07 fields can be read in every width at every offset, and bytes behind the end are zero", () => {
     const guest = withSize(3 * 2 ** 41)
     const bytes = configBytes(guest)
     for (let offset = 0; offset < 0x60; offset++) {
@@ -57,7 +57,7 @@ describe("the configuration space", () => {
     expect([guest.config(0x60, 4), guest.config(0x7fc, 4)]).toEqual([0, 0])
   })
 
-  it("BC-01 is read-only to the driver, except for writeback", () => {
+  it("BC-01 all fields except writeback are read-only to the driver", () => {
     const guest = withSize(MIB)
     const before = configBytes(guest)
     for (let offset = 0; offset < 0x60; offset++) if (offset !== 0x20) guest.setConfig(offset, 1, 0x5a)
@@ -65,11 +65,11 @@ describe("the configuration space", () => {
     expect(configBytes(guest)).toEqual(before)
   })
 
-  it("BC-01 has at most 65535 cylinders", () => {
+  it("BC-01 there are at most 65535 cylinders", () => {
     expect([withSize(2 ** 45).config(0x10, 2), withSize(512).config(0x10, 2), withSize(0).capacity]).toEqual([0xffff, 0, 0])
   })
 
-  it("BC-02 BLK-07 has blk_size as a hint: requests of one sector work at any sector, and leave their neighbours alone", () => {
+  it("BC-02 BLK-07 blk_size is a hint: requests of one sector work at any sector, and leave their neighbours alone", () => {
     const guest = withSize(MIB, { disk: { blockSize: 4096 } })
     expect(guest.config(0x14, 4)).toBe(4096)
     expect(guest.write(0, pattern(0, 8)).status).toBe(OK)
@@ -80,7 +80,7 @@ describe("the configuration space", () => {
     expect(guest.capacity).toBe(2048)
   })
 
-  it("BC-03 has the exponent 3 for blocks of 512 bytes on physical ones of 4096, and 0 for equal ones", () => {
+  it("BC-03 the exponent is 3 for blocks of 512 bytes on physical ones of 4096, and 0 for equal ones", () => {
     expect([
       withSize(MIB, { disk: { physicalBlockSize: 4096 } }).config(0x18, 1),
       withSize(MIB).config(0x18, 1),
@@ -88,12 +88,12 @@ describe("the configuration space", () => {
     ]).toEqual([3, 0, 0])
   })
 
-  it("BC-10 has write_zeroes_may_unmap 0 where nothing can be freed, and without WRITE_ZEROES", () => {
+  it("BC-10 write_zeroes_may_unmap is 0 where nothing can be freed, and without WRITE_ZEROES", () => {
     const bit = (without: readonly ("discard" | "writeZeroes")[]) => new RingGuest({ backing: new FakeDisk({ without }) }).config(0x38, 1)
     expect([bit([]), bit(["discard"]), bit(["writeZeroes"]), bit(["discard", "writeZeroes"])]).toEqual([1, 0, 0, 0])
   })
 
-  it("BC-11 states a seg_max that works in one table, and more segments work too", () => {
+  it("BC-11 seg_max segments work in one table, and more work too", () => {
     const guest = withSize(MIB, { disk: { queueSize: 16 } })
     const segments = guest.config(0x0c, 4)
     expect(segments).toBe(14)
@@ -113,7 +113,7 @@ describe("the configuration space", () => {
     expect(withSize(MIB, { disk: { queueSize: 2 } }).config(0x0c, 4)).toBe(1)
   })
 
-  it("BC-12 rounds a size down to whole sectors, and the rest cannot be reached", () => {
+  it("BC-12 a size is rounded down to whole sectors, and the rest cannot be reached", () => {
     for (const [size, sectors] of [[1000, 1], [511, 0], [512, 1], [1535, 2], [0, 0]] as const) {
       const disk = new FakeDisk({ size })
       const guest = new RingGuest({ backing: disk })
@@ -135,7 +135,7 @@ describe("feature bits", () => {
   }
   const always = ["SEG_MAX", "GEOMETRY", "BLK_SIZE", "TOPOLOGY", "INDIRECT_DESC", "EVENT_IDX", "VERSION_1", "RING_RESET"]
 
-  it("BLK-02 those of the backing's methods are offered", () => {
+  it("BLK-02 the methods of the backing decide which bits are offered", () => {
     expect(bitsOf({})).toEqual([
       "SEG_MAX", "GEOMETRY", "BLK_SIZE", "FLUSH", "TOPOLOGY", "CONFIG_WCE", "DISCARD", "WRITE_ZEROES", "INDIRECT_DESC", "EVENT_IDX",
       "VERSION_1", "RING_RESET",
@@ -150,13 +150,13 @@ describe("feature bits", () => {
     expect(bitsOf({}, { queues: 2 })).toContain("MQ")
   })
 
-  it("can be left out, CONFIG_WCE together with FLUSH, but not VERSION_1", () => {
+  it("bits can be left out, and CONFIG_WCE goes with FLUSH", () => {
     expect(bitsOf({}, { withoutFeatures: ["FLUSH", "EVENT_IDX", "DISCARD"] })).toEqual([
       "SEG_MAX", "GEOMETRY", "BLK_SIZE", "TOPOLOGY", "WRITE_ZEROES", "INDIRECT_DESC", "VERSION_1", "RING_RESET",
     ])
   })
 
-  it("BC-06 BC-07 BLK-33 BLK-34 BLK-38 ZN-01 of lifetime, secure erase, zones, SCSI, barrier and size_max are not offered", () => {
+  it("BC-06 BC-07 BLK-33 BLK-34 BLK-38 ZN-01 bits of lifetime, secure erase, zones, SCSI, barrier and size_max are not offered", () => {
     for (const legacy of [false, true]) {
       const guest = new RingGuest({ backing: new FakeDisk(), legacy })
       for (const bit of [F.LIFETIME, F.SECURE_ERASE, F.ZONED, F.SCSI, F.BARRIER, F.SIZE_MAX]) {
@@ -165,7 +165,7 @@ describe("feature bits", () => {
     }
   })
 
-  it("BC-09 include MQ: with it num_queues rings work, and without it only the first", () => {
+  it("BC-09 with MQ num_queues rings work, and without it only the first", () => {
     const guest = new RingGuest({ backing: new FakeDisk(), features: [F.MQ], queues: 4, disk: { queues: 4 } })
     expect([guest.config(0x22, 2), guest.modern.common.read(0x12, 2)]).toEqual([4, 4])
     for (const ring of guest.rings) {
@@ -197,7 +197,7 @@ describe("feature bits", () => {
 })
 
 describe("a capacity that changes while the device runs", () => {
-  it("BLK-35 and grows raises an interrupt and the generation, and the new area can be used", () => {
+  it("BLK-35 growth raises an interrupt and changes the generation, and the new area can be used", () => {
     const backing = new MemoryBacking({ size: MIB })
     const guest = new RingGuest({ backing })
     const generation = guest.modern.common.read(0x15, 1)
@@ -214,7 +214,7 @@ describe("a capacity that changes while the device runs", () => {
     expect(guest.config(0x10, 2)).toBe(Math.floor(4096 / (16 * 63)))
   })
 
-  it("BLK-35 and shrinks makes requests behind the new end fail, and others work", () => {
+  it("BLK-35 after shrinking requests behind the new end fail, and others work", () => {
     const backing = new MemoryBacking({ size: 2 * MIB })
     const guest = new RingGuest({ backing })
     guest.write(4095, pattern(1, 1))
@@ -230,7 +230,7 @@ describe("a capacity that changes while the device runs", () => {
     ]).toEqual([IOERR, IOERR, IOERR, OK])
   })
 
-  it("BLK-35 and has shrunk before it is announced fails requests into the lost part without harm", () => {
+  it("BLK-35 before a smaller size is announced requests into the lost part fail without harm", () => {
     const backing = new MemoryBacking({ size: 2 * MIB })
     const guest = new RingGuest({ backing })
     backing.resize(MIB)
@@ -239,7 +239,7 @@ describe("a capacity that changes while the device runs", () => {
     expect(guest.read(0, 1).status).toBe(OK)
   })
 
-  it("BLK-35 by less than a sector is ignored, and before DRIVER_OK the guest is not told", () => {
+  it("BLK-35 a change of less than a sector is ignored, and before DRIVER_OK the guest is not told", () => {
     const backing = new MemoryBacking({ size: MIB })
     const guest = new RingGuest({ backing })
     backing.resize(MIB + 100)

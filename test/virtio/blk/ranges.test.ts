@@ -19,7 +19,7 @@ function pair(features: readonly number[] = [F.DISCARD, F.WRITE_ZEROES, F.FLUSH,
 const BOTH = [["DISCARD", T.DISCARD], ["WRITE_ZEROES", T.WRITE_ZEROES]] as const
 
 describe("segments", () => {
-  it("BLK-22 have the fields of the specification: le64 sector, le32 num_sectors, le32 flags", () => {
+  it("BLK-22 a segment has the fields of the specification: le64 sector, le32 num_sectors, le32 flags", () => {
     const { disk, guest } = pair()
     const out = Uint8Array.of(0x34, 0x02, 0, 0, 0, 0, 0, 0, 0x21, 0x01, 0, 0, 1, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0)
     expect(guest.run({ type: T.WRITE_ZEROES, out })).toMatchObject({ status: OK, length: 1 })
@@ -29,7 +29,7 @@ describe("segments", () => {
     ])
   })
 
-  it("BLK-22 may be split over descriptors, or follow the header in one", () => {
+  it("BLK-22 segments may be split over descriptors, or follow the header in one", () => {
     const { disk, guest } = pair()
     const placed = guest.place({ type: T.DISCARD, out: ranges({ sector: 1, sectors: 2 }, { sector: 9, sectors: 1 }) })
     const [head, , status] = placed.pieces
@@ -110,7 +110,7 @@ describe("segments", () => {
     expect(disk.log).toEqual([])
   })
 
-  it("BLK-32 are UNSUPP if the feature is offered but not negotiated", () => {
+  it("BLK-32 a request is UNSUPP if the feature is offered but not negotiated", () => {
     for (const [features, discard, zeroes] of [
       [[F.FLUSH], UNSUPP, UNSUPP], [[F.DISCARD], OK, UNSUPP], [[F.WRITE_ZEROES], UNSUPP, OK],
     ] as const) {
@@ -123,7 +123,7 @@ describe("segments", () => {
     }
   })
 
-  it("BLK-36 end the request with IOERR at the first that fails, and the next ones are not begun", () => {
+  it("BLK-36 the first segment that fails ends the request with IOERR, and the next ones are not begun", () => {
     for (const [, type] of BOTH) {
       const { disk, guest } = pair()
       disk.failing = ({ offset }) => (offset === 4 * 512 ? eio() : undefined)
@@ -136,7 +136,7 @@ describe("segments", () => {
 })
 
 describe("the disk after discards and zeroes", () => {
-  it("BLK-28 BLK-29 has changes only inside a discarded range of any alignment, which can still be read", () => {
+  it("BLK-28 BLK-29 a discard of any alignment changes only its range, which can still be read", () => {
     const backing = new MemoryBacking({ size: 512 * SECTORS })
     const guest = new RingGuest({ backing })
     expect(guest.config(0x2c, 4)).toBe(128)
@@ -154,7 +154,7 @@ describe("the disk after discards and zeroes", () => {
     }
   })
 
-  it("BLK-30 BLK-31 reads as zeroes exactly in the range, with unmap and without", () => {
+  it("BLK-30 BLK-31 exactly the range of write-zeroes reads as zeroes, with unmap and without", () => {
     const rng = new Rng(seedFromEnvironment(20260805))
     const backing = new MemoryBacking({ size: 512 * SECTORS })
     const guest = new RingGuest({ backing })
@@ -175,13 +175,13 @@ describe("the disk after discards and zeroes", () => {
     }
   })
 
-  it("BLK-31 gets unmap as mayUnmap true, and its absence as false", () => {
+  it("BLK-31 the backing gets unmap as mayUnmap true, and its absence as false", () => {
     const { disk, guest } = pair()
     guest.run({ type: T.WRITE_ZEROES, out: ranges({ sector: 0, sectors: 1, flags: 1 }, { sector: 1, sectors: 1, flags: 0 }) })
     expect(disk.log.map(({ mayUnmap }) => mayUnmap)).toEqual([true, false])
   })
 
-  it("BLK-22 gets ranges beyond 4 GiB and beyond sector 2^32 exactly", () => {
+  it("BLK-22 ranges beyond 4 GiB and beyond sector 2^32 are exact", () => {
     const backing = new MemoryBacking({ size: 2 ** 42 })
     const guest = new RingGuest({ backing })
     for (const sector of [2 ** 23 - 1, 2 ** 32 - 1, 2 ** 32 + 5]) {

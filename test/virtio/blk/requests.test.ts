@@ -22,7 +22,7 @@ function pair(
 }
 
 describe("reads and writes", () => {
-  it("BLK-01 BLK-03 BLK-04 of a sector go to byte 512 times its number", () => {
+  it("BLK-01 BLK-03 BLK-04 a sector is at byte 512 times its number, for reads and writes", () => {
     const { disk, guest } = pair()
     expect(guest.write(5, pattern(77, 3))).toEqual({ status: OK, length: 1, data: new Uint8Array(0) })
     expect(disk.cache.subarray(5 * 512, 8 * 512)).toEqual(pattern(77, 3))
@@ -35,7 +35,7 @@ describe("reads and writes", () => {
     })
   })
 
-  it("BLK-04 of sectors beyond 2^23 and 2^32 go to the exact byte", () => {
+  it("BLK-04 sectors beyond 2^23 and 2^32 go to the exact byte", () => {
     const size = 3 * 2 ** 41
     const backing = new MemoryBacking({ size })
     const guest = new RingGuest({ backing })
@@ -50,7 +50,7 @@ describe("reads and writes", () => {
     expect(guest.read(size / 512, 1).status).toBe(IOERR)
   })
 
-  it("BLK-03 ignore the word that was ioprio, as other requests ignore a sector that they do not use", () => {
+  it("BLK-03 the word that was ioprio is ignored, and so is the sector of requests that have none", () => {
     const { guest } = pair({}, { serial: "abc" })
     for (const reserved of [1, 0x8000_0000, 0xffff_ffff]) {
       expect(guest.run({ type: T.IN, sector: 3, reserved, in: 512 }).data).toEqual(pattern(3, 1))
@@ -63,7 +63,7 @@ describe("reads and writes", () => {
     }
   })
 
-  it("BLK-05 of a part of a sector are IOERR, and nothing moves", () => {
+  it("BLK-05 a request with a part of a sector is IOERR, and nothing moves", () => {
     const { disk, guest } = pair()
     for (const length of [1, 511, 513, 1023]) {
       expect(guest.run({ type: T.IN, sector: 1, in: length })).toEqual({
@@ -75,7 +75,7 @@ describe("reads and writes", () => {
     expect(disk.cache).toEqual(pattern(0, SECTORS))
   })
 
-  it("BLK-06 without data are OK, and the backing is not called", () => {
+  it("BLK-06 a request without data is OK, and the backing is not called", () => {
     const { disk, guest } = pair()
     expect(guest.run({ type: T.IN, sector: 3 })).toMatchObject({ status: OK, length: 1 })
     expect(guest.run({ type: T.OUT, sector: 3 })).toMatchObject({ status: OK, length: 1 })
@@ -84,7 +84,7 @@ describe("reads and writes", () => {
     expect(guest.run({ type: T.IN, sector: SECTORS + 1 }).status).toBe(IOERR)
   })
 
-  it("BLK-08 reach the last sector; beyond the end, by one sector or by 2^64, they are IOERR without a transfer", () => {
+  it("BLK-08 the last sector works; a request beyond the end, by one sector or by 2^64, is IOERR without a transfer", () => {
     const { disk, guest } = pair()
     expect(guest.read(SECTORS - 1, 1)).toMatchObject({ status: OK, length: 513 })
     expect(guest.write(SECTORS - 1, pattern(9, 1)).status).toBe(OK)
@@ -109,7 +109,7 @@ describe("reads and writes", () => {
     expect(Buffer.compare(disk.cache, before)).toBe(0)
   })
 
-  it("BLK-09 of a read-only disk: every change is IOERR and stores nothing, and reads and flushes work", () => {
+  it("BLK-09 every change of a read-only disk is IOERR and stores nothing, and reads and flushes work", () => {
     for (const legacy of [false, true]) {
       const { disk, guest } = pair({ readOnly: true }, {}, legacy)
       const segment = ranges({ sector: 0, sectors: 1 })
@@ -123,7 +123,7 @@ describe("reads and writes", () => {
     }
   })
 
-  it("BLK-10 BLK-33 BLK-34 BLK-38 ZN-01 other types that the device does not know or offer are UNSUPP, and the data stay", () => {
+  it("BLK-10 BLK-33 BLK-34 BLK-38 ZN-01 types that the device does not know or offer are UNSUPP, and the data stay", () => {
     const { disk, guest } = pair()
     for (const type of [
       2, 3, 5, 6, 7, 9, 10, 12, 14, 15, 16, 17, 18, 20, 22, 24, 26, 28, 0x7fff_ffff, 0x8000_0000, 0x8000_0001, 0xffff_ffff,
@@ -136,7 +136,7 @@ describe("reads and writes", () => {
     expect(guest.read(0, 1).status).toBe(OK)
   })
 
-  it("BLK-02 and all other known types have the numbers of the specification", () => {
+  it("BLK-02 all known types have the numbers of the specification", () => {
     const { disk, guest } = pair()
     const seen = (request: Request) => {
       expect(guest.run(request).status).toBe(OK)
@@ -150,7 +150,7 @@ describe("reads and writes", () => {
     expect(seen({ type: 13, out: ranges({ sector: 0, sectors: 1 }) })).toEqual(["writeZeroes"])
   })
 
-  it("BLK-11 BLK-36 that fail in the backing are IOERR with a used length of 1, and the others go on", () => {
+  it("BLK-11 BLK-36 a request that fails in the backing is IOERR with a used length of 1, and others go on", () => {
     const { disk, guest } = pair({}, { serial: "x" })
     const fails = (name: string) => (disk.failing = (call) => (call.name === name ? eio() : undefined))
     fails("read")
@@ -171,7 +171,7 @@ describe("reads and writes", () => {
     expect(guest.disk.device.lastError).toMatchObject({ code: "io" })
   })
 
-  it("BLK-36 are UNSUPP for a BackingError with the code unsupported, and IOERR for all others", () => {
+  it("BLK-36 a BackingError with the code unsupported is UNSUPP, and any other IOERR", () => {
     const { disk, guest } = pair()
     const codes = [
       "io", "no-space", "out-of-bounds", "read-only", "corrupt", "invalid-format", "not-found", "permission", "busy", "closed",
@@ -185,7 +185,7 @@ describe("reads and writes", () => {
     expect(guest.read(0, 1).status).toBe(UNSUPP)
   })
 
-  it("BLK-36 are IOERR when the backing throws another error, and the kick throws that to the embedder", () => {
+  it("BLK-36 another error of the backing is IOERR, and the kick throws it to the embedder", () => {
     const { disk, guest } = pair()
     const bug = new TypeError("injected: undefined is not a function")
     disk.failing = ({ offset, length }) => (offset <= 512 && offset + length > 512 ? bug : undefined)
@@ -202,7 +202,7 @@ describe("reads and writes", () => {
     expect(guest.read(7, 1)).toMatchObject({ status: OK, data: pattern(7, 1) })
   })
 
-  it("BLK-14 skip data of the wrong direction, and have their status in the last writable byte", () => {
+  it("BLK-14 data of the wrong direction is skipped, and the status is the last writable byte", () => {
     const { disk, guest } = pair()
     expect(
       guest.run({ type: T.IN, sector: 3, out: new Uint8Array(700), in: 512 }),
@@ -219,7 +219,7 @@ describe("reads and writes", () => {
     expect(guest.run({ type: T.GET_ID, out: pattern(1, 1), in: 20 })).toMatchObject({ status: OK, length: 21 })
   })
 
-  it("of random size and place, in batches, agree with a flat array", () => {
+  it("random reads and writes, in batches, agree with a flat array", () => {
     const rng = new Rng(seedFromEnvironment(20260804))
     const { disk, guest } = pair({ size: 512 * 300 })
     const model = disk.cache.slice()
@@ -256,13 +256,13 @@ describe("GET_ID", () => {
   }
   const ascii = (text: string, length: number) => Uint8Array.from({ length }, (_, at) => text.charCodeAt(at) || 0)
 
-  it("BLK-21 returns 20 bytes, padded with NUL if the serial is shorter, and truncates longer serials", () => {
+  it("BLK-21 GET_ID returns 20 bytes, padded with NUL if the serial is shorter, and truncates longer serials", () => {
     for (const serial of ["", "vio-5", "12345678901234567890", "123456789012345678901234567890"]) {
       expect(id(serial, 20)).toEqual({ status: OK, length: 21, data: ascii(serial.slice(0, 20), 20) })
     }
   })
 
-  it("BLK-21 fills a smaller buffer, and writes 20 bytes to a larger one", () => {
+  it("BLK-21 GET_ID fills a smaller buffer, and writes 20 bytes to a larger one", () => {
     expect(id("123456789012345", 10)).toEqual({ status: OK, length: 11, data: ascii("1234567890", 10) })
     expect(id("12345", 64)).toEqual({
       status: OK,
@@ -272,7 +272,7 @@ describe("GET_ID", () => {
     expect(id("12345", 0)).toMatchObject({ status: OK, length: 1 })
   })
 
-  it("BLK-21 fills a buffer of several pieces, with the status in the last", () => {
+  it("BLK-21 GET_ID fills a buffer of several pieces, with the status in the last", () => {
     const { guest } = pair({}, { serial: "ABCDEFGHIJKLMNOPQRST" })
     const at = guest.alloc(16)
     guest.store(at, header({ type: T.GET_ID }))
@@ -288,7 +288,7 @@ describe("GET_ID", () => {
 })
 
 describe("legacy requests", () => {
-  it("BLK-37 of type 5 flush, and bit 31 is ignored; a modern driver has neither", () => {
+  it("BLK-37 type 5 flushes and bit 31 is ignored, but not for a modern driver", () => {
     const { disk, guest } = pair({}, {}, true)
     expect(guest.run({ type: 5 }).status).toBe(OK)
     expect(disk.takeNames()).toEqual(["flush"])
@@ -300,7 +300,7 @@ describe("legacy requests", () => {
     expect([modern.run({ type: 5 }).status, modern.run({ type: 0x8000_0001, out: pattern(0, 1) }).status]).toEqual([UNSUPP, UNSUPP])
   })
 
-  it("BLK-38 with SCSI packet commands, types 2 and 3, in their own shape are UNSUPP", () => {
+  it("BLK-38 SCSI packet commands, types 2 and 3, in their own shape are UNSUPP", () => {
     const { disk, guest } = pair({}, {}, true)
     expect(guest.offers(F.SCSI)).toBe(false)
     for (const type of [2, 3]) {
@@ -312,7 +312,7 @@ describe("legacy requests", () => {
     expect(disk.log).toEqual([])
   })
 
-  it("VQ-21 BLK-14 have right used lengths, and their status may share a descriptor with the data", () => {
+  it("VQ-21 BLK-14 used lengths are right for legacy drivers, and the status may share a descriptor with the data", () => {
     const { guest } = pair({}, {}, true)
     const at = guest.alloc(16)
     const data = guest.alloc(1025)

@@ -23,7 +23,7 @@ function erasable(members: { readonly secureEraseAlignment?: number; readonly ze
 }
 
 describe("SECURE_ERASE", () => {
-  it("BC-06 BC-08 has its limits in the configuration space, in sectors, and 0 without the feature", () => {
+  it("BC-06 BC-08 the limits are in the configuration space, in sectors, and 0 without the feature", () => {
     const { backing } = erasable({ secureEraseAlignment: 65536 })
     const guest = new RingGuest({ backing, features: FEATURES, disk: { blockSize: 4096 } })
     expect([guest.config(0x3c, 4), guest.config(0x40, 4), guest.config(0x44, 4)]).toEqual([0x10_0000, 16, 128])
@@ -32,7 +32,7 @@ describe("SECURE_ERASE", () => {
     expect(without.offers(F.SECURE_ERASE)).toBe(false)
   })
 
-  it("BLK-34 BLK-22 takes segments as DISCARD does, returns a used length of 1, and leaves the neighbours", () => {
+  it("BLK-34 BLK-22 segments are those of DISCARD, the used length is 1, and the neighbours stay", () => {
     const { backing, disk, erased } = erasable()
     const guest = new RingGuest({ backing, features: FEATURES })
     const out = ranges({ sector: 3, sectors: 2 }, { sector: 5, sectors: 1 }, { sector: 100, sectors: 4 })
@@ -42,7 +42,7 @@ describe("SECURE_ERASE", () => {
     expect(guest.disk.device.statistics.secureErase).toEqual({ requests: 1, bytes: 0, errors: 0 })
   })
 
-  it("BLK-34 overwrites a disk in memory, also the bytes that it was made of", () => {
+  it("BLK-34 a disk in memory overwrites erased bytes, also those that it was made of", () => {
     const bytes = pattern(0, 256)
     const guest = new RingGuest({ backing: MemoryBacking.from(bytes), features: FEATURES })
     guest.write(300 - 256, pattern(9, 4))
@@ -53,7 +53,7 @@ describe("SECURE_ERASE", () => {
     expect(guest.read(108, 1).data).toEqual(pattern(108, 1))
   })
 
-  it("BLK-23 with any flag, also unmap, is UNSUPP and erases nothing", () => {
+  it("BLK-23 a segment with any flag, also unmap, is UNSUPP and erases nothing", () => {
     const { backing, erased } = erasable()
     const guest = new RingGuest({ backing, features: FEATURES })
     for (const flags of [1, 2, 0x8000_0000]) {
@@ -63,7 +63,7 @@ describe("SECURE_ERASE", () => {
     expect(erased).toEqual([])
   })
 
-  it("BLK-24 BLK-25 BLK-26 BLK-27 with a bad or too long segment, too many or a part of one is IOERR and erases nothing", () => {
+  it("BLK-24 BLK-25 BLK-26 BLK-27 a bad or too long segment, too many or a part of one is IOERR and erases nothing", () => {
     const { backing, erased } = erasable()
     const guest = new RingGuest({ backing, features: FEATURES })
     const good = { sector: 0, sectors: 1 }
@@ -82,14 +82,14 @@ describe("SECURE_ERASE", () => {
     expect(vast.run({ type: T.SECURE_ERASE, out: ranges({ sector: 1, sectors: 0x10_0000 }) }).status).toBe(OK)
   })
 
-  it("BLK-34 splits a long range only where units of the backing end", async () => {
+  it("BLK-34 a long range is split only where units of the backing end", async () => {
     const { backing, erased } = erasable({ secureEraseAlignment: 128 << 10, zeroesAtOnce: 64 << 10, size: 1 << 20 })
     const guest = new RingGuest({ backing, features: FEATURES })
     await guest.runLong({ type: T.SECURE_ERASE, out: ranges({ sector: 256, sectors: 768 }) })
     expect(erased).toEqual([[128, 128], [256, 128], [384, 128]].map(([at = 0, length = 0]) => [at << 10, length << 10]))
   })
 
-  it("BLK-09 BLK-32 is IOERR on a read-only disk, which does not offer it, and UNSUPP for a driver that has not accepted it", () => {
+  it("BLK-09 BLK-32 the request is IOERR on a read-only disk, which does not offer it, and UNSUPP if it was not accepted", () => {
     const { backing, erased } = erasable()
     const out = ranges({ sector: 0, sectors: 1 })
     const readOnly = new RingGuest({ backing, features: FEATURES, disk: { readOnly: true } })
@@ -98,7 +98,7 @@ describe("SECURE_ERASE", () => {
     expect(erased).toEqual([])
   })
 
-  it("BLK-34 BLK-36 is stable in write-through mode before it completes, and IOERR if it fails", () => {
+  it("BLK-34 BLK-36 the request is stable in write-through mode before it completes, and IOERR if it fails", () => {
     const { backing, disk } = erasable()
     const guest = new RingGuest({ backing, features: [F.SECURE_ERASE] })
     expect(guest.run({ type: T.SECURE_ERASE, out: ranges({ sector: 1, sectors: 1 }) }).status).toBe(OK)
@@ -109,7 +109,7 @@ describe("SECURE_ERASE", () => {
     expect(guest.run({ type: T.SECURE_ERASE, out: ranges({ sector: 1, sectors: 1 }) })).toMatchObject({ status: IOERR, length: 1 })
   })
 
-  it("needs a valid secureEraseAlignment: a wrong one is refused when the device is made", () => {
+  it("a wrong secureEraseAlignment is refused when the device is made", () => {
     for (const secureEraseAlignment of [0, 511, -512, 1.5]) {
       expect(() => new VirtioBlk(erasable({ secureEraseAlignment }).backing)).toThrow("secureEraseAlignment of the backing is")
     }

@@ -67,7 +67,7 @@ function place(guest: RingGuest, shape: (typeof SHAPES)[number], sector: number)
 const seed = seedFromEnvironment(20261126)
 
 describe("requests of many shapes", () => {
-  it(`VQ-11 BLK-01 get each their own answer, whatever came before; seed ${seed}`, () => {
+  it(`VQ-11 BLK-01 each request gets its own answer, whatever came before; seed ${seed}`, () => {
     const rng = new Rng(seed)
     const { disk, guest } = pair()
     const counts = { read: 0, write: 0, flush: 0, errors: 0 }

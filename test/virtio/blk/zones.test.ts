@@ -68,8 +68,8 @@ function append(guest: RingGuest, sector: number, sectors: number, room = 8) {
   return { status, length, at }
 }
 
-describe("the offer", () => {
-  it("ZN-01 without bit 17 makes every request for zones UNSUPP, on any disk", () => {
+describe("zoned disks as drivers find them", () => {
+  it("ZN-01 without bit 17 every request for zones is UNSUPP, on any disk", () => {
     const ordinary = new RingGuest({ backing: new MemoryBacking({ size: 60 * S }) })
     const legacy = new RingGuest({ backing: pair().disk, legacy: true, features: [F.ZONED] })
     for (const guest of [ordinary, legacy]) {
@@ -78,7 +78,7 @@ describe("the offer", () => {
     }
   })
 
-  it("ZN-02 FT-28 of a host-managed disk has no DISCARD, and FEATURES_OK is refused without bit 17", () => {
+  it("ZN-02 FT-28 a host-managed disk offers no DISCARD, and refuses FEATURES_OK without bit 17", () => {
     const machine = new Machine({ ramSize: 1 << 20 })
     const guest = new ModernGuest(machine, machine.attachDisk(Object.assign(pair().disk, { discard: () => {} })).slot)
     expect(guest.offered & mask(F.ZONED, F.DISCARD, F.WRITE_ZEROES)).toBe(mask(F.ZONED))
@@ -88,7 +88,7 @@ describe("the offer", () => {
     expect(() => new VirtioBlk(pair().disk, { withoutFeatures: ["ZONED"] })).toThrow("ZONED cannot be left out")
   })
 
-  it("ZN-02 FT-28 for legacy drivers has no bit 17 and zero fields, and errors of zones are IOERR", () => {
+  it("ZN-02 FT-28 legacy drivers see no bit 17 and zero fields, and errors of zones are IOERR", () => {
     const { disk } = pair()
     const machine = new Machine({ ramSize: 1 << 20 })
     const { slot } = machine.attachDisk(disk)
@@ -98,7 +98,7 @@ describe("the offer", () => {
     expect([write(guest, 17), write(guest, 16), guest.disk.device.lastError]).toEqual([IOERR, OK, expect.any(BackingError)])
   })
 
-  it("ZN-02 of a host-aware disk may be used without bit 17: the fields are zero until a reset", () => {
+  it("ZN-02 a host-aware disk may be used without bit 17: the fields are zero until a reset", () => {
     const { disk } = pair()
     const zones: Zones = { ...disk.zones, model: "host-aware" }
     const backing = Object.assign(disk, { zones, discard: () => {} })
@@ -112,7 +112,7 @@ describe("the offer", () => {
     expect([without.offers(F.ZONED), without.config(0x48, 4)]).toEqual([false, 0])
   })
 
-  it("BC-07 BC-08 has its fields before and after FEATURES_OK, in the specified units", () => {
+  it("BC-07 BC-08 the fields have the specified units, before and after FEATURES_OK", () => {
     const disk = zonedDisk(new MemoryBacking({ size: 2 ** 30 }), {
       zoneSize: 64 << 20, maxOpenZones: 14, maxActiveZones: 28, maxAppendSize: 256 << 10, writeGranularity: 4096,
     })
@@ -126,7 +126,7 @@ describe("the offer", () => {
 })
 
 describe("a report", () => {
-  it("ZN-03 ZN-04 has a header, and 64 bytes for each zone: capacity, start, write pointer, type and state", () => {
+  it("ZN-03 ZN-04 a report has a header, and 64 bytes for each zone: capacity, start, write pointer, type and state", () => {
     const { guest } = pair()
     expect([write(guest, 16, 2), write(guest, 24, 6), act(guest, ZONE.OPEN, 32)]).toEqual([OK, OK, OK])
     expect([write(guest, 40, 1), act(guest, ZONE.CLOSE, 40)]).toEqual([OK, OK])
@@ -139,7 +139,7 @@ describe("a report", () => {
     expect([2, 4, 5, 6].map((zone) => zones[zone]?.writePointer)).toEqual([18, 32, 41, 48])
   })
 
-  it("ZN-04 shows read-only and offline zones as 13 and 15", () => {
+  it("ZN-04 a report shows read-only and offline zones as 13 and 15", () => {
     const { disk, guest } = pair()
     write(guest, 16)
     disk.failZone(16 * S, "read-only")
@@ -148,7 +148,7 @@ describe("a report", () => {
     expect([guest.read(16, 1), guest.read(24, 1)]).toMatchObject([{ status: OK, data: pattern(16, 1) }, { status: INVALID_CMD }])
   })
 
-  it("ZN-03 has as many whole zones as fit, from the one of the sector on; a sector beyond the end is refused", () => {
+  it("ZN-03 a report has as many whole zones as fit, from the one of the sector on; a sector beyond the end is refused", () => {
     const { guest } = pair()
     const { status, length, data } = guest.run({ type: ZONE.REPORT, sector: 21, in: 64 + 64 * 2 + 32 })
     expect([status, length, data[0]]).toEqual([OK, 64 + 128, 2])
@@ -162,7 +162,7 @@ describe("a report", () => {
     expect(guest.disk.device.statistics.zoneReport).toMatchObject({ requests: 6, errors: 4 })
   })
 
-  it("ZN-03 of thousands of zones is bounded, and the driver asks again for the rest", () => {
+  it("ZN-03 a report of thousands of zones is bounded, and the driver asks again for the rest", () => {
     const disk = zonedDisk(new MemoryBacking({ size: 4096 * S }), { zoneSize: S })
     const guest = new RingGuest({ backing: disk, features: FEATURES })
     expect(report(guest, 0, 4096).zones.length).toBe(1024)
@@ -194,7 +194,7 @@ describe("states", () => {
     "FULL by FINISH": [[INVALID_CMD, FULL], [INVALID_CMD, FULL], [OK, FULL], [OK, EMPTY]],
   }
 
-  it.each(Object.entries(MAKE))("ZN-05 follow the specification for every command to a zone that is %s", (name, [state, make]) => {
+  it.each(Object.entries(MAKE))("ZN-05 every command to a zone that is %s has the specified result", (name, [state, make]) => {
     for (const [index, command] of COMMANDS.entries()) {
       const { guest } = pair()
       make(guest)
@@ -204,7 +204,7 @@ describe("states", () => {
     }
   })
 
-  it("ZN-05 of conventional, read-only and offline zones allow no command, and a command must name the start of a zone", () => {
+  it("ZN-05 conventional, read-only and offline zones take no command, and a command must name the start of a zone", () => {
     const { disk, guest } = pair()
     disk.failZone(16 * S, "read-only")
     disk.failZone(24 * S, "offline")
@@ -217,7 +217,7 @@ describe("states", () => {
     expect([stateOf(guest, 16), stateOf(guest, 24), stateOf(guest, 32)]).toEqual([RDONLY, OFFLINE, EMPTY])
   })
 
-  it("ZN-05 become EMPTY by RESET_ALL, whatever its sector, and the zones read as zeroes", () => {
+  it("ZN-05 RESET_ALL empties every zone, whatever its sector, and the zones read as zeroes", () => {
     const { disk, guest } = pair({ conventionalZones: 1 })
     expect([
       write(guest, 0, 8),
@@ -236,7 +236,7 @@ describe("states", () => {
 })
 
 describe("limits", () => {
-  it("ZN-06 give 6 for too many active zones, 5 for too many open ones and 6 for both; an implicitly open zone makes room", () => {
+  it("ZN-06 too many active zones give 6, too many open ones 5, and both 6; an implicitly open zone makes room", () => {
     const { guest } = pair({ maxOpenZones: 1, maxActiveZones: 2 })
     expect(write(guest, 16)).toBe(OK)
     expect(write(guest, 24)).toBe(OK)
@@ -256,7 +256,7 @@ describe("limits", () => {
     expect([write(guest, 17), act(guest, ZONE.FINISH, 16), write(guest, 25), write(guest, 32)]).toEqual([OK, OK, OK, OK])
   })
 
-  it("ZN-06 of 0 mean none, and a zone that is closed, finished or reset frees its place", () => {
+  it("ZN-06 a limit of 0 means none, and a zone that is closed, finished or reset frees its place", () => {
     const open = pair({ conventionalZones: 0 }).guest
     for (let sector = 0; sector < 60; sector += 8) expect([sector, act(open, ZONE.OPEN, sector)]).toEqual([sector, OK])
     const { guest } = pair({ maxOpenZones: 1, maxActiveZones: 1 })
@@ -272,7 +272,7 @@ describe("limits", () => {
 })
 
 describe("writes", () => {
-  it("ZN-07 give 4 off the write pointer and 3 over the end of the zone, beyond its capacity or in a full one, and write nothing", () => {
+  it("ZN-07 a write gives 4 off the write pointer and 3 over the end of the zone, beyond its capacity or in a full one", () => {
     const { guest, memory } = pair()
     expect([write(guest, 17), write(guest, 23), write(guest, 16, 7), write(guest, 16, 9)]).toEqual([
       UNALIGNED_WP, UNALIGNED_WP, INVALID_CMD, INVALID_CMD,
@@ -290,7 +290,7 @@ describe("writes", () => {
     expect(guest.disk.device.lastError).toBeUndefined()
   })
 
-  it("ZN-07 give 4 if the length is no multiple of write_granularity", () => {
+  it("ZN-07 a write gives 4 if its length is no multiple of write_granularity", () => {
     const { guest } = pair({ zoneCapacity: 4 * S, zoneSize: 8 * S, writeGranularity: 2 * S })
     expect([write(guest, 16, 1), write(guest, 16, 3), write(guest, 16, 2), append(guest, 16, 1).status]).toEqual([
       UNALIGNED_WP, UNALIGNED_WP, OK, UNALIGNED_WP,
@@ -298,7 +298,7 @@ describe("writes", () => {
     expect([write(guest, 18, 2), stateOf(guest, 16)]).toEqual([OK, 14])
   })
 
-  it("ZN-07 fail in read-only and offline zones", () => {
+  it("ZN-07 writes fail in read-only and offline zones", () => {
     const { disk, guest } = pair()
     disk.failZone(16 * S, "read-only")
     disk.failZone(24 * S, "offline")
@@ -307,7 +307,7 @@ describe("writes", () => {
     ).toEqual(Array.from({ length: 4 }, () => INVALID_CMD))
   })
 
-  it("ZN-07 are checked each by itself when neighbours of one kick are merged", () => {
+  it("ZN-07 neighbours of one kick that are merged are checked each by itself", () => {
     const { guest } = pair()
     const requests = [[16, 2], [18, 4], [24, 1], [25, 2], [32, 3], [36, 1]].map(
       ([sector = 0, sectors = 0]) => guest.place({ type: T.OUT, sector, out: pattern(sector, sectors) }),
@@ -320,7 +320,7 @@ describe("writes", () => {
     expect([guest.read(16, 6).data, guest.read(24, 3).data]).toEqual([pattern(16, 6), pattern(24, 3)])
   })
 
-  it("ZN-07 of several slices are checked as a whole: no request over the end of a zone is done in part", async () => {
+  it("ZN-07 a request of several slices is checked as a whole: none over the end of a zone is done in part", async () => {
     const zone = 2560
     const disk = zonedDisk(new MemoryBacking({ size: 3 * zone * S }), { zoneSize: zone * S })
     const guest = new RingGuest({ backing: disk, features: FEATURES, machine: { ramSize: 32 << 20 } })
@@ -334,7 +334,7 @@ describe("writes", () => {
     expect(Buffer.compare(data, out.subarray(0, zone * S))).toBe(0)
   })
 
-  it("BLK-06 BLK-09 of no bytes do nothing; a read-only disk allows only reports and reads", () => {
+  it("BLK-06 BLK-09 writes of no bytes do nothing; a read-only disk allows only reports and reads", () => {
     const { guest, disk } = pair()
     expect([guest.run({ type: T.OUT, sector: 20 }).status, stateOf(guest, 16)]).toEqual([OK, 1])
     const readOnly = new RingGuest({ backing: disk, features: FEATURES, disk: { readOnly: true } })
@@ -346,7 +346,7 @@ describe("writes", () => {
 })
 
 describe("append", () => {
-  it("ZN-08 returns the sector before the status, and a used length of 9", () => {
+  it("ZN-08 an append returns the sector before the status, and a used length of 9", () => {
     const { guest } = pair()
     expect(append(guest, 16, 2)).toEqual({ status: OK, length: 9, at: 16n })
     expect(append(guest, 16, 3)).toEqual({ status: OK, length: 9, at: 18n })
@@ -355,7 +355,7 @@ describe("append", () => {
     expect(guest.disk.device.statistics.zoneAppend).toEqual({ requests: 2, bytes: 5 * S, errors: 0 })
   })
 
-  it("ZN-08 takes any framing: append_sector byte by byte, with the status, behind other writable bytes", () => {
+  it("ZN-08 an append takes any framing: append_sector byte by byte, with the status, behind other writable bytes", () => {
     const { guest } = pair()
     const placed = guest.place({ type: ZONE.APPEND, sector: 24, out: pattern(0, 1), in: 16 })
     const [head, data] = placed.pieces
@@ -372,7 +372,7 @@ describe("append", () => {
     expect(append(guest, 24, 1, 12)).toEqual({ status: OK, length: 0, at: 26n })
   })
 
-  it("ZN-08 gives 3 off the start of a zone, for a conventional or full one and too much data; IOERR without room for a sector", () => {
+  it("ZN-08 3 is off the start of a zone, a conventional or full one, or too much data; no room for the sector is IOERR", () => {
     const { guest } = pair({ maxAppendSize: 4 * S })
     expect([17, 0, 8, 60, 2 ** 50].map((sector) => append(guest, sector, 1).status)).toEqual(Array.from({ length: 5 }, () => INVALID_CMD))
     expect([append(guest, 16, 5).status, append(guest, 16, 4).status, append(guest, 16, 3).status]).toEqual([INVALID_CMD, OK, INVALID_CMD])
@@ -382,12 +382,12 @@ describe("append", () => {
     expect(stateOf(guest, 24)).toBe(1)
   })
 
-  it("ZN-08 is UNSUPP if max_append_sectors is 0", () => {
+  it("ZN-08 an append is UNSUPP if max_append_sectors is 0", () => {
     const { guest } = pair({ maxAppendSize: 0 })
     expect([guest.config(0x54, 4), append(guest, 16, 1).status]).toEqual([0, UNSUPP])
   })
 
-  it("ZN-08 gives a disk that answers later a copy of the data, and checks its answer", async () => {
+  it("ZN-08 a disk that answers later gets a copy of the data, and its answer is checked", async () => {
     const { disk } = pair()
     const answers: unknown[] = [19 * S, 3, "512", undefined]
     let seen: Uint8Array | undefined
@@ -423,7 +423,7 @@ describe("append", () => {
 })
 
 describe("an unwritten part of a zone", () => {
-  it("ZN-09 reads as zeroes: above the write pointer, behind a finish, after a reset, and behind the capacity", () => {
+  it("ZN-09 zeroes are read above the write pointer, behind a finish, after a reset, and behind the capacity", () => {
     const { guest, memory } = pair()
     memory.pwrite(new Uint8Array(44 * S).fill(0xee), 16 * S)
     write(guest, 16, 2)
@@ -440,7 +440,7 @@ describe("an unwritten part of a zone", () => {
     expect([guest.read(23, 2).status, guest.read(15, 2).status, guest.read(7, 2).status]).toEqual([INVALID_CMD, INVALID_CMD, OK])
   })
 
-  it("ZN-09 has zeroes in the data after SECURE_ERASE, which resets whole zones", () => {
+  it("ZN-09 SECURE_ERASE resets whole zones, and leaves zeroes in the data", () => {
     const { guest, memory } = pair({}, [...FEATURES, F.SECURE_ERASE])
     expect([guest.config(0x44, 4), guest.config(0x3c, 4) % 8]).toEqual([8, 0])
     expect([write(guest, 16, 6), write(guest, 24, 2), write(guest, 32, 2)]).toEqual([OK, OK, OK])
@@ -457,7 +457,7 @@ describe("an unwritten part of a zone", () => {
 })
 
 describe("a hostile guest", () => {
-  it(`ZN-05 ZN-07 ZN-08 seed ${SEED}: gets an answer to any request of any shape, and OK only for what was done`, () => {
+  it(`ZN-05 ZN-07 ZN-08 seed ${SEED}: any request of any shape gets an answer, and OK only for what was done`, () => {
     const rng = new Rng(SEED)
     const { disk, guest, memory } = pair({ maxOpenZones: 2, maxActiveZones: 3 }, [...FEATURES, F.SECURE_ERASE])
     const sectors = [
@@ -511,7 +511,7 @@ describe("a zoned disk that stops at an error", () => {
     }
   }
 
-  it("ZN-07 continues a long write where it stopped, at the moved write pointer", async () => {
+  it("ZN-07 a long write continues where it stopped, at the moved write pointer", async () => {
     const { disk, guest } = stopping([2], [], 8192)
     const data = pattern(0, 6144)
     const placed = guest.place({ type: T.OUT, sector: 0, out: data })
@@ -529,7 +529,7 @@ describe("a zoned disk that stops at an error", () => {
     expect([Buffer.compare(found, data), disk.zones.report(0, 1)[0]?.writePointer]).toEqual([0, data.length])
   })
 
-  it("ZN-07 ZN-08 in write-through mode repeats the flush, and neither writes nor appends data twice", async () => {
+  it("ZN-07 ZN-08 in write-through mode the flush is repeated, and no data is written or appended twice", async () => {
     const { disk, guest } = stopping([], [1, 2])
     const requests = [
       { type: T.OUT, sector: 0, out: pattern(1, 1) }, { type: T.OUT, sector: 16, out: pattern(2, 1) },
@@ -549,7 +549,7 @@ describe("a zoned disk that stops at an error", () => {
     expect(guest.reply(last, 8).data).toEqual(Uint8Array.of(24, 0, 0, 0, 0, 0, 0, 0))
   })
 
-  it.each([false, true])("ZN-08 repeats an append that failed, unless it may be done already: %s", async (mayBeDone) => {
+  it.each([false, true])("ZN-08 an append that failed is repeated, unless it may be done already: %s", async (mayBeDone) => {
     const { disk } = pair()
     let fails = true
     const append: Zones["append"] = async (buffers, start) => {
@@ -575,7 +575,7 @@ describe("a zoned disk that stops at an error", () => {
 })
 
 describe("another disk in the place of a zoned one", () => {
-  it("ZN-02 must have the same zones while a driver uses them, and may have others after a reset", async () => {
+  it("ZN-02 the new disk must have the same zones while a driver uses them, and may have others after a reset", async () => {
     const { guest } = pair()
     const same = pair().disk
     await guest.disk.device.changeBacking(same)

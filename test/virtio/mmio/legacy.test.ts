@@ -31,7 +31,7 @@ function read(ring: Ring): number {
 }
 
 describe("registers", () => {
-  it("MMIO-16 have version 1, page size, alignment and page number, of which only the last can be read", () => {
+  it("MMIO-16 the version is 1, and of page size, alignment and page number only the last can be read", () => {
     expect([MMIO.magic, MMIO.version, MMIO.deviceId].map((at) => guest.read(at))).toEqual([0x7472_6976, 1, 2])
     guest.negotiate()
     for (const at of [MMIO.guestPageSize, MMIO.queueAlign]) {
@@ -44,7 +44,7 @@ describe("registers", () => {
     expect(guest.capacity).toBe(CAPACITY)
   })
 
-  it("MMIO-18 FT-07 LEG-06 show feature bits 0 to 31 only, with those for legacy drivers", () => {
+  it("MMIO-18 FT-07 LEG-06 only feature bits 0 to 31 are shown, with those for legacy drivers", () => {
     expect([1, 2, 0xffff_ffff].map((select) => guest.offeredWord(select))).toEqual([0, 0, 0])
     const offered = BigInt(guest.offeredWord(0))
     expect(offered & mask(F.ANY_LAYOUT, F.NOTIFY_ON_EMPTY, F.INDIRECT_DESC)).toBe(mask(F.ANY_LAYOUT, F.NOTIFY_ON_EMPTY, F.INDIRECT_DESC))
@@ -54,7 +54,7 @@ describe("registers", () => {
     expect(disk.device.virtio.negotiation.driverFeatures(1)).toBe(0)
   })
 
-  it("MMIO-18 have no FEATURES_OK, and writing that bit alone is no reset", () => {
+  it("MMIO-18 FEATURES_OK does not exist, and writing that bit alone is no reset", () => {
     guest.negotiate()
     guest.status = 0x0b
     expect(guest.status).toBe(0x03)
@@ -64,7 +64,7 @@ describe("registers", () => {
     expect(guest.status).toBe(0)
   })
 
-  it("MMIO-19 of version 2 read 0, and writing them does nothing", () => {
+  it("MMIO-19 registers of version 2 read 0, and writing them does nothing", () => {
     const ring = new Ring(vm, { size: 16 }).clear()
     guest.start(ring)
     const modern = [
@@ -83,7 +83,7 @@ describe("registers", () => {
 describe("rings", () => {
   it.each([
     [4096, 4096, 16], [4096, 4096, 256], [65536, 4096, 128], [65536, 65536, 256], [8192, 16, 32], [1024, 4, 8],
-  ] as const)("MMIO-17 LEG-11 begin at page * page size, with an aligned used ring: pages of %d, alignment %d, %d descriptors", (
+  ] as const)("MMIO-17 LEG-11 a ring begins at page * page size, with an aligned used ring: pages of %d, alignment %d, %d descriptors", (
     pageSize, align, size,
   ) => {
     const base = 0x2_0000
@@ -97,7 +97,7 @@ describe("rings", () => {
     expect(ring.usedIdx).toBe(2 * size + 1)
   })
 
-  it("MMIO-17 MMIO-20 stop with page 0, and all with a reset", () => {
+  it("MMIO-17 MMIO-20 page 0 stops a queue, and a reset stops all", () => {
     const rings = [0, 1].map(
       (index) => new Ring(vm, { size: 16, index, base: 0x1_0000 * (1 + index), buffers: 0x4_0000 + 0x10_0000 * index }),
     )
@@ -123,7 +123,7 @@ describe("rings", () => {
     expect(rings.map(read)).toEqual([OK, OK])
   })
 
-  it("MMIO-12 MMIO-18 ignore sizes and alignments that are no powers of two, and another page while in use", () => {
+  it("MMIO-12 MMIO-18 sizes and alignments that are no powers of two are ignored, and another page for a queue in use", () => {
     const ring = new Ring(vm, { size: 16 }).clear()
     guest.negotiate()
     for (const value of [0, 3, 12288, 0xffff_ffff]) {
@@ -143,7 +143,7 @@ describe("rings", () => {
     expect(guest.queue(9, MMIO.queuePfn)).toBe(0)
   })
 
-  it("MMIO-20 keep GuestPageSize over a reset by the driver: Linux writes it before it resets the device", () => {
+  it("MMIO-20 GuestPageSize outlives a reset by the driver: Linux writes it before it resets the device", () => {
     const ring = new Ring(vm, { size: 16 }).clear()
     guest.write(MMIO.guestPageSize, 4096)
     for (const status of [0, 1, 3]) guest.status = status
@@ -152,14 +152,14 @@ describe("rings", () => {
     expect(read(ring)).toBe(OK)
   })
 
-  it("LEG-07 MMIO-18 are served before DRIVER_OK", () => {
+  it("LEG-07 MMIO-18 a queue is served before DRIVER_OK", () => {
     const ring = new Ring(vm, { size: 16 }).clear()
     guest.negotiate()
     guest.enable(0, { size: 16, page: ring.desc / 4096 })
     expect([guest.status, read(ring)]).toEqual([0x03, OK])
   })
 
-  it("MMIO-17 far outside RAM, up to the largest page number and page size, make the device need a reset", () => {
+  it("MMIO-17 a ring far outside RAM, up to the largest page number and page size, makes the device need a reset", () => {
     for (const [pageSize, page] of [[4096, 0xffff_ffff], [2 ** 31, 0xffff_ffff], [2 ** 31, 1]] as const) {
       guest.negotiate(0, pageSize)
       guest.enable(0, { size: 16, page })

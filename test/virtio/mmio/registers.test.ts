@@ -34,7 +34,7 @@ function read(value = 0, rings = ring): number {
 }
 
 describe("registers", () => {
-  it("MMIO-01 begin with magic, version 2, device type and vendor", () => {
+  it("MMIO-01 the registers begin with magic, version 2, device type and vendor", () => {
     const [magic, version, deviceId, vendorId] = [MMIO.magic, MMIO.version, MMIO.deviceId, MMIO.vendorId].map((at) => guest.read(at))
     expect([magic, version, deviceId]).toEqual([0x7472_6976, 2, 2])
     expect(vendorId).toBeGreaterThan(0)
@@ -42,7 +42,7 @@ describe("registers", () => {
     expect(guest.read(MMIO.magic)).toBe(0x7472_6976)
   })
 
-  it("MMIO-02 without a device show magic and version, and device type 0", () => {
+  it("MMIO-02 a place without a device shows magic and version, and device type 0", () => {
     const empty = new MmioGuest(vm, { ...disk, address: disk.address + 0x1000 })
     const begin = (at: MmioGuest): number[] => [MMIO.magic, MMIO.version, MMIO.deviceId, MMIO.queueSizeMax].map((offset) => at.read(offset))
     expect(begin(empty)).toEqual([0x7472_6976, 2, 0, 0])
@@ -56,7 +56,7 @@ describe("registers", () => {
     expect(begin(guest)).toEqual([0x7472_6976, 2, 2, 256])
   })
 
-  it("MMIO-03 FT-04 show features in windows of 32 bits, and a largest queue size that is 0 for a missing queue", () => {
+  it("MMIO-03 FT-04 features are read in windows of 32 bits, and the largest queue size is 0 for a missing queue", () => {
     const words = [0, 1, 2, 0xffff_ffff].map((select) => guest.offeredWord(select))
     expect(words.slice(2)).toEqual([0, 0])
     expect(guest.offered & VERSION_1).toBe(VERSION_1)
@@ -66,7 +66,7 @@ describe("registers", () => {
     expect(guest.negotiate(mask(F.FLUSH))).toBe(false)
   })
 
-  it("MMIO-03 MMIO-07 MMIO-15 that are write-only read 0, and read-only ones ignore writes", () => {
+  it("MMIO-03 MMIO-07 MMIO-15 write-only registers read 0, and read-only ones ignore writes", () => {
     const writeOnly = [
       MMIO.deviceFeaturesSel, MMIO.driverFeatures, MMIO.driverFeaturesSel, MMIO.queueSel, MMIO.queueSize, MMIO.queueNotify,
       MMIO.interruptAck, MMIO.queueDescLow, MMIO.queueDescHigh, MMIO.queueDriverLow, MMIO.queueDriverHigh, MMIO.queueDeviceLow,
@@ -84,7 +84,7 @@ describe("registers", () => {
     }
   })
 
-  it("MMIO-06 ST-01 have a status that reads back, and 0 resets", () => {
+  it("MMIO-06 ST-01 status reads back, and 0 resets the device", () => {
     for (const status of [0x01, 0x03]) {
       guest.status = status
       expect(guest.status).toBe(status)
@@ -97,14 +97,14 @@ describe("registers", () => {
     expect([guest.status, guest.queue(0, MMIO.queueReady)]).toEqual([0, 0])
   })
 
-  it("MMIO-08 show no shared memory for any id", () => {
+  it("MMIO-08 no id has shared memory", () => {
     for (const id of [0, 1, 255, 0xffff_ffff]) {
       guest.write(MMIO.shmSel, id)
       for (const at of [MMIO.shmLenLow, MMIO.shmLenHigh, MMIO.shmBaseLow, MMIO.shmBaseHigh]) expect(guest.read(at)).toBe(0xffff_ffff)
     }
   })
 
-  it("MMIO-09 CF-05 have the configuration at 0x100, which is read in any width", () => {
+  it("MMIO-09 CF-05 the configuration begins at 0x100, and is read in any width", () => {
     backing.resize(0x1_2345_6789 * SECTOR)
     disk.device.capacityChanged()
     expect([guest.device.read(0, 4), guest.device.read(4, 4)]).toEqual([0x2345_6789, 1])
@@ -116,7 +116,7 @@ describe("registers", () => {
     expect(guest.device.read(0x20, 1)).toBe(0)
   })
 
-  it("MMIO-13 CF-03 show another ConfigGeneration after any number of changes between two reads", () => {
+  it("MMIO-13 CF-03 ConfigGeneration differs after any number of changes between two reads", () => {
     const before = guest.read(MMIO.configGeneration)
     expect(guest.read(MMIO.configGeneration)).toBe(before)
     for (let change = 1; change <= 256; change++) {
@@ -128,7 +128,7 @@ describe("registers", () => {
     expect(guest.read(MMIO.configGeneration)).toBe(after)
   })
 
-  it("MMIO-15 for control are accessed by aligned words: any other access reads 0 and writes nothing", () => {
+  it("MMIO-15 control registers are accessed by aligned words: any other access reads 0 and writes nothing", () => {
     guest.status = 0x03
     for (const width of [1, 2] as const) {
       expect([guest.read(MMIO.magic, width), guest.read(MMIO.status, width), guest.read(MMIO.queueSizeMax, width)]).toEqual([0, 0, 0])
@@ -152,7 +152,7 @@ describe("registers", () => {
     expect(ring.status(request)).toBe(OK)
   })
 
-  it("MMIO-19 of version 1 read 0, and writing them does nothing", () => {
+  it("MMIO-19 registers of version 1 read 0, and writing them does nothing", () => {
     guest.start([ring.clear()])
     for (const at of [MMIO.guestPageSize, MMIO.queueAlign, MMIO.queuePfn]) {
       guest.write(at, 0x1000)
@@ -162,14 +162,14 @@ describe("registers", () => {
     expect(read()).toBe(OK)
   })
 
-  it("FT-17 FT-19 FT-21 do not offer features that only PCI has", () => {
+  it("FT-17 FT-19 FT-21 features that only PCI has are not offered", () => {
     expect(guest.offered & mask(F.SR_IOV, F.NOTIF_CONFIG_DATA, F.ADMIN_VQ)).toBe(0n)
     expect(guest.offered & mask(F.RING_RESET, F.EVENT_IDX, F.INDIRECT_DESC)).toBe(mask(F.RING_RESET, F.EVENT_IDX, F.INDIRECT_DESC))
   })
 })
 
 describe("queues", () => {
-  it("MMIO-04 VQ-30 are kicked by their index, with or without the ring's position above it, and other values do nothing", () => {
+  it("MMIO-04 VQ-30 a kick is a queue's index, with or without the ring's position above it, and other values do nothing", () => {
     const second = new Ring(vm, { index: 1, base: 0x2_0000, buffers: 0x8_0000 })
     guest.start([ring.clear(), second.clear()])
     expect([read(0), read(1, second), read(0x8001_0000), read(0x7fff_0001, second)]).toEqual([OK, OK, OK, OK])
@@ -180,7 +180,7 @@ describe("queues", () => {
     expect(ring.status(request)).toBe(OK)
   })
 
-  it("MMIO-07 have addresses of 64 bits: a ring at 4 GiB is not taken for one at 0", () => {
+  it("MMIO-07 addresses have 64 bits: a ring at 4 GiB is not taken for one at 0", () => {
     const { desc, avail, used, size } = ring.clear()
     for (const place of [
       { size, desc: desc + 2 ** 32, avail, used },
@@ -196,7 +196,7 @@ describe("queues", () => {
     expect(read()).toBe(OK)
   })
 
-  it("MMIO-11 are served only when ready; QueueReady reads back, 0 stops a queue, and 1 starts it anew", () => {
+  it("MMIO-11 a queue is served only when ready; QueueReady reads back, 0 stops it, and 1 starts it anew", () => {
     guest.start([])
     guest.place(0, ring.clear())
     expect(read()).toBe(UNTOUCHED)
@@ -217,7 +217,7 @@ describe("queues", () => {
     expect(ring.usedIdx).toBe(1)
   })
 
-  it("MMIO-11 may be stopped with a request in flight, whose answer reaches neither memory nor the line", async () => {
+  it("MMIO-11 a queue may be stopped with a request in flight, whose answer reaches neither memory nor the line", async () => {
     const slow = new FakeDisk()
     slow.waits = () => true
     const place = vm.attachMmioDisk(slow)
@@ -235,7 +235,7 @@ describe("queues", () => {
     expect([ring.status(request), guest.interruptStatus]).toEqual([UNTOUCHED, 0])
   })
 
-  it("MMIO-12 keep size and addresses while they are ready, and ignore invalid sizes", () => {
+  it("MMIO-12 a queue keeps size and addresses while it is ready, and ignores invalid sizes", () => {
     guest.start([ring.clear()])
     guest.place(0, { size: 8, desc: 0x1000, avail: 0x2000, used: 0x3000 })
     expect(read()).toBe(OK)
@@ -247,7 +247,7 @@ describe("queues", () => {
     expect(ring.usedIdx).toBe(40)
   })
 
-  it("MMIO-14 FT-20 VQ-32 are emptied by QueueReset, and may start elsewhere with another size", () => {
+  it("MMIO-14 FT-20 VQ-32 QueueReset empties a queue, which may start elsewhere with another size", () => {
     guest.start([ring.clear()], mask(F.RING_RESET))
     expect([read(), guest.queue(0, MMIO.queueReset)]).toEqual([OK, 0])
     guest.setQueue(0, MMIO.queueReset, 1)
@@ -264,7 +264,7 @@ describe("queues", () => {
 })
 
 describe("interrupts", () => {
-  it("MMIO-05 MMIO-10 keep their bit until it is acknowledged, and the line is high while any bit is set", () => {
+  it("MMIO-05 MMIO-10 a bit stays until it is acknowledged, and the line is high while any bit is set", () => {
     guest.start([ring.clear()])
     expect([guest.interruptStatus, guest.interrupted]).toEqual([0, false])
     read()
@@ -285,7 +285,7 @@ describe("interrupts", () => {
     expect([guest.interruptStatus, guest.interrupted]).toEqual([0, false])
   })
 
-  it("MMIO-10 ST-03 ST-04 end with a reset, which also clears every QueueReady", () => {
+  it("MMIO-10 ST-03 ST-04 a reset clears the bits, the line and every QueueReady", () => {
     guest.start([ring.clear()])
     read()
     expect(guest.interrupted).toBe(true)
@@ -298,7 +298,7 @@ describe("interrupts", () => {
     expect([guest.status, guest.interruptStatus, guest.interrupted]).toEqual([0, 0, false])
   })
 
-  it("ST-11 ST-12 MMIO-05 of the configuration come with DEVICE_NEEDS_RESET for a broken ring", () => {
+  it("ST-11 ST-12 MMIO-05 a broken ring sets DEVICE_NEEDS_RESET, with a configuration interrupt", () => {
     guest.start([ring.clear()])
     ring.describe(0, 0x1000, 16, NEXT, 0)
     ring.publish(0)
@@ -308,7 +308,7 @@ describe("interrupts", () => {
     expect(read()).toBe(OK)
   })
 
-  it("BLK-36 come for failed requests as well, and the queue goes on", () => {
+  it("BLK-36 a failed request raises an interrupt as well, and the queue goes on", () => {
     const failing = new FakeDisk()
     failing.failing = () => eio()
     guest = new MmioGuest(vm, vm.attachMmioDisk(failing))

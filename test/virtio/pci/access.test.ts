@@ -43,7 +43,7 @@ describe("the window in configuration space", () => {
     guest.setConfig(window.at + 16, width, value)
   }
 
-  it("PCI-33 serves a whole session while decoding of BARs is off: negotiation, a ring, a kick, the ISR", () => {
+  it("PCI-33 the window serves a whole session while decoding of BARs is off: negotiation, a ring, a kick, the ISR", () => {
     // Bus mastering only.
     guest.command = 4
     expect(guest.common.read(COMMON.numQueues, 2)).toBe(0xffff)
@@ -68,13 +68,13 @@ describe("the window in configuration space", () => {
     expect(read(guest.device, 0, 4)).toBe(2048)
   })
 
-  it("PCI-33 reaches the legacy registers too", () => {
+  it("PCI-33 the window reaches the legacy registers too", () => {
     aim(0, LEGACY.status, 1)
     guest.setConfig(window.at + 16, 1, 0x01)
     expect([guest.config(window.at + 16, 1), guest.status]).toEqual([0x01, 0x01])
   })
 
-  it("PCI-33 acts only on access to its data, not when it is aimed, nor on other accesses to configuration space", () => {
+  it("PCI-33 the window acts only on access to its data, not when it is aimed, nor on other accesses", () => {
     guest.start([ring])
     ring.request(T.IN, 3, SECTOR)
     guest.kick()
@@ -99,7 +99,7 @@ describe("the window in configuration space", () => {
     ["an offset just past the BAR", 4, 0x4000, 1],
     ["an access across the end", 4, 0x3ffe, 4],
     ["an offset that is not a multiple of the length", 4, 0x0fff, 2],
-  ])("PCI-33 does nothing, and keeps its data, with %s", (_, bar, offset, length) => {
+  ])("PCI-33 the window does nothing, and keeps its data, with %s", (_, bar, offset, length) => {
     guest.start([ring])
     ring.request(T.IN, 3, SECTOR)
     guest.kick()
@@ -112,7 +112,7 @@ describe("the window in configuration space", () => {
     expect([guest.readIsr(), guest.status, guest.capacity]).toEqual([1, UP, 2048])
   })
 
-  it("PCI-33 serves the block driver from end to end", async () => {
+  it("PCI-33 the window serves the block driver from end to end", async () => {
     const [pci] = findBlockDevices(vm)
     if (pci === undefined) throw new Error("no disk")
     const driver = await BlockDriver.open(pci, { access: "window" })
@@ -156,7 +156,7 @@ describe("BARs", () => {
 })
 
 describe("bus mastering", () => {
-  it("PCI-36 that is off keeps kicks and DRIVER_OK from moving anything in RAM; requests are served once it is on", () => {
+  it("PCI-36 while bus mastering is off kicks and DRIVER_OK move nothing in RAM; requests are served once it is on", () => {
     guest.command = 3
     guest.negotiate(VERSION_1)
     guest.enable(0, ring)
@@ -174,7 +174,7 @@ describe("bus mastering", () => {
     expect([ring.usedIdx, ring.status(second)]).toEqual([2, 0])
   })
 
-  it("PCI-36 is left off by firmware", () => {
+  it("PCI-36 firmware leaves bus mastering off", () => {
     expect(new PciGuest(vm, vm.attachDisk(new MemoryBacking({ size: SECTOR })).slot).command).toBe(3)
   })
 })

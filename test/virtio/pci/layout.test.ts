@@ -42,7 +42,7 @@ function barSize(guest: PciGuest, index: number): number {
 }
 
 describe("identity", () => {
-  it("PCI-01 PCI-03 PCI-04 of a transitional device: id 0x1001, revision 0, subsystem 2, mass storage, INTA#", () => {
+  it("PCI-01 PCI-03 PCI-04 a transitional device has id 0x1001, revision 0, subsystem 2, mass storage, INTA#", () => {
     const guest = attach()
     expect([
       guest.config(0x00, 2),
@@ -60,7 +60,7 @@ describe("identity", () => {
     ]).toEqual([0, 0, 1, 1, 0])
   })
 
-  it("PCI-01 PCI-02 PCI-35 of a modern device: id 0x1042, revision from 1, subsystem from 0x40, no BAR 0 in I/O space", () => {
+  it("PCI-01 PCI-02 PCI-35 a modern device has id 0x1042, revision from 1, subsystem from 0x40, no BAR 0 in I/O space", () => {
     const guest = attach({ interface: "modern" })
     expect([guest.config(0x00, 2), guest.config(0x02, 2)]).toEqual([0x1af4, 0x1042])
     expect(guest.config(0x08, 1)).toBeGreaterThanOrEqual(1)
@@ -69,14 +69,14 @@ describe("identity", () => {
     expect(guest.config(0x10, 4)).toBe(0)
   })
 
-  it("PCI-01 of a legacy device: the transitional id, and no virtio capability", () => {
+  it("PCI-01 a legacy device has the transitional id, and no virtio capability", () => {
     const guest = new PciGuest(vm, vm.attachDisk(new MemoryBacking({ size: SECTOR }), { interface: "legacy" }).slot)
     expect([guest.config(0x02, 2), guest.config(0x08, 1), guest.structures().length]).toEqual([0x1001, 0, 0])
   })
 })
 
 describe("capabilities", () => {
-  it.each(VARIANTS)("PCI-05 PCI-07 PCI-08 PCI-34 %s: form a list in range with each required structure", (_, options) => {
+  it.each(VARIANTS)("PCI-05 PCI-07 PCI-08 PCI-34 %s: the list ends, in range, and has each structure", (_, options) => {
     const guest = attach(options)
     expect(guest.config(0x06, 2) & 0x10).toBe(0x10)
     const list = guest.capabilities()
@@ -92,7 +92,7 @@ describe("capabilities", () => {
     for (const { type, bar } of guest.structures()) expect([type, bar < 6]).toEqual([type, true])
   })
 
-  it.each(VARIANTS)("PCI-06 PCI-09 PCI-10 PCI-15 PCI-21 %s: name aligned structures with room, and none overlap", (_, options) => {
+  it.each(VARIANTS)("PCI-06 PCI-09 PCI-10 PCI-15 PCI-21 %s: structures are aligned, have room, and do not overlap", (_, options) => {
     const guest = attach(options)
     const queues = guest.common.read(COMMON.numQueues, 2)
     const capLengths: Readonly<Record<number, number>> = {
@@ -119,7 +119,7 @@ describe("capabilities", () => {
     }
   })
 
-  it("PCI-11 are read-only, except for bar, offset, length and data of the window", () => {
+  it("PCI-11 capabilities are read-only, except for bar, offset, length and data of the window", () => {
     const guest = attach()
     const bytes = (): number[] => Array.from({ length: 0xc0 }, (_, at) => guest.config(0x40 + at, 1))
     const window = guest.structure(CAP.PCI)
@@ -136,12 +136,12 @@ describe("capabilities", () => {
     }
   })
 
-  it("PCI-12 have each type once, so that no order of preference matters", () => {
+  it("PCI-12 each type comes once, so that no order of preference matters", () => {
     const types = attach().structures().map(({ type }) => type)
     expect(new Set(types).size).toBe(types.length)
   })
 
-  it("PCI-31 give one vector for each queue and one more, or as many as requested up to 2048; with 0 there is no MSI-X", () => {
+  it("PCI-31 there is one vector for each queue and one more, or as many as requested up to 2048; with 0 there is no MSI-X", () => {
     const vectors = (options: AttachDiskOptions): number => {
       const guest = attach(options)
       return (guest.config(guest.msixAt + 2, 2) & 0x7ff) + 1
@@ -154,7 +154,7 @@ describe("capabilities", () => {
   it.each([
     [{ interface: "legcay" }, 'interface must be "transitional", "modern" or "legacy", not the string "legcay"; did you mean "legacy"?'],
     [{ modernBar: "mem" }, 'modernBar must be "memory" or "io", not the string "mem"; did you mean "memory"?'],
-  ])("are not made of %o, which is refused", (options, reason) => {
+  ])("%o is refused", (options, reason) => {
     expect(() => attach(options as AttachDiskOptions)).toThrow(new TypeError(`Machine.attachDisk: ${reason}`))
   })
 })

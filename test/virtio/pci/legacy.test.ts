@@ -135,7 +135,7 @@ describe("registers", () => {
 })
 
 describe("a driver without VERSION_1", () => {
-  it("LEG-06 can accept only bits 0 to 31, also after a modern session with more", () => {
+  it("LEG-06 only bits 0 to 31 can be accepted, also after a modern session with more", () => {
     const modern = new ModernGuest(vm, slot)
     modern.start([new Ring(vm, { base: 0x2_0000 })], mask(F.RING_RESET, F.EVENT_IDX))
     expect(modern.accepted >> 32n).not.toBe(0n)
@@ -144,7 +144,7 @@ describe("a driver without VERSION_1", () => {
     expect(read()).toBe(0)
   })
 
-  it("LEG-07 needs no FEATURES_OK: queues run before DRIVER_OK, and the configuration is written before features", () => {
+  it("LEG-07 FEATURES_OK is not needed: queues run before DRIVER_OK, and the configuration is written before features", () => {
     guest.status = 0
     guest.status = 0x01
     guest.io.write(LEGACY.device + 0x20, 1, 0)
@@ -161,7 +161,7 @@ describe("a driver without VERSION_1", () => {
     expect(guest.status).toBe(0x03)
   })
 
-  it("LEG-08 gives the queue address as a page number, which reads back", () => {
+  it("LEG-08 the queue address is a page number, which reads back", () => {
     guest.start(new Ring(vm, { size: 256, base: 0x12_3000, buffers: 0x18_0000 }))
     expect(guest.io.read(LEGACY.queueAddress, 4)).toBe(0x123)
     expect(read(guest, new Ring(vm, { size: 256, base: 0x12_3000, buffers: 0x18_0000 }))).toBe(0)
@@ -173,7 +173,7 @@ describe("a driver without VERSION_1", () => {
     expect(guest.status & 0x40).toBe(0x40)
   })
 
-  it("LEG-09 stops a queue by page 0, and may place it anew", () => {
+  it("LEG-09 page 0 stops a queue, which may be placed anew", () => {
     guest.start(ring)
     expect(read()).toBe(0)
     guest.place(0, 0)
@@ -191,7 +191,7 @@ describe("a driver without VERSION_1", () => {
 
   it.each([
     [1, 4096], [2, 4096], [64, 4096], [128, 4096], [256, 8192], [512, 12288], [1024, 20480], [4096, 77824], [32768, 593920],
-  ])("LEG-11 LEG-12 with a ring of %i descriptors has its used ring at byte %i, and is served there", (size, usedAt) => {
+  ])("LEG-11 LEG-12 a ring of %i descriptors has its used ring at byte %i, and is served there", (size, usedAt) => {
     const big = new Machine({ ramSize: 4 << 20 })
     const legacy = new LegacyGuest(big, big.attachDisk(backing, { queueSize: size }).slot)
     const base = 0x10_0000
@@ -218,7 +218,7 @@ describe("a driver without VERSION_1", () => {
     expect(table.status(request)).toBe(0)
   })
 
-  it("LEG-10 LEG-17 finds the device's own queue size, even after a modern driver has lowered it", () => {
+  it("LEG-10 LEG-17 the queue size is the device's own, even after a modern driver has lowered it", () => {
     new ModernGuest(vm, slot).setQueueRegister(0, COMMON.queueSize, 2, 8)
     guest.status = 0x03
     guest.place(0, ring.clear().desc / 4096)
@@ -228,7 +228,7 @@ describe("a driver without VERSION_1", () => {
     expect([ring.status(request), guest.status]).toEqual([0, 0x03])
   })
 
-  it("LEG-15 and without ANY_LAYOUT sends a header of 16 bytes, data, and one byte of status, each in its own descriptor", () => {
+  it("LEG-15 a request without ANY_LAYOUT is a header of 16 bytes, data and one byte of status, each in its own descriptor", () => {
     guest.start(ring)
     const request = ring.request(T.OUT, 9, 3 * SECTOR)
     vm.ram.fill(0x77, request.data, request.data + 3 * SECTOR)
@@ -239,7 +239,7 @@ describe("a driver without VERSION_1", () => {
     expect(stored).toEqual(new Uint8Array(3 * SECTOR).fill(0x77))
   })
 
-  it("LEG-16 finds the status in the last writable byte, also in one descriptor with the data, and the right used length", () => {
+  it("LEG-16 the status is the last writable byte, also in one descriptor with the data, and the used length is right", () => {
     guest.start(ring, 2 ** F.ANY_LAYOUT)
     const request = ring.prepare(T.IN, 3, SECTOR)
     ring.describe(1, request.data, SECTOR + 1, WRITE)
@@ -256,13 +256,13 @@ describe("a driver without VERSION_1", () => {
     expect([vm.ram[request.data + SECTOR], ring.usedEntry(1).length <= 1]).toEqual([1, true])
   })
 
-  it("PCI-36 may never enable bus mastering, as Linux before 2.6.34: its status DRIVER does it", () => {
+  it("PCI-36 the status DRIVER enables bus mastering, which Linux before 2.6.34 never does", () => {
     guest.command = 1
     guest.start(ring)
     expect([guest.command, read()]).toEqual([5, 0])
   })
 
-  it("LEG-07 stops the device by a broken ring, as a modern driver does", () => {
+  it("LEG-07 a broken legacy ring stops the device, as a modern one does", () => {
     guest.start(ring)
     ring.describe(0, ring.buffers, 16, NEXT, 0)
     ring.publish(0)
@@ -287,14 +287,14 @@ describe("one driver after another", () => {
     expect(modern.readIsr()).toBe(1)
   }
 
-  it("LEG-17 ST-04 works as a legacy BIOS, a modern system and a legacy one, each beginning with a reset", () => {
+  it("LEG-17 ST-04 a legacy BIOS, a modern system and a legacy one work, each beginning with a reset", () => {
     for (let round = 0; round < 3; round++) {
       bios()
       modernOs()
     }
   })
 
-  it("LEG-17 works without a reset by the first: the second's is enough, from modern to legacy and back", () => {
+  it("LEG-17 a handover without a reset works: the second driver's is enough, from modern to legacy and back", () => {
     const modern = new ModernGuest(vm, slot)
     modern.start([new Ring(vm, { size: 8, base: 0x2_0000 }).clear()], mask(F.EVENT_IDX))
     modern.programVector(1, { address: 0xfee0_0000, data: 0x33 })
@@ -307,7 +307,7 @@ describe("one driver after another", () => {
     modernOs()
   })
 
-  it("LEG-17 works with the drivers of vmm/driver: legacy writes, modern reads, legacy again", async () => {
+  it("LEG-17 the drivers of vmm/driver work in turn: legacy writes, modern reads, legacy again", async () => {
     const [pci] = findBlockDevices(vm)
     if (pci === undefined) throw new Error("no disk")
     const data = new Uint8Array(8 * SECTOR).map((_, at) => at * 11)
@@ -320,7 +320,7 @@ describe("one driver after another", () => {
     expect(new ModernGuest(vm, slot).status).toBe(0)
   })
 
-  it("LEG-17 works after a reset of the machine in the middle of a session, once firmware has placed the BARs", () => {
+  it("LEG-17 the next session works after a reset of the machine in the middle of one, once firmware has placed the BARs", () => {
     modernOs()
     vm.reset()
     expect(guest.status).toBe(0)

@@ -45,13 +45,13 @@ async function answer(disk: FakeDisk, order: <T>(calls: T[]) => T[]): Promise<vo
 }
 
 describe.each(RINGS)("a $ring ring in order", ({ packed }) => {
-  it("FT-15 is offered on request only", () => {
+  it("FT-15 IN_ORDER is offered on request only", () => {
     const { one } = pair(packed)
     expect(one.offers(F.IN_ORDER)).toBe(true)
     expect(new RingGuest({ backing: new FakeDisk(), packed }).offers(F.IN_ORDER)).toBe(false)
   })
 
-  it("FT-15 VQ-22 VQ-23 PK-21 returns requests in their order, an element for each, when the disk answers backwards", async () => {
+  it("FT-15 VQ-22 VQ-23 PK-21 requests return in their order, an element for each, when the disk answers backwards", async () => {
     const { one, disk } = pair(packed)
     const placed = [1, 5, 9, 13].map((sector) => one.place(read(sector)))
     const ids = send(one, placed)
@@ -68,7 +68,7 @@ describe.each(RINGS)("a $ring ring in order", ({ packed }) => {
     )
   })
 
-  it("FT-15 keeps back requests that the device answers itself, and refused ones, until earlier ones complete", async () => {
+  it("FT-15 requests that the device answers itself, and refused ones, wait until earlier ones complete", async () => {
     const { one, disk } = pair(packed)
     const ids = send(one, [
       one.place(read(1)),
@@ -83,7 +83,7 @@ describe.each(RINGS)("a $ring ring in order", ({ packed }) => {
     expect(one.takeUsed().map(({ id }) => id)).toEqual(ids)
   })
 
-  it(`FT-15 seed ${SEED}: returns hundreds of requests of every kind in order, over many laps, however they are answered`, async () => {
+  it(`FT-15 seed ${SEED}: hundreds of requests of every kind return in order, over many laps, however they are answered`, async () => {
     const rng = new Rng(SEED)
     const { one, disk } = pair(packed, { ringSize: 16 })
     const expected: number[] = []
@@ -108,7 +108,7 @@ describe.each(RINGS)("a $ring ring in order", ({ packed }) => {
     expect(one.disk.device.brokenBy).toBeUndefined()
   })
 
-  it("FT-15 repeats done requests that wait for their turn, in order, when another disk takes over", async () => {
+  it("FT-15 done requests that wait for their turn are repeated, in order, when another disk takes over", async () => {
     const { one, disk } = pair(packed)
     const other = new FakeDisk({ content: pattern(7, SECTORS) })
     other.waits = () => true
@@ -125,7 +125,7 @@ describe.each(RINGS)("a $ring ring in order", ({ packed }) => {
     expect(placed.map((each) => one.reply(each, 513).data[0])).toEqual([1, 5, 9].map((sector) => pattern(7 + sector, 1)[0]))
   })
 
-  it("FT-15 VQ-22 PK-21 returns all once, in order, when another disk takes over inside each call", () => {
+  it("FT-15 VQ-22 PK-21 all requests return once, in order, when another disk takes over inside each call", () => {
     const content = pattern(0, SECTORS)
     // Reads only, which are taken as rows; some that are not among them; one that fails.
     const mixed: readonly Request[] = [{ type: T.GET_ID, in: 20 }, read(SECTORS), { type: T.FLUSH }]
@@ -149,7 +149,7 @@ describe.each(RINGS)("a $ring ring in order", ({ packed }) => {
     }
   })
 
-  it("ST-04 FT-15 forgets waiting requests at a reset, and without the bit requests overtake again", async () => {
+  it("ST-04 FT-15 a reset drops waiting requests, and without the bit requests overtake again", async () => {
     const { one, disk } = pair(packed)
     send(one, [one.place(read(1)), one.place(read(5))])
     disk.waiting[1]?.finish()
@@ -163,7 +163,7 @@ describe.each(RINGS)("a $ring ring in order", ({ packed }) => {
     expect(one.takeUsed().map(({ id }) => id)).toEqual(ids.toReversed())
   })
 
-  it("FT-15 keeps the order when one request fails", async () => {
+  it("FT-15 a request that fails does not change the order", async () => {
     const { one, disk } = pair(packed)
     disk.failing = (call) => (call.offset === 5 * 512 ? eio() : undefined)
     const placed = [1, 5, 9].map((sector) => one.place(read(sector)))
@@ -174,7 +174,7 @@ describe.each(RINGS)("a $ring ring in order", ({ packed }) => {
 })
 
 describe("IN_ORDER", () => {
-  it("FT-15 FT-07 needs VERSION_1, and is not shown to legacy drivers", () => {
+  it("FT-15 FT-07 the bit needs VERSION_1, and is not shown to legacy drivers", () => {
     const { one } = pair(false)
     expect(one.modern.negotiate(VERSION_1 | mask(F.IN_ORDER))).toBe(true)
     const legacy = new RingGuest({ backing: new FakeDisk(), legacy: true, disk: { withFeatures: ["IN_ORDER"] } })
@@ -204,7 +204,7 @@ describe.each(RINGS)("a $ring ring in order, saved while done requests wait for 
     return { clock, zoned, throttle, one, isDone }
   }
 
-  it("FT-15 ZN-08 repeats no done request on another disk", async () => {
+  it("FT-15 ZN-08 no done request is repeated on another disk", async () => {
     const { clock, zoned, one, isDone } = held()
     for (let changes = 0; changes < 3; changes++) await one.disk.device.changeBacking(zoned)
     await clock.pass(1500)
@@ -213,7 +213,7 @@ describe.each(RINGS)("a $ring ring in order, saved while done requests wait for 
     isDone()
   })
 
-  it("FT-15 ZN-08 repeats no done request after a restore, and refuses an invalid state", async () => {
+  it("FT-15 ZN-08 no done request is repeated after a restore, and an invalid state is refused", async () => {
     const { clock, one, isDone } = held()
     await one.disk.device.pause()
     for (let moves = 0; moves < 2; moves++) {
@@ -229,7 +229,7 @@ describe.each(RINGS)("a $ring ring in order, saved while done requests wait for 
     isDone()
   })
 
-  it("FT-15 does not read the descriptors of done requests after a restore, of which there may be 2^30", async () => {
+  it("FT-15 the descriptors of done requests, of which there may be 2^30, are not read after a restore", async () => {
     const { clock, one } = held()
     await one.disk.device.pause()
     interface Saved {

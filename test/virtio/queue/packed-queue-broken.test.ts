@@ -121,7 +121,7 @@ describe("invalid chains make the device need a reset:", () => {
 })
 
 describe("a driver that does not wait", () => {
-  it("PK-22 may make descriptors available again while they are in flight: at most N are", async () => {
+  it("PK-22 descriptors may be made available again while they are in flight: at most N are", async () => {
     const disk = new FakeDisk()
     disk.waits = () => true
     const one = guest({ backing: disk, ringSize: 4 })
@@ -138,7 +138,7 @@ describe("a driver that does not wait", () => {
     expectSound(one)
   })
 
-  it("PK-22 breaks the ring by a chain of more descriptors than are free", () => {
+  it("PK-22 a chain of more descriptors than are free makes the device need a reset", () => {
     const disk = new FakeDisk()
     disk.waits = () => true
     const one = guest({ backing: disk, ringSize: 4 })
@@ -154,7 +154,7 @@ describe("a driver that does not wait", () => {
     expect(one.disk.device.brokenBy?.message).toMatch(/slot 3 does not end within the 1 descriptors/)
   })
 
-  it("may let ring and buffers overlap: the device overwrites its own ring without a hang", () => {
+  it("ring and buffers may overlap: the device overwrites its own ring without a hang", () => {
     const rng = new Rng(seedFromEnvironment(20261104))
     for (let round = 0; round < 300; round++) {
       const one = round % 50 === 0 ? guest() : last ?? guest()
@@ -178,7 +178,7 @@ describe("a driver that does not wait", () => {
 })
 
 describe("packed rings", () => {
-  it("PK-01 FT-12 are offered on request only, and never through a legacy interface", () => {
+  it("PK-01 FT-12 packed rings are offered on request only, and never through a legacy interface", () => {
     const backing = () => new MemoryBacking({ size: 1 << 20 })
     expect(new RingGuest({ backing: backing() }).offers(F.RING_PACKED)).toBe(false)
     expect(new RingGuest({ backing: backing(), disk: { withFeatures: ["RING_PACKED"] } }).offers(F.RING_PACKED)).toBe(true)

@@ -52,7 +52,7 @@ function passesByWalking(event: number, size: number, end: { lap: number; slot: 
 const eventWord = (slot: number, lap: number) => slot + (lap % 2 === 0 ? 0x8000 : 0)
 
 describe("the arithmetic of events", () => {
-  it("PK-19 agrees with a walk for every ring of 1 to 8, place in four laps, number of slots passed and event", () => {
+  it("PK-19 the arithmetic agrees with a walk for every ring of 1 to 8, place in four laps, number of slots passed and event", () => {
     let [yes, no] = [0, 0]
     for (let size = 1; size <= 8; size++) {
       for (let place = 0; place < 4 * size; place++) {
@@ -74,7 +74,7 @@ describe("the arithmetic of events", () => {
     expect(no).toBeGreaterThan(5000)
   })
 
-  it("PK-19 agrees with the formula of the specification in 16-bit arithmetic", () => {
+  it("PK-19 the arithmetic agrees with the formula of the specification in 16 bits", () => {
     const formula = (event: number, size: number, { slot, wrap, passed }: { slot: number; wrap: boolean; passed: number }) => {
       const off = (event % 0x8000) - (event >= 0x8000 !== wrap ? size : 0)
       const before = slot - passed
@@ -93,7 +93,7 @@ describe("the arithmetic of events", () => {
     }
   })
 
-  it.each([1, 2, 3, 5, 8])("PK-18 PK-19 gives in a ring of %i one interrupt for each batch that passes the event", (size) => {
+  it.each([1, 2, 3, 5, 8])("PK-18 PK-19 in a ring of %i exactly the batches that pass the event interrupt", (size) => {
     const seed = seedFromEnvironment(20261102)
     const rng = new Rng(seed)
     const one = guest({ features: EVENT_FEATURES, ringSize: size })
@@ -122,7 +122,7 @@ describe("the arithmetic of events", () => {
 describe("used buffer notifications", () => {
   it.each([
     [EVENT_FEATURES], [[F.INDIRECT_DESC]],
-  ])("PK-17 PK-18 FT-12 come with each batch for flags 0, and not for 1: features %j", (features) => {
+  ])("PK-17 PK-18 FT-12 flags 0 ask for an interrupt with each batch, and 1 for none: features %j", (features) => {
     const one = guest({ features, ringSize: 8 })
     // The reserved bits mean nothing, and neither does the descriptor.
     for (const [flags, irqs] of [[0, 1], [1, 0], [0xfffc, 1], [0xfffd, 0], [0, 1]] as const) {
@@ -133,7 +133,7 @@ describe("used buffer notifications", () => {
     }
   })
 
-  it("PK-17 PK-18 FT-12 come each time for flags 2 without EVENT_IDX, and for the reserved 3", () => {
+  it("PK-17 PK-18 FT-12 flags 2 without EVENT_IDX, and the reserved 3, give an interrupt each time", () => {
     for (const [features, flags] of [[[F.INDIRECT_DESC], 2], [[F.INDIRECT_DESC], 3], [EVENT_FEATURES, 3]] as const) {
       const one = guest({ features, ringSize: 8 })
       for (let round = 0; round < 20; round++) {
@@ -143,7 +143,7 @@ describe("used buffer notifications", () => {
     }
   })
 
-  it("PK-18 come for flags 2 at the named slot and lap: for slot 5 and wrap counter 0 once in two laps", () => {
+  it("PK-18 flags 2 give an interrupt at the named slot and lap: for slot 5 and wrap counter 0 once in two laps", () => {
     const one = guest({ features: EVENT_FEATURES, ringSize: 8 })
     one.packedRing.setEvents(EVENT.DESC, 5)
     const interrupted: number[] = []
@@ -152,7 +152,7 @@ describe("used buffer notifications", () => {
     expect(interrupted).toEqual([13, 29])
   })
 
-  it("PK-18 come with a chain that covers the named slot", () => {
+  it("PK-18 a chain that covers the named slot interrupts", () => {
     const one = guest({ features: EVENT_FEATURES, ringSize: 8 })
     one.packedRing.setEvents(EVENT.DESC, 0x8001)
     expect([batch(one, 1, 3), batch(one, 1, 3)]).toEqual([1, 0])
@@ -160,7 +160,7 @@ describe("used buffer notifications", () => {
 })
 
 describe("kicks", () => {
-  it("PK-20 are requested in the Device Area by the next slot and flags 2 with EVENT_IDX, and by 0 without", () => {
+  it("PK-20 the device asks for a kick in the Device Area by the next slot and flags 2 with EVENT_IDX, and by 0 without", () => {
     for (const features of [EVENT_FEATURES, [F.INDIRECT_DESC]]) {
       const one = guest({ features, ringSize: 5 })
       for (let round = 0; round < 40; round++) {
@@ -172,7 +172,7 @@ describe("kicks", () => {
     }
   })
 
-  it("PK-20 come for the first chain, whatever a driver has left in the Device Area", () => {
+  it("PK-20 the driver kicks for the first chain, whatever an earlier driver has left in the Device Area", () => {
     const one = guest({ features: [F.INDIRECT_DESC], ringSize: 4 })
     one.registers.negotiate((1n << 32n) | (1n << 34n) | (1n << 28n))
     const ring = one.ring as PackedRing
@@ -184,7 +184,7 @@ describe("kicks", () => {
     expect(ring.deviceEvents.flags).toBe(EVENT.ENABLE)
   })
 
-  it("PK-20 are requested by slot and lap before flags 2, which make them valid", () => {
+  it("PK-20 slot and lap are stored before flags 2, which make them valid", () => {
     const order: string[] = []
     const region = new RamRegion(0, new Uint8Array(0x1000))
     const { data } = region
@@ -202,7 +202,7 @@ describe("kicks", () => {
     expect(order).toEqual([`${0x200}: ${0x8000}`, `${0x202}: 2`, `${0x200}: ${0x8000}`])
   })
 
-  it("PK-20 VQ-29 are not needed for a chain that is made available while the device is about to request them", () => {
+  it("PK-20 VQ-29 a chain that is made available while the device is about to ask for kicks is served without one", () => {
     const disk = new FakeDisk()
     const one = guest({ backing: disk, features: EVENT_FEATURES, ringSize: 8 })
     // The interrupt of the first chain makes the driver add another, and not kick: the device has not asked for it yet.
@@ -215,7 +215,7 @@ describe("kicks", () => {
     expect([one.usedIdx(), one.packedRing.deviceEvents]).toEqual([6, { word: 0x8006, flags: EVENT.DESC }])
   })
 
-  it("PK-20 may be sent only on request: no chain is left behind over many laps", () => {
+  it("PK-20 a driver that kicks only on request leaves no chain behind over many laps", () => {
     const rng = new Rng(seedFromEnvironment(20261103))
     const one = guest({ features: EVENT_FEATURES, ringSize: 7 })
     let kicks = 0
@@ -255,7 +255,7 @@ describe("over MMIO", () => {
 })
 
 describe("a reset", () => {
-  it("VQ-27 VQ-32 PK-04 of the queue or the device sets both wrap counters to 1, and slot 0 of lap 1 interrupts", async () => {
+  it("VQ-27 VQ-32 PK-04 a reset of the queue or the device sets both wrap counters to 1, and slot 0 of lap 1 interrupts", async () => {
     for (const what of ["queue", "device"]) {
       const one = guest({ features: [...EVENT_FEATURES, F.RING_RESET], ringSize: 5 })
       for (let done = 0; done < 7; done++) batch(one, 1)
@@ -270,7 +270,7 @@ describe("a reset", () => {
     }
   })
 
-  it("VQ-32 keeps requests in flight from reaching the guest", async () => {
+  it("VQ-32 requests in flight do not reach the guest after a reset", async () => {
     const disk = new FakeDisk()
     disk.waits = () => true
     const one = guest({ backing: disk, ringSize: 8, features: [F.INDIRECT_DESC, F.RING_RESET] })

@@ -5,7 +5,7 @@ import { PackedRingFuzzer } from "../../fuzz/packed/round.ts"
 import { Rng, seedFromEnvironment } from "../../support/rng.ts"
 
 describe("hostile packed rings", () => {
-  it("PK-05 PK-06 PK-07 PK-15 PK-16 PK-20 PK-22 have for each damage to a sound batch one outcome, to the last byte", () => {
+  it("PK-05 PK-06 PK-07 PK-15 PK-16 PK-20 PK-22 each damage to a sound batch has one outcome, to the last byte", () => {
     const seed = seedFromEnvironment(20261106)
     const fuzzer = new PackedRingFuzzer(new Rng(seed))
     for (let round = 0; round < 1200; round++) {

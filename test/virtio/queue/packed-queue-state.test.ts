@@ -48,7 +48,7 @@ function move(one: RingGuest, backing: FakeDisk | MemoryBacking, state: unknown)
 }
 
 describe("the state of a packed ring", () => {
-  it("PK-04 PK-07 has slot and wrap counter, in every lap", async () => {
+  it("PK-04 PK-07 the state has slot and wrap counter, in every lap", async () => {
     const backing = new MemoryBacking({ size: 512 * SECTORS })
     backing.pwrite(CONTENT, 0)
     const one = guest(backing, 5)
@@ -62,7 +62,7 @@ describe("the state of a packed ring", () => {
     }
   })
 
-  it("of an unused queue lets any later ring begin at its start", () => {
+  it("the state of an unused queue lets any later ring begin at its start", () => {
     const one = guest(new MemoryBacking({ size: 512 * SECTORS }))
     one.status = 0
     const state = saved(one.disk)
@@ -75,7 +75,7 @@ describe("the state of a packed ring", () => {
     expect(one.read(0, 1).status).toBe(OK)
   })
 
-  it("PK-08 PCI-36 has chains in flight, even if used descriptors and new chains have taken their slots", async () => {
+  it("PK-08 PCI-36 the state has chains in flight, even if used descriptors and new chains have taken their slots", async () => {
     const disk = lateDisk()
     const one = guest(disk)
     const [a, b] = [send(one, 7), send(one, 100, { indirect: true })]
@@ -105,7 +105,7 @@ describe("the state of a packed ring", () => {
     for (let round = 0; round < 20; round++) expect(one.read(round, 1).data).toEqual(pattern(1000 + round, 1))
   })
 
-  it("PK-08 PK-11 can be saved and restored at any point: each request ends once, with its data", async () => {
+  it("PK-08 PK-11 a ring can be saved and restored at any point: each request ends once, with its data", async () => {
     const seed = seedFromEnvironment(20261105)
     const rng = new Rng(seed)
     const one = guest(lateDisk(), 9)
@@ -165,7 +165,7 @@ describe("the state of a packed ring", () => {
     expect(moves).toBeGreaterThan(20)
   })
 
-  it("PK-08 keeps displaced descriptors as long as their chain is in flight", () => {
+  it("PK-08 displaced descriptors are kept as long as their chain is in flight", () => {
     const displaced = new Displaced()
     const chain = (place: number, slots: number) => ({ head: 0, place, slots })
     const words = (from: number, to: number) => Array.from({ length: to - from }, (_, at) => displaced.at(from + at)?.[0])
@@ -206,7 +206,7 @@ describe("the state of a packed ring", () => {
     ["a chain that does not end", [0x1000, 0, 16, 0x1_0000], /does not end within the 1 descriptors/],
     ["a table outside of RAM", [0xfff0_0000, 0, 16, 0x4_0000], /indirect table at 0xfff00000/],
     ["no status", [0x1000, 0, 16, 0], /no writable byte for a status/],
-  ])("with a wrong chain makes the device need a reset: %s", (_, descriptors, reason) => {
+  ])("a wrong chain makes the device need a reset: %s", (_, descriptors, reason) => {
     const one = guest(new MemoryBacking({ size: 512 * SECTORS }))
     expect(one.read(0, 1).status).toBe(OK)
     const state = saved(one.disk)

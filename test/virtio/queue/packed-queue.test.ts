@@ -138,7 +138,7 @@ describe("the parts of a packed ring", () => {
 })
 
 describe("the kind of ring", () => {
-  it("FT-14 ST-04 can change with a reset from split to packed, past a wrap, and back", () => {
+  it("FT-14 ST-04 a reset may change the kind of ring from split to packed, past a wrap, and back", () => {
     const backing = new MemoryBacking({ size: 512 * SECTORS })
     const first = new RingGuest({ backing, machine: { ramSize: 1 << 20 }, disk: { withFeatures: ["RING_PACKED"] } })
     for (let round = 0; round < 3; round++) {
@@ -160,7 +160,7 @@ describe("the kind of ring", () => {
     }
   })
 
-  it("FT-07 FT-14 is split without VERSION_1, even if the driver has accepted packed ones", () => {
+  it("FT-07 FT-14 without VERSION_1 the ring is split, even if the driver has accepted packed ones", () => {
     const one = guest({ packed: false, disk: { withFeatures: ["RING_PACKED"] } })
     one.registers.negotiate(1n << 34n)
     const ring = one.openRing(0)
@@ -237,7 +237,7 @@ describe("wrap counters", () => {
 })
 
 describe("chains", () => {
-  it("PK-08 PK-10 PK-24 of 1 to 4 descriptors, direct and indirect, may return in any order in rings of 7 and 64", async () => {
+  it("PK-08 PK-10 PK-24 chains of 1 to 4 descriptors, direct and indirect, may return in any order in rings of 7 and 64", async () => {
     const seed = seedFromEnvironment(20261101)
     const rng = new Rng(seed)
     for (const ringSize of [7, 64]) {
@@ -286,7 +286,7 @@ describe("chains", () => {
     }
   })
 
-  it("PK-11 PK-21 get one used descriptor each, in the order of completion, with their id", async () => {
+  it("PK-11 PK-21 each chain gets one used descriptor, in the order of completion, with its id", async () => {
     const { one, disk } = lateGuest({ ringSize: 8 })
     expect(one.offers(F.IN_ORDER)).toBe(false)
     const ids = send(one, [one.place(read(1)), one.place(read(4))], { indirect: true })
@@ -301,7 +301,7 @@ describe("chains", () => {
     expect(one.takeUsed().map(({ id }) => id)).toEqual([ids[1], ids[0]])
   })
 
-  it("PK-09 PK-24 have the id of their last descriptor, which may be reused once they are back", () => {
+  it("PK-09 PK-24 a chain has the id of its last descriptor, which may be reused once it is back", () => {
     const one = guest({ ringSize: 4 })
     for (const id of [0xffff, 0x1234, 0, 0xffff, 0xffff, 4, 3]) {
       const placed = one.place(read(5))
@@ -312,7 +312,7 @@ describe("chains", () => {
     }
   })
 
-  it("PK-24 may have the same id at once: each comes back", () => {
+  it("PK-24 two chains may have the same id at once: each comes back", () => {
     const one = guest({ ringSize: 8 })
     const placed = [one.place(read(1)), one.place(read(2))]
     for (const { pieces } of placed) one.packedRing.chain(pieces, { id: 9 })
@@ -322,7 +322,7 @@ describe("chains", () => {
     expect([0, 3].map((slot) => one.packedRing.descriptor(slot))).toMatchObject([{ id: 9, flags: 0x8082 }, { id: 9, flags: 0x8082 }])
   })
 
-  it("PK-12 PK-14 of a write return WRITE and length 1, for the status byte, without NEXT", () => {
+  it("PK-12 PK-14 a write returns WRITE and length 1, for the status byte, without NEXT", () => {
     const one = guest({ ringSize: 8 })
     const placed = one.place({ type: T.OUT, sector: 7, out: pattern(100, 1) })
     const [id] = send(one, [placed])
@@ -332,7 +332,7 @@ describe("chains", () => {
     expect(one.read(7, 1).data).toEqual(pattern(100, 1))
   })
 
-  it("PK-15 with an indirect table obey only WRITE in it, not the slot's own, and have the id of the slot", () => {
+  it("PK-15 an indirect table's WRITE counts, not the slot's own, and the id is that of the slot", () => {
     const one = guest({ ringSize: 4 })
     for (const junk of [0, NEXT, INDIRECT, AVAIL, USED, 0xfffd]) {
       for (const own of [0, WRITE]) {
@@ -351,7 +351,7 @@ describe("chains", () => {
     }
   })
 
-  it("PK-15 PK-16 may be direct and indirect in one ring, and a table may have more entries than the ring", () => {
+  it("PK-15 PK-16 chains may be direct and indirect in one ring, and a table may have more entries than the ring", () => {
     const one = guest({ ringSize: 5 })
     for (let round = 0; round < 9; round++) {
       expect(one.read(round, 1, { indirect: round % 2 === 0 }).data).toEqual(pattern(round, 1))
@@ -367,7 +367,7 @@ describe("chains", () => {
 })
 
 describe("stores into RAM", () => {
-  it("PK-13 write id and length before the flags, or with them, and do not change the slot afterwards", () => {
+  it("PK-13 id and length are stored before the flags, or with them, and the slot does not change afterwards", () => {
     const bytes = new Uint8Array(0x1000)
     const stores: string[] = []
     /** RAM that notes which numbers are stored where. */
@@ -407,7 +407,7 @@ describe("stores into RAM", () => {
     expect(stores).toEqual([0, 16].flatMap((at) => [`4 bytes at ${at + 8}`, `4 bytes at ${at + 12}`]))
   })
 
-  it("PK-13 PK-21 are the same for chains that return as rows and one by one, over the end of the ring too", () => {
+  it("PK-13 PK-21 chains that return as rows and one by one leave RAM the same, over the end of the ring too", () => {
     const areas = { size: 6, descriptorTable: 0, availRing: 0x100, usedRing: 0x200 }
     const features = { indirect: true, eventIdx: false, notifyOnEmpty: false, packed: true, inOrder: false }
     for (const shared of [false, true]) {
@@ -438,7 +438,7 @@ describe("stores into RAM", () => {
     }
   })
 
-  it("PK-02 PK-13 are all announced, over the end of the ring too", () => {
+  it("PK-02 PK-13 every stored byte is announced, over the end of the ring too", () => {
     const announced: (readonly [number, number])[] = []
     const written = (at: number, length: number) => void announced.push([at, length])
     const one = guest({ ringSize: 5, features: [F.INDIRECT_DESC, F.EVENT_IDX], machine: { ramSize: 1 << 16, written } })

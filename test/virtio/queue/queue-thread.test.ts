@@ -70,7 +70,7 @@ async function run(eventIdx: boolean, seed: number, packed = false): Promise<Out
 }
 
 describe("a driver on another thread", () => {
-  it("VQ-20 VQ-29 VQ-31 with EVENT_IDX gets 20,000 requests back with right bytes, and loses no buffer and no interrupt", async () => {
+  it("VQ-20 VQ-29 VQ-31 with EVENT_IDX 20,000 requests come back with right bytes, and no buffer and no interrupt is lost", async () => {
     const outcome = await run(true, 20260808)
     expect(outcome).toMatchObject({ finished: REQUESTS })
     // It did sleep, and neither side told the other of every single buffer.
@@ -79,13 +79,13 @@ describe("a driver on another thread", () => {
     expect(outcome.interrupts).toBeLessThan(REQUESTS)
   })
 
-  it("VQ-20 VQ-24 VQ-31 without EVENT_IDX gets the same by flags", async () => {
+  it("VQ-20 VQ-24 VQ-31 without EVENT_IDX the same holds with flags", async () => {
     const outcome = await run(false, 20260809)
     expect(outcome).toMatchObject({ finished: REQUESTS })
     expect(outcome.sleeps).toBeGreaterThan(0)
   })
 
-  it("PK-13 PK-20 VQ-31 with a packed ring gets the same with events by descriptor", async () => {
+  it("PK-13 PK-20 VQ-31 with a packed ring the same holds with events by descriptor", async () => {
     const outcome = await run(true, 20260810, true)
     expect(outcome).toMatchObject({ finished: REQUESTS })
     expect(outcome.sleeps).toBeGreaterThan(0)
@@ -93,7 +93,7 @@ describe("a driver on another thread", () => {
     expect(outcome.interrupts).toBeLessThan(REQUESTS)
   })
 
-  it("PK-13 PK-18 VQ-31 with a packed ring gets the same with events by flags", async () => {
+  it("PK-13 PK-18 VQ-31 with a packed ring the same holds with events by flags", async () => {
     const outcome = await run(false, 20260811, true)
     expect(outcome).toMatchObject({ finished: REQUESTS })
     expect(outcome.sleeps).toBeGreaterThan(0)

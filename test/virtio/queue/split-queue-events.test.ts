@@ -29,7 +29,7 @@ function passes(event: number, old: number, now: number): boolean {
 }
 
 describe("used buffer notifications", () => {
-  it("VQ-24 without EVENT_IDX come with each batch for avail.flags 0, and not for 1", () => {
+  it("VQ-24 without EVENT_IDX avail.flags 0 ask for an interrupt with each batch, and 1 for none", () => {
     const one = guest({ features: [F.INDIRECT_DESC] })
     const head = flushChain(one)
     for (const [flags, irqs] of [[0, 1], [1, 0], [0, 1], [1, 0], [0, 1]] as const) {
@@ -43,7 +43,7 @@ describe("used buffer notifications", () => {
     expect(one.queueIrqs()).toBe(1)
   })
 
-  it("VQ-05 without EVENT_IDX ignore used_event", () => {
+  it("VQ-05 without EVENT_IDX used_event is ignored", () => {
     const one = guest({ features: [F.INDIRECT_DESC] })
     const head = flushChain(one)
     for (const event of [0, 1, 2, 3, 0x7fff, 0x8000, 0xffff]) {
@@ -56,7 +56,7 @@ describe("used buffer notifications", () => {
     }
   })
 
-  it("VQ-25 with EVENT_IDX and used_event 0 come for the 1st and the 65537th buffer, and none between, whatever the flags are", () => {
+  it("VQ-25 with EVENT_IDX and used_event 0 the 1st and the 65537th buffer interrupt, and none between, whatever the flags are", () => {
     const one = guest({ features: [F.INDIRECT_DESC, F.EVENT_IDX] })
     const head = flushChain(one)
     const interrupted: number[] = []
@@ -68,7 +68,7 @@ describe("used buffer notifications", () => {
     expect(interrupted).toEqual([1, 65537])
   })
 
-  it("VQ-26 agree with a walk over the entries for random batches and used_events, over several wraps", () => {
+  it("VQ-26 interrupts agree with a walk over the entries for random batches and used_events, over several wraps", () => {
     const rng = new Rng(seedFromEnvironment(20260802))
     const one = guest({ features: [F.INDIRECT_DESC, F.EVENT_IDX], ringSize: 256 })
     const head = flushChain(one)
@@ -92,7 +92,7 @@ describe("used buffer notifications", () => {
     expect(counts.silences).toBeGreaterThan(500)
   })
 
-  it("VQ-26 agree with the same walk in their arithmetic near 0, 32768 and 65536", () => {
+  it("VQ-26 the arithmetic agrees with the same walk near 0, 32768 and 65536", () => {
     const near = [0, 0x7fff, 0x8000, 0xffff].flatMap((edge) => [-2, -1, 0, 1, 2].map((step) => (edge + step + 65536) % 65536))
     for (const old of near) {
       for (const now of [0, 1, 2, 255, 32768].map((step) => (old + step) % 65536)) {
@@ -101,7 +101,7 @@ describe("used buffer notifications", () => {
     }
   })
 
-  it("VQ-27 start anew after a reset: with used_event 0 the first completion interrupts", () => {
+  it("VQ-27 after a reset the position is 0 again: with used_event 0 the first completion interrupts", () => {
     const one = guest({ features: [F.INDIRECT_DESC, F.EVENT_IDX] })
     const old = flushChain(one)
     for (let done = 0; done < 500; done++) batch(one, old, 1)
@@ -110,7 +110,7 @@ describe("used buffer notifications", () => {
     expect([one.queueIrqs(), one.usedIdx()]).toEqual([1, 1])
   })
 
-  it("come with NOTIFY_ON_EMPTY for an empty ring even if they are suppressed, but not while requests are left", async () => {
+  it("with NOTIFY_ON_EMPTY an empty ring interrupts even if interrupts are suppressed, but not while requests are left", async () => {
     const disk = new FakeDisk()
     const one = new RingGuest({ backing: disk, legacy: true, features: [F.NOTIFY_ON_EMPTY, F.INDIRECT_DESC] })
     one.ring.availFlags = 1
@@ -132,7 +132,7 @@ describe("used buffer notifications", () => {
 })
 
 describe("available buffer notifications", () => {
-  it("VQ-28 are requested by used.flags 0, and with EVENT_IDX by avail_event, the next index", () => {
+  it("VQ-28 used.flags stay 0, and with EVENT_IDX avail_event is the next index", () => {
     for (const features of [[F.INDIRECT_DESC], [F.INDIRECT_DESC, F.EVENT_IDX]]) {
       const one = guest({ features })
       const head = flushChain(one)
@@ -144,7 +144,7 @@ describe("available buffer notifications", () => {
     }
   })
 
-  it("VQ-28 may be sent only when avail_event is passed: all buffers come back", () => {
+  it("VQ-28 a driver that kicks only when avail_event is passed gets all buffers back", () => {
     const rng = new Rng(seedFromEnvironment(20260803))
     const one = guest({ features: [F.INDIRECT_DESC, F.EVENT_IDX], ringSize: 64 })
     const head = flushChain(one)
@@ -165,7 +165,7 @@ describe("available buffer notifications", () => {
 
   it.each(
     [[F.EVENT_IDX, "on"], [F.INDIRECT_DESC, "off"]] as const,
-  )("VQ-28 are wanted once a queue starts, by used.flags 0, whatever was there (feature %i, so EVENT_IDX is %s)", (feature, _) => {
+  )("VQ-28 used.flags is 0 once a queue starts, whatever was there: kicks are wanted (feature %i, so EVENT_IDX is %s)", (feature, _) => {
     for (const memory of [new ArrayBuffer(1 << 20), new SharedArrayBuffer(1 << 20)]) {
       const announced: number[] = []
       const one = guest({ features: [feature], ringSize: 8, machine: { memory, written: (address) => void announced.push(address) } })
@@ -330,7 +330,7 @@ describe("available buffer notifications", () => {
 })
 
 describe("a queue that is reset", () => {
-  it("VQ-32 at once returns no request in flight and raises no interrupt, and starts anew with another size and place", async () => {
+  it("VQ-32 a reset queue at once returns no request and raises no interrupt, and starts anew with another size and place", async () => {
     const disk = new FakeDisk()
     disk.cache.set(pattern(0, 4))
     const one = new RingGuest({ backing: disk, features: [F.RING_RESET, F.INDIRECT_DESC], ringSize: 16 })
@@ -370,7 +370,7 @@ describe("a queue that is reset", () => {
     expect([one.usedIdx(), one.queueIrqs(), one.status]).toEqual([1, 1, 0x0f])
   })
 
-  it("VQ-32 does not stop other queues while a read of its old life is in flight, nor afterwards", async () => {
+  it("VQ-32 a reset does not stop other queues while a read of the old life is in flight, nor afterwards", async () => {
     const disk = new FakeDisk()
     const one = new RingGuest({ backing: disk, features: [F.RING_RESET, F.MQ], queues: 2, disk: { queues: 2 } })
     const [first, second] = one.rings

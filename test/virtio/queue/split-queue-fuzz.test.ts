@@ -5,7 +5,7 @@ import { RingFuzzer } from "../../fuzz/ring-round.ts"
 import { Rng, seedFromEnvironment } from "../../support/rng.ts"
 
 describe("hostile rings", () => {
-  it("VQ-06 VQ-10 VQ-11 VQ-13 VQ-14 VQ-17 VQ-19 BLK-13 have for each damage to a sound batch one outcome, to the last byte", () => {
+  it("VQ-06 VQ-10 VQ-11 VQ-13 VQ-14 VQ-17 VQ-19 BLK-13 each damage to a sound batch has one outcome, to the last byte", () => {
     const seed = seedFromEnvironment(20260810)
     const fuzzer = new RingFuzzer(new Rng(seed))
     for (let round = 0; round < 1200; round++) {

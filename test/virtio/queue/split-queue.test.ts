@@ -32,7 +32,7 @@ function cut(address: number, length: number, lengths: readonly number[], writab
 }
 
 describe("the parts of a split ring", () => {
-  it("VQ-01 may have their least alignment, in distant pages, and the device writes nowhere else", () => {
+  it("VQ-01 the parts may have their least alignment, in distant pages, and the device writes nowhere else", () => {
     const place = { desc: 0x1_0010, avail: 0x5_0002, used: 0x9_0004 }
     const one = guest({ ringSize: 8, place })
     const edges = [place.desc - 1, place.desc + 16 * 8, place.avail - 1, place.avail + 6 + 2 * 8, place.used - 1, place.used + 6 + 8 * 8]
@@ -42,7 +42,7 @@ describe("the parts of a split ring", () => {
     expect(one.usedIdx()).toBe(20)
   })
 
-  it("VQ-01 may end with the last byte of RAM, but not behind it", () => {
+  it("VQ-01 the parts may end with the last byte of RAM, but not behind it", () => {
     const ramSize = 1 << 20
     const at = (used: number) => guest({ ringSize: 8, machine: { ramSize }, place: { desc: 0x1_0000, avail: 0x2_0000, used } })
     expect(at(ramSize - 72).read(1, 1).status).toBe(OK)
@@ -62,7 +62,7 @@ describe("the parts of a split ring", () => {
     expect(beyond.disk.device.brokenBy?.message).toMatch(/used ring/)
   })
 
-  it.each([1, 2, 4, 256, 32768])("VQ-02 VQ-13 work for %i descriptors, filled to the last, twice", async (size) => {
+  it.each([1, 2, 4, 256, 32768])("VQ-02 VQ-13 a ring of %i descriptors can be filled to the last, twice", async (size) => {
     const one = guest({ ringSize: size, disk: { queueSize: Math.max(size, 256) } })
     // One table for all: only heads differ.
     const { pieces, status } = one.place({ type: T.FLUSH })
@@ -80,7 +80,7 @@ describe("the parts of a split ring", () => {
     }
   })
 
-  it("VQ-03 BLK-01 have the bytes of the specification, as has a request", () => {
+  it("VQ-03 BLK-01 a request and its rings have the bytes of the specification", () => {
     const one = guest({ ringSize: 4, place: { desc: 0x2000, avail: 0x3000, used: 0x4000 } })
     one.store(0x2000, Uint8Array.of(
       0x00, 0x50, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 1, 0, 2, 0, // 0: 0x5000, 16 bytes, NEXT, 2
@@ -97,7 +97,7 @@ describe("the parts of a split ring", () => {
     expect(one.bytes(0x70fe, 3)).toEqual(Uint8Array.of(UNTOUCHED, OK, UNTOUCHED))
   })
 
-  it("VQ-03 VQ-28 end with avail_event behind the used ring, and used_event behind the available one", () => {
+  it("VQ-03 VQ-28 avail_event lies behind the used ring, and used_event behind the available one", () => {
     const one = guest({ ringSize: 4, features: [F.EVENT_IDX, F.INDIRECT_DESC], place: { desc: 0x2000, avail: 0x3000, used: 0x4000 } })
     one.ring.usedEvent = 1
     expect(one.read(0, 1, { indirect: true }).status).toBe(OK)
@@ -107,7 +107,7 @@ describe("the parts of a split ring", () => {
     expect([one.queueIrqs(), one.bytes(0x4000 + 4 + 8 * 4, 2)]).toEqual([1, Uint8Array.of(2, 0)])
   })
 
-  it("VQ-04 have indices that run past 65535: 70,000 requests pass a ring of 4", () => {
+  it("VQ-04 indices run past 65535: 70,000 requests pass a ring of 4", () => {
     const one = guest({ ringSize: 4 })
     const placed = one.place({ type: T.IN, sector: 7, in: 512 })
     one.chain(placed.pieces)
@@ -125,7 +125,7 @@ describe("the parts of a split ring", () => {
 })
 
 describe("chains", () => {
-  it("VQ-06 change only used ring, status and device-writable data, and old content of writable buffers does not matter", () => {
+  it("VQ-06 only used ring, status and device-writable data change, and old content of writable buffers does not matter", () => {
     const one = guest({
       features: [F.EVENT_IDX, F.INDIRECT_DESC, F.FLUSH, F.DISCARD, F.WRITE_ZEROES],
       ringSize: 16,
@@ -160,7 +160,7 @@ describe("chains", () => {
     }
   })
 
-  it("VQ-08 BLK-01 may have the header in 16 pieces, parts that share a descriptor, and one byte a descriptor", () => {
+  it("VQ-08 BLK-01 a chain may have the header in 16 pieces, parts that share a descriptor, and one byte a descriptor", () => {
     const one = guest({ ringSize: 256, disk: { queueSize: 2048 } })
     const out = Uint8Array.from([...header({ type: T.OUT, sector: 11 }), ...pattern(40, 1)])
     const readable = one.alloc(out.length)
@@ -191,7 +191,7 @@ describe("chains", () => {
     }
   })
 
-  it("VQ-08 VQ-12 VQ-16 may split a request anywhere into descriptors, empty ones among them, direct, indirect and both", () => {
+  it("VQ-08 VQ-12 VQ-16 a request may be split anywhere into descriptors, empty ones among them, direct, indirect and both", () => {
     const rng = new Rng(seedFromEnvironment(20260801))
     const one = guest({ ringSize: 64 })
     const lengths = (total: number) => {
@@ -223,7 +223,7 @@ describe("chains", () => {
     }
   })
 
-  it("VQ-09 ignore next without NEXT", () => {
+  it("VQ-09 next is ignored without NEXT", () => {
     const one = guest()
     const { header: at, in: data, status, pieces } = one.place({ type: T.IN, sector: 2, in: 512 })
     for (const next of [0, 1, 2, 255, 256, 0xffff]) {
@@ -242,7 +242,7 @@ describe("chains", () => {
     }
   })
 
-  it("VQ-12 may have descriptors without a byte anywhere, with any address", () => {
+  it("VQ-12 a chain may have descriptors without a byte anywhere, with any address", () => {
     const one = guest()
     const placed = one.place({ type: T.IN, sector: 8, in: 1024 })
     const nothing = (writable: boolean): Piece => ({ address: 0xffff_ffff_ffff_ffffn, length: 0, writable })
@@ -264,7 +264,7 @@ describe("chains", () => {
     }
   })
 
-  it("VQ-13 may have as many direct descriptors as the ring", () => {
+  it("VQ-13 a chain may have as many direct descriptors as the ring", () => {
     for (const size of [4, 16, 256, 2048]) {
       const one = guest({ ringSize: size, disk: { queueSize: 2048 } })
       const sectors = Math.min(size - 2, 1000)
@@ -283,7 +283,7 @@ describe("chains", () => {
     }
   })
 
-  it("VQ-13 may have 2^32 bytes: the length is summed without a wrap, and the disk is too small", () => {
+  it("VQ-13 a chain may have 2^32 bytes: the length is summed without a wrap, and the disk is too small", () => {
     const one = guest({ ringSize: 1024, disk: { queueSize: 1024 }, machine: { ramSize: 40 << 20 } })
     const placed = one.place({ type: T.IN, in: 0 })
     const buffer = one.alloc(8 << 20)
@@ -295,7 +295,7 @@ describe("chains", () => {
     expect(one.reply(placed, 0).status).toBe(IOERR)
   })
 
-  it("VQ-14 VQ-18 follow an indirect table by next from index 0, and return the id of the head", () => {
+  it("VQ-14 VQ-18 an indirect table is followed by next from index 0, and the id of the head is returned", () => {
     const one = guest({ ringSize: 8 })
     const placed = one.place({ type: T.IN, sector: 77, in: 512 })
     const table = one.alloc(16 * 9, 16)
@@ -310,7 +310,7 @@ describe("chains", () => {
     expect(one.reply(placed, 513)).toEqual({ status: OK, length: 513, data: pattern(77, 1) })
   })
 
-  it("VQ-14 may have an indirect table at any address, odd ones included", () => {
+  it("VQ-14 an indirect table may lie at any address, odd ones included", () => {
     const one = guest({ ringSize: 8 })
     const placed = one.place({ type: T.IN, sector: 78, in: 512 })
     const table = one.alloc(64, 16) + 3
@@ -323,7 +323,7 @@ describe("chains", () => {
     expect(one.reply(placed, one.takeUsed()[0]?.length ?? -1)).toEqual({ status: OK, length: 513, data: pattern(78, 1) })
   })
 
-  it("VQ-15 ignore WRITE on the descriptor of an indirect table", () => {
+  it("VQ-15 WRITE on the descriptor of an indirect table is ignored", () => {
     const one = guest({ ringSize: 8 })
     const placed = one.place({ type: T.OUT, sector: 4, out: pattern(60, 1) })
     one.desc(3, one.table(placed.pieces), 48, 4 + 2)
@@ -341,7 +341,7 @@ describe("chains", () => {
     expect(one.read(5, 1).data).toEqual(pattern(61, 1))
   })
 
-  it("VQ-16 may have direct descriptors before an indirect one: the header, or header and data, or all but the status", () => {
+  it("VQ-16 direct descriptors may precede an indirect one: the header, or header and data, or all but the status", () => {
     const one = guest({ ringSize: 8 })
     for (const direct of [0, 1, 2, 3]) {
       expect(
@@ -357,7 +357,7 @@ describe("chains", () => {
     [4, 1024],
     [256, 1024],
     [2048, 2048],
-  ])("VQ-19 BC-11 in a ring of %i may have tables of up to %i entries", (size, limit) => {
+  ])("VQ-19 BC-11 a chain in a ring of %i may have a table of up to %i entries", (size, limit) => {
     const one = guest({ ringSize: size, disk: { queueSize: Math.max(size, 256) } })
     const placed = one.place({ type: T.FLUSH })
     const filler = one.alloc(1)
@@ -376,7 +376,7 @@ describe("chains", () => {
     expect(one.disk.device.brokenBy?.message).toMatch(new RegExp(`longer than ${limit} descriptors`))
   })
 
-  it("VQ-21 BLK-11 return as used length the bytes written from the first writable one on, and never more", () => {
+  it("VQ-21 BLK-11 the used length counts the bytes written from the first writable one on, and never more", () => {
     const one = guest({ disk: { serial: "vioblk" } })
     const lengths = (request: Parameters<RingGuest["run"]>[0]) => one.run(request).length
     expect(lengths({ type: T.IN, in: 4096 })).toBe(4097)
@@ -395,7 +395,7 @@ describe("chains", () => {
     expect(lengths({ type: T.OUT, sector: SECTORS, out: pattern(0, 1) })).toBe(1)
   })
 
-  it("VQ-30 are not harmed by needless kicks: idle, repeated, of missing queues or of those not enabled", () => {
+  it("VQ-30 needless kicks do no harm: idle, repeated, of missing queues or of those not enabled", () => {
     const one = guest({ disk: { queues: 3 } })
     const before = one.machine.ram.slice()
     for (let count = 0; count < 1000; count++) one.kick()
@@ -410,7 +410,7 @@ describe("chains", () => {
     expect([one.irqs(), one.status]).toEqual([[], 0])
   })
 
-  it("VQ-23 VQ-33 come without IN_ORDER, NOTIFICATION_DATA and packed rings, which are not offered by default", () => {
+  it("VQ-23 VQ-33 IN_ORDER, NOTIFICATION_DATA and packed rings are not offered by default", () => {
     const one = guest()
     for (const bit of [F.IN_ORDER, F.NOTIFICATION_DATA, F.RING_PACKED]) {
       expect(one.offers(bit)).toBe(false)

@@ -8,7 +8,7 @@ import { Rng, seedFromEnvironment } from "../../support/rng.ts"
 describe("hostile rings of a zoned disk", () => {
   const seed = seedFromEnvironment(20261126)
   for (const [name, Fuzzer] of [["split", RingFuzzer], ["packed", PackedRingFuzzer]] as const) {
-    it(`${name}: have for requests of zones among damaged ones one outcome in RAM, on the disk and in its zones`, () => {
+    it(`${name}: requests for zones among damaged ones have one outcome in RAM, on the disk and in its zones`, () => {
       const fuzzer = new Fuzzer(new Rng(seed), new ZonedFuzzDisk())
       for (let round = 0; round < 600; round++) {
         try {
