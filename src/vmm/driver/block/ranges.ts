@@ -12,10 +12,18 @@ export interface SectorRange {
   readonly sectors: number
 }
 
-/** Cuts ranges into pieces of `maxSectors` at most, the pieces of each range in order. */
+/** The field for a sector has 64 bits. */
+const SECTORS_END = 2n ** 64n
+
+/**
+ * Cuts ranges into pieces of `maxSectors` at most, the pieces of each range in order.
+ * @throws RangeError for numbers that are no range: what they stand for would not be done, or to other sectors
+ */
 export function splitRanges(ranges: readonly SectorRange[], maxSectors: number): SectorRange[] {
   if (maxSectors < 1) throw new DriverError("protocol", "the device allows no sectors in a range")
-  return ranges.flatMap(({ sector, sectors }) => {
+  return ranges.flatMap((range) => {
+    checkRange(range)
+    const { sector, sectors } = range
     const pieces: SectorRange[] = []
     for (let done = 0; done < sectors; done += maxSectors) {
       pieces.push({
@@ -25,6 +33,15 @@ export function splitRanges(ranges: readonly SectorRange[], maxSectors: number):
     }
     return pieces
   })
+}
+
+function checkRange({ sector, sectors }: SectorRange): void {
+  if (!Number.isSafeInteger(sectors) || sectors < 0) throw new RangeError(`a range cannot have ${sectors} sectors`)
+  const isSector = typeof sector === "bigint" ? sector >= 0n : Number.isSafeInteger(sector) && sector >= 0
+  if (!isSector) throw new RangeError(`sector ${sector} is not a whole number from 0 up`)
+  if (BigInt(sector) + BigInt(sectors) > SECTORS_END) {
+    throw new RangeError(`${sectors} sectors from ${sector} on do not end before sector 2^64`)
+  }
 }
 
 /** An array of struct virtio_blk_discard_write_zeroes, each with the same 32 bits of `flags`, in the order of the guest. */

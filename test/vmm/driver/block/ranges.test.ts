@@ -23,4 +23,15 @@ describe("ranges of sectors", () => {
     ])
     expect(() => splitRanges([{ sector: 0, sectors: 1 }], 0)).toThrow(expect.objectContaining({ code: "protocol" }))
   })
+
+  it.each<[number | bigint, unknown]>([
+    [0, undefined], [0, Number.NaN], [0, -1], [0, 1.5], [0, "8"], [0, Infinity], [-1, 1], [0.5, 1], [2 ** 53, 1], [-1n, 1],
+    [2n ** 64n - 1n, 2],
+  ])("no range begins at sector %s and has %s sectors", (sector, sectors) => {
+    expect(() => splitRanges([{ sector: 5, sectors: 10 }, { sector, sectors: sectors as number }], 4)).toThrow(RangeError)
+  })
+
+  it("the last sector of all is in a range", () => {
+    expect(splitRanges([{ sector: 2n ** 64n - 1n, sectors: 1 }], 4)).toEqual([{ sector: 2n ** 64n - 1n, sectors: 1 }])
+  })
 })
