@@ -258,11 +258,11 @@ export class Qcow2Image implements VirtioBacking {
     closeAll([this.#base.file, this.#base.external?.file, this.backing])
   }
 
-  /** Where the bytes of a range are stored, in order, with neighbours of one kind merged. Reads only tables. @throws as `pread` */
+  /** Where a range is stored, in order. Reads only tables; merges neighbours, as far as a few milliseconds allow. @throws as `pread` */
   *map(offset: number, length: number): Generator<MapExtent> {
     this.#checkAccess(offset, length)
     try {
-      for (const extent of mapExtents(() => this.#inspected.mapping, offset, length)) {
+      for (const extent of mapExtents(() => this.#inspected.mapping, this.#geometry, offset, length)) {
         yield extent
         // The caller may have closed the image in between.
         this.#checkAccess(offset, length)

@@ -2,6 +2,7 @@
 import type { Allocation } from "../backing.ts"
 import { Extent } from "./metadata/extent.ts"
 import { L2_KIND } from "./format/entries.ts"
+import type { Geometry } from "./format/geometry.ts"
 import type { Mapping } from "./metadata/mapping.ts"
 import type { Reader } from "./reader.ts"
 
@@ -19,18 +20,29 @@ export interface MapExtent {
   readonly hostOffset: number | undefined
 }
 
+/** Entries of L2 tables that one step may look at, in a few milliseconds. */
+const ENTRIES_AT_ONCE = 1 << 19
+
 /**
- * The extents of `length` guest bytes from `offset`, in order, neighbours of one kind merged. `mapping` is called before each look-up,
- * because the image may replace its mapping. Reading it may throw `corrupt`.
+ * The extents of `length` guest bytes from `offset`, in order, neighbours of one kind merged as long as a step takes few milliseconds.
+ * `mapping` is called before each look-up, because the image may replace its mapping. Reading it may throw `corrupt`.
  */
-export function* mapExtents(mapping: () => Mapping, offset: number, length: number): Generator<MapExtent> {
+export function* mapExtents(
+  mapping: () => Mapping, { l2Entries }: Pick<Geometry, "l2Entries">, offset: number, length: number,
+): Generator<MapExtent> {
   const extent = new Extent()
+  const mostTables = ENTRIES_AT_ONCE / l2Entries
   let pending: MapExtent | undefined
+  let tables = 0
   for (let done = 0; done < length; done += extent.length) {
     mapping().find(offset + done, length - done, extent)
     const next = describeExtent(extent, offset + done)
-    const merged: MapExtent | undefined = pending === undefined ? undefined : mergeExtents(pending, next)
-    if (pending !== undefined && merged === undefined) yield pending
+    const merged: MapExtent | undefined = pending === undefined || tables >= mostTables ? undefined : mergeExtents(pending, next)
+    if (pending !== undefined && merged === undefined) {
+      yield pending
+      tables = 0
+    }
+    tables++
     pending = merged ?? next
   }
   if (pending !== undefined) yield pending

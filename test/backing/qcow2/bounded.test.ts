@@ -4,6 +4,7 @@ import { checkQcow2 } from "../../../src/backing/qcow2/check/check.ts"
 import { openQcow2 } from "../../../src/backing/host/open-qcow2.ts"
 import { CountingFile } from "./counting-file.ts"
 import { ownRun } from "../../../src/backing/qcow2/layers/layer-run.ts"
+import { Mapping } from "../../../src/backing/qcow2/metadata/mapping.ts"
 import { TopTable } from "../../../src/backing/qcow2/metadata/top-table.ts"
 import type { MemoryFile } from "../../support/memory-file.ts"
 import { Qcow2Bytes } from "../../support/qcow2-bytes.ts"
@@ -207,6 +208,29 @@ describe("a call for all of a huge disk", () => {
     expect(disk.allocation(512, SIZE - 512)).toEqual({ length: first - 512, isAllocated: false, isZero: true })
     expect(disk.allocation(512, 1000)).toMatchObject({ length: 1000 })
     expect(ownRun(disk, first + 65536, SIZE - first - 65536)).toMatchObject({ isOwn: false })
+  })
+
+  it("QC-LIM-05 looks at half a million entries in a step of a map, though one table stands for all of the disk", () => {
+    const TABLES = 20_000
+    const COVERAGE = 32_768
+    const file = newImage({ size: TABLES * COVERAGE, clusterSize: 512 })
+    const image = withImage(file, (disk) => disk.pwrite(filled(512, 7), 0))
+    const table = image.u64(image.l1Offset)
+    for (let index = 0; index < TABLES; index++) image.setU64(image.l1Offset + index * 8, table)
+    const disk = openQcow2(fileOf(image.setU64(Number(table & ~COPIED), 0n)), { readOnly: true })
+    const find = vi.spyOn(Mapping.prototype, "find")
+    const steps: number[] = []
+    let end = 0
+    for (const { offset, length, kind } of disk.map(0, disk.size)) {
+      expect([offset, kind]).toEqual([end, "backing"])
+      end += length
+      steps.push(find.mock.calls.length)
+      find.mockClear()
+    }
+    expect(end).toBe(disk.size)
+    // One more, because a step ends where the next extent is known.
+    expect(Math.max(...steps)).toBeLessThanOrEqual(8193)
+    expect(steps.length).toBe(3)
   })
 
   it("writes zero flags over a backing image up to its end, and passes the rest", () => {

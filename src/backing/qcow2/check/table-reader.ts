@@ -3,6 +3,7 @@ import type { ImageFile } from "../../image-file.ts"
 import { viewOf } from "../../bytes/fields.ts"
 import type { Geometry } from "../format/geometry.ts"
 import { EXTENDED_L2, TABLE_ENTRY_SIZE } from "../format/spec.ts"
+import { nextNonZero } from "../format/words.ts"
 
 const PIECE = 65536
 
@@ -87,20 +88,6 @@ class Piece {
     this.view = viewOf(this.bytes)
     this.halves = new Int32Array(this.bytes.buffer)
   }
-}
-
-/** Halves to test together. */
-const STRIDE = 8
-
-/** The first nonzero word from `from` on, as the index of its upper half; `end` if there is none. Most words of a sparse disk are zero. */
-function nextNonZero(halves: Int32Array, from: number, end: number): number {
-  let at = from
-  for (const last = end - STRIDE; at <= last; at += STRIDE) {
-    const first = (halves[at] ?? 0) | (halves[at + 1] ?? 0) | (halves[at + 2] ?? 0) | (halves[at + 3] ?? 0)
-    if ((first | (halves[at + 4] ?? 0) | (halves[at + 5] ?? 0) | (halves[at + 6] ?? 0) | (halves[at + 7] ?? 0)) !== 0) break
-  }
-  while (at < end && ((halves[at] ?? 0) | (halves[at + 1] ?? 0)) === 0) at += 2
-  return at
 }
 
 /** Calls `visit` with each piece of a table up to the end of the file, the byte where it starts, and its length. */

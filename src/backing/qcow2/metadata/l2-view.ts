@@ -8,6 +8,7 @@ import {
 } from "../format/entries.ts"
 import type { Geometry } from "../format/geometry.ts"
 import { L2_ENTRY, TABLE_ENTRY_SIZE } from "../format/spec.ts"
+import { nextNonZero } from "../format/words.ts"
 import type { CachedTable, TableCache } from "./table-cache.ts"
 
 /** Contiguous host clusters. */
@@ -136,9 +137,7 @@ export class L2View {
     const perEntry = this.#entrySize / 4
     const start = index * perEntry
     const end = Math.min(words.length, start + most * perEntry)
-    let at = start
-    while (at < end && words[at] === 0) at++
-    return Math.floor((at - start) / perEntry)
+    return Math.floor((nextNonZero(words, start, end) - start) / perEntry)
   }
 
   /** Why the entry is CORRUPT. */
