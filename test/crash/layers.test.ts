@@ -7,9 +7,15 @@ const seed = seedFromEnvironment(901)
 const ROUNDS = Number(process.env["ROUNDS"] ?? 4)
 
 describe.each(Array.from({ length: ROUNDS }, (_, round) => seed + round))("power cuts (seed %i)", (own) => {
-  it("QC-WO-08 QC-WO-04 during a commit lose nothing", async () => expect(await commitCrashRound(new Rng(own))).toBeGreaterThan(0))
+  it(
+    "QC-WO-08 QC-WO-04 a commit that is cut off loses nothing",
+    async () => expect(await commitCrashRound(new Rng(own))).toBeGreaterThan(0),
+  )
 
-  it("QC-WO-08 QC-HDR-15 during a rebase lose nothing", async () => expect(await rebaseCrashRound(new Rng(own + 1000))).toBeGreaterThan(0))
+  it(
+    "QC-WO-08 QC-HDR-15 a rebase that is cut off loses nothing",
+    async () => expect(await rebaseCrashRound(new Rng(own + 1000))).toBeGreaterThan(0),
+  )
 
-  it("QC-WO-08 during a stream lose nothing", async () => expect(await streamCrashRound(new Rng(own + 2000))).toBeGreaterThan(0))
+  it("QC-WO-08 a stream that is cut off loses nothing", async () => expect(await streamCrashRound(new Rng(own + 2000))).toBeGreaterThan(0))
 })

@@ -50,7 +50,7 @@ describe("frames that zstd made", () => {
     }
   })
 
-  itWithZstd("QC-CMP-07 are decompressed, whatever their content, level and size", () => {
+  itWithZstd("QC-CMP-07 frames of any content, level and size are decompressed", () => {
     const rng = new Rng(seedFromEnvironment(20261126))
     const sizes = [0, 1, 3, 31, 32, 33, 255, 256, 257, 1000, 4096, 65536, 131_072, 131_073, 300_000]
     const options = [
@@ -71,7 +71,7 @@ describe("frames that zstd made", () => {
 describe("several frames", () => {
   const [first, second] = [frame([block(0, [1, 2, 3])]), frame([block(1, [7], 5)])]
 
-  it("QC-CMP-07 are decoded one after the other, and skippable frames between them are skipped", () => {
+  it("QC-CMP-07 several frames are decoded one after the other, and skippable frames between them are skipped", () => {
     expect([...decompressed(joined(skippable([9, 9]), first, skippable([], 15), second), 8)]).toEqual([1, 2, 3, 7, 7, 7, 7, 7])
     expect([...decompressed(joined(first, second), 100)]).toEqual([1, 2, 3, 7, 7, 7, 7, 7])
   })

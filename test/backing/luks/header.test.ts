@@ -38,7 +38,7 @@ function refusal(bytes: Uint8Array): string {
 const slot = (number: number): number => 208 + 48 * number
 
 describe("the LUKS header", () => {
-  it("QC-LUKS-02 has its fields at the offsets of the format, and is written as it was read", () => {
+  it("QC-LUKS-02 the fields are at the offsets of the format, and a header is written as it was read", () => {
     const view = new DataView(volume.buffer)
     const text = (at: number, length: number): string => Buffer.from(volume.subarray(at, at + length)).toString("latin1")
     expect(text(0, 6)).toBe("LUKS\xba\xbe")

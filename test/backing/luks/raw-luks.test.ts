@@ -89,7 +89,7 @@ describe("a raw LUKS image", () => {
     expect(new TextDecoder().decode(start)).toBe("LUKS")
   })
 
-  it("QC-LUKS-06 with CAST5 uses CBC and an ESSIV of md5, and refuses modes and digests that CAST5 cannot have", () => {
+  it("QC-LUKS-06 CAST5 uses CBC and an ESSIV of md5, and modes and digests that it cannot have are refused", () => {
     const make = (options: Partial<LuksOptions>): MemoryFile => {
       const file = new MemoryFile({ path: "luks" })
       writeVolume(file, { size: 4096, encryption: { passphrase: "abc", cipher: "cast5-128", iterTime: 1, ...options } }, cryptography)

@@ -48,7 +48,7 @@ function amended(path: string, options: AmendImageOptions): Qcow2Bytes {
 }
 
 describe("the version of the format", () => {
-  it("QC-HDR-03 QC-DZ-03 goes from 1.1 to 0.10 and back: zeroes stay zeroes, and no newer field or flag remains", () => {
+  it("QC-HDR-03 QC-DZ-03 an image goes from 1.1 to 0.10 and back: zeroes stay zeroes, and no newer field or flag remains", () => {
     const path = made()
     const old = amended(path, { compat: "0.10" })
     expect([old.version, old.u32(72)]).toEqual([2, 0])
@@ -58,7 +58,7 @@ describe("the version of the format", () => {
     expect(amended(path, { lazyRefcounts: false }).u64(80)).toBe(0n)
   })
 
-  it("QC-DZ-03 turns zeroes over a backing file into data, so that the file does not show through", () => {
+  it("QC-DZ-03 zeroes over a backing file become data, so that the file does not show through", () => {
     const directory = temporaryDirectory()
     writeFileSync(join(directory, "base.raw"), filled(SIZE, 9))
     const path = join(directory, "top.qcow2")
@@ -70,7 +70,7 @@ describe("the version of the format", () => {
     expect(amended(path, { compat: "0.10" }).version).toBe(2)
   })
 
-  it("QC-SNAP-04 QC-DZ-03 falls to 0.10 with snapshots: their zeroes become data, or unallocated without a backing file", () => {
+  it("QC-SNAP-04 QC-DZ-03 zeroes of snapshots become data in 0.10, or unallocated without a backing file", () => {
     for (const hasBacking of [true, false]) {
       const directory = temporaryDirectory()
       writeFileSync(join(directory, "base.raw"), filled(SIZE, 9))
@@ -142,7 +142,7 @@ describe("the version of the format", () => {
 })
 
 describe("refcounts", () => {
-  it.each([1, 2, 4, 8, 32, 64])("QC-REF-03 get %i bits, and 16 again", (bits) => {
+  it.each([1, 2, 4, 8, 32, 64])("QC-REF-03 refcounts get %i bits, and 16 again", (bits) => {
     const path = made()
     expect(amended(path, { refcountBits: bits }).refcountBits).toBe(bits)
     const image = openImage(path)
@@ -152,7 +152,7 @@ describe("refcounts", () => {
     expect(amended(path, { refcountBits: 16 }).refcountBits).toBe(16)
   })
 
-  it("QC-REF-07 do not become too narrow for a reference count of the image", () => {
+  it("QC-REF-07 refcounts do not become too narrow for a count of the image", () => {
     const path = made()
     const image = openImage(path)
     if (image instanceof Qcow2Image) image.snapshots.create({ name: "s" })

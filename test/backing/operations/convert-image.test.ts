@@ -215,7 +215,7 @@ describe("vioblk convert, compare and measure", () => {
 })
 
 describe("the bitmaps of an image", () => {
-  it("QC-BMP-08 are copied with their granularity, state and bits, or the copy is refused with nothing made", async () => {
+  it("QC-BMP-08 bitmaps are copied with their granularity, state and bits, or the copy is refused with nothing made", async () => {
     const folder = temporaryDirectory()
     const [from, to, other] = [join(folder, "from.qcow2"), join(folder, "to.qcow2"), join(folder, "other.qcow2")] as const
     createImage(from, { size: SIZE, clusterSize: 512 })

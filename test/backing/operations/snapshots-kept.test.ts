@@ -52,7 +52,7 @@ for (const [shape, options] of TOPS.entries()) {
     for (let round = 0; round < ROUNDS; round++) {
       const own = seed + round + shape * 100
 
-      it(`QC-SNAP-06 are committed, and emptied (seed ${own})`, async () => {
+      it(`QC-SNAP-06 a commit that empties the image keeps its snapshots (seed ${own})`, async () => {
         const rng = new Rng(own)
         const { chain, kept } = randomChain(rng, rng.between(2, 4), options)
         const before = chain.model()
@@ -65,7 +65,7 @@ for (const [shape, options] of TOPS.entries()) {
         expect(before.firstDifferenceOf(chain.open(chain.top - 1, { writable: [] }))).toBe(-1)
       })
 
-      it(`QC-SNAP-06 are committed through a layer (seed ${own})`, async () => {
+      it(`QC-SNAP-06 a commit through a layer keeps its snapshots (seed ${own})`, async () => {
         const rng = new Rng(own + 1000)
         const { chain, kept } = randomChain(rng, 3, options)
         const before = chain.model()
@@ -76,7 +76,7 @@ for (const [shape, options] of TOPS.entries()) {
         sound(chain, kept, before)
       })
 
-      it(`QC-SNAP-06 are rebased (seed ${own})`, async () => {
+      it(`QC-SNAP-06 a rebase keeps the snapshots (seed ${own})`, async () => {
         const rng = new Rng(own + 2000)
         const { chain, kept } = randomChain(rng, rng.between(2, 3), options)
         const before = chain.model()
@@ -93,7 +93,7 @@ for (const [shape, options] of TOPS.entries()) {
         sound(moved, kept, before)
       })
 
-      it(`QC-SNAP-06 get the data of a stream, also when a snapshot is taken meanwhile (seed ${own})`, async () => {
+      it(`QC-SNAP-06 a stream keeps the snapshots, also one that is taken meanwhile (seed ${own})`, async () => {
         const rng = new Rng(own + 3000)
         const { chain, kept } = randomChain(rng, rng.between(2, 4), options)
         const image = chain.openTop()

@@ -85,7 +85,7 @@ function expectSound(
 }
 
 describe(`a source that fails, seed ${seed}`, () => {
-  it("QC-L2-11 at any read fails the request that meets it, which succeeds when it is repeated", async () => {
+  it("QC-L2-11 an error at any read fails the request that meets it, which succeeds when it is repeated", async () => {
     for (let at = 1; ; at++) {
       const { file, options } = make()
       const model = modelOf(openInMemory(file.clone(), options))
@@ -118,7 +118,7 @@ describe(`a source that fails, seed ${seed}`, () => {
   })
 
   for (const duration of ["once", "for good"] as const) {
-    it(`QC-WO-08 at any write, sync or truncation, ${duration}, gets no more writes; every flush fails, and reads go on`, async () => {
+    it(`QC-WO-08 after an error at any write, sync or truncation, ${duration}, every flush fails, and reads go on`, async () => {
       for (let at = 1; ; at++) {
         const { file, options } = make()
         const model = modelOf(openInMemory(file.clone(), options))

@@ -56,7 +56,7 @@ class Pair {
 }
 
 describe("the guest's bytes", () => {
-  it("QC-DF-01 QC-DF-02 lie at their guest offset in the data file, with COPIED set and without refcounts", () => {
+  it("QC-DF-01 QC-DF-02 data lies at its guest offset in the data file, with COPIED set and without refcounts", () => {
     const pair = new Pair()
     const before = pair.file.size()
     pair.use((image) => {
@@ -75,7 +75,7 @@ describe("the guest's bytes", () => {
     expect(checkQcow2(pair.file)).toMatchObject({ exitCode: 0, allocatedClusters: 2 })
   })
 
-  it("QC-DF-03 of guest cluster 0 have the entry 0x8000000000000000; without bit 63 it is unallocated", () => {
+  it("QC-DF-03 guest cluster 0 has the entry 0x8000000000000000; without bit 63 it is unallocated", () => {
     const pair = new Pair()
     pair.use((image) => image.pwrite(filled(CLUSTER, 0x33), 0))
     const at = pair.bytes.l2At(0) ?? 0
@@ -85,7 +85,7 @@ describe("the guest's bytes", () => {
     pair.use((image) => expect(isZero(contentOf(image, 0, CLUSTER))).toBe(true))
   })
 
-  it("QC-DF-06 never show old content of the data file at a cluster without an entry, also after a partial write", () => {
+  it("QC-DF-06 old content of the data file never shows at a cluster without an entry, not even after a partial write", () => {
     const pair = new Pair({}, Uint8Array.from(new Rng(1).bytes(SIZE)))
     pair.use((image) => {
       expect(isZero(contentOf(image))).toBe(true)
@@ -99,7 +99,7 @@ describe("the guest's bytes", () => {
     pair.use((image) => expect(Buffer.compare(contentOf(image), expected)).toBe(0))
   })
 
-  it("QC-DF-06 QC-DF-08 read as zeroes after a discard, and their space in the data file is freed", () => {
+  it("QC-DF-06 QC-DF-08 discarded data reads as zeroes, and its space in the data file is freed", () => {
     const size = 8 << 20
     const pair = new Pair({ size, clusterSize: 65536 }, new Uint8Array(size))
     pair.use((image) => image.pwrite(filled(size, 0x55), 0))
@@ -115,7 +115,7 @@ describe("the guest's bytes", () => {
     expect(isZero(data.subarray(2 << 20, 4 << 20))).toBe(true)
   })
 
-  it("QC-DF-01 do not make the data file longer than the disk, also in a partial last cluster", () => {
+  it("QC-DF-01 a write to a partial last cluster does not make the data file longer than the disk", () => {
     const size = 10 * CLUSTER + 512
     const pair = new Pair({ size }, new Uint8Array(size))
     pair.use((image) => image.pwrite(filled(100, 1), 10 * CLUSTER))
@@ -123,7 +123,7 @@ describe("the guest's bytes", () => {
   })
 
   for (const preallocation of ["metadata", "falloc", "full"] as const) {
-    it(`QC-DF-03 QC-RSZ-06 stay when a disk of one cluster grows, preallocated (${preallocation})`, () => {
+    it(`QC-DF-03 QC-RSZ-06 data stays when a disk of one cluster grows, preallocated (${preallocation})`, () => {
       const pair = new Pair({ size: 1024 })
       pair.use((image) => {
         image.pwrite(filled(1024, 9), 0)
@@ -135,7 +135,7 @@ describe("the guest's bytes", () => {
     })
   }
 
-  it("QC-WO-02 are on stable storage before an entry refers to them", () => {
+  it("QC-WO-02 data is on stable storage before an entry refers to it", () => {
     const pair = new Pair()
     const image = new RecordingFile(pair.file)
     const data = new RecordingFile(pair.data, { log: image.log, to: "data" })
@@ -150,7 +150,7 @@ describe("the guest's bytes", () => {
 })
 
 describe("raw data files", () => {
-  it("QC-DF-07 have a place for every cluster from the start, and hold what the guest sees, zeroes and discards included", () => {
+  it("QC-DF-07 a raw data file has every cluster from the start, and holds what the guest sees, zeroes and discards included", () => {
     const pair = new Pair({ dataFileRaw: true })
     expect(pair.bytes.autoclear).toBe(2n)
     expect(pair.bytes.u64(pair.bytes.l2At(63 * CLUSTER) ?? 0)).toBe(COPIED | BigInt(63 * CLUSTER))
@@ -167,13 +167,13 @@ describe("raw data files", () => {
     expect(Buffer.compare(pair.file.toBytes(), before), "no metadata has changed, and the bit has stayed").toBe(0)
   })
 
-  it("QC-DF-07 are extended to the length of the disk", () => {
+  it("QC-DF-07 a raw data file is extended to the length of the disk", () => {
     const pair = new Pair({ dataFileRaw: true }, new Uint8Array(1000))
     pair.use((image) => expect(isZero(contentOf(image))).toBe(true))
     expect(pair.data.size()).toBe(SIZE)
   })
 
-  it("QC-DF-07 QC-RSZ-06 grow with the disk, to its last byte, and zeroes and discards reach the new part", () => {
+  it("QC-DF-07 QC-RSZ-06 a raw data file grows with the disk, to its last byte, and zeroes and discards reach the new part", () => {
     const pair = new Pair({ dataFileRaw: true })
     const size = SIZE + 5 * CLUSTER + 1536
     pair.use((image) => {
@@ -190,7 +190,7 @@ describe("raw data files", () => {
     expect(pair.data.size()).toBe(size)
   })
 
-  it("QC-DF-02 QC-RSZ-04 let the disk shrink without reading the L2 tables that go, which refer to no counted cluster", () => {
+  it("QC-DF-02 QC-RSZ-04 the disk shrinks without reading the L2 tables that go, which refer to no counted cluster", () => {
     const reads: number[] = []
     class Watched extends MemoryFile {
       override readInto(buffer: Uint8Array, start: number, length: number, offset: number): number {
@@ -212,7 +212,7 @@ describe("raw data files", () => {
     expect(reads.filter((offset) => tables.includes(offset))).toEqual([])
   })
 
-  it("QC-DF-07 are refused with a backing file, without a data file, and in version 2", () => {
+  it("QC-DF-07 dataFileRaw is refused with a backing file, without a data file, and in version 2", () => {
     const refused = (options: Partial<CreateQcow2Options>): string => failureOf(() => newImage({ size: SIZE, ...options })).code
     expect(refused({ dataFile: "d", dataFileRaw: true, backing: "b", backingFormat: "raw" })).toBe("invalid-argument")
     expect(refused({ dataFileRaw: true })).toBe("invalid-argument")
@@ -396,7 +396,7 @@ describe("a data file of an image whose file answers late", () => {
   const LONG = 2 << 20
 
   for (const isDataLate of [true, false]) {
-    it(`QC-WO-04 QC-DZ-08 that answers ${isDataLate ? "late too" : "at once"} keeps discarded data until the entry is stored`, async () => {
+    it(`QC-WO-04 QC-DZ-08 discarded data stays until the entry is stored (data file ${isDataLate ? "late" : "at once"})`, async () => {
       const rng = new Rng(8)
       const file = newImage({ size: LONG, clusterSize: 65_536, dataFile: "disk.data" })
       const image = new RecordingFile(file)

@@ -49,7 +49,7 @@ function read(disk: { pread(buffer: Uint8Array, offset: number): void }, offset:
 }
 
 describe("the old AES", () => {
-  it("QC-AES-01 QC-HDR-13 encrypts a sector by AES-128-CBC with its number on the disk as IV, wherever its cluster lies", () => {
+  it("QC-AES-01 QC-HDR-13 a sector is encrypted by AES-128-CBC with its number on the disk as IV, wherever its cluster lies", () => {
     const file = oldAes()
     const disk = openQcow2(file, { passphrase: "abc" })
     // The first cluster of the file goes to the last one of the disk: numbers of the two differ.
@@ -66,7 +66,7 @@ describe("the old AES", () => {
   })
 
   it.each([["abc", "abc"], ["0123456789abcdef", "0123456789abcdef"], ["0123456789abcdef0123", "0123456789abcdefXYZ"]])(
-    "QC-AES-02 takes the first 16 bytes of the passphrase %s, padded with zeroes, as its key: %s opens it too", (passphrase, other) => {
+    "QC-AES-02 the key is the first 16 bytes of the passphrase %s, padded with zeroes: %s opens it too", (passphrase, other) => {
       const file = oldAes()
       using disk = openQcow2(file, { passphrase })
       disk.pwrite(secret, 0)
@@ -115,7 +115,7 @@ describe("encryption", () => {
     })
   }
 
-  it("QC-AES-03 does not apply to the backing image, whose data is encrypted when it is copied up", () => {
+  it("QC-AES-03 the backing image is read as it is, and its data is encrypted when it is copied up", () => {
     const file = new MemoryFile({ path: "overlay" })
     createQcow2(file, { size: 1 << 20, clusterSize: CLUSTER, backing: "base", backingFormat: "raw", encryption })
     const base = new Rng(6).bytes(1 << 20)
@@ -140,7 +140,7 @@ describe("encryption", () => {
 })
 
 describe("opening", () => {
-  it("QC-LUKS-05 QC-EXT-10 takes the passphrase as text, bytes or a function; errors say what is wrong with another", () => {
+  it("QC-LUKS-05 QC-EXT-10 the passphrase may be text, bytes or a function; errors say what is wrong with another", () => {
     const file = luks()
     const asked: unknown[] = []
     const bytes = new TextEncoder().encode(encryption.passphrase)
@@ -163,7 +163,7 @@ describe("opening", () => {
     expect(backingError(() => openQcow2Image(luks(), { passphrase: encryption.passphrase }))).toMatchObject(refusal)
   })
 
-  it("QC-LUKS-05 by openDisk waits for a passphrase that is a promise, over a file that answers later", async () => {
+  it("QC-LUKS-05 openDisk waits for a passphrase that is a promise, over a file that answers later", async () => {
     const written = luks()
     const writable = openQcow2(written, { passphrase: encryption.passphrase })
     writable.pwrite(secret, 0)
@@ -182,7 +182,7 @@ describe("opening", () => {
     await expect(openDisk(late, { passphrase: "wrong" })).rejects.toMatchObject({ code: "permission" })
   })
 
-  it("QC-LUKS-01 QC-LUKS-07 QC-REF-04 finds the header aligned, its clusters counted, and key material where QEMU puts it", () => {
+  it("QC-LUKS-01 QC-LUKS-07 QC-REF-04 the header is aligned, its clusters are counted, and key material is where QEMU puts it", () => {
     const file = new MemoryFile({ path: "default" })
     createQcow2(file, { size: 1 << 20, encryption: { passphrase: "x", iterTime: 1 } })
     const image = new Qcow2Bytes(file.toBytes())
@@ -222,7 +222,7 @@ describe("opening", () => {
     expect(read(openQcow2(before, { passphrase: encryption.passphrase }), 0, CLUSTER)).toEqual([...secret])
   })
 
-  it("QC-LUKS-05 compares digests of keys by the platform's `equal` alone", () => {
+  it("QC-LUKS-05 digests of keys are compared by the platform's `equal` alone", () => {
     let compared = 0
     const cryptography = { ...nodeCryptography, equal: (a: Uint8Array, b: Uint8Array) => (compared++, nodeCryptography.equal(a, b)) }
     openQcow2(luks(), { passphrase: encryption.passphrase, cryptography }).close()

@@ -388,7 +388,7 @@ describe("zeroes and discard", () => {
 })
 
 describe("a raw external data file", () => {
-  it("QC-DF-07 QC-EL2-03 is what the guest sees from the start: all subclusters are allocated", () => {
+  it("QC-DF-07 QC-EL2-03 a raw data file is what the guest sees from the start: all subclusters are allocated", () => {
     const file = newExtended({ dataFile: "data", dataFileRaw: true })
     const content = filled(1 << 20, 6)
     const data = MemoryFile.of(content, { path: "data" })

@@ -33,7 +33,9 @@ describe("the decompressor", () => {
   const open = (decompressor?: Decompressor, name = "zlib-512.qcow2") =>
     openQcow2Image(MemoryFile.of(goldenBytes(name), { readOnly: true }), decompressor === undefined ? {} : { decompressor })
 
-  it.each(["zlib-512.qcow2", "zlib-4k.qcow2", "zstd-4k.qcow2"])("QC-CMP-07 QC-CMP-08 is optional: %s is read without one", (name) => {
+  it.each([
+    "zlib-512.qcow2", "zlib-4k.qcow2", "zstd-4k.qcow2",
+  ])("QC-CMP-07 QC-CMP-08 a decompressor is optional: %s is read without one", (name) => {
     expect(sha256(contentOf(open(undefined, name)))).toBe(goldenImages.find(({ file }) => file === name)?.sha256)
   })
 

@@ -12,7 +12,7 @@ import { append, expectTrailer, imageWith, SIZE, trailer, works } from "./traile
 
 describe("bytes behind the last cluster", () => {
   for (const [clusterSize, length] of [[512, 700], [4096, 8192], [65536, 300]] as const) {
-    it(`QC-CHK-01 stay at the end of the file, whatever changes (${length} bytes, clusters of ${clusterSize})`, () => {
+    it(`QC-CHK-01 they stay at the end of the file, whatever changes (${length} bytes, clusters of ${clusterSize})`, () => {
       const bytes = trailer(length)
       for (const [, work] of works) {
         const file = imageWith(bytes, clusterSize)

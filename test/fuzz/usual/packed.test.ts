@@ -4,7 +4,7 @@ import { Rng, seedFromEnvironment } from "../../support/rng.ts"
 import { PackedUsualFuzzer } from "./packed.ts"
 
 describe.each(["fast", "walked"] as const)("requests that are read as rows, %s,", (way) => {
-  it("PK-05 PK-09 PK-15 PK-22 are the same as on the general path, whatever their descriptors say", () => {
+  it("PK-05 PK-09 PK-15 PK-22 rows are the same as on the general path, whatever descriptors say", () => {
     const fuzzer = new PackedUsualFuzzer(new Rng(seedFromEnvironment(20261128)), way)
     for (let round = 0; round < 50_000; round++) fuzzer.round()
     const { taken, scattered, left, broken } = fuzzer.counts
@@ -12,7 +12,7 @@ describe.each(["fast", "walked"] as const)("requests that are read as rows, %s,"
     expect([taken > 8000, scattered > 4000, left > 1500, broken > 4000]).toEqual([true, true, true, true])
   })
 
-  it("VQ-31 are consistent and lie in RAM, even if another thread changes descriptors between two reads", () => {
+  it("VQ-31 rows are consistent and lie in RAM, even if another thread changes descriptors between two reads", () => {
     const fuzzer = new PackedUsualFuzzer(new Rng(seedFromEnvironment(20261129)), way)
     for (let round = 0; round < 40_000; round++) fuzzer.changingRound()
     expect(fuzzer.counts.changed).toBeGreaterThan(8000)

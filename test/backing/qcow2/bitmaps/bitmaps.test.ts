@@ -167,7 +167,7 @@ describe("what a bitmap records", () => {
 })
 
 describe("stored bitmaps", () => {
-  it("QC-BMP-01 QC-BMP-04 QC-BMP-05 have an extension and a directory as the format says", () => {
+  it("QC-BMP-01 QC-BMP-04 QC-BMP-05 the extension and the directory have the bytes of the format", () => {
     const kept = withOne()
     const { bytes } = kept
     const at = extensionAt(bytes)
@@ -181,7 +181,7 @@ describe("stored bitmaps", () => {
     expect(checkQcow2(kept.file)).toMatchObject({ exitCode: 0 })
   })
 
-  it("QC-BMP-09 have in_use while the image is open for writing, and after a crash, when they can only be removed", () => {
+  it("QC-BMP-09 a bitmap has in_use while the image is open for writing, and after a crash, when it can only be removed", () => {
     const kept = withOne()
     kept.crash((image) => image.pwrite(filled(1, 1), 0))
     expect(kept.bytes.u32(directoryAt(kept.bytes) + 12)).toBe(3)
@@ -200,7 +200,7 @@ describe("stored bitmaps", () => {
     expect(checkQcow2(kept.file)).toMatchObject({ exitCode: 0 })
   })
 
-  it("QC-BMP-09 survive a crash if they are disabled, for nothing changes them", () => {
+  it("QC-BMP-09 a disabled bitmap survives a crash, since nothing changes it", () => {
     const kept = withOne()
     kept.use((image) => image.pwrite(filled(1, 1), 7 * K))
     kept.use((image) => image.bitmaps.disable("one"))
@@ -208,7 +208,7 @@ describe("stored bitmaps", () => {
     kept.use((image) => expect(changedIn(image, "one")).toEqual([[7 * K, 512]]))
   })
 
-  it("QC-BMP-09 do not change when the image is only read", () => {
+  it("QC-BMP-09 a bitmap does not change when the image is only read", () => {
     const kept = withOne()
     const file = kept.file.clone({ readOnly: true })
     const image = openQcow2(file)
@@ -218,7 +218,7 @@ describe("stored bitmaps", () => {
     expect(file.changes).toBe(0)
   })
 
-  it("QC-BMP-07 have table entries for all zeroes and all ones without a cluster, and clearing frees clusters", () => {
+  it("QC-BMP-07 table entries for all zeroes and all ones need no cluster, and clearing frees clusters", () => {
     const kept = withOne({ clusterSize: 512 })
     kept.use((image) => image.pwrite(filled(256 * K, 1), 0))
     const table = Number(kept.bytes.u64(directoryAt(kept.bytes)))
@@ -230,13 +230,13 @@ describe("stored bitmaps", () => {
     kept.use((image) => expect(changedIn(image, "one")).toEqual([[0, 256 * K]]))
   })
 
-  it.each([2n, 1n << 8n, 1n << 56n, (1n << 63n) + 4096n, 4097n])("QC-BMP-07 are corrupt if a table entry has reserved bits: %i", (word) => {
+  it.each([2n, 1n << 8n, 1n << 56n, (1n << 63n) + 4096n, 4097n])("QC-BMP-07 a table entry with reserved bits is corruption: %i", (word) => {
     const kept = withOne().damage((bytes) => bytes.setU64(Number(bytes.u64(directoryAt(bytes))), word))
     const image = openQcow2(kept.file.clone({ readOnly: true }))
     expect(() => changedIn(image, "one")).toThrow(/the table of bitmap "one" is invalid/)
   })
 
-  it("QC-BMP-07 are not written over metadata", () => {
+  it("QC-BMP-07 bits are not written over metadata", () => {
     const kept = withOne()
     kept.use((image) => image.pwrite(filled(1, 1), 0))
     kept.damage((bytes) => bytes.setU64(Number(bytes.u64(directoryAt(bytes))), BigInt(bytes.l1Offset)))
@@ -290,7 +290,7 @@ describe("stored bitmaps", () => {
 })
 
 describe("opening an image with bitmaps", () => {
-  it("QC-BMP-02 QC-BMP-03 ignores bitmaps without the autoclear bit, and a writer removes them; it clears a bit without extension", () => {
+  it("QC-BMP-02 QC-BMP-03 bitmaps without the autoclear bit are ignored, and a writer removes them; a bit alone is cleared", () => {
     const kept = withOne().damage((bytes) => bytes.setU64(88, 0n))
     const read = openQcow2(kept.file.clone({ readOnly: true }))
     expect(read.bitmaps.list()).toEqual([])
@@ -313,7 +313,7 @@ describe("opening an image with bitmaps", () => {
     ["a directory that is longer than its entries", (bytes) => bytes.setU64(extensionAt(bytes) + 8, 40n)],
     ["a directory that is shorter", (bytes) => bytes.setU64(extensionAt(bytes) + 8, 24n)],
     ["more bitmaps than entries", (bytes) => bytes.setU32(extensionAt(bytes), 2)],
-  ])("QC-BMP-01 with %s is refused for writing, and allowed for reading", (_, damage) => {
+  ])("QC-BMP-01 an image with %s is refused for writing, and can be read", (_, damage) => {
     const kept = withOne().damage(damage)
     const { changes } = kept.file
     expect(failureOf(() => openQcow2(kept.file)).code).toBe("invalid-format")
@@ -340,14 +340,14 @@ describe("opening an image with bitmaps", () => {
     expect(failureOf(() => openQcow2(kept.file)).code).toBe("invalid-format")
   })
 
-  it("QC-BMP-06 with two bitmaps of one name is refused", () => {
+  it("QC-BMP-06 two bitmaps of one name are refused", () => {
     const kept = withOne()
     kept.use((image) => image.bitmaps.add("two"))
     kept.damage((bytes) => bytes.bytes.set(new TextEncoder().encode("one"), directoryAt(bytes) + 32 + 24))
     expect(failureOf(() => openQcow2(kept.file)).message).toContain('two bitmaps "one"')
   })
 
-  it("QC-BMP-11 keeps unknown extra data as it is, and does not use its bitmap unless the flag allows that", () => {
+  it("QC-BMP-11 unknown extra data is kept as it is, and its bitmap is not used unless the flag allows that", () => {
     const extra = (flags: number): Kept =>
       withOne().damage((bytes) => {
         const at = directoryAt(bytes)
@@ -370,7 +370,7 @@ describe("opening an image with bitmaps", () => {
     expect([...known.bytes.bytes.subarray(directoryAt(known.bytes) + 24, directoryAt(known.bytes) + 32)]).toEqual([1, 2, 3, 4, 5, 6, 7, 8])
   })
 
-  it("QC-BMP-12 of version 2 finds no bitmaps", () => {
+  it("QC-BMP-12 version 2 has no bitmaps", () => {
     new Kept({ compat: "0.10" }).use(({ bitmaps }) => {
       expect(bitmaps.list()).toEqual([])
       expect(failureOf(() => bitmaps.add("one")).code).toBe("unsupported")

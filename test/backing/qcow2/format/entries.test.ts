@@ -33,7 +33,7 @@ describe("geometry", () => {
 })
 
 describe("compressed clusters", () => {
-  it("QC-CMP-03 QC-LIM-02 lie below 2^49 if they have 2 MiB, and anywhere in a file if they are small", () => {
+  it("QC-CMP-03 QC-LIM-02 compressed clusters of 2 MiB lie below 2^49, and small ones anywhere in a file", () => {
     expect([9, 12, 16, 20, 21].map((bits) => compressedLimit(geometry(bits)))).toEqual([2 ** 53, 2 ** 53, 2 ** 53, 2 ** 50, 2 ** 49])
   })
 })

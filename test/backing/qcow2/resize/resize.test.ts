@@ -14,7 +14,7 @@ function clean(file: MemoryFile): void {
 }
 
 describe("a disk", () => {
-  it("QC-RSZ-01 has whole sectors, and no more than the L1 table can map", () => {
+  it("QC-RSZ-01 a disk has whole sectors, and no more than the L1 table can map", () => {
     withImage(newImage({ clusterSize: 512, size: 1024 }), (disk) => {
       for (const size of [1100, -512, 0.5, Number.NaN]) expect(failureOf(() => disk.resize(size)).message).toMatch(/not a multiple of 512/)
       expect(failureOf(() => disk.resize(2 ** 42)).message).toMatch(/too large for clusters of 512 bytes, which allow 137438953472/)
@@ -23,7 +23,7 @@ describe("a disk", () => {
     })
   })
 
-  it("QC-WO-05 QC-WO-10 grows, its L1 table too, and holds what it held, then zeroes", () => {
+  it("QC-WO-05 QC-WO-10 a disk grows with its L1 table, and keeps its content, followed by zeroes", () => {
     const file = newImage({ clusterSize: 512, size: 1024 })
     withImage(file, (disk) => {
       disk.pwrite(filled(1024, 1), 0)
@@ -40,7 +40,7 @@ describe("a disk", () => {
     })
   })
 
-  it("QC-RSZ-04 QC-DZ-09 shrinks only on request, and frees the clusters that go and the end of its file", () => {
+  it("QC-RSZ-04 QC-DZ-09 a disk shrinks only on request, and frees the clusters that go and the end of its file", () => {
     const file = newImage({ clusterSize: 512, size: 400_384 })
     const before = withImage(file, (disk) => disk.pwrite(filled(400_384, 1), 0))
     withImage(file, (disk) => {
@@ -55,7 +55,7 @@ describe("a disk", () => {
     expect(Buffer.compare(contentOf(openQcow2(file.clone())), filled(1024, 1))).toBe(0)
   })
 
-  it("QC-RSZ-05 shows nothing of what was cut off when it grows again, not even inside a cluster", () => {
+  it("QC-RSZ-05 a disk that grows again shows nothing of what was cut off, not even inside a cluster", () => {
     for (const value of [100_352, 512 * 3]) {
       const file = newImage({ clusterSize: 4096, size: 200_192 })
       withImage(file, (disk) => disk.pwrite(filled(200_192, 7), 0))
@@ -72,7 +72,7 @@ describe("a disk", () => {
     }
   })
 
-  it("QC-RSZ-05 shows zeroes where another program left bytes behind the end", () => {
+  it("QC-RSZ-05 bytes that another program left behind the end read as zeroes after growing", () => {
     const file = newImage({ clusterSize: 4096, size: 8192 })
     const bytes = withImage(file, (disk) => disk.pwrite(filled(8192, 7), 0))
     // As QEMU cuts: the size, and nothing else.
@@ -87,7 +87,7 @@ describe("a disk", () => {
   })
 
   for (const compat of ["0.10", "1.1"] as const) {
-    it(`QC-RSZ-03 QC-BF-04 grows without showing a longer backing image in its new part, compat ${compat}`, () => {
+    it(`QC-RSZ-03 QC-BF-04 the new part does not show a longer backing image, compat ${compat}`, () => {
       const { file, openBacking } = newOverlay(filled(40_000, 9), { clusterSize: 4096, size: 10_240, compat })
       withImage(file, (disk) => {
         disk.resize(60_416)
@@ -98,7 +98,7 @@ describe("a disk", () => {
     })
   }
 
-  it("QC-RSZ-03 grows without showing a longer image that becomes its backing image later", () => {
+  it("QC-RSZ-03 the new part does not show a longer image that becomes the backing image later", () => {
     const { file, openBacking } = newOverlay(filled(10_240, 9), { clusterSize: 4096, size: 10_240 })
     const disk = openQcow2(file, { openBacking })
     const next = { reference: { name: "next", format: "raw" }, disk: new RawBacking(MemoryFile.of(filled(40_000, 8))) }
@@ -111,7 +111,7 @@ describe("a disk", () => {
   })
 
   // Where nothing counts it, and where not even a refcount block is.
-  it.each([0, 3000])("QC-RSZ-04 QC-OVL-01 keeps a table %i clusters behind its new end, whatever refcounts say", (distance) => {
+  it.each([0, 3000])("QC-RSZ-04 QC-OVL-01 a table %i clusters behind the new end stays, whatever refcounts say", (distance) => {
     const image = withImage(newImage({ clusterSize: 4096, size: 40_960 }), (disk) => disk.pwrite(filled(4096, 1), 0))
     const place = image.bytes.length + distance * 4096
     const bytes = new Uint8Array(place + 4096)
@@ -129,7 +129,7 @@ describe("a disk", () => {
     expect(contentOf(openQcow2(file.clone({ readOnly: true })), 0, 4096)[0]).toBe(1)
   })
 
-  it("QC-RSZ-02 may have another size than its snapshots in version 3, but not in version 2", () => {
+  it("QC-RSZ-02 a disk may have another size than its snapshots in version 3, but not in version 2", () => {
     const file = newImage({ clusterSize: 512, size: 20_480 })
     withImage(file, (disk) => {
       disk.pwrite(filled(20_480, 1), 0)
@@ -157,7 +157,7 @@ describe("a disk", () => {
   })
 
   for (const preallocation of ["metadata", "falloc", "full"] as const) {
-    it(`QC-RSZ-06 grows with its new part preallocated: ${preallocation}`, () => {
+    it(`QC-RSZ-06 the new part is preallocated on request: ${preallocation}`, () => {
       const file = newImage({ clusterSize: 4096, size: 10_240 })
       withImage(file, (disk) => {
         disk.pwrite(filled(10_240, 1), 0)
@@ -171,7 +171,7 @@ describe("a disk", () => {
     })
   }
 
-  it("QC-RSZ-06 refuses to preallocate over a backing image", () => {
+  it("QC-RSZ-06 preallocation over a backing image is refused", () => {
     const { file, openBacking } = newOverlay(filled(5000, 9), { size: 10_240 })
     withImage(file, (disk) => {
       expect(failureOf(() => disk.resize(20_480, { preallocation: "full" })).message).toMatch(/would hide the backing image/)

@@ -54,7 +54,7 @@ describe("an L2 table that many entries of the L1 table name", () => {
     return bytes
   }
 
-  it("QC-LIM-05 is copied once when a snapshot is taken, applied or deleted: the file does not grow by a table for each", () => {
+  it("QC-LIM-05 such a table is copied once when a snapshot is taken, applied or deleted: the file grows by one table", () => {
     const file = fileOf(repeated())
     const size = file.size()
     const image = openQcow2(file)

@@ -17,7 +17,7 @@ function same(found: Uint8Array, expected: Uint8Array): void {
 }
 
 describe("a snapshot", () => {
-  it("QC-SNAP-05 QC-SNAP-06 keeps what the disk held, whatever is written afterwards", () => {
+  it("QC-SNAP-05 QC-SNAP-06 a snapshot keeps the content of the disk, whatever is written afterwards", () => {
     const file = newImage({ clusterSize: 4096 })
     withImage(file, (disk) => {
       disk.pwrite(filled(20_000, 1), 1000)
@@ -32,7 +32,7 @@ describe("a snapshot", () => {
     clean(file)
   })
 
-  it("QC-SNAP-07 QC-SNAP-08 can be applied again and again, and stays", () => {
+  it("QC-SNAP-07 QC-SNAP-08 a snapshot can be applied again and again, and stays", () => {
     const file = newImage({ clusterSize: 512 })
     withImage(file, (disk) => {
       disk.pwrite(filled(100_000, 1), 1000)
@@ -48,7 +48,7 @@ describe("a snapshot", () => {
     clean(file)
   })
 
-  it("QC-SNAP-09 frees its clusters when it is deleted, and writes go in place again", () => {
+  it("QC-SNAP-09 a deleted snapshot frees its clusters, and writes go in place again", () => {
     const file = newImage({ clusterSize: 4096 })
     const before = withImage(file, (disk) => disk.pwrite(filled(40_960, 1), 0))
     withImage(file, (disk) => {
@@ -67,7 +67,7 @@ describe("a snapshot", () => {
     expect(after.snapshotsOffset).toBe(0)
   })
 
-  it("QC-SNAP-05 is refused with refcounts of one bit, and the image stays as it is", () => {
+  it("QC-SNAP-05 refcounts of one bit allow no snapshot, and the image stays as it is", () => {
     const file = newImage({ clusterSize: 512, refcountBits: 1 })
     withImage(file, (disk) => {
       disk.pwrite(filled(5000, 1), 0)
@@ -79,7 +79,7 @@ describe("a snapshot", () => {
     clean(file)
   })
 
-  it("QC-SNAP-10 QC-L1-05 QC-WO-05 keeps VM state above the end of the disk, which does not show it", () => {
+  it("QC-SNAP-10 QC-L1-05 QC-WO-05 VM state lies above the end of the disk, which does not show it", () => {
     const file = newImage({ clusterSize: 512, size: 100_000 })
     const state = Uint8Array.from({ length: 70_001 }, (_, at) => at * 7)
     withImage(file, (disk) => {
@@ -100,7 +100,7 @@ describe("a snapshot", () => {
     clean(file)
   })
 
-  it("QC-SNAP-11 is found by its id before its name, and a new id follows the highest number", () => {
+  it("QC-SNAP-11 a snapshot is found by its id before its name, and a new id follows the highest number", () => {
     const file = newImage({ clusterSize: 4096 })
     withImage(file, (disk) => {
       disk.snapshots.create({ name: "2" })
@@ -116,7 +116,7 @@ describe("a snapshot", () => {
     clean(file)
   })
 
-  it("QC-SNAP-06 opens by its name as a read-only disk", () => {
+  it("QC-SNAP-06 a snapshot opens by its name as a read-only disk", () => {
     const file = newImage({ clusterSize: 4096, size: 40_960 })
     withImage(file, (disk) => {
       disk.pwrite(filled(40_960, 1), 0)
@@ -131,7 +131,7 @@ describe("a snapshot", () => {
     expect(failureOf(() => openInMemory(file.clone(), { snapshot: "one", readOnly: false })).code).toBe("read-only")
   })
 
-  it("QC-OVL-01 with overlapCheck all keeps its L2 tables when an entry of the disk names one as a data cluster", () => {
+  it("QC-OVL-01 with overlapCheck all a snapshot keeps its L2 tables when an entry of the disk names one as a data cluster", () => {
     const file = newImage({ clusterSize: 4096 })
     const bytes = withImage(file, (disk) => {
       disk.pwrite(filled(4096, 1), 0)
@@ -148,7 +148,7 @@ describe("a snapshot", () => {
     openInMemory(lying.clone()).pwrite(filled(512, 3), 0)
   })
 
-  it("QC-OVL-01 with overlapCheck all keeps its L2 tables also when that entry is in a table that both share", () => {
+  it("QC-OVL-01 with overlapCheck all a snapshot keeps its L2 tables also when that entry is in a table that both share", () => {
     const file = newImage({ clusterSize: 4096, size: 60 * 4096 })
     const bytes = withImage(file, (disk) => {
       disk.pwrite(filled(4 * 4096, 1), 0)

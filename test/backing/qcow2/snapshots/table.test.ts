@@ -22,7 +22,7 @@ function readBack(bytes: Uint8Array, count: number): readonly Snapshot[] {
 }
 
 describe("a snapshot table that is written", () => {
-  it("QC-SNAP-01 QC-SNAP-04 has 24 bytes of extra data, and entries that begin at multiples of 8", () => {
+  it("QC-SNAP-01 QC-SNAP-04 an entry begins at a multiple of 8, and has 24 bytes of extra data", () => {
     const { bytes, table } = layOutSnapshots([snapshot(), snapshot({ vmStateSize: 5 * 2 ** 30, icount: 9n })], place)
     const view = new DataView(bytes.buffer)
     expect(bytes.length).toBe(144)
@@ -36,7 +36,7 @@ describe("a snapshot table that is written", () => {
     expect(readBack(bytes, 2)).toEqual(table.snapshots)
   })
 
-  it("QC-SNAP-02 keeps unknown extra data, and adds the fields that were missing", () => {
+  it("QC-SNAP-02 unknown extra data is kept, and missing fields are added", () => {
     const extraData = Uint8Array.from({ length: 40 }, (_, at) => at)
     const { bytes } = layOutSnapshots([snapshot({ extraData }), snapshot({ diskSize: undefined })], place)
     const [first, second] = readBack(bytes, 2)
@@ -44,7 +44,7 @@ describe("a snapshot table that is written", () => {
     expect(second?.diskSize).toBe(1 << 20)
   })
 
-  it("QC-SNAP-01 keeps names that are not UTF-8 as they are", () => {
+  it("QC-SNAP-01 names that are not UTF-8 are kept as they are", () => {
     const nameBytes = Uint8Array.of(0xff, 0x41)
     expect(readBack(layOutSnapshots([snapshot({ nameBytes })], place).bytes, 1)[0]?.nameBytes).toEqual(nameBytes)
   })
