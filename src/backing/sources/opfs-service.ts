@@ -81,6 +81,8 @@ export async function openAccessHandle(opening: OpfsOpening, scope: Pick<OpfsSco
   if (root === undefined) throw unavailable("there is no origin private file system here; it needs https, or localhost")
   const { create, readOnly, path } = opening
   const folders = path.split("/")
+  // The browser would refuse them too, after it has made the folders before them.
+  if (folders.some((part) => ["", ".", ".."].includes(part))) throw new TypeError('the path has a part that is empty, "." or ".."')
   const name = folders.pop() ?? ""
   let folder = root
   for (const part of folders) folder = await folder.getDirectoryHandle(part, { create })

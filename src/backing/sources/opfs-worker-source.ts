@@ -6,6 +6,8 @@ async function openAccessHandle(opening, scope) {
         throw unavailable("there is no origin private file system here; it needs https, or localhost");
     const { create, readOnly, path } = opening;
     const folders = path.split("/");
+    if (folders.some((part) => ["", ".", ".."].includes(part)))
+        throw new TypeError('the path has a part that is empty, "." or ".."');
     const name = folders.pop() ?? "";
     let folder = root;
     for (const part of folders)

@@ -94,6 +94,13 @@ describe.each(KINDS)("%s", (_name, open) => {
     await expect(open(path)).rejects.toMatchObject({ name: "BackingError", code, path })
   })
 
+  it.each([
+    "", "/a.img", "vm/", "vm//a.img", "vm/./a.img", "vm/disks/../a.img", "..",
+  ])('refuses the path "%s" and makes no folder', async (path) => {
+    await expect(open(path, { create: true })).rejects.toMatchObject({ code: "invalid-argument", path })
+    expect(root.entries.size).toBe(0)
+  })
+
   it("an exhausted quota is no-space, whether the browser says so or stores less", async () => {
     const disk = root.file("a.img")
     disk.quota = 100
