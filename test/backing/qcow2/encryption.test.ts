@@ -197,6 +197,26 @@ describe("opening", () => {
     expect(sectors).toEqual([8, 512, 1016, 1520, 2024, 2528, 3032, 3536])
   })
 
+  it.each([["first", 0], ["second", 1], ["last", -1]])(
+    "QC-OVL-01 QC-LUKS-07 guest data do not overwrite the %s cluster of the header, though an L2 entry names it", (_, which) => {
+      const image = new Qcow2Bytes(luks().toBytes())
+      let at = 112
+      while (image.u32(at - 8) !== 0x0537_be77) at += 8
+      const [header, length] = [Number(image.u64(at)), Number(image.u64(at + 8))]
+      const place = header + (which < 0 ? Math.ceil(length / CLUSTER) + which : which) * CLUSTER
+      const file = luks()
+      const first = openQcow2(file, { passphrase: encryption.passphrase })
+      first.pwrite(secret, 0)
+      first.close()
+      const damaged = MemoryFile.of(new Qcow2Bytes(file.toBytes()).setL2(0, (1n << 63n) | BigInt(place)).bytes, { path: "damaged" })
+      const disk = openQcow2(damaged, { passphrase: encryption.passphrase })
+      expect(backingError(() => disk.pwrite(secret, 0))).toMatchObject({
+        code: "corrupt", message: expect.stringContaining("the encryption header is there"),
+      })
+      expect(damaged.toBytes().subarray(header, header + length)).toEqual(file.toBytes().subarray(header, header + length))
+    },
+  )
+
   it("QC-LUKS-04 a write to a cluster that a snapshot shares stores it elsewhere, encrypted for its new place", () => {
     const file = luks()
     const first = openQcow2(file, { passphrase: encryption.passphrase })
