@@ -28,6 +28,9 @@ interface PageScope {
 
 const NO_BYTES = new Uint8Array(0)
 
+/** How long the worker may take to load and to open the file. A worker that has ended, or knows no files, never answers. Milliseconds. */
+const OPENING_PATIENCE = 30_000
+
 function mostOf(request: Omitted<OpfsRequest>): number {
   if (request.call === "read") return request.length
   return request.call === "write" ? request.bytes.length : Number.MAX_SAFE_INTEGER
@@ -41,7 +44,7 @@ export class OpfsConnection {
   readonly #port: OpfsPort
   readonly #remote: OpfsPort
   readonly #pending = new Map<number, Pending>()
-  /** Ends the wait for the end of the worker. */
+  /** Ends the wait for the end of the worker, or for its failure. */
   readonly #released = new AbortController()
   #next = 1
   /** Why no request can be answered any more. */
@@ -56,16 +59,19 @@ export class OpfsConnection {
     this.#port = port1
     this.#remote = port2
     port1.onmessage = ({ data }) => this.#settle(data)
-    worker.addEventListener("error", ({ message }) => this.#workerFailed(message))
+    worker.addEventListener("error", ({ message }) => this.#workerFailed(message), { signal: this.#released.signal })
   }
 
   /** @throws BackingError the browser's error; then the connection is closed */
   async open(opening: OpfsOpening): Promise<void> {
+    const patience = setTimeout(() => this.#workerFailed(`it has not answered for ${OPENING_PATIENCE / 1000} s`), OPENING_PATIENCE)
     try {
       await this.#expect(0, { doing: "open", offset: undefined, most: 0 }, () => this.#worker.postMessage(opening, [this.#remote]))
     } catch (error) {
       this.#release()
       throw error
+    } finally {
+      clearTimeout(patience)
     }
     this.#isOpen = true
   }
@@ -131,7 +137,7 @@ export class OpfsConnection {
   #whyFailed(message: string): readonly [BackingErrorCode, string] {
     if (this.#isOpen) return ["io", `the worker that has the file open has failed: ${message}`]
     if (!this.#isOwn) return ["unsupported", `cannot open: the worker that was passed does not run vioblk/opfs-worker: ${message}`]
-    return ["unsupported", `cannot open: the browser does not run the worker; ${WORKER_REMEDY}`]
+    return ["unsupported", `cannot open: the browser does not run the worker: ${message}; ${WORKER_REMEDY}`]
   }
 
   #release(): void {

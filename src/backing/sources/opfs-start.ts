@@ -5,7 +5,9 @@ import { OPFS_WORKER_SOURCE } from "./opfs-worker-source.ts"
 /** The part of a `Worker` that we use. */
 export interface OpfsWorker {
   postMessage(message: unknown, transfer: object[]): void
-  addEventListener(type: "error", listener: (event: { readonly message?: string }) => void): void
+  addEventListener(
+    type: "error", listener: (event: { readonly message?: string }) => void, options: { readonly signal: AbortSignal },
+  ): void
   terminate(): void
 }
 

@@ -183,7 +183,7 @@ export class FakeWorker {
   readonly #root: FakeDirectory
   readonly #scope: OpfsScope
   readonly #ports: OpfsPort[] = []
-  readonly #listeners: ((event: { readonly message?: string }) => void)[] = []
+  readonly #listeners = new Set<(event: { readonly message?: string }) => void>()
 
   constructor(root: FakeDirectory, source = OPFS_WORKER_SOURCE) {
     this.#root = root
@@ -197,8 +197,15 @@ export class FakeWorker {
     queueMicrotask(() => this.#scope.onmessage?.({ data: structuredClone(message) as never, ports: own }))
   }
 
-  addEventListener(_type: "error", listener: (event: { readonly message?: string }) => void): void {
-    this.#listeners.push(listener)
+  addEventListener(
+    _type: "error", listener: (event: { readonly message?: string }) => void, { signal }: { readonly signal: AbortSignal },
+  ): void {
+    this.#listeners.add(listener)
+    signal.addEventListener("abort", () => this.#listeners.delete(listener))
+  }
+
+  get listenerCount(): number {
+    return this.#listeners.size
   }
 
   terminate(): void {

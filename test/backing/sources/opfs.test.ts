@@ -20,7 +20,10 @@ beforeEach(() => {
   worker = new FakeWorker(root)
   vi.stubGlobal("navigator", fakeNavigator(root))
 })
-afterEach(() => vi.unstubAllGlobals())
+afterEach(() => {
+  vi.useRealTimers()
+  vi.unstubAllGlobals()
+})
 
 /** Both kinds of file as one: what a synchronous one does is awaited as well. */
 type AnyFile = ImageFile | AsyncImageFile
@@ -264,6 +267,30 @@ describe("opfsFile whose worker or buffer fails in the middle of a call", () => 
     expect(root.locks.count).toBe(3)
     for (const file of files) await file.close()
     expect(root.locks.count).toBe(1)
+  })
+
+  it("an opening fails after 30 s without an answer, and a worker that opens the file later closes it", async () => {
+    vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] })
+    let goOn = (): void => undefined
+    const isBlocked = new Promise<void>((resolve) => (goOn = resolve))
+    const open = root.getFileHandle.bind(root)
+    root.getFileHandle = async (...args) => {
+      await isBlocked
+      return await open(...args)
+    }
+    const refused = expect(opfsFile("a.img", { create: true, worker })).rejects.toMatchObject({
+      code: "unsupported",
+      message: "a.img: cannot open: the worker that was passed does not run vioblk/opfs-worker: it has not answered for 30 s",
+    })
+    await vi.advanceTimersByTimeAsync(29_999)
+    expect(worker.listenerCount).toBe(1)
+    await vi.advanceTimersByTimeAsync(1)
+    await refused
+    vi.useRealTimers()
+    const opened = vi.spyOn(root.file("a.img"), "createSyncAccessHandle")
+    goOn()
+    await vi.waitFor(() => expect([opened.mock.calls.length, root.file("a.img").isOpen]).toEqual([1, false]))
+    expect([worker.listenerCount, root.locks.count]).toEqual([0, 1])
   })
 
   it.each([
